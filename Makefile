@@ -1,0 +1,64 @@
+# What people and CI type. `make` alone lists the targets.
+#
+# The variables may be set on the command line or in the environment, e.g. `make run PORT=9000`.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help run test check build clean binary need-tools
+# Two cargo commands at once would only wait for each other's lock.
+.NOTPARALLEL:
+
+CARGO ?= cargo
+# Cargo would say at each build that two crates behind rouille (deny.toml names them) need a change for some future Rust.
+export CARGO_FUTURE_INCOMPAT_REPORT_FREQUENCY ?= never
+BINARY := $(or $(CARGO_TARGET_DIR),target)/release/autoappdev
+SCRIPTS := .ci/run $(wildcard examples/*.sh)
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+# PORT and every AUTOAPPDEV_ variable given to make reach the server through the environment. `exec` leaves no shell between
+# make and the server, so that Ctrl-C is one signal to one process; the server ends with 0 and make says nothing about it.
+run: export AUTOAPPDEV_PIPELINE_CWD ?= examples
+run: export AUTOAPPDEV_PIPELINE_SCRIPT ?= demo.sh
+run: export AUTOAPPDEV_RUNTIME_DIR ?= ./runtime
+run: binary ## Build, and serve the demo pipeline on http://127.0.0.1:8788/ (another port: PORT=9000)
+	@exec $(BINARY) serve
+
+test: need-tools ## Run every test
+	$(CARGO) test --locked
+
+check: need-tools ## Formatting, lints, documentation, licences and advisories, the scripts' syntax
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items
+	@for script in $(SCRIPTS); do bash -n "$$script"; done
+	@if ! $(CARGO) deny --version >/dev/null 2>&1; then \
+	  echo "cargo-deny is not installed: licences and advisories were not checked; to get it: cargo install --locked cargo-deny"; \
+	elif $(CARGO) deny --log-level off fetch db; then \
+	  $(CARGO) deny --locked check --hide-inclusion-graph; \
+	else \
+	  echo "the advisory database cannot be fetched: advisories were not checked, everything else is"; \
+	  $(CARGO) deny --locked check --hide-inclusion-graph bans licenses sources; \
+	fi
+
+build: binary ## Build the release binary; print its path and size
+	@size=$$(stat -c %s $(BINARY)); echo "$(abspath $(BINARY)): $$(numfmt --to=iec --suffix=B "$$size")"
+
+clean: ## Remove what the build made (the runtime directory, with its history, stays)
+	$(CARGO) clean
+
+binary: need-tools
+	@$(CARGO) build --release --locked
+
+# Both are asked for before anything else: without a C compiler the build would fail minutes later, inside SQLite.
+need-tools:
+	@command -v $(firstword $(CARGO)) >/dev/null || { \
+	  echo "Rust is missing: there is no '$(firstword $(CARGO))' here. Install Rust with rustup, https://rustup.rs" >&2; exit 1; }
+	@command -v "$${CC:-cc}" >/dev/null || { \
+	  echo "A C compiler is missing: there is no '$${CC:-cc}' here (SQLite is compiled from C)." \
+	    "Debian, Ubuntu: apt install build-essential; Fedora: dnf install gcc; Alpine: apk add build-base" >&2; exit 1; }
+	@need=$$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml); have=$$($(CARGO) --version | cut -d ' ' -f 2); \
+	  printf '%s\n' "$$need" "$$have" | sort -VC || { \
+	  echo "Rust $$have is too old: this needs $$need or newer. With rustup: rustup update" >&2; exit 1; }

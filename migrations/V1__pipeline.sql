@@ -1,0 +1,88 @@
+-- The pipeline's present, its runs, and what happened in each.
+--
+-- Times are RFC 3339 in UTC with exactly three digits of milliseconds: 24 characters, so texts sort like times.
+-- Every closed set of words has its CHECK, and so has every rule between two columns that holds for each row.
+
+-- Says whose file this is (https://www.sqlite.org/pragma.html#pragma_application_id): the letters "AADv".
+PRAGMA application_id = 0x41414476;
+
+-- One life of the pipeline each. AUTOINCREMENT: an id names a folder and is never used twice.
+CREATE TABLE pipeline_runs (
+    id            INTEGER PRIMARY KEY AUTOINCREMENT CHECK (id > 0),
+    status        TEXT    NOT NULL CHECK (status IN ('starting', 'running', 'paused', 'completed', 'failed', 'stopped', 'lost')),
+    -- The leader's; kept after the end, for the reader. It names no process then.
+    pid           INTEGER CHECK (pid > 0),
+    script        TEXT    NOT NULL,
+    cwd           TEXT    NOT NULL,
+    args          TEXT    NOT NULL CHECK (json_valid(args) AND json_type(args) = 'array'),
+    created_at    TEXT    NOT NULL CHECK (created_at GLOB '????-??-??T??:??:??.???Z'),
+    started_at    TEXT    CHECK (started_at GLOB '????-??-??T??:??:??.???Z'),
+    stopped_at    TEXT    CHECK (stopped_at GLOB '????-??-??T??:??:??.???Z'),
+    exit_code     INTEGER,
+    signal        INTEGER CHECK (signal > 0),
+    paused_ms     INTEGER NOT NULL DEFAULT 0 CHECK (paused_ms >= 0),
+    cpu_user_ms   INTEGER CHECK (cpu_user_ms >= 0),
+    cpu_system_ms INTEGER CHECK (cpu_system_ms >= 0),
+    max_rss_kb    INTEGER CHECK (max_rss_kb >= 0),
+    error         TEXT,
+    -- Positions in the pipeline's log: before the run's first byte, after its last.
+    log_start     INTEGER NOT NULL CHECK (log_start >= 0),
+    log_end       INTEGER CHECK (log_end >= log_start),
+
+    -- A live run has no end, an ended one has.
+    CHECK ((status IN ('starting', 'running', 'paused')) = (stopped_at IS NULL)),
+    -- It has a leader exactly since it was seen to run.
+    CHECK ((pid IS NULL) = (started_at IS NULL)),
+    CHECK (status <> 'starting' OR started_at IS NULL),
+    CHECK (status NOT IN ('running', 'paused', 'completed', 'stopped') OR started_at IS NOT NULL),
+    -- How the leader ended: by itself or by a signal, known only of an end that was seen.
+    CHECK (exit_code IS NULL OR signal IS NULL),
+    CHECK (status IN ('completed', 'failed', 'stopped') OR (exit_code IS NULL AND signal IS NULL)),
+    CHECK (status <> 'completed' OR (exit_code IS NOT NULL AND exit_code = 0)),
+    CHECK (status <> 'stopped' OR exit_code IS NOT NULL OR signal IS NOT NULL),
+    -- An end that nobody saw, or a life that never began, comes with a sentence.
+    CHECK (status <> 'lost' OR error IS NOT NULL),
+    CHECK (status <> 'failed' OR exit_code IS NOT NULL OR signal IS NOT NULL OR error IS NOT NULL)
+) STRICT;
+
+-- At most one run is alive. The expression is 1 for each row of the index.
+CREATE UNIQUE INDEX pipeline_runs_one_live ON pipeline_runs (stopped_at IS NULL) WHERE stopped_at IS NULL;
+
+-- What happened in a run. seq is the journal's number, so recording a fact twice is harmless; 0 is the commit before the start.
+CREATE TABLE pipeline_events (
+    run_id     INTEGER NOT NULL REFERENCES pipeline_runs (id) ON DELETE CASCADE,
+    seq        INTEGER NOT NULL CHECK (seq >= 0),
+    at         TEXT    NOT NULL CHECK (at GLOB '????-??-??T??:??:??.???Z'),
+    kind       TEXT    NOT NULL CHECK (kind IN ('starting', 'spawned', 'paused', 'resumed', 'stopping', 'exited', 'usage',
+                                                'spawn_failed', 'lost', 'unknown')),
+    from_state TEXT    CHECK (from_state IN ('stopped', 'running', 'paused')),
+    to_state   TEXT    CHECK (to_state IN ('stopped', 'running', 'paused')),
+    cause      TEXT    CHECK (cause IN ('request', 'outside', 'exit', 'recovery')),
+    detail     TEXT,
+
+    PRIMARY KEY (run_id, seq),
+    CHECK ((from_state IS NULL) = (to_state IS NULL)),
+    CHECK (from_state IS NULL OR cause IS NOT NULL)
+) STRICT, WITHOUT ROWID;
+
+-- What the pipeline is now: one row. version counts changes and never goes back.
+CREATE TABLE pipeline_state (
+    id         INTEGER PRIMARY KEY CHECK (id = 1),
+    state      TEXT    NOT NULL CHECK (state IN ('stopped', 'running', 'paused')),
+    pid        INTEGER CHECK (pid > 0),
+    -- The latest run, also after its end. No ON DELETE: the latest run can't be deleted.
+    run_id     INTEGER REFERENCES pipeline_runs (id),
+    started_at TEXT    CHECK (started_at GLOB '????-??-??T??:??:??.???Z'),
+    paused_at  TEXT    CHECK (paused_at GLOB '????-??-??T??:??:??.???Z'),
+    resumed_at TEXT    CHECK (resumed_at GLOB '????-??-??T??:??:??.???Z'),
+    stopped_at TEXT    CHECK (stopped_at GLOB '????-??-??T??:??:??.???Z'),
+    updated_at TEXT    NOT NULL CHECK (updated_at GLOB '????-??-??T??:??:??.???Z'),
+    version    INTEGER NOT NULL CHECK (version >= 0),
+
+    CHECK ((state = 'stopped') = (pid IS NULL)),
+    CHECK (state = 'stopped' OR (run_id IS NOT NULL AND started_at IS NOT NULL AND stopped_at IS NULL)),
+    CHECK (state <> 'paused' OR paused_at IS NOT NULL)
+) STRICT;
+
+INSERT OR IGNORE INTO pipeline_state (id, state, updated_at, version)
+VALUES (1, 'stopped', strftime('%Y-%m-%dT%H:%M:%fZ', 'now'), 0);

@@ -1,0 +1,296 @@
+//! The command line's words: commands, flags, help.
+//!
+//! A flag of `serve` stays as it was typed; `config` says what is right, for the flag and its variable alike.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::config::{Flags, grace_from_text, server_url};
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  failure
+  2  wrong usage, or a setting that is wrong
+  3  refused by the pipeline's state
+  4  the server cannot be reached
+
+A client command finds the server that `autoappdev serve` in the same folder started: by AUTOAPPDEV_URL, else by \
+server.json in AUTOAPPDEV_RUNTIME_DIR, else by AUTOAPPDEV_HOST and AUTOAPPDEV_PORT.";
+
+const URL_HELP: &str = "The server to ask, http://HOST:PORT [env: AUTOAPPDEV_URL] [default: the one of this folder]";
+
+const SETTINGS: &str = "\
+Settings come from flags, then the environment, then a .env file in this folder:
+  AUTOAPPDEV_HOST             --host
+  AUTOAPPDEV_PORT, PORT       --port
+  AUTOAPPDEV_RUNTIME_DIR      --runtime-dir
+  DATABASE_URL                --database, as sqlite:<path>
+  AUTOAPPDEV_PIPELINE_CWD     --root
+  AUTOAPPDEV_PIPELINE_SCRIPT  --script
+  AUTOAPPDEV_ALLOW_ORIGIN     origins whose pages may use the API, comma-separated [default: none]
+  AUTOAPPDEV_ALLOW_HOST       more names of this server, comma-separated [default: none]
+  AUTOAPPDEV_GRACE_S          seconds from TERM to KILL, 0 to 3600 [default: 10]
+  AUTOAPPDEV_LOG_SEGMENT_MB   MiB in a log segment, 1 to 1024 [default: 16]
+  AUTOAPPDEV_LOG_RUN_MB       MiB kept of one run's log [default: 256]";
+
+/// Controls one long-running pipeline script: start, pause, resume, stop
+#[derive(Debug, Parser)]
+#[command(name = "autoappdev", version, after_help = EXIT_CODES)]
+pub(super) struct Cli {
+    /// Print the API's JSON as it is, one document a line
+    #[arg(long, global = true, display_order = 100)]
+    pub(super) json: bool,
+    #[arg(long, global = true, value_name = "URL", value_parser = server_url, help = URL_HELP, display_order = 101)]
+    pub(super) url: Option<String>,
+    #[command(subcommand)]
+    pub(super) command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Run the server
+    #[command(after_help = SETTINGS)]
+    Serve(ServeFlags),
+    #[command(flatten)]
+    Ask(Ask),
+    /// Bring the database's schema up to date
+    Migrate(StorageFlags),
+    /// Check that the database is whole and can be written
+    Check(StorageFlags),
+    /// Stand between the server and one run; the server starts this by itself
+    #[command(hide = true)]
+    Shim {
+        /// The run's directory
+        dir: PathBuf,
+    },
+}
+
+/// What is asked of a running server.
+#[derive(Debug, Subcommand)]
+pub(super) enum Ask {
+    /// Say what the pipeline is and since when
+    Status,
+    /// Start the pipeline
+    Start(StartArgs),
+    /// Stop every process of the pipeline where it stands
+    Pause,
+    /// Let a paused pipeline go on
+    Resume,
+    /// End the pipeline: TERM, grace, KILL, until nothing is left
+    Stop(StopArgs),
+    /// Print the pipeline's latest output
+    Logs(LogsArgs),
+    /// List the runs, newest first, or show one with its events
+    Runs(RunsArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ServeFlags {
+    /// The address to listen on, loopback only [default: 127.0.0.1]
+    #[arg(long, value_name = "ADDRESS")]
+    host: Option<OsString>,
+    /// The port to listen on; 0 lets the kernel pick one [default: 8788]
+    #[arg(long)]
+    port: Option<OsString>,
+    #[command(flatten)]
+    storage: StorageFlags,
+    /// The folder in which scripts lie [default: this folder]
+    #[arg(long, value_name = "DIR")]
+    root: Option<OsString>,
+    /// The script to start when none is named, relative to the root
+    #[arg(long)]
+    script: Option<OsString>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct StorageFlags {
+    /// The folder for everything written at run time [default: runtime]
+    #[arg(long, value_name = "DIR")]
+    runtime_dir: Option<OsString>,
+    /// The database file [default: autoappdev.db in the runtime folder]
+    #[arg(long, value_name = "FILE")]
+    database: Option<OsString>,
+}
+
+impl From<ServeFlags> for Flags {
+    fn from(typed: ServeFlags) -> Self {
+        let ServeFlags { host, port, storage, root, script } = typed;
+        Self { host, port, root, script, ..storage.into() }
+    }
+}
+
+impl From<StorageFlags> for Flags {
+    fn from(typed: StorageFlags) -> Self {
+        let StorageFlags { runtime_dir, database } = typed;
+        Self { runtime_dir, database, ..Self::default() }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct StartArgs {
+    /// The script, relative to the server's root or absolute [default: the server's]
+    pub(super) script: Option<String>,
+    /// The working directory, relative to the server's root or absolute [default: the root]
+    #[arg(long, value_name = "DIR")]
+    pub(super) cwd: Option<String>,
+    /// Add a variable to the script's environment; may be given again
+    #[arg(long, value_name = "NAME=VALUE", value_parser = variable)]
+    pub(super) env: Vec<(String, String)>,
+    /// Seconds from TERM to KILL when this run is stopped [default: the server's]
+    #[arg(long, value_name = "SECONDS", value_parser = grace_from_text)]
+    pub(super) grace: Option<Duration>,
+    /// The script's arguments
+    #[arg(last = true)]
+    pub(super) args: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct StopArgs {
+    /// Seconds from TERM to KILL [default: the run's]
+    #[arg(long, value_name = "SECONDS", value_parser = grace_from_text, conflicts_with = "now")]
+    pub(super) grace: Option<Duration>,
+    /// Kill at once
+    #[arg(long)]
+    pub(super) now: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct LogsArgs {
+    /// Go on with new lines as they come, also across a restart of the server, until Ctrl-C
+    #[arg(short, long)]
+    pub(super) follow: bool,
+    /// How many of the latest lines to begin with, 0 to 5000
+    #[arg(short = 'n', long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(0..=5000))]
+    pub(super) lines: u32,
+    /// Whose lines
+    #[arg(long, value_enum, default_value_t = Source::Pipeline)]
+    pub(super) source: Source,
+    /// Put time and stream before each line
+    #[arg(long)]
+    pub(super) timestamps: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RunsArgs {
+    /// Show this run with its events
+    #[arg(conflicts_with = "limit")]
+    pub(super) id: Option<u64>,
+    /// How many runs to list, 1 to 500
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=500))]
+    pub(super) limit: u32,
+}
+
+/// Whose log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Source {
+    /// The pipeline's output.
+    Pipeline,
+    /// The server's own log.
+    Backend,
+}
+
+impl Source {
+    /// The word the API takes.
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pipeline => "pipeline",
+            Self::Backend => "backend",
+        }
+    }
+}
+
+fn variable(text: &str) -> Result<(String, String), &'static str> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        Some(_) | None => Err("NAME=VALUE is expected"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split(' '))
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn help_tells_the_exit_codes_and_hides_the_shim() {
+        let help = Cli::command().render_help().to_string();
+        for code in ["0  done", "1  failure", "2  wrong usage", "3  refused", "4  the server cannot be reached"] {
+            assert!(help.contains(code), "{code} is missing in {help}");
+        }
+        assert!(!help.contains("shim"), "{help}");
+    }
+
+    #[test]
+    fn serve_help_tells_every_setting() {
+        let help = SETTINGS;
+        for name in crate::config::NAMES.iter().filter(|&&name| name != "AUTOAPPDEV_URL") {
+            assert!(help.contains(name), "{name} is missing");
+        }
+    }
+
+    #[test]
+    fn a_start_takes_everything_the_api_takes() {
+        let cli = parse("autoappdev start a.sh --cwd d --env A=1 --env B=x=y --env C= --grace 2.5 --json -- -v --json");
+        let cli = cli.expect("right");
+        assert!(cli.json);
+        let Some(Command::Ask(Ask::Start(start))) = cli.command else { panic!("{cli:?}") };
+        assert_eq!((start.script.as_deref(), start.cwd.as_deref()), (Some("a.sh"), Some("d")));
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        assert_eq!(start.env, [pair("A", "1"), pair("B", "x=y"), pair("C", "")]);
+        assert_eq!(start.grace, Some(Duration::from_millis(2500)));
+        assert_eq!(start.args, ["-v", "--json"]);
+    }
+
+    #[test]
+    fn serve_passes_its_flags_on_as_typed() {
+        let line = "autoappdev serve --host h --port p --runtime-dir r --database d --root o --script s";
+        let Some(Command::Serve(flags)) = parse(line).expect("right").command else { panic!("not serve") };
+        let some = |text: &str| Some(OsString::from(text));
+        let expected = Flags {
+            host: some("h"),
+            port: some("p"),
+            runtime_dir: some("r"),
+            database: some("d"),
+            root: some("o"),
+            script: some("s"),
+        };
+        assert_eq!(Flags::from(flags), expected);
+    }
+
+    #[test]
+    fn wrong_usage_is_refused() {
+        for line in [
+            "autoappdev nonsense",
+            "autoappdev start a b",
+            "autoappdev start --env A",
+            "autoappdev start --env =A",
+            "autoappdev start --grace 3601",
+            "autoappdev stop --grace 1 --now",
+            "autoappdev stop extra",
+            "autoappdev logs -n 5001",
+            "autoappdev logs --source other",
+            "autoappdev runs 1 --limit 2",
+            "autoappdev runs x",
+            "autoappdev runs --limit 0",
+            "autoappdev status --url https://x",
+            "autoappdev shim",
+        ] {
+            let error = parse(line).expect_err(line);
+            assert_eq!(error.exit_code(), 2, "{line}: {error}");
+        }
+    }
+}

@@ -1,0 +1,285 @@
+//! The API from the outside: one request, its answer, and what can go wrong with it.
+//!
+//! It never follows a redirect, asks no proxy and keeps no connection: a request reaches the named server or none. It knows
+//! nothing of the answers' meaning beside success, refusal and failure.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use ureq::Agent;
+
+use crate::config::Endpoint;
+
+/// For an answer that needs no waiting.
+pub(super) const READ_TIMEOUT: Duration = Duration::from_secs(10);
+/// For a start, a pause or a resume: the server itself bounds them, and this only has to be longer.
+pub(super) const ACTION_TIMEOUT: Duration = Duration::from_secs(90);
+/// For a stop, beside its grace.
+pub(super) const STOP_MARGIN: Duration = Duration::from_secs(30);
+/// For a TCP handshake on loopback.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// The longest answer: 500 lines of 64 KiB, each byte as six (`\u0000`), with room.
+const BODY_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// The longest `server.json`.
+const SERVER_JSON_BYTES_MAX: u64 = 4096;
+
+/// Why there is no good answer. The texts are for people and end up after `autoappdev: `.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ClientError {
+    /// Nobody listens there: nothing was sent.
+    #[error("no server answers at {url}; start one with `autoappdev serve`")]
+    Unreachable {
+        /// The server that was tried last.
+        url: String,
+    },
+    /// The connection broke or the time ran out: what was asked may have been done or not.
+    #[error("the server at {url} gave no whole answer ({cause}); `autoappdev status` tells what is now")]
+    NoAnswer {
+        /// The server.
+        url: String,
+        /// What broke.
+        cause: String,
+    },
+    /// 409: the state does not allow it.
+    #[error("{detail}")]
+    Refused {
+        /// The server's sentence, made printable.
+        detail: String,
+        /// Its JSON.
+        document: Answer,
+    },
+    /// Any other answer that is no success.
+    #[error("{detail}")]
+    Failed {
+        /// The HTTP status.
+        status: u16,
+        /// The server's sentence, made printable.
+        detail: String,
+        /// Its JSON.
+        document: Answer,
+    },
+    /// An answer that is not this API's.
+    #[error("what answers at {url} is not understood ({cause}); is it an autoappdev server of this version?")]
+    Stranger {
+        /// The server.
+        url: String,
+        /// What was not understood.
+        cause: String,
+    },
+    /// The answer could not be printed; a reader that went away is the usual cause.
+    #[error("cannot write the output: {0}")]
+    Output(#[from] io::Error),
+}
+
+impl ClientError {
+    /// Whether asking again later may help.
+    pub(super) fn may_pass(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } | Self::NoAnswer { .. } => true,
+            Self::Failed { status, .. } => *status >= 500,
+            Self::Refused { .. } | Self::Stranger { .. } | Self::Output(_) => false,
+        }
+    }
+}
+
+/// An answer of the API, still text.
+#[derive(Debug)]
+pub(super) struct Answer {
+    url: String,
+    text: String,
+}
+
+impl Answer {
+    /// The JSON as the server wrote it, on one line. A line break in JSON is always between tokens, so that it can go.
+    pub(super) fn as_line(&self) -> String {
+        self.text.replace(['\n', '\r'], "")
+    }
+
+    /// What the JSON says.
+    pub(super) fn read<T: DeserializeOwned>(&self) -> Result<T, ClientError> {
+        serde_json::from_str(&self.text)
+            .map_err(|error| ClientError::Stranger { url: self.url.clone(), cause: super::output::printable(&error.to_string()) })
+    }
+}
+
+/// The API's error, as far as it is shown.
+#[derive(Deserialize)]
+struct ErrorDocument {
+    error: String,
+    detail: Option<String>,
+}
+
+/// What `server.json` in the runtime directory tells.
+#[derive(Deserialize)]
+struct ServerFile {
+    address: SocketAddr,
+}
+
+/// Asks one server.
+#[derive(Debug)]
+pub(super) struct Client {
+    agent: Agent,
+    endpoint: Endpoint,
+}
+
+impl Client {
+    pub(super) fn new(endpoint: Endpoint) -> Self {
+        let settings = Agent::config_builder()
+            .proxy(None)
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            .max_idle_connections(0)
+            .timeout_connect(Some(CONNECT_TIMEOUT))
+            .user_agent(concat!("autoappdev/", env!("CARGO_PKG_VERSION")))
+            .build();
+        Self { agent: settings.into(), endpoint }
+    }
+
+    /// Reads `path`.
+    pub(super) fn get(&self, path: &str) -> Result<Answer, ClientError> {
+        self.ask(|base| {
+            let url = format!("{base}{path}");
+            let request = self.agent.get(url).header("connection", "close");
+            request.config().timeout_global(Some(READ_TIMEOUT)).build().call()
+        })
+    }
+
+    /// Asks `path` to do something, and waits up to `timeout` for it to be so.
+    pub(super) fn post(&self, path: &str, body: &serde_json::Value, timeout: Duration) -> Result<Answer, ClientError> {
+        let body = body.to_string();
+        self.ask(|base| {
+            let url = format!("{base}{path}");
+            let request = self.agent.post(url).header("connection", "close").content_type("application/json");
+            request.config().timeout_global(Some(timeout)).build().send(&body)
+        })
+    }
+
+    /// Sends to the first server that can be connected to. Where a connection was made no other is tried: an action may be
+    /// asked once only.
+    fn ask(&self, send: impl Fn(&str) -> Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Result<Answer, ClientError> {
+        let mut url = String::new();
+        for base in self.bases() {
+            url = base;
+            match send(&url) {
+                Ok(response) => return read_answer(url, response),
+                Err(error) if is_unreached(&error) => {}
+                Err(error) => return Err(ClientError::NoAnswer { url, cause: error.to_string() }),
+            }
+        }
+        Err(ClientError::Unreachable { url })
+    }
+
+    /// Where the server may be, the likeliest first. Asked anew for each request: a restarted server may have another port.
+    fn bases(&self) -> Vec<String> {
+        match &self.endpoint {
+            Endpoint::Url(url) => vec![url.clone()],
+            Endpoint::Folder { address, runtime_dir } => {
+                let written = written_address(runtime_dir).filter(|written| written != address);
+                written.into_iter().chain([*address]).map(|address| format!("http://{address}")).collect()
+            }
+        }
+    }
+}
+
+/// The address in `server.json`. A file that is missing, torn or not ours counts as none: the configured address is left then.
+fn written_address(runtime_dir: &Path) -> Option<SocketAddr> {
+    let file = File::open(runtime_dir.join("server.json")).ok()?;
+    let mut text = String::new();
+    file.take(SERVER_JSON_BYTES_MAX).read_to_string(&mut text).ok()?;
+    let ServerFile { address } = serde_json::from_str(&text).ok()?;
+    Some(address)
+}
+
+/// Whether no connection came about, so that nothing was sent.
+fn is_unreached(error: &ureq::Error) -> bool {
+    match error {
+        ureq::Error::HostNotFound | ureq::Error::ConnectionFailed => true,
+        ureq::Error::Timeout(phase) => matches!(phase, ureq::Timeout::Connect | ureq::Timeout::Resolve),
+        // `connect(2)`: these mean that no connection was made. A reset or an end of the stream comes later.
+        ureq::Error::Io(error) => matches!(
+            error.kind(),
+            io::ErrorKind::ConnectionRefused
+                | io::ErrorKind::HostUnreachable
+                | io::ErrorKind::NetworkUnreachable
+                | io::ErrorKind::NetworkDown
+                | io::ErrorKind::AddrNotAvailable
+                | io::ErrorKind::PermissionDenied
+        ),
+        _ => false,
+    }
+}
+
+fn read_answer(url: String, mut response: ureq::http::Response<ureq::Body>) -> Result<Answer, ClientError> {
+    let status = response.status().as_u16();
+    let bytes = match response.body_mut().with_config().limit(BODY_BYTES_MAX).read_to_vec() {
+        Ok(bytes) => bytes,
+        Err(error) => return Err(ClientError::NoAnswer { url, cause: error.to_string() }),
+    };
+    let Ok(text) = String::from_utf8(bytes) else {
+        return Err(ClientError::Stranger { url, cause: "no UTF-8".to_owned() });
+    };
+    let document = Answer { url, text };
+    if (200..300).contains(&status) {
+        return Ok(document);
+    }
+    let ErrorDocument { error, detail } = document.read().map_err(|_| ClientError::Stranger {
+        url: document.url.clone(),
+        cause: format!("HTTP status {status} without a reason"),
+    })?;
+    let detail = super::output::printable(&detail.unwrap_or(error));
+    if status == 409 {
+        Err(ClientError::Refused { detail, document })
+    } else {
+        Err(ClientError::Failed { status, detail, document })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn the_server_is_looked_for_where_it_said_it_is_and_then_where_it_should_be() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let file = folder.path().join("server.json");
+        let address = SocketAddr::from(([127, 0, 0, 1], 8788));
+        let bases = || Client::new(Endpoint::Folder { address, runtime_dir: folder.path().to_owned() }).bases();
+        assert_eq!(bases(), ["http://127.0.0.1:8788"]);
+        fs::write(&file, r#"{"pid":1,"address":"127.0.0.1:4000"}"#).expect("written");
+        assert_eq!(bases(), ["http://127.0.0.1:4000", "http://127.0.0.1:8788"]);
+        assert_eq!(Client::new(Endpoint::Url("http://box".to_owned())).bases(), ["http://box"]);
+        fs::write(&file, r#"{"pid":1,"address":"[::1]:4000"}"#).expect("written");
+        assert_eq!(bases(), ["http://[::1]:4000", "http://127.0.0.1:8788"]);
+        fs::write(&file, r#"{"pid":1,"address":"127.0.0.1:8788"}"#).expect("written");
+        assert_eq!(bases(), ["http://127.0.0.1:8788"]);
+        for torn in [r#"{"pid":1,"addr"#, "", "[]", r#"{"address":"example.org:80"}"#] {
+            fs::write(&file, torn).expect("written");
+            assert_eq!(bases(), ["http://127.0.0.1:8788"], "{torn}");
+        }
+    }
+
+    #[test]
+    fn json_comes_on_one_line_and_otherwise_as_it_is() {
+        let answer = |text: &str| Answer { url: String::new(), text: text.to_owned() };
+        assert_eq!(answer("{\n  \"b\": \"x\\ny\",\r\n  \"a\": 1.50\n}\n").as_line(), "{  \"b\": \"x\\ny\",  \"a\": 1.50}");
+    }
+
+    #[test]
+    fn what_passes_by_itself_is_worth_another_try() {
+        let document = || Answer { url: String::new(), text: String::new() };
+        let failed = |status| ClientError::Failed { status, detail: String::new(), document: document() };
+        assert!(failed(503).may_pass() && failed(500).may_pass());
+        assert!(!failed(404).may_pass());
+        assert!(ClientError::Unreachable { url: String::new() }.may_pass());
+        assert!(!ClientError::Refused { detail: String::new(), document: document() }.may_pass());
+        assert!(!ClientError::Output(io::ErrorKind::BrokenPipe.into()).may_pass());
+    }
+}

@@ -1,0 +1,253 @@
+//! The command line: what was typed becomes a mode of this binary or a question to a running server, and an exit code.
+//!
+//! Here, at the edge, the environment, the `.env` file and the working directory are read, once, for `config`. The modes
+//! themselves are handed in by `main`, so that nothing below this level is known here. Exit codes stand in one place, and in
+//! `--help`.
+
+mod args;
+mod client;
+mod logs;
+mod output;
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{CommandFactory, Parser};
+use serde_json::{Map, Value, json};
+
+use self::args::{Ask, Cli, Command, StartArgs, StopArgs};
+use self::client::{ACTION_TIMEOUT, Answer, Client, ClientError, STOP_MARGIN};
+use crate::clock::{Clock, SystemClock};
+use crate::config::{Config, ConfigError, Endpoint, Flags, GRACE_S_MAX, parse_dotenv};
+
+const FAILURE: u8 = 1;
+const WRONG_USAGE: u8 = 2;
+const REFUSED: u8 = 3;
+const UNREACHABLE: u8 = 4;
+
+/// The largest `.env` file that is read.
+const DOTENV_BYTES_MAX: u64 = 1024 * 1024;
+
+/// What this binary does beside asking a server.
+#[derive(Clone, Copy, Debug)]
+pub struct Modes {
+    /// `serve`: runs the server until it is told to end.
+    pub serve: fn(Config) -> ExitCode,
+    /// `shim`: stands between the server and the run whose directory is given.
+    pub shim: fn(&Path) -> ExitCode,
+    /// `migrate`: brings the database's schema up to date.
+    pub migrate: fn(&Config) -> ExitCode,
+    /// `check`: checks the database.
+    pub check: fn(&Config) -> ExitCode,
+}
+
+/// Why a command did not come to its end. The texts end up after `autoappdev: `.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error("cannot tell the working directory: {0}")]
+    WorkingDirectory(io::Error),
+    #[error("cannot read .env: {0}")]
+    Dotenv(io::Error),
+    #[error(transparent)]
+    Client(#[from] ClientError),
+}
+
+/// Does what the command line `args`, the program's name first, says.
+///
+/// Help goes to stdout with 0, wrong usage to stderr with 2. A reader of stdout that goes away ends a client command quietly.
+pub fn run(args: impl IntoIterator<Item = OsString>, modes: &Modes) -> ExitCode {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version come here too. Where neither stdout nor stderr takes the text, the code still tells.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(WRONG_USAGE));
+        }
+    };
+    let done = match cli.command {
+        None => {
+            // As above: without a reader there is nobody to help.
+            let _ = Cli::command().print_help();
+            Ok(ExitCode::SUCCESS)
+        }
+        Some(Command::Shim { dir }) => Ok((modes.shim)(&dir)),
+        Some(Command::Serve(flags)) => resolve(&flags.into()).map(modes.serve),
+        Some(Command::Migrate(flags)) => resolve(&flags.into()).map(|config| (modes.migrate)(&config)),
+        Some(Command::Check(flags)) => resolve(&flags.into()).map(|config| (modes.check)(&config)),
+        Some(Command::Ask(question)) => ask(&question, cli.url, cli.json).map(|()| ExitCode::SUCCESS),
+    };
+    done.unwrap_or_else(|failure| report(&failure, cli.json))
+}
+
+/// Says what went wrong and gives its exit code; with `--json` the server's own answer goes to stdout, too.
+fn report(failure: &Failure, json: bool) -> ExitCode {
+    let (code, document) = match failure {
+        Failure::Config(_) => (WRONG_USAGE, None),
+        Failure::WorkingDirectory(_) | Failure::Dotenv(_) => (FAILURE, None),
+        Failure::Client(error) => match error {
+            ClientError::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => return ExitCode::SUCCESS,
+            ClientError::Refused { document, .. } => (REFUSED, Some(document)),
+            ClientError::Failed { document, .. } => (FAILURE, Some(document)),
+            ClientError::Unreachable { .. } | ClientError::NoAnswer { .. } => (UNREACHABLE, None),
+            ClientError::Stranger { .. } | ClientError::Output(_) => (FAILURE, None),
+        },
+    };
+    if let Some(document) = document.filter(|_| json) {
+        // The sentence and the code below still tell it.
+        let _ = say(&(document.as_line() + "\n"));
+    }
+    // Where stderr is gone the code still tells.
+    let _ = writeln!(io::stderr(), "autoappdev: {failure}");
+    ExitCode::from(code)
+}
+
+fn resolve(flags: &Flags) -> Result<Config, Failure> {
+    let (dotenv, cwd) = surroundings()?;
+    Ok(Config::resolve(flags, |name| std::env::var_os(name), &dotenv, &cwd)?)
+}
+
+fn find_server(url: Option<String>) -> Result<Endpoint, Failure> {
+    if let Some(url) = url {
+        return Ok(Endpoint::Url(url));
+    }
+    let (dotenv, cwd) = surroundings()?;
+    Ok(Endpoint::resolve(|name| std::env::var_os(name), &dotenv, &cwd)?)
+}
+
+/// The `.env` file's pairs and the working directory.
+fn surroundings() -> Result<(Vec<(String, String)>, PathBuf), Failure> {
+    let cwd = std::env::current_dir().map_err(Failure::WorkingDirectory)?;
+    let text = match File::open(cwd.join(".env")) {
+        Ok(file) => read_bounded(file).map_err(Failure::Dotenv)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+        Err(error) => return Err(Failure::Dotenv(error)),
+    };
+    Ok((parse_dotenv(&text)?, cwd))
+}
+
+fn read_bounded(file: File) -> io::Result<String> {
+    let mut text = String::new();
+    let bytes = file.take(DOTENV_BYTES_MAX + 1).read_to_string(&mut text)?;
+    if u64::try_from(bytes).is_ok_and(|bytes| bytes <= DOTENV_BYTES_MAX) {
+        Ok(text)
+    } else {
+        Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than 1 MiB"))
+    }
+}
+
+/// Asks the server and prints its answer.
+fn ask(question: &Ask, url: Option<String>, json: bool) -> Result<(), Failure> {
+    let client = Client::new(find_server(url)?);
+    let now = || SystemClock.now();
+    let text = match question {
+        Ask::Logs(wanted) => return Ok(logs::print_logs(&client, wanted, json)?),
+        Ask::Status => show(&client.get("/api/pipeline")?, json, |document: output::PipelineDocument| {
+            output::status(&document.pipeline, now())
+        }),
+        Ask::Start(args) => act(&client, "start", &start_body(args), ACTION_TIMEOUT, json),
+        Ask::Pause => act(&client, "pause", &json!({}), ACTION_TIMEOUT, json),
+        Ask::Resume => act(&client, "resume", &json!({}), ACTION_TIMEOUT, json),
+        Ask::Stop(args) => {
+            let (body, timeout) = stop_body(args);
+            act(&client, "stop", &body, timeout, json)
+        }
+        Ask::Runs(args) => match args.id {
+            Some(id) => show(&client.get(&format!("/api/runs/{id}"))?, json, |document: output::RunDocument| {
+                output::run(&document.run, now())
+            }),
+            None => show(&client.get(&format!("/api/runs?limit={}", args.limit))?, json, |document: output::RunsDocument| {
+                output::runs(&document.runs, now())
+            }),
+        },
+    }?;
+    Ok(say(&text).map_err(ClientError::Output)?)
+}
+
+fn act(client: &Client, action: &str, body: &Value, timeout: Duration, json: bool) -> Result<String, ClientError> {
+    let answer = client.post(&format!("/api/pipeline/{action}"), body, timeout)?;
+    show(&answer, json, |done| output::done(&done))
+}
+
+/// The answer's text: as JSON, or as `describe` puts it.
+fn show<T: serde::de::DeserializeOwned>(
+    answer: &Answer,
+    json: bool,
+    describe: impl FnOnce(T) -> String,
+) -> Result<String, ClientError> {
+    if json { Ok(answer.as_line() + "\n") } else { answer.read().map(describe) }
+}
+
+fn say(text: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(text.as_bytes())?;
+    stdout.flush()
+}
+
+/// Only what was typed: the defaults are the server's.
+fn start_body(args: &StartArgs) -> Value {
+    let mut body = Map::new();
+    let texts = [("script", &args.script), ("cwd", &args.cwd)];
+    body.extend(texts.into_iter().filter_map(|(key, text)| Some((key.to_owned(), json!(text.as_ref()?)))));
+    if !args.args.is_empty() {
+        body.insert("args".to_owned(), json!(args.args));
+    }
+    if !args.env.is_empty() {
+        let env: Map<_, _> = args.env.iter().map(|(name, value)| (name.clone(), json!(value))).collect();
+        body.insert("env".to_owned(), Value::Object(env));
+    }
+    if let Some(grace) = args.grace {
+        body.insert("grace_s".to_owned(), json!(grace.as_secs_f64()));
+    }
+    Value::Object(body)
+}
+
+/// The body of a stop, and how long to wait for its answer: for the grace, or the longest one where the run's is not known here.
+fn stop_body(args: &StopArgs) -> (Value, Duration) {
+    let grace = if args.now { Some(Duration::ZERO) } else { args.grace };
+    match grace {
+        Some(grace) => (json!({"grace_s": grace.as_secs_f64()}), grace + STOP_MARGIN),
+        None => (json!({}), Duration::from_secs_f64(GRACE_S_MAX) + STOP_MARGIN),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn question(line: &str) -> Ask {
+        match Cli::try_parse_from(line.split(' ')).expect("right").command {
+            Some(Command::Ask(question)) => question,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_start_sends_only_what_was_typed() {
+        let body = |line| {
+            let Ask::Start(args) = question(line) else { panic!("{line}") };
+            start_body(&args)
+        };
+        assert_eq!(body("autoappdev start"), json!({}));
+        assert_eq!(
+            body("autoappdev start a.sh --cwd d --env A=1 --env A=2 --env B= --grace 0.5 -- -v x"),
+            json!({"script": "a.sh", "cwd": "d", "env": {"A": "2", "B": ""}, "grace_s": 0.5, "args": ["-v", "x"]})
+        );
+    }
+
+    #[test]
+    fn a_stop_is_waited_for_longer_than_its_grace() {
+        let body = |line| {
+            let Ask::Stop(args) = question(line) else { panic!("{line}") };
+            stop_body(&args)
+        };
+        assert_eq!(body("autoappdev stop"), (json!({}), Duration::from_secs(3630)));
+        assert_eq!(body("autoappdev stop --grace 5"), (json!({"grace_s": 5.0}), Duration::from_secs(35)));
+        assert_eq!(body("autoappdev stop --now"), (json!({"grace_s": 0.0}), Duration::from_secs(30)));
+    }
+}

@@ -1,0 +1,443 @@
+//! The API's answers as texts for people.
+//!
+//! Pure: an answer and the moment in, a text out. No rule of the life cycle stands here; what a field means is the API's to say.
+//! Every field that somebody else could have written is made printable, so that a script's name cannot drive a terminal.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer};
+
+use crate::clock::Timestamp;
+use crate::pipeline::{Action, RunStatus, State};
+
+/// The answer of `GET /api/pipeline`.
+#[derive(Deserialize)]
+pub(super) struct PipelineDocument {
+    pub(super) pipeline: Pipeline,
+}
+
+/// What the pipeline is.
+#[derive(Deserialize)]
+pub(super) struct Pipeline {
+    state: State,
+    pending: Option<Action>,
+    pid: Option<u32>,
+    run_id: Option<u64>,
+    started_at: Option<Timestamp>,
+    paused_at: Option<Timestamp>,
+    stopped_at: Option<Timestamp>,
+    #[serde(deserialize_with = "none_when_idle")]
+    status: Option<RunStatus>,
+    script: Option<String>,
+    exit_code: Option<i32>,
+    signal: Option<i32>,
+    error: Option<String>,
+}
+
+/// The answer to an action that was done.
+#[derive(Deserialize)]
+pub(super) struct Done {
+    state: State,
+    run_id: Option<u64>,
+    pid: Option<u32>,
+}
+
+/// The answer of `GET /api/runs`.
+#[derive(Deserialize)]
+pub(super) struct RunsDocument {
+    pub(super) runs: Vec<Run>,
+}
+
+/// The answer of `GET /api/runs/<id>`.
+#[derive(Deserialize)]
+pub(super) struct RunDocument {
+    pub(super) run: Run,
+}
+
+/// One run of the history.
+#[derive(Deserialize)]
+pub(super) struct Run {
+    id: u64,
+    status: RunStatus,
+    pid: Option<u32>,
+    script: String,
+    cwd: String,
+    args: Vec<String>,
+    created_at: Option<Timestamp>,
+    started_at: Option<Timestamp>,
+    stopped_at: Option<Timestamp>,
+    exit_code: Option<i32>,
+    signal: Option<i32>,
+    paused_ms: Option<u64>,
+    cpu_user_ms: Option<u64>,
+    cpu_system_ms: Option<u64>,
+    max_rss_kb: Option<u64>,
+    error: Option<String>,
+    #[serde(default)]
+    events: Vec<Event>,
+}
+
+#[derive(Deserialize)]
+struct Event {
+    seq: u64,
+    at: Timestamp,
+    kind: String,
+    from_state: Option<String>,
+    to_state: Option<String>,
+    cause: Option<String>,
+    detail: Option<serde_json::Value>,
+}
+
+fn none_when_idle<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<RunStatus>, D::Error> {
+    let word = String::deserialize(deserializer)?;
+    if word == "idle" { Ok(None) } else { word.parse().map(Some).map_err(serde::de::Error::custom) }
+}
+
+/// `text` with control characters and those that change the reading direction written as escapes.
+pub(super) fn printable(text: &str) -> String {
+    let turns = |c| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let mut safe = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() || turns(c) { safe.extend(c.escape_default()) } else { safe.push(c) }
+    }
+    safe
+}
+
+/// `status`: one line.
+pub(super) fn status(pipeline: &Pipeline, now: Timestamp) -> String {
+    let mut parts = vec![pipeline.state.to_string()];
+    parts.push(pipeline.run_id.map_or_else(|| "no run yet".to_owned(), |id| format!("run {id}")));
+    parts.extend(pipeline.pid.map(|pid| format!("pid {pid}")));
+    parts.extend(pipeline.script.as_deref().map(printable));
+    let since = |at: Option<Timestamp>| at.map(|at| format!("since {} ({})", duration(between(at, now)), moment(at)));
+    match pipeline.status {
+        None | Some(RunStatus::Starting) => {}
+        Some(RunStatus::Running) => parts.extend(since(pipeline.started_at)),
+        Some(RunStatus::Paused) => parts.extend(since(pipeline.paused_at)),
+        Some(ended @ (RunStatus::Completed | RunStatus::Failed | RunStatus::Stopped | RunStatus::Lost)) => {
+            parts.push(outcome(ended, pipeline.exit_code, pipeline.signal, pipeline.error.as_deref()));
+            let ago = |at| format!("{} ago ({})", duration(between(at, now)), moment(at));
+            parts.extend(pipeline.stopped_at.map(ago));
+        }
+    }
+    parts.extend(pipeline.pending.map(|action| format!("({action} under way)")));
+    parts.join("  ") + "\n"
+}
+
+/// What an action led to: one line.
+pub(super) fn done(done: &Done) -> String {
+    let run = done.run_id.map(|id| format!("run {id}"));
+    let pid = done.pid.map(|pid| format!("pid {pid}"));
+    [Some(done.state.to_string()), run, pid].into_iter().flatten().collect::<Vec<_>>().join("  ") + "\n"
+}
+
+/// How a run stands, or how it ended, in words.
+fn outcome(status: RunStatus, exit_code: Option<i32>, signal: Option<i32>, error: Option<&str>) -> String {
+    match status {
+        RunStatus::Starting | RunStatus::Running | RunStatus::Paused | RunStatus::Completed => status.to_string(),
+        RunStatus::Failed => match (exit_code, signal, error) {
+            (Some(code), _, _) => format!("failed with exit code {code}"),
+            (None, Some(number), _) => format!("ended by {}", signal_name(number)),
+            (None, None, Some(error)) => format!("did not start: {}", printable(error)),
+            (None, None, None) => "failed".to_owned(),
+        },
+        RunStatus::Stopped => match (exit_code, signal) {
+            (Some(code), _) => format!("stopped on request (exit code {code})"),
+            (None, Some(number)) => format!("stopped on request ({})", signal_name(number)),
+            (None, None) => "stopped on request".to_owned(),
+        },
+        RunStatus::Lost => format!("lost: {}", error.map_or_else(|| "nobody can know how it ended".to_owned(), printable)),
+    }
+}
+
+/// `runs`: a table, its last column open.
+pub(super) fn runs(runs: &[Run], now: Timestamp) -> String {
+    if runs.is_empty() {
+        return "no run yet\n".to_owned();
+    }
+    let mut table = vec![["RUN", "STARTED", "TOOK", "SCRIPT", "OUTCOME"].map(str::to_owned)];
+    table.extend(runs.iter().map(|run| {
+        [
+            run.id.to_string(),
+            run.started_at.map_or_else(|| "-".to_owned(), moment),
+            run.took(now).map_or_else(|| "-".to_owned(), duration),
+            printable(&run.script),
+            outcome(run.status, run.exit_code, run.signal, run.error.as_deref()),
+        ]
+    }));
+    let width = |column: usize| table.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let [id, started, took, script] = [width(0), width(1), width(2), width(3)];
+    table.iter().fold(String::new(), |mut text, row| {
+        writeln!(text, "{:>id$}  {:started$}  {:>took$}  {:script$}  {}", row[0], row[1], row[2], row[3], row[4])
+            .expect("a String takes everything");
+        text
+    })
+}
+
+/// `runs ID`: everything about one run, then its events.
+pub(super) fn run(run: &Run, now: Timestamp) -> String {
+    let script = printable(&run.script);
+    let ended = outcome(run.status, run.exit_code, run.signal, run.error.as_deref());
+    let args = serde_json::to_string(&run.args).expect("texts are JSON");
+    let cpu = run.cpu_user_ms.zip(run.cpu_system_ms);
+    let rows = [
+        ("folder", Some(printable(&run.cwd))),
+        ("arguments", (!run.args.is_empty()).then(|| printable(&args))),
+        ("pid", run.pid.map(|pid| pid.to_string())),
+        ("created", run.created_at.map(moment)),
+        ("started", run.started_at.map(moment)),
+        ("ended", run.stopped_at.map(moment)),
+        ("took", run.took(now).map(duration)),
+        ("paused", run.paused_ms.filter(|&ms| ms > 0).map(|ms| duration(Duration::from_millis(ms)))),
+        ("CPU time", cpu.map(|(user, system)| format!("{} user, {} system", seconds(user), seconds(system)))),
+        ("memory", run.max_rss_kb.map(|kb| format!("{} MiB at most in one process", kb.div_ceil(1024)))),
+    ];
+    let mut text = format!("run {}  {script}  {ended}\n", run.id);
+    for (name, value) in rows {
+        if let Some(value) = value {
+            writeln!(text, "  {name:<10} {value}").expect("a String takes everything");
+        }
+    }
+    text.extend(run.events.iter().map(Event::describe));
+    text
+}
+
+impl Run {
+    /// From its start to its end, or to now where it has none.
+    fn took(&self, now: Timestamp) -> Option<Duration> {
+        let end = if self.status.is_live() { Some(now) } else { self.stopped_at };
+        self.started_at.zip(end).map(|(start, end)| between(start, end))
+    }
+}
+
+impl Event {
+    fn describe(&self) -> String {
+        let mut parts = vec![format!("{:>5}", self.seq), self.at.to_string(), printable(&self.kind)];
+        if let (Some(from), Some(to)) = (&self.from_state, &self.to_state) {
+            parts.push(format!("{} -> {}", printable(from), printable(to)));
+        }
+        parts.extend(self.cause.as_deref().map(|cause| format!("({})", printable(cause))));
+        parts.extend(self.detail.as_ref().map(|detail| match detail {
+            serde_json::Value::String(sentence) => printable(sentence),
+            other => printable(&other.to_string()),
+        }));
+        parts.join("  ") + "\n"
+    }
+}
+
+/// The time between two stamps; zero where the second lies before the first, as after a step of the clock.
+fn between(start: Timestamp, end: Timestamp) -> Duration {
+    Duration::from_millis(u64::try_from(end.unix_ms() - start.unix_ms()).unwrap_or(0))
+}
+
+/// A length of time in its one or two largest units.
+fn duration(length: Duration) -> String {
+    let s = length.as_secs();
+    let (minutes, hours, days) = (s / 60, s / 3600, s / 86_400);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{s} s"),
+        (0, 0, _) => format!("{minutes} min"),
+        (0, _, _) => format!("{hours} h {} min", minutes % 60),
+        (_, _, _) => format!("{days} d {} h", hours % 24),
+    }
+}
+
+fn seconds(ms: u64) -> String {
+    format!("{}.{:02} s", ms / 1000, ms % 1000 / 10)
+}
+
+/// A stamp for people, to the second.
+fn moment(at: Timestamp) -> String {
+    let text = at.to_string();
+    format!("{} {} UTC", &text[..10], &text[11..19])
+}
+
+/// A signal's name as on x86, ARM and RISC-V (`signal(7)`); its number where it has none.
+fn signal_name(number: i32) -> String {
+    const NAMES: [&str; 31] = [
+        "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE", "ALRM", "TERM",
+        "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ", "VTALRM", "PROF", "WINCH", "IO", "PWR",
+        "SYS",
+    ];
+    let name = usize::try_from(number).ok().and_then(|number| NAMES.get(number.checked_sub(1)?));
+    name.map_or_else(|| format!("signal {number}"), |name| format!("SIG{name}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn now() -> Timestamp {
+        "2026-01-31T10:03:20.000Z".parse().expect("a time")
+    }
+
+    /// `status` of a running pipeline in which `changes` are made.
+    fn line(changes: &Value) -> String {
+        let mut pipeline = json!({
+            "state": "running", "pending": null, "allowed": ["pause", "stop"], "pid": 4711, "run_id": 7,
+            "started_at": "2026-01-31T10:00:00.123Z", "paused_at": null, "resumed_at": null, "stopped_at": null,
+            "updated_at": "2026-01-31T10:00:00.123Z", "version": 15,
+            "status": "running", "script": "demo.sh", "exit_code": null, "signal": null, "error": null,
+        });
+        for (key, value) in changes.as_object().expect("an object") {
+            pipeline[key] = value.clone();
+        }
+        let document: PipelineDocument = serde_json::from_value(json!({ "pipeline": pipeline })).expect("the contract's shape");
+        status(&document.pipeline, now())
+    }
+
+    fn ended(changes: &Value) -> String {
+        let mut all = json!({"state": "stopped", "pid": null, "stopped_at": "2026-01-31T10:03:15.000Z"});
+        for (key, value) in changes.as_object().expect("an object") {
+            all[key] = value.clone();
+        }
+        line(&all)
+    }
+
+    #[test]
+    fn a_live_run_is_told_in_one_line() {
+        assert_eq!(line(&json!({})), "running  run 7  pid 4711  demo.sh  since 3 min (2026-01-31 10:00:00 UTC)\n");
+        let paused = json!({"state": "paused", "status": "paused", "paused_at": "2026-01-31T10:03:10.000Z"});
+        assert_eq!(line(&paused), "paused  run 7  pid 4711  demo.sh  since 10 s (2026-01-31 10:03:10 UTC)\n");
+        assert_eq!(
+            line(&json!({"pending": "stop"})),
+            "running  run 7  pid 4711  demo.sh  since 3 min (2026-01-31 10:00:00 UTC)  (stop under way)\n"
+        );
+    }
+
+    #[test]
+    fn before_the_first_run_the_configured_script_is_named() {
+        let idle = json!({"state": "stopped", "status": "idle", "pid": null, "run_id": null, "started_at": null});
+        assert_eq!(line(&idle), "stopped  no run yet  demo.sh\n");
+    }
+
+    #[test]
+    fn a_start_under_way_is_told() {
+        let starting = json!({"state": "stopped", "status": "starting", "pid": null, "pending": "start", "started_at": null});
+        assert_eq!(line(&starting), "stopped  run 7  demo.sh  (start under way)\n");
+    }
+
+    #[test]
+    fn an_outcome_is_told_in_words() {
+        for (changes, words) in [
+            (json!({"status": "completed", "exit_code": 0}), "completed"),
+            (json!({"status": "failed", "exit_code": 3}), "failed with exit code 3"),
+            (json!({"status": "failed", "signal": 9}), "ended by SIGKILL"),
+            (json!({"status": "failed", "signal": 40}), "ended by signal 40"),
+            (json!({"status": "failed", "error": "exec format error"}), "did not start: exec format error"),
+            (json!({"status": "failed"}), "failed"),
+            (json!({"status": "stopped", "signal": 15}), "stopped on request (SIGTERM)"),
+            (json!({"status": "stopped", "exit_code": 0}), "stopped on request (exit code 0)"),
+            (json!({"status": "stopped"}), "stopped on request"),
+            (json!({"status": "lost", "error": "the machine went down"}), "lost: the machine went down"),
+            (json!({"status": "lost"}), "lost: nobody can know how it ended"),
+        ] {
+            assert_eq!(ended(&changes), format!("stopped  run 7  demo.sh  {words}  5 s ago (2026-01-31 10:03:15 UTC)\n"));
+        }
+    }
+
+    #[test]
+    fn a_field_cannot_drive_the_terminal() {
+        let text = line(&json!({"script": "a\u{1b}[2J\n\u{202e}\u{9b}ä.sh"}));
+        assert!(text.contains("a\\u{1b}[2J\\n\\u{202e}\\u{9b}ä.sh"), "{text}");
+    }
+
+    #[test]
+    fn a_word_that_is_not_known_is_an_error_not_a_guess() {
+        for changes in [json!({"state": "sleeping"}), json!({"status": "dozing"}), json!({"pending": "nap"})] {
+            let mut pipeline = json!({"state": "stopped", "pending": null, "status": "idle"});
+            pipeline.as_object_mut().expect("an object").extend(changes.as_object().expect("an object").clone());
+            assert!(serde_json::from_value::<Pipeline>(pipeline).is_err(), "{changes}");
+        }
+    }
+
+    #[test]
+    fn lengths_of_time_use_the_largest_units() {
+        for (s, text) in [
+            (0, "0 s"),
+            (59, "59 s"),
+            (60, "1 min"),
+            (3599, "59 min"),
+            (3600, "1 h 0 min"),
+            (86_399, "23 h 59 min"),
+            (90_000, "1 d 1 h"),
+        ] {
+            assert_eq!(duration(Duration::from_secs(s)), text);
+        }
+        let later = Timestamp::from_unix_ms(now().unix_ms() + 5000);
+        assert_eq!(between(later, now()), Duration::ZERO, "a clock that was set back");
+    }
+
+    #[test]
+    fn done_tells_state_run_and_pid() {
+        let text = |document: Value| done(&serde_json::from_value(document).expect("the contract's shape"));
+        assert_eq!(
+            text(json!({"ok": true, "state": "running", "pid": 4711, "run_id": 7, "version": 15})),
+            "running  run 7  pid 4711\n"
+        );
+        assert_eq!(text(json!({"ok": true, "state": "stopped", "run_id": 7, "version": 16})), "stopped  run 7\n");
+    }
+
+    fn history() -> Vec<Run> {
+        let run = |id: u64, status: &str| {
+            json!({
+                "id": id, "status": status, "pid": 4711, "script": "demo.sh", "cwd": "/srv", "args": ["-v", "a b"],
+                "created_at": "2026-01-31T10:00:00.000Z", "started_at": "2026-01-31T10:00:00.100Z", "stopped_at": null,
+                "exit_code": null, "signal": null, "paused_ms": 0, "cpu_user_ms": null, "cpu_system_ms": null,
+                "max_rss_kb": null, "error": null,
+            })
+        };
+        let mut failed = run(9, "failed");
+        failed["stopped_at"] = "2026-01-31T10:00:42.100Z".into();
+        failed["exit_code"] = 3.into();
+        failed["paused_ms"] = 2000.into();
+        failed["cpu_user_ms"] = 1234.into();
+        failed["cpu_system_ms"] = 50.into();
+        failed["max_rss_kb"] = 2049.into();
+        failed["events"] = json!([
+            {"seq": 1, "at": "2026-01-31T10:00:00.100Z", "kind": "spawned", "from_state": "stopped", "to_state": "running",
+             "cause": "request", "detail": null},
+            {"seq": 2, "at": "2026-01-31T10:00:42.100Z", "kind": "stopping", "from_state": null, "to_state": null, "cause": null,
+             "detail": "grace 10 s"},
+        ]);
+        let mut dead = run(8, "failed");
+        dead["started_at"] = Value::Null;
+        dead["error"] = "no such\tfile".into();
+        serde_json::from_value(json!([run(10, "running"), failed, dead])).expect("the contract's shape")
+    }
+
+    #[test]
+    fn runs_are_a_table() {
+        let expected = "\
+RUN  STARTED                   TOOK  SCRIPT   OUTCOME
+ 10  2026-01-31 10:00:00 UTC  3 min  demo.sh  running
+  9  2026-01-31 10:00:00 UTC   42 s  demo.sh  failed with exit code 3
+  8  -                            -  demo.sh  did not start: no such\\tfile
+";
+        assert_eq!(runs(&history(), now()), expected);
+        assert_eq!(runs(&[], now()), "no run yet\n");
+    }
+
+    #[test]
+    fn one_run_is_told_in_full() {
+        let expected = "\
+run 9  demo.sh  failed with exit code 3
+  folder     /srv
+  arguments  [\"-v\",\"a b\"]
+  pid        4711
+  created    2026-01-31 10:00:00 UTC
+  started    2026-01-31 10:00:00 UTC
+  ended      2026-01-31 10:00:42 UTC
+  took       42 s
+  paused     2 s
+  CPU time   1.23 s user, 0.05 s system
+  memory     3 MiB at most in one process
+    1  2026-01-31T10:00:00.100Z  spawned  stopped -> running  (request)
+    2  2026-01-31T10:00:42.100Z  stopping  grace 10 s
+";
+        assert_eq!(run(&history()[1], now()), expected);
+    }
+}

@@ -1,0 +1,320 @@
+//! What the owner can set, and what is right: flags, then the environment, then a `.env` file, then defaults.
+//!
+//! Level 0, pure: the environment, the `.env` file's text and the working directory are handed in by `cli`. Whether a folder
+//! exists or a port is free is not asked here. An empty value counts as unset; a wrong one is an error that names its variable.
+
+use std::ffi::{OsStr, OsString};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+mod dotenv;
+mod values;
+
+pub use dotenv::parse_dotenv;
+pub use values::{grace_from_text, server_url};
+
+/// The port when none is set.
+pub const PORT_DEFAULT: u16 = 8788;
+/// The time from TERM to KILL when none is set.
+pub const GRACE_DEFAULT: Duration = Duration::from_secs(10);
+/// The longest time from TERM to KILL, in seconds.
+pub const GRACE_S_MAX: f64 = 3600.0;
+/// The largest size of one log segment, in MiB.
+pub const LOG_SEGMENT_MB_MAX: u64 = 1024;
+/// The largest room that can be given to one run's log, in MiB.
+pub const LOG_RUN_MB_MAX: u64 = 1024 * 1024;
+/// One MiB in bytes.
+const MIB: u64 = 1024 * 1024;
+
+const HOST: &str = "AUTOAPPDEV_HOST";
+const PORT: &str = "AUTOAPPDEV_PORT";
+const PORT_ALIAS: &str = "PORT";
+const RUNTIME_DIR: &str = "AUTOAPPDEV_RUNTIME_DIR";
+const DATABASE_URL: &str = "DATABASE_URL";
+const ROOT: &str = "AUTOAPPDEV_PIPELINE_CWD";
+const SCRIPT: &str = "AUTOAPPDEV_PIPELINE_SCRIPT";
+const ALLOW_ORIGIN: &str = "AUTOAPPDEV_ALLOW_ORIGIN";
+const ALLOW_HOST: &str = "AUTOAPPDEV_ALLOW_HOST";
+const GRACE: &str = "AUTOAPPDEV_GRACE_S";
+const LOG_SEGMENT: &str = "AUTOAPPDEV_LOG_SEGMENT_MB";
+const LOG_RUN: &str = "AUTOAPPDEV_LOG_RUN_MB";
+const URL: &str = "AUTOAPPDEV_URL";
+
+/// Every name that is read from the environment or a `.env` file.
+pub const NAMES: &[&str] = &[
+    HOST,
+    PORT,
+    PORT_ALIAS,
+    RUNTIME_DIR,
+    DATABASE_URL,
+    ROOT,
+    SCRIPT,
+    ALLOW_ORIGIN,
+    ALLOW_HOST,
+    GRACE,
+    LOG_SEGMENT,
+    LOG_RUN,
+    URL,
+];
+
+/// A setting that cannot be meant.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// A flag's or variable's value is wrong.
+    #[error("{name}={value} {problem}")]
+    Value {
+        /// The flag or variable as the owner wrote it, `AUTOAPPDEV_PORT` or `--port`.
+        name: &'static str,
+        /// The value, made printable, with what may be a password left out; ends in `(in .env)` where it came from there.
+        value: String,
+        /// What is wrong with it and what is expected, to be read after the value.
+        problem: String,
+    },
+    /// The `.env` file has a line that is no assignment.
+    #[error("line {line} of .env {problem}")]
+    Dotenv {
+        /// The line's number, from 1.
+        line: usize,
+        /// What is wrong with it, to be read after the line.
+        problem: &'static str,
+    },
+}
+
+/// What the command line of `serve` sets, as it was typed; `None` where a flag was not given.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Flags {
+    /// `--host`
+    pub host: Option<OsString>,
+    /// `--port`
+    pub port: Option<OsString>,
+    /// `--runtime-dir`
+    pub runtime_dir: Option<OsString>,
+    /// `--database`: a path, or what `DATABASE_URL` takes.
+    pub database: Option<OsString>,
+    /// `--root`
+    pub root: Option<OsString>,
+    /// `--script`
+    pub script: Option<OsString>,
+}
+
+/// Everything that can be set, checked. Relative paths were taken from the working directory: all are absolute where that is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The address to listen on, always loopback.
+    pub host: IpAddr,
+    /// The port to listen on; 0 lets the kernel pick one.
+    pub port: u16,
+    /// The folder of everything that is written at run time.
+    pub runtime_dir: PathBuf,
+    /// The database file.
+    pub database: PathBuf,
+    /// The folder in which scripts and their working directories lie.
+    pub pipeline_root: PathBuf,
+    /// The script of a start that names none, relative to [`Self::pipeline_root`] or absolute.
+    pub pipeline_script: Option<String>,
+    /// Origins of other pages that may use the API, each as a browser sends it: lower case, without a default port.
+    pub allow_origins: Vec<String>,
+    /// Names beside loopback's by which a client may call this server, in lower case, without a port.
+    pub allow_hosts: Vec<String>,
+    /// From TERM to KILL for a start that names no other.
+    pub grace: Duration,
+    /// The size at which a log segment ends.
+    pub log_segment_bytes: u64,
+    /// The room for one run's log, never less than one segment; beyond it the oldest segments go.
+    pub log_run_bytes: u64,
+}
+
+impl Config {
+    /// The setting in force. `env` looks a variable up, `dotenv` is [`parse_dotenv`]'s answer, `cwd` is the working directory.
+    pub fn resolve(
+        flags: &Flags,
+        env: impl Fn(&str) -> Option<OsString>,
+        dotenv: &[(String, String)],
+        cwd: &Path,
+    ) -> Result<Self, ConfigError> {
+        let sources = Sources { env, dotenv };
+        let port = sources.port(flags.port.as_ref())?;
+        let host = sources.host(flags.host.as_ref(), port)?;
+        let runtime_dir = sources.runtime_dir(flags.runtime_dir.as_ref(), cwd)?;
+        let database = match sources.given(("--database", flags.database.as_ref()), &[DATABASE_URL]) {
+            Some(given) => in_folder(cwd, &given.database()?),
+            None => runtime_dir.join("autoappdev.db"),
+        };
+        let pipeline_root = match sources.given(("--root", flags.root.as_ref()), &[ROOT]) {
+            Some(given) => in_folder(cwd, &given.path()?),
+            None => in_folder(cwd, Path::new("")),
+        };
+        let pipeline_script = match sources.given(("--script", flags.script.as_ref()), &[SCRIPT]) {
+            Some(given) => Some(given.text()?.to_owned()),
+            None => None,
+        };
+        let allow_origins = sources.list(ALLOW_ORIGIN, values::origin)?;
+        let allow_hosts = sources.list(ALLOW_HOST, values::host_name)?;
+        let grace = sources.variable(GRACE).map_or(Ok(GRACE_DEFAULT), |given| given.parsed(grace_from_text))?;
+        let segment_mb = sources
+            .variable(LOG_SEGMENT)
+            .map_or(Ok(16), |given| given.parsed(|text| values::megabytes(text, 1, LOG_SEGMENT_MB_MAX)))?;
+        let run_mb = sources
+            .variable(LOG_RUN)
+            .map_or(Ok(segment_mb.max(256)), |given| given.parsed(|text| values::run_megabytes(text, segment_mb)))?;
+        Ok(Self {
+            host,
+            port,
+            runtime_dir,
+            database,
+            pipeline_root,
+            pipeline_script,
+            allow_origins,
+            allow_hosts,
+            grace,
+            log_segment_bytes: segment_mb * MIB,
+            log_run_bytes: run_mb * MIB,
+        })
+    }
+
+    /// Where to listen.
+    pub fn address(&self) -> SocketAddr {
+        SocketAddr::new(self.host, self.port)
+    }
+}
+
+/// Where a client command looks for its server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Endpoint {
+    /// At this address and nowhere else, `http://HOST[:PORT]` as [`server_url`] gives it.
+    Url(String),
+    /// Where the server that was started in the same folder is.
+    Folder {
+        /// Where it listens, unless the kernel picked its port.
+        address: SocketAddr,
+        /// Where it writes its address, in `server.json`.
+        runtime_dir: PathBuf,
+    },
+}
+
+impl Endpoint {
+    /// Reads only what finding the server needs: a wrong value elsewhere is the server's concern, not this client's.
+    pub fn resolve(env: impl Fn(&str) -> Option<OsString>, dotenv: &[(String, String)], cwd: &Path) -> Result<Self, ConfigError> {
+        let sources = Sources { env, dotenv };
+        if let Some(url) = sources.variable(URL) {
+            return url.parsed(server_url).map(Self::Url);
+        }
+        let port = sources.port(None)?;
+        let host = sources.host(None, port)?;
+        let runtime_dir = sources.runtime_dir(None, cwd)?;
+        Ok(Self::Folder { address: SocketAddr::new(host, port), runtime_dir })
+    }
+}
+
+/// Where values come from beside the flags.
+struct Sources<'a, E> {
+    env: E,
+    dotenv: &'a [(String, String)],
+}
+
+impl<E: Fn(&str) -> Option<OsString>> Sources<'_, E> {
+    /// The first value that is set and not empty. A name goes through both sources before the next name: an alias never wins.
+    fn given(&self, (flag, typed): (&'static str, Option<&OsString>), names: &[&'static str]) -> Option<Given> {
+        if let Some(value) = typed.filter(|value| !value.is_empty()) {
+            return Some(Given { name: flag, value: value.clone(), from_dotenv: false });
+        }
+        names.iter().find_map(|&name| self.variable(name))
+    }
+
+    fn variable(&self, name: &'static str) -> Option<Given> {
+        if let Some(value) = (self.env)(name).filter(|value| !value.is_empty()) {
+            return Some(Given { name, value, from_dotenv: false });
+        }
+        let (_, value) = self.dotenv.iter().rev().find(|(key, _)| key == name)?;
+        (!value.is_empty()).then(|| Given { name, value: value.into(), from_dotenv: true })
+    }
+
+    fn port(&self, flag: Option<&OsString>) -> Result<u16, ConfigError> {
+        self.given(("--port", flag), &[PORT, PORT_ALIAS]).map_or(Ok(PORT_DEFAULT), |given| given.parsed(values::port))
+    }
+
+    fn host(&self, flag: Option<&OsString>, port: u16) -> Result<IpAddr, ConfigError> {
+        self.given(("--host", flag), &[HOST])
+            .map_or(Ok(Ipv4Addr::LOCALHOST.into()), |given| given.parsed(|text| values::host(text, port)))
+    }
+
+    fn runtime_dir(&self, flag: Option<&OsString>, cwd: &Path) -> Result<PathBuf, ConfigError> {
+        match self.given(("--runtime-dir", flag), &[RUNTIME_DIR]) {
+            Some(given) => Ok(in_folder(cwd, &given.path()?)),
+            None => Ok(in_folder(cwd, Path::new("runtime"))),
+        }
+    }
+
+    /// A comma-separated list; blanks around an item and empty items do not count, and an item counts once.
+    fn list(&self, name: &'static str, item: fn(&str) -> Result<String, String>) -> Result<Vec<String>, ConfigError> {
+        let Some(given) = self.variable(name) else { return Ok(Vec::new()) };
+        let mut list = Vec::new();
+        for text in given.text()?.split(',').map(str::trim).filter(|text| !text.is_empty()) {
+            let value = item(text).map_err(|problem| given.wrong_as(text, problem))?;
+            if !list.contains(&value) {
+                list.push(value);
+            }
+        }
+        Ok(list)
+    }
+}
+
+/// A value that somebody set, with what an error needs to name it.
+struct Given {
+    name: &'static str,
+    value: OsString,
+    from_dotenv: bool,
+}
+
+impl Given {
+    fn text(&self) -> Result<&str, ConfigError> {
+        self.value.to_str().ok_or_else(|| self.wrong("is not UTF-8"))
+    }
+
+    fn parsed<T>(&self, parse: impl FnOnce(&str) -> Result<T, String>) -> Result<T, ConfigError> {
+        parse(self.text()?.trim()).map_err(|problem| self.wrong(problem))
+    }
+
+    fn path(&self) -> Result<PathBuf, ConfigError> {
+        // A flag cannot hold a NUL and a `.env` line with one is refused, but a caller's `env` is not known here.
+        if self.value.as_bytes().contains(&0) { Err(self.wrong("holds a NUL")) } else { Ok(PathBuf::from(&self.value)) }
+    }
+
+    /// `DATABASE_URL`, or the flag, which takes a plain path too.
+    fn database(&self) -> Result<PathBuf, ConfigError> {
+        let bytes = self.value.as_bytes();
+        let has_scheme = values::scheme(&self.value.to_string_lossy()).is_some();
+        if let Some(rest) = bytes.strip_prefix(b"sqlite:") {
+            values::sqlite_path(OsStr::from_bytes(rest)).map_err(|problem| self.wrong(problem))
+        } else if has_scheme || self.name == DATABASE_URL {
+            Err(self.wrong("is not a database this program can use: sqlite:<path> is expected"))
+        } else {
+            self.path()
+        }
+    }
+
+    fn wrong(&self, problem: impl Into<String>) -> ConfigError {
+        self.wrong_as(&self.value.to_string_lossy(), problem)
+    }
+
+    fn wrong_as(&self, shown: &str, problem: impl Into<String>) -> ConfigError {
+        let place = if self.from_dotenv { " (in .env)" } else { "" };
+        // What stands before an @ may be a password, and this text goes to logs.
+        let shown = match shown.rsplit_once('@') {
+            Some((_, after)) => format!("…@{after}"),
+            None => shown.to_owned(),
+        };
+        let value = format!("{}{place}", shown.escape_debug());
+        ConfigError::Value { name: self.name, value, problem: problem.into() }
+    }
+}
+
+/// `path` as seen from `cwd`, without `.` and doubled slashes; `..` stays, since what it means depends on links.
+fn in_folder(cwd: &Path, path: &Path) -> PathBuf {
+    cwd.join(path).components().collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,151 @@
+//! One value each: its text, what is right, and the sentence when it is wrong, to be read after `NAME=value`.
+//!
+//! Level 0, pure.
+
+use std::ffi::OsStr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::{GRACE_S_MAX, LOG_RUN_MB_MAX, PORT_DEFAULT};
+
+pub(super) fn port(text: &str) -> Result<u16, String> {
+    digits(text).and_then(|port| u16::try_from(port).ok()).ok_or_else(|| "is not a port: a number from 0 to 65535".to_owned())
+}
+
+/// The address to listen on. `port` is for the advice only.
+pub(super) fn host(text: &str, port: u16) -> Result<IpAddr, String> {
+    if text.eq_ignore_ascii_case("localhost") {
+        return Ok(Ipv4Addr::LOCALHOST.into());
+    }
+    let address: IpAddr =
+        text.parse().map_err(|_| "is not an address: a number such as 127.0.0.1 or ::1, or localhost".to_owned())?;
+    if address.is_loopback() {
+        return Ok(address);
+    }
+    let port = if port == 0 { PORT_DEFAULT } else { port };
+    Err(format!(
+        "is not of this machine alone: the server listens on loopback only; \
+         from elsewhere reach it with `ssh -L {port}:127.0.0.1:{port} HOST`"
+    ))
+}
+
+/// Seconds from TERM to KILL, 0 to 3600, fractions allowed: the form that the setting and the command line share.
+///
+/// # Errors
+/// What is expected, to be read after the value.
+pub fn grace_from_text(text: &str) -> Result<Duration, String> {
+    let plain = text.chars().all(|c| c.is_ascii_digit() || c == '.');
+    text.parse()
+        .ok()
+        .filter(|seconds| plain && (0.0..=GRACE_S_MAX).contains(seconds))
+        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+        .ok_or_else(|| format!("is not a grace: seconds from 0 to {GRACE_S_MAX}, fractions allowed"))
+}
+
+pub(super) fn megabytes(text: &str, min: u64, max: u64) -> Result<u64, String> {
+    digits(text)
+        .filter(|mb| (min..=max).contains(mb))
+        .ok_or_else(|| format!("is not a size: a whole number of MiB from {min} to {max}"))
+}
+
+/// The room for a run's log, at least one segment.
+pub(super) fn run_megabytes(text: &str, segment_mb: u64) -> Result<u64, String> {
+    megabytes(text, segment_mb, LOG_RUN_MB_MAX).map_err(|problem| format!("{problem}; a segment takes {segment_mb} of them"))
+}
+
+/// A browser's origin, as it would send it.
+pub(super) fn origin(text: &str) -> Result<String, String> {
+    let expected = || "is not an origin: scheme://host[:port] without a path".to_owned();
+    if text.contains('*') {
+        return Err("would let any page of the web control the pipeline: name each origin, scheme://host[:port]".to_owned());
+    }
+    let scheme = scheme(text).ok_or_else(expected)?.to_ascii_lowercase();
+    let authority = text[scheme.len()..].strip_prefix("://").ok_or_else(expected)?;
+    let (host, port) = host_and_port(authority).ok_or_else(expected)?;
+    // A browser leaves a scheme's own port out of the origin it sends (RFC 6454, section 6.2).
+    let port = port.filter(|&port| !matches!((scheme.as_str(), port), ("http", 80) | ("https", 443)));
+    Ok(join_origin(&scheme, &host, port))
+}
+
+/// A name by which a client may call the server.
+pub(super) fn host_name(text: &str) -> Result<String, String> {
+    if text.contains('*') {
+        return Err("would let any name lead to this server, a foreign page's too: name each host".to_owned());
+    }
+    match host_and_port(text) {
+        Some((host, None)) => Ok(host),
+        Some((_, Some(_))) | None => Err("is not a host: a name or an address, without scheme and port".to_owned()),
+    }
+}
+
+/// A server's address as a client is given it, `http://HOST[:PORT]`, without a slash at its end.
+///
+/// # Errors
+/// What is expected, to be read after the value.
+pub fn server_url(text: &str) -> Result<String, String> {
+    let expected = || "is not a server's address: http://HOST[:PORT] without a path".to_owned();
+    if scheme(text).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https")) {
+        return Err("asks for TLS, which this client does not speak: http://HOST[:PORT] is expected".to_owned());
+    }
+    let scheme = scheme(text).filter(|scheme| scheme.eq_ignore_ascii_case("http")).ok_or_else(expected)?;
+    let authority = text[scheme.len()..].strip_prefix("://").ok_or_else(expected)?;
+    let (host, port) = host_and_port(authority.strip_suffix('/').unwrap_or(authority)).ok_or_else(expected)?;
+    Ok(join_origin("http", &host, port))
+}
+
+/// The path of an `sqlite:` URL, given what follows the scheme: `path`, `//path`, or `///absolute/path`.
+pub(super) fn sqlite_path(rest: &OsStr) -> Result<PathBuf, String> {
+    let bytes = rest.as_bytes();
+    let path = bytes.strip_prefix(b"//").unwrap_or(bytes);
+    if path.is_empty() {
+        Err("names no file: sqlite:<path> is expected".to_owned())
+    } else if path == b":memory:" {
+        Err("would forget everything: a file is needed, sqlite:<path>".to_owned())
+    } else if path.contains(&b'?') {
+        Err("has options after a question mark, which are not known here: sqlite:<path> is expected".to_owned())
+    } else if path.contains(&0) {
+        Err("holds a NUL".to_owned())
+    } else {
+        Ok(PathBuf::from(OsStr::from_bytes(path)))
+    }
+}
+
+/// The scheme before a URL's first colon (RFC 3986, section 3.1), if there is one.
+pub(super) fn scheme(text: &str) -> Option<&str> {
+    let (scheme, _) = text.split_once(':')?;
+    let fits = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+        && scheme.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'));
+    fits.then_some(scheme)
+}
+
+/// `host[:port]` with the host in lower case, an IPv6 address in brackets; `None` where it is neither or holds more.
+fn host_and_port(text: &str) -> Option<(String, Option<u16>)> {
+    let (host, port) = if let Some(rest) = text.strip_prefix('[') {
+        let (address, after) = rest.split_once(']')?;
+        let address: Ipv6Addr = address.parse().ok()?;
+        let port = if after.is_empty() { None } else { Some(after.strip_prefix(':')?) };
+        (format!("[{address}]"), port)
+    } else {
+        let (name, port) = text.split_once(':').map_or((text, None), |(name, port)| (name, Some(port)));
+        let is_name = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_'));
+        (is_name.then(|| name.to_ascii_lowercase())?, port)
+    };
+    match port {
+        None => Some((host, None)),
+        Some(port) => Some((host, Some(digits(port).and_then(|port| u16::try_from(port).ok()).filter(|&port| port > 0)?))),
+    }
+}
+
+fn join_origin(scheme: &str, host: &str, port: Option<u16>) -> String {
+    match port {
+        Some(port) => format!("{scheme}://{host}:{port}"),
+        None => format!("{scheme}://{host}"),
+    }
+}
+
+/// A number written in digits only: no sign, no blanks.
+fn digits(text: &str) -> Option<u64> {
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
+}

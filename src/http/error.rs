@@ -1,0 +1,130 @@
+//! Every error as a client sees it: one exhaustive match from causes to status codes and stable words. No endpoint picks a number.
+
+use rouille::Response;
+use serde_json::{Map, Value, json};
+
+use super::head::Broken;
+use crate::pipeline::State;
+use crate::script::ScriptError;
+use crate::store::StoreError;
+use crate::supervisor::ActionError;
+
+/// Why a request was not served.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ApiError {
+    #[error(transparent)]
+    Broken(#[from] Broken),
+    #[error("the body is no JSON: {0}")]
+    NotJson(String),
+    #[error("{0}")]
+    BadBody(String),
+    #[error("args must be a list of strings")]
+    BadArgs,
+    #[error("{0}")]
+    BadQuery(String),
+    #[error("there is no such thing here; GET /api/pipeline tells the state")]
+    NotFound,
+    #[error("there is no run {0}")]
+    NoSuchRun(String),
+    #[error("this is not a method for it; it takes {0}")]
+    MethodNotAllowed(&'static str),
+    #[error("the body must be sent as Content-Type: application/json (curl --json)")]
+    NotSentAsJson,
+    #[error("{0:?} is no name of this server; add it to AUTOAPPDEV_ALLOW_HOST if it should be")]
+    HostNotAllowed(String),
+    #[error("a page of {0:?} may not change anything here; add it to AUTOAPPDEV_ALLOW_ORIGIN if it should")]
+    OriginNotAllowed(String),
+    #[error(transparent)]
+    Action(#[from] ActionError),
+    #[error("the database could not be read")]
+    Store(#[from] StoreError),
+    #[error("the log could not be read")]
+    Log(#[from] std::io::Error),
+}
+
+impl ApiError {
+    /// The status code and the stable word.
+    fn code(&self) -> (u16, &'static str) {
+        match self {
+            Self::Broken(broken) => match broken {
+                Broken::Malformed(_) => (400, "invalid_request"),
+                Broken::HeadTooLarge => (431, "head_too_large"),
+                Broken::TargetTooLong => (414, "uri_too_long"),
+                Broken::BodyTooLarge => (413, "body_too_large"),
+                Broken::TimedOut => (408, "request_timeout"),
+                Broken::NotServed(_) => (501, "not_implemented"),
+                Broken::Fault => (500, "internal"),
+            },
+            Self::NotJson(_) => (400, "invalid_json"),
+            Self::BadBody(_) => (400, "invalid_body"),
+            Self::BadArgs => (400, "args_must_be_list"),
+            Self::BadQuery(_) => (400, "invalid_query"),
+            Self::NotFound | Self::NoSuchRun(_) => (404, "not_found"),
+            Self::MethodNotAllowed(_) => (405, "method_not_allowed"),
+            Self::NotSentAsJson => (415, "unsupported_media_type"),
+            Self::HostNotAllowed(_) => (421, "host_not_allowed"),
+            Self::OriginNotAllowed(_) => (403, "origin_not_allowed"),
+            Self::Action(error) => match error {
+                ActionError::Refused(_) => (409, "invalid_transition"),
+                ActionError::Script(error) => match error {
+                    ScriptError::Unnamed | ScriptError::NotAFile(_) | ScriptError::Unreadable { .. } => (400, "invalid_script"),
+                    ScriptError::BadName { .. } | ScriptError::NotAFolder(_) => (400, "invalid_body"),
+                    ScriptError::NotFound(_) => (404, "script_not_found"),
+                    ScriptError::OutsideRoot { .. } => (400, "script_outside_root"),
+                },
+                ActionError::SpawnFailed { .. } => (422, "spawn_failed"),
+                ActionError::PauseTimeout(_) => (503, "pause_timeout"),
+                ActionError::ResumeFailed(_) => (503, "resume_failed"),
+                ActionError::ShimSilent | ActionError::StillUnderWay(_) | ActionError::Stopping | ActionError::Shim(_) => {
+                    (503, "busy")
+                }
+                ActionError::DiskFull => (507, "disk_full"),
+                ActionError::Store(_) | ActionError::Io(_) => (503, "storage_failed"),
+            },
+            Self::Store(error) if error.is_disk_full() => (507, "disk_full"),
+            Self::Store(_) => (503, "storage_failed"),
+            Self::Log(_) => (503, "storage_failed"),
+        }
+    }
+
+    /// What a client gets. Causes that name paths go to the log instead.
+    pub(super) fn into_response(self) -> Response {
+        let (status, word) = self.code();
+        match &self {
+            Self::Store(cause) => ::log::error!("failed to {cause}"),
+            Self::Log(cause) => ::log::error!("failed to read a log: {cause}"),
+            Self::Action(cause @ (ActionError::Store(_) | ActionError::Io(_))) => ::log::error!("{cause}"),
+            _ => {}
+        }
+        let detail = match &self {
+            Self::Action(ActionError::Store(_)) => "the database did not take it; the server's log has the cause".to_owned(),
+            Self::Action(ActionError::Io(_)) => {
+                "the runtime directory could not be read; the server's log has the cause".to_owned()
+            }
+            other => other.to_string(),
+        };
+        let mut body = Map::new();
+        body.insert("ok".to_owned(), false.into());
+        body.insert("error".to_owned(), word.into());
+        body.insert("detail".to_owned(), detail.into());
+        let mut response_headers = Vec::new();
+        match self {
+            Self::Action(ActionError::Refused(refusal)) => {
+                let from: State = refusal.from;
+                body.insert("from".to_owned(), json!(from));
+                body.insert("action".to_owned(), json!(refusal.action));
+                body.insert("pending".to_owned(), json!(refusal.pending));
+            }
+            Self::Action(ActionError::SpawnFailed { run_id, .. }) => {
+                body.insert("run_id".to_owned(), run_id.into());
+            }
+            Self::MethodNotAllowed(allow) => response_headers.push(("Allow", allow)),
+            _ => {}
+        }
+        let mut response = super::json(&Value::Object(body)).with_status_code(status);
+        for (name, value) in response_headers {
+            response = response.with_unique_header(name, value);
+        }
+        response
+    }
+}

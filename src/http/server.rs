@@ -1,0 +1,228 @@
+//! Who is connected: accepting, the cap on connections, and a stop that ends under load.
+//!
+//! A thread for each connection reads, calls the handler and answers; nobody hands a request from thread to thread. The rest of the
+//! program sees [`Handler`] and rouille's types only.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use rouille::{Request, Response};
+use rustix::event::{PollFd, PollFlags};
+
+use super::connection;
+use super::head::Broken;
+
+/// The most connections at once. When all are taken, the one that has waited longest for its next request gives way.
+const CONNECTIONS_MAX: usize = 512;
+
+/// How long a stop waits for requests that are being answered.
+const STOP_LIMIT: Duration = Duration::from_millis(700);
+
+/// How long accepting rests after it failed for want of descriptors or memory.
+const ACCEPT_REST: Duration = Duration::from_millis(20);
+
+/// The stack of a connection's thread, in bytes: what the deepest JSON and a page of log lines need, many times over.
+const STACK_BYTES: usize = 512 * 1024;
+
+/// What answers requests. The one seam between the sockets and the rest.
+pub trait Handler: Send + Sync + 'static {
+    /// Answers a request. May wait, may panic.
+    fn handle(&self, request: &Request) -> Response;
+    /// Answers what is no request that [`Handler::handle`] may see. `request` is its head where that could be read.
+    fn refuse(&self, broken: &Broken, request: Option<&Request>) -> Response;
+}
+
+/// A server on a listening socket.
+pub struct Server {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    wake: UnixStream,
+    thread: JoinHandle<()>,
+}
+
+/// What the accepting thread and the connections' threads share.
+pub(super) struct Shared {
+    pub(super) handler: Box<dyn Handler>,
+    is_stopping: AtomicBool,
+    open: Mutex<BTreeMap<u64, Slot>>,
+    closed: Condvar,
+}
+
+/// An open connection as others see it.
+struct Slot {
+    stream: Arc<TcpStream>,
+    state: Arc<SlotState>,
+}
+
+/// Since when a connection waits for its next request, in milliseconds since the server began; [`BUSY`] while one is answered.
+struct SlotState {
+    began: Instant,
+    waits_since_ms: AtomicU64,
+}
+
+const BUSY: u64 = u64::MAX;
+
+impl Server {
+    /// Begins to accept on `listener`.
+    pub fn start(listener: TcpListener, handler: Box<dyn Handler>) -> io::Result<Self> {
+        let address = listener.local_addr()?;
+        listener.set_nonblocking(true)?;
+        let (wake, woken) = UnixStream::pair()?;
+        let shared = Arc::new(Shared {
+            handler,
+            is_stopping: AtomicBool::new(false),
+            open: Mutex::new(BTreeMap::new()),
+            closed: Condvar::new(),
+        });
+        let accepting = shared.clone();
+        let thread = thread::Builder::new().name("accept".to_owned()).spawn(move || accept(&accepting, &listener, &woken))?;
+        Ok(Self { address, shared, wake, thread })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Stops: nothing is accepted any more, who waits is let go, and what is being answered gets a moment to end.
+    pub fn stop(self) {
+        self.shared.is_stopping.store(true, Ordering::SeqCst);
+        drop(self.wake);
+        // It has nothing to do but to notice.
+        let _ended = self.thread.join();
+        let deadline = Instant::now() + STOP_LIMIT;
+        let mut open = self.shared.lock();
+        for slot in open.values().filter(|slot| slot.state.waits_since_ms.load(Ordering::SeqCst) != BUSY) {
+            // One that has closed meanwhile is what is wanted.
+            let _closed = slot.stream.shutdown(Shutdown::Both);
+        }
+        while !open.is_empty() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            open = self.shared.closed.wait_timeout(open, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+impl Shared {
+    /// Whether no further request is taken.
+    pub(super) fn is_stopping(&self) -> bool {
+        self.is_stopping.load(Ordering::SeqCst)
+    }
+
+    /// Nothing under this lock can panic half-way through a change.
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Slot>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A connection's own view of its slot: says whether it waits or works.
+pub(super) struct Seat {
+    number: u64,
+    shared: Arc<Shared>,
+    state: Arc<SlotState>,
+}
+
+impl Seat {
+    /// The server.
+    pub(super) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    /// The next request is waited for.
+    pub(super) fn waits(&self) {
+        let since = u64::try_from(self.state.began.elapsed().as_millis()).unwrap_or(BUSY - 1);
+        self.state.waits_since_ms.store(since, Ordering::SeqCst);
+    }
+
+    /// A request has been read and is being answered.
+    pub(super) fn works(&self) {
+        self.state.waits_since_ms.store(BUSY, Ordering::SeqCst);
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.shared.lock().remove(&self.number);
+        self.shared.closed.notify_all();
+    }
+}
+
+fn accept(shared: &Arc<Shared>, listener: &TcpListener, woken: &UnixStream) {
+    let began = Instant::now();
+    let mut number = 0;
+    while !shared.is_stopping() {
+        let mut fds = [PollFd::new(listener, PollFlags::IN), PollFd::new(woken, PollFlags::IN)];
+        if rustix::event::poll(&mut fds, None).is_err() {
+            continue;
+        }
+        loop {
+            match listener.accept() {
+                Ok((stream, from)) => {
+                    number += 1;
+                    if let Err(error) = seat(shared, number, stream, from, began) {
+                        ::log::warn!("a connection could not be served: {error}");
+                        make_room(shared, 0);
+                        thread::sleep(ACCEPT_REST);
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                // The client has gone before we could greet it.
+                Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted) => {}
+                Err(error) => {
+                    ::log::warn!("failed to accept a connection: {error}; the one that has waited longest is closed");
+                    make_room(shared, 0);
+                    thread::sleep(ACCEPT_REST);
+                    break;
+                }
+            }
+            if shared.is_stopping() {
+                return;
+            }
+        }
+    }
+}
+
+fn seat(shared: &Arc<Shared>, number: u64, stream: TcpStream, from: SocketAddr, began: Instant) -> io::Result<()> {
+    stream.set_nonblocking(false)?;
+    // An answer is one write; waiting for more to send would only delay it.
+    stream.set_nodelay(true)?;
+    make_room(shared, CONNECTIONS_MAX);
+    let stream = Arc::new(stream);
+    let state = Arc::new(SlotState { began, waits_since_ms: AtomicU64::new(0) });
+    let seat = Seat { number, shared: shared.clone(), state: state.clone() };
+    seat.waits();
+    shared.lock().insert(number, Slot { stream: stream.clone(), state });
+    // Where the thread cannot be started the closure is dropped, and with it the seat.
+    thread::Builder::new()
+        .name(format!("http-{number}"))
+        .stack_size(STACK_BYTES)
+        .spawn(move || connection::serve(&stream, from, &seat))
+        .map(drop)
+}
+
+/// Closes the connection that has waited longest, when `limit` or more are open.
+fn make_room(shared: &Shared, limit: usize) {
+    let open = shared.lock();
+    if open.len() < limit {
+        return;
+    }
+    let longest = open
+        .values()
+        .map(|slot| (slot.state.waits_since_ms.load(Ordering::SeqCst), slot))
+        .filter(|(since, _)| *since != BUSY)
+        .min_by_key(|(since, _)| *since);
+    if let Some((_, slot)) = longest {
+        // Its thread wakes up from reading and takes its leave; from here on it does not count as waiting.
+        slot.state.waits_since_ms.store(BUSY, Ordering::SeqCst);
+        let _already_closed = slot.stream.shutdown(Shutdown::Both);
+    }
+}

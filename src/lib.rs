@@ -1,0 +1,17 @@
+//! One binary that controls one long-running pipeline script, and never lies about it.
+//!
+//! `ARCHITECTURE.md` is the map. The modules import downwards only, by the levels named there; a test holds them to it.
+
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod http;
+pub mod log;
+pub mod pipeline;
+pub mod process;
+pub mod run_dir;
+pub mod script;
+pub mod serve;
+pub mod shim;
+pub mod store;
+pub mod supervisor;

@@ -1,0 +1,124 @@
+//! Output on disk: records in segments, and readers with cursors.
+//!
+//! Level 1. A position in the log is a byte offset over all runs: a run's log begins where the one before it ended, so a position
+//! grows for ever and is a cursor to seek to. A line's id is the position after its last byte. The shim writes, the server
+//! reads, neither asks the other.
+//!
+//! A record is one line: 24 bytes of time, a space, the stream (`o`, `e`, or `b` for the server's own), `.` or `+`, a space, the
+//! bytes, a newline. `+` says that the text goes on in the next record of that stream: it was longer than a record may be, or
+//! not finished yet when somebody might have wanted to see it. Segments are files named by the position at which they begin.
+
+mod backend;
+mod capture;
+mod reader;
+mod writer;
+
+use crate::clock::{TIMESTAMP_LEN, Timestamp};
+
+pub use backend::{BackendLog, backend_segments};
+pub use capture::LineSplitter;
+pub use reader::{Line, Page, Segment, end_of_log, read_since, read_tail, run_segments, segments_in};
+pub use writer::{Limits, SegmentWriter};
+
+/// The most text that one record holds, in bytes.
+pub const TEXT_MAX: usize = 64 * 1024;
+
+/// The bytes of a record in front of its text.
+const HEAD_LEN: usize = TIMESTAMP_LEN + 4;
+
+/// The most bytes of a record, newline included.
+const RECORD_MAX: usize = HEAD_LEN + TEXT_MAX + 1;
+
+/// Where a line came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stream {
+    /// The pipeline's standard output.
+    Stdout,
+    /// The pipeline's standard error.
+    Stderr,
+    /// The server itself.
+    Backend,
+}
+
+impl Stream {
+    const fn mark(self) -> u8 {
+        match self {
+            Self::Stdout => b'o',
+            Self::Stderr => b'e',
+            Self::Backend => b'b',
+        }
+    }
+
+    const fn from_mark(mark: u8) -> Option<Self> {
+        match mark {
+            b'o' => Some(Self::Stdout),
+            b'e' => Some(Self::Stderr),
+            b'b' => Some(Self::Backend),
+            _ => None,
+        }
+    }
+}
+
+/// Appends one record. `text` holds no newline and at most [`TEXT_MAX`] bytes; `at` is a [`Timestamp`] as text.
+fn push_record(out: &mut Vec<u8>, at: &[u8], stream: Stream, goes_on: bool, text: &[u8]) {
+    debug_assert_eq!(at.len(), TIMESTAMP_LEN);
+    out.extend_from_slice(at);
+    out.extend_from_slice(&[b' ', stream.mark(), if goes_on { b'+' } else { b'.' }, b' ']);
+    out.extend_from_slice(text);
+    out.push(b'\n');
+}
+
+/// A record taken apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Record<'a> {
+    at: Timestamp,
+    stream: Stream,
+    goes_on: bool,
+    text: &'a [u8],
+}
+
+/// Takes a record without its newline apart; `None` when it is none: the file was damaged, or written by somebody else.
+fn parse_record(line: &[u8]) -> Option<Record<'_>> {
+    let (head, text) = line.split_at_checked(HEAD_LEN)?;
+    let at = std::str::from_utf8(&head[..TIMESTAMP_LEN]).ok()?.parse().ok()?;
+    let [b' ', mark, end, b' '] = head[TIMESTAMP_LEN..] else { return None };
+    let goes_on = match end {
+        b'+' => true,
+        b'.' => false,
+        _ => return None,
+    };
+    Some(Record { at, stream: Stream::from_mark(mark)?, goes_on, text })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_reads_as_it_was_written_whatever_its_bytes() {
+        let at = Timestamp::from_unix_ms(1_700_000_000_007);
+        for stream in [Stream::Stdout, Stream::Stderr, Stream::Backend] {
+            for goes_on in [false, true] {
+                for text in [&b""[..], b"hello", b" o. ", b"a\0b\rc\x0c\xff\xfe", "h\u{e9}".as_bytes()] {
+                    let mut out = Vec::new();
+                    push_record(&mut out, at.to_string().as_bytes(), stream, goes_on, text);
+                    let line = out.strip_suffix(b"\n").expect("ends with a newline");
+                    assert_eq!(parse_record(line), Some(Record { at, stream, goes_on, text }));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_record_is_none() {
+        for line in [
+            &b""[..],
+            b"hello",
+            b"2023-11-14T22:13:20.007Z",
+            b"2023-11-14T22:13:20.007Z x. hi",
+            b"2023-11-14T22:13:20.007Z o? hi",
+        ] {
+            assert_eq!(parse_record(line), None);
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! The server's own log: to standard error, and to `backend.log` in the runtime directory, bounded.
+//!
+//! `backend.log` is the newest segment. When it is full it becomes `backend-<position>.log`, and the one that had that kind of
+//! name before goes: at most two files. Behind the facade of the `log` crate.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use super::{Segment, Stream, TEXT_MAX, push_record};
+use crate::clock::{Clock, SystemClock};
+use crate::run_dir::private_file;
+
+/// A file of this size is closed. Two of them are kept at most.
+const BACKEND_FILE_BYTES_MAX: u64 = 1024 * 1024;
+
+const NEWEST: &str = "backend.log";
+
+/// The logger.
+#[derive(Debug)]
+pub struct BackendLog {
+    dir: PathBuf,
+    newest: Mutex<Newest>,
+}
+
+#[derive(Debug)]
+struct Newest {
+    file: File,
+    start: u64,
+    len: u64,
+}
+
+impl BackendLog {
+    /// Opens the log in the runtime directory; what is there is gone on with.
+    pub fn open(dir: &Path) -> io::Result<Self> {
+        let start = backend_segments(dir)?.iter().find(|segment| segment.path.ends_with(NEWEST)).map_or(0, |newest| newest.start);
+        let file = private_file().append(true).open(dir.join(NEWEST))?;
+        let len = file.metadata()?.len();
+        Ok(Self { dir: dir.to_owned(), newest: Mutex::new(Newest { file, start, len }) })
+    }
+
+    /// Makes this the process's logger.
+    pub fn install(self) -> Result<(), log::SetLoggerError> {
+        log::set_boxed_logger(Box::new(self))?;
+        log::set_max_level(log::LevelFilter::Info);
+        Ok(())
+    }
+
+    fn append(&self, at: &str, text: &str) -> io::Result<()> {
+        let mut records = Vec::new();
+        for line in text.split('\n') {
+            let end = line.floor_char_boundary(TEXT_MAX);
+            push_record(&mut records, at.as_bytes(), Stream::Backend, false, &line.as_bytes()[..end]);
+        }
+        // Nothing in here can panic half-way through a change, so a poisoned lock guards whole values.
+        let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        if newest.len >= BACKEND_FILE_BYTES_MAX {
+            for old in backend_segments(&self.dir)?.iter().filter(|segment| !segment.path.ends_with(NEWEST)) {
+                fs::remove_file(&old.path)?;
+            }
+            fs::rename(self.dir.join(NEWEST), self.dir.join(format!("backend-{:020}.log", newest.start)))?;
+            newest.file = private_file().append(true).open(self.dir.join(NEWEST))?;
+            newest.start += newest.len;
+            newest.len = 0;
+        }
+        newest.file.write_all(&records)?;
+        newest.len += records.len() as u64;
+        Ok(())
+    }
+}
+
+impl log::Log for BackendLog {
+    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+        metadata.target().starts_with("autoappdev")
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        if !self.enabled(record.metadata()) {
+            return;
+        }
+        let text = format!("{} {}", record.level(), record.args());
+        let at = SystemClock.now().to_string();
+        // Standard error can be closed, the disk can be full: a server that cannot log goes on serving.
+        let _no_one_to_tell = writeln!(io::stderr().lock(), "{at} {text}");
+        let _no_one_to_tell = self.append(&at, &text);
+    }
+
+    fn flush(&self) {}
+}
+
+/// The segments of the server's own log, in order.
+pub fn backend_segments(dir: &Path) -> io::Result<Vec<Segment>> {
+    let mut segments = Vec::new();
+    let mut newest_start = 0;
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let start =
+            name.strip_prefix("backend-").and_then(|rest| rest.strip_suffix(".log")).and_then(|start| start.parse::<u64>().ok());
+        if let Some(start) = start {
+            newest_start = newest_start.max(start + fs::metadata(&path)?.len());
+            segments.push(Segment { start, path, run_id: None });
+        }
+    }
+    segments.sort_unstable_by_key(|segment| segment.start);
+    let path = dir.join(NEWEST);
+    if path.exists() {
+        segments.push(Segment { start: newest_start, path, run_id: None });
+    }
+    Ok(segments)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::read_since;
+    use super::*;
+    #[test]
+    fn it_is_bounded_and_its_ids_grow_through_rotation_and_restart() {
+        let dir = tempfile::tempdir().expect("a temp folder");
+        let long = "x".repeat(50_000);
+        let mut last = 0;
+        for restart in 0..3 {
+            let opened = BackendLog::open(dir.path()).expect("opens");
+            for n in 0..40 {
+                opened.append("2023-11-14T22:13:20.007Z", &format!("{restart} {n} {long}")).expect("writes");
+                let page = read_since(&backend_segments(dir.path()).expect("a look"), last, 10).expect("reads");
+                assert_eq!(page.lines.len(), 1, "one new line");
+                assert!(page.lines[0].line.starts_with(&format!("{restart} {n} ")));
+                assert!(page.lines[0].id > last);
+                last = page.next;
+            }
+        }
+        let bytes: u64 =
+            fs::read_dir(dir.path()).expect("there").map(|e| e.expect("there").metadata().expect("there").len()).sum();
+        assert!(bytes <= 2 * (BACKEND_FILE_BYTES_MAX + 60_000), "{bytes} bytes");
+    }
+}

@@ -1,0 +1,216 @@
+//! From a stream of bytes to records.
+
+use std::time::Duration;
+
+use super::{Stream, TEXT_MAX, push_record};
+
+/// How long an unfinished line, a prompt or a progress bar, may wait before it is written as far as it goes.
+const UNFINISHED_SHOWN_AFTER: Duration = Duration::from_millis(250);
+
+/// Cuts one stream into lines. Moments are on the boot-time clock.
+#[derive(Debug)]
+pub struct LineSplitter {
+    stream: Stream,
+    /// The beginning of a line whose end has not come, less than [`TEXT_MAX`] bytes.
+    unfinished: Vec<u8>,
+    /// When the first byte of `unfinished` came.
+    since: Duration,
+    /// Whether a part of this line was already written with the mark that it goes on.
+    is_continued: bool,
+}
+
+impl LineSplitter {
+    /// For one stream from its beginning.
+    pub fn new(stream: Stream) -> Self {
+        Self { stream, unfinished: Vec::new(), since: Duration::ZERO, is_continued: false }
+    }
+
+    /// Takes bytes that came at `at` (a timestamp as text; `now` on the boot-time clock) and appends the records that they complete.
+    pub fn push(&mut self, mut bytes: &[u8], at: &[u8], now: Duration, out: &mut Vec<u8>) {
+        while let Some(end) = memchr::memchr(b'\n', bytes) {
+            let line = &bytes[..end];
+            if self.unfinished.is_empty() && line.len() <= TEXT_MAX {
+                push_record(out, at, self.stream, false, line);
+                self.is_continued = false;
+            } else {
+                self.keep(line, at, now, out);
+                self.finish(at, out);
+            }
+            bytes = &bytes[end + 1..];
+        }
+        self.keep(bytes, at, now, out);
+    }
+
+    /// Writes the unfinished line as far as it goes, when it has waited for long enough. A character cut in half waits on.
+    pub fn flush_if_due(&mut self, at: &[u8], now: Duration, out: &mut Vec<u8>) {
+        if self.due_at().is_some_and(|due| due <= now) {
+            let whole = whole_characters(&self.unfinished);
+            if whole > 0 {
+                push_record(out, at, self.stream, true, &self.unfinished[..whole]);
+                self.unfinished.drain(..whole);
+                self.is_continued = true;
+            }
+            self.since = now;
+        }
+    }
+
+    /// When the unfinished line is to be written; `None` while there is none.
+    pub fn due_at(&self) -> Option<Duration> {
+        (!self.unfinished.is_empty()).then(|| self.since + UNFINISHED_SHOWN_AFTER)
+    }
+
+    /// The stream has ended: what is left is the last line, newline or not.
+    pub fn end(&mut self, at: &[u8], out: &mut Vec<u8>) {
+        if !self.unfinished.is_empty() || self.is_continued {
+            self.finish(at, out);
+        }
+    }
+
+    fn keep(&mut self, mut bytes: &[u8], at: &[u8], now: Duration, out: &mut Vec<u8>) {
+        if self.unfinished.is_empty() {
+            self.since = now;
+        }
+        while self.unfinished.len() + bytes.len() > TEXT_MAX {
+            let (now_full, rest) = bytes.split_at(TEXT_MAX - self.unfinished.len());
+            self.unfinished.extend_from_slice(now_full);
+            let whole = whole_characters(&self.unfinished);
+            push_record(out, at, self.stream, true, &self.unfinished[..whole]);
+            self.unfinished.drain(..whole);
+            self.is_continued = true;
+            bytes = rest;
+        }
+        self.unfinished.extend_from_slice(bytes);
+    }
+
+    fn finish(&mut self, at: &[u8], out: &mut Vec<u8>) {
+        push_record(out, at, self.stream, false, &self.unfinished);
+        self.unfinished.clear();
+        self.is_continued = false;
+    }
+}
+
+/// The length of `bytes` without a UTF-8 character at the end that is not all there. Bytes that can't become one are kept.
+fn whole_characters(bytes: &[u8]) -> usize {
+    // A character has at most four bytes; its first one says how many.
+    let tail = bytes.len().saturating_sub(3);
+    let Some(lead) = bytes[tail..].iter().rposition(|&byte| byte & 0b1100_0000 != 0b1000_0000) else { return bytes.len() };
+    let lead = tail + lead;
+    let wanted = match bytes[lead] {
+        0b1100_0000..=0b1101_1111 => 2,
+        0b1110_0000..=0b1110_1111 => 3,
+        0b1111_0000..=0b1111_0111 => 4,
+        _ => 1,
+    };
+    if bytes.len() - lead < wanted { lead } else { bytes.len() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::parse_record;
+    use super::*;
+
+    const AT: &[u8] = b"2023-11-14T22:13:20.007Z";
+
+    fn records(out: &[u8]) -> Vec<(bool, Vec<u8>)> {
+        out.split_inclusive(|&byte| byte == b'\n')
+            .map(|line| {
+                let record = parse_record(line.strip_suffix(b"\n").expect("whole")).expect("a record");
+                (record.goes_on, record.text.to_vec())
+            })
+            .collect()
+    }
+
+    /// The bytes that the records stand for.
+    fn joined(out: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for (goes_on, text) in records(out) {
+            bytes.extend(text);
+            if !goes_on {
+                bytes.push(b'\n');
+            }
+        }
+        bytes
+    }
+
+    #[test]
+    fn cut_anywhere_the_stream_gives_the_same_lines() {
+        let stream = b"one\n\ntwo\0\r\n\xff\xfe h\xc3\xa9llo\nno newline";
+        let mut whole = Vec::new();
+        let mut splitter = LineSplitter::new(Stream::Stdout);
+        splitter.push(stream, AT, Duration::ZERO, &mut whole);
+        splitter.end(AT, &mut whole);
+        assert_eq!(records(&whole).len(), 5);
+        for first in 0..stream.len() {
+            for second in first..stream.len() {
+                let mut out = Vec::new();
+                let mut splitter = LineSplitter::new(Stream::Stdout);
+                for part in [&stream[..first], &stream[first..second], &stream[second..]] {
+                    splitter.push(part, AT, Duration::ZERO, &mut out);
+                }
+                splitter.end(AT, &mut out);
+                assert_eq!(out, whole, "cut at {first} and {second}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_line_longer_than_a_record_goes_on_and_is_whole_again() {
+        for len in [TEXT_MAX - 1, TEXT_MAX, TEXT_MAX + 1, 3 * TEXT_MAX + 5] {
+            for chunk in [1000, 65_536, usize::MAX] {
+                let mut line = vec![b'x'; len];
+                line.push(b'\n');
+                let mut out = Vec::new();
+                let mut splitter = LineSplitter::new(Stream::Stderr);
+                for part in line.chunks(chunk.min(line.len())) {
+                    splitter.push(part, AT, Duration::ZERO, &mut out);
+                }
+                splitter.end(AT, &mut out);
+                assert!(records(&out).iter().all(|(_, text)| text.len() <= TEXT_MAX));
+                assert!(joined(&out) == line, "length {len} in chunks of {chunk}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_character_is_not_cut_in_half() {
+        let mut line = vec![b'x'; TEXT_MAX - 1];
+        line.extend("é\n".bytes());
+        let mut out = Vec::new();
+        LineSplitter::new(Stream::Stdout).push(&line, AT, Duration::ZERO, &mut out);
+        for (_, text) in records(&out) {
+            std::str::from_utf8(&text).expect("whole characters");
+        }
+        assert!(joined(&out) == line);
+        for (bytes, whole) in [
+            (&b"ab\xc3"[..], 2),
+            (b"ab\xe2\x82", 2),
+            (b"\xf0\x9f\x92", 0),
+            (b"ab\xc3\xa9", 4),
+            (b"\x80\x80\x80\x80", 4),
+            (b"", 0),
+        ] {
+            assert_eq!(whole_characters(bytes), whole, "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn a_prompt_shows_after_its_wait_and_the_line_is_whole_in_the_end() {
+        let ms = Duration::from_millis;
+        let mut out = Vec::new();
+        let mut splitter = LineSplitter::new(Stream::Stdout);
+        splitter.push(b"Name? \xc3", AT, ms(1_000), &mut out);
+        assert_eq!(splitter.due_at(), Some(ms(1_250)));
+        splitter.flush_if_due(AT, ms(1_249), &mut out);
+        assert!(out.is_empty());
+        splitter.flush_if_due(AT, ms(1_250), &mut out);
+        assert_eq!(records(&out), [(true, b"Name? ".to_vec())], "half a character waits");
+        splitter.push(b"\xa9\n", AT, ms(1_300), &mut out);
+        assert_eq!(joined(&out), "Name? é\n".as_bytes());
+        assert_eq!(splitter.due_at(), None);
+
+        splitter.push(b"bye", AT, ms(2_000), &mut out);
+        splitter.flush_if_due(AT, ms(3_000), &mut out);
+        splitter.end(AT, &mut out);
+        assert_eq!(joined(&out), "Name? é\nbye\n".as_bytes(), "the end closes a line that was shown in part");
+    }
+}

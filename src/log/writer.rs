@@ -1,0 +1,196 @@
+//! Appends records to segments, within limits.
+//!
+//! If killed while writing: the last record is torn; readers see where it breaks off. If the disk is full: whole records are dropped,
+//! counted, and a record says how many as soon as there is room.
+
+use std::collections::VecDeque;
+use std::fs::{self, File};
+use std::io::{self, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use super::{Stream, push_record};
+use crate::run_dir::private_file;
+
+/// How much a run's log may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// A segment that has grown to this many bytes is closed.
+    pub segment_bytes: u64,
+    /// Above this many bytes in all the oldest segment goes; the newest always stays.
+    pub run_bytes: u64,
+}
+
+/// The one writer of a run's log.
+#[derive(Debug)]
+pub struct SegmentWriter {
+    dir: PathBuf,
+    limits: Limits,
+    /// Begin and length of the closed segments, oldest first.
+    closed: VecDeque<(u64, u64)>,
+    start: u64,
+    len: u64,
+    file: File,
+    /// Records that found no room since the last that did.
+    lost: u64,
+}
+
+impl SegmentWriter {
+    /// Begins the log in `dir` at position `start`.
+    pub fn create(dir: &Path, start: u64, limits: Limits) -> io::Result<Self> {
+        let file = private_file().create_new(true).open(dir.join(segment_name(start)))?;
+        Ok(Self { dir: dir.to_owned(), limits, closed: VecDeque::new(), start, len: 0, file, lost: 0 })
+    }
+
+    /// The position after the last byte.
+    pub fn position(&self) -> u64 {
+        self.start + self.len
+    }
+
+    /// Writes whole records, as [`super::LineSplitter`] makes them; `at` is now as text. On an error nothing of them is in the log and they are
+    /// counted as lost; the error is for the caller's information.
+    pub fn write(&mut self, records: &[u8], at: &[u8]) -> io::Result<()> {
+        if records.is_empty() {
+            return Ok(());
+        }
+        let written = self.try_write(records, at);
+        if written.is_err() {
+            self.lost += memchr::memchr_iter(b'\n', records).count() as u64;
+        }
+        written
+    }
+
+    /// Whether records were lost that the log does not tell of yet.
+    pub fn has_unreported_loss(&self) -> bool {
+        self.lost > 0
+    }
+
+    /// Tries to write down how many records were lost.
+    pub fn report_loss(&mut self, at: &[u8]) -> io::Result<()> {
+        if self.lost > 0 {
+            let mut mark = Vec::new();
+            let text = format!("[autoappdev: {} lines lost here: they could not be written to the disk]", self.lost);
+            push_record(&mut mark, at, Stream::Stderr, false, text.as_bytes());
+            self.append(&mark)?;
+            self.lost = 0;
+        }
+        Ok(())
+    }
+
+    fn try_write(&mut self, records: &[u8], at: &[u8]) -> io::Result<()> {
+        if self.len >= self.limits.segment_bytes {
+            self.rotate()?;
+        }
+        self.report_loss(at)?;
+        self.append(records)
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match self.file.write_all(bytes) {
+            Ok(()) => {
+                self.len += bytes.len() as u64;
+                Ok(())
+            }
+            Err(error) => {
+                // Half a record must not stay: the next one would be glued to it.
+                self.file.set_len(self.len)?;
+                self.file.seek(SeekFrom::Start(self.len))?;
+                Err(error)
+            }
+        }
+    }
+
+    fn rotate(&mut self) -> io::Result<()> {
+        let start = self.position();
+        let next = private_file().create_new(true).open(self.dir.join(segment_name(start)));
+        match next {
+            Ok(file) => self.file = file,
+            Err(error) => {
+                // On a full disk room may be made by what is due to go anyway; then the next write tries again.
+                self.drop_oldest();
+                return Err(error);
+            }
+        }
+        self.closed.push_back((self.start, self.len));
+        self.start = start;
+        self.len = 0;
+        self.drop_oldest();
+        Ok(())
+    }
+
+    fn drop_oldest(&mut self) {
+        let mut total: u64 = self.closed.iter().map(|(_, len)| len).sum::<u64>() + self.len;
+        // The newest segment may grow up to its limit before the next look.
+        while total + self.limits.segment_bytes > self.limits.run_bytes {
+            let Some((start, len)) = self.closed.pop_front() else { break };
+            // One that cannot be removed is not counted again: the next look would find no other answer.
+            let _already_gone_or_stuck = fs::remove_file(self.dir.join(segment_name(start)));
+            total -= len;
+        }
+    }
+}
+
+/// Twenty digits hold every position, so names sort like positions.
+pub(super) fn segment_name(start: u64) -> String {
+    format!("{start:020}.log")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{read_since, segments_in};
+    use super::*;
+
+    const AT: &[u8] = b"2023-11-14T22:13:20.007Z";
+
+    fn record(text: &str) -> Vec<u8> {
+        let mut out = Vec::new();
+        push_record(&mut out, AT, Stream::Stdout, false, text.as_bytes());
+        out
+    }
+
+    #[test]
+    fn segments_follow_each_other_and_the_oldest_go() {
+        let dir = tempfile::tempdir().expect("a temp folder");
+        let limits = Limits { segment_bytes: 1_000, run_bytes: 4_000 };
+        let mut writer = SegmentWriter::create(dir.path(), 5_000, limits).expect("creates");
+        let mut sum = 5_000;
+        for n in 0..1_000 {
+            let record = record(&format!("line {n}"));
+            writer.write(&record, AT).expect("writes");
+            sum += record.len() as u64;
+            let on_disk: u64 = fs::read_dir(dir.path())
+                .expect("there")
+                .map(|entry| entry.expect("there").metadata().expect("there").len())
+                .sum();
+            assert!(on_disk <= limits.run_bytes + 100, "{on_disk} bytes on disk");
+        }
+        assert_eq!(writer.position(), sum);
+        let segments = segments_in(dir.path(), None).expect("a look");
+        let page = read_since(&segments, 0, 10_000).expect("reads");
+        assert!(page.first > 5_000);
+        assert_eq!(page.lines.last().expect("lines").line, "line 999");
+        assert_eq!(page.next, sum);
+        let numbers: Vec<u32> = page.lines.iter().map(|line| line.line[5..].parse().expect("a number")).collect();
+        assert!(numbers.windows(2).all(|pair| pair[0] + 1 == pair[1]), "no gap after the first kept line");
+    }
+
+    #[test]
+    fn what_finds_no_room_is_counted_and_said() {
+        // /dev/full fails every write with ENOSPC; set_len on it fails too, as on no real disk, so the segment is swapped below the writer.
+        let dir = tempfile::tempdir().expect("a temp folder");
+        let mut writer =
+            SegmentWriter::create(dir.path(), 0, Limits { segment_bytes: 1_000, run_bytes: 4_000 }).expect("creates");
+        writer.write(&record("before"), AT).expect("writes");
+        let real = std::mem::replace(&mut writer.file, File::options().write(true).open("/dev/full").expect("there"));
+        let mut two = record("lost 1");
+        two.extend(record("lost 2"));
+        assert!(writer.write(&two, AT).is_err());
+        assert!(writer.write(&record("lost 3"), AT).is_err());
+        assert!(writer.has_unreported_loss());
+        writer.file = real;
+        writer.write(&record("after"), AT).expect("writes");
+        assert!(!writer.has_unreported_loss());
+        let page = read_since(&segments_in(dir.path(), None).expect("a look"), 0, 100).expect("reads");
+        let lines: Vec<&str> = page.lines.iter().map(|line| line.line.as_str()).collect();
+        assert_eq!(lines, ["before", "[autoappdev: 3 lines lost here: they could not be written to the disk]", "after"]);
+    }
+}

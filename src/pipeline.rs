@@ -1,0 +1,427 @@
+//! The words and the rules: what a pipeline can be, what may be asked of it, what can be seen of it, and what follows.
+//!
+//! Level 0, pure: no I/O, no clock. Every rule of the life cycle stands here once; the server, the page and the command line
+//! ask this file. The matches are exhaustive on purpose: a new word does not compile until every rule has said what it means.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Timestamp;
+
+/// Declares a closed set of words: an enum, its texts in one place, and the way back.
+macro_rules! words {
+    ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident = $text:literal),+ $(,)? }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        pub enum $name { $($(#[$doc])* #[serde(rename = $text)] $variant),+ }
+
+        impl $name {
+            /// Every word of the set, in order of declaration.
+            pub const ALL: &[Self] = &[$(Self::$variant),+];
+
+            /// The word as it is stored and sent.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text),+ }
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result { f.pad(self.as_str()) }
+        }
+
+        impl std::str::FromStr for $name {
+            type Err = UnknownWord;
+            fn from_str(text: &str) -> Result<Self, UnknownWord> {
+                Self::ALL.iter().copied().find(|word| word.as_str() == text)
+                    .ok_or_else(|| UnknownWord { set: stringify!($name), text: text.to_owned() })
+            }
+        }
+    };
+}
+
+/// A stored or sent text that is none of the set's words: written by a newer version, or damaged.
+#[derive(Debug, thiserror::Error)]
+#[error("{text:?} is no {set} this version knows; it was written by a newer version or is damaged")]
+pub struct UnknownWord {
+    /// The set that was expected.
+    pub set: &'static str,
+    /// What stood there.
+    pub text: String,
+}
+
+words! {
+    /// What the pipeline is.
+    State {
+        /// No process of it is alive.
+        Stopped = "stopped",
+        /// At least its leader is alive and not stopped by a signal.
+        Running = "running",
+        /// Every process of its tree is stopped by a signal.
+        Paused = "paused",
+    }
+}
+
+words! {
+    /// What a client asks.
+    Action {
+        /// Begin a run.
+        Start = "start",
+        /// Stop every process of the tree where it stands.
+        Pause = "pause",
+        /// Let every process of the tree go on.
+        Resume = "resume",
+        /// End the run: TERM, grace, KILL.
+        Stop = "stop",
+    }
+}
+
+words! {
+    /// How a run stands, or how it ended.
+    RunStatus {
+        /// Committed, not yet seen to run.
+        Starting = "starting",
+        /// Seen to run.
+        Running = "running",
+        /// Seen to be paused.
+        Paused = "paused",
+        /// Ended by itself with exit code 0.
+        Completed = "completed",
+        /// Ended by itself with another code or by a signal, or never came to life.
+        Failed = "failed",
+        /// Ended because it was asked to, whatever the exit.
+        Stopped = "stopped",
+        /// Nobody can know how it ended.
+        Lost = "lost",
+    }
+}
+
+impl RunStatus {
+    /// Whether the run has not ended as far as this status tells.
+    pub const fn is_live(self) -> bool {
+        match self {
+            Self::Starting | Self::Running | Self::Paused => true,
+            Self::Completed | Self::Failed | Self::Stopped | Self::Lost => false,
+        }
+    }
+}
+
+words! {
+    /// What made a transition happen.
+    Cause {
+        /// A client's action.
+        Request = "request",
+        /// Somebody else's signal.
+        Outside = "outside",
+        /// The pipeline ended by itself.
+        Exit = "exit",
+        /// A server that looked again after the shim or the machine had died.
+        Recovery = "recovery",
+    }
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Exit {
+    /// By itself, with this exit code.
+    Code(i32),
+    /// By this signal's number.
+    Signal(i32),
+}
+
+/// What the shim saw happen. The journal holds them numbered; only facts change state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "fact", rename_all = "snake_case")]
+pub enum Fact {
+    /// The pipeline's leader runs.
+    Spawned {
+        /// Its process id, also its session and process group.
+        pid: u32,
+        /// Its start time in clock ticks since boot (`proc_pid_stat(5)`, field 22), which makes the pid an identity.
+        start_ticks: u64,
+    },
+    /// Every process of the tree was looked at and is stopped.
+    Paused {
+        /// A client, or somebody's SIGSTOP.
+        cause: Cause,
+    },
+    /// The tree runs again.
+    Resumed {
+        /// A client, or somebody's SIGCONT.
+        cause: Cause,
+        /// Milliseconds that this run has been paused in all.
+        paused_ms: u64,
+    },
+    /// TERM was sent; KILL follows after the grace.
+    Stopping {
+        /// The grace in milliseconds.
+        grace_ms: u64,
+    },
+    /// No process of the tree is alive any more.
+    Exited {
+        /// How the leader ended.
+        exit: Exit,
+        /// Whether a stop had been asked for before the leader ended.
+        asked: bool,
+        /// Milliseconds that this run has been paused in all.
+        paused_ms: u64,
+        /// The position in the log after its last byte.
+        log_end: u64,
+    },
+    /// What the tree used, known only after everything was reaped; follows `exited`.
+    Usage {
+        /// CPU time in user mode, in milliseconds, of every process of the tree.
+        cpu_user_ms: u64,
+        /// CPU time in the kernel, in milliseconds, of every process of the tree.
+        cpu_system_ms: u64,
+        /// The largest resident set of any process of the tree, in KiB.
+        max_rss_kb: u64,
+    },
+    /// The pipeline never came to life.
+    SpawnFailed {
+        /// Why, for people.
+        error: String,
+    },
+    /// Written by a newer shim; kept in the history, changes nothing here.
+    #[serde(other)]
+    Unknown,
+}
+
+impl Fact {
+    /// The fact's word in the journal and the history.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Spawned { .. } => "spawned",
+            Self::Paused { .. } => "paused",
+            Self::Resumed { .. } => "resumed",
+            Self::Stopping { .. } => "stopping",
+            Self::Exited { .. } => "exited",
+            Self::Usage { .. } => "usage",
+            Self::SpawnFailed { .. } => "spawn_failed",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    /// Whether the run is over once this fact is known.
+    pub const fn is_end(&self) -> bool {
+        match self {
+            Self::Exited { .. } | Self::SpawnFailed { .. } => true,
+            Self::Spawned { .. }
+            | Self::Paused { .. }
+            | Self::Resumed { .. }
+            | Self::Stopping { .. }
+            | Self::Usage { .. }
+            | Self::Unknown => false,
+        }
+    }
+}
+
+/// One line of a journal: a fact, its number in the run, and its moment on both clocks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// 1 for the run's first fact, then one more each.
+    pub seq: u64,
+    /// The wall clock, never before the entry that precedes it.
+    pub at: Timestamp,
+    /// The boot-time clock in milliseconds.
+    pub boot_ms: u64,
+    /// What was seen.
+    #[serde(flatten)]
+    pub fact: Fact,
+}
+
+/// An action under way. Moments are on the boot-time clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pending {
+    /// The run is committed, its shim not yet heard.
+    Start,
+    /// The shim is stopping the tree.
+    Pause,
+    /// The shim is continuing the tree.
+    Resume,
+    /// TERM is out.
+    Stop {
+        /// When KILL follows.
+        kill_at: Duration,
+    },
+}
+
+impl Pending {
+    /// The action's word.
+    pub const fn action(self) -> Action {
+        match self {
+            Self::Start => Action::Start,
+            Self::Pause => Action::Pause,
+            Self::Resume => Action::Resume,
+            Self::Stop { .. } => Action::Stop,
+        }
+    }
+}
+
+/// An action that the state does not allow: an answer, not a fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// What the pipeline was.
+    pub from: State,
+    /// What was asked.
+    pub action: Action,
+    /// What was under way and stood in the way.
+    pub pending: Option<Action>,
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.pending {
+            None => write!(f, "cannot {} when {}", self.action, self.from),
+            Some(pending) => write!(f, "cannot {} while {pending} is under way", self.action),
+        }
+    }
+}
+
+/// What an allowed action makes the supervisor do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Commit a run and launch its shim.
+    Launch,
+    /// Tell the shim to pause.
+    Pause,
+    /// Tell the shim to resume.
+    Resume,
+    /// Tell the shim to stop; an action that is still pending is given up for it.
+    Stop,
+    /// Tell the shim that the stop under way has less time.
+    Hasten,
+}
+
+/// Whether `action` may be taken, and what it means. `kill_at` is when a stop asked for now would kill; no other action reads it.
+pub fn decide(state: State, pending: Option<Pending>, action: Action, kill_at: Duration) -> Result<Step, Refusal> {
+    let refused = Err(Refusal { from: state, action, pending: pending.map(Pending::action) });
+    match pending {
+        None => match (state, action) {
+            (State::Stopped, Action::Start) => Ok(Step::Launch),
+            (State::Stopped, Action::Pause | Action::Resume | Action::Stop) => refused,
+            (State::Running, Action::Pause) => Ok(Step::Pause),
+            (State::Running, Action::Stop) => Ok(Step::Stop),
+            (State::Running, Action::Start | Action::Resume) => refused,
+            (State::Paused, Action::Resume) => Ok(Step::Resume),
+            (State::Paused, Action::Stop) => Ok(Step::Stop),
+            (State::Paused, Action::Start | Action::Pause) => refused,
+        },
+        Some(Pending::Start) => match action {
+            Action::Start | Action::Pause | Action::Resume | Action::Stop => refused,
+        },
+        Some(Pending::Pause | Pending::Resume) => match action {
+            Action::Stop => Ok(Step::Stop),
+            Action::Start | Action::Pause | Action::Resume => refused,
+        },
+        Some(Pending::Stop { kill_at: before }) => match action {
+            Action::Stop if kill_at < before => Ok(Step::Hasten),
+            Action::Stop | Action::Start | Action::Pause | Action::Resume => refused,
+        },
+    }
+}
+
+/// The actions that would not be refused now; a stop counts when one with the shortest grace would not.
+pub fn allowed(state: State, pending: Option<Pending>) -> Vec<Action> {
+    Action::ALL.iter().copied().filter(|&action| decide(state, pending, action, Duration::ZERO).is_ok()).collect()
+}
+
+/// A change of state that a fact brings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transition {
+    /// What the pipeline was.
+    pub from: State,
+    /// What it is.
+    pub to: State,
+    /// How its run stands now.
+    pub status: RunStatus,
+    /// What made it happen.
+    pub cause: Cause,
+}
+
+/// What `fact` means for a pipeline that was `from`; `None` where it changes nothing and is only history.
+pub fn observe(from: State, fact: &Fact) -> Option<Transition> {
+    let change = |to, status, cause| Some(Transition { from, to, status, cause });
+    match (from, fact) {
+        (State::Stopped, Fact::Spawned { .. }) => change(State::Running, RunStatus::Running, Cause::Request),
+        (State::Stopped, Fact::SpawnFailed { .. }) => change(State::Stopped, RunStatus::Failed, Cause::Request),
+        (State::Running, Fact::Paused { cause }) => change(State::Paused, RunStatus::Paused, *cause),
+        (State::Paused, Fact::Resumed { cause, .. }) => change(State::Running, RunStatus::Running, *cause),
+        (State::Running | State::Paused, Fact::Exited { exit, asked, .. }) => {
+            let cause = if *asked { Cause::Request } else { Cause::Exit };
+            change(State::Stopped, outcome(*exit, *asked), cause)
+        }
+        (State::Running | State::Paused, Fact::Spawned { .. } | Fact::SpawnFailed { .. })
+        | (State::Stopped | State::Paused, Fact::Paused { .. })
+        | (State::Stopped | State::Running, Fact::Resumed { .. })
+        | (State::Stopped, Fact::Exited { .. })
+        | (State::Stopped | State::Running | State::Paused, Fact::Stopping { .. } | Fact::Usage { .. } | Fact::Unknown) => None,
+    }
+}
+
+/// How a run ended: `stopped` when it was asked to, whatever the exit; otherwise the exit decides.
+pub const fn outcome(exit: Exit, asked: bool) -> RunStatus {
+    match (asked, exit) {
+        (true, Exit::Code(_) | Exit::Signal(_)) => RunStatus::Stopped,
+        (false, Exit::Code(0)) => RunStatus::Completed,
+        (false, Exit::Code(_) | Exit::Signal(_)) => RunStatus::Failed,
+    }
+}
+
+/// What a look at a run's directory found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// The lock is held: its shim is alive.
+    ShimAlive,
+    /// Nobody holds the lock, and no journal was ever begun.
+    NeverBegan,
+    /// Nobody holds the lock, and the journal says how it ended.
+    Ended,
+    /// Nobody holds the lock, and the journal says no end.
+    Vanished {
+        /// Whether the journal was begun since this machine's last boot.
+        same_boot: bool,
+    },
+}
+
+/// What to do about a run at boot, or after its shim's connection broke.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Plan {
+    /// It has ended and that is recorded.
+    Nothing,
+    /// Connect to the shim, record the facts missed, go on.
+    Adopt,
+    /// Record what the journal holds; its last fact is the end.
+    RecordEnd,
+    /// Record what the journal holds; kill what still carries the run's cookie; the run is lost, now.
+    KillAndLose,
+    /// Record what the journal holds; the run is lost, since its last fact: the machine went down.
+    Lose,
+    /// The run never came to life.
+    FailSpawn,
+}
+
+/// The boot table: the stored run's status against what was found.
+pub const fn recover(stored: RunStatus, found: Found) -> Plan {
+    match stored {
+        RunStatus::Completed | RunStatus::Failed | RunStatus::Stopped | RunStatus::Lost => Plan::Nothing,
+        RunStatus::Starting => match found {
+            Found::ShimAlive => Plan::Adopt,
+            Found::NeverBegan => Plan::FailSpawn,
+            Found::Ended => Plan::RecordEnd,
+            Found::Vanished { same_boot: true } => Plan::KillAndLose,
+            Found::Vanished { same_boot: false } => Plan::Lose,
+        },
+        RunStatus::Running | RunStatus::Paused => match found {
+            Found::ShimAlive => Plan::Adopt,
+            Found::Ended => Plan::RecordEnd,
+            // It did run once, so a directory without a journal was emptied by somebody: what it left may still be alive.
+            Found::NeverBegan | Found::Vanished { same_boot: true } => Plan::KillAndLose,
+            Found::Vanished { same_boot: false } => Plan::Lose,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {}

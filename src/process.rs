@@ -1,0 +1,243 @@
+//! The kernel's side: who lives, in what state, signals by identity, waiting, reaping.
+//!
+//! Level 1. The one file that may hold `unsafe`: one block, so that the pipeline's leader begins a session of its own. Never
+//! decides anything. Called by the shim (everything), the supervisor (recovery) and the tests.
+
+mod stat;
+mod tree;
+
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command};
+
+use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
+
+use crate::pipeline::Exit;
+
+pub use stat::{ProcState, Stat, read_stat};
+pub use tree::{children_of, descendants};
+
+/// A process that no other can be mistaken for within one boot: a pid is used again, a pid with its start time is not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Identity {
+    /// The process id.
+    pub pid: u32,
+    /// Start time in clock ticks since boot (`proc_pid_stat(5)`, field 22).
+    pub start_ticks: u64,
+}
+
+/// The id that the kernel drew at this boot (`random(4)`, `/proc/sys/kernel/random/boot_id`).
+pub fn boot_id() -> io::Result<String> {
+    Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
+}
+
+/// Makes this process the one that inherits every orphan of its tree (`PR_SET_CHILD_SUBREAPER(2const)`).
+pub fn adopt_orphans() -> io::Result<()> {
+    Ok(rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?)
+}
+
+/// Leaves the caller's session and terminal. Fails in a process-group leader (`setsid(2)`).
+pub fn begin_session() -> io::Result<()> {
+    rustix::process::setsid()?;
+    Ok(())
+}
+
+/// Spawns `command` as the leader of a session of its own. When this returns, the child is in it and has executed its program: an
+/// error of either comes back here.
+pub fn spawn_in_session(command: &mut Command) -> io::Result<Child> {
+    #[expect(unsafe_code, reason = "nothing safe in std makes a child begin a session")]
+    // SAFETY: setsid(2) is async-signal-safe, and the closure neither allocates nor touches memory of the parent.
+    unsafe {
+        command.pre_exec(begin_session);
+    }
+    command.spawn()
+}
+
+/// Sends `signal` to exactly this process. `Ok(false)` when it is gone (a zombie counts as there).
+///
+/// The descriptor pins the process; the start time read after that tells whether it is the one that was meant.
+pub fn signal(target: Identity, signal: Signal) -> io::Result<bool> {
+    let gone = |error: &io::Error| {
+        matches!(error.raw_os_error(), Some(code) if code == rustix::io::Errno::SRCH.raw_os_error())
+            || error.kind() == io::ErrorKind::NotFound
+    };
+    let sent = (|| {
+        let pidfd = rustix::process::pidfd_open(raw_pid(target.pid)?, PidfdFlags::empty())?;
+        if read_stat(target.pid)?.identity != target {
+            return Ok(false);
+        }
+        rustix::process::pidfd_send_signal(pidfd, signal)?;
+        Ok(true)
+    })();
+    match sent {
+        Err(error) if gone(&error) => Ok(false),
+        other => other,
+    }
+}
+
+/// How our child `pid` ended, without reaping it: its pid stays its own. `None` while it has not.
+pub fn peek_exit(pid: u32) -> io::Result<Option<Exit>> {
+    wait(pid, WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT)
+}
+
+/// Takes our child `pid`, which has ended, out of the process table. `None` when it has not ended yet.
+pub fn reap(pid: u32) -> io::Result<Option<Exit>> {
+    wait(pid, WaitIdOptions::EXITED | WaitIdOptions::NOHANG)
+}
+
+fn wait(pid: u32, options: WaitIdOptions) -> io::Result<Option<Exit>> {
+    let Some(status) = rustix::process::waitid(WaitId::Pid(raw_pid(pid)?), options)? else {
+        return Ok(None);
+    };
+    Ok(match (status.exit_status(), status.terminating_signal()) {
+        (Some(code), _) => Some(Exit::Code(code)),
+        (None, Some(signal)) => Some(Exit::Signal(signal)),
+        (None, None) => None,
+    })
+}
+
+/// Reaps every child of this process that has ended, except `keep`.
+pub fn reap_all_but(keep: Option<u32>) {
+    let me = std::process::id();
+    // A child that vanishes between the list and the look was reaped by nobody else than us, so errors only mean "not there".
+    for pid in children_of(me).unwrap_or_default() {
+        if Some(pid) != keep && read_stat(pid).is_ok_and(|stat| stat.is_zombie) {
+            let _not_ended_yet = reap(pid);
+        }
+    }
+}
+
+/// What every reaped child of this process used in all.
+#[derive(Clone, Copy, Debug)]
+pub struct ChildrenUsage {
+    /// CPU time in user mode, in milliseconds.
+    pub cpu_user_ms: u64,
+    /// CPU time in the kernel, in milliseconds.
+    pub cpu_system_ms: u64,
+    /// The largest resident set among them, in KiB.
+    pub max_rss_kb: u64,
+}
+
+/// Reads [`ChildrenUsage`] (`getrusage(2)`, `RUSAGE_CHILDREN`): covers what was reaped, and what those had reaped.
+pub fn usage_of_children() -> io::Result<ChildrenUsage> {
+    let usage = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_CHILDREN)?;
+    let ms = |time: nix::sys::time::TimeVal| {
+        u64::try_from(time.tv_sec()).unwrap_or(0) * 1000 + u64::try_from(time.tv_usec()).unwrap_or(0) / 1000
+    };
+    Ok(ChildrenUsage {
+        cpu_user_ms: ms(usage.user_time()),
+        cpu_system_ms: ms(usage.system_time()),
+        max_rss_kb: u64::try_from(usage.max_rss()).unwrap_or(0),
+    })
+}
+
+/// Every live process, this one excepted, whose environment holds each of `cookie`'s `NAME=value` texts. Processes whose
+/// environment may not be read are not ours.
+pub fn carriers(cookie: &[Vec<u8>]) -> io::Result<Vec<Identity>> {
+    let me = std::process::id();
+    let mut found = Vec::new();
+    for pid in tree::all_pids()? {
+        if pid == me {
+            continue;
+        }
+        // A process can end at any point of this look: then it carries nothing.
+        let Ok(environment) = fs::read(format!("/proc/{pid}/environ")) else { continue };
+        let carries = |wanted: &Vec<u8>| environment.split(|&byte| byte == 0).any(|entry| entry == wanted);
+        if !cookie.is_empty()
+            && cookie.iter().all(carries)
+            && let Ok(stat) = read_stat(pid)
+            && stat.state != ProcState::Dead
+        {
+            found.push(stat.identity);
+        }
+    }
+    Ok(found)
+}
+
+/// The `NAME=value` text of an environment entry, as bytes.
+pub fn environment_entry(name: &str, value: &Path) -> Vec<u8> {
+    let mut entry = name.as_bytes().to_vec();
+    entry.push(b'=');
+    entry.extend_from_slice(value.as_os_str().as_bytes());
+    entry
+}
+
+fn raw_pid(pid: u32) -> io::Result<Pid> {
+    i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::{Duration, Instant};
+
+    /// Waits for a condition, never for time to pass.
+    fn until(what: &str, mut holds: impl FnMut() -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !holds() {
+            assert!(Instant::now() < deadline, "never came true: {what}");
+            std::thread::yield_now();
+        }
+    }
+
+    fn sleeper() -> (Child, Identity) {
+        let child = Command::new("sleep").arg("600").spawn().expect("sleep is everywhere");
+        let identity = read_stat(child.id()).expect("it lives").identity;
+        (child, identity)
+    }
+
+    #[test]
+    fn a_signal_reaches_the_process_that_was_meant_and_no_other() {
+        let (mut child, identity) = sleeper();
+        let stranger = Identity { start_ticks: identity.start_ticks + 1, ..identity };
+        assert!(!signal(stranger, Signal::KILL).expect("a look"), "a recycled pid is a stranger");
+        assert_eq!(peek_exit(child.id()).expect("our child"), None);
+
+        assert!(signal(identity, Signal::STOP).expect("our child"));
+        until("stopped", || read_stat(identity.pid).is_ok_and(|stat| stat.state == ProcState::Stopped));
+        assert!(signal(identity, Signal::KILL).expect("our child"));
+        until("ended", || peek_exit(identity.pid).expect("our child").is_some());
+        assert_eq!(peek_exit(identity.pid).expect("a look does not reap"), Some(Exit::Signal(9)));
+        child.wait().expect("still there to reap");
+        assert!(!signal(identity, Signal::KILL).expect("gone is no error"));
+    }
+
+    #[test]
+    fn a_spawned_leader_is_in_its_own_session() {
+        let mut child = spawn_in_session(Command::new("sleep").arg("600")).expect("spawns");
+        let stat = read_stat(child.id()).expect("it lives");
+        assert_eq!(stat.session, child.id());
+        assert_eq!(stat.ppid, std::process::id());
+        child.kill().expect("our child");
+        child.wait().expect("our child");
+    }
+
+    #[test]
+    fn what_cannot_be_executed_is_an_error_of_the_spawn() {
+        let error = spawn_in_session(&mut Command::new("/nonexistent/program")).expect_err("nothing there");
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn a_cookie_finds_its_carriers_only() {
+        let mark = format!("{}-{:?}", std::process::id(), std::thread::current().id());
+        let mut child = Command::new("sleep").arg("600").env("AUTOAPPDEV_TEST_COOKIE", &mark).spawn().expect("spawns");
+        let entry = environment_entry("AUTOAPPDEV_TEST_COOKIE", Path::new(&mark));
+        until("found", || carriers(std::slice::from_ref(&entry)).expect("a look").iter().any(|id| id.pid == child.id()));
+        let other = environment_entry("AUTOAPPDEV_TEST_COOKIE", Path::new(&mark[1..]));
+        assert!(carriers(&[entry, other]).expect("a look").is_empty(), "each part of the cookie counts");
+        assert!(carriers(&[]).expect("a look").is_empty(), "no cookie, no carrier");
+        child.kill().expect("our child");
+        child.wait().expect("our child");
+    }
+
+    #[test]
+    fn the_boot_id_is_one_and_the_same() {
+        let id = boot_id().expect("/proc is mounted");
+        assert_eq!(id.len(), 36);
+        assert_eq!(id, boot_id().expect("/proc is mounted"));
+    }
+}

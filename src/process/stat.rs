@@ -1,0 +1,144 @@
+//! One process, as `/proc` tells it.
+
+use std::fs;
+use std::io;
+
+use super::Identity;
+
+/// What a process does, as far as a pause cares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProcState {
+    /// It runs or can be woken by anything.
+    Awake,
+    /// It sleeps uninterruptibly: a signal waits until it comes back.
+    Uninterruptible,
+    /// Every thread is stopped, by a signal at least one of them.
+    Stopped,
+    /// Every thread is stopped by a tracer: a debugger looks at it.
+    Traced,
+    /// A zombie or already gone. Not alive.
+    Dead,
+}
+
+impl ProcState {
+    /// Whether it does nothing until somebody lets it.
+    pub const fn is_stopped(self) -> bool {
+        match self {
+            Self::Stopped | Self::Traced => true,
+            Self::Awake | Self::Uninterruptible | Self::Dead => false,
+        }
+    }
+}
+
+/// One process at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stat {
+    /// Who.
+    pub identity: Identity,
+    /// Its parent's pid.
+    pub ppid: u32,
+    /// Its session's id.
+    pub session: u32,
+    /// What it does, all threads considered.
+    pub state: ProcState,
+    /// Whether it can be reaped: its leading thread is a zombie and no other thread is left.
+    pub is_zombie: bool,
+}
+
+/// Reads `/proc/<pid>/stat`, and the threads' own where there are several. `NotFound` when there is no such process.
+pub fn read_stat(pid: u32) -> io::Result<Stat> {
+    let raw = fs::read(format!("/proc/{pid}/stat")).map_err(gone_as_not_found)?;
+    let fields = parse(&raw).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "unreadable /proc stat"))?;
+    let state = if fields.threads > 1 { state_of_threads(pid)? } else { state_of(fields.letter) };
+    Ok(Stat {
+        identity: Identity { pid, start_ticks: fields.start_ticks },
+        ppid: fields.ppid,
+        session: fields.session,
+        state,
+        is_zombie: state == ProcState::Dead,
+    })
+}
+
+/// A process that ends while its files are read answers ESRCH instead of ENOENT.
+fn gone_as_not_found(error: io::Error) -> io::Error {
+    if error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) { io::ErrorKind::NotFound.into() } else { error }
+}
+
+/// The least quiet of the threads decides: a leading thread can be a zombie while others work on.
+fn state_of_threads(pid: u32) -> io::Result<ProcState> {
+    let mut all = ProcState::Dead;
+    for entry in fs::read_dir(format!("/proc/{pid}/task")).map_err(gone_as_not_found)? {
+        let Ok(entry) = entry else { continue };
+        // A thread that ended meanwhile is not awake.
+        let Ok(raw) = fs::read(entry.path().join("stat")) else { continue };
+        let Some(fields) = parse(&raw) else { continue };
+        all = match (all, state_of(fields.letter)) {
+            (ProcState::Awake, _) | (_, ProcState::Awake) => return Ok(ProcState::Awake),
+            (ProcState::Uninterruptible, _) | (_, ProcState::Uninterruptible) => ProcState::Uninterruptible,
+            (ProcState::Stopped, _) | (_, ProcState::Stopped) => ProcState::Stopped,
+            (ProcState::Traced, _) | (_, ProcState::Traced) => ProcState::Traced,
+            (ProcState::Dead, ProcState::Dead) => ProcState::Dead,
+        };
+    }
+    Ok(all)
+}
+
+/// The letters of `proc_pid_stat(5)`, field 3.
+fn state_of(letter: u8) -> ProcState {
+    match letter {
+        b'T' => ProcState::Stopped,
+        b't' => ProcState::Traced,
+        b'Z' | b'X' | b'x' => ProcState::Dead,
+        b'D' => ProcState::Uninterruptible,
+        // R, S, I, P, W, K: whatever it is, it is not stopped.
+        _ => ProcState::Awake,
+    }
+}
+
+struct Fields {
+    letter: u8,
+    ppid: u32,
+    session: u32,
+    threads: u32,
+    start_ticks: u64,
+}
+
+/// The fields after the command name, which is in parentheses and can itself hold spaces and parentheses.
+fn parse(raw: &[u8]) -> Option<Fields> {
+    let after_name = raw.iter().rposition(|&byte| byte == b')')? + 1;
+    let mut fields = std::str::from_utf8(&raw[after_name..]).ok()?.split_ascii_whitespace();
+    // Counted from field 3: 4 ppid, 6 session, 20 num_threads, 22 starttime.
+    let letter = *fields.next()?.as_bytes().first()?;
+    let ppid = fields.next()?.parse().ok()?;
+    let session = fields.nth(1)?.parse().ok()?;
+    let threads = fields.nth(13)?.parse().ok()?;
+    let start_ticks = fields.nth(1)?.parse().ok()?;
+    Some(Fields { letter, ppid, session, threads, start_ticks })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_name_cannot_shift_the_fields() {
+        let raw = b"42 (a) R 1 (b) T 7 8 9 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 3 0 12345 1 2\n";
+        let fields = parse(raw).expect("well formed");
+        assert_eq!((fields.letter, fields.ppid, fields.session, fields.threads, fields.start_ticks), (b'T', 7, 9, 3, 12345));
+    }
+
+    #[test]
+    fn torn_text_is_no_process() {
+        for raw in [&b""[..], b"42", b"42 (x)", b"42 (x) S 1 1", b"42 (x) S a b c d"] {
+            assert!(parse(raw).is_none());
+        }
+    }
+
+    #[test]
+    fn this_process_is_awake_and_nobody_else() {
+        let me = read_stat(std::process::id()).expect("alive");
+        assert_eq!(me.state, ProcState::Awake);
+        assert!(!me.is_zombie);
+        assert_eq!(read_stat(u32::MAX / 2).expect_err("no such process").kind(), io::ErrorKind::NotFound);
+    }
+}

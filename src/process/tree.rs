@@ -1,0 +1,117 @@
+//! All that descends from a process.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::sync::OnceLock;
+
+use super::{Stat, read_stat};
+
+/// Every process below `root`, zombies included, `root` itself not. One pass: a process whose parent ends during it can be missed, so
+/// who needs all of them asks until two answers agree.
+pub fn descendants(root: u32) -> io::Result<Vec<Stat>> {
+    if has_children_files() { by_children_files(root) } else { by_parents(root) }
+}
+
+/// The pids of the children of all threads of `pid`.
+pub fn children_of(pid: u32) -> io::Result<Vec<u32>> {
+    if !has_children_files() {
+        return Ok(by_parents(pid)?.iter().filter(|stat| stat.ppid == pid).map(|stat| stat.identity.pid).collect());
+    }
+    let mut children = Vec::new();
+    for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let Ok(thread) = thread else { continue };
+        // A thread that ended has handed its children to another one, which is read too or read in the next pass.
+        let Ok(list) = fs::read_to_string(thread.path().join("children")) else { continue };
+        children.extend(list.split_ascii_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
+    }
+    Ok(children)
+}
+
+/// Every pid in `/proc`.
+pub(super) fn all_pids() -> io::Result<impl Iterator<Item = u32>> {
+    Ok(fs::read_dir("/proc")?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()))
+}
+
+/// Kernels without `CONFIG_PROC_CHILDREN`, some embedded ones, have no such files.
+fn has_children_files() -> bool {
+    static HAS: OnceLock<bool> = OnceLock::new();
+    *HAS.get_or_init(|| fs::metadata("/proc/thread-self/children").is_ok())
+}
+
+fn by_children_files(root: u32) -> io::Result<Vec<Stat>> {
+    let mut found = Vec::new();
+    let mut seen = std::collections::BTreeSet::from([root]);
+    let mut to_read = vec![root];
+    while let Some(parent) = to_read.pop() {
+        let children = match children_of(parent) {
+            Ok(children) => children,
+            Err(_) if parent != root => continue, // it ended: its children are the reaper's now
+            Err(error) => return Err(error),
+        };
+        for pid in children {
+            if !seen.insert(pid) {
+                continue;
+            }
+            if let Ok(stat) = read_stat(pid) {
+                found.push(stat);
+                to_read.push(pid);
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn by_parents(root: u32) -> io::Result<Vec<Stat>> {
+    let mut children: BTreeMap<u32, Vec<Stat>> = BTreeMap::new();
+    for pid in all_pids()? {
+        if let Ok(stat) = read_stat(pid) {
+            children.entry(stat.ppid).or_default().push(stat);
+        }
+    }
+    let mut found = Vec::new();
+    let mut to_read = vec![root];
+    while let Some(parent) = to_read.pop() {
+        for stat in children.remove(&parent).unwrap_or_default() {
+            to_read.push(stat.identity.pid);
+            found.push(stat);
+        }
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read as _;
+    use std::process::{Command, Stdio};
+
+    #[test]
+    fn both_ways_of_looking_find_children_and_grandchildren() {
+        // The grandchild says when it is there, so the test waits for the fact and not for time.
+        let mut shell = Command::new("sh")
+            .args(["-c", "sh -c 'echo there; exec sleep 600' & wait"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("sh is everywhere");
+        let mut said = [0; 6];
+        shell.stdout.as_mut().expect("piped").read_exact(&mut said).expect("it says so");
+
+        let pids = |stats: Vec<Stat>| {
+            let mut pids: Vec<u32> = stats.iter().map(|stat| stat.identity.pid).collect();
+            pids.sort_unstable();
+            pids
+        };
+        let below_shell = pids(by_children_files(shell.id()).expect("a look"));
+        assert_eq!(below_shell.len(), 1);
+        assert_eq!(below_shell, pids(by_parents(shell.id()).expect("a look")));
+        let below_me = pids(descendants(std::process::id()).expect("a look"));
+        assert!(below_me.contains(&shell.id()) && below_me.contains(&below_shell[0]));
+
+        for pid in below_shell {
+            let identity = read_stat(pid).expect("alive").identity;
+            super::super::signal(identity, rustix::process::Signal::KILL).expect("our own");
+        }
+        shell.wait().expect("our child");
+    }
+}

@@ -1,0 +1,234 @@
+//! `runs/<run_id>/`: the files that server and shim share. Their names, the lock, the control socket; the journal and the words
+//! on the socket stand in the two files below this one.
+//!
+//! Level 1. `supervisor` and `shim` know each other only through this module. It never interprets a fact.
+//!
+//! If killed here: a directory without a lock holder and without a journal is a run that never began; recovery says so.
+
+mod journal;
+mod protocol;
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::FlockOperation;
+
+pub use journal::{Header, Journal, JournalError, ReadJournal, read_journal};
+pub use protocol::{Command, LaunchSpec, LineReader, Message, Reply, ReplyError, to_line};
+
+/// The version of everything in a run directory. A reader accepts its own and every earlier one.
+pub const FORMAT: u32 = 1;
+
+/// The environment variable that carries the run's id into the pipeline: half of the cookie.
+pub const RUN_ID_VAR: &str = "AUTOAPPDEV_RUN_ID";
+/// The environment variable that carries the runtime directory into the pipeline: the other half.
+pub const RUNTIME_DIR_VAR: &str = "AUTOAPPDEV_RUNTIME_DIR";
+/// What stands in the runtime directory while the pipeline is paused, for programs that look.
+pub const PAUSE_FILE: &str = "PAUSE";
+
+/// Opens or creates a private file for writing: mode 0600 from the first moment.
+pub fn private_file() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).mode(0o600);
+    options
+}
+
+/// Creates a private directory (mode 0700) and its parents; one that is there is left as it is.
+pub fn create_private_dir(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// Makes entries of a directory durable (`fsync(2)`: syncing a file does not sync the entry that names it).
+pub fn sync_dir(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+/// All run directories of one runtime directory.
+#[derive(Clone, Debug)]
+pub struct Runs {
+    runtime_dir: PathBuf,
+}
+
+impl Runs {
+    /// `runtime_dir` must be absolute: it is half of the cookie.
+    pub fn new(runtime_dir: PathBuf) -> Self {
+        Self { runtime_dir }
+    }
+
+    /// The runtime directory.
+    pub fn runtime_dir(&self) -> &Path {
+        &self.runtime_dir
+    }
+
+    /// Where the run directories are.
+    pub fn path(&self) -> PathBuf {
+        self.runtime_dir.join("runs")
+    }
+
+    /// The directory of run `run_id`, there or not.
+    pub fn run(&self, run_id: i64) -> RunDir {
+        RunDir { path: self.path().join(run_id.to_string()) }
+    }
+
+    /// The ids that have a directory, ascending. None where there is no `runs/` yet.
+    pub fn ids(&self) -> io::Result<Vec<i64>> {
+        let entries = match fs::read_dir(self.path()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            other => other?,
+        };
+        let mut ids: Vec<i64> =
+            entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).filter(|&id| id > 0).collect();
+        ids.sort_unstable();
+        Ok(ids)
+    }
+
+    /// Creates the directory of a new run and takes its lock. The lock is handed to the shim as an open file, so it is held without a
+    /// gap from before the shim exists until it leaves: nobody can find this run unlocked and call it dead.
+    pub fn create(&self, run_id: i64) -> io::Result<(RunDir, File)> {
+        create_private_dir(&self.path())?;
+        let run = self.run(run_id);
+        DirBuilder::new().mode(0o700).create(&run.path)?;
+        let lock = private_file().create_new(true).open(run.lock_path())?;
+        rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
+        create_private_dir(&run.log_dir())?;
+        Ok((run, lock))
+    }
+
+    /// The cookie that every process of run `run_id` carries in its environment, unless it threw it away.
+    pub fn cookie(&self, run_id: i64) -> [(&'static str, PathBuf); 2] {
+        [(RUN_ID_VAR, PathBuf::from(run_id.to_string())), (RUNTIME_DIR_VAR, self.runtime_dir.clone())]
+    }
+}
+
+/// Who holds a run's lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LockState {
+    /// A live shim, or a server that is about to start one.
+    Held,
+    /// Nobody, or there is no lock file.
+    Free,
+}
+
+/// The directory of one run.
+#[derive(Clone, Debug)]
+pub struct RunDir {
+    path: PathBuf,
+}
+
+impl RunDir {
+    /// The directory at `path`.
+    pub fn at(path: PathBuf) -> Self {
+        Self { path }
+    }
+
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Held by the shim for its whole life.
+    pub fn lock_path(&self) -> PathBuf {
+        self.path.join("lock")
+    }
+
+    /// The facts.
+    pub fn journal_path(&self) -> PathBuf {
+        self.path.join("journal.jsonl")
+    }
+
+    /// The output segments.
+    pub fn log_dir(&self) -> PathBuf {
+        self.path.join("log")
+    }
+
+    /// The shim's own last words, normally empty.
+    pub fn shim_log_path(&self) -> PathBuf {
+        self.path.join("shim.log")
+    }
+
+    /// Looks who holds the lock. A shared lock is tried for a moment: it disturbs nobody, since a run's lock is taken once, at its
+    /// creation, and never again.
+    pub fn lock_state(&self) -> io::Result<LockState> {
+        let file = match File::open(self.lock_path()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(LockState::Free),
+            other => other?,
+        };
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared) {
+            Ok(()) => Ok(LockState::Free),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(LockState::Held),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Binds the control socket. The address goes by way of an open directory: a socket path holds at most 107 bytes (`unix(7)`), a
+    /// runtime directory can be longer.
+    pub fn listen(&self) -> io::Result<UnixListener> {
+        let dir = File::open(&self.path)?;
+        let listener = UnixListener::bind(socket_by(&dir))?;
+        fs::set_permissions(self.path.join(SOCKET), std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    }
+
+    /// Connects to the shim's control socket.
+    pub fn connect(&self) -> io::Result<UnixStream> {
+        let dir = File::open(&self.path)?;
+        UnixStream::connect(socket_by(&dir))
+    }
+}
+
+const SOCKET: &str = "ctl.sock";
+
+fn socket_by(dir: &impl AsFd) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}/{SOCKET}", dir.as_fd().as_raw_fd()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn runs() -> (tempfile::TempDir, Runs) {
+        let dir = tempfile::tempdir().expect("a temp folder");
+        let runs = Runs::new(dir.path().to_path_buf());
+        (dir, runs)
+    }
+
+    #[test]
+    fn a_created_run_is_private_and_locked_until_the_last_holder_leaves() {
+        let (_dir, runs) = runs();
+        let (run, lock) = runs.create(7).expect("creates");
+        let mode = |path: &Path| fs::metadata(path).expect("there").permissions().mode() & 0o777;
+        assert_eq!(mode(run.path()), 0o700);
+        assert_eq!(mode(&run.lock_path()), 0o600);
+        assert_eq!(run.lock_state().expect("a look"), LockState::Held);
+        let second_holder = lock.try_clone().expect("clones");
+        drop(lock);
+        assert_eq!(run.lock_state().expect("a look"), LockState::Held, "the shim's copy holds it");
+        drop(second_holder);
+        assert_eq!(run.lock_state().expect("a look"), LockState::Free);
+        assert_eq!(runs.run(8).lock_state().expect("a look"), LockState::Free);
+    }
+
+    #[test]
+    fn a_run_directory_is_never_used_twice() {
+        let (_dir, runs) = runs();
+        let _first = runs.create(1).expect("creates");
+        assert_eq!(runs.create(1).expect_err("there already").kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(runs.ids().expect("a look"), [1]);
+    }
+
+    #[test]
+    fn the_socket_works_below_a_path_longer_than_an_address() {
+        let (dir, _) = runs();
+        let deep = dir.path().join("d".repeat(120)).join("e".repeat(120));
+        let (run, _lock) = Runs::new(deep).create(1).expect("creates");
+        let listener = run.listen().expect("binds");
+        let _client = run.connect().expect("connects");
+        listener.accept().expect("is there");
+    }
+}

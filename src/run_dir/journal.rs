@@ -1,0 +1,298 @@
+//! `journal.jsonl`: a header line, then facts, one JSON object a line, numbered from 1. Written by the shim alone, append only.
+//!
+//! If killed while writing: the last line is torn. Readers leave out a line without its newline; the fact it held is then known by
+//! nobody, and recovery acts as if it had not been seen.
+
+use std::collections::VecDeque;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::{FORMAT, private_file};
+use crate::clock::Timestamp;
+use crate::pipeline::{Entry, Fact};
+
+/// The journal's first line: what this run is, written before the pipeline is spawned.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Header {
+    /// The format's version; first, so that any version can read it.
+    pub format: u32,
+    /// The run.
+    pub run_id: i64,
+    /// Which boot of the machine it belongs to.
+    pub boot_id: String,
+    /// The shim's pid.
+    pub shim_pid: u32,
+    /// When the start was asked for.
+    pub created_at: Timestamp,
+    /// The script as it was named.
+    pub script: String,
+    /// Its arguments.
+    pub args: Vec<String>,
+    /// Its working directory.
+    pub cwd: String,
+    /// The grace of a stop that names none, in milliseconds.
+    pub grace_ms: u64,
+    /// The log position at which this run begins.
+    pub log_start: u64,
+}
+
+/// Why a journal cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    /// There is none, or its header never got to the disk whole.
+    #[error("no journal was begun")]
+    Absent,
+    /// Its header is not ours.
+    #[error("the journal's first line is damaged: {0}")]
+    Damaged(serde_json::Error),
+    /// It was written by a newer version.
+    #[error("the journal has format {found}, this version knows {FORMAT}; use the newer version")]
+    Newer {
+        /// What it says.
+        found: u32,
+    },
+    /// It could not be read.
+    #[error("the journal could not be read: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// A journal as it was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReadJournal {
+    /// Its first line.
+    pub header: Header,
+    /// Its whole lines, in order.
+    pub entries: Vec<Entry>,
+    /// Lines that were neither torn at the end nor readable: damage.
+    pub damaged_lines: usize,
+}
+
+/// Reads a journal that may still grow and may be torn.
+pub fn read_journal(path: &Path) -> Result<ReadJournal, JournalError> {
+    let bytes = match fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(JournalError::Absent),
+        other => other?,
+    };
+    // What follows the last newline is torn.
+    let whole = memchr::memrchr(b'\n', &bytes).map_or(&bytes[..0], |end| &bytes[..end]);
+    if whole.is_empty() {
+        return Err(JournalError::Absent);
+    }
+    let mut lines = whole.split(|&byte| byte == b'\n');
+    let first = lines.next().expect("split gives at least one part");
+    let format: FormatOnly = serde_json::from_slice(first).map_err(JournalError::Damaged)?;
+    if format.format > FORMAT {
+        return Err(JournalError::Newer { found: format.format });
+    }
+    let header = serde_json::from_slice(first).map_err(JournalError::Damaged)?;
+    let mut journal = ReadJournal { header, entries: Vec::new(), damaged_lines: 0 };
+    for line in lines {
+        match serde_json::from_slice::<Entry>(line) {
+            Ok(entry) if journal.entries.last().is_none_or(|last| last.seq < entry.seq) => journal.entries.push(entry),
+            Ok(_) | Err(_) => journal.damaged_lines += 1,
+        }
+    }
+    Ok(journal)
+}
+
+#[derive(Deserialize)]
+struct FormatOnly {
+    format: u32,
+}
+
+/// The writing end.
+///
+/// A full disk must not stop the shim from knowing: lines that could not be written wait in memory, in order, and go out with
+/// the next one or with [`Journal::flush`].
+#[derive(Debug)]
+pub struct Journal {
+    file: File,
+    /// The length of what was written whole: a torn write is cut back to it.
+    len: u64,
+    waiting: VecDeque<Vec<u8>>,
+    last: Option<(u64, Timestamp)>,
+}
+
+impl Journal {
+    /// Begins the journal with its header. Not yet synced: the first synced fact takes it along.
+    pub fn create(path: &Path, header: &Header) -> io::Result<Self> {
+        let file = private_file().create_new(true).open(path)?;
+        let mut journal = Self { file, len: 0, waiting: VecDeque::new(), last: None };
+        journal.write_whole(&line_of(header))?;
+        Ok(journal)
+    }
+
+    /// Numbers a fact and stamps it: never before the one that precedes it nor before `not_before`, even when the clock was set back.
+    pub fn number(&mut self, at: Timestamp, not_before: Timestamp, boot_ms: u64, fact: Fact) -> Entry {
+        let (seq, at) = match self.last {
+            Some((seq, last_at)) => (seq + 1, at.max(last_at)),
+            None => (1, at.max(not_before)),
+        };
+        self.last = Some((seq, at));
+        Entry { seq, at, boot_ms, fact }
+    }
+
+    /// Writes an entry; with `durable` it is on the disk when this returns `Ok`. On an error the entry waits and is not lost.
+    pub fn append(&mut self, entry: &Entry, durable: bool) -> io::Result<()> {
+        self.waiting.push_back(line_of(entry));
+        self.flush()?;
+        if durable { self.file.sync_data() } else { Ok(()) }
+    }
+
+    /// Writes what waits. Returns `Ok` when nothing waits any more.
+    pub fn flush(&mut self) -> io::Result<()> {
+        while let Some(line) = self.waiting.pop_front() {
+            if let Err(error) = self.write_whole(&line) {
+                self.waiting.push_front(line);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether something waits to be written.
+    pub fn is_behind(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// The entries that wait, for a server that asks for what the file does not hold yet.
+    pub fn waiting(&self) -> impl Iterator<Item = Entry> {
+        self.waiting.iter().filter_map(|line| serde_json::from_slice(line).ok())
+    }
+
+    fn write_whole(&mut self, line: &[u8]) -> io::Result<()> {
+        let written = self.file.write_all(line);
+        if written.is_ok() {
+            self.len += line.len() as u64;
+        } else {
+            // Half a line in front of the next one would damage both.
+            self.file.set_len(self.len)?;
+            io::Seek::seek(&mut self.file, io::SeekFrom::Start(self.len))?;
+        }
+        written
+    }
+}
+
+fn line_of(value: &impl Serialize) -> Vec<u8> {
+    let mut line = serde_json::to_vec(value).expect("headers and entries are plain data");
+    line.push(b'\n');
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pipeline::{Cause, Exit};
+
+    fn header() -> Header {
+        Header {
+            format: FORMAT,
+            run_id: 7,
+            boot_id: "b".into(),
+            shim_pid: 42,
+            created_at: Timestamp::from_unix_ms(1_000),
+            script: "demo.sh".into(),
+            args: vec!["--fast".into()],
+            cwd: "/srv".into(),
+            grace_ms: 10_000,
+            log_start: 99,
+        }
+    }
+
+    fn facts() -> Vec<Fact> {
+        vec![
+            Fact::Spawned { pid: 43, start_ticks: 1234 },
+            Fact::Paused { cause: Cause::Outside },
+            Fact::Resumed { cause: Cause::Request, paused_ms: 17 },
+            Fact::Stopping { grace_ms: 500 },
+            Fact::Exited { exit: Exit::Signal(15), asked: true, paused_ms: 17, log_end: 4096 },
+            Fact::Usage { cpu_user_ms: 1, cpu_system_ms: 2, max_rss_kb: 3 },
+        ]
+    }
+
+    fn write(path: &Path) -> Vec<Entry> {
+        let mut journal = Journal::create(path, &header()).expect("creates");
+        let mut entries = Vec::new();
+        for (n, fact) in (0_u32..).zip(facts()) {
+            let at = Timestamp::from_unix_ms(2_000 + i64::from(n));
+            let entry = journal.number(at, header().created_at, n.into(), fact);
+            journal.append(&entry, n % 2 == 0).expect("writes");
+            entries.push(entry);
+        }
+        entries
+    }
+
+    #[test]
+    fn what_was_written_is_read() {
+        let dir = tempfile::tempdir().expect("a temp folder");
+        let path = dir.path().join("journal.jsonl");
+        let entries = write(&path);
+        assert_eq!(read_journal(&path).expect("reads"), ReadJournal { header: header(), entries, damaged_lines: 0 });
+    }
+
+    #[test]
+    fn cut_at_any_byte_it_reads_as_a_beginning_of_itself() {
+        let dir = tempfile::tempdir().expect("a temp folder");
+        let path = dir.path().join("journal.jsonl");
+        let entries = write(&path);
+        let whole = fs::read(&path).expect("there");
+        let header_len = whole.iter().position(|&byte| byte == b'\n').expect("a line") + 1;
+        for cut in 0..=whole.len() {
+            fs::write(&path, &whole[..cut]).expect("writes");
+            match read_journal(&path) {
+                Ok(read) => {
+                    assert_eq!(read.damaged_lines, 0);
+                    assert_eq!(read.entries, entries[..read.entries.len()]);
+                    assert_eq!(read.entries.len() + 1, memchr::memchr_iter(b'\n', &whole[..cut]).count());
+                }
+                Err(JournalError::Absent) => assert!(cut < header_len),
+                Err(other) => panic!("cut at {cut}: {other}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_damaged_line_is_counted_and_does_not_hide_the_others() {
+        let dir = tempfile::tempdir().expect("a temp folder");
+        let path = dir.path().join("journal.jsonl");
+        let entries = write(&path);
+        let text = fs::read_to_string(&path).expect("there").replacen("\"fact\":\"paused\"", "\"fact\":\0paused", 1);
+        fs::write(&path, text).expect("writes");
+        let read = read_journal(&path).expect("reads");
+        assert_eq!(read.damaged_lines, 1);
+        assert_eq!(read.entries.len(), entries.len() - 1);
+    }
+
+    #[test]
+    fn a_fact_of_a_newer_shim_is_kept_as_unknown() {
+        let line = br#"{"seq":3,"at":"2026-01-31T10:00:00.123Z","boot_ms":5,"fact":"teleported","where":"moon"}"#;
+        let entry: Entry = serde_json::from_slice(line).expect("reads");
+        assert_eq!(entry.fact, Fact::Unknown);
+    }
+
+    #[test]
+    fn newer_and_foreign_journals_are_refused() {
+        let dir = tempfile::tempdir().expect("a temp folder");
+        let path = dir.path().join("journal.jsonl");
+        assert!(matches!(read_journal(&path), Err(JournalError::Absent)));
+        fs::write(&path, "{\"format\":2,\"anything\":1}\n").expect("writes");
+        assert!(matches!(read_journal(&path), Err(JournalError::Newer { found: 2 })));
+        fs::write(&path, "hello\n").expect("writes");
+        assert!(matches!(read_journal(&path), Err(JournalError::Damaged(_))));
+    }
+
+    #[test]
+    fn stamps_never_go_back_when_the_clock_does() {
+        let dir = tempfile::tempdir().expect("a temp folder");
+        let mut journal = Journal::create(&dir.path().join("j"), &header()).expect("creates");
+        let at = |ms| Timestamp::from_unix_ms(ms);
+        let fact = Fact::Stopping { grace_ms: 0 };
+        assert_eq!(journal.number(at(10), at(1_000), 0, fact.clone()).at, at(1_000), "not before the start was asked for");
+        assert_eq!(journal.number(at(5_000), at(1_000), 0, fact.clone()).at, at(5_000));
+        let after_a_step = journal.number(at(1), at(1_000), 0, fact);
+        assert_eq!((after_a_step.seq, after_a_step.at), (3, at(5_000)));
+    }
+}

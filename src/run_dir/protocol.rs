@@ -1,0 +1,204 @@
+//! What server and shim say to each other: JSON, one object a line. Commands go down; facts (journal entries) and replies come up.
+//!
+//! The first line on the stream that the shim was born with is a [`LaunchSpec`]; from then on it is like every other
+//! connection to the control socket. Unknown keys are ignored and unknown words are [`Command::Unknown`] or skipped, so
+//! that an old shim and a new server understand each other.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Timestamp;
+use crate::pipeline::Entry;
+
+/// All that a shim needs to run a pipeline. It goes over the socket and never to the disk: `env` can hold secrets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LaunchSpec {
+    /// [`super::FORMAT`] of the server.
+    pub format: u32,
+    /// The run.
+    pub run_id: i64,
+    /// The runtime directory, absolute.
+    pub runtime_dir: PathBuf,
+    /// When the start was asked for.
+    pub created_at: Timestamp,
+    /// The script as it was named, for people.
+    pub script: String,
+    /// What to execute: an absolute path, or a name that is looked up in `PATH`.
+    pub program: PathBuf,
+    /// Arguments that come before the client's: the script itself where `program` is its interpreter.
+    pub program_args: Vec<PathBuf>,
+    /// The client's arguments.
+    pub args: Vec<String>,
+    /// Where, absolute.
+    pub cwd: PathBuf,
+    /// Added to the environment that the shim has from the server.
+    pub env: BTreeMap<String, String>,
+    /// The grace of a stop that names none, in milliseconds.
+    pub grace_ms: u64,
+    /// The log position at which this run begins.
+    pub log_start: u64,
+    /// The size at which a log segment is closed, in bytes.
+    pub log_segment_bytes: u64,
+    /// The size of all of this run's segments above which the oldest goes, in bytes.
+    pub log_run_bytes: u64,
+}
+
+/// What a server asks of a shim. `tag` comes back in the [`Reply`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "snake_case")]
+pub enum Command {
+    /// Send every entry after number `after`, reply, and go on with new ones as they come.
+    Attach {
+        /// Names the reply.
+        tag: u64,
+        /// The last entry the server has.
+        after: u64,
+    },
+    /// Stop the tree where it stands.
+    Pause {
+        /// Names the reply.
+        tag: u64,
+    },
+    /// Let the tree go on.
+    Resume {
+        /// Names the reply.
+        tag: u64,
+    },
+    /// End the run. A second one can only shorten the grace. The reply comes at once; the end is a fact.
+    Stop {
+        /// Names the reply.
+        tag: u64,
+        /// From TERM to KILL in milliseconds; the run's own where it is absent.
+        grace_ms: Option<u64>,
+    },
+    /// Said by a newer server; answered with [`ReplyError::UnknownCommand`].
+    #[serde(other)]
+    Unknown,
+}
+
+/// Why a shim did not do what it was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReplyError {
+    /// A process would not stop in time; what had been stopped goes on again.
+    PauseTimeout,
+    /// The leader would not go on.
+    ResumeFailed,
+    /// The pipeline was not in the state for it, or a stop came between.
+    NotNow,
+    /// This shim is older than the command.
+    UnknownCommand,
+    /// Any other, from a newer shim.
+    #[serde(other)]
+    Other,
+}
+
+/// A shim's answer to a command.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reply {
+    /// The command's tag.
+    pub reply: u64,
+    /// `None` when it is so; the facts that made it so were sent before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<ReplyError>,
+    /// A sentence for people, with an error.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+}
+
+/// A line that comes up.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Message {
+    /// Something happened.
+    Fact(Entry),
+    /// A command was taken or not.
+    Reply(Reply),
+}
+
+/// A value as one line.
+pub fn to_line(value: &impl Serialize) -> Vec<u8> {
+    let mut line = serde_json::to_vec(value).expect("protocol values are plain data with text keys");
+    line.push(b'\n');
+    line
+}
+
+/// Cuts a byte stream into lines, with a limit.
+#[derive(Debug)]
+pub struct LineReader {
+    buffer: Vec<u8>,
+    limit: usize,
+}
+
+impl LineReader {
+    /// Lines of up to `limit` bytes.
+    pub fn new(limit: usize) -> Self {
+        Self { buffer: Vec::new(), limit }
+    }
+
+    /// Takes bytes as they came.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.buffer.extend_from_slice(bytes);
+    }
+
+    /// The next whole line without its newline.
+    pub fn next_line(&mut self) -> Option<Vec<u8>> {
+        let end = memchr::memchr(b'\n', &self.buffer)?;
+        let rest = self.buffer.split_off(end + 1);
+        let mut line = std::mem::replace(&mut self.buffer, rest);
+        line.pop();
+        Some(line)
+    }
+
+    /// What came after the last whole line.
+    pub fn into_rest(self) -> Vec<u8> {
+        self.buffer
+    }
+
+    /// Whether the other side sent more than the limit without a newline: it is not one of ours.
+    pub fn is_over_limit(&self) -> bool {
+        self.buffer.len() > self.limit
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_come_out_whole_however_the_bytes_came() {
+        let stream = b"one\ntwo\n\nthree";
+        for chunk in 1..=stream.len() {
+            let mut reader = LineReader::new(100);
+            let mut lines = Vec::new();
+            for part in stream.chunks(chunk) {
+                reader.push(part);
+                while let Some(line) = reader.next_line() {
+                    lines.push(String::from_utf8(line).expect("ascii"));
+                }
+            }
+            assert_eq!(lines, ["one", "two", ""], "in chunks of {chunk}");
+            assert!(!reader.is_over_limit());
+        }
+        let mut reader = LineReader::new(3);
+        reader.push(b"four");
+        assert!(reader.is_over_limit());
+    }
+
+    #[test]
+    fn words_of_a_newer_version_are_understood_as_unknown() {
+        let command: Command = serde_json::from_str(r#"{"command":"rewind","tag":3}"#).expect("reads");
+        assert_eq!(command, Command::Unknown);
+        let reply: Reply = serde_json::from_str(r#"{"reply":3,"error":"tired","new":1}"#).expect("reads");
+        assert_eq!(reply.error, Some(ReplyError::Other));
+    }
+
+    #[test]
+    fn a_fact_and_a_reply_are_told_apart() {
+        let fact = r#"{"seq":1,"at":"2026-01-31T10:00:00.123Z","boot_ms":5,"fact":"stopping","grace_ms":0}"#;
+        assert!(matches!(serde_json::from_str(fact), Ok(Message::Fact(_))));
+        assert!(matches!(serde_json::from_str(r#"{"reply":1}"#), Ok(Message::Reply(_))));
+    }
+}

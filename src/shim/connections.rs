@@ -1,0 +1,154 @@
+//! The servers that are connected: usually one, none after its death, for a moment two.
+
+use std::io::{self, Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+
+use crate::run_dir::{Command, LineReader, Message, to_line};
+
+/// More than this many at once are not servers of ours: the one that has been here longest goes.
+const CONNECTIONS_MAX: usize = 4;
+
+/// The longest command, in bytes.
+const COMMAND_BYTES_MAX: usize = 4096;
+
+/// What a server that does not read may leave waiting, in bytes. It is cut off then; it finds everything in the journal.
+const UNREAD_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Names a connection for as long as it lasts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ConnectionId(u64);
+
+struct Connection {
+    id: ConnectionId,
+    stream: UnixStream,
+    lines: LineReader,
+    unsent: Vec<u8>,
+    /// Whether it asked for facts.
+    is_attached: bool,
+    is_broken: bool,
+}
+
+/// All connections, and the socket that takes new ones.
+pub(super) struct Connections {
+    listener: UnixListener,
+    open: Vec<Connection>,
+    next_id: u64,
+}
+
+impl Connections {
+    /// `first` is the stream that this process was born with, which gets every fact from the first on; `early` is what was already
+    /// read from it.
+    pub(super) fn new(listener: UnixListener, first: UnixStream, early: &[u8]) -> io::Result<Self> {
+        let mut connections = Self { listener, open: Vec::new(), next_id: 0 };
+        connections.add(first)?;
+        let first = &mut connections.open[0];
+        first.lines.push(early);
+        first.is_attached = true;
+        Ok(connections)
+    }
+
+    /// The socket that takes new connections.
+    pub(super) fn listener(&self) -> &UnixListener {
+        &self.listener
+    }
+
+    /// The connections' streams, and whether each has something to be sent.
+    pub(super) fn streams(&self) -> impl Iterator<Item = (&UnixStream, bool)> {
+        self.open.iter().map(|connection| (&connection.stream, !connection.unsent.is_empty()))
+    }
+
+    /// Accepts, reads, sends and cleans up, without ever waiting. Returns the commands that came.
+    pub(super) fn turn(&mut self) -> Vec<(ConnectionId, Command)> {
+        // Out of descriptors or memory: the client tries again, and so do we with the next event.
+        while let Ok((stream, _)) = self.listener.accept() {
+            let _broken_at_once = self.add(stream);
+        }
+        let mut commands = Vec::new();
+        for connection in &mut self.open {
+            connection.read(&mut commands);
+            connection.send();
+        }
+        self.open.retain(|connection| !connection.is_broken);
+        commands
+    }
+
+    /// Sends to one connection, if it is still there.
+    pub(super) fn tell(&mut self, id: ConnectionId, message: &Message) {
+        if let Some(connection) = self.open.iter_mut().find(|connection| connection.id == id) {
+            connection.push(&to_line(message));
+        }
+    }
+
+    /// Sends to every connection that asked for facts.
+    pub(super) fn tell_all(&mut self, message: &Message) {
+        let line = to_line(message);
+        for connection in self.open.iter_mut().filter(|connection| connection.is_attached) {
+            connection.push(&line);
+        }
+    }
+
+    /// From now on this connection gets facts.
+    pub(super) fn attach(&mut self, id: ConnectionId) {
+        if let Some(connection) = self.open.iter_mut().find(|connection| connection.id == id) {
+            connection.is_attached = true;
+        }
+    }
+
+    fn add(&mut self, stream: UnixStream) -> io::Result<()> {
+        stream.set_nonblocking(true)?;
+        if self.open.len() >= CONNECTIONS_MAX {
+            self.open.remove(0);
+        }
+        let id = ConnectionId(self.next_id);
+        self.next_id += 1;
+        let lines = LineReader::new(COMMAND_BYTES_MAX);
+        self.open.push(Connection { id, stream, lines, unsent: Vec::new(), is_attached: false, is_broken: false });
+        Ok(())
+    }
+}
+
+impl Connection {
+    fn read(&mut self, commands: &mut Vec<(ConnectionId, Command)>) {
+        let mut buffer = [0; COMMAND_BYTES_MAX];
+        loop {
+            match self.stream.read(&mut buffer) {
+                Ok(0) => break self.is_broken = true,
+                Ok(count) => self.lines.push(&buffer[..count]),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => break self.is_broken = true,
+            }
+            // Before more is read: an endless line must not become an endless buffer.
+            self.take_lines(commands);
+        }
+        self.take_lines(commands);
+    }
+
+    fn take_lines(&mut self, commands: &mut Vec<(ConnectionId, Command)>) {
+        while let Some(line) = self.lines.next_line() {
+            // What does not read as a command has no tag to answer to.
+            if let Ok(command) = serde_json::from_slice(&line) {
+                commands.push((self.id, command));
+            }
+        }
+        self.is_broken |= self.lines.is_over_limit();
+    }
+
+    fn push(&mut self, line: &[u8]) {
+        self.unsent.extend_from_slice(line);
+        self.is_broken |= self.unsent.len() > UNREAD_BYTES_MAX;
+        self.send();
+    }
+
+    fn send(&mut self) {
+        while !self.unsent.is_empty() && !self.is_broken {
+            match self.stream.write(&self.unsent) {
+                Ok(0) => self.is_broken = true,
+                Ok(count) => drop(self.unsent.drain(..count)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => self.is_broken = true,
+            }
+        }
+    }
+}

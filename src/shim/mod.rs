@@ -1,0 +1,139 @@
+//! The process that outlives the server: one for each run, the pipeline's parent and the inheritor of all it leaves behind.
+//!
+//! Level 2. One thread, one loop around poll(2), asleep unless there is output or something to do. It alone signals and reaps the
+//! pipeline. It writes facts and sends them up; it never decides what a fact means, and it never needs a server to finish what it
+//! was asked: a stop goes on to its end by itself.
+//!
+//! If killed here: the lock falls, the control connections break. The pipeline goes on without a parent until the next look of
+//! a server, which kills what carries the run's cookie and calls the run lost.
+
+mod connections;
+mod output;
+mod run;
+mod tree;
+
+use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use signal_hook::consts::signal;
+
+use crate::process;
+use crate::run_dir::{LaunchSpec, LineReader, RunDir};
+
+/// How long the server may take to say what to run. It wrote that before it looked at anything else, so a longer silence means that it died.
+const SPEC_WAIT: Duration = Duration::from_secs(10);
+
+/// The longest launch specification, in bytes: a request body and some paths.
+const SPEC_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// Signals that a server started in the background may have been told to ignore. One that is caught here is back at its default in
+/// what is executed (`execve(2)`), one that is ignored would stay ignored.
+const RESET_FOR_THE_PIPELINE: [i32; 10] = [
+    signal::SIGHUP,
+    signal::SIGINT,
+    signal::SIGQUIT,
+    signal::SIGUSR1,
+    signal::SIGUSR2,
+    signal::SIGALRM,
+    signal::SIGTSTP,
+    signal::SIGTTIN,
+    signal::SIGTTOU,
+    signal::SIGWINCH,
+];
+
+/// Why a shim could not do its work. Goes to `shim.log`.
+#[derive(Debug, thiserror::Error)]
+enum ShimError {
+    #[error("failed to {0}: {1}")]
+    Step(&'static str, io::Error),
+    #[error("the launch specification is no good: {0}")]
+    Spec(serde_json::Error),
+    #[error("no launch specification came")]
+    NoSpec,
+}
+
+/// Names the step that failed.
+trait InStep<T> {
+    fn in_step(self, step: &'static str) -> Result<T, ShimError>;
+}
+
+impl<T, E: Into<io::Error>> InStep<T> for Result<T, E> {
+    fn in_step(self, step: &'static str) -> Result<T, ShimError> {
+        self.map_err(|error| ShimError::Step(step, error.into()))
+    }
+}
+
+/// The whole life of a shim for the run directory `dir` (absolute). Standard input is a stream socket to the server that asked, standard
+/// output the run's lock, already held; it stays open, untouched, until the end of this process.
+pub fn run(dir: &Path) -> ExitCode {
+    match live(dir) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("autoappdev shim: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn live(dir: &Path) -> Result<(), ShimError> {
+    // What the server's own parent left open must not reach the pipeline.
+    close_fds::set_fds_cloexec(3, &[]);
+    process::begin_session().in_step("leave the server's session")?;
+    // Not a file system that somebody wants to unmount, not a folder that somebody wants to remove.
+    std::env::set_current_dir(dir).in_step("enter the run directory")?;
+    // Only a name for `ps`; nothing depends on it.
+    let _cosmetic = rustix::thread::set_name(c"autoappdev-shim");
+    process::adopt_orphans().in_step("become the subreaper")?;
+    let events = signals().in_step("catch signals")?;
+
+    let stdin = io::stdin().as_fd().try_clone_to_owned().in_step("take over standard input")?;
+    let (spec, server, early) = read_spec(stdin)?;
+    run::Run::begin(RunDir::at(dir.to_owned()), spec, events, server, &early)?.go_on_until_the_end();
+    Ok(())
+}
+
+/// What wakes the loop from signal handlers.
+struct Signals {
+    /// A byte for each SIGCHLD.
+    children: UnixStream,
+    /// A byte for each SIGTERM.
+    terminate: UnixStream,
+}
+
+fn signals() -> io::Result<Signals> {
+    for number in RESET_FOR_THE_PIPELINE {
+        signal_hook::flag::register(number, Arc::new(AtomicBool::new(false)))?;
+    }
+    let pipe_for = |number| {
+        let (reader, writer) = UnixStream::pair()?;
+        reader.set_nonblocking(true)?;
+        signal_hook::low_level::pipe::register(number, writer)?;
+        Ok::<_, io::Error>(reader)
+    };
+    Ok(Signals { children: pipe_for(signal::SIGCHLD)?, terminate: pipe_for(signal::SIGTERM)? })
+}
+
+/// Reads the first line, and hands back what followed it: commands.
+fn read_spec(stdin: OwnedFd) -> Result<(LaunchSpec, UnixStream, Vec<u8>), ShimError> {
+    let mut stream = UnixStream::from(stdin);
+    stream.set_read_timeout(Some(SPEC_WAIT)).in_step("set a time-out")?;
+    let mut lines = LineReader::new(SPEC_BYTES_MAX);
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        let count = stream.read(&mut buffer).in_step("read the launch specification")?;
+        lines.push(&buffer[..count]);
+        if let Some(line) = lines.next_line() {
+            let spec = serde_json::from_slice(&line).map_err(ShimError::Spec)?;
+            return Ok((spec, stream, lines.into_rest()));
+        }
+        if count == 0 || lines.is_over_limit() {
+            return Err(ShimError::NoSpec);
+        }
+    }
+}

@@ -1,0 +1,578 @@
+//! One run, from its spawn to its end: the loop, the commands, the facts.
+//!
+//! The order is law: `spawned` is in the journal before anybody is told; the end is waited for without reaping, the output
+//! drained, the tree killed, `exited` written and synced, and only then is the leader reaped and the lock let go.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+
+use super::connections::{ConnectionId, Connections};
+use super::output::Output;
+use super::tree::{self, Freeze, Kill, Look, Thaw};
+use super::{InStep, ShimError, Signals};
+use crate::clock::{Clock, SystemClock, whole_ms};
+use crate::log::Limits;
+use crate::pipeline::{Cause, Exit, Fact};
+use crate::process::{self, Identity, ProcState};
+use crate::run_dir::{
+    self, FORMAT, Header, Journal, LaunchSpec, Message, PAUSE_FILE, RUN_ID_VAR, RUNTIME_DIR_VAR, Reply, ReplyError, RunDir,
+};
+
+/// How long a pause may take before it is refused and undone.
+const PAUSE_LIMIT: Duration = Duration::from_secs(4);
+
+/// How long the leader may take to go on.
+const RESUME_LIMIT: Duration = Duration::from_secs(4);
+
+/// How long the output of what the leader left behind is waited for after its end.
+const DRAIN_LIMIT: Duration = Duration::from_secs(1);
+
+/// How often lines that the disk did not take are tried again.
+const JOURNAL_RETRY: Duration = Duration::from_secs(1);
+
+/// Who waits for an answer.
+type Asker = (ConnectionId, u64);
+
+/// What is being done to the tree.
+enum Phase {
+    /// Nothing: it runs.
+    Running,
+    /// It is being stopped.
+    Freezing { freeze: Freeze, since: Duration, then: Frozen, asker: Option<Asker> },
+    /// All of it is stopped.
+    Paused,
+    /// It is being continued.
+    Thawing { thaw: Thaw, since: Duration, cause: Cause, asker: Option<Asker> },
+    /// It was asked to end.
+    Stopping { kill_at: Duration },
+    /// It is being killed.
+    Killing { kill: Kill },
+}
+
+/// What follows when all is stopped.
+enum Frozen {
+    /// The fact that it is paused.
+    Tell(Cause),
+    /// Nothing to tell: it was paused before and a resume has failed.
+    Keep,
+}
+
+/// The leader's end, before the run's.
+struct LeaderEnd {
+    exit: Exit,
+    drain_until: Duration,
+}
+
+/// A run that has begun.
+pub(super) struct Run {
+    spec: LaunchSpec,
+    dir: RunDir,
+    signals: Signals,
+    connections: Connections,
+    journal: Journal,
+    output: Output,
+    leader: Identity,
+    phase: Phase,
+    /// When `phase` is to be looked at again.
+    look_at: Option<Duration>,
+    /// Set by events after which the leader may be in another state.
+    look_at_leader: bool,
+    /// Whether somebody asked for the end before the leader ended.
+    asked: bool,
+    leader_end: Option<LeaderEnd>,
+    paused_since: Option<Duration>,
+    paused_in_all: Duration,
+}
+
+impl Run {
+    /// Spawns the pipeline. An error that is the script's is a fact and ends the run; an error that is ours ends this process, before
+    /// anything was spawned.
+    pub(super) fn begin(
+        dir: RunDir,
+        spec: LaunchSpec,
+        signals: Signals,
+        server: UnixStream,
+        early: &[u8],
+    ) -> Result<Self, ShimError> {
+        let header = Header {
+            format: FORMAT,
+            run_id: spec.run_id,
+            boot_id: process::boot_id().in_step("read the boot id")?,
+            shim_pid: std::process::id(),
+            created_at: spec.created_at,
+            script: spec.script.clone(),
+            args: spec.args.clone(),
+            cwd: spec.cwd.display().to_string(),
+            grace_ms: spec.grace_ms,
+            log_start: spec.log_start,
+        };
+        let listener = dir.listen().in_step("open the control socket")?;
+        let connections = Connections::new(listener, server, early).in_step("keep the server's connection")?;
+        let (stdout, stdout_writer) = io::pipe().in_step("open a pipe")?;
+        let (stderr, stderr_writer) = io::pipe().in_step("open a pipe")?;
+        let limits = Limits { segment_bytes: spec.log_segment_bytes, run_bytes: spec.log_run_bytes };
+        let output = Output::create(&dir.log_dir(), spec.log_start, limits, stdout, stderr).in_step("begin the log")?;
+        // The header is written before anything is spawned: without a journal nothing was.
+        let journal = Journal::create(&dir.journal_path(), &header).in_step("begin the journal")?;
+
+        let mut run = Self {
+            dir,
+            signals,
+            connections,
+            journal,
+            output,
+            leader: Identity { pid: 0, start_ticks: 0 },
+            phase: Phase::Running,
+            look_at: None,
+            look_at_leader: true,
+            asked: false,
+            leader_end: None,
+            paused_since: None,
+            paused_in_all: Duration::ZERO,
+            spec,
+        };
+        // One from a run whose shim was killed while it was paused would make a program that looks for it wait for ever.
+        run.remove_pause_file();
+        match run.spawn(stdout_writer.into(), stderr_writer.into()) {
+            Ok(leader) => {
+                run.leader = leader;
+                run.record(Fact::Spawned { pid: leader.pid, start_ticks: leader.start_ticks }, true);
+            }
+            Err(error) => run.record(Fact::SpawnFailed { error: run.explain(&error) }, true),
+        }
+        // The names of the files must be as durable as what is in them.
+        for folder in [run.dir.path().to_owned(), run.spec.runtime_dir.join("runs")] {
+            run.or_log("make the run directory durable", run_dir::sync_dir(&folder));
+        }
+        Ok(run)
+    }
+
+    fn spawn(&self, stdout: Stdio, stderr: Stdio) -> io::Result<Identity> {
+        let mut command = Command::new(&self.spec.program);
+        command
+            .args(&self.spec.program_args)
+            .args(&self.spec.args)
+            .current_dir(&self.spec.cwd)
+            .envs(&self.spec.env)
+            .env(RUN_ID_VAR, self.spec.run_id.to_string())
+            .env(RUNTIME_DIR_VAR, &self.spec.runtime_dir)
+            .stdin(Stdio::null())
+            .stdout(stdout)
+            .stderr(stderr);
+        let child = process::spawn_in_session(&mut command)?;
+        // Even if it has ended already it is ours until we reap it, so it can be looked at.
+        Ok(process::read_stat(child.id())?.identity)
+    }
+
+    fn explain(&self, error: &io::Error) -> String {
+        let hint = match error.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
+            Some(rustix::io::Errno::NOEXEC) => "; give it a first line such as #!/bin/bash, or take its execute bit away",
+            Some(rustix::io::Errno::NOENT) => {
+                "; is the interpreter in its first line installed, and its working directory there?"
+            }
+            Some(rustix::io::Errno::ACCESS) => "; is its execute bit set, and may this user enter its folder?",
+            Some(rustix::io::Errno::TOOBIG) => "; its arguments and environment are too long",
+            _ => "",
+        };
+        format!("{} could not be run: {error}{hint}", self.spec.program.display())
+    }
+
+    /// The loop. Returns when nothing of the run is alive and everything about it is written down.
+    pub(super) fn go_on_until_the_end(mut self) {
+        while self.leader.pid != 0 {
+            let now = SystemClock.since_boot();
+            let deadline = self.advance(now);
+            if self.is_over() {
+                // What the sockets do not take any more is in the journal.
+                return self.finish();
+            }
+            self.wait(deadline);
+            self.take_events();
+        }
+    }
+
+    /// Sleeps until something happens, or until `deadline` on the boot-time clock.
+    fn wait(&self, deadline: Option<Duration>) {
+        let now = SystemClock.since_boot();
+        let timeout = deadline.map(|at| {
+            let left = at.saturating_sub(now);
+            Timespec { tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX), tv_nsec: i64::from(left.subsec_nanos()) }
+        });
+        let mut fds = vec![
+            PollFd::new(&self.signals.children, PollFlags::IN),
+            PollFd::new(&self.signals.terminate, PollFlags::IN),
+            PollFd::new(self.connections.listener(), PollFlags::IN),
+        ];
+        fds.extend(self.output.pipes().map(|pipe| PollFd::new(pipe, PollFlags::IN)));
+        fds.extend(self.connections.streams().map(|(stream, has_unsent)| {
+            PollFd::from_borrowed_fd(stream.as_fd(), if has_unsent { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN })
+        }));
+        // EINTR: a signal came, and its byte is in the pipe.
+        let _interrupted = rustix::event::poll(&mut fds, timeout.as_ref());
+    }
+
+    fn take_events(&mut self) {
+        let now = SystemClock.since_boot();
+        if drain(&self.signals.children) {
+            self.look_at_leader = true;
+        }
+        if drain(&self.signals.terminate) {
+            // The machine shuts down, or somebody wants this run to end.
+            self.stop(self.grace(None), now);
+        }
+        self.output.turn(now);
+        for (connection, command) in self.connections.turn() {
+            self.obey(connection, command);
+        }
+    }
+
+    // ---- commands
+
+    fn obey(&mut self, connection: ConnectionId, command: run_dir::Command) {
+        let now = SystemClock.since_boot();
+        match command {
+            run_dir::Command::Attach { tag, after } => {
+                self.replay(connection, after);
+                self.connections.attach(connection);
+                self.answer((connection, tag), None);
+            }
+            run_dir::Command::Pause { tag } => match &mut self.phase {
+                Phase::Running if self.leader_end.is_none() => {
+                    self.freeze(Frozen::Tell(Cause::Request), Some((connection, tag)), now);
+                }
+                // Somebody's SIGSTOP came first; the client gets what it wanted.
+                Phase::Freezing { asker: asker @ None, then: Frozen::Tell(_), .. } => *asker = Some((connection, tag)),
+                _ => self.not_now((connection, tag)),
+            },
+            run_dir::Command::Resume { tag } => match self.phase {
+                Phase::Paused if self.leader_end.is_none() => self.thaw(Cause::Request, Some((connection, tag)), now),
+                _ => self.not_now((connection, tag)),
+            },
+            run_dir::Command::Stop { tag, grace_ms } => {
+                self.stop(self.grace(grace_ms), now);
+                self.answer((connection, tag), None);
+            }
+            run_dir::Command::Unknown => {}
+        }
+    }
+
+    fn grace(&self, asked_ms: Option<u64>) -> Duration {
+        Duration::from_millis(asked_ms.unwrap_or(self.spec.grace_ms))
+    }
+
+    /// Sends every entry after number `after`: those of the file, and those that the file does not hold yet.
+    fn replay(&mut self, connection: ConnectionId, after: u64) {
+        let written = match run_dir::read_journal(&self.dir.journal_path()) {
+            Ok(journal) => journal.entries,
+            Err(error) => {
+                eprintln!("autoappdev shim: failed to read the journal: {error}");
+                Vec::new()
+            }
+        };
+        for entry in written.into_iter().chain(self.journal.waiting()).filter(|entry| entry.seq > after) {
+            self.connections.tell(connection, &Message::Fact(entry));
+        }
+    }
+
+    fn answer(&mut self, (connection, tag): Asker, error: Option<(ReplyError, &str)>) {
+        let reply = Reply { reply: tag, error: error.map(|(code, _)| code), detail: error.map(|(_, text)| text.to_owned()) };
+        self.connections.tell(connection, &Message::Reply(reply));
+    }
+
+    fn not_now(&mut self, asker: Asker) {
+        self.answer(asker, Some((ReplyError::NotNow, "the pipeline is not in the state for it any more")));
+    }
+
+    // ---- what is done to the tree
+
+    fn freeze(&mut self, then: Frozen, asker: Option<Asker>, now: Duration) {
+        self.phase = Phase::Freezing { freeze: Freeze::new(), since: now, then, asker };
+        self.look_at = Some(now);
+    }
+
+    fn thaw(&mut self, cause: Cause, asker: Option<Asker>, now: Duration) {
+        self.remove_pause_file();
+        self.phase = Phase::Thawing { thaw: Thaw::new(self.leader), since: now, cause, asker };
+        self.look_at = Some(now);
+    }
+
+    /// TERM to all, and KILL after the grace. Asked again it only gets shorter.
+    fn stop(&mut self, grace: Duration, now: Duration) {
+        let mut kill_at = now + grace;
+        match std::mem::replace(&mut self.phase, Phase::Running) {
+            Phase::Killing { kill } => return self.phase = Phase::Killing { kill },
+            Phase::Stopping { kill_at: before } if before <= kill_at => return self.phase = Phase::Stopping { kill_at: before },
+            Phase::Stopping { .. } | Phase::Running | Phase::Paused => {}
+            Phase::Freezing { asker, .. } | Phase::Thawing { asker, .. } => {
+                if let Some(asker) = asker {
+                    self.not_now(asker);
+                }
+            }
+        }
+        if self.leader_end.is_some() && !self.asked {
+            // It ended by itself; what it left behind gets no more time than it would have had.
+            kill_at = now;
+        }
+        self.asked |= self.leader_end.is_none();
+        self.remove_pause_file();
+        if kill_at > now {
+            self.record(Fact::Stopping { grace_ms: whole_ms(grace) }, false);
+            tree::terminate();
+        }
+        self.phase = Phase::Stopping { kill_at };
+        self.look_at = Some(kill_at);
+    }
+
+    /// One step of whatever is under way. Returns when to come back although nothing happens.
+    fn advance(&mut self, now: Duration) -> Option<Duration> {
+        if self.look_at_leader {
+            self.look_at_leader = false;
+            process::reap_all_but(Some(self.leader.pid));
+            self.watch_leader(now);
+        }
+        if self.look_at.is_some_and(|at| at <= now) {
+            self.look_at = None;
+            self.look(now);
+        }
+        if let Some(end) = &self.leader_end {
+            let is_killing = matches!(self.phase, Phase::Killing { .. });
+            let has_grace = matches!(self.phase, Phase::Stopping { .. });
+            let drained = self.output.is_at_end() || now >= end.drain_until;
+            if !is_killing && !has_grace && drained && !tree::is_empty() {
+                self.kill(now);
+            }
+        }
+        let drain_until = self.leader_end.as_ref().map(|end| end.drain_until).filter(|&at| at > now);
+        let journal_retry = self.journal.is_behind().then(|| {
+            // Tried on each turn, at least once in a while.
+            let _still_behind = self.journal.flush();
+            now + JOURNAL_RETRY
+        });
+        [self.look_at, drain_until, self.output.due_at(now), journal_retry].into_iter().flatten().min()
+    }
+
+    /// Compares what the leader does with what it should do: ends, stops and continues from outside are seen here.
+    fn watch_leader(&mut self, now: Duration) {
+        if self.leader_end.is_some() {
+            return;
+        }
+        match process::peek_exit(self.leader.pid) {
+            Ok(Some(exit)) => {
+                self.leader_end = Some(LeaderEnd { exit, drain_until: now + DRAIN_LIMIT });
+                // What is left of a stopped tree cannot write any more, and nobody can resume it.
+                match &self.phase {
+                    Phase::Freezing { asker, .. } | Phase::Thawing { asker, .. } => {
+                        if let Some(asker) = *asker {
+                            self.not_now(asker);
+                        }
+                        self.kill(now);
+                    }
+                    Phase::Paused => self.kill(now),
+                    Phase::Running | Phase::Stopping { .. } | Phase::Killing { .. } => {}
+                }
+                return;
+            }
+            Ok(None) => {}
+            Err(error) => eprintln!("autoappdev shim: failed to wait for the leader: {error}"),
+        }
+        let Ok(stat) = process::read_stat(self.leader.pid) else { return };
+        match (&self.phase, stat.state) {
+            (Phase::Running, ProcState::Stopped) => self.freeze(Frozen::Tell(Cause::Outside), None, now),
+            (Phase::Paused, ProcState::Awake | ProcState::Uninterruptible) => self.thaw(Cause::Outside, None, now),
+            (
+                Phase::Running
+                | Phase::Paused
+                | Phase::Freezing { .. }
+                | Phase::Thawing { .. }
+                | Phase::Stopping { .. }
+                | Phase::Killing { .. },
+                _,
+            ) => {}
+        }
+    }
+
+    fn look(&mut self, now: Duration) {
+        let is_outside_pause = matches!(self.phase, Phase::Freezing { then: Frozen::Tell(Cause::Outside), asker: None, .. });
+        if is_outside_pause && self.leader_is_awake() {
+            // Somebody stopped the leader and has already thought better of it.
+            tree::continue_all();
+            self.phase = Phase::Running;
+            self.look_at_leader = true;
+            return;
+        }
+        match &mut self.phase {
+            Phase::Running | Phase::Paused => {}
+            Phase::Freezing { freeze, since, then, asker } => match freeze.look(now) {
+                Look::Again(at) => {
+                    self.look_at = Some(at);
+                    let (late, was_asked, asker) =
+                        (now.saturating_sub(*since) > PAUSE_LIMIT, matches!(then, Frozen::Tell(Cause::Request)), *asker);
+                    if late && was_asked {
+                        self.undo_pause(asker);
+                    }
+                }
+                Look::Done => {
+                    let asker = *asker;
+                    let then = std::mem::replace(then, Frozen::Keep);
+                    self.phase = Phase::Paused;
+                    self.create_pause_file();
+                    if let Frozen::Tell(cause) = then {
+                        self.paused_since = Some(now);
+                        self.record(Fact::Paused { cause }, false);
+                    }
+                    if let Some(asker) = asker {
+                        self.answer(asker, None);
+                    }
+                    // Somebody may have continued the leader between the last look and now.
+                    self.look_at_leader = true;
+                }
+            },
+            Phase::Thawing { thaw, since, cause, asker } => match thaw.look(now) {
+                Look::Again(at) => {
+                    self.look_at = Some(at);
+                    if now.saturating_sub(*since) > RESUME_LIMIT {
+                        let asker = *asker;
+                        self.freeze(Frozen::Keep, None, now);
+                        if let Some(asker) = asker {
+                            let text = "something keeps stopping the pipeline's leader; it is paused still";
+                            self.answer(asker, Some((ReplyError::ResumeFailed, text)));
+                        }
+                    }
+                }
+                Look::Done => {
+                    let (cause, asker) = (*cause, *asker);
+                    self.phase = Phase::Running;
+                    self.count_pause(now);
+                    self.record(Fact::Resumed { cause, paused_ms: whole_ms(self.paused_in_all) }, false);
+                    if let Some(asker) = asker {
+                        self.answer(asker, None);
+                    }
+                    self.look_at_leader = true;
+                }
+            },
+            Phase::Stopping { kill_at } => {
+                let kill_at = *kill_at;
+                if kill_at <= now { self.kill(now) } else { self.look_at = Some(kill_at) }
+            }
+            Phase::Killing { kill } => {
+                if let Look::Again(at) = kill.look(now) {
+                    self.look_at = Some(at);
+                }
+                // Whoever died of it may have left children to us.
+                self.look_at_leader = true;
+            }
+        }
+    }
+
+    fn leader_is_awake(&self) -> bool {
+        process::read_stat(self.leader.pid).is_ok_and(|stat| stat.state == ProcState::Awake)
+    }
+
+    fn undo_pause(&mut self, asker: Option<Asker>) {
+        tree::continue_all();
+        self.phase = Phase::Running;
+        self.look_at = None;
+        if let Some(asker) = asker {
+            let text = "a process of the pipeline could not be stopped in time; the pipeline runs on";
+            self.answer(asker, Some((ReplyError::PauseTimeout, text)));
+        }
+    }
+
+    fn kill(&mut self, now: Duration) {
+        self.phase = Phase::Killing { kill: Kill::new() };
+        self.look_at = Some(now);
+    }
+
+    // ---- the end
+
+    /// With an empty tree the pipes hold all that there will be, unless somebody outside of it has the other end.
+    fn is_over(&self) -> bool {
+        self.leader_end.is_some() && tree::is_empty()
+    }
+
+    fn finish(&mut self) {
+        let began = SystemClock.since_boot();
+        self.output.close(|| SystemClock.since_boot() > began + DRAIN_LIMIT, began);
+        self.count_pause(began);
+        self.remove_pause_file();
+        let exit = self.leader_end.as_ref().map_or(Exit::Code(0), |end| end.exit);
+        let (asked, paused_ms, log_end) = (self.asked, whole_ms(self.paused_in_all), self.output.position());
+        let exited = self.write_down(Fact::Exited { exit, asked, paused_ms, log_end }, true);
+        // Only now: until here a kill of this process would have left the exit status with the kernel.
+        process::reap_all_but(None);
+        let usage = process::usage_of_children().map(|used| Fact::Usage {
+            cpu_user_ms: used.cpu_user_ms,
+            cpu_system_ms: used.cpu_system_ms,
+            max_rss_kb: used.max_rss_kb,
+        });
+        let usage = usage.map(|fact| self.write_down(fact, false));
+        self.connections.tell_all(&exited);
+        if let Ok(usage) = usage {
+            self.connections.tell_all(&usage);
+        }
+        self.connections.turn();
+    }
+
+    fn count_pause(&mut self, now: Duration) {
+        if let Some(since) = self.paused_since.take() {
+            self.paused_in_all += now.saturating_sub(since);
+        }
+    }
+
+    // ---- what others see
+
+    /// Writes a fact down and sends it up.
+    fn record(&mut self, fact: Fact, durable: bool) {
+        let message = self.write_down(fact, durable);
+        self.connections.tell_all(&message);
+    }
+
+    fn write_down(&mut self, fact: Fact, durable: bool) -> Message {
+        let boot_ms = whole_ms(SystemClock.since_boot());
+        let entry = self.journal.number(SystemClock.now(), self.spec.created_at, boot_ms, fact);
+        let written = self.journal.append(&entry, durable);
+        self.or_log("write the journal", written);
+        Message::Fact(entry)
+    }
+
+    fn pause_file(&self) -> PathBuf {
+        self.spec.runtime_dir.join(PAUSE_FILE)
+    }
+
+    fn create_pause_file(&self) {
+        self.or_log("create the PAUSE file", run_dir::private_file().open(self.pause_file()).map(drop));
+    }
+
+    fn remove_pause_file(&self) {
+        match std::fs::remove_file(self.pause_file()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            other => self.or_log("remove the PAUSE file", other),
+        }
+    }
+
+    /// For what must not end the run: the pipeline is worth more than the file.
+    fn or_log(&self, step: &str, result: io::Result<()>) {
+        if let Err(error) = result {
+            eprintln!("autoappdev shim: run {}: failed to {step}: {error}", self.spec.run_id);
+        }
+    }
+}
+
+/// Empties a signal pipe; whether anything was in it.
+fn drain(stream: &UnixStream) -> bool {
+    let mut buffer = [0; 64];
+    let mut any = false;
+    while let Ok(count) = io::Read::read(&mut &*stream, &mut buffer) {
+        any |= count > 0;
+        if count < buffer.len() {
+            break;
+        }
+    }
+    any
+}

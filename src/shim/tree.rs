@@ -1,0 +1,211 @@
+//! What is done to the whole tree, one look at a time: freeze, thaw, terminate, kill.
+//!
+//! Each is a small machine whose `look` is called again and again, by the loop, until it says that it is done. Nothing here waits
+//! and nothing assumes that a signal sent is a signal obeyed: done means seen.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use crate::process::{self, Identity, ProcState, Stat};
+
+/// The first pause between two looks; it doubles up to [`LOOK_AGAIN_MAX`]. A stop takes some tens of microseconds to be seen.
+const LOOK_AGAIN_MIN: Duration = Duration::from_micros(50);
+const LOOK_AGAIN_MAX: Duration = Duration::from_millis(20);
+
+/// How long a process may sleep uninterruptibly before it is taken for the parent of a vfork(2) whose child was stopped before it executed
+/// anything: such a parent cannot stop until its child goes on.
+const VFORK_SUSPECTED_AFTER: Duration = Duration::from_millis(10);
+
+/// What a look found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Look {
+    /// It is so.
+    Done,
+    /// Look again at this moment of the boot-time clock.
+    Again(Duration),
+}
+
+/// Growing pauses between looks.
+#[derive(Debug)]
+struct Backoff(Duration);
+
+impl Backoff {
+    fn new() -> Self {
+        Self(LOOK_AGAIN_MIN)
+    }
+
+    fn again(&mut self, now: Duration) -> Look {
+        let at = now + self.0;
+        self.0 = (self.0 * 2).min(LOOK_AGAIN_MAX);
+        Look::Again(at)
+    }
+}
+
+/// Every process of the tree that is alive: the descendants of this process.
+pub(super) fn living() -> Vec<Stat> {
+    // Reading /proc only fails where it is not mounted, and then nothing at all would work.
+    let mut stats = process::descendants(std::process::id()).unwrap_or_default();
+    stats.retain(|stat| stat.state != ProcState::Dead);
+    stats
+}
+
+/// Whether no process of the tree is alive. A process that dies hands its children to this one before anybody can see it dead, so the
+/// direct children tell it all.
+pub(super) fn is_empty() -> bool {
+    process::children_of(std::process::id()).is_ok_and(|children| {
+        children.into_iter().all(|pid| process::read_stat(pid).is_ok_and(|stat| stat.state == ProcState::Dead))
+    })
+}
+
+fn send(to: Identity, signal: Signal) {
+    // One that is gone needs no signal. Any other error shows in the next look, which finds it as it was.
+    let _seen_by_the_next_look = process::signal(to, signal);
+}
+
+/// Stops every process where it stands.
+#[derive(Debug)]
+pub(super) struct Freeze {
+    backoff: Backoff,
+    /// The tree of the look before, if all of it was stopped.
+    stopped: Option<BTreeSet<Identity>>,
+    uninterruptible_since: Option<Duration>,
+}
+
+impl Freeze {
+    pub(super) fn new() -> Self {
+        Self { backoff: Backoff::new(), stopped: None, uninterruptible_since: None }
+    }
+
+    /// Done when two looks in a row find the same processes, all of them stopped: then none was missed on its way from one parent to
+    /// another.
+    pub(super) fn look(&mut self, now: Duration) -> Look {
+        let tree = living();
+        let mut all_stopped = true;
+        let mut any_uninterruptible = false;
+        for stat in &tree {
+            match stat.state {
+                ProcState::Stopped | ProcState::Traced | ProcState::Dead => {}
+                ProcState::Awake => {
+                    all_stopped = false;
+                    send(stat.identity, Signal::STOP);
+                }
+                ProcState::Uninterruptible => {
+                    all_stopped = false;
+                    any_uninterruptible = true;
+                    send(stat.identity, Signal::STOP);
+                }
+            }
+        }
+        if any_uninterruptible {
+            let since = *self.uninterruptible_since.get_or_insert(now);
+            if now.saturating_sub(since) >= VFORK_SUSPECTED_AFTER {
+                self.uninterruptible_since = Some(now);
+                let_vforked_children_go(&tree);
+            }
+        } else {
+            self.uninterruptible_since = None;
+        }
+        let identities: BTreeSet<Identity> = tree.iter().map(|stat| stat.identity).collect();
+        if all_stopped && self.stopped.as_ref() == Some(&identities) {
+            return Look::Done;
+        }
+        // A tree that is all stopped is looked at again at once.
+        let look = if all_stopped { Look::Again(now) } else { self.backoff.again(now) };
+        self.stopped = all_stopped.then_some(identities);
+        look
+    }
+}
+
+/// Lets the stopped children of uninterruptible parents run on to their exec; the next look stops them again.
+fn let_vforked_children_go(tree: &[Stat]) {
+    for parent in tree.iter().filter(|stat| stat.state == ProcState::Uninterruptible) {
+        for child in tree.iter().filter(|stat| stat.ppid == parent.identity.pid && stat.state == ProcState::Stopped) {
+            send(child.identity, Signal::CONT);
+        }
+    }
+}
+
+/// Lets every process go on.
+#[derive(Debug)]
+pub(super) struct Thaw {
+    backoff: Backoff,
+    leader: Identity,
+    continued: BTreeSet<Identity>,
+}
+
+impl Thaw {
+    pub(super) fn new(leader: Identity) -> Self {
+        Self { backoff: Backoff::new(), leader, continued: BTreeSet::new() }
+    }
+
+    /// Done when a look finds nobody stopped who was not continued, and the leader not stopped. One that stops itself again is left
+    /// to itself.
+    pub(super) fn look(&mut self, now: Duration) -> Look {
+        let mut found_new = false;
+        let mut leader_stopped = false;
+        for stat in living() {
+            if stat.state.is_stopped() && self.continued.insert(stat.identity) {
+                found_new = true;
+                send(stat.identity, Signal::CONT);
+            }
+            leader_stopped |= stat.identity == self.leader && stat.state == ProcState::Stopped;
+        }
+        if !found_new && !leader_stopped {
+            return Look::Done;
+        }
+        if found_new { Look::Again(now) } else { self.backoff.again(now) }
+    }
+}
+
+/// Continues everything at once, without a second look: for a tree that is about to be killed anyway or a pause that is given up.
+pub(super) fn continue_all() {
+    for stat in living() {
+        send(stat.identity, Signal::CONT);
+    }
+}
+
+/// Asks every process to end: TERM, then CONT, because a stopped process does not see TERM before it goes on.
+pub(super) fn terminate() {
+    let mut asked = BTreeSet::new();
+    // Twice, for those that were born during the first time; later ones are killed after the grace.
+    for _ in 0..2 {
+        for stat in living() {
+            if asked.insert(stat.identity) {
+                send(stat.identity, Signal::TERM);
+                send(stat.identity, Signal::CONT);
+            }
+        }
+    }
+}
+
+/// Kills until nothing is left.
+#[derive(Debug)]
+pub(super) struct Kill {
+    backoff: Backoff,
+}
+
+impl Kill {
+    pub(super) fn new() -> Self {
+        Self { backoff: Backoff::new() }
+    }
+
+    /// Done when nothing of the tree is alive.
+    pub(super) fn look(&mut self, now: Duration) -> Look {
+        let tree = living();
+        // Stopped first, then killed: who is stopped bears no more children while the others are dealt with.
+        if tree.len() > 1 {
+            for stat in &tree {
+                send(stat.identity, Signal::STOP);
+            }
+        }
+        for stat in &tree {
+            send(stat.identity, Signal::KILL);
+        }
+        if tree.is_empty() && is_empty() {
+            return Look::Done;
+        }
+        self.backoff.again(now)
+    }
+}

@@ -1,0 +1,242 @@
+//! The database: opening it, its schema, and all SQL.
+//!
+//! Level 1. The supervisor owns the one [`Store`], which writes; HTTP threads open a [`Reader`] for each use. A change is one IMMEDIATE
+//! transaction that is on the disk when the call returns (WAL, `synchronous=FULL`: <https://www.sqlite.org/pragma.html#pragma_synchronous>),
+//! and counts `version` up by one for each thing newly known. If killed here: all of a change is there, or nothing.
+//!
+//! No rule of the life cycle stands here. What a fact means is decided in [`crate::pipeline`]; this file keeps it, and refuses
+//! what does not follow from what is stored.
+
+mod change;
+mod check;
+mod error;
+mod open;
+mod reader;
+mod rows;
+
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+
+use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
+
+use crate::clock::Timestamp;
+use crate::pipeline::{Cause, Entry, Transition};
+
+use self::change::{GaveUp, KIND_LOST, KIND_SPAWN_FAILED, KIND_STARTING};
+pub use self::check::{CheckReport, CheckStep, check};
+pub use self::error::StoreError;
+pub use self::open::{BUSY_TIMEOUT, schema_version};
+pub use self::reader::Reader;
+pub use self::rows::{EventRow, PipelineRow, RunRow};
+
+/// The one connection that writes.
+#[derive(Debug)]
+pub struct Store {
+    conn: Connection,
+    path: PathBuf,
+}
+
+/// An opened database.
+#[derive(Debug)]
+pub struct Opened {
+    /// The connection.
+    pub store: Store,
+    /// The migrations that were applied just now, such as `V1__pipeline`.
+    pub applied: Vec<String>,
+}
+
+/// What a run begins with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewRun {
+    /// The script as it was asked for.
+    pub script: String,
+    /// The folder it runs in.
+    pub cwd: String,
+    /// Its arguments.
+    pub args: Vec<String>,
+    /// The position in the log before its first byte.
+    pub log_start: u64,
+}
+
+/// A run that was committed and may now be started.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Begun {
+    /// Its id.
+    pub run_id: i64,
+    /// What the pipeline is now: still stopped.
+    pub row: PipelineRow,
+}
+
+/// What came of recording facts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recorded {
+    /// What the pipeline is now.
+    pub row: PipelineRow,
+    /// How many of the facts were new; the others had been recorded before and changed nothing.
+    pub new: usize,
+}
+
+/// How a run ends that nobody saw end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UnseenEnd {
+    /// It may have lived; nobody can know how it ended.
+    Lost,
+    /// It never came to life. Only for a run that is still `starting`.
+    NeverBegan,
+}
+
+/// Applies what is lacking to the database at `path`, creating it where there is none; gives the names of what was applied. Idempotent.
+pub fn migrate(path: &Path) -> Result<Vec<String>, StoreError> {
+    Store::open(path).map(|opened| opened.applied)
+}
+
+impl Store {
+    /// Opens the database at `path` and brings its schema up to date. A file that is not there is made, with mode 0600; its folder is
+    /// not. A file that is damaged, newer, of another program or not writable is refused and left as it is.
+    pub fn open(path: &Path) -> Result<Opened, StoreError> {
+        let (conn, applied) = open::open(path)?;
+        Ok(Opened { store: Self { conn, path: path.to_owned() }, applied })
+    }
+
+    /// What the pipeline is.
+    pub fn row(&self) -> Result<PipelineRow, StoreError> {
+        self.read(PipelineRow::read)
+    }
+
+    /// The run with the highest id; none before the first.
+    pub fn latest_run(&self) -> Result<Option<RunRow>, StoreError> {
+        self.read(|conn| RunRow::page(conn, i64::MAX, 1)).map(|mut page| page.pop())
+    }
+
+    /// The run with this id.
+    pub fn run(&self, id: i64) -> Result<Option<RunRow>, StoreError> {
+        self.read(|conn| RunRow::read(conn, id))
+    }
+
+    /// The number of the last fact of the run's journal that is recorded; 0 when none is. What the store itself added does not count.
+    pub fn last_seq(&self, run_id: i64) -> Result<u64, StoreError> {
+        let seq: Option<i64> = self.read(|conn| {
+            conn.prepare_cached(
+                "SELECT max(seq) FROM pipeline_events WHERE run_id = ?1 AND kind NOT IN (?2, ?3) AND NOT (kind = ?4 AND cause IS ?5)",
+            )?
+            .query_row((run_id, KIND_STARTING, KIND_LOST, KIND_SPAWN_FAILED, Cause::Recovery), |row| row.get(0))
+        })?;
+        Ok(seq.and_then(|seq| u64::try_from(seq).ok()).unwrap_or(0))
+    }
+
+    /// The highest position in the log that any run is known to have reached, in bytes; 0 before the first run.
+    pub fn log_position_max(&self) -> Result<u64, StoreError> {
+        self.read(rows::log_position_max)
+    }
+
+    /// Keeps every id up to `highest` from being given to a new run: folders of these ids exist, perhaps from before the database was
+    /// removed. No change of the pipeline, so `version` stays.
+    pub fn reserve_run_ids(&mut self, highest: i64) -> Result<(), StoreError> {
+        self.write(|tx| {
+            // AUTOINCREMENT takes the successor of what stands here: https://www.sqlite.org/autoinc.html
+            let given: Option<i64> =
+                tx.query_row("SELECT seq FROM sqlite_sequence WHERE name = 'pipeline_runs'", [], |row| row.get(0)).optional()?;
+            match given {
+                Some(given) if given >= highest => {}
+                Some(_) => {
+                    tx.execute("UPDATE sqlite_sequence SET seq = ?1 WHERE name = 'pipeline_runs'", [highest])?;
+                }
+                None if highest <= 0 => {}
+                None => {
+                    tx.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ('pipeline_runs', ?1)", [highest])?;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Commits a run as `starting`, before anything of it exists. The pipeline must be stopped and no run alive. The state and the times
+    /// of the run before stay until this one is seen to run.
+    pub fn begin_run(&mut self, new: &NewRun, at: Timestamp) -> Result<Begun, StoreError> {
+        self.write(|tx| change::begin(tx, None, new, at, Cause::Request))
+    }
+
+    /// Commits a run that the database knows nothing of but whose shim lives: the database was lost meanwhile. Its journal, recorded
+    /// from the beginning, tells the rest.
+    pub fn adopt_unknown_run(&mut self, id: i64, new: &NewRun, at: Timestamp) -> Result<Begun, StoreError> {
+        self.write(|tx| change::begin(tx, Some(id), new, at, Cause::Recovery))
+    }
+
+    /// Records one fact; see [`Store::record_all`].
+    pub fn record(
+        &mut self,
+        run_id: i64,
+        entry: &Entry,
+        transition: Option<Transition>,
+        cause_override: Option<Cause>,
+    ) -> Result<Recorded, StoreError> {
+        self.record_each(run_id, std::iter::once((entry, transition)), cause_override)
+    }
+
+    /// Records facts of a run in the order of its journal, all in one transaction. A number that is recorded already changes nothing.
+    /// A transition must start from the stored state and be of the latest run, alive as far as is known; otherwise it is a
+    /// [`StoreError::Conflict`] and nothing of the whole call is kept. `cause_override` takes the place of the transitions' own cause.
+    pub fn record_all(
+        &mut self,
+        run_id: i64,
+        facts: &[(Entry, Option<Transition>)],
+        cause_override: Option<Cause>,
+    ) -> Result<Recorded, StoreError> {
+        self.record_each(run_id, facts.iter().map(|(entry, transition)| (entry, *transition)), cause_override)
+    }
+
+    fn record_each<'a>(
+        &mut self,
+        run_id: i64,
+        facts: impl Iterator<Item = (&'a Entry, Option<Transition>)>,
+        cause_override: Option<Cause>,
+    ) -> Result<Recorded, StoreError> {
+        self.write(|tx| {
+            let mut recorded = Recorded { row: PipelineRow::read(tx)?, new: 0 };
+            for (entry, transition) in facts {
+                if let Some(row) = change::record(tx, run_id, entry, transition, cause_override, &recorded.row)? {
+                    recorded = Recorded { row, new: recorded.new + 1 };
+                }
+            }
+            Ok(recorded)
+        })
+    }
+
+    /// Ends the latest run, which is alive as far as is known, without having seen its end. `error` says why, for people.
+    pub fn end_run(&mut self, run_id: i64, end: UnseenEnd, at: Timestamp, error: &str) -> Result<PipelineRow, StoreError> {
+        self.write(|tx| change::end(tx, run_id, end, at, error))
+    }
+
+    /// Counts `version` up for a change that is not stored here but that clients wait for, such as an action that is now pending.
+    pub fn touch(&mut self, at: Timestamp) -> Result<PipelineRow, StoreError> {
+        self.write(|tx| {
+            let mut row = PipelineRow::read(tx)?;
+            row.version += 1;
+            row.updated_at = row.updated_at.max(at);
+            tx.prepare_cached("UPDATE pipeline_state SET version = ?1, updated_at = ?2 WHERE id = 1")?
+                .execute((rows::stored(row.version), row.updated_at))?;
+            Ok(row)
+        })
+    }
+
+    fn read<T>(&self, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, StoreError> {
+        read(&self.conn).map_err(|e| StoreError::new(&self.path, e))
+    }
+
+    /// Runs `change` as one transaction. IMMEDIATE takes the write lock at once, so nobody writes between what it reads and what it
+    /// writes, and a busy file is known before anything was done. Dropping the transaction rolls it back.
+    fn write<T>(&mut self, change: impl FnOnce(&Transaction<'_>) -> Result<T, GaveUp>) -> Result<T, StoreError> {
+        let Self { conn, path } = self;
+        let done = conn.transaction_with_behavior(TransactionBehavior::Immediate).map_err(GaveUp::from).and_then(|tx| {
+            let value = change(&tx)?;
+            tx.commit()?;
+            Ok(value)
+        });
+        done.map_err(|gave_up| match gave_up {
+            GaveUp::Sqlite(error) => StoreError::new(path, error),
+            GaveUp::Conflict(reason) => StoreError::Conflict { path: path.clone(), reason },
+        })
+    }
+}

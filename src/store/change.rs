@@ -1,0 +1,283 @@
+//! The changes that the writer makes, each within a transaction that its caller begins and commits.
+//!
+//! A change reads what is stored, works out what follows, and writes it under the guard that the stored state still is what it
+//! started from. Times are floored here: nothing in a run is earlier than what happened before it, whatever the clock says.
+
+use rusqlite::{OptionalExtension, Transaction};
+
+use super::rows::{self, PipelineRow, RunRow};
+use super::{Begun, NewRun, UnseenEnd};
+use crate::clock::Timestamp;
+use crate::pipeline::{Cause, Entry, Exit, Fact, RunStatus, State, Transition};
+
+/// The event before a run's first fact: its commit.
+pub(super) const KIND_STARTING: &str = "starting";
+/// The event after a run's last fact, where that is no end.
+pub(super) const KIND_LOST: &str = "lost";
+/// The event of a run that never came to life, told by its shim or found out at boot.
+pub(super) const KIND_SPAWN_FAILED: &str = "spawn_failed";
+
+/// Why a change is given up in the middle: the transaction is rolled back and nothing of it is kept.
+pub(super) enum GaveUp {
+    Sqlite(rusqlite::Error),
+    Conflict(String),
+}
+
+impl From<rusqlite::Error> for GaveUp {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Sqlite(error)
+    }
+}
+
+/// Inserts a run that is `starting`, with an id of its own or the one given.
+pub(super) fn begin(tx: &Transaction<'_>, id: Option<i64>, new: &NewRun, at: Timestamp, cause: Cause) -> Result<Begun, GaveUp> {
+    let mut row = PipelineRow::read(tx)?;
+    let args = serde_json::to_string(&new.args).expect("a list of strings is JSON");
+    // The unique index over live runs refuses a second one.
+    tx.prepare_cached(
+        "INSERT INTO pipeline_runs (id, status, script, cwd, args, created_at, log_start) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+    )?
+    .execute((id, RunStatus::Starting, &new.script, &new.cwd, args, at, rows::stored(new.log_start)))?;
+    let run_id = tx.last_insert_rowid();
+    insert_event(tx, run_id, 0, at, KIND_STARTING, None, Some(cause), None)?;
+    row.run_id = Some(run_id);
+    row.version += 1;
+    // A new run is a new line of time: a clock that was set back before it is believed.
+    row.updated_at = at;
+    let changed = tx
+        .prepare_cached("UPDATE pipeline_state SET run_id = ?1, version = ?2, updated_at = ?3 WHERE id = 1 AND state = ?4")?
+        .execute((run_id, rows::stored(row.version), at, State::Stopped))?;
+    if changed == 0 {
+        return Err(GaveUp::Conflict(format!("no run can begin while the pipeline is {}", row.state)));
+    }
+    Ok(Begun { run_id, row })
+}
+
+/// Records one fact on top of `before`; nothing where its number is there already.
+pub(super) fn record(
+    tx: &Transaction<'_>,
+    run_id: i64,
+    entry: &Entry,
+    transition: Option<Transition>,
+    cause_override: Option<Cause>,
+    before: &PipelineRow,
+) -> Result<Option<PipelineRow>, GaveUp> {
+    let known: bool = tx
+        .prepare_cached("SELECT count(*) FROM pipeline_events WHERE run_id = ?1 AND seq = ?2")?
+        .query_row((run_id, rows::stored(entry.seq)), |row| row.get(0))?;
+    if known {
+        return Ok(None);
+    }
+    let (_, last_at) = last_event(tx, run_id)?;
+    let at = entry.at.max(last_at);
+    let cause = transition.map(|transition| cause_override.unwrap_or(transition.cause));
+    let change = transition.map(|transition| (transition.from, transition.to));
+    insert_event(tx, run_id, entry.seq, at, entry.fact.kind(), change, cause, detail(&entry.fact).as_deref())?;
+    if let Some(transition) = transition {
+        let mut run = live_run(tx, run_id)?;
+        let row = follow(before, &mut run, transition, &entry.fact, at)?;
+        write_run(tx, &run)?;
+        write_row(tx, &row, transition.from, Some(run_id))?;
+        return Ok(Some(row));
+    }
+    if let Fact::Usage { cpu_user_ms, cpu_system_ms, max_rss_kb } = entry.fact {
+        tx.prepare_cached("UPDATE pipeline_runs SET cpu_user_ms = ?2, cpu_system_ms = ?3, max_rss_kb = ?4 WHERE id = ?1")?
+            .execute((run_id, rows::stored(cpu_user_ms), rows::stored(cpu_system_ms), rows::stored(max_rss_kb)))?;
+    }
+    let row = PipelineRow { version: before.version + 1, updated_at: before.updated_at.max(at), ..before.clone() };
+    // Such a fact may come late, of a run that is not the latest any more.
+    write_row(tx, &row, before.state, before.run_id)?;
+    Ok(Some(row))
+}
+
+/// Ends a run that is alive as far as is known.
+pub(super) fn end(tx: &Transaction<'_>, run_id: i64, end: UnseenEnd, at: Timestamp, error: &str) -> Result<PipelineRow, GaveUp> {
+    let before = PipelineRow::read(tx)?;
+    let mut run = live_run(tx, run_id)?;
+    let (status, kind) = match end {
+        UnseenEnd::Lost => (RunStatus::Lost, KIND_LOST),
+        UnseenEnd::NeverBegan if run.status == RunStatus::Starting => (RunStatus::Failed, KIND_SPAWN_FAILED),
+        UnseenEnd::NeverBegan => return Err(GaveUp::Conflict(format!("run {run_id} did begin: it is {}", run.status))),
+    };
+    let (last_seq, last_at) = last_event(tx, run_id)?;
+    let at = at.max(last_at);
+    run.status = status;
+    run.stopped_at = Some(at);
+    run.error = Some(error.to_owned());
+    let row = ended(&before, &run, at);
+    let change = Some((before.state, State::Stopped));
+    insert_event(tx, run_id, last_seq + 1, at, kind, change, Some(Cause::Recovery), Some(error))?;
+    write_run(tx, &run)?;
+    write_row(tx, &row, before.state, Some(run_id))?;
+    Ok(row)
+}
+
+/// What the pipeline and its run become by a transition that `fact` brought at `at`.
+fn follow(
+    before: &PipelineRow,
+    run: &mut RunRow,
+    transition: Transition,
+    fact: &Fact,
+    at: Timestamp,
+) -> Result<PipelineRow, GaveUp> {
+    run.status = transition.status;
+    let mut row = PipelineRow {
+        state: transition.to,
+        version: before.version + 1,
+        updated_at: before.updated_at.max(at),
+        ..before.clone()
+    };
+    match fact {
+        Fact::Spawned { pid, .. } => {
+            run.pid = Some(*pid);
+            run.started_at = Some(at);
+            row.pid = Some(*pid);
+            row.started_at = Some(at);
+            (row.paused_at, row.resumed_at, row.stopped_at) = (None, None, None);
+        }
+        Fact::Paused { .. } => row.paused_at = Some(at),
+        Fact::Resumed { paused_ms, .. } => {
+            run.paused_ms = *paused_ms;
+            row.resumed_at = Some(at);
+        }
+        Fact::Exited { exit, paused_ms, log_end, .. } => {
+            match exit {
+                Exit::Code(code) => run.exit_code = Some(*code),
+                Exit::Signal(signal) => run.signal = Some(*signal),
+            }
+            run.stopped_at = Some(at);
+            run.paused_ms = *paused_ms;
+            run.log_end = Some((*log_end).max(run.log_start));
+            row = ended(before, run, at);
+        }
+        Fact::SpawnFailed { error } => {
+            run.stopped_at = Some(at);
+            run.error = Some(error.clone());
+            row = ended(before, run, at);
+        }
+        Fact::Stopping { .. } | Fact::Usage { .. } | Fact::Unknown => {
+            return Err(GaveUp::Conflict(format!("`{}` brings no transition to {}", fact.kind(), transition.to)));
+        }
+    }
+    Ok(row)
+}
+
+/// What the pipeline is once `run` has ended. Of a run that never came to life there are no times to keep; those that stand there are
+/// of the run before.
+fn ended(before: &PipelineRow, run: &RunRow, at: Timestamp) -> PipelineRow {
+    let lived = run.started_at.is_some();
+    PipelineRow {
+        state: State::Stopped,
+        pid: None,
+        run_id: Some(run.id),
+        started_at: run.started_at,
+        paused_at: before.paused_at.filter(|_| lived),
+        resumed_at: before.resumed_at.filter(|_| lived),
+        stopped_at: Some(at),
+        updated_at: before.updated_at.max(at),
+        version: before.version + 1,
+    }
+}
+
+/// The run, which must not have ended: an end is final.
+fn live_run(tx: &Transaction<'_>, run_id: i64) -> Result<RunRow, GaveUp> {
+    match RunRow::read(tx, run_id)? {
+        Some(run) if run.status.is_live() => Ok(run),
+        Some(run) => Err(GaveUp::Conflict(format!("run {run_id} has ended: it is {}", run.status))),
+        None => Err(GaveUp::Conflict(format!("run {run_id} is not recorded"))),
+    }
+}
+
+/// The number and the time of what happened last in the run. Later events are not earlier than this, whatever the clock says.
+fn last_event(tx: &Transaction<'_>, run_id: i64) -> Result<(u64, Timestamp), GaveUp> {
+    let last: Option<(i64, Timestamp)> = tx
+        .prepare_cached("SELECT seq, at FROM pipeline_events WHERE run_id = ?1 ORDER BY seq DESC LIMIT 1")?
+        .query_row([run_id], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    let (seq, at) = last.ok_or_else(|| GaveUp::Conflict(format!("run {run_id} is not recorded")))?;
+    Ok((u64::try_from(seq).unwrap_or(0), at))
+}
+
+#[expect(clippy::too_many_arguments, reason = "they are the table's columns")]
+fn insert_event(
+    tx: &Transaction<'_>,
+    run_id: i64,
+    seq: u64,
+    at: Timestamp,
+    kind: &str,
+    change: Option<(State, State)>,
+    cause: Option<Cause>,
+    detail: Option<&str>,
+) -> Result<(), GaveUp> {
+    let (from, to) = change.unzip();
+    tx.prepare_cached(
+        "INSERT INTO pipeline_events (run_id, seq, at, kind, from_state, to_state, cause, detail) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+    )?
+    .execute((run_id, rows::stored(seq), at, kind, from, to, cause, detail))?;
+    Ok(())
+}
+
+/// Writes what can change of a run.
+fn write_run(tx: &Transaction<'_>, run: &RunRow) -> Result<(), GaveUp> {
+    tx.prepare_cached(
+        "UPDATE pipeline_runs SET status = ?2, pid = ?3, started_at = ?4, stopped_at = ?5, exit_code = ?6, signal = ?7,
+             paused_ms = ?8, error = ?9, log_end = ?10
+         WHERE id = ?1",
+    )?
+    .execute((
+        run.id,
+        run.status,
+        run.pid,
+        run.started_at,
+        run.stopped_at,
+        run.exit_code,
+        run.signal,
+        rows::stored(run.paused_ms),
+        &run.error,
+        run.log_end.map(rows::stored),
+    ))?;
+    Ok(())
+}
+
+/// Writes what the pipeline is, if it still is what the change started from.
+fn write_row(tx: &Transaction<'_>, row: &PipelineRow, expected: State, of_run: Option<i64>) -> Result<(), GaveUp> {
+    let changed = tx
+        .prepare_cached(
+            "UPDATE pipeline_state SET state = ?1, pid = ?2, started_at = ?3, paused_at = ?4, resumed_at = ?5, stopped_at = ?6,
+                 updated_at = ?7, version = ?8
+             WHERE id = 1 AND state = ?9 AND run_id IS ?10",
+        )?
+        .execute((
+            row.state,
+            row.pid,
+            row.started_at,
+            row.paused_at,
+            row.resumed_at,
+            row.stopped_at,
+            row.updated_at,
+            rows::stored(row.version),
+            expected,
+            of_run,
+        ))?;
+    if changed == 1 {
+        Ok(())
+    } else {
+        let run = of_run.map_or_else(|| "no run".to_owned(), |run| format!("run {run}"));
+        Err(GaveUp::Conflict(format!("the pipeline is not {expected} with {run}")))
+    }
+}
+
+/// More about a fact, for people.
+fn detail(fact: &Fact) -> Option<String> {
+    match fact {
+        Fact::Spawned { pid, .. } => Some(format!("pid {pid}")),
+        Fact::Stopping { grace_ms } => Some(format!("grace {grace_ms} ms")),
+        Fact::Exited { exit: Exit::Code(code), .. } => Some(format!("exit code {code}")),
+        Fact::Exited { exit: Exit::Signal(signal), .. } => Some(format!("signal {signal}")),
+        Fact::Usage { cpu_user_ms, cpu_system_ms, max_rss_kb } => {
+            Some(format!("CPU {cpu_user_ms} ms user, {cpu_system_ms} ms system; at most {max_rss_kb} KiB a process"))
+        }
+        Fact::SpawnFailed { error } => Some(error.clone()),
+        Fact::Paused { .. } | Fact::Resumed { .. } | Fact::Unknown => None,
+    }
+}

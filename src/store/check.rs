@@ -1,0 +1,134 @@
+//! `autoappdev check`: looks the database over, and proves that it can be written, without changing it.
+//!
+//! May run beside a live server: it holds the write lock for about a millisecond.
+
+use std::path::Path;
+
+use rusqlite::{Connection, Transaction, TransactionBehavior};
+
+use super::error::StoreError;
+use super::open;
+use super::rows::{PipelineRow, RunRow};
+
+/// What a check found, in the order of looking.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckReport {
+    /// Each step with its result. A step that failed may keep later ones from being taken.
+    pub steps: Vec<CheckStep>,
+}
+
+/// One step of a check.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckStep {
+    /// What was looked at.
+    pub name: &'static str,
+    /// What was found, for people: good or bad.
+    pub result: Result<String, String>,
+}
+
+impl CheckReport {
+    /// Whether every step was good.
+    pub fn is_ok(&self) -> bool {
+        self.steps.iter().all(|step| step.result.is_ok())
+    }
+}
+
+/// Looks the database at `path` over. An error where there is nothing to look over: no file, not ours, newer, damaged so that it can't
+/// be read, not writable. Creates and migrates nothing.
+pub fn check(path: &Path) -> Result<CheckReport, StoreError> {
+    let told = |e| StoreError::found(path, e);
+    let lacking = open::look_over(path)?;
+    let mut steps = vec![CheckStep { name: "file", result: Ok(format!("{} is ours and can be read", path.display())) }];
+    if let Some(lacking) = lacking
+        && !lacking.is_empty()
+    {
+        let behind = format!("it lacks {}; run `autoappdev migrate`", lacking.join(", "));
+        steps.push(CheckStep { name: "schema", result: Err(behind) });
+        return Ok(CheckReport { steps });
+    }
+    let mut conn = open::connect(path)?;
+    let differences = schema_differences(&conn).map_err(told)?;
+    let schema_is_ours = differences.is_empty();
+    steps.push(CheckStep {
+        name: "schema",
+        result: if schema_is_ours { Ok(format!("version {}", open::schema_version())) } else { Err(differences.join("; ")) },
+    });
+    steps.push(CheckStep { name: "integrity", result: verdict(&conn, "PRAGMA integrity_check(5)", "ok").map_err(told)? });
+    steps.push(CheckStep { name: "foreign keys", result: verdict(&conn, "PRAGMA foreign_key_check", "").map_err(told)? });
+    // What is written goes to tables and columns that must be there.
+    if schema_is_ours {
+        steps.push(CheckStep { name: "write", result: write_and_read_back(&mut conn, path)? });
+    }
+    Ok(CheckReport { steps })
+}
+
+/// Runs a checking pragma: good when all that it says, its first column joined, is `good`.
+fn verdict(conn: &Connection, pragma: &str, good: &str) -> rusqlite::Result<Result<String, String>> {
+    let mut statement = conn.prepare(pragma)?;
+    let said: Vec<String> = statement.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
+    let said = said.join("; ");
+    Ok(if said == good { Ok("ok".to_owned()) } else { Err(said) })
+}
+
+/// A table, index or trigger: its type, name and text.
+type SchemaObject = (String, String, Option<String>);
+
+/// How the schema differs from the one that the migrations make in an empty database.
+fn schema_differences(conn: &Connection) -> rusqlite::Result<Vec<String>> {
+    let mut model = Connection::open_in_memory()?;
+    open::runner().run(&mut model).expect("the migrations apply to an empty database: a test says so");
+    let ours = schema(&model)?;
+    let found = schema(conn)?;
+    let name = |(kind, name, _): &SchemaObject| format!("{kind} {name}");
+    let mut differences = Vec::new();
+    for object in &ours {
+        match found.iter().find(|other| (&other.0, &other.1) == (&object.0, &object.1)) {
+            None => differences.push(format!("{} is missing", name(object))),
+            Some(other) if other != object => differences.push(format!("{} was changed", name(object))),
+            Some(_) => {}
+        }
+    }
+    let known = |object: &&SchemaObject| ours.iter().any(|other| (&other.0, &other.1) == (&object.0, &object.1));
+    differences.extend(found.iter().filter(|object| !known(object)).map(|object| format!("{} is not ours", name(object))));
+    Ok(differences)
+}
+
+/// All but `SQLite`'s own tables, which it makes as it needs them.
+fn schema(conn: &Connection) -> rusqlite::Result<Vec<SchemaObject>> {
+    conn.prepare("SELECT type, name, sql FROM sqlite_schema WHERE name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY type, name")?
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+        .collect()
+}
+
+/// Writes a run, an event and the state, reads them back, and rolls all of it back.
+fn write_and_read_back(conn: &mut Connection, path: &Path) -> Result<Result<String, String>, StoreError> {
+    let told = |e| StoreError::new(path, e);
+    let before = PipelineRow::read(conn).map_err(told)?;
+    let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate).map_err(told)?;
+    let read_back = try_writing(&tx);
+    tx.rollback().map_err(told)?;
+    let after = PipelineRow::read(conn).map_err(told)?;
+    Ok(match read_back {
+        // A live server may have gone on in the meantime; what must not be there is what was written here.
+        Ok(written) if after.version < before.version || after == written => {
+            Err("what was written could not be undone".to_owned())
+        }
+        Ok(_) => Ok("written, read back and rolled back".to_owned()),
+        Err(e) => Err(StoreError::new(path, e).to_string()),
+    })
+}
+
+/// Writes what a lost run leaves, which no rule of the schema forbids at any time.
+fn try_writing(tx: &Transaction<'_>) -> rusqlite::Result<PipelineRow> {
+    const AT: &str = "2000-01-01T00:00:00.000Z";
+    tx.execute(
+        "INSERT INTO pipeline_runs (status, script, cwd, args, created_at, stopped_at, error, log_start)
+         VALUES ('lost', 'check', '/', '[]', ?1, ?1, 'check', 0)",
+        [AT],
+    )?;
+    let id = tx.last_insert_rowid();
+    tx.execute("INSERT INTO pipeline_events (run_id, seq, at, kind) VALUES (?1, 0, ?2, 'starting')", (id, AT))?;
+    tx.execute("UPDATE pipeline_state SET version = version + 1, updated_at = ?1 WHERE id = 1", [AT])?;
+    RunRow::read(tx, id)?.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
+    PipelineRow::read(tx)
+}

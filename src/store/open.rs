@@ -1,0 +1,370 @@
+//! Opening the database in named phases: look at it without touching it, create it where there is none, connect, migrate.
+//!
+//! A file that is refused stays byte for byte as it was: everything that can refuse it looks through a connection that can't write.
+//! If killed here: a new file is empty, or has a header and no tables, or has all of V1 (each migration and its line in the history
+//! are one transaction). The next opening takes each of these further.
+
+use std::ffi::OsString;
+use std::fmt::Write as _;
+use std::fs::{self, OpenOptions};
+use std::io::ErrorKind;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use refinery::{Migration, Runner};
+use rusqlite::types::Value;
+use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::error::StoreError;
+
+mod embedded {
+    refinery::embed_migrations!("migrations");
+}
+
+/// How long a write waits for another process's write before it gives up. Ours take less than a millisecond, `autoappdev migrate` and
+/// `check` little more.
+pub const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The letters "`AADv`" in the file's header say whose it is. Set by V1; <https://www.sqlite.org/pragma.html#pragma_application_id>.
+const APPLICATION_ID: i32 = 0x4141_4476;
+
+/// refinery's table: which migrations were applied.
+const HISTORY_TABLE: &str = "refinery_schema_history";
+
+/// What a path holds, as far as can be told without reading it.
+enum Look {
+    Absent,
+    Empty,
+    Filled,
+}
+
+/// The migrations that this program carries, ready to run. Grouped: by itself refinery commits a migration apart from its line in the
+/// history, and a kill in between would leave a file that can't be migrated any more.
+pub(super) fn runner() -> Runner {
+    embedded::migrations::runner().set_grouped(true)
+}
+
+/// The schema this program works with: its highest migration's number.
+pub fn schema_version() -> i64 {
+    runner().get_migrations().iter().map(|migration| i64::from(migration.version())).max().unwrap_or(0)
+}
+
+/// Opens the database at `path` for writing, up to date; also says which migrations were applied.
+pub(super) fn open(path: &Path) -> Result<(Connection, Vec<String>), StoreError> {
+    let looked_through = match look(path)? {
+        Look::Absent => {
+            create(path)?;
+            true
+        }
+        Look::Empty => true,
+        Look::Filled => inspect(path)?.is_some(),
+    };
+    let mut conn = connect(path)?;
+    if !looked_through {
+        pending(&conn, path)?;
+    }
+    configure(&conn, path)?;
+    let applied = migrate(&mut conn, path)?;
+    prove_writable(&conn, path)?;
+    Ok((conn, applied))
+}
+
+/// Refuses what is no file, and what has lost its file: `SQLite` would silently delete the write-ahead log of one that is missing or empty.
+fn look(path: &Path) -> Result<Look, StoreError> {
+    let refused = |reason: String| StoreError::NotWritable { path: path.to_owned(), reason };
+    let look = match fs::metadata(path) {
+        Ok(meta) if meta.is_dir() => return Err(refused("it is a folder".to_owned())),
+        Ok(meta) if !meta.is_file() => return Err(refused("it is no regular file".to_owned())),
+        Ok(meta) if meta.len() > 0 => return Ok(Look::Filled),
+        Ok(_) => Look::Empty,
+        Err(e) if e.kind() == ErrorKind::NotFound => Look::Absent,
+        Err(e) => return Err(refused(e.to_string())),
+    };
+    let wal = beside(path, "-wal");
+    if fs::metadata(&wal).is_ok_and(|meta| meta.len() > 0) {
+        let what = if matches!(look, Look::Absent) { "missing" } else { "empty" };
+        let reason = format!("the file is {what} while its write-ahead log {} still holds data", wal.display());
+        return Err(StoreError::Damaged { path: path.to_owned(), reason });
+    }
+    Ok(look)
+}
+
+/// The file that `SQLite` keeps next to the database, with symbolic links resolved as `SQLite` resolves them.
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name: OsString = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned()).into();
+    name.push(suffix);
+    name.into()
+}
+
+/// The path from the root. Some relative ones mean something else to `SQLite`: `:memory:`, and all that begin with `file:`.
+pub(super) fn absolute(path: &Path) -> Result<PathBuf, StoreError> {
+    std::path::absolute(path).map_err(|e| StoreError::NotWritable { path: path.to_owned(), reason: e.to_string() })
+}
+
+/// Makes an empty file that only its owner can read. `SQLite` gives its other files the same mode.
+fn create(path: &Path) -> Result<(), StoreError> {
+    match OpenOptions::new().write(true).create_new(true).mode(0o644).open(path) {
+        Ok(_) => Ok(()),
+        // Another process made it since: as good as ours.
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(()),
+        Err(e) if e.kind() == ErrorKind::StorageFull => Err(StoreError::Full { path: path.to_owned() }),
+        Err(e) => Err(StoreError::NotWritable { path: path.to_owned(), reason: e.to_string() }),
+    }
+}
+
+/// Looks through a file without writing, as [`inspect`] does; an empty one lacks everything.
+pub(super) fn look_over(path: &Path) -> Result<Option<Vec<String>>, StoreError> {
+    match look(path)? {
+        Look::Absent => Err(StoreError::Missing { path: path.to_owned() }),
+        Look::Empty => Ok(Some(runner().get_migrations().iter().map(ToString::to_string).collect())),
+        Look::Filled => inspect(path),
+    }
+}
+
+/// Looks through a file with something in it, without writing: whose it is, its schema's version, its integrity. Gives the names of the
+/// migrations it lacks; nothing where a transaction was cut off before the file was in WAL mode, for only a writer can undo that.
+///
+/// The file is never opened by other means than `SQLite`'s: closing any descriptor of it would drop the locks of all of this process's
+/// connections to it (<https://www.sqlite.org/howtocorrupt.html>, 2.2).
+fn inspect(path: &Path) -> Result<Option<Vec<String>>, StoreError> {
+    if fs::metadata(beside(path, "-journal")).is_ok_and(|meta| meta.len() > 0) {
+        return Ok(None);
+    }
+    let had_wal = beside(path, "-wal").exists();
+    let look_through = || {
+        let conn = inspection(path)?;
+        let lacking = pending(&conn, path)?;
+        if !had_wal {
+            whole_pages(&conn, path)?;
+        }
+        Ok(lacking)
+    };
+    let found = look_through();
+    // Immutable promises that nobody writes. Where somebody began to in the meantime, what was seen proves nothing.
+    if found.is_err() && !had_wal && beside(path, "-wal").exists() {
+        return pending(&inspection(path)?, path).map(Some);
+    }
+    found.map(Some)
+}
+
+/// Refuses a file whose last page is cut off: `SQLite` reads what is missing of it as zeros. For a file without a write-ahead log; one
+/// with a log may have been cut off by a kill in the middle of a checkpoint, and the log still has that page.
+fn whole_pages(conn: &Connection, path: &Path) -> Result<(), StoreError> {
+    let page_bytes: u32 = conn.pragma_query_value(None, "page_size", |row| row.get(0)).map_err(|e| StoreError::found(path, e))?;
+    let bytes = fs::metadata(path).map_err(|e| StoreError::NotWritable { path: path.to_owned(), reason: e.to_string() })?.len();
+    if bytes.is_multiple_of(u64::from(page_bytes)) {
+        Ok(())
+    } else {
+        Err(StoreError::Damaged { path: path.to_owned(), reason: "its last page is cut off".to_owned() })
+    }
+}
+
+/// A connection that writes nothing, not even beside the file where that can be had. <https://www.sqlite.org/uri.html>
+fn inspection(path: &Path) -> Result<Connection, StoreError> {
+    let parameters = match (beside(path, "-wal").exists(), beside(path, "-shm").exists()) {
+        // Without a write-ahead log the file is all there is; by default even a reader would create one.
+        (false, true | false) => "immutable=1",
+        // Reads the log through an index in memory, or through the one of a live writer.
+        (true, true) => "mode=ro&readonly_shm=1",
+        // The index has to be made anew, and is left behind. It holds nothing of its own.
+        (true, false) => "mode=ro",
+    };
+    let mut uri = "file://".to_owned();
+    for byte in absolute(path)?.as_os_str().as_bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'.' | b'-' | b'_' => uri.push(char::from(*byte)),
+            other => write!(uri, "%{other:02X}").expect("a String takes all that is written to it"),
+        }
+    }
+    uri.push('?');
+    uri.push_str(parameters);
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let conn = Connection::open_with_flags(uri, flags).map_err(|e| StoreError::found(path, e))?;
+    conn.busy_timeout(BUSY_TIMEOUT).map_err(|e| StoreError::new(path, e))?;
+    Ok(conn)
+}
+
+/// Refuses a file that is foreign, newer, divergent or damaged, in this order; gives the names of the migrations it lacks.
+fn pending(conn: &Connection, path: &Path) -> Result<Vec<String>, StoreError> {
+    let found = |e| StoreError::found(path, e);
+    let lacking = lacking(conn, path)?;
+    // Not `integrity_check`, which also compares every index with its table: that is for `autoappdev check`.
+    let verdict: String = conn.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(found)?;
+    if verdict == "ok" { Ok(lacking) } else { Err(StoreError::Damaged { path: path.to_owned(), reason: verdict }) }
+}
+
+/// Whose file it is and which migrations it lacks.
+///
+/// refinery compares too, but panics on a history it can't parse, so it only ever gets one that went through here.
+fn lacking(conn: &Connection, path: &Path) -> Result<Vec<String>, StoreError> {
+    let found = |e| StoreError::found(path, e);
+    let foreign = |reason| Err(StoreError::Foreign { path: path.to_owned(), reason });
+    let application_id: i32 = conn.query_row("PRAGMA application_id", [], |row| row.get(0)).map_err(found)?;
+    if application_id != 0 && application_id != APPLICATION_ID {
+        return foreign(format!("its application id is {application_id:#010x}"));
+    }
+    let history = history(conn, path)?;
+    if history.is_empty() {
+        let table: Option<String> = conn
+            .query_row(
+                "SELECT name FROM sqlite_schema WHERE name NOT LIKE 'sqlite\\_%' ESCAPE '\\' AND tbl_name <> ?1 LIMIT 1",
+                [HISTORY_TABLE],
+                |row| row.get(0),
+            )
+            .optional()
+            .map_err(found)?;
+        // Neither tables nor a history is what a kill between creating the file and its first migration leaves.
+        if let Some(name) = table {
+            return foreign(format!("it has {name:?} in it and no history of ours"));
+        }
+    }
+    let runner = runner();
+    let known = runner.get_migrations();
+    compare(&history, known, path)?;
+    let mut lacking: Vec<&Migration> =
+        known.iter().filter(|ours| history.iter().all(|applied| applied.version != i64::from(ours.version()))).collect();
+    lacking.sort();
+    Ok(lacking.iter().map(ToString::to_string).collect())
+}
+
+/// A line of the history.
+struct Applied {
+    version: i64,
+    name: String,
+    checksum: u64,
+}
+
+/// The migrations that were applied, as refinery wrote them; none where there is no such table.
+fn history(conn: &Connection, path: &Path) -> Result<Vec<Applied>, StoreError> {
+    let found = |e| StoreError::found(path, e);
+    let exists: bool = conn
+        .query_row("SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = ?1", [HISTORY_TABLE], |row| row.get(0))
+        .map_err(found)?;
+    if !exists {
+        return Ok(Vec::new());
+    }
+    let mut statement = conn
+        .prepare(&format!("SELECT version, name, checksum, applied_on FROM {HISTORY_TABLE} ORDER BY version"))
+        .map_err(found)?;
+    let lines: Vec<[Value; 4]> = statement
+        .query_map([], |row| Ok([row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?]))
+        .and_then(Iterator::collect)
+        .map_err(found)?;
+    lines
+        .into_iter()
+        .map(|line| {
+            if let [Value::Integer(version), Value::Text(name), Value::Text(checksum), Value::Text(applied_on)] = &line
+                && let Ok(checksum) = checksum.parse()
+                && OffsetDateTime::parse(applied_on, &Rfc3339).is_ok()
+            {
+                Ok(Applied { version: *version, name: name.clone(), checksum })
+            } else {
+                let reason = format!("its schema history has a line that makes no sense: {line:?}");
+                Err(StoreError::Damaged { path: path.to_owned(), reason })
+            }
+        })
+        .collect()
+}
+
+/// Refuses a history that this program can't go on from.
+fn compare(history: &[Applied], known: &[Migration], path: &Path) -> Result<(), StoreError> {
+    let newest_known = known.iter().map(|ours| i64::from(ours.version())).max().unwrap_or(0);
+    let newest_applied = history.iter().map(|applied| applied.version).max().unwrap_or(0);
+    if newest_applied > newest_known {
+        return Err(StoreError::Newer { path: path.to_owned(), found: newest_applied, known: newest_known });
+    }
+    let divergent = |reason| Err(StoreError::Divergent { path: path.to_owned(), reason });
+    for applied in history {
+        let Some(ours) = known.iter().find(|ours| i64::from(ours.version()) == applied.version) else {
+            return divergent(format!("it has V{}__{}, which this program never had", applied.version, applied.name));
+        };
+        if ours.name() != applied.name || ours.checksum() != applied.checksum {
+            return divergent(format!("its V{}__{} is not this program's {ours}", applied.version, applied.name));
+        }
+    }
+    for ours in known {
+        let version = i64::from(ours.version());
+        if version < newest_applied && history.iter().all(|applied| applied.version != version) {
+            return divergent(format!("it lacks {ours} but has a later one"));
+        }
+    }
+    Ok(())
+}
+
+/// Opens a file that exists, for writing.
+pub(super) fn connect(path: &Path) -> Result<Connection, StoreError> {
+    let refused = |reason: String| StoreError::NotWritable { path: path.to_owned(), reason };
+    // Without CREATE: a file that has vanished since it was looked at is an error, not an empty database.
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let conn = Connection::open_with_flags(absolute(path)?, flags).map_err(|e| StoreError::found(path, e))?;
+    // SQLite falls back to reading without a word: https://www.sqlite.org/c3ref/open.html
+    if conn.is_readonly(rusqlite::MAIN_DB).map_err(|e| StoreError::new(path, e))? {
+        return Err(refused("it is write-protected".to_owned()));
+    }
+    conn.busy_timeout(BUSY_TIMEOUT).map_err(|e| StoreError::new(path, e))?;
+    Ok(conn)
+}
+
+/// Sets what the promises stand on, and reads each setting back: `SQLite` ignores one that it can't take.
+fn configure(conn: &Connection, path: &Path) -> Result<(), StoreError> {
+    let not_taken = |setting: String| Err(StoreError::Setting { path: path.to_owned(), setting });
+    let mode: String =
+        conn.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0)).map_err(|e| StoreError::found(path, e))?;
+    if mode != "wal" {
+        return not_taken("journal_mode=WAL".to_owned());
+    }
+    // 2 is FULL: the log is synced at each commit, so what was committed survives a power cut.
+    for (name, value) in [("synchronous", 2), ("foreign_keys", 1), ("trusted_schema", 0)] {
+        conn.pragma_update(None, name, value).map_err(|e| StoreError::new(path, e))?;
+        let taken: i64 = conn.pragma_query_value(None, name, |row| row.get(0)).map_err(|e| StoreError::new(path, e))?;
+        if taken != value {
+            return not_taken(format!("{name}={value}"));
+        }
+    }
+    conn.set_prepared_statement_cache_capacity(32);
+    Ok(())
+}
+
+/// Applies the migrations that are lacking, each with its line in the history, all in one transaction.
+fn migrate(conn: &mut Connection, path: &Path) -> Result<Vec<String>, StoreError> {
+    if lacking(conn, path)?.is_empty() {
+        return Ok(Vec::new());
+    }
+    conn.set_transaction_behavior(TransactionBehavior::Immediate);
+    match runner().run(conn) {
+        Ok(report) => Ok(report.applied_migrations().iter().map(ToString::to_string).collect()),
+        // refinery looks and writes in two steps. Where another process got in between and did the work, there is nothing left to do.
+        Err(_) if lacking(conn, path).is_ok_and(|left| left.is_empty()) => Ok(Vec::new()),
+        Err(e) => Err(migration_failed(path, &e)),
+    }
+}
+
+/// A failed migration by its cause: a full disk and a busy file have their own words.
+fn migration_failed(path: &Path, error: &refinery::Error) -> StoreError {
+    let refinery::error::Kind::Connection(step, cause) = error.kind() else {
+        return StoreError::Migration { path: path.to_owned(), reason: error.to_string() };
+    };
+    if let Some(rusqlite::Error::SqliteFailure(failure, said)) = cause.downcast_ref::<rusqlite::Error>() {
+        let known = StoreError::new(path, rusqlite::Error::SqliteFailure(*failure, said.clone()));
+        if matches!(known, StoreError::Full { .. } | StoreError::Busy { .. } | StoreError::NotWritable { .. }) {
+            return known;
+        }
+    }
+    StoreError::Migration { path: path.to_owned(), reason: format!("{step}: {cause}") }
+}
+
+/// Writes and takes it back: better refused at the start than at the first transition. Only a statement that writes proves it; where
+/// `SQLite` can't write, BEGIN IMMEDIATE begins a reading transaction without a word.
+fn prove_writable(conn: &Connection, path: &Path) -> Result<(), StoreError> {
+    let written = conn.execute_batch("BEGIN IMMEDIATE; UPDATE pipeline_state SET version = version WHERE id = 1");
+    // Without a transaction to take back this fails, and the other error is the one to tell.
+    let taken_back = conn.execute_batch("ROLLBACK");
+    written.and(taken_back).map_err(|e| StoreError::found(path, e))
+}
+
+#[cfg(test)]
+mod tests;

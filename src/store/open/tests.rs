@@ -1,0 +1,468 @@
+//! Files by kind of damage and kind of maker: what is opened, and what is refused and left as it is.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use rustix::thread::CapabilitySet;
+use tempfile::TempDir;
+
+use super::super::{CheckReport, NewRun, PipelineRow, Reader, Store, UnseenEnd, check, migrate};
+use super::*;
+use crate::clock::Timestamp;
+
+const NAME: &str = "test.db";
+
+fn folder() -> TempDir {
+    tempfile::tempdir().expect("a temp folder")
+}
+
+/// A closed database with a few runs in it.
+fn filled() -> TempDir {
+    let folder = folder();
+    let mut store = Store::open(&folder.path().join(NAME)).expect("a new database").store;
+    let new = NewRun { script: "demo.sh".to_owned(), cwd: "/srv".to_owned(), args: vec!["x".repeat(3000)], log_start: 0 };
+    for ms in 0..20 {
+        let run_id = store.begin_run(&new, Timestamp::from_unix_ms(ms)).expect("stopped").run_id;
+        store.end_run(run_id, UnseenEnd::Lost, Timestamp::from_unix_ms(ms), "lost").expect("alive");
+    }
+    folder
+}
+
+/// A closed database that then was changed by this SQL.
+fn changed(sql: &str) -> TempDir {
+    let folder = filled();
+    Connection::open(folder.path().join(NAME)).and_then(|conn| conn.execute_batch(sql)).expect("valid SQL");
+    folder
+}
+
+/// Another program's database.
+fn made_by(sql: &str) -> TempDir {
+    let folder = folder();
+    Connection::open(folder.path().join(NAME)).and_then(|conn| conn.execute_batch(sql)).expect("valid SQL");
+    folder
+}
+
+/// The files that a kill leaves of a database that was changed by this SQL: the change stands in the write-ahead log only.
+fn changed_and_killed(sql: &str) -> TempDir {
+    let living = filled();
+    let conn = Connection::open(living.path().join(NAME)).expect("our own file");
+    conn.execute_batch(sql).expect("valid SQL");
+    let killed = folder();
+    for suffix in ["", "-wal", "-shm"] {
+        let name = format!("{NAME}{suffix}");
+        fs::copy(living.path().join(&name), killed.path().join(&name)).expect("it is there while the connection lives");
+    }
+    killed
+}
+
+/// A database whose bytes were changed.
+fn bent(bend: impl FnOnce(&mut Vec<u8>)) -> TempDir {
+    let folder = filled();
+    let path = folder.path().join(NAME);
+    let mut bytes = fs::read(&path).expect("our own file");
+    bend(&mut bytes);
+    fs::write(&path, bytes).expect("our own file");
+    folder
+}
+
+fn holding(bytes: &[u8]) -> TempDir {
+    let folder = folder();
+    fs::write(folder.path().join(NAME), bytes).expect("our own folder");
+    folder
+}
+
+/// Every file's name and bytes.
+fn contents(folder: &TempDir) -> BTreeMap<OsString, Vec<u8>> {
+    fs::read_dir(folder.path())
+        .expect("our own folder")
+        .map(|entry| entry.expect("our own folder"))
+        .map(|entry| (entry.file_name(), fs::read(entry.path()).expect("our own file")))
+        .collect()
+}
+
+/// Opens what must be refused, by every way in, and sees that not a byte of it changed and nothing was added.
+fn refused(folder: &TempDir) -> StoreError {
+    let path = folder.path().join(NAME);
+    let before = contents(folder);
+    let error = Store::open(&path).expect_err("it must be refused");
+    assert!(contents(folder) == before, "opening touched it: {error}");
+    assert!(migrate(&path).is_err());
+    assert!(check(&path).is_err());
+    assert!(contents(folder) == before, "looking at it touched it: {error}");
+    let text = error.to_string();
+    assert!(text.contains(path.to_str().expect("plain letters")), "names the file: {text}");
+    assert!(text.contains("it has not been touched: "), "says what to do: {text}");
+    error
+}
+
+fn is_damaged(folder: &TempDir) {
+    let error = refused(folder);
+    assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
+    assert!(error.to_string().contains("move it aside with its -wal and -shm files and start again, or restore a backup"));
+}
+
+#[test]
+fn a_file_that_is_no_database_is_refused() {
+    is_damaged(&holding(b"hello"));
+    is_damaged(&holding(b"SQLite format 3\0"));
+    is_damaged(&holding(&[0; 4096]));
+    is_damaged(&holding("a diary, kept in the wrong place\n".repeat(400).as_bytes()));
+}
+
+#[test]
+fn a_truncated_database_is_refused() {
+    let pages = contents(&filled())[&OsString::from(NAME)].len() / 4096;
+    assert!(pages > 10, "there is something to cut");
+    for page in 1..pages {
+        is_damaged(&bent(|bytes| bytes.truncate(page * 4096)));
+    }
+    is_damaged(&bent(|bytes| bytes.truncate(pages * 4096 - 1)));
+    is_damaged(&bent(|bytes| bytes.truncate(50)));
+}
+
+#[test]
+fn a_smashed_page_is_refused() {
+    let pages = contents(&filled())[&OsString::from(NAME)].len() / 4096;
+    for page in 0..pages {
+        for smash in [0x00, 0xFF] {
+            let folder = bent(|bytes| bytes[page * 4096..][..4096].fill(smash));
+            // sqlite_sequence and overflow pages of zeros read as fewer rows or shorter texts, which the CHECKs or the page list tell.
+            is_damaged(&folder);
+        }
+    }
+}
+
+#[test]
+fn a_flipped_bit_is_refused_or_harmless_and_never_a_panic() {
+    let size = contents(&filled())[&OsString::from(NAME)].len();
+    let original = filled();
+    let bytes = fs::read(original.path().join(NAME)).expect("our own file");
+    // A prime step, so that every part of a page gets its turn; the first page is looked at closely.
+    for at in (0..200).chain((200..size).step_by(397)) {
+        let mut bytes = bytes.clone();
+        bytes[at] ^= 1 << (at % 8);
+        let folder = holding(&bytes);
+        let before = contents(&folder);
+        match Store::open(&folder.path().join(NAME)) {
+            Ok(opened) => drop(opened.store.row()),
+            Err(StoreError::NotWritable { .. } | StoreError::Setting { .. }) => {}
+            Err(error) => assert!(contents(&folder) == before, "byte {at}: {error}"),
+        }
+    }
+}
+
+#[test]
+fn a_log_without_its_database_is_not_thrown_away() {
+    for empty in [false, true] {
+        let folder = changed_and_killed("UPDATE pipeline_state SET version = 99");
+        fs::remove_file(folder.path().join(NAME)).expect("it is there");
+        if empty {
+            fs::write(folder.path().join(NAME), "").expect("our own folder");
+        }
+        is_damaged(&folder);
+    }
+}
+
+#[test]
+fn a_newer_database_is_refused() {
+    let newer = format!("INSERT INTO {HISTORY_TABLE} VALUES (99, 'later', '2030-01-01T00:00:00Z', '1'); CREATE TABLE later (x)");
+    for folder in [changed(&newer), changed_and_killed(&newer)] {
+        let error = refused(&folder);
+        assert!(matches!(&error, StoreError::Newer { found: 99, known, .. } if *known == schema_version()), "{error}");
+        assert!(error.to_string().contains("run the newer version"), "{error}");
+    }
+}
+
+#[test]
+fn a_database_of_another_make_is_refused() {
+    for sql in [
+        format!("UPDATE {HISTORY_TABLE} SET checksum = '12345' WHERE version = 1"),
+        format!("UPDATE {HISTORY_TABLE} SET name = 'plumbing' WHERE version = 1"),
+        format!("UPDATE {HISTORY_TABLE} SET version = 0, name = 'before' WHERE version = 1"),
+    ] {
+        for folder in [changed(&sql), changed_and_killed(&sql)] {
+            let error = refused(&folder);
+            assert!(matches!(error, StoreError::Divergent { .. }), "{error}");
+        }
+    }
+}
+
+#[test]
+fn a_history_that_makes_no_sense_is_damage_and_no_panic() {
+    for column in ["checksum = 'many'", "applied_on = 'once'", "name = NULL", "version = 'one'"] {
+        is_damaged(&changed(&format!("UPDATE {HISTORY_TABLE} SET {column}")));
+    }
+}
+
+#[test]
+fn a_database_of_another_program_is_refused() {
+    for sql in [
+        "CREATE TABLE recipes (name TEXT)",
+        "CREATE TABLE recipes (name TEXT); PRAGMA journal_mode = WAL",
+        "CREATE VIEW one AS SELECT 1",
+        "PRAGMA application_id = 7; CREATE TABLE recipes (name TEXT)",
+        "PRAGMA application_id = 7",
+        "CREATE TABLE refinery_schema_history (version int4 PRIMARY KEY, name TEXT, applied_on TEXT, checksum TEXT); CREATE TABLE recipes (name TEXT)",
+    ] {
+        let error = refused(&made_by(sql));
+        assert!(matches!(error, StoreError::Foreign { .. }), "{sql}: {error}");
+    }
+}
+
+#[test]
+fn damage_is_seen_through_a_log_that_a_kill_left() {
+    let folder = changed_and_killed("UPDATE pipeline_state SET version = 99");
+    let path = folder.path().join(NAME);
+    let mut bytes = fs::read(&path).expect("our own file");
+    let last = bytes.len() - 4096;
+    bytes[last..].fill(0xFF);
+    fs::write(&path, bytes).expect("our own file");
+    is_damaged(&folder);
+    // Without the index SQLite makes a new one; the data stays as it is.
+    fs::remove_file(folder.path().join("test.db-shm")).expect("it is there");
+    let before = contents(&folder);
+    assert!(matches!(Store::open(&path), Err(StoreError::Damaged { .. })));
+    let mut after = contents(&folder);
+    after.remove(&OsString::from("test.db-shm"));
+    assert!(after == before);
+}
+
+#[test]
+fn what_is_no_file_or_cannot_be_made_is_refused() {
+    let folder = folder();
+    let file = folder.path().join("file");
+    fs::write(&file, "x").expect("our own folder");
+    for path in [folder.path().to_owned(), file.join("below.db"), folder.path().join("nowhere/test.db"), "/dev/null".into()] {
+        let error = Store::open(&path).expect_err("it must be refused");
+        assert!(matches!(error, StoreError::NotWritable { .. }), "{error}");
+        assert!(error.to_string().contains("or name another file with DATABASE_URL"), "{error}");
+    }
+    assert_eq!(contents(&folder).len(), 1, "nothing was made");
+}
+
+#[test]
+fn what_cannot_be_written_is_refused() {
+    // The header's write version says: only for reading (https://www.sqlite.org/fileformat2.html, 1.3.3).
+    let folder = bent(|bytes| bytes[18] = 3);
+    let before = contents(&folder);
+    let error = Store::open(&folder.path().join(NAME)).expect_err("it must be refused");
+    assert!(matches!(error, StoreError::NotWritable { .. }), "{error}");
+    assert!(contents(&folder) == before);
+
+    // As root permissions say nothing, so the rest runs in a thread that has given that privilege up (capabilities(7)).
+    std::thread::spawn(|| {
+        let mut capabilities = rustix::thread::capabilities(None).expect("the kernel knows them");
+        capabilities.effective.remove(CapabilitySet::DAC_OVERRIDE);
+        rustix::thread::set_capabilities(None, capabilities).expect("less is always allowed");
+        let folder = filled();
+        let path = folder.path().join(NAME);
+        let allow = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("our own");
+        for (file_mode, folder_mode) in [(0o400, 0o700), (0o600, 0o500), (0o000, 0o700), (0o600, 0o000)] {
+            allow(&path, file_mode);
+            allow(folder.path(), folder_mode);
+            let results = [Store::open(&path).map(drop), migrate(&path).map(drop), check(&path).map(drop)];
+            allow(folder.path(), 0o700);
+            for result in results {
+                let error = result.expect_err("it must be refused");
+                assert!(matches!(error, StoreError::NotWritable { .. }), "{file_mode:o} {folder_mode:o}: {error}");
+            }
+            assert_eq!(only_file(&folder), NAME);
+            allow(&path, 0o600);
+        }
+        Store::open(&path).expect("allowed again");
+        let locked = folder.path().join("locked");
+        fs::create_dir(&locked).expect("our own folder");
+        allow(&locked, 0o500);
+        assert!(matches!(Store::open(&locked.join(NAME)), Err(StoreError::NotWritable { .. })));
+    })
+    .join()
+    .expect("no panic");
+}
+
+/// The name of the only file.
+fn only_file(folder: &TempDir) -> OsString {
+    let mut files = fs::read_dir(folder.path()).expect("our own folder");
+    let name = files.next().expect("one file").expect("our own folder").file_name();
+    assert!(files.next().is_none(), "something was left behind");
+    name
+}
+
+#[test]
+fn a_new_database_is_for_its_owner_only_and_migrated_once() {
+    let folder = folder();
+    // Signs that mean something in a URI.
+    let path = folder.path().join("a b%41?mode=memory#ü.db");
+    let opened = Store::open(&path).expect("a new database");
+    assert_eq!(opened.applied, ["V1__pipeline"]);
+    let files: Vec<_> = fs::read_dir(folder.path()).expect("our own folder").map(|file| file.expect("a file")).collect();
+    assert_eq!(files.len(), 3, "the file, its log and its index");
+    for file in files {
+        assert_eq!(file.metadata().expect("a file").permissions().mode() & 0o777, 0o600, "{}", file.path().display());
+    }
+    drop(opened);
+    assert!(path.exists());
+    assert_eq!(Store::open(&path).expect("our own").applied, Vec::<String>::new());
+    assert_eq!(migrate(&path).expect("our own"), Vec::<String>::new());
+    assert_eq!(migrate(&folder.path().join("other.db")).expect("a new database"), ["V1__pipeline"]);
+}
+
+#[test]
+fn a_relative_name_with_another_meaning_to_sqlite_is_a_file_all_the_same() {
+    for name in [":memory:", "file:x.db?mode=memory"] {
+        let whole = absolute(Path::new(name)).expect("there is a working directory");
+        assert!(whole.is_absolute() && whole.ends_with(name), "{}", whole.display());
+    }
+}
+
+#[test]
+fn the_settings_that_the_promises_stand_on_are_taken() {
+    let folder = folder();
+    let store = Store::open(&folder.path().join(NAME)).expect("a new database").store;
+    let setting = |name| store.conn.pragma_query_value(None, name, |row| row.get::<_, Value>(0)).expect("a setting");
+    assert_eq!(setting("journal_mode"), Value::Text("wal".to_owned()));
+    assert_eq!(setting("synchronous"), Value::Integer(2));
+    assert_eq!(setting("foreign_keys"), Value::Integer(1));
+    assert_eq!(setting("trusted_schema"), Value::Integer(0));
+    assert_eq!(setting("busy_timeout"), Value::Integer(i64::try_from(BUSY_TIMEOUT.as_millis()).expect("short")));
+    assert_eq!(setting("application_id"), Value::Integer(i64::from(APPLICATION_ID)));
+}
+
+#[test]
+fn a_kill_while_the_database_is_made_does_no_harm() {
+    // An empty file; a header; a header and an empty history.
+    let history = "CREATE TABLE refinery_schema_history (version int4 PRIMARY KEY, name VARCHAR(255), applied_on VARCHAR(255), checksum VARCHAR(255))";
+    let mut images = vec![holding(b""), made_by("PRAGMA journal_mode = WAL"), made_by(history)];
+    // The very first transaction cut off, with its rollback journal.
+    let living = folder();
+    let conn = Connection::open(living.path().join(NAME)).expect("a new file");
+    conn.execute_batch("BEGIN; CREATE TABLE half (x)").expect("valid SQL");
+    conn.cache_flush().expect("room");
+    let cut_off = folder();
+    for name in [NAME, "test.db-journal"] {
+        fs::copy(living.path().join(name), cut_off.path().join(name)).expect("it is there within the transaction");
+        assert!(!fs::read(cut_off.path().join(name)).expect("our own file").is_empty());
+    }
+    images.push(cut_off);
+    for folder in images {
+        let opened = Store::open(&folder.path().join(NAME)).expect("it is as good as new");
+        assert_eq!(opened.applied, ["V1__pipeline"]);
+        assert_eq!(opened.store.row().expect("the row").version, 0);
+    }
+}
+
+#[test]
+fn a_migration_without_its_line_in_the_history_is_undone() {
+    let folder = made_by(
+        "CREATE TABLE refinery_schema_history (version int4 PRIMARY KEY, name VARCHAR(255), applied_on VARCHAR(255), checksum VARCHAR(255));
+         CREATE TRIGGER cut_off BEFORE INSERT ON refinery_schema_history BEGIN SELECT RAISE (ABORT, 'cut off'); END",
+    );
+    let path = folder.path().join(NAME);
+    let error = Store::open(&path).expect_err("the history takes no line");
+    assert!(matches!(&error, StoreError::Migration { reason, .. } if reason.contains("cut off")), "{error}");
+    Connection::open(&path).and_then(|conn| conn.execute_batch("DROP TRIGGER cut_off")).expect("our own file");
+    assert_eq!(Store::open(&path).expect("nothing was left of it").applied, ["V1__pipeline"]);
+}
+
+#[test]
+fn many_that_make_the_same_database_at_once_make_it_once() {
+    let folder = folder();
+    let path = folder.path().join(NAME);
+    let results: Vec<_> = std::thread::scope(|scope| {
+        let openers: Vec<_> = (0..8).map(|_| scope.spawn(|| Store::open(&path).map(|opened| opened.applied))).collect();
+        openers.into_iter().map(|opener| opener.join().expect("no panic")).collect()
+    });
+    for result in &results {
+        assert!(matches!(result, Ok(_) | Err(StoreError::Busy { .. })), "{result:?}");
+    }
+    assert!(results.iter().filter(|result| result.as_ref().is_ok_and(|applied| !applied.is_empty())).count() <= 1, "{results:?}");
+    assert!(Store::open(&path).expect("a good file").store.row().is_ok());
+    assert!(check(&path).expect("a good file").is_ok());
+}
+
+/// Each schema that was ever released, as a dump with runs in it: what is kept of it must survive every later migration.
+#[test]
+fn every_older_schema_is_brought_up_to_date_with_its_data() {
+    for version in 1..=schema_version() {
+        let dump = format!("{}/tests/fixtures/schema/V{version}.sql", env!("CARGO_MANIFEST_DIR"));
+        let dump = fs::read_to_string(&dump).unwrap_or_else(|e| panic!("{dump}: {e}; each schema needs its fixture"));
+        let folder = made_by(&dump);
+        let path = folder.path().join(NAME);
+        let opened = Store::open(&path).expect("an older schema is no damage");
+        assert_eq!(opened.applied.len(), usize::try_from(schema_version() - version).expect("a small number"));
+        let row = opened.store.row().expect("the row");
+        assert_eq!((row.run_id, row.version), (Some(2), 9), "V{version}");
+        let reader = Reader::open(&path).expect("a reader");
+        let runs = reader.runs(None, 10).expect("readable");
+        assert_eq!(runs.iter().map(|run| run.status.as_str()).collect::<Vec<_>>(), ["lost", "completed"], "V{version}");
+        assert_eq!(reader.run(2).expect("readable").expect("the run").1.len(), 6, "V{version}");
+        drop(opened);
+        assert!(check(&path).expect("a good file").is_ok(), "V{version}");
+    }
+}
+
+fn told(report: &CheckReport) -> Vec<(&'static str, bool)> {
+    report.steps.iter().map(|step| (step.name, step.result.is_ok())).collect()
+}
+
+#[test]
+fn a_check_of_a_good_file_changes_nothing_even_beside_a_live_server() {
+    let folder = filled();
+    let path = folder.path().join(NAME);
+    let good = [("file", true), ("schema", true), ("integrity", true), ("foreign keys", true), ("write", true)];
+    let before = contents(&folder);
+    let report = check(&path).expect("a good file");
+    assert_eq!(told(&report), good, "{report:?}");
+    assert!(report.is_ok());
+    assert!(contents(&folder) == before);
+
+    let mut live = Store::open(&path).expect("a good file").store;
+    let row = live.touch(Timestamp::from_unix_ms(1)).expect("room");
+    assert_eq!(told(&check(&path).expect("a good file")), good);
+    assert_eq!(live.row().expect("the row"), row);
+    let killed = changed_and_killed("UPDATE pipeline_state SET version = 99");
+    assert_eq!(told(&check(&killed.path().join(NAME)).expect("a kill is no damage")), good);
+}
+
+#[test]
+fn a_check_makes_no_database_and_migrates_none() {
+    let empty = folder();
+    let error = check(&empty.path().join(NAME)).expect_err("there is nothing");
+    assert!(matches!(error, StoreError::Missing { .. }), "{error}");
+    assert!(error.to_string().contains("there is no such file; `autoappdev migrate` creates it"), "{error}");
+    assert!(Reader::open(&empty.path().join(NAME)).is_err());
+    assert!(contents(&empty).is_empty());
+
+    let folder = holding(b"");
+    let report = check(&folder.path().join(NAME)).expect("an empty file is no damage");
+    assert_eq!(told(&report), [("file", true), ("schema", false)]);
+    assert_eq!(report.steps[1].result, Err("it lacks V1__pipeline; run `autoappdev migrate`".to_owned()));
+    assert_eq!(contents(&folder)[&OsString::from(NAME)], b"");
+}
+
+#[test]
+fn a_check_tells_what_opening_overlooks() {
+    for (sql, step) in [
+        ("DROP INDEX pipeline_runs_one_live", "schema"),
+        ("CREATE TRIGGER extra AFTER UPDATE ON pipeline_state BEGIN SELECT 1; END", "schema"),
+        ("ALTER TABLE pipeline_events ADD COLUMN extra TEXT", "schema"),
+        (
+            "PRAGMA foreign_keys = 0; INSERT INTO pipeline_events (run_id, seq, at, kind) VALUES (99, 0, '2000-01-01T00:00:00.000Z', 'lost')",
+            "foreign keys",
+        ),
+        ("CREATE TRIGGER refuse BEFORE INSERT ON pipeline_runs BEGIN SELECT RAISE (FAIL, 'no'); END", "schema"),
+    ] {
+        let report = check(&changed(sql).path().join(NAME)).expect("it can be read");
+        let bad: Vec<_> = told(&report).into_iter().filter(|(_, good)| !good).collect();
+        assert_eq!(bad, [(step, false)], "{sql}: {report:?}");
+        assert!(!report.is_ok());
+    }
+}
+
+#[test]
+fn a_row_that_is_missing_is_an_error_and_not_a_new_beginning() {
+    let folder = changed("DELETE FROM pipeline_state");
+    let store = Store::open(&folder.path().join(NAME)).expect("it can be read").store;
+    assert!(store.row().is_err());
+    assert!(PipelineRow::read(&store.conn).is_err());
+}

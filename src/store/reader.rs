@@ -1,0 +1,67 @@
+//! Reading beside the writer: for HTTP threads, opened for each use and never kept.
+//!
+//! WAL lets it read while the writer writes; it sees whole transactions only (<https://www.sqlite.org/wal.html>).
+
+use std::path::{Path, PathBuf};
+
+use rusqlite::{Connection, OpenFlags};
+
+use super::error::StoreError;
+use super::open::{self, BUSY_TIMEOUT};
+use super::rows::{self, EventRow, RunRow};
+
+/// A connection that can't write.
+#[derive(Debug)]
+pub struct Reader {
+    pub(super) conn: Connection,
+    path: PathBuf,
+}
+
+impl Reader {
+    /// Opens the database at `path`, which must exist. Nothing is read yet.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        if !path.exists() {
+            return Err(StoreError::Missing { path: path.to_owned() });
+        }
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let conn = Connection::open_with_flags(open::absolute(path)?, flags)
+            .and_then(|conn| {
+                conn.busy_timeout(BUSY_TIMEOUT)?;
+                conn.execute_batch("PRAGMA query_only = 1; PRAGMA trusted_schema = 0")?;
+                Ok(conn)
+            })
+            .map_err(|e| StoreError::new(path, e))?;
+        Ok(Self { conn, path: path.to_owned() })
+    }
+
+    /// The database's clock, asked together with a row: an answer proves that the file can be read.
+    pub fn time(&self) -> Result<String, StoreError> {
+        self.read(|conn| {
+            conn.query_row("SELECT strftime('%Y-%m-%dT%H:%M:%fZ', 'now') FROM pipeline_state WHERE id = 1", [], |row| row.get(0))
+        })
+    }
+
+    /// At most `limit` runs with ids below `before` (all, when none), newest first.
+    pub fn runs(&self, before: Option<i64>, limit: u32) -> Result<Vec<RunRow>, StoreError> {
+        self.read(|conn| RunRow::page(conn, before.unwrap_or(i64::MAX), limit))
+    }
+
+    /// The run with this id and everything that happened in it, oldest first, both of one moment.
+    pub fn run(&self, id: i64) -> Result<Option<(RunRow, Vec<EventRow>)>, StoreError> {
+        self.read(|conn| {
+            let tx = conn.unchecked_transaction()?;
+            let Some(run) = RunRow::read(&tx, id)? else { return Ok(None) };
+            let events = EventRow::of_run(&tx, id)?;
+            Ok(Some((run, events)))
+        })
+    }
+
+    /// The highest position in the log that any run is known to have reached, in bytes; 0 before the first run.
+    pub fn log_position_max(&self) -> Result<u64, StoreError> {
+        self.read(rows::log_position_max)
+    }
+
+    fn read<T>(&self, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, StoreError> {
+        read(&self.conn).map_err(|e| StoreError::new(&self.path, e))
+    }
+}

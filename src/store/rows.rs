@@ -1,0 +1,214 @@
+//! The rows of the three tables as values, and the texts of their columns.
+//!
+//! Reading only; what writes them is the parent module.
+
+use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
+use rusqlite::{Connection, OptionalExtension, Row};
+use serde::Serialize;
+
+use crate::clock::Timestamp;
+use crate::pipeline::{Cause, RunStatus, State};
+
+/// Stores words and times as their one text. A text that is none is an error when read, never a default.
+macro_rules! stored_as_text {
+    ($($name:ty),+) => {$(
+        impl ToSql for $name {
+            fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+                Ok(ToSqlOutput::from(self.to_string()))
+            }
+        }
+
+        impl FromSql for $name {
+            fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+                value.as_str()?.parse().map_err(FromSqlError::other)
+            }
+        }
+    )+};
+}
+
+stored_as_text!(State, RunStatus, Cause, Timestamp);
+
+/// The one row of `pipeline_state`: what the pipeline is now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PipelineRow {
+    /// What it is.
+    pub state: State,
+    /// The leader's process id; none when stopped.
+    pub pid: Option<u32>,
+    /// The latest run, also after its end; none before the first.
+    pub run_id: Option<i64>,
+    /// When the latest run was seen to run. While a new run is `starting` this and the next three still tell of the one before.
+    pub started_at: Option<Timestamp>,
+    /// The latest pause of the run.
+    pub paused_at: Option<Timestamp>,
+    /// The latest resume of the run.
+    pub resumed_at: Option<Timestamp>,
+    /// When the run was seen to have ended.
+    pub stopped_at: Option<Timestamp>,
+    /// When anything of this last changed; does not go back within a run.
+    pub updated_at: Timestamp,
+    /// Counts changes; never goes back.
+    pub version: u64,
+}
+
+/// A row of `pipeline_runs`: one life of the pipeline. As JSON it is the run of `docs/api-contracts.md`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RunRow {
+    /// Its id, never used twice.
+    pub id: i64,
+    /// How it stands or how it ended.
+    pub status: RunStatus,
+    /// The leader's process id, kept after the end.
+    pub pid: Option<u32>,
+    /// The script as it was asked for.
+    pub script: String,
+    /// The folder it runs in.
+    pub cwd: String,
+    /// Its arguments.
+    pub args: Vec<String>,
+    /// When it was committed.
+    pub created_at: Timestamp,
+    /// When it was seen to run.
+    pub started_at: Option<Timestamp>,
+    /// When it was seen to have ended, or was given up.
+    pub stopped_at: Option<Timestamp>,
+    /// The leader's exit code.
+    pub exit_code: Option<i32>,
+    /// The signal that ended the leader.
+    pub signal: Option<i32>,
+    /// Milliseconds it has been paused, as of the latest resume or the end.
+    pub paused_ms: u64,
+    /// CPU time of the tree in user mode, in milliseconds; known after the end.
+    pub cpu_user_ms: Option<u64>,
+    /// CPU time of the tree in the kernel, in milliseconds; known after the end.
+    pub cpu_system_ms: Option<u64>,
+    /// The largest resident set of any of its processes, in KiB; known after the end.
+    pub max_rss_kb: Option<u64>,
+    /// Why it never came to life, or was lost; for people.
+    pub error: Option<String>,
+    /// The position in the log before its first byte.
+    #[serde(skip)]
+    pub log_start: u64,
+    /// The position in the log after its last byte; known after an end that was seen.
+    #[serde(skip)]
+    pub log_end: Option<u64>,
+}
+
+/// A row of `pipeline_events`: something that happened in a run. As JSON it is the event of `docs/api-contracts.md`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct EventRow {
+    /// The journal's number; 0 for the commit before the start.
+    pub seq: u64,
+    /// When it was seen; does not go back within a run.
+    pub at: Timestamp,
+    /// `starting`, `lost`, or the fact's word ([`crate::pipeline::Fact::kind`]).
+    pub kind: String,
+    /// What the pipeline was, where it changed.
+    pub from_state: Option<State>,
+    /// What it became, where it changed.
+    pub to_state: Option<State>,
+    /// What made it happen, where that is known.
+    pub cause: Option<Cause>,
+    /// More, for people.
+    pub detail: Option<String>,
+}
+
+/// A count as `SQLite` stores it: signed. What is larger than it can hold becomes the largest it can.
+pub(super) fn stored(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+/// A count from a column whose CHECK keeps it from being negative.
+fn count(row: &Row<'_>, column: &str) -> rusqlite::Result<u64> {
+    Ok(optional_count(row, column)?.unwrap_or(0))
+}
+
+fn optional_count(row: &Row<'_>, column: &str) -> rusqlite::Result<Option<u64>> {
+    let index = row.as_ref().column_index(column)?;
+    let number: Option<i64> = row.get(index)?;
+    number.map(|n| u64::try_from(n).map_err(|_| rusqlite::Error::IntegralValueOutOfRange(index, n))).transpose()
+}
+
+impl PipelineRow {
+    /// Reads it. No row is an error: the schema made one, and nothing here deletes it.
+    pub(super) fn read(conn: &Connection) -> rusqlite::Result<Self> {
+        conn.prepare_cached("SELECT * FROM pipeline_state WHERE id = 1")?.query_row([], |row| {
+            Ok(Self {
+                state: row.get("state")?,
+                pid: row.get("pid")?,
+                run_id: row.get("run_id")?,
+                started_at: row.get("started_at")?,
+                paused_at: row.get("paused_at")?,
+                resumed_at: row.get("resumed_at")?,
+                stopped_at: row.get("stopped_at")?,
+                updated_at: row.get("updated_at")?,
+                version: count(row, "version")?,
+            })
+        })
+    }
+}
+
+impl RunRow {
+    fn from_row(row: &Row<'_>) -> rusqlite::Result<Self> {
+        let args = row.as_ref().column_index("args")?;
+        Ok(Self {
+            id: row.get("id")?,
+            status: row.get("status")?,
+            pid: row.get("pid")?,
+            script: row.get("script")?,
+            cwd: row.get("cwd")?,
+            args: serde_json::from_str(row.get_ref(args)?.as_str()?)
+                .map_err(|e| rusqlite::Error::FromSqlConversionFailure(args, rusqlite::types::Type::Text, Box::new(e)))?,
+            created_at: row.get("created_at")?,
+            started_at: row.get("started_at")?,
+            stopped_at: row.get("stopped_at")?,
+            exit_code: row.get("exit_code")?,
+            signal: row.get("signal")?,
+            paused_ms: count(row, "paused_ms")?,
+            cpu_user_ms: optional_count(row, "cpu_user_ms")?,
+            cpu_system_ms: optional_count(row, "cpu_system_ms")?,
+            max_rss_kb: optional_count(row, "max_rss_kb")?,
+            error: row.get("error")?,
+            log_start: count(row, "log_start")?,
+            log_end: optional_count(row, "log_end")?,
+        })
+    }
+
+    /// The run with this id.
+    pub(super) fn read(conn: &Connection, id: i64) -> rusqlite::Result<Option<Self>> {
+        conn.prepare_cached("SELECT * FROM pipeline_runs WHERE id = ?1")?.query_row([id], Self::from_row).optional()
+    }
+
+    /// At most `limit` runs with ids below `before`, newest first.
+    pub(super) fn page(conn: &Connection, before: i64, limit: u32) -> rusqlite::Result<Vec<Self>> {
+        conn.prepare_cached("SELECT * FROM pipeline_runs WHERE id < ?1 ORDER BY id DESC LIMIT ?2")?
+            .query_map((before, limit), Self::from_row)?
+            .collect()
+    }
+}
+
+impl EventRow {
+    /// Everything that happened in a run, oldest first.
+    pub(super) fn of_run(conn: &Connection, run_id: i64) -> rusqlite::Result<Vec<Self>> {
+        conn.prepare_cached("SELECT * FROM pipeline_events WHERE run_id = ?1 ORDER BY seq")?
+            .query_map([run_id], |row| {
+                Ok(Self {
+                    seq: count(row, "seq")?,
+                    at: row.get("at")?,
+                    kind: row.get("kind")?,
+                    from_state: row.get("from_state")?,
+                    to_state: row.get("to_state")?,
+                    cause: row.get("cause")?,
+                    detail: row.get("detail")?,
+                })
+            })?
+            .collect()
+    }
+}
+
+/// The highest position in the log that any run is known to have reached, in bytes; 0 before the first run.
+pub(super) fn log_position_max(conn: &Connection) -> rusqlite::Result<u64> {
+    let position: Option<i64> =
+        conn.prepare_cached("SELECT max(coalesce(log_end, log_start)) FROM pipeline_runs")?.query_row([], |row| row.get(0))?;
+    Ok(position.and_then(|position| u64::try_from(position).ok()).unwrap_or(0))
+}

@@ -1,0 +1,444 @@
+//! What is written and what is refused.
+
+mod crashes;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::json;
+use tempfile::TempDir;
+
+use super::*;
+use crate::pipeline::{Exit, Fact, RunStatus, State, observe};
+
+/// A store in a folder of its own.
+struct Bench {
+    folder: TempDir,
+    store: Store,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a temp folder");
+        let store = Store::open(&folder.path().join("test.db")).expect("a new database").store;
+        Self { folder, store }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("test.db")
+    }
+
+    fn reader(&self) -> Reader {
+        Reader::open(&self.path()).expect("a reader")
+    }
+
+    fn row(&self) -> PipelineRow {
+        self.store.row().expect("the row")
+    }
+
+    fn run(&self, id: i64) -> RunRow {
+        self.store.run(id).expect("readable").expect("the run")
+    }
+
+    fn events(&self, id: i64) -> Vec<EventRow> {
+        self.reader().run(id).expect("readable").expect("the run").1
+    }
+
+    /// Begins a run at `ms`.
+    fn begin(&mut self, ms: i64) -> i64 {
+        self.store.begin_run(&new_run(), at(ms)).expect("a stopped pipeline can begin a run").run_id
+    }
+
+    /// Records what the rules make of a fact in the stored state.
+    fn see(&mut self, run_id: i64, seq: u64, ms: i64, fact: Fact) -> Recorded {
+        let transition = observe(self.row().state, &fact);
+        self.store.record(run_id, &entry(seq, ms, fact), transition, None).expect("what follows from the rules is recorded")
+    }
+}
+
+fn at(ms: i64) -> Timestamp {
+    Timestamp::from_unix_ms(1_700_000_000_000 + ms)
+}
+
+fn entry(seq: u64, ms: i64, fact: Fact) -> Entry {
+    Entry { seq, at: at(ms), boot_ms: 0, fact }
+}
+
+fn new_run() -> NewRun {
+    NewRun { script: "demo.sh".to_owned(), cwd: "/srv".to_owned(), args: vec!["a b".to_owned(), "\"".to_owned()], log_start: 100 }
+}
+
+fn spawned(pid: u32) -> Fact {
+    Fact::Spawned { pid, start_ticks: 1 }
+}
+
+fn exited(exit: Exit, asked: bool) -> Fact {
+    Fact::Exited { exit, asked, paused_ms: 30, log_end: 900 }
+}
+
+fn usage() -> Fact {
+    Fact::Usage { cpu_user_ms: 5, cpu_system_ms: 6, max_rss_kb: 7 }
+}
+
+fn is_conflict<T>(result: &Result<T, StoreError>) -> bool {
+    matches!(result, Err(StoreError::Conflict { .. }))
+}
+
+#[test]
+fn a_new_database_holds_a_stopped_pipeline_without_a_run() {
+    let bench = Bench::new();
+    let row = bench.row();
+    assert_eq!((row.state, row.pid, row.run_id, row.version), (State::Stopped, None, None, 0));
+    assert_eq!((row.started_at, row.paused_at, row.resumed_at, row.stopped_at), (None, None, None, None));
+    assert!(bench.store.latest_run().expect("readable").is_none());
+    assert!(bench.reader().run(1).expect("readable").is_none());
+    assert_eq!(bench.store.log_position_max().expect("readable"), 0);
+    assert_eq!(bench.reader().time().expect("readable").len(), crate::clock::TIMESTAMP_LEN);
+}
+
+#[test]
+fn a_life_from_start_to_end_is_told_in_all_three_tables() {
+    let mut bench = Bench::new();
+    let begun = bench.store.begin_run(&new_run(), at(0)).expect("stopped");
+    let id = begun.run_id;
+    assert_eq!(begun.row, bench.row());
+    assert_eq!((begun.row.state, begun.row.run_id, begun.row.version), (State::Stopped, Some(id), 1));
+    assert_eq!(bench.run(id).status, RunStatus::Starting);
+
+    let row = bench.see(id, 1, 10, spawned(4711)).row;
+    assert_eq!((row.state, row.pid, row.started_at), (State::Running, Some(4711), Some(at(10))));
+    let row = bench.see(id, 2, 20, Fact::Paused { cause: Cause::Outside }).row;
+    assert_eq!((row.state, row.paused_at, row.resumed_at), (State::Paused, Some(at(20)), None));
+    let row = bench.see(id, 3, 50, Fact::Resumed { cause: Cause::Request, paused_ms: 30 }).row;
+    assert_eq!((row.state, row.paused_at, row.resumed_at), (State::Running, Some(at(20)), Some(at(50))));
+    assert_eq!(bench.run(id).paused_ms, 30);
+    bench.see(id, 4, 60, Fact::Stopping { grace_ms: 10_000 });
+    let facts = [exited(Exit::Signal(15), true), usage()];
+    let both = [
+        (entry(5, 70, facts[0].clone()), observe(State::Running, &facts[0])),
+        (entry(6, 71, facts[1].clone()), observe(State::Stopped, &facts[1])),
+    ];
+    let recorded = bench.store.record_all(id, &both, None).expect("an end");
+    assert_eq!((recorded.new, &recorded.row), (2, &bench.row()));
+    assert_eq!(
+        recorded.row,
+        PipelineRow {
+            state: State::Stopped,
+            pid: None,
+            run_id: Some(id),
+            started_at: Some(at(10)),
+            paused_at: Some(at(20)),
+            resumed_at: Some(at(50)),
+            stopped_at: Some(at(70)),
+            updated_at: at(71),
+            version: 7,
+        }
+    );
+    assert_eq!(bench.store.last_seq(id).expect("readable"), 6);
+    assert_eq!(bench.store.log_position_max().expect("readable"), 900);
+
+    let run = serde_json::to_value(bench.run(id)).expect("JSON");
+    assert_eq!(
+        run,
+        json!({
+            "id": 1, "status": "stopped", "pid": 4711, "script": "demo.sh", "cwd": "/srv", "args": ["a b", "\""],
+            "created_at": at(0), "started_at": at(10), "stopped_at": at(70), "exit_code": null, "signal": 15, "paused_ms": 30,
+            "cpu_user_ms": 5, "cpu_system_ms": 6, "max_rss_kb": 7, "error": null,
+        })
+    );
+    let told: Vec<String> = bench
+        .events(id)
+        .iter()
+        .map(|event| {
+            let word = |state: Option<State>| state.map_or("-", State::as_str);
+            let cause = event.cause.map_or("-", Cause::as_str);
+            let detail = event.detail.as_deref().unwrap_or("-");
+            format!("{} {} {} {} {cause} {detail}", event.seq, event.kind, word(event.from_state), word(event.to_state))
+        })
+        .collect();
+    assert_eq!(
+        told,
+        [
+            "0 starting - - request -",
+            "1 spawned stopped running request pid 4711",
+            "2 paused running paused outside -",
+            "3 resumed paused running request -",
+            "4 stopping - - - grace 10000 ms",
+            "5 exited running stopped request signal 15",
+            "6 usage - - - CPU 5 ms user, 6 ms system; at most 7 KiB a process",
+        ]
+    );
+    let event = serde_json::to_value(&bench.events(id)[1]).expect("JSON");
+    assert_eq!(
+        event,
+        json!({"seq": 1, "at": at(10), "kind": "spawned", "from_state": "stopped", "to_state": "running", "cause": "request",
+               "detail": "pid 4711"})
+    );
+}
+
+#[test]
+fn the_times_of_a_run_stay_until_the_next_one_is_seen_to_run() {
+    let mut bench = Bench::new();
+    let first = bench.begin(0);
+    bench.see(first, 1, 10, spawned(1));
+    bench.see(first, 2, 20, Fact::Paused { cause: Cause::Request });
+    bench.see(first, 3, 30, exited(Exit::Code(0), false));
+    let second = bench.begin(40);
+    let row = bench.row();
+    assert_eq!((row.started_at, row.paused_at, row.stopped_at), (Some(at(10)), Some(at(20)), Some(at(30))));
+    let row = bench.see(second, 1, 50, spawned(2)).row;
+    assert_eq!((row.started_at, row.paused_at, row.resumed_at, row.stopped_at), (Some(at(50)), None, None, None));
+    assert_eq!(bench.run(first).status, RunStatus::Completed);
+    assert_eq!(bench.run(first).exit_code, Some(0));
+}
+
+#[test]
+fn a_run_that_never_came_to_life_has_no_times_of_the_one_before() {
+    for told_by_shim in [true, false] {
+        let mut bench = Bench::new();
+        let first = bench.begin(0);
+        bench.see(first, 1, 10, spawned(1));
+        bench.see(first, 2, 20, Fact::Paused { cause: Cause::Request });
+        bench.see(first, 3, 30, exited(Exit::Code(3), false));
+        let id = bench.begin(40);
+        let row = if told_by_shim {
+            bench.see(id, 1, 50, Fact::SpawnFailed { error: "no such file".to_owned() }).row
+        } else {
+            bench.store.end_run(id, UnseenEnd::NeverBegan, at(50), "no such file").expect("starting")
+        };
+        assert_eq!(row, bench.row());
+        assert_eq!((row.state, row.run_id), (State::Stopped, Some(id)));
+        assert_eq!((row.started_at, row.paused_at, row.stopped_at), (None, None, Some(at(50))));
+        let run = bench.run(id);
+        assert_eq!((run.status, run.error.as_deref()), (RunStatus::Failed, Some("no such file")));
+        assert_eq!(bench.events(id)[1].kind, "spawn_failed");
+        assert_eq!(bench.store.last_seq(id).expect("readable"), u64::from(told_by_shim));
+    }
+}
+
+#[test]
+fn a_lost_run_keeps_what_is_known_of_it() {
+    let mut bench = Bench::new();
+    let id = bench.begin(0);
+    bench.see(id, 1, 10, spawned(4711));
+    assert!(is_conflict(&bench.store.end_run(id, UnseenEnd::NeverBegan, at(20), "?")), "it did begin");
+    let row = bench.store.end_run(id, UnseenEnd::Lost, at(20), "the machine went down").expect("alive");
+    assert_eq!((row.state, row.pid, row.started_at, row.stopped_at), (State::Stopped, None, Some(at(10)), Some(at(20))));
+    let run = bench.run(id);
+    assert_eq!((run.status, run.pid, run.exit_code, run.signal), (RunStatus::Lost, Some(4711), None, None));
+    let event = bench.events(id).pop().expect("an event");
+    assert_eq!((event.seq, event.kind.as_str(), event.cause), (2, "lost", Some(Cause::Recovery)));
+    assert_eq!(bench.store.last_seq(id).expect("readable"), 1, "what the store added is no fact of the journal");
+
+    // An end is final: nothing that turns up later changes it.
+    assert!(is_conflict(&bench.store.end_run(id, UnseenEnd::Lost, at(30), "again")));
+    let late = entry(7, 40, spawned(1));
+    assert!(is_conflict(&bench.store.record(id, &late, observe(State::Stopped, &late.fact), None)));
+    assert_eq!(bench.row(), row);
+}
+
+#[test]
+fn recording_twice_changes_nothing() {
+    let mut bench = Bench::new();
+    let id = bench.begin(0);
+    bench.see(id, 1, 10, spawned(4711));
+    let before = (bench.row(), bench.run(id), bench.events(id));
+    let again = entry(1, 99, exited(Exit::Code(1), false));
+    let recorded = bench.store.record(id, &again, observe(State::Running, &again.fact), None).expect("harmless");
+    assert_eq!((recorded.new, recorded.row), (0, before.0.clone()));
+    assert_eq!((bench.row(), bench.run(id), bench.events(id)), before);
+}
+
+#[test]
+fn what_does_not_follow_from_what_is_stored_is_a_conflict() {
+    let mut bench = Bench::new();
+    let id = bench.begin(0);
+    assert!(is_conflict(&bench.store.begin_run(&new_run(), at(1))), "another run is starting");
+    bench.see(id, 1, 10, spawned(1));
+    assert!(is_conflict(&bench.store.begin_run(&new_run(), at(11))), "another run is running");
+    let before = (bench.row(), bench.run(id), bench.events(id));
+
+    let resumed = entry(2, 20, Fact::Resumed { cause: Cause::Request, paused_ms: 1 });
+    let from_paused = observe(State::Paused, &resumed.fact);
+    assert!(is_conflict(&bench.store.record(id, &resumed, from_paused, None)), "it is not paused");
+    let paused = entry(2, 20, Fact::Paused { cause: Cause::Request });
+    let from_running = observe(State::Running, &paused.fact);
+    assert!(is_conflict(&bench.store.record(id + 1, &paused, from_running, None)), "there is no such run");
+    assert!(is_conflict(&bench.store.record(id, &entry(2, 20, usage()), from_running, None)), "usage pauses nothing");
+    assert!(is_conflict(&bench.store.end_run(id + 1, UnseenEnd::Lost, at(20), "?")), "there is no such run");
+    assert!(is_conflict(&bench.store.adopt_unknown_run(id, &new_run(), at(20))), "it is known");
+
+    // Of several facts in one call all are kept, or none.
+    let facts = [(paused, from_running), (entry(3, 30, spawned(2)), observe(State::Stopped, &spawned(2)))];
+    assert!(is_conflict(&bench.store.record_all(id, &facts, None)));
+    assert_eq!((bench.row(), bench.run(id), bench.events(id)), before, "a refused change changes nothing");
+}
+
+#[test]
+fn the_schema_itself_refuses_a_second_live_run_and_unknown_words() {
+    let mut bench = Bench::new();
+    let id = bench.begin(0);
+    for sql in [
+        "INSERT INTO pipeline_runs (status, script, cwd, args, created_at, log_start) SELECT status, script, cwd, args, created_at, 0 FROM pipeline_runs",
+        "INSERT INTO pipeline_state SELECT 2, state, pid, run_id, started_at, paused_at, resumed_at, stopped_at, updated_at, version FROM pipeline_state",
+        "UPDATE pipeline_state SET state = 'idle'",
+        "UPDATE pipeline_state SET state = 'running'",
+        "UPDATE pipeline_state SET updated_at = 'yesterday'",
+        "UPDATE pipeline_state SET run_id = 99",
+        "UPDATE pipeline_runs SET status = 'done'",
+        "UPDATE pipeline_runs SET status = 'completed'",
+        "UPDATE pipeline_runs SET args = '{}'",
+        "UPDATE pipeline_runs SET paused_ms = 'long'",
+        "UPDATE pipeline_events SET kind = 'rumour'",
+        "DELETE FROM pipeline_runs",
+    ] {
+        assert!(bench.store.conn.execute(sql, []).is_err(), "{sql}");
+    }
+    assert_eq!(bench.run(id).status, RunStatus::Starting);
+}
+
+#[test]
+fn every_fact_can_be_kept() {
+    let mut bench = Bench::new();
+    let id = bench.begin(0);
+    let facts = [
+        Fact::Unknown,
+        Fact::Stopping { grace_ms: u64::MAX },
+        Fact::Usage { cpu_user_ms: u64::MAX, cpu_system_ms: 0, max_rss_kb: u64::MAX },
+        spawned(u32::MAX),
+        Fact::Paused { cause: Cause::Request },
+        Fact::Resumed { cause: Cause::Outside, paused_ms: u64::MAX },
+        Fact::SpawnFailed { error: String::new() },
+        // Before the run's log even begins: a journal is a record, however odd.
+        Fact::Exited { exit: Exit::Code(-1), asked: false, paused_ms: 0, log_end: 0 },
+    ];
+    for (seq, fact) in (1..).zip(facts) {
+        bench.see(id, seq, 1, fact);
+    }
+    assert_eq!(bench.run(id).status, RunStatus::Failed);
+    assert_eq!(bench.run(id).log_end, Some(100));
+}
+
+#[test]
+fn times_do_not_go_back_within_a_run_when_the_clock_does() {
+    let mut bench = Bench::new();
+    let id = bench.begin(1000);
+    assert_eq!(bench.see(id, 1, 10, spawned(1)).row.started_at, Some(at(1000)));
+    assert_eq!(bench.see(id, 2, 2000, Fact::Paused { cause: Cause::Request }).row.paused_at, Some(at(2000)));
+    let row = bench.see(id, 3, 1500, Fact::Resumed { cause: Cause::Request, paused_ms: 0 }).row;
+    assert_eq!((row.resumed_at, row.updated_at), (Some(at(2000)), at(2000)));
+    let row = bench.store.touch(at(3000)).expect("room");
+    assert_eq!(row.updated_at, at(3000));
+    // The touch was ours and later; the fact keeps its true time.
+    let row = bench.see(id, 4, 2500, exited(Exit::Code(0), false)).row;
+    assert_eq!((row.stopped_at, row.updated_at), (Some(at(2500)), at(3000)));
+    assert_eq!(bench.store.touch(at(0)).expect("room").updated_at, at(3000));
+    // The next run believes the clock again.
+    assert_eq!(bench.store.begin_run(&new_run(), at(500)).expect("stopped").row.updated_at, at(500));
+}
+
+#[test]
+fn version_grows_by_each_thing_newly_known_and_ids_are_not_used_twice() {
+    let mut bench = Bench::new();
+    bench.store.reserve_run_ids(0).expect("nothing to do");
+    bench.store.reserve_run_ids(7).expect("a new database");
+    assert_eq!(bench.row().version, 0);
+    let id = bench.begin(0);
+    assert_eq!(id, 8);
+    assert_eq!(bench.store.touch(at(1)).expect("room").version, 2);
+    assert_eq!(bench.store.end_run(id, UnseenEnd::Lost, at(2), "gone").expect("alive").version, 3);
+    bench.store.reserve_run_ids(3).expect("nothing to do");
+    bench.store.reserve_run_ids(41).expect("more folders");
+    assert_eq!(bench.begin(3), 42);
+    assert_eq!(bench.row().version, 4);
+}
+
+#[test]
+fn a_run_that_outlived_the_database_is_taken_in_with_its_id() {
+    let mut bench = Bench::new();
+    let begun = bench.store.adopt_unknown_run(12, &new_run(), at(0)).expect("unknown");
+    assert_eq!((begun.run_id, begun.row.run_id), (12, Some(12)));
+    assert_eq!(bench.events(12)[0].cause, Some(Cause::Recovery));
+    let facts = [spawned(5), Fact::Paused { cause: Cause::Outside }];
+    let journal = [
+        (entry(1, 1, facts[0].clone()), observe(State::Stopped, &facts[0])),
+        (entry(2, 2, facts[1].clone()), observe(State::Running, &facts[1])),
+    ];
+    let recorded = bench.store.record_all(12, &journal, Some(Cause::Recovery)).expect("its journal");
+    assert_eq!((recorded.row.state, recorded.new), (State::Paused, 2));
+    assert!(bench.events(12).iter().all(|event| event.cause == Some(Cause::Recovery)));
+    bench.store.end_run(12, UnseenEnd::Lost, at(3), "gone").expect("alive");
+    assert_eq!(bench.begin(4), 13);
+}
+
+#[test]
+fn history_comes_newest_first_page_by_page() {
+    let mut bench = Bench::new();
+    for ms in 0..5 {
+        let id = bench.begin(ms);
+        bench.store.end_run(id, UnseenEnd::Lost, at(ms), "gone").expect("alive");
+    }
+    let reader = bench.reader();
+    let ids = |before, limit| -> Vec<i64> { reader.runs(before, limit).expect("readable").iter().map(|run| run.id).collect() };
+    assert_eq!(ids(None, 2), [5, 4]);
+    assert_eq!(ids(Some(4), 2), [3, 2]);
+    assert_eq!(ids(Some(2), 2), [1]);
+    assert_eq!(ids(Some(1), 2), Vec::<i64>::new());
+    assert_eq!(bench.store.latest_run().expect("readable").map(|run| run.id), Some(5));
+}
+
+#[test]
+fn a_reader_cannot_write_and_sees_whole_transactions_only() {
+    let mut bench = Bench::new();
+    let id = bench.begin(0);
+    let reader = bench.reader();
+    assert!(reader.conn.execute("DELETE FROM pipeline_events", []).is_err());
+    let tx = bench.store.conn.transaction().expect("no other");
+    tx.execute("UPDATE pipeline_runs SET script = 'half'", []).expect("a change");
+    assert_eq!(reader.run(id).expect("not blocked").expect("the run").0.script, "demo.sh");
+    tx.commit().expect("room");
+    assert_eq!(reader.run(id).expect("readable").expect("the run").0.script, "half");
+}
+
+#[test]
+fn a_full_disk_is_told_apart_and_changes_nothing() {
+    let mut bench = Bench::new();
+    let pages: i64 = bench.store.conn.pragma_query_value(None, "page_count", |row| row.get(0)).expect("a number");
+    bench.store.conn.pragma_update(None, "max_page_count", pages).expect("a limit");
+    let before = bench.row();
+    let mut large = new_run();
+    large.args = vec!["x".repeat(100_000)];
+    let error = bench.store.begin_run(&large, at(0)).expect_err("no room");
+    assert!(error.is_disk_full(), "{error}");
+    assert!(error.to_string().contains("disk is full; make room"), "{error}");
+    assert_eq!(bench.row(), before);
+    bench.store.conn.pragma_update(None, "max_page_count", pages + 100).expect("room again");
+    bench.store.begin_run(&large, at(0)).expect("room again");
+}
+
+#[test]
+fn a_second_writer_waits_and_then_says_so() {
+    let mut bench = Bench::new();
+    let mut other = Store::open(&bench.path()).expect("two can open it").store;
+    other.conn.busy_timeout(Duration::from_millis(20)).expect("a setting");
+    let tx = bench.store.conn.transaction_with_behavior(TransactionBehavior::Immediate).expect("no other");
+    let error = other.touch(at(0)).expect_err("the other writes");
+    assert!(matches!(error, StoreError::Busy { .. }), "{error}");
+    assert!(!error.is_disk_full());
+    drop(tx);
+    assert_eq!(other.touch(at(0)).expect("free again").version, 1);
+    assert_eq!(bench.store.touch(at(0)).expect("free again").version, 2);
+}
+
+#[test]
+fn a_word_from_a_newer_version_is_an_error_with_a_hint() {
+    let bench = Bench::new();
+    bench
+        .store
+        .conn
+        .execute_batch("PRAGMA ignore_check_constraints = 1; UPDATE pipeline_state SET state = 'frozen'")
+        .expect("forced");
+    let error = bench.store.row().expect_err("no such state");
+    assert!(matches!(&error, StoreError::UnknownWord { word, .. } if word.text == "frozen"), "{error}");
+    assert!(error.to_string().contains("restore a backup"), "{error}");
+}

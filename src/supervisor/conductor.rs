@@ -1,0 +1,631 @@
+//! The life cycle: takes actions and facts, asks the rules, commits, publishes, answers. Knows no thread, no process and no clock of its
+//! own, so that a test can be the whole world around it.
+//!
+//! If killed here: what was committed is what the next boot finds, what the shim wrote down is what it adds. Nothing is kept in
+//! memory only, but who waits for an answer.
+
+use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
+use std::time::Duration;
+
+use super::shims::{ConnectionNumber, Finding, Shims};
+use super::snapshot::{Published, Snapshot, Watch};
+use super::{ActionError, Ask, Settings, StartRequest};
+use crate::clock::{Clock, Timestamp, whole_ms};
+use crate::pipeline::{
+    Action, Entry, Fact, Found, Pending, Plan, Refusal, RunStatus, State, Step, Transition, decide, observe, recover,
+};
+use crate::run_dir::{Command, FORMAT, LaunchSpec, Message, Reply, ReplyError};
+use crate::script;
+use crate::store::{NewRun, PipelineRow, RunRow, Store, StoreError, UnseenEnd};
+
+/// How long a start, a pause or a resume is waited for before its client is told that it is still under way. The shim gives up a
+/// pause earlier than that.
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long beyond the grace a stop is waited for.
+const STOP_ANSWER_LIMIT: Duration = Duration::from_secs(20);
+
+/// How long a shim may be silent, its lock held, before health says so.
+const SILENCE_LIMIT: Duration = Duration::from_secs(5);
+
+/// What health says then.
+const SILENT_SHIM: &str =
+    "the live run's own process (the shim) does not answer; the state is what it last said, and no other run is started";
+
+/// How often a shim that does not answer is tried again: often while it may just be leaving or beginning, seldom later.
+const RETRY_SOON: Duration = Duration::from_millis(5);
+const RETRY_LATER: Duration = Duration::from_secs(1);
+
+/// How often the database is tried again after it refused a fact.
+const STORE_RETRY: Duration = Duration::from_millis(500);
+
+/// Where an answer goes. Whoever asked may have gone; then nobody takes it.
+pub(super) type ReplyTo = SyncSender<Result<Arc<Published>, ActionError>>;
+
+/// Somebody who waits for the end of an action.
+struct Waiter {
+    reply_to: ReplyTo,
+    /// When it is told that the action is still under way.
+    until: Duration,
+}
+
+/// An action under way.
+struct UnderWay {
+    pending: Pending,
+    /// The command's tag.
+    tag: u64,
+    waiters: Vec<Waiter>,
+}
+
+/// How the live run's shim is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Link {
+    /// There is no live run.
+    Idle,
+    /// It is connected.
+    Connected { number: ConnectionNumber },
+    /// It lives and does not answer: since when, and when it is tried again.
+    Silent { since: Duration, retry_at: Duration },
+}
+
+/// See the module.
+pub(super) struct Conductor<S, C> {
+    store: Store,
+    shims: S,
+    clock: C,
+    settings: Settings,
+    watch: Arc<Watch>,
+    row: PipelineRow,
+    run: Option<RunRow>,
+    under_way: Option<UnderWay>,
+    link: Link,
+    /// The latest run's last recorded fact.
+    last_seq: u64,
+    /// The grace of a stop that names none: the live run's.
+    grace: Duration,
+    next_tag: u64,
+    /// Since when the shim owes a sign of life: it was told something and has said nothing yet.
+    unheard_since: Option<Duration>,
+    /// Whether health says that already.
+    is_known_silent: bool,
+}
+
+impl<S: Shims, C: Clock> Conductor<S, C> {
+    /// Reads what is stored, looks what there is, and makes the two agree. When this returns, what is published is true.
+    pub(super) fn boot(store: Store, shims: S, clock: C, settings: Settings) -> Result<Self, StoreError> {
+        let row = store.row()?;
+        let run = store.latest_run()?;
+        let last_seq = run.as_ref().map_or(Ok(0), |run| store.last_seq(run.id))?;
+        let snapshot = Snapshot::new(&row, run.as_ref(), None, settings.default_script.as_deref());
+        let mut conductor = Self {
+            watch: Arc::new(Watch::new(snapshot)),
+            grace: settings.grace,
+            store,
+            shims,
+            clock,
+            settings,
+            row,
+            run,
+            under_way: None,
+            link: Link::Idle,
+            last_seq,
+            next_tag: 1,
+            unheard_since: None,
+            is_known_silent: false,
+        };
+        conductor.look_at_run()?;
+        conductor.take_in_unknown_runs()?;
+        conductor.publish();
+        Ok(conductor)
+    }
+
+    /// What readers hold on to.
+    pub(super) fn watch(&self) -> Arc<Watch> {
+        self.watch.clone()
+    }
+
+    /// The run that goes on when this server stops.
+    pub(super) fn live_run(&self) -> Option<i64> {
+        self.run.as_ref().filter(|run| run.status.is_live()).map(|run| run.id)
+    }
+
+    // ---- what clients ask
+
+    /// Takes an action. The answer comes when it is so, or at once when it cannot be.
+    pub(super) fn act(&mut self, ask: Ask, reply_to: &ReplyTo) {
+        let now = self.clock.since_boot();
+        let action = ask.action();
+        let grace = match &ask {
+            Ask::Stop { grace } => grace.unwrap_or(self.grace),
+            Ask::Start(_) | Ask::Pause | Ask::Resume => Duration::ZERO,
+        };
+        let pending = self.under_way.as_ref().map(|under_way| under_way.pending);
+        let step = match decide(self.row.state, pending, action, now + grace) {
+            Ok(step) => step,
+            Err(refusal) => return answer(reply_to, Err(ActionError::Refused(refusal))),
+        };
+        let waiter = |limit| Waiter { reply_to: reply_to.clone(), until: now + limit };
+        let tag = self.next_tag;
+        self.next_tag += 1;
+        match (step, ask) {
+            (Step::Launch, Ask::Start(request)) => self.launch(&request, waiter(ANSWER_LIMIT)),
+            (Step::Pause, _) => self.command(&Command::Pause { tag }, tag, Pending::Pause, waiter(ANSWER_LIMIT)),
+            (Step::Resume, _) => self.command(&Command::Resume { tag }, tag, Pending::Resume, waiter(ANSWER_LIMIT)),
+            (Step::Stop | Step::Hasten, _) => {
+                let command = Command::Stop { tag, grace_ms: Some(whole_ms(grace)) };
+                let pending = Pending::Stop { kill_at: now + grace };
+                self.command(&command, tag, pending, waiter(grace + STOP_ANSWER_LIMIT));
+            }
+            (Step::Launch, Ask::Pause | Ask::Resume | Ask::Stop { .. }) => {
+                unreachable!("decide() answers Launch to a start only")
+            }
+        }
+    }
+
+    fn launch(&mut self, request: &StartRequest, waiter: Waiter) {
+        let spec = match self.prepare(request) {
+            Ok(spec) => spec,
+            Err(error) => return answer(&waiter.reply_to, Err(error)),
+        };
+        let (run_id, reply_to) = (spec.run_id, waiter.reply_to.clone());
+        self.grace = Duration::from_millis(spec.grace_ms);
+        self.under_way = Some(UnderWay { pending: Pending::Start, tag: 0, waiters: vec![waiter] });
+        self.publish();
+        match self.shims.launch(&spec) {
+            Ok(number) => {
+                self.link = Link::Connected { number };
+                self.expect_to_hear();
+            }
+            Err(error) => {
+                // Whether a shim was born before that went wrong is for a look to say, not for a guess.
+                ::log::error!("run {run_id}: its shim could not be started: {error}");
+                self.shims.disconnect();
+                let detail = format!("the run's own process could not be started: {error}");
+                if let Err(error) = self.settle(&detail) {
+                    self.under_way = None;
+                    answer(&reply_to, Err(error.into()));
+                }
+            }
+        }
+    }
+
+    /// Checks the request and commits the run. Nothing is changed where this fails.
+    fn prepare(&mut self, request: &StartRequest) -> Result<LaunchSpec, ActionError> {
+        let root = self.settings.root.clone();
+        let name = request.script.as_deref().or(self.settings.default_script.as_deref());
+        let script_name = name.ok_or(script::ScriptError::Unnamed)?.to_owned();
+        let program = script::find_script(&root, &script_name)?;
+        let cwd = match &request.cwd {
+            Some(name) => script::find_cwd(&root, name)?,
+            None => root,
+        };
+        let log_start = self.shims.log_end().map_err(ActionError::Io)?.max(self.store.log_position_max()?);
+        let at = self.clock.now();
+        let new = NewRun { script: script_name, cwd: cwd.display().to_string(), args: request.args.clone(), log_start };
+        let begun = self.store.begin_run(&new, at)?;
+        self.row = begun.row;
+        self.run = self.store.run(begun.run_id)?;
+        self.last_seq = 0;
+        Ok(LaunchSpec {
+            format: FORMAT,
+            run_id: begun.run_id,
+            runtime_dir: self.settings.runtime_dir.clone(),
+            created_at: at,
+            script: new.script,
+            program: program.program,
+            program_args: program.args,
+            args: new.args,
+            cwd,
+            env: request.env.clone(),
+            grace_ms: whole_ms(request.grace.unwrap_or(self.settings.grace)),
+            log_start,
+            log_segment_bytes: self.settings.log_segment_bytes,
+            log_run_bytes: self.settings.log_run_bytes,
+        })
+    }
+
+    /// Sends a command down, and notes that its fact is awaited.
+    fn command(&mut self, command: &Command, tag: u64, pending: Pending, waiter: Waiter) {
+        let sent = match self.link {
+            Link::Connected { .. } => self.shims.send(command).is_ok(),
+            Link::Idle | Link::Silent { .. } => false,
+        };
+        if !sent {
+            return answer(&waiter.reply_to, Err(ActionError::ShimSilent));
+        }
+        self.expect_to_hear();
+        match &mut self.under_way {
+            // A second stop: whoever waits for the first waits for the same end.
+            Some(under_way) if pending.action() == under_way.pending.action() => {
+                under_way.pending = pending;
+                under_way.waiters.push(waiter);
+            }
+            Some(_) | None => {
+                let given_up = self.under_way.replace(UnderWay { pending, tag, waiters: vec![waiter] });
+                if let Some(given_up) = given_up {
+                    let action = given_up.pending.action();
+                    let refusal = Refusal { from: self.row.state, action, pending: Some(pending.action()) };
+                    given_up.answer_all(|| Err(ActionError::Refused(refusal)));
+                }
+            }
+        }
+        // The shim is at work already; who waits for news gets to know that something is under way.
+        match self.store.touch(self.clock.now()) {
+            Ok(row) => self.row = row,
+            Err(error) => ::log::warn!("failed to {error}"),
+        }
+        self.publish();
+    }
+
+    // ---- what the shim says
+
+    /// Takes what came up together.
+    pub(super) fn hear(&mut self, number: ConnectionNumber, messages: Vec<Message>) {
+        if self.link != (Link::Connected { number }) {
+            return;
+        }
+        self.unheard_since = None;
+        if std::mem::take(&mut self.is_known_silent) {
+            self.watch.set_degraded(None);
+        }
+        let mut entries = Vec::new();
+        let mut replies = Vec::new();
+        for message in messages {
+            match message {
+                Message::Fact(entry) => entries.push(entry),
+                Message::Reply(reply) => replies.push(reply),
+            }
+        }
+        if let Err(error) = self.record(entries) {
+            return self.forget_and_retry(&error);
+        }
+        for reply in replies {
+            self.hear_reply(reply);
+        }
+    }
+
+    fn hear_reply(&mut self, reply: Reply) {
+        let Some(error) = reply.error else { return };
+        let Some(under_way) = self.under_way.take_if(|under_way| under_way.tag == reply.reply) else { return };
+        let detail = reply.detail.unwrap_or_else(|| "the run's own process refused".to_owned());
+        ::log::warn!("{} was not done: {detail}", under_way.pending.action());
+        let action = under_way.pending.action();
+        let from = self.row.state;
+        under_way.answer_all(|| {
+            Err(match error {
+                ReplyError::PauseTimeout => ActionError::PauseTimeout(detail.clone()),
+                ReplyError::ResumeFailed => ActionError::ResumeFailed(detail.clone()),
+                ReplyError::NotNow => ActionError::Refused(Refusal { from, action, pending: None }),
+                ReplyError::UnknownCommand | ReplyError::Other => ActionError::Shim(detail.clone()),
+            })
+        });
+        // Pending is gone; who waits for news is told.
+        match self.store.touch(self.clock.now()) {
+            Ok(row) => self.row = row,
+            Err(error) => ::log::warn!("failed to {error}"),
+        }
+        self.publish();
+    }
+
+    /// The connection broke: the shim left, or died, or was cut off.
+    pub(super) fn lose_shim(&mut self, number: ConnectionNumber) {
+        if self.link != (Link::Connected { number }) {
+            return;
+        }
+        self.shims.disconnect();
+        self.link = Link::Idle;
+        self.unheard_since = None;
+        if std::mem::take(&mut self.is_known_silent) {
+            self.watch.set_degraded(None);
+        }
+        if let Err(error) = self.look_at_run() {
+            self.forget_and_retry(&error);
+        }
+        self.publish();
+    }
+
+    /// Commits facts that are not recorded yet, publishes what they make of the pipeline, and answers who waited for it.
+    fn record(&mut self, entries: Vec<Entry>) -> Result<(), StoreError> {
+        let Some(run) = &self.run else { return Ok(()) };
+        let run_id = run.id;
+        let mut state = self.row.state;
+        let mut facts: Vec<(Entry, Option<Transition>)> = Vec::new();
+        for entry in entries.into_iter().filter(|entry| entry.seq > self.last_seq) {
+            let transition = observe(state, &entry.fact);
+            state = transition.map_or(state, |transition| transition.to);
+            facts.push((entry, transition));
+        }
+        let Some((last, _)) = facts.last() else { return Ok(()) };
+        let last_seq = last.seq;
+        self.row = self.store.record_all(run_id, &facts, None)?.row;
+        self.last_seq = last_seq;
+        self.run = self.store.run(run_id)?;
+        let answers: Vec<_> = facts.iter().filter_map(|(entry, _)| self.settle_pending(&entry.fact, entry.boot_ms)).collect();
+        self.publish();
+        let published = self.watch.get();
+        for under_way in answers {
+            let run = self.run.as_ref();
+            let failed = run.filter(|run| run.status == RunStatus::Failed && run.started_at.is_none());
+            under_way.0.answer_all(|| match (&under_way.1, failed) {
+                (Outcome::Ended(action), _) => {
+                    Err(ActionError::Refused(Refusal { from: State::Stopped, action: *action, pending: None }))
+                }
+                (Outcome::Done, Some(run)) => {
+                    let detail = run.error.clone().unwrap_or_default();
+                    Err(ActionError::SpawnFailed { run_id, detail })
+                }
+                (Outcome::Done, None) => Ok(published.clone()),
+            });
+        }
+        Ok(())
+    }
+
+    /// What a recorded fact means for the action under way: who is to be answered, and how it went.
+    fn settle_pending(&mut self, fact: &Fact, boot_ms: u64) -> Option<(UnderWay, Outcome)> {
+        if let (Fact::Stopping { grace_ms }, None | Some(Pending::Pause | Pending::Resume)) = (fact, self.pending()) {
+            // A stop that this server did not ask for: from before its time, or the shim got a TERM.
+            let pending = Pending::Stop { kill_at: Duration::from_millis(boot_ms + grace_ms) };
+            self.under_way = Some(UnderWay { pending, tag: 0, waiters: Vec::new() });
+            return None;
+        }
+        let outcome = match (self.pending()?, fact) {
+            (Pending::Start, Fact::Spawned { .. } | Fact::SpawnFailed { .. })
+            | (Pending::Pause, Fact::Paused { .. })
+            | (Pending::Resume, Fact::Resumed { .. })
+            | (Pending::Start | Pending::Stop { .. }, Fact::Exited { .. }) => Outcome::Done,
+            (pending @ (Pending::Pause | Pending::Resume), Fact::Exited { .. }) => Outcome::Ended(pending.action()),
+            (Pending::Start | Pending::Pause | Pending::Resume | Pending::Stop { .. }, _) => return None,
+        };
+        self.under_way.take().map(|under_way| (under_way, outcome))
+    }
+
+    fn pending(&self) -> Option<Pending> {
+        self.under_way.as_ref().map(|under_way| under_way.pending)
+    }
+
+    // ---- what is found
+
+    /// The boot table, for the latest run: at boot, and whenever its shim's connection broke.
+    fn look_at_run(&mut self) -> Result<(), StoreError> {
+        self.settle("its directory or its journal was never begun")
+    }
+
+    fn settle(&mut self, why_it_never_began: &str) -> Result<(), StoreError> {
+        let Some(run) = &self.run else { return Ok(()) };
+        let (run_id, status) = (run.id, run.status);
+        if !status.is_live() {
+            return Ok(());
+        }
+        let finding = match self.shims.find(run_id) {
+            Ok(finding) => finding,
+            Err(error) => {
+                ::log::error!("run {run_id}: failed to look at its directory: {error}");
+                self.fall_silent();
+                return Ok(());
+            }
+        };
+        let plan = recover(status, finding.found);
+        let Finding { journal, damage, .. } = finding;
+        let last_at = journal.as_ref().and_then(|journal| journal.entries.last()).map(|entry| entry.at);
+        if let Some(journal) = journal {
+            self.grace = Duration::from_millis(journal.header.grace_ms);
+            if journal.damaged_lines > 0 {
+                ::log::error!("run {run_id}: {} lines of its journal are damaged and left out", journal.damaged_lines);
+            }
+            self.record(journal.entries)?;
+        }
+        match plan {
+            Plan::Nothing => {}
+            Plan::Adopt => self.adopt(run_id),
+            Plan::RecordEnd => ::log::info!("run {run_id} has ended"),
+            Plan::FailSpawn => {
+                self.end_unseen(run_id, UnseenEnd::NeverBegan, self.clock.now(), why_it_never_began)?;
+            }
+            Plan::KillAndLose => {
+                let mut why = "its own process (the shim) was killed, so nobody can know how it ended".to_owned();
+                if let Some(damage) = damage {
+                    why = format!("{why}; {damage}");
+                }
+                match self.shims.kill_leftovers(run_id) {
+                    Ok(0) => why.push_str("; nothing of it is alive"),
+                    Ok(left) => why = format!("{why}; {left} of its processes could not be killed: end them by hand"),
+                    Err(error) => why = format!("{why}; its processes could not be looked for: {error}"),
+                }
+                self.end_unseen(run_id, UnseenEnd::Lost, self.clock.now(), &why)?;
+            }
+            Plan::Lose => {
+                // Nothing of it can be alive, but the PAUSE file can be there.
+                if let Err(error) = self.shims.kill_leftovers(run_id) {
+                    ::log::warn!("run {run_id}: failed to clean up after it: {error}");
+                }
+                let why = "the machine went down while it ran, so nobody can know how it ended";
+                let at = last_at.or(self.run.as_ref().map(|run| run.created_at)).unwrap_or_else(|| self.clock.now());
+                self.end_unseen(run_id, UnseenEnd::Lost, at, why)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn adopt(&mut self, run_id: i64) {
+        if self.row.state == State::Stopped && self.under_way.is_none() {
+            // Killed between the commit of `starting` and that of `running`: its first fact is on the way.
+            self.under_way = Some(UnderWay { pending: Pending::Start, tag: 0, waiters: Vec::new() });
+        }
+        let connected = self.shims.connect(run_id).and_then(|number| {
+            self.shims.send(&Command::Attach { tag: 0, after: self.last_seq })?;
+            Ok(number)
+        });
+        match connected {
+            Ok(number) => {
+                if matches!(self.link, Link::Silent { .. }) {
+                    self.watch.set_degraded(None);
+                }
+                self.link = Link::Connected { number };
+                self.expect_to_hear();
+                ::log::info!("run {run_id} goes on; this server has taken it over");
+            }
+            // It may be leaving at this moment, or not have its socket yet.
+            Err(_) => self.fall_silent(),
+        }
+    }
+
+    fn fall_silent(&mut self) {
+        let now = self.clock.since_boot();
+        self.shims.disconnect();
+        let since = match self.link {
+            Link::Silent { since, .. } => since,
+            Link::Idle | Link::Connected { .. } => now,
+        };
+        let is_long = now.saturating_sub(since) >= SILENCE_LIMIT;
+        let retry_at = now + if is_long { RETRY_LATER } else { RETRY_SOON };
+        self.link = Link::Silent { since, retry_at };
+        self.unheard_since = None;
+        if is_long {
+            self.watch.set_degraded(Some(SILENT_SHIM.to_owned()));
+        }
+    }
+
+    fn expect_to_hear(&mut self) {
+        self.unheard_since.get_or_insert(self.clock.since_boot());
+    }
+
+    fn end_unseen(&mut self, run_id: i64, end: UnseenEnd, at: Timestamp, why: &str) -> Result<(), StoreError> {
+        // Its journal can have ended it a moment ago.
+        if self.run.as_ref().is_some_and(|run| run.status.is_live()) {
+            ::log::warn!("run {run_id}: {why}");
+            self.row = self.store.end_run(run_id, end, at, why)?;
+            self.run = self.store.run(run_id)?;
+        }
+        self.link = Link::Idle;
+        self.watch.set_degraded(None);
+        self.publish();
+        let published = self.watch.get();
+        if let Some(under_way) = self.under_way.take() {
+            let pending = under_way.pending;
+            under_way.answer_all(|| match pending {
+                Pending::Start => Err(ActionError::SpawnFailed { run_id, detail: why.to_owned() }),
+                Pending::Stop { .. } => Ok(published.clone()),
+                Pending::Pause | Pending::Resume => {
+                    Err(ActionError::Refused(Refusal { from: State::Stopped, action: pending.action(), pending: None }))
+                }
+            });
+        }
+        Ok(())
+    }
+
+    /// Run directories that the database knows nothing of: it was removed or replaced. Their ids are not given again, and one that
+    /// lives, or may have left something alive, is taken in.
+    fn take_in_unknown_runs(&mut self) -> Result<(), StoreError> {
+        let ids = match self.shims.run_ids() {
+            Ok(ids) => ids,
+            Err(error) => {
+                ::log::error!("failed to look for run directories: {error}");
+                return Ok(());
+            }
+        };
+        let known = self.run.as_ref().map_or(0, |run| run.id);
+        for id in ids.into_iter().filter(|&id| id > known) {
+            let is_open = self.live_run().is_none();
+            let finding = self.shims.find(id);
+            if let (true, Ok(Finding { found: Found::ShimAlive | Found::Vanished { .. }, journal: Some(journal), .. })) =
+                (is_open, finding)
+            {
+                let header = journal.header;
+                let new = NewRun { script: header.script, cwd: header.cwd, args: header.args, log_start: header.log_start };
+                let begun = self.store.adopt_unknown_run(id, &new, header.created_at)?;
+                ::log::warn!("run {id} was not in the database; its journal tells of it");
+                self.row = begun.row;
+                self.run = self.store.run(id)?;
+                self.last_seq = 0;
+                self.look_at_run()?;
+            } else {
+                self.store.reserve_run_ids(id)?;
+            }
+        }
+        Ok(())
+    }
+
+    // ---- time
+
+    /// When [`Conductor::tick`] has something to do.
+    pub(super) fn deadline(&self) -> Option<Duration> {
+        let retry = match self.link {
+            Link::Silent { retry_at, .. } => Some(retry_at),
+            Link::Idle | Link::Connected { .. } => None,
+        };
+        let waiters = self.under_way.iter().flat_map(|under_way| under_way.waiters.iter().map(|waiter| waiter.until));
+        let silence = self.unheard_since.filter(|_| !self.is_known_silent).map(|since| since + SILENCE_LIMIT);
+        waiters.chain(retry).chain(silence).min()
+    }
+
+    /// Does what is due.
+    pub(super) fn tick(&mut self) {
+        let now = self.clock.since_boot();
+        if let Link::Silent { retry_at, .. } = self.link
+            && retry_at <= now
+        {
+            if let Err(error) = self.look_at_run() {
+                self.forget_and_retry(&error);
+            } else if self.live_run().is_none() {
+                self.link = Link::Idle;
+                self.watch.set_degraded(None);
+                self.publish();
+            }
+        }
+        if !self.is_known_silent && self.unheard_since.is_some_and(|since| now.saturating_sub(since) >= SILENCE_LIMIT) {
+            self.is_known_silent = true;
+            self.watch.set_degraded(Some(SILENT_SHIM.to_owned()));
+        }
+        if let Some(under_way) = &mut self.under_way {
+            let action = under_way.pending.action();
+            under_way.waiters.retain(|waiter| {
+                let is_late = waiter.until <= now;
+                if is_late {
+                    answer(&waiter.reply_to, Err(ActionError::StillUnderWay(action)));
+                }
+                !is_late
+            });
+        }
+    }
+
+    /// The database did not take a fact. The shim has it in the journal, so nothing is lost: the connection is let go, and the journal
+    /// read again in a while. Until then the state published is the last that was committed, and health says so.
+    fn forget_and_retry(&mut self, error: &StoreError) {
+        ::log::error!("failed to {error}");
+        let now = self.clock.since_boot();
+        self.shims.disconnect();
+        self.link = Link::Silent { since: now, retry_at: now + STORE_RETRY };
+        self.watch.set_degraded(Some(format!("what happened could not be recorded yet: failed to {error}")));
+        if let Some(under_way) = &mut self.under_way {
+            for waiter in under_way.waiters.drain(..) {
+                answer(&waiter.reply_to, Err(ActionError::store(error)));
+            }
+        }
+    }
+
+    fn publish(&self) {
+        self.watch.publish(Snapshot::new(&self.row, self.run.as_ref(), self.pending(), self.settings.default_script.as_deref()));
+    }
+}
+
+/// How an action that was under way came out.
+enum Outcome {
+    /// The fact it waited for came.
+    Done,
+    /// The run ended before it could be done.
+    Ended(Action),
+}
+
+impl UnderWay {
+    fn answer_all(self, result: impl Fn() -> Result<Arc<Published>, ActionError>) {
+        for waiter in self.waiters {
+            answer(&waiter.reply_to, result());
+        }
+    }
+}
+
+fn answer(reply_to: &ReplyTo, result: Result<Arc<Published>, ActionError>) {
+    // A client that has hung up does not take its answer; what happened is recorded all the same.
+    let _client_may_be_gone = reply_to.try_send(result);
+}

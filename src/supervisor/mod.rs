@@ -1,0 +1,249 @@
+//! The life cycle of the pipeline: one thread; commands in, facts in, transitions out; recovery.
+//!
+//! Level 2. [`Supervisor::start`] recovers and begins the thread; a [`Handle`] is how the HTTP threads reach it. Readers never come here:
+//! they look at the snapshot. The thread ends with the server; the pipeline does not.
+
+mod conductor;
+mod shims;
+mod snapshot;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use crate::clock::{Clock, SystemClock};
+use crate::pipeline::{Action, Refusal};
+use crate::run_dir::{Message, Runs};
+use crate::script::ScriptError;
+use crate::store::{Store, StoreError};
+
+use conductor::{Conductor, ReplyTo};
+use shims::{ConnectionNumber, RealShims};
+pub use snapshot::{Published, Snapshot, Watch};
+
+/// What a client asks for.
+#[derive(Clone, Debug)]
+pub enum Ask {
+    /// Begin a run.
+    Start(StartRequest),
+    /// Pause it.
+    Pause,
+    /// Let it go on.
+    Resume,
+    /// End it.
+    Stop {
+        /// From TERM to KILL; the run's own where none is named.
+        grace: Option<Duration>,
+    },
+}
+
+impl Ask {
+    /// The action's word.
+    pub const fn action(&self) -> Action {
+        match self {
+            Self::Start(_) => Action::Start,
+            Self::Pause => Action::Pause,
+            Self::Resume => Action::Resume,
+            Self::Stop { .. } => Action::Stop,
+        }
+    }
+}
+
+/// What a start can say; each thing has a default.
+#[derive(Clone, Debug, Default)]
+pub struct StartRequest {
+    /// The script, by its name in the root.
+    pub script: Option<String>,
+    /// Its arguments.
+    pub args: Vec<String>,
+    /// Where it runs, in the root.
+    pub cwd: Option<String>,
+    /// Added to its environment.
+    pub env: BTreeMap<String, String>,
+    /// The grace of a stop that names none.
+    pub grace: Option<Duration>,
+}
+
+/// Why an action was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum ActionError {
+    /// The state does not allow it, or another client was faster.
+    #[error("{0}")]
+    Refused(Refusal),
+    /// The script or the working directory is no good.
+    #[error(transparent)]
+    Script(#[from] ScriptError),
+    /// A run was begun, and its script could not be executed.
+    #[error("{detail}")]
+    SpawnFailed {
+        /// The run that failed.
+        run_id: i64,
+        /// Why.
+        detail: String,
+    },
+    /// A process would not stop in time; the pause is undone.
+    #[error("{0}")]
+    PauseTimeout(String),
+    /// The leader would not go on.
+    #[error("{0}")]
+    ResumeFailed(String),
+    /// The shim refused for a reason that this version does not know.
+    #[error("{0}")]
+    Shim(String),
+    /// The shim does not answer.
+    #[error("the run's own process does not answer; the pipeline goes on as it is, look at /api/health")]
+    ShimSilent,
+    /// It is not done yet; it may be, later.
+    #[error("{0} is still under way; look at /api/pipeline")]
+    StillUnderWay(Action),
+    /// There is no room on the disk.
+    #[error("the disk is full; make room, and look at /api/pipeline before you try again")]
+    DiskFull,
+    /// The database did not take it.
+    #[error("the database did not take it: {0}")]
+    Store(String),
+    /// A folder could not be read.
+    #[error("the runtime directory could not be read: {0}")]
+    Io(io::Error),
+    /// The server stops.
+    #[error("the server is stopping; the pipeline goes on as it is")]
+    Stopping,
+}
+
+impl ActionError {
+    fn store(error: &StoreError) -> Self {
+        if error.is_disk_full() { Self::DiskFull } else { Self::Store(error.to_string()) }
+    }
+}
+
+impl From<StoreError> for ActionError {
+    fn from(error: StoreError) -> Self {
+        Self::store(&error)
+    }
+}
+
+/// What the life cycle needs to know of the configuration.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Holds `runs/` and the PAUSE file; absolute and without links, for it is half of the cookie.
+    pub runtime_dir: PathBuf,
+    /// Scripts lie in here; absolute and without links.
+    pub root: PathBuf,
+    /// The script of a start that names none.
+    pub default_script: Option<String>,
+    /// From TERM to KILL where nobody says otherwise.
+    pub grace: Duration,
+    /// The size at which a log segment is closed, in bytes.
+    pub log_segment_bytes: u64,
+    /// The size of a run's segments above which the oldest goes, in bytes.
+    pub log_run_bytes: u64,
+}
+
+/// What the thread takes in.
+#[derive(Debug)]
+enum Event {
+    Act { ask: Ask, reply_to: ReplyTo },
+    FromShim { number: ConnectionNumber, messages: Vec<Message> },
+    ShimGone { number: ConnectionNumber },
+    Stop,
+}
+
+/// The running thread.
+#[derive(Debug)]
+pub struct Supervisor {
+    events: Sender<Event>,
+    watch: Arc<Watch>,
+    thread: JoinHandle<Option<i64>>,
+}
+
+impl Supervisor {
+    /// Recovers what the last server left, and begins. When this returns, the snapshot is true. `at_end` is called when the thread ends, by
+    /// [`Supervisor::stop`] or by a panic: a server without it must not go on as if all were well.
+    pub fn start(store: Store, settings: Settings, at_end: impl FnOnce() + Send + 'static) -> Result<Self, StoreError> {
+        let (events, queue) = mpsc::channel();
+        let shims = RealShims::new(Runs::new(settings.runtime_dir.clone()), events.clone());
+        let conductor = Conductor::boot(store, shims, SystemClock, settings)?;
+        let watch = conductor.watch();
+        let thread = thread::Builder::new()
+            .name("supervisor".to_owned())
+            .spawn(move || {
+                let _called_even_by_a_panic = AtEnd(Some(at_end));
+                conduct(conductor, &queue)
+            })
+            .expect("a process that has just begun can start a thread");
+        Ok(Self { events, watch, thread })
+    }
+
+    /// How others reach it.
+    pub fn handle(&self) -> Handle {
+        Handle { events: self.events.clone(), watch: self.watch.clone() }
+    }
+
+    /// Ends the thread after what it is doing. Returns the run that goes on without it; `Err` when the thread had died of a fault.
+    pub fn stop(self) -> Result<Option<i64>, SupervisorDied> {
+        self.watch.close();
+        // It cannot be told if it has died; then there is nothing to wait for either.
+        let _has_died = self.events.send(Event::Stop);
+        self.thread.join().map_err(|_| SupervisorDied)
+    }
+}
+
+/// A fault ended the thread. The pipeline goes on, and the next server takes it over.
+#[derive(Debug, thiserror::Error)]
+#[error("the supervisor ended by a fault of ours; the pipeline goes on, start the server again to take it over")]
+pub struct SupervisorDied;
+
+/// Calls what it holds when it goes out of scope.
+struct AtEnd<F: FnOnce()>(Option<F>);
+
+impl<F: FnOnce()> Drop for AtEnd<F> {
+    fn drop(&mut self) {
+        if let Some(call) = self.0.take() {
+            call();
+        }
+    }
+}
+
+/// How HTTP threads reach the supervisor.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    events: Sender<Event>,
+    watch: Arc<Watch>,
+}
+
+impl Handle {
+    /// Asks for an action, and waits until it is so or refused. The wait is bounded by the supervisor.
+    pub fn act(&self, ask: Ask) -> Result<Arc<Published>, ActionError> {
+        let (reply_to, reply) = mpsc::sync_channel(1);
+        self.events.send(Event::Act { ask, reply_to }).map_err(|_| ActionError::Stopping)?;
+        reply.recv().unwrap_or(Err(ActionError::Stopping))
+    }
+
+    /// The state, for looking at and waiting on.
+    pub fn watch(&self) -> &Watch {
+        &self.watch
+    }
+}
+
+fn conduct(mut conductor: Conductor<RealShims, SystemClock>, queue: &Receiver<Event>) -> Option<i64> {
+    loop {
+        let event = match conductor.deadline() {
+            None => queue.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            Some(at) => queue.recv_timeout(at.saturating_sub(SystemClock.since_boot())),
+        };
+        match event {
+            Ok(Event::Act { ask, reply_to }) => conductor.act(ask, &reply_to),
+            Ok(Event::FromShim { number, messages }) => conductor.hear(number, messages),
+            Ok(Event::ShimGone { number }) => conductor.lose_shim(number),
+            Ok(Event::Stop) | Err(RecvTimeoutError::Disconnected) => return conductor.live_run(),
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        conductor.tick();
+    }
+}

@@ -1,0 +1,228 @@
+//! The real world on the supervisor's side: starting a shim, talking to it, and looking what a run left behind.
+//!
+//! If killed between the run's directory and the shim's start: the lock falls with this process, and the next boot finds a run that
+//! never began.
+
+use std::io::{self, Read, Write};
+use std::net::Shutdown;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Stdio};
+use std::sync::mpsc::Sender;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use super::Event;
+use crate::log;
+use crate::pipeline::Found;
+use crate::process;
+use crate::run_dir::{
+    self, Command, JournalError, LaunchSpec, LineReader, LockState, Message, PAUSE_FILE, ReadJournal, Runs, to_line,
+};
+
+/// How long a shim may not read what it is told before it counts as silent.
+const SEND_LIMIT: Duration = Duration::from_secs(2);
+
+/// The longest line from a shim, in bytes. Its facts are a few hundred.
+const MESSAGE_BYTES_MAX: usize = 1024 * 1024;
+
+/// How long the leftovers of a run may take to die of SIGKILL before the search for them is given up and said so.
+const KILL_LIMIT: Duration = Duration::from_secs(5);
+
+/// Variables of ours that the pipeline must not see.
+const SECRET_VARS: [&str; 2] = ["AUTOAPPDEV_TOKEN", "AUTOAPPDEV_READ_TOKEN"];
+
+/// Names one connection to a shim, so that a late message of an earlier one is known as such.
+pub(super) type ConnectionNumber = u64;
+
+/// What a look at a run's directory gave.
+#[derive(Debug)]
+pub(super) struct Finding {
+    pub(super) found: Found,
+    /// Where there is a readable one.
+    pub(super) journal: Option<ReadJournal>,
+    /// What was wrong with the journal, for people.
+    pub(super) damage: Option<String>,
+}
+
+/// What the conductor needs of the world. The tests put a fake one in its place.
+pub(super) trait Shims {
+    /// Creates the run's directory, starts its shim, hands it `spec` and listens to it from now on.
+    fn launch(&mut self, spec: &LaunchSpec) -> io::Result<ConnectionNumber>;
+    /// Connects to the shim of a run that lives.
+    fn connect(&mut self, run_id: i64) -> io::Result<ConnectionNumber>;
+    /// Says something to the shim that is connected.
+    fn send(&mut self, command: &Command) -> io::Result<()>;
+    /// Lets go of the connection, if there is one.
+    fn disconnect(&mut self);
+    /// Looks what there is of a run.
+    fn find(&self, run_id: i64) -> io::Result<Finding>;
+    /// The runs that have a directory, ascending.
+    fn run_ids(&self) -> io::Result<Vec<i64>>;
+    /// The position after the last byte of any log.
+    fn log_end(&self) -> io::Result<u64>;
+    /// Kills whatever carries the run's cookie, and takes its PAUSE file away. Returns how many could not be killed.
+    fn kill_leftovers(&self, run_id: i64) -> io::Result<usize>;
+}
+
+/// Processes, sockets and files.
+#[derive(Debug)]
+pub(super) struct RealShims {
+    runs: Runs,
+    events: Sender<Event>,
+    stream: Option<UnixStream>,
+    next_number: ConnectionNumber,
+    /// The shim that this server started, to be reaped when it has left.
+    children: Vec<Child>,
+}
+
+impl RealShims {
+    pub(super) fn new(runs: Runs, events: Sender<Event>) -> Self {
+        Self { runs, events, stream: None, next_number: 1, children: Vec::new() }
+    }
+
+    /// Keeps `stream` for sending, and reads it on a thread of its own.
+    fn listen_to(&mut self, stream: UnixStream) -> io::Result<ConnectionNumber> {
+        let number = self.next_number;
+        self.next_number += 1;
+        stream.set_write_timeout(Some(SEND_LIMIT))?;
+        let reader = stream.try_clone()?;
+        let events = self.events.clone();
+        thread::Builder::new().name(format!("shim-{number}")).spawn(move || read_messages(reader, number, &events))?;
+        self.stream = Some(stream);
+        Ok(number)
+    }
+
+    /// Takes shims that have left out of the process table.
+    fn reap(&mut self) {
+        self.children.retain_mut(|child| matches!(child.try_wait(), Ok(None)));
+    }
+}
+
+impl Shims for RealShims {
+    fn launch(&mut self, spec: &LaunchSpec) -> io::Result<ConnectionNumber> {
+        self.reap();
+        let (dir, lock) = self.runs.create(spec.run_id)?;
+        let (ours, its) = UnixStream::pair()?;
+        let shim_log = run_dir::private_file().append(true).open(dir.shim_log_path())?;
+        // The path that /proc/self/exe leads to may hold a newer binary by now; the link itself always starts this one.
+        let mut command = std::process::Command::new("/proc/self/exe");
+        command.arg0("autoappdev").arg("shim").arg(dir.path());
+        for secret in SECRET_VARS {
+            command.env_remove(secret);
+        }
+        command.stdin(OwnedFd::from(its)).stdout(lock).stderr(Stdio::from(shim_log));
+        let child = command.spawn()?;
+        // Our copies of the lock and of the shim's end go with the command: from here on only the shim holds them.
+        drop(command);
+        self.children.push(child);
+        let mut stream = ours;
+        stream.set_write_timeout(Some(SEND_LIMIT))?;
+        stream.write_all(&to_line(spec))?;
+        self.listen_to(stream)
+    }
+
+    fn connect(&mut self, run_id: i64) -> io::Result<ConnectionNumber> {
+        let stream = self.runs.run(run_id).connect()?;
+        self.listen_to(stream)
+    }
+
+    fn send(&mut self, command: &Command) -> io::Result<()> {
+        match &mut self.stream {
+            Some(stream) => stream.write_all(&to_line(command)),
+            None => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+
+    fn disconnect(&mut self) {
+        if let Some(stream) = self.stream.take() {
+            // Ends the reading thread too. An error means that the other side was faster.
+            let _already_closed = stream.shutdown(Shutdown::Both);
+        }
+        self.reap();
+    }
+
+    fn find(&self, run_id: i64) -> io::Result<Finding> {
+        let dir = self.runs.run(run_id);
+        // The lock first: a journal read after the lock was seen free will not grow any more.
+        let lock = dir.lock_state()?;
+        let (journal, damage) = match run_dir::read_journal(&dir.journal_path()) {
+            Ok(journal) => (Some(journal), None),
+            Err(JournalError::Absent) => (None, None),
+            Err(error @ (JournalError::Damaged(_) | JournalError::Newer { .. } | JournalError::Io(_))) => {
+                (None, Some(error.to_string()))
+            }
+        };
+        let found = match (lock, &journal) {
+            (LockState::Held, _) => Found::ShimAlive,
+            (LockState::Free, None) if damage.is_none() => Found::NeverBegan,
+            // Nobody can read what it was: look for what it left, which is harmless where there is nothing.
+            (LockState::Free, None) => Found::Vanished { same_boot: true },
+            (LockState::Free, Some(journal)) if journal.entries.iter().any(|entry| entry.fact.is_end()) => Found::Ended,
+            (LockState::Free, Some(journal)) => Found::Vanished { same_boot: journal.header.boot_id == process::boot_id()? },
+        };
+        Ok(Finding { found, journal, damage })
+    }
+
+    fn run_ids(&self) -> io::Result<Vec<i64>> {
+        self.runs.ids()
+    }
+
+    fn log_end(&self) -> io::Result<u64> {
+        log::end_of_log(&log::run_segments(&self.runs)?)
+    }
+
+    fn kill_leftovers(&self, run_id: i64) -> io::Result<usize> {
+        let cookie = self.runs.cookie(run_id).map(|(name, value)| process::environment_entry(name, &value));
+        let deadline = Instant::now() + KILL_LIMIT;
+        let mut pause = Duration::from_micros(200);
+        let left = loop {
+            let carriers = process::carriers(&cookie)?;
+            if carriers.is_empty() || Instant::now() > deadline {
+                break carriers.len();
+            }
+            // Stopped first, so that they bear no more children while the others are dealt with.
+            for signal in [Signal::STOP, Signal::KILL] {
+                for &carrier in &carriers {
+                    // One that may not be signalled is found again, and counted at the end.
+                    let _found_again = process::signal(carrier, signal);
+                }
+            }
+            thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(50));
+        };
+        match std::fs::remove_file(self.runs.runtime_dir().join(PAUSE_FILE)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            Ok(()) | Err(_) => Ok(left),
+        }
+    }
+}
+
+fn read_messages(mut stream: UnixStream, number: ConnectionNumber, events: &Sender<Event>) {
+    let mut lines = LineReader::new(MESSAGE_BYTES_MAX);
+    let mut buffer = vec![0; 16 * 1024];
+    loop {
+        let count = match stream.read(&mut buffer) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Ok(0) | Err(_) => break,
+            Ok(count) => count,
+        };
+        lines.push(&buffer[..count]);
+        let mut messages: Vec<Message> = Vec::new();
+        while let Some(line) = lines.next_line() {
+            match serde_json::from_slice(&line) {
+                Ok(message) => messages.push(message),
+                Err(error) => ::log::warn!("the shim said something that this version does not understand: {error}"),
+            }
+        }
+        // What came together is recorded together.
+        if lines.is_over_limit() || events.send(Event::FromShim { number, messages }).is_err() {
+            break;
+        }
+    }
+    // The supervisor has ended if nobody takes this.
+    let _nobody_left = events.send(Event::ShimGone { number });
+}

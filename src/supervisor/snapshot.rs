@@ -1,0 +1,161 @@
+//! What readers see: the state as of the last commit, and what is under way. Immutable, swapped whole; nobody waits for the writer.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use crate::clock::Timestamp;
+use crate::pipeline::{Action, Pending, State, allowed};
+use crate::store::{PipelineRow, RunRow};
+
+/// The state of the pipeline at one version. As JSON it is the `pipeline` of `GET /api/pipeline`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Snapshot {
+    /// What it is.
+    pub state: State,
+    /// The action under way.
+    pub pending: Option<Action>,
+    /// The actions that would not be refused.
+    pub allowed: Vec<Action>,
+    /// The leader; none when stopped.
+    pub pid: Option<u32>,
+    /// The latest run.
+    pub run_id: Option<i64>,
+    /// When the latest run was seen to run.
+    pub started_at: Option<Timestamp>,
+    /// Its latest pause.
+    pub paused_at: Option<Timestamp>,
+    /// Its latest resume.
+    pub resumed_at: Option<Timestamp>,
+    /// When it was seen to have ended.
+    pub stopped_at: Option<Timestamp>,
+    /// When anything of this changed.
+    pub updated_at: Timestamp,
+    /// Counts changes.
+    pub version: u64,
+    /// The latest run's status as a word; `idle` before the first run.
+    pub status: &'static str,
+    /// The latest run's script, or the one that a start without a name takes.
+    pub script: Option<String>,
+    /// The latest run's exit code.
+    pub exit_code: Option<i32>,
+    /// The signal that ended the latest run.
+    pub signal: Option<i32>,
+    /// Why the latest run never came to life, or was lost.
+    pub error: Option<String>,
+    /// The latest run's leader, also after its end: for the answer to a start whose run was over before it could be given.
+    #[serde(skip)]
+    pub run_pid: Option<u32>,
+}
+
+impl Snapshot {
+    /// Puts together what is stored and what is under way.
+    pub(super) fn new(row: &PipelineRow, run: Option<&RunRow>, pending: Option<Pending>, default_script: Option<&str>) -> Self {
+        Self {
+            state: row.state,
+            pending: pending.map(Pending::action),
+            allowed: allowed(row.state, pending),
+            pid: row.pid,
+            run_id: row.run_id,
+            started_at: row.started_at,
+            paused_at: row.paused_at,
+            resumed_at: row.resumed_at,
+            stopped_at: row.stopped_at,
+            updated_at: row.updated_at,
+            version: row.version,
+            status: run.map_or(IDLE, |run| run.status.as_str()),
+            script: run.map(|run| run.script.as_str()).or(default_script).map(str::to_owned),
+            exit_code: run.and_then(|run| run.exit_code),
+            signal: run.and_then(|run| run.signal),
+            error: run.and_then(|run| run.error.clone()),
+            run_pid: run.and_then(|run| run.pid),
+        }
+    }
+}
+
+const IDLE: &str = "idle";
+
+/// A snapshot and its text.
+#[derive(Debug)]
+pub struct Published {
+    /// The values.
+    pub snapshot: Snapshot,
+    /// The body of `GET /api/pipeline`, made once for all readers.
+    pub body: String,
+}
+
+/// Where the current snapshot hangs, for any number of readers.
+#[derive(Debug)]
+pub struct Watch {
+    current: Mutex<Current>,
+    changed: Condvar,
+}
+
+#[derive(Debug)]
+struct Current {
+    published: Arc<Published>,
+    degraded: Option<String>,
+    is_closing: bool,
+}
+
+impl Watch {
+    pub(super) fn new(snapshot: Snapshot) -> Self {
+        let current = Current { published: publish(snapshot), degraded: None, is_closing: false };
+        Self { current: Mutex::new(current), changed: Condvar::new() }
+    }
+
+    /// The state as of the last commit.
+    pub fn get(&self) -> Arc<Published> {
+        self.lock().published.clone()
+    }
+
+    /// Waits until the version is newer than `after`, at most for `limit`, and not beyond [`Watch::close`].
+    pub fn wait_newer(&self, after: u64, limit: Duration) -> Arc<Published> {
+        let deadline = Instant::now() + limit;
+        let mut current = self.lock();
+        while current.published.snapshot.version <= after && !current.is_closing {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            current = self.changed.wait_timeout(current, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        current.published.clone()
+    }
+
+    /// Why not everything is well, for `GET /api/health`.
+    pub fn degraded(&self) -> Option<String> {
+        self.lock().degraded.clone()
+    }
+
+    /// Lets everybody who waits go: the server stops.
+    pub fn close(&self) {
+        self.lock().is_closing = true;
+        self.changed.notify_all();
+    }
+
+    pub(super) fn publish(&self, snapshot: Snapshot) {
+        let published = publish(snapshot);
+        self.lock().published = published;
+        self.changed.notify_all();
+    }
+
+    pub(super) fn set_degraded(&self, why: Option<String>) {
+        self.lock().degraded = why;
+    }
+
+    /// Values are swapped whole under this lock, so what a panicking holder left is as good as any.
+    fn lock(&self) -> MutexGuard<'_, Current> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn publish(snapshot: Snapshot) -> Arc<Published> {
+    #[derive(Serialize)]
+    struct Body<'a> {
+        pipeline: &'a Snapshot,
+    }
+    let body = serde_json::to_string(&Body { pipeline: &snapshot }).expect("a snapshot is plain data");
+    Arc::new(Published { snapshot, body })
+}

@@ -1,0 +1,398 @@
+//! What the whole-binary tests share: a server of their own, scripts, looks at the kernel and the database, and waiting for a condition.
+//!
+//! Everything that a test starts is killed when it goes out of scope, and the server's log is printed where a test fails.
+
+#![allow(dead_code, missing_docs, unreachable_pub, reason = "shared by test binaries, each of which uses its own part of this")]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rusqlite::{Connection, OpenFlags};
+use serde_json::{Value, json};
+
+/// How long a condition may take on a slow, noisy machine. Nothing waits that long unless it fails.
+pub const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Waits for `holds` to give something, with a deadline; never for time to pass.
+pub fn until<T>(what: &str, mut holds: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        if let Some(value) = holds() {
+            return value;
+        }
+        assert!(Instant::now() < deadline, "never came true: {what}");
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Waits for a condition.
+pub fn until_true(what: &str, mut holds: impl FnMut() -> bool) {
+    until(what, || holds().then_some(()));
+}
+
+/// An answer: the status and the JSON.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub body: Value,
+    pub headers: Vec<(String, String)>,
+}
+
+impl Answer {
+    /// The body of an answer that must be a 200.
+    pub fn ok(self) -> Value {
+        assert_eq!(self.status, 200, "{}", self.body);
+        self.body
+    }
+
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+    }
+
+    /// The stable code of an error.
+    pub fn error(&self) -> &str {
+        self.body["error"].as_str().unwrap_or_default()
+    }
+}
+
+/// A folder with scripts and a runtime directory, and the server on it, if one runs.
+pub struct Place {
+    dir: tempfile::TempDir,
+    server: Option<RunningServer>,
+    envs: Vec<(String, String)>,
+    /// Everything that servers here said.
+    log: PathBuf,
+}
+
+struct RunningServer {
+    child: Child,
+    port: u16,
+}
+
+impl Place {
+    /// A place with scripts, without a server.
+    pub fn new() -> Self {
+        let dir = tempfile::Builder::new().prefix("autoappdev-").tempdir().expect("a temp folder");
+        fs::create_dir(dir.path().join("root")).expect("creates");
+        let log = dir.path().join("server.log");
+        let place = Self { dir, server: None, envs: Vec::new(), log };
+        for (name, text) in SCRIPTS {
+            place.script(name, text);
+        }
+        place
+    }
+
+    /// A place with a server whose default script is `script`.
+    pub fn serving(script: &str) -> Self {
+        let mut place = Self::new();
+        place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", script);
+        place.start_server();
+        place
+    }
+
+    /// For servers that are started from now on.
+    pub fn set_env(&mut self, name: &str, value: &str) {
+        self.envs.retain(|(key, _)| key != name);
+        self.envs.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// Writes an executable script into the root.
+    pub fn script(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.root().join(name);
+        fs::write(&path, text).expect("writes");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("ours");
+        path
+    }
+
+    pub fn root(&self) -> PathBuf {
+        self.dir.path().join("root")
+    }
+
+    pub fn runtime(&self) -> PathBuf {
+        self.dir.path().join("runtime")
+    }
+
+    pub fn database(&self) -> PathBuf {
+        self.runtime().join("autoappdev.db")
+    }
+
+    pub fn run_dir(&self, run_id: i64) -> PathBuf {
+        self.runtime().join("runs").join(run_id.to_string())
+    }
+
+    /// The binary with this place's configuration and nothing of the environment's; the port is the kernel's to pick.
+    pub fn command(&self) -> Command {
+        self.command_of(Path::new(env!("CARGO_BIN_EXE_autoappdev")))
+    }
+
+    pub fn command_of(&self, binary: &Path) -> Command {
+        let mut command = Command::new(binary);
+        for (name, _) in std::env::vars_os() {
+            let is_ours =
+                name.to_str().is_some_and(|name| name.starts_with("AUTOAPPDEV_") || name == "DATABASE_URL" || name == "PORT");
+            if is_ours {
+                command.env_remove(name);
+            }
+        }
+        command
+            .current_dir(self.dir.path())
+            .env("AUTOAPPDEV_HOST", "127.0.0.1")
+            .env("AUTOAPPDEV_PORT", "0")
+            .env("AUTOAPPDEV_RUNTIME_DIR", self.runtime())
+            .env("AUTOAPPDEV_PIPELINE_CWD", self.root())
+            .envs(self.envs.iter().map(|(name, value)| (name, value)));
+        command
+    }
+
+    /// Starts the server and waits for its address.
+    pub fn start_server(&mut self) {
+        let command = self.command();
+        self.start_server_with(command);
+    }
+
+    pub fn start_server_with(&mut self, mut command: Command) {
+        assert!(self.server.is_none(), "one at a time");
+        let log = fs::OpenOptions::new().create(true).append(true).open(&self.log).expect("opens");
+        let mut child = command.arg("serve").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).spawn().expect("spawns");
+        let stdout = child.stdout.take().expect("piped");
+        let mut line = String::new();
+        BufReader::new(stdout).read_line(&mut line).expect("text");
+        let port = line.trim().trim_end_matches('/').rsplit(':').next().and_then(|port| port.parse().ok());
+        let Some(port) = port else {
+            let _ended = child.kill();
+            let _ended = child.wait();
+            panic!("the server did not come up: {line:?}\n{}", fs::read_to_string(&self.log).unwrap_or_default());
+        };
+        self.server = Some(RunningServer { child, port });
+    }
+
+    /// `kill -9`.
+    pub fn kill_server(&mut self) {
+        let mut server = self.server.take().expect("a server runs");
+        server.child.kill().expect("ours");
+        server.child.wait().expect("ours");
+    }
+
+    /// SIGTERM; the exit code.
+    pub fn stop_server(&mut self) -> i32 {
+        let mut server = self.server.take().expect("a server runs");
+        signal(server.child.id(), "TERM");
+        server.child.wait().expect("ours").code().expect("it ends by itself")
+    }
+
+    pub fn restart_server(&mut self) {
+        self.kill_server();
+        self.start_server();
+    }
+
+    pub fn server_pid(&self) -> u32 {
+        self.server.as_ref().expect("a server runs").child.id()
+    }
+
+    pub fn port(&self) -> u16 {
+        self.server.as_ref().expect("a server runs").port
+    }
+
+    /// A request with any method, headers and body.
+    pub fn request(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Option<&str>) -> Answer {
+        let mut request = ureq::http::Request::builder().method(method).uri(format!("http://127.0.0.1:{}{path}", self.port()));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let config = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .proxy(None)
+            .timeout_global(Some(DEADLINE + Duration::from_secs(30)))
+            .build();
+        let agent = ureq::Agent::new_with_config(config);
+        let request = request.body(body.unwrap_or_default().to_owned()).expect("a request");
+        let mut response = agent.run(request).expect("an answer");
+        let headers = response
+            .headers()
+            .iter()
+            .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned()))
+            .collect();
+        let status = response.status().as_u16();
+        let text = response.body_mut().with_config().limit(64 << 20).read_to_string().expect("text");
+        let body = serde_json::from_str(&text).unwrap_or(Value::String(text));
+        Answer { status, body, headers }
+    }
+
+    pub fn get(&self, path: &str) -> Answer {
+        self.request("GET", path, &[], None)
+    }
+
+    #[expect(clippy::needless_pass_by_value, reason = "a literal reads better than a borrowed one")]
+    pub fn post(&self, path: &str, body: Value) -> Answer {
+        self.request("POST", path, &[("Content-Type", "application/json")], Some(&body.to_string()))
+    }
+
+    pub fn act(&self, action: &str) -> Answer {
+        self.post(&format!("/api/pipeline/{action}"), json!({}))
+    }
+
+    /// The `pipeline` of `GET /api/pipeline`.
+    pub fn pipeline(&self) -> Value {
+        self.get("/api/pipeline").ok()["pipeline"].take()
+    }
+
+    pub fn state(&self) -> String {
+        self.pipeline()["state"].as_str().expect("a word").to_owned()
+    }
+
+    /// Starts the default script; its leader's pid and the run.
+    pub fn start(&self) -> (u32, i64) {
+        self.start_with(json!({}))
+    }
+
+    pub fn start_with(&self, body: Value) -> (u32, i64) {
+        let answer = self.post("/api/pipeline/start", body).ok();
+        let pid = answer["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).expect("a pid");
+        (pid, answer["run_id"].as_i64().expect("an id"))
+    }
+
+    pub fn until_state(&self, state: &str) -> Value {
+        until(&format!("the state is {state}"), || Some(self.pipeline()).filter(|pipeline| pipeline["state"] == state))
+    }
+
+    /// The run with its events, as the API tells it.
+    pub fn run(&self, run_id: i64) -> Value {
+        self.get(&format!("/api/runs/{run_id}")).ok()["run"].take()
+    }
+
+    /// The text of every line of the pipeline's log.
+    pub fn lines(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        let mut since = 0;
+        loop {
+            let page = self.get(&format!("/api/logs?since={since}&limit=5000")).ok();
+            let new = page["lines"].as_array().expect("a list");
+            if new.is_empty() {
+                return lines;
+            }
+            lines.extend(new.iter().map(|line| line["line"].as_str().expect("text").to_owned()));
+            since = page["next"].as_u64().expect("a number");
+        }
+    }
+
+    pub fn until_line(&self, text: &str) {
+        until_true(&format!("the log says {text:?}"), || self.lines().iter().any(|line| line == text));
+    }
+
+    /// Reads the database from outside.
+    pub fn sql(&self) -> Connection {
+        Connection::open_with_flags(self.database(), OpenFlags::SQLITE_OPEN_READ_ONLY).expect("opens")
+    }
+
+    /// The stored state.
+    pub fn stored_state(&self) -> String {
+        self.sql().query_row("SELECT state FROM pipeline_state", [], |row| row.get(0)).expect("the row")
+    }
+
+    /// The pid in the run's journal header.
+    pub fn shim_pid(&self, run_id: i64) -> u32 {
+        let text = fs::read_to_string(self.run_dir(run_id).join("journal.jsonl")).expect("a journal");
+        let header: Value = serde_json::from_str(text.lines().next().expect("a line")).expect("JSON");
+        header["shim_pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).expect("a pid")
+    }
+
+    /// Every live process that carries a run of this place in its environment.
+    pub fn processes(&self) -> BTreeSet<u32> {
+        let mark = format!("AUTOAPPDEV_RUNTIME_DIR={}", self.runtime().canonicalize().unwrap_or_default().display());
+        processes_with(&mark)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(mut server) = self.server.take() {
+            let _ended = server.child.kill();
+            let _ended = server.child.wait();
+        }
+        // Shims first, so that none of them sees the others' end as something to write down.
+        let mark = format!("{}\0", self.run_dir(1).parent().expect("runs").display());
+        for pid in pids() {
+            let cmdline = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let text = String::from_utf8_lossy(&cmdline).into_owned();
+            if text.contains("\0shim\0") && text.contains(mark.trim_end_matches('\0')) {
+                signal(pid, "KILL");
+            }
+        }
+        for pid in self.processes() {
+            signal(pid, "KILL");
+        }
+        if thread::panicking() {
+            eprintln!("--- the servers' log:\n{}", fs::read_to_string(&self.log).unwrap_or_default());
+            for run in fs::read_dir(self.runtime().join("runs")).into_iter().flatten().flatten() {
+                for file in ["journal.jsonl", "shim.log"] {
+                    let text = fs::read_to_string(run.path().join(file)).unwrap_or_default();
+                    eprintln!("--- {}/{file}:\n{text}", run.path().display());
+                }
+            }
+        }
+    }
+}
+
+/// Sends a signal by its name; whoever it was may have gone.
+pub fn signal(pid: u32, name: &str) {
+    let _gone = Command::new("kill").args(["-s", name, &pid.to_string()]).stderr(Stdio::null()).status();
+}
+
+/// The state letter of a process; `None` when it is gone.
+pub fn letter(pid: u32) -> Option<char> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(") ")?.1.chars().next()
+}
+
+/// Whether a process is there and no zombie.
+pub fn is_alive(pid: u32) -> bool {
+    letter(pid).is_some_and(|letter| !matches!(letter, 'Z' | 'X'))
+}
+
+fn pids() -> Vec<u32> {
+    let entries = fs::read_dir("/proc").expect("/proc is mounted");
+    entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// Every live process whose environment has the entry `mark`.
+pub fn processes_with(mark: &str) -> BTreeSet<u32> {
+    pids()
+        .into_iter()
+        .filter(|pid| {
+            let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            environment.split(|&byte| byte == 0).any(|entry| entry == mark.as_bytes()) && is_alive(*pid)
+        })
+        .collect()
+}
+
+/// Scripts that every place has.
+const SCRIPTS: &[(&str, &str)] = &[
+    // One process that says that it is there and then sleeps for ever.
+    ("sleep.sh", "#!/bin/bash\necho ready\nexec sleep 600\n"),
+    // A child, a grandchild, one in a session of its own, one that was double-forked, and one that ignores TERM. Its own `sleep` each.
+    (
+        "tree.sh",
+        "#!/bin/bash\n\
+         sleep 601 &\n\
+         (sleep 602 & wait) &\n\
+         setsid sleep 603 &\n\
+         (setsid bash -c 'sleep 604 & exec sleep 605' &)\n\
+         bash -c 'trap \"\" TERM; echo stubborn; while :; do sleep 0.1; done' &\n\
+         echo ready\n\
+         wait\n",
+    ),
+    // Counts, one number a line, for ever.
+    ("count.sh", "#!/bin/bash\nn=0\nwhile :; do echo \"line $n\"; n=$((n + 1)); sleep 0.005; done\n"),
+    // Ends with the code it is given.
+    ("exit.sh", "#!/bin/bash\necho ready\nexit \"${1:-0}\"\n"),
+    // Ends with code 7 as soon as a file called `go` is in its folder.
+    ("until-go.sh", "#!/bin/bash\necho ready\nwhile [ ! -e go ]; do sleep 0.01; done\necho going\nexit 7\n"),
+    // Ignores TERM.
+    ("stubborn.sh", "#!/bin/bash\ntrap '' TERM\necho ready\nwhile :; do sleep 0.1; done\n"),
+];
