@@ -21,7 +21,12 @@ fn start_pause_resume_stop_and_every_witness_agrees() {
     place.act("pause").ok();
     assert_eq!((place.state().as_str(), place.stored_state().as_str()), ("paused", "paused"));
     for pid in &before {
-        assert!(matches!(letter(*pid), Some('T' | 'Z') | None), "{pid} is {:?}", letter(*pid));
+        assert!(
+            matches!(letter(*pid), Some('T' | 'Z') | None),
+            "{pid} is {}",
+            std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default()
+                + &std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default()
+        );
     }
     assert!(place.runtime().join("PAUSE").exists());
 

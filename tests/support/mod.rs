@@ -360,15 +360,15 @@ fn pids() -> Vec<u32> {
     entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect()
 }
 
-/// Every live process whose environment has the entry `mark`.
+/// Every live process of a run whose environment has the entry `mark`. Servers and shims can have that entry too, but no run's id.
 pub fn processes_with(mark: &str) -> BTreeSet<u32> {
-    pids()
-        .into_iter()
-        .filter(|pid| {
-            let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-            environment.split(|&byte| byte == 0).any(|entry| entry == mark.as_bytes()) && is_alive(*pid)
-        })
-        .collect()
+    let is_of_a_run = |environment: &[u8]| {
+        let mut entries = environment.split(|&byte| byte == 0);
+        entries.clone().any(|entry| entry == mark.as_bytes()) && entries.any(|entry| entry.starts_with(b"AUTOAPPDEV_RUN_ID="))
+    };
+    let mut pids = pids();
+    pids.retain(|pid| is_of_a_run(&fs::read(format!("/proc/{pid}/environ")).unwrap_or_default()) && is_alive(*pid));
+    pids.into_iter().collect()
 }
 
 /// Scripts that every place has.
