@@ -8,6 +8,7 @@ pub mod config;
 pub mod http;
 pub mod log;
 pub mod pipeline;
+pub mod private;
 pub mod process;
 pub mod run_dir;
 pub mod script;

@@ -424,4 +424,4 @@ pub const fn recover(stored: RunStatus, found: Found) -> Plan {
 }
 
 #[cfg(test)]
-mod tests {}
+mod tests;

@@ -8,14 +8,16 @@
 mod journal;
 mod protocol;
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::FlockOperation;
+
+use crate::private::private_file;
 
 pub use journal::{Header, Journal, JournalError, ReadJournal, read_journal};
 pub use protocol::{Command, LaunchSpec, LineReader, Message, Reply, ReplyError, to_line};
@@ -29,13 +31,6 @@ pub const RUN_ID_VAR: &str = "AUTOAPPDEV_RUN_ID";
 pub const RUNTIME_DIR_VAR: &str = "AUTOAPPDEV_RUNTIME_DIR";
 /// What stands in the runtime directory while the pipeline is paused, for programs that look.
 pub const PAUSE_FILE: &str = "PAUSE";
-
-/// Opens or creates a private file for writing: mode 0600 from the first moment.
-pub fn private_file() -> OpenOptions {
-    let mut options = OpenOptions::new();
-    options.write(true).create(true).mode(0o600);
-    options
-}
 
 /// Creates a private directory (mode 0700) and its parents; one that is there is left as it is.
 pub fn create_private_dir(path: &Path) -> io::Result<()> {
@@ -84,6 +79,11 @@ impl Runs {
             entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).filter(|&id| id > 0).collect();
         ids.sort_unstable();
         Ok(ids)
+    }
+
+    /// The log folders of all runs, in the order of the runs.
+    pub fn log_dirs(&self) -> io::Result<Vec<(i64, PathBuf)>> {
+        Ok(self.ids()?.into_iter().map(|id| (id, self.run(id).log_dir())).collect())
     }
 
     /// Creates the directory of a new run and takes its lock. The lock is handed to the shim as an open file, so it is held without a

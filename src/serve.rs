@@ -18,7 +18,8 @@ use signal_hook::consts::signal::{SIGINT, SIGTERM};
 use crate::config::Config;
 use crate::http::{App, Guard, Server};
 use crate::log::BackendLog;
-use crate::run_dir::{Runs, create_private_dir, private_file};
+use crate::private::private_file;
+use crate::run_dir::{Runs, create_private_dir};
 use crate::store::Store;
 use crate::supervisor::{Settings, Supervisor};
 

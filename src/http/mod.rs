@@ -169,7 +169,11 @@ impl App {
     }
 
     fn segments(&self, source: &str) -> Result<Vec<Segment>, ApiError> {
-        Ok(if source == "backend" { log::backend_segments(self.runs.runtime_dir())? } else { log::run_segments(&self.runs)? })
+        Ok(if source == "backend" {
+            log::backend_segments(self.runs.runtime_dir())?
+        } else {
+            log::run_segments(&self.runs.log_dirs()?)?
+        })
     }
 
     fn logs(&self, request: &Request) -> Result<Response, ApiError> {

@@ -10,7 +10,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::{Segment, Stream, TEXT_MAX, push_record};
 use crate::clock::{Clock, SystemClock};
-use crate::run_dir::private_file;
+use crate::private::private_file;
 
 /// A file of this size is closed. Two of them are kept at most.
 const BACKEND_FILE_BYTES_MAX: u64 = 1024 * 1024;

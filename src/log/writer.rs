@@ -9,7 +9,7 @@ use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use super::{Stream, push_record};
-use crate::run_dir::private_file;
+use crate::private::private_file;
 
 /// How much a run's log may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

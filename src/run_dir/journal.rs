@@ -10,9 +10,10 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::{FORMAT, private_file};
+use super::FORMAT;
 use crate::clock::Timestamp;
 use crate::pipeline::{Entry, Fact};
+use crate::private::private_file;
 
 /// The journal's first line: what this run is, written before the pipeline is spawned.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

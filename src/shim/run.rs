@@ -19,6 +19,7 @@ use super::{InStep, ShimError, Signals};
 use crate::clock::{Clock, SystemClock, whole_ms};
 use crate::log::Limits;
 use crate::pipeline::{Cause, Exit, Fact};
+use crate::private::private_file;
 use crate::process::{self, Identity, ProcState};
 use crate::run_dir::{
     self, FORMAT, Header, Journal, LaunchSpec, Message, PAUSE_FILE, RUN_ID_VAR, RUNTIME_DIR_VAR, Reply, ReplyError, RunDir,
@@ -546,7 +547,7 @@ impl Run {
     }
 
     fn create_pause_file(&self) {
-        self.or_log("create the PAUSE file", run_dir::private_file().open(self.pause_file()).map(drop));
+        self.or_log("create the PAUSE file", private_file().open(self.pause_file()).map(drop));
     }
 
     fn remove_pause_file(&self) {

@@ -413,7 +413,11 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
             if journal.damaged_lines > 0 {
                 ::log::error!("run {run_id}: {} lines of its journal are damaged and left out", journal.damaged_lines);
             }
+            let stop = stop_under_way(&journal.entries);
             self.record(journal.entries)?;
+            if let (Plan::Adopt, Some(pending), None) = (plan, stop, self.pending()) {
+                self.under_way = Some(UnderWay { pending, tag: 0, waiters: Vec::new() });
+            }
         }
         match plan {
             Plan::Nothing => {}
@@ -607,6 +611,15 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
     fn publish(&self) {
         self.watch.publish(Snapshot::new(&self.row, self.run.as_ref(), self.pending(), self.settings.default_script.as_deref()));
     }
+}
+
+/// The stop that a live run's journal tells of: asked for by an earlier server, and still to be done.
+fn stop_under_way(entries: &[Entry]) -> Option<Pending> {
+    let kill_ats = entries.iter().filter_map(|entry| match entry.fact {
+        Fact::Stopping { grace_ms } => Some(Duration::from_millis(entry.boot_ms + grace_ms)),
+        _ => None,
+    });
+    kill_ats.min().map(|kill_at| Pending::Stop { kill_at })
 }
 
 /// How an action that was under way came out.

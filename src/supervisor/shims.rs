@@ -18,6 +18,7 @@ use rustix::process::Signal;
 use super::Event;
 use crate::log;
 use crate::pipeline::Found;
+use crate::private::private_file;
 use crate::process;
 use crate::run_dir::{
     self, Command, JournalError, LaunchSpec, LineReader, LockState, Message, PAUSE_FILE, ReadJournal, Runs, to_line,
@@ -107,7 +108,7 @@ impl Shims for RealShims {
         self.reap();
         let (dir, lock) = self.runs.create(spec.run_id)?;
         let (ours, its) = UnixStream::pair()?;
-        let shim_log = run_dir::private_file().append(true).open(dir.shim_log_path())?;
+        let shim_log = private_file().append(true).open(dir.shim_log_path())?;
         // The path that /proc/self/exe leads to may hold a newer binary by now; the link itself always starts this one.
         let mut command = std::process::Command::new("/proc/self/exe");
         command.arg0("autoappdev").arg("shim").arg(dir.path());
@@ -172,7 +173,7 @@ impl Shims for RealShims {
     }
 
     fn log_end(&self) -> io::Result<u64> {
-        log::end_of_log(&log::run_segments(&self.runs)?)
+        log::end_of_log(&log::run_segments(&self.runs.log_dirs()?)?)
     }
 
     fn kill_leftovers(&self, run_id: i64) -> io::Result<usize> {

@@ -1,1 +1,586 @@
+//! The conductor with a world of its own: a real database, a shim that does what the test says, and a clock set by hand.
 
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
+
+use super::conductor::Conductor;
+use super::shims::{Finding, Shims};
+use super::*;
+use crate::clock::Timestamp;
+use crate::pipeline::{Cause, Entry, Exit, Fact, Found, State};
+use crate::run_dir::{Command, FORMAT, Header, LaunchSpec, ReadJournal, Reply, ReplyError};
+
+/// What the fake shim does, and what it was told.
+#[derive(Default)]
+struct World {
+    launched: Vec<LaunchSpec>,
+    sent: Vec<Command>,
+    killed_leftovers_of: Vec<i64>,
+    launch_fails: bool,
+    connect_fails: bool,
+    connections: ConnectionNumber,
+    found: BTreeMap<i64, (Found, Option<ReadJournal>)>,
+}
+
+#[derive(Clone, Default)]
+struct FakeShims(Rc<RefCell<World>>);
+
+impl Shims for FakeShims {
+    fn launch(&mut self, spec: &LaunchSpec) -> io::Result<ConnectionNumber> {
+        let mut world = self.0.borrow_mut();
+        world.launched.push(spec.clone());
+        if world.launch_fails {
+            return Err(io::Error::other("no more processes"));
+        }
+        world.connections += 1;
+        Ok(world.connections)
+    }
+
+    fn connect(&mut self, _run_id: i64) -> io::Result<ConnectionNumber> {
+        let mut world = self.0.borrow_mut();
+        if world.connect_fails {
+            return Err(io::ErrorKind::ConnectionRefused.into());
+        }
+        world.connections += 1;
+        Ok(world.connections)
+    }
+
+    fn send(&mut self, command: &Command) -> io::Result<()> {
+        self.0.borrow_mut().sent.push(*command);
+        Ok(())
+    }
+
+    fn disconnect(&mut self) {}
+
+    fn find(&self, run_id: i64) -> io::Result<Finding> {
+        let (found, journal) = self.0.borrow().found.get(&run_id).cloned().unwrap_or((Found::NeverBegan, None));
+        Ok(Finding { found, journal, damage: None })
+    }
+
+    fn run_ids(&self) -> io::Result<Vec<i64>> {
+        Ok(self.0.borrow().found.keys().copied().collect())
+    }
+
+    fn log_end(&self) -> io::Result<u64> {
+        Ok(0)
+    }
+
+    fn kill_leftovers(&self, run_id: i64) -> io::Result<usize> {
+        self.0.borrow_mut().killed_leftovers_of.push(run_id);
+        Ok(0)
+    }
+}
+
+#[derive(Clone, Default)]
+struct HandClock(Rc<Cell<u64>>);
+
+impl HandClock {
+    fn advance(&self, by: Duration) {
+        self.0.set(self.0.get() + u64::try_from(by.as_millis()).expect("small"));
+    }
+}
+
+impl Clock for HandClock {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_unix_ms(1_700_000_000_000 + i64::try_from(self.0.get()).expect("small"))
+    }
+
+    fn since_boot(&self) -> Duration {
+        Duration::from_millis(1_000_000 + self.0.get())
+    }
+}
+
+type Waiting = Receiver<Result<Arc<Published>, ActionError>>;
+
+/// A conductor and all that is around it.
+struct Stage {
+    dir: tempfile::TempDir,
+    world: FakeShims,
+    clock: HandClock,
+    conductor: Conductor<FakeShims, HandClock>,
+}
+
+impl Stage {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a temp folder");
+        std::fs::write(dir.path().join("a.sh"), "echo hi\n").expect("writes");
+        let (world, clock) = (FakeShims::default(), HandClock::default());
+        let conductor = boot(&dir, &world, &clock);
+        Self { dir, world, clock, conductor }
+    }
+
+    /// A stage with run 1 running, connected by connection 1.
+    fn running() -> Self {
+        let mut stage = Self::new();
+        let waiting = stage.ask(Ask::Start(StartRequest::default()));
+        stage.hear(&[(1, spawned())]);
+        got(&waiting).expect("started");
+        stage
+    }
+
+    /// The server dies and another one boots.
+    fn reboot(self) -> Self {
+        let Self { dir, world, clock, conductor } = self;
+        drop(conductor);
+        let conductor = boot(&dir, &world, &clock);
+        Self { dir, world, clock, conductor }
+    }
+
+    fn ask(&mut self, ask: Ask) -> Waiting {
+        let (reply_to, waiting) = sync_channel(1);
+        self.conductor.act(ask, &reply_to);
+        waiting
+    }
+
+    /// Facts come up on the newest connection.
+    fn hear(&mut self, facts: &[(u64, Fact)]) {
+        let number = self.world.0.borrow().connections;
+        let messages = facts.iter().map(|(seq, fact)| Message::Fact(self.entry(*seq, fact.clone()))).collect();
+        self.conductor.hear(number, messages);
+    }
+
+    fn refuse(&mut self, tag: u64, error: ReplyError) {
+        let number = self.world.0.borrow().connections;
+        let reply = Reply { reply: tag, error: Some(error), detail: Some("a reason".into()) };
+        self.conductor.hear(number, vec![Message::Reply(reply)]);
+    }
+
+    fn lose_shim(&mut self) {
+        let number = self.world.0.borrow().connections;
+        self.conductor.lose_shim(number);
+    }
+
+    fn entry(&self, seq: u64, fact: Fact) -> Entry {
+        Entry { seq, at: self.clock.now(), boot_ms: whole(self.clock.since_boot()), fact }
+    }
+
+    fn finds(&self, run_id: i64, found: Found, facts: &[(u64, Fact)]) {
+        let entries = facts.iter().map(|(seq, fact)| self.entry(*seq, fact.clone())).collect();
+        let journal = ReadJournal { header: header(run_id), entries, damaged_lines: 0 };
+        self.world.0.borrow_mut().found.insert(run_id, (found, Some(journal)));
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.clock.advance(time);
+        self.conductor.tick();
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        self.conductor.watch().get().snapshot.clone()
+    }
+
+    fn last_sent(&self) -> Command {
+        *self.world.0.borrow().sent.last().expect("something was sent")
+    }
+
+    /// What a reader of the database sees: the state and the latest run's status.
+    fn stored(&self) -> (State, String) {
+        let reader = crate::store::Reader::open(&self.dir.path().join("db")).expect("opens");
+        let status = reader.runs(None, 1).expect("reads").first().map_or("none".into(), |run| run.status.to_string());
+        (self.snapshot().state, status)
+    }
+
+    fn sql(&self, text: &str) {
+        let connection = rusqlite::Connection::open(self.dir.path().join("db")).expect("opens");
+        connection.execute_batch(text).expect("good SQL");
+    }
+}
+
+fn boot(dir: &tempfile::TempDir, world: &FakeShims, clock: &HandClock) -> Conductor<FakeShims, HandClock> {
+    let store = Store::open(&dir.path().join("db")).expect("opens").store;
+    let root = dir.path().canonicalize().expect("there");
+    let settings = Settings {
+        runtime_dir: root.clone(),
+        root,
+        default_script: Some("a.sh".into()),
+        grace: Duration::from_secs(10),
+        log_segment_bytes: 1 << 20,
+        log_run_bytes: 1 << 24,
+    };
+    Conductor::boot(store, world.clone(), clock.clone(), settings).expect("boots")
+}
+
+fn header(run_id: i64) -> Header {
+    Header {
+        format: FORMAT,
+        run_id,
+        boot_id: "b".into(),
+        shim_pid: 1,
+        created_at: Timestamp::from_unix_ms(1_700_000_000_000),
+        script: "a.sh".into(),
+        args: vec![],
+        cwd: "/".into(),
+        grace_ms: 7_000,
+        log_start: 0,
+    }
+}
+
+fn whole(duration: Duration) -> u64 {
+    crate::clock::whole_ms(duration)
+}
+
+fn spawned() -> Fact {
+    Fact::Spawned { pid: 42, start_ticks: 7 }
+}
+
+fn exited(code: i32, asked: bool) -> Fact {
+    Fact::Exited { exit: Exit::Code(code), asked, paused_ms: 0, log_end: 0 }
+}
+
+fn stop(grace: Duration) -> Ask {
+    Ask::Stop { grace: Some(grace) }
+}
+
+fn got(waiting: &Waiting) -> Result<Arc<Published>, ActionError> {
+    waiting.try_recv().expect("an answer is there")
+}
+
+fn waits(waiting: &Waiting) -> bool {
+    matches!(waiting.try_recv(), Err(TryRecvError::Empty))
+}
+
+#[test]
+fn a_start_is_answered_once_it_runs_and_that_is_stored() {
+    let mut stage = Stage::new();
+    let waiting = stage.ask(Ask::Start(StartRequest::default()));
+    assert!(waits(&waiting));
+    assert_eq!(stage.stored(), (State::Stopped, "starting".into()), "committed before anything is started");
+    assert_eq!(stage.snapshot().pending, Some(Action::Start));
+    let before = stage.snapshot().version;
+    stage.hear(&[(1, spawned())]);
+    let published = got(&waiting).expect("started");
+    assert_eq!((published.snapshot.state, published.snapshot.pid), (State::Running, Some(42)));
+    assert_eq!(stage.stored(), (State::Running, "running".into()));
+    assert!(published.snapshot.version > before && published.snapshot.pending.is_none());
+}
+
+#[test]
+fn a_run_that_is_over_before_the_answer_still_answers_with_its_pid() {
+    let mut stage = Stage::new();
+    let waiting = stage.ask(Ask::Start(StartRequest::default()));
+    stage.hear(&[(1, spawned()), (2, exited(0, false))]);
+    let published = got(&waiting).expect("it did start");
+    assert_eq!((published.snapshot.state, published.snapshot.run_pid), (State::Stopped, Some(42)));
+    assert_eq!(stage.stored().1, "completed");
+}
+
+#[test]
+fn a_shim_that_cannot_be_started_fails_the_run_and_the_next_may_begin() {
+    let mut stage = Stage::new();
+    stage.world.0.borrow_mut().launch_fails = true;
+    let waiting = stage.ask(Ask::Start(StartRequest::default()));
+    assert!(matches!(got(&waiting), Err(ActionError::SpawnFailed { run_id: 1, .. })));
+    assert_eq!(stage.stored(), (State::Stopped, "failed".into()));
+    stage.world.0.borrow_mut().launch_fails = false;
+    let waiting = stage.ask(Ask::Start(StartRequest::default()));
+    stage.hear(&[(1, spawned())]);
+    assert_eq!(got(&waiting).expect("started").snapshot.run_id, Some(2));
+}
+
+#[test]
+fn a_script_that_cannot_be_executed_is_a_failed_run_with_its_reason() {
+    let mut stage = Stage::new();
+    let waiting = stage.ask(Ask::Start(StartRequest::default()));
+    stage.hear(&[(1, Fact::SpawnFailed { error: "no such interpreter".into() })]);
+    match got(&waiting) {
+        Err(ActionError::SpawnFailed { run_id: 1, detail }) => assert_eq!(detail, "no such interpreter"),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(stage.stored(), (State::Stopped, "failed".into()));
+}
+
+#[test]
+fn a_refused_request_changes_nothing() {
+    let mut stage = Stage::new();
+    let before = stage.snapshot();
+    for request in [
+        StartRequest { script: Some("nowhere.sh".into()), ..StartRequest::default() },
+        StartRequest { script: Some("../a.sh".into()), ..StartRequest::default() },
+        StartRequest { cwd: Some("nowhere".into()), ..StartRequest::default() },
+    ] {
+        let waiting = stage.ask(Ask::Start(request));
+        assert!(matches!(got(&waiting), Err(ActionError::Script(_))));
+    }
+    for ask in [Ask::Pause, Ask::Resume, stop(Duration::ZERO)] {
+        let waiting = stage.ask(ask);
+        assert!(matches!(got(&waiting), Err(ActionError::Refused(_))));
+    }
+    assert_eq!(stage.snapshot(), before);
+    assert_eq!(stage.stored().1, "none");
+    assert!(stage.world.0.borrow().launched.is_empty() && stage.world.0.borrow().sent.is_empty());
+}
+
+#[test]
+fn a_start_whose_shim_stalls_is_told_so_and_not_forgotten() {
+    let mut stage = Stage::new();
+    let waiting = stage.ask(Ask::Start(StartRequest::default()));
+    stage.pass(Duration::from_secs(6));
+    assert!(stage.conductor.watch().degraded().is_some(), "a silent shim shows in health");
+    stage.pass(Duration::from_secs(6));
+    assert!(matches!(got(&waiting), Err(ActionError::StillUnderWay(Action::Start))));
+    let second = stage.ask(Ask::Start(StartRequest::default()));
+    assert!(matches!(got(&second), Err(ActionError::Refused(_))), "never a second one");
+    stage.hear(&[(1, spawned())]);
+    assert_eq!(stage.stored(), (State::Running, "running".into()));
+    assert!(stage.conductor.watch().degraded().is_none());
+}
+
+#[test]
+fn a_stop_wins_over_a_pending_pause() {
+    let mut stage = Stage::running();
+    let pause = stage.ask(Ask::Pause);
+    assert_eq!(stage.snapshot().pending, Some(Action::Pause));
+    let second = stage.ask(Ask::Pause);
+    assert!(matches!(got(&second), Err(ActionError::Refused(refusal)) if refusal.pending == Some(Action::Pause)));
+    let stopping = stage.ask(stop(Duration::from_secs(3)));
+    assert!(matches!(stage.last_sent(), Command::Stop { grace_ms: Some(3_000), .. }));
+    assert!(matches!(got(&pause), Err(ActionError::Refused(refusal)) if refusal.pending == Some(Action::Stop)));
+    assert!(waits(&stopping));
+    // The pause had been done before the stop came in: that is history, and the stop is still under way.
+    stage.hear(&[(2, Fact::Paused { cause: Cause::Request }), (3, Fact::Stopping { grace_ms: 3_000 })]);
+    assert_eq!((stage.snapshot().state, stage.snapshot().pending), (State::Paused, Some(Action::Stop)));
+    stage.hear(&[(4, exited(143, true))]);
+    assert_eq!(got(&stopping).expect("stopped").snapshot.state, State::Stopped);
+    assert_eq!(stage.stored().1, "stopped");
+}
+
+#[test]
+fn a_second_stop_hastens_and_both_get_their_answer() {
+    let mut stage = Stage::running();
+    let first = stage.ask(stop(Duration::from_secs(60)));
+    let longer = stage.ask(stop(Duration::from_secs(90)));
+    assert!(matches!(got(&longer), Err(ActionError::Refused(refusal)) if refusal.pending == Some(Action::Stop)));
+    let shorter = stage.ask(stop(Duration::ZERO));
+    assert!(matches!(stage.last_sent(), Command::Stop { grace_ms: Some(0), .. }));
+    stage.hear(&[(2, exited(137, true))]);
+    assert!(got(&first).is_ok() && got(&shorter).is_ok());
+}
+
+#[test]
+fn a_stop_that_takes_longer_than_its_wait_is_told_so_and_goes_on() {
+    let mut stage = Stage::running();
+    let waiting = stage.ask(stop(Duration::from_secs(5)));
+    stage.pass(Duration::from_secs(24));
+    assert!(waits(&waiting));
+    stage.pass(Duration::from_secs(2));
+    assert!(matches!(got(&waiting), Err(ActionError::StillUnderWay(Action::Stop))));
+    assert_eq!(stage.snapshot().pending, Some(Action::Stop));
+    stage.hear(&[(2, exited(137, true))]);
+    assert_eq!(stage.stored(), (State::Stopped, "stopped".into()));
+}
+
+#[test]
+fn a_pause_that_the_shim_refuses_leaves_the_pipeline_running() {
+    let mut stage = Stage::running();
+    for (error, is_told) in [
+        (ReplyError::PauseTimeout, (|error| matches!(error, ActionError::PauseTimeout(_))) as fn(&ActionError) -> bool),
+        (ReplyError::NotNow, |error| matches!(error, ActionError::Refused(_))),
+        (ReplyError::Other, |error| matches!(error, ActionError::Shim(_))),
+    ] {
+        let waiting = stage.ask(Ask::Pause);
+        let Command::Pause { tag } = stage.last_sent() else { panic!("{:?}", stage.last_sent()) };
+        stage.refuse(tag + 1, ReplyError::PauseTimeout);
+        assert!(waits(&waiting), "an answer to something else");
+        stage.refuse(tag, error);
+        assert!(is_told(&got(&waiting).expect_err("refused")));
+        assert_eq!((stage.snapshot().state, stage.snapshot().pending), (State::Running, None));
+    }
+}
+
+#[test]
+fn a_run_that_ends_while_a_pause_is_pending_refuses_the_pause() {
+    let mut stage = Stage::running();
+    let waiting = stage.ask(Ask::Pause);
+    stage.hear(&[(2, exited(0, false))]);
+    assert!(matches!(got(&waiting), Err(ActionError::Refused(refusal)) if refusal.from == State::Stopped));
+    assert_eq!(stage.stored(), (State::Stopped, "completed".into()));
+    assert_eq!(stage.snapshot().pending, None);
+}
+
+#[test]
+fn signals_from_outside_change_the_state_without_an_action() {
+    let mut stage = Stage::running();
+    stage.hear(&[(2, Fact::Paused { cause: Cause::Outside })]);
+    assert_eq!(stage.snapshot().state, State::Paused);
+    stage.hear(&[(3, Fact::Resumed { cause: Cause::Outside, paused_ms: 5 })]);
+    assert_eq!(stage.snapshot().state, State::Running);
+    stage.hear(&[(4, Fact::Stopping { grace_ms: 10_000 })]);
+    assert_eq!(stage.snapshot().pending, Some(Action::Stop), "the shim was told to end by somebody else");
+    let hasten = stage.ask(stop(Duration::from_secs(1)));
+    stage.hear(&[(5, exited(0, true))]);
+    assert!(got(&hasten).is_ok());
+}
+
+#[test]
+fn a_shim_that_dies_loses_the_run_and_nothing_of_it_is_left() {
+    let mut stage = Stage::running();
+    let waiting = stage.ask(Ask::Pause);
+    stage.finds(1, Found::Vanished { same_boot: true }, &[(1, spawned())]);
+    stage.lose_shim();
+    assert!(matches!(got(&waiting), Err(ActionError::Refused(_))));
+    assert_eq!(stage.stored(), (State::Stopped, "lost".into()));
+    assert_eq!(stage.world.0.borrow().killed_leftovers_of, [1]);
+    assert!(stage.snapshot().error.expect("a reason").contains("was killed"));
+    let again = stage.ask(Ask::Start(StartRequest::default()));
+    stage.hear(&[(1, spawned())]);
+    assert!(got(&again).is_ok());
+}
+
+#[test]
+fn a_shim_that_left_after_the_end_leaves_the_end_in_its_journal() {
+    let mut stage = Stage::running();
+    let waiting = stage.ask(stop(Duration::from_secs(1)));
+    stage.finds(1, Found::Ended, &[(1, spawned()), (2, Fact::Stopping { grace_ms: 1_000 }), (3, exited(3, true))]);
+    stage.lose_shim();
+    assert!(got(&waiting).is_ok());
+    assert_eq!(stage.stored(), (State::Stopped, "stopped".into()));
+    assert!(stage.world.0.borrow().killed_leftovers_of.is_empty());
+}
+
+#[test]
+fn a_broken_connection_to_a_live_shim_is_made_again_from_the_last_fact_on() {
+    let mut stage = Stage::running();
+    stage.hear(&[(2, Fact::Paused { cause: Cause::Request })]);
+    stage.finds(1, Found::ShimAlive, &[]);
+    stage.lose_shim();
+    assert_eq!(stage.last_sent(), Command::Attach { tag: 0, after: 2 });
+    stage.conductor.hear(1, vec![Message::Fact(stage.entry(3, exited(9, false)))]);
+    assert_eq!(stage.snapshot().state, State::Paused, "what the old connection still says is not heard");
+    stage.hear(&[(2, Fact::Paused { cause: Cause::Request }), (3, Fact::Resumed { cause: Cause::Request, paused_ms: 1 })]);
+    assert_eq!(stage.snapshot().state, State::Running, "what is known already changes nothing");
+}
+
+#[test]
+fn a_shim_that_does_not_answer_is_tried_for_ever_and_never_doubled() {
+    let mut stage = Stage::running();
+    stage.finds(1, Found::ShimAlive, &[]);
+    stage.world.0.borrow_mut().connect_fails = true;
+    stage.lose_shim();
+    assert!(stage.conductor.watch().degraded().is_none(), "it may just be leaving");
+    for _ in 0..20 {
+        stage.pass(Duration::from_secs(1));
+    }
+    assert!(stage.conductor.watch().degraded().is_some());
+    assert_eq!(stage.stored(), (State::Running, "running".into()), "the state is what it last said");
+    let start = stage.ask(Ask::Start(StartRequest::default()));
+    assert!(matches!(got(&start), Err(ActionError::Refused(_))));
+    let pause = stage.ask(Ask::Pause);
+    assert!(matches!(got(&pause), Err(ActionError::ShimSilent)));
+    stage.world.0.borrow_mut().connect_fails = false;
+    stage.pass(Duration::from_secs(2));
+    assert!(stage.conductor.watch().degraded().is_none());
+    assert_eq!(stage.last_sent(), Command::Attach { tag: 0, after: 1 });
+}
+
+#[test]
+fn a_fact_that_the_database_refuses_is_recorded_later() {
+    let mut stage = Stage::running();
+    stage.sql("CREATE TRIGGER no_room BEFORE INSERT ON pipeline_events BEGIN SELECT RAISE(FAIL, 'no'); END");
+    let waiting = stage.ask(Ask::Pause);
+    stage.finds(1, Found::ShimAlive, &[(1, spawned()), (2, Fact::Paused { cause: Cause::Request })]);
+    stage.hear(&[(2, Fact::Paused { cause: Cause::Request })]);
+    assert!(matches!(got(&waiting), Err(ActionError::Store(_))), "not acknowledged: it is not on the disk");
+    assert!(stage.conductor.watch().degraded().is_some());
+    stage.pass(Duration::from_secs(1));
+    assert_eq!(stage.stored(), (State::Running, "running".into()));
+    stage.sql("DROP TRIGGER no_room");
+    stage.pass(Duration::from_secs(1));
+    assert_eq!(stage.stored(), (State::Paused, "paused".into()), "well again by itself");
+    assert!(stage.conductor.watch().degraded().is_none());
+    assert_eq!(stage.snapshot().pending, None);
+}
+
+#[test]
+fn a_client_that_hung_up_changes_nothing() {
+    let mut stage = Stage::running();
+    drop(stage.ask(Ask::Pause));
+    stage.hear(&[(2, Fact::Paused { cause: Cause::Request })]);
+    assert_eq!(stage.stored(), (State::Paused, "paused".into()));
+}
+
+#[test]
+fn a_server_that_reboots_goes_on_where_it_was() {
+    let mut stage = Stage::running();
+    stage.hear(&[(2, Fact::Paused { cause: Cause::Request })]);
+    stage.finds(1, Found::ShimAlive, &[(1, spawned()), (2, Fact::Paused { cause: Cause::Request })]);
+    let mut stage = stage.reboot();
+    assert_eq!((stage.snapshot().state, stage.snapshot().pid), (State::Paused, Some(42)));
+    assert_eq!(stage.last_sent(), Command::Attach { tag: 0, after: 2 });
+    let waiting = stage.ask(Ask::Stop { grace: None });
+    assert!(matches!(stage.last_sent(), Command::Stop { grace_ms: Some(7_000), .. }), "the run's own grace, from its journal");
+    stage.hear(&[(3, exited(0, true))]);
+    assert!(got(&waiting).is_ok());
+}
+
+#[test]
+fn a_reboot_in_the_middle_of_a_stop_knows_that_it_is_under_way() {
+    let mut stage = Stage::running();
+    stage.finds(1, Found::ShimAlive, &[(1, spawned()), (2, Fact::Stopping { grace_ms: 60_000 })]);
+    stage.hear(&[(2, Fact::Stopping { grace_ms: 60_000 })]);
+    let stage = stage.reboot();
+    assert_eq!(stage.snapshot().pending, Some(Action::Stop), "also when the fact had been recorded before");
+}
+
+#[test]
+fn what_happened_while_no_server_was_there_is_true_at_the_first_look() {
+    let stage = Stage::running();
+    stage.finds(1, Found::Ended, &[(1, spawned()), (2, Fact::Paused { cause: Cause::Outside }), (3, exited(7, false))]);
+    let stage = stage.reboot();
+    assert_eq!(stage.stored(), (State::Stopped, "failed".into()));
+    assert_eq!(stage.snapshot().exit_code, Some(7));
+    let version = stage.snapshot().version;
+    assert_eq!(stage.reboot().snapshot().version, version, "recovering twice records nothing twice");
+}
+
+#[test]
+fn a_start_that_was_cut_short_is_judged_by_what_is_there() {
+    for (found, facts, state, status) in [
+        (Found::NeverBegan, None, State::Stopped, "failed"),
+        (Found::Vanished { same_boot: true }, Some(vec![]), State::Stopped, "lost"),
+        (Found::Vanished { same_boot: false }, Some(vec![]), State::Stopped, "lost"),
+        (Found::Ended, Some(vec![(1, Fact::SpawnFailed { error: "no".into() })]), State::Stopped, "failed"),
+        (Found::Ended, Some(vec![(1, spawned()), (2, exited(0, false))]), State::Stopped, "completed"),
+        (Found::ShimAlive, Some(vec![(1, spawned())]), State::Running, "running"),
+        (Found::ShimAlive, Some(vec![]), State::Stopped, "starting"),
+    ] {
+        let mut stage = Stage::new();
+        drop(stage.ask(Ask::Start(StartRequest::default())));
+        if let Some(facts) = &facts {
+            stage.finds(1, found, facts);
+        }
+        let mut stage = stage.reboot();
+        assert_eq!(stage.stored(), (state, status.into()), "{found:?} {facts:?}");
+        if status == "starting" {
+            assert_eq!(stage.snapshot().pending, Some(Action::Start));
+            stage.hear(&[(1, spawned())]);
+            assert_eq!(stage.stored(), (State::Running, "running".into()));
+        }
+    }
+}
+
+#[test]
+fn after_another_boot_a_run_is_lost_since_its_last_fact() {
+    let stage = Stage::running();
+    stage.clock.advance(Duration::from_secs(60));
+    let last_fact_at = stage.clock.now();
+    stage.finds(1, Found::Vanished { same_boot: false }, &[(1, spawned()), (2, Fact::Paused { cause: Cause::Outside })]);
+    stage.clock.advance(Duration::from_secs(3_600));
+    let stage = stage.reboot();
+    assert_eq!(stage.stored(), (State::Stopped, "lost".into()));
+    assert_eq!(stage.snapshot().stopped_at, Some(last_fact_at));
+}
+
+#[test]
+fn a_run_that_the_database_does_not_know_is_taken_in() {
+    let stage = Stage::new();
+    stage.finds(4, Found::Ended, &[(1, spawned()), (2, exited(0, false))]);
+    stage.finds(5, Found::ShimAlive, &[(1, spawned())]);
+    let mut stage = stage.reboot();
+    assert_eq!((stage.snapshot().state, stage.snapshot().run_id), (State::Running, Some(5)));
+    stage.hear(&[(2, exited(0, false))]);
+    let waiting = stage.ask(Ask::Start(StartRequest::default()));
+    stage.hear(&[(1, spawned())]);
+    assert_eq!(got(&waiting).expect("started").snapshot.run_id, Some(6), "no id is given twice");
+}
