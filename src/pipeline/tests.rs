@@ -96,7 +96,7 @@ fn the_whole_table_of_decisions() {
                 Some(Action::Stop) => state != State::Stopped,
             };
             for &action in Action::ALL.iter().filter(|_| can_be) {
-                let decision = match decide(state, pending, action, AT - Duration::from_secs(1)) {
+                let decision = match decide(state, pending, action, AT.saturating_sub(Duration::from_secs(1))) {
                     Ok(Step::Launch) => "launch".to_owned(),
                     Ok(Step::Pause) => "pause".to_owned(),
                     Ok(Step::Resume) => "resume".to_owned(),
@@ -116,7 +116,7 @@ fn the_whole_table_of_decisions() {
 fn a_second_stop_only_shortens_the_first() {
     let pending = Some(Pending::Stop { kill_at: AT });
     let stop = |kill_at| decide(State::Running, pending, Action::Stop, kill_at);
-    assert_eq!(stop(AT - Duration::from_millis(1)), Ok(Step::Hasten));
+    assert_eq!(stop(AT.saturating_sub(Duration::from_millis(1))), Ok(Step::Hasten));
     for not_sooner in [AT, AT + Duration::from_millis(1)] {
         let refusal = stop(not_sooner).expect_err("no longer grace than before");
         assert_eq!(refusal, Refusal { from: State::Running, action: Action::Stop, pending: Some(Action::Stop) });
