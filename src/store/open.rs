@@ -11,11 +11,11 @@ use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use refinery::{Migration, Runner};
 use rusqlite::types::Value;
-use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, TransactionBehavior};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -85,12 +85,17 @@ fn look(path: &Path) -> Result<Look, StoreError> {
         Err(e) => return Err(refused(e.to_string())),
     };
     let wal = beside(path, "-wal");
-    if fs::metadata(&wal).is_ok_and(|meta| meta.len() > 0) {
-        let what = if matches!(look, Look::Absent) { "missing" } else { "empty" };
-        let reason = format!("the file is {what} while its write-ahead log {} still holds data", wal.display());
-        return Err(StoreError::Damaged { path: path.to_owned(), reason });
+    let holds_data = |path: &Path| fs::metadata(path).is_ok_and(|meta| meta.len() > 0);
+    if !holds_data(&wal) {
+        return Ok(look);
     }
-    Ok(look)
+    // Another process may be making the file right now. It fills the file before the log, so this look at it comes after that one.
+    if holds_data(path) {
+        return Ok(Look::Filled);
+    }
+    let what = if matches!(look, Look::Absent) { "missing" } else { "empty" };
+    let reason = format!("the file is {what} while its write-ahead log {} still holds data", wal.display());
+    Err(StoreError::Damaged { path: path.to_owned(), reason })
 }
 
 /// The file that `SQLite` keeps next to the database, with symbolic links resolved as `SQLite` resolves them.
@@ -107,7 +112,7 @@ pub(super) fn absolute(path: &Path) -> Result<PathBuf, StoreError> {
 
 /// Makes an empty file that only its owner can read. `SQLite` gives its other files the same mode.
 fn create(path: &Path) -> Result<(), StoreError> {
-    match OpenOptions::new().write(true).create_new(true).mode(0o644).open(path) {
+    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
         Ok(_) => Ok(()),
         // Another process made it since: as good as ours.
         Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(()),
@@ -134,21 +139,42 @@ fn inspect(path: &Path) -> Result<Option<Vec<String>>, StoreError> {
     if fs::metadata(beside(path, "-journal")).is_ok_and(|meta| meta.len() > 0) {
         return Ok(None);
     }
-    let had_wal = beside(path, "-wal").exists();
-    let look_through = || {
-        let conn = inspection(path)?;
-        let lacking = pending(&conn, path)?;
-        if !had_wal {
-            whole_pages(&conn, path)?;
+    // Who looks without locks promises that nobody writes. Where somebody did meanwhile, a bad finding proves nothing.
+    let mut attempts = 5;
+    loop {
+        let before = marks(path);
+        let found = look_through(path, before.has_wal);
+        attempts -= 1;
+        if found.is_ok() || attempts == 0 || marks(path) == before {
+            return found.map(Some);
         }
-        Ok(lacking)
-    };
-    let found = look_through();
-    // Immutable promises that nobody writes. Where somebody began to in the meantime, what was seen proves nothing.
-    if found.is_err() && !had_wal && beside(path, "-wal").exists() {
-        return pending(&inspection(path)?, path).map(Some);
     }
-    found.map(Some)
+}
+
+/// What changes on the outside when a file is written.
+#[derive(PartialEq)]
+struct Marks {
+    bytes: Option<u64>,
+    modified: Option<SystemTime>,
+    has_wal: bool,
+}
+
+fn marks(path: &Path) -> Marks {
+    let meta = fs::metadata(path).ok();
+    Marks {
+        bytes: meta.as_ref().map(fs::Metadata::len),
+        modified: meta.and_then(|meta| meta.modified().ok()),
+        has_wal: beside(path, "-wal").exists(),
+    }
+}
+
+fn look_through(path: &Path, has_wal: bool) -> Result<Vec<String>, StoreError> {
+    let conn = inspection(path, has_wal)?;
+    let lacking = pending(&conn, path)?;
+    if !has_wal {
+        whole_pages(&conn, path)?;
+    }
+    Ok(lacking)
 }
 
 /// Refuses a file whose last page is cut off: `SQLite` reads what is missing of it as zeros. For a file without a write-ahead log; one
@@ -164,8 +190,8 @@ fn whole_pages(conn: &Connection, path: &Path) -> Result<(), StoreError> {
 }
 
 /// A connection that writes nothing, not even beside the file where that can be had. <https://www.sqlite.org/uri.html>
-fn inspection(path: &Path) -> Result<Connection, StoreError> {
-    let parameters = match (beside(path, "-wal").exists(), beside(path, "-shm").exists()) {
+fn inspection(path: &Path, has_wal: bool) -> Result<Connection, StoreError> {
+    let parameters = match (has_wal, beside(path, "-shm").exists()) {
         // Without a write-ahead log the file is all there is; by default even a reader would create one.
         (false, true | false) => "immutable=1",
         // Reads the log through an index in memory, or through the one of a live writer.
@@ -202,6 +228,8 @@ fn pending(conn: &Connection, path: &Path) -> Result<Vec<String>, StoreError> {
 /// refinery compares too, but panics on a history it can't parse, so it only ever gets one that went through here.
 fn lacking(conn: &Connection, path: &Path) -> Result<Vec<String>, StoreError> {
     let found = |e| StoreError::found(path, e);
+    // All of one moment: another process may be migrating. Dropped at the end, for there is nothing to commit.
+    let _moment = Transaction::new_unchecked(conn, TransactionBehavior::Deferred).map_err(found)?;
     let foreign = |reason| Err(StoreError::Foreign { path: path.to_owned(), reason });
     let application_id: i32 = conn.query_row("PRAGMA application_id", [], |row| row.get(0)).map_err(found)?;
     if application_id != 0 && application_id != APPLICATION_ID {

@@ -126,9 +126,7 @@ fn a_smashed_page_is_refused() {
     let pages = contents(&filled())[&OsString::from(NAME)].len() / 4096;
     for page in 0..pages {
         for smash in [0x00, 0xFF] {
-            let folder = bent(|bytes| bytes[page * 4096..][..4096].fill(smash));
-            // sqlite_sequence and overflow pages of zeros read as fewer rows or shorter texts, which the CHECKs or the page list tell.
-            is_damaged(&folder);
+            is_damaged(&bent(|bytes| bytes[page * 4096..][..4096].fill(smash)));
         }
     }
 }
@@ -366,18 +364,25 @@ fn a_migration_without_its_line_in_the_history_is_undone() {
 
 #[test]
 fn many_that_make_the_same_database_at_once_make_it_once() {
-    let folder = folder();
-    let path = folder.path().join(NAME);
-    let results: Vec<_> = std::thread::scope(|scope| {
-        let openers: Vec<_> = (0..8).map(|_| scope.spawn(|| Store::open(&path).map(|opened| opened.applied))).collect();
-        openers.into_iter().map(|opener| opener.join().expect("no panic")).collect()
-    });
-    for result in &results {
-        assert!(matches!(result, Ok(_) | Err(StoreError::Busy { .. })), "{result:?}");
+    for _ in 0..15 {
+        let folder = folder();
+        let path = folder.path().join(NAME);
+        let starting_line = std::sync::Barrier::new(8);
+        let open_at_once = || {
+            starting_line.wait();
+            Store::open(&path).map(|opened| opened.applied)
+        };
+        let results: Vec<_> = std::thread::scope(|scope| {
+            let openers: Vec<_> = (0..8).map(|_| scope.spawn(open_at_once)).collect();
+            openers.into_iter().map(|opener| opener.join().expect("no panic")).collect()
+        });
+        for result in &results {
+            assert!(matches!(result, Ok(_) | Err(StoreError::Busy { .. })), "{result:?}");
+        }
+        assert!(results.iter().filter(|result| result.as_ref().is_ok_and(|made| !made.is_empty())).count() <= 1, "{results:?}");
+        assert!(Store::open(&path).expect("a good file").store.row().is_ok());
+        assert!(check(&path).expect("a good file").is_ok());
     }
-    assert!(results.iter().filter(|result| result.as_ref().is_ok_and(|applied| !applied.is_empty())).count() <= 1, "{results:?}");
-    assert!(Store::open(&path).expect("a good file").store.row().is_ok());
-    assert!(check(&path).expect("a good file").is_ok());
 }
 
 /// Each schema that was ever released, as a dump with runs in it: what is kept of it must survive every later migration.

@@ -190,6 +190,7 @@ fn random_walks_keep_the_invariants() {
                 }
             };
             assert_eq!(row.version, last.version + 1, "seed {seed}");
+            assert!(row.run_id != last.run_id || row.updated_at >= last.updated_at, "seed {seed}: {row:?} after {last:?}");
             last = row;
             ended = bench.store.latest_run().expect("readable").is_none_or(|run| !run.status.is_live());
             assert_invariants(&bench, &last);
