@@ -19,7 +19,8 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::log::{self, Page, Segment};
-use crate::run_dir::Runs;
+use crate::process;
+use crate::run_dir::{self, Runs};
 use crate::store::{Reader, schema_version};
 use crate::supervisor::{Ask, Handle, Published};
 
@@ -194,7 +195,7 @@ impl App {
     }
 
     fn health(&self) -> Response {
-        let degraded = self.supervisor.watch().degraded();
+        let degraded = self.supervisor.watch().degraded().or_else(|| self.stopped_shim());
         let time = Reader::open(&self.database).and_then(|reader| reader.time());
         if let Err(error) = &time {
             ::log::error!("failed to {error}");
@@ -205,6 +206,20 @@ impl App {
             "ok": is_ok, "service": "autoappdev-backend", "db": {"ok": is_ok, "time": time}, "degraded": degraded,
         }))
         .with_status_code(if is_ok { 200 } else { 503 })
+    }
+
+    /// A shim that somebody stopped sees nothing and says nothing. It is looked at here, when somebody asks, and not every few
+    /// seconds: a server with nothing to do sleeps.
+    fn stopped_shim(&self) -> Option<String> {
+        let published = self.supervisor.watch().get();
+        let run_id = published.snapshot.run_id.filter(|_| published.snapshot.pid.is_some())?;
+        let shim = run_dir::read_header(&self.runs.run(run_id).journal_path()).ok()?.shim_pid;
+        let is_stopped = process::read_stat(shim).is_ok_and(|stat| stat.state.is_stopped());
+        is_stopped.then(|| {
+            format!(
+                "the live run's own process (the shim) is stopped by a signal and sees nothing; `kill -CONT {shim}` lets it go on"
+            )
+        })
     }
 
     /// What every answer carries.

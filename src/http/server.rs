@@ -4,7 +4,7 @@
 //! program sees [`Handler`] and rouille's types only.
 
 use std::collections::BTreeMap;
-use std::io;
+use std::io::{self, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -20,6 +20,9 @@ use super::head::Broken;
 
 /// The most connections at once. When all are taken, the one that has waited longest for its next request gives way.
 const CONNECTIONS_MAX: usize = 512;
+
+/// Above this many a newcomer is turned away: all are busy, with long polls for instance, and those that gave way are still leaving.
+const CONNECTIONS_CEILING: usize = CONNECTIONS_MAX + 64;
 
 /// How long a stop waits for requests that are being answered.
 const STOP_LIMIT: Duration = Duration::from_millis(700);
@@ -196,6 +199,11 @@ fn seat(shared: &Arc<Shared>, number: u64, stream: TcpStream, from: SocketAddr, 
     // An answer is one write; waiting for more to send would only delay it.
     stream.set_nodelay(true)?;
     make_room(shared, CONNECTIONS_MAX);
+    if shared.lock().len() >= CONNECTIONS_CEILING {
+        // All are being answered. Best effort: who does not take it sees the end of the connection.
+        let _gone = (&stream).write_all(b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: 70\r\nConnection: close\r\n\r\n{\"ok\":false,\"error\":\"busy\",\"detail\":\"too many connections; try again\"}");
+        return Ok(());
+    }
     let stream = Arc::new(stream);
     let state = Arc::new(SlotState { began, waits_since_ms: AtomicU64::new(0) });
     let seat = Seat { number, shared: shared.clone(), state: state.clone() };

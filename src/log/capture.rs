@@ -56,7 +56,8 @@ impl LineSplitter {
 
     /// When the unfinished line is to be written; `None` while there is none.
     pub fn due_at(&self) -> Option<Duration> {
-        (!self.unfinished.is_empty()).then(|| self.since + UNFINISHED_SHOWN_AFTER)
+        // Half a character alone is nothing to wake up for.
+        (whole_characters(&self.unfinished) > 0).then(|| self.since + UNFINISHED_SHOWN_AFTER)
     }
 
     /// The stream has ended: what is left is the last line, newline or not.

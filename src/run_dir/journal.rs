@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -84,12 +84,7 @@ pub fn read_journal(path: &Path) -> Result<ReadJournal, JournalError> {
     }
     let mut lines = whole.split(|&byte| byte == b'\n');
     let first = lines.next().expect("split gives at least one part");
-    let format: FormatOnly = serde_json::from_slice(first).map_err(JournalError::Damaged)?;
-    if format.format > FORMAT {
-        return Err(JournalError::Newer { found: format.format });
-    }
-    let header = serde_json::from_slice(first).map_err(JournalError::Damaged)?;
-    let mut journal = ReadJournal { header, entries: Vec::new(), damaged_lines: 0 };
+    let mut journal = ReadJournal { header: parse_header(first)?, entries: Vec::new(), damaged_lines: 0 };
     for line in lines {
         match serde_json::from_slice::<Entry>(line) {
             Ok(entry) if journal.entries.last().is_none_or(|last| last.seq < entry.seq) => journal.entries.push(entry),
@@ -97,6 +92,25 @@ pub fn read_journal(path: &Path) -> Result<ReadJournal, JournalError> {
         }
     }
     Ok(journal)
+}
+
+/// Reads only the first line of a journal, however long it is.
+pub fn read_header(path: &Path) -> Result<Header, JournalError> {
+    let file = match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(JournalError::Absent),
+        other => other?,
+    };
+    let mut line = String::new();
+    BufReader::new(file).read_line(&mut line)?;
+    if line.ends_with('\n') { parse_header(line.trim_end().as_bytes()) } else { Err(JournalError::Absent) }
+}
+
+fn parse_header(line: &[u8]) -> Result<Header, JournalError> {
+    let format: FormatOnly = serde_json::from_slice(line).map_err(JournalError::Damaged)?;
+    if format.format > FORMAT {
+        return Err(JournalError::Newer { found: format.format });
+    }
+    serde_json::from_slice(line).map_err(JournalError::Damaged)
 }
 
 #[derive(Deserialize)]
@@ -232,6 +246,7 @@ mod tests {
         let path = dir.path().join("journal.jsonl");
         let entries = write(&path);
         assert_eq!(read_journal(&path).expect("reads"), ReadJournal { header: header(), entries, damaged_lines: 0 });
+        assert_eq!(read_header(&path).expect("reads"), header());
     }
 
     #[test]
@@ -281,6 +296,7 @@ mod tests {
         assert!(matches!(read_journal(&path), Err(JournalError::Absent)));
         fs::write(&path, "{\"format\":2,\"anything\":1}\n").expect("writes");
         assert!(matches!(read_journal(&path), Err(JournalError::Newer { found: 2 })));
+        assert!(matches!(read_header(&path), Err(JournalError::Newer { found: 2 })));
         fs::write(&path, "hello\n").expect("writes");
         assert!(matches!(read_journal(&path), Err(JournalError::Damaged(_))));
     }

@@ -1,9 +1,10 @@
 //! The servers that are connected: usually one, none after its death, for a moment two.
 
 use std::io::{self, Read, Write};
+use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 
-use crate::run_dir::{Command, LineReader, Message, to_line};
+use crate::run_dir::{Command, LineReader, Message, Reply, ReplyError, to_line};
 
 /// More than this many at once are not servers of ours: the one that has been here longest goes.
 const CONNECTIONS_MAX: usize = 4;
@@ -68,7 +69,9 @@ impl Connections {
             connection.read(&mut commands);
             connection.send();
         }
-        self.open.retain(|connection| !connection.is_broken);
+        for broken in self.open.extract_if(.., |connection| connection.is_broken) {
+            broken.hang_up();
+        }
         commands
     }
 
@@ -79,9 +82,9 @@ impl Connections {
         }
     }
 
-    /// Sends to every connection that asked for facts.
-    pub(super) fn tell_all(&mut self, message: &Message) {
-        let line = to_line(message);
+    /// Sends to every connection that asked for facts; what is sent together arrives together.
+    pub(super) fn tell_all(&mut self, messages: &[Message]) {
+        let line: Vec<u8> = messages.iter().flat_map(to_line).collect();
         for connection in self.open.iter_mut().filter(|connection| connection.is_attached) {
             connection.push(&line);
         }
@@ -97,7 +100,7 @@ impl Connections {
     fn add(&mut self, stream: UnixStream) -> io::Result<()> {
         stream.set_nonblocking(true)?;
         if self.open.len() >= CONNECTIONS_MAX {
-            self.open.remove(0);
+            self.open.remove(0).hang_up();
         }
         let id = ConnectionId(self.next_id);
         self.next_id += 1;
@@ -126,12 +129,31 @@ impl Connection {
 
     fn take_lines(&mut self, commands: &mut Vec<(ConnectionId, Command)>) {
         while let Some(line) = self.lines.next_line() {
-            // What does not read as a command has no tag to answer to.
-            if let Ok(command) = serde_json::from_slice(&line) {
-                commands.push((self.id, command));
+            match serde_json::from_slice(&line) {
+                Ok(Command::Unknown) => self.refuse_unknown(&line),
+                Ok(command) => commands.push((self.id, command)),
+                // What does not read as a command has no tag to answer to.
+                Err(_) => {}
             }
         }
         self.is_broken |= self.lines.is_over_limit();
+    }
+
+    /// A newer server must not wait for what this shim does not know.
+    fn refuse_unknown(&mut self, line: &[u8]) {
+        #[derive(serde::Deserialize)]
+        struct Tagged {
+            tag: u64,
+        }
+        if let Ok(Tagged { tag }) = serde_json::from_slice(line) {
+            let detail = Some("the run's own process is older than the server and does not know this".to_owned());
+            self.push(&to_line(&Reply { reply: tag, error: Some(ReplyError::UnknownCommand), detail }));
+        }
+    }
+
+    /// Says so to the other side: to close it is not enough, for standard input is one more descriptor of the first connection.
+    fn hang_up(self) {
+        let _already_closed = self.stream.shutdown(Shutdown::Both);
     }
 
     fn push(&mut self, line: &[u8]) {

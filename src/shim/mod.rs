@@ -12,7 +12,7 @@ mod output;
 mod run;
 mod tree;
 
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -75,10 +75,15 @@ pub fn run(dir: &Path) -> ExitCode {
     match live(dir) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("autoappdev shim: {error}");
+            complain(format_args!("{error}"));
             ExitCode::FAILURE
         }
     }
+}
+
+/// To `shim.log`. It may lie on a disk that is full, where `eprintln!` would panic and take the run with it.
+fn complain(text: std::fmt::Arguments<'_>) {
+    let _no_one_to_tell = writeln!(io::stderr(), "autoappdev shim: {text}");
 }
 
 fn live(dir: &Path) -> Result<(), ShimError> {

@@ -31,7 +31,14 @@ const PAUSE_LIMIT: Duration = Duration::from_secs(4);
 /// How long the leader may take to go on.
 const RESUME_LIMIT: Duration = Duration::from_secs(4);
 
-/// How long the output of what the leader left behind is waited for after its end.
+/// How long what the leader left behind after a natural end may be silent before it is killed: the `tee` of a `> >(tee log)` still has
+/// something to write. Until then the state says running, so it is below the 50 ms within which an end must be known.
+const LINGER_SILENCE: Duration = Duration::from_millis(30);
+
+/// How long it may go on writing.
+const LINGER_LIMIT: Duration = Duration::from_millis(250);
+
+/// How long what is in the pipes at the end is read, against a writer outside of the tree.
 const DRAIN_LIMIT: Duration = Duration::from_secs(1);
 
 /// How often lines that the disk did not take are tried again.
@@ -48,8 +55,8 @@ enum Phase {
     Freezing { freeze: Freeze, since: Duration, then: Frozen, asker: Option<Asker> },
     /// All of it is stopped.
     Paused,
-    /// It is being continued.
-    Thawing { thaw: Thaw, since: Duration, cause: Cause, asker: Option<Asker> },
+    /// It is being continued. Without a cause it was never seen to be paused: a pause is undone, and there is nothing to tell.
+    Thawing { thaw: Thaw, since: Duration, cause: Option<Cause>, asker: Option<Asker> },
     /// It was asked to end.
     Stopping { kill_at: Duration },
     /// It is being killed.
@@ -67,7 +74,10 @@ enum Frozen {
 /// The leader's end, before the run's.
 struct LeaderEnd {
     exit: Exit,
-    drain_until: Duration,
+    /// What it left behind is killed then, if it writes nothing until then.
+    linger_until: Duration,
+    /// It is killed then even if it writes.
+    linger_limit: Duration,
 }
 
 /// A run that has begun.
@@ -166,9 +176,15 @@ impl Run {
             .stdin(Stdio::null())
             .stdout(stdout)
             .stderr(stderr);
-        let child = process::spawn_in_session(&mut command)?;
-        // Even if it has ended already it is ours until we reap it, so it can be looked at.
-        Ok(process::read_stat(child.id())?.identity)
+        let mut child = process::spawn_in_session(&mut command)?;
+        // Even if it has ended already it is ours until we reap it, so it can be looked at; should that fail, it must not run unwatched.
+        match process::read_stat(child.id()) {
+            Ok(stat) => Ok(stat.identity),
+            Err(error) => {
+                child.kill()?;
+                Err(error)
+            }
+        }
     }
 
     fn explain(&self, error: &io::Error) -> String {
@@ -227,7 +243,10 @@ impl Run {
             // The machine shuts down, or somebody wants this run to end.
             self.stop(self.grace(None), now);
         }
-        self.output.turn(now);
+        let has_written = self.output.turn(now);
+        if let (true, Some(end)) = (has_written, &mut self.leader_end) {
+            end.linger_until = end.linger_until.max(now + LINGER_SILENCE).min(end.linger_limit);
+        }
         for (connection, command) in self.connections.turn() {
             self.obey(connection, command);
         }
@@ -252,13 +271,14 @@ impl Run {
                 _ => self.not_now((connection, tag)),
             },
             run_dir::Command::Resume { tag } => match self.phase {
-                Phase::Paused if self.leader_end.is_none() => self.thaw(Cause::Request, Some((connection, tag)), now),
+                Phase::Paused if self.leader_end.is_none() => self.thaw(Some(Cause::Request), Some((connection, tag)), now),
                 _ => self.not_now((connection, tag)),
             },
             run_dir::Command::Stop { tag, grace_ms } => {
                 self.stop(self.grace(grace_ms), now);
                 self.answer((connection, tag), None);
             }
+            // Answered where it was read: the tag is lost by now.
             run_dir::Command::Unknown => {}
         }
     }
@@ -272,7 +292,7 @@ impl Run {
         let written = match run_dir::read_journal(&self.dir.journal_path()) {
             Ok(journal) => journal.entries,
             Err(error) => {
-                eprintln!("autoappdev shim: failed to read the journal: {error}");
+                super::complain(format_args!("failed to read the journal: {error}"));
                 Vec::new()
             }
         };
@@ -297,7 +317,7 @@ impl Run {
         self.look_at = Some(now);
     }
 
-    fn thaw(&mut self, cause: Cause, asker: Option<Asker>, now: Duration) {
+    fn thaw(&mut self, cause: Option<Cause>, asker: Option<Asker>, now: Duration) {
         self.remove_pause_file();
         self.phase = Phase::Thawing { thaw: Thaw::new(self.leader), since: now, cause, asker };
         self.look_at = Some(now);
@@ -305,7 +325,10 @@ impl Run {
 
     /// TERM to all, and KILL after the grace. Asked again it only gets shorter.
     fn stop(&mut self, grace: Duration, now: Duration) {
+        // It may have ended by itself a moment ago.
+        self.watch_leader(now);
         let mut kill_at = now + grace;
+        let is_first = !matches!(self.phase, Phase::Stopping { .. });
         match std::mem::replace(&mut self.phase, Phase::Running) {
             Phase::Killing { kill } => return self.phase = Phase::Killing { kill },
             Phase::Stopping { kill_at: before } if before <= kill_at => return self.phase = Phase::Stopping { kill_at: before },
@@ -324,7 +347,10 @@ impl Run {
         self.remove_pause_file();
         if kill_at > now {
             self.record(Fact::Stopping { grace_ms: whole_ms(grace) }, false);
-            tree::terminate();
+            // Many programs take a second TERM for an order to drop everything.
+            if is_first {
+                tree::terminate();
+            }
         }
         self.phase = Phase::Stopping { kill_at };
         self.look_at = Some(kill_at);
@@ -344,18 +370,18 @@ impl Run {
         if let Some(end) = &self.leader_end {
             let is_killing = matches!(self.phase, Phase::Killing { .. });
             let has_grace = matches!(self.phase, Phase::Stopping { .. });
-            let drained = self.output.is_at_end() || now >= end.drain_until;
+            let drained = self.output.is_at_end() || now >= end.linger_until;
             if !is_killing && !has_grace && drained && !tree::is_empty() {
                 self.kill(now);
             }
         }
-        let drain_until = self.leader_end.as_ref().map(|end| end.drain_until).filter(|&at| at > now);
+        let linger_until = self.leader_end.as_ref().map(|end| end.linger_until).filter(|&at| at > now);
         let journal_retry = self.journal.is_behind().then(|| {
             // Tried on each turn, at least once in a while.
             let _still_behind = self.journal.flush();
             now + JOURNAL_RETRY
         });
-        [self.look_at, drain_until, self.output.due_at(now), journal_retry].into_iter().flatten().min()
+        [self.look_at, linger_until, self.output.due_at(now), journal_retry].into_iter().flatten().min()
     }
 
     /// Compares what the leader does with what it should do: ends, stops and continues from outside are seen here.
@@ -365,7 +391,12 @@ impl Run {
         }
         match process::peek_exit(self.leader.pid) {
             Ok(Some(exit)) => {
-                self.leader_end = Some(LeaderEnd { exit, drain_until: now + DRAIN_LIMIT });
+                let (silence, limit) = match exit {
+                    Exit::Code(_) => (LINGER_SILENCE, LINGER_LIMIT),
+                    // Nobody meant to end it in an orderly way.
+                    Exit::Signal(_) => (Duration::ZERO, Duration::ZERO),
+                };
+                self.leader_end = Some(LeaderEnd { exit, linger_until: now + silence, linger_limit: now + limit });
                 // What is left of a stopped tree cannot write any more, and nobody can resume it.
                 match &self.phase {
                     Phase::Freezing { asker, .. } | Phase::Thawing { asker, .. } => {
@@ -380,12 +411,17 @@ impl Run {
                 return;
             }
             Ok(None) => {}
-            Err(error) => eprintln!("autoappdev shim: failed to wait for the leader: {error}"),
+            Err(error) => super::complain(format_args!("failed to wait for the leader: {error}")),
         }
         let Ok(stat) = process::read_stat(self.leader.pid) else { return };
         match (&self.phase, stat.state) {
             (Phase::Running, ProcState::Stopped) => self.freeze(Frozen::Tell(Cause::Outside), None, now),
-            (Phase::Paused, ProcState::Awake | ProcState::Uninterruptible) => self.thaw(Cause::Outside, None, now),
+            (Phase::Paused, ProcState::Awake | ProcState::Uninterruptible) => self.thaw(Some(Cause::Outside), None, now),
+            (Phase::Stopping { .. }, ProcState::Awake | ProcState::Uninterruptible) if self.paused_since.is_some() => {
+                // The stop let it go on, so that it sees the TERM: through the grace it runs.
+                self.count_pause(now);
+                self.record(Fact::Resumed { cause: Cause::Request, paused_ms: whole_ms(self.paused_in_all) }, false);
+            }
             (
                 Phase::Running
                 | Phase::Paused
@@ -402,10 +438,7 @@ impl Run {
         let is_outside_pause = matches!(self.phase, Phase::Freezing { then: Frozen::Tell(Cause::Outside), asker: None, .. });
         if is_outside_pause && self.leader_is_awake() {
             // Somebody stopped the leader and has already thought better of it.
-            tree::continue_all();
-            self.phase = Phase::Running;
-            self.look_at_leader = true;
-            return;
+            return self.thaw(None, None, now);
         }
         match &mut self.phase {
             Phase::Running | Phase::Paused => {}
@@ -415,7 +448,7 @@ impl Run {
                     let (late, was_asked, asker) =
                         (now.saturating_sub(*since) > PAUSE_LIMIT, matches!(then, Frozen::Tell(Cause::Request)), *asker);
                     if late && was_asked {
-                        self.undo_pause(asker);
+                        self.undo_pause(asker, now);
                     }
                 }
                 Look::Done => {
@@ -439,6 +472,11 @@ impl Run {
                     self.look_at = Some(at);
                     if now.saturating_sub(*since) > RESUME_LIMIT {
                         let asker = *asker;
+                        if cause.is_none() {
+                            self.phase = Phase::Running;
+                            self.look_at_leader = true;
+                            return;
+                        }
                         self.freeze(Frozen::Keep, None, now);
                         if let Some(asker) = asker {
                             let text = "something keeps stopping the pipeline's leader; it is paused still";
@@ -449,8 +487,10 @@ impl Run {
                 Look::Done => {
                     let (cause, asker) = (*cause, *asker);
                     self.phase = Phase::Running;
-                    self.count_pause(now);
-                    self.record(Fact::Resumed { cause, paused_ms: whole_ms(self.paused_in_all) }, false);
+                    if let Some(cause) = cause {
+                        self.count_pause(now);
+                        self.record(Fact::Resumed { cause, paused_ms: whole_ms(self.paused_in_all) }, false);
+                    }
                     if let Some(asker) = asker {
                         self.answer(asker, None);
                     }
@@ -475,10 +515,8 @@ impl Run {
         process::read_stat(self.leader.pid).is_ok_and(|stat| stat.state == ProcState::Awake)
     }
 
-    fn undo_pause(&mut self, asker: Option<Asker>) {
-        tree::continue_all();
-        self.phase = Phase::Running;
-        self.look_at = None;
+    fn undo_pause(&mut self, asker: Option<Asker>, now: Duration) {
+        self.thaw(None, None, now);
         if let Some(asker) = asker {
             let text = "a process of the pipeline could not be stopped in time; the pipeline runs on";
             self.answer(asker, Some((ReplyError::PauseTimeout, text)));
@@ -504,7 +542,17 @@ impl Run {
         self.remove_pause_file();
         let exit = self.leader_end.as_ref().map_or(Exit::Code(0), |end| end.exit);
         let (asked, paused_ms, log_end) = (self.asked, whole_ms(self.paused_in_all), self.output.position());
-        let exited = self.write_down(Fact::Exited { exit, asked, paused_ms, log_end }, true);
+        let mut last = vec![self.write_down(Fact::Exited { exit, asked, paused_ms, log_end }, true)];
+        if self.journal.is_behind() {
+            // A disk without room must not cost the exit status: this process is the only one that has it. A server that is there gets it
+            // at once, one that comes later as well.
+            self.connections.tell_all(&std::mem::take(&mut last));
+            self.phase = Phase::Killing { kill: Kill::new() };
+            while self.journal.flush().is_err() {
+                self.wait(Some(SystemClock.since_boot() + JOURNAL_RETRY));
+                self.take_events();
+            }
+        }
         // Only now: until here a kill of this process would have left the exit status with the kernel.
         process::reap_all_but(None);
         let usage = process::usage_of_children().map(|used| Fact::Usage {
@@ -512,11 +560,11 @@ impl Run {
             cpu_system_ms: used.cpu_system_ms,
             max_rss_kb: used.max_rss_kb,
         });
-        let usage = usage.map(|fact| self.write_down(fact, false));
-        self.connections.tell_all(&exited);
         if let Ok(usage) = usage {
-            self.connections.tell_all(&usage);
+            last.push(self.write_down(usage, false));
         }
+        // Together: a server that knows the end may start the next run before it hears any more of this one.
+        self.connections.tell_all(&last);
         self.connections.turn();
     }
 
@@ -531,7 +579,7 @@ impl Run {
     /// Writes a fact down and sends it up.
     fn record(&mut self, fact: Fact, durable: bool) {
         let message = self.write_down(fact, durable);
-        self.connections.tell_all(&message);
+        self.connections.tell_all(&[message]);
     }
 
     fn write_down(&mut self, fact: Fact, durable: bool) -> Message {
@@ -560,7 +608,7 @@ impl Run {
     /// For what must not end the run: the pipeline is worth more than the file.
     fn or_log(&self, step: &str, result: io::Result<()>) {
         if let Err(error) = result {
-            eprintln!("autoappdev shim: run {}: failed to {step}: {error}", self.spec.run_id);
+            super::complain(format_args!("run {}: failed to {step}: {error}", self.spec.run_id));
         }
     }
 }

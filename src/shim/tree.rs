@@ -12,7 +12,7 @@ use crate::process::{self, Identity, ProcState, Stat};
 
 /// The first pause between two looks; it doubles up to [`LOOK_AGAIN_MAX`]. A stop takes some tens of microseconds to be seen.
 const LOOK_AGAIN_MIN: Duration = Duration::from_micros(50);
-const LOOK_AGAIN_MAX: Duration = Duration::from_millis(20);
+const LOOK_AGAIN_MAX: Duration = Duration::from_millis(500);
 
 /// How long a process may sleep uninterruptibly before it is taken for the parent of a vfork(2) whose child was stopped before it executed
 /// anything: such a parent cannot stop until its child goes on.
@@ -54,9 +54,12 @@ pub(super) fn living() -> Vec<Stat> {
 /// Whether no process of the tree is alive. A process that dies hands its children to this one before anybody can see it dead, so the
 /// direct children tell it all.
 pub(super) fn is_empty() -> bool {
-    process::children_of(std::process::id()).is_ok_and(|children| {
-        children.into_iter().all(|pid| process::read_stat(pid).is_ok_and(|stat| stat.state == ProcState::Dead))
-    })
+    let me = std::process::id();
+    let Ok(children) = process::children_of(me) else { return false };
+    let is_dead = |&pid: &u32| process::read_stat(pid).is_ok_and(|stat| stat.state == ProcState::Dead);
+    // The list is older than the looks: who died in between handed its children over after it was made. A second list without a
+    // newcomer says that nobody did.
+    children.iter().all(is_dead) && process::children_of(me).is_ok_and(|again| again == children)
 }
 
 fn send(to: Identity, signal: Signal) {
@@ -70,12 +73,14 @@ pub(super) struct Freeze {
     backoff: Backoff,
     /// The tree of the look before, if all of it was stopped.
     stopped: Option<BTreeSet<Identity>>,
+    /// Who was held by a tracer when it was told to stop: it does once the tracer lets it go on.
+    told_while_traced: BTreeSet<Identity>,
     uninterruptible_since: Option<Duration>,
 }
 
 impl Freeze {
     pub(super) fn new() -> Self {
-        Self { backoff: Backoff::new(), stopped: None, uninterruptible_since: None }
+        Self { backoff: Backoff::new(), stopped: None, told_while_traced: BTreeSet::new(), uninterruptible_since: None }
     }
 
     /// Done when two looks in a row find the same processes, all of them stopped: then none was missed on its way from one parent to
@@ -86,7 +91,14 @@ impl Freeze {
         let mut any_uninterruptible = false;
         for stat in &tree {
             match stat.state {
-                ProcState::Stopped | ProcState::Traced | ProcState::Dead => {}
+                ProcState::Stopped | ProcState::Dead => {}
+                // A tracer's hold is none: strace lets go within microseconds.
+                ProcState::Traced => {
+                    if self.told_while_traced.insert(stat.identity) {
+                        all_stopped = false;
+                        send(stat.identity, Signal::STOP);
+                    }
+                }
                 ProcState::Awake => {
                     all_stopped = false;
                     send(stat.identity, Signal::STOP);
@@ -156,13 +168,6 @@ impl Thaw {
             return Look::Done;
         }
         if found_new { Look::Again(now) } else { self.backoff.again(now) }
-    }
-}
-
-/// Continues everything at once, without a second look: for a tree that is about to be killed anyway or a pause that is given up.
-pub(super) fn continue_all() {
-    for stat in living() {
-        send(stat.identity, Signal::CONT);
     }
 }
 

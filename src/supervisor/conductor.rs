@@ -168,7 +168,7 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
             Ok(spec) => spec,
             Err(error) => return answer(&waiter.reply_to, Err(error)),
         };
-        let (run_id, reply_to) = (spec.run_id, waiter.reply_to.clone());
+        let run_id = spec.run_id;
         self.grace = Duration::from_millis(spec.grace_ms);
         self.under_way = Some(UnderWay { pending: Pending::Start, tag: 0, waiters: vec![waiter] });
         self.publish();
@@ -183,8 +183,8 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
                 self.shims.disconnect();
                 let detail = format!("the run's own process could not be started: {error}");
                 if let Err(error) = self.settle(&detail) {
-                    self.under_way = None;
-                    answer(&reply_to, Err(error.into()));
+                    self.forget_and_retry(&error);
+                    self.publish();
                 }
             }
         }
@@ -251,6 +251,10 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
             }
         }
         // The shim is at work already; who waits for news gets to know that something is under way.
+        self.tell_that_pending_changed();
+    }
+
+    fn tell_that_pending_changed(&mut self) {
         match self.store.touch(self.clock.now()) {
             Ok(row) => self.row = row,
             Err(error) => ::log::warn!("failed to {error}"),
@@ -301,11 +305,7 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
             })
         });
         // Pending is gone; who waits for news is told.
-        match self.store.touch(self.clock.now()) {
-            Ok(row) => self.row = row,
-            Err(error) => ::log::warn!("failed to {error}"),
-        }
-        self.publish();
+        self.tell_that_pending_changed();
     }
 
     /// The connection broke: the shim left, or died, or was cut off.
@@ -415,6 +415,12 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
             }
             let stop = stop_under_way(&journal.entries);
             self.record(journal.entries)?;
+            if self.live_run().is_none() {
+                // Its journal told its end. Who still holds the lock is on its way out.
+                ::log::info!("run {run_id} has ended");
+                self.link = Link::Idle;
+                return Ok(());
+            }
             if let (Plan::Adopt, Some(pending), None) = (plan, stop, self.pending()) {
                 self.under_way = Some(UnderWay { pending, tag: 0, waiters: Vec::new() });
             }
@@ -422,7 +428,8 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
         match plan {
             Plan::Nothing => {}
             Plan::Adopt => self.adopt(run_id),
-            Plan::RecordEnd => ::log::info!("run {run_id} has ended"),
+            // An end without the beginning that it ends: the line between is damaged.
+            Plan::RecordEnd => self.end_unseen(run_id, UnseenEnd::Lost, self.clock.now(), "its journal is damaged")?,
             Plan::FailSpawn => {
                 self.end_unseen(run_id, UnseenEnd::NeverBegan, self.clock.now(), why_it_never_began)?;
             }
@@ -456,8 +463,14 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
             // Killed between the commit of `starting` and that of `running`: its first fact is on the way.
             self.under_way = Some(UnderWay { pending: Pending::Start, tag: 0, waiters: Vec::new() });
         }
+        self.give_up_unanswerable();
         let connected = self.shims.connect(run_id).and_then(|number| {
             self.shims.send(&Command::Attach { tag: 0, after: self.last_seq })?;
+            if let Some(Pending::Stop { kill_at }) = self.pending() {
+                // It may have gone down with the connection before. A shim that has it takes nothing but a shorter grace.
+                let left = kill_at.saturating_sub(self.clock.since_boot());
+                self.shims.send(&Command::Stop { tag: 0, grace_ms: Some(whole_ms(left) + 2) })?;
+            }
             Ok(number)
         });
         match connected {
@@ -472,6 +485,15 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
             // It may be leaving at this moment, or not have its socket yet.
             Err(_) => self.fall_silent(),
         }
+    }
+
+    /// A pause or resume that went down on a connection that is gone may have been refused there, or never read: nobody answers it any
+    /// more. If it is done, its fact says so.
+    fn give_up_unanswerable(&mut self) {
+        let is_lost = |under_way: &mut UnderWay| matches!(under_way.pending, Pending::Pause | Pending::Resume);
+        let Some(under_way) = self.under_way.take_if(is_lost) else { return };
+        under_way.answer_all(|| Err(ActionError::ShimSilent));
+        self.tell_that_pending_changed();
     }
 
     fn fall_silent(&mut self) {
@@ -503,9 +525,10 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
         }
         self.link = Link::Idle;
         self.watch.set_degraded(None);
+        let under_way = self.under_way.take();
         self.publish();
         let published = self.watch.get();
-        if let Some(under_way) = self.under_way.take() {
+        if let Some(under_way) = under_way {
             let pending = under_way.pending;
             under_way.answer_all(|| match pending {
                 Pending::Start => Err(ActionError::SpawnFailed { run_id, detail: why.to_owned() }),

@@ -584,3 +584,73 @@ fn a_run_that_the_database_does_not_know_is_taken_in() {
     stage.hear(&[(1, spawned())]);
     assert_eq!(got(&waiting).expect("started").snapshot.run_id, Some(6), "no id is given twice");
 }
+
+#[test]
+fn a_shim_that_has_told_its_end_and_still_holds_its_lock_leaves_nothing_pending() {
+    for facts in [
+        vec![(1, spawned()), (2, exited(0, false))],
+        vec![(1, spawned()), (2, Fact::Stopping { grace_ms: 60_000 }), (3, exited(0, true))],
+    ] {
+        let stage = Stage::running();
+        stage.finds(1, Found::ShimAlive, &facts);
+        let mut stage = stage.reboot();
+        assert_eq!((stage.snapshot().state, stage.snapshot().pending), (State::Stopped, None));
+        let waiting = stage.ask(Ask::Start(StartRequest::default()));
+        stage.hear(&[(1, spawned())]);
+        assert!(got(&waiting).is_ok(), "the next run may begin");
+    }
+}
+
+#[test]
+fn a_start_that_failed_is_not_pending_any_more() {
+    let mut stage = Stage::new();
+    stage.world.0.borrow_mut().launch_fails = true;
+    assert!(got(&stage.ask(Ask::Start(StartRequest::default()))).is_err());
+    assert_eq!((stage.snapshot().pending, stage.snapshot().allowed), (None, vec![Action::Start]));
+}
+
+#[test]
+fn a_start_that_failed_and_could_not_be_recorded_is_recorded_later() {
+    let mut stage = Stage::new();
+    stage.world.0.borrow_mut().launch_fails = true;
+    // The commit of `starting` goes through, what follows does not.
+    stage.sql("CREATE TRIGGER no_room BEFORE UPDATE ON pipeline_runs BEGIN SELECT RAISE(FAIL, 'no'); END");
+    assert!(matches!(got(&stage.ask(Ask::Start(StartRequest::default()))), Err(ActionError::Store(_))));
+    stage.sql("DROP TRIGGER no_room");
+    stage.world.0.borrow_mut().launch_fails = false;
+    stage.pass(Duration::from_secs(1));
+    assert_eq!((stage.stored(), stage.snapshot().pending), ((State::Stopped, "failed".into()), None));
+    let waiting = stage.ask(Ask::Start(StartRequest::default()));
+    stage.hear(&[(1, spawned())]);
+    assert!(got(&waiting).is_ok());
+}
+
+#[test]
+fn a_command_that_went_down_with_its_connection_is_given_up_or_sent_again() {
+    let mut stage = Stage::running();
+    stage.finds(1, Found::ShimAlive, &[(1, spawned())]);
+    let pause = stage.ask(Ask::Pause);
+    stage.lose_shim();
+    assert!(matches!(got(&pause), Err(ActionError::ShimSilent)));
+    assert_eq!((stage.snapshot().state, stage.snapshot().pending), (State::Running, None));
+
+    let stopping = stage.ask(stop(Duration::from_secs(8)));
+    stage.clock.advance(Duration::from_secs(3));
+    stage.lose_shim();
+    assert!(matches!(stage.last_sent(), Command::Stop { grace_ms: Some(5_000..=5_010), .. }), "{:?}", stage.last_sent());
+    assert!(waits(&stopping));
+    stage.hear(&[(2, exited(0, true))]);
+    assert!(got(&stopping).is_ok());
+}
+
+#[test]
+fn an_end_whose_beginning_is_damaged_does_not_block_the_next_run() {
+    let mut stage = Stage::new();
+    drop(stage.ask(Ask::Start(StartRequest::default())));
+    stage.finds(1, Found::Ended, &[(2, exited(0, false))]);
+    let mut stage = stage.reboot();
+    assert_eq!(stage.stored(), (State::Stopped, "lost".into()));
+    let waiting = stage.ask(Ask::Start(StartRequest::default()));
+    stage.hear(&[(1, spawned())]);
+    assert!(got(&waiting).is_ok());
+}
