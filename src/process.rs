@@ -6,6 +6,8 @@
 mod stat;
 mod tree;
 
+use std::collections::BTreeMap;
+use std::ffi::{CString, OsStr, OsString};
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -18,7 +20,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
 use crate::pipeline::Exit;
 
 pub use stat::{ProcState, Stat, read_stat};
-pub use tree::{children_of, descendants};
+pub use tree::{Descendants, children_of, descendants};
 
 /// A process that no other can be mistaken for within one boot: a pid is used again, a pid with its start time is not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -48,12 +50,58 @@ pub fn begin_session() -> io::Result<()> {
 /// Spawns `command` as the leader of a session of its own. When this returns, the child is in it and has executed its program: an
 /// error of either comes back here.
 pub fn spawn_in_session(command: &mut Command) -> io::Result<Child> {
+    let program = Program::of(command)?;
+    let become_it = move || {
+        begin_session()?;
+        program.execute()
+    };
     #[expect(unsafe_code, reason = "nothing safe in std makes a child begin a session")]
-    // SAFETY: setsid(2) is async-signal-safe, and the closure neither allocates nor touches memory of the parent.
+    // SAFETY: setsid(2) and execve(2) are async-signal-safe. The lists for execve(2) are allocated in the child, which the C libraries
+    // allow after a fork(2), and the one caller, the shim, has a single thread.
     unsafe {
-        command.pre_exec(begin_session);
+        command.pre_exec(become_it);
     }
     command.spawn()
+}
+
+/// What is to be executed, as the kernel takes it.
+struct Program {
+    path: CString,
+    args: Vec<CString>,
+    environment: Vec<CString>,
+}
+
+impl Program {
+    fn of(command: &Command) -> io::Result<Self> {
+        let mut environment: BTreeMap<OsString, OsString> = std::env::vars_os().collect();
+        for (name, value) in command.get_envs() {
+            match value {
+                Some(value) => environment.insert(name.to_owned(), value.to_owned()),
+                None => environment.remove(name),
+            };
+        }
+        let text = |text: &OsStr| CString::new(text.as_bytes());
+        let entry = |(name, value): (OsString, OsString)| CString::new([name.as_bytes(), b"=", value.as_bytes()].concat());
+        Ok(Self {
+            path: text(command.get_program())?,
+            args: std::iter::once(command.get_program()).chain(command.get_args()).map(text).collect::<Result<_, _>>()?,
+            environment: environment.into_iter().map(entry).collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// Returns only an error, or for a program that is to be looked up in `PATH`. std would use execvp(3), which gives what the kernel does
+    /// not take for a program to sh: whatever that makes of it, it is not what was asked for.
+    fn execute(&self) -> io::Result<()> {
+        if self.path.as_bytes().contains(&b'/') {
+            nix::unistd::execve(&self.path, &self.args, &self.environment)?;
+        }
+        Ok(())
+    }
+}
+
+/// Lets every signal through to this thread and to all that it starts: a mask outlives execve(2).
+pub fn unblock_signals() -> io::Result<()> {
+    Ok(nix::sys::signal::SigSet::empty().thread_set_mask()?)
 }
 
 /// Sends `signal` to exactly this process. `Ok(false)` when it is gone (a zombie counts as there).

@@ -19,6 +19,7 @@ use crate::config::Config;
 use crate::http::{App, Guard, Server};
 use crate::log::BackendLog;
 use crate::private::private_file;
+use crate::process;
 use crate::run_dir::{Runs, create_private_dir};
 use crate::store::Store;
 use crate::supervisor::{Settings, Supervisor};
@@ -41,6 +42,9 @@ struct ServerInfo {
 
 /// Serves until SIGTERM or SIGINT. The pipeline goes on after that.
 pub fn serve(config: Config) -> anyhow::Result<()> {
+    // Whoever started this server may wait for the other end of what it left open: no shim, which lives longer, must hold on to that.
+    close_fds::set_fds_cloexec(3, &[]);
+    process::unblock_signals().context("cannot unblock signals")?;
     let runtime_dir = config.runtime_dir.clone();
     create_private_dir(&runtime_dir)
         .and_then(|()| runtime_dir.canonicalize())

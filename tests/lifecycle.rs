@@ -1,9 +1,25 @@
-//! The life of a run, on the whole binary: real scripts, real signals, and the kernel as the witness.
+//! The life of a run, on the whole binary: how it begins, how it ends, and who wins. Real scripts, real signals, and the kernel as the
+//! witness.
 
 mod support;
 
-use serde_json::json;
-use support::{Place, is_alive, letter, until_true};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use support::{Place, describe, is_alive, letter, signal, until, until_true};
+
+/// Says that it was asked to end, and does not.
+const UNMOVED: &str = "#!/bin/bash\ntrap 'echo asked' TERM\necho ready\nwhile :; do sleep 0.02; done\n";
+
+/// Says that it was asked to end, and ends with a code of its own.
+const POLITE: &str = "#!/bin/bash\ntrap 'echo asked; exit 4' TERM\necho ready\nwhile :; do sleep 0.02; done\n";
+
+fn stop_within(place: &Place, grace_s: f64) -> support::Answer {
+    place.post("/api/pipeline/stop", json!({"grace_s": grace_s}))
+}
 
 #[test]
 fn start_pause_resume_stop_and_every_witness_agrees() {
@@ -21,24 +37,271 @@ fn start_pause_resume_stop_and_every_witness_agrees() {
     place.act("pause").ok();
     assert_eq!((place.state().as_str(), place.stored_state().as_str()), ("paused", "paused"));
     for pid in &before {
-        assert!(
-            matches!(letter(*pid), Some('T' | 'Z') | None),
-            "{pid} is {}",
-            std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default()
-                + &std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default()
-        );
+        assert!(matches!(letter(*pid), Some('T' | 'Z') | None), "{}", describe(*pid));
     }
-    assert!(place.runtime().join("PAUSE").exists());
+    assert!(place.pause_file().exists());
 
     place.act("resume").ok();
     assert_eq!(place.state(), "running");
-    assert!(!place.runtime().join("PAUSE").exists());
+    assert!(!place.pause_file().exists());
     assert!(before.iter().all(|pid| letter(*pid) != Some('T')));
 
-    place.post("/api/pipeline/stop", json!({"grace_s": 0.3})).ok();
+    stop_within(&place, 0.3).ok();
     assert_eq!((place.state().as_str(), place.stored_state().as_str()), ("stopped", "stopped"));
-    assert!(place.processes().is_empty());
+    place.assert_nothing_left(run_id);
     assert!(!is_alive(pid));
-    let run = place.run(run_id);
-    assert_eq!(run["status"], "stopped");
+    assert_eq!(place.run(run_id)["status"], "stopped");
+}
+
+#[test]
+fn the_exit_code_says_completed_or_failed() {
+    let place = Place::serving("exit.sh");
+    for (code, status) in [(0, "completed"), (3, "failed"), (255, "failed")] {
+        let (pid, run_id) = place.start_with(json!({"args": [code.to_string()]}));
+        let run = place.until_ended(run_id);
+        assert_eq!((&run["status"], &run["exit_code"], &run["signal"]), (&json!(status), &json!(code), &Value::Null));
+        assert_eq!(run["pid"], pid, "the history keeps it");
+        let pipeline = place.pipeline();
+        assert_eq!(
+            (&pipeline["state"], &pipeline["pid"], &pipeline["run_id"]),
+            (&json!("stopped"), &Value::Null, &json!(run_id))
+        );
+        assert_eq!((&pipeline["status"], &pipeline["exit_code"]), (&json!(status), &json!(code)));
+        assert_eq!(place.history(run_id), ["starting request -", "spawned request running", "exited exit stopped", "usage - -"]);
+        place.assert_nothing_left(run_id);
+    }
+}
+
+#[test]
+fn a_leader_that_somebody_kills_has_failed_by_that_signal() {
+    let place = Place::serving("sleep.sh");
+    for (name, number) in [("KILL", 9), ("TERM", 15), ("SEGV", 11)] {
+        let (pid, run_id) = place.start();
+        place.until_line("ready");
+        signal(pid, name);
+        let run = place.until_ended(run_id);
+        assert_eq!((&run["status"], &run["exit_code"], &run["signal"]), (&json!("failed"), &Value::Null, &json!(number)));
+        assert_eq!(place.history(run_id)[2], "exited exit stopped");
+        place.assert_nothing_left(run_id);
+    }
+}
+
+#[test]
+fn a_leader_that_is_killed_while_paused_ends_the_run_and_its_tree() {
+    let place = Place::serving("tree.sh");
+    let (pid, run_id) = place.start();
+    until_true("the whole tree is there", || place.processes().len() >= 9);
+    place.act("pause").ok();
+    signal(pid, "KILL");
+    let run = place.until_ended(run_id);
+    assert_eq!((&run["status"], &run["signal"]), (&json!("failed"), &json!(9)));
+    assert_eq!(place.state(), "stopped");
+    place.assert_nothing_left(run_id);
+}
+
+#[test]
+fn a_script_that_does_not_end_when_asked_is_killed_after_its_grace() {
+    let place = Place::serving("unmoved.sh");
+    place.script("unmoved.sh", UNMOVED);
+    let (_, run_id) = place.start();
+    place.until_line("ready");
+    let grace = Duration::from_millis(700);
+    let asked_at = Instant::now();
+    stop_within(&place, grace.as_secs_f64()).ok();
+    assert!(asked_at.elapsed() >= grace, "it had its grace");
+    assert_eq!(place.state(), "stopped");
+    place.assert_nothing_left(run_id);
+    assert_eq!(place.said(run_id, "stdout"), ["ready", "asked"]);
+    let run = place.until_ended(run_id);
+    assert_eq!((&run["status"], &run["exit_code"], &run["signal"]), (&json!("stopped"), &Value::Null, &json!(9)));
+    assert_eq!(place.history(run_id)[2..4], ["stopping - -", "exited request stopped"]);
+}
+
+#[test]
+fn a_script_that_ends_when_asked_is_stopped_whatever_its_code() {
+    let place = Place::serving("polite.sh");
+    place.script("polite.sh", POLITE);
+    let (_, run_id) = place.start_with(json!({"grace_s": 600}));
+    place.until_line("ready");
+    place.act("stop").ok();
+    place.assert_nothing_left(run_id);
+    assert_eq!(place.said(run_id, "stdout"), ["ready", "asked"]);
+    let run = place.until_ended(run_id);
+    assert_eq!((&run["status"], &run["exit_code"], &run["signal"]), (&json!("stopped"), &json!(4), &Value::Null));
+}
+
+#[test]
+fn the_start_says_the_grace_of_a_stop_that_names_none() {
+    let place = Place::serving("unmoved.sh");
+    place.script("unmoved.sh", UNMOVED);
+    let (_, run_id) = place.start_with(json!({"grace_s": 0.25}));
+    place.until_line("ready");
+    place.act("stop").ok();
+    let run = place.until_ended(run_id);
+    let events = run["events"].as_array().expect("a list");
+    assert_eq!(events[2]["detail"], "grace 250 ms");
+    assert_eq!(run["signal"], 9);
+}
+
+#[test]
+fn without_grace_it_is_killed_and_never_asked() {
+    let place = Place::serving("polite.sh");
+    place.script("polite.sh", POLITE);
+    for pause_first in [false, true] {
+        let (_, run_id) = place.start();
+        until_true("it is ready", || place.said(run_id, "stdout") == ["ready"]);
+        if pause_first {
+            place.act("pause").ok();
+        }
+        stop_within(&place, 0.0).ok();
+        place.assert_nothing_left(run_id);
+        assert_eq!(place.said(run_id, "stdout"), ["ready"]);
+        let run = place.until_ended(run_id);
+        assert_eq!((&run["status"], &run["signal"]), (&json!("stopped"), &json!(9)));
+        assert!(!place.history(run_id).contains(&"stopping - -".to_owned()));
+    }
+}
+
+#[test]
+fn a_second_stop_only_shortens_the_first() {
+    let place = Place::serving("unmoved.sh");
+    place.script("unmoved.sh", UNMOVED);
+    let (pid, run_id) = place.start();
+    place.until_line("ready");
+    thread::scope(|scope| {
+        let first = scope.spawn(|| stop_within(&place, 600.0));
+        until_true("the stop is under way", || place.pipeline()["pending"] == "stop");
+        assert_eq!(place.pipeline()["allowed"], json!(["stop"]));
+        let longer = stop_within(&place, 1200.0);
+        assert_eq!((longer.status, longer.error(), &longer.body["pending"]), (409, "invalid_transition", &json!("stop")));
+        assert_eq!(place.act("pause").status, 409);
+        assert_eq!(place.act("start").status, 409);
+        assert!(is_alive(pid), "a refused stop kills nobody");
+        stop_within(&place, 0.1).ok();
+        first.join().expect("no panic").ok();
+    });
+    place.assert_nothing_left(run_id);
+    assert_eq!(place.until_ended(run_id)["status"], "stopped");
+}
+
+#[test]
+fn a_paused_script_that_is_stopped_gets_to_know_it() {
+    let place = Place::serving("polite.sh");
+    place.script("polite.sh", POLITE);
+    let (_, run_id) = place.start();
+    place.until_line("ready");
+    place.act("pause").ok();
+    place.assert_all_stopped();
+    stop_within(&place, 600.0).ok();
+    place.assert_nothing_left(run_id);
+    assert_eq!(place.said(run_id, "stdout"), ["ready", "asked"]);
+    let run = place.until_ended(run_id);
+    assert_eq!((&run["status"], &run["exit_code"]), (&json!("stopped"), &json!(4)));
+    assert!(place.pipeline()["paused_at"].is_string(), "the pause stays in the record");
+}
+
+#[test]
+fn a_stop_wins_over_a_pause_that_is_under_way() {
+    let place = Place::serving("hang.sh");
+    place.actor();
+    place.script("hang.sh", "#!/bin/bash\nexec ./actor vfork-hang\n");
+    let (_, run_id) = place.start();
+    place.until_line("ready");
+    thread::scope(|scope| {
+        // Its parent can't be stopped before the vforked child has executed something, which it does not.
+        let pause = scope.spawn(|| place.act("pause"));
+        until_true("the pause is under way", || place.pipeline()["pending"] == "pause");
+        assert_eq!(place.act("pause").status, 409);
+        assert_eq!(place.act("resume").status, 409);
+        stop_within(&place, 0.0).ok();
+        let pause = pause.join().expect("no panic");
+        assert_eq!((pause.status, pause.error()), (409, "invalid_transition"), "{}", pause.body);
+    });
+    place.assert_nothing_left(run_id);
+    let run = place.until_ended(run_id);
+    assert_eq!((&run["status"], &run["signal"]), (&json!("stopped"), &json!(9)));
+    assert!(!place.history(run_id).iter().any(|event| event.starts_with("paused")));
+}
+
+#[test]
+fn a_pause_that_cannot_be_is_refused_and_undone() {
+    let place = Place::serving("hang.sh");
+    place.actor();
+    place.script("hang.sh", "#!/bin/bash\nsleep 600 &\n./actor vfork-hang\n");
+    let (_, run_id) = place.start();
+    place.until_line("ready");
+    let pause = place.act("pause");
+    assert_eq!((pause.status, pause.error()), (503, "pause_timeout"), "{}", pause.body);
+    let pipeline = place.pipeline();
+    assert_eq!((&pipeline["state"], &pipeline["pending"]), (&json!("running"), &Value::Null));
+    assert!(!place.pause_file().exists());
+    until_true("all of it goes on", || place.processes().iter().all(|pid| letter(*pid) != Some('T')));
+
+    fs::write(place.root().join("go"), "").expect("writes");
+    place.until_line("released");
+    place.act("pause").ok();
+    assert_eq!(place.assert_all_stopped().len(), 3);
+    stop_within(&place, 0.0).ok();
+    place.assert_nothing_left(run_id);
+}
+
+#[test]
+fn what_the_kernel_does_not_run_is_a_failed_run_and_no_state() {
+    let place = Place::new();
+    let mut place = place;
+    place.start_server();
+    place.script("bad-interpreter.sh", "#!/no/such/interpreter\necho hi\n");
+    place.script("no-first-line.sh", "echo this must not run\n");
+    place.script("empty.sh", "");
+    // The head of a program for a machine that there is none of.
+    let mut foreign = vec![0; 4096];
+    foreign[..20].copy_from_slice(b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\xfe\xca");
+    let path = place.root().join("foreign");
+    fs::write(&path, foreign).expect("writes");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("ours");
+
+    for (n, script) in (1_i64..).zip(["bad-interpreter.sh", "no-first-line.sh", "empty.sh", "foreign"]) {
+        let answer = place.post("/api/pipeline/start", json!({"script": script}));
+        assert_eq!((answer.status, answer.error()), (422, "spawn_failed"), "{script}: {}", answer.body);
+        assert_eq!(answer.body["run_id"], n);
+        let run = place.run(n);
+        assert_eq!((&run["status"], &run["pid"], &run["started_at"]), (&json!("failed"), &Value::Null, &Value::Null));
+        assert!(run["stopped_at"].is_string());
+        assert!(run["error"].as_str().is_some_and(|error| error.contains(script)), "{run}");
+        assert_eq!(place.history(n), ["starting request -", "spawn_failed request stopped"]);
+        let pipeline = place.pipeline();
+        assert_eq!(
+            (&pipeline["state"], &pipeline["status"], &pipeline["pid"]),
+            (&json!("stopped"), &json!("failed"), &Value::Null)
+        );
+        assert_eq!(pipeline["allowed"], json!(["start"]));
+        place.assert_nothing_left(n);
+    }
+    assert!(place.lines().is_empty(), "nothing ran");
+
+    let (_, run_id) = place.start_with(json!({"script": "exit.sh"}));
+    assert_eq!(place.until_ended(run_id)["status"], "completed");
+}
+
+#[test]
+fn a_script_without_its_execute_bit_is_run_by_bash() {
+    let place = Place::serving("plain");
+    fs::write(place.root().join("plain"), "[[ -n $BASH_VERSION ]] && echo \"bash ran ${0##*/} $1\"\nexit 6\n").expect("writes");
+    let (_, run_id) = place.start_with(json!({"args": ["it"]}));
+    assert_eq!(place.until_ended(run_id)["exit_code"], 6);
+    assert_eq!(place.said(run_id, "stdout"), ["bash ran plain it"]);
+}
+
+#[test]
+fn a_script_that_ends_at_once_was_started_all_the_same() {
+    let place = Place::serving("gone.sh");
+    place.script("gone.sh", "#!/bin/sh\n");
+    for n in 1..=20 {
+        let answer = until("the one before has ended", || Some(place.act("start")).filter(|answer| answer.status != 409)).ok();
+        assert!(answer["pid"].as_u64().is_some_and(|pid| pid > 0), "{answer}");
+        assert_eq!(answer["run_id"], n);
+    }
+    let run = place.until_ended(20);
+    assert_eq!((&run["status"], &run["exit_code"]), (&json!("completed"), &json!(0)));
+    place.assert_nothing_left(20);
 }

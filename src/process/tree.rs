@@ -7,16 +7,25 @@ use std::sync::OnceLock;
 
 use super::{Stat, read_stat};
 
-/// Every process below `root`, zombies included, `root` itself not. One pass: a process whose parent ends during it can be missed, so
-/// who needs all of them asks until two answers agree.
-pub fn descendants(root: u32) -> io::Result<Vec<Stat>> {
+/// What one pass over a tree found.
+#[derive(Clone, Debug, Default)]
+pub struct Descendants {
+    /// Every process that was seen, zombies included.
+    pub found: Vec<Stat>,
+    /// Whether one was gone before it could be looked at: the children that it left may have been missed.
+    pub is_torn: bool,
+}
+
+/// Every process below `root`, `root` itself not. One pass: the children of a process that ends during it can be missed. Who needs all of
+/// them asks until two answers agree, the zombies in them too: one that was no zombie before has handed its children over.
+pub fn descendants(root: u32) -> io::Result<Descendants> {
     if has_children_files() { by_children_files(root) } else { by_parents(root) }
 }
 
 /// The pids of the children of all threads of `pid`.
 pub fn children_of(pid: u32) -> io::Result<Vec<u32>> {
     if !has_children_files() {
-        return Ok(by_parents(pid)?.iter().filter(|stat| stat.ppid == pid).map(|stat| stat.identity.pid).collect());
+        return Ok(by_parents(pid)?.found.iter().filter(|stat| stat.ppid == pid).map(|stat| stat.identity.pid).collect());
     }
     let mut children = Vec::new();
     for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
@@ -39,30 +48,37 @@ fn has_children_files() -> bool {
     *HAS.get_or_init(|| fs::metadata("/proc/thread-self/children").is_ok())
 }
 
-fn by_children_files(root: u32) -> io::Result<Vec<Stat>> {
-    let mut found = Vec::new();
+fn by_children_files(root: u32) -> io::Result<Descendants> {
+    let mut all = Descendants::default();
     let mut seen = std::collections::BTreeSet::from([root]);
     let mut to_read = vec![root];
     while let Some(parent) = to_read.pop() {
         let children = match children_of(parent) {
             Ok(children) => children,
-            Err(_) if parent != root => continue, // it ended: its children are the reaper's now
+            // It ended: its children are the reaper's now.
+            Err(_) if parent != root => {
+                all.is_torn = true;
+                continue;
+            }
             Err(error) => return Err(error),
         };
         for pid in children {
             if !seen.insert(pid) {
                 continue;
             }
-            if let Ok(stat) = read_stat(pid) {
-                found.push(stat);
-                to_read.push(pid);
+            match read_stat(pid) {
+                Ok(stat) => {
+                    all.found.push(stat);
+                    to_read.push(pid);
+                }
+                Err(_) => all.is_torn = true,
             }
         }
     }
-    Ok(found)
+    Ok(all)
 }
 
-fn by_parents(root: u32) -> io::Result<Vec<Stat>> {
+fn by_parents(root: u32) -> io::Result<Descendants> {
     let mut children: BTreeMap<u32, Vec<Stat>> = BTreeMap::new();
     for pid in all_pids()? {
         if let Ok(stat) = read_stat(pid) {
@@ -77,7 +93,8 @@ fn by_parents(root: u32) -> io::Result<Vec<Stat>> {
             found.push(stat);
         }
     }
-    Ok(found)
+    // Most of what goes while all of /proc is read is somebody else's.
+    Ok(Descendants { found, is_torn: false })
 }
 
 #[cfg(test)]
@@ -97,8 +114,8 @@ mod tests {
         let mut said = [0; 6];
         shell.stdout.as_mut().expect("piped").read_exact(&mut said).expect("it says so");
 
-        let pids = |stats: Vec<Stat>| {
-            let mut pids: Vec<u32> = stats.iter().map(|stat| stat.identity.pid).collect();
+        let pids = |all: Descendants| {
+            let mut pids: Vec<u32> = all.found.iter().map(|stat| stat.identity.pid).collect();
             pids.sort_unstable();
             pids
         };

@@ -84,9 +84,9 @@ impl Connections {
 
     /// Sends to every connection that asked for facts; what is sent together arrives together.
     pub(super) fn tell_all(&mut self, messages: &[Message]) {
-        let line: Vec<u8> = messages.iter().flat_map(to_line).collect();
+        let lines: Vec<u8> = messages.iter().flat_map(to_line).collect();
         for connection in self.open.iter_mut().filter(|connection| connection.is_attached) {
-            connection.push(&line);
+            connection.push(&lines);
         }
     }
 

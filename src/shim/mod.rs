@@ -32,20 +32,8 @@ const SPEC_WAIT: Duration = Duration::from_secs(10);
 /// The longest launch specification, in bytes: a request body and some paths.
 const SPEC_BYTES_MAX: usize = 8 * 1024 * 1024;
 
-/// Signals that a server started in the background may have been told to ignore. One that is caught here is back at its default in
-/// what is executed (`execve(2)`), one that is ignored would stay ignored.
-const RESET_FOR_THE_PIPELINE: [i32; 10] = [
-    signal::SIGHUP,
-    signal::SIGINT,
-    signal::SIGQUIT,
-    signal::SIGUSR1,
-    signal::SIGUSR2,
-    signal::SIGALRM,
-    signal::SIGTSTP,
-    signal::SIGTTIN,
-    signal::SIGTTOU,
-    signal::SIGWINCH,
-];
+/// Not to be caught: two that cannot be, and those by which a fault of this process must end it.
+const LEFT_ALONE: [i32; 6] = [signal::SIGKILL, signal::SIGSTOP, signal::SIGILL, signal::SIGBUS, signal::SIGFPE, signal::SIGSEGV];
 
 /// Why a shim could not do its work. Goes to `shim.log`.
 #[derive(Debug, thiserror::Error)]
@@ -89,6 +77,7 @@ fn complain(text: std::fmt::Arguments<'_>) {
 fn live(dir: &Path) -> Result<(), ShimError> {
     // What the server's own parent left open must not reach the pipeline.
     close_fds::set_fds_cloexec(3, &[]);
+    process::unblock_signals().in_step("unblock signals")?;
     process::begin_session().in_step("leave the server's session")?;
     // Not a file system that somebody wants to unmount, not a folder that somebody wants to remove.
     std::env::set_current_dir(dir).in_step("enter the run directory")?;
@@ -112,7 +101,10 @@ struct Signals {
 }
 
 fn signals() -> io::Result<Signals> {
-    for number in RESET_FOR_THE_PIPELINE {
+    // A server started in the background, or by another program, may have been told to ignore some. One that is caught here is back at its
+    // default in what is executed (`execve(2)`), one that is ignored would stay ignored.
+    let ours = [signal::SIGCHLD, signal::SIGTERM];
+    for number in (1..=31).filter(|number| !LEFT_ALONE.contains(number) && !ours.contains(number)) {
         signal_hook::flag::register(number, Arc::new(AtomicBool::new(false)))?;
     }
     let pipe_for = |number| {

@@ -55,8 +55,8 @@ enum Phase {
     Freezing { freeze: Freeze, since: Duration, then: Frozen, asker: Option<Asker> },
     /// All of it is stopped.
     Paused,
-    /// It is being continued. Without a cause it was never seen to be paused: a pause is undone, and there is nothing to tell.
-    Thawing { thaw: Thaw, since: Duration, cause: Option<Cause>, asker: Option<Asker> },
+    /// It is being continued.
+    Thawing { thaw: Thaw, since: Duration, then: Thawed, asker: Option<Asker> },
     /// It was asked to end.
     Stopping { kill_at: Duration },
     /// It is being killed.
@@ -69,6 +69,25 @@ enum Frozen {
     Tell(Cause),
     /// Nothing to tell: it was paused before and a resume has failed.
     Keep,
+}
+
+/// What follows when all goes on.
+#[derive(Clone, Copy)]
+enum Thawed {
+    /// The fact that it is resumed.
+    Tell(Cause),
+    /// Nothing to tell: it was never wholly paused.
+    Keep { spares_leader: bool },
+}
+
+impl Thawed {
+    /// Whether the leader was continued by somebody else, who may stop it again.
+    fn spares_leader(self) -> bool {
+        match self {
+            Self::Tell(cause) => cause == Cause::Outside,
+            Self::Keep { spares_leader } => spares_leader,
+        }
+    }
 }
 
 /// The leader's end, before the run's.
@@ -271,7 +290,9 @@ impl Run {
                 _ => self.not_now((connection, tag)),
             },
             run_dir::Command::Resume { tag } => match self.phase {
-                Phase::Paused if self.leader_end.is_none() => self.thaw(Some(Cause::Request), Some((connection, tag)), now),
+                Phase::Paused if self.leader_end.is_none() => {
+                    self.thaw(Thawed::Tell(Cause::Request), Some((connection, tag)), now);
+                }
                 _ => self.not_now((connection, tag)),
             },
             run_dir::Command::Stop { tag, grace_ms } => {
@@ -317,9 +338,9 @@ impl Run {
         self.look_at = Some(now);
     }
 
-    fn thaw(&mut self, cause: Option<Cause>, asker: Option<Asker>, now: Duration) {
+    fn thaw(&mut self, then: Thawed, asker: Option<Asker>, now: Duration) {
         self.remove_pause_file();
-        self.phase = Phase::Thawing { thaw: Thaw::new(self.leader), since: now, cause, asker };
+        self.phase = Phase::Thawing { thaw: Thaw::new(self.leader), since: now, then, asker };
         self.look_at = Some(now);
     }
 
@@ -416,7 +437,7 @@ impl Run {
         let Ok(stat) = process::read_stat(self.leader.pid) else { return };
         match (&self.phase, stat.state) {
             (Phase::Running, ProcState::Stopped) => self.freeze(Frozen::Tell(Cause::Outside), None, now),
-            (Phase::Paused, ProcState::Awake | ProcState::Uninterruptible) => self.thaw(Some(Cause::Outside), None, now),
+            (Phase::Paused, ProcState::Awake | ProcState::Uninterruptible) => self.thaw(Thawed::Tell(Cause::Outside), None, now),
             (Phase::Stopping { .. }, ProcState::Awake | ProcState::Uninterruptible) if self.paused_since.is_some() => {
                 // The stop let it go on, so that it sees the TERM: through the grace it runs.
                 self.count_pause(now);
@@ -434,50 +455,82 @@ impl Run {
         }
     }
 
-    fn look(&mut self, now: Duration) {
-        let is_outside_pause = matches!(self.phase, Phase::Freezing { then: Frozen::Tell(Cause::Outside), asker: None, .. });
-        if is_outside_pause && self.leader_is_awake() {
+    /// Where the leader is somebody else's to stop and continue, no signal of ours goes to it: that would undo, unseen, the latest of
+    /// theirs. So what they did last is seen here, and decides. Whether it changed what is being done.
+    fn follow_the_leader(&mut self, now: Duration) -> bool {
+        let Ok(state) = process::read_stat(self.leader.pid).map(|stat| stat.state) else { return false };
+        match (&self.phase, state) {
             // Somebody stopped the leader and has already thought better of it.
-            return self.thaw(None, None, now);
+            (Phase::Freezing { then: Frozen::Tell(Cause::Outside), asker: None, .. }, ProcState::Awake) => {
+                self.thaw(Thawed::Keep { spares_leader: true }, None, now);
+            }
+            (Phase::Freezing { then: Frozen::Keep, .. }, ProcState::Awake) => {
+                self.thaw(Thawed::Tell(Cause::Outside), None, now);
+            }
+            (Phase::Thawing { then: Thawed::Tell(Cause::Outside), .. }, ProcState::Stopped) => {
+                self.freeze(Frozen::Keep, None, now);
+            }
+            (Phase::Thawing { then: Thawed::Keep { spares_leader: true }, .. }, ProcState::Stopped) => {
+                self.freeze(Frozen::Tell(Cause::Outside), None, now);
+            }
+            (
+                Phase::Running
+                | Phase::Freezing { .. }
+                | Phase::Paused
+                | Phase::Thawing { .. }
+                | Phase::Stopping { .. }
+                | Phase::Killing { .. },
+                _,
+            ) => return false,
+        }
+        true
+    }
+
+    fn look(&mut self, now: Duration) {
+        if self.follow_the_leader(now) {
+            return;
         }
         match &mut self.phase {
             Phase::Running | Phase::Paused => {}
-            Phase::Freezing { freeze, since, then, asker } => match freeze.look(now) {
-                Look::Again(at) => {
-                    self.look_at = Some(at);
-                    let (late, was_asked, asker) =
-                        (now.saturating_sub(*since) > PAUSE_LIMIT, matches!(then, Frozen::Tell(Cause::Request)), *asker);
-                    if late && was_asked {
-                        self.undo_pause(asker, now);
+            Phase::Freezing { freeze, since, then, asker } => {
+                let is_asked = asker.is_some() || matches!(then, Frozen::Tell(Cause::Request));
+                match freeze.look(now, (!is_asked).then_some(self.leader)) {
+                    Look::Again(at) => {
+                        self.look_at = Some(at);
+                        let is_late = now.saturating_sub(*since) > PAUSE_LIMIT;
+                        if let (true, Some(asker)) = (is_late, *asker) {
+                            self.thaw(Thawed::Keep { spares_leader: false }, None, now);
+                            let text = "a process of the pipeline could not be stopped in time; the pipeline runs on";
+                            self.answer(asker, Some((ReplyError::PauseTimeout, text)));
+                        }
+                    }
+                    Look::Done => {
+                        let asker = *asker;
+                        let then = std::mem::replace(then, Frozen::Keep);
+                        self.phase = Phase::Paused;
+                        self.create_pause_file();
+                        if let Frozen::Tell(cause) = then {
+                            self.paused_since = Some(now);
+                            self.record(Fact::Paused { cause }, false);
+                        }
+                        if let Some(asker) = asker {
+                            self.answer(asker, None);
+                        }
+                        // Somebody may have continued the leader between the last look and now.
+                        self.look_at_leader = true;
                     }
                 }
-                Look::Done => {
-                    let asker = *asker;
-                    let then = std::mem::replace(then, Frozen::Keep);
-                    self.phase = Phase::Paused;
-                    self.create_pause_file();
-                    if let Frozen::Tell(cause) = then {
-                        self.paused_since = Some(now);
-                        self.record(Fact::Paused { cause }, false);
-                    }
-                    if let Some(asker) = asker {
-                        self.answer(asker, None);
-                    }
-                    // Somebody may have continued the leader between the last look and now.
-                    self.look_at_leader = true;
-                }
-            },
-            Phase::Thawing { thaw, since, cause, asker } => match thaw.look(now) {
+            }
+            Phase::Thawing { thaw, since, then, asker } => match thaw.look(now, then.spares_leader()) {
                 Look::Again(at) => {
                     self.look_at = Some(at);
                     if now.saturating_sub(*since) > RESUME_LIMIT {
-                        let asker = *asker;
-                        if cause.is_none() {
-                            self.phase = Phase::Running;
-                            self.look_at_leader = true;
-                            return;
+                        let (then, asker) = (*then, *asker);
+                        match then {
+                            Thawed::Tell(_) => self.freeze(Frozen::Keep, None, now),
+                            // The leader's state is what it is: if it is stopped, that is seen as a pause from outside.
+                            Thawed::Keep { .. } => self.run_on(),
                         }
-                        self.freeze(Frozen::Keep, None, now);
                         if let Some(asker) = asker {
                             let text = "something keeps stopping the pipeline's leader; it is paused still";
                             self.answer(asker, Some((ReplyError::ResumeFailed, text)));
@@ -485,16 +538,15 @@ impl Run {
                     }
                 }
                 Look::Done => {
-                    let (cause, asker) = (*cause, *asker);
-                    self.phase = Phase::Running;
-                    if let Some(cause) = cause {
+                    let (then, asker) = (*then, *asker);
+                    self.run_on();
+                    if let Thawed::Tell(cause) = then {
                         self.count_pause(now);
                         self.record(Fact::Resumed { cause, paused_ms: whole_ms(self.paused_in_all) }, false);
                     }
                     if let Some(asker) = asker {
                         self.answer(asker, None);
                     }
-                    self.look_at_leader = true;
                 }
             },
             Phase::Stopping { kill_at } => {
@@ -511,16 +563,11 @@ impl Run {
         }
     }
 
-    fn leader_is_awake(&self) -> bool {
-        process::read_stat(self.leader.pid).is_ok_and(|stat| stat.state == ProcState::Awake)
-    }
-
-    fn undo_pause(&mut self, asker: Option<Asker>, now: Duration) {
-        self.thaw(None, None, now);
-        if let Some(asker) = asker {
-            let text = "a process of the pipeline could not be stopped in time; the pipeline runs on";
-            self.answer(asker, Some((ReplyError::PauseTimeout, text)));
-        }
+    /// Nothing is done to the tree any more; what somebody else does to the leader is to be seen.
+    fn run_on(&mut self) {
+        self.phase = Phase::Running;
+        self.look_at = None;
+        self.look_at_leader = true;
     }
 
     fn kill(&mut self, now: Duration) {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::process::{self, Identity, ProcState, Stat};
+use crate::process::{self, Descendants, Identity, ProcState, Stat};
 
 /// The first pause between two looks; it doubles up to [`LOOK_AGAIN_MAX`]. A stop takes some tens of microseconds to be seen.
 const LOOK_AGAIN_MIN: Duration = Duration::from_micros(50);
@@ -43,16 +43,21 @@ impl Backoff {
     }
 }
 
-/// Every process of the tree that is alive: the descendants of this process.
-pub(super) fn living() -> Vec<Stat> {
+/// The tree: the descendants of this process.
+fn all() -> Descendants {
     // Reading /proc only fails where it is not mounted, and then nothing at all would work.
-    let mut stats = process::descendants(std::process::id()).unwrap_or_default();
+    process::descendants(std::process::id()).unwrap_or_default()
+}
+
+/// Every process of the tree that is alive, as far as one look shows.
+fn living() -> Vec<Stat> {
+    let mut stats = all().found;
     stats.retain(|stat| stat.state != ProcState::Dead);
     stats
 }
 
 /// Whether no process of the tree is alive. A process that dies hands its children to this one before anybody can see it dead, so the
-/// direct children tell it all.
+/// direct children tell it all, if no new one came while they were looked at.
 pub(super) fn is_empty() -> bool {
     let me = std::process::id();
     let Ok(children) = process::children_of(me) else { return false };
@@ -71,8 +76,8 @@ fn send(to: Identity, signal: Signal) {
 #[derive(Debug)]
 pub(super) struct Freeze {
     backoff: Backoff,
-    /// The tree of the look before, if all of it was stopped.
-    stopped: Option<BTreeSet<Identity>>,
+    /// The living and the dead of the look before, if all of the living were stopped.
+    stopped: Option<[BTreeSet<Identity>; 2]>,
     /// Who was held by a tracer when it was told to stop: it does once the tracer lets it go on.
     told_while_traced: BTreeSet<Identity>,
     uninterruptible_since: Option<Duration>,
@@ -83,11 +88,13 @@ impl Freeze {
         Self { backoff: Backoff::new(), stopped: None, told_while_traced: BTreeSet::new(), uninterruptible_since: None }
     }
 
-    /// Done when two looks in a row find the same processes, all of them stopped: then none was missed on its way from one parent to
-    /// another.
-    pub(super) fn look(&mut self, now: Duration) -> Look {
-        let tree = living();
-        let mut all_stopped = true;
+    /// Done when two looks in a row find the same processes, all of them stopped, and nobody who died in between: then none was missed on
+    /// its way from one parent to another. Who flees from child to child is never seen alive, but leaves dead ones behind.
+    /// `spared` gets no signal: somebody else stopped it, and may continue it.
+    pub(super) fn look(&mut self, now: Duration, spared: Option<Identity>) -> Look {
+        let Descendants { found, is_torn } = all();
+        let (dead, tree): (Vec<Stat>, Vec<Stat>) = found.into_iter().partition(|stat| stat.state == ProcState::Dead);
+        let mut all_stopped = !is_torn;
         let mut any_uninterruptible = false;
         for stat in &tree {
             match stat.state {
@@ -99,14 +106,12 @@ impl Freeze {
                         send(stat.identity, Signal::STOP);
                     }
                 }
-                ProcState::Awake => {
+                ProcState::Awake | ProcState::Uninterruptible => {
                     all_stopped = false;
-                    send(stat.identity, Signal::STOP);
-                }
-                ProcState::Uninterruptible => {
-                    all_stopped = false;
-                    any_uninterruptible = true;
-                    send(stat.identity, Signal::STOP);
+                    any_uninterruptible |= stat.state == ProcState::Uninterruptible;
+                    if spared != Some(stat.identity) {
+                        send(stat.identity, Signal::STOP);
+                    }
                 }
             }
         }
@@ -119,13 +124,18 @@ impl Freeze {
         } else {
             self.uninterruptible_since = None;
         }
-        let identities: BTreeSet<Identity> = tree.iter().map(|stat| stat.identity).collect();
-        if all_stopped && self.stopped.as_ref() == Some(&identities) {
+        let identities = |stats: &[Stat]| -> BTreeSet<Identity> { stats.iter().map(|stat| stat.identity).collect() };
+        let (living, dead) = (identities(&tree), identities(&dead));
+        if let Some([living_before, dead_before]) = &self.stopped
+            && all_stopped
+            && living == *living_before
+            && dead.is_subset(dead_before)
+        {
             return Look::Done;
         }
         // A tree that is all stopped is looked at again at once.
         let look = if all_stopped { Look::Again(now) } else { self.backoff.again(now) };
-        self.stopped = all_stopped.then_some(identities);
+        self.stopped = all_stopped.then_some([living, dead]);
         look
     }
 }
@@ -152,17 +162,19 @@ impl Thaw {
         Self { backoff: Backoff::new(), leader, continued: BTreeSet::new() }
     }
 
-    /// Done when a look finds nobody stopped who was not continued, and the leader not stopped. One that stops itself again is left
-    /// to itself.
-    pub(super) fn look(&mut self, now: Duration) -> Look {
+    /// Done when a look finds nobody stopped who was not continued, and the leader not stopped. One that stops itself again is left to
+    /// itself. `spares_leader`: somebody else continued it, and may stop it.
+    pub(super) fn look(&mut self, now: Duration, spares_leader: bool) -> Look {
         let mut found_new = false;
         let mut leader_stopped = false;
         for stat in living() {
-            if stat.state.is_stopped() && self.continued.insert(stat.identity) {
-                found_new = true;
+            let is_leader = stat.identity == self.leader;
+            leader_stopped |= is_leader && stat.state == ProcState::Stopped;
+            // Those too that are not stopped yet: a stop that waits for an uninterruptible sleep to end is taken back by it.
+            if !(is_leader && spares_leader) && self.continued.insert(stat.identity) {
+                found_new |= stat.state.is_stopped();
                 send(stat.identity, Signal::CONT);
             }
-            leader_stopped |= stat.identity == self.leader && stat.state == ProcState::Stopped;
         }
         if !found_new && !leader_stopped {
             return Look::Done;

@@ -232,7 +232,15 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
             Link::Idle | Link::Silent { .. } => false,
         };
         if !sent {
-            return answer(&waiter.reply_to, Err(ActionError::ShimSilent));
+            // It may have left after an end that is still on its way to us, and stands in its journal.
+            if let Link::Connected { number } = self.link {
+                self.lose_shim(number);
+            }
+            let refusal =
+                Refusal { from: self.row.state, action: pending.action(), pending: self.pending().map(Pending::action) };
+            let has_ended = self.live_run().is_none();
+            let error = if has_ended { ActionError::Refused(refusal) } else { ActionError::ShimSilent };
+            return answer(&waiter.reply_to, Err(error));
         }
         self.expect_to_hear();
         match &mut self.under_way {
@@ -294,6 +302,12 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
         let Some(under_way) = self.under_way.take_if(|under_way| under_way.tag == reply.reply) else { return };
         let detail = reply.detail.unwrap_or_else(|| "the run's own process refused".to_owned());
         ::log::warn!("{} was not done: {detail}", under_way.pending.action());
+        // Pending is gone; who waits for news is told, and who asked finds it so.
+        match self.store.touch(self.clock.now()) {
+            Ok(row) => self.row = row,
+            Err(error) => ::log::warn!("failed to {error}"),
+        }
+        self.publish();
         let action = under_way.pending.action();
         let from = self.row.state;
         under_way.answer_all(|| {
@@ -304,8 +318,6 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
                 ReplyError::UnknownCommand | ReplyError::Other => ActionError::Shim(detail.clone()),
             })
         });
-        // Pending is gone; who waits for news is told.
-        self.tell_that_pending_changed();
     }
 
     /// The connection broke: the shim left, or died, or was cut off.
@@ -459,7 +471,7 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
     }
 
     fn adopt(&mut self, run_id: i64) {
-        if self.row.state == State::Stopped && self.under_way.is_none() {
+        if self.live_run().is_some() && self.row.state == State::Stopped && self.under_way.is_none() {
             // Killed between the commit of `starting` and that of `running`: its first fact is on the way.
             self.under_way = Some(UnderWay { pending: Pending::Start, tag: 0, waiters: Vec::new() });
         }

@@ -17,7 +17,7 @@ use rusqlite::{Connection, OpenFlags};
 use serde_json::{Value, json};
 
 /// How long a condition may take on a slow, noisy machine. Nothing waits that long unless it fails.
-pub const DEADLINE: Duration = Duration::from_secs(60);
+pub const DEADLINE: Duration = Duration::from_mins(1);
 
 /// Waits for `holds` to give something, with a deadline; never for time to pass.
 pub fn until<T>(what: &str, mut holds: impl FnMut() -> Option<T>) -> T {
@@ -285,6 +285,86 @@ impl Place {
         until_true(&format!("the log says {text:?}"), || self.lines().iter().any(|line| line == text));
     }
 
+    /// Every line of the log as the API tells it, records of one line put together again.
+    pub fn records(&self) -> Vec<Value> {
+        let mut records: Vec<Value> = Vec::new();
+        let mut since = 0;
+        loop {
+            let mut page = self.get(&format!("/api/logs?since={since}&limit=5000")).ok();
+            let Value::Array(new) = page["lines"].take() else { panic!("a list") };
+            if new.is_empty() {
+                return records;
+            }
+            for record in new {
+                let goes_on = |before: &&mut Value| {
+                    before["partial"] == true && before["stream"] == record["stream"] && before["run_id"] == record["run_id"]
+                };
+                if let Some(before) = records.iter_mut().rev().find(|before| before["stream"] == record["stream"]).filter(goes_on)
+                {
+                    let text = |record: &Value| record["line"].as_str().expect("text").to_owned();
+                    before["line"] = (text(before) + &text(&record)).into();
+                    before["partial"] = record["partial"].clone();
+                } else {
+                    records.push(record);
+                }
+            }
+            since = page["next"].as_u64().expect("a number");
+        }
+    }
+
+    /// What one run said on one stream, whole lines.
+    pub fn said(&self, run_id: i64, stream: &str) -> Vec<String> {
+        let records = self.records().into_iter().filter(|record| record["run_id"] == run_id && record["stream"] == stream);
+        records.map(|record| record["line"].as_str().expect("text").to_owned()).collect()
+    }
+
+    /// What happened in a run: kind, cause and the state it led to, `-` where there is none.
+    pub fn history(&self, run_id: i64) -> Vec<String> {
+        let word = |value: &Value| value.as_str().unwrap_or("-").to_owned();
+        let run = self.run(run_id);
+        let events = run["events"].as_array().expect("a list");
+        events
+            .iter()
+            .map(|event| format!("{} {} {}", word(&event["kind"]), word(&event["cause"]), word(&event["to_state"])))
+            .collect()
+    }
+
+    /// Waits until a run has ended and all figures of it are there.
+    pub fn until_ended(&self, run_id: i64) -> Value {
+        until(&format!("run {run_id} has ended and its figures are there"), || {
+            Some(self.run(run_id)).filter(|run| !run["stopped_at"].is_null() && !run["max_rss_kb"].is_null())
+        })
+    }
+
+    /// After an end: no process of any run here, no PAUSE file, and the shim leaves.
+    pub fn assert_nothing_left(&self, run_id: i64) {
+        let left: Vec<String> = self.processes().into_iter().map(describe).collect();
+        assert!(left.is_empty(), "left of run {run_id}: {left:#?}");
+        assert!(!self.pause_file().exists(), "the PAUSE file is still there");
+        let shim = self.shim_pid(run_id);
+        until_true(&format!("the shim {shim} has left"), || !is_alive(shim));
+    }
+
+    /// While paused: every thread of every process is stopped. Returns the processes.
+    pub fn assert_all_stopped(&self) -> BTreeSet<u32> {
+        let processes = self.processes();
+        let awake: Vec<String> = processes.iter().filter(|pid| !is_stopped(**pid)).map(|pid| describe(*pid)).collect();
+        assert!(awake.is_empty(), "awake although paused: {awake:#?}");
+        processes
+    }
+
+    pub fn pause_file(&self) -> PathBuf {
+        self.runtime().join("PAUSE")
+    }
+
+    /// Compiles the program that can do what no script can (`tests/programs/actor.c`), as `actor` into the root.
+    pub fn actor(&self) {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/programs/actor.c");
+        let compiler = std::env::var_os("CC").unwrap_or_else(|| "cc".into());
+        let status = Command::new(compiler).args(["-O1", "-pthread", "-o"]).arg(self.root().join("actor")).arg(source).status();
+        assert!(status.expect("a C compiler is needed, as for the program itself").success(), "it compiles");
+    }
+
     /// Reads the database from outside.
     pub fn sql(&self) -> Connection {
         Connection::open_with_flags(self.database(), OpenFlags::SQLITE_OPEN_READ_ONLY).expect("opens")
@@ -353,6 +433,33 @@ pub fn letter(pid: u32) -> Option<char> {
 /// Whether a process is there and no zombie.
 pub fn is_alive(pid: u32) -> bool {
     letter(pid).is_some_and(|letter| !matches!(letter, 'Z' | 'X'))
+}
+
+/// The state letters of a process's threads; none when it is gone.
+pub fn letters(pid: u32) -> Vec<char> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let stats = threads.filter_map(|thread| fs::read_to_string(thread.path().join("stat")).ok());
+    stats.filter_map(|stat| stat.rsplit_once(") ")?.1.chars().next()).collect()
+}
+
+/// Whether a process is there and every thread of it that is alive is stopped.
+pub fn is_stopped(pid: u32) -> bool {
+    let letters = letters(pid);
+    letters.contains(&'T') && letters.iter().all(|letter| matches!(letter, 'T' | 'Z' | 'X'))
+}
+
+/// A field of `/proc/<pid>/stat` by its number in `proc_pid_stat(5)`, from 3 on.
+pub fn stat_field(pid: u32, number: usize) -> i64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("it is there");
+    let fields = stat.rsplit_once(") ").expect("a name").1;
+    fields.split(' ').nth(number - 3).and_then(|field| field.trim().parse().ok()).expect("a number")
+}
+
+/// A process for a message.
+pub fn describe(pid: u32) -> String {
+    let cmdline = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default().replace('\0', " ");
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    format!("{pid} {:?} `{}`: {}", letters(pid), cmdline.trim(), stat.trim())
 }
 
 fn pids() -> Vec<u32> {

@@ -1,0 +1,185 @@
+//! What a script is born with: arguments, folder, environment, signals, descriptors, session. Looked at from outside, in `/proc`.
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::json;
+use support::{Place, stat_field, until_true};
+
+/// The environment that a process was executed with.
+fn environment(pid: u32) -> BTreeMap<String, String> {
+    let text = String::from_utf8(fs::read(format!("/proc/{pid}/environ")).expect("it is there")).expect("text");
+    let entries = text.split_terminator('\0').filter_map(|entry| entry.split_once('='));
+    entries.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+}
+
+fn descriptors(pid: u32) -> BTreeMap<u32, PathBuf> {
+    let entries = fs::read_dir(format!("/proc/{pid}/fd")).expect("it is there").flatten();
+    let number = |path: &Path| path.file_name()?.to_str()?.parse().ok();
+    entries.filter_map(|entry| Some((number(&entry.path())?, fs::read_link(entry.path()).ok()?))).collect()
+}
+
+/// A line of `/proc/<pid>/status` that holds a set of signals.
+fn signal_set(pid: u32, name: &str) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it is there");
+    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).expect("a line");
+    u64::from_str_radix(line.trim(), 16).expect("hexadecimal")
+}
+
+fn bit(signal: u32) -> u64 {
+    1 << (signal - 1)
+}
+
+/// The signals that can be ignored and that are not raised by a fault of the process itself (`signal(7)`): all but ILL, BUS, FPE, KILL, SEGV and
+/// STOP.
+fn ignorable() -> u64 {
+    (1..=31).filter(|signal| ![4, 7, 8, 9, 11, 19].contains(signal)).map(bit).sum()
+}
+
+/// Every signal but the two that glibc keeps for itself: its `posix_spawn(3)` has each child born with these ignored.
+const FOR_EVERYBODY: u64 = !(0b11 << 31);
+
+/// Starts `sleep.sh`, and waits until its bash has become the `sleep`, which catches nothing itself.
+fn start_sleep(place: &Place) -> (u32, i64) {
+    let (pid, run_id) = place.start();
+    until_true("bash has become a sleep", || {
+        fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default().starts_with(b"sleep\0")
+    });
+    (pid, run_id)
+}
+
+#[test]
+fn arguments_folder_and_environment_reach_the_script() {
+    let mut place = Place::new();
+    place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "tell.sh");
+    place.set_env("AUTOAPPDEV_TOKEN", "not for scripts");
+    place.set_env("INHERITED", "from the server");
+    place.set_env("REPLACED", "from the server");
+    place.start_server();
+    place.script("tell.sh", "#!/bin/bash\nprintf '<%s>\\n' \"$#\" \"$@\"\ncat && echo \"end of input\"\nexec sleep 600\n");
+    let folder = place.root().join("two words, größer");
+    fs::create_dir(&folder).expect("creates");
+
+    let args = ["", "two  words", "größer ☃", "*", "$HOME `id`", "a\"b'c\\", "-n", "tab\tin it"];
+    let env = json!({"GREETING": "grüß dich ☃", "EMPTY": "", "EQUATION": "a=b=c", "REPLACED": "from the request"});
+    let (pid, run_id) = place.start_with(json!({"args": args, "cwd": "two words, größer", "env": env}));
+    place.until_line("end of input");
+    let mut said: Vec<String> = args.iter().map(|arg| format!("<{arg}>")).collect();
+    said.insert(0, format!("<{}>", args.len()));
+    said.push("end of input".to_owned());
+    assert_eq!(place.said(run_id, "stdout"), said);
+
+    let canonical = folder.canonicalize().expect("there");
+    assert_eq!(fs::read_link(format!("/proc/{pid}/cwd")).expect("it is there"), canonical);
+    let environment = environment(pid);
+    let value = |name: &str| environment.get(name).map(String::as_str);
+    assert_eq!(value("GREETING"), Some("grüß dich ☃"));
+    assert_eq!(value("EMPTY"), Some(""));
+    assert_eq!(value("EQUATION"), Some("a=b=c"));
+    assert_eq!(value("INHERITED"), Some("from the server"));
+    assert_eq!(value("REPLACED"), Some("from the request"));
+    assert_eq!(value("AUTOAPPDEV_RUN_ID"), Some(run_id.to_string().as_str()));
+    assert_eq!(value("AUTOAPPDEV_RUNTIME_DIR").map(Path::new), Some(&*place.runtime().canonicalize().expect("there")));
+    assert_eq!(value("AUTOAPPDEV_TOKEN"), None);
+    assert!(!environment.values().any(|value| value.contains("not for scripts")));
+    let shim = place.shim_pid(run_id);
+    assert!(!self::environment(shim).values().any(|value| value.contains("not for scripts")), "the shim needs no secret");
+    let run = place.run(run_id);
+    assert_eq!((&run["args"], &run["cwd"]), (&json!(args), &json!(canonical)));
+}
+
+#[test]
+fn a_request_cannot_set_what_is_ours() {
+    let place = Place::serving("sleep.sh");
+    for name in ["AUTOAPPDEV_RUN_ID", "AUTOAPPDEV_RUNTIME_DIR", "AUTOAPPDEV_TOKEN", "AUTOAPPDEV_ANYTHING"] {
+        let answer = place.post("/api/pipeline/start", json!({"env": {name: "1"}}));
+        assert_eq!((answer.status, answer.error()), (400, "invalid_body"), "{name}");
+    }
+    assert_eq!(place.pipeline()["status"], "idle");
+}
+
+#[test]
+fn the_session_is_its_own_and_not_the_shims() {
+    let place = Place::serving("sleep.sh");
+    let (pid, run_id) = start_sleep(&place);
+    let (shim, server) = (place.shim_pid(run_id), place.server_pid());
+    let (parent, group, session, terminal) = (4, 5, 6, 7);
+    assert_eq!(stat_field(pid, parent), i64::from(shim));
+    assert_eq!(stat_field(pid, session), i64::from(pid));
+    assert_eq!(stat_field(pid, group), i64::from(pid));
+    assert_eq!(stat_field(pid, terminal), 0);
+    assert_eq!(stat_field(shim, session), i64::from(shim));
+    assert_ne!(stat_field(shim, session), stat_field(server, session));
+}
+
+#[test]
+fn no_descriptor_of_the_server_or_of_its_parent_leaks() {
+    let mut place = Place::new();
+    place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh");
+    let mut shell = place.command_of(Path::new("bash"));
+    shell.args(["-c", "exec 9</etc/passwd 8>open-for-writing 77<>/dev/null; exec \"$@\"", "bash"]).arg(server_binary(&place));
+    place.start_server_with(shell);
+    assert!(descriptors(place.server_pid()).contains_key(&77), "the server has them");
+    let (pid, run_id) = start_sleep(&place);
+    let open = descriptors(pid);
+    assert_eq!(open.keys().copied().collect::<Vec<u32>>(), [0, 1, 2], "{open:?}");
+    assert_eq!(open[&0], Path::new("/dev/null"));
+    assert!(open[&1] != open[&2], "stdout and stderr are told apart");
+    for number in [1, 2] {
+        assert!(open[&number].to_string_lossy().starts_with("pipe:"), "{open:?}");
+        // O_NONBLOCK (0o4000) would make a script that writes a lot fail.
+        let info = fs::read_to_string(format!("/proc/{pid}/fdinfo/{number}")).expect("it is there");
+        let flags = info.lines().find_map(|line| line.strip_prefix("flags:")).expect("a line");
+        assert_eq!(u32::from_str_radix(flags.trim(), 8).expect("octal") & 0o4000, 0);
+    }
+    // Whoever waits for the other end of what the server was started with must not wait for the run.
+    let shims = descriptors(place.shim_pid(run_id));
+    let is_inherited = |path: &PathBuf| {
+        ["/etc/passwd", "/dev/null"].map(Path::new).contains(&path.as_path()) || path.ends_with("open-for-writing")
+    };
+    assert!(!shims.values().any(is_inherited), "the shim holds on to one: {shims:?}");
+}
+
+#[test]
+fn every_signal_is_at_its_default_whatever_the_server_was_told_to_ignore() {
+    let mut place = Place::new();
+    place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh");
+    let mut shell = place.command_of(Path::new("bash"));
+    shell.args(["-c", "trap '' INT HUP PIPE QUIT TSTP USR1; exec \"$@\"", "bash"]).arg(server_binary(&place));
+    place.start_server_with(shell);
+    assert_ne!(signal_set(place.server_pid(), "SigIgn") & bit(1), 0, "the server ignores SIGHUP");
+    let (pid, _) = start_sleep(&place);
+    assert_eq!(signal_set(pid, "SigIgn") & FOR_EVERYBODY, 0);
+    assert_eq!(signal_set(pid, "SigBlk"), 0);
+    assert_eq!(signal_set(pid, "SigCgt"), 0);
+}
+
+#[test]
+fn a_server_that_was_born_deaf_has_pipelines_that_hear() {
+    let mut place = Place::new();
+    place.actor();
+    place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh");
+    let mut deaf = place.command_of(&place.root().join("actor"));
+    deaf.arg("deaf").arg(server_binary(&place));
+    place.start_server_with(deaf);
+    assert_ne!(signal_set(place.server_pid(), "SigIgn") & bit(25), 0, "the server ignores SIGXFSZ");
+    let (pid, run_id) = start_sleep(&place);
+    assert_eq!(signal_set(pid, "SigBlk"), 0);
+    assert_eq!(signal_set(pid, "SigIgn") & ignorable(), 0, "ignored: {:x}", signal_set(pid, "SigIgn"));
+    place.act("pause").ok();
+    place.assert_all_stopped();
+    place.act("resume").ok();
+    place.act("stop").ok();
+    place.assert_nothing_left(run_id);
+    assert_eq!(place.until_ended(run_id)["signal"], 15);
+    assert_eq!(place.stop_server(), 0, "and the server hears a SIGTERM");
+}
+
+fn server_binary(place: &Place) -> PathBuf {
+    let command: Command = place.command();
+    command.get_program().into()
+}

@@ -1,0 +1,151 @@
+/* One process that behaves as its first argument says: what no shell script can do. For the tests, which compile it.
+ *
+ * Says `ready` once it is so, and then goes on for ever, or for as long as it is told.
+ *
+ *   hop              hands its life over to a child and exits, again and again: never the same process for longer than a moment.
+ *                    Once it has got away, to another reaper, it stays where it is for a minute, for somebody to see, and ends
+ *   fork-storm N     N workers, each of which forks children that exit at once, and reaps them
+ *   vfork-storm N    N workers, each of which lets vforked children execute /bin/true, and reaps them
+ *   vfork-hang       a child between vfork and exec until there is a file called `go`: until then its parent cannot be stopped
+ *   bomb DEPTH       a tree that grows to 2^DEPTH processes, all of which ignore TERM
+ *   threads N        N threads that compute beside the leading one
+ *   mainless         a thread that works on after the leading one has ended, until there is a file called `go`
+ *   zombies N        N children that have ended and are never reaped
+ *   burn MS          uses MS milliseconds of CPU time in user mode, and ends
+ *   hold MB          fills MB megabytes, and ends
+ *   deaf PROGRAM..   blocks and ignores every signal that can be, and executes PROGRAM
+ */
+#define _GNU_SOURCE
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static void say(const char *text) {
+    if (write(1, text, strlen(text)) < 0) _exit(99);
+}
+
+static void for_ever(void) {
+    for (;;) pause();
+}
+
+static void hop(void) {
+    pid_t reaper = 0;
+    say("ready\n");
+    for (int hops = 0; hops < 20000; hops++) {
+        pid_t before = getpid();
+        if (fork() > 0) _exit(0);
+        pid_t parent = getppid();
+        if (parent == before) continue;
+        if (reaper != 0 && parent != reaper) break;
+        reaper = parent;
+    }
+    sleep(60);
+    _exit(0);
+}
+
+static void storm(int workers, int with_vfork) {
+    char *argv[] = {"true", NULL};
+    for (int n = 0; n < workers; n++) {
+        if (fork() != 0) continue;
+        for (;;) {
+            pid_t child = with_vfork ? vfork() : fork();
+            if (child == 0) {
+                if (with_vfork) execv("/bin/true", argv);
+                _exit(0);
+            }
+            if (child > 0) waitpid(child, NULL, 0);
+        }
+    }
+    say("ready\n");
+    for_ever();
+}
+
+static void vfork_hang(void) {
+    say("ready\n");
+    if (vfork() == 0) {
+        while (access("go", F_OK) != 0) usleep(1000);
+        _exit(0);
+    }
+    say("released\n");
+    for_ever();
+}
+
+static void bomb(int depth) {
+    signal(SIGTERM, SIG_IGN);
+    say("ready\n");
+    while (depth-- > 0) fork();
+    for_ever();
+}
+
+static void *compute(void *unused) {
+    (void)unused;
+    for (volatile unsigned long n = 0;; n++) {}
+    return NULL;
+}
+
+static void *work_on(void *unused) {
+    (void)unused;
+    say("ready\n");
+    while (access("go", F_OK) != 0) usleep(1000);
+    say("worked on\n");
+    exit(5);
+}
+
+static void burn(long ms) {
+    struct rusage used;
+    do {
+        for (volatile int n = 0; n < 1000000; n++) {}
+        getrusage(RUSAGE_SELF, &used);
+    } while (used.ru_utime.tv_sec * 1000 + used.ru_utime.tv_usec / 1000 < ms);
+}
+
+int main(int argc, char **argv) {
+    const char *mode = argc > 1 ? argv[1] : "";
+    int number = argc > 2 ? atoi(argv[2]) : 0;
+    pthread_t thread;
+    if (strcmp(mode, "hop") == 0) hop();
+    if (strcmp(mode, "fork-storm") == 0) storm(number, 0);
+    if (strcmp(mode, "vfork-storm") == 0) storm(number, 1);
+    if (strcmp(mode, "vfork-hang") == 0) vfork_hang();
+    if (strcmp(mode, "bomb") == 0) bomb(number);
+    if (strcmp(mode, "threads") == 0) {
+        while (number-- > 0) pthread_create(&thread, NULL, compute, NULL);
+        say("ready\n");
+        for_ever();
+    }
+    if (strcmp(mode, "mainless") == 0) {
+        pthread_create(&thread, NULL, work_on, NULL);
+        pthread_exit(NULL);
+    }
+    if (strcmp(mode, "zombies") == 0) {
+        while (number-- > 0) {
+            siginfo_t info;
+            pid_t child = fork();
+            if (child == 0) _exit(0);
+            waitid(P_PID, child, &info, WEXITED | WNOWAIT);
+        }
+        say("ready\n");
+        for_ever();
+    }
+    if (strcmp(mode, "burn") == 0) return burn(number), 0;
+    if (strcmp(mode, "hold") == 0) {
+        size_t size = (size_t)number << 20;
+        char *all = malloc(size);
+        if (all == NULL) return 98;
+        memset(all, 1, size);
+        return all[size - 1] == 1 ? 0 : 97;
+    }
+    if (strcmp(mode, "deaf") == 0 && argc > 2) {
+        sigset_t all;
+        for (int signo = 1; signo < NSIG; signo++) signal(signo, SIG_IGN);
+        sigfillset(&all);
+        sigprocmask(SIG_BLOCK, &all, NULL);
+        execvp(argv[2], argv + 2);
+    }
+    return 96;
+}

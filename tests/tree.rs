@@ -1,0 +1,253 @@
+//! The whole tree, whatever shape it has and however it changes: all of it stands still, all of it goes on, nothing of it is left.
+
+mod support;
+
+use std::fs;
+
+use serde_json::{Value, json};
+use support::{Place, is_alive, is_stopped, letter, letters, until_true};
+
+/// How many processes of `tree.sh` stay: of the one that ignores TERM the `sleep` comes and goes.
+const TREE: usize = 8;
+
+fn stop_at_once(place: &Place) {
+    place.post("/api/pipeline/stop", json!({"grace_s": 0})).ok();
+}
+
+/// A place with the C program, and a script that executes it.
+fn acting(mode: &str) -> Place {
+    let place = Place::serving("act.sh");
+    place.actor();
+    place.script("act.sh", &format!("#!/bin/bash\nexec ./actor {mode}\n"));
+    place
+}
+
+/// Starts, waits for `ready`, and pauses and resumes `rounds` times; everything stands still each time. Returns the leader and the run.
+fn pause_and_resume(place: &Place, rounds: usize, at_least: usize) -> (u32, i64) {
+    let (pid, run_id) = place.start();
+    place.until_line("ready");
+    until_true("the tree is there", || place.processes().len() >= at_least);
+    for _ in 0..rounds {
+        place.act("pause").ok();
+        let stopped = place.assert_all_stopped();
+        assert!(stopped.len() >= at_least, "{stopped:?}");
+        place.act("resume").ok();
+        assert_ne!(letter(pid), Some('T'));
+    }
+    (pid, run_id)
+}
+
+#[test]
+fn a_pause_reaches_every_generation_and_every_session() {
+    let place = Place::serving("tree.sh");
+    let (_, run_id) = pause_and_resume(&place, 20, TREE);
+    place.act("pause").ok();
+    let stopped = place.assert_all_stopped();
+    place.act("resume").ok();
+    assert!(stopped.iter().all(|pid| letter(*pid) != Some('T')), "all of it goes on");
+    stop_at_once(&place);
+    assert!(!stopped.iter().any(|pid| is_alive(*pid)));
+    place.assert_nothing_left(run_id);
+}
+
+#[test]
+fn a_pause_holds_while_everything_forks() {
+    let place = acting("fork-storm 4");
+    let (_, run_id) = pause_and_resume(&place, 30, 5);
+    stop_at_once(&place);
+    place.assert_nothing_left(run_id);
+}
+
+#[test]
+fn a_pause_holds_while_everything_vforks() {
+    let place = acting("vfork-storm 4");
+    let (_, run_id) = pause_and_resume(&place, 30, 5);
+    stop_at_once(&place);
+    place.assert_nothing_left(run_id);
+}
+
+#[test]
+fn a_pause_holds_while_shells_fork() {
+    let place = Place::serving("shells.sh");
+    place.script(
+        "shells.sh",
+        "#!/bin/sh\nwork() { while :; do /bin/true; (: ) & wait; echo x | cat >/dev/null; done; }\n\
+         work & work & work & work &\necho ready\nwait\n",
+    );
+    let (_, run_id) = pause_and_resume(&place, 30, 5);
+    stop_at_once(&place);
+    place.assert_nothing_left(run_id);
+}
+
+#[test]
+fn a_process_that_flees_from_child_to_child_is_caught_by_a_pause() {
+    let place = Place::serving("flee.sh");
+    place.actor();
+    place.script("flee.sh", "#!/bin/bash\n./actor hop &\nexec sleep 600\n");
+    let (pid, run_id) = place.start();
+    place.until_line("ready");
+    for _ in 0..30 {
+        place.act("pause").ok();
+        // Between its fork and its exit it is stopped twice. One that got away can hide from one look, but not from many.
+        for _ in 0..5 {
+            let stopped = place.assert_all_stopped();
+            assert!(stopped.contains(&pid) && stopped.len() >= 2, "the leader and the one that flees: {stopped:?}");
+        }
+        place.act("resume").ok();
+    }
+    stop_at_once(&place);
+    place.assert_nothing_left(run_id);
+}
+
+#[test]
+fn a_process_that_flees_from_child_to_child_does_not_outlive_the_leader() {
+    let place = Place::serving("flee.sh");
+    place.actor();
+    place.script("flee.sh", "#!/bin/bash\n./actor hop &\n[ \"$1\" = stay ] && exec sleep 600\nexit 0\n");
+    for _ in 0..3 {
+        let (_, run_id) = place.start();
+        assert_eq!(place.until_ended(run_id)["status"], "completed");
+        place.assert_nothing_left(run_id);
+    }
+    for _ in 0..5 {
+        let (_, run_id) = place.start_with(json!({"args": ["stay"]}));
+        until_true("it flees", || place.said(run_id, "stdout") == ["ready"]);
+        stop_at_once(&place);
+        assert_eq!(place.run(run_id)["status"], "stopped");
+        place.assert_nothing_left(run_id);
+    }
+}
+
+#[test]
+fn a_stop_ends_what_grows_while_it_is_stopped() {
+    let place = acting("bomb 8");
+    for _ in 0..3 {
+        let (_, run_id) = place.start();
+        until_true("it begins to grow", || place.said(run_id, "stdout").iter().any(|line| line == "ready"));
+        stop_at_once(&place);
+        place.assert_nothing_left(run_id);
+    }
+}
+
+#[test]
+fn a_stop_with_grace_ends_a_storm_of_forks() {
+    let place = acting("fork-storm 4");
+    let (_, run_id) = place.start();
+    place.until_line("ready");
+    place.post("/api/pipeline/stop", json!({"grace_s": 2})).ok();
+    place.assert_nothing_left(run_id);
+    assert_eq!(place.until_ended(run_id)["status"], "stopped");
+}
+
+#[test]
+fn a_leader_that_ends_leaves_nobody_behind() {
+    let place = Place::serving("leave.sh");
+    place.script(
+        "leave.sh",
+        "#!/bin/bash\n\
+         sleep 601 &\n\
+         sleep 602 >/dev/null 2>&1 &\n\
+         setsid sleep 603 &\n\
+         (setsid bash -c 'sleep 604 & exec sleep 605' >/dev/null 2>&1 &)\n\
+         (setsid bash -c 'trap \"\" TERM HUP; while :; do sleep 0.1; done' &)\n\
+         echo \"$1\" >go.new && mv go.new go\n\
+         while [ ! -e leave ]; do sleep 0.01; done\n\
+         exit \"$1\"\n",
+    );
+    for (code, status) in [(0, "completed"), (3, "failed")] {
+        let (_, run_id) = place.start_with(json!({"args": [code.to_string()]}));
+        until_true("the whole tree is there", || place.processes().len() >= 7);
+        let before = place.processes();
+        fs::write(place.root().join("leave"), "").expect("writes");
+        place.until_state("stopped");
+        assert!(!before.iter().any(|pid| is_alive(*pid)), "stopped means that nothing is left");
+        place.assert_nothing_left(run_id);
+        let run = place.until_ended(run_id);
+        assert_eq!((&run["status"], &run["exit_code"]), (&json!(status), &json!(code)));
+        fs::remove_file(place.root().join("leave")).expect("ours");
+    }
+}
+
+#[test]
+fn a_stop_leaves_nobody_behind_who_ignores_it() {
+    let place = Place::serving("tree.sh");
+    for paused in [false, true] {
+        let (_, run_id) = place.start();
+        until_true("the whole tree is there", || place.processes().len() >= TREE);
+        if paused {
+            place.act("pause").ok();
+        }
+        let before = place.processes();
+        place.post("/api/pipeline/stop", json!({"grace_s": 0.2})).ok();
+        assert!(!before.iter().any(|pid| is_alive(*pid)));
+        place.assert_nothing_left(run_id);
+        assert_eq!(place.until_ended(run_id)["status"], "stopped");
+    }
+}
+
+#[test]
+fn three_hundred_processes_pause_resume_and_stop() {
+    let place = Place::serving("many.sh");
+    place.script("many.sh", "#!/bin/bash\nfor ((n = 0; n < 300; n++)); do sleep 600 & done\necho ready\nwait\n");
+    let (_, run_id) = pause_and_resume(&place, 3, 301);
+    place.act("stop").ok();
+    place.assert_nothing_left(run_id);
+    let run = place.until_ended(run_id);
+    assert_eq!((&run["status"], &run["signal"]), (&json!("stopped"), &json!(15)));
+}
+
+#[test]
+fn a_process_is_paused_when_all_of_its_threads_are() {
+    let place = acting("threads 3");
+    let (pid, run_id) = pause_and_resume(&place, 20, 1);
+    assert_eq!(letters(pid).len(), 4);
+    place.act("pause").ok();
+    assert_eq!(letters(pid), ['T'; 4]);
+    stop_at_once(&place);
+    place.assert_nothing_left(run_id);
+}
+
+#[test]
+fn a_process_whose_leading_thread_has_ended_is_alive() {
+    let place = acting("mainless");
+    let (pid, run_id) = place.start();
+    place.until_line("ready");
+    until_true("its leading thread has ended", || letter(pid) == Some('Z'));
+    for _ in 0..5 {
+        place.act("pause").ok();
+        assert!(is_stopped(pid), "{:?}", letters(pid));
+        assert_eq!(place.state(), "paused");
+        place.act("resume").ok();
+        assert_eq!(place.state(), "running");
+        assert!(!letters(pid).contains(&'T'));
+    }
+    fs::write(place.root().join("go"), "").expect("writes");
+    let run = place.until_ended(run_id);
+    assert_eq!((&run["status"], &run["exit_code"], &run["signal"]), (&json!("failed"), &json!(5), &Value::Null));
+    assert_eq!(place.said(run_id, "stdout"), ["ready", "worked on"]);
+    assert_eq!(place.history(run_id).last().map(String::as_str), Some("usage - -"));
+    fs::remove_file(place.root().join("go")).expect("ours");
+
+    let (pid, run_id) = place.start();
+    until_true("its leading thread has ended", || letter(pid) == Some('Z'));
+    place.post("/api/pipeline/stop", json!({"grace_s": 600})).ok();
+    until_true("it is gone", || letters(pid).is_empty());
+    assert_eq!(place.until_ended(run_id)["signal"], 15);
+}
+
+#[test]
+fn children_that_nobody_reaps_do_not_matter() {
+    let place = Place::serving("zombies.sh");
+    place.actor();
+    place.script("zombies.sh", "#!/bin/bash\nsleep 600 &\n./actor zombies 20 &\nwhile [ ! -e go ]; do sleep 0.01; done\n");
+    let (_, run_id) = place.start();
+    place.until_line("ready");
+    for _ in 0..5 {
+        place.act("pause").ok();
+        assert_eq!(place.assert_all_stopped().len(), 3 + usize::from(place.processes().len() > 3));
+        place.act("resume").ok();
+    }
+    fs::write(place.root().join("go"), "").expect("writes");
+    assert_eq!(place.until_ended(run_id)["status"], "completed");
+    place.assert_nothing_left(run_id);
+}
