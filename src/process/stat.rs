@@ -41,6 +41,8 @@ pub struct Stat {
     pub session: u32,
     /// What it does, all threads considered.
     pub state: ProcState,
+    /// Whether a thread of it runs, waits for a processor, or for a disk: it has something to do that nobody else keeps it from.
+    pub is_busy: bool,
     /// Whether it can be reaped: its leading thread is a zombie and no other thread is left.
     pub is_zombie: bool,
 }
@@ -49,12 +51,14 @@ pub struct Stat {
 pub fn read_stat(pid: u32) -> io::Result<Stat> {
     let raw = fs::read(format!("/proc/{pid}/stat")).map_err(gone_as_not_found)?;
     let fields = parse(&raw).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "unreadable /proc stat"))?;
-    let state = if fields.threads > 1 { state_of_threads(pid)? } else { state_of(fields.letter) };
+    let (state, is_busy) =
+        if fields.threads > 1 { state_of_threads(pid)? } else { (state_of(fields.letter), is_busy(fields.letter)) };
     Ok(Stat {
         identity: Identity { pid, start_ticks: fields.start_ticks },
         ppid: fields.ppid,
         session: fields.session,
         state,
+        is_busy,
         is_zombie: state == ProcState::Dead,
     })
 }
@@ -65,22 +69,27 @@ fn gone_as_not_found(error: io::Error) -> io::Error {
 }
 
 /// The least quiet of the threads decides: a leading thread can be a zombie while others work on.
-fn state_of_threads(pid: u32) -> io::Result<ProcState> {
-    let mut all = ProcState::Dead;
+fn state_of_threads(pid: u32) -> io::Result<(ProcState, bool)> {
+    let (mut all, mut any_busy) = (ProcState::Dead, false);
     for entry in fs::read_dir(format!("/proc/{pid}/task")).map_err(gone_as_not_found)? {
         let Ok(entry) = entry else { continue };
         // A thread that ended meanwhile is not awake.
         let Ok(raw) = fs::read(entry.path().join("stat")) else { continue };
         let Some(fields) = parse(&raw) else { continue };
+        any_busy |= is_busy(fields.letter);
         all = match (all, state_of(fields.letter)) {
-            (ProcState::Awake, _) | (_, ProcState::Awake) => return Ok(ProcState::Awake),
+            (ProcState::Awake, _) | (_, ProcState::Awake) => ProcState::Awake,
             (ProcState::Uninterruptible, _) | (_, ProcState::Uninterruptible) => ProcState::Uninterruptible,
             (ProcState::Stopped, _) | (_, ProcState::Stopped) => ProcState::Stopped,
             (ProcState::Traced, _) | (_, ProcState::Traced) => ProcState::Traced,
             (ProcState::Dead, ProcState::Dead) => ProcState::Dead,
         };
     }
-    Ok(all)
+    Ok((all, any_busy))
+}
+
+fn is_busy(letter: u8) -> bool {
+    matches!(letter, b'R' | b'D')
 }
 
 /// The letters of `proc_pid_stat(5)`, field 3.

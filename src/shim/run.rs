@@ -31,11 +31,11 @@ const PAUSE_LIMIT: Duration = Duration::from_secs(4);
 /// How long the leader may take to go on.
 const RESUME_LIMIT: Duration = Duration::from_secs(4);
 
-/// How long what the leader left behind after a natural end may be silent before it is killed: the `tee` of a `> >(tee log)` still has
-/// something to write. Until then the state says running, so it is below the 50 ms within which an end must be known.
+/// How long what the leader left behind after a natural end may be silent and asleep before it is killed: the `tee` of a `> >(tee log)` still
+/// has something to write. Until then the state says running, so it is below the 50 ms within which an end must be known.
 const LINGER_SILENCE: Duration = Duration::from_millis(30);
 
-/// How long it may go on writing.
+/// How long it may go on writing, or being busy: on a loaded machine it may not have had its turn yet.
 const LINGER_LIMIT: Duration = Duration::from_millis(250);
 
 /// How long what is in the pipes at the end is read, against a writer outside of the tree.
@@ -93,10 +93,17 @@ impl Thawed {
 /// The leader's end, before the run's.
 struct LeaderEnd {
     exit: Exit,
-    /// What it left behind is killed then, if it writes nothing until then.
+    /// What it left behind is killed then, if it neither writes nor is busy.
     linger_until: Duration,
-    /// It is killed then even if it writes.
+    /// It is killed then whatever it does.
     linger_limit: Duration,
+}
+
+impl LeaderEnd {
+    /// What was left behind shows a sign of life.
+    fn linger(&mut self, now: Duration) {
+        self.linger_until = self.linger_until.max(now + LINGER_SILENCE).min(self.linger_limit);
+    }
 }
 
 /// A run that has begun.
@@ -264,7 +271,7 @@ impl Run {
         }
         let has_written = self.output.turn(now);
         if let (true, Some(end)) = (has_written, &mut self.leader_end) {
-            end.linger_until = end.linger_until.max(now + LINGER_SILENCE).min(end.linger_limit);
+            end.linger(now);
         }
         for (connection, command) in self.connections.turn() {
             self.obey(connection, command);
@@ -388,11 +395,12 @@ impl Run {
             self.look_at = None;
             self.look(now);
         }
-        if let Some(end) = &self.leader_end {
-            let is_killing = matches!(self.phase, Phase::Killing { .. });
-            let has_grace = matches!(self.phase, Phase::Stopping { .. });
-            let drained = self.output.is_at_end() || now >= end.linger_until;
-            if !is_killing && !has_grace && drained && !tree::is_empty() {
+        let is_left_alone = matches!(self.phase, Phase::Running);
+        if let (Some(end), true) = (&mut self.leader_end, is_left_alone) {
+            if (end.linger_until..end.linger_limit).contains(&now) && tree::is_busy() {
+                end.linger(now);
+            }
+            if (self.output.is_at_end() || now >= end.linger_until) && !tree::is_empty() {
                 self.kill(now);
             }
         }

@@ -67,6 +67,11 @@ pub(super) fn is_empty() -> bool {
     children.iter().all(is_dead) && process::children_of(me).is_ok_and(|again| again == children)
 }
 
+/// Whether anything of the tree has something to do that nobody else keeps it from.
+pub(super) fn is_busy() -> bool {
+    all().found.iter().any(|stat| stat.is_busy)
+}
+
 fn send(to: Identity, signal: Signal) {
     // One that is gone needs no signal. Any other error shows in the next look, which finds it as it was.
     let _seen_by_the_next_look = process::signal(to, signal);
