@@ -81,9 +81,10 @@ pub fn find_script(root: &Path, name: &str) -> Result<Program, ScriptError> {
 /// Resolves a working directory in `root`.
 pub fn find_cwd(root: &Path, name: &str) -> Result<PathBuf, ScriptError> {
     const WHAT: &str = "cwd";
-    match resolve(root, WHAT, name)? {
-        Some(path) if path.is_dir() => Ok(path),
-        Some(_) | None => Err(ScriptError::NotAFolder(name.to_owned())),
+    match resolve(root, WHAT, name) {
+        Ok(Some(path)) if path.is_dir() => Ok(path),
+        Ok(_) | Err(ScriptError::Unreadable { .. }) => Err(ScriptError::NotAFolder(name.to_owned())),
+        Err(error) => Err(error),
     }
 }
 
@@ -103,10 +104,9 @@ fn resolve(root: &Path, what: &'static str, name: &str) -> Result<Option<PathBuf
     match named.canonicalize() {
         Ok(path) if path.starts_with(root) => Ok(Some(path)),
         Ok(_) => Err(outside()),
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-            // What is not there must not tell whether something is there outside of the root.
-            if leaves(root, &named) { Err(outside()) } else { Ok(None) }
-        }
+        // What cannot be resolved must not tell what is there outside of the root.
+        Err(_) if leaves(root, &named) => Err(outside()),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
         Err(error) => Err(unreadable(what, name, &error)),
     }
 }

@@ -363,8 +363,10 @@ function add(lines) {
     if (!element?.isConnected) {
       const row = document.createElement('p');
       const time = document.createElement('time');
-      time.textContent = clockFormat.format(Date.parse(line.ts));
-      time.dateTime = time.title = line.ts;
+      if (line.ts) {
+        time.textContent = clockFormat.format(Date.parse(line.ts));
+        time.dateTime = time.title = line.ts;
+      }
       element = document.createElement('span');
       row.append(time, ' ');
       if (line.stream === 'stderr') {

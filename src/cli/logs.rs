@@ -34,7 +34,8 @@ struct Page {
 
 #[derive(Deserialize)]
 struct Line {
-    ts: Timestamp,
+    /// None for a line that was damaged on disk.
+    ts: Option<Timestamp>,
     stream: Option<String>,
     run_id: Option<u64>,
     #[serde(rename = "line")]
@@ -148,7 +149,10 @@ impl<W: Write> Printer<W> {
             if !goes_on {
                 self.end_open_line()?;
                 if self.timestamps {
-                    write!(self.out, "{} ", line.ts)?;
+                    match line.ts {
+                        Some(ts) => write!(self.out, "{ts} ")?,
+                        None => write!(self.out, "{:24} ", "-")?,
+                    }
                     if let Some(stream) = &line.stream {
                         write!(self.out, "{} ", printable(stream))?;
                     }
@@ -179,7 +183,13 @@ mod tests {
 
     fn line(stream: &str, text: &str, partial: bool) -> Line {
         let stream = (!stream.is_empty()).then(|| stream.to_owned());
-        Line { ts: Timestamp::from_unix_ms(0), run_id: stream.is_some().then_some(7), stream, text: text.to_owned(), partial }
+        Line {
+            ts: Some(Timestamp::from_unix_ms(0)),
+            run_id: stream.is_some().then_some(7),
+            stream,
+            text: text.to_owned(),
+            partial,
+        }
     }
 
     fn printed(timestamps: bool, pages: &[&[Line]]) -> String {

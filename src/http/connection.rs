@@ -67,6 +67,8 @@ pub(super) fn serve(stream: &TcpStream, from: SocketAddr, seat: &Seat) {
                 let request = head.map(|head| head.into_request(from, Vec::new()));
                 let response = seat.shared().handler.refuse(&broken, request.as_ref());
                 if wire.write(response, method.as_deref() == Some("HEAD"), false, false).is_ok() {
+                    // Gives way to a newcomer like any other that nothing is done for.
+                    seat.waits();
                     wire.linger();
                 }
                 return;
@@ -103,7 +105,8 @@ struct Wire<'a> {
 impl Wire<'_> {
     fn read_request(&mut self) -> Result<(Head, Vec<u8>), End> {
         let head = self.read_head()?;
-        let body = match head.framing {
+        let framing = head.framing.clone().map_err(|broken| End::Refused(broken, None).with(&head))?;
+        let body = match framing {
             Framing::Length(0) => Vec::new(),
             Framing::Length(length) => {
                 self.say_continue(&head)?;
@@ -121,8 +124,9 @@ impl Wire<'_> {
         let mut deadline = None;
         loop {
             // Some clients send an empty line after a body (RFC 9112, section 2.2).
-            let blank = self.unread.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
-            self.unread.drain(..blank.min(4));
+            while let Some(blank) = [&b"\r\n"[..], b"\n"].into_iter().find(|blank| self.unread.starts_with(blank)) {
+                self.unread.drain(..blank.len());
+            }
             if !self.unread.is_empty() {
                 if let Some((length, head)) = head::parse(&self.unread).map_err(|broken| End::Refused(broken, None))? {
                     self.unread.drain(..length);
@@ -168,6 +172,10 @@ impl Wire<'_> {
         let mut body = Vec::new();
         loop {
             let line = self.read_line(deadline)?;
+            // The parser takes no digit at all for a 0, and with it what follows for the next request.
+            if !line.first().is_some_and(u8::is_ascii_hexdigit) {
+                return Err(broken("a chunk's size is no number"));
+            }
             let (_, size) = match httparse::parse_chunk_size(&line) {
                 Ok(httparse::Status::Complete(parsed)) => parsed,
                 Ok(httparse::Status::Partial) | Err(_) => return Err(broken("a chunk's size is no number")),

@@ -47,10 +47,10 @@ impl Guard {
             }
             None => {}
         }
-        match request.header("Content-Type") {
-            Some(kind) if !is_json(kind) && has_body(request) => Err(ApiError::NotSentAsJson),
-            Some(_) | None => Ok(()),
+        if has_body(request) && !request.header("Content-Type").is_some_and(is_json) {
+            return Err(ApiError::NotSentAsJson);
         }
+        Ok(())
     }
 
     /// Adds to an answer what a page of an allowed origin needs in order to read it: on errors too.

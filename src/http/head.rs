@@ -54,7 +54,8 @@ pub(super) struct Head {
     pub(super) method: String,
     pub(super) target: String,
     pub(super) fields: Vec<(String, String)>,
-    pub(super) framing: Framing,
+    /// How its body ends, or why no body is read.
+    pub(super) framing: Result<Framing, Broken>,
     /// Whether the client waits for a word before it sends the body.
     pub(super) expects_continue: bool,
     pub(super) keep_alive: bool,
@@ -102,10 +103,10 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Option<(usize, Head)>, Broken> {
     }
     let head = Head {
         method: request.method.expect("a complete head has a method").to_owned(),
-        target: origin_form(target)?,
+        target: origin_form(target, &read.host)?,
         fields: kept,
-        framing: read.framing(is_http_1_0)?,
-        expects_continue: read.expects_continue && !is_http_1_0,
+        framing: read.framing(is_http_1_0),
+        expects_continue: read.expects_continue == Some(true) && !is_http_1_0,
         keep_alive: read.keep_alive.unwrap_or(!is_http_1_0),
         is_http_1_0,
     };
@@ -116,12 +117,17 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Option<(usize, Head)>, Broken> {
 }
 
 /// A target as this server routes it. A proxy's form is an address in front of the same thing (RFC 9112, section 3.2.2).
-fn origin_form(target: &str) -> Result<String, Broken> {
+fn origin_form(target: &str, host: &str) -> Result<String, Broken> {
     let no_target = Broken::Malformed("its target is no path");
     let Some(address) = target.strip_prefix("http://").or_else(|| target.strip_prefix("https://")) else {
         return if target.starts_with('/') || target == "*" { Ok(target.to_owned()) } else { Err(no_target) };
     };
-    Ok(address.find('/').map_or_else(|| "/".to_owned(), |path| address[path..].to_owned()))
+    let (authority, path) = address.split_at(address.find(['/', '?', '#']).unwrap_or(address.len()));
+    // Two names for one request: the one that is asked for is the target's, the one that was looked at is the Host's.
+    if !authority.eq_ignore_ascii_case(host) {
+        return Err(Broken::Malformed("its target names another host than its Host"));
+    }
+    Ok(if path.starts_with('/') { path.to_owned() } else { format!("/{path}") })
 }
 
 /// What the fields say about the connection and the body.
@@ -130,9 +136,11 @@ struct Fields {
     length: Option<usize>,
     is_chunked: bool,
     has_encoding: bool,
-    expects_continue: bool,
+    /// False where something else is expected.
+    expects_continue: Option<bool>,
     keep_alive: Option<bool>,
     hosts: usize,
+    host: String,
 }
 
 impl Fields {
@@ -154,10 +162,7 @@ impl Fields {
             self.has_encoding = true;
             self.is_chunked = value.eq_ignore_ascii_case(b"chunked");
         } else if name.eq_ignore_ascii_case("expect") {
-            if !value.eq_ignore_ascii_case(b"100-continue") {
-                return Err(Broken::NotServed("that expectation"));
-            }
-            self.expects_continue = true;
+            self.expects_continue = Some(self.expects_continue != Some(false) && value.eq_ignore_ascii_case(b"100-continue"));
         } else if name.eq_ignore_ascii_case("connection") {
             for option in value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii) {
                 if option.eq_ignore_ascii_case(b"close") {
@@ -168,12 +173,14 @@ impl Fields {
             }
         } else if name.eq_ignore_ascii_case("host") {
             self.hosts += 1;
+            self.host = String::from_utf8_lossy(value).into_owned();
         }
         Ok(())
     }
 
     fn framing(&self, is_http_1_0: bool) -> Result<Framing, Broken> {
         match (self.has_encoding, self.length) {
+            _ if self.expects_continue == Some(false) => Err(Broken::NotServed("that expectation")),
             (true, Some(_)) => Err(Broken::Malformed("it has both a Content-Length and a Transfer-Encoding")),
             (true, None) if is_http_1_0 => Err(Broken::Malformed("HTTP/1.0 has no Transfer-Encoding")),
             (true, None) if !self.is_chunked => Err(Broken::NotServed("that transfer encoding")),
@@ -192,18 +199,23 @@ mod tests {
         parse(text.as_bytes()).map(|parsed| parsed.expect("all there").1)
     }
 
+    fn framing(text: &str) -> Result<Framing, Broken> {
+        head(text).and_then(|head| head.framing)
+    }
+
     #[test]
     fn a_plain_head_says_what_it_says() {
         let read =
             head("POST /api/x?a=b HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n").expect("reads");
         assert_eq!((read.method.as_str(), read.target.as_str()), ("POST", "/api/x?a=b"));
-        assert_eq!(read.framing, Framing::Length(5));
+        assert_eq!(read.framing, Ok(Framing::Length(5)));
         assert!(read.keep_alive && read.expects_continue && !read.is_http_1_0);
         assert_eq!(read.fields[0], ("Host".to_owned(), "h".to_owned()));
         assert!(!head("GET / HTTP/1.1\r\nHost: h\r\nConnection: x, Close\r\n\r\n").expect("reads").keep_alive);
         assert!(!head("GET / HTTP/1.0\r\n\r\n").expect("reads").keep_alive);
         assert!(head("GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n").expect("reads").keep_alive);
-        assert_eq!(head("GET http://h:1/x?y HTTP/1.1\r\nHost: h\r\n\r\n").expect("reads").target, "/x?y");
+        assert_eq!(head("GET http://h:1/x?y HTTP/1.1\r\nHost: h:1\r\n\r\n").expect("reads").target, "/x?y");
+        assert_eq!(head("GET http://h?x=/y HTTP/1.1\r\nHost: H\r\n\r\n").expect("reads").target, "/?x=/y");
     }
 
     #[test]
@@ -229,18 +241,19 @@ mod tests {
             ("a space before the colon", "Host : h\r\n"),
             ("a bare CR", "Host: h\r\nX: a\rb\r\n"),
         ] {
-            assert!(matches!(head(&format!("GET / HTTP/1.1\r\n{fields}\r\n")), Err(Broken::Malformed(_))), "{what}");
+            let refused = framing(&format!("GET / HTTP/1.1\r\n{fields}\r\n"));
+            assert!(matches!(refused, Err(Broken::Malformed(_))), "{what}");
         }
         assert!(matches!(head("GET / HTTP/2.0\r\nHost: h\r\n\r\n"), Err(Broken::Malformed(_))));
         assert!(matches!(head("PRI * HTTP/2.0\r\n\r\n"), Err(Broken::Malformed(_))));
         assert!(matches!(head("GET x HTTP/1.1\r\nHost: h\r\n\r\n"), Err(Broken::Malformed(_))));
-        assert!(matches!(head("GET / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: gzip\r\n\r\n"), Err(Broken::NotServed(_))));
-        assert!(matches!(head("GET / HTTP/1.1\r\nHost: h\r\nExpect: tea\r\n\r\n"), Err(Broken::NotServed(_))));
+        assert!(matches!(framing("GET / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: gzip\r\n\r\n"), Err(Broken::NotServed(_))));
+        assert!(matches!(framing("GET / HTTP/1.1\r\nHost: h\r\nExpect: tea\r\n\r\n"), Err(Broken::NotServed(_))));
     }
 
     #[test]
     fn limits_hold_and_have_their_own_names() {
-        let with = |fields: String| head(&format!("GET / HTTP/1.1\r\nHost: h\r\n{fields}\r\n"));
+        let with = |fields: String| framing(&format!("GET / HTTP/1.1\r\nHost: h\r\n{fields}\r\n"));
         assert_eq!(with("Content-Length: 100000000000\r\n".into()), Err(Broken::BodyTooLarge));
         assert_eq!(with(format!("Content-Length: {}\r\n", "9".repeat(40))), Err(Broken::BodyTooLarge));
         assert_eq!(with("X: y\r\n".repeat(FIELDS_MAX)), Err(Broken::HeadTooLarge));

@@ -117,6 +117,10 @@ fn env(value: Value) -> Result<BTreeMap<String, String>, ApiError> {
                 return Err(bad(format!("env may not set {name}: names that begin with {OUR_VARS} are the server's own")));
             }
             let Value::String(text) = value else { return Err(bad(format!("env.{name} must be a string"))) };
+            // The kernel is given `NAME=VALUE` as one string.
+            if name.len() + 1 + text.len() > ARG_BYTES_MAX {
+                return Err(bad("env has an entry longer than 128 KiB"));
+            }
             Ok((name, executable("env", text)?))
         })
         .collect()

@@ -129,7 +129,7 @@ impl App {
             Some(_) | None => now,
         };
         let response = Response::from_data("application/json", published.body.clone());
-        Ok(response.with_etag(request, published.snapshot.version.to_string()))
+        Ok(response.with_etag(request, format!("\"{}\"", published.snapshot.version)))
     }
 
     fn status(&self) -> Response {
@@ -143,13 +143,14 @@ impl App {
     fn runs(&self, request: &Request) -> Result<Response, ApiError> {
         let limit = input::query_number(request, "limit", 1, RUNS_MAX)?.unwrap_or(RUNS_DEFAULT);
         let before = input::query_number(request, "before", 1, i64::MAX as u64)?.and_then(|id| i64::try_from(id).ok());
-        let limit = usize::try_from(limit).expect("at most RUNS_MAX");
-        // One more than asked for tells whether there is a next page.
-        let ask = u32::try_from(limit + 1).expect("at most RUNS_MAX + 1");
-        let mut runs = Reader::open(&self.database)?.runs(before, ask)?;
-        let has_more = runs.len() > limit;
-        runs.truncate(limit);
-        let next_before = runs.last().filter(|_| has_more).map(|run| run.id);
+        let limit = u32::try_from(limit).expect("at most RUNS_MAX");
+        let reader = Reader::open(&self.database)?;
+        let runs = reader.runs(before, limit)?;
+        // A page can be short without being the last one.
+        let next_before = match runs.last() {
+            Some(last) if !reader.runs(Some(last.id), 1)?.is_empty() => Some(last.id),
+            Some(_) | None => None,
+        };
         Ok(json(&json!({"runs": runs, "next_before": next_before})))
     }
 
@@ -217,7 +218,7 @@ impl App {
         let is_stopped = process::read_stat(shim).is_ok_and(|stat| stat.state.is_stopped());
         is_stopped.then(|| {
             format!(
-                "the live run's own process (the shim) is stopped by a signal and sees nothing; `kill -CONT {shim}` lets it go on"
+                "the live run's own process (the shim) does not answer: a signal has stopped it; `kill -CONT {shim}` lets it go on"
             )
         })
     }

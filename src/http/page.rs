@@ -30,7 +30,7 @@ pub(super) fn file(request: &Request, name: &str) -> Option<Response> {
 fn etag(file: &File<'_>) -> String {
     let mut hasher = DefaultHasher::new();
     file.contents().hash(&mut hasher);
-    format!("{:016x}", hasher.finish())
+    format!("\"{:016x}\"", hasher.finish())
 }
 
 fn content_type(name: &str) -> &'static str {

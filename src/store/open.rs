@@ -35,6 +35,9 @@ const APPLICATION_ID: i32 = 0x4141_4476;
 /// refinery's table: which migrations were applied.
 const HISTORY_TABLE: &str = "refinery_schema_history";
 
+/// The head of a write-ahead log, before its first frame: <https://www.sqlite.org/fileformat2.html#walformat>.
+const WAL_HEADER_BYTES: u64 = 32;
+
 /// What a path holds, as far as can be told without reading it.
 enum Look {
     Absent,
@@ -152,6 +155,12 @@ fn inspect(path: &Path) -> Result<Option<Vec<String>>, StoreError> {
 }
 
 /// What changes on the outside when a file is written.
+/// Whether there is a write-ahead log with something in it. One that a kill left with its header alone holds nothing, and `SQLite`, when it
+/// may not write, tries for ten seconds to read it and gives up with `SQLITE_PROTOCOL`.
+fn has_log(path: &Path) -> bool {
+    fs::metadata(beside(path, "-wal")).is_ok_and(|meta| meta.len() > WAL_HEADER_BYTES)
+}
+
 #[derive(PartialEq)]
 struct Marks {
     bytes: Option<u64>,
@@ -164,7 +173,7 @@ fn marks(path: &Path) -> Marks {
     Marks {
         bytes: meta.as_ref().map(fs::Metadata::len),
         modified: meta.and_then(|meta| meta.modified().ok()),
-        has_wal: beside(path, "-wal").exists(),
+        has_wal: has_log(path),
     }
 }
 

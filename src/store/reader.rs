@@ -41,7 +41,7 @@ impl Reader {
         })
     }
 
-    /// At most `limit` runs with ids below `before` (all, when none), newest first.
+    /// At most `limit` runs with ids below `before` (all, when none), newest first; fewer where they are large.
     pub fn runs(&self, before: Option<i64>, limit: u32) -> Result<Vec<RunRow>, StoreError> {
         self.read(|conn| RunRow::page(conn, before.unwrap_or(i64::MAX), limit))
     }

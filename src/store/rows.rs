@@ -113,6 +113,9 @@ pub struct EventRow {
     pub detail: Option<String>,
 }
 
+/// The most arguments that one page of runs carries, in bytes of JSON; the run that reaches it is the page's last.
+const PAGE_BYTES_MAX: usize = 1024 * 1024;
+
 /// A count as `SQLite` stores it: signed. What is larger than it can hold becomes the largest it can.
 pub(super) fn stored(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
@@ -179,11 +182,18 @@ impl RunRow {
         conn.prepare_cached("SELECT * FROM pipeline_runs WHERE id = ?1")?.query_row([id], Self::from_row).optional()
     }
 
-    /// At most `limit` runs with ids below `before`, newest first.
+    /// At most `limit` runs with ids below `before`, newest first; fewer where their arguments are long.
     pub(super) fn page(conn: &Connection, before: i64, limit: u32) -> rusqlite::Result<Vec<Self>> {
-        conn.prepare_cached("SELECT * FROM pipeline_runs WHERE id < ?1 ORDER BY id DESC LIMIT ?2")?
-            .query_map((before, limit), Self::from_row)?
-            .collect()
+        let mut statement = conn.prepare_cached("SELECT * FROM pipeline_runs WHERE id < ?1 ORDER BY id DESC LIMIT ?2")?;
+        let mut rows = statement.query((before, limit))?;
+        let (mut runs, mut bytes) = (Vec::new(), 0);
+        while bytes < PAGE_BYTES_MAX
+            && let Some(row) = rows.next()?
+        {
+            bytes += row.get_ref("args")?.as_str()?.len();
+            runs.push(Self::from_row(row)?);
+        }
+        Ok(runs)
     }
 }
 

@@ -15,7 +15,7 @@ use crate::clock::{Clock, Timestamp, whole_ms};
 use crate::pipeline::{
     Action, Entry, Fact, Found, Pending, Plan, Refusal, RunStatus, State, Step, Transition, decide, observe, recover,
 };
-use crate::run_dir::{Command, FORMAT, LaunchSpec, Message, Reply, ReplyError};
+use crate::run_dir::{Command, FORMAT, LaunchSpec, Message, ReadJournal, Reply, ReplyError};
 use crate::script;
 use crate::store::{NewRun, PipelineRow, RunRow, Store, StoreError, UnseenEnd};
 
@@ -25,6 +25,9 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
 /// How long beyond the grace a stop is waited for.
 const STOP_ANSWER_LIMIT: Duration = Duration::from_secs(20);
+
+/// The most that wait for one stop. Each of them holds a connection; one more, and the first is told that it is still under way.
+const WAITERS_MAX: usize = 64;
 
 /// How long a shim may be silent, its lock held, before health says so.
 const SILENCE_LIMIT: Duration = Duration::from_secs(5);
@@ -248,6 +251,10 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
             Some(under_way) if pending.action() == under_way.pending.action() => {
                 under_way.pending = pending;
                 under_way.waiters.push(waiter);
+                if under_way.waiters.len() > WAITERS_MAX {
+                    let longest = under_way.waiters.remove(0);
+                    answer(&longest.reply_to, Err(ActionError::StillUnderWay(pending.action())));
+                }
             }
             Some(_) | None => {
                 let given_up = self.under_way.replace(UnderWay { pending, tag, waiters: vec![waiter] });
@@ -407,7 +414,7 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
         let Some(run) = &self.run else { return Ok(()) };
         let (run_id, status) = (run.id, run.status);
         if !status.is_live() {
-            return Ok(());
+            return self.record_what_followed_the_end(run_id, status);
         }
         let finding = match self.shims.find(run_id) {
             Ok(finding) => finding,
@@ -428,10 +435,9 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
             let stop = stop_under_way(&journal.entries);
             self.record(journal.entries)?;
             if self.live_run().is_none() {
-                // Its journal told its end. Who still holds the lock is on its way out.
                 ::log::info!("run {run_id} has ended");
                 self.link = Link::Idle;
-                return Ok(());
+                return if plan == Plan::Adopt { self.hear_out(run_id) } else { Ok(()) };
             }
             if let (Plan::Adopt, Some(pending), None) = (plan, stop, self.pending()) {
                 self.under_way = Some(UnderWay { pending, tag: 0, waiters: Vec::new() });
@@ -468,6 +474,41 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
             }
         }
         Ok(())
+    }
+
+    /// The shim of a run that has ended holds its lock still: it is on its way out, and may have something to add.
+    fn hear_out(&mut self, run_id: i64) -> Result<(), StoreError> {
+        let connected = self.shims.connect(run_id).and_then(|number| {
+            self.shims.send(&Command::Attach { tag: 0, after: self.last_seq })?;
+            Ok(number)
+        });
+        match (connected, self.run.as_ref().map(|run| run.status)) {
+            (Ok(number), _) => self.link = Link::Connected { number },
+            // It has closed its socket: its journal is whole.
+            (Err(_), Some(status)) => {
+                self.shims.disconnect();
+                self.record_what_followed_the_end(run_id, status)?;
+            }
+            (Err(_), None) => {}
+        }
+        Ok(())
+    }
+
+    /// What its journal holds after the end that is recorded: a server can be killed between the two.
+    fn record_what_followed_the_end(&mut self, run_id: i64, status: RunStatus) -> Result<(), StoreError> {
+        match status {
+            RunStatus::Completed | RunStatus::Failed | RunStatus::Stopped => {}
+            // A live run has no end yet, and of a lost one nothing more can come.
+            RunStatus::Starting | RunStatus::Running | RunStatus::Paused | RunStatus::Lost => return Ok(()),
+        }
+        match self.shims.find(run_id) {
+            Ok(Finding { journal: Some(journal), .. }) => self.record(journal.entries),
+            Ok(_) => Ok(()),
+            Err(error) => {
+                ::log::warn!("run {run_id}: failed to look at its directory: {error}");
+                Ok(())
+            }
+        }
     }
 
     fn adopt(&mut self, run_id: i64) {
@@ -566,13 +607,20 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
         let known = self.run.as_ref().map_or(0, |run| run.id);
         for id in ids.into_iter().filter(|&id| id > known) {
             let is_open = self.live_run().is_none();
-            let finding = self.shims.find(id);
-            if let (true, Ok(Finding { found: Found::ShimAlive | Found::Vanished { .. }, journal: Some(journal), .. })) =
-                (is_open, finding)
-            {
-                let header = journal.header;
-                let new = NewRun { script: header.script, cwd: header.cwd, args: header.args, log_start: header.log_start };
-                let begun = self.store.adopt_unknown_run(id, &new, header.created_at)?;
+            let may_live = match self.shims.find(id) {
+                Ok(Finding { found: Found::ShimAlive | Found::Vanished { .. }, journal, .. }) if is_open => Some(journal),
+                Ok(_) | Err(_) => None,
+            };
+            if let Some(journal) = may_live {
+                let (new, created_at) = if let Some(ReadJournal { header, .. }) = journal {
+                    let new = NewRun { script: header.script, cwd: header.cwd, args: header.args, log_start: header.log_start };
+                    (new, header.created_at)
+                } else {
+                    // Damaged, or of a newer version. Whatever it is, beside it no other may be started.
+                    let new = NewRun { script: "(unknown)".to_owned(), cwd: String::new(), args: Vec::new(), log_start: 0 };
+                    (new, self.clock.now())
+                };
+                let begun = self.store.adopt_unknown_run(id, &new, created_at)?;
                 ::log::warn!("run {id} was not in the database; its journal tells of it");
                 self.row = begun.row;
                 self.run = self.store.run(id)?;

@@ -1,5 +1,6 @@
 //! What readers see: the state as of the last commit, and what is under way. Immutable, swapped whole; nobody waits for the writer.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -76,6 +77,10 @@ impl Snapshot {
 
 const IDLE: &str = "idle";
 
+/// The most that wait for news at once. One more, and the one that has waited longest is answered before its time: whoever asks and
+/// leaves without waiting for the answer must not fill the server with threads that do.
+const WAITERS_MAX: usize = 256;
+
 /// A snapshot and its text.
 #[derive(Debug)]
 pub struct Published {
@@ -97,11 +102,15 @@ struct Current {
     published: Arc<Published>,
     degraded: Option<String>,
     is_closing: bool,
+    /// Who waits, by a number that grows.
+    waiting: BTreeSet<u64>,
+    next_waiter: u64,
 }
 
 impl Watch {
     pub(super) fn new(snapshot: Snapshot) -> Self {
-        let current = Current { published: publish(snapshot), degraded: None, is_closing: false };
+        let published = publish(snapshot);
+        let current = Current { published, degraded: None, is_closing: false, waiting: BTreeSet::new(), next_waiter: 0 };
         Self { current: Mutex::new(current), changed: Condvar::new() }
     }
 
@@ -114,13 +123,21 @@ impl Watch {
     pub fn wait_newer(&self, after: u64, limit: Duration) -> Arc<Published> {
         let deadline = Instant::now() + limit;
         let mut current = self.lock();
-        while current.published.snapshot.version <= after && !current.is_closing {
+        let number = current.next_waiter;
+        current.next_waiter += 1;
+        current.waiting.insert(number);
+        if current.waiting.len() > WAITERS_MAX {
+            current.waiting.pop_first();
+            self.changed.notify_all();
+        }
+        while current.published.snapshot.version <= after && !current.is_closing && current.waiting.contains(&number) {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 break;
             }
             current = self.changed.wait_timeout(current, left).unwrap_or_else(PoisonError::into_inner).0;
         }
+        current.waiting.remove(&number);
         current.published.clone()
     }
 

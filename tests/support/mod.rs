@@ -4,12 +4,16 @@
 
 #![allow(dead_code, missing_docs, unreachable_pub, reason = "shared by test binaries, each of which uses its own part of this")]
 
+pub mod past;
+pub mod wire;
+mod witness;
+
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -66,22 +70,30 @@ pub struct Place {
     dir: tempfile::TempDir,
     server: Option<RunningServer>,
     envs: Vec<(String, String)>,
+    runtime: PathBuf,
     /// Everything that servers here said.
     log: PathBuf,
 }
 
 struct RunningServer {
     child: Child,
+    stdout: BufReader<ChildStdout>,
     port: u16,
 }
 
 impl Place {
     /// A place with scripts, without a server.
     pub fn new() -> Self {
+        Self::with_runtime("runtime")
+    }
+
+    /// The same, with a runtime directory of this name, which may hold slashes.
+    pub fn with_runtime(name: &str) -> Self {
         let dir = tempfile::Builder::new().prefix("autoappdev-").tempdir().expect("a temp folder");
         fs::create_dir(dir.path().join("root")).expect("creates");
         let log = dir.path().join("server.log");
-        let place = Self { dir, server: None, envs: Vec::new(), log };
+        let runtime = dir.path().join(name);
+        let place = Self { dir, server: None, envs: Vec::new(), runtime, log };
         for (name, text) in SCRIPTS {
             place.script(name, text);
         }
@@ -110,12 +122,17 @@ impl Place {
         path
     }
 
+    /// The folder of everything, where a test may put files of its own.
+    pub fn folder(&self) -> &Path {
+        self.dir.path()
+    }
+
     pub fn root(&self) -> PathBuf {
         self.dir.path().join("root")
     }
 
     pub fn runtime(&self) -> PathBuf {
-        self.dir.path().join("runtime")
+        self.runtime.clone()
     }
 
     pub fn database(&self) -> PathBuf {
@@ -160,16 +177,16 @@ impl Place {
         assert!(self.server.is_none(), "one at a time");
         let log = fs::OpenOptions::new().create(true).append(true).open(&self.log).expect("opens");
         let mut child = command.arg("serve").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).spawn().expect("spawns");
-        let stdout = child.stdout.take().expect("piped");
+        let mut stdout = BufReader::new(child.stdout.take().expect("piped"));
         let mut line = String::new();
-        BufReader::new(stdout).read_line(&mut line).expect("text");
+        stdout.read_line(&mut line).expect("text");
         let port = line.trim().trim_end_matches('/').rsplit(':').next().and_then(|port| port.parse().ok());
         let Some(port) = port else {
             let _ended = child.kill();
             let _ended = child.wait();
             panic!("the server did not come up: {line:?}\n{}", fs::read_to_string(&self.log).unwrap_or_default());
         };
-        self.server = Some(RunningServer { child, port });
+        self.server = Some(RunningServer { child, stdout, port });
     }
 
     /// `kill -9`.
@@ -181,9 +198,40 @@ impl Place {
 
     /// SIGTERM; the exit code.
     pub fn stop_server(&mut self) -> i32 {
+        self.stop_server_and_listen().0
+    }
+
+    /// SIGTERM; the exit code, and what it said on standard output after its address.
+    pub fn stop_server_and_listen(&mut self) -> (i32, String) {
         let mut server = self.server.take().expect("a server runs");
         signal(server.child.id(), "TERM");
-        server.child.wait().expect("ours").code().expect("it ends by itself")
+        let code = server.child.wait().expect("ours").code().expect("it ends by itself");
+        let mut said = String::new();
+        server.stdout.read_to_string(&mut said).expect("text");
+        (code, said)
+    }
+
+    /// Runs `serve` with one more variable, which must refuse; what it said on standard error.
+    pub fn refused_server(&self, variable: (&str, &str)) -> String {
+        let mut command = self.command();
+        command.env(variable.0, variable.1);
+        let spawned = command.arg("serve").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
+        let mut child = spawned.expect("spawns");
+        let deadline = Instant::now() + DEADLINE;
+        let status = loop {
+            if let Some(status) = child.try_wait().expect("ours") {
+                break status;
+            }
+            if Instant::now() > deadline {
+                let _ended = child.kill();
+                panic!("it serves, but should have refused");
+            }
+            thread::sleep(Duration::from_millis(2));
+        };
+        let mut said = String::new();
+        child.stderr.take().expect("piped").read_to_string(&mut said).expect("text");
+        assert_eq!(status.code(), Some(1), "{said}");
+        said
     }
 
     pub fn restart_server(&mut self) {
@@ -201,6 +249,11 @@ impl Place {
 
     /// A request with any method, headers and body.
     pub fn request(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Option<&str>) -> Answer {
+        self.try_request(method, path, headers, body).expect("an answer")
+    }
+
+    /// The same; `None` where the server is gone or goes meanwhile.
+    pub fn try_request(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Option<&str>) -> Option<Answer> {
         let mut request = ureq::http::Request::builder().method(method).uri(format!("http://127.0.0.1:{}{path}", self.port()));
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -212,16 +265,16 @@ impl Place {
             .build();
         let agent = ureq::Agent::new_with_config(config);
         let request = request.body(body.unwrap_or_default().to_owned()).expect("a request");
-        let mut response = agent.run(request).expect("an answer");
+        let mut response = agent.run(request).ok()?;
         let headers = response
             .headers()
             .iter()
             .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned()))
             .collect();
         let status = response.status().as_u16();
-        let text = response.body_mut().with_config().limit(64 << 20).read_to_string().expect("text");
+        let text = response.body_mut().with_config().limit(64 << 20).read_to_string().ok()?;
         let body = serde_json::from_str(&text).unwrap_or(Value::String(text));
-        Answer { status, body, headers }
+        Some(Answer { status, body, headers })
     }
 
     pub fn get(&self, path: &str) -> Answer {
@@ -235,6 +288,46 @@ impl Place {
 
     pub fn act(&self, action: &str) -> Answer {
         self.post(&format!("/api/pipeline/{action}"), json!({}))
+    }
+
+    /// A raw connection to the server.
+    pub fn wire(&self) -> wire::Wire {
+        wire::Wire::open(self.port())
+    }
+
+    /// A client command against this place's server: exit code, stdout, stderr.
+    pub fn client(&self, args: &[&str]) -> (i32, String, String) {
+        let output = self.command().args(args).stdin(Stdio::null()).output().expect("the binary runs");
+        let text = |bytes| String::from_utf8(bytes).expect("text");
+        (output.status.code().expect("an exit code"), text(output.stdout), text(output.stderr))
+    }
+
+    /// The server's threads, as the kernel counts them.
+    pub fn server_threads(&self) -> usize {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.server_pid())).expect("the server is alive");
+        let count = status.lines().find_map(|line| line.strip_prefix("Threads:")).expect("it tells its threads");
+        count.trim().parse().expect("a number")
+    }
+
+    /// What no refused request may change: state, version, and how many runs there are. The database and the API say the same.
+    pub fn footprint(&self) -> (String, i64, i64) {
+        let row = "SELECT state, version, (SELECT count(*) FROM pipeline_runs) FROM pipeline_state";
+        until("the database says what the API says", || {
+            let stored: (String, i64, i64) =
+                self.sql().query_row(row, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).expect("the row");
+            let told = self.pipeline();
+            Some(stored).filter(|stored| told["state"] == stored.0.as_str() && told["version"] == stored.1)
+        })
+    }
+
+    /// Waits for the last that is recorded of a run: what it used, which comes after its end.
+    pub fn until_settled(&self, run_id: i64) {
+        until_true("the run is over and its use recorded", || self.run(run_id)["cpu_user_ms"].is_u64());
+    }
+
+    /// Everything that the servers here have said.
+    pub fn server_log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
     }
 
     /// The `pipeline` of `GET /api/pipeline`.
@@ -268,8 +361,12 @@ impl Place {
 
     /// The text of every line of the pipeline's log.
     pub fn lines(&self) -> Vec<String> {
+        self.lines_since(&mut 0)
+    }
+
+    /// The text of every line after the cursor `since`, which is moved on.
+    pub fn lines_since(&self, since: &mut u64) -> Vec<String> {
         let mut lines = Vec::new();
-        let mut since = 0;
         loop {
             let page = self.get(&format!("/api/logs?since={since}&limit=5000")).ok();
             let new = page["lines"].as_array().expect("a list");
@@ -277,7 +374,7 @@ impl Place {
                 return lines;
             }
             lines.extend(new.iter().map(|line| line["line"].as_str().expect("text").to_owned()));
-            since = page["next"].as_u64().expect("a number");
+            *since = page["next"].as_u64().expect("a number");
         }
     }
 
@@ -396,13 +493,8 @@ impl Drop for Place {
             let _ended = server.child.wait();
         }
         // Shims first, so that none of them sees the others' end as something to write down.
-        let mark = format!("{}\0", self.run_dir(1).parent().expect("runs").display());
-        for pid in pids() {
-            let cmdline = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            let text = String::from_utf8_lossy(&cmdline).into_owned();
-            if text.contains("\0shim\0") && text.contains(mark.trim_end_matches('\0')) {
-                signal(pid, "KILL");
-            }
+        for pid in self.shims() {
+            signal(pid, "KILL");
         }
         for pid in self.processes() {
             signal(pid, "KILL");
@@ -476,6 +568,24 @@ pub fn processes_with(mark: &str) -> BTreeSet<u32> {
     let mut pids = pids();
     pids.retain(|pid| is_of_a_run(&fs::read(format!("/proc/{pid}/environ")).unwrap_or_default()) && is_alive(*pid));
     pids.into_iter().collect()
+}
+
+/// An object's keys are these and no others.
+pub fn assert_keys(object: &Value, keys: &[&str]) {
+    let found: BTreeSet<&str> = object.as_object().expect("an object").keys().map(String::as_str).collect();
+    assert_eq!(found, keys.iter().copied().collect(), "in {object}");
+}
+
+/// Null, or a time as the contract writes it.
+pub fn assert_time(value: &Value) {
+    let Some(text) = value.as_str() else { return assert!(value.is_null(), "{value} is no time") };
+    let form: String = text.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
+    assert_eq!(form, "0000-00-00T00:00:00.000Z", "{text}");
+}
+
+/// The values of the keys, in order.
+pub fn values(object: &Value, keys: &[&str]) -> Value {
+    keys.iter().map(|key| object[key].clone()).collect()
 }
 
 /// Scripts that every place has.

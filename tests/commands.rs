@@ -1,0 +1,233 @@
+//! The client commands against the real server: what they print, how they exit, and that a follower outlives a killed server.
+
+mod support;
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Child, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread;
+
+use serde_json::{Value, json};
+use support::{DEADLINE, Place, signal, until, until_true};
+
+fn json_of(text: &str) -> Value {
+    assert_eq!(text.matches('\n').count(), 1, "one document, one line: {text:?}");
+    serde_json::from_str(text).unwrap_or_else(|error| panic!("{error} in {text:?}"))
+}
+
+#[test]
+fn a_life_by_the_command_line() {
+    let place = Place::serving("sleep.sh");
+    let ok = |args: &[&str]| {
+        let (code, out, err) = place.client(args);
+        assert_eq!((code, err.as_str()), (0, ""), "{args:?}: {out}");
+        out
+    };
+    let refused = |action: &str, state: &str| {
+        let sentence = format!("autoappdev: cannot {action} when {state}\n");
+        assert_eq!(place.client(&[action]), (3, String::new(), sentence.clone()));
+        let (code, out, err) = place.client(&[action, "--json"]);
+        assert_eq!((code, json_of(&out)["error"].as_str(), err), (3, Some("invalid_transition"), sentence));
+    };
+    assert_eq!(ok(&["status"]), "stopped  no run yet  sleep.sh\n");
+    assert_eq!(ok(&["runs"]), "no run yet\n");
+    assert_eq!(ok(&["logs"]), "");
+    for action in ["pause", "resume", "stop"] {
+        refused(action, "stopped");
+    }
+    let started = ok(&["start"]);
+    let pid = place.pipeline()["pid"].to_string();
+    assert_eq!(started, format!("running  run 1  pid {pid}\n"));
+    assert!(ok(&["status"]).starts_with(&format!("running  run 1  pid {pid}  sleep.sh  since ")));
+    refused("start", "running");
+    refused("resume", "running");
+    assert_eq!(ok(&["pause"]), "paused  run 1\n");
+    refused("pause", "paused");
+    assert_eq!(json_of(&ok(&["status", "--json"])), place.get("/api/pipeline").ok());
+    assert_eq!(json_of(&ok(&["resume", "--json"]))["state"], "running");
+    place.until_line("ready");
+    assert_eq!(ok(&["logs"]), "ready\n");
+    assert!(ok(&["logs", "-n", "1", "--timestamps"]).ends_with("Z stdout ready\n"));
+    assert_eq!(json_of(&ok(&["logs", "--json"])), place.get("/api/logs/tail?lines=200").ok());
+    assert_eq!(ok(&["stop", "--now"]), "stopped  run 1\n");
+    assert!(ok(&["status"]).starts_with("stopped  run 1  sleep.sh  stopped on request (SIG"));
+    let runs = ok(&["runs"]);
+    assert!(runs.lines().count() == 2 && runs.contains("sleep.sh  stopped on request (SIG"), "{runs}");
+    assert!(ok(&["runs", "1"]).contains("spawned  stopped -> running  (request)"));
+    assert_eq!(json_of(&ok(&["runs", "--json"])), place.get("/api/runs?limit=20").ok());
+    assert!(ok(&["logs", "--source", "backend"]).contains("listening on"));
+}
+
+#[test]
+fn what_goes_wrong_has_its_exit_code() {
+    let mut place = Place::new();
+    place.start_server();
+    place.script("broken.sh", "#!/no/such/interpreter\n");
+    // 1: the server says no for another reason than the state.
+    for (args, word) in [
+        (&["start", "nowhere.sh"][..], "script_not_found"),
+        (&["start", "../x"], "script_outside_root"),
+        (&["start"], "invalid_script"),
+        (&["start", "sleep.sh", "--cwd", "nowhere"], "invalid_body"),
+        (&["start", "sleep.sh", "--env", "AUTOAPPDEV_X=1"], "invalid_body"),
+        (&["start", "broken.sh"], "spawn_failed"),
+        (&["runs", "4711"], "not_found"),
+    ] {
+        let (code, out, err) = place.client(args);
+        assert_eq!((code, out.as_str()), (1, ""), "{args:?}: {err}");
+        assert!(err.starts_with("autoappdev: ") && err.lines().count() == 1, "{err}");
+        let (code, out, _) = place.client(&[args, &["--json"]].concat());
+        assert_eq!((code, json_of(&out)["error"].as_str()), (1, Some(word)), "{args:?}");
+    }
+    // 2: wrong usage reaches no server.
+    let before = place.footprint();
+    for args in [
+        &["start", "a", "b"][..],
+        &["stop", "--grace", "x"],
+        &["logs", "-n", "5001"],
+        &["--url", "ftp://x", "status"],
+        &["nonsense"],
+    ] {
+        let (code, out, err) = place.client(args);
+        assert_eq!((code, out.as_str()), (2, ""), "{args:?}: {err}");
+    }
+    assert_eq!(place.footprint(), before);
+    // 4: nobody is there, or nobody any more.
+    place.start_with(json!({"script": "sleep.sh"}));
+    for how in ["killed", "stopped"] {
+        if how == "killed" {
+            place.kill_server();
+        } else {
+            place.start_server();
+            assert_eq!(place.stop_server(), 0);
+        }
+        for args in [&["status"][..], &["stop"], &["logs", "-f"], &["runs", "--json"]] {
+            let (code, out, err) = place.client(args);
+            assert_eq!((code, out.as_str()), (4, ""), "{args:?} with a {how} server: {err}");
+            assert!(err.contains("no server answers at http://127.0.0.1:"), "{err}");
+        }
+    }
+    // And with a server again everything is as it was.
+    place.start_server();
+    assert!(place.client(&["status"]).1.starts_with("running  run "), "the pipeline went on");
+}
+
+#[test]
+fn arguments_reach_the_script_as_they_were_typed() {
+    let place = Place::serving("show.sh");
+    place.script("show.sh", "#!/bin/bash\nprintf '<%s>' \"$@\" \"$COLOUR\" \"$PWD\"\necho\n");
+    fs::create_dir(place.root().join("a folder")).expect("creates");
+    let (code, _, err) = place.client(&[
+        "start",
+        "--cwd",
+        "a folder",
+        "--env",
+        "COLOUR=a=b c",
+        "--",
+        "-v",
+        "",
+        "a b",
+        "*",
+        "$HOME",
+        "ä\n\\",
+        "--json",
+    ]);
+    assert_eq!(code, 0, "{err}");
+    place.until_state("stopped");
+    let folder = place.root().canonicalize().expect("there").join("a folder");
+    let expected = format!("<-v><><a b><*><$HOME><ä\n\\><--json><a=b c><{}>\n", folder.display());
+    until_true("all of it is told", || place.client(&["logs"]).1 == expected);
+}
+
+/// `logs -f` with its lines; killed when dropped.
+struct Follower {
+    child: Child,
+    lines: Receiver<String>,
+    warnings: Receiver<String>,
+}
+
+impl Follower {
+    fn start(place: &Place, args: &[&str]) -> Self {
+        let mut command = place.command();
+        let mut child =
+            command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it runs");
+        let lines = received(child.stdout.take().expect("piped"));
+        let warnings = received(child.stderr.take().expect("piped"));
+        Self { child, lines, warnings }
+    }
+
+    fn next(&self) -> String {
+        self.lines.recv_timeout(DEADLINE).expect("a line")
+    }
+}
+
+fn received(stream: impl Read + Send + 'static) -> Receiver<String> {
+    let (send, lines) = channel();
+    thread::spawn(move || BufReader::new(stream).lines().map_while(Result::ok).try_for_each(|line| send.send(line)));
+    lines
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        let _ended_already = self.child.kill();
+        let _reaped = self.child.wait();
+    }
+}
+
+#[test]
+fn a_follower_loses_no_line_and_repeats_none_when_the_server_is_killed() {
+    let mut place = Place::serving("count.sh");
+    place.start();
+    place.until_line("line 0");
+    let mut follower = Follower::start(&place, &["logs", "-f", "-n", "5000"]);
+    let mut read = 0;
+    let mut follow = |until: usize| {
+        while read < until {
+            assert_eq!(follower.next(), format!("line {read}"));
+            read += 1;
+        }
+    };
+    follow(20);
+    for _ in 0..4 {
+        // The script goes on counting while nobody serves; the port is another one each time.
+        place.kill_server();
+        let warning = follower.warnings.recv_timeout(DEADLINE);
+        assert_eq!(warning.as_deref(), Ok("autoappdev: connection lost; trying again"));
+        place.start_server();
+        // Further than it can have come before: these lines are the new server's to tell.
+        follow(place.lines().len() + 20);
+    }
+    place.act("stop").ok();
+    let all = place.lines();
+    follow(all.len());
+    assert_eq!(all.last(), Some(&format!("line {}", all.len() - 1)));
+    signal(follower.child.id(), "INT");
+    let code = until("it ends by Ctrl-C", || follower.child.try_wait().expect("ours")).code();
+    assert_eq!(code, Some(0));
+    assert_eq!(follower.lines.recv_timeout(DEADLINE), Err(RecvTimeoutError::Disconnected), "no line more");
+}
+
+#[test]
+fn a_damaged_line_of_the_log_is_shown_and_ends_nothing() {
+    let place = Place::serving("exit.sh");
+    let (_, run_id) = place.start();
+    place.until_settled(run_id);
+    let segments = fs::read_dir(place.run_dir(run_id).join("log")).expect("there").map(|entry| entry.expect("there").path());
+    let last = segments.max().expect("a segment");
+    // What a shim leaves that is killed in the middle of a write, and what a failing disk leaves.
+    fs::OpenOptions::new().append(true).open(&last).expect("ours").write_all(b"torn \xff\n2026-01").expect("writes");
+    place.start();
+    let run_2 =
+        |place: &Place| place.get("/api/logs").ok()["lines"].as_array().expect("a list").iter().any(|it| it["run_id"] == 2);
+    until_true("the next run has spoken", || run_2(&place));
+    let lines = place.get("/api/logs").ok()["lines"].take();
+    let damaged = lines.as_array().expect("a list").iter().filter(|line| line["ts"].is_null()).count();
+    assert_eq!(damaged, 2, "{lines}");
+    let shown = (0, "ready\ntorn \u{fffd}\n2026-01\nready\n".to_owned(), String::new());
+    assert_eq!(place.client(&["logs"]), shown);
+    let (code, out, err) = place.client(&["logs", "--timestamps"]);
+    assert_eq!((code, out.lines().count(), err.as_str()), (0, 4, ""), "{out}");
+    let follower = Follower::start(&place, &["logs", "-f"]);
+    assert_eq!([follower.next(), follower.next(), follower.next(), follower.next()].join("\n") + "\n", shown.1);
+}

@@ -1,0 +1,252 @@
+//! The shim is killed or stopped: the run is lost or silent, nothing of it stays behind, and no second one is started.
+
+mod support;
+
+use std::fs;
+use std::io::Read;
+
+use autoappdev::run_dir::Command;
+use serde_json::{Value, json};
+use support::{Place, is_alive, letter, signal, until_true};
+
+/// A server with a run of a whole tree: double-forked ones, sessions of their own, one that ignores TERM.
+fn with_a_tree() -> (Place, u32, i64) {
+    let place = Place::serving("tree.sh");
+    let (pid, run_id) = place.start();
+    place.until_line("stubborn");
+    until_true("the whole tree is there", || place.processes().len() >= 9);
+    (place, pid, run_id)
+}
+
+/// The run is lost, says so in words, has left nothing, and another one can be started.
+fn assert_lost(place: &Place, run_id: i64, before: &std::collections::BTreeSet<u32>) {
+    let pipeline = place.until_state("stopped");
+    assert_eq!((&pipeline["status"], &pipeline["run_id"]), (&json!("lost"), &json!(run_id)));
+    let run = place.run(run_id);
+    let why = run["error"].as_str().expect("a sentence");
+    assert!(why.contains("shim") && why.contains("killed") && why.contains("nothing of it is alive"), "{why}");
+    assert_eq!(pipeline["error"], run["error"]);
+    assert_eq!((&run["exit_code"], &run["signal"]), (&Value::Null, &Value::Null), "nobody can know");
+    let lost = place.event(run_id, "lost");
+    assert_eq!((&lost["to_state"], &lost["cause"]), (&json!("stopped"), &json!("recovery")));
+    assert_eq!((&lost["at"], &lost["detail"]), (&run["stopped_at"], &run["error"]));
+    let alive: Vec<_> = before.iter().filter(|&&pid| is_alive(pid)).collect();
+    assert!(alive.is_empty(), "{alive:?} are alive");
+    assert!(!place.runtime().join("PAUSE").exists(), "the PAUSE file is gone");
+    assert_eq!(place.until_all_agree(), "stopped");
+    assert_eq!(place.degraded(), None);
+
+    let (_, next) = place.start_with(json!({"script": "sleep.sh"}));
+    assert_eq!(next, run_id + 1);
+    assert_eq!(place.until_all_agree(), "running");
+    place.post("/api/pipeline/stop", json!({"grace_s": 0})).ok();
+}
+
+#[test]
+fn shim_killed_while_running_loses_the_run_and_leaves_nothing() {
+    let (place, _, run_id) = with_a_tree();
+    let before = place.processes();
+    signal(place.shim_pid(run_id), "KILL");
+    assert_lost(&place, run_id, &before);
+}
+
+#[test]
+fn server_and_shim_killed_together_loses_the_run_and_leaves_nothing() {
+    let (mut place, pid, run_id) = with_a_tree();
+    let before = place.processes();
+    place.kill_server();
+    signal(place.shim_pid(run_id), "KILL");
+    place.until_no_shim();
+    assert!(is_alive(pid), "it goes on without anybody");
+    place.start_server();
+    assert_eq!(place.state(), "stopped", "known before the first answer");
+    assert_lost(&place, run_id, &before);
+}
+
+#[test]
+fn shim_killed_while_paused_loses_the_run_and_removes_the_pause_file() {
+    let (place, _, run_id) = with_a_tree();
+    place.act("pause").ok();
+    let before = place.processes();
+    assert!(place.runtime().join("PAUSE").exists());
+    signal(place.shim_pid(run_id), "KILL");
+    assert_lost(&place, run_id, &before);
+}
+
+#[test]
+fn server_and_shim_killed_while_paused_leaves_nothing() {
+    let (mut place, _, run_id) = with_a_tree();
+    place.act("pause").ok();
+    let before = place.processes();
+    place.kill_server();
+    signal(place.shim_pid(run_id), "KILL");
+    place.until_no_shim();
+    assert!(before.iter().all(|&pid| letter(pid) == Some('T')));
+    assert!(place.runtime().join("PAUSE").exists());
+    place.start_server();
+    assert_lost(&place, run_id, &before);
+}
+
+#[test]
+fn shim_killed_while_pausing_leaves_nothing() {
+    let (mut place, pid, run_id) = with_a_tree();
+    let before = place.processes();
+    place.kill_server();
+    // As in the middle of a pause: some are stopped, some are not, and no fact was written.
+    signal(place.shim_pid(run_id), "STOP");
+    for &some in before.iter().step_by(2).chain([&pid]) {
+        signal(some, "STOP");
+    }
+    until_true("the leader is stopped", || letter(pid) == Some('T'));
+    signal(place.shim_pid(run_id), "KILL");
+    place.until_no_shim();
+    assert!(place.facts(run_id, "paused").is_empty());
+    place.start_server();
+    assert_lost(&place, run_id, &before);
+}
+
+#[test]
+fn shim_killed_during_the_grace_leaves_nothing() {
+    let (place, _, run_id) = with_a_tree();
+    let before = place.processes();
+    let mut asked = place.shoot("/api/pipeline/stop", r#"{"grace_s": 3000}"#);
+    until_true("the stop is recorded", || place.events(run_id).iter().any(|event| event["kind"] == "stopping"));
+    signal(place.shim_pid(run_id), "KILL");
+    place.until_state("stopped");
+    let mut buffer = [0; 12];
+    asked.read_exact(&mut buffer).expect("an answer");
+    assert_eq!(&buffer, b"HTTP/1.1 200", "who asked for the end gets it");
+    assert_lost(&place, run_id, &before);
+}
+
+#[test]
+fn shim_killed_during_a_pause_answers_who_asked() {
+    let (place, _, run_id) = with_a_tree();
+    let before = place.processes();
+    // It is stopped, so the pause is under way when it is killed.
+    signal(place.shim_pid(run_id), "STOP");
+    let mut asked = place.shoot("/api/pipeline/pause", "{}");
+    until_true("the pause is under way", || place.pipeline()["pending"] == "pause");
+    signal(place.shim_pid(run_id), "KILL");
+    let mut buffer = [0; 12];
+    asked.read_exact(&mut buffer).expect("an answer");
+    assert_eq!(&buffer, b"HTTP/1.1 409");
+    assert_lost(&place, run_id, &before);
+}
+
+#[test]
+fn shim_killed_before_exited_was_written_loses_the_run() {
+    let (place, pid, run_id) = with_a_tree();
+    let before = place.processes();
+    signal(place.shim_pid(run_id), "STOP");
+    signal(pid, "KILL");
+    until_true("the leader has ended, and only the kernel knows how", || letter(pid) == Some('Z'));
+    assert_eq!(place.state(), "running");
+    signal(place.shim_pid(run_id), "KILL");
+    assert_lost(&place, run_id, &before);
+}
+
+#[test]
+fn shim_stopped_while_it_is_asked_degrades_health_until_it_goes_on() {
+    let (place, pid, run_id) = with_a_tree();
+    assert_eq!(place.degraded(), None);
+    let shim = place.shim_pid(run_id);
+    signal(shim, "STOP");
+    let _answered_later = place.shoot("/api/pipeline/pause", "{}");
+    until_true("health says so", || place.degraded().is_some());
+    let why = place.degraded().expect("a sentence");
+    assert!(why.contains("shim") && why.contains("does not answer"), "{why}");
+    assert_eq!(place.get("/api/health").ok()["ok"], true, "the server itself is well");
+    let pipeline = place.pipeline();
+    assert_eq!((&pipeline["state"], &pipeline["pid"]), (&json!("running"), &json!(pid)), "as it was");
+    let refused = place.act("start");
+    assert_eq!((refused.status, refused.error()), (409, "invalid_transition"), "{}", refused.body);
+
+    signal(shim, "CONT");
+    place.until_state("paused");
+    until_true("all is well again", || place.degraded().is_none());
+    assert_eq!(place.until_all_agree(), "paused");
+    place.act("resume").ok();
+    assert_eq!(place.until_all_agree(), "running");
+}
+
+#[test]
+fn silent_shim_degrades_health_and_is_never_doubled() {
+    let (mut place, pid, run_id) = with_a_tree();
+    let shim = place.shim_pid(run_id);
+    place.kill_server();
+    signal(shim, "STOP");
+    until_true("the shim is stopped", || letter(shim) == Some('T'));
+    place.start_server();
+    let pipeline = place.pipeline();
+    assert_eq!((&pipeline["state"], &pipeline["pid"]), (&json!("running"), &json!(pid)), "as it is stored");
+    until_true("health says so", || place.degraded().is_some_and(|why| why.contains("shim")));
+    assert_eq!(place.act("start").status, 409);
+    // A second server that takes over from the first one finds the same.
+    place.restart_server();
+    assert_eq!(place.state(), "running");
+    assert_eq!(place.act("start").status, 409);
+    until_true("health says so again", || place.degraded().is_some());
+    // The leader ends, and nobody can say so.
+    signal(pid, "KILL");
+    until_true("the leader has ended", || letter(pid) == Some('Z'));
+    assert_eq!(place.state(), "running");
+    assert_eq!(place.shims().len(), 1, "no second run was started");
+    assert_eq!(place.get("/api/runs").ok()["runs"].as_array().map(Vec::len), Some(1));
+
+    signal(shim, "CONT");
+    place.until_state("stopped");
+    until_true("all is well again", || place.degraded().is_none());
+    let run = place.run(run_id);
+    assert_eq!((&run["status"], &run["signal"]), (&json!("failed"), &json!(9)));
+    assert_eq!(place.until_all_agree(), "stopped");
+    place.start();
+    assert_eq!(place.until_all_agree(), "running");
+}
+
+#[test]
+fn command_of_a_dead_server_to_a_silent_shim_is_done_once_it_goes_on() {
+    let (mut place, _, run_id) = with_a_tree();
+    let shim = place.shim_pid(run_id);
+    place.kill_server();
+    signal(shim, "STOP");
+    until_true("the shim is stopped", || letter(shim) == Some('T'));
+    place.tell_shim(run_id, &Command::Pause { tag: 1 });
+    place.start_server();
+    assert_eq!(place.state(), "running");
+    signal(shim, "CONT");
+    place.until_state("paused");
+    assert_eq!(place.until_all_agree(), "paused");
+}
+
+#[test]
+fn shim_killed_after_exited_keeps_the_exit_status() {
+    let mut place = Place::serving("until-go.sh");
+    let (_, run_id) = place.start();
+    place.kill_server();
+    fs::write(place.root().join("go"), "").expect("writes");
+    let exited = place.until_fact(run_id, "exited");
+    place.until_no_shim();
+    // As if it had been killed between the two.
+    let path = place.run_dir(run_id).join("journal.jsonl");
+    let text = fs::read_to_string(&path).expect("a journal");
+    let cut: String = text.lines().filter(|line| !line.contains("\"usage\"")).flat_map(|line| [line, "\n"]).collect();
+    assert_ne!(cut, text);
+    fs::write(&path, cut).expect("writes");
+    place.start_server();
+    let run = place.run(run_id);
+    assert_eq!((&run["status"], &run["exit_code"], &run["stopped_at"]), (&json!("failed"), &json!(7), &exited["at"]));
+    assert_eq!((&run["cpu_user_ms"], &run["max_rss_kb"]), (&Value::Null, &Value::Null), "nobody can know");
+}
+
+#[test]
+fn shim_stopped_while_nothing_is_asked_degrades_health() {
+    let (place, pid, run_id) = with_a_tree();
+    let shim = place.shim_pid(run_id);
+    signal(shim, "STOP");
+    until_true("health says so", || place.degraded().is_some_and(|why| why.contains("shim")));
+    assert_eq!((place.state().as_str(), &place.pipeline()["pid"]), ("running", &json!(pid)));
+    signal(shim, "CONT");
+    until_true("all is well again", || place.degraded().is_none());
+    assert_eq!(place.until_all_agree(), "running");
+}

@@ -1,0 +1,372 @@
+//! The server as a program: its end, its neighbours, its files, its binary, its database.
+
+mod support;
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use support::{Place, is_alive, signal, until_true};
+
+/// Far more than the second that a stop may take, far less than the minute that a long poll would.
+const STOP_DEADLINE: Duration = Duration::from_secs(20);
+
+const BINARY: &str = env!("CARGO_BIN_EXE_autoappdev");
+
+#[test]
+fn sigterm_ends_the_server_and_the_pipeline_goes_on() {
+    let mut place = Place::serving("sleep.sh");
+    let (code, said) = place.stop_server_and_listen();
+    assert_eq!((code, said.as_str()), (0, "autoappdev has stopped; no pipeline was running\n"));
+    place.start_server();
+    let (pid, run_id) = place.start();
+    for state in ["running", "paused"] {
+        let (code, said) = place.stop_server_and_listen();
+        assert_eq!(code, 0);
+        assert_eq!(said, format!("pipeline run {run_id} goes on; `autoappdev serve` picks it up again\n"));
+        assert!(is_alive(pid));
+        assert!(!place.runtime().join("server.json").exists(), "nobody is told to go where nobody is");
+        place.start_server();
+        assert_eq!(place.until_all_agree(), state);
+        assert_eq!(place.pipeline()["pid"], pid);
+        if state == "running" {
+            place.act("pause").ok();
+        }
+    }
+}
+
+#[test]
+fn sigterm_under_load_ends_the_server_and_answers_who_waits() {
+    let mut place = Place::serving("count.sh");
+    let (pid, _) = place.start();
+    let version = place.pipeline()["version"].as_u64().expect("a number");
+    // Who waits a minute for news.
+    let port = place.port();
+    let mut waiting: Vec<TcpStream> = (0..4)
+        .map(|_| {
+            let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("connects");
+            stream.set_read_timeout(Some(support::DEADLINE)).expect("ours");
+            let request = format!("GET /api/pipeline?after={version}&wait=60 HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n");
+            stream.write_all(request.as_bytes()).expect("sends");
+            stream
+        })
+        .collect();
+    until_true("all of their requests were read", || unread_bytes(port) == 0);
+    let answered = AtomicU32::new(0);
+    let server = place.server_pid();
+    let took = thread::scope(|scope| {
+        for n in 0..8 {
+            let (place, answered) = (&place, &answered);
+            let path = ["/api/pipeline", "/api/logs?limit=50", "/api/runs", "/api/health"][n % 4];
+            scope.spawn(move || {
+                while place.try_request("GET", path, &[], None).is_some_and(|answer| answer.status == 200) {
+                    answered.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        until_true("the load is there", || answered.load(Ordering::Relaxed) > 200);
+        let began = Instant::now();
+        signal(server, "TERM");
+        until_true("the server has ended", || !is_alive(server));
+        began.elapsed()
+    });
+    assert!(took < STOP_DEADLINE, "it took {took:?}");
+    let (code, said) = place.stop_server_and_listen();
+    assert_eq!(code, 0);
+    assert!(said.starts_with("pipeline run 1 goes on"), "{said}");
+    for stream in &mut waiting {
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer, then the end");
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("\"state\":\"running\""), "{answer:?}");
+    }
+    assert!(is_alive(pid));
+    place.start_server();
+    assert_eq!(place.until_all_agree(), "running");
+}
+
+/// What has arrived for this port's connections and was not read yet (`proc_net(5)`: the local address, then `rx_queue`).
+fn unread_bytes(port: u16) -> u64 {
+    let local = format!(":{port:04X}");
+    let table = fs::read_to_string("/proc/net/tcp").expect("/proc is mounted");
+    let rows = table.lines().skip(1).map(|line| line.split_ascii_whitespace().collect::<Vec<_>>());
+    rows.filter(|row| row[1].ends_with(&local))
+        .map(|row| u64::from_str_radix(row[4].split_once(':').expect("two queues").1, 16).expect("hex"))
+        .sum()
+}
+
+#[test]
+fn sigterm_in_the_middle_of_a_stop_leaves_the_rest_to_the_shim() {
+    let mut place = Place::serving("stubborn.sh");
+    let (pid, run_id) = place.start();
+    place.until_line("ready");
+    let mut asked = place.shoot("/api/pipeline/stop", r#"{"grace_s": 1}"#);
+    place.until_fact(run_id, "stopping");
+    assert_eq!(place.stop_server(), 0);
+    let mut answer = String::new();
+    asked.read_to_string(&mut answer).expect("an answer");
+    assert!(answer.starts_with("HTTP/1.1 503"), "who asked is told that it is not so yet: {answer:?}");
+    place.until_fact(run_id, "exited");
+    place.until_no_shim();
+    assert!(!is_alive(pid));
+    place.start_server();
+    assert_eq!(place.run(run_id)["status"], "stopped");
+}
+
+#[test]
+fn second_server_on_a_runtime_directory_is_refused() {
+    let place = Place::serving("sleep.sh");
+    let (pid, _) = place.start();
+    let said = place.refused_server(("AUTOAPPDEV_PORT", "0"));
+    assert!(said.contains(&place.server_pid().to_string()), "{said}");
+    assert!(said.contains(&format!("http://127.0.0.1:{}/", place.port())), "{said}");
+    assert!(said.contains(&*place.runtime().to_string_lossy()) && said.contains("AUTOAPPDEV_RUNTIME_DIR"), "{said}");
+    assert_eq!(place.pipeline()["pid"], pid);
+    assert_eq!(place.until_all_agree(), "running");
+}
+
+#[test]
+fn port_in_use_is_a_clear_error() {
+    let place = Place::new();
+    let taken = TcpListener::bind("127.0.0.1:0").expect("binds");
+    let port = taken.local_addr().expect("bound").port().to_string();
+    let said = place.refused_server(("AUTOAPPDEV_PORT", &port));
+    assert!(said.contains(&format!("127.0.0.1:{port}")) && said.contains("AUTOAPPDEV_PORT"), "{said}");
+}
+
+#[test]
+fn restarts_at_once_on_the_same_port_and_directory() {
+    let mut place = Place::serving("sleep.sh");
+    let (pid, _) = place.start();
+    let port = place.port();
+    place.set_env("AUTOAPPDEV_PORT", &port.to_string());
+    for _ in 0..10 {
+        // An open connection at the moment of the kill leaves its address behind for a while.
+        let mut client = TcpStream::connect(("127.0.0.1", port)).expect("connects");
+        client.write_all(format!("GET /api/pipeline HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n").as_bytes()).expect("sends");
+        client.read_exact(&mut [0; 12]).expect("an answer");
+        place.restart_server();
+        assert_eq!(place.port(), port);
+        assert_eq!(place.pipeline()["pid"], pid);
+    }
+    assert_eq!(place.until_all_agree(), "running");
+}
+
+#[test]
+fn long_runtime_path_with_spaces_and_umlauts_works_as_any_other() {
+    let name = format!("a dir/öäü 例/{}", "d".repeat(200));
+    let mut place = Place::with_runtime(&name);
+    assert!(place.runtime().as_os_str().len() > 200);
+    place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "tree.sh");
+    place.start_server();
+    let (pid, run_id) = place.start();
+    place.until_line("stubborn");
+    place.act("pause").ok();
+    place.restart_server();
+    assert_eq!(place.until_all_agree(), "paused");
+    assert_eq!(place.pipeline()["pid"], pid);
+    place.act("resume").ok();
+    place.post("/api/pipeline/stop", json!({"grace_s": 0.1})).ok();
+    assert_eq!(place.until_all_agree(), "stopped");
+    // And what it leaves behind is found by its path.
+    let (_, run_id) = (place.start(), run_id + 1);
+    until_true("the whole tree is there", || place.processes().len() >= 9);
+    signal(place.shim_pid(run_id), "KILL");
+    place.until_state("stopped");
+    assert!(place.processes().is_empty());
+}
+
+/// The path and mode of everything in a folder and of the folder itself.
+fn modes(path: &Path, found: &mut Vec<(String, u32)>) {
+    let meta = fs::symlink_metadata(path).expect("there");
+    found.push((path.display().to_string(), meta.permissions().mode() & 0o7777));
+    if meta.is_dir() {
+        for entry in fs::read_dir(path).expect("there") {
+            modes(&entry.expect("there").path(), found);
+        }
+    }
+}
+
+#[test]
+fn everything_in_the_runtime_directory_is_its_owners_only() {
+    let mut place = Place::serving("sleep.sh");
+    place.start_with(json!({"script": "exit.sh"}));
+    place.until_state("stopped");
+    place.start();
+    place.until_line("ready");
+    place.act("pause").ok();
+    place.restart_server();
+    let mut found = Vec::new();
+    modes(&place.runtime(), &mut found);
+    let names: Vec<&str> = found.iter().filter_map(|(path, _)| path.rsplit('/').next()).collect();
+    for name in ["autoappdev.db", "autoappdev.db-wal", "backend.log", "server.json", "PAUSE", "ctl.sock", "journal.jsonl", "lock"]
+    {
+        assert!(names.contains(&name), "{name} is not there: {names:?}");
+    }
+    let open: Vec<_> = found
+        .iter()
+        .filter(|(path, mode)| *mode != if Path::new(path).is_dir() { 0o700 } else { 0o600 })
+        .map(|(path, mode)| format!("{path}: {mode:o}"))
+        .collect();
+    assert!(open.is_empty(), "{open:#?}");
+}
+
+/// Puts a copy of the binary at `path`, by another process: no descriptor for writing is open in this one, which would keep it from
+/// being executed.
+fn install(path: &Path) {
+    let new = path.with_extension("new");
+    assert!(Command::new("cp").arg(BINARY).arg(&new).status().expect("runs").success());
+    fs::rename(new, path).expect("replaces");
+}
+
+#[test]
+fn server_restarted_from_a_replaced_binary_adopts_the_run() {
+    let mut place = Place::new();
+    place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh");
+    let binary = place.folder().join("autoappdev");
+    install(&binary);
+    place.start_server_with(place.command_of(&binary));
+    let (pid, run_id) = place.start();
+    install(&binary);
+    let exe = |pid: u32| fs::read_link(format!("/proc/{pid}/exe")).expect("alive").display().to_string();
+    assert!(exe(place.server_pid()).ends_with("(deleted)") && exe(place.shim_pid(run_id)).ends_with("(deleted)"));
+    place.kill_server();
+    place.start_server_with(place.command_of(&binary));
+    assert!(!exe(place.server_pid()).ends_with("(deleted)"));
+    assert_eq!(place.pipeline()["pid"], pid);
+    assert_eq!(place.until_all_agree(), "running");
+    place.act("pause").ok();
+    place.act("resume").ok();
+    place.post("/api/pipeline/stop", json!({"grace_s": 0.1})).ok();
+    assert_eq!(place.until_all_agree(), "stopped");
+}
+
+#[test]
+fn run_starts_although_the_binary_is_gone() {
+    let mut place = Place::new();
+    place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh");
+    let binary = place.folder().join("autoappdev");
+    install(&binary);
+    place.start_server_with(place.command_of(&binary));
+    fs::remove_file(&binary).expect("removes");
+    let (pid, _) = place.start();
+    place.until_line("ready");
+    assert_eq!(place.until_all_agree(), "running");
+    install(&binary);
+    place.kill_server();
+    place.start_server_with(place.command_of(&binary));
+    assert_eq!(place.pipeline()["pid"], pid);
+    assert_eq!(place.until_all_agree(), "running");
+}
+
+/// Makes a database that must be refused out of a good one.
+type Spoil = fn(&Place);
+
+const BAD_DATABASES: [(&str, Spoil, &str); 5] = [
+    (
+        "no database",
+        |place| fs::write(place.database(), "this is no database, but somebody's text\n").expect("writes"),
+        "damaged",
+    ),
+    ("damaged in the middle", |place| spoil_pages(&place.database()), "damaged"),
+    (
+        "newer",
+        |place| {
+            place.edit_database(
+                "INSERT INTO refinery_schema_history (version, name, applied_on, checksum)
+                 VALUES (99, 'the_future', '2030-01-01T00:00:00Z', '1')",
+            );
+        },
+        "newer version",
+    ),
+    ("another program's", |place| place.edit_database("PRAGMA application_id = 77"), "another program"),
+    ("a folder", |place| fs::create_dir(place.database()).expect("creates"), "folder"),
+];
+
+/// Overwrites all pages but the first.
+fn spoil_pages(path: &Path) {
+    let mut bytes = fs::read(path).expect("there");
+    bytes[4096..].fill(0x5a);
+    fs::write(path, bytes).expect("writes");
+}
+
+#[test]
+fn bad_database_is_refused_untouched_and_the_pipeline_goes_on() {
+    let mut place = Place::serving("sleep.sh");
+    let (pid, _) = place.start();
+    place.until_line("ready");
+    place.kill_server();
+    // All of it in one file, as a clean end leaves it.
+    place.edit_database("PRAGMA wal_checkpoint(TRUNCATE)");
+    let good = fs::read(place.database()).expect("there");
+    let aside = place.folder().join("aside");
+    place.move_database(&aside);
+    for (what, spoil, word) in BAD_DATABASES {
+        if what != "a folder" {
+            fs::write(place.database(), &good).expect("writes");
+        }
+        spoil(&place);
+        let before = fs::read(place.database()).ok();
+        let said = place.refused_server(("AUTOAPPDEV_PORT", "0"));
+        assert!(said.contains(&*place.database().to_string_lossy()), "{what}: it names the file: {said}");
+        assert!(said.contains(word), "{what}: {said}");
+        let advice = ["move it aside", "DATABASE_URL", "restore a backup"];
+        assert!(advice.iter().any(|advice| said.contains(advice)), "{what}: it says what to do: {said}");
+        assert_eq!(fs::read(place.database()).ok(), before, "{what}: untouched");
+        assert!(is_alive(pid) && place.shims().len() == 1, "{what}: the pipeline goes on");
+        place.move_database(&place.folder().join(what));
+    }
+    for file in fs::read_dir(&aside).expect("there").map(|entry| entry.expect("there").path()) {
+        fs::rename(&file, place.runtime().join(file.file_name().expect("a name"))).expect("moves");
+    }
+    place.start_server();
+    assert_eq!(place.pipeline()["pid"], pid);
+    assert_eq!(place.until_all_agree(), "running");
+}
+
+/// Runs a mode; its exit code and what it said.
+fn mode(place: &Place, mode: &str) -> (Option<i32>, String) {
+    let output = place.command().arg(mode).output().expect("runs");
+    let text = |bytes| String::from_utf8(bytes).expect("text");
+    (output.status.code(), text(output.stdout) + &text(output.stderr))
+}
+
+#[test]
+fn migrate_and_check_say_what_they_did() {
+    let mut place = Place::new();
+    fs::create_dir(place.runtime()).expect("creates");
+    let (code, said) = mode(&place, "check");
+    assert!(code == Some(1) && said.contains("no such file"), "{said}");
+    let (code, said) = mode(&place, "migrate");
+    assert!(code == Some(0) && said.contains("applied V1__"), "{said}");
+    let bytes = fs::read(place.database()).expect("there");
+    let (code, said) = mode(&place, "migrate");
+    assert!(code == Some(0) && said.contains("nothing to apply"), "{said}");
+    assert_eq!(fs::read(place.database()).expect("there"), bytes, "idempotent");
+    let (code, said) = mode(&place, "check");
+    assert!(code == Some(0) && said.contains("rolled back") && !said.contains("FAILED"), "{said}");
+
+    // Beside a live server too, which does not notice.
+    place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh");
+    place.start_server();
+    place.start();
+    let before = place.pipeline();
+    assert_eq!(mode(&place, "check").0, Some(0));
+    assert_eq!(mode(&place, "migrate").0, Some(0));
+    assert_eq!(place.pipeline(), before);
+    assert_eq!(place.until_all_agree(), "running");
+
+    place.kill_server();
+    place.edit_database("PRAGMA wal_checkpoint(TRUNCATE)");
+    spoil_pages(&place.database());
+    let (code, said) = mode(&place, "check");
+    assert!(code == Some(1) && said.contains("damaged"), "{said}");
+    let (code, said) = mode(&place, "migrate");
+    assert!(code == Some(1) && said.contains("damaged"), "{said}");
+}

@@ -1,0 +1,168 @@
+//! Looks at what a place is really like: its journals, its shims, its health, and whether all witnesses say the same.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::Write;
+use std::net::TcpStream;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use autoappdev::run_dir::{Command, RunDir, to_line};
+use serde_json::Value;
+
+use super::{DEADLINE, Place, is_alive, letter, pids, until};
+
+impl Place {
+    /// The whole lines of a run's journal; none where it was not begun.
+    pub fn journal(&self, run_id: i64) -> Vec<Value> {
+        let text = fs::read_to_string(self.run_dir(run_id).join("journal.jsonl")).unwrap_or_default();
+        let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+        whole.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+    }
+
+    /// The run's facts of one kind, in order.
+    pub fn facts(&self, run_id: i64, kind: &str) -> Vec<Value> {
+        self.journal(run_id).into_iter().filter(|line| line["fact"] == kind).collect()
+    }
+
+    /// Waits until the journal holds such a fact; the last of them.
+    pub fn until_fact(&self, run_id: i64, kind: &str) -> Value {
+        until(&format!("the journal of run {run_id} says {kind}"), || self.facts(run_id, kind).pop())
+    }
+
+    /// Every live shim of this place.
+    pub fn shims(&self) -> BTreeSet<u32> {
+        let runs = self.runtime().canonicalize().unwrap_or_else(|_| self.runtime()).join("runs");
+        let is_shim = |pid: u32| {
+            let cmdline = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let mut words = cmdline.split(|&byte| byte == 0).skip(1);
+            words.next() == Some(b"shim")
+                && words.next().is_some_and(|dir| String::from_utf8_lossy(dir).starts_with(&*runs.to_string_lossy()))
+        };
+        pids().into_iter().filter(|&pid| is_shim(pid) && is_alive(pid)).collect()
+    }
+
+    /// Waits until no shim of this place is left.
+    pub fn until_no_shim(&self) {
+        super::until_true("the shim has left", || self.shims().is_empty());
+    }
+
+    /// Why not all is well, as health says it.
+    pub fn degraded(&self) -> Option<String> {
+        self.get("/api/health").ok()["degraded"].as_str().map(str::to_owned)
+    }
+
+    /// Every event of a run.
+    pub fn events(&self, run_id: i64) -> Vec<Value> {
+        self.run(run_id)["events"].as_array().expect("a list").clone()
+    }
+
+    /// The event of one kind, the last where there are several.
+    pub fn event(&self, run_id: i64, kind: &str) -> Value {
+        let found = self.events(run_id).into_iter().rfind(|event| event["kind"] == kind);
+        found.unwrap_or_else(|| panic!("run {run_id} has no event {kind}: {:?}", self.events(run_id)))
+    }
+
+    /// Sends a POST and does not wait for its answer, which comes on the stream if at all.
+    pub fn shoot(&self, path: &str, body: &str) -> TcpStream {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port())).expect("connects");
+        let request = format!(
+            "POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            self.port(),
+            body.len()
+        );
+        stream.write_all(request.as_bytes()).expect("sends");
+        stream
+    }
+
+    /// Says something to a run's shim, as a server does that is killed right after that.
+    pub fn tell_shim(&self, run_id: i64, command: &Command) {
+        let mut stream = RunDir::at(self.run_dir(run_id)).connect().expect("the shim listens");
+        stream.write_all(&to_line(command)).expect("sends");
+    }
+
+    /// Waits until nothing is under way and the API, the database, the journal and the kernel say the same; then the state.
+    pub fn until_all_agree(&self) -> String {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            match self.agreement() {
+                Ok(state) => return state,
+                Err(why) => assert!(Instant::now() < deadline, "they never agreed: {why}\n{}", self.pipeline()),
+            }
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    fn agreement(&self) -> Result<String, String> {
+        fn same<T: PartialEq + std::fmt::Debug>(what: &str, left: &T, right: &T) -> Result<(), String> {
+            if left == right { Ok(()) } else { Err(format!("{what}: {left:?} and {right:?}")) }
+        }
+        let pipeline = self.pipeline();
+        let state = pipeline["state"].as_str().expect("a word").to_owned();
+        if !pipeline["pending"].is_null() {
+            return Err(format!("{} is under way", pipeline["pending"]));
+        }
+        let sql = self.sql();
+        let stored: (String, Option<u32>, Option<i64>) = sql
+            .query_row("SELECT state, pid, run_id FROM pipeline_state", [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+            .expect("the row");
+        let told = (state.clone(), pipeline["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()), pipeline["run_id"].as_i64());
+        same("API and database", &told, &stored)?;
+        let live_runs: i64 = sql
+            .query_row("SELECT count(*) FROM pipeline_runs WHERE status IN ('starting', 'running', 'paused')", [], |row| {
+                row.get(0)
+            })
+            .expect("a number");
+        let lives = state != "stopped";
+        same("state and live runs", &i64::from(lives), &live_runs)?;
+
+        let processes = self.processes();
+        same("state and shims", &usize::from(lives), &self.shims().len())?;
+        let (_, pid, run_id) = told;
+        let Some(run_id) = run_id else { return same("before the first run", &processes.len(), &0).map(|()| state) };
+        same("processes and those of the run", &processes, &self.processes_of_run(run_id))?;
+        match pid {
+            Some(pid) => same("the leader lives", &processes.contains(&pid), &true)?,
+            None => same("nothing lives", &processes.len(), &0)?,
+        }
+        let letters: Vec<_> = processes.iter().map(|&pid| letter(pid)).collect();
+        match state.as_str() {
+            "paused" => same("all are stopped", &letters.iter().all(|&letter| letter == Some('T')), &true)?,
+            "running" => same("none is stopped", &letters.contains(&Some('T')), &false)?,
+            _ => {}
+        }
+
+        // A lost run's end is in no journal, and a run that never began has none.
+        let journal = self.journal(run_id);
+        let status = pipeline["status"].as_str().expect("a word");
+        let written = journal.iter().fold("stopped", |state, line| match line["fact"].as_str() {
+            Some("spawned" | "resumed") => "running",
+            Some("paused") => "paused",
+            Some("exited") => "stopped",
+            _ => state,
+        });
+        if status != "lost" {
+            same("state and journal", &state.as_str(), &written)?;
+        }
+        if let (Some(pid), Some(spawned)) = (pid, self.facts(run_id, "spawned").pop()) {
+            same("pid and journal", &Some(u64::from(pid)), &spawned["pid"].as_u64())?;
+        }
+        if status != "lost" && !journal.is_empty() {
+            let facts: Vec<Value> = journal[1..].iter().map(|line| line["fact"].clone()).collect();
+            let events: Vec<Value> = self.events(run_id)[1..].iter().map(|event| event["kind"].clone()).collect();
+            same("journal and events", &facts, &events)?;
+        }
+        Ok(state)
+    }
+
+    /// Every live process that carries this run of this place in its environment.
+    pub fn processes_of_run(&self, run_id: i64) -> BTreeSet<u32> {
+        let mark = format!("AUTOAPPDEV_RUN_ID={run_id}");
+        let mut processes = self.processes();
+        processes.retain(|pid| {
+            let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            environment.split(|&byte| byte == 0).any(|entry| entry == mark.as_bytes())
+        });
+        processes
+    }
+}

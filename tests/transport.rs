@@ -1,0 +1,477 @@
+//! The sockets of the real binary, by hand: what HTTP/1.1 allows and clients send, what it forbids and attackers send, and too much of both.
+
+mod support;
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use serde_json::json;
+use support::wire::Wire;
+use support::{Answer, Place, until, until_true};
+
+const HOST: &str = "Host: localhost\r\n";
+const JSON: &str = "Content-Type: application/json\r\n";
+
+fn place() -> Place {
+    Place::serving("sleep.sh")
+}
+
+/// What the answers' first keys say, to tell one endpoint's answer from another's.
+fn kind(answer: &Answer) -> String {
+    let keys = answer.body.as_object().map(|body| body.keys().next().cloned().unwrap_or_default());
+    format!("{} {}", answer.status, keys.unwrap_or_default())
+}
+
+/// A newcomer is served.
+fn assert_serves(place: &Place, when: &str) {
+    let answer = place.wire().get("/api/pipeline");
+    assert_eq!(answer.status, 200, "{when}");
+}
+
+/// The connection is refused with this status and ends.
+fn assert_refused_and_closed(place: &Place, what: &str, bytes: &str, status: u16) {
+    let mut wire = place.wire();
+    wire.send(bytes);
+    let answer = wire.answer();
+    assert_eq!((answer.status, answer.header("Connection")), (status, Some("close")), "{what}: {}", answer.body);
+    assert_eq!(answer.body["ok"], false, "{what}");
+    assert!(wire.ends_silently(), "{what}: what followed was taken for a request");
+}
+
+#[test]
+fn pipelined_requests_are_answered_in_order_each_once() {
+    let place = place();
+    let mut wire = place.wire();
+    let body = r#"{"grace_s":0}"#;
+    let requests = [
+        format!("GET /api/version HTTP/1.1\r\n{HOST}\r\n"),
+        format!("POST /api/pipeline/start HTTP/1.1\r\n{HOST}{JSON}Content-Length: 2\r\n\r\n{{}}"),
+        format!("HEAD /api/pipeline HTTP/1.1\r\n{HOST}\r\n"),
+        format!("POST /api/pipeline/pause HTTP/1.1\r\n{HOST}\r\n"),
+        // Empty lines between requests are skipped (RFC 9112, section 2.2).
+        format!("\r\n\r\nGET /nowhere HTTP/1.1\r\n{HOST}\r\n"),
+        format!(
+            "POST /api/pipeline/stop HTTP/1.1\r\n{HOST}{JSON}Transfer-Encoding: chunked\r\n\r\n3\r\n{}\r\nA;x=y\r\n{}\r\n0\r\nX: y\r\n\r\n",
+            &body[..3],
+            &body[3..]
+        ),
+        format!("GET /api/pipeline/status HTTP/1.1\r\n{HOST}Connection: close\r\n\r\n"),
+        format!("POST /api/pipeline/start HTTP/1.1\r\n{HOST}\r\n"),
+    ];
+    // Cut at odd places, so that heads and bodies arrive in pieces.
+    for piece in requests.concat().as_bytes().chunks(17) {
+        wire.send(piece);
+    }
+    let mut kinds = vec![kind(&wire.answer()), kind(&wire.answer())];
+    kinds.push(kind(&wire.answer_to_head()));
+    kinds.extend((0..4).map(|_| kind(&wire.answer())));
+    assert_eq!(kinds, ["200 api", "200 ok", "200 ", "200 ok", "404 detail", "200 ok", "200 status"]);
+    assert!(wire.ends_silently(), "nothing is answered after a close");
+    assert_eq!((place.state().as_str(), place.footprint().2), ("stopped", 1), "what follows a close is not done");
+}
+
+#[test]
+fn http_1_0_and_1_1_keep_or_close_as_they_ask() {
+    let place = place();
+    for (head, keeps) in [
+        ("GET /api/version HTTP/1.0\r\n", false),
+        ("GET /api/version HTTP/1.0\r\nConnection: keep-alive\r\n", true),
+        ("GET /api/version HTTP/1.0\r\nHost: localhost\r\nConnection: Keep-Alive, x\r\n", true),
+        ("GET /api/version HTTP/1.1\r\nHost: localhost\r\n", true),
+        ("GET /api/version HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n", false),
+        ("GET /api/version HTTP/1.1\r\nHost: localhost\r\nConnection: keep-alive, Close\r\n", false),
+        ("GET http://localhost:80/api/version HTTP/1.1\r\nHost: localhost:80\r\n", true),
+    ] {
+        let mut wire = place.wire();
+        wire.send(format!("{head}\r\n"));
+        let answer = wire.answer();
+        assert_eq!(answer.status, 200, "{head}");
+        assert_eq!(answer.header("Connection") == Some("close"), !keeps, "{head}");
+        if keeps {
+            assert_eq!(wire.get("/api/version").status, 200, "{head}");
+        } else {
+            assert!(wire.ends_silently(), "{head}");
+        }
+    }
+    // A client that has said all it will say is answered.
+    let mut wire = place.wire();
+    wire.ask("GET", "/api/version");
+    wire.finish();
+    assert_eq!(wire.answer().status, 200);
+}
+
+#[test]
+fn a_body_is_asked_for_where_its_client_waits_for_that() {
+    let place = place();
+    for framing in ["Content-Length: 2\r\n", "Transfer-Encoding: chunked\r\n"] {
+        let mut wire = place.wire();
+        wire.send(format!("POST /api/pipeline/pause HTTP/1.1\r\n{HOST}{JSON}{framing}Expect: 100-Continue\r\n\r\n"));
+        assert_eq!(wire.answer().status, 100, "{framing}");
+        wire.send(if framing.starts_with('C') { "{}" } else { "2\r\n{}\r\n0\r\n\r\n" });
+        assert_eq!(wire.answer().error(), "invalid_transition", "{framing}");
+    }
+    // No body, a body that is too long, an expectation of something else: no 100 comes.
+    for (fields, status) in [("", 409), ("Content-Length: 9999999\r\n", 413)] {
+        let mut wire = place.wire();
+        wire.send(format!("POST /api/pipeline/pause HTTP/1.1\r\n{HOST}{JSON}{fields}Expect: 100-continue\r\n\r\n"));
+        assert_eq!(wire.answer().status, status, "{fields}");
+    }
+    assert_refused_and_closed(&place, "tea", &format!("GET / HTTP/1.1\r\n{HOST}Expect: tea\r\n\r\n"), 501);
+}
+
+#[test]
+fn what_could_smuggle_a_request_is_refused_and_closed() {
+    let place = place();
+    let before = place.footprint();
+    // What an attacker wants to be taken for a request of its own.
+    let inner = format!("POST /api/pipeline/start HTTP/1.1\r\n{HOST}\r\n");
+    for (what, fields, body) in [
+        ("two lengths", "Content-Length: 0\r\nContent-Length: 5\r\n", ""),
+        ("the same length twice", "Content-Length: 0\r\nContent-Length: 0\r\n", ""),
+        ("a list of lengths", "Content-Length: 0, 0\r\n", ""),
+        ("a signed length", "Content-Length: +0\r\n", ""),
+        ("a negative length", "Content-Length: -0\r\n", ""),
+        ("a hexadecimal length", "Content-Length: 0x0\r\n", ""),
+        ("an empty length", "Content-Length:\r\n", ""),
+        ("length and chunks", "Content-Length: 4\r\nTransfer-Encoding: chunked\r\n", "0\r\n\r\n"),
+        ("chunks and length", "Transfer-Encoding: chunked\r\nContent-Length: 4\r\n", "0\r\n\r\n"),
+        ("chunks twice", "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", "0\r\n\r\n"),
+        ("chunks and identity", "Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n", "0\r\n\r\n"),
+        ("a folded line", "X: a\r\n b\r\n", ""),
+        ("a folded first line", " X: a\r\n", ""),
+        ("a space before the colon", "Content-Length : 0\r\n", ""),
+        ("a tab before the colon", "Transfer-Encoding\t: chunked\r\n", "0\r\n\r\n"),
+        ("no colon", "Content-Length 0\r\n", ""),
+        ("no name", ": x\r\n", ""),
+        ("a bare CR", "X: a\rContent-Length: 5\r\n", ""),
+        ("a NUL", "X: a\0b\r\n", ""),
+        ("two hosts", "Host: localhost\r\n", ""),
+        ("an empty chunk size", "Transfer-Encoding: chunked\r\n", "\r\n\r\n"),
+        ("only an extension", "Transfer-Encoding: chunked\r\n", ";x\r\n\r\n"),
+        ("a blank chunk size", "Transfer-Encoding: chunked\r\n", " \r\n\r\n"),
+        ("a signed chunk size", "Transfer-Encoding: chunked\r\n", "+0\r\n\r\n"),
+        ("a prefixed chunk size", "Transfer-Encoding: chunked\r\n", "0x0\r\n\r\n"),
+        ("a chunk size that is none", "Transfer-Encoding: chunked\r\n", "g\r\n\r\n"),
+        ("a chunk size beyond 64 bits", "Transfer-Encoding: chunked\r\n", "00000000000000000\r\n\r\n"),
+        ("a chunk longer than it says", "Transfer-Encoding: chunked\r\n", "1\r\n{}\r\n0\r\n\r\n"),
+        ("a chunk line that ends with LF", "Transfer-Encoding: chunked\r\n", "2\n{}\r\n0\r\n\r\n"),
+    ] {
+        let request = format!("POST /api/pipeline/start HTTP/1.1\r\n{HOST}{JSON}{fields}\r\n{body}{inner}");
+        assert_refused_and_closed(&place, what, &request, 400);
+    }
+    for (what, first) in [
+        ("a bare CR in front", "\rGET / HTTP/1.1"),
+        ("no host", "GET / HTTP/1.1\r\nX: y"),
+        ("another's target", "GET http://elsewhere.example/ HTTP/1.1\r\nHost: localhost"),
+        ("no path", "GET x HTTP/1.1\r\nHost: localhost"),
+        ("two targets", "GET / / HTTP/1.1\r\nHost: localhost"),
+        ("no version", "GET /\r\nHost: localhost"),
+        ("another version", "GET / HTTP/1.2\r\nHost: localhost"),
+        ("a tunnel", "CONNECT localhost:80 HTTP/1.1\r\nHost: localhost"),
+        ("HTTP/2 by prior knowledge", "PRI * HTTP/2.0\r\n\r\nSM"),
+        ("TLS", "\u{16}\u{3}\u{1}"),
+    ] {
+        assert_refused_and_closed(&place, what, &format!("{first}\r\n\r\n{inner}"), 400);
+    }
+    for coding in ["gzip, chunked", "chunked, gzip", "identity", "xchunked", "chunked, chunked", "\"chunked\"", ""] {
+        let request = format!("POST /api/pipeline/start HTTP/1.1\r\n{HOST}Transfer-Encoding: {coding}\r\n\r\n0\r\n\r\n{inner}");
+        assert_refused_and_closed(&place, coding, &request, 501);
+    }
+    let old = format!("POST /api/pipeline/start HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n{inner}");
+    assert_refused_and_closed(&place, "chunks in HTTP/1.0", &old, 400);
+    assert_eq!(place.footprint(), before);
+}
+
+#[test]
+fn a_target_is_one_path_whatever_stands_in_front_of_it() {
+    let place = place();
+    let mut wire = place.wire();
+    wire.send("GET http://localhost?x=/api/version HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    assert!(wire.answer().body.is_string(), "the page: a query is no path");
+    wire.send("GET http://localhost HTTP/1.1\r\nHost: LOCALHOST\r\n\r\n");
+    assert!(wire.answer().body.is_string());
+}
+
+#[test]
+fn limits_of_a_head_have_their_own_answers() {
+    let place = place();
+    let head = |target: &str, fields: &str| format!("GET {target} HTTP/1.1\r\n{HOST}{fields}\r\n");
+    for (what, request, status) in [
+        ("a hundred billion bytes", head("/", "Content-Length: 100000000000\r\n"), 413),
+        ("more than can be counted", head("/", &format!("Content-Length: {}\r\n", "9".repeat(60))), 413),
+        ("101 fields", head("/", &"X: y\r\n".repeat(100)), 431),
+        ("a long field", head("/", &format!("X: {}\r\n", "y".repeat(17_000))), 431),
+        ("a long target", head(&format!("/{}", "x".repeat(8_192)), ""), 414),
+        ("an endless target", format!("GET /{}", "x".repeat(20_000)), 414),
+        ("endless fields", format!("GET / HTTP/1.1\r\n{}", "X: y\r\n".repeat(90)) + &"y".repeat(20_000), 431),
+        (
+            "an endless chunk",
+            format!("POST /api/pipeline/pause HTTP/1.1\r\n{HOST}{JSON}Transfer-Encoding: chunked\r\n\r\nffffffffffffffff\r\n"),
+            413,
+        ),
+        (
+            "an endless chunk line",
+            format!(
+                "POST /api/pipeline/pause HTTP/1.1\r\n{HOST}{JSON}Transfer-Encoding: chunked\r\n\r\n1;{}",
+                "x".repeat(20_000)
+            ),
+            400,
+        ),
+        (
+            "endless trailers",
+            format!(
+                "POST /api/pipeline/pause HTTP/1.1\r\n{HOST}{JSON}Transfer-Encoding: chunked\r\n\r\n0\r\n{}",
+                "X: y\r\n".repeat(4_000)
+            ),
+            431,
+        ),
+    ] {
+        assert_refused_and_closed(&place, what, &request, status);
+    }
+    let mut wire = place.wire();
+    wire.send(head("/api/version", &"X: y\r\n".repeat(99)));
+    assert_eq!(wire.answer().status, 200, "a hundred fields");
+    wire.send(head(&format!("/api/version?{}", "x".repeat(8_000)), &format!("X: {}\r\n", "y".repeat(7_000))));
+    assert_eq!(wire.answer().status, 200, "15 KiB");
+}
+
+#[test]
+fn who_sends_too_slowly_is_told_and_let_go() {
+    let place = place();
+    // A byte now and then, for ever: a deadline that starts anew with each byte would never come.
+    let mut head = place.wire();
+    let mut drip = head.writer();
+    let dripping = thread::spawn(move || {
+        use std::io::Write;
+        let bytes = b"GET /api/version HTTP/1.1\r\nX: ".iter().chain(std::iter::repeat_n(&b'y', 2_000));
+        for byte in bytes {
+            if drip.write_all(&[*byte]).is_err() {
+                return;
+            }
+            thread::sleep(std::time::Duration::from_millis(25));
+        }
+    });
+    let mut body = place.wire();
+    body.send(format!("POST /api/pipeline/start HTTP/1.1\r\n{HOST}{JSON}Content-Length: 3\r\n\r\n{{"));
+    let mut chunk = place.wire();
+    chunk.send(format!("POST /api/pipeline/start HTTP/1.1\r\n{HOST}{JSON}Transfer-Encoding: chunked\r\n\r\n2\r\n{{"));
+    for wire in [&mut head, &mut body, &mut chunk] {
+        let answer = wire.answer();
+        assert_eq!((answer.status, answer.error(), answer.header("Connection")), (408, "request_timeout", Some("close")));
+    }
+    dripping.join().expect("it does not panic");
+    assert_eq!(place.footprint().2, 0, "half a request is none");
+    until_true("their threads end", || place.server_threads() < 20);
+}
+
+#[test]
+fn idle_connections_give_way_to_a_newcomer() {
+    let place = place();
+    let quiet = place.server_threads();
+    let mut idle: Vec<Wire> = (0..600).map(|_| place.wire()).collect();
+    assert_serves(&place, "beside 600 idle ones");
+    until_true("those beyond 512 have left", || place.server_threads() <= 512 + 8);
+    // Those that have waited longest went; the latest are there still, and can be used.
+    assert!(idle.remove(0).ends_silently());
+    assert_eq!(idle.last_mut().expect("599").get("/api/version").status, 200);
+    // Slow heads and stalled bodies wait, too.
+    for wire in &mut idle {
+        wire.send(format!("POST /api/pipeline/start HTTP/1.1\r\n{HOST}{JSON}Content-Length: 10\r\n\r\n{{"));
+    }
+    for _ in 0..100 {
+        assert_serves(&place, "beside stalled bodies");
+    }
+    drop(idle);
+    until_true("their threads end", || place.server_threads() <= quiet);
+    assert_eq!(place.footprint().2, 0);
+}
+
+#[test]
+fn six_connections_of_one_browser_never_hang() {
+    let place = place();
+    for round in 0..20 {
+        let mut wires: Vec<Wire> = (0..6).map(|_| place.wire()).collect();
+        for _ in 0..5 {
+            for wire in &mut wires {
+                wire.ask("GET", "/static/app.js");
+            }
+            for wire in &mut wires {
+                assert_eq!(wire.answer().status, 200, "round {round}");
+            }
+        }
+    }
+}
+
+#[test]
+fn many_pipelined_requests_of_one_client_do_not_keep_another_waiting() {
+    const REQUESTS: usize = 10_000;
+    let place = place();
+    let mut greedy = place.wire();
+    let mut pen = greedy.writer();
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            use std::io::Write;
+            let request = format!("GET /api/pipeline HTTP/1.1\r\n{HOST}\r\n").repeat(100);
+            for _ in 0..REQUESTS / 100 {
+                pen.write_all(request.as_bytes()).expect("it is read");
+            }
+        });
+        scope.spawn(|| {
+            for n in 0..REQUESTS {
+                assert_eq!(greedy.answer().status, 200, "answer {n}");
+            }
+            done.store(true, Ordering::SeqCst);
+        });
+        let mut served = 0;
+        until_true("all are answered", || {
+            assert_serves(&place, "beside a greedy client");
+            served += 1;
+            done.load(Ordering::SeqCst)
+        });
+        assert!(served > 1, "another client is served meanwhile");
+    });
+}
+
+#[test]
+fn resets_at_any_moment_leave_nothing_behind() {
+    let place = place();
+    let quiet = place.server_threads();
+    for n in 0..1_000 {
+        let mut wire = place.wire();
+        match n % 5 {
+            0 => {}
+            1 => wire.send("GET /api/pi"),
+            2 => wire.ask("GET", "/api/pipeline"),
+            3 => wire.send(format!("POST /api/pipeline/pause HTTP/1.1\r\n{HOST}{JSON}Content-Length: 100\r\n\r\n{{")),
+            _ => wire.send(format!("GET /static/app.js HTTP/1.1\r\n{HOST}\r\n").repeat(20)),
+        }
+        wire.reset();
+    }
+    assert_serves(&place, "after a thousand resets");
+    until_true("no thread is left", || place.server_threads() <= quiet);
+    assert!(!place.server_log().contains("panicked"), "{}", place.server_log());
+}
+
+#[test]
+fn who_asks_for_news_and_leaves_does_not_fill_the_server() {
+    let place = place();
+    let version = place.pipeline()["version"].clone();
+    let mut most = 0;
+    for n in 0..1_500 {
+        let mut wire = place.wire();
+        wire.ask("GET", &format!("/api/pipeline?after={version}&wait=60"));
+        wire.reset();
+        if n % 50 == 0 {
+            assert_serves(&place, "beside those who left");
+            most = most.max(place.server_threads());
+        }
+    }
+    assert!(most < 750, "{most} threads for 1500 clients that are gone");
+    // Who still waits after that is answered by a change all the same.
+    let mut waiting = place.wire();
+    waiting.ask("GET", &format!("/api/pipeline?after={version}&wait=60"));
+    place.start();
+    assert!(waiting.answer().body["pipeline"]["version"].as_u64() > version.as_u64());
+}
+
+#[test]
+fn who_asks_for_the_end_again_and_again_does_not_fill_the_server() {
+    let place = Place::serving("stubborn.sh");
+    place.start();
+    place.until_line("ready");
+    // Each is shorter than the one before it.
+    let version_of =
+        |place: &Place, than: u64| until("it is taken", || place.pipeline()["version"].as_u64().filter(|it| *it > than));
+    let mut version = version_of(&place, 0);
+    let mut stops: Vec<Wire> = (0..300)
+        .map(|n| {
+            let mut wire = place.wire();
+            let body = json!({"grace_s": 3_000 - n}).to_string();
+            wire.send(format!("POST /api/pipeline/stop HTTP/1.1\r\n{HOST}{JSON}Content-Length: {}\r\n\r\n{body}", body.len()));
+            version = version_of(&place, version);
+            wire
+        })
+        .collect();
+    let first = stops[0].answer();
+    assert_eq!((first.status, first.error()), (503, "busy"), "{}", first.body);
+    place.post("/api/pipeline/stop", json!({"grace_s": 0})).ok();
+    let told: Vec<u16> = stops.split_off(1).iter_mut().map(|wire| wire.answer().status).collect();
+    let count = |status| told.iter().filter(|&&it| it == status).count();
+    assert!((1..=64).contains(&count(200)), "{told:?}");
+    // One that overtook its forerunner made that a refusal.
+    assert!(count(503) > 150 && count(200) + count(503) + count(409) == told.len(), "{told:?}");
+}
+
+#[test]
+fn a_server_out_of_descriptors_recovers() {
+    let mut place = Place::new();
+    place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh");
+    let mut command: Command = place.command_of(Path::new("sh"));
+    command.args(["-c", "ulimit -n 64; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_autoappdev")]);
+    place.start_server_with(command);
+    let wires: Vec<Wire> = (0..100).map(|_| place.wire()).collect();
+    // Newcomers get the places of those that wait.
+    for _ in 0..10 {
+        assert_serves(&place, "out of descriptors");
+    }
+    drop(wires);
+    until("the database can be opened again", || (place.get("/api/health").status == 200).then_some(()));
+    place.start();
+    place.act("stop").ok();
+    assert!(!place.server_log().contains("panicked"), "{}", place.server_log());
+}
+
+#[test]
+fn no_input_makes_a_handler_panic() {
+    let place = place();
+    let odd = [
+        "",
+        "%",
+        "%00",
+        "%ff%fe",
+        "..",
+        "*",
+        "?",
+        "#",
+        "a=b=c",
+        "\u{7f}",
+        "//",
+        ";",
+        "[",
+        "18446744073709551615",
+        "9223372036854775807",
+    ];
+    let mut wire = place.wire();
+    let mut asked = 0;
+    for path in
+        ["/", "/api/pipeline", "/api/runs", "/api/runs/", "/api/logs", "/api/logs/tail", "/static/", "/api/health", "/api/"]
+    {
+        for left in odd {
+            for right in odd {
+                for path in [
+                    format!("{path}{left}?after={right}&before={right}&since={right}&name={left}&limit={left}"),
+                    format!("{path}{left}{right}"),
+                ] {
+                    let mut fresh = || {
+                        wire.send(format!("GET {path} HTTP/1.1\r\n{HOST}If-None-Match: {right}\r\nOrigin: {left}\r\n\r\n"));
+                        wire.try_answer(false)
+                    };
+                    let answer = fresh().or_else(|_| {
+                        wire = place.wire();
+                        wire.send(format!("GET {path} HTTP/1.1\r\n{HOST}\r\n"));
+                        wire.try_answer(false)
+                    });
+                    let status = answer.expect("an answer").status;
+                    assert!(status < 500 && status != 0, "{path}: {status}");
+                    asked += 1;
+                }
+            }
+        }
+    }
+    assert!(asked > 4_000, "{asked} requests");
+    assert!(!place.server_log().contains("panicked"), "{}", place.server_log());
+    assert_serves(&place, "after all that");
+}
