@@ -1,0 +1,257 @@
+//! What is done to the tree, step by step: each is begun here, looked at again and again by the loop, and ends in a fact.
+
+use std::time::Duration;
+
+use super::{
+    Asker, Frozen, JOURNAL_RETRY, LINGER_LIMIT, LINGER_SILENCE, LeaderEnd, PAUSE_LIMIT, Phase, RESUME_LIMIT, Run, Thawed,
+};
+use crate::clock::whole_ms;
+use crate::pipeline::{Cause, Exit, Fact};
+use crate::process::{self, ProcState};
+use crate::run_dir::ReplyError;
+use crate::shim::tree::{self, Freeze, Kill, Look, Thaw};
+
+impl Run {
+    pub(super) fn freeze(&mut self, then: Frozen, asker: Option<Asker>, now: Duration) {
+        self.phase = Phase::Freezing { freeze: Freeze::new(), since: now, then, asker };
+        self.look_at = Some(now);
+    }
+
+    pub(super) fn thaw(&mut self, then: Thawed, asker: Option<Asker>, now: Duration) {
+        self.remove_pause_file();
+        self.phase = Phase::Thawing { thaw: Thaw::new(self.leader), since: now, then, asker };
+        self.look_at = Some(now);
+    }
+
+    /// TERM to all, and KILL after the grace. Asked again it only gets shorter.
+    pub(super) fn stop(&mut self, grace: Duration, now: Duration) {
+        // It may have ended by itself a moment ago.
+        self.watch_leader(now);
+        let mut kill_at = now + grace;
+        let is_first = !matches!(self.phase, Phase::Stopping { .. });
+        match std::mem::replace(&mut self.phase, Phase::Running) {
+            Phase::Killing { kill } => return self.phase = Phase::Killing { kill },
+            Phase::Stopping { kill_at: before } if before <= kill_at => return self.phase = Phase::Stopping { kill_at: before },
+            Phase::Stopping { .. } | Phase::Running | Phase::Paused => {}
+            Phase::Freezing { asker, .. } | Phase::Thawing { asker, .. } => {
+                if let Some(asker) = asker {
+                    self.not_now(asker);
+                }
+            }
+        }
+        if self.leader_end.is_some() && !self.asked {
+            // It ended by itself; what it left behind gets no more time than it would have had.
+            kill_at = now;
+        }
+        self.asked |= self.leader_end.is_none();
+        self.remove_pause_file();
+        if kill_at > now {
+            self.record(Fact::Stopping { grace_ms: whole_ms(grace) }, false);
+            // Many programs take a second TERM for an order to drop everything.
+            if is_first {
+                tree::terminate();
+            }
+        }
+        self.phase = Phase::Stopping { kill_at };
+        self.look_at = Some(kill_at);
+    }
+
+    /// One step of whatever is under way. Returns when to come back although nothing happens.
+    pub(super) fn advance(&mut self, now: Duration) -> Option<Duration> {
+        if self.look_at_leader {
+            self.look_at_leader = false;
+            process::reap_all_but(Some(self.leader.pid));
+            self.watch_leader(now);
+        }
+        if self.look_at.is_some_and(|at| at <= now) {
+            self.look_at = None;
+            self.look(now);
+        }
+        let is_left_alone = matches!(self.phase, Phase::Running);
+        if let (Some(end), true) = (&mut self.leader_end, is_left_alone) {
+            if (end.linger_until..end.linger_limit).contains(&now) && tree::is_busy() {
+                end.linger(now);
+            }
+            if (self.output.is_at_end() || now >= end.linger_until) && !tree::is_empty() {
+                self.kill(now);
+            }
+        }
+        let linger_until = self.leader_end.as_ref().map(|end| end.linger_until).filter(|&at| at > now);
+        let journal_retry = self.journal.is_behind().then(|| {
+            // Tried on each turn, at least once in a while.
+            let _still_behind = self.journal.flush();
+            now + JOURNAL_RETRY
+        });
+        [self.look_at, linger_until, self.output.due_at(now), journal_retry].into_iter().flatten().min()
+    }
+
+    /// Compares what the leader does with what it should do: ends, stops and continues from outside are seen here.
+    pub(super) fn watch_leader(&mut self, now: Duration) {
+        if self.leader_end.is_some() {
+            return;
+        }
+        match process::peek_exit(self.leader.pid) {
+            Ok(Some(exit)) => {
+                let (silence, limit) = match exit {
+                    Exit::Code(_) => (LINGER_SILENCE, LINGER_LIMIT),
+                    // Nobody meant to end it in an orderly way.
+                    Exit::Signal(_) => (Duration::ZERO, Duration::ZERO),
+                };
+                self.leader_end = Some(LeaderEnd { exit, linger_until: now + silence, linger_limit: now + limit });
+                // What is left of a stopped tree cannot write any more, and nobody can resume it.
+                match &self.phase {
+                    Phase::Freezing { asker, .. } | Phase::Thawing { asker, .. } => {
+                        if let Some(asker) = *asker {
+                            self.not_now(asker);
+                        }
+                        self.kill(now);
+                    }
+                    Phase::Paused => self.kill(now),
+                    Phase::Running | Phase::Stopping { .. } | Phase::Killing { .. } => {}
+                }
+                return;
+            }
+            Ok(None) => {}
+            Err(error) => crate::shim::complain(format_args!("failed to wait for the leader: {error}")),
+        }
+        let Ok(stat) = process::read_stat(self.leader.pid) else { return };
+        match (&self.phase, stat.state) {
+            (Phase::Running, ProcState::Stopped) => self.freeze(Frozen::Tell(Cause::Outside), None, now),
+            (Phase::Paused, ProcState::Awake | ProcState::Uninterruptible) => self.thaw(Thawed::Tell(Cause::Outside), None, now),
+            (Phase::Stopping { .. }, ProcState::Awake | ProcState::Uninterruptible) if self.paused_since.is_some() => {
+                // The stop let it go on, so that it sees the TERM: through the grace it runs.
+                self.count_pause(now);
+                self.record(Fact::Resumed { cause: Cause::Request, paused_ms: whole_ms(self.paused_in_all) }, false);
+            }
+            (
+                Phase::Running
+                | Phase::Paused
+                | Phase::Freezing { .. }
+                | Phase::Thawing { .. }
+                | Phase::Stopping { .. }
+                | Phase::Killing { .. },
+                _,
+            ) => {}
+        }
+    }
+
+    /// Where the leader is somebody else's to stop and continue, no signal of ours goes to it: that would undo, unseen, the latest of
+    /// theirs. So what they did last is seen here, and decides. Whether it changed what is being done.
+    fn follow_the_leader(&mut self, now: Duration) -> bool {
+        let Ok(state) = process::read_stat(self.leader.pid).map(|stat| stat.state) else { return false };
+        match (&self.phase, state) {
+            // Somebody stopped the leader and has already thought better of it.
+            (Phase::Freezing { then: Frozen::Tell(Cause::Outside), asker: None, .. }, ProcState::Awake) => {
+                self.thaw(Thawed::Keep { spares_leader: true }, None, now);
+            }
+            (Phase::Freezing { then: Frozen::Keep, .. }, ProcState::Awake) => {
+                self.thaw(Thawed::Tell(Cause::Outside), None, now);
+            }
+            (Phase::Thawing { then: Thawed::Tell(Cause::Outside), .. }, ProcState::Stopped) => {
+                self.freeze(Frozen::Keep, None, now);
+            }
+            (Phase::Thawing { then: Thawed::Keep { spares_leader: true }, .. }, ProcState::Stopped) => {
+                self.freeze(Frozen::Tell(Cause::Outside), None, now);
+            }
+            (
+                Phase::Running
+                | Phase::Freezing { .. }
+                | Phase::Paused
+                | Phase::Thawing { .. }
+                | Phase::Stopping { .. }
+                | Phase::Killing { .. },
+                _,
+            ) => return false,
+        }
+        true
+    }
+
+    fn look(&mut self, now: Duration) {
+        if self.follow_the_leader(now) {
+            return;
+        }
+        match &mut self.phase {
+            Phase::Running | Phase::Paused => {}
+            Phase::Freezing { freeze, since, then, asker } => {
+                let is_asked = asker.is_some() || matches!(then, Frozen::Tell(Cause::Request));
+                match freeze.look(now, (!is_asked).then_some(self.leader)) {
+                    Look::Again(at) => {
+                        self.look_at = Some(at);
+                        let is_late = now.saturating_sub(*since) > PAUSE_LIMIT;
+                        if let (true, Some(asker)) = (is_late, *asker) {
+                            self.thaw(Thawed::Keep { spares_leader: false }, None, now);
+                            let text = "a process of the pipeline could not be stopped in time; the pipeline runs on";
+                            self.answer(asker, Some((ReplyError::PauseTimeout, text)));
+                        }
+                    }
+                    Look::Done => {
+                        let asker = *asker;
+                        let then = std::mem::replace(then, Frozen::Keep);
+                        self.phase = Phase::Paused;
+                        self.create_pause_file();
+                        if let Frozen::Tell(cause) = then {
+                            self.paused_since = Some(now);
+                            self.record(Fact::Paused { cause }, false);
+                        }
+                        if let Some(asker) = asker {
+                            self.answer(asker, None);
+                        }
+                        // Somebody may have continued the leader between the last look and now.
+                        self.look_at_leader = true;
+                    }
+                }
+            }
+            Phase::Thawing { thaw, since, then, asker } => match thaw.look(now, then.spares_leader()) {
+                Look::Again(at) => {
+                    self.look_at = Some(at);
+                    if now.saturating_sub(*since) > RESUME_LIMIT {
+                        let (then, asker) = (*then, *asker);
+                        match then {
+                            Thawed::Tell(_) => self.freeze(Frozen::Keep, None, now),
+                            // The leader's state is what it is: if it is stopped, that is seen as a pause from outside.
+                            Thawed::Keep { .. } => self.run_on(),
+                        }
+                        if let Some(asker) = asker {
+                            let text = "something keeps stopping the pipeline's leader; it is paused still";
+                            self.answer(asker, Some((ReplyError::ResumeFailed, text)));
+                        }
+                    }
+                }
+                Look::Done => {
+                    let (then, asker) = (*then, *asker);
+                    self.run_on();
+                    if let Thawed::Tell(cause) = then {
+                        self.count_pause(now);
+                        self.record(Fact::Resumed { cause, paused_ms: whole_ms(self.paused_in_all) }, false);
+                    }
+                    if let Some(asker) = asker {
+                        self.answer(asker, None);
+                    }
+                }
+            },
+            Phase::Stopping { kill_at } => {
+                let kill_at = *kill_at;
+                if kill_at <= now { self.kill(now) } else { self.look_at = Some(kill_at) }
+            }
+            Phase::Killing { kill } => {
+                if let Look::Again(at) = kill.look(now) {
+                    self.look_at = Some(at);
+                }
+                // Whoever died of it may have left children to us.
+                self.look_at_leader = true;
+            }
+        }
+    }
+
+    /// Nothing is done to the tree any more; what somebody else does to the leader is to be seen.
+    pub(super) fn run_on(&mut self) {
+        self.phase = Phase::Running;
+        self.look_at = None;
+        self.look_at_leader = true;
+    }
+
+    pub(super) fn kill(&mut self, now: Duration) {
+        self.phase = Phase::Killing { kill: Kill::new() };
+        self.look_at = Some(now);
+    }
+}

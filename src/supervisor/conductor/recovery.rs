@@ -1,0 +1,247 @@
+//! What is found of a run, and what is made of it: the boot table, at boot and whenever a shim's connection broke.
+//!
+//! If killed here: recovery begins anew at the next boot, and records nothing twice.
+
+use std::time::Duration;
+
+use super::{ActionError, Conductor, Link, RETRY_LATER, RETRY_SOON, SILENCE_LIMIT, SILENT_SHIM, UnderWay};
+use crate::clock::{Clock, Timestamp, whole_ms};
+use crate::pipeline::{Entry, Fact, Found, Pending, Plan, Refusal, RunStatus, State, recover};
+use crate::run_dir::{Command, ReadJournal};
+use crate::store::{NewRun, StoreError, UnseenEnd};
+use crate::supervisor::shims::{Finding, Shims};
+
+impl<S: Shims, C: Clock> Conductor<S, C> {
+    /// The boot table, for the latest run: at boot, and whenever its shim's connection broke.
+    pub(super) fn look_at_run(&mut self) -> Result<(), StoreError> {
+        self.settle("its directory or its journal was never begun")
+    }
+
+    pub(super) fn settle(&mut self, why_it_never_began: &str) -> Result<(), StoreError> {
+        let Some(run) = &self.run else { return Ok(()) };
+        let (run_id, status) = (run.id, run.status);
+        if !status.is_live() {
+            return self.record_what_followed_the_end(run_id, status);
+        }
+        let finding = match self.shims.find(run_id) {
+            Ok(finding) => finding,
+            Err(error) => {
+                ::log::error!("run {run_id}: failed to look at its directory: {error}");
+                self.fall_silent();
+                return Ok(());
+            }
+        };
+        let plan = recover(status, finding.found);
+        let Finding { journal, damage, .. } = finding;
+        let last_at = journal.as_ref().and_then(|journal| journal.entries.last()).map(|entry| entry.at);
+        if let Some(journal) = journal {
+            self.grace = Duration::from_millis(journal.header.grace_ms);
+            if journal.damaged_lines > 0 {
+                ::log::error!("run {run_id}: {} lines of its journal are damaged and left out", journal.damaged_lines);
+            }
+            let stop = stop_under_way(&journal.entries);
+            self.record(journal.entries)?;
+            if self.live_run().is_none() {
+                ::log::info!("run {run_id} has ended");
+                self.link = Link::Idle;
+                return if plan == Plan::Adopt { self.hear_out(run_id) } else { Ok(()) };
+            }
+            if let (Plan::Adopt, Some(pending), None) = (plan, stop, self.pending()) {
+                self.under_way = Some(UnderWay { pending, tag: 0, waiters: Vec::new() });
+            }
+        }
+        match plan {
+            Plan::Nothing => {}
+            Plan::Adopt => self.adopt(run_id),
+            // An end without the beginning that it ends: the line between is damaged.
+            Plan::RecordEnd => self.end_unseen(run_id, UnseenEnd::Lost, self.clock.now(), "its journal is damaged")?,
+            Plan::FailSpawn => {
+                self.end_unseen(run_id, UnseenEnd::NeverBegan, self.clock.now(), why_it_never_began)?;
+            }
+            Plan::KillAndLose => {
+                let mut why = "its own process (the shim) was killed, so nobody can know how it ended".to_owned();
+                if let Some(damage) = damage {
+                    why = format!("{why}; {damage}");
+                }
+                match self.shims.kill_leftovers(run_id) {
+                    Ok(0) => why.push_str("; nothing of it is alive"),
+                    Ok(left) => why = format!("{why}; {left} of its processes could not be killed: end them by hand"),
+                    Err(error) => why = format!("{why}; its processes could not be looked for: {error}"),
+                }
+                self.end_unseen(run_id, UnseenEnd::Lost, self.clock.now(), &why)?;
+            }
+            Plan::Lose => {
+                // Nothing of it can be alive, but the PAUSE file can be there.
+                if let Err(error) = self.shims.kill_leftovers(run_id) {
+                    ::log::warn!("run {run_id}: failed to clean up after it: {error}");
+                }
+                let why = "the machine went down while it ran, so nobody can know how it ended";
+                let at = last_at.or(self.run.as_ref().map(|run| run.created_at)).unwrap_or_else(|| self.clock.now());
+                self.end_unseen(run_id, UnseenEnd::Lost, at, why)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The shim of a run that has ended holds its lock still: it is on its way out, and may have something to add.
+    fn hear_out(&mut self, run_id: i64) -> Result<(), StoreError> {
+        let connected = self.shims.connect(run_id).and_then(|number| {
+            self.shims.send(&Command::Attach { tag: 0, after: self.last_seq })?;
+            Ok(number)
+        });
+        match (connected, self.run.as_ref().map(|run| run.status)) {
+            (Ok(number), _) => self.link = Link::Connected { number },
+            // It has closed its socket: its journal is whole.
+            (Err(_), Some(status)) => {
+                self.shims.disconnect();
+                self.record_what_followed_the_end(run_id, status)?;
+            }
+            (Err(_), None) => {}
+        }
+        Ok(())
+    }
+
+    /// What its journal holds after the end that is recorded: a server can be killed between the two.
+    fn record_what_followed_the_end(&mut self, run_id: i64, status: RunStatus) -> Result<(), StoreError> {
+        match status {
+            RunStatus::Completed | RunStatus::Failed | RunStatus::Stopped => {}
+            // A live run has no end yet, and of a lost one nothing more can come.
+            RunStatus::Starting | RunStatus::Running | RunStatus::Paused | RunStatus::Lost => return Ok(()),
+        }
+        match self.shims.find(run_id) {
+            Ok(Finding { journal: Some(journal), .. }) => self.record(journal.entries),
+            Ok(_) => Ok(()),
+            Err(error) => {
+                ::log::warn!("run {run_id}: failed to look at its directory: {error}");
+                Ok(())
+            }
+        }
+    }
+
+    fn adopt(&mut self, run_id: i64) {
+        if self.live_run().is_some() && self.row.state == State::Stopped && self.under_way.is_none() {
+            // Killed between the commit of `starting` and that of `running`: its first fact is on the way.
+            self.under_way = Some(UnderWay { pending: Pending::Start, tag: 0, waiters: Vec::new() });
+        }
+        self.give_up_unanswerable();
+        let connected = self.shims.connect(run_id).and_then(|number| {
+            self.shims.send(&Command::Attach { tag: 0, after: self.last_seq })?;
+            if let Some(Pending::Stop { kill_at }) = self.pending() {
+                // It may have gone down with the connection before. A shim that has it takes nothing but a shorter grace.
+                let left = kill_at.saturating_sub(self.clock.since_boot());
+                self.shims.send(&Command::Stop { tag: 0, grace_ms: Some(whole_ms(left) + 2) })?;
+            }
+            Ok(number)
+        });
+        match connected {
+            Ok(number) => {
+                if matches!(self.link, Link::Silent { .. }) {
+                    self.watch.set_degraded(None);
+                }
+                self.link = Link::Connected { number };
+                self.expect_to_hear();
+                ::log::info!("run {run_id} goes on; this server has taken it over");
+            }
+            // It may be leaving at this moment, or not have its socket yet.
+            Err(_) => self.fall_silent(),
+        }
+    }
+
+    /// A pause or resume that went down on a connection that is gone may have been refused there, or never read: nobody answers it any
+    /// more. If it is done, its fact says so.
+    fn give_up_unanswerable(&mut self) {
+        let is_lost = |under_way: &mut UnderWay| matches!(under_way.pending, Pending::Pause | Pending::Resume);
+        let Some(under_way) = self.under_way.take_if(is_lost) else { return };
+        under_way.answer_all(|| Err(ActionError::ShimSilent));
+        self.tell_that_pending_changed();
+    }
+
+    pub(super) fn fall_silent(&mut self) {
+        let now = self.clock.since_boot();
+        self.shims.disconnect();
+        let since = match self.link {
+            Link::Silent { since, .. } => since,
+            Link::Idle | Link::Connected { .. } => now,
+        };
+        let is_long = now.saturating_sub(since) >= SILENCE_LIMIT;
+        let retry_at = now + if is_long { RETRY_LATER } else { RETRY_SOON };
+        self.link = Link::Silent { since, retry_at };
+        self.unheard_since = None;
+        if is_long {
+            self.watch.set_degraded(Some(SILENT_SHIM.to_owned()));
+        }
+    }
+
+    fn end_unseen(&mut self, run_id: i64, end: UnseenEnd, at: Timestamp, why: &str) -> Result<(), StoreError> {
+        // Its journal can have ended it a moment ago.
+        if self.run.as_ref().is_some_and(|run| run.status.is_live()) {
+            ::log::warn!("run {run_id}: {why}");
+            self.row = self.store.end_run(run_id, end, at, why)?;
+            self.run = self.store.run(run_id)?;
+        }
+        self.link = Link::Idle;
+        self.watch.set_degraded(None);
+        let under_way = self.under_way.take();
+        self.publish();
+        let published = self.watch.get();
+        if let Some(under_way) = under_way {
+            let pending = under_way.pending;
+            under_way.answer_all(|| match pending {
+                Pending::Start => Err(ActionError::SpawnFailed { run_id, detail: why.to_owned() }),
+                Pending::Stop { .. } => Ok(published.clone()),
+                Pending::Pause | Pending::Resume => {
+                    Err(ActionError::Refused(Refusal { from: State::Stopped, action: pending.action(), pending: None }))
+                }
+            });
+        }
+        Ok(())
+    }
+
+    /// Run directories that the database knows nothing of: it was removed or replaced. Their ids are not given again, and one that
+    /// lives, or may have left something alive, is taken in.
+    pub(super) fn take_in_unknown_runs(&mut self) -> Result<(), StoreError> {
+        let ids = match self.shims.run_ids() {
+            Ok(ids) => ids,
+            Err(error) => {
+                ::log::error!("failed to look for run directories: {error}");
+                return Ok(());
+            }
+        };
+        let known = self.run.as_ref().map_or(0, |run| run.id);
+        for id in ids.into_iter().filter(|&id| id > known) {
+            let is_open = self.live_run().is_none();
+            let may_live = match self.shims.find(id) {
+                Ok(Finding { found: Found::ShimAlive | Found::Vanished { .. }, journal, .. }) if is_open => Some(journal),
+                Ok(_) | Err(_) => None,
+            };
+            if let Some(journal) = may_live {
+                let (new, created_at) = if let Some(ReadJournal { header, .. }) = journal {
+                    let new = NewRun { script: header.script, cwd: header.cwd, args: header.args, log_start: header.log_start };
+                    (new, header.created_at)
+                } else {
+                    // Damaged, or of a newer version. Whatever it is, beside it no other may be started.
+                    let new = NewRun { script: "(unknown)".to_owned(), cwd: String::new(), args: Vec::new(), log_start: 0 };
+                    (new, self.clock.now())
+                };
+                let begun = self.store.adopt_unknown_run(id, &new, created_at)?;
+                ::log::warn!("run {id} was not in the database; its journal tells of it");
+                self.row = begun.row;
+                self.run = self.store.run(id)?;
+                self.last_seq = 0;
+                self.look_at_run()?;
+            } else {
+                self.store.reserve_run_ids(id)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The stop that a live run's journal tells of: asked for by an earlier server, and still to be done.
+fn stop_under_way(entries: &[Entry]) -> Option<Pending> {
+    let kill_ats = entries.iter().filter_map(|entry| match entry.fact {
+        Fact::Stopping { grace_ms } => Some(Duration::from_millis(entry.boot_ms + grace_ms)),
+        _ => None,
+    });
+    kill_ats.min().map(|kill_at| Pending::Stop { kill_at })
+}
