@@ -31,7 +31,7 @@ done
 "#;
 
 /// Does not end by TERM, and neither do its children.
-const STUBBORN: &str = "trap '' TERM\necho \"not going\"\nwhile :; do sleep 0.2; done\n";
+const STUBBORN: &str = "#!/bin/bash\ntrap '' TERM\necho \"not going\"\nwhile :; do sleep 0.2; done\n";
 
 const ACTIONS: [&str; 4] = ["start", "pause", "resume", "stop"];
 
@@ -112,7 +112,7 @@ fn a_killed_server_shows_and_the_page_recovers_by_itself() {
 
 #[test]
 fn an_end_is_told_in_words() {
-    let Some((browser, place)) = set_up("echo \"about to fail\"\nexit 3\n") else { return };
+    let Some((browser, place)) = set_up("#!/bin/bash\necho \"about to fail\"\nexit 3\n") else { return };
     browser.click("start");
     wait_until("the page tells the end", PATIENCE, || browser.text("status").contains("failed with exit code 3"));
     wait_until("the log has the last line", PATIENCE, || browser.text("log").contains("about to fail"));
@@ -212,7 +212,7 @@ fn the_console_stays_empty_and_the_policy_holds() {
 
 #[test]
 fn a_damaged_line_of_the_log_hides_no_other() {
-    let Some((browser, place)) = set_up("echo before\nexit 0\n") else { return };
+    let Some((browser, place)) = set_up("#!/bin/bash\necho before\nexit 0\n") else { return };
     let (_, run_id) = place.start();
     wait_until("the run is over", PATIENCE, || place.run(run_id)["cpu_user_ms"].is_u64());
     let segments = fs::read_dir(place.run_dir(run_id).join("log")).expect("there").map(|entry| entry.expect("there").path());
