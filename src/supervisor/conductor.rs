@@ -367,9 +367,7 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
             let run = self.run.as_ref();
             let failed = run.filter(|run| run.status == RunStatus::Failed && run.started_at.is_none());
             under_way.0.answer_all(|| match (&under_way.1, failed) {
-                (Outcome::Ended(action), _) => {
-                    Err(ActionError::Refused(Refusal { from: State::Stopped, action: *action, pending: None }))
-                }
+                (Outcome::Refused(refusal), _) => Err(ActionError::Refused(*refusal)),
                 (Outcome::Done, Some(run)) => {
                     let detail = run.error.clone().unwrap_or_default();
                     Err(ActionError::SpawnFailed { run_id, detail })
@@ -385,15 +383,18 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
         if let (Fact::Stopping { grace_ms }, None | Some(Pending::Pause | Pending::Resume)) = (fact, self.pending()) {
             // A stop that this server did not ask for: from before its time, or the shim got a TERM.
             let pending = Pending::Stop { kill_at: Duration::from_millis(boot_ms + grace_ms) };
-            self.under_way = Some(UnderWay { pending, tag: 0, waiters: Vec::new() });
-            return None;
+            let given_up = self.under_way.replace(UnderWay { pending, tag: 0, waiters: Vec::new() })?;
+            let refusal = Refusal { from: self.row.state, action: given_up.pending.action(), pending: Some(Action::Stop) };
+            return Some((given_up, Outcome::Refused(refusal)));
         }
         let outcome = match (self.pending()?, fact) {
             (Pending::Start, Fact::Spawned { .. } | Fact::SpawnFailed { .. })
             | (Pending::Pause, Fact::Paused { .. })
             | (Pending::Resume, Fact::Resumed { .. })
             | (Pending::Start | Pending::Stop { .. }, Fact::Exited { .. }) => Outcome::Done,
-            (pending @ (Pending::Pause | Pending::Resume), Fact::Exited { .. }) => Outcome::Ended(pending.action()),
+            (pending @ (Pending::Pause | Pending::Resume), Fact::Exited { .. }) => {
+                Outcome::Refused(Refusal { from: State::Stopped, action: pending.action(), pending: None })
+            }
             (Pending::Start | Pending::Pause | Pending::Resume | Pending::Stop { .. }, _) => return None,
         };
         self.under_way.take().map(|under_way| (under_way, outcome))
@@ -474,8 +475,8 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
 enum Outcome {
     /// The fact it waited for came.
     Done,
-    /// The run ended before it could be done.
-    Ended(Action),
+    /// The run ended, or is being ended, before it could be done.
+    Refused(Refusal),
 }
 
 impl UnderWay {

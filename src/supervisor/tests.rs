@@ -406,7 +406,9 @@ fn signals_from_outside_change_the_state_without_an_action() {
     assert_eq!(stage.snapshot().state, State::Paused);
     stage.hear(&[(3, Fact::Resumed { cause: Cause::Outside, paused_ms: 5 })]);
     assert_eq!(stage.snapshot().state, State::Running);
+    let pause = stage.ask(Ask::Pause);
     stage.hear(&[(4, Fact::Stopping { grace_ms: 10_000 })]);
+    assert!(matches!(got(&pause), Err(ActionError::Refused(refusal)) if refusal.pending == Some(Action::Stop)));
     assert_eq!(stage.snapshot().pending, Some(Action::Stop), "the shim was told to end by somebody else");
     let hasten = stage.ask(stop(Duration::from_secs(1)));
     stage.hear(&[(5, exited(0, true))]);

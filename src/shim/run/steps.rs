@@ -32,12 +32,8 @@ impl Run {
         match std::mem::replace(&mut self.phase, Phase::Running) {
             Phase::Killing { kill } => return self.phase = Phase::Killing { kill },
             Phase::Stopping { kill_at: before } if before <= kill_at => return self.phase = Phase::Stopping { kill_at: before },
-            Phase::Stopping { .. } | Phase::Running | Phase::Paused => {}
-            Phase::Freezing { asker, .. } | Phase::Thawing { asker, .. } => {
-                if let Some(asker) = asker {
-                    self.not_now(asker);
-                }
-            }
+            // Who asked for what is given up here learns it from the facts that follow.
+            Phase::Stopping { .. } | Phase::Running | Phase::Paused | Phase::Freezing { .. } | Phase::Thawing { .. } => {}
         }
         if self.leader_end.is_some() && !self.asked {
             // It ended by itself; what it left behind gets no more time than it would have had.
@@ -98,15 +94,10 @@ impl Run {
                     Exit::Signal(_) => (Duration::ZERO, Duration::ZERO),
                 };
                 self.leader_end = Some(LeaderEnd { exit, linger_until: now + silence, linger_limit: now + limit });
-                // What is left of a stopped tree cannot write any more, and nobody can resume it.
+                // What is left of a stopped tree cannot write any more, and nobody can resume it. Who asked for something learns from the
+                // end that it cannot be.
                 match &self.phase {
-                    Phase::Freezing { asker, .. } | Phase::Thawing { asker, .. } => {
-                        if let Some(asker) = *asker {
-                            self.not_now(asker);
-                        }
-                        self.kill(now);
-                    }
-                    Phase::Paused => self.kill(now),
+                    Phase::Freezing { .. } | Phase::Thawing { .. } | Phase::Paused => self.kill(now),
                     Phase::Running | Phase::Stopping { .. } | Phase::Killing { .. } => {}
                 }
                 return;
