@@ -17,7 +17,9 @@ use crate::clock::{TIMESTAMP_LEN, Timestamp};
 
 pub use backend::{BackendLog, backend_segments};
 pub use capture::LineSplitter;
-pub use reader::{Line, Page, Segment, end_of_log, read_since, read_tail, run_segments, segments_in};
+pub use reader::{
+    Line, Page, Segment, end_of_log, read_since, read_tail, read_tail_of_runs, run_segments, segments_in, start_of_runs,
+};
 pub use writer::{Limits, SegmentWriter};
 
 /// The most text that one record holds, in bytes.

@@ -18,7 +18,7 @@ use rouille::{Request, Response};
 use serde::Serialize;
 use serde_json::json;
 
-use crate::log::{self, Page, Segment};
+use crate::log::{self, Page};
 use crate::process;
 use crate::run_dir::{self, Runs};
 use crate::store::{Reader, schema_version};
@@ -44,7 +44,8 @@ const LINES_DEFAULT: u64 = 500;
 const TAIL_DEFAULT: u64 = 200;
 
 /// What can be asked for in a log.
-const SOURCES: [&str; 2] = ["pipeline", "backend"];
+const SOURCES: [&str; 2] = ["pipeline", BACKEND];
+const BACKEND: &str = "backend";
 
 /// All that the endpoints need.
 #[derive(Debug)]
@@ -170,20 +171,18 @@ impl App {
         Ok(json(&json!({"run": Run { run, events }})))
     }
 
-    fn segments(&self, source: &str) -> Result<Vec<Segment>, ApiError> {
-        Ok(if source == "backend" {
-            log::backend_segments(self.runs.runtime_dir())?
-        } else {
-            log::run_segments(&self.runs.log_dirs()?)?
-        })
-    }
-
     fn logs(&self, request: &Request) -> Result<Response, ApiError> {
         let source = input::query_word(request, "source", &SOURCES)?;
         let since = input::query_number(request, "since", 0, u64::MAX)?.unwrap_or(0);
         let limit = input::query_number(request, "limit", 1, LINES_MAX)?.unwrap_or(LINES_DEFAULT);
         let limit = usize::try_from(limit).expect("at most LINES_MAX");
-        let Page { next, first, lines } = log::read_since(&self.segments(source)?, since, limit)?;
+        let Page { next, first, lines } = if source == BACKEND {
+            log::read_since(&log::backend_segments(self.runs.runtime_dir())?, since, limit)?
+        } else {
+            let log_dirs = self.runs.log_dirs()?;
+            let page = log::read_since(&log::run_segments(&log_dirs, since)?, since, limit)?;
+            Page { first: log::start_of_runs(&log_dirs)?, ..page }
+        };
         Ok(json(&json!({"source": source, "since": since, "next": next, "first": first, "lines": lines})))
     }
 
@@ -191,7 +190,11 @@ impl App {
         let name = input::query_word(request, "name", &SOURCES)?;
         let lines = input::query_number(request, "lines", 1, LINES_MAX)?.unwrap_or(TAIL_DEFAULT);
         let lines = usize::try_from(lines).expect("at most LINES_MAX");
-        let Page { next, first, lines } = log::read_tail(&self.segments(name)?, lines)?;
+        let Page { next, first, lines } = if name == BACKEND {
+            log::read_tail(&log::backend_segments(self.runs.runtime_dir())?, lines)?
+        } else {
+            log::read_tail_of_runs(&self.runs.log_dirs()?, lines)?
+        };
         Ok(json(&json!({"name": name, "next": next, "first": first, "lines": lines})))
     }
 

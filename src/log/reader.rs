@@ -74,15 +74,44 @@ pub fn segments_in(dir: &Path, run_id: Option<i64>) -> io::Result<Vec<Segment>> 
     Ok(segments)
 }
 
-/// The segments of all the runs whose log folders these are, in order.
-pub fn run_segments(log_dirs: &[(i64, PathBuf)]) -> io::Result<Vec<Segment>> {
+/// The segments of runs, in order, from the one that holds position `since` on: of a long history only what is needed is looked at.
+/// `log_dirs` are the log folders of all runs, oldest first.
+pub fn run_segments(log_dirs: &[(i64, PathBuf)], since: u64) -> io::Result<Vec<Segment>> {
     let mut segments = Vec::new();
-    for (run_id, dir) in log_dirs {
-        segments.extend(segments_in(dir, Some(*run_id))?);
+    for (run_id, dir) in log_dirs.iter().rev() {
+        let of_run = segments_in(dir, Some(*run_id))?;
+        let reaches_back = of_run.first().is_some_and(|first| first.start <= since);
+        segments.extend(of_run);
+        if reaches_back {
+            break;
+        }
     }
     // Runs follow each other, so this only matters where somebody moved directories about.
     segments.sort_by_key(|segment| segment.start);
     Ok(segments)
+}
+
+/// Where the kept log of all runs begins.
+pub fn start_of_runs(log_dirs: &[(i64, PathBuf)]) -> io::Result<u64> {
+    for (run_id, dir) in log_dirs {
+        if let Some(first) = segments_in(dir, Some(*run_id))?.first() {
+            return Ok(first.start);
+        }
+    }
+    Ok(0)
+}
+
+/// The last `lines` lines of all runs. Takes in older runs only as far as the newer ones have fewer lines.
+pub fn read_tail_of_runs(log_dirs: &[(i64, PathBuf)], lines: usize) -> io::Result<Page> {
+    let mut runs = 1;
+    loop {
+        let newest = &log_dirs[log_dirs.len().saturating_sub(runs)..];
+        let page = read_tail(&run_segments(newest, 0)?, lines)?;
+        if page.lines.len() >= lines || newest.len() == log_dirs.len() {
+            return Ok(Page { first: start_of_runs(log_dirs)?, ..page });
+        }
+        runs *= 4;
+    }
 }
 
 /// The position after the last byte of the last segment.
@@ -242,6 +271,11 @@ mod tests {
 
     /// Two runs of small segments, each line its number.
     fn a_log(dir: &Path) -> (Vec<Segment>, Vec<Line>) {
+        let (log_dirs, all) = some_runs(dir);
+        (run_segments(&log_dirs, 0).expect("a look"), all)
+    }
+
+    fn some_runs(dir: &Path) -> (Vec<(i64, PathBuf)>, Vec<Line>) {
         let mut position = 0;
         let mut n = 0;
         let log_dirs = [1, 2].map(|run_id| (run_id, dir.join(run_id.to_string())));
@@ -257,9 +291,29 @@ mod tests {
             }
             position = writer.position();
         }
-        let segments = run_segments(&log_dirs).expect("a look");
+        let segments = run_segments(&log_dirs, 0).expect("a look");
         let all = read_since(&segments, 0, 1_000).expect("reads").lines;
-        (segments, all)
+        (log_dirs.to_vec(), all)
+    }
+
+    #[test]
+    fn only_the_runs_that_are_needed_are_looked_at_and_the_lines_are_the_same() {
+        let dir = tempfile::tempdir().expect("a temp folder");
+        let (log_dirs, all) = some_runs(dir.path());
+        let whole = run_segments(&log_dirs, 0).expect("a look");
+        let second_begins = all[30].id;
+        assert!(run_segments(&log_dirs, second_begins).expect("a look").len() < whole.len());
+        for since in 0..=end_of_log(&whole).expect("a look") {
+            let some = run_segments(&log_dirs, since).expect("a look");
+            let (from_some, from_all) = (read_since(&some, since, 100), read_since(&whole, since, 100));
+            assert_eq!(from_some.expect("reads").lines, from_all.expect("reads").lines, "since {since}");
+        }
+        for lines in [1, 29, 30, 31, 60, 61] {
+            let page = read_tail_of_runs(&log_dirs, lines).expect("reads");
+            assert_eq!(page, read_tail(&whole, lines).expect("reads"), "{lines} lines");
+        }
+        assert_eq!(read_tail_of_runs(&[], 5).expect("reads"), Page::default());
+        assert_eq!(start_of_runs(&log_dirs).expect("a look"), whole[0].start);
     }
 
     #[test]

@@ -173,7 +173,7 @@ impl Shims for RealShims {
     }
 
     fn log_end(&self) -> io::Result<u64> {
-        log::end_of_log(&log::run_segments(&self.runs.log_dirs()?)?)
+        log::end_of_log(&log::run_segments(&self.runs.log_dirs()?, u64::MAX)?)
     }
 
     fn kill_leftovers(&self, run_id: i64) -> io::Result<usize> {

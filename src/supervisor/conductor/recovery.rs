@@ -208,6 +208,8 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
             }
         };
         let known = self.run.as_ref().map_or(0, |run| run.id);
+        let Some(&highest) = ids.last().filter(|&&highest| highest > known) else { return Ok(()) };
+        self.store.reserve_run_ids(highest)?;
         for id in ids.into_iter().filter(|&id| id > known) {
             let is_open = self.live_run().is_none();
             let may_live = match self.shims.find(id) {
@@ -229,8 +231,6 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
                 self.run = self.store.run(id)?;
                 self.last_seq = 0;
                 self.look_at_run()?;
-            } else {
-                self.store.reserve_run_ids(id)?;
             }
         }
         Ok(())
