@@ -13,6 +13,7 @@ pub mod process;
 pub mod run_dir;
 pub mod script;
 pub mod serve;
+pub mod server_info;
 pub mod shim;
 pub mod store;
 pub mod supervisor;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use autoappdev::cli::{self, Modes};
 use autoappdev::config::Config;
-use autoappdev::{serve, shim, store};
+use autoappdev::{run_dir, serve, shim, store};
 
 fn main() -> ExitCode {
     let modes = Modes { serve: serve_mode, shim: shim::run, migrate, check };
@@ -19,6 +19,12 @@ fn serve_mode(config: Config) -> ExitCode {
 }
 
 fn migrate(config: &Config) -> ExitCode {
+    // The database's usual place is the runtime directory, which a new installation does not have yet.
+    if config.database.parent() == Some(&*config.runtime_dir)
+        && let Err(error) = run_dir::create_private_dir(&config.runtime_dir)
+    {
+        return failed(&format!("cannot create the runtime directory {}: {error}", config.runtime_dir.display()));
+    }
     match store::migrate(&config.database) {
         Ok(applied) => {
             for migration in &applied {

@@ -26,10 +26,10 @@ pub enum ScriptError {
         reason: &'static str,
     },
     /// There is nothing of that name.
-    #[error("there is no script {0:?} in the pipeline's root; names are relative to it")]
+    #[error("there is no script {0:?} in the pipeline's root; names are relative to it (AUTOAPPDEV_PIPELINE_CWD)")]
     NotFound(String),
     /// Every link resolved, it lies outside of the root.
-    #[error("{what} {name:?} lies outside of the pipeline's root")]
+    #[error("{what} {name:?} lies outside of the pipeline's root; put it in there, or set AUTOAPPDEV_PIPELINE_CWD")]
     OutsideRoot {
         /// `script` or `cwd`.
         what: &'static str,
@@ -37,13 +37,13 @@ pub enum ScriptError {
         name: String,
     },
     /// A folder, a device, a socket, a pipe.
-    #[error("script {0:?} is no regular file")]
+    #[error("script {0:?} is no regular file; name a script")]
     NotAFile(String),
     /// The working directory is missing or no folder.
-    #[error("cwd {0:?} is no folder in the pipeline's root")]
+    #[error("cwd {0:?} is no folder in the pipeline's root; create it, or name another")]
     NotAFolder(String),
     /// It could not be looked at.
-    #[error("{what} {name:?} could not be looked at: {reason}")]
+    #[error("{what} {name:?} could not be looked at: {reason}; let this user read it")]
     Unreadable {
         /// `script` or `cwd`.
         what: &'static str,

@@ -2,17 +2,18 @@
 //!
 //! Level 4. If killed here: the lock falls by itself, `server.json` stays and is overwritten by the next server.
 
-use std::fs::{self, File};
-use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
+use std::net::TcpListener;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use rustix::fs::FlockOperation;
-use serde::{Deserialize, Serialize};
 use signal_hook::consts::signal::{SIGINT, SIGTERM};
 
 use crate::config::Config;
@@ -20,25 +21,19 @@ use crate::http::{App, Guard, Server};
 use crate::log::BackendLog;
 use crate::private::private_file;
 use crate::process;
-use crate::run_dir::{Runs, create_private_dir};
+use crate::run_dir::{LockState, Runs, create_private_dir};
+use crate::server_info::ServerInfo;
 use crate::store::Store;
 use crate::supervisor::{Settings, Supervisor};
 
 /// Held by the server that owns the runtime directory.
 const LOCK_FILE: &str = "server.lock";
-/// Who that is, for clients and for a second server.
-const INFO_FILE: &str = "server.json";
+/// Beside a database that lies elsewhere: held by the server that uses it, and names that server's runtime directory.
+const DATABASE_LOCK_SUFFIX: &str = "-server.lock";
 
 /// How long a killed server's lock and port are waited for, and how often they are tried.
 const LET_GO_LIMIT: Duration = Duration::from_millis(500);
 const LET_GO_LOOK: Duration = Duration::from_millis(2);
-
-/// The content of `server.json`.
-#[derive(Debug, Serialize, Deserialize)]
-struct ServerInfo {
-    pid: u32,
-    address: SocketAddr,
-}
 
 /// Serves until SIGTERM or SIGINT. The pipeline goes on after that.
 pub fn serve(config: Config) -> anyhow::Result<()> {
@@ -48,32 +43,36 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
     let runtime_dir = config.runtime_dir.clone();
     create_private_dir(&runtime_dir)
         .and_then(|()| runtime_dir.canonicalize())
-        .with_context(|| format!("cannot use the runtime directory {}", runtime_dir.display()))
+        .with_context(|| {
+            let advice = "set AUTOAPPDEV_RUNTIME_DIR (or --runtime-dir) to a folder that this user can write";
+            format!("cannot use {} as the runtime directory; {advice}", runtime_dir.display())
+        })
         .and_then(|runtime_dir| serve_in(config, &runtime_dir))
 }
 
 fn serve_in(config: Config, runtime_dir: &Path) -> anyhow::Result<()> {
     let _lock = own(runtime_dir)?;
-    let root = config.pipeline_root.canonicalize().with_context(|| {
-        format!("cannot use AUTOAPPDEV_PIPELINE_CWD={}: it must be a folder that is there", config.pipeline_root.display())
-    })?;
-    if !root.is_dir() {
-        bail!("cannot use AUTOAPPDEV_PIPELINE_CWD={}: it is no folder", root.display());
-    }
+    let _database_lock = own_database(&config.database, runtime_dir)?;
+    let root = config.pipeline_root.canonicalize().ok().filter(|root| root.is_dir());
+    let Some(root) = root else {
+        let advice = "it must be a folder that is there; set AUTOAPPDEV_PIPELINE_CWD (or --root)";
+        bail!("cannot use {} as the root: {advice}", config.pipeline_root.display());
+    };
     // A pipe that was opened and closed stays silent, so this only wakes up for a signal or for the supervisor's end.
     let (mut alarm, bell) = UnixStream::pair().context("cannot open a socket pair")?;
     for number in [SIGTERM, SIGINT] {
         signal_hook::low_level::pipe::register(number, bell.try_clone()?).context("cannot catch signals")?;
     }
     let address = config.address();
-    let listener = patiently(|| TcpListener::bind(address), io::ErrorKind::AddrInUse).with_context(|| {
-        format!("cannot listen on {address}; if another program has that port, set AUTOAPPDEV_PORT to another one")
+    let listener = patiently(|| TcpListener::bind(address), io::ErrorKind::AddrInUse).map_err(|error| {
+        let advice = "if another program has that port, set AUTOAPPDEV_PORT (or --port) to another one";
+        anyhow!("cannot listen on {address}: {error}; {advice}")
     })?;
     let address = listener.local_addr().context("cannot tell the address")?;
 
     // A second logger in one process is only possible in tests; the first one serves.
     let _first_one_serves = BackendLog::open(runtime_dir).context("cannot open backend.log")?.install();
-    let opened = Store::open(&config.database)?;
+    let opened = Store::open(&config.database).map_err(|error| anyhow!("failed to {error}"))?;
     for migration in &opened.applied {
         ::log::info!("applied migration {migration}");
     }
@@ -88,7 +87,8 @@ fn serve_in(config: Config, runtime_dir: &Path) -> anyhow::Result<()> {
     let supervisor = Supervisor::start(opened.store, settings, move || {
         // Nobody reads it when the server is stopping anyway.
         let _nobody_reads = (&bell).write_all(b"!");
-    })?;
+    })
+    .map_err(|error| anyhow!("failed to {error}"))?;
     let app = App {
         supervisor: supervisor.handle(),
         runs: Runs::new(runtime_dir.to_owned()),
@@ -96,7 +96,7 @@ fn serve_in(config: Config, runtime_dir: &Path) -> anyhow::Result<()> {
         guard: Guard { address, allow_hosts: config.allow_hosts, allow_origins: config.allow_origins },
     };
     let server = Server::start(listener, Box::new(app)).context("cannot begin to serve")?;
-    tell(runtime_dir, address).with_context(|| format!("cannot write {INFO_FILE}"))?;
+    ServerInfo { pid: std::process::id(), address }.write(runtime_dir).context("cannot write server.json")?;
     ::log::info!("listening on http://{address}/");
     say(&format!("autoappdev listens on http://{address}/"));
 
@@ -110,7 +110,7 @@ fn serve_in(config: Config, runtime_dir: &Path) -> anyhow::Result<()> {
     let live = supervisor.stop();
     server.stop();
     // Best effort: a client that finds a stale one finds nobody at its address.
-    let _stale_is_harmless = fs::remove_file(runtime_dir.join(INFO_FILE));
+    let _stale_is_harmless = ServerInfo::remove(runtime_dir);
     match live? {
         Some(run_id) => say(&format!("pipeline run {run_id} goes on; `autoappdev serve` picks it up again")),
         None => say("autoappdev has stopped; no pipeline was running"),
@@ -126,9 +126,7 @@ fn own(runtime_dir: &Path) -> anyhow::Result<File> {
     match patiently(take, io::ErrorKind::WouldBlock) {
         Ok(()) => Ok(lock),
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-            let who =
-                fs::read(runtime_dir.join(INFO_FILE)).ok().and_then(|text| serde_json::from_slice::<ServerInfo>(&text).ok());
-            let who = who.map_or_else(
+            let who = ServerInfo::read(runtime_dir).map_or_else(
                 || "another server, which is just beginning,".to_owned(),
                 |info| format!("the server with pid {} at http://{}/", info.pid, info.address),
             );
@@ -136,6 +134,43 @@ fn own(runtime_dir: &Path) -> anyhow::Result<File> {
         }
         Err(error) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
     }
+}
+
+/// Takes a database that does not lie in the runtime directory, whose lock covers it otherwise. Two servers on one database, or one that
+/// was given another runtime directory while a run lives, would call each other's run lost.
+fn own_database(database: &Path, runtime_dir: &Path) -> anyhow::Result<Option<File>> {
+    let is_within = database.parent().and_then(|parent| parent.canonicalize().ok()).is_some_and(|parent| parent == runtime_dir);
+    if is_within {
+        return Ok(None);
+    }
+    let mut path = database.as_os_str().to_owned();
+    path.push(DATABASE_LOCK_SUFFIX);
+    let path = PathBuf::from(path);
+    let mut lock = private_file().read(true).open(&path).with_context(|| {
+        format!("cannot open {}; let this user write that folder, or name another database with DATABASE_URL", path.display())
+    })?;
+    let take = || Ok(rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)?);
+    patiently(take, io::ErrorKind::WouldBlock).map_err(|error| {
+        anyhow!("cannot use {}: another server uses it ({error}); name another database with DATABASE_URL", database.display())
+    })?;
+    let mut before = Vec::new();
+    lock.read_to_end(&mut before).with_context(|| format!("cannot read {}", path.display()))?;
+    let before = PathBuf::from(OsString::from_vec(before));
+    if !before.as_os_str().is_empty() && before != runtime_dir {
+        let runs = Runs::new(before.clone());
+        let lives = |id: &i64| runs.run(*id).lock_state().is_ok_and(|state| state == LockState::Held);
+        if let Some(id) = runs.ids().unwrap_or_default().iter().rev().find(|id| lives(id)) {
+            let (database, before) = (database.display(), before.display());
+            bail!(
+                "cannot use {database}: its run {id} lives in {before}; set AUTOAPPDEV_RUNTIME_DIR to that folder until the run has ended"
+            );
+        }
+    }
+    lock.set_len(0)
+        .and_then(|()| lock.rewind())
+        .and_then(|()| lock.write_all(runtime_dir.as_os_str().as_bytes()))
+        .with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(Some(lock))
 }
 
 /// Tries again for a moment while `taken` is the answer: a server that was killed lets go of its lock and its port a little after the
@@ -148,15 +183,6 @@ fn patiently<T>(attempt: impl Fn() -> io::Result<T>, taken: io::ErrorKind) -> io
             other => return other,
         }
     }
-}
-
-fn tell(runtime_dir: &Path, address: SocketAddr) -> io::Result<()> {
-    let info = ServerInfo { pid: std::process::id(), address };
-    let text = serde_json::to_vec(&info).expect("plain data");
-    let temporary = runtime_dir.join(format!("{INFO_FILE}.new"));
-    let mut file = private_file().truncate(true).open(&temporary)?;
-    file.write_all(&text)?;
-    fs::rename(&temporary, runtime_dir.join(INFO_FILE))
 }
 
 /// To standard output, which may be closed: a server that nobody listens to still serves.

@@ -132,6 +132,36 @@ fn second_server_on_a_runtime_directory_is_refused() {
 }
 
 #[test]
+fn a_database_elsewhere_belongs_to_one_server_and_to_one_runtime_directory() {
+    let mut place = Place::new();
+    let url = format!("sqlite:{}", place.root().join("elsewhere.db").display());
+    place.set_env("DATABASE_URL", &url);
+    place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh");
+    place.start_server();
+    let (pid, run_id) = place.start();
+    let other = place.root().join("other-runtime");
+    let other = other.to_str().expect("text");
+
+    let said = place.refused_server(("AUTOAPPDEV_RUNTIME_DIR", other));
+    assert!(said.contains("another server uses it") && said.contains("DATABASE_URL"), "{said}");
+    place.kill_server();
+    // Alone it would call the run lost, whose shim it cannot see.
+    let said = place.refused_server(("AUTOAPPDEV_RUNTIME_DIR", other));
+    let runtime = place.runtime().canonicalize().expect("there");
+    assert!(said.contains(&format!("run {run_id} lives in {}", runtime.display())), "{said}");
+    assert!(said.contains("AUTOAPPDEV_RUNTIME_DIR"), "{said}");
+
+    place.start_server();
+    assert_eq!((place.state().as_str(), &place.pipeline()["pid"]), ("running", &json!(pid)), "adopted as ever");
+    place.act("stop").ok();
+    assert_eq!(place.stop_server(), 0);
+    // Nothing lives there any more: the owner may move.
+    place.set_env("AUTOAPPDEV_RUNTIME_DIR", other);
+    place.start_server();
+    assert_eq!(place.pipeline()["run_id"], run_id);
+}
+
+#[test]
 fn port_in_use_is_a_clear_error() {
     let place = Place::new();
     let taken = TcpListener::bind("127.0.0.1:0").expect("binds");

@@ -3,10 +3,7 @@
 //! It never follows a redirect, asks no proxy and keeps no connection: a request reaches the named server or none. It knows
 //! nothing of the answers' meaning beside success, refusal and failure.
 
-use std::fs::File;
-use std::io::{self, Read};
-use std::net::SocketAddr;
-use std::path::Path;
+use std::io;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -14,6 +11,7 @@ use serde::de::DeserializeOwned;
 use ureq::Agent;
 
 use crate::config::Endpoint;
+use crate::server_info::ServerInfo;
 
 /// For an answer that needs no waiting.
 pub(super) const READ_TIMEOUT: Duration = Duration::from_secs(10);
@@ -23,11 +21,8 @@ pub(super) const ACTION_TIMEOUT: Duration = Duration::from_secs(90);
 pub(super) const STOP_MARGIN: Duration = Duration::from_secs(30);
 /// For a TCP handshake on loopback.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// The longest answer: 500 lines of 64 KiB, each byte as six (`\u0000`), with room.
-const BODY_BYTES_MAX: u64 = 256 * 1024 * 1024;
-/// The longest `server.json`.
-const SERVER_JSON_BYTES_MAX: u64 = 4096;
-
+/// The longest answer: a page of 1 MiB of text and one more line, each byte as six (`\u0000`), with room.
+const BODY_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// Why there is no good answer. The texts are for people and end up after `autoappdev: `.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ClientError {
@@ -114,12 +109,6 @@ struct ErrorDocument {
     detail: Option<String>,
 }
 
-/// What `server.json` in the runtime directory tells.
-#[derive(Deserialize)]
-struct ServerFile {
-    address: SocketAddr,
-}
-
 /// Asks one server.
 #[derive(Debug)]
 pub(super) struct Client {
@@ -180,20 +169,11 @@ impl Client {
         match &self.endpoint {
             Endpoint::Url(url) => vec![url.clone()],
             Endpoint::Folder { address, runtime_dir } => {
-                let written = written_address(runtime_dir).filter(|written| written != address);
+                let written = ServerInfo::read(runtime_dir).map(|info| info.address).filter(|written| written != address);
                 written.into_iter().chain([*address]).map(|address| format!("http://{address}")).collect()
             }
         }
     }
-}
-
-/// The address in `server.json`. A file that is missing, torn or not ours counts as none: the configured address is left then.
-fn written_address(runtime_dir: &Path) -> Option<SocketAddr> {
-    let file = File::open(runtime_dir.join("server.json")).ok()?;
-    let mut text = String::new();
-    file.take(SERVER_JSON_BYTES_MAX).read_to_string(&mut text).ok()?;
-    let ServerFile { address } = serde_json::from_str(&text).ok()?;
-    Some(address)
 }
 
 /// Whether no connection came about, so that nothing was sent.
@@ -243,6 +223,7 @@ fn read_answer(url: String, mut response: ureq::http::Response<ureq::Body>) -> R
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::net::SocketAddr;
 
     use super::*;
 

@@ -24,7 +24,7 @@ pub(super) enum ApiError {
     BadQuery(String),
     #[error("there is no such thing here; GET /api/pipeline tells the state")]
     NotFound,
-    #[error("there is no run {0}")]
+    #[error("there is no run {0}; GET /api/runs (`autoappdev runs`) lists those there are")]
     NoSuchRun(String),
     #[error("this is not a method for it; it takes {0}")]
     MethodNotAllowed(&'static str),
@@ -36,9 +36,9 @@ pub(super) enum ApiError {
     OriginNotAllowed(String),
     #[error(transparent)]
     Action(#[from] ActionError),
-    #[error("the database could not be read")]
+    #[error("the database could not be read; the server's log (backend.log) has the cause")]
     Store(#[from] StoreError),
-    #[error("the log could not be read")]
+    #[error("the log could not be read; the server's log (backend.log) has the cause")]
     Log(#[from] std::io::Error),
 }
 

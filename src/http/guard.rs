@@ -10,7 +10,7 @@ use rouille::{Request, Response};
 use super::error::ApiError;
 
 /// The methods that any path here takes, for preflights.
-const METHODS: &str = "GET, HEAD, POST, OPTIONS";
+pub(super) const METHODS: &str = "GET, HEAD, POST, OPTIONS";
 
 /// How long a browser may remember a preflight's answer, in seconds.
 const PREFLIGHT_MAX_AGE_S: &str = "600";
@@ -75,7 +75,7 @@ impl Guard {
         }
         response
             .with_unique_header("Access-Control-Allow-Methods", METHODS)
-            .with_unique_header("Access-Control-Allow-Headers", "content-type, if-none-match, last-event-id")
+            .with_unique_header("Access-Control-Allow-Headers", "content-type, if-none-match")
             .with_unique_header("Access-Control-Max-Age", PREFLIGHT_MAX_AGE_S)
     }
 

@@ -8,14 +8,13 @@ use rouille::Request;
 use serde_json::{Map, Value};
 
 use super::error::ApiError;
+use crate::config::GRACE_S_MAX;
 use crate::supervisor::StartRequest;
 
 /// The longest single argument or environment entry, in bytes (`MAX_ARG_STRLEN`, `execve(2)`).
 const ARG_BYTES_MAX: usize = 128 * 1024 - 1;
 /// The most arguments or environment entries of a request.
 const ARGS_MAX: usize = 10_000;
-/// The longest grace, in seconds.
-const GRACE_S_MAX: f64 = 3600.0;
 /// Environment names that begin so are ours.
 const OUR_VARS: &str = "AUTOAPPDEV_";
 
@@ -144,7 +143,7 @@ fn grace(value: &Value) -> Result<Option<Duration>, ApiError> {
             .as_f64()
             .filter(|seconds| (0.0..=GRACE_S_MAX).contains(seconds))
             .map(|seconds| Some(Duration::from_secs_f64(seconds)))
-            .ok_or_else(|| bad("grace_s must be a number of seconds from 0 to 3600")),
+            .ok_or_else(|| bad(format!("grace_s must be a number of seconds from 0 to {GRACE_S_MAX}"))),
     }
 }
 

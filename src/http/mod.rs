@@ -107,7 +107,7 @@ impl App {
             ("GET", ["api", "logs", "tail"]) => self.tail(request),
             ("GET", ["api", "health"]) => Ok(self.health()),
             ("GET", ["api", "version"]) => Ok(version()),
-            ("OPTIONS", ["*"]) => Ok(self.guard.preflight(request, "GET, HEAD, POST, OPTIONS")),
+            ("OPTIONS", ["*"]) => Ok(self.guard.preflight(request, guard::METHODS)),
             ("OPTIONS", path) => {
                 allowed_methods(path).map(|allow| self.guard.preflight(request, allow)).ok_or(ApiError::NotFound)
             }
@@ -199,7 +199,7 @@ impl App {
     }
 
     fn health(&self) -> Response {
-        let degraded = self.supervisor.watch().degraded().or_else(|| self.stopped_shim());
+        let degraded = self.stopped_shim().or_else(|| self.supervisor.watch().degraded());
         let time = Reader::open(&self.database).and_then(|reader| reader.time());
         if let Err(error) = &time {
             ::log::error!("failed to {error}");

@@ -100,7 +100,7 @@ pub enum ActionError {
     #[error("the run's own process does not answer; the pipeline goes on as it is, look at /api/health")]
     ShimSilent,
     /// It is not done yet; it may be, later.
-    #[error("{0} is still under way; look at /api/pipeline")]
+    #[error("{0} is still under way; look at GET /api/pipeline (`autoappdev status`)")]
     StillUnderWay(Action),
     /// There is no room on the disk.
     #[error("the disk is full; make room, and look at /api/pipeline before you try again")]

@@ -14,7 +14,7 @@ use crate::supervisor::shims::{Finding, Shims};
 impl<S: Shims, C: Clock> Conductor<S, C> {
     /// The boot table, for the latest run: at boot, and whenever its shim's connection broke.
     pub(super) fn look_at_run(&mut self) -> Result<(), StoreError> {
-        self.settle("its directory or its journal was never begun")
+        self.settle("the server or the run's own process (the shim) was killed while it began; start it again")
     }
 
     pub(super) fn settle(&mut self, why_it_never_began: &str) -> Result<(), StoreError> {

@@ -1,0 +1,67 @@
+//! `server.json` in the runtime directory: which server owns it, for client commands and for a second server.
+//!
+//! Level 1. Written whole and renamed, so a reader finds all of it or none. If killed before its removal: it names a server that does
+//! not answer, which a reader finds out by asking.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::net::SocketAddr;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::private::private_file;
+
+const NAME: &str = "server.json";
+
+/// The longest one that is read, in bytes.
+const BYTES_MAX: u64 = 64 * 1024;
+
+/// Who serves, and where.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerInfo {
+    /// The server's process id.
+    pub pid: u32,
+    /// Where it listens.
+    pub address: SocketAddr,
+}
+
+impl ServerInfo {
+    /// Reads it. A file that is missing, torn or not ours counts as none.
+    pub fn read(runtime_dir: &Path) -> Option<Self> {
+        let mut text = Vec::new();
+        File::open(runtime_dir.join(NAME)).ok()?.take(BYTES_MAX).read_to_end(&mut text).ok()?;
+        serde_json::from_slice(&text).ok()
+    }
+
+    /// Writes it.
+    pub fn write(self, runtime_dir: &Path) -> io::Result<()> {
+        let text = serde_json::to_vec(&self).expect("plain data");
+        let temporary = runtime_dir.join(format!("{NAME}.new"));
+        private_file().truncate(true).open(&temporary)?.write_all(&text)?;
+        fs::rename(&temporary, runtime_dir.join(NAME))
+    }
+
+    /// Takes it away at an orderly end.
+    pub fn remove(runtime_dir: &Path) -> io::Result<()> {
+        fs::remove_file(runtime_dir.join(NAME))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_reads_as_it_was_written_and_anything_else_is_none() {
+        let dir = tempfile::tempdir().expect("a temp folder");
+        assert_eq!(ServerInfo::read(dir.path()), None);
+        let info = ServerInfo { pid: 7, address: "127.0.0.1:9".parse().expect("an address") };
+        info.write(dir.path()).expect("writes");
+        assert_eq!(ServerInfo::read(dir.path()), Some(info));
+        fs::write(dir.path().join(NAME), "{\"pid\":7").expect("writes");
+        assert_eq!(ServerInfo::read(dir.path()), None);
+        ServerInfo::remove(dir.path()).expect("there");
+        assert_eq!(ServerInfo::read(dir.path()), None);
+    }
+}
