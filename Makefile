@@ -19,7 +19,7 @@ help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 # PORT and every AUTOAPPDEV_ variable given to make reach the server through the environment. `exec` leaves no shell between
-# make and the server, so that Ctrl-C is one signal to one process; the server ends with 0 and make says nothing about it.
+# make and the server, so that the server gets Ctrl-C directly and ends with 0; make, which gets it too, ends with 130.
 run: export AUTOAPPDEV_PIPELINE_CWD ?= examples
 run: export AUTOAPPDEV_PIPELINE_SCRIPT ?= demo.sh
 run: export AUTOAPPDEV_RUNTIME_DIR ?= ./runtime
