@@ -47,7 +47,7 @@ fn killed_after_starting_was_committed_fails_the_run() {
     let mut place = Place::new();
     let run_id = place.past_starting();
     let run = place.boot_on_it(run_id, "failed");
-    assert!(error_of(&run).contains("never begun"), "{run}");
+    assert!(error_of(&run).contains("killed while it began"), "{run}");
     assert_eq!((&run["started_at"], &run["pid"]), (&Value::Null, &Value::Null));
     assert_eq!(place.event(run_id, "spawn_failed")["cause"], "recovery");
     place.assert_startable(run_id);
@@ -65,7 +65,7 @@ fn killed_with_an_empty_run_directory_fails_the_run() {
         }
         drop(lock);
         let run = place.boot_on_it(run_id, "failed");
-        assert!(error_of(&run).contains("never begun"), "{run}");
+        assert!(error_of(&run).contains("killed while it began"), "{run}");
         assert_eq!(place.event(run_id, "spawn_failed")["to_state"], "stopped");
         place.assert_startable(run_id);
     }
@@ -98,7 +98,7 @@ fn server_killed_before_the_launch_line_starts_nothing() {
         drop(stream);
         until_true("it never began", || place.pipeline()["status"] == "failed");
         let run = place.run(run_id);
-        assert!(error_of(&run).contains("never begun"), "{run}");
+        assert!(error_of(&run).contains("killed while it began"), "{run}");
         assert!(place.journal(run_id).is_empty() && place.processes().is_empty());
         shim.wait().expect("ours");
         place.assert_startable(run_id);
