@@ -6,7 +6,7 @@
 mod stat;
 mod tree;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{CString, OsStr, OsString};
 use std::fs;
 use std::io;
@@ -14,6 +14,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command};
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
 
@@ -21,6 +22,11 @@ use crate::pipeline::Exit;
 
 pub use stat::{ProcState, Stat, read_stat};
 pub use tree::{Descendants, children_of, descendants};
+
+/// How long [`carriers`] may take on a machine where processes are born all the time, or stay in the middle of execve(2); and how often one
+/// of these is looked at.
+const CARRIERS_LIMIT: Duration = Duration::from_secs(1);
+const EXECVE_LOOK: Duration = Duration::from_micros(100);
 
 /// A process that no other can be mistaken for within one boot: a pid is used again, a pid with its start time is not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -183,26 +189,44 @@ pub fn usage_of_children() -> io::Result<ChildrenUsage> {
 }
 
 /// Every live process, this one excepted, whose environment holds each of `cookie`'s `NAME=value` texts. Processes whose
-/// environment may not be read are not ours.
+/// environment may not be read are not ours. One that is executing another program has none for a moment: that is waited for.
 pub fn carriers(cookie: &[Vec<u8>]) -> io::Result<Vec<Identity>> {
-    let me = std::process::id();
+    let deadline = Instant::now() + CARRIERS_LIMIT;
+    let mut seen = BTreeSet::from([std::process::id()]);
     let mut found = Vec::new();
-    for pid in tree::all_pids()? {
-        if pid == me {
-            continue;
+    loop {
+        // A child is born before its parent is seen dead: who was missed because it has fled to a child is in a list that is made later.
+        let newcomers: Vec<u32> = tree::all_pids()?.filter(|&pid| seen.insert(pid)).collect();
+        if newcomers.is_empty() || Instant::now() > deadline {
+            return Ok(found);
         }
-        // A process can end at any point of this look: then it carries nothing.
-        let Ok(environment) = fs::read(format!("/proc/{pid}/environ")) else { continue };
-        let carries = |wanted: &Vec<u8>| environment.split(|&byte| byte == 0).any(|entry| entry == wanted);
-        if !cookie.is_empty()
-            && cookie.iter().all(carries)
-            && let Ok(stat) = read_stat(pid)
-            && stat.state != ProcState::Dead
-        {
-            found.push(stat.identity);
+        for pid in newcomers {
+            // A process can end at any point of this look: then it carries nothing.
+            let Ok(environment) = environment_of(pid, deadline) else { continue };
+            let carries = |wanted: &Vec<u8>| environment.split(|&byte| byte == 0).any(|entry| entry == wanted);
+            if !cookie.is_empty()
+                && cookie.iter().all(carries)
+                && let Ok(stat) = read_stat(pid)
+                && stat.state != ProcState::Dead
+            {
+                found.push(stat.identity);
+            }
         }
     }
-    Ok(found)
+}
+
+/// The environment as the kernel shows it. In the middle of execve(2) the old one is gone and the new one not shown yet; that takes
+/// microseconds, on a loaded machine longer.
+fn environment_of(pid: u32, deadline: Instant) -> io::Result<Vec<u8>> {
+    let path = format!("/proc/{pid}/environ");
+    loop {
+        // In this order: what was executed between the two looks shows in the second.
+        let is_in_execve = fs::read(&path)?.is_empty() && stat::is_in_execve(pid)?;
+        if !is_in_execve || Instant::now() > deadline {
+            return fs::read(&path);
+        }
+        std::thread::sleep(EXECVE_LOOK);
+    }
 }
 
 /// The `NAME=value` text of an environment entry, as bytes.
@@ -220,7 +244,6 @@ fn raw_pid(pid: u32) -> io::Result<Pid> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::{Duration, Instant};
 
     /// Waits for a condition, never for time to pass.
     fn until(what: &str, mut holds: impl FnMut() -> bool) {

@@ -63,6 +63,19 @@ pub fn read_stat(pid: u32) -> io::Result<Stat> {
     })
 }
 
+/// Whether the process has memory and no environment in it, not even an empty one: the kernel is about to lay out what it executes.
+pub(super) fn is_in_execve(pid: u32) -> io::Result<bool> {
+    let raw = fs::read(format!("/proc/{pid}/stat")).map_err(gone_as_not_found)?;
+    // Counted from field 3: 23 vsize, 0 where there is no memory; 51 env_end.
+    let number = |fields: &mut std::str::SplitAsciiWhitespace<'_>, n| fields.nth(n)?.parse::<u64>().ok();
+    let parse = || {
+        let after_name = raw.iter().rposition(|&byte| byte == b')')? + 1;
+        let mut fields = std::str::from_utf8(&raw[after_name..]).ok()?.split_ascii_whitespace();
+        Some((number(&mut fields, 20)?, number(&mut fields, 27)?))
+    };
+    Ok(parse().is_some_and(|(memory, env_end)| memory > 0 && env_end == 0))
+}
+
 /// A process that ends while its files are read answers ESRCH instead of ENOENT.
 fn gone_as_not_found(error: io::Error) -> io::Error {
     if error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) { io::ErrorKind::NotFound.into() } else { error }

@@ -118,7 +118,12 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
         };
         conductor.look_at_run()?;
         conductor.take_in_unknown_runs()?;
-        conductor.publish();
+        if conductor.live_run().is_some() {
+            // The server before may have said, under this version, that something is under way.
+            conductor.tell_that_pending_changed();
+        } else {
+            conductor.publish();
+        }
         Ok(conductor)
     }
 
