@@ -86,6 +86,9 @@ fn live(dir: &Path) -> Result<(), ShimError> {
     process::adopt_orphans().in_step("become the subreaper")?;
     let events = signals().in_step("catch signals")?;
 
+    // One more descriptor of the lock, which execve(2) closes: the leader has it too from its fork on until it executes the script. If
+    // this process is killed in between, nobody finds the lock free before the leader carries the run's cookie.
+    let _until_the_script_is_executed = io::stdout().as_fd().try_clone_to_owned().in_step("keep the lock")?;
     let stdin = io::stdin().as_fd().try_clone_to_owned().in_step("take over standard input")?;
     let (spec, server, early) = read_spec(stdin)?;
     run::Run::begin(RunDir::at(dir.to_owned()), spec, events, server, &early)?.go_on_until_the_end();
