@@ -10,11 +10,11 @@ use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
-use super::shims::{ConnectionNumber, Shims};
+use super::shims::{ConnectionNumber, Finding, Shims};
 use super::snapshot::{Published, Snapshot, Watch};
 use super::{ActionError, Ask, Settings, StartRequest};
 use crate::clock::{Clock, whole_ms};
-use crate::pipeline::{Action, Entry, Fact, Pending, Refusal, RunStatus, State, Step, Transition, decide, observe};
+use crate::pipeline::{Action, Entry, Fact, Found, Pending, Refusal, RunStatus, State, Step, Transition, decide, observe};
 use crate::run_dir::{Command, FORMAT, LaunchSpec, Message, Reply, ReplyError};
 use crate::script;
 use crate::store::{NewRun, PipelineRow, RunRow, Store, StoreError};
@@ -240,8 +240,8 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
         };
         if !sent {
             // It may have left after an end that is still on its way to us, and stands in its journal.
-            if let Link::Connected { number } = self.link {
-                self.lose_shim(number);
+            if let Link::Connected { .. } = self.link {
+                self.let_go_and_look();
             }
             let refusal =
                 Refusal { from: self.row.state, action: pending.action(), pending: self.pending().map(Pending::action) };
@@ -336,12 +336,27 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
         if self.link != (Link::Connected { number }) {
             return;
         }
+        let finding = self.live_run().map(|run_id| self.shims.find(run_id));
+        if let Some(Ok(Finding { found: Found::ShimAlive, .. })) = finding {
+            // A process that dies closes its connections a little before its lock falls. One that lives can be reached again later as well.
+            self.let_go();
+            self.fall_silent();
+        } else {
+            self.let_go_and_look();
+        }
+    }
+
+    fn let_go(&mut self) {
         self.shims.disconnect();
         self.link = Link::Idle;
         self.unheard_since = None;
         if std::mem::take(&mut self.is_known_silent) {
             self.watch.set_degraded(None);
         }
+    }
+
+    fn let_go_and_look(&mut self) {
+        self.let_go();
         if let Err(error) = self.look_at_run() {
             self.forget_and_retry(&error);
         }

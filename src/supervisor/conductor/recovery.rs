@@ -123,7 +123,6 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
             // Killed between the commit of `starting` and that of `running`: its first fact is on the way.
             self.under_way = Some(UnderWay { pending: Pending::Start, tag: 0, waiters: Vec::new() });
         }
-        self.give_up_unanswerable();
         let connected = self.shims.connect(run_id).and_then(|number| {
             self.shims.send(&Command::Attach { tag: 0, after: self.last_seq })?;
             if let Some(Pending::Stop { kill_at }) = self.pending() {
@@ -140,6 +139,7 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
                 }
                 self.link = Link::Connected { number };
                 self.expect_to_hear();
+                self.give_up_unanswerable();
                 ::log::info!("run {run_id} goes on; this server has taken it over");
             }
             // It may be leaving at this moment, or not have its socket yet.
