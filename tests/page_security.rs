@@ -10,26 +10,12 @@ use std::net::TcpListener;
 use std::thread;
 
 use serde_json::{Value, json};
-use support::{Answer, Place};
+use support::{ACTS, Answer, Place, READS};
 use webdriver::{Browser, PATIENCE, wait_until};
 
 const FRIEND: &str = "http://localhost:5173";
 const STRANGER: &str = "http://evil.example";
 const JSON: (&str, &str) = ("Content-Type", "application/json");
-
-const GETS: [&str; 10] = [
-    "/",
-    "/static/app.js",
-    "/api/pipeline",
-    "/api/pipeline/status",
-    "/api/runs",
-    "/api/runs/1",
-    "/api/logs",
-    "/api/logs/tail",
-    "/api/health",
-    "/api/version",
-];
-const POSTS: [&str; 4] = ["/api/pipeline/start", "/api/pipeline/pause", "/api/pipeline/resume", "/api/pipeline/stop"];
 
 /// A server that lets the pages of two origins in.
 fn open_place() -> Place {
@@ -55,7 +41,7 @@ fn assert_open(answer: &Answer, origin: &str, what: &str) {
 #[test]
 fn an_allowed_origin_gets_its_preflight_on_every_route() {
     let place = open_place();
-    for (path, method) in GETS.iter().map(|path| (path, "GET")).chain(POSTS.iter().map(|path| (path, "POST"))) {
+    for (path, method) in READS.iter().map(|path| (path, "GET")).chain(ACTS.iter().map(|path| (path, "POST"))) {
         let ask = |origin: &str| {
             let headers = [
                 ("Origin", origin),
@@ -157,7 +143,7 @@ fn another_origin_can_neither_read_nor_act() {
             for (_, answer) in one_of_each(&place, origin) {
                 assert_eq!(opened(&answer), Vec::<&str>::new(), "{origin}: {}", answer.body);
             }
-            for path in POSTS {
+            for path in ACTS {
                 for headers in [&[JSON][..], &[("Content-Type", "text/plain")], &[]] {
                     let headers = [&[("Origin", origin)][..], headers].concat();
                     let answer = place.request("POST", path, &headers, Some("{}"));
@@ -259,7 +245,7 @@ fn a_name_that_is_not_this_servers_is_turned_away() {
 #[test]
 fn the_page_and_the_api_are_served_closed() {
     let place = Place::serving("sleep.sh");
-    for path in GETS.iter().chain(&POSTS).chain(&["/nothing"]) {
+    for path in READS.iter().chain(&ACTS).chain(&["/nothing"]) {
         let answer = place.get(path);
         for (name, value) in
             [("X-Content-Type-Options", "nosniff"), ("X-Frame-Options", "DENY"), ("Referrer-Policy", "no-referrer")]

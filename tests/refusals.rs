@@ -8,7 +8,7 @@ use std::os::unix::net::UnixListener;
 use std::process::Command;
 
 use serde_json::{Value, json};
-use support::{Answer, Place, until_true};
+use support::{ACTS, Answer, Place, READS, until_true};
 
 /// A refusal has this status and this word, a sentence for people, and the keys that every refusal has.
 fn assert_refused(what: &str, answer: &Answer, status: u16, word: &str) {
@@ -56,23 +56,10 @@ fn what_is_not_there_is_not_found_in_json() {
 fn a_wrong_method_is_told_the_right_ones() {
     let place = Place::serving("sleep.sh");
     let before = place.footprint();
-    let reads = [
-        "/",
-        "/static/app.js",
-        "/api/pipeline",
-        "/api/pipeline/status",
-        "/api/runs",
-        "/api/runs/1",
-        "/api/logs",
-        "/api/logs/tail",
-        "/api/health",
-        "/api/version",
-    ];
-    let acts = ["/api/pipeline/start", "/api/pipeline/pause", "/api/pipeline/resume", "/api/pipeline/stop"];
     let (read, act) = ("GET, HEAD, OPTIONS", "POST, OPTIONS");
     for (paths, allow, wrong) in [
-        (&reads[..], read, &["POST", "PUT", "PATCH", "DELETE", "TRACE", "get", "BREW"][..]),
-        (&acts, act, &["GET", "HEAD", "PUT", "PATCH", "DELETE", "post"]),
+        (&READS[..], read, &["POST", "PUT", "PATCH", "DELETE", "TRACE", "get", "BREW"][..]),
+        (&ACTS, act, &["GET", "HEAD", "PUT", "PATCH", "DELETE", "post"]),
     ] {
         let mut wire = place.wire();
         for path in paths {

@@ -197,7 +197,7 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
         }
     }
 
-    /// Checks the request and commits the run. Nothing is changed where this fails.
+    /// Checks the request and commits the run. A refused request changes nothing.
     fn prepare(&mut self, request: &StartRequest) -> Result<LaunchSpec, ActionError> {
         let root = self.settings.root.clone();
         let name = request.script.as_deref().or(self.settings.default_script.as_deref());
@@ -212,8 +212,15 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
         let new = NewRun { script: script_name, cwd: cwd.display().to_string(), args: request.args.clone(), log_start };
         let begun = self.store.begin_run(&new, at)?;
         self.row = begun.row;
-        self.run = self.store.run(begun.run_id)?;
         self.last_seq = 0;
+        self.run = match self.store.run(begun.run_id) {
+            Ok(run) => run,
+            Err(error) => {
+                // Committed, and never to be launched: the next look ends it.
+                self.forget_and_retry(&error);
+                return Err(error.into());
+            }
+        };
         Ok(LaunchSpec {
             format: FORMAT,
             run_id: begun.run_id,
@@ -313,12 +320,8 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
         let Some(under_way) = self.under_way.take_if(|under_way| under_way.tag == reply.reply) else { return };
         let detail = reply.detail.unwrap_or_else(|| "the run's own process refused".to_owned());
         ::log::warn!("{} was not done: {detail}", under_way.pending.action());
-        // Pending is gone; who waits for news is told, and who asked finds it so.
-        match self.store.touch(self.clock.now()) {
-            Ok(row) => self.row = row,
-            Err(error) => ::log::warn!("failed to {error}"),
-        }
-        self.publish();
+        // Before the answer: who asked finds it so.
+        self.tell_that_pending_changed();
         let action = under_way.pending.action();
         let from = self.row.state;
         under_way.answer_all(|| {
@@ -476,6 +479,8 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
         ::log::error!("failed to {error}");
         let now = self.clock.since_boot();
         self.shims.disconnect();
+        self.unheard_since = None;
+        self.is_known_silent = false;
         self.link = Link::Silent { since: now, retry_at: now + STORE_RETRY };
         self.watch.set_degraded(Some(format!("what happened could not be recorded yet: failed to {error}")));
         if let Some(under_way) = &mut self.under_way {

@@ -23,6 +23,23 @@ use serde_json::{Value, json};
 /// How long a condition may take on a slow, noisy machine. Nothing waits that long unless it fails.
 pub const DEADLINE: Duration = Duration::from_mins(1);
 
+/// Every path that is read, an example where it has a parameter.
+pub const READS: [&str; 10] = [
+    "/",
+    "/static/app.js",
+    "/api/pipeline",
+    "/api/pipeline/status",
+    "/api/runs",
+    "/api/runs/1",
+    "/api/logs",
+    "/api/logs/tail",
+    "/api/health",
+    "/api/version",
+];
+
+/// Every path that changes something.
+pub const ACTS: [&str; 4] = ["/api/pipeline/start", "/api/pipeline/pause", "/api/pipeline/resume", "/api/pipeline/stop"];
+
 /// Waits for `holds` to give something, with a deadline; never for time to pass.
 pub fn until<T>(what: &str, mut holds: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + DEADLINE;

@@ -18,8 +18,12 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
     }
 
     pub(super) fn settle(&mut self, why_it_never_began: &str) -> Result<(), StoreError> {
+        // From what is stored, not from what is remembered: a read that failed after a commit leaves the two apart.
+        self.row = self.store.row()?;
+        self.run = self.store.latest_run()?;
         let Some(run) = &self.run else { return Ok(()) };
         let (run_id, status) = (run.id, run.status);
+        self.last_seq = self.store.last_seq(run_id)?;
         if !status.is_live() {
             return self.record_what_followed_the_end(run_id, status);
         }
@@ -54,7 +58,12 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
             Plan::Nothing => {}
             Plan::Adopt => self.adopt(run_id),
             // An end without the beginning that it ends: the line between is damaged.
-            Plan::RecordEnd => self.end_unseen(run_id, UnseenEnd::Lost, self.clock.now(), "its journal is damaged")?,
+            Plan::RecordEnd => self.end_unseen(
+                run_id,
+                UnseenEnd::Lost,
+                self.clock.now(),
+                "its journal is damaged, so nobody can know how it ended",
+            )?,
             Plan::FailSpawn => {
                 self.end_unseen(run_id, UnseenEnd::NeverBegan, self.clock.now(), why_it_never_began)?;
             }
