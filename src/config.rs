@@ -37,6 +37,7 @@ const ROOT: &str = "AUTOAPPDEV_PIPELINE_CWD";
 const SCRIPT: &str = "AUTOAPPDEV_PIPELINE_SCRIPT";
 const ALLOW_ORIGIN: &str = "AUTOAPPDEV_ALLOW_ORIGIN";
 const ALLOW_HOST: &str = "AUTOAPPDEV_ALLOW_HOST";
+const CONTAINMENT: &str = "AUTOAPPDEV_CONTAINMENT";
 const GRACE: &str = "AUTOAPPDEV_GRACE_S";
 const LOG_SEGMENT: &str = "AUTOAPPDEV_LOG_SEGMENT_MB";
 const LOG_RUN: &str = "AUTOAPPDEV_LOG_RUN_MB";
@@ -53,6 +54,7 @@ pub const NAMES: &[&str] = &[
     SCRIPT,
     ALLOW_ORIGIN,
     ALLOW_HOST,
+    CONTAINMENT,
     GRACE,
     LOG_SEGMENT,
     LOG_RUN,
@@ -118,6 +120,8 @@ pub struct Config {
     pub allow_origins: Vec<String>,
     /// Names beside loopback's by which a client may call this server, in lower case, without a port.
     pub allow_hosts: Vec<String>,
+    /// Whether a run gets a control group of its own where this user may make one.
+    pub uses_cgroups: bool,
     /// From TERM to KILL for a start that names no other.
     pub grace: Duration,
     /// The size at which a log segment ends.
@@ -152,6 +156,7 @@ impl Config {
         };
         let allow_origins = sources.list(ALLOW_ORIGIN, values::origin)?;
         let allow_hosts = sources.list(ALLOW_HOST, values::host_name)?;
+        let uses_cgroups = sources.variable(CONTAINMENT).map_or(Ok(true), |given| given.parsed(values::uses_cgroups))?;
         let grace = sources.variable(GRACE).map_or(Ok(GRACE_DEFAULT), |given| given.parsed(grace_from_text))?;
         let segment_mb = sources
             .variable(LOG_SEGMENT)
@@ -168,6 +173,7 @@ impl Config {
             pipeline_script,
             allow_origins,
             allow_hosts,
+            uses_cgroups,
             grace,
             log_segment_bytes: segment_mb * MIB,
             log_run_bytes: run_mb * MIB,

@@ -120,6 +120,16 @@ words! {
     }
 }
 
+words! {
+    /// What holds a run's processes together.
+    Containment {
+        /// A control group of its own: stopped and killed as one, and nothing that it starts can leave unnoticed.
+        Cgroup = "cgroup",
+        /// The descendants of its shim, found by looking.
+        Tree = "tree",
+    }
+}
+
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -128,6 +138,26 @@ pub enum Exit {
     Code(i32),
     /// By this signal's number.
     Signal(i32),
+}
+
+/// The signals that a process brings upon itself (`signal(7)`): by a fault of its own, by a limit that it ran into, by a timer that it set,
+/// by a pipe that nobody reads any more.
+const OWN_SIGNALS: [i32; 13] = {
+    use signal_hook::consts::signal::{
+        SIGABRT, SIGALRM, SIGBUS, SIGFPE, SIGILL, SIGPIPE, SIGPROF, SIGSEGV, SIGSYS, SIGTRAP, SIGVTALRM, SIGXCPU, SIGXFSZ,
+    };
+    [SIGABRT, SIGALRM, SIGBUS, SIGFPE, SIGILL, SIGPIPE, SIGPROF, SIGSEGV, SIGSYS, SIGTRAP, SIGVTALRM, SIGXCPU, SIGXFSZ]
+};
+
+impl Exit {
+    /// Whether somebody else ended it: by a signal that no fault of its own brings. The kernel does not tell the sender of a deadly signal,
+    /// so a process that sends itself a KILL looks the same.
+    pub fn is_from_outside(self) -> bool {
+        match self {
+            Self::Code(_) => false,
+            Self::Signal(signal) => !OWN_SIGNALS.contains(&signal),
+        }
+    }
 }
 
 /// What the shim saw happen. The journal holds them numbered; only facts change state.
@@ -140,6 +170,9 @@ pub enum Fact {
         pid: u32,
         /// Its start time in clock ticks since boot (`proc_pid_stat(5)`, field 22), which makes the pid an identity.
         start_ticks: u64,
+        /// What holds it and all that it starts together.
+        #[serde(default = "by_looking")]
+        containment: Containment,
     },
     /// Every process of the tree was looked at and is stopped.
     Paused {
@@ -148,10 +181,13 @@ pub enum Fact {
     },
     /// The tree runs again.
     Resumed {
-        /// A client, or somebody's SIGCONT.
+        /// A client; or somebody's SIGCONT, also where that made the shim give a pause up.
         cause: Cause,
         /// Milliseconds that this run has been paused in all.
         paused_ms: u64,
+        /// Why a pause was given up, for people.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        detail: Option<String>,
     },
     /// TERM was sent; KILL follows after the grace.
     Stopping {
@@ -186,6 +222,11 @@ pub enum Fact {
     /// Written by a newer shim; kept in the history, changes nothing here.
     #[serde(other)]
     Unknown,
+}
+
+/// Shims that did not say so had nothing else.
+const fn by_looking() -> Containment {
+    Containment::Tree
 }
 
 impl Fact {
@@ -349,7 +390,11 @@ pub fn observe(from: State, fact: &Fact) -> Option<Transition> {
         (State::Running, Fact::Paused { cause }) => change(State::Paused, RunStatus::Paused, *cause),
         (State::Paused, Fact::Resumed { cause, .. }) => change(State::Running, RunStatus::Running, *cause),
         (State::Running | State::Paused, Fact::Exited { exit, asked, .. }) => {
-            let cause = if *asked { Cause::Request } else { Cause::Exit };
+            let cause = match (asked, exit.is_from_outside()) {
+                (true, _) => Cause::Request,
+                (false, true) => Cause::Outside,
+                (false, false) => Cause::Exit,
+            };
             change(State::Stopped, outcome(*exit, *asked), cause)
         }
         (State::Running | State::Paused, Fact::Spawned { .. } | Fact::SpawnFailed { .. })

@@ -1,25 +1,26 @@
 //! The kernel's side: who lives, in what state, signals by identity, waiting, reaping.
 //!
-//! Level 1. The one file that may hold `unsafe`: one block, so that the pipeline's leader begins a session of its own. Never
-//! decides anything. Called by the shim (everything), the supervisor (recovery) and the tests.
+//! Level 1. Never decides anything. Called by the shim (everything), the supervisor (recovery) and the tests.
 
+mod cgroup;
+mod spawn;
 mod stat;
 mod tree;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::{CString, OsStr, OsString};
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Read};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
 
 use crate::pipeline::Exit;
 
+pub use cgroup::Cgroup;
+pub use spawn::{Launch, Spawned, spawn_in_session};
 pub use stat::{ProcState, Stat, read_stat};
 pub use tree::{Descendants, children_of, descendants};
 
@@ -56,56 +57,14 @@ pub fn begin_session() -> io::Result<()> {
     Ok(())
 }
 
-/// Spawns `command` as the leader of a session of its own. When this returns, the child is in it and has executed its program: an
-/// error of either comes back here.
-pub fn spawn_in_session(command: &mut Command) -> io::Result<Child> {
-    let program = Program::of(command)?;
-    let become_it = move || {
-        begin_session()?;
-        program.execute()
-    };
-    #[expect(unsafe_code, reason = "nothing safe in std makes a child begin a session")]
-    // SAFETY: setsid(2) and execve(2) are async-signal-safe. The lists for execve(2) are allocated in the child, which the C libraries
-    // allow after a fork(2), and the one caller, the shim, has a single thread.
-    unsafe {
-        command.pre_exec(become_it);
-    }
-    command.spawn()
+/// `/dev/null` for reading, as a standard input.
+pub fn null() -> io::Result<OwnedFd> {
+    File::open("/dev/null").map(OwnedFd::from)
 }
 
-/// What is to be executed, as the kernel takes it.
-struct Program {
-    path: CString,
-    args: Vec<CString>,
-    environment: Vec<CString>,
-}
-
-impl Program {
-    fn of(command: &Command) -> io::Result<Self> {
-        let mut environment: BTreeMap<OsString, OsString> = std::env::vars_os().collect();
-        for (name, value) in command.get_envs() {
-            match value {
-                Some(value) => environment.insert(name.to_owned(), value.to_owned()),
-                None => environment.remove(name),
-            };
-        }
-        let text = |text: &OsStr| CString::new(text.as_bytes());
-        let entry = |(name, value): (OsString, OsString)| CString::new([name.as_bytes(), b"=", value.as_bytes()].concat());
-        Ok(Self {
-            path: text(command.get_program())?,
-            args: std::iter::once(command.get_program()).chain(command.get_args()).map(text).collect::<Result<_, _>>()?,
-            environment: environment.into_iter().map(entry).collect::<Result<_, _>>()?,
-        })
-    }
-
-    /// Returns only an error, or for a program that is to be looked up in `PATH`. std would use execvp(3), which gives what the kernel does
-    /// not take for a program to sh: whatever that makes of it, it is not what was asked for.
-    fn execute(&self) -> io::Result<()> {
-        if self.path.as_bytes().contains(&b'/') {
-            nix::unistd::execve(&self.path, &self.args, &self.environment)?;
-        }
-        Ok(())
-    }
+/// Kills our child `pid`, which has not been reaped: its pid is its own.
+pub fn kill_child(pid: u32) -> io::Result<()> {
+    Ok(rustix::process::kill_process(raw_pid(pid)?, Signal::KILL)?)
 }
 
 /// Lets every signal through to this thread and to all that it starts: a mask outlives execve(2).
@@ -239,6 +198,11 @@ fn carries(pid: u32, cookie: &[Vec<u8>], deadline: Instant) -> io::Result<bool> 
     }
 }
 
+/// The name that `ps` shows for a process, if it is there (`proc_pid_comm(5)`).
+pub fn name_of(pid: u32) -> Option<String> {
+    fs::read(format!("/proc/{pid}/comm")).ok().map(|name| String::from_utf8_lossy(&name).trim_end().to_owned())
+}
+
 /// The `NAME=value` text of an environment entry, as bytes.
 pub fn environment_entry(name: &str, value: &Path) -> Vec<u8> {
     let mut entry = name.as_bytes().to_vec();
@@ -253,6 +217,8 @@ fn raw_pid(pid: u32) -> io::Result<Pid> {
 
 #[cfg(test)]
 mod tests {
+    use std::process::{Child, Command};
+
     use super::*;
 
     /// Waits for a condition, never for time to pass.
@@ -284,22 +250,6 @@ mod tests {
         assert_eq!(peek_exit(identity.pid).expect("a look does not reap"), Some(Exit::Signal(9)));
         child.wait().expect("still there to reap");
         assert!(!signal(identity, Signal::KILL).expect("gone is no error"));
-    }
-
-    #[test]
-    fn a_spawned_leader_is_in_its_own_session() {
-        let mut child = spawn_in_session(Command::new("sleep").arg("600")).expect("spawns");
-        let stat = read_stat(child.id()).expect("it lives");
-        assert_eq!(stat.session, child.id());
-        assert_eq!(stat.ppid, std::process::id());
-        child.kill().expect("our child");
-        child.wait().expect("our child");
-    }
-
-    #[test]
-    fn what_cannot_be_executed_is_an_error_of_the_spawn() {
-        let error = spawn_in_session(&mut Command::new("/nonexistent/program")).expect_err("nothing there");
-        assert_eq!(error.kind(), io::ErrorKind::NotFound);
     }
 
     #[test]

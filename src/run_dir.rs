@@ -11,7 +11,7 @@ mod protocol;
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
@@ -20,7 +20,7 @@ use rustix::fs::FlockOperation;
 use crate::private::private_file;
 
 pub use journal::{Header, Journal, JournalError, ReadJournal, read_header, read_journal};
-pub use protocol::{Command, LaunchSpec, LineReader, Message, Reply, ReplyError, to_line};
+pub use protocol::{Command, LaunchSpec, LineReader, Message, Note, Reply, ReplyError, to_line};
 
 /// The version of everything in a run directory. A reader accepts its own and every earlier one.
 pub const FORMAT: u32 = 1;
@@ -96,6 +96,12 @@ impl Runs {
         rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
         create_private_dir(&run.log_dir())?;
         Ok((run, lock))
+    }
+
+    /// The name of the control group of run `run_id`: of this folder, wherever it is mounted, and no other that is there.
+    pub fn cgroup_name(&self, run_id: i64) -> io::Result<String> {
+        let folder = fs::metadata(&self.runtime_dir)?;
+        Ok(format!("autoappdev-{:x}-{:x}-{run_id}", folder.dev(), folder.ino()))
     }
 
     /// The cookie that every process of run `run_id` carries in its environment, unless it threw it away.

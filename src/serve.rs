@@ -81,6 +81,7 @@ fn serve_in(config: Config, runtime_dir: &Path) -> anyhow::Result<()> {
         root,
         default_script: config.pipeline_script,
         grace: config.grace,
+        uses_cgroups: config.uses_cgroups,
         log_segment_bytes: config.log_segment_bytes,
         log_run_bytes: config.log_run_bytes,
     };

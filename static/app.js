@@ -120,6 +120,8 @@ function show() {
   const doing = connected && p.pending ? DOING[p.pending] || p.pending : '';
   set($('pending'), doing);
   $('pending').hidden = !doing;
+  set($('detail'), connected && p.detail ? sentence(p.detail) : '');
+  $('detail').hidden = !$('detail').textContent;
   set($('script'), p.script || 'no script configured');
   set($('run-id'), String(p.run_id ?? '–'));
   set($('pid'), String(p.pid ?? '–'));

@@ -9,7 +9,7 @@ use std::os::unix::net::UnixStream;
 use std::process::Stdio;
 
 use autoappdev::clock::Timestamp;
-use autoappdev::pipeline::{Cause, Exit, Fact};
+use autoappdev::pipeline::{Cause, Containment, Exit, Fact};
 use autoappdev::process::boot_id;
 use autoappdev::run_dir::{FORMAT, LaunchSpec, to_line};
 use serde_json::{Value, json};
@@ -24,7 +24,7 @@ fn this_boot() -> String {
 }
 
 fn spawned(pid: u32) -> Fact {
-    Fact::Spawned { pid, start_ticks: 1 }
+    Fact::Spawned { pid, start_ticks: 1, containment: Containment::Tree }
 }
 
 fn exited(code: i32) -> Fact {
@@ -124,6 +124,7 @@ fn server_killed_while_the_shim_begins_is_adopted() {
         log_start: 0,
         log_segment_bytes: 1 << 20,
         log_run_bytes: 1 << 24,
+        uses_cgroups: true,
     };
     let (mut shim, stream) = shim_of_a_dead_server(&place, run_id, &to_line(&spec));
     drop(stream);

@@ -5,7 +5,7 @@ mod support;
 use std::fs;
 
 use serde_json::{Value, json};
-use support::{Place, is_alive, is_stopped, letter, letters, until_true};
+use support::{Place, can_make_cgroups, is_alive, is_stopped, letter, letters, members, until, until_true};
 
 /// How many processes of `tree.sh` stay: of the one that ignores TERM the `sleep` comes and goes.
 const TREE: usize = 8;
@@ -15,8 +15,8 @@ fn stop_at_once(place: &Place) {
 }
 
 /// A place with the C program, and a script that executes it.
-fn acting(mode: &str) -> Place {
-    let place = Place::serving("act.sh");
+fn acting(mode: &str, containment: &str) -> Place {
+    let place = Place::serving_with("act.sh", containment);
     place.actor();
     place.script("act.sh", &format!("#!/bin/bash\nexec ./actor {mode}\n"));
     place
@@ -37,9 +37,8 @@ fn pause_and_resume(place: &Place, rounds: usize, at_least: usize) -> (u32, i64)
     (pid, run_id)
 }
 
-#[test]
-fn a_pause_reaches_every_generation_and_every_session() {
-    let place = Place::serving("tree.sh");
+fn a_pause_reaches_every_generation_and_every_session(containment: &str) {
+    let place = Place::serving_with("tree.sh", containment);
     let (_, run_id) = pause_and_resume(&place, 20, TREE);
     place.act("pause").ok();
     let stopped = place.assert_all_stopped();
@@ -50,25 +49,22 @@ fn a_pause_reaches_every_generation_and_every_session() {
     place.assert_nothing_left(run_id);
 }
 
-#[test]
-fn a_pause_holds_while_everything_forks() {
-    let place = acting("fork-storm 4");
+fn a_pause_holds_while_everything_forks(containment: &str) {
+    let place = acting("fork-storm 4", containment);
     let (_, run_id) = pause_and_resume(&place, 30, 5);
     stop_at_once(&place);
     place.assert_nothing_left(run_id);
 }
 
-#[test]
-fn a_pause_holds_while_everything_vforks() {
-    let place = acting("vfork-storm 4");
+fn a_pause_holds_while_everything_vforks(containment: &str) {
+    let place = acting("vfork-storm 4", containment);
     let (_, run_id) = pause_and_resume(&place, 30, 5);
     stop_at_once(&place);
     place.assert_nothing_left(run_id);
 }
 
-#[test]
-fn a_pause_holds_while_shells_fork() {
-    let place = Place::serving("shells.sh");
+fn a_pause_holds_while_shells_fork(containment: &str) {
+    let place = Place::serving_with("shells.sh", containment);
     place.script(
         "shells.sh",
         "#!/bin/sh\nwork() { while :; do /bin/true; (: ) & wait; echo x | cat >/dev/null; done; }\n\
@@ -79,9 +75,8 @@ fn a_pause_holds_while_shells_fork() {
     place.assert_nothing_left(run_id);
 }
 
-#[test]
-fn a_process_that_flees_from_child_to_child_is_caught_by_a_pause() {
-    let place = Place::serving("flee.sh");
+fn a_process_that_flees_from_child_to_child_is_caught_by_a_pause(containment: &str) {
+    let place = Place::serving_with("flee.sh", containment);
     place.actor();
     place.script("flee.sh", "#!/bin/bash\n./actor hop &\nexec sleep 600\n");
     let (pid, run_id) = place.start();
@@ -99,9 +94,8 @@ fn a_process_that_flees_from_child_to_child_is_caught_by_a_pause() {
     place.assert_nothing_left(run_id);
 }
 
-#[test]
-fn a_process_that_flees_from_child_to_child_does_not_outlive_the_leader() {
-    let place = Place::serving("flee.sh");
+fn a_process_that_flees_from_child_to_child_does_not_outlive_the_leader(containment: &str) {
+    let place = Place::serving_with("flee.sh", containment);
     place.actor();
     place.script("flee.sh", "#!/bin/bash\n./actor hop &\n[ \"$1\" = stay ] && exec sleep 600\nexit 0\n");
     for _ in 0..3 {
@@ -118,9 +112,8 @@ fn a_process_that_flees_from_child_to_child_does_not_outlive_the_leader() {
     }
 }
 
-#[test]
-fn a_stop_ends_what_grows_while_it_is_stopped() {
-    let place = acting("bomb 8");
+fn a_stop_ends_what_grows_while_it_is_stopped(containment: &str) {
+    let place = acting("bomb 8", containment);
     for _ in 0..3 {
         let (_, run_id) = place.start();
         until_true("it begins to grow", || place.said(run_id, "stdout").iter().any(|line| line == "ready"));
@@ -129,9 +122,8 @@ fn a_stop_ends_what_grows_while_it_is_stopped() {
     }
 }
 
-#[test]
-fn a_stop_with_grace_ends_a_storm_of_forks() {
-    let place = acting("fork-storm 4");
+fn a_stop_with_grace_ends_a_storm_of_forks(containment: &str) {
+    let place = acting("fork-storm 4", containment);
     let (_, run_id) = place.start();
     place.until_line("ready");
     place.post("/api/pipeline/stop", json!({"grace_s": 2})).ok();
@@ -139,9 +131,8 @@ fn a_stop_with_grace_ends_a_storm_of_forks() {
     assert_eq!(place.until_ended(run_id)["status"], "stopped");
 }
 
-#[test]
-fn a_leader_that_ends_leaves_nobody_behind() {
-    let place = Place::serving("leave.sh");
+fn a_leader_that_ends_leaves_nobody_behind(containment: &str) {
+    let place = Place::serving_with("leave.sh", containment);
     place.script(
         "leave.sh",
         "#!/bin/bash\n\
@@ -168,9 +159,8 @@ fn a_leader_that_ends_leaves_nobody_behind() {
     }
 }
 
-#[test]
-fn a_stop_leaves_nobody_behind_who_ignores_it() {
-    let place = Place::serving("tree.sh");
+fn a_stop_leaves_nobody_behind_who_ignores_it(containment: &str) {
+    let place = Place::serving_with("tree.sh", containment);
     for paused in [false, true] {
         let (_, run_id) = place.start();
         until_true("the whole tree is there", || place.processes().len() >= TREE);
@@ -185,20 +175,49 @@ fn a_stop_leaves_nobody_behind_who_ignores_it() {
     }
 }
 
-#[test]
-fn three_hundred_processes_pause_resume_and_stop() {
-    let place = Place::serving("many.sh");
-    place.script("many.sh", "#!/bin/bash\nfor ((n = 0; n < 300; n++)); do sleep 600 & done\necho ready\nwait\n");
-    let (_, run_id) = pause_and_resume(&place, 3, 301);
+fn two_thousand_processes_pause_resume_and_stop(containment: &str) {
+    let place = acting("crowd 2000", containment);
+    let (_, run_id) = pause_and_resume(&place, 3, 2001);
     place.act("stop").ok();
     place.assert_nothing_left(run_id);
     let run = place.until_ended(run_id);
     assert_eq!((&run["status"], &run["signal"]), (&json!("stopped"), &json!(15)));
 }
 
-#[test]
-fn a_process_is_paused_when_all_of_its_threads_are() {
-    let place = acting("threads 3");
+fn a_storm_of_forks_is_stopped_while_it_is_paused(containment: &str) {
+    let place = acting("fork-storm 4", containment);
+    for grace in [0.0, 0.2] {
+        let (_, run_id) = place.start();
+        until_true("it storms", || place.said(run_id, "stdout") == ["ready"]);
+        // The stop comes while the pause is being made, or right after it.
+        let pause = place.shoot("/api/pipeline/pause", "{}");
+        let stopped = until("the stop is taken", || {
+            Some(place.post("/api/pipeline/stop", json!({"grace_s": grace}))).filter(|answer| answer.status == 200)
+        });
+        assert_eq!(stopped.ok()["state"], "stopped");
+        drop(pause);
+        place.assert_nothing_left(run_id);
+    }
+}
+
+fn a_run_says_what_holds_it_together(containment: &str) {
+    let place = Place::serving_with("sleep.sh", containment);
+    assert_eq!(place.pipeline()["containment"], Value::Null);
+    let expected = if containment == "auto" && can_make_cgroups() { "cgroup" } else { "tree" };
+    let (pid, run_id) = place.start();
+    assert_eq!((&place.pipeline()["containment"], &place.run(run_id)["containment"]), (&json!(expected), &json!(expected)));
+    let group = place.cgroup(run_id).unwrap_or_default();
+    assert_eq!(members(&group).contains(&pid), expected == "cgroup", "{group:?}");
+    assert_eq!(group.exists(), expected == "cgroup");
+    place.act("stop").ok();
+    place.assert_nothing_left(run_id);
+    assert_eq!(place.pipeline()["containment"], expected, "as long as it is the latest run");
+    // Not a word about it where it can't be had.
+    assert!(!place.server_log().contains("cgroup"), "{}", place.server_log());
+}
+
+fn a_process_is_paused_when_all_of_its_threads_are(containment: &str) {
+    let place = acting("threads 3", containment);
     let (pid, run_id) = pause_and_resume(&place, 20, 1);
     assert_eq!(letters(pid).len(), 4);
     place.act("pause").ok();
@@ -207,9 +226,8 @@ fn a_process_is_paused_when_all_of_its_threads_are() {
     place.assert_nothing_left(run_id);
 }
 
-#[test]
-fn a_process_whose_leading_thread_has_ended_is_alive() {
-    let place = acting("mainless");
+fn a_process_whose_leading_thread_has_ended_is_alive(containment: &str) {
+    let place = acting("mainless", containment);
     let (pid, run_id) = place.start();
     place.until_line("ready");
     until_true("its leading thread has ended", || letter(pid) == Some('Z'));
@@ -235,9 +253,8 @@ fn a_process_whose_leading_thread_has_ended_is_alive() {
     assert_eq!(place.until_ended(run_id)["signal"], 15);
 }
 
-#[test]
-fn children_that_nobody_reaps_do_not_matter() {
-    let place = Place::serving("zombies.sh");
+fn children_that_nobody_reaps_do_not_matter(containment: &str) {
+    let place = Place::serving_with("zombies.sh", containment);
     place.actor();
     place.script("zombies.sh", "#!/bin/bash\nsleep 600 &\n./actor zombies 20 &\nwhile [ ! -e go ]; do sleep 0.01; done\n");
     let (_, run_id) = place.start();
@@ -250,4 +267,35 @@ fn children_that_nobody_reaps_do_not_matter() {
     fs::write(place.root().join("go"), "").expect("writes");
     assert_eq!(place.until_ended(run_id)["status"], "completed");
     place.assert_nothing_left(run_id);
+}
+
+/// Each test above, with control groups where they can be had, and without.
+macro_rules! with_and_without_cgroups {
+    ($($name:ident),+ $(,)?) => {
+        mod auto {
+            $(#[test] fn $name() { super::$name("auto"); })+
+        }
+        mod tree {
+            $(#[test] fn $name() { super::$name("tree"); })+
+        }
+    };
+}
+
+with_and_without_cgroups! {
+    a_pause_reaches_every_generation_and_every_session,
+    a_pause_holds_while_everything_forks,
+    a_pause_holds_while_everything_vforks,
+    a_pause_holds_while_shells_fork,
+    a_process_that_flees_from_child_to_child_is_caught_by_a_pause,
+    a_process_that_flees_from_child_to_child_does_not_outlive_the_leader,
+    a_stop_ends_what_grows_while_it_is_stopped,
+    a_stop_with_grace_ends_a_storm_of_forks,
+    a_leader_that_ends_leaves_nobody_behind,
+    a_stop_leaves_nobody_behind_who_ignores_it,
+    a_process_is_paused_when_all_of_its_threads_are,
+    a_process_whose_leading_thread_has_ended_is_alive,
+    children_that_nobody_reaps_do_not_matter,
+    two_thousand_processes_pause_resume_and_stop,
+    a_storm_of_forks_is_stopped_while_it_is_paused,
+    a_run_says_what_holds_it_together,
 }

@@ -33,6 +33,7 @@ Settings come from flags, then the environment, then a .env file in this folder:
   AUTOAPPDEV_PIPELINE_SCRIPT  --script
   AUTOAPPDEV_ALLOW_ORIGIN     origins whose pages may use the API, comma-separated [default: none]
   AUTOAPPDEV_ALLOW_HOST       more names of this server, comma-separated [default: none]
+  AUTOAPPDEV_CONTAINMENT      auto: a control group for a run where one can be had; tree: never [default: auto]
   AUTOAPPDEV_GRACE_S          seconds from TERM to KILL, 0 to 3600 [default: 10]
   AUTOAPPDEV_LOG_SEGMENT_MB   MiB in a log segment, 1 to 1024 [default: 16]
   AUTOAPPDEV_LOG_RUN_MB       MiB kept of one run's log [default: 256]";

@@ -33,6 +33,8 @@ pub(super) struct Pipeline {
     exit_code: Option<i32>,
     signal: Option<i32>,
     error: Option<String>,
+    /// An older server does not say it.
+    detail: Option<String>,
 }
 
 /// The answer to an action that was done.
@@ -122,6 +124,7 @@ pub(super) fn status(pipeline: &Pipeline, now: Timestamp) -> String {
         }
     }
     parts.extend(pipeline.pending.map(|action| format!("({action} under way)")));
+    parts.extend(pipeline.detail.as_deref().map(printable));
     parts.join("  ") + "\n"
 }
 

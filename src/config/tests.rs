@@ -38,6 +38,7 @@ fn nothing_set_is_the_documented_default() {
         pipeline_script: None,
         allow_origins: vec![],
         allow_hosts: vec![],
+        uses_cgroups: true,
         grace: Duration::from_secs(10),
         log_segment_bytes: 16 << 20,
         log_run_bytes: 256 << 20,
@@ -203,6 +204,16 @@ fn a_grace_is_at_most_an_hour() {
     }
     for text in ["3600.1", "-1", "NaN", "inf", "1e2", "ten", "10s", "."] {
         assert_eq!(refusal(GRACE, text), "is not a grace: seconds from 0 to 3600, fractions allowed", "{text}");
+    }
+}
+
+#[test]
+fn a_containment_is_auto_or_tree() {
+    assert!(resolve(&Flags::default(), &[], &[]).expect("defaults").uses_cgroups);
+    assert!(good(CONTAINMENT, "auto").uses_cgroups);
+    assert!(!good(CONTAINMENT, "tree").uses_cgroups);
+    for text in ["cgroup", "none", "AUTO", "tree,auto"] {
+        assert!(refusal(CONTAINMENT, text).starts_with("is not a containment: auto"), "{text}");
     }
 }
 

@@ -44,6 +44,14 @@ pub fn grace_from_text(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| format!("is not a grace: seconds from 0 to {GRACE_S_MAX}, fractions allowed"))
 }
 
+pub(super) fn uses_cgroups(text: &str) -> Result<bool, String> {
+    match text {
+        "auto" => Ok(true),
+        "tree" => Ok(false),
+        _ => Err("is not a containment: auto (a control group where one can be had) or tree (never one)".to_owned()),
+    }
+}
+
 pub(super) fn megabytes(text: &str, min: u64, max: u64) -> Result<u64, String> {
     digits(text)
         .filter(|mb| (min..=max).contains(mb))

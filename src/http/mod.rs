@@ -19,7 +19,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::log::{self, Page};
-use crate::process;
+use crate::process::{self, Identity};
 use crate::run_dir::{self, Runs};
 use crate::store::{Reader, schema_version};
 use crate::supervisor::{Ask, Handle, Published};
@@ -217,8 +217,10 @@ impl App {
     fn stopped_shim(&self) -> Option<String> {
         let published = self.supervisor.watch().get();
         let run_id = published.snapshot.run_id.filter(|_| published.snapshot.pid.is_some())?;
-        let shim = run_dir::read_header(&self.runs.run(run_id).journal_path()).ok()?.shim_pid;
-        let is_stopped = process::read_stat(shim).is_ok_and(|stat| stat.state.is_stopped());
+        let header = run_dir::read_header(&self.runs.run(run_id).journal_path()).ok()?;
+        let shim = header.shim_pid;
+        let is_it = |found: Identity| header.shim_start_ticks.is_none_or(|ticks| found.start_ticks == ticks);
+        let is_stopped = process::read_stat(shim).is_ok_and(|stat| stat.state.is_stopped() && is_it(stat.identity));
         is_stopped.then(|| {
             format!(
                 "the live run's own process (the shim) does not answer: a signal has stopped it; `kill -CONT {shim}` lets it go on"

@@ -14,16 +14,17 @@ fn pendings() -> Vec<Option<Pending>> {
 fn facts() -> Vec<Fact> {
     let exited = |exit, asked| Fact::Exited { exit, asked, paused_ms: 0, log_end: 0 };
     vec![
-        Fact::Spawned { pid: 1, start_ticks: 1 },
+        Fact::Spawned { pid: 1, start_ticks: 1, containment: Containment::Tree },
         Fact::SpawnFailed { error: "no".into() },
         Fact::Paused { cause: Cause::Request },
         Fact::Paused { cause: Cause::Outside },
-        Fact::Resumed { cause: Cause::Request, paused_ms: 0 },
-        Fact::Resumed { cause: Cause::Outside, paused_ms: 0 },
+        Fact::Resumed { cause: Cause::Request, paused_ms: 0, detail: None },
+        Fact::Resumed { cause: Cause::Outside, paused_ms: 0, detail: None },
         Fact::Stopping { grace_ms: 0 },
         exited(Exit::Code(0), false),
         exited(Exit::Code(3), false),
         exited(Exit::Signal(9), false),
+        exited(Exit::Signal(11), false),
         exited(Exit::Code(0), true),
         exited(Exit::Signal(15), true),
         Fact::Usage { cpu_user_ms: 0, cpu_system_ms: 0, max_rss_kb: 0 },
@@ -146,6 +147,7 @@ stopped stopping: -
 stopped exited (code 0): -
 stopped exited (code 3): -
 stopped exited (signal 9): -
+stopped exited (signal 11): -
 stopped exited (code 0, asked): -
 stopped exited (signal 15, asked): -
 stopped usage: -
@@ -159,7 +161,8 @@ running resumed (outside): -
 running stopping: -
 running exited (code 0): stopped, run completed, exit
 running exited (code 3): stopped, run failed, exit
-running exited (signal 9): stopped, run failed, exit
+running exited (signal 9): stopped, run failed, outside
+running exited (signal 11): stopped, run failed, exit
 running exited (code 0, asked): stopped, run stopped, request
 running exited (signal 15, asked): stopped, run stopped, request
 running usage: -
@@ -173,7 +176,8 @@ paused  resumed (outside): running, run running, outside
 paused  stopping: -
 paused  exited (code 0): stopped, run completed, exit
 paused  exited (code 3): stopped, run failed, exit
-paused  exited (signal 9): stopped, run failed, exit
+paused  exited (signal 9): stopped, run failed, outside
+paused  exited (signal 11): stopped, run failed, exit
 paused  exited (code 0, asked): stopped, run stopped, request
 paused  exited (signal 15, asked): stopped, run stopped, request
 paused  usage: -

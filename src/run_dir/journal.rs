@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +26,12 @@ pub struct Header {
     pub boot_id: String,
     /// The shim's pid.
     pub shim_pid: u32,
+    /// The shim's start time in clock ticks since boot, which makes its pid an identity. Shims of the first version did not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shim_start_ticks: Option<u64>,
+    /// The folder of the control group that was made for the run, if one was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cgroup: Option<PathBuf>,
     /// When the start was asked for.
     pub created_at: Timestamp,
     /// The script as it was named.
@@ -200,7 +206,7 @@ fn line_of(value: &impl Serialize) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pipeline::{Cause, Exit};
+    use crate::pipeline::{Cause, Containment, Exit};
 
     fn header() -> Header {
         Header {
@@ -208,6 +214,8 @@ mod tests {
             run_id: 7,
             boot_id: "b".into(),
             shim_pid: 42,
+            shim_start_ticks: Some(77),
+            cgroup: Some("/sys/fs/cgroup/x".into()),
             created_at: Timestamp::from_unix_ms(1_000),
             script: "demo.sh".into(),
             args: vec!["--fast".into()],
@@ -219,9 +227,9 @@ mod tests {
 
     fn facts() -> Vec<Fact> {
         vec![
-            Fact::Spawned { pid: 43, start_ticks: 1234 },
+            Fact::Spawned { pid: 43, start_ticks: 1234, containment: Containment::Tree },
             Fact::Paused { cause: Cause::Outside },
-            Fact::Resumed { cause: Cause::Request, paused_ms: 17 },
+            Fact::Resumed { cause: Cause::Request, paused_ms: 17, detail: None },
             Fact::Stopping { grace_ms: 500 },
             Fact::Exited { exit: Exit::Signal(15), asked: true, paused_ms: 17, log_end: 4096 },
             Fact::Usage { cpu_user_ms: 1, cpu_system_ms: 2, max_rss_kb: 3 },

@@ -43,6 +43,9 @@ pub struct LaunchSpec {
     pub log_segment_bytes: u64,
     /// The size of all of this run's segments above which the oldest goes, in bytes.
     pub log_run_bytes: u64,
+    /// Whether to make a control group for the run where this user may.
+    #[serde(default)]
+    pub uses_cgroups: bool,
 }
 
 /// What a server asks of a shim. `tag` comes back in the [`Reply`].
@@ -108,6 +111,15 @@ pub struct Reply {
     pub detail: Option<String>,
 }
 
+/// What a shim has to say about the state as it is, beside its facts. Said anew to each server, and forgotten with the run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Note {
+    /// A sentence for people; `None` once it does not hold any more. The key is always there: it tells a note from what this version does
+    /// not know.
+    #[serde(deserialize_with = "Option::deserialize")]
+    pub note: Option<String>,
+}
+
 /// A line that comes up.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
@@ -116,6 +128,8 @@ pub enum Message {
     Fact(Entry),
     /// A command was taken or not.
     Reply(Reply),
+    /// Something about the state.
+    Note(Note),
 }
 
 /// A value as one line.
@@ -200,5 +214,8 @@ mod tests {
         let fact = r#"{"seq":1,"at":"2026-01-31T10:00:00.123Z","boot_ms":5,"fact":"stopping","grace_ms":0}"#;
         assert!(matches!(serde_json::from_str(fact), Ok(Message::Fact(_))));
         assert!(matches!(serde_json::from_str(r#"{"reply":1}"#), Ok(Message::Reply(_))));
+        assert!(matches!(serde_json::from_str(r#"{"note":"so"}"#), Ok(Message::Note(_))));
+        assert!(matches!(serde_json::from_str(r#"{"note":null}"#), Ok(Message::Note(_))));
+        assert!(serde_json::from_str::<Message>(r#"{"weather":"fine"}"#).is_err(), "of a newer version");
     }
 }

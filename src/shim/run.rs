@@ -5,26 +5,28 @@
 
 mod steps;
 
+use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::connections::{ConnectionId, Connections};
 use super::output::Output;
-use super::tree::{self, Freeze, Kill, Thaw};
+use super::tree::{Freeze, Kill, Thaw, Tree};
 use super::{InStep, ShimError, Signals};
 use crate::clock::{Clock, SystemClock, whole_ms};
 use crate::log::Limits;
-use crate::pipeline::{Cause, Exit, Fact};
+use crate::pipeline::{Cause, Containment, Exit, Fact};
 use crate::private::private_file;
-use crate::process::{self, Identity};
+use crate::process::{self, Cgroup, Identity, Launch};
 use crate::run_dir::{
-    self, FORMAT, Header, Journal, LaunchSpec, Message, PAUSE_FILE, RUN_ID_VAR, RUNTIME_DIR_VAR, Reply, ReplyError, RunDir,
+    self, FORMAT, Header, Journal, LaunchSpec, Message, Note, PAUSE_FILE, RUN_ID_VAR, RUNTIME_DIR_VAR, Reply, ReplyError, RunDir,
+    Runs,
 };
 
 /// How long a pause may take before it is refused and undone.
@@ -32,6 +34,13 @@ const PAUSE_LIMIT: Duration = Duration::from_secs(4);
 
 /// How long the leader may take to go on.
 const RESUME_LIMIT: Duration = Duration::from_secs(4);
+
+/// How often a paused tree is looked at where only signals hold it: often at first, seldom later. Whoever undoes a stop by itself does so at once.
+const PAUSE_LOOK_MIN: Duration = Duration::from_millis(20);
+const PAUSE_LOOK_MAX: Duration = Duration::from_secs(1);
+
+/// How often a pause that somebody breaks is made good again before it is given up.
+const RESTOPS_MAX: u32 = 10;
 
 /// How long what the leader left behind after a natural end may be silent and asleep before it is killed: the `tee` of a `> >(tee log)` still
 /// has something to write. Until then the state says running, so it is below the 50 ms within which an end must be known.
@@ -80,6 +89,8 @@ enum Thawed {
     Tell(Cause),
     /// Nothing to tell: it was never wholly paused.
     Keep { spares_leader: bool },
+    /// The fact that it is resumed, because the pause would not hold.
+    GiveUp,
 }
 
 impl Thawed {
@@ -88,8 +99,16 @@ impl Thawed {
         match self {
             Self::Tell(cause) => cause == Cause::Outside,
             Self::Keep { spares_leader } => spares_leader,
+            Self::GiveUp => false,
         }
     }
+}
+
+/// How often a pause was made good again that somebody broke: since it was made, and when it is looked at next.
+#[derive(Default)]
+struct Restops {
+    count: u32,
+    pause: Duration,
 }
 
 /// The leader's end, before the run's.
@@ -122,6 +141,10 @@ pub(super) struct Run {
     look_at: Option<Duration>,
     /// Set by events after which the leader may be in another state.
     look_at_leader: bool,
+    tree: Tree,
+    restops: Restops,
+    /// What there is to say about the state.
+    note: Option<String>,
     /// Whether somebody asked for the end before the leader ended.
     asked: bool,
     leader_end: Option<LeaderEnd>,
@@ -139,11 +162,17 @@ impl Run {
         server: UnixStream,
         early: &[u8],
     ) -> Result<Self, ShimError> {
+        let runs = Runs::new(spec.runtime_dir.clone());
+        // Where none can be had there are the signals; a run never depends on it.
+        let cgroup =
+            spec.uses_cgroups.then(|| runs.cgroup_name(spec.run_id).ok()).flatten().and_then(|name| Cgroup::create(&name));
         let header = Header {
             format: FORMAT,
             run_id: spec.run_id,
             boot_id: process::boot_id().in_step("read the boot id")?,
             shim_pid: std::process::id(),
+            shim_start_ticks: process::read_stat(std::process::id()).ok().map(|stat| stat.identity.start_ticks),
+            cgroup: cgroup.as_ref().map(|cgroup| cgroup.path().to_owned()),
             created_at: spec.created_at,
             script: spec.script.clone(),
             args: spec.args.clone(),
@@ -170,6 +199,9 @@ impl Run {
             phase: Phase::Running,
             look_at: None,
             look_at_leader: true,
+            tree: Tree::new(None),
+            restops: Restops::default(),
+            note: None,
             asked: false,
             leader_end: None,
             paused_since: None,
@@ -178,12 +210,21 @@ impl Run {
         };
         // One from a run whose shim was killed while it was paused would make a program that looks for it wait for ever.
         run.remove_pause_file();
-        match run.spawn(stdout_writer.into(), stderr_writer.into()) {
-            Ok(leader) => {
+        let stdio = process::null().map(|null| [null, stdout_writer.into(), stderr_writer.into()]);
+        match stdio.and_then(|stdio| run.spawn(stdio, cgroup.as_ref())) {
+            Ok((leader, containment)) => {
                 run.leader = leader;
-                run.record(Fact::Spawned { pid: leader.pid, start_ticks: leader.start_ticks }, true);
+                let Identity { pid, start_ticks } = leader;
+                match containment {
+                    Containment::Cgroup => run.tree = Tree::new(cgroup),
+                    Containment::Tree => run.or_log("remove the control group", cgroup.map_or(Ok(()), |cgroup| cgroup.remove())),
+                }
+                run.record(Fact::Spawned { pid, start_ticks, containment }, true);
             }
-            Err(error) => run.record(Fact::SpawnFailed { error: run.explain(&error) }, true),
+            Err(error) => {
+                run.or_log("remove the control group", cgroup.map_or(Ok(()), |cgroup| cgroup.remove()));
+                run.record(Fact::SpawnFailed { error: run.explain(&error) }, true);
+            }
         }
         // The names of the files must be as durable as what is in them.
         for folder in [run.dir.path().to_owned(), run.spec.runtime_dir.join("runs")] {
@@ -192,24 +233,26 @@ impl Run {
         Ok(run)
     }
 
-    fn spawn(&self, stdout: Stdio, stderr: Stdio) -> io::Result<Identity> {
-        let mut command = Command::new(&self.spec.program);
-        command
-            .args(&self.spec.program_args)
-            .args(&self.spec.args)
-            .current_dir(&self.spec.cwd)
-            .envs(&self.spec.env)
-            .env(RUN_ID_VAR, self.spec.run_id.to_string())
-            .env(RUNTIME_DIR_VAR, &self.spec.runtime_dir)
-            .stdin(Stdio::null())
-            .stdout(stdout)
-            .stderr(stderr);
-        let mut child = process::spawn_in_session(&mut command)?;
+    fn spawn(&self, stdio: [OwnedFd; 3], cgroup: Option<&Cgroup>) -> io::Result<(Identity, Containment)> {
+        let spec = &self.spec;
+        let mut environment: BTreeMap<OsString, OsString> = std::env::vars_os().collect();
+        environment.extend(spec.env.iter().map(|(name, value)| (name.into(), value.into())));
+        environment.insert(RUN_ID_VAR.into(), spec.run_id.to_string().into());
+        environment.insert(RUNTIME_DIR_VAR.into(), spec.runtime_dir.clone().into());
+        let launch = Launch {
+            program: spec.program.clone(),
+            args: spec.program_args.iter().map(Into::into).chain(spec.args.iter().map(Into::into)).collect(),
+            environment,
+            cwd: spec.cwd.clone(),
+            stdio,
+        };
+        let spawned = process::spawn_in_session(&launch, cgroup)?;
+        let containment = if spawned.is_in_cgroup { Containment::Cgroup } else { Containment::Tree };
         // Even if it has ended already it is ours until we reap it, so it can be looked at; should that fail, it must not run unwatched.
-        match process::read_stat(child.id()) {
-            Ok(stat) => Ok(stat.identity),
+        match process::read_stat(spawned.pid) {
+            Ok(stat) => Ok((stat.identity, containment)),
             Err(error) => {
-                child.kill()?;
+                process::kill_child(spawned.pid)?;
                 Err(error)
             }
         }
@@ -288,6 +331,9 @@ impl Run {
             run_dir::Command::Attach { tag, after } => {
                 self.replay(connection, after);
                 self.connections.attach(connection);
+                if self.note.is_some() {
+                    self.connections.tell(connection, &Message::Note(Note { note: self.note.clone() }));
+                }
                 self.answer((connection, tag), None);
             }
             run_dir::Command::Pause { tag } => match &mut self.phase {
@@ -344,7 +390,7 @@ impl Run {
 
     /// With an empty tree the pipes hold all that there will be, unless somebody outside of it has the other end.
     fn is_over(&self) -> bool {
-        self.leader_end.is_some() && tree::is_empty()
+        self.leader_end.is_some() && self.tree.is_empty()
     }
 
     fn finish(&mut self) {
@@ -352,6 +398,8 @@ impl Run {
         self.output.close(|| SystemClock.since_boot() > began + DRAIN_LIMIT, began);
         self.count_pause(began);
         self.remove_pause_file();
+        // Before the end is told: nothing of the run is left then.
+        self.or_log("remove the control group", self.tree.remove());
         let exit = self.leader_end.as_ref().map_or(Exit::Code(0), |end| end.exit);
         let (asked, paused_ms, log_end) = (self.asked, whole_ms(self.paused_in_all), self.output.position());
         let mut last = vec![self.write_down(Fact::Exited { exit, asked, paused_ms, log_end }, true)];
@@ -392,6 +440,14 @@ impl Run {
     fn record(&mut self, fact: Fact, durable: bool) {
         let message = self.write_down(fact, durable);
         self.connections.tell_all(&[message]);
+    }
+
+    /// Says something about the state, or takes it back.
+    fn say(&mut self, note: Option<String>) {
+        if self.note != note {
+            self.note.clone_from(&note);
+            self.connections.tell_all(&[Message::Note(Note { note })]);
+        }
     }
 
     fn write_down(&mut self, fact: Fact, durable: bool) -> Message {

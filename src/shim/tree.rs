@@ -4,11 +4,12 @@
 //! and nothing assumes that a signal sent is a signal obeyed: done means seen.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::process::{self, Descendants, Identity, ProcState, Stat};
+use crate::process::{self, Cgroup, Descendants, Identity, ProcState, Stat};
 
 /// The first pause between two looks; it doubles up to [`LOOK_AGAIN_MAX`]. A stop takes some tens of microseconds to be seen.
 const LOOK_AGAIN_MIN: Duration = Duration::from_micros(50);
@@ -43,33 +44,105 @@ impl Backoff {
     }
 }
 
-/// The tree: the descendants of this process.
-fn all() -> Descendants {
-    // Reading /proc only fails where it is not mounted, and then nothing at all would work.
-    process::descendants(std::process::id()).unwrap_or_default()
+/// All that belongs to the run: the descendants of this process, and who is in the run's control group.
+#[derive(Debug)]
+pub(super) struct Tree {
+    cgroup: Option<Cgroup>,
 }
 
-/// Every process of the tree that is alive, as far as one look shows.
-fn living() -> Vec<Stat> {
-    let mut stats = all().found;
-    stats.retain(|stat| stat.state != ProcState::Dead);
-    stats
-}
+impl Tree {
+    pub(super) fn new(cgroup: Option<Cgroup>) -> Self {
+        Self { cgroup }
+    }
 
-/// Whether no process of the tree is alive. A process that dies hands its children to this one before anybody can see it dead, so the
-/// direct children tell it all, if no new one came while they were looked at.
-pub(super) fn is_empty() -> bool {
-    let me = std::process::id();
-    let Ok(children) = process::children_of(me) else { return false };
-    let is_dead = |&pid: &u32| process::read_stat(pid).is_ok_and(|stat| stat.state == ProcState::Dead);
-    // The list is older than the looks: who died in between handed its children over after it was made. A second list without a
-    // newcomer says that nobody did.
-    children.iter().all(is_dead) && process::children_of(me).is_ok_and(|again| again == children)
-}
+    /// Whether the kernel keeps all of it where it is while it is held.
+    pub(super) fn can_hold(&self) -> bool {
+        self.cgroup.is_some()
+    }
 
-/// Whether anything of the tree has something to do that nobody else keeps it from.
-pub(super) fn is_busy() -> bool {
-    all().found.iter().any(|stat| stat.is_busy)
+    /// Whatever continues it, nobody in the control group gets a processor until [`Tree::release`].
+    fn hold(&self) {
+        self.freeze(true);
+    }
+
+    fn release(&self) {
+        self.freeze(false);
+    }
+
+    fn freeze(&self, is_to_freeze: bool) {
+        if let Some(cgroup) = &self.cgroup {
+            // Without it there are the signals, and what they did is looked at.
+            let _seen_by_the_next_look = cgroup.freeze(is_to_freeze);
+        }
+    }
+
+    fn is_frozen(&self) -> bool {
+        self.cgroup.as_ref().is_some_and(|cgroup| cgroup.is_frozen().unwrap_or(false))
+    }
+
+    fn all(&self) -> Descendants {
+        // Reading /proc only fails where it is not mounted, and then nothing at all would work.
+        let mut all = process::descendants(std::process::id()).unwrap_or_default();
+        let Some(cgroup) = &self.cgroup else { return all };
+        let seen: BTreeSet<u32> = all.found.iter().map(|stat| stat.identity.pid).collect();
+        // A group that somebody removed has nobody in it.
+        for pid in cgroup.members().unwrap_or_default().into_iter().filter(|pid| !seen.contains(pid)) {
+            match process::read_stat(pid) {
+                Ok(stat) => all.found.push(stat),
+                Err(_) => all.is_torn = true,
+            }
+        }
+        all
+    }
+
+    /// Every process of it that is alive, as far as one look shows.
+    fn living(&self) -> Vec<Stat> {
+        let mut stats = self.all().found;
+        stats.retain(|stat| stat.state != ProcState::Dead);
+        stats
+    }
+
+    /// Whether no process of it is alive. A process that dies hands its children to this one before anybody can see it dead, so the
+    /// direct children tell it all, if no new one came while they were looked at.
+    pub(super) fn is_empty(&self) -> bool {
+        let me = std::process::id();
+        let Ok(children) = process::children_of(me) else { return false };
+        let is_dead = |&pid: &u32| process::read_stat(pid).is_ok_and(|stat| stat.state == ProcState::Dead);
+        let is_populated = || self.cgroup.as_ref().is_some_and(|cgroup| cgroup.is_populated().unwrap_or(false));
+        // The list is older than the looks: who died in between handed its children over after it was made. A second list without a
+        // newcomer says that nobody did.
+        children.iter().all(is_dead) && process::children_of(me).is_ok_and(|again| again == children) && !is_populated()
+    }
+
+    /// Whether anything of it has something to do that nobody else keeps it from.
+    pub(super) fn is_busy(&self) -> bool {
+        self.all().found.iter().any(|stat| stat.is_busy)
+    }
+
+    /// A process of it that is not stopped, other than `spared`.
+    pub(super) fn straggler(&self, spared: Option<Identity>) -> Option<Stat> {
+        self.living().into_iter().find(|stat| !stat.state.is_stopped() && Some(stat.identity) != spared)
+    }
+
+    /// Asks every process to end: TERM, then CONT, because a stopped process does not see TERM before it goes on.
+    pub(super) fn terminate(&self) {
+        self.release();
+        let mut asked = BTreeSet::new();
+        // Twice, for those that were born during the first time; later ones are killed after the grace.
+        for _ in 0..2 {
+            for stat in self.living() {
+                if asked.insert(stat.identity) {
+                    send(stat.identity, Signal::TERM);
+                    send(stat.identity, Signal::CONT);
+                }
+            }
+        }
+    }
+
+    /// Takes the control group away. Its last process has ended.
+    pub(super) fn remove(&self) -> io::Result<()> {
+        self.cgroup.as_ref().map_or(Ok(()), Cgroup::remove)
+    }
 }
 
 fn send(to: Identity, signal: Signal) {
@@ -86,22 +159,72 @@ pub(super) struct Freeze {
     /// Who was held by a tracer when it was told to stop: it does once the tracer lets it go on.
     told_while_traced: BTreeSet<Identity>,
     uninterruptible_since: Option<Duration>,
+    grip: Grip,
 }
+
+/// The control group's part in stopping a tree: signals alone may never catch up with one that forks all the time.
+#[derive(Clone, Copy, Debug)]
+enum Grip {
+    /// Signals alone; the group is told to freeze then.
+    Loose { until: Option<Duration>, pause: Duration },
+    /// The group was told to freeze. Once it has, nobody can be born before everybody has its signal.
+    Closing { until: Duration, pause: Duration },
+}
+
+/// How long signals alone are tried, before the group is frozen for the first time; the time doubles.
+const GRIP_AFTER: Duration = Duration::from_millis(1);
+/// How long a group may take to freeze: one that sleeps uninterruptibly keeps it from that.
+const GRIP_LIMIT: Duration = Duration::from_millis(50);
 
 impl Freeze {
     pub(super) fn new() -> Self {
-        Self { backoff: Backoff::new(), stopped: None, told_while_traced: BTreeSet::new(), uninterruptible_since: None }
+        Self {
+            backoff: Backoff::new(),
+            stopped: None,
+            told_while_traced: BTreeSet::new(),
+            uninterruptible_since: None,
+            grip: Grip::Loose { until: None, pause: GRIP_AFTER },
+        }
+    }
+
+    /// Whether the signals are to wait for the group to freeze, and when to look again then.
+    fn tighten(&mut self, tree: &Tree, now: Duration) -> Option<Look> {
+        match self.grip {
+            Grip::Loose { until: None, pause } => self.grip = Grip::Loose { until: Some(now + pause), pause },
+            Grip::Loose { until: Some(until), pause } if until <= now && tree.can_hold() => {
+                tree.hold();
+                self.grip = Grip::Closing { until: now + GRIP_LIMIT, pause };
+                self.backoff = Backoff::new();
+            }
+            Grip::Loose { .. } | Grip::Closing { .. } => {}
+        }
+        match self.grip {
+            Grip::Closing { until, .. } if !tree.is_frozen() && now < until => Some(self.backoff.again(now)),
+            Grip::Loose { .. } | Grip::Closing { .. } => None,
+        }
+    }
+
+    /// Everybody has its signal, which takes effect before anything else that one may do.
+    fn loosen(&mut self, tree: &Tree, now: Duration) {
+        if let Grip::Closing { pause, .. } = self.grip {
+            tree.release();
+            self.grip = Grip::Loose { until: Some(now + pause * 2), pause: pause * 2 };
+        }
     }
 
     /// Done when two looks in a row find the same processes, all of them stopped, and nobody who died in between: then none was missed on
     /// its way from one parent to another. Who flees from child to child is never seen alive, but leaves dead ones behind.
     /// `spared` gets no signal: somebody else stopped it, and may continue it.
-    pub(super) fn look(&mut self, now: Duration, spared: Option<Identity>) -> Look {
-        let Descendants { found, is_torn } = all();
-        let (dead, tree): (Vec<Stat>, Vec<Stat>) = found.into_iter().partition(|stat| stat.state == ProcState::Dead);
+    /// Once done, the control group, if there is one, is held as it is.
+    pub(super) fn look(&mut self, tree: &Tree, now: Duration, spared: Option<Identity>) -> Look {
+        if let Some(later) = self.tighten(tree, now) {
+            return later;
+        }
+        let Descendants { found, is_torn } = tree.all();
+        let (dead, living): (Vec<Stat>, Vec<Stat>) = found.into_iter().partition(|stat| stat.state == ProcState::Dead);
         let mut all_stopped = !is_torn;
         let mut any_uninterruptible = false;
-        for stat in &tree {
+        for stat in &living {
             match stat.state {
                 ProcState::Stopped | ProcState::Dead => {}
                 // A tracer's hold is none: strace lets go within microseconds.
@@ -124,18 +247,20 @@ impl Freeze {
             let since = *self.uninterruptible_since.get_or_insert(now);
             if now.saturating_sub(since) >= VFORK_SUSPECTED_AFTER {
                 self.uninterruptible_since = Some(now);
-                let_vforked_children_go(&tree);
+                let_vforked_children_go(&living);
             }
         } else {
             self.uninterruptible_since = None;
         }
         let identities = |stats: &[Stat]| -> BTreeSet<Identity> { stats.iter().map(|stat| stat.identity).collect() };
-        let (living, dead) = (identities(&tree), identities(&dead));
+        self.loosen(tree, now);
+        let (living, dead) = (identities(&living), identities(&dead));
         if let Some([living_before, dead_before]) = &self.stopped
             && all_stopped
             && living == *living_before
             && dead.is_subset(dead_before)
         {
+            tree.hold();
             return Look::Done;
         }
         // A tree that is all stopped is looked at again at once.
@@ -169,10 +294,11 @@ impl Thaw {
 
     /// Done when a look finds nobody stopped who was not continued, and the leader not stopped. One that stops itself again is left to
     /// itself. `spares_leader`: somebody else continued it, and may stop it.
-    pub(super) fn look(&mut self, now: Duration, spares_leader: bool) -> Look {
+    pub(super) fn look(&mut self, tree: &Tree, now: Duration, spares_leader: bool) -> Look {
+        tree.release();
         let mut found_new = false;
         let mut leader_stopped = false;
-        for stat in living() {
+        for stat in tree.living() {
             let is_leader = stat.identity == self.leader;
             leader_stopped |= is_leader && stat.state == ProcState::Stopped;
             // Those too that are not stopped yet: a stop that waits for an uninterruptible sleep to end is taken back by it.
@@ -188,20 +314,6 @@ impl Thaw {
     }
 }
 
-/// Asks every process to end: TERM, then CONT, because a stopped process does not see TERM before it goes on.
-pub(super) fn terminate() {
-    let mut asked = BTreeSet::new();
-    // Twice, for those that were born during the first time; later ones are killed after the grace.
-    for _ in 0..2 {
-        for stat in living() {
-            if asked.insert(stat.identity) {
-                send(stat.identity, Signal::TERM);
-                send(stat.identity, Signal::CONT);
-            }
-        }
-    }
-}
-
 /// Kills until nothing is left.
 #[derive(Debug)]
 pub(super) struct Kill {
@@ -214,18 +326,22 @@ impl Kill {
     }
 
     /// Done when nothing of the tree is alive.
-    pub(super) fn look(&mut self, now: Duration) -> Look {
-        let tree = living();
+    pub(super) fn look(&mut self, tree: &Tree, now: Duration) -> Look {
+        if let Some(cgroup) = &tree.cgroup {
+            // All of it at once; what has left the group, or where the kernel refuses, is dealt with one by one.
+            let _seen_below = cgroup.kill();
+        }
+        let living = tree.living();
         // Stopped first, then killed: who is stopped bears no more children while the others are dealt with.
-        if tree.len() > 1 {
-            for stat in &tree {
+        if living.len() > 1 {
+            for stat in &living {
                 send(stat.identity, Signal::STOP);
             }
         }
-        for stat in &tree {
+        for stat in &living {
             send(stat.identity, Signal::KILL);
         }
-        if tree.is_empty() && is_empty() {
+        if living.is_empty() && tree.is_empty() {
             return Look::Done;
         }
         self.backoff.again(now)

@@ -128,8 +128,9 @@ fn follow(
         ..before.clone()
     };
     match fact {
-        Fact::Spawned { pid, .. } => {
+        Fact::Spawned { pid, containment, .. } => {
             run.pid = Some(*pid);
+            run.containment = Some(*containment);
             run.started_at = Some(at);
             row.pid = Some(*pid);
             row.started_at = Some(at);
@@ -221,7 +222,7 @@ fn insert_event(
 fn write_run(tx: &Transaction<'_>, run: &RunRow) -> Result<(), GaveUp> {
     tx.prepare_cached(
         "UPDATE pipeline_runs SET status = ?2, pid = ?3, started_at = ?4, stopped_at = ?5, exit_code = ?6, signal = ?7,
-             paused_ms = ?8, error = ?9, log_end = ?10
+             paused_ms = ?8, error = ?9, log_end = ?10, containment = ?11
          WHERE id = ?1",
     )?
     .execute((
@@ -235,6 +236,7 @@ fn write_run(tx: &Transaction<'_>, run: &RunRow) -> Result<(), GaveUp> {
         rows::stored(run.paused_ms),
         &run.error,
         run.log_end.map(rows::stored),
+        run.containment,
     ))?;
     Ok(())
 }
@@ -278,6 +280,7 @@ fn detail(fact: &Fact) -> Option<String> {
             Some(format!("CPU {cpu_user_ms} ms user, {cpu_system_ms} ms system; at most {max_rss_kb} KiB a process"))
         }
         Fact::SpawnFailed { error } => Some(error.clone()),
-        Fact::Paused { .. } | Fact::Resumed { .. } | Fact::Unknown => None,
+        Fact::Resumed { detail, .. } => detail.clone(),
+        Fact::Paused { .. } | Fact::Unknown => None,
     }
 }

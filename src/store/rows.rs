@@ -7,7 +7,7 @@ use rusqlite::{Connection, OptionalExtension, Row};
 use serde::Serialize;
 
 use crate::clock::Timestamp;
-use crate::pipeline::{Cause, RunStatus, State};
+use crate::pipeline::{Cause, Containment, RunStatus, State};
 
 /// Stores words and times as their one text. A text that is none is an error when read, never a default.
 macro_rules! stored_as_text {
@@ -26,7 +26,7 @@ macro_rules! stored_as_text {
     )+};
 }
 
-stored_as_text!(State, RunStatus, Cause, Timestamp);
+stored_as_text!(State, RunStatus, Cause, Containment, Timestamp);
 
 /// The one row of `pipeline_state`: what the pipeline is now.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,6 +86,8 @@ pub struct RunRow {
     pub max_rss_kb: Option<u64>,
     /// Why it never came to life, or was lost; for people.
     pub error: Option<String>,
+    /// What held its processes together; known since it was seen to run.
+    pub containment: Option<Containment>,
     /// The position in the log before its first byte.
     #[serde(skip)]
     pub log_start: u64,
@@ -173,6 +175,7 @@ impl RunRow {
             max_rss_kb: optional_count(row, "max_rss_kb")?,
             error: row.get("error")?,
             log_start: count(row, "log_start")?,
+            containment: row.get("containment")?,
             log_end: optional_count(row, "log_end")?,
         })
     }

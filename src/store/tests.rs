@@ -9,7 +9,7 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use super::*;
-use crate::pipeline::{Exit, Fact, RunStatus, State, observe};
+use crate::pipeline::{Containment, Exit, Fact, RunStatus, State, observe};
 
 /// A store in a folder of its own.
 struct Bench {
@@ -69,7 +69,7 @@ fn new_run() -> NewRun {
 }
 
 fn spawned(pid: u32) -> Fact {
-    Fact::Spawned { pid, start_ticks: 1 }
+    Fact::Spawned { pid, start_ticks: 1, containment: Containment::Tree }
 }
 
 fn exited(exit: Exit, asked: bool) -> Fact {
@@ -109,7 +109,7 @@ fn a_life_from_start_to_end_is_told_in_all_three_tables() {
     assert_eq!((row.state, row.pid, row.started_at), (State::Running, Some(4711), Some(at(10))));
     let row = bench.see(id, 2, 20, Fact::Paused { cause: Cause::Outside }).row;
     assert_eq!((row.state, row.paused_at, row.resumed_at), (State::Paused, Some(at(20)), None));
-    let row = bench.see(id, 3, 50, Fact::Resumed { cause: Cause::Request, paused_ms: 30 }).row;
+    let row = bench.see(id, 3, 50, Fact::Resumed { cause: Cause::Request, paused_ms: 30, detail: None }).row;
     assert_eq!((row.state, row.paused_at, row.resumed_at), (State::Running, Some(at(20)), Some(at(50))));
     assert_eq!(bench.run(id).paused_ms, 30);
     bench.see(id, 4, 60, Fact::Stopping { grace_ms: 10_000 });
@@ -143,7 +143,7 @@ fn a_life_from_start_to_end_is_told_in_all_three_tables() {
         json!({
             "id": 1, "status": "stopped", "pid": 4711, "script": "demo.sh", "cwd": "/srv", "args": ["a b", "\""],
             "created_at": at(0), "started_at": at(10), "stopped_at": at(70), "exit_code": null, "signal": 15, "paused_ms": 30,
-            "cpu_user_ms": 5, "cpu_system_ms": 6, "max_rss_kb": 7, "error": null,
+            "cpu_user_ms": 5, "cpu_system_ms": 6, "max_rss_kb": 7, "error": null, "containment": "tree",
         })
     );
     let told: Vec<String> = bench
@@ -258,7 +258,7 @@ fn what_does_not_follow_from_what_is_stored_is_a_conflict() {
     assert!(is_conflict(&bench.store.begin_run(&new_run(), at(11))), "another run is running");
     let before = (bench.row(), bench.run(id), bench.events(id));
 
-    let resumed = entry(2, 20, Fact::Resumed { cause: Cause::Request, paused_ms: 1 });
+    let resumed = entry(2, 20, Fact::Resumed { cause: Cause::Request, paused_ms: 1, detail: None });
     let from_paused = observe(State::Paused, &resumed.fact);
     assert!(is_conflict(&bench.store.record(id, &resumed, from_paused, None)), "it is not paused");
     let paused = entry(2, 20, Fact::Paused { cause: Cause::Request });
@@ -307,7 +307,7 @@ fn every_fact_can_be_kept() {
         Fact::Usage { cpu_user_ms: u64::MAX, cpu_system_ms: 0, max_rss_kb: u64::MAX },
         spawned(u32::MAX),
         Fact::Paused { cause: Cause::Request },
-        Fact::Resumed { cause: Cause::Outside, paused_ms: u64::MAX },
+        Fact::Resumed { cause: Cause::Outside, paused_ms: u64::MAX, detail: None },
         Fact::SpawnFailed { error: String::new() },
         // Before the run's log even begins: a journal is a record, however odd.
         Fact::Exited { exit: Exit::Code(-1), asked: false, paused_ms: 0, log_end: 0 },
@@ -325,7 +325,7 @@ fn times_do_not_go_back_within_a_run_when_the_clock_does() {
     let id = bench.begin(1000);
     assert_eq!(bench.see(id, 1, 10, spawned(1)).row.started_at, Some(at(1000)));
     assert_eq!(bench.see(id, 2, 2000, Fact::Paused { cause: Cause::Request }).row.paused_at, Some(at(2000)));
-    let row = bench.see(id, 3, 1500, Fact::Resumed { cause: Cause::Request, paused_ms: 0 }).row;
+    let row = bench.see(id, 3, 1500, Fact::Resumed { cause: Cause::Request, paused_ms: 0, detail: None }).row;
     assert_eq!((row.resumed_at, row.updated_at), (Some(at(2000)), at(2000)));
     let row = bench.store.touch(at(3000)).expect("room");
     assert_eq!(row.updated_at, at(3000));

@@ -15,7 +15,7 @@ use super::snapshot::{Published, Snapshot, Watch};
 use super::{ActionError, Ask, Settings, StartRequest};
 use crate::clock::{Clock, whole_ms};
 use crate::pipeline::{Action, Entry, Fact, Found, Pending, Refusal, RunStatus, State, Step, Transition, decide, observe};
-use crate::run_dir::{Command, FORMAT, LaunchSpec, Message, Reply, ReplyError};
+use crate::run_dir::{Command, FORMAT, LaunchSpec, Message, Note, Reply, ReplyError};
 use crate::script;
 use crate::store::{NewRun, PipelineRow, RunRow, Store, StoreError};
 
@@ -81,6 +81,8 @@ pub(super) struct Conductor<S, C> {
     row: PipelineRow,
     run: Option<RunRow>,
     under_way: Option<UnderWay>,
+    /// What the live run's shim has to say about the state.
+    note: Option<String>,
     link: Link,
     /// The latest run's last recorded fact.
     last_seq: u64,
@@ -99,7 +101,7 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
         let row = store.row()?;
         let run = store.latest_run()?;
         let last_seq = run.as_ref().map_or(Ok(0), |run| store.last_seq(run.id))?;
-        let snapshot = Snapshot::new(&row, run.as_ref(), None, settings.default_script.as_deref());
+        let snapshot = Snapshot::new(&row, run.as_ref(), None, None, settings.default_script.as_deref());
         let mut conductor = Self {
             watch: Arc::new(Watch::new(snapshot)),
             grace: settings.grace,
@@ -110,6 +112,7 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
             row,
             run,
             under_way: None,
+            note: None,
             link: Link::Idle,
             last_seq,
             next_tag: 1,
@@ -120,7 +123,7 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
         conductor.take_in_unknown_runs()?;
         if conductor.live_run().is_some() {
             // The server before may have said, under this version, that something is under way.
-            conductor.tell_that_pending_changed();
+            conductor.tell_that_something_changed();
         } else {
             conductor.publish();
         }
@@ -212,6 +215,7 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
         let new = NewRun { script: script_name, cwd: cwd.display().to_string(), args: request.args.clone(), log_start };
         let begun = self.store.begin_run(&new, at)?;
         self.row = begun.row;
+        self.note = None;
         self.last_seq = 0;
         self.run = match self.store.run(begun.run_id) {
             Ok(run) => run,
@@ -236,6 +240,7 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
             log_start,
             log_segment_bytes: self.settings.log_segment_bytes,
             log_run_bytes: self.settings.log_run_bytes,
+            uses_cgroups: self.settings.uses_cgroups,
         })
     }
 
@@ -277,10 +282,10 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
             }
         }
         // The shim is at work already; who waits for news gets to know that something is under way.
-        self.tell_that_pending_changed();
+        self.tell_that_something_changed();
     }
 
-    fn tell_that_pending_changed(&mut self) {
+    fn tell_that_something_changed(&mut self) {
         match self.store.touch(self.clock.now()) {
             Ok(row) => self.row = row,
             Err(error) => ::log::warn!("failed to {error}"),
@@ -301,14 +306,22 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
         }
         let mut entries = Vec::new();
         let mut replies = Vec::new();
+        let mut notes = Vec::new();
         for message in messages {
             match message {
                 Message::Fact(entry) => entries.push(entry),
                 Message::Reply(reply) => replies.push(reply),
+                Message::Note(note) => notes.push(note),
             }
         }
         if let Err(error) = self.record(entries) {
             return self.forget_and_retry(&error);
+        }
+        if let Some(Note { note }) = notes.pop()
+            && self.live_run().is_some()
+        {
+            self.note = note;
+            self.tell_that_something_changed();
         }
         for reply in replies {
             self.hear_reply(reply);
@@ -321,7 +334,7 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
         let detail = reply.detail.unwrap_or_else(|| "the run's own process refused".to_owned());
         ::log::warn!("{} was not done: {detail}", under_way.pending.action());
         // Before the answer: who asked finds it so.
-        self.tell_that_pending_changed();
+        self.tell_that_something_changed();
         let action = under_way.pending.action();
         let from = self.row.state;
         under_way.answer_all(|| {
@@ -351,6 +364,8 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
 
     fn let_go(&mut self) {
         self.shims.disconnect();
+        // Its shim says it again to the next connection.
+        self.note = None;
         self.link = Link::Idle;
         self.unheard_since = None;
         if std::mem::take(&mut self.is_known_silent) {
@@ -491,7 +506,9 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
     }
 
     fn publish(&self) {
-        self.watch.publish(Snapshot::new(&self.row, self.run.as_ref(), self.pending(), self.settings.default_script.as_deref()));
+        let note = self.note.as_deref().filter(|_| self.live_run().is_some());
+        let default_script = self.settings.default_script.as_deref();
+        self.watch.publish(Snapshot::new(&self.row, self.run.as_ref(), self.pending(), note, default_script));
     }
 }
 

@@ -139,6 +139,8 @@ pub struct Settings {
     pub default_script: Option<String>,
     /// From TERM to KILL where nobody says otherwise.
     pub grace: Duration,
+    /// Whether a run gets a control group where one can be had.
+    pub uses_cgroups: bool,
     /// The size at which a log segment is closed, in bytes.
     pub log_segment_bytes: u64,
     /// The size of a run's segments above which the oldest goes, in bytes.

@@ -19,7 +19,7 @@ use super::Event;
 use crate::log;
 use crate::pipeline::Found;
 use crate::private::private_file;
-use crate::process;
+use crate::process::{self, Cgroup};
 use crate::run_dir::{
     self, Command, JournalError, LaunchSpec, LineReader, LockState, Message, PAUSE_FILE, ReadJournal, Runs, to_line,
 };
@@ -65,7 +65,8 @@ pub(super) trait Shims {
     fn run_ids(&self) -> io::Result<Vec<i64>>;
     /// The position after the last byte of any log.
     fn log_end(&self) -> io::Result<u64>;
-    /// Kills whatever carries the run's cookie, and takes its PAUSE file away. Returns how many could not be killed.
+    /// Kills whatever carries the run's cookie or is in its control group, and takes that and its PAUSE file away. Returns how many could not
+    /// be killed.
     fn kill_leftovers(&self, run_id: i64) -> io::Result<usize>;
 }
 
@@ -95,6 +96,16 @@ impl RealShims {
         thread::Builder::new().name(format!("shim-{number}")).spawn(move || read_messages(reader, number, &events))?;
         self.stream = Some(stream);
         Ok(number)
+    }
+
+    /// The run's control group, there or not. A journal says whether there was one. Without a journal it is looked for by its name, which
+    /// no other has: it may have been made a moment before the shim was killed, or somebody removed the run's directory.
+    fn cgroup(&self, run_id: i64) -> Option<Cgroup> {
+        let name = self.runs.cgroup_name(run_id).ok()?;
+        match run_dir::read_header(&self.runs.run(run_id).journal_path()) {
+            Ok(header) => header.cgroup.filter(|dir| dir.ends_with(&name)).map(Cgroup::at),
+            Err(_) => Cgroup::below_own(&name),
+        }
     }
 
     /// Takes shims that have left out of the process table.
@@ -178,12 +189,21 @@ impl Shims for RealShims {
 
     fn kill_leftovers(&self, run_id: i64) -> io::Result<usize> {
         let cookie = self.runs.cookie(run_id).map(|(name, value)| process::environment_entry(name, &value));
+        let cgroup = self.cgroup(run_id);
         let deadline = Instant::now() + KILL_LIMIT;
         let mut pause = Duration::from_micros(200);
         let left = loop {
+            let members = match &cgroup {
+                Some(cgroup) if cgroup.is_populated().unwrap_or(false) => {
+                    // Whoever may not be killed this way is a member still, and counted.
+                    let _found_again = cgroup.kill();
+                    cgroup.members()?.len()
+                }
+                Some(_) | None => 0,
+            };
             let carriers = process::carriers(&cookie)?;
-            if carriers.is_empty() || Instant::now() > deadline {
-                break carriers.len();
+            if (members == 0 && carriers.is_empty()) || Instant::now() > deadline {
+                break carriers.len().max(members);
             }
             // Stopped first, so that they bear no more children while the others are dealt with.
             for signal in [Signal::STOP, Signal::KILL] {
@@ -195,6 +215,9 @@ impl Shims for RealShims {
             thread::sleep(pause);
             pause = (pause * 2).min(Duration::from_millis(50));
         };
+        if let (Some(cgroup), 0) = (cgroup, left) {
+            cgroup.remove()?;
+        }
         match std::fs::remove_file(self.runs.runtime_dir().join(PAUSE_FILE)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             Ok(()) | Err(_) => Ok(left),

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use crate::clock::Timestamp;
-use crate::pipeline::{Action, Pending, State, allowed};
+use crate::pipeline::{Action, Containment, Pending, State, allowed};
 use crate::store::{PipelineRow, RunRow};
 
 /// The state of the pipeline at one version. As JSON it is the `pipeline` of `GET /api/pipeline`.
@@ -45,6 +45,10 @@ pub struct Snapshot {
     pub signal: Option<i32>,
     /// Why the latest run never came to life, or was lost.
     pub error: Option<String>,
+    /// What holds the latest run's processes together; none before it was seen to run.
+    pub containment: Option<Containment>,
+    /// What there is to say about the state, such as that a pause does not hold.
+    pub detail: Option<String>,
     /// The latest run's leader, also after its end: for the answer to a start whose run was over before it could be given.
     #[serde(skip)]
     pub run_pid: Option<u32>,
@@ -52,7 +56,13 @@ pub struct Snapshot {
 
 impl Snapshot {
     /// Puts together what is stored and what is under way.
-    pub(super) fn new(row: &PipelineRow, run: Option<&RunRow>, pending: Option<Pending>, default_script: Option<&str>) -> Self {
+    pub(super) fn new(
+        row: &PipelineRow,
+        run: Option<&RunRow>,
+        pending: Option<Pending>,
+        note: Option<&str>,
+        default_script: Option<&str>,
+    ) -> Self {
         Self {
             state: row.state,
             pending: pending.map(Pending::action),
@@ -70,6 +80,8 @@ impl Snapshot {
             exit_code: run.and_then(|run| run.exit_code),
             signal: run.and_then(|run| run.signal),
             error: run.and_then(|run| run.error.clone()),
+            containment: run.and_then(|run| run.containment),
+            detail: note.map(str::to_owned),
             run_pid: run.and_then(|run| run.pid),
         }
     }

@@ -9,7 +9,7 @@ use super::conductor::Conductor;
 use super::shims::{Finding, Shims};
 use super::*;
 use crate::clock::Timestamp;
-use crate::pipeline::{Cause, Entry, Exit, Fact, Found, State};
+use crate::pipeline::{Cause, Containment, Entry, Exit, Fact, Found, State};
 use crate::run_dir::{Command, FORMAT, Header, LaunchSpec, ReadJournal, Reply, ReplyError};
 
 /// What the fake shim does, and what it was told.
@@ -198,6 +198,7 @@ fn boot(dir: &tempfile::TempDir, world: &FakeShims, clock: &HandClock) -> Conduc
         root,
         default_script: Some("a.sh".into()),
         grace: Duration::from_secs(10),
+        uses_cgroups: true,
         log_segment_bytes: 1 << 20,
         log_run_bytes: 1 << 24,
     };
@@ -210,6 +211,8 @@ fn header(run_id: i64) -> Header {
         run_id,
         boot_id: "b".into(),
         shim_pid: 1,
+        shim_start_ticks: None,
+        cgroup: None,
         created_at: Timestamp::from_unix_ms(1_700_000_000_000),
         script: "a.sh".into(),
         args: vec![],
@@ -224,7 +227,7 @@ fn whole(duration: Duration) -> u64 {
 }
 
 fn spawned() -> Fact {
-    Fact::Spawned { pid: 42, start_ticks: 7 }
+    Fact::Spawned { pid: 42, start_ticks: 7, containment: Containment::Tree }
 }
 
 fn exited(code: i32, asked: bool) -> Fact {
@@ -406,7 +409,7 @@ fn signals_from_outside_change_the_state_without_an_action() {
     let mut stage = Stage::running();
     stage.hear(&[(2, Fact::Paused { cause: Cause::Outside })]);
     assert_eq!(stage.snapshot().state, State::Paused);
-    stage.hear(&[(3, Fact::Resumed { cause: Cause::Outside, paused_ms: 5 })]);
+    stage.hear(&[(3, Fact::Resumed { cause: Cause::Outside, paused_ms: 5, detail: None })]);
     assert_eq!(stage.snapshot().state, State::Running);
     let pause = stage.ask(Ask::Pause);
     stage.hear(&[(4, Fact::Stopping { grace_ms: 10_000 })]);
@@ -452,7 +455,10 @@ fn a_broken_connection_to_a_live_shim_is_made_again_from_the_last_fact_on() {
     assert_eq!(stage.last_sent(), Command::Attach { tag: 0, after: 2 });
     stage.conductor.hear(1, vec![Message::Fact(stage.entry(3, exited(9, false)))]);
     assert_eq!(stage.snapshot().state, State::Paused, "what the old connection still says is not heard");
-    stage.hear(&[(2, Fact::Paused { cause: Cause::Request }), (3, Fact::Resumed { cause: Cause::Request, paused_ms: 1 })]);
+    stage.hear(&[
+        (2, Fact::Paused { cause: Cause::Request }),
+        (3, Fact::Resumed { cause: Cause::Request, paused_ms: 1, detail: None }),
+    ]);
     assert_eq!(stage.snapshot().state, State::Running, "what is known already changes nothing");
 }
 

@@ -10,6 +10,7 @@
  *   bomb DEPTH       a tree that grows to 2^DEPTH processes, all of which ignore TERM
  *   threads N        N threads that compute beside the leading one
  *   mainless         a thread that works on after the leading one has ended, until there is a file called `go`
+ *   crowd N          N children that wait
  *   zombies N        N children that have ended and are never reaped
  *   burn MS          uses MS milliseconds of CPU time in user mode, and ends
  *   hold MB          fills MB megabytes, and ends
@@ -121,6 +122,13 @@ int main(int argc, char **argv) {
     if (strcmp(mode, "mainless") == 0) {
         pthread_create(&thread, NULL, work_on, NULL);
         pthread_exit(NULL);
+    }
+    if (strcmp(mode, "crowd") == 0) {
+        while (number-- > 0) {
+            if (fork() == 0) for_ever();
+        }
+        say("ready\n");
+        for_ever();
     }
     if (strcmp(mode, "zombies") == 0) {
         while (number-- > 0) {

@@ -7,6 +7,7 @@
 pub mod past;
 pub mod wire;
 mod witness;
+pub use witness::{can_make_cgroups, members};
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -457,6 +458,16 @@ impl Place {
         assert!(!self.pause_file().exists(), "the PAUSE file is still there");
         let shim = self.shim_pid(run_id);
         until_true(&format!("the shim {shim} has left"), || !is_alive(shim));
+        assert!(self.cgroup(run_id).is_none_or(|dir| !dir.exists()), "the control group is still there");
+    }
+
+    /// A place with a server that may use control groups (`auto`) or not (`tree`).
+    pub fn serving_with(script: &str, containment: &str) -> Self {
+        let mut place = Self::new();
+        place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", script);
+        place.set_env("AUTOAPPDEV_CONTAINMENT", containment);
+        place.start_server();
+        place
     }
 
     /// While paused: every thread of every process is stopped. Returns the processes.
@@ -516,6 +527,7 @@ impl Drop for Place {
         for pid in self.processes() {
             signal(pid, "KILL");
         }
+        self.remove_cgroups();
         if thread::panicking() {
             eprintln!("--- the servers' log:\n{}", fs::read_to_string(&self.log).unwrap_or_default());
             for run in fs::read_dir(self.runtime().join("runs")).into_iter().flatten().flatten() {

@@ -54,6 +54,8 @@ impl Place {
             run_id,
             boot_id: boot_id.to_owned(),
             shim_pid: 1,
+            shim_start_ticks: None,
+            cgroup: None,
             created_at,
             script: "sleep.sh".to_owned(),
             args: Vec::new(),

@@ -4,10 +4,13 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
 use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use autoappdev::run_dir::{Command, RunDir, to_line};
+use autoappdev::process::Cgroup;
+use autoappdev::run_dir::{Command, RunDir, read_header, to_line};
 use serde_json::Value;
 
 use super::{DEADLINE, Place, is_alive, letter, pids, until};
@@ -155,6 +158,25 @@ impl Place {
         Ok(state)
     }
 
+    /// The control group of a run, there or not; none where the run has none.
+    pub fn cgroup(&self, run_id: i64) -> Option<PathBuf> {
+        self.journal(run_id).first()?["cgroup"].as_str().map(PathBuf::from)
+    }
+
+    /// After a test that left some: their shims were killed, and no server will come to take them away.
+    pub(super) fn remove_cgroups(&self) {
+        for run_id in fs::read_dir(self.runtime().join("runs")).into_iter().flatten().flatten() {
+            let Some(run_id) = run_id.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+            let header = read_header(&self.run_dir(run_id).join("journal.jsonl"));
+            let Some(cgroup) = header.ok().and_then(|header| header.cgroup).map(Cgroup::at) else { continue };
+            let deadline = Instant::now() + DEADLINE;
+            while cgroup.path().exists() && Instant::now() < deadline {
+                let _gone = cgroup.kill();
+                let _not_empty_yet = cgroup.remove();
+            }
+        }
+    }
+
     /// Every live process that carries this run of this place in its environment.
     pub fn processes_of_run(&self, run_id: i64) -> BTreeSet<u32> {
         let mark = format!("AUTOAPPDEV_RUN_ID={run_id}");
@@ -165,4 +187,32 @@ impl Place {
         });
         processes
     }
+}
+
+/// This process's own control group, found in another way than the program finds it: the one whose list has this process in it.
+fn own_cgroup() -> Option<PathBuf> {
+    let me = std::process::id();
+    let roots = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"].map(PathBuf::from);
+    let name =
+        fs::read_to_string("/proc/self/cgroup").ok()?.lines().find_map(|line| line.strip_prefix("0::/").map(str::to_owned))?;
+    roots.into_iter().map(|root| root.join(&name)).find(|dir| members(dir).contains(&me))
+}
+
+/// Whether this user may make a control group that can be frozen and killed: it is tried.
+pub fn can_make_cgroups() -> bool {
+    static TRIES: AtomicU32 = AtomicU32::new(0);
+    let name = format!("autoappdev-test-{}-{}", std::process::id(), TRIES.fetch_add(1, Ordering::Relaxed));
+    let Some(dir) = own_cgroup().map(|own| own.join(name)) else { return false };
+    let made = fs::create_dir(&dir).is_ok();
+    let can_all = made && dir.join("cgroup.freeze").exists() && dir.join("cgroup.kill").exists();
+    if made {
+        fs::remove_dir(&dir).expect("our own, and empty");
+    }
+    can_all
+}
+
+/// The processes in a control group.
+pub fn members(group: &Path) -> BTreeSet<u32> {
+    let list = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
+    list.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect()
 }

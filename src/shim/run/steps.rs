@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use super::{
-    Asker, Frozen, JOURNAL_RETRY, LINGER_LIMIT, LINGER_SILENCE, LeaderEnd, PAUSE_LIMIT, Phase, RESUME_LIMIT, Run, Thawed,
+    Asker, Frozen, JOURNAL_RETRY, LINGER_LIMIT, LINGER_SILENCE, LeaderEnd, PAUSE_LIMIT, PAUSE_LOOK_MAX, PAUSE_LOOK_MIN, Phase,
+    RESTOPS_MAX, RESUME_LIMIT, Run, Thawed,
 };
 use crate::clock::whole_ms;
 use crate::pipeline::{Cause, Exit, Fact};
-use crate::process::{self, ProcState};
+use crate::process::{self, Identity, ProcState};
 use crate::run_dir::ReplyError;
-use crate::shim::tree::{self, Freeze, Kill, Look, Thaw};
+use crate::shim::tree::{Freeze, Kill, Look, Thaw};
 
 impl Run {
     pub(super) fn freeze(&mut self, then: Frozen, asker: Option<Asker>, now: Duration) {
@@ -45,7 +46,7 @@ impl Run {
             self.record(Fact::Stopping { grace_ms: whole_ms(grace) }, false);
             // Many programs take a second TERM for an order to drop everything.
             if is_first {
-                tree::terminate();
+                self.tree.terminate();
             }
         }
         self.phase = Phase::Stopping { kill_at };
@@ -65,10 +66,10 @@ impl Run {
         }
         let is_left_alone = matches!(self.phase, Phase::Running);
         if let (Some(end), true) = (&mut self.leader_end, is_left_alone) {
-            if (end.linger_until..end.linger_limit).contains(&now) && tree::is_busy() {
+            if (end.linger_until..end.linger_limit).contains(&now) && self.tree.is_busy() {
                 end.linger(now);
             }
-            if (self.output.is_at_end() || now >= end.linger_until) && !tree::is_empty() {
+            if (self.output.is_at_end() || now >= end.linger_until) && !self.tree.is_empty() {
                 self.kill(now);
             }
         }
@@ -112,7 +113,8 @@ impl Run {
             (Phase::Stopping { .. }, ProcState::Awake | ProcState::Uninterruptible) if self.paused_since.is_some() => {
                 // The stop let it go on, so that it sees the TERM: through the grace it runs.
                 self.count_pause(now);
-                self.record(Fact::Resumed { cause: Cause::Request, paused_ms: whole_ms(self.paused_in_all) }, false);
+                let paused_ms = whole_ms(self.paused_in_all);
+                self.record(Fact::Resumed { cause: Cause::Request, paused_ms, detail: None }, false);
             }
             (
                 Phase::Running
@@ -162,17 +164,25 @@ impl Run {
             return;
         }
         match &mut self.phase {
-            Phase::Running | Phase::Paused => {}
+            Phase::Running => {}
+            Phase::Paused => self.hold_on(now),
             Phase::Freezing { freeze, since, then, asker } => {
                 let is_asked = asker.is_some() || matches!(then, Frozen::Tell(Cause::Request));
-                match freeze.look(now, (!is_asked).then_some(self.leader)) {
+                match freeze.look(&self.tree, now, (!is_asked).then_some(self.leader)) {
                     Look::Again(at) => {
                         self.look_at = Some(at);
                         let is_late = now.saturating_sub(*since) > PAUSE_LIMIT;
-                        if let (true, Some(asker)) = (is_late, *asker) {
-                            self.thaw(Thawed::Keep { spares_leader: false }, None, now);
-                            let text = "a process of the pipeline could not be stopped in time; the pipeline runs on";
-                            self.answer(asker, Some((ReplyError::PauseTimeout, text)));
+                        match (is_late, *asker, &then) {
+                            (true, Some(asker), _) => {
+                                let who = self.tree.straggler(None).map_or_else(String::new, |stat| describe(stat.identity));
+                                self.thaw(Thawed::Keep { spares_leader: false }, None, now);
+                                let text = format!(
+                                    "pause not holding: process{who} of the pipeline could not be stopped, or was continued again and again; the pipeline runs on"
+                                );
+                                self.answer(asker, Some((ReplyError::PauseTimeout, &text)));
+                            }
+                            (true, None, Frozen::Keep) => self.give_the_pause_up(now),
+                            (true, None, Frozen::Tell(_)) | (false, _, _) => {}
                         }
                     }
                     Look::Done => {
@@ -180,7 +190,10 @@ impl Run {
                         let then = std::mem::replace(then, Frozen::Keep);
                         self.phase = Phase::Paused;
                         self.create_pause_file();
+                        self.look_again_at_pause(now);
                         if let Frozen::Tell(cause) = then {
+                            self.restops.count = 0;
+                            self.say(None);
                             self.paused_since = Some(now);
                             self.record(Fact::Paused { cause }, false);
                         }
@@ -192,13 +205,13 @@ impl Run {
                     }
                 }
             }
-            Phase::Thawing { thaw, since, then, asker } => match thaw.look(now, then.spares_leader()) {
+            Phase::Thawing { thaw, since, then, asker } => match thaw.look(&self.tree, now, then.spares_leader()) {
                 Look::Again(at) => {
                     self.look_at = Some(at);
                     if now.saturating_sub(*since) > RESUME_LIMIT {
                         let (then, asker) = (*then, *asker);
                         match then {
-                            Thawed::Tell(_) => self.freeze(Frozen::Keep, None, now),
+                            Thawed::Tell(_) | Thawed::GiveUp => self.freeze(Frozen::Keep, None, now),
                             // The leader's state is what it is: if it is stopped, that is seen as a pause from outside.
                             Thawed::Keep { .. } => self.run_on(),
                         }
@@ -211,10 +224,7 @@ impl Run {
                 Look::Done => {
                     let (then, asker) = (*then, *asker);
                     self.run_on();
-                    if let Thawed::Tell(cause) = then {
-                        self.count_pause(now);
-                        self.record(Fact::Resumed { cause, paused_ms: whole_ms(self.paused_in_all) }, false);
-                    }
+                    self.count_resume(then, now);
                     if let Some(asker) = asker {
                         self.answer(asker, None);
                     }
@@ -225,13 +235,59 @@ impl Run {
                 if kill_at <= now { self.kill(now) } else { self.look_at = Some(kill_at) }
             }
             Phase::Killing { kill } => {
-                if let Look::Again(at) = kill.look(now) {
+                if let Look::Again(at) = kill.look(&self.tree, now) {
                     self.look_at = Some(at);
                 }
                 // Whoever died of it may have left children to us.
                 self.look_at_leader = true;
             }
         }
+    }
+
+    /// While it is paused: whether it still is. The leader's parent is told; of the others nobody tells.
+    fn hold_on(&mut self, now: Duration) {
+        let Some(straggler) = self.tree.straggler(Some(self.leader)) else { return self.look_again_at_pause(now) };
+        self.restops.count += 1;
+        if self.restops.count > RESTOPS_MAX {
+            return self.give_the_pause_up(now);
+        }
+        let (who, count) = (describe(straggler.identity), self.restops.count);
+        let again = if count == 1 { String::new() } else { format!(", {count} times by now") };
+        self.say(Some(format!("pause not holding: something continued process{who}; it was stopped again{again}")));
+        self.restops.pause = PAUSE_LOOK_MIN;
+        self.freeze(Frozen::Keep, None, now);
+    }
+
+    /// Where the kernel holds the tree nothing is to be looked at.
+    fn look_again_at_pause(&mut self, now: Duration) {
+        if !self.tree.can_hold() {
+            self.look_at = Some(now + self.restops.pause.max(PAUSE_LOOK_MIN));
+            self.restops.pause = (self.restops.pause * 2).clamp(PAUSE_LOOK_MIN, PAUSE_LOOK_MAX);
+        }
+    }
+
+    /// `paused` must not stand where something runs: then all of it may as well.
+    fn give_the_pause_up(&mut self, now: Duration) {
+        let who = self.tree.straggler(Some(self.leader)).map_or_else(String::new, |stat| describe(stat.identity));
+        let text = format!(
+            "pause not holding: something keeps continuing process{who}, although it was stopped again {RESTOPS_MAX} times; the pipeline runs on; end what continues it, and pause again"
+        );
+        self.say(Some(text));
+        self.thaw(Thawed::GiveUp, None, now);
+    }
+
+    /// The tree goes on: the fact, unless it was never known to stand still.
+    fn count_resume(&mut self, then: Thawed, now: Duration) {
+        let (cause, detail) = match then {
+            Thawed::Tell(cause) => (cause, None),
+            Thawed::GiveUp => (Cause::Outside, self.note.clone()),
+            Thawed::Keep { .. } => return,
+        };
+        if detail.is_none() {
+            self.say(None);
+        }
+        self.count_pause(now);
+        self.record(Fact::Resumed { cause, paused_ms: whole_ms(self.paused_in_all), detail }, false);
     }
 
     /// Nothing is done to the tree any more; what somebody else does to the leader is to be seen.
@@ -245,4 +301,10 @@ impl Run {
         self.phase = Phase::Killing { kill: Kill::new() };
         self.look_at = Some(now);
     }
+}
+
+/// Who it is, for people: ` 4711 (sleep)`.
+fn describe(who: Identity) -> String {
+    let name = process::name_of(who.pid).map_or_else(String::new, |name| format!(" ({name})"));
+    format!(" {}{name}", who.pid)
 }

@@ -98,7 +98,7 @@ impl Dice {
         match self.below(12) {
             0..=2 => spawned(4711),
             3..=5 => Fact::Paused { cause },
-            6 | 7 => Fact::Resumed { cause, paused_ms: 10 },
+            6 | 7 => Fact::Resumed { cause, paused_ms: 10, detail: None },
             8 => Fact::Stopping { grace_ms: 1 },
             9 => exited(exit, self.below(2) == 0),
             10 => usage(),

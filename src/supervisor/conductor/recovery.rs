@@ -65,6 +65,10 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
                 "its journal is damaged, so nobody can know how it ended",
             )?,
             Plan::FailSpawn => {
+                // No process can be alive, but the control group can have been made.
+                if let Err(error) = self.shims.kill_leftovers(run_id) {
+                    ::log::warn!("run {run_id}: failed to clean up after it: {error}");
+                }
                 self.end_unseen(run_id, UnseenEnd::NeverBegan, self.clock.now(), why_it_never_began)?;
             }
             Plan::KillAndLose => {
@@ -162,7 +166,7 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
         let is_lost = |under_way: &mut UnderWay| matches!(under_way.pending, Pending::Pause | Pending::Resume);
         let Some(under_way) = self.under_way.take_if(is_lost) else { return };
         under_way.answer_all(|| Err(ActionError::ShimSilent));
-        self.tell_that_pending_changed();
+        self.tell_that_something_changed();
     }
 
     pub(super) fn fall_silent(&mut self) {

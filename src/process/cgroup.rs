@@ -1,0 +1,173 @@
+//! A control group of our own (`cgroups(7)`, version 2): what is born in it can't leave it unnoticed, and stops and dies as one.
+//!
+//! No controller is needed, only a folder that this user may write: `cgroup.freeze` (Linux 5.2) and `cgroup.kill` (Linux 5.14) are part of
+//! every group (<https://docs.kernel.org/admin-guide/cgroup-v2.html>, "Core Interface Files").
+//!
+//! If killed here: the folder stays. It is empty, or named in a journal, from which the next server ends it.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// How deep and how many groups below ours are looked at: a pipeline may make some of its own, within reason.
+const GROUPS_MAX: usize = 1000;
+
+/// One control group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cgroup {
+    dir: PathBuf,
+}
+
+impl Cgroup {
+    /// Makes an empty group called `name` below this process's own. `None` where there is no version 2, where this user may not write it,
+    /// where the kernel is too old, or where such a group has somebody in it: then there are the signals.
+    pub fn create(name: &str) -> Option<Self> {
+        let group = Self::below_own(name)?;
+        match fs::create_dir(&group.dir) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                // Left over, and empty: otherwise it can't be removed.
+                group.remove().and_then(|()| fs::create_dir(&group.dir)).ok()?;
+            }
+            other => other.ok()?,
+        }
+        let can_all = ["cgroup.freeze", "cgroup.kill"].iter().all(|file| fs::metadata(group.dir.join(file)).is_ok());
+        if !can_all {
+            // Ours and empty: nobody else knows it yet.
+            let _still_there = group.remove();
+        }
+        can_all.then_some(group)
+    }
+
+    /// The group called `name` below this process's own, there or not. `None` where there is no version 2.
+    pub fn below_own(name: &str) -> Option<Self> {
+        let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+        let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
+        Some(Self { dir: own_dir(&mounts, &groups)?.join(name) })
+    }
+
+    /// The group in the folder `dir`, there or not.
+    pub fn at(dir: PathBuf) -> Self {
+        Self { dir }
+    }
+
+    /// Its folder.
+    pub fn path(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The folder, opened, for a child to be born in it.
+    pub(super) fn open(&self) -> io::Result<File> {
+        File::open(&self.dir)
+    }
+
+    /// The processes in it and in the groups below it. Who ends meanwhile may be in the list, zombies are not.
+    pub fn members(&self) -> io::Result<Vec<u32>> {
+        let mut members = Vec::new();
+        for dir in self.dirs()? {
+            // A group below that was removed since it was listed has nobody in it.
+            let Ok(list) = fs::read_to_string(dir.join("cgroup.procs")) else { continue };
+            members.extend(list.split_ascii_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
+        }
+        Ok(members)
+    }
+
+    /// Whether a process is alive in it or below it.
+    pub fn is_populated(&self) -> io::Result<bool> {
+        self.event("populated")
+    }
+
+    /// Whether every process in it stands still.
+    pub fn is_frozen(&self) -> io::Result<bool> {
+        self.event("frozen")
+    }
+
+    /// Tells all of it to stand still where it is, or to go on. What is stopped by a signal as well stays stopped.
+    pub fn freeze(&self, is_to_freeze: bool) -> io::Result<()> {
+        fs::write(self.dir.join("cgroup.freeze"), if is_to_freeze { "1" } else { "0" })
+    }
+
+    /// Sends SIGKILL to all of it, children that are just being born too.
+    pub fn kill(&self) -> io::Result<()> {
+        fs::write(self.dir.join("cgroup.kill"), "1")
+    }
+
+    /// Removes it and the groups below it; it must be empty. One that is not there is removed already.
+    pub fn remove(&self) -> io::Result<()> {
+        let dirs = match self.dirs() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            other => other?,
+        };
+        // The deepest first.
+        dirs.iter().rev().try_for_each(fs::remove_dir)
+    }
+
+    fn event(&self, name: &str) -> io::Result<bool> {
+        let events = fs::read_to_string(self.dir.join("cgroup.events"))?;
+        Ok(events.lines().any(|line| line.split_once(' ') == Some((name, "1"))))
+    }
+
+    /// This group's folder and those below, each after the one that it lies in.
+    fn dirs(&self) -> io::Result<Vec<PathBuf>> {
+        fs::metadata(&self.dir)?;
+        let mut dirs = vec![self.dir.clone()];
+        let mut read = 0;
+        while read < dirs.len() && dirs.len() < GROUPS_MAX {
+            if let Ok(entries) = fs::read_dir(&dirs[read]) {
+                let is_dir = |entry: &fs::DirEntry| entry.file_type().is_ok_and(|kind| kind.is_dir());
+                dirs.extend(entries.filter_map(Result::ok).filter(is_dir).map(|entry| entry.path()));
+            }
+            read += 1;
+        }
+        Ok(dirs)
+    }
+}
+
+/// This process's group as a folder, from the texts of `/proc/self/mountinfo` and `/proc/self/cgroup`.
+fn own_dir(mounts: &str, groups: &str) -> Option<PathBuf> {
+    let group = Path::new(groups.lines().find_map(|line| line.strip_prefix("0::"))?);
+    mounts.lines().find_map(|line| {
+        // `36 35 98:0 ROOT MOUNTPOINT options tags.. - TYPE ..`: proc_pid_mountinfo(5).
+        let (mount, kind) = line.split_once(" - ")?;
+        if kind.split(' ').next() != Some("cgroup2") {
+            return None;
+        }
+        let mut fields = mount.split(' ').skip(3);
+        let (root, point) = (fields.next()?, fields.next()?);
+        // A path with `..` lies outside of what is mounted here.
+        let below = group.strip_prefix(root).ok().filter(|below| !below.components().any(|part| part.as_os_str() == ".."))?;
+        Some(Path::new(&unescape(point)).join(below))
+    })
+}
+
+/// A blank or a backslash in a path is written as a backslash and three octal digits.
+fn unescape(text: &str) -> String {
+    [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")]
+        .iter()
+        .fold(text.to_owned(), |text, (code, letter)| text.replace(code, letter))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_own_group_is_found_wherever_version_2_is_mounted() {
+        let hybrid = "31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755\n\
+                      37 31 0:34 / /sys/fs/cgroup/freezer rw - cgroup cgroup rw,freezer\n\
+                      41 31 0:38 / /sys/fs/cgroup/unified rw,relatime shared:9 - cgroup2 cgroup2 rw\n";
+        let dir = |mounts: &str, groups: &str| own_dir(mounts, groups).map(|dir| dir.display().to_string());
+        assert_eq!(dir(hybrid, "4:memory:/x\n0::/\n").as_deref(), Some("/sys/fs/cgroup/unified/"));
+        assert_eq!(
+            dir(hybrid, "0::/system.slice/autoappdev.service\n").as_deref(),
+            Some("/sys/fs/cgroup/unified/system.slice/autoappdev.service")
+        );
+        let container = "30 23 0:26 /docker/abc /sys/fs/cgroup ro,nosuid - cgroup2 cgroup rw\n";
+        assert_eq!(dir(container, "0::/docker/abc/job\n").as_deref(), Some("/sys/fs/cgroup/job"));
+        assert_eq!(dir(container, "0::/elsewhere\n"), None);
+        assert_eq!(dir(hybrid, "0::/../above\n"), None);
+        assert_eq!(dir(hybrid, "4:memory:/x\n"), None, "no version 2");
+        assert_eq!(dir("31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n", "0::/\n"), None, "not mounted");
+        let odd = "41 31 0:38 / /mnt/a\\040b rw - cgroup2 none rw\n";
+        assert_eq!(dir(odd, "0::/x\n").as_deref(), Some("/mnt/a b/x"));
+    }
+}

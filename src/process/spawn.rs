@@ -1,0 +1,189 @@
+//! Making the pipeline's leader: a child in a session of its own and, where there is one, born in its control group.
+//!
+//! The one file that holds `unsafe`: nothing safe makes a child that is in a control group from its first instruction on, and to move it
+//! there later costs some milliseconds in which nobody on the machine can fork.
+
+use std::collections::BTreeMap;
+use std::ffi::{CStr, CString, OsStr, OsString};
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+use nix::libc;
+use rustix::io::Errno;
+use rustix::pipe::PipeFlags;
+use rustix::process::Signal;
+
+use super::{Cgroup, begin_session, reap};
+
+/// `CLONE_INTO_CGROUP` of `clone(2)`, Linux 5.7.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// Where a program without a slash in its name is looked for when there is no `PATH`: `execvp(3)`.
+const PATH_DEFAULT: &[u8] = b"/bin:/usr/bin";
+
+/// What the leader becomes.
+#[derive(Debug)]
+pub struct Launch {
+    /// A path with a slash in it, or a name that is looked up in the new environment's `PATH`.
+    pub program: PathBuf,
+    /// The arguments after the program's name.
+    pub args: Vec<OsString>,
+    /// The whole environment.
+    pub environment: BTreeMap<OsString, OsString>,
+    /// The working directory.
+    pub cwd: PathBuf,
+    /// Its standard input, output and error.
+    pub stdio: [OwnedFd; 3],
+}
+
+/// A child that executes its program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Spawned {
+    /// Its process id, also its session and process group. It is ours until it is reaped.
+    pub pid: u32,
+    /// Whether it was born in the control group.
+    pub is_in_cgroup: bool,
+}
+
+/// Spawns the leader of a new session. When this returns, the child is in it and has executed its program: an error of either comes back
+/// here. Into `cgroup` if the kernel lets it; otherwise without. Only for a process with a single thread.
+pub fn spawn_in_session(launch: &Launch, cgroup: Option<&Cgroup>) -> io::Result<Spawned> {
+    let image = Image::of(launch)?;
+    // Closed by execve(2): then the end of the stream says that it has gone well.
+    let (report, mut reporter) =
+        rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map(|(read, write)| (File::from(read), File::from(write)))?;
+    let group = cgroup.and_then(|cgroup| cgroup.open().ok());
+    let (forked, is_in_cgroup) = match group.map(|group| fork(Some(&group))) {
+        Some(Ok(forked)) => (forked, true),
+        // An old kernel, a filter of system calls, a group that may not be joined.
+        Some(Err(_)) | None => (fork(None)?, false),
+    };
+    let Forked::Parent(pid) = forked else {
+        let Err(error) = image.become_it(launch);
+        let code = error.raw_os_error().unwrap_or(libc::EIO);
+        // The parent is there, and reads it.
+        let _parent_reads = reporter.write_all(&code.to_ne_bytes());
+        loop {
+            // Not an exit, which would run what the parent has registered for its own.
+            let _dies = rustix::process::kill_process(rustix::process::getpid(), Signal::KILL);
+        }
+    };
+    drop(reporter);
+    let mut said = Vec::new();
+    (&report).read_to_end(&mut said)?;
+    match said.try_into().map(i32::from_ne_bytes) {
+        Ok(code) => {
+            // It kills itself right after it has said so.
+            while reap(pid)?.is_none() {
+                std::thread::yield_now();
+            }
+            Err(io::Error::from_raw_os_error(code))
+        }
+        Err(_nothing_said) => Ok(Spawned { pid, is_in_cgroup }),
+    }
+}
+
+enum Forked {
+    Parent(u32),
+    Child,
+}
+
+/// `fork(2)`, into a control group if one is given.
+fn fork(group: Option<&File>) -> io::Result<Forked> {
+    let args = group.map(|group| Clone3Args {
+        flags: CLONE_INTO_CGROUP,
+        exit_signal: u64::try_from(libc::SIGCHLD).expect("positive"),
+        cgroup: u64::try_from(group.as_raw_fd()).expect("an open file's number is not negative"),
+        ..Clone3Args::default()
+    });
+    #[expect(unsafe_code, reason = "nothing safe in std makes a child in a control group")]
+    // SAFETY: without CLONE_VM both are a fork. Its one caller, the shim, has a single thread, so the child finds no lock held and may
+    // allocate; it only makes system calls until it executes its program or dies. The kernel reads the structure, of the size given.
+    let pid = unsafe {
+        match &args {
+            Some(args) => libc::syscall(libc::SYS_clone3, std::ptr::from_ref(args), size_of::<Clone3Args>()),
+            None => libc::fork().into(),
+        }
+    };
+    match u32::try_from(pid) {
+        Ok(0) => Ok(Forked::Child),
+        Ok(pid) => Ok(Forked::Parent(pid)),
+        Err(_) => Err(io::Error::last_os_error()),
+    }
+}
+
+/// `struct clone_args` of `clone(2)`: all numbers, as wide on every architecture.
+#[repr(C)]
+#[derive(Debug, Default)]
+struct Clone3Args {
+    flags: u64,
+    pidfd: u64,
+    child_tid: u64,
+    parent_tid: u64,
+    exit_signal: u64,
+    stack: u64,
+    stack_size: u64,
+    tls: u64,
+    set_tid: u64,
+    set_tid_size: u64,
+    cgroup: u64,
+}
+
+/// A launch as the kernel takes it.
+struct Image {
+    /// Where the program may be, in order.
+    paths: Vec<CString>,
+    args: Vec<CString>,
+    environment: Vec<CString>,
+}
+
+impl Image {
+    fn of(launch: &Launch) -> io::Result<Self> {
+        let text = |text: &OsStr| CString::new(text.as_bytes());
+        let entry = |(name, value): (&OsString, &OsString)| CString::new([name.as_bytes(), b"=", value.as_bytes()].concat());
+        let name = launch.program.as_os_str();
+        let paths = if name.as_bytes().contains(&b'/') {
+            vec![text(name)?]
+        } else {
+            let path = launch.environment.get(OsStr::new("PATH")).map_or(PATH_DEFAULT, |path| path.as_bytes());
+            let in_folder = |folder: &[u8]| CString::new([folder, b"/", name.as_bytes()].concat());
+            path.split(|&byte| byte == b':').filter(|folder| !folder.is_empty()).map(in_folder).collect::<Result<_, _>>()?
+        };
+        Ok(Self {
+            paths,
+            args: std::iter::once(name).chain(launch.args.iter().map(OsString::as_os_str)).map(text).collect::<Result<_, _>>()?,
+            environment: launch.environment.iter().map(entry).collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// In the child. Returns only an error.
+    fn become_it(&self, launch: &Launch) -> io::Result<std::convert::Infallible> {
+        begin_session()?;
+        let [stdin, stdout, stderr] = &launch.stdio;
+        rustix::stdio::dup2_stdin(stdin)?;
+        rustix::stdio::dup2_stdout(stdout)?;
+        rustix::stdio::dup2_stderr(stderr)?;
+        rustix::process::chdir(&launch.cwd)?;
+        // execvp(3) would give what the kernel does not take for a program to sh: whatever that makes of it, it is not what was asked for.
+        let mut error = Errno::NOENT;
+        for path in &self.paths {
+            error = match self.execute(path) {
+                // Not here; elsewhere there may be one, or one that may be executed.
+                Errno::NOENT | Errno::NOTDIR => error,
+                other => other,
+            };
+            if !matches!(error, Errno::NOENT | Errno::ACCESS) {
+                break;
+            }
+        }
+        Err(error.into())
+    }
+
+    fn execute(&self, path: &CStr) -> Errno {
+        let Err(error) = nix::unistd::execve(path, &self.args, &self.environment);
+        Errno::from_raw_os_error(error as i32)
+    }
+}
