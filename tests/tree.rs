@@ -207,7 +207,7 @@ fn a_run_says_what_holds_it_together(containment: &str) {
     let (pid, run_id) = place.start();
     assert_eq!((&place.pipeline()["containment"], &place.run(run_id)["containment"]), (&json!(expected), &json!(expected)));
     let group = place.cgroup(run_id).unwrap_or_default();
-    assert_eq!(members(&group).contains(&pid), expected == "cgroup", "{group:?}");
+    assert_eq!(members(&group).contains(&pid), expected == "cgroup", "{}", group.display());
     assert_eq!(group.exists(), expected == "cgroup");
     place.act("stop").ok();
     place.assert_nothing_left(run_id);

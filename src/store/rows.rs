@@ -86,7 +86,7 @@ pub struct RunRow {
     pub max_rss_kb: Option<u64>,
     /// Why it never came to life, or was lost; for people.
     pub error: Option<String>,
-    /// What held its processes together; known since it was seen to run.
+    /// What holds or held its processes together; known since it was seen to run.
     pub containment: Option<Containment>,
     /// The position in the log before its first byte.
     #[serde(skip)]

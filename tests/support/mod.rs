@@ -2,12 +2,18 @@
 //!
 //! Everything that a test starts is killed when it goes out of scope, and the server's log is printed where a test fails.
 
-#![allow(dead_code, missing_docs, unreachable_pub, reason = "shared by test binaries, each of which uses its own part of this")]
+#![allow(
+    dead_code,
+    missing_docs,
+    unreachable_pub,
+    unused_imports,
+    reason = "shared by test binaries, each of which uses its own part of this"
+)]
 
 pub mod past;
 pub mod wire;
 mod witness;
-pub use witness::{can_make_cgroups, members};
+pub use witness::{can_make_cgroups, members, own_cgroup};
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -255,6 +261,12 @@ impl Place {
     pub fn restart_server(&mut self) {
         self.kill_server();
         self.start_server();
+    }
+
+    /// `kill -9`, and a server that is started in its own way.
+    pub fn restart_server_as(&mut self, start: impl FnOnce(&mut Self)) {
+        self.kill_server();
+        start(self);
     }
 
     pub fn server_pid(&self) -> u32 {

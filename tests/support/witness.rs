@@ -190,7 +190,7 @@ impl Place {
 }
 
 /// This process's own control group, found in another way than the program finds it: the one whose list has this process in it.
-fn own_cgroup() -> Option<PathBuf> {
+pub fn own_cgroup() -> Option<PathBuf> {
     let me = std::process::id();
     let roots = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"].map(PathBuf::from);
     let name =
