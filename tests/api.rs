@@ -34,6 +34,8 @@ fn look(place: &Place) -> Value {
             "state",
             "pending",
             "allowed",
+            "containment",
+            "detail",
             "pid",
             "run_id",
             "started_at",
@@ -54,7 +56,7 @@ fn look(place: &Place) -> Value {
     }
     assert!(pipeline["updated_at"].is_string() && pipeline["version"].is_u64() && pipeline["allowed"].is_array());
     assert_number_or_null(&pipeline, &["pid", "run_id", "exit_code", "signal"]);
-    assert_text_or_null(&pipeline, &["pending", "script", "error"]);
+    assert_text_or_null(&pipeline, &["pending", "script", "error", "containment", "detail"]);
     assert!(["stopped", "running", "paused"].contains(&pipeline["state"].as_str().expect("a word")));
     let status = place.get("/api/pipeline/status").ok();
     let running = pipeline["pid"].is_u64();
@@ -246,6 +248,7 @@ fn history_comes_in_pages_newest_first() {
         "cpu_user_ms",
         "cpu_system_ms",
         "max_rss_kb",
+        "containment",
         "error",
     ];
     let listed = place.get("/api/runs?limit=1").ok()["runs"][0].take();
@@ -333,7 +336,7 @@ fn health_tells_the_truth_about_the_database_and_the_server_goes_on() {
 fn the_version_and_what_is_never_told() {
     let place = Place::serving("sleep.sh");
     let version = place.get("/api/version").ok();
-    assert_eq!(version, json!({"name": "autoappdev", "version": env!("CARGO_PKG_VERSION"), "api": 1, "schema": 1}));
+    assert_eq!(version, json!({"name": "autoappdev", "version": env!("CARGO_PKG_VERSION"), "api": 1, "schema": 2}));
     let (pid, run_id) = place.start_with(json!({"env": {"DEPLOY_KEY": "hunter2-in-the-environment"}}));
     let environment = until("the script has its environment", || fs::read(format!("/proc/{pid}/environ")).ok());
     assert!(String::from_utf8_lossy(&environment).contains("DEPLOY_KEY=hunter2-in-the-environment"));

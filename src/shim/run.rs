@@ -345,7 +345,8 @@ impl Run {
                 _ => self.not_now((connection, tag)),
             },
             run_dir::Command::Resume { tag } => match self.phase {
-                Phase::Paused if self.leader_end.is_none() => {
+                // It was paused already when somebody continued a process of it.
+                Phase::Paused | Phase::Freezing { then: Frozen::Keep, asker: None, .. } if self.leader_end.is_none() => {
                     self.thaw(Thawed::Tell(Cause::Request), Some((connection, tag)), now);
                 }
                 _ => self.not_now((connection, tag)),

@@ -314,13 +314,13 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
                 Message::Note(note) => notes.push(note),
             }
         }
+        // Before the facts that came with it: who waits for one of those finds both.
+        let version = self.row.version;
+        let is_noted = notes.pop().map(|Note { note }| self.note = note).is_some();
         if let Err(error) = self.record(entries) {
             return self.forget_and_retry(&error);
         }
-        if let Some(Note { note }) = notes.pop()
-            && self.live_run().is_some()
-        {
-            self.note = note;
+        if is_noted && self.row.version == version {
             self.tell_that_something_changed();
         }
         for reply in replies {

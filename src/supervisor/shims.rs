@@ -197,7 +197,7 @@ impl Shims for RealShims {
                 Some(cgroup) if cgroup.is_populated().unwrap_or(false) => {
                     // Whoever may not be killed this way is a member still, and counted.
                     let _found_again = cgroup.kill();
-                    cgroup.members()?.len()
+                    cgroup.members().map_or(0, |members| members.len())
                 }
                 Some(_) | None => 0,
             };

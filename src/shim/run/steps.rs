@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{
     Asker, Frozen, JOURNAL_RETRY, LINGER_LIMIT, LINGER_SILENCE, LeaderEnd, PAUSE_LIMIT, PAUSE_LOOK_MAX, PAUSE_LOOK_MIN, Phase,
-    RESTOPS_MAX, RESUME_LIMIT, Run, Thawed,
+    RESTOPS_MAX, RESUME_LIMIT, Restops, Run, Thawed,
 };
 use crate::clock::whole_ms;
 use crate::pipeline::{Cause, Exit, Fact};
@@ -190,13 +190,13 @@ impl Run {
                         let then = std::mem::replace(then, Frozen::Keep);
                         self.phase = Phase::Paused;
                         self.create_pause_file();
-                        self.look_again_at_pause(now);
                         if let Frozen::Tell(cause) = then {
-                            self.restops.count = 0;
+                            self.restops = Restops::default();
                             self.say(None);
                             self.paused_since = Some(now);
                             self.record(Fact::Paused { cause }, false);
                         }
+                        self.look_again_at_pause(now);
                         if let Some(asker) = asker {
                             self.answer(asker, None);
                         }
