@@ -250,3 +250,28 @@ fn shim_stopped_while_nothing_is_asked_degrades_health() {
     until_true("all is well again", || place.degraded().is_none());
     assert_eq!(place.until_all_agree(), "running");
 }
+
+#[test]
+fn a_recycled_pid_in_the_journal_is_not_taken_for_the_shim() {
+    let place = Place::serving("sleep.sh");
+    let (_, run_id) = place.start();
+    let mut stranger = std::process::Command::new("sleep").arg("600").spawn().expect("spawns");
+    signal(stranger.id(), "STOP");
+    until_true("it is stopped", || letter(stranger.id()) == Some('T'));
+    let journal = place.run_dir(run_id).join("journal.jsonl");
+    let with_header = |change: &dyn Fn(&mut Value)| {
+        let text = fs::read_to_string(&journal).expect("there");
+        let (header, facts) = text.split_once('\n').expect("a header");
+        let mut header: Value = serde_json::from_str(header).expect("JSON");
+        change(&mut header);
+        fs::write(&journal, format!("{header}\n{facts}")).expect("writes");
+    };
+    // As if the shim's number had been given to another process: that one started at another time.
+    with_header(&|header| header["shim_pid"] = stranger.id().into());
+    assert_eq!(place.degraded(), None);
+    let ticks = autoappdev::process::read_stat(stranger.id()).expect("it is there").identity.start_ticks;
+    with_header(&|header| header["shim_start_ticks"] = ticks.into());
+    assert!(place.degraded().expect("now it is the shim, and stopped").contains("kill -CONT"));
+    stranger.kill().expect("ours");
+    stranger.wait().expect("ours");
+}

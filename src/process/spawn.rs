@@ -187,3 +187,105 @@ impl Image {
         Errno::from_raw_os_error(error as i32)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::Path;
+
+    use super::super::{kill_child, read_stat};
+    use super::*;
+
+    /// Without a control group: this process has other threads, of which only fork(3) knows.
+    fn spawn(program: impl Into<PathBuf>, args: &[&str], path: Option<&Path>, cwd: &Path) -> io::Result<(Spawned, File)> {
+        let (said, out) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+        let null = || File::open("/dev/null").map(OwnedFd::from);
+        let launch = Launch {
+            program: program.into(),
+            args: args.iter().map(Into::into).collect(),
+            environment: path.map(|path| ("PATH".into(), path.into())).into_iter().collect(),
+            cwd: cwd.to_owned(),
+            stdio: [null()?, out, null()?],
+        };
+        Ok((spawn_in_session(&launch, None)?, File::from(said)))
+    }
+
+    fn reap_it(child: Spawned) {
+        while reap(child.pid).expect("our child").is_none() {
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn a_spawned_leader_is_in_its_own_session() {
+        let (child, _) = spawn("/bin/sleep", &["600"], None, Path::new("/")).expect("spawns");
+        let stat = read_stat(child.pid).expect("it lives");
+        assert_eq!((stat.session, stat.ppid, child.is_in_cgroup), (child.pid, std::process::id(), false));
+        kill_child(child.pid).expect("our child");
+        reap_it(child);
+    }
+
+    #[test]
+    fn it_gets_its_arguments_its_folder_and_its_output() {
+        let dir = tempfile::tempdir().expect("a temp folder");
+        let script = "echo \"$0|$1|$(pwd)\"; readlink /proc/$$/fd/0";
+        let (child, mut said) = spawn("/bin/sh", &["-c", script, "zero", "one two"], None, dir.path()).expect("spawns");
+        let mut text = String::new();
+        said.read_to_string(&mut text).expect("text");
+        let dir = dir.path().canonicalize().expect("there");
+        assert_eq!(text, format!("zero|one two|{}\n/dev/null\n", dir.display()));
+        reap_it(child);
+    }
+
+    #[test]
+    fn a_name_is_looked_up_in_its_own_path() {
+        let dir = tempfile::tempdir().expect("a temp folder");
+        let folders = ["empty", "forbidden", "good"].map(|name| dir.path().join(name));
+        for folder in &folders {
+            fs::create_dir(folder).expect("creates");
+        }
+        let path: PathBuf = std::env::join_paths(&folders).expect("no colons").into();
+        let tool = |folder: &Path, mode| {
+            fs::write(folder.join("tool"), "#!/bin/sh\necho found\n").expect("writes");
+            fs::set_permissions(folder.join("tool"), fs::Permissions::from_mode(mode)).expect("ours");
+        };
+        let look = || spawn("tool", &[], Some(&path), Path::new("/"));
+        assert_eq!(look().expect_err("nowhere").kind(), io::ErrorKind::NotFound);
+        tool(&folders[1], 0o644);
+        assert_eq!(look().expect_err("it may not be executed").kind(), io::ErrorKind::PermissionDenied);
+        tool(&folders[2], 0o755);
+        let (child, mut said) = look().expect("further on there is one");
+        let mut text = String::new();
+        said.read_to_string(&mut text).expect("text");
+        assert_eq!(text, "found\n");
+        reap_it(child);
+        let (child, _) = spawn("sh", &["-c", "exit 0"], None, Path::new("/")).expect("without PATH there is a default");
+        reap_it(child);
+    }
+
+    #[test]
+    fn what_cannot_be_executed_is_an_error() {
+        let dir = tempfile::tempdir().expect("a temp folder");
+        let file = |name: &str, text: &str| {
+            fs::write(dir.path().join(name), text).expect("writes");
+            fs::set_permissions(dir.path().join(name), fs::Permissions::from_mode(0o755)).expect("ours");
+            dir.path().join(name)
+        };
+        let missing = dir.path().join("missing");
+        for (program, cwd, expected) in [
+            (missing.clone(), dir.path(), Errno::NOENT),
+            (dir.path().to_owned(), dir.path(), Errno::ACCESS),
+            (file("plain", "just text"), dir.path(), Errno::NOEXEC),
+            (file("empty", ""), dir.path(), Errno::NOEXEC),
+            (file("dangling", "#!/nonexistent/interpreter\n"), dir.path(), Errno::NOENT),
+            ("/bin/sleep".into(), missing.as_path(), Errno::NOENT),
+            ("/bin/sleep".into(), Path::new("/bin/sleep"), Errno::NOTDIR),
+        ] {
+            let error = spawn(&program, &[], None, cwd).expect_err("no program");
+            assert_eq!(error.raw_os_error(), Some(expected.raw_os_error()), "{} in {}", program.display(), cwd.display());
+        }
+        let nul = spawn("/bin/sleep", &["6\0"], None, dir.path()).expect_err("the kernel could not take it");
+        assert_eq!(nul.kind(), io::ErrorKind::InvalidInput);
+    }
+}
