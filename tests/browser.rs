@@ -90,6 +90,32 @@ fn a_stop_and_a_continue_from_outside_show_by_themselves() {
 }
 
 #[test]
+fn a_pause_that_does_not_hold_shows_its_reason() {
+    let Some((browser, mut place)) = set_up(TREE) else { return };
+    let port = place.port();
+    place.kill_server();
+    place.set_env("AUTOAPPDEV_PORT", &port.to_string());
+    place.set_env("AUTOAPPDEV_CONTAINMENT", "tree");
+    place.start_server();
+    let (leader, _) = place.start();
+    wait_until("the whole tree runs", PATIENCE, || letters(&place).len() >= 3);
+    place.act("pause").ok();
+    agree(&browser, &place, "paused");
+    assert!(!browser.shows("detail"));
+
+    let child = *place.processes().iter().find(|&&pid| pid != leader).expect("it has children");
+    signal(child, "CONT");
+    wait_until("the page says so", PATIENCE, || browser.shows("detail"));
+    let told = browser.text("detail");
+    assert!(told.starts_with("Pause not holding: something continued process ") && told.ends_with('.'), "{told}");
+    agree(&browser, &place, "paused");
+
+    browser.click("resume");
+    agree(&browser, &place, "running");
+    wait_until("it is over", PATIENCE, || !browser.shows("detail"));
+}
+
+#[test]
 fn a_killed_server_shows_and_the_page_recovers_by_itself() {
     let Some((browser, mut place)) = set_up(TREE) else { return };
     place.start();
