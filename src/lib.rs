@@ -6,6 +6,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod http;
+pub mod kill_point;
 pub mod log;
 pub mod pipeline;
 pub mod private;

@@ -18,6 +18,7 @@ use signal_hook::consts::signal::{SIGINT, SIGTERM};
 
 use crate::config::Config;
 use crate::http::{App, Guard, Server};
+use crate::kill_point::KillPoint;
 use crate::log::BackendLog;
 use crate::private::private_file;
 use crate::process;
@@ -52,6 +53,7 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
 
 fn serve_in(config: Config, runtime_dir: &Path) -> anyhow::Result<()> {
     let _lock = own(runtime_dir)?;
+    KillPoint::ServerDirectoryOwned.reach();
     let _database_lock = own_database(&config.database, runtime_dir)?;
     let root = config.pipeline_root.canonicalize().ok().filter(|root| root.is_dir());
     let Some(root) = root else {
@@ -73,6 +75,7 @@ fn serve_in(config: Config, runtime_dir: &Path) -> anyhow::Result<()> {
     // A second logger in one process is only possible in tests; the first one serves.
     let _first_one_serves = BackendLog::open(runtime_dir).context("cannot open backend.log")?.install();
     let opened = Store::open(&config.database).map_err(|error| anyhow!("failed to {error}"))?;
+    KillPoint::ServerDatabaseOpened.reach();
     for migration in &opened.applied {
         ::log::info!("applied migration {migration}");
     }
@@ -97,7 +100,9 @@ fn serve_in(config: Config, runtime_dir: &Path) -> anyhow::Result<()> {
         guard: Guard { address, allow_hosts: config.allow_hosts, allow_origins: config.allow_origins },
     };
     let server = Server::start(listener, Box::new(app)).context("cannot begin to serve")?;
+    KillPoint::ServerRecovered.reach();
     ServerInfo { pid: std::process::id(), address }.write(runtime_dir).context("cannot write server.json")?;
+    KillPoint::ServerInfoWritten.reach();
     ::log::info!("listening on http://{address}/");
     say(&format!("autoappdev listens on http://{address}/"));
 
@@ -110,8 +115,10 @@ fn serve_in(config: Config, runtime_dir: &Path) -> anyhow::Result<()> {
     }
     let live = supervisor.stop();
     server.stop();
+    KillPoint::ServerSupervisorEnded.reach();
     // Best effort: a client that finds a stale one finds nobody at its address.
     let _stale_is_harmless = ServerInfo::remove(runtime_dir);
+    KillPoint::ServerInfoRemoved.reach();
     match live? {
         Some(run_id) => say(&format!("pipeline run {run_id} goes on; `autoappdev serve` picks it up again")),
         None => say("autoappdev has stopped; no pipeline was running"),
@@ -168,6 +175,7 @@ fn own_database(database: &Path, runtime_dir: &Path) -> anyhow::Result<Option<Fi
         }
     }
     lock.set_len(0)
+        .inspect(|()| KillPoint::ServerDatabaseOwnerCleared.reach())
         .and_then(|()| lock.rewind())
         .and_then(|()| lock.write_all(runtime_dir.as_os_str().as_bytes()))
         .with_context(|| format!("cannot write {}", path.display()))?;

@@ -8,6 +8,7 @@
 //! a server, which kills what carries the run's cookie and calls the run lost.
 
 mod connections;
+mod kill_points;
 mod output;
 mod run;
 mod tree;
@@ -23,6 +24,7 @@ use std::time::Duration;
 
 use signal_hook::consts::signal;
 
+use crate::kill_point::KillPoint;
 use crate::process;
 use crate::run_dir::{LaunchSpec, LineReader, RunDir};
 
@@ -75,6 +77,7 @@ fn complain(text: std::fmt::Arguments<'_>) {
 }
 
 fn live(dir: &Path) -> Result<(), ShimError> {
+    KillPoint::ShimBorn.reach();
     // What the server's own parent left open must not reach the pipeline.
     close_fds::set_fds_cloexec(3, &[]);
     process::unblock_signals().in_step("unblock signals")?;
@@ -91,6 +94,7 @@ fn live(dir: &Path) -> Result<(), ShimError> {
     let _until_the_script_is_executed = io::stdout().as_fd().try_clone_to_owned().in_step("keep the lock")?;
     let stdin = io::stdin().as_fd().try_clone_to_owned().in_step("take over standard input")?;
     let (spec, server, early) = read_spec(stdin)?;
+    KillPoint::ShimSpecRead.reach();
     run::Run::begin(RunDir::at(dir.to_owned()), spec, events, server, &early)?.go_on_until_the_end();
     Ok(())
 }

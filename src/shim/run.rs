@@ -16,10 +16,12 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::connections::{ConnectionId, Connections};
+use super::kill_points;
 use super::output::Output;
 use super::tree::{Freeze, Kill, Thaw, Tree};
 use super::{InStep, ShimError, Signals};
 use crate::clock::{Clock, SystemClock, whole_ms};
+use crate::kill_point::KillPoint;
 use crate::log::Limits;
 use crate::pipeline::{Cause, Containment, Exit, Fact};
 use crate::private::private_file;
@@ -166,6 +168,7 @@ impl Run {
         // Where none can be had there are the signals; a run never depends on it.
         let cgroup =
             spec.uses_cgroups.then(|| runs.cgroup_name(spec.run_id).ok()).flatten().and_then(|name| Cgroup::create(&name));
+        KillPoint::ShimCgroupMade.reach();
         let header = Header {
             format: FORMAT,
             run_id: spec.run_id,
@@ -181,13 +184,16 @@ impl Run {
             log_start: spec.log_start,
         };
         let listener = dir.listen().in_step("open the control socket")?;
+        KillPoint::ShimSocketBound.reach();
         let connections = Connections::new(listener, server, early).in_step("keep the server's connection")?;
         let (stdout, stdout_writer) = io::pipe().in_step("open a pipe")?;
         let (stderr, stderr_writer) = io::pipe().in_step("open a pipe")?;
         let limits = Limits { segment_bytes: spec.log_segment_bytes, run_bytes: spec.log_run_bytes };
         let output = Output::create(&dir.log_dir(), spec.log_start, limits, stdout, stderr).in_step("begin the log")?;
+        KillPoint::ShimLogBegun.reach();
         // The header is written before anything is spawned: without a journal nothing was.
         let journal = Journal::create(&dir.journal_path(), &header).in_step("begin the journal")?;
+        KillPoint::ShimHeaderWritten.reach();
 
         let mut run = Self {
             dir,
@@ -210,10 +216,12 @@ impl Run {
         };
         // One from a run whose shim was killed while it was paused would make a program that looks for it wait for ever.
         run.remove_pause_file();
+        KillPoint::ShimOldPauseFileRemoved.reach();
         let stdio = process::null().map(|null| [null, stdout_writer.into(), stderr_writer.into()]);
         match stdio.and_then(|stdio| run.spawn(stdio, cgroup.as_ref())) {
             Ok((leader, containment)) => {
                 run.leader = leader;
+                KillPoint::ShimLeaderSpawned.reach();
                 let Identity { pid, start_ticks } = leader;
                 match containment {
                     Containment::Cgroup => run.tree = Tree::new(cgroup),
@@ -230,6 +238,7 @@ impl Run {
         for folder in [run.dir.path().to_owned(), run.spec.runtime_dir.join("runs")] {
             run.or_log("make the run directory durable", run_dir::sync_dir(&folder));
         }
+        KillPoint::ShimNamesSynced.reach();
         Ok(run)
     }
 
@@ -281,6 +290,9 @@ impl Run {
                 return self.finish();
             }
             self.wait(deadline);
+            if let Phase::Stopping { .. } = self.phase {
+                KillPoint::ShimInGrace.reach();
+            }
             self.take_events();
         }
     }
@@ -395,12 +407,16 @@ impl Run {
     }
 
     fn finish(&mut self) {
+        KillPoint::ShimTreeEnded.reach();
         let began = SystemClock.since_boot();
         self.output.close(|| SystemClock.since_boot() > began + DRAIN_LIMIT, began);
+        KillPoint::ShimDrained.reach();
         self.count_pause(began);
         self.remove_pause_file();
+        KillPoint::ShimEndPauseFileRemoved.reach();
         // Before the end is told: nothing of the run is left then.
         self.or_log("remove the control group", self.tree.remove());
+        KillPoint::ShimCgroupRemoved.reach();
         let exit = self.leader_end.as_ref().map_or(Exit::Code(0), |end| end.exit);
         let (asked, paused_ms, log_end) = (self.asked, whole_ms(self.paused_in_all), self.output.position());
         let mut last = vec![self.write_down(Fact::Exited { exit, asked, paused_ms, log_end }, true)];
@@ -416,6 +432,7 @@ impl Run {
         }
         // Only now: until here a kill of this process would have left the exit status with the kernel.
         process::reap_all_but(None);
+        KillPoint::ShimReaped.reach();
         let usage = process::usage_of_children().map(|used| Fact::Usage {
             cpu_user_ms: used.cpu_user_ms,
             cpu_system_ms: used.cpu_system_ms,
@@ -427,6 +444,7 @@ impl Run {
         // Together: a server that knows the end may start the next run before it hears any more of this one.
         self.connections.tell_all(&last);
         self.connections.turn();
+        KillPoint::ShimEndSent.reach();
     }
 
     fn count_pause(&mut self, now: Duration) {
@@ -440,7 +458,8 @@ impl Run {
     /// Writes a fact down and sends it up.
     fn record(&mut self, fact: Fact, durable: bool) {
         let message = self.write_down(fact, durable);
-        self.connections.tell_all(&[message]);
+        self.connections.tell_all(std::slice::from_ref(&message));
+        kill_points::sent(&message);
     }
 
     /// Says something about the state, or takes it back.
@@ -456,6 +475,7 @@ impl Run {
         let entry = self.journal.number(SystemClock.now(), self.spec.created_at, boot_ms, fact);
         let written = self.journal.append(&entry, durable);
         self.or_log("write the journal", written);
+        kill_points::written(&entry.fact);
         Message::Fact(entry)
     }
 

@@ -20,6 +20,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::error::StoreError;
+use crate::kill_point::KillPoint;
 
 mod embedded {
     refinery::embed_migrations!("migrations");
@@ -61,6 +62,7 @@ pub(super) fn open(path: &Path) -> Result<(Connection, Vec<String>), StoreError>
     let looked_through = match look(path)? {
         Look::Absent => {
             create(path)?;
+            KillPoint::ServerDatabaseMade.reach();
             true
         }
         Look::Empty => true,
@@ -72,6 +74,7 @@ pub(super) fn open(path: &Path) -> Result<(Connection, Vec<String>), StoreError>
     }
     configure(&conn, path)?;
     let applied = migrate(&mut conn, path)?;
+    KillPoint::ServerDatabaseMigrated.reach();
     prove_writable(&conn, path)?;
     Ok((conn, applied))
 }

@@ -10,10 +10,12 @@ use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
+use super::kill_points;
 use super::shims::{ConnectionNumber, Finding, Shims};
 use super::snapshot::{Published, Snapshot, Watch};
 use super::{ActionError, Ask, Settings, StartRequest};
 use crate::clock::{Clock, whole_ms};
+use crate::kill_point::KillPoint;
 use crate::pipeline::{Action, Entry, Fact, Found, Pending, Refusal, RunStatus, State, Step, Transition, decide, observe};
 use crate::run_dir::{Command, FORMAT, LaunchSpec, Message, Note, Reply, ReplyError};
 use crate::script;
@@ -214,6 +216,7 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
         let at = self.clock.now();
         let new = NewRun { script: script_name, cwd: cwd.display().to_string(), args: request.args.clone(), log_start };
         let begun = self.store.begin_run(&new, at)?;
+        KillPoint::ServerStartingCommitted.reach();
         self.row = begun.row;
         self.note = None;
         self.last_seq = 0;
@@ -261,6 +264,7 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
             let error = if has_ended { ActionError::Refused(refusal) } else { ActionError::ShimSilent };
             return answer(&waiter.reply_to, Err(error));
         }
+        kill_points::sent(command);
         self.expect_to_hear();
         match &mut self.under_way {
             // A second stop: whoever waits for the first waits for the same end.
@@ -290,6 +294,7 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
             Ok(row) => self.row = row,
             Err(error) => ::log::warn!("failed to {error}"),
         }
+        KillPoint::ServerPendingCounted.reach();
         self.publish();
     }
 
@@ -394,7 +399,9 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
         }
         let Some((last, _)) = facts.last() else { return Ok(()) };
         let last_seq = last.seq;
+        facts.iter().for_each(|(entry, _)| kill_points::heard(&entry.fact));
         self.row = self.store.record_all(run_id, &facts, None)?.row;
+        facts.iter().for_each(|(entry, _)| kill_points::committed(&entry.fact));
         self.last_seq = last_seq;
         self.run = self.store.run(run_id)?;
         let answers: Vec<_> = facts.iter().filter_map(|(entry, _)| self.settle_pending(&entry.fact, entry.boot_ms)).collect();

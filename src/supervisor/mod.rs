@@ -4,6 +4,7 @@
 //! they look at the snapshot. The thread ends with the server; the pipeline does not.
 
 mod conductor;
+mod kill_points;
 mod shims;
 mod snapshot;
 #[cfg(test)]

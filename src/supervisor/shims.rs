@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use super::Event;
+use crate::kill_point::KillPoint;
 use crate::log;
 use crate::pipeline::Found;
 use crate::private::private_file;
@@ -118,6 +119,7 @@ impl Shims for RealShims {
     fn launch(&mut self, spec: &LaunchSpec) -> io::Result<ConnectionNumber> {
         self.reap();
         let (dir, lock) = self.runs.create(spec.run_id)?;
+        KillPoint::ServerRunDirMade.reach();
         let (ours, its) = UnixStream::pair()?;
         let shim_log = private_file().append(true).open(dir.shim_log_path())?;
         // The path that /proc/self/exe leads to may hold a newer binary by now; the link itself always starts this one.
@@ -131,9 +133,11 @@ impl Shims for RealShims {
         // Our copies of the lock and of the shim's end go with the command: from here on only the shim holds them.
         drop(command);
         self.children.push(child);
+        KillPoint::ServerShimSpawned.reach();
         let mut stream = ours;
         stream.set_write_timeout(Some(SEND_LIMIT))?;
         stream.write_all(&to_line(spec))?;
+        KillPoint::ServerLaunchSent.reach();
         self.listen_to(stream)
     }
 
@@ -215,9 +219,13 @@ impl Shims for RealShims {
             thread::sleep(pause);
             pause = (pause * 2).min(Duration::from_millis(50));
         };
-        if let (Some(cgroup), 0) = (cgroup, left) {
-            cgroup.remove()?;
+        KillPoint::ServerLeftoversKilled.reach();
+        if let (Some(cgroup), 0) = (cgroup, left)
+            && let Err(error) = cgroup.remove()
+        {
+            ::log::warn!("run {run_id}: failed to remove its control group: {error}");
         }
+        KillPoint::ServerLeftoversCgroupRemoved.reach();
         match std::fs::remove_file(self.runs.runtime_dir().join(PAUSE_FILE)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             Ok(()) | Err(_) => Ok(left),

@@ -7,6 +7,7 @@ use super::{
     RESTOPS_MAX, RESUME_LIMIT, Restops, Run, Thawed,
 };
 use crate::clock::whole_ms;
+use crate::kill_point::KillPoint;
 use crate::pipeline::{Cause, Exit, Fact};
 use crate::process::{self, Identity, ProcState};
 use crate::run_dir::ReplyError;
@@ -20,6 +21,7 @@ impl Run {
 
     pub(super) fn thaw(&mut self, then: Thawed, asker: Option<Asker>, now: Duration) {
         self.remove_pause_file();
+        KillPoint::ShimPauseFileRemoved.reach();
         self.phase = Phase::Thawing { thaw: Thaw::new(self.leader), since: now, then, asker };
         self.look_at = Some(now);
     }
@@ -42,11 +44,13 @@ impl Run {
         }
         self.asked |= self.leader_end.is_none();
         self.remove_pause_file();
+        KillPoint::ShimStopPauseFileRemoved.reach();
         if kill_at > now {
             self.record(Fact::Stopping { grace_ms: whole_ms(grace) }, false);
             // Many programs take a second TERM for an order to drop everything.
             if is_first {
                 self.tree.terminate();
+                KillPoint::ShimTermsSent.reach();
             }
         }
         self.phase = Phase::Stopping { kill_at };
@@ -95,6 +99,7 @@ impl Run {
                     Exit::Signal(_) => (Duration::ZERO, Duration::ZERO),
                 };
                 self.leader_end = Some(LeaderEnd { exit, linger_until: now + silence, linger_limit: now + limit });
+                KillPoint::ShimLeaderEnded.reach();
                 // What is left of a stopped tree cannot write any more, and nobody can resume it. Who asked for something learns from the
                 // end that it cannot be.
                 match &self.phase {
@@ -170,6 +175,7 @@ impl Run {
                 let is_asked = asker.is_some() || matches!(then, Frozen::Tell(Cause::Request));
                 match freeze.look(&self.tree, now, (!is_asked).then_some(self.leader)) {
                     Look::Again(at) => {
+                        KillPoint::ShimStopsSent.reach();
                         self.look_at = Some(at);
                         let is_late = now.saturating_sub(*since) > PAUSE_LIMIT;
                         match (is_late, *asker, &then) {
@@ -186,10 +192,12 @@ impl Run {
                         }
                     }
                     Look::Done => {
+                        KillPoint::ShimAllStopped.reach();
                         let asker = *asker;
                         let then = std::mem::replace(then, Frozen::Keep);
                         self.phase = Phase::Paused;
                         self.create_pause_file();
+                        KillPoint::ShimPauseFileMade.reach();
                         if let Frozen::Tell(cause) = then {
                             self.restops = Restops::default();
                             self.say(None);
@@ -207,6 +215,7 @@ impl Run {
             }
             Phase::Thawing { thaw, since, then, asker } => match thaw.look(&self.tree, now, then.spares_leader()) {
                 Look::Again(at) => {
+                    KillPoint::ShimContinuesSent.reach();
                     self.look_at = Some(at);
                     if now.saturating_sub(*since) > RESUME_LIMIT {
                         let (then, asker) = (*then, *asker);
@@ -222,6 +231,7 @@ impl Run {
                     }
                 }
                 Look::Done => {
+                    KillPoint::ShimAllContinued.reach();
                     let (then, asker) = (*then, *asker);
                     self.run_on();
                     self.count_resume(then, now);
@@ -236,6 +246,7 @@ impl Run {
             }
             Phase::Killing { kill } => {
                 if let Look::Again(at) = kill.look(&self.tree, now) {
+                    KillPoint::ShimKillsSent.reach();
                     self.look_at = Some(at);
                 }
                 // Whoever died of it may have left children to us.

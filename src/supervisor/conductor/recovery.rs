@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::{ActionError, Conductor, Link, RETRY_LATER, RETRY_SOON, SILENCE_LIMIT, SILENT_SHIM, UnderWay};
 use crate::clock::{Clock, Timestamp, whole_ms};
+use crate::kill_point::KillPoint;
 use crate::pipeline::{Entry, Fact, Found, Pending, Plan, Refusal, RunStatus, State, recover};
 use crate::run_dir::{Command, ReadJournal};
 use crate::store::{NewRun, StoreError, UnseenEnd};
@@ -45,6 +46,7 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
             }
             let stop = stop_under_way(&journal.entries);
             self.record(journal.entries)?;
+            KillPoint::ServerJournalRecorded.reach();
             if self.live_run().is_none() {
                 ::log::info!("run {run_id} has ended");
                 self.link = Link::Idle;
@@ -76,7 +78,9 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
                 if let Some(damage) = damage {
                     why = format!("{why}; {damage}");
                 }
-                match self.shims.kill_leftovers(run_id) {
+                let killed = self.shims.kill_leftovers(run_id);
+                KillPoint::ServerLeftoversRemoved.reach();
+                match killed {
                     Ok(0) => why.push_str("; nothing of it is alive"),
                     Ok(left) => why = format!("{why}; {left} of its processes could not be killed: end them by hand"),
                     Err(error) => why = format!("{why}; its processes could not be looked for: {error}"),
@@ -147,6 +151,7 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
         });
         match connected {
             Ok(number) => {
+                KillPoint::ServerRunAdopted.reach();
                 if matches!(self.link, Link::Silent { .. }) {
                     self.watch.set_degraded(None);
                 }
@@ -190,6 +195,10 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
         if self.run.as_ref().is_some_and(|run| run.status.is_live()) {
             ::log::warn!("run {run_id}: {why}");
             self.row = self.store.end_run(run_id, end, at, why)?;
+            match end {
+                UnseenEnd::Lost => KillPoint::ServerLostCommitted.reach(),
+                UnseenEnd::NeverBegan => KillPoint::ServerNeverBeganCommitted.reach(),
+            }
             self.run = self.store.run(run_id)?;
         }
         self.link = Link::Idle;
@@ -223,6 +232,7 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
         let known = self.run.as_ref().map_or(0, |run| run.id);
         let Some(&highest) = ids.last().filter(|&&highest| highest > known) else { return Ok(()) };
         self.store.reserve_run_ids(highest)?;
+        KillPoint::ServerRunIdsReserved.reach();
         for id in ids.into_iter().filter(|&id| id > known) {
             let is_open = self.live_run().is_none();
             let may_live = match self.shims.find(id) {
@@ -240,6 +250,7 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
                 };
                 let begun = self.store.adopt_unknown_run(id, &new, created_at)?;
                 ::log::warn!("run {id} was not in the database; its journal tells of it");
+                KillPoint::ServerUnknownRunCommitted.reach();
                 self.row = begun.row;
                 self.run = self.store.run(id)?;
                 self.last_seq = 0;
