@@ -29,7 +29,7 @@ use crate::supervisor::{Settings, Supervisor};
 
 /// Held by the server that owns the runtime directory.
 const LOCK_FILE: &str = "server.lock";
-/// Beside a database that lies elsewhere: held by the server that uses it, and names that server's runtime directory.
+/// Beside the database: held by the server that uses it, and names that server's runtime directory.
 const DATABASE_LOCK_SUFFIX: &str = "-server.lock";
 
 /// How long a killed server's lock and port are waited for, and how often they are tried.
@@ -144,14 +144,11 @@ fn own(runtime_dir: &Path) -> anyhow::Result<File> {
     }
 }
 
-/// Takes a database that does not lie in the runtime directory, whose lock covers it otherwise. Two servers on one database, or one that
-/// was given another runtime directory while a run lives, would call each other's run lost.
-fn own_database(database: &Path, runtime_dir: &Path) -> anyhow::Result<Option<File>> {
-    let is_within = database.parent().and_then(|parent| parent.canonicalize().ok()).is_some_and(|parent| parent == runtime_dir);
-    if is_within {
-        return Ok(None);
-    }
-    let mut path = database.as_os_str().to_owned();
+/// Takes the database. Two servers on one database, or one that was given another runtime directory while a run lives, would call each
+/// other's run lost. One that lies in the runtime directory is no exception: a server with another one can be given it too.
+fn own_database(database: &Path, runtime_dir: &Path) -> anyhow::Result<File> {
+    // By its own name, whatever link leads to it.
+    let mut path = database.canonicalize().unwrap_or_else(|_| database.to_owned()).into_os_string();
     path.push(DATABASE_LOCK_SUFFIX);
     let path = PathBuf::from(path);
     let mut lock = private_file().read(true).open(&path).with_context(|| {
@@ -164,7 +161,11 @@ fn own_database(database: &Path, runtime_dir: &Path) -> anyhow::Result<Option<Fi
     let mut before = Vec::new();
     lock.read_to_end(&mut before).with_context(|| format!("cannot read {}", path.display()))?;
     let before = PathBuf::from(OsString::from_vec(before));
-    if !before.as_os_str().is_empty() && before != runtime_dir {
+    if before == runtime_dir {
+        // Not written again: a kill in the middle would leave a live run's database without its owner.
+        return Ok(lock);
+    }
+    if !before.as_os_str().is_empty() {
         let runs = Runs::new(before.clone());
         let lives = |id: &i64| runs.run(*id).lock_state().is_ok_and(|state| state == LockState::Held);
         if let Some(id) = runs.ids().unwrap_or_default().iter().rev().find(|id| lives(id)) {
@@ -179,7 +180,7 @@ fn own_database(database: &Path, runtime_dir: &Path) -> anyhow::Result<Option<Fi
         .and_then(|()| lock.rewind())
         .and_then(|()| lock.write_all(runtime_dir.as_os_str().as_bytes()))
         .with_context(|| format!("cannot write {}", path.display()))?;
-    Ok(Some(lock))
+    Ok(lock)
 }
 
 /// Tries again for a moment while `taken` is the answer: a server that was killed lets go of its lock and its port a little after the

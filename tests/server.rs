@@ -162,6 +162,36 @@ fn a_database_elsewhere_belongs_to_one_server_and_to_one_runtime_directory() {
 }
 
 #[test]
+fn a_database_in_another_servers_runtime_directory_is_not_shared_with_it() {
+    let mut place = Place::serving("sleep.sh");
+    let (pid, run_id) = place.start();
+    // The one whose runtime directory it lies in has it; another one that names it is refused, by whatever name.
+    let link = place.folder().join("link.db");
+    std::os::unix::fs::symlink(place.database(), &link).expect("links");
+    let url = format!("sqlite:{}", link.display());
+    let mut other = Place::new();
+    other.set_env("DATABASE_URL", &url);
+    let said = other.refused_server(("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh"));
+    assert!(said.contains("another server uses it"), "{said}");
+    place.kill_server();
+    let said = other.refused_server(("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh"));
+    assert!(said.contains(&format!("run {run_id} lives in")), "{said}");
+    place.start_server();
+    assert_eq!(place.pipeline()["pid"], json!(pid));
+    // The other way round.
+    place.post("/api/pipeline/stop", json!({"grace_s": 0})).ok();
+    assert_eq!(place.stop_server(), 0);
+    other.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh");
+    other.start_server();
+    let (_, run_id) = other.start();
+    let said = place.refused_server(("AUTOAPPDEV_PORT", "0"));
+    assert!(said.contains("another server uses it"), "{said}");
+    other.kill_server();
+    let said = place.refused_server(("AUTOAPPDEV_PORT", "0"));
+    assert!(said.contains(&format!("run {run_id} lives in")), "{said}");
+}
+
+#[test]
 fn port_in_use_is_a_clear_error() {
     let place = Place::new();
     let taken = TcpListener::bind("127.0.0.1:0").expect("binds");
