@@ -7,6 +7,9 @@
 #[cfg(all(feature = "faults", not(debug_assertions)))]
 compile_error!("the feature `faults` makes a program that kills itself: it is for tests alone, never for a release");
 
+#[cfg(feature = "faults")]
+use rustix::process::{getpid, getppid};
+
 macro_rules! kill_points {
     ($(#[doc = $doc:literal] $point:ident = $name:literal,)+) => {
         /// A place between two durable steps, named after the one before it.
@@ -60,6 +63,8 @@ kill_points! {
     ServerUnknownRunCommitted = "server.unknown_run_committed",
     /// All is recovered, `server.json` is not written.
     ServerRecovered = "server.recovered",
+    /// What becomes `server.json` is written beside it.
+    ServerInfoBeside = "server.info_beside",
     /// `server.json` is written, the address not said.
     ServerInfoWritten = "server.info_written",
     /// Told to end: the supervisor has ended, `server.json` is there.
@@ -69,6 +74,8 @@ kill_points! {
 
     /// A run is committed as `starting`.
     ServerStartingCommitted = "server.starting_committed",
+    /// Its directory is made, without a lock.
+    ServerRunDirUnlocked = "server.run_dir_unlocked",
     /// Its directory is made and locked.
     ServerRunDirMade = "server.run_dir_made",
     /// Its shim is spawned and has been told nothing.
@@ -122,6 +129,8 @@ kill_points! {
     ShimHeaderWritten = "shim.header_written",
     /// A `PAUSE` file that was left over is gone.
     ShimOldPauseFileRemoved = "shim.old_pause_file_removed",
+    /// The leader is a child that has not executed the script yet.
+    ShimLeaderForked = "shim.leader_forked",
     /// The leader lives, the journal does not tell of it.
     ShimLeaderSpawned = "shim.leader_spawned",
     /// `spawned` is in the journal, nobody is told.
@@ -134,6 +143,11 @@ kill_points! {
     ShimSpawnFailedSent = "shim.spawn_failed_sent",
     /// The names of the run's files are on the disk.
     ShimNamesSynced = "shim.names_synced",
+
+    /// A new log segment is begun, and empty.
+    ShimSegmentBegun = "shim.segment_begun",
+    /// The oldest log segment is gone.
+    ShimSegmentRemoved = "shim.segment_removed",
 
     /// A look has told the tree to stop; not all of it is seen stopped.
     ShimStopsSent = "shim.stops_sent",
@@ -200,9 +214,32 @@ impl KillPoint {
     /// is killed. So a server's variables, which each of its shims inherits, kill once.
     #[cfg(feature = "faults")]
     pub fn reach(self) {
-        if std::env::var_os("AUTOAPPDEV_KILL_AT").is_some_and(|point| point == self.name()) {
-            armed::die();
+        if self.is_wanted() && armed::kill(getpid()) {
+            // With more than one thread the kill can take effect after the call returns; nothing more may be done here.
+            loop {
+                std::thread::park();
+            }
         }
+    }
+
+    /// The program is here, in a child that has not executed anything yet: its parent is killed, and the child goes on a while later.
+    #[cfg(not(feature = "faults"))]
+    #[inline]
+    pub const fn reach_as_child(self) {}
+
+    /// The program is here, in a child that has not executed anything yet: its parent is killed, and the child goes on a while later.
+    #[cfg(feature = "faults")]
+    pub fn reach_as_child(self) {
+        if let (true, Some(parent)) = (self.is_wanted(), getppid()) {
+            armed::kill(parent);
+            // Whoever takes the parent's death for the end of everything has the time to do so.
+            std::thread::sleep(std::time::Duration::from_millis(300));
+        }
+    }
+
+    #[cfg(feature = "faults")]
+    fn is_wanted(self) -> bool {
+        std::env::var_os("AUTOAPPDEV_KILL_AT").is_some_and(|point| point == self.name())
     }
 }
 
@@ -210,20 +247,16 @@ impl KillPoint {
 mod armed {
     use std::fs::OpenOptions;
     use std::io::Write;
-    use std::thread;
-    use std::time::Duration;
 
-    use rustix::process::{Signal, getpid, kill_process};
+    use rustix::process::{Pid, Signal, kill_process};
 
-    pub(super) fn die() {
+    /// Whether the process was killed: where the mark is there already, another one was.
+    pub(super) fn kill(pid: Pid) -> bool {
         if let Some(mark) = std::env::var_os("AUTOAPPDEV_KILL_MARK") {
-            let Ok(mut mark) = OpenOptions::new().write(true).create_new(true).open(mark) else { return };
-            writeln!(mark, "{}", std::process::id()).expect("a test's folder takes some bytes");
+            let Ok(mut mark) = OpenOptions::new().write(true).create_new(true).open(mark) else { return false };
+            writeln!(mark, "{pid}").expect("a test's folder takes some bytes");
         }
-        kill_process(getpid(), Signal::KILL).expect("a process may kill itself");
-        // With more than one thread the kill can take effect after the call returns; nothing more may be done here.
-        loop {
-            thread::sleep(Duration::from_secs(1));
-        }
+        kill_process(pid, Signal::KILL).expect("a process may kill itself and its parent");
+        true
     }
 }

@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::FlockOperation;
 
+use crate::kill_point::KillPoint;
 use crate::private::private_file;
 
 pub use journal::{Header, Journal, JournalError, ReadJournal, read_header, read_journal};
@@ -92,6 +93,7 @@ impl Runs {
         create_private_dir(&self.path())?;
         let run = self.run(run_id);
         DirBuilder::new().mode(0o700).create(&run.path)?;
+        KillPoint::ServerRunDirUnlocked.reach();
         let lock = private_file().create_new(true).open(run.lock_path())?;
         rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
         create_private_dir(&run.log_dir())?;

@@ -10,6 +10,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::kill_point::KillPoint;
 use crate::private::private_file;
 
 const NAME: &str = "server.json";
@@ -39,6 +40,7 @@ impl ServerInfo {
         let text = serde_json::to_vec(&self).expect("plain data");
         let temporary = runtime_dir.join(format!("{NAME}.new"));
         private_file().truncate(true).open(&temporary)?.write_all(&text)?;
+        KillPoint::ServerInfoBeside.reach();
         fs::rename(&temporary, runtime_dir.join(NAME))
     }
 

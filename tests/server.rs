@@ -430,3 +430,20 @@ fn migrate_and_check_say_what_they_did() {
     let (code, said) = mode(&place, "migrate");
     assert!(code == Some(1) && said.contains("damaged"), "{said}");
 }
+
+#[cfg(not(feature = "faults"))]
+#[test]
+fn a_build_for_everybody_has_no_kill_points() {
+    let binary = fs::read(env!("CARGO_BIN_EXE_autoappdev")).expect("it is there");
+    let holds = |text: &str| binary.windows(text.len()).any(|window| window == text.as_bytes());
+    assert!(holds("AUTOAPPDEV_PORT"), "this is how a variable's name is found");
+    assert!(!holds("AUTOAPPDEV_KILL_AT") && !holds("AUTOAPPDEV_KILL_MARK"));
+    for point in ["server.starting_committed", "shim.spawned_written"] {
+        let mut place = Place::new();
+        place.set_env("AUTOAPPDEV_KILL_AT", point);
+        place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh");
+        place.start_server();
+        place.start();
+        assert_eq!(place.until_all_agree(), "running");
+    }
+}

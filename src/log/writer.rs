@@ -9,6 +9,7 @@ use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use super::{Stream, push_record};
+use crate::kill_point::KillPoint;
 use crate::private::private_file;
 
 /// How much a run's log may take.
@@ -113,6 +114,7 @@ impl SegmentWriter {
         self.closed.push_back((self.start, self.len));
         self.start = start;
         self.len = 0;
+        KillPoint::ShimSegmentBegun.reach();
         self.drop_oldest();
         Ok(())
     }
@@ -124,6 +126,7 @@ impl SegmentWriter {
             let Some((start, len)) = self.closed.pop_front() else { break };
             // One that cannot be removed is not counted again: the next look would find no other answer.
             let _already_gone_or_stuck = fs::remove_file(self.dir.join(segment_name(start)));
+            KillPoint::ShimSegmentRemoved.reach();
             total -= len;
         }
     }

@@ -17,6 +17,7 @@ use rustix::pipe::PipeFlags;
 use rustix::process::Signal;
 
 use super::{Cgroup, begin_session, reap};
+use crate::kill_point::KillPoint;
 
 /// `CLONE_INTO_CGROUP` of `clone(2)`, Linux 5.7.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
@@ -162,6 +163,7 @@ impl Image {
     /// In the child. Returns only an error.
     fn become_it(&self, launch: &Launch) -> io::Result<std::convert::Infallible> {
         begin_session()?;
+        KillPoint::ShimLeaderForked.reach_as_child();
         let [stdin, stdout, stderr] = &launch.stdio;
         rustix::stdio::dup2_stdin(stdin)?;
         rustix::stdio::dup2_stdout(stdout)?;

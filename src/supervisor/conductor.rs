@@ -399,9 +399,9 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
         }
         let Some((last, _)) = facts.last() else { return Ok(()) };
         let last_seq = last.seq;
-        facts.iter().for_each(|(entry, _)| kill_points::heard(&entry.fact));
+        kill_points::heard(&facts);
         self.row = self.store.record_all(run_id, &facts, None)?.row;
-        facts.iter().for_each(|(entry, _)| kill_points::committed(&entry.fact));
+        kill_points::committed(&facts);
         self.last_seq = last_seq;
         self.run = self.store.run(run_id)?;
         let answers: Vec<_> = facts.iter().filter_map(|(entry, _)| self.settle_pending(&entry.fact, entry.boot_ms)).collect();

@@ -269,6 +269,10 @@ impl Place {
         start(self);
     }
 
+    pub fn is_serving(&self) -> bool {
+        self.server.is_some()
+    }
+
     pub fn server_pid(&self) -> u32 {
         self.server.as_ref().expect("a server runs").child.id()
     }
@@ -536,8 +540,18 @@ impl Drop for Place {
         for pid in self.shims() {
             signal(pid, "KILL");
         }
-        for pid in self.processes() {
-            signal(pid, "KILL");
+        // Twice nobody: one that is being born when it is looked at shows no environment.
+        let mut looks_without_any = 0;
+        for _ in 0..100 {
+            let left = self.processes();
+            looks_without_any = if left.is_empty() { looks_without_any + 1 } else { 0 };
+            if looks_without_any == 2 {
+                break;
+            }
+            for pid in left {
+                signal(pid, "KILL");
+            }
+            thread::sleep(Duration::from_millis(1));
         }
         self.remove_cgroups();
         if thread::panicking() {

@@ -27,6 +27,12 @@ impl Wire {
         Ok(Self { stream, unread: Vec::new() })
     }
 
+    /// A connection on which something was sent already.
+    pub fn of(stream: TcpStream) -> Self {
+        stream.set_read_timeout(Some(DEADLINE)).expect("a limit");
+        Self { stream, unread: Vec::new() }
+    }
+
     /// For an answer that must come earlier than anything that would come by itself.
     pub fn read_within(&mut self, limit: Duration) {
         self.stream.set_read_timeout(Some(limit)).expect("a limit");

@@ -1,0 +1,451 @@
+//! Every place between two durable steps: the program is killed there, started again, and API, kernel, database and journal are compared.
+//!
+//! `KILL_POINT=shim.born cargo test --features faults --test kill_points` plays one point alone.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod plan;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::TcpStream;
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use autoappdev::kill_point::KillPoint;
+use autoappdev::process;
+use autoappdev::run_dir::Command;
+use serde_json::{Value, json};
+
+use plan::{Outcome, Plan, Scene, plan};
+use support::{Place, is_alive, letter, signal, until, until_true};
+
+/// A leader that ends with code 7 once there is a file `go`, a child in a session of its own, a double-forked one with a child, and one
+/// that ignores TERM.
+const FAMILY: &str = "#!/bin/bash\n\
+    setsid sleep 600 &\n\
+    (setsid bash -c 'sleep 600 & echo apart; wait' &)\n\
+    bash -c 'trap \"\" TERM; echo stubborn; while :; do sleep 0.1; done' &\n\
+    echo ready\n\
+    while [ ! -e go ]; do sleep 0.02; done\n\
+    exit 7\n";
+
+/// Says more than two log segments hold, and lives on.
+const TALK: &str = "#!/bin/bash\nyes \"$(printf '%01000d' 0)\" | head -n 4000\nexec sleep 600\n";
+
+/// How many cases of one test are played at once. There are two tests.
+const PLAYERS: usize = 2;
+
+#[test]
+fn killed_at_each_kill_point() {
+    play_all(|case| case.play(false));
+}
+
+#[test]
+fn killed_at_each_kill_point_with_the_other_process() {
+    play_all(|case| case.play(true));
+}
+
+/// Plays each point on threads that bear its name.
+fn play_all(play: fn(Case)) {
+    // Who loses its parent comes to this process, which takes it out of the process table after its end.
+    process::adopt_orphans().expect("a right of every process");
+    let chosen = std::env::var("KILL_POINT").ok();
+    let is_chosen = |point: &&KillPoint| chosen.as_deref().is_none_or(|name| name == point.name());
+    let points: Vec<KillPoint> = KillPoint::ALL.iter().filter(is_chosen).copied().collect();
+    assert!(!points.is_empty(), "there is no point {chosen:?}");
+    let next = AtomicUsize::new(0);
+    let failed: Vec<&str> = thread::scope(|scope| {
+        let player = || {
+            let mut failed = Vec::new();
+            while let Some(&point) = points.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let case =
+                    thread::Builder::new().name(point.name().to_owned()).spawn_scoped(scope, move || play(Case::of(point)));
+                if case.expect("spawns").join().is_err() {
+                    failed.push(point.name());
+                }
+                reap_orphans();
+            }
+            failed
+        };
+        let players: Vec<_> = (0..PLAYERS).map(|_| scope.spawn(player)).collect();
+        players.into_iter().flat_map(|player| player.join().expect("it only counts")).collect()
+    });
+    assert!(failed.is_empty(), "{} of {} points failed: {failed:?}", failed.len(), points.len());
+}
+
+/// Takes the dead of ended cases out of the process table, but none that a test waits for.
+fn reap_orphans() {
+    for pid in process::children_of(std::process::id()).unwrap_or_default() {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let name = stat.split_once('(').and_then(|(_, rest)| rest.rsplit_once(')')).map(|(name, _)| name);
+        let is_orphan =
+            name.is_some_and(|name| ["bash", "sleep", "setsid", "exe", "autoappdev-shim", "family.sh"].contains(&name));
+        if is_orphan && letter(pid) == Some('Z') {
+            let _taken_by_the_other_player = process::reap(pid);
+        }
+    }
+}
+
+/// One point, played once.
+struct Case {
+    point: KillPoint,
+    plan: Plan,
+    place: Place,
+    mark: PathBuf,
+    /// The run that is there, if any.
+    run_id: Option<i64>,
+    /// What asked for what leads to the point.
+    asked: Option<TcpStream>,
+    /// A server that was armed and may never say its address.
+    booting: Option<Child>,
+}
+
+impl Case {
+    fn of(point: KillPoint) -> Self {
+        let mut place = Place::new();
+        place.script("family.sh", FAMILY);
+        place.script("talk.sh", TALK);
+        place.script("unrunnable.sh", "#!/nowhere/at/all\n");
+        place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "family.sh");
+        let mark = place.folder().join("mark");
+        Self { point, plan: plan(point), place, mark, run_id: None, asked: None, booting: None }
+    }
+
+    /// `both`: the other process is killed right after the one that the point is in.
+    fn play(mut self, both: bool) {
+        self.lead_there();
+        let seen = self.place.processes();
+        let dead = self.until_dead();
+        let is_server = self.point.name().starts_with("server.");
+        assert_eq!(is_server, !self.place.is_serving(), "{dead} is the process that the point's name says");
+        self.compare_at_once(is_server);
+        if both {
+            if is_server {
+                self.kill_shims();
+            } else {
+                self.place.kill_server();
+            }
+        }
+        let outcome = match if both { self.plan.both } else { self.plan.alone } {
+            Outcome::ByJournal if self.place.journal(1).is_empty() => Outcome::NeverBegan,
+            Outcome::ByJournal => Outcome::Lost,
+            known => known,
+        };
+        if !self.place.is_serving() {
+            self.place.start_server();
+        }
+        self.compare(outcome, both, &seen);
+    }
+
+    // ---- on the way
+
+    fn lead_there(&mut self) {
+        match self.plan.scene {
+            Scene::FirstBoot => self.boot_armed(),
+            Scene::MovedDatabase => self.move_the_database(),
+            Scene::BootOnRun => {
+                self.place.start_server();
+                let run_id = self.start_family();
+                self.place.kill_server();
+                self.place.tell_shim(run_id, &Command::Pause { tag: 1 });
+                self.place.until_fact(run_id, "paused");
+                self.boot_armed();
+            }
+            Scene::BootOnNothing => {
+                self.run_id = Some(self.place.past_starting());
+                self.boot_armed();
+            }
+            Scene::BootWithoutDatabase => {
+                self.place.start_server();
+                self.start_family();
+                self.place.kill_server();
+                self.place.move_database(&self.place.folder().join("old"));
+                self.boot_armed();
+            }
+            Scene::Terminate => {
+                self.serve_armed();
+                self.start_family();
+                signal(self.place.server_pid(), "TERM");
+            }
+            Scene::ShimKilled => {
+                self.serve_armed();
+                let run_id = self.start_family();
+                self.place.act("pause").ok();
+                signal(self.place.shim_pid(run_id), "KILL");
+            }
+            Scene::Start | Scene::StartUnrunnable => {
+                self.serve_armed();
+                let script = if self.plan.scene == Scene::Start { "family.sh" } else { "unrunnable.sh" };
+                self.ask("start", &json!({"script": script}));
+                self.run_id = Some(1);
+            }
+            Scene::Talk => {
+                self.place.set_env("AUTOAPPDEV_LOG_SEGMENT_MB", "1");
+                self.place.set_env("AUTOAPPDEV_LOG_RUN_MB", "2");
+                self.serve_armed();
+                let (_, run_id) = self.place.start_with(json!({"script": "talk.sh"}));
+                self.run_id = Some(run_id);
+            }
+            Scene::Pause => {
+                self.serve_armed();
+                self.start_family();
+                self.ask("pause", &json!({}));
+            }
+            Scene::Resume => {
+                self.serve_armed();
+                self.start_family();
+                self.place.act("pause").ok();
+                self.ask("resume", &json!({}));
+            }
+            Scene::Stop => {
+                self.serve_armed();
+                self.start_family();
+                self.ask("stop", &json!({"grace_s": 3000}));
+            }
+            Scene::StopPaused => {
+                self.serve_armed();
+                self.start_family();
+                self.place.act("pause").ok();
+                self.ask("stop", &json!({"grace_s": 3000}));
+            }
+            Scene::StopNow => {
+                self.serve_armed();
+                self.start_family();
+                self.ask("stop", &json!({"grace_s": 0}));
+            }
+            Scene::End => {
+                self.serve_armed();
+                self.start_family();
+                fs::write(self.place.root().join("go"), "").expect("writes");
+            }
+            Scene::EndPaused => {
+                self.serve_armed();
+                let run_id = self.start_family();
+                self.place.act("pause").ok();
+                let leader = self.place.facts(run_id, "spawned")[0]["pid"].as_u64().expect("a pid");
+                signal(u32::try_from(leader).expect("a pid"), "KILL");
+            }
+        }
+    }
+
+    /// The binary as `place` configures it; it and its shims die at the point.
+    fn armed(&self, place: &Place) -> std::process::Command {
+        let mut command = place.command();
+        command.env("AUTOAPPDEV_KILL_AT", self.point.name()).env("AUTOAPPDEV_KILL_MARK", &self.mark);
+        command
+    }
+
+    /// Serves, to die later.
+    fn serve_armed(&mut self) {
+        let command = self.armed(&self.place);
+        self.place.start_server_with(command);
+    }
+
+    /// Begins to serve, to die on the way.
+    fn boot_armed(&mut self) {
+        let mut command = self.armed(&self.place);
+        command.arg("serve").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        self.booting = Some(command.spawn().expect("spawns"));
+    }
+
+    fn start_family(&mut self) -> i64 {
+        let (_, run_id) = self.place.start();
+        for line in ["ready", "stubborn", "apart"] {
+            self.place.until_line(line);
+        }
+        // The leader, the stubborn one, the one apart, and a `sleep` each for it and for the session of its own.
+        until_true("the whole family is there", || self.place.processes().len() >= 5);
+        self.run_id = Some(run_id);
+        run_id
+    }
+
+    fn ask(&mut self, action: &str, body: &Value) {
+        self.asked = Some(self.place.shoot(&format!("/api/pipeline/{action}"), &body.to_string()));
+    }
+
+    /// Waits until the point was reached and its process is dead; its pid.
+    fn until_dead(&mut self) -> u32 {
+        let pid: u32 = until(&format!("{} was reached", self.point.name()), || {
+            fs::read_to_string(&self.mark).ok()?.strip_suffix('\n')?.parse().ok()
+        });
+        until_true("it is dead", || !is_alive(pid));
+        if let Some(mut booting) = self.booting.take() {
+            assert_eq!(booting.id(), pid);
+            assert_eq!(booting.wait().expect("ours").signal(), Some(9));
+        } else if self.place.is_serving() && self.place.server_pid() == pid {
+            self.place.kill_server();
+        }
+        pid
+    }
+
+    fn kill_shims(&self) {
+        until_true("the shim is dead", || {
+            let shims = self.place.shims();
+            for &shim in &shims {
+                signal(shim, "KILL");
+            }
+            shims.is_empty()
+        });
+    }
+
+    /// The database goes from one runtime directory to another, which it may only once nothing lives in the first.
+    fn move_the_database(&mut self) {
+        fs::create_dir(self.place.runtime()).expect("creates");
+        let mut first = Place::new();
+        first.set_env("DATABASE_URL", &format!("sqlite:{}", self.place.database().display()));
+        first.start_server();
+        first.start_with(json!({"script": "sleep.sh"}));
+        first.kill_server();
+        // While the run lives there is no moment in which its database belongs to nobody.
+        first.start_server_with(self.armed(&first));
+        first.post("/api/pipeline/stop", json!({"grace_s": 0})).ok();
+        first.kill_server();
+        self.boot_armed();
+    }
+
+    // ---- afterwards
+
+    /// What holds at every moment, and so at this one, before anybody has done anything about it. What may have changed since the kill is
+    /// looked at first, so that a living server or shim cannot make it look wrong.
+    fn compare_at_once(&mut self, is_server: bool) {
+        if is_server && let Some(stream) = self.asked.take() {
+            assert!(support::wire::Wire::of(stream).ends_silently(), "nobody is answered before all is done");
+        }
+        let Some(run_id) = self.run_id else { return };
+        let alive = self.place.processes();
+        let is_awake = |pid: &&u32| letter(**pid).is_some_and(|letter| !matches!(letter, 'T' | 't' | 'Z' | 'X'));
+        let awake: Vec<_> = alive.iter().filter(is_awake).copied().collect();
+        let recorded = self.recorded(run_id);
+        let journal = self.place.journal(run_id);
+        assert!(alive.is_empty() || !journal.is_empty(), "{alive:?} live without a journal");
+        let is_written = |(seq, kind): &(i64, String)| journal.iter().any(|line| line["seq"] == *seq && line["fact"] == *kind);
+        let invented: Vec<_> = recorded.iter().filter(|event| !is_written(event)).collect();
+        assert!(invented.is_empty(), "{invented:?} are recorded and not in the journal: {journal:?}");
+        if !is_server {
+            assert!(awake.is_empty() || !self.place.pause_file().exists(), "{awake:?} are awake beside a PAUSE file");
+            let has_ended = journal.iter().any(|line| line["fact"] == "exited");
+            assert!(alive.is_empty() || !has_ended, "{alive:?} live, and the journal says that all has ended");
+            let is_paused = journal.last().is_some_and(|line| line["fact"] == "paused");
+            assert!(awake.is_empty() || !is_paused || self.plan.scene != Scene::Pause, "{awake:?} are awake although paused");
+        }
+    }
+
+    /// The facts of a run that are in the database: number and kind.
+    fn recorded(&self, run_id: i64) -> Vec<(i64, String)> {
+        if self.plan.scene == Scene::BootWithoutDatabase {
+            return Vec::new();
+        }
+        let sql = self.place.sql();
+        let facts = "SELECT seq, kind FROM pipeline_events WHERE run_id = ?1 AND seq > 0 AND cause IS NOT 'recovery'";
+        let mut facts = sql.prepare(facts).expect("the table is there");
+        let rows = facts.query_map([run_id], |row| Ok((row.get(0)?, row.get(1)?))).expect("reads");
+        rows.map(|row| row.expect("a row")).collect()
+    }
+
+    fn compare(&mut self, outcome: Outcome, both: bool, seen: &BTreeSet<u32>) {
+        let place = &self.place;
+        if let (Some(stream), Some(status), false) = (self.asked.take(), self.plan.answer, both) {
+            let answer = support::wire::Wire::of(stream).answer();
+            assert_eq!(answer.status, status, "{}", answer.body);
+            if status != 200 {
+                assert!(!answer.error().is_empty(), "{}", answer.body);
+                assert!(answer.body["detail"].as_str().is_some_and(|words| words.contains(' ')), "{}", answer.body);
+            }
+        }
+        let Some(run_id) = self.run_id else {
+            assert_eq!(outcome, Outcome::Nothing);
+            assert_eq!(place.until_all_agree(), "stopped");
+            let latest = place.pipeline()["run_id"].as_i64().unwrap_or(0);
+            return self.begin_anew(latest + 1);
+        };
+        let status = match outcome {
+            Outcome::Nothing | Outcome::ByJournal => panic!("a run is there, and what is to come of it is known"),
+            Outcome::NeverBegan | Outcome::SpawnFailed | Outcome::Ended { .. } => "failed",
+            Outcome::Running => "running",
+            Outcome::Paused => "paused",
+            Outcome::Stopping => "stopped",
+            Outcome::Lost => "lost",
+        };
+        if outcome == Outcome::Stopping {
+            until_true("the stop goes on", || place.pipeline()["pending"] == "stop");
+            place.post("/api/pipeline/stop", json!({"grace_s": 0})).ok();
+        }
+        until_true(&format!("the run is {status}"), || place.pipeline()["status"] == status);
+        let state = place.until_all_agree();
+        assert_eq!(place.degraded(), None);
+        assert_eq!(place.pause_file().exists(), state == "paused", "the PAUSE file says the same");
+        self.compare_run(outcome, run_id);
+        match outcome {
+            Outcome::Running => self.assert_in_hand(run_id, &["pause", "resume", "stop"]),
+            Outcome::Paused => self.assert_in_hand(run_id, &["resume", "stop"]),
+            _ => {}
+        }
+        let alive: Vec<_> = seen.iter().filter(|&&pid| is_alive(pid)).collect();
+        assert!(alive.is_empty(), "{alive:?} are alive, and the run has ended");
+        self.begin_anew(run_id + 1);
+    }
+
+    /// The run as the API tells it, with its history.
+    fn compare_run(&self, outcome: Outcome, run_id: i64) {
+        let run = self.place.run(run_id);
+        let kinds: Vec<String> =
+            self.place.events(run_id).iter().map(|event| event["kind"].as_str().expect("a word").to_owned()).collect();
+        let ends = kinds.iter().filter(|kind| ["exited", "lost", "spawn_failed"].contains(&kind.as_str())).count();
+        let is_live = matches!(outcome, Outcome::Running | Outcome::Paused);
+        assert_eq!(ends, usize::from(!is_live), "one end or none: {kinds:?}");
+        assert_eq!(run["stopped_at"].is_null(), is_live, "{run}");
+        assert_eq!(run["started_at"].is_null(), !kinds.iter().any(|kind| kind == "spawned"), "{run}");
+        // Every whole line of the journal is in the history, whoever had heard it.
+        let written: Vec<Value> = self.place.journal(run_id).into_iter().skip(1).map(|line| line["fact"].clone()).collect();
+        let recorded: Vec<&str> =
+            kinds.iter().map(String::as_str).filter(|kind| written.iter().any(|fact| fact == kind)).collect();
+        assert_eq!(recorded, written.iter().map(|fact| fact.as_str().expect("a word")).collect::<Vec<_>>(), "{kinds:?}");
+        let why = run["error"].as_str().unwrap_or_default();
+        let how = (run["exit_code"].as_i64(), run["signal"].as_i64());
+        let is_usage_known = run["cpu_user_ms"].is_u64();
+        match outcome {
+            Outcome::NeverBegan => assert!(why.contains("it began") || why.contains("could not be started"), "{run}"),
+            Outcome::SpawnFailed => assert!(why.contains("unrunnable.sh could not be run"), "{run}"),
+            Outcome::Lost => {
+                assert!(why.contains("shim") && why.contains("killed") && why.contains("nothing of it is alive"), "{why}");
+                assert_eq!((how, is_usage_known), ((None, None), false), "nobody can know: {run}");
+            }
+            Outcome::Ended { is_usage_known: expected } => {
+                assert_eq!((how, is_usage_known), ((Some(7), None), expected), "{run}");
+            }
+            Outcome::Stopping => assert_eq!((how, is_usage_known), ((None, Some(15)), true), "{run}"),
+            Outcome::Running | Outcome::Paused => assert_eq!(how, (None, None)),
+            Outcome::Nothing | Outcome::ByJournal => unreachable!("compared before"),
+        }
+    }
+
+    /// A live run does what it is told, and ends.
+    fn assert_in_hand(&self, run_id: i64, actions: &[&str]) {
+        for action in actions {
+            self.place
+                .post(&format!("/api/pipeline/{action}"), if *action == "stop" { json!({"grace_s": 0}) } else { json!({}) })
+                .ok();
+            self.place.until_all_agree();
+        }
+        assert_eq!(self.place.run(run_id)["status"], "stopped");
+        assert_eq!(self.place.facts(run_id, "spawned").len(), 1, "it was one life");
+    }
+
+    /// The next run has the next id, lives and ends as it should, and the database is whole.
+    fn begin_anew(&self, next: i64) {
+        let (_, run_id) = self.place.start_with(json!({"script": "exit.sh"}));
+        assert_eq!(run_id, next);
+        self.place.until_settled(run_id);
+        assert_eq!(self.place.until_all_agree(), "stopped");
+        assert_eq!(self.place.run(run_id)["status"], "completed");
+        assert_eq!(self.place.said(run_id, "stdout"), ["ready"], "the log goes on");
+        assert!(!self.place.pause_file().exists());
+        let (code, said, _) = self.place.client(&["check"]);
+        assert_eq!(code, 0, "{said}");
+    }
+}
