@@ -318,8 +318,12 @@ impl Case {
         }
         let Some(run_id) = self.run_id else { return };
         let alive = self.place.processes();
-        let is_awake = |pid: &&u32| letter(**pid).is_some_and(|letter| !matches!(letter, 'T' | 't' | 'Z' | 'X'));
-        let awake: Vec<_> = alive.iter().filter(is_awake).copied().collect();
+        let is_awake = |&pid: &u32| letter(pid).is_some_and(|letter| !matches!(letter, 'T' | 't' | 'Z' | 'X')) && !is_dying(pid);
+        let mut awake: Vec<_> = alive.iter().copied().collect();
+        // Who is being killed shows a last time.
+        for _ in 0..3 {
+            awake.retain(is_awake);
+        }
         let recorded = self.recorded(run_id);
         let journal = self.place.journal(run_id);
         assert!(alive.is_empty() || !journal.is_empty(), "{alive:?} live without a journal");
@@ -388,6 +392,8 @@ impl Case {
         let alive: Vec<_> = seen.iter().filter(|&&pid| is_alive(pid)).collect();
         assert!(alive.is_empty(), "{alive:?} are alive, and the run has ended");
         self.begin_anew(run_id + 1);
+        until_true("the last shim has left", || self.place.shims().is_empty());
+        assert_eq!(self.place.cgroups(), Vec::<std::path::PathBuf>::new(), "control groups are left");
     }
 
     /// The run as the API tells it, with its history.
@@ -448,4 +454,18 @@ impl Case {
         let (code, said, _) = self.place.client(&["check"]);
         assert_eq!(code, 0, "{said}");
     }
+}
+
+/// Whether a process has a KILL on it, or is in its exit: it executes nothing of its own any more (`proc_pid_status(5)`; the flag is the
+/// kernel's `PF_EXITING`).
+fn is_dying(pid: u32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let pending = |name| {
+        let mask =
+            status.lines().find_map(|line| line.strip_prefix(name)).and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+        mask.is_some_and(|mask| mask >> 8 & 1 == 1)
+    };
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let flags = stat.rsplit_once(") ").and_then(|(_, fields)| fields.split(' ').nth(6)?.parse::<u64>().ok());
+    pending("SigPnd:") || pending("ShdPnd:") || flags.is_some_and(|flags| flags & 4 == 4)
 }

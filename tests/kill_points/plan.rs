@@ -111,7 +111,9 @@ pub(crate) const fn plan(point: KillPoint) -> Plan {
         P::ServerDatabaseOwnerCleared => server(S::MovedDatabase, Nothing, Nothing),
         P::ServerDatabaseMade | P::ServerDatabaseMigrated => server(S::FirstBoot, Nothing, Nothing),
         P::ServerDatabaseOpened | P::ServerJournalRecorded | P::ServerRunAdopted => server(S::BootOnRun, Paused, Lost),
-        P::ServerLeftoversKilled | P::ServerLeftoversRemoved | P::ServerLostCommitted => server(S::ShimKilled, Lost, Lost),
+        P::ServerLeftoversKilled | P::ServerLeftoversCgroupRemoved | P::ServerLeftoversRemoved | P::ServerLostCommitted => {
+            server(S::ShimKilled, Lost, Lost)
+        }
         P::ServerNeverBeganCommitted => server(S::BootOnNothing, NeverBegan, NeverBegan),
         P::ServerRunIdsReserved | P::ServerUnknownRunCommitted => server(S::BootWithoutDatabase, Running, Lost),
         P::ServerRecovered | P::ServerInfoBeside | P::ServerInfoWritten => server(S::BootOnRun, Paused, Lost),
@@ -128,7 +130,9 @@ pub(crate) const fn plan(point: KillPoint) -> Plan {
         P::ServerStopSent | P::ServerStoppingHeard | P::ServerStoppingCommitted => server(S::Stop, Stopping, Lost),
         P::ServerExitedHeard | P::ServerExitedCommitted => server(S::End, ENDED, ENDED),
 
-        P::ShimBorn | P::ShimSpecRead | P::ShimSocketBound | P::ShimLogBegun => shim(S::Start, NeverBegan, FAILED),
+        P::ShimBorn | P::ShimSpecRead | P::ShimCgroupMade | P::ShimSocketBound | P::ShimLogBegun => {
+            shim(S::Start, NeverBegan, FAILED)
+        }
         P::ShimHeaderWritten | P::ShimOldPauseFileRemoved => shim(S::Start, Lost, FAILED),
         P::ShimLeaderForked | P::ShimLeaderSpawned => shim(S::Start, Lost, FAILED),
         // What the journal holds counts, whether it was said or not: it did begin.
@@ -147,7 +151,7 @@ pub(crate) const fn plan(point: KillPoint) -> Plan {
         P::ShimStoppingWritten | P::ShimStoppingSent => shim(S::Stop, Lost, DONE),
         P::ShimKillsSent => shim(S::StopNow, Lost, DONE),
         P::ShimLeaderEnded | P::ShimTreeEnded | P::ShimDrained => unasked(S::End, Lost),
-        P::ShimEndPauseFileRemoved => unasked(S::EndPaused, Lost),
+        P::ShimEndPauseFileRemoved | P::ShimCgroupRemoved => unasked(S::EndPaused, Lost),
         P::ShimExitedWritten | P::ShimReaped => unasked(S::End, ENDED_SHORT),
         P::ShimUsageWritten | P::ShimEndSent => unasked(S::End, ENDED),
     }

@@ -4,13 +4,14 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
 use std::net::TcpStream;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use autoappdev::process::Cgroup;
-use autoappdev::run_dir::{Command, RunDir, read_header, to_line};
+use autoappdev::run_dir::{Command, RunDir, to_line};
 use serde_json::Value;
 
 use super::{DEADLINE, Place, is_alive, letter, pids, until};
@@ -163,16 +164,21 @@ impl Place {
         self.journal(run_id).first()?["cgroup"].as_str().map(PathBuf::from)
     }
 
+    /// The control groups of this place's runs that are there.
+    pub fn cgroups(&self) -> Vec<PathBuf> {
+        let Ok(folder) = fs::metadata(self.runtime()) else { return Vec::new() };
+        let mark = format!("autoappdev-{:x}-{:x}-", folder.dev(), folder.ino());
+        let groups = own_cgroup().and_then(|own| fs::read_dir(own).ok()).into_iter().flatten().flatten();
+        groups.filter(|group| group.file_name().to_string_lossy().starts_with(&mark)).map(|group| group.path()).collect()
+    }
+
     /// After a test that left some: their shims were killed, and no server will come to take them away.
     pub(super) fn remove_cgroups(&self) {
-        for run_id in fs::read_dir(self.runtime().join("runs")).into_iter().flatten().flatten() {
-            let Some(run_id) = run_id.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-            let header = read_header(&self.run_dir(run_id).join("journal.jsonl"));
-            let Some(cgroup) = header.ok().and_then(|header| header.cgroup).map(Cgroup::at) else { continue };
-            let deadline = Instant::now() + DEADLINE;
-            while cgroup.path().exists() && Instant::now() < deadline {
-                let _gone = cgroup.kill();
-                let _not_empty_yet = cgroup.remove();
+        let deadline = Instant::now() + DEADLINE;
+        for group in self.cgroups().into_iter().map(Cgroup::at) {
+            while group.path().exists() && Instant::now() < deadline {
+                let _gone = group.kill();
+                let _not_empty_yet = group.remove();
             }
         }
     }

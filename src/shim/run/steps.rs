@@ -245,8 +245,9 @@ impl Run {
                 if kill_at <= now { self.kill(now) } else { self.look_at = Some(kill_at) }
             }
             Phase::Killing { kill } => {
-                if let Look::Again(at) = kill.look(&self.tree, now) {
-                    KillPoint::ShimKillsSent.reach();
+                let look = kill.look(&self.tree, now);
+                KillPoint::ShimKillsSent.reach();
+                if let Look::Again(at) = look {
                     self.look_at = Some(at);
                 }
                 // Whoever died of it may have left children to us.
