@@ -4,6 +4,7 @@
 
 #![allow(dead_code, missing_docs, unreachable_pub, reason = "shared by test binaries, each of which uses its own part of this")]
 
+pub mod disk;
 pub mod past;
 pub mod wire;
 mod witness;
