@@ -20,7 +20,7 @@ use rustix::fs::FlockOperation;
 use crate::private::private_file;
 
 pub use journal::{Header, Journal, JournalError, ReadJournal, read_header, read_journal};
-pub use protocol::{Command, LaunchSpec, LineReader, Message, Reply, ReplyError, to_line};
+pub use protocol::{Command, LaunchSpec, LineReader, Message, Reply, ReplyError, Trouble, to_line};
 
 /// The version of everything in a run directory. A reader accepts its own and every earlier one.
 pub const FORMAT: u32 = 1;

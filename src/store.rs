@@ -226,6 +226,14 @@ impl Store {
         })
     }
 
+    /// Writes what is there already, to find out whether the database takes it: `Ok` means that it does again.
+    pub fn try_writing(&mut self) -> Result<(), StoreError> {
+        self.write(|tx| {
+            tx.prepare_cached("UPDATE pipeline_state SET version = version WHERE id = 1")?.execute(())?;
+            Ok(())
+        })
+    }
+
     fn synchronous(&self, mode: &str) -> Result<(), StoreError> {
         self.conn.pragma_update(None, "synchronous", mode).map_err(|e| StoreError::new(&self.path, e))
     }

@@ -108,6 +108,18 @@ pub struct Reply {
     pub detail: Option<String>,
 }
 
+/// What a shim cannot do as it should, said once when it begins and once when it has passed. No fact: nothing is recorded of it. An
+/// older server skips the line, an older shim never says it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trouble {
+    /// A sentence for people; `None` when all is well again. Never absent: that tells this line from others.
+    #[serde(deserialize_with = "Option::deserialize")]
+    pub trouble: Option<String>,
+    /// Whether that is for want of room on the disk.
+    #[serde(default)]
+    pub is_disk_full: bool,
+}
+
 /// A line that comes up.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
@@ -116,6 +128,8 @@ pub enum Message {
     Fact(Entry),
     /// A command was taken or not.
     Reply(Reply),
+    /// Something cannot be written, or can be again.
+    Trouble(Trouble),
 }
 
 /// A value as one line.
@@ -200,5 +214,9 @@ mod tests {
         let fact = r#"{"seq":1,"at":"2026-01-31T10:00:00.123Z","boot_ms":5,"fact":"stopping","grace_ms":0}"#;
         assert!(matches!(serde_json::from_str(fact), Ok(Message::Fact(_))));
         assert!(matches!(serde_json::from_str(r#"{"reply":1}"#), Ok(Message::Reply(_))));
+        let trouble = r#"{"trouble":"no room","new":1}"#;
+        assert!(matches!(serde_json::from_str(trouble), Ok(Message::Trouble(Trouble { trouble: Some(_), is_disk_full: false }))));
+        let unknown: Result<Message, _> = serde_json::from_str(r#"{"weather":"fine"}"#);
+        assert!(unknown.is_err(), "what no version of this knows is no trouble that has passed");
     }
 }

@@ -8,7 +8,6 @@ mod steps;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -16,15 +15,15 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::connections::{ConnectionId, Connections};
 use super::output::Output;
+use super::pause_file::PauseFile;
 use super::tree::{self, Freeze, Kill, Thaw};
 use super::{InStep, ShimError, Signals};
 use crate::clock::{Clock, SystemClock, whole_ms};
 use crate::log::Limits;
 use crate::pipeline::{Cause, Exit, Fact};
-use crate::private::private_file;
 use crate::process::{self, Identity};
 use crate::run_dir::{
-    self, FORMAT, Header, Journal, LaunchSpec, Message, PAUSE_FILE, RUN_ID_VAR, RUNTIME_DIR_VAR, Reply, ReplyError, RunDir,
+    self, FORMAT, Header, Journal, LaunchSpec, Message, RUN_ID_VAR, RUNTIME_DIR_VAR, Reply, ReplyError, RunDir, Trouble,
 };
 
 /// How long a pause may take before it is refused and undone.
@@ -115,7 +114,12 @@ pub(super) struct Run {
     signals: Signals,
     connections: Connections,
     journal: Journal,
+    /// Why the journal did not take what happened.
+    journal_failure: Option<io::Error>,
     output: Output,
+    pause_file: PauseFile,
+    /// What was last said of all that cannot be written.
+    told_trouble: Option<String>,
     leader: Identity,
     phase: Phase,
     /// When `phase` is to be looked at again.
@@ -156,7 +160,8 @@ impl Run {
         let (stdout, stdout_writer) = io::pipe().in_step("open a pipe")?;
         let (stderr, stderr_writer) = io::pipe().in_step("open a pipe")?;
         let limits = Limits { segment_bytes: spec.log_segment_bytes, run_bytes: spec.log_run_bytes };
-        let output = Output::create(&dir.log_dir(), spec.log_start, limits, stdout, stderr).in_step("begin the log")?;
+        let begin = (spec.log_start, spec.created_at);
+        let output = Output::create(&dir.log_dir(), begin, limits, stdout, stderr).in_step("begin the log")?;
         // The header is written before anything is spawned: without a journal nothing was.
         let journal = Journal::create(&dir.journal_path(), &header).in_step("begin the journal")?;
 
@@ -165,7 +170,10 @@ impl Run {
             signals,
             connections,
             journal,
+            journal_failure: None,
             output,
+            pause_file: PauseFile::new(&spec.runtime_dir),
+            told_trouble: None,
             leader: Identity { pid: 0, start_ticks: 0 },
             phase: Phase::Running,
             look_at: None,
@@ -177,7 +185,7 @@ impl Run {
             spec,
         };
         // One from a run whose shim was killed while it was paused would make a program that looks for it wait for ever.
-        run.remove_pause_file();
+        run.pause_file.set(false);
         match run.spawn(stdout_writer.into(), stderr_writer.into()) {
             Ok(leader) => {
                 run.leader = leader;
@@ -233,6 +241,7 @@ impl Run {
         while self.leader.pid != 0 {
             let now = SystemClock.since_boot();
             let deadline = self.advance(now);
+            self.tell_trouble();
             if self.is_over() {
                 // What the sockets do not take any more is in the journal.
                 return self.finish();
@@ -288,6 +297,9 @@ impl Run {
             run_dir::Command::Attach { tag, after } => {
                 self.replay(connection, after);
                 self.connections.attach(connection);
+                if self.told_trouble.is_some() {
+                    self.connections.tell(connection, &self.trouble());
+                }
                 self.answer((connection, tag), None);
             }
             run_dir::Command::Pause { tag } => match &mut self.phase {
@@ -351,19 +363,15 @@ impl Run {
         let began = SystemClock.since_boot();
         self.output.close(|| SystemClock.since_boot() > began + DRAIN_LIMIT, began);
         self.count_pause(began);
-        self.remove_pause_file();
+        self.pause_file.set(false);
         let exit = self.leader_end.as_ref().map_or(Exit::Code(0), |end| end.exit);
-        let (asked, paused_ms, log_end) = (self.asked, whole_ms(self.paused_in_all), self.output.position());
+        let (asked, paused_ms, log_end) = (self.asked, whole_ms(self.paused_in_all), self.output.end_position());
         let mut last = vec![self.write_down(Fact::Exited { exit, asked, paused_ms, log_end }, true)];
         if self.journal.is_behind() {
             // A disk without room must not cost the exit status: this process is the only one that has it. A server that is there gets it
             // at once, one that comes later as well.
             self.connections.tell_all(&std::mem::take(&mut last));
-            self.phase = Phase::Killing { kill: Kill::new() };
-            while self.journal.flush().is_err() {
-                self.wait(Some(SystemClock.since_boot() + JOURNAL_RETRY));
-                self.take_events();
-            }
+            self.wait_while(|run| run.catch_up().is_err());
         }
         // Only now: until here a kill of this process would have left the exit status with the kernel.
         process::reap_all_but(None);
@@ -378,6 +386,20 @@ impl Run {
         // Together: a server that knows the end may start the next run before it hears any more of this one.
         self.connections.tell_all(&last);
         self.connections.turn();
+        // The end is on record. What the log lost is nowhere but here.
+        self.wait_while(|run| run.output.owes_a_mark());
+    }
+
+    /// After the end: does nothing but answer, and try again what the disk does not take.
+    fn wait_while(&mut self, is_so: impl Fn(&mut Self) -> bool) {
+        self.phase = Phase::Killing { kill: Kill::new() };
+        while is_so(self) {
+            self.tell_trouble();
+            self.wait(Some(SystemClock.since_boot() + JOURNAL_RETRY));
+            self.take_events();
+            self.retry_pause_file();
+        }
+        self.tell_trouble();
     }
 
     fn count_pause(&mut self, now: Duration) {
@@ -397,24 +419,44 @@ impl Run {
     fn write_down(&mut self, fact: Fact, durable: bool) -> Message {
         let boot_ms = whole_ms(SystemClock.since_boot());
         let entry = self.journal.number(SystemClock.now(), self.spec.created_at, boot_ms, fact);
-        let written = self.journal.append(&entry, durable);
-        self.or_log("write the journal", written);
+        self.journal_failure = self.journal.append(&entry, durable).err();
         Message::Fact(entry)
     }
 
-    fn pause_file(&self) -> PathBuf {
-        self.spec.runtime_dir.join(PAUSE_FILE)
+    /// Tries again what the journal did not take.
+    fn catch_up(&mut self) -> Result<(), ()> {
+        self.journal_failure = self.journal.flush().err();
+        if self.journal_failure.is_none() { Ok(()) } else { Err(()) }
     }
 
-    fn create_pause_file(&self) {
-        self.or_log("create the PAUSE file", private_file().open(self.pause_file()).map(drop));
-    }
-
-    fn remove_pause_file(&self) {
-        match std::fs::remove_file(self.pause_file()) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            other => self.or_log("remove the PAUSE file", other),
+    fn retry_pause_file(&mut self) {
+        if self.pause_file.failure().is_some() {
+            self.pause_file.retry();
         }
+    }
+
+    /// Says what cannot be written, and that it can be again: once each, to whoever is there, and to `shim.log`.
+    fn tell_trouble(&mut self) {
+        let Message::Trouble(now) = self.trouble() else { return };
+        if now.trouble != self.told_trouble {
+            if let Some(text) = &now.trouble {
+                super::complain(format_args!("run {}: {text}", self.spec.run_id));
+            }
+            self.told_trouble.clone_from(&now.trouble);
+            self.connections.tell_all(&[Message::Trouble(now)]);
+        }
+    }
+
+    fn trouble(&self) -> Message {
+        let failures = [
+            ("its journal cannot be written", self.journal_failure.as_ref()),
+            ("lines of the log are lost", self.output.failure()),
+            ("the PAUSE file cannot be made or removed", self.pause_file.failure()),
+        ];
+        let failures: Vec<_> = failures.iter().filter_map(|(what, why)| Some((what, (*why)?))).collect();
+        let text: Vec<String> = failures.iter().map(|(what, why)| format!("{what}: {why}")).collect();
+        let is_disk_full = failures.iter().any(|(_, why)| super::is_disk_full(why));
+        Message::Trouble(Trouble { trouble: (!text.is_empty()).then(|| text.join(", ")), is_disk_full })
     }
 
     /// For what must not end the run: the pipeline is worth more than the file.

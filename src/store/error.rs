@@ -134,6 +134,21 @@ impl StoreError {
         matches!(self, Self::Full { .. })
     }
 
+    /// Whether the same change can go through later: the file, the disk or another process stood in the way, and not what is stored.
+    pub const fn may_pass(&self) -> bool {
+        match self {
+            Self::Full { .. } | Self::Busy { .. } | Self::NotWritable { .. } | Self::Sqlite { .. } | Self::Missing { .. } => true,
+            Self::Damaged { .. }
+            | Self::Newer { .. }
+            | Self::Divergent { .. }
+            | Self::Foreign { .. }
+            | Self::Setting { .. }
+            | Self::Conflict { .. }
+            | Self::UnknownWord { .. }
+            | Self::Migration { .. } => false,
+        }
+    }
+
     /// The variant for an error of `SQLite` about the file at `path`.
     pub(super) fn new(path: &Path, error: rusqlite::Error) -> Self {
         let path = path.to_owned();

@@ -18,7 +18,7 @@ impl Run {
     }
 
     pub(super) fn thaw(&mut self, then: Thawed, asker: Option<Asker>, now: Duration) {
-        self.remove_pause_file();
+        self.pause_file.set(false);
         self.phase = Phase::Thawing { thaw: Thaw::new(self.leader), since: now, then, asker };
         self.look_at = Some(now);
     }
@@ -40,7 +40,7 @@ impl Run {
             kill_at = now;
         }
         self.asked |= self.leader_end.is_none();
-        self.remove_pause_file();
+        self.pause_file.set(false);
         if kill_at > now {
             self.record(Fact::Stopping { grace_ms: whole_ms(grace) }, false);
             // Many programs take a second TERM for an order to drop everything.
@@ -73,11 +73,10 @@ impl Run {
             }
         }
         let linger_until = self.leader_end.as_ref().map(|end| end.linger_until).filter(|&at| at > now);
-        let journal_retry = self.journal.is_behind().then(|| {
-            // Tried on each turn, at least once in a while.
-            let _still_behind = self.journal.flush();
-            now + JOURNAL_RETRY
-        });
+        // Tried on each turn, at least once in a while.
+        let is_behind = self.journal.is_behind() && self.catch_up().is_err();
+        self.retry_pause_file();
+        let journal_retry = (is_behind || self.pause_file.failure().is_some()).then(|| now + JOURNAL_RETRY);
         [self.look_at, linger_until, self.output.due_at(now), journal_retry].into_iter().flatten().min()
     }
 
@@ -179,7 +178,7 @@ impl Run {
                         let asker = *asker;
                         let then = std::mem::replace(then, Frozen::Keep);
                         self.phase = Phase::Paused;
-                        self.create_pause_file();
+                        self.pause_file.set(true);
                         if let Frozen::Tell(cause) = then {
                             self.paused_since = Some(now);
                             self.record(Fact::Paused { cause }, false);
