@@ -282,4 +282,3 @@ fn a_read_only_folder_is_refused_at_start_in_plain_words() {
     let said = small.place.refused_server(("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh"));
     assert!(said.contains("Read-only file system"), "{said}");
 }
-

@@ -27,7 +27,8 @@ impl Failing {
         let library = place.folder().join("faults.so");
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/programs/faults.c");
         let compiler = std::env::var_os("CC").unwrap_or_else(|| "cc".into());
-        let status = Command::new(compiler).args(["-O1", "-shared", "-fPIC", "-o"]).arg(&library).arg(source).arg("-ldl").status();
+        let status =
+            Command::new(compiler).args(["-O1", "-shared", "-fPIC", "-o"]).arg(&library).arg(source).arg("-ldl").status();
         assert!(status.expect("a C compiler is needed, as for the program itself").success(), "it compiles");
         let switch = place.folder().join("faults");
         place.set_env("LD_PRELOAD", library.to_str().expect("plain"));

@@ -35,7 +35,9 @@ fn run_directory_removed_while_it_runs_leaves_the_run_under_control() {
     assert_eq!(place.stored_state(), "paused");
     place.act("resume").ok();
     say(&place, 1);
-    until_true("health says that lines are lost", || place.degraded().is_some_and(|why| why.contains("lines of the log are lost")));
+    until_true("health says that lines are lost", || {
+        place.degraded().is_some_and(|why| why.contains("lines of the log are lost"))
+    });
     fs::write(place.root().join("2"), "").expect("writes");
     fs::write(place.root().join("go"), "").expect("writes");
     let run = place.until_ended(run_id);

@@ -129,6 +129,7 @@ pub(super) struct Run {
     /// Whether somebody asked for the end before the leader ended.
     asked: bool,
     leader_end: Option<LeaderEnd>,
+    /// In boot time: a suspended machine adds to the pause.
     paused_since: Option<Duration>,
     paused_in_all: Duration,
 }
@@ -239,7 +240,7 @@ impl Run {
     /// The loop. Returns when nothing of the run is alive and everything about it is written down.
     pub(super) fn go_on_until_the_end(mut self) {
         while self.leader.pid != 0 {
-            let now = SystemClock.since_boot();
+            let now = SystemClock.awake();
             let deadline = self.advance(now);
             self.tell_trouble();
             if self.is_over() {
@@ -251,9 +252,9 @@ impl Run {
         }
     }
 
-    /// Sleeps until something happens, or until `deadline` on the boot-time clock.
+    /// Sleeps until something happens, or until `deadline` in awake time.
     fn wait(&self, deadline: Option<Duration>) {
-        let now = SystemClock.since_boot();
+        let now = SystemClock.awake();
         let timeout = deadline.map(|at| {
             let left = at.saturating_sub(now);
             Timespec { tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX), tv_nsec: i64::from(left.subsec_nanos()) }
@@ -272,7 +273,7 @@ impl Run {
     }
 
     fn take_events(&mut self) {
-        let now = SystemClock.since_boot();
+        let now = SystemClock.awake();
         if drain(&self.signals.children) {
             self.look_at_leader = true;
         }
@@ -292,7 +293,7 @@ impl Run {
     // ---- commands
 
     fn obey(&mut self, connection: ConnectionId, command: run_dir::Command) {
-        let now = SystemClock.since_boot();
+        let now = SystemClock.awake();
         match command {
             run_dir::Command::Attach { tag, after } => {
                 self.replay(connection, after);
@@ -360,9 +361,9 @@ impl Run {
     }
 
     fn finish(&mut self) {
-        let began = SystemClock.since_boot();
-        self.output.close(|| SystemClock.since_boot() > began + DRAIN_LIMIT, began);
-        self.count_pause(began);
+        let began = SystemClock.awake();
+        self.output.close(|| SystemClock.awake() > began + DRAIN_LIMIT, began);
+        self.count_pause();
         self.pause_file.set(false);
         let exit = self.leader_end.as_ref().map_or(Exit::Code(0), |end| end.exit);
         let (asked, paused_ms, log_end) = (self.asked, whole_ms(self.paused_in_all), self.output.end_position());
@@ -395,16 +396,16 @@ impl Run {
         self.phase = Phase::Killing { kill: Kill::new() };
         while is_so(self) {
             self.tell_trouble();
-            self.wait(Some(SystemClock.since_boot() + JOURNAL_RETRY));
+            self.wait(Some(SystemClock.awake() + JOURNAL_RETRY));
             self.take_events();
             self.retry_pause_file();
         }
         self.tell_trouble();
     }
 
-    fn count_pause(&mut self, now: Duration) {
+    fn count_pause(&mut self) {
         if let Some(since) = self.paused_since.take() {
-            self.paused_in_all += now.saturating_sub(since);
+            self.paused_in_all += SystemClock.since_boot().saturating_sub(since);
         }
     }
 

@@ -163,7 +163,7 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
 
     /// Takes an action. The answer comes when it is so, or at once when it cannot be.
     pub(super) fn act(&mut self, ask: Ask, reply_to: &ReplyTo) {
-        let now = self.clock.since_boot();
+        let now = self.clock.awake();
         let action = ask.action();
         let grace = match &ask {
             Ask::Stop { grace } => grace.unwrap_or(self.grace),
@@ -500,14 +500,14 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
 
     /// What a fact means for the action under way: who is to be answered, and how it went. Once for each fact.
     fn settle_pending(&mut self, entry: &Entry) -> Option<(UnderWay, Outcome)> {
-        let Entry { seq, boot_ms, fact, .. } = entry;
+        let Entry { seq, fact, .. } = entry;
         if *seq <= self.settled_seq {
             return None;
         }
         self.settled_seq = *seq;
         if let (Fact::Stopping { grace_ms }, None | Some(Pending::Pause | Pending::Resume)) = (fact, self.pending()) {
             // A stop that this server did not ask for: from before its time, or the shim got a TERM.
-            let pending = Pending::Stop { kill_at: Duration::from_millis(boot_ms + grace_ms) };
+            let pending = Pending::Stop { kill_at: self.clock.awake() + Duration::from_millis(*grace_ms) };
             let given_up = self.under_way.replace(UnderWay { pending, tag: 0, waiters: Vec::new() })?;
             let refusal = Refusal { from: self.row.state, action: given_up.pending.action(), pending: Some(Action::Stop) };
             return Some((given_up, Outcome::Refused(refusal)));
@@ -530,7 +530,7 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
     }
 
     fn expect_to_hear(&mut self) {
-        self.unheard_since.get_or_insert(self.clock.since_boot());
+        self.unheard_since.get_or_insert(self.clock.awake());
     }
 
     // ---- time
@@ -549,7 +549,7 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
 
     /// Does what is due.
     pub(super) fn tick(&mut self) {
-        let now = self.clock.since_boot();
+        let now = self.clock.awake();
         if let Link::Silent { retry_at, .. } = self.link
             && retry_at <= now
         {
@@ -586,7 +586,7 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
         if self.store_retry_at.is_none() {
             ::log::error!("failed to {error}");
         }
-        self.store_retry_at = Some(self.clock.since_boot() + STORE_RETRY);
+        self.store_retry_at = Some(self.clock.awake() + STORE_RETRY);
         let what = if self.unrecorded.is_empty() { "nothing can be recorded" } else { "what happened could not be recorded yet" };
         self.watch.set_concern(Concern::Database, Some(format!("{what}: failed to {error}")));
     }
@@ -610,7 +610,7 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
     /// so nothing is lost: the connection is let go, and the journal read again in a while. Until then the state published is the last
     /// that was committed, and health says so.
     fn forget_and_retry(&mut self, error: &StoreError) {
-        let now = self.clock.since_boot();
+        let now = self.clock.awake();
         self.shims.disconnect();
         self.unheard_since = None;
         self.is_known_silent = false;

@@ -249,7 +249,7 @@ fn conduct(mut conductor: Conductor<RealShims, SystemClock>, queue: &Receiver<Ev
     loop {
         let event = match conductor.deadline() {
             None => queue.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            Some(at) => queue.recv_timeout(at.saturating_sub(SystemClock.since_boot())),
+            Some(at) => queue.recv_timeout(at.saturating_sub(SystemClock.awake())),
         };
         match event {
             Ok(Event::Act { ask, reply_to }) => conductor.act(ask, &reply_to),

@@ -121,7 +121,8 @@ struct Current {
 impl Watch {
     pub(super) fn new(snapshot: Snapshot) -> Self {
         let published = publish(snapshot);
-        let current = Current { published, concerns: BTreeMap::new(), is_closing: false, waiting: BTreeSet::new(), next_waiter: 0 };
+        let current =
+            Current { published, concerns: BTreeMap::new(), is_closing: false, waiting: BTreeSet::new(), next_waiter: 0 };
         Self { current: Mutex::new(current), changed: Condvar::new() }
     }
 

@@ -73,22 +73,31 @@ impl Shims for FakeShims {
     }
 }
 
+/// Awake time, and what the machine was suspended for, in milliseconds.
 #[derive(Clone, Default)]
-struct HandClock(Rc<Cell<u64>>);
+struct HandClock(Rc<Cell<u64>>, Rc<Cell<u64>>);
 
 impl HandClock {
     fn advance(&self, by: Duration) {
         self.0.set(self.0.get() + u64::try_from(by.as_millis()).expect("small"));
     }
+
+    fn suspend(&self, by: Duration) {
+        self.1.set(self.1.get() + u64::try_from(by.as_millis()).expect("small"));
+    }
 }
 
 impl Clock for HandClock {
     fn now(&self) -> Timestamp {
-        Timestamp::from_unix_ms(1_700_000_000_000 + i64::try_from(self.0.get()).expect("small"))
+        Timestamp::from_unix_ms(1_700_000_000_000 + i64::try_from(self.0.get() + self.1.get()).expect("small"))
     }
 
     fn since_boot(&self) -> Duration {
-        Duration::from_millis(1_000_000 + self.0.get())
+        Duration::from_millis(1_000_000 + self.0.get() + self.1.get())
+    }
+
+    fn awake(&self) -> Duration {
+        Duration::from_millis(1_000 + self.0.get())
     }
 }
 
@@ -327,6 +336,41 @@ fn a_start_whose_shim_stalls_is_told_so_and_not_forgotten() {
     stage.hear(&[(1, spawned())]);
     assert_eq!(stage.stored(), (State::Running, "running".into()));
     assert!(stage.conductor.watch().degraded().is_none());
+}
+
+#[test]
+fn a_suspended_machine_takes_nothing_from_any_wait() {
+    let mut stage = Stage::running();
+    let pause = stage.ask(Ask::Pause);
+    stage.clock.suspend(Duration::from_secs(3_600));
+    stage.pass(Duration::from_secs(4));
+    assert!(waits(&pause) && stage.conductor.watch().degraded().is_none(), "nobody had the time to answer");
+    stage.pass(Duration::from_secs(1));
+    assert!(stage.conductor.watch().degraded().is_some(), "five seconds of silence");
+    stage.pass(Duration::from_secs(5));
+    assert!(matches!(got(&pause), Err(ActionError::StillUnderWay(Action::Pause))));
+
+    let stopping = stage.ask(stop(Duration::from_secs(8)));
+    stage.finds(1, Found::ShimAlive, &[(1, spawned())]);
+    stage.clock.suspend(Duration::from_secs(3_600));
+    stage.lose_shim();
+    assert!(matches!(stage.last_sent(), Command::Stop { grace_ms: Some(7_900..=8_010), .. }), "{:?}", stage.last_sent());
+    stage.hear(&[(2, exited(0, true))]);
+    assert!(got(&stopping).is_ok());
+}
+
+#[test]
+fn a_stop_of_an_earlier_server_is_the_shims_to_time() {
+    let stage = Stage::running();
+    stage.finds(1, Found::ShimAlive, &[(1, spawned()), (2, Fact::Stopping { grace_ms: 60_000 })]);
+    stage.clock.suspend(Duration::from_secs(3_600));
+    let mut stage = stage.reboot();
+    assert_eq!(stage.snapshot().pending, Some(Action::Stop));
+    assert_eq!(stage.last_sent(), Command::Attach { tag: 0, after: 2 }, "no second stop with less of a grace");
+    let hasten = stage.ask(stop(Duration::from_secs(1)));
+    assert!(matches!(stage.last_sent(), Command::Stop { grace_ms: Some(1_000), .. }));
+    stage.hear(&[(3, exited(137, true))]);
+    assert!(got(&hasten).is_ok());
 }
 
 #[test]

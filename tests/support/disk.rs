@@ -111,7 +111,10 @@ fn run_within_a_namespace(test: &str) {
             .status()
             .is_ok_and(|status| status.success());
     if !is_possible {
-        assert!(!required, "AUTOAPPDEV_REQUIRE_TMPFS=1, but nothing can be mounted here, neither as this user nor in a user namespace");
+        assert!(
+            !required,
+            "AUTOAPPDEV_REQUIRE_TMPFS=1, but nothing can be mounted here, neither as this user nor in a user namespace"
+        );
         eprintln!("{test} did not run: nothing can be mounted here");
         return;
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{
     Asker, Frozen, JOURNAL_RETRY, LINGER_LIMIT, LINGER_SILENCE, LeaderEnd, PAUSE_LIMIT, Phase, RESUME_LIMIT, Run, Thawed,
 };
-use crate::clock::whole_ms;
+use crate::clock::{Clock, SystemClock, whole_ms};
 use crate::pipeline::{Cause, Exit, Fact};
 use crate::process::{self, ProcState};
 use crate::run_dir::ReplyError;
@@ -110,7 +110,7 @@ impl Run {
             (Phase::Paused, ProcState::Awake | ProcState::Uninterruptible) => self.thaw(Thawed::Tell(Cause::Outside), None, now),
             (Phase::Stopping { .. }, ProcState::Awake | ProcState::Uninterruptible) if self.paused_since.is_some() => {
                 // The stop let it go on, so that it sees the TERM: through the grace it runs.
-                self.count_pause(now);
+                self.count_pause();
                 self.record(Fact::Resumed { cause: Cause::Request, paused_ms: whole_ms(self.paused_in_all) }, false);
             }
             (
@@ -180,7 +180,7 @@ impl Run {
                         self.phase = Phase::Paused;
                         self.pause_file.set(true);
                         if let Frozen::Tell(cause) = then {
-                            self.paused_since = Some(now);
+                            self.paused_since = Some(SystemClock.since_boot());
                             self.record(Fact::Paused { cause }, false);
                         }
                         if let Some(asker) = asker {
@@ -211,7 +211,7 @@ impl Run {
                     let (then, asker) = (*then, *asker);
                     self.run_on();
                     if let Thawed::Tell(cause) = then {
-                        self.count_pause(now);
+                        self.count_pause();
                         self.record(Fact::Resumed { cause, paused_ms: whole_ms(self.paused_in_all) }, false);
                     }
                     if let Some(asker) = asker {

@@ -64,7 +64,9 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
             return if plan == Plan::Adopt { self.hear_out(run_id) } else { Ok(()) };
         }
         let is_over = self.unrecorded.iter().any(|entry| entry.fact.is_end());
-        if let (Plan::Adopt, Some(pending), None, false) = (plan, stop, self.pending(), is_over) {
+        if let (Plan::Adopt, Some(grace), None, false) = (plan, stop, self.pending(), is_over) {
+            // The shim kills by then at the latest: how long the machine was awake since the journal does not tell.
+            let pending = Pending::Stop { kill_at: self.clock.awake() + grace };
             self.under_way = Some(UnderWay { pending, tag: 0, waiters: Vec::new() });
         }
         match plan {
@@ -143,15 +145,17 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
     }
 
     fn adopt(&mut self, run_id: i64) {
-        if self.live_run().is_some() && self.row.state == State::Stopped && self.unrecorded.is_empty() && self.under_way.is_none() {
+        if self.live_run().is_some() && self.row.state == State::Stopped && self.unrecorded.is_empty() && self.under_way.is_none()
+        {
             // Killed between the commit of `starting` and that of `running`: its first fact is on the way.
             self.under_way = Some(UnderWay { pending: Pending::Start, tag: 0, waiters: Vec::new() });
         }
         let connected = self.shims.connect(run_id).and_then(|number| {
             self.shims.send(&Command::Attach { tag: 0, after: self.last_seq })?;
-            if let Some(Pending::Stop { kill_at }) = self.pending() {
-                // It may have gone down with the connection before. A shim that has it takes nothing but a shorter grace.
-                let left = kill_at.saturating_sub(self.clock.since_boot());
+            if let Some(UnderWay { pending: Pending::Stop { kill_at }, tag: 1.., .. }) = self.under_way {
+                // Asked for by this server, and may have gone down with the connection before. A shim that has it takes nothing but a
+                // shorter grace. One that the journal tells of the shim has for certain.
+                let left = kill_at.saturating_sub(self.clock.awake());
                 self.shims.send(&Command::Stop { tag: 0, grace_ms: Some(whole_ms(left) + 2) })?;
             }
             Ok(number)
@@ -181,7 +185,7 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
     }
 
     pub(super) fn fall_silent(&mut self) {
-        let now = self.clock.since_boot();
+        let now = self.clock.awake();
         self.shims.disconnect();
         let since = match self.link {
             Link::Silent { since, .. } => since,
@@ -265,11 +269,11 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
     }
 }
 
-/// The stop that a live run's journal tells of: asked for by an earlier server, and still to be done.
-fn stop_under_way(entries: &[Entry]) -> Option<Pending> {
-    let kill_ats = entries.iter().filter_map(|entry| match entry.fact {
-        Fact::Stopping { grace_ms } => Some(Duration::from_millis(entry.boot_ms + grace_ms)),
+/// The grace of the stop that a live run's journal tells of: asked for by an earlier server, and still to be done.
+fn stop_under_way(entries: &[Entry]) -> Option<Duration> {
+    let stops = entries.iter().filter_map(|entry| match entry.fact {
+        Fact::Stopping { grace_ms } => Some((entry.boot_ms + grace_ms, grace_ms)),
         _ => None,
     });
-    kill_ats.min().map(|kill_at| Pending::Stop { kill_at })
+    stops.min().map(|(_, grace_ms)| Duration::from_millis(grace_ms))
 }
