@@ -7,7 +7,7 @@ use std::fs;
 
 use serde_json::json;
 use support::disk::SmallDisk;
-use support::{Place, is_alive, until, until_true};
+use support::{Place, is_alive, signal, until, until_true};
 
 /// Prints as many lines as it is told, says in its folder that it has printed them, and waits for `go`; then one more, and code 7.
 const TALK: &str = "#!/bin/bash\nseq -f 'line %08.0f, and some words so that a disk is full the sooner for it' 1 \"$1\"\n\
@@ -123,7 +123,7 @@ fn a_start_on_a_full_disk_is_refused_and_works_once_there_is_room() {
 #[test]
 fn a_start_with_little_room_tells_the_truth_wherever_the_room_ends() {
     let Some(mut small) = serving(4096, "a_start_with_little_room_tells_the_truth_wherever_the_room_ends") else { return };
-    let (mut started, mut refused) = (0, 0);
+    let (mut started, mut unrecorded, mut failed, mut refused) = (0, 0, 0, 0);
     for pages in 0..40 {
         // A database whose log is as small as it gets, so that the room ends in another place each time.
         small.place.stop_server();
@@ -137,26 +137,37 @@ fn a_start_with_little_room_tells_the_truth_wherever_the_room_ends() {
             let pid = answer.body["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).expect("a pid");
             assert!(is_alive(pid));
         } else {
-            refused += 1;
             assert_eq!((answer.status, answer.error()), (507, "disk_full"), "{pages} pages: {}", answer.body);
+        }
+        let detail = answer.body["detail"].as_str().unwrap_or_default();
+        if detail.contains("was done") {
+            unrecorded += 1;
+            // It runs, and is under control.
+            assert_eq!(place.processes().len(), 1);
+            assert_eq!(place.pipeline()["allowed"], json!(["pause", "stop"]));
+            assert_eq!(place.act("pause").status, 507);
+            place.assert_all_stopped();
+            assert_eq!(place.act("resume").status, 507);
         }
         small.disk.free();
         until_well(place);
         let state = place.until_all_agree();
-        if answer.status == 200 {
-            assert_eq!(state, "running");
-        }
+        assert_eq!(state == "running", answer.status == 200 || detail.contains("was done"), "{pages} pages");
         if state == "running" {
             place.post("/api/pipeline/stop", json!({"grace_s": 0})).ok();
         } else if let Some(run) = place.get("/api/runs").ok()["runs"].get(0).filter(|run| run["status"] != "stopped") {
+            failed += 1;
             assert_eq!(run["status"], "failed", "{pages} pages: {run}");
             let why = run["error"].as_str().expect("a sentence");
             assert!(why.contains("No space") || why.contains("disk"), "{pages} pages: {why}");
+        } else {
+            refused += 1;
         }
         place.until_no_shim();
         assert_eq!(place.processes().len(), 0, "no orphan");
     }
-    assert!(started > 0 && refused > 0, "{started} started, {refused} refused: the room never ended in the middle");
+    let all = [started, unrecorded, failed, refused];
+    assert!(all.iter().all(|&count| count > 0), "started, unrecorded, failed, refused: {all:?}; the room never ended in between");
 }
 
 #[test]
@@ -257,6 +268,69 @@ fn an_end_that_came_on_a_full_disk_without_a_server_is_recorded_once_there_is_ro
     assert_eq!((&run["status"], &run["exit_code"]), (&json!("failed"), &json!(7)));
     until_well(place);
     assert_eq!(place.until_all_agree(), "stopped");
+}
+
+#[test]
+fn a_shim_killed_on_a_full_disk_loses_the_run_once_there_is_room() {
+    let Some(small) = serving(2048, "a_shim_killed_on_a_full_disk_loses_the_run_once_there_is_room") else { return };
+    let place = &small.place;
+    let (_, run_id) = place.start_with(json!({"script": "tree.sh"}));
+    place.until_line("stubborn");
+    small.disk.fill();
+    signal(place.shim_pid(run_id), "KILL");
+    until_degraded(place, "full");
+    until_true("nothing of it is alive", || place.processes().is_empty());
+    assert_eq!(place.state(), "running", "as it is on record");
+    small.disk.free();
+    assert_eq!(place.until_state("stopped")["status"], "lost");
+    until_well(place);
+    assert_eq!(place.server_log().matches("nobody can know how it ended").count(), 1, "said once, not with each attempt");
+    place.start();
+    assert_eq!(place.until_all_agree(), "running");
+}
+
+#[test]
+fn a_server_that_has_no_room_to_open_its_database_says_so_and_leaves_the_pipeline_alone() {
+    let test = "a_server_that_has_no_room_to_open_its_database_says_so_and_leaves_the_pipeline_alone";
+    let Some(mut small) = serving(2048, test) else { return };
+    let (pid, _) = small.place.start();
+    // An orderly end takes the database's log and its index away; both have to be made anew.
+    small.place.stop_server();
+    small.disk.fill();
+    let said = small.place.refused_server(("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh"));
+    assert!(said.contains("the disk is full; make room"), "{said}");
+    assert!(is_alive(pid));
+    small.disk.free();
+    small.place.start_server();
+    assert_eq!(small.place.pipeline()["pid"], json!(pid));
+    assert_eq!(small.place.until_all_agree(), "running");
+}
+
+#[test]
+fn a_disk_without_room_for_another_file_is_a_full_disk() {
+    let Some(mut small) = SmallDisk::with("size=8192k,nr_inodes=60", "a_disk_without_room_for_another_file_is_a_full_disk")
+    else {
+        return;
+    };
+    small.place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh");
+    small.place.start_server();
+    let place = &small.place;
+    let files: Vec<_> =
+        (0..).map(|n| small.disk.path().join(n.to_string())).take_while(|path| fs::write(path, "").is_ok()).collect();
+    until_degraded(place, "more files");
+    for spare in 0..5 {
+        let answer = place.act("start");
+        assert_eq!((answer.status, answer.error()), (507, "disk_full"), "{spare} files: {}", answer.body);
+        assert_eq!(place.until_all_agree(), "stopped");
+        assert_eq!(place.processes().len(), 0);
+        fs::remove_file(&files[spare]).expect("there");
+    }
+    for path in &files[5..] {
+        fs::remove_file(path).expect("there");
+    }
+    until_well(place);
+    place.start();
+    assert_eq!(place.until_all_agree(), "running");
 }
 
 #[test]

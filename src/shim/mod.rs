@@ -12,6 +12,7 @@ mod output;
 mod pause_file;
 mod run;
 mod tree;
+mod trouble;
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};

@@ -17,13 +17,14 @@ use super::connections::{ConnectionId, Connections};
 use super::output::Output;
 use super::pause_file::PauseFile;
 use super::tree::{self, Freeze, Kill, Thaw};
+use super::trouble::Said;
 use super::{InStep, ShimError, Signals};
 use crate::clock::{Clock, SystemClock, whole_ms};
 use crate::log::Limits;
 use crate::pipeline::{Cause, Exit, Fact};
 use crate::process::{self, Identity};
 use crate::run_dir::{
-    self, FORMAT, Header, Journal, LaunchSpec, Message, RUN_ID_VAR, RUNTIME_DIR_VAR, Reply, ReplyError, RunDir, Trouble,
+    self, FORMAT, Header, Journal, LaunchSpec, Message, RUN_ID_VAR, RUNTIME_DIR_VAR, Reply, ReplyError, RunDir,
 };
 
 /// How long a pause may take before it is refused and undone.
@@ -118,8 +119,7 @@ pub(super) struct Run {
     journal_failure: Option<io::Error>,
     output: Output,
     pause_file: PauseFile,
-    /// What was last said of all that cannot be written.
-    told_trouble: Option<String>,
+    said_trouble: Said,
     leader: Identity,
     phase: Phase,
     /// When `phase` is to be looked at again.
@@ -174,7 +174,7 @@ impl Run {
             journal_failure: None,
             output,
             pause_file: PauseFile::new(&spec.runtime_dir),
-            told_trouble: None,
+            said_trouble: Said::default(),
             leader: Identity { pid: 0, start_ticks: 0 },
             phase: Phase::Running,
             look_at: None,
@@ -243,6 +243,7 @@ impl Run {
             let now = SystemClock.awake();
             let deadline = self.advance(now);
             self.tell_trouble();
+            let deadline = deadline.into_iter().chain(self.said_trouble.due_at()).min();
             if self.is_over() {
                 // What the sockets do not take any more is in the journal.
                 return self.finish();
@@ -298,8 +299,8 @@ impl Run {
             run_dir::Command::Attach { tag, after } => {
                 self.replay(connection, after);
                 self.connections.attach(connection);
-                if self.told_trouble.is_some() {
-                    self.connections.tell(connection, &self.trouble());
+                if let Some(trouble) = self.said_trouble.current() {
+                    self.connections.tell(connection, &Message::Trouble(trouble));
                 }
                 self.answer((connection, tag), None);
             }
@@ -436,28 +437,16 @@ impl Run {
         }
     }
 
-    /// Says what cannot be written, and that it can be again: once each, to whoever is there, and to `shim.log`.
+    /// Says what cannot be written, and that it can be again.
     fn tell_trouble(&mut self) {
-        let Message::Trouble(now) = self.trouble() else { return };
-        if now.trouble != self.told_trouble {
-            if let Some(text) = &now.trouble {
-                super::complain(format_args!("run {}: {text}", self.spec.run_id));
-            }
-            self.told_trouble.clone_from(&now.trouble);
-            self.connections.tell_all(&[Message::Trouble(now)]);
-        }
-    }
-
-    fn trouble(&self) -> Message {
         let failures = [
             ("its journal cannot be written", self.journal_failure.as_ref()),
             ("lines of the log are lost", self.output.failure()),
             ("the PAUSE file cannot be made or removed", self.pause_file.failure()),
         ];
-        let failures: Vec<_> = failures.iter().filter_map(|(what, why)| Some((what, (*why)?))).collect();
-        let text: Vec<String> = failures.iter().map(|(what, why)| format!("{what}: {why}")).collect();
-        let is_disk_full = failures.iter().any(|(_, why)| super::is_disk_full(why));
-        Message::Trouble(Trouble { trouble: (!text.is_empty()).then(|| text.join(", ")), is_disk_full })
+        if let Some(trouble) = self.said_trouble.turn(&failures, SystemClock.awake()) {
+            self.connections.tell_all(&[Message::Trouble(trouble)]);
+        }
     }
 
     /// For what must not end the run: the pipeline is worth more than the file.

@@ -29,8 +29,13 @@ impl SmallDisk {
     /// Mounts a disk of this size, and makes a place whose runtime directory is on it. `None` where that can't be had: then the test
     /// called `test` has run in a namespace of its own, or could not run at all and said so.
     pub fn of_kib(kib: u32, test: &str) -> Option<Self> {
+        Self::with(&format!("size={kib}k"), test)
+    }
+
+    /// The same with these options of a tmpfs.
+    pub fn with(options: &str, test: &str) -> Option<Self> {
         let dir = tempfile::Builder::new().prefix("autoappdev-disk-").tempdir().expect("a temp folder");
-        if !mount(&["-t", "tmpfs", "-o", &format!("size={kib}k,mode=700"), "autoappdev-test"], dir.path()) {
+        if !mount(&["-t", "tmpfs", "-o", &format!("mode=700,{options}"), "autoappdev-test"], dir.path()) {
             run_within_a_namespace(test);
             return None;
         }

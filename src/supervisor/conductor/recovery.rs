@@ -203,8 +203,8 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
     fn end_unseen(&mut self, run_id: i64, end: UnseenEnd, at: Timestamp, why: &str) -> Result<(), StoreError> {
         // Its journal can have ended it a moment ago.
         if self.run.as_ref().is_some_and(|run| run.status.is_live()) {
-            ::log::warn!("run {run_id}: {why}");
             self.row = self.store.end_run(run_id, end, at, why)?;
+            ::log::warn!("run {run_id}: {why}");
             self.run = self.store.run(run_id)?;
             self.unrecorded.clear();
         }
