@@ -315,15 +315,15 @@ fn a_disk_without_room_for_another_file_is_a_full_disk() {
     small.place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh");
     small.place.start_server();
     let place = &small.place;
-    let files: Vec<_> =
-        (0..).map(|n| small.disk.path().join(n.to_string())).take_while(|path| fs::write(path, "").is_ok()).collect();
+    let mut files = (0..60).map(|n| small.disk.path().join(n.to_string())).collect::<Vec<_>>();
+    files.retain(|path| fs::write(path, "").is_ok());
     until_degraded(place, "more files");
-    for spare in 0..5 {
+    for (spare, path) in files.iter().enumerate().take(5) {
         let answer = place.act("start");
         assert_eq!((answer.status, answer.error()), (507, "disk_full"), "{spare} files: {}", answer.body);
         assert_eq!(place.until_all_agree(), "stopped");
         assert_eq!(place.processes().len(), 0);
-        fs::remove_file(&files[spare]).expect("there");
+        fs::remove_file(path).expect("there");
     }
     for path in &files[5..] {
         fs::remove_file(path).expect("there");
