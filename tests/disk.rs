@@ -76,6 +76,32 @@ fn a_pipeline_that_fills_the_disk_goes_on_and_each_line_is_kept_or_counted() {
 }
 
 #[test]
+fn a_burst_that_the_disk_takes_half_of_leaves_no_half_lines() {
+    let Some(small) = serving(4096, "a_burst_that_the_disk_takes_half_of_leaves_no_half_lines") else { return };
+    let place = &small.place;
+    place.script(
+        "burst.sh",
+        "#!/bin/bash\necho ready\nwhile [ ! -e burst ]; do sleep 0.01; done\ncat burst\ntouch printed\nexec sleep 600\n",
+    );
+    place.start_with(json!({"script": "burst.sh"}));
+    place.until_line("ready");
+    small.disk.fill_but(20 << 10);
+    let burst: Vec<String> = (0..1000).map(|n| format!("line {n:04} and some words to fill the disk")).collect();
+    fs::write(place.root().join("new"), burst.join("\n") + "\n").expect("writes");
+    fs::rename(place.root().join("new"), place.root().join("burst")).expect("renames");
+    until_printed(place);
+    until_degraded(place, "log");
+    small.disk.free();
+    until_well(place);
+    let lines = place.lines();
+    assert_eq!(kept(&lines) + lost(&lines), burst.len());
+    for line in &lines {
+        assert!(line == "ready" || burst.contains(line) || line.starts_with("[autoappdev: "), "half a line: {line:?}");
+    }
+    assert_eq!(place.until_all_agree(), "running");
+}
+
+#[test]
 fn a_run_that_ends_on_a_full_disk_keeps_its_exit_code_and_its_count_of_lost_lines() {
     let Some(small) = serving(2048, "a_run_that_ends_on_a_full_disk_keeps_its_exit_code_and_its_count_of_lost_lines") else {
         return;

@@ -8,6 +8,7 @@ mod support;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use support::{Place, is_alive, is_stopped, until_true};
@@ -78,7 +79,13 @@ fn a_database_that_cannot_be_written_leaves_the_pipeline_under_control() {
         failing.fail(calls, error, "autoappdev.db");
         let answer = place.act("start");
         assert_eq!((answer.status, answer.error()), (503, "storage_failed"), "{}", answer.body);
-        failing.until_degraded("recorded");
+        failing.until_degraded("nothing can be recorded");
+        // It is tried again meanwhile, and health says so until that succeeds.
+        let began = Instant::now();
+        until_true("some attempts have failed", || {
+            assert!(failing.degraded().is_some_and(|why| why.contains("nothing can be recorded")), "it fails still");
+            began.elapsed() > Duration::from_millis(1200)
+        });
         failing.repair();
         failing.until_well();
         assert_eq!(place.footprint(), before, "a refused request changes nothing");
