@@ -237,8 +237,8 @@ impl Store {
     /// Writes what is there already, to find out whether the database takes it: `Ok` means that it does again.
     pub fn try_writing(&mut self) -> Result<(), StoreError> {
         self.write(|tx| {
-            tx.prepare_cached("UPDATE pipeline_state SET version = version WHERE id = 1")?.execute(())?;
-            Ok(())
+            // An UPDATE to the values that are there writes nothing; the header's page is written whatever it is set to.
+            Ok(tx.pragma_update(None, "application_id", open::APPLICATION_ID)?)
         })
     }
 
