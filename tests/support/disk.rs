@@ -80,18 +80,10 @@ impl Disk {
         fs::remove_file(self.filler()).expect("it was filled");
     }
 
-    /// Makes it read-only, or writable again. What is open for writing stays open, so the mount is not changed for that: the whole file
-    /// system is.
+    /// Makes it read-only, or writable again. Waits for those who have a file open for writing: the kernel refuses that till then.
     pub fn set_read_only(&self, is_read_only: bool) {
         let mode = if is_read_only { "remount,ro" } else { "remount,rw" };
-        // Refused while a file is open for writing: the test closes the server and its shim before it, or uses `cover`.
         until_true("the disk is remounted", || mount(&["-o", mode], self.dir.path()));
-    }
-
-    /// Bytes that are free.
-    pub fn free_bytes(&self) -> u64 {
-        let stat = rustix::fs::statvfs(self.dir.path()).expect("there");
-        stat.f_bavail * stat.f_frsize
     }
 }
 
