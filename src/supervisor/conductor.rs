@@ -353,7 +353,7 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
 
     fn hear_trouble(&mut self, trouble: Trouble) {
         if let Some(text) = &trouble.trouble {
-            ::log::warn!("the live run's own process (the shim): {text}");
+            ::log::warn!("told by the live run: {text}");
         }
         let sentence = trouble.trouble.as_ref().map(|text| format!("the live run's own process (the shim) has trouble: {text}"));
         self.watch.set_concern(Concern::Run, sentence);
