@@ -28,12 +28,12 @@ run: binary ## Build, and serve the demo pipeline on http://127.0.0.1:8788/ (ano
 
 test: need-tools ## Run every test
 	$(CARGO) test --locked
-	$(CARGO) test --locked --features faults --test kill_points
+	$(CARGO) test --locked --features faults --test kill_points --test clock_steps
 
 check: need-tools ## Formatting, lints, documentation, licences and advisories, the scripts' syntax
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
-	$(CARGO) clippy --locked --all-targets --features faults -- -D warnings
+	$(CARGO) clippy --locked --all-targets --all-features -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items
 	@for script in $(SCRIPTS); do bash -n "$$script"; done
 	@if ! $(CARGO) deny --version >/dev/null 2>&1; then \

@@ -1,12 +1,14 @@
-//! Time as the product uses it: wall-clock time stamps for people, the boot-time clock for durations and deadlines.
+//! Time as the product uses it: wall-clock time stamps and boot-time durations for people, awake time for deadlines.
 //!
-//! Level 0. Everything that decides takes a [`Clock`], so that a test can set it by hand. The wall clock may step; nothing here
+//! Level 0. Whatever waits for something that takes processor time, a grace or an answer, waits in awake time: in a machine that was
+//! suspended nobody had the time to do anything, and a deadline must not be over at its first moment. Everything that decides takes a [`Clock`], so that a test can set it by hand. The wall clock may step; nothing here
 //! hides that. Who needs stamps that never go back keeps the latest one and takes the later of the two ([`Timestamp::max`]).
 
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
@@ -78,6 +80,11 @@ pub trait Clock {
     fn now(&self) -> Timestamp;
     /// Time since boot, suspend included (`CLOCK_BOOTTIME`, `clock_gettime(2)`). Never goes back within one boot.
     fn since_boot(&self) -> Duration;
+    /// Time since some moment, suspend left out (`CLOCK_MONOTONIC`): what poll(2) and condition variables wait by, and so what every
+    /// deadline is on. Never goes back within one boot, and means nothing across processes.
+    fn awake(&self) -> Duration {
+        self.since_boot()
+    }
 }
 
 /// The kernel's clocks.
@@ -87,15 +94,49 @@ pub struct SystemClock;
 impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
         let since_epoch = OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000_000;
-        Timestamp::from_unix_ms(i64::try_from(since_epoch).unwrap_or(0))
+        let since_epoch = i64::try_from(since_epoch).unwrap_or(0);
+        #[cfg(feature = "faults")]
+        let since_epoch = since_epoch + faults::steps().wall_ms;
+        Timestamp::from_unix_ms(since_epoch)
     }
 
     fn since_boot(&self) -> Duration {
-        let at = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-        Duration::new(
-            u64::try_from(at.tv_sec).expect("time since boot is not negative"),
-            u32::try_from(at.tv_nsec).expect("nanoseconds are below a second"),
-        )
+        let since_boot = kernel_clock(ClockId::Boottime);
+        #[cfg(feature = "faults")]
+        let since_boot = since_boot + Duration::from_millis(faults::steps().suspended_ms);
+        since_boot
+    }
+
+    fn awake(&self) -> Duration {
+        kernel_clock(ClockId::Monotonic)
+    }
+}
+
+fn kernel_clock(id: ClockId) -> Duration {
+    let at = clock_gettime(id);
+    Duration::new(
+        u64::try_from(at.tv_sec).expect("neither clock is ever negative"),
+        u32::try_from(at.tv_nsec).expect("nanoseconds are below a second"),
+    )
+}
+
+/// A machine whose clock is set and which is suspended while the real binary runs, for tests. Not in a release.
+#[cfg(feature = "faults")]
+mod faults {
+    /// How far the clocks are from the machine's.
+    #[derive(Default)]
+    pub(super) struct Steps {
+        pub(super) wall_ms: i64,
+        pub(super) suspended_ms: u64,
+    }
+
+    /// Reads them anew from the file that `AUTOAPPDEV_FAULT_CLOCK` names: two numbers of milliseconds, those of the wall clock first.
+    pub(super) fn steps() -> Steps {
+        let text = std::env::var_os("AUTOAPPDEV_FAULT_CLOCK").and_then(|path| std::fs::read_to_string(path).ok());
+        let numbers = text.as_deref().and_then(|text| text.trim().split_once(' '));
+        let steps = numbers
+            .and_then(|(wall, suspended)| Some(Steps { wall_ms: wall.parse().ok()?, suspended_ms: suspended.parse().ok()? }));
+        steps.unwrap_or_default()
     }
 }
 
@@ -138,5 +179,7 @@ mod tests {
     fn the_boot_clock_does_not_go_back() {
         let first = SystemClock.since_boot();
         assert!(SystemClock.since_boot() >= first);
+        let awake = SystemClock.awake();
+        assert!(SystemClock.awake() >= awake && awake <= SystemClock.since_boot());
     }
 }

@@ -20,7 +20,7 @@ pub use capture::LineSplitter;
 pub use reader::{
     Line, Page, Segment, end_of_log, read_since, read_tail, read_tail_of_runs, run_segments, segments_in, start_of_runs,
 };
-pub use writer::{Limits, SegmentWriter};
+pub use writer::{LOSS_MARK_BYTES_MAX, Limits, SegmentWriter};
 
 /// The most text that one record holds, in bytes.
 pub const TEXT_MAX: usize = 64 * 1024;

@@ -272,7 +272,7 @@ pub struct Entry {
     pub fact: Fact,
 }
 
-/// An action under way. Moments are on the boot-time clock.
+/// An action under way. Moments are in awake time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pending {
     /// The run is committed, its shim not yet heard.

@@ -36,6 +36,9 @@ const DATABASE_LOCK_SUFFIX: &str = "-server.lock";
 const LET_GO_LIMIT: Duration = Duration::from_millis(500);
 const LET_GO_LOOK: Duration = Duration::from_millis(2);
 
+/// How often `server.json` is tried again where the disk did not take it.
+const ANNOUNCE_RETRY: Duration = Duration::from_secs(1);
+
 /// Serves until SIGTERM or SIGINT. The pipeline goes on after that.
 pub fn serve(config: Config) -> anyhow::Result<()> {
     // Whoever started this server may wait for the other end of what it left open: no shim, which lives longer, must hold on to that.
@@ -101,16 +104,20 @@ fn serve_in(config: Config, runtime_dir: &Path) -> anyhow::Result<()> {
     };
     let server = Server::start(listener, Box::new(app)).context("cannot begin to serve")?;
     KillPoint::ServerRecovered.reach();
-    ServerInfo { pid: std::process::id(), address }.write(runtime_dir).context("cannot write server.json")?;
+    let info = ServerInfo { pid: std::process::id(), address };
+    let mut is_announced = announce(info, runtime_dir);
     KillPoint::ServerInfoWritten.reach();
     ::log::info!("listening on http://{address}/");
     say(&format!("autoappdev listens on http://{address}/"));
 
     // Until a signal, or the supervisor's end.
     let mut byte = [0];
-    while let Err(error) = alarm.read_exact(&mut byte) {
-        if error.kind() != io::ErrorKind::Interrupted {
-            break;
+    loop {
+        alarm.set_read_timeout((!is_announced).then_some(ANNOUNCE_RETRY)).context("cannot set a time-out")?;
+        match alarm.read_exact(&mut byte) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => is_announced = info.write(runtime_dir).is_ok(),
+            Ok(()) | Err(_) => break,
         }
     }
     let live = supervisor.stop();
@@ -124,6 +131,17 @@ fn serve_in(config: Config, runtime_dir: &Path) -> anyhow::Result<()> {
         None => say("autoappdev has stopped; no pipeline was running"),
     }
     Ok(())
+}
+
+/// Writes `server.json`. On a full disk the server serves without: what is asked by its address is answered.
+fn announce(info: ServerInfo, runtime_dir: &Path) -> bool {
+    match info.write(runtime_dir) {
+        Ok(()) => true,
+        Err(error) => {
+            ::log::warn!("cannot write server.json: {error}; until it can be, client commands have to be told the address");
+            false
+        }
+    }
 }
 
 /// Takes the runtime directory, or says who has it.

@@ -35,8 +35,18 @@ impl ServerInfo {
         serde_json::from_slice(&text).ok()
     }
 
-    /// Writes it.
+    /// Writes it. On an error the one of the server before is gone all the same: it would send clients to where nobody is.
     pub fn write(self, runtime_dir: &Path) -> io::Result<()> {
+        let written = self.try_to_write(runtime_dir);
+        if written.is_err() {
+            // On a full disk this makes the room that is needed.
+            let _was_none = Self::remove(runtime_dir);
+            return self.try_to_write(runtime_dir);
+        }
+        written
+    }
+
+    fn try_to_write(self, runtime_dir: &Path) -> io::Result<()> {
         let text = serde_json::to_vec(&self).expect("plain data");
         let temporary = runtime_dir.join(format!("{NAME}.new"));
         private_file().truncate(true).open(&temporary)?.write_all(&text)?;

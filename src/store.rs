@@ -17,6 +17,7 @@ mod rows;
 #[cfg(test)]
 mod tests;
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
@@ -36,6 +37,8 @@ pub use self::rows::{EventRow, PipelineRow, RunRow};
 pub struct Store {
     conn: Connection,
     path: PathBuf,
+    /// Which file that is.
+    file: Option<(u64, u64)>,
     /// Whether the last commit was not synced, so that the next one must ask for that again.
     is_relaxed: bool,
 }
@@ -89,6 +92,11 @@ pub enum UnseenEnd {
     NeverBegan,
 }
 
+/// The file that a path leads to: its device and number.
+fn file_at(path: &Path) -> Option<(u64, u64)> {
+    std::fs::metadata(path).ok().map(|meta| (meta.dev(), meta.ino()))
+}
+
 /// Applies what is lacking to the database at `path`, creating it where there is none; gives the names of what was applied. Idempotent.
 pub fn migrate(path: &Path) -> Result<Vec<String>, StoreError> {
     Store::open(path).map(|opened| opened.applied)
@@ -99,7 +107,7 @@ impl Store {
     /// not. A file that is damaged, newer, of another program or not writable is refused and left as it is.
     pub fn open(path: &Path) -> Result<Opened, StoreError> {
         let (conn, applied) = open::open(path)?;
-        Ok(Opened { store: Self { conn, path: path.to_owned(), is_relaxed: false }, applied })
+        Ok(Opened { store: Self { conn, path: path.to_owned(), file: file_at(path), is_relaxed: false }, applied })
     }
 
     /// What the pipeline is.
@@ -226,6 +234,14 @@ impl Store {
         })
     }
 
+    /// Writes what is there already, to find out whether the database takes it: `Ok` means that it does again.
+    pub fn try_writing(&mut self) -> Result<(), StoreError> {
+        self.write(|tx| {
+            // An UPDATE to the values that are there writes nothing; the header's page is written whatever it is set to.
+            Ok(tx.pragma_update(None, "application_id", open::APPLICATION_ID)?)
+        })
+    }
+
     fn synchronous(&self, mode: &str) -> Result<(), StoreError> {
         self.conn.pragma_update(None, "synchronous", mode).map_err(|e| StoreError::new(&self.path, e))
     }
@@ -246,7 +262,11 @@ impl Store {
     /// Runs `change` as one transaction. IMMEDIATE takes the write lock at once, so nobody writes between what it reads and what it
     /// writes, and a busy file is known before anything was done. Dropping the transaction rolls it back.
     fn change<T>(&mut self, change: impl FnOnce(&Transaction<'_>) -> Result<T, GaveUp>) -> Result<T, StoreError> {
-        let Self { conn, path, .. } = self;
+        let Self { conn, path, file, .. } = self;
+        // SQLite goes on with a file that has no name any more: what is committed there, nobody finds again.
+        if file_at(path) != *file {
+            return Err(StoreError::Gone { path: path.clone() });
+        }
         let done = conn.transaction_with_behavior(TransactionBehavior::Immediate).map_err(GaveUp::from).and_then(|tx| {
             let value = change(&tx)?;
             tx.commit()?;

@@ -78,8 +78,10 @@ impl ApiError {
                 ActionError::ShimSilent | ActionError::StillUnderWay(_) | ActionError::Stopping | ActionError::Shim(_) => {
                     (503, "busy")
                 }
-                ActionError::DiskFull => (507, "disk_full"),
-                ActionError::Store(_) | ActionError::Io(_) => (503, "storage_failed"),
+                ActionError::DiskFull | ActionError::Unrecorded { is_disk_full: true } => (507, "disk_full"),
+                ActionError::Unrecorded { is_disk_full: false } | ActionError::Store(_) | ActionError::Io(_) => {
+                    (503, "storage_failed")
+                }
             },
             Self::Store(error) if error.is_disk_full() => (507, "disk_full"),
             Self::Store(_) => (503, "storage_failed"),

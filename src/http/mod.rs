@@ -11,7 +11,7 @@ mod input;
 mod page;
 mod server;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rouille::{Request, Response};
@@ -42,6 +42,10 @@ const RUNS_DEFAULT: u64 = 50;
 const LINES_MAX: u64 = 5000;
 const LINES_DEFAULT: u64 = 500;
 const TAIL_DEFAULT: u64 = 200;
+
+/// Less room than this on a disk shows in health: in bytes, and in files.
+const FREE_BYTES_MIN: u64 = 1024 * 1024;
+const FREE_FILES_MIN: u64 = 16;
 
 /// What can be asked for in a log.
 const SOURCES: [&str; 2] = ["pipeline", BACKEND];
@@ -199,7 +203,9 @@ impl App {
     }
 
     fn health(&self) -> Response {
-        let degraded = self.stopped_shim().or_else(|| self.supervisor.watch().degraded());
+        let degraded: Vec<String> =
+            [self.stopped_shim(), self.supervisor.watch().degraded(), self.little_space()].into_iter().flatten().collect();
+        let degraded = (!degraded.is_empty()).then(|| degraded.join("; "));
         let time = Reader::open(&self.database).and_then(|reader| reader.time());
         if let Err(error) = &time {
             ::log::error!("failed to {error}");
@@ -225,6 +231,24 @@ impl App {
             format!(
                 "the live run's own process (the shim) does not answer: a signal has stopped it; `kill -CONT {shim}` lets it go on"
             )
+        })
+    }
+
+    /// Little room where things are written, before anything fails for it. Looked at here, as above.
+    fn little_space(&self) -> Option<String> {
+        let database_dir = self.database.parent().unwrap_or(Path::new("."));
+        [self.runs.runtime_dir(), database_dir].into_iter().find_map(|dir| {
+            let stat = rustix::fs::statvfs(dir).ok()?;
+            let free_bytes = stat.f_bavail.saturating_mul(stat.f_frsize);
+            let path = dir.display();
+            if free_bytes < FREE_BYTES_MIN {
+                Some(format!("little space is left on the disk: {} KiB are free at {path}", free_bytes / 1024))
+            } else if stat.f_files > 0 && stat.f_favail < FREE_FILES_MIN {
+                // Where a file system does not count them it says 0 of 0.
+                Some(format!("the disk has room for {} more files only, at {path}", stat.f_favail))
+            } else {
+                None
+            }
         })
     }
 

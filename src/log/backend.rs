@@ -29,6 +29,8 @@ struct Newest {
     file: File,
     start: u64,
     len: u64,
+    /// Records that the disk did not take since the last that it did.
+    lost: u64,
 }
 
 impl BackendLog {
@@ -37,7 +39,7 @@ impl BackendLog {
         let start = backend_segments(dir)?.iter().find(|segment| segment.path.ends_with(NEWEST)).map_or(0, |newest| newest.start);
         let file = private_file().append(true).open(dir.join(NEWEST))?;
         let len = file.metadata()?.len();
-        Ok(Self { dir: dir.to_owned(), newest: Mutex::new(Newest { file, start, len }) })
+        Ok(Self { dir: dir.to_owned(), newest: Mutex::new(Newest { file, start, len, lost: 0 }) })
     }
 
     /// Makes this the process's logger.
@@ -55,6 +57,20 @@ impl BackendLog {
         }
         // Nothing in here can panic half-way through a change, so a poisoned lock guards whole values.
         let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        if newest.lost > 0 {
+            let mut mark = Vec::new();
+            let text = format!("[autoappdev: {} lines lost here: they could not be written to the disk]", newest.lost);
+            push_record(&mut mark, at.as_bytes(), Stream::Backend, false, text.as_bytes());
+            mark.append(&mut records);
+            records = mark;
+        }
+        let count = text.split('\n').count() as u64;
+        let written = self.write(&mut newest, &records);
+        newest.lost = if written.is_ok() { 0 } else { newest.lost + count };
+        written
+    }
+
+    fn write(&self, newest: &mut Newest, records: &[u8]) -> io::Result<()> {
         if newest.len >= BACKEND_FILE_BYTES_MAX {
             for old in backend_segments(&self.dir)?.iter().filter(|segment| !segment.path.ends_with(NEWEST)) {
                 fs::remove_file(&old.path)?;
@@ -64,7 +80,11 @@ impl BackendLog {
             newest.start += newest.len;
             newest.len = 0;
         }
-        newest.file.write_all(&records)?;
+        if let Err(error) = newest.file.write_all(records) {
+            // Half a record would be glued to the next one.
+            let _shown_as_damaged = newest.file.set_len(newest.len);
+            return Err(error);
+        }
         newest.len += records.len() as u64;
         Ok(())
     }
@@ -115,6 +135,25 @@ pub fn backend_segments(dir: &Path) -> io::Result<Vec<Segment>> {
 mod tests {
     use super::super::read_since;
     use super::*;
+
+    #[test]
+    fn what_the_disk_did_not_take_is_counted_and_said() {
+        let dir = tempfile::tempdir().expect("a temp folder");
+        let log = BackendLog::open(dir.path()).expect("opens");
+        let at = "2023-11-14T22:13:20.007Z";
+        log.append(at, "before").expect("writes");
+        let full = File::options().write(true).open("/dev/full").expect("there");
+        let real = std::mem::replace(&mut log.newest.lock().expect("whole").file, full);
+        assert!(log.append(at, "lost\nin two lines").is_err() && log.append(at, "lost too").is_err());
+        log.newest.lock().expect("whole").file = real;
+        log.append(at, "after").expect("writes");
+        log.append(at, "later").expect("writes");
+        let page = read_since(&backend_segments(dir.path()).expect("a look"), 0, 100).expect("reads");
+        let lines: Vec<&str> = page.lines.iter().map(|line| line.line.as_str()).collect();
+        let mark = "[autoappdev: 3 lines lost here: they could not be written to the disk]";
+        assert_eq!(lines, ["before", mark, "after", "later"]);
+    }
+
     #[test]
     fn it_is_bounded_and_its_ids_grow_through_rotation_and_restart() {
         let dir = tempfile::tempdir().expect("a temp folder");

@@ -7,7 +7,7 @@ use super::{Stream, TEXT_MAX, push_record};
 /// How long an unfinished line, a prompt or a progress bar, may wait before it is written as far as it goes.
 const UNFINISHED_SHOWN_AFTER: Duration = Duration::from_millis(250);
 
-/// Cuts one stream into lines. Moments are on the boot-time clock.
+/// Cuts one stream into lines. Moments are in awake time.
 #[derive(Debug)]
 pub struct LineSplitter {
     stream: Stream,
@@ -25,7 +25,7 @@ impl LineSplitter {
         Self { stream, unfinished: Vec::new(), since: Duration::ZERO, is_continued: false }
     }
 
-    /// Takes bytes that came at `at` (a timestamp as text; `now` on the boot-time clock) and appends the records that they complete.
+    /// Takes bytes that came at `at` (a timestamp as text; `now` in awake time) and appends the records that they complete.
     pub fn push(&mut self, mut bytes: &[u8], at: &[u8], now: Duration, out: &mut Vec<u8>) {
         while let Some(end) = memchr::memchr(b'\n', bytes) {
             let line = &bytes[..end];

@@ -4,13 +4,17 @@
 //! counted, and a record says how many as soon as there is room.
 
 use std::collections::VecDeque;
-use std::fs::{self, File};
-use std::io::{self, Seek, SeekFrom, Write};
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use super::{Stream, push_record};
 use crate::kill_point::KillPoint;
 use crate::private::private_file;
+
+/// The most that the record of a loss takes, in bytes.
+pub const LOSS_MARK_BYTES_MAX: u64 = 128;
 
 /// How much a run's log may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +35,8 @@ pub struct SegmentWriter {
     start: u64,
     len: u64,
     file: File,
+    /// Whether part of a record may stand behind `len`.
+    is_torn: bool,
     /// Records that found no room since the last that did.
     lost: u64,
 }
@@ -39,7 +45,7 @@ impl SegmentWriter {
     /// Begins the log in `dir` at position `start`.
     pub fn create(dir: &Path, start: u64, limits: Limits) -> io::Result<Self> {
         let file = private_file().create_new(true).open(dir.join(segment_name(start)))?;
-        Ok(Self { dir: dir.to_owned(), limits, closed: VecDeque::new(), start, len: 0, file, lost: 0 })
+        Ok(Self { dir: dir.to_owned(), limits, closed: VecDeque::new(), start, len: 0, file, is_torn: false, lost: 0 })
     }
 
     /// The position after the last byte.
@@ -78,31 +84,36 @@ impl SegmentWriter {
     }
 
     fn try_write(&mut self, records: &[u8], at: &[u8]) -> io::Result<()> {
-        if self.len >= self.limits.segment_bytes {
-            self.rotate()?;
-        }
         self.report_loss(at)?;
         self.append(records)
     }
 
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
-        match self.file.write_all(bytes) {
-            Ok(()) => {
-                self.len += bytes.len() as u64;
-                Ok(())
-            }
-            Err(error) => {
-                // Half a record must not stay: the next one would be glued to it.
-                self.file.set_len(self.len)?;
-                self.file.seek(SeekFrom::Start(self.len))?;
-                Err(error)
-            }
+        // What goes into a file that somebody removed is seen by nobody.
+        if self.len >= self.limits.segment_bytes || self.file.metadata()?.nlink() == 0 {
+            self.rotate()?;
         }
+        if self.is_torn {
+            // Half a record must not stay: the next one would be glued to it.
+            self.file.set_len(self.len)?;
+            self.is_torn = false;
+        }
+        if let Err(error) = self.file.write_all_at(bytes, self.len) {
+            self.is_torn = self.file.set_len(self.len).is_err();
+            return Err(error);
+        }
+        self.len += bytes.len() as u64;
+        Ok(())
     }
 
     fn rotate(&mut self) -> io::Result<()> {
         let start = self.position();
-        let next = private_file().create_new(true).open(self.dir.join(segment_name(start)));
+        let open = || private_file().create_new(true).open(self.dir.join(segment_name(start)));
+        let next = open().or_else(|error| match error.kind() {
+            // Somebody removed the folder. Where that it lies in is gone too, nobody reads this log any more.
+            io::ErrorKind::NotFound => DirBuilder::new().mode(0o700).create(&self.dir).and_then(|()| open()),
+            _ => Err(error),
+        });
         match next {
             Ok(file) => self.file = file,
             Err(error) => {
@@ -112,8 +123,7 @@ impl SegmentWriter {
             }
         }
         self.closed.push_back((self.start, self.len));
-        self.start = start;
-        self.len = 0;
+        (self.start, self.len, self.is_torn) = (start, 0, false);
         KillPoint::ShimSegmentBegun.reach();
         self.drop_oldest();
         Ok(())

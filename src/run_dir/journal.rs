@@ -5,7 +5,8 @@
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -124,16 +125,25 @@ struct FormatOnly {
     format: u32,
 }
 
+/// What has not been synced yet is kept in memory up to this many bytes; then it is synced.
+const UNSYNCED_BYTES_MAX: usize = 64 * 1024;
+
 /// The writing end.
 ///
 /// A full disk must not stop the shim from knowing: lines that could not be written wait in memory, in order, and go out with
-/// the next one or with [`Journal::flush`].
+/// the next one or with [`Journal::flush`]. What a failed sync may have lost is written once more: the kernel counts it as clean
+/// after that, and the next sync would say that all is well (`fsync(2)`).
 #[derive(Debug)]
 pub struct Journal {
     file: File,
     /// The length of what was written whole: a torn write is cut back to it.
     len: u64,
     waiting: VecDeque<Vec<u8>>,
+    /// What was written since the last sync, up to `len`.
+    unsynced: Vec<u8>,
+    must_sync: bool,
+    /// Whether `unsynced` has to be written once more.
+    has_sync_failed: bool,
     last: Option<(u64, Timestamp)>,
 }
 
@@ -141,7 +151,15 @@ impl Journal {
     /// Begins the journal with its header. Not yet synced: the first synced fact takes it along.
     pub fn create(path: &Path, header: &Header) -> io::Result<Self> {
         let file = private_file().create_new(true).open(path)?;
-        let mut journal = Self { file, len: 0, waiting: VecDeque::new(), last: None };
+        let mut journal = Self {
+            file,
+            len: 0,
+            waiting: VecDeque::new(),
+            unsynced: Vec::new(),
+            must_sync: false,
+            has_sync_failed: false,
+            last: None,
+        };
         journal.write_whole(&line_of(header))?;
         Ok(journal)
     }
@@ -159,24 +177,33 @@ impl Journal {
     /// Writes an entry; with `durable` it is on the disk when this returns `Ok`. On an error the entry waits and is not lost.
     pub fn append(&mut self, entry: &Entry, durable: bool) -> io::Result<()> {
         self.waiting.push_back(line_of(entry));
-        self.flush()?;
-        if durable { self.file.sync_data() } else { Ok(()) }
+        self.must_sync |= durable || self.unsynced.len() > UNSYNCED_BYTES_MAX;
+        self.flush()
     }
 
-    /// Writes what waits. Returns `Ok` when nothing waits any more.
+    /// Writes what waits, and syncs it where that was asked for. Returns `Ok` when nothing waits any more.
     pub fn flush(&mut self) -> io::Result<()> {
+        if self.has_sync_failed {
+            self.file.write_all_at(&self.unsynced, self.len - self.unsynced.len() as u64)?;
+        }
         while let Some(line) = self.waiting.pop_front() {
             if let Err(error) = self.write_whole(&line) {
                 self.waiting.push_front(line);
                 return Err(error);
             }
         }
+        if self.must_sync {
+            self.has_sync_failed = true;
+            self.file.sync_data()?;
+            (self.must_sync, self.has_sync_failed) = (false, false);
+            self.unsynced.clear();
+        }
         Ok(())
     }
 
-    /// Whether something waits to be written.
+    /// Whether something waits to be written or synced.
     pub fn is_behind(&self) -> bool {
-        !self.waiting.is_empty()
+        !self.waiting.is_empty() || self.must_sync
     }
 
     /// The entries that wait, for a server that asks for what the file does not hold yet.
@@ -185,15 +212,15 @@ impl Journal {
     }
 
     fn write_whole(&mut self, line: &[u8]) -> io::Result<()> {
-        let written = self.file.write_all(line);
-        if written.is_ok() {
-            self.len += line.len() as u64;
-        } else {
-            // Half a line in front of the next one would damage both.
-            self.file.set_len(self.len)?;
-            io::Seek::seek(&mut self.file, io::SeekFrom::Start(self.len))?;
+        // At its place, wherever a torn write has left the file's own position.
+        if let Err(error) = self.file.write_all_at(line, self.len) {
+            // Half a line is none to a reader, and the next attempt writes over it.
+            let _overwritten_later = self.file.set_len(self.len);
+            return Err(error);
         }
-        written
+        self.len += line.len() as u64;
+        self.unsynced.extend_from_slice(line);
+        Ok(())
     }
 }
 

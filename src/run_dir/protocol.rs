@@ -120,6 +120,18 @@ pub struct Note {
     pub note: Option<String>,
 }
 
+/// What a shim cannot do as it should, said once when it begins and once when it has passed. No fact: nothing is recorded of it. An
+/// older server skips the line, an older shim never says it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trouble {
+    /// A sentence for people; `None` when all is well again. Never absent: that tells this line from others.
+    #[serde(deserialize_with = "Option::deserialize")]
+    pub trouble: Option<String>,
+    /// Whether that is for want of room on the disk.
+    #[serde(default)]
+    pub is_disk_full: bool,
+}
+
 /// A line that comes up.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
@@ -130,6 +142,8 @@ pub enum Message {
     Reply(Reply),
     /// Something about the state.
     Note(Note),
+    /// Something cannot be written, or can be again.
+    Trouble(Trouble),
 }
 
 /// A value as one line.
@@ -216,6 +230,9 @@ mod tests {
         assert!(matches!(serde_json::from_str(r#"{"reply":1}"#), Ok(Message::Reply(_))));
         assert!(matches!(serde_json::from_str(r#"{"note":"so"}"#), Ok(Message::Note(_))));
         assert!(matches!(serde_json::from_str(r#"{"note":null}"#), Ok(Message::Note(_))));
-        assert!(serde_json::from_str::<Message>(r#"{"weather":"fine"}"#).is_err(), "of a newer version");
+        let trouble = r#"{"trouble":"no room","new":1}"#;
+        assert!(matches!(serde_json::from_str(trouble), Ok(Message::Trouble(Trouble { trouble: Some(_), is_disk_full: false }))));
+        let unknown: Result<Message, _> = serde_json::from_str(r#"{"weather":"fine"}"#);
+        assert!(unknown.is_err(), "what no version of this knows is no trouble that has passed");
     }
 }

@@ -10,8 +10,10 @@
 mod connections;
 mod kill_points;
 mod output;
+mod pause_file;
 mod run;
 mod tree;
+mod trouble;
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -26,7 +28,7 @@ use signal_hook::consts::signal;
 
 use crate::kill_point::KillPoint;
 use crate::process;
-use crate::run_dir::{LaunchSpec, LineReader, RunDir};
+use crate::run_dir::{LaunchSpec, LineReader, RunDir, Trouble, to_line};
 
 /// How long the server may take to say what to run. It wrote that before it looked at anything else, so a longer silence means that it died.
 const SPEC_WAIT: Duration = Duration::from_secs(10);
@@ -95,8 +97,27 @@ fn live(dir: &Path) -> Result<(), ShimError> {
     let stdin = io::stdin().as_fd().try_clone_to_owned().in_step("take over standard input")?;
     let (spec, server, early) = read_spec(stdin)?;
     KillPoint::ShimSpecRead.reach();
-    run::Run::begin(RunDir::at(dir.to_owned()), spec, events, server, &early)?.go_on_until_the_end();
-    Ok(())
+    let to_server = server.try_clone();
+    match run::Run::begin(RunDir::at(dir.to_owned()), spec, events, server, &early) {
+        Ok(run) => {
+            drop(to_server);
+            run.go_on_until_the_end();
+            Ok(())
+        }
+        Err(error) => {
+            let is_disk_full = matches!(&error, ShimError::Step(_, cause) if is_disk_full(cause));
+            let text = format!("the run's own process (the shim) gave up before it began: {error}");
+            let last_words = to_line(&Trouble { trouble: Some(text), is_disk_full });
+            // Who is gone learns of it from `shim.log`, or finds no journal.
+            let _best_effort = to_server.and_then(|mut server| server.write_all(&last_words));
+            Err(error)
+        }
+    }
+}
+
+/// Whether a file could not grow: no room, or none for this user.
+fn is_disk_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// What wakes the loop from signal handlers.

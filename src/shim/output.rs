@@ -4,8 +4,8 @@ use std::io::{self, PipeReader, Read};
 use std::path::Path;
 use std::time::Duration;
 
-use crate::clock::{Clock, SystemClock};
-use crate::log::{Limits, LineSplitter, SegmentWriter, Stream};
+use crate::clock::{Clock, SystemClock, Timestamp};
+use crate::log::{LOSS_MARK_BYTES_MAX, Limits, LineSplitter, SegmentWriter, Stream};
 
 /// What is read from one pipe at a time, in bytes: what a pipe holds (`pipe(7)`).
 const READ_BYTES: usize = 64 * 1024;
@@ -17,6 +17,10 @@ const LOSS_RETRY: Duration = Duration::from_secs(1);
 pub(super) struct Output {
     streams: Vec<Source>,
     log: SegmentWriter,
+    /// Why the log did not take what came last.
+    failure: Option<io::Error>,
+    /// The stamp of what came last: those of a run never go back, even when the clock does.
+    last_at: Timestamp,
     buffer: Vec<u8>,
     records: Vec<u8>,
 }
@@ -27,14 +31,22 @@ struct Source {
 }
 
 impl Output {
-    /// Begins the log. The pipes must not block.
-    pub(super) fn create(dir: &Path, start: u64, limits: Limits, stdout: PipeReader, stderr: PipeReader) -> io::Result<Self> {
+    /// Begins the log, with no stamp before `not_before`. The pipes must not block.
+    pub(super) fn create(
+        dir: &Path,
+        (start, not_before): (u64, Timestamp),
+        limits: Limits,
+        stdout: PipeReader,
+        stderr: PipeReader,
+    ) -> io::Result<Self> {
         let source = |pipe: PipeReader, stream| {
             rustix::fs::fcntl_setfl(&pipe, rustix::fs::OFlags::NONBLOCK)?;
             Ok::<_, io::Error>(Source { pipe, lines: LineSplitter::new(stream) })
         };
         Ok(Self {
             log: SegmentWriter::create(dir, start, limits)?,
+            failure: None,
+            last_at: not_before,
             streams: vec![source(stdout, Stream::Stdout)?, source(stderr, Stream::Stderr)?],
             buffer: vec![0; READ_BYTES],
             records: Vec::new(),
@@ -51,9 +63,25 @@ impl Output {
         self.streams.is_empty()
     }
 
-    /// The position after the log's last byte.
-    pub(super) fn position(&self) -> u64 {
-        self.log.position()
+    /// The position after the log's last byte; where it has yet to say what it lost, with room for that.
+    pub(super) fn end_position(&self) -> u64 {
+        self.log.position() + if self.log.has_unreported_loss() { LOSS_MARK_BYTES_MAX } else { 0 }
+    }
+
+    /// Why lines are being lost, or the log does not tell yet of those that were.
+    pub(super) fn failure(&self) -> Option<&io::Error> {
+        self.failure.as_ref()
+    }
+
+    /// Whether the log has yet to say what it lost. One that was removed with all that it lay in says nothing to anybody.
+    pub(super) fn owes_a_mark(&self) -> bool {
+        self.failure.as_ref().is_some_and(|error| error.kind() != io::ErrorKind::NotFound)
+    }
+
+    /// Now, as text.
+    fn stamp(&mut self) -> String {
+        self.last_at = self.last_at.max(SystemClock.now());
+        self.last_at.to_string()
     }
 
     /// When something is to be done although nothing comes.
@@ -64,7 +92,7 @@ impl Output {
 
     /// Reads each pipe once and writes what came, and unfinished lines that have waited for long enough. Whether anything came.
     pub(super) fn turn(&mut self, now: Duration) -> bool {
-        let at = SystemClock.now().to_string();
+        let at = self.stamp();
         let at = at.as_bytes();
         self.records.clear();
         let mut has_read = false;
@@ -92,7 +120,7 @@ impl Output {
     /// writer outside of the tree.
     pub(super) fn close(&mut self, deadline: impl Fn() -> bool, now: Duration) {
         while self.turn(now) && !deadline() {}
-        let at = SystemClock.now().to_string();
+        let at = self.stamp();
         self.records.clear();
         for mut source in self.streams.drain(..) {
             source.lines.end(at.as_bytes(), &mut self.records);
@@ -103,7 +131,7 @@ impl Output {
     fn write(&mut self, at: &[u8]) {
         let written = if self.records.is_empty() { self.log.report_loss(at) } else { self.log.write(&self.records, at) };
         // The pipeline must not stand still because a disk is full: what is lost is counted, and the log says so when it can.
-        drop(written);
+        self.failure = written.err();
         // One very long burst must not keep its memory for days.
         self.records.shrink_to(4 * READ_BYTES);
     }

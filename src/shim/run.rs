@@ -10,7 +10,6 @@ use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -18,17 +17,17 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use super::connections::{ConnectionId, Connections};
 use super::kill_points;
 use super::output::Output;
+use super::pause_file::PauseFile;
 use super::tree::{Freeze, Kill, Thaw, Tree};
+use super::trouble::Said;
 use super::{InStep, ShimError, Signals};
 use crate::clock::{Clock, SystemClock, whole_ms};
 use crate::kill_point::KillPoint;
 use crate::log::Limits;
 use crate::pipeline::{Cause, Containment, Exit, Fact};
-use crate::private::private_file;
 use crate::process::{self, Cgroup, Identity, Launch};
 use crate::run_dir::{
-    self, FORMAT, Header, Journal, LaunchSpec, Message, Note, PAUSE_FILE, RUN_ID_VAR, RUNTIME_DIR_VAR, Reply, ReplyError, RunDir,
-    Runs,
+    self, FORMAT, Header, Journal, LaunchSpec, Message, Note, RUN_ID_VAR, RUNTIME_DIR_VAR, Reply, ReplyError, RunDir, Runs,
 };
 
 /// How long a pause may take before it is refused and undone.
@@ -136,7 +135,11 @@ pub(super) struct Run {
     signals: Signals,
     connections: Connections,
     journal: Journal,
+    /// Why the journal did not take what happened.
+    journal_failure: Option<io::Error>,
     output: Output,
+    pause_file: PauseFile,
+    said_trouble: Said,
     leader: Identity,
     phase: Phase,
     /// When `phase` is to be looked at again.
@@ -150,6 +153,7 @@ pub(super) struct Run {
     /// Whether somebody asked for the end before the leader ended.
     asked: bool,
     leader_end: Option<LeaderEnd>,
+    /// In boot time: a suspended machine adds to the pause.
     paused_since: Option<Duration>,
     paused_in_all: Duration,
 }
@@ -189,7 +193,8 @@ impl Run {
         let (stdout, stdout_writer) = io::pipe().in_step("open a pipe")?;
         let (stderr, stderr_writer) = io::pipe().in_step("open a pipe")?;
         let limits = Limits { segment_bytes: spec.log_segment_bytes, run_bytes: spec.log_run_bytes };
-        let output = Output::create(&dir.log_dir(), spec.log_start, limits, stdout, stderr).in_step("begin the log")?;
+        let begin = (spec.log_start, spec.created_at);
+        let output = Output::create(&dir.log_dir(), begin, limits, stdout, stderr).in_step("begin the log")?;
         KillPoint::ShimLogBegun.reach();
         // The header is written before anything is spawned: without a journal nothing was.
         let journal = Journal::create(&dir.journal_path(), &header).in_step("begin the journal")?;
@@ -200,7 +205,10 @@ impl Run {
             signals,
             connections,
             journal,
+            journal_failure: None,
             output,
+            pause_file: PauseFile::new(&spec.runtime_dir),
+            said_trouble: Said::default(),
             leader: Identity { pid: 0, start_ticks: 0 },
             phase: Phase::Running,
             look_at: None,
@@ -215,7 +223,7 @@ impl Run {
             spec,
         };
         // One from a run whose shim was killed while it was paused would make a program that looks for it wait for ever.
-        run.remove_pause_file();
+        run.pause_file.set(false);
         KillPoint::ShimOldPauseFileRemoved.reach();
         let stdio = process::null().map(|null| [null, stdout_writer.into(), stderr_writer.into()]);
         match stdio.and_then(|stdio| run.spawn(stdio, cgroup.as_ref())) {
@@ -283,8 +291,10 @@ impl Run {
     /// The loop. Returns when nothing of the run is alive and everything about it is written down.
     pub(super) fn go_on_until_the_end(mut self) {
         while self.leader.pid != 0 {
-            let now = SystemClock.since_boot();
+            let now = SystemClock.awake();
             let deadline = self.advance(now);
+            self.tell_trouble();
+            let deadline = deadline.into_iter().chain(self.said_trouble.due_at()).min();
             if self.is_over() {
                 // What the sockets do not take any more is in the journal.
                 return self.finish();
@@ -297,9 +307,9 @@ impl Run {
         }
     }
 
-    /// Sleeps until something happens, or until `deadline` on the boot-time clock.
+    /// Sleeps until something happens, or until `deadline` in awake time.
     fn wait(&self, deadline: Option<Duration>) {
-        let now = SystemClock.since_boot();
+        let now = SystemClock.awake();
         let timeout = deadline.map(|at| {
             let left = at.saturating_sub(now);
             Timespec { tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX), tv_nsec: i64::from(left.subsec_nanos()) }
@@ -318,7 +328,7 @@ impl Run {
     }
 
     fn take_events(&mut self) {
-        let now = SystemClock.since_boot();
+        let now = SystemClock.awake();
         if drain(&self.signals.children) {
             self.look_at_leader = true;
         }
@@ -338,13 +348,16 @@ impl Run {
     // ---- commands
 
     fn obey(&mut self, connection: ConnectionId, command: run_dir::Command) {
-        let now = SystemClock.since_boot();
+        let now = SystemClock.awake();
         match command {
             run_dir::Command::Attach { tag, after } => {
                 self.replay(connection, after);
                 self.connections.attach(connection);
                 if self.note.is_some() {
                     self.connections.tell(connection, &Message::Note(Note { note: self.note.clone() }));
+                }
+                if let Some(trouble) = self.said_trouble.current() {
+                    self.connections.tell(connection, &Message::Trouble(trouble));
                 }
                 self.answer((connection, tag), None);
             }
@@ -408,27 +421,23 @@ impl Run {
 
     fn finish(&mut self) {
         KillPoint::ShimTreeEnded.reach();
-        let began = SystemClock.since_boot();
-        self.output.close(|| SystemClock.since_boot() > began + DRAIN_LIMIT, began);
+        let began = SystemClock.awake();
+        self.output.close(|| SystemClock.awake() > began + DRAIN_LIMIT, began);
         KillPoint::ShimDrained.reach();
-        self.count_pause(began);
-        self.remove_pause_file();
+        self.count_pause();
+        self.pause_file.set(false);
         KillPoint::ShimEndPauseFileRemoved.reach();
         // Before the end is told: nothing of the run is left then.
         self.or_log("remove the control group", self.tree.remove());
         KillPoint::ShimCgroupRemoved.reach();
         let exit = self.leader_end.as_ref().map_or(Exit::Code(0), |end| end.exit);
-        let (asked, paused_ms, log_end) = (self.asked, whole_ms(self.paused_in_all), self.output.position());
+        let (asked, paused_ms, log_end) = (self.asked, whole_ms(self.paused_in_all), self.output.end_position());
         let mut last = vec![self.write_down(Fact::Exited { exit, asked, paused_ms, log_end }, true)];
         if self.journal.is_behind() {
             // A disk without room must not cost the exit status: this process is the only one that has it. A server that is there gets it
             // at once, one that comes later as well.
             self.connections.tell_all(&std::mem::take(&mut last));
-            self.phase = Phase::Killing { kill: Kill::new() };
-            while self.journal.flush().is_err() {
-                self.wait(Some(SystemClock.since_boot() + JOURNAL_RETRY));
-                self.take_events();
-            }
+            self.wait_while(|run| run.catch_up().is_err());
         }
         // Only now: until here a kill of this process would have left the exit status with the kernel.
         process::reap_all_but(None);
@@ -445,11 +454,25 @@ impl Run {
         self.connections.tell_all(&last);
         self.connections.turn();
         KillPoint::ShimEndSent.reach();
+        // The end is on record. What the log lost is nowhere but here.
+        self.wait_while(|run| run.output.owes_a_mark());
     }
 
-    fn count_pause(&mut self, now: Duration) {
+    /// After the end: does nothing but answer, and try again what the disk does not take.
+    fn wait_while(&mut self, is_so: impl Fn(&mut Self) -> bool) {
+        self.phase = Phase::Killing { kill: Kill::new() };
+        while is_so(self) {
+            self.tell_trouble();
+            self.wait(Some(SystemClock.awake() + JOURNAL_RETRY));
+            self.take_events();
+            self.retry_pause_file();
+        }
+        self.tell_trouble();
+    }
+
+    fn count_pause(&mut self) {
         if let Some(since) = self.paused_since.take() {
-            self.paused_in_all += now.saturating_sub(since);
+            self.paused_in_all += SystemClock.since_boot().saturating_sub(since);
         }
     }
 
@@ -473,24 +496,32 @@ impl Run {
     fn write_down(&mut self, fact: Fact, durable: bool) -> Message {
         let boot_ms = whole_ms(SystemClock.since_boot());
         let entry = self.journal.number(SystemClock.now(), self.spec.created_at, boot_ms, fact);
-        let written = self.journal.append(&entry, durable);
-        self.or_log("write the journal", written);
+        self.journal_failure = self.journal.append(&entry, durable).err();
         kill_points::written(&entry.fact);
         Message::Fact(entry)
     }
 
-    fn pause_file(&self) -> PathBuf {
-        self.spec.runtime_dir.join(PAUSE_FILE)
+    /// Tries again what the journal did not take.
+    fn catch_up(&mut self) -> Result<(), ()> {
+        self.journal_failure = self.journal.flush().err();
+        if self.journal_failure.is_none() { Ok(()) } else { Err(()) }
     }
 
-    fn create_pause_file(&self) {
-        self.or_log("create the PAUSE file", private_file().open(self.pause_file()).map(drop));
+    fn retry_pause_file(&mut self) {
+        if self.pause_file.failure().is_some() {
+            self.pause_file.retry();
+        }
     }
 
-    fn remove_pause_file(&self) {
-        match std::fs::remove_file(self.pause_file()) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            other => self.or_log("remove the PAUSE file", other),
+    /// Says what cannot be written, and that it can be again.
+    fn tell_trouble(&mut self) {
+        let failures = [
+            ("its journal cannot be written", self.journal_failure.as_ref()),
+            ("lines of the log are lost", self.output.failure()),
+            ("the PAUSE file cannot be made or removed", self.pause_file.failure()),
+        ];
+        if let Some(trouble) = self.said_trouble.turn(&failures, SystemClock.awake()) {
+            self.connections.tell_all(&[Message::Trouble(trouble)]);
         }
     }
 

@@ -24,7 +24,7 @@ const VFORK_SUSPECTED_AFTER: Duration = Duration::from_millis(10);
 pub(super) enum Look {
     /// It is so.
     Done,
-    /// Look again at this moment of the boot-time clock.
+    /// Look again at this moment of awake time.
     Again(Duration),
 }
 

@@ -88,6 +88,15 @@ pub enum StoreError {
         /// The database file.
         path: PathBuf,
     },
+    /// The file was removed or replaced while it is open: what is written there is lost.
+    #[error(
+        "write {path}: somebody removed or replaced it; put it back, or end the pipeline and start the server again",
+        path = .path.display()
+    )]
+    Gone {
+        /// The database file.
+        path: PathBuf,
+    },
     /// Another process has been writing for longer than [`super::BUSY_TIMEOUT`].
     #[error("write {path}: another process is writing it; end that or wait, and try again", path = .path.display())]
     Busy {
@@ -132,6 +141,26 @@ impl StoreError {
     /// Whether there was no room: the caller answers that apart from all else, for it passes by itself once there is.
     pub const fn is_disk_full(&self) -> bool {
         matches!(self, Self::Full { .. })
+    }
+
+    /// Whether the same change can go through later: the file, the disk or another process stood in the way, and not what is stored.
+    pub const fn may_pass(&self) -> bool {
+        match self {
+            Self::Full { .. }
+            | Self::Busy { .. }
+            | Self::NotWritable { .. }
+            | Self::Gone { .. }
+            | Self::Missing { .. }
+            | Self::Sqlite { .. } => true,
+            Self::Damaged { .. }
+            | Self::Newer { .. }
+            | Self::Divergent { .. }
+            | Self::Foreign { .. }
+            | Self::Setting { .. }
+            | Self::Conflict { .. }
+            | Self::UnknownWord { .. }
+            | Self::Migration { .. } => false,
+        }
     }
 
     /// The variant for an error of `SQLite` about the file at `path`.

@@ -31,7 +31,7 @@ mod embedded {
 pub const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The letters "`AADv`" in the file's header say whose it is. Set by V1; <https://www.sqlite.org/pragma.html#pragma_application_id>.
-const APPLICATION_ID: i32 = 0x4141_4476;
+pub(super) const APPLICATION_ID: i32 = 0x4141_4476;
 
 /// refinery's table: which migrations were applied.
 const HISTORY_TABLE: &str = "refinery_schema_history";

@@ -5,19 +5,23 @@
 //! memory only, but who waits for an answer.
 
 mod recovery;
+mod unrecorded;
 
+use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
 use super::kill_points;
 use super::shims::{ConnectionNumber, Finding, Shims};
-use super::snapshot::{Published, Snapshot, Watch};
+use super::snapshot::{Concern, Published, Snapshot, Watch};
 use super::{ActionError, Ask, Settings, StartRequest};
 use crate::clock::{Clock, whole_ms};
 use crate::kill_point::KillPoint;
-use crate::pipeline::{Action, Entry, Fact, Found, Pending, Refusal, RunStatus, State, Step, Transition, decide, observe};
-use crate::run_dir::{Command, FORMAT, LaunchSpec, Message, Note, Reply, ReplyError};
+use crate::pipeline::{
+    Action, Entry, Fact, Found, Pending, Refusal, RunStatus, State, Step, Transition, allowed, decide, observe,
+};
+use crate::run_dir::{Command, FORMAT, LaunchSpec, Message, Note, Reply, ReplyError, Trouble};
 use crate::script;
 use crate::store::{NewRun, PipelineRow, RunRow, Store, StoreError};
 
@@ -40,9 +44,6 @@ const SILENT_SHIM: &str = "the live run's own process (the shim) does not answer
 /// How often a shim that does not answer is tried again: often while it may just be leaving or beginning, seldom later.
 const RETRY_SOON: Duration = Duration::from_millis(5);
 const RETRY_LATER: Duration = Duration::from_secs(1);
-
-/// How often the database is tried again after it refused a fact.
-const STORE_RETRY: Duration = Duration::from_millis(500);
 
 /// Where an answer goes. Whoever asked may have gone; then nobody takes it.
 pub(super) type ReplyTo = SyncSender<Result<Arc<Published>, ActionError>>;
@@ -88,6 +89,14 @@ pub(super) struct Conductor<S, C> {
     link: Link,
     /// The latest run's last recorded fact.
     last_seq: u64,
+    /// Facts after that one which the database has not taken yet. What is published does not know of them; what is allowed does.
+    unrecorded: Vec<Entry>,
+    /// The latest run's last fact from which whoever waited for it has learned what came of it.
+    settled_seq: u64,
+    /// While the database does not take what it is given: when it is tried again.
+    store_retry_at: Option<Duration>,
+    /// What the shim of a run that has not come to life yet could not do.
+    last_words: Option<Trouble>,
     /// The grace of a stop that names none: the live run's.
     grace: Duration,
     next_tag: u64,
@@ -117,11 +126,19 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
             note: None,
             link: Link::Idle,
             last_seq,
+            unrecorded: Vec::new(),
+            settled_seq: last_seq,
+            store_retry_at: None,
+            last_words: None,
             next_tag: 1,
             unheard_since: None,
             is_known_silent: false,
         };
-        conductor.look_at_run()?;
+        match conductor.look_at_run() {
+            // On a full disk the pipeline is served as it is on record, and controlled; the rest is recorded once it can be.
+            Err(error) if error.may_pass() => conductor.forget_and_retry(&error),
+            other => other?,
+        }
         conductor.take_in_unknown_runs()?;
         if conductor.live_run().is_some() {
             // The server before may have said, under this version, that something is under way.
@@ -146,14 +163,16 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
 
     /// Takes an action. The answer comes when it is so, or at once when it cannot be.
     pub(super) fn act(&mut self, ask: Ask, reply_to: &ReplyTo) {
-        let now = self.clock.since_boot();
+        let now = self.clock.awake();
         let action = ask.action();
         let grace = match &ask {
             Ask::Stop { grace } => grace.unwrap_or(self.grace),
             Ask::Start(_) | Ask::Pause | Ask::Resume => Duration::ZERO,
         };
+        // There may be room by now.
+        let unrecorded = self.record_unrecorded();
         let pending = self.under_way.as_ref().map(|under_way| under_way.pending);
-        let step = match decide(self.row.state, pending, action, now + grace) {
+        let step = match decide(self.known_state(), pending, action, now + grace) {
             Ok(step) => step,
             Err(refusal) => return answer(reply_to, Err(ActionError::Refused(refusal))),
         };
@@ -161,7 +180,11 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
         let tag = self.next_tag;
         self.next_tag += 1;
         match (step, ask) {
-            (Step::Launch, Ask::Start(request)) => self.launch(&request, waiter(ANSWER_LIMIT)),
+            (Step::Launch, Ask::Start(request)) => match unrecorded {
+                Ok(()) => self.launch(&request, waiter(ANSWER_LIMIT)),
+                // The end of the run before has to be on record first.
+                Err(error) => answer(reply_to, Err(error.into())),
+            },
             (Step::Pause, _) => self.command(&Command::Pause { tag }, tag, Pending::Pause, waiter(ANSWER_LIMIT)),
             (Step::Resume, _) => self.command(&Command::Resume { tag }, tag, Pending::Resume, waiter(ANSWER_LIMIT)),
             (Step::Stop | Step::Hasten, _) => {
@@ -182,6 +205,7 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
         };
         let run_id = spec.run_id;
         self.grace = Duration::from_millis(spec.grace_ms);
+        self.watch.set_concern(Concern::Run, None);
         self.under_way = Some(UnderWay { pending: Pending::Start, tag: 0, waiters: vec![waiter] });
         self.publish();
         match self.shims.launch(&spec) {
@@ -194,6 +218,8 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
                 ::log::error!("run {run_id}: its shim could not be started: {error}");
                 self.shims.disconnect();
                 let detail = format!("the run's own process could not be started: {error}");
+                let is_disk_full = is_disk_full(&error);
+                self.last_words = Some(Trouble { trouble: Some(detail.clone()), is_disk_full });
                 if let Err(error) = self.settle(&detail) {
                     self.forget_and_retry(&error);
                     self.publish();
@@ -215,11 +241,17 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
         let log_start = self.shims.log_end().map_err(ActionError::Io)?.max(self.store.log_position_max()?);
         let at = self.clock.now();
         let new = NewRun { script: script_name, cwd: cwd.display().to_string(), args: request.args.clone(), log_start };
-        let begun = self.store.begin_run(&new, at)?;
+        let begun = match self.store.begin_run(&new, at) {
+            Ok(begun) => begun,
+            Err(error) => {
+                self.note_store_failure(&error);
+                return Err(error.into());
+            }
+        };
         KillPoint::ServerStartingCommitted.reach();
         self.row = begun.row;
         self.note = None;
-        self.last_seq = 0;
+        (self.last_seq, self.settled_seq, self.last_words) = (0, 0, None);
         self.run = match self.store.run(begun.run_id) {
             Ok(run) => run,
             Err(error) => {
@@ -258,8 +290,8 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
             if let Link::Connected { .. } = self.link {
                 self.let_go_and_look();
             }
-            let refusal =
-                Refusal { from: self.row.state, action: pending.action(), pending: self.pending().map(Pending::action) };
+            let from = self.known_state();
+            let refusal = Refusal { from, action: pending.action(), pending: self.pending().map(Pending::action) };
             let has_ended = self.live_run().is_none();
             let error = if has_ended { ActionError::Refused(refusal) } else { ActionError::ShimSilent };
             return answer(&waiter.reply_to, Err(error));
@@ -280,7 +312,7 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
                 let given_up = self.under_way.replace(UnderWay { pending, tag, waiters: vec![waiter] });
                 if let Some(given_up) = given_up {
                     let action = given_up.pending.action();
-                    let refusal = Refusal { from: self.row.state, action, pending: Some(pending.action()) };
+                    let refusal = Refusal { from: self.known_state(), action, pending: Some(pending.action()) };
                     given_up.answer_all(|| Err(ActionError::Refused(refusal)));
                 }
             }
@@ -292,7 +324,8 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
     fn tell_that_something_changed(&mut self) {
         match self.store.touch(self.clock.now()) {
             Ok(row) => self.row = row,
-            Err(error) => ::log::warn!("failed to {error}"),
+            // It is published all the same; only who waits for a newer version hears of it later.
+            Err(error) => self.note_store_failure(&error),
         }
         KillPoint::ServerPendingCounted.reach();
         self.publish();
@@ -307,22 +340,25 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
         }
         self.unheard_since = None;
         if std::mem::take(&mut self.is_known_silent) {
-            self.watch.set_degraded(None);
+            self.watch.set_concern(Concern::Shim, None);
         }
-        let mut entries = Vec::new();
+        let mut entries = std::mem::take(&mut self.unrecorded);
         let mut replies = Vec::new();
         let mut notes = Vec::new();
         for message in messages {
             match message {
-                Message::Fact(entry) => entries.push(entry),
+                Message::Fact(entry) if entries.last().is_none_or(|last| last.seq < entry.seq) => entries.push(entry),
+                // Kept already: it was said again on a new connection.
+                Message::Fact(_) => {}
                 Message::Reply(reply) => replies.push(reply),
                 Message::Note(note) => notes.push(note),
+                Message::Trouble(trouble) => self.hear_trouble(trouble),
             }
         }
         // Before the facts that came with it: who waits for one of those finds both.
         let version = self.row.version;
         let is_noted = notes.pop().map(|Note { note }| self.note = note).is_some();
-        if let Err(error) = self.record(entries) {
+        if let Err(error) = self.record_or_keep(entries) {
             return self.forget_and_retry(&error);
         }
         if is_noted && self.row.version == version {
@@ -333,6 +369,15 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
         }
     }
 
+    fn hear_trouble(&mut self, trouble: Trouble) {
+        if let Some(text) = &trouble.trouble {
+            ::log::warn!("told by the live run: {text}");
+        }
+        let sentence = trouble.trouble.as_ref().map(|text| format!("the live run's own process (the shim) has trouble: {text}"));
+        self.watch.set_concern(Concern::Run, sentence);
+        self.last_words = Some(trouble).filter(|trouble| trouble.trouble.is_some());
+    }
+
     fn hear_reply(&mut self, reply: Reply) {
         let Some(error) = reply.error else { return };
         let Some(under_way) = self.under_way.take_if(|under_way| under_way.tag == reply.reply) else { return };
@@ -341,7 +386,7 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
         // Before the answer: who asked finds it so.
         self.tell_that_something_changed();
         let action = under_way.pending.action();
-        let from = self.row.state;
+        let from = self.known_state();
         under_way.answer_all(|| {
             Err(match error {
                 ReplyError::PauseTimeout => ActionError::PauseTimeout(detail.clone()),
@@ -373,8 +418,10 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
         self.note = None;
         self.link = Link::Idle;
         self.unheard_since = None;
+        // It says it again to who connects to it.
+        self.watch.set_concern(Concern::Run, None);
         if std::mem::take(&mut self.is_known_silent) {
-            self.watch.set_degraded(None);
+            self.watch.set_concern(Concern::Shim, None);
         }
     }
 
@@ -404,7 +451,8 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
         kill_points::committed(&facts);
         self.last_seq = last_seq;
         self.run = self.store.run(run_id)?;
-        let answers: Vec<_> = facts.iter().filter_map(|(entry, _)| self.settle_pending(&entry.fact, entry.boot_ms)).collect();
+        let answers: Vec<_> = facts.iter().filter_map(|(entry, _)| self.settle_pending(entry)).collect();
+        self.unrecorded.retain(|entry| entry.seq > last_seq);
         self.publish();
         let published = self.watch.get();
         for under_way in answers {
@@ -422,11 +470,16 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
         Ok(())
     }
 
-    /// What a recorded fact means for the action under way: who is to be answered, and how it went.
-    fn settle_pending(&mut self, fact: &Fact, boot_ms: u64) -> Option<(UnderWay, Outcome)> {
+    /// What a fact means for the action under way: who is to be answered, and how it went. Once for each fact.
+    fn settle_pending(&mut self, entry: &Entry) -> Option<(UnderWay, Outcome)> {
+        let Entry { seq, fact, .. } = entry;
+        if *seq <= self.settled_seq {
+            return None;
+        }
+        self.settled_seq = *seq;
         if let (Fact::Stopping { grace_ms }, None | Some(Pending::Pause | Pending::Resume)) = (fact, self.pending()) {
             // A stop that this server did not ask for: from before its time, or the shim got a TERM.
-            let pending = Pending::Stop { kill_at: Duration::from_millis(boot_ms + grace_ms) };
+            let pending = Pending::Stop { kill_at: self.clock.awake() + Duration::from_millis(*grace_ms) };
             let given_up = self.under_way.replace(UnderWay { pending, tag: 0, waiters: Vec::new() })?;
             let refusal = Refusal { from: self.row.state, action: given_up.pending.action(), pending: Some(Action::Stop) };
             return Some((given_up, Outcome::Refused(refusal)));
@@ -449,7 +502,7 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
     }
 
     fn expect_to_hear(&mut self) {
-        self.unheard_since.get_or_insert(self.clock.since_boot());
+        self.unheard_since.get_or_insert(self.clock.awake());
     }
 
     // ---- time
@@ -460,6 +513,7 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
             Link::Silent { retry_at, .. } => Some(retry_at),
             Link::Idle | Link::Connected { .. } => None,
         };
+        let retry = retry.into_iter().chain(self.store_retry_at);
         let waiters = self.under_way.iter().flat_map(|under_way| under_way.waiters.iter().map(|waiter| waiter.until));
         let silence = self.unheard_since.filter(|_| !self.is_known_silent).map(|since| since + SILENCE_LIMIT);
         waiters.chain(retry).chain(silence).min()
@@ -467,7 +521,7 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
 
     /// Does what is due.
     pub(super) fn tick(&mut self) {
-        let now = self.clock.since_boot();
+        let now = self.clock.awake();
         if let Link::Silent { retry_at, .. } = self.link
             && retry_at <= now
         {
@@ -475,13 +529,16 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
                 self.forget_and_retry(&error);
             } else if self.live_run().is_none() {
                 self.link = Link::Idle;
-                self.watch.set_degraded(None);
+                self.watch.set_concern(Concern::Shim, None);
                 self.publish();
             }
         }
+        if self.store_retry_at.is_some_and(|at| at <= now) {
+            self.try_store_again();
+        }
         if !self.is_known_silent && self.unheard_since.is_some_and(|since| now.saturating_sub(since) >= SILENCE_LIMIT) {
             self.is_known_silent = true;
-            self.watch.set_degraded(Some(SILENT_SHIM.to_owned()));
+            self.watch.set_concern(Concern::Shim, Some(SILENT_SHIM.to_owned()));
         }
         if let Some(under_way) = &mut self.under_way {
             let action = under_way.pending.action();
@@ -495,28 +552,23 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
         }
     }
 
-    /// The database did not take a fact. The shim has it in the journal, so nothing is lost: the connection is let go, and the journal
-    /// read again in a while. Until then the state published is the last that was committed, and health says so.
-    fn forget_and_retry(&mut self, error: &StoreError) {
-        ::log::error!("failed to {error}");
-        let now = self.clock.since_boot();
-        self.shims.disconnect();
-        self.unheard_since = None;
-        self.is_known_silent = false;
-        self.link = Link::Silent { since: now, retry_at: now + STORE_RETRY };
-        self.watch.set_degraded(Some(format!("what happened could not be recorded yet: failed to {error}")));
-        if let Some(under_way) = &mut self.under_way {
-            for waiter in under_way.waiters.drain(..) {
-                answer(&waiter.reply_to, Err(ActionError::store(error)));
-            }
-        }
-    }
-
     fn publish(&self) {
+        let pending = self.pending();
         let note = self.note.as_deref().filter(|_| self.live_run().is_some());
         let default_script = self.settings.default_script.as_deref();
-        self.watch.publish(Snapshot::new(&self.row, self.run.as_ref(), self.pending(), note, default_script));
+        let mut snapshot = Snapshot::new(&self.row, self.run.as_ref(), pending, note, default_script);
+        if !self.unrecorded.is_empty() {
+            // Decided by what is known. A start has to wait until the end of the run before is on record.
+            snapshot.allowed = allowed(self.known_state(), pending);
+            snapshot.allowed.retain(|&action| action != Action::Start);
+        }
+        self.watch.publish(snapshot);
     }
+}
+
+/// Whether a file could not grow: no room, or none for this user.
+fn is_disk_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// How an action that was under way came out.

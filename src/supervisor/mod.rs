@@ -103,6 +103,12 @@ pub enum ActionError {
     /// It is not done yet; it may be, later.
     #[error("{0} is still under way; look at GET /api/pipeline (`autoappdev status`)")]
     StillUnderWay(Action),
+    /// It was done, and the database could not take that yet.
+    #[error("it was done, but is not on record yet: {}", unrecorded_because(*.is_disk_full))]
+    Unrecorded {
+        /// Whether that is for want of room on the disk.
+        is_disk_full: bool,
+    },
     /// There is no room on the disk.
     #[error("the disk is full; make room, and look at /api/pipeline before you try again")]
     DiskFull,
@@ -115,6 +121,14 @@ pub enum ActionError {
     /// The server stops.
     #[error("the server is stopping; the pipeline goes on as it is")]
     Stopping,
+}
+
+fn unrecorded_because(is_disk_full: bool) -> &'static str {
+    if is_disk_full {
+        "the disk is full; it will be as soon as there is room"
+    } else {
+        "the database cannot be written; it will be as soon as it can, and the server's log has the cause"
+    }
 }
 
 impl ActionError {
@@ -238,7 +252,7 @@ fn conduct(mut conductor: Conductor<RealShims, SystemClock>, queue: &Receiver<Ev
     loop {
         let event = match conductor.deadline() {
             None => queue.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            Some(at) => queue.recv_timeout(at.saturating_sub(SystemClock.since_boot())),
+            Some(at) => queue.recv_timeout(at.saturating_sub(SystemClock.awake())),
         };
         match event {
             Ok(Event::Act { ask, reply_to }) => conductor.act(ask, &reply_to),

@@ -1,6 +1,6 @@
 //! What readers see: the state as of the last commit, and what is under way. Immutable, swapped whole; nobody waits for the writer.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -102,6 +102,17 @@ pub struct Published {
     pub body: String,
 }
 
+/// What can be wrong while the server serves. Each has a sentence of its own in health, so that one that passes leaves the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Concern {
+    /// The live run's shim does not answer.
+    Shim,
+    /// The database does not take what happened.
+    Database,
+    /// The shim cannot write what it should: its journal, the log, the PAUSE file.
+    Run,
+}
+
 /// Where the current snapshot hangs, for any number of readers.
 #[derive(Debug)]
 pub struct Watch {
@@ -112,7 +123,7 @@ pub struct Watch {
 #[derive(Debug)]
 struct Current {
     published: Arc<Published>,
-    degraded: Option<String>,
+    concerns: BTreeMap<Concern, String>,
     is_closing: bool,
     /// Who waits, by a number that grows.
     waiting: BTreeSet<u64>,
@@ -122,7 +133,8 @@ struct Current {
 impl Watch {
     pub(super) fn new(snapshot: Snapshot) -> Self {
         let published = publish(snapshot);
-        let current = Current { published, degraded: None, is_closing: false, waiting: BTreeSet::new(), next_waiter: 0 };
+        let current =
+            Current { published, concerns: BTreeMap::new(), is_closing: false, waiting: BTreeSet::new(), next_waiter: 0 };
         Self { current: Mutex::new(current), changed: Condvar::new() }
     }
 
@@ -155,7 +167,8 @@ impl Watch {
 
     /// Why not everything is well, for `GET /api/health`.
     pub fn degraded(&self) -> Option<String> {
-        self.lock().degraded.clone()
+        let sentences: Vec<String> = self.lock().concerns.values().cloned().collect();
+        (!sentences.is_empty()).then(|| sentences.join("; "))
     }
 
     /// Lets everybody who waits go: the server stops.
@@ -170,8 +183,13 @@ impl Watch {
         self.changed.notify_all();
     }
 
-    pub(super) fn set_degraded(&self, why: Option<String>) {
-        self.lock().degraded = why;
+    /// Says what is wrong, or that it has passed.
+    pub(super) fn set_concern(&self, concern: Concern, why: Option<String>) {
+        let mut current = self.lock();
+        match why {
+            Some(why) => current.concerns.insert(concern, why),
+            None => current.concerns.remove(&concern),
+        };
     }
 
     /// Values are swapped whole under this lock, so what a panicking holder left is as good as any.

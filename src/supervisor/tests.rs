@@ -10,7 +10,7 @@ use super::shims::{Finding, Shims};
 use super::*;
 use crate::clock::Timestamp;
 use crate::pipeline::{Cause, Containment, Entry, Exit, Fact, Found, State};
-use crate::run_dir::{Command, FORMAT, Header, LaunchSpec, ReadJournal, Reply, ReplyError};
+use crate::run_dir::{Command, FORMAT, Header, LaunchSpec, ReadJournal, Reply, ReplyError, Trouble};
 
 /// What the fake shim does, and what it was told.
 #[derive(Default)]
@@ -73,22 +73,31 @@ impl Shims for FakeShims {
     }
 }
 
+/// Awake time, and what the machine was suspended for, in milliseconds.
 #[derive(Clone, Default)]
-struct HandClock(Rc<Cell<u64>>);
+struct HandClock(Rc<Cell<u64>>, Rc<Cell<u64>>);
 
 impl HandClock {
     fn advance(&self, by: Duration) {
         self.0.set(self.0.get() + u64::try_from(by.as_millis()).expect("small"));
     }
+
+    fn suspend(&self, by: Duration) {
+        self.1.set(self.1.get() + u64::try_from(by.as_millis()).expect("small"));
+    }
 }
 
 impl Clock for HandClock {
     fn now(&self) -> Timestamp {
-        Timestamp::from_unix_ms(1_700_000_000_000 + i64::try_from(self.0.get()).expect("small"))
+        Timestamp::from_unix_ms(1_700_000_000_000 + i64::try_from(self.0.get() + self.1.get()).expect("small"))
     }
 
     fn since_boot(&self) -> Duration {
-        Duration::from_millis(1_000_000 + self.0.get())
+        Duration::from_millis(1_000_000 + self.0.get() + self.1.get())
+    }
+
+    fn awake(&self) -> Duration {
+        Duration::from_millis(1_000 + self.0.get())
     }
 }
 
@@ -330,6 +339,41 @@ fn a_start_whose_shim_stalls_is_told_so_and_not_forgotten() {
     stage.hear(&[(1, spawned())]);
     assert_eq!(stage.stored(), (State::Running, "running".into()));
     assert!(stage.conductor.watch().degraded().is_none());
+}
+
+#[test]
+fn a_suspended_machine_takes_nothing_from_any_wait() {
+    let mut stage = Stage::running();
+    let pause = stage.ask(Ask::Pause);
+    stage.clock.suspend(Duration::from_secs(3_600));
+    stage.pass(Duration::from_secs(4));
+    assert!(waits(&pause) && stage.conductor.watch().degraded().is_none(), "nobody had the time to answer");
+    stage.pass(Duration::from_secs(1));
+    assert!(stage.conductor.watch().degraded().is_some(), "five seconds of silence");
+    stage.pass(Duration::from_secs(5));
+    assert!(matches!(got(&pause), Err(ActionError::StillUnderWay(Action::Pause))));
+
+    let stopping = stage.ask(stop(Duration::from_secs(8)));
+    stage.finds(1, Found::ShimAlive, &[(1, spawned())]);
+    stage.clock.suspend(Duration::from_secs(3_600));
+    stage.lose_shim();
+    assert!(matches!(stage.last_sent(), Command::Stop { grace_ms: Some(7_900..=8_010), .. }), "{:?}", stage.last_sent());
+    stage.hear(&[(2, exited(0, true))]);
+    assert!(got(&stopping).is_ok());
+}
+
+#[test]
+fn a_stop_of_an_earlier_server_is_the_shims_to_time() {
+    let stage = Stage::running();
+    stage.finds(1, Found::ShimAlive, &[(1, spawned()), (2, Fact::Stopping { grace_ms: 60_000 })]);
+    stage.clock.suspend(Duration::from_secs(3_600));
+    let mut stage = stage.reboot();
+    assert_eq!(stage.snapshot().pending, Some(Action::Stop));
+    assert_eq!(stage.last_sent(), Command::Attach { tag: 0, after: 2 }, "no second stop with less of a grace");
+    let hasten = stage.ask(stop(Duration::from_secs(1)));
+    assert!(matches!(stage.last_sent(), Command::Stop { grace_ms: Some(1_000), .. }));
+    stage.hear(&[(3, exited(137, true))]);
+    assert!(got(&hasten).is_ok());
 }
 
 #[test]
@@ -663,4 +707,80 @@ fn an_end_whose_beginning_is_damaged_does_not_block_the_next_run() {
     let waiting = stage.ask(Ask::Start(StartRequest::default()));
     stage.hear(&[(1, spawned())]);
     assert!(got(&waiting).is_ok());
+}
+
+/// Takes the database away, so that no change goes through, and puts it back.
+fn without_database(stage: &mut Stage, meanwhile: impl FnOnce(&mut Stage)) {
+    let (there, away) = (stage.dir.path().join("db"), stage.dir.path().join("away"));
+    std::fs::rename(&there, &away).expect("moves");
+    meanwhile(stage);
+    std::fs::rename(&away, &there).expect("moves back");
+}
+
+#[test]
+fn facts_that_cannot_be_recorded_decide_what_comes_next_and_are_recorded_in_order() {
+    let mut stage = Stage::running();
+    let mut again = None;
+    without_database(&mut stage, |stage| {
+        let pause = stage.ask(Ask::Pause);
+        stage.hear(&[(2, Fact::Paused { cause: Cause::Request })]);
+        assert!(matches!(got(&pause), Err(ActionError::Unrecorded { is_disk_full: false })));
+        assert_eq!((stage.snapshot().state, stage.snapshot().pending), (State::Running, None), "what is on record");
+        assert_eq!(stage.snapshot().allowed, [Action::Resume, Action::Stop], "what would be taken");
+        let resume = stage.ask(Ask::Resume);
+        stage.hear(&[(3, Fact::Resumed { cause: Cause::Request, paused_ms: 1, detail: None })]);
+        assert!(matches!(got(&resume), Err(ActionError::Unrecorded { .. })));
+        again = Some(stage.ask(Ask::Pause));
+    });
+    stage.pass(Duration::from_secs(1));
+    assert_eq!(stage.stored(), (State::Running, "running".into()), "both are recorded");
+    assert!(stage.conductor.watch().degraded().is_none());
+    let again = again.expect("asked");
+    assert!(waits(&again), "the pause before is not this one");
+    stage.hear(&[(4, Fact::Paused { cause: Cause::Request })]);
+    assert!(got(&again).is_ok());
+    assert_eq!(stage.stored(), (State::Paused, "paused".into()));
+}
+
+#[test]
+fn an_end_that_cannot_be_recorded_comes_before_the_next_start_and_outlives_its_journal() {
+    let mut stage = Stage::running();
+    without_database(&mut stage, |stage| {
+        let stopping = stage.ask(stop(Duration::ZERO));
+        stage.hear(&[(2, exited(9, true))]);
+        assert!(matches!(got(&stopping), Err(ActionError::Unrecorded { .. })));
+        assert_eq!(stage.snapshot().allowed, [], "a start has to be recorded");
+        let start = stage.ask(Ask::Start(StartRequest::default()));
+        assert!(matches!(got(&start), Err(ActionError::Store(_))));
+        assert_eq!(stage.world.0.borrow().launched.len(), 1, "never a second one");
+        // The shim leaves, and somebody removes its directory.
+        stage.lose_shim();
+        stage.pass(Duration::from_secs(1));
+        assert_eq!(stage.snapshot().state, State::Running);
+    });
+    stage.pass(Duration::from_secs(1));
+    assert_eq!(stage.stored(), (State::Stopped, "stopped".into()), "as it was heard, although nothing else tells of it");
+    assert_eq!(stage.snapshot().exit_code, Some(9));
+    assert!(stage.conductor.watch().degraded().is_none());
+    let start = stage.ask(Ask::Start(StartRequest::default()));
+    stage.hear(&[(1, spawned())]);
+    assert_eq!(got(&start).expect("started").snapshot.run_id, Some(2));
+}
+
+#[test]
+fn what_a_shim_cannot_write_is_said_until_it_can_or_is_gone() {
+    let mut stage = Stage::running();
+    let says = |stage: &mut Stage, text: Option<&str>| {
+        let trouble = Trouble { trouble: text.map(str::to_owned), is_disk_full: false };
+        let number = stage.world.0.borrow().connections;
+        stage.conductor.hear(number, vec![Message::Trouble(trouble)]);
+    };
+    says(&mut stage, Some("no pen"));
+    assert!(stage.conductor.watch().degraded().is_some_and(|why| why.contains("no pen")));
+    says(&mut stage, None);
+    assert!(stage.conductor.watch().degraded().is_none());
+    says(&mut stage, Some("no ink"));
+    stage.finds(1, Found::Ended, &[(1, spawned()), (2, exited(0, false))]);
+    stage.lose_shim();
+    assert!(stage.conductor.watch().degraded().is_none(), "nobody is there to take it back");
 }

@@ -10,6 +10,7 @@
     reason = "shared by test binaries, each of which uses its own part of this"
 )]
 
+pub mod disk;
 pub mod past;
 pub mod wire;
 mod witness;

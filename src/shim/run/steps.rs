@@ -6,7 +6,7 @@ use super::{
     Asker, Frozen, JOURNAL_RETRY, LINGER_LIMIT, LINGER_SILENCE, LeaderEnd, PAUSE_LIMIT, PAUSE_LOOK_MAX, PAUSE_LOOK_MIN, Phase,
     RESTOPS_MAX, RESUME_LIMIT, Restops, Run, Thawed,
 };
-use crate::clock::whole_ms;
+use crate::clock::{Clock, SystemClock, whole_ms};
 use crate::kill_point::KillPoint;
 use crate::pipeline::{Cause, Exit, Fact};
 use crate::process::{self, Identity, ProcState};
@@ -20,7 +20,7 @@ impl Run {
     }
 
     pub(super) fn thaw(&mut self, then: Thawed, asker: Option<Asker>, now: Duration) {
-        self.remove_pause_file();
+        self.pause_file.set(false);
         KillPoint::ShimPauseFileRemoved.reach();
         self.phase = Phase::Thawing { thaw: Thaw::new(self.leader), since: now, then, asker };
         self.look_at = Some(now);
@@ -43,7 +43,7 @@ impl Run {
             kill_at = now;
         }
         self.asked |= self.leader_end.is_none();
-        self.remove_pause_file();
+        self.pause_file.set(false);
         KillPoint::ShimStopPauseFileRemoved.reach();
         if kill_at > now {
             self.record(Fact::Stopping { grace_ms: whole_ms(grace) }, false);
@@ -78,11 +78,10 @@ impl Run {
             }
         }
         let linger_until = self.leader_end.as_ref().map(|end| end.linger_until).filter(|&at| at > now);
-        let journal_retry = self.journal.is_behind().then(|| {
-            // Tried on each turn, at least once in a while.
-            let _still_behind = self.journal.flush();
-            now + JOURNAL_RETRY
-        });
+        // Tried on each turn, at least once in a while.
+        let is_behind = self.journal.is_behind() && self.catch_up().is_err();
+        self.retry_pause_file();
+        let journal_retry = (is_behind || self.pause_file.failure().is_some()).then(|| now + JOURNAL_RETRY);
         [self.look_at, linger_until, self.output.due_at(now), journal_retry].into_iter().flatten().min()
     }
 
@@ -117,7 +116,7 @@ impl Run {
             (Phase::Paused, ProcState::Awake | ProcState::Uninterruptible) => self.thaw(Thawed::Tell(Cause::Outside), None, now),
             (Phase::Stopping { .. }, ProcState::Awake | ProcState::Uninterruptible) if self.paused_since.is_some() => {
                 // The stop let it go on, so that it sees the TERM: through the grace it runs.
-                self.count_pause(now);
+                self.count_pause();
                 let paused_ms = whole_ms(self.paused_in_all);
                 self.record(Fact::Resumed { cause: Cause::Request, paused_ms, detail: None }, false);
             }
@@ -196,12 +195,12 @@ impl Run {
                         let asker = *asker;
                         let then = std::mem::replace(then, Frozen::Keep);
                         self.phase = Phase::Paused;
-                        self.create_pause_file();
+                        self.pause_file.set(true);
                         KillPoint::ShimPauseFileMade.reach();
                         if let Frozen::Tell(cause) = then {
                             self.restops = Restops::default();
                             self.say(None);
-                            self.paused_since = Some(now);
+                            self.paused_since = Some(SystemClock.since_boot());
                             self.record(Fact::Paused { cause }, false);
                         }
                         self.look_again_at_pause(now);
@@ -234,7 +233,7 @@ impl Run {
                     KillPoint::ShimAllContinued.reach();
                     let (then, asker) = (*then, *asker);
                     self.run_on();
-                    self.count_resume(then, now);
+                    self.count_resume(then);
                     if let Some(asker) = asker {
                         self.answer(asker, None);
                     }
@@ -289,7 +288,7 @@ impl Run {
     }
 
     /// The tree goes on: the fact, unless it was never known to stand still.
-    fn count_resume(&mut self, then: Thawed, now: Duration) {
+    fn count_resume(&mut self, then: Thawed) {
         let (cause, detail) = match then {
             Thawed::Tell(cause) => (cause, None),
             Thawed::GiveUp => (Cause::Outside, self.note.clone()),
@@ -298,7 +297,7 @@ impl Run {
         if detail.is_none() {
             self.say(None);
         }
-        self.count_pause(now);
+        self.count_pause();
         self.record(Fact::Resumed { cause, paused_ms: whole_ms(self.paused_in_all), detail }, false);
     }
 

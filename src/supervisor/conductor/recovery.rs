@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::{ActionError, Conductor, Link, RETRY_LATER, RETRY_SOON, SILENCE_LIMIT, SILENT_SHIM, UnderWay};
+use super::{ActionError, Concern, Conductor, Link, RETRY_LATER, RETRY_SOON, SILENCE_LIMIT, SILENT_SHIM, UnderWay};
 use crate::clock::{Clock, Timestamp, whole_ms};
 use crate::kill_point::KillPoint;
 use crate::pipeline::{Entry, Fact, Found, Pending, Plan, Refusal, RunStatus, State, recover};
@@ -25,6 +25,7 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
         let Some(run) = &self.run else { return Ok(()) };
         let (run_id, status) = (run.id, run.status);
         self.last_seq = self.store.last_seq(run_id)?;
+        self.settled_seq = self.settled_seq.max(self.last_seq);
         if !status.is_live() {
             return self.record_what_followed_the_end(run_id, status);
         }
@@ -39,22 +40,38 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
         let plan = recover(status, finding.found);
         let Finding { journal, damage, .. } = finding;
         let last_at = journal.as_ref().and_then(|journal| journal.entries.last()).map(|entry| entry.at);
-        if let Some(journal) = journal {
+        // What was heard and not recorded counts too: the journal may have been removed since.
+        let mut entries = journal.as_ref().map_or_else(Vec::new, |journal| journal.entries.clone());
+        let written_seq = entries.last().map_or(0, |entry| entry.seq);
+        entries.extend(std::mem::take(&mut self.unrecorded).into_iter().filter(|entry| entry.seq > written_seq));
+        if let Some(journal) = &journal {
             self.grace = Duration::from_millis(journal.header.grace_ms);
             if journal.damaged_lines > 0 {
                 ::log::error!("run {run_id}: {} lines of its journal are damaged and left out", journal.damaged_lines);
             }
-            let stop = stop_under_way(&journal.entries);
-            self.record(journal.entries)?;
+        }
+        let stop = stop_under_way(&entries);
+        if plan == Plan::Adopt {
+            // A shim that lives is controlled although nothing can be recorded.
+            self.record_or_keep(entries)?;
+        } else if let Err(error) = self.record(entries.clone()) {
+            self.unrecorded = entries;
+            self.unrecorded.retain(|entry| entry.seq > self.last_seq);
+            return Err(error);
+        }
+        if journal.is_some() {
             KillPoint::ServerJournalRecorded.reach();
-            if self.live_run().is_none() {
-                ::log::info!("run {run_id} has ended");
-                self.link = Link::Idle;
-                return if plan == Plan::Adopt { self.hear_out(run_id) } else { Ok(()) };
-            }
-            if let (Plan::Adopt, Some(pending), None) = (plan, stop, self.pending()) {
-                self.under_way = Some(UnderWay { pending, tag: 0, waiters: Vec::new() });
-            }
+        }
+        if self.live_run().is_none() {
+            ::log::info!("run {run_id} has ended");
+            self.link = Link::Idle;
+            return if plan == Plan::Adopt { self.hear_out(run_id) } else { Ok(()) };
+        }
+        let is_over = self.unrecorded.iter().any(|entry| entry.fact.is_end());
+        if let (Plan::Adopt, Some(grace), None, false) = (plan, stop, self.pending(), is_over) {
+            // The shim kills by then at the latest: how long the machine was awake since the journal does not tell.
+            let pending = Pending::Stop { kill_at: self.clock.awake() + grace };
+            self.under_way = Some(UnderWay { pending, tag: 0, waiters: Vec::new() });
         }
         match plan {
             Plan::Nothing => {}
@@ -71,7 +88,9 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
                 if let Err(error) = self.shims.kill_leftovers(run_id) {
                     ::log::warn!("run {run_id}: failed to clean up after it: {error}");
                 }
-                self.end_unseen(run_id, UnseenEnd::NeverBegan, self.clock.now(), why_it_never_began)?;
+                let told = self.last_words.as_ref().and_then(|words| words.trouble.clone());
+                let why = told.unwrap_or_else(|| why_it_never_began.to_owned());
+                self.end_unseen(run_id, UnseenEnd::NeverBegan, self.clock.now(), &why)?;
             }
             Plan::KillAndLose => {
                 let mut why = "its own process (the shim) was killed, so nobody can know how it ended".to_owned();
@@ -136,15 +155,17 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
     }
 
     fn adopt(&mut self, run_id: i64) {
-        if self.live_run().is_some() && self.row.state == State::Stopped && self.under_way.is_none() {
+        if self.live_run().is_some() && self.row.state == State::Stopped && self.unrecorded.is_empty() && self.under_way.is_none()
+        {
             // Killed between the commit of `starting` and that of `running`: its first fact is on the way.
             self.under_way = Some(UnderWay { pending: Pending::Start, tag: 0, waiters: Vec::new() });
         }
         let connected = self.shims.connect(run_id).and_then(|number| {
             self.shims.send(&Command::Attach { tag: 0, after: self.last_seq })?;
-            if let Some(Pending::Stop { kill_at }) = self.pending() {
-                // It may have gone down with the connection before. A shim that has it takes nothing but a shorter grace.
-                let left = kill_at.saturating_sub(self.clock.since_boot());
+            if let Some(UnderWay { pending: Pending::Stop { kill_at }, tag: 1.., .. }) = self.under_way {
+                // Asked for by this server, and may have gone down with the connection before. A shim that has it takes nothing but a
+                // shorter grace. One that the journal tells of the shim has for certain.
+                let left = kill_at.saturating_sub(self.clock.awake());
                 self.shims.send(&Command::Stop { tag: 0, grace_ms: Some(whole_ms(left) + 2) })?;
             }
             Ok(number)
@@ -153,7 +174,7 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
             Ok(number) => {
                 KillPoint::ServerRunAdopted.reach();
                 if matches!(self.link, Link::Silent { .. }) {
-                    self.watch.set_degraded(None);
+                    self.watch.set_concern(Concern::Shim, None);
                 }
                 self.link = Link::Connected { number };
                 self.expect_to_hear();
@@ -175,7 +196,7 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
     }
 
     pub(super) fn fall_silent(&mut self) {
-        let now = self.clock.since_boot();
+        let now = self.clock.awake();
         self.shims.disconnect();
         let since = match self.link {
             Link::Silent { since, .. } => since,
@@ -186,29 +207,33 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
         self.link = Link::Silent { since, retry_at };
         self.unheard_since = None;
         if is_long {
-            self.watch.set_degraded(Some(SILENT_SHIM.to_owned()));
+            self.watch.set_concern(Concern::Shim, Some(SILENT_SHIM.to_owned()));
         }
     }
 
     fn end_unseen(&mut self, run_id: i64, end: UnseenEnd, at: Timestamp, why: &str) -> Result<(), StoreError> {
         // Its journal can have ended it a moment ago.
         if self.run.as_ref().is_some_and(|run| run.status.is_live()) {
-            ::log::warn!("run {run_id}: {why}");
             self.row = self.store.end_run(run_id, end, at, why)?;
+            ::log::warn!("run {run_id}: {why}");
             match end {
                 UnseenEnd::Lost => KillPoint::ServerLostCommitted.reach(),
                 UnseenEnd::NeverBegan => KillPoint::ServerNeverBeganCommitted.reach(),
             }
             self.run = self.store.run(run_id)?;
+            self.unrecorded.clear();
         }
         self.link = Link::Idle;
-        self.watch.set_degraded(None);
+        self.watch.set_concern(Concern::Shim, None);
+        self.watch.set_concern(Concern::Run, None);
+        let is_disk_full = self.last_words.take().is_some_and(|words| words.is_disk_full);
         let under_way = self.under_way.take();
         self.publish();
         let published = self.watch.get();
         if let Some(under_way) = under_way {
             let pending = under_way.pending;
             under_way.answer_all(|| match pending {
+                Pending::Start if is_disk_full => Err(ActionError::DiskFull),
                 Pending::Start => Err(ActionError::SpawnFailed { run_id, detail: why.to_owned() }),
                 Pending::Stop { .. } => Ok(published.clone()),
                 Pending::Pause | Pending::Resume => {
@@ -253,7 +278,7 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
                 KillPoint::ServerUnknownRunCommitted.reach();
                 self.row = begun.row;
                 self.run = self.store.run(id)?;
-                self.last_seq = 0;
+                (self.last_seq, self.settled_seq) = (0, 0);
                 self.look_at_run()?;
             }
         }
@@ -261,11 +286,11 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
     }
 }
 
-/// The stop that a live run's journal tells of: asked for by an earlier server, and still to be done.
-fn stop_under_way(entries: &[Entry]) -> Option<Pending> {
-    let kill_ats = entries.iter().filter_map(|entry| match entry.fact {
-        Fact::Stopping { grace_ms } => Some(Duration::from_millis(entry.boot_ms + grace_ms)),
+/// The grace of the stop that a live run's journal tells of: asked for by an earlier server, and still to be done.
+fn stop_under_way(entries: &[Entry]) -> Option<Duration> {
+    let stops = entries.iter().filter_map(|entry| match entry.fact {
+        Fact::Stopping { grace_ms } => Some((entry.boot_ms + grace_ms, grace_ms)),
         _ => None,
     });
-    kill_ats.min().map(|kill_at| Pending::Stop { kill_at })
+    stops.min().map(|(_, grace_ms)| Duration::from_millis(grace_ms))
 }

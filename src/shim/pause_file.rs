@@ -1,0 +1,46 @@
+//! The PAUSE file: there while the pipeline is paused, for programs outside of it.
+//!
+//! A sign and no record, so nothing waits for it: where the disk does not let it be made or taken away, that is tried again until
+//! it goes, and said in the meantime.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::private::private_file;
+use crate::run_dir::PAUSE_FILE;
+
+/// See the module.
+pub(super) struct PauseFile {
+    path: PathBuf,
+    is_wanted: bool,
+    /// Why it is not as it is wanted.
+    failure: Option<io::Error>,
+}
+
+impl PauseFile {
+    pub(super) fn new(runtime_dir: &Path) -> Self {
+        Self { path: runtime_dir.join(PAUSE_FILE), is_wanted: false, failure: None }
+    }
+
+    /// Makes it, or takes it away.
+    pub(super) fn set(&mut self, is_wanted: bool) {
+        self.is_wanted = is_wanted;
+        self.retry();
+    }
+
+    /// Tries again.
+    pub(super) fn retry(&mut self) {
+        let done = if self.is_wanted { private_file().open(&self.path).map(drop) } else { fs::remove_file(&self.path) };
+        self.failure = match done {
+            // Without the folder there is nobody to look for it either.
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Some(error),
+            Ok(()) | Err(_) => None,
+        };
+    }
+
+    /// Why it is not as it should be.
+    pub(super) fn failure(&self) -> Option<&io::Error> {
+        self.failure.as_ref()
+    }
+}

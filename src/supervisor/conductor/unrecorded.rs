@@ -1,0 +1,111 @@
+//! What the database does not take, for want of room or because the disk fails: facts are kept, the database is tried again and again, and
+//! health says so. The run stays under control meanwhile: what is published is what is on record, what is decided goes by what is known.
+//!
+//! If killed here: the facts are in the journal, and the next boot records them.
+
+use std::time::Duration;
+
+use super::{ActionError, Concern, Conductor, Link, Outcome, answer};
+use crate::clock::Clock;
+use crate::pipeline::{Entry, Fact, State, observe};
+use crate::store::StoreError;
+use crate::supervisor::shims::Shims;
+
+/// How often the database is tried again after it did not take something.
+const STORE_RETRY: Duration = Duration::from_millis(500);
+
+/// The most facts that are kept for a database that does not take them. With more, all are left to the journal, which has them too.
+const UNRECORDED_MAX: usize = 10_000;
+
+impl<S: Shims, C: Clock> Conductor<S, C> {
+    /// As [`Conductor::record`], but facts that the database can't take at this time are kept, so that the run stays under control: who
+    /// waited for them is told so, and the next one is decided by them.
+    pub(super) fn record_or_keep(&mut self, entries: Vec<Entry>) -> Result<(), StoreError> {
+        let Err(error) = self.record(entries.clone()) else { return Ok(()) };
+        let mut unrecorded = entries;
+        unrecorded.retain(|entry| entry.seq > self.last_seq);
+        // None left means that they were committed and could not be read back.
+        if !error.may_pass() || unrecorded.is_empty() || unrecorded.len() > UNRECORDED_MAX {
+            return Err(error);
+        }
+        self.note_store_failure(&error);
+        let is_disk_full = error.is_disk_full();
+        for entry in &unrecorded {
+            let Some((under_way, outcome)) = self.settle_pending(entry) else { continue };
+            under_way.answer_all(|| {
+                Err(match (&outcome, &entry.fact) {
+                    (Outcome::Refused(refusal), _) => ActionError::Refused(*refusal),
+                    (Outcome::Done, Fact::SpawnFailed { .. }) => ActionError::store(&error),
+                    (Outcome::Done, _) => ActionError::Unrecorded { is_disk_full },
+                })
+            });
+        }
+        self.unrecorded = unrecorded;
+        self.publish();
+        Ok(())
+    }
+
+    /// Tries to record what the database did not take before. On an error it is kept on.
+    pub(super) fn record_unrecorded(&mut self) -> Result<(), StoreError> {
+        if self.unrecorded.is_empty() {
+            return Ok(());
+        }
+        let unrecorded = self.unrecorded.clone();
+        self.record(unrecorded)?;
+        self.unrecorded.clear();
+        Ok(())
+    }
+
+    /// What the pipeline is, as far as this server has heard: what is published, and what the database has not taken yet.
+    pub(super) fn known_state(&self) -> State {
+        self.unrecorded
+            .iter()
+            .fold(self.row.state, |state, entry| observe(state, &entry.fact).map_or(state, |transition| transition.to))
+    }
+
+    /// The database did not take something. Health says so until it does, which is tried again and again.
+    pub(super) fn note_store_failure(&mut self, error: &StoreError) {
+        // Not anew with each try.
+        if self.store_retry_at.is_none() {
+            ::log::error!("failed to {error}");
+        }
+        self.store_retry_at = Some(self.clock.awake() + STORE_RETRY);
+        let what = if self.unrecorded.is_empty() { "nothing can be recorded" } else { "what happened could not be recorded yet" };
+        self.watch.set_concern(Concern::Database, Some(format!("{what}: failed to {error}")));
+    }
+
+    pub(super) fn try_store_again(&mut self) {
+        match self.record_unrecorded().and_then(|()| self.store.try_writing()) {
+            Ok(()) => {
+                ::log::info!("the database takes what happens again");
+                self.store_retry_at = None;
+                self.watch.set_concern(Concern::Database, None);
+                if self.live_run().is_none() && matches!(self.link, Link::Silent { .. }) {
+                    self.link = Link::Idle;
+                }
+            }
+            Err(error) if error.may_pass() => self.note_store_failure(&error),
+            Err(error) => self.forget_and_retry(&error),
+        }
+    }
+
+    /// What was heard does not fit to what is stored, or cannot be recorded while there is no shim to be controlled. It is in the journal,
+    /// so nothing is lost: the connection is let go, and the journal read again in a while. Until then the state published is the last
+    /// that was committed, and health says so.
+    pub(super) fn forget_and_retry(&mut self, error: &StoreError) {
+        let now = self.clock.awake();
+        self.shims.disconnect();
+        self.unheard_since = None;
+        self.is_known_silent = false;
+        self.link = Link::Silent { since: now, retry_at: now + STORE_RETRY };
+        if !error.may_pass() {
+            self.unrecorded.clear();
+        }
+        self.note_store_failure(error);
+        if let Some(under_way) = &mut self.under_way {
+            for waiter in under_way.waiters.drain(..) {
+                answer(&waiter.reply_to, Err(ActionError::store(error)));
+            }
+        }
+    }
+}

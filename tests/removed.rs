@@ -1,0 +1,127 @@
+//! Somebody removes what the server and the shim have open, or has it elsewhere than usual. The pipeline goes on, and nobody lies.
+
+mod support;
+
+use std::fs;
+use std::os::unix::fs::symlink;
+
+use serde_json::{Value, json};
+use support::disk::SmallDisk;
+use support::{Place, is_alive, is_stopped, until_true};
+
+/// Prints a number each time there is a file of that number, and waits for `go` after that.
+const NUMBERS: &str = "#!/bin/bash\necho ready\nfor n in 1 2; do\n  while [ ! -e $n ]; do sleep 0.01; done\n  echo \"number $n\"; touch said$n\ndone\n\
+                       while [ ! -e go ]; do sleep 0.01; done\nexit 7\n";
+
+fn say(place: &Place, n: u32) {
+    fs::write(place.root().join(n.to_string()), "").expect("writes");
+    until_true("it is said", || place.root().join(format!("said{n}")).exists());
+}
+
+fn with_numbers() -> (Place, u32, i64) {
+    let place = Place::serving("sleep.sh");
+    place.script("numbers.sh", NUMBERS);
+    let (pid, run_id) = place.start_with(json!({"script": "numbers.sh"}));
+    place.until_line("ready");
+    (place, pid, run_id)
+}
+
+#[test]
+fn run_directory_removed_while_it_runs_leaves_the_run_under_control() {
+    let (place, pid, run_id) = with_numbers();
+    fs::remove_dir_all(place.run_dir(run_id)).expect("removes");
+    place.act("pause").ok();
+    assert!(is_stopped(pid));
+    assert_eq!(place.stored_state(), "paused");
+    place.act("resume").ok();
+    say(&place, 1);
+    until_true("health says that lines are lost", || {
+        place.degraded().is_some_and(|why| why.contains("lines of the log are lost"))
+    });
+    fs::write(place.root().join("2"), "").expect("writes");
+    fs::write(place.root().join("go"), "").expect("writes");
+    let run = place.until_ended(run_id);
+    assert_eq!((&run["status"], &run["exit_code"]), (&json!("failed"), &json!(7)));
+    place.until_no_shim();
+    until_true("all is well again", || place.degraded().is_none());
+    let (_, next) = place.start();
+    assert_eq!(next, run_id + 1);
+    assert_eq!(place.until_all_agree(), "running");
+}
+
+#[test]
+fn log_folder_removed_while_it_runs_loses_what_was_in_it_and_no_more() {
+    let (place, _, run_id) = with_numbers();
+    fs::remove_dir_all(place.run_dir(run_id).join("log")).expect("removes");
+    say(&place, 1);
+    place.until_line("number 1");
+    // Once more, the file alone.
+    let segment = fs::read_dir(place.run_dir(run_id).join("log")).expect("there again").next().expect("a file").expect("there");
+    fs::remove_file(segment.path()).expect("removes");
+    say(&place, 2);
+    place.until_line("number 2");
+    assert_eq!(place.lines(), ["number 2"]);
+    assert_eq!(place.degraded(), None);
+    assert_eq!(place.until_all_agree(), "running");
+}
+
+#[test]
+fn runtime_directory_removed_while_it_runs_is_no_reason_to_lie() {
+    let (place, pid, run_id) = with_numbers();
+    let aside = place.folder().join("aside");
+    fs::rename(place.runtime(), &aside).expect("moves");
+    let health = place.get("/api/health");
+    assert_eq!((health.status, &health.body["db"]["ok"]), (503, &json!(false)), "{}", health.body);
+    assert_eq!(place.state(), "running");
+    let answer = place.act("pause");
+    assert_eq!((answer.status, answer.error()), (503, "storage_failed"), "what is committed there nobody finds again");
+    assert!(is_stopped(pid));
+    assert_eq!(place.state(), "running", "as it is on record");
+    let health = place.get("/api/health").body;
+    assert!(health["degraded"].as_str().is_some_and(|why| why.contains("removed or replaced")), "{health}");
+    assert_eq!(place.act("resume").status, 503);
+    assert!(!is_stopped(pid));
+    assert!(is_alive(pid));
+
+    fs::rename(&aside, place.runtime()).expect("moves back");
+    until_true("all is well again", || place.get("/api/health").body["degraded"] == Value::Null);
+    assert_eq!(place.until_all_agree(), "running");
+    let kinds: Vec<Value> = place.events(run_id).iter().map(|event| event["kind"].clone()).collect();
+    assert_eq!(kinds, ["starting", "spawned", "paused", "resumed"]);
+
+    fs::remove_dir_all(place.runtime()).expect("removes");
+    let answer = place.post("/api/pipeline/stop", json!({"grace_s": 0}));
+    assert_eq!((answer.status, answer.error()), (503, "storage_failed"));
+    assert!(!is_alive(pid), "it is stopped all the same");
+    assert_eq!(place.act("start").status, 503, "nothing is begun that cannot be kept");
+}
+
+/// Nothing is renamed or linked from one file system to another, and a link is as good as where it leads.
+#[test]
+fn a_runtime_directory_on_another_disk_by_way_of_a_link_is_as_good_as_any() {
+    let test = "a_runtime_directory_on_another_disk_by_way_of_a_link_is_as_good_as_any";
+    let Some(SmallDisk { place: there, disk }) = SmallDisk::of_kib(8192, test) else { return };
+    let mut place = Place::new();
+    fs::create_dir(there.runtime()).expect("creates");
+    symlink(there.runtime(), place.runtime()).expect("links");
+    place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "tree.sh");
+    place.start_server();
+    let (pid, run_id) = place.start();
+    place.until_line("stubborn");
+    place.act("pause").ok();
+    assert_eq!(place.until_all_agree(), "paused");
+    assert!(there.pause_file().exists());
+    place.kill_server();
+    // The server after it is given the other name of the same directory.
+    place.set_env("AUTOAPPDEV_RUNTIME_DIR", there.runtime().to_str().expect("plain"));
+    place.start_server();
+    assert_eq!((place.state().as_str(), &place.pipeline()["pid"]), ("paused", &json!(pid)));
+    place.act("resume").ok();
+    assert_eq!(place.until_all_agree(), "running");
+    place.post("/api/pipeline/stop", json!({"grace_s": 0.2})).ok();
+    place.assert_nothing_left(run_id);
+    assert_eq!(place.degraded(), None);
+    drop(place);
+    drop(there);
+    drop(disk);
+}

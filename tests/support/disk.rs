@@ -1,0 +1,122 @@
+//! A small file system of the test's own, in memory: it can be filled to the last byte and made read-only.
+//!
+//! To mount needs root, or a user namespace in which the test is root. Where neither can be had the test says that it did not run;
+//! `AUTOAPPDEV_REQUIRE_TMPFS=1` makes that a failure.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use super::{Place, until_true};
+
+/// Set in a test that runs within a user namespace of its own.
+const WITHIN_VAR: &str = "AUTOAPPDEV_TEST_WITHIN_NAMESPACE";
+
+/// The runtime directory on a small disk of its own, and the rest of the place elsewhere. The place goes first: its processes have files
+/// open on the disk.
+pub struct SmallDisk {
+    pub place: Place,
+    pub disk: Disk,
+}
+
+/// A mounted file system; unmounted when it goes out of scope.
+pub struct Disk {
+    dir: tempfile::TempDir,
+}
+
+impl SmallDisk {
+    /// Mounts a disk of this size, and makes a place whose runtime directory is on it. `None` where that can't be had: then the test
+    /// called `test` has run in a namespace of its own, or could not run at all and said so.
+    pub fn of_kib(kib: u32, test: &str) -> Option<Self> {
+        Self::with(&format!("size={kib}k"), test)
+    }
+
+    /// The same with these options of a tmpfs.
+    pub fn with(options: &str, test: &str) -> Option<Self> {
+        let dir = tempfile::Builder::new().prefix("autoappdev-disk-").tempdir().expect("a temp folder");
+        if !mount(&["-t", "tmpfs", "-o", &format!("mode=700,{options}"), "autoappdev-test"], dir.path()) {
+            run_within_a_namespace(test);
+            return None;
+        }
+        let disk = Disk { dir };
+        let place = Place::with_runtime(disk.path().join("runtime").to_str().expect("a temp folder has a plain name"));
+        Some(Self { place, disk })
+    }
+}
+
+impl Disk {
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    fn filler(&self) -> PathBuf {
+        self.dir.path().join("filler")
+    }
+
+    /// Fills it to the last byte.
+    pub fn fill(&self) {
+        let mut file = File::options().append(true).create(true).open(self.filler()).expect("opens");
+        for size in [64 * 1024, 4096, 256, 1] {
+            let block = vec![b'x'; size];
+            while let Ok(count) = file.write(&block) {
+                if count < size {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Leaves room for this many bytes and not much more.
+    pub fn fill_but(&self, bytes: u64) {
+        self.fill();
+        let file = File::options().write(true).open(self.filler()).expect("opens");
+        let len = file.metadata().expect("there").len();
+        file.set_len(len - bytes).expect("it is larger than that");
+    }
+
+    /// Makes room again.
+    pub fn free(&self) {
+        fs::remove_file(self.filler()).expect("it was filled");
+    }
+
+    /// Makes it read-only, or writable again. Waits for those who have a file open for writing: the kernel refuses that till then.
+    pub fn set_read_only(&self, is_read_only: bool) {
+        let mode = if is_read_only { "remount,ro" } else { "remount,rw" };
+        until_true("the disk is remounted", || mount(&["-o", mode], self.dir.path()));
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // Lazily: a killed process may still be on its way out.
+        let _shown_by_the_leftover = Command::new("umount").arg("-l").arg(self.dir.path()).stderr(Stdio::null()).status();
+    }
+}
+
+fn mount(args: &[&str], at: &Path) -> bool {
+    Command::new("mount").args(args).arg(at).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
+}
+
+/// Runs the test once more, as root of a user namespace with mounts of its own.
+fn run_within_a_namespace(test: &str) {
+    let required = std::env::var_os("AUTOAPPDEV_REQUIRE_TMPFS").is_some_and(|value| value == "1");
+    let is_possible = std::env::var_os(WITHIN_VAR).is_none()
+        && Command::new("unshare")
+            .args(["-Urm", "mount", "-t", "tmpfs", "autoappdev-test", "/mnt"])
+            .stderr(Stdio::null())
+            .status()
+            .is_ok_and(|status| status.success());
+    if !is_possible {
+        assert!(
+            !required,
+            "AUTOAPPDEV_REQUIRE_TMPFS=1, but nothing can be mounted here, neither as this user nor in a user namespace"
+        );
+        eprintln!("{test} did not run: nothing can be mounted here");
+        return;
+    }
+    let this = std::env::current_exe().expect("it runs");
+    let status =
+        Command::new("unshare").arg("-Urm").arg(this).args(["--exact", test, "--nocapture"]).env(WITHIN_VAR, "1").status();
+    assert!(status.expect("it ran a moment ago").success(), "{test} failed in its namespace; what it said stands above");
+}
