@@ -95,8 +95,31 @@ impl Act {
         }
     }
 
-    pub(crate) fn takes_server_down(&self) -> bool {
-        matches!(self, Self::KillServer | Self::TermServer | Self::KillShimThenServer | Self::KillServerThenShim)
+    /// Whether it is about the run alone.
+    pub(crate) fn can_do_without_server(&self) -> bool {
+        match self {
+            Self::Start { .. }
+            | Self::Pause
+            | Self::Resume
+            | Self::Stop { .. }
+            | Self::KillServer
+            | Self::TermServer
+            | Self::KillBooting(_)
+            | Self::FreezeServer(_)
+            | Self::KillShimThenServer
+            | Self::KillServerThenShim => false,
+            Self::KillShim
+            | Self::TermShim
+            | Self::FreezeShim(_)
+            | Self::KillLeader
+            | Self::TermLeader
+            | Self::Usr1Leader
+            | Self::StopLeader
+            | Self::ContLeader
+            | Self::Waver { .. }
+            | Self::KillKin
+            | Self::StopKin(_) => true,
+        }
     }
 
     /// What a STOP or CONT came to in the end.

@@ -84,13 +84,31 @@ pub(crate) fn send(pid: u32, signal: Signal) -> bool {
     i32::try_from(pid).ok().and_then(Pid::from_raw).is_some_and(|pid| kill_process(pid, signal).is_ok())
 }
 
-/// Takes those out of the process table whose parents have died, and who have died since. Who is in `spared` has somebody who waits for it.
-pub(crate) fn reap_orphans(spared: &[u32]) {
+/// Takes those out of the process table whose parents have died, and who have died since; the children of ours that live are told. Who is in
+/// `spared` has somebody who waits for it.
+pub(crate) fn reap_orphans(spared: &[u32]) -> Vec<u32> {
+    let mut living = Vec::new();
     for pid in autoappdev::process::children_of(std::process::id()).unwrap_or_default() {
-        if !spared.contains(&pid) && read(pid, b"").is_some_and(|process| process.letter == 'Z') {
-            let _gone_already = autoappdev::process::reap(pid);
+        match read(pid, b"") {
+            Some(process) if !spared.contains(&pid) && process.is_alive() => living.push(pid),
+            Some(process) if !spared.contains(&pid) && process.letter == 'Z' => {
+                let _gone_already = autoappdev::process::reap(pid);
+            }
+            Some(_) | None => {}
         }
     }
+    living
+}
+
+/// Leaves nobody behind.
+pub(crate) fn end_orphans() {
+    super::support::until_true("nobody is left", || {
+        let living = reap_orphans(&[]);
+        for &pid in &living {
+            send(pid, Signal::KILL);
+        }
+        living.is_empty()
+    });
 }
 
 /// What a panic said.

@@ -38,6 +38,13 @@ impl End {
     }
 }
 
+impl End {
+    /// How the leader ended, whoever wanted that.
+    pub(crate) fn of_leader(run: &Value) -> Option<Self> {
+        run["exit_code"].as_i64().map(Self::Code).or_else(|| run["signal"].as_i64().map(Self::Signal))
+    }
+}
+
 /// What the driver lets run, and what that does when it is told to end.
 #[derive(Clone, Debug)]
 pub(crate) struct Script {
@@ -49,6 +56,8 @@ pub(crate) struct Script {
     pub on_usr1: End,
     /// It ends by itself, with this.
     pub(crate) by_itself: Option<End>,
+    /// Nobody in it ignores TERM.
+    pub(crate) obeys: bool,
     /// It keeps a tally (`tests/programs/victim.c`), which also says when it is ready.
     pub(crate) has_tally: bool,
 }
@@ -65,6 +74,7 @@ impl Script {
             on_term: Some(End::Signal(SIGTERM)),
             on_usr1: End::Signal(SIGUSR1),
             by_itself: None,
+            obeys: false,
             has_tally: false,
         }
     }
@@ -75,11 +85,14 @@ impl Script {
     }
 
     pub(crate) fn random(dice: &mut Dice) -> Self {
-        match dice.roll(20) {
+        let act = |words: &[&str]| Self { args: words.iter().map(|&word| word.to_owned()).collect(), ..Self::plain("actor") };
+        match dice.roll(24) {
             0 => Self::plain("sleep.sh"),
             1 => Self::plain("tree.sh"),
             2 => Self::plain("count.sh"),
-            3 => {
+            3 => act(&["fork-storm", "2"]),
+            4 => act(&["vfork-storm", "1"]),
+            5 => {
                 let code = *dice.pick(&[0, 0, 1, 7, 255]);
                 Self { args: vec![code.to_string()], by_itself: Some(End::Code(code)), ..Self::plain("exit.sh") }
             }
@@ -125,7 +138,8 @@ impl Script {
             End::Code(code)
         });
         let on_usr1 = End::Code(code);
-        Self { name: "victim", args: words, on_term, on_usr1, by_itself, has_tally: true }
+        let obeys = on_term.is_some() && !words.iter().any(|word| word == "deaf");
+        Self { name: "victim", args: words, on_term, on_usr1, by_itself, obeys, has_tally: true }
     }
 
     pub(crate) fn body(&self, grace_s: f64) -> Value {
@@ -155,6 +169,8 @@ pub(crate) struct Live {
     pub(crate) must_end: bool,
     /// Everybody who was ever seen to belong to it; true: only by descent, its environment does not say so.
     pub(crate) kin: BTreeSet<(Identity, bool)>,
+    /// It was given all the time that it wants to end by a TERM, and ends so.
+    pub(crate) patient_end: Option<End>,
     /// How many events of it were seen.
     pub(crate) events: usize,
     /// How often a process of it that is not its leader was killed.
@@ -171,6 +187,7 @@ impl Live {
             stands: Stands::Running,
             may,
             must_end: false,
+            patient_end: None,
             kin: BTreeSet::new(),
             events: 0,
             kin_killed: 0,

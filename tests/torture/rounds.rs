@@ -33,6 +33,12 @@ const GRACE_MAX: Duration = Duration::from_millis(300);
 /// How long a condition is polled for that is only timed here, and judged elsewhere.
 const TIMED: Duration = Duration::from_secs(5);
 
+/// A grace that nobody who obeys needs: it ends by the TERM, and at once.
+const PATIENT_GRACE_S: f64 = 60.0;
+
+/// What is counted with the acts although nobody did it.
+const BARE_OUTLIVED: &str = "(a child without environment outlived a killed shim)";
+
 /// How many acts are told with a violation.
 const RECENT: usize = 25;
 
@@ -63,6 +69,7 @@ impl Torture {
     pub(crate) fn new() -> Self {
         let mut place = Place::new();
         place.compile("victim");
+        place.actor();
         place.start_server();
         Self {
             place,
@@ -91,7 +98,7 @@ impl Torture {
             _ => self.race(&mut dice, tally)?,
         };
         self.settle(slack, tally)?;
-        self.reap();
+        self.reap(tally);
         Ok(())
     }
 
@@ -170,9 +177,17 @@ impl Torture {
         }
     }
 
-    fn reap(&self) {
-        let spared = if self.is_up { vec![self.place.server_pid()] } else { Vec::new() };
-        kernel::reap_orphans(&spared);
+    /// Takes care of those who have come to us because their parent died: the dead are reaped; the living, but for the live run's shim, are
+    /// what nothing tells whose they were once their shim was killed: neither a cookie nor a parent.
+    fn reap(&mut self, tally: &mut Tally) {
+        let mut ours: Vec<u32> = self.place.shims().into_iter().collect();
+        if self.is_up {
+            ours.push(self.place.server_pid());
+        }
+        for bare in kernel::reap_orphans(&ours) {
+            kernel::send(bare, Signal::KILL);
+            tally.did(BARE_OUTLIVED);
+        }
     }
 
     // ---- doing
@@ -303,16 +318,26 @@ impl Torture {
         if matches!(act, Act::StopKin(_)) && self.stands() == Some(Stands::Paused) {
             act = Act::KillKin;
         }
+        if let (Act::Stop { grace_s }, Some(live)) = (&mut act, &self.live)
+            && live.script.obeys
+            && self.is_ready()
+            && dice.chance(40)
+        {
+            *grace_s = PATIENT_GRACE_S;
+        }
         tally.did(act.name());
         self.note(&act.to_string());
         if act.request().is_some() {
             return self.exact_request(&act).map(|()| Duration::ZERO);
         }
-        let mut wire =
-            (!act.takes_server_down() && !matches!(act, Act::KillBooting(_) | Act::FreezeServer(_))).then(|| self.place.wire());
-        if matches!(act, Act::KillBooting(_)) {
-            self.take_server_down(false)?;
+        if matches!(act, Act::KillBooting(_)) || act.can_do_without_server() && dice.chance(30) {
+            // What happens while nobody looks is to be in the history all the same.
+            let by_term = dice.chance(30);
+            self.note(if by_term { "TERM server before that" } else { "KILL server before that" });
+            tally.did(if by_term { "TERM server" } else { "KILL server" });
+            self.take_server_down(by_term)?;
         }
+        let mut wire = (self.is_up && act.can_do_without_server()).then(|| self.place.wire());
         let at = Instant::now();
         let is_there = self.do_fault(&act, dice)?;
         let is_live = self.live.is_some();
@@ -378,8 +403,10 @@ impl Torture {
                 gained.extend(ENDED);
             }
             Act::TermShim => {
-                end = Some(End::Asked);
-                gained.extend(["stopping -", "exited request", "usage -"]);
+                live.may.insert(End::Asked);
+                live.must_end = true;
+                self.gained = told_by_a_stop(true, was);
+                return;
             }
             Act::TermLeader | Act::Usr1Leader => {
                 let on_it = if matches!(act, Act::TermLeader) { live.script.on_term } else { Some(live.script.on_usr1) };
@@ -437,15 +464,12 @@ impl Torture {
                 self.gained = Some(vec!["resumed request"]);
             }
             (Act::Stop { grace_s }, Some(live)) => {
+                if *grace_s >= PATIENT_GRACE_S {
+                    live.patient_end = live.script.on_term;
+                }
                 live.must_end = true;
                 live.may.insert(End::Asked);
-                // Of a paused one the end can be seen before it is seen to go on.
-                let ended = ["exited request", "usage -"];
-                self.gained = match (*grace_s > 0.0, live.stands) {
-                    (true, Stands::Paused) => None,
-                    (true, _) => Some([&["stopping -"], &ended[..]].concat()),
-                    (false, _) => Some(ended.to_vec()),
-                };
+                self.gained = told_by_a_stop(*grace_s > 0.0, live.stands);
             }
             _ => return Err(format!("{act} without a run")),
         }
@@ -733,7 +757,10 @@ impl Torture {
                 if !live.may.contains(&end) {
                     return Err(format!("run {run_id} ended as {end:?}, and may only have ended as {:?}: {run}", live.may));
                 }
-                self.judge_the_dead(&live, end, tally)?;
+                if let Some(obedient) = live.patient_end {
+                    same("how it obeyed", &End::of_leader(&run), &Some(obedient))?;
+                }
+                self.judge_the_dead(&live, end)?;
                 self.ledger.close(&self.place, &run);
                 continue;
             }
@@ -760,15 +787,13 @@ impl Torture {
         Ok(live)
     }
 
-    fn judge_the_dead(&self, live: &Live, end: End, tally: &mut Tally) -> Result<(), String> {
+    fn judge_the_dead(&self, live: &Live, end: End) -> Result<(), String> {
         for &(identity, only_by_descent) in &live.kin {
             if !kernel::lives(identity) {
                 continue;
             }
+            // What a control group would know. It has come to us, and is killed with the orphans.
             if end == End::Lost && only_by_descent {
-                // Nothing tells whose it is once its shim is gone: no cookie, no parent. What a control group would know.
-                tally.did("(bare child outlived a killed shim)");
-                kernel::send(identity.0, Signal::KILL);
                 continue;
             }
             return Err(format!("run {} has ended, and this is alive: {}", live.run_id, describe(identity.0)));
@@ -806,6 +831,15 @@ impl Torture {
         let lines: Vec<&str> = log.lines().collect();
         let _string = writeln!(text, "the servers' log, its end:\n{}", lines[lines.len().saturating_sub(40)..].join("\n"));
         text
+    }
+}
+
+/// What a stop adds to the history. Of a paused run the end can be seen before it is seen to go on.
+fn told_by_a_stop(has_grace: bool, stands: Stands) -> Option<Vec<&'static str>> {
+    match (has_grace, stands) {
+        (true, Stands::Paused | Stands::Either) => None,
+        (true, Stands::Running) => Some(vec!["stopping -", "exited request", "usage -"]),
+        (false, _) => Some(vec!["exited request", "usage -"]),
     }
 }
 
