@@ -1,6 +1,6 @@
 //! What the driver knows: which run lives, what was done to it, and so how it may stand and how it may have ended.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
@@ -167,8 +167,9 @@ pub(crate) struct Live {
     pub(crate) may: BTreeSet<End>,
     /// Something was done that must end it.
     pub(crate) must_end: bool,
-    /// Everybody who was ever seen to belong to it; true: only by descent, its environment does not say so.
-    pub(crate) kin: BTreeSet<(Identity, bool)>,
+    /// Everybody who was ever seen to belong to it; true: at some time only by descent, when its
+    /// environment did not say so.
+    pub(crate) kin: BTreeMap<Identity, bool>,
     /// It was given all the time that it wants to end by a TERM, and ends so.
     pub(crate) patient_end: Option<End>,
     /// How many events of it were seen.
@@ -188,7 +189,7 @@ impl Live {
             may,
             must_end: false,
             patient_end: None,
-            kin: BTreeSet::new(),
+            kin: BTreeMap::new(),
             events: 0,
             kin_killed: 0,
         }

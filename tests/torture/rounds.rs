@@ -290,7 +290,8 @@ impl Torture {
         let kin: Vec<u32> = live
             .kin
             .iter()
-            .map(|(identity, _)| *identity)
+            .keys()
+            .copied()
             .filter(|&identity| identity.0 != live.pid && kernel::lives(identity))
             .map(|(pid, _)| pid)
             .collect();
@@ -770,7 +771,9 @@ impl Torture {
             }
             live.stands = if sight.state == "paused" { Stands::Paused } else { Stands::Running };
             live.events = run["events"].as_array().map_or(0, Vec::len);
-            live.kin.extend(sight.kin.iter().copied());
+            for &(identity, only_by_descent) in &sight.kin {
+                *live.kin.entry(identity).or_default() |= only_by_descent;
+            }
             // A signal can wait in a process that is stopped or takes its time. Everything else has come or never will.
             live.may.retain(|end| matches!(end, End::Code(_) | End::Signal(_)));
             self.live = Some(live);
@@ -788,7 +791,7 @@ impl Torture {
     }
 
     fn judge_the_dead(&self, live: &Live, end: End) -> Result<(), String> {
-        for &(identity, only_by_descent) in &live.kin {
+        for (&identity, &only_by_descent) in &live.kin {
             if !kernel::lives(identity) {
                 continue;
             }
