@@ -289,7 +289,6 @@ impl Torture {
         let live = self.live.as_ref()?;
         let kin: Vec<u32> = live
             .kin
-            .iter()
             .keys()
             .copied()
             .filter(|&identity| identity.0 != live.pid && kernel::lives(identity))
