@@ -12,6 +12,7 @@
  *   term=ignore   TERM is ignored; term=N: it ends with code N; term=late: it takes 60 ms to end, with code 0
  *   exit=CODE     what USR1 makes it end with (0)
  *   after=MS      it ends with that code by itself after this time
+ *   last=N        before it ends in any of these ways it writes N more lines without any pause
  *
  * The tally is the file `tally.<run>`: three numbers of eight bytes, 1 once it is ready, the lines and the oopses written. It is mapped: the
  * numbers are in the file whatever kills the process.
@@ -33,21 +34,24 @@
 
 static int exit_code, term_code;
 
+/* One more than the code to end with; 0 until somebody wants an end. */
+static volatile sig_atomic_t ending;
+
 static void on_usr1(int signo) {
     (void)signo;
-    _exit(exit_code);
+    ending = exit_code + 1;
 }
 
 static void on_term(int signo) {
     (void)signo;
-    _exit(term_code);
+    ending = term_code + 1;
 }
 
 static void on_term_late(int signo) {
     struct timespec pause = {0, 60 * 1000 * 1000};
     (void)signo;
     nanosleep(&pause, NULL);
-    _exit(0);
+    ending = 1;
 }
 
 static void sleep_on(void) {
@@ -69,13 +73,14 @@ static long after(const char *word, const char *name, long otherwise) {
 int main(int argc, char **argv) {
     char name[64];
     const char *run = getenv("AUTOAPPDEV_RUN_ID");
-    long every = 2000, burst = 0, kids = 0, forks = 0, lifetime_ms = 0;
+    long every = 2000, burst = 0, last_words = 0, kids = 0, forks = 0, lifetime_ms = 0;
     int with_setsid = 0, with_daemon = 0, is_deaf = 0, with_bare = 0;
     if (argc == 2 && strcmp(argv[1], "sleep") == 0) sleep_on();
     alarm(LIFE_S);
     for (int n = 1; n < argc; n++) {
         every = after(argv[n], "every=", every);
         burst = after(argv[n], "burst=", burst);
+        last_words = after(argv[n], "last=", last_words);
         kids = after(argv[n], "kids=", kids);
         forks = after(argv[n], "forks=", forks);
         lifetime_ms = after(argv[n], "after=", lifetime_ms);
@@ -134,6 +139,10 @@ int main(int argc, char **argv) {
             say(2, "oops", line / 8);
             tally[2] = line / 8 + 1;
         }
+        if (ending) {
+            if (last_words-- <= 0) _exit(ending - 1);
+            continue;
+        }
         if (forks > 0) {
             pid_t child = fork();
             if (child == 0) _exit(0);
@@ -141,7 +150,7 @@ int main(int argc, char **argv) {
         }
         clock_gettime(CLOCK_MONOTONIC, &now);
         long lived_ms = (now.tv_sec - begun.tv_sec) * 1000 + (now.tv_nsec - begun.tv_nsec) / 1000000;
-        if (lifetime_ms > 0 && lived_ms >= lifetime_ms) return exit_code;
-        if ((long)line >= burst) usleep(forks > 0 ? forks : every);
+        if (lifetime_ms > 0 && lived_ms >= lifetime_ms) ending = exit_code + 1;
+        if ((long)line >= burst && !ending) usleep(forks > 0 ? forks : every);
     }
 }

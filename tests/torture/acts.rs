@@ -37,6 +37,8 @@ pub(crate) enum Act {
     /// Started, and killed so long after that.
     KillBooting(Duration),
     FreezeServer(Duration),
+    /// One more on the same runtime directory.
+    SecondServer,
     KillShim,
     TermShim,
     FreezeShim(Duration),
@@ -68,6 +70,7 @@ impl Act {
             Self::TermServer => "TERM server",
             Self::KillBooting(_) => "KILL booting server",
             Self::FreezeServer(_) => "STOP+CONT server",
+            Self::SecondServer => "second server",
             Self::KillShim => "KILL shim",
             Self::TermShim => "TERM shim",
             Self::FreezeShim(_) => "STOP+CONT shim",
@@ -95,6 +98,21 @@ impl Act {
         }
     }
 
+    /// Whether no run outlives it.
+    pub(crate) fn ends_a_run(&self) -> bool {
+        matches!(self, Self::KillShim | Self::KillShimThenServer | Self::KillServerThenShim | Self::TermShim | Self::KillLeader)
+    }
+
+    /// The event that is in the history once it is answered with 200, one for each answer. (Several stops can be answered with one end.)
+    pub(crate) fn promise(&self) -> Option<&'static str> {
+        match self {
+            Self::Start { .. } => Some("spawned"),
+            Self::Pause => Some("paused"),
+            Self::Resume => Some("resumed"),
+            _ => None,
+        }
+    }
+
     /// Whether it is about the run alone.
     pub(crate) fn can_do_without_server(&self) -> bool {
         match self {
@@ -106,6 +124,7 @@ impl Act {
             | Self::TermServer
             | Self::KillBooting(_)
             | Self::FreezeServer(_)
+            | Self::SecondServer
             | Self::KillShimThenServer
             | Self::KillServerThenShim => false,
             Self::KillShim
@@ -176,6 +195,7 @@ impl Dice {
                 (4, Act::TermServer),
                 (5, Act::KillBooting(boot)),
                 (2, Act::FreezeServer(hold)),
+                (2, Act::SecondServer),
                 (3, Act::Pause),
                 (3, Act::Resume),
                 (5, stop),
@@ -191,6 +211,7 @@ impl Dice {
             (4, Act::TermServer),
             (5, Act::KillBooting(boot)),
             (3, Act::FreezeServer(hold)),
+            (3, Act::SecondServer),
             (5, Act::KillShim),
             (4, Act::TermShim),
             (6, Act::FreezeShim(hold)),

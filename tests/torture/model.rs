@@ -108,6 +108,9 @@ impl Script {
             words.push(format!("burst={}", dice.pick(&[100, 2000, 20_000])));
         }
         if dice.chance(40) {
+            words.push(format!("last={}", dice.pick(&[100, 10_000])));
+        }
+        if dice.chance(40) {
             words.push(format!("kids={}", 1 + dice.roll(4)));
         }
         for (word, percent) in [("setsid", 30), ("daemon", 40), ("deaf", 20), ("bare", 15)] {

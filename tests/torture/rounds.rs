@@ -47,6 +47,8 @@ const RECENT: usize = 25;
 struct Newborn {
     script: Option<Script>,
     may: BTreeSet<End>,
+    /// It was there already when it got something that must end it.
+    must_end: bool,
 }
 
 /// A place that is tortured, and what is known of it.
@@ -61,6 +63,8 @@ pub(crate) struct Torture {
     recent: VecDeque<String>,
     /// The shim is held with SIGSTOP.
     held_shim: Option<u32>,
+    /// What was answered with 200 in this round, and so must be in the history: kinds of events.
+    owed: Vec<&'static str>,
     /// What the latest run's history must have gained in this round: `kind cause`, `*` for any cause.
     gained: Option<Vec<&'static str>>,
 }
@@ -81,6 +85,7 @@ impl Torture {
             ledger: Ledger::default(),
             recent: VecDeque::new(),
             held_shim: None,
+            owed: Vec::new(),
             gained: None,
         }
     }
@@ -89,6 +94,7 @@ impl Torture {
         tally.round();
         self.newborn = Newborn::default();
         self.gained = None;
+        self.owed.clear();
         let is_calm = !self.live.as_ref().is_some_and(Live::is_fated);
         let kind = dice.roll(100);
         self.note(&format!("--- round {round}, {}", self.stands_text()));
@@ -107,6 +113,7 @@ impl Torture {
         self.note("--- the end");
         self.newborn = Newborn::default();
         self.gained = None;
+        self.owed.clear();
         if let Some(live) = &mut self.live {
             live.may.insert(End::Asked);
             live.must_end = true;
@@ -266,6 +273,14 @@ impl Torture {
                     thread::sleep(*gap);
                 }
                 leader.is_some()
+            }
+            Act::SecondServer => {
+                let said = self.place.refused_server(("AUTOAPPDEV_CONTAINMENT", "tree"));
+                let pid = self.place.server_pid();
+                let names_it = said.contains(&pid.to_string());
+                same("a second server is refused, and told of the first", &names_it, &true)
+                    .map_err(|why| format!("{why}: {said}"))?;
+                true
             }
             Act::KillKin => {
                 let kin = self.some_kin(dice);
@@ -526,7 +541,7 @@ impl Torture {
                         return Err(format!("two starts got the same run: {body}"));
                     }
                 }
-                (_, 200) => {}
+                (act, 200) => self.owed.extend(act.promise()),
                 (_, 409) => same("the error", &body["error"], &json!("invalid_transition"))?,
                 _ => return Err(format!("{act} in a crowd is answered with {status} {body}")),
             }
@@ -539,7 +554,7 @@ impl Torture {
             live.may.insert(End::Asked);
             live.must_end |= !started.is_empty();
         }
-        self.newborn = Newborn { script: Some(script), may: BTreeSet::from([End::Asked]) };
+        self.newborn = Newborn { script: Some(script), may: BTreeSet::from([End::Asked]), must_end: false };
         Ok(GRACE_MAX)
     }
 
@@ -550,7 +565,7 @@ impl Torture {
         if dice.chance(85) {
             let act = dice.shot(self.stands());
             tally.did(&format!("{} in a race", act.name()));
-            self.note(&format!("{act}, not waited for"));
+            self.note(&format!("{act}, in a race"));
             let (path, body) = act.request().ok_or("no request")?;
             let mut wire = self.place.wire();
             wire.send(post(path, &body));
@@ -558,7 +573,12 @@ impl Torture {
                 self.newborn.script = Some(script.clone());
             }
             self.blur(&act);
-            stream = Some((act, wire));
+            if dice.chance(25) {
+                // Whatever is killed now: what was answered is so.
+                self.hear(&act, &mut wire, false)?;
+            } else {
+                stream = Some((act, wire));
+            }
             self.wait(dice);
         }
         let mut was_down = false;
@@ -568,6 +588,7 @@ impl Torture {
             tally.did(&format!("{} in a race", act.name()));
             self.blur(&act);
             let is_there = self.do_fault(&act, dice)?;
+            self.newborn.must_end |= is_there && self.live.is_none() && act.ends_a_run();
             self.note(&format!("{act}{}", if is_there { "" } else { ": nobody there" }));
             if let Act::FreezeShim(time) = act {
                 holds.push(time);
@@ -608,8 +629,9 @@ impl Torture {
         };
         self.note(&format!("  {act}: {} {}", answer.status, answer.body));
         match (act, answer.status) {
-            (Act::Start { .. }, 200) => same("the next run's id", &answer.body["run_id"].as_i64(), &Some(self.last_run + 1))?,
-            (Act::Start { .. }, 422) => same("the next run's id", &answer.body["run_id"].as_i64(), &Some(self.last_run + 1))?,
+            (Act::Start { .. }, 200 | 422) => {
+                same("the next run's id", &answer.body["run_id"].as_i64(), &Some(self.last_run + 1))?;
+            }
             (Act::Stop { .. }, 200) => {
                 if let Some(live) = &mut self.live {
                     live.must_end = true;
@@ -618,9 +640,8 @@ impl Torture {
             (Act::Pause | Act::Resume, 200) | (_, 409 | 503) => {}
             _ => return Err(format!("{act} is answered with {} {}", answer.status, answer.body)),
         }
-        // An answered start is a run, whatever comes after.
-        if let (Act::Start { script, .. }, 200) = (act, answer.status) {
-            self.newborn.script = Some(script.clone());
+        if answer.status == 200 {
+            self.owed.extend(act.promise());
         }
         Ok(())
     }
@@ -633,7 +654,12 @@ impl Torture {
         let mut must_end = false;
         let mut moves = false;
         match act {
-            Act::Start { .. } | Act::FreezeServer(_) | Act::FreezeShim(_) | Act::KillKin | Act::StopKin(_) => {}
+            Act::Start { .. }
+            | Act::SecondServer
+            | Act::FreezeServer(_)
+            | Act::FreezeShim(_)
+            | Act::KillKin
+            | Act::StopKin(_) => {}
             Act::Pause | Act::Resume | Act::StopLeader | Act::ContLeader | Act::Waver { .. } => moves = true,
             Act::Stop { .. } => {
                 moves = true;
@@ -706,6 +732,9 @@ impl Torture {
 
     /// What may take its time: an end that must come, a state that a signal brings.
     fn is_as_expected(&self, sight: &Sight) -> Result<(), String> {
+        if self.newborn.must_end && sight.run_id > self.last_run && sight.state != "stopped" {
+            return Err(format!("run {} is {} and must have ended", sight.run_id, sight.state));
+        }
         let Some(live) = &self.live else { return Ok(()) };
         if sight.run_id != live.run_id || sight.state == "stopped" {
             return Ok(());
@@ -739,6 +768,7 @@ impl Torture {
     /// Every run that was there in this round: still there, or rightly ended.
     fn take_over(&mut self, sight: &Sight, tally: &mut Tally) -> Result<(), String> {
         let known: Vec<i64> = self.live.iter().map(|live| live.run_id).collect();
+        let mut news: Vec<String> = Vec::new();
         for run_id in known.into_iter().chain(self.last_run + 1..=sight.run_id) {
             let run = if run_id == sight.run_id {
                 sight.run.clone()
@@ -751,6 +781,8 @@ impl Torture {
                 Some(live) => live,
                 None => self.born(run_id, &run)?,
             };
+            let events = run["events"].as_array().ok_or("a run has events")?;
+            news.extend(events.iter().skip(live.events).filter_map(|event| event["kind"].as_str().map(str::to_owned)));
             if !is_live {
                 let end = End::of(&run)?;
                 tally.ended(&format!("{end:?}"));
@@ -769,7 +801,7 @@ impl Torture {
                 return Err(format!("run {run_id} is still starting"));
             }
             live.stands = if sight.state == "paused" { Stands::Paused } else { Stands::Running };
-            live.events = run["events"].as_array().map_or(0, Vec::len);
+            live.events = events.len();
             for &(identity, only_by_descent) in &sight.kin {
                 *live.kin.entry(identity).or_default() |= only_by_descent;
             }
@@ -778,6 +810,13 @@ impl Torture {
             self.live = Some(live);
         }
         self.last_run = self.last_run.max(sight.run_id);
+        for kind in &self.owed {
+            let count = |kinds: &mut dyn Iterator<Item = &str>| kinds.filter(|found| found == kind).count();
+            let (found, owed) = (count(&mut news.iter().map(String::as_str)), count(&mut self.owed.iter().copied()));
+            if found < owed {
+                return Err(format!("{owed} times {kind} was answered with 200, and {found} times it is in the history"));
+            }
+        }
         Ok(())
     }
 
