@@ -8,6 +8,7 @@
  *   daemon        one that was double-forked, in a session of its own, which has a child itself
  *   deaf          the children ignore TERM
  *   bare          one that has executed this program again with an empty environment
+ *   hold=MB       fills so much memory: it takes its time to die
  *   forks=USEC    a child that is born, ends, and is reaped, again and again, with this pause
  *   term=ignore   TERM is ignored; term=N: it ends with code N; term=late: it takes 60 ms to end, with code 0
  *   exit=CODE     what USR1 makes it end with (0)
@@ -73,7 +74,7 @@ static long after(const char *word, const char *name, long otherwise) {
 int main(int argc, char **argv) {
     char name[64];
     const char *run = getenv("AUTOAPPDEV_RUN_ID");
-    long every = 2000, burst = 0, last_words = 0, kids = 0, forks = 0, lifetime_ms = 0;
+    long every = 2000, burst = 0, last_words = 0, kids = 0, forks = 0, hold = 0, lifetime_ms = 0;
     int with_setsid = 0, with_daemon = 0, is_deaf = 0, with_bare = 0;
     if (argc == 2 && strcmp(argv[1], "sleep") == 0) sleep_on();
     alarm(LIFE_S);
@@ -83,6 +84,7 @@ int main(int argc, char **argv) {
         last_words = after(argv[n], "last=", last_words);
         kids = after(argv[n], "kids=", kids);
         forks = after(argv[n], "forks=", forks);
+        hold = after(argv[n], "hold=", hold);
         lifetime_ms = after(argv[n], "after=", lifetime_ms);
         exit_code = (int)after(argv[n], "exit=", exit_code);
         with_setsid |= strcmp(argv[n], "setsid") == 0;
@@ -131,6 +133,13 @@ int main(int argc, char **argv) {
     }
     struct timespec begun, now;
     clock_gettime(CLOCK_MONOTONIC, &begun);
+    if (hold > 0) {
+        char *all = malloc((size_t)hold << 20);
+        if (all == NULL) return 95;
+        memset(all, 1, (size_t)hold << 20);
+        /* So that nobody takes it for useless. */
+        tally[2] = all[hold] - 1;
+    }
     tally[0] = 1;
     for (uint64_t line = 0;; line++) {
         say(1, "line", line);

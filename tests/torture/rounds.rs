@@ -505,7 +505,7 @@ impl Torture {
         let script = Script::random(dice);
         let clients: Vec<Vec<Act>> = (0..2 + dice.roll(4))
             .map(|_| {
-                (0..1 + dice.roll(3))
+                (0..=dice.roll(3))
                     .map(|_| match dice.roll(10) {
                         0..=2 => Act::Start { script: script.clone(), grace_s: 0.1 },
                         3..=5 => Act::Pause,
