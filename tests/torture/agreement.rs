@@ -17,8 +17,8 @@ pub(crate) struct Sight {
     pub(crate) version: i64,
     /// The latest run with its events; null before the first.
     pub(crate) run: Value,
-    /// Everybody who belongs to the live run, and whether only by descent: its environment does not say so.
-    pub(crate) kin: Vec<(kernel::Identity, bool)>,
+    /// Everybody who belongs to the live run, by its environment or by descent.
+    pub(crate) kin: Vec<kernel::Identity>,
 }
 
 pub(crate) fn same<T: PartialEq + Debug>(what: &str, left: &T, right: &T) -> Result<(), String> {
@@ -74,7 +74,7 @@ fn look_at_the_kernel(
     run_id: i64,
     pid: Option<u32>,
     shim: Option<u32>,
-) -> Result<Vec<(kernel::Identity, bool)>, String> {
+) -> Result<Vec<kernel::Identity>, String> {
     let all = kernel::all(&place.runtime());
     let mut members = shim.map_or_else(BTreeSet::new, |shim| kernel::descendants(&all, shim));
     let by_descent = members.clone();
@@ -101,7 +101,7 @@ fn look_at_the_kernel(
         "running" => same("nobody is stopped", &Vec::<u32>::new(), &stopped)?,
         _ => {}
     }
-    Ok(members.iter().map(|pid| (all[pid].identity(), all[pid].run_id.is_none())).collect())
+    Ok(members.iter().map(|pid| all[pid].identity()).collect())
 }
 
 /// The journal tells the same story as the events.

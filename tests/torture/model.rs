@@ -1,6 +1,6 @@
 //! What the driver knows: which run lives, what was done to it, and so how it may stand and how it may have ended.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
@@ -170,9 +170,8 @@ pub(crate) struct Live {
     pub(crate) may: BTreeSet<End>,
     /// Something was done that must end it.
     pub(crate) must_end: bool,
-    /// Everybody who was ever seen to belong to it; true: at some time only by descent, when its
-    /// environment did not say so.
-    pub(crate) kin: BTreeMap<Identity, bool>,
+    /// Everybody who was ever seen to belong to it.
+    pub(crate) kin: BTreeSet<Identity>,
     /// It was given all the time that it wants to end by a TERM, and ends so.
     pub(crate) patient_end: Option<End>,
     /// How many events of it were seen.
@@ -192,7 +191,7 @@ impl Live {
             may,
             must_end: false,
             patient_end: None,
-            kin: BTreeMap::new(),
+            kin: BTreeSet::new(),
             events: 0,
             kin_killed: 0,
         }

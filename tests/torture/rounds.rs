@@ -304,7 +304,7 @@ impl Torture {
         let live = self.live.as_ref()?;
         let kin: Vec<u32> = live
             .kin
-            .keys()
+            .iter()
             .copied()
             .filter(|&identity| identity.0 != live.pid && kernel::lives(identity))
             .map(|(pid, _)| pid)
@@ -802,9 +802,7 @@ impl Torture {
             }
             live.stands = if sight.state == "paused" { Stands::Paused } else { Stands::Running };
             live.events = events.len();
-            for &(identity, only_by_descent) in &sight.kin {
-                *live.kin.entry(identity).or_default() |= only_by_descent;
-            }
+            live.kin.extend(&sight.kin);
             // A signal can wait in a process that is stopped or takes its time. Everything else has come or never will.
             live.may.retain(|end| matches!(end, End::Code(_) | End::Signal(_)));
             self.live = Some(live);
@@ -829,15 +827,11 @@ impl Torture {
     }
 
     fn judge_the_dead(&self, live: &Live, end: End) -> Result<(), String> {
-        for (&identity, &only_by_descent) in &live.kin {
-            if !kernel::lives(identity) {
-                continue;
-            }
-            // What a control group would know. It has come to us, and is killed with the orphans.
-            if end == End::Lost && only_by_descent {
-                continue;
-            }
-            return Err(format!("run {} has ended, and this is alive: {}", live.run_id, describe(identity.0)));
+        // Of a lost run those are gone who carry its cookie: all have agreed on that. Who has shed it is known by descent only, which
+        // died with the shim; such ones have come to us, and are killed with the orphans.
+        let known = if end == End::Lost { BTreeSet::new() } else { live.kin.clone() };
+        if let Some(alive) = known.into_iter().find(|&identity| kernel::lives(identity)) {
+            return Err(format!("run {} has ended, and this is alive: {}", live.run_id, describe(alive.0)));
         }
         match end {
             End::Lost | End::NeverBegan => Ok(()),
