@@ -130,6 +130,7 @@ impl Run {
 
     /// Whether the leader that was stopped and is awake goes on, and is not just dying: then its end is what comes next.
     fn is_continued(&self) -> bool {
+        // An error: it has ended meanwhile.
         process::was_continued(self.leader.pid).unwrap_or(false)
     }
 
