@@ -1,9 +1,10 @@
 //! The rounds: one act alone, whose whole effect is known; many clients at once; or things that race, of which only is known what they may
 //! come to. After each the witnesses are asked.
 
+mod hands;
+mod judge;
+
 use std::collections::{BTreeSet, VecDeque};
-use std::fmt::Write as _;
-use std::process::{Child, Stdio};
 use std::sync::Barrier;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,13 +13,13 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use super::acts::Act;
-use super::agreement::{self, Sight, ask, same};
+use super::agreement::same;
 use super::dice::Dice;
 use super::kernel;
-use super::ledger::{self, Ledger};
+use super::ledger::Ledger;
 use super::model::{End, Live, SIGKILL, Script, Stands};
 use super::support::wire::Wire;
-use super::support::{DEADLINE, Place, describe};
+use super::support::{DEADLINE, Place};
 use super::tally::Tally;
 
 /// How long they may take to agree.
@@ -136,188 +137,6 @@ impl Torture {
 
     fn stands(&self) -> Option<Stands> {
         self.live.as_ref().map(|live| live.stands)
-    }
-
-    // ---- servers
-
-    fn boot(&mut self, dice: &mut Dice, tally: &mut Tally) {
-        // Either way of keeping the tree together is to hold, and each server to find a run that began under the other.
-        if dice.chance(50) {
-            self.place.set_env("AUTOAPPDEV_CONTAINMENT", "tree");
-        } else {
-            self.place.unset_env("AUTOAPPDEV_CONTAINMENT");
-        }
-        let begun = Instant::now();
-        self.place.start_server();
-        self.is_up = true;
-        // Only where nothing else is going on the time is that of an adoption.
-        let adopted = self.live.as_ref().filter(|live| !live.is_fated() && self.held_shim.is_none()).map(|live| live.pid);
-        if let Some(pid) = adopted {
-            let wire = &mut self.place.wire();
-            if until_told(wire, |pipeline| pipeline["state"] != "stopped" && pipeline["pid"] == pid) {
-                tally.took("boot to adopted", begun.elapsed());
-            }
-        }
-    }
-
-    fn kill_booting(&mut self, after: Duration) -> Result<(), String> {
-        let mut command = self.place.command();
-        let spawned = command.arg("serve").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-        let mut child: Child = spawned.map_err(|error| format!("no server: {error}"))?;
-        thread::sleep(after);
-        let told = child.kill().and_then(|()| child.wait()).map_err(|error| format!("the booting server: {error}"))?;
-        match told.code() {
-            Some(code) => Err(format!("a server ended by itself with {code} while it booted")),
-            None => Ok(()),
-        }
-    }
-
-    fn take_server_down(&mut self, by_term: bool) -> Result<(), String> {
-        if !std::mem::take(&mut self.is_up) {
-            return Ok(());
-        }
-        if by_term {
-            same("the exit code of a server that gets a TERM", &self.place.stop_server(), &0)
-        } else {
-            self.place.kill_server();
-            Ok(())
-        }
-    }
-
-    /// Takes care of those who have come to us because their parent died: the dead are reaped; the living, but for the live run's shim, are
-    /// what nothing tells whose they were once their shim was killed: neither a cookie nor a parent.
-    fn reap(&mut self, tally: &mut Tally) {
-        let mut ours: Vec<u32> = self.place.shims().into_iter().collect();
-        if self.is_up {
-            ours.push(self.place.server_pid());
-        }
-        for bare in kernel::reap_orphans(&ours) {
-            kernel::send(bare, Signal::KILL);
-            tally.did(BARE_OUTLIVED);
-        }
-    }
-
-    // ---- doing
-
-    fn request(&mut self, act: &Act) -> Result<(u16, Value), String> {
-        let (path, body) = act.request().ok_or("no request")?;
-        let headers = [("Content-Type", "application/json")];
-        let answer = self.place.try_request("POST", path, &headers, Some(&body)).ok_or("no answer")?;
-        Ok((answer.status, answer.body))
-    }
-
-    /// The live run's shim, or that of the run that is being born.
-    fn shim(&self) -> Option<u32> {
-        self.place.shims().first().copied()
-    }
-
-    /// The live run's leader, or that of the run that is being born.
-    fn leader(&self) -> Option<u32> {
-        let run_id = self.live.as_ref().map_or(self.last_run + 1, |live| live.run_id);
-        let pid = self.place.facts(run_id, "spawned").pop()?["pid"].as_u64()?;
-        let pid = u32::try_from(pid).ok()?;
-        // Its number can be another's by now.
-        kernel::all(&self.place.runtime()).get(&pid).filter(|process| process.run_id == Some(run_id) && process.is_alive())?;
-        Some(pid)
-    }
-
-    /// Whether the live run's leader has come so far that it takes TERM and USR1 as its script says.
-    fn is_ready(&self) -> bool {
-        self.live.as_ref().is_some_and(|live| {
-            !live.script.has_tally || ledger::read_tally(&self.place, live.run_id).is_some_and(|tally| tally[0] == 1)
-        })
-    }
-
-    /// Does what somebody with a `kill` command does. Returns whether anybody was there to get it.
-    fn do_fault(&mut self, act: &Act, dice: &mut Dice) -> Result<bool, String> {
-        let send = |pid: Option<u32>, signal| pid.is_some_and(|pid| kernel::send(pid, signal));
-        Ok(match act {
-            Act::Start { .. } | Act::Pause | Act::Resume | Act::Stop { .. } => return Err("a client does that".to_owned()),
-            Act::KillServer => self.take_server_down(false).map(|()| true)?,
-            Act::TermServer => self.take_server_down(true).map(|()| true)?,
-            Act::KillBooting(after) => self.kill_booting(*after).map(|()| true)?,
-            Act::FreezeServer(time) => {
-                let server = self.is_up.then(|| self.place.server_pid());
-                let is_there = send(server, Signal::STOP);
-                thread::sleep(*time);
-                send(server, Signal::CONT);
-                is_there
-            }
-            Act::KillShim => send(self.shim(), Signal::KILL),
-            Act::TermShim => send(self.shim(), Signal::TERM),
-            Act::FreezeShim(_) => {
-                let shim = self.shim();
-                if send(shim, Signal::STOP) {
-                    self.held_shim = shim;
-                }
-                shim.is_some()
-            }
-            Act::KillShimThenServer => {
-                let is_there = send(self.shim(), Signal::KILL);
-                self.take_server_down(false)?;
-                is_there
-            }
-            Act::KillServerThenShim => {
-                self.take_server_down(false)?;
-                send(self.shim(), Signal::KILL)
-            }
-            Act::KillLeader => send(self.leader(), Signal::KILL),
-            Act::TermLeader => send(self.leader(), Signal::TERM),
-            Act::Usr1Leader => send(self.leader(), Signal::USR1),
-            Act::StopLeader => send(self.leader(), Signal::STOP),
-            Act::ContLeader => send(self.leader(), Signal::CONT),
-            Act::Waver { times, gap } => {
-                let leader = self.leader();
-                for n in 1..=*times {
-                    send(leader, Act::last_signal(n));
-                    thread::sleep(*gap);
-                }
-                leader.is_some()
-            }
-            Act::SecondServer => {
-                let said = self.place.refused_server(("AUTOAPPDEV_CONTAINMENT", "tree"));
-                let pid = self.place.server_pid();
-                let names_it = said.contains(&pid.to_string());
-                same("a second server is refused, and told of the first", &names_it, &true)
-                    .map_err(|why| format!("{why}: {said}"))?;
-                true
-            }
-            Act::KillKin => {
-                let kin = self.some_kin(dice);
-                if let (Some(live), Some(_)) = (&mut self.live, kin) {
-                    live.kin_killed += 1;
-                }
-                send(kin, Signal::KILL)
-            }
-            Act::StopKin(time) => {
-                let kin = self.some_kin(dice);
-                let is_there = send(kin, Signal::STOP);
-                thread::sleep(*time);
-                send(kin, Signal::CONT);
-                is_there
-            }
-        })
-    }
-
-    /// A process of the live run that is not its leader, if there is one that it can do without.
-    fn some_kin(&self, dice: &mut Dice) -> Option<u32> {
-        let live = self.live.as_ref()?;
-        let kin: Vec<u32> = live
-            .kin
-            .iter()
-            .copied()
-            .filter(|&identity| identity.0 != live.pid && kernel::lives(identity))
-            .map(|(pid, _)| pid)
-            .collect();
-        // Those of the shell scripts end when the last of their children has.
-        let can_spare = live.script.has_tally || live.script.name == "tree.sh" && live.kin_killed < 2;
-        (can_spare && !kin.is_empty()).then(|| *dice.pick(&kin))
-    }
-
-    fn release_shim(&mut self) {
-        if let Some(shim) = self.held_shim.take() {
-            kernel::send(shim, Signal::CONT);
-        }
     }
 
     // ---- one act alone
@@ -703,169 +522,6 @@ impl Torture {
                 live.stands = Stands::Either;
             }
         }
-    }
-
-    // ---- judging
-
-    /// Waits until all agree, and on what the driver expects. The time for that is [`LIMIT`] and `slack`.
-    fn settle(&mut self, slack: Duration, tally: &mut Tally) -> Result<(), String> {
-        let begun = Instant::now();
-        let sight = loop {
-            let outcome = agreement::look(&self.place).and_then(|sight| self.is_as_expected(&sight).map(|()| sight));
-            let taken = begun.elapsed();
-            match outcome {
-                Ok(sight) if taken <= LIMIT + slack => break sight,
-                Ok(_) => return Err(format!("they agreed only after {taken:?}")),
-                Err(why) if taken > WATCH => return Err(format!("they never agreed: {why}")),
-                Err(_) => thread::sleep(Duration::from_millis(2)),
-            }
-        };
-        tally.took("agreement", begun.elapsed());
-        if sight.version < self.version {
-            return Err(format!("the version went back from {} to {}", self.version, sight.version));
-        }
-        self.version = sight.version;
-        self.ledger.follow_the_log(&self.place, tally)?;
-        self.check_gained(&sight)?;
-        self.take_over(&sight, tally)
-    }
-
-    /// What may take its time: an end that must come, a state that a signal brings.
-    fn is_as_expected(&self, sight: &Sight) -> Result<(), String> {
-        if self.newborn.must_end && sight.run_id > self.last_run && sight.state != "stopped" {
-            return Err(format!("run {} is {} and must have ended", sight.run_id, sight.state));
-        }
-        let Some(live) = &self.live else { return Ok(()) };
-        if sight.run_id != live.run_id || sight.state == "stopped" {
-            return Ok(());
-        }
-        if live.must_end {
-            return Err(format!("run {} is {} and must have ended", live.run_id, sight.state));
-        }
-        match (live.stands, sight.state.as_str()) {
-            (Stands::Running, "running") | (Stands::Paused, "paused") | (Stands::Either, _) => Ok(()),
-            _ if live.is_fated() => Ok(()),
-            (stands, state) => Err(format!("run {} is {state} and should be {stands:?}", live.run_id)),
-        }
-    }
-
-    fn check_gained(&self, sight: &Sight) -> Result<(), String> {
-        let (Some(gained), Some(live)) = (&self.gained, &self.live) else { return Ok(()) };
-        let events = sight.run["events"].as_array().ok_or("a run has events")?;
-        let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
-        let new: Vec<String> = events
-            .iter()
-            .skip(live.events)
-            .zip(gained.iter().map(Some).chain(std::iter::repeat(None)))
-            .map(|(event, wanted)| {
-                let is_any = wanted.is_some_and(|wanted| wanted.ends_with('*'));
-                format!("{} {}", text(&event["kind"]), if is_any { "*".to_owned() } else { text(&event["cause"]) })
-            })
-            .collect();
-        same("what the history gained", &new, &gained.iter().map(|&event| event.to_owned()).collect())
-    }
-
-    /// Every run that was there in this round: still there, or rightly ended.
-    fn take_over(&mut self, sight: &Sight, tally: &mut Tally) -> Result<(), String> {
-        let known: Vec<i64> = self.live.iter().map(|live| live.run_id).collect();
-        let mut news: Vec<String> = Vec::new();
-        for run_id in known.into_iter().chain(self.last_run + 1..=sight.run_id) {
-            let run = if run_id == sight.run_id {
-                sight.run.clone()
-            } else {
-                ask(&self.place, &format!("/api/runs/{run_id}"))?["run"].take()
-            };
-            ledger::check_story(&self.place, &run)?;
-            let is_live = run["stopped_at"].is_null();
-            let mut live = match self.live.take() {
-                Some(live) => live,
-                None => self.born(run_id, &run)?,
-            };
-            let events = run["events"].as_array().ok_or("a run has events")?;
-            news.extend(events.iter().skip(live.events).filter_map(|event| event["kind"].as_str().map(str::to_owned)));
-            if !is_live {
-                let end = End::of(&run)?;
-                tally.ended(&format!("{end:?}"));
-                if !live.may.contains(&end) {
-                    return Err(format!("run {run_id} ended as {end:?}, and may only have ended as {:?}: {run}", live.may));
-                }
-                if let Some(obedient) = live.patient_end {
-                    same("how it obeyed", &End::of_leader(&run), &Some(obedient))?;
-                }
-                self.judge_the_dead(&live, end)?;
-                self.ledger.close(&self.place, &run);
-                continue;
-            }
-            same("who lives", &(run_id, sight.pid), &(sight.run_id, Some(live.pid)))?;
-            if live.may.is_empty() && run["status"] == "starting" {
-                return Err(format!("run {run_id} is still starting"));
-            }
-            live.stands = if sight.state == "paused" { Stands::Paused } else { Stands::Running };
-            live.events = events.len();
-            live.kin.extend(&sight.kin);
-            // A signal can wait in a process that is stopped or takes its time. Everything else has come or never will.
-            live.may.retain(|end| matches!(end, End::Code(_) | End::Signal(_)));
-            self.live = Some(live);
-        }
-        self.last_run = self.last_run.max(sight.run_id);
-        for kind in &self.owed {
-            let count = |kinds: &mut dyn Iterator<Item = &str>| kinds.filter(|found| found == kind).count();
-            let (found, owed) = (count(&mut news.iter().map(String::as_str)), count(&mut self.owed.iter().copied()));
-            if found < owed {
-                return Err(format!("{owed} times {kind} was answered with 200, and {found} times it is in the history"));
-            }
-        }
-        Ok(())
-    }
-
-    /// A run that nobody told the driver of.
-    fn born(&self, run_id: i64, run: &Value) -> Result<Live, String> {
-        let script = self.newborn.script.clone().ok_or_else(|| format!("nobody started run {run_id}: {run}"))?;
-        let mut live = Live::new(run_id, run["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).unwrap_or(0), script);
-        live.may.extend(&self.newborn.may);
-        Ok(live)
-    }
-
-    fn judge_the_dead(&self, live: &Live, end: End) -> Result<(), String> {
-        // Of a lost run those are gone who carry its cookie: all have agreed on that. Who has shed it is known by descent only, which
-        // died with the shim; such ones have come to us, and are killed with the orphans.
-        let known = if end == End::Lost { BTreeSet::new() } else { live.kin.clone() };
-        if let Some(alive) = known.into_iter().find(|&identity| kernel::lives(identity)) {
-            return Err(format!("run {} has ended, and this is alive: {}", live.run_id, describe(alive.0)));
-        }
-        match end {
-            End::Lost | End::NeverBegan => Ok(()),
-            End::Code(_) | End::Signal(_) | End::Asked => self.ledger.compare_with_tally(&self.place, live.run_id),
-        }
-    }
-
-    /// Everything that helps to understand a violation.
-    pub(crate) fn context(&self) -> String {
-        let mut text = String::from("what was done:\n");
-        for line in &self.recent {
-            let _string = writeln!(text, "  {line}");
-        }
-        let _string = writeln!(text, "what is known: {:?}", self.live);
-        if self.is_up {
-            for path in ["/api/pipeline".to_owned(), "/api/health".to_owned(), format!("/api/runs/{}", self.last_run)] {
-                let _string =
-                    writeln!(text, "{path}: {}", ask(&self.place, &path).map_or_else(|why| why, |body| body.to_string()));
-            }
-        }
-        for run_id in [self.last_run, self.last_run + 1] {
-            for file in ["journal.jsonl", "shim.log"] {
-                let path = self.place.run_dir(run_id).join(file);
-                let _string = writeln!(text, "run {run_id}, {file}:\n{}", std::fs::read_to_string(path).unwrap_or_default());
-            }
-        }
-        text.push_str("processes:\n");
-        for process in kernel::all(&self.place.runtime()).values().filter(|process| process.run_id.is_some()) {
-            let _string = writeln!(text, "  {}", describe(process.pid));
-        }
-        let log = self.place.server_log();
-        let lines: Vec<&str> = log.lines().collect();
-        let _string = writeln!(text, "the servers' log, its end:\n{}", lines[lines.len().saturating_sub(40)..].join("\n"));
-        text
     }
 }
 
