@@ -5,7 +5,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run test check build clean binary need-tools
+.PHONY: help run test torture check build clean binary need-tools
 # Two cargo commands at once would only wait for each other's lock.
 .NOTPARALLEL:
 
@@ -29,6 +29,11 @@ run: binary ## Build, and serve the demo pipeline on http://127.0.0.1:8788/ (ano
 test: need-tools ## Run every test
 	$(CARGO) test --locked
 	$(CARGO) test --locked --features faults --test kill_points --test clock_steps
+
+# The variables are always set: one that is left over in the environment would otherwise decide.
+torture: need-tools ## Kill and hurt the release build N=1000 times at random; SEED=<number> brings the decisions of another time back
+	AUTOAPPDEV_TORTURE_ROUNDS=$(or $(N),1000) AUTOAPPDEV_TORTURE_SEED=$(SEED) \
+	  $(CARGO) test --release --locked --test torture -- --nocapture
 
 check: need-tools ## Formatting, lints, documentation, licences and advisories, the scripts' syntax
 	$(CARGO) fmt --check

@@ -99,6 +99,14 @@ pub fn peek_exit(pid: u32) -> io::Result<Option<Exit>> {
     wait(pid, WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT)
 }
 
+/// Whether somebody's SIGCONT has continued our child `pid` since it was stopped last. One that is dying of a SIGKILL is awake too, but was
+/// not continued (`waitid(2)`, `WCONTINUED`). Nobody else may wait for that. An error
+/// where it has ended.
+pub fn was_continued(pid: u32) -> io::Result<bool> {
+    let options = WaitIdOptions::CONTINUED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    Ok(rustix::process::waitid(WaitId::Pid(raw_pid(pid)?), options)?.is_some_and(|status| status.continued()))
+}
+
 /// Takes our child `pid`, which has ended, out of the process table. `None` when it has not ended yet.
 pub fn reap(pid: u32) -> io::Result<Option<Exit>> {
     wait(pid, WaitIdOptions::EXITED | WaitIdOptions::NOHANG)
@@ -250,6 +258,26 @@ mod tests {
         assert_eq!(peek_exit(identity.pid).expect("a look does not reap"), Some(Exit::Signal(9)));
         child.wait().expect("still there to reap");
         assert!(!signal(identity, Signal::KILL).expect("gone is no error"));
+    }
+
+    #[test]
+    fn only_a_sigcont_after_the_latest_stop_is_a_continuing() {
+        let (mut child, identity) = sleeper();
+        let send = |what| assert!(signal(identity, what).expect("our child"));
+        let is = |state| move || read_stat(identity.pid).is_ok_and(|stat| stat.state == state);
+        for _ in 0..2 {
+            send(Signal::STOP);
+            until("stopped", is(ProcState::Stopped));
+            assert!(!was_continued(identity.pid).expect("our child"), "what was before the stop does not count");
+            send(Signal::CONT);
+            until("continued", || was_continued(identity.pid).expect("our child"));
+        }
+        send(Signal::STOP);
+        until("stopped", is(ProcState::Stopped));
+        send(Signal::KILL);
+        until("ended", || peek_exit(identity.pid).expect("our child").is_some());
+        assert!(!was_continued(identity.pid).is_ok_and(|was| was), "a kill is none");
+        child.wait().expect("still there to reap");
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod support;
 use std::fs;
 use std::time::{Duration, Instant};
 
+use autoappdev::run_dir::Command;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 use support::{Place, is_stopped, letter, signal, until, until_true};
@@ -95,6 +96,25 @@ fn the_last_of_several_signals_in_a_row_decides() {
     }
     place.post("/api/pipeline/stop", json!({"grace_s": 0})).ok();
     place.assert_nothing_left(run_id);
+}
+
+#[test]
+fn a_paused_leader_that_is_killed_was_not_resumed() {
+    let mut place = Place::new();
+    place.compile("victim");
+    place.start_server();
+    for _ in 0..5 {
+        let (pid, run_id) = place.start_with(json!({"script": "victim", "args": ["hold=256"]}));
+        until_true("it is big", || place.said(run_id, "stdout").first().is_some_and(|line| line == "line 0"));
+        place.act("pause").ok();
+        // It takes a while to give back its memory, awake and not yet ended; meanwhile its shim has a reason to look.
+        signal(pid, "KILL");
+        place.tell_shim(run_id, &Command::Attach { tag: 0, after: 0 });
+        assert_eq!(place.until_ended(run_id)["signal"], 9);
+        let kinds: Vec<String> = place.history(run_id).into_iter().skip(2).collect();
+        assert_eq!(kinds.len(), 3, "{kinds:?}");
+        assert!(kinds[0].starts_with("paused request") && kinds[1].starts_with("exited"), "{kinds:?}");
+    }
 }
 
 #[test]

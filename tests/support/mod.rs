@@ -139,6 +139,11 @@ impl Place {
         self.envs.push((name.to_owned(), value.to_owned()));
     }
 
+    /// Takes it back, for servers that are started from now on.
+    pub fn unset_env(&mut self, name: &str) {
+        self.envs.retain(|(key, _)| key != name);
+    }
+
     /// Writes an executable script into the root.
     pub fn script(&self, name: &str, text: &str) -> PathBuf {
         let path = self.root().join(name);
@@ -501,9 +506,14 @@ impl Place {
 
     /// Compiles the program that can do what no script can (`tests/programs/actor.c`), as `actor` into the root.
     pub fn actor(&self) {
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/programs/actor.c");
+        self.compile("actor");
+    }
+
+    /// Compiles `tests/programs/<name>.c`, as `name` into the root.
+    pub fn compile(&self, name: &str) {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/programs/{name}.c"));
         let compiler = std::env::var_os("CC").unwrap_or_else(|| "cc".into());
-        let status = Command::new(compiler).args(["-O1", "-pthread", "-o"]).arg(self.root().join("actor")).arg(source).status();
+        let status = Command::new(compiler).args(["-O1", "-pthread", "-o"]).arg(self.root().join(name)).arg(source).status();
         assert!(status.expect("a C compiler is needed, as for the program itself").success(), "it compiles");
     }
 

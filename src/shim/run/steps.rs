@@ -113,7 +113,9 @@ impl Run {
         let Ok(stat) = process::read_stat(self.leader.pid) else { return };
         match (&self.phase, stat.state) {
             (Phase::Running, ProcState::Stopped) => self.freeze(Frozen::Tell(Cause::Outside), None, now),
-            (Phase::Paused, ProcState::Awake | ProcState::Uninterruptible) => self.thaw(Thawed::Tell(Cause::Outside), None, now),
+            (Phase::Paused, ProcState::Awake | ProcState::Uninterruptible) if self.is_continued() => {
+                self.thaw(Thawed::Tell(Cause::Outside), None, now);
+            }
             (Phase::Stopping { .. }, ProcState::Awake | ProcState::Uninterruptible) if self.paused_since.is_some() => {
                 // The stop let it go on, so that it sees the TERM: through the grace it runs.
                 self.count_pause();
@@ -132,6 +134,12 @@ impl Run {
         }
     }
 
+    /// Whether the leader that was stopped and is awake goes on, and is not just dying: then its end is what comes next.
+    fn is_continued(&self) -> bool {
+        // An error: it has ended meanwhile.
+        process::was_continued(self.leader.pid).unwrap_or(false)
+    }
+
     /// Where the leader is somebody else's to stop and continue, no signal of ours goes to it: that would undo, unseen, the latest of
     /// theirs. So what they did last is seen here, and decides. Whether it changed what is being done.
     fn follow_the_leader(&mut self, now: Duration) -> bool {
@@ -141,7 +149,7 @@ impl Run {
             (Phase::Freezing { then: Frozen::Tell(Cause::Outside), asker: None, .. }, ProcState::Awake) => {
                 self.thaw(Thawed::Keep { spares_leader: true }, None, now);
             }
-            (Phase::Freezing { then: Frozen::Keep, .. }, ProcState::Awake) => {
+            (Phase::Freezing { then: Frozen::Keep, .. }, ProcState::Awake) if self.is_continued() => {
                 self.thaw(Thawed::Tell(Cause::Outside), None, now);
             }
             (Phase::Thawing { then: Thawed::Tell(Cause::Outside), .. }, ProcState::Stopped) => {

@@ -1,0 +1,82 @@
+//! The torture: the real binary and real processes, hurt at random moments, round after round. After each round the API, the database, the
+//! journal and the kernel must agree within two seconds, and the history must be what was really done.
+//!
+//! `make torture N=1000` runs it against the release build; `AUTOAPPDEV_TORTURE_ROUNDS` says how many rounds (100 in `make test`), and
+//! `AUTOAPPDEV_TORTURE_SEED` brings the decisions of another time back. Only the decisions: when the kernel runs whom is not for a seed to say,
+//! and a decision that depends on what a race came to can be another one.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod acts;
+mod agreement;
+mod dice;
+mod kernel;
+mod ledger;
+mod model;
+mod rounds;
+mod tally;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use dice::Dice;
+use rounds::Torture;
+use tally::Tally;
+
+/// After so many violations enough is known.
+const VIOLATIONS_MAX: usize = 5;
+
+/// How often a line tells how far it is.
+const PROGRESS: u32 = 50;
+
+fn number(variable: &str) -> Option<u64> {
+    let text = std::env::var(variable).ok().filter(|text| !text.is_empty())?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{variable} is no number: {text:?}")))
+}
+
+#[test]
+fn whatever_is_killed_everybody_says_the_same_two_seconds_later() {
+    let rounds = number("AUTOAPPDEV_TORTURE_ROUNDS").map_or(100, |rounds| u32::try_from(rounds).expect("rounds are fewer"));
+    let seed = number("AUTOAPPDEV_TORTURE_SEED").unwrap_or_else(|| {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
+        u64::from(now.subsec_nanos()) ^ now.as_secs()
+    });
+    println!("torture: {rounds} rounds, seed {seed}");
+    // Who loses its parent comes to us, to be reaped: the first process of a container often does not.
+    autoappdev::process::adopt_orphans().expect("a subreaper");
+
+    let mut tally = Tally::new();
+    let mut torture = Torture::new();
+    for round in 1..=rounds {
+        // Each round has dice of its own, so that one that went another way does not change all that follow.
+        let dice = Dice::new(seed ^ u64::from(round).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        let outcome = catch_unwind(AssertUnwindSafe(|| torture.round(round, dice, &mut tally)));
+        let violation = match outcome {
+            Ok(Ok(())) => None,
+            Ok(Err(violation)) => Some(violation),
+            Err(panic) => Some(kernel::panic_text(panic.as_ref())),
+        };
+        if let Some(violation) = violation {
+            println!("\n=== VIOLATION in round {round} of seed {seed}: {violation}\n{}", torture.context());
+            tally.violation(round, &violation);
+            if tally.violations() >= VIOLATIONS_MAX {
+                break;
+            }
+            // What was is not known any more: begun anew elsewhere.
+            torture = Torture::new();
+        }
+        if round % PROGRESS == 0 {
+            tally.progress(round);
+        }
+    }
+    if let Err(violation) = torture.finish(&mut tally) {
+        println!("\n=== VIOLATION at the end of seed {seed}: {violation}\n{}", torture.context());
+        tally.violation(rounds, &violation);
+    }
+    drop(torture);
+    kernel::end_orphans();
+    tally.print(seed);
+    assert_eq!(tally.violations(), 0, "seed {seed}; see above");
+    assert!(tally.elapsed() > Duration::ZERO && (rounds == 0 || tally.runs() > 0), "a torture that does nothing proves nothing");
+}

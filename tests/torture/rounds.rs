@@ -1,0 +1,555 @@
+//! The rounds: one act alone, whose whole effect is known; many clients at once; or things that race, of which only is known what they may
+//! come to. After each the witnesses are asked.
+
+mod hands;
+mod judge;
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Barrier;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use super::acts::Act;
+use super::agreement::same;
+use super::dice::Dice;
+use super::kernel;
+use super::ledger::Ledger;
+use super::model::{End, Live, SIGKILL, Script, Stands};
+use super::support::wire::Wire;
+use super::support::{DEADLINE, Place};
+use super::tally::Tally;
+
+/// How long they may take to agree.
+const LIMIT: Duration = Duration::from_secs(2);
+
+/// How long they are watched beyond that, to tell late from never.
+const WATCH: Duration = Duration::from_secs(20);
+
+/// The longest that a stop may rightly take whose answer nobody waited for.
+const GRACE_MAX: Duration = Duration::from_millis(300);
+
+/// How long a condition is polled for that is only timed here, and judged elsewhere.
+const TIMED: Duration = Duration::from_secs(5);
+
+/// A grace that nobody who obeys needs: it ends by the TERM, and at once.
+const PATIENT_GRACE_S: f64 = 60.0;
+
+/// What is counted with the acts although nobody did it.
+const BARE_OUTLIVED: &str = "(a child without environment outlived a killed shim)";
+
+/// How many acts are told with a violation.
+const RECENT: usize = 25;
+
+/// What a race may come to for a run that is born in it.
+#[derive(Default)]
+struct Newborn {
+    script: Option<Script>,
+    may: BTreeSet<End>,
+    /// It was there already when it got something that must end it.
+    must_end: bool,
+}
+
+/// A place that is tortured, and what is known of it.
+pub(crate) struct Torture {
+    place: Place,
+    is_up: bool,
+    live: Option<Live>,
+    newborn: Newborn,
+    last_run: i64,
+    version: i64,
+    ledger: Ledger,
+    recent: VecDeque<String>,
+    /// The shim is held with SIGSTOP.
+    held_shim: Option<u32>,
+    /// What was answered with 200 in this round, and so must be in the history: kinds of events.
+    owed: Vec<&'static str>,
+    /// What the latest run's history must have gained in this round: `kind cause`, `*` for any cause.
+    gained: Option<Vec<&'static str>>,
+}
+
+impl Torture {
+    pub(crate) fn new() -> Self {
+        let mut place = Place::new();
+        place.compile("victim");
+        place.actor();
+        place.start_server();
+        Self {
+            place,
+            is_up: true,
+            live: None,
+            newborn: Newborn::default(),
+            last_run: 0,
+            version: -1,
+            ledger: Ledger::default(),
+            recent: VecDeque::new(),
+            held_shim: None,
+            owed: Vec::new(),
+            gained: None,
+        }
+    }
+
+    pub(crate) fn round(&mut self, round: u32, mut dice: Dice, tally: &mut Tally) -> Result<(), String> {
+        tally.round();
+        self.newborn = Newborn::default();
+        self.gained = None;
+        self.owed.clear();
+        let is_calm = !self.live.as_ref().is_some_and(Live::is_fated);
+        let kind = dice.roll(100);
+        self.note(&format!("--- round {round}, {}", self.stands_text()));
+        let slack = match kind {
+            0..=54 if is_calm => self.exact(&mut dice, tally)?,
+            55..=61 => self.crowd(&mut dice, tally)?,
+            _ => self.race(&mut dice, tally)?,
+        };
+        self.settle(slack, tally)?;
+        self.reap(tally);
+        Ok(())
+    }
+
+    /// The last looks: the run that still lives is ended, and all that ever was is as it was.
+    pub(crate) fn finish(&mut self, tally: &mut Tally) -> Result<(), String> {
+        self.note("--- the end");
+        self.newborn = Newborn::default();
+        self.gained = None;
+        self.owed.clear();
+        if let Some(live) = &mut self.live {
+            live.may.insert(End::Asked);
+            live.must_end = true;
+            self.request(&Act::Stop { grace_s: 0.0 })?;
+            self.settle(Duration::ZERO, tally)?;
+        }
+        self.ledger.compare_with_history(&self.place)
+    }
+
+    fn stands_text(&self) -> String {
+        self.live.as_ref().map_or_else(|| "stopped".to_owned(), |live| format!("run {} {:?}", live.run_id, live.stands))
+    }
+
+    fn note(&mut self, what: &str) {
+        self.recent.push_back(what.to_owned());
+        if self.recent.len() > RECENT {
+            self.recent.pop_front();
+        }
+    }
+
+    fn stands(&self) -> Option<Stands> {
+        self.live.as_ref().map(|live| live.stands)
+    }
+
+    // ---- one act alone
+
+    /// Returns how much longer than [`LIMIT`] the end may rightly take.
+    fn exact(&mut self, dice: &mut Dice, tally: &mut Tally) -> Result<Duration, String> {
+        let mut act = dice.act(self.stands());
+        // Only a victim that has come so far does as it is told.
+        if matches!(act, Act::TermLeader | Act::Usr1Leader) && !self.is_ready() {
+            act = Act::Pause;
+        }
+        // Somebody else is stopped already, and whether a paused one may be continued alone is not for here.
+        if matches!(act, Act::StopKin(_)) && self.stands() == Some(Stands::Paused) {
+            act = Act::KillKin;
+        }
+        if let (Act::Stop { grace_s }, Some(live)) = (&mut act, &self.live)
+            && live.script.obeys
+            && self.is_ready()
+            && dice.chance(40)
+        {
+            *grace_s = PATIENT_GRACE_S;
+        }
+        tally.did(act.name());
+        self.note(&act.to_string());
+        if act.request().is_some() {
+            return self.exact_request(&act).map(|()| Duration::ZERO);
+        }
+        if matches!(act, Act::KillBooting(_)) || act.can_do_without_server() && dice.chance(30) {
+            // What happens while nobody looks is to be in the history all the same.
+            let by_term = dice.chance(30);
+            self.note(if by_term { "TERM server before that" } else { "KILL server before that" });
+            tally.did(if by_term { "TERM server" } else { "KILL server" });
+            self.take_server_down(by_term)?;
+        }
+        let mut wire = (self.is_up && act.can_do_without_server()).then(|| self.place.wire());
+        let at = Instant::now();
+        let is_there = self.do_fault(&act, dice)?;
+        let is_live = self.live.is_some();
+        if is_live {
+            same("somebody got it", &(is_there || matches!(act, Act::KillKin | Act::StopKin(_))), &true)?;
+        }
+        self.gained = Some(Vec::new());
+        self.expect(&act);
+        if let (Act::FreezeShim(time), true) = (&act, is_there) {
+            thread::sleep(*time);
+        }
+        self.release_shim();
+        if !self.is_up {
+            thread::sleep(dice.pause_between());
+            self.boot(dice, tally);
+        } else if let Some(wire) = &mut wire {
+            self.time_reaction(&act, wire, at, tally);
+        }
+        Ok(if matches!(act, Act::TermShim) { GRACE_MAX } else { Duration::ZERO })
+    }
+
+    fn time_reaction(&self, act: &Act, wire: &mut Wire, at: Instant, tally: &mut Tally) {
+        let Some(live) = &self.live else { return };
+        let wanted = match act {
+            Act::StopLeader | Act::ContLeader if live.stands == Stands::Paused => "paused",
+            Act::StopLeader | Act::ContLeader => "running",
+            Act::KillLeader | Act::Usr1Leader if live.must_end => "stopped",
+            _ => return,
+        };
+        if self.gained.as_ref().is_some_and(Vec::is_empty) || !until_told(wire, |pipeline| pipeline["state"] == wanted) {
+            return;
+        }
+        tally.took(if wanted == "stopped" { "end to `stopped`" } else { "outside signal to state" }, at.elapsed());
+    }
+
+    /// What an act of somebody else, alone, makes of the live run.
+    fn expect(&mut self, act: &Act) {
+        const ENDED: [&str; 2] = ["exited *", "usage -"];
+        let Some(live) = &mut self.live else { return };
+        let was = live.stands;
+        let mut gained = Vec::new();
+        let mut end = None;
+        match act {
+            Act::StopLeader if was == Stands::Running => {
+                live.stands = Stands::Paused;
+                gained.push("paused outside");
+            }
+            Act::ContLeader if was == Stands::Paused => {
+                live.stands = Stands::Running;
+                gained.push("resumed outside");
+            }
+            Act::Waver { times, .. } => {
+                live.stands = if Act::last_signal(*times) == Signal::STOP { Stands::Paused } else { Stands::Running };
+                self.gained = None;
+                return;
+            }
+            Act::KillShim | Act::KillShimThenServer | Act::KillServerThenShim => {
+                end = Some(End::Lost);
+                gained.push("lost recovery");
+            }
+            Act::KillLeader => {
+                end = Some(End::Signal(SIGKILL));
+                gained.extend(ENDED);
+            }
+            Act::TermShim => {
+                live.may.insert(End::Asked);
+                live.must_end = true;
+                self.gained = told_by_a_stop(true, was);
+                return;
+            }
+            Act::TermLeader | Act::Usr1Leader => {
+                let on_it = if matches!(act, Act::TermLeader) { live.script.on_term } else { Some(live.script.on_usr1) };
+                if was == Stands::Paused {
+                    // It comes into effect when the run goes on.
+                    live.may.extend(on_it);
+                } else if on_it.is_some() {
+                    end = on_it;
+                    gained.extend(ENDED);
+                }
+            }
+            _ => {}
+        }
+        if let Some(end) = end {
+            live.may.insert(end);
+            live.must_end = true;
+        }
+        self.gained = Some(gained);
+    }
+
+    fn exact_request(&mut self, act: &Act) -> Result<(), String> {
+        let (status, body) = self.request(act)?;
+        let stands = self.stands();
+        let is_allowed = match act {
+            Act::Start { .. } => stands.is_none(),
+            Act::Pause => stands == Some(Stands::Running),
+            Act::Resume => stands == Some(Stands::Paused),
+            _ => stands.is_some(),
+        };
+        self.gained = Some(Vec::new());
+        if !is_allowed {
+            same("the status of a refusal", &(status, &body["error"]), &(409, &json!("invalid_transition")))?;
+            return Ok(());
+        }
+        if status != 200 {
+            return Err(format!("{act} is answered with {status} {body}"));
+        }
+        match (act, &mut self.live) {
+            (Act::Start { script, .. }, _) => {
+                let run_id = body["run_id"].as_i64().ok_or("a start tells the run")?;
+                same("the next run's id", &run_id, &(self.last_run + 1))?;
+                let pid = body["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).ok_or("a start tells the pid")?;
+                self.last_run = run_id;
+                let live = Live::new(run_id, pid, script.clone());
+                self.gained = (!live.is_fated()).then(|| vec!["starting request", "spawned request"]);
+                self.live = Some(live);
+                self.until_ready();
+            }
+            (Act::Pause, Some(live)) => {
+                live.stands = Stands::Paused;
+                self.gained = Some(vec!["paused request"]);
+            }
+            (Act::Resume, Some(live)) => {
+                live.stands = Stands::Running;
+                self.gained = Some(vec!["resumed request"]);
+            }
+            (Act::Stop { grace_s }, Some(live)) => {
+                if *grace_s >= PATIENT_GRACE_S {
+                    live.patient_end = live.script.on_term;
+                }
+                live.must_end = true;
+                live.may.insert(End::Asked);
+                self.gained = told_by_a_stop(*grace_s > 0.0, live.stands);
+            }
+            _ => return Err(format!("{act} without a run")),
+        }
+        Ok(())
+    }
+
+    /// So that signals find a victim that does as it is told. One that ends by itself may have done so.
+    fn until_ready(&self) {
+        let begun = Instant::now();
+        while !self.is_ready() && begun.elapsed() < TIMED && self.live.as_ref().is_some_and(|live| kernel::is_there(live.pid)) {
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    // ---- many clients
+
+    fn crowd(&mut self, dice: &mut Dice, tally: &mut Tally) -> Result<Duration, String> {
+        let script = Script::random(dice);
+        let clients: Vec<Vec<Act>> = (0..2 + dice.roll(4))
+            .map(|_| {
+                (0..=dice.roll(3))
+                    .map(|_| match dice.roll(10) {
+                        0..=2 => Act::Start { script: script.clone(), grace_s: 0.1 },
+                        3..=5 => Act::Pause,
+                        6 | 7 => Act::Resume,
+                        _ => dice.stop(),
+                    })
+                    .collect()
+            })
+            .collect();
+        tally.did("crowd");
+        self.note(&format!("a crowd with {} {}: {clients:?}", script.name, script.args.join(" ")));
+        let gate = Barrier::new(clients.len());
+        let (place, gate) = (&self.place, &gate);
+        let ask_all = |acts: &[Act]| -> Vec<(Act, u16, Value)> {
+            gate.wait();
+            let ask = |act: &Act| {
+                let (path, body) = act.request().expect("a request");
+                let answer = place.request("POST", path, &[("Content-Type", "application/json")], Some(&body));
+                (act.clone(), answer.status, answer.body)
+            };
+            acts.iter().map(ask).collect()
+        };
+        let answers: Vec<_> = thread::scope(|scope| {
+            let threads: Vec<_> = clients.iter().map(|acts| scope.spawn(|| ask_all(acts))).collect();
+            threads.into_iter().flat_map(|thread| thread.join().expect("no panic")).collect()
+        });
+        let mut started = BTreeSet::new();
+        for (act, status, body) in &answers {
+            self.note(&format!("  {act}: {status} {body}"));
+            match (act, *status) {
+                (Act::Start { .. }, 200) => {
+                    if !started.insert(body["run_id"].as_i64().ok_or("a start tells the run")?) {
+                        return Err(format!("two starts got the same run: {body}"));
+                    }
+                }
+                (act, 200) => self.owed.extend(act.promise()),
+                (_, 409) => same("the error", &body["error"], &json!("invalid_transition"))?,
+                _ => return Err(format!("{act} in a crowd is answered with {status} {body}")),
+            }
+        }
+        let count = i64::try_from(started.len()).expect("few");
+        let expected: BTreeSet<i64> = (self.last_run + 1..=self.last_run + count).collect();
+        same("the runs that were started", &started, &expected)?;
+        if let Some(live) = &mut self.live {
+            live.stands = Stands::Either;
+            live.may.insert(End::Asked);
+            live.must_end |= !started.is_empty();
+        }
+        self.newborn = Newborn { script: Some(script), may: BTreeSet::from([End::Asked]), must_end: false };
+        Ok(GRACE_MAX)
+    }
+
+    // ---- things that race
+
+    fn race(&mut self, dice: &mut Dice, tally: &mut Tally) -> Result<Duration, String> {
+        let mut stream = None;
+        if dice.chance(85) {
+            let act = dice.shot(self.stands());
+            tally.did(&format!("{} in a race", act.name()));
+            self.note(&format!("{act}, in a race"));
+            let (path, body) = act.request().ok_or("no request")?;
+            let mut wire = self.place.wire();
+            wire.send(post(path, &body));
+            if let Act::Start { script, .. } = &act {
+                self.newborn.script = Some(script.clone());
+            }
+            self.blur(&act);
+            if dice.chance(25) {
+                // Whatever is killed now: what was answered is so.
+                self.hear(&act, &mut wire, false)?;
+            } else {
+                stream = Some((act, wire));
+            }
+            self.wait(dice);
+        }
+        let mut was_down = false;
+        let mut holds = Vec::new();
+        for _ in 0..1 + usize::from(dice.chance(40)) + usize::from(dice.chance(15)) {
+            let act = dice.fault();
+            tally.did(&format!("{} in a race", act.name()));
+            self.blur(&act);
+            let is_there = self.do_fault(&act, dice)?;
+            self.newborn.must_end |= is_there && self.live.is_none() && act.ends_a_run();
+            self.note(&format!("{act}{}", if is_there { "" } else { ": nobody there" }));
+            if let Act::FreezeShim(time) = act {
+                holds.push(time);
+            }
+            was_down |= !self.is_up;
+            self.wait(dice);
+        }
+        if !self.is_up {
+            if dice.chance(25) {
+                let act = Act::KillBooting(dice.moment(Duration::from_millis(30)));
+                tally.did(&format!("{} in a race", act.name()));
+                self.note(&act.to_string());
+                self.blur(&act);
+                self.do_fault(&act, dice)?;
+            }
+            self.boot(dice, tally);
+        }
+        holds.into_iter().for_each(thread::sleep);
+        self.release_shim();
+        if let Some((act, mut wire)) = stream {
+            self.hear(&act, &mut wire, was_down)?;
+        }
+        Ok(GRACE_MAX)
+    }
+
+    fn wait(&mut self, dice: &mut Dice) {
+        let pause = dice.pause_between();
+        self.note(&format!("  {pause:?}"));
+        thread::sleep(pause);
+    }
+
+    /// What an answer to a request that raced must be, and what it binds the future to.
+    fn hear(&mut self, act: &Act, wire: &mut Wire, was_down: bool) -> Result<(), String> {
+        let answer = match wire.try_answer(false) {
+            Ok(answer) => answer,
+            Err(_) if was_down => return Ok(()),
+            Err(error) => return Err(format!("{act} gets no answer from a server that lives: {error}")),
+        };
+        self.note(&format!("  {act}: {} {}", answer.status, answer.body));
+        match (act, answer.status) {
+            (Act::Start { .. }, 200 | 422) => {
+                same("the next run's id", &answer.body["run_id"].as_i64(), &Some(self.last_run + 1))?;
+            }
+            (Act::Stop { .. }, 200) => {
+                if let Some(live) = &mut self.live {
+                    live.must_end = true;
+                }
+            }
+            (Act::Pause | Act::Resume, 200) | (_, 409 | 503) => {}
+            _ => return Err(format!("{act} is answered with {} {}", answer.status, answer.body)),
+        }
+        if answer.status == 200 {
+            self.owed.extend(act.promise());
+        }
+        Ok(())
+    }
+
+    /// What an act may come to, for the run that lives and for one that is being born.
+    fn blur(&mut self, act: &Act) {
+        let is_ready = self.is_ready();
+        let mut may: BTreeSet<End> = BTreeSet::new();
+        let mut may_newborn: BTreeSet<End> = BTreeSet::new();
+        let mut must_end = false;
+        let mut moves = false;
+        match act {
+            Act::Start { .. }
+            | Act::SecondServer
+            | Act::FreezeServer(_)
+            | Act::FreezeShim(_)
+            | Act::KillKin
+            | Act::StopKin(_) => {}
+            Act::Pause | Act::Resume | Act::StopLeader | Act::ContLeader | Act::Waver { .. } => moves = true,
+            Act::Stop { .. } => {
+                moves = true;
+                may.insert(End::Asked);
+            }
+            Act::KillServer | Act::TermServer | Act::KillBooting(_) => {
+                may_newborn.insert(End::NeverBegan);
+            }
+            Act::KillShim | Act::KillShimThenServer | Act::KillServerThenShim => {
+                may.insert(End::Lost);
+                may_newborn.insert(End::NeverBegan);
+                must_end = true;
+            }
+            Act::TermShim => {
+                moves = true;
+                may.insert(End::Asked);
+                // Before it has a handler for it, it dies of it.
+                may_newborn.extend([End::Lost, End::NeverBegan]);
+                must_end = true;
+            }
+            Act::KillLeader => {
+                may.insert(End::Signal(SIGKILL));
+                must_end = true;
+            }
+            Act::TermLeader | Act::Usr1Leader => {
+                let script = self.live.as_ref().map(|live| &live.script).or(self.newborn.script.as_ref());
+                let is_term = matches!(act, Act::TermLeader);
+                let plain = Script::of_a_plain_program(is_term);
+                may.extend(script.and_then(|script| if is_term { script.on_term } else { Some(script.on_usr1) }));
+                if !is_ready {
+                    may.insert(plain);
+                }
+            }
+        }
+        may_newborn.extend(&may);
+        self.newborn.may.extend(may_newborn);
+        if let Some(live) = &mut self.live {
+            live.may.extend(may);
+            live.must_end |= must_end;
+            if moves {
+                live.stands = Stands::Either;
+            }
+        }
+    }
+}
+
+/// What a stop adds to the history. Of a paused run the end can be seen before it is seen to go on.
+fn told_by_a_stop(has_grace: bool, stands: Stands) -> Option<Vec<&'static str>> {
+    match (has_grace, stands) {
+        (true, Stands::Paused | Stands::Either) => None,
+        (true, Stands::Running) => Some(vec!["stopping -", "exited request", "usage -"]),
+        (false, _) => Some(vec!["exited request", "usage -"]),
+    }
+}
+
+/// A request as bytes.
+fn post(path: &str, body: &str) -> String {
+    format!(
+        "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+/// Asks again and again; whether it came in a time that is only a stopwatch's limit.
+fn until_told(wire: &mut Wire, holds: impl Fn(&Value) -> bool) -> bool {
+    let begun = Instant::now();
+    wire.read_within(DEADLINE);
+    while begun.elapsed() < TIMED {
+        if holds(&wire.get("/api/pipeline").body["pipeline"]) {
+            return true;
+        }
+    }
+    false
+}
