@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
+use super::records::Records;
 use super::shims::{ConnectionNumber, Finding, Shims};
 use super::snapshot::{Published, Snapshot, Watch};
 use super::{ActionError, Ask, Settings, StartRequest};
@@ -17,7 +18,7 @@ use crate::clock::{Clock, whole_ms};
 use crate::pipeline::{Action, Entry, Fact, Found, Pending, Refusal, RunStatus, State, Step, Transition, decide, observe};
 use crate::run_dir::{Command, FORMAT, LaunchSpec, Message, Reply, ReplyError};
 use crate::script;
-use crate::store::{NewRun, PipelineRow, RunRow, Store, StoreError};
+use crate::store::{NewRun, PipelineRow, RunRow, StoreError};
 
 /// How long a start, a pause or a resume is waited for before its client is told that it is still under way. The shim gives up a
 /// pause earlier than that.
@@ -72,8 +73,8 @@ enum Link {
 }
 
 /// See the module.
-pub(super) struct Conductor<S, C> {
-    store: Store,
+pub(super) struct Conductor<R, S, C> {
+    store: R,
     shims: S,
     clock: C,
     settings: Settings,
@@ -93,9 +94,9 @@ pub(super) struct Conductor<S, C> {
     is_known_silent: bool,
 }
 
-impl<S: Shims, C: Clock> Conductor<S, C> {
+impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
     /// Reads what is stored, looks what there is, and makes the two agree. When this returns, what is published is true.
-    pub(super) fn boot(store: Store, shims: S, clock: C, settings: Settings) -> Result<Self, StoreError> {
+    pub(super) fn boot(store: R, shims: S, clock: C, settings: Settings) -> Result<Self, StoreError> {
         let row = store.row()?;
         let run = store.latest_run()?;
         let last_seq = run.as_ref().map_or(Ok(0), |run| store.last_seq(run.id))?;
@@ -379,7 +380,7 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
         }
         let Some((last, _)) = facts.last() else { return Ok(()) };
         let last_seq = last.seq;
-        self.row = self.store.record_all(run_id, &facts, None)?.row;
+        self.row = self.store.record_all(run_id, &facts)?.row;
         self.last_seq = last_seq;
         self.run = self.store.run(run_id)?;
         let answers: Vec<_> = facts.iter().filter_map(|(entry, _)| self.settle_pending(&entry.fact, entry.boot_ms)).collect();

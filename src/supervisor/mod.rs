@@ -4,6 +4,7 @@
 //! they look at the snapshot. The thread ends with the server; the pipeline does not.
 
 mod conductor;
+mod records;
 mod shims;
 mod snapshot;
 #[cfg(test)]
@@ -231,7 +232,7 @@ impl Handle {
     }
 }
 
-fn conduct(mut conductor: Conductor<RealShims, SystemClock>, queue: &Receiver<Event>) -> Option<i64> {
+fn conduct(mut conductor: Conductor<Store, RealShims, SystemClock>, queue: &Receiver<Event>) -> Option<i64> {
     loop {
         let event = match conductor.deadline() {
             None => queue.recv().map_err(|_| RecvTimeoutError::Disconnected),

@@ -99,7 +99,7 @@ struct Stage {
     dir: tempfile::TempDir,
     world: FakeShims,
     clock: HandClock,
-    conductor: Conductor<FakeShims, HandClock>,
+    conductor: Conductor<Store, FakeShims, HandClock>,
 }
 
 impl Stage {
@@ -190,7 +190,7 @@ impl Stage {
     }
 }
 
-fn boot(dir: &tempfile::TempDir, world: &FakeShims, clock: &HandClock) -> Conductor<FakeShims, HandClock> {
+fn boot(dir: &tempfile::TempDir, world: &FakeShims, clock: &HandClock) -> Conductor<Store, FakeShims, HandClock> {
     let store = Store::open(&dir.path().join("db")).expect("opens").store;
     let root = dir.path().canonicalize().expect("there");
     let settings = Settings {

@@ -9,9 +9,10 @@ use crate::clock::{Clock, Timestamp, whole_ms};
 use crate::pipeline::{Entry, Fact, Found, Pending, Plan, Refusal, RunStatus, State, recover};
 use crate::run_dir::{Command, ReadJournal};
 use crate::store::{NewRun, StoreError, UnseenEnd};
+use crate::supervisor::records::Records;
 use crate::supervisor::shims::{Finding, Shims};
 
-impl<S: Shims, C: Clock> Conductor<S, C> {
+impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
     /// The boot table, for the latest run: at boot, and whenever its shim's connection broke.
     pub(super) fn look_at_run(&mut self) -> Result<(), StoreError> {
         self.settle("the server or the run's own process (the shim) was killed while it began; start it again")
