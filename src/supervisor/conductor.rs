@@ -13,7 +13,7 @@ use std::time::Duration;
 use super::records::Records;
 use super::shims::{ConnectionNumber, Finding, Shims};
 use super::snapshot::{Published, Snapshot, Watch};
-use super::{ActionError, Ask, Settings, StartRequest};
+use super::{ActionError, Ask, BootError, Settings, StartRequest};
 use crate::clock::{Clock, whole_ms};
 use crate::pipeline::{Action, Entry, Fact, Found, Pending, Refusal, RunStatus, State, Step, Transition, decide, observe};
 use crate::run_dir::{Command, FORMAT, LaunchSpec, Message, Reply, ReplyError};
@@ -58,6 +58,8 @@ struct UnderWay {
     pending: Pending,
     /// The command's tag.
     tag: u64,
+    /// When it was asked for, on the boot-time clock in milliseconds: what the shim had seen before that is no answer to it.
+    asked_ms: u64,
     waiters: Vec<Waiter>,
 }
 
@@ -92,11 +94,13 @@ pub(super) struct Conductor<R, S, C> {
     unheard_since: Option<Duration>,
     /// Whether health says that already.
     is_known_silent: bool,
+    /// Whether the database may hold more than is remembered here: something failed in the middle.
+    is_behind: bool,
 }
 
 impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
     /// Reads what is stored, looks what there is, and makes the two agree. When this returns, what is published is true.
-    pub(super) fn boot(store: R, shims: S, clock: C, settings: Settings) -> Result<Self, StoreError> {
+    pub(super) fn boot(store: R, shims: S, clock: C, settings: Settings) -> Result<Self, BootError> {
         let row = store.row()?;
         let run = store.latest_run()?;
         let last_seq = run.as_ref().map_or(Ok(0), |run| store.last_seq(run.id))?;
@@ -116,6 +120,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
             next_tag: 1,
             unheard_since: None,
             is_known_silent: false,
+            is_behind: false,
         };
         conductor.look_at_run()?;
         conductor.take_in_unknown_runs()?;
@@ -142,6 +147,13 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
 
     /// Takes an action. The answer comes when it is so, or at once when it cannot be.
     pub(super) fn act(&mut self, ask: Ask, reply_to: &ReplyTo) {
+        if self.is_behind {
+            // The answer must come from what is stored.
+            if let Err(error) = self.read_again() {
+                return answer(reply_to, Err(error.into()));
+            }
+            self.publish();
+        }
         let now = self.clock.since_boot();
         let action = ask.action();
         let grace = match &ask {
@@ -178,11 +190,13 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         };
         let run_id = spec.run_id;
         self.grace = Duration::from_millis(spec.grace_ms);
-        self.under_way = Some(UnderWay { pending: Pending::Start, tag: 0, waiters: vec![waiter] });
+        self.under_way = Some(UnderWay { pending: Pending::Start, tag: 0, asked_ms: 0, waiters: vec![waiter] });
         self.publish();
         match self.shims.launch(&spec) {
             Ok(number) => {
                 self.link = Link::Connected { number };
+                // Of the run before, if anything was wrong at all.
+                self.watch.set_degraded(None);
                 self.expect_to_hear();
             }
             Err(error) => {
@@ -212,7 +226,6 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         let at = self.clock.now();
         let new = NewRun { script: script_name, cwd: cwd.display().to_string(), args: request.args.clone(), log_start };
         let begun = self.store.begin_run(&new, at)?;
-        self.row = begun.row;
         self.last_seq = 0;
         self.run = match self.store.run(begun.run_id) {
             Ok(run) => run,
@@ -222,6 +235,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
                 return Err(error.into());
             }
         };
+        self.row = begun.row;
         Ok(LaunchSpec {
             format: FORMAT,
             run_id: begun.run_id,
@@ -242,6 +256,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
 
     /// Sends a command down, and notes that its fact is awaited.
     fn command(&mut self, command: &Command, tag: u64, pending: Pending, waiter: Waiter) {
+        let asked_ms = whole_ms(self.clock.since_boot());
         let sent = match self.link {
             Link::Connected { .. } => self.shims.send(command).is_ok(),
             Link::Idle | Link::Silent { .. } => false,
@@ -269,7 +284,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
                 }
             }
             Some(_) | None => {
-                let given_up = self.under_way.replace(UnderWay { pending, tag, waiters: vec![waiter] });
+                let given_up = self.under_way.replace(UnderWay { pending, tag, asked_ms, waiters: vec![waiter] });
                 if let Some(given_up) = given_up {
                     let action = given_up.pending.action();
                     let refusal = Refusal { from: self.row.state, action, pending: Some(pending.action()) };
@@ -380,10 +395,21 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         }
         let Some((last, _)) = facts.last() else { return Ok(()) };
         let last_seq = last.seq;
-        self.row = self.store.record_all(run_id, &facts)?.row;
+        let before = std::mem::replace(&mut self.row, self.store.record_all(run_id, &facts)?.row);
         self.last_seq = last_seq;
-        self.run = self.store.run(run_id)?;
+        // Before anything else can fail: what is committed is under way no more.
         let answers: Vec<_> = facts.iter().filter_map(|(entry, _)| self.settle_pending(&entry.fact, entry.boot_ms)).collect();
+        self.run = match self.store.run(run_id) {
+            Ok(run) => run,
+            Err(error) => {
+                // Row and run are of one moment, or what is published is of none.
+                self.row = before;
+                for (under_way, _) in answers {
+                    under_way.answer_all(|| Err(ActionError::store(&error)));
+                }
+                return Err(error);
+            }
+        };
         self.publish();
         let published = self.watch.get();
         for under_way in answers {
@@ -406,14 +432,14 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         if let (Fact::Stopping { grace_ms }, None | Some(Pending::Pause | Pending::Resume)) = (fact, self.pending()) {
             // A stop that this server did not ask for: from before its time, or the shim got a TERM.
             let pending = Pending::Stop { kill_at: Duration::from_millis(boot_ms + grace_ms) };
-            let given_up = self.under_way.replace(UnderWay { pending, tag: 0, waiters: Vec::new() })?;
+            let given_up = self.under_way.replace(UnderWay { pending, tag: 0, asked_ms: 0, waiters: Vec::new() })?;
             let refusal = Refusal { from: self.row.state, action: given_up.pending.action(), pending: Some(Action::Stop) };
             return Some((given_up, Outcome::Refused(refusal)));
         }
+        let is_news = self.under_way.as_ref().is_some_and(|under_way| boot_ms >= under_way.asked_ms);
         let outcome = match (self.pending()?, fact) {
+            (Pending::Pause, Fact::Paused { .. }) | (Pending::Resume, Fact::Resumed { .. }) if is_news => Outcome::Done,
             (Pending::Start, Fact::Spawned { .. } | Fact::SpawnFailed { .. })
-            | (Pending::Pause, Fact::Paused { .. })
-            | (Pending::Resume, Fact::Resumed { .. })
             | (Pending::Start | Pending::Stop { .. }, Fact::Exited { .. }) => Outcome::Done,
             (pending @ (Pending::Pause | Pending::Resume), Fact::Exited { .. }) => {
                 Outcome::Refused(Refusal { from: State::Stopped, action: pending.action(), pending: None })
@@ -452,9 +478,15 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         {
             if let Err(error) = self.look_at_run() {
                 self.forget_and_retry(&error);
-            } else if self.live_run().is_none() {
-                self.link = Link::Idle;
-                self.watch.set_degraded(None);
+            } else {
+                if self.live_run().is_none() {
+                    // Unless what has ended is heard out.
+                    if let Link::Silent { .. } = self.link {
+                        self.link = Link::Idle;
+                    }
+                    self.watch.set_degraded(None);
+                }
+                // Also where nothing was new: what was committed before a read failed has not been published.
                 self.publish();
             }
         }
@@ -482,6 +514,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         self.shims.disconnect();
         self.unheard_since = None;
         self.is_known_silent = false;
+        self.is_behind = true;
         self.link = Link::Silent { since: now, retry_at: now + STORE_RETRY };
         self.watch.set_degraded(Some(format!("what happened could not be recorded yet: failed to {error}")));
         if let Some(under_way) = &mut self.under_way {
