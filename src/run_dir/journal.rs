@@ -128,6 +128,8 @@ pub struct Journal {
     /// The length of what was written whole: a torn write is cut back to it.
     len: u64,
     waiting: VecDeque<Vec<u8>>,
+    /// Whether one of the lines since the last sync must be on the disk.
+    owes_sync: bool,
     last: Option<(u64, Timestamp)>,
 }
 
@@ -135,7 +137,7 @@ impl Journal {
     /// Begins the journal with its header. Not yet synced: the first synced fact takes it along.
     pub fn create(path: &Path, header: &Header) -> io::Result<Self> {
         let file = private_file().create_new(true).open(path)?;
-        let mut journal = Self { file, len: 0, waiting: VecDeque::new(), last: None };
+        let mut journal = Self { file, len: 0, waiting: VecDeque::new(), owes_sync: false, last: None };
         journal.write_whole(&line_of(header))?;
         Ok(journal)
     }
@@ -153,11 +155,11 @@ impl Journal {
     /// Writes an entry; with `durable` it is on the disk when this returns `Ok`. On an error the entry waits and is not lost.
     pub fn append(&mut self, entry: &Entry, durable: bool) -> io::Result<()> {
         self.waiting.push_back(line_of(entry));
-        self.flush()?;
-        if durable { self.file.sync_data() } else { Ok(()) }
+        self.owes_sync |= durable;
+        self.flush()
     }
 
-    /// Writes what waits. Returns `Ok` when nothing waits any more.
+    /// Writes what waits, and syncs it where that was asked for. Returns `Ok` when nothing waits any more.
     pub fn flush(&mut self) -> io::Result<()> {
         while let Some(line) = self.waiting.pop_front() {
             if let Err(error) = self.write_whole(&line) {
@@ -165,7 +167,8 @@ impl Journal {
                 return Err(error);
             }
         }
-        Ok(())
+        // Also for a line that had to wait. A file that cannot be synced is none to try for ever.
+        if std::mem::take(&mut self.owes_sync) { self.file.sync_data() } else { Ok(()) }
     }
 
     /// Whether something waits to be written.
