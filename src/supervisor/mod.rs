@@ -6,6 +6,8 @@
 mod conductor;
 mod records;
 mod shims;
+#[cfg(test)]
+mod simulation;
 mod snapshot;
 #[cfg(test)]
 mod tests;
