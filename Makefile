@@ -5,7 +5,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run test torture check build clean binary need-tools
+.PHONY: help run test simulate torture check build clean binary need-tools
 # Two cargo commands at once would only wait for each other's lock.
 .NOTPARALLEL:
 
@@ -34,6 +34,13 @@ test: need-tools ## Run every test
 torture: need-tools ## Kill and hurt the release build N=1000 times at random; SEED=<number> brings the decisions of another time back
 	AUTOAPPDEV_TORTURE_ROUNDS=$(or $(N),1000) AUTOAPPDEV_TORTURE_SEED=$(SEED) \
 	  $(CARGO) test --release --locked --test torture -- --nocapture
+
+# A seed decides a whole run of the simulated world (src/supervisor/simulation/); one that fails prints its trace and how to repeat it.
+simulate: export SIMULATE_SEEDS := $(or $(SEEDS),100000)
+simulate: export SIMULATE_FIRST := $(FIRST)
+simulate: export SIMULATE_SEED := $(SEED)
+simulate: need-tools ## Play 100000 seeds of the simulated world (SEEDS=5000 FIRST=100000), or one with its trace (SEED=1234)
+	$(CARGO) test --locked --profile simulation --lib supervisor::simulation::whatever -- --nocapture
 
 check: need-tools ## Formatting, lints, documentation, licences and advisories, the scripts' syntax
 	$(CARGO) fmt --check

@@ -10,6 +10,8 @@
 mod change;
 mod check;
 mod error;
+#[cfg(test)]
+mod memory;
 mod open;
 mod reader;
 mod rows;

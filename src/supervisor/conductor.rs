@@ -13,9 +13,10 @@ use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
 use super::kill_points;
+use super::records::Records;
 use super::shims::{ConnectionNumber, Finding, Shims};
 use super::snapshot::{Concern, Published, Snapshot, Watch};
-use super::{ActionError, Ask, Settings, StartRequest};
+use super::{ActionError, Ask, BootError, Settings, StartRequest};
 use crate::clock::{Clock, whole_ms};
 use crate::kill_point::KillPoint;
 use crate::pipeline::{
@@ -23,7 +24,7 @@ use crate::pipeline::{
 };
 use crate::run_dir::{Command, FORMAT, LaunchSpec, Message, Note, Reply, ReplyError, Trouble};
 use crate::script;
-use crate::store::{NewRun, PipelineRow, RunRow, Store, StoreError};
+use crate::store::{NewRun, PipelineRow, RunRow, StoreError};
 
 /// How long a start, a pause or a resume is waited for before its client is told that it is still under way. The shim gives up a
 /// pause earlier than that.
@@ -60,6 +61,8 @@ struct UnderWay {
     pending: Pending,
     /// The command's tag.
     tag: u64,
+    /// When it was asked for, on the boot-time clock in milliseconds: what the shim had seen before that is no answer to it.
+    asked_ms: u64,
     waiters: Vec<Waiter>,
 }
 
@@ -75,8 +78,8 @@ enum Link {
 }
 
 /// See the module.
-pub(super) struct Conductor<S, C> {
-    store: Store,
+pub(super) struct Conductor<R, S, C> {
+    store: R,
     shims: S,
     clock: C,
     settings: Settings,
@@ -104,11 +107,13 @@ pub(super) struct Conductor<S, C> {
     unheard_since: Option<Duration>,
     /// Whether health says that already.
     is_known_silent: bool,
+    /// Whether the database may hold more than is remembered here: something failed in the middle.
+    is_behind: bool,
 }
 
-impl<S: Shims, C: Clock> Conductor<S, C> {
+impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
     /// Reads what is stored, looks what there is, and makes the two agree. When this returns, what is published is true.
-    pub(super) fn boot(store: Store, shims: S, clock: C, settings: Settings) -> Result<Self, StoreError> {
+    pub(super) fn boot(store: R, shims: S, clock: C, settings: Settings) -> Result<Self, BootError> {
         let row = store.row()?;
         let run = store.latest_run()?;
         let last_seq = run.as_ref().map_or(Ok(0), |run| store.last_seq(run.id))?;
@@ -133,6 +138,7 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
             next_tag: 1,
             unheard_since: None,
             is_known_silent: false,
+            is_behind: false,
         };
         match conductor.look_at_run() {
             // On a full disk the pipeline is served as it is on record, and controlled; the rest is recorded once it can be.
@@ -171,6 +177,11 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
         };
         // There may be room by now.
         let unrecorded = self.record_unrecorded();
+        // The answer must come from what is stored.
+        if let Err(error) = self.catch_up() {
+            self.note_store_failure(&error);
+            return answer(reply_to, Err(error.into()));
+        }
         let pending = self.under_way.as_ref().map(|under_way| under_way.pending);
         let step = match decide(self.known_state(), pending, action, now + grace) {
             Ok(step) => step,
@@ -206,11 +217,13 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
         let run_id = spec.run_id;
         self.grace = Duration::from_millis(spec.grace_ms);
         self.watch.set_concern(Concern::Run, None);
-        self.under_way = Some(UnderWay { pending: Pending::Start, tag: 0, waiters: vec![waiter] });
+        self.under_way = Some(UnderWay { pending: Pending::Start, tag: 0, asked_ms: 0, waiters: vec![waiter] });
         self.publish();
         match self.shims.launch(&spec) {
             Ok(number) => {
                 self.link = Link::Connected { number };
+                // Of the run before, if anything was wrong at all.
+                self.watch.set_concern(Concern::Shim, None);
                 self.expect_to_hear();
             }
             Err(error) => {
@@ -249,7 +262,6 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
             }
         };
         KillPoint::ServerStartingCommitted.reach();
-        self.row = begun.row;
         self.note = None;
         (self.last_seq, self.settled_seq, self.last_words) = (0, 0, None);
         self.run = match self.store.run(begun.run_id) {
@@ -260,6 +272,8 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
                 return Err(error.into());
             }
         };
+        self.row = begun.row;
+        self.note_store_success();
         Ok(LaunchSpec {
             format: FORMAT,
             run_id: begun.run_id,
@@ -281,6 +295,7 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
 
     /// Sends a command down, and notes that its fact is awaited.
     fn command(&mut self, command: &Command, tag: u64, pending: Pending, waiter: Waiter) {
+        let asked_ms = whole_ms(self.clock.since_boot());
         let sent = match self.link {
             Link::Connected { .. } => self.shims.send(command).is_ok(),
             Link::Idle | Link::Silent { .. } => false,
@@ -309,7 +324,7 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
                 }
             }
             Some(_) | None => {
-                let given_up = self.under_way.replace(UnderWay { pending, tag, waiters: vec![waiter] });
+                let given_up = self.under_way.replace(UnderWay { pending, tag, asked_ms, waiters: vec![waiter] });
                 if let Some(given_up) = given_up {
                     let action = given_up.pending.action();
                     let refusal = Refusal { from: self.known_state(), action, pending: Some(pending.action()) };
@@ -323,6 +338,8 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
 
     fn tell_that_something_changed(&mut self) {
         match self.store.touch(self.clock.now()) {
+            // The row alone, beside a run that could not be read, would be of no moment at all.
+            Ok(_) if self.is_behind => {}
             Ok(row) => self.row = row,
             // It is published all the same; only who waits for a newer version hears of it later.
             Err(error) => self.note_store_failure(&error),
@@ -435,6 +452,7 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
 
     /// Commits facts that are not recorded yet, publishes what they make of the pipeline, and answers who waited for it.
     fn record(&mut self, entries: Vec<Entry>) -> Result<(), StoreError> {
+        self.catch_up()?;
         let Some(run) = &self.run else { return Ok(()) };
         let run_id = run.id;
         let mut state = self.row.state;
@@ -447,12 +465,25 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
         let Some((last, _)) = facts.last() else { return Ok(()) };
         let last_seq = last.seq;
         kill_points::heard(&facts);
-        self.row = self.store.record_all(run_id, &facts, None)?.row;
+        let row = self.store.record_all(run_id, &facts)?.row;
         kill_points::committed(&facts);
+        let before = std::mem::replace(&mut self.row, row);
         self.last_seq = last_seq;
-        self.run = self.store.run(run_id)?;
-        let answers: Vec<_> = facts.iter().filter_map(|(entry, _)| self.settle_pending(entry)).collect();
         self.unrecorded.retain(|entry| entry.seq > last_seq);
+        // Before anything else can fail: what is committed is under way no more.
+        let answers: Vec<_> = facts.iter().filter_map(|(entry, _)| self.settle_pending(entry)).collect();
+        self.run = match self.store.run(run_id) {
+            Ok(run) => run,
+            Err(error) => {
+                // Row and run are of one moment, or what is published is of none.
+                self.row = before;
+                self.is_behind = true;
+                for (under_way, _) in answers {
+                    under_way.answer_all(|| Err(ActionError::store(&error)));
+                }
+                return Err(error);
+            }
+        };
         self.publish();
         let published = self.watch.get();
         for under_way in answers {
@@ -472,7 +503,7 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
 
     /// What a fact means for the action under way: who is to be answered, and how it went. Once for each fact.
     fn settle_pending(&mut self, entry: &Entry) -> Option<(UnderWay, Outcome)> {
-        let Entry { seq, fact, .. } = entry;
+        let Entry { seq, fact, boot_ms, .. } = entry;
         if *seq <= self.settled_seq {
             return None;
         }
@@ -480,14 +511,14 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
         if let (Fact::Stopping { grace_ms }, None | Some(Pending::Pause | Pending::Resume)) = (fact, self.pending()) {
             // A stop that this server did not ask for: from before its time, or the shim got a TERM.
             let pending = Pending::Stop { kill_at: self.clock.awake() + Duration::from_millis(*grace_ms) };
-            let given_up = self.under_way.replace(UnderWay { pending, tag: 0, waiters: Vec::new() })?;
+            let given_up = self.under_way.replace(UnderWay { pending, tag: 0, asked_ms: 0, waiters: Vec::new() })?;
             let refusal = Refusal { from: self.row.state, action: given_up.pending.action(), pending: Some(Action::Stop) };
             return Some((given_up, Outcome::Refused(refusal)));
         }
+        let is_news = self.under_way.as_ref().is_some_and(|under_way| *boot_ms >= under_way.asked_ms);
         let outcome = match (self.pending()?, fact) {
+            (Pending::Pause, Fact::Paused { .. }) | (Pending::Resume, Fact::Resumed { .. }) if is_news => Outcome::Done,
             (Pending::Start, Fact::Spawned { .. } | Fact::SpawnFailed { .. })
-            | (Pending::Pause, Fact::Paused { .. })
-            | (Pending::Resume, Fact::Resumed { .. })
             | (Pending::Start | Pending::Stop { .. }, Fact::Exited { .. }) => Outcome::Done,
             (pending @ (Pending::Pause | Pending::Resume), Fact::Exited { .. }) => {
                 Outcome::Refused(Refusal { from: State::Stopped, action: pending.action(), pending: None })
@@ -527,9 +558,15 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
         {
             if let Err(error) = self.look_at_run() {
                 self.forget_and_retry(&error);
-            } else if self.live_run().is_none() {
-                self.link = Link::Idle;
-                self.watch.set_concern(Concern::Shim, None);
+            } else {
+                if self.live_run().is_none() {
+                    // Unless what has ended is heard out.
+                    if let Link::Silent { .. } = self.link {
+                        self.link = Link::Idle;
+                    }
+                    self.watch.set_concern(Concern::Shim, None);
+                }
+                // Also where nothing was new: what was committed before a read failed has not been published.
                 self.publish();
             }
         }

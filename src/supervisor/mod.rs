@@ -5,7 +5,10 @@
 
 mod conductor;
 mod kill_points;
+mod records;
 mod shims;
+#[cfg(test)]
+mod simulation;
 mod snapshot;
 #[cfg(test)]
 mod tests;
@@ -171,6 +174,17 @@ enum Event {
     Stop,
 }
 
+/// Why a server cannot begin. Each sentence fits after "failed to".
+#[derive(Debug, thiserror::Error)]
+pub enum BootError {
+    /// The database did not tell what is stored, or did not take what was found.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// It cannot be said whether a run lives that the database knows nothing of, and whose id it would give again.
+    #[error("look at the run directories: {0}")]
+    Runs(io::Error),
+}
+
 /// The running thread.
 #[derive(Debug)]
 pub struct Supervisor {
@@ -182,7 +196,7 @@ pub struct Supervisor {
 impl Supervisor {
     /// Recovers what the last server left, and begins. When this returns, the snapshot is true. `at_end` is called when the thread ends, by
     /// [`Supervisor::stop`] or by a panic: a server without it must not go on as if all were well.
-    pub fn start(store: Store, settings: Settings, at_end: impl FnOnce() + Send + 'static) -> Result<Self, StoreError> {
+    pub fn start(store: Store, settings: Settings, at_end: impl FnOnce() + Send + 'static) -> Result<Self, BootError> {
         let (events, queue) = mpsc::channel();
         let shims = RealShims::new(Runs::new(settings.runtime_dir.clone()), events.clone());
         let conductor = Conductor::boot(store, shims, SystemClock, settings)?;
@@ -248,7 +262,7 @@ impl Handle {
     }
 }
 
-fn conduct(mut conductor: Conductor<RealShims, SystemClock>, queue: &Receiver<Event>) -> Option<i64> {
+fn conduct(mut conductor: Conductor<Store, RealShims, SystemClock>, queue: &Receiver<Event>) -> Option<i64> {
     loop {
         let event = match conductor.deadline() {
             None => queue.recv().map_err(|_| RecvTimeoutError::Disconnected),

@@ -13,6 +13,7 @@ use crate::pipeline::{Cause, Containment, Entry, Exit, Fact, Found, State};
 use crate::run_dir::{Command, FORMAT, Header, LaunchSpec, ReadJournal, Reply, ReplyError, Trouble};
 
 /// What the fake shim does, and what it was told.
+#[expect(clippy::struct_excessive_bools, reason = "each call fails or not")]
 #[derive(Default)]
 struct World {
     launched: Vec<LaunchSpec>,
@@ -20,6 +21,8 @@ struct World {
     killed_leftovers_of: Vec<i64>,
     launch_fails: bool,
     connect_fails: bool,
+    looks_fail: bool,
+    lists_fail: bool,
     connections: ConnectionNumber,
     found: BTreeMap<i64, (Found, Option<ReadJournal>)>,
 }
@@ -55,11 +58,17 @@ impl Shims for FakeShims {
     fn disconnect(&mut self) {}
 
     fn find(&self, run_id: i64) -> io::Result<Finding> {
+        if self.0.borrow().looks_fail {
+            return Err(io::Error::other("too many open files"));
+        }
         let (found, journal) = self.0.borrow().found.get(&run_id).cloned().unwrap_or((Found::NeverBegan, None));
         Ok(Finding { found, journal, damage: None })
     }
 
     fn run_ids(&self) -> io::Result<Vec<i64>> {
+        if self.0.borrow().lists_fail {
+            return Err(io::Error::other("too many open files"));
+        }
         Ok(self.0.borrow().found.keys().copied().collect())
     }
 
@@ -108,7 +117,7 @@ struct Stage {
     dir: tempfile::TempDir,
     world: FakeShims,
     clock: HandClock,
-    conductor: Conductor<FakeShims, HandClock>,
+    conductor: Conductor<Store, FakeShims, HandClock>,
 }
 
 impl Stage {
@@ -193,13 +202,39 @@ impl Stage {
         (self.snapshot().state, status)
     }
 
+    /// From now on what is committed of a run cannot be read.
+    fn make_unreadable(&self) {
+        for event in ["INSERT", "UPDATE OF status"] {
+            self.sql(&format!(
+                "CREATE TRIGGER unreadable_{} AFTER {event} ON pipeline_runs BEGIN
+                     UPDATE pipeline_runs SET created_at = '9999-99-99T99:99:99.999Z' WHERE id = new.id; END",
+                &event[..6]
+            ));
+        }
+    }
+
+    fn make_readable(&self) {
+        self.sql(
+            "DROP TRIGGER unreadable_INSERT; DROP TRIGGER unreadable_UPDATE;
+             UPDATE pipeline_runs SET created_at = '2023-11-14T22:13:20.000Z'",
+        );
+    }
+
     fn sql(&self, text: &str) {
         let connection = rusqlite::Connection::open(self.dir.path().join("db")).expect("opens");
         connection.execute_batch(text).expect("good SQL");
     }
 }
 
-fn boot(dir: &tempfile::TempDir, world: &FakeShims, clock: &HandClock) -> Conductor<FakeShims, HandClock> {
+fn boot(dir: &tempfile::TempDir, world: &FakeShims, clock: &HandClock) -> Conductor<Store, FakeShims, HandClock> {
+    try_boot(dir, world, clock).expect("boots")
+}
+
+fn try_boot(
+    dir: &tempfile::TempDir,
+    world: &FakeShims,
+    clock: &HandClock,
+) -> Result<Conductor<Store, FakeShims, HandClock>, BootError> {
     let store = Store::open(&dir.path().join("db")).expect("opens").store;
     let root = dir.path().canonicalize().expect("there");
     let settings = Settings {
@@ -211,7 +246,7 @@ fn boot(dir: &tempfile::TempDir, world: &FakeShims, clock: &HandClock) -> Conduc
         log_segment_bytes: 1 << 20,
         log_run_bytes: 1 << 24,
     };
-    Conductor::boot(store, world.clone(), clock.clone(), settings).expect("boots")
+    Conductor::boot(store, world.clone(), clock.clone(), settings)
 }
 
 fn header(run_id: i64) -> Header {
@@ -783,4 +818,136 @@ fn what_a_shim_cannot_write_is_said_until_it_can_or_is_gone() {
     stage.finds(1, Found::Ended, &[(1, spawned()), (2, exited(0, false))]);
     stage.lose_shim();
     assert!(stage.conductor.watch().degraded().is_none(), "nobody is there to take it back");
+}
+
+#[test]
+fn an_end_that_is_committed_and_cannot_be_read_leaves_nothing_pending() {
+    let mut stage = Stage::running();
+    let stopping = stage.ask(stop(Duration::from_secs(1)));
+    stage.finds(1, Found::Ended, &[(1, spawned()), (2, exited(0, true))]);
+    stage.make_unreadable();
+    stage.hear(&[(2, exited(0, true))]);
+    assert!(matches!(got(&stopping), Err(ActionError::Store(_))));
+    stage.make_readable();
+    stage.pass(Duration::from_secs(1));
+    assert_eq!((stage.stored(), stage.snapshot().pending), ((State::Stopped, "stopped".into()), None));
+    assert_eq!(stage.snapshot().allowed, vec![Action::Start]);
+}
+
+#[test]
+fn a_start_that_is_committed_and_cannot_be_read_is_seen_to_run_a_moment_later() {
+    let mut stage = Stage::new();
+    let starting = stage.ask(Ask::Start(StartRequest::default()));
+    stage.finds(1, Found::ShimAlive, &[(1, spawned())]);
+    stage.make_unreadable();
+    stage.hear(&[(1, spawned())]);
+    assert!(matches!(got(&starting), Err(ActionError::Store(_))));
+    stage.make_readable();
+    stage.pass(Duration::from_secs(1));
+    assert_eq!((stage.snapshot().state, stage.snapshot().pending), (State::Running, None));
+    assert!(stage.conductor.watch().degraded().is_none());
+}
+
+#[test]
+fn a_run_that_cannot_be_read_is_not_published_in_halves() {
+    let mut stage = Stage::new();
+    stage.world.0.borrow_mut().launch_fails = true;
+    let before = stage.snapshot();
+    stage.sql(
+        "CREATE TRIGGER unreadable AFTER UPDATE OF status ON pipeline_runs BEGIN
+             UPDATE pipeline_runs SET created_at = '9999-99-99T99:99:99.999Z' WHERE id = new.id; END",
+    );
+    assert!(matches!(got(&stage.ask(Ask::Start(StartRequest::default()))), Err(ActionError::Store(_))));
+    let snapshot = stage.snapshot();
+    assert_eq!((snapshot.status, snapshot.stopped_at, snapshot.version), ("starting", None, before.version + 1));
+    stage.sql("DROP TRIGGER unreadable; UPDATE pipeline_runs SET created_at = '2023-11-14T22:13:20.000Z'");
+    stage.pass(Duration::from_secs(1));
+    assert_eq!((stage.snapshot().pending, stage.snapshot().allowed), (None, vec![Action::Start]));
+
+    let mut stage = Stage::running();
+    let before = stage.snapshot();
+    stage.finds(1, Found::Ended, &[(1, spawned()), (2, exited(0, false))]);
+    stage.make_unreadable();
+    stage.lose_shim();
+    assert_eq!(stage.snapshot(), before);
+}
+
+#[test]
+fn a_start_beside_one_that_is_committed_and_cannot_be_read_is_refused_by_the_rules() {
+    let mut stage = Stage::new();
+    stage.make_unreadable();
+    assert!(matches!(got(&stage.ask(Ask::Start(StartRequest::default()))), Err(ActionError::Store(_))));
+    assert!(matches!(got(&stage.ask(Ask::Start(StartRequest::default()))), Err(ActionError::Store(_))), "still not to be read");
+    stage.make_readable();
+    let second = stage.ask(Ask::Start(StartRequest::default()));
+    assert!(matches!(got(&second), Err(ActionError::Refused(refusal)) if refusal.pending == Some(Action::Start)));
+    stage.pass(Duration::from_secs(1));
+    assert_eq!((stage.stored(), stage.snapshot().pending), ((State::Stopped, "failed".into()), None));
+}
+
+#[test]
+fn a_start_after_an_end_that_could_not_be_read_leaves_health_well() {
+    let mut stage = Stage::running();
+    stage.finds(1, Found::Ended, &[(1, spawned()), (2, exited(0, false))]);
+    stage.make_unreadable();
+    stage.hear(&[(2, exited(0, false))]);
+    assert!(stage.conductor.watch().degraded().is_some());
+    stage.make_readable();
+    let waiting = stage.ask(Ask::Start(StartRequest::default()));
+    stage.hear(&[(1, spawned())]);
+    assert_eq!(got(&waiting).expect("started").snapshot.run_id, Some(2));
+    assert!(stage.conductor.watch().degraded().is_none());
+}
+
+#[test]
+fn a_start_beside_one_that_cannot_be_looked_at_is_refused_by_the_rules() {
+    let mut stage = Stage::new();
+    drop(stage.ask(Ask::Start(StartRequest::default())));
+    stage.finds(1, Found::ShimAlive, &[(1, spawned())]);
+    stage.world.0.borrow_mut().looks_fail = true;
+    let mut stage = stage.reboot();
+    let second = stage.ask(Ask::Start(StartRequest::default()));
+    assert!(matches!(got(&second), Err(ActionError::Refused(refusal)) if refusal.pending == Some(Action::Start)));
+    stage.world.0.borrow_mut().looks_fail = false;
+    stage.pass(Duration::from_secs(1));
+    assert_eq!((stage.snapshot().state, stage.snapshot().pending), (State::Running, None));
+}
+
+#[test]
+fn a_server_that_cannot_say_which_runs_there_are_does_not_boot_and_gives_no_id_twice() {
+    let Stage { dir, world, clock, conductor } = Stage::new();
+    drop(conductor);
+    world.0.borrow_mut().found.insert(4, (Found::Ended, None));
+    world.0.borrow_mut().lists_fail = true;
+    assert!(matches!(try_boot(&dir, &world, &clock), Err(BootError::Runs(_))));
+    world.0.borrow_mut().lists_fail = false;
+    world.0.borrow_mut().looks_fail = true;
+    assert!(matches!(try_boot(&dir, &world, &clock), Err(BootError::Runs(_))), "it may be alive");
+    world.0.borrow_mut().looks_fail = false;
+    assert!(try_boot(&dir, &world, &clock).is_ok());
+}
+
+#[test]
+fn an_older_run_that_the_database_does_not_know_is_left_alone() {
+    let stage = Stage::new();
+    stage.finds(4, Found::Vanished { same_boot: true }, &[(1, spawned())]);
+    stage.finds(5, Found::ShimAlive, &[(1, spawned()), (2, Fact::Paused { cause: Cause::Request })]);
+    let stage = stage.reboot();
+    assert_eq!((stage.snapshot().state, stage.snapshot().run_id), (State::Paused, Some(5)));
+    assert!(stage.world.0.borrow().killed_leftovers_of.is_empty(), "that takes the PAUSE file, which is run 5's");
+}
+
+#[test]
+fn a_pause_is_not_answered_by_one_that_was_over_before_it_was_asked_for() {
+    let mut stage = Stage::running();
+    let old =
+        [(2, Fact::Paused { cause: Cause::Outside }), (3, Fact::Resumed { cause: Cause::Outside, paused_ms: 1, detail: None })];
+    let late = old.map(|(seq, fact)| Message::Fact(stage.entry(seq, fact)));
+    stage.clock.advance(Duration::from_millis(20));
+    let pause = stage.ask(Ask::Pause);
+    stage.conductor.hear(1, late.to_vec());
+    assert!(waits(&pause), "it is still to be done");
+    assert_eq!((stage.snapshot().state, stage.snapshot().pending), (State::Running, Some(Action::Pause)));
+    stage.hear(&[(4, Fact::Paused { cause: Cause::Request })]);
+    assert_eq!(got(&pause).expect("paused").snapshot.state, State::Paused);
 }

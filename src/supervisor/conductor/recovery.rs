@@ -10,18 +10,42 @@ use crate::kill_point::KillPoint;
 use crate::pipeline::{Entry, Fact, Found, Pending, Plan, Refusal, RunStatus, State, recover};
 use crate::run_dir::{Command, ReadJournal};
 use crate::store::{NewRun, StoreError, UnseenEnd};
+use crate::supervisor::BootError;
+use crate::supervisor::records::Records;
 use crate::supervisor::shims::{Finding, Shims};
 
-impl<S: Shims, C: Clock> Conductor<S, C> {
+impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
     /// The boot table, for the latest run: at boot, and whenever its shim's connection broke.
     pub(super) fn look_at_run(&mut self) -> Result<(), StoreError> {
         self.settle("the server or the run's own process (the shim) was killed while it began; start it again")
     }
 
-    pub(super) fn settle(&mut self, why_it_never_began: &str) -> Result<(), StoreError> {
-        // From what is stored, not from what is remembered: a read that failed after a commit leaves the two apart.
-        self.row = self.store.row()?;
+    /// From what is stored, not from what is remembered: a read that failed after a commit leaves the two apart. Who waited was told so.
+    pub(super) fn read_again(&mut self) -> Result<(), StoreError> {
+        let row = self.store.row()?;
         self.run = self.store.latest_run()?;
+        self.row = row;
+        self.is_behind = false;
+        if self.live_run().is_none() {
+            self.under_way = None;
+        } else if self.row.state == State::Stopped && self.unrecorded.is_empty() && self.under_way.is_none() {
+            // Committed as `starting`, and not as `running`: its first fact is on the way, or it never began.
+            self.under_way = Some(UnderWay { pending: Pending::Start, tag: 0, asked_ms: 0, waiters: Vec::new() });
+        }
+        Ok(())
+    }
+
+    /// After a read that failed behind a commit: what is published is what is stored again.
+    pub(super) fn catch_up(&mut self) -> Result<(), StoreError> {
+        if self.is_behind {
+            self.read_again()?;
+            self.publish();
+        }
+        Ok(())
+    }
+
+    pub(super) fn settle(&mut self, why_it_never_began: &str) -> Result<(), StoreError> {
+        self.read_again()?;
         let Some(run) = &self.run else { return Ok(()) };
         let (run_id, status) = (run.id, run.status);
         self.last_seq = self.store.last_seq(run_id)?;
@@ -71,7 +95,7 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
         if let (Plan::Adopt, Some(grace), None, false) = (plan, stop, self.pending(), is_over) {
             // The shim kills by then at the latest: how long the machine was awake since the journal does not tell.
             let pending = Pending::Stop { kill_at: self.clock.awake() + grace };
-            self.under_way = Some(UnderWay { pending, tag: 0, waiters: Vec::new() });
+            self.under_way = Some(UnderWay { pending, tag: 0, asked_ms: 0, waiters: Vec::new() });
         }
         match plan {
             Plan::Nothing => {}
@@ -155,11 +179,6 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
     }
 
     fn adopt(&mut self, run_id: i64) {
-        if self.live_run().is_some() && self.row.state == State::Stopped && self.unrecorded.is_empty() && self.under_way.is_none()
-        {
-            // Killed between the commit of `starting` and that of `running`: its first fact is on the way.
-            self.under_way = Some(UnderWay { pending: Pending::Start, tag: 0, waiters: Vec::new() });
-        }
         let connected = self.shims.connect(run_id).and_then(|number| {
             self.shims.send(&Command::Attach { tag: 0, after: self.last_seq })?;
             if let Some(UnderWay { pending: Pending::Stop { kill_at }, tag: 1.., .. }) = self.under_way {
@@ -214,14 +233,15 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
     fn end_unseen(&mut self, run_id: i64, end: UnseenEnd, at: Timestamp, why: &str) -> Result<(), StoreError> {
         // Its journal can have ended it a moment ago.
         if self.run.as_ref().is_some_and(|run| run.status.is_live()) {
-            self.row = self.store.end_run(run_id, end, at, why)?;
+            let row = self.store.end_run(run_id, end, at, why)?;
             ::log::warn!("run {run_id}: {why}");
             match end {
                 UnseenEnd::Lost => KillPoint::ServerLostCommitted.reach(),
                 UnseenEnd::NeverBegan => KillPoint::ServerNeverBeganCommitted.reach(),
             }
-            self.run = self.store.run(run_id)?;
             self.unrecorded.clear();
+            self.run = self.store.run(run_id)?;
+            self.row = row;
         }
         self.link = Link::Idle;
         self.watch.set_concern(Concern::Shim, None);
@@ -244,45 +264,35 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
         Ok(())
     }
 
-    /// Run directories that the database knows nothing of: it was removed or replaced. Their ids are not given again, and one that
-    /// lives, or may have left something alive, is taken in.
-    pub(super) fn take_in_unknown_runs(&mut self) -> Result<(), StoreError> {
-        let ids = match self.shims.run_ids() {
-            Ok(ids) => ids,
-            Err(error) => {
-                ::log::error!("failed to look for run directories: {error}");
-                return Ok(());
-            }
-        };
+    /// Run directories that the database knows nothing of: it was removed or replaced. Their ids are not given again, and the latest, if
+    /// it lives or may have left something alive, is taken in.
+    pub(super) fn take_in_unknown_runs(&mut self) -> Result<(), BootError> {
+        let ids = self.shims.run_ids().map_err(BootError::Runs)?;
         let known = self.run.as_ref().map_or(0, |run| run.id);
-        let Some(&highest) = ids.last().filter(|&&highest| highest > known) else { return Ok(()) };
-        self.store.reserve_run_ids(highest)?;
+        // Only the latest can live: none begins before the one before it is recorded as ended. To clean up after an older one would take
+        // the PAUSE file of one that lives.
+        let Some(id) = ids.last().copied().filter(|&id| id > known) else { return Ok(()) };
+        self.store.reserve_run_ids(id)?;
         KillPoint::ServerRunIdsReserved.reach();
-        for id in ids.into_iter().filter(|&id| id > known) {
-            let is_open = self.live_run().is_none();
-            let may_live = match self.shims.find(id) {
-                Ok(Finding { found: Found::ShimAlive | Found::Vanished { .. }, journal, .. }) if is_open => Some(journal),
-                Ok(_) | Err(_) => None,
-            };
-            if let Some(journal) = may_live {
-                let (new, created_at) = if let Some(ReadJournal { header, .. }) = journal {
-                    let new = NewRun { script: header.script, cwd: header.cwd, args: header.args, log_start: header.log_start };
-                    (new, header.created_at)
-                } else {
-                    // Damaged, or of a newer version. Whatever it is, beside it no other may be started.
-                    let new = NewRun { script: "(unknown)".to_owned(), cwd: String::new(), args: Vec::new(), log_start: 0 };
-                    (new, self.clock.now())
-                };
-                let begun = self.store.adopt_unknown_run(id, &new, created_at)?;
-                ::log::warn!("run {id} was not in the database; its journal tells of it");
-                KillPoint::ServerUnknownRunCommitted.reach();
-                self.row = begun.row;
-                self.run = self.store.run(id)?;
-                (self.last_seq, self.settled_seq) = (0, 0);
-                self.look_at_run()?;
-            }
-        }
-        Ok(())
+        let may_live = match self.shims.find(id).map_err(BootError::Runs)? {
+            Finding { found: Found::ShimAlive | Found::Vanished { .. }, journal, .. } if self.live_run().is_none() => journal,
+            Finding { .. } => return Ok(()),
+        };
+        let (new, created_at) = if let Some(ReadJournal { header, .. }) = may_live {
+            let new = NewRun { script: header.script, cwd: header.cwd, args: header.args, log_start: header.log_start };
+            (new, header.created_at)
+        } else {
+            // Damaged, or of a newer version. Whatever it is, beside it no other may be started.
+            let new = NewRun { script: "(unknown)".to_owned(), cwd: String::new(), args: Vec::new(), log_start: 0 };
+            (new, self.clock.now())
+        };
+        let begun = self.store.adopt_unknown_run(id, &new, created_at)?;
+        ::log::warn!("run {id} was not in the database; its journal tells of it");
+        KillPoint::ServerUnknownRunCommitted.reach();
+        self.row = begun.row;
+        self.run = self.store.run(id)?;
+        (self.last_seq, self.settled_seq) = (0, 0);
+        Ok(self.look_at_run()?)
     }
 }
 

@@ -9,6 +9,7 @@ use super::{ActionError, Concern, Conductor, Link, Outcome, answer};
 use crate::clock::Clock;
 use crate::pipeline::{Entry, Fact, State, observe};
 use crate::store::StoreError;
+use crate::supervisor::records::Records;
 use crate::supervisor::shims::Shims;
 
 /// How often the database is tried again after it did not take something.
@@ -17,7 +18,7 @@ const STORE_RETRY: Duration = Duration::from_millis(500);
 /// The most facts that are kept for a database that does not take them. With more, all are left to the journal, which has them too.
 const UNRECORDED_MAX: usize = 10_000;
 
-impl<S: Shims, C: Clock> Conductor<S, C> {
+impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
     /// As [`Conductor::record`], but facts that the database can't take at this time are kept, so that the run stays under control: who
     /// waited for them is told so, and the next one is decided by them.
     pub(super) fn record_or_keep(&mut self, entries: Vec<Entry>) -> Result<(), StoreError> {
@@ -74,12 +75,19 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
         self.watch.set_concern(Concern::Database, Some(format!("{what}: failed to {error}")));
     }
 
+    /// The database has taken something.
+    pub(super) fn note_store_success(&mut self) {
+        if self.unrecorded.is_empty() && !self.is_behind && self.store_retry_at.take().is_some() {
+            ::log::info!("the database takes what happens again");
+            self.watch.set_concern(Concern::Database, None);
+        }
+    }
+
     pub(super) fn try_store_again(&mut self) {
-        match self.record_unrecorded().and_then(|()| self.store.try_writing()) {
+        let written = self.record_unrecorded().and_then(|()| self.store.try_writing());
+        match written.and_then(|()| self.catch_up()) {
             Ok(()) => {
-                ::log::info!("the database takes what happens again");
-                self.store_retry_at = None;
-                self.watch.set_concern(Concern::Database, None);
+                self.note_store_success();
                 if self.live_run().is_none() && matches!(self.link, Link::Silent { .. }) {
                     self.link = Link::Idle;
                 }
@@ -97,6 +105,7 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
         self.shims.disconnect();
         self.unheard_since = None;
         self.is_known_silent = false;
+        self.is_behind = true;
         self.link = Link::Silent { since: now, retry_at: now + STORE_RETRY };
         if !error.may_pass() {
             self.unrecorded.clear();

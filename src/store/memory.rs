@@ -1,0 +1,41 @@
+//! A database that lives in memory, for tests that need very many of them, one after another.
+
+use std::path::PathBuf;
+
+use rusqlite::Connection;
+
+use super::{Store, open};
+
+impl Store {
+    /// The schema of today, nothing in it.
+    pub(crate) fn in_memory() -> Self {
+        let mut conn = Connection::open_in_memory().expect("memory");
+        conn.pragma_update(None, "foreign_keys", 1).expect("SQLite has foreign keys");
+        conn.set_prepared_statement_cache_capacity(64);
+        open::runner().run(&mut conn).expect("the migrations fit");
+        Self { conn, path: PathBuf::from("memory"), file: None, is_relaxed: false }
+    }
+
+    /// Takes everything out, as if the file had been removed.
+    pub(crate) fn clear(&self) {
+        self.execute(
+            "DELETE FROM pipeline_events;
+             UPDATE pipeline_state SET state = 'stopped', pid = NULL, run_id = NULL, started_at = NULL, paused_at = NULL,
+                 resumed_at = NULL, stopped_at = NULL, updated_at = '2020-01-01T00:00:00.000Z', version = 0;
+             DELETE FROM pipeline_runs;
+             DELETE FROM sqlite_sequence;",
+        );
+    }
+
+    /// Runs SQL past all rules.
+    pub(crate) fn execute(&self, sql: &str) {
+        self.conn.execute_batch(sql).expect("good SQL");
+    }
+
+    /// The whole content, one line a row, in a fixed order: for comparing.
+    pub(crate) fn dump(&self, sql: &str) -> Vec<String> {
+        let mut statement = self.conn.prepare_cached(sql).expect("good SQL");
+        let rows = statement.query_map([], |row| row.get::<_, String>(0)).expect("runs");
+        rows.map(|row| row.expect("a text")).collect()
+    }
+}

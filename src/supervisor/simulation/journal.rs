@@ -1,0 +1,77 @@
+//! A run's journal: what the shim knows, what of it is in the file, and what a power cut leaves.
+
+use super::env::Env;
+use crate::clock::{Timestamp, whole_ms};
+use crate::pipeline::{Entry, Fact};
+use crate::run_dir::{Header, ReadJournal};
+
+/// See the module. `synced` ≤ `written` ≤ all entries.
+#[derive(Default)]
+pub(super) struct Journal {
+    pub(super) header: Option<Header>,
+    /// All that the shim has numbered, written or not.
+    pub(super) entries: Vec<Entry>,
+    pub(super) written: usize,
+    synced: usize,
+    owes_sync: bool,
+    /// Whether a line ever had to wait.
+    pub(super) was_behind: bool,
+    header_is_synced: bool,
+}
+
+impl Journal {
+    /// Numbers a fact and writes it, as far as the disk lets it.
+    pub(super) fn append(&mut self, env: &Env, not_before: Timestamp, fact: Fact, durable: bool) -> Entry {
+        let (seq, floor) = self.entries.last().map_or((1, not_before), |last| (last.seq + 1, last.at));
+        let entry = Entry { seq, at: env.wall().max(floor), boot_ms: whole_ms(env.since_boot()), fact };
+        self.entries.push(entry.clone());
+        self.owes_sync |= durable;
+        self.flush(env);
+        entry
+    }
+
+    /// Whether nothing waits any more.
+    pub(super) fn flush(&mut self, env: &Env) -> bool {
+        if !env.disk.journal_is_full {
+            self.written = self.entries.len();
+            if std::mem::take(&mut self.owes_sync) {
+                (self.synced, self.header_is_synced) = (self.written, true);
+            }
+        }
+        self.was_behind |= self.is_behind();
+        !self.is_behind()
+    }
+
+    pub(super) fn is_behind(&self) -> bool {
+        self.written < self.entries.len()
+    }
+
+    /// What is in the file.
+    pub(super) fn in_file(&self) -> &[Entry] {
+        &self.entries[..self.written]
+    }
+
+    /// Whether the file says how the run ended.
+    pub(super) fn holds_end(&self) -> bool {
+        self.header.is_some() && self.in_file().iter().any(|entry| entry.fact.is_end())
+    }
+
+    pub(super) fn read(&self) -> Option<ReadJournal> {
+        let header = self.header.clone()?;
+        Some(ReadJournal { header, entries: self.in_file().to_vec(), damaged_lines: 0 })
+    }
+
+    /// What was not synced may be gone, from some line on.
+    pub(super) fn lose_power(&mut self, env: &mut Env) {
+        let kept = env.rng.between(self.synced as u64, self.written as u64 + 1);
+        let kept = usize::try_from(kept).expect("below a length");
+        if kept < self.written {
+            env.cover("a power cut took facts that were not synced");
+        }
+        self.written = kept;
+        if kept == 0 && !self.header_is_synced && self.header.is_some() && env.rng.chance(500) {
+            self.header = None;
+            env.cover("a power cut took a journal");
+        }
+    }
+}

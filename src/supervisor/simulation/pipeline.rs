@@ -1,0 +1,79 @@
+//! The kernel's truth about a run: which processes of it are alive, and which are stopped.
+
+use crate::pipeline::Exit;
+
+/// The script's own process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Leader {
+    Unborn,
+    Awake,
+    Stopped,
+    Dead(Exit),
+}
+
+/// The leader and what it has started.
+#[derive(Debug)]
+pub(super) struct Pipeline {
+    pub(super) leader: Leader,
+    pub(super) pid: u32,
+    pub(super) helpers: u64,
+    pub(super) helpers_are_stopped: bool,
+    /// How it ends as soon as it is continued: its time came while it was stopped.
+    pub(super) due: Option<Exit>,
+    pub(super) ignores_term: bool,
+    /// Neither a STOP nor a KILL reaches it for now: it sleeps uninterruptibly.
+    pub(super) is_stuck: bool,
+    /// A kill of the leftovers has failed, and was reported so to people.
+    pub(super) is_given_up: bool,
+}
+
+impl Pipeline {
+    pub(super) fn unborn(pid: u32) -> Self {
+        Self {
+            leader: Leader::Unborn,
+            pid,
+            helpers: 0,
+            helpers_are_stopped: false,
+            due: None,
+            ignores_term: false,
+            is_stuck: false,
+            is_given_up: false,
+        }
+    }
+
+    pub(super) fn leader_is_alive(&self) -> bool {
+        matches!(self.leader, Leader::Awake | Leader::Stopped)
+    }
+
+    /// Whether any process is.
+    pub(super) fn is_alive(&self) -> bool {
+        self.leader_is_alive() || self.helpers > 0
+    }
+
+    /// Whether every process is stopped by a signal.
+    pub(super) fn is_paused(&self) -> bool {
+        self.leader == Leader::Stopped && (self.helpers == 0 || self.helpers_are_stopped)
+    }
+
+    pub(super) fn freeze(&mut self) {
+        if self.leader == Leader::Awake {
+            self.leader = Leader::Stopped;
+        }
+        self.helpers_are_stopped = true;
+    }
+
+    pub(super) fn thaw(&mut self) {
+        if self.leader == Leader::Stopped {
+            self.leader = Leader::Awake;
+        }
+        self.helpers_are_stopped = false;
+    }
+
+    /// KILL reaches all of it.
+    pub(super) fn kill(&mut self) {
+        if self.leader_is_alive() {
+            self.leader = Leader::Dead(Exit::Signal(9));
+        }
+        self.helpers = 0;
+    }
+}

@@ -1,0 +1,447 @@
+//! One seed: a server that is killed and started again in the middle of everything, until the world is left in peace and must be right.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::mpsc::{TryRecvError, sync_channel};
+use std::time::Duration;
+
+use super::clients::{self, Asked};
+use super::env::{Due, Env, MS, SECOND};
+use super::records::{Database, SharedDatabase, SimRecords};
+use super::shims::{Killed, SimClock, SimShims};
+use super::wires::Input;
+use super::world::{Shared, World};
+use crate::pipeline::{Action, Fact};
+use crate::store::Store;
+use crate::supervisor::conductor::Conductor;
+use crate::supervisor::{Ask, Settings, Watch};
+
+type Server = Conductor<SimRecords, SimShims, SimClock>;
+
+/// How a seed went.
+pub(super) struct Outcome {
+    pub(super) violation: Option<String>,
+    pub(super) trace: Vec<String>,
+    pub(super) coverage: BTreeMap<String, u64>,
+    pub(super) steps: u64,
+    pub(super) kills: u64,
+    pub(super) store: Store,
+}
+
+/// See the module.
+pub(super) struct Play {
+    pub(super) world: Shared,
+    pub(super) database: SharedDatabase,
+    settings: Settings,
+    server: Option<(Box<Server>, Arc<Watch>)>,
+    /// When the server's thread comes back by itself, and how often it did so in vain.
+    wake_at: Option<u64>,
+    idle_turns: u32,
+    boot_at: u64,
+    ask_at: u64,
+    ask_every: u64,
+    are_kills: bool,
+    asked: Vec<Asked>,
+    /// The highest version that anybody was shown.
+    seen: u64,
+    steps: u64,
+    kills: u64,
+}
+
+impl Play {
+    pub(super) fn new(seed: u64, store: Store, root: PathBuf, is_traced: bool) -> Self {
+        let mut env = Env::new(seed, is_traced);
+        let rng = &mut env.rng;
+        // Not everything at once: what is rare shows where little else goes on.
+        let mut sometimes = |often, per_mille: &[u64]| if rng.chance(often) { rng.pick(per_mille) } else { 0 };
+        let (database, shims) = (sometimes(250, &[5, 30, 150]), sometimes(250, &[5, 30, 150]));
+        let (slowness, torn_telling) = (sometimes(500, &[10, 100, 300]), sometimes(150, &[50, 200]));
+        let (frailty, cuts) = (sometimes(150, &[5, 20, 60]), sometimes(200, &[30, 200]));
+        let every = sometimes(800, &[5 * MS, 200 * MS, 2 * SECOND, 20 * SECOND]);
+        env.temper.database = database;
+        env.temper.shims = shims;
+        env.temper.slowness = slowness;
+        env.temper.torn_telling = torn_telling;
+        env.temper.frailty = frailty;
+        env.temper.cuts = cuts;
+        env.temper.strike_every = (every > 0).then_some(every);
+        env.temper.strikes = env.rng.draw() | env.rng.draw();
+        let are_kills = env.rng.chance(700);
+        let ask_every = env.rng.pick(&[MS, 50 * MS, SECOND, 6 * SECOND]);
+        if env.temper.strike_every.is_some() {
+            env.soon(Due::Strikes);
+        }
+        let settings = Settings {
+            runtime_dir: root.clone(),
+            root,
+            default_script: Some("a.sh".to_owned()),
+            grace: Duration::from_secs(10),
+            uses_cgroups: true,
+            log_segment_bytes: 1 << 20,
+            log_run_bytes: 1 << 24,
+        };
+        Self {
+            world: Rc::new(RefCell::new(World { env, runs: BTreeMap::new() })),
+            database: Rc::new(RefCell::new(Database::new(store))),
+            settings,
+            server: None,
+            wake_at: None,
+            idle_turns: 0,
+            boot_at: 0,
+            ask_at: 0,
+            ask_every,
+            are_kills,
+            asked: Vec::new(),
+            seen: 0,
+            steps: 0,
+            kills: 0,
+        }
+    }
+
+    /// Plays it to the end.
+    pub(super) fn run(mut self) -> Outcome {
+        let steps = self.with_env(|env| env.rng.pick(&[40, 120, 250]));
+        let mut result = Ok(());
+        while result.is_ok() && self.steps < steps {
+            result = self.step();
+        }
+        let result = result.and_then(|()| self.end_in_peace());
+        drop(self.server.take());
+        let Self { world, database, steps, kills, .. } = self;
+        let env = &mut world.borrow_mut().env;
+        let violation = result.err();
+        if let Some(violation) = &violation {
+            env.violate(|| violation.clone());
+        }
+        let store = Rc::into_inner(database).expect("the server is gone").into_inner().store;
+        Outcome { violation, trace: env.take_trace(), coverage: std::mem::take(&mut env.coverage), steps, kills, store }
+    }
+
+    pub(super) fn with_env<T>(&self, act: impl FnOnce(&mut Env) -> T) -> T {
+        act(&mut self.world.borrow_mut().env)
+    }
+
+    pub(super) fn watch(&self) -> Option<&Arc<Watch>> {
+        self.server.as_ref().map(|(_, watch)| watch)
+    }
+
+    pub(super) fn is_answered(&self) -> bool {
+        self.asked.is_empty()
+    }
+
+    // ---- one step
+
+    /// Whatever comes first: something of the world, the server's thread, its start, or a client.
+    pub(super) fn step(&mut self) -> Result<(), String> {
+        self.steps += 1;
+        let is_up = self.server.is_some();
+        let (now, world_at, input_at, is_calm) = self.with_env(|env| {
+            let input_at = env.inbox.front().map(|(ready, _)| *ready);
+            (env.now, env.next_due_at(), input_at, env.is_calm)
+        });
+        let server_at = [input_at, self.wake_at].into_iter().flatten().min().filter(|_| is_up);
+        let boot_at = (!is_up).then_some(self.boot_at);
+        let ask_at = (!is_calm).then_some(self.ask_at);
+        let first = [world_at, server_at, boot_at, ask_at].into_iter().flatten().min().unwrap_or(now + SECOND);
+        self.with_env(|env| env.now = env.now.max(first));
+        if boot_at == Some(first) {
+            self.boot()?;
+        } else if server_at == Some(first) {
+            let is_input = input_at.is_some_and(|at| at <= first);
+            let input = if is_input { self.with_env(|env| env.inbox.pop_front()) } else { None };
+            self.serve(input.map(|(_, input)| input))?;
+        } else if ask_at == Some(first) {
+            let every = self.ask_every;
+            self.ask_at = first + self.with_env(|env| env.rng.below(2 * every));
+            if let Some((_, watch)) = &self.server {
+                let snapshot = watch.get().snapshot.clone();
+                let ask = self.with_env(|env| clients::think_of(&mut env.rng, &snapshot));
+                self.ask(ask)?;
+            }
+        } else {
+            self.world.borrow_mut().step(first);
+        }
+        if self.are_kills && self.server.is_some() && self.with_env(|env| env.mishap(4)) {
+            self.with_env(|env| {
+                env.note(|| "the server is killed between two events".to_owned());
+                env.cover("server killed between two events");
+            });
+            self.bury_server();
+        }
+        self.check()
+    }
+
+    // ---- the server
+
+    fn boot(&mut self) -> Result<(), String> {
+        let lives = self.are_kills;
+        self.with_env(|env| {
+            env.note(|| "a server boots".to_owned());
+            env.inbox.clear();
+            env.calls_to_live = None;
+            if lives && !env.is_calm && env.rng.chance(700) {
+                let most = env.rng.pick(&[8, 30, 120, 400]);
+                env.calls_to_live = Some(1 + env.rng.below(most));
+            }
+        });
+        let records = SimRecords::new(self.world.clone(), self.database.clone());
+        let (shims, clock) = (SimShims::new(self.world.clone()), SimClock(self.world.clone()));
+        let settings = self.settings.clone();
+        match catch_unwind(AssertUnwindSafe(|| Conductor::boot(records, shims, clock, settings))) {
+            Ok(Ok(conductor)) => {
+                let watch = conductor.watch();
+                self.server = Some((Box::new(conductor), watch));
+                self.rest();
+                Ok(())
+            }
+            Ok(Err(error)) => {
+                self.with_env(|env| {
+                    env.note(|| format!("the server does not boot: {error}"));
+                    env.cover("a server did not boot");
+                });
+                self.bury_server();
+                Ok(())
+            }
+            Err(payload) => self.fall(&*payload),
+        }
+    }
+
+    /// The server's thread takes something in, or comes back by itself.
+    fn serve(&mut self, input: Option<Input>) -> Result<(), String> {
+        self.may_be_killed(if matches!(input, Some(Input::Gone { .. })) { 100 } else { 15 });
+        let Some((conductor, _)) = &mut self.server else { return Ok(()) };
+        let began = self.world.borrow().env.awake_us();
+        let is_event = input.is_some();
+        let heard = if let Some(Input::Heard { number, .. }) = &input { Some(*number) } else { None };
+        let world = self.world.clone();
+        let done = catch_unwind(AssertUnwindSafe(|| {
+            match input {
+                Some(Input::Heard { number, messages }) => {
+                    hears(&world, number, &messages, conductor);
+                    conductor.hear(number, messages);
+                }
+                Some(Input::Gone { number }) => conductor.lose_shim(number),
+                None => {}
+            }
+            conductor.tick();
+        }));
+        if let Err(payload) = done {
+            return self.fall(&*payload);
+        }
+        self.rest();
+        if let Some(number) = heard {
+            self.check_stop(number)?;
+        }
+        self.check_time(began, is_event)
+    }
+
+    pub(super) fn ask(&mut self, ask: Ask) -> Result<(), String> {
+        self.may_be_killed(15);
+        let (reply_to, waiting) = sync_channel(1);
+        let Some((conductor, watch)) = &mut self.server else { return Ok(()) };
+        let (before, was_well) = (watch.get().snapshot.clone(), watch.degraded().is_none());
+        let mut asked = Asked::new(&ask, waiting, before, was_well, &mut self.world.borrow_mut());
+        let began = {
+            let World { env, runs } = &mut *self.world.borrow_mut();
+            if let (Action::Stop, Some(id)) = (asked.action, runs.keys().next_back()) {
+                env.happens(*id, "stop asked");
+            }
+            env.note(|| format!("a client asks: {ask:?}"));
+            env.awake_us()
+        };
+        let done = catch_unwind(AssertUnwindSafe(|| {
+            conductor.act(ask, &reply_to);
+            conductor.tick();
+        }));
+        drop(reply_to);
+        asked.until = self.with_env(|env| env.awake_us()) + asked.wait;
+        self.asked.push(asked);
+        if let Err(payload) = done {
+            return self.fall(&*payload);
+        }
+        self.take_answers(true)?;
+        self.rest();
+        self.check_time(began, true)
+    }
+
+    /// Decides whether this turn is to be the server's last, and how far it gets.
+    fn may_be_killed(&self, per_mille: u64) {
+        let may = self.are_kills;
+        self.with_env(|env| {
+            if may && env.calls_to_live.is_none_or(|left| left > 20) && env.mishap(per_mille) {
+                env.calls_to_live = Some(1 + env.rng.below(14));
+            }
+        });
+    }
+
+    /// The thread waits for the next event, or for its deadline.
+    fn rest(&mut self) {
+        let Some((conductor, _)) = &self.server else { return };
+        let deadline = conductor.deadline();
+        let env = &mut self.world.borrow_mut().env;
+        env.end_turn();
+        self.wake_at = deadline.map(|at| {
+            let wait = at.saturating_sub(Duration::from_micros(env.awake_us()));
+            // A thread may wake a little late.
+            let late = env.rng.pick(&[0, 0, 100, 5_000]);
+            env.now + u64::try_from(wait.as_micros()).expect("some days") + env.rng.below(late)
+        });
+    }
+
+    fn fall(&mut self, payload: &(dyn std::any::Any + Send)) -> Result<(), String> {
+        if !payload.is::<Killed>() {
+            let said = payload.downcast_ref::<String>().map(String::as_str).or(payload.downcast_ref::<&str>().copied());
+            return Err(format!("the conductor panicked: {}", said.unwrap_or("?")));
+        }
+        self.bury_server();
+        Ok(())
+    }
+
+    /// The server is gone, and with it who waited; sometimes the machine, or the database.
+    fn bury_server(&mut self) {
+        self.kills += 1;
+        self.server = None;
+        self.asked.clear();
+        self.wake_at = None;
+        if let Err(violation) = self.database.borrow_mut().audit() {
+            self.with_env(|env| env.violate(|| violation));
+        }
+        let world = &mut *self.world.borrow_mut();
+        world.server_dies();
+        let longest = world.env.rng.pick(&[MS, 100 * MS, 10 * SECOND]);
+        if world.env.mishap(100) {
+            world.env.note(|| "the power fails".to_owned());
+            world.env.cover("the power failed");
+            self.database.borrow_mut().lose_power(world);
+            world.reboot();
+            // What nobody can ask for any more nobody waits for.
+            self.seen = self.database.borrow().version;
+        } else if world.env.mishap(80) {
+            world.env.note(|| "the latest shim is killed with it".to_owned());
+            if let Some(run) = world.runs.values_mut().next_back() {
+                run.kill_shim(&mut world.env);
+            }
+        }
+        if world.env.mishap(50) {
+            world.env.note(|| "somebody removes the database".to_owned());
+            world.env.cover("the database was removed");
+            self.database.borrow_mut().remove();
+            self.seen = 0;
+        }
+        self.boot_at = world.env.now + world.env.rng.below(longest);
+    }
+
+    // ---- what must hold after each step
+
+    fn take_answers(&mut self, is_at_once: bool) -> Result<(), String> {
+        let world = &mut *self.world.borrow_mut();
+        let database = self.database.borrow();
+        let last = self.asked.len().saturating_sub(1);
+        let mut index = 0;
+        let mut result = Ok(());
+        self.asked.retain(|asked| {
+            let is_new = is_at_once && index == last;
+            index += 1;
+            match asked.waiting.try_recv() {
+                Ok(answer) => {
+                    world.env.note(|| format!("a client is told: {} is {}", asked.action, clients::brief(&answer)));
+                    let told = answer.as_ref().map_or_else(clients::kind, |_| "ok");
+                    world.env.cover(&format!("{} answered {told}", asked.action));
+                    let is_true = asked.judge(&answer, is_new, world);
+                    let is_committed = answer.map_or(Ok(()), |published| database.judge(&published.snapshot));
+                    if let Err(violation) = is_true.and(is_committed) {
+                        result = Err(violation);
+                    }
+                    false
+                }
+                Err(TryRecvError::Empty) => true,
+                Err(TryRecvError::Disconnected) => {
+                    result = Err(format!("who asked for {} is forgotten without an answer", asked.action));
+                    false
+                }
+            }
+        });
+        result
+    }
+
+    fn check(&mut self) -> Result<(), String> {
+        if let Some(violation) = self.with_env(|env| env.violation.take()) {
+            return Err(violation);
+        }
+        self.take_answers(false)?;
+        let Some((_, watch)) = &self.server else { return Ok(()) };
+        let published = watch.get();
+        let database = self.database.borrow();
+        database.judge(&published.snapshot)?;
+        let version = published.snapshot.version;
+        if version < self.seen {
+            return Err(format!("the published version goes back from {} to {version}", self.seen));
+        }
+        self.seen = version;
+        if version < database.version && watch.degraded().is_none() {
+            return Err(format!("version {} is committed, {version} is published, and all is said to be well", database.version));
+        }
+        Ok(())
+    }
+
+    /// A stop that is recorded is under way until the end, whichever server it was asked of. A new server learns of it from the journal:
+    /// where the line had to wait for room, it may not.
+    fn check_stop(&self, number: u64) -> Result<(), String> {
+        let world = self.world.borrow();
+        let wire = world.env.wires.get(&number).filter(|wire| wire.server_is_there && wire.shim_is_there);
+        let (Some(wire), Some((_, watch))) = (wire, &self.server) else { return Ok(()) };
+        let run = &world.runs[&wire.run_id];
+        let stop = run.journal.in_file().iter().find(|entry| matches!(entry.fact, Fact::Stopping { .. }));
+        let Some(stop) = stop.filter(|_| run.status.is_live() && !run.journal.was_behind && watch.degraded().is_none()) else {
+            return Ok(());
+        };
+        let is_recorded = self.database.borrow().store.last_seq(run.id).is_ok_and(|last| last >= stop.seq);
+        match watch.get().snapshot.pending {
+            pending if is_recorded && pending != Some(Action::Stop) => {
+                Err(format!("run {} is being stopped, and {pending:?} is said to be pending", run.id))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What must have happened in a turn of the server that began at `began`.
+    fn check_time(&mut self, began: u64, is_event: bool) -> Result<(), String> {
+        self.take_answers(false)?;
+        if let Some(late) = self.asked.iter().find(|asked| asked.until <= began) {
+            return Err(format!("who asked for {} waits longer than promised", late.action));
+        }
+        let Some((_, watch)) = &self.server else { return Ok(()) };
+        let env = &self.world.borrow().env;
+        if env.is_owed_too_long(began) && watch.degraded().is_none() {
+            return Err("the shim is silent, and health says nothing".to_owned());
+        }
+        let is_idle = !is_event && self.wake_at.is_some_and(|at| at <= env.now) && env.awake_us() == began;
+        self.idle_turns = if is_idle { self.idle_turns + 1 } else { 0 };
+        if self.idle_turns > 3 {
+            return Err("the server turns in a circle".to_owned());
+        }
+        Ok(())
+    }
+}
+
+/// Notes what is about to be heard.
+fn hears(world: &Shared, number: u64, messages: &[crate::run_dir::Message], conductor: &Server) {
+    let env = &mut world.borrow_mut().env;
+    let snapshot = conductor.watch().get().snapshot.clone();
+    for message in messages {
+        env.note(|| format!("the server hears on connection {number}: {message:?}"));
+        if let crate::run_dir::Message::Fact(entry) = message {
+            let pending = snapshot.pending.map_or("nothing", Action::as_str);
+            env.cover(&format!("heard {} while {pending} is pending", entry.fact.kind()));
+        }
+    }
+    if env.wires.get(&number).is_some_and(|wire| wire.server_is_there) {
+        env.is_quit();
+    } else {
+        env.cover("an old connection was heard");
+    }
+}

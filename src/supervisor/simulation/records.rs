@@ -1,0 +1,264 @@
+//! The database: the real store in memory, in which every call can fail, take its time, or be the server's last; and what holds of it
+//! after every commit.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use super::shims::moment;
+use super::world::{Shared, World};
+use crate::clock::Timestamp;
+use crate::pipeline::{Entry, RunStatus, Transition};
+use crate::store::{Begun, NewRun, PipelineRow, Recorded, RunRow, Store, StoreError, UnseenEnd};
+use crate::supervisor::records::Records;
+use crate::supervisor::snapshot::Snapshot;
+
+const EVENTS: &str = "SELECT printf('%05d %05d ', run_id, seq) || at || ' ' || kind || ' ' || coalesce(from_state, '-') || ' ' ||
+    coalesce(to_state, '-') || ' ' || coalesce(cause, '-') || ' ' || coalesce(detail, '-') FROM pipeline_events ORDER BY run_id, seq";
+
+const ENDED_RUNS: &str = "SELECT printf('%05d ', id) || status || ' ' || coalesce(started_at, '-') || ' ' || stopped_at || ' ' ||
+    coalesce(exit_code, '-') || ' ' || coalesce(signal, '-') || ' ' || paused_ms || ' ' || log_start || ' ' ||
+    coalesce(log_end, '-') || ' ' || coalesce(error, '-') FROM pipeline_runs WHERE stopped_at IS NOT NULL ORDER BY id";
+
+/// The file, which outlives every server.
+pub(super) struct Database {
+    pub(super) store: Store,
+    /// What was committed, by version.
+    committed: BTreeMap<u64, Snapshot>,
+    pub(super) version: u64,
+    /// The latest version that a power cut leaves, and its time.
+    synced: (u64, Timestamp),
+    /// What was there at the last audit and must stay.
+    events: Vec<String>,
+    ended: Vec<String>,
+}
+
+pub(super) type SharedDatabase = Rc<RefCell<Database>>;
+
+impl Database {
+    pub(super) fn new(store: Store) -> Self {
+        store.clear();
+        let synced = (0, Timestamp::from_unix_ms(0));
+        let mut database = Self { store, committed: BTreeMap::new(), version: 0, synced, events: Vec::new(), ended: Vec::new() };
+        database.forget();
+        database
+    }
+
+    /// Somebody removes the file.
+    pub(super) fn remove(&mut self) {
+        self.store.clear();
+        self.forget();
+    }
+
+    fn forget(&mut self) {
+        let row = self.store.row().expect("a row");
+        self.version = row.version;
+        self.synced = (row.version, row.updated_at);
+        self.committed = BTreeMap::from([(row.version, plain(&row, None))]);
+        (self.events, self.ended) = (Vec::new(), Vec::new());
+    }
+
+    /// Looks at what was committed just now.
+    fn learn(&mut self, is_synced: bool, world: &mut World) {
+        let row = self.store.row().expect("reads");
+        let run = self.store.latest_run().expect("reads");
+        if row.version < self.version {
+            world.env.violate(|| format!("the stored version goes back from {} to {}", self.version, row.version));
+        }
+        self.version = row.version;
+        if is_synced {
+            self.synced = (row.version, row.updated_at);
+        }
+        if let Some(run) = &run {
+            learn_run(run, world);
+        }
+        world.env.note(|| {
+            let run = run.as_ref().map(|run| format!("run {} is {}", run.id, run.status)).unwrap_or_default();
+            format!("committed: version {}, {}, {run}", row.version, row.state)
+        });
+        self.committed.insert(row.version, plain(&row, run.as_ref()));
+        world.check();
+    }
+
+    /// The power fails: a commit that was not synced may be gone.
+    pub(super) fn lose_power(&mut self, world: &mut World) {
+        let (version, at) = self.synced;
+        if version < self.version && world.env.rng.chance(500) {
+            world.env.cover("a power cut took a count of the version");
+            self.store.execute(&format!("UPDATE pipeline_state SET version = {version}, updated_at = '{at}'"));
+            self.committed.retain(|&committed, _| committed <= version);
+            self.version = version;
+        }
+    }
+
+    /// What is published must be what was committed under its version.
+    pub(super) fn judge(&self, published: &Snapshot) -> Result<(), String> {
+        let mut published = published.clone();
+        (published.pending, published.allowed) = (None, Vec::new());
+        match self.committed.get(&published.version) {
+            None => Err(format!("version {} is published and was never committed", published.version)),
+            Some(committed) if *committed != published => Err(format!("published is {published:?}, committed was {committed:?}")),
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// The whole history: what was there is there still, and time goes forward.
+    pub(super) fn audit(&mut self) -> Result<(), String> {
+        let events = self.store.dump(EVENTS);
+        // 12 characters of numbers, then the time.
+        for pair in events.windows(2) {
+            if pair[0][..5] == pair[1][..5] && pair[0][12..36] > pair[1][12..36] {
+                return Err(format!("time goes back within a run: {pair:?}"));
+            }
+        }
+        keeps(&self.events, &events)?;
+        let ended = self.store.dump(ENDED_RUNS);
+        keeps(&self.ended, &ended)?;
+        (self.events, self.ended) = (events, ended);
+        Ok(())
+    }
+}
+
+/// Every old line is among the new ones; both are sorted.
+fn keeps(old: &[String], new: &[String]) -> Result<(), String> {
+    match old.iter().find(|line| new.binary_search(line).is_err()) {
+        Some(lost) => Err(format!("what was recorded has changed: {lost}")),
+        None => Ok(()),
+    }
+}
+
+fn plain(row: &PipelineRow, run: Option<&RunRow>) -> Snapshot {
+    let mut snapshot = Snapshot::new(row, run, None, None, Some("a.sh"));
+    snapshot.allowed.clear();
+    snapshot
+}
+
+/// What the database says of a run, held against what is true of it.
+fn learn_run(row: &RunRow, world: &mut World) {
+    let World { env, runs } = world;
+    let Some(run) = runs.get_mut(&row.id) else { return };
+    if run.status == row.status {
+        return;
+    }
+    run.status = row.status;
+    env.cover(&format!("a run became {}", row.status));
+    let is_unseen = row.exit_code.is_none() && row.signal.is_none();
+    match row.status {
+        RunStatus::Stopped if !run.end_was_asked => {
+            env.violate(|| format!("run {} is recorded as stopped, and nobody asked for that", row.id));
+        }
+        RunStatus::Lost if run.journal.holds_end() => {
+            env.violate(|| format!("run {} is recorded as lost, and its journal tells its end", row.id));
+        }
+        RunStatus::Lost | RunStatus::Failed
+            if is_unseen && run.is_locked && !run.journal.entries.iter().any(|e| e.fact.is_end()) =>
+        {
+            env.violate(|| format!("run {} is given up while its lock is held", row.id));
+        }
+        _ => {}
+    }
+}
+
+/// See the module.
+pub(super) struct SimRecords {
+    world: Shared,
+    database: SharedDatabase,
+}
+
+impl SimRecords {
+    pub(super) fn new(world: Shared, database: SharedDatabase) -> Self {
+        Self { world, database }
+    }
+
+    fn fault(&self, place: &str, is_write: bool) -> Result<(), StoreError> {
+        let env = &mut self.world.borrow_mut().env;
+        let path = || PathBuf::from("memory");
+        let is_full = is_write && env.disk.database_is_full;
+        let is_ill = env.disk.database_is_ill && env.rng.chance(500) || env.mishap(env.temper.database);
+        if !is_full && !is_ill {
+            return Ok(());
+        }
+        env.database_faults += 1;
+        env.cover(&format!("database failed at {place}"));
+        env.note(|| format!("the database fails at {place}"));
+        Err(if is_full {
+            StoreError::Full { path: path() }
+        } else {
+            let failure = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR);
+            StoreError::Sqlite { path: path(), source: rusqlite::Error::SqliteFailure(failure, None) }
+        })
+    }
+
+    fn read<T>(&self, place: &str, read: impl FnOnce(&Store) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        moment(&self.world, "before reading", place);
+        self.fault(place, false)?;
+        read(&self.database.borrow().store)
+    }
+
+    fn write<T>(&self, place: &str, write: impl FnOnce(&mut Store) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        moment(&self.world, "before", place);
+        self.fault(place, true)?;
+        let written = {
+            let (mut database, mut world) = (self.database.borrow_mut(), self.world.borrow_mut());
+            let written = write(&mut database.store);
+            match &written {
+                Ok(_) => database.learn(place != "touch", &mut world),
+                Err(error) => world.env.violate(|| format!("the store refuses {place}: {error}")),
+            }
+            written
+        };
+        moment(&self.world, "after", place);
+        written
+    }
+}
+
+impl Records for SimRecords {
+    fn row(&self) -> Result<PipelineRow, StoreError> {
+        self.read("row", Store::row)
+    }
+
+    fn latest_run(&self) -> Result<Option<RunRow>, StoreError> {
+        self.read("latest_run", Store::latest_run)
+    }
+
+    fn run(&self, id: i64) -> Result<Option<RunRow>, StoreError> {
+        self.read("run", |store| store.run(id))
+    }
+
+    fn last_seq(&self, run_id: i64) -> Result<u64, StoreError> {
+        self.read("last_seq", |store| store.last_seq(run_id))
+    }
+
+    fn log_position_max(&self) -> Result<u64, StoreError> {
+        self.read("log_position_max", Store::log_position_max)
+    }
+
+    fn reserve_run_ids(&mut self, highest: i64) -> Result<(), StoreError> {
+        self.write("reserve_run_ids", |store| store.reserve_run_ids(highest))
+    }
+
+    fn begin_run(&mut self, new: &NewRun, at: Timestamp) -> Result<Begun, StoreError> {
+        self.write("begin_run", |store| store.begin_run(new, at))
+    }
+
+    fn adopt_unknown_run(&mut self, id: i64, new: &NewRun, at: Timestamp) -> Result<Begun, StoreError> {
+        self.write("adopt_unknown_run", |store| store.adopt_unknown_run(id, new, at))
+    }
+
+    fn record_all(&mut self, run_id: i64, facts: &[(Entry, Option<Transition>)]) -> Result<Recorded, StoreError> {
+        self.write("record_all", |store| store.record_all(run_id, facts, None))
+    }
+
+    fn end_run(&mut self, run_id: i64, end: UnseenEnd, at: Timestamp, error: &str) -> Result<PipelineRow, StoreError> {
+        self.write("end_run", |store| store.end_run(run_id, end, at, error))
+    }
+
+    fn touch(&mut self, at: Timestamp) -> Result<PipelineRow, StoreError> {
+        self.write("touch", |store| store.touch(at))
+    }
+
+    fn try_writing(&mut self) -> Result<(), StoreError> {
+        self.write("try_writing", Store::try_writing)
+    }
+}

@@ -1,0 +1,408 @@
+//! A simulated shim: the order of steps of `src/shim/`, on simulated processes. Each turn of its loop is a step of the world, so
+//! anything can come between two of them, its death as well.
+
+mod steps;
+
+use super::env::{Due, Env, MS, SECOND};
+use super::pipeline::Leader;
+use super::run::Run;
+use super::wires::Down;
+use crate::pipeline::{Cause, Containment, Exit, Fact};
+use crate::run_dir::{Command, FORMAT, Header, Message, Reply, ReplyError};
+
+const RETRY: u64 = SECOND;
+
+/// An argument that makes the script one that cannot be executed.
+pub(super) const NOT_EXECUTABLE: &str = "not-executable";
+
+/// How far it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Reading,
+    Opening,
+    Beginning,
+    Spawning,
+    Telling,
+    Going,
+    Finishing,
+    Flushing,
+    Reaping,
+    Leaving,
+}
+
+type Asker = (u64, u64);
+
+#[derive(Clone, Copy, Debug)]
+enum Frozen {
+    Tell(Cause),
+    Keep,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Thawed {
+    Tell(Cause),
+    Keep { spares_leader: bool },
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Phase {
+    Running,
+    Freezing { since: u64, done_at: u64, then: Frozen, asker: Option<Asker> },
+    Paused,
+    Thawing { since: u64, done_at: u64, then: Thawed, asker: Option<Asker> },
+    Stopping { kill_at: u64 },
+    Killing,
+}
+
+/// The shim's memory. Moments are on the boot-time clock, in microseconds.
+pub(super) struct Shim {
+    first_wire: u64,
+    stage: Stage,
+    pub(super) is_suspended: bool,
+    pub(super) looks_at_leader: bool,
+    pub(super) got_term: bool,
+    /// It is of a newer version, and has something of its own to tell.
+    pub(super) sees_what_is_unknown: bool,
+    phase: Phase,
+    look_at: Option<u64>,
+    timer: Option<u64>,
+    asked: bool,
+    /// How the leader ended, and when what it left behind is killed.
+    leader_end: Option<(Exit, u64)>,
+    paused_since: Option<u64>,
+    paused_in_all: u64,
+    /// What is told at the end.
+    last: Vec<Message>,
+    /// It dies in the middle of what it does.
+    pub(super) is_struck: bool,
+}
+
+impl Phase {
+    const fn name(&self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Freezing { .. } => "freezing",
+            Self::Paused => "paused",
+            Self::Thawing { .. } => "thawing",
+            Self::Stopping { .. } => "stopping",
+            Self::Killing => "killing",
+        }
+    }
+}
+
+impl Shim {
+    pub(super) fn new(first_wire: u64) -> Self {
+        Self {
+            first_wire,
+            stage: Stage::Reading,
+            is_suspended: false,
+            looks_at_leader: true,
+            got_term: false,
+            sees_what_is_unknown: false,
+            phase: Phase::Running,
+            look_at: None,
+            timer: None,
+            asked: false,
+            leader_end: None,
+            paused_since: None,
+            paused_in_all: 0,
+            last: Vec::new(),
+            is_struck: false,
+        }
+    }
+
+    /// Whether it says of itself that nothing is under way, for the end of a simulation.
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.stage == Stage::Going && matches!(self.phase, Phase::Running | Phase::Paused)
+    }
+
+    /// Whether it has forked the leader and not yet written so down.
+    pub(super) fn is_spawning(&self) -> bool {
+        self.stage == Stage::Spawning
+    }
+
+    /// What it is at, in words.
+    pub(super) fn occupation(&self) -> String {
+        match self.stage {
+            Stage::Going => format!("Going, {}", self.phase.name()),
+            stage => format!("{stage:?}"),
+        }
+    }
+
+    /// One turn of the loop; whether it goes on.
+    pub(super) fn turn(&mut self, run: &mut Run, env: &mut Env) -> bool {
+        match self.stage {
+            Stage::Reading => {
+                // What follows the specification stays for later.
+                let begins = env.take_spec(self.first_wire);
+                if !begins && env.has_ended(self.first_wire) {
+                    env.cover("a shim got no launch specification");
+                    return false;
+                }
+                if begins {
+                    self.go_to(Stage::Opening, run, env);
+                }
+            }
+            Stage::Opening => {
+                run.is_listening = true;
+                self.go_to(Stage::Beginning, run, env);
+            }
+            Stage::Beginning => {
+                if env.disk.journal_is_full {
+                    env.cover("a journal could not be begun");
+                    return false;
+                }
+                run.journal.header = Some(header(run));
+                env.pause_file = false;
+                self.go_to(Stage::Spawning, run, env);
+            }
+            Stage::Spawning => {
+                if !run.spec.args.iter().any(|arg| arg == NOT_EXECUTABLE) {
+                    run.bear_leader(env);
+                }
+                self.go_to(Stage::Telling, run, env);
+            }
+            Stage::Telling => {
+                if run.pipeline.leader == Leader::Unborn {
+                    self.record(Fact::SpawnFailed { error: "no such interpreter".to_owned() }, true, run, env);
+                    self.go_to(Stage::Leaving, run, env);
+                } else {
+                    self.record(
+                        Fact::Spawned { pid: run.pipeline.pid, start_ticks: 7, containment: Containment::Tree },
+                        true,
+                        run,
+                        env,
+                    );
+                    self.go_to(Stage::Going, run, env);
+                }
+            }
+            Stage::Going => {
+                self.take_commands(run, env);
+                self.advance(run, env);
+                if self.leader_end.is_some() && !run.pipeline.is_alive() {
+                    self.go_to(Stage::Finishing, run, env);
+                }
+            }
+            Stage::Finishing => {
+                self.count_pause(env);
+                env.pause_file = false;
+                let exit = self.leader_end.map_or(Exit::Code(0), |(exit, _)| exit);
+                let log_end = run.spec.log_start + env.rng.below(1000);
+                let paused_ms = self.paused_in_all / MS;
+                let fact = Fact::Exited { exit, asked: self.asked, paused_ms, log_end };
+                self.last.push(write_down(fact, true, run, env));
+                self.stage = Stage::Reaping;
+                if run.journal.is_behind() {
+                    env.cover("the end waited for room on the disk");
+                    env.tell_all(run.id, &std::mem::take(&mut self.last));
+                    self.phase = Phase::Killing;
+                    self.stage = Stage::Flushing;
+                }
+                env.soon(Due::Turn(run.id));
+            }
+            Stage::Flushing => {
+                self.take_commands(run, env);
+                if run.journal.flush(env) {
+                    self.go_to(Stage::Reaping, run, env);
+                } else {
+                    self.set_timer(env.awake_us() + RETRY, run.id, env);
+                }
+            }
+            Stage::Reaping => {
+                let usage = Fact::Usage { cpu_user_ms: 1, cpu_system_ms: 1, max_rss_kb: 1 };
+                self.last.push(write_down(usage, false, run, env));
+                if env.mishap(env.temper.torn_telling) {
+                    env.cover("a shim was killed before it told its end");
+                    self.is_struck = true;
+                    return false;
+                }
+                env.tell_all(run.id, &std::mem::take(&mut self.last));
+                self.go_to(Stage::Leaving, run, env);
+            }
+            Stage::Leaving => return false,
+        }
+        true
+    }
+
+    fn go_to(&mut self, stage: Stage, run: &Run, env: &mut Env) {
+        self.stage = stage;
+        env.soon(Due::Turn(run.id));
+    }
+
+    /// A timer that has gone off is gone.
+    pub(super) fn is_timer(&mut self, at: u64) -> bool {
+        self.timer.take_if(|timer| *timer == at).is_some()
+    }
+
+    /// Comes back at `at` in awake time, as poll(2) does.
+    fn set_timer(&mut self, at: u64, run_id: i64, env: &mut Env) {
+        let wait = at.saturating_sub(env.awake_us());
+        let due = env.now + wait;
+        if self.timer != Some(due) {
+            self.timer = Some(due);
+            env.after(wait, Due::Timer(run_id, due));
+        }
+    }
+
+    // ---- commands
+
+    fn take_commands(&mut self, run: &mut Run, env: &mut Env) {
+        if std::mem::take(&mut self.sees_what_is_unknown) {
+            self.record(Fact::Unknown, false, run, env);
+        }
+        if std::mem::take(&mut self.got_term) {
+            self.stop(run.spec.grace_ms * MS, run, env);
+        }
+        for (number, what) in env.take_down(run.id) {
+            let Down::Command(command) = what else { continue };
+            env.note(|| format!("run {}: its shim takes {command:?} from connection {number}", run.id));
+            self.obey(number, command, run, env);
+        }
+    }
+
+    fn obey(&mut self, number: u64, command: Command, run: &mut Run, env: &mut Env) {
+        let now = env.awake_us();
+        match command {
+            Command::Attach { tag, after } => {
+                // Those of the file, and those that wait for room.
+                let missed = run.journal.entries.iter().filter(|entry| entry.seq > after);
+                let missed: Vec<Message> = missed.map(|entry| Message::Fact(entry.clone())).collect();
+                for message in missed {
+                    env.tell(number, &[message]);
+                }
+                env.attach(number);
+                answer((number, tag), None, env);
+            }
+            Command::Pause { tag } => match &mut self.phase {
+                Phase::Running if self.leader_end.is_none() => {
+                    self.freeze(Frozen::Tell(Cause::Request), Some((number, tag)), now, run, env);
+                }
+                Phase::Freezing { asker: asker @ None, then: Frozen::Tell(_), .. } => *asker = Some((number, tag)),
+                _ => not_now((number, tag), run, env),
+            },
+            Command::Resume { tag } => match self.phase {
+                Phase::Paused if self.leader_end.is_none() => {
+                    self.thaw(Thawed::Tell(Cause::Request), Some((number, tag)), now, run, env);
+                }
+                _ => not_now((number, tag), run, env),
+            },
+            Command::Stop { tag, grace_ms } => {
+                self.stop(grace_ms.unwrap_or(run.spec.grace_ms) * MS, run, env);
+                answer((number, tag), None, env);
+            }
+            Command::Unknown => {}
+        }
+    }
+
+    fn freeze(&mut self, then: Frozen, asker: Option<Asker>, now: u64, run: &mut Run, env: &mut Env) {
+        run.may_stick(env);
+        let done_at = now + env.rng.delay() + env.rng.delay();
+        self.phase = Phase::Freezing { since: now, done_at, then, asker };
+        self.look_at = Some(done_at);
+        self.set_timer(done_at, run.id, env);
+    }
+
+    fn thaw(&mut self, then: Thawed, asker: Option<Asker>, now: u64, run: &mut Run, env: &mut Env) {
+        run.may_stick(env);
+        env.pause_file = false;
+        let done_at = now + env.rng.delay() + env.rng.delay();
+        self.phase = Phase::Thawing { since: now, done_at, then, asker };
+        self.look_at = Some(done_at);
+        self.set_timer(done_at, run.id, env);
+    }
+
+    fn stop(&mut self, grace: u64, run: &mut Run, env: &mut Env) {
+        let now = env.awake_us();
+        self.watch_leader(now, run, env);
+        let mut kill_at = now + grace;
+        let is_first = !matches!(self.phase, Phase::Stopping { .. });
+        match self.phase {
+            Phase::Killing => return,
+            Phase::Stopping { kill_at: before } if before <= kill_at => return,
+            Phase::Stopping { .. } | Phase::Running | Phase::Paused | Phase::Freezing { .. } | Phase::Thawing { .. } => {}
+        }
+        if self.leader_end.is_some() && !self.asked {
+            kill_at = now;
+        }
+        self.asked |= self.leader_end.is_none();
+        run.end_was_asked |= run.pipeline.leader_is_alive();
+        env.pause_file = false;
+        self.phase = Phase::Stopping { kill_at };
+        if kill_at > now {
+            self.record(Fact::Stopping { grace_ms: grace / MS }, false, run, env);
+            if is_first {
+                self.terminate(run, env);
+            }
+        }
+        self.look_at = Some(kill_at);
+        self.set_timer(kill_at, run.id, env);
+    }
+
+    /// TERM, then CONT.
+    fn terminate(&mut self, run: &mut Run, env: &mut Env) {
+        if !run.pipeline.ignores_term {
+            let longest = env.rng.pick(&[MS, 100 * MS, 8 * SECOND]);
+            let delay = env.rng.below(longest);
+            let exit = env.rng.pick(&[Exit::Signal(15), Exit::Code(0), Exit::Code(143)]);
+            env.after(delay, Due::Ends(run.id, exit));
+        }
+        run.pipeline.helpers_are_stopped = false;
+        if run.pipeline.leader == Leader::Stopped {
+            run.pipeline.leader = Leader::Awake;
+            run.do_what_is_due(env);
+        }
+        // The leader goes on, and its parent is told so.
+        self.looks_at_leader = true;
+        env.soon(Due::Turn(run.id));
+    }
+
+    // ---- what others see
+
+    fn record(&mut self, fact: Fact, durable: bool, run: &mut Run, env: &mut Env) {
+        let message = write_down(fact, durable, run, env);
+        if env.mishap(env.temper.torn_telling) {
+            env.cover("a shim was killed between a fact and its telling");
+            self.is_struck = true;
+        }
+        if !self.is_struck {
+            env.tell_all(run.id, &[message]);
+        }
+    }
+}
+
+fn write_down(fact: Fact, durable: bool, run: &mut Run, env: &mut Env) -> Message {
+    env.happens(run.id, fact.kind());
+    let entry = run.journal.append(env, run.spec.created_at, fact, durable);
+    if run.journal.is_behind() {
+        env.cover("a fact waited for room on the disk");
+    }
+    env.note(|| format!("run {}: its shim sees {:?}, number {}", run.id, entry.fact, entry.seq));
+    Message::Fact(entry)
+}
+
+fn answer((number, tag): Asker, error: Option<ReplyError>, env: &mut Env) {
+    let detail = error.map(|_| "a reason".to_owned());
+    env.tell(number, &[Message::Reply(Reply { reply: tag, error, detail })]);
+}
+
+fn not_now(asker: Asker, run: &Run, env: &mut Env) {
+    env.happens(run.id, "not now");
+    answer(asker, Some(ReplyError::NotNow), env);
+}
+
+fn header(run: &Run) -> Header {
+    Header {
+        shim_start_ticks: None,
+        cgroup: None,
+        format: FORMAT,
+        run_id: run.id,
+        boot_id: run.boot.to_string(),
+        shim_pid: 1,
+        created_at: run.spec.created_at,
+        script: run.spec.script.clone(),
+        args: run.spec.args.clone(),
+        cwd: run.spec.cwd.display().to_string(),
+        grace_ms: run.spec.grace_ms,
+        log_start: run.spec.log_start,
+    }
+}

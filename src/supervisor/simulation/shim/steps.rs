@@ -1,0 +1,166 @@
+//! What is done to the simulated processes, step by step.
+
+use super::{Frozen, Phase, RETRY, Shim, Thawed, answer};
+use crate::pipeline::{Cause, Exit, Fact};
+use crate::run_dir::ReplyError;
+use crate::supervisor::simulation::env::{Due, Env, MS, SECOND};
+use crate::supervisor::simulation::pipeline::Leader;
+use crate::supervisor::simulation::run::Run;
+
+const PAUSE_LIMIT: u64 = 4 * SECOND;
+const RESUME_LIMIT: u64 = 4 * SECOND;
+const LINGER: u64 = 30 * MS;
+
+impl Shim {
+    pub(super) fn advance(&mut self, run: &mut Run, env: &mut Env) {
+        let now = env.awake_us();
+        if std::mem::take(&mut self.looks_at_leader) {
+            self.watch_leader(now, run, env);
+        }
+        if self.look_at.is_some_and(|at| at <= now) {
+            self.look_at = None;
+            self.look(now, run, env);
+        }
+        if let (Some((_, linger_until)), Phase::Running) = (self.leader_end, self.phase)
+            && now >= linger_until
+            && run.pipeline.is_alive()
+        {
+            self.kill(run, env);
+        }
+        let linger = self.leader_end.map(|(_, until)| until).filter(|&at| at > now);
+        let retry = run.journal.is_behind().then(|| {
+            run.journal.flush(env);
+            now + RETRY
+        });
+        if let Some(at) = [self.look_at, linger, retry].into_iter().flatten().min() {
+            self.set_timer(at, run.id, env);
+        }
+    }
+
+    pub(super) fn watch_leader(&mut self, now: u64, run: &mut Run, env: &mut Env) {
+        if self.leader_end.is_some() {
+            return;
+        }
+        match (run.pipeline.leader, self.phase) {
+            (Leader::Dead(exit), phase) => {
+                let silence = if matches!(exit, Exit::Code(_)) { LINGER } else { 0 };
+                self.leader_end = Some((exit, now + silence));
+                if matches!(phase, Phase::Freezing { .. } | Phase::Thawing { .. } | Phase::Paused) {
+                    self.kill(run, env);
+                }
+            }
+            (Leader::Stopped, Phase::Running) => self.freeze(Frozen::Tell(Cause::Outside), None, now, run, env),
+            (Leader::Awake, Phase::Paused) => self.thaw(Thawed::Tell(Cause::Outside), None, now, run, env),
+            (Leader::Awake, Phase::Stopping { .. }) if self.paused_since.is_some() => {
+                self.count_pause(env);
+                let paused_ms = self.paused_in_all / MS;
+                self.record(Fact::Resumed { cause: Cause::Request, paused_ms, detail: None }, false, run, env);
+            }
+            _ => {}
+        }
+    }
+
+    /// What somebody else did to the leader last is seen here; whether it changed what is being done.
+    fn follow_the_leader(&mut self, now: u64, run: &mut Run, env: &mut Env) -> bool {
+        match (self.phase, run.pipeline.leader) {
+            (Phase::Freezing { then: Frozen::Tell(Cause::Outside), asker: None, .. }, Leader::Awake) => {
+                self.thaw(Thawed::Keep { spares_leader: true }, None, now, run, env);
+            }
+            (Phase::Freezing { then: Frozen::Keep, .. }, Leader::Awake) => {
+                self.thaw(Thawed::Tell(Cause::Outside), None, now, run, env);
+            }
+            (Phase::Thawing { then: Thawed::Tell(Cause::Outside), .. }, Leader::Stopped) => {
+                self.freeze(Frozen::Keep, None, now, run, env);
+            }
+            (Phase::Thawing { then: Thawed::Keep { spares_leader: true }, .. }, Leader::Stopped) => {
+                self.freeze(Frozen::Tell(Cause::Outside), None, now, run, env);
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    fn look(&mut self, now: u64, run: &mut Run, env: &mut Env) {
+        if self.follow_the_leader(now, run, env) {
+            return;
+        }
+        match self.phase {
+            Phase::Running | Phase::Paused | Phase::Killing => {}
+            Phase::Freezing { since, done_at, then, asker } => {
+                if now >= done_at && !run.pipeline.is_stuck {
+                    run.pipeline.freeze();
+                    self.phase = Phase::Paused;
+                    env.pause_file = true;
+                    if let Frozen::Tell(cause) = then {
+                        self.paused_since = Some(now);
+                        self.record(Fact::Paused { cause }, false, run, env);
+                    }
+                    if let Some(asker) = asker {
+                        answer(asker, None, env);
+                    }
+                    self.looks_at_leader = true;
+                    env.soon(Due::Turn(run.id));
+                } else {
+                    self.look_at = Some((now + 500 * MS).max(done_at));
+                    if let (true, Some(asker)) = (now - since > PAUSE_LIMIT, asker) {
+                        self.thaw(Thawed::Keep { spares_leader: false }, None, now, run, env);
+                        env.happens(run.id, "pause_timeout");
+                        answer(asker, Some(ReplyError::PauseTimeout), env);
+                    }
+                }
+            }
+            Phase::Thawing { since, done_at, then, asker } => {
+                if now >= done_at && !run.pipeline.is_stuck {
+                    run.pipeline.thaw();
+                    run.do_what_is_due(env);
+                    self.run_on(run, env);
+                    if let Thawed::Tell(cause) = then {
+                        self.count_pause(env);
+                        let paused_ms = self.paused_in_all / MS;
+                        self.record(Fact::Resumed { cause, paused_ms, detail: None }, false, run, env);
+                    }
+                    if let Some(asker) = asker {
+                        answer(asker, None, env);
+                    }
+                } else {
+                    self.look_at = Some((now + 500 * MS).max(done_at));
+                    if now - since > RESUME_LIMIT {
+                        match then {
+                            Thawed::Tell(_) => self.freeze(Frozen::Keep, None, now, run, env),
+                            Thawed::Keep { .. } => self.run_on(run, env),
+                        }
+                        if let Some(asker) = asker {
+                            env.happens(run.id, "resume_failed");
+                            answer(asker, Some(ReplyError::ResumeFailed), env);
+                        }
+                    }
+                }
+            }
+            Phase::Stopping { kill_at } => {
+                if kill_at <= now {
+                    self.kill(run, env);
+                } else {
+                    self.look_at = Some(kill_at);
+                }
+            }
+        }
+    }
+
+    fn run_on(&mut self, run: &Run, env: &mut Env) {
+        self.phase = Phase::Running;
+        self.look_at = None;
+        self.looks_at_leader = true;
+        env.soon(Due::Turn(run.id));
+    }
+
+    fn kill(&mut self, run: &Run, env: &mut Env) {
+        self.phase = Phase::Killing;
+        env.soon(Due::KillLands(run.id));
+    }
+
+    pub(super) fn count_pause(&mut self, env: &Env) {
+        if let Some(since) = self.paused_since.take() {
+            self.paused_in_all += env.boot_us().saturating_sub(since);
+        }
+    }
+}
