@@ -9,7 +9,9 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// How deep and how many groups below ours are looked at: a pipeline may make some of its own, within reason.
+use super::is_shortage;
+
+/// How many groups are listed in one look: a pipeline may make some of its own, within reason.
 const GROUPS_MAX: usize = 1000;
 
 /// One control group.
@@ -65,7 +67,11 @@ impl Cgroup {
         let mut members = Vec::new();
         for dir in self.dirs()? {
             // A group below that was removed since it was listed has nobody in it.
-            let Ok(list) = fs::read_to_string(dir.join("cgroup.procs")) else { continue };
+            let list = match fs::read_to_string(dir.join("cgroup.procs")) {
+                Err(error) if is_shortage(&error) => return Err(error),
+                Err(_) => continue,
+                Ok(list) => list,
+            };
             members.extend(list.split_ascii_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
         }
         Ok(members)
@@ -112,9 +118,13 @@ impl Cgroup {
         let mut dirs = vec![self.dir.clone()];
         let mut read = 0;
         while read < dirs.len() && dirs.len() < GROUPS_MAX {
-            if let Ok(entries) = fs::read_dir(&dirs[read]) {
-                let is_dir = |entry: &fs::DirEntry| entry.file_type().is_ok_and(|kind| kind.is_dir());
-                dirs.extend(entries.filter_map(Result::ok).filter(is_dir).map(|entry| entry.path()));
+            match fs::read_dir(&dirs[read]) {
+                Ok(entries) => {
+                    let is_dir = |entry: &fs::DirEntry| entry.file_type().is_ok_and(|kind| kind.is_dir());
+                    dirs.extend(entries.filter_map(Result::ok).filter(is_dir).map(|entry| entry.path()));
+                }
+                Err(error) if is_shortage(&error) => return Err(error),
+                Err(_) => {}
             }
             read += 1;
         }

@@ -81,12 +81,17 @@ impl Tree {
     }
 
     fn all(&self) -> Descendants {
-        // Reading /proc only fails where it is not mounted, and then nothing at all would work.
-        let mut all = process::descendants(std::process::id()).unwrap_or_default();
+        // Who can't be looked at, for want of a descriptor for instance, may be awake and may be anybody.
+        let unseen = |_| Descendants { found: Vec::new(), is_torn: true };
+        let mut all = process::descendants(std::process::id()).unwrap_or_else(unseen);
         let Some(cgroup) = &self.cgroup else { return all };
         let seen: BTreeSet<u32> = all.found.iter().map(|stat| stat.identity.pid).collect();
-        // A group that somebody removed has nobody in it.
-        for pid in cgroup.members().unwrap_or_default().into_iter().filter(|pid| !seen.contains(pid)) {
+        let members = cgroup.members().unwrap_or_else(|error| {
+            // A group that somebody removed has nobody in it.
+            all.is_torn |= process::is_shortage(&error);
+            Vec::new()
+        });
+        for pid in members.into_iter().filter(|pid| !seen.contains(pid)) {
             match process::read_stat(pid) {
                 Ok(stat) => all.found.push(stat),
                 Err(_) => all.is_torn = true,
@@ -108,7 +113,10 @@ impl Tree {
         let me = std::process::id();
         let Ok(children) = process::children_of(me) else { return false };
         let is_dead = |&pid: &u32| process::read_stat(pid).is_ok_and(|stat| stat.state == ProcState::Dead);
-        let is_populated = || self.cgroup.as_ref().is_some_and(|cgroup| cgroup.is_populated().unwrap_or(false));
+        let is_populated = || {
+            let populated = self.cgroup.as_ref().map(Cgroup::is_populated);
+            populated.is_some_and(|populated| populated.unwrap_or_else(|error| process::is_shortage(&error)))
+        };
         // The list is older than the looks: who died in between handed its children over after it was made. A second list without a
         // newcomer says that nobody did.
         children.iter().all(is_dead) && process::children_of(me).is_ok_and(|again| again == children) && !is_populated()
@@ -298,7 +306,9 @@ impl Thaw {
         tree.release();
         let mut found_new = false;
         let mut leader_stopped = false;
+        let mut any_seen = false;
         for stat in tree.living() {
+            any_seen = true;
             let is_leader = stat.identity == self.leader;
             leader_stopped |= is_leader && stat.state == ProcState::Stopped;
             // Those too that are not stopped yet: a stop that waits for an uninterruptible sleep to end is taken back by it.
@@ -307,7 +317,8 @@ impl Thaw {
                 send(stat.identity, Signal::CONT);
             }
         }
-        if !found_new && !leader_stopped {
+        // Where nobody was seen, all may be stopped still.
+        if any_seen && !found_new && !leader_stopped {
             return Look::Done;
         }
         if found_new { Look::Again(now) } else { self.backoff.again(now) }

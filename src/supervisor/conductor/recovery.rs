@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::{ActionError, Conductor, Link, RETRY_LATER, RETRY_SOON, SILENCE_LIMIT, SILENT_SHIM, UnderWay};
 use crate::clock::{Clock, Timestamp, whole_ms};
 use crate::pipeline::{Entry, Fact, Found, Pending, Plan, Refusal, RunStatus, State, recover};
+use crate::process::is_shortage;
 use crate::run_dir::{Command, ReadJournal};
 use crate::store::{NewRun, StoreError, UnseenEnd};
 use crate::supervisor::shims::{Finding, Shims};
@@ -79,6 +80,12 @@ impl<S: Shims, C: Clock> Conductor<S, C> {
                 match self.shims.kill_leftovers(run_id) {
                     Ok(0) => why.push_str("; nothing of it is alive"),
                     Ok(left) => why = format!("{why}; {left} of its processes could not be killed: end them by hand"),
+                    Err(error) if is_shortage(&error) => {
+                        // It passes. Until then nobody may be told that it has ended, with something of it alive.
+                        ::log::error!("run {run_id}: failed to look for its processes: {error}");
+                        self.fall_silent();
+                        return Ok(());
+                    }
                     Err(error) => why = format!("{why}; its processes could not be looked for: {error}"),
                 }
                 self.end_unseen(run_id, UnseenEnd::Lost, self.clock.now(), &why)?;
