@@ -253,6 +253,43 @@ fn a_run_that_makes_control_groups_of_its_own_is_held_and_ended_all_the_same() {
     place.assert_nothing_left(run_id);
 }
 
+#[test]
+fn a_run_with_more_control_groups_than_one_look_lists_leaves_none() {
+    let place = Place::serving("many.sh");
+    place.script(
+        "many.sh",
+        "#!/bin/bash\n\
+         if [ -n \"$1\" ]; then for n in {1..40}; do mkdir \"$1/$n\"; mkdir \"$1/$n\"/{1..30}; done; fi\n\
+         echo ready\n\
+         exec sleep 600\n",
+    );
+    let (_, run_id) = place.start();
+    let contained = in_a_cgroup(&place);
+    let name = place.cgroup(run_id).unwrap_or_default().display().to_string();
+    place.post("/api/pipeline/stop", json!({"grace_s": 0})).ok();
+    if !contained {
+        return;
+    }
+    for is_shim_killed in [false, true] {
+        let (before, run) = name.rsplit_once('-').expect("ends in the run");
+        let run: i64 = run.parse().expect("a number");
+        let next = format!("{before}-{}", run + 1 + i64::from(is_shim_killed));
+        let (_, run_id) = place.start_with(json!({"args": [next]}));
+        until_true("it has made them", || place.said(run_id, "stdout") == ["ready"]);
+        place.act("pause").ok();
+        if is_shim_killed {
+            signal(place.shim_pid(run_id), "KILL");
+            place.until_state("stopped");
+            let why = place.run(run_id)["error"].as_str().expect("it says why").to_owned();
+            assert!(why.ends_with("nothing of it is alive"), "{why}");
+            assert!(!place.pause_file().exists());
+        } else {
+            place.post("/api/pipeline/stop", json!({"grace_s": 0})).ok();
+        }
+        assert!(!Path::new(&next).exists(), "its group is gone");
+    }
+}
+
 /// The server as a user without rights, within the control group `group`.
 fn serve_as_nobody(place: &mut Place, group: &Path) {
     let binary = place.folder().join("autoappdev");

@@ -97,14 +97,23 @@ impl Cgroup {
         fs::write(self.dir.join("cgroup.kill"), "1")
     }
 
-    /// Removes it and the groups below it; it must be empty. One that is not there is removed already.
+    /// Removes it and the groups below it, however many; it must be empty. One that is not there is removed already.
     pub fn remove(&self) -> io::Result<()> {
-        let dirs = match self.dirs() {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            other => other?,
-        };
-        // The deepest first.
-        dirs.iter().rev().try_for_each(fs::remove_dir)
+        loop {
+            let dirs = match self.dirs() {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+                other => other?,
+            };
+            // The deepest first. One may have groups below it that this look did not come to: the next one does.
+            let (mut any_gone, mut last) = (false, Ok(()));
+            for dir in dirs.iter().rev() {
+                last = fs::remove_dir(dir);
+                any_gone |= last.is_ok();
+            }
+            if last.is_ok() || !any_gone {
+                return last;
+            }
+        }
     }
 
     fn event(&self, name: &str) -> io::Result<bool> {
