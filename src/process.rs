@@ -19,7 +19,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
 
 use crate::pipeline::Exit;
 
-pub use cgroup::Cgroup;
+pub use cgroup::{Cgroup, has_thawed};
 pub use spawn::{Launch, Spawned, spawn_in_session};
 pub use stat::{ProcState, Stat, read_stat};
 pub use tree::{Descendants, children_of, descendants};

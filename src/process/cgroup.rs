@@ -6,7 +6,7 @@
 //! If killed here: the folder stays. It is empty, or named in a journal, from which the next server ends it.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use super::is_shortage;
@@ -55,6 +55,11 @@ impl Cgroup {
     /// Its folder.
     pub fn path(&self) -> &Path {
         &self.dir
+    }
+
+    /// What polls as urgent when the group freezes, thaws, or gets its first or loses its last process: its `cgroup.events`, read once.
+    pub fn events(&self) -> io::Result<File> {
+        File::open(self.dir.join("cgroup.events"))
     }
 
     /// The folder, opened, for a child to be born in it.
@@ -117,8 +122,7 @@ impl Cgroup {
     }
 
     fn event(&self, name: &str) -> io::Result<bool> {
-        let events = fs::read_to_string(self.dir.join("cgroup.events"))?;
-        Ok(events.lines().any(|line| line.split_once(' ') == Some((name, "1"))))
+        Ok(has_event(&fs::read_to_string(self.dir.join("cgroup.events"))?, name))
     }
 
     /// This group's folder and those below, each after the one that it lies in.
@@ -139,6 +143,17 @@ impl Cgroup {
         }
         Ok(dirs)
     }
+}
+
+/// Whether the group of which [`Cgroup::events`] are has thawed. From this read on the file tells of the next change.
+pub fn has_thawed(mut events: &File) -> bool {
+    let mut text = String::new();
+    let read = events.seek(SeekFrom::Start(0)).and_then(|_| events.read_to_string(&mut text));
+    read.is_ok() && !has_event(&text, "frozen")
+}
+
+fn has_event(events: &str, name: &str) -> bool {
+    events.lines().any(|line| line.split_once(' ') == Some((name, "1")))
 }
 
 /// This process's group as a folder, from the texts of `/proc/self/mountinfo` and `/proc/self/cgroup`.

@@ -4,6 +4,7 @@
 //! and nothing assumes that a signal sent is a signal obeyed: done means seen.
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::io;
 use std::time::Duration;
 
@@ -48,16 +49,45 @@ impl Backoff {
 #[derive(Debug)]
 pub(super) struct Tree {
     cgroup: Option<Cgroup>,
+    /// The control group's; without it a pause is looked at as if there were no group.
+    events: Option<File>,
 }
 
 impl Tree {
     pub(super) fn new(cgroup: Option<Cgroup>) -> Self {
-        Self { cgroup }
+        let events = cgroup.as_ref().and_then(|cgroup| cgroup.events().ok());
+        Self { cgroup, events }
     }
 
-    /// Whether the kernel keeps all of it where it is while it is held.
-    pub(super) fn can_hold(&self) -> bool {
+    fn can_hold(&self) -> bool {
         self.cgroup.is_some()
+    }
+
+    /// Whether the kernel keeps all of it where it is, until [`Tree::events`] say something else. A process with the right to it can have
+    /// left the group, or have been moved: `sudo` and `systemd-run` do that.
+    pub(super) fn is_held(&self) -> bool {
+        if self.events.is_none() {
+            return false;
+        }
+        let held = self.held();
+        let all = self.all();
+        !all.is_torn && all.found.iter().all(|stat| stat.state == ProcState::Dead || held.contains(&stat.identity.pid))
+    }
+
+    /// Polls as urgent when what holds it may have changed.
+    pub(super) fn events(&self) -> Option<&File> {
+        self.events.as_ref()
+    }
+
+    /// Whether somebody else let it go. Makes [`Tree::events`] quiet.
+    pub(super) fn was_released(&self) -> bool {
+        self.events.as_ref().is_some_and(process::has_thawed)
+    }
+
+    /// Who stands still in the control group, whatever `ps` shows.
+    fn held(&self) -> BTreeSet<u32> {
+        let members = self.cgroup.as_ref().filter(|_| self.is_frozen()).and_then(|cgroup| cgroup.members().ok());
+        members.unwrap_or_default().into_iter().collect()
     }
 
     /// Whatever continues it, nobody in the control group gets a processor until [`Tree::release`].
@@ -127,9 +157,11 @@ impl Tree {
         self.all().found.iter().any(|stat| stat.is_busy)
     }
 
-    /// A process of it that is not stopped, other than `spared`.
+    /// A process of it that is neither stopped nor held, other than `spared`.
     pub(super) fn straggler(&self, spared: Option<Identity>) -> Option<Stat> {
-        self.living().into_iter().find(|stat| !stat.state.is_stopped() && Some(stat.identity) != spared)
+        let held = self.held();
+        let is_loose = |stat: &Stat| !stat.state.is_stopped() && !held.contains(&stat.identity.pid);
+        self.living().into_iter().find(|stat| is_loose(stat) && Some(stat.identity) != spared)
     }
 
     /// Asks every process to end: TERM, then CONT, because a stopped process does not see TERM before it goes on.
