@@ -19,7 +19,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
 
 use crate::pipeline::Exit;
 
-pub use cgroup::Cgroup;
+pub use cgroup::{Cgroup, has_thawed};
 pub use spawn::{Launch, Spawned, spawn_in_session};
 pub use stat::{ProcState, Stat, read_stat};
 pub use tree::{Descendants, children_of, descendants};
@@ -55,6 +55,12 @@ pub fn adopt_orphans() -> io::Result<()> {
 pub fn begin_session() -> io::Result<()> {
     rustix::process::setsid()?;
     Ok(())
+}
+
+/// Whether `error` is for want of a descriptor or of memory: then it tells nothing about who was to be looked at.
+pub fn is_shortage(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    [Errno::MFILE, Errno::NFILE, Errno::NOMEM].iter().any(|shortage| error.raw_os_error() == Some(shortage.raw_os_error()))
 }
 
 /// `/dev/null` for reading, as a standard input.
@@ -160,6 +166,7 @@ pub fn usage_of_children() -> io::Result<ChildrenUsage> {
 
 /// Every live process, this one excepted, whose environment holds each of `cookie`'s `NAME=value` texts. Processes whose
 /// environment may not be read are not ours. One that is executing another program has none for a moment: that is waited for.
+/// A shortage ([`is_shortage`]) is an error: who could not be looked at may be one.
 pub fn carriers(cookie: &[Vec<u8>]) -> io::Result<Vec<Identity>> {
     let deadline = Instant::now() + CARRIERS_LIMIT;
     let mut seen = BTreeSet::from([std::process::id()]);
@@ -172,11 +179,11 @@ pub fn carriers(cookie: &[Vec<u8>]) -> io::Result<Vec<Identity>> {
         }
         for pid in newcomers {
             // A process can end at any point of this look: then it carries nothing.
-            if carries(pid, cookie, deadline).unwrap_or(false)
-                && let Ok(stat) = read_stat(pid)
-                && stat.state != ProcState::Dead
-            {
-                found.push(stat.identity);
+            let look = || carries(pid, cookie, deadline)?.then(|| read_stat(pid)).transpose();
+            match look() {
+                Ok(Some(stat)) if stat.state != ProcState::Dead => found.push(stat.identity),
+                Err(error) if is_shortage(&error) => return Err(error),
+                Ok(_) | Err(_) => {}
             }
         }
     }

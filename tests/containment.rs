@@ -253,6 +253,104 @@ fn a_run_that_makes_control_groups_of_its_own_is_held_and_ended_all_the_same() {
     place.assert_nothing_left(run_id);
 }
 
+#[test]
+fn who_leaves_the_control_group_is_looked_at_while_it_is_paused() {
+    let place = Place::serving("sleep.sh");
+    let (pid, child, run_id) = with_a_counting_child(&place);
+    if !in_a_cgroup(&place) {
+        return;
+    }
+    // As `sudo` does, or `systemd-run`; it stays a child.
+    move_to(&own_cgroup().expect("it can be written"), child);
+    place.act("pause").ok();
+    place.assert_all_stopped();
+    signal(child, "CONT");
+    until_true("the detail says so", || detail(&place).contains(&format!("process {child} (bash)")));
+    until_true("it is stopped again", || is_stopped(child));
+    assert_eq!(place.state(), "paused");
+    place.act("resume").ok();
+
+    // Who has not left is held all the same, and a look at the others is none at it.
+    move_to(&place.cgroup(run_id).expect("it has one"), child);
+    move_to(&own_cgroup().expect("it can be written"), pid);
+    place.act("pause").ok();
+    let before = count(&place);
+    for _ in 0..20 {
+        signal(child, "CONT");
+        until_true("the signal has come", || letter(child) != Some('T'));
+        for _ in 0..20 {
+            assert_eq!((place.state().as_str(), count(&place), detail(&place).as_str()), ("paused", before, ""));
+        }
+    }
+    place.act("resume").ok();
+    place.post("/api/pipeline/stop", json!({"grace_s": 0})).ok();
+    place.assert_nothing_left(run_id);
+}
+
+fn move_to(group: &Path, pid: u32) {
+    fs::write(group.join("cgroup.procs"), pid.to_string()).expect("root may, or it is delegated");
+}
+
+#[test]
+fn a_control_group_that_somebody_thaws_is_looked_at_while_it_is_paused() {
+    let place = Place::serving("sleep.sh");
+    let (_, child, run_id) = with_a_counting_child(&place);
+    if !in_a_cgroup(&place) {
+        return;
+    }
+    let group = place.cgroup(run_id).expect("it has one");
+    for _ in 0..3 {
+        place.act("pause").ok();
+        let events = || fs::read_to_string(group.join("cgroup.events")).expect("it is there");
+        until_true("it is held", || events().contains("frozen 1"));
+        fs::write(group.join("cgroup.freeze"), "0").expect("ours");
+        signal(child, "CONT");
+        until_true("the detail says so", || detail(&place).contains(&format!("process {child} (bash)")));
+        until_true("it is held again", || is_stopped(child) && events().contains("frozen 1"));
+        assert_eq!(place.state(), "paused");
+        place.act("resume").ok();
+    }
+    place.post("/api/pipeline/stop", json!({"grace_s": 0})).ok();
+    place.assert_nothing_left(run_id);
+}
+
+#[test]
+fn a_run_with_more_control_groups_than_one_look_lists_leaves_none() {
+    let place = Place::serving("many.sh");
+    place.script(
+        "many.sh",
+        "#!/bin/bash\n\
+         if [ -n \"$1\" ]; then for n in {1..40}; do mkdir \"$1/$n\"; mkdir \"$1/$n\"/{1..30}; done; fi\n\
+         echo ready\n\
+         exec sleep 600\n",
+    );
+    let (_, run_id) = place.start();
+    let contained = in_a_cgroup(&place);
+    let name = place.cgroup(run_id).unwrap_or_default().display().to_string();
+    place.post("/api/pipeline/stop", json!({"grace_s": 0})).ok();
+    if !contained {
+        return;
+    }
+    for is_shim_killed in [false, true] {
+        let (before, run) = name.rsplit_once('-').expect("ends in the run");
+        let run: i64 = run.parse().expect("a number");
+        let next = format!("{before}-{}", run + 1 + i64::from(is_shim_killed));
+        let (_, run_id) = place.start_with(json!({"args": [next]}));
+        until_true("it has made them", || place.said(run_id, "stdout") == ["ready"]);
+        place.act("pause").ok();
+        if is_shim_killed {
+            signal(place.shim_pid(run_id), "KILL");
+            place.until_state("stopped");
+            let why = place.run(run_id)["error"].as_str().expect("it says why").to_owned();
+            assert!(why.ends_with("nothing of it is alive"), "{why}");
+            assert!(!place.pause_file().exists());
+        } else {
+            place.post("/api/pipeline/stop", json!({"grace_s": 0})).ok();
+        }
+        assert!(!Path::new(&next).exists(), "its group is gone");
+    }
+}
+
 /// The server as a user without rights, within the control group `group`.
 fn serve_as_nobody(place: &mut Place, group: &Path) {
     let binary = place.folder().join("autoappdev");

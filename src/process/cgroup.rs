@@ -6,10 +6,12 @@
 //! If killed here: the folder stays. It is empty, or named in a journal, from which the next server ends it.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-/// How deep and how many groups below ours are looked at: a pipeline may make some of its own, within reason.
+use super::is_shortage;
+
+/// How many groups are listed in one look: a pipeline may make some of its own, within reason.
 const GROUPS_MAX: usize = 1000;
 
 /// One control group.
@@ -55,6 +57,11 @@ impl Cgroup {
         &self.dir
     }
 
+    /// What polls as urgent when the group freezes, thaws, or gets its first or loses its last process: its `cgroup.events`, read once.
+    pub fn events(&self) -> io::Result<File> {
+        File::open(self.dir.join("cgroup.events"))
+    }
+
     /// The folder, opened, for a child to be born in it.
     pub(super) fn open(&self) -> io::Result<File> {
         File::open(&self.dir)
@@ -65,7 +72,11 @@ impl Cgroup {
         let mut members = Vec::new();
         for dir in self.dirs()? {
             // A group below that was removed since it was listed has nobody in it.
-            let Ok(list) = fs::read_to_string(dir.join("cgroup.procs")) else { continue };
+            let list = match fs::read_to_string(dir.join("cgroup.procs")) {
+                Err(error) if is_shortage(&error) => return Err(error),
+                Err(_) => continue,
+                Ok(list) => list,
+            };
             members.extend(list.split_ascii_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
         }
         Ok(members)
@@ -91,19 +102,27 @@ impl Cgroup {
         fs::write(self.dir.join("cgroup.kill"), "1")
     }
 
-    /// Removes it and the groups below it; it must be empty. One that is not there is removed already.
+    /// Removes it and the groups below it, however many; it must be empty. One that is not there is removed already.
     pub fn remove(&self) -> io::Result<()> {
-        let dirs = match self.dirs() {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            other => other?,
-        };
-        // The deepest first.
-        dirs.iter().rev().try_for_each(fs::remove_dir)
+        loop {
+            let dirs = match self.dirs() {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+                other => other?,
+            };
+            // The deepest first. One may have groups below it that this look did not come to: the next one does.
+            let (mut any_gone, mut last) = (false, Ok(()));
+            for dir in dirs.iter().rev() {
+                last = fs::remove_dir(dir);
+                any_gone |= last.is_ok();
+            }
+            if last.is_ok() || !any_gone {
+                return last;
+            }
+        }
     }
 
     fn event(&self, name: &str) -> io::Result<bool> {
-        let events = fs::read_to_string(self.dir.join("cgroup.events"))?;
-        Ok(events.lines().any(|line| line.split_once(' ') == Some((name, "1"))))
+        Ok(has_event(&fs::read_to_string(self.dir.join("cgroup.events"))?, name))
     }
 
     /// This group's folder and those below, each after the one that it lies in.
@@ -112,14 +131,29 @@ impl Cgroup {
         let mut dirs = vec![self.dir.clone()];
         let mut read = 0;
         while read < dirs.len() && dirs.len() < GROUPS_MAX {
-            if let Ok(entries) = fs::read_dir(&dirs[read]) {
-                let is_dir = |entry: &fs::DirEntry| entry.file_type().is_ok_and(|kind| kind.is_dir());
-                dirs.extend(entries.filter_map(Result::ok).filter(is_dir).map(|entry| entry.path()));
+            match fs::read_dir(&dirs[read]) {
+                Ok(entries) => {
+                    let is_dir = |entry: &fs::DirEntry| entry.file_type().is_ok_and(|kind| kind.is_dir());
+                    dirs.extend(entries.filter_map(Result::ok).filter(is_dir).map(|entry| entry.path()));
+                }
+                Err(error) if is_shortage(&error) => return Err(error),
+                Err(_) => {}
             }
             read += 1;
         }
         Ok(dirs)
     }
+}
+
+/// Whether the group of which [`Cgroup::events`] are has thawed. From this read on the file tells of the next change.
+pub fn has_thawed(mut events: &File) -> bool {
+    let mut text = String::new();
+    let read = events.seek(SeekFrom::Start(0)).and_then(|_| events.read_to_string(&mut text));
+    read.is_ok() && !has_event(&text, "frozen")
+}
+
+fn has_event(events: &str, name: &str) -> bool {
+    events.lines().any(|line| line.split_once(' ') == Some((name, "1")))
 }
 
 /// This process's group as a folder, from the texts of `/proc/self/mountinfo` and `/proc/self/cgroup`.

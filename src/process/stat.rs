@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 
-use super::Identity;
+use super::{Identity, is_shortage};
 
 /// What a process does, as far as a pause cares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,7 +87,11 @@ fn state_of_threads(pid: u32) -> io::Result<(ProcState, bool)> {
     for entry in fs::read_dir(format!("/proc/{pid}/task")).map_err(gone_as_not_found)? {
         let Ok(entry) = entry else { continue };
         // A thread that ended meanwhile is not awake.
-        let Ok(raw) = fs::read(entry.path().join("stat")) else { continue };
+        let raw = match fs::read(entry.path().join("stat")) {
+            Err(error) if is_shortage(&error) => return Err(error),
+            Err(_) => continue,
+            Ok(raw) => raw,
+        };
         let Some(fields) = parse(&raw) else { continue };
         any_busy |= is_busy(fields.letter);
         all = match (all, state_of(fields.letter)) {

@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::sync::OnceLock;
 
-use super::{Stat, read_stat};
+use super::{Stat, is_shortage, read_stat};
 
 /// What one pass over a tree found.
 #[derive(Clone, Debug, Default)]
@@ -18,6 +18,7 @@ pub struct Descendants {
 
 /// Every process below `root`, `root` itself not. One pass: the children of a process that ends during it can be missed. Who needs all of
 /// them asks until two answers agree, the zombies in them too: one that was no zombie before has handed its children over.
+/// A shortage ([`is_shortage`]) is an error: half of a tree is none.
 pub fn descendants(root: u32) -> io::Result<Descendants> {
     if has_children_files() { by_children_files(root) } else { by_parents(root) }
 }
@@ -31,7 +32,11 @@ pub fn children_of(pid: u32) -> io::Result<Vec<u32>> {
     for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
         let Ok(thread) = thread else { continue };
         // A thread that ended has handed its children to another one, which is read too or read in the next pass.
-        let Ok(list) = fs::read_to_string(thread.path().join("children")) else { continue };
+        let list = match fs::read_to_string(thread.path().join("children")) {
+            Err(error) if is_shortage(&error) => return Err(error),
+            Err(_) => continue,
+            Ok(list) => list,
+        };
         children.extend(list.split_ascii_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
     }
     Ok(children)
@@ -56,7 +61,7 @@ fn by_children_files(root: u32) -> io::Result<Descendants> {
         let children = match children_of(parent) {
             Ok(children) => children,
             // It ended: its children are the reaper's now.
-            Err(_) if parent != root => {
+            Err(error) if parent != root && !is_shortage(&error) => {
                 all.is_torn = true;
                 continue;
             }
@@ -71,6 +76,7 @@ fn by_children_files(root: u32) -> io::Result<Descendants> {
                     all.found.push(stat);
                     to_read.push(pid);
                 }
+                Err(error) if is_shortage(&error) => return Err(error),
                 Err(_) => all.is_torn = true,
             }
         }
@@ -81,8 +87,10 @@ fn by_children_files(root: u32) -> io::Result<Descendants> {
 fn by_parents(root: u32) -> io::Result<Descendants> {
     let mut children: BTreeMap<u32, Vec<Stat>> = BTreeMap::new();
     for pid in all_pids()? {
-        if let Ok(stat) = read_stat(pid) {
-            children.entry(stat.ppid).or_default().push(stat);
+        match read_stat(pid) {
+            Ok(stat) => children.entry(stat.ppid).or_default().push(stat),
+            Err(error) if is_shortage(&error) => return Err(error),
+            Err(_) => {}
         }
     }
     let mut found = Vec::new();

@@ -319,6 +319,9 @@ impl Run {
             PollFd::new(&self.signals.terminate, PollFlags::IN),
             PollFd::new(self.connections.listener(), PollFlags::IN),
         ];
+        if matches!(self.phase, Phase::Paused) && deadline.is_none() {
+            fds.extend(self.tree.events().map(|events| PollFd::new(events, PollFlags::PRI)));
+        }
         fds.extend(self.output.pipes().map(|pipe| PollFd::new(pipe, PollFlags::IN)));
         fds.extend(self.connections.streams().map(|(stream, has_unsent)| {
             PollFd::from_borrowed_fd(stream.as_fd(), if has_unsent { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN })

@@ -4,6 +4,7 @@
 //! and nothing assumes that a signal sent is a signal obeyed: done means seen.
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::io;
 use std::time::Duration;
 
@@ -48,16 +49,45 @@ impl Backoff {
 #[derive(Debug)]
 pub(super) struct Tree {
     cgroup: Option<Cgroup>,
+    /// The control group's; without it a pause is looked at as if there were no group.
+    events: Option<File>,
 }
 
 impl Tree {
     pub(super) fn new(cgroup: Option<Cgroup>) -> Self {
-        Self { cgroup }
+        let events = cgroup.as_ref().and_then(|cgroup| cgroup.events().ok());
+        Self { cgroup, events }
     }
 
-    /// Whether the kernel keeps all of it where it is while it is held.
-    pub(super) fn can_hold(&self) -> bool {
+    fn can_hold(&self) -> bool {
         self.cgroup.is_some()
+    }
+
+    /// Whether the kernel keeps all of it where it is, until [`Tree::events`] say something else. A process with the right to it can have
+    /// left the group, or have been moved: `sudo` and `systemd-run` do that.
+    pub(super) fn is_held(&self) -> bool {
+        if self.events.is_none() {
+            return false;
+        }
+        let held = self.held();
+        let all = self.all();
+        !all.is_torn && all.found.iter().all(|stat| stat.state == ProcState::Dead || held.contains(&stat.identity.pid))
+    }
+
+    /// Polls as urgent when what holds it may have changed.
+    pub(super) fn events(&self) -> Option<&File> {
+        self.events.as_ref()
+    }
+
+    /// Whether somebody else let it go. Makes [`Tree::events`] quiet.
+    pub(super) fn was_released(&self) -> bool {
+        self.events.as_ref().is_some_and(process::has_thawed)
+    }
+
+    /// Who stands still in the control group, whatever `ps` shows.
+    fn held(&self) -> BTreeSet<u32> {
+        let members = self.cgroup.as_ref().filter(|_| self.is_frozen()).and_then(|cgroup| cgroup.members().ok());
+        members.unwrap_or_default().into_iter().collect()
     }
 
     /// Whatever continues it, nobody in the control group gets a processor until [`Tree::release`].
@@ -81,12 +111,17 @@ impl Tree {
     }
 
     fn all(&self) -> Descendants {
-        // Reading /proc only fails where it is not mounted, and then nothing at all would work.
-        let mut all = process::descendants(std::process::id()).unwrap_or_default();
+        // Who can't be looked at, for want of a descriptor for instance, may be awake and may be anybody.
+        let unseen = |_| Descendants { found: Vec::new(), is_torn: true };
+        let mut all = process::descendants(std::process::id()).unwrap_or_else(unseen);
         let Some(cgroup) = &self.cgroup else { return all };
         let seen: BTreeSet<u32> = all.found.iter().map(|stat| stat.identity.pid).collect();
-        // A group that somebody removed has nobody in it.
-        for pid in cgroup.members().unwrap_or_default().into_iter().filter(|pid| !seen.contains(pid)) {
+        let members = cgroup.members().unwrap_or_else(|error| {
+            // A group that somebody removed has nobody in it.
+            all.is_torn |= process::is_shortage(&error);
+            Vec::new()
+        });
+        for pid in members.into_iter().filter(|pid| !seen.contains(pid)) {
             match process::read_stat(pid) {
                 Ok(stat) => all.found.push(stat),
                 Err(_) => all.is_torn = true,
@@ -108,7 +143,10 @@ impl Tree {
         let me = std::process::id();
         let Ok(children) = process::children_of(me) else { return false };
         let is_dead = |&pid: &u32| process::read_stat(pid).is_ok_and(|stat| stat.state == ProcState::Dead);
-        let is_populated = || self.cgroup.as_ref().is_some_and(|cgroup| cgroup.is_populated().unwrap_or(false));
+        let is_populated = || {
+            let populated = self.cgroup.as_ref().map(Cgroup::is_populated);
+            populated.is_some_and(|populated| populated.unwrap_or_else(|error| process::is_shortage(&error)))
+        };
         // The list is older than the looks: who died in between handed its children over after it was made. A second list without a
         // newcomer says that nobody did.
         children.iter().all(is_dead) && process::children_of(me).is_ok_and(|again| again == children) && !is_populated()
@@ -119,9 +157,11 @@ impl Tree {
         self.all().found.iter().any(|stat| stat.is_busy)
     }
 
-    /// A process of it that is not stopped, other than `spared`.
+    /// A process of it that is neither stopped nor held, other than `spared`.
     pub(super) fn straggler(&self, spared: Option<Identity>) -> Option<Stat> {
-        self.living().into_iter().find(|stat| !stat.state.is_stopped() && Some(stat.identity) != spared)
+        let held = self.held();
+        let is_loose = |stat: &Stat| !stat.state.is_stopped() && !held.contains(&stat.identity.pid);
+        self.living().into_iter().find(|stat| is_loose(stat) && Some(stat.identity) != spared)
     }
 
     /// Asks every process to end: TERM, then CONT, because a stopped process does not see TERM before it goes on.
@@ -298,7 +338,9 @@ impl Thaw {
         tree.release();
         let mut found_new = false;
         let mut leader_stopped = false;
+        let mut any_seen = false;
         for stat in tree.living() {
+            any_seen = true;
             let is_leader = stat.identity == self.leader;
             leader_stopped |= is_leader && stat.state == ProcState::Stopped;
             // Those too that are not stopped yet: a stop that waits for an uninterruptible sleep to end is taken back by it.
@@ -307,7 +349,8 @@ impl Thaw {
                 send(stat.identity, Signal::CONT);
             }
         }
-        if !found_new && !leader_stopped {
+        // Where nobody was seen, all may be stopped still.
+        if any_seen && !found_new && !leader_stopped {
             return Look::Done;
         }
         if found_new { Look::Again(now) } else { self.backoff.again(now) }

@@ -198,10 +198,11 @@ impl Shims for RealShims {
         let mut pause = Duration::from_micros(200);
         let left = loop {
             let members = match &cgroup {
-                Some(cgroup) if cgroup.is_populated().unwrap_or(false) => {
+                Some(cgroup) if is_populated(cgroup)? => {
                     // Whoever may not be killed this way is a member still, and counted.
                     let _found_again = cgroup.kill();
-                    cgroup.members().map_or(0, |members| members.len())
+                    // Not every group below is listed; who is in none of these is somebody, too.
+                    cgroup.members().map_or(1, |members| members.len().max(1))
                 }
                 Some(_) | None => 0,
             };
@@ -212,8 +213,11 @@ impl Shims for RealShims {
             // Stopped first, so that they bear no more children while the others are dealt with.
             for signal in [Signal::STOP, Signal::KILL] {
                 for &carrier in &carriers {
-                    // One that may not be signalled is found again, and counted at the end.
-                    let _found_again = process::signal(carrier, signal);
+                    match process::signal(carrier, signal) {
+                        Err(error) if process::is_shortage(&error) => return Err(error),
+                        // One that may not be signalled is found again, and counted at the end.
+                        Ok(_) | Err(_) => {}
+                    }
                 }
             }
             thread::sleep(pause);
@@ -223,13 +227,22 @@ impl Shims for RealShims {
         if let (Some(cgroup), 0) = (cgroup, left)
             && let Err(error) = cgroup.remove()
         {
-            ::log::warn!("run {run_id}: failed to remove its control group: {error}");
+            // An empty folder holds nobody up.
+            ::log::warn!("run {run_id}: failed to remove its control group {}: {error}", cgroup.path().display());
         }
         KillPoint::ServerLeftoversCgroupRemoved.reach();
         match std::fs::remove_file(self.runs.runtime_dir().join(PAUSE_FILE)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             Ok(()) | Err(_) => Ok(left),
         }
+    }
+}
+
+/// A group that is not there, or not any more, has nobody in it; of one that could not be looked at nobody knows.
+fn is_populated(cgroup: &Cgroup) -> io::Result<bool> {
+    match cgroup.is_populated() {
+        Err(error) if !process::is_shortage(&error) => Ok(false),
+        other => other,
     }
 }
 

@@ -64,6 +64,10 @@ impl Run {
             process::reap_all_but(Some(self.leader.pid));
             self.watch_leader(now);
         }
+        if matches!(self.phase, Phase::Paused) && self.look_at.is_none() && self.tree.was_released() {
+            self.restops.pause = Duration::ZERO;
+            self.look_at = Some(now);
+        }
         if self.look_at.is_some_and(|at| at <= now) {
             self.look_at = None;
             self.look(now);
@@ -277,9 +281,9 @@ impl Run {
         self.freeze(Frozen::Keep, None, now);
     }
 
-    /// Where the kernel holds the tree nothing is to be looked at.
+    /// Where the kernel holds all of the tree nothing is to be looked at, until it says so.
     fn look_again_at_pause(&mut self, now: Duration) {
-        if !self.tree.can_hold() {
+        if !self.tree.is_held() {
             self.look_at = Some(now + self.restops.pause.max(PAUSE_LOOK_MIN));
             self.restops.pause = (self.restops.pause * 2).clamp(PAUSE_LOOK_MIN, PAUSE_LOOK_MAX);
         }

@@ -8,6 +8,7 @@ use super::{ActionError, Concern, Conductor, Link, RETRY_LATER, RETRY_SOON, SILE
 use crate::clock::{Clock, Timestamp, whole_ms};
 use crate::kill_point::KillPoint;
 use crate::pipeline::{Entry, Fact, Found, Pending, Plan, Refusal, RunStatus, State, recover};
+use crate::process::is_shortage;
 use crate::run_dir::{Command, ReadJournal};
 use crate::store::{NewRun, StoreError, UnseenEnd};
 use crate::supervisor::BootError;
@@ -126,6 +127,12 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
                 match killed {
                     Ok(0) => why.push_str("; nothing of it is alive"),
                     Ok(left) => why = format!("{why}; {left} of its processes could not be killed: end them by hand"),
+                    Err(error) if is_shortage(&error) => {
+                        // It passes. Until then nobody may be told that it has ended, with something of it alive.
+                        ::log::error!("run {run_id}: failed to look for its processes: {error}");
+                        self.fall_silent();
+                        return Ok(());
+                    }
                     Err(error) => why = format!("{why}; its processes could not be looked for: {error}"),
                 }
                 self.end_unseen(run_id, UnseenEnd::Lost, self.clock.now(), &why)?;
