@@ -13,6 +13,7 @@ use std::path::Path;
 use std::process::Command;
 use std::thread;
 
+use autoappdev::clock::{Clock, SystemClock, whole_ms};
 use autoappdev::process::boot_id;
 use autoappdev::run_dir::{FORMAT, RunDir};
 use serde_json::{Value, json};
@@ -116,6 +117,7 @@ impl OldShim {
         let mut lines = BufReader::new(stream.try_clone().expect("clones")).lines();
         let mut stream = stream;
         let mut say = |text: &str| {
+            let text = text.replace("NOW", &whole_ms(SystemClock.since_boot()).to_string());
             if text.contains("\"fact\"") {
                 writeln!(self.journal, "{text}").expect("writes");
             }
@@ -128,21 +130,21 @@ impl OldShim {
         say(&reply(&attach));
         let pause = next();
         assert_eq!(pause["command"], "pause");
-        say(r#"{"seq":2,"at":"2026-01-31T10:00:01.000Z","boot_ms":2000,"fact":"paused","cause":"request"}"#);
+        say(r#"{"seq":2,"at":"2026-01-31T10:00:01.000Z","boot_ms":NOW,"fact":"paused","cause":"request"}"#);
         say(&reply(&pause));
         let resume = next();
         assert_eq!(resume["command"], "resume");
-        say(r#"{"seq":3,"at":"2026-01-31T10:00:02.000Z","boot_ms":3000,"fact":"resumed","cause":"request","paused_ms":1000}"#);
+        say(r#"{"seq":3,"at":"2026-01-31T10:00:02.000Z","boot_ms":NOW,"fact":"resumed","cause":"request","paused_ms":1000}"#);
         say(&reply(&resume));
         let stop = next();
         assert_eq!((&stop["command"], &stop["grace_ms"]), (&json!("stop"), &json!(500)));
         say(&reply(&stop));
-        say(r#"{"seq":4,"at":"2026-01-31T10:00:03.000Z","boot_ms":4000,"fact":"stopping","grace_ms":500}"#);
+        say(r#"{"seq":4,"at":"2026-01-31T10:00:03.000Z","boot_ms":NOW,"fact":"stopping","grace_ms":500}"#);
         say(
-            r#"{"seq":5,"at":"2026-01-31T10:00:03.100Z","boot_ms":4100,"fact":"exited","exit":{"signal":15},"asked":true,"paused_ms":1000,"log_end":0}"#,
+            r#"{"seq":5,"at":"2026-01-31T10:00:03.100Z","boot_ms":NOW,"fact":"exited","exit":{"signal":15},"asked":true,"paused_ms":1000,"log_end":0}"#,
         );
         say(
-            r#"{"seq":6,"at":"2026-01-31T10:00:03.101Z","boot_ms":4101,"fact":"usage","cpu_user_ms":1,"cpu_system_ms":2,"max_rss_kb":3}"#,
+            r#"{"seq":6,"at":"2026-01-31T10:00:03.101Z","boot_ms":NOW,"fact":"usage","cpu_user_ms":1,"cpu_system_ms":2,"max_rss_kb":3}"#,
         );
         drop(self.dir);
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::{ActionError, Concern, Conductor, Link, RETRY_LATER, RETRY_SOON, SILENCE_LIMIT, SILENT_SHIM, UnderWay};
 use crate::clock::{Clock, Timestamp, whole_ms};
 use crate::kill_point::KillPoint;
-use crate::pipeline::{Entry, Fact, Found, Pending, Plan, Refusal, RunStatus, State, recover};
+use crate::pipeline::{Containment, Entry, Fact, Found, Pending, Plan, Refusal, RunStatus, State, recover};
 use crate::process::is_shortage;
 use crate::run_dir::{Command, ReadJournal};
 use crate::store::{NewRun, StoreError, UnseenEnd};
@@ -125,7 +125,11 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
                 let killed = self.shims.kill_leftovers(run_id);
                 KillPoint::ServerLeftoversRemoved.reach();
                 match killed {
-                    Ok(0) => why.push_str("; nothing of it is alive"),
+                    Ok(0) => why.push_str(match self.run.as_ref().and_then(|run| run.containment) {
+                        Some(Containment::Cgroup) => "; nothing of it is alive",
+                        // Who has thrown its environment away cannot be told from anybody else.
+                        Some(Containment::Tree) | None => "; nothing that carries its id is alive",
+                    }),
                     Ok(left) => why = format!("{why}; {left} of its processes could not be killed: end them by hand"),
                     Err(error) if is_shortage(&error) => {
                         // It passes. Until then nobody may be told that it has ended, with something of it alive.
