@@ -92,10 +92,14 @@ fn look_at_the_kernel(
     let stopped: Vec<u32> = members.iter().copied().filter(|pid| all[pid].letter == 'T').collect();
     match state {
         "paused" => {
-            same("all are stopped", &members.len(), &stopped.len())?;
+            // Who was continued from outside shows another letter in a control group that stands still.
+            let held = kernel::held(place.cgroup(run_id).as_deref());
+            let awake: Vec<u32> = members.iter().copied().filter(|pid| all[pid].letter != 'T' && !held.contains(pid)).collect();
+            same("all are stopped", &Vec::new(), &awake)?;
             // Somebody who flees from one look is seen by the next.
             let again = kernel::all(&place.runtime());
-            let awake = kernel::descendants(&again, shim.unwrap_or(0)).into_iter().filter(|pid| again[pid].letter != 'T');
+            let is_awake = |pid: &u32| again[pid].letter != 'T' && !held.contains(pid);
+            let awake = kernel::descendants(&again, shim.unwrap_or(0)).into_iter().filter(is_awake);
             same("all are still stopped", &Vec::<u32>::new(), &awake.collect())?;
         }
         "running" => same("nobody is stopped", &Vec::<u32>::new(), &stopped)?,

@@ -56,6 +56,15 @@ pub(crate) fn all(runtime: &Path) -> BTreeMap<u32, Process> {
     pids.filter_map(|pid| Some((pid, read(pid, mark.as_bytes())?))).collect()
 }
 
+/// Who is in a control group that is frozen.
+pub(crate) fn held(group: Option<&Path>) -> BTreeSet<u32> {
+    let is_frozen = |group: &&Path| {
+        let events = fs::read_to_string(group.join("cgroup.events")).unwrap_or_default();
+        events.lines().any(|line| line == "frozen 1")
+    };
+    group.filter(is_frozen).map(super::support::members).unwrap_or_default()
+}
+
 /// The living descendants of `ancestor`, itself not among them.
 pub(crate) fn descendants(all: &BTreeMap<u32, Process>, ancestor: u32) -> BTreeSet<u32> {
     let mut found = BTreeSet::new();

@@ -161,9 +161,15 @@ pub(crate) fn check_story(place: &Place, run: &Value) -> Result<(), String> {
         same("status and state", &status, &state)?;
     }
     same("lost and its event", &(status == "lost"), &(end.as_deref() == Some("lost")))?;
-    if status == "stopped" {
+    if end.as_deref() == Some("exited") {
         let cause = events.iter().rfind(|event| event["kind"] == "exited").map(|event| text(&event["cause"]));
-        same("who stopped it", &cause.as_deref(), &Some("request"))?;
+        // The victims never end themselves by a signal.
+        let expected = match (status.as_str(), run["signal"].is_null()) {
+            ("stopped", _) => "request",
+            (_, false) => "outside",
+            (_, true) => "exit",
+        };
+        same("who ended it", &cause.as_deref(), &Some(expected))?;
     }
     if end.as_deref() == Some("exited") {
         check_paused_ms(place, run)?;

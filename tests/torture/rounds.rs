@@ -148,10 +148,6 @@ impl Torture {
         if matches!(act, Act::TermLeader | Act::Usr1Leader) && !self.is_ready() {
             act = Act::Pause;
         }
-        // Somebody else is stopped already, and whether a paused one may be continued alone is not for here.
-        if matches!(act, Act::StopKin(_)) && self.stands() == Some(Stands::Paused) {
-            act = Act::KillKin;
-        }
         if let (Act::Stop { grace_s }, Some(live)) = (&mut act, &self.live)
             && live.script.obeys
             && self.is_ready()
