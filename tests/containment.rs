@@ -391,12 +391,12 @@ fn a_user_without_rights_gets_a_control_group_where_one_was_delegated_and_no_com
     }
     let group = own_cgroup().expect("it can be written").join(format!("autoappdev-test-delegated-{}", std::process::id()));
     fs::create_dir(&group).expect("root may");
-    for is_delegated in [false, true] {
-        if is_delegated {
-            // What systemd does for `Delegate=yes` (cgroups(7), "Cgroups delegation").
-            for file in ["", "cgroup.procs", "cgroup.subtree_control", "cgroup.threads"] {
-                std::os::unix::fs::chown(group.join(file), Some(NOBODY), Some(NOBODY)).expect("root may");
-            }
+    // Nothing; the folder alone, in which one can be made that nobody may join; and what systemd does for `Delegate=yes` (cgroups(7),
+    // "Cgroups delegation").
+    let delegated = ["cgroup.procs", "cgroup.subtree_control", "cgroup.threads"];
+    for (given, is_delegated) in [(&[][..], false), (&[""], false), (&delegated, true)] {
+        for file in given {
+            std::os::unix::fs::chown(group.join(file), Some(NOBODY), Some(NOBODY)).expect("root may");
         }
         let mut place = Place::new();
         place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "tree.sh");
