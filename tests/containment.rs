@@ -136,6 +136,8 @@ fn a_leader_that_is_continued_all_the_time_is_never_called_paused_while_it_runs(
                         );
                         place.until_state("running")
                     }
+                    // Told that it was stopped, and not yet that it goes on.
+                    409 => place.until_state("running"),
                     other => panic!("{other}: {}", answer.body),
                 };
             }

@@ -365,7 +365,8 @@ impl Run {
                 self.answer((connection, tag), None);
             }
             run_dir::Command::Pause { tag } => match &mut self.phase {
-                Phase::Running if self.leader_end.is_none() => {
+                // It was never wholly paused where what somebody stopped is being let go on.
+                Phase::Running | Phase::Thawing { then: Thawed::Keep { .. }, asker: None, .. } if self.leader_end.is_none() => {
                     self.freeze(Frozen::Tell(Cause::Request), Some((connection, tag)), now);
                 }
                 // Somebody's SIGSTOP came first; the client gets what it wanted.
