@@ -63,6 +63,11 @@ pub fn is_shortage(error: &io::Error) -> bool {
     [Errno::MFILE, Errno::NFILE, Errno::NOMEM].iter().any(|shortage| error.raw_os_error() == Some(shortage.raw_os_error()))
 }
 
+/// Whether `error` says that a file could not grow: no room, or none for this user.
+pub fn is_disk_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 /// `/dev/null` for reading, as a standard input.
 pub fn null() -> io::Result<OwnedFd> {
     File::open("/dev/null").map(OwnedFd::from)

@@ -27,7 +27,7 @@ use std::time::Duration;
 use signal_hook::consts::signal;
 
 use crate::kill_point::KillPoint;
-use crate::process;
+use crate::process::{self, is_disk_full};
 use crate::run_dir::{LaunchSpec, LineReader, RunDir, Trouble, to_line};
 
 /// How long the server may take to say what to run. It wrote that before it looked at anything else, so a longer silence means that it died.
@@ -113,11 +113,6 @@ fn live(dir: &Path) -> Result<(), ShimError> {
             Err(error)
         }
     }
-}
-
-/// Whether a file could not grow: no room, or none for this user.
-fn is_disk_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// What wakes the loop from signal handlers.
