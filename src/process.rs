@@ -1,4 +1,5 @@
-//! The kernel's side: who lives, in what state, signals by identity, waiting, reaping.
+//! The kernel's side: who lives, in what state, signals by identity, waiting, reaping; the tree, control groups and the making of a leader
+//! stand in the files below this one.
 //!
 //! Level 1. Never decides anything. Called by the shim (everything), the supervisor (recovery) and the tests.
 

@@ -5,7 +5,7 @@
 //! was asked: a stop goes on to its end by itself.
 //!
 //! If killed here: the lock falls, the control connections break. The pipeline goes on without a parent until the next look of
-//! a server, which kills what carries the run's cookie and calls the run lost.
+//! a server, which kills what is in the run's control group or carries its cookie, and calls the run lost.
 
 mod connections;
 mod kill_points;
