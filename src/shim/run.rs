@@ -232,7 +232,8 @@ impl Run {
                 self.answer((connection, tag), None);
             }
             run_dir::Command::Pause { tag } => match &mut self.phase {
-                Phase::Running if self.leader_end.is_none() => {
+                // One that was never wholly paused is running for everybody else, although it is still being let go.
+                Phase::Running | Phase::Thawing { then: Thawed::Keep { .. }, .. } if self.leader_end.is_none() => {
                     self.freeze(Frozen::Tell(Cause::Request), Some((connection, tag)), now);
                 }
                 // Somebody's SIGSTOP came first; the client gets what it wanted.
