@@ -1,7 +1,7 @@
 //! One run, from its spawn to its end: the loop, the commands, the facts.
 //!
-//! The order is law: `spawned` is in the journal before anybody is told; the end is waited for without reaping, the output
-//! drained, the tree killed, `exited` written and synced, and only then is the leader reaped and the lock let go.
+//! The order is law: `spawned` is in the journal before anybody is told; the end is waited for without reaping, the tree
+//! killed, the output drained, `exited` written and synced, and only then is the leader reaped and the lock let go.
 
 mod beginning;
 mod steps;
