@@ -1,8 +1,8 @@
 //! Time as the product uses it: wall-clock time stamps and boot-time durations for people, awake time for deadlines.
 //!
 //! Level 0. Whatever waits for something that takes processor time, a grace or an answer, waits in awake time: in a machine that was
-//! suspended nobody had the time to do anything, and a deadline must not be over at its first moment. Everything that decides takes a [`Clock`], so that a test can set it by hand. The wall clock may step; nothing here
-//! hides that. Who needs stamps that never go back keeps the latest one and takes the later of the two ([`Timestamp::max`]).
+//! suspended nobody had the time to do anything, and a deadline must not be over at its first moment. Everything that decides takes a
+//! [`Clock`], so that a test can set it by hand. The wall clock may step; nothing here hides that. Who needs stamps that never go back keeps the latest one and takes the later of the two ([`Timestamp::max`]).
 
 use std::fmt;
 use std::str::FromStr;

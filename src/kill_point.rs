@@ -1,7 +1,7 @@
 //! The places between two durable steps, each with a name: where a test kills the program, to see what the next boot makes of it.
 //!
 //! Level 0. [`KillPoint::reach`] stands in the code right after the step that gives the point its name. It is nothing at all without the
-//! cargo feature `faults`, which cannot be built into a release. `docs/crash-matrix.md` has a row for each point and `tests/kill_points.rs`
+//! cargo feature `faults`, which cannot be built into a release. `docs/crash-matrix.md` has a row for each point and `tests/kill_points/`
 //! a case; tests hold the three together.
 
 #[cfg(all(feature = "faults", not(debug_assertions)))]

@@ -1,4 +1,5 @@
-//! The kernel's side: who lives, in what state, signals by identity, waiting, reaping.
+//! The kernel's side: who lives, in what state, signals by identity, waiting, reaping; the tree, control groups and the making of a leader
+//! stand in the files below this one.
 //!
 //! Level 1. Never decides anything. Called by the shim (everything), the supervisor (recovery) and the tests.
 
@@ -61,6 +62,11 @@ pub fn begin_session() -> io::Result<()> {
 pub fn is_shortage(error: &io::Error) -> bool {
     use rustix::io::Errno;
     [Errno::MFILE, Errno::NFILE, Errno::NOMEM].iter().any(|shortage| error.raw_os_error() == Some(shortage.raw_os_error()))
+}
+
+/// Whether `error` says that a file could not grow: no room, or none for this user.
+pub fn is_disk_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// `/dev/null` for reading, as a standard input.

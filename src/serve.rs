@@ -1,6 +1,6 @@
-//! The server as a whole: one runtime directory, one lock, one supervisor, one listening socket, and an orderly end.
+//! The server as a whole: one runtime directory and one database with a lock each, one supervisor, one listening socket, and an orderly end.
 //!
-//! Level 4. If killed here: the lock falls by itself, `server.json` stays and is overwritten by the next server.
+//! Level 4. If killed here: the locks fall by themselves, `server.json` stays and is overwritten by the next server.
 
 use std::ffi::OsString;
 use std::fs::File;

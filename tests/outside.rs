@@ -79,6 +79,31 @@ fn a_stop_that_is_taken_back_at_once_leaves_it_running() {
 }
 
 #[test]
+fn a_pause_that_comes_while_a_stop_is_taken_back_is_not_refused() {
+    let place = Place::serving("many.sh");
+    // To let so many go on takes a while.
+    place.script("many.sh", "#!/bin/bash\nfor n in {1..500}; do sleep 600 & done\necho ready\nwait\n");
+    let (pid, run_id) = place.start();
+    place.until_line("ready");
+    for round in 0..40_u64 {
+        send_in_a_row(pid, &[Signal::STOP], Duration::from_millis(1));
+        send_in_a_row(pid, &[Signal::CONT], Duration::from_millis(round));
+        let answer = place.act("pause");
+        if answer.status == 409 {
+            assert_eq!(answer.body["from"], "paused", "{}", answer.body);
+        } else {
+            answer.ok();
+        }
+        until_true("it runs again", || {
+            place.act("resume");
+            place.state() == "running" && is_all_awake(&place)
+        });
+    }
+    place.post("/api/pipeline/stop", json!({"grace_s": 0})).ok();
+    place.assert_nothing_left(run_id);
+}
+
+#[test]
 fn the_last_of_several_signals_in_a_row_decides() {
     const UP_AND_DOWN: [Signal; 3] = [Signal::STOP, Signal::CONT, Signal::STOP];
     let place = Place::serving("tree.sh");

@@ -52,6 +52,22 @@ fn shim_killed_while_running_loses_the_run_and_leaves_nothing() {
 }
 
 #[test]
+fn shim_killed_and_a_pause_file_that_cannot_be_removed_still_says_what_is_alive() {
+    let (place, _, run_id) = with_a_tree();
+    let before = place.processes();
+    place.act("pause").ok();
+    fs::remove_file(place.pause_file()).expect("it is there");
+    fs::create_dir(place.pause_file()).expect("ours");
+    signal(place.shim_pid(run_id), "KILL");
+    place.until_state("stopped");
+    let why = place.run(run_id)["error"].as_str().expect("a sentence").to_owned();
+    assert!(why.contains("alive") && !why.contains("looked for"), "they were looked for: {why}");
+    until_true("the log has the other thing", || place.server_log().contains("failed to remove its PAUSE file"));
+    fs::remove_dir(place.pause_file()).expect("empty");
+    assert_lost(&place, run_id, &before);
+}
+
+#[test]
 fn server_and_shim_killed_together_loses_the_run_and_leaves_nothing() {
     let (mut place, pid, run_id) = with_a_tree();
     let before = place.processes();

@@ -6,7 +6,7 @@ use std::fs;
 
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde_json::json;
-use support::{Place, is_alive, signal, until, until_true};
+use support::{Place, is_alive, signal, until_true};
 
 /// Leaves `pid` so many descriptors that it may still open, until this goes out of scope.
 struct Starved {
@@ -44,29 +44,11 @@ impl Drop for Starved {
     }
 }
 
-/// A leader with a child that counts in a file: the leader, the child, the run.
-fn with_a_counting_child(place: &Place) -> (u32, u32, i64) {
-    place.script(
-        "count-apart.sh",
-        "#!/bin/bash\n\
-         bash -c 'echo $$ >child.new && mv child.new child; while :; do printf . >>count; done' &\n\
-         wait\n",
-    );
-    let (pid, run_id) = place.start_with(json!({"script": "count-apart.sh"}));
-    let child = until("the child tells its pid", || fs::read_to_string(place.root().join("child")).ok()?.trim().parse().ok());
-    until_true("it counts", || count(place) > 1);
-    (pid, child, run_id)
-}
-
-fn count(place: &Place) -> u64 {
-    fs::metadata(place.root().join("count")).map_or(0, |meta| meta.len())
-}
-
 #[test]
 fn a_shim_that_can_not_look_calls_nothing_paused_and_nothing_ended() {
     for (containment, left) in [("auto", 0), ("tree", 0), ("tree", 1)] {
         let place = Place::serving_with("sleep.sh", containment);
-        let (pid, child, run_id) = with_a_counting_child(&place);
+        let (pid, child, run_id) = place.start_counting_child();
         let shim = place.shim_pid(run_id);
         let starved = Starved::to(shim, left);
         let answer = place.act("pause");
@@ -76,8 +58,8 @@ fn a_shim_that_can_not_look_calls_nothing_paused_and_nothing_ended() {
         } else {
             assert_eq!((answer.status, answer.error()), (503, "pause_timeout"), "{}", answer.body);
             assert_eq!(place.state(), "running");
-            let before = count(&place);
-            until_true("it runs on", || count(&place) > before);
+            let before = place.count();
+            until_true("it runs on", || place.count() > before);
         }
 
         signal(pid, "KILL");
@@ -96,15 +78,15 @@ fn a_shim_that_can_not_look_calls_nothing_paused_and_nothing_ended() {
 fn a_shim_that_can_not_look_calls_nothing_resumed_that_stands_still() {
     for containment in ["auto", "tree"] {
         let place = Place::serving_with("sleep.sh", containment);
-        let (_, _, run_id) = with_a_counting_child(&place);
+        let (_, _, run_id) = place.start_counting_child();
         place.act("pause").ok();
         let starved = Starved::to(place.shim_pid(run_id), 0);
         let answer = place.act("resume");
         assert_eq!((answer.status, place.state().as_str()), (503, "paused"), "{}", answer.body);
         drop(starved);
         until_true("it can be resumed", || place.act("resume").status == 200);
-        let before = count(&place);
-        until_true("all of it goes on", || count(&place) > before);
+        let before = place.count();
+        until_true("all of it goes on", || place.count() > before);
         place.post("/api/pipeline/stop", json!({"grace_s": 0})).ok();
         place.assert_nothing_left(run_id);
     }

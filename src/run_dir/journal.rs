@@ -1,7 +1,7 @@
 //! `journal.jsonl`: a header line, then facts, one JSON object a line, numbered from 1. Written by the shim alone, append only.
 //!
-//! If killed while writing: the last line is torn. Readers leave out a line without its newline; the fact it held is then known by
-//! nobody, and recovery acts as if it had not been seen.
+//! If killed while writing: the last line is torn. Readers leave out a line without its newline. The fact it held is known by nobody then,
+//! unless the disk was full: it went up all the same, and a server that was there has recorded it.
 
 use std::collections::VecDeque;
 use std::fs::{self, File};

@@ -1,4 +1,5 @@
-//! What server and shim say to each other: JSON, one object a line. Commands go down; facts (journal entries) and replies come up.
+//! What server and shim say to each other: JSON, one object a line. Commands go down; facts (journal entries), replies,
+//! notes and troubles come up.
 //!
 //! The first line on the stream that the shim was born with is a [`LaunchSpec`]; from then on it is like every other
 //! connection to the control socket. Unknown keys are ignored and unknown words are [`Command::Unknown`] or skipped, so

@@ -5,7 +5,7 @@
 //! was asked: a stop goes on to its end by itself.
 //!
 //! If killed here: the lock falls, the control connections break. The pipeline goes on without a parent until the next look of
-//! a server, which kills what carries the run's cookie and calls the run lost.
+//! a server, which kills what is in the run's control group or carries its cookie, and calls the run lost.
 
 mod connections;
 mod kill_points;
@@ -27,7 +27,7 @@ use std::time::Duration;
 use signal_hook::consts::signal;
 
 use crate::kill_point::KillPoint;
-use crate::process;
+use crate::process::{self, is_disk_full};
 use crate::run_dir::{LaunchSpec, LineReader, RunDir, Trouble, to_line};
 
 /// How long the server may take to say what to run. It wrote that before it looked at anything else, so a longer silence means that it died.
@@ -113,11 +113,6 @@ fn live(dir: &Path) -> Result<(), ShimError> {
             Err(error)
         }
     }
-}
-
-/// Whether a file could not grow: no room, or none for this user.
-fn is_disk_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// What wakes the loop from signal handlers.

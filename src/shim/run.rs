@@ -1,34 +1,30 @@
 //! One run, from its spawn to its end: the loop, the commands, the facts.
 //!
-//! The order is law: `spawned` is in the journal before anybody is told; the end is waited for without reaping, the output
-//! drained, the tree killed, `exited` written and synced, and only then is the leader reaped and the lock let go.
+//! The order is law: `spawned` is in the journal before anybody is told; the end is waited for without reaping, the tree
+//! killed, the output drained, `exited` written and synced, and only then is the leader reaped and the lock let go.
 
+mod beginning;
 mod steps;
 
-use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 
+use super::Signals;
 use super::connections::{ConnectionId, Connections};
 use super::kill_points;
 use super::output::Output;
 use super::pause_file::PauseFile;
 use super::tree::{Freeze, Kill, Thaw, Tree};
 use super::trouble::Said;
-use super::{InStep, ShimError, Signals};
 use crate::clock::{Clock, SystemClock, whole_ms};
 use crate::kill_point::KillPoint;
-use crate::log::Limits;
-use crate::pipeline::{Cause, Containment, Exit, Fact};
-use crate::process::{self, Cgroup, Identity, Launch};
-use crate::run_dir::{
-    self, FORMAT, Header, Journal, LaunchSpec, Message, Note, RUN_ID_VAR, RUNTIME_DIR_VAR, Reply, ReplyError, RunDir, Runs,
-};
+use crate::pipeline::{Cause, Exit, Fact};
+use crate::process::{self, Identity};
+use crate::run_dir::{self, Journal, LaunchSpec, Message, Note, Reply, ReplyError, RunDir};
 
 /// How long a pause may take before it is refused and undone.
 const PAUSE_LIMIT: Duration = Duration::from_secs(4);
@@ -159,135 +155,6 @@ pub(super) struct Run {
 }
 
 impl Run {
-    /// Spawns the pipeline. An error that is the script's is a fact and ends the run; an error that is ours ends this process, before
-    /// anything was spawned.
-    pub(super) fn begin(
-        dir: RunDir,
-        spec: LaunchSpec,
-        signals: Signals,
-        server: UnixStream,
-        early: &[u8],
-    ) -> Result<Self, ShimError> {
-        let runs = Runs::new(spec.runtime_dir.clone());
-        // Where none can be had there are the signals; a run never depends on it.
-        let cgroup =
-            spec.uses_cgroups.then(|| runs.cgroup_name(spec.run_id).ok()).flatten().and_then(|name| Cgroup::create(&name));
-        KillPoint::ShimCgroupMade.reach();
-        let header = Header {
-            format: FORMAT,
-            run_id: spec.run_id,
-            boot_id: process::boot_id().in_step("read the boot id")?,
-            shim_pid: std::process::id(),
-            shim_start_ticks: process::read_stat(std::process::id()).ok().map(|stat| stat.identity.start_ticks),
-            cgroup: cgroup.as_ref().map(|cgroup| cgroup.path().to_owned()),
-            created_at: spec.created_at,
-            script: spec.script.clone(),
-            args: spec.args.clone(),
-            cwd: spec.cwd.display().to_string(),
-            grace_ms: spec.grace_ms,
-            log_start: spec.log_start,
-        };
-        let listener = dir.listen().in_step("open the control socket")?;
-        KillPoint::ShimSocketBound.reach();
-        let connections = Connections::new(listener, server, early).in_step("keep the server's connection")?;
-        let (stdout, stdout_writer) = io::pipe().in_step("open a pipe")?;
-        let (stderr, stderr_writer) = io::pipe().in_step("open a pipe")?;
-        let limits = Limits { segment_bytes: spec.log_segment_bytes, run_bytes: spec.log_run_bytes };
-        let begin = (spec.log_start, spec.created_at);
-        let output = Output::create(&dir.log_dir(), begin, limits, stdout, stderr).in_step("begin the log")?;
-        KillPoint::ShimLogBegun.reach();
-        // The header is written before anything is spawned: without a journal nothing was.
-        let journal = Journal::create(&dir.journal_path(), &header).in_step("begin the journal")?;
-        KillPoint::ShimHeaderWritten.reach();
-
-        let mut run = Self {
-            dir,
-            signals,
-            connections,
-            journal,
-            journal_failure: None,
-            output,
-            pause_file: PauseFile::new(&spec.runtime_dir),
-            said_trouble: Said::default(),
-            leader: Identity { pid: 0, start_ticks: 0 },
-            phase: Phase::Running,
-            look_at: None,
-            look_at_leader: true,
-            tree: Tree::new(None),
-            restops: Restops::default(),
-            note: None,
-            asked: false,
-            leader_end: None,
-            paused_since: None,
-            paused_in_all: Duration::ZERO,
-            spec,
-        };
-        // One from a run whose shim was killed while it was paused would make a program that looks for it wait for ever.
-        run.pause_file.set(false);
-        KillPoint::ShimOldPauseFileRemoved.reach();
-        let stdio = process::null().map(|null| [null, stdout_writer.into(), stderr_writer.into()]);
-        match stdio.and_then(|stdio| run.spawn(stdio, cgroup.as_ref())) {
-            Ok((leader, containment)) => {
-                run.leader = leader;
-                KillPoint::ShimLeaderSpawned.reach();
-                let Identity { pid, start_ticks } = leader;
-                match containment {
-                    Containment::Cgroup => run.tree = Tree::new(cgroup),
-                    Containment::Tree => run.or_log("remove the control group", cgroup.map_or(Ok(()), |cgroup| cgroup.remove())),
-                }
-                run.record(Fact::Spawned { pid, start_ticks, containment }, true);
-            }
-            Err(error) => {
-                run.or_log("remove the control group", cgroup.map_or(Ok(()), |cgroup| cgroup.remove()));
-                run.record(Fact::SpawnFailed { error: run.explain(&error) }, true);
-            }
-        }
-        // The names of the files must be as durable as what is in them.
-        for folder in [run.dir.path().to_owned(), run.spec.runtime_dir.join("runs")] {
-            run.or_log("make the run directory durable", run_dir::sync_dir(&folder));
-        }
-        KillPoint::ShimNamesSynced.reach();
-        Ok(run)
-    }
-
-    fn spawn(&self, stdio: [OwnedFd; 3], cgroup: Option<&Cgroup>) -> io::Result<(Identity, Containment)> {
-        let spec = &self.spec;
-        let mut environment: BTreeMap<OsString, OsString> = std::env::vars_os().collect();
-        environment.extend(spec.env.iter().map(|(name, value)| (name.into(), value.into())));
-        environment.insert(RUN_ID_VAR.into(), spec.run_id.to_string().into());
-        environment.insert(RUNTIME_DIR_VAR.into(), spec.runtime_dir.clone().into());
-        let launch = Launch {
-            program: spec.program.clone(),
-            args: spec.program_args.iter().map(Into::into).chain(spec.args.iter().map(Into::into)).collect(),
-            environment,
-            cwd: spec.cwd.clone(),
-            stdio,
-        };
-        let spawned = process::spawn_in_session(&launch, cgroup)?;
-        let containment = if spawned.is_in_cgroup { Containment::Cgroup } else { Containment::Tree };
-        // Even if it has ended already it is ours until we reap it, so it can be looked at; should that fail, it must not run unwatched.
-        match process::read_stat(spawned.pid) {
-            Ok(stat) => Ok((stat.identity, containment)),
-            Err(error) => {
-                process::kill_child(spawned.pid)?;
-                Err(error)
-            }
-        }
-    }
-
-    fn explain(&self, error: &io::Error) -> String {
-        let hint = match error.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
-            Some(rustix::io::Errno::NOEXEC) => "; give it a first line such as #!/bin/bash, or take its execute bit away",
-            Some(rustix::io::Errno::NOENT) => {
-                "; is the interpreter in its first line installed, and its working directory there?"
-            }
-            Some(rustix::io::Errno::ACCESS) => "; is its execute bit set, and may this user enter its folder?",
-            Some(rustix::io::Errno::TOOBIG) => "; its arguments and environment are too long",
-            _ => "",
-        };
-        format!("{} could not be run: {error}{hint}", self.spec.program.display())
-    }
-
     /// The loop. Returns when nothing of the run is alive and everything about it is written down.
     pub(super) fn go_on_until_the_end(mut self) {
         while self.leader.pid != 0 {
@@ -365,8 +232,8 @@ impl Run {
                 self.answer((connection, tag), None);
             }
             run_dir::Command::Pause { tag } => match &mut self.phase {
-                // It was never wholly paused where what somebody stopped is being let go on.
-                Phase::Running | Phase::Thawing { then: Thawed::Keep { .. }, asker: None, .. } if self.leader_end.is_none() => {
+                // One that was never wholly paused is running for everybody else, although it is still being let go.
+                Phase::Running | Phase::Thawing { then: Thawed::Keep { .. }, .. } if self.leader_end.is_none() => {
                     self.freeze(Frozen::Tell(Cause::Request), Some((connection, tag)), now);
                 }
                 // Somebody's SIGSTOP came first; the client gets what it wanted.

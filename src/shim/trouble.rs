@@ -6,6 +6,7 @@
 use std::io;
 use std::time::Duration;
 
+use crate::process::is_disk_full;
 use crate::run_dir::Trouble;
 
 /// The least time between two that are said.
@@ -36,7 +37,7 @@ impl Said {
             super::complain(format_args!("{}", text.as_deref().unwrap_or_default()));
             self.complaint.clone_from(&text);
         }
-        let is_disk_full = failures.iter().any(|(_, why)| super::is_disk_full(why));
+        let is_disk_full = failures.iter().any(|(_, why)| is_disk_full(why));
         let trouble = Trouble { trouble: text, is_disk_full };
         self.trouble = Some(trouble.clone());
         (self.at, self.is_stale) = (Some(now), false);

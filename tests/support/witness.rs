@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use autoappdev::process::Cgroup;
 use autoappdev::run_dir::{Command, RunDir, to_line};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{DEADLINE, Place, is_alive, letter, pids, until};
 
@@ -157,6 +157,25 @@ impl Place {
             same("journal and events", &facts, &events)?;
         }
         Ok(state)
+    }
+
+    /// Starts a leader with a child that puts one byte after the other into a file: the leader, the child, the run.
+    pub fn start_counting_child(&self) -> (u32, u32, i64) {
+        self.script(
+            "count-apart.sh",
+            "#!/bin/bash\n\
+             bash -c 'echo $$ >child.new && mv child.new child; while :; do printf . >>count; done' &\n\
+             wait\n",
+        );
+        let (pid, run_id) = self.start_with(json!({"script": "count-apart.sh"}));
+        let child = until("the child tells its pid", || fs::read_to_string(self.root().join("child")).ok()?.trim().parse().ok());
+        super::until_true("it counts", || self.count() > 1);
+        (pid, child, run_id)
+    }
+
+    /// How far that child has counted.
+    pub fn count(&self) -> u64 {
+        fs::metadata(self.root().join("count")).map_or(0, |meta| meta.len())
     }
 
     /// The control group of a run, there or not; none where the run has none.

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::{ActionError, Concern, Conductor, Link, RETRY_LATER, RETRY_SOON, SILENCE_LIMIT, SILENT_SHIM, UnderWay};
+use super::{ActionError, Conductor, Link, RETRY_LATER, RETRY_SOON, SILENCE_LIMIT, SILENT_SHIM, UnderWay};
 use crate::clock::{Clock, Timestamp, whole_ms};
 use crate::kill_point::KillPoint;
 use crate::pipeline::{Containment, Entry, Fact, Found, Pending, Plan, Refusal, RunStatus, State, recover};
@@ -14,6 +14,7 @@ use crate::store::{NewRun, StoreError, UnseenEnd};
 use crate::supervisor::BootError;
 use crate::supervisor::records::Records;
 use crate::supervisor::shims::{Finding, Shims};
+use crate::supervisor::snapshot::Concern;
 
 impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
     /// The boot table, for the latest run: at boot, and whenever its shim's connection broke.

@@ -5,12 +5,13 @@
 
 use std::time::Duration;
 
-use super::{ActionError, Concern, Conductor, Link, Outcome, answer};
+use super::{ActionError, Conductor, Link, Outcome, answer};
 use crate::clock::Clock;
 use crate::pipeline::{Entry, Fact, State, observe};
 use crate::store::StoreError;
 use crate::supervisor::records::Records;
 use crate::supervisor::shims::Shims;
+use crate::supervisor::snapshot::Concern;
 
 /// How often the database is tried again after it did not take something.
 const STORE_RETRY: Duration = Duration::from_millis(500);

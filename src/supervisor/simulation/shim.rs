@@ -274,7 +274,7 @@ impl Shim {
                 answer((number, tag), None, env);
             }
             Command::Pause { tag } => match &mut self.phase {
-                Phase::Running if self.leader_end.is_none() => {
+                Phase::Running | Phase::Thawing { then: Thawed::Keep { .. }, .. } if self.leader_end.is_none() => {
                     self.freeze(Frozen::Tell(Cause::Request), Some((number, tag)), now, run, env);
                 }
                 Phase::Freezing { asker: asker @ None, then: Frozen::Tell(_), .. } => *asker = Some((number, tag)),

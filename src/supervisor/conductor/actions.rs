@@ -1,0 +1,200 @@
+//! What clients ask: each action is decided by the rules, committed or sent to the shim, and answered once its fact came.
+//!
+//! If killed here: who asked gets no answer. A run that was committed and not launched is ended by the next boot; a command that was sent
+//! is done by the shim all the same.
+
+use std::time::Duration;
+
+use super::{Conductor, Link, ReplyTo, UnderWay, Waiter, answer};
+use crate::clock::{Clock, whole_ms};
+use crate::kill_point::KillPoint;
+use crate::pipeline::{Pending, Refusal, Step, decide};
+use crate::process::is_disk_full;
+use crate::run_dir::{Command, FORMAT, LaunchSpec, Trouble};
+use crate::script;
+use crate::store::NewRun;
+use crate::supervisor::records::Records;
+use crate::supervisor::shims::Shims;
+use crate::supervisor::snapshot::Concern;
+use crate::supervisor::{ActionError, Ask, StartRequest, kill_points};
+
+/// How long a start, a pause or a resume is waited for before its client is told that it is still under way. The shim gives up a
+/// pause earlier than that.
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long beyond the grace a stop is waited for.
+const STOP_ANSWER_LIMIT: Duration = Duration::from_secs(20);
+
+/// The most that wait for one stop. Each of them holds a connection; one more, and the first is told that it is still under way.
+const WAITERS_MAX: usize = 64;
+
+impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
+    /// Takes an action. The answer comes when it is so, or at once when it cannot be.
+    pub(in crate::supervisor) fn act(&mut self, ask: Ask, reply_to: &ReplyTo) {
+        let now = self.clock.awake();
+        let action = ask.action();
+        let grace = match &ask {
+            Ask::Stop { grace } => grace.unwrap_or(self.grace),
+            Ask::Start(_) | Ask::Pause | Ask::Resume => Duration::ZERO,
+        };
+        // There may be room by now.
+        let unrecorded = self.record_unrecorded();
+        // The answer must come from what is stored.
+        if let Err(error) = self.catch_up() {
+            self.note_store_failure(&error);
+            return answer(reply_to, Err(error.into()));
+        }
+        let pending = self.under_way.as_ref().map(|under_way| under_way.pending);
+        let step = match decide(self.known_state(), pending, action, now + grace) {
+            Ok(step) => step,
+            Err(refusal) => return answer(reply_to, Err(ActionError::Refused(refusal))),
+        };
+        let waiter = |limit| Waiter { reply_to: reply_to.clone(), until: now + limit };
+        let tag = self.next_tag;
+        self.next_tag += 1;
+        match (step, ask) {
+            (Step::Launch, Ask::Start(request)) => match unrecorded {
+                Ok(()) => self.launch(&request, waiter(ANSWER_LIMIT)),
+                // The end of the run before has to be on record first.
+                Err(error) => answer(reply_to, Err(error.into())),
+            },
+            (Step::Pause, _) => self.command(&Command::Pause { tag }, tag, Pending::Pause, waiter(ANSWER_LIMIT)),
+            (Step::Resume, _) => self.command(&Command::Resume { tag }, tag, Pending::Resume, waiter(ANSWER_LIMIT)),
+            (Step::Stop | Step::Hasten, _) => {
+                let command = Command::Stop { tag, grace_ms: Some(whole_ms(grace)) };
+                let pending = Pending::Stop { kill_at: now + grace };
+                self.command(&command, tag, pending, waiter(grace + STOP_ANSWER_LIMIT));
+            }
+            (Step::Launch, Ask::Pause | Ask::Resume | Ask::Stop { .. }) => {
+                unreachable!("decide() answers Launch to a start only")
+            }
+        }
+    }
+
+    fn launch(&mut self, request: &StartRequest, waiter: Waiter) {
+        let spec = match self.prepare(request) {
+            Ok(spec) => spec,
+            Err(error) => return answer(&waiter.reply_to, Err(error)),
+        };
+        let run_id = spec.run_id;
+        self.grace = Duration::from_millis(spec.grace_ms);
+        self.watch.set_concern(Concern::Run, None);
+        self.under_way = Some(UnderWay { pending: Pending::Start, tag: 0, asked_ms: 0, waiters: vec![waiter] });
+        self.publish();
+        match self.shims.launch(&spec) {
+            Ok(number) => {
+                self.link = Link::Connected { number };
+                // Of the run before, if anything was wrong at all.
+                self.watch.set_concern(Concern::Shim, None);
+                self.expect_to_hear();
+            }
+            Err(error) => {
+                // Whether a shim was born before that went wrong is for a look to say, not for a guess.
+                ::log::error!("run {run_id}: its shim could not be started: {error}");
+                self.shims.disconnect();
+                let detail = format!("the run's own process could not be started: {error}");
+                let is_disk_full = is_disk_full(&error);
+                self.last_words = Some(Trouble { trouble: Some(detail.clone()), is_disk_full });
+                if let Err(error) = self.settle(&detail) {
+                    self.forget_and_retry(&error);
+                    self.publish();
+                }
+            }
+        }
+    }
+
+    /// Checks the request and commits the run. A refused request changes nothing.
+    fn prepare(&mut self, request: &StartRequest) -> Result<LaunchSpec, ActionError> {
+        let root = self.settings.root.clone();
+        let name = request.script.as_deref().or(self.settings.default_script.as_deref());
+        let script_name = name.ok_or(script::ScriptError::Unnamed)?.to_owned();
+        let program = script::find_script(&root, &script_name)?;
+        let cwd = match &request.cwd {
+            Some(name) => script::find_cwd(&root, name)?,
+            None => root,
+        };
+        let log_start = self.shims.log_end().map_err(ActionError::Io)?.max(self.store.log_position_max()?);
+        let at = self.clock.now();
+        let new = NewRun { script: script_name, cwd: cwd.display().to_string(), args: request.args.clone(), log_start };
+        let begun = match self.store.begin_run(&new, at) {
+            Ok(begun) => begun,
+            Err(error) => {
+                self.note_store_failure(&error);
+                return Err(error.into());
+            }
+        };
+        KillPoint::ServerStartingCommitted.reach();
+        self.note = None;
+        (self.last_seq, self.settled_seq, self.last_words) = (0, 0, None);
+        self.run = match self.store.run(begun.run_id) {
+            Ok(run) => run,
+            Err(error) => {
+                // Committed, and never to be launched: the next look ends it.
+                self.forget_and_retry(&error);
+                return Err(error.into());
+            }
+        };
+        self.row = begun.row;
+        self.note_store_success();
+        Ok(LaunchSpec {
+            format: FORMAT,
+            run_id: begun.run_id,
+            runtime_dir: self.settings.runtime_dir.clone(),
+            created_at: at,
+            script: new.script,
+            program: program.program,
+            program_args: program.args,
+            args: new.args,
+            cwd,
+            env: request.env.clone(),
+            grace_ms: whole_ms(request.grace.unwrap_or(self.settings.grace)),
+            log_start,
+            log_segment_bytes: self.settings.log_segment_bytes,
+            log_run_bytes: self.settings.log_run_bytes,
+            uses_cgroups: self.settings.uses_cgroups,
+        })
+    }
+
+    /// Sends a command down, and notes that its fact is awaited.
+    fn command(&mut self, command: &Command, tag: u64, pending: Pending, waiter: Waiter) {
+        let asked_ms = whole_ms(self.clock.since_boot());
+        let sent = match self.link {
+            Link::Connected { .. } => self.shims.send(command).is_ok(),
+            Link::Idle | Link::Silent { .. } => false,
+        };
+        if !sent {
+            // It may have left after an end that is still on its way to us, and stands in its journal.
+            if let Link::Connected { .. } = self.link {
+                self.let_go_and_look();
+            }
+            let from = self.known_state();
+            let refusal = Refusal { from, action: pending.action(), pending: self.pending().map(Pending::action) };
+            let has_ended = self.live_run().is_none();
+            let error = if has_ended { ActionError::Refused(refusal) } else { ActionError::ShimSilent };
+            return answer(&waiter.reply_to, Err(error));
+        }
+        kill_points::sent(command);
+        self.expect_to_hear();
+        match &mut self.under_way {
+            // A second stop: whoever waits for the first waits for the same end.
+            Some(under_way) if pending.action() == under_way.pending.action() => {
+                under_way.pending = pending;
+                under_way.waiters.push(waiter);
+                if under_way.waiters.len() > WAITERS_MAX {
+                    let longest = under_way.waiters.remove(0);
+                    answer(&longest.reply_to, Err(ActionError::StillUnderWay(pending.action())));
+                }
+            }
+            Some(_) | None => {
+                let given_up = self.under_way.replace(UnderWay { pending, tag, asked_ms, waiters: vec![waiter] });
+                if let Some(given_up) = given_up {
+                    let action = given_up.pending.action();
+                    let refusal = Refusal { from: self.known_state(), action, pending: Some(pending.action()) };
+                    given_up.answer_all(|| Err(ActionError::Refused(refusal)));
+                }
+            }
+        }
+        // The shim is at work already; who waits for news gets to know that something is under way.
+        self.tell_that_something_changed();
+    }
+}

@@ -1,0 +1,195 @@
+//! What the shim says, and that it says nothing any more: facts are recorded, published and answered, in this order.
+//!
+//! If killed here: what was heard and not committed is in the journal, and the next boot records it.
+
+use std::time::Duration;
+
+use super::{Conductor, Link, Outcome, UnderWay};
+use crate::clock::Clock;
+use crate::pipeline::{Action, Entry, Fact, Found, Pending, Refusal, RunStatus, State, Transition, observe};
+use crate::run_dir::{Message, Note, Reply, ReplyError, Trouble};
+use crate::store::StoreError;
+use crate::supervisor::records::Records;
+use crate::supervisor::shims::{ConnectionNumber, Finding, Shims};
+use crate::supervisor::snapshot::Concern;
+use crate::supervisor::{ActionError, kill_points};
+
+impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
+    /// Takes what came up together.
+    pub(in crate::supervisor) fn hear(&mut self, number: ConnectionNumber, messages: Vec<Message>) {
+        if self.link != (Link::Connected { number }) {
+            return;
+        }
+        self.unheard_since = None;
+        if std::mem::take(&mut self.is_known_silent) {
+            self.watch.set_concern(Concern::Shim, None);
+        }
+        let mut entries = std::mem::take(&mut self.unrecorded);
+        let mut replies = Vec::new();
+        let mut notes = Vec::new();
+        for message in messages {
+            match message {
+                Message::Fact(entry) if entries.last().is_none_or(|last| last.seq < entry.seq) => entries.push(entry),
+                // Kept already: it was said again on a new connection.
+                Message::Fact(_) => {}
+                Message::Reply(reply) => replies.push(reply),
+                Message::Note(note) => notes.push(note),
+                Message::Trouble(trouble) => self.hear_trouble(trouble),
+            }
+        }
+        // Before the facts that came with it: who waits for one of those finds both.
+        let version = self.row.version;
+        let is_noted = notes.pop().map(|Note { note }| self.note = note).is_some();
+        if let Err(error) = self.record_or_keep(entries) {
+            return self.forget_and_retry(&error);
+        }
+        if is_noted && self.row.version == version {
+            self.tell_that_something_changed();
+        }
+        for reply in replies {
+            self.hear_reply(reply);
+        }
+    }
+
+    fn hear_trouble(&mut self, trouble: Trouble) {
+        if let Some(text) = &trouble.trouble {
+            ::log::warn!("told by the live run: {text}");
+        }
+        let sentence = trouble.trouble.as_ref().map(|text| format!("the live run's own process (the shim) has trouble: {text}"));
+        self.watch.set_concern(Concern::Run, sentence);
+        self.last_words = Some(trouble).filter(|trouble| trouble.trouble.is_some());
+    }
+
+    fn hear_reply(&mut self, reply: Reply) {
+        let Some(error) = reply.error else { return };
+        let Some(under_way) = self.under_way.take_if(|under_way| under_way.tag == reply.reply) else { return };
+        let detail = reply.detail.unwrap_or_else(|| "the run's own process refused".to_owned());
+        ::log::warn!("{} was not done: {detail}", under_way.pending.action());
+        // Before the answer: who asked finds it so.
+        self.tell_that_something_changed();
+        let action = under_way.pending.action();
+        let from = self.known_state();
+        under_way.answer_all(|| {
+            Err(match error {
+                ReplyError::PauseTimeout => ActionError::PauseTimeout(detail.clone()),
+                ReplyError::ResumeFailed => ActionError::ResumeFailed(detail.clone()),
+                ReplyError::NotNow => ActionError::Refused(Refusal { from, action, pending: None }),
+                ReplyError::UnknownCommand | ReplyError::Other => ActionError::Shim(detail.clone()),
+            })
+        });
+    }
+
+    /// The connection broke: the shim left, or died, or was cut off.
+    pub(in crate::supervisor) fn lose_shim(&mut self, number: ConnectionNumber) {
+        if self.link != (Link::Connected { number }) {
+            return;
+        }
+        let finding = self.live_run().map(|run_id| self.shims.find(run_id));
+        if let Some(Ok(Finding { found: Found::ShimAlive, .. })) = finding {
+            // A process that dies closes its connections a little before its lock falls. One that lives can be reached again later as well.
+            self.let_go();
+            self.fall_silent();
+        } else {
+            self.let_go_and_look();
+        }
+    }
+
+    fn let_go(&mut self) {
+        self.shims.disconnect();
+        // Its shim says it again to the next connection.
+        self.note = None;
+        self.link = Link::Idle;
+        self.unheard_since = None;
+        // It says it again to who connects to it.
+        self.watch.set_concern(Concern::Run, None);
+        if std::mem::take(&mut self.is_known_silent) {
+            self.watch.set_concern(Concern::Shim, None);
+        }
+    }
+
+    pub(super) fn let_go_and_look(&mut self) {
+        self.let_go();
+        if let Err(error) = self.look_at_run() {
+            self.forget_and_retry(&error);
+        }
+        self.publish();
+    }
+
+    /// Commits facts that are not recorded yet, publishes what they make of the pipeline, and answers who waited for it.
+    pub(super) fn record(&mut self, entries: Vec<Entry>) -> Result<(), StoreError> {
+        self.catch_up()?;
+        let Some(run) = &self.run else { return Ok(()) };
+        let run_id = run.id;
+        let mut state = self.row.state;
+        let mut facts: Vec<(Entry, Option<Transition>)> = Vec::new();
+        for entry in entries.into_iter().filter(|entry| entry.seq > self.last_seq) {
+            let transition = observe(state, &entry.fact);
+            state = transition.map_or(state, |transition| transition.to);
+            facts.push((entry, transition));
+        }
+        let Some((last, _)) = facts.last() else { return Ok(()) };
+        let last_seq = last.seq;
+        kill_points::heard(&facts);
+        let row = self.store.record_all(run_id, &facts)?.row;
+        kill_points::committed(&facts);
+        let before = std::mem::replace(&mut self.row, row);
+        self.last_seq = last_seq;
+        self.unrecorded.retain(|entry| entry.seq > last_seq);
+        // Before anything else can fail: what is committed is under way no more.
+        let answers: Vec<_> = facts.iter().filter_map(|(entry, _)| self.settle_pending(entry)).collect();
+        self.run = match self.store.run(run_id) {
+            Ok(run) => run,
+            Err(error) => {
+                // Row and run are of one moment, or what is published is of none.
+                self.row = before;
+                self.is_behind = true;
+                for (under_way, _) in answers {
+                    under_way.answer_all(|| Err(ActionError::store(&error)));
+                }
+                return Err(error);
+            }
+        };
+        self.publish();
+        let published = self.watch.get();
+        for under_way in answers {
+            let run = self.run.as_ref();
+            let failed = run.filter(|run| run.status == RunStatus::Failed && run.started_at.is_none());
+            under_way.0.answer_all(|| match (&under_way.1, failed) {
+                (Outcome::Refused(refusal), _) => Err(ActionError::Refused(*refusal)),
+                (Outcome::Done, Some(run)) => {
+                    let detail = run.error.clone().unwrap_or_default();
+                    Err(ActionError::SpawnFailed { run_id, detail })
+                }
+                (Outcome::Done, None) => Ok(published.clone()),
+            });
+        }
+        Ok(())
+    }
+
+    /// What a fact means for the action under way: who is to be answered, and how it went. Once for each fact.
+    pub(super) fn settle_pending(&mut self, entry: &Entry) -> Option<(UnderWay, Outcome)> {
+        let Entry { seq, fact, boot_ms, .. } = entry;
+        if *seq <= self.settled_seq {
+            return None;
+        }
+        self.settled_seq = *seq;
+        if let (Fact::Stopping { grace_ms }, None | Some(Pending::Pause | Pending::Resume)) = (fact, self.pending()) {
+            // A stop that this server did not ask for: from before its time, or the shim got a TERM.
+            let pending = Pending::Stop { kill_at: self.clock.awake() + Duration::from_millis(*grace_ms) };
+            let given_up = self.under_way.replace(UnderWay { pending, tag: 0, asked_ms: 0, waiters: Vec::new() })?;
+            let refusal = Refusal { from: self.row.state, action: given_up.pending.action(), pending: Some(Action::Stop) };
+            return Some((given_up, Outcome::Refused(refusal)));
+        }
+        let is_news = self.under_way.as_ref().is_some_and(|under_way| *boot_ms >= under_way.asked_ms);
+        let outcome = match (self.pending()?, fact) {
+            (Pending::Pause, Fact::Paused { .. }) | (Pending::Resume, Fact::Resumed { .. }) if is_news => Outcome::Done,
+            (Pending::Start, Fact::Spawned { .. } | Fact::SpawnFailed { .. })
+            | (Pending::Start | Pending::Stop { .. }, Fact::Exited { .. }) => Outcome::Done,
+            (pending @ (Pending::Pause | Pending::Resume), Fact::Exited { .. }) => {
+                Outcome::Refused(Refusal { from: State::Stopped, action: pending.action(), pending: None })
+            }
+            (Pending::Start | Pending::Pause | Pending::Resume | Pending::Stop { .. }, _) => return None,
+        };
+        self.under_way.take().map(|under_way| (under_way, outcome))
+    }
+}

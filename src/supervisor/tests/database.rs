@@ -1,0 +1,174 @@
+//! A database that does not take what happened, or does not tell what it took.
+
+use super::*;
+
+/// Takes the database away, so that no change goes through, and puts it back.
+fn without_database(stage: &mut Stage, meanwhile: impl FnOnce(&mut Stage)) {
+    let (there, away) = (stage.dir.path().join("db"), stage.dir.path().join("away"));
+    std::fs::rename(&there, &away).expect("moves");
+    meanwhile(stage);
+    std::fs::rename(&away, &there).expect("moves back");
+}
+
+#[test]
+fn a_fact_that_the_database_refuses_is_recorded_later() {
+    let mut stage = Stage::running();
+    stage.sql("CREATE TRIGGER no_room BEFORE INSERT ON pipeline_events BEGIN SELECT RAISE(FAIL, 'no'); END");
+    let waiting = stage.ask(Ask::Pause);
+    stage.finds(1, Found::ShimAlive, &[(1, spawned()), (2, Fact::Paused { cause: Cause::Request })]);
+    stage.hear(&[(2, Fact::Paused { cause: Cause::Request })]);
+    assert!(matches!(got(&waiting), Err(ActionError::Store(_))), "not acknowledged: it is not on the disk");
+    assert!(stage.conductor.watch().degraded().is_some());
+    stage.pass(Duration::from_secs(1));
+    assert_eq!(stage.stored(), (State::Running, "running".into()));
+    stage.sql("DROP TRIGGER no_room");
+    stage.pass(Duration::from_secs(1));
+    assert_eq!(stage.stored(), (State::Paused, "paused".into()), "well again by itself");
+    assert!(stage.conductor.watch().degraded().is_none());
+    assert_eq!(stage.snapshot().pending, None);
+}
+
+#[test]
+fn a_start_that_failed_and_could_not_be_recorded_is_recorded_later() {
+    let mut stage = Stage::new();
+    stage.world.0.borrow_mut().launch_fails = true;
+    // The commit of `starting` goes through, what follows does not.
+    stage.sql("CREATE TRIGGER no_room BEFORE UPDATE ON pipeline_runs BEGIN SELECT RAISE(FAIL, 'no'); END");
+    assert!(matches!(got(&stage.ask(Ask::Start(StartRequest::default()))), Err(ActionError::Store(_))));
+    stage.sql("DROP TRIGGER no_room");
+    stage.world.0.borrow_mut().launch_fails = false;
+    stage.pass(Duration::from_secs(1));
+    assert_eq!((stage.stored(), stage.snapshot().pending), ((State::Stopped, "failed".into()), None));
+    let waiting = stage.ask(Ask::Start(StartRequest::default()));
+    stage.hear(&[(1, spawned())]);
+    assert!(got(&waiting).is_ok());
+}
+
+#[test]
+fn facts_that_cannot_be_recorded_decide_what_comes_next_and_are_recorded_in_order() {
+    let mut stage = Stage::running();
+    let mut again = None;
+    without_database(&mut stage, |stage| {
+        let pause = stage.ask(Ask::Pause);
+        stage.hear(&[(2, Fact::Paused { cause: Cause::Request })]);
+        assert!(matches!(got(&pause), Err(ActionError::Unrecorded { is_disk_full: false })));
+        assert_eq!((stage.snapshot().state, stage.snapshot().pending), (State::Running, None), "what is on record");
+        assert_eq!(stage.snapshot().allowed, [Action::Resume, Action::Stop], "what would be taken");
+        let resume = stage.ask(Ask::Resume);
+        stage.hear(&[(3, Fact::Resumed { cause: Cause::Request, paused_ms: 1, detail: None })]);
+        assert!(matches!(got(&resume), Err(ActionError::Unrecorded { .. })));
+        again = Some(stage.ask(Ask::Pause));
+    });
+    stage.pass(Duration::from_secs(1));
+    assert_eq!(stage.stored(), (State::Running, "running".into()), "both are recorded");
+    assert!(stage.conductor.watch().degraded().is_none());
+    let again = again.expect("asked");
+    assert!(waits(&again), "the pause before is not this one");
+    stage.hear(&[(4, Fact::Paused { cause: Cause::Request })]);
+    assert!(got(&again).is_ok());
+    assert_eq!(stage.stored(), (State::Paused, "paused".into()));
+}
+
+#[test]
+fn an_end_that_cannot_be_recorded_comes_before_the_next_start_and_outlives_its_journal() {
+    let mut stage = Stage::running();
+    without_database(&mut stage, |stage| {
+        let stopping = stage.ask(stop(Duration::ZERO));
+        stage.hear(&[(2, exited(9, true))]);
+        assert!(matches!(got(&stopping), Err(ActionError::Unrecorded { .. })));
+        assert_eq!(stage.snapshot().allowed, [], "a start has to be recorded");
+        let start = stage.ask(Ask::Start(StartRequest::default()));
+        assert!(matches!(got(&start), Err(ActionError::Store(_))));
+        assert_eq!(stage.world.0.borrow().launched.len(), 1, "never a second one");
+        // The shim leaves, and somebody removes its directory.
+        stage.lose_shim();
+        stage.pass(Duration::from_secs(1));
+        assert_eq!(stage.snapshot().state, State::Running);
+    });
+    stage.pass(Duration::from_secs(1));
+    assert_eq!(stage.stored(), (State::Stopped, "stopped".into()), "as it was heard, although nothing else tells of it");
+    assert_eq!(stage.snapshot().exit_code, Some(9));
+    assert!(stage.conductor.watch().degraded().is_none());
+    let start = stage.ask(Ask::Start(StartRequest::default()));
+    stage.hear(&[(1, spawned())]);
+    assert_eq!(got(&start).expect("started").snapshot.run_id, Some(2));
+}
+
+#[test]
+fn an_end_that_is_committed_and_cannot_be_read_leaves_nothing_pending() {
+    let mut stage = Stage::running();
+    let stopping = stage.ask(stop(Duration::from_secs(1)));
+    stage.finds(1, Found::Ended, &[(1, spawned()), (2, exited(0, true))]);
+    stage.make_unreadable();
+    stage.hear(&[(2, exited(0, true))]);
+    assert!(matches!(got(&stopping), Err(ActionError::Store(_))));
+    stage.make_readable();
+    stage.pass(Duration::from_secs(1));
+    assert_eq!((stage.stored(), stage.snapshot().pending), ((State::Stopped, "stopped".into()), None));
+    assert_eq!(stage.snapshot().allowed, vec![Action::Start]);
+}
+
+#[test]
+fn a_start_that_is_committed_and_cannot_be_read_is_seen_to_run_a_moment_later() {
+    let mut stage = Stage::new();
+    let starting = stage.ask(Ask::Start(StartRequest::default()));
+    stage.finds(1, Found::ShimAlive, &[(1, spawned())]);
+    stage.make_unreadable();
+    stage.hear(&[(1, spawned())]);
+    assert!(matches!(got(&starting), Err(ActionError::Store(_))));
+    stage.make_readable();
+    stage.pass(Duration::from_secs(1));
+    assert_eq!((stage.snapshot().state, stage.snapshot().pending), (State::Running, None));
+    assert!(stage.conductor.watch().degraded().is_none());
+}
+
+#[test]
+fn a_run_that_cannot_be_read_is_not_published_in_halves() {
+    let mut stage = Stage::new();
+    stage.world.0.borrow_mut().launch_fails = true;
+    let before = stage.snapshot();
+    stage.sql(
+        "CREATE TRIGGER unreadable AFTER UPDATE OF status ON pipeline_runs BEGIN
+             UPDATE pipeline_runs SET created_at = '9999-99-99T99:99:99.999Z' WHERE id = new.id; END",
+    );
+    assert!(matches!(got(&stage.ask(Ask::Start(StartRequest::default()))), Err(ActionError::Store(_))));
+    let snapshot = stage.snapshot();
+    assert_eq!((snapshot.status, snapshot.stopped_at, snapshot.version), ("starting", None, before.version + 1));
+    stage.sql("DROP TRIGGER unreadable; UPDATE pipeline_runs SET created_at = '2023-11-14T22:13:20.000Z'");
+    stage.pass(Duration::from_secs(1));
+    assert_eq!((stage.snapshot().pending, stage.snapshot().allowed), (None, vec![Action::Start]));
+
+    let mut stage = Stage::running();
+    let before = stage.snapshot();
+    stage.finds(1, Found::Ended, &[(1, spawned()), (2, exited(0, false))]);
+    stage.make_unreadable();
+    stage.lose_shim();
+    assert_eq!(stage.snapshot(), before);
+}
+
+#[test]
+fn a_start_beside_one_that_is_committed_and_cannot_be_read_is_refused_by_the_rules() {
+    let mut stage = Stage::new();
+    stage.make_unreadable();
+    assert!(matches!(got(&stage.ask(Ask::Start(StartRequest::default()))), Err(ActionError::Store(_))));
+    assert!(matches!(got(&stage.ask(Ask::Start(StartRequest::default()))), Err(ActionError::Store(_))), "still not to be read");
+    stage.make_readable();
+    let second = stage.ask(Ask::Start(StartRequest::default()));
+    assert!(matches!(got(&second), Err(ActionError::Refused(refusal)) if refusal.pending == Some(Action::Start)));
+    stage.pass(Duration::from_secs(1));
+    assert_eq!((stage.stored(), stage.snapshot().pending), ((State::Stopped, "failed".into()), None));
+}
+
+#[test]
+fn a_start_after_an_end_that_could_not_be_read_leaves_health_well() {
+    let mut stage = Stage::running();
+    stage.finds(1, Found::Ended, &[(1, spawned()), (2, exited(0, false))]);
+    stage.make_unreadable();
+    stage.hear(&[(2, exited(0, false))]);
+    assert!(stage.conductor.watch().degraded().is_some());
+    stage.make_readable();
+    let waiting = stage.ask(Ask::Start(StartRequest::default()));
+    stage.hear(&[(1, spawned())]);
+    assert_eq!(got(&waiting).expect("started").snapshot.run_id, Some(2));
+    assert!(stage.conductor.watch().degraded().is_none());
+}

@@ -1,0 +1,124 @@
+//! What a boot makes of what it finds.
+
+use super::*;
+
+#[test]
+fn a_server_that_reboots_goes_on_where_it_was() {
+    let mut stage = Stage::running();
+    stage.hear(&[(2, Fact::Paused { cause: Cause::Request })]);
+    stage.finds(1, Found::ShimAlive, &[(1, spawned()), (2, Fact::Paused { cause: Cause::Request })]);
+    let mut stage = stage.reboot();
+    assert_eq!((stage.snapshot().state, stage.snapshot().pid), (State::Paused, Some(42)));
+    assert_eq!(stage.last_sent(), Command::Attach { tag: 0, after: 2 });
+    let waiting = stage.ask(Ask::Stop { grace: None });
+    assert!(matches!(stage.last_sent(), Command::Stop { grace_ms: Some(7_000), .. }), "the run's own grace, from its journal");
+    stage.hear(&[(3, exited(0, true))]);
+    assert!(got(&waiting).is_ok());
+}
+
+#[test]
+fn a_reboot_in_the_middle_of_a_stop_knows_that_it_is_under_way() {
+    let mut stage = Stage::running();
+    stage.finds(1, Found::ShimAlive, &[(1, spawned()), (2, Fact::Stopping { grace_ms: 60_000 })]);
+    stage.hear(&[(2, Fact::Stopping { grace_ms: 60_000 })]);
+    let stage = stage.reboot();
+    assert_eq!(stage.snapshot().pending, Some(Action::Stop), "also when the fact had been recorded before");
+}
+
+#[test]
+fn what_happened_while_no_server_was_there_is_true_at_the_first_look() {
+    let stage = Stage::running();
+    stage.finds(1, Found::Ended, &[(1, spawned()), (2, Fact::Paused { cause: Cause::Outside }), (3, exited(7, false))]);
+    let stage = stage.reboot();
+    assert_eq!(stage.stored(), (State::Stopped, "failed".into()));
+    assert_eq!(stage.snapshot().exit_code, Some(7));
+    let version = stage.snapshot().version;
+    assert_eq!(stage.reboot().snapshot().version, version, "recovering twice records nothing twice");
+}
+
+#[test]
+fn a_start_that_was_cut_short_is_judged_by_what_is_there() {
+    for (found, facts, state, status) in [
+        (Found::NeverBegan, None, State::Stopped, "failed"),
+        (Found::Vanished { same_boot: true }, Some(vec![]), State::Stopped, "lost"),
+        (Found::Vanished { same_boot: false }, Some(vec![]), State::Stopped, "lost"),
+        (Found::Ended, Some(vec![(1, Fact::SpawnFailed { error: "no".into() })]), State::Stopped, "failed"),
+        (Found::Ended, Some(vec![(1, spawned()), (2, exited(0, false))]), State::Stopped, "completed"),
+        (Found::ShimAlive, Some(vec![(1, spawned())]), State::Running, "running"),
+        (Found::ShimAlive, Some(vec![]), State::Stopped, "starting"),
+    ] {
+        let mut stage = Stage::new();
+        drop(stage.ask(Ask::Start(StartRequest::default())));
+        if let Some(facts) = &facts {
+            stage.finds(1, found, facts);
+        }
+        let mut stage = stage.reboot();
+        assert_eq!(stage.stored(), (state, status.into()), "{found:?} {facts:?}");
+        if status == "starting" {
+            assert_eq!(stage.snapshot().pending, Some(Action::Start));
+            stage.hear(&[(1, spawned())]);
+            assert_eq!(stage.stored(), (State::Running, "running".into()));
+        }
+    }
+}
+
+#[test]
+fn after_another_boot_a_run_is_lost_since_its_last_fact() {
+    let stage = Stage::running();
+    stage.clock.advance(Duration::from_secs(60));
+    let last_fact_at = stage.clock.now();
+    stage.finds(1, Found::Vanished { same_boot: false }, &[(1, spawned()), (2, Fact::Paused { cause: Cause::Outside })]);
+    stage.clock.advance(Duration::from_secs(3_600));
+    let stage = stage.reboot();
+    assert_eq!(stage.stored(), (State::Stopped, "lost".into()));
+    assert_eq!(stage.snapshot().stopped_at, Some(last_fact_at));
+}
+
+#[test]
+fn a_run_that_the_database_does_not_know_is_taken_in() {
+    let stage = Stage::new();
+    stage.finds(4, Found::Ended, &[(1, spawned()), (2, exited(0, false))]);
+    stage.finds(5, Found::ShimAlive, &[(1, spawned())]);
+    let mut stage = stage.reboot();
+    assert_eq!((stage.snapshot().state, stage.snapshot().run_id), (State::Running, Some(5)));
+    stage.hear(&[(2, exited(0, false))]);
+    let waiting = stage.ask(Ask::Start(StartRequest::default()));
+    stage.hear(&[(1, spawned())]);
+    assert_eq!(got(&waiting).expect("started").snapshot.run_id, Some(6), "no id is given twice");
+}
+
+#[test]
+fn an_end_whose_beginning_is_damaged_does_not_block_the_next_run() {
+    let mut stage = Stage::new();
+    drop(stage.ask(Ask::Start(StartRequest::default())));
+    stage.finds(1, Found::Ended, &[(2, exited(0, false))]);
+    let mut stage = stage.reboot();
+    assert_eq!(stage.stored(), (State::Stopped, "lost".into()));
+    let waiting = stage.ask(Ask::Start(StartRequest::default()));
+    stage.hear(&[(1, spawned())]);
+    assert!(got(&waiting).is_ok());
+}
+
+#[test]
+fn a_server_that_cannot_say_which_runs_there_are_does_not_boot_and_gives_no_id_twice() {
+    let Stage { dir, world, clock, conductor } = Stage::new();
+    drop(conductor);
+    world.0.borrow_mut().found.insert(4, (Found::Ended, None));
+    world.0.borrow_mut().lists_fail = true;
+    assert!(matches!(try_boot(&dir, &world, &clock), Err(BootError::Runs(_))));
+    world.0.borrow_mut().lists_fail = false;
+    world.0.borrow_mut().looks_fail = true;
+    assert!(matches!(try_boot(&dir, &world, &clock), Err(BootError::Runs(_))), "it may be alive");
+    world.0.borrow_mut().looks_fail = false;
+    assert!(try_boot(&dir, &world, &clock).is_ok());
+}
+
+#[test]
+fn an_older_run_that_the_database_does_not_know_is_left_alone() {
+    let stage = Stage::new();
+    stage.finds(4, Found::Vanished { same_boot: true }, &[(1, spawned())]);
+    stage.finds(5, Found::ShimAlive, &[(1, spawned()), (2, Fact::Paused { cause: Cause::Request })]);
+    let stage = stage.reboot();
+    assert_eq!((stage.snapshot().state, stage.snapshot().run_id), (State::Paused, Some(5)));
+    assert!(stage.world.0.borrow().killed_leftovers_of.is_empty(), "that takes the PAUSE file, which is run 5's");
+}

@@ -1,0 +1,149 @@
+//! What the shim says, and that it says nothing: signals from outside, a shim that dies, leaves, is silent or has trouble.
+
+use super::*;
+
+#[test]
+fn signals_from_outside_change_the_state_without_an_action() {
+    let mut stage = Stage::running();
+    stage.hear(&[(2, Fact::Paused { cause: Cause::Outside })]);
+    assert_eq!(stage.snapshot().state, State::Paused);
+    stage.hear(&[(3, Fact::Resumed { cause: Cause::Outside, paused_ms: 5, detail: None })]);
+    assert_eq!(stage.snapshot().state, State::Running);
+    let pause = stage.ask(Ask::Pause);
+    stage.hear(&[(4, Fact::Stopping { grace_ms: 10_000 })]);
+    assert!(matches!(got(&pause), Err(ActionError::Refused(refusal)) if refusal.pending == Some(Action::Stop)));
+    assert_eq!(stage.snapshot().pending, Some(Action::Stop), "the shim was told to end by somebody else");
+    let hasten = stage.ask(stop(Duration::from_secs(1)));
+    stage.hear(&[(5, exited(0, true))]);
+    assert!(got(&hasten).is_ok());
+}
+
+#[test]
+fn a_shim_that_dies_loses_the_run_and_nothing_of_it_is_left() {
+    let mut stage = Stage::running();
+    let waiting = stage.ask(Ask::Pause);
+    stage.finds(1, Found::Vanished { same_boot: true }, &[(1, spawned())]);
+    stage.lose_shim();
+    assert!(matches!(got(&waiting), Err(ActionError::Refused(_))));
+    assert_eq!(stage.stored(), (State::Stopped, "lost".into()));
+    assert_eq!(stage.world.0.borrow().killed_leftovers_of, [1]);
+    assert!(stage.snapshot().error.expect("a reason").contains("was killed"));
+    let again = stage.ask(Ask::Start(StartRequest::default()));
+    stage.hear(&[(1, spawned())]);
+    assert!(got(&again).is_ok());
+}
+
+#[test]
+fn a_shim_that_left_after_the_end_leaves_the_end_in_its_journal() {
+    let mut stage = Stage::running();
+    let waiting = stage.ask(stop(Duration::from_secs(1)));
+    stage.finds(1, Found::Ended, &[(1, spawned()), (2, Fact::Stopping { grace_ms: 1_000 }), (3, exited(3, true))]);
+    stage.lose_shim();
+    assert!(got(&waiting).is_ok());
+    assert_eq!(stage.stored(), (State::Stopped, "stopped".into()));
+    assert!(stage.world.0.borrow().killed_leftovers_of.is_empty());
+}
+
+#[test]
+fn a_broken_connection_to_a_live_shim_is_made_again_from_the_last_fact_on() {
+    let mut stage = Stage::running();
+    stage.hear(&[(2, Fact::Paused { cause: Cause::Request })]);
+    stage.finds(1, Found::ShimAlive, &[]);
+    stage.lose_shim();
+    assert_eq!(stage.last_sent(), Command::Attach { tag: 0, after: 2 });
+    stage.conductor.hear(1, vec![Message::Fact(stage.entry(3, exited(9, false)))]);
+    assert_eq!(stage.snapshot().state, State::Paused, "what the old connection still says is not heard");
+    stage.hear(&[
+        (2, Fact::Paused { cause: Cause::Request }),
+        (3, Fact::Resumed { cause: Cause::Request, paused_ms: 1, detail: None }),
+    ]);
+    assert_eq!(stage.snapshot().state, State::Running, "what is known already changes nothing");
+}
+
+#[test]
+fn a_shim_that_does_not_answer_is_tried_for_ever_and_never_doubled() {
+    let mut stage = Stage::running();
+    stage.finds(1, Found::ShimAlive, &[]);
+    stage.world.0.borrow_mut().connect_fails = true;
+    stage.lose_shim();
+    assert!(stage.conductor.watch().degraded().is_none(), "it may just be leaving");
+    for _ in 0..20 {
+        stage.pass(Duration::from_secs(1));
+    }
+    assert!(stage.conductor.watch().degraded().is_some());
+    assert_eq!(stage.stored(), (State::Running, "running".into()), "the state is what it last said");
+    let start = stage.ask(Ask::Start(StartRequest::default()));
+    assert!(matches!(got(&start), Err(ActionError::Refused(_))));
+    let pause = stage.ask(Ask::Pause);
+    assert!(matches!(got(&pause), Err(ActionError::ShimSilent)));
+    stage.world.0.borrow_mut().connect_fails = false;
+    stage.pass(Duration::from_secs(2));
+    assert!(stage.conductor.watch().degraded().is_none());
+    assert_eq!(stage.last_sent(), Command::Attach { tag: 0, after: 1 });
+}
+
+#[test]
+fn a_shim_that_has_told_its_end_and_still_holds_its_lock_leaves_nothing_pending() {
+    for facts in [
+        vec![(1, spawned()), (2, exited(0, false))],
+        vec![(1, spawned()), (2, Fact::Stopping { grace_ms: 60_000 }), (3, exited(0, true))],
+    ] {
+        let stage = Stage::running();
+        stage.finds(1, Found::ShimAlive, &facts);
+        let mut stage = stage.reboot();
+        assert_eq!((stage.snapshot().state, stage.snapshot().pending), (State::Stopped, None));
+        let waiting = stage.ask(Ask::Start(StartRequest::default()));
+        stage.hear(&[(1, spawned())]);
+        assert!(got(&waiting).is_ok(), "the next run may begin");
+    }
+}
+
+#[test]
+fn a_command_that_went_down_with_its_connection_is_given_up_or_sent_again() {
+    let mut stage = Stage::running();
+    stage.finds(1, Found::ShimAlive, &[(1, spawned())]);
+    let pause = stage.ask(Ask::Pause);
+    stage.lose_shim();
+    assert!(matches!(got(&pause), Err(ActionError::ShimSilent)));
+    assert_eq!((stage.snapshot().state, stage.snapshot().pending), (State::Running, None));
+
+    let stopping = stage.ask(stop(Duration::from_secs(8)));
+    stage.clock.advance(Duration::from_secs(3));
+    stage.lose_shim();
+    assert!(matches!(stage.last_sent(), Command::Stop { grace_ms: Some(4_980..=5_010), .. }), "{:?}", stage.last_sent());
+    assert!(waits(&stopping));
+    stage.hear(&[(2, exited(0, true))]);
+    assert!(got(&stopping).is_ok());
+}
+
+#[test]
+fn what_a_shim_cannot_write_is_said_until_it_can_or_is_gone() {
+    let mut stage = Stage::running();
+    let says = |stage: &mut Stage, text: Option<&str>| {
+        let trouble = Trouble { trouble: text.map(str::to_owned), is_disk_full: false };
+        let number = stage.world.0.borrow().connections;
+        stage.conductor.hear(number, vec![Message::Trouble(trouble)]);
+    };
+    says(&mut stage, Some("no pen"));
+    assert!(stage.conductor.watch().degraded().is_some_and(|why| why.contains("no pen")));
+    says(&mut stage, None);
+    assert!(stage.conductor.watch().degraded().is_none());
+    says(&mut stage, Some("no ink"));
+    stage.finds(1, Found::Ended, &[(1, spawned()), (2, exited(0, false))]);
+    stage.lose_shim();
+    assert!(stage.conductor.watch().degraded().is_none(), "nobody is there to take it back");
+}
+
+#[test]
+fn a_start_beside_one_that_cannot_be_looked_at_is_refused_by_the_rules() {
+    let mut stage = Stage::new();
+    drop(stage.ask(Ask::Start(StartRequest::default())));
+    stage.finds(1, Found::ShimAlive, &[(1, spawned())]);
+    stage.world.0.borrow_mut().looks_fail = true;
+    let mut stage = stage.reboot();
+    let second = stage.ask(Ask::Start(StartRequest::default()));
+    assert!(matches!(got(&second), Err(ActionError::Refused(refusal)) if refusal.pending == Some(Action::Start)));
+    stage.world.0.borrow_mut().looks_fail = false;
+    stage.pass(Duration::from_secs(1));
+    assert_eq!((stage.snapshot().state, stage.snapshot().pending), (State::Running, None));
+}
