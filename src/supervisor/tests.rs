@@ -10,7 +10,7 @@ use super::shims::{Finding, Shims};
 use super::*;
 use crate::clock::Timestamp;
 use crate::pipeline::{Cause, Containment, Entry, Exit, Fact, Found, State};
-use crate::run_dir::{Command, FORMAT, Header, LaunchSpec, ReadJournal, Reply, ReplyError, Trouble};
+use crate::run_dir::{Command, FORMAT, Header, LaunchSpec, Note, ReadJournal, Reply, ReplyError, Trouble};
 
 /// What the fake shim does, and what it was told.
 #[expect(clippy::struct_excessive_bools, reason = "each call fails or not")]
@@ -23,6 +23,7 @@ struct World {
     connect_fails: bool,
     looks_fail: bool,
     lists_fail: bool,
+    pause_file_stays: bool,
     connections: ConnectionNumber,
     found: BTreeMap<i64, (Found, Option<ReadJournal>)>,
 }
@@ -74,6 +75,10 @@ impl Shims for FakeShims {
 
     fn log_end(&self) -> io::Result<u64> {
         Ok(0)
+    }
+
+    fn remove_pause_file(&self) -> io::Result<()> {
+        if self.0.borrow().pause_file_stays { Err(io::ErrorKind::ReadOnlyFilesystem.into()) } else { Ok(()) }
     }
 
     fn kill_leftovers(&self, run_id: i64) -> io::Result<usize> {
@@ -950,4 +955,73 @@ fn a_pause_is_not_answered_by_one_that_was_over_before_it_was_asked_for() {
     assert_eq!((stage.snapshot().state, stage.snapshot().pending), (State::Running, Some(Action::Pause)));
     stage.hear(&[(4, Fact::Paused { cause: Cause::Request })]);
     assert_eq!(got(&pause).expect("paused").snapshot.state, State::Paused);
+}
+
+#[test]
+fn what_a_shim_said_before_its_server_let_it_go_is_not_said_for_ever() {
+    let mut stage = Stage::running();
+    let number = stage.world.0.borrow().connections;
+    let trouble = Trouble { trouble: Some("no ink".into()), is_disk_full: false };
+    let note = Note { note: Some("pause not holding".into()) };
+    stage.conductor.hear(number, vec![Message::Trouble(trouble), Message::Note(note)]);
+    assert_eq!(stage.snapshot().detail.as_deref(), Some("pause not holding"));
+    stage.finds(1, Found::ShimAlive, &[(1, spawned()), (2, Fact::Paused { cause: Cause::Outside })]);
+    stage.make_unreadable();
+    stage.hear(&[(2, Fact::Paused { cause: Cause::Outside })]);
+    stage.make_readable();
+    // Meanwhile both have passed; the shim has nothing to say to the next connection.
+    stage.pass(Duration::from_secs(1));
+    assert_eq!((stage.snapshot().state, stage.snapshot().detail), (State::Paused, None));
+    assert_eq!(stage.conductor.watch().degraded(), None);
+}
+
+#[test]
+fn a_stop_that_is_recorded_and_not_yet_in_the_journal_is_known_to_the_next_server() {
+    let mut stage = Stage::running();
+    stage.hear(&[(2, Fact::Stopping { grace_ms: 60_000 }), (3, Fact::Stopping { grace_ms: 50_000 })]);
+    // Both wait for room.
+    stage.finds(1, Found::ShimAlive, &[(1, spawned())]);
+    let mut stage = stage.reboot();
+    assert_eq!(stage.snapshot().pending, Some(Action::Stop));
+    let longer = stage.ask(stop(Duration::from_secs(55)));
+    assert!(matches!(got(&longer), Err(ActionError::Refused(_))), "it has less time already");
+    let shorter = stage.ask(stop(Duration::from_secs(5)));
+    assert!(waits(&shorter));
+    assert!(matches!(stage.last_sent(), Command::Stop { grace_ms: Some(5_000), .. }));
+}
+
+#[test]
+fn what_follows_an_end_is_heard_although_the_connection_broke_between() {
+    for is_reboot in [false, true] {
+        let mut stage = Stage::running();
+        stage.hear(&[(2, exited(0, false))]);
+        // The journal has no room, so the shim lives and has not said what the run used.
+        stage.finds(1, Found::ShimAlive, &[(1, spawned())]);
+        if is_reboot {
+            stage = stage.reboot();
+        } else {
+            stage.lose_shim();
+        }
+        assert!(matches!(stage.last_sent(), Command::Attach { after: 2, .. }), "{:?}", stage.last_sent());
+        stage.hear(&[(3, Fact::Usage { cpu_user_ms: 7, cpu_system_ms: 8, max_rss_kb: 9 })]);
+        let reader = crate::store::Reader::open(&stage.dir.path().join("db")).expect("opens");
+        assert_eq!(reader.runs(None, 1).expect("reads")[0].cpu_user_ms, Some(7));
+        assert_eq!((stage.snapshot().state, stage.snapshot().allowed), (State::Stopped, vec![Action::Start]));
+    }
+}
+
+#[test]
+fn a_lost_run_is_not_told_while_its_pause_file_cannot_be_removed() {
+    let mut stage = Stage::running();
+    stage.hear(&[(2, Fact::Paused { cause: Cause::Outside })]);
+    stage.finds(1, Found::Vanished { same_boot: true }, &[(1, spawned()), (2, Fact::Paused { cause: Cause::Outside })]);
+    stage.world.0.borrow_mut().pause_file_stays = true;
+    stage.lose_shim();
+    assert_eq!(stage.world.0.borrow().killed_leftovers_of.last(), Some(&1));
+    assert_eq!(stage.snapshot().state, State::Paused, "as long as the file says so");
+    assert!(stage.conductor.watch().degraded().is_some_and(|why| why.contains("PAUSE")));
+    stage.world.0.borrow_mut().pause_file_stays = false;
+    stage.pass(Duration::from_secs(1));
+    assert_eq!(stage.stored(), (State::Stopped, "lost".into()));
+    assert_eq!(stage.conductor.watch().degraded(), None);
 }
