@@ -138,6 +138,18 @@ impl Store {
         Ok(seq.and_then(|seq| u64::try_from(seq).ok()).unwrap_or(0))
     }
 
+    /// The shortest grace that any recorded stop of the run gave, in milliseconds; none while nobody has asked it to end.
+    pub fn shortest_grace_ms(&self, run_id: i64) -> Result<Option<u64>, StoreError> {
+        let grace: Option<i64> = self.read(|conn| {
+            // The detail of such an event is `grace 500 ms`, and a CAST takes the digits that a text begins with.
+            conn.prepare_cached(
+                "SELECT min(CAST(substr(detail, 7) AS INTEGER)) FROM pipeline_events WHERE run_id = ?1 AND kind = 'stopping'",
+            )?
+            .query_row([run_id], |row| row.get(0))
+        })?;
+        Ok(grace.and_then(|grace| u64::try_from(grace).ok()))
+    }
+
     /// The highest position in the log that any run is known to have reached, in bytes; 0 before the first run.
     pub fn log_position_max(&self) -> Result<u64, StoreError> {
         self.read(rows::log_position_max)

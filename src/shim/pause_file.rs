@@ -39,6 +39,11 @@ impl PauseFile {
         };
     }
 
+    /// It is somebody else's by now.
+    pub(super) fn leave(&mut self) {
+        self.failure = None;
+    }
+
     /// Why it is not as it should be.
     pub(super) fn failure(&self) -> Option<&io::Error> {
         self.failure.as_ref()

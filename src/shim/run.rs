@@ -172,6 +172,8 @@ impl Run {
             }
             self.take_events();
         }
+        // Nothing came to life. That is as much an end as any: whoever finds no word of it must take the run for lost.
+        self.wait_while(|run| run.journal.is_behind() && run.catch_up().is_err());
     }
 
     /// Sleeps until something happens, or until `deadline` in awake time.
@@ -326,7 +328,7 @@ impl Run {
         self.connections.turn();
         KillPoint::ShimEndSent.reach();
         // The end is on record. What the log lost is nowhere but here.
-        self.wait_while(|run| run.output.owes_a_mark());
+        self.wait_while(|run| run.output.owes_a_mark() || run.pause_file.failure().is_some());
     }
 
     /// After the end: does nothing but answer, and try again what the disk does not take.
@@ -379,9 +381,22 @@ impl Run {
     }
 
     fn retry_pause_file(&mut self) {
-        if self.pause_file.failure().is_some() {
-            self.pause_file.retry();
+        if self.pause_file.failure().is_none() {
+            return;
         }
+        // After the end another run can have begun, and the file can be its own.
+        match self.leader_end.as_ref().map_or(Ok(true), |_| self.is_latest()) {
+            Ok(true) => self.pause_file.retry(),
+            Ok(false) => self.pause_file.leave(),
+            // Tried again, as the file.
+            Err(_) => {}
+        }
+    }
+
+    /// Whether no run has begun after this one.
+    fn is_latest(&self) -> io::Result<bool> {
+        let ids = run_dir::Runs::new(self.spec.runtime_dir.clone()).ids()?;
+        Ok(ids.last().is_none_or(|&id| id <= self.spec.run_id))
     }
 
     /// Says what cannot be written, and that it can be again.

@@ -95,8 +95,10 @@ pub(super) struct Conductor<R, S, C> {
     unheard_since: Option<Duration>,
     /// Whether health says that already.
     is_known_silent: bool,
-    /// Whether the database may hold more than is remembered here: something failed in the middle.
+    /// Whether the database may hold more than is remembered here: something failed, before, in the middle of, or after a change.
     is_behind: bool,
+    /// When the PAUSE file of a run that has ended is tried again to be removed.
+    pause_file_retry_at: Option<Duration>,
 }
 
 impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
@@ -127,6 +129,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
             unheard_since: None,
             is_known_silent: false,
             is_behind: false,
+            pause_file_retry_at: None,
         };
         match conductor.look_at_run() {
             // On a full disk the pipeline is served as it is on record, and controlled; the rest is recorded once it can be.
@@ -138,6 +141,8 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
             // The server before may have said, under this version, that something is under way.
             conductor.tell_that_something_changed();
         } else {
+            // A server before may have been killed while it could not.
+            conductor.take_pause_file_away();
             conductor.publish();
         }
         Ok(conductor)

@@ -16,6 +16,8 @@ pub(super) trait Records {
     fn run(&self, id: i64) -> Result<Option<RunRow>, StoreError>;
     /// See [`Store::last_seq`].
     fn last_seq(&self, run_id: i64) -> Result<u64, StoreError>;
+    /// See [`Store::shortest_grace_ms`].
+    fn shortest_grace_ms(&self, run_id: i64) -> Result<Option<u64>, StoreError>;
     /// See [`Store::log_position_max`].
     fn log_position_max(&self) -> Result<u64, StoreError>;
     /// See [`Store::reserve_run_ids`].
@@ -49,6 +51,10 @@ impl Records for Store {
 
     fn last_seq(&self, run_id: i64) -> Result<u64, StoreError> {
         Self::last_seq(self, run_id)
+    }
+
+    fn shortest_grace_ms(&self, run_id: i64) -> Result<Option<u64>, StoreError> {
+        Self::shortest_grace_ms(self, run_id)
     }
 
     fn log_position_max(&self) -> Result<u64, StoreError> {

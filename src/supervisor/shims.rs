@@ -66,9 +66,10 @@ pub(super) trait Shims {
     fn run_ids(&self) -> io::Result<Vec<i64>>;
     /// The position after the last byte of any log.
     fn log_end(&self) -> io::Result<u64>;
-    /// Kills whatever carries the run's cookie or is in its control group, and takes that and its PAUSE file away. Returns how many could not
-    /// be killed.
+    /// Kills whatever carries the run's cookie or is in its control group, and takes that away. Returns how many could not be killed.
     fn kill_leftovers(&self, run_id: i64) -> io::Result<usize>;
+    /// Takes the PAUSE file away, if it is there.
+    fn remove_pause_file(&self) -> io::Result<()>;
 }
 
 /// Processes, sockets and files.
@@ -168,6 +169,8 @@ impl Shims for RealShims {
         let (journal, damage) = match run_dir::read_journal(&dir.journal_path()) {
             Ok(journal) => (Some(journal), None),
             Err(JournalError::Absent) => (None, None),
+            // It passes. A run whose journal may tell its end is not given up for it.
+            Err(JournalError::Io(error)) if process::is_shortage(&error) => return Err(error),
             Err(error @ (JournalError::Damaged(_) | JournalError::Newer { .. } | JournalError::Io(_))) => {
                 (None, Some(error.to_string()))
             }
@@ -231,14 +234,14 @@ impl Shims for RealShims {
             ::log::warn!("run {run_id}: failed to remove its control group {}: {error}", cgroup.path().display());
         }
         KillPoint::ServerLeftoversCgroupRemoved.reach();
-        // A sign, so the run's end does not wait for it, and it says nothing about who is alive.
-        match std::fs::remove_file(self.runs.runtime_dir().join(PAUSE_FILE)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                ::log::error!("run {run_id}: failed to remove its PAUSE file: {error}; remove it by hand, nothing is paused");
-            }
-            Ok(()) | Err(_) => {}
-        }
         Ok(left)
+    }
+
+    fn remove_pause_file(&self) -> io::Result<()> {
+        match std::fs::remove_file(self.runs.runtime_dir().join(PAUSE_FILE)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            Ok(()) | Err(_) => Ok(()),
+        }
     }
 }
 

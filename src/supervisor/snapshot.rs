@@ -109,6 +109,8 @@ pub(super) enum Concern {
     Shim,
     /// The database does not take what happened.
     Database,
+    /// The PAUSE file of a run that has ended is still there.
+    PauseFile,
     /// The shim cannot write what it should: its journal, the log, the PAUSE file.
     Run,
 }

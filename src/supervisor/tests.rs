@@ -15,7 +15,7 @@ use super::shims::{Finding, Shims};
 use super::*;
 use crate::clock::Timestamp;
 use crate::pipeline::{Cause, Containment, Entry, Exit, Fact, Found, State};
-use crate::run_dir::{Command, FORMAT, Header, LaunchSpec, ReadJournal, Reply, ReplyError, Trouble};
+use crate::run_dir::{Command, FORMAT, Header, LaunchSpec, Note, ReadJournal, Reply, ReplyError, Trouble};
 
 /// What the fake shim does, and what it was told.
 #[expect(clippy::struct_excessive_bools, reason = "each call fails or not")]
@@ -28,6 +28,7 @@ struct World {
     connect_fails: bool,
     looks_fail: bool,
     lists_fail: bool,
+    pause_file_stays: bool,
     connections: ConnectionNumber,
     found: BTreeMap<i64, (Found, Option<ReadJournal>)>,
 }
@@ -79,6 +80,10 @@ impl Shims for FakeShims {
 
     fn log_end(&self) -> io::Result<u64> {
         Ok(0)
+    }
+
+    fn remove_pause_file(&self) -> io::Result<()> {
+        if self.0.borrow().pause_file_stays { Err(io::ErrorKind::ReadOnlyFilesystem.into()) } else { Ok(()) }
     }
 
     fn kill_leftovers(&self, run_id: i64) -> io::Result<usize> {

@@ -91,7 +91,7 @@ impl Run {
 
     /// Compares what the leader does with what it should do: ends, stops and continues from outside are seen here.
     pub(super) fn watch_leader(&mut self, now: Duration) {
-        if self.leader_end.is_some() {
+        if self.leader_end.is_some() || self.leader.pid == 0 {
             return;
         }
         match process::peek_exit(self.leader.pid) {

@@ -79,6 +79,8 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         let run_id = spec.run_id;
         self.grace = Duration::from_millis(spec.grace_ms);
         self.watch.set_concern(Concern::Run, None);
+        // Its shim takes away what is left of another run.
+        self.pause_file_stays();
         self.under_way = Some(UnderWay { pending: Pending::Start, tag: 0, asked_ms: 0, waiters: vec![waiter] });
         self.publish();
         match self.shims.launch(&spec) {
@@ -119,7 +121,8 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         let begun = match self.store.begin_run(&new, at) {
             Ok(begun) => begun,
             Err(error) => {
-                self.note_store_failure(&error);
+                // It may be kept all the same: an error can come after the change has reached the log. Then the next look ends it.
+                self.forget_and_retry(&error);
                 return Err(error.into());
             }
         };

@@ -24,7 +24,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         if std::mem::take(&mut self.is_known_silent) {
             self.watch.set_concern(Concern::Shim, None);
         }
-        let mut entries = std::mem::take(&mut self.unrecorded);
+        let mut entries = self.unrecorded.clone();
         let mut replies = Vec::new();
         let mut notes = Vec::new();
         for message in messages {
@@ -84,7 +84,8 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         if self.link != (Link::Connected { number }) {
             return;
         }
-        let finding = self.live_run().map(|run_id| self.shims.find(run_id));
+        let may_add = self.run.as_ref().filter(|run| run.status != RunStatus::Lost);
+        let finding = may_add.map(|run| self.shims.find(run.id));
         if let Some(Ok(Finding { found: Found::ShimAlive, .. })) = finding {
             // A process that dies closes its connections a little before its lock falls. One that lives can be reached again later as well.
             self.let_go();
@@ -130,7 +131,10 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         let Some((last, _)) = facts.last() else { return Ok(()) };
         let last_seq = last.seq;
         kill_points::heard(&facts);
+        // Behind until the call has come back well: an error can come after the change has reached the log.
+        self.is_behind = true;
         let row = self.store.record_all(run_id, &facts)?.row;
+        self.is_behind = false;
         kill_points::committed(&facts);
         let before = std::mem::replace(&mut self.row, row);
         self.last_seq = last_seq;

@@ -52,8 +52,11 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         let (run_id, status) = (run.id, run.status);
         self.last_seq = self.store.last_seq(run_id)?;
         self.settled_seq = self.settled_seq.max(self.last_seq);
+        // What was kept for the next try may be recorded by now.
+        let recorded = self.last_seq;
+        self.unrecorded.retain(|entry| entry.seq > recorded);
         if !status.is_live() {
-            return self.record_what_followed_the_end(run_id, status);
+            return self.look_after_the_end(run_id, status);
         }
         let finding = match self.shims.find(run_id) {
             Ok(finding) => finding,
@@ -76,7 +79,11 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
                 ::log::error!("run {run_id}: {} lines of its journal are damaged and left out", journal.damaged_lines);
             }
         }
-        let stop = stop_under_way(&entries);
+        let mut stop = stop_under_way(&entries);
+        if stop.is_none() && plan == Plan::Adopt {
+            // An earlier server may have heard of it while the journal had no room for it.
+            stop = self.store.shortest_grace_ms(run_id)?.map(Duration::from_millis);
+        }
         if plan == Plan::Adopt {
             // A shim that lives is controlled although nothing can be recorded.
             self.record_or_keep(entries)?;
@@ -123,9 +130,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
                 if let Some(damage) = damage {
                     why = format!("{why}; {damage}");
                 }
-                let killed = self.shims.kill_leftovers(run_id);
-                KillPoint::ServerLeftoversRemoved.reach();
-                match killed {
+                match self.shims.kill_leftovers(run_id) {
                     Ok(0) => why.push_str(match self.run.as_ref().and_then(|run| run.containment) {
                         Some(Containment::Cgroup) => "; nothing of it is alive",
                         // Who has thrown its environment away cannot be told from anybody else.
@@ -140,19 +145,44 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
                     }
                     Err(error) => why = format!("{why}; its processes could not be looked for: {error}"),
                 }
+                self.take_pause_file_away();
+                KillPoint::ServerLeftoversRemoved.reach();
                 self.end_unseen(run_id, UnseenEnd::Lost, self.clock.now(), &why)?;
             }
             Plan::Lose => {
-                // Nothing of it can be alive, but the PAUSE file can be there.
+                // Nothing of it can be alive, but its control group can be there.
                 if let Err(error) = self.shims.kill_leftovers(run_id) {
                     ::log::warn!("run {run_id}: failed to clean up after it: {error}");
                 }
                 let why = "the machine went down while it ran, so nobody can know how it ended";
                 let at = last_at.or(self.run.as_ref().map(|run| run.created_at)).unwrap_or_else(|| self.clock.now());
+                self.take_pause_file_away();
                 self.end_unseen(run_id, UnseenEnd::Lost, at, why)?;
             }
         }
         Ok(())
+    }
+
+    /// Who waits for the file to go must not wait beyond the run. A sign, so the run's end does not wait for it: where it cannot be removed
+    /// that is tried again, and health says so.
+    pub(super) fn take_pause_file_away(&mut self) {
+        match self.shims.remove_pause_file() {
+            Ok(()) => self.pause_file_stays(),
+            Err(error) => {
+                if self.pause_file_retry_at.is_none() {
+                    ::log::error!("failed to remove the PAUSE file of a run that has ended: {error}");
+                }
+                self.pause_file_retry_at = Some(self.clock.awake() + RETRY_LATER);
+                let why = format!("nothing is paused, and the PAUSE file cannot be removed yet: {error}");
+                self.watch.set_concern(Concern::PauseFile, Some(why));
+            }
+        }
+    }
+
+    /// What there is of it from now on is another run's, or nothing.
+    pub(super) fn pause_file_stays(&mut self) {
+        self.pause_file_retry_at = None;
+        self.watch.set_concern(Concern::PauseFile, None);
     }
 
     /// The shim of a run that has ended holds its lock still: it is on its way out, and may have something to add.
@@ -166,26 +196,33 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
             // It has closed its socket: its journal is whole.
             (Err(_), Some(status)) => {
                 self.shims.disconnect();
-                self.record_what_followed_the_end(run_id, status)?;
+                let _left = self.record_what_followed_the_end(run_id, status)?;
             }
             (Err(_), None) => {}
         }
         Ok(())
     }
 
-    /// What its journal holds after the end that is recorded: a server can be killed between the two.
-    fn record_what_followed_the_end(&mut self, run_id: i64, status: RunStatus) -> Result<(), StoreError> {
+    /// A server can be killed, or its connection break, between the end and what its shim has to add.
+    fn look_after_the_end(&mut self, run_id: i64, status: RunStatus) -> Result<(), StoreError> {
+        if self.record_what_followed_the_end(run_id, status)? == Some(Found::ShimAlive) { self.hear_out(run_id) } else { Ok(()) }
+    }
+
+    /// What its journal holds after the end that is recorded. Returns what was found of a run that may have more to add.
+    fn record_what_followed_the_end(&mut self, run_id: i64, status: RunStatus) -> Result<Option<Found>, StoreError> {
         match status {
             RunStatus::Completed | RunStatus::Failed | RunStatus::Stopped => {}
             // A live run has no end yet, and of a lost one nothing more can come.
-            RunStatus::Starting | RunStatus::Running | RunStatus::Paused | RunStatus::Lost => return Ok(()),
+            RunStatus::Starting | RunStatus::Running | RunStatus::Paused | RunStatus::Lost => return Ok(None),
         }
         match self.shims.find(run_id) {
-            Ok(Finding { journal: Some(journal), .. }) => self.record(journal.entries),
-            Ok(_) => Ok(()),
+            Ok(Finding { found, journal, .. }) => {
+                self.record(journal.map_or_else(Vec::new, |journal| journal.entries))?;
+                Ok(Some(found))
+            }
             Err(error) => {
                 ::log::warn!("run {run_id}: failed to look at its directory: {error}");
-                Ok(())
+                Ok(None)
             }
         }
     }

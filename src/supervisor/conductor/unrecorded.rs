@@ -28,6 +28,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         unrecorded.retain(|entry| entry.seq > self.last_seq);
         // None left means that they were committed and could not be read back.
         if !error.may_pass() || unrecorded.is_empty() || unrecorded.len() > UNRECORDED_MAX {
+            self.unrecorded.clear();
             return Err(error);
         }
         self.note_store_failure(&error);
@@ -71,6 +72,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         if self.store_retry_at.is_none() {
             ::log::error!("failed to {error}");
         }
+        self.is_behind = true;
         self.store_retry_at = Some(self.clock.awake() + STORE_RETRY);
         let what = if self.unrecorded.is_empty() { "nothing can be recorded" } else { "what happened could not be recorded yet" };
         self.watch.set_concern(Concern::Database, Some(format!("{what}: failed to {error}")));
@@ -91,6 +93,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
                 self.note_store_success();
                 if self.live_run().is_none() && matches!(self.link, Link::Silent { .. }) {
                     self.link = Link::Idle;
+                    self.watch.set_concern(Concern::Shim, None);
                 }
             }
             Err(error) if error.may_pass() => self.note_store_failure(&error),
@@ -107,6 +110,9 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         self.unheard_since = None;
         self.is_known_silent = false;
         self.is_behind = true;
+        // Its shim says both again to the next connection, if they are so still.
+        self.note = None;
+        self.watch.set_concern(Concern::Run, None);
         self.link = Link::Silent { since: now, retry_at: now + STORE_RETRY };
         if !error.may_pass() {
             self.unrecorded.clear();

@@ -24,6 +24,8 @@ pub(super) enum Due {
     KillLands(i64),
     /// A helper has done its work.
     HelperEnds(i64),
+    /// Somebody continues the helpers once more.
+    PauseBreaks(i64),
     /// A shim that was stopped goes on.
     ShimGoesOn(i64),
     /// A dead shim's connections break.
@@ -57,6 +59,8 @@ pub(super) struct Disk {
 pub(super) struct Temper {
     /// A call to the database fails by itself.
     pub(super) database: u64,
+    /// A change is kept although an error is reported: it came after the change had reached the log.
+    pub(super) kept_errors: u64,
     /// A call to the shims' side fails by itself.
     pub(super) shims: u64,
     /// Time passes within a call of the server.

@@ -14,8 +14,6 @@ pub(super) struct Journal {
     pub(super) written: usize,
     synced: usize,
     owes_sync: bool,
-    /// Whether a line ever had to wait.
-    pub(super) was_behind: bool,
     header_is_synced: bool,
 }
 
@@ -38,7 +36,6 @@ impl Journal {
                 (self.synced, self.header_is_synced) = (self.written, true);
             }
         }
-        self.was_behind |= self.is_behind();
         !self.is_behind()
     }
 

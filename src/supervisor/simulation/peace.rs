@@ -88,6 +88,13 @@ impl Play {
         }
         let database = self.database.borrow();
         let mut living = None;
+        if let Some(run) = world.runs.values().next_back() {
+            let row = database.store.run(run.id).map_err(|error| error.to_string())?;
+            let has_used = run.journal.in_file().iter().any(|entry| matches!(entry.fact, Fact::Usage { .. }));
+            if has_used && row.is_some_and(|row| row.status != RunStatus::Lost && row.cpu_user_ms.is_none()) {
+                return Err(format!("run {}: what it used is in its journal, and not recorded", run.id));
+            }
+        }
         for run in world.runs.values() {
             let row = database.store.run(run.id).map_err(|error| error.to_string())?;
             if let Some(row) = &row {
@@ -103,6 +110,10 @@ impl Play {
         let told = (snapshot.state, snapshot.run_id.zip(snapshot.pid).filter(|_| snapshot.state != State::Stopped));
         if told != truth {
             return Err(format!("{told:?} is told, {truth:?} is true"));
+        }
+        let note = world.runs.values().next_back().and_then(|run| run.shim.as_ref()).and_then(|shim| shim.note.clone());
+        if snapshot.detail != note {
+            return Err(format!("{:?} is said of the state, its shim says {note:?}", snapshot.detail));
         }
         if world.env.pause_file != (truth.0 == State::Paused) {
             return Err(format!("the PAUSE file is there: {}, and it is {}", world.env.pause_file, truth.0));
@@ -139,8 +150,6 @@ fn is_run_true(run: &Run, row: &RunRow) -> Result<(), String> {
         (RunStatus::Failed, _) if run.journal.header.is_none() && row.started_at.is_none() && !run.pipeline.is_alive() => Ok(()),
         (RunStatus::Completed | RunStatus::Failed | RunStatus::Stopped, _) => Err("nobody can have seen such an end".to_owned()),
         (RunStatus::Lost, _) if is_in_file => Err("its journal tells how it ended".to_owned()),
-        // A shim does not wait for room to write down that nothing began; a server that did not hear it cannot know.
-        (RunStatus::Lost, Some(Fact::SpawnFailed { .. })) => Ok(()),
         (RunStatus::Lost, _) if !run.shim_was_killed => Err("its shim was never killed".to_owned()),
         (RunStatus::Lost, _) => Ok(()),
     }

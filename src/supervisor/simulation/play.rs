@@ -61,8 +61,10 @@ impl Play {
         let (database, shims) = (sometimes(250, &[5, 30, 150]), sometimes(250, &[5, 30, 150]));
         let (slowness, torn_telling) = (sometimes(500, &[10, 100, 300]), sometimes(150, &[50, 200]));
         let (frailty, cuts) = (sometimes(150, &[5, 20, 60]), sometimes(200, &[30, 200]));
+        let kept_errors = sometimes(150, &[20, 150]);
         let every = sometimes(800, &[5 * MS, 200 * MS, 2 * SECOND, 20 * SECOND]);
         env.temper.database = database;
+        env.temper.kept_errors = kept_errors;
         env.temper.shims = shims;
         env.temper.slowness = slowness;
         env.temper.torn_telling = torn_telling;
@@ -388,15 +390,14 @@ impl Play {
         Ok(())
     }
 
-    /// A stop that is recorded is under way until the end, whichever server it was asked of. A new server learns of it from the journal:
-    /// where the line had to wait for room, it may not.
+    /// A stop that is recorded is under way until the end, whichever server it was asked of, and also where its line waits for room.
     fn check_stop(&self, number: u64) -> Result<(), String> {
         let world = self.world.borrow();
         let wire = world.env.wires.get(&number).filter(|wire| wire.server_is_there && wire.shim_is_there);
         let (Some(wire), Some((_, watch))) = (wire, &self.server) else { return Ok(()) };
         let run = &world.runs[&wire.run_id];
-        let stop = run.journal.in_file().iter().find(|entry| matches!(entry.fact, Fact::Stopping { .. }));
-        let Some(stop) = stop.filter(|_| run.status.is_live() && !run.journal.was_behind && watch.degraded().is_none()) else {
+        let stop = run.journal.entries.iter().find(|entry| matches!(entry.fact, Fact::Stopping { .. }));
+        let Some(stop) = stop.filter(|_| run.status.is_live() && watch.degraded().is_none()) else {
             return Ok(());
         };
         let is_recorded = self.database.borrow().store.last_seq(run.id).is_ok_and(|last| last >= stop.seq);
@@ -437,6 +438,13 @@ fn hears(world: &Shared, number: u64, messages: &[crate::run_dir::Message], cond
         if let crate::run_dir::Message::Fact(entry) = message {
             let pending = snapshot.pending.map_or("nothing", Action::as_str);
             env.cover(&format!("heard {} while {pending} is pending", entry.fact.kind()));
+        }
+        match message {
+            crate::run_dir::Message::Note(note) => env.cover(if note.note.is_some() { "heard a note" } else { "heard no note" }),
+            crate::run_dir::Message::Trouble(said) => {
+                env.cover(if said.trouble.is_some() { "heard of trouble" } else { "heard that trouble is over" });
+            }
+            crate::run_dir::Message::Fact(_) | crate::run_dir::Message::Reply(_) => {}
         }
     }
     if env.wires.get(&number).is_some_and(|wire| wire.server_is_there) {

@@ -95,7 +95,7 @@ impl Database {
     /// What is published must be what was committed under its version.
     pub(super) fn judge(&self, published: &Snapshot) -> Result<(), String> {
         let mut published = published.clone();
-        (published.pending, published.allowed) = (None, Vec::new());
+        (published.pending, published.allowed, published.detail) = (None, Vec::new(), None);
         match self.committed.get(&published.version) {
             None => Err(format!("version {} is published and was never committed", published.version)),
             Some(committed) if *committed != published => Err(format!("published is {published:?}, committed was {committed:?}")),
@@ -182,12 +182,7 @@ impl SimRecords {
         env.database_faults += 1;
         env.cover(&format!("database failed at {place}"));
         env.note(|| format!("the database fails at {place}"));
-        Err(if is_full {
-            StoreError::Full { path: path() }
-        } else {
-            let failure = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR);
-            StoreError::Sqlite { path: path(), source: rusqlite::Error::SqliteFailure(failure, None) }
-        })
+        Err(if is_full { StoreError::Full { path: path() } } else { io_error() })
     }
 
     fn read<T>(&self, place: &str, read: impl FnOnce(&Store) -> Result<T, StoreError>) -> Result<T, StoreError> {
@@ -209,8 +204,20 @@ impl SimRecords {
             written
         };
         moment(&self.world, "after", place);
+        let env = &mut self.world.borrow_mut().env;
+        if written.is_ok() && (env.mishap(env.temper.kept_errors) || env.disk.database_is_ill && env.rng.chance(100)) {
+            env.database_faults += 1;
+            env.cover(&format!("{place} was kept and reported as failed"));
+            env.note(|| format!("{place} is kept, and reported as failed"));
+            return Err(io_error());
+        }
         written
     }
+}
+
+fn io_error() -> StoreError {
+    let failure = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR);
+    StoreError::Sqlite { path: PathBuf::from("memory"), source: rusqlite::Error::SqliteFailure(failure, None) }
 }
 
 impl Records for SimRecords {
@@ -228,6 +235,10 @@ impl Records for SimRecords {
 
     fn last_seq(&self, run_id: i64) -> Result<u64, StoreError> {
         self.read("last_seq", |store| store.last_seq(run_id))
+    }
+
+    fn shortest_grace_ms(&self, run_id: i64) -> Result<Option<u64>, StoreError> {
+        self.read("shortest_grace_ms", |store| store.shortest_grace_ms(run_id))
     }
 
     fn log_position_max(&self) -> Result<u64, StoreError> {

@@ -124,6 +124,18 @@ impl Run {
         }
     }
 
+    /// Somebody continues a paused leader's helpers; who does such a thing does it again.
+    pub(super) fn break_pause(&mut self, env: &mut Env) {
+        let (Some(shim), Leader::Stopped, 1..) = (&mut self.shim, self.pipeline.leader, self.pipeline.helpers) else { return };
+        self.pipeline.helpers_are_stopped = false;
+        shim.looks_at_helpers = true;
+        env.soon(Due::Turn(self.id));
+        if env.mishap(800) {
+            let delay = env.rng.below(20 * MS);
+            env.after(delay, Due::PauseBreaks(self.id));
+        }
+    }
+
     /// The leader goes on, and does what it had put off.
     pub(super) fn leader_goes_on(&mut self, env: &mut Env) {
         if self.pipeline.leader == Leader::Stopped {

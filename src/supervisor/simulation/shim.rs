@@ -8,9 +8,12 @@ use super::pipeline::Leader;
 use super::run::Run;
 use super::wires::Down;
 use crate::pipeline::{Cause, Containment, Exit, Fact};
-use crate::run_dir::{Command, FORMAT, Header, Message, Reply, ReplyError};
+use crate::run_dir::{Command, FORMAT, Header, Message, Note, Reply, ReplyError, Trouble};
 
 const RETRY: u64 = SECOND;
+
+/// The least time between two troubles that are said.
+const SAID_EVERY: u64 = SECOND;
 
 /// An argument that makes the script one that cannot be executed.
 pub(super) const NOT_EXECUTABLE: &str = "not-executable";
@@ -42,6 +45,7 @@ enum Frozen {
 enum Thawed {
     Tell(Cause),
     Keep { spares_leader: bool },
+    GiveUp,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -63,7 +67,15 @@ pub(super) struct Shim {
     pub(super) got_term: bool,
     /// It is of a newer version, and has something of its own to tell.
     pub(super) sees_what_is_unknown: bool,
+    /// Somebody has continued a process of the paused tree, and it is looked at.
+    pub(super) looks_at_helpers: bool,
     phase: Phase,
+    restops: u32,
+    /// What there is to say about the state.
+    pub(super) note: Option<String>,
+    /// Whether trouble was said, and when anything was.
+    said_trouble: bool,
+    said_at: Option<u64>,
     look_at: Option<u64>,
     timer: Option<u64>,
     asked: bool,
@@ -99,6 +111,11 @@ impl Shim {
             looks_at_leader: true,
             got_term: false,
             sees_what_is_unknown: false,
+            looks_at_helpers: false,
+            restops: 0,
+            note: None,
+            said_trouble: false,
+            said_at: None,
             phase: Phase::Running,
             look_at: None,
             timer: None,
@@ -165,7 +182,8 @@ impl Shim {
             Stage::Telling => {
                 if run.pipeline.leader == Leader::Unborn {
                     self.record(Fact::SpawnFailed { error: "no such interpreter".to_owned() }, true, run, env);
-                    self.go_to(Stage::Leaving, run, env);
+                    self.phase = Phase::Killing;
+                    self.go_to(if run.journal.is_behind() { Stage::Flushing } else { Stage::Leaving }, run, env);
                 } else {
                     self.record(
                         Fact::Spawned { pid: run.pipeline.pid, start_ticks: 7, containment: Containment::Tree },
@@ -202,8 +220,11 @@ impl Shim {
             }
             Stage::Flushing => {
                 self.take_commands(run, env);
-                if run.journal.flush(env) {
-                    self.go_to(Stage::Reaping, run, env);
+                let is_written = run.journal.flush(env);
+                self.tell_trouble(run, env);
+                if is_written {
+                    let has_lived = run.pipeline.leader != Leader::Unborn;
+                    self.go_to(if has_lived { Stage::Reaping } else { Stage::Leaving }, run, env);
                 } else {
                     self.set_timer(env.awake_us() + RETRY, run.id, env);
                 }
@@ -271,6 +292,12 @@ impl Shim {
                     env.tell(number, &[message]);
                 }
                 env.attach(number);
+                if self.note.is_some() {
+                    env.tell(number, &[Message::Note(Note { note: self.note.clone() })]);
+                }
+                if self.said_trouble {
+                    env.tell(number, &[trouble(true)]);
+                }
                 answer((number, tag), None, env);
             }
             Command::Pause { tag } => match &mut self.phase {
@@ -281,7 +308,7 @@ impl Shim {
                 _ => not_now((number, tag), run, env),
             },
             Command::Resume { tag } => match self.phase {
-                Phase::Paused if self.leader_end.is_none() => {
+                Phase::Paused | Phase::Freezing { then: Frozen::Keep, asker: None, .. } if self.leader_end.is_none() => {
                     self.thaw(Thawed::Tell(Cause::Request), Some((number, tag)), now, run, env);
                 }
                 _ => not_now((number, tag), run, env),
@@ -358,6 +385,28 @@ impl Shim {
 
     // ---- what others see
 
+    /// Says something about the state, or takes it back.
+    fn say(&mut self, note: Option<String>, run: &Run, env: &mut Env) {
+        if self.note != note {
+            self.note.clone_from(&note);
+            env.tell_all(run.id, &[Message::Note(Note { note })]);
+        }
+    }
+
+    /// Says that the journal cannot be written, or that it can be again. Returns when there is more to say.
+    fn tell_trouble(&mut self, run: &Run, env: &mut Env) -> Option<u64> {
+        let now = env.awake_us();
+        if run.journal.is_behind() == self.said_trouble {
+            return None;
+        }
+        if let Some(due) = self.said_at.map(|at| at + SAID_EVERY).filter(|&due| now < due) {
+            return Some(due);
+        }
+        (self.said_trouble, self.said_at) = (!self.said_trouble, Some(now));
+        env.tell_all(run.id, &[trouble(self.said_trouble)]);
+        None
+    }
+
     fn record(&mut self, fact: Fact, durable: bool, run: &mut Run, env: &mut Env) {
         let message = write_down(fact, durable, run, env);
         if env.mishap(env.temper.torn_telling) {
@@ -368,6 +417,10 @@ impl Shim {
             env.tell_all(run.id, &[message]);
         }
     }
+}
+
+fn trouble(is_there: bool) -> Message {
+    Message::Trouble(Trouble { trouble: is_there.then(|| "its journal cannot be written".to_owned()), is_disk_full: is_there })
 }
 
 fn write_down(fact: Fact, durable: bool, run: &mut Run, env: &mut Env) -> Message {

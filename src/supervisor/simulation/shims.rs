@@ -212,9 +212,15 @@ impl Shims for SimShims {
             }
         };
         moment(&self.world, "after", "a kill of leftovers");
-        self.with_env(|env| env.pause_file = false);
         self.stumble("say how many are left")?;
         Ok(left)
+    }
+
+    fn remove_pause_file(&self) -> io::Result<()> {
+        moment(&self.world, "before", "the PAUSE file goes");
+        self.stumble("remove the PAUSE file")?;
+        self.with_env(|env| env.pause_file = false);
+        Ok(())
     }
 }
 

@@ -19,7 +19,7 @@ pub(super) struct World {
 pub(super) type Shared = Rc<RefCell<World>>;
 
 /// Mischief, a bit of [`super::env::Temper::strikes`] each, in this order.
-const STRIKES: [Strike; 16] = [
+const STRIKES: [Strike; 17] = [
     Strike::KillShim,
     Strike::SuspendShim,
     Strike::TermShim,
@@ -36,6 +36,7 @@ const STRIKES: [Strike; 16] = [
     Strike::Stick,
     Strike::CutWire,
     Strike::Novelty,
+    Strike::BreakPause,
 ];
 
 #[derive(Clone, Copy, Debug)]
@@ -56,6 +57,7 @@ enum Strike {
     Stick,
     CutWire,
     Novelty,
+    BreakPause,
 }
 
 impl World {
@@ -81,6 +83,7 @@ impl World {
             | Due::Ends(id, _)
             | Due::KillLands(id)
             | Due::HelperEnds(id)
+            | Due::PauseBreaks(id)
             | Due::ShimGoesOn(id)
             | Due::Breaks(id)
             | Due::LockFalls(id)
@@ -168,6 +171,10 @@ impl World {
                     env.soon(Due::Turn(run.id));
                 }
             }
+            (Strike::BreakPause, Some(run)) => {
+                run.pipeline.helpers += u64::from(run.pipeline.leader == Leader::Stopped);
+                run.break_pause(env);
+            }
             (Strike::StopLeader, Some(run)) => {
                 if run.pipeline.leader == Leader::Awake {
                     run.pipeline.leader = Leader::Stopped;
@@ -215,7 +222,8 @@ impl World {
                 | Strike::Helper
                 | Strike::Stick
                 | Strike::CutWire
-                | Strike::Novelty,
+                | Strike::Novelty
+                | Strike::BreakPause,
                 None,
             ) => {}
         }
@@ -290,6 +298,7 @@ fn step_run(run: &mut Run, due: Due, env: &mut Env) {
                 run.wake_shim(env);
             }
         }
+        Due::PauseBreaks(_) => run.break_pause(env),
         Due::ShimGoesOn(_) => {
             if let Some(shim) = run.shim.as_mut().filter(|shim| shim.is_suspended) {
                 shim.is_suspended = false;

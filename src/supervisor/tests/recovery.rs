@@ -122,3 +122,61 @@ fn an_older_run_that_the_database_does_not_know_is_left_alone() {
     assert_eq!((stage.snapshot().state, stage.snapshot().run_id), (State::Paused, Some(5)));
     assert!(stage.world.0.borrow().killed_leftovers_of.is_empty(), "that takes the PAUSE file, which is run 5's");
 }
+
+#[test]
+fn a_stop_that_is_recorded_and_not_yet_in_the_journal_is_known_to_the_next_server() {
+    let mut stage = Stage::running();
+    stage.hear(&[(2, Fact::Stopping { grace_ms: 60_000 }), (3, Fact::Stopping { grace_ms: 50_000 })]);
+    // Both wait for room.
+    stage.finds(1, Found::ShimAlive, &[(1, spawned())]);
+    let mut stage = stage.reboot();
+    assert_eq!(stage.snapshot().pending, Some(Action::Stop));
+    let longer = stage.ask(stop(Duration::from_secs(55)));
+    assert!(matches!(got(&longer), Err(ActionError::Refused(_))), "it has less time already");
+    let shorter = stage.ask(stop(Duration::from_secs(5)));
+    assert!(waits(&shorter));
+    assert!(matches!(stage.last_sent(), Command::Stop { grace_ms: Some(5_000), .. }));
+}
+
+#[test]
+fn what_follows_an_end_is_heard_although_the_connection_broke_between() {
+    for is_reboot in [false, true] {
+        let mut stage = Stage::running();
+        stage.hear(&[(2, exited(0, false))]);
+        // The journal has no room, so the shim lives and has not said what the run used.
+        stage.finds(1, Found::ShimAlive, &[(1, spawned())]);
+        if is_reboot {
+            stage = stage.reboot();
+        } else {
+            stage.lose_shim();
+        }
+        assert!(matches!(stage.last_sent(), Command::Attach { after: 2, .. }), "{:?}", stage.last_sent());
+        stage.hear(&[(3, Fact::Usage { cpu_user_ms: 7, cpu_system_ms: 8, max_rss_kb: 9 })]);
+        let reader = crate::store::Reader::open(&stage.dir.path().join("db")).expect("opens");
+        assert_eq!(reader.runs(None, 1).expect("reads")[0].cpu_user_ms, Some(7));
+        assert_eq!((stage.snapshot().state, stage.snapshot().allowed), (State::Stopped, vec![Action::Start]));
+    }
+}
+
+#[test]
+fn a_pause_file_that_cannot_be_removed_does_not_hold_up_the_end_and_is_tried_until_it_is_gone() {
+    for is_reboot in [false, true] {
+        let mut stage = Stage::running();
+        stage.hear(&[(2, Fact::Paused { cause: Cause::Outside })]);
+        let facts = [(1, spawned()), (2, Fact::Paused { cause: Cause::Outside })];
+        stage.finds(1, Found::Vanished { same_boot: true }, &facts);
+        stage.world.0.borrow_mut().pause_file_stays = true;
+        stage.lose_shim();
+        assert_eq!(stage.world.0.borrow().killed_leftovers_of.last(), Some(&1));
+        assert_eq!(stage.stored(), (State::Stopped, "lost".into()), "nothing is paused any more");
+        assert!(stage.conductor.watch().degraded().is_some_and(|why| why.contains("PAUSE")));
+        if is_reboot {
+            stage = stage.reboot();
+            assert!(stage.conductor.watch().degraded().is_some_and(|why| why.contains("PAUSE")));
+        }
+        stage.world.0.borrow_mut().pause_file_stays = false;
+        stage.pass(Duration::from_secs(1));
+        assert_eq!(stage.conductor.watch().degraded(), None);
+        assert_eq!(stage.conductor.deadline(), None, "nothing is left to be done");
+    }
+}

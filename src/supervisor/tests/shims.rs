@@ -147,3 +147,21 @@ fn a_start_beside_one_that_cannot_be_looked_at_is_refused_by_the_rules() {
     stage.pass(Duration::from_secs(1));
     assert_eq!((stage.snapshot().state, stage.snapshot().pending), (State::Running, None));
 }
+
+#[test]
+fn what_a_shim_said_before_its_server_let_it_go_is_not_said_for_ever() {
+    let mut stage = Stage::running();
+    let number = stage.world.0.borrow().connections;
+    let trouble = Trouble { trouble: Some("no ink".into()), is_disk_full: false };
+    let note = Note { note: Some("pause not holding".into()) };
+    stage.conductor.hear(number, vec![Message::Trouble(trouble), Message::Note(note)]);
+    assert_eq!(stage.snapshot().detail.as_deref(), Some("pause not holding"));
+    stage.finds(1, Found::ShimAlive, &[(1, spawned()), (2, Fact::Paused { cause: Cause::Outside })]);
+    stage.make_unreadable();
+    stage.hear(&[(2, Fact::Paused { cause: Cause::Outside })]);
+    stage.make_readable();
+    // Meanwhile both have passed; the shim has nothing to say to the next connection.
+    stage.pass(Duration::from_secs(1));
+    assert_eq!((stage.snapshot().state, stage.snapshot().detail), (State::Paused, None));
+    assert_eq!(stage.conductor.watch().degraded(), None);
+}

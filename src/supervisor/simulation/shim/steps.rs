@@ -10,12 +10,17 @@ use crate::supervisor::simulation::run::Run;
 const PAUSE_LIMIT: u64 = 4 * SECOND;
 const RESUME_LIMIT: u64 = 4 * SECOND;
 const LINGER: u64 = 30 * MS;
+/// As in the real one, but for the number: so many would be a simulation of nothing else.
+const RESTOPS_MAX: u32 = 2;
 
 impl Shim {
     pub(super) fn advance(&mut self, run: &mut Run, env: &mut Env) {
         let now = env.awake_us();
         if std::mem::take(&mut self.looks_at_leader) {
             self.watch_leader(now, run, env);
+        }
+        if std::mem::take(&mut self.looks_at_helpers) && matches!(self.phase, Phase::Paused) {
+            self.look_at = Some(now);
         }
         if self.look_at.is_some_and(|at| at <= now) {
             self.look_at = None;
@@ -32,7 +37,8 @@ impl Shim {
             run.journal.flush(env);
             now + RETRY
         });
-        if let Some(at) = [self.look_at, linger, retry].into_iter().flatten().min() {
+        let said = self.tell_trouble(run, env);
+        if let Some(at) = [self.look_at, linger, retry, said].into_iter().flatten().min() {
             self.set_timer(at, run.id, env);
         }
     }
@@ -85,13 +91,16 @@ impl Shim {
             return;
         }
         match self.phase {
-            Phase::Running | Phase::Paused | Phase::Killing => {}
+            Phase::Running | Phase::Killing => {}
+            Phase::Paused => self.hold_on(now, run, env),
             Phase::Freezing { since, done_at, then, asker } => {
                 if now >= done_at && !run.pipeline.is_stuck {
                     run.pipeline.freeze();
                     self.phase = Phase::Paused;
                     env.pause_file = true;
                     if let Frozen::Tell(cause) = then {
+                        self.restops = 0;
+                        self.say(None, run, env);
                         self.paused_since = Some(now);
                         self.record(Fact::Paused { cause }, false, run, env);
                     }
@@ -102,10 +111,14 @@ impl Shim {
                     env.soon(Due::Turn(run.id));
                 } else {
                     self.look_at = Some((now + 500 * MS).max(done_at));
-                    if let (true, Some(asker)) = (now - since > PAUSE_LIMIT, asker) {
-                        self.thaw(Thawed::Keep { spares_leader: false }, None, now, run, env);
-                        env.happens(run.id, "pause_timeout");
-                        answer(asker, Some(ReplyError::PauseTimeout), env);
+                    match (now - since > PAUSE_LIMIT, asker, then) {
+                        (true, Some(asker), _) => {
+                            self.thaw(Thawed::Keep { spares_leader: false }, None, now, run, env);
+                            env.happens(run.id, "pause_timeout");
+                            answer(asker, Some(ReplyError::PauseTimeout), env);
+                        }
+                        (true, None, Frozen::Keep) => self.give_the_pause_up(now, run, env),
+                        _ => {}
                     }
                 }
             }
@@ -114,11 +127,7 @@ impl Shim {
                     run.pipeline.thaw();
                     run.do_what_is_due(env);
                     self.run_on(run, env);
-                    if let Thawed::Tell(cause) = then {
-                        self.count_pause(env);
-                        let paused_ms = self.paused_in_all / MS;
-                        self.record(Fact::Resumed { cause, paused_ms, detail: None }, false, run, env);
-                    }
+                    self.count_resume(then, run, env);
                     if let Some(asker) = asker {
                         answer(asker, None, env);
                     }
@@ -126,7 +135,7 @@ impl Shim {
                     self.look_at = Some((now + 500 * MS).max(done_at));
                     if now - since > RESUME_LIMIT {
                         match then {
-                            Thawed::Tell(_) => self.freeze(Frozen::Keep, None, now, run, env),
+                            Thawed::Tell(_) | Thawed::GiveUp => self.freeze(Frozen::Keep, None, now, run, env),
                             Thawed::Keep { .. } => self.run_on(run, env),
                         }
                         if let Some(asker) = asker {
@@ -144,6 +153,39 @@ impl Shim {
                 }
             }
         }
+    }
+
+    /// While it is paused: whether it still is.
+    fn hold_on(&mut self, now: u64, run: &mut Run, env: &mut Env) {
+        if run.pipeline.is_paused() || self.leader_end.is_some() {
+            return;
+        }
+        self.restops += 1;
+        if self.restops > RESTOPS_MAX {
+            return self.give_the_pause_up(now, run, env);
+        }
+        env.cover("a pause was made good again");
+        self.say(Some(format!("pause not holding, {} times", self.restops)), run, env);
+        self.freeze(Frozen::Keep, None, now, run, env);
+    }
+
+    fn give_the_pause_up(&mut self, now: u64, run: &mut Run, env: &mut Env) {
+        env.cover("a pause was given up");
+        self.say(Some("pause not holding, given up".to_owned()), run, env);
+        self.thaw(Thawed::GiveUp, None, now, run, env);
+    }
+
+    fn count_resume(&mut self, then: Thawed, run: &mut Run, env: &mut Env) {
+        let (cause, detail) = match then {
+            Thawed::Tell(cause) => (cause, None),
+            Thawed::GiveUp => (Cause::Outside, self.note.clone()),
+            Thawed::Keep { .. } => return,
+        };
+        if detail.is_none() {
+            self.say(None, run, env);
+        }
+        self.count_pause(env);
+        self.record(Fact::Resumed { cause, paused_ms: self.paused_in_all / MS, detail }, false, run, env);
     }
 
     fn run_on(&mut self, run: &Run, env: &mut Env) {
