@@ -109,6 +109,8 @@ pub(super) struct Conductor<R, S, C> {
     is_known_silent: bool,
     /// Whether the database may hold more than is remembered here: something failed, before, in the middle of, or after a change.
     is_behind: bool,
+    /// Whether the latest run has ended, and its shim has still to leave, or its PAUSE file to go.
+    is_awaited: bool,
 }
 
 impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
@@ -139,6 +141,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
             unheard_since: None,
             is_known_silent: false,
             is_behind: false,
+            is_awaited: false,
         };
         match conductor.look_at_run() {
             // On a full disk the pipeline is served as it is on record, and controlled; the rest is recorded once it can be.
@@ -263,7 +266,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
             }
         };
         KillPoint::ServerStartingCommitted.reach();
-        self.note = None;
+        (self.note, self.is_awaited) = (None, false);
         (self.last_seq, self.settled_seq, self.last_words) = (0, 0, None);
         self.run = match self.store.run(begun.run_id) {
             Ok(run) => run,
@@ -565,10 +568,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
                 self.forget_and_retry(&error);
             } else {
                 if self.live_run().is_none() {
-                    // Unless what has ended is heard out.
-                    if let Link::Silent { .. } = self.link {
-                        self.link = Link::Idle;
-                    }
+                    self.let_the_ended_be();
                     self.watch.set_concern(Concern::Shim, None);
                 }
                 // Also where nothing was new: what was committed before a read failed has not been published.
@@ -591,6 +591,13 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
                 }
                 !is_late
             });
+        }
+    }
+
+    /// Where nothing lives nobody is silent, unless what has ended is heard out or awaited.
+    fn let_the_ended_be(&mut self) {
+        if !self.is_awaited && matches!(self.link, Link::Silent { .. }) {
+            self.link = Link::Idle;
         }
     }
 
