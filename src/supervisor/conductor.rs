@@ -97,6 +97,8 @@ pub(super) struct Conductor<R, S, C> {
     is_known_silent: bool,
     /// Whether the database may hold more than is remembered here: something failed, before, in the middle of, or after a change.
     is_behind: bool,
+    /// Whether the latest run has ended, and its shim has still to leave.
+    is_awaited: bool,
     /// When the PAUSE file of a run that has ended is tried again to be removed.
     pause_file_retry_at: Option<Duration>,
 }
@@ -129,6 +131,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
             unheard_since: None,
             is_known_silent: false,
             is_behind: false,
+            is_awaited: false,
             pause_file_retry_at: None,
         };
         match conductor.look_at_run() {

@@ -32,8 +32,8 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
                 self.forget_and_retry(&error);
             } else {
                 if self.live_run().is_none() {
-                    // Unless what has ended is heard out.
-                    if let Link::Silent { .. } = self.link {
+                    // Unless what has ended is heard out or awaited.
+                    if !self.is_awaited && matches!(self.link, Link::Silent { .. }) {
                         self.link = Link::Idle;
                     }
                     self.watch.set_concern(Concern::Shim, None);

@@ -48,6 +48,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
 
     pub(super) fn settle(&mut self, why_it_never_began: &str) -> Result<(), StoreError> {
         self.read_again()?;
+        self.is_awaited = false;
         let Some(run) = &self.run else { return Ok(()) };
         let (run_id, status) = (run.id, run.status);
         self.last_seq = self.store.last_seq(run_id)?;
@@ -98,7 +99,11 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         if self.live_run().is_none() {
             ::log::info!("run {run_id} has ended");
             self.link = Link::Idle;
-            return if plan == Plan::Adopt { self.hear_out(run_id) } else { Ok(()) };
+            if plan == Plan::Adopt {
+                return self.hear_out(run_id);
+            }
+            self.tidy_up(run_id);
+            return Ok(());
         }
         let is_over = self.unrecorded.iter().any(|entry| entry.fact.is_end());
         if let (Plan::Adopt, Some(grace), None, false) = (plan, stop, self.pending(), is_over) {
@@ -193,10 +198,14 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         });
         match (connected, self.run.as_ref().map(|run| run.status)) {
             (Ok(number), _) => self.link = Link::Connected { number },
-            // It has closed its socket: its journal is whole.
+            // It may have closed its socket: then its journal is whole once its lock has fallen.
             (Err(_), Some(status)) => {
                 self.shims.disconnect();
-                let _left = self.record_what_followed_the_end(run_id, status)?;
+                match self.record_what_followed_the_end(run_id, status)? {
+                    Some(Found::ShimAlive) => self.await_the_rest(),
+                    Some(_) => self.tidy_up(run_id),
+                    None => {}
+                }
             }
             (Err(_), None) => {}
         }
@@ -205,7 +214,31 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
 
     /// A server can be killed, or its connection break, between the end and what its shim has to add.
     fn look_after_the_end(&mut self, run_id: i64, status: RunStatus) -> Result<(), StoreError> {
-        if self.record_what_followed_the_end(run_id, status)? == Some(Found::ShimAlive) { self.hear_out(run_id) } else { Ok(()) }
+        match self.record_what_followed_the_end(run_id, status)? {
+            Some(Found::ShimAlive) => self.hear_out(run_id),
+            Some(_) => {
+                self.tidy_up(run_id);
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// What has ended is looked at again in a moment.
+    fn await_the_rest(&mut self) {
+        self.fall_silent();
+        self.is_awaited = true;
+    }
+
+    /// The shim of a run that has ended is gone. It can have been killed before it could remove the PAUSE file.
+    fn tidy_up(&mut self, run_id: i64) {
+        // A database that was put back does not know of a later run, whose file it may be.
+        let is_latest = self.shims.run_ids().is_ok_and(|ids| ids.last().is_none_or(|&id| id <= run_id));
+        self.is_awaited = false;
+        self.watch.set_concern(Concern::Run, None);
+        if is_latest {
+            self.take_pause_file_away();
+        }
     }
 
     /// What its journal holds after the end that is recorded. Returns what was found of a run that may have more to add.
@@ -222,6 +255,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
             }
             Err(error) => {
                 ::log::warn!("run {run_id}: failed to look at its directory: {error}");
+                self.await_the_rest();
                 Ok(None)
             }
         }
@@ -274,7 +308,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         let retry_at = now + if is_long { RETRY_LATER } else { RETRY_SOON };
         self.link = Link::Silent { since, retry_at };
         self.unheard_since = None;
-        if is_long {
+        if is_long && self.live_run().is_some() {
             self.watch.set_concern(Concern::Shim, Some(SILENT_SHIM.to_owned()));
         }
     }

@@ -91,8 +91,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         match written.and_then(|()| self.catch_up()) {
             Ok(()) => {
                 self.note_store_success();
-                if self.live_run().is_none() && matches!(self.link, Link::Silent { .. }) {
-                    self.link = Link::Idle;
+                if self.live_run().is_none() {
                     self.watch.set_concern(Concern::Shim, None);
                 }
             }

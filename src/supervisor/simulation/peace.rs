@@ -88,7 +88,8 @@ impl Play {
         }
         let database = self.database.borrow();
         let mut living = None;
-        if let Some(run) = world.runs.values().next_back() {
+        // Of an earlier one the server may have begun the next before it heard that.
+        if let Some(run) = snapshot.run_id.and_then(|id| world.runs.get(&id)) {
             let row = database.store.run(run.id).map_err(|error| error.to_string())?;
             let has_used = run.journal.in_file().iter().any(|entry| matches!(entry.fact, Fact::Usage { .. }));
             if has_used && row.is_some_and(|row| row.status != RunStatus::Lost && row.cpu_user_ms.is_none()) {

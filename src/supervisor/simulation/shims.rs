@@ -109,6 +109,8 @@ impl Shims for SimShims {
         self.wire = Some(number);
         self.with_env(|env| {
             env.note(|| format!("run {id} is launched, connection {number}"));
+            // Whoever was heard out before owes nothing any more.
+            env.is_quit();
             env.expects_a_sign_of_life();
         });
         moment(&self.world, "after", "a launch");

@@ -3,7 +3,7 @@
 use super::*;
 
 /// Takes the database away, so that no change goes through, and puts it back.
-fn without_database(stage: &mut Stage, meanwhile: impl FnOnce(&mut Stage)) {
+pub(super) fn without_database(stage: &mut Stage, meanwhile: impl FnOnce(&mut Stage)) {
     let (there, away) = (stage.dir.path().join("db"), stage.dir.path().join("away"));
     std::fs::rename(&there, &away).expect("moves");
     meanwhile(stage);

@@ -1,5 +1,6 @@
 //! What a boot makes of what it finds.
 
+use super::database::without_database;
 use super::*;
 
 #[test]
@@ -179,4 +180,47 @@ fn a_pause_file_that_cannot_be_removed_does_not_hold_up_the_end_and_is_tried_unt
         assert_eq!(stage.conductor.watch().degraded(), None);
         assert_eq!(stage.conductor.deadline(), None, "nothing is left to be done");
     }
+}
+
+#[test]
+fn a_silence_that_ends_with_the_run_is_not_said_any_more() {
+    let mut stage = Stage::running();
+    stage.world.0.borrow_mut().connect_fails = true;
+    stage.finds(1, Found::ShimAlive, &[(1, spawned()), (2, exited(0, false))]);
+    without_database(&mut stage, |stage| {
+        stage.lose_shim();
+        for _ in 0..100 {
+            stage.pass(Duration::from_millis(99));
+        }
+        assert!(stage.conductor.watch().degraded().is_some_and(|why| why.contains("does not answer")));
+    });
+    for _ in 0..10 {
+        stage.pass(Duration::from_millis(99));
+    }
+    assert_eq!(stage.stored(), (State::Stopped, "completed".into()));
+    assert_eq!(stage.conductor.watch().degraded(), None);
+}
+
+/// Its shim was killed between the end that it told and the removal of its PAUSE file, which the disk refused.
+#[test]
+fn the_pause_file_of_a_run_that_has_ended_goes_once_it_can() {
+    let mut stage = Stage::running();
+    stage.hear(&[(2, exited(0, true))]);
+    stage.finds(1, Found::Vanished { same_boot: true }, &[(1, spawned())]);
+    stage.world.0.borrow_mut().pause_file_stays = true;
+    stage.lose_shim();
+    assert!(stage.conductor.watch().degraded().is_some_and(|why| why.contains("PAUSE")));
+    stage.pass(Duration::from_mins(1));
+    assert_eq!(stage.snapshot().allowed, [Action::Start], "that holds up nothing");
+    stage.world.0.borrow_mut().pause_file_stays = false;
+    stage.pass(Duration::from_secs(1));
+    stage.pass(Duration::from_secs(1));
+    assert_eq!(stage.conductor.watch().degraded(), None);
+    assert_eq!(stage.stored(), (State::Stopped, "stopped".into()));
+
+    // A run that the database does not know may have it now.
+    stage.world.0.borrow_mut().pause_file_stays = true;
+    stage.finds(2, Found::ShimAlive, &[(1, spawned())]);
+    stage.lose_shim();
+    assert_eq!(stage.conductor.watch().degraded(), None, "it is not touched");
 }
