@@ -153,6 +153,15 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
                 return Err(error);
             }
         };
+        // Who waited for what a fact brings was told when it was heard, also where it could not be recorded then.
+        let is_over = match self.pending() {
+            Some(Pending::Start) => self.live_run().is_none() || self.row.state != State::Stopped,
+            Some(Pending::Pause | Pending::Resume | Pending::Stop { .. }) => self.live_run().is_none(),
+            None => false,
+        };
+        if is_over && let Some(under_way) = self.under_way.take_if(|under_way| under_way.waiters.is_empty()) {
+            ::log::info!("{} is not under way any more", under_way.pending.action());
+        }
         self.publish();
         let published = self.watch.get();
         for under_way in answers {
