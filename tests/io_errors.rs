@@ -235,6 +235,49 @@ fn a_pause_file_that_cannot_be_made_or_removed_stops_nothing() {
 }
 
 #[test]
+fn a_pause_file_that_outlives_its_run_goes_once_it_can_and_a_later_run_keeps_its_own() {
+    let failing = Failing::serving();
+    let place = &failing.place;
+    for begins_another in [false, true] {
+        place.start();
+        place.act("pause").ok();
+        failing.fail("o", EIO, "/PAUSE");
+        place.post("/api/pipeline/stop", json!({"grace_s": 0})).ok();
+        assert!(place.pause_file().exists());
+        assert_eq!(place.shims().len(), 1, "its shim tries again");
+        if begins_another {
+            let (pid, _) = place.start();
+            failing.repair();
+            place.act("pause").ok();
+            until_true("the first one's shim has left", || place.shims().len() == 1);
+            assert!(is_stopped(pid) && place.pause_file().exists());
+        } else {
+            failing.repair();
+            place.until_no_shim();
+            assert!(!place.pause_file().exists());
+        }
+        failing.until_well();
+        assert_eq!(place.until_all_agree(), if begins_another { "paused" } else { "stopped" });
+    }
+}
+
+#[test]
+fn a_spawn_that_failed_is_in_the_journal_before_its_shim_leaves() {
+    let failing = Failing::serving();
+    let place = &failing.place;
+    place.script("nobody.sh", "#!/no/such/interpreter\n");
+    // The header goes through.
+    failing.fail("a", EIO, "journal.jsonl");
+    let answer = place.post("/api/pipeline/start", json!({"script": "nobody.sh"}));
+    assert_eq!((answer.status, answer.error()), (422, "spawn_failed"), "{}", answer.body);
+    assert_eq!(place.shims().len(), 1, "a server that did not hear it would take the run for lost");
+    failing.repair();
+    place.until_no_shim();
+    assert_eq!(place.facts(1, "spawn_failed").len(), 1);
+    assert_eq!(place.until_all_agree(), "stopped");
+}
+
+#[test]
 fn a_disk_that_turns_read_only_leaves_the_pipeline_under_control() {
     let failing = Failing::serving();
     let place = &failing.place;

@@ -1,7 +1,7 @@
 /* A disk that fails when it is told to. For the tests, which compile it and load it into the server and its shims (LD_PRELOAD).
  *
  * AUTOAPPDEV_TEST_FAULTS names a file. While that is there, each of its lines fails some calls: `CALLS ERRNO PART`. CALLS is a word of
- * the letters w (write, truncate), s (sync) and o (open for writing, make, rename, remove), ERRNO a number, and PART a piece of the
+ * the letters w (write, truncate), a (write behind the first byte), s (sync) and o (open for writing, make, rename, remove), ERRNO a number, and PART a piece of the
  * path of the file in question. Everything else goes on to the kernel.
  */
 #define _GNU_SOURCE
@@ -65,10 +65,10 @@ ssize_t writev(int fd, const struct iovec *parts, int count) {
     return fails_at('w', fd) ? -1 : syscall(SYS_writev, fd, parts, count);
 }
 ssize_t pwrite(int fd, const void *bytes, size_t count, off_t at) {
-    return fails_at('w', fd) ? -1 : syscall(SYS_pwrite64, fd, bytes, count, at);
+    return fails_at('w', fd) || (at > 0 && fails_at('a', fd)) ? -1 : syscall(SYS_pwrite64, fd, bytes, count, at);
 }
 ssize_t pwrite64(int fd, const void *bytes, size_t count, off64_t at) {
-    return fails_at('w', fd) ? -1 : syscall(SYS_pwrite64, fd, bytes, count, at);
+    return fails_at('w', fd) || (at > 0 && fails_at('a', fd)) ? -1 : syscall(SYS_pwrite64, fd, bytes, count, at);
 }
 int ftruncate(int fd, off_t length) {
     return fails_at('w', fd) ? -1 : (int)syscall(SYS_ftruncate, fd, length);
