@@ -62,8 +62,9 @@ fn shim_killed_and_a_pause_file_that_cannot_be_removed_still_says_what_is_alive(
     place.until_state("stopped");
     let why = place.run(run_id)["error"].as_str().expect("a sentence").to_owned();
     assert!(why.contains("alive") && !why.contains("looked for"), "they were looked for: {why}");
-    until_true("the log has the other thing", || place.server_log().contains("failed to remove its PAUSE file"));
+    assert!(place.degraded().expect("health says so").contains("the PAUSE file cannot be removed"));
     fs::remove_dir(place.pause_file()).expect("empty");
+    until_true("all is well again by itself", || place.degraded().is_none());
     assert_lost(&place, run_id, &before);
 }
 
