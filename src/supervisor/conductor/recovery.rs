@@ -176,7 +176,9 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
                     ::log::error!("failed to remove the PAUSE file of a run that has ended: {error}");
                 }
                 self.pause_file_retry_at = Some(self.clock.awake() + RETRY_LATER);
-                let why = format!("nothing is paused, and the PAUSE file cannot be removed: {error}; it is tried again each second, or remove it by hand");
+                let why = format!(
+                    "nothing is paused, and the PAUSE file cannot be removed: {error}; it is tried again each second, or remove it by hand"
+                );
                 self.watch.set_concern(Concern::PauseFile, Some(why));
             }
         }
