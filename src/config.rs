@@ -17,6 +17,8 @@ pub use values::{grace_from_text, server_url};
 
 /// The port when none is set.
 pub const PORT_DEFAULT: u16 = 8788;
+/// The name of the Unix socket in the runtime directory when none is set.
+pub const SOCKET_DEFAULT: &str = "server.sock";
 /// The time from TERM to KILL when none is set.
 pub const GRACE_DEFAULT: Duration = Duration::from_secs(10);
 /// The longest time from TERM to KILL, in seconds.
@@ -31,6 +33,7 @@ const MIB: u64 = 1024 * 1024;
 const HOST: &str = "AUTOAPPDEV_HOST";
 const PORT: &str = "AUTOAPPDEV_PORT";
 const PORT_ALIAS: &str = "PORT";
+const SOCKET: &str = "AUTOAPPDEV_SOCKET";
 const RUNTIME_DIR: &str = "AUTOAPPDEV_RUNTIME_DIR";
 const DATABASE_URL: &str = "DATABASE_URL";
 const ROOT: &str = "AUTOAPPDEV_PIPELINE_CWD";
@@ -48,6 +51,7 @@ pub const NAMES: &[&str] = &[
     HOST,
     PORT,
     PORT_ALIAS,
+    SOCKET,
     RUNTIME_DIR,
     DATABASE_URL,
     ROOT,
@@ -104,10 +108,12 @@ pub struct Flags {
 /// Everything that can be set, checked. Relative paths were taken from the working directory: all are absolute where that is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// The address to listen on, always loopback.
-    pub host: IpAddr,
+    /// The addresses to listen on, at least one.
+    pub hosts: Vec<IpAddr>,
     /// The port to listen on; 0 lets the kernel pick one.
     pub port: u16,
+    /// The Unix socket to listen on; `None` where it is switched off.
+    pub socket: Option<PathBuf>,
     /// The folder of everything that is written at run time.
     pub runtime_dir: PathBuf,
     /// The database file.
@@ -140,8 +146,9 @@ impl Config {
     ) -> Result<Self, ConfigError> {
         let sources = Sources { env, dotenv };
         let port = sources.port(flags.port.as_ref())?;
-        let host = sources.host(flags.host.as_ref(), port)?;
+        let hosts = sources.hosts(flags.host.as_ref(), port)?;
         let runtime_dir = sources.runtime_dir(flags.runtime_dir.as_ref(), cwd)?;
+        let socket = sources.socket(&runtime_dir, cwd)?;
         let database = match sources.given(("--database", flags.database.as_ref()), &[DATABASE_URL]) {
             Some(given) => in_folder(cwd, &given.database()?),
             None => runtime_dir.join("autoappdev.db"),
@@ -165,8 +172,9 @@ impl Config {
             .variable(LOG_RUN)
             .map_or(Ok(segment_mb.max(256)), |given| given.parsed(|text| values::run_megabytes(text, segment_mb)))?;
         Ok(Self {
-            host,
+            hosts,
             port,
+            socket,
             runtime_dir,
             database,
             pipeline_root,
@@ -179,11 +187,6 @@ impl Config {
             log_run_bytes: run_mb * MIB,
         })
     }
-
-    /// Where to listen.
-    pub fn address(&self) -> SocketAddr {
-        SocketAddr::new(self.host, self.port)
-    }
 }
 
 /// Where a client command looks for its server.
@@ -193,6 +196,8 @@ pub enum Endpoint {
     Url(String),
     /// Where the server that was started in the same folder is.
     Folder {
+        /// The Unix socket that it listens on, unless that is switched off.
+        socket: Option<PathBuf>,
         /// Where it listens, unless the kernel picked its port.
         address: SocketAddr,
         /// Where it writes its address, in `server.json`.
@@ -208,9 +213,10 @@ impl Endpoint {
             return url.parsed(server_url).map(Self::Url);
         }
         let port = sources.port(None)?;
-        let host = sources.host(None, port)?;
+        let hosts = sources.hosts(None, port)?;
         let runtime_dir = sources.runtime_dir(None, cwd)?;
-        Ok(Self::Folder { address: SocketAddr::new(host, port), runtime_dir })
+        let socket = sources.socket(&runtime_dir, cwd)?;
+        Ok(Self::Folder { socket, address: SocketAddr::new(hosts[0], port), runtime_dir })
     }
 }
 
@@ -241,9 +247,19 @@ impl<E: Fn(&str) -> Option<OsString>> Sources<'_, E> {
         self.given(("--port", flag), &[PORT, PORT_ALIAS]).map_or(Ok(PORT_DEFAULT), |given| given.parsed(values::port))
     }
 
-    fn host(&self, flag: Option<&OsString>, port: u16) -> Result<IpAddr, ConfigError> {
-        self.given(("--host", flag), &[HOST])
-            .map_or(Ok(Ipv4Addr::LOCALHOST.into()), |given| given.parsed(|text| values::host(text, port)))
+    /// At least one; `port` is for the advice only.
+    fn hosts(&self, flag: Option<&OsString>, port: u16) -> Result<Vec<IpAddr>, ConfigError> {
+        let Some(given) = self.given(("--host", flag), &[HOST]) else { return Ok(vec![Ipv4Addr::LOCALHOST.into()]) };
+        let hosts = given.list(|text| values::host(text, port))?;
+        if hosts.is_empty() { Err(given.wrong("names no address")) } else { Ok(hosts) }
+    }
+
+    fn socket(&self, runtime_dir: &Path, cwd: &Path) -> Result<Option<PathBuf>, ConfigError> {
+        match self.variable(SOCKET) {
+            Some(given) if given.value == "off" => Ok(None),
+            Some(given) => given.path().map(|path| Some(in_folder(cwd, &path))),
+            None => Ok(Some(runtime_dir.join(SOCKET_DEFAULT))),
+        }
     }
 
     fn runtime_dir(&self, flag: Option<&OsString>, cwd: &Path) -> Result<PathBuf, ConfigError> {
@@ -253,17 +269,8 @@ impl<E: Fn(&str) -> Option<OsString>> Sources<'_, E> {
         }
     }
 
-    /// A comma-separated list; blanks around an item and empty items do not count, and an item counts once.
     fn list(&self, name: &'static str, item: fn(&str) -> Result<String, String>) -> Result<Vec<String>, ConfigError> {
-        let Some(given) = self.variable(name) else { return Ok(Vec::new()) };
-        let mut list = Vec::new();
-        for text in given.text()?.split(',').map(str::trim).filter(|text| !text.is_empty()) {
-            let value = item(text).map_err(|problem| given.wrong_as(text, problem))?;
-            if !list.contains(&value) {
-                list.push(value);
-            }
-        }
-        Ok(list)
+        self.variable(name).map_or(Ok(Vec::new()), |given| given.list(item))
     }
 }
 
@@ -281,6 +288,18 @@ impl Given {
 
     fn parsed<T>(&self, parse: impl FnOnce(&str) -> Result<T, String>) -> Result<T, ConfigError> {
         parse(self.text()?.trim()).map_err(|problem| self.wrong(problem))
+    }
+
+    /// A comma-separated list; blanks around an item and empty items do not count, and an item counts once.
+    fn list<T: PartialEq>(&self, item: impl Fn(&str) -> Result<T, String>) -> Result<Vec<T>, ConfigError> {
+        let mut list = Vec::new();
+        for text in self.text()?.split(',').map(str::trim).filter(|text| !text.is_empty()) {
+            let value = item(text).map_err(|problem| self.wrong_as(text, problem))?;
+            if !list.contains(&value) {
+                list.push(value);
+            }
+        }
+        Ok(list)
     }
 
     fn path(&self) -> Result<PathBuf, ConfigError> {

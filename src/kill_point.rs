@@ -37,6 +37,8 @@ kill_points! {
     ServerDirectoryOwned = "server.directory_owned",
     /// The file beside a database that lies elsewhere is empty: its new owner is not written yet.
     ServerDatabaseOwnerCleared = "server.database_owner_cleared",
+    /// The Unix socket is there, nobody answers at it.
+    ServerSocketBound = "server.socket_bound",
     /// The database's file is made, and empty.
     ServerDatabaseMade = "server.database_made",
     /// The database's schema is up to date.

@@ -15,6 +15,8 @@ pub mod run_dir;
 pub mod script;
 pub mod serve;
 pub mod server_info;
+pub mod service_manager;
 pub mod shim;
+pub mod socket_path;
 pub mod store;
 pub mod supervisor;

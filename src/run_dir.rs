@@ -10,7 +10,6 @@ mod protocol;
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -19,6 +18,7 @@ use rustix::fs::FlockOperation;
 
 use crate::kill_point::KillPoint;
 use crate::private::private_file;
+use crate::socket_path::SocketPath;
 
 pub use journal::{Header, Journal, JournalError, ReadJournal, read_header, read_journal};
 pub use protocol::{Command, LaunchSpec, LineReader, Message, Note, Reply, ReplyError, Trouble, to_line};
@@ -172,28 +172,22 @@ impl RunDir {
         }
     }
 
-    /// Binds the control socket. The address goes by way of an open directory: a socket path holds at most 107 bytes (`unix(7)`), a
-    /// runtime directory can be longer.
+    /// Binds the control socket.
     pub fn listen(&self) -> io::Result<UnixListener> {
-        let dir = File::open(&self.path)?;
-        let listener = UnixListener::bind(socket_by(&dir))?;
-        fs::set_permissions(self.path.join(SOCKET), std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+        let path = self.path.join(SOCKET);
+        let listener = SocketPath::open(&path)?.bind()?;
+        fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
         listener.set_nonblocking(true)?;
         Ok(listener)
     }
 
     /// Connects to the shim's control socket.
     pub fn connect(&self) -> io::Result<UnixStream> {
-        let dir = File::open(&self.path)?;
-        UnixStream::connect(socket_by(&dir))
+        SocketPath::open(&self.path.join(SOCKET))?.connect()
     }
 }
 
 const SOCKET: &str = "ctl.sock";
-
-fn socket_by(dir: &impl AsFd) -> PathBuf {
-    PathBuf::from(format!("/proc/self/fd/{}/{SOCKET}", dir.as_fd().as_raw_fd()))
-}
 
 #[cfg(test)]
 mod tests {

@@ -5,10 +5,11 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -16,14 +17,15 @@ use anyhow::{Context, anyhow, bail};
 use rustix::fs::FlockOperation;
 use signal_hook::consts::signal::{SIGINT, SIGTERM};
 
-use crate::config::Config;
-use crate::http::{App, Guard, Server};
+use crate::config::{Config, SOCKET_DEFAULT};
+use crate::http::{App, Entrance, Guard, Listener, Server};
 use crate::kill_point::KillPoint;
 use crate::log::BackendLog;
 use crate::private::private_file;
 use crate::process;
 use crate::run_dir::{LockState, Runs, create_private_dir};
 use crate::server_info::ServerInfo;
+use crate::service_manager::{self, Watchdog};
 use crate::store::Store;
 use crate::supervisor::{Settings, Supervisor};
 
@@ -68,12 +70,7 @@ fn serve_in(config: Config, runtime_dir: &Path) -> anyhow::Result<()> {
     for number in [SIGTERM, SIGINT] {
         signal_hook::low_level::pipe::register(number, bell.try_clone()?).context("cannot catch signals")?;
     }
-    let address = config.address();
-    let listener = patiently(|| TcpListener::bind(address), io::ErrorKind::AddrInUse).map_err(|error| {
-        let advice = "if another program has that port, set AUTOAPPDEV_PORT (or --port) to another one";
-        anyhow!("cannot listen on {address}: {error}; {advice}")
-    })?;
-    let address = listener.local_addr().context("cannot tell the address")?;
+    let listeners = listen(&config)?;
 
     // A second logger in one process is only possible in tests; the first one serves.
     let _first_one_serves = BackendLog::open(runtime_dir).context("cannot open backend.log")?.install();
@@ -96,19 +93,43 @@ fn serve_in(config: Config, runtime_dir: &Path) -> anyhow::Result<()> {
         let _nobody_reads = (&bell).write_all(b"!");
     })
     .map_err(|error| anyhow!("failed to {error}"))?;
-    let app = App {
-        supervisor: supervisor.handle(),
-        runs: Runs::new(runtime_dir.to_owned()),
-        database: config.database,
-        guard: Guard { address, allow_hosts: config.allow_hosts, allow_origins: config.allow_origins },
-    };
-    let server = Server::start(listener, Box::new(app)).context("cannot begin to serve")?;
+    let mut entrances = Vec::new();
+    for listener in listeners {
+        let address = listener.address().unwrap_or(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), config.port));
+        let app = App {
+            supervisor: supervisor.handle(),
+            runs: Runs::new(runtime_dir.to_owned()),
+            database: config.database.clone(),
+            guard: Guard { address, allow_hosts: config.allow_hosts.clone(), allow_origins: config.allow_origins.clone() },
+        };
+        entrances.push(Entrance { listener, handler: Arc::new(app) });
+    }
+    let server = Server::start(entrances).context("cannot begin to serve")?;
     KillPoint::ServerRecovered.reach();
-    let info = ServerInfo { pid: std::process::id(), address };
-    let mut is_announced = announce(info, runtime_dir);
+    let addresses = server.addresses();
+    let info = ServerInfo {
+        pid: std::process::id(),
+        address: addresses.first().copied(),
+        more_addresses: addresses.iter().skip(1).copied().collect(),
+        socket: config.socket.filter(|path| path.exists()),
+    };
+    let mut is_announced = announce(&info, runtime_dir);
     KillPoint::ServerInfoWritten.reach();
-    ::log::info!("listening on http://{address}/");
-    say(&format!("autoappdev listens on http://{address}/"));
+    let ways: Vec<String> = addresses
+        .iter()
+        .map(|address| format!("http://{address}/"))
+        .chain(info.socket.iter().map(|path| path.display().to_string()))
+        .collect();
+    ::log::info!("listening on {}", ways.join(" and "));
+    for (n, way) in ways.iter().enumerate().filter(|(n, _)| *n < addresses.len().max(1)) {
+        say(&format!("autoappdev {}listens on {way}", if n > 0 { "also " } else { "" }));
+    }
+    let watchdog = Watchdog::start({
+        let probe = server.probe();
+        move |limit| probe.is_answered(limit)
+    })
+    .context("cannot start a thread for the watchdog")?;
+    service_manager::tell_ready(&format!("listening on {}", ways.join(" and ")));
 
     // Until a signal, or the supervisor's end.
     let mut byte = [0];
@@ -119,6 +140,10 @@ fn serve_in(config: Config, runtime_dir: &Path) -> anyhow::Result<()> {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => is_announced = info.write(runtime_dir).is_ok(),
             Ok(()) | Err(_) => break,
         }
+    }
+    service_manager::tell_stopping();
+    if let Some(watchdog) = watchdog {
+        watchdog.stop();
     }
     let live = supervisor.stop();
     server.stop();
@@ -133,8 +158,46 @@ fn serve_in(config: Config, runtime_dir: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Every socket to serve on: those that the service manager holds, else the addresses of the configuration; and the Unix socket.
+fn listen(config: &Config) -> anyhow::Result<Vec<Listener>> {
+    let mut listeners = Listener::inherited().context("cannot use the sockets of the service manager (LISTEN_FDS)")?;
+    if listeners.is_empty() {
+        let mut port = config.port;
+        for host in &config.hosts {
+            let address = SocketAddr::new(*host, port);
+            let listener = patiently(|| Listener::tcp(address), io::ErrorKind::AddrInUse).map_err(|error| {
+                let advice = match error.kind() {
+                    io::ErrorKind::AddrInUse => {
+                        "if another program has that port, set AUTOAPPDEV_PORT (or --port) to another one"
+                    }
+                    _ => "is it an address of this machine? set AUTOAPPDEV_HOST (or --host) to one that is",
+                };
+                anyhow!("cannot listen on {address}: {error}; {advice}")
+            })?;
+            // Where the kernel picks the port, it is the same one at every address.
+            port = listener.address().map_or(port, |address| address.port());
+            listeners.push(listener);
+        }
+    }
+    if let Some(path) = &config.socket {
+        match patiently(|| Listener::unix(path), io::ErrorKind::AddrInUse) {
+            Ok(listener) => listeners.push(listener),
+            // Nobody asked for this one by name, and a file system without sockets, or a full one, is no reason not to serve.
+            Err(error) if *path == config.runtime_dir.join(SOCKET_DEFAULT) => {
+                eprintln!("autoappdev: no Unix socket at {}: {error}; clients use the address", path.display());
+            }
+            Err(error) => {
+                let advice = "set AUTOAPPDEV_SOCKET to a path that is free and that this user can write, or to off";
+                bail!("cannot listen on {}: {error}; {advice}", path.display());
+            }
+        }
+        KillPoint::ServerSocketBound.reach();
+    }
+    Ok(listeners)
+}
+
 /// Writes `server.json`. On a full disk the server serves without: what is asked by its address is answered.
-fn announce(info: ServerInfo, runtime_dir: &Path) -> bool {
+fn announce(info: &ServerInfo, runtime_dir: &Path) -> bool {
     match info.write(runtime_dir) {
         Ok(()) => true,
         Err(error) => {
@@ -154,7 +217,10 @@ fn own(runtime_dir: &Path) -> anyhow::Result<File> {
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
             let who = ServerInfo::read(runtime_dir).map_or_else(
                 || "another server, which is just beginning,".to_owned(),
-                |info| format!("the server with pid {} at http://{}/", info.pid, info.address),
+                |info| match info.address {
+                    Some(address) => format!("the server with pid {} at http://{address}/", info.pid),
+                    None => format!("the server with pid {}", info.pid),
+                },
             );
             bail!("{who} has {} already; use that one, or set AUTOAPPDEV_RUNTIME_DIR to another folder", runtime_dir.display())
         }

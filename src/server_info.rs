@@ -6,7 +6,7 @@
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -19,12 +19,19 @@ const NAME: &str = "server.json";
 const BYTES_MAX: u64 = 64 * 1024;
 
 /// Who serves, and where.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServerInfo {
     /// The server's process id.
     pub pid: u32,
-    /// Where it listens.
-    pub address: SocketAddr,
+    /// Where it listens: the first of its addresses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<SocketAddr>,
+    /// Further addresses.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub more_addresses: Vec<SocketAddr>,
+    /// Its Unix socket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub socket: Option<PathBuf>,
 }
 
 impl ServerInfo {
@@ -36,7 +43,7 @@ impl ServerInfo {
     }
 
     /// Writes it. On an error the one of the server before is gone all the same: it would send clients to where nobody is.
-    pub fn write(self, runtime_dir: &Path) -> io::Result<()> {
+    pub fn write(&self, runtime_dir: &Path) -> io::Result<()> {
         let written = self.try_to_write(runtime_dir);
         if written.is_err() {
             // On a full disk this makes the room that is needed.
@@ -46,8 +53,8 @@ impl ServerInfo {
         written
     }
 
-    fn try_to_write(self, runtime_dir: &Path) -> io::Result<()> {
-        let text = serde_json::to_vec(&self).expect("plain data");
+    fn try_to_write(&self, runtime_dir: &Path) -> io::Result<()> {
+        let text = serde_json::to_vec(self).expect("plain data");
         let temporary = runtime_dir.join(format!("{NAME}.new"));
         private_file().truncate(true).open(&temporary)?.write_all(&text)?;
         KillPoint::ServerInfoBeside.reach();
@@ -68,9 +75,17 @@ mod tests {
     fn it_reads_as_it_was_written_and_anything_else_is_none() {
         let dir = tempfile::tempdir().expect("a temp folder");
         assert_eq!(ServerInfo::read(dir.path()), None);
-        let info = ServerInfo { pid: 7, address: "127.0.0.1:9".parse().expect("an address") };
+        let info = ServerInfo {
+            pid: 7,
+            address: Some("127.0.0.1:9".parse().expect("an address")),
+            more_addresses: vec!["[::1]:9".parse().expect("an address")],
+            socket: Some("/r/server.sock".into()),
+        };
         info.write(dir.path()).expect("writes");
-        assert_eq!(ServerInfo::read(dir.path()), Some(info));
+        assert_eq!(ServerInfo::read(dir.path()), Some(info.clone()));
+        fs::write(dir.path().join(NAME), r#"{"pid":7,"address":"127.0.0.1:9"}"#).expect("writes");
+        let older = ServerInfo { more_addresses: Vec::new(), socket: None, ..info };
+        assert_eq!(ServerInfo::read(dir.path()), Some(older), "an older server's");
         fs::write(dir.path().join(NAME), "{\"pid\":7").expect("writes");
         assert_eq!(ServerInfo::read(dir.path()), None);
         ServerInfo::remove(dir.path()).expect("there");

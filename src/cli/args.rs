@@ -18,15 +18,16 @@ Exit codes:
   3  refused by the pipeline's state
   4  the server cannot be reached
 
-A client command finds the server that `autoappdev serve` in the same folder started: by AUTOAPPDEV_URL, else by \
-server.json in AUTOAPPDEV_RUNTIME_DIR, else by AUTOAPPDEV_HOST and AUTOAPPDEV_PORT.";
+A client command finds the server that `autoappdev serve` in the same folder started: by AUTOAPPDEV_URL, else by its \
+Unix socket (AUTOAPPDEV_SOCKET) and the address in server.json, both in AUTOAPPDEV_RUNTIME_DIR, else by AUTOAPPDEV_HOST and AUTOAPPDEV_PORT.";
 
 const URL_HELP: &str = "The server to ask, http://HOST:PORT [env: AUTOAPPDEV_URL] [default: the one of this folder]";
 
 const SETTINGS: &str = "\
 Settings come from flags, then the environment, then a .env file in this folder:
-  AUTOAPPDEV_HOST             --host
+  AUTOAPPDEV_HOST             --host; several addresses may be named, comma-separated
   AUTOAPPDEV_PORT, PORT       --port
+  AUTOAPPDEV_SOCKET           a Unix socket for this user alone; off: none [default: server.sock in the runtime directory]
   AUTOAPPDEV_RUNTIME_DIR      --runtime-dir
   DATABASE_URL                --database, as sqlite:<path>
   AUTOAPPDEV_PIPELINE_CWD     --root

@@ -3,13 +3,16 @@
 //! It never follows a redirect, asks no proxy and keeps no connection: a request reaches the named server or none. It knows
 //! nothing of the answers' meaning beside success, refusal and failure.
 
+use std::fmt;
 use std::io;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use ureq::Agent;
 
+use super::local;
 use crate::config::Endpoint;
 use crate::server_info::ServerInfo;
 
@@ -116,6 +119,24 @@ pub(super) struct Client {
     endpoint: Endpoint,
 }
 
+/// Where a server may be.
+#[derive(Debug, PartialEq, Eq)]
+enum Place {
+    /// At the other end of a Unix socket.
+    Socket(PathBuf),
+    /// At an address, as a URL without a path.
+    Address(String),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Socket(path) => path.display().fmt(formatter),
+            Self::Address(url) => url.fmt(formatter),
+        }
+    }
+}
+
 impl Client {
     pub(super) fn new(endpoint: Endpoint) -> Self {
         let settings = Agent::config_builder()
@@ -132,9 +153,9 @@ impl Client {
 
     /// Reads `path`.
     pub(super) fn get(&self, path: &str) -> Result<Answer, ClientError> {
-        self.ask(|base| {
+        self.ask(|agent, base| {
             let url = format!("{base}{path}");
-            let request = self.agent.get(url).header("connection", "close");
+            let request = agent.get(url).header("connection", "close");
             request.config().timeout_global(Some(READ_TIMEOUT)).build().call()
         })
     }
@@ -142,20 +163,27 @@ impl Client {
     /// Asks `path` to do something, and waits up to `timeout` for it to be so.
     pub(super) fn post(&self, path: &str, body: &serde_json::Value, timeout: Duration) -> Result<Answer, ClientError> {
         let body = body.to_string();
-        self.ask(|base| {
+        self.ask(|agent, base| {
             let url = format!("{base}{path}");
-            let request = self.agent.post(url).header("connection", "close").content_type("application/json");
+            let request = agent.post(url).header("connection", "close").content_type("application/json");
             request.config().timeout_global(Some(timeout)).build().send(&body)
         })
     }
 
     /// Sends to the first server that can be connected to. Where a connection was made no other is tried: an action may be
     /// asked once only.
-    fn ask(&self, send: impl Fn(&str) -> Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Result<Answer, ClientError> {
+    fn ask(
+        &self,
+        send: impl Fn(&Agent, &str) -> Result<ureq::http::Response<ureq::Body>, ureq::Error>,
+    ) -> Result<Answer, ClientError> {
         let mut url = String::new();
-        for base in self.bases() {
-            url = base;
-            match send(&url) {
+        for place in self.places() {
+            let answer = match &place {
+                Place::Socket(path) => send(&local::agent(self.agent.config().clone(), path), local::BASE),
+                Place::Address(base) => send(&self.agent, base),
+            };
+            url = place.to_string();
+            match answer {
                 Ok(response) => return read_answer(url, response),
                 Err(error) if is_unreached(&error) => {}
                 Err(error) => return Err(ClientError::NoAnswer { url, cause: error.to_string() }),
@@ -165,12 +193,19 @@ impl Client {
     }
 
     /// Where the server may be, the likeliest first. Asked anew for each request: a restarted server may have another port.
-    fn bases(&self) -> Vec<String> {
+    fn places(&self) -> Vec<Place> {
         match &self.endpoint {
-            Endpoint::Url(url) => vec![url.clone()],
-            Endpoint::Folder { address, runtime_dir } => {
-                let written = ServerInfo::read(runtime_dir).map(|info| info.address).filter(|written| written != address);
-                written.into_iter().chain([*address]).map(|address| format!("http://{address}")).collect()
+            Endpoint::Url(url) => vec![Place::Address(url.clone())],
+            Endpoint::Folder { socket, address, runtime_dir } => {
+                let written = ServerInfo::read(runtime_dir);
+                let written_socket = written.as_ref().and_then(|info| info.socket.clone());
+                let written_address = written.and_then(|info| info.address).filter(|written| written != address);
+                let sockets = written_socket.into_iter().chain(socket.clone());
+                let addresses = written_address.into_iter().chain([*address]);
+                let mut places: Vec<Place> = sockets.map(Place::Socket).collect();
+                places.dedup();
+                places.extend(addresses.map(|address| Place::Address(format!("http://{address}"))));
+                places
             }
         }
     }
@@ -190,6 +225,9 @@ fn is_unreached(error: &ureq::Error) -> bool {
                 | io::ErrorKind::NetworkDown
                 | io::ErrorKind::AddrNotAvailable
                 | io::ErrorKind::PermissionDenied
+                // There is no Unix socket there, or the folder is no folder.
+                | io::ErrorKind::NotFound
+                | io::ErrorKind::NotADirectory
         ),
         _ => false,
     }
@@ -232,19 +270,27 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let file = folder.path().join("server.json");
         let address = SocketAddr::from(([127, 0, 0, 1], 8788));
-        let bases = || Client::new(Endpoint::Folder { address, runtime_dir: folder.path().to_owned() }).bases();
-        assert_eq!(bases(), ["http://127.0.0.1:8788"]);
+        let endpoint = |socket: Option<&str>| Endpoint::Folder {
+            socket: socket.map(PathBuf::from),
+            address,
+            runtime_dir: folder.path().to_owned(),
+        };
+        let places = |socket| -> Vec<String> { Client::new(endpoint(socket)).places().iter().map(ToString::to_string).collect() };
+        let default = "http://127.0.0.1:8788";
+        assert_eq!(places(None), [default]);
+        assert_eq!(places(Some("/r/server.sock")), ["/r/server.sock", default]);
         fs::write(&file, r#"{"pid":1,"address":"127.0.0.1:4000"}"#).expect("written");
-        assert_eq!(bases(), ["http://127.0.0.1:4000", "http://127.0.0.1:8788"]);
-        assert_eq!(Client::new(Endpoint::Url("http://box".to_owned())).bases(), ["http://box"]);
-        fs::write(&file, r#"{"pid":1,"address":"[::1]:4000"}"#).expect("written");
-        assert_eq!(bases(), ["http://[::1]:4000", "http://127.0.0.1:8788"]);
-        fs::write(&file, r#"{"pid":1,"address":"127.0.0.1:8788"}"#).expect("written");
-        assert_eq!(bases(), ["http://127.0.0.1:8788"]);
+        assert_eq!(places(None), ["http://127.0.0.1:4000", default]);
+        fs::write(&file, r#"{"pid":1,"address":"[::1]:4000","socket":"/elsewhere"}"#).expect("written");
+        assert_eq!(places(Some("/r/server.sock")), ["/elsewhere", "/r/server.sock", "http://[::1]:4000", default]);
+        fs::write(&file, r#"{"pid":1,"address":"127.0.0.1:8788","socket":"/r/server.sock"}"#).expect("written");
+        assert_eq!(places(Some("/r/server.sock")), ["/r/server.sock", default]);
         for torn in [r#"{"pid":1,"addr"#, "", "[]", r#"{"address":"example.org:80"}"#] {
             fs::write(&file, torn).expect("written");
-            assert_eq!(bases(), ["http://127.0.0.1:8788"], "{torn}");
+            assert_eq!(places(None), [default], "{torn}");
         }
+        let named = Client::new(Endpoint::Url("http://box".to_owned()));
+        assert_eq!(named.places(), [Place::Address("http://box".to_owned())]);
     }
 
     #[test]

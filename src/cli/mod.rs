@@ -6,6 +6,7 @@
 
 mod args;
 mod client;
+mod local;
 mod logs;
 mod output;
 

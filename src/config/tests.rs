@@ -30,8 +30,9 @@ fn refusal(name: &str, value: &str) -> String {
 fn nothing_set_is_the_documented_default() {
     let config = resolve(&Flags::default(), &[], &[]).expect("defaults are right");
     let expected = Config {
-        host: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        hosts: vec![IpAddr::V4(Ipv4Addr::LOCALHOST)],
         port: 8788,
+        socket: Some("/srv/box/runtime/server.sock".into()),
         runtime_dir: "/srv/box/runtime".into(),
         database: "/srv/box/runtime/autoappdev.db".into(),
         pipeline_root: "/srv/box".into(),
@@ -44,7 +45,7 @@ fn nothing_set_is_the_documented_default() {
         log_run_bytes: 256 << 20,
     };
     assert_eq!(config, expected);
-    assert_eq!(config.address().to_string(), "127.0.0.1:8788");
+    assert_eq!(SocketAddr::new(config.hosts[0], config.port).to_string(), "127.0.0.1:8788");
 }
 
 #[test]
@@ -63,7 +64,7 @@ fn a_port_is_a_number_of_sixteen_bits() {
 #[test]
 fn only_loopback_is_listened_on() {
     for (text, host) in [("127.0.0.1", "127.0.0.1"), ("127.8.9.1", "127.8.9.1"), ("::1", "::1"), ("LocalHost", "127.0.0.1")] {
-        assert_eq!(good(HOST, text).host.to_string(), host);
+        assert_eq!(good(HOST, text).hosts, [host.parse::<IpAddr>().expect("an address")]);
     }
     for text in ["example.org", "127.0.0.1:80", "http://127.0.0.1", "[::1]"] {
         assert_eq!(refusal(HOST, text), "is not an address: a number such as 127.0.0.1 or ::1, or localhost");
@@ -265,7 +266,7 @@ fn every_flag_is_read_and_named_in_its_error() {
     };
     let env: Vec<_> = NAMES.iter().map(|&name| (name, "")).collect();
     let config = resolve(&flags, &env, &[]).expect("all right");
-    assert_eq!(config.address().to_string(), "[::1]:1");
+    assert_eq!(SocketAddr::new(config.hosts[0], config.port).to_string(), "[::1]:1");
     assert_eq!(config.runtime_dir, Path::new("/srv/box/r"));
     assert_eq!(config.database, Path::new("/srv/box/d.db"));
     assert_eq!(config.pipeline_root, Path::new("/srv/box/root"));
@@ -284,10 +285,25 @@ fn an_error_says_that_the_value_stands_in_dotenv() {
 }
 
 #[test]
+fn several_addresses_and_a_socket_can_be_named() {
+    let hosts = |text| good(HOST, text).hosts.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(hosts("127.0.0.1, ::1,,127.0.0.1"), ["127.0.0.1", "::1"]);
+    assert_eq!(refusal(HOST, ","), "names no address");
+    assert_eq!(good(SOCKET, "off").socket, None);
+    assert_eq!(good(SOCKET, "a.sock").socket, Some("/srv/box/a.sock".into()));
+    assert_eq!(good(SOCKET, "/run/a.sock").socket, Some("/run/a.sock".into()));
+    assert_eq!(good(RUNTIME_DIR, "/r").socket, Some("/r/server.sock".into()), "it goes where the rest goes");
+}
+
+#[test]
 fn a_client_reads_only_what_finds_the_server() {
     let find = |env: &[(&str, &str)]| Endpoint::resolve(lookup(env), &[], Path::new(CWD));
     let found = find(&[(PORT, "9000"), (RUNTIME_DIR, "r"), (GRACE, "wrong"), (DATABASE_URL, "postgres://h/d")]);
-    let expected = Endpoint::Folder { address: SocketAddr::from(([127, 0, 0, 1], 9000)), runtime_dir: "/srv/box/r".into() };
+    let expected = Endpoint::Folder {
+        socket: Some("/srv/box/r/server.sock".into()),
+        address: SocketAddr::from(([127, 0, 0, 1], 9000)),
+        runtime_dir: "/srv/box/r".into(),
+    };
     assert_eq!(found, Ok(expected), "what is wrong does not matter here");
     assert!(find(&[(PORT, "x")]).is_err());
 

@@ -1,9 +1,11 @@
 //! One connection, on its own thread: read a request, have it answered, write the answer, again.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rouille::{Request, Response};
@@ -11,6 +13,7 @@ use time::OffsetDateTime;
 use time::macros::format_description;
 
 use super::head::{self, BODY_BYTES_MAX, Broken, Framing, Head};
+use super::listener::Stream;
 use super::server::Seat;
 
 /// How long a connection may wait for its next request.
@@ -19,7 +22,7 @@ const IDLE_LIMIT: Duration = Duration::from_mins(1);
 const HEAD_LIMIT: Duration = Duration::from_secs(10);
 /// How long a body may take.
 const BODY_LIMIT: Duration = Duration::from_secs(30);
-/// How long a client may not read what is written to it.
+/// How long a client may take to read what is written at once, [`ONE_WRITE_BYTES`] at most.
 const WRITE_LIMIT: Duration = Duration::from_secs(15);
 
 /// What is read at a time, in bytes.
@@ -47,14 +50,14 @@ impl From<io::Error> for End {
 }
 
 /// Serves until either side ends it.
-pub(super) fn serve(stream: &TcpStream, from: SocketAddr, seat: &Seat) {
-    let mut wire = Wire { stream, unread: Vec::new(), limit: None };
-    if stream.set_write_timeout(Some(WRITE_LIMIT)).is_err() {
+pub(super) fn serve(stream: &Arc<Stream>, from: SocketAddr, seat: &Arc<Seat>) {
+    let mut wire = Wire { stream, seat, unread: Vec::new(), limit: None };
+    if stream.set_write_timeout(WRITE_LIMIT).is_err() {
         return;
     }
     loop {
         seat.waits();
-        if seat.shared().is_stopping() {
+        if seat.is_stopping() {
             return;
         }
         let read = wire.read_request();
@@ -65,7 +68,7 @@ pub(super) fn serve(stream: &TcpStream, from: SocketAddr, seat: &Seat) {
             Err(End::Refused(broken, head)) => {
                 let method = head.as_ref().map(|head| head.method.clone());
                 let request = head.map(|head| head.into_request(from, Vec::new()));
-                let response = seat.shared().handler.refuse(&broken, request.as_ref());
+                let response = seat.handler().refuse(&broken, request.as_ref());
                 if wire.write(response, method.as_deref() == Some("HEAD"), false, false).is_ok() {
                     // Gives way to a newcomer like any other that nothing is done for.
                     seat.waits();
@@ -75,9 +78,17 @@ pub(super) fn serve(stream: &TcpStream, from: SocketAddr, seat: &Seat) {
             }
         };
         let (is_head, is_http_1_0, keep_alive) = (head.method == "HEAD", head.is_http_1_0, head.keep_alive);
+        let asks_to_upgrade = head.asks_to_upgrade;
         let request = head.into_request(from, body);
-        let response = answer(seat, &request);
-        let keep_alive = keep_alive && !seat.shared().is_stopping();
+        let mut response = answer(seat, &request);
+        if let Some(mut upgrade) = response.upgrade.take().filter(|_| asks_to_upgrade) {
+            if wire.write_upgrade(&response).is_ok() {
+                let unread = io::Cursor::new(wire.unread);
+                upgrade.build(Box::new(Upgraded { unread, stream: stream.clone(), _seat: seat.clone() }));
+            }
+            return;
+        }
+        let keep_alive = keep_alive && !seat.is_stopping();
         match wire.write(response, is_head, is_http_1_0, keep_alive) {
             Ok(true) => {}
             Ok(false) | Err(_) => return,
@@ -87,7 +98,7 @@ pub(super) fn serve(stream: &TcpStream, from: SocketAddr, seat: &Seat) {
 
 /// Calls the handler. A panic in it is an answer too, and the connection goes on.
 fn answer(seat: &Seat, request: &Request) -> Response {
-    let handler = &seat.shared().handler;
+    let handler = seat.handler();
     catch_unwind(AssertUnwindSafe(|| handler.handle(request))).unwrap_or_else(|_| {
         ::log::error!("a fault of ours: {} {} panicked", request.method(), request.raw_url());
         handler.refuse(&Broken::Fault, Some(request))
@@ -96,7 +107,8 @@ fn answer(seat: &Seat, request: &Request) -> Response {
 
 /// A stream with what was read from it too early.
 struct Wire<'a> {
-    stream: &'a TcpStream,
+    stream: &'a Stream,
+    seat: &'a Seat,
     unread: Vec<u8>,
     /// The read time-out that is set, so that it is set again only when another is wanted: it costs a system call.
     limit: Option<Duration>,
@@ -150,7 +162,8 @@ impl Wire<'_> {
 
     fn say_continue(&mut self, head: &Head) -> io::Result<()> {
         if head.expects_continue && self.unread.is_empty() {
-            self.stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
+            self.send(b"HTTP/1.1 100 Continue\r\n\r\n")?;
+            self.seat.waits();
         }
         Ok(())
     }
@@ -228,7 +241,7 @@ impl Wire<'_> {
     /// Reads what there is, waiting at most `limit` for the first of it. 0 at the end.
     fn read_more(&mut self, limit: Duration) -> Result<usize, End> {
         if self.limit != Some(limit) {
-            self.stream.set_read_timeout(Some(limit))?;
+            self.stream.set_read_timeout(limit)?;
             self.limit = Some(limit);
         }
         let mut buffer = [0; READ_BYTES];
@@ -259,16 +272,7 @@ impl Wire<'_> {
         let mut out = Vec::with_capacity(512 + length.unwrap_or(0).min(ONE_WRITE_BYTES));
         let mut text = String::with_capacity(512);
         let _never_fails = write!(text, "HTTP/1.1 {status_code} {}\r\nDate: {}\r\n", reason(status_code), date());
-        for (name, value) in &headers {
-            // These are this function's own to say.
-            let is_framing = ["content-length", "transfer-encoding", "connection", "date"]
-                .iter()
-                .any(|framing| name.eq_ignore_ascii_case(framing));
-            // A line break in a value would let data speak as headers.
-            if !is_framing && !name.bytes().chain(value.bytes()).any(|byte| matches!(byte, b'\r' | b'\n' | 0)) {
-                let _never_fails = write!(text, "{name}: {value}\r\n");
-            }
-        }
+        push_fields(&mut text, &headers);
         if let (true, Some(length)) = (has_body, length) {
             let _never_fails = write!(text, "Content-Length: {length}\r\n");
         } else if is_chunked {
@@ -283,14 +287,14 @@ impl Wire<'_> {
         out.extend_from_slice(text.as_bytes());
 
         if !has_body || is_head {
-            self.stream.write_all(&out)?;
+            self.send(&out)?;
         } else if let Some(length) = length {
             let mut left = length;
             loop {
                 let wanted = left.min(ONE_WRITE_BYTES.saturating_sub(out.len()).max(READ_BYTES));
                 let read = reader.by_ref().take(wanted as u64).read_to_end(&mut out)?;
                 left -= read;
-                self.stream.write_all(&out)?;
+                self.send(&out)?;
                 out.clear();
                 if left == 0 {
                     break;
@@ -301,7 +305,7 @@ impl Wire<'_> {
                 }
             }
         } else {
-            self.stream.write_all(&out)?;
+            self.send(&out)?;
             let mut piece = vec![0; READ_BYTES];
             loop {
                 let count = reader.read(&mut piece)?;
@@ -309,9 +313,9 @@ impl Wire<'_> {
                     let mut chunk = format!("{count:x}\r\n").into_bytes();
                     chunk.extend_from_slice(&piece[..count]);
                     chunk.extend_from_slice(b"\r\n");
-                    self.stream.write_all(&chunk)?;
+                    self.send(&chunk)?;
                 } else {
-                    self.stream.write_all(&piece[..count])?;
+                    self.send(&piece[..count])?;
                 }
                 if count == 0 {
                     break;
@@ -321,9 +325,43 @@ impl Wire<'_> {
         Ok(keep_alive)
     }
 
+    /// Writes all of it, or fails once the client has not taken it in time.
+    fn send(&self, mut bytes: &[u8]) -> io::Result<()> {
+        self.seat.writes();
+        let deadline = Instant::now() + WRITE_LIMIT;
+        let mut stream = self.stream;
+        let mut is_slow = false;
+        while !bytes.is_empty() {
+            match stream.write(bytes) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => bytes = &bytes[count..],
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+            // The kernel's time-out is one of a call: who takes a byte now and then would never meet it.
+            if !bytes.is_empty() {
+                let left = deadline.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    return Err(io::ErrorKind::TimedOut.into());
+                }
+                stream.set_write_timeout(left)?;
+                is_slow = true;
+            }
+        }
+        if is_slow { stream.set_write_timeout(WRITE_LIMIT) } else { Ok(()) }
+    }
+
+    /// Tells the client that from here on another protocol is spoken (RFC 9110, section 7.8).
+    fn write_upgrade(&mut self, response: &Response) -> io::Result<()> {
+        let mut text = format!("HTTP/1.1 101 Switching Protocols\r\nDate: {}\r\nConnection: Upgrade\r\n", date());
+        push_fields(&mut text, &response.headers);
+        text.push_str("\r\n");
+        self.send(text.as_bytes())
+    }
+
     fn linger(&mut self) {
         // All of this is best effort: the answer is out, the rest is courtesy.
-        if self.stream.shutdown(std::net::Shutdown::Write).is_err() {
+        if self.stream.shutdown(Shutdown::Write).is_err() {
             return;
         }
         let deadline = Instant::now() + LINGER_LIMIT;
@@ -345,6 +383,46 @@ impl End {
             Self::Silent => Self::Silent,
             Self::Refused(broken, _) => Self::Refused(broken, Some(Box::new(head.clone()))),
         }
+    }
+}
+
+/// Appends the fields that a handler may say.
+fn push_fields(text: &mut String, fields: &[(Cow<'static, str>, Cow<'static, str>)]) {
+    for (name, value) in fields {
+        // These are the connection's own to say.
+        let is_framing = ["content-length", "transfer-encoding", "connection", "date"]
+            .iter()
+            .any(|framing| name.eq_ignore_ascii_case(framing));
+        // A line break in a value would let data speak as headers.
+        if !is_framing && !name.bytes().chain(value.bytes()).any(|byte| matches!(byte, b'\r' | b'\n' | 0)) {
+            let _never_fails = write!(text, "{name}: {value}\r\n");
+        }
+    }
+}
+
+/// A connection that speaks another protocol now: what was read too early, then the stream. It keeps its seat.
+struct Upgraded {
+    unread: io::Cursor<Vec<u8>>,
+    stream: Arc<Stream>,
+    _seat: Arc<Seat>,
+}
+
+impl Read for Upgraded {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self.unread.read(buffer)? {
+            0 => (&*self.stream).read(buffer),
+            count => Ok(count),
+        }
+    }
+}
+
+impl Write for Upgraded {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        (&*self.stream).write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

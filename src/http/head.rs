@@ -50,6 +50,7 @@ pub(super) enum Framing {
 
 /// A head, read whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is something that a client says or does not, whatever else it says")]
 pub(super) struct Head {
     pub(super) method: String,
     pub(super) target: String,
@@ -59,6 +60,8 @@ pub(super) struct Head {
     /// Whether the client waits for a word before it sends the body.
     pub(super) expects_continue: bool,
     pub(super) keep_alive: bool,
+    /// Whether another protocol may be spoken after the answer.
+    pub(super) asks_to_upgrade: bool,
     /// An HTTP/1.0 client understands no chunked coding.
     pub(super) is_http_1_0: bool,
 }
@@ -108,6 +111,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Option<(usize, Head)>, Broken> {
         framing: read.framing(is_http_1_0),
         expects_continue: read.expects_continue == Some(true) && !is_http_1_0,
         keep_alive: read.keep_alive.unwrap_or(!is_http_1_0),
+        asks_to_upgrade: read.asks_to_upgrade && !is_http_1_0,
         is_http_1_0,
     };
     if read.hosts > 1 || (read.hosts == 0 && !is_http_1_0) {
@@ -139,6 +143,7 @@ struct Fields {
     /// False where something else is expected.
     expects_continue: Option<bool>,
     keep_alive: Option<bool>,
+    asks_to_upgrade: bool,
     hosts: usize,
     host: String,
 }
@@ -169,6 +174,8 @@ impl Fields {
                     self.keep_alive = Some(false);
                 } else if option.eq_ignore_ascii_case(b"keep-alive") {
                     self.keep_alive = self.keep_alive.or(Some(true));
+                } else if option.eq_ignore_ascii_case(b"upgrade") {
+                    self.asks_to_upgrade = true;
                 }
             }
         } else if name.eq_ignore_ascii_case("host") {

@@ -8,6 +8,7 @@ mod error;
 mod guard;
 mod head;
 mod input;
+mod listener;
 mod page;
 mod server;
 
@@ -27,7 +28,8 @@ use crate::supervisor::{Ask, Handle, Published};
 use error::ApiError;
 pub use guard::Guard;
 pub use head::{BODY_BYTES_MAX, Broken};
-pub use server::{Handler, Server};
+pub use listener::{Listener, Reach};
+pub use server::{Entrance, Handler, Probe, Server};
 
 /// The version of the HTTP contract.
 const API_VERSION: u32 = 1;

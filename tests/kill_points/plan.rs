@@ -107,7 +107,7 @@ pub(crate) const fn plan(point: KillPoint) -> Plan {
     use KillPoint as P;
     use Scene as S;
     match point {
-        P::ServerDirectoryOwned => server(S::BootOnRun, Paused, Lost),
+        P::ServerDirectoryOwned | P::ServerSocketBound => server(S::BootOnRun, Paused, Lost),
         P::ServerDatabaseOwnerCleared => server(S::MovedDatabase, Nothing, Nothing),
         P::ServerDatabaseMade | P::ServerDatabaseMigrated => server(S::FirstBoot, Nothing, Nothing),
         P::ServerDatabaseOpened | P::ServerJournalRecorded | P::ServerRunAdopted => server(S::BootOnRun, Paused, Lost),

@@ -1,0 +1,302 @@
+//! Where clients come in: TCP on either kind of address, a Unix socket, or a socket that the service manager holds. And what comes
+//! out of it: a stream that reads, writes and ends the same whatever it is.
+
+use std::fs;
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use listenfd::ListenFd;
+use rustix::fs::Mode;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
+use crate::socket_path::SocketPath;
+
+/// How many connections may wait to be accepted; the kernel takes less where `net.core.somaxconn` is less.
+const BACKLOG: i32 = 4096;
+
+/// What a client of a Unix socket has for an address: it has none, and comes from this machine.
+const NO_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+
+/// Who can reach a listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// This user alone, and root: a Unix socket that nobody else may write.
+    Owner,
+    /// Everybody on this machine, web pages in its browsers among them.
+    Machine,
+    /// Other machines.
+    Network,
+}
+
+/// A listening socket.
+#[derive(Debug)]
+pub struct Listener {
+    socket: Socket,
+    reach: Reach,
+}
+
+#[derive(Debug)]
+enum Socket {
+    Tcp(TcpListener, SocketAddr),
+    /// With its file where it is this server's to remove.
+    Unix(UnixListener, Option<PathBuf>),
+}
+
+impl Listener {
+    /// Listens on an address; port 0 lets the kernel pick one.
+    pub fn tcp(address: SocketAddr) -> io::Result<Self> {
+        Self::from_tcp(TcpListener::bind(address)?)
+    }
+
+    fn from_tcp(listener: TcpListener) -> io::Result<Self> {
+        let address = listener.local_addr()?;
+        listener.set_nonblocking(true)?;
+        let reach = if address.ip().to_canonical().is_loopback() { Reach::Machine } else { Reach::Network };
+        Ok(Self { socket: Socket::Tcp(listener, address), reach })
+    }
+
+    /// Listens on a Unix socket at `path`, which only this user may use. One that a killed server left is taken away.
+    ///
+    /// # Errors
+    /// `AddrInUse` where somebody answers at it, or where something else has that name.
+    pub fn unix(path: &Path) -> io::Result<Self> {
+        let place = SocketPath::open(path)?;
+        let bind = || -> io::Result<UnixListener> {
+            let socket = rustix::net::socket_with(
+                AddressFamily::UNIX,
+                SocketType::STREAM,
+                SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+                None,
+            )?;
+            // The file gets the mode that the socket has: there is no moment in which it is open to others (`unix(7)`).
+            rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
+            rustix::net::bind(&socket, &SocketAddrUnix::new(place.address())?)?;
+            rustix::net::listen(&socket, BACKLOG)?;
+            Ok(UnixListener::from(socket))
+        };
+        let listener = match bind() {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                let is_socket = fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
+                let is_left_over =
+                    is_socket && place.connect().is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
+                if !is_left_over {
+                    return Err(error);
+                }
+                fs::remove_file(path)?;
+                bind()?
+            }
+            other => other?,
+        };
+        Ok(Self { socket: Socket::Unix(listener, Some(path.to_owned())), reach: Reach::Owner })
+    }
+
+    /// The sockets that the service manager holds for this process (`LISTEN_FDS`, `sd_listen_fds(3)`), none where it holds none.
+    pub fn inherited() -> io::Result<Vec<Self>> {
+        let mut held = ListenFd::from_env();
+        let mut listeners = Vec::new();
+        for index in 0..held.len() {
+            // A socket that is not TCP is asked for as the other kind, and refused there by name if it is neither.
+            let listener = match held.take_tcp_listener(index) {
+                Ok(Some(listener)) => Self::from_tcp(listener)?,
+                Ok(None) => continue,
+                Err(_) => match held.take_unix_listener(index)? {
+                    Some(listener) => Self::from_unix(listener)?,
+                    None => continue,
+                },
+            };
+            listeners.push(listener);
+        }
+        Ok(listeners)
+    }
+
+    fn from_unix(listener: UnixListener) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        // Its file has the mode that the unit gave it, which is 0666 where that says nothing (`systemd.socket(5)`, `SocketMode=`).
+        let found = listener.local_addr()?.as_pathname().map(fs::metadata).transpose()?;
+        let is_private = found
+            .is_some_and(|found| found.mode() & 0o022 == 0 && [rustix::process::geteuid().as_raw(), 0].contains(&found.uid()));
+        Ok(Self { socket: Socket::Unix(listener, None), reach: if is_private { Reach::Owner } else { Reach::Network } })
+    }
+
+    /// Who can reach it.
+    pub fn reach(&self) -> Reach {
+        self.reach
+    }
+
+    /// The address, where it has one.
+    pub fn address(&self) -> Option<SocketAddr> {
+        match &self.socket {
+            Socket::Tcp(_, address) => Some(*address),
+            Socket::Unix(..) => None,
+        }
+    }
+
+    /// By which way this server reaches itself here.
+    pub(super) fn way_in(&self) -> io::Result<WayIn> {
+        match &self.socket {
+            Socket::Tcp(_, address) => {
+                let mut address = *address;
+                match address.ip() {
+                    IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
+                    IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
+                    IpAddr::V4(_) | IpAddr::V6(_) => {}
+                }
+                Ok(WayIn::Tcp(address))
+            }
+            Socket::Unix(_, Some(path)) => Ok(WayIn::Unix(path.clone())),
+            Socket::Unix(listener, None) => {
+                let path = listener.local_addr()?.as_pathname().map(Path::to_owned);
+                path.map(WayIn::Unix).ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
+            }
+        }
+    }
+
+    /// Takes the next connection. Never waits for one.
+    pub(super) fn accept(&self) -> io::Result<(Stream, SocketAddr)> {
+        match &self.socket {
+            Socket::Tcp(listener, _) => {
+                let (stream, from) = listener.accept()?;
+                stream.set_nonblocking(false)?;
+                // An answer is one write; waiting for more to send would only delay it.
+                stream.set_nodelay(true)?;
+                Ok((Stream::Tcp(stream), SocketAddr::new(from.ip().to_canonical(), from.port())))
+            }
+            Socket::Unix(listener, _) => {
+                let (stream, _) = listener.accept()?;
+                stream.set_nonblocking(false)?;
+                Ok((Stream::Unix(stream), NO_ADDRESS))
+            }
+        }
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match &self.socket {
+            Socket::Tcp(listener, _) => listener.as_fd(),
+            Socket::Unix(listener, _) => listener.as_fd(),
+        }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if let Socket::Unix(_, Some(path)) = &self.socket {
+            // One that stays is taken away by the next server.
+            let _stays = fs::remove_file(path);
+        }
+    }
+}
+
+/// The other side of a listener.
+#[derive(Clone, Debug)]
+pub(super) enum WayIn {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+impl WayIn {
+    pub(super) fn connect(&self, limit: Duration) -> io::Result<Stream> {
+        match self {
+            Self::Tcp(address) => TcpStream::connect_timeout(address, limit).map(Stream::Tcp),
+            Self::Unix(path) => SocketPath::open(path)?.connect().map(Stream::Unix),
+        }
+    }
+}
+
+/// A connection's two directions.
+#[derive(Debug)]
+pub(super) enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Stream {
+    pub(super) fn set_read_timeout(&self, limit: Duration) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.set_read_timeout(Some(limit)),
+            Self::Unix(stream) => stream.set_read_timeout(Some(limit)),
+        }
+    }
+
+    pub(super) fn set_write_timeout(&self, limit: Duration) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.set_write_timeout(Some(limit)),
+            Self::Unix(stream) => stream.set_write_timeout(Some(limit)),
+        }
+    }
+
+    pub(super) fn shutdown(&self, how: Shutdown) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.shutdown(how),
+            Self::Unix(stream) => stream.shutdown(how),
+        }
+    }
+}
+
+impl Read for &Stream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Stream::Tcp(stream) => (&mut &*stream).read(buffer),
+            Stream::Unix(stream) => (&mut &*stream).read(buffer),
+        }
+    }
+}
+
+impl Write for &Stream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Stream::Tcp(stream) => (&mut &*stream).write(bytes),
+            Stream::Unix(stream) => (&mut &*stream).write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_unix_socket_is_this_users_alone_and_leaves_with_its_listener() {
+        let dir = tempfile::tempdir().expect("a temp folder");
+        let path = dir.path().join("d".repeat(200)).join("s.sock");
+        fs::create_dir(path.parent().expect("has one")).expect("creates");
+        let listener = Listener::unix(&path).expect("binds, however long its path is");
+        assert_eq!(fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o600);
+        assert_eq!((listener.reach(), listener.address()), (Reach::Owner, None));
+        assert_eq!(Listener::unix(&path).expect_err("somebody answers there").kind(), io::ErrorKind::AddrInUse);
+        drop(listener);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn what_a_killed_server_left_is_taken_and_anything_else_is_not() {
+        let dir = tempfile::tempdir().expect("a temp folder");
+        let path = dir.path().join("s.sock");
+        drop(UnixListener::bind(&path).expect("binds"));
+        assert!(path.exists(), "std leaves it, as a killed server does");
+        drop(Listener::unix(&path).expect("takes its place"));
+        fs::write(&path, "precious").expect("writes");
+        assert_eq!(Listener::unix(&path).expect_err("a file").kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(fs::read(&path).expect("there"), b"precious");
+    }
+
+    #[test]
+    fn an_address_says_who_can_reach_it() {
+        for (address, reach) in [("127.0.0.1:0", Reach::Machine), ("127.9.9.9:0", Reach::Machine)] {
+            let listener = Listener::tcp(address.parse().expect("an address")).expect("binds");
+            assert_eq!(listener.reach(), reach);
+            assert_ne!(listener.address().expect("has one").port(), 0);
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! What the service manager that started this server is told: that it serves, that it stops, and that it is alive.
+//!
+//! Level 1. Where none asked to be told (`NOTIFY_SOCKET`, `WATCHDOG_USEC`; `sd_notify(3)`) nothing is done and nobody wakes up.
+
+use std::io;
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+
+/// The server answers requests.
+pub fn tell_ready(status: &str) {
+    tell(&[NotifyState::Ready, NotifyState::Status(status)]);
+}
+
+/// The server has begun to stop.
+pub fn tell_stopping() {
+    tell(&[NotifyState::Stopping]);
+}
+
+fn tell(what: &[NotifyState<'_>]) {
+    // It finds out by itself what it was not told: that a process ended, or that a watchdog was not fed.
+    if let Err(error) = sd_notify::notify(what) {
+        ::log::warn!("cannot tell the service manager: {error}");
+    }
+}
+
+/// Feeds the service manager's watchdog for as long as it lives.
+#[derive(Debug)]
+pub struct Watchdog {
+    end: Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+impl Watchdog {
+    /// Begins to feed it where there is one. Before each feeding `answers` is asked whether the server does; it may take the time it is
+    /// given, and not more.
+    pub fn start(answers: impl Fn(Duration) -> bool + Send + 'static) -> io::Result<Option<Self>> {
+        let Some(limit) = sd_notify::watchdog_enabled() else { return Ok(None) };
+        let (end, ended) = mpsc::channel();
+        let feed = move || {
+            let mut was_fed = true;
+            loop {
+                // Half of the time is what `sd_watchdog_enabled(3)` advises; the answer has half of what is left.
+                let is_fed = answers(limit / 4);
+                if is_fed {
+                    tell(&[NotifyState::Watchdog]);
+                } else if was_fed {
+                    ::log::error!(
+                        "no answer to a request of our own: the watchdog is not fed, and the service manager ends this server"
+                    );
+                }
+                was_fed = is_fed;
+                if ended.recv_timeout(limit / 2) != Err(RecvTimeoutError::Timeout) {
+                    break;
+                }
+            }
+        };
+        let thread = thread::Builder::new().name("watchdog".to_owned()).spawn(feed)?;
+        Ok(Some(Self { end, thread }))
+    }
+
+    /// Stops feeding it.
+    pub fn stop(self) {
+        drop(self.end);
+        // It has nothing to say.
+        let _ended = self.thread.join();
+    }
+}

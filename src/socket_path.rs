@@ -1,0 +1,41 @@
+//! Unix sockets by paths of any length.
+//!
+//! Level 0. An address holds at most 107 bytes (`unix(7)`) and a path can be longer, so that it goes by way of its open directory.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+/// A socket's place, whether there is one or not.
+#[derive(Debug)]
+pub struct SocketPath {
+    dir: File,
+    name: OsString,
+}
+
+impl SocketPath {
+    /// Opens the directory that it lies in.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_owned();
+        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        Ok(Self { dir: File::open(dir)?, name })
+    }
+
+    /// A path for `bind(2)` and `connect(2)`, good for as long as this lives.
+    pub fn address(&self) -> PathBuf {
+        Path::new("/proc/self/fd").join(self.dir.as_raw_fd().to_string()).join(&self.name)
+    }
+
+    /// Binds it and listens.
+    pub fn bind(&self) -> io::Result<UnixListener> {
+        UnixListener::bind(self.address())
+    }
+
+    /// Connects to who listens there.
+    pub fn connect(&self) -> io::Result<UnixStream> {
+        UnixStream::connect(self.address())
+    }
+}

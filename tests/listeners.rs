@@ -1,0 +1,227 @@
+//! The ways in: addresses of both kinds, the Unix socket, sockets of the service manager, and what that is told.
+
+mod support;
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+use std::path::Path;
+use std::process::Command;
+
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
+use support::{DEADLINE, Place, signal, until, until_true};
+
+/// One request on a stream of its own; status and body.
+fn ask<S: Read + Write>(mut stream: S, request_line: &str, host: &str) -> (u16, String) {
+    write!(stream, "{request_line} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n").expect("sends");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer, then the end");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+    (head[9..12].parse().expect("a status"), body.to_owned())
+}
+
+fn ask_socket(path: &Path, request_line: &str) -> (u16, String) {
+    let stream = UnixStream::connect(path).expect("connects");
+    stream.set_read_timeout(Some(DEADLINE)).expect("ours");
+    ask(stream, request_line, "localhost")
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).expect("there").permissions().mode() & 0o777
+}
+
+#[test]
+fn both_kinds_of_address_answer_at_one_port() {
+    if TcpListener::bind("[::1]:0").is_err() {
+        eprintln!("NOT RUN: this machine has no IPv6 on loopback");
+        return;
+    }
+    let mut place = Place::new();
+    place.set_env("AUTOAPPDEV_HOST", "127.0.0.1,::1");
+    place.start_server();
+    let port = place.port();
+    for (address, host) in [("127.0.0.1", "127.0.0.1"), ("::1", "[::1]")] {
+        let stream = TcpStream::connect((address, port)).expect("connects");
+        let (status, body) = ask(stream, "GET /api/pipeline", &format!("{host}:{port}"));
+        assert!(status == 200 && body.contains("\"state\":\"stopped\""), "{address}: {body}");
+    }
+    let (code, said) = place.stop_server_and_listen();
+    assert_eq!(code, 0);
+    assert!(said.starts_with(&format!("autoappdev also listens on http://[::1]:{port}/\n")), "{said}");
+}
+
+#[test]
+fn the_unix_socket_is_its_owners_and_the_client_commands_use_it_by_themselves() {
+    let mut place = Place::serving("sleep.sh");
+    let path = place.runtime().join("server.sock");
+    assert_eq!(mode(&path), 0o600);
+    assert_eq!(ask_socket(&path, "GET /api/pipeline").0, 200);
+    let (status, body) = ask_socket(&path, "POST /api/pipeline/start");
+    assert!(status == 200 && body.contains("\"ok\":true"), "{body}");
+    // No address leads to it: neither the one that is written down, nor the one that is set.
+    let elsewhere = TcpListener::bind("127.0.0.1:0").expect("binds").local_addr().expect("has one").port().to_string();
+    place.set_env("AUTOAPPDEV_PORT", &elsewhere);
+    fs::remove_file(place.runtime().join("server.json")).expect("there");
+    let (code, out, err) = place.client(&["status"]);
+    assert!(code == 0 && out.contains("running"), "{out}{err}");
+    let (code, out, err) = place.client(&["stop"]);
+    assert_eq!(code, 0, "{out}{err}");
+    place.unset_env("AUTOAPPDEV_PORT");
+
+    place.kill_server();
+    assert!(path.exists(), "a killed server leaves it");
+    place.start_server();
+    assert_eq!((mode(&path), ask_socket(&path, "GET /api/pipeline").0), (0o600, 200));
+    assert_eq!(place.stop_server(), 0);
+    assert!(!path.exists(), "nothing is left behind");
+}
+
+#[test]
+fn the_socket_is_where_it_is_wanted_or_nowhere() {
+    let mut place = Place::new();
+    let path = place.folder().join("d".repeat(150)).join("door.sock");
+    fs::create_dir(path.parent().expect("has one")).expect("creates");
+    place.set_env("AUTOAPPDEV_SOCKET", path.to_str().expect("text"));
+    place.start_server();
+    assert_eq!(mode(&path), 0o600);
+    assert!(!place.runtime().join("server.sock").exists());
+    assert_eq!(place.client(&["status"]).0, 0);
+    // One that only knows the folder learns it from there.
+    place.unset_env("AUTOAPPDEV_SOCKET");
+    let announced = fs::read_to_string(place.runtime().join("server.json")).expect("there");
+    assert!(announced.contains("door.sock"), "{announced}");
+    assert_eq!(place.stop_server(), 0);
+
+    place.set_env("AUTOAPPDEV_SOCKET", "off");
+    place.start_server();
+    assert!(!place.runtime().join("server.sock").exists());
+    assert_eq!(place.client(&["status"]).0, 0, "by the address");
+    assert_eq!(place.stop_server(), 0);
+
+    place.unset_env("AUTOAPPDEV_SOCKET");
+    let _somebody = UnixListener::bind(place.folder().join("taken.sock")).expect("binds");
+    fs::write(place.folder().join("file"), "precious").expect("writes");
+    for name in ["taken.sock", "file", "missing/s.sock"] {
+        let said = place.refused_server(("AUTOAPPDEV_SOCKET", name));
+        assert!(said.contains(name) && said.contains("set AUTOAPPDEV_SOCKET to"), "{said}");
+    }
+    assert_eq!(fs::read(place.folder().join("file")).expect("there"), b"precious");
+}
+
+#[test]
+fn what_stands_in_the_sockets_place_does_not_keep_the_server_from_serving() {
+    let mut place = Place::new();
+    fs::create_dir_all(place.runtime().join("server.sock")).expect("creates");
+    place.start_server();
+    assert_eq!(place.get("/api/pipeline").status, 200);
+    assert!(place.server_log().contains("no Unix socket at"), "{}", place.server_log());
+    assert_eq!(place.client(&["status"]).0, 0, "by the address");
+    assert_eq!(place.stop_server(), 0);
+    assert!(place.runtime().join("server.sock").is_dir());
+}
+
+#[test]
+fn the_service_managers_sockets_are_served_instead_of_the_configured_address() {
+    let mut place = Place::new();
+    place.compile("activate");
+    place.script("environment.sh", "#!/bin/sh\nenv\n");
+    let own = place.folder().join("private.sock");
+    let server = place.command();
+    let mut command = Command::new(place.root().join("activate"));
+    command.args(["tcp", &format!("unix={}:600", own.display()), "--"]).arg(server.get_program());
+    for (name, value) in server.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    command.current_dir(place.folder()).env("AUTOAPPDEV_PIPELINE_SCRIPT", "environment.sh");
+    // Nobody could listen there: it is not tried.
+    command.env("AUTOAPPDEV_PORT", "1").env("AUTOAPPDEV_HOST", "127.0.0.1");
+    place.start_server_with(command);
+    assert_eq!(place.get("/api/pipeline").status, 200);
+    assert_eq!(ask_socket(&own, "GET /api/pipeline").0, 200);
+    assert_eq!(ask_socket(&place.runtime().join("server.sock"), "GET /api/pipeline").0, 200);
+    let (_, run_id) = place.start();
+    place.until_ended(run_id);
+    let handed_on: Vec<String> = place.lines().into_iter().filter(|line| line.starts_with("LISTEN_")).collect();
+    assert!(handed_on.is_empty(), "the sockets are not the pipeline's: {handed_on:?}");
+    assert_eq!(place.stop_server(), 0);
+    assert!(own.exists(), "the service manager's file is not ours to remove");
+}
+
+/// What the service manager is told, as it hears it.
+struct Manager {
+    socket: UnixDatagram,
+}
+
+impl Manager {
+    fn of(place: &mut Place) -> Self {
+        let path = place.folder().join("notify.sock");
+        let socket = UnixDatagram::bind(&path).expect("binds");
+        socket.set_nonblocking(true).expect("ours");
+        place.set_env("NOTIFY_SOCKET", path.to_str().expect("text"));
+        Self { socket }
+    }
+
+    fn hears(&self) -> Option<String> {
+        let mut message = [0; 4096];
+        let count = self.socket.recv(&mut message).ok()?;
+        Some(String::from_utf8_lossy(&message[..count]).into_owned())
+    }
+
+    fn until_hears(&self, what: &str) -> String {
+        until(&format!("the manager hears {what}"), || self.hears().filter(|said| said.contains(what)))
+    }
+}
+
+#[test]
+fn the_service_manager_is_told_when_it_serves_and_when_it_stops() {
+    let mut place = Place::new();
+    let manager = Manager::of(&mut place);
+    place.start_server();
+    let said = manager.until_hears("READY=1");
+    assert!(said.contains(&format!("STATUS=listening on http://127.0.0.1:{}/", place.port())), "{said}");
+    assert_eq!(place.get("/api/pipeline").status, 200);
+    assert_eq!(manager.hears(), None, "no watchdog was asked for");
+    assert_eq!(place.stop_server(), 0);
+    manager.until_hears("STOPPING=1");
+}
+
+#[test]
+fn the_watchdog_is_fed_while_the_server_answers_and_no_longer() {
+    let mut place = Place::new();
+    let manager = Manager::of(&mut place);
+    place.set_env("WATCHDOG_USEC", "400000");
+    place.start_server();
+    for _ in 0..3 {
+        manager.until_hears("WATCHDOG=1");
+    }
+    // Without a descriptor more it can neither take a connection nor make one.
+    let pid = i32::try_from(place.server_pid()).ok().and_then(Pid::from_raw).expect("a pid");
+    let before = rustix::process::getrlimit(Resource::Nofile);
+    prlimit(Some(pid), Resource::Nofile, Rlimit { current: Some(0), ..before }).expect("ours");
+    until_true("it says that the watchdog is not fed", || place.server_log().contains("the watchdog is not fed"));
+    while manager.hears().is_some() {}
+    let refused = place.server_log().matches("the watchdog is not fed").count();
+    assert_eq!(refused, 1, "said once, however long it lasts");
+    prlimit(Some(pid), Resource::Nofile, before).expect("ours");
+    manager.until_hears("WATCHDOG=1");
+    // A thread that feeds it does not hold up the end.
+    signal(place.server_pid(), "TERM");
+    manager.until_hears("STOPPING=1");
+    assert_eq!(place.stop_server(), 0);
+}
+
+#[test]
+fn a_way_in_that_is_closed_is_told_with_what_to_do() {
+    let place = Place::new();
+    let taken = TcpListener::bind("127.0.0.1:0").expect("binds");
+    let port = taken.local_addr().expect("has one").port().to_string();
+    let said = place.refused_server(("AUTOAPPDEV_PORT", &port));
+    assert!(said.contains("AUTOAPPDEV_PORT (or --port)"), "{said}");
+    let (code, _, err) = place.client(&["status"]);
+    assert_eq!(code, 4, "{err}");
+}
