@@ -18,7 +18,7 @@ use rustix::fs::FlockOperation;
 use signal_hook::consts::signal::{SIGINT, SIGTERM};
 
 use crate::config::{Config, SOCKET_DEFAULT};
-use crate::http::{App, Entrance, Guard, Listener, Server};
+use crate::http::{App, Entrance, Guard, Listener, Server, Streams};
 use crate::kill_point::KillPoint;
 use crate::log::BackendLog;
 use crate::private::private_file;
@@ -93,6 +93,7 @@ fn serve_in(config: Config, runtime_dir: &Path) -> anyhow::Result<()> {
         let _nobody_reads = (&bell).write_all(b"!");
     })
     .map_err(|error| anyhow!("failed to {error}"))?;
+    let streams = Arc::new(Streams::new(supervisor.handle(), Runs::new(runtime_dir.to_owned()), config.database.clone()));
     let mut entrances = Vec::new();
     for listener in listeners {
         let address = listener.address().unwrap_or(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), config.port));
@@ -101,6 +102,7 @@ fn serve_in(config: Config, runtime_dir: &Path) -> anyhow::Result<()> {
             runs: Runs::new(runtime_dir.to_owned()),
             database: config.database.clone(),
             guard: Guard { address, allow_hosts: config.allow_hosts.clone(), allow_origins: config.allow_origins.clone() },
+            streams: streams.clone(),
         };
         entrances.push(Entrance { listener, handler: Arc::new(app) });
     }

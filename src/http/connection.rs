@@ -308,6 +308,8 @@ impl Wire<'_> {
             self.send(&out)?;
             let mut piece = vec![0; READ_BYTES];
             loop {
+                // Who is sent what happens waits for that, not for its client.
+                self.seat.works();
                 let count = reader.read(&mut piece)?;
                 if is_chunked {
                     let mut chunk = format!("{count:x}\r\n").into_bytes();

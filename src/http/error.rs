@@ -34,6 +34,10 @@ pub(super) enum ApiError {
     HostNotAllowed(String),
     #[error("a page of {0:?} may not change anything here; add it to AUTOAPPDEV_ALLOW_ORIGIN if it should")]
     OriginNotAllowed(String),
+    #[error(
+        "as many streams are open as there may be; come back in a few seconds, or ask GET /api/logs and /api/pipeline with wait"
+    )]
+    TooManyStreams,
     #[error(transparent)]
     Action(#[from] ActionError),
     #[error("the database could not be read; the server's log (backend.log) has the cause")]
@@ -63,6 +67,7 @@ impl ApiError {
             Self::MethodNotAllowed(_) => (405, "method_not_allowed"),
             Self::NotSentAsJson => (415, "unsupported_media_type"),
             Self::HostNotAllowed(_) => (421, "host_not_allowed"),
+            Self::TooManyStreams => (503, "too_many_streams"),
             Self::OriginNotAllowed(_) => (403, "origin_not_allowed"),
             Self::Action(error) => match error {
                 ActionError::Refused(_) => (409, "invalid_transition"),
@@ -121,6 +126,7 @@ impl ApiError {
                 body.insert("run_id".to_owned(), run_id.into());
             }
             Self::MethodNotAllowed(allow) => response_headers.push(("Allow", allow)),
+            Self::TooManyStreams => response_headers.push(("Retry-After", "5")),
             _ => {}
         }
         let mut response = super::json(&Value::Object(body)).with_status_code(status);

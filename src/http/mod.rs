@@ -5,17 +5,20 @@
 
 mod connection;
 mod error;
+mod events;
 mod guard;
 mod head;
 mod input;
 mod listener;
+mod log_watch;
 mod page;
 mod server;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use rouille::{Request, Response};
+use rouille::{Request, Response, ResponseBody};
 use serde::Serialize;
 use serde_json::json;
 
@@ -26,6 +29,8 @@ use crate::store::{Reader, schema_version};
 use crate::supervisor::{Ask, Handle, Published};
 
 use error::ApiError;
+use events::Begin;
+pub use events::Streams;
 pub use guard::Guard;
 pub use head::{BODY_BYTES_MAX, Broken};
 pub use listener::{Listener, Reach};
@@ -64,6 +69,8 @@ pub struct App {
     pub database: PathBuf,
     /// Who may ask.
     pub guard: Guard,
+    /// Who streams, at whatever listener.
+    pub streams: Arc<Streams>,
 }
 
 impl Handler for App {
@@ -107,6 +114,7 @@ impl App {
                 let grace = input::stop_request(request)?;
                 self.act(Ask::Stop { grace }).map(|published| done(&published))
             }
+            ("GET", ["api", "events"]) => self.events(request),
             ("GET", ["api", "runs"]) => self.runs(request),
             ("GET", ["api", "runs", id]) => self.run(id),
             ("GET", ["api", "logs"]) => self.logs(request),
@@ -121,7 +129,7 @@ impl App {
         }
     }
 
-    fn act(&self, ask: Ask) -> Result<std::sync::Arc<Published>, ApiError> {
+    fn act(&self, ask: Ask) -> Result<Arc<Published>, ApiError> {
         Ok(self.supervisor.act(ask)?)
     }
 
@@ -137,6 +145,20 @@ impl App {
         };
         let response = Response::from_data("application/json", published.body.clone());
         Ok(response.with_etag(request, format!("\"{}\"", published.snapshot.version)))
+    }
+
+    fn events(&self, request: &Request) -> Result<Response, ApiError> {
+        let since = input::query_number(request, "since", 0, u64::MAX)?;
+        // A browser sends it when it comes back; what it says then counts more than what its page once asked for.
+        let begin = match request.header("Last-Event-ID") {
+            Some(id) => id.parse().map(Begin::Behind).map_err(|()| {
+                ApiError::BadQuery("Last-Event-ID is no id of an event from here; leave it out to begin now".to_owned())
+            })?,
+            None => since.map_or(Begin::Now, Begin::Log),
+        };
+        let stream = self.streams.open(begin)?.ok_or(ApiError::TooManyStreams)?;
+        let response = Response::from_data("text/event-stream", Vec::new()).with_unique_header("X-Accel-Buffering", "no");
+        Ok(Response { data: ResponseBody::from_reader(stream), ..response })
     }
 
     fn status(&self) -> Response {
@@ -182,12 +204,19 @@ impl App {
         let since = input::query_number(request, "since", 0, u64::MAX)?.unwrap_or(0);
         let limit = input::query_number(request, "limit", 1, LINES_MAX)?.unwrap_or(LINES_DEFAULT);
         let limit = usize::try_from(limit).expect("at most LINES_MAX");
+        let wait = input::query_number(request, "wait", 0, WAIT_S_MAX)?.unwrap_or(0);
         let Page { next, first, lines } = if source == BACKEND {
+            if wait > 0 {
+                return Err(ApiError::BadQuery("wait is for the pipeline's log; leave it out for the server's own".to_owned()));
+            }
             log::read_since(&log::backend_segments(self.runs.runtime_dir())?, since, limit)?
         } else {
-            let log_dirs = self.runs.log_dirs()?;
-            let page = log::read_since(&log::run_segments(&log_dirs, since)?, since, limit)?;
-            Page { first: log::start_of_runs(&log_dirs)?, ..page }
+            self.streams.wait_for_lines(Duration::from_secs(wait), || {
+                let log_dirs = self.runs.log_dirs()?;
+                let page = log::read_since(&log::run_segments(&log_dirs, since)?, since, limit)?;
+                let is_enough = !page.lines.is_empty();
+                Ok((Page { first: log::start_of_runs(&log_dirs)?, ..page }, is_enough))
+            })?
         };
         Ok(json(&json!({"source": source, "since": since, "next": next, "first": first, "lines": lines})))
     }
@@ -277,7 +306,7 @@ fn allowed_methods(segments: &[&str]) -> Option<&'static str> {
         [""]
         | ["static", _]
         | ["api", "runs", _]
-        | ["api", "pipeline" | "runs" | "logs" | "health" | "version"]
+        | ["api", "pipeline" | "runs" | "logs" | "events" | "health" | "version"]
         | ["api", "pipeline", "status"]
         | ["api", "logs", "tail"] => Some("GET, HEAD, OPTIONS"),
         _ => None,

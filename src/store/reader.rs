@@ -10,6 +10,9 @@ use super::error::StoreError;
 use super::open::{self, BUSY_TIMEOUT};
 use super::rows::{self, EventRow, RunRow};
 
+/// The most events that are read at once.
+const EVENTS_MAX: u32 = 500;
+
 /// A connection that can't write.
 #[derive(Debug)]
 pub struct Reader {
@@ -54,6 +57,16 @@ impl Reader {
             let events = EventRow::of_run(&tx, id)?;
             Ok(Some((run, events)))
         })
+    }
+
+    /// What happened after event `seq` of run `run_id`, in order, a page of it at most: runs and their events.
+    pub fn events_after(&self, run_id: i64, seq: u64) -> Result<Vec<(i64, EventRow)>, StoreError> {
+        self.read(|conn| EventRow::after(conn, run_id, seq, EVENTS_MAX))
+    }
+
+    /// The last thing that happened: the run and the event's number there.
+    pub fn last_event(&self) -> Result<Option<(i64, u64)>, StoreError> {
+        self.read(EventRow::last)
     }
 
     /// The highest position in the log that any run is known to have reached, in bytes; 0 before the first run.

@@ -204,18 +204,34 @@ impl EventRow {
     /// Everything that happened in a run, oldest first.
     pub(super) fn of_run(conn: &Connection, run_id: i64) -> rusqlite::Result<Vec<Self>> {
         conn.prepare_cached("SELECT * FROM pipeline_events WHERE run_id = ?1 ORDER BY seq")?
-            .query_map([run_id], |row| {
-                Ok(Self {
-                    seq: count(row, "seq")?,
-                    at: row.get("at")?,
-                    kind: row.get("kind")?,
-                    from_state: row.get("from_state")?,
-                    to_state: row.get("to_state")?,
-                    cause: row.get("cause")?,
-                    detail: row.get("detail")?,
-                })
-            })?
+            .query_map([run_id], Self::from_row)?
             .collect()
+    }
+
+    /// What happened after an event, in order, with the run that it happened in; at most `limit` of it.
+    pub(super) fn after(conn: &Connection, run_id: i64, seq: u64, limit: u32) -> rusqlite::Result<Vec<(i64, Self)>> {
+        conn.prepare_cached("SELECT * FROM pipeline_events WHERE (run_id, seq) > (?1, ?2) ORDER BY run_id, seq LIMIT ?3")?
+            .query_map((run_id, stored(seq), limit), |row| Ok((row.get("run_id")?, Self::from_row(row)?)))?
+            .collect()
+    }
+
+    /// The last thing that happened: the run and its number there.
+    pub(super) fn last(conn: &Connection) -> rusqlite::Result<Option<(i64, u64)>> {
+        conn.prepare_cached("SELECT run_id, seq FROM pipeline_events ORDER BY run_id DESC, seq DESC LIMIT 1")?
+            .query_row([], |row| Ok((row.get("run_id")?, count(row, "seq")?)))
+            .optional()
+    }
+
+    fn from_row(row: &Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self {
+            seq: count(row, "seq")?,
+            at: row.get("at")?,
+            kind: row.get("kind")?,
+            from_state: row.get("from_state")?,
+            to_state: row.get("to_state")?,
+            cause: row.get("cause")?,
+            detail: row.get("detail")?,
+        })
     }
 }
 

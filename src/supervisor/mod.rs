@@ -29,7 +29,7 @@ use crate::store::{Store, StoreError};
 
 use conductor::{Conductor, ReplyTo};
 use shims::{ConnectionNumber, RealShims};
-pub use snapshot::{Published, Snapshot, Watch};
+pub use snapshot::{Published, Seen, Snapshot, Watch};
 
 /// What a client asks for.
 #[derive(Clone, Debug)]

@@ -120,6 +120,22 @@ pub(super) enum Concern {
 pub struct Watch {
     current: Mutex<Current>,
     changed: Condvar,
+    /// For those who follow the log too: a line more is no news to the others.
+    news: Condvar,
+}
+
+/// How much of the news somebody has seen: counts that grow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    published: u64,
+    log: u64,
+}
+
+impl Seen {
+    /// How many states were published.
+    pub fn published(self) -> u64 {
+        self.published
+    }
 }
 
 #[derive(Debug)]
@@ -127,6 +143,7 @@ struct Current {
     published: Arc<Published>,
     concerns: BTreeMap<Concern, String>,
     is_closing: bool,
+    seen: Seen,
     /// Who waits, by a number that grows.
     waiting: BTreeSet<u64>,
     next_waiter: u64,
@@ -135,9 +152,15 @@ struct Current {
 impl Watch {
     pub(super) fn new(snapshot: Snapshot) -> Self {
         let published = publish(snapshot);
-        let current =
-            Current { published, concerns: BTreeMap::new(), is_closing: false, waiting: BTreeSet::new(), next_waiter: 0 };
-        Self { current: Mutex::new(current), changed: Condvar::new() }
+        let current = Current {
+            published,
+            concerns: BTreeMap::new(),
+            is_closing: false,
+            seen: Seen::default(),
+            waiting: BTreeSet::new(),
+            next_waiter: 0,
+        };
+        Self { current: Mutex::new(current), changed: Condvar::new(), news: Condvar::new() }
     }
 
     /// The state as of the last commit.
@@ -167,6 +190,32 @@ impl Watch {
         current.published.clone()
     }
 
+    /// What there is of news, to be asked before one looks what they are.
+    pub fn seen(&self) -> Seen {
+        self.lock().seen
+    }
+
+    /// Waits for a change of the state or a growth of the log that `seen` does not have, at most for `limit`, and not beyond
+    /// [`Watch::close`]. Whether there can be more: false once the server stops.
+    pub fn wait_news(&self, seen: Seen, limit: Duration) -> bool {
+        let deadline = Instant::now() + limit;
+        let mut current = self.lock();
+        while current.seen == seen && !current.is_closing {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            current = self.news.wait_timeout(current, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        !current.is_closing
+    }
+
+    /// The live run's log has grown.
+    pub fn tell_log_grew(&self) {
+        self.lock().seen.log += 1;
+        self.news.notify_all();
+    }
+
     /// Why not everything is well, for `GET /api/health`.
     pub fn degraded(&self) -> Option<String> {
         let sentences: Vec<String> = self.lock().concerns.values().cloned().collect();
@@ -177,12 +226,18 @@ impl Watch {
     pub fn close(&self) {
         self.lock().is_closing = true;
         self.changed.notify_all();
+        self.news.notify_all();
     }
 
     pub(super) fn publish(&self, snapshot: Snapshot) {
         let published = publish(snapshot);
-        self.lock().published = published;
+        {
+            let mut current = self.lock();
+            current.published = published;
+            current.seen.published += 1;
+        }
         self.changed.notify_all();
+        self.news.notify_all();
     }
 
     /// Says what is wrong, or that it has passed.

@@ -14,6 +14,7 @@ pub mod disk;
 mod missing;
 pub mod past;
 mod processes;
+pub mod sse;
 pub mod wire;
 mod witness;
 pub use missing::not_run;

@@ -1,0 +1,339 @@
+//! `GET /api/events`: one stream of what happens, as Server-Sent Events (HTML, section 9.2): `state`, `run`, `log`, `gap`.
+//!
+//! Everything is read from where it is kept, the log from its files and the history from the database, at the pace of the one who
+//! reads: a slow client delays nobody, and a stream that goes on from an id has neither a gap nor a repeat, whatever was restarted
+//! in between. A position in the stream is three numbers, written `<log>-<version>-<run>.<seq>`.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use super::log_watch::{Follower, LogWatch};
+use crate::log::{self, Page};
+use crate::run_dir::Runs;
+use crate::store::{EventRow, Reader};
+use crate::supervisor::Handle;
+
+/// The most streams at once.
+const STREAMS_MAX: usize = 64;
+/// The most that wait for lines at once without a stream.
+const WAITING_MAX: usize = 64;
+/// A stream without news says something at least this often, so that both sides notice when the other is gone.
+const SILENCE_MAX: Duration = Duration::from_secs(10);
+/// When a client is to come back, in milliseconds: after a broken connection, and after this server's end.
+const RETRY_MS: u32 = 1000;
+const RETRY_AT_END_MS: u32 = 300;
+/// How many log lines go out before the state is looked at again.
+const LINES_AT_ONCE: usize = 500;
+
+/// How far a client has everything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Position {
+    /// The log's cursor.
+    log: u64,
+    /// The version of the state; `None` when it has seen none.
+    version: Option<u64>,
+    /// The last event of the history: run and number.
+    event: (i64, u64),
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { log, version, event: (run_id, seq) } = self;
+        match version {
+            Some(version) => write!(formatter, "{log}-{version}-{run_id}.{seq}"),
+            None => write!(formatter, "{log}--{run_id}.{seq}"),
+        }
+    }
+}
+
+impl FromStr for Position {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        fn number<N: FromStr>(text: &str) -> Result<N, ()> {
+            if text.bytes().all(|byte| byte.is_ascii_digit()) { text.parse().map_err(|_| ()) } else { Err(()) }
+        }
+        let mut parts = text.splitn(3, '-');
+        let mut part = || parts.next().ok_or(());
+        let (log, version, event) = (part()?, part()?, part()?);
+        let (run_id, seq) = event.split_once('.').ok_or(())?;
+        Ok(Self {
+            log: number(log)?,
+            version: if version.is_empty() { None } else { Some(number(version)?) },
+            event: (number(run_id)?, number(seq)?),
+        })
+    }
+}
+
+/// Where a new stream begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Begin {
+    /// Behind what a client has.
+    Behind(Position),
+    /// With the log from a cursor on, the state as it is, and what happens from now on.
+    Log(u64),
+    /// With the state as it is, and what happens from now on.
+    Now,
+}
+
+/// Who streams: one for all listeners of a server.
+#[derive(Debug)]
+pub struct Streams {
+    supervisor: Handle,
+    runs: Runs,
+    database: PathBuf,
+    log_watch: Arc<LogWatch>,
+    open: AtomicUsize,
+    waiting: AtomicUsize,
+}
+
+impl Streams {
+    /// None yet. `database` is read for the history.
+    pub fn new(supervisor: Handle, runs: Runs, database: PathBuf) -> Self {
+        let log_watch = Arc::new(LogWatch::new(supervisor.clone(), runs.clone()));
+        Self { supervisor, runs, database, log_watch, open: AtomicUsize::new(0), waiting: AtomicUsize::new(0) }
+    }
+
+    /// Waits until the log has lines for who asks, as `look` tells, at most for `limit`. Where too many wait already it is looked once.
+    pub(super) fn wait_for_lines<T>(&self, limit: Duration, look: impl Fn() -> io::Result<(T, bool)>) -> io::Result<T> {
+        let deadline = Instant::now() + limit;
+        let watch = self.supervisor.watch();
+        let follower = self.log_watch.follow();
+        let is_crowded = self.waiting.fetch_add(1, Ordering::SeqCst) >= WAITING_MAX;
+        let _place = WaitingPlace(&self.waiting);
+        loop {
+            // Taken before the look: what comes after it wakes the wait.
+            let seen = watch.seen();
+            let look_again = follower.watch_run(watch.get().snapshot.run_id);
+            let (found, is_enough) = look()?;
+            let left = deadline.saturating_duration_since(Instant::now());
+            if is_enough || is_crowded || left.is_zero() {
+                return Ok(found);
+            }
+            if !watch.wait_news(seen, look_again.map_or(left, |look_again| look_again.min(left))) {
+                return Ok(found);
+            }
+        }
+    }
+
+    /// Opens a stream; `None` when there are as many as there may be.
+    pub(super) fn open(self: &Arc<Self>, begin: Begin) -> io::Result<Option<EventStream>> {
+        if self.open.fetch_add(1, Ordering::SeqCst) >= STREAMS_MAX {
+            self.open.fetch_sub(1, Ordering::SeqCst);
+            return Ok(None);
+        }
+        let place = StreamPlace(self.clone());
+        let now = self.now()?;
+        let at = match begin {
+            // What is not there yet is of another database: that client has nothing of this one.
+            Begin::Behind(position) if position.log <= now.log && position.event <= now.event => position,
+            Begin::Log(log) if log <= now.log => Position { log, ..now },
+            Begin::Behind(_) | Begin::Log(_) | Begin::Now => now,
+        };
+        let stream = EventStream {
+            follower: self.log_watch.follow(),
+            place,
+            at,
+            history_read_at: None,
+            out: format!("retry: {RETRY_MS}\n\n").into_bytes(),
+            out_at: 0,
+            spoke_at: Instant::now(),
+            is_over: false,
+        };
+        Ok(Some(stream))
+    }
+
+    /// The end of the log and of the history. The state is not taken for seen.
+    fn now(&self) -> io::Result<Position> {
+        let event = Reader::open(&self.database).and_then(|reader| reader.last_event()).map_err(io::Error::other)?;
+        let log_dirs = self.runs.log_dirs()?;
+        let newest = &log_dirs[log_dirs.len().saturating_sub(1)..];
+        let log = log::end_of_log(&log::run_segments(newest, u64::MAX)?)?;
+        Ok(Position { log, version: None, event: event.unwrap_or((0, 0)) })
+    }
+}
+
+/// One of the places that [`WAITING_MAX`] counts.
+#[derive(Debug)]
+struct WaitingPlace<'a>(&'a AtomicUsize);
+
+impl Drop for WaitingPlace<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// One of the places that [`STREAMS_MAX`] counts.
+#[derive(Debug)]
+struct StreamPlace(Arc<Streams>);
+
+impl Drop for StreamPlace {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// The body of an answer that never ends by itself: reading waits for news.
+#[derive(Debug)]
+pub(super) struct EventStream {
+    follower: Follower,
+    place: StreamPlace,
+    at: Position,
+    /// Up to which published state the history was read.
+    history_read_at: Option<u64>,
+    /// What is to be sent, from `out_at` on.
+    out: Vec<u8>,
+    out_at: usize,
+    spoke_at: Instant,
+    is_over: bool,
+}
+
+impl Read for EventStream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.out_at == self.out.len() {
+            if self.is_over {
+                return Ok(0);
+            }
+            self.out.clear();
+            self.out_at = 0;
+            self.gather()?;
+        }
+        let count = (&self.out[self.out_at..]).read(buffer)?;
+        self.out_at += count;
+        self.spoke_at = Instant::now();
+        Ok(count)
+    }
+}
+
+impl EventStream {
+    /// Puts what is new into `out`, or waits until there may be something.
+    fn gather(&mut self) -> io::Result<()> {
+        let streams = self.place.0.clone();
+        let watch = streams.supervisor.watch();
+        // Taken before the looks below: what comes after them wakes the wait.
+        let seen = watch.seen();
+        let published = watch.get();
+        let look_again = self.follower.watch_run(published.snapshot.run_id);
+        let log_dirs = streams.runs.log_dirs()?;
+        let page = log::read_since(&log::run_segments(&log_dirs, self.at.log)?, self.at.log, LINES_AT_ONCE)?;
+        let is_up_to_date = page.lines.len() < LINES_AT_ONCE;
+        let mut history = VecDeque::new();
+        if self.history_read_at != Some(seen.published()) {
+            let (run_id, seq) = self.at.event;
+            let events = Reader::open(&streams.database).and_then(|reader| reader.events_after(run_id, seq));
+            history.extend(events.map_err(io::Error::other)?);
+            if history.is_empty() {
+                self.history_read_at = Some(seen.published());
+            }
+        }
+        self.push_lines(page, &mut history)?;
+        if is_up_to_date {
+            self.push_history(&mut history, |_| true)?;
+        }
+        // Never behind more than a page of lines: whoever watches a flood on a slow line has to see that it was paused.
+        if self.at.version != Some(published.snapshot.version) {
+            self.at.version = Some(published.snapshot.version);
+            self.push("state", &published.snapshot)?;
+        }
+        if !self.out.is_empty() {
+            return Ok(());
+        }
+        let silent_for = self.spoke_at.elapsed();
+        let until_comment = SILENCE_MAX.saturating_sub(silent_for);
+        let limit = look_again.map_or(until_comment, |look_again| look_again.min(until_comment));
+        if !watch.wait_news(seen, limit) {
+            self.is_over = true;
+            write!(self.out, "retry: {RETRY_AT_END_MS}\n\n")?;
+        } else if self.spoke_at.elapsed() >= SILENCE_MAX {
+            self.out.extend_from_slice(b":\n\n");
+        }
+        Ok(())
+    }
+
+    /// The lines, and between them what happened before each.
+    fn push_lines(&mut self, page: Page, history: &mut VecDeque<(i64, EventRow)>) -> io::Result<()> {
+        #[derive(Serialize)]
+        struct Gap {
+            from: u64,
+            to: u64,
+        }
+        if page.first > self.at.log && !page.lines.is_empty() {
+            let gap = Gap { from: self.at.log, to: page.first };
+            self.at.log = page.first;
+            self.push("gap", &gap)?;
+        }
+        for line in page.lines {
+            if let Some(at) = line.ts {
+                self.push_history(history, |event| event.at <= at)?;
+            }
+            self.at.log = line.id;
+            self.push("log", &line)?;
+        }
+        Ok(())
+    }
+
+    /// What happened, as long as it is `due`.
+    fn push_history(&mut self, history: &mut VecDeque<(i64, EventRow)>, due: impl Fn(&EventRow) -> bool) -> io::Result<()> {
+        #[derive(Serialize)]
+        struct Event {
+            run_id: i64,
+            #[serde(flatten)]
+            event: EventRow,
+        }
+        while history.front().is_some_and(|(_, event)| due(event)) {
+            let Some((run_id, event)) = history.pop_front() else { break };
+            self.at.event = (run_id, event.seq);
+            self.push("run", &Event { run_id, event })?;
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, kind: &str, data: &impl Serialize) -> io::Result<()> {
+        write!(self.out, "id: {}\nevent: {kind}\ndata: ", self.at)?;
+        // JSON on one line: a line break within it would end the data.
+        serde_json::to_writer(&mut self.out, data)?;
+        self.out.extend_from_slice(b"\n\n");
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_position_reads_as_it_was_written_and_nothing_else_does() {
+        for position in [
+            Position { log: 0, version: None, event: (0, 0) },
+            Position { log: u64::MAX, version: Some(u64::MAX), event: (i64::MAX, u64::MAX) },
+            Position { log: 52_017, version: Some(15), event: (3, 4) },
+        ] {
+            assert_eq!(position.to_string().parse(), Ok(position));
+        }
+        for text in [
+            "",
+            "1",
+            "1-2",
+            "1-2-3",
+            "1-2-3.",
+            "-2-3.4",
+            "1-2-.4",
+            "+1-2-3.4",
+            "1--2-3.4",
+            "1-2-3.4.5",
+            "1-2-3.4\n",
+            "1-x-3.4",
+            "99999999999999999999-1-1.1",
+        ] {
+            assert_eq!(text.parse::<Position>(), Err(()), "{text:?}");
+        }
+    }
+}
