@@ -287,7 +287,9 @@ fn who_waits_for_lines_gets_the_first_one_at_once_and_is_not_forgotten() {
     // Those that are too many are answered at once; the server's end answers the rest.
     let path = format!("/api/logs?since={all}&wait=60");
     let mut waiting: Vec<support::wire::Wire> = (0..64).map(|_| place.wire()).collect();
-    waiting.iter_mut().for_each(|wire| wire.ask("GET", &path));
+    for wire in &mut waiting {
+        wire.ask("GET", &path);
+    }
     until_true("one more is answered at once", || {
         let mut one_more = place.wire();
         one_more.read_within(Duration::from_secs(1));
