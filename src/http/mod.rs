@@ -6,6 +6,9 @@
 mod body;
 mod connection;
 mod error;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod guard;
 mod head;
 mod input;
