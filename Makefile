@@ -5,7 +5,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run test simulate torture check build clean binary need-tools
+.PHONY: help run test simulate torture fuzz check build clean binary need-tools
 # Two cargo commands at once would only wait for each other's lock.
 .NOTPARALLEL:
 
@@ -13,7 +13,7 @@ CARGO ?= cargo
 # Cargo would say at each build that two crates behind rouille (deny.toml names them) need a change for some future Rust.
 export CARGO_FUTURE_INCOMPAT_REPORT_FREQUENCY ?= never
 BINARY := $(or $(CARGO_TARGET_DIR),target)/release/autoappdev
-SCRIPTS := .ci/run $(wildcard examples/*.sh)
+SCRIPTS := .ci/run tests/fuzz/run.sh $(wildcard examples/*.sh)
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -28,7 +28,7 @@ run: binary ## Build, and serve the demo pipeline on http://127.0.0.1:8788/ (ano
 
 test: need-tools ## Run every test
 	$(CARGO) test --locked
-	$(CARGO) test --locked --features faults --test kill_points --test clock_steps
+	$(CARGO) test --locked --features faults,fuzzing --test kill_points --test clock_steps --test corpora --test differential
 
 # The variables are always set: one that is left over in the environment would otherwise decide.
 torture: need-tools ## Kill and hurt the release build N=1000 times at random; SEED=<number> brings the decisions of another time back
@@ -42,8 +42,13 @@ simulate: export SIMULATE_SEED := $(SEED)
 simulate: need-tools ## Play 100000 seeds of the simulated world (SEEDS=5000 FIRST=100000), or one with its trace (SEED=1234)
 	$(CARGO) test --locked --profile simulation --lib supervisor::simulation::whatever -- --nocapture
 
+# The variable goes as an argument: in the environment it would be bash's own clock.
+fuzz: need-tools ## Fuzz every parser, 600 seconds in all (SECONDS=3600); needs a nightly compiler and cargo-fuzz
+	@unset SECONDS; tests/fuzz/run.sh $(or $(SECONDS),600) $(TARGETS)
+
 check: need-tools ## Formatting, lints, documentation, licences and advisories, the scripts' syntax
 	$(CARGO) fmt --check
+	$(CARGO) fmt --check --manifest-path tests/fuzz/Cargo.toml
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	$(CARGO) clippy --locked --all-targets --all-features -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items

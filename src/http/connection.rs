@@ -12,6 +12,7 @@ use rouille::{Request, Response};
 use time::OffsetDateTime;
 use time::macros::format_description;
 
+use super::body::Chunks;
 use super::head::{self, BODY_BYTES_MAX, Broken, Framing, Head};
 use super::listener::Stream;
 use super::server::Seat;
@@ -178,59 +179,14 @@ impl Wire<'_> {
         Ok(self.unread.drain(..length).collect())
     }
 
-    /// Undoes the chunked coding (RFC 9112, section 7.1). Trailers are read and thrown away.
     fn read_chunks(&mut self) -> Result<Vec<u8>, End> {
         let deadline = Instant::now() + BODY_LIMIT;
-        let broken = |why| End::Refused(Broken::Malformed(why), None);
-        let mut body = Vec::new();
+        let mut chunks = Chunks::new();
         loop {
-            let line = self.read_line(deadline)?;
-            // The parser takes no digit at all for a 0, and with it what follows for the next request.
-            if !line.first().is_some_and(u8::is_ascii_hexdigit) {
-                return Err(broken("a chunk's size is no number"));
-            }
-            let (_, size) = match httparse::parse_chunk_size(&line) {
-                Ok(httparse::Status::Complete(parsed)) => parsed,
-                Ok(httparse::Status::Partial) | Err(_) => return Err(broken("a chunk's size is no number")),
-            };
-            let size = usize::try_from(size).unwrap_or(usize::MAX);
-            if size == 0 {
-                break;
-            }
-            if size > BODY_BYTES_MAX - body.len() {
-                return Err(End::Refused(Broken::BodyTooLarge, None));
-            }
-            while self.unread.len() < size + 2 {
-                if self.read_more(left_until(deadline)?)? == 0 {
-                    return Err(End::Silent);
-                }
-            }
-            body.extend(self.unread.drain(..size));
-            let end: Vec<u8> = self.unread.drain(..2).collect();
-            if end != b"\r\n" {
-                return Err(broken("a chunk does not end where it says"));
-            }
-        }
-        let mut trailer_bytes = 0;
-        loop {
-            let line = self.read_line(deadline)?;
-            if line == b"\r\n" {
-                return Ok(body);
-            }
-            trailer_bytes += line.len();
-            if trailer_bytes > head::HEAD_BYTES_MAX {
-                return Err(End::Refused(Broken::HeadTooLarge, None));
-            }
-        }
-    }
-
-    fn read_line(&mut self, deadline: Instant) -> Result<Vec<u8>, End> {
-        loop {
-            if let Some(end) = memchr::memchr(b'\n', &self.unread) {
-                return Ok(self.unread.drain(..=end).collect());
-            }
-            if self.unread.len() > READ_BYTES {
-                return Err(End::Refused(Broken::Malformed("a line of a chunked body does not end"), None));
+            let (used, is_whole) = chunks.take(&self.unread).map_err(|broken| End::Refused(broken, None))?;
+            self.unread.drain(..used);
+            if is_whole {
+                return Ok(chunks.into_body());
             }
             if self.read_more(left_until(deadline)?)? == 0 {
                 return Err(End::Silent);

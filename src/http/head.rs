@@ -9,7 +9,7 @@ pub(super) const HEAD_BYTES_MAX: usize = 16 * 1024;
 /// The most header fields.
 pub(super) const FIELDS_MAX: usize = 100;
 /// The longest request target, in bytes.
-const TARGET_BYTES_MAX: usize = 8 * 1024;
+pub(super) const TARGET_BYTES_MAX: usize = 8 * 1024;
 /// The longest body, in bytes.
 pub const BODY_BYTES_MAX: usize = 1024 * 1024;
 
@@ -96,6 +96,10 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Option<(usize, Head)>, Broken> {
     let target = request.path.expect("a complete head has a target");
     if target.len() > TARGET_BYTES_MAX {
         return Err(Broken::TargetTooLong);
+    }
+    // The parser takes any text for a target; a URI is of visible ASCII (RFC 9112, section 3.2; RFC 3986, section 2).
+    if !target.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(Broken::Malformed("its target is no URI"));
     }
     let is_http_1_0 = request.version == Some(0);
     let mut read = Fields::default();
@@ -251,6 +255,7 @@ mod tests {
             let refused = framing(&format!("GET / HTTP/1.1\r\n{fields}\r\n"));
             assert!(matches!(refused, Err(Broken::Malformed(_))), "{what}");
         }
+        assert!(matches!(head("GET /gr\u{f6}\u{df}e HTTP/1.1\r\nHost: h\r\n\r\n"), Err(Broken::Malformed(_))));
         assert!(matches!(head("GET / HTTP/2.0\r\nHost: h\r\n\r\n"), Err(Broken::Malformed(_))));
         assert!(matches!(head("PRI * HTTP/2.0\r\n\r\n"), Err(Broken::Malformed(_))));
         assert!(matches!(head("GET x HTTP/1.1\r\nHost: h\r\n\r\n"), Err(Broken::Malformed(_))));

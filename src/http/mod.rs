@@ -3,9 +3,13 @@
 //! Level 3. [`App`] is the one seam: rouille's `Request` in, its `Response` out. No endpoint holds a lock across I/O, none picks a
 //! status code for an error, and none knows a rule of the life cycle.
 
+mod body;
 mod connection;
 mod error;
 mod events;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod guard;
 mod head;
 mod input;

@@ -176,27 +176,30 @@ pub fn read_tail(segments: &[Segment], lines: usize) -> io::Result<Page> {
     let mut begin = end_of_log(segments)?;
     let mut wanted = lines;
     let mut bytes = 0;
-    for segment in segments.iter().rev() {
+    for (n, segment) in segments.iter().enumerate().rev() {
         if wanted == 0 || bytes >= PAGE_BYTES_MAX {
             break;
         }
         let Some(file) = open_unless_gone(segment)? else { continue };
-        let mut end = file.metadata()?.len();
+        let len = file.metadata()?.len();
+        let mut end = len;
         begin = begin.min(segment.start + end);
         let mut chunk = vec![0; RECORD_MAX];
-        // Newlines are counted from the end; the one that ends the last line wanted is that of the line before it.
-        let mut is_last_byte = true;
+        // Newlines are counted from the end; the one that ends the last line wanted is that of the line before it. What stands behind the
+        // last newline of all is a record in the making and no line yet, and a segment without a byte has none.
+        let is_last = n + 1 == segments.len();
+        let mut has_line = len > 0 && !is_last;
+        let mut is_first_newline = true;
         'file: while end > 0 {
             let start = end.saturating_sub(chunk.len() as u64);
             let part = &mut chunk[..usize::try_from(end - start).expect("at most a chunk")];
             file.read_exact_at(part, start)?;
             for newline in memchr::memrchr_iter(b'\n', part) {
                 let after = start + newline as u64 + 1;
-                if is_last_byte && after == end {
-                    is_last_byte = false;
+                has_line = true;
+                if std::mem::take(&mut is_first_newline) && (after == len || is_last) {
                     continue;
                 }
-                is_last_byte = false;
                 wanted -= 1;
                 if wanted == 0 || bytes + usize::try_from(end - after).expect("a chunk") >= PAGE_BYTES_MAX {
                     begin = segment.start + after;
@@ -209,7 +212,7 @@ pub fn read_tail(segments: &[Segment], lines: usize) -> io::Result<Page> {
             begin = segment.start + start;
         }
         // The first line of a segment has no newline in front of it.
-        wanted = wanted.saturating_sub(1);
+        wanted = wanted.saturating_sub(usize::from(has_line));
     }
     read_since(segments, begin, lines)
 }
@@ -358,6 +361,28 @@ mod tests {
             let page = read_tail(&segments, lines).expect("reads");
             assert_eq!(page.lines, all[all.len().saturating_sub(lines)..], "{lines} lines");
             assert_eq!(page.next, all.last().expect("lines").id);
+        }
+    }
+
+    #[test]
+    fn a_tail_is_not_shorter_for_a_record_in_the_making_or_an_empty_segment() {
+        let dir = tempfile::tempdir().expect("a temp folder");
+        let (segments, all) = a_log(dir.path());
+        let last = segments.last().expect("some");
+        let mut file = File::options().append(true).open(&last.path).expect("there");
+        file.write_all(b"2023-11-14T22:13:20.007Z o. half").expect("writes");
+        for lines in [1, 2, 59, 60] {
+            assert_eq!(read_tail(&segments, lines).expect("reads").lines, all[60 - lines..], "{lines} lines");
+        }
+        file.set_len(file.metadata().expect("there").len() - 32).expect("cuts");
+        // A run that has said nothing yet, and one that is in the middle of its first word.
+        let next = Segment { start: end_of_log(&segments).expect("a look"), path: dir.path().join("next.log"), run_id: Some(3) };
+        let with_next = [segments, vec![next.clone()]].concat();
+        for said in ["", "2023"] {
+            fs::write(&next.path, said).expect("writes");
+            for lines in [1, 2, 59, 60] {
+                assert_eq!(read_tail(&with_next, lines).expect("reads").lines, all[60 - lines..], "{lines} lines, {said:?}");
+            }
         }
     }
 

@@ -1,0 +1,70 @@
+//! Every file of the fuzzer's corpora through its target, without the fuzzer. A file that is added is run with nothing else to be done.
+
+#[path = "fuzz/targets/mod.rs"]
+#[expect(unreachable_pub, reason = "in the fuzzer's crate they are a library")]
+mod targets;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+fn fuzz() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz")
+}
+
+/// The names in a folder, without what the name ends in.
+fn names(dir: &Path) -> BTreeSet<String> {
+    let entries = fs::read_dir(dir).unwrap_or_else(|error| panic!("{}: {error}", dir.display()));
+    entries.map(|entry| entry.expect("there").path().file_stem().expect("a name").to_string_lossy().into_owned()).collect()
+}
+
+/// How many files a target's corpus has. Panics with the names of those that break a property.
+fn run_corpus(name: &str, target: targets::Target, corpus: &Path) -> usize {
+    let mut files: Vec<PathBuf> = fs::read_dir(corpus).expect("a folder").map(|entry| entry.expect("there").path()).collect();
+    files.sort();
+    let mut broken = Vec::new();
+    for file in &files {
+        let bytes = fs::read(file).expect("reads");
+        if catch_unwind(AssertUnwindSafe(|| target(&bytes))).is_err() {
+            broken.push(file.file_name().expect("a name").to_owned());
+        }
+    }
+    assert!(broken.is_empty(), "what the target {name} says of {broken:?} stands above");
+    files.len()
+}
+
+#[test]
+fn every_file_of_every_corpus_holds_its_targets_properties() {
+    for (name, target) in targets::ALL {
+        let files = run_corpus(name, target, &fuzz().join("corpus").join(name));
+        assert!(files >= 3, "the corpus of {name} has {files} files: it proves nothing");
+    }
+}
+
+#[test]
+fn a_file_that_breaks_a_property_is_named() {
+    let dir = tempfile::tempdir().expect("a temp folder");
+    fs::write(dir.path().join("good"), "good").expect("writes");
+    fs::write(dir.path().join("bad"), "bad").expect("writes");
+    let only_good: targets::Target = |bytes| assert_eq!(bytes, b"good", "this is the test's own");
+    let said = catch_unwind(|| run_corpus("x", only_good, dir.path())).expect_err("one file is bad");
+    let said = said.downcast_ref::<String>().expect("a sentence");
+    assert!(said.contains("\"bad\"") && !said.contains("good"), "{said}");
+}
+
+#[test]
+fn each_target_has_all_that_the_fuzzer_needs() {
+    let targets: BTreeSet<String> = targets::ALL.iter().map(|(name, _)| (*name).to_owned()).collect();
+    assert_eq!(names(&fuzz().join("corpus")), targets, "folders in corpus/ and targets");
+    assert_eq!(names(&fuzz().join("fuzz_targets")), targets, "files in fuzz_targets/ and targets");
+    let manifest = fs::read_to_string(fuzz().join("Cargo.toml")).expect("the fuzzer's manifest");
+    let (_, bins) = manifest.split_once("[[bin]]").expect("a target");
+    let bins: BTreeSet<String> =
+        bins.lines().filter_map(|line| line.strip_prefix("name = \"")?.strip_suffix('"')).map(str::to_owned).collect();
+    assert_eq!(bins, targets, "binaries in tests/fuzz/Cargo.toml and targets");
+    for (name, _) in targets::ALL {
+        let glue = fs::read_to_string(fuzz().join(format!("fuzz_targets/{name}.rs"))).expect("there");
+        assert!(glue.contains(&format!("targets::{name}::run(bytes)")), "fuzz_targets/{name}.rs runs another target");
+    }
+}

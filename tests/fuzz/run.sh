@@ -1,0 +1,76 @@
+#!/usr/bin/env bash
+#
+# Fuzzes every target, one after another, for so many seconds in all; `make fuzz SECONDS=600` calls it. Fails where anything was found.
+#
+#   tests/fuzz/run.sh 600 [target…]     all targets, or those that are named
+#   tests/fuzz/run.sh keep [target…]    takes over into corpus/ what earlier runs found and reaches code that corpus/ does not
+#
+# What is found on the way is kept below tests/fuzz/target/corpus, for the next run; an input that breaks a property goes to tests/fuzz/artifacts.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+if ! command -v rustup >/dev/null || ! rustup run nightly rustc --version >/dev/null 2>&1; then
+  echo "fuzz: a nightly compiler is missing, which the fuzzer's instrumentation needs; to get it: rustup toolchain install nightly --profile minimal" >&2
+  exit 1
+fi
+if ! cargo fuzz --version >/dev/null 2>&1; then
+  echo "fuzz: cargo-fuzz is missing; to get it: cargo install --locked cargo-fuzz" >&2
+  exit 1
+fi
+
+what=${1:?how many seconds in all, or keep}
+shift
+targets=("$@")
+((${#targets[@]} > 0)) || targets=(corpus/*)
+targets=("${targets[@]#corpus/}")
+
+# No sanitizer: there is no unsafe code in what is fuzzed, and without one it is twice as fast. Overflows and debug assertions are checked.
+cargo +nightly fuzz build --fuzz-dir . --sanitizer none
+bin=target/$(rustc +nightly -vV | sed -n 's/^host: //p')/release
+
+# Longer inputs find no more, only later; a head's limits lie higher than the others'.
+length_max() {
+  case $1 in
+  head) echo 20000 ;;
+  log) echo 8192 ;;
+  *) echo 4096 ;;
+  esac
+}
+
+if [[ $what == keep ]]; then
+  for target in "${targets[@]}"; do
+    mkdir -p "target/corpus/$target"
+    "$bin/$target" -merge=1 -max_len="$(length_max "$target")" "corpus/$target" "target/corpus/$target" 2>&1 | tail -n 1
+  done
+  exit 0
+fi
+
+each=$((what / ${#targets[@]}))
+((each > 0)) || { echo "fuzz: $what seconds are less than one for each of ${#targets[@]} targets" >&2; exit 1; }
+echo "fuzz: ${#targets[@]} targets, $each seconds each"
+failed=()
+printf '%-12s %12s %10s %8s %9s %8s\n' target executions per-second edges inputs found
+for target in "${targets[@]}"; do
+  mkdir -p "target/corpus/$target" "artifacts/$target"
+  log=target/$target.log
+  before=$(find "artifacts/$target" -type f | wc -l)
+  options=(-max_total_time="$each" -max_len="$(length_max "$target")" -timeout=60 -rss_limit_mb=2048 -print_final_stats=1
+    -artifact_prefix="artifacts/$target/")
+  [[ ! -f dictionaries/$target.dict ]] || options+=(-dict="dictionaries/$target.dict")
+  status=0
+  "$bin/$target" "${options[@]}" "target/corpus/$target" "corpus/$target" >"$log" 2>&1 || status=$?
+  found=$(($(find "artifacts/$target" -type f | wc -l) - before))
+  stat() { sed -n "s/^stat::$1: *//p" "$log" | tail -n 1; }
+  progress() { grep -ao "$1: [0-9]*" "$log" | tail -n 1 | cut -d ' ' -f 2; }
+  printf '%-12s %12s %10s %8s %9s %8s\n' "$target" "$(stat number_of_executed_units)" "$(stat average_exec_per_sec)" "$(progress cov)" \
+    "$(progress corp)" "$found"
+  if ((status != 0 || found > 0)); then
+    failed+=("$target")
+    echo "  the fuzzer ended with $status; what it says is in tests/fuzz/$log, the inputs in tests/fuzz/artifacts/$target" >&2
+  fi
+done
+if ((${#failed[@]} > 0)); then
+  echo "fuzz: FOUND something in: ${failed[*]}" >&2
+  exit 1
+fi
+echo "fuzz: nothing found"

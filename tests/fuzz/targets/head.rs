@@ -1,0 +1,71 @@
+//! The parser of a request's head.
+
+use autoappdev::http::BODY_BYTES_MAX;
+use autoappdev::http::fuzzing::{BodyEnd, FIELDS_MAX, HEAD_BYTES_MAX, ReadHead, TARGET_BYTES_MAX, read_head};
+
+use super::strict;
+
+/// Every cut of a head up to this length is tried; of a longer one some.
+const EVERY_CUT_BYTES: usize = 400;
+
+pub fn run(bytes: &[u8]) {
+    let whole = read_head(bytes);
+    let step = 1 + bytes.len() / EVERY_CUT_BYTES;
+    let decided = (0..bytes.len()).step_by(step).find_map(|cut| read_head(&bytes[..cut]).transpose().map(|read| (cut, read)));
+    match (&whole, decided) {
+        (Ok(Some(head)), Some((_, early))) => assert_eq!(Ok(head), early.as_ref(), "what comes behind a head changes it"),
+        (Ok(Some(head)), None) => assert!(head.length + step > bytes.len(), "a head was whole, and not seen to be"),
+        (Err(_), Some((cut, Ok(early)))) => panic!("accepted at {cut}, and refused with more behind it: {early:?}"),
+        (Err(_), Some((_, Err(_))) | None) | (Ok(None), None) => {}
+        (Ok(None), Some((cut, early))) => panic!("decided at {cut}, and waited for with more behind it: {early:?}"),
+    }
+    if let Ok(Some(head)) = whole {
+        check(&bytes[..head.length], &head);
+        assert_eq!(read_head(&bytes[..head.length]), Ok(Some(head.clone())));
+        assert_eq!(read_head(&[&bytes[..head.length], b"\0 anything \r\n\r\n"].concat()), Ok(Some(head.clone())));
+        written_again(&head);
+    }
+}
+
+/// An accepted head is within the limits, and a strict reading sees the same in it.
+fn check(bytes: &[u8], head: &ReadHead) {
+    assert!(head.length <= HEAD_BYTES_MAX && head.fields.len() <= FIELDS_MAX && head.target.len() <= TARGET_BYTES_MAX + 1);
+    assert!(head.target == "*" || head.target.starts_with('/'), "{:?}", head.target);
+    // The connection takes empty lines away; the parser takes those that are left.
+    let blanks = bytes.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+    let strict = strict::head(&bytes[blanks..])
+        .unwrap_or_else(|why| panic!("a strict reading refuses it, {why}: {}", bytes.escape_ascii()));
+    assert_eq!(blanks + strict.length, head.length);
+    assert_eq!((strict.method.as_str(), strict.is_http_1_0), (head.method.as_str(), head.is_http_1_0));
+    assert_eq!(strict.route(), head.target);
+    let fields: Vec<(String, String)> =
+        strict.fields.iter().map(|(name, value)| (name.clone(), String::from_utf8_lossy(value).into_owned())).collect();
+    assert_eq!(fields, head.fields);
+    match (&strict.body, &head.body) {
+        (Ok(strict), Ok(ours)) => {
+            assert_eq!(strict, ours);
+            assert!(!matches!(ours, BodyEnd::Length(length) if *length > BODY_BYTES_MAX));
+            assert_eq!(strict::keeps_alive(strict_fields(&fields), head.is_http_1_0), head.keep_alive);
+        }
+        (Err(why), Ok(ours)) => panic!("a strict reading knows no end of its body, {why}; here it is {ours:?}"),
+        // Refusing is always allowed here; what may not be refused is for the target `connection`.
+        (_, Err(_)) => {}
+    }
+}
+
+fn strict_fields(fields: &[(String, String)]) -> impl Iterator<Item = (&str, &[u8])> {
+    fields.iter().map(|(name, value)| (name.as_str(), value.as_bytes()))
+}
+
+/// Written from what was read, it reads the same.
+fn written_again(head: &ReadHead) {
+    let mut text = format!("{} {} HTTP/1.{}\r\n", head.method, head.target, u8::from(!head.is_http_1_0));
+    for (name, value) in &head.fields {
+        text.extend([name, ": ", value, "\r\n"]);
+    }
+    text.push_str("\r\n");
+    // Blanks that were left out before may not fit now.
+    if text.len() <= HEAD_BYTES_MAX && head.target.len() <= TARGET_BYTES_MAX {
+        assert_eq!(read_head(text.as_bytes()), Ok(Some(ReadHead { length: text.len(), ..head.clone() })), "{text:?}");
+    }
+}

@@ -1,0 +1,59 @@
+//! The JSON bodies of start, stop and the actions that say nothing.
+
+use autoappdev::http::fuzzing::{empty_request, start_request, stop_request};
+use rouille::Response;
+use serde_json::{Map, Value, json};
+
+/// The longest argument and the most of them.
+const TEXT_BYTES_MAX: usize = 128 * 1024 - 1;
+const ENTRIES_MAX: usize = 10_000;
+
+pub fn run(bytes: &[u8]) {
+    let read: Option<Value> = serde_json::from_slice(bytes).ok();
+    let is_nothing = bytes.trim_ascii().is_empty();
+    let start = start_request(bytes).map_err(is_refusal);
+    let stop = stop_request(bytes).map_err(is_refusal);
+    let empty = empty_request(bytes).map_err(is_refusal);
+    // What is no object is taken by none.
+    let object = match &read {
+        Some(Value::Object(object)) => Some(object.clone()),
+        _ if is_nothing => Some(Map::new()),
+        _ => None,
+    };
+    assert!(object.is_some() || (start.is_err() && stop.is_err() && empty.is_err()));
+    // Each takes all that the one before it takes, and means the same by it.
+    assert_eq!(empty.is_ok(), object.as_ref().is_some_and(Map::is_empty));
+    if empty.is_ok() {
+        assert_eq!(stop, Ok(None));
+    }
+    if let Ok(grace) = stop {
+        assert_eq!(start.as_ref().expect("a start takes what a stop takes").grace, grace);
+    }
+    if let Ok(start) = start {
+        let object = object.expect("looked at above");
+        assert!(start.args.len() <= ENTRIES_MAX && start.env.len() <= ENTRIES_MAX);
+        for text in start.args.iter().chain(start.env.values()) {
+            assert!(text.len() <= TEXT_BYTES_MAX && !text.contains('\0'));
+        }
+        for name in start.env.keys() {
+            assert!(!name.is_empty() && !name.contains(['=', '\0']) && !name.starts_with("AUTOAPPDEV_"), "{name:?}");
+        }
+        // It holds what the object holds.
+        assert_eq!(object.get("script").and_then(Value::as_str), start.script.as_deref());
+        assert_eq!(object.get("cwd").and_then(Value::as_str), start.cwd.as_deref());
+        assert_eq!(object.get("args").cloned().unwrap_or_else(|| json!([])), json!(start.args));
+        assert_eq!(object.get("env").cloned().unwrap_or_else(|| json!({})), json!(start.env));
+        assert_eq!(object.get("grace_s").and_then(Value::as_f64).is_some(), start.grace.is_some());
+        assert!(start.grace.is_none_or(|grace| grace.as_secs_f64() <= 3600.0));
+        let again = serde_json::to_vec(&object).expect("it was JSON");
+        assert_eq!(format!("{:?}", start_request(&again).ok()), format!("{:?}", Some(start)));
+    }
+}
+
+/// A refusal is a 4xx with a word and a sentence in one line of text.
+fn is_refusal(response: Response) {
+    assert!((400..500).contains(&response.status_code), "{}", response.status_code);
+    let (mut reader, _) = response.data.into_reader_and_size();
+    let body: Value = serde_json::from_reader(&mut reader).expect("JSON");
+    assert!(body["ok"] == false && body["error"].is_string() && body["detail"].is_string(), "{body}");
+}

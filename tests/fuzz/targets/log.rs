@@ -1,0 +1,154 @@
+//! The log: the reader over whatever lies on the disk, torn anywhere; and what the writer wrote, read again.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use autoappdev::log::{
+    Limits, LineSplitter, Page, Segment, SegmentWriter, Stream, end_of_log, read_since, read_tail, segments_in,
+};
+
+use super::cut::{choices, pieces};
+use super::scratch::in_empty_folder;
+
+/// More than any log here has.
+const ALL: usize = 100_000;
+/// A page ends after 1 MiB; what is read here stays well below.
+const INPUT_BYTES_MAX: usize = 64 * 1024;
+const AT: &[u8] = b"2023-11-14T22:13:20.007Z";
+
+pub fn run(bytes: &[u8]) {
+    let (choices, content) = choices::<6>(bytes);
+    if content.len() > INPUT_BYTES_MAX {
+        return;
+    }
+    in_empty_folder(|folder| {
+        if choices[0] & 1 == 0 {
+            read_what_lies_there(folder, choices, content);
+        } else {
+            read_what_was_written(folder, choices, content);
+        }
+    });
+}
+
+/// `content` as up to four segments, cut wherever the choices say.
+fn read_what_lies_there(folder: &Path, [mode, first, second, third, how, lines]: [u8; 6], content: &[u8]) {
+    // A line longer than any record of ours, as somebody else may have left it.
+    let mut content = content.to_vec();
+    let is_stretched = mode & 2 != 0;
+    if is_stretched {
+        let at = content.len() * usize::from(how) / 256;
+        content.splice(at..at, std::iter::repeat_n(b'x', 70_000));
+    }
+    let begin = if mode & 4 == 0 { 0 } else { 5_000 };
+    let mut cuts: Vec<usize> = [first, second, third].iter().map(|cut| content.len() * usize::from(*cut) / 256).collect();
+    cuts.sort_unstable();
+    let mut segments = Vec::new();
+    let mut from = 0;
+    for (n, to) in cuts.into_iter().chain([content.len()]).enumerate() {
+        // Two of a kind would have the same position; a log has an empty one at its end at most.
+        if n < 3 && to == from {
+            continue;
+        }
+        let start = begin + from as u64;
+        let path = folder.join(format!("{start:020}.log"));
+        fs::write(&path, &content[from..to]).expect("writes");
+        segments.push((Segment { start, path, run_id: Some(7) }, from..to));
+        from = to;
+    }
+    let expected = expected(&segments, &content);
+    let segments: Vec<Segment> = segments.into_iter().map(|(segment, _)| segment).collect();
+    assert_eq!(segments_in(folder, Some(7)).expect("a look"), segments);
+    assert_eq!(end_of_log(&segments).expect("a look"), begin + content.len() as u64);
+
+    let whole = read_since(&segments, 0, ALL).expect("reads");
+    assert_eq!(whole.lines.len(), expected.len());
+    for (line, (id, record)) in whole.lines.iter().zip(&expected) {
+        assert_eq!(line.id, *id);
+        assert!(String::from_utf8_lossy(record).ends_with(&line.line), "{:?} is not in the log", line.line);
+    }
+    assert_eq!(whole.first, segments[0].start);
+
+    // From any cursor, in pages of any size: each line once.
+    let end = begin + content.len() as u64;
+    let any = (0..16).map(|n| begin + (content.len() as u64 * n / 15) + u64::from(how) % 7).filter(|_| !is_stretched);
+    for since in any.chain(whole.lines.iter().rev().take(8).map(|line| line.id)).chain([end, end + 9]) {
+        let page = read_since(&segments, since, ALL).expect("reads");
+        let wanted: Vec<_> = whole.lines.iter().filter(|line| line.id > since).cloned().collect();
+        assert_eq!(page, Page { next: wanted.last().map_or(since, |line| line.id), first: whole.first, lines: wanted });
+    }
+    let (mut since, mut got, limit) = (0, Vec::new(), usize::from(lines) % 9 + 1);
+    while got.len() < whole.lines.len() {
+        let page = read_since(&segments, since, limit).expect("reads");
+        assert!(!page.lines.is_empty() && page.lines.len() <= limit, "a page of {limit} has {} lines", page.lines.len());
+        since = page.next;
+        got.extend(page.lines);
+        assert!(whole.lines.starts_with(&got));
+    }
+    // The tail is the end of it.
+    for lines in [1, usize::from(lines), ALL] {
+        let tail = read_tail(&segments, lines).expect("reads");
+        assert_eq!(tail.lines, whole.lines[whole.lines.len().saturating_sub(lines)..], "{lines} lines");
+    }
+}
+
+/// The records by hand: position behind each, and its bytes. A torn one counts where a segment follows.
+fn expected<'c>(segments: &[(Segment, std::ops::Range<usize>)], content: &'c [u8]) -> Vec<(u64, &'c [u8])> {
+    let mut records = Vec::new();
+    for (n, (segment, range)) in segments.iter().enumerate() {
+        let mut at = segment.start;
+        for record in content[range.clone()].split_inclusive(|byte| *byte == b'\n') {
+            at += record.len() as u64;
+            if let Some(whole) = record.strip_suffix(b"\n") {
+                records.push((at, whole));
+            } else if n + 1 < segments.len() {
+                records.push((at, record));
+            }
+        }
+    }
+    records
+}
+
+/// `content` as a pipeline's output: cut on its way, written at times before its line is whole, spread over segments.
+fn read_what_was_written(folder: &Path, [_, how, segment_bytes, waits, _, lines]: [u8; 6], content: &[u8]) {
+    // Of bad UTF-8 the reader replaces what each record holds of it, so where it is cut shows.
+    let output = String::from_utf8_lossy(content);
+    let limits = Limits { segment_bytes: u64::from(segment_bytes) * 16 + 1, run_bytes: 1 << 40 };
+    let mut writer = SegmentWriter::create(folder, 77, limits).expect("creates");
+    let mut splitter = LineSplitter::new(Stream::Stdout);
+    let mut now = Duration::ZERO;
+    for piece in pieces(output.as_bytes(), how) {
+        let mut records = Vec::new();
+        splitter.push(piece, AT, now, &mut records);
+        now += Duration::from_millis(u64::from(waits));
+        splitter.flush_if_due(AT, now, &mut records);
+        writer.write(&records, AT).expect("writes");
+    }
+    let mut records = Vec::new();
+    splitter.end(AT, &mut records);
+    writer.write(&records, AT).expect("writes");
+
+    let segments = segments_in(folder, Some(7)).expect("a look");
+    let mut read = String::new();
+    let (mut since, limit) = (0, usize::from(lines) * 8 + 1);
+    loop {
+        let page = read_since(&segments, since, limit).expect("reads");
+        if page.lines.is_empty() {
+            break;
+        }
+        for line in page.lines {
+            assert!(line.stream == Some("stdout") && line.ts.is_some());
+            read.push_str(&line.line);
+            if !line.partial {
+                read.push('\n');
+            }
+        }
+        since = page.next;
+    }
+    let mut wanted = output.into_owned();
+    if !wanted.is_empty() && !wanted.ends_with('\n') {
+        wanted.push('\n');
+    }
+    assert!(read == wanted, "written {wanted:?}, read {read:?}");
+    assert_eq!(end_of_log(&segments).expect("a look"), writer.position());
+}

@@ -1,0 +1,49 @@
+//! What server and shim say to each other. The first byte says how the rest is cut.
+
+use std::fmt::Debug;
+
+use autoappdev::run_dir::{Command, LaunchSpec, LineReader, Message, to_line};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::cut::{choices, pieces};
+
+pub fn run(bytes: &[u8]) {
+    let ([how], stream) = choices::<1>(bytes);
+    let (lines, rest) = cut(&[stream]);
+    let mut joined = Vec::new();
+    for line in &lines {
+        assert!(!line.contains(&b'\n'));
+        joined.extend_from_slice(line);
+        joined.push(b'\n');
+    }
+    joined.extend_from_slice(&rest);
+    assert_eq!(joined, stream, "bytes were lost or made up");
+    assert_eq!(cut(&pieces(stream, how)), (lines.clone(), rest), "other lines when they come in pieces");
+    for line in &lines {
+        said_again::<Command>(line);
+        said_again::<Message>(line);
+        said_again::<LaunchSpec>(line);
+    }
+}
+
+fn cut(pieces: &[&[u8]]) -> (Vec<Vec<u8>>, Vec<u8>) {
+    let mut reader = LineReader::new(1 << 20);
+    let mut lines = Vec::new();
+    for piece in pieces {
+        reader.push(piece);
+        while let Some(line) = reader.next_line() {
+            lines.push(line);
+        }
+    }
+    assert!(!reader.is_over_limit());
+    (lines, reader.into_rest())
+}
+
+/// What is understood is one line again, and means the same.
+fn said_again<T: DeserializeOwned + Serialize + PartialEq + Debug>(line: &[u8]) {
+    let Ok(said) = serde_json::from_slice::<T>(line) else { return };
+    let again = to_line(&said);
+    assert_eq!(again.iter().position(|byte| *byte == b'\n'), Some(again.len() - 1));
+    assert_eq!(serde_json::from_slice::<T>(&again).expect("reads"), said);
+}
