@@ -9,6 +9,7 @@ use std::net::TcpListener;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -17,12 +18,13 @@ use rustix::fs::FlockOperation;
 use signal_hook::consts::signal::{SIGINT, SIGTERM};
 
 use crate::config::Config;
-use crate::http::{App, Guard, Server};
+use crate::http::{App, Door, Guard, Keys, Server};
 use crate::kill_point::KillPoint;
 use crate::log::BackendLog;
 use crate::private::private_file;
 use crate::process;
 use crate::run_dir::{LockState, Runs, create_private_dir};
+use crate::secrets::{Secret, Secrets};
 use crate::server_info::ServerInfo;
 use crate::store::Store;
 use crate::supervisor::{Settings, Supervisor};
@@ -82,6 +84,14 @@ fn serve_in(config: Config, runtime_dir: &Path) -> anyhow::Result<()> {
     for migration in &opened.applied {
         ::log::info!("applied migration {migration}");
     }
+    let door = Door::at(address);
+    // One door that others reach, or a token that somebody set, and every TCP door asks for it.
+    let keys = if door.is_open() || config.tokens.is_set() {
+        let secrets = Secrets::keep(&config.tokens, runtime_dir).map_err(|error| anyhow!("failed to {error}"))?;
+        Some(Arc::new(Keys::new(&secrets)))
+    } else {
+        None
+    };
     let settings = Settings {
         runtime_dir: runtime_dir.to_owned(),
         root,
@@ -100,8 +110,10 @@ fn serve_in(config: Config, runtime_dir: &Path) -> anyhow::Result<()> {
         supervisor: supervisor.handle(),
         runs: Runs::new(runtime_dir.to_owned()),
         database: config.database,
-        guard: Guard { address, allow_hosts: config.allow_hosts, allow_origins: config.allow_origins },
+        guard: Guard::new(door, config.allow_hosts, config.allow_origins),
+        keys,
     };
+    let asks = app.keys.is_some();
     let server = Server::start(listener, Box::new(app)).context("cannot begin to serve")?;
     KillPoint::ServerRecovered.reach();
     let info = ServerInfo { pid: std::process::id(), address };
@@ -109,6 +121,13 @@ fn serve_in(config: Config, runtime_dir: &Path) -> anyhow::Result<()> {
     KillPoint::ServerInfoWritten.reach();
     ::log::info!("listening on http://{address}/");
     say(&format!("autoappdev listens on http://{address}/"));
+    if asks {
+        let place = match config.tokens.token {
+            Some(_) => "what AUTOAPPDEV_TOKEN says".to_owned(),
+            None => format!("in {}", Secret::Token.path(runtime_dir).display()),
+        };
+        say(&format!("it asks for the token, which is {place}; `autoappdev pair` makes a link for a phone"));
+    }
 
     // Until a signal, or the supervisor's end.
     let mut byte = [0];
