@@ -4,13 +4,15 @@
 //! nothing of the answers' meaning beside success, refusal and failure.
 
 use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use ureq::Agent;
 
-use crate::config::Endpoint;
+use crate::config::{Endpoint, Tokens};
+use crate::secrets::Secret;
 use crate::server_info::ServerInfo;
 
 /// For an answer that needs no waiting.
@@ -114,10 +116,12 @@ struct ErrorDocument {
 pub(super) struct Client {
     agent: Agent,
     endpoint: Endpoint,
+    /// Those that were set.
+    tokens: Tokens,
 }
 
 impl Client {
-    pub(super) fn new(endpoint: Endpoint) -> Self {
+    pub(super) fn new(endpoint: Endpoint, tokens: Tokens) -> Self {
         let settings = Agent::config_builder()
             .proxy(None)
             .http_status_as_error(false)
@@ -127,14 +131,14 @@ impl Client {
             .timeout_connect(Some(CONNECT_TIMEOUT))
             .user_agent(concat!("autoappdev/", env!("CARGO_PKG_VERSION")))
             .build();
-        Self { agent: settings.into(), endpoint }
+        Self { agent: settings.into(), endpoint, tokens }
     }
 
     /// Reads `path`.
     pub(super) fn get(&self, path: &str) -> Result<Answer, ClientError> {
         self.ask(|base| {
             let url = format!("{base}{path}");
-            let request = self.agent.get(url).header("connection", "close");
+            let request = self.with_token(base, self.agent.get(url).header("connection", "close"));
             request.config().timeout_global(Some(READ_TIMEOUT)).build().call()
         })
     }
@@ -145,8 +149,28 @@ impl Client {
         self.ask(|base| {
             let url = format!("{base}{path}");
             let request = self.agent.post(url).header("connection", "close").content_type("application/json");
+            let request = self.with_token(base, request);
             request.config().timeout_global(Some(timeout)).build().send(&body)
         })
+    }
+
+    /// Adds the token that opens most of the server at `base`. Those that were set go to whatever server was named; those in the runtime
+    /// directory to the server that says it owns that, and to no other that happens to have the usual port.
+    fn with_token<B>(&self, base: &str, request: ureq::RequestBuilder<B>) -> ureq::RequestBuilder<B> {
+        let its_dir = match &self.endpoint {
+            Endpoint::Url(_) => None,
+            Endpoint::Folder { runtime_dir, .. } => {
+                Some(runtime_dir).filter(|dir| ServerInfo::read(dir).is_some_and(|info| base == url_of(info.address)))
+            }
+        };
+        // A file that cannot be used is the server's concern: it says so, or asks for none.
+        let kept = |secret: Secret| its_dir.and_then(|dir| secret.find(dir).ok().flatten());
+        let Tokens { token, read_token } = self.tokens.clone();
+        let token = token.or_else(|| kept(Secret::Token)).or(read_token).or_else(|| kept(Secret::ReadToken));
+        match token {
+            Some(token) => request.header("authorization", format!("Bearer {}", token.expose())),
+            None => request,
+        }
     }
 
     /// Sends to the first server that can be connected to. Where a connection was made no other is tried: an action may be
@@ -170,9 +194,22 @@ impl Client {
             Endpoint::Url(url) => vec![url.clone()],
             Endpoint::Folder { address, runtime_dir } => {
                 let written = ServerInfo::read(runtime_dir).map(|info| info.address).filter(|written| written != address);
-                written.into_iter().chain([*address]).map(|address| format!("http://{address}")).collect()
+                written.into_iter().chain([*address]).map(url_of).collect()
             }
         }
+    }
+}
+
+fn url_of(address: SocketAddr) -> String {
+    format!("http://{}", dialable(address))
+}
+
+/// Where a server on this machine that listens at this address can be reached: every address of a machine is no address to call.
+pub(super) fn dialable(address: SocketAddr) -> SocketAddr {
+    match address {
+        SocketAddr::V4(four) if four.ip().is_unspecified() => (Ipv4Addr::LOCALHOST, four.port()).into(),
+        SocketAddr::V6(six) if six.ip().is_unspecified() => (Ipv6Addr::LOCALHOST, six.port()).into(),
+        other => other,
     }
 }
 
@@ -223,7 +260,6 @@ fn read_answer(url: String, mut response: ureq::http::Response<ureq::Body>) -> R
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::net::SocketAddr;
 
     use super::*;
 
@@ -232,15 +268,20 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let file = folder.path().join("server.json");
         let address = SocketAddr::from(([127, 0, 0, 1], 8788));
-        let bases = || Client::new(Endpoint::Folder { address, runtime_dir: folder.path().to_owned() }).bases();
+        let bases =
+            || Client::new(Endpoint::Folder { address, runtime_dir: folder.path().to_owned() }, Tokens::default()).bases();
         assert_eq!(bases(), ["http://127.0.0.1:8788"]);
         fs::write(&file, r#"{"pid":1,"address":"127.0.0.1:4000"}"#).expect("written");
         assert_eq!(bases(), ["http://127.0.0.1:4000", "http://127.0.0.1:8788"]);
-        assert_eq!(Client::new(Endpoint::Url("http://box".to_owned())).bases(), ["http://box"]);
+        assert_eq!(Client::new(Endpoint::Url("http://box".to_owned()), Tokens::default()).bases(), ["http://box"]);
         fs::write(&file, r#"{"pid":1,"address":"[::1]:4000"}"#).expect("written");
         assert_eq!(bases(), ["http://[::1]:4000", "http://127.0.0.1:8788"]);
         fs::write(&file, r#"{"pid":1,"address":"127.0.0.1:8788"}"#).expect("written");
         assert_eq!(bases(), ["http://127.0.0.1:8788"]);
+        for (listens, base) in [("0.0.0.0:4000", "http://127.0.0.1:4000"), ("[::]:4000", "http://[::1]:4000")] {
+            fs::write(&file, format!(r#"{{"pid":1,"address":"{listens}"}}"#)).expect("written");
+            assert_eq!(bases(), [base, "http://127.0.0.1:8788"]);
+        }
         for torn in [r#"{"pid":1,"addr"#, "", "[]", r#"{"address":"example.org:80"}"#] {
             fs::write(&file, torn).expect("written");
             assert_eq!(bases(), ["http://127.0.0.1:8788"], "{torn}");
