@@ -10,9 +10,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 mod dotenv;
+mod token;
 mod values;
 
 pub use dotenv::parse_dotenv;
+pub use token::Token;
 pub use values::{grace_from_text, server_url};
 
 /// The port when none is set.
@@ -40,11 +42,16 @@ const ROOT: &str = "AUTOAPPDEV_PIPELINE_CWD";
 const SCRIPT: &str = "AUTOAPPDEV_PIPELINE_SCRIPT";
 const ALLOW_ORIGIN: &str = "AUTOAPPDEV_ALLOW_ORIGIN";
 const ALLOW_HOST: &str = "AUTOAPPDEV_ALLOW_HOST";
+const TOKEN: &str = "AUTOAPPDEV_TOKEN";
+const READ_TOKEN: &str = "AUTOAPPDEV_READ_TOKEN";
 const CONTAINMENT: &str = "AUTOAPPDEV_CONTAINMENT";
 const GRACE: &str = "AUTOAPPDEV_GRACE_S";
 const LOG_SEGMENT: &str = "AUTOAPPDEV_LOG_SEGMENT_MB";
 const LOG_RUN: &str = "AUTOAPPDEV_LOG_RUN_MB";
 const URL: &str = "AUTOAPPDEV_URL";
+
+/// What an error shows in place of a token.
+const HIDDEN: &str = "…";
 
 /// Every name that is read from the environment or a `.env` file.
 pub const NAMES: &[&str] = &[
@@ -58,6 +65,8 @@ pub const NAMES: &[&str] = &[
     SCRIPT,
     ALLOW_ORIGIN,
     ALLOW_HOST,
+    TOKEN,
+    READ_TOKEN,
     CONTAINMENT,
     GRACE,
     LOG_SEGMENT,
@@ -126,6 +135,8 @@ pub struct Config {
     pub allow_origins: Vec<String>,
     /// Names beside loopback's by which a client may call this server, in lower case, without a port.
     pub allow_hosts: Vec<String>,
+    /// The tokens that were set. Where one is, every TCP door asks for a token.
+    pub tokens: Tokens,
     /// Whether a run gets a control group of its own where this user may make one.
     pub uses_cgroups: bool,
     /// From TERM to KILL for a start that names no other.
@@ -146,7 +157,7 @@ impl Config {
     ) -> Result<Self, ConfigError> {
         let sources = Sources { env, dotenv };
         let port = sources.port(flags.port.as_ref())?;
-        let hosts = sources.hosts(flags.host.as_ref(), port)?;
+        let hosts = sources.hosts(flags.host.as_ref())?;
         let runtime_dir = sources.runtime_dir(flags.runtime_dir.as_ref(), cwd)?;
         let socket = sources.socket(&runtime_dir, cwd)?;
         let database = match sources.given(("--database", flags.database.as_ref()), &[DATABASE_URL]) {
@@ -163,6 +174,7 @@ impl Config {
         };
         let allow_origins = sources.list(ALLOW_ORIGIN, values::origin)?;
         let allow_hosts = sources.list(ALLOW_HOST, values::host_name)?;
+        let tokens = sources.tokens()?;
         let uses_cgroups = sources.variable(CONTAINMENT).map_or(Ok(true), |given| given.parsed(values::uses_cgroups))?;
         let grace = sources.variable(GRACE).map_or(Ok(GRACE_DEFAULT), |given| given.parsed(grace_from_text))?;
         let segment_mb = sources
@@ -181,11 +193,33 @@ impl Config {
             pipeline_script,
             allow_origins,
             allow_hosts,
+            tokens,
             uses_cgroups,
             grace,
             log_segment_bytes: segment_mb * MIB,
             log_run_bytes: run_mb * MIB,
         })
+    }
+}
+
+/// The tokens that somebody set.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tokens {
+    /// Who has it may look and act.
+    pub token: Option<Token>,
+    /// Who has it may look.
+    pub read_token: Option<Token>,
+}
+
+impl Tokens {
+    /// What a client command finds: as [`Config::resolve`] does.
+    pub fn resolve(env: impl Fn(&str) -> Option<OsString>, dotenv: &[(String, String)]) -> Result<Self, ConfigError> {
+        Sources { env, dotenv }.tokens()
+    }
+
+    /// Whether there is one.
+    pub fn is_set(&self) -> bool {
+        self.token.is_some() || self.read_token.is_some()
     }
 }
 
@@ -213,7 +247,7 @@ impl Endpoint {
             return url.parsed(server_url).map(Self::Url);
         }
         let port = sources.port(None)?;
-        let hosts = sources.hosts(None, port)?;
+        let hosts = sources.hosts(None)?;
         let runtime_dir = sources.runtime_dir(None, cwd)?;
         let socket = sources.socket(&runtime_dir, cwd)?;
         Ok(Self::Folder { socket, address: SocketAddr::new(hosts[0], port), runtime_dir })
@@ -247,10 +281,10 @@ impl<E: Fn(&str) -> Option<OsString>> Sources<'_, E> {
         self.given(("--port", flag), &[PORT, PORT_ALIAS]).map_or(Ok(PORT_DEFAULT), |given| given.parsed(values::port))
     }
 
-    /// At least one; `port` is for the advice only.
-    fn hosts(&self, flag: Option<&OsString>, port: u16) -> Result<Vec<IpAddr>, ConfigError> {
+    /// At least one.
+    fn hosts(&self, flag: Option<&OsString>) -> Result<Vec<IpAddr>, ConfigError> {
         let Some(given) = self.given(("--host", flag), &[HOST]) else { return Ok(vec![Ipv4Addr::LOCALHOST.into()]) };
-        let hosts = given.list(|text| values::host(text, port))?;
+        let hosts = given.list(values::host)?;
         if hosts.is_empty() { Err(given.wrong("names no address")) } else { Ok(hosts) }
     }
 
@@ -260,6 +294,16 @@ impl<E: Fn(&str) -> Option<OsString>> Sources<'_, E> {
             Some(given) => given.path().map(|path| Some(in_folder(cwd, &path))),
             None => Ok(Some(runtime_dir.join(SOCKET_DEFAULT))),
         }
+    }
+
+    fn tokens(&self) -> Result<Tokens, ConfigError> {
+        let token = |name| self.variable(name).map(|given| given.token()).transpose();
+        let tokens = Tokens { token: token(TOKEN)?, read_token: token(READ_TOKEN)? };
+        if tokens.is_set() && tokens.token == tokens.read_token {
+            let problem = format!("is the same as {TOKEN}: who may only look could act; set two different ones");
+            return Err(ConfigError::Value { name: READ_TOKEN, value: HIDDEN.to_owned(), problem });
+        }
+        Ok(tokens)
     }
 
     fn runtime_dir(&self, flag: Option<&OsString>, cwd: &Path) -> Result<PathBuf, ConfigError> {
@@ -300,6 +344,17 @@ impl Given {
             }
         }
         Ok(list)
+    }
+
+    /// A token. Its text is never repeated, right or wrong.
+    fn token(&self) -> Result<Token, ConfigError> {
+        let text = self.value.to_str().unwrap_or("\0");
+        let place = if self.from_dotenv { " (in .env)" } else { "" };
+        Token::new(text.trim()).map_err(|problem| ConfigError::Value {
+            name: self.name,
+            value: format!("{HIDDEN}{place}"),
+            problem: problem.to_owned(),
+        })
     }
 
     fn path(&self) -> Result<PathBuf, ConfigError> {

@@ -63,6 +63,10 @@ kill_points! {
     ServerRunIdsReserved = "server.run_ids_reserved",
     /// A run that the database did not know is in it as `starting`.
     ServerUnknownRunCommitted = "server.unknown_run_committed",
+    /// A token or the session key is made and written beside its place.
+    ServerSecretBeside = "server.secret_beside",
+    /// It is in its place.
+    ServerSecretKept = "server.secret_kept",
     /// All is recovered, `server.json` is not written.
     ServerRecovered = "server.recovered",
     /// What becomes `server.json` is written beside it.

@@ -13,6 +13,7 @@ pub mod private;
 pub mod process;
 pub mod run_dir;
 pub mod script;
+pub mod secrets;
 pub mod serve;
 pub mod server_info;
 pub mod service_manager;

@@ -5,7 +5,7 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -18,12 +18,13 @@ use rustix::fs::FlockOperation;
 use signal_hook::consts::signal::{SIGINT, SIGTERM};
 
 use crate::config::{Config, SOCKET_DEFAULT};
-use crate::http::{App, Entrance, Guard, Listener, Server, Streams};
+use crate::http::{App, Door, Entrance, Guard, Keys, Listener, Server, Streams};
 use crate::kill_point::KillPoint;
 use crate::log::BackendLog;
 use crate::private::private_file;
 use crate::process;
 use crate::run_dir::{LockState, Runs, create_private_dir};
+use crate::secrets::{Secret, Secrets};
 use crate::server_info::ServerInfo;
 use crate::service_manager::{self, Watchdog};
 use crate::store::Store;
@@ -79,6 +80,13 @@ fn serve_in(config: Config, runtime_dir: &Path) -> anyhow::Result<()> {
     for migration in &opened.applied {
         ::log::info!("applied migration {migration}");
     }
+    // One door that others reach, or a token that somebody set, and every TCP door asks for it.
+    let keys = if config.tokens.is_set() || listeners.iter().any(|listener| listener.door().is_open()) {
+        let secrets = Secrets::keep(&config.tokens, runtime_dir).map_err(|error| anyhow!("failed to {error}"))?;
+        Some(Arc::new(Keys::new(&secrets)))
+    } else {
+        None
+    };
     let settings = Settings {
         runtime_dir: runtime_dir.to_owned(),
         root,
@@ -94,18 +102,16 @@ fn serve_in(config: Config, runtime_dir: &Path) -> anyhow::Result<()> {
     })
     .map_err(|error| anyhow!("failed to {error}"))?;
     let streams = Arc::new(Streams::new(supervisor.handle(), Runs::new(runtime_dir.to_owned()), config.database.clone()));
-    let mut entrances = Vec::new();
-    for listener in listeners {
-        let address = listener.address().unwrap_or(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), config.port));
-        let app = App {
-            supervisor: supervisor.handle(),
-            runs: Runs::new(runtime_dir.to_owned()),
-            database: config.database.clone(),
-            guard: Guard { address, allow_hosts: config.allow_hosts.clone(), allow_origins: config.allow_origins.clone() },
-            streams: streams.clone(),
-        };
-        entrances.push(Entrance { listener, handler: Arc::new(app) });
-    }
+    let app = |door| App {
+        supervisor: supervisor.handle(),
+        runs: Runs::new(runtime_dir.to_owned()),
+        database: config.database.clone(),
+        guard: Guard::new(door, config.allow_hosts.clone(), config.allow_origins.clone()),
+        keys: keys.clone().filter(|_| door != Door::Socket),
+        streams: streams.clone(),
+    };
+    let entrances =
+        listeners.into_iter().map(|listener| Entrance { handler: Arc::new(app(listener.door())), listener }).collect();
     let server = Server::start(entrances).context("cannot begin to serve")?;
     KillPoint::ServerRecovered.reach();
     let addresses = server.addresses();
@@ -125,6 +131,13 @@ fn serve_in(config: Config, runtime_dir: &Path) -> anyhow::Result<()> {
     ::log::info!("listening on {}", ways.join(" and "));
     for (n, way) in ways.iter().enumerate().filter(|(n, _)| *n < addresses.len().max(1)) {
         say(&format!("autoappdev {}listens on {way}", if n > 0 { "also " } else { "" }));
+    }
+    if keys.is_some() {
+        let place = match config.tokens.token {
+            Some(_) => "what AUTOAPPDEV_TOKEN says".to_owned(),
+            None => format!("in {}", Secret::Token.path(runtime_dir).display()),
+        };
+        say(&format!("it asks for the token, which is {place}; `autoappdev pair` makes a link for a phone"));
     }
     let watchdog = Watchdog::start({
         let probe = server.probe();

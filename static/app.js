@@ -5,6 +5,8 @@
 // one for the log, each with one request in flight at most; both rest while the page is hidden. Text from outside is put in
 // by textContent only.
 
+import { enterByLink, learn, lock, mayOnlyLook } from './login.js';
+
 const ACTIONS = ['start', 'pause', 'resume', 'stop'];
 const DOING = { start: 'starting…', pause: 'pausing…', resume: 'resuming…', stop: 'stopping…' };
 const TIMES = ['started_at', 'paused_at', 'resumed_at', 'stopped_at'];
@@ -38,6 +40,8 @@ const HINTS = {
   resume_failed: 'Press Resume again, or Stop.',
   storage_failed: 'Look at the disk and the server’s log, backend.log, then try again.',
   disk_full: 'Make room on the server’s disk, then try again.',
+  unauthorized: 'Log in above, then press it again.',
+  read_only: 'Log out, and log in with the other token or its link.',
   lost: 'It may or may not have happened. The state above shows it as soon as the server answers.',
 };
 
@@ -48,6 +52,7 @@ let pipeline = null;      // the latest answer; kept while disconnected, as the 
 let connected = false;
 let failures = 0;         // state requests in a row without a state
 let refusal = '';         // what the server said in place of a state
+let locked = false;       // the server asks for its token
 let doubt = false;        // the next state request is to be answered at once
 let heard = Date.now();   // when the server last answered as it should, by this device's clock
 let skew = 0;             // the server's clock minus this device's, in ms
@@ -109,7 +114,11 @@ function set(element, text) {
 
 function show() {
   const p = pipeline;
-  if (!p) return showConnection();
+  lock(locked);
+  if (!p) {
+    if (locked) set($('status'), 'Only who has the token can see it.');
+    return showConnection();
+  }
   const state = connected ? p.state : 'unknown';
   const words = statusWords(p);
   document.body.dataset.state = state;
@@ -131,6 +140,7 @@ function show() {
   showTitle(doing || state);
   $('icon').href = `static/favicon${/^(running|paused|stopped)$/.test(state) ? `-${state}` : ''}.svg`;
   if (connected) say(`Pipeline ${doing || state + (state === 'stopped' ? `: ${words}.` : '.')}`);
+  else if (locked) say('The server asks for its token.');
   else if (failures) say('No connection to the server.');
 }
 
@@ -138,7 +148,7 @@ function show() {
 function showTitle(word) {
   const when = hidden === null ? '' : ` at ${clockFormat.format(hidden)}`;
   const name = pipeline.script ? pipeline.script.split('/').pop() : 'no script';
-  document.title = `${connected ? word : 'no connection'}${when} · ${name} — AutoAppDev`;
+  document.title = `${connected ? word : locked ? 'log in' : 'no connection'}${when} · ${name} — AutoAppDev`;
 }
 
 function showTimes() {
@@ -160,7 +170,7 @@ function showTimes() {
 // to the first button that works, and a repeated Enter does nothing.
 function showButtons() {
   const kill = connected && pipeline.pending === 'stop' && pipeline.allowed.includes('stop');
-  const ready = connected && settled && performance.now() - clicked >= SETTLE_MS;
+  const ready = connected && !mayOnlyLook && settled && performance.now() - clicked >= SETTLE_MS;
   set($('stop'), kill ? 'Kill now' : 'Stop');
   for (const action of ACTIONS) {
     const button = $(action);
@@ -173,7 +183,7 @@ function showButtons() {
 
 function showConnection() {
   const banner = $('connection');
-  banner.hidden = connected || !failures;
+  banner.hidden = connected || locked || !failures;
   if (!banner.hidden) {
     set(banner, (refusal ? `The server does not tell the state: ${refusal}; trying again.`
       : `No connection to the server since ${clockFormat.format(heard)}; trying again.`)
@@ -218,6 +228,7 @@ async function ask(path, signal, timeoutMs, init) {
     const response = await fetch(path, { cache: 'no-store', ...init, signal: abort.signal });
     const body = await response.json();
     if (response.ok) heard = Date.now();
+    if (response.status === 401) locked = true;
     const date = Date.parse(response.headers.get('Date'));
     // The header counts whole seconds, so a smaller difference is none.
     const off = date + 500 - Date.now();
@@ -250,6 +261,7 @@ function loop(step) {
 }
 
 async function followState(signal) {
+  await entry;
   const began = performance.now();
   const wait = pipeline?.pending || asked.size ? WAIT_PENDING_S : WAIT_S;
   // After a lost connection the server may be another one with lower versions: begin without ours.
@@ -270,11 +282,14 @@ async function followState(signal) {
     connected = false;
     const pause = Math.min(BACKOFF_MS[0] * 2 ** failures++, BACKOFF_MS[1]);
     show();
-    return pause;
+    // A log-in begins again, here or in another tab that is left for this one.
+    return answer?.status === 401 ? Infinity : pause;
   }
+  if (!connected) learn().then(show);
   const before = connected ? pipeline : {};
   pipeline = answer.body.pipeline;
   connected = true;
+  locked = false;
   failures = 0;
   if (began >= clicked) settled = true;
   show();
@@ -438,5 +453,6 @@ addEventListener('online', refresh);
 
 setInterval(() => { if (pipeline && !document.hidden) showTimes(); }, 1000);
 
+const entry = enterByLink(refresh);
 const kickState = loop(followState);
 const kickLog = loop(followLog);

@@ -5,6 +5,7 @@
 
 mod support;
 #[path = "support/webdriver.rs"]
+#[expect(dead_code, reason = "shared with the tests of logging in, which use more of it")]
 mod webdriver;
 
 use std::fs;

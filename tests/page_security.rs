@@ -15,6 +15,7 @@ use webdriver::{Browser, PATIENCE, wait_until};
 
 const FRIEND: &str = "http://localhost:5173";
 const STRANGER: &str = "http://evil.example";
+const TOKEN: &str = "test-token-of-a-page-7Qx";
 const JSON: (&str, &str) = ("Content-Type", "application/json");
 
 /// A server that lets the pages of two origins in.
@@ -56,7 +57,9 @@ fn an_allowed_origin_gets_its_preflight_on_every_route() {
             assert_open(&answer, origin, path);
             let list = |name| answer.header(name).unwrap_or_default().to_ascii_lowercase();
             assert!(list("Access-Control-Allow-Methods").split(", ").any(|word| word == method.to_ascii_lowercase()), "{path}");
-            assert!(list("Access-Control-Allow-Headers").split(", ").any(|word| word == "content-type"), "{path}");
+            for name in ["content-type", "authorization"] {
+                assert!(list("Access-Control-Allow-Headers").split(", ").any(|word| word == name), "{path}");
+            }
             assert!(list("Access-Control-Max-Age").parse::<u32>().is_ok_and(|seconds| seconds > 0), "{path}");
         }
         for origin in [
@@ -247,9 +250,12 @@ fn the_page_and_the_api_are_served_closed() {
     let place = Place::serving("sleep.sh");
     for path in READS.iter().chain(&ACTS).chain(&["/nothing"]) {
         let answer = place.get(path);
-        for (name, value) in
-            [("X-Content-Type-Options", "nosniff"), ("X-Frame-Options", "DENY"), ("Referrer-Policy", "no-referrer")]
-        {
+        for (name, value) in [
+            ("X-Content-Type-Options", "nosniff"),
+            ("X-Frame-Options", "DENY"),
+            ("Referrer-Policy", "no-referrer"),
+            ("Cross-Origin-Resource-Policy", "same-origin"),
+        ] {
             assert_eq!(answer.header(name), Some(value), "{path}");
         }
         assert!(answer.header("Server").is_none() && answer.header("Set-Cookie").is_none(), "{path}");
@@ -302,11 +308,68 @@ fn hostile_site() -> String {
     origin
 }
 
+/// Where nothing is asked for, the page is kept out by what the browser says of it alone.
 #[test]
 fn a_hostile_page_in_a_browser_changes_nothing_and_reads_nothing() {
     let Some(browser) = Browser::start() else { return };
     let place = Place::serving("sleep.sh");
     place.start();
+    be_hostile(&browser, &place);
+}
+
+/// The worst that can be: the browser has the log-in, and the hostile page is on the same host, so that the browser sends the cookie along
+/// with all that it can be made to send (ports do not count, RFC 6265, section 8.5).
+#[test]
+fn a_hostile_page_changes_nothing_in_a_browser_that_is_logged_in() {
+    let Some(browser) = Browser::start() else { return };
+    let mut place = Place::new();
+    place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh");
+    place.use_token(TOKEN);
+    place.start_server();
+    place.start();
+    let target = format!("http://127.0.0.1:{}", place.port());
+    browser.open(&format!("{target}/#token={TOKEN}"));
+    wait_until("the page is logged in", PATIENCE, || browser.text("state") == "running");
+    be_hostile(&browser, &place);
+    assert_eq!(browser.cookies().as_array().map(Vec::len), Some(1), "it was logged in all the time");
+    browser.open(&target);
+    wait_until("the page is logged in still", PATIENCE, || browser.text("state") == "running");
+}
+
+/// A link from somewhere shows a stranger nothing, and a link with a wrong token neither.
+#[test]
+fn a_stolen_link_without_its_token_opens_nothing() {
+    let Some(browser) = Browser::start() else { return };
+    let mut place = Place::new();
+    place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh");
+    place.use_token(TOKEN);
+    place.start_server();
+    place.start();
+    let before = place.footprint();
+    let target = format!("http://127.0.0.1:{}", place.port());
+    for link in [
+        &target,
+        &format!("{target}/#token="),
+        &format!("{target}/#token=not-the-right-token"),
+        &format!("{target}/?token={TOKEN}"),
+    ] {
+        browser.open("about:blank");
+        browser.open(link);
+        wait_until("the form is shown", PATIENCE, || {
+            browser.script("return !!document.getElementById('login')") == true && browser.shows("login")
+        });
+        assert_eq!(browser.text("state"), "…", "{link}");
+        assert_eq!((browser.text("log").as_str(), browser.text("pid").as_str()), ("", "–"), "{link}");
+        for action in ["start", "pause", "resume", "stop"] {
+            assert_eq!(browser.script(&format!("return document.getElementById('{action}').disabled")), true, "{link}");
+        }
+        assert_eq!(browser.cookies(), json!([]), "{link}");
+    }
+    assert_eq!(place.footprint(), before);
+}
+
+/// Everything that a page of another origin can make a browser send.
+fn be_hostile(browser: &Browser, place: &Place) {
     let before = place.footprint();
     let site = hostile_site();
     let target = format!("http://127.0.0.1:{}", place.port());
@@ -317,20 +380,35 @@ fn a_hostile_page_in_a_browser_changes_nothing_and_reads_nothing() {
          const send = (path, init) => {{ sent += 1; fetch('{target}' + path, init)
            .then(async (it) => {{ if (it.type !== 'opaque') seen.push(path + ' ' + await it.text()); }}, () => {{}})
            .finally(() => {{ settled += 1; }}); }};
-         for (const mode of ['cors', 'no-cors']) {{
-           for (const path of ['/', '/api/pipeline', '/api/logs', '/api/runs']) send(path, {{ mode }});
+         for (const mode of ['cors', 'no-cors']) for (const credentials of ['omit', 'include']) {{
+           for (const path of ['/', '/api/pipeline', '/api/logs', '/api/runs', '/api/session']) send(path, {{ mode, credentials }});
            for (const type of ['text/plain', 'application/x-www-form-urlencoded', 'multipart/form-data; boundary=x', 'application/json', '']) {{
              for (const action of ['stop', 'pause', 'start']) {{
                const body = new Blob(['{{}}'], {{ type }});
-               send('/api/pipeline/' + action, {{ method: 'POST', mode, body }});
-               send('/api/pipeline/' + action, {{ method: 'POST', mode }});
+               send('/api/pipeline/' + action, {{ method: 'POST', mode, credentials, body }});
+               send('/api/pipeline/' + action, {{ method: 'POST', mode, credentials }});
              }}
            }}
+           send('/api/logout', {{ method: 'POST', mode, credentials }});
+           send('/api/pipeline/stop', {{ method: 'POST', mode, credentials, headers: {{ Authorization: 'Bearer x' }} }});
          }}
          for (const action of ['stop', 'pause']) navigator.sendBeacon('{target}/api/pipeline/' + action, '{{}}');
-         const image = new Image(); image.src = '{target}/api/pipeline/stop'; document.body.append(image);"
+         const image = new Image(); image.src = '{target}/api/pipeline/stop'; document.body.append(image);
+         // What may be loaded from anywhere, unless the server says that it may not.
+         const load = (tag, name, path) => {{ sent += 1; const it = document.createElement(tag);
+           it.onload = () => {{ seen.push(tag + ' ' + path); settled += 1; }}; it.onerror = () => {{ settled += 1; }};
+           if (tag === 'link') it.rel = 'stylesheet'; it[name] = '{target}' + path; document.body.append(it); }};
+         load('img', 'src', '/static/favicon.svg'); load('img', 'src', '/api/pipeline'); load('script', 'src', '/static/app.js');
+         load('script', 'src', '/api/pipeline'); load('script', 'src', '/api/logs'); load('link', 'href', '/static/style.css');
+         // And what no rule for reading holds back.
+         const socket = new WebSocket('{target}/api/pipeline'.replace('http', 'ws')); sent += 1;
+         socket.onopen = () => {{ seen.push('a socket'); settled += 1; }}; socket.onerror = () => {{ settled += 1; }};
+         for (const withCredentials of [false, true]) {{
+           const events = new EventSource('{target}/api/logs', {{ withCredentials }}); sent += 1;
+           events.onopen = () => {{ seen.push('events'); settled += 1; }}; events.onerror = () => {{ events.close(); settled += 1; }};
+         }}"
     ));
-    wait_until("every request is settled", PATIENCE, || browser.script("return settled === sent && sent > 60") == true);
+    wait_until("every request is settled", PATIENCE, || browser.script("return settled === sent && sent > 140") == true);
     assert_eq!(browser.script("return seen"), json!([]), "nothing could be read");
 
     // Forms, which need no permission to be sent, into a frame, which may not be shown.

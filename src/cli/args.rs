@@ -19,7 +19,9 @@ Exit codes:
   4  the server cannot be reached
 
 A client command finds the server that `autoappdev serve` in the same folder started: by AUTOAPPDEV_URL, else by its \
-Unix socket (AUTOAPPDEV_SOCKET) and the address in server.json, both in AUTOAPPDEV_RUNTIME_DIR, else by AUTOAPPDEV_HOST and AUTOAPPDEV_PORT.";
+Unix socket (AUTOAPPDEV_SOCKET) and the address in server.json, both in AUTOAPPDEV_RUNTIME_DIR, else by AUTOAPPDEV_HOST and \
+AUTOAPPDEV_PORT. Where an address asks for a token, it sends AUTOAPPDEV_TOKEN (or AUTOAPPDEV_READ_TOKEN), else the one in the \
+runtime folder.";
 
 const URL_HELP: &str = "The server to ask, http://HOST:PORT [env: AUTOAPPDEV_URL] [default: the one of this folder]";
 
@@ -34,6 +36,8 @@ Settings come from flags, then the environment, then a .env file in this folder:
   AUTOAPPDEV_PIPELINE_SCRIPT  --script
   AUTOAPPDEV_ALLOW_ORIGIN     origins whose pages may use the API, comma-separated [default: none]
   AUTOAPPDEV_ALLOW_HOST       more names of this server, comma-separated [default: none]
+  AUTOAPPDEV_TOKEN            who has it may look and act [default: one in the runtime folder, beyond loopback]
+  AUTOAPPDEV_READ_TOKEN       who has it may look [default: likewise]
   AUTOAPPDEV_CONTAINMENT      auto: a control group for a run where one can be had; tree: never [default: auto]
   AUTOAPPDEV_GRACE_S          seconds from TERM to KILL, 0 to 3600 [default: 10]
   AUTOAPPDEV_LOG_SEGMENT_MB   MiB in a log segment, 1 to 1024 [default: 16]
@@ -59,6 +63,8 @@ pub(super) enum Command {
     Serve(ServeFlags),
     #[command(flatten)]
     Ask(Ask),
+    /// Print a link and a QR code by which a phone logs in
+    Pair(PairArgs),
     /// Bring the database's schema up to date
     Migrate(StorageFlags),
     /// Check that the database is whole and can be written
@@ -92,7 +98,7 @@ pub(super) enum Ask {
 
 #[derive(Debug, Args)]
 pub(super) struct ServeFlags {
-    /// The address to listen on, loopback only [default: 127.0.0.1]
+    /// The address to listen on; 0.0.0.0 is every one of this machine, and asks for a token [default: 127.0.0.1]
     #[arg(long, value_name = "ADDRESS")]
     host: Option<OsString>,
     /// The port to listen on; 0 lets the kernel pick one [default: 8788]
@@ -161,6 +167,16 @@ pub(super) struct StopArgs {
 }
 
 #[derive(Debug, Args)]
+pub(super) struct PairArgs {
+    /// For a phone that may look and change nothing
+    #[arg(long)]
+    pub(super) read_only: bool,
+    /// The name or number by which the phone reaches this server, with or without a port [default: this machine's]
+    #[arg(long, value_name = "ADDRESS", value_parser = address)]
+    pub(super) address: Option<String>,
+}
+
+#[derive(Debug, Args)]
 pub(super) struct LogsArgs {
     /// Go on with new lines as they come, also across a restart of the server, until Ctrl-C
     #[arg(short, long)]
@@ -203,6 +219,12 @@ impl Source {
             Self::Backend => "backend",
         }
     }
+}
+
+fn address(text: &str) -> Result<String, &'static str> {
+    // What has no place in a link's address would end it, or make it another's.
+    let is_address = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._:[]".contains(&byte));
+    if is_address { Ok(text.to_owned()) } else { Err("HOST or HOST:PORT is expected, without a scheme and a path") }
 }
 
 fn variable(text: &str) -> Result<(String, String), &'static str> {
@@ -290,6 +312,9 @@ mod tests {
             "autoappdev runs --limit 0",
             "autoappdev status --url https://x",
             "autoappdev shim",
+            "autoappdev pair --address http://x",
+            "autoappdev pair --address x/y",
+            "autoappdev pair --token x",
         ] {
             let error = parse(line).expect_err(line);
             assert_eq!(error.exit_code(), 2, "{line}: {error}");

@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -13,7 +14,8 @@ use serde::de::DeserializeOwned;
 use ureq::Agent;
 
 use super::local;
-use crate::config::Endpoint;
+use crate::config::{Endpoint, Tokens};
+use crate::secrets::Secret;
 use crate::server_info::ServerInfo;
 
 /// For an answer that needs no waiting.
@@ -117,6 +119,8 @@ struct ErrorDocument {
 pub(super) struct Client {
     agent: Agent,
     endpoint: Endpoint,
+    /// Those that were set.
+    tokens: Tokens,
 }
 
 /// Where a server may be.
@@ -138,7 +142,7 @@ impl fmt::Display for Place {
 }
 
 impl Client {
-    pub(super) fn new(endpoint: Endpoint) -> Self {
+    pub(super) fn new(endpoint: Endpoint, tokens: Tokens) -> Self {
         let settings = Agent::config_builder()
             .proxy(None)
             .http_status_as_error(false)
@@ -148,14 +152,14 @@ impl Client {
             .timeout_connect(Some(CONNECT_TIMEOUT))
             .user_agent(concat!("autoappdev/", env!("CARGO_PKG_VERSION")))
             .build();
-        Self { agent: settings.into(), endpoint }
+        Self { agent: settings.into(), endpoint, tokens }
     }
 
     /// Reads `path`.
     pub(super) fn get(&self, path: &str) -> Result<Answer, ClientError> {
         self.ask(|agent, base| {
             let url = format!("{base}{path}");
-            let request = agent.get(url).header("connection", "close");
+            let request = self.with_token(base, agent.get(url).header("connection", "close"));
             request.config().timeout_global(Some(READ_TIMEOUT)).build().call()
         })
     }
@@ -166,8 +170,27 @@ impl Client {
         self.ask(|agent, base| {
             let url = format!("{base}{path}");
             let request = agent.post(url).header("connection", "close").content_type("application/json");
+            let request = self.with_token(base, request);
             request.config().timeout_global(Some(timeout)).build().send(&body)
         })
+    }
+
+    /// Adds the token that opens most of the server at `base`. Those that were set go to whatever server was named; those in the runtime
+    /// directory to the server that says it owns that, and to no other that happens to have the usual port.
+    fn with_token<B>(&self, base: &str, request: ureq::RequestBuilder<B>) -> ureq::RequestBuilder<B> {
+        let its_dir = match &self.endpoint {
+            Endpoint::Url(_) => None,
+            Endpoint::Folder { runtime_dir, .. } => Some(runtime_dir)
+                .filter(|dir| ServerInfo::read(dir).and_then(|info| info.address).is_some_and(|address| base == url_of(address))),
+        };
+        // A file that cannot be used is the server's concern: it says so, or asks for none.
+        let kept = |secret: Secret| its_dir.and_then(|dir| secret.find(dir).ok().flatten());
+        let Tokens { token, read_token } = self.tokens.clone();
+        let token = token.or_else(|| kept(Secret::Token)).or(read_token).or_else(|| kept(Secret::ReadToken));
+        match token {
+            Some(token) => request.header("authorization", format!("Bearer {}", token.expose())),
+            None => request,
+        }
     }
 
     /// Sends to the first server that can be connected to. Where a connection was made no other is tried: an action may be
@@ -204,10 +227,23 @@ impl Client {
                 let addresses = written_address.into_iter().chain([*address]);
                 let mut places: Vec<Place> = sockets.map(Place::Socket).collect();
                 places.dedup();
-                places.extend(addresses.map(|address| Place::Address(format!("http://{address}"))));
+                places.extend(addresses.map(|address| Place::Address(url_of(address))));
                 places
             }
         }
+    }
+}
+
+fn url_of(address: SocketAddr) -> String {
+    format!("http://{}", dialable(address))
+}
+
+/// Where a server on this machine that listens at this address can be reached: every address of a machine is no address to call.
+pub(super) fn dialable(address: SocketAddr) -> SocketAddr {
+    match address {
+        SocketAddr::V4(four) if four.ip().is_unspecified() => (Ipv4Addr::LOCALHOST, four.port()).into(),
+        SocketAddr::V6(six) if six.ip().is_unspecified() => (Ipv6Addr::LOCALHOST, six.port()).into(),
+        other => other,
     }
 }
 
@@ -261,7 +297,6 @@ fn read_answer(url: String, mut response: ureq::http::Response<ureq::Body>) -> R
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::net::SocketAddr;
 
     use super::*;
 
@@ -275,7 +310,9 @@ mod tests {
             address,
             runtime_dir: folder.path().to_owned(),
         };
-        let places = |socket| -> Vec<String> { Client::new(endpoint(socket)).places().iter().map(ToString::to_string).collect() };
+        let places = |socket| -> Vec<String> {
+            Client::new(endpoint(socket), Tokens::default()).places().iter().map(ToString::to_string).collect()
+        };
         let default = "http://127.0.0.1:8788";
         assert_eq!(places(None), [default]);
         assert_eq!(places(Some("/r/server.sock")), ["/r/server.sock", default]);
@@ -285,11 +322,15 @@ mod tests {
         assert_eq!(places(Some("/r/server.sock")), ["/elsewhere", "/r/server.sock", "http://[::1]:4000", default]);
         fs::write(&file, r#"{"pid":1,"address":"127.0.0.1:8788","socket":"/r/server.sock"}"#).expect("written");
         assert_eq!(places(Some("/r/server.sock")), ["/r/server.sock", default]);
+        for (listens, base) in [("0.0.0.0:4000", "http://127.0.0.1:4000"), ("[::]:4000", "http://[::1]:4000")] {
+            fs::write(&file, format!(r#"{{"pid":1,"address":"{listens}"}}"#)).expect("written");
+            assert_eq!(places(None), [base, default]);
+        }
         for torn in [r#"{"pid":1,"addr"#, "", "[]", r#"{"address":"example.org:80"}"#] {
             fs::write(&file, torn).expect("written");
             assert_eq!(places(None), [default], "{torn}");
         }
-        let named = Client::new(Endpoint::Url("http://box".to_owned()));
+        let named = Client::new(Endpoint::Url("http://box".to_owned()), Tokens::default());
         assert_eq!(named.places(), [Place::Address("http://box".to_owned())]);
     }
 

@@ -9,6 +9,8 @@ mod client;
 mod local;
 mod logs;
 mod output;
+mod pair;
+mod qr;
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -20,10 +22,11 @@ use std::time::Duration;
 use clap::{CommandFactory, Parser};
 use serde_json::{Map, Value, json};
 
-use self::args::{Ask, Cli, Command, StartArgs, StopArgs};
+use self::args::{Ask, Cli, Command, PairArgs, StartArgs, StopArgs};
 use self::client::{ACTION_TIMEOUT, Answer, Client, ClientError, STOP_MARGIN};
+use self::pair::PairError;
 use crate::clock::{Clock, SystemClock};
-use crate::config::{Config, ConfigError, Endpoint, Flags, GRACE_S_MAX, parse_dotenv};
+use crate::config::{Config, ConfigError, Endpoint, Flags, GRACE_S_MAX, Tokens, parse_dotenv};
 
 const FAILURE: u8 = 1;
 const WRONG_USAGE: u8 = 2;
@@ -57,6 +60,17 @@ enum Failure {
     Dotenv(io::Error),
     #[error(transparent)]
     Client(#[from] ClientError),
+    #[error(transparent)]
+    Pair(PairError),
+}
+
+impl From<PairError> for Failure {
+    fn from(error: PairError) -> Self {
+        match error {
+            PairError::Client(error) => Self::Client(error),
+            other => Self::Pair(other),
+        }
+    }
 }
 
 /// Does what the command line `args`, the program's name first, says.
@@ -82,6 +96,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>, modes: &Modes) -> ExitCode 
         Some(Command::Migrate(flags)) => resolve(&flags.into()).map(|config| (modes.migrate)(&config)),
         Some(Command::Check(flags)) => resolve(&flags.into()).map(|config| (modes.check)(&config)),
         Some(Command::Ask(question)) => ask(&question, cli.url, cli.json).map(|()| ExitCode::SUCCESS),
+        Some(Command::Pair(args)) => pair_phone(&args, cli.url, cli.json).map(|()| ExitCode::SUCCESS),
     };
     done.unwrap_or_else(|failure| report(&failure, cli.json))
 }
@@ -90,7 +105,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>, modes: &Modes) -> ExitCode 
 fn report(failure: &Failure, json: bool) -> ExitCode {
     let (code, document) = match failure {
         Failure::Config(_) => (WRONG_USAGE, None),
-        Failure::WorkingDirectory(_) | Failure::Dotenv(_) => (FAILURE, None),
+        Failure::WorkingDirectory(_) | Failure::Dotenv(_) | Failure::Pair(_) => (FAILURE, None),
         Failure::Client(error) => match error {
             ClientError::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => return ExitCode::SUCCESS,
             ClientError::Refused { document, .. } => (REFUSED, Some(document)),
@@ -113,12 +128,16 @@ fn resolve(flags: &Flags) -> Result<Config, Failure> {
     Ok(Config::resolve(flags, |name| std::env::var_os(name), &dotenv, &cwd)?)
 }
 
-fn find_server(url: Option<String>) -> Result<Endpoint, Failure> {
-    if let Some(url) = url {
-        return Ok(Endpoint::Url(url));
-    }
+/// The server to ask, and the tokens that were set.
+fn find_server(url: Option<String>) -> Result<(Endpoint, Tokens), Failure> {
     let (dotenv, cwd) = surroundings()?;
-    Ok(Endpoint::resolve(|name| std::env::var_os(name), &dotenv, &cwd)?)
+    let env = |name: &str| std::env::var_os(name);
+    let tokens = Tokens::resolve(env, &dotenv)?;
+    let endpoint = match url {
+        Some(url) => Endpoint::Url(url),
+        None => Endpoint::resolve(env, &dotenv, &cwd)?,
+    };
+    Ok((endpoint, tokens))
 }
 
 /// The `.env` file's pairs and the working directory.
@@ -144,7 +163,8 @@ fn read_bounded(file: File) -> io::Result<String> {
 
 /// Asks the server and prints its answer.
 fn ask(question: &Ask, url: Option<String>, json: bool) -> Result<(), Failure> {
-    let client = Client::new(find_server(url)?);
+    let (endpoint, tokens) = find_server(url)?;
+    let client = Client::new(endpoint, tokens);
     let now = || SystemClock.now();
     let text = match question {
         Ask::Logs(wanted) => return Ok(logs::print_logs(&client, wanted, json)?),
@@ -167,6 +187,12 @@ fn ask(question: &Ask, url: Option<String>, json: bool) -> Result<(), Failure> {
             }),
         },
     }?;
+    Ok(say(&text).map_err(ClientError::Output)?)
+}
+
+fn pair_phone(args: &PairArgs, url: Option<String>, json: bool) -> Result<(), Failure> {
+    let (endpoint, tokens) = find_server(url)?;
+    let text = pair::pair(args, &endpoint, tokens, json)?;
     Ok(say(&text).map_err(ClientError::Output)?)
 }
 

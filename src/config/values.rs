@@ -8,27 +8,20 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{GRACE_S_MAX, LOG_RUN_MB_MAX, PORT_DEFAULT};
+use super::{GRACE_S_MAX, LOG_RUN_MB_MAX};
 
 pub(super) fn port(text: &str) -> Result<u16, String> {
     digits(text).and_then(|port| u16::try_from(port).ok()).ok_or_else(|| "is not a port: a number from 0 to 65535".to_owned())
 }
 
-/// The address to listen on. `port` is for the advice only.
-pub(super) fn host(text: &str, port: u16) -> Result<IpAddr, String> {
+/// The address to listen on.
+pub(super) fn host(text: &str) -> Result<IpAddr, String> {
     if text.eq_ignore_ascii_case("localhost") {
         return Ok(Ipv4Addr::LOCALHOST.into());
     }
-    let address: IpAddr =
-        text.parse().map_err(|_| "is not an address: a number such as 127.0.0.1 or ::1, or localhost".to_owned())?;
-    if address.is_loopback() {
-        return Ok(address);
-    }
-    let port = if port == 0 { PORT_DEFAULT } else { port };
-    Err(format!(
-        "is not of this machine alone: the server listens on loopback only; \
-         from elsewhere reach it with `ssh -L {port}:127.0.0.1:{port} HOST`"
-    ))
+    text.parse().map_err(|_| {
+        "is not an address: a number such as 127.0.0.1, ::1 or 0.0.0.0 (every address of this machine), or localhost".to_owned()
+    })
 }
 
 /// Seconds from TERM to KILL, 0 to 3600, fractions allowed: the form that the setting and the command line share.

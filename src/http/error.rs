@@ -1,5 +1,8 @@
 //! Every error as a client sees it: one exhaustive match from causes to status codes and stable words. No endpoint picks a number.
 
+use std::borrow::Cow;
+use std::net::IpAddr;
+
 use rouille::Response;
 use serde_json::{Map, Value, json};
 
@@ -30,7 +33,9 @@ pub(super) enum ApiError {
     MethodNotAllowed(&'static str),
     #[error("the body must be sent as Content-Type: application/json (curl --json)")]
     NotSentAsJson,
-    #[error("{0:?} is no name of this server; add it to AUTOAPPDEV_ALLOW_HOST if it should be")]
+    #[error(
+        "{0:?} is no name of this server; call it by its number, or add the name to AUTOAPPDEV_ALLOW_HOST if it should be one"
+    )]
     HostNotAllowed(String),
     #[error("a page of {0:?} may not change anything here; add it to AUTOAPPDEV_ALLOW_ORIGIN if it should")]
     OriginNotAllowed(String),
@@ -38,6 +43,20 @@ pub(super) enum ApiError {
         "as many streams are open as there may be; come back in a few seconds, or ask GET /api/logs and /api/pipeline with wait"
     )]
     TooManyStreams,
+    #[error(
+        "this asks for the token: send it as `Authorization: Bearer …`, or log in on the page. It is what AUTOAPPDEV_TOKEN says, else it is \
+         in the file `token` in the server's runtime directory; `autoappdev pair` on that machine makes a link of it"
+    )]
+    TokenNeeded,
+    #[error(
+        "that token is not this server's. The right one is what AUTOAPPDEV_TOKEN says, else it is in the file `token` in the server's \
+         runtime directory; `autoappdev pair` on that machine makes a link of it"
+    )]
+    WrongToken,
+    #[error("too many wrong tokens came from {from}; try again in {wait_s} s. Who has logged in before is not affected")]
+    TooManyTries { from: IpAddr, wait_s: u64 },
+    #[error("this token may look and not act; log in with the other one (AUTOAPPDEV_TOKEN, `autoappdev pair`)")]
+    ReadOnly,
     #[error(transparent)]
     Action(#[from] ActionError),
     #[error("the database could not be read; the server's log (backend.log) has the cause")]
@@ -69,6 +88,9 @@ impl ApiError {
             Self::HostNotAllowed(_) => (421, "host_not_allowed"),
             Self::TooManyStreams => (503, "too_many_streams"),
             Self::OriginNotAllowed(_) => (403, "origin_not_allowed"),
+            Self::TokenNeeded | Self::WrongToken => (401, "unauthorized"),
+            Self::TooManyTries { .. } => (429, "too_many_tries"),
+            Self::ReadOnly => (403, "read_only"),
             Self::Action(error) => match error {
                 ActionError::Refused(_) => (409, "invalid_transition"),
                 ActionError::Script(error) => match error {
@@ -125,8 +147,12 @@ impl ApiError {
             Self::Action(ActionError::SpawnFailed { run_id, .. }) => {
                 body.insert("run_id".to_owned(), run_id.into());
             }
-            Self::MethodNotAllowed(allow) => response_headers.push(("Allow", allow)),
-            Self::TooManyStreams => response_headers.push(("Retry-After", "5")),
+            Self::MethodNotAllowed(allow) => response_headers.push(("Allow", Cow::from(allow))),
+            Self::TooManyStreams => response_headers.push(("Retry-After", "5".into())),
+            Self::TokenNeeded | Self::WrongToken => {
+                response_headers.push(("WWW-Authenticate", "Bearer realm=\"autoappdev\"".into()));
+            }
+            Self::TooManyTries { wait_s, .. } => response_headers.push(("Retry-After", wait_s.to_string().into())),
             _ => {}
         }
         let mut response = super::json(&Value::Object(body)).with_status_code(status);

@@ -1,7 +1,7 @@
 //! Who may ask: the Host, the Origin, the content type. A browser sends all three truthfully, whatever page it shows.
 //!
 //! A page of another site that finds this port can make a browser send requests to it. Its Origin gives it away; where it has
-//! bent a host name of its own to this address, the Host does.
+//! bent a host name of its own to this address, the Host does. Whether somebody has a token is asked after this, by `keys`.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -15,18 +15,51 @@ pub(super) const METHODS: &str = "GET, HEAD, POST, OPTIONS";
 /// How long a browser may remember a preflight's answer, in seconds.
 const PREFLIGHT_MAX_AGE_S: &str = "600";
 
+/// By which way a request came in, and so who can have sent it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Door {
+    /// A Unix socket that only its owner, and root, can open.
+    Socket,
+    /// A TCP port that only this machine reaches, web pages in its browsers among them.
+    Loopback,
+    /// Others reach it.
+    Network,
+}
+
+impl Door {
+    /// The door that a TCP listener at this address is. An address of version 4 is the same where it is written as one of version 6.
+    pub fn at(address: SocketAddr) -> Self {
+        if address.ip().to_canonical().is_loopback() { Self::Loopback } else { Self::Network }
+    }
+
+    /// Whether others come this way, so that a token is asked for in any case.
+    pub fn is_open(self) -> bool {
+        match self {
+            Self::Socket | Self::Loopback => false,
+            Self::Network => true,
+        }
+    }
+}
+
 /// What the owner opened.
 #[derive(Clone, Debug)]
 pub struct Guard {
-    /// Where the server listens.
-    pub address: SocketAddr,
-    /// Further host names that are this server's, lower case, without port.
-    pub allow_hosts: Vec<String>,
-    /// Origins whose pages may look and act, lower case.
-    pub allow_origins: Vec<String>,
+    door: Door,
+    /// This machine's own names, lower case, where others may use them.
+    own_names: Vec<String>,
+    allow_hosts: Vec<String>,
+    allow_origins: Vec<String>,
 }
 
 impl Guard {
+    /// Guards a door. `allow_hosts` are further host names that are this server's, without port; `allow_origins` those whose pages may look
+    /// and act. Both are lower case.
+    pub fn new(door: Door, allow_hosts: Vec<String>, allow_origins: Vec<String>) -> Self {
+        let own_names =
+            if door.is_open() { own_names(rustix::system::uname().nodename().to_str().unwrap_or_default()) } else { Vec::new() };
+        Self { door, own_names, allow_hosts, allow_origins }
+    }
+
     /// Lets a request pass or says why not.
     pub(super) fn check(&self, request: &Request) -> Result<(), ApiError> {
         // HTTP/1.0 may leave it out; the transport has refused that for 1.1.
@@ -35,7 +68,8 @@ impl Guard {
         {
             return Err(ApiError::HostNotAllowed(host.to_owned()));
         }
-        if matches!(request.method(), "GET" | "HEAD" | "OPTIONS") {
+        // A WebSocket begins with a GET, and a page of any origin may read what comes over it (RFC 6455, section 10.2).
+        if changes_nothing(request) && request.header("Upgrade").is_none() {
             return Ok(());
         }
         match request.header("Origin") {
@@ -62,7 +96,7 @@ impl Guard {
         match request.header("Origin").filter(|origin| self.allows(origin)) {
             Some(origin) => response
                 .with_unique_header("Access-Control-Allow-Origin", origin.to_owned())
-                .with_unique_header("Access-Control-Expose-Headers", "ETag, Date"),
+                .with_unique_header("Access-Control-Expose-Headers", "ETag, Date, Retry-After"),
             None => response,
         }
     }
@@ -75,7 +109,7 @@ impl Guard {
         }
         response
             .with_unique_header("Access-Control-Allow-Methods", METHODS)
-            .with_unique_header("Access-Control-Allow-Headers", "content-type, if-none-match")
+            .with_unique_header("Access-Control-Allow-Headers", "authorization, content-type, if-none-match")
             .with_unique_header("Access-Control-Max-Age", PREFLIGHT_MAX_AGE_S)
     }
 
@@ -85,12 +119,32 @@ impl Guard {
 
     fn is_own_host(&self, host: &str) -> bool {
         let name = without_port(host);
-        if name.eq_ignore_ascii_case("localhost") || self.allow_hosts.iter().any(|own| own.eq_ignore_ascii_case(name)) {
+        let is = |own: &String| own.eq_ignore_ascii_case(name);
+        if name.eq_ignore_ascii_case("localhost") || self.allow_hosts.iter().any(is) || self.own_names.iter().any(is) {
             return true;
         }
         let number = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(name);
-        number.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback() || (ip == self.address.ip() && !ip.is_unspecified()))
+        let Ok(ip) = number.parse::<IpAddr>().map(|ip| ip.to_canonical()) else { return false };
+        ip.is_loopback()
+            || match self.door {
+                Door::Socket | Door::Loopback => false,
+                // A page can bend a name to another address, but not a number: a page from a number was served there. Which numbers lead
+                // here is not for this machine to know: a router or a container's host may pass one on.
+                Door::Network => !ip.is_unspecified(),
+            }
     }
+}
+
+/// Whether the method is one that only looks.
+pub(super) fn changes_nothing(request: &Request) -> bool {
+    matches!(request.method(), "GET" | "HEAD" | "OPTIONS")
+}
+
+/// The names by which a network calls this machine: its own, and that one with multicast DNS (RFC 6762). No public name server answers
+/// for a name without a dot or for one in `.local`.
+fn own_names(node: &str) -> Vec<String> {
+    let first = node.split('.').next().unwrap_or_default().to_ascii_lowercase();
+    if first.is_empty() || first.parse::<u32>().is_ok() { Vec::new() } else { vec![format!("{first}.local"), first] }
 }
 
 /// Whether the page comes from this server, by the name that it was asked for with; [`Guard::check`] has looked at that.
@@ -120,10 +174,17 @@ mod tests {
     use super::*;
 
     fn guard() -> Guard {
+        at("127.0.0.1:8788")
+    }
+
+    fn at(address: &str) -> Guard {
+        behind(Door::at(address.parse().expect("an address")))
+    }
+
+    fn behind(door: Door) -> Guard {
         Guard {
-            address: "127.0.0.1:8788".parse().expect("an address"),
-            allow_hosts: vec!["board.local".into()],
-            allow_origins: vec!["http://localhost:5173".into()],
+            own_names: if door.is_open() { own_names("Desk.example.org") } else { Vec::new() },
+            ..Guard::new(door, vec!["board.local".into()], vec!["http://localhost:5173".into()])
         }
     }
 
@@ -146,6 +207,7 @@ mod tests {
             "127.0.0.1.evil.example",
             "10.0.0.1",
             "0.0.0.0:8788",
+            "[::ffff:10.0.0.1]",
             "",
             "[::2]:1",
             "board.local.",
@@ -153,6 +215,75 @@ mod tests {
         ] {
             assert!(matches!(guard().check(&request("GET", &[("Host", host)])), Err(ApiError::HostNotAllowed(_))), "{host}");
         }
+    }
+
+    #[test]
+    fn what_is_reached_from_elsewhere_is_a_network_door() {
+        for address in ["127.0.0.1:1", "127.9.9.9:1", "[::1]:1", "[::ffff:127.0.0.1]:1"] {
+            assert!(!Door::at(address.parse().expect("an address")).is_open(), "{address}");
+        }
+        for address in
+            ["0.0.0.0:1", "[::]:1", "192.168.1.5:1", "[fe80::1]:1", "[::ffff:192.168.1.5]:1", "[::ffff:0.0.0.0]:1", "[::2]:1"]
+        {
+            assert!(Door::at(address.parse().expect("an address")).is_open(), "{address}");
+        }
+        assert!(!Door::Socket.is_open());
+    }
+
+    #[test]
+    fn beyond_loopback_numbers_and_the_machines_own_names_are_hosts_and_no_others() {
+        for address in ["0.0.0.0:8788", "[::]:8788", "192.168.1.5:8788"] {
+            for host in [
+                "192.168.1.5:8788",
+                "203.0.113.9:80",
+                "[fd00::1]:8788",
+                "[::ffff:192.168.1.5]",
+                "127.0.0.1:8788",
+                "localhost",
+                "desk",
+                "DESK.local:8788",
+                "board.local",
+            ] {
+                assert!(at(address).check(&request("GET", &[("Host", host)])).is_ok(), "{host} at {address}");
+            }
+            for host in [
+                "evil.example",
+                "desk.example.org",
+                "desk.local.evil.example",
+                "192.168.1.5.evil.example",
+                "3232235781",
+                "0xc0a80105",
+                "192.168.1.5.",
+                "192.168.257",
+                "0.0.0.0:8788",
+                "[::]:8788",
+                "[::ffff:0.0.0.0]",
+                "",
+            ] {
+                let refused = at(address).check(&request("GET", &[("Host", host)]));
+                assert!(matches!(refused, Err(ApiError::HostNotAllowed(_))), "{host} at {address}");
+            }
+        }
+        assert!(behind(Door::Socket).check(&request("GET", &[("Host", "localhost")])).is_ok());
+        for host in ["desk", "desk.local", "192.168.1.5", "[::ffff:192.168.1.5]"] {
+            for door in [Door::Socket, Door::at("127.0.0.1:1".parse().expect("an address"))] {
+                assert!(behind(door).check(&request("GET", &[("Host", host)])).is_err(), "{host} at {door:?}");
+            }
+        }
+        assert_eq!(own_names("localhost.localdomain"), ["localhost.local", "localhost"]);
+        for number in ["", "7", ".", "127.0.0.1"] {
+            assert_eq!(own_names(number), Vec::<String>::new(), "{number}");
+        }
+    }
+
+    #[test]
+    fn what_wants_another_protocol_needs_an_own_page_as_a_change_does() {
+        let ask = |origin| {
+            let fields = [("Host", "localhost"), ("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Origin", origin)];
+            guard().check(&request("GET", &fields))
+        };
+        assert!(matches!(ask("http://evil.example"), Err(ApiError::OriginNotAllowed(_))));
+        assert!(ask("http://localhost").is_ok() && ask("http://localhost:5173").is_ok());
     }
 
     #[test]

@@ -66,6 +66,18 @@ pub(super) fn stop_request(request: &Request) -> Result<Option<Duration>, ApiErr
     Ok(asked)
 }
 
+/// The body of a log-in: the token.
+pub(super) fn login_request(request: &Request) -> Result<String, ApiError> {
+    let mut token = None;
+    for (key, value) in object(request)? {
+        match key.as_str() {
+            "token" => token = optional_text("token", value)?,
+            other => return Err(unknown_key(other, "token")),
+        }
+    }
+    token.ok_or_else(|| bad("token is missing"))
+}
+
 /// The body of an action that says nothing.
 pub(super) fn empty_request(request: &Request) -> Result<(), ApiError> {
     match object(request)?.keys().next() {
@@ -231,6 +243,14 @@ mod tests {
         }
         assert!(empty_request(&post(r#"{"grace_s":1}"#)).is_err());
         assert!(stop_request(&post(r#"{"script":"x"}"#)).is_err());
+    }
+
+    #[test]
+    fn a_log_in_says_a_token_and_nothing_else() {
+        assert_eq!(login_request(&post(r#"{"token":"x"}"#)).expect("good"), "x");
+        for body in ["", "{}", r#"{"token":null}"#, r#"{"token":1}"#, r#"{"token":"x","remember":true}"#] {
+            assert!(matches!(login_request(&post(body)), Err(ApiError::BadBody(_))), "{body}");
+        }
     }
 
     #[test]

@@ -14,6 +14,7 @@ use listenfd::ListenFd;
 use rustix::fs::Mode;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
+use super::guard::Door;
 use crate::socket_path::SocketPath;
 
 /// How many connections may wait to be accepted; the kernel takes less where `net.core.somaxconn` is less.
@@ -22,22 +23,11 @@ const BACKLOG: i32 = 4096;
 /// What a client of a Unix socket has for an address: it has none, and comes from this machine.
 const NO_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
-/// Who can reach a listener.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reach {
-    /// This user alone, and root: a Unix socket that nobody else may write.
-    Owner,
-    /// Everybody on this machine, web pages in its browsers among them.
-    Machine,
-    /// Other machines.
-    Network,
-}
-
 /// A listening socket.
 #[derive(Debug)]
 pub struct Listener {
     socket: Socket,
-    reach: Reach,
+    door: Door,
 }
 
 #[derive(Debug)]
@@ -56,8 +46,7 @@ impl Listener {
     fn from_tcp(listener: TcpListener) -> io::Result<Self> {
         let address = listener.local_addr()?;
         listener.set_nonblocking(true)?;
-        let reach = if address.ip().to_canonical().is_loopback() { Reach::Machine } else { Reach::Network };
-        Ok(Self { socket: Socket::Tcp(listener, address), reach })
+        Ok(Self { socket: Socket::Tcp(listener, address), door: Door::at(address) })
     }
 
     /// Listens on a Unix socket at `path`, which only this user may use. One that a killed server left is taken away.
@@ -92,7 +81,7 @@ impl Listener {
             }
             other => other?,
         };
-        Ok(Self { socket: Socket::Unix(listener, Some(path.to_owned())), reach: Reach::Owner })
+        Ok(Self { socket: Socket::Unix(listener, Some(path.to_owned())), door: Door::Socket })
     }
 
     /// The sockets that the service manager holds for this process (`LISTEN_FDS`, `sd_listen_fds(3)`), none where it holds none.
@@ -120,12 +109,12 @@ impl Listener {
         let found = listener.local_addr()?.as_pathname().map(fs::metadata).transpose()?;
         let is_private = found
             .is_some_and(|found| found.mode() & 0o022 == 0 && [rustix::process::geteuid().as_raw(), 0].contains(&found.uid()));
-        Ok(Self { socket: Socket::Unix(listener, None), reach: if is_private { Reach::Owner } else { Reach::Network } })
+        Ok(Self { socket: Socket::Unix(listener, None), door: if is_private { Door::Socket } else { Door::Network } })
     }
 
-    /// Who can reach it.
-    pub fn reach(&self) -> Reach {
-        self.reach
+    /// Which door it is.
+    pub fn door(&self) -> Door {
+        self.door
     }
 
     /// The address, where it has one.
@@ -273,7 +262,7 @@ mod tests {
         fs::create_dir(path.parent().expect("has one")).expect("creates");
         let listener = Listener::unix(&path).expect("binds, however long its path is");
         assert_eq!(fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o600);
-        assert_eq!((listener.reach(), listener.address()), (Reach::Owner, None));
+        assert_eq!((listener.door(), listener.address()), (Door::Socket, None));
         assert_eq!(Listener::unix(&path).expect_err("somebody answers there").kind(), io::ErrorKind::AddrInUse);
         drop(listener);
         assert!(!path.exists());
@@ -293,9 +282,9 @@ mod tests {
 
     #[test]
     fn an_address_says_who_can_reach_it() {
-        for (address, reach) in [("127.0.0.1:0", Reach::Machine), ("127.9.9.9:0", Reach::Machine)] {
+        for address in ["127.0.0.1:0", "127.9.9.9:0"] {
             let listener = Listener::tcp(address.parse().expect("an address")).expect("binds");
-            assert_eq!(listener.reach(), reach);
+            assert_eq!(listener.door(), Door::Loopback);
             assert_ne!(listener.address().expect("has one").port(), 0);
         }
     }

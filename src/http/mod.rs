@@ -6,6 +6,7 @@
 mod body;
 mod connection;
 mod error;
+mod etag;
 mod events;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
@@ -13,10 +14,13 @@ pub mod fuzzing;
 mod guard;
 mod head;
 mod input;
+mod keys;
 mod listener;
 mod log_watch;
 mod page;
 mod server;
+mod session;
+mod throttle;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -35,9 +39,11 @@ use crate::supervisor::{Ask, Handle, Published};
 use error::ApiError;
 use events::Begin;
 pub use events::Streams;
-pub use guard::Guard;
+pub use guard::{Door, Guard};
 pub use head::{BODY_BYTES_MAX, Broken};
-pub use listener::{Listener, Reach};
+pub use keys::Keys;
+use keys::{May, Visitor};
+pub use listener::Listener;
 pub use server::{Entrance, Handler, Probe, Server};
 
 /// The version of the HTTP contract.
@@ -58,12 +64,15 @@ const TAIL_DEFAULT: u64 = 200;
 const FREE_BYTES_MIN: u64 = 1024 * 1024;
 const FREE_FILES_MIN: u64 = 16;
 
+/// Who answers, in health.
+const SERVICE: &str = "autoappdev-backend";
+
 /// What can be asked for in a log.
 const SOURCES: [&str; 2] = ["pipeline", BACKEND];
 const BACKEND: &str = "backend";
 
-/// All that the endpoints need.
-#[derive(Debug)]
+/// All that the endpoints need, and how they are reached by one door. Each door has its own.
+#[derive(Clone, Debug)]
 pub struct App {
     /// The life cycle.
     pub supervisor: Handle,
@@ -71,8 +80,10 @@ pub struct App {
     pub runs: Runs,
     /// The database, for history.
     pub database: PathBuf,
-    /// Who may ask.
+    /// Which pages and names may ask.
     pub guard: Guard,
+    /// What opens this door; `None` where it asks for nothing.
+    pub keys: Option<Arc<Keys>>,
     /// Who streams, at whatever listener.
     pub streams: Arc<Streams>,
 }
@@ -95,8 +106,35 @@ impl App {
         // HEAD is GET without a body, which the connection leaves out.
         let method = if request.method() == "HEAD" { "GET" } else { request.method() };
         match (method, segments.as_slice()) {
-            ("GET", [""]) => page::index(request).ok_or(ApiError::NotFound),
+            // What a page needs before anybody has logged in, and preflights, which carry no token: nothing here tells a secret.
+            ("GET", [""]) => page::index(request).map(|page| self.renew(request, page)).ok_or(ApiError::NotFound),
             ("GET", ["static", name]) => page::file(request, name).ok_or(ApiError::NotFound),
+            ("POST", ["api", "login"]) => self.log_in(request),
+            ("POST", ["api", "logout"]) => {
+                input::empty_request(request)?;
+                Ok(self.log_out())
+            }
+            // A monitor or a load balancer has no token, and whether somebody serves here can be seen anyway.
+            ("GET", ["api", "health"]) => self.health(request),
+            ("OPTIONS", ["*"]) => Ok(self.guard.preflight(request, guard::METHODS)),
+            ("OPTIONS", path) => {
+                allowed_methods(path).map(|allow| self.guard.preflight(request, allow)).ok_or(ApiError::NotFound)
+            }
+            // Everything else of the API, what is not there too, is for who may come in.
+            (_, ["api", ..]) => {
+                let visitor = self.visitor(request)?;
+                self.route_api(request, method, &segments, visitor)
+            }
+            (_, path) => Err(no_such(path)),
+        }
+    }
+
+    fn route_api(&self, request: &Request, method: &str, segments: &[&str], visitor: Visitor) -> Result<Response, ApiError> {
+        if visitor.may == May::Look && !guard::changes_nothing(request) {
+            return Err(ApiError::ReadOnly);
+        }
+        match (method, segments) {
+            ("GET", ["api", "session"]) => Ok(self.session(visitor)),
             ("GET", ["api", "pipeline"]) => self.pipeline(request),
             ("GET", ["api", "pipeline", "status"]) => Ok(self.status()),
             ("POST", ["api", "pipeline", "start"]) => {
@@ -123,14 +161,47 @@ impl App {
             ("GET", ["api", "runs", id]) => self.run(id),
             ("GET", ["api", "logs"]) => self.logs(request),
             ("GET", ["api", "logs", "tail"]) => self.tail(request),
-            ("GET", ["api", "health"]) => Ok(self.health()),
             ("GET", ["api", "version"]) => Ok(version()),
-            ("OPTIONS", ["*"]) => Ok(self.guard.preflight(request, guard::METHODS)),
-            ("OPTIONS", path) => {
-                allowed_methods(path).map(|allow| self.guard.preflight(request, allow)).ok_or(ApiError::NotFound)
-            }
-            (_, path) => Err(allowed_methods(path).map_or(ApiError::NotFound, ApiError::MethodNotAllowed)),
+            (_, path) => Err(no_such(path)),
         }
+    }
+
+    /// Who asks. By a door without keys everybody is the owner.
+    fn visitor(&self, request: &Request) -> Result<Visitor, ApiError> {
+        self.keys.as_ref().map_or(Ok(Visitor::OWNER), |keys| keys.visitor(request))
+    }
+
+    fn log_in(&self, request: &Request) -> Result<Response, ApiError> {
+        let token = input::login_request(request)?;
+        // A link for a phone works where no token is asked for, too.
+        let Some(keys) = &self.keys else { return Ok(json(&json!({"ok": true, "may": May::Act.as_str()}))) };
+        let (may, cookie) = keys.log_in(request, &token)?;
+        Ok(json(&json!({"ok": true, "may": may.as_str()})).with_additional_header("Set-Cookie", cookie))
+    }
+
+    fn log_out(&self) -> Response {
+        let response = json(&json!({"ok": true}));
+        match &self.keys {
+            Some(keys) => response.with_additional_header("Set-Cookie", keys.log_out()),
+            None => response,
+        }
+    }
+
+    /// A page that is opened now and then stays logged in.
+    fn renew(&self, request: &Request, page: Response) -> Response {
+        let renewed = self.keys.as_ref().and_then(|keys| keys.session(request).and_then(|session| keys.renewed(session)));
+        match renewed {
+            Some(cookie) => page.with_additional_header("Set-Cookie", cookie),
+            None => page,
+        }
+    }
+
+    fn session(&self, visitor: Visitor) -> Response {
+        json(&json!({"session": {
+            "may": visitor.may.as_str(),
+            "token_needed": self.keys.is_some(),
+            "expires_at": visitor.session.map(|session| session.expires_at),
+        }}))
     }
 
     fn act(&self, ask: Ask) -> Result<Arc<Published>, ApiError> {
@@ -148,7 +219,7 @@ impl App {
             Some(_) | None => now,
         };
         let response = Response::from_data("application/json", published.body.clone());
-        Ok(response.with_etag(request, format!("\"{}\"", published.snapshot.version)))
+        Ok(etag::with_tag(response, request, &format!("\"{}\"", published.snapshot.version)))
     }
 
     fn events(&self, request: &Request) -> Result<Response, ApiError> {
@@ -237,7 +308,13 @@ impl App {
         Ok(json(&json!({"name": name, "next": next, "first": first, "lines": lines})))
     }
 
-    fn health(&self) -> Response {
+    /// Strangers are told whether it serves, not what is wrong: that names paths.
+    fn health(&self, request: &Request) -> Result<Response, ApiError> {
+        let is_known = match self.visitor(request) {
+            Ok(_) => true,
+            Err(ApiError::TokenNeeded) => false,
+            Err(error) => return Err(error),
+        };
         let degraded: Vec<String> =
             [self.stopped_shim(), self.supervisor.watch().degraded(), self.little_space()].into_iter().flatten().collect();
         let degraded = (!degraded.is_empty()).then(|| degraded.join("; "));
@@ -247,10 +324,12 @@ impl App {
         }
         let time = time.ok();
         let is_ok = time.is_some();
-        json(&json!({
-            "ok": is_ok, "service": "autoappdev-backend", "db": {"ok": is_ok, "time": time}, "degraded": degraded,
-        }))
-        .with_status_code(if is_ok { 200 } else { 503 })
+        let health = if is_known {
+            json!({"ok": is_ok, "service": SERVICE, "db": {"ok": is_ok, "time": time}, "degraded": degraded})
+        } else {
+            json!({"ok": is_ok, "service": SERVICE})
+        };
+        Ok(json(&health).with_status_code(if is_ok { 200 } else { 503 }))
     }
 
     /// A shim that somebody stopped sees nothing and says nothing. It is looked at here, when somebody asks, and not every few
@@ -292,7 +371,9 @@ impl App {
         let mut response = response
             .with_unique_header("X-Content-Type-Options", "nosniff")
             .with_unique_header("X-Frame-Options", "DENY")
-            .with_unique_header("Referrer-Policy", "no-referrer");
+            .with_unique_header("Referrer-Policy", "no-referrer")
+            // No page of another origin gets it as an image, a script or a frame.
+            .with_unique_header("Cross-Origin-Resource-Policy", "same-origin");
         if !response.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("Cache-Control")) {
             response = response.with_unique_header("Cache-Control", "no-store");
         }
@@ -306,15 +387,20 @@ impl App {
 /// The `Allow` of a path that is known, for any method that it does not take.
 fn allowed_methods(segments: &[&str]) -> Option<&'static str> {
     match segments {
-        ["api", "pipeline", "start" | "pause" | "resume" | "stop"] => Some("POST, OPTIONS"),
+        ["api", "login" | "logout"] | ["api", "pipeline", "start" | "pause" | "resume" | "stop"] => Some("POST, OPTIONS"),
+        ["static", name] => page::has_file(name).then_some("GET, HEAD, OPTIONS"),
         [""]
-        | ["static", _]
         | ["api", "runs", _]
-        | ["api", "pipeline" | "runs" | "logs" | "events" | "health" | "version"]
+        | ["api", "pipeline" | "runs" | "logs" | "events" | "health" | "version" | "session"]
         | ["api", "pipeline", "status"]
         | ["api", "logs", "tail"] => Some("GET, HEAD, OPTIONS"),
         _ => None,
     }
+}
+
+/// Why there is nothing for this method at this path.
+fn no_such(segments: &[&str]) -> ApiError {
+    allowed_methods(segments).map_or(ApiError::NotFound, ApiError::MethodNotAllowed)
 }
 
 fn done(published: &Published) -> Response {
@@ -332,3 +418,6 @@ fn version() -> Response {
 fn json(value: &impl Serialize) -> Response {
     Response::from_data("application/json", serde_json::to_vec(value).expect("answers are plain data"))
 }
+
+#[cfg(test)]
+mod tests;

@@ -34,8 +34,19 @@ const MESSAGE_BYTES_MAX: usize = 1024 * 1024;
 /// How long the leftovers of a run may take to die of SIGKILL before the search for them is given up and said so.
 const KILL_LIMIT: Duration = Duration::from_secs(5);
 
-/// Variables of ours that the pipeline must not see.
-const SECRET_VARS: [&str; 2] = ["AUTOAPPDEV_TOKEN", "AUTOAPPDEV_READ_TOKEN"];
+/// Variables that are for the server alone: our secrets, and what a service manager tells the process that it started (`sd_notify(3)`,
+/// `sd_listen_fds(3)`): a pipeline that took those for its own would answer in the server's name.
+const SERVER_VARS: [&str; 9] = [
+    "AUTOAPPDEV_TOKEN",
+    "AUTOAPPDEV_READ_TOKEN",
+    "NOTIFY_SOCKET",
+    "LISTEN_FDS",
+    "LISTEN_PID",
+    "LISTEN_PIDFDID",
+    "LISTEN_FDNAMES",
+    "WATCHDOG_USEC",
+    "WATCHDOG_PID",
+];
 
 /// Names one connection to a shim, so that a late message of an earlier one is known as such.
 pub(super) type ConnectionNumber = u64;
@@ -126,8 +137,8 @@ impl Shims for RealShims {
         // The path that /proc/self/exe leads to may hold a newer binary by now; the link itself always starts this one.
         let mut command = std::process::Command::new("/proc/self/exe");
         command.arg0("autoappdev").arg("shim").arg(dir.path());
-        for secret in SECRET_VARS {
-            command.env_remove(secret);
+        for name in SERVER_VARS {
+            command.env_remove(name);
         }
         command.stdin(OwnedFd::from(its)).stdout(lock).stderr(Stdio::from(shim_log));
         let child = command.spawn()?;

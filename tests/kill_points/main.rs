@@ -147,6 +147,10 @@ impl Case {
     fn lead_there(&mut self) {
         match self.plan.scene {
             Scene::FirstBoot => self.boot_armed(),
+            Scene::FirstBootBehindATokenDoor => {
+                self.place.use_token("a-token-of-this-test");
+                self.boot_armed();
+            }
             Scene::MovedDatabase => self.move_the_database(),
             Scene::BootOnRun => {
                 self.place.start_server();

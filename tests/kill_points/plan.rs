@@ -9,6 +9,8 @@ use Outcome::{Ended, Lost, NeverBegan, Nothing, Paused, Running, SpawnFailed, St
 pub(crate) enum Scene {
     /// A server on a folder in which there is nothing yet.
     FirstBoot,
+    /// The same, and it is to ask for a token: one was set, the other secrets are to be made.
+    FirstBootBehindATokenDoor,
     /// A server with a database that belonged to one with another runtime directory.
     MovedDatabase,
     /// A server boots; a run goes on, and was paused while no server was there.
@@ -116,6 +118,7 @@ pub(crate) const fn plan(point: KillPoint) -> Plan {
         }
         P::ServerNeverBeganCommitted => server(S::BootOnNothing, NeverBegan, NeverBegan),
         P::ServerRunIdsReserved | P::ServerUnknownRunCommitted => server(S::BootWithoutDatabase, Running, Lost),
+        P::ServerSecretBeside | P::ServerSecretKept => server(S::FirstBootBehindATokenDoor, Nothing, Nothing),
         P::ServerRecovered | P::ServerInfoBeside | P::ServerInfoWritten => server(S::BootOnRun, Paused, Lost),
         P::ServerSupervisorEnded | P::ServerInfoRemoved => server(S::Terminate, Running, Lost),
 

@@ -12,6 +12,7 @@
 
 pub mod disk;
 mod missing;
+pub mod network;
 pub mod past;
 mod processes;
 pub mod sse;
@@ -101,6 +102,8 @@ pub struct Place {
     server: Option<RunningServer>,
     envs: Vec<(String, String)>,
     runtime: PathBuf,
+    /// Sent with each request that brings no other.
+    bearer: Option<String>,
     /// Everything that servers here said.
     log: PathBuf,
 }
@@ -123,7 +126,7 @@ impl Place {
         fs::create_dir(dir.path().join("root")).expect("creates");
         let log = dir.path().join("server.log");
         let runtime = dir.path().join(name);
-        let place = Self { dir, server: None, envs: Vec::new(), runtime, log };
+        let place = Self { dir, server: None, envs: Vec::new(), runtime, bearer: None, log };
         for (name, text) in SCRIPTS {
             place.script(name, text);
         }
@@ -142,6 +145,17 @@ impl Place {
     pub fn set_env(&mut self, name: &str, value: &str) {
         self.envs.retain(|(key, _)| key != name);
         self.envs.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// Servers that are started from now on ask for this token, and the requests made here bring it.
+    pub fn use_token(&mut self, token: &str) {
+        self.set_env("AUTOAPPDEV_TOKEN", token);
+        self.bring_token(token);
+    }
+
+    /// The requests made here bring this token.
+    pub fn bring_token(&mut self, token: &str) {
+        self.bearer = Some(format!("Bearer {token}"));
     }
 
     /// Takes it back, for servers that are started from now on.
@@ -302,6 +316,10 @@ impl Place {
         let mut request = ureq::http::Request::builder().method(method).uri(format!("http://127.0.0.1:{}{path}", self.port()));
         for (name, value) in headers {
             request = request.header(*name, *value);
+        }
+        let brings_one = headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("Authorization"));
+        if let Some(bearer) = self.bearer.as_ref().filter(|_| !brings_one) {
+            request = request.header("Authorization", bearer);
         }
         let config = ureq::Agent::config_builder()
             .http_status_as_error(false)

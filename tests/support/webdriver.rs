@@ -150,6 +150,26 @@ impl Browser {
         self.command("actions", &json!({"actions": [{"type": "key", "id": "keyboard", "actions": strokes}]}));
     }
 
+    /// Types into the element with this id, which has to be visible, after what stands there was removed.
+    pub(crate) fn type_into(&self, id: &str, text: &str) {
+        let element = self.command("element", &json!({"using": "css selector", "value": format!("#{id}")}));
+        let reference =
+            element.as_object().and_then(|it| it.values().next()).and_then(Value::as_str).expect("an element has a reference");
+        self.command(&format!("element/{reference}/clear"), &json!({}));
+        self.command(&format!("element/{reference}/value"), &json!({ "text": text }));
+    }
+
+    /// Every cookie that the browser would send to this page, those that no script sees as well.
+    pub(crate) fn cookies(&self) -> Value {
+        let answer = self.command("goog/cdp/execute", &json!({"cmd": "Network.getCookies", "params": {}}));
+        answer["cookies"].clone()
+    }
+
+    /// Takes every cookie away.
+    pub(crate) fn forget_cookies(&self) {
+        self.command("goog/cdp/execute", &json!({"cmd": "Network.clearBrowserCookies", "params": {}}));
+    }
+
     /// Makes the window a phone's screen of this many CSS pixels (Chrome `DevTools` protocol, `Emulation`).
     pub(crate) fn be_a_phone(&self, width: u32, height: u32) {
         let params = json!({"width": width, "height": height, "deviceScaleFactor": 2, "mobile": true});

@@ -27,6 +27,16 @@ impl Wire {
         Ok(Self { stream, unread: Vec::new() })
     }
 
+    /// One from another of loopback's addresses.
+    pub fn open_from(source: &str, port: u16) -> Self {
+        use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
+        let socket = socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
+        let at = |ip: &str, port| std::net::SocketAddr::new(ip.parse().expect("a number"), port);
+        bind(&socket, &at(source, 0)).expect("all of 127.0.0.0/8 is this machine's");
+        connect(&socket, &at("127.0.0.1", port)).expect("the server accepts");
+        Self::of(socket.into())
+    }
+
     /// A connection on which something was sent already.
     pub fn of(stream: TcpStream) -> Self {
         stream.set_read_timeout(Some(DEADLINE)).expect("a limit");

@@ -1,0 +1,227 @@
+//! `autoappdev pair`: a link, and a QR code of it, by which a phone logs in.
+//!
+//! The token stands in the link's fragment, which a browser sends to nobody: the page takes it from there and logs in with it.
+
+use std::fmt::Write as _;
+use std::io::IsTerminal;
+use std::net::{IpAddr, SocketAddr};
+
+use nix::ifaddrs::getifaddrs;
+use nix::net::if_::InterfaceFlags;
+use serde_json::json;
+
+use super::args::PairArgs;
+use super::client::{Client, ClientError, dialable};
+use super::qr::{self, Screen};
+use crate::config::{Endpoint, Token, Tokens};
+use crate::http::Door;
+use crate::secrets::{Secret, SecretError};
+use crate::server_info::ServerInfo;
+
+/// Why there is no link. The texts end up after `autoappdev: `.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum PairError {
+    #[error("no server runs in this folder; start it with AUTOAPPDEV_HOST=0.0.0.0 `autoappdev serve`, or name it with --url")]
+    NoServer,
+    #[error(
+        "the server listens on {0}, where nothing but this machine reaches it; start it with AUTOAPPDEV_HOST=0.0.0.0 (every address of this \
+         machine) or one address of it: it then asks for the token. Or, if something else leads there, name that with --address"
+    )]
+    Closed(SocketAddr),
+    #[error("this machine has no address that others could reach; is it in a network? Name one with --address")]
+    NoAddress,
+    #[error("no token is known here: set {0} to the one that the server has")]
+    NoToken(&'static str),
+    #[error(
+        "the server does not take the token that is known here; it was started with another one: set {0} to that, or restart the server"
+    )]
+    OtherToken(&'static str),
+    #[error("failed to {0}")]
+    Secret(#[from] SecretError),
+    #[error(transparent)]
+    Client(#[from] ClientError),
+}
+
+/// What to print.
+pub(super) fn pair(args: &PairArgs, endpoint: &Endpoint, tokens: Tokens, json: bool) -> Result<String, PairError> {
+    let (given, secret, variable) = if args.read_only {
+        (tokens.read_token, Secret::ReadToken, "AUTOAPPDEV_READ_TOKEN")
+    } else {
+        (tokens.token, Secret::Token, "AUTOAPPDEV_TOKEN")
+    };
+    let (token, ask, bases) = match endpoint {
+        Endpoint::Url(url) => {
+            let token = given.ok_or(PairError::NoToken(variable))?;
+            let bases = vec![args.address.as_ref().map_or_else(|| url.clone(), |address| with_host(address, port_of(url)))];
+            (token, url.clone(), bases)
+        }
+        Endpoint::Folder { runtime_dir, .. } => {
+            let info = ServerInfo::read(runtime_dir).ok_or(PairError::NoServer)?;
+            let address = info.address.ok_or(PairError::NoServer)?;
+            let bases = bases(args.address.as_deref(), address, &info.more_addresses)?;
+            let found = if given.is_some() { given } else { secret.find(runtime_dir)? };
+            (found.ok_or(PairError::NoToken(variable))?, format!("http://{}", dialable(address)), bases)
+        }
+    };
+    // A link that does not work is found out here, not on the phone.
+    let only_this = Tokens { token: Some(token.clone()), read_token: None };
+    match Client::new(Endpoint::Url(ask), only_this).get("/api/session") {
+        Ok(_) => {}
+        Err(ClientError::Failed { status: 401, .. }) => return Err(PairError::OtherToken(variable)),
+        Err(error) => return Err(error.into()),
+    }
+    let links: Vec<String> = bases.iter().map(|base| link(base, &token)).collect();
+    let may = if args.read_only { "look" } else { "act" };
+    if json {
+        return Ok(json!({"may": may, "links": links}).to_string() + "\n");
+    }
+    let env = |name: &str| std::env::var(name).ok();
+    let screen = Screen { is_utf8: qr::is_utf8(env), is_terminal: std::io::stdout().is_terminal() };
+    Ok(describe(&links, args.read_only, screen))
+}
+
+fn describe(links: &[String], is_read_only: bool, screen: Screen) -> String {
+    let Some((first, others)) = links.split_first() else { return String::new() };
+    let mut text = qr::code(first, screen).unwrap_or_default();
+    let may = if is_read_only { "look, and change nothing" } else { "look, and start, pause, resume and stop" };
+    let _never_fails = writeln!(text, "Scan this with the phone, or open the link there. Whoever has it may {may}:\n\n  {first}");
+    if !others.is_empty() {
+        text.push_str("\nThe same by other addresses of this machine:\n");
+        for other in others {
+            let _never_fails = writeln!(text, "  {other}");
+        }
+    }
+    text.push_str("\nNothing on the way is encrypted: use it in a network that you trust.\n");
+    text
+}
+
+/// `http://HOST:PORT` for each way that leads to a server at these addresses, the likeliest first.
+fn bases(named: Option<&str>, address: SocketAddr, more: &[SocketAddr]) -> Result<Vec<String>, PairError> {
+    if let Some(host) = named {
+        return Ok(vec![with_host(host, Some(address.port()))]);
+    }
+    let open: Vec<SocketAddr> =
+        [address].into_iter().chain(more.iter().copied()).filter(|address| Door::at(*address).is_open()).collect();
+    if open.is_empty() {
+        return Err(PairError::Closed(address));
+    }
+    let mut found = Vec::new();
+    for address in open {
+        if address.ip().to_canonical().is_unspecified() {
+            let mut own = own_addresses();
+            own.retain(|(_, ip)| address.is_ipv6() || ip.is_ipv4());
+            own.sort_by_key(|(is_virtual, ip)| (*is_virtual, ip.is_ipv6()));
+            found.extend(own.into_iter().map(|(_, ip)| SocketAddr::new(ip, address.port())));
+        } else {
+            found.push(address);
+        }
+    }
+    let mut bases: Vec<String> = Vec::new();
+    for base in found.iter().map(|address| format!("http://{address}")) {
+        if !bases.contains(&base) {
+            bases.push(base);
+        }
+    }
+    if bases.is_empty() { Err(PairError::NoAddress) } else { Ok(bases) }
+}
+
+/// This machine's addresses that others may reach, and whether each belongs to a bridge of containers or virtual machines.
+fn own_addresses() -> Vec<(bool, IpAddr)> {
+    let Ok(interfaces) = getifaddrs() else { return Vec::new() };
+    let mut found = Vec::new();
+    for interface in interfaces {
+        let is_used = interface.flags.contains(InterfaceFlags::IFF_UP) && !interface.flags.contains(InterfaceFlags::IFF_LOOPBACK);
+        let Some(address) = interface.address.filter(|_| is_used) else { continue };
+        let ip: IpAddr = match (address.as_sockaddr_in(), address.as_sockaddr_in6()) {
+            (Some(four), _) => four.ip().into(),
+            // One that means something on one wire only cannot be written into a link (RFC 6874 was never taken up).
+            (None, Some(six)) if !six.ip().is_unicast_link_local() => six.ip().into(),
+            (None, _) => continue,
+        };
+        let is_virtual = ["docker", "br-", "veth", "virbr", "podman", "cni", "lxc"]
+            .iter()
+            .any(|name| interface.interface_name.starts_with(name));
+        found.push((is_virtual, ip));
+    }
+    found
+}
+
+/// What somebody named as an address: with its own port, or the server's.
+fn with_host(host: &str, port: Option<u16>) -> String {
+    let is_number_of_six = host.parse::<IpAddr>().is_ok_and(|ip| ip.is_ipv6());
+    let has_port = !is_number_of_six && host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+    match port {
+        Some(port) if is_number_of_six => format!("http://[{host}]:{port}"),
+        Some(port) if !has_port => format!("http://{host}:{port}"),
+        Some(_) | None => format!("http://{host}"),
+    }
+}
+
+/// The port of `http://HOST[:PORT]`.
+fn port_of(url: &str) -> Option<u16> {
+    url.rsplit_once(':').and_then(|(_, port)| port.parse().ok())
+}
+
+/// The link. What could be taken for something else in a fragment is written as the page's `decodeURIComponent` reads it.
+fn link(base: &str, token: &Token) -> String {
+    let mut link = format!("{base}/#token=");
+    for byte in token.expose().bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            link.push(char::from(byte));
+        } else {
+            let _never_fails = write!(link, "%{byte:02X}");
+        }
+    }
+    link
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_has_the_token_in_its_fragment() {
+        let token = Token::new("abc-._~/+=%#&é".replace('é', "xyz").as_str()).expect("good");
+        assert_eq!(link("http://192.168.1.5:8788", &token), "http://192.168.1.5:8788/#token=abc-._~%2F%2B%3D%25%23%26xyz");
+    }
+
+    #[test]
+    fn a_named_address_gets_the_servers_port() {
+        for (named, base) in [
+            ("10.0.0.5", "http://10.0.0.5:8788"),
+            ("10.0.0.5:80", "http://10.0.0.5:80"),
+            ("board.local", "http://board.local:8788"),
+            ("fd00::1", "http://[fd00::1]:8788"),
+            ("[fd00::1]:80", "http://[fd00::1]:80"),
+        ] {
+            let address = "127.0.0.1:8788".parse().expect("an address");
+            assert_eq!(bases(Some(named), address, &[]).expect("named"), [base]);
+        }
+        assert_eq!(port_of("http://box"), None);
+        assert_eq!(port_of("http://[::1]:80"), Some(80));
+    }
+
+    #[test]
+    fn what_only_this_machine_reaches_makes_no_link() {
+        let at = |address: &str| bases(None, address.parse().expect("an address"), &[]);
+        for address in ["127.0.0.1:8788", "[::1]:8788"] {
+            let error = at(address).expect_err("closed").to_string();
+            assert!(error.contains("AUTOAPPDEV_HOST=0.0.0.0") && error.contains(address), "{error}");
+        }
+        assert_eq!(at("192.168.1.5:8788").expect("open"), ["http://192.168.1.5:8788"]);
+        assert_eq!(at("[fd00::5]:8788").expect("open"), ["http://[fd00::5]:8788"]);
+        let [closed, open] = ["127.0.0.1:8788", "192.168.1.5:8788"].map(|address| address.parse().expect("an address"));
+        assert_eq!(bases(None, closed, &[open, open]).expect("one is open"), ["http://192.168.1.5:8788"]);
+    }
+
+    #[test]
+    fn the_text_names_every_link_and_what_it_allows() {
+        let links = ["http://10.0.0.5:1/#token=x".to_owned(), "http://10.0.0.6:1/#token=x".to_owned()];
+        let screen = Screen { is_utf8: false, is_terminal: false };
+        let text = describe(&links, false, screen);
+        assert!(
+            links.iter().all(|link| text.contains(link)) && text.contains("may look, and start, pause") && text.contains("####")
+        );
+        assert!(describe(&links[..1], true, screen).contains("change nothing"));
+    }
+}

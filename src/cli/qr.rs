@@ -1,0 +1,116 @@
+//! A QR code in a terminal.
+
+use qrcodegen::{QrCode, QrCodeEcc};
+
+/// The light border that a reader needs around the code, in modules. The standard wants 4; every phone makes do with 2, and the code has
+/// to fit into 80 columns.
+const QUIET: i32 = 2;
+
+/// What the reader of the text can show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Screen {
+    /// Half blocks can be shown: two modules in a character.
+    pub(super) is_utf8: bool,
+    /// It is a terminal, whose colours can be set: otherwise light text on dark ground is assumed.
+    pub(super) is_terminal: bool,
+}
+
+/// The code of a text, a line for each one or two rows. `None` for a text that is too long for any.
+pub(super) fn code(text: &str, screen: Screen) -> Option<String> {
+    let code = QrCode::encode_text(text, QrCodeEcc::Low).ok()?;
+    let is_light = |x: i32, y: i32| !code.get_module(x, y);
+    let columns = -QUIET..code.size() + QUIET;
+    let mut out = String::new();
+    for y in (-QUIET..code.size() + QUIET).step_by(if screen.is_utf8 { 2 } else { 1 }) {
+        // White on black, in the bright shades that no colour scheme bends.
+        if screen.is_terminal && screen.is_utf8 {
+            out.push_str("\x1b[97;40m");
+        }
+        for x in columns.clone() {
+            // Below the last row is nothing, which must be as light as the border.
+            let lower_is_light = y + 1 >= code.size() || is_light(x, y + 1);
+            out.push_str(match (screen.is_utf8, screen.is_terminal, is_light(x, y), lower_is_light) {
+                (true, _, true, true) => "█",
+                (true, _, true, false) => "▀",
+                (true, _, false, true) => "▄",
+                (true, _, false, false) => " ",
+                (false, true, true, _) => "\x1b[107m  ",
+                (false, true, false, _) => "\x1b[40m  ",
+                (false, false, true, _) => "##",
+                (false, false, false, _) => "  ",
+            });
+        }
+        if screen.is_terminal {
+            out.push_str("\x1b[0m");
+        }
+        out.push('\n');
+    }
+    Some(out)
+}
+
+/// Whether the locale's characters are UTF-8 (`locale(7)`). Where none is set, in a container or a service, the terminal most likely is all the same.
+pub(super) fn is_utf8(env: impl Fn(&str) -> Option<String>) -> bool {
+    let locale = ["LC_ALL", "LC_CTYPE", "LANG"].iter().find_map(|name| env(name).filter(|value| !value.is_empty()));
+    locale.is_none_or(|locale| {
+        let locale = locale.to_ascii_lowercase();
+        locale.contains("utf-8") || locale.contains("utf8")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LINK: &str = "http://192.168.100.200:8788/#token=abcd-efgh-ijkm-npqr-stuv-wxyz";
+
+    /// The modules as drawn: true is light.
+    fn read(drawn: &str, is_utf8: bool) -> Vec<Vec<bool>> {
+        let mut rows = Vec::new();
+        for line in drawn.lines() {
+            if is_utf8 {
+                rows.push(line.chars().map(|c| "█▀".contains(c)).collect());
+                rows.push(line.chars().map(|c| "█▄".contains(c)).collect());
+            } else {
+                rows.push(line.as_bytes().chunks(2).map(|pair| pair == b"##").collect());
+            }
+        }
+        rows
+    }
+
+    #[test]
+    fn every_way_of_drawing_shows_the_code_with_a_light_border() {
+        let code = QrCode::encode_text(LINK, QrCodeEcc::Low).expect("fits");
+        let plain = |is_utf8| self::code(LINK, Screen { is_utf8, is_terminal: false }).expect("fits");
+        for is_utf8 in [true, false] {
+            let rows = read(&plain(is_utf8), is_utf8);
+            let size = usize::try_from(code.size() + 2 * QUIET).expect("small");
+            assert!(rows.len() == size || rows.len() == size + 1, "{} rows", rows.len());
+            for (y, row) in (-QUIET..).zip(&rows) {
+                assert_eq!(row.len(), size);
+                for (x, is_light) in (-QUIET..).zip(row) {
+                    assert_eq!(*is_light, !code.get_module(x, y), "at {x}, {y}");
+                }
+            }
+        }
+        let widest = plain(false).lines().map(str::len).max();
+        assert!(widest.is_some_and(|columns| columns <= 80), "{widest:?}");
+        // In a terminal the colours are the code's own, and the same is drawn.
+        let coloured = self::code(LINK, Screen { is_utf8: true, is_terminal: true }).expect("fits");
+        assert_eq!(coloured.replace("\x1b[97;40m", "").replace("\x1b[0m", ""), plain(true));
+        let ascii = self::code(LINK, Screen { is_utf8: false, is_terminal: true }).expect("fits");
+        assert!(ascii.is_ascii());
+        assert_eq!(ascii.replace("\x1b[107m  ", "##").replace("\x1b[40m", "").replace("\x1b[0m", ""), plain(false));
+        assert_eq!(self::code(&"x".repeat(3000), Screen { is_utf8: true, is_terminal: true }), None);
+    }
+
+    #[test]
+    fn the_locale_says_what_can_be_shown() {
+        let shows = |pairs: &[(&str, &str)]| {
+            is_utf8(|name| pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned()))
+        };
+        assert!(shows(&[]) && shows(&[("LANG", "de_DE.UTF-8")]) && shows(&[("LANG", "C.utf8")]));
+        assert!(shows(&[("LC_ALL", ""), ("LC_CTYPE", "C.UTF-8"), ("LANG", "C")]));
+        assert!(!shows(&[("LANG", "C")]) && !shows(&[("LC_ALL", "POSIX"), ("LANG", "en_US.UTF-8")]));
+        assert!(!shows(&[("LANG", "de_DE.ISO-8859-1")]));
+    }
+}

@@ -1,0 +1,75 @@
+//! Answers that a client has already: entity tags and `If-None-Match` (RFC 9110, section 13.1.2).
+
+use rouille::{Request, Response, ResponseBody};
+
+/// Gives the answer its tag, quotes and all; where the client has this very one it becomes a 304 without a body.
+pub(super) fn with_tag(response: Response, request: &Request, tag: &str) -> Response {
+    let mut response = response.with_unique_header("ETag", tag.to_owned());
+    let is_there = matches!(request.method(), "GET" | "HEAD")
+        && request.headers().any(|(name, value)| name.eq_ignore_ascii_case("If-None-Match") && names(value, tag));
+    if is_there {
+        response.status_code = 304;
+        response.data = ResponseBody::empty();
+    }
+    response
+}
+
+/// Whether a field's value is `*` or a list that holds the tag, compared weakly (RFC 9110, section 8.8.3.2). What is no list of tags ends it.
+fn names(value: &str, tag: &str) -> bool {
+    let mut rest = value.trim();
+    if rest == "*" {
+        return true;
+    }
+    loop {
+        rest = rest.trim_start_matches([' ', '\t', ',']);
+        let quoted = rest.strip_prefix("W/").unwrap_or(rest);
+        // A comma may stand within the quotes.
+        let Some(end) = quoted.strip_prefix('"').and_then(|inner| inner.find('"')) else { return false };
+        let (found, after) = quoted.split_at(end + 2);
+        if found == tag.strip_prefix("W/").unwrap_or(tag) {
+            return true;
+        }
+        rest = after;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_a_star_and_a_weak_tag_are_understood() {
+        for value in [
+            "\"a\"",
+            " \"a\" ",
+            "*",
+            "W/\"a\"",
+            "\"x\", \"a\"",
+            "\"x\",W/\"a\"",
+            ",, \"a\"",
+            "\"x,\", \"a\"",
+            "W/\"x\" , \"a\",\"y\"",
+        ] {
+            assert!(names(value, "\"a\""), "{value}");
+        }
+        for value in
+            ["", "a", "\"b\"", "\"a", "a\"", "w/\"a\"", "\"*\"", "\"x, \"a\"\"", "b, \"a\"", "\"A\"", "\"a \"", "*, \"b\""]
+        {
+            assert!(!names(value, "\"a\""), "{value}");
+        }
+        assert!(names("\"a\"", "W/\"a\""), "compared weakly");
+    }
+
+    #[test]
+    fn only_reading_is_spared_and_several_lines_are_one_list() {
+        let ask = |method: &str, lines: &[&str]| {
+            let headers = lines.iter().map(|line| ("If-None-Match".to_owned(), (*line).to_owned())).collect();
+            let request = Request::fake_http(method, "/", headers, vec![]);
+            with_tag(Response::text("body"), &request, "\"a\"").status_code
+        };
+        assert_eq!(ask("GET", &[]), 200);
+        assert_eq!(ask("GET", &["\"x\"", "\"a\""]), 304);
+        assert_eq!(ask("HEAD", &["\"a\""]), 304);
+        assert_eq!(ask("POST", &["\"a\""]), 200);
+    }
+}
