@@ -235,6 +235,8 @@ fn what_is_wrong_with_a_token_is_said_at_the_start_without_telling_it() {
 fn client_commands_bring_the_token_that_they_find() {
     let mut place = Place::new();
     place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh");
+    // By its Unix socket the server would ask for none.
+    place.set_env("AUTOAPPDEV_SOCKET", "off");
     // One is set, so the other is made: it stands in the runtime directory, where the server's owner finds it, and goes before it.
     place.set_env("AUTOAPPDEV_READ_TOKEN", READ_TOKEN);
     place.start_server();
@@ -258,6 +260,12 @@ fn client_commands_bring_the_token_that_they_find() {
     place.set_env("AUTOAPPDEV_TOKEN", &token);
     assert_eq!(place.client(&["stop", "--now", "--url", &url]).0, 0);
     assert_eq!(place.state(), "stopped");
+
+    place.unset_env("AUTOAPPDEV_SOCKET");
+    place.restart_server();
+    fs::remove_file(&file).expect("there");
+    place.unset_env("AUTOAPPDEV_TOKEN");
+    assert_eq!(place.client(&["start"]).0, 0, "the socket's mode is the proof");
 }
 
 /// Every file below `dir`, whole.
