@@ -137,7 +137,8 @@ fn serve_in(config: Config, runtime_dir: &Path) -> anyhow::Result<()> {
             Some(_) => "what AUTOAPPDEV_TOKEN says".to_owned(),
             None => format!("in {}", Secret::Token.path(runtime_dir).display()),
         };
-        say(&format!("it asks for the token, which is {place}; `autoappdev pair` makes a link for a phone"));
+        let pair = if door.is_open() { "; `autoappdev pair` makes a link for a phone" } else { "" };
+        say(&format!("it asks for the token, which is {place}{pair}"));
     }
     let watchdog = Watchdog::start({
         let probe = server.probe();

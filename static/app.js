@@ -115,10 +115,9 @@ function set(element, text) {
 function show() {
   const p = pipeline;
   lock(locked);
-  if (!p) {
-    if (locked) set($('status'), 'Only who has the token can see it.');
-    return showConnection();
-  }
+  // Before the first log-in there is nothing else to show.
+  document.body.toggleAttribute('data-locked', locked && !p);
+  if (!p) return showConnection();
   const state = connected ? p.state : 'unknown';
   const words = statusWords(p);
   document.body.dataset.state = state;

@@ -364,7 +364,9 @@ fn no_secret_is_in_a_log_a_record_an_answer_or_a_process() {
         }
         place.act("stop").ok();
         place.until_settled(run_id);
-        assert_eq!(place.stop_server(), 0);
+        let (code, said) = place.stop_server_and_listen();
+        assert!(code == 0 && said.contains("asks for the token"), "{said}");
+        look("what it says", said.as_bytes(), &[]);
         let all = files(place.folder());
         assert!(all.keys().any(|name| name.ends_with("journal.jsonl")) && all.keys().any(|name| name.ends_with("autoappdev.db")));
         for (name, bytes) in &all {

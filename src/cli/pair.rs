@@ -5,6 +5,7 @@
 use std::fmt::Write as _;
 use std::io::IsTerminal;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::InterfaceFlags;
@@ -21,8 +22,12 @@ use crate::server_info::ServerInfo;
 /// Why there is no link. The texts end up after `autoappdev: `.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum PairError {
-    #[error("no server runs in this folder; start it with AUTOAPPDEV_HOST=0.0.0.0 `autoappdev serve`, or name it with --url")]
-    NoServer,
+    #[error(
+        "no server says in {} that it runs; do this in the server's folder or with its AUTOAPPDEV_RUNTIME_DIR, as its user, or start one with \
+         AUTOAPPDEV_HOST=0.0.0.0 `autoappdev serve`",
+        .0.display()
+    )]
+    NoServer(PathBuf),
     #[error(
         "the server listens on {0}, where nothing but this machine reaches it; start it with AUTOAPPDEV_HOST=0.0.0.0 (every address of this \
          machine) or one address of it: it then asks for the token. Or, if something else leads there, name that with --address"
@@ -56,9 +61,10 @@ pub(super) fn pair(args: &PairArgs, endpoint: &Endpoint, tokens: Tokens, json: b
             (token, url.clone(), bases)
         }
         Endpoint::Folder { runtime_dir, .. } => {
-            let info = ServerInfo::read(runtime_dir).ok_or(PairError::NoServer)?;
-            let address = info.address.ok_or(PairError::NoServer)?;
-            let bases = bases(args.address.as_deref(), address, &info.more_addresses)?;
+            let info = ServerInfo::read(runtime_dir);
+            let address = info.as_ref().and_then(|info| info.address).ok_or_else(|| PairError::NoServer(runtime_dir.clone()))?;
+            let more = info.map(|info| info.more_addresses).unwrap_or_default();
+            let bases = bases(args.address.as_deref(), address, &more)?;
             let found = if given.is_some() { given } else { secret.find(runtime_dir)? };
             (found.ok_or(PairError::NoToken(variable))?, format!("http://{}", dialable(address)), bases)
         }

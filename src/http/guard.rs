@@ -75,8 +75,9 @@ impl Guard {
         match request.header("Origin") {
             Some(origin) if is_own_origin(request, origin) || self.allows(origin) => {}
             Some(origin) => return Err(ApiError::OriginNotAllowed(origin.to_owned())),
-            // Some browsers leave the Origin out of some requests, but then say this.
-            None if request.header("Sec-Fetch-Site").is_some_and(|site| site.eq_ignore_ascii_case("cross-site")) => {
+            // Some browsers leave the Origin out of some requests, but then say this. The same site is not enough: that is another port of
+            // this host as well, whose page comes with our cookie. `none` is somebody's own doing (Fetch Metadata, section 2.3).
+            None if request.header("Sec-Fetch-Site").is_some_and(|site| !["same-origin", "none"].contains(&site)) => {
                 return Err(ApiError::OriginNotAllowed("another site".to_owned()));
             }
             None => {}
@@ -301,8 +302,11 @@ mod tests {
             assert!(matches!(refused, Err(ApiError::OriginNotAllowed(_))), "{origin}");
             assert!(guard().check(&request("GET", &[host, ("Origin", origin)])).is_ok(), "looking is not changing");
         }
-        assert!(guard().check(&request("POST", &[host, ("Sec-Fetch-Site", "cross-site")])).is_err());
-        assert!(guard().check(&request("POST", &[host, ("Sec-Fetch-Site", "same-origin")])).is_ok());
+        for (site, is_good) in
+            [("cross-site", false), ("same-site", false), ("Cross-Site", false), ("same-origin", true), ("none", true)]
+        {
+            assert_eq!(guard().check(&request("POST", &[host, ("Sec-Fetch-Site", site)])).is_ok(), is_good, "{site}");
+        }
     }
 
     #[test]

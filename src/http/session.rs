@@ -17,6 +17,9 @@ use crate::config::Token;
 /// How long a log-in lasts, in seconds: 30 days. One that is used is renewed at half of it.
 const LIFETIME_S: i64 = 30 * 24 * 60 * 60;
 
+/// How many cookies of the right name are looked at. A browser sends one.
+const TRIED_MAX: usize = 4;
+
 /// A log-in that holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Session {
@@ -67,7 +70,7 @@ impl Sessions {
             let (name, value) = cookie.trim().split_once('=')?;
             (name == self.name).then_some(value)
         });
-        values.into_iter().find_map(|value| self.read(value, now))
+        values.take(TRIED_MAX).find_map(|value| self.read(value, now))
     }
 
     fn read(&self, value: &str, now: Timestamp) -> Option<Session> {
