@@ -353,7 +353,7 @@ fn a_start_without_any_script_is_refused() {
 fn a_wrong_query_is_refused() {
     let place = Place::serving("sleep.sh");
     let before = place.footprint();
-    let numbers = ["", "x", "-1", "+1", "1.5", "1e3", "0x10", "%31", "99999999999999999999", "1;2", "1=1", "\u{661}"];
+    let numbers = ["", "x", "-1", "+1", "1.5", "1e3", "0x10", "%31", "99999999999999999999", "1;2", "1=1", "%D9%A1"];
     let mut wire = place.wire();
     for key in ["pipeline?after", "pipeline?wait", "runs?limit", "runs?before", "logs?since", "logs?limit", "logs/tail?lines"] {
         for number in numbers {
@@ -371,6 +371,8 @@ fn a_wrong_query_is_refused() {
         let path = format!("/api/{path}");
         assert_refused(&path, &wire.get(&path), 400, "invalid_query");
     }
+    // No digit of another script is one, and unescaped it is not even part of a URI.
+    assert_refused("a digit that is not ASCII", &wire.get("/api/runs?limit=\u{661}"), 400, "invalid_request");
     assert_eq!(place.footprint(), before);
 }
 

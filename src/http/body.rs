@@ -125,16 +125,19 @@ fn chunk_size(line: &[u8]) -> Result<(usize, usize), Broken> {
 fn trailers(bytes: &[u8]) -> Result<Option<usize>, Broken> {
     let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
     let length = match httparse::parse_headers(bytes, &mut fields) {
-        Ok(httparse::Status::Complete((length, _))) if length <= HEAD_BYTES_MAX => length,
-        Ok(httparse::Status::Partial) if bytes.len() < HEAD_BYTES_MAX => return Ok(None),
+        Ok(httparse::Status::Complete((length, _))) if length <= HEAD_BYTES_MAX => Some(length),
+        Ok(httparse::Status::Partial) if bytes.len() < HEAD_BYTES_MAX => None,
         Ok(_) | Err(httparse::Error::TooManyHeaders) => return Err(Broken::HeadTooLarge),
         Err(_) => return Err(Broken::Malformed("its trailers are no fields")),
     };
-    let section = &bytes[..length];
-    let breaks = memchr::memmem::find_iter(section, b"\r\n").count();
-    let ends = memchr::memchr_iter(b'\n', section).count();
-    let returns = memchr::memchr_iter(b'\r', section).count();
-    if breaks == ends && breaks == returns { Ok(Some(length)) } else { Err(Broken::Malformed("its trailers are no fields")) }
+    // The parser takes a lone LF. Nobody is kept waiting for the rest of what is wrong already.
+    let section = &bytes[..length.unwrap_or(bytes.len())];
+    let is_lone_lf = |at: usize| at.checked_sub(1).is_none_or(|before| section[before] != b'\r');
+    let is_lone_cr = |at: usize| section.get(at + 1).is_some_and(|behind| *behind != b'\n');
+    if memchr::memchr_iter(b'\n', section).any(is_lone_lf) || memchr::memchr_iter(b'\r', section).any(is_lone_cr) {
+        return Err(Broken::Malformed("its trailers are no fields"));
+    }
+    Ok(length)
 }
 
 #[cfg(test)]
@@ -206,6 +209,7 @@ mod tests {
             let coded = format!("0\r\n{trailers}");
             assert!(matches!(decode(coded.as_bytes()), Err(Broken::Malformed(_))), "{}", coded.escape_default());
         }
+        assert!(decode(b"0\r\nX: y\nZ").is_err(), "what is wrong already is not waited for");
         assert_eq!(decode(format!("0\r\n{}\r\n", "X: y\r\n".repeat(FIELDS_MAX + 1)).as_bytes()), Err(Broken::HeadTooLarge));
         assert_eq!(decode(format!("0\r\nX: {}\r\n\r\n", "y".repeat(HEAD_BYTES_MAX)).as_bytes()), Err(Broken::HeadTooLarge));
     }

@@ -85,11 +85,8 @@ pub fn read_journal(path: &Path) -> Result<ReadJournal, JournalError> {
         other => other?,
     };
     // What follows the last newline is torn.
-    let whole = memchr::memrchr(b'\n', &bytes).map_or(&bytes[..0], |end| &bytes[..end]);
-    if whole.is_empty() {
-        return Err(JournalError::Absent);
-    }
-    let mut lines = whole.split(|&byte| byte == b'\n');
+    let end = memchr::memrchr(b'\n', &bytes).ok_or(JournalError::Absent)?;
+    let mut lines = bytes[..end].split(|&byte| byte == b'\n');
     let first = lines.next().expect("split gives at least one part");
     let mut journal = ReadJournal { header: parse_header(first)?, entries: Vec::new(), damaged_lines: 0 };
     for line in lines {
@@ -107,9 +104,9 @@ pub fn read_header(path: &Path) -> Result<Header, JournalError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(JournalError::Absent),
         other => other?,
     };
-    let mut line = String::new();
-    BufReader::new(file).read_line(&mut line)?;
-    if line.ends_with('\n') { parse_header(line.trim_end().as_bytes()) } else { Err(JournalError::Absent) }
+    let mut line = Vec::new();
+    BufReader::new(file).read_until(b'\n', &mut line)?;
+    parse_header(line.strip_suffix(b"\n").ok_or(JournalError::Absent)?)
 }
 
 fn parse_header(line: &[u8]) -> Result<Header, JournalError> {
@@ -334,6 +331,17 @@ mod tests {
         assert!(matches!(read_header(&path), Err(JournalError::Newer { found: 2 })));
         fs::write(&path, "hello\n").expect("writes");
         assert!(matches!(read_journal(&path), Err(JournalError::Damaged(_))));
+    }
+
+    #[test]
+    fn a_first_line_that_is_damaged_is_not_taken_for_a_journal_that_was_never_begun() {
+        let dir = tempfile::tempdir().expect("a temp folder");
+        let path = dir.path().join("journal.jsonl");
+        for bytes in [&b"\n"[..], b"\n_tt", b"\xff\n", b"\0\0\0\n{}\n"] {
+            fs::write(&path, bytes).expect("writes");
+            assert!(matches!(read_journal(&path), Err(JournalError::Damaged(_))), "{}", bytes.escape_ascii());
+            assert!(matches!(read_header(&path), Err(JournalError::Damaged(_))), "{}", bytes.escape_ascii());
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::fmt::Debug;
 use autoappdev::run_dir::{Command, LaunchSpec, LineReader, Message, to_line};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use super::cut::{choices, pieces};
 
@@ -24,7 +25,21 @@ pub fn run(bytes: &[u8]) {
         said_again::<Command>(line);
         said_again::<Message>(line);
         said_again::<LaunchSpec>(line);
+        tells_what_it_is(line);
     }
+}
+
+/// A message holds the key that tells its kind: what no version of this knows is taken for none.
+fn tells_what_it_is(line: &[u8]) {
+    let Ok(message) = serde_json::from_slice::<Message>(line) else { return };
+    let Ok(Value::Object(said)) = serde_json::from_slice(line) else { panic!("a message is no object") };
+    let key = match message {
+        Message::Fact(_) => "fact",
+        Message::Reply(_) => "reply",
+        Message::Note(_) => "note",
+        Message::Trouble(_) => "trouble",
+    };
+    assert!(said.contains_key(key), "{said:?} was taken for a {key}");
 }
 
 fn cut(pieces: &[&[u8]]) -> (Vec<Vec<u8>>, Vec<u8>) {
