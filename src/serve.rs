@@ -81,7 +81,8 @@ fn serve_in(config: Config, runtime_dir: &Path) -> anyhow::Result<()> {
         ::log::info!("applied migration {migration}");
     }
     // One door that others reach, or a token that somebody set, and every TCP door asks for it.
-    let keys = if config.tokens.is_set() || listeners.iter().any(|listener| listener.door().is_open()) {
+    let is_open = listeners.iter().any(|listener| listener.door().is_open());
+    let keys = if config.tokens.is_set() || is_open {
         let secrets = Secrets::keep(&config.tokens, runtime_dir).map_err(|error| anyhow!("failed to {error}"))?;
         Some(Arc::new(Keys::new(&secrets)))
     } else {
@@ -137,7 +138,7 @@ fn serve_in(config: Config, runtime_dir: &Path) -> anyhow::Result<()> {
             Some(_) => "what AUTOAPPDEV_TOKEN says".to_owned(),
             None => format!("in {}", Secret::Token.path(runtime_dir).display()),
         };
-        let pair = if door.is_open() { "; `autoappdev pair` makes a link for a phone" } else { "" };
+        let pair = if is_open { "; `autoappdev pair` makes a link for a phone" } else { "" };
         say(&format!("it asks for the token, which is {place}{pair}"));
     }
     let watchdog = Watchdog::start({

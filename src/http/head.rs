@@ -1,5 +1,6 @@
 //! A request's head, from bytes to what it means for the connection: what RFC 9112 demands to be refused is refused here.
 
+use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 
 use rouille::Request;
@@ -75,9 +76,10 @@ impl Head {
 
 /// Takes a head off the front of `bytes`: how long it was, and what it says. `Ok(None)` while it is not all there.
 pub(super) fn parse(bytes: &[u8]) -> Result<Option<(usize, Head)>, Broken> {
-    let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
-    let mut request = httparse::Request::new(&mut fields);
-    let length = match request.parse(bytes) {
+    // Not filled in before: to clear room for a hundred fields costs more than to parse the few that there are.
+    let mut fields = [const { MaybeUninit::uninit() }; FIELDS_MAX];
+    let mut request = httparse::Request::new(&mut []);
+    let length = match request.parse_with_uninit_headers(bytes, &mut fields) {
         Ok(httparse::Status::Complete(length)) if length <= HEAD_BYTES_MAX => length,
         Ok(httparse::Status::Partial) if bytes.len() < HEAD_BYTES_MAX => return Ok(None),
         Ok(httparse::Status::Complete(_) | httparse::Status::Partial) => {
@@ -106,7 +108,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Option<(usize, Head)>, Broken> {
     let mut kept = Vec::with_capacity(request.headers.len());
     for field in request.headers.iter() {
         read.note(field.name, field.value)?;
-        kept.push((field.name.to_owned(), String::from_utf8_lossy(field.value).into_owned()));
+        kept.push((field.name.to_owned(), text(field.value)));
     }
     let head = Head {
         method: request.method.expect("a complete head has a method").to_owned(),
@@ -122,6 +124,11 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Option<(usize, Head)>, Broken> {
         return Err(Broken::Malformed("it needs exactly one Host"));
     }
     Ok(Some((length, head)))
+}
+
+/// A value as text. Nearly every one is ASCII, for which this is one look and one copy.
+fn text(value: &[u8]) -> String {
+    std::str::from_utf8(value).map_or_else(|_| String::from_utf8_lossy(value).into_owned(), str::to_owned)
 }
 
 /// A target as this server routes it. A proxy's form is an address in front of the same thing (RFC 9112, section 3.2.2).
@@ -184,7 +191,7 @@ impl Fields {
             }
         } else if name.eq_ignore_ascii_case("host") {
             self.hosts += 1;
-            self.host = String::from_utf8_lossy(value).into_owned();
+            self.host = text(value);
         }
         Ok(())
     }

@@ -181,7 +181,9 @@ pub(super) fn query_word<'w>(request: &Request, name: &str, words: &[&'w str; 2]
 
 /// The first value of that name, as it was sent: what is asked for here needs no decoding.
 fn query<'r>(request: &'r Request, name: &str) -> Option<&'r str> {
-    request.raw_query_string().split('&').find_map(|pair| {
+    let query = request.raw_query_string();
+    // Nearly every request has none.
+    (!query.is_empty()).then_some(query)?.split('&').find_map(|pair| {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         (key == name).then_some(value)
     })

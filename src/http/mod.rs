@@ -22,6 +22,7 @@ mod server;
 mod session;
 mod throttle;
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -66,6 +67,15 @@ const FREE_FILES_MIN: u64 = 16;
 
 /// Who answers, in health.
 const SERVICE: &str = "autoappdev-backend";
+/// What every answer carries, where its endpoint has not said something else.
+const EVERY_ANSWER: [(&str, &str); 5] = [
+    ("X-Content-Type-Options", "nosniff"),
+    ("X-Frame-Options", "DENY"),
+    ("Referrer-Policy", "no-referrer"),
+    // No page of another origin gets it as an image, a script or a frame.
+    ("Cross-Origin-Resource-Policy", "same-origin"),
+    ("Cache-Control", "no-store"),
+];
 
 /// What can be asked for in a log.
 const SOURCES: [&str; 2] = ["pipeline", BACKEND];
@@ -101,7 +111,7 @@ impl Handler for App {
 
 impl App {
     fn route(&self, request: &Request) -> Result<Response, ApiError> {
-        let path = request.url();
+        let path = path_of(request);
         let segments: Vec<&str> = path.strip_prefix('/').unwrap_or(&path).split('/').collect();
         // HEAD is GET without a body, which the connection leaves out.
         let method = if request.method() == "HEAD" { "GET" } else { request.method() };
@@ -368,20 +378,26 @@ impl App {
 
     /// What every answer carries.
     fn finish(&self, request: Option<&Request>, response: Response) -> Response {
-        let mut response = response
-            .with_unique_header("X-Content-Type-Options", "nosniff")
-            .with_unique_header("X-Frame-Options", "DENY")
-            .with_unique_header("Referrer-Policy", "no-referrer")
-            // No page of another origin gets it as an image, a script or a frame.
-            .with_unique_header("Cross-Origin-Resource-Policy", "same-origin");
-        if !response.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("Cache-Control")) {
-            response = response.with_unique_header("Cache-Control", "no-store");
+        let mut response = response;
+        let headers = &mut response.headers;
+        headers.reserve(EVERY_ANSWER.len());
+        for (name, value) in EVERY_ANSWER {
+            if !headers.iter().any(|(there, _)| there.eq_ignore_ascii_case(name)) {
+                headers.push((name.into(), value.into()));
+            }
         }
         match request {
             Some(request) => self.guard.open_to_origin(request, response),
             None => response,
         }
     }
+}
+
+/// The path that is asked for, decoded. Ours have nothing to decode, so nearly every one is taken as it stands.
+fn path_of(request: &Request) -> Cow<'_, str> {
+    let target = request.raw_url();
+    let path = target.split_once('?').map_or(target, |(path, _)| path);
+    if path.contains('%') { request.url().into() } else { path.into() }
 }
 
 /// The `Allow` of a path that is known, for any method that it does not take.
