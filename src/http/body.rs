@@ -85,6 +85,17 @@ impl Chunks {
         }
     }
 
+    /// How many bytes of the body there are.
+    pub(super) fn body_bytes(&self) -> usize {
+        self.body.len()
+    }
+
+    /// Takes the room for the longest body in one piece, which the kernel gets back whole: one that grows leaves its smaller selves to
+    /// the allocator. What is not used of it is not there.
+    pub(super) fn grow_no_more(&mut self) {
+        self.body.reserve_exact(BODY_BYTES_MAX - self.body.len());
+    }
+
     /// What the chunks carried.
     pub(super) fn into_body(self) -> Vec<u8> {
         self.body

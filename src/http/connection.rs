@@ -14,7 +14,7 @@ use time::macros::format_description;
 use super::body::Chunks;
 use super::head::{self, BODY_BYTES_MAX, Broken, Framing, Head};
 use super::listener::Stream;
-use super::server::Seat;
+use super::seats::Seat;
 
 /// How long a connection may wait for its next request.
 const IDLE_LIMIT: Duration = Duration::from_mins(1);
@@ -25,10 +25,13 @@ const BODY_LIMIT: Duration = Duration::from_secs(30);
 /// How long a client may take to read what is written at once, [`ONE_WRITE_BYTES`] at most.
 const WRITE_LIMIT: Duration = Duration::from_secs(15);
 
+/// A body up to this size is not counted; a chunked one is counted anew each time that it has grown by so much.
+const SMALL_BODY_BYTES: usize = 16 * 1024;
+
 /// What is read at a time, in bytes.
 const READ_BYTES: usize = 8 * 1024;
 /// An answer up to this size goes out in one write with its head; a longer one follows in pieces of this size.
-const ONE_WRITE_BYTES: usize = 64 * 1024;
+const ONE_WRITE_BYTES: usize = 32 * 1024;
 
 /// After a refusal the client may still be sending; closing at once would destroy the answer on its way (RFC 9112, section 9.6). So much and
 /// so long is read and thrown away.
@@ -61,7 +64,9 @@ pub(super) fn serve(stream: &Arc<Stream>, from: SocketAddr, seat: &Arc<Seat>) {
             return;
         }
         let read = wire.read_request();
-        seat.works();
+        if !seat.works() {
+            return;
+        }
         let (head, body) = match read {
             Ok(read) => read,
             Err(End::Silent) => return,
@@ -171,23 +176,41 @@ impl Wire<'_> {
     }
 
     fn read_body(&mut self, length: usize) -> Result<Vec<u8>, End> {
+        if length > SMALL_BODY_BYTES {
+            if !self.seat.takes(length) {
+                return Err(End::Refused(Broken::Busy, None));
+            }
+            // In one piece, which the kernel gets back whole: one that grows leaves its smaller selves to the allocator.
+            self.unread.reserve_exact(length.saturating_sub(self.unread.len()) + READ_BYTES);
+        }
         let deadline = Instant::now() + BODY_LIMIT;
         while self.unread.len() < length {
             if self.read_more(left_until(deadline)?)? == 0 {
                 return Err(End::Silent);
             }
         }
-        Ok(self.unread.drain(..length).collect())
+        // The connection does not keep the room that a long body took.
+        let rest = self.unread.split_off(length);
+        Ok(std::mem::replace(&mut self.unread, rest))
     }
 
     fn read_chunks(&mut self) -> Result<Vec<u8>, End> {
         let deadline = Instant::now() + BODY_LIMIT;
         let mut chunks = Chunks::new();
+        let mut counted = SMALL_BODY_BYTES;
         loop {
             let (used, is_whole) = chunks.take(&self.unread).map_err(|broken| End::Refused(broken, None))?;
             self.unread.drain(..used);
             if is_whole {
+                self.unread.shrink_to(READ_BYTES);
                 return Ok(chunks.into_body());
+            }
+            if chunks.body_bytes() > counted {
+                counted = chunks.body_bytes() + SMALL_BODY_BYTES;
+                if !self.seat.takes(counted) {
+                    return Err(End::Refused(Broken::Busy, None));
+                }
+                chunks.grow_no_more();
             }
             if self.read_more(left_until(deadline)?)? == 0 {
                 return Err(End::Silent);
@@ -266,7 +289,7 @@ impl Wire<'_> {
             let mut piece = vec![0; READ_BYTES];
             loop {
                 // Who is sent what happens waits for that, not for its client.
-                self.seat.works();
+                let _has_given_way = self.seat.works();
                 let count = reader.read(&mut piece)?;
                 if is_chunked {
                     let mut chunk = format!("{count:x}\r\n").into_bytes();

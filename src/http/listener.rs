@@ -17,8 +17,8 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use super::guard::Door;
 use crate::socket_path::SocketPath;
 
-/// How many connections may wait to be accepted; the kernel takes less where `net.core.somaxconn` is less.
-const BACKLOG: i32 = 4096;
+/// How many may be at the door while the accepting thread does not run. Beyond that the kernel lets a newcomer try again after a second.
+const BACKLOG: i32 = 1024;
 
 /// What a client of a Unix socket has for an address: it has none, and comes from this machine.
 const NO_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
@@ -46,6 +46,8 @@ impl Listener {
     fn from_tcp(listener: TcpListener) -> io::Result<Self> {
         let address = listener.local_addr()?;
         listener.set_nonblocking(true)?;
+        // Once more, for a longer queue than the library's.
+        rustix::net::listen(&listener, BACKLOG)?;
         Ok(Self { socket: Socket::Tcp(listener, address), door: Door::at(address) })
     }
 
@@ -224,6 +226,15 @@ impl Stream {
         match self {
             Self::Tcp(stream) => stream.shutdown(how),
             Self::Unix(stream) => stream.shutdown(how),
+        }
+    }
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(stream) => stream.as_fd(),
+            Self::Unix(stream) => stream.as_fd(),
         }
     }
 }

@@ -18,6 +18,7 @@ mod keys;
 mod listener;
 mod log_watch;
 mod page;
+mod seats;
 mod server;
 mod session;
 mod throttle;

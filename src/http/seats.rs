@@ -1,0 +1,318 @@
+//! Who is connected, what each of them does, and who gives way when there are too many.
+//!
+//! A connection that waits for its client gives way to a newcomer, the one that has waited longest first; one whose request is being
+//! answered never does. A request that has been read is done only by a connection that has not given way: nobody would hear of it.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Shutdown};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::io::ioctl_fionread;
+use rustix::process::{Resource, getrlimit};
+
+use super::listener::Stream;
+use super::server::Handler;
+
+/// The most connections at once. When all are taken, the one that has waited longest for its client gives way.
+const CONNECTIONS_MAX: usize = 512;
+/// And the fewest, where descriptors are scarce.
+const CONNECTIONS_MIN: usize = 16;
+/// So many descriptors are left to the rest of the server, which cannot read a log or ask the database without one.
+const OWN_DESCRIPTORS: u64 = 64;
+/// Of so many connections one more is let in while those that gave way are still leaving, or all are being answered. Beyond that a
+/// newcomer is turned away.
+const ONE_MORE_IN: usize = 8;
+/// The most connections from one address of another machine. From there as from everywhere, the one that has waited longest gives way.
+const FROM_ONE_ADDRESS_MAX: usize = 64;
+
+/// What all requests together may hold of bodies, in bytes. When it is taken, the one whose body has been waited for longest gives way.
+const BODIES_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// How long a body waits at most for the memory that it needs.
+const BODY_ROOM_LIMIT: Duration = Duration::from_secs(2);
+
+/// How long a newcomer waits at most for those that gave way to leave, and how often it looks.
+const LEAVE_LIMIT: Duration = Duration::from_millis(250);
+const LEAVE_LOOK: Duration = Duration::from_millis(2);
+
+/// The seats of a server.
+pub(super) struct Seats {
+    began: Instant,
+    is_stopping: AtomicBool,
+    open: Mutex<BTreeMap<u64, Slot>>,
+    closed: Condvar,
+    /// Held by the one that is given memory for a body.
+    bodies: Mutex<()>,
+}
+
+/// An open connection as others see it.
+struct Slot {
+    stream: Arc<Stream>,
+    /// The address, where it is another machine's.
+    from: Option<IpAddr>,
+    activity: Arc<Activity>,
+}
+
+/// What a connection does, and since when.
+struct Activity {
+    began: Instant,
+    /// The two in one number, so that both are seen and changed together: [`Doing`] in the lowest bits, above it the milliseconds since
+    /// the server began.
+    packed: AtomicU64,
+    /// How long the body is that is read or answered, in bytes.
+    body_bytes: AtomicUsize,
+}
+
+/// What a connection does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Doing {
+    /// It waits for its client to ask.
+    Waits,
+    /// Its request is being answered.
+    Works,
+    /// It waits for its client to take an answer.
+    Writes,
+    /// It gave way, and its thread has not noticed yet.
+    Leaves,
+}
+
+const fn doing(packed: u64) -> Doing {
+    match packed & 3 {
+        0 => Doing::Waits,
+        1 => Doing::Works,
+        2 => Doing::Writes,
+        _ => Doing::Leaves,
+    }
+}
+
+impl Activity {
+    fn pack(&self, doing: Doing) -> u64 {
+        let since_ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX >> 2);
+        since_ms << 2 | doing as u64
+    }
+
+    fn load(&self) -> u64 {
+        self.packed.load(Ordering::SeqCst)
+    }
+
+    /// False where it has given way: it stays so.
+    fn set(&self, what: Doing) -> bool {
+        let new = self.pack(what);
+        self.packed.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |old| (doing(old) != Doing::Leaves).then_some(new)).is_ok()
+    }
+}
+
+impl Slot {
+    /// Closes the connection, if it still does the same since then. Its thread wakes up from reading or writing and takes its leave.
+    fn give_way(&self, packed: u64) {
+        let leaves = self.activity.pack(Doing::Leaves);
+        if self.activity.packed.compare_exchange(packed, leaves, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
+            // One that has closed meanwhile is what is wanted.
+            let _closed = self.stream.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+impl Seats {
+    pub(super) fn new() -> Self {
+        Self {
+            began: Instant::now(),
+            is_stopping: AtomicBool::new(false),
+            open: Mutex::new(BTreeMap::new()),
+            closed: Condvar::new(),
+            bodies: Mutex::new(()),
+        }
+    }
+
+    /// Whether no further request is taken.
+    pub(super) fn is_stopping(&self) -> bool {
+        self.is_stopping.load(Ordering::SeqCst)
+    }
+
+    /// From here on every answer says that it is its connection's last.
+    pub(super) fn begin_stop(&self) {
+        self.is_stopping.store(true, Ordering::SeqCst);
+    }
+
+    /// Lets go who waits, and gives what is being answered until `limit` to end.
+    pub(super) fn stop(&self, limit: Duration) {
+        self.begin_stop();
+        let deadline = Instant::now() + limit;
+        let mut open = self.lock();
+        for slot in open.values().filter(|slot| doing(slot.activity.load()) == Doing::Waits) {
+            // What has arrived can still be read, and is answered. One that has closed meanwhile is what is wanted.
+            let _closed = slot.stream.shutdown(Shutdown::Read);
+        }
+        while !open.is_empty() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            open = self.closed.wait_timeout(open, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Seats a newcomer; `None` where all are being answered, and where those that gave way do not leave in time.
+    pub(super) fn seat(
+        self: &Arc<Self>,
+        number: u64,
+        stream: &Arc<Stream>,
+        from: IpAddr,
+        handler: &Arc<dyn Handler>,
+    ) -> Option<Seat> {
+        let other_machine = Some(from).filter(|ip| !ip.is_loopback());
+        let of_this_address = |slot: &Slot| slot.from == other_machine;
+        let mut open = match other_machine {
+            Some(_) => self.await_room(self.lock(), of_this_address, FROM_ONE_ADDRESS_MAX)?,
+            None => self.lock(),
+        };
+        open = self.await_room(open, |_| true, connections_max())?;
+        let activity = Arc::new(Activity { began: self.began, packed: AtomicU64::new(0), body_bytes: AtomicUsize::new(0) });
+        activity.set(Doing::Waits);
+        open.insert(number, Slot { stream: stream.clone(), from: other_machine, activity: activity.clone() });
+        Some(Seat { number, seats: self.clone(), handler: handler.clone(), activity })
+    }
+
+    /// Makes room for one more of a `kind`. Those that gave way, and those whose request has come but not been read, are there until their
+    /// threads have run.
+    fn await_room<'a>(
+        &'a self,
+        mut open: MutexGuard<'a, BTreeMap<u64, Slot>>,
+        kind: impl Fn(&Slot) -> bool,
+        limit: usize,
+    ) -> Option<MutexGuard<'a, BTreeMap<u64, Slot>>> {
+        let full = limit + limit / ONE_MORE_IN;
+        let deadline = Instant::now() + LEAVE_LIMIT;
+        loop {
+            if open.len() < limit {
+                return Some(open);
+            }
+            let count = open.values().filter(|slot| kind(slot)).count();
+            if count < limit {
+                return Some(open);
+            }
+            if let Some((packed, slot)) = waits_longest(open.values().filter(|slot| kind(slot))) {
+                slot.give_way(packed);
+            }
+            if count < full {
+                return Some(open);
+            }
+            let moves = open.values().filter(|slot| kind(slot)).any(|slot| doing(slot.activity.load()) != Doing::Works);
+            if !moves || Instant::now() >= deadline {
+                return None;
+            }
+            open = self.closed.wait_timeout(open, LEAVE_LOOK).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Has the one that has waited longest give way, and waits up to `rest` for somebody to leave.
+    pub(super) fn make_room(&self, rest: Duration) {
+        let open = self.lock();
+        if let Some((packed, slot)) = waits_longest(open.values()) {
+            slot.give_way(packed);
+        }
+        let before = open.len();
+        let _it_is_tried_again = self.closed.wait_timeout_while(open, rest, |open| open.len() >= before);
+    }
+
+    /// Nothing under this lock can panic half-way through a change.
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Slot>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How many connections there may be. The limit of descriptors may change while the server runs (`prlimit(1)`).
+fn connections_max() -> usize {
+    let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX).saturating_sub(OWN_DESCRIPTORS);
+    let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
+    (descriptors - descriptors / (ONE_MORE_IN + 1)).clamp(CONNECTIONS_MIN, CONNECTIONS_MAX)
+}
+
+/// The connection whose client has kept us waiting for longest, and what it does. Where a request lies there unread it is not the
+/// client's fault: its thread has not run yet.
+fn waits_longest<'a>(slots: impl Iterator<Item = &'a Slot>) -> Option<(u64, &'a Slot)> {
+    let waiting = slots.map(|slot| (slot.activity.load(), slot));
+    let mut waiting: Vec<_> = waiting.filter(|(packed, _)| matches!(doing(*packed), Doing::Waits | Doing::Writes)).collect();
+    waiting.sort_unstable_by_key(|(packed, _)| packed >> 2);
+    waiting
+        .into_iter()
+        .find(|(packed, slot)| doing(*packed) == Doing::Writes || ioctl_fionread(&*slot.stream).is_ok_and(|bytes| bytes == 0))
+}
+
+/// A connection's own view of its slot: says what it does. The slot is free once this is dropped.
+pub(super) struct Seat {
+    number: u64,
+    seats: Arc<Seats>,
+    handler: Arc<dyn Handler>,
+    activity: Arc<Activity>,
+}
+
+impl Seat {
+    /// Who answers.
+    pub(super) fn handler(&self) -> &dyn Handler {
+        &*self.handler
+    }
+
+    /// Whether no further request is taken.
+    pub(super) fn is_stopping(&self) -> bool {
+        self.seats.is_stopping()
+    }
+
+    /// The client is to ask.
+    pub(super) fn waits(&self) {
+        self.activity.body_bytes.store(0, Ordering::SeqCst);
+        // One that has given way finds out when it reads.
+        let _has_given_way = self.activity.set(Doing::Waits);
+    }
+
+    /// A request has been read and is to be answered. False where the connection has given way meanwhile: then its request must not be
+    /// done, since nobody would hear of it.
+    pub(super) fn works(&self) -> bool {
+        self.activity.set(Doing::Works)
+    }
+
+    /// The client is to take an answer, or its next piece.
+    pub(super) fn writes(&self) {
+        // One that has given way finds out when it writes.
+        let _has_given_way = self.activity.set(Doing::Writes);
+    }
+
+    /// The request that is being read has a body of so many bytes. False where there is no room for that: all that is held belongs to
+    /// requests that are being answered.
+    pub(super) fn takes(&self, body_bytes: usize) -> bool {
+        let (activity, deadline) = (&self.activity, Instant::now() + BODY_ROOM_LIMIT);
+        // It is the newest of those that are waited for, unless it has given way already.
+        if !activity.set(Doing::Waits) {
+            return false;
+        }
+        // One at a time: those that wait for memory must not keep the accepting thread from its lock.
+        let _turn = self.seats.bodies.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            let open = self.seats.lock();
+            let held: usize = open.values().map(|slot| slot.activity.body_bytes.load(Ordering::SeqCst)).sum();
+            if held - activity.body_bytes.load(Ordering::SeqCst) + body_bytes <= BODIES_BYTES_MAX {
+                activity.body_bytes.store(body_bytes, Ordering::SeqCst);
+                return true;
+            }
+            if Instant::now() >= deadline || doing(activity.load()) == Doing::Leaves {
+                return false;
+            }
+            let others = open
+                .iter()
+                .filter(|(number, slot)| **number != self.number && slot.activity.body_bytes.load(Ordering::SeqCst) > 0)
+                .map(|(_, slot)| slot);
+            if let Some((packed, slot)) = waits_longest(others) {
+                slot.give_way(packed);
+            }
+            let _looked_at_again = self.seats.closed.wait_timeout(open, LEAVE_LOOK);
+        }
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.seats.lock().remove(&self.number);
+        self.seats.closed.notify_all();
+    }
+}
