@@ -120,6 +120,8 @@ fn serve_in(config: Config, runtime_dir: &Path) -> anyhow::Result<()> {
             Ok(()) | Err(_) => break,
         }
     }
+    // First, so that those who wait for news and are answered by the supervisor's end are told not to ask on here.
+    server.begin_stop();
     let live = supervisor.stop();
     server.stop();
     KillPoint::ServerSupervisorEnded.reach();

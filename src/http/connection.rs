@@ -58,7 +58,9 @@ pub(super) fn serve(stream: &TcpStream, from: SocketAddr, seat: &Seat) {
             return;
         }
         let read = wire.read_request();
-        seat.works();
+        if !seat.works() {
+            return;
+        }
         let (head, body) = match read {
             Ok(read) => read,
             Err(End::Silent) => return,

@@ -27,8 +27,14 @@ const CONNECTIONS_CEILING: usize = CONNECTIONS_MAX + 64;
 /// How long a stop waits for requests that are being answered.
 const STOP_LIMIT: Duration = Duration::from_millis(700);
 
-/// How long accepting rests after it failed for want of descriptors or memory.
+/// How long accepting rests after it failed for want of descriptors or memory, unless a connection ends before that.
 const ACCEPT_REST: Duration = Duration::from_millis(20);
+
+/// How long a newcomer waits at most for those that gave way to leave.
+const LEAVE_LIMIT: Duration = Duration::from_millis(250);
+
+/// How often failing to accept is written to the log: it comes a thousand times a second while a crowd is at the door.
+const WARN_EVERY: Duration = Duration::from_secs(1);
 
 /// The stack of a connection's thread, in bytes: what the deepest JSON and a page of log lines need, many times over.
 const STACK_BYTES: usize = 512 * 1024;
@@ -63,13 +69,15 @@ struct Slot {
     state: Arc<SlotState>,
 }
 
-/// Since when a connection waits for its next request, in milliseconds since the server began; [`BUSY`] while one is answered.
+/// Since when a connection waits for its next request, in milliseconds since the server began; [`BUSY`] while one is answered,
+/// [`LEAVING`] once it has given way.
 struct SlotState {
     began: Instant,
     waits_since_ms: AtomicU64,
 }
 
 const BUSY: u64 = u64::MAX;
+const LEAVING: u64 = u64::MAX - 1;
 
 impl Server {
     /// Begins to accept on `listener`.
@@ -93,17 +101,22 @@ impl Server {
         self.address
     }
 
-    /// Stops: nothing is accepted any more, who waits is let go, and what is being answered gets a moment to end.
-    pub fn stop(self) {
+    /// Nothing is accepted any more, and every answer from here on says that it is its connection's last.
+    pub fn begin_stop(&self) {
         self.shared.is_stopping.store(true, Ordering::SeqCst);
-        drop(self.wake);
+        // The other end is only looked at.
+        let _closed_already = self.wake.shutdown(Shutdown::Both);
+    }
+
+    /// Stops: as [`Server::begin_stop`], then who waits is let go, and what is being answered gets a moment to end.
+    pub fn stop(self) {
+        self.begin_stop();
         // It has nothing to do but to notice.
         let _ended = self.thread.join();
         let deadline = Instant::now() + STOP_LIMIT;
         let mut open = self.shared.lock();
-        for slot in open.values().filter(|slot| slot.state.waits_since_ms.load(Ordering::SeqCst) != BUSY) {
-            // One that has closed meanwhile is what is wanted.
-            let _closed = slot.stream.shutdown(Shutdown::Both);
+        for slot in open.values() {
+            slot.give_way(slot.state.waits_since_ms.load(Ordering::SeqCst));
         }
         while !open.is_empty() {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -142,13 +155,29 @@ impl Seat {
 
     /// The next request is waited for.
     pub(super) fn waits(&self) {
-        let since = u64::try_from(self.state.began.elapsed().as_millis()).unwrap_or(BUSY - 1);
+        let since = u64::try_from(self.state.began.elapsed().as_millis()).unwrap_or(LEAVING - 1);
         self.state.waits_since_ms.store(since, Ordering::SeqCst);
     }
 
-    /// A request has been read and is being answered.
-    pub(super) fn works(&self) {
-        self.state.waits_since_ms.store(BUSY, Ordering::SeqCst);
+    /// A request has been read and is to be answered. False where the connection has given way meanwhile: then its request must not be
+    /// done, since nobody would hear of it.
+    pub(super) fn works(&self) -> bool {
+        self.state.waits_since_ms.swap(BUSY, Ordering::SeqCst) != LEAVING
+    }
+}
+
+impl Slot {
+    /// Closes the connection, if it still waits since then. Its thread wakes up from reading and takes its leave.
+    fn give_way(&self, since: u64) {
+        let waits = &self.state.waits_since_ms;
+        if since < LEAVING && waits.compare_exchange(since, LEAVING, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
+            // One that has closed meanwhile is what is wanted.
+            let _closed = self.stream.shutdown(Shutdown::Both);
+        }
+    }
+
+    fn is_leaving(&self) -> bool {
+        self.state.waits_since_ms.load(Ordering::SeqCst) == LEAVING
     }
 }
 
@@ -162,6 +191,16 @@ impl Drop for Seat {
 fn accept(shared: &Arc<Shared>, listener: &TcpListener, woken: &UnixStream) {
     let began = Instant::now();
     let mut number = 0;
+    let mut warned = None;
+    // Which way it failed, and room for another try.
+    let mut fail = |what: String| {
+        if warned.is_none_or(|at: Instant| at.elapsed() >= WARN_EVERY) {
+            warned = Some(Instant::now());
+            ::log::warn!("{what}; the connection that has waited longest is closed");
+        }
+        let before = make_room(shared, 0);
+        let _it_is_tried_again = shared.closed.wait_timeout_while(shared.lock(), ACCEPT_REST, |open| open.len() >= before);
+    };
     while !shared.is_stopping() {
         let mut fds = [PollFd::new(listener, PollFlags::IN), PollFd::new(woken, PollFlags::IN)];
         if rustix::event::poll(&mut fds, None).is_err() {
@@ -172,18 +211,14 @@ fn accept(shared: &Arc<Shared>, listener: &TcpListener, woken: &UnixStream) {
                 Ok((stream, from)) => {
                     number += 1;
                     if let Err(error) = seat(shared, number, stream, from, began) {
-                        ::log::warn!("a connection could not be served: {error}");
-                        make_room(shared, 0);
-                        thread::sleep(ACCEPT_REST);
+                        fail(format!("a connection could not be served: {error}"));
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 // The client has gone before we could greet it.
                 Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted) => {}
                 Err(error) => {
-                    ::log::warn!("failed to accept a connection: {error}; the one that has waited longest is closed");
-                    make_room(shared, 0);
-                    thread::sleep(ACCEPT_REST);
+                    fail(format!("failed to accept a connection: {error}"));
                     break;
                 }
             }
@@ -199,7 +234,11 @@ fn seat(shared: &Arc<Shared>, number: u64, stream: TcpStream, from: SocketAddr, 
     // An answer is one write; waiting for more to send would only delay it.
     stream.set_nodelay(true)?;
     make_room(shared, CONNECTIONS_MAX);
-    if shared.lock().len() >= CONNECTIONS_CEILING {
+    // Those that gave way are there until their threads have run.
+    let is_full = |open: &mut BTreeMap<u64, Slot>| open.len() >= CONNECTIONS_CEILING;
+    let awaits = |open: &mut BTreeMap<u64, Slot>| is_full(open) && open.values().any(Slot::is_leaving);
+    let waited = shared.closed.wait_timeout_while(shared.lock(), LEAVE_LIMIT, awaits);
+    if is_full(&mut waited.unwrap_or_else(PoisonError::into_inner).0) {
         // All are being answered. Best effort: who does not take it sees the end of the connection.
         let _gone = (&stream).write_all(b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: 70\r\nConnection: close\r\n\r\n{\"ok\":false,\"error\":\"busy\",\"detail\":\"too many connections; try again\"}");
         return Ok(());
@@ -213,24 +252,23 @@ fn seat(shared: &Arc<Shared>, number: u64, stream: TcpStream, from: SocketAddr, 
     thread::Builder::new()
         .name(format!("http-{number}"))
         .stack_size(STACK_BYTES)
-        .spawn(move || connection::serve(&stream, from, &seat))
+        .spawn(move || {
+            connection::serve(&stream, from, &seat);
+            // The descriptor is free before the seat is: who waits for that one needs the other.
+            drop(stream);
+            drop(seat);
+        })
         .map(drop)
 }
 
-/// Closes the connection that has waited longest, when `limit` or more are open.
-fn make_room(shared: &Shared, limit: usize) {
+/// Closes the connection that has waited longest, when `limit` or more are open. How many those are.
+fn make_room(shared: &Shared, limit: usize) -> usize {
     let open = shared.lock();
-    if open.len() < limit {
-        return;
+    if open.len() >= limit {
+        let waiting = open.values().map(|slot| (slot.state.waits_since_ms.load(Ordering::SeqCst), slot));
+        if let Some((since, slot)) = waiting.filter(|(since, _)| *since < LEAVING).min_by_key(|(since, _)| *since) {
+            slot.give_way(since);
+        }
     }
-    let longest = open
-        .values()
-        .map(|slot| (slot.state.waits_since_ms.load(Ordering::SeqCst), slot))
-        .filter(|(since, _)| *since != BUSY)
-        .min_by_key(|(since, _)| *since);
-    if let Some((_, slot)) = longest {
-        // Its thread wakes up from reading and takes its leave; from here on it does not count as waiting.
-        slot.state.waits_since_ms.store(BUSY, Ordering::SeqCst);
-        let _already_closed = slot.stream.shutdown(Shutdown::Both);
-    }
+    open.len()
 }
