@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 
 use rouille::{Request, Response};
 use rustix::event::{PollFd, PollFlags};
+use rustix::io::ioctl_fionread;
+use rustix::process::{Resource, getrlimit};
 
 use super::connection;
 use super::head::Broken;
@@ -21,8 +23,15 @@ use super::head::Broken;
 /// The most connections at once. When all are taken, the one that has waited longest for its next request gives way.
 const CONNECTIONS_MAX: usize = 512;
 
-/// Above this many a newcomer is turned away: all are busy, with long polls for instance, and those that gave way are still leaving.
-const CONNECTIONS_CEILING: usize = CONNECTIONS_MAX + 64;
+/// And the fewest, where descriptors are scarce.
+const CONNECTIONS_MIN: usize = 16;
+
+/// So many descriptors are left to the rest of the server, which cannot read a log or ask the database without one.
+const OWN_DESCRIPTORS: u64 = 64;
+
+/// Of so many connections one more is let in while all are busy, with long polls for instance, or those that gave way are still leaving.
+/// Beyond that a newcomer is turned away.
+const ONE_MORE_IN: usize = 8;
 
 /// How long a stop waits for requests that are being answered.
 const STOP_LIMIT: Duration = Duration::from_millis(700);
@@ -233,9 +242,10 @@ fn seat(shared: &Arc<Shared>, number: u64, stream: TcpStream, from: SocketAddr, 
     stream.set_nonblocking(false)?;
     // An answer is one write; waiting for more to send would only delay it.
     stream.set_nodelay(true)?;
-    make_room(shared, CONNECTIONS_MAX);
+    let connections_max = connections_max();
+    make_room(shared, connections_max);
     // Those that gave way are there until their threads have run.
-    let is_full = |open: &mut BTreeMap<u64, Slot>| open.len() >= CONNECTIONS_CEILING;
+    let is_full = |open: &mut BTreeMap<u64, Slot>| open.len() >= connections_max + connections_max / ONE_MORE_IN;
     let awaits = |open: &mut BTreeMap<u64, Slot>| is_full(open) && open.values().any(Slot::is_leaving);
     let waited = shared.closed.wait_timeout_while(shared.lock(), LEAVE_LIMIT, awaits);
     if is_full(&mut waited.unwrap_or_else(PoisonError::into_inner).0) {
@@ -261,12 +271,24 @@ fn seat(shared: &Arc<Shared>, number: u64, stream: TcpStream, from: SocketAddr, 
         .map(drop)
 }
 
+/// How many connections there may be. The limit of descriptors may change while the server runs (`prlimit(1)`).
+fn connections_max() -> usize {
+    let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX).saturating_sub(OWN_DESCRIPTORS);
+    let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
+    (descriptors - descriptors / (ONE_MORE_IN + 1)).clamp(CONNECTIONS_MIN, CONNECTIONS_MAX)
+}
+
 /// Closes the connection that has waited longest, when `limit` or more are open. How many those are.
 fn make_room(shared: &Shared, limit: usize) -> usize {
     let open = shared.lock();
     if open.len() >= limit {
         let waiting = open.values().map(|slot| (slot.state.waits_since_ms.load(Ordering::SeqCst), slot));
-        if let Some((since, slot)) = waiting.filter(|(since, _)| *since < LEAVING).min_by_key(|(since, _)| *since) {
+        let mut waiting: Vec<_> = waiting.filter(|(since, _)| *since < LEAVING).collect();
+        waiting.sort_unstable_by_key(|(since, _)| *since);
+        // Where something lies there unread it is not the client that keeps us waiting: its thread has not run yet.
+        if let Some((since, slot)) =
+            waiting.into_iter().find(|(_, slot)| ioctl_fionread(&slot.stream).is_ok_and(|bytes| bytes == 0))
+        {
             slot.give_way(since);
         }
     }
