@@ -17,7 +17,7 @@ use rustix::fs::FlockOperation;
 use signal_hook::consts::signal::{SIGINT, SIGTERM};
 
 use crate::config::Config;
-use crate::http::{App, Guard, Server};
+use crate::http::{Answers, App, Guard, Server};
 use crate::kill_point::KillPoint;
 use crate::log::BackendLog;
 use crate::private::private_file;
@@ -101,6 +101,7 @@ fn serve_in(config: Config, runtime_dir: &Path) -> anyhow::Result<()> {
         runs: Runs::new(runtime_dir.to_owned()),
         database: config.database,
         guard: Guard { address, allow_hosts: config.allow_hosts, allow_origins: config.allow_origins },
+        answers: Answers::default(),
     };
     let server = Server::start(listener, Box::new(app)).context("cannot begin to serve")?;
     KillPoint::ServerRecovered.reach();

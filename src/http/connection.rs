@@ -25,7 +25,7 @@ const WRITE_LIMIT: Duration = Duration::from_secs(15);
 /// What is read at a time, in bytes.
 const READ_BYTES: usize = 8 * 1024;
 /// An answer up to this size goes out in one write with its head; a longer one follows in pieces of this size.
-const ONE_WRITE_BYTES: usize = 64 * 1024;
+const ONE_WRITE_BYTES: usize = 32 * 1024;
 
 /// After a refusal the client may still be sending; closing at once would destroy the answer on its way (RFC 9112, section 9.6). So much and
 /// so long is read and thrown away.

@@ -7,6 +7,7 @@ mod connection;
 mod error;
 mod guard;
 mod head;
+mod held;
 mod input;
 mod page;
 mod server;
@@ -27,6 +28,7 @@ use crate::supervisor::{Ask, Handle, Published};
 use error::ApiError;
 pub use guard::Guard;
 pub use head::{BODY_BYTES_MAX, Broken};
+pub use held::Answers;
 pub use server::{Handler, Server};
 
 /// The version of the HTTP contract.
@@ -62,6 +64,8 @@ pub struct App {
     pub database: PathBuf,
     /// Who may ask.
     pub guard: Guard,
+    /// What was answered at length and is not read yet.
+    pub answers: Answers,
 }
 
 impl Handler for App {
@@ -105,10 +109,10 @@ impl App {
                 let grace = input::stop_request(request)?;
                 self.act(Ask::Stop { grace }).map(|published| done(&published))
             }
-            ("GET", ["api", "runs"]) => self.runs(request),
+            ("GET", ["api", "runs"]) => self.answers.make(|| self.runs(request)),
             ("GET", ["api", "runs", id]) => self.run(id),
-            ("GET", ["api", "logs"]) => self.logs(request),
-            ("GET", ["api", "logs", "tail"]) => self.tail(request),
+            ("GET", ["api", "logs"]) => self.answers.make(|| self.logs(request)),
+            ("GET", ["api", "logs", "tail"]) => self.answers.make(|| self.tail(request)),
             ("GET", ["api", "health"]) => Ok(self.health()),
             ("GET", ["api", "version"]) => Ok(version()),
             ("OPTIONS", ["*"]) => Ok(self.guard.preflight(request, guard::METHODS)),
@@ -146,6 +150,11 @@ impl App {
     }
 
     fn runs(&self, request: &Request) -> Result<Response, ApiError> {
+        #[derive(Serialize)]
+        struct Runs<R> {
+            runs: R,
+            next_before: Option<i64>,
+        }
         let limit = input::query_number(request, "limit", 1, RUNS_MAX)?.unwrap_or(RUNS_DEFAULT);
         let before = input::query_number(request, "before", 1, i64::MAX as u64)?.and_then(|id| i64::try_from(id).ok());
         let limit = u32::try_from(limit).expect("at most RUNS_MAX");
@@ -156,7 +165,7 @@ impl App {
             Some(last) if !reader.runs(Some(last.id), 1)?.is_empty() => Some(last.id),
             Some(_) | None => None,
         };
-        Ok(json(&json!({"runs": runs, "next_before": next_before})))
+        Ok(self.answers.json(bytes(&Runs { runs, next_before })))
     }
 
     fn run(&self, id: &str) -> Result<Response, ApiError> {
@@ -180,26 +189,26 @@ impl App {
         let since = input::query_number(request, "since", 0, u64::MAX)?.unwrap_or(0);
         let limit = input::query_number(request, "limit", 1, LINES_MAX)?.unwrap_or(LINES_DEFAULT);
         let limit = usize::try_from(limit).expect("at most LINES_MAX");
-        let Page { next, first, lines } = if source == BACKEND {
+        let page = if source == BACKEND {
             log::read_since(&log::backend_segments(self.runs.runtime_dir())?, since, limit)?
         } else {
             let log_dirs = self.runs.log_dirs()?;
             let page = log::read_since(&log::run_segments(&log_dirs, since)?, since, limit)?;
             Page { first: log::start_of_runs(&log_dirs)?, ..page }
         };
-        Ok(json(&json!({"source": source, "since": since, "next": next, "first": first, "lines": lines})))
+        Ok(self.answers.json(bytes(&Lines { source: Some(source), since: Some(since), name: None, page })))
     }
 
     fn tail(&self, request: &Request) -> Result<Response, ApiError> {
         let name = input::query_word(request, "name", &SOURCES)?;
         let lines = input::query_number(request, "lines", 1, LINES_MAX)?.unwrap_or(TAIL_DEFAULT);
         let lines = usize::try_from(lines).expect("at most LINES_MAX");
-        let Page { next, first, lines } = if name == BACKEND {
+        let page = if name == BACKEND {
             log::read_tail(&log::backend_segments(self.runs.runtime_dir())?, lines)?
         } else {
             log::read_tail_of_runs(&self.runs.log_dirs()?, lines)?
         };
-        Ok(json(&json!({"name": name, "next": next, "first": first, "lines": lines})))
+        Ok(self.answers.json(bytes(&Lines { source: None, since: None, name: Some(name), page })))
     }
 
     fn health(&self) -> Response {
@@ -268,6 +277,19 @@ impl App {
     }
 }
 
+/// A page of a log, written as it is: a `json!` would copy every line of it first.
+#[derive(Serialize)]
+struct Lines<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    since: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'a str>,
+    #[serde(flatten)]
+    page: Page,
+}
+
 /// The `Allow` of a path that is known, for any method that it does not take.
 fn allowed_methods(segments: &[&str]) -> Option<&'static str> {
     match segments {
@@ -295,5 +317,9 @@ fn version() -> Response {
 
 /// A JSON answer.
 fn json(value: &impl Serialize) -> Response {
-    Response::from_data("application/json", serde_json::to_vec(value).expect("answers are plain data"))
+    Response::from_data("application/json", bytes(value))
+}
+
+fn bytes(value: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).expect("answers are plain data")
 }

@@ -114,6 +114,11 @@ impl Wire {
         }
     }
 
+    /// Puts back what was read by another hand.
+    pub fn unread(&mut self, byte: u8) {
+        self.unread.push(byte);
+    }
+
     /// A second hand on the same connection, for a thread that only writes.
     pub fn writer(&self) -> TcpStream {
         self.stream.try_clone().expect("a descriptor")
