@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rustix::net::{AddressFamily, SocketType};
 
-use crate::footprint::Footprint;
+use crate::support::footprint::Footprint;
 use crate::support::wire::Wire;
 use crate::support::{DEADLINE, until_true};
 

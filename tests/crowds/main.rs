@@ -7,7 +7,7 @@
 mod support;
 
 mod crowd;
-mod footprint;
+
 mod newcomers;
 
 use std::io::Read;
@@ -18,10 +18,11 @@ use std::time::Instant;
 
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit, setrlimit};
 use serde_json::json;
+use support::footprint::Footprint;
 use support::{Place, is_alive, until_true};
 
 use crowd::Crowd;
-use footprint::Footprint;
+
 use newcomers::{ask, ask_until};
 
 /// What a server may use at any time in any of these crowds.

@@ -4,18 +4,18 @@ use std::fmt;
 use std::fs;
 
 #[derive(Clone, Copy)]
-pub(crate) struct Footprint {
-    pub(crate) threads: u64,
-    pub(crate) descriptors: u64,
-    pub(crate) rss_kb: u64,
+pub struct Footprint {
+    pub threads: u64,
+    pub descriptors: u64,
+    pub rss_kb: u64,
     /// Its own share of what it maps: files and libraries that others map too count in part.
-    pub(crate) pss_kb: u64,
+    pub pss_kb: u64,
     /// The most that was ever resident.
-    pub(crate) peak_kb: u64,
+    pub peak_kb: u64,
 }
 
 impl Footprint {
-    pub(crate) fn of(pid: u32) -> Self {
+    pub fn of(pid: u32) -> Self {
         let read = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).expect("the server is alive");
         let number = |text: &str, name: &str| {
             let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("{name} is told"));
