@@ -33,6 +33,9 @@ const OWN_DESCRIPTORS: u64 = 64;
 /// Beyond that a newcomer is turned away.
 const ONE_MORE_IN: usize = 8;
 
+/// How many may be at the door while the accepting thread does not run. Beyond that the kernel lets a newcomer try again after a second.
+const BACKLOG: i32 = 1024;
+
 /// How long a stop waits for requests that are being answered.
 const STOP_LIMIT: Duration = Duration::from_millis(700);
 
@@ -41,6 +44,7 @@ const ACCEPT_REST: Duration = Duration::from_millis(20);
 
 /// How long a newcomer waits at most for those that gave way to leave.
 const LEAVE_LIMIT: Duration = Duration::from_millis(250);
+const LEAVE_LOOK: Duration = Duration::from_millis(2);
 
 /// How often failing to accept is written to the log: it comes a thousand times a second while a crowd is at the door.
 const WARN_EVERY: Duration = Duration::from_secs(1);
@@ -93,6 +97,8 @@ impl Server {
     pub fn start(listener: TcpListener, handler: Box<dyn Handler>) -> io::Result<Self> {
         let address = listener.local_addr()?;
         listener.set_nonblocking(true)?;
+        // Once more, for a longer queue than the library's 128.
+        rustix::net::listen(&listener, BACKLOG)?;
         let (wake, woken) = UnixStream::pair()?;
         let shared = Arc::new(Shared {
             handler,
@@ -184,10 +190,6 @@ impl Slot {
             let _closed = self.stream.shutdown(Shutdown::Both);
         }
     }
-
-    fn is_leaving(&self) -> bool {
-        self.state.waits_since_ms.load(Ordering::SeqCst) == LEAVING
-    }
 }
 
 impl Drop for Seat {
@@ -243,12 +245,7 @@ fn seat(shared: &Arc<Shared>, number: u64, stream: TcpStream, from: SocketAddr, 
     // An answer is one write; waiting for more to send would only delay it.
     stream.set_nodelay(true)?;
     let connections_max = connections_max();
-    make_room(shared, connections_max);
-    // Those that gave way are there until their threads have run.
-    let is_full = |open: &mut BTreeMap<u64, Slot>| open.len() >= connections_max + connections_max / ONE_MORE_IN;
-    let awaits = |open: &mut BTreeMap<u64, Slot>| is_full(open) && open.values().any(Slot::is_leaving);
-    let waited = shared.closed.wait_timeout_while(shared.lock(), LEAVE_LIMIT, awaits);
-    if is_full(&mut waited.unwrap_or_else(PoisonError::into_inner).0) {
+    if !await_room(shared, connections_max) {
         // All are being answered. Best effort: who does not take it sees the end of the connection.
         let _gone = (&stream).write_all(b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: 70\r\nConnection: close\r\n\r\n{\"ok\":false,\"error\":\"busy\",\"detail\":\"too many connections; try again\"}");
         return Ok(());
@@ -269,6 +266,24 @@ fn seat(shared: &Arc<Shared>, number: u64, stream: TcpStream, from: SocketAddr, 
             drop(seat);
         })
         .map(drop)
+}
+
+/// Makes room for a newcomer. Those that gave way, and those whose request has come but not been read, are there until their threads have
+/// run. False where all are being answered.
+fn await_room(shared: &Shared, connections_max: usize) -> bool {
+    let deadline = Instant::now() + LEAVE_LIMIT;
+    loop {
+        let full = connections_max + connections_max / ONE_MORE_IN;
+        if make_room(shared, connections_max) < full {
+            return true;
+        }
+        let open = shared.lock();
+        let moves = open.values().any(|slot| slot.state.waits_since_ms.load(Ordering::SeqCst) != BUSY);
+        if !moves || Instant::now() >= deadline {
+            return open.len() < full;
+        }
+        let _looked_at_again = shared.closed.wait_timeout(open, LEAVE_LOOK);
+    }
 }
 
 /// How many connections there may be. The limit of descriptors may change while the server runs (`prlimit(1)`).

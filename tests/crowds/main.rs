@@ -14,12 +14,13 @@ use std::io::Read;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit, setrlimit};
 use serde_json::json;
 use support::footprint::Footprint;
-use support::{Place, is_alive, until_true};
+use support::wire::Wire;
+use support::{Place, is_alive, signal, until_true};
 
 use crowd::Crowd;
 
@@ -235,4 +236,27 @@ fn five_hundred_and_twelve_that_wait_for_news() {
     };
     endures("512 long polls", polls);
     stops("512 long polls", polls);
+}
+
+#[test]
+fn a_thousand_that_come_while_the_server_can_not_run_are_all_answered() {
+    let _alone = alone();
+    let scene = Scene::new();
+    let server = scene.place.server_pid();
+    signal(server, "STOP");
+    until_true("it stands still", || support::is_stopped(server));
+    // The kernel takes them in as long as its queue has room; beyond that a connect is not answered at all.
+    let wires: Vec<_> = (0..1_000)
+        .map(|_| {
+            let stream = TcpStream::connect_timeout(&scene.address(), Duration::from_secs(20)).expect("the queue has room");
+            let mut wire = Wire::of(stream);
+            wire.ask("GET", "/api/pipeline");
+            wire
+        })
+        .collect();
+    signal(server, "CONT");
+    for (n, mut wire) in wires.into_iter().enumerate() {
+        assert_eq!(wire.answer().status, 200, "number {n}");
+    }
+    scene.assert_unnoticed();
 }
