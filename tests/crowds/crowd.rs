@@ -27,7 +27,7 @@ const LOOK: Duration = Duration::from_millis(10);
 /// A crowd.
 pub(crate) struct Crowd {
     /// Connections that do nothing more.
-    idle: Vec<TcpStream>,
+    _idle: Vec<TcpStream>,
     hand: Option<JoinHandle<()>>,
     is_over: Arc<AtomicBool>,
     /// So many threads the server has at least while it is there.
@@ -36,7 +36,7 @@ pub(crate) struct Crowd {
 
 impl Crowd {
     fn of(idle: Vec<TcpStream>, threads_min: u64) -> Self {
-        Self { idle, hand: None, is_over: Arc::default(), threads_min }
+        Self { _idle: idle, hand: None, is_over: Arc::default(), threads_min }
     }
 
     /// A crowd whose members need a hand to do something now and then.
@@ -44,7 +44,7 @@ impl Crowd {
         let is_over = Arc::new(AtomicBool::new(false));
         let over = is_over.clone();
         let hand = Some(thread::spawn(move || hand(&over)));
-        Self { idle: Vec::new(), hand, is_over, threads_min }
+        Self { _idle: Vec::new(), hand, is_over, threads_min }
     }
 
     /// For a crowd that comes to an end by itself.
@@ -93,6 +93,22 @@ pub(crate) fn stalled_bodies(address: SocketAddr, count: usize) -> Crowd {
         stream
     };
     Crowd::of((0..count).map(stall).collect(), count as u64 - 20)
+}
+
+/// Connections that say as much as they may: every other one all but the last byte of a body, the others all of it, and then stay.
+pub(crate) fn heavy_bodies(address: SocketAddr, count: usize) -> Crowd {
+    const BODY_BYTES: usize = 1024 * 1024;
+    let request = format!(
+        "POST /api/version HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {BODY_BYTES}\r\n\r\n{}",
+        " ".repeat(BODY_BYTES)
+    );
+    let send = |n: usize| {
+        let mut stream = connect(address);
+        // One that has to give way is cut off.
+        let _cut_off = stream.write_all(&request.as_bytes()[..request.len() - n % 2]);
+        stream
+    };
+    Crowd::of((0..count).map(send).collect(), 0)
 }
 
 /// Those that wait for news of `version`.

@@ -201,6 +201,12 @@ fn five_hundred_stalled_bodies() {
 }
 
 #[test]
+fn three_hundred_bodies_of_a_megabyte() {
+    endures("300 bodies of a megabyte", |scene| crowd::heavy_bodies(scene.address(), 300));
+    stops("300 bodies of a megabyte", |scene| crowd::heavy_bodies(scene.address(), 300));
+}
+
+#[test]
 fn two_hundred_readers_that_do_not_read() {
     endures("200 slow readers", |scene| crowd::slow_readers(scene.address(), 200));
     stops("200 slow readers", |scene| crowd::slow_readers(scene.address(), 200));
