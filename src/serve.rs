@@ -43,6 +43,7 @@ const ANNOUNCE_RETRY: Duration = Duration::from_secs(1);
 pub fn serve(config: Config) -> anyhow::Result<()> {
     // Whoever started this server may wait for the other end of what it left open: no shim, which lives longer, must hold on to that.
     close_fds::set_fds_cloexec(3, &[]);
+    process::give_back_what_is_long();
     process::unblock_signals().context("cannot unblock signals")?;
     let runtime_dir = config.runtime_dir.clone();
     create_private_dir(&runtime_dir)

@@ -22,6 +22,9 @@ const BODY_LIMIT: Duration = Duration::from_secs(30);
 /// How long a client may not read what is written to it.
 const WRITE_LIMIT: Duration = Duration::from_secs(15);
 
+/// A body up to this size is not counted; a chunked one is counted anew each time that it has grown by so much.
+const SMALL_BODY_BYTES: usize = 16 * 1024;
+
 /// What is read at a time, in bytes.
 const READ_BYTES: usize = 8 * 1024;
 /// An answer up to this size goes out in one write with its head; a longer one follows in pieces of this size.
@@ -57,7 +60,7 @@ pub(super) fn serve(stream: &TcpStream, from: SocketAddr, seat: &Seat) {
         if seat.shared().is_stopping() {
             return;
         }
-        let read = wire.read_request();
+        let read = wire.read_request(seat);
         if !seat.works() {
             return;
         }
@@ -105,18 +108,18 @@ struct Wire<'a> {
 }
 
 impl Wire<'_> {
-    fn read_request(&mut self) -> Result<(Head, Vec<u8>), End> {
+    fn read_request(&mut self, seat: &Seat) -> Result<(Head, Vec<u8>), End> {
         let head = self.read_head()?;
         let framing = head.framing.clone().map_err(|broken| End::Refused(broken, None).with(&head))?;
         let body = match framing {
             Framing::Length(0) => Vec::new(),
             Framing::Length(length) => {
                 self.say_continue(&head)?;
-                self.read_body(length).map_err(|end| end.with(&head))?
+                self.read_body(length, seat).map_err(|end| end.with(&head))?
             }
             Framing::Chunked => {
                 self.say_continue(&head)?;
-                self.read_chunks().map_err(|end| end.with(&head))?
+                self.read_chunks(seat).map_err(|end| end.with(&head))?
             }
         };
         Ok((head, body))
@@ -157,21 +160,31 @@ impl Wire<'_> {
         Ok(())
     }
 
-    fn read_body(&mut self, length: usize) -> Result<Vec<u8>, End> {
+    fn read_body(&mut self, length: usize, seat: &Seat) -> Result<Vec<u8>, End> {
+        if length > SMALL_BODY_BYTES {
+            if !seat.takes(length) {
+                return Err(End::Refused(Broken::Busy, None));
+            }
+            // In one piece, which the kernel gets back whole: one that grows leaves its smaller selves to the allocator.
+            self.unread.reserve_exact(length.saturating_sub(self.unread.len()) + READ_BYTES);
+        }
         let deadline = Instant::now() + BODY_LIMIT;
         while self.unread.len() < length {
             if self.read_more(left_until(deadline)?)? == 0 {
                 return Err(End::Silent);
             }
         }
-        Ok(self.unread.drain(..length).collect())
+        // The connection does not keep the room that a long body took.
+        let rest = self.unread.split_off(length);
+        Ok(std::mem::replace(&mut self.unread, rest))
     }
 
     /// Undoes the chunked coding (RFC 9112, section 7.1). Trailers are read and thrown away.
-    fn read_chunks(&mut self) -> Result<Vec<u8>, End> {
+    fn read_chunks(&mut self, seat: &Seat) -> Result<Vec<u8>, End> {
         let deadline = Instant::now() + BODY_LIMIT;
         let broken = |why| End::Refused(Broken::Malformed(why), None);
         let mut body = Vec::new();
+        let mut counted = SMALL_BODY_BYTES;
         loop {
             let line = self.read_line(deadline)?;
             // The parser takes no digit at all for a 0, and with it what follows for the next request.
@@ -189,6 +202,14 @@ impl Wire<'_> {
             if size > BODY_BYTES_MAX - body.len() {
                 return Err(End::Refused(Broken::BodyTooLarge, None));
             }
+            if body.len() + size > counted {
+                counted = body.len() + size + SMALL_BODY_BYTES;
+                if !seat.takes(counted) {
+                    return Err(End::Refused(Broken::Busy, None));
+                }
+                // As above; what is not used of it is not there.
+                body.reserve_exact(BODY_BYTES_MAX + READ_BYTES - body.len());
+            }
             while self.unread.len() < size + 2 {
                 if self.read_more(left_until(deadline)?)? == 0 {
                     return Err(End::Silent);
@@ -204,6 +225,7 @@ impl Wire<'_> {
         loop {
             let line = self.read_line(deadline)?;
             if line == b"\r\n" {
+                self.unread.shrink_to(READ_BYTES);
                 return Ok(body);
             }
             trailer_bytes += line.len();

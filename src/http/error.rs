@@ -52,6 +52,7 @@ impl ApiError {
                 Broken::TargetTooLong => (414, "uri_too_long"),
                 Broken::BodyTooLarge => (413, "body_too_large"),
                 Broken::TimedOut => (408, "request_timeout"),
+                Broken::Busy => (503, "busy"),
                 Broken::NotServed(_) => (501, "not_implemented"),
                 Broken::Fault => (500, "internal"),
             },

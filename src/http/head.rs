@@ -31,6 +31,9 @@ pub enum Broken {
     /// It did not arrive in time.
     #[error("the request did not arrive in time")]
     TimedOut,
+    /// Too many others send long bodies at the same time.
+    #[error("too many long requests at once; try again")]
+    Busy,
     /// It has an encoding or an expectation that is not served here.
     #[error("{0} is not served here")]
     NotServed(&'static str),

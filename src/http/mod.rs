@@ -45,6 +45,9 @@ const LINES_MAX: u64 = 5000;
 const LINES_DEFAULT: u64 = 500;
 const TAIL_DEFAULT: u64 = 200;
 
+/// More than most pages of a log take, in bytes.
+const LONG_BYTES: usize = 2 * 1024 * 1024;
+
 /// Less room than this on a disk shows in health: in bytes, and in files.
 const FREE_BYTES_MIN: u64 = 1024 * 1024;
 const FREE_FILES_MIN: u64 = 16;
@@ -165,7 +168,7 @@ impl App {
             Some(last) if !reader.runs(Some(last.id), 1)?.is_empty() => Some(last.id),
             Some(_) | None => None,
         };
-        Ok(self.answers.json(bytes(&Runs { runs, next_before })))
+        Ok(self.answers.json(long_bytes(&Runs { runs, next_before })))
     }
 
     fn run(&self, id: &str) -> Result<Response, ApiError> {
@@ -196,7 +199,7 @@ impl App {
             let page = log::read_since(&log::run_segments(&log_dirs, since)?, since, limit)?;
             Page { first: log::start_of_runs(&log_dirs)?, ..page }
         };
-        Ok(self.answers.json(bytes(&Lines { source: Some(source), since: Some(since), name: None, page })))
+        Ok(self.answers.json(long_bytes(&Lines { source: Some(source), since: Some(since), name: None, page })))
     }
 
     fn tail(&self, request: &Request) -> Result<Response, ApiError> {
@@ -208,7 +211,7 @@ impl App {
         } else {
             log::read_tail_of_runs(&self.runs.log_dirs()?, lines)?
         };
-        Ok(self.answers.json(bytes(&Lines { source: None, since: None, name: Some(name), page })))
+        Ok(self.answers.json(long_bytes(&Lines { source: None, since: None, name: Some(name), page })))
     }
 
     fn health(&self) -> Response {
@@ -322,4 +325,11 @@ fn json(value: &impl Serialize) -> Response {
 
 fn bytes(value: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(value).expect("answers are plain data")
+}
+
+/// The same for what can be long, written in one piece, which the kernel gets back whole. What is not used of it is not there.
+fn long_bytes(value: &impl Serialize) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(LONG_BYTES);
+    serde_json::to_writer(&mut bytes, value).expect("answers are plain data");
+    bytes
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -33,6 +33,9 @@ const OWN_DESCRIPTORS: u64 = 64;
 /// Beyond that a newcomer is turned away.
 const ONE_MORE_IN: usize = 8;
 
+/// What all requests together may hold of bodies, in bytes. When it is taken, the one whose body has been waited for longest gives way.
+const BODIES_BYTES_MAX: usize = 4 * 1024 * 1024;
+
 /// How many may be at the door while the accepting thread does not run. Beyond that the kernel lets a newcomer try again after a second.
 const BACKLOG: i32 = 1024;
 
@@ -45,6 +48,8 @@ const ACCEPT_REST: Duration = Duration::from_millis(20);
 /// How long a newcomer waits at most for those that gave way to leave.
 const LEAVE_LIMIT: Duration = Duration::from_millis(250);
 const LEAVE_LOOK: Duration = Duration::from_millis(2);
+/// How long a body waits at most for the memory that it needs.
+const BODY_ROOM_LIMIT: Duration = Duration::from_secs(2);
 
 /// How often failing to accept is written to the log: it comes a thousand times a second while a crowd is at the door.
 const WARN_EVERY: Duration = Duration::from_secs(1);
@@ -74,6 +79,8 @@ pub(super) struct Shared {
     is_stopping: AtomicBool,
     open: Mutex<BTreeMap<u64, Slot>>,
     closed: Condvar,
+    /// Held by the one that is given memory for a body.
+    bodies: Mutex<()>,
 }
 
 /// An open connection as others see it.
@@ -87,6 +94,8 @@ struct Slot {
 struct SlotState {
     began: Instant,
     waits_since_ms: AtomicU64,
+    /// How long the body is that is read or answered, in bytes.
+    body_bytes: AtomicUsize,
 }
 
 const BUSY: u64 = u64::MAX;
@@ -105,6 +114,7 @@ impl Server {
             is_stopping: AtomicBool::new(false),
             open: Mutex::new(BTreeMap::new()),
             closed: Condvar::new(),
+            bodies: Mutex::new(()),
         });
         let accepting = shared.clone();
         let thread = thread::Builder::new().name("accept".to_owned()).spawn(move || accept(&accepting, &listener, &woken))?;
@@ -170,14 +180,51 @@ impl Seat {
 
     /// The next request is waited for.
     pub(super) fn waits(&self) {
-        let since = u64::try_from(self.state.began.elapsed().as_millis()).unwrap_or(LEAVING - 1);
-        self.state.waits_since_ms.store(since, Ordering::SeqCst);
+        self.state.body_bytes.store(0, Ordering::SeqCst);
+        self.state.waits_since_ms.store(self.state.now_ms(), Ordering::SeqCst);
+    }
+
+    /// The request that is being read has a body of so many bytes. False where there is no room for that: all that is held belongs to
+    /// requests that are being answered.
+    pub(super) fn takes(&self, body_bytes: usize) -> bool {
+        let (state, deadline) = (&self.state, Instant::now() + BODY_ROOM_LIMIT);
+        let since = state.waits_since_ms.load(Ordering::SeqCst);
+        // It is the newest of those that are waited for, unless it has given way already.
+        let now_ms = state.now_ms();
+        let _given_way =
+            state.waits_since_ms.compare_exchange(since.min(LEAVING - 1), now_ms, Ordering::SeqCst, Ordering::SeqCst);
+        // One at a time: those that wait for memory must not keep the accepting thread from its lock.
+        let _turn = self.shared.bodies.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            let open = self.shared.lock();
+            let held: usize = open.values().map(|slot| slot.state.body_bytes.load(Ordering::SeqCst)).sum();
+            if held - state.body_bytes.load(Ordering::SeqCst) + body_bytes <= BODIES_BYTES_MAX {
+                state.body_bytes.store(body_bytes, Ordering::SeqCst);
+                return true;
+            }
+            if Instant::now() >= deadline || state.waits_since_ms.load(Ordering::SeqCst) == LEAVING {
+                return false;
+            }
+            let others =
+                open.iter().filter(|(number, slot)| **number != self.number && slot.state.body_bytes.load(Ordering::SeqCst) > 0);
+            let others = others.map(|(_, slot)| slot);
+            if let Some((since, slot)) = waits_longest(others) {
+                slot.give_way(since);
+            }
+            let _looked_at_again = self.shared.closed.wait_timeout(open, LEAVE_LOOK);
+        }
     }
 
     /// A request has been read and is to be answered. False where the connection has given way meanwhile: then its request must not be
     /// done, since nobody would hear of it.
     pub(super) fn works(&self) -> bool {
         self.state.waits_since_ms.swap(BUSY, Ordering::SeqCst) != LEAVING
+    }
+}
+
+impl SlotState {
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(LEAVING - 1)
     }
 }
 
@@ -251,7 +298,7 @@ fn seat(shared: &Arc<Shared>, number: u64, stream: TcpStream, from: SocketAddr, 
         return Ok(());
     }
     let stream = Arc::new(stream);
-    let state = Arc::new(SlotState { began, waits_since_ms: AtomicU64::new(0) });
+    let state = Arc::new(SlotState { began, waits_since_ms: AtomicU64::new(0), body_bytes: AtomicUsize::new(0) });
     let seat = Seat { number, shared: shared.clone(), state: state.clone() };
     seat.waits();
     shared.lock().insert(number, Slot { stream: stream.clone(), state });
@@ -297,15 +344,18 @@ fn connections_max() -> usize {
 fn make_room(shared: &Shared, limit: usize) -> usize {
     let open = shared.lock();
     if open.len() >= limit {
-        let waiting = open.values().map(|slot| (slot.state.waits_since_ms.load(Ordering::SeqCst), slot));
-        let mut waiting: Vec<_> = waiting.filter(|(since, _)| *since < LEAVING).collect();
-        waiting.sort_unstable_by_key(|(since, _)| *since);
-        // Where something lies there unread it is not the client that keeps us waiting: its thread has not run yet.
-        if let Some((since, slot)) =
-            waiting.into_iter().find(|(_, slot)| ioctl_fionread(&slot.stream).is_ok_and(|bytes| bytes == 0))
-        {
+        if let Some((since, slot)) = waits_longest(open.values()) {
             slot.give_way(since);
         }
     }
     open.len()
+}
+
+/// The connection whose client has kept us waiting for longest, and since when. Where something lies there unread it is not the client's
+/// fault: its thread has not run yet.
+fn waits_longest<'a>(slots: impl Iterator<Item = &'a Slot>) -> Option<(u64, &'a Slot)> {
+    let waiting = slots.map(|slot| (slot.state.waits_since_ms.load(Ordering::SeqCst), slot));
+    let mut waiting: Vec<_> = waiting.filter(|(since, _)| *since < LEAVING).collect();
+    waiting.sort_unstable_by_key(|(since, _)| *since);
+    waiting.into_iter().find(|(_, slot)| ioctl_fionread(&slot.stream).is_ok_and(|bytes| bytes == 0))
 }

@@ -108,7 +108,7 @@ pub(crate) fn heavy_bodies(address: SocketAddr, count: usize) -> Crowd {
         let _cut_off = stream.write_all(&request.as_bytes()[..request.len() - n % 2]);
         stream
     };
-    Crowd::of((0..count).map(send).collect(), 0)
+    Crowd::of((0..count).map(send).collect(), count as u64 / 3)
 }
 
 /// Those that wait for news of `version`.
