@@ -62,7 +62,7 @@ impl Scene {
         let place = Place::serving("talks.sh");
         place.script(
             "talks.sh",
-            "#!/bin/bash\nhead -c 3000000 /dev/zero | tr '\\0' x | fold -w 1000\necho ready\n\
+            "#!/bin/bash\nhead -c 3000000 /dev/zero | tr '\\0' x | fold -w 1000\necho\necho ready\n\
              n=0\nwhile :; do echo \"line $n\"; n=$((n + 1)); sleep 0.005; done\n",
         );
         let (leader, run_id) = place.start();

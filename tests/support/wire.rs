@@ -129,6 +129,11 @@ impl Wire {
         self.stream.shutdown(Shutdown::Write).expect("open");
     }
 
+    /// The same, on one that may have ended.
+    pub fn finish_quietly(self) {
+        let _ended_already = self.stream.shutdown(Shutdown::Both);
+    }
+
     /// Ends the connection by a reset, not by a farewell.
     pub fn reset(self) {
         rustix::net::sockopt::set_socket_linger(&self.stream, Some(Duration::ZERO)).expect("an option");
