@@ -413,6 +413,8 @@ fn a_target_that_names_another_place_is_not_served() {
         ("/api/pipeline/start/", 404),
         ("/api/pipeline/start%00", 404),
         ("/api/pipeline%2fstart", 404),
+        ("/api%2Fpipeline%2Fstart", 404),
+        ("/api/pipeline/start%3f", 404),
         ("/api/pipeline/start\\", 404),
     ] {
         let mut wire = place.wire();

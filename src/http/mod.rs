@@ -84,8 +84,9 @@ impl Handler for App {
 
 impl App {
     fn route(&self, request: &Request) -> Result<Response, ApiError> {
-        let path = request.url();
-        let segments: Vec<&str> = path.strip_prefix('/').unwrap_or(&path).split('/').collect();
+        // As it was sent: no path here needs an escape, and one that hides a slash is not what somebody in front of us took it for.
+        let path = request.raw_url().split('?').next().unwrap_or_default();
+        let segments: Vec<&str> = path.strip_prefix('/').unwrap_or(path).split('/').collect();
         // HEAD is GET without a body, which the connection leaves out.
         let method = if request.method() == "HEAD" { "GET" } else { request.method() };
         match (method, segments.as_slice()) {
