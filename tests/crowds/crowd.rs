@@ -55,6 +55,13 @@ impl Crowd {
         self
     }
 
+    /// Both at once.
+    pub(crate) fn and(mut self, mut other: Self) -> Self {
+        other._idle.append(&mut self._idle);
+        assert!(self.hand.is_none(), "only the other one's hand is kept");
+        other
+    }
+
     /// A crowd that the server turned away at the door would prove nothing.
     pub(crate) fn assert_was_there(&self, footprint: &Footprint) {
         let (threads, wanted) = (footprint.threads, self.threads_min);

@@ -245,6 +245,17 @@ fn five_hundred_and_twelve_that_wait_for_news() {
 }
 
 #[test]
+fn connections_that_are_all_busy_give_way_to_a_newcomer() {
+    // More than are let in, and none of them waits for its next request: half wait for news, half do not read.
+    let busy = |scene: &Scene| {
+        let version = scene.place.pipeline()["version"].as_u64().expect("a number");
+        crowd::long_polls(scene.address(), 256, version).and(crowd::slow_readers(scene.address(), 400))
+    };
+    endures("256 long polls and 400 slow readers", busy);
+    stops("256 long polls and 400 slow readers", busy);
+}
+
+#[test]
 fn a_thousand_that_come_while_the_server_can_not_run_are_all_answered() {
     let _alone = alone();
     let scene = Scene::new();
