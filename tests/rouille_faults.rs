@@ -222,7 +222,7 @@ fn the_preface_of_http_2_leaks_nothing() {
 
 #[test]
 fn a_longer_answer_does_not_wait_for_an_acknowledgement() {
-    // One that waits takes forty milliseconds each time, whatever the machine: the quickest of many tells, and a ratio judges it.
+    // One that waits takes forty milliseconds nearly each time, whatever the machine: the middle one of many tells, and a ratio judges it.
     let place = place();
     place.script(
         "talk.sh",
@@ -231,17 +231,19 @@ fn a_longer_answer_does_not_wait_for_an_acknowledgement() {
     place.start_with(serde_json::json!({"script": "talk.sh"}));
     until_true("it has talked", || place.get("/api/logs/tail?lines=1").ok()["lines"][0]["line"] == "ready");
     let mut wire = place.wire();
-    let mut quickest = |path: &str| {
+    let mut typical = |path: &str| {
         let ask = |_| {
             let began = Instant::now();
             assert_eq!(wire.get(path).status, 200);
             began.elapsed()
         };
-        (0..60).map(ask).min().expect("some")
+        let mut took: Vec<Duration> = (0..61).map(ask).collect();
+        took.sort_unstable();
+        took[30]
     };
-    let short = quickest("/api/version");
+    let short = typical("/api/version");
     for path in ["/static/app.js", "/api/logs/tail?lines=50", "/api/logs/tail?lines=400"] {
-        let longer = quickest(path);
+        let longer = typical(path);
         assert!(longer < 20 * short + Duration::from_millis(20), "{path}: {longer:?}, a short one {short:?}");
     }
 }

@@ -4,11 +4,14 @@
 //! all of them. The newest answer is always kept; the one that nobody has read from for longest gives way, and its connection ends before
 //! the length that was promised, which every client can tell from a whole answer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use rouille::{Response, ResponseBody};
+
+use super::error::ApiError;
+use super::head::Broken;
 
 /// What all unread answers may hold, in bytes; one alone may hold more.
 const HELD_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -16,13 +19,23 @@ const HELD_BYTES_MAX: usize = 4 * 1024 * 1024;
 const SHORT_BYTES_MAX: usize = 32 * 1024;
 /// How many long answers are made at a time. To make one takes several times its size.
 const MAKERS_MAX: usize = 2;
+/// The most that wait for their turn; the newest are served.
+const WAITING_MAX: usize = 64;
 
 /// The long answers of one server.
 #[derive(Debug, Default)]
 pub struct Answers {
     held: Arc<Mutex<Held>>,
-    makers: Mutex<usize>,
+    makers: Mutex<Makers>,
     made: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Makers {
+    at_work: usize,
+    /// Who waits for a turn, by a number that grows.
+    waiting: BTreeSet<u64>,
+    next: u64,
 }
 
 #[derive(Debug, Default)]
@@ -41,11 +54,26 @@ struct Answer {
 }
 
 impl Answers {
-    /// Waits for a turn to make a long answer, and makes it.
-    pub(super) fn make<T>(&self, make: impl FnOnce() -> T) -> T {
-        let makers = self.makers.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut makers = self.made.wait_while(makers, |makers| *makers >= MAKERS_MAX).unwrap_or_else(PoisonError::into_inner);
-        *makers += 1;
+    /// Waits for a turn to make a long answer, and makes it. Refuses where many wait and this one has waited longest: who waits keeps a
+    /// connection from others.
+    pub(super) fn make<T>(&self, make: impl FnOnce() -> Result<T, ApiError>) -> Result<T, ApiError> {
+        let mut makers = self.makers.lock().unwrap_or_else(PoisonError::into_inner);
+        let number = makers.next;
+        makers.next += 1;
+        makers.waiting.insert(number);
+        if makers.waiting.len() > WAITING_MAX {
+            makers.waiting.pop_first();
+            self.made.notify_all();
+        }
+        // In their order: without one, whoever comes new would overtake.
+        let awaits = |makers: &mut Makers| {
+            makers.waiting.contains(&number) && (makers.at_work >= MAKERS_MAX || makers.waiting.first() != Some(&number))
+        };
+        makers = self.made.wait_while(makers, awaits).unwrap_or_else(PoisonError::into_inner);
+        if !makers.waiting.remove(&number) {
+            return Err(Broken::Busy.into());
+        }
+        makers.at_work += 1;
         drop(makers);
         let _turn = Turn(self);
         make()
@@ -70,8 +98,8 @@ struct Turn<'a>(&'a Answers);
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        *self.0.makers.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
-        self.0.made.notify_one();
+        self.0.makers.lock().unwrap_or_else(PoisonError::into_inner).at_work -= 1;
+        self.0.made.notify_all();
     }
 }
 
@@ -175,9 +203,40 @@ mod tests {
     fn a_turn_ends_with_a_panic_too() {
         let answers = Answers::default();
         for _ in 0..MAKERS_MAX + 1 {
-            let panics = std::panic::AssertUnwindSafe(|| answers.make(|| panic!("on purpose")));
+            let panics = std::panic::AssertUnwindSafe(|| answers.make::<()>(|| panic!("on purpose")));
             assert!(std::panic::catch_unwind(panics).is_err());
         }
-        assert_eq!(answers.make(|| 1), 1);
+        assert_eq!(answers.make(|| Ok(1)).expect("a turn"), 1);
+    }
+
+    #[test]
+    fn turns_are_taken_in_order_and_too_many_that_wait_are_refused_oldest_first() {
+        let answers = Answers::default();
+        let (open, is_open) = (Mutex::new(false), Condvar::new());
+        let hold = || drop(is_open.wait_while(open.lock().expect("whole"), |open| !*open).expect("whole"));
+        let until = |what: &dyn Fn(&Makers) -> bool| {
+            let deadline = std::time::Instant::now() + std::time::Duration::from_mins(1);
+            while !what(&answers.makers.lock().expect("whole")) {
+                assert!(std::time::Instant::now() < deadline);
+                std::thread::yield_now();
+            }
+        };
+        std::thread::scope(|scope| {
+            let working: Vec<_> = (0..MAKERS_MAX).map(|_| scope.spawn(|| answers.make(|| Ok(hold())).is_ok())).collect();
+            until(&|makers| makers.at_work == MAKERS_MAX);
+            let waiting: Vec<_> = (0..WAITING_MAX + 2)
+                .map(|n| {
+                    let waits = scope.spawn(|| answers.make(|| Ok(())).is_ok());
+                    until(&|makers| makers.next == (MAKERS_MAX + n + 1) as u64);
+                    waits
+                })
+                .collect();
+            until(&|makers| makers.waiting.len() == WAITING_MAX);
+            *open.lock().expect("whole") = true;
+            is_open.notify_all();
+            assert!(working.into_iter().all(|thread| thread.join().expect("no panic")));
+            let served: Vec<bool> = waiting.into_iter().map(|thread| thread.join().expect("no panic")).collect();
+            assert!(!served[0] && !served[1] && served[2..].iter().all(|&is| is), "{served:?}");
+        });
     }
 }

@@ -156,7 +156,8 @@ pub(crate) fn slow_readers(address: SocketAddr, count: usize) -> Crowd {
     let mut readers: Vec<TcpStream> = (0..count)
         .map(|_| {
             let mut stream = connect_narrow(address);
-            stream.write_all(PAGE.as_bytes()).expect("it is taken");
+            // More of it than the kernel takes on its way, 4 MiB by default.
+            stream.write_all(PAGE.repeat(5).as_bytes()).expect("it is taken");
             stream
         })
         .collect();
