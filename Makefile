@@ -5,7 +5,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run test simulate torture fuzz check build clean binary need-tools
+.PHONY: help run test crowds simulate torture fuzz check build clean binary need-tools
 # Two cargo commands at once would only wait for each other's lock.
 .NOTPARALLEL:
 
@@ -29,6 +29,12 @@ run: binary ## Build, and serve the demo pipeline on http://127.0.0.1:8788/ (ano
 test: need-tools ## Run every test
 	$(CARGO) test --locked
 	$(CARGO) test --locked --features faults,fuzzing --test kill_points --test clock_steps --test corpora --test differential
+
+# The same as in `make test`, on the release build and with more newcomers: prints how long they waited, what the server took, and how long its
+# stop was. One after another, since they are measured.
+crowds: export AUTOAPPDEV_CROWDS_QUESTIONS := $(or $(QUESTIONS),500)
+crowds: need-tools ## Set thousands of idle, slow and hostile connections on the release build, and print what newcomers and memory say
+	$(CARGO) test --release --locked --test crowds -- --nocapture --test-threads=1
 
 # The variables are always set: one that is left over in the environment would otherwise decide.
 torture: need-tools ## Kill and hurt the release build N=1000 times at random; SEED=<number> brings the decisions of another time back

@@ -4,6 +4,7 @@
 //! Level 1. Never decides anything. Called by the shim (everything), the supervisor (recovery) and the tests.
 
 mod cgroup;
+mod memory;
 mod spawn;
 mod stat;
 mod tree;
@@ -21,6 +22,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
 use crate::pipeline::Exit;
 
 pub use cgroup::{Cgroup, has_thawed};
+pub use memory::give_back_what_is_long;
 pub use spawn::{Launch, Spawned, spawn_in_session};
 pub use stat::{ProcState, Stat, read_stat};
 pub use tree::{Descendants, children_of, descendants};

@@ -18,7 +18,7 @@ use rustix::fs::FlockOperation;
 use signal_hook::consts::signal::{SIGINT, SIGTERM};
 
 use crate::config::{Config, SOCKET_DEFAULT};
-use crate::http::{App, Door, Entrance, Guard, Keys, Listener, Server, Streams};
+use crate::http::{Answers, App, Door, Entrance, Guard, Keys, Listener, Server, Streams};
 use crate::kill_point::KillPoint;
 use crate::log::BackendLog;
 use crate::private::private_file;
@@ -46,6 +46,7 @@ const ANNOUNCE_RETRY: Duration = Duration::from_secs(1);
 pub fn serve(config: Config) -> anyhow::Result<()> {
     // Whoever started this server may wait for the other end of what it left open: no shim, which lives longer, must hold on to that.
     close_fds::set_fds_cloexec(3, &[]);
+    process::give_back_what_is_long();
     process::unblock_signals().context("cannot unblock signals")?;
     let runtime_dir = config.runtime_dir.clone();
     create_private_dir(&runtime_dir)
@@ -103,6 +104,7 @@ fn serve_in(config: Config, runtime_dir: &Path) -> anyhow::Result<()> {
     })
     .map_err(|error| anyhow!("failed to {error}"))?;
     let streams = Arc::new(Streams::new(supervisor.handle(), Runs::new(runtime_dir.to_owned()), config.database.clone()));
+    let answers = Arc::new(Answers::default());
     let app = |door| App {
         supervisor: supervisor.handle(),
         runs: Runs::new(runtime_dir.to_owned()),
@@ -110,6 +112,7 @@ fn serve_in(config: Config, runtime_dir: &Path) -> anyhow::Result<()> {
         guard: Guard::new(door, config.allow_hosts.clone(), config.allow_origins.clone()),
         keys: keys.clone().filter(|_| door != Door::Socket),
         streams: streams.clone(),
+        answers: answers.clone(),
     };
     let entrances =
         listeners.into_iter().map(|listener| Entrance { handler: Arc::new(app(listener.door())), listener }).collect();

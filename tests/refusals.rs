@@ -30,7 +30,7 @@ fn what_is_not_there_is_not_found_in_json() {
     for method in ["GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "BREW"] {
         for path in "/api /api/ /api/nothing /api/pipeline/ /api/pipeline/starts /api/pipeline/start/ //api/pipeline \
             /API/pipeline /api/logs/tail/x /api/runs/1/2 /index.html /static /static/a/b /favicon.ico /../etc/passwd \
-            /static/../../etc/passwd /static/..%2f..%2fetc%2fpasswd /%00 /%ff /% /."
+            /static/../../etc/passwd /%00 /%ff /% /."
             .split_whitespace()
         {
             let mut wire = place.wire();
@@ -38,7 +38,7 @@ fn what_is_not_there_is_not_found_in_json() {
             assert_refused(&format!("{method} {path}"), &wire.answer(), 404, "not_found");
         }
     }
-    for path in "/static/ /static/nothing.js /static/.. /static/%2e%2e /static/. /api/runs/1 /api/runs/0 /api/runs/x \
+    for path in "/static/ /static/nothing.js /static/..%2f..%2fetc%2fpasswd /static/.. /static/%2e%2e /static/. /api/runs/1 /api/runs/0 /api/runs/x \
         /api/runs/-1"
         .split_whitespace()
     {

@@ -2,14 +2,9 @@
 
 mod support;
 
-use std::path::Path;
-use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
-
 use serde_json::json;
 use support::wire::Wire;
-use support::{Answer, Place, until, until_true};
+use support::{Answer, Place, READS, until};
 
 const HOST: &str = "Host: localhost\r\n";
 const JSON: &str = "Content-Type: application/json\r\n";
@@ -238,124 +233,6 @@ fn limits_of_a_head_have_their_own_answers() {
 }
 
 #[test]
-fn who_sends_too_slowly_is_told_and_let_go() {
-    let place = place();
-    // A byte now and then, for ever: a deadline that starts anew with each byte would never come.
-    let mut head = place.wire();
-    let mut drip = head.writer();
-    let dripping = thread::spawn(move || {
-        use std::io::Write;
-        let bytes = b"GET /api/version HTTP/1.1\r\nX: ".iter().chain(std::iter::repeat_n(&b'y', 2_000));
-        for byte in bytes {
-            if drip.write_all(&[*byte]).is_err() {
-                return;
-            }
-            thread::sleep(std::time::Duration::from_millis(25));
-        }
-    });
-    let mut body = place.wire();
-    body.send(format!("POST /api/pipeline/start HTTP/1.1\r\n{HOST}{JSON}Content-Length: 3\r\n\r\n{{"));
-    let mut chunk = place.wire();
-    chunk.send(format!("POST /api/pipeline/start HTTP/1.1\r\n{HOST}{JSON}Transfer-Encoding: chunked\r\n\r\n2\r\n{{"));
-    for wire in [&mut head, &mut body, &mut chunk] {
-        let answer = wire.answer();
-        assert_eq!((answer.status, answer.error(), answer.header("Connection")), (408, "request_timeout", Some("close")));
-    }
-    dripping.join().expect("it does not panic");
-    assert_eq!(place.footprint().2, 0, "half a request is none");
-    until_true("their threads end", || place.server_threads() < 20);
-}
-
-#[test]
-fn idle_connections_give_way_to_a_newcomer() {
-    let place = place();
-    let quiet = place.server_threads();
-    let mut idle: Vec<Wire> = (0..600).map(|_| place.wire()).collect();
-    assert_serves(&place, "beside 600 idle ones");
-    until_true("those beyond 512 have left", || place.server_threads() <= 512 + 8);
-    // Those that have waited longest went; the latest are there still, and can be used.
-    assert!(idle.remove(0).ends_silently());
-    assert_eq!(idle.last_mut().expect("599").get("/api/version").status, 200);
-    // Slow heads and stalled bodies wait, too.
-    for wire in &mut idle {
-        wire.send(format!("POST /api/pipeline/start HTTP/1.1\r\n{HOST}{JSON}Content-Length: 10\r\n\r\n{{"));
-    }
-    for _ in 0..100 {
-        assert_serves(&place, "beside stalled bodies");
-    }
-    drop(idle);
-    until_true("their threads end", || place.server_threads() <= quiet);
-    assert_eq!(place.footprint().2, 0);
-}
-
-#[test]
-fn six_connections_of_one_browser_never_hang() {
-    let place = place();
-    for round in 0..20 {
-        let mut wires: Vec<Wire> = (0..6).map(|_| place.wire()).collect();
-        for _ in 0..5 {
-            for wire in &mut wires {
-                wire.ask("GET", "/static/app.js");
-            }
-            for wire in &mut wires {
-                assert_eq!(wire.answer().status, 200, "round {round}");
-            }
-        }
-    }
-}
-
-#[test]
-fn many_pipelined_requests_of_one_client_do_not_keep_another_waiting() {
-    const REQUESTS: usize = 10_000;
-    let place = place();
-    let mut greedy = place.wire();
-    let mut pen = greedy.writer();
-    let done = AtomicBool::new(false);
-    thread::scope(|scope| {
-        scope.spawn(move || {
-            use std::io::Write;
-            let request = format!("GET /api/pipeline HTTP/1.1\r\n{HOST}\r\n").repeat(100);
-            for _ in 0..REQUESTS / 100 {
-                pen.write_all(request.as_bytes()).expect("it is read");
-            }
-        });
-        scope.spawn(|| {
-            for n in 0..REQUESTS {
-                assert_eq!(greedy.answer().status, 200, "answer {n}");
-            }
-            done.store(true, Ordering::SeqCst);
-        });
-        let mut served = 0;
-        until_true("all are answered", || {
-            assert_serves(&place, "beside a greedy client");
-            served += 1;
-            done.load(Ordering::SeqCst)
-        });
-        assert!(served > 1, "another client is served meanwhile");
-    });
-}
-
-#[test]
-fn resets_at_any_moment_leave_nothing_behind() {
-    let place = place();
-    let quiet = place.server_threads();
-    for n in 0..1_000 {
-        let mut wire = place.wire();
-        match n % 5 {
-            0 => {}
-            1 => wire.send("GET /api/pi"),
-            2 => wire.ask("GET", "/api/pipeline"),
-            3 => wire.send(format!("POST /api/pipeline/pause HTTP/1.1\r\n{HOST}{JSON}Content-Length: 100\r\n\r\n{{")),
-            _ => wire.send(format!("GET /static/app.js HTTP/1.1\r\n{HOST}\r\n").repeat(20)),
-        }
-        wire.reset();
-    }
-    assert_serves(&place, "after a thousand resets");
-    until_true("no thread is left", || place.server_threads() <= quiet);
-    assert!(!place.server_log().contains("panicked"), "{}", place.server_log());
-}
-
-#[test]
 fn who_asks_for_news_and_leaves_does_not_fill_the_server() {
     let place = place();
     let version = place.pipeline()["version"].clone();
@@ -403,25 +280,6 @@ fn who_asks_for_the_end_again_and_again_does_not_fill_the_server() {
     assert!((1..=64).contains(&count(200)), "{told:?}");
     // One that overtook its forerunner made that a refusal.
     assert!(count(503) > 150 && count(200) + count(503) + count(409) == told.len(), "{told:?}");
-}
-
-#[test]
-fn a_server_out_of_descriptors_recovers() {
-    let mut place = Place::new();
-    place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh");
-    let mut command: Command = place.command_of(Path::new("sh"));
-    command.args(["-c", "ulimit -n 64; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_autoappdev")]);
-    place.start_server_with(command);
-    let wires: Vec<Wire> = (0..100).map(|_| place.wire()).collect();
-    // Newcomers get the places of those that wait.
-    for _ in 0..10 {
-        assert_serves(&place, "out of descriptors");
-    }
-    drop(wires);
-    until("the database can be opened again", || (place.get("/api/health").status == 200).then_some(()));
-    place.start();
-    place.act("stop").ok();
-    assert!(!place.server_log().contains("panicked"), "{}", place.server_log());
 }
 
 #[test]
@@ -474,4 +332,135 @@ fn no_input_makes_a_handler_panic() {
     assert!(asked > 4_000, "{asked} requests");
     assert!(!place.server_log().contains("panicked"), "{}", place.server_log());
     assert_serves(&place, "after all that");
+}
+
+#[test]
+fn head_says_what_get_would_and_no_more() {
+    let place = place();
+    place.start();
+    let mut wire = place.wire();
+    for path in READS.iter().copied().chain(["/nowhere", "/api/runs/99", "/api/logs?limit=x"]) {
+        let full = wire.get(path);
+        wire.ask("HEAD", path);
+        let head = wire.answer_to_head();
+        // The clock and the counters may have moved on: what is compared is which headers there are, and those that stand still.
+        let names = |answer: &Answer| answer.headers.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
+        assert_eq!((head.status, names(&head)), (full.status, names(&full)), "{path}");
+        for name in ["Content-Type", "ETag", "Cache-Control", "Content-Security-Policy"] {
+            assert_eq!(head.header(name), full.header(name), "{path}: {name}");
+        }
+        if !matches!(path, "/api/health" | "/api/logs" | "/api/logs/tail" | "/api/pipeline") {
+            assert_eq!(head.header("Content-Length"), full.header("Content-Length"), "{path}");
+        }
+    }
+    // With a match there is no body either, and the connection goes on.
+    let tag = wire.get("/api/pipeline").header("ETag").expect("a tag").to_owned();
+    for method in ["GET", "HEAD"] {
+        wire.send(format!("{method} /api/pipeline HTTP/1.1\r\n{HOST}If-None-Match: {tag}\r\n\r\n"));
+        assert_eq!(wire.answer_to_head().status, 304, "{method}");
+    }
+    assert_eq!(wire.get("/api/version").status, 200);
+}
+
+#[test]
+fn methods_that_are_not_known_do_nothing() {
+    let place = place();
+    let before = place.footprint();
+    let long = "M".repeat(1_000);
+    for method in ["TRACE", "PUT", "DELETE", "PATCH", "get", "Post", "PRI", "M-SEARCH", long.as_str()] {
+        for (path, status) in [("/api/pipeline", 405), ("/api/pipeline/start", 405), ("/nowhere", 404), ("*", 404)] {
+            let mut wire = place.wire();
+            wire.send(format!("{method} {path} HTTP/1.1\r\n{HOST}X-Secret: hunter2\r\n\r\n"));
+            let answer = wire.answer();
+            assert_eq!(answer.status, status, "{method} {path}: {}", answer.body);
+            assert!(!answer.body.to_string().contains("hunter2"), "a request is never given back: {method}");
+            assert_eq!(wire.get("/api/version").status, 200, "{method} {path}");
+        }
+    }
+    // Never a tunnel: neither by its own form of a target nor by another one.
+    for target in ["localhost:22", "127.0.0.1:22", "http://localhost/", "*", "/api/pipeline"] {
+        let mut wire = place.wire();
+        wire.send(format!("CONNECT {target} HTTP/1.1\r\n{HOST}\r\nSSH-2.0-x\r\n"));
+        let answer = wire.answer();
+        assert!(matches!(answer.status, 400 | 404 | 405), "{target}: {}", answer.status);
+    }
+    let mut wire = place.wire();
+    wire.ask("OPTIONS", "*");
+    let answer = wire.answer();
+    assert_eq!((answer.status, answer.header("Allow")), (204, Some("GET, HEAD, POST, OPTIONS")));
+    assert_eq!(place.footprint(), before);
+}
+
+#[test]
+fn a_target_that_names_another_place_is_not_served() {
+    let place = place();
+    let before = place.footprint();
+    for (target, status) in [
+        ("http://elsewhere.example/api/pipeline/start", 400),
+        ("http://localhost.evil.example/api/pipeline/start", 400),
+        ("http://localhost@evil.example/api/pipeline/start", 400),
+        ("http://user@localhost/api/pipeline/start", 400),
+        ("http://localhost:99/api/pipeline/start", 400),
+        ("http:///api/pipeline/start", 400),
+        ("ftp://localhost/api/pipeline/start", 400),
+        ("file:///etc/passwd", 400),
+        ("localhost/api/pipeline/start", 400),
+        ("//localhost/api/pipeline/start", 404),
+        ("//evil.example/api/pipeline/start", 404),
+        ("/api//pipeline/start", 404),
+        ("/api/./pipeline/start", 404),
+        ("/x/../api/pipeline/start", 404),
+        ("/api/pipeline/start/", 404),
+        ("/api/pipeline/start%00", 404),
+        ("/api/pipeline%2fstart", 404),
+        ("/api%2Fpipeline%2Fstart", 404),
+        ("/api/pipeline/start%3f", 404),
+        ("/api/pipeline/start\\", 404),
+    ] {
+        let mut wire = place.wire();
+        wire.send(format!("POST {target} HTTP/1.1\r\n{HOST}\r\n"));
+        let answer = wire.answer();
+        assert_eq!(answer.status, status, "{target}: {}", answer.body);
+    }
+    assert_eq!(place.footprint(), before);
+}
+
+#[test]
+fn what_follows_a_request_that_is_refused_is_never_done() {
+    let place = place();
+    let before = place.footprint();
+    let inner = format!("POST /api/pipeline/start HTTP/1.1\r\n{HOST}\r\n");
+    // Its body looks like a request; the body's end is known, so that the connection goes on and nothing of it is taken for one.
+    for (what, fields, status) in [
+        ("a foreign page", "Origin: http://evil.example\r\nContent-Type: application/json\r\n", 403),
+        ("another site", "Sec-Fetch-Site: cross-site\r\nContent-Type: application/json\r\n", 403),
+        ("a form", "Content-Type: text/plain\r\n", 415),
+        ("no type", "", 415),
+        ("no JSON", "Content-Type: application/json\r\n", 400),
+    ] {
+        for framing in ["length", "chunked"] {
+            let body = match framing {
+                "length" => format!("Content-Length: {}\r\n\r\n{inner}", inner.len()),
+                _ => format!("Transfer-Encoding: chunked\r\n\r\n{:X}\r\n{inner}\r\n0\r\n\r\n", inner.len()),
+            };
+            let mut wire = place.wire();
+            wire.send(format!("POST /api/pipeline/start HTTP/1.1\r\n{HOST}{fields}{body}"));
+            assert_eq!(wire.answer().status, status, "{what}, {framing}");
+            assert_eq!(wire.get("/api/version").status, 200, "{what}, {framing}");
+        }
+    }
+    // A GET may have a body, too. It is not one more request.
+    let mut wire = place.wire();
+    wire.send(format!("GET /api/version HTTP/1.1\r\n{HOST}Content-Length: {}\r\n\r\n{inner}", inner.len()));
+    assert_eq!(wire.answer().status, 200);
+    // One that is refused before its body is read ends the connection, and what was sent of the body with it.
+    for (what, fields, status) in [
+        ("too long", "Content-Length: 1048577\r\n", 413),
+        ("an expectation", "Content-Length: 100\r\nExpect: tea\r\n", 501),
+        ("a coding", "Transfer-Encoding: gzip\r\n", 501),
+    ] {
+        let request = format!("POST /api/version HTTP/1.1\r\n{HOST}{fields}\r\n");
+        assert_refused_and_closed(&place, what, &(request + &inner.repeat(50)), status);
+    }
+    assert_eq!(place.footprint(), before);
 }

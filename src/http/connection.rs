@@ -33,8 +33,8 @@ const READ_BYTES: usize = 8 * 1024;
 /// An answer up to this size goes out in one write with its head; a longer one follows in pieces of this size.
 const ONE_WRITE_BYTES: usize = 32 * 1024;
 
-/// After a refusal the client may still be sending; closing at once would destroy the answer on its way (RFC 9112, section 9.6). So much and
-/// so long is read and thrown away.
+/// After the last answer the client may still be sending; closing at once would destroy that answer on its way (RFC 9112, section 9.6). So
+/// much and so long is read and thrown away.
 const LINGER_LIMIT: Duration = Duration::from_millis(500);
 const LINGER_BYTES: usize = 2 * BODY_BYTES_MAX;
 
@@ -96,7 +96,12 @@ pub(super) fn serve(stream: &Arc<Stream>, from: SocketAddr, seat: &Arc<Seat>) {
         let keep_alive = keep_alive && !seat.is_stopping();
         match wire.write(response, is_head, is_http_1_0, keep_alive) {
             Ok(true) => {}
-            Ok(false) | Err(_) => return,
+            Ok(false) => {
+                seat.waits();
+                wire.linger();
+                return;
+            }
+            Err(_) => return,
         }
     }
 }

@@ -102,8 +102,8 @@ impl Streams {
         Self { supervisor, runs, database, log_watch, open: AtomicUsize::new(0), waiting: AtomicUsize::new(0) }
     }
 
-    /// Waits until the log has lines for who asks, as `look` tells, at most for `limit`. Where too many wait already it is looked once.
-    pub(super) fn wait_for_lines<T>(&self, limit: Duration, look: impl Fn() -> io::Result<(T, bool)>) -> io::Result<T> {
+    /// Waits until the log has what somebody asks for, as `look` tells, at most for `limit`. Where too many wait already it does not.
+    pub(super) fn wait_for_lines(&self, limit: Duration, look: impl Fn() -> io::Result<bool>) -> io::Result<()> {
         let deadline = Instant::now() + limit;
         let watch = self.supervisor.watch();
         let follower = self.log_watch.follow();
@@ -113,13 +113,12 @@ impl Streams {
             // Taken before the look: what comes after it wakes the wait.
             let seen = watch.seen();
             let look_again = follower.watch_run(watch.get().snapshot.run_id);
-            let (found, is_enough) = look()?;
             let left = deadline.saturating_duration_since(Instant::now());
-            if is_enough || is_crowded || left.is_zero() {
-                return Ok(found);
+            if is_crowded || left.is_zero() || look()? {
+                return Ok(());
             }
             if !watch.wait_news(seen, look_again.map_or(left, |look_again| look_again.min(left))) {
-                return Ok(found);
+                return Ok(());
             }
         }
     }

@@ -115,5 +115,5 @@ pub fn query_number(target: &str, name: &str, at_least: u64, at_most: u64) -> Re
 
 /// The path by which `target` is routed.
 pub fn route_path(target: &str) -> String {
-    Request::fake_http("GET", target, Vec::new(), Vec::new()).url()
+    super::path_of(&Request::fake_http("GET", target, Vec::new(), Vec::new())).to_owned()
 }

@@ -13,6 +13,7 @@ mod events;
 pub mod fuzzing;
 mod guard;
 mod head;
+mod held;
 mod input;
 mod keys;
 mod listener;
@@ -23,7 +24,6 @@ mod server;
 mod session;
 mod throttle;
 
-use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,6 +43,7 @@ use events::Begin;
 pub use events::Streams;
 pub use guard::{Door, Guard};
 pub use head::{BODY_BYTES_MAX, Broken};
+pub use held::Answers;
 pub use keys::Keys;
 use keys::{May, Visitor};
 pub use listener::Listener;
@@ -61,6 +62,9 @@ const RUNS_DEFAULT: u64 = 50;
 const LINES_MAX: u64 = 5000;
 const LINES_DEFAULT: u64 = 500;
 const TAIL_DEFAULT: u64 = 200;
+
+/// More than most pages of a log take, in bytes.
+const LONG_BYTES: usize = 2 * 1024 * 1024;
 
 /// Less room than this on a disk shows in health: in bytes, and in files.
 const FREE_BYTES_MIN: u64 = 1024 * 1024;
@@ -97,6 +101,8 @@ pub struct App {
     pub keys: Option<Arc<Keys>>,
     /// Who streams, at whatever listener.
     pub streams: Arc<Streams>,
+    /// What was answered at length and is not read yet.
+    pub answers: Arc<Answers>,
 }
 
 impl Handler for App {
@@ -113,7 +119,7 @@ impl Handler for App {
 impl App {
     fn route(&self, request: &Request) -> Result<Response, ApiError> {
         let path = path_of(request);
-        let segments: Vec<&str> = path.strip_prefix('/').unwrap_or(&path).split('/').collect();
+        let segments: Vec<&str> = path.strip_prefix('/').unwrap_or(path).split('/').collect();
         // HEAD is GET without a body, which the connection leaves out.
         let method = if request.method() == "HEAD" { "GET" } else { request.method() };
         match (method, segments.as_slice()) {
@@ -168,10 +174,10 @@ impl App {
                 self.act(Ask::Stop { grace }).map(|published| done(&published))
             }
             ("GET", ["api", "events"]) => self.events(request),
-            ("GET", ["api", "runs"]) => self.runs(request),
+            ("GET", ["api", "runs"]) => self.answers.make(|| self.runs(request)),
             ("GET", ["api", "runs", id]) => self.run(id),
             ("GET", ["api", "logs"]) => self.logs(request),
-            ("GET", ["api", "logs", "tail"]) => self.tail(request),
+            ("GET", ["api", "logs", "tail"]) => self.answers.make(|| self.tail(request)),
             ("GET", ["api", "version"]) => Ok(version()),
             (_, path) => Err(no_such(path)),
         }
@@ -256,6 +262,11 @@ impl App {
     }
 
     fn runs(&self, request: &Request) -> Result<Response, ApiError> {
+        #[derive(Serialize)]
+        struct Runs<R> {
+            runs: R,
+            next_before: Option<i64>,
+        }
         let limit = input::query_number(request, "limit", 1, RUNS_MAX)?.unwrap_or(RUNS_DEFAULT);
         let before = input::query_number(request, "before", 1, i64::MAX as u64)?.and_then(|id| i64::try_from(id).ok());
         let limit = u32::try_from(limit).expect("at most RUNS_MAX");
@@ -266,7 +277,7 @@ impl App {
             Some(last) if !reader.runs(Some(last.id), 1)?.is_empty() => Some(last.id),
             Some(_) | None => None,
         };
-        Ok(json(&json!({"runs": runs, "next_before": next_before})))
+        Ok(self.answers.json(long_bytes(&Runs { runs, next_before })))
     }
 
     fn run(&self, id: &str) -> Result<Response, ApiError> {
@@ -291,32 +302,36 @@ impl App {
         let limit = input::query_number(request, "limit", 1, LINES_MAX)?.unwrap_or(LINES_DEFAULT);
         let limit = usize::try_from(limit).expect("at most LINES_MAX");
         let wait = input::query_number(request, "wait", 0, WAIT_S_MAX)?.unwrap_or(0);
-        let Page { next, first, lines } = if source == BACKEND {
-            if wait > 0 {
-                return Err(ApiError::BadQuery("wait is for the pipeline's log; leave it out for the server's own".to_owned()));
-            }
-            log::read_since(&log::backend_segments(self.runs.runtime_dir())?, since, limit)?
-        } else {
+        if wait > 0 && source == BACKEND {
+            return Err(ApiError::BadQuery("wait is for the pipeline's log; leave it out for the server's own".to_owned()));
+        }
+        if wait > 0 {
             self.streams.wait_for_lines(Duration::from_secs(wait), || {
+                Ok(!log::read_since(&log::run_segments(&self.runs.log_dirs()?, since)?, since, 1)?.lines.is_empty())
+            })?;
+        }
+        self.answers.make(|| {
+            let page = if source == BACKEND {
+                log::read_since(&log::backend_segments(self.runs.runtime_dir())?, since, limit)?
+            } else {
                 let log_dirs = self.runs.log_dirs()?;
                 let page = log::read_since(&log::run_segments(&log_dirs, since)?, since, limit)?;
-                let is_enough = !page.lines.is_empty();
-                Ok((Page { first: log::start_of_runs(&log_dirs)?, ..page }, is_enough))
-            })?
-        };
-        Ok(json(&json!({"source": source, "since": since, "next": next, "first": first, "lines": lines})))
+                Page { first: log::start_of_runs(&log_dirs)?, ..page }
+            };
+            Ok(self.answers.json(long_bytes(&Lines { source: Some(source), since: Some(since), name: None, page })))
+        })
     }
 
     fn tail(&self, request: &Request) -> Result<Response, ApiError> {
         let name = input::query_word(request, "name", &SOURCES)?;
         let lines = input::query_number(request, "lines", 1, LINES_MAX)?.unwrap_or(TAIL_DEFAULT);
         let lines = usize::try_from(lines).expect("at most LINES_MAX");
-        let Page { next, first, lines } = if name == BACKEND {
+        let page = if name == BACKEND {
             log::read_tail(&log::backend_segments(self.runs.runtime_dir())?, lines)?
         } else {
             log::read_tail_of_runs(&self.runs.log_dirs()?, lines)?
         };
-        Ok(json(&json!({"name": name, "next": next, "first": first, "lines": lines})))
+        Ok(self.answers.json(long_bytes(&Lines { source: None, since: None, name: Some(name), page })))
     }
 
     /// Strangers are told whether it serves, not what is wrong: that names paths.
@@ -394,11 +409,24 @@ impl App {
     }
 }
 
-/// The path that is asked for, decoded. Ours have nothing to decode, so nearly every one is taken as it stands.
-fn path_of(request: &Request) -> Cow<'_, str> {
+/// The path that is asked for, as it was sent: no path here needs an escape, and one that hides a slash is not what somebody in front of
+/// us took it for.
+fn path_of(request: &Request) -> &str {
     let target = request.raw_url();
-    let path = target.split_once('?').map_or(target, |(path, _)| path);
-    if path.contains('%') { request.url().into() } else { path.into() }
+    target.split_once('?').map_or(target, |(path, _)| path)
+}
+
+/// A page of a log, written as it is: a `json!` would copy every line of it first.
+#[derive(Serialize)]
+struct Lines<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    since: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'a str>,
+    #[serde(flatten)]
+    page: Page,
 }
 
 /// The `Allow` of a path that is known, for any method that it does not take.
@@ -433,7 +461,18 @@ fn version() -> Response {
 
 /// A JSON answer.
 fn json(value: &impl Serialize) -> Response {
-    Response::from_data("application/json", serde_json::to_vec(value).expect("answers are plain data"))
+    Response::from_data("application/json", bytes(value))
+}
+
+fn bytes(value: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).expect("answers are plain data")
+}
+
+/// The same for what can be long, written in one piece, which the kernel gets back whole. What is not used of it is not there.
+fn long_bytes(value: &impl Serialize) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(LONG_BYTES);
+    serde_json::to_writer(&mut bytes, value).expect("answers are plain data");
+    bytes
 }
 
 #[cfg(test)]

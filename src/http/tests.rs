@@ -83,6 +83,7 @@ impl House {
             database: self.dir.path().join("autoappdev.db"),
             guard: Guard::new(door, vec![], vec![]),
             keys,
+            answers: Arc::default(),
             streams: Arc::new(Streams::new(
                 self.supervisor.as_ref().expect("it runs").handle(),
                 Runs::new(self.dir.path().to_owned()),

@@ -11,6 +11,8 @@
 )]
 
 pub mod disk;
+pub mod footprint;
+pub mod http;
 mod missing;
 pub mod network;
 pub mod past;
@@ -18,6 +20,7 @@ mod processes;
 pub mod sse;
 pub mod wire;
 mod witness;
+pub use http::{ACTS, Answer, READS};
 pub use missing::not_run;
 pub use processes::{describe, is_alive, is_stopped, letter, letters, pids, processes_with, signal, stat_field};
 pub use witness::{can_make_cgroups, members, own_cgroup};
@@ -32,27 +35,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OpenFlags};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 /// How long a condition may take on a slow, noisy machine. Nothing waits that long unless it fails.
 pub const DEADLINE: Duration = Duration::from_mins(1);
-
-/// Every path that is read, an example where it has a parameter.
-pub const READS: [&str; 10] = [
-    "/",
-    "/static/app.js",
-    "/api/pipeline",
-    "/api/pipeline/status",
-    "/api/runs",
-    "/api/runs/1",
-    "/api/logs",
-    "/api/logs/tail",
-    "/api/health",
-    "/api/version",
-];
-
-/// Every path that changes something.
-pub const ACTS: [&str; 4] = ["/api/pipeline/start", "/api/pipeline/pause", "/api/pipeline/resume", "/api/pipeline/stop"];
 
 /// Waits for `holds` to give something, with a deadline; never for time to pass.
 pub fn until<T>(what: &str, mut holds: impl FnMut() -> Option<T>) -> T {
@@ -69,31 +55,6 @@ pub fn until<T>(what: &str, mut holds: impl FnMut() -> Option<T>) -> T {
 /// Waits for a condition.
 pub fn until_true(what: &str, mut holds: impl FnMut() -> bool) {
     until(what, || holds().then_some(()));
-}
-
-/// An answer: the status and the JSON.
-#[derive(Clone, Debug)]
-pub struct Answer {
-    pub status: u16,
-    pub body: Value,
-    pub headers: Vec<(String, String)>,
-}
-
-impl Answer {
-    /// The body of an answer that must be a 200.
-    pub fn ok(self) -> Value {
-        assert_eq!(self.status, 200, "{}", self.body);
-        self.body
-    }
-
-    pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
-    }
-
-    /// The stable code of an error.
-    pub fn error(&self) -> &str {
-        self.body["error"].as_str().unwrap_or_default()
-    }
 }
 
 /// A folder with scripts and a runtime directory, and the server on it, if one runs.
@@ -306,58 +267,6 @@ impl Place {
         self.server.as_ref().expect("a server runs").port
     }
 
-    /// A request with any method, headers and body.
-    pub fn request(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Option<&str>) -> Answer {
-        self.try_request(method, path, headers, body).expect("an answer")
-    }
-
-    /// The same; `None` where the server is gone or goes meanwhile.
-    pub fn try_request(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Option<&str>) -> Option<Answer> {
-        let mut request = ureq::http::Request::builder().method(method).uri(format!("http://127.0.0.1:{}{path}", self.port()));
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        let brings_one = headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("Authorization"));
-        if let Some(bearer) = self.bearer.as_ref().filter(|_| !brings_one) {
-            request = request.header("Authorization", bearer);
-        }
-        let config = ureq::Agent::config_builder()
-            .http_status_as_error(false)
-            .proxy(None)
-            .timeout_global(Some(DEADLINE + Duration::from_secs(30)))
-            .build();
-        let agent = ureq::Agent::new_with_config(config);
-        let request = request.body(body.unwrap_or_default().to_owned()).expect("a request");
-        let mut response = agent.run(request).ok()?;
-        let headers = response
-            .headers()
-            .iter()
-            .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned()))
-            .collect();
-        let status = response.status().as_u16();
-        let text = response.body_mut().with_config().limit(64 << 20).read_to_string().ok()?;
-        let body = serde_json::from_str(&text).unwrap_or(Value::String(text));
-        Some(Answer { status, body, headers })
-    }
-
-    pub fn get(&self, path: &str) -> Answer {
-        self.request("GET", path, &[], None)
-    }
-
-    #[expect(clippy::needless_pass_by_value, reason = "a literal reads better than a borrowed one")]
-    pub fn post(&self, path: &str, body: Value) -> Answer {
-        self.request("POST", path, &[("Content-Type", "application/json")], Some(&body.to_string()))
-    }
-
-    pub fn act(&self, action: &str) -> Answer {
-        self.post(&format!("/api/pipeline/{action}"), json!({}))
-    }
-
-    /// A raw connection to the server.
-    pub fn wire(&self) -> wire::Wire {
-        wire::Wire::open(self.port())
-    }
-
     /// A client command against this place's server: exit code, stdout, stderr.
     pub fn client(&self, args: &[&str]) -> (i32, String, String) {
         let output = self.command().args(args).stdin(Stdio::null()).output().expect("the binary runs");
@@ -383,117 +292,9 @@ impl Place {
         })
     }
 
-    /// Waits for the last that is recorded of a run: what it used, which comes after its end.
-    pub fn until_settled(&self, run_id: i64) {
-        until_true("the run is over and its use recorded", || self.run(run_id)["cpu_user_ms"].is_u64());
-    }
-
     /// Everything that the servers here have said.
     pub fn server_log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
-    }
-
-    /// The `pipeline` of `GET /api/pipeline`.
-    pub fn pipeline(&self) -> Value {
-        self.get("/api/pipeline").ok()["pipeline"].take()
-    }
-
-    pub fn state(&self) -> String {
-        self.pipeline()["state"].as_str().expect("a word").to_owned()
-    }
-
-    /// Starts the default script; its leader's pid and the run.
-    pub fn start(&self) -> (u32, i64) {
-        self.start_with(json!({}))
-    }
-
-    pub fn start_with(&self, body: Value) -> (u32, i64) {
-        let answer = self.post("/api/pipeline/start", body).ok();
-        let pid = answer["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).expect("a pid");
-        (pid, answer["run_id"].as_i64().expect("an id"))
-    }
-
-    pub fn until_state(&self, state: &str) -> Value {
-        until(&format!("the state is {state}"), || Some(self.pipeline()).filter(|pipeline| pipeline["state"] == state))
-    }
-
-    /// The run with its events, as the API tells it.
-    pub fn run(&self, run_id: i64) -> Value {
-        self.get(&format!("/api/runs/{run_id}")).ok()["run"].take()
-    }
-
-    /// The text of every line of the pipeline's log.
-    pub fn lines(&self) -> Vec<String> {
-        self.lines_since(&mut 0)
-    }
-
-    /// The text of every line after the cursor `since`, which is moved on.
-    pub fn lines_since(&self, since: &mut u64) -> Vec<String> {
-        let mut lines = Vec::new();
-        loop {
-            let page = self.get(&format!("/api/logs?since={since}&limit=5000")).ok();
-            let new = page["lines"].as_array().expect("a list");
-            if new.is_empty() {
-                return lines;
-            }
-            lines.extend(new.iter().map(|line| line["line"].as_str().expect("text").to_owned()));
-            *since = page["next"].as_u64().expect("a number");
-        }
-    }
-
-    pub fn until_line(&self, text: &str) {
-        until_true(&format!("the log says {text:?}"), || self.lines().iter().any(|line| line == text));
-    }
-
-    /// Every line of the log as the API tells it, records of one line put together again.
-    pub fn records(&self) -> Vec<Value> {
-        let mut records: Vec<Value> = Vec::new();
-        let mut since = 0;
-        loop {
-            let mut page = self.get(&format!("/api/logs?since={since}&limit=5000")).ok();
-            let Value::Array(new) = page["lines"].take() else { panic!("a list") };
-            if new.is_empty() {
-                return records;
-            }
-            for record in new {
-                let goes_on = |before: &&mut Value| {
-                    before["partial"] == true && before["stream"] == record["stream"] && before["run_id"] == record["run_id"]
-                };
-                if let Some(before) = records.iter_mut().rev().find(|before| before["stream"] == record["stream"]).filter(goes_on)
-                {
-                    let text = |record: &Value| record["line"].as_str().expect("text").to_owned();
-                    before["line"] = (text(before) + &text(&record)).into();
-                    before["partial"] = record["partial"].clone();
-                } else {
-                    records.push(record);
-                }
-            }
-            since = page["next"].as_u64().expect("a number");
-        }
-    }
-
-    /// What one run said on one stream, whole lines.
-    pub fn said(&self, run_id: i64, stream: &str) -> Vec<String> {
-        let records = self.records().into_iter().filter(|record| record["run_id"] == run_id && record["stream"] == stream);
-        records.map(|record| record["line"].as_str().expect("text").to_owned()).collect()
-    }
-
-    /// What happened in a run: kind, cause and the state it led to, `-` where there is none.
-    pub fn history(&self, run_id: i64) -> Vec<String> {
-        let word = |value: &Value| value.as_str().unwrap_or("-").to_owned();
-        let run = self.run(run_id);
-        let events = run["events"].as_array().expect("a list");
-        events
-            .iter()
-            .map(|event| format!("{} {} {}", word(&event["kind"]), word(&event["cause"]), word(&event["to_state"])))
-            .collect()
-    }
-
-    /// Waits until a run has ended and all figures of it are there.
-    pub fn until_ended(&self, run_id: i64) -> Value {
-        until(&format!("run {run_id} has ended and its figures are there"), || {
-            Some(self.run(run_id)).filter(|run| !run["stopped_at"].is_null() && !run["max_rss_kb"].is_null())
-        })
     }
 
     /// After an end: no process of any run here, no PAUSE file, and the shim leaves.

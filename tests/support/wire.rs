@@ -124,6 +124,11 @@ impl Wire {
         }
     }
 
+    /// Puts back what was read by another hand.
+    pub fn unread(&mut self, byte: u8) {
+        self.unread.push(byte);
+    }
+
     /// A second hand on the same connection, for a thread that only writes.
     pub fn writer(&self) -> TcpStream {
         self.stream.try_clone().expect("a descriptor")
@@ -132,6 +137,11 @@ impl Wire {
     /// Says that nothing more will be sent.
     pub fn finish(&mut self) {
         self.stream.shutdown(Shutdown::Write).expect("open");
+    }
+
+    /// The same, on one that may have ended.
+    pub fn finish_quietly(self) {
+        let _ended_already = self.stream.shutdown(Shutdown::Both);
     }
 
     /// Ends the connection by a reset, not by a farewell.

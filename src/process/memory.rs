@@ -1,0 +1,25 @@
+//! How the server's memory is given back to the kernel.
+//!
+//! Beside `spawn.rs` the one file that holds `unsafe`: the allocator's settings have no safe form, and its variables in the environment
+//! are read before `main` and would be inherited by the pipeline.
+
+use nix::libc;
+
+/// What is at least this long lies in pages of its own, in bytes.
+#[cfg(target_env = "gnu")]
+const OWN_PAGES_BYTES: libc::c_int = 128 * 1024;
+
+/// What is long goes back to the kernel as soon as it is freed. By default glibc raises that limit to the longest thing that was ever freed,
+/// up to 32 MiB, and from there on each of its arenas (eight for each processor) keeps twice that for the next time (`mallopt(3)`): a
+/// crowd that sends or asks for a megabyte each would leave its mark for ever.
+pub fn give_back_what_is_long() {
+    #[cfg(target_env = "gnu")]
+    {
+        #[expect(unsafe_code, reason = "the allocator's settings have no safe form")]
+        // SAFETY: `mallopt` takes two numbers and may be called at any time (`mallopt(3)`).
+        let is_taken = unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, OWN_PAGES_BYTES) } == 1;
+        if !is_taken {
+            ::log::warn!("the allocator keeps its default: memory that a crowd took may stay with the server");
+        }
+    }
+}

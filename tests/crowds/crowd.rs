@@ -1,0 +1,280 @@
+//! The crowds: many connections that stay, or one that asks for much. Each is there until it is dropped.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use rustix::net::{AddressFamily, SocketType};
+
+use crate::support::footprint::Footprint;
+use crate::support::wire::Wire;
+use crate::support::{DEADLINE, until_true};
+
+const START: &str =
+    "POST /api/pipeline/start HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{";
+const ENDLESS_HEAD: &[u8] = b"GET /api/pipeline HTTP/1.1\r\nHost: localhost\r\nX: ";
+/// More than a megabyte of log.
+const PAGE: &str = "GET /api/logs?since=0&limit=5000 HTTP/1.1\r\nHost: localhost\r\n\r\n";
+
+/// Between two bytes of a slow client.
+const BYTE_EVERY: Duration = Duration::from_secs(1);
+/// How often its thread looks whether the crowd is to go.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// A crowd.
+pub(crate) struct Crowd {
+    /// Connections that do nothing more.
+    _idle: Vec<TcpStream>,
+    hand: Option<JoinHandle<()>>,
+    is_over: Arc<AtomicBool>,
+    /// So many threads the server has at least while it is there.
+    threads_min: u64,
+}
+
+impl Crowd {
+    fn of(idle: Vec<TcpStream>, threads_min: u64) -> Self {
+        Self { _idle: idle, hand: None, is_over: Arc::default(), threads_min }
+    }
+
+    /// A crowd whose members need a hand to do something now and then.
+    fn with_hand(threads_min: u64, hand: impl FnOnce(&AtomicBool) + Send + 'static) -> Self {
+        let is_over = Arc::new(AtomicBool::new(false));
+        let over = is_over.clone();
+        let hand = Some(thread::spawn(move || hand(&over)));
+        Self { _idle: Vec::new(), hand, is_over, threads_min }
+    }
+
+    /// For a crowd that comes to an end by itself.
+    pub(crate) fn until_answered(mut self) -> Self {
+        if let Some(hand) = self.hand.take() {
+            hand.join().expect("it was answered");
+        }
+        self
+    }
+
+    /// Both at once.
+    pub(crate) fn and(mut self, mut other: Self) -> Self {
+        other._idle.append(&mut self._idle);
+        assert!(self.hand.is_none(), "only the other one's hand is kept");
+        other
+    }
+
+    /// A crowd that the server turned away at the door would prove nothing.
+    pub(crate) fn assert_was_there(&self, footprint: &Footprint) {
+        let (threads, wanted) = (footprint.threads, self.threads_min);
+        assert!(threads >= wanted, "the server has {threads} threads, the crowd should need {wanted}");
+    }
+}
+
+impl Drop for Crowd {
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::SeqCst);
+        if let Some(Err(panic)) = self.hand.take().map(JoinHandle::join)
+            && !thread::panicking()
+        {
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
+
+fn connect(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect_timeout(&address, DEADLINE).expect("the server accepts");
+    stream.set_write_timeout(Some(DEADLINE)).expect("a limit");
+    stream
+}
+
+/// Connections that say nothing.
+pub(crate) fn idle(address: SocketAddr, count: usize) -> Crowd {
+    let threads_min = if count >= 512 { 500 } else { 0 };
+    Crowd::of((0..count).map(|_| connect(address)).collect(), threads_min)
+}
+
+/// Connections that say a little and then nothing.
+pub(crate) fn stalled_bodies(address: SocketAddr, count: usize) -> Crowd {
+    let stall = |_| {
+        let mut stream = connect(address);
+        stream.write_all(START.as_bytes()).expect("it is taken");
+        stream
+    };
+    Crowd::of((0..count).map(stall).collect(), count as u64 - 20)
+}
+
+/// Connections that say as much as they may: every other one all but the last byte of a body, the others all of it, and then stay.
+pub(crate) fn heavy_bodies(address: SocketAddr, count: usize) -> Crowd {
+    const BODY_BYTES: usize = 1024 * 1024;
+    let request = format!(
+        "POST /api/version HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {BODY_BYTES}\r\n\r\n{}",
+        " ".repeat(BODY_BYTES)
+    );
+    let send = |n: usize| {
+        let mut stream = connect(address);
+        // One that has to give way is cut off.
+        let _cut_off = stream.write_all(&request.as_bytes()[..request.len() - n % 2]);
+        stream
+    };
+    Crowd::of((0..count).map(send).collect(), count as u64 / 3)
+}
+
+/// Those that wait for news of `version`.
+pub(crate) fn long_polls(address: SocketAddr, count: usize, version: u64) -> Crowd {
+    let poll = |_| {
+        let mut stream = connect(address);
+        let request = format!("GET /api/pipeline?after={version}&wait=60 HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        stream.write_all(request.as_bytes()).expect("it is taken");
+        stream
+    };
+    Crowd::of((0..count).map(poll).collect(), 0)
+}
+
+/// Heads of which a byte comes each second. One that the server has given up is followed by another.
+pub(crate) fn slow_heads(address: SocketAddr, count: usize) -> Crowd {
+    let begin = move || {
+        let mut stream = connect(address);
+        stream.write_all(ENDLESS_HEAD).expect("it is taken");
+        stream
+    };
+    let mut heads: Vec<TcpStream> = (0..count).map(|_| begin()).collect();
+    Crowd::with_hand(count as u64 - 20, move |is_over| {
+        each_second(is_over, || {
+            for head in &mut heads {
+                if head.write_all(b"y").is_err() && !is_over.load(Ordering::SeqCst) {
+                    // The server may stop meanwhile.
+                    let Ok(next) = TcpStream::connect(address) else { return };
+                    *head = next;
+                    let _ends_again = head.write_all(ENDLESS_HEAD);
+                }
+            }
+        });
+    })
+}
+
+/// Those that ask for a long answer and read nothing of it, or a byte a second.
+pub(crate) fn slow_readers(address: SocketAddr, count: usize) -> Crowd {
+    let mut readers: Vec<TcpStream> = (0..count)
+        .map(|_| {
+            let mut stream = connect_narrow(address);
+            // More of it than the kernel takes on its way, 4 MiB by default.
+            stream.write_all(PAGE.repeat(5).as_bytes()).expect("it is taken");
+            stream
+        })
+        .collect();
+    // Only one that has begun to be answered is a slow reader.
+    for reader in &readers {
+        let _it_may_give_way = reader.peek(&mut [0]);
+    }
+    Crowd::with_hand(0, move |is_over| {
+        each_second(is_over, || {
+            for reader in readers.iter_mut().step_by(2) {
+                let _it_may_have_given_way = reader.read(&mut [0]);
+            }
+        });
+    })
+}
+
+/// A connection into which little fits, so that the answer waits on the server's side.
+fn connect_narrow(address: SocketAddr) -> TcpStream {
+    let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
+    rustix::net::sockopt::set_socket_recv_buffer_size(&socket, 4096).expect("an option");
+    rustix::net::connect(&socket, &address).expect("the server accepts");
+    let stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(DEADLINE)).expect("a limit");
+    stream
+}
+
+/// One connection that sends `count` requests as fast as they are taken, and reads every answer.
+pub(crate) fn pipelined(address: SocketAddr, count: usize) -> Crowd {
+    const AT_ONCE: usize = 100;
+    Crowd::with_hand(0, move |is_over| {
+        let mut reader = connect(address);
+        reader.set_read_timeout(Some(DEADLINE)).expect("a limit");
+        let mut writer = reader.try_clone().expect("a descriptor");
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                let requests = "GET /api/pipeline HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(AT_ONCE);
+                for _ in 0..count / AT_ONCE {
+                    if writer.write_all(requests.as_bytes()).is_err() {
+                        return;
+                    }
+                }
+            });
+            let mut bytes = Vec::new();
+            let mut buffer = vec![0; 64 * 1024];
+            let mut answered = 0;
+            while answered < count {
+                match reader.read(&mut buffer) {
+                    Ok(0) | Err(_) => break,
+                    Ok(read) => bytes.extend_from_slice(&buffer[..read]),
+                }
+                answered += take_answers(&mut bytes);
+            }
+            // A stop may come before the last of them, but never in the middle of one.
+            assert!(bytes.is_empty(), "half an answer: {}", String::from_utf8_lossy(&bytes));
+            assert!(
+                answered == count || is_over.load(Ordering::SeqCst) || TcpStream::connect(address).is_err(),
+                "{answered} answers"
+            );
+        });
+    })
+}
+
+/// Takes whole answers off the front; how many.
+fn take_answers(bytes: &mut Vec<u8>) -> usize {
+    let (mut taken, mut answers) = (0, 0);
+    while let Some(head) = memchr::memmem::find(&bytes[taken..], b"\r\n\r\n") {
+        let text = std::str::from_utf8(&bytes[taken..taken + head]).expect("a head is text");
+        assert!(text.starts_with("HTTP/1.1 200 OK\r\n"), "{text}");
+        let length = text.lines().find_map(|line| line.strip_prefix("Content-Length: ")).expect("a length");
+        let whole = taken + head + 4 + length.parse::<usize>().expect("a number");
+        if whole > bytes.len() {
+            break;
+        }
+        (taken, answers) = (whole, answers + 1);
+    }
+    bytes.drain(..taken);
+    answers
+}
+
+/// Clients that come, say something, nothing or half of it, and go without a farewell.
+pub(crate) fn resets(address: SocketAddr, count: usize) -> Crowd {
+    let came = Arc::new(AtomicUsize::new(0));
+    let so_far = came.clone();
+    let crowd = Crowd::with_hand(0, move |is_over| {
+        for n in 0..count {
+            let Ok(mut wire) = Wire::try_open(address.port()) else {
+                // The server stops.
+                return;
+            };
+            match n % 4 {
+                0 => {}
+                1 => wire.send("GET /api/pi"),
+                2 => wire.ask("GET", "/api/pipeline"),
+                _ => wire.send(START),
+            }
+            wire.reset();
+            so_far.fetch_add(1, Ordering::SeqCst);
+            if is_over.load(Ordering::SeqCst) {
+                return;
+            }
+        }
+    });
+    until_true("they come", || came.load(Ordering::SeqCst) > count / 100);
+    crowd
+}
+
+/// Does something each second until it is over.
+fn each_second(is_over: &AtomicBool, mut act: impl FnMut()) {
+    loop {
+        act();
+        let mut rested = Duration::ZERO;
+        while rested < BYTE_EVERY {
+            if is_over.load(Ordering::SeqCst) {
+                return;
+            }
+            thread::sleep(LOOK);
+            rested += LOOK;
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! Crowds of clients that mean no good, or no harm: whoever comes new is answered, memory stays bounded, the pipeline notices nothing, and a
+//! stop ends.
+//!
+//! `make crowds` plays the same on a release build with more questions, and prints how long newcomers waited. Nothing here judges a time.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod crowd;
+
+mod newcomers;
+
+use std::io::Read;
+use std::net::{SocketAddr, TcpStream};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit, setrlimit};
+use serde_json::json;
+use support::footprint::Footprint;
+use support::wire::Wire;
+use support::{Place, is_alive, signal, until_true};
+
+use crowd::Crowd;
+
+use newcomers::{ask, ask_until};
+
+/// What a server may use at any time in any of these crowds.
+const MEMORY_KB_MAX: u64 = 40 * 1024;
+/// What may be left of that afterwards, above what it was before: what the allocator keeps for the next time.
+const MEMORY_LEFT_KB_MAX: u64 = 16 * 1024;
+/// Descriptors of this test's own: both ends of its crowds lie on one machine, one of them here.
+const OWN_DESCRIPTORS: u64 = 4096;
+/// What a login gives a server where nobody has raised it.
+const SERVER_DESCRIPTORS: u64 = 1024;
+
+/// One crowd at a time: they share a machine, and each is measured.
+static ALONE: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    // One that failed says so itself.
+    let guard = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current.is_some_and(|current| current < OWN_DESCRIPTORS) {
+        setrlimit(Resource::Nofile, Rlimit { current: Some(OWN_DESCRIPTORS), ..limit })
+            .expect("2,000 connections need 4096 descriptors; raise the hard limit (ulimit -Hn)");
+    }
+    guard
+}
+
+/// A server with a live run that says a lot and then counts, so that there is something to notice and something to read slowly.
+struct Scene {
+    place: Place,
+    leader: u32,
+    shim: u32,
+    run_id: i64,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let place = Place::serving("talks.sh");
+        place.script(
+            "talks.sh",
+            "#!/bin/bash\nhead -c 3000000 /dev/zero | tr '\\0' x | fold -w 1000\necho\necho ready\n\
+             n=0\nwhile :; do echo \"line $n\"; n=$((n + 1)); sleep 0.005; done\n",
+        );
+        let (leader, run_id) = place.start();
+        until_true("it counts", || {
+            let tail = place.get("/api/logs/tail?lines=1").ok();
+            tail["lines"][0]["line"].as_str().is_some_and(|line| line.starts_with("line "))
+        });
+        let scene = Self { shim: place.shim_pid(run_id), place, leader, run_id };
+        scene.give_descriptors(SERVER_DESCRIPTORS);
+        scene
+    }
+
+    fn give_descriptors(&self, current: u64) {
+        let pid = i32::try_from(self.place.server_pid()).ok().and_then(Pid::from_raw).expect("a pid");
+        let limit = Rlimit { current: Some(current), ..getrlimit(Resource::Nofile) };
+        prlimit(Some(pid), Resource::Nofile, limit).expect("ours");
+    }
+
+    fn address(&self) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.place.port()))
+    }
+
+    fn footprint(&self) -> Footprint {
+        Footprint::of(self.place.server_pid())
+    }
+
+    /// How far the pipeline has counted, read by a client that is new each time.
+    fn counted(&self) -> u64 {
+        let tail = self.place.get("/api/logs/tail?lines=1").ok();
+        let line = tail["lines"][0]["line"].as_str().expect("text");
+        line.strip_prefix("line ").and_then(|number| number.parse().ok()).expect("it counts")
+    }
+
+    /// The run goes on under the same shim, and can be commanded.
+    fn assert_unnoticed(&self) {
+        let before = self.counted();
+        until_true("the pipeline goes on counting", || self.counted() > before);
+        self.place.act("pause").ok();
+        self.place.assert_all_stopped();
+        self.place.act("resume").ok();
+        assert!(is_alive(self.leader) && is_alive(self.shim), "the leader and its shim live");
+        let pipeline = self.place.pipeline();
+        assert_eq!((&pipeline["run_id"], &pipeline["pid"]), (&json!(self.run_id), &json!(self.leader)));
+    }
+}
+
+/// A crowd comes, stays while newcomers ask, and goes.
+fn endures(name: &str, gather: impl FnOnce(&Scene) -> Crowd) {
+    let _alone = alone();
+    let scene = Scene::new();
+    let address = scene.address();
+    let before_waits = ask(address, newcomers::questions());
+    scene.assert_unnoticed();
+    let quiet = scene.footprint();
+
+    let (crowd, waits) = ask_until(address, || {
+        let crowd = gather(&scene);
+        scene.assert_unnoticed();
+        crowd
+    });
+    let during = scene.footprint();
+    crowd.assert_was_there(&during);
+    drop(crowd);
+    let after_waits = ask(address, newcomers::questions());
+    until_true("threads and descriptors are what they were", || {
+        let now = scene.footprint();
+        now.threads <= quiet.threads && now.descriptors <= quiet.descriptors
+    });
+    until_true("memory falls back", || scene.footprint().rss_kb <= quiet.rss_kb + MEMORY_LEFT_KB_MAX);
+    let after = scene.footprint();
+    println!("{name}\n  before  {before_waits}\n  during  {waits}\n  after   {after_waits}");
+    println!("  quiet   {quiet}\n  crowd   {during}\n  after   {after}");
+    assert!(after.peak_kb < MEMORY_KB_MAX, "{name}: {} KB at most", after.peak_kb);
+    scene.assert_unnoticed();
+    let log = scene.place.server_log();
+    assert!(!log.contains("panicked"), "{log}");
+}
+
+/// SIGTERM in the middle of a crowd: what is under way is answered, nothing new is, and the run goes on.
+fn stops(name: &str, gather: impl FnOnce(&Scene) -> Crowd) {
+    let _alone = alone();
+    let mut scene = Scene::new();
+    let address = scene.address();
+    let crowd = gather(&scene);
+    // Two requests that are under way: one that waits for news, and one whose answer is long.
+    let version = scene.place.pipeline()["version"].as_u64().expect("a number");
+    let mut waiting = scene.place.wire();
+    waiting.ask("GET", &format!("/api/pipeline?after={version}&wait=60"));
+    let mut reading = scene.place.wire();
+    reading.ask("GET", "/api/logs?since=0&limit=5000");
+    let mut first = [0; 1];
+    reading.writer().read_exact(&mut first).expect("its answer begins");
+
+    let began = Instant::now();
+    let reader = thread::spawn(move || {
+        reading.unread(first[0]);
+        reading.try_answer(false)
+    });
+    let code = scene.place.stop_server();
+    println!("{name}\n  from SIGTERM to the end of the server: {:?} (goal: 2 s)", began.elapsed());
+    assert_eq!(code, 0);
+    let news = waiting.answer();
+    assert_eq!((news.status, news.header("Connection")), (200, Some("close")), "{}", news.body);
+    assert_eq!(news.body["pipeline"]["version"], version, "unchanged, and early");
+    assert!(waiting.ends_silently());
+    let page = reader.join().expect("no panic").expect("the whole answer");
+    assert!(page.body["lines"].as_array().is_some_and(|lines| lines.len() > 500), "{}", page.status);
+    let refused = TcpStream::connect(address).expect_err("nobody listens");
+    assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+    assert!(!scene.place.runtime().join("server.json").exists());
+    drop(crowd);
+
+    assert!(is_alive(scene.leader) && is_alive(scene.shim), "the run goes on");
+    scene.place.start_server();
+    scene.assert_unnoticed();
+    let log = scene.place.server_log();
+    assert!(!log.contains("panicked"), "{log}");
+}
+
+#[test]
+fn two_thousand_idle_connections() {
+    endures("2,000 idle connections", |scene| crowd::idle(scene.address(), 2_000));
+    stops("2,000 idle connections", |scene| crowd::idle(scene.address(), 2_000));
+}
+
+#[test]
+fn five_hundred_heads_a_byte_a_second() {
+    endures("500 slow heads", |scene| crowd::slow_heads(scene.address(), 500));
+    stops("500 slow heads", |scene| crowd::slow_heads(scene.address(), 500));
+}
+
+#[test]
+fn five_hundred_stalled_bodies() {
+    endures("500 stalled bodies", |scene| crowd::stalled_bodies(scene.address(), 500));
+    stops("500 stalled bodies", |scene| crowd::stalled_bodies(scene.address(), 500));
+}
+
+#[test]
+fn three_hundred_bodies_of_a_megabyte() {
+    endures("300 bodies of a megabyte", |scene| crowd::heavy_bodies(scene.address(), 300));
+    stops("300 bodies of a megabyte", |scene| crowd::heavy_bodies(scene.address(), 300));
+}
+
+#[test]
+fn two_hundred_readers_that_do_not_read() {
+    endures("200 slow readers", |scene| crowd::slow_readers(scene.address(), 200));
+    stops("200 slow readers", |scene| crowd::slow_readers(scene.address(), 200));
+}
+
+#[test]
+fn sixty_thousand_pipelined_requests() {
+    endures("60,000 pipelined requests", |scene| crowd::pipelined(scene.address(), 60_000).until_answered());
+    stops("60,000 pipelined requests", |scene| crowd::pipelined(scene.address(), 60_000));
+}
+
+#[test]
+fn ten_thousand_connects_and_resets() {
+    endures("10,000 connects and resets", |scene| crowd::resets(scene.address(), 10_000).until_answered());
+    stops("10,000 connects and resets", |scene| crowd::resets(scene.address(), 10_000));
+}
+
+#[test]
+fn more_connections_than_descriptors() {
+    let scarce = |scene: &Scene| {
+        scene.give_descriptors(scene.footprint().descriptors + 50);
+        crowd::idle(scene.address(), 400)
+    };
+    endures("out of descriptors", scarce);
+    stops("out of descriptors", scarce);
+}
+
+#[test]
+fn five_hundred_and_twelve_that_wait_for_news() {
+    let polls = |scene: &Scene| {
+        let version = scene.place.pipeline()["version"].as_u64().expect("a number");
+        crowd::long_polls(scene.address(), 512, version)
+    };
+    endures("512 long polls", polls);
+    stops("512 long polls", polls);
+}
+
+#[test]
+fn connections_that_are_all_busy_give_way_to_a_newcomer() {
+    // More than are let in, and none of them waits for its next request: half wait for news, half do not read.
+    let busy = |scene: &Scene| {
+        let version = scene.place.pipeline()["version"].as_u64().expect("a number");
+        crowd::long_polls(scene.address(), 256, version).and(crowd::slow_readers(scene.address(), 400))
+    };
+    endures("256 long polls and 400 slow readers", busy);
+    stops("256 long polls and 400 slow readers", busy);
+}
+
+#[test]
+fn a_thousand_that_come_while_the_server_can_not_run_are_all_answered() {
+    let _alone = alone();
+    let scene = Scene::new();
+    let server = scene.place.server_pid();
+    signal(server, "STOP");
+    until_true("it stands still", || support::is_stopped(server));
+    // The kernel takes them in as long as its queue has room; beyond that a connect is not answered at all.
+    let wires: Vec<_> = (0..1_000)
+        .map(|_| {
+            let stream = TcpStream::connect_timeout(&scene.address(), Duration::from_secs(20)).expect("the queue has room");
+            let mut wire = Wire::of(stream);
+            wire.ask("GET", "/api/pipeline");
+            wire
+        })
+        .collect();
+    signal(server, "CONT");
+    for (n, mut wire) in wires.into_iter().enumerate() {
+        assert_eq!(wire.answer().status, 200, "number {n}");
+    }
+    scene.assert_unnoticed();
+}
