@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::FORMAT;
+use super::{FORMAT, from_line};
 use crate::clock::Timestamp;
 use crate::pipeline::{Entry, Fact};
 use crate::private::private_file;
@@ -110,7 +110,7 @@ pub fn read_header(path: &Path) -> Result<Header, JournalError> {
 }
 
 fn parse_header(line: &[u8]) -> Result<Header, JournalError> {
-    let format: FormatOnly = serde_json::from_slice(line).map_err(JournalError::Damaged)?;
+    let format: FormatOnly = from_line(line).map_err(JournalError::Damaged)?;
     if format.format > FORMAT {
         return Err(JournalError::Newer { found: format.format });
     }

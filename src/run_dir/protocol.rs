@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
@@ -154,6 +155,15 @@ pub fn to_line(value: &impl Serialize) -> Vec<u8> {
     line
 }
 
+/// A line as the value that it says. Only an object is one: serde takes a list for a struct's fields in order, so that words of some other
+/// version would be understood, and wrongly.
+pub fn from_line<T: DeserializeOwned>(line: &[u8]) -> Result<T, serde_json::Error> {
+    if line.trim_ascii_start().starts_with(b"[") {
+        return Err(serde::de::Error::custom("it is a list, and no object"));
+    }
+    serde_json::from_slice(line)
+}
+
 /// Cuts a byte stream into lines, with a limit.
 #[derive(Debug)]
 pub struct LineReader {
@@ -222,6 +232,14 @@ mod tests {
         assert_eq!(command, Command::Unknown);
         let reply: Reply = serde_json::from_str(r#"{"reply":3,"error":"tired","new":1}"#).expect("reads");
         assert_eq!(reply.error, Some(ReplyError::Other));
+    }
+
+    #[test]
+    fn a_list_is_not_taken_for_a_reply() {
+        assert!(serde_json::from_slice::<Message>(b"[5]").is_ok(), "else all of this is not needed any more");
+        assert!(from_line::<Message>(b"[5]").is_err() && from_line::<Message>(b" \t[5]").is_err());
+        assert!(from_line::<Command>(br#"["pause",1]"#).is_err());
+        assert!(matches!(from_line(br#" {"reply":5}"#), Ok(Message::Reply(_))));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 
-use crate::run_dir::{Command, LineReader, Message, Reply, ReplyError, to_line};
+use crate::run_dir::{Command, LineReader, Message, Reply, ReplyError, from_line, to_line};
 
 /// More than this many at once are not servers of ours: the one that has been here longest goes.
 const CONNECTIONS_MAX: usize = 4;
@@ -129,7 +129,7 @@ impl Connection {
 
     fn take_lines(&mut self, commands: &mut Vec<(ConnectionId, Command)>) {
         while let Some(line) = self.lines.next_line() {
-            match serde_json::from_slice(&line) {
+            match from_line(&line) {
                 Ok(Command::Unknown) => self.refuse_unknown(&line),
                 Ok(command) => commands.push((self.id, command)),
                 // What does not read as a command has no tag to answer to.
@@ -145,7 +145,7 @@ impl Connection {
         struct Tagged {
             tag: u64,
         }
-        if let Ok(Tagged { tag }) = serde_json::from_slice(line) {
+        if let Ok(Tagged { tag }) = from_line(line) {
             let detail = Some("the run's own process is older than the server and does not know this".to_owned());
             self.push(&to_line(&Reply { reply: tag, error: Some(ReplyError::UnknownCommand), detail }));
         }

@@ -28,7 +28,7 @@ use signal_hook::consts::signal;
 
 use crate::kill_point::KillPoint;
 use crate::process::{self, is_disk_full};
-use crate::run_dir::{LaunchSpec, LineReader, RunDir, Trouble, to_line};
+use crate::run_dir::{LaunchSpec, LineReader, RunDir, Trouble, from_line, to_line};
 
 /// How long the server may take to say what to run. It wrote that before it looked at anything else, so a longer silence means that it died.
 const SPEC_WAIT: Duration = Duration::from_secs(10);
@@ -149,7 +149,7 @@ fn read_spec(stdin: OwnedFd) -> Result<(LaunchSpec, UnixStream, Vec<u8>), ShimEr
         let count = stream.read(&mut buffer).in_step("read the launch specification")?;
         lines.push(&buffer[..count]);
         if let Some(line) = lines.next_line() {
-            let spec = serde_json::from_slice(&line).map_err(ShimError::Spec)?;
+            let spec = from_line(&line).map_err(ShimError::Spec)?;
             return Ok((spec, stream, lines.into_rest()));
         }
         if count == 0 || lines.is_over_limit() {

@@ -276,7 +276,7 @@ fn read_messages(mut stream: UnixStream, number: ConnectionNumber, events: &Send
         lines.push(&buffer[..count]);
         let mut messages: Vec<Message> = Vec::new();
         while let Some(line) = lines.next_line() {
-            match serde_json::from_slice(&line) {
+            match run_dir::from_line(&line) {
                 Ok(message) => messages.push(message),
                 Err(error) => ::log::warn!("the shim said something that this version does not understand: {error}"),
             }

@@ -6,6 +6,7 @@
 //! without one as well.
 
 mod differences;
+mod draft;
 mod generate;
 
 use std::collections::BTreeMap;

@@ -10,7 +10,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 if ! command -v rustup >/dev/null || ! rustup run nightly rustc --version >/dev/null 2>&1; then
-  echo "fuzz: a nightly compiler is missing, which the fuzzer's instrumentation needs; to get it: rustup toolchain install nightly --profile minimal" >&2
+  echo "fuzz: a nightly compiler is missing, which the fuzzer's instrumentation needs; to get it, with rustup (https://rustup.rs): rustup toolchain install nightly --profile minimal" >&2
   exit 1
 fi
 if ! cargo fuzz --version >/dev/null 2>&1; then
@@ -26,7 +26,7 @@ targets=("${targets[@]#corpus/}")
 
 # No sanitizer: there is no unsafe code in what is fuzzed, and without one it is twice as fast. Overflows and debug assertions are checked.
 cargo +nightly fuzz build --fuzz-dir . --sanitizer none
-bin=target/$(rustc +nightly -vV | sed -n 's/^host: //p')/release
+bin=target/$(rustup run nightly rustc -vV | sed -n 's/^host: //p')/release
 
 # Longer inputs find no more, only later; a head's limits lie higher than the others'.
 length_max() {

@@ -41,7 +41,7 @@ fn read_what_lies_there(folder: &Path, [mode, first, second, third, how, lines]:
         content.splice(at..at, std::iter::repeat_n(b'x', 70_000));
     }
     let begin = if mode & 4 == 0 { 0 } else { 5_000 };
-    let mut cuts: Vec<usize> = [first, second, third].iter().map(|cut| content.len() * usize::from(*cut) / 256).collect();
+    let mut cuts: Vec<usize> = [first, second, third].iter().map(|cut| content.len() * usize::from(*cut) / 255).collect();
     cuts.sort_unstable();
     let mut segments = Vec::new();
     let mut from = 0;

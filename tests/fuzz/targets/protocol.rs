@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 
-use autoappdev::run_dir::{Command, LaunchSpec, LineReader, Message, to_line};
+use autoappdev::run_dir::{Command, LaunchSpec, LineReader, Message, from_line, to_line};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -31,7 +31,7 @@ pub fn run(bytes: &[u8]) {
 
 /// A message holds the key that tells its kind: what no version of this knows is taken for none.
 fn tells_what_it_is(line: &[u8]) {
-    let Ok(message) = serde_json::from_slice::<Message>(line) else { return };
+    let Ok(message) = from_line::<Message>(line) else { return };
     let Ok(Value::Object(said)) = serde_json::from_slice(line) else { panic!("a message is no object") };
     let key = match message {
         Message::Fact(_) => "fact",
@@ -57,8 +57,8 @@ fn cut(pieces: &[&[u8]]) -> (Vec<Vec<u8>>, Vec<u8>) {
 
 /// What is understood is one line again, and means the same.
 fn said_again<T: DeserializeOwned + Serialize + PartialEq + Debug>(line: &[u8]) {
-    let Ok(said) = serde_json::from_slice::<T>(line) else { return };
+    let Ok(said) = from_line::<T>(line) else { return };
     let again = to_line(&said);
     assert_eq!(again.iter().position(|byte| *byte == b'\n'), Some(again.len() - 1));
-    assert_eq!(serde_json::from_slice::<T>(&again).expect("reads"), said);
+    assert_eq!(from_line::<T>(again.trim_ascii_end()).expect("reads"), said);
 }
