@@ -255,7 +255,7 @@ fn a_head_without_an_end_is_refused_and_not_kept() {
     let place = place();
     let before = footprint(&place);
     for begin in ["GET /", "GET / HTTP/1.1\r\nX: ", "GET / HTTP/1.1\r\nHost: localhost\r\nX"] {
-        let mut wire = place.wire();
+        let wire = place.wire();
         let mut pen = wire.writer();
         pen.write_all(begin.as_bytes()).expect("it is taken");
         // 400 MiB, were they taken.
