@@ -192,7 +192,6 @@ fn a_panic_or_an_error_while_an_answer_is_read_cuts_it_off_where_its_client_can_
         assert!(answer.ends_with("\r\n\r\n5\r\nfirst\r\n"), "no last chunk: {answer:?}");
         assert_eq!(running.wire().get("/").status, 200, "the others go on");
     }
-    // No thread, no seat is left of them: the stop does not wait.
     running.server.stop();
 }
 

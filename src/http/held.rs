@@ -213,7 +213,7 @@ mod tests {
     fn turns_are_taken_in_order_and_too_many_that_wait_are_refused_oldest_first() {
         let answers = Answers::default();
         let (open, is_open) = (Mutex::new(false), Condvar::new());
-        let hold = || drop(is_open.wait_while(open.lock().expect("whole"), |open| !*open).expect("whole"));
+        let hold = || Ok(*is_open.wait_while(open.lock().expect("whole"), |open| !*open).expect("whole"));
         let until = |what: &dyn Fn(&Makers) -> bool| {
             let deadline = std::time::Instant::now() + std::time::Duration::from_mins(1);
             while !what(&answers.makers.lock().expect("whole")) {
@@ -222,18 +222,7 @@ mod tests {
             }
         };
         std::thread::scope(|scope| {
-            let working: Vec<_> = (0..MAKERS_MAX)
-                .map(|_| {
-                    scope.spawn(|| {
-                        answers
-                            .make(|| {
-                                hold();
-                                Ok(())
-                            })
-                            .is_ok()
-                    })
-                })
-                .collect();
+            let working: Vec<_> = (0..MAKERS_MAX).map(|_| scope.spawn(|| answers.make(hold).is_ok())).collect();
             until(&|makers| makers.at_work == MAKERS_MAX);
             let waiting: Vec<_> = (0..WAITING_MAX + 2)
                 .map(|n| {

@@ -27,7 +27,7 @@ const LOOK: Duration = Duration::from_millis(10);
 /// A crowd.
 pub(crate) struct Crowd {
     /// Connections that do nothing more.
-    _idle: Vec<TcpStream>,
+    idle: Vec<TcpStream>,
     hand: Option<JoinHandle<()>>,
     is_over: Arc<AtomicBool>,
     /// So many threads the server has at least while it is there.
@@ -36,7 +36,7 @@ pub(crate) struct Crowd {
 
 impl Crowd {
     fn of(idle: Vec<TcpStream>, threads_min: u64) -> Self {
-        Self { _idle: idle, hand: None, is_over: Arc::default(), threads_min }
+        Self { idle, hand: None, is_over: Arc::default(), threads_min }
     }
 
     /// A crowd whose members need a hand to do something now and then.
@@ -44,7 +44,7 @@ impl Crowd {
         let is_over = Arc::new(AtomicBool::new(false));
         let over = is_over.clone();
         let hand = Some(thread::spawn(move || hand(&over)));
-        Self { _idle: Vec::new(), hand, is_over, threads_min }
+        Self { idle: Vec::new(), hand, is_over, threads_min }
     }
 
     /// For a crowd that comes to an end by itself.
@@ -57,7 +57,7 @@ impl Crowd {
 
     /// Both at once.
     pub(crate) fn and(mut self, mut other: Self) -> Self {
-        other._idle.append(&mut self._idle);
+        other.idle.append(&mut self.idle);
         assert!(self.hand.is_none(), "only the other one's hand is kept");
         other
     }
@@ -72,6 +72,7 @@ impl Crowd {
 impl Drop for Crowd {
     fn drop(&mut self) {
         self.is_over.store(true, Ordering::SeqCst);
+        self.idle.clear();
         if let Some(Err(panic)) = self.hand.take().map(JoinHandle::join)
             && !thread::panicking()
         {

@@ -20,7 +20,7 @@ use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit, setrlimit};
 use serde_json::json;
 use support::footprint::Footprint;
 use support::wire::Wire;
-use support::{Place, is_alive, signal, until_true};
+use support::{Place, is_alive, signal, until, until_true};
 
 use crowd::Crowd;
 
@@ -89,9 +89,13 @@ impl Scene {
         Footprint::of(self.place.server_pid())
     }
 
-    /// How far the pipeline has counted, read by a client that is new each time.
+    /// How far the pipeline has counted, read by a client that is new each time. Where hundreds ask for long answers at the same time it
+    /// may be told to try again, and does.
     fn counted(&self) -> u64 {
-        let tail = self.place.get("/api/logs/tail?lines=1").ok();
+        let tail = until("the log can be read", || {
+            let answer = self.place.get("/api/logs/tail?lines=1");
+            if answer.error() == "busy" { None } else { Some(answer.ok()) }
+        });
         let line = tail["lines"][0]["line"].as_str().expect("text");
         line.strip_prefix("line ").and_then(|number| number.parse().ok()).expect("it counts")
     }
