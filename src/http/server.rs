@@ -13,7 +13,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use rouille::{Request, Response};
-use rustix::event::{PollFd, PollFlags};
+use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::connection;
 use super::head::Broken;
@@ -23,6 +23,11 @@ const CONNECTIONS_MAX: usize = 512;
 
 /// Above this many a newcomer is turned away: all are busy, with long polls for instance, and those that gave way are still leaving.
 const CONNECTIONS_CEILING: usize = CONNECTIONS_MAX + 64;
+
+/// How long a connection may wait for its next request. From the first byte of one on it has the limits of a head and of a body, which
+/// are over before this is.
+const IDLE_LIMIT: Duration = Duration::from_mins(1);
+const _: () = assert!(IDLE_LIMIT.as_secs() > connection::HEAD_LIMIT.as_secs() + connection::BODY_LIMIT.as_secs());
 
 /// How long a stop waits for requests that are being answered.
 const STOP_LIMIT: Duration = Duration::from_millis(700);
@@ -53,6 +58,7 @@ pub struct Server {
 pub(super) struct Shared {
     pub(super) handler: Box<dyn Handler>,
     is_stopping: AtomicBool,
+    idle_limit: Duration,
     open: Mutex<BTreeMap<u64, Slot>>,
     closed: Condvar,
 }
@@ -74,12 +80,17 @@ const BUSY: u64 = u64::MAX;
 impl Server {
     /// Begins to accept on `listener`.
     pub fn start(listener: TcpListener, handler: Box<dyn Handler>) -> io::Result<Self> {
+        Self::start_with(listener, handler, IDLE_LIMIT)
+    }
+
+    fn start_with(listener: TcpListener, handler: Box<dyn Handler>, idle_limit: Duration) -> io::Result<Self> {
         let address = listener.local_addr()?;
         listener.set_nonblocking(true)?;
         let (wake, woken) = UnixStream::pair()?;
         let shared = Arc::new(Shared {
             handler,
             is_stopping: AtomicBool::new(false),
+            idle_limit,
             open: Mutex::new(BTreeMap::new()),
             closed: Condvar::new(),
         });
@@ -164,7 +175,8 @@ fn accept(shared: &Arc<Shared>, listener: &TcpListener, woken: &UnixStream) {
     let mut number = 0;
     while !shared.is_stopping() {
         let mut fds = [PollFd::new(listener, PollFlags::IN), PollFd::new(woken, PollFlags::IN)];
-        if rustix::event::poll(&mut fds, None).is_err() {
+        let limit = close_idle(shared, began).and_then(|wait| Timespec::try_from(wait).ok());
+        if rustix::event::poll(&mut fds, limit.as_ref()).is_err() {
             continue;
         }
         loop {
@@ -217,6 +229,29 @@ fn seat(shared: &Arc<Shared>, number: u64, stream: TcpStream, from: SocketAddr, 
         .map(drop)
 }
 
+/// Closes the connections that have waited for too long. After what time to look again; none where nobody is connected: the server sleeps.
+fn close_idle(shared: &Shared, began: Instant) -> Option<Duration> {
+    let limit = shared.idle_limit;
+    let open = shared.lock();
+    let now = began.elapsed();
+    // Who is busy now can begin to wait right after this look, and is due a limit after that.
+    let mut next = (!open.is_empty()).then_some(limit)?;
+    for slot in open.values() {
+        let since = slot.state.waits_since_ms.load(Ordering::SeqCst);
+        if since == BUSY {
+            continue;
+        }
+        let waited = now.saturating_sub(Duration::from_millis(since));
+        if waited >= limit {
+            give_way(slot);
+        } else {
+            next = next.min(limit - waited);
+        }
+    }
+    // Stamps are whole milliseconds: not a moment before.
+    Some(next + Duration::from_millis(1))
+}
+
 /// Closes the connection that has waited longest, when `limit` or more are open.
 fn make_room(shared: &Shared, limit: usize) {
     let open = shared.lock();
@@ -229,8 +264,122 @@ fn make_room(shared: &Shared, limit: usize) {
         .filter(|(since, _)| *since != BUSY)
         .min_by_key(|(since, _)| *since);
     if let Some((_, slot)) = longest {
-        // Its thread wakes up from reading and takes its leave; from here on it does not count as waiting.
-        slot.state.waits_since_ms.store(BUSY, Ordering::SeqCst);
-        let _already_closed = slot.stream.shutdown(Shutdown::Both);
+        give_way(slot);
+    }
+}
+
+/// Its thread wakes up from reading and takes its leave; from here on it does not count as waiting.
+fn give_way(slot: &Slot) {
+    slot.state.waits_since_ms.store(BUSY, Ordering::SeqCst);
+    let _already_closed = slot.stream.shutdown(Shutdown::Both);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+
+    /// Nothing waits that long unless it fails.
+    const DEADLINE: Duration = Duration::from_mins(1);
+
+    struct Hello;
+
+    impl Handler for Hello {
+        fn handle(&self, _: &Request) -> Response {
+            Response::text("hello")
+        }
+
+        fn refuse(&self, broken: &Broken, _: Option<&Request>) -> Response {
+            Response::text(broken.to_string())
+        }
+    }
+
+    fn client(server: &Server) -> TcpStream {
+        let stream = TcpStream::connect(server.address()).expect("it listens");
+        stream.set_read_timeout(Some(DEADLINE)).expect("a limit");
+        stream
+    }
+
+    /// Whether it was answered before it was closed.
+    fn is_answered(mut stream: &TcpStream) -> bool {
+        // Who is closed already may hear it here or while reading.
+        let _closed_already = stream.write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"hello") {
+            let mut piece = [0; 512];
+            match stream.read(&mut piece) {
+                Ok(count) if count > 0 => answer.extend_from_slice(&piece[..count]),
+                Ok(_) | Err(_) => return false,
+            }
+        }
+        true
+    }
+
+    #[test]
+    fn who_is_silent_for_too_long_is_let_go_and_the_others_stay() {
+        let listen = || TcpListener::bind("127.0.0.1:0").expect("a port");
+        let strict = Server::start_with(listen(), Box::new(Hello), Duration::from_millis(200)).expect("serves");
+        let patient = Server::start(listen(), Box::new(Hello)).expect("serves");
+        let (never_spoke, stays) = (client(&strict), client(&patient));
+        // On a machine that is slow enough it is over before the first word.
+        let began = Instant::now();
+        let has_spoken = loop {
+            let stream = client(&strict);
+            if is_answered(&stream) {
+                break stream;
+            }
+            assert!(began.elapsed() < DEADLINE, "nobody is answered");
+        };
+        for mut silent in [never_spoke, has_spoken] {
+            assert_eq!(silent.read(&mut [0; 8]).expect("it ends within the deadline, and not by an error"), 0);
+        }
+        assert!(is_answered(&stays));
+        strict.stop();
+        patient.stop();
+    }
+
+    #[test]
+    fn the_next_look_at_the_silent_is_due_with_the_first_of_them_and_never_while_nobody_is_connected() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let server = Server::start(listener, Box::new(Hello)).expect("serves");
+        let long_ago = Instant::now().checked_sub(Duration::from_secs(50)).expect("this machine runs for longer");
+        assert_eq!(close_idle(&server.shared, long_ago), None);
+        let stream = client(&server);
+        // Answered, and known to wait again: from here on nobody but this test changes since when.
+        let asked = || {
+            assert!(is_answered(&stream));
+            let began = Instant::now();
+            while server.shared.lock().values().any(|slot| slot.state.waits_since_ms.load(Ordering::SeqCst) == BUSY) {
+                assert!(began.elapsed() < DEADLINE, "it never waits again");
+                thread::yield_now();
+            }
+        };
+        asked();
+        let slot = |waits_since_ms: u64| {
+            for slot in server.shared.lock().values() {
+                slot.state.waits_since_ms.store(waits_since_ms, Ordering::SeqCst);
+            }
+        };
+        slot(BUSY);
+        assert_eq!(close_idle(&server.shared, long_ago), Some(IDLE_LIMIT + Duration::from_millis(1)));
+        // Silent since 30 s of 60 s.
+        slot(20_000);
+        let next = close_idle(&server.shared, long_ago).expect("somebody is connected");
+        assert!(next <= Duration::from_millis(30_001) && !next.is_zero(), "{next:?}");
+        asked();
+        // With its first byte a request is no silence any more.
+        slot(1);
+        (&stream).write_all(b"GET / HTTP/1.1\r\n").expect("it is open");
+        let sent = Instant::now();
+        while server.shared.lock().values().any(|slot| slot.state.waits_since_ms.load(Ordering::SeqCst) == 1) {
+            assert!(sent.elapsed() < DEADLINE, "a slow request counts as silence from its beginning on");
+            thread::yield_now();
+        }
+        let longer_ago = Instant::now().checked_sub(Duration::from_secs(70)).expect("this machine runs for longer");
+        slot(0);
+        assert_eq!(close_idle(&server.shared, longer_ago), Some(IDLE_LIMIT + Duration::from_millis(1)));
+        assert_eq!((&stream).read(&mut [0; 8]).expect("it ends, and not by an error"), 0);
+        server.stop();
     }
 }
