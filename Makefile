@@ -5,7 +5,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run test simulate torture check build clean binary need-tools
+.PHONY: help run test bench simulate torture check build clean binary need-tools
 # Two cargo commands at once would only wait for each other's lock.
 .NOTPARALLEL:
 
@@ -29,6 +29,10 @@ run: binary ## Build, and serve the demo pipeline on http://127.0.0.1:8788/ (ano
 test: need-tools ## Run every test
 	$(CARGO) test --locked
 	$(CARGO) test --locked --features faults --test kill_points --test clock_steps
+
+# The release binary, beside floors and peers that are measured in the same run; nginx and strace are used where they are installed.
+bench: need-tools ## Measure speed and memory in ROUNDS=20 rounds, and print the tables of docs/performance.md
+	BENCH_ROUNDS=$(or $(ROUNDS),20) $(CARGO) bench --locked --bench bench
 
 # The variables are always set: one that is left over in the environment would otherwise decide.
 torture: need-tools ## Kill and hurt the release build N=1000 times at random; SEED=<number> brings the decisions of another time back

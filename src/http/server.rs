@@ -245,7 +245,7 @@ fn close_idle(shared: &Shared, began: Instant) -> Option<Duration> {
         if waited >= limit {
             give_way(slot);
         } else {
-            next = next.min(limit - waited);
+            next = next.min(limit.saturating_sub(waited));
         }
     }
     // Stamps are whole milliseconds: not a moment before.
