@@ -5,7 +5,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run test crowds simulate torture fuzz check build clean binary need-tools
+.PHONY: help run test crowds bench simulate torture fuzz check build clean binary need-tools
 # Two cargo commands at once would only wait for each other's lock.
 .NOTPARALLEL:
 
@@ -35,6 +35,10 @@ test: need-tools ## Run every test
 crowds: export AUTOAPPDEV_CROWDS_QUESTIONS := $(or $(QUESTIONS),500)
 crowds: need-tools ## Set thousands of idle, slow and hostile connections on the release build, and print what newcomers and memory say
 	$(CARGO) test --release --locked --test crowds -- --nocapture --test-threads=1
+
+# The release binary, beside floors and peers that are measured in the same run; nginx and strace are used where they are installed.
+bench: need-tools ## Measure speed and memory in ROUNDS=20 rounds, and print the tables of docs/performance.md
+	BENCH_ROUNDS=$(or $(ROUNDS),20) $(CARGO) bench --locked --bench bench
 
 # The variables are always set: one that is left over in the environment would otherwise decide.
 torture: need-tools ## Kill and hurt the release build N=1000 times at random; SEED=<number> brings the decisions of another time back

@@ -16,12 +16,10 @@ use super::head::{self, BODY_BYTES_MAX, Broken, Framing, Head};
 use super::listener::Stream;
 use super::seats::Seat;
 
-/// How long a connection may wait for its next request.
-const IDLE_LIMIT: Duration = Duration::from_mins(1);
 /// How long a head may take from its first byte on.
-const HEAD_LIMIT: Duration = Duration::from_secs(10);
+pub(super) const HEAD_LIMIT: Duration = Duration::from_secs(10);
 /// How long a body may take.
-const BODY_LIMIT: Duration = Duration::from_secs(30);
+pub(super) const BODY_LIMIT: Duration = Duration::from_secs(30);
 /// How long a client may take to read what is written at once, [`ONE_WRITE_BYTES`] at most.
 const WRITE_LIMIT: Duration = Duration::from_secs(15);
 
@@ -120,7 +118,8 @@ struct Wire<'a> {
     stream: &'a Stream,
     seat: &'a Seat,
     unread: Vec<u8>,
-    /// The read time-out that is set, so that it is set again only when another is wanted: it costs a system call.
+    /// The read time-out that is set, so that it is set again only when another is wanted: it costs a system call. None while the next
+    /// request is waited for, which the accepting thread bounds: a timer for each read costs a fourteenth of all that a small request does.
     limit: Option<Duration>,
     /// Where reading reads to. Kept, for to clear 8 KiB anew costs more than all else that is done for a small request.
     buffer: [u8; READ_BYTES],
@@ -156,18 +155,15 @@ impl Wire<'_> {
                     self.unread.drain(..length);
                     return Ok(head);
                 }
-                deadline.get_or_insert_with(|| Instant::now() + HEAD_LIMIT);
+                if deadline.is_none() {
+                    // It has begun to speak: from here on it has the limits of a head and of a body, and no more those of who is silent.
+                    self.seat.waits();
+                    deadline = Some(Instant::now() + HEAD_LIMIT);
+                }
             }
-            let limit = match deadline {
-                None => IDLE_LIMIT,
-                Some(deadline) => left_until(deadline)?,
-            };
-            match self.read_more(limit) {
-                Ok(0) => return Err(End::Silent),
-                Ok(_) => {}
-                // Nobody spoke: nobody is to be told.
-                Err(End::Refused(Broken::TimedOut, _)) if self.unread.is_empty() => return Err(End::Silent),
-                Err(end) => return Err(end),
+            let limit = deadline.map(left_until).transpose()?;
+            if self.read_more(limit)? == 0 {
+                return Err(End::Silent);
             }
         }
     }
@@ -190,7 +186,7 @@ impl Wire<'_> {
         }
         let deadline = Instant::now() + BODY_LIMIT;
         while self.unread.len() < length {
-            if self.read_more(left_until(deadline)?)? == 0 {
+            if self.read_more(Some(left_until(deadline)?))? == 0 {
                 return Err(End::Silent);
             }
         }
@@ -217,17 +213,17 @@ impl Wire<'_> {
                 }
                 chunks.grow_no_more();
             }
-            if self.read_more(left_until(deadline)?)? == 0 {
+            if self.read_more(Some(left_until(deadline)?))? == 0 {
                 return Err(End::Silent);
             }
         }
     }
 
-    /// Reads what there is, waiting at most `limit` for the first of it. 0 at the end.
-    fn read_more(&mut self, limit: Duration) -> Result<usize, End> {
-        if self.limit != Some(limit) {
+    /// Reads what there is, waiting at most `limit` for the first of it, where there is one. 0 at the end.
+    fn read_more(&mut self, limit: Option<Duration>) -> Result<usize, End> {
+        if self.limit != limit {
             self.stream.set_read_timeout(limit)?;
-            self.limit = Some(limit);
+            self.limit = limit;
         }
         loop {
             match self.stream.read(&mut self.buffer) {
@@ -356,7 +352,7 @@ impl Wire<'_> {
         let mut thrown_away = 0;
         while let Ok(limit) = left_until(deadline) {
             self.unread.clear();
-            match self.read_more(limit) {
+            match self.read_more(Some(limit)) {
                 Ok(count) if count > 0 && thrown_away < LINGER_BYTES => thrown_away += count,
                 Ok(_) | Err(_) => return,
             }

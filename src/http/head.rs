@@ -115,7 +115,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Option<(usize, Head)>, Broken> {
     }
     let head = Head {
         method: request.method.expect("a complete head has a method").to_owned(),
-        target: origin_form(target, &read.host)?,
+        target: origin_form(target, read.host)?,
         fields: kept,
         framing: read.framing(is_http_1_0),
         expects_continue: read.expects_continue == Some(true) && !is_http_1_0,
@@ -135,14 +135,14 @@ fn text(value: &[u8]) -> String {
 }
 
 /// A target as this server routes it. A proxy's form is an address in front of the same thing (RFC 9112, section 3.2.2).
-fn origin_form(target: &str, host: &str) -> Result<String, Broken> {
+fn origin_form(target: &str, host: &[u8]) -> Result<String, Broken> {
     let no_target = Broken::Malformed("its target is no path");
     let Some(address) = target.strip_prefix("http://").or_else(|| target.strip_prefix("https://")) else {
         return if target.starts_with('/') || target == "*" { Ok(target.to_owned()) } else { Err(no_target) };
     };
     let (authority, path) = address.split_at(address.find(['/', '?', '#']).unwrap_or(address.len()));
     // Two names for one request: the one that is asked for is the target's, the one that was looked at is the Host's.
-    if !authority.eq_ignore_ascii_case(host) {
+    if !authority.as_bytes().eq_ignore_ascii_case(host) {
         return Err(Broken::Malformed("its target names another host than its Host"));
     }
     Ok(if path.starts_with('/') { path.to_owned() } else { format!("/{path}") })
@@ -150,7 +150,7 @@ fn origin_form(target: &str, host: &str) -> Result<String, Broken> {
 
 /// What the fields say about the connection and the body.
 #[derive(Default)]
-struct Fields {
+struct Fields<'h> {
     length: Option<usize>,
     is_chunked: bool,
     has_encoding: bool,
@@ -159,11 +159,11 @@ struct Fields {
     keep_alive: Option<bool>,
     asks_to_upgrade: bool,
     hosts: usize,
-    host: String,
+    host: &'h [u8],
 }
 
-impl Fields {
-    fn note(&mut self, name: &str, value: &[u8]) -> Result<(), Broken> {
+impl<'h> Fields<'h> {
+    fn note(&mut self, name: &str, value: &'h [u8]) -> Result<(), Broken> {
         let value = value.trim_ascii();
         if name.eq_ignore_ascii_case("content-length") {
             // Digits and nothing else: no sign, no list (RFC 9112, section 6.3).
@@ -194,7 +194,7 @@ impl Fields {
             }
         } else if name.eq_ignore_ascii_case("host") {
             self.hosts += 1;
-            self.host = text(value);
+            self.host = value;
         }
         Ok(())
     }

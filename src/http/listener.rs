@@ -208,10 +208,10 @@ pub(super) enum Stream {
 }
 
 impl Stream {
-    pub(super) fn set_read_timeout(&self, limit: Duration) -> io::Result<()> {
+    pub(super) fn set_read_timeout(&self, limit: Option<Duration>) -> io::Result<()> {
         match self {
-            Self::Tcp(stream) => stream.set_read_timeout(Some(limit)),
-            Self::Unix(stream) => stream.set_read_timeout(Some(limit)),
+            Self::Tcp(stream) => stream.set_read_timeout(limit),
+            Self::Unix(stream) => stream.set_read_timeout(limit),
         }
     }
 

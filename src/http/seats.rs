@@ -206,6 +206,32 @@ impl Seats {
         }
     }
 
+    /// Has those give way that have waited for a request for `limit`. After what time to look again; `None` where nobody is connected: the
+    /// server sleeps.
+    pub(super) fn close_idle(&self, limit: Duration) -> Option<Duration> {
+        self.close_idle_at(self.began.elapsed(), limit)
+    }
+
+    fn close_idle_at(&self, now: Duration, limit: Duration) -> Option<Duration> {
+        let open = self.lock();
+        // Who is busy now can begin to wait right after this look, and is due a limit after that.
+        let mut next = (!open.is_empty()).then_some(limit)?;
+        for slot in open.values() {
+            let packed = slot.activity.load();
+            if doing(packed) != Doing::Waits {
+                continue;
+            }
+            let waited = now.saturating_sub(Duration::from_millis(packed >> 2));
+            if waited >= limit {
+                slot.give_way(packed);
+            } else {
+                next = next.min(limit.saturating_sub(waited));
+            }
+        }
+        // Stamps are whole milliseconds: not a moment before.
+        Some(next + Duration::from_millis(1))
+    }
+
     /// Has the one that has waited longest give way, and waits up to `rest` for somebody to leave.
     pub(super) fn make_room(&self, rest: Duration) {
         let open = self.lock();
@@ -314,5 +340,80 @@ impl Drop for Seat {
     fn drop(&mut self) {
         self.seats.lock().remove(&self.number);
         self.seats.closed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::os::unix::net::UnixStream;
+
+    use rouille::{Request, Response};
+
+    use super::*;
+    use crate::http::Broken;
+
+    struct Nobody;
+
+    impl Handler for Nobody {
+        fn handle(&self, _: &Request) -> Response {
+            Response::empty_404()
+        }
+
+        fn refuse(&self, _: &Broken, _: Option<&Request>) -> Response {
+            Response::empty_404()
+        }
+    }
+
+    fn sit(seats: &Arc<Seats>, number: u64, from: &str) -> Option<(Seat, UnixStream)> {
+        let (ours, theirs) = UnixStream::pair().expect("a pair");
+        let handler: Arc<dyn Handler> = Arc::new(Nobody);
+        let seat = seats.seat(number, &Arc::new(Stream::Unix(ours)), from.parse().expect("an address"), &handler)?;
+        theirs.set_nonblocking(true).expect("ours");
+        Some((seat, theirs))
+    }
+
+    fn is_closed(mut stream: &UnixStream) -> bool {
+        matches!(stream.read(&mut [0]), Ok(0))
+    }
+
+    #[test]
+    fn the_next_look_at_the_silent_is_due_with_the_first_of_them_and_never_while_nobody_is_connected() {
+        let (seats, limit, s) = (Arc::new(Seats::new()), Duration::from_secs(60), Duration::from_secs);
+        let since = |seat: &Seat| Duration::from_millis(seat.activity.load() >> 2);
+        assert_eq!(seats.close_idle_at(s(1000), limit), None);
+        let (first, first_stream) = sit(&seats, 1, "127.0.0.1").expect("room");
+        let (second, second_stream) = sit(&seats, 2, "127.0.0.1").expect("room");
+        assert!(second.works());
+        let began = since(&first);
+        assert_eq!(seats.close_idle_at(began + s(20), limit), Some(s(40) + Duration::from_millis(1)));
+        assert_eq!(seats.close_idle_at(began + s(60), limit), Some(limit + Duration::from_millis(1)), "the other is busy");
+        assert!(is_closed(&first_stream) && !is_closed(&second_stream));
+        assert!(!first.works(), "what it was asked meanwhile is not done");
+        // Who takes an answer slowly has another limit.
+        second.writes();
+        assert!(seats.close_idle_at(since(&second) + s(600), limit).is_some() && !is_closed(&second_stream));
+        drop((first, second));
+        assert_eq!(seats.close_idle_at(s(1000), limit), None);
+    }
+
+    #[test]
+    fn another_machines_address_has_so_many_seats_and_takes_its_own() {
+        let seats = Arc::new(Seats::new());
+        let (own, own_stream) = sit(&seats, 0, "127.0.0.1").expect("room");
+        let (friend, friend_stream) = sit(&seats, 1, "10.0.0.7").expect("room");
+        let full = FROM_ONE_ADDRESS_MAX + FROM_ONE_ADDRESS_MAX / ONE_MORE_IN;
+        let crowd: Vec<_> = (10..).take(full).map_while(|number| sit(&seats, number, "10.0.0.6")).collect();
+        assert_eq!(crowd.len(), full);
+        let closed = crowd.iter().filter(|(_, stream)| is_closed(stream)).count();
+        assert_eq!(closed, full - FROM_ONE_ADDRESS_MAX, "the first to come gave way to the last");
+        assert!(is_closed(&crowd[0].1) && !is_closed(&crowd[full - 1].1));
+        assert!(!is_closed(&own_stream) && !is_closed(&friend_stream), "nobody else did");
+        // Those that gave way have not left: no more of that address until they do.
+        assert!(sit(&seats, 1000, "10.0.0.6").is_none());
+        assert!(sit(&seats, 1001, "10.0.0.8").is_some() && sit(&seats, 1002, "127.0.0.1").is_some());
+        drop(crowd);
+        assert!(sit(&seats, 1003, "10.0.0.6").is_some());
+        drop((own, friend));
     }
 }

@@ -12,7 +12,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use rouille::{Request, Response};
-use rustix::event::{PollFd, PollFlags};
+use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::connection;
 use super::head::Broken;
@@ -21,6 +21,11 @@ use super::seats::Seats;
 
 /// How many are accepted at one listener before the others get their turn.
 const ACCEPTED_IN_A_TURN: usize = 64;
+
+/// How long a connection may wait for its next request. From the first byte of one on it has the limits of a head and of a body, which
+/// are over before this is.
+const IDLE_LIMIT: Duration = Duration::from_mins(1);
+const _: () = assert!(IDLE_LIMIT.as_secs() > connection::HEAD_LIMIT.as_secs() + connection::BODY_LIMIT.as_secs());
 
 /// How long a stop waits for requests that are being answered.
 const STOP_LIMIT: Duration = Duration::from_millis(700);
@@ -62,12 +67,17 @@ pub struct Server {
 impl Server {
     /// Begins to accept.
     pub fn start(entrances: Vec<Entrance>) -> io::Result<Self> {
+        Self::start_with(entrances, IDLE_LIMIT)
+    }
+
+    fn start_with(entrances: Vec<Entrance>, idle_limit: Duration) -> io::Result<Self> {
         let addresses = entrances.iter().filter_map(|entrance| entrance.listener.address()).collect();
         let probe = Probe { ways_in: entrances.iter().map(|entrance| entrance.listener.way_in()).collect::<io::Result<_>>()? };
         let (wake, woken) = UnixStream::pair()?;
         let seats = Arc::new(Seats::new());
         let accepting = seats.clone();
-        let thread = thread::Builder::new().name("accept".to_owned()).spawn(move || accept(&accepting, &entrances, &woken))?;
+        let thread =
+            thread::Builder::new().name("accept".to_owned()).spawn(move || accept(&accepting, &entrances, &woken, idle_limit))?;
         Ok(Self { addresses, probe, seats, wake, thread })
     }
 
@@ -111,7 +121,7 @@ impl Probe {
 
     fn ask(way_in: &WayIn, limit: Duration) -> io::Result<bool> {
         let stream = way_in.connect(limit)?;
-        stream.set_read_timeout(limit)?;
+        stream.set_read_timeout(Some(limit))?;
         stream.set_write_timeout(limit)?;
         let mut stream = &stream;
         stream.write_all(b"GET /api/pipeline HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
@@ -127,7 +137,7 @@ impl fmt::Debug for Server {
     }
 }
 
-fn accept(seats: &Arc<Seats>, entrances: &[Entrance], woken: &UnixStream) {
+fn accept(seats: &Arc<Seats>, entrances: &[Entrance], woken: &UnixStream, idle_limit: Duration) {
     let mut number = 0;
     let mut warned = None;
     // Which way it failed, and room for another try.
@@ -141,7 +151,8 @@ fn accept(seats: &Arc<Seats>, entrances: &[Entrance], woken: &UnixStream) {
     let mut fds: Vec<PollFd<'_>> = entrances.iter().map(|entrance| PollFd::new(&entrance.listener, PollFlags::IN)).collect();
     fds.push(PollFd::new(woken, PollFlags::IN));
     while !seats.is_stopping() {
-        if rustix::event::poll(&mut fds, None).is_err() {
+        let limit = seats.close_idle(idle_limit).and_then(|wait| Timespec::try_from(wait).ok());
+        if rustix::event::poll(&mut fds, limit.as_ref()).is_err() {
             continue;
         }
         let ready = entrances.iter().zip(&fds).filter(|(_, fd)| !fd.revents().is_empty());
@@ -195,3 +206,72 @@ fn seat(seats: &Arc<Seats>, entrance: &Entrance, number: u64, stream: Stream, fr
 const TOO_MANY: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: 70\r\nRetry-After: 1\r\n\
     Connection: close\r\n\r\n{\"ok\":false,\"error\":\"busy\",\"detail\":\"too many connections; try again\"}";
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpStream;
+
+    use super::*;
+
+    /// Nothing waits that long unless it fails.
+    const DEADLINE: Duration = Duration::from_mins(1);
+
+    struct Hello;
+
+    impl Handler for Hello {
+        fn handle(&self, _: &Request) -> Response {
+            Response::text("hello")
+        }
+
+        fn refuse(&self, broken: &Broken, _: Option<&Request>) -> Response {
+            Response::text(broken.to_string())
+        }
+    }
+
+    fn client(server: &Server) -> TcpStream {
+        let stream = TcpStream::connect(server.addresses()[0]).expect("it listens");
+        stream.set_read_timeout(Some(DEADLINE)).expect("a limit");
+        stream
+    }
+
+    /// Whether it was answered before it was closed.
+    fn is_answered(mut stream: &TcpStream) -> bool {
+        // Who is closed already may hear it here or while reading.
+        let _closed_already = stream.write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"hello") {
+            let mut piece = [0; 512];
+            match stream.read(&mut piece) {
+                Ok(count) if count > 0 => answer.extend_from_slice(&piece[..count]),
+                Ok(_) | Err(_) => return false,
+            }
+        }
+        true
+    }
+
+    #[test]
+    fn who_is_silent_for_too_long_is_let_go_and_the_others_stay() {
+        let entrance = || {
+            let listener = Listener::tcp(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a port");
+            vec![Entrance { listener, handler: Arc::new(Hello) }]
+        };
+        let strict = Server::start_with(entrance(), Duration::from_millis(200)).expect("serves");
+        let patient = Server::start(entrance()).expect("serves");
+        let (never_spoke, stays) = (client(&strict), client(&patient));
+        // On a machine that is slow enough it is over before the first word.
+        let began = Instant::now();
+        let has_spoken = loop {
+            let stream = client(&strict);
+            if is_answered(&stream) {
+                break stream;
+            }
+            assert!(began.elapsed() < DEADLINE, "nobody is answered");
+        };
+        for mut silent in [never_spoke, has_spoken] {
+            assert_eq!(silent.read(&mut [0; 8]).expect("it ends within the deadline, and not by an error"), 0);
+        }
+        assert!(is_answered(&stays));
+        strict.stop();
+        patient.stop();
+    }
+}

@@ -100,6 +100,8 @@ pub struct Published {
     pub snapshot: Snapshot,
     /// The body of `GET /api/pipeline`, made once for all readers.
     pub body: String,
+    /// The version as an `ETag`, quotes and all.
+    pub etag: String,
 }
 
 /// What can be wrong while the server serves. Each has a sentence of its own in health, so that one that passes leaves the others.
@@ -261,5 +263,6 @@ fn publish(snapshot: Snapshot) -> Arc<Published> {
         pipeline: &'a Snapshot,
     }
     let body = serde_json::to_string(&Body { pipeline: &snapshot }).expect("a snapshot is plain data");
-    Arc::new(Published { snapshot, body })
+    let etag = format!("\"{}\"", snapshot.version);
+    Arc::new(Published { snapshot, body, etag })
 }
