@@ -56,7 +56,7 @@ fn start_sleep(place: &Place) -> (u32, i64) {
 fn arguments_folder_and_environment_reach_the_script() {
     let mut place = Place::new();
     place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "tell.sh");
-    place.set_env("AUTOAPPDEV_TOKEN", "not for scripts");
+    place.use_token("not-for-scripts-at-all");
     place.set_env("INHERITED", "from the server");
     place.set_env("REPLACED", "from the server");
     place.start_server();
@@ -85,9 +85,9 @@ fn arguments_folder_and_environment_reach_the_script() {
     assert_eq!(value("AUTOAPPDEV_RUN_ID"), Some(run_id.to_string().as_str()));
     assert_eq!(value("AUTOAPPDEV_RUNTIME_DIR").map(Path::new), Some(&*place.runtime().canonicalize().expect("there")));
     assert_eq!(value("AUTOAPPDEV_TOKEN"), None);
-    assert!(!environment.values().any(|value| value.contains("not for scripts")));
+    assert!(!environment.values().any(|value| value.contains("not-for-scripts")));
     let shim = place.shim_pid(run_id);
-    assert!(!self::environment(shim).values().any(|value| value.contains("not for scripts")), "the shim needs no secret");
+    assert!(!self::environment(shim).values().any(|value| value.contains("not-for-scripts")), "the shim needs no secret");
     let run = place.run(run_id);
     assert_eq!((&run["args"], &run["cwd"]), (&json!(args), &json!(canonical)));
 }
