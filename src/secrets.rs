@@ -95,7 +95,7 @@ impl Secrets {
 #[derive(Debug, thiserror::Error)]
 pub enum SecretError {
     /// The file cannot be read or written.
-    #[error("keep a secret in {}: {cause}; this user must be able to read and write that folder", path.display())]
+    #[error("keep a secret in {}: {cause}; that takes a little room on the disk, and a folder that this user may read and write", path.display())]
     Io {
         /// The file.
         path: PathBuf,

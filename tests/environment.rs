@@ -56,7 +56,7 @@ fn start_sleep(place: &Place) -> (u32, i64) {
 fn arguments_folder_and_environment_reach_the_script() {
     let mut place = Place::new();
     place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "tell.sh");
-    place.use_token("this-is-not-for-scripts");
+    place.use_token("not-for-scripts-at-all");
     place.set_env("INHERITED", "from the server");
     place.set_env("REPLACED", "from the server");
     place.start_server();

@@ -171,16 +171,19 @@ fn two_servers_on_one_machine_do_not_log_each_other_out() {
     let mut other = Place::new();
     other.use_token(TOKEN);
     other.start_server();
-    for place in [&place, &other, &place, &other] {
-        let path = if browser.cookies().as_array().is_some_and(|cookies| cookies.len() == 2) {
-            address(place)
-        } else {
-            link(place, &[])
-        };
+    let open = |path: &str| {
         browser.open("about:blank");
-        browser.open(&path);
+        browser.open(path);
         wait_for_state(&browser, "stopped");
-    }
+    };
+    open(&link(&place, &[]));
+    open(&link(&other, &[]));
+    assert_eq!(browser.cookies().as_array().map(Vec::len), Some(2), "a browser keeps one for both ports: each has its name");
+    open(&address(&place));
+    open(&address(&other));
+    browser.click("log-out");
+    wait_form_after_log_out(&browser);
+    open(&address(&place));
     assert_ne!(
         fs::read(place.runtime().join("session-key")).expect("made"),
         fs::read(other.runtime().join("session-key")).expect("made")

@@ -208,7 +208,8 @@ impl App {
     fn renew(&self, request: &Request, page: Response) -> Response {
         let renewed = self.keys.as_ref().and_then(|keys| keys.session(request).and_then(|session| keys.renewed(session)));
         match renewed {
-            Some(cookie) => page.with_additional_header("Set-Cookie", cookie),
+            // A cache in between may keep a page, and must not hand somebody's log-in to the next one who asks.
+            Some(cookie) => page.with_additional_header("Set-Cookie", cookie).with_unique_header("Cache-Control", "no-store"),
             None => page,
         }
     }

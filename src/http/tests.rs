@@ -285,7 +285,13 @@ fn a_page_that_is_opened_stays_logged_in() {
     let app = house.network();
     let day = Duration::from_secs(24 * 60 * 60);
     let mut cookie = log_in(&app, TOKEN);
-    let open = |cookie: &str| header(&ask(&app, PHONE, "GET", "/", &[("Cookie", cookie)], ""), "Set-Cookie");
+    let open = |cookie: &str| {
+        let page = ask(&app, PHONE, "GET", "/", &[("Cookie", cookie)], "");
+        let renewed = header(&page, "Set-Cookie");
+        let kept = header(&page, "Cache-Control");
+        assert_eq!(kept.as_deref(), Some(if renewed.is_some() { "no-store" } else { "no-cache" }), "no cache keeps a log-in");
+        renewed
+    };
     let status = |cookie: &str| ask(&app, PHONE, "GET", "/api/pipeline", &[("Cookie", cookie)], "").status_code;
     assert_eq!(open(&cookie), None, "it has hardly begun");
     for _ in 0..4 {
