@@ -27,9 +27,9 @@ const WRITE_LIMIT: Duration = Duration::from_secs(15);
 const SMALL_BODY_BYTES: usize = 16 * 1024;
 
 /// What is read at a time, in bytes.
-const READ_BYTES: usize = 8 * 1024;
+const READ_BYTES: usize = 4 * 1024;
 /// An answer up to this size goes out in one write with its head; a longer one follows in pieces of this size.
-const ONE_WRITE_BYTES: usize = 32 * 1024;
+const ONE_WRITE_BYTES: usize = 16 * 1024;
 
 /// After the last answer the client may still be sending; closing at once would destroy that answer on its way (RFC 9112, section 9.6). So
 /// much and so long is read and thrown away.
@@ -52,7 +52,7 @@ impl From<io::Error> for End {
 
 /// Serves until either side ends it.
 pub(super) fn serve(stream: &Arc<Stream>, from: SocketAddr, seat: &Arc<Seat>) {
-    let mut wire = Wire { stream, seat, unread: Vec::new(), limit: None, buffer: [0; READ_BYTES] };
+    let mut wire = Wire { stream, seat, unread: Vec::new(), limit: None, buffer: vec![0; READ_BYTES] };
     if stream.set_write_timeout(WRITE_LIMIT).is_err() {
         return;
     }
@@ -122,7 +122,7 @@ struct Wire<'a> {
     /// request is waited for, which the accepting thread bounds: a timer for each read costs a fourteenth of all that a small request does.
     limit: Option<Duration>,
     /// Where reading reads to. Kept, for to clear 8 KiB anew costs more than all else that is done for a small request.
-    buffer: [u8; READ_BYTES],
+    buffer: Vec<u8>,
 }
 
 impl Wire<'_> {
@@ -287,10 +287,12 @@ impl Wire<'_> {
             }
         } else {
             self.send(&out)?;
-            let mut piece = vec![0; READ_BYTES];
+            let mut piece = vec![0; ONE_WRITE_BYTES];
             loop {
                 // Who is sent what happens waits for that, not for its client.
-                let _has_given_way = self.seat.works();
+                if !self.seat.works() {
+                    return Ok(false);
+                }
                 let count = reader.read(&mut piece)?;
                 if is_chunked {
                     let mut chunk = format!("{count:x}\r\n").into_bytes();
