@@ -19,13 +19,13 @@ use signal_hook::consts::signal::{SIGINT, SIGTERM};
 use crate::config::Config;
 use crate::http::{App, Guard, Server};
 use crate::kill_point::KillPoint;
-use crate::log::BackendLog;
+use crate::log::{BackendLog, RunLogs};
 use crate::private::private_file;
 use crate::process;
 use crate::run_dir::{LockState, Runs, create_private_dir};
 use crate::server_info::ServerInfo;
 use crate::store::Store;
-use crate::supervisor::{Settings, Supervisor};
+use crate::supervisor::{Retention, Settings, Supervisor};
 
 /// Held by the server that owns the runtime directory.
 const LOCK_FILE: &str = "server.lock";
@@ -90,15 +90,22 @@ fn serve_in(config: Config, runtime_dir: &Path) -> anyhow::Result<()> {
         uses_cgroups: config.uses_cgroups,
         log_segment_bytes: config.log_segment_bytes,
         log_run_bytes: config.log_run_bytes,
+        retention: Retention {
+            log_bytes: config.log_total_bytes,
+            runs: usize::try_from(config.runs_keep).unwrap_or(usize::MAX),
+            ended_for: config.runs_keep_for,
+        },
     };
     let supervisor = Supervisor::start(opened.store, settings, move || {
         // Nobody reads it when the server is stopping anyway.
         let _nobody_reads = (&bell).write_all(b"!");
     })
     .map_err(|error| anyhow!("failed to {error}"))?;
+    let runs = Runs::new(runtime_dir.to_owned());
     let app = App {
         supervisor: supervisor.handle(),
-        runs: Runs::new(runtime_dir.to_owned()),
+        logs: RunLogs::new(runs.path()),
+        runs,
         database: config.database,
         guard: Guard { address, allow_hosts: config.allow_hosts, allow_origins: config.allow_origins },
     };

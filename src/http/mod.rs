@@ -18,7 +18,7 @@ use rouille::{Request, Response};
 use serde::Serialize;
 use serde_json::json;
 
-use crate::log::{self, Page};
+use crate::log::{self, BackendFiles, Page, RunLogs};
 use crate::process::{self, Identity};
 use crate::run_dir::{self, Runs};
 use crate::store::{Reader, schema_version};
@@ -56,8 +56,10 @@ const BACKEND: &str = "backend";
 pub struct App {
     /// The life cycle.
     pub supervisor: Handle,
-    /// Where the logs are.
+    /// Where the runs are.
     pub runs: Runs,
+    /// What they said.
+    pub logs: RunLogs,
     /// The database, for history.
     pub database: PathBuf,
     /// Who may ask.
@@ -180,26 +182,25 @@ impl App {
         let since = input::query_number(request, "since", 0, u64::MAX)?.unwrap_or(0);
         let limit = input::query_number(request, "limit", 1, LINES_MAX)?.unwrap_or(LINES_DEFAULT);
         let limit = usize::try_from(limit).expect("at most LINES_MAX");
-        let Page { next, first, lines } = if source == BACKEND {
-            log::read_since(&log::backend_segments(self.runs.runtime_dir())?, since, limit)?
+        let Page { next, first, gone, lines } = if source == BACKEND {
+            log::read_since(BackendFiles::new(self.runs.runtime_dir()), since, limit)?
         } else {
-            let log_dirs = self.runs.log_dirs()?;
-            let page = log::read_since(&log::run_segments(&log_dirs, since)?, since, limit)?;
-            Page { first: log::start_of_runs(&log_dirs)?, ..page }
+            log::read_since(&self.logs, since, limit)?
         };
-        Ok(json(&json!({"source": source, "since": since, "next": next, "first": first, "lines": lines})))
+        let page = json!({"source": source, "since": since, "next": next, "first": first, "gone": gone, "lines": lines});
+        Ok(json(&page))
     }
 
     fn tail(&self, request: &Request) -> Result<Response, ApiError> {
         let name = input::query_word(request, "name", &SOURCES)?;
         let lines = input::query_number(request, "lines", 1, LINES_MAX)?.unwrap_or(TAIL_DEFAULT);
         let lines = usize::try_from(lines).expect("at most LINES_MAX");
-        let Page { next, first, lines } = if name == BACKEND {
-            log::read_tail(&log::backend_segments(self.runs.runtime_dir())?, lines)?
+        let Page { next, first, gone, lines } = if name == BACKEND {
+            log::read_tail(BackendFiles::new(self.runs.runtime_dir()), lines)?
         } else {
-            log::read_tail_of_runs(&self.runs.log_dirs()?, lines)?
+            log::read_tail(&self.logs, lines)?
         };
-        Ok(json(&json!({"name": name, "next": next, "first": first, "lines": lines})))
+        Ok(json(&json!({"name": name, "next": next, "first": first, "gone": gone, "lines": lines})))
     }
 
     fn health(&self) -> Response {

@@ -9,6 +9,7 @@ use rusqlite::{Connection, OpenFlags};
 use super::error::StoreError;
 use super::open::{self, BUSY_TIMEOUT};
 use super::rows::{self, EventRow, RunRow};
+use crate::clock::Timestamp;
 
 /// A connection that can't write.
 #[derive(Debug)]
@@ -53,6 +54,15 @@ impl Reader {
             let Some(run) = RunRow::read(&tx, id)? else { return Ok(None) };
             let events = EventRow::of_run(&tx, id)?;
             Ok(Some((run, events)))
+        })
+    }
+
+    /// Every run with the time of its end; none where it has not ended.
+    pub fn ends(&self) -> Result<Vec<(i64, Option<Timestamp>)>, StoreError> {
+        self.read(|conn| {
+            conn.prepare("SELECT id, stopped_at FROM pipeline_runs ORDER BY id")?
+                .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+                .collect()
         })
     }
 
