@@ -39,22 +39,20 @@ fn main() {
     if wanted("beside") {
         beside();
     }
+    if wanted("seek") {
+        seek();
+    }
 }
 
 /// The pipeline: prints the lines, `block` bytes a write, and then waits to be ended.
 fn produce(block: u64, times: u64, began: &Path) {
-    let mut text = String::new();
-    for n in 0..block / LINE_BYTES {
-        text.push_str(&format!(
-            "{n:09} {}\n",
-            "a line of a build, long enough to be one of a hundred bytes. ".repeat(2).get(..89).expect("ascii")
-        ));
-    }
-    let mut out = std::io::stdout().lock();
+    let line = "a line of a build, long enough to be one of a hundred bytes. ".repeat(2);
+    let lines: Vec<String> = (0..block / LINE_BYTES).map(|n| format!("{n:09} {}\n", &line[..89])).collect();
+    let text = lines.concat();
     let block = text.as_bytes();
     let mut left = LINES * LINE_BYTES * times;
-    let mut out_file =
-        File::from(std::os::fd::OwnedFd::from(std::os::fd::AsFd::as_fd(&out).try_clone_to_owned().expect("a descriptor")));
+    // Past the buffer that would make lines of it.
+    let mut out = File::from(std::os::fd::AsFd::as_fd(&std::io::stdout()).try_clone_to_owned().expect("a descriptor"));
     // The start is on the disk by then: what a busy disk needs for that is no matter of the output.
     while !began.with_extension("go").exists() {
         thread::sleep(Duration::from_micros(200));
@@ -63,11 +61,10 @@ fn produce(block: u64, times: u64, began: &Path) {
     fs::rename(began.with_extension("new"), began).expect("renames");
     while left > 0 {
         let count = left.min(block.len() as u64);
-        out_file.write_all(&block[..usize::try_from(count).expect("a block")]).expect("somebody reads");
+        out.write_all(&block[..usize::try_from(count).expect("a block")]).expect("somebody reads");
         left -= count;
     }
-    out.flush().expect("nothing in it");
-    drop(out_file);
+    drop(out);
     if std::env::var_os("AUTOAPPDEV_RUN_ID").is_some() {
         thread::sleep(DEADLINE * 5);
     }
@@ -88,11 +85,11 @@ fn bytes_in(dir: &Path) -> u64 {
     sizes.sum()
 }
 
-/// Until a folder holds that many bytes; how long after the first of them was printed, which the file `began` tells.
-fn until_bytes(dir: &Path, bytes: u64, began: &Path) -> Duration {
+/// Until that many bytes are there; how long after the first of them was printed, which the file `began` tells.
+fn until_bytes(there: impl Fn() -> u64, bytes: u64, began: &Path) -> Duration {
     let deadline = Instant::now() + DEADLINE;
-    while bytes_in(dir) < bytes {
-        assert!(Instant::now() < deadline, "{} of {bytes} bytes", bytes_in(dir));
+    while there() < bytes {
+        assert!(Instant::now() < deadline, "{} of {bytes} bytes", there());
         thread::sleep(Duration::from_micros(500));
     }
     let ended = monotonic();
@@ -113,7 +110,7 @@ fn capture(name: &str, block: u64, rounds: usize) {
         let (_, run_id) = place.start();
         let log = place.run_dir(run_id).join("log");
         fs::write(place.root().join("began.go"), "").expect("writes");
-        ours.push(until_bytes(&log, LINES * (LINE_BYTES + HEAD_BYTES), &place.root().join("began")));
+        ours.push(until_bytes(|| newest_end(&log), LINES * (LINE_BYTES + HEAD_BYTES), &place.root().join("began")));
         let shim = place.shim_pid(run_id);
         peaks.push(status_kb(shim, "VmHWM:"));
         cpu.push(cpu_ms(shim));
@@ -142,7 +139,7 @@ fn cat(block: u64) -> Duration {
     producer.args(["produce", &block.to_string(), "1"]).arg(&began);
     let mut producer = producer.stdout(Stdio::piped()).spawn().expect("spawns");
     let mut cat = Command::new("cat").stdin(producer.stdout.take().expect("piped")).stdout(file).spawn().expect("spawns");
-    let took = until_bytes(dir.path(), LINES * LINE_BYTES, &began);
+    let took = until_bytes(|| bytes_in(dir.path()), LINES * LINE_BYTES, &began);
     producer.wait().expect("ours");
     cat.wait().expect("ours");
     took
@@ -190,6 +187,82 @@ fn beside() {
             b99.as_secs_f64() / q99.as_secs_f64()
         );
     }
+}
+
+/// The tail and a page near the end, of a small log and of one of 5 GB: plain, and with all but the newest segment packed.
+fn seek() {
+    for is_packed in [false, true] {
+        let small = with_log(1 << 20, 1, 1, is_packed);
+        let large = with_log(16 << 20, 16, 20, is_packed);
+        let form = if is_packed { "packed" } else { "plain" };
+        for (name, path) in [
+            ("tail of 200 lines", None),
+            ("since near the end", Some(10_000)),
+            ("since in the segment before", Some((1 << 20) + 99_000)),
+        ] {
+            let mut times: [Vec<Duration>; 2] = Default::default();
+            let mut wires = [small.0.wire(), large.0.wire()];
+            for round in 0..1_050 {
+                for (n, end) in [small.1, large.1].into_iter().enumerate() {
+                    let path = match path {
+                        None => "/api/logs/tail?lines=200".to_owned(),
+                        Some(before) => format!("/api/logs?limit=200&since={}", end - before),
+                    };
+                    let began = Instant::now();
+                    let answer = wires[n].get(&path);
+                    if round >= 50 {
+                        times[n].push(began.elapsed());
+                    }
+                    assert!(answer.body["lines"].as_array().is_some_and(|lines| lines.len() >= 70), "{}", answer.body);
+                }
+            }
+            let [small, large] = &mut times;
+            let (small, large) = (median(small), median(large));
+            println!(
+                "{name}, {form}: 1 MB {:.3} ms, 5 GB {:.3} ms, ratio {:.2}",
+                ms(small),
+                ms(large),
+                large.as_secs_f64() / small.as_secs_f64()
+            );
+        }
+    }
+}
+
+/// A server on a log of that many runs of that many segments each, and where it ends. The files are one file with many names. Another, of
+/// a mebibyte, follows them.
+fn with_log(segment_bytes: u64, segments: u64, runs: u64, is_packed: bool) -> (Place, u64) {
+    let mut place = Place::new();
+    let record =
+        b"2026-01-31T10:00:00.123Z o. a line of a build, long enough to be one of a hundred bytes. a line of a build, lo\n";
+    let text = |bytes: u64| record.repeat(usize::try_from(bytes).expect("small") / record.len());
+    let mut position = 0;
+    let mut first: Option<PathBuf> = None;
+    for run_id in 1..=runs {
+        let log = place.run_dir(i64::try_from(run_id).expect("few")).join("log");
+        fs::create_dir_all(&log).expect("creates");
+        for _ in 0..segments {
+            let bytes = segment_bytes - segment_bytes % record.len() as u64;
+            let end = position + bytes;
+            let name = if is_packed { format!("{position:020}-{end:020}.log.gz") } else { format!("{position:020}.log") };
+            if let Some(first) = &first {
+                fs::hard_link(first, log.join(&name)).expect("links");
+            } else {
+                fs::write(log.join(format!("{position:020}.log")), text(segment_bytes)).expect("writes");
+                if is_packed {
+                    let segment = autoappdev::log::segments_in(&log, None).expect("a look").remove(0);
+                    autoappdev::log::pack(&segment, || true).expect("packs");
+                }
+                first = Some(log.join(&name));
+            }
+            position = end;
+        }
+    }
+    let last = place.run_dir(i64::try_from(runs).expect("few")).join(format!("log/{position:020}.log"));
+    let newest = text(1 << 20);
+    position += newest.len() as u64;
+    fs::write(last, newest).expect("writes");
+    place.start_server();
+    (place, position)
 }
 
 fn newest_end(log: &Path) -> u64 {

@@ -51,7 +51,7 @@ pub enum Packing {
 }
 
 /// Packs a plain segment to which nothing is added any more, and removes the plain one. `goes_on` is asked before each frame.
-pub fn pack(segment: &Segment, goes_on: impl Fn() -> bool) -> io::Result<Packing> {
+pub fn pack(segment: &Segment, mut goes_on: impl FnMut() -> bool) -> io::Result<Packing> {
     let Some(dir) = segment.path.parent().filter(|_| segment.packed_end.is_none()) else { return Ok(Packing::Left) };
     let Some(len) = len_unless_gone(&segment.path)?.filter(|len| (1..=TEXT_BYTES_MAX).contains(len)) else {
         return Ok(Packing::Left);
@@ -60,7 +60,7 @@ pub fn pack(segment: &Segment, goes_on: impl Fn() -> bool) -> io::Result<Packing
     let packed = dir.join(packed_name(segment.start, segment.start + len));
     // One that is there already got its name after it was on the disk: only the removal is left to do.
     if !packed.exists() {
-        let written = write_packed(&segment.path, len, &unfinished, goes_on);
+        let written = write_packed(&segment.path, len, &unfinished, &mut goes_on);
         if !matches!(written, Ok(true)) {
             // A disk that is full must not keep what does not help it.
             let _removed_by_the_next = fs::remove_file(&unfinished);
@@ -95,7 +95,7 @@ fn len_unless_gone(path: &Path) -> io::Result<Option<u64>> {
 }
 
 /// Whether it was written whole.
-fn write_packed(from: &Path, len: u64, to: &Path, goes_on: impl Fn() -> bool) -> io::Result<bool> {
+fn write_packed(from: &Path, len: u64, to: &Path, goes_on: &mut impl FnMut() -> bool) -> io::Result<bool> {
     let plain = File::open(from)?;
     let mut out = private_file().truncate(true).open(to)?;
     let (mut text, mut table) = (Vec::new(), Vec::new());

@@ -115,6 +115,7 @@ fn find_tail(list: &SegmentList, lines: usize) -> io::Result<Option<Tail>> {
     for segment in list.iter().rev() {
         let Some(mut file) = segment.open()? else { return Ok(None) };
         let mut end = file.len()?;
+        let is_empty = end == 0;
         if let Some((begin, run_id)) = later {
             let missing = begin.saturating_sub(segment.start + end);
             if missing > 0 && (run_id == segment.run_id || missing > LOSS_MARK_BYTES_MAX) {
@@ -146,8 +147,8 @@ fn find_tail(list: &SegmentList, lines: usize) -> io::Result<Option<Tail>> {
             bytes += part.len();
             end = start;
         }
-        // The first line of a segment has no newline in front of it.
-        wanted = wanted.saturating_sub(1);
+        // The first line of a segment has no newline in front of it; a segment that was just begun has no line.
+        wanted = wanted.saturating_sub(usize::from(!is_empty));
         later = Some((segment.start, segment.run_id));
         if wanted == 0 || bytes >= PAGE_BYTES_MAX {
             return Ok(Some(Tail { begin: segment.start, gone: 0 }));

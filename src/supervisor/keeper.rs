@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, SyncSender};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{Event, Retention};
 use crate::clock::{Clock, SystemClock, Timestamp};
@@ -28,6 +28,10 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// The lowest priority (`setpriority(2)`): whoever has anything to do goes first.
 const PRIORITY: i32 = 19;
+
+/// While it packs it sleeps so many times as long as it works, but no longer than that at a time.
+const LEISURE: u32 = 2;
+const LEISURE_MAX: Duration = Duration::from_millis(20);
 
 /// A smaller segment is not packed: a file takes a block of the disk in any case.
 const PACKED_BYTES_MIN: u64 = 64 * 1024;
@@ -169,7 +173,15 @@ impl Housekeeping {
                 if self.is_stopping() || wakes.try_recv().is_ok() {
                     return Ok(Look::Interrupted);
                 }
-                match log::pack(&segment, || !self.is_stopping()) {
+                let mut last = Instant::now();
+                let at_leisure = || {
+                    // Where each session has its share of the processors (`sched(7)`, autogroup) the lowest priority is none among
+                    // sessions: the pipeline would feel it.
+                    thread::sleep((last.elapsed() * LEISURE).min(LEISURE_MAX));
+                    last = Instant::now();
+                    !self.is_stopping()
+                };
+                match log::pack(&segment, at_leisure) {
                     Ok(Packing::Done | Packing::Left) => {}
                     Ok(Packing::GivenUp) => return Ok(Look::Interrupted),
                     // The plain one is as good, it takes more room; it is tried again with the next look.
