@@ -29,7 +29,11 @@ const RETRY: Duration = Duration::from_secs(1);
 /// The lowest priority (`setpriority(2)`): whoever has anything to do goes first.
 const PRIORITY: i32 = 19;
 
-/// While it packs it sleeps so many times as long as it works, but no longer than that at a time.
+/// It packs once no log has gone on to another segment for this long: a pipeline that pours out output has better use for the processor.
+const QUIET: Duration = Duration::from_secs(1);
+
+/// While it packs it sleeps so many times as long as it works, but no longer than that at a time. Where each session has its share of the
+/// processors (`sched(7)`, autogroup) the lowest priority is none among sessions, and the pipeline would feel it.
 const LEISURE: u32 = 2;
 const LEISURE_MAX: Duration = Duration::from_millis(20);
 
@@ -168,29 +172,36 @@ impl Housekeeping {
         let mut standings = self.standings()?;
         let mut is_done = self.forget(&mut standings);
         is_done &= self.trim(&standings)?;
+        self.is_first = false;
+        let mut finished = Vec::new();
         for (&id, &standing) in &standings {
-            for segment in self.finished(id, standing, &mut is_done)? {
-                if self.is_stopping() || wakes.try_recv().is_ok() {
-                    return Ok(Look::Interrupted);
-                }
-                let mut last = Instant::now();
-                let at_leisure = || {
-                    // Where each session has its share of the processors (`sched(7)`, autogroup) the lowest priority is none among
-                    // sessions: the pipeline would feel it.
-                    thread::sleep((last.elapsed() * LEISURE).min(LEISURE_MAX));
-                    last = Instant::now();
-                    !self.is_stopping()
-                };
-                match log::pack(&segment, at_leisure) {
-                    Ok(Packing::Done | Packing::Left) => {}
-                    Ok(Packing::GivenUp) => return Ok(Look::Interrupted),
-                    // The plain one is as good, it takes more room; it is tried again with the next look.
-                    Err(error) => ::log::warn!("failed to pack {}: {error}", segment.path.display()),
-                }
+            finished.extend(self.finished(id, standing, &mut is_done)?);
+        }
+        if !finished.is_empty() && wakes.recv_timeout(QUIET) != Err(RecvTimeoutError::Timeout) {
+            return Ok(Look::Interrupted);
+        }
+        for segment in finished {
+            if wakes.try_recv().is_ok() {
+                return Ok(Look::Interrupted);
+            }
+            match log::pack(&segment, self.at_leisure()) {
+                Ok(Packing::Done | Packing::Left) => {}
+                Ok(Packing::GivenUp) => return Ok(Look::Interrupted),
+                // The plain one is as good, it takes more room; it is tried again with the next look.
+                Err(error) => ::log::warn!("failed to pack {}: {error}", segment.path.display()),
             }
         }
-        self.is_first = false;
         Ok(if is_done { Look::Done } else { Look::Again })
+    }
+
+    /// Asked before each frame: sleeps for longer than the last one took, and says whether to go on.
+    fn at_leisure(&self) -> impl FnMut() -> bool {
+        let mut last = Instant::now();
+        move || {
+            thread::sleep((last.elapsed() * LEISURE).min(LEISURE_MAX));
+            last = Instant::now();
+            !self.is_stopping()
+        }
     }
 
     /// All runs of which there is a row or a directory.
