@@ -139,7 +139,7 @@ mod tests {
         let (mut used, mut written) = (0, Vec::new());
         while used < bytes.len() {
             used += splitter.push(&bytes[used..], AT, now, &mut written);
-            assert!(written.len() <= RECORDS_ENOUGH + 2 * (TEXT_MAX + 100), "bounded: {} bytes", written.len());
+            assert!(written.len() <= RECORDS_ENOUGH + bytes.len() + 2 * TEXT_MAX, "bounded: {} bytes", written.len());
             out.append(&mut written);
         }
     }
@@ -174,6 +174,63 @@ mod tests {
                 splitter.end(AT, &mut out);
                 assert_eq!(out, whole, "cut at {first} and {second}");
             }
+        }
+    }
+
+    /// A stream of all that lines are made of, the same for the same seed.
+    fn a_stream(seed: &mut u64) -> Vec<u8> {
+        let mut next = |below: u64| {
+            *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (*seed >> 33) % below
+        };
+        let mut stream = Vec::new();
+        for _ in 0..next(12) {
+            match next(8) {
+                0 => stream.extend(std::iter::repeat_n(b'\n', usize::try_from(next(12_000)).expect("small"))),
+                1 => stream.extend(std::iter::repeat_n(b'x', TEXT_MAX - 2 + usize::try_from(next(4)).expect("small"))),
+                2 => stream.extend("größer ☃ 💡".repeat(usize::try_from(next(3_000)).expect("small")).bytes()),
+                3 => stream.extend(b"10 %\r20 %\r\0\x1b[1m"),
+                4 => stream.extend(b"\xff\xc3\xe2\x98\xf0\x9f\x92"),
+                5 => stream.extend(b"\xc3\n\x83\n"),
+                _ => stream.extend(b"a line\n"),
+            }
+        }
+        stream
+    }
+
+    #[test]
+    fn any_stream_cut_anywhere_gives_the_same_records_and_all_of_its_bytes() {
+        let mut seed = 20_260_131;
+        for _ in 0..100 {
+            let stream = a_stream(&mut seed);
+            let mut whole = Vec::new();
+            let mut splitter = LineSplitter::new(Stream::Stdout);
+            push(&mut splitter, &stream, Duration::ZERO, &mut whole);
+            splitter.end(AT, &mut whole);
+            let mut with_end = stream.clone();
+            if !stream.is_empty() && !stream.ends_with(b"\n") {
+                with_end.push(b'\n');
+            }
+            assert!(joined(&whole) == with_end, "each byte is there, once");
+            assert!(records(&whole).iter().all(|(_, text)| text.len() <= TEXT_MAX));
+            // In pieces, and the same with pauses in which what is unfinished is shown.
+            let (mut cut, mut shown) = (Vec::new(), Vec::new());
+            let mut splitters = [LineSplitter::new(Stream::Stdout), LineSplitter::new(Stream::Stdout)];
+            let (mut rest, mut now) = (&stream[..], Duration::ZERO);
+            while !rest.is_empty() {
+                seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                let len = usize::try_from((seed >> 33) % if stream.len() < 20_000 { 50 } else { 100_000 }).expect("small") + 1;
+                let (piece, others) = rest.split_at(len.min(rest.len()));
+                push(&mut splitters[0], piece, Duration::ZERO, &mut cut);
+                push(&mut splitters[1], piece, now, &mut shown);
+                now += Duration::from_millis(seed % 400);
+                splitters[1].flush_if_due(AT, now, &mut shown);
+                rest = others;
+            }
+            splitters[0].end(AT, &mut cut);
+            splitters[1].end(AT, &mut shown);
+            assert!(cut == whole, "cut otherwise, the records are others");
+            assert!(joined(&shown) == with_end, "shown in parts, the lines are others");
         }
     }
 
