@@ -217,6 +217,28 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_comes_in_the_tick_of_the_last_look_is_seen() {
+        let dir = tempfile::tempdir().expect("a temp folder");
+        let logs = RunLogs::new(dir.path().join("runs"));
+        // Where the folder was changed just before the look, another change need not show in its time. Unless the machine stood still
+        // between the two: then that look was no such one.
+        until("a look right after a change", || {
+            let began = Instant::now();
+            add(&logs, 1, 0);
+            let stamp = fs::metadata(logs.log_dir(1)).and_then(|metadata| metadata.modified()).expect("a time");
+            assert_eq!(starts(&logs), [0]);
+            let was_in_time = began.elapsed() < STAMP_TICK;
+            add(&logs, 1, 1);
+            let folder = fs::File::open(logs.log_dir(1)).expect("opens");
+            folder.set_modified(stamp).expect("ours");
+            assert!(!was_in_time || starts(&logs) == [0, 1], "it is not seen");
+            fs::remove_dir_all(logs.log_dir(1)).expect("there");
+            assert!(starts(&logs).is_empty());
+            was_in_time
+        });
+    }
+
+    #[test]
     fn what_is_added_is_there_at_once_and_what_is_removed_soon_is_not() {
         let dir = tempfile::tempdir().expect("a temp folder");
         let logs = RunLogs::new(dir.path().join("runs"));
