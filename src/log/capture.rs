@@ -8,7 +8,7 @@ use super::{Stream, TEXT_MAX, push_record, record_head};
 const UNFINISHED_SHOWN_AFTER: Duration = Duration::from_millis(250);
 
 /// With this many bytes of records there is enough for one write.
-pub const RECORDS_ENOUGH: usize = 256 * 1024;
+pub const RECORDS_ENOUGH: usize = 128 * 1024;
 
 /// Cuts one stream into lines. Moments are in awake time.
 #[derive(Debug)]
