@@ -14,6 +14,9 @@ use crate::clock::Timestamp;
 /// What is read at once while lines are looked for, in bytes.
 const READ_BYTES: usize = 64 * 1024;
 
+/// How often what is listed and not there is listed again. Each time somebody has removed another file in the moment between.
+pub(super) const ATTEMPTS_MAX: usize = 1000;
+
 /// What comes next in a log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Item<'a> {
@@ -159,35 +162,26 @@ impl<L: Listing> Cursor<L> {
 
     /// Opens the segment in which it goes on.
     fn find(&mut self) -> io::Result<Found> {
-        let mut is_stale = false;
-        loop {
-            self.listed = self.log.segments(is_stale)?;
+        for attempt in 0..ATTEMPTS_MAX {
+            self.listed = self.log.segments(attempt > 0)?;
             let n = match &self.done {
                 // The one after that which is done.
                 Some(done) => self.listed.partition_point(|segment| order(segment) <= (done.start, done.run_id)),
                 // The one that holds the position, or the first.
                 None => self.listed.partition_point(|segment| segment.start <= self.position).saturating_sub(1),
             };
-            for segment in &self.listed[n..] {
-                if let Some(mut file) = segment.open()? {
-                    let begin = segment.start + line_start_before(&mut file, self.position.saturating_sub(segment.start))?;
-                    let from = self.position;
-                    self.position = from.max(segment.start);
-                    let done = self.done.take();
-                    self.open = Some(Open::new(segment.clone(), file, begin));
-                    let is_hole = segment.start > from && is_hole(done.as_ref(), segment, segment.start - from);
-                    return Ok(if is_hole { Found::Hole { from, to: segment.start } } else { Found::Segment });
-                }
-                if !is_stale {
-                    break;
-                }
-            }
-            // Listed, and not there: it was packed or removed a moment ago.
-            if is_stale || n == self.listed.len() {
-                return Ok(Found::Nothing);
-            }
-            is_stale = true;
+            let Some(segment) = self.listed.get(n) else { return Ok(Found::Nothing) };
+            // Listed, and not there: it was packed or removed a moment ago. Only what is not listed any more is gone.
+            let Some(mut file) = segment.open()? else { continue };
+            let begin = segment.start + line_start_before(&mut file, self.position.saturating_sub(segment.start))?;
+            let from = self.position;
+            self.position = from.max(segment.start);
+            let done = self.done.take();
+            self.open = Some(Open::new(segment.clone(), file, begin));
+            let is_hole = segment.start > from && is_hole(done.as_ref(), segment, segment.start - from);
+            return Ok(if is_hole { Found::Hole { from, to: segment.start } } else { Found::Segment });
         }
+        Err(io::Error::other("the log's files change faster than they can be opened"))
     }
 }
 

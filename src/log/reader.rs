@@ -4,7 +4,7 @@ use std::io;
 
 use serde::Serialize;
 
-use super::cursor::{Cursor, Item, RawLine};
+use super::cursor::{ATTEMPTS_MAX, Cursor, Item, RawLine};
 use super::listing::{Listing, SegmentList};
 use super::{LOSS_MARK_BYTES_MAX, RECORD_MAX, Stream};
 use crate::clock::Timestamp;
@@ -88,19 +88,18 @@ pub fn read_since(log: impl Listing, since: u64, limit: usize) -> io::Result<Pag
 
 /// The last `lines` lines, but none from before a place where some are missing. The work grows with the lines, not with the log.
 pub fn read_tail(log: impl Listing, lines: usize) -> io::Result<Page> {
-    let mut list = log.segments(false)?;
-    let mut tail = find_tail(&list, lines)?;
-    if tail.is_none() {
-        // One of those that were listed was packed or removed a moment ago.
-        list = log.segments(true)?;
-        tail = find_tail(&list, lines)?;
+    for attempt in 0..ATTEMPTS_MAX {
+        let list = log.segments(attempt > 0)?;
+        // One of those that are listed can have been packed or removed a moment ago.
+        let Some(tail) = find_tail(&list, lines)? else { continue };
+        let page = read_since(&log, tail.begin, lines)?;
+        // What is gone since then counts from where it was.
+        return Ok(Page { gone: tail.gone + page.gone, ..page });
     }
-    let tail = tail.unwrap_or_default();
-    Ok(Page { gone: tail.gone, ..read_since(list, tail.begin, lines)? })
+    Err(io::Error::other("the log's files change faster than they can be opened"))
 }
 
 /// Where a tail begins.
-#[derive(Default)]
 struct Tail {
     begin: u64,
     gone: u64,
@@ -165,7 +164,7 @@ mod tests {
     use super::*;
     use std::fs::{self, File};
     use std::io::Write;
-    use std::path::Path;
+    use std::path::{Path, PathBuf};
 
     const AT: &[u8] = b"2023-11-14T22:13:20.007Z";
 
@@ -406,6 +405,33 @@ mod tests {
             assert_eq!(page.lines.last().map(|line| line.line.as_str()), Some("the next run"), "since {since}");
         }
         assert_eq!(read_tail(&list, 2).expect("reads").lines.len(), 2);
+    }
+
+    /// Lists a segment that is there, and packs it before anybody can open it.
+    struct PackedMeanwhile {
+        dir: PathBuf,
+    }
+
+    impl Listing for PackedMeanwhile {
+        fn segments(&self, _is_stale: bool) -> io::Result<SegmentList> {
+            let list = look_again(&self.dir);
+            if let Some(plain) = list.iter().find(|segment| segment.packed_end.is_none()) {
+                pack(plain, || true)?;
+            }
+            Ok(list)
+        }
+    }
+
+    #[test]
+    fn what_is_packed_between_each_look_and_the_opening_is_not_gone() {
+        let dir = tempfile::tempdir().expect("a temp folder");
+        let (_, all) = a_log(dir.path());
+        let page = read_since(PackedMeanwhile { dir: dir.path().to_owned() }, 0, 1_000).expect("reads");
+        assert_eq!((page.lines, page.gone), (all, 0));
+        let dir = tempfile::tempdir().expect("a temp folder");
+        let (_, all) = a_log(dir.path());
+        let page = read_tail(PackedMeanwhile { dir: dir.path().to_owned() }, 50).expect("reads");
+        assert_eq!((&page.lines[..], page.gone), (&all[10..], 0));
     }
 
     #[test]

@@ -358,3 +358,40 @@ fn remove_dir(dir: &Path) -> io::Result<bool> {
         Ok(()) | Err(_) => Ok(!dir.exists()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_that_is_packed_to_which_nothing_is_added_any_more() {
+        let dir = tempfile::tempdir().expect("a temp folder");
+        let runs = Runs::new(dir.path().to_owned());
+        let (run, lock) = runs.create(1).expect("creates");
+        for (n, bytes) in [PACKED_BYTES_MIN, PACKED_BYTES_MIN - 1, PACKED_BYTES_MIN].into_iter().enumerate() {
+            let text = vec![b'x'; usize::try_from(bytes).expect("small")];
+            fs::write(run.log_dir().join(format!("{n:020}.log")), text).expect("writes");
+        }
+        let (events, _queue) = mpsc::channel();
+        let housekeeping = Housekeeping {
+            runs,
+            database: dir.path().join("none"),
+            retention: Retention { log_bytes: u64::MAX, runs: 1, ended_for: None },
+            segment_bytes: 1 << 20,
+            events,
+            is_stopping: Arc::default(),
+            is_first: true,
+        };
+        let finished = |standing| {
+            let mut is_done = true;
+            let segments = housekeeping.finished(1, standing, &mut is_done).expect("a look");
+            (segments.iter().map(|segment| segment.start).collect::<Vec<_>>(), is_done)
+        };
+        let ended = Standing::Ended(SystemClock.now());
+        assert_eq!(finished(Standing::Unknown), (vec![], true));
+        assert_eq!(finished(Standing::Live), (vec![0], true), "not the newest, and none that is small");
+        assert_eq!(finished(ended), (vec![0], false), "its shim has something to add: looked at again");
+        drop(lock);
+        assert_eq!(finished(ended), (vec![0, 2], true));
+    }
+}
