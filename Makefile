@@ -5,7 +5,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run test crowds bench simulate torture fuzz check build clean binary need-tools
+.PHONY: help run test crowds bench bench-log simulate torture fuzz check build clean binary need-tools
 # Two cargo commands at once would only wait for each other's lock.
 .NOTPARALLEL:
 
@@ -39,6 +39,9 @@ crowds: need-tools ## Set thousands of idle, slow and hostile connections on the
 # The release binary, beside floors and peers that are measured in the same run; nginx and strace are used where they are installed.
 bench: need-tools ## Measure speed and memory in ROUNDS=20 rounds, and print the tables of docs/performance.md
 	BENCH_ROUNDS=$(or $(ROUNDS),20) $(CARGO) bench --locked --bench bench
+
+bench-log: need-tools ## Measure how fast output is taken in and found again, in ROUNDS=7 rounds, beside `cat > file`
+	BENCH_ROUNDS=$(or $(ROUNDS),7) $(CARGO) bench --locked --bench log
 
 # The variables are always set: one that is left over in the environment would otherwise decide.
 torture: need-tools ## Kill and hurt the release build N=1000 times at random; SEED=<number> brings the decisions of another time back

@@ -34,6 +34,12 @@ impl Timestamp {
         if (0..=9999).contains(&at.year()) { Self(at) } else { Self(OffsetDateTime::UNIX_EPOCH) }
     }
 
+    /// The moment so much earlier; the epoch where that lies before the year 0.
+    #[must_use]
+    pub fn before(self, age: Duration) -> Self {
+        Self::from_unix_ms(self.unix_ms().saturating_sub(i64::try_from(whole_ms(age)).unwrap_or(i64::MAX)))
+    }
+
     /// Milliseconds since the Unix epoch.
     pub fn unix_ms(self) -> i64 {
         i64::try_from(self.0.unix_timestamp_nanos() / 1_000_000).expect("a year of four digits fits")

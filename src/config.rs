@@ -29,6 +29,14 @@ pub const GRACE_S_MAX: f64 = 3600.0;
 pub const LOG_SEGMENT_MB_MAX: u64 = 1024;
 /// The largest room that can be given to one run's log, in MiB.
 pub const LOG_RUN_MB_MAX: u64 = 1024 * 1024;
+/// The largest room that can be given to all logs, in MiB.
+pub const LOG_TOTAL_MB_MAX: u64 = 16 * 1024 * 1024;
+/// How many runs are kept when nothing is set.
+pub const RUNS_KEEP_DEFAULT: u64 = 1000;
+/// The most runs that can be kept.
+pub const RUNS_KEEP_MAX: u64 = 1_000_000;
+/// The longest time for which runs can be kept, in days.
+pub const RUNS_KEEP_DAYS_MAX: u64 = 36_500;
 /// One MiB in bytes.
 const MIB: u64 = 1024 * 1024;
 
@@ -48,6 +56,9 @@ const CONTAINMENT: &str = "AUTOAPPDEV_CONTAINMENT";
 const GRACE: &str = "AUTOAPPDEV_GRACE_S";
 const LOG_SEGMENT: &str = "AUTOAPPDEV_LOG_SEGMENT_MB";
 const LOG_RUN: &str = "AUTOAPPDEV_LOG_RUN_MB";
+const LOG_TOTAL: &str = "AUTOAPPDEV_LOG_TOTAL_MB";
+const RUNS_KEEP: &str = "AUTOAPPDEV_RUNS_KEEP";
+const RUNS_KEEP_DAYS: &str = "AUTOAPPDEV_RUNS_KEEP_DAYS";
 const URL: &str = "AUTOAPPDEV_URL";
 
 /// What an error shows in place of a token.
@@ -71,6 +82,9 @@ pub const NAMES: &[&str] = &[
     GRACE,
     LOG_SEGMENT,
     LOG_RUN,
+    LOG_TOTAL,
+    RUNS_KEEP,
+    RUNS_KEEP_DAYS,
     URL,
 ];
 
@@ -145,6 +159,12 @@ pub struct Config {
     pub log_segment_bytes: u64,
     /// The room for one run's log, never less than one segment; beyond it the oldest segments go.
     pub log_run_bytes: u64,
+    /// The room for the logs of all runs, never less than that for one; beyond it the oldest segments go.
+    pub log_total_bytes: u64,
+    /// How many runs the history keeps, at least one.
+    pub runs_keep: u64,
+    /// For how long it keeps those that have ended; `None`: for ever.
+    pub runs_keep_for: Option<Duration>,
 }
 
 impl Config {
@@ -183,6 +203,16 @@ impl Config {
         let run_mb = sources
             .variable(LOG_RUN)
             .map_or(Ok(segment_mb.max(256)), |given| given.parsed(|text| values::run_megabytes(text, segment_mb)))?;
+        let total_mb = sources
+            .variable(LOG_TOTAL)
+            .map_or(Ok(run_mb.max(1024)), |given| given.parsed(|text| values::total_megabytes(text, run_mb)))?;
+        let runs_keep = sources
+            .variable(RUNS_KEEP)
+            .map_or(Ok(RUNS_KEEP_DEFAULT), |given| given.parsed(|text| values::count(text, "runs", RUNS_KEEP_MAX)))?;
+        let keep_days = sources
+            .variable(RUNS_KEEP_DAYS)
+            .map(|given| given.parsed(|text| values::count(text, "days", RUNS_KEEP_DAYS_MAX)))
+            .transpose()?;
         Ok(Self {
             hosts,
             port,
@@ -198,6 +228,9 @@ impl Config {
             grace,
             log_segment_bytes: segment_mb * MIB,
             log_run_bytes: run_mb * MIB,
+            log_total_bytes: total_mb * MIB,
+            runs_keep,
+            runs_keep_for: keep_days.map(|days| Duration::from_secs(days * 24 * 60 * 60)),
         })
     }
 }

@@ -121,6 +121,15 @@ kill_points! {
     /// The run's end is committed, nobody is told.
     ServerExitedCommitted = "server.exited_committed",
 
+    /// A finished log segment is packed, under a name that no reader knows.
+    ServerSegmentPacked = "server.segment_packed",
+    /// It has its name; the plain one is there still.
+    ServerSegmentNamed = "server.segment_named",
+    /// A run that is kept no longer has lost its directory, its row is there.
+    ServerRunDirRemoved = "server.run_dir_removed",
+    /// Its row is gone, too.
+    ServerRunForgotten = "server.run_forgotten",
+
     /// It has begun, and has read nothing.
     ShimBorn = "shim.born",
     /// It knows what to run.

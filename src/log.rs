@@ -10,16 +10,22 @@
 
 mod backend;
 mod capture;
+mod cursor;
+mod listing;
+mod packed;
 mod reader;
+mod segment;
 mod writer;
 
 use crate::clock::{TIMESTAMP_LEN, Timestamp};
 
-pub use backend::{BackendLog, backend_segments};
-pub use capture::LineSplitter;
-pub use reader::{
-    Line, Page, Segment, end_of_log, read_since, read_tail, read_tail_of_runs, run_segments, segments_in, start_of_runs,
-};
+pub use backend::{BackendFiles, BackendLog};
+pub use capture::{LineSplitter, RECORDS_ENOUGH};
+pub use cursor::{Cursor, Item, RawLine};
+pub use listing::{Listing, RunLog, RunLogs, SegmentList};
+pub use packed::{Packing, pack, remove_unfinished};
+pub use reader::{Line, Page, read_since, read_tail};
+pub use segment::{Segment, all_segments_in, end_of_log, segments_in};
 pub use writer::{LOSS_MARK_BYTES_MAX, Limits, SegmentWriter};
 
 /// The most text that one record holds, in bytes.
@@ -63,11 +69,18 @@ impl Stream {
 
 /// Appends one record. `text` holds no newline and at most [`TEXT_MAX`] bytes; `at` is a [`Timestamp`] as text.
 fn push_record(out: &mut Vec<u8>, at: &[u8], stream: Stream, goes_on: bool, text: &[u8]) {
-    debug_assert_eq!(at.len(), TIMESTAMP_LEN);
-    out.extend_from_slice(at);
-    out.extend_from_slice(&[b' ', stream.mark(), if goes_on { b'+' } else { b'.' }, b' ']);
+    out.extend_from_slice(&record_head(at, stream, goes_on));
     out.extend_from_slice(text);
     out.push(b'\n');
+}
+
+/// What stands in front of a record's text.
+fn record_head(at: &[u8], stream: Stream, goes_on: bool) -> [u8; HEAD_LEN] {
+    let mut head = [b' '; HEAD_LEN];
+    head[..TIMESTAMP_LEN].copy_from_slice(at);
+    head[TIMESTAMP_LEN + 1] = stream.mark();
+    head[TIMESTAMP_LEN + 2] = if goes_on { b'+' } else { b'.' };
+    head
 }
 
 /// A record taken apart.

@@ -20,7 +20,7 @@ use signal_hook::consts::signal::{SIGINT, SIGTERM};
 use crate::config::{Config, SOCKET_DEFAULT};
 use crate::http::{Answers, App, Door, Entrance, Guard, Keys, Listener, Server, Streams};
 use crate::kill_point::KillPoint;
-use crate::log::BackendLog;
+use crate::log::{BackendLog, RunLogs};
 use crate::private::private_file;
 use crate::process;
 use crate::run_dir::{LockState, Runs, create_private_dir};
@@ -28,7 +28,7 @@ use crate::secrets::{Secret, Secrets};
 use crate::server_info::ServerInfo;
 use crate::service_manager::{self, Watchdog};
 use crate::store::Store;
-use crate::supervisor::{Settings, Supervisor};
+use crate::supervisor::{Retention, Settings, Supervisor};
 
 /// Held by the server that owns the runtime directory.
 const LOCK_FILE: &str = "server.lock";
@@ -97,17 +97,25 @@ fn serve_in(config: Config, runtime_dir: &Path) -> anyhow::Result<()> {
         uses_cgroups: config.uses_cgroups,
         log_segment_bytes: config.log_segment_bytes,
         log_run_bytes: config.log_run_bytes,
+        retention: Retention {
+            log_bytes: config.log_total_bytes,
+            runs: usize::try_from(config.runs_keep).unwrap_or(usize::MAX),
+            ended_for: config.runs_keep_for,
+        },
     };
     let supervisor = Supervisor::start(opened.store, settings, move || {
         // Nobody reads it when the server is stopping anyway.
         let _nobody_reads = (&bell).write_all(b"!");
     })
     .map_err(|error| anyhow!("failed to {error}"))?;
-    let streams = Arc::new(Streams::new(supervisor.handle(), Runs::new(runtime_dir.to_owned()), config.database.clone()));
+    let runs = Runs::new(runtime_dir.to_owned());
+    let logs = RunLogs::new(runs.path());
+    let streams = Arc::new(Streams::new(supervisor.handle(), runs.clone(), logs.clone(), config.database.clone()));
     let answers = Arc::new(Answers::default());
     let app = |door| App {
         supervisor: supervisor.handle(),
-        runs: Runs::new(runtime_dir.to_owned()),
+        runs: runs.clone(),
+        logs: logs.clone(),
         database: config.database.clone(),
         guard: Guard::new(door, config.allow_hosts.clone(), config.allow_origins.clone()),
         keys: keys.clone().filter(|_| door != Door::Socket),

@@ -233,6 +233,25 @@ impl Store {
         self.write(|tx| change::end(tx, run_id, end, at, error))
     }
 
+    /// Where the database is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Takes runs that have ended out of the history, with their events; never the latest.
+    pub fn forget_runs(&mut self, ids: &[i64]) -> Result<(), StoreError> {
+        self.write(|tx| {
+            for id in ids {
+                tx.prepare_cached(
+                    "DELETE FROM pipeline_runs
+                     WHERE id = ?1 AND stopped_at IS NOT NULL AND id <> (SELECT max(id) FROM pipeline_runs)",
+                )?
+                .execute([id])?;
+            }
+            Ok(())
+        })
+    }
+
     /// Counts `version` up for a change that is not stored here but that clients wait for, such as an action that is now pending.
     pub fn touch(&mut self, at: Timestamp) -> Result<PipelineRow, StoreError> {
         // Not worth a sync, which is all that takes time here: a kill keeps it, and what a power cut takes with it nobody waits for any more.

@@ -383,3 +383,62 @@ fn a_read_only_folder_is_refused_at_start_in_plain_words() {
     let said = small.place.refused_server(("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh"));
     assert!(said.contains("Read-only file system"), "{said}");
 }
+
+/// Goes through lines, of which the first may be any: each is the one after that before it, or a mark says how many are missing there,
+/// exactly. The number after the last, and how many are missing.
+fn follow_numbers(lines: &[String]) -> (usize, usize) {
+    let (mut next, mut missing) = (None, 0);
+    for line in lines {
+        if let Some(number) = line.strip_prefix("line ") {
+            let number: usize = number[..8].parse().expect("a number");
+            assert_eq!(number, next.unwrap_or(number), "what is missing is marked where it is missing");
+            next = Some(number + 1);
+        } else if line != "last" {
+            let count = lost(std::slice::from_ref(line));
+            assert!(count > 0, "{line:?} is no line of the script's");
+            next = next.map(|next| next + count);
+            missing += count;
+        }
+    }
+    (next.expect("a line"), missing)
+}
+
+#[test]
+fn each_mark_of_a_loss_stands_where_it_was_and_counts_exactly() {
+    let test = "each_mark_of_a_loss_stands_where_it_was_and_counts_exactly";
+    let Some(mut small) = SmallDisk::of_kib(12 << 10, test) else { return };
+    small.place.script(
+        "on.sh",
+        "#!/bin/bash\nn=1\nwhile [ ! -e enough ]; do\n\
+         seq -f 'line %08.0f, and some words so that a disk is full the sooner for it' $n $((n + 999))\n  n=$((n + 1000)); sleep 0.02\ndone\n\
+         echo $n >printed.new\nmv printed.new printed\nwhile [ ! -e go ]; do sleep 0.01; done\necho last\nexit 7\n",
+    );
+    // Segments come and go meanwhile, and servers.
+    small.place.set_env("AUTOAPPDEV_LOG_SEGMENT_MB", "1");
+    small.place.set_env("AUTOAPPDEV_LOG_RUN_MB", "4");
+    small.place.start_server();
+    let (_, run_id) = small.place.start_with(json!({"script": "on.sh"}));
+    for round in 0..4 {
+        small.disk.fill();
+        until_degraded(&small.place, "log");
+        if round % 2 == 1 {
+            small.place.restart_server();
+        }
+        if round == 3 {
+            // The last mark stays: nothing much comes after it.
+            fs::write(small.place.root().join("enough"), "").expect("writes");
+            until_printed(&small.place);
+        }
+        small.disk.free();
+        until_well(&small.place);
+    }
+    fs::write(small.place.root().join("go"), "").expect("writes");
+    assert_eq!(small.place.until_ended(run_id)["exit_code"], json!(7));
+    small.place.until_no_shim();
+    let printed: usize = fs::read_to_string(small.place.root().join("printed")).expect("there").trim().parse().expect("a number");
+    let lines = small.place.lines();
+    let (next, missing) = follow_numbers(&lines);
+    assert_eq!(next, printed, "{missing} lines were lost");
+    assert!(missing > 0, "the disk was full four times, the last time at the end: {} lines", lines.len());
+    assert_eq!(lines.last().map(String::as_str), Some("last"));
+}

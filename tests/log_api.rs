@@ -11,7 +11,7 @@ const LINE_KEYS: [&str; 7] = ["id", "ts", "source", "stream", "run_id", "line", 
 fn log_page(place: &Place, query: &str, keys: &[&str]) -> Value {
     let page = place.get(query).ok();
     assert_keys(&page, keys);
-    assert!(page["next"].is_u64() && page["first"].is_u64());
+    assert!(page["next"].is_u64() && page["first"].is_u64() && page["gone"].is_u64());
     let mut last = None;
     for line in page["lines"].as_array().expect("a list") {
         assert_keys(line, &LINE_KEYS);
@@ -27,8 +27,8 @@ fn texts(page: &Value) -> Vec<&str> {
     page["lines"].as_array().expect("a list").iter().map(|line| line["line"].as_str().expect("text")).collect()
 }
 
-const SINCE_KEYS: [&str; 5] = ["source", "since", "next", "first", "lines"];
-const TAIL_KEYS: [&str; 4] = ["name", "next", "first", "lines"];
+const SINCE_KEYS: [&str; 6] = ["source", "since", "next", "first", "gone", "lines"];
+const TAIL_KEYS: [&str; 5] = ["name", "next", "first", "gone", "lines"];
 
 #[test]
 fn the_log_is_read_by_cursor_and_by_its_end_across_runs() {
@@ -38,7 +38,7 @@ fn the_log_is_read_by_cursor_and_by_its_end_across_runs() {
         "#!/bin/bash\nfor n in 1 2 3; do echo \"$1 $n\"; done\necho \"$1 bad\" >&2\nprintf '\\xff%s' \"$1\"\n",
     );
     let empty = log_page(&place, "/api/logs", &SINCE_KEYS);
-    assert_eq!(empty, json!({"source": "pipeline", "since": 0, "next": 0, "first": 0, "lines": []}));
+    assert_eq!(empty, json!({"source": "pipeline", "since": 0, "next": 0, "first": 0, "gone": 0, "lines": []}));
     for run in ["a", "b"] {
         let (_, run_id) = place.start_with(json!({"args": [run]}));
         place.until_settled(run_id);
@@ -95,6 +95,9 @@ fn the_log_says_where_it_begins_when_it_has_lost_its_beginning() {
     let page = log_page(&place, "/api/logs?since=0&limit=2", &SINCE_KEYS);
     let (first, id) = (page["first"].as_u64().expect("a number"), page["lines"][0]["id"].as_u64().expect("a number"));
     assert!(first > 0 && id > first, "{page}");
+    assert_eq!(page["gone"], page["first"], "it says how much is gone");
+    let after = log_page(&place, &format!("/api/logs?since={id}&limit=2"), &SINCE_KEYS);
+    assert_eq!(after["gone"], 0, "nothing between two lines that follow each other");
     let last = log_page(&place, "/api/logs/tail?lines=1", &TAIL_KEYS);
     assert_eq!(texts(&last), [format!("line {:090}", 60_000)]);
 }

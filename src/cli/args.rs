@@ -41,7 +41,10 @@ Settings come from flags, then the environment, then a .env file in this folder:
   AUTOAPPDEV_CONTAINMENT      auto: a control group for a run where one can be had; tree: never [default: auto]
   AUTOAPPDEV_GRACE_S          seconds from TERM to KILL, 0 to 3600 [default: 10]
   AUTOAPPDEV_LOG_SEGMENT_MB   MiB in a log segment, 1 to 1024 [default: 16]
-  AUTOAPPDEV_LOG_RUN_MB       MiB kept of one run's log [default: 256]";
+  AUTOAPPDEV_LOG_RUN_MB       MiB kept of one run's log [default: 256]
+  AUTOAPPDEV_LOG_TOTAL_MB     MiB kept of all runs' logs [default: 1024]
+  AUTOAPPDEV_RUNS_KEEP        runs kept in the history, with their logs [default: 1000]
+  AUTOAPPDEV_RUNS_KEEP_DAYS   days for which those that have ended are kept [default: for ever]";
 
 /// Controls one long-running pipeline script: start, pause, resume, stop
 #[derive(Debug, Parser)]

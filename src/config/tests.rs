@@ -44,6 +44,9 @@ fn nothing_set_is_the_documented_default() {
         grace: Duration::from_secs(10),
         log_segment_bytes: 16 << 20,
         log_run_bytes: 256 << 20,
+        log_total_bytes: 1024 << 20,
+        runs_keep: 1000,
+        runs_keep_for: None,
     };
     assert_eq!(config, expected);
     assert_eq!(SocketAddr::new(config.hosts[0], config.port).to_string(), "127.0.0.1:8788");
@@ -261,6 +264,33 @@ fn a_run_has_room_for_at_least_one_segment() {
         assert_eq!(refusal(LOG_RUN, text), sentence, "{text}");
     }
     assert!(both("8", "7").is_err());
+}
+
+#[test]
+fn all_logs_have_room_for_at_least_one_runs() {
+    let both = |run, total| resolve(&Flags::default(), &[(LOG_RUN, run), (LOG_TOTAL, total)], &[]);
+    assert_eq!(good(LOG_TOTAL, "256").log_total_bytes, 256 << 20);
+    assert_eq!(good(LOG_RUN, "4096").log_total_bytes, 4096 << 20, "the default grows with a run's");
+    assert_eq!(both("300", "300").expect("one run").log_total_bytes, 300 << 20);
+    for text in ["255", "x", "16777217"] {
+        let sentence = "is not a size: a whole number of MiB from 256 to 16777216; one run's log may take 256 of them";
+        assert_eq!(refusal(LOG_TOTAL, text), sentence, "{text}");
+    }
+    assert!(both("300", "299").is_err());
+}
+
+#[test]
+fn at_least_one_run_is_kept_for_at_least_a_day() {
+    assert_eq!(good(RUNS_KEEP, "1").runs_keep, 1);
+    assert_eq!(good(RUNS_KEEP, "1000000").runs_keep, 1_000_000);
+    assert_eq!(good(RUNS_KEEP_DAYS, "30").runs_keep_for, Some(Duration::from_secs(30 * 86_400)));
+    assert_eq!(good(RUNS_KEEP_DAYS, "").runs_keep_for, None);
+    for text in ["0", "1000001", "-1", "all"] {
+        assert_eq!(refusal(RUNS_KEEP, text), "is not a number of runs: a whole number from 1 to 1000000", "{text}");
+    }
+    for text in ["0", "36501", "0.5", "30d"] {
+        assert_eq!(refusal(RUNS_KEEP_DAYS, text), "is not a number of days: a whole number from 1 to 36500", "{text}");
+    }
 }
 
 #[test]

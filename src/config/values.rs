@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{GRACE_S_MAX, LOG_RUN_MB_MAX};
+use super::{GRACE_S_MAX, LOG_RUN_MB_MAX, LOG_TOTAL_MB_MAX};
 
 pub(super) fn port(text: &str) -> Result<u16, String> {
     digits(text).and_then(|port| u16::try_from(port).ok()).ok_or_else(|| "is not a port: a number from 0 to 65535".to_owned())
@@ -54,6 +54,18 @@ pub(super) fn megabytes(text: &str, min: u64, max: u64) -> Result<u64, String> {
 /// The room for a run's log, at least one segment.
 pub(super) fn run_megabytes(text: &str, segment_mb: u64) -> Result<u64, String> {
     megabytes(text, segment_mb, LOG_RUN_MB_MAX).map_err(|problem| format!("{problem}; a segment takes {segment_mb} of them"))
+}
+
+/// The room for the logs of all runs, at least what one may take.
+pub(super) fn total_megabytes(text: &str, run_mb: u64) -> Result<u64, String> {
+    megabytes(text, run_mb, LOG_TOTAL_MB_MAX).map_err(|problem| format!("{problem}; one run's log may take {run_mb} of them"))
+}
+
+/// How many of something to keep.
+pub(super) fn count(text: &str, what: &str, max: u64) -> Result<u64, String> {
+    digits(text)
+        .filter(|count| (1..=max).contains(count))
+        .ok_or_else(|| format!("is not a number of {what}: a whole number from 1 to {max}"))
 }
 
 /// A browser's origin, as it would send it.

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::log_watch::{Follower, LogWatch};
-use crate::log::{self, Page};
+use crate::log::{self, Cursor, Item, Line, Listing, RunLogs};
 use crate::run_dir::Runs;
 use crate::store::{EventRow, Reader};
 use crate::supervisor::Handle;
@@ -32,6 +32,8 @@ const RETRY_MS: u32 = 1000;
 const RETRY_AT_END_MS: u32 = 300;
 /// How many log lines go out before the state is looked at again.
 const LINES_AT_ONCE: usize = 500;
+/// And how many bytes, about.
+const BYTES_AT_ONCE: usize = 128 * 1024;
 
 /// How far a client has everything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,7 +90,7 @@ pub(super) enum Begin {
 #[derive(Debug)]
 pub struct Streams {
     supervisor: Handle,
-    runs: Runs,
+    logs: RunLogs,
     database: PathBuf,
     log_watch: Arc<LogWatch>,
     open: AtomicUsize,
@@ -97,13 +99,13 @@ pub struct Streams {
 
 impl Streams {
     /// None yet. `database` is read for the history.
-    pub fn new(supervisor: Handle, runs: Runs, database: PathBuf) -> Self {
-        let log_watch = Arc::new(LogWatch::new(supervisor.clone(), runs.clone()));
-        Self { supervisor, runs, database, log_watch, open: AtomicUsize::new(0), waiting: AtomicUsize::new(0) }
+    pub fn new(supervisor: Handle, runs: Runs, logs: RunLogs, database: PathBuf) -> Self {
+        let log_watch = Arc::new(LogWatch::new(supervisor.clone(), runs));
+        Self { supervisor, logs, database, log_watch, open: AtomicUsize::new(0), waiting: AtomicUsize::new(0) }
     }
 
     /// Waits until the log has what somebody asks for, as `look` tells, at most for `limit`. Where too many wait already it does not.
-    pub(super) fn wait_for_lines(&self, limit: Duration, look: impl Fn() -> io::Result<bool>) -> io::Result<()> {
+    pub(super) fn wait_for_lines(&self, limit: Duration, mut look: impl FnMut() -> io::Result<bool>) -> io::Result<()> {
         let deadline = Instant::now() + limit;
         let watch = self.supervisor.watch();
         let follower = self.log_watch.follow();
@@ -140,6 +142,7 @@ impl Streams {
         let stream = EventStream {
             follower: self.log_watch.follow(),
             place,
+            log: Cursor::new(self.logs.clone(), at.log),
             at,
             history_read_at: None,
             out: format!("retry: {RETRY_MS}\n\n").into_bytes(),
@@ -153,9 +156,7 @@ impl Streams {
     /// The end of the log and of the history. The state is not taken for seen.
     fn now(&self) -> io::Result<Position> {
         let event = Reader::open(&self.database).and_then(|reader| reader.last_event()).map_err(io::Error::other)?;
-        let log_dirs = self.runs.log_dirs()?;
-        let newest = &log_dirs[log_dirs.len().saturating_sub(1)..];
-        let log = log::end_of_log(&log::run_segments(newest, u64::MAX)?)?;
+        let log = log::end_of_log(&self.logs.segments(false)?)?;
         Ok(Position { log, version: None, event: event.unwrap_or((0, 0)) })
     }
 }
@@ -185,6 +186,7 @@ impl Drop for StreamPlace {
 pub(super) struct EventStream {
     follower: Follower,
     place: StreamPlace,
+    log: Cursor<RunLogs>,
     at: Position,
     /// Up to which published state the history was read.
     history_read_at: Option<u64>,
@@ -221,9 +223,6 @@ impl EventStream {
         let seen = watch.seen();
         let published = watch.get();
         let look_again = self.follower.watch_run(published.snapshot.run_id);
-        let log_dirs = streams.runs.log_dirs()?;
-        let page = log::read_since(&log::run_segments(&log_dirs, self.at.log)?, self.at.log, LINES_AT_ONCE)?;
-        let is_up_to_date = page.lines.len() < LINES_AT_ONCE;
         let mut history = VecDeque::new();
         if self.history_read_at != Some(seen.published()) {
             let (run_id, seq) = self.at.event;
@@ -233,8 +232,7 @@ impl EventStream {
                 self.history_read_at = Some(seen.published());
             }
         }
-        self.push_lines(page, &mut history)?;
-        if is_up_to_date {
+        if self.push_log(&mut history)? {
             self.push_history(&mut history, |_| true)?;
         }
         // Never behind more than a page of lines: whoever watches a flood on a slow line has to see that it was paused.
@@ -257,26 +255,34 @@ impl EventStream {
         Ok(())
     }
 
-    /// The lines, and between them what happened before each.
-    fn push_lines(&mut self, page: Page, history: &mut VecDeque<(i64, EventRow)>) -> io::Result<()> {
+    /// The next lines, and between them what happened before each. Whether that was all there is.
+    fn push_log(&mut self, history: &mut VecDeque<(i64, EventRow)>) -> io::Result<bool> {
         #[derive(Serialize)]
         struct Gap {
             from: u64,
             to: u64,
         }
-        if page.first > self.at.log && !page.lines.is_empty() {
-            let gap = Gap { from: self.at.log, to: page.first };
-            self.at.log = page.first;
-            self.push("gap", &gap)?;
-        }
-        for line in page.lines {
-            if let Some(at) = line.ts {
-                self.push_history(history, |event| event.at <= at)?;
+        for _ in 0..LINES_AT_ONCE {
+            if self.out.len() >= BYTES_AT_ONCE {
+                return Ok(false);
             }
-            self.at.log = line.id;
-            self.push("log", &line)?;
+            match self.log.next()? {
+                None => return Ok(true),
+                Some(Item::Gone { from, to }) => {
+                    self.at.log = to;
+                    self.push("gap", &Gap { from, to })?;
+                }
+                Some(Item::Line(line)) => {
+                    let line = Line::from(line);
+                    if let Some(at) = line.ts {
+                        self.push_history(history, |event| event.at <= at)?;
+                    }
+                    self.at.log = line.id;
+                    self.push("log", &line)?;
+                }
+            }
         }
-        Ok(())
+        Ok(false)
     }
 
     /// What happened, as long as it is `due`.

@@ -32,7 +32,7 @@ use rouille::{Request, Response, ResponseBody};
 use serde::Serialize;
 use serde_json::json;
 
-use crate::log::{self, Page};
+use crate::log::{self, BackendFiles, Cursor, Page, RunLogs};
 use crate::process::{self, Identity};
 use crate::run_dir::{self, Runs};
 use crate::store::{Reader, schema_version};
@@ -91,8 +91,10 @@ const BACKEND: &str = "backend";
 pub struct App {
     /// The life cycle.
     pub supervisor: Handle,
-    /// Where the logs are.
+    /// Where the runs are.
     pub runs: Runs,
+    /// What they said.
+    pub logs: RunLogs,
     /// The database, for history.
     pub database: PathBuf,
     /// Which pages and names may ask.
@@ -311,17 +313,14 @@ impl App {
             return Err(ApiError::BadQuery("wait is for the pipeline's log; leave it out for the server's own".to_owned()));
         }
         if wait > 0 {
-            self.streams.wait_for_lines(Duration::from_secs(wait), || {
-                Ok(!log::read_since(&log::run_segments(&self.runs.log_dirs()?, since)?, since, 1)?.lines.is_empty())
-            })?;
+            let mut cursor = Cursor::new(&self.logs, since);
+            self.streams.wait_for_lines(Duration::from_secs(wait), || Ok(cursor.next()?.is_some()))?;
         }
         self.answers.make(|| {
             let page = if source == BACKEND {
-                log::read_since(&log::backend_segments(self.runs.runtime_dir())?, since, limit)?
+                log::read_since(BackendFiles::new(self.runs.runtime_dir()), since, limit)?
             } else {
-                let log_dirs = self.runs.log_dirs()?;
-                let page = log::read_since(&log::run_segments(&log_dirs, since)?, since, limit)?;
-                Page { first: log::start_of_runs(&log_dirs)?, ..page }
+                log::read_since(&self.logs, since, limit)?
             };
             Ok(self.answers.json(long_bytes(&Lines { source: Some(source), since: Some(since), name: None, page })))
         })
@@ -332,9 +331,9 @@ impl App {
         let lines = input::query_number(request, "lines", 1, LINES_MAX)?.unwrap_or(TAIL_DEFAULT);
         let lines = usize::try_from(lines).expect("at most LINES_MAX");
         let page = if name == BACKEND {
-            log::read_tail(&log::backend_segments(self.runs.runtime_dir())?, lines)?
+            log::read_tail(BackendFiles::new(self.runs.runtime_dir()), lines)?
         } else {
-            log::read_tail_of_runs(&self.runs.log_dirs()?, lines)?
+            log::read_tail(&self.logs, lines)?
         };
         Ok(self.answers.json(long_bytes(&Lines { source: None, since: None, name: Some(name), page })))
     }

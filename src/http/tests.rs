@@ -11,9 +11,10 @@ use serde_json::Value;
 use super::*;
 use crate::clock::{Clock, Timestamp};
 use crate::config::Token;
+use crate::log::RunLogs;
 use crate::secrets::Secrets;
 use crate::store::Store;
-use crate::supervisor::{Settings, Supervisor};
+use crate::supervisor::{Retention, Settings, Supervisor};
 
 const TOKEN: &str = "the-token-that-acts";
 const READ_TOKEN: &str = "the-token-that-looks";
@@ -65,6 +66,7 @@ impl House {
             uses_cgroups: false,
             log_segment_bytes: 1 << 20,
             log_run_bytes: 1 << 20,
+            retention: Retention { log_bytes: 1 << 30, runs: 1000, ended_for: None },
         };
         let supervisor = Some(Supervisor::start(store, settings, || {}).expect("starts"));
         Self { dir, supervisor, clock: HandClock::new() }
@@ -80,6 +82,7 @@ impl House {
         App {
             supervisor: self.supervisor.as_ref().expect("it runs").handle(),
             runs: Runs::new(self.dir.path().to_owned()),
+            logs: RunLogs::new(self.dir.path().join("runs")),
             database: self.dir.path().join("autoappdev.db"),
             guard: Guard::new(door, vec![], vec![]),
             keys,
@@ -87,6 +90,7 @@ impl House {
             streams: Arc::new(Streams::new(
                 self.supervisor.as_ref().expect("it runs").handle(),
                 Runs::new(self.dir.path().to_owned()),
+                RunLogs::new(self.dir.path().join("runs")),
                 self.dir.path().join("autoappdev.db"),
             )),
         }

@@ -8,7 +8,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use super::{Segment, Stream, TEXT_MAX, push_record};
+use super::{Listing, Segment, SegmentList, Stream, TEXT_MAX, push_record};
 use crate::clock::{Clock, SystemClock};
 use crate::private::private_file;
 
@@ -109,8 +109,27 @@ impl log::Log for BackendLog {
     fn flush(&self) {}
 }
 
+/// The files of the server's own log, for reading.
+#[derive(Clone, Debug)]
+pub struct BackendFiles {
+    dir: PathBuf,
+}
+
+impl BackendFiles {
+    /// Those in the runtime directory.
+    pub fn new(dir: &Path) -> Self {
+        Self { dir: dir.to_owned() }
+    }
+}
+
+impl Listing for BackendFiles {
+    fn segments(&self, _is_stale: bool) -> io::Result<SegmentList> {
+        Ok(backend_segments(&self.dir)?.into())
+    }
+}
+
 /// The segments of the server's own log, in order.
-pub fn backend_segments(dir: &Path) -> io::Result<Vec<Segment>> {
+fn backend_segments(dir: &Path) -> io::Result<Vec<Segment>> {
     let mut segments = Vec::new();
     let mut newest_start = 0;
     for entry in fs::read_dir(dir)? {
@@ -120,13 +139,13 @@ pub fn backend_segments(dir: &Path) -> io::Result<Vec<Segment>> {
             name.strip_prefix("backend-").and_then(|rest| rest.strip_suffix(".log")).and_then(|start| start.parse::<u64>().ok());
         if let Some(start) = start {
             newest_start = newest_start.max(start + fs::metadata(&path)?.len());
-            segments.push(Segment { start, path, run_id: None });
+            segments.push(Segment { start, packed_end: None, path, run_id: None });
         }
     }
     segments.sort_unstable_by_key(|segment| segment.start);
     let path = dir.join(NEWEST);
     if path.exists() {
-        segments.push(Segment { start: newest_start, path, run_id: None });
+        segments.push(Segment { start: newest_start, packed_end: None, path, run_id: None });
     }
     Ok(segments)
 }
@@ -148,7 +167,7 @@ mod tests {
         log.newest.lock().expect("whole").file = real;
         log.append(at, "after").expect("writes");
         log.append(at, "later").expect("writes");
-        let page = read_since(&backend_segments(dir.path()).expect("a look"), 0, 100).expect("reads");
+        let page = read_since(BackendFiles::new(dir.path()), 0, 100).expect("reads");
         let lines: Vec<&str> = page.lines.iter().map(|line| line.line.as_str()).collect();
         let mark = "[autoappdev: 3 lines lost here: they could not be written to the disk]";
         assert_eq!(lines, ["before", mark, "after", "later"]);
@@ -163,7 +182,7 @@ mod tests {
             let opened = BackendLog::open(dir.path()).expect("opens");
             for n in 0..40 {
                 opened.append("2023-11-14T22:13:20.007Z", &format!("{restart} {n} {long}")).expect("writes");
-                let page = read_since(&backend_segments(dir.path()).expect("a look"), last, 10).expect("reads");
+                let page = read_since(BackendFiles::new(dir.path()), last, 10).expect("reads");
                 assert_eq!(page.lines.len(), 1, "one new line");
                 assert!(page.lines[0].line.starts_with(&format!("{restart} {n} ")));
                 assert!(page.lines[0].id > last);

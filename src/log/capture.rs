@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
-use super::{Stream, TEXT_MAX, push_record};
+use super::{Stream, TEXT_MAX, push_record, record_head};
 
 /// How long an unfinished line, a prompt or a progress bar, may wait before it is written as far as it goes.
 const UNFINISHED_SHOWN_AFTER: Duration = Duration::from_millis(250);
+
+/// With this many bytes of records there is enough for one write.
+pub const RECORDS_ENOUGH: usize = 128 * 1024;
 
 /// Cuts one stream into lines. Moments are in awake time.
 #[derive(Debug)]
@@ -25,20 +28,30 @@ impl LineSplitter {
         Self { stream, unfinished: Vec::new(), since: Duration::ZERO, is_continued: false }
     }
 
-    /// Takes bytes that came at `at` (a timestamp as text; `now` in awake time) and appends the records that they complete.
-    pub fn push(&mut self, mut bytes: &[u8], at: &[u8], now: Duration, out: &mut Vec<u8>) {
-        while let Some(end) = memchr::memchr(b'\n', bytes) {
-            let line = &bytes[..end];
+    /// Takes bytes that came at `at` (a timestamp as text; `now` in awake time) and appends the records that they complete, until there are
+    /// [`RECORDS_ENOUGH`] bytes of them: empty lines become thirty times as long. Returns how many bytes it took; the rest is to be handed in
+    /// again, once `out` is written.
+    pub fn push(&mut self, bytes: &[u8], at: &[u8], now: Duration, out: &mut Vec<u8>) -> usize {
+        let head = record_head(at, self.stream, false);
+        let mut used = 0;
+        for end in memchr::memchr_iter(b'\n', bytes) {
+            let line = &bytes[used..end];
             if self.unfinished.is_empty() && line.len() <= TEXT_MAX {
-                push_record(out, at, self.stream, false, line);
+                // The usual case, a million times a second: two copies, the newline with the text.
+                out.extend_from_slice(&head);
+                out.extend_from_slice(&bytes[used..=end]);
                 self.is_continued = false;
             } else {
                 self.keep(line, at, now, out);
                 self.finish(at, out);
             }
-            bytes = &bytes[end + 1..];
+            used = end + 1;
+            if out.len() >= RECORDS_ENOUGH {
+                return used;
+            }
         }
-        self.keep(bytes, at, now, out);
+        self.keep(&bytes[used..], at, now, out);
+        bytes.len()
     }
 
     /// Writes the unfinished line as far as it goes, when it has waited for long enough. A character cut in half waits on.
@@ -121,6 +134,16 @@ mod tests {
             .collect()
     }
 
+    /// Hands all of it in, as the shim does.
+    fn push(splitter: &mut LineSplitter, bytes: &[u8], now: Duration, out: &mut Vec<u8>) {
+        let (mut used, mut written) = (0, Vec::new());
+        while used < bytes.len() {
+            used += splitter.push(&bytes[used..], AT, now, &mut written);
+            assert!(written.len() <= RECORDS_ENOUGH + bytes.len() + 2 * TEXT_MAX, "bounded: {} bytes", written.len());
+            out.append(&mut written);
+        }
+    }
+
     /// The bytes that the records stand for.
     fn joined(out: &[u8]) -> Vec<u8> {
         let mut bytes = Vec::new();
@@ -138,7 +161,7 @@ mod tests {
         let stream = b"one\n\ntwo\0\r\n\xff\xfe h\xc3\xa9llo\nno newline";
         let mut whole = Vec::new();
         let mut splitter = LineSplitter::new(Stream::Stdout);
-        splitter.push(stream, AT, Duration::ZERO, &mut whole);
+        push(&mut splitter, stream, Duration::ZERO, &mut whole);
         splitter.end(AT, &mut whole);
         assert_eq!(records(&whole).len(), 5);
         for first in 0..stream.len() {
@@ -146,11 +169,68 @@ mod tests {
                 let mut out = Vec::new();
                 let mut splitter = LineSplitter::new(Stream::Stdout);
                 for part in [&stream[..first], &stream[first..second], &stream[second..]] {
-                    splitter.push(part, AT, Duration::ZERO, &mut out);
+                    push(&mut splitter, part, Duration::ZERO, &mut out);
                 }
                 splitter.end(AT, &mut out);
                 assert_eq!(out, whole, "cut at {first} and {second}");
             }
+        }
+    }
+
+    /// A stream of all that lines are made of, the same for the same seed.
+    fn a_stream(seed: &mut u64) -> Vec<u8> {
+        let mut next = |below: u64| {
+            *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (*seed >> 33) % below
+        };
+        let mut stream = Vec::new();
+        for _ in 0..next(12) {
+            match next(8) {
+                0 => stream.extend(std::iter::repeat_n(b'\n', usize::try_from(next(12_000)).expect("small"))),
+                1 => stream.extend(std::iter::repeat_n(b'x', TEXT_MAX - 2 + usize::try_from(next(4)).expect("small"))),
+                2 => stream.extend("größer ☃ 💡".repeat(usize::try_from(next(3_000)).expect("small")).bytes()),
+                3 => stream.extend(b"10 %\r20 %\r\0\x1b[1m"),
+                4 => stream.extend(b"\xff\xc3\xe2\x98\xf0\x9f\x92"),
+                5 => stream.extend(b"\xc3\n\x83\n"),
+                _ => stream.extend(b"a line\n"),
+            }
+        }
+        stream
+    }
+
+    #[test]
+    fn any_stream_cut_anywhere_gives_the_same_records_and_all_of_its_bytes() {
+        let mut seed = 20_260_131;
+        for _ in 0..40 {
+            let stream = a_stream(&mut seed);
+            let mut whole = Vec::new();
+            let mut splitter = LineSplitter::new(Stream::Stdout);
+            push(&mut splitter, &stream, Duration::ZERO, &mut whole);
+            splitter.end(AT, &mut whole);
+            let mut with_end = stream.clone();
+            if !stream.is_empty() && !stream.ends_with(b"\n") {
+                with_end.push(b'\n');
+            }
+            assert!(joined(&whole) == with_end, "each byte is there, once");
+            assert!(records(&whole).iter().all(|(_, text)| text.len() <= TEXT_MAX));
+            // In pieces, and the same with pauses in which what is unfinished is shown.
+            let (mut cut, mut shown) = (Vec::new(), Vec::new());
+            let mut splitters = [LineSplitter::new(Stream::Stdout), LineSplitter::new(Stream::Stdout)];
+            let (mut rest, mut now) = (&stream[..], Duration::ZERO);
+            while !rest.is_empty() {
+                seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                let len = usize::try_from((seed >> 33) % if stream.len() < 20_000 { 50 } else { 100_000 }).expect("small") + 1;
+                let (piece, others) = rest.split_at(len.min(rest.len()));
+                push(&mut splitters[0], piece, Duration::ZERO, &mut cut);
+                push(&mut splitters[1], piece, now, &mut shown);
+                now += Duration::from_millis(seed % 400);
+                splitters[1].flush_if_due(AT, now, &mut shown);
+                rest = others;
+            }
+            splitters[0].end(AT, &mut cut);
+            splitters[1].end(AT, &mut shown);
+            assert!(cut == whole, "cut otherwise, the records are others");
+            assert!(joined(&shown) == with_end, "shown in parts, the lines are others");
         }
     }
 
@@ -163,7 +243,7 @@ mod tests {
                 let mut out = Vec::new();
                 let mut splitter = LineSplitter::new(Stream::Stderr);
                 for part in line.chunks(chunk.min(line.len())) {
-                    splitter.push(part, AT, Duration::ZERO, &mut out);
+                    push(&mut splitter, part, Duration::ZERO, &mut out);
                 }
                 splitter.end(AT, &mut out);
                 assert!(records(&out).iter().all(|(_, text)| text.len() <= TEXT_MAX));
@@ -177,7 +257,7 @@ mod tests {
         let mut line = vec![b'x'; TEXT_MAX - 1];
         line.extend("é\n".bytes());
         let mut out = Vec::new();
-        LineSplitter::new(Stream::Stdout).push(&line, AT, Duration::ZERO, &mut out);
+        push(&mut LineSplitter::new(Stream::Stdout), &line, Duration::ZERO, &mut out);
         for (_, text) in records(&out) {
             std::str::from_utf8(&text).expect("whole characters");
         }
@@ -199,17 +279,17 @@ mod tests {
         let ms = Duration::from_millis;
         let mut out = Vec::new();
         let mut splitter = LineSplitter::new(Stream::Stdout);
-        splitter.push(b"Name? \xc3", AT, ms(1_000), &mut out);
+        push(&mut splitter, b"Name? \xc3", ms(1_000), &mut out);
         assert_eq!(splitter.due_at(), Some(ms(1_250)));
         splitter.flush_if_due(AT, ms(1_249), &mut out);
         assert!(out.is_empty());
         splitter.flush_if_due(AT, ms(1_250), &mut out);
         assert_eq!(records(&out), [(true, b"Name? ".to_vec())], "half a character waits");
-        splitter.push(b"\xa9\n", AT, ms(1_300), &mut out);
+        push(&mut splitter, b"\xa9\n", ms(1_300), &mut out);
         assert_eq!(joined(&out), "Name? é\n".as_bytes());
         assert_eq!(splitter.due_at(), None);
 
-        splitter.push(b"bye", AT, ms(2_000), &mut out);
+        push(&mut splitter, b"bye", ms(2_000), &mut out);
         splitter.flush_if_due(AT, ms(3_000), &mut out);
         splitter.end(AT, &mut out);
         assert_eq!(joined(&out), "Name? é\nbye\n".as_bytes(), "the end closes a line that was shown in part");

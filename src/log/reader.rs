@@ -1,31 +1,17 @@
-//! Lines by position.
-//!
-//! The files grow while they are read: a line counts once its newline is there. A segment can be removed while it is read: what
-//! follows it is then the beginning.
+//! Pages of lines for clients: those after a position, and the last ones.
 
-use std::fs::{self, File};
-use std::io::{self, Read, Seek, SeekFrom};
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::io;
 
 use serde::Serialize;
 
-use super::{RECORD_MAX, Stream, parse_record};
+use super::cursor::{ATTEMPTS_MAX, Cursor, Item, RawLine};
+use super::listing::{Listing, SegmentList};
+use super::segment::end_of_log;
+use super::{LOSS_MARK_BYTES_MAX, RECORD_MAX, Stream};
 use crate::clock::Timestamp;
 
 /// The most text that one page carries, in bytes: limits a reply, however long the lines are.
 const PAGE_BYTES_MAX: usize = 1024 * 1024;
-
-/// One file of a log.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Segment {
-    /// The position of its first byte.
-    pub start: u64,
-    /// Where it is.
-    pub path: PathBuf,
-    /// The run that it belongs to; `None` for the server's own.
-    pub run_id: Option<i64>,
-}
 
 /// One line for a client.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -46,6 +32,25 @@ pub struct Line {
     pub partial: bool,
 }
 
+impl From<RawLine<'_>> for Line {
+    fn from(raw: RawLine<'_>) -> Self {
+        let stream = raw.head.and_then(|(_, stream)| match stream {
+            Stream::Stdout => Some("stdout"),
+            Stream::Stderr => Some("stderr"),
+            Stream::Backend => None,
+        });
+        Self {
+            id: raw.id,
+            ts: raw.head.map(|(at, _)| at),
+            source: if raw.run_id.is_some() { "pipeline" } else { "backend" },
+            stream,
+            run_id: raw.run_id,
+            line: String::from_utf8_lossy(raw.text).into_owned(),
+            partial: raw.goes_on,
+        }
+    }
+}
+
 /// Lines in order, and where to go on.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Page {
@@ -53,147 +58,87 @@ pub struct Page {
     pub next: u64,
     /// Where the kept log begins.
     pub first: u64,
+    /// How many bytes of the log right before the first of these lines are not there any more. A page ends where others are missing.
+    pub gone: u64,
     /// Oldest first.
     pub lines: Vec<Line>,
 }
 
-/// The segments in one folder, in order. None where there is no folder.
-pub fn segments_in(dir: &Path, run_id: Option<i64>) -> io::Result<Vec<Segment>> {
-    let entries = match fs::read_dir(dir) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        other => other?,
-    };
-    let mut segments: Vec<Segment> = entries
-        .filter_map(|entry| {
-            let path = entry.ok()?.path();
-            let start = path.file_name()?.to_str()?.strip_suffix(".log")?.parse().ok()?;
-            Some(Segment { start, path, run_id })
-        })
-        .collect();
-    segments.sort_unstable_by_key(|segment| segment.start);
-    Ok(segments)
-}
-
-/// The segments of runs, in order, from the one that holds position `since` on: of a long history only what is needed is looked at.
-/// `log_dirs` are the log folders of all runs, oldest first.
-pub fn run_segments(log_dirs: &[(i64, PathBuf)], since: u64) -> io::Result<Vec<Segment>> {
-    let mut segments = Vec::new();
-    for (run_id, dir) in log_dirs.iter().rev() {
-        let of_run = segments_in(dir, Some(*run_id))?;
-        let reaches_back = of_run.first().is_some_and(|first| first.start <= since);
-        segments.extend(of_run);
-        if reaches_back {
-            break;
-        }
-    }
-    // Runs follow each other, so this only matters where somebody moved directories about.
-    segments.sort_by_key(|segment| segment.start);
-    Ok(segments)
-}
-
-/// Where the kept log of all runs begins.
-pub fn start_of_runs(log_dirs: &[(i64, PathBuf)]) -> io::Result<u64> {
-    for (run_id, dir) in log_dirs {
-        if let Some(first) = segments_in(dir, Some(*run_id))?.first() {
-            return Ok(first.start);
-        }
-    }
-    Ok(0)
-}
-
-/// The last `lines` lines of all runs. Takes in older runs only as far as the newer ones have fewer lines.
-pub fn read_tail_of_runs(log_dirs: &[(i64, PathBuf)], lines: usize) -> io::Result<Page> {
-    let mut runs = 1;
-    loop {
-        let newest = &log_dirs[log_dirs.len().saturating_sub(runs)..];
-        let page = read_tail(&run_segments(newest, 0)?, lines)?;
-        if page.lines.len() >= lines || newest.len() == log_dirs.len() {
-            return Ok(Page { first: start_of_runs(log_dirs)?, ..page });
-        }
-        runs *= 4;
-    }
-}
-
-/// The position after the last byte of the last segment.
-pub fn end_of_log(segments: &[Segment]) -> io::Result<u64> {
-    let mut end = 0;
-    for segment in segments {
-        end = end.max(segment.start + len_of(segment)?);
-    }
-    Ok(end)
-}
-
 /// Up to `limit` lines with an id above `since`.
-pub fn read_since(segments: &[Segment], since: u64, limit: usize) -> io::Result<Page> {
-    let first = segments.first().map_or(0, |segment| segment.start);
-    let mut page = Page { next: since, first, lines: Vec::new() };
+pub fn read_since(log: impl Listing, since: u64, limit: usize) -> io::Result<Page> {
+    let mut cursor = Cursor::new(log, since);
+    let mut page = Page { next: since, ..Page::default() };
     let mut bytes = 0;
-    for (n, segment) in segments.iter().enumerate() {
-        if page.lines.len() >= limit || bytes >= PAGE_BYTES_MAX {
-            break;
-        }
-        let next_start = segments.get(n + 1).map(|next| next.start);
-        if next_start.is_some_and(|next| next <= since) {
-            continue;
-        }
-        let Some(mut file) = open_unless_gone(segment)? else { continue };
-        let mut at = segment.start + line_start_before(&file, since.saturating_sub(segment.start))?;
-        file.seek(SeekFrom::Start(at - segment.start))?;
-        let mut buffer = Vec::new();
-        let mut at_end = false;
-        'segment: while !at_end {
-            let mut used = 0;
-            while let Some(len) = memchr::memchr(b'\n', &buffer[used..]) {
-                at += len as u64 + 1;
-                if at > since {
-                    if page.lines.len() >= limit || bytes >= PAGE_BYTES_MAX {
-                        break 'segment;
-                    }
-                    bytes += len;
-                    page.lines.push(line_of(&buffer[used..used + len], at, segment));
-                    page.next = at;
-                }
-                used += len + 1;
+    while page.lines.len() < limit && bytes < PAGE_BYTES_MAX {
+        match cursor.next()? {
+            Some(Item::Line(line)) => {
+                bytes += line.text.len();
+                page.next = line.id;
+                page.lines.push(line.into());
             }
-            buffer.drain(..used);
-            at_end = (&mut file).take(RECORD_MAX as u64).read_to_end(&mut buffer)? == 0;
-            // In a segment that has a successor nothing is written any more: what has no newline is a record that its writer was
-            // killed in.
-            if at_end && !buffer.is_empty() && next_start.is_some() && page.lines.len() < limit {
-                at += buffer.len() as u64;
-                if at > since {
-                    page.lines.push(line_of(&buffer, at, segment));
-                    page.next = at;
-                }
+            Some(Item::Gone { from, to }) if page.lines.is_empty() => {
+                page.gone += to - from;
+                page.next = to;
             }
+            Some(Item::Gone { .. }) | None => break,
         }
     }
+    page.first = cursor.first();
     Ok(page)
 }
 
-/// The last `lines` lines. The work grows with the lines, not with the log.
-pub fn read_tail(segments: &[Segment], lines: usize) -> io::Result<Page> {
-    let mut begin = end_of_log(segments)?;
+/// The last `lines` lines, but none from before a place where some are missing. The work grows with the lines, not with the log.
+pub fn read_tail(log: impl Listing, lines: usize) -> io::Result<Page> {
+    for attempt in 0..ATTEMPTS_MAX {
+        let list = log.segments(attempt > 0)?;
+        // One of those that are listed can have been packed or removed a moment ago.
+        let Some(tail) = find_tail(&list, lines)? else { continue };
+        let page = read_since(&log, tail.begin, lines)?;
+        // What is gone since then counts from where it was.
+        return Ok(Page { gone: tail.gone + page.gone, ..page });
+    }
+    Err(io::Error::other("the log's files change faster than they can be opened"))
+}
+
+/// Where a tail begins.
+struct Tail {
+    begin: u64,
+    gone: u64,
+}
+
+/// Counts lines from the end; `None` where a segment is not there any more.
+fn find_tail(list: &SegmentList, lines: usize) -> io::Result<Option<Tail>> {
+    if lines == 0 {
+        return Ok(Some(Tail { begin: end_of_log(list)?, gone: 0 }));
+    }
     let mut wanted = lines;
     let mut bytes = 0;
-    for (n, segment) in segments.iter().enumerate().rev() {
-        if wanted == 0 || bytes >= PAGE_BYTES_MAX {
-            break;
-        }
-        let Some(file) = open_unless_gone(segment)? else { continue };
-        let len = file.metadata()?.len();
-        let mut end = len;
-        begin = begin.min(segment.start + end);
-        let mut chunk = vec![0; RECORD_MAX];
-        // Newlines are counted from the end; the one that ends the last line wanted is that of the line before it. What stands behind the
-        // last newline of all is a record in the making and no line yet, and a segment without a byte has none.
-        let is_last = n + 1 == segments.len();
+    let mut chunk = vec![0; RECORD_MAX];
+    let mut later: Option<(u64, Option<i64>)> = None;
+    for segment in list.iter().rev() {
+        let Some(mut file) = segment.open()? else { return Ok(None) };
+        let mut end = file.len()?;
+        // What stands behind the last newline of all is a record in the making and no line yet, and a segment without a byte has none.
+        let (len, is_last) = (end, later.is_none());
         let mut has_line = len > 0 && !is_last;
+        if let Some((begin, run_id)) = later {
+            let missing = begin.saturating_sub(segment.start + end);
+            if missing > 0 && (run_id == segment.run_id || missing > LOSS_MARK_BYTES_MAX) {
+                return Ok(Some(Tail { begin, gone: missing }));
+            }
+        }
+        // Newlines are counted from the end; the one that ends the last line wanted is that of the line before it.
         let mut is_first_newline = true;
-        'file: while end > 0 {
+        while end > 0 {
             let start = end.saturating_sub(chunk.len() as u64);
             let part = &mut chunk[..usize::try_from(end - start).expect("at most a chunk")];
-            file.read_exact_at(part, start)?;
+            match file.read_exact_at(part, start) {
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                    let begin = segment.start + end;
+                    return Ok(Some(Tail { begin, gone: 0 }));
+                }
+                other => other?,
+            }
             for newline in memchr::memrchr_iter(b'\n', part) {
                 let after = start + newline as u64 + 1;
                 has_line = true;
@@ -202,90 +147,44 @@ pub fn read_tail(segments: &[Segment], lines: usize) -> io::Result<Page> {
                 }
                 wanted -= 1;
                 if wanted == 0 || bytes + usize::try_from(end - after).expect("a chunk") >= PAGE_BYTES_MAX {
-                    begin = segment.start + after;
-                    wanted = 0;
-                    break 'file;
+                    return Ok(Some(Tail { begin: segment.start + after, gone: 0 }));
                 }
             }
             bytes += part.len();
             end = start;
-            begin = segment.start + start;
         }
         // The first line of a segment has no newline in front of it.
         wanted = wanted.saturating_sub(usize::from(has_line));
+        later = Some((segment.start, segment.run_id));
+        if wanted == 0 || bytes >= PAGE_BYTES_MAX {
+            return Ok(Some(Tail { begin: segment.start, gone: 0 }));
+        }
     }
-    read_since(segments, begin, lines)
-}
-
-fn line_of(record: &[u8], id: u64, segment: &Segment) -> Line {
-    let source = if segment.run_id.is_some() { "pipeline" } else { "backend" };
-    let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
-    match parse_record(record) {
-        Some(record) => Line {
-            id,
-            ts: Some(record.at),
-            source,
-            stream: match record.stream {
-                Stream::Stdout => Some("stdout"),
-                Stream::Stderr => Some("stderr"),
-                Stream::Backend => None,
-            },
-            run_id: segment.run_id,
-            line: text(record.text),
-            partial: record.goes_on,
-        },
-        // Damage is shown, not hidden.
-        None => Line { id, ts: None, source, stream: None, run_id: segment.run_id, line: text(record), partial: false },
-    }
-}
-
-/// The beginning of the line that holds the byte at `offset`, so that any number a client makes up is a good cursor.
-fn line_start_before(file: &File, offset: u64) -> io::Result<u64> {
-    let offset = offset.min(file.metadata()?.len());
-    let start = offset.saturating_sub(RECORD_MAX as u64);
-    let mut before = vec![0; usize::try_from(offset - start).expect("at most a record")];
-    file.read_exact_at(&mut before, start)?;
-    Ok(memchr::memrchr(b'\n', &before).map_or(start, |newline| start + newline as u64 + 1))
-}
-
-fn open_unless_gone(segment: &Segment) -> io::Result<Option<File>> {
-    match File::open(&segment.path) {
-        Ok(file) => Ok(Some(file)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-fn len_of(segment: &Segment) -> io::Result<u64> {
-    match fs::metadata(&segment.path) {
-        Ok(metadata) => Ok(metadata.len()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
-        Err(error) => Err(error),
-    }
+    // All of it; what lay before is gone.
+    let begin = later.map_or(0, |(begin, _)| begin);
+    Ok(Some(Tail { begin, gone: begin }))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Limits, SegmentWriter, push_record};
+    use super::super::{Limits, Packing, Segment, SegmentWriter, pack, push_record, segments_in};
     use super::*;
+    use std::fs::{self, File};
     use std::io::Write;
+    use std::path::{Path, PathBuf};
 
     const AT: &[u8] = b"2023-11-14T22:13:20.007Z";
 
     /// Two runs of small segments, each line its number.
-    fn a_log(dir: &Path) -> (Vec<Segment>, Vec<Line>) {
-        let (log_dirs, all) = some_runs(dir);
-        (run_segments(&log_dirs, 0).expect("a look"), all)
-    }
-
-    fn some_runs(dir: &Path) -> (Vec<(i64, PathBuf)>, Vec<Line>) {
+    fn a_log(dir: &Path) -> (SegmentList, Vec<Line>) {
         let mut position = 0;
         let mut n = 0;
-        let log_dirs = [1, 2].map(|run_id| (run_id, dir.join(run_id.to_string())));
-        for (_, log_dir) in &log_dirs {
-            fs::create_dir(log_dir).expect("creates");
+        let mut segments = Vec::new();
+        for run_id in [1, 2] {
+            let log_dir = dir.join(run_id.to_string());
+            fs::create_dir(&log_dir).expect("creates");
             let limits = Limits { segment_bytes: 120, run_bytes: 1 << 20 };
-            let mut writer = SegmentWriter::create(log_dir, position, limits).expect("creates");
+            let mut writer = SegmentWriter::create(&log_dir, position, limits).expect("creates");
             for _ in 0..30 {
                 let mut out = Vec::new();
                 push_record(&mut out, AT, Stream::Stdout, n % 7 == 0, n.to_string().repeat(n % 5).as_bytes());
@@ -293,30 +192,11 @@ mod tests {
                 n += 1;
             }
             position = writer.position();
+            segments.extend(segments_in(&log_dir, Some(run_id)).expect("a look"));
         }
-        let segments = run_segments(&log_dirs, 0).expect("a look");
+        let segments: SegmentList = segments.into();
         let all = read_since(&segments, 0, 1_000).expect("reads").lines;
-        (log_dirs.to_vec(), all)
-    }
-
-    #[test]
-    fn only_the_runs_that_are_needed_are_looked_at_and_the_lines_are_the_same() {
-        let dir = tempfile::tempdir().expect("a temp folder");
-        let (log_dirs, all) = some_runs(dir.path());
-        let whole = run_segments(&log_dirs, 0).expect("a look");
-        let second_begins = all[30].id;
-        assert!(run_segments(&log_dirs, second_begins).expect("a look").len() < whole.len());
-        for since in 0..=end_of_log(&whole).expect("a look") {
-            let some = run_segments(&log_dirs, since).expect("a look");
-            let (from_some, from_all) = (read_since(&some, since, 100), read_since(&whole, since, 100));
-            assert_eq!(from_some.expect("reads").lines, from_all.expect("reads").lines, "since {since}");
-        }
-        for lines in [1, 29, 30, 31, 60, 61] {
-            let page = read_tail_of_runs(&log_dirs, lines).expect("reads");
-            assert_eq!(page, read_tail(&whole, lines).expect("reads"), "{lines} lines");
-        }
-        assert_eq!(read_tail_of_runs(&[], 5).expect("reads"), Page::default());
-        assert_eq!(start_of_runs(&log_dirs).expect("a look"), whole[0].start);
+        (segments, all)
     }
 
     #[test]
@@ -376,8 +256,13 @@ mod tests {
         }
         file.set_len(file.metadata().expect("there").len() - 32).expect("cuts");
         // A run that has said nothing yet, and one that is in the middle of its first word.
-        let next = Segment { start: end_of_log(&segments).expect("a look"), path: dir.path().join("next.log"), run_id: Some(3) };
-        let with_next = [segments, vec![next.clone()]].concat();
+        let next = Segment {
+            start: end_of_log(&segments).expect("a look"),
+            path: dir.path().join("next.log"),
+            run_id: Some(3),
+            packed_end: None,
+        };
+        let with_next: SegmentList = segments.iter().cloned().chain([next.clone()]).collect();
         for said in ["", "2023"] {
             fs::write(&next.path, said).expect("writes");
             for lines in [1, 2, 59, 60] {
@@ -399,9 +284,11 @@ mod tests {
             .expect("writes");
         assert_eq!(read_since(&segments, 0, 1_000).expect("reads").lines, all);
         // Once another run's segment follows, nobody will finish it.
-        let next = Segment { start: end_of_log(&segments).expect("a look"), path: dir.path().join("next.log"), run_id: Some(3) };
+        let start = end_of_log(&segments).expect("a look");
+        let next = Segment { start, packed_end: None, path: dir.path().join("next.log"), run_id: Some(3) };
         File::create(&next.path).expect("creates");
-        let lines = read_since(&[segments, vec![next]].concat(), 0, 1_000).expect("reads").lines;
+        let segments: SegmentList = [&segments[..], &[next]].concat().into();
+        let lines = read_since(&segments, 0, 1_000).expect("reads").lines;
         assert_eq!(lines.len(), all.len() + 1);
         assert_eq!(lines.last().expect("lines").line, "half");
     }
@@ -416,7 +303,7 @@ mod tests {
             push_record(&mut out, AT, Stream::Stdout, false, &vec![b'x'; 60_000]);
             writer.write(&out, AT).expect("writes");
         }
-        let segments = segments_in(dir.path(), None).expect("a look");
+        let segments: SegmentList = segments_in(dir.path(), None).expect("a look").into();
         for page in [read_since(&segments, 0, 5_000), read_tail(&segments, 5_000)] {
             let page = page.expect("reads");
             let bytes: usize = page.lines.iter().map(|line| line.line.len()).sum();
@@ -427,8 +314,192 @@ mod tests {
 
     #[test]
     fn an_empty_log_has_no_lines() {
-        assert_eq!(read_since(&[], 0, 10).expect("reads"), Page::default());
-        assert_eq!(read_tail(&[], 10).expect("reads"), Page::default());
-        assert_eq!(read_since(&[], 77, 10).expect("reads").next, 77, "a cursor from before is kept");
+        let none: SegmentList = [].into();
+        assert_eq!(read_since(&none, 0, 10).expect("reads"), Page::default());
+        assert_eq!(read_tail(&none, 10).expect("reads"), Page::default());
+        assert_eq!(read_since(&none, 77, 10).expect("reads").next, 77, "a cursor from before is kept");
+    }
+
+    /// The segments of both runs as they are now.
+    fn look_again(dir: &Path) -> SegmentList {
+        let of = |run_id: i64| segments_in(&dir.join(run_id.to_string()), Some(run_id)).expect("a look");
+        [of(1), of(2)].concat().into()
+    }
+
+    #[test]
+    fn packed_and_plain_read_the_same_from_every_cursor() {
+        let dir = tempfile::tempdir().expect("a temp folder");
+        let (segments, all) = a_log(dir.path());
+        let end = end_of_log(&segments).expect("a look");
+        for (n, segment) in segments.iter().enumerate() {
+            if n % 3 != 1 {
+                assert_eq!(pack(segment, || true).expect("packs"), Packing::Done);
+            }
+        }
+        let packed = look_again(dir.path());
+        assert!(packed.iter().any(|segment| segment.packed_end.is_some()) && packed.len() == segments.len());
+        assert_eq!(end_of_log(&packed).expect("a look"), end);
+        for since in 0..=end {
+            let wanted: Vec<Line> = all.iter().filter(|line| line.id > since).cloned().collect();
+            assert_eq!(read_since(&packed, since, 1_000).expect("reads").lines, wanted, "since {since}");
+        }
+        for lines in 1..=61 {
+            let page = read_tail(&packed, lines).expect("reads");
+            assert_eq!((page.lines, page.gone), (all[all.len().saturating_sub(lines)..].to_vec(), 0), "{lines} lines");
+        }
+    }
+
+    #[test]
+    fn what_is_gone_is_said_exactly_where_it_was() {
+        let dir = tempfile::tempdir().expect("a temp folder");
+        let (segments, all) = a_log(dir.path());
+        // The first, and two in the middle of the second run.
+        let removed: Vec<&Segment> = [0, segments.len() - 5, segments.len() - 4].map(|n| &segments[n]).to_vec();
+        for segment in &removed {
+            fs::remove_file(&segment.path).expect("there");
+        }
+        let kept = look_again(dir.path());
+        let hole = (removed[1].start, segments[segments.len() - 3].start);
+        let is_kept = |line: &&Line| line.id > segments[1].start && (line.id <= hole.0 || line.id > hole.1);
+        let wanted: Vec<Line> = all.iter().filter(is_kept).cloned().collect();
+        for limit in [1, 3, 1_000] {
+            let (mut since, mut got, mut gone) = (0, Vec::new(), Vec::new());
+            loop {
+                let page = read_since(&kept, since, limit).expect("reads");
+                assert_eq!(page.first, segments[1].start);
+                if page.gone > 0 {
+                    gone.push((since, page.gone));
+                    assert_eq!(page.lines.first().map(|line| line.id > since + page.gone), Some(true));
+                }
+                if page.lines.is_empty() {
+                    break;
+                }
+                got.extend(page.lines);
+                since = page.next;
+            }
+            assert_eq!(got, wanted, "pages of {limit}");
+            assert_eq!(gone, [(0, segments[1].start), (hole.0, hole.1 - hole.0)], "pages of {limit}");
+        }
+        // In the middle of what is gone.
+        assert_eq!(read_since(&kept, hole.0 + 10, 1).expect("reads").gone, hole.1 - hole.0 - 10);
+        let behind = wanted.iter().filter(|line| line.id > hole.1).count();
+        for lines in 1..=behind {
+            let page = read_tail(&kept, lines).expect("reads");
+            assert_eq!((page.lines.len(), page.gone), (lines, 0));
+        }
+        let page = read_tail(&kept, behind + 1).expect("reads");
+        assert_eq!((page.lines.len(), page.gone), (behind, hole.1 - hole.0), "none from before a hole");
+        let one = tempfile::tempdir().expect("a temp folder");
+        let (segments, _) = a_log(one.path());
+        fs::remove_file(&segments[0].path).expect("there");
+        let page = read_tail(look_again(one.path()), 1_000).expect("reads");
+        assert_eq!(page.gone, segments[1].start, "a tail that reaches the beginning says what lay before");
+    }
+
+    #[test]
+    fn room_for_a_mark_between_two_runs_is_no_hole() {
+        let dir = tempfile::tempdir().expect("a temp folder");
+        let limits = Limits { segment_bytes: 1 << 20, run_bytes: 1 << 20 };
+        let mut begin = 0;
+        for (run_id, room) in [(1, LOSS_MARK_BYTES_MAX), (2, LOSS_MARK_BYTES_MAX + 1), (3, 0)] {
+            let log_dir = dir.path().join(run_id.to_string());
+            fs::create_dir(&log_dir).expect("creates");
+            let mut writer = SegmentWriter::create(&log_dir, begin, limits).expect("creates");
+            let mut out = Vec::new();
+            push_record(&mut out, AT, Stream::Stdout, false, b"a line");
+            writer.write(&out, AT).expect("writes");
+            begin = writer.position() + room;
+        }
+        let of = |run_id: i64| segments_in(&dir.path().join(run_id.to_string()), Some(run_id)).expect("a look");
+        let list: SegmentList = [of(1), of(2), of(3)].concat().into();
+        let page = read_since(&list, 0, 10).expect("reads");
+        assert_eq!((page.lines.len(), page.gone), (2, 0), "the page ends at a hole");
+        let page = read_since(&list, page.next, 10).expect("reads");
+        assert_eq!((page.lines.len(), page.gone), (1, LOSS_MARK_BYTES_MAX + 1));
+        assert_eq!(read_tail(&list, 10).expect("reads").gone, LOSS_MARK_BYTES_MAX + 1);
+    }
+
+    #[test]
+    fn a_run_that_begins_where_an_empty_segment_does_is_read() {
+        let dir = tempfile::tempdir().expect("a temp folder");
+        let (segments, all) = a_log(dir.path());
+        let end = end_of_log(&segments).expect("a look");
+        let more = |run_id: i64, text: &str| {
+            let path = dir.path().join(format!("{run_id}.log"));
+            let mut bytes = Vec::new();
+            if !text.is_empty() {
+                push_record(&mut bytes, AT, Stream::Stdout, false, text.as_bytes());
+            }
+            fs::write(&path, bytes).expect("writes");
+            Segment { start: end, packed_end: None, path, run_id: Some(run_id) }
+        };
+        let list: SegmentList = [&segments[..], &[more(2, ""), more(3, "the next run")]].concat().into();
+        for since in [0, all[40].id, end] {
+            let page = read_since(&list, since, 1_000).expect("reads");
+            assert_eq!(page.lines.last().map(|line| line.line.as_str()), Some("the next run"), "since {since}");
+        }
+        assert_eq!(read_tail(&list, 2).expect("reads").lines.len(), 2);
+    }
+
+    /// Lists a segment that is there, and packs it before anybody can open it.
+    struct PackedMeanwhile {
+        dir: PathBuf,
+    }
+
+    impl Listing for PackedMeanwhile {
+        fn segments(&self, _is_stale: bool) -> io::Result<SegmentList> {
+            let list = look_again(&self.dir);
+            if let Some(plain) = list.iter().find(|segment| segment.packed_end.is_none()) {
+                pack(plain, || true)?;
+            }
+            Ok(list)
+        }
+    }
+
+    #[test]
+    fn what_is_packed_between_each_look_and_the_opening_is_not_gone() {
+        let dir = tempfile::tempdir().expect("a temp folder");
+        let (_, all) = a_log(dir.path());
+        let page = read_since(PackedMeanwhile { dir: dir.path().to_owned() }, 0, 1_000).expect("reads");
+        assert_eq!((page.lines, page.gone), (all, 0));
+        let dir = tempfile::tempdir().expect("a temp folder");
+        let (_, all) = a_log(dir.path());
+        let page = read_tail(PackedMeanwhile { dir: dir.path().to_owned() }, 50).expect("reads");
+        assert_eq!((&page.lines[..], page.gone), (&all[10..], 0));
+    }
+
+    #[test]
+    fn a_damaged_frame_costs_that_frame_and_says_so() {
+        let dir = tempfile::tempdir().expect("a temp folder");
+        let limits = Limits { segment_bytes: 1 << 20, run_bytes: 1 << 30 };
+        let mut writer = SegmentWriter::create(dir.path(), 0, limits).expect("creates");
+        for n in 0..20_000 {
+            let mut out = Vec::new();
+            push_record(&mut out, AT, Stream::Stdout, false, format!("line {n}").as_bytes());
+            writer.write(&out, AT).expect("writes");
+        }
+        let list: SegmentList = segments_in(dir.path(), None).expect("a look").into();
+        let whole = read_since(&list, 0, 100_000).expect("reads").lines;
+        assert_eq!(pack(&list[0], || true).expect("packs"), Packing::Done);
+        let packed: SegmentList = segments_in(dir.path(), None).expect("a look").into();
+        let mut bytes = fs::read(&packed[0].path).expect("reads");
+        let middle = bytes.len() / 2;
+        bytes[middle..middle + 40].fill(0x55);
+        fs::write(&packed[0].path, bytes).expect("writes");
+        let (mut since, mut got, mut gone) = (0, Vec::new(), 0);
+        loop {
+            let page = read_since(&packed, since, 5_000).expect("damage is no error");
+            gone += page.gone;
+            if page.lines.is_empty() {
+                break;
+            }
+            since = page.next;
+            got.extend(page.lines);
+        }
+        assert!((1..=2 * 128 * 1024 + 100).contains(&gone), "{gone} bytes gone");
+        let good: Vec<&Line> = got.iter().filter(|line| line.ts.is_some()).collect();
+        assert!(got.len() - good.len() <= 2, "at most what the damage breaks off");
+        assert!(good.iter().all(|line| whole.contains(line)) && good.len() > whole.len() / 2);
+        assert_eq!(got.last(), whole.last());
     }
 }

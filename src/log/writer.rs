@@ -3,12 +3,12 @@
 //! If killed while writing: the last record is torn; readers see where it breaks off. If the disk is full: whole records are dropped,
 //! counted, and a record says how many as soon as there is room.
 
-use std::collections::VecDeque;
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use super::segment::{all_segments_in, plain_name};
 use super::{Stream, push_record};
 use crate::kill_point::KillPoint;
 use crate::private::private_file;
@@ -30,8 +30,6 @@ pub struct Limits {
 pub struct SegmentWriter {
     dir: PathBuf,
     limits: Limits,
-    /// Begin and length of the closed segments, oldest first.
-    closed: VecDeque<(u64, u64)>,
     start: u64,
     len: u64,
     file: File,
@@ -39,13 +37,15 @@ pub struct SegmentWriter {
     is_torn: bool,
     /// Records that found no room since the last that did.
     lost: u64,
+    /// Whether a segment was finished since somebody asked.
+    has_rotated: bool,
 }
 
 impl SegmentWriter {
     /// Begins the log in `dir` at position `start`.
     pub fn create(dir: &Path, start: u64, limits: Limits) -> io::Result<Self> {
-        let file = private_file().create_new(true).open(dir.join(segment_name(start)))?;
-        Ok(Self { dir: dir.to_owned(), limits, closed: VecDeque::new(), start, len: 0, file, is_torn: false, lost: 0 })
+        let file = private_file().create_new(true).open(dir.join(plain_name(start)))?;
+        Ok(Self { dir: dir.to_owned(), limits, start, len: 0, file, is_torn: false, lost: 0, has_rotated: false })
     }
 
     /// The position after the last byte.
@@ -64,6 +64,11 @@ impl SegmentWriter {
             self.lost += memchr::memchr_iter(b'\n', records).count() as u64;
         }
         written
+    }
+
+    /// Whether a segment was finished since this was asked last.
+    pub fn take_rotated(&mut self) -> bool {
+        std::mem::take(&mut self.has_rotated)
     }
 
     /// Whether records were lost that the log does not tell of yet.
@@ -108,7 +113,7 @@ impl SegmentWriter {
 
     fn rotate(&mut self) -> io::Result<()> {
         let start = self.position();
-        let open = || private_file().create_new(true).open(self.dir.join(segment_name(start)));
+        let open = || private_file().create_new(true).open(self.dir.join(plain_name(start)));
         let next = open().or_else(|error| match error.kind() {
             // Somebody removed the folder. Where that it lies in is gone too, nobody reads this log any more.
             io::ErrorKind::NotFound => DirBuilder::new().mode(0o700).create(&self.dir).and_then(|()| open()),
@@ -122,34 +127,35 @@ impl SegmentWriter {
                 return Err(error);
             }
         }
-        self.closed.push_back((self.start, self.len));
+        self.has_rotated = true;
         (self.start, self.len, self.is_torn) = (start, 0, false);
         KillPoint::ShimSegmentBegun.reach();
         self.drop_oldest();
         Ok(())
     }
 
-    fn drop_oldest(&mut self) {
-        let mut total: u64 = self.closed.iter().map(|(_, len)| len).sum::<u64>() + self.len;
-        // The newest segment may grow up to its limit before the next look.
-        while total + self.limits.segment_bytes > self.limits.run_bytes {
-            let Some((start, len)) = self.closed.pop_front() else { break };
-            // One that cannot be removed is not counted again: the next look would find no other answer.
-            let _already_gone_or_stuck = fs::remove_file(self.dir.join(segment_name(start)));
-            KillPoint::ShimSegmentRemoved.reach();
-            total -= len;
+    /// Looks at the folder, not at what was written: a server may have packed some of it meanwhile.
+    fn drop_oldest(&self) {
+        let Ok(segments) = all_segments_in(&self.dir, None) else { return };
+        let sizes: Vec<u64> = segments.iter().map(|segment| segment.bytes_on_disk().unwrap_or(0)).collect();
+        let mut total: u64 = sizes.iter().sum();
+        for (segment, bytes) in segments.iter().zip(sizes) {
+            // The newest segment may grow up to its limit before the next look.
+            if segment.start >= self.start || total + self.limits.segment_bytes <= self.limits.run_bytes {
+                break;
+            }
+            // One that cannot be removed is tried again the next time; until then the next oldest has to go.
+            if fs::remove_file(&segment.path).is_ok() {
+                KillPoint::ShimSegmentRemoved.reach();
+                total -= bytes;
+            }
         }
     }
 }
 
-/// Twenty digits hold every position, so names sort like positions.
-pub(super) fn segment_name(start: u64) -> String {
-    format!("{start:020}.log")
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::{read_since, segments_in};
+    use super::super::{SegmentList, read_since, segments_in};
     use super::*;
 
     const AT: &[u8] = b"2023-11-14T22:13:20.007Z";
@@ -177,7 +183,7 @@ mod tests {
             assert!(on_disk <= limits.run_bytes + 100, "{on_disk} bytes on disk");
         }
         assert_eq!(writer.position(), sum);
-        let segments = segments_in(dir.path(), None).expect("a look");
+        let segments: SegmentList = segments_in(dir.path(), None).expect("a look").into();
         let page = read_since(&segments, 0, 10_000).expect("reads");
         assert!(page.first > 5_000);
         assert_eq!(page.lines.last().expect("lines").line, "line 999");
@@ -202,7 +208,7 @@ mod tests {
         writer.file = real;
         writer.write(&record("after"), AT).expect("writes");
         assert!(!writer.has_unreported_loss());
-        let page = read_since(&segments_in(dir.path(), None).expect("a look"), 0, 100).expect("reads");
+        let page = read_since(SegmentList::from(segments_in(dir.path(), None).expect("a look")), 0, 100).expect("reads");
         let lines: Vec<&str> = page.lines.iter().map(|line| line.line.as_str()).collect();
         assert_eq!(lines, ["before", "[autoappdev: 3 lines lost here: they could not be written to the disk]", "after"]);
     }

@@ -134,6 +134,13 @@ pub struct Trouble {
     pub is_disk_full: bool,
 }
 
+/// The log has gone on to another segment: the one before is finished. An older server skips the line, an older shim never says it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rotated {
+    /// The position of the log's end then.
+    pub rotated: u64,
+}
+
 /// A line that comes up.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
@@ -146,6 +153,8 @@ pub enum Message {
     Note(Note),
     /// Something cannot be written, or can be again.
     Trouble(Trouble),
+    /// A segment of the log is finished.
+    Rotated(Rotated),
 }
 
 /// A value as one line.
@@ -251,6 +260,7 @@ mod tests {
         assert!(matches!(serde_json::from_str(r#"{"note":null}"#), Ok(Message::Note(_))));
         let trouble = r#"{"trouble":"no room","new":1}"#;
         assert!(matches!(serde_json::from_str(trouble), Ok(Message::Trouble(Trouble { trouble: Some(_), is_disk_full: false }))));
+        assert!(matches!(serde_json::from_str(r#"{"rotated":5}"#), Ok(Message::Rotated(Rotated { rotated: 5 }))));
         let unknown: Result<Message, _> = serde_json::from_str(r#"{"weather":"fine"}"#);
         assert!(unknown.is_err(), "what no version of this knows is no trouble that has passed");
     }

@@ -5,10 +5,24 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::clock::{Clock, SystemClock, Timestamp};
-use crate::log::{LOSS_MARK_BYTES_MAX, Limits, LineSplitter, SegmentWriter, Stream};
+use crate::log::{LOSS_MARK_BYTES_MAX, Limits, LineSplitter, RECORDS_ENOUGH, SegmentWriter, Stream};
 
-/// What is read from one pipe at a time, in bytes: what a pipe holds (`pipe(7)`).
+/// What a pipe is asked to hold, in bytes (`pipe(7)`). The more there is room for, the seldomer the pipeline has to wait; but where it
+/// never has to, it and this process keep two processors to themselves, and the server's answers wait for a turn.
+const PIPE_BYTES: usize = 256 * 1024;
+
+/// What is read from one pipe at a time, in bytes: what a processor's nearer cache holds together with the records made of it.
 const READ_BYTES: usize = 64 * 1024;
+
+/// How often a pipe that gives as much as is asked for is read before anything else has its turn.
+const READS_MAX: usize = PIPE_BYTES / READ_BYTES;
+
+/// How long nobody looks at the pipes in the middle of a burst of small writes: to be woken by each of them would hold up the pipeline more
+/// than all the rest of the work. What comes after a silence is taken at once. Shorter than the fastest writer needs to fill a pipe.
+const BURST_REST: Duration = Duration::from_micros(250);
+
+/// What comes within this time of what came before is a burst.
+const BURST_GAP: Duration = Duration::from_millis(2);
 
 /// How often a loss that the log does not tell of yet is tried again.
 const LOSS_RETRY: Duration = Duration::from_secs(1);
@@ -21,6 +35,9 @@ pub(super) struct Output {
     failure: Option<io::Error>,
     /// The stamp of what came last: those of a run never go back, even when the clock does.
     last_at: Timestamp,
+    /// When anything came last, and until when nobody looks at the pipes; in awake time.
+    last_came: Duration,
+    rest_until: Duration,
     buffer: Vec<u8>,
     records: Vec<u8>,
 }
@@ -41,21 +58,25 @@ impl Output {
     ) -> io::Result<Self> {
         let source = |pipe: PipeReader, stream| {
             rustix::fs::fcntl_setfl(&pipe, rustix::fs::OFlags::NONBLOCK)?;
+            // A user with very many pipes gets no more room for them; then it has what every pipe has.
+            let _less_room = rustix::pipe::fcntl_setpipe_size(&pipe, PIPE_BYTES);
             Ok::<_, io::Error>(Source { pipe, lines: LineSplitter::new(stream) })
         };
         Ok(Self {
             log: SegmentWriter::create(dir, start, limits)?,
             failure: None,
             last_at: not_before,
+            last_came: Duration::ZERO,
+            rest_until: Duration::ZERO,
             streams: vec![source(stdout, Stream::Stdout)?, source(stderr, Stream::Stderr)?],
             buffer: vec![0; READ_BYTES],
             records: Vec::new(),
         })
     }
 
-    /// The pipes that are still open.
-    pub(super) fn pipes(&self) -> impl Iterator<Item = &PipeReader> {
-        self.streams.iter().map(|source| &source.pipe)
+    /// The pipes that are to be looked at now: those that are still open, unless in the middle of a burst.
+    pub(super) fn pipes(&self, now: Duration) -> impl Iterator<Item = &PipeReader> {
+        self.streams.iter().filter(move |_| self.rest_until <= now).map(|source| &source.pipe)
     }
 
     /// Whether every writer has closed its end.
@@ -66,6 +87,11 @@ impl Output {
     /// The position after the log's last byte; where it has yet to say what it lost, with room for that.
     pub(super) fn end_position(&self) -> u64 {
         self.log.position() + if self.log.has_unreported_loss() { LOSS_MARK_BYTES_MAX } else { 0 }
+    }
+
+    /// The end of the log, if it has gone on to another segment since this was asked last.
+    pub(super) fn take_rotated(&mut self) -> Option<u64> {
+        self.log.take_rotated().then(|| self.log.position())
     }
 
     /// Why lines are being lost, or the log does not tell yet of those that were.
@@ -87,33 +113,62 @@ impl Output {
     /// When something is to be done although nothing comes.
     pub(super) fn due_at(&self, now: Duration) -> Option<Duration> {
         let retry = self.log.has_unreported_loss().then_some(now + LOSS_RETRY);
-        self.streams.iter().filter_map(|source| source.lines.due_at()).chain(retry).min()
+        let rested = Some(self.rest_until).filter(|&until| until > now);
+        self.streams.iter().filter_map(|source| source.lines.due_at()).chain(retry).chain(rested).min()
     }
 
-    /// Reads each pipe once and writes what came, and unfinished lines that have waited for long enough. Whether anything came.
+    /// Takes what came and writes it, and unfinished lines that have waited for long enough. Whether anything came.
     pub(super) fn turn(&mut self, now: Duration) -> bool {
         let at = self.stamp();
         let at = at.as_bytes();
         self.records.clear();
         let mut has_read = false;
-        let (buffer, records) = (&mut self.buffer, &mut self.records);
-        self.streams.retain_mut(|source| match read_once(&mut source.pipe, buffer) {
-            Some(0) => {
-                source.lines.end(at, records);
-                false
+        let mut is_full = true;
+        // In turns, so that neither stream gets far ahead of the other.
+        for _ in 0..READS_MAX {
+            if !std::mem::take(&mut is_full) {
+                break;
             }
-            Some(count) => {
-                has_read = true;
-                source.lines.push(&buffer[..count], at, now, records);
-                true
+            let mut n = 0;
+            while let Some(source) = self.streams.get_mut(n) {
+                match read_once(&mut source.pipe, &mut self.buffer) {
+                    Some(0) => {
+                        source.lines.end(at, &mut self.records);
+                        self.streams.remove(n);
+                        continue;
+                    }
+                    Some(count) => {
+                        has_read = true;
+                        is_full |= count == self.buffer.len();
+                        self.take(n, count, at, now);
+                    }
+                    None => {}
+                }
+                self.streams[n].lines.flush_if_due(at, now, &mut self.records);
+                n += 1;
             }
-            None => {
-                source.lines.flush_if_due(at, now, records);
-                true
-            }
-        });
+        }
         self.write(at);
+        if has_read {
+            let is_burst = !is_full && now.saturating_sub(self.last_came) < BURST_GAP;
+            self.rest_until = if is_burst { now + BURST_REST } else { Duration::ZERO };
+            self.last_came = now;
+        }
+        // One very long burst must not keep its memory for days.
+        self.records.shrink_to(RECORDS_ENOUGH);
         has_read
+    }
+
+    /// Makes records of the first `count` bytes of the buffer, which stream `n` brought; writes them where they are many.
+    fn take(&mut self, n: usize, count: usize, at: &[u8], now: Duration) {
+        let mut used = 0;
+        while used < count {
+            used += self.streams[n].lines.push(&self.buffer[used..count], at, now, &mut self.records);
+            if self.records.len() >= RECORDS_ENOUGH {
+                self.write(at);
+                self.records.clear();
+            }
+        }
     }
 
     /// Takes what the pipes hold now and closes them, whoever may still have the other end: the run is over. Bounded by `deadline` against a
@@ -132,8 +187,6 @@ impl Output {
         let written = if self.records.is_empty() { self.log.report_loss(at) } else { self.log.write(&self.records, at) };
         // The pipeline must not stand still because a disk is full: what is lost is counted, and the log says so when it can.
         self.failure = written.err();
-        // One very long burst must not keep its memory for days.
-        self.records.shrink_to(4 * READ_BYTES);
     }
 }
 

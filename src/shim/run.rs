@@ -24,7 +24,7 @@ use crate::clock::{Clock, SystemClock, whole_ms};
 use crate::kill_point::KillPoint;
 use crate::pipeline::{Cause, Exit, Fact};
 use crate::process::{self, Identity};
-use crate::run_dir::{self, Journal, LaunchSpec, Message, Note, Reply, ReplyError, RunDir};
+use crate::run_dir::{self, Journal, LaunchSpec, Message, Note, Reply, ReplyError, Rotated, RunDir};
 
 /// How long a pause may take before it is refused and undone.
 const PAUSE_LIMIT: Duration = Duration::from_secs(4);
@@ -191,7 +191,7 @@ impl Run {
         if matches!(self.phase, Phase::Paused) && deadline.is_none() {
             fds.extend(self.tree.events().map(|events| PollFd::new(events, PollFlags::PRI)));
         }
-        fds.extend(self.output.pipes().map(|pipe| PollFd::new(pipe, PollFlags::IN)));
+        fds.extend(self.output.pipes(now).map(|pipe| PollFd::new(pipe, PollFlags::IN)));
         fds.extend(self.connections.streams().map(|(stream, has_unsent)| {
             PollFd::from_borrowed_fd(stream.as_fd(), if has_unsent { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN })
         }));
@@ -209,6 +209,9 @@ impl Run {
             self.stop(self.grace(None), now);
         }
         let has_written = self.output.turn(now);
+        if let Some(rotated) = self.output.take_rotated() {
+            self.connections.tell_all(&[Message::Rotated(Rotated { rotated })]);
+        }
         if let (true, Some(end)) = (has_written, &mut self.leader_end) {
             end.linger(now);
         }

@@ -9,6 +9,7 @@ use rusqlite::{Connection, OpenFlags};
 use super::error::StoreError;
 use super::open::{self, BUSY_TIMEOUT};
 use super::rows::{self, EventRow, RunRow};
+use crate::clock::Timestamp;
 
 /// The most events that are read at once.
 const EVENTS_MAX: u32 = 500;
@@ -67,6 +68,15 @@ impl Reader {
     /// The last thing that happened: the run and the event's number there.
     pub fn last_event(&self) -> Result<Option<(i64, u64)>, StoreError> {
         self.read(EventRow::last)
+    }
+
+    /// Every run with the time of its end; none where it has not ended.
+    pub fn ends(&self) -> Result<Vec<(i64, Option<Timestamp>)>, StoreError> {
+        self.read(|conn| {
+            conn.prepare("SELECT id, stopped_at FROM pipeline_runs ORDER BY id")?
+                .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+                .collect()
+        })
     }
 
     /// The highest position in the log that any run is known to have reached, in bytes; 0 before the first run.

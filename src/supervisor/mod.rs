@@ -4,6 +4,7 @@
 //! they look at the snapshot. The thread ends with the server; the pipeline does not.
 
 mod conductor;
+mod keeper;
 mod kill_points;
 mod records;
 mod shims;
@@ -28,6 +29,7 @@ use crate::script::ScriptError;
 use crate::store::{Store, StoreError};
 
 use conductor::{Conductor, ReplyTo};
+use keeper::{Keeper, Waker};
 use shims::{ConnectionNumber, RealShims};
 pub use snapshot::{Published, Seen, Snapshot, Watch};
 
@@ -163,14 +165,39 @@ pub struct Settings {
     pub log_segment_bytes: u64,
     /// The size of a run's segments above which the oldest goes, in bytes.
     pub log_run_bytes: u64,
+    /// What is kept of runs that have ended.
+    pub retention: Retention,
+}
+
+/// What is kept of runs that have ended, and of their logs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// The room for the logs of all runs, in bytes; beyond it the oldest segments go.
+    pub log_bytes: u64,
+    /// How many runs are kept, the latest one in any case.
+    pub runs: usize,
+    /// For how long after their end they are kept; none: for ever.
+    pub ended_for: Option<Duration>,
 }
 
 /// What the thread takes in.
 #[derive(Debug)]
 enum Event {
-    Act { ask: Ask, reply_to: ReplyTo },
-    FromShim { number: ConnectionNumber, messages: Vec<Message> },
-    ShimGone { number: ConnectionNumber },
+    Act {
+        ask: Ask,
+        reply_to: ReplyTo,
+    },
+    FromShim {
+        number: ConnectionNumber,
+        messages: Vec<Message>,
+    },
+    ShimGone {
+        number: ConnectionNumber,
+    },
+    /// The directories of these runs are gone, because they are kept no longer: their rows go, too.
+    Forget {
+        ids: Vec<i64>,
+    },
     Stop,
 }
 
@@ -191,6 +218,7 @@ pub struct Supervisor {
     events: Sender<Event>,
     watch: Arc<Watch>,
     thread: JoinHandle<Option<i64>>,
+    keeper: Keeper,
 }
 
 impl Supervisor {
@@ -198,17 +226,23 @@ impl Supervisor {
     /// [`Supervisor::stop`] or by a panic: a server without it must not go on as if all were well.
     pub fn start(store: Store, settings: Settings, at_end: impl FnOnce() + Send + 'static) -> Result<Self, BootError> {
         let (events, queue) = mpsc::channel();
-        let shims = RealShims::new(Runs::new(settings.runtime_dir.clone()), events.clone());
+        let runs = Runs::new(settings.runtime_dir.clone());
+        let shims = RealShims::new(runs.clone(), events.clone());
+        let (database, retention, segment_bytes) = (store.path().to_owned(), settings.retention, settings.log_segment_bytes);
         let conductor = Conductor::boot(store, shims, SystemClock, settings)?;
         let watch = conductor.watch();
+        // After the boot: what was found to have ended is recorded by then.
+        let keeper = Keeper::start(runs, database, retention, segment_bytes, events.clone())
+            .expect("a process that has just begun can start a thread");
+        let waker = keeper.waker();
         let thread = thread::Builder::new()
             .name("supervisor".to_owned())
             .spawn(move || {
                 let _called_even_by_a_panic = AtEnd(Some(at_end));
-                conduct(conductor, &queue)
+                conduct(conductor, &queue, &waker)
             })
             .expect("a process that has just begun can start a thread");
-        Ok(Self { events, watch, thread })
+        Ok(Self { events, watch, thread, keeper })
     }
 
     /// How others reach it.
@@ -221,7 +255,9 @@ impl Supervisor {
         self.watch.close();
         // It cannot be told if it has died; then there is nothing to wait for either.
         let _has_died = self.events.send(Event::Stop);
-        self.thread.join().map_err(|_| SupervisorDied)
+        let ended = self.thread.join().map_err(|_| SupervisorDied);
+        self.keeper.stop();
+        ended
     }
 }
 
@@ -262,7 +298,8 @@ impl Handle {
     }
 }
 
-fn conduct(mut conductor: Conductor<Store, RealShims, SystemClock>, queue: &Receiver<Event>) -> Option<i64> {
+fn conduct(mut conductor: Conductor<Store, RealShims, SystemClock>, queue: &Receiver<Event>, keeper: &Waker) -> Option<i64> {
+    let mut live = conductor.live_run();
     loop {
         let event = match conductor.deadline() {
             None => queue.recv().map_err(|_| RecvTimeoutError::Disconnected),
@@ -270,11 +307,21 @@ fn conduct(mut conductor: Conductor<Store, RealShims, SystemClock>, queue: &Rece
         };
         match event {
             Ok(Event::Act { ask, reply_to }) => conductor.act(ask, &reply_to),
-            Ok(Event::FromShim { number, messages }) => conductor.hear(number, messages),
+            Ok(Event::FromShim { number, messages }) => {
+                if messages.iter().any(|message| matches!(message, Message::Rotated(_))) {
+                    keeper.wake();
+                }
+                conductor.hear(number, messages);
+            }
+            Ok(Event::Forget { ids }) => conductor.forget(&ids),
             Ok(Event::ShimGone { number }) => conductor.lose_shim(number),
             Ok(Event::Stop) | Err(RecvTimeoutError::Disconnected) => return conductor.live_run(),
             Err(RecvTimeoutError::Timeout) => {}
         }
         conductor.tick();
+        let now_live = conductor.live_run();
+        if std::mem::replace(&mut live, now_live) != now_live {
+            keeper.wake();
+        }
     }
 }

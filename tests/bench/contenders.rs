@@ -10,9 +10,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use autoappdev::http::{App, Door, Guard, Handler, Streams};
+use autoappdev::log::RunLogs;
 use autoappdev::run_dir::Runs;
 use autoappdev::store::Store;
-use autoappdev::supervisor::{Settings, Supervisor};
+use autoappdev::supervisor::{Retention, Settings, Supervisor};
 
 use crate::floor;
 use crate::support::{Place, signal, stat_field};
@@ -160,14 +161,17 @@ pub(crate) fn be_rouille(dir: &Path) {
         uses_cgroups: false,
         log_segment_bytes: 1 << 20,
         log_run_bytes: 1 << 24,
+        retention: Retention { log_bytes: 1 << 30, runs: 1000, ended_for: None },
     };
     let store = Store::open(&database).expect("a new database").store;
     let supervisor = Supervisor::start(store, settings, || ()).expect("nothing to recover");
     let runs = Runs::new(dir);
-    let streams = Streams::new(supervisor.handle(), runs.clone(), database.clone());
+    let logs = RunLogs::new(runs.path());
+    let streams = Streams::new(supervisor.handle(), runs.clone(), logs.clone(), database.clone());
     let app = App {
         supervisor: supervisor.handle(),
         runs,
+        logs,
         database,
         guard: Guard::new(Door::Loopback, Vec::new(), Vec::new()),
         keys: None,

@@ -35,7 +35,10 @@ const FAMILY: &str = "#!/bin/bash\n\
     exit 7\n";
 
 /// Says more than two log segments hold, and lives on.
-const TALK: &str = "#!/bin/bash\nyes \"$(printf '%01000d' 0)\" | head -n 4000\nexec sleep 600\n";
+const TALK: &str = "#!/bin/bash\nhead -c 3000000 /dev/urandom | base64 -w 999\nexec sleep 600\n";
+
+/// The same, once a file called `talk` is there.
+const TALK_LATER: &str = "#!/bin/bash\necho ready\nwhile [ ! -e talk ]; do sleep 0.01; done\nexec ./talk.sh\n";
 
 /// How many cases of one test are played at once. There are two tests.
 const PLAYERS: usize = 2;
@@ -110,6 +113,7 @@ impl Case {
         let mut place = Place::new();
         place.script("family.sh", FAMILY);
         place.script("talk.sh", TALK);
+        place.script("talk-later.sh", TALK_LATER);
         place.script("unrunnable.sh", "#!/nowhere/at/all\n");
         place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "family.sh");
         let mark = place.folder().join("mark");
@@ -162,6 +166,23 @@ impl Case {
             }
             Scene::BootOnNothing => {
                 self.run_id = Some(self.place.past_starting());
+                self.boot_armed();
+            }
+            Scene::BootOnMuch => {
+                self.place.set_env("AUTOAPPDEV_LOG_SEGMENT_MB", "1");
+                self.place.start_server();
+                for _ in 0..2 {
+                    let (_, run_id) = self.place.start_with(json!({"script": "exit.sh"}));
+                    self.place.until_settled(run_id);
+                }
+                let (_, run_id) = self.place.start_with(json!({"script": "talk-later.sh"}));
+                self.run_id = Some(run_id);
+                self.place.until_line("ready");
+                self.place.kill_server();
+                fs::write(self.place.root().join("talk"), "").expect("writes");
+                let log = self.place.run_dir(run_id).join("log");
+                until_true("there are segments to be packed", || fs::read_dir(&log).expect("there").count() > 2);
+                self.place.set_env("AUTOAPPDEV_RUNS_KEEP", "1");
                 self.boot_armed();
             }
             Scene::BootWithoutDatabase => {

@@ -17,6 +17,8 @@ pub(crate) enum Scene {
     BootOnRun,
     /// A server boots; a run was committed and never begun.
     BootOnNothing,
+    /// A server boots that keeps one run; two others are there, and much output of one that goes on.
+    BootOnMuch,
     /// A server boots without its database; a run goes on.
     BootWithoutDatabase,
     /// A server with a live run is told to end.
@@ -121,6 +123,9 @@ pub(crate) const fn plan(point: KillPoint) -> Plan {
         P::ServerSecretBeside | P::ServerSecretKept => server(S::FirstBootBehindATokenDoor, Nothing, Nothing),
         P::ServerRecovered | P::ServerInfoBeside | P::ServerInfoWritten => server(S::BootOnRun, Paused, Lost),
         P::ServerSupervisorEnded | P::ServerInfoRemoved => server(S::Terminate, Running, Lost),
+
+        P::ServerSegmentPacked | P::ServerSegmentNamed => server(S::BootOnMuch, Running, Lost),
+        P::ServerRunDirRemoved | P::ServerRunForgotten => server(S::BootOnMuch, Running, Lost),
 
         P::ServerStartingCommitted | P::ServerRunDirUnlocked => server(S::Start, NeverBegan, NeverBegan),
         P::ServerRunDirMade | P::ServerShimSpawned => server(S::Start, NeverBegan, NeverBegan),

@@ -73,6 +73,8 @@ pub(crate) struct Torture {
 impl Torture {
     pub(crate) fn new() -> Self {
         let mut place = Place::new();
+        // What is checked to be right for ever has to be there.
+        place.set_env("AUTOAPPDEV_RUNS_KEEP", "1000000");
         place.compile("victim");
         place.actor();
         place.start_server();

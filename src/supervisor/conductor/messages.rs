@@ -35,6 +35,8 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
                 Message::Reply(reply) => replies.push(reply),
                 Message::Note(note) => notes.push(note),
                 Message::Trouble(trouble) => self.hear_trouble(trouble),
+                // For the keeper.
+                Message::Rotated(_) => {}
             }
         }
         // Before the facts that came with it: who waits for one of those finds both.

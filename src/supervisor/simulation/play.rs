@@ -18,7 +18,7 @@ use super::world::{Shared, World};
 use crate::pipeline::{Action, Fact};
 use crate::store::Store;
 use crate::supervisor::conductor::Conductor;
-use crate::supervisor::{Ask, Settings, Watch};
+use crate::supervisor::{Ask, Retention, Settings, Watch};
 
 type Server = Conductor<SimRecords, SimShims, SimClock>;
 
@@ -85,6 +85,7 @@ impl Play {
             uses_cgroups: true,
             log_segment_bytes: 1 << 20,
             log_run_bytes: 1 << 24,
+            retention: Retention { log_bytes: 1 << 30, runs: 1000, ended_for: None },
         };
         Self {
             world: Rc::new(RefCell::new(World { env, runs: BTreeMap::new() })),
@@ -446,7 +447,7 @@ fn hears(world: &Shared, number: u64, messages: &[crate::run_dir::Message], cond
             crate::run_dir::Message::Trouble(said) => {
                 env.cover(if said.trouble.is_some() { "heard of trouble" } else { "heard that trouble is over" });
             }
-            crate::run_dir::Message::Fact(_) | crate::run_dir::Message::Reply(_) => {}
+            crate::run_dir::Message::Fact(_) | crate::run_dir::Message::Reply(_) | crate::run_dir::Message::Rotated(_) => {}
         }
     }
     if env.wires.get(&number).is_some_and(|wire| wire.server_is_there) {

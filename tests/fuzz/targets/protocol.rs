@@ -38,6 +38,7 @@ fn tells_what_it_is(line: &[u8]) {
         Message::Reply(_) => "reply",
         Message::Note(_) => "note",
         Message::Trouble(_) => "trouble",
+        Message::Rotated(_) => "rotated",
     };
     assert!(said.contains_key(key), "{said:?} was taken for a {key}");
 }

@@ -1,0 +1,151 @@
+//! The files of a log: which there are, in what order, and their bytes by position, plain or packed.
+//!
+//! A segment's name is the position at which it begins, `<start>.log`. A packed one tells in its name where it ends, too:
+//! `<start>-<end>.log.gz`. Where both are there somebody was killed between making the one and removing the other: the plain one counts.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use super::packed::PackedFile;
+
+/// One file of a log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// The position of its first byte.
+    pub start: u64,
+    /// The position after its last byte, where the name tells: of a packed one.
+    pub packed_end: Option<u64>,
+    /// Where it is.
+    pub path: PathBuf,
+    /// The run that it belongs to; `None` for the server's own.
+    pub run_id: Option<i64>,
+}
+
+impl Segment {
+    /// The segment that a file in a log folder is; `None` where it is something else.
+    fn of_file(path: PathBuf, run_id: Option<i64>) -> Option<Self> {
+        let name = path.file_name()?.to_str()?;
+        let (start, packed_end) = if let Some(range) = name.strip_suffix(".log.gz") {
+            let (start, end) = range.split_once('-')?;
+            (start.parse().ok()?, Some(end.parse().ok()?))
+        } else {
+            (name.strip_suffix(".log")?.parse().ok()?, None)
+        };
+        Some(Self { start, packed_end, path, run_id })
+    }
+
+    /// The position after its last byte, as of now. One that is gone ends where it begins.
+    pub(super) fn end(&self) -> io::Result<u64> {
+        match self.packed_end {
+            Some(end) => Ok(end),
+            None => Ok(self.start + self.bytes_on_disk()?),
+        }
+    }
+
+    /// How long its file is. One that is gone has none.
+    pub fn bytes_on_disk(&self) -> io::Result<u64> {
+        match fs::symlink_metadata(&self.path) {
+            Ok(metadata) => Ok(metadata.len()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Its bytes; `None` where it is gone.
+    pub(super) fn open(&self) -> io::Result<Option<SegmentFile>> {
+        match File::open(&self.path) {
+            Ok(file) => Ok(Some(match self.packed_end {
+                None => SegmentFile::Plain(file),
+                Some(end) => SegmentFile::Packed(PackedFile::new(file, end.saturating_sub(self.start))),
+            })),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Twenty digits hold every position, so names sort like positions.
+pub(super) fn plain_name(start: u64) -> String {
+    format!("{start:020}.log")
+}
+
+/// See [`plain_name`].
+pub(super) fn packed_name(start: u64, end: u64) -> String {
+    format!("{start:020}-{end:020}.log.gz")
+}
+
+/// The segments in one folder, in order. None where there is no folder.
+pub fn segments_in(dir: &Path, run_id: Option<i64>) -> io::Result<Vec<Segment>> {
+    let mut segments = all_segments_in(dir, run_id)?;
+    segments.dedup_by_key(|segment| segment.start);
+    Ok(segments)
+}
+
+/// The same; where one is there in both forms both are listed, the plain one first.
+pub fn all_segments_in(dir: &Path, run_id: Option<i64>) -> io::Result<Vec<Segment>> {
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other?,
+    };
+    let mut segments = Vec::new();
+    for entry in entries {
+        segments.extend(Segment::of_file(entry?.path(), run_id));
+    }
+    segments.sort_unstable_by_key(|segment| (segment.start, segment.packed_end));
+    Ok(segments)
+}
+
+/// The position after the last byte of the last segment.
+pub fn end_of_log(segments: &[Segment]) -> io::Result<u64> {
+    segments.last().map_or(Ok(0), Segment::end)
+}
+
+/// An open segment. It stays whole to who has it open, whatever becomes of its name.
+#[derive(Debug)]
+pub(super) enum SegmentFile {
+    Plain(File),
+    Packed(PackedFile),
+}
+
+impl SegmentFile {
+    /// Its length, as of now.
+    pub(super) fn len(&self) -> io::Result<u64> {
+        match self {
+            Self::Plain(file) => Ok(file.metadata()?.len()),
+            Self::Packed(packed) => Ok(packed.len()),
+        }
+    }
+
+    /// Reads from `offset` on, as much as is at hand; 0 at the end. What is damaged is [`io::ErrorKind::InvalidData`]: then
+    /// [`SegmentFile::after_damage`] says where to go on.
+    pub(super) fn read_at(&mut self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        match self {
+            Self::Plain(file) => file.read_at(buffer, offset),
+            Self::Packed(packed) => packed.read_at(buffer, offset),
+        }
+    }
+
+    /// Fills the buffer from `offset` on.
+    pub(super) fn read_exact_at(&mut self, mut buffer: &mut [u8], mut offset: u64) -> io::Result<()> {
+        while !buffer.is_empty() {
+            match self.read_at(buffer, offset)? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                count => {
+                    buffer = &mut buffer[count..];
+                    offset += count as u64;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The first offset after `offset` that damage there does not reach.
+    pub(super) fn after_damage(&self, offset: u64) -> u64 {
+        match self {
+            Self::Plain(_) => offset,
+            Self::Packed(packed) => packed.next_frame(offset),
+        }
+    }
+}
