@@ -312,8 +312,7 @@ impl Wire<'_> {
 
     /// Writes all of it, or fails once the client has not taken it in time.
     fn send(&self, mut bytes: &[u8]) -> io::Result<()> {
-        self.seat.writes();
-        let deadline = Instant::now() + WRITE_LIMIT;
+        let deadline = self.seat.writes() + WRITE_LIMIT;
         let mut stream = self.stream;
         let mut is_slow = false;
         while !bytes.is_empty() {

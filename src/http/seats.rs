@@ -87,8 +87,8 @@ const fn doing(packed: u64) -> Doing {
 }
 
 impl Activity {
-    fn pack(&self, doing: Doing) -> u64 {
-        let since_ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX >> 2);
+    fn pack(&self, doing: Doing, now: Instant) -> u64 {
+        let since_ms = u64::try_from(now.saturating_duration_since(self.began).as_millis()).unwrap_or(u64::MAX >> 2);
         since_ms << 2 | doing as u64
     }
 
@@ -97,8 +97,8 @@ impl Activity {
     }
 
     /// False where it has given way: it stays so.
-    fn set(&self, what: Doing) -> bool {
-        let new = self.pack(what);
+    fn set(&self, what: Doing, now: Instant) -> bool {
+        let new = self.pack(what, now);
         self.packed.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |old| (doing(old) != Doing::Leaves).then_some(new)).is_ok()
     }
 }
@@ -106,7 +106,7 @@ impl Activity {
 impl Slot {
     /// Closes the connection, if it still does the same since then. Its thread wakes up from reading or writing and takes its leave.
     fn give_way(&self, packed: u64) {
-        let leaves = self.activity.pack(Doing::Leaves);
+        let leaves = self.activity.pack(Doing::Leaves, Instant::now());
         if self.activity.packed.compare_exchange(packed, leaves, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
             // One that has closed meanwhile is what is wanted.
             let _closed = self.stream.shutdown(Shutdown::Both);
@@ -169,7 +169,7 @@ impl Seats {
         };
         open = self.await_room(open, |_| true, connections_max())?;
         let activity = Arc::new(Activity { began: self.began, packed: AtomicU64::new(0), body_bytes: AtomicUsize::new(0) });
-        activity.set(Doing::Waits);
+        activity.set(Doing::Waits, Instant::now());
         open.insert(number, Slot { stream: stream.clone(), from: other_machine, activity: activity.clone() });
         Some(Seat { number, seats: self.clone(), handler: handler.clone(), activity })
     }
@@ -289,19 +289,22 @@ impl Seat {
     pub(super) fn waits(&self) {
         self.activity.body_bytes.store(0, Ordering::SeqCst);
         // One that has given way finds out when it reads.
-        let _has_given_way = self.activity.set(Doing::Waits);
+        let _has_given_way = self.activity.set(Doing::Waits, Instant::now());
     }
 
     /// A request has been read and is to be answered. False where the connection has given way meanwhile: then its request must not be
     /// done, since nobody would hear of it.
     pub(super) fn works(&self) -> bool {
-        self.activity.set(Doing::Works)
+        // Since when it works is nobody's business, so no clock is read.
+        self.activity.set(Doing::Works, self.activity.began)
     }
 
-    /// The client is to take an answer, or its next piece.
-    pub(super) fn writes(&self) {
+    /// The client is to take an answer, or its next piece, from now on.
+    pub(super) fn writes(&self) -> Instant {
+        let now = Instant::now();
         // One that has given way finds out when it writes.
-        let _has_given_way = self.activity.set(Doing::Writes);
+        let _has_given_way = self.activity.set(Doing::Writes, now);
+        now
     }
 
     /// The request that is being read has a body of so many bytes. False where there is no room for that: all that is held belongs to
@@ -309,7 +312,7 @@ impl Seat {
     pub(super) fn takes(&self, body_bytes: usize) -> bool {
         let (activity, deadline) = (&self.activity, Instant::now() + BODY_ROOM_LIMIT);
         // It is the newest of those that are waited for, unless it has given way already.
-        if !activity.set(Doing::Waits) {
+        if !activity.set(Doing::Waits, Instant::now()) {
             return false;
         }
         // One at a time: those that wait for memory must not keep the accepting thread from its lock.
