@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, SyncSender};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -168,9 +168,21 @@ pub struct Settings {
 /// What the thread takes in.
 #[derive(Debug)]
 enum Event {
-    Act { ask: Ask, reply_to: ReplyTo },
-    FromShim { number: ConnectionNumber, messages: Vec<Message> },
-    ShimGone { number: ConnectionNumber },
+    Act {
+        ask: Ask,
+        reply_to: ReplyTo,
+    },
+    FromShim {
+        number: ConnectionNumber,
+        messages: Vec<Message>,
+    },
+    ShimGone {
+        number: ConnectionNumber,
+    },
+    /// Somebody asks whether the thread runs.
+    Ping {
+        reply_to: SyncSender<()>,
+    },
     Stop,
 }
 
@@ -256,6 +268,12 @@ impl Handle {
         reply.recv().unwrap_or(Err(ActionError::Stopping))
     }
 
+    /// Whether the thread takes things in, as it says itself within `limit`.
+    pub fn is_answering(&self, limit: Duration) -> bool {
+        let (reply_to, reply) = mpsc::sync_channel(1);
+        self.events.send(Event::Ping { reply_to }).is_ok() && reply.recv_timeout(limit).is_ok()
+    }
+
     /// The state, for looking at and waiting on.
     pub fn watch(&self) -> &Watch {
         &self.watch
@@ -272,6 +290,8 @@ fn conduct(mut conductor: Conductor<Store, RealShims, SystemClock>, queue: &Rece
             Ok(Event::Act { ask, reply_to }) => conductor.act(ask, &reply_to),
             Ok(Event::FromShim { number, messages }) => conductor.hear(number, messages),
             Ok(Event::ShimGone { number }) => conductor.lose_shim(number),
+            // Who asked may have given it up.
+            Ok(Event::Ping { reply_to }) => drop(reply_to.try_send(())),
             Ok(Event::Stop) | Err(RecvTimeoutError::Disconnected) => return conductor.live_run(),
             Err(RecvTimeoutError::Timeout) => {}
         }
