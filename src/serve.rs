@@ -25,13 +25,11 @@ use crate::private::private_file;
 use crate::process;
 use crate::run_dir::{LockState, Runs, create_private_dir};
 use crate::secrets::{Secret, Secrets};
-use crate::server_info::ServerInfo;
+use crate::server_info::{LOCK_FILE, ServerInfo};
 use crate::service_manager::{self, Watchdog};
 use crate::store::Store;
 use crate::supervisor::{Retention, Settings, Supervisor};
 
-/// Held by the server that owns the runtime directory.
-const LOCK_FILE: &str = "server.lock";
 /// Beside the database: held by the server that uses it, and names that server's runtime directory.
 const DATABASE_LOCK_SUFFIX: &str = "-server.lock";
 
@@ -111,7 +109,7 @@ fn serve_in(config: Config, runtime_dir: &Path) -> anyhow::Result<()> {
     let runs = Runs::new(runtime_dir.to_owned());
     let logs = RunLogs::new(runs.path());
     let streams = Arc::new(Streams::new(supervisor.handle(), runs.clone(), logs.clone(), config.database.clone()));
-    let answers = Arc::new(Answers::default());
+    let (answers, checks) = (Arc::new(Answers::default()), Arc::new(Answers::default()));
     let app = |door| App {
         supervisor: supervisor.handle(),
         runs: runs.clone(),
@@ -121,6 +119,7 @@ fn serve_in(config: Config, runtime_dir: &Path) -> anyhow::Result<()> {
         keys: keys.clone().filter(|_| door != Door::Socket),
         streams: streams.clone(),
         answers: answers.clone(),
+        checks: checks.clone(),
     };
     let entrances =
         listeners.into_iter().map(|listener| Entrance { handler: Arc::new(app(listener.door())), listener }).collect();
@@ -153,8 +152,9 @@ fn serve_in(config: Config, runtime_dir: &Path) -> anyhow::Result<()> {
         say(&format!("it asks for the token, which is {place}{pair}"));
     }
     let watchdog = Watchdog::start({
-        let probe = server.probe();
-        move |limit| probe.is_answered(limit)
+        let (probe, life_cycle) = (server.probe(), supervisor.handle());
+        // The state is answered from a copy: a thread that hangs behind it would show to nobody.
+        move |limit| probe.is_answered(limit) && life_cycle.is_answering(limit)
     })
     .context("cannot start a thread for the watchdog")?;
     service_manager::tell_ready(&format!("listening on {}", ways.join(" and ")));

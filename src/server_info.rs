@@ -8,12 +8,16 @@ use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
 use crate::kill_point::KillPoint;
 use crate::private::private_file;
 
 const NAME: &str = "server.json";
+
+/// Held by the server that owns the runtime directory, for as long as it lives.
+pub const LOCK_FILE: &str = "server.lock";
 
 /// The longest one that is read, in bytes.
 const BYTES_MAX: u64 = 64 * 1024;
@@ -40,6 +44,14 @@ impl ServerInfo {
         let mut text = Vec::new();
         File::open(runtime_dir.join(NAME)).ok()?.take(BYTES_MAX).read_to_end(&mut text).ok()?;
         serde_json::from_slice(&text).ok()
+    }
+
+    /// The same, where that server lives. A killed one's address may be somebody else's by now: no secret may go there.
+    pub fn read_live(runtime_dir: &Path) -> Option<Self> {
+        let lock = File::open(runtime_dir.join(LOCK_FILE)).ok()?;
+        // Who takes it for this moment holds up nobody: a server that begins tries again.
+        let is_held = rustix::fs::flock(&lock, FlockOperation::NonBlockingLockShared) == Err(rustix::io::Errno::WOULDBLOCK);
+        Self::read(runtime_dir).filter(|_| is_held)
     }
 
     /// Writes it. On an error the one of the server before is gone all the same: it would send clients to where nobody is.

@@ -2,12 +2,20 @@
 //!
 //! Level 1. Where none asked to be told (`NOTIFY_SOCKET`, `WATCHDOG_USEC`; `sd_notify(3)`) nothing is done and nobody wakes up.
 
+use std::ffi::OsStr;
+use std::fmt::Write as _;
 use std::io;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use sd_notify::NotifyState;
+
+/// The shortest time of a watchdog that is kept, for whoever sets one by hand: below it nothing would be done but feeding.
+const WATCHDOG_MIN: Duration = Duration::from_millis(100);
 
 /// The server answers requests.
 pub fn tell_ready(status: &str) {
@@ -21,9 +29,26 @@ pub fn tell_stopping() {
 
 fn tell(what: &[NotifyState<'_>]) {
     // It finds out by itself what it was not told: that a process ended, or that a watchdog was not fed.
-    if let Err(error) = sd_notify::notify(what) {
+    let told = match std::env::var_os("NOTIFY_SOCKET") {
+        Some(path) if !path.is_empty() => match path.as_bytes().strip_prefix(b"@") {
+            Some(name) => tell_abstract(OsStr::from_bytes(name), what),
+            None => sd_notify::notify(what),
+        },
+        Some(_) | None => Ok(()),
+    };
+    if let Err(error) = told {
         ::log::warn!("cannot tell the service manager: {error}");
     }
+}
+
+/// To a socket that is no file, which the library does not know of (`sd_notify(3)`: one that begins with `@`).
+fn tell_abstract(name: &OsStr, what: &[NotifyState<'_>]) -> io::Result<()> {
+    let text = what.iter().fold(String::new(), |mut text, state| {
+        let _never_fails = writeln!(text, "{state}");
+        text
+    });
+    let address = SocketAddr::from_abstract_name(name.as_bytes())?;
+    UnixDatagram::unbound()?.send_to_addr(text.as_bytes(), &address).map(drop)
 }
 
 /// Feeds the service manager's watchdog for as long as it lives.
@@ -37,7 +62,9 @@ impl Watchdog {
     /// Begins to feed it where there is one. Before each feeding `answers` is asked whether the server does; it may take the time it is
     /// given, and not more.
     pub fn start(answers: impl Fn(Duration) -> bool + Send + 'static) -> io::Result<Option<Self>> {
-        let Some(limit) = sd_notify::watchdog_enabled() else { return Ok(None) };
+        // Zero is none (`sd_watchdog_enabled(3)`).
+        let Some(limit) = sd_notify::watchdog_enabled().filter(|limit| !limit.is_zero()) else { return Ok(None) };
+        let limit = limit.max(WATCHDOG_MIN);
         let (end, ended) = mpsc::channel();
         let feed = move || {
             let mut was_fed = true;
@@ -48,7 +75,7 @@ impl Watchdog {
                     tell(&[NotifyState::Watchdog]);
                 } else if was_fed {
                     ::log::error!(
-                        "no answer to a request of our own: the watchdog is not fed, and the service manager ends this server"
+                        "no answer to a question of our own, by a door or from the life cycle: the watchdog is not fed, and the service manager ends this server"
                     );
                 }
                 was_fed = is_fed;

@@ -3,7 +3,7 @@
 mod support;
 
 use std::collections::BTreeSet;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -166,6 +166,66 @@ fn there_is_a_last_place_and_it_is_free_again() {
     streams.pop().expect("one").cut();
     // The server notices when it next says something.
     until_true("a place is free again", || EventStream::try_open(place.port(), "", None).is_ok_and(|opened| opened.is_ok()));
+}
+
+#[test]
+fn a_page_that_was_opened_and_closed_seventy_times_can_still_be_opened() {
+    let place = Place::serving("sleep.sh");
+    let reload = || {
+        // Without the news that its page is closed a place is free only after the next words to it, ten seconds and more.
+        let mut stream = (0..8)
+            .find_map(|_| EventStream::try_open(place.port(), "", None).expect("an answer").ok())
+            .expect("a place that somebody left is found");
+        // All of it is read: the end is an orderly one, and the kernel takes what is sent after it.
+        assert!(says_state(&stream.next().expect("the state"), "stopped"));
+        stream
+    };
+    for _ in 0..70 {
+        drop(reload());
+    }
+    // Who is there stays: the look costs them nothing.
+    let mut streams: Vec<EventStream> = (0..64).map(|_| reload()).collect();
+    assert!(EventStream::try_open(place.port(), "", None).expect("an answer").is_err(), "all are there");
+    place.act("start").ok();
+    for stream in &mut streams {
+        stream.until("the start", |event| says_state(event, "running"));
+    }
+}
+
+#[test]
+fn a_page_of_another_site_takes_no_place() {
+    let place = Place::serving("sleep.sh");
+    for field in ["Origin: http://evil.example", "Origin: null", "Sec-Fetch-Site: cross-site", "Sec-Fetch-Site: same-site"] {
+        let mut wire = place.wire();
+        wire.send(format!("GET /api/events HTTP/1.1\r\nHost: localhost\r\n{field}\r\n\r\n"));
+        let answer = wire.answer();
+        assert_eq!((answer.status, answer.error()), (403, "origin_not_allowed"), "{field}");
+    }
+}
+
+#[test]
+fn a_stream_does_not_keep_the_body_of_its_request() {
+    let place = Place::serving("sleep.sh");
+    let body = " ".repeat(1024 * 1024);
+    // More than all requests together may hold.
+    let streams: Vec<TcpStream> = (0..6)
+        .map(|_| {
+            let mut stream = TcpStream::connect(("127.0.0.1", place.port())).expect("connects");
+            stream.set_read_timeout(Some(DEADLINE)).expect("ours");
+            let length = body.len();
+            write!(
+                stream,
+                "GET /api/events HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+            )
+            .expect("sends");
+            let mut status = [0; 12];
+            stream.read_exact(&mut status).expect("an answer");
+            assert_eq!(&status, b"HTTP/1.1 200");
+            stream
+        })
+        .collect();
+    place.start_with(json!({ "args": ["x".repeat(100_000)] }));
+    drop(streams);
 }
 
 #[test]

@@ -5,11 +5,15 @@ mod support;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener, UnixStream};
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
+use rusqlite::Connection;
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use support::{DEADLINE, Place, signal, until, until_true};
 
@@ -111,6 +115,22 @@ fn the_socket_is_where_it_is_wanted_or_nowhere() {
 }
 
 #[test]
+fn a_server_that_ends_leaves_the_socket_that_another_has_put_there() {
+    let (mut first, mut second) = (Place::new(), Place::new());
+    let path = first.folder().join("shared.sock");
+    first.set_env("AUTOAPPDEV_SOCKET", path.to_str().expect("text"));
+    second.set_env("AUTOAPPDEV_SOCKET", path.to_str().expect("text"));
+    first.start_server();
+    // Somebody tidies up.
+    fs::remove_file(&path).expect("there");
+    second.start_server();
+    assert_eq!(first.stop_server(), 0);
+    assert_eq!(ask_socket(&path, "GET /api/pipeline").0, 200, "it is the second one's");
+    assert_eq!(second.stop_server(), 0);
+    assert!(!path.exists());
+}
+
+#[test]
 fn what_stands_in_the_sockets_place_does_not_keep_the_server_from_serving() {
     let mut place = Place::new();
     fs::create_dir_all(place.runtime().join("server.sock")).expect("creates");
@@ -191,6 +211,24 @@ fn the_service_manager_is_told_when_it_serves_and_when_it_stops() {
 }
 
 #[test]
+fn a_manager_without_a_file_is_told_and_a_watchdog_without_a_time_is_none() {
+    let mut place = Place::new();
+    let name = format!("{}/notify", place.folder().display());
+    let socket = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).expect("a name")).expect("binds");
+    socket.set_nonblocking(true).expect("ours");
+    let manager = Manager { socket };
+    place.set_env("NOTIFY_SOCKET", &format!("@{name}"));
+    place.set_env("WATCHDOG_USEC", "0");
+    place.start_server();
+    let said = manager.until_hears("READY=1");
+    assert!(said.contains("\nSTATUS=listening on http://"), "{said}");
+    assert_eq!(place.stop_server(), 0);
+    let said = manager.hears();
+    assert!(said.as_ref().is_some_and(|said| said.contains("STOPPING=1")), "and no watchdog was fed: {said:?}");
+    assert!(!place.server_log().contains("watchdog"), "{}", place.server_log());
+}
+
+#[test]
 fn the_watchdog_is_fed_while_the_server_answers_and_no_longer() {
     let mut place = Place::new();
     let manager = Manager::of(&mut place);
@@ -213,6 +251,37 @@ fn the_watchdog_is_fed_while_the_server_answers_and_no_longer() {
     signal(place.server_pid(), "TERM");
     manager.until_hears("STOPPING=1");
     assert_eq!(place.stop_server(), 0);
+}
+
+#[test]
+fn the_watchdog_is_not_fed_while_the_life_cycle_hangs() {
+    let mut place = Place::new();
+    place.script("exit.sh", "#!/bin/sh\n");
+    place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "exit.sh");
+    let manager = Manager::of(&mut place);
+    place.set_env("WATCHDOG_USEC", "400000");
+    place.start_server();
+    manager.until_hears("WATCHDOG=1");
+    let sql = Connection::open(place.database()).expect("opens");
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        sql.execute_batch("BEGIN IMMEDIATE").expect("the database is ours");
+        // Each start waits for the database, and with it all else that the life cycle does; the state is answered all the while.
+        scope.spawn(|| {
+            for _ in 0..1_000 {
+                if is_over.load(Ordering::SeqCst) {
+                    break;
+                }
+                place.act("start");
+            }
+        });
+        until_true("it says that the watchdog is not fed", || place.server_log().contains("the watchdog is not fed"));
+        assert_eq!(place.get("/api/pipeline").status, 200);
+        is_over.store(true, Ordering::SeqCst);
+        sql.execute_batch("ROLLBACK").expect("it was begun");
+    });
+    while manager.hears().is_some() {}
+    manager.until_hears("WATCHDOG=1");
 }
 
 #[test]

@@ -4,13 +4,16 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Read;
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Stdio;
+use std::thread;
 
 use serde_json::{Value, json};
 use support::wire::Wire;
-use support::{ACTS, Answer, Place, READS, until_true};
+use support::{ACTS, Answer, DEADLINE, Place, READS, until_true};
 
 const TOKEN: &str = "test-token-that-acts-7Qx";
 const READ_TOKEN: &str = "test-token-that-looks-9Zk";
@@ -156,6 +159,36 @@ fn a_cookie_alone_does_not_make_another_page_an_own_one() {
     assert_eq!(place.footprint(), before);
 }
 
+/// Another port is the same site: a browser sends it the cookie, `SameSite=Strict` or not.
+#[test]
+fn a_neighbours_page_acts_with_its_own_token_or_not_at_all() {
+    let mut place = Place::new();
+    place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh");
+    place.set_env("AUTOAPPDEV_ALLOW_ORIGIN", "http://localhost:3000,https://board.example");
+    place.set_env("AUTOAPPDEV_ALLOW_HOST", "board.example");
+    place.use_token(TOKEN);
+    place.start_server();
+    let cookie = log_in(&place, TOKEN);
+    let (cookie, neighbour) = (("Cookie", cookie.as_str()), ("Origin", "http://localhost:3000"));
+    let before = place.footprint();
+    for fields in [&[cookie, neighbour][..], &[cookie, neighbour, ("Sec-Fetch-Site", "same-site")]] {
+        for (method, path) in [("POST", "/api/pipeline/start"), ("GET", "/api/pipeline"), ("GET", "/api/events")] {
+            let answer = ask(&place, method, path, fields, "");
+            assert_eq!((answer.status, answer.error()), (401, "unauthorized"), "{method} {path} {fields:?}");
+        }
+    }
+    assert_eq!(place.footprint(), before);
+    let bearer = format!("Bearer {TOKEN}");
+    assert_eq!(ask(&place, "POST", "/api/pipeline/start", &[neighbour, ("Authorization", &bearer)], "").status, 200);
+    // The own page by a proxy that speaks TLS: the Host is passed on, or the browser's word for it is.
+    let mut wire = place.wire();
+    let fields = format!("Cookie: {}\r\nOrigin: https://board.example\r\n", cookie.1);
+    wire.send(format!("POST /api/pipeline/pause HTTP/1.1\r\nHost: board.example\r\n{fields}\r\n"));
+    assert_eq!(wire.answer().status, 200);
+    let by_tls = [cookie, ("Origin", "https://board.example"), ("Sec-Fetch-Site", "same-origin")];
+    assert_eq!(ask(&place, "POST", "/api/pipeline/stop", &by_tls, "").status, 200);
+}
+
 #[test]
 fn guessing_is_slowed_down_for_who_guesses_alone() {
     let place = closed_place();
@@ -269,6 +302,37 @@ fn client_commands_bring_the_token_that_they_find() {
 }
 
 /// Every file below `dir`, whole.
+/// Whoever listens at a killed server's port may be another user of the machine.
+#[test]
+fn a_token_does_not_go_to_where_a_killed_server_was() {
+    let mut place = Place::new();
+    place.set_env("AUTOAPPDEV_HOST", "127.0.0.1");
+    place.set_env("AUTOAPPDEV_READ_TOKEN", READ_TOKEN);
+    place.start_server();
+    let port = place.port();
+    let token = fs::read_to_string(place.runtime().join("token")).expect("it was made").trim().to_owned();
+    place.unset_env("AUTOAPPDEV_READ_TOKEN");
+    place.kill_server();
+    let stranger = TcpListener::bind(("127.0.0.1", port)).expect("the port is free");
+    let hears = thread::spawn(move || {
+        let (mut stream, _) = stranger.accept().expect("somebody calls");
+        stream.set_read_timeout(Some(DEADLINE)).expect("ours");
+        let mut heard = Vec::new();
+        while !heard.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).expect("a head");
+            heard.push(byte[0]);
+        }
+        heard
+    });
+    let (code, _, said) = place.client(&["status"]);
+    assert_eq!(code, 4, "{said}");
+    let heard = hears.join().expect("it was asked");
+    assert!(heard.starts_with(b"GET /api/pipeline ") && !holds(&heard, &token), "{}", String::from_utf8_lossy(&heard));
+    let (code, _, said) = place.client(&["pair"]);
+    assert!(code == 1 && said.contains("no server says"), "{said}");
+}
+
 fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut found = BTreeMap::new();
     for entry in fs::read_dir(dir).expect("there").flatten() {

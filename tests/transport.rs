@@ -3,6 +3,7 @@
 mod support;
 
 use serde_json::json;
+use support::footprint::Footprint;
 use support::wire::Wire;
 use support::{Answer, Place, READS, until};
 
@@ -252,6 +253,30 @@ fn who_asks_for_news_and_leaves_does_not_fill_the_server() {
     waiting.ask("GET", &format!("/api/pipeline?after={version}&wait=60"));
     place.start();
     assert!(waiting.answer().body["pipeline"]["version"].as_u64() > version.as_u64());
+}
+
+#[test]
+fn two_hundred_that_ask_whether_all_is_well_take_no_more_than_their_connections() {
+    const CLIENTS: u64 = 200;
+    const REQUESTS: usize = 40;
+    let place = place();
+    let before = Footprint::of(place.server_pid()).descriptors;
+    let mut wires: Vec<Wire> = (0..CLIENTS).map(|_| place.wire()).collect();
+    let request = format!("GET /api/health HTTP/1.1\r\n{HOST}\r\n").repeat(REQUESTS);
+    for wire in &mut wires {
+        wire.send(&request);
+    }
+    let mut most = 0;
+    for wire in &mut wires {
+        for _ in 0..REQUESTS {
+            let answer = wire.answer();
+            assert!(answer.status == 200 || answer.error() == "busy", "{}", answer.body);
+            most = most.max(Footprint::of(place.server_pid()).descriptors);
+        }
+    }
+    // Two at a time look into the database, with three descriptors each.
+    assert!(most <= before + CLIENTS + 32, "{before} before, {most} with {CLIENTS} clients");
+    assert_serves(&place, "after all that");
 }
 
 #[test]

@@ -176,12 +176,14 @@ impl Client {
     }
 
     /// Adds the token that opens most of the server at `base`. Those that were set go to whatever server was named; those in the runtime
-    /// directory to the server that says it owns that, and to no other that happens to have the usual port.
+    /// directory to the server that owns that and lives, and to no other that happens to have the usual port, or the one of a server that
+    /// was killed.
     fn with_token<B>(&self, base: &str, request: ureq::RequestBuilder<B>) -> ureq::RequestBuilder<B> {
         let its_dir = match &self.endpoint {
             Endpoint::Url(_) => None,
-            Endpoint::Folder { runtime_dir, .. } => Some(runtime_dir)
-                .filter(|dir| ServerInfo::read(dir).and_then(|info| info.address).is_some_and(|address| base == url_of(address))),
+            Endpoint::Folder { runtime_dir, .. } => Some(runtime_dir).filter(|dir| {
+                ServerInfo::read_live(dir).and_then(|info| info.address).is_some_and(|address| base == url_of(address))
+            }),
         };
         // A file that cannot be used is the server's concern: it says so, or asks for none.
         let kept = |secret: Secret| its_dir.and_then(|dir| secret.find(dir).ok().flatten());

@@ -61,7 +61,7 @@ pub(super) fn pair(args: &PairArgs, endpoint: &Endpoint, tokens: Tokens, json: b
             (token, url.clone(), bases)
         }
         Endpoint::Folder { runtime_dir, .. } => {
-            let info = ServerInfo::read(runtime_dir);
+            let info = ServerInfo::read_live(runtime_dir);
             let address = info.as_ref().and_then(|info| info.address).ok_or_else(|| PairError::NoServer(runtime_dir.clone()))?;
             let more = info.map(|info| info.more_addresses).unwrap_or_default();
             let bases = bases(args.address.as_deref(), address, &more)?;

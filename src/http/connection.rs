@@ -23,6 +23,9 @@ pub(super) const BODY_LIMIT: Duration = Duration::from_secs(30);
 /// How long a client may take to read what is written at once, [`ONE_WRITE_BYTES`] at most.
 const WRITE_LIMIT: Duration = Duration::from_secs(15);
 
+/// How long the machine of one that is sent what happens may be out of reach.
+const UNHEARD_LIMIT: Duration = Duration::from_secs(30);
+
 /// A body up to this size is not counted; a chunked one is counted anew each time that it has grown by so much.
 const SMALL_BODY_BYTES: usize = 16 * 1024;
 
@@ -84,6 +87,9 @@ pub(super) fn serve(stream: &Arc<Stream>, from: SocketAddr, seat: &Arc<Seat>) {
         let asks_to_upgrade = head.asks_to_upgrade;
         let request = head.into_request(from, body);
         let mut response = answer(seat, &request);
+        // An answer that goes on for hours does not keep what was asked.
+        drop(request);
+        seat.has_no_body();
         if let Some(mut upgrade) = response.upgrade.take().filter(|_| asks_to_upgrade) {
             if wire.write_upgrade(&response).is_ok() {
                 let unread = io::Cursor::new(wire.unread);
@@ -286,6 +292,7 @@ impl Wire<'_> {
                 }
             }
         } else {
+            self.stream.end_when_unheard(UNHEARD_LIMIT)?;
             self.send(&out)?;
             let mut piece = vec![0; ONE_WRITE_BYTES];
             loop {
@@ -293,7 +300,15 @@ impl Wire<'_> {
                 if !self.seat.works() {
                     return Ok(false);
                 }
-                let count = reader.read(&mut piece)?;
+                let count = match reader.read(&mut piece) {
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                        if self.stream.is_left() {
+                            return Ok(false);
+                        }
+                        continue;
+                    }
+                    other => other?,
+                };
                 if is_chunked {
                     let mut chunk = format!("{count:x}\r\n").into_bytes();
                     chunk.extend_from_slice(&piece[..count]);

@@ -9,8 +9,8 @@ use std::fmt;
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -30,6 +30,8 @@ const SILENCE_MAX: Duration = Duration::from_secs(10);
 /// When a client is to come back, in milliseconds: after a broken connection, and after this server's end.
 const RETRY_MS: u32 = 1000;
 const RETRY_AT_END_MS: u32 = 300;
+/// How long somebody waits for a place when all are taken: until those whose clients are gone have been looked for.
+const PLACE_LIMIT: Duration = Duration::from_millis(500);
 /// How many log lines go out before the state is looked at again.
 const LINES_AT_ONCE: usize = 500;
 /// And how many bytes, about.
@@ -93,7 +95,11 @@ pub struct Streams {
     logs: RunLogs,
     database: PathBuf,
     log_watch: Arc<LogWatch>,
-    open: AtomicUsize,
+    open: Mutex<usize>,
+    /// A place is free again.
+    closed: Condvar,
+    /// How often somebody found no place, and each stream was to look after its client.
+    looks: AtomicU64,
     waiting: AtomicUsize,
 }
 
@@ -101,7 +107,16 @@ impl Streams {
     /// None yet. `database` is read for the history.
     pub fn new(supervisor: Handle, runs: Runs, logs: RunLogs, database: PathBuf) -> Self {
         let log_watch = Arc::new(LogWatch::new(supervisor.clone(), runs));
-        Self { supervisor, logs, database, log_watch, open: AtomicUsize::new(0), waiting: AtomicUsize::new(0) }
+        Self {
+            supervisor,
+            logs,
+            database,
+            log_watch,
+            open: Mutex::new(0),
+            closed: Condvar::new(),
+            looks: AtomicU64::new(0),
+            waiting: AtomicUsize::new(0),
+        }
     }
 
     /// Waits until the log has what somebody asks for, as `look` tells, at most for `limit`. Where too many wait already it does not.
@@ -127,11 +142,7 @@ impl Streams {
 
     /// Opens a stream; `None` when there are as many as there may be.
     pub(super) fn open(self: &Arc<Self>, begin: Begin) -> io::Result<Option<EventStream>> {
-        if self.open.fetch_add(1, Ordering::SeqCst) >= STREAMS_MAX {
-            self.open.fetch_sub(1, Ordering::SeqCst);
-            return Ok(None);
-        }
-        let place = StreamPlace(self.clone());
+        let Some(place) = self.take_place() else { return Ok(None) };
         let now = self.now()?;
         let at = match begin {
             // What is not there yet is of another database: that client has nothing of this one.
@@ -141,6 +152,7 @@ impl Streams {
         };
         let stream = EventStream {
             follower: self.log_watch.follow(),
+            looks_seen: self.looks.load(Ordering::SeqCst),
             place,
             log: Cursor::new(self.logs.clone(), at.log),
             at,
@@ -151,6 +163,30 @@ impl Streams {
             is_over: false,
         };
         Ok(Some(stream))
+    }
+
+    /// A place, where need be that of a client that is gone: a closed page leaves one behind until something is written to it.
+    fn take_place(self: &Arc<Self>) -> Option<StreamPlace> {
+        let mut open = self.lock_open();
+        if *open >= STREAMS_MAX {
+            self.looks.fetch_add(1, Ordering::SeqCst);
+            self.supervisor.watch().tell_log_grew();
+            open = self
+                .closed
+                .wait_timeout_while(open, PLACE_LIMIT, |open| *open >= STREAMS_MAX)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+        if *open >= STREAMS_MAX {
+            return None;
+        }
+        *open += 1;
+        Some(StreamPlace(self.clone()))
+    }
+
+    /// A number is counted under this lock.
+    fn lock_open(&self) -> MutexGuard<'_, usize> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The end of the log and of the history. The state is not taken for seen.
@@ -177,14 +213,18 @@ struct StreamPlace(Arc<Streams>);
 
 impl Drop for StreamPlace {
     fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::SeqCst);
+        *self.0.lock_open() -= 1;
+        self.0.closed.notify_one();
     }
 }
 
-/// The body of an answer that never ends by itself: reading waits for news.
+/// The body of an answer that never ends by itself: reading waits for news. It is interrupted where the connection is to look whether its
+/// client is still there.
 #[derive(Debug)]
 pub(super) struct EventStream {
     follower: Follower,
+    /// Of [`Streams::looks`].
+    looks_seen: u64,
     place: StreamPlace,
     log: Cursor<RunLogs>,
     at: Position,
@@ -202,6 +242,10 @@ impl Read for EventStream {
         while self.out_at == self.out.len() {
             if self.is_over {
                 return Ok(0);
+            }
+            let looks = self.place.0.looks.load(Ordering::SeqCst);
+            if std::mem::replace(&mut self.looks_seen, looks) != looks {
+                return Err(io::ErrorKind::Interrupted.into());
             }
             self.out.clear();
             self.out_at = 0;

@@ -12,6 +12,9 @@ use super::error::ApiError;
 /// The methods that any path here takes, for preflights.
 pub(super) const METHODS: &str = "GET, HEAD, POST, OPTIONS";
 
+/// Where the streams are.
+const EVENTS: &str = "/api/events";
+
 /// How long a browser may remember a preflight's answer, in seconds.
 const PREFLIGHT_MAX_AGE_S: &str = "600";
 
@@ -68,8 +71,9 @@ impl Guard {
         {
             return Err(ApiError::HostNotAllowed(host.to_owned()));
         }
-        // A WebSocket begins with a GET, and a page of any origin may read what comes over it (RFC 6455, section 10.2).
-        if changes_nothing(request) && request.header("Upgrade").is_none() {
+        // A WebSocket begins with a GET, and a page of any origin may read what comes over it (RFC 6455, section 10.2). A stream is one of
+        // few: a page that may not read it must not take its place.
+        if changes_nothing(request) && request.header("Upgrade").is_none() && super::path_of(request) != EVENTS {
             return Ok(());
         }
         match request.header("Origin") {
@@ -110,7 +114,7 @@ impl Guard {
         }
         response
             .with_unique_header("Access-Control-Allow-Methods", METHODS)
-            .with_unique_header("Access-Control-Allow-Headers", "authorization, content-type, if-none-match")
+            .with_unique_header("Access-Control-Allow-Headers", "authorization, content-type, if-none-match, last-event-id")
             .with_unique_header("Access-Control-Max-Age", PREFLIGHT_MAX_AGE_S)
     }
 
@@ -152,6 +156,22 @@ fn own_names(node: &str) -> Vec<String> {
 fn is_own_origin(request: &Request, origin: &str) -> bool {
     let own = request.header("Host").map(|host| format!("http://{host}"));
     own.is_some_and(|own| own.eq_ignore_ascii_case(origin))
+}
+
+/// Whether a page of this server itself can have sent this, over TLS in front of it too: only its requests may bring a log-in. A
+/// neighbour on another port is of the same site for a browser, which sends it our cookie.
+pub(super) fn is_of_own_page(request: &Request) -> bool {
+    match (request.header("Origin"), request.header("Sec-Fetch-Site")) {
+        // What a browser says itself holds where a proxy has written another Host.
+        (_, Some(site)) => {
+            ["same-origin", "none"].contains(&site) || (request.header("Origin").is_none() && changes_nothing(request))
+        }
+        (Some(origin), None) => {
+            let authority = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
+            authority.is_some_and(|authority| request.header("Host").is_some_and(|host| host.eq_ignore_ascii_case(authority)))
+        }
+        (None, None) => true,
+    }
 }
 
 /// A `Host` without its port: `name`, `1.2.3.4`, or `[::1]`.

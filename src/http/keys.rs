@@ -9,6 +9,7 @@ use rouille::Request;
 use sha2::Sha256;
 
 use super::error::ApiError;
+use super::guard::is_of_own_page;
 use super::session::{Session, Sessions, bytes, mac, sign};
 use super::throttle::Throttle;
 use crate::clock::{Clock, SystemClock};
@@ -87,7 +88,7 @@ impl Keys {
         if let Some(token) = bearer(request) {
             return self.check(request, token).map(|may| Visitor { may, session: None });
         }
-        let session = self.session(request).ok_or(ApiError::TokenNeeded)?;
+        let session = self.session(request).filter(|_| is_of_own_page(request)).ok_or(ApiError::TokenNeeded)?;
         Ok(Visitor { may: session.may, session: Some(session) })
     }
 

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use listenfd::ListenFd;
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::Mode;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
@@ -34,7 +35,29 @@ pub struct Listener {
 enum Socket {
     Tcp(TcpListener, SocketAddr),
     /// With its file where it is this server's to remove.
-    Unix(UnixListener, Option<PathBuf>),
+    Unix(UnixListener, Option<OwnFile>),
+}
+
+/// The file of a socket, as it was made: another server may have another one by that name meanwhile.
+#[derive(Debug)]
+struct OwnFile {
+    path: PathBuf,
+    /// Device and inode.
+    identity: Option<(u64, u64)>,
+}
+
+impl OwnFile {
+    fn new(path: &Path) -> Self {
+        Self { path: path.to_owned(), identity: Self::identity(path) }
+    }
+
+    fn identity(path: &Path) -> Option<(u64, u64)> {
+        fs::symlink_metadata(path).ok().map(|found| (found.dev(), found.ino()))
+    }
+
+    fn is_there(&self) -> bool {
+        self.identity.is_some() && Self::identity(&self.path) == self.identity
+    }
 }
 
 impl Listener {
@@ -83,7 +106,7 @@ impl Listener {
             }
             other => other?,
         };
-        Ok(Self { socket: Socket::Unix(listener, Some(path.to_owned())), door: Door::Socket })
+        Ok(Self { socket: Socket::Unix(listener, Some(OwnFile::new(path))), door: Door::Socket })
     }
 
     /// The sockets that the service manager holds for this process (`LISTEN_FDS`, `sd_listen_fds(3)`), none where it holds none.
@@ -108,7 +131,8 @@ impl Listener {
     fn from_unix(listener: UnixListener) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
         // Its file has the mode that the unit gave it, which is 0666 where that says nothing (`systemd.socket(5)`, `SocketMode=`).
-        let found = listener.local_addr()?.as_pathname().map(fs::metadata).transpose()?;
+        // One without a file, or whose file is out of sight, may be anybody's to open.
+        let found = listener.local_addr()?.as_pathname().and_then(|path| fs::metadata(path).ok());
         let is_private = found
             .is_some_and(|found| found.mode() & 0o022 == 0 && [rustix::process::geteuid().as_raw(), 0].contains(&found.uid()));
         Ok(Self { socket: Socket::Unix(listener, None), door: if is_private { Door::Socket } else { Door::Network } })
@@ -139,11 +163,8 @@ impl Listener {
                 }
                 Ok(WayIn::Tcp(address))
             }
-            Socket::Unix(_, Some(path)) => Ok(WayIn::Unix(path.clone())),
-            Socket::Unix(listener, None) => {
-                let path = listener.local_addr()?.as_pathname().map(Path::to_owned);
-                path.map(WayIn::Unix).ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
-            }
+            Socket::Unix(_, Some(file)) => Ok(WayIn::Unix(file.path.clone())),
+            Socket::Unix(listener, None) => listener.local_addr().map(WayIn::Inherited),
         }
     }
 
@@ -177,9 +198,11 @@ impl AsFd for Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        if let Socket::Unix(_, Some(path)) = &self.socket {
+        if let Socket::Unix(_, Some(file)) = &self.socket
+            && file.is_there()
+        {
             // One that stays is taken away by the next server.
-            let _stays = fs::remove_file(path);
+            let _stays = fs::remove_file(&file.path);
         }
     }
 }
@@ -189,6 +212,8 @@ impl Drop for Listener {
 pub(super) enum WayIn {
     Tcp(SocketAddr),
     Unix(PathBuf),
+    /// A socket of the service manager's, with or without a file.
+    Inherited(std::os::unix::net::SocketAddr),
 }
 
 impl WayIn {
@@ -196,7 +221,14 @@ impl WayIn {
         match self {
             Self::Tcp(address) => TcpStream::connect_timeout(address, limit).map(Stream::Tcp),
             Self::Unix(path) => SocketPath::open(path)?.connect().map(Stream::Unix),
+            Self::Inherited(address) => UnixStream::connect_addr(address).map(Stream::Unix),
         }
+    }
+
+    /// Whether a connection that failed so says nothing about this server: the service manager may hold a socket for others than this
+    /// user, and its file may be gone. Both would be the same after a restart.
+    pub(super) fn is_for_others(&self, error: &io::Error) -> bool {
+        matches!(self, Self::Inherited(_)) && matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::NotFound)
     }
 }
 
@@ -219,6 +251,25 @@ impl Stream {
         match self {
             Self::Tcp(stream) => stream.set_write_timeout(Some(limit)),
             Self::Unix(stream) => stream.set_write_timeout(Some(limit)),
+        }
+    }
+
+    /// Whether the other side says nothing more, as one that has closed does. One that has only ended its own direction may still read.
+    pub(super) fn is_left(&self) -> bool {
+        let mut fds = [PollFd::new(self, PollFlags::RDHUP)];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        rustix::event::poll(&mut fds, Some(&now)).is_ok_and(|count| count > 0)
+    }
+
+    /// From here on the connection ends where the other side's machine has not even acknowledged something for so long. Without this the
+    /// kernel sends it again for a quarter of an hour.
+    pub(super) fn end_when_unheard(&self, limit: Duration) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => {
+                let limit_ms = u32::try_from(limit.as_millis()).unwrap_or(u32::MAX);
+                Ok(rustix::net::sockopt::set_tcp_user_timeout(stream, limit_ms)?)
+            }
+            Self::Unix(_) => Ok(()),
         }
     }
 
@@ -264,6 +315,8 @@ impl Write for &Stream {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::ffi::OsStrExt;
     use std::os::unix::fs::PermissionsExt;
 
     #[test]
@@ -289,6 +342,28 @@ mod tests {
         fs::write(&path, "precious").expect("writes");
         assert_eq!(Listener::unix(&path).expect_err("a file").kind(), io::ErrorKind::AddrInUse);
         assert_eq!(fs::read(&path).expect("there"), b"precious");
+    }
+
+    #[test]
+    fn the_managers_socket_without_a_file_in_sight_is_served_and_anybodys() {
+        let dir = tempfile::tempdir().expect("a temp folder");
+        let path = dir.path().join("gone.sock");
+        let name = std::os::unix::net::SocketAddr::from_abstract_name(path.as_os_str().as_bytes()).expect("a name");
+        let of_no_file = UnixListener::bind_addr(&name).expect("binds");
+        let gone = UnixListener::bind(&path).expect("binds");
+        fs::remove_file(&path).expect("there");
+        for (held, is_reached) in [(of_no_file, true), (gone, false)] {
+            let listener = Listener::from_unix(held).expect("serves");
+            assert_eq!(listener.door(), Door::Network);
+            let way_in = listener.way_in().expect("has one");
+            match way_in.connect(Duration::from_secs(1)) {
+                Ok(_) => assert!(is_reached),
+                Err(error) => assert!(!is_reached && way_in.is_for_others(&error), "{error}"),
+            }
+        }
+        let way_in = Listener::unix(&path).expect("binds").way_in().expect("has one");
+        let error = way_in.connect(Duration::from_secs(1)).expect_err("it left with its listener");
+        assert!(!way_in.is_for_others(&error), "a restart makes our own again");
     }
 
     #[test]

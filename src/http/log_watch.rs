@@ -56,7 +56,8 @@ impl LogWatch {
     }
 
     fn watch_run(&self, watched: &mut Watched, run_id: i64) -> io::Result<()> {
-        if watched.run.is_some_and(|(watched, _)| watched == run_id) {
+        // A follower that has not heard of the latest run yet must not take the watch from those that have.
+        if watched.run.is_some_and(|(watched, _)| watched >= run_id) {
             return Ok(());
         }
         watched.forget();

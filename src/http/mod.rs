@@ -105,6 +105,8 @@ pub struct App {
     pub streams: Arc<Streams>,
     /// What was answered at length and is not read yet.
     pub answers: Arc<Answers>,
+    /// Whose turn it is to ask whether all is well. Strangers may: they neither wait for those above nor keep them waiting.
+    pub checks: Arc<Answers>,
 }
 
 impl Handler for App {
@@ -177,7 +179,7 @@ impl App {
             }
             ("GET", ["api", "events"]) => self.events(request),
             ("GET", ["api", "runs"]) => self.answers.make(|| self.runs(request)),
-            ("GET", ["api", "runs", id]) => self.run(id),
+            ("GET", ["api", "runs", id]) => self.answers.make(|| self.run(id)),
             ("GET", ["api", "logs"]) => self.logs(request),
             ("GET", ["api", "logs", "tail"]) => self.answers.make(|| self.tail(request)),
             ("GET", ["api", "version"]) => Ok(version()),
@@ -348,7 +350,7 @@ impl App {
         let degraded: Vec<String> =
             [self.stopped_shim(), self.supervisor.watch().degraded(), self.little_space()].into_iter().flatten().collect();
         let degraded = (!degraded.is_empty()).then(|| degraded.join("; "));
-        let time = Reader::open(&self.database).and_then(|reader| reader.time());
+        let time = self.checks.make(|| Ok(Reader::open(&self.database).and_then(|reader| reader.time())))?;
         if let Err(error) = &time {
             ::log::error!("failed to {error}");
         }

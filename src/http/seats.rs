@@ -287,9 +287,14 @@ impl Seat {
 
     /// The client is to ask.
     pub(super) fn waits(&self) {
-        self.activity.body_bytes.store(0, Ordering::SeqCst);
+        self.has_no_body();
         // One that has given way finds out when it reads.
         let _has_given_way = self.activity.set(Doing::Waits, Instant::now());
+    }
+
+    /// The request's body is no longer held.
+    pub(super) fn has_no_body(&self) {
+        self.activity.body_bytes.store(0, Ordering::SeqCst);
     }
 
     /// A request has been read and is to be answered. False where the connection has given way meanwhile: then its request must not be

@@ -120,7 +120,10 @@ impl Probe {
     }
 
     fn ask(way_in: &WayIn, limit: Duration) -> io::Result<bool> {
-        let stream = way_in.connect(limit)?;
+        let stream = match way_in.connect(limit) {
+            Err(error) if way_in.is_for_others(&error) => return Ok(true),
+            other => other?,
+        };
         stream.set_read_timeout(Some(limit))?;
         stream.set_write_timeout(limit)?;
         let mut stream = &stream;

@@ -87,6 +87,7 @@ impl House {
             guard: Guard::new(door, vec![], vec![]),
             keys,
             answers: Arc::default(),
+            checks: Arc::default(),
             streams: Arc::new(Streams::new(
                 self.supervisor.as_ref().expect("it runs").handle(),
                 Runs::new(self.dir.path().to_owned()),

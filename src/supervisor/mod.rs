@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, SyncSender};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -198,6 +198,10 @@ enum Event {
     Forget {
         ids: Vec<i64>,
     },
+    /// Somebody asks whether the thread runs.
+    Ping {
+        reply_to: SyncSender<()>,
+    },
     Stop,
 }
 
@@ -292,6 +296,12 @@ impl Handle {
         reply.recv().unwrap_or(Err(ActionError::Stopping))
     }
 
+    /// Whether the thread takes things in, as it says itself within `limit`.
+    pub fn is_answering(&self, limit: Duration) -> bool {
+        let (reply_to, reply) = mpsc::sync_channel(1);
+        self.events.send(Event::Ping { reply_to }).is_ok() && reply.recv_timeout(limit).is_ok()
+    }
+
     /// The state, for looking at and waiting on.
     pub fn watch(&self) -> &Watch {
         &self.watch
@@ -315,6 +325,8 @@ fn conduct(mut conductor: Conductor<Store, RealShims, SystemClock>, queue: &Rece
             }
             Ok(Event::Forget { ids }) => conductor.forget(&ids),
             Ok(Event::ShimGone { number }) => conductor.lose_shim(number),
+            // Who asked may have given it up.
+            Ok(Event::Ping { reply_to }) => drop(reply_to.try_send(())),
             Ok(Event::Stop) | Err(RecvTimeoutError::Disconnected) => return conductor.live_run(),
             Err(RecvTimeoutError::Timeout) => {}
         }

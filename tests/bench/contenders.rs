@@ -176,6 +176,7 @@ pub(crate) fn be_rouille(dir: &Path) {
         guard: Guard::new(Door::Loopback, Vec::new(), Vec::new()),
         keys: None,
         answers: Arc::default(),
+        checks: Arc::default(),
         streams: Arc::new(streams),
     };
     let server = rouille::Server::new("127.0.0.1:0", move |request| app.handle(request)).expect("a port").pool_size(4);
