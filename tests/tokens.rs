@@ -313,9 +313,9 @@ fn a_token_does_not_go_to_where_a_killed_server_was() {
     let token = fs::read_to_string(place.runtime().join("token")).expect("it was made").trim().to_owned();
     place.unset_env("AUTOAPPDEV_READ_TOKEN");
     place.kill_server();
-    let stranger = TcpListener::bind(("127.0.0.1", port)).expect("the port is free");
-    let hears = thread::spawn(move || {
-        let (mut stream, _) = stranger.accept().expect("somebody calls");
+    let listener = TcpListener::bind(("127.0.0.1", port)).expect("the port is free");
+    let stranger = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("somebody calls");
         stream.set_read_timeout(Some(DEADLINE)).expect("ours");
         let mut heard = Vec::new();
         while !heard.ends_with(b"\r\n\r\n") {
@@ -327,7 +327,7 @@ fn a_token_does_not_go_to_where_a_killed_server_was() {
     });
     let (code, _, said) = place.client(&["status"]);
     assert_eq!(code, 4, "{said}");
-    let heard = hears.join().expect("it was asked");
+    let heard = stranger.join().expect("it was asked");
     assert!(heard.starts_with(b"GET /api/pipeline ") && !holds(&heard, &token), "{}", String::from_utf8_lossy(&heard));
     let (code, _, said) = place.client(&["pair"]);
     assert!(code == 1 && said.contains("no server says"), "{said}");

@@ -32,8 +32,9 @@ const BODIES_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// How long a body waits at most for the memory that it needs.
 const BODY_ROOM_LIMIT: Duration = Duration::from_secs(2);
 
-/// How long a newcomer waits at most for those that gave way to leave, and how often it looks.
-const LEAVE_LIMIT: Duration = Duration::from_millis(250);
+/// How long a newcomer waits at most for those that gave way to leave, and how often it looks. They leave at once, but on a machine that is
+/// busy their threads may not run for a while; to wait for them is better than to be turned away.
+const LEAVE_LIMIT: Duration = Duration::from_secs(2);
 const LEAVE_LOOK: Duration = Duration::from_millis(2);
 
 /// The seats of a server.
