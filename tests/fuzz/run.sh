@@ -32,7 +32,7 @@ bin=target/$(rustup run nightly rustc -vV | sed -n 's/^host: //p')/release
 length_max() {
   case $1 in
   head) echo 20000 ;;
-  log) echo 8192 ;;
+  log) echo 2048 ;;
   *) echo 4096 ;;
   esac
 }
@@ -55,7 +55,7 @@ for target in "${targets[@]}"; do
   mkdir -p "target/corpus/$target" "artifacts/$target"
   log=target/$target.log
   before=$(find "artifacts/$target" -type f | wc -l)
-  options=(-max_total_time="$each" -max_len="$(length_max "$target")" -timeout=60 -rss_limit_mb=2048 -print_final_stats=1
+  options=(-max_total_time="$each" -max_len="$(length_max "$target")" -timeout=60 -report_slow_units=60 -rss_limit_mb=2048 -print_final_stats=1
     -artifact_prefix="artifacts/$target/")
   [[ ! -f dictionaries/$target.dict ]] || options+=(-dict="dictionaries/$target.dict")
   status=0
