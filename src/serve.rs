@@ -154,7 +154,7 @@ fn serve_in(config: Config, runtime_dir: &Path) -> anyhow::Result<()> {
     let watchdog = Watchdog::start({
         let (probe, life_cycle) = (server.probe(), supervisor.handle());
         // The state is answered from a copy: a thread that hangs behind it would show to nobody.
-        move |limit| probe.is_answered(limit) && life_cycle.is_answering(limit)
+        move |limit| probe.is_answered(limit / 2) && life_cycle.is_answering(limit / 2)
     })
     .context("cannot start a thread for the watchdog")?;
     service_manager::tell_ready(&format!("listening on {}", ways.join(" and ")));
@@ -170,9 +170,7 @@ fn serve_in(config: Config, runtime_dir: &Path) -> anyhow::Result<()> {
         }
     }
     service_manager::tell_stopping();
-    if let Some(watchdog) = watchdog {
-        watchdog.stop();
-    }
+    drop(watchdog);
     // First, so that those who wait for news and are answered by the supervisor's end are told not to ask on here.
     server.begin_stop();
     let live = supervisor.stop();

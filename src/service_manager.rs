@@ -8,8 +8,8 @@ use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
-use std::sync::mpsc::{self, RecvTimeoutError, Sender};
-use std::thread::{self, JoinHandle};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender, TryRecvError};
+use std::thread;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
@@ -54,8 +54,8 @@ fn tell_abstract(name: &OsStr, what: &[NotifyState<'_>]) -> io::Result<()> {
 /// Feeds the service manager's watchdog for as long as it lives.
 #[derive(Debug)]
 pub struct Watchdog {
-    end: Sender<()>,
-    thread: JoinHandle<()>,
+    /// Its thread ends once this is dropped.
+    _end: Sender<()>,
 }
 
 impl Watchdog {
@@ -71,6 +71,10 @@ impl Watchdog {
             loop {
                 // Half of the time is what `sd_watchdog_enabled(3)` advises; the answer has half of what is left.
                 let is_fed = answers(limit / 4);
+                // A server that stops answers less and less.
+                if ended.try_recv() == Err(TryRecvError::Disconnected) {
+                    break;
+                }
                 if is_fed {
                     tell(&[NotifyState::Watchdog]);
                 } else if was_fed {
@@ -84,14 +88,8 @@ impl Watchdog {
                 }
             }
         };
-        let thread = thread::Builder::new().name("watchdog".to_owned()).spawn(feed)?;
-        Ok(Some(Self { end, thread }))
-    }
-
-    /// Stops feeding it.
-    pub fn stop(self) {
-        drop(self.end);
-        // It has nothing to say.
-        let _ended = self.thread.join();
+        // Not waited for at the end: it may be in the middle of a question, and nothing depends on it.
+        thread::Builder::new().name("watchdog".to_owned()).spawn(feed)?;
+        Ok(Some(Self { _end: end }))
     }
 }

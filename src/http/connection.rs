@@ -127,7 +127,7 @@ struct Wire<'a> {
     /// The read time-out that is set, so that it is set again only when another is wanted: it costs a system call. None while the next
     /// request is waited for, which the accepting thread bounds: a timer for each read costs a fourteenth of all that a small request does.
     limit: Option<Duration>,
-    /// Where reading reads to. Kept, for to clear 8 KiB anew costs more than all else that is done for a small request.
+    /// Where reading reads to. Kept, for to clear it anew for each read costs more than all else that is done for a small request.
     buffer: Vec<u8>,
 }
 

@@ -170,7 +170,7 @@ impl Streams {
         let mut open = self.lock_open();
         if *open >= STREAMS_MAX {
             self.looks.fetch_add(1, Ordering::SeqCst);
-            self.supervisor.watch().tell_log_grew();
+            self.supervisor.watch().wake_followers();
             open = self
                 .closed
                 .wait_timeout_while(open, PLACE_LIMIT, |open| *open >= STREAMS_MAX)

@@ -113,7 +113,7 @@ fn tell(queue: &OwnedFd, supervisor: &Handle) {
     let mut buffer = [MaybeUninit::uninit(); 4096];
     loop {
         match rustix::io::read(queue, &mut buffer) {
-            Ok(_) => supervisor.watch().tell_log_grew(),
+            Ok(_) => supervisor.watch().wake_followers(),
             Err(rustix::io::Errno::INTR) => {}
             Err(error) => {
                 // Followers look every ten seconds even so.

@@ -154,7 +154,7 @@ impl Seats {
         }
     }
 
-    /// Seats a newcomer; `None` where all are being answered, and where those that gave way do not leave in time.
+    /// Seats a newcomer; `None` where all are being answered, where those that gave way do not leave in time, and once it stops.
     pub(super) fn seat(
         self: &Arc<Self>,
         number: u64,
@@ -186,6 +186,10 @@ impl Seats {
         let full = limit + limit / ONE_MORE_IN;
         let deadline = Instant::now() + LEAVE_LIMIT;
         loop {
+            // A stop waits for the accepting thread, which waits here.
+            if self.is_stopping() {
+                return None;
+            }
             if open.len() < limit {
                 return Some(open);
             }
@@ -404,6 +408,14 @@ mod tests {
         assert!(seats.close_idle_at(since(&second) + s(600), limit).is_some() && !is_closed(&second_stream));
         drop((first, second));
         assert_eq!(seats.close_idle_at(s(1000), limit), None);
+    }
+
+    #[test]
+    fn nobody_is_seated_any_more_nor_kept_waiting_once_it_stops() {
+        let seats = Arc::new(Seats::new());
+        assert!(sit(&seats, 1, "127.0.0.1").is_some());
+        seats.begin_stop();
+        assert!(sit(&seats, 2, "127.0.0.1").is_none() && sit(&seats, 3, "10.0.0.7").is_none());
     }
 
     #[test]

@@ -114,20 +114,25 @@ pub struct Probe {
 }
 
 impl Probe {
-    /// Whether each listener leads to an answer, whatever it is, within `limit` each time something is waited for.
+    /// Whether each listener leads to an answer, whatever it is, all of them within `limit`.
     pub fn is_answered(&self, limit: Duration) -> bool {
-        self.ways_in.iter().all(|way_in| Self::ask(way_in, limit).unwrap_or(false))
+        let deadline = Instant::now() + limit;
+        self.ways_in.iter().all(|way_in| Self::ask(way_in, deadline).unwrap_or(false))
     }
 
-    fn ask(way_in: &WayIn, limit: Duration) -> io::Result<bool> {
-        let stream = match way_in.connect(limit) {
+    fn ask(way_in: &WayIn, deadline: Instant) -> io::Result<bool> {
+        let left = || {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() { Err(io::ErrorKind::TimedOut) } else { Ok(left) }
+        };
+        let stream = match way_in.connect(left()?) {
             Err(error) if way_in.is_for_others(&error) => return Ok(true),
             other => other?,
         };
-        stream.set_read_timeout(Some(limit))?;
-        stream.set_write_timeout(limit)?;
+        stream.set_write_timeout(left()?)?;
         let mut stream = &stream;
         stream.write_all(b"GET /api/pipeline HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+        stream.set_read_timeout(Some(left()?))?;
         let mut answer = [0; 9];
         stream.read_exact(&mut answer)?;
         Ok(&answer == b"HTTP/1.1 ")

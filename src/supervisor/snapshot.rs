@@ -212,8 +212,8 @@ impl Watch {
         !current.is_closing
     }
 
-    /// The live run's log has grown.
-    pub fn tell_log_grew(&self) {
+    /// Who follows the log is to look: it has grown, or each is to see whether its client is still there.
+    pub fn wake_followers(&self) {
         self.lock().seen.log += 1;
         self.news.notify_all();
     }
