@@ -333,6 +333,8 @@ fn a_stop_ends_while_streams_that_never_end_are_read() {
     let mut idle = running.wire();
     assert_eq!(idle.get("/").status, 200);
     let mut begun = running.wire();
+    // It is seated, not only in the listener's queue, which a stop resets.
+    assert_eq!(begun.get("/").status, 200);
     begun.send("GET /echo HT");
     running.server.stop();
     assert!(idle.ends_silently() && begun.ends_silently());

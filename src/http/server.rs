@@ -192,8 +192,11 @@ fn accept(seats: &Arc<Seats>, entrances: &[Entrance], woken: &UnixStream, idle_l
 fn seat(seats: &Arc<Seats>, entrance: &Entrance, number: u64, stream: Stream, from: SocketAddr) -> io::Result<()> {
     let stream = Arc::new(stream);
     let Some(seat) = seats.seat(number, &stream, from.ip(), &entrance.handler) else {
-        // Best effort: who does not take it sees the end of the connection.
-        let _gone = (&*stream).write_all(TOO_MANY);
+        // Who comes when it stops sees the end of the connection: it is not that there were too many.
+        if !seats.is_stopping() {
+            // Best effort: who does not take it sees the end as well.
+            let _gone = (&*stream).write_all(TOO_MANY);
+        }
         return Ok(());
     };
     let seat = Arc::new(seat);
