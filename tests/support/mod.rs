@@ -234,7 +234,9 @@ impl Place {
             }
             if Instant::now() > deadline {
                 let _ended = child.kill();
-                panic!("it serves, but should have refused");
+                let mut said = String::new();
+                let _whatever_it_said = child.stderr.take().expect("piped").read_to_string(&mut said);
+                panic!("it serves, but should have refused: {said}");
             }
             thread::sleep(Duration::from_millis(2));
         };
