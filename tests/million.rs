@@ -1,0 +1,81 @@
+//! A million lines, and every one of them comes back, or is counted where it is missing.
+
+mod support;
+
+use std::fs;
+
+use support::disk::SmallDisk;
+use support::{Place, signal, until_true};
+
+const LINES: u64 = 1_000_000;
+
+/// Follows a log by its cursor.
+#[derive(Default)]
+struct Reader {
+    since: u64,
+    /// The number of the last line that was kept or counted as lost.
+    last: u64,
+    /// How many were counted as lost, mark by mark.
+    lost: Vec<u64>,
+}
+
+impl Reader {
+    /// Takes what has come; false where nothing has.
+    fn read(&mut self, place: &Place) -> bool {
+        let page = place.get(&format!("/api/logs?since={}&limit=5000", self.since)).ok();
+        assert_eq!(page["gone"], 0, "it is within its limits");
+        self.since = page["next"].as_u64().expect("a position");
+        let lines = page["lines"].as_array().expect("a list");
+        for line in lines {
+            let text = line["line"].as_str().expect("text");
+            if let Some(number) = text.strip_prefix("line ") {
+                let number: u64 = number[..8].parse().expect("a number");
+                assert_eq!(number, self.last + 1, "what is missing is marked where it is missing");
+                assert_eq!(text.len(), 99);
+                self.last = number;
+            } else {
+                let count = text.strip_prefix("[autoappdev: ").and_then(|rest| rest.split_once(" lines lost here"));
+                let count: u64 = count.unwrap_or_else(|| panic!("{text:?} was never printed")).0.parse().expect("a number");
+                self.lost.push(count);
+                self.last += count;
+            }
+        }
+        !lines.is_empty()
+    }
+}
+
+#[test]
+fn a_million_lines_are_kept_or_counted_through_full_disks_and_servers_killed_on_them() {
+    let test = "a_million_lines_are_kept_or_counted_through_full_disks_and_servers_killed_on_them";
+    let Some(mut small) = SmallDisk::of_kib(256 << 10, test) else { return };
+    small.place.compile("generator");
+    small.place.script("million.sh", &format!("#!/bin/sh\nexec ./generator numbered {LINES} go\n"));
+    small.place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "million.sh");
+    small.place.set_env("AUTOAPPDEV_LOG_SEGMENT_MB", "4");
+    small.place.set_env("AUTOAPPDEV_LOG_RUN_MB", "256");
+    small.place.start_server();
+    let (_, run_id) = small.place.start();
+    let mut reader = Reader::default();
+    for _ in 0..3 {
+        let (before, marks) = (reader.last, reader.lost.len());
+        until_true("more is printed", || reader.read(&small.place) && reader.last > before + 1000);
+        small.disk.fill();
+        until_true("lines are lost", || small.place.degraded().is_some_and(|why| why.contains("log")));
+        signal(small.place.server_pid(), "KILL");
+        // Whatever room there is the flood takes at once; a server that finds none for its database says so and ends, see `disk`.
+        small.disk.free();
+        small.place.restart_server();
+        until_true("the loss is marked", || {
+            reader.read(&small.place);
+            reader.lost.len() > marks
+        });
+        until_true("all is well", || small.place.degraded().is_none());
+    }
+    fs::write(small.place.root().join("go"), "").expect("writes");
+    let run = small.place.until_ended(run_id);
+    assert_eq!(run["status"], "completed");
+    small.place.until_no_shim();
+    while reader.read(&small.place) {}
+    assert_eq!(reader.last, LINES, "{:?}", reader.lost);
+    assert!(reader.lost.len() >= 3 && reader.lost.iter().sum::<u64>() < LINES / 2, "{:?}", reader.lost);
+}

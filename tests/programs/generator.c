@@ -1,0 +1,137 @@
+/* Prints a stream that is the same for the same arguments, byte for byte: for the tests, which compile it, run it by itself for what is
+ * expected, and as a pipeline for what is kept.
+ *
+ *   any SEED LINES       lines of all that lines are made of, on standard output and standard error, written in pieces of any length: a
+ *                        piece ends anywhere in a line. What stands on one stream does not depend on the other
+ *   numbered LINES GO    lines of a hundred bytes with a number that goes on in each, twenty in a write: one a millisecond, until there is
+ *                        a file called GO, which the last tenth waits for; then as fast as they are taken
+ */
+#include <fcntl.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#define BUFFER_BYTES (1 << 20)
+#define LONG_LINE_BYTES 200000
+
+static uint64_t state;
+
+/* xorshift64*: any number below `limit`. */
+static uint64_t below(uint64_t limit) {
+    state ^= state >> 12;
+    state ^= state << 25;
+    state ^= state >> 27;
+    return (state * 0x2545F4914F6CDD1DULL >> 33) % limit;
+}
+
+static void write_all(int fd, const char *bytes, size_t len) {
+    while (len > 0) {
+        ssize_t count = write(fd, bytes, len);
+        if (count < 0) {
+            perror("write");
+            exit(99);
+        }
+        bytes += count;
+        len -= (size_t)count;
+    }
+}
+
+static char buffers[2][BUFFER_BYTES];
+static size_t lens[2];
+
+/* In pieces whose lengths have nothing to do with lines. */
+static void flush_stream(int n) {
+    size_t at = 0;
+    while (at < lens[n]) {
+        size_t piece = 1 + (size_t)below(below(4) == 0 ? 100 : 65536);
+        if (piece > lens[n] - at) piece = lens[n] - at;
+        write_all(n + 1, buffers[n] + at, piece);
+        at += piece;
+    }
+    lens[n] = 0;
+}
+
+static void put(int n, const void *bytes, size_t len) {
+    memcpy(buffers[n] + lens[n], bytes, len);
+    lens[n] += len;
+}
+
+static void any(uint64_t seed, uint64_t lines) {
+    static char line[LONG_LINE_BYTES];
+    for (uint64_t number = 0; number < lines; number++) {
+        /* Of the line's own seed, so that how the pieces are cut changes nothing. */
+        uint64_t cutting = state;
+        state = (seed + number) * 0x9E3779B97F4A7C15ULL | 1;
+        for (int i = 0; i < 4; i++) below(2);
+        int n = below(4) == 0;
+        size_t len = 0;
+        switch (below(64)) {
+        case 0: /* any bytes at all */
+            len = (size_t)below(300);
+            for (size_t i = 0; i < len; i++) {
+                char byte = (char)below(256);
+                line[i] = byte == '\n' ? 0 : byte;
+            }
+            break;
+        case 1: /* a progress bar */
+            for (int i = 0; i <= 10; i++) len += (size_t)sprintf(line + len, "\r%3d %%", i * 10);
+            break;
+        case 2: /* colours, and characters of several bytes */
+            len = (size_t)sprintf(line, "\033[1;31mgr\303\266\303\237er \342\230\203 \360\237\222\241\033[0m");
+            break;
+        case 3: /* the beginnings of characters that never end */
+            len = (size_t)sprintf(line, "\303\342\230\360\237\222");
+            break;
+        case 4:
+            break;
+        case 5:
+            if (below(200) == 0) {
+                len = 60000 + (size_t)below(LONG_LINE_BYTES - 60000);
+                memset(line, 'x', len);
+                break;
+            }
+            /* fall through */
+        default:
+            len = (size_t)sprintf(line, "%08llu of a build that says %llu things", (unsigned long long)number,
+                                  (unsigned long long)below(1000000));
+        }
+        state = cutting;
+        put(n, line, len);
+        if (number + 2 < lines) put(n, "\n", 1);
+        if (lens[n] > BUFFER_BYTES - LONG_LINE_BYTES - 1) flush_stream(n);
+    }
+    flush_stream(0);
+    flush_stream(1);
+}
+
+static void numbered(uint64_t lines, const char *go) {
+    static char buffer[20 * 100 + 1];
+    size_t len = 0;
+    for (uint64_t number = 1; number <= lines; number++) {
+        len += (size_t)sprintf(buffer + len, "line %08llu %85s\n", (unsigned long long)number, ".");
+        if (number % 20 != 0 && number != lines) continue;
+        write_all(1, buffer, len);
+        len = 0;
+        while (access(go, F_OK) != 0) {
+            nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+            if (number < lines - lines / 10) break;
+        }
+    }
+}
+
+int main(int argc, char **argv) {
+    if (argc == 4 && strcmp(argv[1], "any") == 0) {
+        state = strtoull(argv[2], NULL, 10) | 1;
+        any(state, strtoull(argv[3], NULL, 10));
+        return 0;
+    }
+    if (argc == 4 && strcmp(argv[1], "numbered") == 0) {
+        numbered(strtoull(argv[2], NULL, 10), argv[3]);
+        return 0;
+    }
+    fprintf(stderr, "usage: generator any SEED LINES | numbered LINES GO\n");
+    return 2;
+}
