@@ -12,6 +12,7 @@ mod backend;
 mod capture;
 mod cursor;
 mod listing;
+mod loss;
 mod packed;
 mod reader;
 mod segment;

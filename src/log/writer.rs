@@ -8,6 +8,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use super::loss::Loss;
 use super::segment::{all_segments_in, plain_name};
 use super::{Stream, push_record};
 use crate::kill_point::KillPoint;
@@ -35,8 +36,8 @@ pub struct SegmentWriter {
     file: File,
     /// Whether part of a record may stand behind `len`.
     is_torn: bool,
-    /// Records that found no room since the last that did.
-    lost: u64,
+    /// What found no room.
+    loss: Loss,
     /// Whether a segment was finished since somebody asked.
     has_rotated: bool,
 }
@@ -45,7 +46,7 @@ impl SegmentWriter {
     /// Begins the log in `dir` at position `start`.
     pub fn create(dir: &Path, start: u64, limits: Limits) -> io::Result<Self> {
         let file = private_file().create_new(true).open(dir.join(plain_name(start)))?;
-        Ok(Self { dir: dir.to_owned(), limits, start, len: 0, file, is_torn: false, lost: 0, has_rotated: false })
+        Ok(Self { dir: dir.to_owned(), limits, start, len: 0, file, is_torn: false, loss: Loss::default(), has_rotated: false })
     }
 
     /// The position after the last byte.
@@ -60,8 +61,9 @@ impl SegmentWriter {
             return Ok(());
         }
         let written = self.try_write(records, at);
-        if written.is_err() {
-            self.lost += memchr::memchr_iter(b'\n', records).count() as u64;
+        match written {
+            Ok(()) => self.loss.kept(records),
+            Err(_) => self.loss.lost(records),
         }
         written
     }
@@ -71,19 +73,19 @@ impl SegmentWriter {
         std::mem::take(&mut self.has_rotated)
     }
 
-    /// Whether records were lost that the log does not tell of yet.
+    /// Whether lines were lost that the log does not tell of yet.
     pub fn has_unreported_loss(&self) -> bool {
-        self.lost > 0
+        self.loss.lines() > 0
     }
 
-    /// Tries to write down how many records were lost.
+    /// Tries to write down how many lines were lost.
     pub fn report_loss(&mut self, at: &[u8]) -> io::Result<()> {
-        if self.lost > 0 {
+        if self.has_unreported_loss() {
             let mut mark = Vec::new();
-            let text = format!("[autoappdev: {} lines lost here: they could not be written to the disk]", self.lost);
+            let text = format!("[autoappdev: {} lines lost here: they could not be written to the disk]", self.loss.lines());
             push_record(&mut mark, at, Stream::Stderr, false, text.as_bytes());
             self.append(&mark)?;
-            self.lost = 0;
+            self.loss.reported();
         }
         Ok(())
     }

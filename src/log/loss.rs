@@ -1,0 +1,100 @@
+//! How many lines found no room on the disk.
+
+use super::{Stream, parse_record};
+
+/// Counts lines, not records: one that was written in parts is lost once, whichever of its parts were.
+#[derive(Debug, Default)]
+pub(super) struct Loss {
+    lines: u64,
+    /// Whether the line that is under way was counted already: of standard output, and of standard error.
+    is_counted: [bool; 2],
+}
+
+impl Loss {
+    /// How many were lost since [`Loss::reported`].
+    pub(super) fn lines(&self) -> u64 {
+        self.lines
+    }
+
+    /// The log tells of those.
+    pub(super) fn reported(&mut self) {
+        self.lines = 0;
+    }
+
+    /// These whole records were not written.
+    pub(super) fn lost(&mut self, records: &[u8]) {
+        for (stream, goes_on) in marks(records) {
+            let is_counted = &mut self.is_counted[stream];
+            self.lines += u64::from(!*is_counted);
+            *is_counted = goes_on;
+        }
+    }
+
+    /// These were.
+    pub(super) fn kept(&mut self, records: &[u8]) {
+        // The usual case: nothing was lost for days.
+        if self.is_counted == [false; 2] {
+            return;
+        }
+        for (stream, goes_on) in marks(records) {
+            self.is_counted[stream] &= goes_on;
+        }
+    }
+}
+
+/// Of each record its stream, and whether its line goes on.
+fn marks(records: &[u8]) -> impl Iterator<Item = (usize, bool)> {
+    records.split_inclusive(|&byte| byte == b'\n').filter_map(|line| {
+        let record = parse_record(line.strip_suffix(b"\n")?)?;
+        Some((usize::from(record.stream == Stream::Stderr), record.goes_on))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::push_record;
+    use super::*;
+
+    const AT: &[u8] = b"2023-11-14T22:13:20.007Z";
+
+    fn record(stream: Stream, goes_on: bool) -> Vec<u8> {
+        let mut out = Vec::new();
+        push_record(&mut out, AT, stream, goes_on, b"text");
+        out
+    }
+
+    #[test]
+    fn a_line_in_parts_is_lost_once_whichever_of_them_were() {
+        use Stream::{Stderr, Stdout};
+        // What is printed, and whether it is kept; then how many lines are not whole.
+        for (lines, parts) in [
+            (0, &[(Stdout, false, true), (Stderr, true, true)][..]),
+            (1, &[(Stdout, false, false)]),
+            (2, &[(Stdout, false, false), (Stdout, false, false)]),
+            (1, &[(Stdout, true, false), (Stdout, true, false), (Stdout, false, false)]),
+            (1, &[(Stdout, true, true), (Stdout, false, false)]),
+            (1, &[(Stdout, true, false), (Stdout, false, true)]),
+            (1, &[(Stdout, true, false), (Stdout, true, true), (Stdout, false, false)]),
+            (2, &[(Stdout, true, false), (Stdout, false, true), (Stdout, false, false)]),
+            (2, &[(Stdout, true, false), (Stderr, false, false), (Stdout, false, false)]),
+            (1, &[(Stdout, true, false), (Stderr, false, true), (Stdout, false, false)]),
+        ] {
+            let mut loss = Loss::default();
+            for &(stream, goes_on, is_kept) in parts {
+                let record = record(stream, goes_on);
+                if is_kept { loss.kept(&record) } else { loss.lost(&record) }
+            }
+            assert_eq!(loss.lines(), lines, "{parts:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_told_is_not_told_again() {
+        let mut loss = Loss::default();
+        loss.lost(&record(Stream::Stdout, true));
+        assert_eq!(loss.lines(), 1);
+        loss.reported();
+        loss.lost(&record(Stream::Stdout, false));
+        assert_eq!(loss.lines(), 0, "the rest of the same line");
+    }
+}
