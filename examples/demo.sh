@@ -82,20 +82,24 @@ finish_step() {
   echo "step '$step' is done"
 }
 
+# Two kinds of lines that AutoAppDev shows as a bar and a list of steps; to everybody else they are lines of output.
+# The arguments are the step's name, how much of all the work is done before it, and what it is about to do.
 begin_step() {
   step=$1
-  echo "step '$step': $2"
+  echo "::step $step"
+  echo "::progress $2 $3"
+  echo "step '$step': $3"
 }
 
 began=$SECONDS
 echo "demo: run ${AUTOAPPDEV_RUN_ID:-(by hand)}, process $$, speed $speed"
 
-begin_step prepare "looking at the inputs"
+begin_step prepare 0 "looking at the inputs"
 start inventory 10 500
 start settings 5 800
 finish_step
 
-begin_step fetch "three downloads side by side"
+begin_step fetch 5 "three downloads side by side"
 start sources 20 1100
 start assets 15 1200
 start models 12 2000
@@ -103,7 +107,7 @@ rest 7000
 echo "fetch: the mirror for 'models' is slow, going on" >&2
 finish_step
 
-begin_step build "four compilers"
+begin_step build 25 "four compilers"
 start core 30 1500
 start server 25 1300
 start client 20 1400
@@ -112,7 +116,7 @@ rest 12000
 echo "build: warning: 'client' uses a deprecated call" >&2
 finish_step
 
-begin_step test "three suites"
+begin_step test 62 "three suites"
 start unit 25 900
 start whole 15 1800
 start slow 10 2500
@@ -120,11 +124,12 @@ rest 9000
 echo "test: 'whole' case 7 took longer than usual" >&2
 finish_step
 
-begin_step package "packing the results"
+begin_step package 88 "packing the results"
 start archive 10 1200
 start checksums 8 1000
 finish_step
 
 # A short-lived process of its own, for the sake of a real number at the end.
 digest=$(printf '%s\n' core server client docs | sha256sum)
+echo "::progress 100 the package is ready"
 echo "demo: package ${digest:0:12} is ready after $((SECONDS - began)) s"

@@ -203,6 +203,8 @@ kill_points! {
     ShimTreeEnded = "shim.tree_ended",
     /// All output is in the log, which is closed.
     ShimDrained = "shim.drained",
+    /// How far the pipeline came is stored, and said to the servers.
+    ShimProgressStored = "shim.progress_stored",
     /// The `PAUSE` file is gone, `exited` is not there.
     ShimEndPauseFileRemoved = "shim.end_pause_file_removed",
     /// The run's control group is gone, the end is not in the journal.

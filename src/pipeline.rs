@@ -3,11 +3,15 @@
 //! Level 0, pure: no I/O, no clock. Every rule of the life cycle stands here once; the server, the page and the command line
 //! ask this file. The matches are exhaustive on purpose: a new word does not compile until every rule has said what it means.
 
+mod progress;
+
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
+
+pub use progress::{Label, MARK_BYTES_MAX, Mark, Percent, Progress, WorkStep};
 
 /// Declares a closed set of words: an enum, its texts in one place, and the way back.
 macro_rules! words {

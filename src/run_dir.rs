@@ -1,11 +1,12 @@
-//! `runs/<run_id>/`: the files that server and shim share. Their names, the lock, the control socket; the journal and the words
-//! on the socket stand in the two files below this one.
+//! `runs/<run_id>/`: the files that server and shim share. Their names, the lock, the control socket; the journal, the progress
+//! and the words on the socket stand in the files below this one.
 //!
 //! Level 1. `supervisor` and `shim` know each other only through this module. It never interprets a fact.
 //!
 //! If killed here: a directory without a lock holder and without a journal is a run that never began; recovery says so.
 
 mod journal;
+mod progress;
 mod protocol;
 
 use std::fs::{self, DirBuilder, File};
@@ -21,6 +22,7 @@ use crate::private::private_file;
 use crate::socket_path::SocketPath;
 
 pub use journal::{Header, Journal, JournalError, ReadJournal, read_header, read_journal};
+pub use progress::{NumberedProgress, ProgressError, parse_progress, read_progress, write_progress};
 pub use protocol::{Command, LaunchSpec, LineReader, Message, Note, Reply, ReplyError, Rotated, Trouble, from_line, to_line};
 
 /// The version of everything in a run directory. A reader accepts its own and every earlier one.
@@ -146,6 +148,11 @@ impl RunDir {
     /// The facts.
     pub fn journal_path(&self) -> PathBuf {
         self.path.join("journal.jsonl")
+    }
+
+    /// How far the pipeline says it is.
+    pub fn progress_path(&self) -> PathBuf {
+        self.path.join("progress.json")
     }
 
     /// The output segments.

@@ -12,9 +12,13 @@ use serde_json::{Value, json};
 use support::sse::{Event, EventStream};
 use support::{DEADLINE, Place, until, until_true};
 
-/// What an event is of, for comparing streams: a state is sent anew to whoever comes, lines and history never are.
+/// Whether an event has a place in the stream: state and progress are sent anew to whoever comes, lines and history never are.
+fn happens(event: &Event) -> bool {
+    !matches!(event.kind.as_str(), "state" | "progress")
+}
+
 fn happenings(events: &[Event]) -> Vec<&Event> {
-    events.iter().filter(|event| event.kind != "state").collect()
+    events.iter().filter(|event| happens(event)).collect()
 }
 
 fn says_state(event: &Event, state: &str) -> bool {
@@ -52,8 +56,9 @@ fn a_life_is_told_in_order_and_each_id_is_a_place_to_go_on_from() {
         assert!(log["lines"].as_array().expect("a list").contains(&event.data), "{event:?}");
     }
     assert_eq!(told.last().expect("some").data, place.pipeline());
-    let ids: BTreeSet<&str> = told.iter().map(|event| event.id.as_str()).collect();
-    assert_eq!(ids.len(), told.len(), "each has an id of its own");
+    let placed = || told.iter().filter(|event| event.kind != "progress");
+    let ids: BTreeSet<&str> = placed().map(|event| event.id.as_str()).collect();
+    assert_eq!(ids.len(), placed().count(), "each has an id of its own");
 
     // From wherever one goes on: the rest, all of it, nothing twice.
     for (n, event) in told.iter().enumerate() {
@@ -61,7 +66,7 @@ fn a_life_is_told_in_order_and_each_id_is_a_place_to_go_on_from() {
         let rest = happenings(&told[n + 1..]);
         let mut got = Vec::new();
         while got.len() < rest.len() {
-            got.extend(again.next().filter(|event| event.kind != "state"));
+            got.extend(again.next().filter(happens));
         }
         // Lines among themselves, and the history: which of the two came first is as near as their times tell.
         for kind in ["log", "run"] {
@@ -74,7 +79,7 @@ fn a_life_is_told_in_order_and_each_id_is_a_place_to_go_on_from() {
     // The last one has everything: nothing is said again.
     let mut idle = EventStream::open(place.port(), "", told.last().map(|event| event.id.as_str()));
     place.act("start").ok();
-    let next = idle.next().expect("what comes");
+    let next = idle.until("what comes", happens).pop().expect("it");
     assert_eq!((next.kind.as_str(), &next.data["run_id"]), ("run", &json!(run_id + 1)));
     // A cursor of `/api/logs` is a place to begin, too.
     let mut by_cursor = EventStream::open(place.port(), "?since=0", None);
@@ -142,6 +147,7 @@ fn a_server_that_stops_ends_its_streams_with_a_hint_to_come_back() {
         .collect();
     assert_eq!(place.stop_server(), 0);
     for stream in &mut streams {
+        assert_eq!(stream.next().filter(|event| event.kind != "progress"), None);
         assert_eq!(stream.next(), None);
         assert!(stream.is_ended, "in order, not cut off");
         assert_eq!(stream.retry_ms, Some(300));
@@ -232,7 +238,7 @@ fn a_stream_does_not_keep_the_body_of_its_request() {
 fn who_is_told_nothing_is_told_that() {
     let place = Place::serving("sleep.sh");
     let mut stream = EventStream::open(place.port(), "", None);
-    stream.next().expect("the state");
+    stream.until("all that there is", |event| event.kind == "progress");
     assert_eq!((stream.retry_ms, stream.comments), (Some(1000), 0));
     let began = Instant::now();
     thread::scope(|scope| {
@@ -266,7 +272,7 @@ fn what_is_no_place_in_the_stream_is_refused_and_what_is_not_there_yet_is_now() 
         assert!(says_state(&stream.next().expect("the state"), "stopped"));
         let (_, run_id) = place.start();
         let told = stream.until("its end", |event| event.kind == "log");
-        assert!(told.iter().all(|event| event.kind == "state" || event.data["run_id"] == run_id), "{told:?}");
+        assert!(told.iter().all(|event| !happens(event) || event.data["run_id"] == run_id), "{told:?}");
         place.until_ended(run_id);
     }
     let answer = place.request("HEAD", "/api/events", &[], None);

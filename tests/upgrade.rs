@@ -161,6 +161,7 @@ fn live_shim_of_the_first_format_is_adopted_and_obeys() {
     let pipeline = place.pipeline();
     assert_eq!((&pipeline["state"], &pipeline["pid"]), (&json!("running"), &json!(leader.id())));
     assert_eq!((&pipeline["containment"], &pipeline["detail"]), (&json!("tree"), &Value::Null));
+    assert_eq!(pipeline["progress"], Value::Null, "it never says how far it is");
     until_true("it is attached", || place.act("pause").status == 200);
     assert_eq!(place.state(), "paused");
     place.act("resume").ok();

@@ -10,6 +10,7 @@ mod local;
 mod logs;
 mod output;
 mod pair;
+mod progress;
 mod qr;
 
 use std::ffi::OsString;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
 
+use super::progress::{self, Progress};
 use crate::clock::Timestamp;
 use crate::pipeline::{Action, RunStatus, State};
 
@@ -35,6 +36,8 @@ pub(super) struct Pipeline {
     error: Option<String>,
     /// An older server does not say it.
     detail: Option<String>,
+    /// Nor this.
+    progress: Option<Progress>,
 }
 
 /// The answer to an action that was done.
@@ -76,6 +79,7 @@ pub(super) struct Run {
     cpu_system_ms: Option<u64>,
     max_rss_kb: Option<u64>,
     error: Option<String>,
+    progress: Option<Progress>,
     #[serde(default)]
     events: Vec<Event>,
 }
@@ -106,7 +110,7 @@ pub(super) fn printable(text: &str) -> String {
     safe
 }
 
-/// `status`: one line.
+/// `status`: one line, and some more where the pipeline says how far it is.
 pub(super) fn status(pipeline: &Pipeline, now: Timestamp) -> String {
     let mut parts = vec![pipeline.state.to_string()];
     parts.push(pipeline.run_id.map_or_else(|| "no run yet".to_owned(), |id| format!("run {id}")));
@@ -125,7 +129,8 @@ pub(super) fn status(pipeline: &Pipeline, now: Timestamp) -> String {
     }
     parts.extend(pipeline.pending.map(|action| format!("({action} under way)")));
     parts.extend(pipeline.detail.as_deref().map(printable));
-    parts.join("  ") + "\n"
+    let progress = pipeline.progress.as_ref().map_or_else(String::new, |progress| progress::describe(progress, now));
+    parts.join("  ") + "\n" + &progress
 }
 
 /// What an action led to: one line.
@@ -202,6 +207,8 @@ pub(super) fn run(run: &Run, now: Timestamp) -> String {
             writeln!(text, "  {name:<10} {value}").expect("a String takes everything");
         }
     }
+    let progress = run.progress.as_ref().map_or_else(String::new, |progress| progress::describe(progress, now));
+    text.extend(progress.lines().map(|line| format!("  {line}\n")));
     text.extend(run.events.iter().map(Event::describe));
     text
 }
@@ -230,12 +237,12 @@ impl Event {
 }
 
 /// The time between two stamps; zero where the second lies before the first, as after a step of the clock.
-fn between(start: Timestamp, end: Timestamp) -> Duration {
+pub(super) fn between(start: Timestamp, end: Timestamp) -> Duration {
     Duration::from_millis(u64::try_from(end.unix_ms() - start.unix_ms()).unwrap_or(0))
 }
 
 /// A length of time in its one or two largest units.
-fn duration(length: Duration) -> String {
+pub(super) fn duration(length: Duration) -> String {
     let s = length.as_secs();
     let (minutes, hours, days) = (s / 60, s / 3600, s / 86_400);
     match (days, hours, minutes) {
@@ -305,6 +312,9 @@ mod tests {
         assert_eq!(line(&json!({})), "running  run 7  pid 4711  demo.sh  since 3 min (2026-01-31 10:00:00 UTC)\n");
         let paused = json!({"state": "paused", "status": "paused", "paused_at": "2026-01-31T10:03:10.000Z"});
         assert_eq!(line(&paused), "paused  run 7  pid 4711  demo.sh  since 10 s (2026-01-31 10:03:10 UTC)\n");
+        let progress = json!({"percent": 5, "text": null, "at": "2026-01-31T10:03:10.000Z", "steps": [], "steps_before": 0});
+        let told = line(&json!({"progress": progress}));
+        assert_eq!(told, line(&json!({})) + "progress  [#-------------------]  5 %\n");
         assert_eq!(
             line(&json!({"pending": "stop"})),
             "running  run 7  pid 4711  demo.sh  since 3 min (2026-01-31 10:00:00 UTC)  (stop under way)\n"

@@ -1,8 +1,10 @@
-//! `GET /api/events`: one stream of what happens, as Server-Sent Events (HTML, section 9.2): `state`, `run`, `log`, `gap`.
+//! `GET /api/events`: one stream of what happens, as Server-Sent Events (HTML, section 9.2): `state`, `run`, `log`,
+//! `progress`, `gap`.
 //!
 //! Everything is read from where it is kept, the log from its files and the history from the database, at the pace of the one who
 //! reads: a slow client delays nobody, and a stream that goes on from an id has neither a gap nor a repeat, whatever was restarted
-//! in between. A position in the stream is three numbers, written `<log>-<version>-<run>.<seq>`.
+//! in between. A position in the stream is three numbers, written `<log>-<version>-<run>.<seq>`. How far the run is has no place in it: that is
+//! said anew to whoever comes.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -17,9 +19,10 @@ use serde::Serialize;
 
 use super::log_watch::{Follower, LogWatch};
 use crate::log::{self, Cursor, Item, Line, Listing, RunLogs};
+use crate::pipeline::Progress;
 use crate::run_dir::Runs;
 use crate::store::{EventRow, Reader};
-use crate::supervisor::Handle;
+use crate::supervisor::{Handle, Snapshot};
 
 /// The most streams at once.
 const STREAMS_MAX: usize = 64;
@@ -157,6 +160,7 @@ impl Streams {
             log: Cursor::new(self.logs.clone(), at.log),
             at,
             history_read_at: None,
+            progress_sent: None,
             out: format!("retry: {RETRY_MS}\n\n").into_bytes(),
             out_at: 0,
             spoke_at: Instant::now(),
@@ -230,6 +234,8 @@ pub(super) struct EventStream {
     at: Position,
     /// Up to which published state the history was read.
     history_read_at: Option<u64>,
+    /// Which progress this client was sent, by its number and whether its run had ended; `None` when it was sent none.
+    progress_sent: Option<(Option<i64>, u64, bool)>,
     /// What is to be sent, from `out_at` on.
     out: Vec<u8>,
     out_at: usize,
@@ -284,6 +290,7 @@ impl EventStream {
             self.at.version = Some(published.snapshot.version);
             self.push("state", &published.snapshot)?;
         }
+        self.push_progress(&published.snapshot)?;
         if !self.out.is_empty() {
             return Ok(());
         }
@@ -295,6 +302,24 @@ impl EventStream {
             write!(self.out, "retry: {RETRY_AT_END_MS}\n\n")?;
         } else if self.spoke_at.elapsed() >= SILENCE_MAX {
             self.out.extend_from_slice(b":\n\n");
+        }
+        Ok(())
+    }
+
+    /// How far the run is, where this client does not have that yet.
+    fn push_progress(&mut self, snapshot: &Snapshot) -> io::Result<()> {
+        #[derive(Serialize)]
+        struct Event<'a> {
+            run_id: Option<i64>,
+            progress: &'a Option<Progress>,
+        }
+        let Snapshot { run_id, progress, progress_number, run_ended_at, .. } = snapshot;
+        // Its end closes the step that a run was at, and nothing where it was at none.
+        let is_closed = progress.is_some() && run_ended_at.is_some();
+        let sent = Some((*run_id, *progress_number, is_closed));
+        if self.progress_sent != sent {
+            self.progress_sent = sent;
+            self.push_data("progress", &Event { run_id: *run_id, progress })?;
         }
         Ok(())
     }
@@ -346,7 +371,13 @@ impl EventStream {
     }
 
     fn push(&mut self, kind: &str, data: &impl Serialize) -> io::Result<()> {
-        write!(self.out, "id: {}\nevent: {kind}\ndata: ", self.at)?;
+        writeln!(self.out, "id: {}", self.at)?;
+        self.push_data(kind, data)
+    }
+
+    /// What has no place in the stream has no id: who comes back does so with the one before.
+    fn push_data(&mut self, kind: &str, data: &impl Serialize) -> io::Result<()> {
+        write!(self.out, "event: {kind}\ndata: ")?;
         // JSON on one line: a line break within it would end the data.
         serde_json::to_writer(&mut self.out, data)?;
         self.out.extend_from_slice(b"\n\n");

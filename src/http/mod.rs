@@ -33,9 +33,10 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::log::{self, BackendFiles, Cursor, Page, RunLogs};
+use crate::pipeline::Progress;
 use crate::process::{self, Identity};
 use crate::run_dir::{self, Runs};
-use crate::store::{Reader, schema_version};
+use crate::store::{Reader, RunRow, schema_version};
 use crate::supervisor::{Ask, Handle, Published};
 
 use error::ApiError;
@@ -291,9 +292,10 @@ impl App {
 
     fn run(&self, id: &str) -> Result<Response, ApiError> {
         #[derive(Serialize)]
-        struct Run<R, E> {
+        struct Whole<R, E> {
             #[serde(flatten)]
             run: R,
+            progress: Option<Progress>,
             events: E,
         }
         let number = id.parse::<i64>().ok().filter(|_| id.bytes().all(|byte| byte.is_ascii_digit()));
@@ -302,7 +304,22 @@ impl App {
             None => None,
         };
         let (run, events) = found.ok_or_else(|| ApiError::NoSuchRun(id.to_owned()))?;
-        Ok(json(&json!({"run": Run { run, events }})))
+        let progress = self.progress(&run);
+        Ok(json(&json!({"run": Whole { run, progress, events }})))
+    }
+
+    /// How far a run is or came: the latest one's is known, of the others there is what their shims stored.
+    fn progress(&self, run: &RunRow) -> Option<Progress> {
+        let published = self.supervisor.watch().get();
+        if published.snapshot.run_id == Some(run.id) {
+            return published.snapshot.progress.clone();
+        }
+        let stored = run_dir::read_progress(&self.runs.run(run.id).progress_path()).unwrap_or_else(|error| {
+            ::log::warn!("run {}: how far it came is not known: failed to {error}", run.id);
+            None
+        });
+        let ended_at = run.stopped_at.filter(|_| !run.status.is_live());
+        stored.map(|told| told.progress.shown(ended_at))
     }
 
     fn logs(&self, request: &Request) -> Result<Response, ApiError> {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{Stream, TEXT_MAX, push_record, record_head};
+use crate::pipeline::{MARK_BYTES_MAX, Mark};
 
 /// How long an unfinished line, a prompt or a progress bar, may wait before it is written as far as it goes.
 const UNFINISHED_SHOWN_AFTER: Duration = Duration::from_millis(250);
@@ -20,12 +21,23 @@ pub struct LineSplitter {
     since: Duration,
     /// Whether a part of this line was already written with the mark that it goes on.
     is_continued: bool,
+    /// How the line begins whose end has not come, also where that is written already.
+    beginning: Vec<u8>,
+    /// Lines by which the pipeline says how far it is, until somebody takes them.
+    marks: Vec<Mark>,
 }
 
 impl LineSplitter {
     /// For one stream from its beginning.
     pub fn new(stream: Stream) -> Self {
-        Self { stream, unfinished: Vec::new(), since: Duration::ZERO, is_continued: false }
+        Self {
+            stream,
+            unfinished: Vec::new(),
+            since: Duration::ZERO,
+            is_continued: false,
+            beginning: Vec::new(),
+            marks: Vec::new(),
+        }
     }
 
     /// Takes bytes that came at `at` (a timestamp as text; `now` in awake time) and appends the records that they complete, until there are
@@ -36,6 +48,7 @@ impl LineSplitter {
         let mut used = 0;
         for end in memchr::memchr_iter(b'\n', bytes) {
             let line = &bytes[used..end];
+            self.read_mark(line);
             if self.unfinished.is_empty() && line.len() <= TEXT_MAX {
                 // The usual case, a million times a second: two copies, the newline with the text.
                 out.extend_from_slice(&head);
@@ -50,8 +63,34 @@ impl LineSplitter {
                 return used;
             }
         }
+        self.begin(&bytes[used..]);
         self.keep(&bytes[used..], at, now, out);
         bytes.len()
+    }
+
+    /// The marks among the lines that were handed in, in order; no more than one push can have brought, if they are taken after each.
+    pub fn take_marks(&mut self) -> Vec<Mark> {
+        std::mem::take(&mut self.marks)
+    }
+
+    /// The present line goes on with `bytes`, its end included.
+    fn read_mark(&mut self, bytes: &[u8]) {
+        // Nearly every line is none, which the first look tells.
+        if self.beginning.is_empty() {
+            if bytes.starts_with(b"::") {
+                self.marks.extend(Mark::parse(bytes));
+            }
+        } else {
+            self.begin(bytes);
+            self.marks.extend(Mark::parse(&self.beginning));
+            self.beginning.clear();
+        }
+    }
+
+    /// Keeps as much of an unfinished line as can decide whether it is a mark.
+    fn begin(&mut self, bytes: &[u8]) {
+        let room = MARK_BYTES_MAX - self.beginning.len();
+        self.beginning.extend_from_slice(&bytes[..bytes.len().min(room)]);
     }
 
     /// Writes the unfinished line as far as it goes, when it has waited for long enough. A character cut in half waits on.
@@ -75,6 +114,8 @@ impl LineSplitter {
 
     /// The stream has ended: what is left is the last line, newline or not.
     pub fn end(&mut self, at: &[u8], out: &mut Vec<u8>) {
+        // Nobody knows how a line without an end would have gone on: it is no mark.
+        self.beginning.clear();
         if !self.unfinished.is_empty() || self.is_continued {
             self.finish(at, out);
         }
@@ -173,6 +214,53 @@ mod tests {
                 }
                 splitter.end(AT, &mut out);
                 assert_eq!(out, whole, "cut at {first} and {second}");
+            }
+        }
+    }
+
+    #[test]
+    fn marks_are_found_however_the_stream_is_cut_and_shown() {
+        let stream = b"::step one\n::steps\n::progress 40 Bu\xc3\xa4ding\r\nx ::step no\n:\n::progress 50\n\n::step no end";
+        let found = |marks: Vec<Mark>| {
+            let words = marks.into_iter().map(|mark| match mark {
+                Mark::Progress { percent, text } => {
+                    format!("{percent} {}", text.map_or_else(String::new, |text| text.as_str().into()))
+                }
+                Mark::Step { name } => name.as_str().to_owned(),
+            });
+            words.collect::<Vec<_>>().join(",")
+        };
+        for first in 0..stream.len() {
+            for second in first..stream.len() {
+                // The second time each part is shown before the next one comes, as one of a prompt is.
+                for wait in [Duration::ZERO, Duration::from_secs(1)] {
+                    let (mut out, mut splitter, mut now) = (Vec::new(), LineSplitter::new(Stream::Stdout), Duration::ZERO);
+                    for part in [&stream[..first], &stream[first..second], &stream[second..]] {
+                        push(&mut splitter, part, now, &mut out);
+                        now += wait;
+                        splitter.flush_if_due(AT, now, &mut out);
+                    }
+                    splitter.end(AT, &mut out);
+                    assert_eq!(found(splitter.take_marks()), "one,40 Buäding,50 ", "cut at {first} and {second}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_mark_of_any_length_is_one_and_nothing_in_the_middle_of_a_line_is() {
+        let name = |mark: &Mark| matches!(mark, Mark::Step { name } if name.as_str() == "n".repeat(200));
+        for length in [200, MARK_BYTES_MAX, TEXT_MAX - 7, TEXT_MAX, TEXT_MAX + 1, 3 * TEXT_MAX] {
+            for chunk in [1_000, TEXT_MAX, TEXT_MAX + 7, usize::MAX] {
+                let stream = [&b"::step "[..], &b"n".repeat(length), b"\n"].concat();
+                let ordinary = [&b"x".repeat(length)[..], b"::step n\n::step "].concat();
+                let (mut out, mut splitter) = (Vec::new(), LineSplitter::new(Stream::Stderr));
+                for part in [&stream[..], &ordinary].concat().chunks(chunk.min(stream.len() + ordinary.len())) {
+                    push(&mut splitter, part, Duration::ZERO, &mut out);
+                }
+                let marks = splitter.take_marks();
+                assert!(marks.len() == 1 && name(&marks[0]), "length {length} in chunks of {chunk}: {} marks", marks.len());
+                assert!(splitter.take_marks().is_empty() && splitter.beginning.len() <= MARK_BYTES_MAX);
             }
         }
     }

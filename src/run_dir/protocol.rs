@@ -1,5 +1,5 @@
 //! What server and shim say to each other: JSON, one object a line. Commands go down; facts (journal entries), replies,
-//! notes and troubles come up.
+//! notes, troubles and progress come up.
 //!
 //! The first line on the stream that the shim was born with is a [`LaunchSpec`]; from then on it is like every other
 //! connection to the control socket. Unknown keys are ignored and unknown words are [`Command::Unknown`] or skipped, so
@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::NumberedProgress;
 use crate::clock::Timestamp;
 use crate::pipeline::Entry;
 
@@ -155,6 +156,8 @@ pub enum Message {
     Trouble(Trouble),
     /// A segment of the log is finished.
     Rotated(Rotated),
+    /// How far the pipeline is.
+    Progress(NumberedProgress),
 }
 
 /// A value as one line.
@@ -261,6 +264,9 @@ mod tests {
         let trouble = r#"{"trouble":"no room","new":1}"#;
         assert!(matches!(serde_json::from_str(trouble), Ok(Message::Trouble(Trouble { trouble: Some(_), is_disk_full: false }))));
         assert!(matches!(serde_json::from_str(r#"{"rotated":5}"#), Ok(Message::Rotated(Rotated { rotated: 5 }))));
+        let progress =
+            r#"{"progress":{"percent":40.5,"text":null,"at":"2026-01-31T10:00:00.123Z","steps":[],"steps_before":0},"number":7}"#;
+        assert!(matches!(serde_json::from_str(progress), Ok(Message::Progress(NumberedProgress { number: 7, .. }))));
         let unknown: Result<Message, _> = serde_json::from_str(r#"{"weather":"fine"}"#);
         assert!(unknown.is_err(), "what no version of this knows is no trouble that has passed");
     }

@@ -24,6 +24,8 @@ struct Connection {
     stream: UnixStream,
     lines: LineReader,
     unsent: Vec<u8>,
+    /// What is said once all of that was taken; what is newer takes its place.
+    latest: Vec<u8>,
     /// Whether it asked for facts.
     is_attached: bool,
     is_broken: bool,
@@ -90,6 +92,15 @@ impl Connections {
         }
     }
 
+    /// Says how something is now to every connection that asked for facts. A server that does not read hears the last one alone.
+    pub(super) fn tell_latest(&mut self, message: &Message) {
+        let line = to_line(message);
+        for connection in self.open.iter_mut().filter(|connection| connection.is_attached) {
+            connection.latest.clone_from(&line);
+            connection.send();
+        }
+    }
+
     /// From now on this connection gets facts.
     pub(super) fn attach(&mut self, id: ConnectionId) {
         if let Some(connection) = self.open.iter_mut().find(|connection| connection.id == id) {
@@ -105,7 +116,15 @@ impl Connections {
         let id = ConnectionId(self.next_id);
         self.next_id += 1;
         let lines = LineReader::new(COMMAND_BYTES_MAX);
-        self.open.push(Connection { id, stream, lines, unsent: Vec::new(), is_attached: false, is_broken: false });
+        self.open.push(Connection {
+            id,
+            stream,
+            lines,
+            unsent: Vec::new(),
+            latest: Vec::new(),
+            is_attached: false,
+            is_broken: false,
+        });
         Ok(())
     }
 }
@@ -163,7 +182,13 @@ impl Connection {
     }
 
     fn send(&mut self) {
-        while !self.unsent.is_empty() && !self.is_broken {
+        while !self.is_broken {
+            if self.unsent.is_empty() {
+                self.unsent = std::mem::take(&mut self.latest);
+            }
+            if self.unsent.is_empty() {
+                break;
+            }
             match self.stream.write(&self.unsent) {
                 Ok(0) => self.is_broken = true,
                 Ok(count) => drop(self.unsent.drain(..count)),

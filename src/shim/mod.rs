@@ -11,6 +11,7 @@ mod connections;
 mod kill_points;
 mod output;
 mod pause_file;
+mod progress;
 mod run;
 mod tree;
 mod trouble;

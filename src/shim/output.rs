@@ -4,6 +4,7 @@ use std::io::{self, PipeReader, Read};
 use std::path::Path;
 use std::time::Duration;
 
+use super::progress::ProgressKeeper;
 use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::log::{LOSS_MARK_BYTES_MAX, Limits, LineSplitter, RECORDS_ENOUGH, SegmentWriter, Stream};
 
@@ -35,6 +36,10 @@ pub(super) struct Output {
     failure: Option<io::Error>,
     /// The stamp of what came last: those of a run never go back, even when the clock does.
     last_at: Timestamp,
+    /// How far the pipeline says it is.
+    progress: ProgressKeeper,
+    /// How long the run had gone on without its pauses when it was looked at last.
+    ran: Duration,
     /// When anything came last, and until when nobody looks at the pipes; in awake time.
     last_came: Duration,
     rest_until: Duration,
@@ -48,9 +53,10 @@ struct Source {
 }
 
 impl Output {
-    /// Begins the log, with no stamp before `not_before`. The pipes must not block.
+    /// Begins the log in `dir`, with no stamp before `not_before`. The pipes must not block.
     pub(super) fn create(
         dir: &Path,
+        progress: ProgressKeeper,
         (start, not_before): (u64, Timestamp),
         limits: Limits,
         stdout: PipeReader,
@@ -66,6 +72,8 @@ impl Output {
             log: SegmentWriter::create(dir, start, limits)?,
             failure: None,
             last_at: not_before,
+            progress,
+            ran: Duration::ZERO,
             last_came: Duration::ZERO,
             rest_until: Duration::ZERO,
             streams: vec![source(stdout, Stream::Stdout)?, source(stderr, Stream::Stderr)?],
@@ -104,6 +112,11 @@ impl Output {
         self.failure.as_ref().is_some_and(|error| error.kind() != io::ErrorKind::NotFound)
     }
 
+    /// How far the pipeline says it is.
+    pub(super) fn progress(&mut self) -> &mut ProgressKeeper {
+        &mut self.progress
+    }
+
     /// Now, as text.
     fn stamp(&mut self) -> String {
         self.last_at = self.last_at.max(SystemClock.now());
@@ -117,8 +130,10 @@ impl Output {
         self.streams.iter().filter_map(|source| source.lines.due_at()).chain(retry).chain(rested).min()
     }
 
-    /// Takes what came and writes it, and unfinished lines that have waited for long enough. Whether anything came.
-    pub(super) fn turn(&mut self, now: Duration) -> bool {
+    /// Takes what came and writes it, and unfinished lines that have waited for long enough. `ran`: how long the run has gone on by now,
+    /// without its pauses. Whether anything came.
+    pub(super) fn turn(&mut self, now: Duration, ran: Duration) -> bool {
+        self.ran = ran;
         let at = self.stamp();
         let at = at.as_bytes();
         self.records.clear();
@@ -164,6 +179,7 @@ impl Output {
         let mut used = 0;
         while used < count {
             used += self.streams[n].lines.push(&self.buffer[used..count], at, now, &mut self.records);
+            self.progress.take(self.streams[n].lines.take_marks(), self.last_at, self.ran);
             if self.records.len() >= RECORDS_ENOUGH {
                 self.write(at);
                 self.records.clear();
@@ -173,8 +189,8 @@ impl Output {
 
     /// Takes what the pipes hold now and closes them, whoever may still have the other end: the run is over. Bounded by `deadline` against a
     /// writer outside of the tree.
-    pub(super) fn close(&mut self, deadline: impl Fn() -> bool, now: Duration) {
-        while self.turn(now) && !deadline() {}
+    pub(super) fn close(&mut self, deadline: impl Fn() -> bool, now: Duration, ran: Duration) {
+        while self.turn(now, ran) && !deadline() {}
         let at = self.stamp();
         self.records.clear();
         for mut source in self.streams.drain(..) {

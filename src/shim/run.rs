@@ -161,7 +161,8 @@ impl Run {
             let now = SystemClock.awake();
             let deadline = self.advance(now);
             self.tell_trouble();
-            let deadline = deadline.into_iter().chain(self.said_trouble.due_at()).min();
+            self.tell_progress();
+            let deadline = deadline.into_iter().chain(self.said_trouble.due_at()).chain(self.output.progress().due_at()).min();
             if self.is_over() {
                 // What the sockets do not take any more is in the journal.
                 return self.finish();
@@ -188,7 +189,8 @@ impl Run {
             PollFd::new(&self.signals.terminate, PollFlags::IN),
             PollFd::new(self.connections.listener(), PollFlags::IN),
         ];
-        if matches!(self.phase, Phase::Paused) && deadline.is_none() {
+        // Whatever else is due: only a look at the tree that is due anyway is as good.
+        if matches!(self.phase, Phase::Paused) && self.look_at.is_none() {
             fds.extend(self.tree.events().map(|events| PollFd::new(events, PollFlags::PRI)));
         }
         fds.extend(self.output.pipes(now).map(|pipe| PollFd::new(pipe, PollFlags::IN)));
@@ -208,7 +210,8 @@ impl Run {
             // The machine shuts down, or somebody wants this run to end.
             self.stop(self.grace(None), now);
         }
-        let has_written = self.output.turn(now);
+        let ran = self.ran();
+        let has_written = self.output.turn(now, ran);
         if let Some(rotated) = self.output.take_rotated() {
             self.connections.tell_all(&[Message::Rotated(Rotated { rotated })]);
         }
@@ -233,6 +236,9 @@ impl Run {
                 }
                 if let Some(trouble) = self.said_trouble.current() {
                     self.connections.tell(connection, &Message::Trouble(trouble));
+                }
+                if let Some(progress) = self.output.progress().current() {
+                    self.connections.tell(connection, &progress);
                 }
                 self.answer((connection, tag), None);
             }
@@ -298,8 +304,13 @@ impl Run {
     fn finish(&mut self) {
         KillPoint::ShimTreeEnded.reach();
         let began = SystemClock.awake();
-        self.output.close(|| SystemClock.awake() > began + DRAIN_LIMIT, began);
+        let ran = self.ran();
+        self.output.close(|| SystemClock.awake() > began + DRAIN_LIMIT, began, ran);
         KillPoint::ShimDrained.reach();
+        if let Some(progress) = self.output.progress().end(ran) {
+            self.connections.tell_all(&[progress]);
+        }
+        KillPoint::ShimProgressStored.reach();
         self.count_pause();
         self.pause_file.set(false);
         KillPoint::ShimEndPauseFileRemoved.reach();
@@ -339,11 +350,19 @@ impl Run {
         self.phase = Phase::Killing { kill: Kill::new() };
         while is_so(self) {
             self.tell_trouble();
+            self.tell_progress();
             self.wait(Some(SystemClock.awake() + JOURNAL_RETRY));
             self.take_events();
             self.retry_pause_file();
         }
         self.tell_trouble();
+    }
+
+    /// How long it has gone on without its pauses, since some moment.
+    fn ran(&self) -> Duration {
+        let now = SystemClock.since_boot();
+        let paused = self.paused_since.map_or(Duration::ZERO, |since| now.saturating_sub(since));
+        now.saturating_sub(paused + self.paused_in_all)
     }
 
     fn count_pause(&mut self) {
@@ -411,6 +430,13 @@ impl Run {
         ];
         if let Some(trouble) = self.said_trouble.turn(&failures, SystemClock.awake()) {
             self.connections.tell_all(&[Message::Trouble(trouble)]);
+        }
+    }
+
+    /// Says how far the pipeline is, and stores it, as often as is due.
+    fn tell_progress(&mut self) {
+        if let Some(progress) = self.output.progress().turn(SystemClock.awake()) {
+            self.connections.tell_latest(&progress);
         }
     }
 

@@ -21,7 +21,7 @@ use super::{ActionError, BootError, Settings};
 use crate::clock::Clock;
 use crate::kill_point::KillPoint;
 use crate::pipeline::{Action, Entry, Pending, Refusal, allowed};
-use crate::run_dir::Trouble;
+use crate::run_dir::{NumberedProgress, Trouble};
 use crate::store::{PipelineRow, RunRow, Store};
 
 /// How long a shim may be silent, its lock held, before health says so.
@@ -65,6 +65,14 @@ enum Link {
     Silent { since: Duration, retry_at: Duration },
 }
 
+/// How far a run is, and who says so.
+struct KnownProgress {
+    run_id: i64,
+    told: NumberedProgress,
+    /// Its shim, and not its directory, where anybody could have put anything.
+    is_the_shims: bool,
+}
+
 /// See the module.
 pub(super) struct Conductor<R, S, C> {
     store: R,
@@ -77,6 +85,10 @@ pub(super) struct Conductor<R, S, C> {
     under_way: Option<UnderWay>,
     /// What the live run's shim has to say about the state.
     note: Option<String>,
+    /// How far a run is, usually the latest.
+    progress: Option<KnownProgress>,
+    /// The run whose stored progress could not be read, which is said once.
+    unread_progress_of: Option<i64>,
     link: Link,
     /// The latest run's last recorded fact.
     last_seq: u64,
@@ -109,7 +121,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         let row = store.row()?;
         let run = store.latest_run()?;
         let last_seq = run.as_ref().map_or(Ok(0), |run| store.last_seq(run.id))?;
-        let snapshot = Snapshot::new(&row, run.as_ref(), None, None, settings.default_script.as_deref());
+        let snapshot = Snapshot::new(&row, run.as_ref(), None, None, settings.default_script.as_deref(), None);
         let mut conductor = Self {
             watch: Arc::new(Watch::new(snapshot)),
             grace: settings.grace,
@@ -121,6 +133,8 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
             run,
             under_way: None,
             note: None,
+            progress: None,
+            unread_progress_of: None,
             link: Link::Idle,
             last_seq,
             unrecorded: Vec::new(),
@@ -188,7 +202,8 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         let pending = self.pending();
         let note = self.note.as_deref().filter(|_| self.live_run().is_some());
         let default_script = self.settings.default_script.as_deref();
-        let mut snapshot = Snapshot::new(&self.row, self.run.as_ref(), pending, note, default_script);
+        let progress = self.progress.as_ref().filter(|known| Some(known.run_id) == self.row.run_id).map(|known| &known.told);
+        let mut snapshot = Snapshot::new(&self.row, self.run.as_ref(), pending, note, default_script, progress);
         if !self.unrecorded.is_empty() {
             // Decided by what is known. A start has to wait until the end of the run before is on record.
             snapshot.allowed = allowed(self.known_state(), pending);

@@ -22,7 +22,8 @@ use crate::pipeline::Found;
 use crate::private::private_file;
 use crate::process::{self, Cgroup};
 use crate::run_dir::{
-    self, Command, JournalError, LaunchSpec, LineReader, LockState, Message, PAUSE_FILE, ReadJournal, Runs, to_line,
+    self, Command, JournalError, LaunchSpec, LineReader, LockState, Message, NumberedProgress, PAUSE_FILE, ProgressError,
+    ReadJournal, Runs, to_line,
 };
 
 /// How long a shim may not read what it is told before it counts as silent.
@@ -73,6 +74,8 @@ pub(super) trait Shims {
     fn disconnect(&mut self);
     /// Looks what there is of a run.
     fn find(&self, run_id: i64) -> io::Result<Finding>;
+    /// How far a run is, as its shim stored it last.
+    fn progress(&self, run_id: i64) -> Result<Option<NumberedProgress>, ProgressError>;
     /// The runs that have a directory, ascending.
     fn run_ids(&self) -> io::Result<Vec<i64>>;
     /// The position after the last byte of any log.
@@ -195,6 +198,10 @@ impl Shims for RealShims {
             (LockState::Free, Some(journal)) => Found::Vanished { same_boot: journal.header.boot_id == process::boot_id()? },
         };
         Ok(Finding { found, journal, damage })
+    }
+
+    fn progress(&self, run_id: i64) -> Result<Option<NumberedProgress>, ProgressError> {
+        run_dir::read_progress(&self.runs.run(run_id).progress_path())
     }
 
     fn run_ids(&self) -> io::Result<Vec<i64>> {

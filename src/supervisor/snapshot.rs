@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use crate::clock::Timestamp;
-use crate::pipeline::{Action, Containment, Pending, State, allowed};
+use crate::pipeline::{Action, Containment, Pending, Progress, State, allowed};
+use crate::run_dir::NumberedProgress;
 use crate::store::{PipelineRow, RunRow};
 
 /// The state of the pipeline at one version. As JSON it is the `pipeline` of `GET /api/pipeline`.
@@ -49,6 +50,14 @@ pub struct Snapshot {
     pub containment: Option<Containment>,
     /// What there is to say about the state, such as that a pause does not hold.
     pub detail: Option<String>,
+    /// How far the latest run is, as its pipeline says; none where it says nothing. The version does not count it.
+    pub progress: Option<Progress>,
+    /// What tells that progress from others of the run.
+    #[serde(skip)]
+    pub progress_number: u64,
+    /// When the latest run was seen to have ended.
+    #[serde(skip)]
+    pub run_ended_at: Option<Timestamp>,
     /// The latest run's leader, also after its end: for the answer to a start whose run was over before it could be given.
     #[serde(skip)]
     pub run_pid: Option<u32>,
@@ -62,7 +71,9 @@ impl Snapshot {
         pending: Option<Pending>,
         note: Option<&str>,
         default_script: Option<&str>,
+        progress: Option<&NumberedProgress>,
     ) -> Self {
+        let run_ended_at = run.filter(|run| !run.status.is_live()).and_then(|run| run.stopped_at);
         Self {
             state: row.state,
             pending: pending.map(Pending::action),
@@ -82,6 +93,9 @@ impl Snapshot {
             error: run.and_then(|run| run.error.clone()),
             containment: run.and_then(|run| run.containment),
             detail: note.map(str::to_owned),
+            progress: progress.map(|told| told.progress.shown(run_ended_at)),
+            progress_number: progress.map_or(0, |told| told.number),
+            run_ended_at,
             run_pid: run.and_then(|run| run.pid),
         }
     }
@@ -100,7 +114,7 @@ pub struct Published {
     pub snapshot: Snapshot,
     /// The body of `GET /api/pipeline`, made once for all readers.
     pub body: String,
-    /// The version as an `ETag`, quotes and all.
+    /// The version as an `ETag`, quotes and all; with the number of the progress, where there is one.
     pub etag: String,
 }
 
@@ -130,7 +144,8 @@ pub struct Watch {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Seen {
     published: u64,
-    log: u64,
+    /// How often there was more to read: a line of the log, or how far the run is.
+    more: u64,
 }
 
 impl Seen {
@@ -197,7 +212,7 @@ impl Watch {
         self.lock().seen
     }
 
-    /// Waits for a change of the state or a growth of the log that `seen` does not have, at most for `limit`, and not beyond
+    /// Waits for a change of the state, a growth of the log or progress that `seen` does not have, at most for `limit`, and not beyond
     /// [`Watch::close`]. Whether there can be more: false once the server stops.
     pub fn wait_news(&self, seen: Seen, limit: Duration) -> bool {
         let deadline = Instant::now() + limit;
@@ -214,7 +229,7 @@ impl Watch {
 
     /// Who follows the log is to look: it has grown, or each is to see whether its client is still there.
     pub fn wake_followers(&self) {
-        self.lock().seen.log += 1;
+        self.lock().seen.more += 1;
         self.news.notify_all();
     }
 
@@ -242,6 +257,23 @@ impl Watch {
         self.news.notify_all();
     }
 
+    /// Says how far a run is, if it is the one that is published. Who waits for a newer version is left to wait: it is no change of the state.
+    pub(super) fn publish_progress(&self, run_id: i64, told: &NumberedProgress) {
+        let published = self.get();
+        let snapshot = &published.snapshot;
+        if snapshot.run_id != Some(run_id) || (snapshot.progress.is_some() && snapshot.progress_number == told.number) {
+            return;
+        }
+        let progress = Some(told.progress.shown(snapshot.run_ended_at));
+        let published = publish(Snapshot { progress, progress_number: told.number, ..snapshot.clone() });
+        {
+            let mut current = self.lock();
+            current.published = published;
+            current.seen.more += 1;
+        }
+        self.news.notify_all();
+    }
+
     /// Says what is wrong, or that it has passed.
     pub(super) fn set_concern(&self, concern: Concern, why: Option<String>) {
         let mut current = self.lock();
@@ -263,6 +295,9 @@ fn publish(snapshot: Snapshot) -> Arc<Published> {
         pipeline: &'a Snapshot,
     }
     let body = serde_json::to_string(&Body { pipeline: &snapshot }).expect("a snapshot is plain data");
-    let etag = format!("\"{}\"", snapshot.version);
+    let etag = match &snapshot.progress {
+        Some(_) => format!("\"{}.{}\"", snapshot.version, snapshot.progress_number),
+        None => format!("\"{}\"", snapshot.version),
+    };
     Arc::new(Published { snapshot, body, etag })
 }

@@ -15,7 +15,9 @@ use super::shims::{Finding, Shims};
 use super::*;
 use crate::clock::Timestamp;
 use crate::pipeline::{Cause, Containment, Entry, Exit, Fact, Found, State};
-use crate::run_dir::{Command, FORMAT, Header, LaunchSpec, Note, ReadJournal, Reply, ReplyError, Trouble};
+use crate::run_dir::{
+    Command, FORMAT, Header, LaunchSpec, Note, NumberedProgress, ProgressError, ReadJournal, Reply, ReplyError, Trouble,
+};
 
 /// What the fake shim does, and what it was told.
 #[expect(clippy::struct_excessive_bools, reason = "each call fails or not")]
@@ -31,6 +33,8 @@ struct World {
     pause_file_stays: bool,
     connections: ConnectionNumber,
     found: BTreeMap<i64, (Found, Option<ReadJournal>)>,
+    /// What is stored of each run's progress; none: it cannot be read.
+    progress: BTreeMap<i64, Option<NumberedProgress>>,
 }
 
 #[derive(Clone, Default)]
@@ -69,6 +73,13 @@ impl Shims for FakeShims {
         }
         let (found, journal) = self.0.borrow().found.get(&run_id).cloned().unwrap_or((Found::NeverBegan, None));
         Ok(Finding { found, journal, damage: None })
+    }
+
+    fn progress(&self, run_id: i64) -> Result<Option<NumberedProgress>, ProgressError> {
+        match self.0.borrow().progress.get(&run_id) {
+            Some(None) => Err(ProgressError::Strange),
+            stored => Ok(stored.cloned().flatten()),
+        }
     }
 
     fn run_ids(&self) -> io::Result<Vec<i64>> {

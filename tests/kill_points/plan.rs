@@ -158,7 +158,7 @@ pub(crate) const fn plan(point: KillPoint) -> Plan {
         P::ShimStopPauseFileRemoved | P::ShimTermsSent | P::ShimInGrace => shim(S::StopPaused, Lost, DONE),
         P::ShimStoppingWritten | P::ShimStoppingSent => shim(S::Stop, Lost, DONE),
         P::ShimKillsSent => shim(S::StopNow, Lost, DONE),
-        P::ShimLeaderEnded | P::ShimTreeEnded | P::ShimDrained => unasked(S::End, Lost),
+        P::ShimLeaderEnded | P::ShimTreeEnded | P::ShimDrained | P::ShimProgressStored => unasked(S::End, Lost),
         P::ShimEndPauseFileRemoved | P::ShimCgroupRemoved => unasked(S::EndPaused, Lost),
         P::ShimExitedWritten | P::ShimReaped => unasked(S::End, ENDED_SHORT),
         P::ShimUsageWritten | P::ShimEndSent => unasked(S::End, ENDED),

@@ -22,6 +22,8 @@ pub struct EventStream {
     /// What was read and not yet understood: of the coding, and of the events in it.
     coded: Vec<u8>,
     text: Vec<u8>,
+    /// As a browser has it: what comes without an id has the one before.
+    last_id: String,
     /// The last `retry:` that was said, in milliseconds.
     pub retry_ms: Option<u64>,
     pub comments: usize,
@@ -39,8 +41,9 @@ impl EventStream {
     pub fn try_open(port: u16, query: &str, last_id: Option<&str>) -> io::Result<Result<Self, String>> {
         let mut stream = TcpStream::connect(("127.0.0.1", port))?;
         stream.set_read_timeout(Some(DEADLINE))?;
-        let last_id = last_id.map(|id| format!("Last-Event-ID: {id}\r\n")).unwrap_or_default();
-        write!(stream, "GET /api/events{query} HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n{last_id}\r\n")?;
+        let field = last_id.map(|id| format!("Last-Event-ID: {id}\r\n")).unwrap_or_default();
+        write!(stream, "GET /api/events{query} HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n{field}\r\n")?;
+        let last_id = last_id.map(str::to_owned);
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
             let mut byte = [0];
@@ -57,7 +60,15 @@ impl EventStream {
         }
         assert!(head.contains("Content-Type: text/event-stream\r\n"), "{head}");
         assert!(head.contains("Cache-Control: no-store\r\n"), "{head}");
-        Ok(Ok(Self { stream, coded: Vec::new(), text: Vec::new(), retry_ms: None, comments: 0, is_ended: false }))
+        Ok(Ok(Self {
+            stream,
+            coded: Vec::new(),
+            text: Vec::new(),
+            last_id: last_id.unwrap_or_default(),
+            retry_ms: None,
+            comments: 0,
+            is_ended: false,
+        }))
     }
 
     /// The next event; `None` at the end, whatever kind of end it is.
@@ -95,7 +106,7 @@ impl EventStream {
     }
 
     fn understand(&mut self, block: &str) -> Option<Event> {
-        let mut event = Event { id: String::new(), kind: String::new(), data: Value::Null };
+        let mut event = Event { id: self.last_id.clone(), kind: String::new(), data: Value::Null };
         for line in block.lines().filter(|line| !line.is_empty()) {
             match line.split_once(": ").unwrap_or((line, "")) {
                 ("id", id) => id.clone_into(&mut event.id),
@@ -106,6 +117,7 @@ impl EventStream {
                 other => panic!("what is {other:?} in {block:?}?"),
             }
         }
+        self.last_id.clone_from(&event.id);
         (!event.kind.is_empty()).then_some(event)
     }
 

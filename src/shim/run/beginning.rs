@@ -19,6 +19,7 @@ use crate::run_dir::{self, FORMAT, Header, Journal, LaunchSpec, RUN_ID_VAR, RUNT
 use crate::shim::connections::Connections;
 use crate::shim::output::Output;
 use crate::shim::pause_file::PauseFile;
+use crate::shim::progress::ProgressKeeper;
 use crate::shim::tree::Tree;
 use crate::shim::trouble::Said;
 use crate::shim::{InStep, ShimError, Signals};
@@ -59,7 +60,8 @@ impl Run {
         let (stderr, stderr_writer) = io::pipe().in_step("open a pipe")?;
         let limits = Limits { segment_bytes: spec.log_segment_bytes, run_bytes: spec.log_run_bytes };
         let begin = (spec.log_start, spec.created_at);
-        let output = Output::create(&dir.log_dir(), begin, limits, stdout, stderr).in_step("begin the log")?;
+        let progress = ProgressKeeper::new(dir.progress_path());
+        let output = Output::create(&dir.log_dir(), progress, begin, limits, stdout, stderr).in_step("begin the log")?;
         KillPoint::ShimLogBegun.reach();
         // The header is written before anything is spawned: without a journal nothing was.
         let journal = Journal::create(&dir.journal_path(), &header).in_step("begin the journal")?;

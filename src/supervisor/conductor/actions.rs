@@ -127,7 +127,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
             }
         };
         KillPoint::ServerStartingCommitted.reach();
-        (self.note, self.is_awaited) = (None, false);
+        (self.note, self.progress, self.is_awaited) = (None, None, false);
         (self.last_seq, self.settled_seq, self.last_words) = (0, 0, None);
         self.run = match self.store.run(begun.run_id) {
             Ok(run) => run,

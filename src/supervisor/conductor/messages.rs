@@ -4,10 +4,10 @@
 
 use std::time::Duration;
 
-use super::{Conductor, Link, Outcome, UnderWay};
+use super::{Conductor, KnownProgress, Link, Outcome, UnderWay};
 use crate::clock::Clock;
 use crate::pipeline::{Action, Entry, Fact, Found, Pending, Refusal, RunStatus, State, Transition, observe};
-use crate::run_dir::{Message, Note, Reply, ReplyError, Trouble};
+use crate::run_dir::{Message, Note, NumberedProgress, Reply, ReplyError, Trouble};
 use crate::store::StoreError;
 use crate::supervisor::records::Records;
 use crate::supervisor::shims::{ConnectionNumber, Finding, Shims};
@@ -37,6 +37,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
                 Message::Trouble(trouble) => self.hear_trouble(trouble),
                 // For the keeper.
                 Message::Rotated(_) => {}
+                Message::Progress(told) => self.hear_progress(told),
             }
         }
         // Before the facts that came with it: who waits for one of those finds both.
@@ -48,6 +49,8 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         if is_noted && self.row.version == version {
             self.tell_that_something_changed();
         }
+        // Where a fact came with it that is published with the fact.
+        self.tell_progress();
         for reply in replies {
             self.hear_reply(reply);
         }
@@ -60,6 +63,40 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         let sentence = trouble.trouble.as_ref().map(|text| format!("the live run's own process (the shim) has trouble: {text}"));
         self.watch.set_concern(Concern::Run, sentence);
         self.last_words = Some(trouble).filter(|trouble| trouble.trouble.is_some());
+    }
+
+    fn hear_progress(&mut self, told: NumberedProgress) {
+        let Some(run_id) = self.run.as_ref().map(|run| run.id) else { return };
+        let is_known = |known: &KnownProgress| known.run_id == run_id && known.is_the_shims && known.told.number >= told.number;
+        if !self.progress.as_ref().is_some_and(is_known) {
+            self.progress = Some(KnownProgress { run_id, told, is_the_shims: true });
+        }
+    }
+
+    /// What its shim stored counts where that is later than what it has said: it may have been killed, or gone, before it could say it.
+    pub(super) fn look_at_progress(&mut self, run_id: i64) {
+        match self.shims.progress(run_id) {
+            Ok(Some(told)) => {
+                let is_known = |known: &KnownProgress| known.run_id == run_id && known.told.number >= told.number;
+                if !self.progress.as_ref().is_some_and(is_known) {
+                    self.progress = Some(KnownProgress { run_id, told, is_the_shims: false });
+                }
+            }
+            Ok(None) => {}
+            Err(error) => {
+                if self.unread_progress_of.replace(run_id) != Some(run_id) {
+                    ::log::warn!("run {run_id}: how far it is is not known: failed to {error}");
+                }
+            }
+        }
+        self.tell_progress();
+    }
+
+    /// Publishes how far the run is, where that is news.
+    fn tell_progress(&self) {
+        if let Some(known) = &self.progress {
+            self.watch.publish_progress(known.run_id, &known.told);
+        }
     }
 
     fn hear_reply(&mut self, reply: Reply) {

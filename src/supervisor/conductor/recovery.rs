@@ -57,6 +57,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         let recorded = self.last_seq;
         self.unrecorded.retain(|entry| entry.seq > recorded);
         if !status.is_live() {
+            self.look_at_progress(run_id);
             return self.look_after_the_end(run_id, status);
         }
         let finding = match self.shims.find(run_id) {
@@ -67,6 +68,8 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
                 return Ok(());
             }
         };
+        // Behind that look: of a shim that was seen to be gone nothing more can come.
+        self.look_at_progress(run_id);
         let plan = recover(status, finding.found);
         let Finding { journal, damage, .. } = finding;
         // An earlier server may have heard of a stop while the journal had no room for it.
@@ -235,6 +238,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         // A database that was put back does not know of a later run, whose file it may be.
         let is_latest = self.shims.run_ids().is_ok_and(|ids| ids.last().is_none_or(|&id| id <= run_id));
         self.is_awaited = false;
+        self.look_at_progress(run_id);
         self.watch.set_concern(Concern::Run, None);
         if is_latest {
             self.take_pause_file_away();

@@ -116,6 +116,16 @@ impl Play {
         if snapshot.detail != note {
             return Err(format!("{:?} is said of the state, its shim says {note:?}", snapshot.detail));
         }
+        if let Some(run) = snapshot.run_id.and_then(|id| world.runs.get(&id)) {
+            // A shim that lives has said its last word; of one that is gone there is what it stored, or more.
+            let least = if run.shim.is_some() { run.progress } else { run.stored_progress };
+            if snapshot.progress_number < least {
+                return Err(format!("progress {} is told, {least} is known", snapshot.progress_number));
+            }
+            if snapshot.progress_number > 0 && run.shim.is_none() {
+                world.env.cover("peace found the progress of a run that has ended");
+            }
+        }
         if world.env.pause_file != (truth.0 == State::Paused) {
             return Err(format!("the PAUSE file is there: {}, and it is {}", world.env.pause_file, truth.0));
         }

@@ -48,6 +48,8 @@ pub(super) struct Play {
     asked: Vec<Asked>,
     /// The highest version that anybody was shown.
     seen: u64,
+    /// The run whose progress this server has shown, and how far that was.
+    seen_progress: (Option<i64>, u64),
     steps: u64,
     kills: u64,
 }
@@ -100,6 +102,7 @@ impl Play {
             are_kills,
             asked: Vec::new(),
             seen: 0,
+            seen_progress: (None, 0),
             steps: 0,
             kills: 0,
         }
@@ -308,6 +311,7 @@ impl Play {
     fn bury_server(&mut self) {
         self.kills += 1;
         self.server = None;
+        self.seen_progress = (None, 0);
         self.asked.clear();
         self.wake_at = None;
         if let Err(violation) = self.database.borrow_mut().audit() {
@@ -385,6 +389,15 @@ impl Play {
             return Err(format!("the published version goes back from {} to {version}", self.seen));
         }
         self.seen = version;
+        let progress = (published.snapshot.run_id, published.snapshot.progress_number);
+        if progress.0 == self.seen_progress.0 && progress.1 < self.seen_progress.1 {
+            return Err(format!("the progress of a run goes back from {:?} to {progress:?}", self.seen_progress));
+        }
+        self.seen_progress = progress;
+        let made = progress.0.and_then(|id| self.world.borrow().runs.get(&id).map(|run| run.progress));
+        if progress.1 > made.unwrap_or(0) {
+            return Err(format!("{progress:?} is published, and no pipeline came so far"));
+        }
         if version < database.version && watch.degraded().is_none() {
             return Err(format!("version {} is committed, {version} is published, and all is said to be well", database.version));
         }
@@ -447,6 +460,7 @@ fn hears(world: &Shared, number: u64, messages: &[crate::run_dir::Message], cond
             crate::run_dir::Message::Trouble(said) => {
                 env.cover(if said.trouble.is_some() { "heard of trouble" } else { "heard that trouble is over" });
             }
+            crate::run_dir::Message::Progress(_) => env.cover("heard of progress"),
             crate::run_dir::Message::Fact(_) | crate::run_dir::Message::Reply(_) | crate::run_dir::Message::Rotated(_) => {}
         }
     }

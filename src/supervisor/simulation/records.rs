@@ -96,6 +96,8 @@ impl Database {
     pub(super) fn judge(&self, published: &Snapshot) -> Result<(), String> {
         let mut published = published.clone();
         (published.pending, published.allowed, published.detail) = (None, Vec::new(), None);
+        // No version counts it.
+        (published.progress, published.progress_number) = (None, 0);
         match self.committed.get(&published.version) {
             None => Err(format!("version {} is published and was never committed", published.version)),
             Some(committed) if *committed != published => Err(format!("published is {published:?}, committed was {committed:?}")),
@@ -129,7 +131,7 @@ fn keeps(old: &[String], new: &[String]) -> Result<(), String> {
 }
 
 fn plain(row: &PipelineRow, run: Option<&RunRow>) -> Snapshot {
-    let mut snapshot = Snapshot::new(row, run, None, None, Some("a.sh"));
+    let mut snapshot = Snapshot::new(row, run, None, None, Some("a.sh"), None);
     snapshot.allowed.clear();
     snapshot
 }

@@ -1,8 +1,10 @@
 //! A simulated shim: the order of steps of `src/shim/`, on simulated processes. Each turn of its loop is a step of the world, so
 //! anything can come between two of them, its death as well.
 
+pub(super) mod progress;
 mod steps;
 
+use self::progress::Telling;
 use super::env::{Due, Env, MS, SECOND};
 use super::pipeline::Leader;
 use super::run::Run;
@@ -76,6 +78,7 @@ pub(super) struct Shim {
     /// Whether trouble was said, and when anything was.
     said_trouble: bool,
     said_at: Option<u64>,
+    telling: Telling,
     look_at: Option<u64>,
     timer: Option<u64>,
     asked: bool,
@@ -116,6 +119,7 @@ impl Shim {
             note: None,
             said_trouble: false,
             said_at: None,
+            telling: Telling::default(),
             phase: Phase::Running,
             look_at: None,
             timer: None,
@@ -196,12 +200,14 @@ impl Shim {
             }
             Stage::Going => {
                 self.take_commands(run, env);
+                self.listen(run, env);
                 self.advance(run, env);
                 if self.leader_end.is_some() && !run.pipeline.is_alive() {
                     self.go_to(Stage::Finishing, run, env);
                 }
             }
             Stage::Finishing => {
+                self.end_progress(run, env);
                 self.count_pause(env);
                 env.pause_file = false;
                 let exit = self.leader_end.map_or(Exit::Code(0), |(exit, _)| exit);
@@ -297,6 +303,9 @@ impl Shim {
                 }
                 if self.said_trouble {
                     env.tell(number, &[trouble(true)]);
+                }
+                if run.progress > 0 {
+                    env.tell(number, &[progress::message(run)]);
                 }
                 answer((number, tag), None, env);
             }

@@ -6,11 +6,12 @@ use std::panic::resume_unwind;
 
 use super::env::{Env, SECOND};
 use super::run::Run;
+use super::shim::progress::numbered;
 use super::wires::Down;
 use super::world::Shared;
 use crate::clock::{Clock, Timestamp};
 use crate::pipeline::{Found, RunStatus, recover};
-use crate::run_dir::{Command, LaunchSpec};
+use crate::run_dir::{Command, LaunchSpec, NumberedProgress, ProgressError};
 use crate::supervisor::shims::{ConnectionNumber, Finding, Shims};
 
 /// What the server is killed with: not a panic, so nobody prints it.
@@ -178,6 +179,13 @@ impl Shims for SimShims {
         let plan = recover(status, found);
         world.env.cover(&format!("plan for {status}: {plan:?}"));
         Ok(Finding { found, journal, damage: None })
+    }
+
+    fn progress(&self, run_id: i64) -> Result<Option<NumberedProgress>, ProgressError> {
+        moment(&self.world, "before", "a look at the progress");
+        self.stumble("look at the progress")?;
+        let stored = self.world.borrow().runs.get(&run_id).map_or(0, |run| run.stored_progress);
+        Ok((stored > 0).then(|| numbered(stored)))
     }
 
     fn run_ids(&self) -> io::Result<Vec<i64>> {

@@ -260,6 +260,8 @@ impl World {
             (run.is_locked, run.lock_is_the_servers, run.is_listening) = (false, false, false);
             if run.boot + 1 == self.env.boot {
                 run.journal.lose_power(&mut self.env);
+                // Of what was not synced the disk has an older one, or none.
+                run.stored_progress = if run.journal.holds_end() { run.stored_progress } else { 0 };
             }
         }
         if self.env.temper.strike_every.is_some() {

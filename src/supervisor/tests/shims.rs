@@ -1,6 +1,7 @@
 //! What the shim says, and that it says nothing: signals from outside, a shim that dies, leaves, is silent or has trouble.
 
 use super::*;
+use crate::pipeline::{Mark, Progress};
 
 #[test]
 fn signals_from_outside_change_the_state_without_an_action() {
@@ -164,4 +165,86 @@ fn what_a_shim_said_before_its_server_let_it_go_is_not_said_for_ever() {
     stage.pass(Duration::from_secs(1));
     assert_eq!((stage.snapshot().state, stage.snapshot().detail), (State::Paused, None));
     assert_eq!(stage.conductor.watch().degraded(), None);
+}
+
+fn progress(line: &str, number: u64) -> NumberedProgress {
+    let mut progress = Progress::new(Timestamp::from_unix_ms(1_700_000_000_000));
+    progress.take(Mark::parse(line.as_bytes()).expect("a mark"), progress.at, 0);
+    NumberedProgress { progress, number }
+}
+
+impl Stage {
+    fn hear_progress(&mut self, line: &str, number: u64) {
+        let connection = self.world.0.borrow().connections;
+        self.conductor.hear(connection, vec![Message::Progress(progress(line, number))]);
+    }
+
+    /// The text of what is published, or the name of the step.
+    fn told(&self) -> Option<String> {
+        let progress = self.snapshot().progress?;
+        let step = progress.steps.back().map(|step| &step.name);
+        Some(progress.text.as_ref().or(step)?.as_str().to_owned())
+    }
+}
+
+#[test]
+fn progress_is_published_without_a_version_and_tells_its_tag_and_its_followers() {
+    let mut stage = Stage::running();
+    let watch = stage.conductor.watch();
+    let (before, seen) = (watch.get(), watch.seen());
+    assert_eq!((before.snapshot.progress.as_ref(), before.etag.as_str()), (None, &*format!("\"{}\"", before.snapshot.version)));
+    stage.hear_progress("::progress 40 one", 7);
+    let after = watch.get();
+    assert_eq!(after.snapshot.version, before.snapshot.version);
+    assert_eq!(after.etag, format!("\"{}.7\"", after.snapshot.version));
+    assert!(after.body.contains(r#""progress":{"percent":40,"text":"one","#), "{}", after.body);
+    assert_eq!(watch.seen().published(), seen.published(), "the history is not read again for it");
+    assert_ne!(watch.seen(), seen, "streams look");
+    let seen = watch.seen();
+    stage.hear_progress("::progress 40 one", 7);
+    stage.hear_progress("::progress 30 late", 6);
+    assert_eq!((stage.told().as_deref(), watch.seen()), (Some("one"), seen), "what is known is no news");
+
+    // With a fact it is published once, and the next run begins without.
+    let number = stage.world.0.borrow().connections;
+    let exited = Message::Fact(stage.entry(2, exited(0, false)));
+    stage.conductor.hear(number, vec![Message::Progress(progress("::step last", 8)), exited]);
+    let step = &stage.snapshot().progress.expect("it stays").steps[0];
+    assert_eq!(step.ended_at, stage.snapshot().stopped_at, "the run's end is its last step's");
+    let next = stage.ask(Ask::Start(StartRequest::default()));
+    assert_eq!(stage.told(), None);
+    stage.hear(&[(1, spawned())]);
+    got(&next).expect("started");
+    stage.hear_progress("::progress 1 new", 1);
+    assert_eq!(stage.told().as_deref(), Some("new"));
+}
+
+#[test]
+fn the_later_of_what_was_said_and_what_was_stored_is_told() {
+    let store = |stage: &Stage, what| drop(stage.world.0.borrow_mut().progress.insert(1, what));
+    let mut stage = Stage::running();
+    stage.hear_progress("::step said", 5);
+    store(&stage, Some(progress("::step stored", 4)));
+    stage.finds(1, Found::ShimAlive, &[(1, spawned())]);
+    stage.lose_shim();
+    assert_eq!(stage.told().as_deref(), Some("said"));
+    store(&stage, Some(progress("::step stored", 6)));
+    stage.lose_shim();
+    assert_eq!(stage.told().as_deref(), Some("stored"));
+    // A shim that lives knows better than any file.
+    stage.hear_progress("::step again", 5);
+    assert_eq!(stage.told().as_deref(), Some("again"));
+    store(&stage, Some(progress("::step last", 9)));
+    stage.finds(1, Found::Vanished { same_boot: true }, &[(1, spawned())]);
+    stage.lose_shim();
+    let ended = stage.snapshot();
+    let step = &ended.progress.expect("it stays").steps[0];
+    assert_eq!((step.name.as_str(), step.ended_at, step.ms), ("last", ended.stopped_at, None), "the run is {}", ended.status);
+
+    // The next server has what is stored, of a run that has ended as well.
+    let mut stage = stage.reboot();
+    assert_eq!(stage.told().as_deref(), Some("last"));
+    store(&stage, None);
+    stage = stage.reboot();
+    assert_eq!((stage.told(), stage.stored().1), (None, "lost".into()), "what cannot be read is none, and no error");
 }

@@ -11,6 +11,7 @@ pub mod head;
 pub mod input;
 pub mod journal;
 pub mod log;
+pub mod progress;
 pub mod protocol;
 pub mod query;
 mod scratch;
@@ -20,7 +21,7 @@ pub mod strict;
 pub type Target = fn(&[u8]);
 
 /// Every target by its name.
-pub const ALL: [(&str, Target); 9] = [
+pub const ALL: [(&str, Target); 10] = [
     ("body", body::run),
     ("connection", connection::run),
     ("dotenv", dotenv::run),
@@ -28,6 +29,7 @@ pub const ALL: [(&str, Target); 9] = [
     ("input", input::run),
     ("journal", journal::run),
     ("log", log::run),
+    ("progress", progress::run),
     ("protocol", protocol::run),
     ("query", query::run),
 ];

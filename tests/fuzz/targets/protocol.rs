@@ -39,6 +39,7 @@ fn tells_what_it_is(line: &[u8]) {
         Message::Note(_) => "note",
         Message::Trouble(_) => "trouble",
         Message::Rotated(_) => "rotated",
+        Message::Progress(_) => "progress",
     };
     assert!(said.contains_key(key), "{said:?} was taken for a {key}");
 }

@@ -38,7 +38,8 @@ impl Shim {
             now + RETRY
         });
         let said = self.tell_trouble(run, env);
-        if let Some(at) = [self.look_at, linger, retry, said].into_iter().flatten().min() {
+        let progress = self.tell_progress(run, env);
+        if let Some(at) = [self.look_at, linger, retry, said, progress].into_iter().flatten().min() {
             self.set_timer(at, run.id, env);
         }
     }

@@ -1,0 +1,127 @@
+//! How far a run is, as a text for people: a bar, and the latest steps with how long they took.
+//!
+//! Pure, and for any terminal or none: plain characters, short lines.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::output::{between, duration, printable};
+use crate::clock::Timestamp;
+use crate::pipeline::Percent;
+
+/// The most steps that are shown; the API lists more.
+const STEPS_SHOWN: usize = 10;
+
+/// How many characters the bar has.
+const BAR: usize = 20;
+
+/// The `progress` of the API.
+#[derive(Deserialize)]
+pub(super) struct Progress {
+    percent: Option<Percent>,
+    text: Option<String>,
+    #[serde(default)]
+    steps: Vec<Step>,
+    #[serde(default)]
+    steps_before: u64,
+}
+
+#[derive(Deserialize)]
+struct Step {
+    name: String,
+    started_at: Timestamp,
+    ended_at: Option<Timestamp>,
+    ms: Option<u64>,
+}
+
+/// Some lines, or none.
+pub(super) fn describe(progress: &Progress, now: Timestamp) -> String {
+    let mut text = String::new();
+    let said = progress.text.as_deref().map(printable);
+    if let Some(percent) = progress.percent {
+        let full = usize::from(percent.tenths()) * BAR / 1000;
+        let line =
+            format!("progress  [{}{}]  {percent} %  {}", "#".repeat(full), "-".repeat(BAR - full), said.unwrap_or_default());
+        writeln!(text, "{}", line.trim_end()).expect("a String takes everything");
+    }
+    let shown = &progress.steps[progress.steps.len().saturating_sub(STEPS_SHOWN)..];
+    let before = progress.steps_before + (progress.steps.len() - shown.len()) as u64;
+    if before > 0 {
+        writeln!(text, "steps     {before} before these").expect("a String takes everything");
+    }
+    let names: Vec<String> = shown.iter().map(|step| printable(&step.name)).collect();
+    let width = names.iter().map(|name| name.chars().count()).max().unwrap_or(0).min(40);
+    for (step, name) in shown.iter().zip(names) {
+        let took = match (step.ended_at, step.ms) {
+            (_, Some(ms)) => format!("took {}", short(ms)),
+            (None, None) => format!("since {}", duration(between(step.started_at, now))),
+            (Some(_), None) => "nobody saw its end".to_owned(),
+        };
+        writeln!(text, "step      {name:width$}  {took}").expect("a String takes everything");
+    }
+    text
+}
+
+/// As elsewhere; of a short one tenths too.
+fn short(ms: u64) -> String {
+    if ms < 10_000 { format!("{}.{} s", ms / 1000, ms % 1000 / 100) } else { duration(Duration::from_millis(ms)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn text(progress: Value) -> String {
+        let now = "2026-01-31T10:03:20.000Z".parse().expect("a time");
+        describe(&serde_json::from_value(progress).expect("the contract's shape"), now)
+    }
+
+    fn step(name: &str, ended: bool, ms: Option<u64>) -> Value {
+        let ended_at = ended.then_some("2026-01-31T10:03:10.000Z");
+        json!({"name": name, "started_at": "2026-01-31T10:03:08.000Z", "ended_at": ended_at, "ms": ms})
+    }
+
+    #[test]
+    fn a_bar_and_the_steps_are_told() {
+        let steps = [step("fetch", true, Some(2_150)), step("build it", true, Some(95_000)), step("test", false, None)];
+        let progress =
+            json!({"percent": 40.5, "text": "Building", "at": "2026-01-31T10:03:20.000Z", "steps": steps, "steps_before": 0});
+        let expected = "\
+progress  [########------------]  40.5 %  Building
+step      fetch     took 2.1 s
+step      build it  took 1 min
+step      test      since 12 s
+";
+        assert_eq!(text(progress), expected);
+    }
+
+    #[test]
+    fn what_was_not_said_is_not_shown() {
+        let empty = json!({"percent": null, "text": null, "at": "2026-01-31T10:03:20.000Z", "steps": [], "steps_before": 0});
+        assert_eq!(text(empty.clone()), "");
+        for (percent, line) in [
+            (0, "progress  [--------------------]  0 %\n"),
+            (99, "progress  [###################-]  99 %\n"),
+            (100, "progress  [####################]  100 %\n"),
+        ] {
+            let mut progress = empty.clone();
+            progress["percent"] = percent.into();
+            assert_eq!(text(progress), line);
+        }
+    }
+
+    #[test]
+    fn only_the_latest_steps_are_shown_and_none_drives_the_terminal() {
+        let steps: Vec<Value> = (0..12).map(|n| step(&format!("{n}"), true, Some(0))).collect();
+        let told = text(json!({"percent": null, "text": null, "at": "", "steps": steps, "steps_before": 5}));
+        assert!(told.starts_with("steps     7 before these\nstep      2   took 0.0 s\n"), "{told}");
+        assert_eq!(told.lines().count(), 11);
+        let steps = [step("a\u{1b}[2J\u{202e}", true, None)];
+        let told = text(json!({"percent": null, "text": null, "at": "", "steps": steps, "steps_before": 0}));
+        assert_eq!(told, "step      a\\u{1b}[2J\\u{202e}  nobody saw its end\n");
+    }
+}

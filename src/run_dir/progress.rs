@@ -1,0 +1,155 @@
+//! `progress.json`: how far the run is, as its pipeline said last. Written by the shim alone, beside its place first; read where nobody
+//! can be asked any more.
+//!
+//! If killed while writing: the one before stays, and what is beside it is written over. A power cut while the run goes on can leave an
+//! older one, an empty one or none; the last one is on the disk before the run's end is.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::path::Path;
+
+use rustix::fs::{Mode, OFlags};
+use serde::{Deserialize, Serialize};
+
+use super::{FORMAT, from_line};
+use crate::pipeline::Progress;
+use crate::private::private_file;
+
+/// The longest file that is read, in bytes: several times what any of ours has.
+const FILE_BYTES_MAX: u64 = 128 * 1024;
+
+/// How far the pipeline is, as a line that comes up and as what is stored. An older server skips the line, an older shim never says it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NumberedProgress {
+    /// What it says. The key tells this line from others.
+    pub progress: Progress,
+    /// Counts what was said in this run: of two that come on different ways the higher is the later.
+    pub number: u64,
+}
+
+/// Why a stored progress is none. Each sentence fits after "failed to".
+#[derive(Debug, thiserror::Error)]
+pub enum ProgressError {
+    /// It could not be read.
+    #[error("read progress.json: {0}")]
+    Io(#[from] io::Error),
+    /// It is no file, or longer than any of ours.
+    #[error("read progress.json: it is not one of ours")]
+    Strange,
+    /// It is torn, or somebody else wrote it.
+    #[error("understand progress.json: {0}")]
+    Damaged(serde_json::Error),
+    /// It was written by a newer version.
+    #[error("understand progress.json: it has format {0}, this version knows {FORMAT}")]
+    Newer(u32),
+}
+
+#[derive(Serialize)]
+struct Stored<'a> {
+    format: u32,
+    number: u64,
+    progress: &'a Progress,
+}
+
+/// Puts it in its place, whole or not at all. With `durable` what is in it is on the disk when this returns `Ok`.
+pub fn write_progress(path: &Path, progress: &NumberedProgress, durable: bool) -> io::Result<()> {
+    let beside = path.with_extension("new");
+    let stored = Stored { format: FORMAT, number: progress.number, progress: &progress.progress };
+    let mut text = serde_json::to_vec(&stored).expect("plain data with text keys");
+    text.push(b'\n');
+    let written = private_file().truncate(true).open(&beside).and_then(|mut file| {
+        file.write_all(&text)?;
+        if durable { file.sync_data() } else { Ok(()) }
+    });
+    written.and_then(|()| fs::rename(&beside, path)).inspect_err(|_| {
+        // On a full disk a piece of it is in the way of others. It may not be there at all.
+        let _in_the_way = fs::remove_file(&beside);
+    })
+}
+
+/// Reads what is stored; `None` where nothing is. The pipeline could have put anything in its place.
+pub fn read_progress(path: &Path) -> Result<Option<NumberedProgress>, ProgressError> {
+    // To open a pipe must not wait for somebody who writes, and a link leads elsewhere.
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOFOLLOW;
+    let file = match rustix::fs::open(path, flags, Mode::empty()) {
+        Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => return Ok(None),
+        other => File::from(other.map_err(io::Error::from)?),
+    };
+    let mut text = Vec::new();
+    if !file.metadata()?.is_file() || file.take(FILE_BYTES_MAX + 1).read_to_end(&mut text)? as u64 > FILE_BYTES_MAX {
+        return Err(ProgressError::Strange);
+    }
+    parse_progress(&text).map(Some)
+}
+
+/// Understands what such a file holds.
+pub fn parse_progress(text: &[u8]) -> Result<NumberedProgress, ProgressError> {
+    #[derive(Deserialize)]
+    struct FormatOnly {
+        format: u32,
+    }
+    let FormatOnly { format } = from_line(text).map_err(ProgressError::Damaged)?;
+    if format > FORMAT {
+        return Err(ProgressError::Newer(format));
+    }
+    from_line(text).map_err(ProgressError::Damaged)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::clock::Timestamp;
+    use crate::pipeline::Mark;
+
+    fn progress(number: u64) -> NumberedProgress {
+        let mut progress = Progress::new(Timestamp::from_unix_ms(1_700_000_000_000));
+        for line in ["::step x", "::progress 40.5 y"] {
+            progress.take(Mark::parse(line.as_bytes()).expect("a mark"), progress.at, 5);
+        }
+        NumberedProgress { progress, number }
+    }
+
+    #[test]
+    fn what_was_written_is_read_and_is_the_owners() {
+        let dir = tempfile::tempdir().expect("a temp folder");
+        let path = dir.path().join("progress.json");
+        assert_eq!(read_progress(&path).expect("a look"), None);
+        for (number, durable) in [(1, false), (2, true)] {
+            write_progress(&path, &progress(number), durable).expect("writes");
+            assert_eq!(read_progress(&path).expect("reads"), Some(progress(number)));
+        }
+        let text = fs::read_to_string(&path).expect("text");
+        assert!(text.starts_with(r#"{"format":1,"#) && text.ends_with("}\n"), "{text}");
+        assert_eq!(fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(dir.path()).expect("a folder").count(), 1, "nothing is left beside it");
+        assert_eq!(read_progress(&path.join("x")).expect("a look"), None, "no folder is no error");
+    }
+
+    #[test]
+    fn what_is_torn_or_somebody_elses_is_an_error_and_never_a_wait() {
+        let dir = tempfile::tempdir().expect("a temp folder");
+        let path = dir.path().join("progress.json");
+        write_progress(&path, &progress(1), false).expect("writes");
+        let whole = fs::read(&path).expect("reads");
+        for len in 0..whole.len() - 1 {
+            fs::write(&path, &whole[..len]).expect("writes");
+            assert!(matches!(read_progress(&path), Err(ProgressError::Damaged(_))), "the first {len} bytes");
+        }
+        let newer = String::from_utf8(whole.clone()).expect("text").replace("\"format\":1", "\"format\":1000");
+        assert!(matches!(parse_progress(newer.as_bytes()), Err(ProgressError::Newer(1000))));
+        fs::write(&path, [&whole[..], &b" ".repeat(200_000)].concat()).expect("writes");
+        assert!(matches!(read_progress(&path), Err(ProgressError::Strange)), "a very long one");
+        let other = dir.path().join("other");
+        fs::rename(&path, &other).expect("renames");
+        std::os::unix::fs::symlink(&other, &path).expect("links");
+        assert!(read_progress(&path).is_err(), "a link");
+        fs::remove_file(&path).expect("removes");
+        fs::create_dir(&path).expect("creates");
+        assert!(read_progress(&path).is_err(), "a folder");
+        fs::remove_dir(&path).expect("removes");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &path, Mode::RWXU).expect("creates");
+        assert!(matches!(read_progress(&path), Err(ProgressError::Strange)), "a pipe");
+    }
+}
