@@ -47,8 +47,8 @@ fn a_life_by_the_command_line() {
     assert_eq!(json_of(&ok(&["status", "--json"])), place.get("/api/pipeline").ok());
     assert_eq!(json_of(&ok(&["resume", "--json"]))["state"], "running");
     place.until_line("ready");
-    assert_eq!(ok(&["logs"]), "ready\n");
-    assert!(ok(&["logs", "-n", "1", "--timestamps"]).ends_with("Z stdout ready\n"));
+    assert_eq!(ok(&["logs", "--no-timestamps"]), "ready\n");
+    assert!(ok(&["logs", "-n", "1"]).ends_with("Z stdout ready\n"));
     assert_eq!(json_of(&ok(&["logs", "--json"])), place.get("/api/logs/tail?lines=200").ok());
     assert_eq!(ok(&["stop", "--now"]), "stopped  run 1\n");
     assert!(ok(&["status"]).starts_with("stopped  run 1  sleep.sh  stopped on request (SIG"));
@@ -137,7 +137,7 @@ fn arguments_reach_the_script_as_they_were_typed() {
     place.until_state("stopped");
     let folder = place.root().canonicalize().expect("there").join("a folder");
     let expected = format!("<-v><><a b><*><$HOME><ä\n\\><--json><a=b c><{}>\n", folder.display());
-    until_true("all of it is told", || place.client(&["logs"]).1 == expected);
+    until_true("all of it is told", || place.client(&["logs", "--no-timestamps"]).1 == expected);
 }
 
 /// `logs -f` with its lines; killed when dropped.
@@ -180,7 +180,7 @@ fn a_follower_loses_no_line_and_repeats_none_when_the_server_is_killed() {
     let mut place = Place::serving("count.sh");
     place.start();
     place.until_line("line 0");
-    let mut follower = Follower::start(&place, &["logs", "-f", "-n", "5000"]);
+    let mut follower = Follower::start(&place, &["logs", "-f", "-n", "5000", "--no-timestamps"]);
     let mut read = 0;
     let mut follow = |until: usize| {
         while read < until {
@@ -197,6 +197,8 @@ fn a_follower_loses_no_line_and_repeats_none_when_the_server_is_killed() {
         place.start_server();
         // Further than it can have come before: these lines are the new server's to tell.
         follow(place.lines().len() + 20);
+        let back = follower.warnings.recv_timeout(DEADLINE);
+        assert_eq!(back.as_deref(), Ok("autoappdev: the server answers again"));
     }
     place.act("stop").ok();
     let all = place.lines();
@@ -225,9 +227,9 @@ fn a_damaged_line_of_the_log_is_shown_and_ends_nothing() {
     let damaged = lines.as_array().expect("a list").iter().filter(|line| line["ts"].is_null()).count();
     assert_eq!(damaged, 2, "{lines}");
     let shown = (0, "ready\ntorn \u{fffd}\n2026-01\nready\n".to_owned(), String::new());
-    assert_eq!(place.client(&["logs"]), shown);
-    let (code, out, err) = place.client(&["logs", "--timestamps"]);
+    assert_eq!(place.client(&["logs", "--no-timestamps"]), shown);
+    let (code, out, err) = place.client(&["logs"]);
     assert_eq!((code, out.lines().count(), err.as_str()), (0, 4, ""), "{out}");
-    let follower = Follower::start(&place, &["logs", "-f"]);
+    let follower = Follower::start(&place, &["logs", "-f", "--no-timestamps"]);
     assert_eq!([follower.next(), follower.next(), follower.next(), follower.next()].join("\n") + "\n", shown.1);
 }
