@@ -1,5 +1,6 @@
 //! The client commands as a user runs them: the real binary against a tiny real server.
 
+#[expect(dead_code, reason = "shared with tests/logs_command.rs, which uses the rest")]
 mod fake_server;
 
 use std::fs;

@@ -200,8 +200,8 @@ pub(super) struct LogsArgs {
     /// Go on with new lines as they come, also across a restart of the server, until Ctrl-C or, with --run, the run's end
     #[arg(short, long)]
     pub(super) follow: bool,
-    /// How many of the latest lines to print, 0 to 5000, or all [default: 200; with --grep and without -f: all]
-    #[arg(short = 'n', long, value_name = "LINES", value_parser = amount, conflicts_with = "since")]
+    /// How many of the latest lines to print, 0 to 5000, or all [default: 200; with --since, and with --grep but not -f: all]
+    #[arg(short = 'n', long, value_name = "LINES", value_parser = amount)]
     pub(super) lines: Option<Amount>,
     /// Only the lines of this run
     #[arg(long, value_name = "ID", value_parser = clap::value_parser!(u64).range(1..))]
@@ -373,7 +373,6 @@ mod tests {
             "autoappdev logs --run 0",
             "autoappdev logs --run x",
             "autoappdev logs --since 10",
-            "autoappdev logs --since 10m -n 5",
             "autoappdev logs --grep ",
             "autoappdev logs --timestamps --no-timestamps",
             "autoappdev runs 1 --limit 2",

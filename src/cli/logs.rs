@@ -10,7 +10,6 @@ mod printer;
 mod reader_gone;
 mod since;
 
-use std::collections::VecDeque;
 use std::io::{self, StdoutLock, Write};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -18,7 +17,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use self::link::{Link, longer};
-use self::page::{Begin, Line, PAGE_LINES, Page, RunEnd, Wanted};
+use self::page::{Begin, PAGE_LINES, Page, RunEnd, Tail, Wanted};
 use self::printer::Printer;
 pub(super) use self::since::Since;
 use super::args::{Amount, LogsArgs, Source};
@@ -36,8 +35,8 @@ const PACE: Duration = Duration::from_millis(20);
 const IDLE_MIN: Duration = Duration::from_millis(300);
 const IDLE_MAX: Duration = Duration::from_secs(1);
 /// For how long a server that went away is waited for in the middle of what is there already.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// The most text of lines that are held back because later ones may take their places; what one answer has of it, too.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// The most text that is looked for further back; what one answer has of it, too.
 const LATEST_BYTES_MAX: usize = 1024 * 1024;
 /// How far ahead of the server's clock a moment may be: its `Date` has whole seconds.
 const DATE_STEP: Duration = Duration::from_secs(1);
@@ -111,61 +110,54 @@ impl Reading<'_> {
             (None, None, Some(_)) if !self.follow => Amount::All,
             (None, None, _) => Amount::Latest(LINES_DEFAULT),
         };
+        let (mut at, mut end) = (None, 0);
+        if amount == Amount::All || args.since.is_some() {
+            // What time it is there, and how far the log goes now: one that grows as fast as it is read would never be read to its end.
+            let now = Wanted { grep: None, ..self.wanted };
+            let answer = self.link.get(&now.tail(Tail { lines: 1, at: None, before: None }))?;
+            at = args.since.map(|since| moment(since, &answer)).transpose()?;
+            end = answer.read::<Page>()?.next;
+        }
         match amount {
-            Amount::Latest(lines) => match self.print_latest(lines)? {
+            Amount::Latest(lines) => match self.print_latest(lines, at)? {
                 Some(next) if self.follow => self.print_from(Begin::Behind(next), None),
                 Some(_) | None => Ok(()),
             },
-            Amount::All => {
-                // How far the log goes now: one that grows as fast as it is read would never be read to its end.
-                let end = Wanted { grep: None, ..self.wanted };
-                let answer = self.link.get(&end.tail(1))?;
-                let begin = match args.since {
-                    None => Begin::Behind(0),
-                    Some(since) => Begin::At(moment(since, &answer)?),
-                };
-                self.print_from(begin, Some(answer.read::<Page>()?.next))
-            }
+            Amount::All => self.print_from(at.map_or(Begin::Behind(0), Begin::At), Some(end)),
         }
     }
 
     /// Prints the latest lines; the id to go on behind, or none where nothing more can come.
-    fn print_latest(&mut self, lines: u32) -> Result<Option<u64>, LogsError> {
+    ///
+    /// An answer to a search looks back only so far: it is asked on from there.
+    fn print_latest(&mut self, lines: u32, at: Option<Timestamp>) -> Result<Option<u64>, LogsError> {
+        // Newest first.
+        let mut pages: Vec<(Answer, Page)> = Vec::new();
         // The API gives at least one line; its `next` is needed for none, too.
-        let answer = self.link.get(&self.wanted.tail(lines.max(1)))?;
-        let page = self.understand(&answer)?;
-        let found = u32::try_from(page.lines.len()).unwrap_or(u32::MAX);
-        if lines > 0 && page.searched_all == Some(false) && found < lines && !self.json {
-            return self.print_latest_of_all(lines);
+        let mut tail = Tail { lines: lines.max(1), at, before: None };
+        let mut bytes = 0;
+        loop {
+            let answer = self.link.get(&self.wanted.tail(tail))?;
+            let page = self.understand(&answer)?;
+            bytes += page.lines.iter().map(|line| line.text.len()).sum::<usize>();
+            tail.lines = tail.lines.saturating_sub(u32::try_from(page.lines.len()).unwrap_or(u32::MAX));
+            let went_back = tail.before.is_none_or(|before| page.first < before);
+            let is_done = page.searched_all != Some(false) || !went_back || tail.lines == 0 || bytes >= LATEST_BYTES_MAX;
+            tail.before = Some(page.first);
+            if pages.is_empty() || !page.lines.is_empty() || page.gone > 0 {
+                pages.push((answer, page));
+            }
+            if is_done || lines == 0 {
+                break;
+            }
         }
         if lines > 0 {
-            self.print(&answer, &page, true)?;
-        }
-        Ok((!page.is_last()).then_some(page.next))
-    }
-
-    /// The same for lines that lie further back than one answer looks.
-    fn print_latest_of_all(&mut self, lines: u32) -> Result<Option<u64>, LogsError> {
-        let mut latest: VecDeque<Line> = VecDeque::new();
-        let mut latest_bytes = 0;
-        let mut begin = Begin::Behind(0);
-        loop {
-            let answer = self.link.get(&self.wanted.page(begin))?;
-            let page = self.understand(&answer)?;
-            let (is_last, is_at_end) = (page.is_last(), page.is_at_end());
-            begin = Begin::Behind(page.next);
-            for line in page.lines {
-                latest_bytes += line.text.len();
-                latest.push_back(line);
-                while latest.len() > lines as usize || latest_bytes > LATEST_BYTES_MAX && latest.len() > 1 {
-                    latest_bytes -= latest.pop_front().map_or(0, |line| line.text.len());
-                }
-            }
-            if is_last || is_at_end {
-                self.printer.lines(latest.make_contiguous())?;
-                return Ok((!is_last).then_some(page.next));
+            for (answer, page) in pages.iter().rev() {
+                self.print(answer, page, pages.len() == 1)?;
             }
         }
+        let newest = &pages[0].1;
+        Ok((!newest.is_last()).then_some(newest.next))
     }
 
     /// Prints page after page: up to `end`, or, following, for ever or to the run's end.
@@ -177,6 +169,11 @@ impl Reading<'_> {
             let asked_at = Instant::now();
             let answer = self.link.get_waiting(&self.wanted.page(begin), can_wait.then_some(WAIT))?;
             let page = self.understand(&answer)?;
+            // Of a run and of a search the answer itself tells.
+            let is_before = |at| page.since == Some(0) && page.lines.first().and_then(|line| line.ts).is_some_and(|ts| ts < at);
+            if matches!(begin, Begin::At(at) if is_before(at)) && self.wanted.run.is_none() && self.wanted.grep.is_none() {
+                return Err(LogsError::OlderServer("--since"));
+            }
             self.print(&answer, &page, std::mem::take(&mut is_first))?;
             let next = match begin {
                 // Where no line is so late, what was there before is not wanted.
@@ -189,19 +186,22 @@ impl Reading<'_> {
             if !self.follow && (page.is_at_end() || end.is_some_and(|end| next >= end)) {
                 return Ok(());
             }
+            let has_moved = begin != Begin::Behind(next);
             begin = Begin::Behind(next);
             if self.link.was_lost() {
                 begin = Begin::Behind(self.after_a_loss(next)?);
             }
-            if !page.is_at_end() {
-                idle = IDLE_MIN;
-                if self.follow && page.lines.len() < PAGE_LINES && page.searched_all != Some(false) {
-                    thread::sleep(PACE.saturating_sub(asked_at.elapsed()));
+            if page.is_at_end() && !has_moved {
+                // Where it did not wait it cannot, or too many wait already.
+                if asked_at.elapsed() < WAIT / 2 {
+                    thread::sleep(idle);
+                    idle = longer(idle, IDLE_MIN, IDLE_MAX);
                 }
-            } else if asked_at.elapsed() < WAIT / 2 {
-                // It did not wait: it cannot, or too many wait already.
-                thread::sleep(idle);
-                idle = longer(idle, IDLE_MIN, IDLE_MAX);
+                continue;
+            }
+            idle = IDLE_MIN;
+            if self.follow && page.lines.len() < PAGE_LINES && page.searched_all != Some(false) {
+                thread::sleep(PACE.saturating_sub(asked_at.elapsed()));
             }
         }
     }
@@ -210,7 +210,7 @@ impl Reading<'_> {
     /// whoever waited for the old ids would wait for ever.
     fn after_a_loss(&mut self, next: u64) -> Result<u64, LogsError> {
         let all = Wanted { run: None, grep: None, ..self.wanted };
-        let end = self.link.get(&all.tail(1))?.read::<Page>()?.next;
+        let end = self.link.get(&all.tail(Tail { lines: 1, at: None, before: None }))?.read::<Page>()?.next;
         if end >= next {
             return Ok(next);
         }

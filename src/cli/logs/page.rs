@@ -18,6 +18,14 @@ pub(super) struct Wanted<'a> {
     pub(super) grep: Option<&'a str>,
 }
 
+/// Of the last lines: how many, of that moment or later ones, and from before the line behind which this position lies.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Tail {
+    pub(super) lines: u32,
+    pub(super) at: Option<Timestamp>,
+    pub(super) before: Option<u64>,
+}
+
 /// Where a page begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Begin {
@@ -29,8 +37,16 @@ pub(super) enum Begin {
 
 impl Wanted<'_> {
     /// The path of the last lines.
-    pub(super) fn tail(&self, lines: u32) -> String {
-        self.with_filters(format!("/api/logs/tail?name={}&lines={lines}", self.source.as_str()))
+    pub(super) fn tail(&self, tail: Tail) -> String {
+        let Tail { lines, at, before } = tail;
+        let mut path = format!("/api/logs/tail?name={}&lines={lines}", self.source.as_str());
+        if let Some(at) = at {
+            write!(path, "&at={at}").expect("a string takes everything");
+        }
+        if let Some(before) = before {
+            write!(path, "&before={before}").expect("a string takes everything");
+        }
+        self.with_filters(path)
     }
 
     /// The path of a page.
@@ -65,12 +81,18 @@ impl Wanted<'_> {
 pub(super) struct Page {
     /// Where the next page begins.
     pub(super) next: u64,
+    /// How far back a tail was searched.
+    #[serde(default)]
+    pub(super) first: u64,
+    /// Where the page began.
+    #[serde(default)]
+    pub(super) since: Option<u64>,
     /// How many bytes right before the first line are not there any more.
     #[serde(default)]
     pub(super) gone: u64,
     #[serde(default)]
     pub(super) end: RunEnd,
-    /// Whether the page ends where the log does. Only in answers of a search.
+    /// Whether the page has as many lines as it may, or all that there are. Only in answers of a search.
     #[serde(default)]
     pub(super) searched_all: Option<bool>,
     pub(super) lines: Vec<Line>,
@@ -126,13 +148,19 @@ mod tests {
     #[test]
     fn what_is_asked_for_stands_in_the_path() {
         let all = Wanted { source: Source::Pipeline, run: None, grep: None };
-        assert_eq!(all.tail(200), "/api/logs/tail?name=pipeline&lines=200");
+        let last = |lines| Tail { lines, at: None, before: None };
+        assert_eq!(all.tail(last(200)), "/api/logs/tail?name=pipeline&lines=200");
         assert_eq!(all.page(Begin::Behind(7)), "/api/logs?source=pipeline&since=7&limit=1000");
-        let at = Begin::At("2026-01-31T10:00:00.123Z".parse().expect("a time stamp"));
+        let at = "2026-01-31T10:00:00.123Z".parse().expect("a time stamp");
         let some = Wanted { source: Source::Pipeline, run: Some(7), grep: Some("50% & ä\n#a+b=c") };
         let filters = "&run=7&grep=50%25%20%26%20%C3%A4%0A%23a%2Bb%3Dc";
-        assert_eq!(some.page(at), format!("/api/logs?source=pipeline&at=2026-01-31T10:00:00.123Z&limit=1000{filters}"));
-        assert_eq!(some.tail(1), format!("/api/logs/tail?name=pipeline&lines=1{filters}"));
+        assert_eq!(
+            some.page(Begin::At(at)),
+            format!("/api/logs?source=pipeline&at=2026-01-31T10:00:00.123Z&limit=1000{filters}")
+        );
+        assert_eq!(some.tail(last(1)), format!("/api/logs/tail?name=pipeline&lines=1{filters}"));
+        let tail = all.tail(Tail { lines: 2, at: Some(at), before: Some(52) });
+        assert_eq!(tail, "/api/logs/tail?name=pipeline&lines=2&at=2026-01-31T10:00:00.123Z&before=52");
     }
 
     #[test]
