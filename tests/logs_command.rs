@@ -346,20 +346,29 @@ fn a_server_that_asks_for_a_token_before_it_says_who_it_is_is_asked_again() {
     assert_eq!((code, lines), (Some(1), ["one", "two", "three"].map(str::to_owned).to_vec()));
     let expected = [LOST, BACK, "autoappdev: no room to say it; trying again", BACK, "autoappdev: unauthorized"];
     assert_eq!(warnings, expected);
+    let waits: Vec<bool> = server.requests().iter().map(|request| request.line.contains("&wait=30")).collect();
+    // The first of each two pages waits for its line; one that has to be asked for again is wanted at once.
+    assert_eq!(waits, [false, true, false, false, false, false, true, false, false, true]);
 }
 
 #[test]
-fn a_reader_in_the_middle_of_what_is_there_does_not_wait_for_ever() {
+fn one_that_takes_the_question_and_does_not_answer_is_asked_again_for_a_while() {
     let place = Place::new();
+    let asked = AtomicUsize::new(0);
+    let server = FakeServer::start(move |_| match asked.fetch_add(1, Ordering::SeqCst) {
+        0 => Reply::Nothing,
+        1 => Reply::Json(503, json!({"ok": false, "error": "busy"}).to_string()),
+        _ => Reply::Json(200, page(100, &["one"]).to_string()),
+    });
+    let answer = against(&place, &server, &["logs", "--no-timestamps"]);
+    assert_eq!(answer, (0, "one\n".to_owned(), format!("{LOST}\n{BACK}\n")));
     let server = FakeServer::start(|request| {
-        let is_first = request.line.contains("tail") || request.line.contains("since=0");
-        if is_first {
-            Reply::Json(200, page(if request.line.contains("tail") { 500 } else { 100 }, &["one"]).to_string())
-        } else {
-            Reply::Nothing
+        if request.line.contains("tail") {
+            return Reply::Json(200, page(500, &[]).to_string());
         }
+        if request.line.contains("since=0") { Reply::Json(200, page(100, &["one"]).to_string()) } else { Reply::Nothing }
     });
     let (code, out, err) = against(&place, &server, &["logs", "-n", "all", "--no-timestamps"]);
-    assert_eq!((code, out.as_str()), (4, "one\n"));
+    assert_eq!((code, out.as_str()), (4, "one\n"), "it does not wait for ever in the middle of what is there");
     assert!(err.starts_with(LOST) && err.contains("gave no whole answer"), "{err}");
 }

@@ -11,11 +11,14 @@ use super::warn;
 /// The waits between two tries, while nobody answers.
 const RETRY_MIN: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(1);
+/// For how long a server is waited for that took the very first question and gave no answer: it may be on its way down, and up again, or
+/// have too much to do.
+const FIRST_PATIENCE: Duration = Duration::from_secs(5);
 /// For how long a server that has just come back may ask for a token that was not sent. It serves a moment before it has written into the
 /// runtime directory that it does, and until then the token in there is not for it.
 const STRANGER_MAX: Duration = Duration::from_secs(10);
 
-/// A server that has to answer once, and is waited for from then on.
+/// A server that has to be there once, and is waited for from then on.
 #[derive(Debug)]
 pub(super) struct Link<'c> {
     client: &'c Client,
@@ -58,8 +61,10 @@ impl<'c> Link<'c> {
             let lost_for = lost_at.map(|at: Instant| at.elapsed());
             let is_stranger = matches!(error, ClientError::Failed { status: 401, .. });
             let may_pass = error.may_pass() || is_stranger && lost_for.is_some_and(|lost_for| lost_for < STRANGER_MAX);
-            let is_over = self.patience.is_some_and(|patience| lost_for.is_some_and(|lost_for| lost_for >= patience));
-            if !self.has_answered || !may_pass || is_over {
+            let was_there = self.has_answered || lost_for.is_some() || !matches!(error, ClientError::Unreachable { .. });
+            let patience = if self.has_answered { self.patience } else { Some(FIRST_PATIENCE) };
+            let is_over = patience.is_some_and(|patience| lost_for.is_some_and(|lost_for| lost_for >= patience));
+            if !was_there || !may_pass || is_over {
                 return Err(error);
             }
             if lost_at.is_none() {
