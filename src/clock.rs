@@ -11,6 +11,7 @@ use std::time::Duration;
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use time::format_description::BorrowedFormatItem;
+use time::format_description::well_known::Rfc3339;
 use time::macros::format_description;
 use time::{OffsetDateTime, PrimitiveDateTime, UtcOffset};
 
@@ -32,6 +33,16 @@ impl Timestamp {
         let at = OffsetDateTime::from_unix_timestamp_nanos(nanos).unwrap_or(OffsetDateTime::UNIX_EPOCH);
         // A four-digit year keeps the text at its fixed width.
         if (0..=9999).contains(&at.year()) { Self(at) } else { Self(OffsetDateTime::UNIX_EPOCH) }
+    }
+
+    /// Any RFC 3339 time, with its offset, cut to milliseconds.
+    pub fn from_rfc3339(text: &str) -> Result<Self, BadTimestamp> {
+        let bad = || BadTimestamp(text.to_owned());
+        let at = OffsetDateTime::parse(text, &Rfc3339).map_err(|_| bad())?;
+        let ms = i64::try_from(at.unix_timestamp_nanos().div_euclid(1_000_000)).map_err(|_| bad())?;
+        // An offset can lead out of the years that there are.
+        let cut = Self::from_unix_ms(ms);
+        if cut.unix_ms() == ms { Ok(cut) } else { Err(bad()) }
     }
 
     /// The moment so much earlier; the epoch where that lies before the year 0.
@@ -178,6 +189,30 @@ mod tests {
     fn other_texts_are_refused() {
         for text in ["", "2023-11-14", "2023-11-14T22:13:20Z", "2023-11-14T22:13:20.007+00:00", "2023-13-14T22:13:20.007Z"] {
             assert!(text.parse::<Timestamp>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn any_rfc_3339_time_is_one_whatever_its_offset_and_digits() {
+        for (text, cut) in [
+            ("2023-11-14T22:13:20Z", "2023-11-14T22:13:20.000Z"),
+            ("2023-11-14T22:13:20.0079Z", "2023-11-14T22:13:20.007Z"),
+            ("2023-11-15T03:43:20.007+05:30", "2023-11-14T22:13:20.007Z"),
+            ("2023-11-14T22:13:20.007-00:00", "2023-11-14T22:13:20.007Z"),
+            ("1969-12-31T23:59:59.9999Z", "1969-12-31T23:59:59.999Z"),
+        ] {
+            assert_eq!(Timestamp::from_rfc3339(text).expect("a time").to_string(), cut, "{text}");
+        }
+        for text in [
+            "",
+            "now",
+            "2023-11-14",
+            "2023-11-14T22:13:20",
+            "2023-11-14T25:13:20Z",
+            "9999-12-31T23:59:59-23:59",
+            "0000-01-01T00:00:00+01:00",
+        ] {
+            assert!(Timestamp::from_rfc3339(text).is_err(), "{text}");
         }
     }
 

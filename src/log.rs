@@ -13,8 +13,10 @@ mod capture;
 mod cursor;
 mod listing;
 mod loss;
+mod needle;
 mod packed;
 mod reader;
+mod seek;
 mod segment;
 mod writer;
 
@@ -24,8 +26,10 @@ pub use backend::{BackendFiles, BackendLog};
 pub use capture::{LineSplitter, RECORDS_ENOUGH};
 pub use cursor::{Cursor, Item, RawLine};
 pub use listing::{Listing, RunLog, RunLogs, SegmentList};
+pub use needle::Needle;
 pub use packed::{Packing, pack, remove_unfinished};
-pub use reader::{Line, Page, read_since, read_tail};
+pub use reader::{Line, Page, Part, SEARCH_BYTES_MAX, read_last, read_page, read_since, read_tail};
+pub use seek::position_at;
 pub use segment::{Segment, all_segments_in, end_of_log, segments_in};
 pub use writer::{LOSS_MARK_BYTES_MAX, Limits, SegmentWriter};
 
@@ -105,6 +109,9 @@ fn parse_record(line: &[u8]) -> Option<Record<'_>> {
     };
     Some(Record { at, stream: Stream::from_mark(mark)?, goes_on, text })
 }
+
+#[cfg(test)]
+mod search_tests;
 
 #[cfg(test)]
 mod tests {

@@ -32,7 +32,7 @@ pub use self::check::{CheckReport, CheckStep, check};
 pub use self::error::StoreError;
 pub use self::open::{BUSY_TIMEOUT, schema_version};
 pub use self::reader::Reader;
-pub use self::rows::{EventRow, PipelineRow, RunRow};
+pub use self::rows::{EventRow, PipelineRow, RunLogRow, RunRow};
 
 /// The one connection that writes.
 #[derive(Debug)]

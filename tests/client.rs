@@ -1,5 +1,6 @@
 //! The client commands as a user runs them: the real binary against a tiny real server.
 
+#[expect(dead_code, reason = "shared with tests/logs_command.rs, which uses the rest")]
 mod fake_server;
 
 use std::fs;
@@ -345,7 +346,7 @@ fn a_follower_survives_the_server_without_a_line_lost_or_repeated() {
     }
     let first = log.server();
     announce(folder.path(), &first);
-    let mut follower = Follower::spawn(folder.path(), &["logs", "-f", "-n", "2"]);
+    let mut follower = Follower::spawn(folder.path(), &["logs", "-f", "-n", "2", "--no-timestamps"]);
     follower.expect_lines(&["one", "two"]);
     log.append(&["three"]);
     log.append(&["fo", "u", "r"]);
@@ -368,9 +369,10 @@ fn a_follower_survives_the_server_without_a_line_lost_or_repeated() {
     let last = log.server();
     announce(folder.path(), &last);
     follower.expect_lines(&["five", "six"]);
+    assert_eq!(follower.warnings.recv_timeout(DEADLINE).as_deref(), Ok("autoappdev: the server answers again"));
     log.append(&["seven"]);
     follower.expect_lines(&["seven"]);
-    assert!(follower.warnings.try_recv().is_err(), "one warning for one outage");
+    assert!(follower.warnings.try_recv().is_err(), "one warning for one outage, and one for its end");
     drop(last);
     assert_eq!(follower.warnings.recv_timeout(DEADLINE).as_deref(), Ok("autoappdev: connection lost; trying again"));
 
@@ -387,7 +389,7 @@ fn a_follower_catches_up_in_pages() {
     log.append(&["begin"]);
     let server = log.server();
     announce(folder.path(), &server);
-    let follower = Follower::spawn(folder.path(), &["logs", "-f", "-n", "0"]);
+    let follower = Follower::spawn(folder.path(), &["logs", "-f", "-n", "0", "--no-timestamps"]);
     await_requests(&server, 2);
     let lines: Vec<_> = (0..1700).map(|number| format!("line {number}")).collect();
     for line in &lines {
@@ -402,8 +404,8 @@ fn logs_end_with_the_last_line_and_json_gives_the_document() {
     log.append(&["one"]);
     log.append(&["tw", "o"]);
     let server = log.server();
-    assert_eq!(run_against(&server, &["logs"]), (0, "one\ntwo\n".to_owned(), String::new()));
-    assert_eq!(run_against(&server, &["logs", "--timestamps", "-n", "2"]).1, "2026-01-31T10:00:00.123Z stdout two\n");
+    assert_eq!(run_against(&server, &["logs", "--no-timestamps"]), (0, "one\ntwo\n".to_owned(), String::new()));
+    assert_eq!(run_against(&server, &["logs", "-n", "2"]).1, "2026-01-31T10:00:00.123Z stdout two\n");
     let (code, out, _) = run_against(&server, &["logs", "--json", "--source", "backend"]);
     assert_eq!((code, out.lines().count()), (0, 1));
     let document: serde_json::Value = serde_json::from_str(&out).expect("JSON");

@@ -3,13 +3,11 @@
 mod support;
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::process::{Child, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::thread;
+use std::io::Write;
 
 use serde_json::{Value, json};
-use support::{DEADLINE, Place, signal, until, until_true};
+use support::follower::Follower;
+use support::{Place, signal, until_true};
 
 fn json_of(text: &str) -> Value {
     assert_eq!(text.matches('\n').count(), 1, "one document, one line: {text:?}");
@@ -47,8 +45,8 @@ fn a_life_by_the_command_line() {
     assert_eq!(json_of(&ok(&["status", "--json"])), place.get("/api/pipeline").ok());
     assert_eq!(json_of(&ok(&["resume", "--json"]))["state"], "running");
     place.until_line("ready");
-    assert_eq!(ok(&["logs"]), "ready\n");
-    assert!(ok(&["logs", "-n", "1", "--timestamps"]).ends_with("Z stdout ready\n"));
+    assert_eq!(ok(&["logs", "--no-timestamps"]), "ready\n");
+    assert!(ok(&["logs", "-n", "1"]).ends_with("Z stdout ready\n"));
     assert_eq!(json_of(&ok(&["logs", "--json"])), place.get("/api/logs/tail?lines=200").ok());
     assert_eq!(ok(&["stop", "--now"]), "stopped  run 1\n");
     assert!(ok(&["status"]).starts_with("stopped  run 1  sleep.sh  stopped on request (SIG"));
@@ -137,42 +135,7 @@ fn arguments_reach_the_script_as_they_were_typed() {
     place.until_state("stopped");
     let folder = place.root().canonicalize().expect("there").join("a folder");
     let expected = format!("<-v><><a b><*><$HOME><ä\n\\><--json><a=b c><{}>\n", folder.display());
-    until_true("all of it is told", || place.client(&["logs"]).1 == expected);
-}
-
-/// `logs -f` with its lines; killed when dropped.
-struct Follower {
-    child: Child,
-    lines: Receiver<String>,
-    warnings: Receiver<String>,
-}
-
-impl Follower {
-    fn start(place: &Place, args: &[&str]) -> Self {
-        let mut command = place.command();
-        let mut child =
-            command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it runs");
-        let lines = received(child.stdout.take().expect("piped"));
-        let warnings = received(child.stderr.take().expect("piped"));
-        Self { child, lines, warnings }
-    }
-
-    fn next(&self) -> String {
-        self.lines.recv_timeout(DEADLINE).expect("a line")
-    }
-}
-
-fn received(stream: impl Read + Send + 'static) -> Receiver<String> {
-    let (send, lines) = channel();
-    thread::spawn(move || BufReader::new(stream).lines().map_while(Result::ok).try_for_each(|line| send.send(line)));
-    lines
-}
-
-impl Drop for Follower {
-    fn drop(&mut self) {
-        let _ended_already = self.child.kill();
-        let _reaped = self.child.wait();
-    }
+    until_true("all of it is told", || place.client(&["logs", "--no-timestamps"]).1 == expected);
 }
 
 #[test]
@@ -180,7 +143,7 @@ fn a_follower_loses_no_line_and_repeats_none_when_the_server_is_killed() {
     let mut place = Place::serving("count.sh");
     place.start();
     place.until_line("line 0");
-    let mut follower = Follower::start(&place, &["logs", "-f", "-n", "5000"]);
+    let mut follower = Follower::start(place.command(), &["logs", "-f", "-n", "5000", "--no-timestamps"]);
     let mut read = 0;
     let mut follow = |until: usize| {
         while read < until {
@@ -192,20 +155,18 @@ fn a_follower_loses_no_line_and_repeats_none_when_the_server_is_killed() {
     for _ in 0..4 {
         // The script goes on counting while nobody serves; the port is another one each time.
         place.kill_server();
-        let warning = follower.warnings.recv_timeout(DEADLINE);
-        assert_eq!(warning.as_deref(), Ok("autoappdev: connection lost; trying again"));
+        assert_eq!(follower.warning(), "autoappdev: connection lost; trying again");
         place.start_server();
         // Further than it can have come before: these lines are the new server's to tell.
         follow(place.lines().len() + 20);
+        assert_eq!(follower.warning(), "autoappdev: the server answers again");
     }
     place.act("stop").ok();
     let all = place.lines();
     follow(all.len());
     assert_eq!(all.last(), Some(&format!("line {}", all.len() - 1)));
     signal(follower.child.id(), "INT");
-    let code = until("it ends by Ctrl-C", || follower.child.try_wait().expect("ours")).code();
-    assert_eq!(code, Some(0));
-    assert_eq!(follower.lines.recv_timeout(DEADLINE), Err(RecvTimeoutError::Disconnected), "no line more");
+    assert_eq!(follower.end(), (Some(0), vec![], vec![]), "Ctrl-C ends it well, and nothing more was said");
 }
 
 #[test]
@@ -225,9 +186,9 @@ fn a_damaged_line_of_the_log_is_shown_and_ends_nothing() {
     let damaged = lines.as_array().expect("a list").iter().filter(|line| line["ts"].is_null()).count();
     assert_eq!(damaged, 2, "{lines}");
     let shown = (0, "ready\ntorn \u{fffd}\n2026-01\nready\n".to_owned(), String::new());
-    assert_eq!(place.client(&["logs"]), shown);
-    let (code, out, err) = place.client(&["logs", "--timestamps"]);
+    assert_eq!(place.client(&["logs", "--no-timestamps"]), shown);
+    let (code, out, err) = place.client(&["logs"]);
     assert_eq!((code, out.lines().count(), err.as_str()), (0, 4, ""), "{out}");
-    let follower = Follower::start(&place, &["logs", "-f"]);
+    let follower = Follower::start(place.command(), &["logs", "-f", "--no-timestamps"]);
     assert_eq!([follower.next(), follower.next(), follower.next(), follower.next()].join("\n") + "\n", shown.1);
 }

@@ -8,7 +8,12 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::logs::Since;
 use crate::config::{Flags, grace_from_text, server_url};
+
+/// The most lines, and the longest text to look for, that the API takes.
+const LINES_MAX: u32 = 5000;
+const GREP_BYTES_MAX: usize = 200;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -24,6 +29,16 @@ AUTOAPPDEV_PORT. Where an address asks for a token, it sends AUTOAPPDEV_TOKEN (o
 runtime folder.";
 
 const URL_HELP: &str = "The server to ask, http://HOST:PORT [env: AUTOAPPDEV_URL] [default: the one of this folder]";
+
+const LOGS_HELP: &str = "\
+Examples:
+  autoappdev logs -f                       the latest lines, and each new one
+  autoappdev logs --since 10m --grep error what went wrong in the last ten minutes
+  autoappdev logs --run 7 --lines all      all that is kept of run 7
+  autoappdev logs -f --run 7               until run 7 has ended; then it exits with 0, however the run ended
+
+Lines go to stdout as the pipeline wrote them. What is no line goes to stderr: that the server was lost and is back, and how many \
+bytes of the log are gone (the oldest are removed when a limit is reached). --since goes by the server's clock.";
 
 const SETTINGS: &str = "\
 Settings come from flags, then the environment, then a .env file in this folder:
@@ -180,19 +195,41 @@ pub(super) struct PairArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = LOGS_HELP)]
 pub(super) struct LogsArgs {
-    /// Go on with new lines as they come, also across a restart of the server, until Ctrl-C
+    /// Go on with new lines as they come, also across a restart of the server, until Ctrl-C or, with --run, the run's end
     #[arg(short, long)]
     pub(super) follow: bool,
-    /// How many of the latest lines to begin with, 0 to 5000
-    #[arg(short = 'n', long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(0..=5000))]
-    pub(super) lines: u32,
+    /// How many of the latest lines to print, 0 to 5000, or all [default: 200; with --since, and with --grep but not -f: all]
+    #[arg(short = 'n', long, value_name = "LINES", value_parser = amount)]
+    pub(super) lines: Option<Amount>,
+    /// Only the lines of this run
+    #[arg(long, value_name = "ID", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(super) run: Option<u64>,
+    /// Everything from then on: 90s, 10m, 2h or 1d ago, or from a moment such as 2026-01-31T23:59:59Z
+    #[arg(long, value_name = "WHEN")]
+    pub(super) since: Option<Since>,
+    /// Only lines with this text in them, as it stands here: no pattern, and capitals count
+    #[arg(long, value_name = "TEXT", value_parser = search_text, allow_hyphen_values = true)]
+    pub(super) grep: Option<String>,
+    /// Leave out the time and the stream before each line
+    #[arg(long)]
+    pub(super) no_timestamps: bool,
+    /// Put time and stream before each line, which is what happens anyway
+    #[arg(long, hide = true, conflicts_with = "no_timestamps")]
+    timestamps: bool,
     /// Whose lines
     #[arg(long, value_enum, default_value_t = Source::Pipeline)]
     pub(super) source: Source,
-    /// Put time and stream before each line
-    #[arg(long)]
-    pub(super) timestamps: bool,
+}
+
+/// How many lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Amount {
+    /// As many of the latest.
+    Latest(u32),
+    /// Every one that is kept.
+    All,
 }
 
 #[derive(Debug, Args)]
@@ -228,6 +265,26 @@ fn address(text: &str) -> Result<String, &'static str> {
     // What has no place in a link's address would end it, or make it another's.
     let is_address = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._:[]".contains(&byte));
     if is_address { Ok(text.to_owned()) } else { Err("HOST or HOST:PORT is expected, without a scheme and a path") }
+}
+
+fn amount(text: &str) -> Result<Amount, &'static str> {
+    if text == "all" {
+        return Ok(Amount::All);
+    }
+    let number = text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten();
+    number.filter(|number| *number <= LINES_MAX).map(Amount::Latest).ok_or("a number from 0 to 5000 is expected, or all")
+}
+
+fn search_text(text: &str) -> Result<String, &'static str> {
+    if text.is_empty() {
+        Err("it is empty, which every line has in it; leave --grep out")
+    } else if text.len() > GREP_BYTES_MAX {
+        Err("it is longer than 200 bytes; a part of it may do")
+    } else if text.contains('\n') {
+        Err("it has a line break in it, which no line has")
+    } else {
+        Ok(text.to_owned())
+    }
 }
 
 fn variable(text: &str) -> Result<(String, String), &'static str> {
@@ -309,7 +366,15 @@ mod tests {
             "autoappdev stop --grace 1 --now",
             "autoappdev stop extra",
             "autoappdev logs -n 5001",
+            "autoappdev logs -n -1",
+            "autoappdev logs -n +1",
+            "autoappdev logs -n ALL",
             "autoappdev logs --source other",
+            "autoappdev logs --run 0",
+            "autoappdev logs --run x",
+            "autoappdev logs --since 10",
+            "autoappdev logs --grep ",
+            "autoappdev logs --timestamps --no-timestamps",
             "autoappdev runs 1 --limit 2",
             "autoappdev runs x",
             "autoappdev runs --limit 0",

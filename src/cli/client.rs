@@ -11,9 +11,12 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc2822;
 use ureq::Agent;
 
 use super::local;
+use crate::clock::Timestamp;
 use crate::config::{Endpoint, Tokens};
 use crate::secrets::Secret;
 use crate::server_info::ServerInfo;
@@ -70,6 +73,8 @@ pub(super) enum ClientError {
         url: String,
         /// What was not understood.
         cause: String,
+        /// The HTTP status.
+        status: u16,
     },
     /// The answer could not be printed; a reader that went away is the usual cause.
     #[error("cannot write the output: {0}")]
@@ -82,7 +87,9 @@ impl ClientError {
         match self {
             Self::Unreachable { .. } | Self::NoAnswer { .. } => true,
             Self::Failed { status, .. } => *status >= 500,
-            Self::Refused { .. } | Self::Stranger { .. } | Self::Output(_) => false,
+            // What a proxy says whose server is away (RFC 9110, section 15.6).
+            Self::Stranger { status, .. } => matches!(status, 502..=504),
+            Self::Refused { .. } | Self::Output(_) => false,
         }
     }
 }
@@ -91,7 +98,10 @@ impl ClientError {
 #[derive(Debug)]
 pub(super) struct Answer {
     url: String,
+    status: u16,
     text: String,
+    /// The server's clock, to the second.
+    date: Option<Timestamp>,
 }
 
 impl Answer {
@@ -100,10 +110,18 @@ impl Answer {
         self.text.replace(['\n', '\r'], "")
     }
 
+    /// What time it was at the server.
+    pub(super) fn date(&self) -> Option<Timestamp> {
+        self.date
+    }
+
     /// What the JSON says.
     pub(super) fn read<T: DeserializeOwned>(&self) -> Result<T, ClientError> {
-        serde_json::from_str(&self.text)
-            .map_err(|error| ClientError::Stranger { url: self.url.clone(), cause: super::output::printable(&error.to_string()) })
+        serde_json::from_str(&self.text).map_err(|error| ClientError::Stranger {
+            url: self.url.clone(),
+            cause: super::output::printable(&error.to_string()),
+            status: self.status,
+        })
     }
 }
 
@@ -157,10 +175,15 @@ impl Client {
 
     /// Reads `path`.
     pub(super) fn get(&self, path: &str) -> Result<Answer, ClientError> {
+        self.get_within(path, READ_TIMEOUT)
+    }
+
+    /// Reads `path`, and waits up to `timeout` for the whole of it.
+    pub(super) fn get_within(&self, path: &str, timeout: Duration) -> Result<Answer, ClientError> {
         self.ask(|agent, base| {
             let url = format!("{base}{path}");
             let request = self.with_token(base, agent.get(url).header("connection", "close"));
-            request.config().timeout_global(Some(READ_TIMEOUT)).build().call()
+            request.config().timeout_global(Some(timeout)).build().call()
         })
     }
 
@@ -273,20 +296,22 @@ fn is_unreached(error: &ureq::Error) -> bool {
 
 fn read_answer(url: String, mut response: ureq::http::Response<ureq::Body>) -> Result<Answer, ClientError> {
     let status = response.status().as_u16();
+    let date = response.headers().get("date").and_then(|date| date.to_str().ok()).and_then(date_of);
     let bytes = match response.body_mut().with_config().limit(BODY_BYTES_MAX).read_to_vec() {
         Ok(bytes) => bytes,
         Err(error) => return Err(ClientError::NoAnswer { url, cause: error.to_string() }),
     };
     let Ok(text) = String::from_utf8(bytes) else {
-        return Err(ClientError::Stranger { url, cause: "no UTF-8".to_owned() });
+        return Err(ClientError::Stranger { url, cause: "no UTF-8".to_owned(), status });
     };
-    let document = Answer { url, text };
+    let document = Answer { url, status, text, date };
     if (200..300).contains(&status) {
         return Ok(document);
     }
     let ErrorDocument { error, detail } = document.read().map_err(|_| ClientError::Stranger {
         url: document.url.clone(),
         cause: format!("HTTP status {status} without a reason"),
+        status,
     })?;
     let detail = super::output::printable(&detail.unwrap_or(error));
     if status == 409 {
@@ -294,6 +319,12 @@ fn read_answer(url: String, mut response: ureq::http::Response<ureq::Body>) -> R
     } else {
         Err(ClientError::Failed { status, detail, document })
     }
+}
+
+/// A `Date` (RFC 9110, section 5.6.7), whose form a mail's date may have, too.
+fn date_of(text: &str) -> Option<Timestamp> {
+    let at = OffsetDateTime::parse(text, &Rfc2822).ok()?;
+    at.unix_timestamp().checked_mul(1000).map(Timestamp::from_unix_ms)
 }
 
 #[cfg(test)]
@@ -336,20 +367,34 @@ mod tests {
         assert_eq!(named.places(), [Place::Address("http://box".to_owned())]);
     }
 
+    fn empty_answer() -> Answer {
+        Answer { url: String::new(), status: 200, text: String::new(), date: None }
+    }
+
+    #[test]
+    fn the_servers_clock_is_read() {
+        let read = |text| date_of(text).map(|at| at.to_string());
+        assert_eq!(read("Sun, 06 Nov 1994 08:49:37 GMT").as_deref(), Some("1994-11-06T08:49:37.000Z"));
+        for text in ["", "now", "Sun, 06 Nov 1994 25:49:37 GMT", "784111777"] {
+            assert_eq!(read(text), None, "{text}");
+        }
+    }
+
     #[test]
     fn json_comes_on_one_line_and_otherwise_as_it_is() {
-        let answer = |text: &str| Answer { url: String::new(), text: text.to_owned() };
+        let answer = |text: &str| Answer { text: text.to_owned(), ..empty_answer() };
         assert_eq!(answer("{\n  \"b\": \"x\\ny\",\r\n  \"a\": 1.50\n}\n").as_line(), "{  \"b\": \"x\\ny\",  \"a\": 1.50}");
     }
 
     #[test]
     fn what_passes_by_itself_is_worth_another_try() {
-        let document = || Answer { url: String::new(), text: String::new() };
-        let failed = |status| ClientError::Failed { status, detail: String::new(), document: document() };
+        let failed = |status| ClientError::Failed { status, detail: String::new(), document: empty_answer() };
+        let stranger = |status| ClientError::Stranger { url: String::new(), cause: String::new(), status };
+        assert!(stranger(502).may_pass() && !stranger(200).may_pass() && !stranger(500).may_pass());
         assert!(failed(503).may_pass() && failed(500).may_pass());
         assert!(!failed(404).may_pass());
         assert!(ClientError::Unreachable { url: String::new() }.may_pass());
-        assert!(!ClientError::Refused { detail: String::new(), document: document() }.may_pass());
+        assert!(!ClientError::Refused { detail: String::new(), document: empty_answer() }.may_pass());
         assert!(!ClientError::Output(io::ErrorKind::BrokenPipe.into()).may_pass());
     }
 }

@@ -1,245 +1,266 @@
-//! `autoappdev logs`: the latest lines, and with `-f` each new one, also across a restart of the server.
+//! `autoappdev logs`: the latest lines or those from a moment on, and with `-f` each new one, also across a restart of the server.
 //!
 //! The cursor is the API's: an id is taken over only from an answer that was read whole, so that no line comes twice or is left
-//! out, whenever the connection breaks. Lines are printed as they are, as `cat` would.
+//! out, whenever the connection breaks. A follower asks for what is behind the last line and the answer comes with the next one; where
+//! the server does not wait, it asks again and again.
 
-use std::io::{self, Write};
+mod link;
+mod page;
+mod printer;
+mod reader_gone;
+mod since;
+
+use std::io::{self, StdoutLock, Write};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec};
-use serde::Deserialize;
+use self::link::{Link, longer};
+use self::page::{Begin, PAGE_LINES, Page, RunEnd, Tail, Wanted};
+use self::printer::Printer;
+pub(super) use self::since::Since;
+use super::args::{Amount, LogsArgs, Source};
+use super::client::{Answer, Client, ClientError};
+use crate::clock::{Clock, SystemClock, Timestamp};
 
-use super::args::LogsArgs;
-use super::client::{Client, ClientError};
-use super::output::printable;
-use crate::clock::Timestamp;
+/// How many lines are printed where nothing says how many.
+const LINES_DEFAULT: u32 = 200;
+/// How long an answer waits for a line.
+const WAIT: Duration = Duration::from_secs(30);
+/// The shortest time from one question to the next while lines trickle in: a line that comes alone is shown at once, and of a hundred in
+/// a row not each is a request of its own.
+const PACE: Duration = Duration::from_millis(20);
+/// The waits between two answers that came at once and had nothing: the server's own log has no other way.
+const IDLE_MIN: Duration = Duration::from_millis(300);
+const IDLE_MAX: Duration = Duration::from_secs(1);
+/// For how long a server that went away is waited for in the middle of what is there already.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// The most text that is looked for further back; what one answer has of it, too.
+const LATEST_BYTES_MAX: usize = 1024 * 1024;
+/// How far ahead of the server's clock a moment may be: its `Date` has whole seconds.
+const DATE_STEP: Duration = Duration::from_secs(1);
 
-/// How many lines one request of a follower asks for.
-const FOLLOW_LINES: usize = 500;
-/// The wait after an answer with lines.
-const POLL_MIN: Duration = Duration::from_millis(300);
-/// The longest wait after answers without lines, or without an answer.
-const POLL_MAX: Duration = Duration::from_secs(1);
-
-/// An answer of `/api/logs` or `/api/logs/tail`.
-#[derive(Deserialize)]
-struct Page {
-    next: u64,
-    #[serde(default)]
-    first: u64,
-    lines: Vec<Line>,
+/// Why lines could not be printed. The texts end up after `autoappdev: `.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum LogsError {
+    #[error("--run is for the pipeline's lines; the server's own (--source backend) belong to no run")]
+    RunOfBackend,
+    #[error("--since {at} lies ahead: the server's clock says {now}")]
+    Ahead { at: Timestamp, now: Timestamp },
+    #[error(
+        "the server does not know {0} yet: it is older than this program; leave that out, or restart the server with this program"
+    )]
+    OlderServer(&'static str),
+    #[error("the server has another log than before, and what comes of run {0} cannot be told any more")]
+    OtherLog(u64),
+    #[error(transparent)]
+    Client(#[from] ClientError),
 }
 
-#[derive(Deserialize)]
-struct Line {
-    /// None for a line that was damaged on disk.
-    ts: Option<Timestamp>,
-    stream: Option<String>,
-    run_id: Option<u64>,
-    #[serde(rename = "line")]
-    text: String,
-    #[serde(default)]
-    partial: bool,
+impl LogsError {
+    /// Whether what was typed is the cause.
+    pub(super) fn is_wrong_usage(&self) -> bool {
+        match self {
+            Self::RunOfBackend | Self::Ahead { .. } => true,
+            Self::OlderServer(_) | Self::OtherLog(_) | Self::Client(_) => false,
+        }
+    }
 }
 
-/// Prints the latest lines and, where asked, follows until Ctrl-C, which ends the process with 0.
-pub(super) fn print_logs(client: &Client, wanted: &LogsArgs, json: bool) -> Result<(), ClientError> {
-    if wanted.follow {
+impl From<io::Error> for LogsError {
+    fn from(error: io::Error) -> Self {
+        Self::Client(error.into())
+    }
+}
+
+/// Prints what is there and, where asked, follows: until Ctrl-C, which ends the process with 0, or the run's end.
+pub(super) fn print_logs(client: &Client, args: &LogsArgs, json: bool) -> Result<(), LogsError> {
+    let wanted = Wanted { source: args.source, run: args.run, grep: args.grep.as_deref() };
+    if args.source == Source::Backend && args.run.is_some() {
+        return Err(LogsError::RunOfBackend);
+    }
+    if args.follow {
         // The handler ends the process at once, wherever it is: waiting for an answer as well as between two.
         signal_hook::flag::register_conditional_shutdown(signal_hook::consts::SIGINT, 0, Arc::new(AtomicBool::new(true)))?;
     }
-    let mut printer = Printer::new(io::BufWriter::new(io::stdout().lock()), wanted.timestamps);
-    let source = wanted.source.as_str();
-    // The API gives at least one line; its `next` is needed for none, too.
-    let answer = client.get(&format!("/api/logs/tail?name={source}&lines={}", wanted.lines.max(1)))?;
-    let Page { mut next, lines, .. } = answer.read()?;
-    if wanted.lines > 0 {
-        if json {
-            printer.document(&answer.as_line())?;
-        } else {
-            printer.lines(&lines)?;
+    reader_gone::end_without_a_reader();
+    let printer = Printer::new(io::BufWriter::new(io::stdout().lock()), !args.no_timestamps, args.grep.is_none());
+    let link = Link::new(client, (!args.follow).then_some(PATIENCE));
+    let mut reading = Reading { wanted, link, printer, json, follow: args.follow };
+    reading.read(args)?;
+    Ok(reading.printer.finish()?)
+}
+
+/// One reading of the log, from its beginning to its end.
+struct Reading<'a> {
+    wanted: Wanted<'a>,
+    link: Link<'a>,
+    printer: Printer<io::BufWriter<StdoutLock<'static>>>,
+    json: bool,
+    follow: bool,
+}
+
+impl Reading<'_> {
+    fn read(&mut self, args: &LogsArgs) -> Result<(), LogsError> {
+        let amount = match (args.lines, args.since, &args.grep) {
+            (Some(amount), ..) => amount,
+            (None, Some(_), _) => Amount::All,
+            // A search is for all there is; who follows wants to see what comes.
+            (None, None, Some(_)) if !self.follow => Amount::All,
+            (None, None, _) => Amount::Latest(LINES_DEFAULT),
+        };
+        let (mut at, mut end) = (None, 0);
+        if amount == Amount::All || args.since.is_some() {
+            // What time it is there, and how far the log goes now: one that grows as fast as it is read would never be read to its end.
+            let now = Wanted { grep: None, ..self.wanted };
+            let answer = self.link.get(&now.tail(Tail { lines: 1, at: None, before: None }))?;
+            at = args.since.map(|since| moment(since, &answer)).transpose()?;
+            end = answer.read::<Page>()?.next;
+        }
+        match amount {
+            Amount::Latest(lines) => match self.print_latest(lines, at)? {
+                Some(next) if self.follow => self.print_from(Begin::Behind(next), None),
+                Some(_) | None => Ok(()),
+            },
+            Amount::All => self.print_from(at.map_or(Begin::Behind(0), Begin::At), Some(end)),
         }
     }
-    if !wanted.follow {
-        return Ok(printer.finish()?);
+
+    /// Prints the latest lines; the id to go on behind, or none where nothing more can come.
+    ///
+    /// An answer to a search looks back only so far: it is asked on from there.
+    fn print_latest(&mut self, lines: u32, at: Option<Timestamp>) -> Result<Option<u64>, LogsError> {
+        // Newest first.
+        let mut pages: Vec<(Answer, Page)> = Vec::new();
+        // The API gives at least one line; its `next` is needed for none, too.
+        let mut tail = Tail { lines: lines.max(1), at, before: None };
+        let mut bytes = 0;
+        loop {
+            let answer = self.link.get(&self.wanted.tail(tail))?;
+            let page = self.understand(&answer)?;
+            bytes += page.lines.iter().map(|line| line.text.len()).sum::<usize>();
+            tail.lines = tail.lines.saturating_sub(u32::try_from(page.lines.len()).unwrap_or(u32::MAX));
+            let went_back = tail.before.is_none_or(|before| page.first < before);
+            let is_done = page.searched_all != Some(false) || !went_back || tail.lines == 0 || bytes >= LATEST_BYTES_MAX;
+            tail.before = Some(page.first);
+            if pages.is_empty() || !page.lines.is_empty() || page.gone > 0 {
+                pages.push((answer, page));
+            }
+            if is_done || lines == 0 {
+                break;
+            }
+        }
+        if lines > 0 {
+            for (answer, page) in pages.iter().rev() {
+                self.print(answer, page, pages.len() == 1)?;
+            }
+        }
+        let newest = &pages[0].1;
+        Ok((!newest.is_last()).then_some(newest.next))
     }
 
-    let mut wait = POLL_MIN;
-    let mut connected = true;
-    loop {
-        pause_for(wait)?;
-        let answer = match client.get(&format!("/api/logs?source={source}&since={next}&limit={FOLLOW_LINES}")) {
-            Ok(answer) => answer,
-            Err(error) if error.may_pass() => {
-                if connected {
-                    warn("connection lost; trying again");
+    /// Prints page after page: up to `end`, or, following, for ever or to the run's end.
+    fn print_from(&mut self, mut begin: Begin, end: Option<u64>) -> Result<(), LogsError> {
+        let mut idle = IDLE_MIN;
+        let mut is_first = !self.follow;
+        loop {
+            let can_wait = self.follow && self.wanted.source == Source::Pipeline && matches!(begin, Begin::Behind(_));
+            let asked_at = Instant::now();
+            let answer = self.link.get_waiting(&self.wanted.page(begin), can_wait.then_some(WAIT))?;
+            let page = self.understand(&answer)?;
+            // Of a run and of a search the answer itself tells.
+            let is_before = |at| page.since == Some(0) && page.lines.first().and_then(|line| line.ts).is_some_and(|ts| ts < at);
+            if matches!(begin, Begin::At(at) if is_before(at)) && self.wanted.run.is_none() && self.wanted.grep.is_none() {
+                return Err(LogsError::OlderServer("--since"));
+            }
+            self.print(&answer, &page, std::mem::take(&mut is_first))?;
+            let next = match begin {
+                // Where no line is so late, what was there before is not wanted.
+                Begin::At(_) if page.is_at_end() => page.next.max(end.unwrap_or(0)),
+                Begin::At(_) | Begin::Behind(_) => page.next,
+            };
+            if page.is_last() {
+                return Ok(());
+            }
+            if !self.follow && (page.is_at_end() || end.is_some_and(|end| next >= end)) {
+                return Ok(());
+            }
+            let has_moved = begin != Begin::Behind(next);
+            begin = Begin::Behind(next);
+            if self.link.was_lost() {
+                begin = Begin::Behind(self.after_a_loss(next)?);
+            }
+            if page.is_at_end() && !has_moved {
+                // Where it did not wait it cannot, or too many wait already.
+                if asked_at.elapsed() < WAIT / 2 {
+                    thread::sleep(idle);
+                    idle = longer(idle, IDLE_MIN, IDLE_MAX);
                 }
-                connected = false;
-                wait = longer(wait);
                 continue;
             }
-            Err(error) => return Err(error),
-        };
-        connected = true;
+            idle = IDLE_MIN;
+            if self.follow && page.lines.len() < PAGE_LINES && page.searched_all != Some(false) {
+                thread::sleep(PACE.saturating_sub(asked_at.elapsed()));
+            }
+        }
+    }
+
+    /// Where to go on at a server that came back. Ids only grow; where the log ends before what was told it is another one, and
+    /// whoever waited for the old ids would wait for ever.
+    fn after_a_loss(&mut self, next: u64) -> Result<u64, LogsError> {
+        let all = Wanted { run: None, grep: None, ..self.wanted };
+        let end = self.link.get(&all.tail(Tail { lines: 1, at: None, before: None }))?.read::<Page>()?.next;
+        if end >= next {
+            return Ok(next);
+        }
+        if let Some(run) = self.wanted.run {
+            return Err(LogsError::OtherLog(run));
+        }
+        self.printer.finish()?;
+        warn("the server has another log than before; going on with what comes now");
+        Ok(end)
+    }
+
+    /// What the answer says, where it is one to what was asked: a server that does not know a word of the question leaves it out.
+    fn understand(&self, answer: &Answer) -> Result<Page, LogsError> {
         let page: Page = answer.read()?;
-        if page.first > next {
-            warn("some lines are missing here: the log no longer kept them");
+        if self.wanted.run.is_some() && page.end == RunEnd::Untold {
+            return Err(LogsError::OlderServer("--run"));
         }
-        next = page.next;
-        if page.lines.is_empty() {
-            wait = longer(wait);
-            continue;
+        if self.wanted.grep.is_some() && page.searched_all.is_none() {
+            return Err(LogsError::OlderServer("--grep"));
         }
-        if json {
-            printer.document(&answer.as_line())?;
+        Ok(page)
+    }
+
+    /// Prints a page; as JSON one with nothing in it, too, where it `has_to_be`.
+    fn print(&mut self, answer: &Answer, page: &Page, has_to_be: bool) -> io::Result<()> {
+        if page.gone > 0 {
+            self.printer.finish()?;
+            warn(&format!("{} bytes of the log before this are gone", page.gone));
+        }
+        if !self.json {
+            self.printer.lines(&page.lines)
+        } else if has_to_be || page.gone > 0 || !page.lines.is_empty() {
+            self.printer.document(&answer.as_line())
         } else {
-            printer.lines(&page.lines)?;
+            Ok(())
         }
-        wait = if page.lines.len() >= FOLLOW_LINES { Duration::ZERO } else { POLL_MIN };
     }
 }
 
-fn longer(wait: Duration) -> Duration {
-    (wait * 3 / 2).clamp(POLL_MIN, POLL_MAX)
-}
-
-/// Waits, and looks meanwhile whether anybody still reads: `logs -f | head` must end though no line comes any more.
-fn pause_for(wait: Duration) -> io::Result<()> {
-    let stdout = io::stdout();
-    let mut reader = [PollFd::new(&stdout, PollFlags::empty())];
-    let wait = Timespec { tv_sec: wait.as_secs().cast_signed(), tv_nsec: wait.subsec_nanos().into() };
-    match rustix::event::poll(&mut reader, Some(&wait)) {
-        // Errors and hang-ups are told without being asked for (`poll(2)`).
-        Ok(_) if reader[0].revents().intersects(PollFlags::ERR | PollFlags::HUP) => Err(io::ErrorKind::BrokenPipe.into()),
-        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
-        Err(error) => Err(error.into()),
+/// The moment that is meant, by the clock of the server that answered.
+fn moment(since: Since, answer: &Answer) -> Result<Timestamp, LogsError> {
+    let now = answer.date().unwrap_or_else(|| SystemClock.now());
+    match since {
+        Since::Ago(ago) => Ok(now.before(ago)),
+        Since::At(at) if at.before(DATE_STEP) > now => Err(LogsError::Ahead { at, now }),
+        Since::At(at) => Ok(at),
     }
 }
 
 fn warn(sentence: &str) {
     // Where stderr is gone nobody can be told; the lines still have their reader.
     let _ = writeln!(io::stderr(), "autoappdev: {sentence}");
-}
-
-/// Writes lines, and joins those that came in parts.
-struct Printer<W> {
-    out: W,
-    timestamps: bool,
-    /// Whose line is still unfinished: its run and stream.
-    open: Option<(Option<u64>, Option<String>)>,
-}
-
-impl<W: Write> Printer<W> {
-    fn new(out: W, timestamps: bool) -> Self {
-        Self { out, timestamps, open: None }
-    }
-
-    fn document(&mut self, json: &str) -> io::Result<()> {
-        writeln!(self.out, "{json}")?;
-        self.out.flush()
-    }
-
-    /// A part is shown at once, as a prompt must be. Where another stream's line comes between two parts, the first ends there.
-    fn lines(&mut self, lines: &[Line]) -> io::Result<()> {
-        for line in lines {
-            let whose = (line.run_id, line.stream.clone());
-            let goes_on = self.open.as_ref() == Some(&whose);
-            if !goes_on {
-                self.end_open_line()?;
-                if self.timestamps {
-                    match line.ts {
-                        Some(ts) => write!(self.out, "{ts} ")?,
-                        None => write!(self.out, "{:24} ", "-")?,
-                    }
-                    if let Some(stream) = &line.stream {
-                        write!(self.out, "{} ", printable(stream))?;
-                    }
-                }
-            }
-            self.out.write_all(line.text.as_bytes())?;
-            self.open = Some(whose);
-            if !line.partial {
-                self.end_open_line()?;
-            }
-        }
-        self.out.flush()
-    }
-
-    fn end_open_line(&mut self) -> io::Result<()> {
-        if self.open.take().is_some() { self.out.write_all(b"\n") } else { Ok(()) }
-    }
-
-    fn finish(mut self) -> io::Result<()> {
-        self.end_open_line()?;
-        self.out.flush()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn line(stream: &str, text: &str, partial: bool) -> Line {
-        let stream = (!stream.is_empty()).then(|| stream.to_owned());
-        Line {
-            ts: Some(Timestamp::from_unix_ms(0)),
-            run_id: stream.is_some().then_some(7),
-            stream,
-            text: text.to_owned(),
-            partial,
-        }
-    }
-
-    fn printed(timestamps: bool, pages: &[&[Line]]) -> String {
-        let mut out = Vec::new();
-        let mut printer = Printer::new(&mut out, timestamps);
-        for page in pages {
-            printer.lines(page).expect("memory takes everything");
-        }
-        printer.finish().expect("memory takes everything");
-        String::from_utf8(out).expect("text")
-    }
-
-    #[test]
-    fn parts_of_a_line_are_joined_also_across_answers() {
-        let pages: [&[Line]; 2] = [
-            &[line("stdout", "one", false), line("stdout", "t", true), line("stdout", "w", true)],
-            &[line("stdout", "o", false), line("stdout", "", false), line("stdout", "three", false)],
-        ];
-        assert_eq!(printed(false, &pages), "one\ntwo\n\nthree\n");
-    }
-
-    #[test]
-    fn another_streams_line_is_not_glued_to_an_unfinished_one() {
-        let page = [line("stdout", "50%", true), line("stderr", "oops", false), line("stdout", " 60%", true)];
-        assert_eq!(printed(false, &[&page]), "50%\noops\n 60%\n");
-    }
-
-    #[test]
-    fn the_streams_mark_and_time_stand_once_a_line() {
-        let page = [line("stdout", "a", true), line("stdout", "b", false), line("stderr", "c", false), line("", "d", false)];
-        let expected = "1970-01-01T00:00:00.000Z stdout ab\n1970-01-01T00:00:00.000Z stderr c\n1970-01-01T00:00:00.000Z d\n";
-        assert_eq!(printed(true, &[&page]), expected);
-    }
-
-    #[test]
-    fn output_goes_out_as_it_is() {
-        assert_eq!(
-            printed(false, &[&[line("stdout", "\u{1b}[31mred\u{1b}[0m\r\u{fffd}", false)]]),
-            "\u{1b}[31mred\u{1b}[0m\r\u{fffd}\n"
-        );
-    }
-
-    #[test]
-    fn waits_grow_to_a_second_and_no_further() {
-        let mut wait = Duration::ZERO;
-        let mut waits = Vec::new();
-        for _ in 0..6 {
-            wait = longer(wait);
-            waits.push(wait.as_millis());
-        }
-        assert_eq!(waits, [300, 450, 675, 1000, 1000, 1000]);
-    }
 }

@@ -25,6 +25,7 @@ use serde_json::{Map, Value, json};
 
 use self::args::{Ask, Cli, Command, PairArgs, StartArgs, StopArgs};
 use self::client::{ACTION_TIMEOUT, Answer, Client, ClientError, STOP_MARGIN};
+use self::logs::LogsError;
 use self::pair::PairError;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, ConfigError, Endpoint, Flags, GRACE_S_MAX, Tokens, parse_dotenv};
@@ -62,7 +63,18 @@ enum Failure {
     #[error(transparent)]
     Client(#[from] ClientError),
     #[error(transparent)]
+    Logs(LogsError),
+    #[error(transparent)]
     Pair(PairError),
+}
+
+impl From<LogsError> for Failure {
+    fn from(error: LogsError) -> Self {
+        match error {
+            LogsError::Client(error) => Self::Client(error),
+            other => Self::Logs(other),
+        }
+    }
 }
 
 impl From<PairError> for Failure {
@@ -114,7 +126,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>, modes: &Modes) -> ExitCode 
 fn report(failure: &Failure, json: bool) -> ExitCode {
     let (code, document) = match failure {
         Failure::Config(_) => (WRONG_USAGE, None),
-        Failure::WorkingDirectory(_) | Failure::Dotenv(_) | Failure::Pair(_) => (FAILURE, None),
+        Failure::Logs(error) if error.is_wrong_usage() => (WRONG_USAGE, None),
+        Failure::Logs(_) | Failure::WorkingDirectory(_) | Failure::Dotenv(_) | Failure::Pair(_) => (FAILURE, None),
         Failure::Client(error) => match error {
             ClientError::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => return ExitCode::SUCCESS,
             ClientError::Refused { document, .. } => (REFUSED, Some(document)),

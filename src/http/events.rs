@@ -91,6 +91,17 @@ pub(super) enum Begin {
     Now,
 }
 
+/// What somebody who waits for lines has seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Look {
+    /// What is waited for.
+    There,
+    /// Nothing yet: there will be news.
+    NotYet,
+    /// Nothing yet, and no news may come of it: to be looked at again after this.
+    Soon(Duration),
+}
+
 /// Who streams: one for all listeners of a server.
 #[derive(Debug)]
 pub struct Streams {
@@ -123,7 +134,7 @@ impl Streams {
     }
 
     /// Waits until the log has what somebody asks for, as `look` tells, at most for `limit`. Where too many wait already it does not.
-    pub(super) fn wait_for_lines(&self, limit: Duration, mut look: impl FnMut() -> io::Result<bool>) -> io::Result<()> {
+    pub(super) fn wait_for_lines<E>(&self, limit: Duration, mut look: impl FnMut() -> Result<Look, E>) -> Result<(), E> {
         let deadline = Instant::now() + limit;
         let watch = self.supervisor.watch();
         let follower = self.log_watch.follow();
@@ -134,10 +145,15 @@ impl Streams {
             let seen = watch.seen();
             let look_again = follower.watch_run(watch.get().snapshot.run_id);
             let left = deadline.saturating_duration_since(Instant::now());
-            if is_crowded || left.is_zero() || look()? {
+            if is_crowded || left.is_zero() {
                 return Ok(());
             }
-            if !watch.wait_news(seen, look_again.map_or(left, |look_again| look_again.min(left))) {
+            let soon = match look()? {
+                Look::There => return Ok(()),
+                Look::NotYet => left,
+                Look::Soon(limit) => limit.min(left),
+            };
+            if !watch.wait_news(seen, look_again.map_or(soon, |look_again| look_again.min(soon))) {
                 return Ok(());
             }
         }

@@ -5,9 +5,11 @@ use std::io::Read;
 use std::time::Duration;
 
 use rouille::Request;
+use rouille::percent_encoding::percent_decode_str;
 use serde_json::{Map, Value};
 
 use super::error::ApiError;
+use crate::clock::Timestamp;
 use crate::config::GRACE_S_MAX;
 use crate::supervisor::StartRequest;
 
@@ -179,7 +181,37 @@ pub(super) fn query_word<'w>(request: &Request, name: &str, words: &[&'w str; 2]
         .ok_or_else(|| ApiError::BadQuery(format!("{name} must be {} or {}", words[0], words[1])))
 }
 
-/// The first value of that name, as it was sent: what is asked for here needs no decoding.
+/// A text from the query, of 1 to `bytes_max` bytes, in percent encoding where need be; `+` is a blank, as a form sends it.
+pub(super) fn query_text(request: &Request, name: &str, bytes_max: usize) -> Result<Option<String>, ApiError> {
+    let Some(text) = query(request, name) else { return Ok(None) };
+    let decoded = decoded(&text.replace('+', " "));
+    decoded.filter(|text| (1..=bytes_max).contains(&text.len())).map(Some).ok_or_else(|| {
+        ApiError::BadQuery(format!(
+            "{name} must be a text of 1 to {bytes_max} bytes, UTF-8 in percent encoding (curl -G --data-urlencode)"
+        ))
+    })
+}
+
+/// A time from the query.
+pub(super) fn query_time(request: &Request, name: &str) -> Result<Option<Timestamp>, ApiError> {
+    let Some(text) = query(request, name) else { return Ok(None) };
+    // The sign of an offset is sent as it is or in percent encoding, and no time has a blank.
+    let time = decoded(text).and_then(|text| Timestamp::from_rfc3339(&text).ok());
+    let bad = || {
+        ApiError::BadQuery(format!("{name} must be an RFC 3339 time such as 2026-01-31T10:00:00Z or 2026-01-31T11:00:00.5+01:00"))
+    };
+    time.map(Some).ok_or_else(bad)
+}
+
+/// Percent encoding taken back (RFC 3986, section 2.1); `None` where that is broken or leads to no UTF-8.
+fn decoded(text: &str) -> Option<String> {
+    let is_digit = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_hexdigit);
+    let bytes = text.as_bytes();
+    let is_whole = memchr::memchr_iter(b'%', bytes).all(|at| is_digit(bytes.get(at + 1)) && is_digit(bytes.get(at + 2)));
+    is_whole.then(|| percent_decode_str(text).decode_utf8().ok().map(Into::into)).flatten()
+}
+
+/// The first value of that name, as it was sent: most of what is asked for here needs no decoding.
 fn query<'r>(request: &'r Request, name: &str) -> Option<&'r str> {
     let query = request.raw_query_string();
     // Nearly every request has none.
@@ -274,6 +306,27 @@ mod tests {
         ] {
             assert!(query_number(&get(bad), "limit", 1, 10).is_err(), "{bad}");
         }
+        let text = |query: &str| query_text(&get(query), "grep", 9);
+        for (query, wanted) in [
+            ("grep=a", "a"),
+            ("grep=a+b%2B%25", "a b+%"),
+            ("grep=%C3%A9&grep=x", "\u{e9}"),
+            ("since=1&grep==%3d=", "==="),
+            ("grep=%00", "\0"),
+            ("grep=123456789", "123456789"),
+        ] {
+            assert_eq!(text(query).expect(query).as_deref(), Some(wanted));
+        }
+        assert_eq!(text("greps=1").expect("another name"), None);
+        for bad in ["grep", "grep=", "grep=%", "grep=%4", "grep=%g1", "grep=%+1", "grep=%ff", "grep=%C3", "grep=1234567890"] {
+            assert!(text(bad).is_err(), "{bad}");
+        }
+        let time = |query: &str| query_time(&get(query), "at");
+        for good in ["2026-01-31T10:00:00Z", "2026-01-31T11:00:00+01:00", "2026-01-31T11%3A00:00.000%2B01:00"] {
+            let at = time(&format!("at={good}")).expect(good).expect("there");
+            assert_eq!(at.to_string(), "2026-01-31T10:00:00.000Z");
+        }
+        assert!(time("at=").is_err() && time("at=now").is_err() && time("at=2026-01-31").is_err());
         assert_eq!(query_word(&get("source=backend"), "source", &["pipeline", "backend"]).expect("good"), "backend");
         assert!(query_word(&get("source=../etc"), "source", &["pipeline", "backend"]).is_err());
     }

@@ -18,6 +18,7 @@ mod input;
 mod keys;
 mod listener;
 mod log_watch;
+mod logs;
 mod page;
 mod seats;
 mod server;
@@ -32,7 +33,7 @@ use rouille::{Request, Response, ResponseBody};
 use serde::Serialize;
 use serde_json::json;
 
-use crate::log::{self, BackendFiles, Cursor, Page, RunLogs};
+use crate::log::RunLogs;
 use crate::pipeline::Progress;
 use crate::process::{self, Identity};
 use crate::run_dir::{self, Runs};
@@ -57,12 +58,9 @@ const API_VERSION: u32 = 1;
 const WAIT_S_MAX: u64 = 60;
 const WAIT_S_DEFAULT: u64 = 30;
 
-/// The most runs and lines of one answer, and how many where none is named.
+/// The most runs of one answer, and how many where no number is named.
 const RUNS_MAX: u64 = 500;
 const RUNS_DEFAULT: u64 = 50;
-const LINES_MAX: u64 = 5000;
-const LINES_DEFAULT: u64 = 500;
-const TAIL_DEFAULT: u64 = 200;
 
 /// More than most pages of a log take, in bytes.
 const LONG_BYTES: usize = 2 * 1024 * 1024;
@@ -82,10 +80,6 @@ const EVERY_ANSWER: [(&str, &str); 5] = [
     ("Cross-Origin-Resource-Policy", "same-origin"),
     ("Cache-Control", "no-store"),
 ];
-
-/// What can be asked for in a log.
-const SOURCES: [&str; 2] = ["pipeline", BACKEND];
-const BACKEND: &str = "backend";
 
 /// All that the endpoints need, and how they are reached by one door. Each door has its own.
 #[derive(Clone, Debug)]
@@ -322,41 +316,6 @@ impl App {
         stored.map(|told| told.progress.shown(ended_at))
     }
 
-    fn logs(&self, request: &Request) -> Result<Response, ApiError> {
-        let source = input::query_word(request, "source", &SOURCES)?;
-        let since = input::query_number(request, "since", 0, u64::MAX)?.unwrap_or(0);
-        let limit = input::query_number(request, "limit", 1, LINES_MAX)?.unwrap_or(LINES_DEFAULT);
-        let limit = usize::try_from(limit).expect("at most LINES_MAX");
-        let wait = input::query_number(request, "wait", 0, WAIT_S_MAX)?.unwrap_or(0);
-        if wait > 0 && source == BACKEND {
-            return Err(ApiError::BadQuery("wait is for the pipeline's log; leave it out for the server's own".to_owned()));
-        }
-        if wait > 0 {
-            let mut cursor = Cursor::new(&self.logs, since);
-            self.streams.wait_for_lines(Duration::from_secs(wait), || Ok(cursor.next()?.is_some()))?;
-        }
-        self.answers.make(|| {
-            let page = if source == BACKEND {
-                log::read_since(BackendFiles::new(self.runs.runtime_dir()), since, limit)?
-            } else {
-                log::read_since(&self.logs, since, limit)?
-            };
-            Ok(self.answers.json(long_bytes(&Lines { source: Some(source), since: Some(since), name: None, page })))
-        })
-    }
-
-    fn tail(&self, request: &Request) -> Result<Response, ApiError> {
-        let name = input::query_word(request, "name", &SOURCES)?;
-        let lines = input::query_number(request, "lines", 1, LINES_MAX)?.unwrap_or(TAIL_DEFAULT);
-        let lines = usize::try_from(lines).expect("at most LINES_MAX");
-        let page = if name == BACKEND {
-            log::read_tail(BackendFiles::new(self.runs.runtime_dir()), lines)?
-        } else {
-            log::read_tail(&self.logs, lines)?
-        };
-        Ok(self.answers.json(long_bytes(&Lines { source: None, since: None, name: Some(name), page })))
-    }
-
     /// Strangers are told whether it serves, not what is wrong: that names paths.
     fn health(&self, request: &Request) -> Result<Response, ApiError> {
         let is_known = match self.visitor(request) {
@@ -437,19 +396,6 @@ impl App {
 fn path_of(request: &Request) -> &str {
     let target = request.raw_url();
     target.split_once('?').map_or(target, |(path, _)| path)
-}
-
-/// A page of a log, written as it is: a `json!` would copy every line of it first.
-#[derive(Serialize)]
-struct Lines<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    source: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    since: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    name: Option<&'a str>,
-    #[serde(flatten)]
-    page: Page,
 }
 
 /// The `Allow` of a path that is known, for any method that it does not take.

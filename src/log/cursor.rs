@@ -57,6 +57,8 @@ pub struct Cursor<L> {
     done: Option<Done>,
     /// The last answer of the listing, for who asks where the log begins.
     listed: SegmentList,
+    /// Where the log ends, if nothing is added to it any more.
+    end: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -95,7 +97,13 @@ struct Open {
 impl<L: Listing> Cursor<L> {
     /// Begins behind position `since`: with the first line whose id is larger. Any number is a good one.
     pub fn new(log: L, since: u64) -> Self {
-        Self { log, position: since, open: None, done: None, listed: [].into() }
+        Self::until(log, since, None)
+    }
+
+    /// The same over a log that may be known to end at `end`: nothing is added to it any more. Then what was torn off at its end is a line, too, and what
+    /// is missing there is told.
+    pub fn until(log: L, since: u64, end: Option<u64>) -> Self {
+        Self { log, position: since, open: None, done: None, listed: [].into(), end }
     }
 
     /// The position behind all that was handed out or told to be gone: the `since` that goes on from here.
@@ -114,7 +122,7 @@ impl<L: Listing> Cursor<L> {
         loop {
             let Some(open) = &mut self.open else {
                 match self.find()? {
-                    Found::Nothing => return Ok(None),
+                    Found::Nothing => return Ok(self.missing_end()),
                     Found::Segment => continue,
                     Found::Hole { from, to } => return Ok(Some(Item::Gone { from, to })),
                 }
@@ -133,7 +141,7 @@ impl<L: Listing> Cursor<L> {
                 Ok(false) => {
                     // Whether another one follows is looked at before the last look at this one: what was added between is found by it.
                     self.listed = self.log.segments(false)?;
-                    if self.listed.last().is_none_or(|last| order(last) <= order(&open.segment)) {
+                    if self.end.is_none() && self.listed.last().is_none_or(|last| order(last) <= order(&open.segment)) {
                         return Ok(None);
                     }
                     open.is_finished = true;
@@ -158,6 +166,16 @@ impl<L: Listing> Cursor<L> {
             }
         }
         Ok(self.open.as_ref().map(|open| Item::Line(open.taken())))
+    }
+
+    /// What is not there any more between the last segment and the log's end, where that is known.
+    fn missing_end(&mut self) -> Option<Item<'static>> {
+        let from = self.position;
+        let to = self.end.filter(|&end| end > from)?;
+        self.position = to;
+        // Behind a run's last line there may be room that was left for the mark of a loss; where no line is, it is no such room.
+        let is_hole = self.listed.is_empty() || to - from > LOSS_MARK_BYTES_MAX;
+        is_hole.then_some(Item::Gone { from, to })
     }
 
     /// Opens the segment in which it goes on.

@@ -1,17 +1,25 @@
 //! Pages of lines for clients: those after a position, and the last ones.
 
+use std::collections::VecDeque;
 use std::io;
 
 use serde::Serialize;
 
 use super::cursor::{ATTEMPTS_MAX, Cursor, Item, RawLine};
 use super::listing::{Listing, SegmentList};
-use super::segment::end_of_log;
+use super::needle::Needle;
+use super::segment::{Segment, end_of_log};
 use super::{LOSS_MARK_BYTES_MAX, RECORD_MAX, Stream};
 use crate::clock::Timestamp;
 
 /// The most text that one page carries, in bytes: limits a reply, however long the lines are.
 const PAGE_BYTES_MAX: usize = 1024 * 1024;
+
+/// How much of a log one request searches, in bytes: a moment's work, however rare what it looks for is.
+pub const SEARCH_BYTES_MAX: u64 = 8 * 1024 * 1024;
+
+/// A tail is searched in blocks of so many bytes, the last one first.
+pub(super) const SEARCH_BLOCK_BYTES: u64 = 512 * 1024;
 
 /// One line for a client.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -56,48 +64,182 @@ impl From<RawLine<'_>> for Line {
 pub struct Page {
     /// The `since` to ask on with.
     pub next: u64,
-    /// Where the kept log begins.
+    /// Where the kept log begins. Of a tail that was searched, how far back it was.
     pub first: u64,
     /// How many bytes of the log right before the first of these lines are not there any more. A page ends where others are missing.
     pub gone: u64,
     /// Oldest first.
     pub lines: Vec<Line>,
+    /// Whether it has as many lines as were asked for, or all there are.
+    #[serde(skip)]
+    pub is_whole: bool,
+    /// Whether all was looked at that is there now behind `since`.
+    #[serde(skip)]
+    pub is_at_end: bool,
+}
+
+/// What is read of a log.
+#[derive(Clone, Copy, Debug)]
+pub struct Part<'n> {
+    /// Lines with an id above this.
+    pub since: u64,
+    /// And up to this one.
+    pub up_to: u64,
+    /// Where the log ends, if nothing is added to it any more.
+    pub end: Option<u64>,
+    /// Only lines that hold this.
+    pub needle: Option<&'n Needle>,
+}
+
+impl Part<'_> {
+    /// Everything behind a position.
+    pub const fn since(since: u64) -> Self {
+        Self { since, up_to: u64::MAX, end: None, needle: None }
+    }
 }
 
 /// Up to `limit` lines with an id above `since`.
 pub fn read_since(log: impl Listing, since: u64, limit: usize) -> io::Result<Page> {
-    let mut cursor = Cursor::new(log, since);
-    let mut page = Page { next: since, ..Page::default() };
+    read_page(log, Part::since(since), limit)
+}
+
+/// The first lines of a part, up to `limit`. Where it is searched, no more than [`SEARCH_BYTES_MAX`] of it.
+pub fn read_page(log: impl Listing, part: Part<'_>, limit: usize) -> io::Result<Page> {
+    let mut cursor = Cursor::until(log, part.since, part.end);
+    let mut page = Page { next: part.since, ..Page::default() };
     let mut bytes = 0;
+    // A hole counts for the page only in front of the first line that was looked at.
+    let mut has_looked = false;
     while page.lines.len() < limit && bytes < PAGE_BYTES_MAX {
+        if part.needle.is_some() && has_looked && page.next.saturating_sub(part.since + page.gone) >= SEARCH_BYTES_MAX {
+            break;
+        }
         match cursor.next()? {
-            Some(Item::Line(line)) => {
-                bytes += line.text.len();
-                page.next = line.id;
-                page.lines.push(line.into());
+            Some(Item::Line(line)) if line.id > part.up_to => {
+                page.is_at_end = true;
+                break;
             }
-            Some(Item::Gone { from, to }) if page.lines.is_empty() => {
+            Some(Item::Line(line)) => {
+                has_looked = true;
+                page.next = line.id;
+                if part.needle.is_none_or(|needle| needle.is_in(line.text)) {
+                    bytes += line.text.len();
+                    page.lines.push(line.into());
+                }
+            }
+            Some(Item::Gone { from, to }) if !has_looked => {
                 page.gone += to - from;
                 page.next = to;
             }
-            Some(Item::Gone { .. }) | None => break,
+            Some(Item::Gone { .. }) => break,
+            None => {
+                page.is_at_end = true;
+                page.next = cursor.position();
+                break;
+            }
         }
     }
+    page.is_whole = page.is_at_end || page.lines.len() >= limit;
     page.first = cursor.first();
     Ok(page)
 }
 
-/// The last `lines` lines, but none from before a place where some are missing. The work grows with the lines, not with the log.
+/// The last `lines` lines of a log.
 pub fn read_tail(log: impl Listing, lines: usize) -> io::Result<Page> {
+    read_last(log, Part::since(0), 0, lines)
+}
+
+/// The last `lines` lines of a part, but none from before a place where some are missing. The work grows with the lines, not with the log; where
+/// it is searched, with [`SEARCH_BYTES_MAX`] at most. `begin` is where the log began, for what is gone of it.
+pub fn read_last(log: impl Listing, part: Part<'_>, begin: u64, lines: usize) -> io::Result<Page> {
+    if part.needle.is_some() {
+        return search_tail(&log, part, begin, lines);
+    }
     for attempt in 0..ATTEMPTS_MAX {
         let list = log.segments(attempt > 0)?;
         // One of those that are listed can have been packed or removed a moment ago.
-        let Some(tail) = find_tail(&list, lines)? else { continue };
-        let page = read_since(&log, tail.begin, lines)?;
+        let Some(tail) = find_tail(&list, &part, begin, lines)? else { continue };
+        let tail = if tail.begin < part.since { Tail { begin: part.since, gone: 0 } } else { tail };
+        let page = read_page(&log, Part { since: tail.begin, ..part }, lines)?;
         // What is gone since then counts from where it was.
         return Ok(Page { gone: tail.gone + page.gone, ..page });
     }
-    Err(io::Error::other("the log's files change faster than they can be opened"))
+    Err(files_change_too_fast())
+}
+
+/// The same, of the lines that hold something: looks through blocks, from the end on back.
+fn search_tail(log: &impl Listing, part: Part<'_>, begin: u64, lines: usize) -> io::Result<Page> {
+    let segments = log.segments(false)?;
+    let end = end_of_log(&segments)?.max(begin);
+    let floor = segments.first().map_or(begin, |segment| segment.start).max(part.since);
+    let mut page = Page { next: end.min(part.up_to), ..Page::default() };
+    if let (true, Some(end)) = (segments.is_empty(), part.end) {
+        // Nothing of it is there any more.
+        return Ok(Page { next: end, first: end, gone: end - begin, is_whole: true, is_at_end: true, ..page });
+    }
+    let mut found: VecDeque<Line> = VecDeque::new();
+    let mut upper = page.next;
+    let (mut bytes, mut searched) = (0, 0);
+    'blocks: while upper > floor && searched < SEARCH_BYTES_MAX {
+        let lower = upper.saturating_sub(SEARCH_BLOCK_BYTES).max(floor);
+        searched += upper - lower;
+        let mut cursor = Cursor::until(log, lower, part.end);
+        let mut block: VecDeque<(u64, Line)> = VecDeque::new();
+        let (mut hole, mut last) = (None, lower);
+        while let Some(item) = cursor.next()? {
+            match item {
+                // Of these the block behind has told.
+                Item::Line(line) if line.id > upper => break,
+                Item::Gone { to, .. } if to > upper => break,
+                Item::Line(line) => {
+                    let line_begin = std::mem::replace(&mut last, line.id);
+                    if part.needle.is_none_or(|needle| needle.is_in(line.text)) {
+                        block.push_back((line_begin, line.into()));
+                    }
+                    // More than can be wanted: the oldest.
+                    if block.len() + found.len() > lines {
+                        block.pop_front();
+                    }
+                }
+                Item::Gone { from, to } => {
+                    block.clear();
+                    (hole, last) = (Some((from, to)), to);
+                }
+            }
+        }
+        while let Some((line_begin, line)) = block.pop_back() {
+            bytes += line.line.len();
+            found.push_front(line);
+            if found.len() >= lines || bytes >= PAGE_BYTES_MAX {
+                page.first = line_begin;
+                page.is_whole = found.len() >= lines;
+                break 'blocks;
+            }
+        }
+        if let Some((from, to)) = hole {
+            (page.first, page.is_whole) = (to, true);
+            // The block may begin in the middle of the hole.
+            let at = segments.partition_point(|segment| segment.start < to);
+            let is_before_segment = segments.get(at).is_some_and(|segment| segment.start == to);
+            let before = at.checked_sub(1).and_then(|before| segments.get(before)).map(Segment::end).transpose()?;
+            page.gone = to - if is_before_segment { before.unwrap_or(begin).min(from) } else { from };
+            break;
+        }
+        upper = lower;
+        page.first = lower;
+        if lower == floor {
+            page.is_whole = true;
+            page.gone = if part.since > begin { 0 } else { floor - begin };
+        }
+    }
+    page.is_whole |= upper <= floor;
+    page.first = if upper <= floor { floor } else { page.first };
+    page.lines = found.into();
+    Ok(page)
+}
+
+pub(super) fn files_change_too_fast() -> io::Error {
+    io::Error::other("the log's files change faster than they can be opened")
 }
 
 /// Where a tail begins.
@@ -107,19 +249,21 @@ struct Tail {
 }
 
 /// Counts lines from the end; `None` where a segment is not there any more.
-fn find_tail(list: &SegmentList, lines: usize) -> io::Result<Option<Tail>> {
+fn find_tail(list: &SegmentList, part: &Part<'_>, log_begin: u64, lines: usize) -> io::Result<Option<Tail>> {
     if lines == 0 {
-        return Ok(Some(Tail { begin: end_of_log(list)?, gone: 0 }));
+        return Ok(Some(Tail { begin: end_of_log(list)?.min(part.up_to), gone: 0 }));
     }
     let mut wanted = lines;
     let mut bytes = 0;
     let mut chunk = vec![0; RECORD_MAX];
     let mut later: Option<(u64, Option<i64>)> = None;
-    for segment in list.iter().rev() {
+    for segment in list.iter().rev().filter(|segment| segment.start < part.up_to) {
         let Some(mut file) = segment.open()? else { return Ok(None) };
-        let mut end = file.len()?;
-        // What stands behind the last newline of all is a record in the making and no line yet, and a segment without a byte has none.
-        let (len, is_last) = (end, later.is_none());
+        let whole = file.len()?;
+        let mut end = whole.min(part.up_to - segment.start);
+        // What stands behind the last newline of all is a record in the making and no line yet, unless nobody makes it any more; and a
+        // segment without a byte has none.
+        let (len, is_last) = (end, later.is_none() && (part.end.is_none() || end < whole));
         let mut has_line = len > 0 && !is_last;
         if let Some((begin, run_id)) = later {
             let missing = begin.saturating_sub(segment.start + end);
@@ -161,8 +305,8 @@ fn find_tail(list: &SegmentList, lines: usize) -> io::Result<Option<Tail>> {
         }
     }
     // All of it; what lay before is gone.
-    let begin = later.map_or(0, |(begin, _)| begin);
-    Ok(Some(Tail { begin, gone: begin }))
+    let begin = later.map_or(log_begin, |(begin, _)| begin);
+    Ok(Some(Tail { begin, gone: begin.saturating_sub(log_begin) }))
 }
 
 #[cfg(test)]
@@ -315,8 +459,9 @@ mod tests {
     #[test]
     fn an_empty_log_has_no_lines() {
         let none: SegmentList = [].into();
-        assert_eq!(read_since(&none, 0, 10).expect("reads"), Page::default());
-        assert_eq!(read_tail(&none, 10).expect("reads"), Page::default());
+        let nothing = Page { is_whole: true, is_at_end: true, ..Page::default() };
+        assert_eq!(read_since(&none, 0, 10).expect("reads"), nothing);
+        assert_eq!(read_tail(&none, 10).expect("reads"), nothing);
         assert_eq!(read_since(&none, 77, 10).expect("reads").next, 77, "a cursor from before is kept");
     }
 

@@ -8,7 +8,7 @@ use rusqlite::{Connection, OpenFlags};
 
 use super::error::StoreError;
 use super::open::{self, BUSY_TIMEOUT};
-use super::rows::{self, EventRow, RunRow};
+use super::rows::{self, EventRow, RunLogRow, RunRow};
 use crate::clock::Timestamp;
 
 /// The most events that are read at once.
@@ -75,6 +75,20 @@ impl Reader {
         self.read(|conn| {
             conn.prepare("SELECT id, stopped_at FROM pipeline_runs ORDER BY id")?
                 .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+                .collect()
+        })
+    }
+
+    /// Where a run's log lies; `None` where there is no such run.
+    pub fn run_log(&self, id: i64) -> Result<Option<RunLogRow>, StoreError> {
+        self.read(|conn| RunLogRow::read(conn, id))
+    }
+
+    /// The runs whose end was seen before this, in the order of their ids. What an end that nobody saw leaves out, a log may still hold.
+    pub fn runs_over_before(&self, at: Timestamp) -> Result<Vec<i64>, StoreError> {
+        self.read(|conn| {
+            conn.prepare("SELECT id FROM pipeline_runs WHERE stopped_at < ?1 AND log_end IS NOT NULL ORDER BY id")?
+                .query_map([at], |row| row.get(0))?
                 .collect()
         })
     }

@@ -96,6 +96,19 @@ pub struct RunRow {
     pub log_end: Option<u64>,
 }
 
+/// What a row of `pipeline_runs` says of the run's log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RunLogRow {
+    /// The position before its first byte.
+    pub start: u64,
+    /// The position after its last byte; known after an end that was seen.
+    pub end: Option<u64>,
+    /// Whether the run has ended.
+    pub is_over: bool,
+    /// When it was committed.
+    pub created_at: Timestamp,
+}
+
 /// A row of `pipeline_events`: something that happened in a run. As JSON it is the event of `docs/api-contracts.md`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct EventRow {
@@ -197,6 +210,23 @@ impl RunRow {
             runs.push(Self::from_row(row)?);
         }
         Ok(runs)
+    }
+}
+
+impl RunLogRow {
+    /// Of the run with this id.
+    pub(super) fn read(conn: &Connection, id: i64) -> rusqlite::Result<Option<Self>> {
+        let sql = "SELECT log_start, log_end, stopped_at IS NOT NULL AS is_over, created_at FROM pipeline_runs WHERE id = ?1";
+        conn.prepare_cached(sql)?
+            .query_row([id], |row| {
+                Ok(Self {
+                    start: count(row, "log_start")?,
+                    end: optional_count(row, "log_end")?,
+                    is_over: row.get("is_over")?,
+                    created_at: row.get("created_at")?,
+                })
+            })
+            .optional()
     }
 }
 

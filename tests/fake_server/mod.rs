@@ -21,6 +21,8 @@ pub(crate) struct Request {
 pub(crate) enum Reply {
     /// A status and a JSON body.
     Json(u16, String),
+    /// JSON from a server whose clock says this, as HTTP writes it.
+    At(&'static str, String),
     /// A redirect to this address.
     Redirect(String),
     /// The head and half of the body, then nothing: the server was killed.
@@ -107,6 +109,7 @@ fn serve(mut stream: &TcpStream, requests: &Mutex<Vec<Request>>, answer: &impl F
     };
     match answer(&request) {
         Reply::Json(status, body) => write!(stream, "{}\r\n{body}", head(status, body.len())),
+        Reply::At(date, body) => write!(stream, "{}Date: {date}\r\n\r\n{body}", head(200, body.len())),
         Reply::Redirect(to) => write!(stream, "{}Location: {to}\r\n\r\n", head(302, 0)),
         Reply::Half(body) => write!(stream, "{}\r\n{}", head(200, body.len()), &body[..body.len() / 2]),
         Reply::Nothing => Ok(()),

@@ -11,6 +11,7 @@
 )]
 
 pub mod disk;
+pub mod follower;
 pub mod footprint;
 pub mod http;
 mod missing;

@@ -84,7 +84,8 @@ fn read_what_lies_there(folder: &Path, [mode, first, second, third, how, lines]:
     for since in any.chain(whole.lines.iter().rev().take(8).map(|line| line.id)).chain([end, end + 9]) {
         let page = read_since(&segments, since, ALL).expect("reads");
         let wanted: Vec<_> = whole.lines.iter().filter(|line| line.id > since).cloned().collect();
-        assert_eq!(page, Page { next: wanted.last().map_or(since, |line| line.id), first: whole.first, gone: 0, lines: wanted });
+        let next = wanted.last().map_or(since, |line| line.id);
+        assert_eq!(page, Page { next, first: whole.first, gone: 0, lines: wanted, is_whole: true, is_at_end: true });
     }
     let (mut since, mut got, limit) = (0, Vec::new(), usize::from(lines) % 9 + 1);
     while got.len() < whole.lines.len() {

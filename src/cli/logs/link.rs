@@ -1,0 +1,108 @@
+//! The server behind a reader of the log, through its restarts: a question is asked until it is answered.
+//!
+//! What is asked here changes nothing, so that it may be asked again. What was lost, and that it is back, is said once on stderr.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::super::client::{Answer, Client, ClientError, READ_TIMEOUT};
+use super::warn;
+
+/// The waits between two tries, while nobody answers.
+const RETRY_MIN: Duration = Duration::from_millis(100);
+const RETRY_MAX: Duration = Duration::from_secs(1);
+/// For how long a server is waited for that took the very first question and gave no answer: it may be on its way down, and up again, or
+/// have too much to do.
+const FIRST_PATIENCE: Duration = Duration::from_secs(5);
+/// For how long a server that has just come back may ask for a token that was not sent. It serves a moment before it has written into the
+/// runtime directory that it does, and until then the token in there is not for it.
+const STRANGER_MAX: Duration = Duration::from_secs(10);
+
+/// A server that has to be there once, and is waited for from then on.
+#[derive(Debug)]
+pub(super) struct Link<'c> {
+    client: &'c Client,
+    /// For how long it is waited for; none: for ever.
+    patience: Option<Duration>,
+    has_answered: bool,
+    was_lost: bool,
+}
+
+impl<'c> Link<'c> {
+    pub(super) fn new(client: &'c Client, patience: Option<Duration>) -> Self {
+        Self { client, patience, has_answered: false, was_lost: false }
+    }
+
+    /// Reads `path`.
+    pub(super) fn get(&mut self, path: &str) -> Result<Answer, ClientError> {
+        self.get_waiting(path, None)
+    }
+
+    /// Reads `path`, whose answer may wait for news so long. One that had to be asked for again does not, so that it comes as soon as the
+    /// server is back.
+    pub(super) fn get_waiting(&mut self, path: &str, wait: Option<Duration>) -> Result<Answer, ClientError> {
+        let mut retry = RETRY_MIN;
+        let mut lost_at = None;
+        loop {
+            let result = match wait.filter(|_| lost_at.is_none()) {
+                Some(wait) => self.client.get_within(&format!("{path}&wait={}", wait.as_secs()), wait + READ_TIMEOUT),
+                None => self.client.get(path),
+            };
+            let error = match result {
+                Ok(answer) => {
+                    if lost_at.is_some() {
+                        warn("the server answers again");
+                    }
+                    self.has_answered = true;
+                    return Ok(answer);
+                }
+                Err(error) => error,
+            };
+            let lost_for = lost_at.map(|at: Instant| at.elapsed());
+            let is_stranger = matches!(error, ClientError::Failed { status: 401, .. });
+            let may_pass = error.may_pass() || is_stranger && lost_for.is_some_and(|lost_for| lost_for < STRANGER_MAX);
+            let was_there = self.has_answered || lost_for.is_some() || !matches!(error, ClientError::Unreachable { .. });
+            let patience = if self.has_answered { self.patience } else { Some(FIRST_PATIENCE) };
+            let is_over = patience.is_some_and(|patience| lost_for.is_some_and(|lost_for| lost_for >= patience));
+            if !was_there || !may_pass || is_over {
+                return Err(error);
+            }
+            if lost_at.is_none() {
+                match &error {
+                    ClientError::Failed { detail, .. } => warn(&format!("{detail}; trying again")),
+                    _ => warn("connection lost; trying again"),
+                }
+                lost_at = Some(Instant::now());
+                self.was_lost = true;
+            }
+            thread::sleep(retry);
+            retry = longer(retry, RETRY_MIN, RETRY_MAX);
+        }
+    }
+
+    /// Whether the server was lost since this was last asked: another one may answer now.
+    pub(super) fn was_lost(&mut self) -> bool {
+        std::mem::take(&mut self.was_lost)
+    }
+}
+
+/// Half as long again, within limits.
+pub(super) fn longer(wait: Duration, min: Duration, max: Duration) -> Duration {
+    (wait * 3 / 2).clamp(min, max)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_grow_to_a_second_and_no_further() {
+        let mut wait = Duration::ZERO;
+        let mut waits = Vec::new();
+        for _ in 0..8 {
+            wait = longer(wait, RETRY_MIN, RETRY_MAX);
+            waits.push(wait.as_millis());
+        }
+        assert_eq!(waits, [100, 150, 225, 337, 506, 759, 1000, 1000]);
+    }
+}

@@ -1,0 +1,131 @@
+//! Lines on standard output, as they are, as `cat` would print them.
+
+use std::io::{self, Write};
+
+use super::super::output::printable;
+use super::page::Line;
+
+/// Writes lines, and joins those that came in parts.
+pub(super) struct Printer<W> {
+    out: W,
+    timestamps: bool,
+    /// Whether the parts of a line are put together.
+    joins: bool,
+    /// Whose line is still unfinished: its run and stream.
+    open: Option<(Option<u64>, Option<String>)>,
+}
+
+impl<W: Write> Printer<W> {
+    /// Of a search not every part comes, so that what follows a part need not be its continuation: `joins` is false then.
+    pub(super) fn new(out: W, timestamps: bool, joins: bool) -> Self {
+        Self { out, timestamps, joins, open: None }
+    }
+
+    pub(super) fn document(&mut self, json: &str) -> io::Result<()> {
+        writeln!(self.out, "{json}")?;
+        self.out.flush()
+    }
+
+    /// A part is shown at once, as a prompt must be. Where another stream's line comes between two parts, the first ends there.
+    pub(super) fn lines(&mut self, lines: &[Line]) -> io::Result<()> {
+        for line in lines {
+            let whose = (line.run_id, line.stream.clone());
+            let goes_on = self.open.as_ref() == Some(&whose);
+            if !goes_on {
+                self.end_open_line()?;
+                if self.timestamps {
+                    match line.ts {
+                        Some(ts) => write!(self.out, "{ts} ")?,
+                        None => write!(self.out, "{:24} ", "-")?,
+                    }
+                    if let Some(stream) = &line.stream {
+                        write!(self.out, "{} ", printable(stream))?;
+                    }
+                }
+            }
+            self.out.write_all(line.text.as_bytes())?;
+            self.open = Some(whose);
+            if !(line.partial && self.joins) {
+                self.end_open_line()?;
+            }
+        }
+        self.out.flush()
+    }
+
+    fn end_open_line(&mut self) -> io::Result<()> {
+        if self.open.take().is_some() { self.out.write_all(b"\n") } else { Ok(()) }
+    }
+
+    /// Ends the line that is unfinished, so that something else can be said.
+    pub(super) fn finish(&mut self) -> io::Result<()> {
+        self.end_open_line()?;
+        self.out.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Timestamp;
+
+    fn line(stream: &str, text: &str, partial: bool) -> Line {
+        let stream = (!stream.is_empty()).then(|| stream.to_owned());
+        Line {
+            ts: Some(Timestamp::from_unix_ms(0)),
+            run_id: stream.is_some().then_some(7),
+            stream,
+            text: text.to_owned(),
+            partial,
+        }
+    }
+
+    fn printed(timestamps: bool, pages: &[&[Line]]) -> String {
+        printed_by(timestamps, true, pages)
+    }
+
+    fn printed_by(timestamps: bool, joins: bool, pages: &[&[Line]]) -> String {
+        let mut out = Vec::new();
+        let mut printer = Printer::new(&mut out, timestamps, joins);
+        for page in pages {
+            printer.lines(page).expect("memory takes everything");
+        }
+        printer.finish().expect("memory takes everything");
+        String::from_utf8(out).expect("text")
+    }
+
+    #[test]
+    fn the_parts_that_a_search_finds_are_not_put_together() {
+        let page = [line("stdout", "50% x", true), line("stdout", "70% x", true), line("stdout", "x", false)];
+        assert_eq!(printed_by(false, false, &[&page]), "50% x\n70% x\nx\n");
+    }
+
+    #[test]
+    fn parts_of_a_line_are_joined_also_across_answers() {
+        let pages: [&[Line]; 2] = [
+            &[line("stdout", "one", false), line("stdout", "t", true), line("stdout", "w", true)],
+            &[line("stdout", "o", false), line("stdout", "", false), line("stdout", "three", false)],
+        ];
+        assert_eq!(printed(false, &pages), "one\ntwo\n\nthree\n");
+    }
+
+    #[test]
+    fn another_streams_line_is_not_glued_to_an_unfinished_one() {
+        let page = [line("stdout", "50%", true), line("stderr", "oops", false), line("stdout", " 60%", true)];
+        assert_eq!(printed(false, &[&page]), "50%\noops\n 60%\n");
+    }
+
+    #[test]
+    fn the_streams_mark_and_time_stand_once_a_line() {
+        let page = [line("stdout", "a", true), line("stdout", "b", false), line("stderr", "c", false), line("", "d", false)];
+        let expected = "1970-01-01T00:00:00.000Z stdout ab\n1970-01-01T00:00:00.000Z stderr c\n1970-01-01T00:00:00.000Z d\n";
+        assert_eq!(printed(true, &[&page]), expected);
+    }
+
+    #[test]
+    fn output_goes_out_as_it_is() {
+        assert_eq!(
+            printed(false, &[&[line("stdout", "\u{1b}[31mred\u{1b}[0m\r\u{fffd}", false)]]),
+            "\u{1b}[31mred\u{1b}[0m\r\u{fffd}\n"
+        );
+    }
+}

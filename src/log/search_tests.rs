@@ -1,0 +1,215 @@
+//! Pages of one run's log, and pages that are searched, held against all lines read one by one.
+
+use std::fs;
+use std::path::Path;
+
+use super::reader::SEARCH_BLOCK_BYTES;
+use super::*;
+
+const AT: &[u8] = b"2023-11-14T22:13:20.007Z";
+
+/// A run from position 1,000 on, in segments of so many bytes; every seventh line holds "needle".
+fn a_run(dir: &Path, lines: usize, segment_bytes: u64) -> SegmentList {
+    let limits = Limits { segment_bytes, run_bytes: 1 << 40 };
+    let mut writer = SegmentWriter::create(dir, 1_000, limits).expect("creates");
+    for n in 0..lines {
+        let mut out = Vec::new();
+        let text = if n % 7 == 0 { format!("a needle {n}") } else { format!("hay {n} {}", "x".repeat(n % 300)) };
+        push_record(&mut out, AT, Stream::Stdout, false, text.as_bytes());
+        writer.write(&out, AT).expect("writes");
+    }
+    look(dir)
+}
+
+fn look(dir: &Path) -> SegmentList {
+    segments_in(dir, Some(7)).expect("a look").into()
+}
+
+fn needle() -> Needle {
+    Needle::new("needle".to_owned())
+}
+
+fn all(list: &SegmentList) -> Vec<Line> {
+    read_since(list, 1_000, usize::MAX).expect("reads").lines
+}
+
+/// Pages forward until the end, each begun where the one before ended: the lines, and how often it was asked.
+fn forward(list: &SegmentList, part: Part<'_>, limit: usize) -> (Vec<Line>, usize) {
+    let (mut since, mut lines, mut count) = (part.since, Vec::new(), 0);
+    loop {
+        let page = read_page(list, Part { since, ..part }, limit).expect("reads");
+        count += 1;
+        assert!(page.lines.len() <= limit && page.next >= since);
+        let is_end = page.lines.is_empty() && page.is_whole;
+        assert!(is_end || page.next > since, "it goes on");
+        lines.extend(page.lines);
+        since = page.next;
+        if is_end {
+            return (lines, count);
+        }
+    }
+}
+
+/// The same backward, by `first`.
+fn backward(list: &SegmentList, part: Part<'_>, limit: usize) -> (Vec<Line>, usize) {
+    let (mut up_to, mut lines, mut count) = (part.up_to, Vec::new(), 0);
+    loop {
+        let page = read_last(list, Part { up_to, ..part }, 1_000, limit).expect("reads");
+        count += 1;
+        let is_end = page.lines.len() < limit && page.is_whole;
+        assert!(is_end || page.first < up_to, "it goes on");
+        lines.splice(0..0, page.lines);
+        up_to = page.first;
+        if is_end {
+            return (lines, count);
+        }
+    }
+}
+
+#[test]
+fn what_is_searched_for_is_found_each_time_and_once_in_pages_of_any_size_both_ways() {
+    for segment_bytes in [700, 1 << 30] {
+        let dir = tempfile::tempdir().expect("a temp folder");
+        let list = a_run(dir.path(), 500, segment_bytes);
+        let needle = needle();
+        let wanted: Vec<Line> = all(&list).into_iter().filter(|line| line.line.contains("needle")).collect();
+        assert_eq!(wanted.len(), 72);
+        let part = Part { needle: Some(&needle), ..Part::since(1_000) };
+        for limit in [1, 2, 7, 71, 72, 73] {
+            assert_eq!(forward(&list, part, limit).0, wanted, "forward by {limit}");
+            assert_eq!(backward(&list, part, limit).0, wanted, "backward by {limit}");
+        }
+        let absent = Needle::new("Needle".to_owned());
+        let page = read_page(&list, Part { needle: Some(&absent), ..part }, 10).expect("reads");
+        assert_eq!((page.lines.len(), page.next, page.is_whole), (0, end_of_log(&list).expect("a look"), true));
+        let page = read_last(&list, Part { needle: Some(&absent), ..part }, 1_000, 10).expect("reads");
+        assert_eq!((page.lines.len(), page.first, page.gone, page.is_whole), (0, 1_000, 0, true));
+    }
+}
+
+#[test]
+fn a_search_is_bounded_and_goes_on_from_where_it_stopped() {
+    let dir = tempfile::tempdir().expect("a temp folder");
+    let limits = Limits { segment_bytes: 4 << 20, run_bytes: 1 << 40 };
+    let mut writer = SegmentWriter::create(dir.path(), 1_000, limits).expect("creates");
+    // The only two of twenty megabytes are the first line and the last one.
+    for n in 0..400 {
+        let mut out = Vec::new();
+        let text = if n == 0 || n == 399 { b"needle".to_vec() } else { vec![b'x'; 50_000] };
+        push_record(&mut out, AT, Stream::Stdout, false, &text);
+        writer.write(&out, AT).expect("writes");
+    }
+    let list = look(dir.path());
+    let needle = needle();
+    let part = Part { needle: Some(&needle), ..Part::since(1_000) };
+    let page = read_page(&list, part, 10).expect("reads");
+    assert_eq!((page.lines.len(), page.is_whole, page.is_at_end), (1, false, false));
+    assert!((SEARCH_BYTES_MAX..SEARCH_BYTES_MAX + RECORD_MAX as u64).contains(&(page.next - 1_000)), "{}", page.next);
+    let page = read_last(&list, part, 1_000, 10).expect("reads");
+    let looked = writer.position() - page.first;
+    assert_eq!((page.lines.len(), page.is_whole, page.next), (1, false, writer.position()));
+    assert!((SEARCH_BYTES_MAX..SEARCH_BYTES_MAX + SEARCH_BLOCK_BYTES).contains(&looked), "{looked}");
+    for limit in [1, 10] {
+        for (lines, count) in [forward(&list, part, limit), backward(&list, part, limit)] {
+            assert!(lines.len() == 2 && (3..8).contains(&count), "{} lines in {count} answers", lines.len());
+        }
+    }
+}
+
+#[test]
+fn a_tail_before_a_line_ends_there_and_one_from_a_line_on_begins_there() {
+    for segment_bytes in [700, 1 << 30] {
+        let dir = tempfile::tempdir().expect("a temp folder");
+        let list = a_run(dir.path(), 90, segment_bytes);
+        let lines = all(&list);
+        let any = needle();
+        for upper in 0..=lines.len() {
+            let up_to = upper.checked_sub(1).map_or(1_000, |last| lines[last].id);
+            for (lower, wanted) in [(0, 1), (0, 5), (0, 91), (upper.saturating_sub(3), 91), (upper, 5)] {
+                let since = lower.checked_sub(1).map_or(1_000, |last| lines[last].id);
+                for (needle, up_to) in [(None, up_to), (Some(&any), up_to), (None, up_to + 5)] {
+                    let part = Part { since, up_to, needle, end: None };
+                    let page = read_last(&list, part, 1_000, wanted).expect("reads");
+                    let hits: Vec<&Line> =
+                        lines[lower..upper].iter().filter(|line| needle.is_none() || line.line.contains("needle")).collect();
+                    let hits = &hits[hits.len().saturating_sub(wanted)..];
+                    assert_eq!(page.lines.iter().collect::<Vec<_>>(), hits, "{wanted} of {lower} to {upper}");
+                    assert_eq!(page.gone, 0);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_searched_tail_does_not_go_back_beyond_what_is_missing_and_says_how_much() {
+    let dir = tempfile::tempdir().expect("a temp folder");
+    let list = a_run(dir.path(), 400, 2_000);
+    let lines = all(&list);
+    let (hole, behind) = (list[9].start..list[11].start, list[11].start);
+    for gone in &list[9..11] {
+        fs::remove_file(&gone.path).expect("there");
+    }
+    let kept = look(dir.path());
+    let needle = needle();
+    let part = Part { needle: Some(&needle), ..Part::since(1_000) };
+    let page = read_last(&kept, part, 1_000, 5_000).expect("reads");
+    let wanted: Vec<&Line> = lines.iter().filter(|line| line.id > behind && line.line.contains("needle")).collect();
+    assert_eq!(page.lines.iter().collect::<Vec<_>>(), wanted);
+    assert_eq!((page.gone, page.first, page.is_whole), (hole.end - hole.start, behind, true));
+    // In front of it, and in the middle of it.
+    for up_to in [hole.start, hole.start + 10] {
+        let page = read_last(&kept, Part { up_to, ..part }, 1_000, 5_000).expect("reads");
+        let wanted: Vec<&Line> = lines.iter().filter(|line| line.id <= hole.start && line.line.contains("needle")).collect();
+        assert_eq!((page.lines.iter().collect::<Vec<_>>(), page.gone), (wanted, 0), "up to {up_to}");
+    }
+    // Forward a page ends in front of it, whatever was found, and the next one tells of it.
+    let (mut since, mut told) = (1_000, Vec::new());
+    loop {
+        let page = read_page(&kept, Part { since, ..part }, 5_000).expect("reads");
+        told.extend(Some((since, page.gone)).filter(|(_, gone)| *gone > 0));
+        since = page.next;
+        if page.is_at_end {
+            break;
+        }
+        assert!(!page.is_whole);
+    }
+    assert_eq!(told, [(hole.start, hole.end - hole.start)]);
+}
+
+#[test]
+fn a_log_that_has_ended_shows_what_was_torn_off_and_what_is_missing_at_its_end() {
+    let dir = tempfile::tempdir().expect("a temp folder");
+    let list = a_run(dir.path(), 30, 700);
+    let (lines, end) = (all(&list), end_of_log(&list).expect("a look"));
+    let newest = list.last().expect("some");
+    let torn = [&fs::read(&newest.path).expect("reads")[..], b"2023-11-14T22:13:20.007Z o. half a needle"].concat();
+    fs::write(&newest.path, torn).expect("writes");
+    let torn_end = end_of_log(&list).expect("a look");
+    let needle = needle();
+    for needle in [None, Some(&needle)] {
+        let part = Part { needle, ..Part::since(1_000) };
+        for (log_end, room) in [(torn_end, 0), (torn_end + LOSS_MARK_BYTES_MAX, 0), (torn_end + 129, 129)] {
+            let ended = Part { end: Some(log_end), ..part };
+            for page in [read_page(&list, ended, 100), read_last(&list, ended, 1_000, 100)] {
+                let page = page.expect("reads");
+                assert_eq!(page.lines.last().map(|line| line.line.as_str()), Some("half a needle"), "{log_end}");
+            }
+            // What is missing is told behind the last line; what is room for a mark is not missing.
+            let page = read_page(&list, Part { since: torn_end, ..ended }, 100).expect("reads");
+            assert_eq!((page.next, page.gone, page.is_at_end), (log_end, room, true));
+        }
+        // While it goes on, half a line is none.
+        for page in [read_page(&list, part, 100), read_last(&list, part, 1_000, 100)] {
+            assert!(page.expect("reads").lines.last().is_some_and(|line| lines.contains(line)));
+        }
+    }
+    // All of it is gone.
+    let none: SegmentList = [].into();
+    let ended = Part { end: Some(end), ..Part::since(1_000) };
+    let searched = Part { needle: Some(&needle), ..ended };
+    for page in [read_page(&none, ended, 10), read_last(&none, ended, 1_000, 10), read_last(&none, searched, 1_000, 10)] {
+        let page = page.expect("reads");
+        assert_eq!((page.lines.len(), page.next, page.gone, page.is_at_end), (0, end, end - 1_000, true));
+    }
+}
