@@ -57,7 +57,13 @@ pub fn write_progress(path: &Path, progress: &NumberedProgress, durable: bool) -
     let stored = Stored { format: FORMAT, number: progress.number, progress: &progress.progress };
     let mut text = serde_json::to_vec(&stored).expect("plain data with text keys");
     text.push(b'\n');
-    let written = private_file().truncate(true).open(&beside).and_then(|mut file| {
+    let open = || private_file().create_new(true).open(&beside);
+    let opened = open().or_else(|error| match error.kind() {
+        // Left by a kill. What it is does not matter: it is not written to, and nobody waits for the other end of a pipe.
+        io::ErrorKind::AlreadyExists => fs::remove_file(&beside).and_then(|()| open()),
+        _ => Err(error),
+    });
+    let written = opened.and_then(|mut file| {
         file.write_all(&text)?;
         if durable { file.sync_data() } else { Ok(()) }
     });
@@ -124,6 +130,16 @@ mod tests {
         assert!(text.starts_with(r#"{"format":1,"#) && text.ends_with("}\n"), "{text}");
         assert_eq!(fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(dir.path()).expect("a folder").count(), 1, "nothing is left beside it");
+        // Neither a piece that a kill left there nor what somebody made in its place.
+        let beside = dir.path().join("progress.new");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &beside, Mode::RWXU).expect("creates");
+        write_progress(&path, &progress(3), false).expect("writes");
+        let other = dir.path().join("other");
+        fs::write(&other, "kept").expect("writes");
+        std::os::unix::fs::symlink(&other, &beside).expect("links");
+        write_progress(&path, &progress(4), false).expect("writes");
+        assert_eq!(fs::read_to_string(&other).expect("there"), "kept");
+        assert_eq!(read_progress(&path).expect("reads"), Some(progress(4)));
         assert_eq!(read_progress(&path.join("x")).expect("a look"), None, "no folder is no error");
     }
 

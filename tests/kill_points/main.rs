@@ -30,6 +30,7 @@ const FAMILY: &str = "#!/bin/bash\n\
     setsid sleep 600 &\n\
     (setsid bash -c 'sleep 600 & echo apart; wait' &)\n\
     bash -c 'trap \"\" TERM; echo stubborn; while :; do sleep 0.1; done' &\n\
+    echo '::step family'\n\
     echo ready\n\
     while [ ! -e go ]; do sleep 0.02; done\n\
     exit 7\n";
@@ -436,6 +437,9 @@ impl Case {
         let recorded: Vec<&str> =
             kinds.iter().map(String::as_str).filter(|kind| written.iter().any(|fact| fact == kind)).collect();
         assert_eq!(recorded, written.iter().map(|fact| fact.as_str().expect("a word")).collect::<Vec<_>>(), "{kinds:?}");
+        let step = &run["progress"]["steps"][0];
+        assert!(step.is_null() || step["ended_at"] == run["stopped_at"], "what it was at ended with it: {run}");
+        assert!(!step.is_null() || !matches!(self.plan.scene, Scene::End | Scene::EndPaused | Scene::StopNow), "{run}");
         let why = run["error"].as_str().unwrap_or_default();
         let how = (run["exit_code"].as_i64(), run["signal"].as_i64());
         let is_usage_known = run["cpu_user_ms"].is_u64();
