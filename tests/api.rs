@@ -49,6 +49,7 @@ fn look(place: &Place) -> Value {
             "exit_code",
             "signal",
             "error",
+            "progress",
         ],
     );
     for key in ["started_at", "paused_at", "resumed_at", "stopped_at", "updated_at"] {
@@ -257,6 +258,7 @@ fn history_comes_in_pages_newest_first() {
     assert_keys(&answer, &["run"]);
     let mut run = answer["run"].clone();
     let events = run.as_object_mut().expect("an object").remove("events").expect("a run alone has its events");
+    assert_eq!(run.as_object_mut().expect("an object").remove("progress"), Some(Value::Null), "it told of none");
     assert_eq!(run, listed);
     assert_eq!((&run["args"], &run["exit_code"], &run["paused_ms"]), (&json!(["0", "ä 7\n"]), &json!(0), &json!(0)));
     assert_eq!(run["cwd"], place.root().canonicalize().expect("there").to_str().expect("text"));
