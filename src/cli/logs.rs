@@ -183,15 +183,15 @@ impl Reading<'_> {
             if page.is_last() {
                 return Ok(());
             }
-            if !self.follow && (page.is_at_end() || end.is_some_and(|end| next >= end)) {
+            let has_moved = begin != Begin::Behind(next);
+            if !self.follow && (page.is_at_end() || !has_moved || end.is_some_and(|end| next >= end)) {
                 return Ok(());
             }
-            let has_moved = begin != Begin::Behind(next);
             begin = Begin::Behind(next);
             if self.link.was_lost() {
                 begin = Begin::Behind(self.after_a_loss(next)?);
             }
-            if page.is_at_end() && !has_moved {
+            if !has_moved {
                 // Where it did not wait it cannot, or too many wait already.
                 if asked_at.elapsed() < WAIT / 2 {
                     thread::sleep(idle);

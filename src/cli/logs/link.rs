@@ -43,6 +43,7 @@ impl<'c> Link<'c> {
     pub(super) fn get_waiting(&mut self, path: &str, wait: Option<Duration>) -> Result<Answer, ClientError> {
         let mut retry = RETRY_MIN;
         let mut lost_at = None;
+        let mut stranger_at = None;
         loop {
             let result = match wait.filter(|_| lost_at.is_none()) {
                 Some(wait) => self.client.get_within(&format!("{path}&wait={}", wait.as_secs()), wait + READ_TIMEOUT),
@@ -59,8 +60,9 @@ impl<'c> Link<'c> {
                 Err(error) => error,
             };
             let lost_for = lost_at.map(|at: Instant| at.elapsed());
-            let is_stranger = matches!(error, ClientError::Failed { status: 401, .. });
-            let may_pass = error.may_pass() || is_stranger && lost_for.is_some_and(|lost_for| lost_for < STRANGER_MAX);
+            let is_stranger = lost_for.is_some() && matches!(error, ClientError::Failed { status: 401, .. });
+            let may_pass =
+                error.may_pass() || is_stranger && stranger_at.get_or_insert_with(Instant::now).elapsed() < STRANGER_MAX;
             let was_there = self.has_answered || lost_for.is_some() || !matches!(error, ClientError::Unreachable { .. });
             let patience = if self.has_answered { self.patience } else { Some(FIRST_PATIENCE) };
             let is_over = patience.is_some_and(|patience| lost_for.is_some_and(|lost_for| lost_for >= patience));
