@@ -16,8 +16,10 @@ mod loss;
 mod needle;
 mod packed;
 mod reader;
+mod said;
 mod seek;
 mod segment;
+mod text;
 mod writer;
 
 use crate::clock::{TIMESTAMP_LEN, Timestamp};
@@ -29,8 +31,10 @@ pub use listing::{Listing, RunLog, RunLogs, SegmentList};
 pub use needle::Needle;
 pub use packed::{Packing, pack, remove_unfinished};
 pub use reader::{Line, Page, Part, SEARCH_BYTES_MAX, read_last, read_page, read_since, read_tail};
+pub use said::{Counted, Form, Said, SaidRange};
 pub use seek::position_at;
 pub use segment::{Segment, all_segments_in, end_of_log, segments_in};
+pub use text::{RunText, TextReader};
 pub use writer::{LOSS_MARK_BYTES_MAX, Limits, SegmentWriter};
 
 /// The most text that one record holds, in bytes.
@@ -112,6 +116,8 @@ fn parse_record(line: &[u8]) -> Option<Record<'_>> {
 
 #[cfg(test)]
 mod search_tests;
+#[cfg(test)]
+mod text_tests;
 
 #[cfg(test)]
 mod tests {

@@ -43,6 +43,12 @@ pub(super) enum ApiError {
         "as many streams are open as there may be; come back in a few seconds, or ask GET /api/logs and /api/pipeline with wait"
     )]
     TooManyStreams,
+    #[error("as many logs are being sent as there may be; come back in a few seconds, or ask GET /api/logs for pages")]
+    TooManyDownloads,
+    #[error(
+        "the log has {len} bytes in this form, and nothing of that range; ask without Range, or for its end (`Range: bytes=-10000`)"
+    )]
+    NoSuchRange { len: u64 },
     #[error(
         "this asks for the token: send it as `Authorization: Bearer …`, or log in on the page. It is what AUTOAPPDEV_TOKEN says, else it is \
          in the file `token` in the server's runtime directory; `autoappdev pair` on that machine makes a link of it"
@@ -88,6 +94,8 @@ impl ApiError {
             Self::NotSentAsJson => (415, "unsupported_media_type"),
             Self::HostNotAllowed(_) => (421, "host_not_allowed"),
             Self::TooManyStreams => (503, "too_many_streams"),
+            Self::TooManyDownloads => (503, "too_many_downloads"),
+            Self::NoSuchRange { .. } => (416, "no_such_range"),
             Self::OriginNotAllowed(_) => (403, "origin_not_allowed"),
             Self::TokenNeeded | Self::WrongToken => (401, "unauthorized"),
             Self::TooManyTries { .. } => (429, "too_many_tries"),
@@ -149,7 +157,8 @@ impl ApiError {
                 body.insert("run_id".to_owned(), run_id.into());
             }
             Self::MethodNotAllowed(allow) => response_headers.push(("Allow", Cow::from(allow))),
-            Self::TooManyStreams => response_headers.push(("Retry-After", "5".into())),
+            Self::TooManyStreams | Self::TooManyDownloads => response_headers.push(("Retry-After", "5".into())),
+            Self::NoSuchRange { len } => response_headers.push(("Content-Range", format!("bytes */{len}").into())),
             Self::TokenNeeded | Self::WrongToken => {
                 response_headers.push(("WWW-Authenticate", "Bearer realm=\"autoappdev\"".into()));
             }

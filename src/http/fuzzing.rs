@@ -113,6 +113,18 @@ pub fn query_number(target: &str, name: &str, at_least: u64, at_most: u64) -> Re
     input::query_number(&request, name, at_least, at_most).map_err(super::error::ApiError::into_response)
 }
 
+/// A text from the query of `target`, or the refusal.
+pub fn query_text(target: &str, name: &str, bytes_max: usize) -> Result<Option<String>, Response> {
+    let request = Request::fake_http("GET", target, Vec::new(), Vec::new());
+    input::query_text(&request, name, bytes_max).map_err(super::error::ApiError::into_response)
+}
+
+/// The one range that a request with this `Range` gets of `len` bytes: all where it is none, nothing where there is nothing of it.
+pub fn byte_range(range: &str, len: u64) -> Option<std::ops::Range<u64>> {
+    let request = Request::fake_http("GET", "/", vec![("Range".to_owned(), range.to_owned())], Vec::new());
+    super::range::asked(&request, "").map_or(Some(0..len), |asked| asked.within(len))
+}
+
 /// The path by which `target` is routed.
 pub fn route_path(target: &str) -> String {
     super::path_of(&Request::fake_http("GET", target, Vec::new(), Vec::new())).to_owned()

@@ -99,9 +99,10 @@ impl Guard {
         }
         let response = response.with_additional_header("Vary", "Origin");
         match request.header("Origin").filter(|origin| self.allows(origin)) {
-            Some(origin) => response
-                .with_unique_header("Access-Control-Allow-Origin", origin.to_owned())
-                .with_unique_header("Access-Control-Expose-Headers", "ETag, Date, Retry-After"),
+            Some(origin) => response.with_unique_header("Access-Control-Allow-Origin", origin.to_owned()).with_unique_header(
+                "Access-Control-Expose-Headers",
+                "ETag, Date, Retry-After, Content-Range, AutoAppDev-Log-Gone",
+            ),
             None => response,
         }
     }
@@ -114,7 +115,10 @@ impl Guard {
         }
         response
             .with_unique_header("Access-Control-Allow-Methods", METHODS)
-            .with_unique_header("Access-Control-Allow-Headers", "authorization, content-type, if-none-match, last-event-id")
+            .with_unique_header(
+                "Access-Control-Allow-Headers",
+                "authorization, content-type, if-none-match, if-range, last-event-id, range",
+            )
             .with_unique_header("Access-Control-Max-Age", PREFLIGHT_MAX_AGE_S)
     }
 

@@ -12,6 +12,7 @@ use rouille::{Response, ResponseBody};
 
 use super::error::ApiError;
 use super::head::Broken;
+use super::log_text::Downloads;
 
 /// What all unread answers may hold, in bytes; one alone may hold more.
 const HELD_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -28,6 +29,7 @@ pub struct Answers {
     held: Arc<Mutex<Held>>,
     makers: Mutex<Makers>,
     made: Condvar,
+    downloads: Downloads,
 }
 
 #[derive(Debug, Default)]
@@ -54,6 +56,11 @@ struct Answer {
 }
 
 impl Answers {
+    /// Those that are too long to be held at all.
+    pub(super) fn downloads(&self) -> &Downloads {
+        &self.downloads
+    }
+
     /// Waits for a turn to make a long answer, and makes it. Refuses where many wait and this one has waited longest: who waits keeps a
     /// connection from others.
     pub(super) fn make<T>(&self, make: impl FnOnce() -> Result<T, ApiError>) -> Result<T, ApiError> {

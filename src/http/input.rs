@@ -171,14 +171,15 @@ pub(super) fn query_number(request: &Request, name: &str, at_least: u64, at_most
         .ok_or_else(|| ApiError::BadQuery(format!("{name} must be a whole number from {at_least} to {at_most}")))
 }
 
-/// One of two words from the query, the first of them where it is not there.
-pub(super) fn query_word<'w>(request: &Request, name: &str, words: &[&'w str; 2]) -> Result<&'w str, ApiError> {
-    let Some(text) = query(request, name) else { return Ok(words[0]) };
+/// One of a few words from the query, the first of them where it is not there. An empty one is no word, it stands for none.
+pub(super) fn query_word<'w>(request: &Request, name: &str, words: &[&'w str]) -> Result<&'w str, ApiError> {
+    let Some(text) = query(request, name) else { return Ok(words.first().copied().unwrap_or_default()) };
+    let words: Vec<&str> = words.iter().copied().filter(|word| !word.is_empty()).collect();
     words
         .iter()
         .copied()
         .find(|word| *word == text)
-        .ok_or_else(|| ApiError::BadQuery(format!("{name} must be {} or {}", words[0], words[1])))
+        .ok_or_else(|| ApiError::BadQuery(format!("{name} must be {}", words.join(" or "))))
 }
 
 /// A text from the query, of 1 to `bytes_max` bytes, in percent encoding where need be; `+` is a blank, as a form sends it.

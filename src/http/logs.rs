@@ -36,6 +36,9 @@ pub(super) struct RunSpan {
     pub(super) begin: u64,
     /// The position behind its last byte; `None` while more may come.
     pub(super) end: Option<u64>,
+    /// Whether it was seen to run, and nobody saw how it ended.
+    pub(super) is_end_unknown: bool,
+    pub(super) created_at: Timestamp,
 }
 
 /// Which log is read, and what of it.
@@ -145,19 +148,19 @@ impl App {
 
     /// The run's place in the log. An unknown run is a refusal, one without a log is none.
     pub(super) fn run_span(&self, run_id: i64) -> Result<RunSpan, ApiError> {
-        let span = Reader::open(&self.database)?.run_log(run_id)?.ok_or_else(|| ApiError::NoSuchRun(run_id.to_string()))?;
-        let begin = span.start;
-        let lock = self.runs.run(run_id).lock_state();
+        let row = Reader::open(&self.database)?.run_log(run_id)?.ok_or_else(|| ApiError::NoSuchRun(run_id.to_string()))?;
+        let (begin, is_end_unknown) = (row.start, row.is_over && row.end.is_none() && row.was_seen);
+        let span = RunSpan { run_id, begin, end: None, is_end_unknown, created_at: row.created_at };
         // A shim may have the mark of a loss to write after it told of the end: on a full disk, for hours.
-        if !span.is_over || matches!(lock, Ok(LockState::Held)) {
-            return Ok(RunSpan { run_id, begin, end: None });
+        if !row.is_over || matches!(self.runs.run(run_id).lock_state(), Ok(LockState::Held)) {
+            return Ok(span);
         }
-        let end = match span.end {
+        let end = match row.end {
             Some(end) => end,
             // An end that nobody saw: what is there is all.
             None => log::end_of_log(&self.logs.of_run(run_id).segments(false)?)?.max(begin),
         };
-        Ok(RunSpan { run_id, begin, end: Some(end) })
+        Ok(RunSpan { end: Some(end), ..span })
     }
 
     fn log(&self, asked: &Asked) -> Box<dyn Listing> {

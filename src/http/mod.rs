@@ -17,9 +17,11 @@ mod held;
 mod input;
 mod keys;
 mod listener;
+mod log_text;
 mod log_watch;
 mod logs;
 mod page;
+mod range;
 mod seats;
 mod server;
 mod session;
@@ -175,6 +177,7 @@ impl App {
             ("GET", ["api", "events"]) => self.events(request),
             ("GET", ["api", "runs"]) => self.answers.make(|| self.runs(request)),
             ("GET", ["api", "runs", id]) => self.answers.make(|| self.run(id)),
+            ("GET", ["api", "runs", id, "log"]) => self.log_text(request, id),
             ("GET", ["api", "logs"]) => self.logs(request),
             ("GET", ["api", "logs", "tail"]) => self.answers.make(|| self.tail(request)),
             ("GET", ["api", "version"]) => Ok(version()),
@@ -405,6 +408,7 @@ fn allowed_methods(segments: &[&str]) -> Option<&'static str> {
         ["static", name] => page::has_file(name).then_some("GET, HEAD, OPTIONS"),
         [""]
         | ["api", "runs", _]
+        | ["api", "runs", _, "log"]
         | ["api", "pipeline" | "runs" | "logs" | "events" | "health" | "version" | "session"]
         | ["api", "pipeline", "status"]
         | ["api", "logs", "tail"] => Some("GET, HEAD, OPTIONS"),

@@ -8,6 +8,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -145,9 +146,15 @@ impl PackedFile {
         self.len
     }
 
+    /// The text of the frame with this offset.
+    pub(super) fn frame_at(&self, offset: u64) -> Range<u64> {
+        let start = offset / FRAME_BYTES * FRAME_BYTES;
+        start..(start + FRAME_BYTES).min(self.len)
+    }
+
     /// Where the frame after the one with this offset begins, or the text ends.
     pub(super) fn next_frame(&self, offset: u64) -> u64 {
-        ((offset / FRAME_BYTES + 1) * FRAME_BYTES).min(self.len)
+        self.frame_at(offset).end
     }
 
     /// See [`super::segment::SegmentFile::read_at`].

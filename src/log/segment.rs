@@ -5,6 +5,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -139,6 +140,14 @@ impl SegmentFile {
             }
         }
         Ok(())
+    }
+
+    /// What damage at `offset` makes unreadable.
+    pub(super) fn damage_at(&self, offset: u64) -> Range<u64> {
+        match self {
+            Self::Plain(_) => offset..offset + 1,
+            Self::Packed(packed) => packed.frame_at(offset),
+        }
     }
 
     /// The first offset after `offset` that damage there does not reach.

@@ -105,6 +105,8 @@ pub struct RunLogRow {
     pub end: Option<u64>,
     /// Whether the run has ended.
     pub is_over: bool,
+    /// Whether it was seen to run.
+    pub was_seen: bool,
     /// When it was committed.
     pub created_at: Timestamp,
 }
@@ -216,13 +218,15 @@ impl RunRow {
 impl RunLogRow {
     /// Of the run with this id.
     pub(super) fn read(conn: &Connection, id: i64) -> rusqlite::Result<Option<Self>> {
-        let sql = "SELECT log_start, log_end, stopped_at IS NOT NULL AS is_over, created_at FROM pipeline_runs WHERE id = ?1";
+        let sql = "SELECT log_start, log_end, stopped_at IS NOT NULL AS is_over, started_at IS NOT NULL AS was_seen, created_at
+             FROM pipeline_runs WHERE id = ?1";
         conn.prepare_cached(sql)?
             .query_row([id], |row| {
                 Ok(Self {
                     start: count(row, "log_start")?,
                     end: optional_count(row, "log_end")?,
                     is_over: row.get("is_over")?,
+                    was_seen: row.get("was_seen")?,
                     created_at: row.get("created_at")?,
                 })
             })

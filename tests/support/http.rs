@@ -7,13 +7,14 @@ use serde_json::{Value, json};
 use super::{DEADLINE, Place, until, until_true, wire};
 
 /// Every path that is read, an example where it has a parameter.
-pub const READS: [&str; 10] = [
+pub const READS: [&str; 11] = [
     "/",
     "/static/app.js",
     "/api/pipeline",
     "/api/pipeline/status",
     "/api/runs",
     "/api/runs/1",
+    "/api/runs/1/log",
     "/api/logs",
     "/api/logs/tail",
     "/api/health",

@@ -1,11 +1,13 @@
 //! The log: the reader over whatever lies on the disk, torn anywhere; and what the writer wrote, read again.
 
 use std::fs;
+use std::io::Read;
 use std::path::Path;
 use std::time::Duration;
 
 use autoappdev::log::{
-    Limits, LineSplitter, Page, Segment, SegmentList, SegmentWriter, Stream, end_of_log, read_since, read_tail, segments_in,
+    Limits, LineSplitter, Needle, Page, Part, RunLogs, RunText, Segment, SegmentList, SegmentWriter, Stream, end_of_log,
+    position_at, read_last, read_page, read_since, read_tail, segments_in,
 };
 
 use super::cut::{choices, pieces};
@@ -95,6 +97,41 @@ fn read_what_lies_there(folder: &Path, [mode, first, second, third, how, lines]:
         got.extend(page.lines);
         assert!(whole.lines.starts_with(&got));
     }
+    // What holds a text, from both ends; and before any place.
+    let needle = Needle::new(
+        whole.lines.get(usize::from(how) % whole.lines.len().max(1)).map_or_else(|| "x".to_owned(), |line| line.line.clone()),
+    );
+    let cut = begin + content.len() as u64 * u64::from(how) / 255;
+    for up_to in [u64::MAX, cut] {
+        let wanted: Vec<_> =
+            whole.lines.iter().filter(|line| line.id <= up_to && line.line.contains(needle.text())).cloned().collect();
+        let part = Part { up_to, needle: Some(&needle), ..Part::since(begin) };
+        assert_eq!(read_page(&segments, part, ALL).expect("reads").lines, wanted, "up to {up_to}");
+        let last = usize::from(lines) % 7 + 1;
+        let tail = read_last(&segments, part, begin, last).expect("reads");
+        assert_eq!(tail.lines, wanted[wanted.len().saturating_sub(last)..], "the last {last} up to {up_to}");
+    }
+    // A time leads to the first line from then on, where times do not go back.
+    let times: Vec<_> = whole.lines.iter().filter_map(|line| line.ts).collect();
+    if times.is_sorted() {
+        for at in times.iter().step_by(times.len() / 4 + 1) {
+            let position = position_at(&&segments, *at, begin, None, |_| false).expect("seeks");
+            let found = read_since(&segments, position, 1).expect("reads").lines;
+            assert_eq!(found.first(), whole.lines.iter().find(|line| line.ts >= Some(*at)));
+        }
+    }
+    // As text it is what lies there, as far as it is whole.
+    let log = RunLogs::new(folder.join("runs"));
+    std::fs::create_dir_all(folder.join("runs/7")).expect("creates");
+    std::os::unix::fs::symlink(folder, folder.join("runs/7/log")).expect("links");
+    let mut text = Vec::new();
+    let looked = RunText::look(&log.of_run(7), begin, None).expect("a look");
+    let (len, range) = (looked.len(), looked.len() / 3..looked.len() / 2);
+    looked.into_reader(0..u64::MAX).read_to_end(&mut text).expect("reads");
+    assert!(text.len() as u64 == len && content.starts_with(&text) && !content[text.len()..].contains(&b'\n'));
+    let mut part = Vec::new();
+    RunText::look(&log.of_run(7), begin, None).expect("a look").into_reader(range.clone()).read_to_end(&mut part).expect("reads");
+    assert!(part == text[usize::try_from(range.start).expect("small")..usize::try_from(range.end).expect("small")]);
     // The tail is the end of it.
     for lines in [1, usize::from(lines), ALL] {
         let tail = read_tail(&segments, lines).expect("reads");

@@ -1,6 +1,6 @@
-//! A request's target: its path and the numbers in its query.
+//! A request's target: its path and the numbers and texts in its query; and the range of an answer.
 
-use autoappdev::http::fuzzing::{query_number, route_path};
+use autoappdev::http::fuzzing::{byte_range, query_number, query_text, route_path};
 
 pub fn run(bytes: &[u8]) {
     // The head's parser lets nothing else through.
@@ -29,6 +29,49 @@ pub fn run(bytes: &[u8]) {
                 assert!(!is_number || !in_range, "{target}: {value:?} is good");
             }
             (read, value) => panic!("{target}: {value:?} reads as {:?}", read.ok()),
+        }
+    }
+    look_at_text(&target);
+    look_at_range(&text);
+}
+
+/// The text to look for: by hand, byte by byte.
+fn look_at_text(target: &str) {
+    let query = target.split_once('?').map_or("", |(_, query)| query);
+    let value = query.split('&').find_map(|pair| match pair.strip_prefix("grep")? {
+        "" => Some(""),
+        rest => rest.strip_prefix('='),
+    });
+    let wanted = value.map(|value| {
+        let (mut bytes, mut rest) = (Vec::new(), value.chars());
+        while let Some(next) = rest.next() {
+            match next {
+                '+' => bytes.push(b' '),
+                '%' => {
+                    let digit = |next: Option<char>| next.and_then(|next| next.to_digit(16));
+                    let byte = digit(rest.next())? * 16 + digit(rest.next())?;
+                    bytes.push(u8::try_from(byte).expect("two digits"));
+                }
+                other => bytes.push(u8::try_from(other).expect("ASCII")),
+            }
+        }
+        String::from_utf8(bytes).ok().filter(|text| (1..=20).contains(&text.len()))
+    });
+    match query_text(target, "grep", 20) {
+        Ok(read) => assert_eq!(wanted, read.map(Some), "{target}"),
+        Err(refusal) => assert!(refusal.status_code == 400 && wanted == Some(None), "{target}: {wanted:?} was refused"),
+    }
+}
+
+/// Whatever is asked for, what is given lies within what there is.
+fn look_at_range(text: &str) {
+    for range in [text.to_owned(), format!("bytes={text}")] {
+        for len in [0, 1, 1_000, u64::MAX] {
+            match byte_range(&range, len) {
+                Some(found) => assert!(found.end <= len && (found.start < found.end || found == (0..len)), "{range}: {found:?}"),
+                // Only a range in whole numbers is refused.
+                None => assert!(range.to_ascii_lowercase().starts_with("bytes") && !range.contains(','), "{range}"),
+            }
         }
     }
 }

@@ -1,0 +1,141 @@
+//! `GET /api/runs/<id>/log`: what a run said, as text to be looked at, downloaded, resumed, or read from its end.
+//!
+//! Nothing of it is held: it is read from the disk as fast as its client takes it. Where something goes meanwhile the connection ends before
+//! the length that was promised, or without the last chunk: no client takes that for the whole.
+
+use std::io::{self, Read};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rouille::{Request, Response, ResponseBody};
+
+use super::error::ApiError;
+use super::{App, etag, input, range};
+use crate::log::{Form, RunText, Said, Stream};
+
+/// The most of these answers at once: each keeps a thread, a descriptor, and some hundred KiB.
+const DOWNLOADS_MAX: usize = 16;
+
+/// A log up to this size is read beforehand, so that its length can be told.
+const COUNTED_BYTES_MAX: u64 = 1024 * 1024;
+
+/// The text of a run of which nobody knows how much it said, when nothing of that is there.
+const NOTHING_LEFT: &str = "[autoappdev: nothing of this log is there any more]\n";
+
+/// How many of these answers are on their way.
+#[derive(Debug, Default)]
+pub(super) struct Downloads(Arc<AtomicUsize>);
+
+/// One of them.
+struct Place(Arc<AtomicUsize>);
+
+impl Downloads {
+    fn take_place(&self) -> Result<Place, ApiError> {
+        let place = Place(self.0.clone());
+        if place.0.fetch_add(1, Ordering::SeqCst) >= DOWNLOADS_MAX { Err(ApiError::TooManyDownloads) } else { Ok(place) }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// A body on its way, with its place.
+struct Body<R> {
+    run_id: i64,
+    reader: R,
+    _place: Place,
+}
+
+impl<R: Read> Read for Body<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.reader.read(buffer).inspect_err(|error| ::log::warn!("the text of run {}'s log ends early: {error}", self.run_id))
+    }
+}
+
+impl App {
+    pub(super) fn log_text(&self, request: &Request, id: &str) -> Result<Response, ApiError> {
+        let run_id = id.parse::<i64>().ok().filter(|_| id.bytes().all(|byte| byte.is_ascii_digit()));
+        let run_id = run_id.ok_or_else(|| ApiError::NoSuchRun(id.to_owned()))?;
+        let has_heads = input::query_word(request, "timestamps", &["1", "0"])? == "1";
+        let stream = input::query_word(request, "stream", &["", "stdout", "stderr"])?;
+        let stream = match stream {
+            "stdout" => Some(Stream::Stdout),
+            "stderr" => Some(Stream::Stderr),
+            _ => None,
+        };
+        let is_download = input::query_word(request, "download", &["0", "1"])? == "1";
+        let place = self.answers.downloads().take_place()?;
+
+        let span = self.run_span(run_id)?;
+        let text = RunText::look(&self.logs.of_run(run_id), span.begin, span.end)?;
+        if span.is_end_unknown && text.has_nothing() {
+            return Ok(Response::text(NOTHING_LEFT));
+        }
+        let (up_to, missing) = text.version();
+        let form = format!(
+            "{}{}",
+            if has_heads { "r" } else { "t" },
+            stream.map_or("", |_| if stream == Some(Stream::Stdout) { "o" } else { "e" })
+        );
+        // The same for as long as the text is; the time is for a run of the same number in another database.
+        let tag = format!("\"{run_id}-{:x}-{up_to:x}-{missing:x}-{form}\"", span.created_at.unix_ms());
+
+        let mut response = Response::text("")
+            .with_unique_header("Accept-Ranges", "bytes")
+            .with_unique_header("AutoAppDev-Log-Gone", text.gone().to_string());
+        if is_download {
+            let disposition = format!("attachment; filename=\"run-{run_id}.log\"");
+            response = response.with_unique_header("Content-Disposition", disposition);
+        }
+        let response = etag::with_tag(response, request, &tag);
+        if response.status_code == 304 {
+            return Ok(response);
+        }
+        let asked = range::asked(request, &tag);
+        if has_heads && stream.is_none() {
+            let len = text.len();
+            return part(response, asked, len, |range| Body { run_id, reader: text.into_reader(range), _place: place });
+        }
+        let form = Form { has_heads, stream };
+        if asked.is_some() || text.len() <= COUNTED_BYTES_MAX {
+            // Read twice: to know how long it is, and to send it.
+            let counted = Said::count(&text, form)?;
+            let len = counted.len();
+            return part(response, asked, len, |range| Body {
+                run_id,
+                reader: Said::range(&text, form, counted, &range),
+                _place: place,
+            });
+        }
+        let data = ResponseBody::from_reader(Body { run_id, reader: Said::new(&text, form), _place: place });
+        Ok(Response { data, ..response })
+    }
+}
+
+/// The part of a body that was asked for, or all of it.
+fn part<R: Read + Send + 'static>(
+    response: Response,
+    asked: Option<range::Asked>,
+    len: u64,
+    body: impl FnOnce(std::ops::Range<u64>) -> R,
+) -> Result<Response, ApiError> {
+    // Of the end of nothing one gets nothing, and no error: a run may have said nothing yet.
+    let asked = asked.filter(|asked| len > 0 || matches!(asked, range::Asked::FromTo(..)));
+    let (response, range) = match asked {
+        None => (response, 0..len),
+        Some(asked) => {
+            let range = asked.within(len).ok_or(ApiError::NoSuchRange { len })?;
+            let content_range = format!("bytes {}-{}/{len}", range.start, range.end - 1);
+            (response.with_unique_header("Content-Range", content_range).with_status_code(206), range)
+        }
+    };
+    let data = match usize::try_from(range.end - range.start) {
+        Ok(wanted) => ResponseBody::from_reader_and_size(body(range), wanted),
+        // Longer than the memory of this machine could be: sent without its length.
+        Err(_) => ResponseBody::from_reader(body(range)),
+    };
+    Ok(Response { data, ..response })
+}

@@ -1,0 +1,364 @@
+//! A run's text in all of its forms, held against what was said: random streams, small segments, plain and packed, in random ranges.
+
+use std::fs;
+use std::io::Read;
+use std::path::Path;
+use std::time::Duration;
+
+use super::*;
+
+const AT: &[u8] = b"2023-11-14T22:13:20.007Z";
+const BEGIN: u64 = 5_000;
+
+/// Numbers that a seed decides.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % limit
+    }
+
+    fn size(&mut self, limit: u64) -> usize {
+        usize::try_from(self.below(limit)).expect("small")
+    }
+
+    /// A range of so many bytes.
+    fn range(&mut self, len: u64) -> std::ops::Range<u64> {
+        let start = self.below(len + 1);
+        start..start + self.below(len - start + 1)
+    }
+}
+
+/// A piece of what programs print.
+fn a_piece(dice: &mut Dice) -> Vec<u8> {
+    match dice.below(9) {
+        0 => vec![b'\n'; dice.size(200)],
+        1 => vec![b'x'; TEXT_MAX - 2 + dice.size(2_000)],
+        2 => "größer ☃ 💡".repeat(dice.size(100)).into_bytes(),
+        3 => b"10 %\r20 %\r\0\x1b[1m".to_vec(),
+        4 => b"\xff\xc3\xe2\x98\xf0\x9f\x92".to_vec(),
+        5 => b"2023-11-14T22:13:20.007Z o. no record\n".to_vec(),
+        _ => format!("line {}\n", dice.below(1_000_000)).into_bytes(),
+    }
+}
+
+/// What was said: all in the order of the records, and by stream.
+struct Told {
+    all: Vec<u8>,
+    stdout: Vec<u8>,
+    stderr: Vec<u8>,
+}
+
+/// Writes what both streams said as the shim does, in segments of about so many bytes.
+fn say(dice: &mut Dice, dir: &Path, segment_bytes: u64, pieces: u64) -> Told {
+    let limits = Limits { segment_bytes, run_bytes: 1 << 40 };
+    let mut writer = SegmentWriter::create(dir, BEGIN, limits).expect("creates");
+    let mut splitters = [LineSplitter::new(Stream::Stdout), LineSplitter::new(Stream::Stderr)];
+    let mut said = [Vec::new(), Vec::new()];
+    let (mut records, mut now) = (Vec::new(), Duration::ZERO);
+    for n in 0..=pieces {
+        let mut out = Vec::new();
+        if n == pieces {
+            splitters[0].end(AT, &mut out);
+            splitters[1].end(AT, &mut out);
+        } else {
+            let stream = dice.size(2);
+            let piece = a_piece(dice);
+            let mut used = 0;
+            while used < piece.len() {
+                used += splitters[stream].push(&piece[used..], AT, now, &mut out);
+            }
+            said[stream].extend(piece);
+            now += Duration::from_millis(dice.below(400));
+            for splitter in &mut splitters {
+                splitter.flush_if_due(AT, now, &mut out);
+            }
+        }
+        writer.write(&out, AT).expect("writes");
+        records.extend(out);
+    }
+    for stream in said.iter_mut().filter(|stream| !stream.is_empty() && !stream.ends_with(b"\n")) {
+        stream.push(b'\n');
+    }
+    let mut all = Vec::new();
+    for line in records.split_inclusive(|&byte| byte == b'\n') {
+        let record = parse_record(line.strip_suffix(b"\n").expect("whole")).expect("a record");
+        all.extend_from_slice(record.text);
+        all.extend((!record.goes_on).then_some(b'\n'));
+    }
+    let [stdout, stderr] = said;
+    Told { all, stdout, stderr }
+}
+
+fn run_log(dir: &Path) -> (RunLog, std::path::PathBuf) {
+    let log_dir = dir.join("7/log");
+    fs::create_dir_all(&log_dir).expect("creates");
+    (RunLogs::new(dir.to_owned()).of_run(7), log_dir)
+}
+
+fn look(log: &RunLog, end: Option<u64>) -> RunText {
+    RunText::look(log, BEGIN, end).expect("a look")
+}
+
+fn read(mut reader: impl Read) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    reader.read_to_end(&mut bytes).expect("reads");
+    bytes
+}
+
+fn slice(bytes: &[u8], range: &std::ops::Range<u64>) -> Vec<u8> {
+    bytes[usize::try_from(range.start).expect("small")..usize::try_from(range.end).expect("small")].to_vec()
+}
+
+/// Reads that form in pieces of random sizes, and random ranges of it.
+fn look_at_said(dice: &mut Dice, log: &RunLog, end: Option<u64>, form: Form, wanted: &[u8]) {
+    let text = look(log, end);
+    assert!(read(Said::new(&text, form)) == wanted, "{form:?} in one");
+    assert_eq!(Said::count(&text, form).expect("reads").len(), wanted.len() as u64);
+    let (mut at, mut pieces) = (0, Vec::new());
+    while at < wanted.len() as u64 {
+        let range = at..(at + 1 + dice.below(wanted.len() as u64)).min(wanted.len() as u64);
+        let counted = Said::count(&text, form).expect("reads");
+        pieces.extend(read(Said::range(&text, form, counted, &range)));
+        at = range.end;
+    }
+    assert!(pieces == wanted, "{form:?} in ranges one after the other");
+    for _ in 0..3 {
+        let range = dice.range(wanted.len() as u64);
+        let counted = Said::count(&text, form).expect("reads");
+        assert!(read(Said::range(&text, form, counted, &range)) == slice(wanted, &range), "{form:?}, {range:?}");
+    }
+}
+
+#[test]
+fn any_stream_comes_back_byte_for_byte_in_any_ranges() {
+    let mut dice = Dice(20_260_131);
+    for round in 0..12 {
+        let dir = tempfile::tempdir().expect("a temp folder");
+        let (log, log_dir) = run_log(dir.path());
+        let (segment_bytes, pieces) = (1 + dice.below(if round % 2 == 0 { 2_000 } else { 300_000 }), dice.below(60));
+        let told = say(&mut dice, &log_dir, segment_bytes, pieces);
+        let segments = segments_in(&log_dir, Some(7)).expect("a look");
+        let records: Vec<u8> = segments.iter().flat_map(|segment| fs::read(&segment.path).expect("reads")).collect();
+        let end = end_of_log(&segments).expect("a look");
+        for segment in segments.iter().filter(|_| round % 3 != 0) {
+            if dice.below(3) > 0 {
+                pack(segment, || true).expect("packs");
+            }
+        }
+        for end in [None, Some(end), Some(end + LOSS_MARK_BYTES_MAX)] {
+            let text = look(&log, end);
+            assert_eq!((text.len(), text.gone(), text.version()), (records.len() as u64, 0, (BEGIN + text.len(), 0)));
+            assert!(read(text.into_reader(0..u64::MAX)) == records);
+            for _ in 0..8 {
+                let range = dice.range(records.len() as u64);
+                assert!(read(look(&log, end).into_reader(range.clone())) == slice(&records, &range), "{range:?}");
+            }
+        }
+        for (stream, wanted) in [(None, &told.all), (Some(Stream::Stdout), &told.stdout), (Some(Stream::Stderr), &told.stderr)] {
+            look_at_said(&mut dice, &log, Some(end), Form { has_heads: false, stream }, wanted);
+            let of_stream = |line: &&[u8]| stream.is_none_or(|stream| line[TIMESTAMP_LEN + 1] == stream.mark());
+            let wanted = records.split_inclusive(|&byte| byte == b'\n').filter(of_stream).collect::<Vec<_>>().concat();
+            look_at_said(&mut dice, &log, None, Form { has_heads: true, stream }, &wanted);
+        }
+    }
+}
+
+#[test]
+fn more_than_a_milestone_is_read_on_from_there() {
+    let dir = tempfile::tempdir().expect("a temp folder");
+    let (log, log_dir) = run_log(dir.path());
+    let mut writer =
+        SegmentWriter::create(&log_dir, BEGIN, Limits { segment_bytes: 3 << 20, run_bytes: 1 << 40 }).expect("creates");
+    let mut wanted = Vec::new();
+    for n in 0..700 {
+        let (mut out, line) = (Vec::new(), format!("{n} ").repeat(5_000));
+        push_record(&mut out, AT, Stream::Stdout, n % 5 == 4, line.as_bytes());
+        writer.write(&out, AT).expect("writes");
+        wanted.extend_from_slice(line.as_bytes());
+        wanted.extend((n % 5 != 4).then_some(b'\n'));
+    }
+    let form = Form { has_heads: false, stream: None };
+    let len = wanted.len() as u64;
+    assert!(len > 12 << 20);
+    for range in [0..1, (4 << 20) - 9..(4 << 20) + 9, 9_000_000..9_500_000, len - 500..len, len..len] {
+        let text = look(&log, None);
+        let counted = Said::count(&text, form).expect("reads");
+        assert_eq!(counted.len(), len);
+        assert!(read(Said::range(&text, form, counted, &range)) == slice(&wanted, &range), "{range:?}");
+    }
+}
+
+/// A run of a hundred lines in small segments, the first and one in the middle removed; what is left of it, with marks.
+fn with_holes(dir: &Path) -> (RunLog, String, u64) {
+    let (log, log_dir) = run_log(dir);
+    let mut writer = SegmentWriter::create(&log_dir, BEGIN, Limits { segment_bytes: 400, run_bytes: 1 << 40 }).expect("creates");
+    for n in 0..100 {
+        let mut out = Vec::new();
+        push_record(&mut out, AT, Stream::Stdout, n % 3 == 1, format!("line {n}").as_bytes());
+        writer.write(&out, AT).expect("writes");
+    }
+    let segments = segments_in(&log_dir, Some(7)).expect("a look");
+    let removed = [0, 1, segments.len() / 2];
+    let front = segments[2].start - BEGIN;
+    let mut wanted = format!("[autoappdev: the first {front} bytes of this log are not kept any more]\n");
+    for (n, segment) in segments.iter().enumerate().skip(2) {
+        let text = fs::read_to_string(&segment.path).expect("text");
+        let mark = format!("[autoappdev: {} bytes of this log are missing here]\n", text.len());
+        wanted += if removed.contains(&n) { &mark } else { &text };
+    }
+    for n in removed {
+        fs::remove_file(&segments[n].path).expect("there");
+    }
+    (log, wanted, front)
+}
+
+#[test]
+fn what_is_missing_is_a_line_in_every_form_and_in_every_range() {
+    let dir = tempfile::tempdir().expect("a temp folder");
+    let (log, wanted, front) = with_holes(dir.path());
+    let mut dice = Dice(7);
+    let text = look(&log, None);
+    assert_eq!((text.gone(), text.len()), (front, wanted.len() as u64));
+    assert_eq!(String::from_utf8(read(text.into_reader(0..u64::MAX))).expect("text"), wanted);
+    for _ in 0..50 {
+        let range = dice.range(wanted.len() as u64);
+        assert!(read(look(&log, None).into_reader(range.clone())) == slice(wanted.as_bytes(), &range));
+    }
+    let mut said = String::new();
+    for line in wanted.lines() {
+        if line.starts_with('[') {
+            if !said.is_empty() && !said.ends_with('\n') {
+                said.push('\n');
+            }
+            said.push_str(line);
+            said.push('\n');
+        } else {
+            said.push_str(&line[HEAD_LEN..]);
+            said.push_str(if line.contains("o+") { "" } else { "\n" });
+        }
+    }
+    look_at_said(&mut dice, &log, None, Form { has_heads: false, stream: None }, said.as_bytes());
+    // At the end of one that is over; and all of it.
+    let end = look(&log, None).version().0;
+    let text = look(&log, Some(end + 1_000));
+    assert_eq!((text.gone(), text.version().0), (front, end + 1_000));
+    let whole = wanted.clone() + "[autoappdev: 1000 bytes of this log are missing here]\n";
+    assert_eq!(String::from_utf8(read(text.into_reader(0..u64::MAX))).expect("text"), whole);
+    fs::remove_dir_all(dir.path().join("7")).expect("there");
+    let text = look(&log, Some(end));
+    let all = format!("[autoappdev: the first {} bytes of this log are not kept any more]\n", end - BEGIN);
+    assert_eq!(text.gone(), end - BEGIN);
+    assert_eq!(String::from_utf8(read(Said::new(&text, Form { has_heads: false, stream: None }))).expect("text"), all);
+    assert_eq!(String::from_utf8(read(text.into_reader(0..u64::MAX))).expect("text"), all);
+    let text = look(&log, None);
+    assert!(text.is_empty() && text.has_nothing());
+}
+
+#[test]
+fn what_is_packed_while_it_is_read_is_read_on_and_what_is_removed_is_no_text() {
+    let form = Form { has_heads: false, stream: None };
+    for is_packed in [true, false] {
+        let dir = tempfile::tempdir().expect("a temp folder");
+        let (log, log_dir) = run_log(dir.path());
+        let told = say(&mut Dice(3), &log_dir, 2_000, 40);
+        let segments = segments_in(&log_dir, Some(7)).expect("a look");
+        let records: Vec<u8> = segments.iter().flat_map(|segment| fs::read(&segment.path).expect("reads")).collect();
+        let end = end_of_log(&segments).expect("a look");
+        let text = look(&log, Some(end));
+        let counted = Said::count(&text, form).expect("reads");
+        let mut said = Said::range(&text, form, counted, &(0..told.all.len() as u64));
+        let mut streamed = Said::new(&text, form);
+        let mut reader = text.into_reader(0..u64::MAX);
+        let mut begun = [vec![0; 100], vec![0; 100], vec![0; 100]];
+        reader.read_exact(&mut begun[0]).expect("reads");
+        said.read_exact(&mut begun[1]).expect("reads");
+        streamed.read_exact(&mut begun[2]).expect("reads");
+        for segment in &segments {
+            if is_packed {
+                pack(segment, || true).expect("packs");
+            }
+        }
+        if !is_packed {
+            fs::remove_file(&segments[segments.len() / 2].path).expect("there");
+        }
+        let results = [
+            reader.read_to_end(&mut begun[0]).is_ok(),
+            said.read_to_end(&mut begun[1]).is_ok(),
+            streamed.read_to_end(&mut begun[2]).is_ok(),
+        ];
+        if is_packed {
+            assert_eq!(results, [true; 3]);
+            assert!(begun == [records, told.all.clone(), told.all]);
+        } else {
+            // Who was promised a length gets no other text; who was not is told what is missing.
+            assert_eq!(results, [false, false, true]);
+            assert!(records.starts_with(&begun[0]) && told.all.starts_with(&begun[1]));
+            assert!(String::from_utf8_lossy(&begun[2]).contains("bytes of this log are missing here]\n"));
+        }
+    }
+}
+
+#[test]
+fn a_live_runs_text_is_whole_records_and_what_comes_later_is_not_in_it() {
+    let form = Form { has_heads: false, stream: None };
+    let dir = tempfile::tempdir().expect("a temp folder");
+    let (log, log_dir) = run_log(dir.path());
+    let told = say(&mut Dice(5), &log_dir, 3_000, 40);
+    let newest = segments_in(&log_dir, Some(7)).expect("a look").pop().expect("one");
+    let plain = fs::read(&newest.path).expect("reads");
+    fs::write(&newest.path, [&plain[..], &AT[..9]].concat()).expect("writes");
+    let text = look(&log, None);
+    let len = text.len();
+    let said = Said::new(&text, form);
+    let later = [&plain[..], AT, b" o. later\n"].concat();
+    fs::write(&newest.path, later).expect("writes");
+    fs::write(log_dir.join("00000000000099999999.log"), [AT, b" o. much later\n"].concat()).expect("writes");
+    assert!(read(said) == told.all);
+    assert_eq!(read(text.into_reader(0..u64::MAX)).len() as u64, len);
+    // One that is over has all that is there, torn or not.
+    fs::remove_file(log_dir.join("00000000000099999999.log")).expect("there");
+    fs::write(&newest.path, [&plain[..], AT, b" o. torn"].concat()).expect("writes");
+    let end = newest.start + plain.len() as u64 + AT.len() as u64 + 8;
+    assert!(read(Said::new(&look(&log, Some(end)), form)) == [&told.all[..], b"torn\n"].concat());
+    assert!(read(look(&log, Some(end)).into_reader(0..u64::MAX)).ends_with(b"o. torn"));
+}
+
+#[test]
+fn damage_takes_as_many_bytes_as_it_is_long_and_all_else_stays_where_it_was() {
+    let dir = tempfile::tempdir().expect("a temp folder");
+    let (log, log_dir) = run_log(dir.path());
+    let mut writer =
+        SegmentWriter::create(&log_dir, BEGIN, Limits { segment_bytes: 1 << 30, run_bytes: 1 << 40 }).expect("creates");
+    for n in 0..20_000 {
+        let mut out = Vec::new();
+        push_record(&mut out, AT, Stream::Stdout, false, format!("line {n}").as_bytes());
+        writer.write(&out, AT).expect("writes");
+    }
+    let plain = segments_in(&log_dir, Some(7)).expect("a look").remove(0);
+    let whole = fs::read(&plain.path).expect("reads");
+    pack(&plain, || true).expect("packs");
+    let packed = segments_in(&log_dir, Some(7)).expect("a look").remove(0);
+    let mut bytes = fs::read(&packed.path).expect("reads");
+    let middle = bytes.len() / 2;
+    bytes[middle..middle + 40].fill(0x55);
+    fs::write(&packed.path, bytes).expect("writes");
+    let read_range = |range| read(look(&log, None).into_reader(range));
+    let text = read_range(0..u64::MAX);
+    assert_eq!(text.len(), whole.len());
+    let differs: Vec<usize> = (0..whole.len()).filter(|&at| text[at] != whole[at]).collect();
+    let (first, last) = (differs[0], differs[differs.len() - 1]);
+    assert!(last - first < 128 * 1024 && first > 0 && last + 1 < whole.len());
+    let shown = String::from_utf8_lossy(&text);
+    assert_eq!(shown.matches("\n[autoappdev: 131072 bytes of this log are damaged here]").count(), 1);
+    let mut dice = Dice(11);
+    for _ in 0..30 {
+        let range = dice.range(whole.len() as u64);
+        assert!(read_range(range.clone()) == slice(&text, &range), "{range:?}");
+    }
+    // In the other form it is told as what is missing.
+    let said = read(Said::new(&look(&log, None), Form { has_heads: false, stream: None }));
+    let said = String::from_utf8_lossy(&said);
+    assert!(said.contains("bytes of this log are missing here]\n") && said.ends_with("line 19999\n"));
+}
