@@ -150,8 +150,7 @@ function push(row) {
   if (!chunk || chunk.rows.length >= CHUNK_LINES) chunks.push(chunk = newChunk([]));
   row.number = end++;
   chunk.rows.push(row);
-  if (chunk.isDrawn) chunk.element.append(draw(row));
-  else chunk.height += lineHeight;
+  chunk.height += lineHeight;
   if (!following && !row.isMark) fresh += 1;
 }
 
@@ -216,6 +215,8 @@ function frame() {
     if (chunk.isNew) log.insertBefore(chunk.element, next);
     if (chunk.isNew || n === chunks.length - 1 && !chunk.isDrawn) chunk.element.style.height = `${chunk.height}px`;
     chunk.isNew = false;
+    // Only here, so that between two frames the end stays where the view is.
+    if (chunk.isDrawn) for (const row of chunk.rows.slice(chunk.element.children.length)) chunk.element.append(draw(row));
   }
   // What is drawn has another height than was thought, so that more or less of it may be near.
   for (let round = 0; round < 4; round++) {
@@ -414,7 +415,7 @@ log.addEventListener('scroll', () => {
   const isAtEnd = log.scrollHeight - top - log.clientHeight < END_PX;
   // Only who goes down to the end or up from it; what comes and goes moves nobody.
   if (top > lastTop && isAtEnd && !following) goToEnd();
-  else if (top < lastTop && !isAtEnd) following = false;
+  else if (top < lastTop - 1 && !isAtEnd) following = false;
   lastTop = top;
   schedule();
 }, { passive: true });
