@@ -295,7 +295,10 @@ async function followState(signal) {
   }
   if (!connected) learn().then(show);
   const wasConnected = connected;
+  const before = pipeline;
   pipeline = answer.body.pipeline;
+  // The stream may have been quicker.
+  if (before?.run_id === pipeline.run_id && before.progress?.at > pipeline.progress?.at) pipeline.progress = before.progress;
   connected = true;
   locked = false;
   failures = 0;
@@ -360,7 +363,11 @@ setInterval(() => {
 
 const feed = makeFeed({
   ask, refresh, isConnected: () => connected,
-  showProgress: ({ run_id, progress }) => showProgress(run_id, progress, pipeline, Date.now() + skew, ask),
+  showProgress({ run_id, progress }) {
+    if (pipeline?.run_id !== run_id) return;
+    pipeline.progress = progress;
+    showProgress(run_id, progress, pipeline, Date.now() + skew, ask);
+  },
 });
 attach({ ...searchHooks, earlier: feed.earlier, atEnd: () => { if (feed.isResting()) kickLog(); } });
 

@@ -19,6 +19,7 @@ const SILENCE_MS = 20000;     // the server says something every 10 s
 const POLL_MS = 1000;
 const POLL_WAIT_S = 20;
 const POLLING_MS = 60000;     // until the next try of a stream
+const SHORT_MS = 2000;        // of a stream
 const BUSY_MS = 12;           // as long as this the page may be kept from drawing
 
 // `ask` is a request as app.js makes it, `refresh` has the state looked at, and `showProgress` takes an event's data.
@@ -45,7 +46,7 @@ export function makeFeed({ ask, refresh, isConnected, showProgress }) {
         view.clear();
         begin = body.lines[0]?.id ?? null;
         next = body.next;
-        if (begin === null || body.first === 0 && body.lines.length < FIRST && !body.gone) atFirst(body.first);
+        if (begin === null) atFirst(body.first);
         view.append(body.lines);
       } else if (behind < 0 || behind > BEHIND_MAX && view.isFollowing()) {
         // Another log, or too much to make up for: begin again.
@@ -62,10 +63,9 @@ export function makeFeed({ ask, refresh, isConnected, showProgress }) {
   }
 
   function take(lines) {
-    const now = lines.filter((line) => line.gone !== undefined || line.id > next);
     next = lines.reduce((last, line) => Math.max(last, line.id ?? line.to), next);
-    begin ??= now.find((line) => line.id)?.id ?? null;
-    view.append(now);
+    begin ??= lines.find((line) => line.id)?.id ?? null;
+    view.append(lines);
   }
 
   async function poll(signal) {
@@ -111,10 +111,15 @@ export function makeFeed({ ask, refresh, isConnected, showProgress }) {
 
   async function read(reader, heard) {
     const decoder = new TextDecoder();
-    let rest = '', count = 0, drawnAt = performance.now();
+    const openedAt = performance.now();
+    let rest = '', count = 0, drawnAt = openedAt;
     for (;;) {
       const { done, value } = await reader.read();
-      if (done) return RETRY_MS / 4;
+      if (done) {
+        // Something that lets no stream live is not to be asked for one four times a second.
+        if (performance.now() - openedAt < SHORT_MS) pollUntil = performance.now() + POLLING_MS;
+        return RETRY_MS / 4;
+      }
       heard();
       const events = (rest + decoder.decode(value, { stream: true })).split('\n\n');
       rest = events.pop();

@@ -99,11 +99,11 @@ export function prepend(lines) {
     take(row, line);
     begun[line.stream] = line.partial ? row : null;
   }
-  if (chunks.length && chunks[0].rows[0].run === run) {
+  if (run !== undefined && chunks[0]?.rows[0].run === run) {
     // This run has begun earlier than it seemed.
-    const [mark] = chunks[0].rows.splice(0, 1);
-    mark.element?.remove();
+    chunks[0].rows.shift().element?.remove();
     first += 1;
+    if (!chunks[0].rows.length) chunks.shift().element.remove();
   }
   for (const [stream, head] of Object.entries(heads)) {
     const row = begun[stream];
@@ -111,6 +111,7 @@ export function prepend(lines) {
     if (row && row.run === head.run && row.raw !== null && head.raw !== null) {
       rows.splice(rows.indexOf(row), 1);
       const { raw, number, element } = head;
+      chars -= head.text.length;
       take(row, { line: raw, partial: open[stream] === head });
       Object.assign(head, row, { number, element });
       if (element) element.replaceWith(draw(head));
@@ -118,7 +119,10 @@ export function prepend(lines) {
     heads[stream] = rows.find((older) => older.stream === stream) ?? head;
   }
   first -= rows.length;
-  rows.forEach((row, n) => { row.number = first + n; });
+  rows.forEach((row, n) => {
+    row.number = first + n;
+    if (heads[row.stream] !== row) row.raw = null;
+  });
   const older = [];
   for (let n = 0; n < rows.length; n += CHUNK_LINES) older.push(newChunk(rows.slice(n, n + CHUNK_LINES)));
   chunks = older.concat(chunks);
@@ -137,12 +141,12 @@ function newRow(line) {
 }
 
 function take(row, line) {
-  // Of the text as it came, because a short one can keep the long one alive that it was cut from.
-  chars += line.line.length;
   // Only first lines need it: to be put together with what came before.
   const isHead = heads[row.stream] === row || row.number === undefined;
   row.raw = isHead && row.raw !== null && row.raw.length < RAW_CHARS_MAX ? row.raw + line.line : null;
+  chars -= row.text.length;
   write(row, line.line, line.partial);
+  chars += row.text.length;
 }
 
 function push(row) {

@@ -11,7 +11,6 @@ let askedFor = '';
 // Takes what the state says, or an event. `now` is the server's time, `ask` a request as app.js makes it.
 export function showProgress(run, progress, state, now, ask) {
   pipeline = state;
-  if (run !== pipeline?.run_id) return;
   shown = progress;
   draw(now);
   // The pauses are learned anew with each change of the state, and only while a step needs them.

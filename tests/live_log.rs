@@ -66,6 +66,12 @@ fn wait_for_row(browser: &Browser, wanted: &str) {
     wait_until(&format!("{wanted:?} is the last line"), PATIENCE, || rows(browser).last().is_some_and(|last| last == wanted));
 }
 
+/// The last line that the API has.
+fn last_line(place: &Place) -> String {
+    let tail = place.get("/api/logs/tail?lines=1").body;
+    tail["lines"][0]["line"].as_str().unwrap_or_default().to_owned()
+}
+
 /// How far the log is from its end, in pixels.
 fn distance_from_end(browser: &Browser) -> f64 {
     let distance =
@@ -104,9 +110,7 @@ fn each_line_shows_once_through_restarts_and_while_nobody_looks() {
     set_hidden(&browser, true);
     last += 100;
     say_up_to(&place, last);
-    wait_until("the log has it", PATIENCE, || {
-        place.get("/api/logs/tail?lines=1").body["lines"][0]["line"] == format!("line {last}")
-    });
+    wait_until("the log has it", PATIENCE, || last_line(&place) == format!("line {last}"));
     set_hidden(&browser, false);
     wait_for_row(&browser, &format!("line {last}"));
     assert_eq!(rows(&browser), lines(1, last));
@@ -129,7 +133,12 @@ fn a_hidden_page_gives_its_stream_back_and_without_one_lines_are_polled() {
         streams.extend(opened);
         is_open
     });
-    say_up_to(&place, 10);
+    // It is asleep, and does not only come back another way.
+    for n in 6..=10 {
+        say_up_to(&place, n);
+        wait_until("the log has it", PATIENCE, || last_line(&place) == format!("line {n}"));
+    }
+    assert_eq!(rows(&browser), lines(1, 5));
     set_hidden(&browser, false);
     wait_for_row(&browser, "line 10");
     assert!(one_more().is_err(), "the page has none");
@@ -178,7 +187,7 @@ fn who_reads_further_up_is_not_moved_and_comes_back_by_a_button() {
 fn the_way_back_leads_to_the_first_line_and_misses_none() {
     let Some((browser, place)) = set_up("#!/bin/bash\nseq -f 'line %.0f' 6000\n") else { return };
     place.start();
-    wait_until("the log has it", PATIENCE, || place.get("/api/logs/tail?lines=1").body["lines"][0]["line"] == "line 6000");
+    wait_until("the log has it", PATIENCE, || last_line(&place) == "line 6000");
     open(&browser, &place);
     wait_for_row(&browser, "line 6000");
     assert!(rows(&browser).len() < 6000, "not all at once");
