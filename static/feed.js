@@ -15,7 +15,8 @@ const PAGE_LINES = 1000;
 const ANSWER_MS = 5000;
 const RETRY_MS = 1000;
 const REFUSED_MS = 5000;
-const SILENCE_MS = 20000;     // the server says something every 10 s
+const FIRST_WORD_MS = 5000;   // a stream begins with the state
+const SILENCE_MS = 20000;     // and says something every 10 s
 const POLL_MS = 1000;
 const POLL_WAIT_S = 20;
 const POLLING_MS = 60000;     // until the next try of a stream
@@ -82,14 +83,14 @@ export function makeFeed({ ask, refresh, isConnected, showProgress }) {
     const abort = new AbortController();
     const stop = () => abort.abort();
     let timer, isSilent = false;
-    const heard = () => {
+    const expect = (ms) => {
       clearTimeout(timer);
-      timer = setTimeout(() => { isSilent = true; stop(); }, SILENCE_MS);
+      timer = setTimeout(() => { isSilent = true; stop(); }, ms);
     };
     signal.addEventListener('abort', stop);
     if (signal.aborted) stop();
     try {
-      heard();
+      expect(FIRST_WORD_MS);
       const response = await fetch(`api/events?since=${next}`, { cache: 'no-store', signal: abort.signal });
       if (!response.ok) {
         // Logged out is for the state's loop to find; with too many streams, polling goes on.
@@ -97,7 +98,7 @@ export function makeFeed({ ask, refresh, isConnected, showProgress }) {
         pollUntil = performance.now() + POLLING_MS;
         return 0;
       }
-      return await read(response.body.getReader(), heard);
+      return await read(response.body.getReader(), () => expect(SILENCE_MS));
     } catch (error) {
       if (!isSilent) throw error;
       pollUntil = performance.now() + POLLING_MS;
