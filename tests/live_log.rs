@@ -333,6 +333,36 @@ fn a_line_is_what_a_terminal_would_show() {
 }
 
 #[test]
+fn a_line_that_began_further_up_is_one_line() {
+    let Some((browser, place)) = set_up("#!/bin/bash\n") else { return };
+    open(&browser, &place);
+    wait_until("it is connected", PATIENCE, || browser.text("state") == "stopped");
+    let add = |function: &str, records: &[(&str, &str, bool)]| {
+        let lines: Vec<Value> = records
+            .iter()
+            .map(|(stream, line, partial)| json!({"id": 1, "ts": null, "stream": stream, "run_id": 1, "line": line, "partial": partial}))
+            .collect();
+        browser.script(&format!("return import('/static/log.js').then((it) => it.{function}({}))", json!(lines)));
+        rows(&browser)
+    };
+    assert_eq!(add("append", &[("stdout", "30%\r", true), ("stderr", "oops", false)]), ["30%", "oops"]);
+    assert_eq!(add("prepend", &[("stdout", "20% done\r", true)]), ["30% done", "oops"]);
+    // More of it, and the line before.
+    assert_eq!(
+        add("prepend", &[("stdout", "first", false), ("stderr", "o", false), ("stdout", "10% done!\r", true)]),
+        ["first", "o", "30% done!", "oops"]
+    );
+    // Its end is still to come.
+    assert_eq!(
+        add("append", &[("stdout", "99%", false), ("stdout", "last", false)]),
+        ["first", "o", "99% done!", "oops", "last"]
+    );
+    wait_until("all of it is drawn", PATIENCE, || browser.text("log").contains("last"));
+    assert_eq!(browser.text("log").matches("run 1").count(), 1, "the run begins once");
+    assert_eq!(browser.console(), Vec::<String>::new());
+}
+
+#[test]
 fn lines_wrap_or_not_as_it_was_chosen() {
     let Some((browser, place)) = set_up("#!/bin/bash\nprintf 'wide %.0s' {1..300}; echo; sleep 1000\n") else { return };
     open(&browser, &place);
