@@ -1,11 +1,15 @@
-// The status page's behaviour: follows the pipeline and its log over the HTTP API, shows both, and sends the four actions.
+// The status page's behaviour: follows the pipeline over the HTTP API, shows it, and sends the four actions. The log is feed.js (where it
+// comes from), log.js, find.js and ansi.js (what becomes of it).
 //
 // It holds no rule of the life cycle: which action is possible now is what the API lists in `allowed`. What it cannot know it
 // calls unknown: without a connection nothing old is shown as the present. Two loops run, one for the state (a long poll) and
-// one for the log, each with one request in flight at most; both rest while the page is hidden. Text from outside is put in
-// by textContent only.
+// one for the log (a stream); both rest while the page is hidden, for a phone's battery. Text from outside is put in by textContent only.
 
+import { makeFeed } from './feed.js';
+import { searchHooks } from './find.js';
+import { attach } from './log.js';
 import { enterByLink, learn, lock, mayOnlyLook } from './login.js';
+import { showProgress, tick } from './progress.js';
 
 const ACTIONS = ['start', 'pause', 'resume', 'stop'];
 const DOING = { start: 'starting…', pause: 'pausing…', resume: 'resuming…', stop: 'stopping…' };
@@ -15,12 +19,7 @@ const WAIT_PENDING_S = 1;    // while an action is under way: its end may change
 const ANSWER_MS = 5000;      // how much longer than asked an answer may take
 const BACKOFF_MS = [1000, 10000];
 const ACT_MS = 3700e3;       // an action's answer: a stop may wait for the longest grace
-const LOG_LIVE_MS = 1000;
-const LOG_STOPPED_MS = 5000;
 const HIDDEN_MS = 10000;     // a state from before the page was hidden for longer is not shown as the present one
-const LINES_FIRST = 200;
-const LINES_MAX = 1000;      // in the document, and in one answer
-const LINE_CHARS_MAX = 8000; // of one line shown
 const SETTLE_MS = 700;       // after a click no button works, so that a double click is not two actions
 
 // Names of the signals that end processes, by number, as on Linux for x86 and Arm.
@@ -46,7 +45,6 @@ const HINTS = {
 };
 
 const $ = (id) => document.getElementById(id);
-const log = $('log');
 
 let pipeline = null;      // the latest answer; kept while disconnected, as the last known
 let connected = false;
@@ -134,6 +132,8 @@ function show() {
   set($('run-id'), String(p.run_id ?? '–'));
   set($('pid'), String(p.pid ?? '–'));
   showTimes();
+  showProgress(p.run_id, p.progress ?? null, p, Date.now() + skew, ask);
+  showDownloads();
   showButtons();
   showConnection();
   showTitle(doing || state);
@@ -162,6 +162,15 @@ function showTimes() {
       element.removeAttribute('datetime');
       element.removeAttribute('title');
     }
+  }
+}
+
+// The whole log of the run: as it is kept, with times, and as the pipeline wrote it.
+function showDownloads() {
+  $('downloads').hidden = pipeline.run_id === null;
+  const log = `api/runs/${pipeline.run_id}/log?download=1`;
+  for (const [id, href] of [['download', log], ['download-plain', `${log}&timestamps=0`]]) {
+    if ($(id).getAttribute('href') !== href) $(id).setAttribute('href', href);
   }
 }
 
@@ -285,14 +294,17 @@ async function followState(signal) {
     return answer?.status === 401 ? Infinity : pause;
   }
   if (!connected) learn().then(show);
-  const before = connected ? pipeline : {};
+  const wasConnected = connected;
+  const before = pipeline;
   pipeline = answer.body.pipeline;
+  // The stream may have been quicker.
+  if (before?.run_id === pipeline.run_id && before.progress?.at > pipeline.progress?.at) pipeline.progress = before.progress;
   connected = true;
   locked = false;
   failures = 0;
   if (began >= clicked) settled = true;
   show();
-  if (before.state !== pipeline.state || before.run_id !== pipeline.run_id) kickLog();
+  if (!wasConnected) kickLog();
   // A server that does not wait must not be asked a thousand times a second.
   return pipeline.version === known && performance.now() - began < 200 ? 1000 : 0;
 }
@@ -327,118 +339,11 @@ function refresh() {
   kickState();
 }
 
-// ---- The log ---------------------------------------------------------------------------------------------------------
-
-let next = null;          // the cursor for the next lines; null: begin with the last ones
-let count = 0;            // elements in the log
-let following = true;     // whether the view stays at the end
-let shownRun;             // the run of the last line shown
-let open = {};            // by stream: the element that the next line continues
-
-async function followLog(signal) {
-  if (!connected) return Infinity;
-  const pause = pipeline.state === 'stopped' ? LOG_STOPPED_MS : LOG_LIVE_MS;
-  // Whoever reads further up keeps their place: a full log takes no more until they come back to the end.
-  if (!following && count >= LINES_MAX) return pause;
-  try {
-    const { ok, body } = await ask(next === null ? `api/logs/tail?name=pipeline&lines=${count ? LINES_MAX : LINES_FIRST}`
-      : `api/logs?source=pipeline&since=${next}&limit=${following ? LINES_MAX : LINES_MAX - count}`, signal, ANSWER_MS);
-    if (!ok) return LOG_STOPPED_MS;
-    if (next === null || body.next < next) {
-      log.replaceChildren();
-      count = 0;
-      open = {};
-      shownRun = undefined;
-    } else if (body.lines.length >= LINES_MAX && following) {
-      next = null; // far behind: begin again at the end
-      return 0;
-    } else if (body.first > next && body.lines.length) {
-      mark('some lines are no longer kept');
-    }
-    next = body.next;
-    add(body.lines);
-  } catch {
-    // The state's loop finds out what is wrong, and begins this one again when the server answers.
-    if (signal.aborted) return 0;
-    refresh();
-    return LOG_STOPPED_MS;
-  }
-  return pause;
-}
-
-function add(lines) {
-  for (const line of lines) {
-    if (line.run_id !== shownRun) {
-      mark(`run ${line.run_id}`);
-      shownRun = line.run_id;
-      open = {};
-    }
-    // Colour codes mean nothing here.
-    const text = line.line.replace(/\x1b\[[0-9;?]*[ -/]*[@-~]/g, '').replace(/\r$/, '').replace(/\r/g, '\n');
-    let element = open[line.stream];
-    if (!element?.isConnected) {
-      const row = document.createElement('p');
-      const time = document.createElement('time');
-      if (line.ts) {
-        time.textContent = clockFormat.format(Date.parse(line.ts));
-        time.dateTime = time.title = line.ts;
-      }
-      element = document.createElement('span');
-      row.append(time, ' ');
-      if (line.stream === 'stderr') {
-        const tag = document.createElement('b');
-        tag.textContent = 'err';
-        row.className = 'stderr';
-        row.append(tag, ' ');
-      }
-      row.append(element);
-      push(row);
-    }
-    const whole = element.textContent + text;
-    element.textContent = whole.length > LINE_CHARS_MAX ? `${whole.slice(0, LINE_CHARS_MAX - 1)}…` : whole;
-    open[line.stream] = line.partial ? element : null;
-  }
-  if (lines.length) showEnd();
-}
-
-function mark(text) {
-  const row = document.createElement('p');
-  row.className = 'mark';
-  row.textContent = text;
-  push(row);
-}
-
-function push(row) {
-  log.append(row);
-  count += 1;
-  while (count > LINES_MAX) {
-    log.firstChild.remove();
-    count -= 1;
-  }
-}
-
-function showEnd() {
-  if (following) log.scrollTop = log.scrollHeight;
-  $('latest').hidden = following;
-}
-
 // ---- Wiring ----------------------------------------------------------------------------------------------------------
 
 for (const action of ACTIONS) $(action).addEventListener('click', () => act(action));
 
 $('dismiss').addEventListener('click', clearError);
-
-log.addEventListener('scroll', () => {
-  following = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
-  $('latest').hidden = following;
-}, { passive: true });
-
-$('latest').addEventListener('click', () => {
-  following = true;
-  log.focus({ preventScroll: true });
-  showEnd();
-  kickLog();
-});
 
 document.addEventListener('visibilitychange', () => {
   if (!document.hidden && Date.now() - hidden > HIDDEN_MS) connected = false;
@@ -450,8 +355,22 @@ document.addEventListener('visibilitychange', () => {
 
 addEventListener('online', refresh);
 
-setInterval(() => { if (pipeline && !document.hidden) showTimes(); }, 1000);
+setInterval(() => {
+  if (!pipeline || document.hidden) return;
+  showTimes();
+  if (connected) tick(Date.now() + skew);
+}, 1000);
+
+const feed = makeFeed({
+  ask, refresh, isConnected: () => connected,
+  showProgress({ run_id, progress }) {
+    if (pipeline?.run_id !== run_id) return;
+    pipeline.progress = progress;
+    showProgress(run_id, progress, pipeline, Date.now() + skew, ask);
+  },
+});
+attach({ ...searchHooks, earlier: feed.earlier, atEnd: () => { if (feed.isResting()) kickLog(); } });
 
 const entry = enterByLink(refresh);
 const kickState = loop(followState);
-const kickLog = loop(followLog);
+const kickLog = loop(feed.follow);

@@ -25,6 +25,9 @@ pub(crate) const TAB: &str = "\u{e004}";
 /// The Enter key.
 pub(crate) const ENTER: &str = "\u{e007}";
 
+/// The key that scrolls up by a screen.
+pub(crate) const PAGE_UP: &str = "\u{e00e}";
+
 /// One browser at a time.
 static TURN: Mutex<()> = Mutex::new(());
 
@@ -120,7 +123,7 @@ impl Browser {
         self.command("url", &json!({ "url": url }));
     }
 
-    /// Runs the body of a function in the page and gives what it returns.
+    /// Runs the body of a function in the page and gives what it returns, or what it promises.
     pub(crate) fn script(&self, body: &str) -> Value {
         self.command("execute/sync", &json!({"script": body, "args": []}))
     }

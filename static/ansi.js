@@ -1,0 +1,149 @@
+// What a terminal would show of one line: text, and a tone (colour and style) for each of its characters.
+//
+// A carriage return, a backspace and the few escapes that move within a line or erase it act as on a terminal; SGR chooses the tone; every
+// other escape and control character is left out. A tone lasts to the end of its line, however many records that came in, and no further:
+// a page that begins in the middle of a log could not know better. What an escape without an end would swallow is shown.
+
+const CHARS_MAX = 8000; // of one line shown
+
+const CONTROL = /\x1b\[([0-?]*)[ -/]*([@-~])|\x1b[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[ -/]*[0-~]|[\0-\x08\n-\x1f\x7f-\x9f]/g;
+const ANY_CONTROL = /[\0-\x08\n-\x1f\x7f-\x9f]/;
+// An escape that the next record may end.
+const UNFINISHED = /\x1b(?:\[[0-?]*[ -/]*|[\]PX^_][^\x07\x1b]*\x1b?|[ -/]*)$/;
+
+// Xterm's colours: what others are brought to.
+const PALETTE = ['000000', 'cd0000', '00cd00', 'cdcd00', '0000ee', 'cd00cd', '00cdcd', 'e5e5e5',
+  '7f7f7f', 'ff0000', '00ff00', 'ffff00', '5c5cff', 'ff00ff', '00ffff', 'ffffff'].map((hex) => [0, 2, 4].map((at) => parseInt(hex.slice(at, at + 2), 16)));
+
+// A tone's bits: five for the colour plus one and five for the background's, then these.
+const STYLES = { 1: 1 << 10, 2: 1 << 11, 3: 1 << 12, 4: 1 << 13, 7: 1 << 14 };
+const NAMES = [[1 << 10, 'bold'], [1 << 11, 'dim'], [1 << 12, 'italic'], [1 << 13, 'underline'], [1 << 14, 'reverse']];
+
+// The line at work, in place: a thousand returns in one record must not copy it a thousand times.
+const units = new Uint16Array(CHARS_MAX), tones = new Uint16Array(CHARS_MAX);
+let length, column, tone, isCut;
+
+// A line without anything.
+export function blank() {
+  return { text: '', tones: '', column: 0, tone: 0, rest: '', isCut: false };
+}
+
+// Adds what a record has to say to a line.
+export function write(line, record, goesOn) {
+  let text = line.rest + record;
+  if (!ANY_CONTROL.test(text) && !line.tones && !line.tone && line.column === line.text.length && line.column + text.length <= CHARS_MAX) {
+    line.text += text;
+    line.column = line.text.length;
+    return;
+  }
+  line.rest = '';
+  const end = goesOn && UNFINISHED.exec(text);
+  if (end && end[0].length < 200) {
+    line.rest = end[0];
+    text = text.slice(0, end.index);
+  }
+  ({ column, tone, isCut } = line);
+  length = line.text.length;
+  for (let n = 0; n < length; n++) {
+    units[n] = line.text.charCodeAt(n);
+    tones[n] = line.tones.charCodeAt(n) || 0;
+  }
+  let at = 0;
+  for (const found of text.matchAll(CONTROL)) {
+    put(text, at, found.index);
+    at = found.index + found[0].length;
+    obey(found);
+  }
+  put(text, at, text.length);
+  const shown = units.subarray(0, length), painted = tones.subarray(0, length);
+  // What was written over may have been half of a character.
+  line.text = String.fromCharCode.apply(null, shown);
+  line.text = line.text.toWellFormed?.() ?? line.text;
+  line.tones = painted.some(Boolean) ? String.fromCharCode.apply(null, painted) : '';
+  Object.assign(line, { column, tone, isCut });
+}
+
+function put(text, from, to) {
+  if (from < to) for (; length < column; length++) erase(length);
+  for (let n = from; n < to; n++) {
+    if (column >= CHARS_MAX) {
+      isCut = true;
+      return;
+    }
+    units[column] = text.charCodeAt(n);
+    tones[column++] = tone;
+    if (column > length) length = column;
+  }
+}
+
+function erase(n) {
+  units[n] = 32;
+  tones[n] = 0;
+}
+
+function obey([all, params, final]) {
+  if (all === '\r') column = 0;
+  if (all === '\b') column = Math.max(0, column - 1);
+  if (!final || /[<-?]/.test(params)) return;
+  const count = parseInt(params, 10) || 0;
+  const move = Math.max(1, count);
+  if (final === 'm') tone = paint(tone, params);
+  if (final === 'C') column = Math.min(CHARS_MAX, column + move);
+  if (final === 'D') column = Math.max(0, column - move);
+  if (final === 'G') column = Math.min(CHARS_MAX, move - 1);
+  if (final !== 'K' && final !== 'J') return;
+  if (count === 1) for (let n = 0; n < Math.min(length, column + 1); n++) erase(n);
+  else length = count ? 0 : Math.min(length, column);
+}
+
+// ECMA-48, 8.3.117; colours beyond the 16 as xterm takes them, with semicolons or colons.
+function paint(before, params) {
+  let now = before;
+  const codes = params.split(';');
+  for (let n = 0; n < codes.length; n++) {
+    const [code, ...sub] = codes[n].split(':').map(Number);
+    if (code === 0) now = 0;
+    else if (code === 4 && sub[0] === 0) now &= ~STYLES[4];
+    else if (STYLES[code]) now |= STYLES[code];
+    else if (code === 22) now &= ~(STYLES[1] | STYLES[2]);
+    else if (STYLES[code - 20]) now &= ~STYLES[code - 20];
+    else if (code >= 30 && code <= 37) now = coloured(now, 0, code - 30);
+    else if (code >= 90 && code <= 97) now = coloured(now, 0, code - 82);
+    else if (code >= 40 && code <= 47) now = coloured(now, 5, code - 40);
+    else if (code >= 100 && code <= 107) now = coloured(now, 5, code - 92);
+    else if (code === 39) now = coloured(now, 0, -1);
+    else if (code === 49) now = coloured(now, 5, -1);
+    else if (code === 38 || code === 48) {
+      const args = sub.length ? sub : codes.slice(n + 1, n + (codes[n + 1] === '2' ? 5 : 3)).map(Number);
+      if (!sub.length) n += args.length;
+      const colour = args[0] === 5 ? indexed(args[1]) : args[0] === 2 && args.length > 3 ? nearest(args.slice(-3)) : null;
+      if (colour !== null) now = coloured(now, code === 38 ? 0 : 5, colour);
+    }
+  }
+  return now;
+}
+
+function coloured(now, shift, colour) {
+  return now & ~(31 << shift) | colour + 1 << shift;
+}
+
+function indexed(n) {
+  if (!(n >= 0 && n < 256)) return null;
+  if (n < 16) return Math.floor(n);
+  if (n > 231) return nearest([8, 8, 8].map((base) => base + 10 * (n - 232)));
+  return nearest([36, 6, 1].map((unit) => Math.floor((n - 16) / unit) % 6).map((step) => step && 55 + 40 * step));
+}
+
+function nearest(rgb) {
+  const far = PALETTE.map((colour) => colour.reduce((sum, part, n) => sum + (part - rgb[n]) ** 2, 0));
+  const best = far.indexOf(Math.min(...far));
+  return best < 0 ? null : best;
+}
+
+// The classes of a tone.
+export function classes(tone) {
+  const names = NAMES.filter(([bit]) => tone & bit).map(([, name]) => name);
+  if (tone & 31) names.push(`fg${(tone & 31) - 1}`);
+  if (tone >> 5 & 31) names.push(`bg${(tone >> 5 & 31) - 1}`);
+  return names.join(' ');
+}
