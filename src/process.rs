@@ -5,6 +5,7 @@
 
 mod cgroup;
 mod memory;
+mod pages;
 mod spawn;
 mod stat;
 mod tree;
@@ -23,6 +24,7 @@ use crate::pipeline::Exit;
 
 pub use cgroup::{Cgroup, has_thawed};
 pub use memory::give_back_what_is_long;
+pub use pages::let_go_of_unchanged_pages;
 pub use spawn::{Launch, Spawned, spawn_in_session};
 pub use stat::{ProcState, Stat, read_stat};
 pub use tree::{Descendants, children_of, descendants};

@@ -6,6 +6,7 @@
 //! The program starts itself again for those contenders that are no programs of their own: see [`contenders`].
 
 mod contenders;
+mod counted;
 mod cycles;
 mod floor;
 mod front_door;

@@ -3,6 +3,13 @@
 //! Ratios travel, times do not: each figure is taken in turns with its floor, and the medians are compared. No test: nothing here
 //! fails for being slow.
 
+mod beside;
+mod counted;
+mod floor;
+mod latency;
+mod numbers;
+mod report;
+mod streams;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -24,10 +31,16 @@ const HEAD_BYTES: u64 = 28;
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    if let [word, block, times, began] = args.as_slice()
-        && word == "produce"
-    {
-        return produce(block.parse().expect("bytes"), times.parse().expect("a number"), Path::new(began));
+    // What a process of this program's is told that is not the bench itself.
+    match args.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        ["produce", block, times, began] => {
+            return produce(block.parse().expect("bytes"), times.parse().expect("a number"), Path::new(began));
+        }
+        ["floor"] => return beside::be_the_floor().expect("it is killed"),
+        ["lines", lines, go] => return latency::produce(lines.parse().expect("a number"), Path::new(go)),
+        // It ends with its clients.
+        ["relay", clients] => return drop(latency::relay(clients.parse().expect("a number"))),
+        _ => {}
     }
     let wanted = |name: &str| args.iter().all(|arg| arg.starts_with('-') || arg == name);
     let rounds: usize = std::env::var("BENCH_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(7);
@@ -37,7 +50,13 @@ fn main() {
         }
     }
     if wanted("beside") {
-        beside();
+        beside::bench(rounds);
+    }
+    if wanted("latency") {
+        latency::bench(rounds);
+    }
+    if wanted("streams") {
+        streams::bench();
     }
     if wanted("seek") {
         seek();
@@ -76,6 +95,14 @@ fn place(block: u64, times: u64) -> Place {
     place.script("produce.sh", &format!("#!/bin/sh\nexec {} produce {block} {times} began\n", this.display()));
     place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "produce.sh");
     place.start_server();
+    place
+}
+
+/// A pipeline that prints as fast as it is read, for longer than anybody here looks.
+fn flood(block: u64) -> Place {
+    let place = place(block, 10_000);
+    place.start();
+    fs::write(place.root().join("began.go"), "").expect("writes");
     place
 }
 
@@ -143,50 +170,6 @@ fn cat(block: u64) -> Duration {
     producer.wait().expect("ours");
     cat.wait().expect("ours");
     took
-}
-
-/// `GET /api/pipeline`, quiet and while output pours in.
-fn beside() {
-    for (name, block, times) in [("64 KiB writes", 65_500, 30), ("one write a line", LINE_BYTES, 6)] {
-        let mut quiet = Vec::new();
-        let mut busy = Vec::new();
-        for _ in 0..3 {
-            let place = place(block, times);
-            let mut wire = place.wire();
-            let mut ask = || {
-                let began = Instant::now();
-                assert_eq!(wire.get("/api/pipeline").status, 200);
-                began.elapsed()
-            };
-            for _ in 0..1500 {
-                quiet.push(ask());
-                thread::sleep(Duration::from_millis(1));
-            }
-            let (_, run_id) = place.start();
-            let log = place.run_dir(run_id).join("log");
-            fs::write(place.root().join("began.go"), "").expect("writes");
-            for _ in 0..1500 {
-                busy.push(ask());
-                thread::sleep(Duration::from_millis(1));
-            }
-            let is_over = newest_end(&log) >= LINES * times * (LINE_BYTES + HEAD_BYTES);
-            assert!(!is_over, "the output ended before the measurement did");
-            place.post("/api/pipeline/stop", json!({"grace_s": 0})).ok();
-        }
-        let p99 = |times: &mut Vec<Duration>| {
-            times.sort_unstable();
-            (times[times.len() / 2], times[times.len() * 99 / 100])
-        };
-        let ((q50, q99), (b50, b99)) = (p99(&mut quiet), p99(&mut busy));
-        println!(
-            "GET /api/pipeline beside {name}: p50 {:.3} → {:.3} ms, p99 {:.3} → {:.3} ms, ratio of p99 {:.2}",
-            ms(q50),
-            ms(b50),
-            ms(q99),
-            ms(b99),
-            b99.as_secs_f64() / q99.as_secs_f64()
-        );
-    }
 }
 
 /// The tail and a page near the end, of a small log and of one of 5 GB: plain, and with all but the newest segment packed.

@@ -3,6 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
+use crate::counted::wake_ups;
 use crate::report;
 use crate::support::{Place, until};
 
@@ -43,17 +44,6 @@ pub(crate) fn bench() {
 fn parent(pid: u32) -> Option<u32> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()
-}
-
-/// How often its threads went to sleep, which is how often they woke up.
-fn wake_ups(pid: u32) -> u64 {
-    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-    let statuses = threads.filter_map(|thread| fs::read_to_string(thread.path().join("status")).ok());
-    let count = |status: String| {
-        let mut lines = status.lines().filter_map(|line| line.split_once("voluntary_ctxt_switches:"));
-        lines.find_map(|(before, count)| before.is_empty().then(|| count.trim().parse::<u64>().ok())?)
-    };
-    statuses.filter_map(count).sum()
 }
 
 fn threads(pid: u32) -> usize {

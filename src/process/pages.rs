@@ -1,0 +1,97 @@
+//! How a process that lives for long lets go of what only its start needed.
+//!
+//! With `spawn.rs` and `memory.rs` one of the three files that hold `unsafe`: advice about pages has no safe form. Called by the shim, of which there is one for each run and which
+//! shall weigh next to nothing.
+
+use std::fs;
+use std::io;
+use std::ops::Range;
+
+use nix::libc;
+
+/// Lets go of the pages of the program and of its libraries that are as they are in the files. One that is needed again is found in the
+/// kernel's cache of the files, for a microsecond; most of them were needed by the loader alone, or came along with a neighbour, sixteen at
+/// a time. What was written to, if only by the loader, stays.
+pub fn let_go_of_unchanged_pages() -> io::Result<()> {
+    for range in unchanged(&fs::read_to_string("/proc/self/smaps")?) {
+        let start = std::ptr::without_provenance_mut(range.start);
+        #[expect(unsafe_code, reason = "advice about pages has no safe form")]
+        // SAFETY: a private mapping of a file that may not be written to and of which, by the kernel's own word, no page was changed: what
+        // is read there next is what was read before (`madvise(2)`).
+        let result = unsafe { libc::madvise(start, range.len(), libc::MADV_DONTNEED) };
+        if result != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
+/// Where files are mapped that can only be read or executed, and of which no page was changed: a debugger's break point is a change, and so
+/// is an address that the loader filled in. `smaps` is the text of `/proc/<pid>/smaps` (`proc_pid_smaps(5)`).
+fn unchanged(smaps: &str) -> Vec<Range<usize>> {
+    let mut candidate = None;
+    let mut found = Vec::new();
+    for line in smaps.lines() {
+        let mut words = line.split_ascii_whitespace();
+        match (words.next(), words.next()) {
+            (Some("Anonymous:"), Some("0")) => found.extend(candidate.take()),
+            // What is told of a mapping stands below its head, in lines that begin with a name and a colon.
+            (Some(key), _) if key.ends_with(':') => {}
+            (Some(range), Some("r--p" | "r-xp")) if words.nth(3).is_some_and(|path| path.starts_with('/')) => {
+                let address = |text| usize::from_str_radix(text, 16).ok();
+                candidate = range.split_once('-').and_then(|(start, end)| Some(address(start)?..address(end)?));
+            }
+            _ => candidate = None,
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A file's pages that this process has mapped, in KiB.
+    fn of_files_kb() -> u64 {
+        let status = fs::read_to_string("/proc/self/status").expect("ours");
+        let line = status.lines().find_map(|line| line.strip_prefix("RssFile:")).expect("the kernel tells");
+        line.trim().trim_end_matches(" kB").parse().expect("a number")
+    }
+
+    #[test]
+    fn what_is_as_in_the_file_is_let_go_of_and_found_again() {
+        // Other tests in this process may take pages at the same time.
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+        loop {
+            let before = of_files_kb();
+            let_go_of_unchanged_pages().expect("the kernel takes advice");
+            let after = of_files_kb();
+            if after < before / 2 {
+                break;
+            }
+            assert!(std::time::Instant::now() < deadline, "{before} KiB before, {after} after");
+        }
+        // Code and constants are still what they were.
+        assert_eq!(format!("{:>8.3}", std::f64::consts::PI), "   3.142");
+    }
+
+    #[test]
+    fn only_files_that_nobody_wrote_to_are_named() {
+        let mapping = |head: &str, anonymous: u32| {
+            format!("{head}\nSize: 4 kB\nRss: 4 kB\nAnonymous:     {anonymous} kB\nTHPeligible: 0\nVmFlags: rd mr mw me\n")
+        };
+        let smaps = [
+            mapping("1000-2000 r--p 00000000 fe:00 77      /usr/bin/with a space", 0),
+            mapping("2000-4000 r-xp 00001000 fe:00 77      /usr/bin/with a space", 0),
+            mapping("4000-5000 r-xp 00003000 fe:00 77      /changed/by/a/debugger", 4),
+            mapping("5000-6000 rw-p 00004000 fe:00 77      /may/be/written", 0),
+            mapping("6000-7000 r--s 00000000 fe:00 78      /is/shared", 0),
+            mapping("7000-8000 r--p 00000000 00:00 0", 0),
+            mapping("8000-9000 r-xp 00000000 00:00 0       [vdso]", 0),
+            "9000-a000 r--p 00000000 fe:00 77      /of/which/nothing/is/told\nSize: 4 kB\n".to_owned(),
+            mapping("ffff7fe00000-ffff7fe01000 r--p 00000000 fe:00 79 /lib/libc.so.6", 0),
+        ];
+        assert_eq!(unchanged(&smaps.concat()), [0x1000..0x2000, 0x2000..0x4000, 0xffff_7fe0_0000..0xffff_7fe0_1000]);
+        assert!(unchanged("").is_empty());
+    }
+}
