@@ -2,7 +2,10 @@
 
 mod support;
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::process::Command;
 
 use support::disk::SmallDisk;
 use support::{Place, signal, until_true};
@@ -78,4 +81,55 @@ fn a_million_lines_are_kept_or_counted_through_full_disks_and_servers_killed_on_
     while reader.read(&small.place) {}
     assert_eq!(reader.last, LINES, "{:?}", reader.lost);
     assert!(reader.lost.len() >= 3 && reader.lost.iter().sum::<u64>() < LINES / 2, "{:?}", reader.lost);
+}
+
+/// The bytes that a run's stream got, as they are downloaded: to an old client they come as they are, up to the end.
+fn downloaded(place: &Place, run_id: i64, stream: &str) -> Vec<u8> {
+    let mut socket = TcpStream::connect(("127.0.0.1", place.port())).expect("it listens");
+    let path = format!("/api/runs/{run_id}/log?timestamps=0&stream={stream}");
+    write!(socket, "GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").expect("it is taken");
+    let mut answer = Vec::new();
+    socket.read_to_end(&mut answer).expect("an answer");
+    let head = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").expect("a head") + 4;
+    assert!(answer.starts_with(b"HTTP/1.1 200 "));
+    answer.split_off(head)
+}
+
+#[test]
+fn a_million_lines_of_any_bytes_come_back_as_they_were_through_rotation_and_three_killed_servers() {
+    let mut place = Place::new();
+    place.compile("generator");
+    let arguments = ["any".to_owned(), "7".to_owned(), LINES.to_string(), "go".to_owned()];
+    place.script("million.sh", &format!("#!/bin/sh\nexec ./generator {}\n", arguments.join(" ")));
+    place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "million.sh");
+    place.set_env("AUTOAPPDEV_LOG_SEGMENT_MB", "1");
+    place.set_env("AUTOAPPDEV_LOG_RUN_MB", "512");
+    place.start_server();
+    let (_, run_id) = place.start();
+    let end = |place: &Place| place.get("/api/logs/tail?lines=1").ok()["next"].as_u64().expect("a position");
+    for _ in 0..3 {
+        let before = end(&place);
+        until_true("more is printed", || end(&place) > before + (1 << 20));
+        place.restart_server();
+        assert_eq!(place.state(), "running");
+    }
+    fs::write(place.root().join("go"), "").expect("writes");
+    assert_eq!(place.until_ended(run_id)["status"], "completed");
+    place.until_no_shim();
+    let mut generator = Command::new(place.root().join("generator"));
+    let file = |name: &str| File::create(place.root().join(name)).expect("creates");
+    generator.args(&arguments).current_dir(place.root()).stdout(file("stdout")).stderr(file("stderr"));
+    assert!(generator.status().expect("runs").success());
+    let mut lines = 0;
+    for stream in ["stdout", "stderr"] {
+        let mut printed = fs::read(place.root().join(stream)).expect("there");
+        printed.push(b'\n');
+        lines += printed.split(|&byte| byte == b'\n').count() as u64 - 1;
+        let kept = downloaded(&place, run_id, stream);
+        let same = printed.iter().zip(&kept).take_while(|(printed, kept)| printed == kept).count();
+        assert!(kept == printed, "{stream}: {} bytes of {}, another from byte {same} on", kept.len(), printed.len());
+    }
+    assert_eq!(lines, LINES);
+    let segments = fs::read_dir(place.run_dir(run_id).join("log")).expect("there").count();
+    assert!(segments > 50, "{segments} segments");
 }

@@ -1,8 +1,9 @@
 /* Prints a stream that is the same for the same arguments, byte for byte: for the tests, which compile it, run it by itself for what is
  * expected, and as a pipeline for what is kept.
  *
- *   any SEED LINES       lines of all that lines are made of, on standard output and standard error, written in pieces of any length: a
- *                        piece ends anywhere in a line. What stands on one stream does not depend on the other
+ *   any SEED LINES GO    lines of all that lines are made of, on standard output and standard error, written in pieces of any length: a
+ *                        piece ends anywhere in a line. The last line of each stream has no newline. The last tenth waits for a file
+ *                        called GO
  *   numbered LINES GO    lines of a hundred bytes with a number that goes on in each, twenty in a write: one a millisecond, until there is
  *                        a file called GO, which the last tenth waits for; then as fast as they are taken
  */
@@ -59,8 +60,9 @@ static void put(int n, const void *bytes, size_t len) {
     lens[n] += len;
 }
 
-static void any(uint64_t seed, uint64_t lines) {
+static void any(uint64_t seed, uint64_t lines, const char *go) {
     static char line[LONG_LINE_BYTES];
+    int has_line[2] = {0, 0};
     for (uint64_t number = 0; number < lines; number++) {
         /* Of the line's own seed, so that how the pieces are cut changes nothing. */
         uint64_t cutting = state;
@@ -99,9 +101,12 @@ static void any(uint64_t seed, uint64_t lines) {
                                   (unsigned long long)below(1000000));
         }
         state = cutting;
+        /* In front of a line, so that none is behind the last. */
+        if (has_line[n]) put(n, "\n", 1);
+        has_line[n] = 1;
         put(n, line, len);
-        if (number + 2 < lines) put(n, "\n", 1);
         if (lens[n] > BUFFER_BYTES - LONG_LINE_BYTES - 1) flush_stream(n);
+        while (number == lines - lines / 10 && access(go, F_OK) != 0) nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
     }
     flush_stream(0);
     flush_stream(1);
@@ -123,15 +128,15 @@ static void numbered(uint64_t lines, const char *go) {
 }
 
 int main(int argc, char **argv) {
-    if (argc == 4 && strcmp(argv[1], "any") == 0) {
+    if (argc == 5 && strcmp(argv[1], "any") == 0) {
         state = strtoull(argv[2], NULL, 10) | 1;
-        any(state, strtoull(argv[3], NULL, 10));
+        any(state, strtoull(argv[3], NULL, 10), argv[4]);
         return 0;
     }
     if (argc == 4 && strcmp(argv[1], "numbered") == 0) {
         numbered(strtoull(argv[2], NULL, 10), argv[3]);
         return 0;
     }
-    fprintf(stderr, "usage: generator any SEED LINES | numbered LINES GO\n");
+    fprintf(stderr, "usage: generator any SEED LINES GO | numbered LINES GO\n");
     return 2;
 }
