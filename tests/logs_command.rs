@@ -136,7 +136,7 @@ fn a_search_goes_through_all_there_is() {
     // More than one answer looks through, with one line right at the beginning and one at the end.
     place.script(
         "long.sh",
-        "#!/bin/bash\necho 'needle & 100% ä first'\nhead -c 30000000 /dev/zero | tr '\\0' x | fold -w 999\necho\n\
+        "#!/bin/bash\necho 'needle & 100% ä first'\nhead -c 18000000 /dev/zero | tr '\\0' x | fold -w 999\necho\n\
          echo 'needle & 100% ä last'\n",
     );
     let (_, run_id) = place.start();
