@@ -161,6 +161,22 @@ fn a_search_goes_through_all_there_is() {
 }
 
 #[test]
+fn parts_of_lines_that_a_search_finds_are_not_put_together() {
+    let place = Place::new();
+    let server = FakeServer::start(|_| {
+        let mut page = page(500, &["50% x", "70% x"]);
+        page["searched_all"] = json!(true);
+        for line in page["lines"].as_array_mut().expect("a list") {
+            // What came between them is not told.
+            line["partial"] = json!(true);
+        }
+        Reply::Json(200, page.to_string())
+    });
+    assert_eq!(against(&place, &server, &["logs", "--no-timestamps", "--grep", "x"]).1, "50% x\n70% x\n");
+    assert_eq!(against(&place, &server, &["logs", "--no-timestamps"]).1, "50% x70% x\n");
+}
+
+#[test]
 fn since_begins_with_the_first_line_of_that_moment() {
     let place = Place::serving("slow.sh");
     place.script("slow.sh", "#!/bin/bash\nfor n in {0..39}; do echo \"line $n\"; sleep 0.01; done\n");
