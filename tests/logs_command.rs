@@ -136,7 +136,7 @@ fn a_search_goes_through_all_there_is() {
     // More than one answer looks through, with one line right at the beginning and one at the end.
     place.script(
         "long.sh",
-        "#!/bin/bash\necho 'needle & 100% ä first'\nhead -c 30000000 /dev/zero | tr '\\0' x | fold -w 999\necho\n\
+        "#!/bin/bash\necho 'needle & 100% ä first'\nhead -c 18000000 /dev/zero | tr '\\0' x | fold -w 999\necho\n\
          echo 'needle & 100% ä last'\n",
     );
     let (_, run_id) = place.start();
@@ -158,6 +158,22 @@ fn a_search_goes_through_all_there_is() {
     assert_eq!(follower.next(), "needle & 100% ä first");
     place.start();
     assert_eq!(follower.next(), "needle & 100% ä first");
+}
+
+#[test]
+fn parts_of_lines_that_a_search_finds_are_not_put_together() {
+    let place = Place::new();
+    let server = FakeServer::start(|_| {
+        let mut page = page(500, &["50% x", "70% x"]);
+        page["searched_all"] = json!(true);
+        for line in page["lines"].as_array_mut().expect("a list") {
+            // What came between them is not told.
+            line["partial"] = json!(true);
+        }
+        Reply::Json(200, page.to_string())
+    });
+    assert_eq!(against(&place, &server, &["logs", "--no-timestamps", "--grep", "x"]).1, "50% x\n70% x\n");
+    assert_eq!(against(&place, &server, &["logs", "--no-timestamps"]).1, "50% x70% x\n");
 }
 
 #[test]
@@ -195,7 +211,7 @@ fn how_long_ago_goes_by_the_servers_clock() {
     let (code, out, err) = against(&place, &server, &["logs", "--since", "10m"]);
     assert_eq!((code, out.as_str(), err.as_str()), (0, "", ""));
     assert!(server.requests()[1].line.contains("&at=2026-01-31T09:50:00.000Z&"), "{:?}", server.requests());
-    let (code, out, err) = against(&place, &server, &["logs", "-f", "--since", "2026-01-31T10:00:02Z"]);
+    let (code, out, err) = against(&place, &server, &["logs", "--since", "2026-01-31T10:00:02Z"]);
     let sentence = "autoappdev: --since 2026-01-31T10:00:02.000Z lies ahead: the server's clock says 2026-01-31T10:00:00.000Z\n";
     assert_eq!((code, out.as_str(), err.as_str()), (2, "", sentence));
 }

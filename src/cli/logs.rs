@@ -119,18 +119,18 @@ impl Reading<'_> {
             end = answer.read::<Page>()?.next;
         }
         match amount {
-            Amount::Latest(lines) => match self.print_latest(lines, at)? {
-                Some(next) if self.follow => self.print_from(Begin::Behind(next), None),
-                Some(_) | None => Ok(()),
-            },
+            Amount::Latest(lines) => {
+                let next = self.print_latest(lines, at)?;
+                if self.follow { self.print_from(Begin::Behind(next), None) } else { Ok(()) }
+            }
             Amount::All => self.print_from(at.map_or(Begin::Behind(0), Begin::At), Some(end)),
         }
     }
 
-    /// Prints the latest lines; the id to go on behind, or none where nothing more can come.
+    /// Prints the latest lines; the id to go on behind.
     ///
     /// An answer to a search looks back only so far: it is asked on from there.
-    fn print_latest(&mut self, lines: u32, at: Option<Timestamp>) -> Result<Option<u64>, LogsError> {
+    fn print_latest(&mut self, lines: u32, at: Option<Timestamp>) -> Result<u64, LogsError> {
         // Newest first.
         let mut pages: Vec<(Answer, Page)> = Vec::new();
         // The API gives at least one line; its `next` is needed for none, too.
@@ -156,8 +156,7 @@ impl Reading<'_> {
                 self.print(answer, page, pages.len() == 1)?;
             }
         }
-        let newest = &pages[0].1;
-        Ok((!newest.is_last()).then_some(newest.next))
+        Ok(pages[0].1.next)
     }
 
     /// Prints page after page: up to `end`, or, following, for ever or to the run's end.
