@@ -225,11 +225,9 @@ function frame() {
   // What is drawn has another height than was thought, so that more or less of it may be near.
   for (let round = 0; round < 4; round++) {
     if (!drawNear(view)) break;
-    if (following) log.scrollTop = log.scrollHeight;
-    else if (anchor?.element.isConnected) log.scrollTop += anchor.element.getBoundingClientRect().top - anchor.top;
+    hold(anchor);
   }
-  if (following) log.scrollTop = log.scrollHeight;
-  else if (anchor?.element.isConnected) log.scrollTop += anchor.element.getBoundingClientRect().top - anchor.top;
+  hold(anchor);
   const isShort = log.scrollHeight <= view;
   if (isShort) following = true;
   lastTop = log.scrollTop;
@@ -237,6 +235,16 @@ function frame() {
   showEnd();
   if (more.hidden || end - first > LINES_MAX - 5000) return;
   if (isShort ? fills++ < FILLS_MAX : !following && lastTop < view) hooks.earlier();
+}
+
+// Keeps the view at the end, or what is read where it was.
+function hold(anchor) {
+  if (following) log.scrollTop = log.scrollHeight;
+  else if (anchor?.element.isConnected) {
+    const off = anchor.element.getBoundingClientRect().top - anchor.top;
+    // Less than a pixel is rounding, which would add up.
+    if (Math.abs(off) >= 1) log.scrollTop += off;
+  }
 }
 
 // Gives the chunks near the view their lines and takes them from the others. Whether anything changed.
