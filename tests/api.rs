@@ -36,6 +36,7 @@ fn look(place: &Place) -> Value {
             "allowed",
             "containment",
             "detail",
+            "progress",
             "pid",
             "run_id",
             "started_at",
@@ -257,6 +258,7 @@ fn history_comes_in_pages_newest_first() {
     assert_keys(&answer, &["run"]);
     let mut run = answer["run"].clone();
     let events = run.as_object_mut().expect("an object").remove("events").expect("a run alone has its events");
+    assert_eq!(run.as_object_mut().expect("an object").remove("progress"), Some(Value::Null), "and how far it says it came");
     assert_eq!(run, listed);
     assert_eq!((&run["args"], &run["exit_code"], &run["paused_ms"]), (&json!(["0", "ä 7\n"]), &json!(0), &json!(0)));
     assert_eq!(run["cwd"], place.root().canonicalize().expect("there").to_str().expect("text"));
