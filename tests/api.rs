@@ -36,6 +36,7 @@ fn look(place: &Place) -> Value {
             "allowed",
             "containment",
             "detail",
+            "progress",
             "pid",
             "run_id",
             "started_at",

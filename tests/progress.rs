@@ -91,6 +91,8 @@ fn a_run_says_how_far_it_is_and_the_next_one_begins_with_nothing() {
 
     let told = stream.until("the end", |event| event.kind == "progress" && event.data["progress"] == ended);
     assert!(told.iter().any(|event| event.kind == "progress" && event.data["progress"]["percent"] == 10));
+    let end = told.iter().find(|event| event.kind == "state" && event.data["status"] == "completed").expect("the end");
+    assert_eq!(end.data["progress"], ended, "with its end all is known that the run has said");
     place.start_with(json!({"script": "sleep.sh"}));
     let next = stream.until("the next run", |event| event.kind == "progress").pop().expect("it");
     assert_eq!(next.data, json!({"run_id": run_id + 1, "progress": null}));
@@ -182,7 +184,7 @@ fn a_flood_of_it_costs_the_server_a_few_words() {
     place.script(
         "flood.sh",
         "#!/bin/bash\nwhile [ ! -e go ]; do sleep 0.01; done\n\
-         awk 'BEGIN { for (n = 1; n <= 100000; n++) printf \"::progress %d line %d\\n::step step %d\\n\", n % 101, n, n }'\n",
+         awk 'BEGIN { for (n = 1; n <= 100000; n++) { printf \"::progress %d line %d\\n::step step %d\\n\", n % 101, n, n; fflush() } }'\n",
     );
     let (_, run_id) = place.start();
     let mut stream = EventStream::open(place.port(), "", None);

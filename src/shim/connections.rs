@@ -199,3 +199,45 @@ impl Connection {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Timestamp;
+    use crate::pipeline::Progress;
+    use crate::run_dir::{NumberedProgress, Rotated};
+
+    #[test]
+    fn a_server_that_does_not_read_hears_the_latest_alone_and_each_of_the_others() {
+        let dir = tempfile::tempdir().expect("a temp folder");
+        let listener = UnixListener::bind(dir.path().join("s")).expect("binds");
+        listener.set_nonblocking(true).expect("a socket");
+        let (ours, its) = UnixStream::pair().expect("a pair");
+        let mut connections = Connections::new(listener, ours, b"").expect("begins");
+        for number in 1..=100_000 {
+            let progress = Progress::new(Timestamp::from_unix_ms(0));
+            connections.tell_latest(&Message::Progress(NumberedProgress { progress, number }));
+            if number % 1000 == 0 {
+                connections.tell_all(&[Message::Rotated(Rotated { rotated: number })]);
+            }
+        }
+        assert!(connections.open[0].unsent.len() < 64 * 1024 && !connections.open[0].is_broken);
+        let (mut lines, mut numbers, mut rotated) = (LineReader::new(4096), Vec::new(), Vec::new());
+        its.set_nonblocking(true).expect("a socket");
+        let mut buffer = [0; 4096];
+        while numbers.last() != Some(&100_000) {
+            connections.turn();
+            let count = (&its).read(&mut buffer).expect("there is more");
+            lines.push(&buffer[..count]);
+            while let Some(line) = lines.next_line() {
+                match from_line(&line).expect("a message") {
+                    Message::Progress(NumberedProgress { number, .. }) => numbers.push(number),
+                    Message::Rotated(Rotated { rotated: number }) => rotated.push(number),
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+        assert!(numbers.is_sorted() && numbers.len() < 10_000, "{} of 100,000", numbers.len());
+        assert_eq!(rotated, (1..=100).map(|n| n * 1000).collect::<Vec<_>>(), "none of these is left out");
+    }
+}
