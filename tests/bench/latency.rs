@@ -223,7 +223,8 @@ pub(crate) fn swallow(streams: &[TcpStream], is_over: impl Fn() -> bool) -> usiz
         stream.set_nonblocking(true).expect("ours");
         epoll::add(&poll, stream, epoll::EventData::new_u64(number as u64), epoll::EventFlags::IN).expect("room");
     }
-    let mut events = Vec::with_capacity(streams.len());
+    // The kernel takes no room for none.
+    let mut events = Vec::with_capacity(streams.len().max(1));
     let mut buffer = vec![0; 64 * 1024];
     let mut bytes = 0;
     while !is_over() {
