@@ -125,8 +125,11 @@ fn a_wait_for_a_live_runs_lines_ends_with_a_line_and_with_the_run() {
 
     // One that says nothing more and is killed: who waits hears of its end.
     let (_, run_id) = place.start_with(json!({"script": "sleep.sh"}));
-    place.until_line("ready");
-    let next = number(&page(&place, &format!("/api/logs?run={run_id}"))["next"]);
+    // The run before said it, too.
+    let next = until("it says that it is there", || {
+        let said = page(&place, &format!("/api/logs?run={run_id}"));
+        Some(number(&said["next"])).filter(|_| texts(&said) == ["ready"])
+    });
     let mut waiting = begin(&place, &format!("/api/logs?run={run_id}&since={next}&{WAIT}"));
     waiting.read_within(DEADLINE / 2);
     place.post("/api/pipeline/stop", json!({"grace_s": 0})).ok();
@@ -230,7 +233,6 @@ fn a_search_through_much_is_answered_in_parts_and_a_wait_ends_with_a_line_that_i
 #[test]
 fn a_log_is_read_from_a_time_on() {
     let place = Place::serving("slow.sh");
-    // The stamps of two lines differ.
     place.script("slow.sh", "#!/bin/bash\nfor n in 1 2 3 4; do echo \"$1 $n\"; sleep 0.01; done\n");
     for run in ["a", "b"] {
         let (_, run_id) = place.start_with(json!({"args": [run]}));
@@ -239,8 +241,11 @@ fn a_log_is_read_from_a_time_on() {
     let all = page(&place, "/api/logs");
     let lines = all["lines"].as_array().expect("a list");
     assert_eq!(lines.len(), 8);
-    for (n, line) in lines.iter().enumerate() {
+    for line in lines {
         let at = line["ts"].as_str().expect("a time");
+        // On a machine that is busy two lines can have come at the same moment.
+        let n = lines.iter().position(|line| line["ts"] == at).expect("this one at the latest");
+        let line = &lines[n];
         let before = n.checked_sub(1).map_or(0, |before| number(&lines[before]["id"]));
         let answer = page(&place, &format!("/api/logs?at={at}"));
         assert_eq!(answer["lines"].as_array().map(Vec::as_slice), Some(&lines[n..]), "from {at}");
@@ -263,12 +268,13 @@ fn a_log_is_read_from_a_time_on() {
 }
 
 #[test]
-fn a_crowd_that_waits_for_a_text_is_answered_when_the_server_stops() {
+fn who_waits_for_a_text_is_answered_when_the_server_stops() {
     let mut place = Place::serving("sleep.sh");
     place.start();
     place.until_line("ready");
-    let mut waiting: Vec<Wire> = (0..20).map(|_| begin(&place, &format!("/api/logs?grep=nowhere&{WAIT}"))).collect();
-    until_true("they wait", || place.server_threads() > 20);
+    let mut waiting: Vec<Wire> = (0..4).map(|_| begin(&place, &format!("/api/logs?grep=nowhere&{WAIT}"))).collect();
+    // Connections are accepted in their order: those above are.
+    place.get("/api/version").ok();
     let stopping = thread::spawn(move || {
         assert_eq!(place.stop_server(), 0);
         place

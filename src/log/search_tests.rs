@@ -58,6 +58,10 @@ fn backward(list: &SegmentList, part: Part<'_>, limit: usize) -> (Vec<Line>, usi
         count += 1;
         let is_end = page.lines.len() < limit && page.is_whole;
         assert!(is_end || page.first < up_to, "it goes on");
+        if let (true, Some(oldest)) = (page.lines.len() == limit, page.lines.first()) {
+            let next = read_since(list, page.first, 1).expect("reads").lines;
+            assert!(next.first() == Some(oldest) && page.first + (HEAD_LEN + oldest.line.len() + 1) as u64 == oldest.id);
+        }
         lines.splice(0..0, page.lines);
         up_to = page.first;
         if is_end {
