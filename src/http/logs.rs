@@ -1,5 +1,6 @@
 //! `GET /api/logs` and `/api/logs/tail`: pages of lines, of all runs, of one, or of the server itself; searched, from a time on, waited for.
 
+use std::ops::ControlFlow::{Break, Continue};
 use std::time::Duration;
 
 use rouille::{Request, Response};
@@ -106,17 +107,23 @@ impl App {
         if since.is_some() && asked.at.is_some() {
             return Err(ApiError::BadQuery("at stands in place of since; leave out one of them".to_owned()));
         }
-        let (since, mut page) = self.answers.make(|| {
+        // A page is written down in the turn in which it is read: to wait with it in hand would be memory that nobody counts.
+        let answer = |asked: &Asked, since, page| {
+            self.answers.json(long_bytes(&Lines { source: Some(asked.source), since: Some(since), ..asked.answer(page) }))
+        };
+        let (since, end) = match self.answers.make(|| {
             let since = self.since(&asked, since.unwrap_or(0))?;
-            Ok((since, self.page(&asked, since, limit)?))
-        })?;
-        if wait > 0 && page.is_at_end && page.lines.is_empty() && page.gone == 0 && asked.part(0, 0).end.is_none() {
-            let from = self.await_lines(&asked, page.next, Duration::from_secs(wait))?;
-            // Whether it has ended is asked first: then nothing is added behind what is read.
-            asked.run = asked.run.map(|run| self.run_span(run.run_id)).transpose()?;
-            page = self.answers.make(|| self.page(&asked, from, limit))?;
-        }
-        Ok(self.answers.json(long_bytes(&Lines { source: Some(asked.source), since: Some(since), ..asked.answer(page) })))
+            let page = self.page(&asked, since, limit)?;
+            let has_something = !page.is_at_end || !page.lines.is_empty() || page.gone > 0 || asked.part(0, 0).end.is_some();
+            Ok(if wait == 0 || has_something { Break(answer(&asked, since, page)) } else { Continue((since, page.next)) })
+        })? {
+            Break(response) => return Ok(response),
+            Continue(nothing_yet) => nothing_yet,
+        };
+        let from = self.await_lines(&asked, end, Duration::from_secs(wait))?;
+        // Whether it has ended is asked first: then nothing is added behind what is read.
+        asked.run = asked.run.map(|run| self.run_span(run.run_id)).transpose()?;
+        self.answers.make(|| Ok(answer(&asked, since, self.page(&asked, from, limit)?)))
     }
 
     pub(super) fn tail(&self, request: &Request) -> Result<Response, ApiError> {
