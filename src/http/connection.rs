@@ -34,10 +34,10 @@ const READ_BYTES: usize = 4 * 1024;
 /// An answer up to this size goes out in one write with its head; a longer one follows in pieces of this size.
 const ONE_WRITE_BYTES: usize = 16 * 1024;
 
-/// After the last answer the client may still be sending; closing at once would destroy that answer on its way (RFC 9112, section 9.6). So
-/// much and so long is read and thrown away.
+/// After the last answer the client may still be sending, and those before it may be on their way; closing at once would destroy them
+/// (RFC 9112, section 9.6). So much and so long is read and thrown away: three megabytes of requests can stand in line at a stop.
 const LINGER_LIMIT: Duration = Duration::from_millis(500);
-const LINGER_BYTES: usize = 2 * BODY_BYTES_MAX;
+const LINGER_BYTES: usize = 16 * BODY_BYTES_MAX;
 
 /// Why a connection ends.
 enum End {
