@@ -293,6 +293,8 @@ impl Wire<'_> {
             }
         } else {
             self.stream.end_when_unheard(UNHEARD_LIMIT)?;
+            // Where no chunk tells the answer's end, the connection's end does: one that comes before that, of a killed server too, is no end.
+            self.stream.set_broken_at_end(!is_chunked)?;
             self.send(&out)?;
             let mut piece = vec![0; ONE_WRITE_BYTES];
             loop {
@@ -321,6 +323,7 @@ impl Wire<'_> {
                     break;
                 }
             }
+            self.stream.set_broken_at_end(false)?;
         }
         Ok(keep_alive)
     }
