@@ -115,6 +115,8 @@ fn parse_record(line: &[u8]) -> Option<Record<'_>> {
 }
 
 #[cfg(test)]
+mod reader_tests;
+#[cfg(test)]
 mod search_tests;
 #[cfg(test)]
 mod text_tests;

@@ -250,6 +250,11 @@ fn an_old_client_is_told_the_end_by_the_end() {
     assert_eq!(read_until(&mut stream, "one"), "one");
     drop(feed);
     assert_eq!(read_all(&mut stream), "");
+
+    // What fails on its way must not look like the whole.
+    let mut stream = running.raw("GET /reader-fails HTTP/1.0\r\n\r\n");
+    let error = stream.read_to_end(&mut Vec::new()).expect_err("no orderly end");
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
 }
 
 #[test]

@@ -127,6 +127,43 @@ fn a_run_that_ends_on_a_full_disk_keeps_its_exit_code_and_its_count_of_lost_line
 }
 
 #[test]
+fn a_log_whose_mark_of_a_loss_is_not_written_yet_has_no_end() {
+    let Some(mut small) = SmallDisk::of_kib(2048, "a_log_whose_mark_of_a_loss_is_not_written_yet_has_no_end") else { return };
+    // Elsewhere: the end is on record at once, while the log's disk is still full.
+    let database = format!("sqlite:{}", small.place.root().join("autoappdev.db").display());
+    small.place.set_env("DATABASE_URL", &database);
+    let talk =
+        "#!/bin/bash\nwhile [ ! -e go ]; do seq -f 'line %08.0f, and some words' 1 50; sleep 0.01; done\nseq 100000\nexit 7\n";
+    small.place.script("talk.sh", talk);
+    small.place.start_server();
+    let place = &small.place;
+    let (_, run_id) = place.start_with(json!({"script": "talk.sh"}));
+    place.until_line("line 00000050, and some words");
+    small.disk.fill();
+    until_degraded(place, "log");
+    // A mark takes 98 bytes and its count, which has six digits in the end. What the file's last page has room for is still written.
+    let log = place.run_dir(run_id).join("log").join(format!("{:020}.log", 0));
+    until_true("not even a mark fits", || (4096 - fs::metadata(&log).expect("there").len() % 4096) % 4096 < 104);
+    fs::write(place.root().join("go"), "").expect("an empty file takes no page");
+    assert_eq!(place.until_ended(run_id)["exit_code"], json!(7));
+    let end_of = |path: &str| place.get(path).ok()["end"].take();
+    for path in [format!("/api/logs?run={run_id}&limit=1"), format!("/api/logs/tail?run={run_id}&lines=1")] {
+        assert_eq!(end_of(&path), json!(null), "{path}: its shim has a mark to write yet");
+    }
+    let mut since = 0;
+    place.lines_since(&mut since);
+    let mut waiting = place.wire();
+    waiting.ask("GET", &format!("/api/logs?run={run_id}&since={since}&wait=60"));
+    small.disk.free();
+    let page = waiting.answer().ok();
+    let lines: Vec<String> = page["lines"].as_array().expect("a list").iter().map(|line| line["line"].to_string()).collect();
+    assert!(matches!(lines.as_slice(), [mark] if mark.contains(" lines lost here: ")), "the mark ends the wait: {lines:?}");
+    until_true("the end is told", || end_of(&format!("/api/logs?run={run_id}&limit=1")).is_u64());
+    let last = place.get(&format!("/api/logs?run={run_id}&since={}", page["next"])).ok();
+    assert_eq!((&last["next"], &last["lines"]), (&last["end"], &json!([])), "and is behind the mark");
+}
+
+#[test]
 fn a_start_on_a_full_disk_is_refused_and_works_once_there_is_room() {
     let Some(small) = serving(2048, "a_start_on_a_full_disk_is_refused_and_works_once_there_is_room") else { return };
     let place = &small.place;

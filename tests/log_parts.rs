@@ -3,9 +3,10 @@
 mod support;
 
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use support::footprint::Footprint;
 use support::wire::Wire;
 use support::{DEADLINE, Place, assert_keys, signal, until, until_true, values};
 
@@ -284,4 +285,22 @@ fn who_waits_for_a_text_is_answered_when_the_server_stops() {
         assert_eq!(wire.answer().ok()["searched_all"], true);
     }
     stopping.join().expect("it stops");
+}
+
+#[test]
+fn who_is_gone_keeps_no_place_among_those_who_wait() {
+    let place = Place::serving("sleep.sh");
+    place.start();
+    let end = number(&page(&place, "/api/logs/tail?lines=1")["next"]);
+    let path = format!("/api/logs?since={end}&{WAIT}");
+    let threads = || Footprint::of(place.server_pid()).threads;
+    let (before, began) = (threads(), Instant::now());
+    let gone: Vec<Wire> = (0..64).map(|_| begin(&place, &path)).collect();
+    until_true("all of them wait", || threads() >= before + 64);
+    drop(gone);
+    // One too many is answered at once, and by that the others are found out.
+    until_true("they wait no more", || {
+        page(&place, &format!("/api/logs?since={end}&wait=1")).is_object() && threads() < before + 8
+    });
+    assert!(began.elapsed() < Duration::from_mins(1), "they have waited to the end");
 }

@@ -128,7 +128,18 @@ fn what_a_run_said_is_given_as_it_was_in_every_form() {
     }
     let lines = fetch(&place, &format!("/api/runs/{run_id}/log?stream=stderr&download=1"));
     assert!(lines.bytes.ends_with(b"Z e. oops\n") && lines.bytes.split(|&byte| byte == b'\n').count() == 2);
-    assert_eq!(lines.header("Content-Disposition"), format!("attachment; filename=\"run-{run_id}.log\""));
+    // Saved in one folder, none is taken for another.
+    for (query, name) in [
+        ("", ""),
+        ("&stream=stdout", "-stdout"),
+        ("&stream=stderr", "-stderr"),
+        ("&timestamps=0", "-plain"),
+        ("&timestamps=0&stream=stdout", "-stdout-plain"),
+        ("&timestamps=0&stream=stderr", "-stderr-plain"),
+    ] {
+        let saved = fetch(&place, &format!("/api/runs/{run_id}/log?download=1{query}"));
+        assert_eq!(saved.header("Content-Disposition"), format!("attachment; filename=\"run-{run_id}{name}.log\""));
+    }
     for query in ["timestamps=2", "timestamps=", "stream=both", "stream=", "download=yes"] {
         assert_eq!(place.get(&format!("/api/runs/{run_id}/log?{query}")).error(), "invalid_query", "{query}");
     }
@@ -251,6 +262,8 @@ fn what_is_gone_is_said_in_the_first_line_and_in_a_header() {
     let text = fetch(&place, &format!("/api/runs/{run_id}/log"));
     let all: u64 = text.header("AutoAppDev-Log-Gone").parse().expect("a number");
     assert!(all > gone && text.bytes.starts_with(format!("[autoappdev: the first {all} bytes").as_bytes()));
+    let page = place.get(&format!("/api/logs?run={run_id}")).ok();
+    assert_eq!((&page["gone"], &page["first"]), (&json!(all), &page["end"]), "of its lines too: {page}");
     let (_, lost) = place.start_with(json!({"script": "count.sh"}));
     place.until_line("line 3");
     place.kill_server();

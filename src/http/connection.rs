@@ -86,7 +86,7 @@ pub(super) fn serve(stream: &Arc<Stream>, from: SocketAddr, seat: &Arc<Seat>) {
         let (is_head, is_http_1_0, keep_alive) = (head.method == "HEAD", head.is_http_1_0, head.keep_alive);
         let asks_to_upgrade = head.asks_to_upgrade;
         let request = head.into_request(from, body);
-        let mut response = answer(seat, &request);
+        let mut response = answer(seat, &request, &|| stream.is_left());
         // An answer that goes on for hours does not keep what was asked.
         drop(request);
         seat.has_no_body();
@@ -111,9 +111,9 @@ pub(super) fn serve(stream: &Arc<Stream>, from: SocketAddr, seat: &Arc<Seat>) {
 }
 
 /// Calls the handler. A panic in it is an answer too, and the connection goes on.
-fn answer(seat: &Seat, request: &Request) -> Response {
+fn answer(seat: &Seat, request: &Request, is_left: &dyn Fn() -> bool) -> Response {
     let handler = seat.handler();
-    catch_unwind(AssertUnwindSafe(|| handler.handle(request))).unwrap_or_else(|_| {
+    catch_unwind(AssertUnwindSafe(|| handler.handle_for(request, is_left))).unwrap_or_else(|_| {
         ::log::error!("a fault of ours: {} {} panicked", request.method(), request.raw_url());
         handler.refuse(&Broken::Fault, Some(request))
     })
@@ -293,6 +293,8 @@ impl Wire<'_> {
             }
         } else {
             self.stream.end_when_unheard(UNHEARD_LIMIT)?;
+            // Where no chunk tells the answer's end, the connection's end does: one that comes before that, of a killed server too, is no end.
+            self.stream.set_broken_at_end(!is_chunked)?;
             self.send(&out)?;
             let mut piece = vec![0; ONE_WRITE_BYTES];
             loop {
@@ -321,6 +323,7 @@ impl Wire<'_> {
                     break;
                 }
             }
+            self.stream.set_broken_at_end(false)?;
         }
         Ok(keep_alive)
     }

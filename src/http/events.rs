@@ -112,7 +112,7 @@ pub struct Streams {
     open: Mutex<usize>,
     /// A place is free again.
     closed: Condvar,
-    /// How often somebody found no place, and each stream was to look after its client.
+    /// How often somebody found no place, and each who has one was to look after its client.
     looks: AtomicU64,
     waiting: AtomicUsize,
 }
@@ -133,16 +133,31 @@ impl Streams {
         }
     }
 
-    /// Waits until the log has what somebody asks for, as `look` tells, at most for `limit`. Where too many wait already it does not.
-    pub(super) fn wait_for_lines<E>(&self, limit: Duration, mut look: impl FnMut() -> Result<Look, E>) -> Result<(), E> {
+    /// Waits until the log has what somebody asks for, as `look` tells, at most for `limit`. Where too many wait already it does not, and those
+    /// end their wait whose clients are gone, as `is_left` tells.
+    pub(super) fn wait_for_lines<E>(
+        &self,
+        limit: Duration,
+        is_left: &dyn Fn() -> bool,
+        mut look: impl FnMut() -> Result<Look, E>,
+    ) -> Result<(), E> {
         let deadline = Instant::now() + limit;
         let watch = self.supervisor.watch();
         let follower = self.log_watch.follow();
         let is_crowded = self.waiting.fetch_add(1, Ordering::SeqCst) >= WAITING_MAX;
         let _place = WaitingPlace(&self.waiting);
+        if is_crowded {
+            self.looks.fetch_add(1, Ordering::SeqCst);
+            watch.wake_followers();
+        }
+        let mut looks_seen = self.looks.load(Ordering::SeqCst);
         loop {
-            // Taken before the look: what comes after it wakes the wait.
+            // Taken before the looks: what comes after them wakes the wait.
             let seen = watch.seen();
+            let looks = self.looks.load(Ordering::SeqCst);
+            if std::mem::replace(&mut looks_seen, looks) != looks && is_left() {
+                return Ok(());
+            }
             let look_again = follower.watch_run(watch.get().snapshot.run_id);
             let left = deadline.saturating_duration_since(Instant::now());
             if is_crowded || left.is_zero() {

@@ -273,6 +273,15 @@ impl Stream {
         }
     }
 
+    /// Whether the other side is told that the connection broke, however it is closed (`SO_LINGER`, `socket(7)`). On a Unix socket nothing can
+    /// say that.
+    pub(super) fn set_broken_at_end(&self, is_broken: bool) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => Ok(rustix::net::sockopt::set_socket_linger(stream, is_broken.then_some(Duration::ZERO))?),
+            Self::Unix(_) => Ok(()),
+        }
+    }
+
     pub(super) fn shutdown(&self, how: Shutdown) -> io::Result<()> {
         match self {
             Self::Tcp(stream) => stream.shutdown(how),

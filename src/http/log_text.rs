@@ -1,7 +1,7 @@
 //! `GET /api/runs/<id>/log`: what a run said, as text to be looked at, downloaded, resumed, or read from its end.
 //!
 //! Nothing of it is held: it is read from the disk as fast as its client takes it. Where something goes meanwhile the connection ends before
-//! the length that was promised, or without the last chunk: no client takes that for the whole.
+//! the length that was promised, without the last chunk, or broken (HTTP/1.0): no client takes that for the whole.
 
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use rouille::{Request, Response, ResponseBody};
 
 use super::error::ApiError;
+use super::head::Broken;
 use super::{App, etag, input, range};
 use crate::log::{Form, RunText, Said, Stream};
 
@@ -56,7 +57,7 @@ impl<R: Read> Read for Body<R> {
 }
 
 impl App {
-    pub(super) fn log_text(&self, request: &Request, id: &str) -> Result<Response, ApiError> {
+    pub(super) fn log_text(&self, request: &Request, id: &str, is_left: &dyn Fn() -> bool) -> Result<Response, ApiError> {
         let run_id = id.parse::<i64>().ok().filter(|_| id.bytes().all(|byte| byte.is_ascii_digit()));
         let run_id = run_id.ok_or_else(|| ApiError::NoSuchRun(id.to_owned()))?;
         let has_heads = input::query_word(request, "timestamps", &["1", "0"])? == "1";
@@ -71,25 +72,22 @@ impl App {
 
         let span = self.run_span(run_id)?;
         let text = RunText::look(&self.logs.of_run(run_id), span.begin, span.end)?;
-        if span.is_end_unknown && text.has_nothing() {
-            return Ok(Response::text(NOTHING_LEFT));
-        }
-        let (up_to, missing) = text.version();
-        let form = format!(
-            "{}{}",
-            if has_heads { "r" } else { "t" },
-            stream.map_or("", |_| if stream == Some(Stream::Stdout) { "o" } else { "e" })
-        );
-        // The same for as long as the text is; the time is for a run of the same number in another database.
-        let tag = format!("\"{run_id}-{:x}-{up_to:x}-{missing:x}-{form}\"", span.created_at.unix_ms());
-
-        let mut response = Response::text("")
-            .with_unique_header("Accept-Ranges", "bytes")
-            .with_unique_header("AutoAppDev-Log-Gone", text.gone().to_string());
+        let form = Form { has_heads, stream };
+        let mut response = Response::text(NOTHING_LEFT);
         if is_download {
-            let disposition = format!("attachment; filename=\"run-{run_id}.log\"");
+            let disposition = format!("attachment; filename=\"{}\"", file_name(run_id, form));
             response = response.with_unique_header("Content-Disposition", disposition);
         }
+        if span.is_end_unknown && text.has_nothing() {
+            return Ok(response);
+        }
+        let (up_to, missing) = text.version();
+        let suffix = form_suffix(form);
+        // The same for as long as the text is; the time is for a run of the same number in another database.
+        let tag = format!("\"{run_id}-{:x}-{up_to:x}-{missing:x}{suffix}\"", span.created_at.unix_ms());
+        let response = response
+            .with_unique_header("Accept-Ranges", "bytes")
+            .with_unique_header("AutoAppDev-Log-Gone", text.gone().to_string());
         let response = etag::with_tag(response, request, &tag);
         if response.status_code == 304 {
             return Ok(response);
@@ -99,10 +97,10 @@ impl App {
             let len = text.len();
             return part(response, asked, len, |range| Body { run_id, reader: text.into_reader(range), _place: place });
         }
-        let form = Form { has_heads, stream };
         if asked.is_some() || text.len() <= COUNTED_BYTES_MAX {
             // Read twice: to know how long it is, and to send it.
-            let counted = Said::count(&text, form)?;
+            // A client that is gone comes back and has it counted again: for each that left one would go on.
+            let counted = Said::count(&text, form, is_left)?.ok_or(Broken::Busy)?;
             let len = counted.len();
             return part(response, asked, len, |range| Body {
                 run_id,
@@ -112,6 +110,23 @@ impl App {
         }
         let data = ResponseBody::from_reader(Body { run_id, reader: Said::new(&text, form), _place: place });
         Ok(Response { data, ..response })
+    }
+}
+
+/// The name under which it is saved: each form has its own, so that one is not taken for another, nor saved over it.
+fn file_name(run_id: i64, form: Form) -> String {
+    format!("run-{run_id}{}.log", form_suffix(form))
+}
+
+/// What tells the forms of a log apart; nothing for the records as they are.
+fn form_suffix(form: Form) -> &'static str {
+    match (form.has_heads, form.stream) {
+        (true, None | Some(Stream::Backend)) => "",
+        (true, Some(Stream::Stdout)) => "-stdout",
+        (true, Some(Stream::Stderr)) => "-stderr",
+        (false, None | Some(Stream::Backend)) => "-plain",
+        (false, Some(Stream::Stdout)) => "-stdout-plain",
+        (false, Some(Stream::Stderr)) => "-stderr-plain",
     }
 }
 

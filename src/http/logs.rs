@@ -85,17 +85,15 @@ impl Asked {
 
     fn answer(&self, page: Page) -> Lines<'_> {
         let mut page = page;
-        if let Some(run) = self.run.filter(|run| page.first < run.begin) {
-            // Nothing of it is there.
-            page.first = run.end.unwrap_or(run.begin);
-        }
+        // Less where nothing of it is there yet.
+        page.first = page.first.max(self.begin());
         let searched_all = self.needle.as_ref().map(|_| page.is_whole);
         Lines { source: None, since: None, name: None, end: self.run.map(|run| End(run.end)), searched_all, page }
     }
 }
 
 impl App {
-    pub(super) fn logs(&self, request: &Request) -> Result<Response, ApiError> {
+    pub(super) fn logs(&self, request: &Request, is_left: &dyn Fn() -> bool) -> Result<Response, ApiError> {
         let mut asked = self.asked(request, "source")?;
         let since = input::query_number(request, "since", 0, u64::MAX)?;
         let limit = input::query_number(request, "limit", 1, LINES_MAX)?.unwrap_or(LINES_DEFAULT);
@@ -120,7 +118,7 @@ impl App {
             Break(response) => return Ok(response),
             Continue(nothing_yet) => nothing_yet,
         };
-        let from = self.await_lines(&asked, end, Duration::from_secs(wait))?;
+        let from = self.await_lines(&asked, end, Duration::from_secs(wait), is_left)?;
         // Whether it has ended is asked first: then nothing is added behind what is read.
         asked.run = asked.run.map(|run| self.run_span(run.run_id)).transpose()?;
         self.answers.make(|| Ok(answer(&asked, since, self.page(&asked, from, limit)?)))
@@ -195,11 +193,11 @@ impl App {
     }
 
     /// Waits behind `from`, the end of what there is, for a line that is wanted, or for the run's end. Where to read on.
-    fn await_lines(&self, asked: &Asked, from: u64, limit: Duration) -> Result<u64, ApiError> {
+    fn await_lines(&self, asked: &Asked, from: u64, limit: Duration, is_left: &dyn Fn() -> bool) -> Result<u64, ApiError> {
         let log = self.log(asked);
         let mut cursor = Cursor::new(&*log, from);
         let mut searched = from;
-        self.streams.wait_for_lines(limit, || -> Result<Look, ApiError> {
+        self.streams.wait_for_lines(limit, is_left, || -> Result<Look, ApiError> {
             loop {
                 match cursor.next()? {
                     Some(Item::Line(line)) if asked.needle.as_ref().is_some_and(|needle| !needle.is_in(line.text)) => {

@@ -108,8 +108,12 @@ pub struct App {
 
 impl Handler for App {
     fn handle(&self, request: &Request) -> Response {
-        let response = self.guard.check(request).and_then(|()| self.route(request)).unwrap_or_else(ApiError::into_response);
-        self.finish(Some(request), response)
+        self.handle_for(request, &|| false)
+    }
+
+    fn handle_for(&self, request: &Request, is_left: &dyn Fn() -> bool) -> Response {
+        let routed = self.guard.check(request).and_then(|()| self.route(request, is_left));
+        self.finish(Some(request), routed.unwrap_or_else(ApiError::into_response))
     }
 
     fn refuse(&self, broken: &Broken, request: Option<&Request>) -> Response {
@@ -118,7 +122,7 @@ impl Handler for App {
 }
 
 impl App {
-    fn route(&self, request: &Request) -> Result<Response, ApiError> {
+    fn route(&self, request: &Request, is_left: &dyn Fn() -> bool) -> Result<Response, ApiError> {
         let path = path_of(request);
         let segments: Vec<&str> = path.strip_prefix('/').unwrap_or(path).split('/').collect();
         // HEAD is GET without a body, which the connection leaves out.
@@ -141,13 +145,20 @@ impl App {
             // Everything else of the API, what is not there too, is for who may come in.
             (_, ["api", ..]) => {
                 let visitor = self.visitor(request)?;
-                self.route_api(request, method, &segments, visitor)
+                self.route_api(request, method, &segments, visitor, is_left)
             }
             (_, path) => Err(no_such(path)),
         }
     }
 
-    fn route_api(&self, request: &Request, method: &str, segments: &[&str], visitor: Visitor) -> Result<Response, ApiError> {
+    fn route_api(
+        &self,
+        request: &Request,
+        method: &str,
+        segments: &[&str],
+        visitor: Visitor,
+        is_left: &dyn Fn() -> bool,
+    ) -> Result<Response, ApiError> {
         if visitor.may == May::Look && !guard::changes_nothing(request) {
             return Err(ApiError::ReadOnly);
         }
@@ -177,8 +188,8 @@ impl App {
             ("GET", ["api", "events"]) => self.events(request),
             ("GET", ["api", "runs"]) => self.answers.make(|| self.runs(request)),
             ("GET", ["api", "runs", id]) => self.answers.make(|| self.run(id)),
-            ("GET", ["api", "runs", id, "log"]) => self.log_text(request, id),
-            ("GET", ["api", "logs"]) => self.logs(request),
+            ("GET", ["api", "runs", id, "log"]) => self.log_text(request, id, is_left),
+            ("GET", ["api", "logs"]) => self.logs(request, is_left),
             ("GET", ["api", "logs", "tail"]) => self.answers.make(|| self.tail(request)),
             ("GET", ["api", "version"]) => Ok(version()),
             (_, path) => Err(no_such(path)),

@@ -43,6 +43,10 @@ const STACK_BYTES: usize = 512 * 1024;
 pub trait Handler: Send + Sync + 'static {
     /// Answers a request. May wait, may panic.
     fn handle(&self, request: &Request) -> Response;
+    /// The same for a client that may leave meanwhile, as `is_left` tells: what takes long can be given up then.
+    fn handle_for(&self, request: &Request, _is_left: &dyn Fn() -> bool) -> Response {
+        self.handle(request)
+    }
     /// Answers what is no request that [`Handler::handle`] may see. `request` is its head where that could be read.
     fn refuse(&self, broken: &Broken, request: Option<&Request>) -> Response;
 }

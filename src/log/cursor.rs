@@ -111,9 +111,9 @@ impl<L: Listing> Cursor<L> {
         self.position
     }
 
-    /// Where the kept log began when this was last looked at; 0 for one without anything.
+    /// Where the kept log began when this was last looked at; of one without anything where it ends, 0 if that is not known.
     pub fn first(&self) -> u64 {
-        self.listed.first().map_or(0, |segment| segment.start)
+        self.listed.first().map_or(self.end.unwrap_or(0), |segment| segment.start)
     }
 
     /// What comes next; `None` at the end of what is there now. Can be asked again for ever.

@@ -17,6 +17,9 @@ const PIECE_BYTES: usize = 16 * 1024;
 /// How far one has to read to get to any place after it was counted, in bytes.
 const MILESTONE_BYTES: u64 = 4 * 1024 * 1024;
 
+/// How much of the log is read at a time at most, in bytes, however little of it is wanted: a moment's work.
+const STEP_BYTES: u64 = 4 * 1024 * 1024;
+
 /// How it is to look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Form {
@@ -88,19 +91,25 @@ impl Said {
         }
     }
 
-    /// Reads all of it, to know how long it is.
-    pub fn count(text: &RunText, form: Form) -> io::Result<Counted> {
+    /// Reads all of it, to know how long it is. `None` where `is_left` says meanwhile that nobody wants to know it any more.
+    pub fn count(text: &RunText, form: Form, is_left: impl Fn() -> bool) -> io::Result<Option<Counted>> {
         let mut said = Self::new(text, form);
         let (mut len, mut milestones) = (0, Vec::new());
-        let mut passed = 0;
+        let (mut passed, mut looked_at) = (0, text.begin);
         while said.fill()? {
+            if said.cursor.position() - looked_at >= STEP_BYTES {
+                looked_at = said.cursor.position();
+                if is_left() {
+                    return Ok(None);
+                }
+            }
             len += said.out.len() as u64;
             if len - passed >= MILESTONE_BYTES {
                 passed = len;
                 milestones.push(Milestone { len, position: said.cursor.position(), is_line_open: said.is_line_open });
             }
         }
-        Ok(Counted { len, milestones, missing: said.missing })
+        Ok(Some(Counted { len, milestones, missing: said.missing }))
     }
 
     /// A range of what was counted. Fails where it is not the same any more.
@@ -117,11 +126,12 @@ impl Said {
         SaidRange { said, skip, left: range.end - range.start }
     }
 
-    /// Puts the next piece together; false at the end.
+    /// Puts the next piece together, which has nothing in it where a step of the log had nothing of this form; false at the end.
     fn fill(&mut self) -> io::Result<bool> {
         self.out.clear();
         self.out_at = 0;
-        while self.out.len() < PIECE_BYTES && self.cursor.position() < self.up_to {
+        let step_end = self.up_to.min(self.cursor.position().saturating_add(STEP_BYTES));
+        while self.out.len() < PIECE_BYTES && self.cursor.position() < step_end {
             match self.cursor.next()? {
                 Some(Item::Line(line)) => {
                     let Some((at, stream)) = line.head else {
@@ -161,14 +171,16 @@ impl Said {
                 None => return Err(removed(&"the end of a log")),
             }
         }
-        Ok(!self.out.is_empty())
+        Ok(!self.out.is_empty() || self.cursor.position() < self.up_to)
     }
 }
 
 impl Read for Said {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.out_at == self.out.len() && !self.fill()? {
-            return Ok(0);
+        while self.out_at == self.out.len() {
+            if !self.fill()? {
+                return Ok(0);
+            }
         }
         let count = (&self.out[self.out_at..]).read(buffer)?;
         self.out_at += count;

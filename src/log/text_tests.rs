@@ -107,6 +107,10 @@ fn read(mut reader: impl Read) -> Vec<u8> {
     bytes
 }
 
+fn count(text: &RunText, form: Form) -> Counted {
+    Said::count(text, form, || false).expect("reads").expect("somebody wants to know")
+}
+
 fn slice(bytes: &[u8], range: &std::ops::Range<u64>) -> Vec<u8> {
     bytes[usize::try_from(range.start).expect("small")..usize::try_from(range.end).expect("small")].to_vec()
 }
@@ -115,18 +119,18 @@ fn slice(bytes: &[u8], range: &std::ops::Range<u64>) -> Vec<u8> {
 fn look_at_said(dice: &mut Dice, log: &RunLog, end: Option<u64>, form: Form, wanted: &[u8]) {
     let text = look(log, end);
     assert!(read(Said::new(&text, form)) == wanted, "{form:?} in one");
-    assert_eq!(Said::count(&text, form).expect("reads").len(), wanted.len() as u64);
+    assert_eq!(count(&text, form).len(), wanted.len() as u64);
     let (mut at, mut pieces) = (0, Vec::new());
     while at < wanted.len() as u64 {
         let range = at..(at + 1 + dice.below(wanted.len() as u64)).min(wanted.len() as u64);
-        let counted = Said::count(&text, form).expect("reads");
+        let counted = count(&text, form);
         pieces.extend(read(Said::range(&text, form, counted, &range)));
         at = range.end;
     }
     assert!(pieces == wanted, "{form:?} in ranges one after the other");
     for _ in 0..3 {
         let range = dice.range(wanted.len() as u64);
-        let counted = Said::count(&text, form).expect("reads");
+        let counted = count(&text, form);
         assert!(read(Said::range(&text, form, counted, &range)) == slice(wanted, &range), "{form:?}, {range:?}");
     }
 }
@@ -184,9 +188,39 @@ fn more_than_a_milestone_is_read_on_from_there() {
     assert!(len > 12 << 20);
     for range in [0..1, (4 << 20) - 9..(4 << 20) + 9, 9_000_000..9_500_000, len - 500..len, len..len] {
         let text = look(&log, None);
-        let counted = Said::count(&text, form).expect("reads");
+        let counted = count(&text, form);
         assert_eq!(counted.len(), len);
         assert!(read(Said::range(&text, form, counted, &range)) == slice(&wanted, &range), "{range:?}");
+    }
+}
+
+#[test]
+fn a_count_that_nobody_waits_for_any_more_ends_soon_in_every_form() {
+    let dir = tempfile::tempdir().expect("a temp folder");
+    let (log, log_dir) = run_log(dir.path());
+    let mut writer =
+        SegmentWriter::create(&log_dir, BEGIN, Limits { segment_bytes: 3 << 20, run_bytes: 1 << 40 }).expect("creates");
+    let mut out = Vec::new();
+    for _ in 0..20 {
+        push_record(&mut out, AT, Stream::Stdout, false, &[b'x'; 60_000]);
+    }
+    for _ in 0..20 {
+        writer.write(&out, AT).expect("writes");
+    }
+    let text = look(&log, None);
+    assert!(text.len() > 20 << 20);
+    // Of stderr there is nothing: it is found out all the same.
+    for stream in [None, Some(Stream::Stdout), Some(Stream::Stderr)] {
+        let form = Form { has_heads: false, stream };
+        let looks = std::cell::Cell::new(0);
+        let is_left = |wanted| {
+            looks.set(looks.get() + 1);
+            looks.get() == wanted
+        };
+        assert!(Said::count(&text, form, || is_left(2)).expect("reads").is_none(), "{stream:?}");
+        assert_eq!(looks.replace(0), 2, "{stream:?}");
+        let counted = Said::count(&text, form, || is_left(0)).expect("reads").expect("nobody left");
+        assert_eq!((looks.get() > 3, counted.len()), (true, read(Said::new(&text, form)).len() as u64), "{stream:?}");
     }
 }
 
@@ -267,7 +301,7 @@ fn what_is_packed_while_it_is_read_is_read_on_and_what_is_removed_is_no_text() {
         let records: Vec<u8> = segments.iter().flat_map(|segment| fs::read(&segment.path).expect("reads")).collect();
         let end = end_of_log(&segments).expect("a look");
         let text = look(&log, Some(end));
-        let counted = Said::count(&text, form).expect("reads");
+        let counted = count(&text, form);
         let mut said = Said::range(&text, form, counted, &(0..told.all.len() as u64));
         let mut streamed = Said::new(&text, form);
         let mut reader = text.into_reader(0..u64::MAX);

@@ -3,9 +3,6 @@
 use std::str::FromStr;
 use std::time::Duration;
 
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
-
 use crate::clock::Timestamp;
 
 /// From when on lines are wanted.
@@ -31,7 +28,7 @@ impl FromStr for Since {
             Some(b'm') => 60,
             Some(b'h') => 60 * 60,
             Some(b'd') => 24 * 60 * 60,
-            Some(_) => return moment(text).map(Self::At).ok_or(BadSince),
+            Some(_) => return Timestamp::from_rfc3339(text).map(Self::At).map_err(|_| BadSince),
             None => return Err(BadSince),
         };
         let number = &text[..text.len() - 1];
@@ -41,12 +38,6 @@ impl FromStr for Since {
         let number: u32 = number.parse().map_err(|_| BadSince)?;
         Ok(Self::Ago(Duration::from_secs(u64::from(number) * seconds_each)))
     }
-}
-
-/// Cut to milliseconds, as the log's own stamps are, so that the line of that moment belongs to it.
-fn moment(text: &str) -> Option<Timestamp> {
-    let at = OffsetDateTime::parse(text, &Rfc3339).ok()?;
-    i64::try_from(at.unix_timestamp_nanos().div_euclid(1_000_000)).ok().map(Timestamp::from_unix_ms)
 }
 
 #[cfg(test)]
