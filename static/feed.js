@@ -38,7 +38,9 @@ export function makeFeed({ ask, refresh, isConnected, showProgress }) {
     try {
       const { ok, status, body } = await ask(`api/logs/tail?name=pipeline&lines=${next === null ? FIRST : 1}`, signal, ANSWER_MS);
       if (!ok) {
-        tell(`The log can’t be read now (${body.detail || status}); trying again.`);
+        // Logged out is for the state's loop to find.
+        if (status === 401) refresh();
+        else tell(`The log can’t be read now (${body.detail || status}); trying again.`);
         return REFUSED_MS;
       }
       tell('');
@@ -47,8 +49,9 @@ export function makeFeed({ ask, refresh, isConnected, showProgress }) {
         view.clear();
         begin = body.lines[0]?.id ?? null;
         next = body.next;
-        if (begin === null) atFirst(body.first);
         view.append(body.lines);
+        if (begin === null) atFirst(body.first);
+        else if (body.lines.length < FIRST) await lookForFirst(signal);
       } else if (behind < 0 || behind > BEHIND_MAX && view.isFollowing()) {
         // Another log, or too much to make up for: begin again.
         next = null;
@@ -183,6 +186,12 @@ export function makeFeed({ ask, refresh, isConnected, showProgress }) {
     } finally {
       asking = false;
     }
+  }
+
+  // Fewer lines than asked for may be all, or what one answer holds, or what lies behind a hole.
+  async function lookForFirst(signal) {
+    const { ok, body } = await ask('api/logs?source=pipeline&since=0&limit=1', signal, ANSWER_MS);
+    if (ok && body.lines[0]?.id === begin) atFirst(body.first);
   }
 
   function atFirst(first) {

@@ -1,7 +1,7 @@
 // The search in what is loaded of the log: counts the lines that match, and goes from one to the next. It looks for a few milliseconds at a
 // time, so that a hundred thousand lines do not keep the page waiting, and at new lines as they come.
 
-import { bounds, firstInView, mark, reveal, rowAt } from './log.js';
+import { bounds, firstInView, isWhole, mark, reveal, rowAt } from './log.js';
 
 const SLICE_MS = 8;
 
@@ -71,9 +71,14 @@ function look() {
   });
 }
 
-function show() {
+function counted() {
   const count = `${found.length.toLocaleString()}${tested < bounds()[1] ? '…' : ''}`;
-  const words = !needle ? '' : current ? `${place(current.number) + 1} of ${count}` : `${count} line${count === '1' ? '' : 's'}`;
+  return current ? `${place(current.number) + 1} of ${count}` : `${count} line${count === '1' ? '' : 's'}`;
+}
+
+function show() {
+  // "0 lines" must not sound as if it were of the whole log.
+  const words = !needle ? '' : counted() + (isWhole() ? '' : ' · earlier ones not loaded');
   const output = document.getElementById('found');
   if (output.textContent !== words) output.textContent = words;
   for (const id of ['find-next', 'find-previous']) document.getElementById(id).disabled = !found.length;
@@ -92,14 +97,14 @@ function search() {
 function go(step) {
   if (!found.length) return;
   let at = place(current ? current.number : firstInView());
-  if (current) at += step;
-  else if (step < 0) at -= 1;
+  // The one that it was in may have been written over since.
+  if (step < 0 || found[at] === current) at += step;
   current = found[(at + found.length) % found.length];
   reveal(current);
   mark(needle, current);
   show();
   // The count changes with each line that comes, so only this is told.
-  document.getElementById('announce').textContent = `${document.getElementById('found').textContent}: ${current.text.slice(0, 200)}`;
+  document.getElementById('announce').textContent = `${counted()}: ${current.text.slice(0, 200)}`;
 }
 
 field.addEventListener('input', search);

@@ -52,6 +52,9 @@ export const takesNone = () => isFull && !following;
 
 export const bounds = () => [first, end];
 
+// Whether the log's first line is loaded.
+export const isWhole = () => more.hidden && !isFull;
+
 // ---- What is loaded --------------------------------------------------------------------------------------------------
 
 export function clear() {
@@ -331,7 +334,7 @@ function pieces({ text, tones }) {
   const hits = needle ? [...text.matchAll(needle)] : [];
   for (let at = 0, to, hit = 0; at < text.length; at = to) {
     const { index = text.length, 0: { length } = '' } = hits[hit] ?? {};
-    const isHit = at >= index;
+    const isHit = at >= index && nodes.length <= PIECES_MAX;
     const tone = tones.charCodeAt(at) || 0;
     const limit = nodes.length > PIECES_MAX ? text.length : isHit ? index + length : index;
     for (to = at + 1; to < limit && (nodes.length > PIECES_MAX || (tones.charCodeAt(to) || 0) === tone);) to += 1;

@@ -1,6 +1,8 @@
 // How far the pipeline says that it is: a bar with per cent and words, and the steps with how long each took. A step's time stands still while
 // the pipeline is paused, as the server counts it too; for the running one the pauses are read from the run's history.
 
+const END_PX = 40; // this close to the end is at the end
+
 const $ = (id) => document.getElementById(id);
 
 let shown = null;       // {run, progress}: the latest word
@@ -17,18 +19,23 @@ export function showProgress(run, progress, state, now, ask) {
   const key = `${run} ${pipeline.version}`;
   if (!running() || askedFor === key) return;
   askedFor = key;
-  learnPauses(run, ask).then(() => draw(now), () => { askedFor = ''; });
+  learnPauses(run, ask).then((learned) => {
+    // Another run may have begun meanwhile.
+    if (askedFor !== key) return;
+    pauses = learned;
+    draw(now);
+  }, () => { askedFor = ''; });
 }
 
 async function learnPauses(run, ask) {
   const { ok, body } = await ask(`api/runs/${run}`, null, 10000);
-  if (!ok) return;
+  if (!ok) throw new Error('no history');
   const learned = [];
   for (const { kind, at } of body.run.events) {
     if (kind === 'paused') learned.push([Date.parse(at), Infinity]);
     else if (learned.length && kind !== 'usage') learned.at(-1)[1] = Math.min(learned.at(-1)[1], Date.parse(at));
   }
-  pauses = learned;
+  return learned;
 }
 
 function running() {
@@ -75,6 +82,8 @@ function draw(now) {
   list.hidden = !steps.length;
   set($('steps-before'), before ? `${before} earlier step${before === 1 ? '' : 's'}` : '');
   list.start = before + 1;
+  // The list is not high: it shows the step that runs, unless one reads further up.
+  const isAtEnd = list.scrollHeight - list.scrollTop - list.clientHeight < END_PX;
   while (list.children.length > steps.length) list.lastChild.remove();
   steps.forEach((step, n) => {
     if (!list.children[n]) {
@@ -83,11 +92,14 @@ function draw(now) {
       list.append(item);
     }
     const [name, time] = list.children[n].children;
-    set(name, step.name);
+    // What turns the direction of writing would turn the time, too, and no isolation holds what it does not close.
+    set(name, step.name.replace(/[\u202a-\u202e\u2066-\u2069]/g, ''));
     set(time, duration(elapsed(step, now)));
     if (step.ended_at === null) list.children[n].setAttribute('aria-current', 'step');
     else list.children[n].removeAttribute('aria-current');
   });
+  if (isAtEnd) list.scrollTop = list.scrollHeight;
+  list.tabIndex = list.scrollHeight > list.clientHeight ? 0 : -1;
 }
 
 function set(element, text) {

@@ -69,8 +69,9 @@ fn takes_gzip(request: &Request) -> bool {
         .flat_map(|(_, value)| value.split(','))
         .any(|coding| {
             let (name, weight) = coding.split_once(';').unwrap_or((coding, ""));
-            let weight = weight.trim().trim_start_matches("q=").parse::<f32>();
-            name.trim().eq_ignore_ascii_case("gzip") && weight != Ok(0.0)
+            // There is no other parameter than `q`.
+            let weight = weight.split_once('=').and_then(|(_, weight)| weight.trim().parse::<f32>().ok());
+            name.trim().eq_ignore_ascii_case("gzip") && weight != Some(0.0)
         })
 }
 
@@ -121,6 +122,7 @@ mod tests {
             (Some("br;q=1.0, GZIP;q=0.8"), true),
             (Some("gzip;q=0"), false),
             (Some("gzip; q=0.000"), false),
+            (Some("gzip;Q=0"), false),
             (Some("deflate, xgzip"), false),
             (Some(""), false),
             (None, false),

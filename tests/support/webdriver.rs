@@ -28,6 +28,9 @@ pub(crate) const ENTER: &str = "\u{e007}";
 /// The key that scrolls up by a screen.
 pub(crate) const PAGE_UP: &str = "\u{e00e}";
 
+/// How often chromedriver is started before that is given up.
+const DRIVER_STARTS_MAX: u32 = 5;
+
 /// One browser at a time.
 static TURN: Mutex<()> = Mutex::new(());
 
@@ -66,28 +69,9 @@ impl Browser {
 
     fn launch(browser: &Path, driver: &Path, turn: MutexGuard<'static, ()>) -> Self {
         let profile = tempfile::Builder::new().prefix("autoappdev-browser-").tempdir().expect("a temporary folder can be made");
-        let mut driver = Command::new(driver)
-            .arg("--port=0")
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .process_group(0)
-            .spawn()
-            .expect("chromedriver starts");
-        let output = driver.stdout.take().expect("its stdout is piped");
-        let (send, ports) = mpsc::channel();
-        // Reads to the end, so that the driver never blocks on a full pipe; ends with the driver.
-        thread::spawn(move || {
-            for line in BufReader::new(output).lines().map_while(Result::ok) {
-                if let Some(port) = port_of(&line) {
-                    // Nobody listens any more after the first: that is all right.
-                    let _ = send.send(port);
-                }
-            }
-        });
+        let (driver, port) = start_driver(driver);
         let config = ureq::Agent::config_builder().http_status_as_error(false).proxy(None).timeout_global(Some(PATIENCE)).build();
         let mut this = Self { driver, agent: config.new_agent(), session: String::new(), profile, _turn: turn };
-        let port = ports.recv_timeout(PATIENCE).expect("chromedriver says its port");
 
         let mut args: Vec<String> = [
             "--headless=new",
@@ -179,6 +163,12 @@ impl Browser {
         self.command("goog/cdp/execute", &json!({"cmd": "Emulation.setDeviceMetricsOverride", "params": params}));
     }
 
+    /// Lets the person prefer something, as a media feature and its value (Chrome `DevTools` protocol, `Emulation`).
+    pub(crate) fn prefer(&self, feature: &str, value: &str) {
+        let params = json!({"features": [{"name": feature, "value": value}]});
+        self.command("goog/cdp/execute", &json!({"cmd": "Emulation.setEmulatedMedia", "params": params}));
+    }
+
     /// What the browser's console got since the last look: messages of the page and of the browser, violations of the policy among them.
     pub(crate) fn console(&self) -> Vec<String> {
         let entries = self.command("se/log", &json!({"type": "browser"}));
@@ -229,6 +219,39 @@ impl Drop for Browser {
             thread::sleep(Duration::from_millis(20));
         }
     }
+}
+
+/// Starts chromedriver and waits for its port. It wants the same one of IPv4 and of IPv6, and ends where the second is taken: then it is
+/// started again.
+fn start_driver(driver: &Path) -> (Child, u16) {
+    for _ in 0..DRIVER_STARTS_MAX {
+        let mut driver = Command::new(driver)
+            .arg("--port=0")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .process_group(0)
+            .spawn()
+            .expect("chromedriver starts");
+        let output = driver.stdout.take().expect("its stdout is piped");
+        let (send, ports) = mpsc::channel();
+        // Reads to the end, so that the driver never blocks on a full pipe; ends with the driver.
+        thread::spawn(move || {
+            for line in BufReader::new(output).lines().map_while(Result::ok) {
+                if let Some(port) = port_of(&line) {
+                    // Nobody listens any more after the first: that is all right.
+                    let _ = send.send(port);
+                }
+            }
+        });
+        if let Ok(port) = ports.recv_timeout(PATIENCE) {
+            return (driver, port);
+        }
+        // It has ended, or hangs.
+        let _ = driver.kill();
+        driver.wait().expect("it is ours");
+    }
+    panic!("chromedriver was started {DRIVER_STARTS_MAX} times and said no port");
 }
 
 /// Kills each process that has `path` in its command line. Returns whether there was none.

@@ -1,0 +1,146 @@
+//! What the page looks like, in a real browser: that words can be read in both schemes, that forced colours leave what colours say, that on a
+//! phone nothing pushes the log out of sight, and that it says of how much of the log it speaks.
+
+mod support;
+#[path = "support/webdriver.rs"]
+#[expect(dead_code, reason = "shared with the tests of what the page does, which use more of it")]
+mod webdriver;
+
+use serde_json::{Value, json};
+use support::Place;
+use webdriver::{Browser, PATIENCE, wait_until};
+
+/// By WCAG 2.2, 1.4.3.
+const CONTRAST_MIN: f64 = 4.5;
+
+/// Puts a line of each tone into the log and gives the contrast of each, as `[classes, contrast]`. A colour is drawn, so that it comes out as
+/// the browser mixes it.
+const CONTRASTS: &str = r"
+  const log = document.getElementById('log');
+  const row = document.createElement('p');
+  log.replaceChildren(row);
+  const canvas = new OffscreenCanvas(1, 1).getContext('2d', { willReadFrequently: true });
+  const luminance = (colour, under) => {
+    canvas.fillStyle = under; canvas.fillRect(0, 0, 1, 1);
+    canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1);
+    const [r, g, b] = [...canvas.getImageData(0, 0, 1, 1).data].map((it) => it / 255)
+      .map((it) => it <= .04045 ? it / 12.92 : ((it + .055) / 1.055) ** 2.4);
+    return .2126 * r + .7152 * g + .0722 * b;
+  };
+  const numbers = [...Array(16).keys()], tones = [''];
+  for (const style of ['', 'dim', 'reverse']) {
+    for (const fg of ['', ...numbers.map((n) => `fg${n}`)]) {
+      for (const bg of ['', ...numbers.map((n) => `bg${n}`)]) tones.push([style, fg, bg].filter(Boolean).join(' '));
+    }
+  }
+  const card = getComputedStyle(log).backgroundColor;
+  return tones.map((tone) => {
+    const span = document.createElement('span');
+    span.className = tone;
+    row.replaceChildren(span);
+    const { color, backgroundColor } = getComputedStyle(span);
+    const [a, b] = [luminance(color, card), luminance(backgroundColor, card)];
+    return [tone, (Math.max(a, b) + .05) / (Math.min(a, b) + .05)];
+  });";
+
+/// A server whose script has this text, and a browser that shows its page, once it is connected. `None` where there is no browser.
+fn set_up(script: &str) -> Option<(Browser, Place)> {
+    let browser = Browser::start()?;
+    let mut place = Place::new();
+    place.script("look.sh", script);
+    place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "look.sh");
+    place.start_server();
+    browser.open(&format!("http://127.0.0.1:{}/", place.port()));
+    wait_until("it is connected", PATIENCE, || browser.text("state") == "stopped");
+    Some((browser, place))
+}
+
+#[test]
+fn each_tone_of_the_log_can_be_read_in_both_schemes() {
+    let Some((browser, _place)) = set_up("#!/bin/bash\n") else { return };
+    for scheme in ["light", "dark"] {
+        browser.prefer("prefers-color-scheme", scheme);
+        let found: Vec<(String, f64)> = serde_json::from_value(browser.script(CONTRASTS)).expect("tones and numbers");
+        assert_eq!(found.len(), 1 + 3 * 17 * 17);
+        let faint: Vec<&(String, f64)> = found.iter().filter(|(_, contrast)| *contrast < CONTRAST_MIN).collect();
+        assert!(faint.is_empty(), "{scheme}: {} of {}: {:?}", faint.len(), found.len(), &faint[..faint.len().min(20)]);
+    }
+}
+
+#[test]
+fn forced_colours_leave_what_a_colour_says() {
+    let Some((browser, place)) =
+        set_up("#!/bin/bash\necho '::progress 50'; printf 'found and \\e[7mreversed\\e[0m\\n'; sleep 1000\n")
+    else {
+        return;
+    };
+    place.start();
+    wait_until("the line is there", PATIENCE, || browser.text("log").contains("reversed") && browser.shows("bar"));
+    browser.type_into("find", "found");
+    wait_until("it is marked", PATIENCE, || browser.script("return !!document.querySelector('#log mark')") == true);
+    browser.prefer("forced-colors", "active");
+    let grounds = browser.script(
+        "return ['#log', '#log mark', '#log .reverse', '#bar', '#bar div'].map((it) => getComputedStyle(document.querySelector(it)).backgroundColor)",
+    );
+    let [log, mark, reverse, bar, done] = serde_json::from_value::<[String; 5]>(grounds).expect("colours");
+    assert!(mark != log && reverse != log, "{mark} and {reverse} on {log}");
+    assert_ne!(done, bar);
+}
+
+#[test]
+fn a_hundred_steps_leave_the_log_in_reach_of_a_thumb() {
+    let name = "a name that needs more than one line on a phone, as names of steps often do";
+    let script = format!(
+        "#!/bin/bash\nfor n in {{1..101}}; do echo \"::step $n {name}\"; done\nprintf '::step \\u202eturned\\u2067 round\\n'\nsleep 1000\n"
+    );
+    let Some((browser, place)) = set_up(&script) else { return };
+    browser.be_a_phone(320, 640);
+    place.start();
+    wait_until("the last is there", PATIENCE, || browser.text("steps").contains("turned round"));
+    let count = browser.script("return document.querySelectorAll('#steps li').length");
+    assert!(count.as_u64() > Some(90), "{count}");
+    let seen = browser.script(
+        "const list = document.getElementById('steps'), box = list.getBoundingClientRect(), last = list.lastChild.getBoundingClientRect();
+         return [box.height, last.bottom <= box.bottom && last.top >= box.top, document.getElementById('log').getBoundingClientRect().top,
+                 document.documentElement.scrollWidth]",
+    );
+    let (height, is_last_shown, log_top, width): (f64, bool, f64, u32) = serde_json::from_value(seen).expect("sizes");
+    assert!(height < 200.0 && is_last_shown, "{height}");
+    assert!(log_top < 2.0 * 640.0, "the log is at {log_top}");
+    assert_eq!(width, 320, "no scrolling sideways");
+
+    // Who reads further up is left there.
+    browser.script("document.getElementById('steps').scrollTop = 0");
+    let was = browser.script("return document.querySelector('#steps li:last-child time').textContent");
+    wait_until("the time goes on", PATIENCE, || {
+        browser.script("return document.querySelector('#steps li:last-child time').textContent") != was
+    });
+    assert_eq!(browser.script("return document.getElementById('steps').scrollTop"), 0);
+    assert_eq!(browser.console(), Vec::<String>::new());
+}
+
+/// Whether the log offers more lines.
+fn offers_more(browser: &Browser) -> Value {
+    browser.script("return document.querySelector('#log .mark button')?.checkVisibility() ?? null")
+}
+
+#[test]
+fn a_log_that_is_shown_whole_offers_no_earlier_lines_and_a_search_says_of_what() {
+    let Some((browser, place)) = set_up("#!/bin/bash\nseq -f 'line %.0f' \"$1\"\nprintf '\\e[31mlast\\n'\n") else { return };
+    place.start_with(json!({"args": ["100"]}));
+    wait_until("the run is over", PATIENCE, || place.pipeline()["state"] == "stopped");
+    let address = format!("http://127.0.0.1:{}/", place.port());
+    browser.open(&address);
+    wait_until("the beginning is known", PATIENCE, || offers_more(&browser) == false);
+    assert!(browser.text("log").starts_with("The log begins here."), "{}", browser.text("log"));
+    browser.type_into("find", "line 1");
+    wait_until("all is searched", PATIENCE, || browser.text("found") == "12 lines");
+
+    place.start_with(json!({"args": ["600"]}));
+    wait_until("the run is over", PATIENCE, || place.pipeline()["state"] == "stopped");
+    browser.open(&address);
+    wait_until("the end is there", PATIENCE, || browser.text("log").contains("last"));
+    assert_eq!(offers_more(&browser), true);
+    browser.type_into("find", "line 1");
+    wait_until("a part is searched", PATIENCE, || browser.text("found").ends_with(" lines · earlier ones not loaded"));
+}
