@@ -126,6 +126,50 @@ fn a_run_that_ends_on_a_full_disk_keeps_its_exit_code_and_its_count_of_lost_line
     assert_eq!(place.until_all_agree(), "running");
 }
 
+/// Says how far it is, and goes on with the next word once a file of that name is in its folder.
+const STEPS: &str = "#!/bin/bash\nawait() { while [ ! -e $1 ]; do sleep 0.01; done; }\n\
+                     echo ::step one\nawait two\necho ::step two\nawait three\necho ::step three\nawait end\n\
+                     echo ::progress 90 nearly\nexit 7\n";
+
+#[test]
+fn progress_on_a_full_disk_disturbs_nothing_and_is_stored_once_there_is_room() {
+    let test = "progress_on_a_full_disk_disturbs_nothing_and_is_stored_once_there_is_room";
+    let Some(mut small) = serving(2048, test) else { return };
+    small.place.script("steps.sh", STEPS);
+    let (pid, run_id) = small.place.start_with(json!({"script": "steps.sh"}));
+    let file = small.place.run_dir(run_id).join("progress.json");
+    let stored = || fs::read_to_string(&file).unwrap_or_default();
+    let go = |place: &Place, word: &str| fs::write(place.root().join(word), "").expect("writes");
+    let until_told = |place: &Place, step: usize, name: &str| {
+        until_true(name, || place.pipeline()["progress"]["steps"][step]["name"] == name);
+    };
+    until_true("it is stored", || stored().contains("one"));
+    small.disk.fill();
+    go(&small.place, "two");
+    until_told(&small.place, 1, "two");
+    assert!(is_alive(pid) && stored().ends_with("}\n") && !stored().contains("two"), "the one before stays whole: {}", stored());
+    small.disk.free();
+    until_true("while it runs it is tried again", || stored().contains("two"));
+
+    small.disk.fill();
+    go(&small.place, "three");
+    until_told(&small.place, 2, "three");
+    go(&small.place, "end");
+    until_true("the pipeline has ended", || !is_alive(pid));
+    // The end itself may or may not find room in what its files have already.
+    until_true("what it came to is told", || small.place.pipeline()["progress"]["percent"] == 90);
+    assert!(!stored().contains("nearly"), "{}", stored());
+    small.disk.free();
+    let run = small.place.until_ended(run_id);
+    assert_eq!((&run["status"], &run["exit_code"]), (&json!("failed"), &json!(7)));
+    until_well(&small.place);
+    small.place.until_no_shim();
+    small.place.restart_server();
+    let told = small.place.run(run_id)["progress"].clone();
+    assert_eq!((&told, &told["percent"], &told["text"]), (&run["progress"], &json!(90), &json!("nearly")));
+    assert!(told["steps"][2]["ms"].is_u64(), "{told}");
+}
+
 #[test]
 fn a_log_whose_mark_of_a_loss_is_not_written_yet_has_no_end() {
     let Some(mut small) = SmallDisk::of_kib(2048, "a_log_whose_mark_of_a_loss_is_not_written_yet_has_no_end") else { return };

@@ -127,6 +127,10 @@ impl OldShim {
         let attach = next();
         assert_eq!((&attach["command"], &attach["after"]), (&json!("attach"), &json!(1)));
         let reply = |command: &Value| format!(r#"{{"reply":{}}}"#, command["tag"]);
+        // What later versions say, as often as they like.
+        for _ in 0..100 {
+            say(r#"{"weather":"fine"}"#);
+        }
         say(&reply(&attach));
         let pause = next();
         assert_eq!(pause["command"], "pause");
@@ -169,6 +173,7 @@ fn live_shim_of_the_first_format_is_adopted_and_obeys() {
     let run = until("the figures are there", || Some(place.run(run_id)).filter(|run| run["max_rss_kb"] == 3));
     assert_eq!((&run["status"], &run["signal"], &run["paused_ms"]), (&json!("stopped"), &json!(15), &json!(1000)));
     shim.join().expect("every word was as it expects it");
+    assert_eq!(place.server_log().matches("does not understand").count(), 1, "{}", place.server_log());
     leader.kill().expect("ours");
     leader.wait().expect("ours");
 }

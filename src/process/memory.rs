@@ -1,7 +1,7 @@
 //! How the server's memory is given back to the kernel.
 //!
-//! With `spawn.rs` and `pages.rs` one of the three files that hold `unsafe`: the allocator's settings have no safe form, and its variables in the environment
-//! are read before `main` and would be inherited by the pipeline.
+//! With `spawn.rs` and `pages.rs` one of the three files that hold `unsafe`: the allocator's settings have no safe form, and its variables
+//! in the environment are read before `main` and would be inherited by the pipeline.
 
 use nix::libc;
 

@@ -1,7 +1,7 @@
 //! How a process that lives for long lets go of what only its start needed.
 //!
-//! With `spawn.rs` and `memory.rs` one of the three files that hold `unsafe`: advice about pages has no safe form. Called by the shim, of which there is one for each run and which
-//! shall weigh next to nothing.
+//! With `spawn.rs` and `memory.rs` one of the three files that hold `unsafe`: advice about pages has no safe form. Called by the shim, of which
+//! there is one for each run and which shall weigh next to nothing.
 
 use std::fs;
 use std::io;
@@ -34,7 +34,9 @@ fn unchanged(smaps: &str) -> Vec<Range<usize>> {
     for line in smaps.lines() {
         let mut words = line.split_ascii_whitespace();
         match (words.next(), words.next()) {
-            (Some("Anonymous:"), Some("0")) => found.extend(candidate.take()),
+            (Some("Anonymous:"), size) => candidate = candidate.filter(|_| size == Some("0")),
+            // It stands behind the other. A changed page that was swapped out counts here alone, and to let go of it would be to lose it.
+            (Some("Swap:"), Some("0")) => found.extend(candidate.take()),
             // What is told of a mapping stands below its head, in lines that begin with a name and a colon.
             (Some(key), _) if key.ends_with(':') => {}
             (Some(range), Some("r--p" | "r-xp")) if words.nth(3).is_some_and(|path| path.starts_with('/')) => {
@@ -77,9 +79,12 @@ mod tests {
 
     #[test]
     fn only_files_that_nobody_wrote_to_are_named() {
-        let mapping = |head: &str, anonymous: u32| {
-            format!("{head}\nSize: 4 kB\nRss: 4 kB\nAnonymous:     {anonymous} kB\nTHPeligible: 0\nVmFlags: rd mr mw me\n")
+        let swapped = |head: &str, anonymous: u32, swap: u32| {
+            format!(
+                "{head}\nSize: 4 kB\nAnonymous:     {anonymous} kB\nSwap:     {swap} kB\nSwapPss: 0 kB\nVmFlags: rd mr mw me\n"
+            )
         };
+        let mapping = |head, anonymous| swapped(head, anonymous, 0);
         let smaps = [
             mapping("1000-2000 r--p 00000000 fe:00 77      /usr/bin/with a space", 0),
             mapping("2000-4000 r-xp 00001000 fe:00 77      /usr/bin/with a space", 0),
@@ -88,6 +93,7 @@ mod tests {
             mapping("6000-7000 r--s 00000000 fe:00 78      /is/shared", 0),
             mapping("7000-8000 r--p 00000000 00:00 0", 0),
             mapping("8000-9000 r-xp 00000000 00:00 0       [vdso]", 0),
+            swapped("8000-9000 r--p 00000000 fe:00 77      /changed/and/swapped/out", 0, 4),
             "9000-a000 r--p 00000000 fe:00 77      /of/which/nothing/is/told\nSize: 4 kB\n".to_owned(),
             mapping("ffff7fe00000-ffff7fe01000 r--p 00000000 fe:00 79 /lib/libc.so.6", 0),
         ];

@@ -1,7 +1,7 @@
 //! Making the pipeline's leader: a child in a session of its own and, where there is one, born in its control group.
 //!
-//! With `memory.rs` and `pages.rs` one of the three files that hold `unsafe`: nothing safe makes a child that is in a control group from its first instruction on, and to move it
-//! there later costs some milliseconds in which nobody on the machine can fork.
+//! With `memory.rs` and `pages.rs` one of the three files that hold `unsafe`: nothing safe makes a child that is in a control group from its
+//! first instruction on, and to move it there later costs some milliseconds in which nobody on the machine can fork.
 
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, OsStr, OsString};

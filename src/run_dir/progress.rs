@@ -11,7 +11,7 @@ use std::path::Path;
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
-use super::{FORMAT, from_line};
+use super::{FORMAT, from_line, sync_dir};
 use crate::pipeline::Progress;
 use crate::private::private_file;
 
@@ -51,7 +51,7 @@ struct Stored<'a> {
     progress: &'a Progress,
 }
 
-/// Puts it in its place, whole or not at all. With `durable` what is in it is on the disk when this returns `Ok`.
+/// Puts it in its place, whole or not at all. With `durable` it is there after a power cut, too, once this returns `Ok`.
 pub fn write_progress(path: &Path, progress: &NumberedProgress, durable: bool) -> io::Result<()> {
     let beside = path.with_extension("new");
     let stored = Stored { format: FORMAT, number: progress.number, progress: &progress.progress };
@@ -70,7 +70,8 @@ pub fn write_progress(path: &Path, progress: &NumberedProgress, durable: bool) -
     written.and_then(|()| fs::rename(&beside, path)).inspect_err(|_| {
         // On a full disk a piece of it is in the way of others. It may not be there at all.
         let _in_the_way = fs::remove_file(&beside);
-    })
+    })?;
+    path.parent().filter(|_| durable).map_or(Ok(()), sync_dir)
 }
 
 /// Reads what is stored; `None` where nothing is. The pipeline could have put anything in its place.

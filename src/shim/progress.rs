@@ -1,13 +1,15 @@
 //! How far the pipeline says it is: what is kept of it, when the servers hear of it, and when it is stored.
 //!
 //! A sign and no record: no fact waits for it, and a disk that does not take it stops nothing. However much of it is printed, a server is
-//! told a few times a second and the disk once.
+//! told a few times a second and the disk once. What a run came to is all that a later server has of it: on a full disk the shim stays,
+//! behind the run's end, until there is room.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::clock::{Timestamp, whole_ms};
 use crate::pipeline::{Mark, Progress};
+use crate::process::is_disk_full;
 use crate::run_dir::{Message, NumberedProgress, write_progress};
 
 /// The least time between two that are said.
@@ -47,6 +49,9 @@ pub(super) struct ProgressKeeper {
     step_began: Duration,
     saying: Chore,
     storing: Chore,
+    has_ended: bool,
+    /// Whether the disk was full when it was stored last.
+    lacks_room: bool,
     complaint: Option<String>,
 }
 
@@ -54,7 +59,8 @@ impl ProgressKeeper {
     /// Nothing was said yet. What will be is stored at `path`.
     pub(super) fn new(path: PathBuf) -> Self {
         let (saying, storing) = Default::default();
-        Self { path, current: None, step_began: Duration::ZERO, saying, storing, complaint: None }
+        let (has_ended, lacks_room) = (false, false);
+        Self { path, current: None, step_began: Duration::ZERO, saying, storing, has_ended, lacks_room, complaint: None }
     }
 
     /// Takes what was read at `at`, when the run had gone on for `ran` without its pauses.
@@ -74,7 +80,7 @@ impl ProgressKeeper {
     /// Stores what is due, and returns what is to be said to the servers.
     pub(super) fn turn(&mut self, now: Duration) -> Option<Message> {
         if self.storing.take(STORED_EVERY, now) {
-            self.store(false);
+            self.store();
         }
         if self.saying.take(SAID_EVERY, now) { self.current() } else { None }
     }
@@ -85,8 +91,14 @@ impl ProgressKeeper {
         current.progress.end(whole_ms(ran.saturating_sub(self.step_began)));
         current.number += 1;
         (self.saying.is_due, self.storing.is_due) = (false, false);
-        self.store(true);
+        self.has_ended = true;
+        self.store();
         self.current()
+    }
+
+    /// Whether the run has ended and what it came to found no room yet. For what else may be in the way nobody waits: it can be there for ever.
+    pub(super) fn is_owed(&self) -> bool {
+        self.has_ended && self.lacks_room
     }
 
     /// What a server that comes now has to know.
@@ -99,9 +111,12 @@ impl ProgressKeeper {
         [self.saying.due_at(SAID_EVERY), self.storing.due_at(STORED_EVERY)].into_iter().flatten().min()
     }
 
-    fn store(&mut self, durable: bool) {
+    /// The last one has to outlive a power cut as the run's end does.
+    fn store(&mut self) {
         let Some(current) = &self.current else { return };
-        match write_progress(&self.path, current, durable) {
+        let stored = write_progress(&self.path, current, self.has_ended);
+        self.lacks_room = stored.as_ref().is_err_and(is_disk_full);
+        match stored {
             Ok(()) => self.complaint = None,
             // The run's directory is gone, and nobody will look for it there.
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}

@@ -341,8 +341,8 @@ impl Run {
         self.connections.tell_all(&last);
         self.connections.turn();
         KillPoint::ShimEndSent.reach();
-        // The end is on record. What the log lost is nowhere but here.
-        self.wait_while(|run| run.output.owes_a_mark() || run.pause_file.failure().is_some());
+        // The end is on record. What the log lost, and how far the pipeline came, is nowhere but here.
+        self.wait_while(|run| run.output.owes_a_mark() || run.pause_file.failure().is_some() || run.output.progress().is_owed());
     }
 
     /// After the end: does nothing but answer, and try again what the disk does not take.

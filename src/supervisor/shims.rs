@@ -281,6 +281,7 @@ fn is_populated(cgroup: &Cgroup) -> io::Result<bool> {
 fn read_messages(mut stream: UnixStream, number: ConnectionNumber, events: &Sender<Event>) {
     let mut lines = LineReader::new(MESSAGE_BYTES_MAX);
     let mut buffer = vec![0; 16 * 1024];
+    let mut understands_all = true;
     loop {
         let count = match stream.read(&mut buffer) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -292,7 +293,11 @@ fn read_messages(mut stream: UnixStream, number: ConnectionNumber, events: &Send
         while let Some(line) = lines.next_line() {
             match run_dir::from_line(&line) {
                 Ok(message) => messages.push(message),
-                Err(error) => ::log::warn!("the shim said something that this version does not understand: {error}"),
+                // Once is enough: a newer shim may say it several times a second, and the log has other things to tell.
+                Err(error) if std::mem::take(&mut understands_all) => {
+                    ::log::warn!("the shim said something that this version does not understand: {error}");
+                }
+                Err(_) => {}
             }
         }
         // What came together is recorded together.

@@ -19,6 +19,7 @@ pub(super) const MUST_OCCUR: &[&str] = &[
     "a run became stopped",
     "a server did not boot",
     "a shim got no launch specification",
+    "a shim stayed until its progress had room on the disk",
     "a shim was killed before it told its end",
     "a shim was killed between a fact and its telling",
     "an old connection was heard",

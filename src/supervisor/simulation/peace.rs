@@ -117,8 +117,8 @@ impl Play {
             return Err(format!("{:?} is said of the state, its shim says {note:?}", snapshot.detail));
         }
         if let Some(run) = snapshot.run_id.and_then(|id| world.runs.get(&id)) {
-            // A shim that lives has said its last word; of one that is gone there is what it stored, or more.
-            let least = if run.shim.is_some() { run.progress } else { run.stored_progress };
+            // A shim that lives, or has left, has said its last word; of one that was killed there is what it stored, or more.
+            let least = if run.shim_was_killed { run.stored_progress } else { run.progress };
             if snapshot.progress_number < least {
                 return Err(format!("progress {} is told, {least} is known", snapshot.progress_number));
             }

@@ -246,7 +246,15 @@ impl Shim {
                 env.tell_all(run.id, &std::mem::take(&mut self.last));
                 self.go_to(Stage::Leaving, run, env);
             }
-            Stage::Leaving => return false,
+            Stage::Leaving => {
+                self.phase = Phase::Killing;
+                self.take_commands(run, env);
+                if progress::is_stored(run, env) {
+                    return false;
+                }
+                env.cover("a shim stayed until its progress had room on the disk");
+                self.set_timer(env.awake_us() + RETRY, run.id, env);
+            }
         }
         true
     }

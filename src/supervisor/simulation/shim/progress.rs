@@ -66,6 +66,11 @@ impl Shim {
     }
 }
 
+/// Of a run that has ended: whether what it came to is stored, by now.
+pub(super) fn is_stored(run: &mut Run, env: &mut Env) -> bool {
+    run.stored_progress == run.progress || store(run, env)
+}
+
 /// Whether there was room.
 fn store(run: &mut Run, env: &mut Env) -> bool {
     if env.disk.journal_is_full {
