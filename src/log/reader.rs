@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::cursor::{ATTEMPTS_MAX, Cursor, Item, RawLine};
 use super::listing::{Listing, SegmentList};
 use super::needle::Needle;
-use super::segment::{Segment, end_of_log};
+use super::segment::{Segment, SegmentFile, end_of_log};
 use super::{LOSS_MARK_BYTES_MAX, RECORD_MAX, Stream};
 use crate::clock::Timestamp;
 
@@ -242,6 +242,20 @@ pub(super) fn files_change_too_fast() -> io::Error {
     io::Error::other("the log's files change faster than they can be opened")
 }
 
+/// Reads what lies in front of `end`, as much as fits and no damage is in: from where on that is. `None` where what is right before `end` is
+/// damaged.
+fn read_before(file: &mut SegmentFile, end: u64, chunk: &mut [u8]) -> io::Result<Option<u64>> {
+    let mut start = end.saturating_sub(chunk.len() as u64);
+    while start < end {
+        let part = &mut chunk[..usize::try_from(end - start).expect("at most a chunk")];
+        match file.read_exact_at(part, start) {
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => start = file.after_damage(start).max(start + 1),
+            other => return other.map(|()| Some(start)),
+        }
+    }
+    Ok(None)
+}
+
 /// Where a tail begins.
 struct Tail {
     begin: u64,
@@ -274,15 +288,12 @@ fn find_tail(list: &SegmentList, part: &Part<'_>, log_begin: u64, lines: usize) 
         // Newlines are counted from the end; the one that ends the last line wanted is that of the line before it.
         let mut is_first_newline = true;
         while end > 0 {
-            let start = end.saturating_sub(chunk.len() as u64);
-            let part = &mut chunk[..usize::try_from(end - start).expect("at most a chunk")];
-            match file.read_exact_at(part, start) {
-                Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                    let begin = segment.start + end;
-                    return Ok(Some(Tail { begin, gone: 0 }));
-                }
-                other => other?,
-            }
+            let Some(start) = read_before(&mut file, end, &mut chunk)? else {
+                // Read from there on, the damage is told.
+                let begin = segment.start + file.damage_at(end - 1).start;
+                return Ok(Some(Tail { begin, gone: 0 }));
+            };
+            let part = &chunk[..usize::try_from(end - start).expect("at most a chunk")];
             for newline in memchr::memrchr_iter(b'\n', part) {
                 let after = start + newline as u64 + 1;
                 has_line = true;

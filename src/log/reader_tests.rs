@@ -331,4 +331,15 @@ fn a_damaged_frame_costs_that_frame_and_says_so() {
     assert!(got.len() - good.len() <= 2, "at most what the damage breaks off");
     assert!(good.iter().all(|line| whole.contains(line)) && good.len() > whole.len() / 2);
     assert_eq!(got.last(), whole.last());
+
+    // A tail goes back to the damage, with each line that is behind it, and says what is missing there.
+    let behind = (1..got.len()).find(|&n| got[n].id - got[n - 1].id > 60_000).expect("the damage");
+    for count in [1, 2, 50, 1_500, 3_000] {
+        let part = Part { up_to: got[behind + count - 1].id, ..Part::since(0) };
+        let tail = read_last(&packed, part, 0, 5_000).expect("damage is no error");
+        assert_eq!(tail.lines, got[behind..behind + count]);
+        assert!(tail.gone > 60_000 && tail.gone <= gone, "{count} lines: {} of {gone} bytes gone", tail.gone);
+        let exact = read_last(&packed, part, 0, count).expect("damage is no error");
+        assert_eq!(exact.lines, tail.lines);
+    }
 }
