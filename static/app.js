@@ -2,8 +2,10 @@
 // comes from), log.js, find.js and ansi.js (what becomes of it).
 //
 // It holds no rule of the life cycle: which action is possible now is what the API lists in `allowed`. What it cannot know it
-// calls unknown: without a connection nothing old is shown as the present. Two loops run, one for the state (a long poll) and
-// one for the log (a stream); both rest while the page is hidden, for a phone's battery. Text from outside is put in by textContent only.
+// calls unknown: without a connection nothing old is shown as the present. Two loops run, one for the log (a stream) and one for the
+// state, which asks when the stream tells of a change and waits with a long poll only where there is no stream: a browser has six
+// connections for all its windows, and one that waits in each of them is enough. Both rest while the page is hidden, for a phone's
+// battery. Text from outside is put in by textContent only.
 
 import { makeFeed } from './feed.js';
 import { searchHooks } from './find.js';
@@ -52,6 +54,7 @@ let failures = 0;         // state requests in a row without a state
 let refusal = '';         // what the server said in place of a state
 let locked = false;       // the server asks for its token
 let doubt = false;        // the next state request is to be answered at once
+let isAsked = false;      // whether one that is answered at once is under way
 let heard = Date.now();   // when the server last answered as it should, by this device's clock
 let skew = 0;             // the server's clock minus this device's, in ms
 let hidden = null;        // since when the page is hidden, by this device's clock
@@ -273,8 +276,9 @@ async function followState(signal) {
   const began = performance.now();
   const wait = pipeline?.pending || asked.size ? WAIT_PENDING_S : WAIT_S;
   // After a lost connection the server may be another one with lower versions: begin without ours.
-  const known = connected && !doubt ? pipeline.version : null;
+  const known = connected && !doubt && !feed.isStreaming() ? pipeline.version : null;
   doubt = false;
+  isAsked = known === null;
   let answer;
   refusal = '';
   try {
@@ -284,6 +288,7 @@ async function followState(signal) {
   } catch {
     answer = null;
   }
+  isAsked = false;
   if (!answer?.ok) {
     // Told to begin again, or hidden: no fault of the server. The request's own timeout does not abort this signal.
     if (signal.aborted) return 0;
@@ -305,6 +310,9 @@ async function followState(signal) {
   if (began >= clicked) settled = true;
   show();
   if (!wasConnected) kickLog();
+  const { streaming, busy } = feed.watch();
+  if (streaming && doubt) return 0;
+  if (streaming) return busy || pipeline.pending || asked.size ? WAIT_PENDING_S * 1000 : WAIT_S * 1000;
   // A server that does not wait must not be asked a thousand times a second.
   return pipeline.version === known && performance.now() - began < 200 ? 1000 : 0;
 }
@@ -339,6 +347,12 @@ function refresh() {
   kickState();
 }
 
+// The same, when the stream tells of a change. Of many in a row each would end the question that the one before it led to.
+function hint() {
+  doubt = true;
+  if (!isAsked) kickState();
+}
+
 // ---- Wiring ----------------------------------------------------------------------------------------------------------
 
 for (const action of ACTIONS) $(action).addEventListener('click', () => act(action));
@@ -362,7 +376,7 @@ setInterval(() => {
 }, 1000);
 
 const feed = makeFeed({
-  ask, refresh, isConnected: () => connected,
+  ask, refresh, hint, isConnected: () => connected,
   showProgress({ run_id, progress }) {
     if (pipeline?.run_id !== run_id) return;
     pipeline.progress = progress;

@@ -23,13 +23,15 @@ const POLLING_MS = 60000;     // until the next try of a stream
 const SHORT_MS = 2000;        // of a stream
 const BUSY_MS = 12;           // as long as this the page may be kept from drawing
 
-// `ask` is a request as app.js makes it, `refresh` has the state looked at, and `showProgress` takes an event's data.
-export function makeFeed({ ask, refresh, isConnected, showProgress }) {
+// `ask` is a request as app.js makes it, `refresh` has the state looked at, `hint` too where it is not being looked at already, and `showProgress` takes an event's data.
+export function makeFeed({ ask, refresh, hint, isConnected, showProgress }) {
   let next = null;      // the cursor for the next lines; null: begin with the last ones
   let begin = null;     // the first line's id
   let pollUntil = 0;    // by performance.now()
   let resting = false;  // whether lines wait until the reader is back at the end
   let asking = false;   // whether older lines are under way
+  let streaming = false; // whether a stream tells of each change of the state
+  let busy = false;     // whether lines came since that was last asked: then it may tell late
 
   // One round: until the stream ends, or one page. Resolves to the pause before the next in ms.
   async function follow(signal) {
@@ -110,6 +112,10 @@ export function makeFeed({ ask, refresh, isConnected, showProgress }) {
       clearTimeout(timer);
       signal.removeEventListener('abort', stop);
       stop();
+      if (streaming) {
+        streaming = false;
+        hint();
+      }
     }
   }
 
@@ -130,13 +136,21 @@ export function makeFeed({ ask, refresh, isConnected, showProgress }) {
       const lines = [];
       for (const event of events) {
         const [, kind] = /^event: (.*)$/m.exec(event) ?? [];
+        if (kind === 'state') {
+          // Only a hint: it may have waited behind a flood of lines, and what is shown is what the server says when it is asked.
+          streaming = true;
+          hint();
+        }
         if (kind !== 'log' && kind !== 'gap' && kind !== 'progress') continue;
         const data = JSON.parse(event.slice(event.indexOf('data: ') + 6));
         if (kind === 'log') lines.push(data);
         else if (kind === 'gap') lines.push({ gone: data.to - data.from, to: data.to });
         else showProgress(data);
       }
-      if (lines.length) take(lines);
+      if (lines.length) {
+        busy = true;
+        take(lines);
+      }
       if (view.takesNone()) return 0;
       count += lines.length;
       if (count >= LOOK_LINES) {
@@ -198,7 +212,14 @@ export function makeFeed({ ask, refresh, isConnected, showProgress }) {
     view.tellFront(first ? `The log begins here; ${view.bytes(first)} before are not kept any more.` : 'The log begins here.', false);
   }
 
-  return { follow, earlier, isResting: () => resting };
+  // Whether the state need not be waited for, and whether it should be looked at soon all the same.
+  function watch() {
+    const watched = { streaming, busy };
+    busy = false;
+    return watched;
+  }
+
+  return { follow, earlier, watch, isStreaming: () => streaming, isResting: () => resting };
 }
 
 // What is wrong with the log, above it.

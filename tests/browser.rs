@@ -182,6 +182,24 @@ fn a_refusal_is_told_in_words_and_can_be_dismissed() {
     wait_until("the error is gone", PATIENCE, || !browser.shows("error") && browser.text("error").is_empty());
 }
 
+/// A browser has six connections to a server for all its windows.
+#[test]
+fn buttons_work_in_each_of_four_windows() {
+    let Some((browser, place)) = set_up(TREE) else { return };
+    place.start();
+    for _ in 0..4 {
+        wait_until("the log is there", PATIENCE, || browser.text("log").contains("step 1"));
+        browser.open_window();
+        browser.open(&format!("http://127.0.0.1:{}/", place.port()));
+    }
+    agree(&browser, &place, "running");
+    assert_eq!(browser.script("return document.hidden"), false);
+    browser.click("pause");
+    agree(&browser, &place, "paused");
+    browser.click("stop");
+    agree(&browser, &place, "stopped");
+}
+
 #[test]
 fn the_page_fits_a_phone() {
     let Some((browser, place)) = set_up(TREE) else { return };

@@ -107,6 +107,12 @@ impl Browser {
         self.command("url", &json!({ "url": url }));
     }
 
+    /// Opens one more window, which shows nothing yet, and goes on in it; the others stay open.
+    pub(crate) fn open_window(&self) {
+        let window = self.command("window/new", &json!({"type": "window"}));
+        self.command("window", &json!({ "handle": window["handle"] }));
+    }
+
     /// Runs the body of a function in the page and gives what it returns, or what it promises.
     pub(crate) fn script(&self, body: &str) -> Value {
         self.command("execute/sync", &json!({"script": body, "args": []}))
