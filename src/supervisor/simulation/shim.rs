@@ -252,7 +252,6 @@ impl Shim {
                 if progress::is_stored(run, env) {
                     return false;
                 }
-                env.cover("a shim stayed until its progress had room on the disk");
                 self.set_timer(env.awake_us() + RETRY, run.id, env);
             }
         }
