@@ -204,7 +204,7 @@ fn a_count_that_nobody_waits_for_any_more_ends_soon_in_every_form() {
         SegmentWriter::create(&log_dir, BEGIN, Limits { segment_bytes: 3 << 20, run_bytes: 1 << 40 }).expect("creates");
     let mut out = Vec::new();
     for _ in 0..20 {
-        push_record(&mut out, AT, Stream::Stdout, false, &[b'x'; 60_000]);
+        push_record(&mut out, AT, Stream::Stdout, false, "x".repeat(60_000).as_bytes());
     }
     for _ in 0..20 {
         writer.write(&out, AT).expect("writes");
