@@ -196,10 +196,14 @@ fn ranges_tags_and_heads_are_those_of_a_file() {
     assert_ne!(joined.header("ETag"), tag);
     assert!(fetch_range(&place, &said, "bytes=-9").bytes == b"xxx\nlast\n");
     assert!(fetch_range(&place, &said, "bytes=3000000-3001999").bytes == joined.bytes[3_000_000..3_002_000]);
-    until_true("all is packed", || {
-        let mut entries = fs::read_dir(place.run_dir(run_id).join("log")).expect("there").flatten();
-        entries.all(|entry| entry.path().extension().is_some_and(|end| end == "gz"))
-    });
+    let plain = || {
+        let entries = fs::read_dir(place.run_dir(run_id).join("log")).expect("there").flatten();
+        entries.filter(|entry| entry.path().extension().is_none_or(|end| end != "gz")).count()
+    };
+    // Who packs leaves the machine to everybody else: on a busy one each file takes its time.
+    while let before @ 1.. = plain() {
+        until_true("one more is packed", || plain() < before);
+    }
     let packed = fetch_with(&place, &path, &[("If-None-Match", "\"other\"")]);
     assert!(packed.header("ETag") == tag && packed.bytes == *bytes);
     assert!(fetch_range(&place, &said, "bytes=3000000-3001999").bytes == joined.bytes[3_000_000..3_002_000]);

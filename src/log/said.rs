@@ -171,6 +171,10 @@ impl Said {
                 None => return Err(removed(&"the end of a log")),
             }
         }
+        // Of one that was killed, or is live, the last line may have been cut off where it was to go on.
+        if self.cursor.position() >= self.up_to && std::mem::take(&mut self.is_line_open) {
+            self.out.push(b'\n');
+        }
         Ok(!self.out.is_empty() || self.cursor.position() < self.up_to)
     }
 }

@@ -36,7 +36,7 @@ struct Piece {
 
 #[derive(Debug)]
 enum What {
-    /// A line in the place of what is missing.
+    /// A line in the place of what is missing, or the end of one.
     Mark(String),
     /// A segment up to that length.
     Records(Segment, u64),
@@ -60,13 +60,16 @@ impl RunText {
     fn put_together(&mut self, segments: &SegmentList) -> io::Result<bool> {
         for (n, segment) in segments.iter().enumerate() {
             let Some(mut file) = segment.open()? else { return Ok(false) };
-            let mut len = file.len()?;
-            if self.end.is_none() && n + 1 == segments.len() {
-                len = whole_records(&mut file, len)?;
-            }
+            let (all, is_last) = (file.len()?, n + 1 == segments.len());
+            let whole = if is_last { whole_records(&mut file, all)? } else { all };
+            let len = if self.end.is_none() { whole } else { all };
             self.put_missing(segment.start);
             if len > 0 {
                 self.put(What::Records(segment.clone(), len), len);
+            }
+            if len > whole {
+                // A record that its writer was killed in: the line ends here even so.
+                self.put(What::Mark("\n".to_owned()), 1);
             }
             self.up_to = self.up_to.max(segment.start + len);
         }

@@ -183,6 +183,8 @@ fn more_than_a_milestone_is_read_on_from_there() {
         wanted.extend_from_slice(line.as_bytes());
         wanted.extend((n % 5 != 4).then_some(b'\n'));
     }
+    // The last one was to go on.
+    wanted.push(b'\n');
     let form = Form { has_heads: false, stream: None };
     let len = wanted.len() as u64;
     assert!(len > 12 << 20);
@@ -202,7 +204,7 @@ fn a_count_that_nobody_waits_for_any_more_ends_soon_in_every_form() {
         SegmentWriter::create(&log_dir, BEGIN, Limits { segment_bytes: 3 << 20, run_bytes: 1 << 40 }).expect("creates");
     let mut out = Vec::new();
     for _ in 0..20 {
-        push_record(&mut out, AT, Stream::Stdout, false, &b"x".repeat(60_000));
+        push_record(&mut out, AT, Stream::Stdout, false, "x".repeat(60_000).as_bytes());
     }
     for _ in 0..20 {
         writer.write(&out, AT).expect("writes");
@@ -356,7 +358,17 @@ fn a_live_runs_text_is_whole_records_and_what_comes_later_is_not_in_it() {
     fs::write(&newest.path, [&plain[..], AT, b" o. torn"].concat()).expect("writes");
     let end = newest.start + plain.len() as u64 + AT.len() as u64 + 8;
     assert!(read(Said::new(&look(&log, Some(end)), form)) == [&told.all[..], b"torn\n"].concat());
-    assert!(read(look(&log, Some(end)).into_reader(0..u64::MAX)).ends_with(b"o. torn"));
+    assert!(read(look(&log, Some(end)).into_reader(0..u64::MAX)).ends_with(b"o. torn\n"));
+    // A line that was to go on ends with the text, too.
+    fs::write(&newest.path, [&plain[..], AT, b" o+ half\n"].concat()).expect("writes");
+    for end in [None, Some(newest.start + plain.len() as u64 + AT.len() as u64 + 9)] {
+        let text = look(&log, end);
+        let wanted = [&told.all[..], b"half\n"].concat();
+        assert!(read(Said::new(&text, form)) == wanted);
+        let (counted, len) = (count(&text, form), wanted.len() as u64);
+        assert_eq!(counted.len(), len);
+        assert_eq!(read(Said::range(&text, form, counted, &(len - 2..len))), b"f\n");
+    }
 }
 
 #[test]
