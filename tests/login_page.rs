@@ -189,3 +189,19 @@ fn two_servers_on_one_machine_do_not_log_each_other_out() {
         fs::read(other.runtime().join("session-key")).expect("made")
     );
 }
+
+#[test]
+fn a_download_that_is_refused_leads_nowhere() {
+    let Some((browser, place)) = set_up() else { return };
+    browser.open(&link(&place, &[]));
+    wait_for_state(&browser, "stopped");
+    // While lines come the page looks at the state each second.
+    place.script("talk.sh", "#!/bin/bash\nwhile :; do echo more; sleep 0.1; done\n");
+    place.start_with(serde_json::json!({"script": "talk.sh"}));
+    wait_until("there is something", PATIENCE, || browser.shows("downloads"));
+    browser.forget_cookies();
+    browser.click("download");
+    // The page finds it out by itself, if it is still there.
+    wait_for_form(&browser);
+    assert_eq!(browser.script("return location.pathname"), "/");
+}

@@ -144,3 +144,60 @@ fn a_log_that_is_shown_whole_offers_no_earlier_lines_and_a_search_says_of_what()
     browser.type_into("find", "line 1");
     wait_until("a part is searched", PATIENCE, || browser.text("found").ends_with(" lines · earlier ones not loaded"));
 }
+
+#[test]
+fn a_search_marks_what_it_found_and_goes_on_from_where_it_was() {
+    let Some((browser, _place)) = set_up("#!/bin/bash\n") else { return };
+    let add = |records: &[(String, bool)]| {
+        let lines: Vec<Value> = records
+            .iter()
+            .map(
+                |(line, partial)| json!({"id": 1, "ts": null, "stream": "stdout", "run_id": 1, "line": line, "partial": partial}),
+            )
+            .collect();
+        browser.script(&format!("return import('/static/log.js').then((it) => it.append({}))", json!(lines)));
+    };
+    // More hits than one line has room for marks, and then none.
+    add(&[("-x".repeat(400) + "the end", false)]);
+    browser.type_into("find", "x");
+    wait_until("it is marked", PATIENCE, || browser.script("return document.querySelectorAll('#log mark').length > 100") == true);
+    let longest =
+        browser.script("return Math.max(...[...document.querySelectorAll('#log mark')].map((it) => it.textContent.length))");
+    assert_eq!(longest, 1);
+
+    // What the search was in is written over: the next one is the line behind it, not the one after that.
+    browser.type_into("find", "hit");
+    add(&[("hit 1".into(), false), ("hit 2".into(), true)]);
+    wait_until("both are found", PATIENCE, || browser.text("found").starts_with("2 lines"));
+    let current = || browser.script("return document.querySelector('#log .current > span')?.textContent ?? null");
+    let go = |to: &str| {
+        for _ in 0..2 {
+            if current() != to {
+                browser.click("find-next");
+            }
+        }
+        assert_eq!(current(), to);
+    };
+    go("hit 2");
+    add(&[("\rover ".into(), false), ("hit 3".into(), false), ("hit 4".into(), false)]);
+    wait_until("it is found no more", PATIENCE, || browser.text("found").contains(" of 3"));
+    browser.click("find-next");
+    assert_eq!(current(), "hit 3");
+}
+
+#[test]
+fn pauses_that_could_not_be_learned_are_asked_for_again() {
+    let Some((browser, _place)) = set_up("#!/bin/bash\n") else { return };
+    let elapsed = browser.script(
+        "const step = { name: 'Build', started_at: '2026-01-31T10:00:00.000Z', ended_at: null, ms: null };
+         const progress = { percent: null, text: null, at: step.started_at, steps: [step], steps_before: 0 };
+         const now = Date.parse('2026-01-31T10:01:00.000Z'); let asked = 0;
+         const events = [{ kind: 'paused', at: '2026-01-31T10:00:10.000Z' }, { kind: 'resumed', at: '2026-01-31T10:00:30.000Z' }];
+         const ask = async () => ({ ok: asked++ > 0, body: { run: { events } } });
+         return import('/static/progress.js').then(async ({ showProgress }) => { const seen = [];
+           for (let n = 0; n < 2; n++) { showProgress(7, progress, { version: 1, state: 'running' }, now, ask);
+             await new Promise((done) => setTimeout(done)); seen.push(document.querySelector('#steps time').textContent); }
+           return seen; })",
+    );
+    assert_eq!(elapsed, json!(["1 min 0 s", "40 s"]));
+}
