@@ -46,6 +46,8 @@ export function makeFeed({ ask, refresh, hint, isConnected, showProgress }) {
         return REFUSED_MS;
       }
       tell('');
+      // From here on an empty log is one that says nothing.
+      document.getElementById('log').dataset.read = '';
       const behind = body.next - (next ?? body.next);
       if (next === null) {
         view.clear();

@@ -201,3 +201,16 @@ fn pauses_that_could_not_be_learned_are_asked_for_again() {
     );
     assert_eq!(elapsed, json!(["1 min 0 s", "40 s"]));
 }
+
+#[test]
+fn an_empty_log_is_said_to_be_so_only_once_it_was_read() {
+    let Some((browser, _place)) = set_up("#!/bin/bash\n") else { return };
+    let said = |browser: &Browser| browser.script("return getComputedStyle(document.getElementById('log'), '::before').content");
+    wait_until("it was read", PATIENCE, || said(&browser) == json!("\"No output yet.\""));
+    // As the server gives it.
+    browser.script(
+        "document.getElementById('log').replaceWith(new DOMParser().parseFromString(\
+                    await (await fetch('/')).text(), 'text/html').getElementById('log'))",
+    );
+    assert_eq!(said(&browser), json!("\"…\""));
+}

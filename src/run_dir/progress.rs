@@ -80,6 +80,8 @@ pub fn read_progress(path: &Path) -> Result<Option<NumberedProgress>, ProgressEr
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOFOLLOW;
     let file = match rustix::fs::open(path, flags, Mode::empty()) {
         Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => return Ok(None),
+        // A link, or a socket.
+        Err(rustix::io::Errno::LOOP | rustix::io::Errno::NXIO) => return Err(ProgressError::Strange),
         other => File::from(other.map_err(io::Error::from)?),
     };
     let mut text = Vec::new();

@@ -34,6 +34,9 @@ const SILENT_SHIM: &str = "the live run's own process (the shim) does not answer
 const RETRY_SOON: Duration = Duration::from_millis(5);
 const RETRY_LATER: Duration = Duration::from_secs(1);
 
+/// The longest wait between two looks at a stored progress that cannot be read: each waits twice as long as the one before.
+const UNREAD_RETRY_MAX: Duration = Duration::from_mins(1);
+
 /// Where an answer goes. Whoever asked may have gone; then nobody takes it.
 pub(super) type ReplyTo = SyncSender<Result<Arc<Published>, ActionError>>;
 
@@ -73,6 +76,14 @@ struct KnownProgress {
     is_the_shims: bool,
 }
 
+/// A stored progress that could not be read, which is said once.
+struct UnreadProgress {
+    run_id: i64,
+    /// When it is tried again, where that may help, and after what wait.
+    retry_at: Option<Duration>,
+    waited: Duration,
+}
+
 /// See the module.
 pub(super) struct Conductor<R, S, C> {
     store: R,
@@ -87,8 +98,8 @@ pub(super) struct Conductor<R, S, C> {
     note: Option<String>,
     /// How far a run is, usually the latest.
     progress: Option<KnownProgress>,
-    /// The run whose stored progress could not be read, which is said once.
-    unread_progress_of: Option<i64>,
+    /// A stored progress that could not be read.
+    unread_progress: Option<UnreadProgress>,
     link: Link,
     /// The latest run's last recorded fact.
     last_seq: u64,
@@ -134,7 +145,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
             under_way: None,
             note: None,
             progress: None,
-            unread_progress_of: None,
+            unread_progress: None,
             link: Link::Idle,
             last_seq,
             unrecorded: Vec::new(),

@@ -30,6 +30,8 @@ struct World {
     connect_fails: bool,
     looks_fail: bool,
     lists_fail: bool,
+    /// The disk does not give what is stored of a progress.
+    progress_fails: bool,
     pause_file_stays: bool,
     connections: ConnectionNumber,
     found: BTreeMap<i64, (Found, Option<ReadJournal>)>,
@@ -76,6 +78,9 @@ impl Shims for FakeShims {
     }
 
     fn progress(&self, run_id: i64) -> Result<Option<NumberedProgress>, ProgressError> {
+        if self.0.borrow().progress_fails {
+            return Err(io::Error::other("input/output error").into());
+        }
         match self.0.borrow().progress.get(&run_id) {
             Some(None) => Err(ProgressError::Strange),
             stored => Ok(stored.cloned().flatten()),

@@ -16,7 +16,11 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
             Link::Silent { retry_at, .. } => Some(retry_at),
             Link::Idle | Link::Connected { .. } => None,
         };
-        let retry = retry.into_iter().chain(self.store_retry_at).chain(self.pause_file_retry_at);
+        let retry = retry
+            .into_iter()
+            .chain(self.store_retry_at)
+            .chain(self.pause_file_retry_at)
+            .chain(self.unread_progress.as_ref().and_then(|unread| unread.retry_at));
         let waiters = self.under_way.iter().flat_map(|under_way| under_way.waiters.iter().map(|waiter| waiter.until));
         let silence = self.unheard_since.filter(|_| !self.is_known_silent).map(|since| since + SILENCE_LIMIT);
         waiters.chain(retry).chain(silence).min()
@@ -45,6 +49,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         if self.pause_file_retry_at.is_some_and(|at| at <= now) {
             self.take_pause_file_away();
         }
+        self.look_at_unread_progress(now);
         if self.store_retry_at.is_some_and(|at| at <= now) {
             self.try_store_again();
         }

@@ -4,10 +4,10 @@
 
 use std::time::Duration;
 
-use super::{Conductor, KnownProgress, Link, Outcome, UnderWay};
+use super::{Conductor, KnownProgress, Link, Outcome, RETRY_LATER, UNREAD_RETRY_MAX, UnderWay, UnreadProgress};
 use crate::clock::Clock;
 use crate::pipeline::{Action, Entry, Fact, Found, Pending, Refusal, RunStatus, State, Transition, observe};
-use crate::run_dir::{Message, Note, NumberedProgress, Reply, ReplyError, Trouble};
+use crate::run_dir::{Message, Note, NumberedProgress, ProgressError, Reply, ReplyError, Trouble};
 use crate::store::StoreError;
 use crate::supervisor::records::Records;
 use crate::supervisor::shims::{ConnectionNumber, Finding, Shims};
@@ -77,19 +77,39 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
     pub(super) fn look_at_progress(&mut self, run_id: i64) {
         match self.shims.progress(run_id) {
             Ok(Some(told)) => {
+                self.unread_progress = None;
                 let is_known = |known: &KnownProgress| known.run_id == run_id && known.told.number >= told.number;
                 if !self.progress.as_ref().is_some_and(is_known) {
                     self.progress = Some(KnownProgress { run_id, told, is_the_shims: false });
                 }
             }
-            Ok(None) => {}
-            Err(error) => {
-                if self.unread_progress_of.replace(run_id) != Some(run_id) {
-                    ::log::warn!("run {run_id}: how far it is is not known: failed to {error}");
-                }
-            }
+            Ok(None) => self.unread_progress = None,
+            Err(error) => self.note_unread_progress(run_id, &error),
         }
         self.tell_progress();
+    }
+
+    /// What is in the file does not change by itself; a disk that fails to read may do better the next time.
+    fn note_unread_progress(&mut self, run_id: i64, error: &ProgressError) {
+        let before = self.unread_progress.take().filter(|before| before.run_id == run_id);
+        if before.is_none() {
+            ::log::warn!("run {run_id}: how far it is is not known: failed to {error}");
+        }
+        let waited = before.map_or(RETRY_LATER, |before| (before.waited * 2).min(UNREAD_RETRY_MAX));
+        let retry_at = matches!(error, ProgressError::Io(_)).then(|| self.clock.awake() + waited);
+        self.unread_progress = Some(UnreadProgress { run_id, retry_at, waited });
+    }
+
+    /// Tries again where it is time. The shim of a run that goes on tells by itself, and of an earlier run nobody asks any more.
+    pub(super) fn look_at_unread_progress(&mut self, now: Duration) {
+        let Some(unread) = &mut self.unread_progress else { return };
+        if unread.retry_at.take_if(|at| *at <= now).is_none() {
+            return;
+        }
+        let run_id = unread.run_id;
+        if self.row.run_id == Some(run_id) && self.live_run().is_none() {
+            self.look_at_progress(run_id);
+        }
     }
 
     /// Publishes how far the run is, where that is news.

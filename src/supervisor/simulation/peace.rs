@@ -140,6 +140,8 @@ fn is_run_true(run: &Run, row: &RunRow) -> Result<(), String> {
     let is_in_file = run.journal.holds_end();
     match (row.status, end.map(|end| &end.fact)) {
         (RunStatus::Starting, _) => Err("it is starting for ever".to_owned()),
+        // Whatever it did: there is nothing of it, since the power failed while its journal found no room, or before any of it was synced.
+        (RunStatus::Failed, _) if run.journal.header.is_none() && row.started_at.is_none() && !run.pipeline.is_alive() => Ok(()),
         (RunStatus::Running | RunStatus::Paused, None) if run.pipeline.is_alive() && run.shim.is_some() => Ok(()),
         (RunStatus::Running | RunStatus::Paused, _) => Err("it does not live".to_owned()),
         (
@@ -158,7 +160,6 @@ fn is_run_true(run: &Run, row: &RunRow) -> Result<(), String> {
             Ok(())
         }
         (RunStatus::Failed, Some(Fact::SpawnFailed { error })) if row.error.as_ref() == Some(error) => Ok(()),
-        (RunStatus::Failed, _) if run.journal.header.is_none() && row.started_at.is_none() && !run.pipeline.is_alive() => Ok(()),
         (RunStatus::Completed | RunStatus::Failed | RunStatus::Stopped, _) => Err("nobody can have seen such an end".to_owned()),
         (RunStatus::Lost, _) if is_in_file => Err("its journal tells how it ended".to_owned()),
         (RunStatus::Lost, _) if !run.shim_was_killed => Err("its shim was never killed".to_owned()),

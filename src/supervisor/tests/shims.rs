@@ -248,3 +248,33 @@ fn the_later_of_what_was_said_and_what_was_stored_is_told() {
     stage = stage.reboot();
     assert_eq!((stage.told(), stage.stored().1), (None, "lost".into()), "what cannot be read is none, and no error");
 }
+
+#[test]
+fn a_stored_progress_that_the_disk_did_not_give_is_read_later_and_never_over_a_shim_that_lives() {
+    let mut stage = Stage::running();
+    stage.world.0.borrow_mut().progress.insert(1, Some(progress("::step stored", 5)));
+    stage.world.0.borrow_mut().progress_fails = true;
+    stage.finds(1, Found::Vanished { same_boot: true }, &[(1, spawned())]);
+    stage.lose_shim();
+    assert_eq!((stage.told(), stage.stored().1), (None, "lost".into()));
+    // Each time after a longer wait.
+    for wait in [1, 2, 4] {
+        let left = stage.conductor.deadline().expect("it is tried again").saturating_sub(stage.clock.awake());
+        assert_eq!((left + Duration::from_millis(500)).as_secs(), wait);
+        stage.pass(left);
+        assert_eq!(stage.told(), None);
+    }
+    stage.world.0.borrow_mut().progress_fails = false;
+    stage.pass(Duration::from_secs(8));
+    assert_eq!((stage.told().as_deref(), stage.conductor.deadline()), (Some("stored"), None));
+
+    let mut stage = Stage::running();
+    stage.world.0.borrow_mut().progress.insert(1, Some(progress("::step stored", 5)));
+    stage.world.0.borrow_mut().progress_fails = true;
+    stage.finds(1, Found::ShimAlive, &[(1, spawned())]);
+    stage.lose_shim();
+    stage.world.0.borrow_mut().progress_fails = false;
+    stage.hear_progress("::step said", 3);
+    stage.pass(Duration::from_secs(2));
+    assert_eq!(stage.told().as_deref(), Some("said"), "what it says is later than what it stored before");
+}
