@@ -1,7 +1,7 @@
 //! How far the pipeline says it is: what is kept of it, when the servers hear of it, and when it is stored.
 //!
 //! A sign and no record: no fact waits for it, and a disk that does not take it stops nothing. However much of it is printed, a server is
-//! told a few times a second and the disk once. What a run came to is all that a later server has of it: on a full disk the shim stays,
+//! told a few times a second and the disk every ten. What a run came to is all that a later server has of it: on a full disk the shim stays,
 //! behind the run's end, until there is room.
 
 use std::path::PathBuf;
@@ -15,8 +15,12 @@ use crate::run_dir::{Message, NumberedProgress, write_progress};
 /// The least time between two that are said.
 const SAID_EVERY: Duration = Duration::from_millis(200);
 
-/// The least time between two that are stored.
-const STORED_EVERY: Duration = Duration::from_secs(1);
+/// The least time between two that are stored: each is a sync, and the flash of a board is to outlive years of them. Only what follows the
+/// death of the shim itself is ever read from there.
+const STORED_EVERY: Duration = Duration::from_secs(10);
+
+/// The same where the last one could not be stored.
+const RETRIED_EVERY: Duration = Duration::from_secs(1);
 
 /// Something that is done for the newest progress, and not too often.
 #[derive(Debug, Default)]
@@ -79,7 +83,7 @@ impl ProgressKeeper {
 
     /// Stores what is due, and returns what is to be said to the servers.
     pub(super) fn turn(&mut self, now: Duration) -> Option<Message> {
-        if self.storing.take(STORED_EVERY, now) {
+        if self.storing.take(self.store_every(), now) {
             self.store();
         }
         if self.saying.take(SAID_EVERY, now) { self.current() } else { None }
@@ -108,7 +112,11 @@ impl ProgressKeeper {
 
     /// When there is something to do although nothing happens.
     pub(super) fn due_at(&self) -> Option<Duration> {
-        [self.saying.due_at(SAID_EVERY), self.storing.due_at(STORED_EVERY)].into_iter().flatten().min()
+        [self.saying.due_at(SAID_EVERY), self.storing.due_at(self.store_every())].into_iter().flatten().min()
+    }
+
+    fn store_every(&self) -> Duration {
+        if self.complaint.is_some() { RETRIED_EVERY } else { STORED_EVERY }
     }
 
     /// The last one has to outlive a power cut as the run's end does.
@@ -162,7 +170,7 @@ mod tests {
         assert_eq!((keeper.turn(MS(0)), keeper.due_at()), (None, None));
         let (mut heard, mut stored) = (0, 0);
         let mut now = 0;
-        for n in 0..10_000_u64 {
+        for n in 0..20_000_u64 {
             now = 1_000 + n;
             keeper.take(marks(&[&format!("::progress {}", n % 101), "::step x"]), at(0), MS(n));
             let before = std::fs::read(&path).ok();
@@ -170,12 +178,12 @@ mod tests {
             stored += u64::from(std::fs::read(&path).ok() != before);
             assert!(n > 0 || (heard, stored) == (1, 1), "the first one at once");
         }
-        assert_eq!((heard, stored), (50, 10), "in ten seconds");
+        assert_eq!((heard, stored), (100, 2), "in twenty seconds");
         let due = keeper.due_at().expect("the last one is not said yet");
         assert!(due > MS(now) && keeper.turn(MS(now)).is_none());
-        assert_eq!(said(keeper.turn(due)).number, 20_000);
+        assert_eq!(said(keeper.turn(due)).number, 40_000);
         keeper.turn(due + STORED_EVERY);
-        assert_eq!(read_progress(&path).expect("whole").expect("there").number, 20_000);
+        assert_eq!(read_progress(&path).expect("whole").expect("there").number, 40_000);
         assert_eq!(keeper.due_at(), None, "nothing to do is nothing to wake up for");
     }
 
@@ -209,7 +217,7 @@ mod tests {
         assert_eq!(read_progress(&path).expect("whole").expect("there").number, 1);
         drop(dir);
         keeper.take(marks(&["::step b"]), at(2), MS(0));
-        assert!(keeper.turn(MS(9_000)).is_some());
+        assert!(keeper.turn(MS(16_000)).is_some());
         assert_eq!(keeper.due_at(), None);
     }
 }
