@@ -32,11 +32,13 @@ pub(crate) struct Crowd {
     is_over: Arc<AtomicBool>,
     /// So many threads the server has at least while it is there.
     threads_min: u64,
+    /// Whether it asks for more pages of a log than the server makes and holds: then one asked for beside it may be refused or given up.
+    wants_pages: bool,
 }
 
 impl Crowd {
     fn of(idle: Vec<TcpStream>, threads_min: u64) -> Self {
-        Self { idle, hand: None, is_over: Arc::default(), threads_min }
+        Self { idle, hand: None, is_over: Arc::default(), threads_min, wants_pages: false }
     }
 
     /// A crowd whose members need a hand to do something now and then.
@@ -44,7 +46,11 @@ impl Crowd {
         let is_over = Arc::new(AtomicBool::new(false));
         let over = is_over.clone();
         let hand = Some(thread::spawn(move || hand(&over)));
-        Self { idle: Vec::new(), hand, is_over, threads_min }
+        Self { idle: Vec::new(), hand, is_over, threads_min, wants_pages: false }
+    }
+
+    pub(crate) fn wants_pages(&self) -> bool {
+        self.wants_pages
     }
 
     /// For a crowd that comes to an end by itself.
@@ -58,6 +64,7 @@ impl Crowd {
     /// Both at once.
     pub(crate) fn and(mut self, mut other: Self) -> Self {
         other.idle.append(&mut self.idle);
+        other.wants_pages |= self.wants_pages;
         assert!(self.hand.is_none(), "only the other one's hand is kept");
         other
     }
@@ -166,13 +173,15 @@ pub(crate) fn slow_readers(address: SocketAddr, count: usize) -> Crowd {
     for reader in &readers {
         let _it_may_give_way = reader.peek(&mut [0]);
     }
-    Crowd::with_hand(0, move |is_over| {
+    let mut crowd = Crowd::with_hand(0, move |is_over| {
         each_second(is_over, || {
             for reader in readers.iter_mut().step_by(2) {
                 let _it_may_have_given_way = reader.read(&mut [0]);
             }
         });
-    })
+    });
+    crowd.wants_pages = true;
+    crowd
 }
 
 /// A connection into which little fits, so that the answer waits on the server's side.

@@ -125,8 +125,8 @@ impl Wire {
     }
 
     /// Puts back what was read by another hand.
-    pub fn unread(&mut self, byte: u8) {
-        self.unread.push(byte);
+    pub fn unread(&mut self, bytes: &[u8]) {
+        self.unread.extend_from_slice(bytes);
     }
 
     /// A second hand on the same connection, for a thread that only writes.
