@@ -59,12 +59,18 @@ fn is_packed(path: &Path) -> bool {
 /// any length; one of less than 64 KiB stays as it is.
 fn until_packed(place: &Place, run_id: i64) {
     let is_small = |path: &PathBuf| path.metadata().is_ok_and(|metadata| metadata.len() < 64 * 1024);
-    let mut files: Vec<PathBuf> = Vec::new();
-    let deadline = Instant::now() + support::DEADLINE;
+    // Who packs leaves the machine to everybody else: on a busy one each file takes its time.
+    let mut packed = 0;
+    let mut files = log_files(place, run_id);
+    let mut deadline = Instant::now() + support::DEADLINE;
     while files.is_empty() || !files.iter().all(|path| is_packed(path) || (is_small(path) && Some(path) == files.last())) {
         assert!(Instant::now() < deadline, "not packed: {files:?}");
         thread::sleep(Duration::from_millis(2));
         files = log_files(place, run_id);
+        let now = files.iter().filter(|path| is_packed(path)).count();
+        if now > packed {
+            (packed, deadline) = (now, Instant::now() + support::DEADLINE);
+        }
     }
 }
 
@@ -252,9 +258,9 @@ fn a_million_lines_come_back_byte_for_byte_through_three_killed_servers() {
     let tail = place.get("/api/logs/tail?lines=3").ok();
     let tail: Vec<String> = tail["lines"].as_array().expect("a list").iter().map(said).collect();
     assert_eq!(tail, [wanted(total - 2), wanted(total - 1), wanted(total)]);
-    // Any tool reads it.
+    // Any tool reads it; the newest may be as it was.
     let output =
-        std::process::Command::new("gzip").arg("-dc").args(log_files(&place, run_id)).output().expect("gzip is everywhere");
+        std::process::Command::new("gzip").arg("-dcf").args(log_files(&place, run_id)).output().expect("gzip is everywhere");
     assert!(output.status.success());
     assert_eq!(output.stdout.split(|&byte| byte == b'\n').count() as u64, total + 1);
 }
@@ -272,7 +278,8 @@ fn a_live_run_is_packed_behind_its_newest_segment_and_bounded_by_what_is_on_the_
     });
     // The shim may still have some of it to read when all is said.
     until_true("the last line is kept", || place.lines().last().is_some_and(|line| line.starts_with(&wanted(60_000))));
-    assert!(log_bytes(&place) <= 3 << 20);
+    // The newest may have gone a little over, before the others were packed.
+    until_true("it is within its limit", || log_bytes(&place) <= 3 << 20);
     let (lines, _) = read_all(&place);
     // Killed while it packs, or before it could: the next server does it.
     signal(place.server_pid(), "KILL");

@@ -61,7 +61,8 @@ pub(super) fn serve(stream: &Arc<Stream>, from: SocketAddr, seat: &Arc<Seat>) {
     }
     loop {
         seat.waits();
-        if seat.is_stopping() {
+        // What has arrived is answered even so, also where this thread runs only now; nothing more is waited for.
+        if seat.is_stopping() && stream.shutdown(Shutdown::Read).is_err() {
             return;
         }
         let read = wire.read_request();

@@ -289,4 +289,22 @@ mod tests {
         strict.stop();
         patient.stop();
     }
+
+    #[test]
+    fn what_had_come_before_a_stop_is_answered_also_where_its_thread_runs_only_after_it() {
+        let from = SocketAddr::from(([127, 0, 0, 1], 0));
+        for (came, answered) in [("GET / HTTP/1.1\r\nHost: h\r\n\r\n", true), ("GET / HTTP/1.1\r\nHo", false), ("", false)] {
+            let (ours, mut theirs) = UnixStream::pair().expect("a pair");
+            theirs.write_all(came.as_bytes()).expect("there is room");
+            let (seats, stream) = (Arc::new(Seats::new()), Arc::new(Stream::Unix(ours)));
+            let handler: Arc<dyn Handler> = Arc::new(Hello);
+            let seat = Arc::new(seats.seat(1, &stream, from.ip(), &handler).expect("room"));
+            seats.begin_stop();
+            connection::serve(&stream, from, &seat);
+            drop((stream, seat));
+            let mut answer = String::new();
+            theirs.read_to_string(&mut answer).expect("it ends in order");
+            assert_eq!(answer.ends_with("\r\nConnection: close\r\n\r\nhello"), answered, "{came:?}: {answer:?}");
+        }
+    }
 }

@@ -2,10 +2,10 @@
  * expected, and as a pipeline for what is kept.
  *
  *   any SEED LINES GO    lines of all that lines are made of, on standard output and standard error, written in pieces of any length: a
- *                        piece ends anywhere in a line. The last line of each stream has no newline. The last tenth waits for a file
- *                        called GO
- *   numbered LINES GO    lines of a hundred bytes with a number that goes on in each, twenty in a write: one a millisecond, until there is
- *                        a file called GO, which the last tenth waits for; then as fast as they are taken
+ *                        piece ends anywhere in a line. The last line of each stream has no newline. The quarters wait, each for a
+ *                        file of its own: GO.0, GO.1, GO.2, and the last one for GO
+ *   numbered LINES GO    lines of a hundred bytes with a number that goes on in each, twenty in a write: one in four milliseconds, until
+ *                        there is a file called GO, which the last tenth waits for; then as fast as they are taken
  */
 #include <fcntl.h>
 #include <stdint.h>
@@ -60,6 +60,11 @@ static void put(int n, const void *bytes, size_t len) {
     lens[n] += len;
 }
 
+/* Waits until there is a file of this name. */
+static void await_file(const char *name) {
+    while (access(name, F_OK) != 0) nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+}
+
 static void any(uint64_t seed, uint64_t lines, const char *go) {
     static char line[LONG_LINE_BYTES];
     int has_line[2] = {0, 0};
@@ -106,7 +111,12 @@ static void any(uint64_t seed, uint64_t lines, const char *go) {
         has_line[n] = 1;
         put(n, line, len);
         if (lens[n] > BUFFER_BYTES - LONG_LINE_BYTES - 1) flush_stream(n);
-        while (number == lines - lines / 10 && access(go, F_OK) != 0) nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+        if (number % (lines / 4) == 0 && number / (lines / 4) < 4) {
+            char name[256];
+            uint64_t quarter = number / (lines / 4);
+            snprintf(name, sizeof name, quarter < 3 ? "%s.%llu" : "%s", go, (unsigned long long)quarter);
+            await_file(name);
+        }
     }
     flush_stream(0);
     flush_stream(1);
@@ -121,7 +131,7 @@ static void numbered(uint64_t lines, const char *go) {
         write_all(1, buffer, len);
         len = 0;
         while (access(go, F_OK) != 0) {
-            nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+            nanosleep(&(struct timespec){.tv_nsec = 4000000}, NULL);
             if (number < lines - lines / 10) break;
         }
     }

@@ -93,6 +93,8 @@ impl Browser {
         args.push(format!("--user-data-dir={}", this.profile.path().display()));
         let capabilities = json!({"capabilities": {"alwaysMatch": {
             "browserName": "chrome",
+            // Where frames come slowly a script that waits for some of them needs more than the usual half a minute.
+            "timeouts": {"script": PATIENCE.as_millis()},
             "goog:chromeOptions": {"binary": browser, "args": args},
             "goog:loggingPrefs": {"browser": "ALL"},
         }}});
