@@ -2,6 +2,7 @@
 //!
 //! Level 4. If killed here: the locks fall by themselves, `server.json` stays and is overwritten by the next server.
 
+use std::backtrace::Backtrace;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
@@ -18,6 +19,7 @@ use rustix::fs::FlockOperation;
 use signal_hook::consts::signal::{SIGINT, SIGTERM};
 
 use crate::config::{Config, SOCKET_DEFAULT};
+use crate::console::{self, say};
 use crate::http::{Answers, App, Door, Entrance, Guard, Keys, Listener, Server, Streams};
 use crate::kill_point::KillPoint;
 use crate::log::{BackendLog, RunLogs};
@@ -45,6 +47,8 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
     // Whoever started this server may wait for the other end of what it left open: no shim, which lives longer, must hold on to that.
     close_fds::set_fds_cloexec(3, &[]);
     process::give_back_what_is_long();
+    // The one that is there waits until somebody reads it.
+    std::panic::set_hook(Box::new(|panic| console::complain(&format!("{panic}\n{}", Backtrace::capture()))));
     process::unblock_signals().context("cannot unblock signals")?;
     let runtime_dir = config.runtime_dir.clone();
     create_private_dir(&runtime_dir)
@@ -212,7 +216,7 @@ fn listen(config: &Config) -> anyhow::Result<Vec<Listener>> {
             Ok(listener) => listeners.push(listener),
             // Nobody asked for this one by name, and a file system without sockets, or a full one, is no reason not to serve.
             Err(error) if *path == config.runtime_dir.join(SOCKET_DEFAULT) => {
-                eprintln!("autoappdev: no Unix socket at {}: {error}; clients use the address", path.display());
+                console::complain(&format!("autoappdev: no Unix socket at {}: {error}; clients use the address", path.display()));
             }
             Err(error) => {
                 let advice = "set AUTOAPPDEV_SOCKET to a path that is free and that this user can write, or to off";
@@ -305,10 +309,4 @@ fn patiently<T>(attempt: impl Fn() -> io::Result<T>, taken: io::ErrorKind) -> io
             other => return other,
         }
     }
-}
-
-/// To standard output, which may be closed: a server that nobody listens to still serves.
-fn say(text: &str) {
-    let mut out = io::stdout().lock();
-    let _nobody_listens = writeln!(out, "{text}").and_then(|()| out.flush());
 }

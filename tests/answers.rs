@@ -238,6 +238,28 @@ fn an_answer_without_a_length_comes_in_chunks_each_as_soon_as_it_is_there() {
     assert!(read_until(&mut stream, "\r\n0\r\n\r\n").contains("chunked"));
 }
 
+/// What the kernel was told at the server's end of a connection: how long the other machine may be out of reach. It is this process's too.
+fn unheard_limit(client: &TcpStream) -> u32 {
+    use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
+    let (client, me) = (client.local_addr().expect("connected"), pidfd_open(getpid(), PidfdFlags::empty()).expect("alive"));
+    let numbers =
+        std::fs::read_dir("/proc/self/fd").expect("there").filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let theirs = numbers
+        .filter_map(|number| pidfd_getfd(&me, number, PidfdGetfdFlags::empty()).ok().map(TcpStream::from))
+        .find(|stream| stream.peer_addr().is_ok_and(|address| address == client));
+    rustix::net::sockopt::tcp_user_timeout(theirs.expect("it is connected")).expect("an option of TCP's")
+}
+
+#[test]
+fn a_machine_out_of_reach_does_not_keep_a_stream_for_a_quarter_of_an_hour() {
+    let running = Running::new();
+    let feed = running.feed();
+    let mut stream = running.raw(&get("/stream", "1.1"));
+    feed.send(b"a").expect("it is read");
+    assert!(read_until(&mut stream, "\r\na\r\n").contains("chunked"));
+    assert_eq!(unheard_limit(&stream), 30_000);
+}
+
 #[test]
 fn an_old_client_is_told_the_end_by_the_end() {
     let running = Running::new();

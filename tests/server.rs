@@ -191,6 +191,43 @@ fn a_database_in_another_servers_runtime_directory_is_not_shared_with_it() {
     assert!(said.contains(&format!("run {run_id} lives in")), "{said}");
 }
 
+/// Killed when it goes, whatever came of it.
+struct Mute(std::process::Child);
+
+impl Drop for Mute {
+    fn drop(&mut self) {
+        let _has_ended = self.0.kill();
+        let _has_ended = self.0.wait();
+    }
+}
+
+#[test]
+fn a_server_whose_words_nobody_takes_serves_acts_and_stops() {
+    let terminal = nix::pty::openpty(None, None).expect("a terminal");
+    // As Ctrl-S does.
+    nix::sys::termios::tcflow(&terminal.slave, nix::sys::termios::FlowArg::TCOOFF).expect("ours");
+    let (read, mut write) = std::io::pipe().expect("a pipe");
+    let size = rustix::pipe::fcntl_getpipe_size(&write).expect("a pipe");
+    write.write_all(&vec![b'x'; size]).expect("it takes so much, and no more");
+    for (what, end) in [("a terminal that was halted", terminal.slave), ("a pipe that is full", write.into())] {
+        let place = Place::new();
+        let other = end.try_clone().expect("the same");
+        let mut command = place.command();
+        let server = command.arg("serve").stdin(std::process::Stdio::null()).stdout(end).stderr(other).spawn().expect("spawns");
+        // It holds copies of the ends, which nobody else is to have.
+        drop(command);
+        let mut server = Mute(server);
+        until_true(what, || place.runtime().join("server.json").exists());
+        assert_eq!(place.client(&["start", "sleep.sh"]).0, 0, "{what}");
+        assert_eq!(place.client(&["stop", "--grace", "0"]).0, 0, "{what}");
+        signal(server.0.id(), "TERM");
+        until_true(&format!("it stops: {what}"), || server.0.try_wait().expect("our child").is_some());
+        let kept = fs::read_to_string(place.runtime().join("backend.log")).expect("there");
+        assert!(kept.contains("listening on"), "what nobody took is on the disk: {kept}");
+    }
+    drop((read, terminal.master));
+}
+
 #[test]
 fn port_in_use_is_a_clear_error() {
     let place = Place::new();

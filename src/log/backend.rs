@@ -10,6 +10,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::{Listing, Segment, SegmentList, Stream, TEXT_MAX, push_record};
 use crate::clock::{Clock, SystemClock};
+use crate::console;
 use crate::private::private_file;
 
 /// A file of this size is closed. Two of them are kept at most.
@@ -101,8 +102,8 @@ impl log::Log for BackendLog {
         }
         let text = format!("{} {}", record.level(), record.args());
         let at = SystemClock.now().to_string();
-        // Standard error can be closed, the disk can be full: a server that cannot log goes on serving.
-        let _no_one_to_tell = writeln!(io::stderr().lock(), "{at} {text}");
+        console::complain(&format!("{at} {text}"));
+        // The disk can be full: a server that cannot log goes on serving.
         let _no_one_to_tell = self.append(&at, &text);
     }
 

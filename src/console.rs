@@ -1,0 +1,201 @@
+//! What the server says on its standard output and error: to whoever started it, and without ever waiting for them.
+//!
+//! Level 0. Whoever reads there may have stopped to: a terminal after Ctrl-S, a line to another machine that hangs, a pager. A write would
+//! wait for them, and with it whatever thread had something to say: no stop would end, and no action either. So what there is no room for
+//! is left out and counted. `backend.log` has the log in any case.
+
+use std::fs::File;
+use std::io::{self, ErrorKind, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{LazyLock, Mutex, PoisonError};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::{FileType, Mode, OFlags};
+
+/// A pipe that has any room has room for so much (`pipe(7)`, `PIPE_BUF`).
+const AT_ONCE_BYTES: usize = 4096;
+
+static OUT: LazyLock<Mutex<Console>> = LazyLock::new(|| Mutex::new(Console::on(io::stdout(), "/proc/self/fd/1")));
+static ERR: LazyLock<Mutex<Console>> = LazyLock::new(|| Mutex::new(Console::on(io::stderr(), "/proc/self/fd/2")));
+
+/// A line on standard output.
+pub fn say(text: &str) {
+    OUT.lock().unwrap_or_else(PoisonError::into_inner).say(text);
+}
+
+/// A line on standard error.
+pub fn complain(text: &str) {
+    ERR.lock().unwrap_or_else(PoisonError::into_inner).say(text);
+}
+
+/// One of the two.
+struct Console {
+    /// `None` where it is closed: a server that nobody listens to still serves.
+    to: Option<File>,
+    /// How many lines were left out since the last that was not.
+    left_out: u64,
+    /// Whether a line broke off.
+    is_torn: bool,
+}
+
+impl Console {
+    /// `name` leads to the same thing.
+    fn on(stream: impl AsFd, name: &str) -> Self {
+        Self { to: own(stream, name).ok().map(File::from), left_out: 0, is_torn: false }
+    }
+
+    fn say(&mut self, text: &str) {
+        let mut line = Vec::with_capacity(text.len() + 1);
+        if self.is_torn {
+            line.push(b'\n');
+        }
+        if self.left_out > 0 {
+            let _memory_takes_it =
+                writeln!(line, "[autoappdev: {} lines are left out here, since nobody took them]", self.left_out);
+        }
+        line.extend_from_slice(text.as_bytes());
+        line.push(b'\n');
+        match self.write(&line) {
+            0 => self.left_out += 1,
+            written => (self.left_out, self.is_torn) = (0, written < line.len()),
+        }
+    }
+
+    /// How many bytes were taken. An error other than for want of room is the end of it: there is nobody to tell.
+    fn write(&mut self, bytes: &[u8]) -> usize {
+        let mut written = 0;
+        while let Some(to) = self.to.as_mut().filter(|_| written < bytes.len()) {
+            let piece = &bytes[written..bytes.len().min(written + AT_ONCE_BYTES)];
+            if !has_room(to) {
+                break;
+            }
+            match to.write(piece) {
+                Ok(count) => written += count,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::StorageFull) => break,
+                Err(_) => self.to = None,
+            }
+        }
+        written
+    }
+}
+
+/// For a terminal that has some room and not enough a write waits as well, so it is opened once more, as one that never waits. The mode cannot
+/// be set on the one that is there: others have it too, the shell for one.
+fn own(stream: impl AsFd, name: &str) -> io::Result<OwnedFd> {
+    let stream = stream.as_fd();
+    let kind = FileType::from_raw_mode(rustix::fs::fstat(stream)?.st_mode);
+    if matches!(kind, FileType::CharacterDevice | FileType::Fifo) {
+        let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        if let Ok(again) = rustix::fs::open(name, flags, Mode::empty()) {
+            return Ok(again);
+        }
+    }
+    // A file, which takes it, a socket, or another user's terminal: these two are asked first.
+    Ok(rustix::io::fcntl_dupfd_cloexec(stream, 3)?)
+}
+
+fn has_room(to: &File) -> bool {
+    let mut fd = [PollFd::new(to, PollFlags::OUT)];
+    // An error, and one that is told of the other end, shows when it is written to.
+    rustix::event::poll(&mut fd, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).map_or(true, |ready| ready > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::os::fd::AsRawFd;
+    use std::os::unix::net::UnixStream;
+    use std::time::Duration;
+
+    use rustix::pipe::PipeFlags;
+
+    use super::*;
+
+    /// By its number in `/proc`, as the two of the process are.
+    fn on(stream: &OwnedFd) -> Console {
+        Console::on(stream, &format!("/proc/self/fd/{}", stream.as_raw_fd()))
+    }
+
+    fn pipe() -> [OwnedFd; 2] {
+        rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map(Into::into).expect("a pipe")
+    }
+
+    /// Both ends of a terminal.
+    fn terminal() -> [OwnedFd; 2] {
+        let pair = nix::pty::openpty(None, None).expect("a terminal");
+        [pair.master, pair.slave]
+    }
+
+    fn sockets() -> [OwnedFd; 2] {
+        let (read, write) = UnixStream::pair().expect("a pair");
+        [read.into(), write.into()]
+    }
+
+    /// Reads until a line is `last`.
+    fn lines_until(read: OwnedFd, last: &str) -> Vec<String> {
+        let (mut read, mut text) = (File::from(read), Vec::new());
+        loop {
+            let mut piece = [0; 4096];
+            let count = read.read(&mut piece).expect("more comes");
+            text.extend_from_slice(&piece[..count]);
+            let lines: Vec<String> = String::from_utf8_lossy(&text).lines().map(|line| line.trim_end().to_owned()).collect();
+            if lines.last().is_some_and(|line| line == last) {
+                return lines;
+            }
+        }
+    }
+
+    #[test]
+    fn who_does_not_read_keeps_nobody_and_is_told_what_was_left_out() {
+        for (what, [read, write]) in [("a pipe", pipe()), ("a terminal", terminal()), ("a socket", sockets())] {
+            let (line, said) = ("x".repeat(150), 20_000);
+            let (done, is_done) = std::sync::mpsc::channel();
+            let mut console = on(&write);
+            let text = line.clone();
+            std::thread::spawn(move || {
+                // More than any of them holds.
+                (0..said).for_each(|_| console.say(&text));
+                done.send(console)
+            });
+            let mut console = is_done.recv_timeout(Duration::from_mins(1)).expect("it does not wait for who reads");
+            assert!(console.left_out > 0, "{what}");
+            // The reader comes back in another thread: what it has not taken yet is not room.
+            let reader = std::thread::spawn(move || lines_until(read, "last"));
+            while console.left_out > 0 {
+                console.say("again");
+                std::thread::yield_now();
+            }
+            while !reader.is_finished() {
+                console.say("last");
+                std::thread::yield_now();
+            }
+            let lines = reader.join().expect("reads");
+            let whole = lines.iter().filter(|&text| *text == line).count();
+            let left_out: usize = lines
+                .iter()
+                .filter_map(|line| line.strip_prefix("[autoappdev: ")?.split(' ').next()?.parse::<usize>().ok())
+                .sum();
+            let shown = lines.iter().filter(|text| ["again", "last"].contains(&text.as_str())).count();
+            assert!(whole > 0 && whole < said && left_out > 0 && shown > 0, "{what}: {whole} whole, {left_out} left out");
+            assert!(whole + left_out + 1 >= said, "each is there or counted, and one may have broken off: {what}");
+            drop(write);
+        }
+    }
+
+    #[test]
+    fn a_file_is_written_on_where_it_stands_and_one_that_is_closed_is_none() {
+        let mut file = tempfile::tempfile().expect("a file");
+        file.write_all(b"before\n").expect("writes");
+        let mut console = on(&file.try_clone().expect("the same").into());
+        console.say("after");
+        let mut text = String::new();
+        io::Seek::rewind(&mut file).and_then(|()| file.read_to_string(&mut text)).expect("reads");
+        assert_eq!(text, "before\nafter\n");
+        let [read, write] = pipe();
+        let mut console = on(&write);
+        drop((read, write));
+        console.say("to nobody");
+        assert!(console.to.is_none());
+    }
+}
