@@ -4,9 +4,11 @@ mod support;
 
 use std::fs;
 use std::os::unix::fs::symlink;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use support::disk::SmallDisk;
+use support::sse::EventStream;
 use support::{Place, is_alive, is_stopped, until_true};
 
 /// Prints a number each time there is a file of that number, and waits for `go` after that.
@@ -63,6 +65,35 @@ fn log_folder_removed_while_it_runs_loses_what_was_in_it_and_no_more() {
     assert_eq!(place.lines(), ["number 2"]);
     assert_eq!(place.degraded(), None);
     assert_eq!(place.until_all_agree(), "running");
+}
+
+/// The kernel's word of growth was of a folder that is not there any more.
+#[test]
+fn who_follows_a_log_whose_folder_was_removed_sees_each_line_as_it_comes() {
+    let place = Place::serving("sleep.sh");
+    place.script("ticks.sh", "#!/bin/bash\nwhile :; do echo tick; sleep 0.05; done\n");
+    let (_, run_id) = place.start_with(json!({"script": "ticks.sh"}));
+    let mut stream = EventStream::open(place.port(), "", None);
+    stream.until("a line", |event| event.kind == "log");
+    // A stream says a comment where nothing woke it for ten seconds. Only on a machine that stood still for as long it may.
+    for _ in 0..4 {
+        let comments = stream.comments;
+        fs::remove_dir_all(place.run_dir(run_id).join("log")).expect("removes");
+        let begun = Instant::now();
+        let mut next = place.get("/api/logs/tail?lines=1").body["next"].clone();
+        for _ in 0..20 {
+            let page = place.get(&format!("/api/logs?since={next}&limit=1&wait=60")).body;
+            assert_eq!(page["lines"][0]["line"], "tick", "{page}");
+            next = page["next"].clone();
+            // A minute, each, for who is told of none.
+            assert!(begun.elapsed() < Duration::from_secs(45), "a line came only when the wait for it was over");
+        }
+        stream.until("the new folder's", |event| event.kind == "log" && event.data["id"].as_u64() >= next.as_u64());
+        if stream.comments == comments {
+            return;
+        }
+    }
+    panic!("lines came only with the comments");
 }
 
 #[test]

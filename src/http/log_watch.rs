@@ -1,4 +1,5 @@
-//! Wakes who follows the log when it grows: the kernel tells of each write into the live run's log folder (`inotify(7)`).
+//! Wakes who follows the log when it grows: the kernel tells of each write into the live run's log folder (`inotify(7)`), and, beside it,
+//! of that folder's end: where somebody removes it the log goes on in another one of that name.
 //!
 //! Nothing is watched while nobody follows, so that a pipeline which prints a lot costs a server without followers nothing.
 
@@ -9,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
+use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 
 use crate::run_dir::Runs;
 use crate::supervisor::Handle;
@@ -22,7 +23,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 pub(super) struct LogWatch {
     supervisor: Handle,
     runs: Runs,
-    watched: Mutex<Watched>,
+    watched: Arc<Mutex<Watched>>,
 }
 
 #[derive(Debug, Default)]
@@ -30,8 +31,8 @@ struct Watched {
     followers: usize,
     /// Made with the first follower, and kept: its thread reads it for ever.
     queue: Option<Arc<OwnedFd>>,
-    /// The run whose folder is watched, and the watch's number.
-    run: Option<(i64, i32)>,
+    /// The run whose folders are watched, and the watches' numbers.
+    run: Option<(i64, [i32; 2])>,
 }
 
 /// Somebody follows while this lives.
@@ -42,7 +43,7 @@ pub(super) struct Follower {
 
 impl LogWatch {
     pub(super) fn new(supervisor: Handle, runs: Runs) -> Self {
-        Self { supervisor, runs, watched: Mutex::default() }
+        Self { supervisor, runs, watched: Arc::default() }
     }
 
     pub(super) fn follow(self: &Arc<Self>) -> Follower {
@@ -50,9 +51,8 @@ impl LogWatch {
         Follower { watch: self.clone() }
     }
 
-    /// A number and a descriptor are swapped under this lock; nothing in between can panic.
     fn lock(&self) -> MutexGuard<'_, Watched> {
-        self.watched.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.watched)
     }
 
     fn watch_run(&self, watched: &mut Watched, run_id: i64) -> io::Result<()> {
@@ -65,14 +65,25 @@ impl LogWatch {
             queue.clone()
         } else {
             let queue = Arc::new(inotify::init(CreateFlags::CLOEXEC)?);
-            let (read, supervisor) = (queue.clone(), self.supervisor.clone());
-            thread::Builder::new().name("log-watch".to_owned()).stack_size(64 * 1024).spawn(move || tell(&read, &supervisor))?;
+            let (read, supervisor, shared) = (queue.clone(), self.supervisor.clone(), self.watched.clone());
+            let tell = move || tell(&read, &supervisor, &shared);
+            thread::Builder::new().name("log-watch".to_owned()).stack_size(64 * 1024).spawn(tell)?;
             watched.queue = Some(queue.clone());
             queue
         };
-        let number = inotify::add_watch(&*queue, self.runs.run(run_id).log_dir(), WatchFlags::MODIFY | WatchFlags::CREATE)?;
-        watched.run = Some((run_id, number));
-        Ok(())
+        let run = self.runs.run(run_id);
+        // The outer one first: what becomes of the folder from here on is told.
+        let outer = inotify::add_watch(&*queue, run.path(), WatchFlags::CREATE | WatchFlags::DELETE | WatchFlags::MOVE)?;
+        match inotify::add_watch(&*queue, run.log_dir(), WatchFlags::MODIFY | WatchFlags::CREATE) {
+            Ok(inner) => {
+                watched.run = Some((run_id, [outer, inner]));
+                Ok(())
+            }
+            Err(error) => {
+                let _is_gone = inotify::remove_watch(&*queue, outer);
+                Err(error.into())
+            }
+        }
     }
 }
 
@@ -101,19 +112,36 @@ impl Drop for Follower {
 
 impl Watched {
     fn forget(&mut self) {
-        if let (Some(queue), Some((_, number))) = (&self.queue, self.run.take()) {
-            // The kernel has forgotten it already where the folder is gone.
-            let _is_gone = inotify::remove_watch(&**queue, number);
+        if let (Some(queue), Some((_, numbers))) = (&self.queue, self.run.take()) {
+            for number in numbers {
+                // The kernel has forgotten it already where the folder is gone.
+                let _is_gone = inotify::remove_watch(&**queue, number);
+            }
         }
     }
 }
 
+/// Numbers and a descriptor are swapped under this lock; nothing in between can panic.
+fn lock(watched: &Mutex<Watched>) -> MutexGuard<'_, Watched> {
+    watched.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Reads what the kernel tells, and passes on that there is something. What it is the readers see for themselves.
-fn tell(queue: &OwnedFd, supervisor: &Handle) {
+fn tell(queue: &OwnedFd, supervisor: &Handle, watched: &Mutex<Watched>) {
     let mut buffer = [MaybeUninit::uninit(); 4096];
+    let mut told = inotify::Reader::new(queue, &mut buffer);
     loop {
-        match rustix::io::read(queue, &mut buffer) {
-            Ok(_) => supervisor.watch().wake_followers(),
+        match told.next().map(|event| event.events().contains(ReadFlags::ISDIR)) {
+            Ok(is_of_a_folder) => {
+                // The log's: a run has no other. It is looked for again by those who are woken; its own end the kernel tells only when no
+                // reader has a file of it open any more.
+                if is_of_a_folder {
+                    lock(watched).forget();
+                }
+                if told.is_buffer_empty() {
+                    supervisor.watch().wake_followers();
+                }
+            }
             Err(rustix::io::Errno::INTR) => {}
             Err(error) => {
                 // Followers look every ten seconds even so.
