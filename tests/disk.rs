@@ -9,8 +9,9 @@ use serde_json::json;
 use support::disk::SmallDisk;
 use support::{Place, is_alive, signal, until, until_true};
 
-/// Prints as many lines as it is told, says in its folder that it has printed them, and waits for `go`; then one more, and code 7.
-const TALK: &str = "#!/bin/bash\nseq -f 'line %08.0f, and some words so that a disk is full the sooner for it' 1 \"$1\"\n\
+/// Prints as many lines as it is told. Each takes 64 bytes, so that a block of 4096, which is what `seq` writes, ends with a line: where one
+/// is cut, and the rest is long in coming, that is two records. Says in its folder that it has printed them, and waits for `go`; then one more, and code 7.
+const TALK: &str = "#!/bin/bash\nseq -f 'line %08.0f, and some words so that a disk is full the sooner' 1 \"$1\"\n\
                     touch printed\nwhile [ ! -e go ]; do sleep 0.01; done\necho last\nexit 7\n";
 
 fn serving(kib: u32, test: &str) -> Option<SmallDisk> {
@@ -500,7 +501,7 @@ fn each_mark_of_a_loss_stands_where_it_was_and_counts_exactly() {
     small.place.script(
         "on.sh",
         "#!/bin/bash\nn=1\nwhile [ ! -e enough ]; do\n\
-         seq -f 'line %08.0f, and some words so that a disk is full the sooner for it' $n $((n + 999))\n  n=$((n + 1000)); sleep 0.02\ndone\n\
+         seq -f 'line %08.0f, and some words so that a disk is full the sooner' $n $((n + 999))\n  n=$((n + 1000)); sleep 0.02\ndone\n\
          echo $n >printed.new\nmv printed.new printed\nwhile [ ! -e go ]; do sleep 0.01; done\necho last\nexit 7\n",
     );
     // Segments come and go meanwhile, and servers.
