@@ -248,11 +248,19 @@ mod tests {
 
     /// Waits for a condition, never for time to pass.
     fn until(what: &str, mut holds: impl FnMut() -> bool) {
-        let deadline = Instant::now() + Duration::from_secs(20);
+        let deadline = Instant::now() + Duration::from_mins(1);
         while !holds() {
             assert!(Instant::now() < deadline, "never came true: {what}");
             std::thread::yield_now();
         }
+    }
+
+    /// Writes an executable file, in a process of its own. What is open for writing here is open as well in whatever another test forks
+    /// meanwhile, up to its exec, and the kernel executes nothing that somebody has open for writing (`ETXTBSY`).
+    pub(super) fn write_program(path: &Path, text: &str) {
+        let words = ["-c", "printf %s \"$2\" >\"$1\" && chmod 755 \"$1\"", "sh"];
+        let status = Command::new("/bin/sh").args(words).arg(path).arg(text).status();
+        assert!(status.expect("sh is everywhere").success(), "writes");
     }
 
     fn sleeper() -> (Child, Identity) {
@@ -314,8 +322,7 @@ mod tests {
     fn a_carrier_that_executes_itself_again_and_again_is_found_by_every_look() {
         let dir = tempfile::tempdir().expect("a temp folder");
         let script = dir.path().join("again.sh");
-        fs::write(&script, "#!/bin/sh\nexec \"$0\"\n").expect("writes");
-        fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("ours");
+        write_program(&script, "#!/bin/sh\nexec \"$0\"\n");
         let mut child = Command::new(&script).env("AUTOAPPDEV_TEST_AGAIN", dir.path()).spawn().expect("spawns");
         let entry = environment_entry("AUTOAPPDEV_TEST_AGAIN", dir.path());
         let missed = (0..300)

@@ -9,8 +9,11 @@ use serde_json::json;
 use support::disk::SmallDisk;
 use support::{Place, is_alive, signal, until, until_true};
 
-/// Prints as many lines as it is told, says in its folder that it has printed them, and waits for `go`; then one more, and code 7.
-const TALK: &str = "#!/bin/bash\nseq -f 'line %08.0f, and some words so that a disk is full the sooner for it' 1 \"$1\"\n\
+/// Waits for `talk`, prints as many lines as it is told, says in its folder that it has printed them, and waits for `go`; then one more,
+/// and code 7. A line takes 64 bytes, so that a block of 4096, which is what `seq` writes, ends with one: where a line is cut, and the rest is
+/// long in coming, that is two records.
+const TALK: &str = "#!/bin/bash\nwhile [ ! -e talk ]; do sleep 0.01; done\n\
+                    seq -f 'line %08.0f, and some words so that a disk is full the sooner' 1 \"$1\"\n\
                     touch printed\nwhile [ ! -e go ]; do sleep 0.01; done\necho last\nexit 7\n";
 
 fn serving(kib: u32, test: &str) -> Option<SmallDisk> {
@@ -23,6 +26,11 @@ fn serving(kib: u32, test: &str) -> Option<SmallDisk> {
 
 fn until_printed(place: &Place) {
     until_true("all is printed: the pipeline does not stand still", || place.root().join("printed").exists());
+}
+
+fn talk_until_printed(place: &Place) {
+    fs::write(place.root().join("talk"), "").expect("writes");
+    until_printed(place);
 }
 
 /// How many lines the log says were lost.
@@ -52,9 +60,10 @@ fn a_pipeline_that_fills_the_disk_goes_on_and_each_line_is_kept_or_counted() {
     let Some(small) = serving(4096, "a_pipeline_that_fills_the_disk_goes_on_and_each_line_is_kept_or_counted") else { return };
     let place = &small.place;
     let printed = 60_000;
-    small.disk.fill_but(1 << 20);
     let (pid, run_id) = place.start_with(json!({"script": "talk.sh", "args": [printed.to_string()]}));
-    until_printed(place);
+    // Its beginning is on record: it could fill the disk before that.
+    small.disk.fill_but(1 << 20);
+    talk_until_printed(place);
     until_degraded(place, "log");
     assert!(is_alive(pid));
     assert_eq!(place.state(), "running");
@@ -109,7 +118,7 @@ fn a_run_that_ends_on_a_full_disk_keeps_its_exit_code_and_its_count_of_lost_line
     let place = &small.place;
     let printed = 5_000;
     let (pid, run_id) = place.start_with(json!({"script": "talk.sh", "args": [printed.to_string()]}));
-    until_printed(place);
+    talk_until_printed(place);
     small.disk.fill();
     fs::write(place.root().join("go"), "").expect("writes");
     until_true("the pipeline has ended", || !is_alive(pid));
@@ -500,7 +509,7 @@ fn each_mark_of_a_loss_stands_where_it_was_and_counts_exactly() {
     small.place.script(
         "on.sh",
         "#!/bin/bash\nn=1\nwhile [ ! -e enough ]; do\n\
-         seq -f 'line %08.0f, and some words so that a disk is full the sooner for it' $n $((n + 999))\n  n=$((n + 1000)); sleep 0.02\ndone\n\
+         seq -f 'line %08.0f, and some words so that a disk is full the sooner' $n $((n + 999))\n  n=$((n + 1000)); sleep 0.02\ndone\n\
          echo $n >printed.new\nmv printed.new printed\nwhile [ ! -e go ]; do sleep 0.01; done\necho last\nexit 7\n",
     );
     // Segments come and go meanwhile, and servers.

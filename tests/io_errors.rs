@@ -168,8 +168,9 @@ fn a_journal_whose_sync_failed_is_written_once_more() {
 fn a_log_that_cannot_be_written_counts_what_it_loses() {
     let failing = Failing::serving();
     let place = &failing.place;
-    place.script("pairs.sh", "#!/bin/bash\nfor n in 1 2 3; do\n  while [ ! -e go$n ]; do sleep 0.01; done\n  echo \"first $n\"; echo \"second $n\"\n  touch done$n\ndone\nexec sleep 600\n");
+    place.script("pairs.sh", "#!/bin/bash\nfor n in 1 2 3; do\n  while [ ! -e go$n ]; do sleep 0.01; done\n  printf \"first $n\\nsecond $n\\n\"\n  touch done$n\ndone\nexec sleep 600\n");
     place.start_with(json!({"script": "pairs.sh"}));
+    // Both lines are one write: they are kept or lost together.
     let step = |n: u32| {
         fs::write(place.root().join(format!("go{n}")), "").expect("writes");
         until_true("it is printed", || place.root().join(format!("done{n}")).exists());
@@ -199,7 +200,7 @@ fn a_log_that_fails_until_after_the_end_still_tells_what_it_lost() {
     let run = place.until_ended(run_id);
     assert_eq!((&run["status"], &run["exit_code"]), (&json!("failed"), &json!(7)));
     let (_, next) = place.start();
-    place.until_line("ready");
+    until_true("the next run says something", || place.said(next, "stdout") == ["ready"]);
     until_true("both runs have a shim", || place.shims().len() == 2);
     failing.repair();
     until_true("the first one's leaves", || place.shims().len() == 1);

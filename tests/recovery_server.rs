@@ -24,7 +24,7 @@ fn server_killed_while_running_adopts_the_same_pid() {
     let mut place = Place::serving("tree.sh");
     let (pid, run_id) = place.start();
     place.until_line("stubborn");
-    until_true("the whole tree is there", || place.processes().len() >= 9);
+    place.until_tree();
     let before = place.pipeline();
     let events = place.events(run_id);
     for _ in 0..3 {
@@ -79,7 +79,7 @@ fn server_killed_while_paused_stays_paused() {
     let mut place = Place::serving("tree.sh");
     place.start();
     place.until_line("stubborn");
-    until_true("the whole tree is there", || place.processes().len() >= 9);
+    place.until_tree();
     place.act("pause").ok();
     let before = place.pipeline();
     let processes = place.processes();
@@ -205,7 +205,7 @@ fn server_killed_before_paused_is_committed_is_paused_after_boot() {
     let mut place = Place::serving("tree.sh");
     let (_, run_id) = place.start();
     place.until_line("stubborn");
-    until_true("the whole tree is there", || place.processes().len() >= 9);
+    place.until_tree();
     place.kill_server();
     place.tell_shim(run_id, &Command::Pause { tag: 1 });
     let paused = place.until_fact(run_id, "paused");
@@ -300,7 +300,7 @@ fn killed_around_a_pause_and_a_resume_tells_the_truth() {
     let mut place = Place::serving("tree.sh");
     let (pid, _) = place.start();
     place.until_line("stubborn");
-    until_true("the whole tree is there", || place.processes().len() >= 9);
+    place.until_tree();
     let mut states = Vec::new();
     for round in 0..ROUNDS {
         let action = if place.state() == "paused" { "resume" } else { "pause" };

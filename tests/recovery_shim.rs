@@ -14,7 +14,7 @@ fn with_a_tree() -> (Place, u32, i64) {
     let place = Place::serving("tree.sh");
     let (pid, run_id) = place.start();
     place.until_line("stubborn");
-    until_true("the whole tree is there", || place.processes().len() >= 9);
+    place.until_tree();
     (place, pid, run_id)
 }
 

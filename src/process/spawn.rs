@@ -196,6 +196,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
     use std::path::Path;
 
+    use super::super::tests::write_program;
     use super::super::{kill_child, read_stat};
     use super::*;
 
@@ -249,7 +250,7 @@ mod tests {
         }
         let path: PathBuf = std::env::join_paths(&folders).expect("no colons").into();
         let tool = |folder: &Path, mode| {
-            fs::write(folder.join("tool"), "#!/bin/sh\necho found\n").expect("writes");
+            write_program(&folder.join("tool"), "#!/bin/sh\necho found\n");
             fs::set_permissions(folder.join("tool"), fs::Permissions::from_mode(mode)).expect("ours");
         };
         let look = || spawn("tool", &[], Some(&path), Path::new("/"));
@@ -270,8 +271,7 @@ mod tests {
     fn what_cannot_be_executed_is_an_error() {
         let dir = tempfile::tempdir().expect("a temp folder");
         let file = |name: &str, text: &str| {
-            fs::write(dir.path().join(name), text).expect("writes");
-            fs::set_permissions(dir.path().join(name), fs::Permissions::from_mode(0o755)).expect("ours");
+            write_program(&dir.path().join(name), text);
             dir.path().join(name)
         };
         let missing = dir.path().join("missing");

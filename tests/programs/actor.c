@@ -3,7 +3,7 @@
  * Says `ready` once it is so, and then goes on for ever, or for as long as it is told.
  *
  *   hop              hands its life over to a child and exits, again and again: never the same process for longer than a moment.
- *                    Once it has got away, to another reaper, it stays where it is for a minute, for somebody to see, and ends
+ *                    Once it has got away, to another reaper, it stays where it is for a while, for somebody to see, and ends
  *   fork-storm N     N workers, each of which forks children that exit at once, and reaps them
  *   vfork-storm N    N workers, each of which lets vforked children execute /bin/true, and reaps them
  *   vfork-hang       a child between vfork and exec until there is a file called `go`: until then its parent cannot be stopped
@@ -45,7 +45,8 @@ static void hop(void) {
         if (reaper != 0 && parent != reaper) break;
         reaper = parent;
     }
-    sleep(60);
+    /* Longer than any test: whoever is still under control is looked for in each of its rounds. */
+    sleep(600);
     _exit(0);
 }
 
@@ -67,8 +68,9 @@ static void storm(int workers, int with_vfork) {
 }
 
 static void vfork_hang(void) {
-    say("ready\n");
     if (vfork() == 0) {
+        /* Said by the child: until its parent waits for it, that one can be stopped like any other. */
+        say("ready\n");
         while (access("go", F_OK) != 0) usleep(1000);
         _exit(0);
     }

@@ -29,7 +29,6 @@ pub use witness::{can_make_cgroups, members, own_cgroup};
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::thread;
@@ -89,9 +88,7 @@ impl Place {
         let log = dir.path().join("server.log");
         let runtime = dir.path().join(name);
         let place = Self { dir, server: None, envs: Vec::new(), runtime, bearer: None, log };
-        for (name, text) in SCRIPTS {
-            place.script(name, text);
-        }
+        write_programs(&place.root(), SCRIPTS);
         place
     }
 
@@ -127,10 +124,8 @@ impl Place {
 
     /// Writes an executable script into the root.
     pub fn script(&self, name: &str, text: &str) -> PathBuf {
-        let path = self.root().join(name);
-        fs::write(&path, text).expect("writes");
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("ours");
-        path
+        write_programs(&self.root(), &[(name, text)]);
+        self.root().join(name)
     }
 
     /// The folder of everything, where a test may put files of its own.
@@ -319,6 +314,17 @@ impl Place {
         place
     }
 
+    /// Waits until the live run's `tree.sh` has all of its processes. Their number alone does not tell: there are some on the way that do not
+    /// stay, as many as may be missing yet.
+    pub fn until_tree(&self) {
+        let words = |pid: &u32| fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default().replace('\0', " ");
+        until_true("the whole tree is there", || {
+            let tree: Vec<String> = self.processes().iter().map(words).collect();
+            let is_there = |wanted: &str| tree.iter().any(|words| words.starts_with(wanted));
+            (601..=605).all(|n| is_there(&format!("sleep {n} "))) && is_there("bash -c trap")
+        });
+    }
+
     /// While paused: every thread of every process is stopped. Returns the processes.
     pub fn assert_all_stopped(&self) -> BTreeSet<u32> {
         let processes = self.processes();
@@ -402,6 +408,15 @@ impl Drop for Place {
             }
         }
     }
+}
+
+/// Writes executable files, in a process of its own. What is open for writing here is open as well in whatever another test's thread
+/// forks meanwhile, up to its exec, which can take its time; and the kernel executes nothing that somebody has open for writing (`ETXTBSY`).
+fn write_programs(dir: &Path, programs: &[(&str, &str)]) {
+    let each = "while [ $# -gt 0 ]; do printf %s \"$2\" >\"$1\" && chmod 755 \"$1\" || exit 1; shift 2; done";
+    let words = programs.iter().flat_map(|(name, text)| [name, text]);
+    let status = Command::new("/bin/sh").args(["-c", each, "sh"]).args(words).current_dir(dir).status();
+    assert!(status.expect("/bin/sh is there").success(), "writes");
 }
 
 /// An object's keys are these and no others.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::{LIMIT, Torture, WATCH};
+use super::{LIMIT, LOOKS, Torture, WATCH};
 use crate::agreement::{self, Sight, ask, same};
 use crate::model::{End, Live, Stands};
 use crate::support::describe;
@@ -20,12 +20,14 @@ impl Torture {
     /// Waits until all agree, and on what the driver expects. The time for that is [`LIMIT`] and `slack`.
     pub(super) fn settle(&mut self, slack: Duration, tally: &mut Tally) -> Result<(), String> {
         let begun = Instant::now();
+        let mut looks = 0;
         let sight = loop {
             let outcome = agreement::look(&self.place).and_then(|sight| self.is_as_expected(&sight).map(|()| sight));
             let taken = begun.elapsed();
+            looks += 1;
             match outcome {
-                Ok(sight) if taken <= LIMIT + slack => break sight,
-                Ok(_) => return Err(format!("they agreed only after {taken:?}")),
+                Ok(sight) if taken <= LIMIT + slack || looks <= LOOKS => break sight,
+                Ok(_) => return Err(format!("they agreed only after {taken:?}, at the {looks}th look")),
                 Err(why) if taken > WATCH => return Err(format!("they never agreed: {why}")),
                 Err(_) => thread::sleep(Duration::from_millis(2)),
             }
