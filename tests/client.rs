@@ -16,7 +16,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 /// For everything that must happen at all.
-const DEADLINE: Duration = Duration::from_secs(20);
+const DEADLINE: Duration = Duration::from_mins(1);
 
 const RUNNING: &str = r#"{"pipeline":{"state":"running","pending":null,"allowed":["pause","stop"],"pid":4711,"run_id":7,
 "started_at":"2026-01-31T10:00:00.123Z","paused_at":null,"resumed_at":null,"stopped_at":null,

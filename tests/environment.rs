@@ -46,10 +46,15 @@ const FOR_EVERYBODY: u64 = !(0b11 << 31);
 /// Starts `sleep.sh`, and waits until its bash has become the `sleep`, which catches nothing itself.
 fn start_sleep(place: &Place) -> (u32, i64) {
     let (pid, run_id) = place.start();
+    until_asleep(pid);
+    (pid, run_id)
+}
+
+/// Who is looked at in the middle of an execve(2) shows neither the old program's environment nor the new one's.
+fn until_asleep(pid: u32) {
     until_true("bash has become a sleep", || {
         fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default().starts_with(b"sleep\0")
     });
-    (pid, run_id)
 }
 
 #[test]
@@ -68,6 +73,7 @@ fn arguments_folder_and_environment_reach_the_script() {
     let env = json!({"GREETING": "grüß dich ☃", "EMPTY": "", "EQUATION": "a=b=c", "REPLACED": "from the request"});
     let (pid, run_id) = place.start_with(json!({"args": args, "cwd": "two words, größer", "env": env}));
     place.until_line("end of input");
+    until_asleep(pid);
     let mut said: Vec<String> = args.iter().map(|arg| format!("<{arg}>")).collect();
     said.insert(0, format!("<{}>", args.len()));
     said.push("end of input".to_owned());

@@ -12,6 +12,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
@@ -233,6 +234,8 @@ fn the_watchdog_is_fed_while_the_server_answers_and_no_longer() {
     let mut place = Place::new();
     let manager = Manager::of(&mut place);
     place.set_env("WATCHDOG_USEC", "400000");
+    /// It is fed each 200 ms.
+    const SOME_TURNS: Duration = Duration::from_secs(1);
     place.start_server();
     for _ in 0..3 {
         manager.until_hears("WATCHDOG=1");
@@ -240,11 +243,18 @@ fn the_watchdog_is_fed_while_the_server_answers_and_no_longer() {
     // Without a descriptor more it can neither take a connection nor make one.
     let pid = i32::try_from(place.server_pid()).ok().and_then(Pid::from_raw).expect("a pid");
     let before = rustix::process::getrlimit(Resource::Nofile);
+    let said = || place.server_log().matches("the watchdog is not fed").count();
+    let said_before = said();
     prlimit(Some(pid), Resource::Nofile, Rlimit { current: Some(0), ..before }).expect("ours");
-    until_true("it says that the watchdog is not fed", || place.server_log().contains("the watchdog is not fed"));
-    while manager.hears().is_some() {}
-    let refused = place.server_log().matches("the watchdog is not fed").count();
-    assert_eq!(refused, 1, "said once, however long it lasts");
+    let since = Instant::now();
+    let mut fed = 0;
+    until_true("it says that the watchdog is not fed, and some of its turns pass", || {
+        fed += std::iter::from_fn(|| manager.hears()).count();
+        said() > 0 && since.elapsed() > SOME_TURNS
+    });
+    // On a slow machine a question may have been late before, and then it was fed again: with each feeding the sentence is due once more.
+    let said = said() - said_before;
+    assert!(said <= 1 + fed, "said once, however long it lasts: {said} times, and {fed} feedings between");
     prlimit(Some(pid), Resource::Nofile, before).expect("ours");
     manager.until_hears("WATCHDOG=1");
     // A thread that feeds it does not hold up the end.

@@ -157,9 +157,12 @@ impl Place {
     pub fn command_of(&self, binary: &Path) -> Command {
         let mut command = Command::new(binary);
         for (name, _) in std::env::vars_os() {
-            let is_ours =
-                name.to_str().is_some_and(|name| name.starts_with("AUTOAPPDEV_") || name == "DATABASE_URL" || name == "PORT");
-            if is_ours {
+            // What a service manager says to this test is not for the server.
+            let means_something = name.to_str().is_some_and(|name| {
+                ["AUTOAPPDEV_", "LISTEN_", "WATCHDOG_"].iter().any(|prefix| name.starts_with(prefix))
+                    || ["DATABASE_URL", "PORT", "NOTIFY_SOCKET"].contains(&name)
+            });
+            if means_something {
                 command.env_remove(name);
             }
         }
@@ -441,7 +444,8 @@ pub fn values(object: &Value, keys: &[&str]) -> Value {
 const SCRIPTS: &[(&str, &str)] = &[
     // One process that says that it is there and then sleeps for ever.
     ("sleep.sh", "#!/bin/bash\necho ready\nexec sleep 600\n"),
-    // A child, a grandchild, one in a session of its own, one that was double-forked, and one that ignores TERM. Its own `sleep` each.
+    // A child, a grandchild, one in a session of its own, one that was double-forked, and one that ignores TERM. Its own `sleep` each: nine
+    // processes that stay, beside those that the stubborn one makes again and again and that a slow look misses.
     (
         "tree.sh",
         "#!/bin/bash\n\
@@ -449,7 +453,7 @@ const SCRIPTS: &[(&str, &str)] = &[
          (sleep 602 & wait) &\n\
          setsid sleep 603 &\n\
          (setsid bash -c 'sleep 604 & exec sleep 605' &)\n\
-         bash -c 'trap \"\" TERM; echo stubborn; while :; do sleep 0.1; done' &\n\
+         bash -c 'trap \"\" TERM; sleep 606 & echo stubborn; while :; do sleep 0.1; done' &\n\
          echo ready\n\
          wait\n",
     ),

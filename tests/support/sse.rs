@@ -87,6 +87,20 @@ impl EventStream {
         }
     }
 
+    /// Reads on until the next comment, which must come before any event.
+    pub fn until_comment(&mut self) {
+        let before = self.comments;
+        while self.comments == before {
+            if let Some(end) = self.text.windows(2).position(|two| two == b"\n\n") {
+                let block: Vec<u8> = self.text.drain(..end + 2).collect();
+                let event = self.understand(&String::from_utf8(block).expect("text"));
+                assert!(event.is_none(), "it was told {event:?}");
+            } else {
+                assert!(self.read_chunk(), "the stream ended before a comment");
+            }
+        }
+    }
+
     /// Reads on until an event fits; all up to it.
     pub fn until(&mut self, what: &str, fits: impl Fn(&Event) -> bool) -> Vec<Event> {
         let mut seen = Vec::new();
