@@ -169,7 +169,10 @@ impl RunDir {
     /// creation, and never again.
     pub fn lock_state(&self) -> io::Result<LockState> {
         let file = match File::open(self.lock_path()) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(LockState::Free),
+            // Somebody removed it, and with it the word of who holds it. The socket of a process that is gone takes nobody.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Ok(if self.connect().is_ok() { LockState::Held } else { LockState::Free });
+            }
             other => other?,
         };
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared) {

@@ -239,13 +239,23 @@ fn announce(info: &ServerInfo, runtime_dir: &Path) -> bool {
     }
 }
 
-/// Takes the runtime directory, or says who has it.
-fn own(runtime_dir: &Path) -> anyhow::Result<File> {
+/// Takes the runtime directory, or says who has it. Both the file in it, which is all that earlier versions look at, and the directory,
+/// whose lock nobody takes away by removing a file that looks like left over.
+fn own(runtime_dir: &Path) -> anyhow::Result<[File; 2]> {
     let path = runtime_dir.join(LOCK_FILE);
     let lock = private_file().open(&path).with_context(|| format!("cannot open {}", path.display()))?;
-    let take = || Ok(rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)?);
-    match patiently(take, io::ErrorKind::WouldBlock) {
-        Ok(()) => Ok(lock),
+    let dir = File::open(runtime_dir).with_context(|| format!("cannot open {}", runtime_dir.display()))?;
+    let take = |what: &File| {
+        let taken = || Ok(rustix::fs::flock(what, FlockOperation::NonBlockingLockExclusive)?);
+        patiently(taken, io::ErrorKind::WouldBlock)
+    };
+    let both = take(&lock).and_then(|()| match take(&dir) {
+        // Not every file system has locks for folders: the file's has to do there.
+        Err(error) if error.kind() != io::ErrorKind::WouldBlock => Ok(()),
+        other => other,
+    });
+    match both {
+        Ok(()) => Ok([lock, dir]),
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
             let who = ServerInfo::read(runtime_dir).map_or_else(
                 || "another server, which is just beginning,".to_owned(),

@@ -16,7 +16,7 @@ use crate::private::private_file;
 
 const NAME: &str = "server.json";
 
-/// Held by the server that owns the runtime directory, for as long as it lives.
+/// Held by the server that owns the runtime directory, for as long as it lives, as is the directory itself: somebody may remove the file.
 pub const LOCK_FILE: &str = "server.lock";
 
 /// The longest one that is read, in bytes.
@@ -48,10 +48,13 @@ impl ServerInfo {
 
     /// The same, where that server lives. A killed one's address may be somebody else's by now: no secret may go there.
     pub fn read_live(runtime_dir: &Path) -> Option<Self> {
-        let lock = File::open(runtime_dir.join(LOCK_FILE)).ok()?;
         // Who takes it for this moment holds up nobody: a server that begins tries again.
-        let is_held = rustix::fs::flock(&lock, FlockOperation::NonBlockingLockShared) == Err(rustix::io::Errno::WOULDBLOCK);
-        Self::read(runtime_dir).filter(|_| is_held)
+        let is_held = |path: PathBuf| {
+            let lock = File::open(path).ok()?;
+            Some(rustix::fs::flock(&lock, FlockOperation::NonBlockingLockShared) == Err(rustix::io::Errno::WOULDBLOCK))
+        };
+        let is_owned = [runtime_dir.to_owned(), runtime_dir.join(LOCK_FILE)].into_iter().any(|path| is_held(path) == Some(true));
+        Self::read(runtime_dir).filter(|_| is_owned)
     }
 
     /// Writes it. On an error the one of the server before is gone all the same: it would send clients to where nobody is.

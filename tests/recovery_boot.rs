@@ -322,7 +322,7 @@ fn run_directory_removed_loses_the_run_and_leaves_nothing() {
     assert!(!place.processes().is_empty());
     let run = place.boot_on_it(run_id, "lost");
     let sure = if run["containment"] == "cgroup" { "nothing of it is alive" } else { "nothing that carries its id is alive" };
-    assert!(error_of(&run).contains(sure), "{run}");
+    assert!(error_of(&run).contains(sure) && error_of(&run).contains("directory was removed"), "{run}");
     assert!(place.processes().is_empty());
     place.assert_startable(run_id);
 }

@@ -41,6 +41,28 @@ fn server_killed_while_running_adopts_the_same_pid() {
 }
 
 #[test]
+fn a_run_whose_lock_file_somebody_removed_goes_on_and_ends_as_any() {
+    let mut place = Place::serving("sleep.sh");
+    let (pid, run_id) = place.start();
+    fs::remove_file(place.run_dir(run_id).join("lock")).expect("there");
+    for is_shim_stopped in [false, true] {
+        if is_shim_stopped {
+            signal(place.shim_pid(run_id), "STOP");
+        }
+        place.restart_server();
+        assert_eq!((&place.pipeline()["state"], &place.pipeline()["pid"]), (&json!("running"), &json!(pid)));
+        assert_eq!(place.post("/api/pipeline/start", json!({})).status, 409, "never a second one");
+        signal(place.shim_pid(run_id), "CONT");
+        assert_eq!(place.until_all_agree(), "running");
+    }
+    place.act("stop").ok();
+    place.until_no_shim();
+    place.restart_server();
+    assert_eq!(place.run(run_id)["status"], "stopped");
+    place.start();
+}
+
+#[test]
 fn three_kills_lose_and_repeat_no_line() {
     let mut place = Place::serving("count.sh");
     place.start();

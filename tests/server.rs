@@ -135,6 +135,12 @@ fn second_server_on_a_runtime_directory_is_refused() {
     assert!(said.contains(&place.server_pid().to_string()), "{said}");
     assert!(said.contains(&format!("http://127.0.0.1:{}/", place.port())), "{said}");
     assert!(said.contains(&*place.runtime().to_string_lossy()) && said.contains("AUTOAPPDEV_RUNTIME_DIR"), "{said}");
+    // What looks like left over is removed by people, and by what cleans folders of old files.
+    for left_over in ["server.lock", "autoappdev.db-server.lock"] {
+        fs::remove_file(place.runtime().join(left_over)).expect("there");
+    }
+    assert_eq!(place.client(&["status"]).0, 0, "clients find it");
+    assert!(place.refused_server(("AUTOAPPDEV_PORT", "0")).contains(&place.server_pid().to_string()));
     assert_eq!(place.pipeline()["pid"], pid);
     assert_eq!(place.until_all_agree(), "running");
 }

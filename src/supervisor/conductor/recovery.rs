@@ -132,7 +132,11 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
                 self.end_unseen(run_id, UnseenEnd::NeverBegan, self.clock.now(), &why)?;
             }
             Plan::KillAndLose => {
-                let mut why = "its own process (the shim) was killed, so nobody can know how it ended".to_owned();
+                let mut why = match (&journal, &damage) {
+                    (None, None) => "its run directory was removed, so nobody can know how it ended",
+                    _ => "its own process (the shim) was killed, so nobody can know how it ended",
+                }
+                .to_owned();
                 if let Some(damage) = damage {
                     why = format!("{why}; {damage}");
                 }
