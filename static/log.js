@@ -17,6 +17,7 @@ const FILLS_MAX = 5;          // how often a short log is made longer without be
 const $ = (id) => document.getElementById(id);
 const log = $('log');
 const clockFormat = new Intl.DateTimeFormat(undefined, { hour: '2-digit', minute: '2-digit', second: '2-digit', hourCycle: 'h23' });
+const dayFormat = new Intl.DateTimeFormat(undefined, { weekday: 'short', day: 'numeric', month: 'short', year: 'numeric' });
 
 let chunks = [];              // in order: {element, rows, height, isDrawn, isNew}
 let first = 0, end = 0;       // rows are numbered without holes, and those put in front get smaller numbers
@@ -26,7 +27,8 @@ let following = true;         // whether the view stays at the end
 let fresh = 0;                // rows that came since it does not
 let open = {};                // by stream: the row that the next record continues
 let heads = {};               // by stream: the first row, whose line may have begun earlier
-let lastRun;
+let lastRun, lastDay = '';
+let known = { from: 0, to: 0, text: '' }; // a day: the one that was asked for last
 let lineHeight = 20, lastTop = 0, fills = 0;
 let isScheduled = false;
 let needle = null, current = null; // what to mark, and in which row one is
@@ -67,6 +69,7 @@ export function clear() {
   open = {};
   heads = {};
   lastRun = undefined;
+  lastDay = '';
   tellFront('', true);
   hooks.trimmed();
 }
@@ -74,12 +77,15 @@ export function clear() {
 // Adds what came: lines of the API, and `{gone}` where bytes are missing.
 export function append(lines) {
   for (const line of lines) {
-    for (const mark of marks(line, lastRun)) push(mark);
     if (line.gone !== undefined || line.run_id !== lastRun) open = {};
-    if (line.gone !== undefined) continue;
-    lastRun = line.run_id;
     let row = open[line.stream];
-    if (!row || row.isGone) push(row = newRow(line));
+    if (row?.isGone) row = null;
+    // What goes on in a row is of that row's day.
+    const day = row ? lastDay : dayOf(line.ts) || lastDay;
+    for (const mark of marks(line, lastRun, day, lastDay)) push(mark);
+    if (line.gone !== undefined) continue;
+    [lastRun, lastDay] = [line.run_id, day];
+    if (!row) push(row = newRow(line));
     heads[line.stream] ??= row;
     take(row, line);
     hooks.changed(row);
@@ -92,21 +98,30 @@ export function append(lines) {
 // Puts older ones in front of what is there.
 export function prepend(lines) {
   const rows = [], begun = {};
-  let run;
+  let run, day = '';
   for (const line of lines) {
-    rows.push(...marks(line, run));
-    if (line.gone !== undefined) continue;
     let row = line.run_id === run ? begun[line.stream] : null;
+    const before = day;
+    if (!row) day = dayOf(line.ts) || day;
+    rows.push(...marks(line, run, day, before));
+    if (line.gone !== undefined) continue;
     if (!row) rows.push(row = newRow(line));
     run = line.run_id;
     take(row, line);
     begun[line.stream] = line.partial ? row : null;
   }
   if (run !== undefined && chunks[0]?.rows[0].run === run) {
-    // This run has begun earlier than it seemed.
-    chunks[0].rows.shift().element?.remove();
-    first += 1;
-    if (!chunks[0].rows.length) chunks.shift().element.remove();
+    // This run has begun earlier than it seemed; a day begins here, or that, too.
+    const [mark] = chunks[0].rows;
+    mark.text = mark.day === day ? '' : mark.day;
+    if (mark.text) {
+      if (mark.element) mark.element.textContent = mark.text;
+    } else {
+      chunks[0].rows.shift();
+      mark.element?.remove();
+      first += 1;
+      if (!chunks[0].rows.length) chunks.shift().element.remove();
+    }
   }
   for (const [stream, head] of Object.entries(heads)) {
     const row = begun[stream];
@@ -133,10 +148,25 @@ export function prepend(lines) {
   schedule();
 }
 
-// What stands in front of a line that is the first of its run, or behind something missing.
-function marks(line, run) {
+// What stands in front of a line that is the first of its run or its day, or behind something missing. `run` and `before` are those of
+// the line before it.
+function marks(line, run, day, before) {
   if (line.gone !== undefined) return [{ ...blank(), text: `${line.gone ? bytes(line.gone) : 'Some lines'} not kept any more`, isMark: true }];
-  return line.run_id === run ? [] : [{ ...blank(), text: `run ${line.run_id}`, run: line.run_id, isMark: true }];
+  if (line.run_id === run && day === before) return [];
+  const words = line.run_id === run ? [day] : [`run ${line.run_id}`, ...(day ? [day] : [])];
+  return [{ ...blank(), text: words.join(' · '), run: line.run_id, day, isMark: true }];
+}
+
+// The day on which this device's clock had that time, as a person says it: a line's own time is only the clock's.
+function dayOf(ts) {
+  const ms = Date.parse(ts);
+  if (Number.isNaN(ms)) return '';
+  if (ms < known.from || ms >= known.to) {
+    const at = new Date(ms);
+    const [from, to] = [0, 1].map((n) => new Date(at.getFullYear(), at.getMonth(), at.getDate() + n).getTime());
+    known = { from, to, text: dayFormat.format(ms) };
+  }
+  return known.text;
 }
 
 function newRow(line) {
