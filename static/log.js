@@ -17,7 +17,6 @@ const FILLS_MAX = 5;          // how often a short log is made longer without be
 const $ = (id) => document.getElementById(id);
 const log = $('log');
 const clockFormat = new Intl.DateTimeFormat(undefined, { hour: '2-digit', minute: '2-digit', second: '2-digit', hourCycle: 'h23' });
-const dayFormat = new Intl.DateTimeFormat(undefined, { weekday: 'short', day: 'numeric', month: 'short', year: 'numeric' });
 
 let chunks = [];              // in order: {element, rows, height, isDrawn, isNew}
 let first = 0, end = 0;       // rows are numbered without holes, and those put in front get smaller numbers
@@ -28,7 +27,6 @@ let fresh = 0;                // rows that came since it does not
 let open = {};                // by stream: the row that the next record continues
 let heads = {};               // by stream: the first row, whose line may have begun earlier
 let lastRun, lastDay = '';
-let known = { from: 0, to: 0, text: '' }; // a day: the one that was asked for last
 let lineHeight = 20, lastTop = 0, fills = 0;
 let isScheduled = false;
 let needle = null, current = null; // what to mark, and in which row one is
@@ -113,8 +111,8 @@ export function prepend(lines) {
   if (run !== undefined && chunks[0]?.rows[0].run === run) {
     // This run has begun earlier than it seemed; a day begins here, or that, too.
     const [mark] = chunks[0].rows;
-    mark.text = mark.day === day ? '' : mark.day;
-    if (mark.text) {
+    if (mark.day && mark.day !== day) {
+      mark.text = mark.day;
       if (mark.element) mark.element.textContent = mark.text;
     } else {
       chunks[0].rows.shift();
@@ -157,17 +155,8 @@ function marks(line, run, day, before) {
   return [{ ...blank(), text: words.join(' · '), run: line.run_id, day, isMark: true }];
 }
 
-// The day on which this device's clock had that time, as a person says it: a line's own time is only the clock's.
-function dayOf(ts) {
-  const ms = Date.parse(ts);
-  if (Number.isNaN(ms)) return '';
-  if (ms < known.from || ms >= known.to) {
-    const at = new Date(ms);
-    const [from, to] = [0, 1].map((n) => new Date(at.getFullYear(), at.getMonth(), at.getDate() + n).getTime());
-    known = { from, to, text: dayFormat.format(ms) };
-  }
-  return known.text;
-}
+// On which day, where this device is: a line's own time is only the clock's.
+const dayOf = (ts) => ts ? new Date(ts).toDateString() : '';
 
 function newRow(line) {
   return { ...blank(), ts: line.ts, stream: line.stream, run: line.run_id, raw: '' };
