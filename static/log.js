@@ -26,7 +26,7 @@ let following = true;         // whether the view stays at the end
 let fresh = 0;                // rows that came since it does not
 let open = {};                // by stream: the row that the next record continues
 let heads = {};               // by stream: the first row, whose line may have begun earlier
-let lastRun;
+let lastRun, lastDay = '';
 let lineHeight = 20, lastTop = 0, fills = 0;
 let isScheduled = false;
 let needle = null, current = null; // what to mark, and in which row one is
@@ -67,6 +67,7 @@ export function clear() {
   open = {};
   heads = {};
   lastRun = undefined;
+  lastDay = '';
   tellFront('', true);
   hooks.trimmed();
 }
@@ -74,12 +75,15 @@ export function clear() {
 // Adds what came: lines of the API, and `{gone}` where bytes are missing.
 export function append(lines) {
   for (const line of lines) {
-    for (const mark of marks(line, lastRun)) push(mark);
     if (line.gone !== undefined || line.run_id !== lastRun) open = {};
-    if (line.gone !== undefined) continue;
-    lastRun = line.run_id;
     let row = open[line.stream];
-    if (!row || row.isGone) push(row = newRow(line));
+    if (row?.isGone) row = null;
+    // What goes on in a row is of that row's day.
+    const day = row ? lastDay : dayOf(line.ts) || lastDay;
+    for (const mark of marks(line, lastRun, day, lastDay)) push(mark);
+    if (line.gone !== undefined) continue;
+    [lastRun, lastDay] = [line.run_id, day];
+    if (!row) push(row = newRow(line));
     heads[line.stream] ??= row;
     take(row, line);
     hooks.changed(row);
@@ -92,21 +96,30 @@ export function append(lines) {
 // Puts older ones in front of what is there.
 export function prepend(lines) {
   const rows = [], begun = {};
-  let run;
+  let run, day = '';
   for (const line of lines) {
-    rows.push(...marks(line, run));
-    if (line.gone !== undefined) continue;
     let row = line.run_id === run ? begun[line.stream] : null;
+    const before = day;
+    if (!row) day = dayOf(line.ts) || day;
+    rows.push(...marks(line, run, day, before));
+    if (line.gone !== undefined) continue;
     if (!row) rows.push(row = newRow(line));
     run = line.run_id;
     take(row, line);
     begun[line.stream] = line.partial ? row : null;
   }
   if (run !== undefined && chunks[0]?.rows[0].run === run) {
-    // This run has begun earlier than it seemed.
-    chunks[0].rows.shift().element?.remove();
-    first += 1;
-    if (!chunks[0].rows.length) chunks.shift().element.remove();
+    // This run has begun earlier than it seemed; a day begins here, or that, too.
+    const [mark] = chunks[0].rows;
+    if (mark.day && mark.day !== day) {
+      mark.text = mark.day;
+      if (mark.element) mark.element.textContent = mark.text;
+    } else {
+      chunks[0].rows.shift();
+      mark.element?.remove();
+      first += 1;
+      if (!chunks[0].rows.length) chunks.shift().element.remove();
+    }
   }
   for (const [stream, head] of Object.entries(heads)) {
     const row = begun[stream];
@@ -133,11 +146,17 @@ export function prepend(lines) {
   schedule();
 }
 
-// What stands in front of a line that is the first of its run, or behind something missing.
-function marks(line, run) {
+// What stands in front of a line that is the first of its run or its day, or behind something missing. `run` and `before` are those of
+// the line before it.
+function marks(line, run, day, before) {
   if (line.gone !== undefined) return [{ ...blank(), text: `${line.gone ? bytes(line.gone) : 'Some lines'} not kept any more`, isMark: true }];
-  return line.run_id === run ? [] : [{ ...blank(), text: `run ${line.run_id}`, run: line.run_id, isMark: true }];
+  if (line.run_id === run && day === before) return [];
+  const words = line.run_id === run ? [day] : [`run ${line.run_id}`, ...(day ? [day] : [])];
+  return [{ ...blank(), text: words.join(' · '), run: line.run_id, day, isMark: true }];
 }
+
+// On which day, where this device is: a line's own time is only the clock's.
+const dayOf = (ts) => ts ? new Date(ts).toDateString() : '';
 
 function newRow(line) {
   return { ...blank(), ts: line.ts, stream: line.stream, run: line.run_id, raw: '' };

@@ -240,10 +240,14 @@ fn who_is_told_nothing_is_told_that() {
     let mut stream = EventStream::open(place.port(), "", None);
     stream.until("all that there is", |event| event.kind == "progress");
     assert_eq!((stream.retry_ms, stream.comments), (Some(1000), 0));
+    let began = Instant::now();
     // Nothing else says that the stream lives.
     stream.until_comment();
     place.act("start").ok();
     assert_eq!(stream.next().expect("the start").kind, "run");
+    // Far apart: each keeps a phone awake.
+    let most = usize::try_from(began.elapsed().as_secs() / 10).expect("small") + 1;
+    assert!((1..=most).contains(&stream.comments), "{} comments in {:?}", stream.comments, began.elapsed());
 }
 
 #[test]

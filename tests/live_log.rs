@@ -380,6 +380,52 @@ fn a_line_that_began_further_up_is_one_line() {
     assert_eq!(browser.console(), Vec::<String>::new());
 }
 
+/// A line's own time is the clock's alone.
+#[test]
+fn the_log_tells_of_which_day_its_lines_are() {
+    let Some((browser, place)) = set_up("#!/bin/bash\n") else { return };
+    open(&browser, &place);
+    wait_until("it is connected", PATIENCE, || browser.text("state") == "stopped");
+    let add = |function: &str, records: &[(i64, &str, &str, bool)]| {
+        let lines: Vec<Value> = records
+            .iter()
+            .map(|(run, day, line, partial)| {
+                let ts = (!day.is_empty()).then(|| format!("2026-11-{day}.000Z"));
+                json!({"id": 1, "ts": ts, "stream": "stdout", "run_id": run, "line": line, "partial": partial})
+            })
+            .collect();
+        let rows = browser.script(&format!(
+            "return import('/static/log.js').then((it) => {{ it.{function}({}); const [from, to] = it.bounds(); const texts = [];
+               for (let n = from; n < to; n++) texts.push(it.rowAt(n).text); return texts; }})",
+            json!(lines)
+        ));
+        serde_json::from_value::<Vec<String>>(rows).expect("texts")
+    };
+    // No two of these are on one day, wherever the browser is.
+    let day = |day: u32| {
+        let at = format!("2026-11-{day}T12:30:00Z");
+        let words = browser.script(&format!("return new Date('{at}').toDateString()"));
+        words.as_str().expect("a text").to_owned()
+    };
+    let (mon, tue, wed) = (day(16), day(17), day(18));
+    assert!(mon.contains("16") && mon.contains("2026"), "{mon}");
+    let begun = add("append", &[(7, "17T12:30:00", "a", false), (7, "17T12:30:01", "b", false), (7, "", "damaged", false)]);
+    let run = |n: u32, day: &str| format!("run {n} · {day}");
+    assert_eq!(begun, [&run(7, &tue), "a", "b", "damaged"]);
+    // A line that is not finished at midnight has begun before; the next one has not.
+    assert_eq!(add("append", &[(7, "17T12:30:02", "c", true), (7, "18T12:30:00", " c", false)])[4..], ["c c"]);
+    assert_eq!(add("append", &[(7, "18T12:30:01", "d", false)])[4..], ["c c", &wed, "d"]);
+    // Of the same day, the mark goes further up; of the day before, the day stays where it began.
+    assert_eq!(add("prepend", &[(7, "17T12:29:00", "z", false)])[..3], [&run(7, &tue), "z", "a"]);
+    assert_eq!(add("prepend", &[(7, "16T12:30:00", "y", false)])[..4], [&run(7, &mon), "y", &tue, "z"]);
+    let all = add("prepend", &[(6, "16T12:00:00", "x", false)]);
+    assert_eq!(all[..5], [&run(6, &mon), "x", &run(7, &mon), "y", &tue]);
+    wait_until("all of it is drawn", PATIENCE, || browser.text("log").contains("d\n") || browser.text("log").ends_with('d'));
+    let text = browser.text("log");
+    assert_eq!((text.matches(&tue).count(), text.matches("run 7").count()), (1, 1), "{text}");
+    assert_eq!(browser.console(), Vec::<String>::new());
+}
+
 #[test]
 fn lines_wrap_or_not_as_it_was_chosen() {
     let Some((browser, place)) = set_up("#!/bin/bash\nprintf 'wide %.0s' {1..300}; echo; sleep 1000\n") else { return };

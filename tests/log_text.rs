@@ -241,6 +241,27 @@ fn ranges_tags_and_heads_are_those_of_a_file() {
     assert!(fetch_range(&place, &said, "bytes=3000000-3001999").bytes == joined.bytes[3_000_000..3_002_000]);
 }
 
+/// A download that is resumed must not put the halves of two logs together.
+#[test]
+fn run_1_of_another_database_is_another_text() {
+    let mut place = Place::new();
+    place.script("one.sh", "#!/bin/bash\necho one\n");
+    place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "one.sh");
+    let mut tags = Vec::new();
+    for _ in 0..2 {
+        place.start_server();
+        let (_, run_id) = place.start();
+        place.until_ended(run_id);
+        place.until_no_shim();
+        let text = fetch(&place, &format!("/api/runs/{run_id}/log"));
+        assert_eq!((run_id, text.bytes.len()), (1, 32));
+        tags.push(text.header("ETag").to_owned());
+        place.stop_server();
+        fs::remove_dir_all(place.runtime()).expect("removes");
+    }
+    assert_ne!(tags[0], tags[1]);
+}
+
 #[test]
 fn a_live_runs_text_is_what_is_there_and_one_that_said_nothing_is_empty() {
     let place = Place::serving("count.sh");

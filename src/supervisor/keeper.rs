@@ -394,4 +394,37 @@ mod tests {
         drop(lock);
         assert_eq!(finished(ended), (vec![0, 2], true));
     }
+
+    /// A live run's newest segment grows until the next look, which may be a segment away.
+    #[test]
+    fn room_is_made_for_what_a_live_run_adds_before_the_next_look() {
+        let dir = tempfile::tempdir().expect("a temp folder");
+        let runs = Runs::new(dir.path().to_owned());
+        let segments = |run: i64, count: u32, bytes: usize| {
+            let (run, lock) = runs.create(run).expect("creates");
+            for n in 0..count {
+                fs::write(run.log_dir().join(format!("{n:020}.log")), vec![b'x'; bytes]).expect("writes");
+            }
+            lock
+        };
+        drop(segments(1, 3, 1_000));
+        let _live = segments(2, 1, 10);
+        let kept = |log_bytes| {
+            let housekeeping = Housekeeping {
+                runs: Runs::new(dir.path().to_owned()),
+                database: dir.path().join("none"),
+                retention: Retention { log_bytes, runs: 10, ended_for: None },
+                segment_bytes: 5_000,
+                events: mpsc::channel().0,
+                is_stopping: Arc::default(),
+                is_first: false,
+            };
+            let standings = BTreeMap::from([(1, Standing::Ended(SystemClock.now())), (2, Standing::Live)]);
+            assert!(housekeeping.trim(&standings).expect("a look"));
+            [1, 2].map(|run| fs::read_dir(runs.run(run).log_dir()).expect("there").count())
+        };
+        assert_eq!(kept(8_000), [3, 1]);
+        assert_eq!(kept(7_999), [2, 1], "room for a whole segment");
+        assert_eq!(kept(100), [0, 1], "and the live run's stays");
+    }
 }
