@@ -28,7 +28,7 @@ pub use witness::{can_make_cgroups, members, own_cgroup};
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -36,8 +36,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OpenFlags};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use serde_json::Value;
 
 /// How long a condition may take on a slow, noisy machine. Nothing waits that long unless it fails.
@@ -130,19 +128,8 @@ impl Place {
     /// Writes an executable script into the root.
     pub fn script(&self, name: &str, text: &str) -> PathBuf {
         let path = self.root().join(name);
-        let mut file = fs::File::create(&path).expect("creates");
-        let closings = inotify::init(CreateFlags::CLOEXEC).ok();
-        let closings = closings.filter(|closings| inotify::add_watch(closings, &path, WatchFlags::CLOSE_WRITE).is_ok());
-        file.write_all(text.as_bytes()).expect("writes");
+        fs::write(&path, text).expect("writes");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("ours");
-        drop(file);
-        // A child that another test makes meanwhile has it open for writing too, until its own exec, and nobody executes such a file
-        // (`execve(2)`, ETXTBSY). The kernel tells when the last one has closed it, where it has a queue left (`inotify(7)`).
-        if let Some(closings) = closings {
-            let limit = Timespec { tv_sec: 60, tv_nsec: 0 };
-            let is_closed = poll(&mut [PollFd::new(&closings, PollFlags::IN)], Some(&limit)).is_ok_and(|count| count == 1);
-            assert!(is_closed, "somebody still writes {}", path.display());
-        }
         path
     }
 
@@ -442,8 +429,7 @@ pub fn values(object: &Value, keys: &[&str]) -> Value {
 const SCRIPTS: &[(&str, &str)] = &[
     // One process that says that it is there and then sleeps for ever.
     ("sleep.sh", "#!/bin/bash\necho ready\nexec sleep 600\n"),
-    // A child, a grandchild, one in a session of its own, one that was double-forked, and one that ignores TERM. Its own `sleep` each: nine
-    // processes that stay, beside those that the stubborn one makes again and again and that a slow look misses.
+    // A child, a grandchild, one in a session of its own, one that was double-forked, and one that ignores TERM. Its own `sleep` each.
     (
         "tree.sh",
         "#!/bin/bash\n\
@@ -451,7 +437,7 @@ const SCRIPTS: &[(&str, &str)] = &[
          (sleep 602 & wait) &\n\
          setsid sleep 603 &\n\
          (setsid bash -c 'sleep 604 & exec sleep 605' &)\n\
-         bash -c 'trap \"\" TERM; sleep 606 & echo stubborn; while :; do sleep 0.1; done' &\n\
+         bash -c 'trap \"\" TERM; echo stubborn; while :; do sleep 0.1; done' &\n\
          echo ready\n\
          wait\n",
     ),
