@@ -193,9 +193,10 @@ impl Image {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::os::unix::fs::PermissionsExt;
     use std::path::Path;
 
-    use super::super::{kill_child, read_stat, write_program};
+    use super::super::{kill_child, read_stat};
     use super::*;
 
     /// Without a control group: this process has other threads, of which only fork(3) knows.
@@ -248,7 +249,8 @@ mod tests {
         }
         let path: PathBuf = std::env::join_paths(&folders).expect("no colons").into();
         let tool = |folder: &Path, mode| {
-            write_program(&folder.join("tool"), "#!/bin/sh\necho found\n", mode);
+            fs::write(folder.join("tool"), "#!/bin/sh\necho found\n").expect("writes");
+            fs::set_permissions(folder.join("tool"), fs::Permissions::from_mode(mode)).expect("ours");
         };
         let look = || spawn("tool", &[], Some(&path), Path::new("/"));
         assert_eq!(look().expect_err("nowhere").kind(), io::ErrorKind::NotFound);
@@ -268,7 +270,8 @@ mod tests {
     fn what_cannot_be_executed_is_an_error() {
         let dir = tempfile::tempdir().expect("a temp folder");
         let file = |name: &str, text: &str| {
-            write_program(&dir.path().join(name), text, 0o755);
+            fs::write(dir.path().join(name), text).expect("writes");
+            fs::set_permissions(dir.path().join(name), fs::Permissions::from_mode(0o755)).expect("ours");
             dir.path().join(name)
         };
         let missing = dir.path().join("missing");
