@@ -314,7 +314,9 @@ fn who_does_not_read_delays_nobody() {
     let mut reader = EventStream::open(place.port(), "?since=0", None);
     place.start();
     let told = reader.until("the last line", |event| event.kind == "log" && event.data["line"] == "done");
-    assert_eq!(lines(&told).len(), 200_001, "all of it");
+    // A line whose end took its time on a slow machine came in parts; one that is whole says that it does not go on.
+    let whole = told.iter().filter(|event| event.kind == "log" && event.data["partial"] == false).count();
+    assert_eq!(whole, 200_001, "all of it");
     assert_eq!(place.get("/api/pipeline").status, 200);
     let began = Instant::now();
     place.act("stop").ok();

@@ -231,11 +231,11 @@ fn a_manager_without_a_file_is_told_and_a_watchdog_without_a_time_is_none() {
 
 #[test]
 fn the_watchdog_is_fed_while_the_server_answers_and_no_longer() {
+    /// It is fed each 200 ms.
+    const SOME_TURNS: Duration = Duration::from_secs(1);
     let mut place = Place::new();
     let manager = Manager::of(&mut place);
     place.set_env("WATCHDOG_USEC", "400000");
-    /// It is fed each 200 ms.
-    const SOME_TURNS: Duration = Duration::from_secs(1);
     place.start_server();
     for _ in 0..3 {
         manager.until_hears("WATCHDOG=1");

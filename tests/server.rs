@@ -287,7 +287,7 @@ fn long_runtime_path_with_spaces_and_umlauts_works_as_any_other() {
     assert_eq!(place.until_all_agree(), "stopped");
     // And what it leaves behind is found by its path.
     let (_, run_id) = (place.start(), run_id + 1);
-    until_true("the whole tree is there", || place.processes().len() >= 9);
+    until_true("the whole tree is there", || place.processes().len() >= 8);
     signal(place.shim_pid(run_id), "KILL");
     place.until_state("stopped");
     assert!(place.processes().is_empty());

