@@ -227,7 +227,7 @@ fn ranges_tags_and_heads_are_those_of_a_file() {
     assert_ne!(joined.header("ETag"), tag);
     assert!(fetch_range(&place, &said, "bytes=-9").bytes == b"xxx\nlast\n");
     assert!(fetch_range(&place, &said, "bytes=3000000-3001999").bytes == joined.bytes[3_000_000..3_002_000]);
-    let is_packed = |path: &PathBuf| name(path).ends_with(".gz");
+    let is_packed = |path: &PathBuf| path.extension().is_some_and(|end| end == "gz");
     // How much is left for the newest one lies with how much the shim read at a time: one that is small stays as it is.
     let is_small = |path: &PathBuf| path.metadata().is_ok_and(|metadata| metadata.len() < 64 * 1024);
     let plain = || segments(&place, run_id).iter().filter(|path| !is_packed(path) && !is_small(path)).count();

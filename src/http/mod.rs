@@ -319,7 +319,9 @@ impl App {
     /// How far a run is or came: the latest one's is known, of the others there is what their shims stored.
     fn progress(&self, run: &RunRow) -> Option<Progress> {
         let published = self.supervisor.watch().get();
-        if published.snapshot.run_id == Some(run.id) {
+        // Between the commit of its end and the publication only its shim has said how that left it: it stored that before.
+        let is_published = run.status.is_live() || published.snapshot.run_ended_at.is_some();
+        if published.snapshot.run_id == Some(run.id) && is_published {
             return published.snapshot.progress.clone();
         }
         let stored = run_dir::read_progress(&self.runs.run(run.id).progress_path()).unwrap_or_else(|error| {

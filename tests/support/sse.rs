@@ -2,7 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -73,6 +73,11 @@ impl EventStream {
 
     /// The next event; `None` at the end, whatever kind of end it is.
     pub fn next(&mut self) -> Option<Event> {
+        self.next_while(|| true)
+    }
+
+    /// The same; `None` also where `goes_on` says no, which is asked before each wait: a stream without news never falls silent.
+    fn next_while(&mut self, goes_on: impl Fn() -> bool) -> Option<Event> {
         loop {
             if let Some(end) = self.text.windows(2).position(|two| two == b"\n\n") {
                 let block: Vec<u8> = self.text.drain(..end + 2).collect();
@@ -81,7 +86,7 @@ impl EventStream {
                 }
                 continue;
             }
-            if !self.read_chunk() {
+            if !goes_on() || !self.read_chunk() {
                 return None;
             }
         }
@@ -104,14 +109,19 @@ impl EventStream {
     /// Reads on until an event fits; all up to it.
     pub fn until(&mut self, what: &str, fits: impl Fn(&Event) -> bool) -> Vec<Event> {
         let mut seen = Vec::new();
-        while let Some(event) = self.next() {
+        // Each of them within the deadline.
+        let next = |stream: &mut Self| {
+            let deadline = Instant::now() + DEADLINE;
+            stream.next_while(|| Instant::now() < deadline)
+        };
+        while let Some(event) = next(self) {
             let is_it = fits(&event);
             seen.push(event);
             if is_it {
                 return seen;
             }
         }
-        panic!("the stream ended before {what}; it said {} events, the last {:?}", seen.len(), seen.last());
+        panic!("the stream ended, or was without news, before {what}; it said {} events, the last {:?}", seen.len(), seen.last());
     }
 
     /// Breaks the connection.
