@@ -223,6 +223,21 @@ fn silent_shim_degrades_health_and_is_never_doubled() {
 }
 
 #[test]
+fn a_shim_that_nobody_can_reach_any_more_can_still_be_told_to_end_the_run() {
+    let mut place = Place::serving("sleep.sh");
+    let (_, run_id) = place.start();
+    fs::remove_file(place.run_dir(run_id).join("ctl.sock")).expect("there");
+    place.restart_server();
+    let says_how = || place.degraded().is_some_and(|why| why.contains("TERM to the `shim_pid`"));
+    until_true("health says what to do", says_how);
+    assert_eq!(place.pipeline()["state"], "running");
+    signal(place.shim_pid(run_id), "TERM");
+    assert_eq!(place.until_all_agree(), "stopped");
+    assert_eq!((&place.run(run_id)["status"], place.degraded()), (&json!("stopped"), None));
+    place.start();
+}
+
+#[test]
 fn command_of_a_dead_server_to_a_silent_shim_is_done_once_it_goes_on() {
     let (mut place, _, run_id) = with_a_tree();
     let shim = place.shim_pid(run_id);

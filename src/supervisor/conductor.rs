@@ -28,7 +28,7 @@ use crate::store::{PipelineRow, RunRow, Store};
 const SILENCE_LIMIT: Duration = Duration::from_secs(5);
 
 /// What health says then.
-const SILENT_SHIM: &str = "the live run's own process (the shim) does not answer; the state is what it last said, and no other run is started; look at shim.log in its run directory";
+const SILENT_SHIM: &str = "the live run's own process (the shim) does not answer; the state is what it last said, and no other run is started; look at shim.log in its run directory; a TERM to the `shim_pid` in its journal.jsonl ends the run as a stop does";
 
 /// How often a shim that does not answer is tried again: often while it may just be leaving or beginning, seldom later.
 const RETRY_SOON: Duration = Duration::from_millis(5);
