@@ -24,7 +24,7 @@ use crate::http::{Answers, App, Door, Entrance, Guard, Keys, Listener, Server, S
 use crate::kill_point::KillPoint;
 use crate::log::{BackendLog, RunLogs};
 use crate::private::private_file;
-use crate::process;
+use crate::process::{self, ProcState};
 use crate::run_dir::{LockState, Runs, create_private_dir};
 use crate::secrets::{Secret, Secrets};
 use crate::server_info::{LOCK_FILE, ServerInfo};
@@ -37,6 +37,9 @@ const DATABASE_LOCK_SUFFIX: &str = "-server.lock";
 
 /// How long a killed server's lock and port are waited for, and how often they are tried.
 const LET_GO_LIMIT: Duration = Duration::from_millis(500);
+/// The same once the server before is seen to be dead: what a child that it had just made still holds falls with that one's exec, which a
+/// machine that has too much to do puts off.
+const LET_GO_LIMIT_OF_DEAD: Duration = Duration::from_secs(10);
 const LET_GO_LOOK: Duration = Duration::from_millis(2);
 
 /// How often `server.json` is tried again where the disk did not take it.
@@ -197,22 +200,23 @@ fn listen(config: &Config) -> anyhow::Result<Vec<Listener>> {
         let mut port = config.port;
         for host in &config.hosts {
             let address = SocketAddr::new(*host, port);
-            let listener = patiently(|| Listener::tcp(address), io::ErrorKind::AddrInUse).map_err(|error| {
-                let advice = match error.kind() {
-                    io::ErrorKind::AddrInUse => {
-                        "if another program has that port, set AUTOAPPDEV_PORT (or --port) to another one"
-                    }
-                    _ => "is it an address of this machine? set AUTOAPPDEV_HOST (or --host) to one that is",
-                };
-                anyhow!("cannot listen on {address}: {error}; {advice}")
-            })?;
+            let listener =
+                patiently(&config.runtime_dir, || Listener::tcp(address), io::ErrorKind::AddrInUse).map_err(|error| {
+                    let advice = match error.kind() {
+                        io::ErrorKind::AddrInUse => {
+                            "if another program has that port, set AUTOAPPDEV_PORT (or --port) to another one"
+                        }
+                        _ => "is it an address of this machine? set AUTOAPPDEV_HOST (or --host) to one that is",
+                    };
+                    anyhow!("cannot listen on {address}: {error}; {advice}")
+                })?;
             // Where the kernel picks the port, it is the same one at every address.
             port = listener.address().map_or(port, |address| address.port());
             listeners.push(listener);
         }
     }
     if let Some(path) = &config.socket {
-        match patiently(|| Listener::unix(path), io::ErrorKind::AddrInUse) {
+        match patiently(&config.runtime_dir, || Listener::unix(path), io::ErrorKind::AddrInUse) {
             Ok(listener) => listeners.push(listener),
             // Nobody asked for this one by name, and a file system without sockets, or a full one, is no reason not to serve.
             Err(error) if *path == config.runtime_dir.join(SOCKET_DEFAULT) => {
@@ -247,7 +251,7 @@ fn own(runtime_dir: &Path) -> anyhow::Result<[File; 2]> {
     let dir = File::open(runtime_dir).with_context(|| format!("cannot open {}", runtime_dir.display()))?;
     let take = |what: &File| {
         let taken = || Ok(rustix::fs::flock(what, FlockOperation::NonBlockingLockExclusive)?);
-        patiently(taken, io::ErrorKind::WouldBlock)
+        patiently(runtime_dir, taken, io::ErrorKind::WouldBlock)
     };
     let both = take(&lock).and_then(|()| match take(&dir) {
         // Not every file system has locks for folders: the file's has to do there.
@@ -281,7 +285,7 @@ fn own_database(database: &Path, runtime_dir: &Path) -> anyhow::Result<File> {
         format!("cannot open {}; let this user write that folder, or name another database with DATABASE_URL", path.display())
     })?;
     let take = || Ok(rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)?);
-    patiently(take, io::ErrorKind::WouldBlock).map_err(|error| {
+    patiently(runtime_dir, take, io::ErrorKind::WouldBlock).map_err(|error| {
         anyhow!("cannot use {}: another server uses it ({error}); name another database with DATABASE_URL", database.display())
     })?;
     let mut before = Vec::new();
@@ -311,12 +315,24 @@ fn own_database(database: &Path, runtime_dir: &Path) -> anyhow::Result<File> {
 
 /// Tries again for a moment while `taken` is the answer: a server that was killed lets go of its lock and its port a little after the
 /// kill, and whoever restarts it does not wait for that.
-fn patiently<T>(attempt: impl Fn() -> io::Result<T>, taken: io::ErrorKind) -> io::Result<T> {
-    let deadline = Instant::now() + LET_GO_LIMIT;
+fn patiently<T>(runtime_dir: &Path, attempt: impl Fn() -> io::Result<T>, taken: io::ErrorKind) -> io::Result<T> {
+    let began = Instant::now();
     loop {
         match attempt() {
-            Err(error) if error.kind() == taken && Instant::now() < deadline => thread::sleep(LET_GO_LOOK),
+            Err(error) if error.kind() == taken && began.elapsed() < LET_GO_LIMIT => thread::sleep(LET_GO_LOOK),
+            Err(error) if error.kind() == taken && began.elapsed() < LET_GO_LIMIT_OF_DEAD && was_killed(runtime_dir) => {
+                thread::sleep(LET_GO_LOOK);
+            }
             other => return other,
         }
     }
+}
+
+/// Whether the server that was here last did not live to say goodbye.
+fn was_killed(runtime_dir: &Path) -> bool {
+    let is_dead = |info: ServerInfo| match process::read_stat(info.pid) {
+        Ok(stat) => stat.state == ProcState::Dead,
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
+    };
+    ServerInfo::read(runtime_dir).is_some_and(is_dead)
 }

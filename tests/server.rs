@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::fs::FlockOperation;
 use serde_json::json;
 use support::{Place, is_alive, signal, until_true};
 
@@ -267,6 +268,23 @@ fn restarts_at_once_on_the_same_port_and_directory() {
         assert_eq!(place.pipeline()["pid"], pid);
     }
     assert_eq!(place.until_all_agree(), "running");
+}
+
+#[test]
+fn what_a_killed_server_still_holds_is_waited_for() {
+    let mut place = Place::serving("sleep.sh");
+    place.kill_server();
+    // As a child does that the server had just forked, on a machine that does not come round to its exec.
+    let lock = fs::File::open(place.runtime().join("server.lock")).expect("there");
+    until_true("the killed one has let go", || rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok());
+    let held = thread::spawn(move || {
+        // Longer than a server that lives is waited for; less than the new one waits only makes the test say less.
+        thread::sleep(Duration::from_millis(1_500));
+        drop(lock);
+    });
+    place.start_server();
+    held.join().expect("no panic");
+    assert_eq!(place.pipeline()["state"], "stopped");
 }
 
 #[test]

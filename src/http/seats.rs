@@ -22,7 +22,7 @@ const CONNECTIONS_MIN: usize = 16;
 /// So many descriptors are left to the rest of the server, which cannot read a log or ask the database without one.
 const OWN_DESCRIPTORS: u64 = 64;
 /// Of so many connections one more is let in while those that gave way are still leaving, or all are being answered. Beyond that a
-/// newcomer is turned away.
+/// newcomer waits, and is turned away in the end.
 const ONE_MORE_IN: usize = 8;
 /// The most connections from one address of another machine. From there as from everywhere, the one that has waited longest gives way.
 const FROM_ONE_ADDRESS_MAX: usize = 64;
@@ -32,8 +32,9 @@ const BODIES_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// How long a body waits at most for the memory that it needs.
 const BODY_ROOM_LIMIT: Duration = Duration::from_secs(2);
 
-/// How long a newcomer waits at most for those that gave way to leave, and how often it looks. They leave at once, but on a machine that is
-/// busy their threads may not run for a while; to wait for them is better than to be turned away.
+/// How long a newcomer waits at most for those that gave way to leave, or that are being answered to have their answer, and how often it
+/// looks. Both are a matter of moments, but on a machine that is busy their threads may not run for a while; to wait for them is better
+/// than to be turned away.
 const LEAVE_LIMIT: Duration = Duration::from_secs(2);
 const LEAVE_LOOK: Duration = Duration::from_millis(2);
 
@@ -154,7 +155,7 @@ impl Seats {
         }
     }
 
-    /// Seats a newcomer; `None` where all are being answered, where those that gave way do not leave in time, and once it stops.
+    /// Seats a newcomer; `None` where none of the others leaves in time, and once it stops.
     pub(super) fn seat(
         self: &Arc<Self>,
         number: u64,
@@ -203,8 +204,8 @@ impl Seats {
             if count < full {
                 return Some(open);
             }
-            let moves = open.values().filter(|slot| kind(slot)).any(|slot| doing(slot.activity.load()) != Doing::Works);
-            if !moves || Instant::now() >= deadline {
+            // Also where all are being answered: most of that takes no time, and what may take long has few places.
+            if Instant::now() >= deadline {
                 return None;
             }
             open = self.closed.wait_timeout(open, LEAVE_LOOK).unwrap_or_else(PoisonError::into_inner).0;
@@ -436,5 +437,23 @@ mod tests {
         drop(crowd);
         assert!(sit(&seats, 1003, "10.0.0.6").is_some());
         drop((own, friend));
+    }
+
+    #[test]
+    fn where_all_are_being_answered_a_newcomer_waits_for_the_first_to_have_it() {
+        let seats = Arc::new(Seats::new());
+        let full = FROM_ONE_ADDRESS_MAX + FROM_ONE_ADDRESS_MAX / ONE_MORE_IN;
+        let sit = |number| sit(&seats, number, "10.0.0.6").filter(|(seat, _)| seat.works());
+        let mut crowd: Vec<_> = (0..full as u64).map_while(sit).collect();
+        assert_eq!(crowd.len(), full);
+        let answered = crowd.pop();
+        std::thread::scope(|scope| {
+            // Later than the newcomer has looked; one that comes first makes the test say less.
+            scope.spawn(move || {
+                std::thread::sleep(Duration::from_millis(100));
+                drop(answered);
+            });
+            assert!(sit(1000).is_some(), "it was not turned away");
+        });
     }
 }
