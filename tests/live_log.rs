@@ -152,6 +152,31 @@ fn a_hidden_page_gives_its_stream_back_and_without_one_lines_are_polled() {
 }
 
 #[test]
+fn a_stream_that_has_nothing_to_tell_is_kept() {
+    let Some((browser, place)) = set_up(TOLD) else { return };
+    open(&browser, &place);
+    browser.script(
+        "window.asked = []; const real = window.fetch;
+         window.fetch = (...asked) => { window.asked.push(String(asked[0])); return real(...asked); };",
+    );
+    let asked = || -> Vec<String> {
+        let of_log = browser.script("return window.asked.filter((asked) => /api\\/(events|logs\\?)/.test(asked))");
+        serde_json::from_value(of_log).expect("texts")
+    };
+    // A stream that begins too slowly is left for a minute of polling: then another one is the one to see.
+    wait_until("a comment has come and the page's stream is the one from before it", 3 * PATIENCE, || {
+        set_hidden(&browser, true);
+        browser.script("window.asked = []");
+        set_hidden(&browser, false);
+        wait_until("the page asks", PATIENCE, || !asked().is_empty());
+        let mut beside = EventStream::open(place.port(), "", None);
+        beside.until("all that there is", |event| event.kind == "progress");
+        beside.until_comment();
+        asked().len() == 1 && asked()[0].contains("events")
+    });
+}
+
+#[test]
 fn who_reads_further_up_is_not_moved_and_comes_back_by_a_button() {
     let Some((browser, place)) = set_up(TOLD) else { return };
     place.start();
