@@ -83,7 +83,10 @@ fn who_follows_a_log_whose_folder_was_removed_sees_each_line_as_it_comes() {
         let mut next = place.get("/api/logs/tail?lines=1").body["next"].clone();
         for _ in 0..20 {
             let page = place.get(&format!("/api/logs?since={next}&limit=1&wait=60")).body;
-            assert_eq!(page["lines"][0]["line"], "tick", "{page}");
+            // The new folder's file may be there before its first line: then what is gone is the news.
+            if page["gone"] == 0 {
+                assert_eq!(page["lines"][0]["line"], "tick", "{page}");
+            }
             next = page["next"].clone();
             // A minute, each, for who is told of none.
             assert!(begun.elapsed() < Duration::from_secs(45), "a line came only when the wait for it was over");
