@@ -15,8 +15,8 @@ use crate::run_dir::{Message, NumberedProgress, write_progress};
 /// The least time between two that are said.
 const SAID_EVERY: Duration = Duration::from_millis(200);
 
-/// The least time between two that are stored: each is a sync, and the flash of a board is to outlive years of them. Only what follows the
-/// death of the shim itself is ever read from there.
+/// The least time between two that are stored: each is a sync, and the flash of a board is to outlive years of them. A server reads it
+/// only where the shim is gone: what was said in between is lost with one that was killed, and with no other.
 const STORED_EVERY: Duration = Duration::from_secs(10);
 
 /// The same where the last one could not be stored.
