@@ -214,10 +214,7 @@ fn the_preface_of_http_2_leaks_nothing() {
         assert_eq!(wire.answer().status, 400);
         assert!(wire.ends_silently());
     }
-    until_true("threads and descriptors are what they were", || {
-        let now = footprint(&place);
-        now.threads <= quiet.threads && now.descriptors <= quiet.descriptors
-    });
+    until_true("threads and descriptors are what they were", || footprint(&place).is_back_to(&quiet));
 }
 
 #[test]

@@ -132,10 +132,7 @@ fn endures(name: &str, gather: impl FnOnce(&Scene) -> Crowd) {
     let during = scene.footprint();
     drop(crowd);
     let after_waits = ask(address, newcomers::questions());
-    until_true("threads and descriptors are what they were", || {
-        let now = scene.footprint();
-        now.threads <= quiet.threads && now.descriptors <= quiet.descriptors
-    });
+    until_true("threads and descriptors are what they were", || scene.footprint().is_back_to(&quiet));
     until_true("memory falls back", || scene.footprint().rss_kb <= quiet.rss_kb + MEMORY_LEFT_KB_MAX);
     let after = scene.footprint();
     println!("{name}\n  before  {before_waits}\n  during  {waits}\n  after   {after_waits}");
