@@ -27,8 +27,8 @@ run: binary ## Build, and serve the demo pipeline on http://127.0.0.1:8788/ (ano
 	@exec $(BINARY) serve
 
 test: need-tools ## Run every test
-	$(CARGO) test --locked
-	$(CARGO) test --locked --features faults,fuzzing --test kill_points --test clock_steps --test corpora --test differential
+	$(CARGO) test --locked --no-fail-fast
+	$(CARGO) test --locked --no-fail-fast --features faults,fuzzing --test kill_points --test clock_steps --test corpora --test differential
 
 # The same as in `make test`, on the release build and with more newcomers: prints how long they waited, what the server took, and how long its
 # stop was. One after another, since they are measured.
