@@ -34,7 +34,7 @@ impl Footprint {
 
 impl Footprint {
     /// Whether threads and descriptors are what they were at `quiet`, whenever in the server's life that was taken. A descriptor more is none
-    /// that is lost: SQLite keeps that of a second connection to one file for the next (a POSIX lock ends with any close), and the first who
+    /// that is lost: `SQLite` keeps that of a second connection to one file for the next (a POSIX lock ends with any close), and the first who
     /// looks into the database beside the server's own connection, at leisure after boot, leaves one.
     pub fn is_back_to(&self, quiet: &Self) -> bool {
         const KEPT_BY_SQLITE: u64 = 1;
