@@ -14,7 +14,7 @@ use time::macros::format_description;
 use super::body::Chunks;
 use super::head::{self, BODY_BYTES_MAX, Broken, Framing, Head};
 use super::listener::Stream;
-use super::seats::Seat;
+use super::seats::{Seat, Works};
 
 /// How long a head may take from its first byte on.
 pub(super) const HEAD_LIMIT: Duration = Duration::from_secs(10);
@@ -60,13 +60,16 @@ pub(super) fn serve(stream: &Arc<Stream>, from: SocketAddr, seat: &Arc<Seat>) {
         return;
     }
     loop {
-        seat.waits();
+        if !seat.waits() {
+            return;
+        }
         // What has arrived is answered even so, also where this thread runs only now; nothing more is waited for.
         if seat.is_stopping() && stream.shutdown(Shutdown::Read).is_err() {
             return;
         }
         let read = wire.read_request();
-        if !seat.works() {
+        let works = seat.works();
+        if works == Works::NoMore {
             return;
         }
         let (head, body) = match read {
@@ -77,8 +80,6 @@ pub(super) fn serve(stream: &Arc<Stream>, from: SocketAddr, seat: &Arc<Seat>) {
                 let request = head.map(|head| head.into_request(from, Vec::new()));
                 let response = seat.handler().refuse(&broken, request.as_ref());
                 if wire.write(response, method.as_deref() == Some("HEAD"), false, false).is_ok() {
-                    // Gives way to a newcomer like any other that nothing is done for.
-                    seat.waits();
                     wire.linger();
                 }
                 return;
@@ -98,11 +99,10 @@ pub(super) fn serve(stream: &Arc<Stream>, from: SocketAddr, seat: &Arc<Seat>) {
             }
             return;
         }
-        let keep_alive = keep_alive && !seat.is_stopping();
+        let keep_alive = keep_alive && works == Works::On && !seat.is_stopping();
         match wire.write(response, is_head, is_http_1_0, keep_alive) {
             Ok(true) => {}
             Ok(false) => {
-                seat.waits();
                 wire.linger();
                 return;
             }
@@ -300,7 +300,7 @@ impl Wire<'_> {
             let mut piece = vec![0; ONE_WRITE_BYTES];
             loop {
                 // Who is sent what happens waits for that, not for its client.
-                if !self.seat.works() {
+                if self.seat.works() == Works::NoMore {
                     return Ok(false);
                 }
                 let count = match reader.read(&mut piece) {
@@ -364,8 +364,8 @@ impl Wire<'_> {
     }
 
     fn linger(&mut self) {
-        // All of this is best effort: the answer is out, the rest is courtesy.
-        if self.stream.shutdown(Shutdown::Write).is_err() {
+        // All of this is best effort: the answer is out, the rest is courtesy. It gives way like any other that nothing is done for.
+        if !self.seat.waits() || self.stream.shutdown(Shutdown::Write).is_err() {
             return;
         }
         let deadline = Instant::now() + LINGER_LIMIT;

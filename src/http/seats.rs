@@ -1,7 +1,8 @@
 //! Who is connected, what each of them does, and who gives way when there are too many.
 //!
 //! A connection that waits for its client gives way to a newcomer, the one that has waited longest first; one whose request is being
-//! answered never does. A request that has been read is done only by a connection that has not given way: nobody would hear of it.
+//! answered never does. Where a request had come even so, unseen, it is answered: that is its connection's last. Only one whose client did
+//! not take an answer is closed without a word, and does nothing more: nobody would hear of it.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Shutdown};
@@ -26,6 +27,10 @@ const OWN_DESCRIPTORS: u64 = 64;
 const ONE_MORE_IN: usize = 8;
 /// The most connections from one address of another machine. From there as from everywhere, the one that has waited longest gives way.
 const FROM_ONE_ADDRESS_MAX: usize = 64;
+
+/// How long a client that is to take an answer is not suspected of not taking it. The answer may be out all but one system call, whose
+/// thread does not run just now; to be cut off there would hide what was done.
+const WRITE_PATIENCE: Duration = Duration::from_millis(100);
 
 /// What all requests together may hold of bodies, in bytes. When it is taken, the one whose body has been waited for longest gives way.
 const BODIES_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -75,43 +80,65 @@ enum Doing {
     Works,
     /// It waits for its client to take an answer.
     Writes,
-    /// It gave way, and its thread has not noticed yet.
+    /// It gave way while it waited, and its thread has not noticed yet: no more comes in. What had come is answered.
+    GivesWay,
+    /// It gave way while its client took no answer: nothing goes out any more.
     Leaves,
 }
 
+/// The bits that [`Doing`] takes.
+const DOING_BITS: u32 = 3;
+
 const fn doing(packed: u64) -> Doing {
-    match packed & 3 {
+    match packed & ((1 << DOING_BITS) - 1) {
         0 => Doing::Waits,
         1 => Doing::Works,
         2 => Doing::Writes,
+        3 => Doing::GivesWay,
         _ => Doing::Leaves,
     }
 }
 
+/// Since when, in milliseconds after the server began.
+const fn since_ms(packed: u64) -> u64 {
+    packed >> DOING_BITS
+}
+
 impl Activity {
     fn pack(&self, doing: Doing, now: Instant) -> u64 {
-        let since_ms = u64::try_from(now.saturating_duration_since(self.began).as_millis()).unwrap_or(u64::MAX >> 2);
-        since_ms << 2 | doing as u64
+        let since_ms = u64::try_from(now.saturating_duration_since(self.began).as_millis()).unwrap_or(u64::MAX >> DOING_BITS);
+        since_ms << DOING_BITS | doing as u64
     }
 
     fn load(&self) -> u64 {
         self.packed.load(Ordering::SeqCst)
     }
 
-    /// False where it has given way: it stays so.
-    fn set(&self, what: Doing, now: Instant) -> bool {
+    /// What it did before. One that has given way stays so, with the exception of one that [`Doing::GivesWay`] and begins to work.
+    fn set(&self, what: Doing, now: Instant) -> Doing {
         let new = self.pack(what, now);
-        self.packed.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |old| (doing(old) != Doing::Leaves).then_some(new)).is_ok()
+        let stays = |old| match doing(old) {
+            Doing::Waits | Doing::Works | Doing::Writes => false,
+            Doing::GivesWay => what != Doing::Works,
+            Doing::Leaves => true,
+        };
+        let before = self.packed.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |old| (!stays(old)).then_some(new));
+        doing(before.unwrap_or_else(|stayed| stayed))
     }
 }
 
 impl Slot {
-    /// Closes the connection, if it still does the same since then. Its thread wakes up from reading or writing and takes its leave.
+    /// Has the connection end, if it still does the same since then. Its thread wakes up from reading or writing and takes its leave.
     fn give_way(&self, packed: u64) {
-        let leaves = self.activity.pack(Doing::Leaves, Instant::now());
-        if self.activity.packed.compare_exchange(packed, leaves, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
+        // What came since it was looked at, or was read already, is answered.
+        let (what, how) = match doing(packed) {
+            Doing::Waits => (Doing::GivesWay, Shutdown::Read),
+            Doing::Works | Doing::Writes | Doing::GivesWay | Doing::Leaves => (Doing::Leaves, Shutdown::Both),
+        };
+        let new = self.activity.pack(what, Instant::now());
+        if self.activity.packed.compare_exchange(packed, new, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
             // One that has closed meanwhile is what is wanted.
-            let _closed = self.stream.shutdown(Shutdown::Both);
+            let _closed = self.stream.shutdown(how);
         }
     }
 }
@@ -227,7 +254,7 @@ impl Seats {
             if doing(packed) != Doing::Waits {
                 continue;
             }
-            let waited = now.saturating_sub(Duration::from_millis(packed >> 2));
+            let waited = now.saturating_sub(Duration::from_millis(since_ms(packed)));
             if waited >= limit {
                 slot.give_way(packed);
             } else {
@@ -264,9 +291,14 @@ fn connections_max() -> usize {
 /// The connection whose client has kept us waiting for longest, and what it does. Where a request lies there unread it is not the
 /// client's fault: its thread has not run yet.
 fn waits_longest<'a>(slots: impl Iterator<Item = &'a Slot>) -> Option<(u64, &'a Slot)> {
+    let is_waited_for = |packed: u64, slot: &Slot| match doing(packed) {
+        Doing::Waits => true,
+        Doing::Writes => slot.activity.began.elapsed() >= Duration::from_millis(since_ms(packed)) + WRITE_PATIENCE,
+        Doing::Works | Doing::GivesWay | Doing::Leaves => false,
+    };
     let waiting = slots.map(|slot| (slot.activity.load(), slot));
-    let mut waiting: Vec<_> = waiting.filter(|(packed, _)| matches!(doing(*packed), Doing::Waits | Doing::Writes)).collect();
-    waiting.sort_unstable_by_key(|(packed, _)| packed >> 2);
+    let mut waiting: Vec<_> = waiting.filter(|(packed, slot)| is_waited_for(*packed, slot)).collect();
+    waiting.sort_unstable_by_key(|(packed, _)| since_ms(*packed));
     waiting
         .into_iter()
         .find(|(packed, slot)| doing(*packed) == Doing::Writes || ioctl_fionread(&*slot.stream).is_ok_and(|bytes| bytes == 0))
@@ -280,6 +312,17 @@ pub(super) struct Seat {
     activity: Arc<Activity>,
 }
 
+/// Whether a request that has been read is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Works {
+    /// It is, and others after it.
+    On,
+    /// It is. The connection gave way before that was known, and ends with the answer.
+    ForTheLastTime,
+    /// It must not be done: the connection is closed, and nobody would hear of it.
+    NoMore,
+}
+
 impl Seat {
     /// Who answers.
     pub(super) fn handler(&self) -> &dyn Handler {
@@ -291,11 +334,11 @@ impl Seat {
         self.seats.is_stopping()
     }
 
-    /// The client is to ask.
-    pub(super) fn waits(&self) {
+    /// The client is to ask. False where the connection has been closed, since its client took no answer.
+    pub(super) fn waits(&self) -> bool {
         self.has_no_body();
-        // One that has given way finds out when it reads.
-        let _has_given_way = self.activity.set(Doing::Waits, Instant::now());
+        // One that gives way finds out when it has read what has come.
+        self.activity.set(Doing::Waits, Instant::now()) != Doing::Leaves
     }
 
     /// The request's body is no longer held.
@@ -303,11 +346,14 @@ impl Seat {
         self.activity.body_bytes.store(0, Ordering::SeqCst);
     }
 
-    /// A request has been read and is to be answered. False where the connection has given way meanwhile: then its request must not be
-    /// done, since nobody would hear of it.
-    pub(super) fn works(&self) -> bool {
+    /// A request has been read and is to be answered.
+    pub(super) fn works(&self) -> Works {
         // Since when it works is nobody's business, so no clock is read.
-        self.activity.set(Doing::Works, self.activity.began)
+        match self.activity.set(Doing::Works, self.activity.began) {
+            Doing::Waits | Doing::Works | Doing::Writes => Works::On,
+            Doing::GivesWay => Works::ForTheLastTime,
+            Doing::Leaves => Works::NoMore,
+        }
     }
 
     /// The client is to take an answer, or its next piece, from now on.
@@ -323,7 +369,7 @@ impl Seat {
     pub(super) fn takes(&self, body_bytes: usize) -> bool {
         let (activity, deadline) = (&self.activity, Instant::now() + BODY_ROOM_LIMIT);
         // It is the newest of those that are waited for, unless it has given way already.
-        if !activity.set(Doing::Waits, Instant::now()) {
+        if matches!(activity.set(Doing::Waits, Instant::now()), Doing::GivesWay | Doing::Leaves) {
             return false;
         }
         // One at a time: those that wait for memory must not keep the accepting thread from its lock.
@@ -335,7 +381,7 @@ impl Seat {
                 activity.body_bytes.store(body_bytes, Ordering::SeqCst);
                 return true;
             }
-            if Instant::now() >= deadline || doing(activity.load()) == Doing::Leaves {
+            if Instant::now() >= deadline || matches!(doing(activity.load()), Doing::GivesWay | Doing::Leaves) {
                 return false;
             }
             let others = open
@@ -359,7 +405,7 @@ impl Drop for Seat {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read;
+    use std::io::{Read, Write};
     use std::os::unix::net::UnixStream;
 
     use rouille::{Request, Response};
@@ -391,22 +437,54 @@ mod tests {
         matches!(stream.read(&mut [0]), Ok(0))
     }
 
+    /// Whether the server has closed its side for reading.
+    fn takes_no_more(mut stream: &UnixStream) -> bool {
+        stream.write(b"x").is_err_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+    }
+
+    #[test]
+    fn who_does_not_take_an_answer_is_closed_and_not_before_it_had_the_time() {
+        let seats = Arc::new(Seats::new());
+        let (seat, stream) = sit(&seats, 1, "127.0.0.1").expect("room");
+        assert_eq!(seat.works(), Works::On);
+        // Stamps are whole milliseconds.
+        let (began, patience) = (seat.writes(), WRITE_PATIENCE.saturating_sub(Duration::from_millis(1)));
+        let give_way = || {
+            let open = seats.lock();
+            if let Some((packed, slot)) = waits_longest(open.values()) {
+                slot.give_way(packed);
+            }
+        };
+        give_way();
+        // On a machine that is slow enough it has had its time.
+        assert!(!is_closed(&stream) || began.elapsed() >= patience);
+        while !is_closed(&stream) {
+            assert!(began.elapsed() < Duration::from_mins(1), "it never gives way");
+            give_way();
+        }
+        assert!(began.elapsed() >= patience);
+        assert!(!seat.waits(), "nothing more is read of it");
+        assert_eq!(seat.works(), Works::NoMore);
+    }
+
     #[test]
     fn the_next_look_at_the_silent_is_due_with_the_first_of_them_and_never_while_nobody_is_connected() {
         let (seats, limit, s) = (Arc::new(Seats::new()), Duration::from_secs(60), Duration::from_secs);
-        let since = |seat: &Seat| Duration::from_millis(seat.activity.load() >> 2);
+        let since = |seat: &Seat| Duration::from_millis(since_ms(seat.activity.load()));
         assert_eq!(seats.close_idle_at(s(1000), limit), None);
         let (first, first_stream) = sit(&seats, 1, "127.0.0.1").expect("room");
         let (second, second_stream) = sit(&seats, 2, "127.0.0.1").expect("room");
-        assert!(second.works());
+        assert_eq!(second.works(), Works::On);
         let began = since(&first);
         assert_eq!(seats.close_idle_at(began + s(20), limit), Some(s(40) + Duration::from_millis(1)));
         assert_eq!(seats.close_idle_at(began + s(60), limit), Some(limit + Duration::from_millis(1)), "the other is busy");
-        assert!(is_closed(&first_stream) && !is_closed(&second_stream));
-        assert!(!first.works(), "what it was asked meanwhile is not done");
+        assert!(takes_no_more(&first_stream) && !takes_no_more(&second_stream));
+        assert!(!is_closed(&first_stream), "it can be told something yet");
+        assert!(first.waits());
+        assert_eq!(first.works(), Works::ForTheLastTime, "what it was asked meanwhile is answered");
         // Who takes an answer slowly has another limit.
         second.writes();
-        assert!(seats.close_idle_at(since(&second) + s(600), limit).is_some() && !is_closed(&second_stream));
+        assert!(seats.close_idle_at(since(&second) + s(600), limit).is_some() && !takes_no_more(&second_stream));
         drop((first, second));
         assert_eq!(seats.close_idle_at(s(1000), limit), None);
     }
@@ -427,10 +505,10 @@ mod tests {
         let full = FROM_ONE_ADDRESS_MAX + FROM_ONE_ADDRESS_MAX / ONE_MORE_IN;
         let crowd: Vec<_> = (10..).take(full).map_while(|number| sit(&seats, number, "10.0.0.6")).collect();
         assert_eq!(crowd.len(), full);
-        let closed = crowd.iter().filter(|(_, stream)| is_closed(stream)).count();
+        let closed = crowd.iter().filter(|(_, stream)| takes_no_more(stream)).count();
         assert_eq!(closed, full - FROM_ONE_ADDRESS_MAX, "the first to come gave way to the last");
-        assert!(is_closed(&crowd[0].1) && !is_closed(&crowd[full - 1].1));
-        assert!(!is_closed(&own_stream) && !is_closed(&friend_stream), "nobody else did");
+        assert!(takes_no_more(&crowd[0].1) && !takes_no_more(&crowd[full - 1].1));
+        assert!(!takes_no_more(&own_stream) && !takes_no_more(&friend_stream), "nobody else did");
         // Those that gave way have not left: no more of that address until they do.
         assert!(sit(&seats, 1000, "10.0.0.6").is_none());
         assert!(sit(&seats, 1001, "10.0.0.8").is_some() && sit(&seats, 1002, "127.0.0.1").is_some());
@@ -443,7 +521,7 @@ mod tests {
     fn where_all_are_being_answered_a_newcomer_waits_for_the_first_to_have_it() {
         let seats = Arc::new(Seats::new());
         let full = FROM_ONE_ADDRESS_MAX + FROM_ONE_ADDRESS_MAX / ONE_MORE_IN;
-        let sit = |number| sit(&seats, number, "10.0.0.6").filter(|(seat, _)| seat.works());
+        let sit = |number| sit(&seats, number, "10.0.0.6").filter(|(seat, _)| seat.works() == Works::On);
         let mut crowd: Vec<_> = (0..full as u64).map_while(sit).collect();
         assert_eq!(crowd.len(), full);
         let answered = crowd.pop();

@@ -224,7 +224,7 @@ const TOO_MANY: &[u8] =
 
 #[cfg(test)]
 mod tests {
-    use std::net::TcpStream;
+    use std::net::{TcpListener, TcpStream};
 
     use super::*;
 
@@ -305,6 +305,34 @@ mod tests {
             let mut answer = String::new();
             theirs.read_to_string(&mut answer).expect("it ends in order");
             assert_eq!(answer.ends_with("\r\nConnection: close\r\n\r\nhello"), answered, "{came:?}: {answer:?}");
+        }
+    }
+
+    #[test]
+    fn what_comes_while_its_connection_gives_way_is_answered_and_is_the_last() {
+        let request = "GET / HTTP/1.1\r\nHost: h\r\n\r\n";
+        for (came, answers) in [(request, 1), (&request.repeat(2), 1), (&request[..20], 0), ("", 0)] {
+            let door = TcpListener::bind("127.0.0.1:0").expect("a port");
+            let mut theirs = TcpStream::connect(door.local_addr().expect("bound")).expect("it listens");
+            let (ours, from) = door.accept().expect("somebody is there");
+            let (seats, stream) = (Arc::new(Seats::new()), Arc::new(Stream::Tcp(ours)));
+            let handler: Arc<dyn Handler> = Arc::new(Hello);
+            let seat = Arc::new(seats.seat(1, &stream, from.ip(), &handler).expect("room"));
+            // Nothing has come yet.
+            seats.make_room(Duration::ZERO);
+            theirs.write_all(came.as_bytes()).expect("there is room");
+            let began = Instant::now();
+            while rustix::io::ioctl_fionread(&*stream).expect("a socket") < came.len() as u64 {
+                assert!(began.elapsed() < DEADLINE, "it does not arrive");
+                thread::sleep(Duration::from_millis(1));
+            }
+            connection::serve(&stream, from, &seat);
+            drop((stream, seat));
+            let mut answer = String::new();
+            // What is not read is answered by a reset, which comes after all that was said.
+            let _reset = theirs.read_to_string(&mut answer);
+            assert_eq!(answer.matches("\r\nConnection: close\r\n\r\nhello").count(), answers, "{came:?}: {answer:?}");
+            assert_eq!(answer.matches("HTTP/1.1").count(), answers, "{came:?}: {answer:?}");
         }
     }
 }
