@@ -47,6 +47,8 @@ const HINTS = {
 };
 
 const $ = (id) => document.getElementById(id);
+// Of two words on one run's progress: an answer and the stream may pass each other.
+const later = (a, b) => (a && !(b?.at >= a.at) ? a : b);
 
 let pipeline = null;      // the latest answer; kept while disconnected, as the last known
 let connected = false;
@@ -302,8 +304,7 @@ async function followState(signal) {
   const wasConnected = connected;
   const before = pipeline;
   pipeline = answer.body.pipeline;
-  // The stream may have been quicker.
-  if (before?.run_id === pipeline.run_id && before.progress?.at > pipeline.progress?.at) pipeline.progress = before.progress;
+  if (before?.run_id === pipeline.run_id) pipeline.progress = later(before.progress, pipeline.progress);
   connected = true;
   locked = false;
   failures = 0;
@@ -379,8 +380,8 @@ const feed = makeFeed({
   ask, refresh, hint, isConnected: () => connected,
   showProgress({ run_id, progress }) {
     if (pipeline?.run_id !== run_id) return;
-    pipeline.progress = progress;
-    showProgress(run_id, progress, pipeline, Date.now() + skew, ask);
+    pipeline.progress = later(pipeline.progress, progress);
+    showProgress(run_id, pipeline.progress, pipeline, Date.now() + skew, ask);
   },
 });
 attach({ ...searchHooks, earlier: feed.earlier, atEnd: () => { if (feed.isResting()) kickLog(); } });
