@@ -149,7 +149,11 @@ fn read_spec(stdin: OwnedFd) -> Result<(LaunchSpec, UnixStream, Vec<u8>), ShimEr
     let mut lines = LineReader::new(SPEC_BYTES_MAX);
     let mut buffer = vec![0; 64 * 1024];
     loop {
-        let count = stream.read(&mut buffer).in_step("read the launch specification")?;
+        let count = match stream.read(&mut buffer) {
+            // With a time-out set a read does not go on by itself after SIGSTOP and SIGCONT (signal(7)), as when a machine is suspended.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            other => other.in_step("read the launch specification")?,
+        };
         lines.push(&buffer[..count]);
         if let Some(line) = lines.next_line() {
             let spec = from_line(&line).map_err(ShimError::Spec)?;
