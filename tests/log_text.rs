@@ -100,6 +100,7 @@ fn read_rest(stream: &mut TcpStream) -> usize {
         match stream.read(&mut buffer) {
             Ok(0) => return count,
             Ok(read) => count += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return count,
             Err(error) => panic!("the connection stays open: {error}"),
         }

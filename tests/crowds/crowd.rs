@@ -1,6 +1,6 @@
 //! The crowds: many connections that stay, or one that asks for much. Each is there until it is dropped.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -216,6 +216,7 @@ pub(crate) fn pipelined(address: SocketAddr, count: usize) -> Crowd {
             let mut answered = 0;
             while answered < count {
                 match reader.read(&mut buffer) {
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                     Ok(0) | Err(_) => break,
                     Ok(read) => bytes.extend_from_slice(&buffer[..read]),
                 }

@@ -204,8 +204,14 @@ impl Place {
 
     /// Waits until a run has ended and all figures of it are there.
     pub fn until_ended(&self, run_id: i64) -> Value {
-        until(&format!("run {run_id} has ended and its figures are there"), || {
+        let ended = until(&format!("run {run_id} has ended and its figures are there"), || {
             Some(self.run(run_id)).filter(|run| !run["stopped_at"].is_null() && !run["max_rss_kb"].is_null())
-        })
+        });
+        // The row is told from the database, the state a moment later, once it is committed.
+        until_true("the state knows it too", || {
+            let pipeline = self.pipeline();
+            pipeline["run_id"] != run_id || pipeline["state"] == "stopped"
+        });
+        ended
     }
 }

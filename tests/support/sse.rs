@@ -161,6 +161,8 @@ impl EventStream {
             let mut buffer = [0; 16 * 1024];
             match self.stream.read(&mut buffer) {
                 Ok(count) if count > 0 => self.coded.extend_from_slice(&buffer[..count]),
+                // With a time-out set a read does not go on by itself where the machine, or this process, was suspended (signal(7)).
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Ok(_) | Err(_) => return false,
             }
         }

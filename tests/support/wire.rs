@@ -151,11 +151,16 @@ impl Wire {
 
     fn more(&mut self) -> io::Result<()> {
         let mut buffer = vec![0; 64 * 1024];
-        match self.stream.read(&mut buffer)? {
-            0 => Err(io::ErrorKind::UnexpectedEof.into()),
-            count => {
-                self.unread.extend_from_slice(&buffer[..count]);
-                Ok(())
+        loop {
+            match self.stream.read(&mut buffer) {
+                // With a time-out set a read does not go on by itself where the machine, or this process, was suspended (signal(7)).
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(count) => {
+                    self.unread.extend_from_slice(&buffer[..count]);
+                    return Ok(());
+                }
             }
         }
     }
