@@ -521,3 +521,37 @@ fn progress_is_a_bar_and_steps() {
     assert_eq!(show(&Value::Null)["shown"][0], false);
     assert_eq!(browser.console(), Vec::<String>::new());
 }
+
+#[test]
+fn a_late_word_on_progress_takes_nothing_back() {
+    let script = "#!/bin/bash\necho '::progress 60 sixty'\nuntil [ -e go ]; do sleep 0.02; done\necho after\nsleep 1000\n";
+    let Some((browser, mut place)) = set_up(script) else { return };
+    place.set_env("AUTOAPPDEV_PORT", &place.port().to_string());
+    open(&browser, &place);
+    place.start();
+    wait_until("the bar is there", PATIENCE, || browser.text("percent") == "60 %");
+    // From here on the stream's word is an older one, and the answers are from before the first.
+    browser.script(
+        r#"const real = window.fetch;
+           window.late = {};
+           const changes = { events: [/"percent":60(.*?"at":)"20/g, '"percent":1$1"19'], pipeline: [/"progress":\{[^{}]*\}/g, '"progress":null'] };
+           window.fetch = async (path, init) => {
+             const answer = await real(path, init);
+             const [, what] = /^api\/(events|pipeline)\b/.exec(path) ?? [];
+             if (!what) return answer;
+             const change = new TransformStream({ transform(text, to) {
+               const changed = text.replace(...changes[what]);
+               if (changed !== text) window.late[what] = true;
+               to.enqueue(changed);
+             } });
+             const body = answer.body.pipeThrough(new TextDecoderStream()).pipeThrough(change).pipeThrough(new TextEncoderStream());
+             return new Response(body, { status: answer.status, headers: answer.headers });
+           };"#,
+    );
+    place.restart_server();
+    wait_until("both are late", PATIENCE, || browser.script("return late") == json!({"events": true, "pipeline": true}));
+    fs::write(place.root().join("go"), "").expect("ours");
+    wait_for_row(&browser, "after");
+    assert!(browser.shows("progress"));
+    assert_eq!(browser.text("percent"), "60 %");
+}
