@@ -175,7 +175,8 @@ pub fn usage_of_children() -> io::Result<ChildrenUsage> {
 }
 
 /// Every live process, this one excepted, whose environment holds each of `cookie`'s `NAME=value` texts. Processes whose
-/// environment may not be read are not ours. One that is executing another program has none for a moment: that is waited for.
+/// environment may not be read are not ours. One that is executing another program has none for a moment: that is waited for. So is one
+/// that has been killed, until it is dead: its memory goes first, and its locks and ports after that.
 /// A shortage ([`is_shortage`]) is an error: who could not be looked at may be one.
 pub fn carriers(cookie: &[Vec<u8>]) -> io::Result<Vec<Identity>> {
     let deadline = Instant::now() + CARRIERS_LIMIT;
@@ -207,13 +208,23 @@ fn carries(pid: u32, cookie: &[Vec<u8>], deadline: Instant) -> io::Result<bool> 
     let mut agreeing_looks = 0;
     loop {
         let mut environment = Vec::with_capacity(ENVIRONMENT_BYTES);
-        File::open(format!("/proc/{pid}/environ"))?.read_to_end(&mut environment)?;
+        match File::open(format!("/proc/{pid}/environ")).and_then(|mut file| file.read_to_end(&mut environment)) {
+            // By the kernel's version one that has no memory any more cannot be read, or is empty.
+            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) => environment.clear(),
+            other => drop(other?),
+        }
         let is_there = |wanted: &Vec<u8>| environment.split(|&byte| byte == 0).any(|entry| entry == wanted);
         if !cookie.is_empty() && cookie.iter().all(is_there) {
             return Ok(true);
         }
-        if environment.is_empty() && stat::is_in_execve(pid)? {
-            std::thread::sleep(EXECVE_LOOK);
+        if environment.is_empty() {
+            let is_leaving = stat::is_leaving(pid)?;
+            if is_leaving || stat::is_in_execve(pid)? {
+                std::thread::sleep(EXECVE_LOOK);
+            }
+            if is_leaving && Instant::now() <= deadline {
+                continue;
+            }
         }
         agreeing_looks = if before.as_ref() == Some(&environment) { agreeing_looks + 1 } else { 0 };
         if agreeing_looks == AGREEING_LOOKS || Instant::now() > deadline {

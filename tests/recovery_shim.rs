@@ -51,6 +51,25 @@ fn shim_killed_while_running_loses_the_run_and_leaves_nothing() {
     assert_lost(&place, run_id, &before);
 }
 
+/// A process that is killed gives back its memory first, and its files after that: with much of it that takes a while.
+#[test]
+fn shim_killed_and_what_the_run_held_is_free_when_it_is_said_to_have_ended() {
+    for containment in ["auto", "tree"] {
+        let place = Place::serving_with("holds.sh", containment);
+        place.script(
+            "holds.sh",
+            "#!/bin/bash\nexec 9>held\nflock 9\nmuch=$(head -c 200000000 /dev/zero | tr '\\0' x)\necho ready\nsleep 1000 9>&-\n",
+        );
+        let (_, run_id) = place.start();
+        place.until_line("ready");
+        let held = fs::File::open(place.root().join("held")).expect("it is there");
+        assert!(held.try_lock().is_err(), "the run holds it");
+        signal(place.shim_pid(run_id), "KILL");
+        place.until_state("stopped");
+        assert!(held.try_lock().is_ok(), "{containment}: the run is said to have ended, and something of it holds the lock");
+    }
+}
+
 #[test]
 fn shim_killed_and_a_pause_file_that_cannot_be_removed_still_says_what_is_alive() {
     let (place, _, run_id) = with_a_tree();

@@ -63,6 +63,23 @@ pub fn read_stat(pid: u32) -> io::Result<Stat> {
     })
 }
 
+/// Whether the process executes nothing of its own any more, and is not dead yet: it gives back what it has, its memory first, with the
+/// environment in it.
+pub(super) fn is_leaving(pid: u32) -> io::Result<bool> {
+    /// `PF_EXITING` and `PF_KTHREAD` of the kernel's `include/linux/sched.h`; a kernel thread never had an environment.
+    const EXITING: u32 = 0x4;
+    const KERNEL_THREAD: u32 = 0x0020_0000;
+    let raw = fs::read(format!("/proc/{pid}/stat")).map_err(gone_as_not_found)?;
+    // Counted from field 3: 3 letter, 9 flags.
+    let parse = || {
+        let after_name = raw.iter().rposition(|&byte| byte == b')')? + 1;
+        let mut fields = std::str::from_utf8(&raw[after_name..]).ok()?.split_ascii_whitespace();
+        Some((*fields.next()?.as_bytes().first()?, fields.nth(5)?.parse::<u32>().ok()?))
+    };
+    let (letter, flags) = parse().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "unreadable /proc stat"))?;
+    Ok(state_of(letter) != ProcState::Dead && flags & (EXITING | KERNEL_THREAD) == EXITING)
+}
+
 /// Whether the process has memory and no environment in it, not even an empty one: the kernel is about to lay out what it executes.
 pub(super) fn is_in_execve(pid: u32) -> io::Result<bool> {
     let raw = fs::read(format!("/proc/{pid}/stat")).map_err(gone_as_not_found)?;
