@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
 
+pub use condition::{Condition, ConditionCode, Conditions};
 pub use progress::{Label, MARK_BYTES_MAX, Mark, Percent, Progress, WorkStep};
 
 /// Declares a closed set of words: an enum, its texts in one place, and the way back.
@@ -43,6 +44,9 @@ macro_rules! words {
         }
     };
 }
+
+// Below the macro that it uses.
+mod condition;
 
 /// A stored or sent text that is none of the set's words: written by a newer version, or damaged.
 #[derive(Debug, thiserror::Error)]

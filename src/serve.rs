@@ -18,8 +18,10 @@ use anyhow::{Context, anyhow, bail};
 use rustix::fs::FlockOperation;
 use signal_hook::consts::signal::{SIGINT, SIGTERM};
 
+use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, SOCKET_DEFAULT};
 use crate::console::{self, say};
+use crate::health::{Inspector, Places};
 use crate::http::{Answers, App, Door, Entrance, Guard, Keys, Listener, Server, Streams};
 use crate::kill_point::KillPoint;
 use crate::log::{BackendLog, RunLogs};
@@ -30,7 +32,7 @@ use crate::secrets::{Secret, Secrets};
 use crate::server_info::{LOCK_FILE, ServerInfo};
 use crate::service_manager::{self, Watchdog};
 use crate::store::Store;
-use crate::supervisor::{Retention, Settings, Supervisor};
+use crate::supervisor::{Handle, Retention, Settings, Supervisor};
 
 /// Beside the database: held by the server that uses it, and names that server's runtime directory.
 const DATABASE_LOCK_SUFFIX: &str = "-server.lock";
@@ -115,7 +117,10 @@ fn serve_in(config: Config, runtime_dir: &Path) -> anyhow::Result<()> {
     .map_err(|error| anyhow!("failed to {error}"))?;
     let runs = Runs::new(runtime_dir.to_owned());
     let logs = RunLogs::new(runs.path());
-    let streams = Arc::new(Streams::new(supervisor.handle(), runs.clone(), logs.clone(), config.database.clone()));
+    let inspector =
+        inspector(&supervisor.handle(), &runs, &config.database).context("cannot start a thread that looks for what is wrong")?;
+    let streams =
+        Arc::new(Streams::new(supervisor.handle(), inspector.clone(), runs.clone(), logs.clone(), config.database.clone()));
     let (answers, checks) = (Arc::new(Answers::default()), Arc::new(Answers::default()));
     let app = |door| App {
         supervisor: supervisor.handle(),
@@ -124,6 +129,7 @@ fn serve_in(config: Config, runtime_dir: &Path) -> anyhow::Result<()> {
         database: config.database.clone(),
         guard: Guard::new(door, config.allow_hosts.clone(), config.allow_origins.clone()),
         keys: keys.clone().filter(|_| door != Door::Socket),
+        inspector: inspector.clone(),
         streams: streams.clone(),
         answers: answers.clone(),
         checks: checks.clone(),
@@ -191,6 +197,16 @@ fn serve_in(config: Config, runtime_dir: &Path) -> anyhow::Result<()> {
         None => say("autoappdev has stopped; no pipeline was running"),
     }
     Ok(())
+}
+
+/// Looks for what is wrong, and publishes it.
+fn inspector(supervisor: &Handle, runs: &Runs, database: &Path) -> io::Result<Inspector> {
+    let places = Places::new(runs.clone(), database.to_owned());
+    let supervisor = supervisor.clone();
+    Inspector::start(move || {
+        let watch = supervisor.watch();
+        watch.set_found(&places.look(watch.get().snapshot.live_run()), SystemClock.now());
+    })
 }
 
 /// Every socket to serve on: those that the service manager holds, else the addresses of the configuration; and the Unix socket.

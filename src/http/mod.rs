@@ -29,7 +29,7 @@ mod session;
 mod throttle;
 mod workers;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,9 +37,9 @@ use rouille::{Request, Response, ResponseBody};
 use serde::Serialize;
 use serde_json::json;
 
+use crate::health::Inspector;
 use crate::log::RunLogs;
 use crate::pipeline::Progress;
-use crate::process::{self, Identity};
 use crate::run_dir::{self, Runs};
 use crate::store::{Reader, RunRow, schema_version};
 use crate::supervisor::{Ask, Handle, Published};
@@ -71,10 +71,6 @@ const RUNS_DEFAULT: u64 = 50;
 /// More than most pages of a log take, in bytes.
 const LONG_BYTES: usize = 2 * 1024 * 1024;
 
-/// Less room than this on a disk shows in health: in bytes, and in files.
-const FREE_BYTES_MIN: u64 = 1024 * 1024;
-const FREE_FILES_MIN: u64 = 16;
-
 /// Who answers, in health.
 const SERVICE: &str = "autoappdev-backend";
 /// What every answer carries, where its endpoint has not said something else.
@@ -102,6 +98,8 @@ pub struct App {
     pub guard: Guard,
     /// What opens this door; `None` where it asks for nothing.
     pub keys: Option<Arc<Keys>>,
+    /// Looks for what is wrong when somebody asks.
+    pub inspector: Inspector,
     /// Who streams, at whatever listener.
     pub streams: Arc<Streams>,
     /// What was answered at length and is not read yet.
@@ -248,6 +246,7 @@ impl App {
         let after = input::query_number(request, "after", 0, u64::MAX)?;
         let wait = input::query_number(request, "wait", 0, WAIT_S_MAX)?.unwrap_or(WAIT_S_DEFAULT);
         let watch = self.supervisor.watch();
+        self.inspector.refresh();
         let now = watch.get();
         let published = match after {
             // A version that is not reached yet is one of another database: that client needs to see this one at once.
@@ -344,9 +343,9 @@ impl App {
             Err(ApiError::TokenNeeded) => false,
             Err(error) => return Err(error),
         };
-        let degraded: Vec<String> =
-            [self.stopped_shim(), self.supervisor.watch().degraded(), self.little_space()].into_iter().flatten().collect();
-        let degraded = (!degraded.is_empty()).then(|| degraded.join("; "));
+        self.inspector.look();
+        let published = self.supervisor.watch().get();
+        let conditions = &published.snapshot.conditions;
         let time = self.checks.make(|| Ok(Reader::open(&self.database).and_then(|reader| reader.time())))?;
         if let Err(error) = &time {
             ::log::error!("failed to {error}");
@@ -354,45 +353,14 @@ impl App {
         let time = time.ok();
         let is_ok = time.is_some();
         let health = if is_known {
-            json!({"ok": is_ok, "service": SERVICE, "db": {"ok": is_ok, "time": time}, "degraded": degraded})
+            json!({
+                "ok": is_ok, "service": SERVICE, "db": {"ok": is_ok, "time": time},
+                "degraded": conditions.sentence(), "conditions": conditions,
+            })
         } else {
             json!({"ok": is_ok, "service": SERVICE})
         };
         Ok(json(&health).with_status_code(if is_ok { 200 } else { 503 }))
-    }
-
-    /// A shim that somebody stopped sees nothing and says nothing. It is looked at here, when somebody asks, and not every few
-    /// seconds: a server with nothing to do sleeps.
-    fn stopped_shim(&self) -> Option<String> {
-        let published = self.supervisor.watch().get();
-        let run_id = published.snapshot.run_id.filter(|_| published.snapshot.pid.is_some())?;
-        let header = run_dir::read_header(&self.runs.run(run_id).journal_path()).ok()?;
-        let shim = header.shim_pid;
-        let is_it = |found: Identity| header.shim_start_ticks.is_none_or(|ticks| found.start_ticks == ticks);
-        let is_stopped = process::read_stat(shim).is_ok_and(|stat| stat.state.is_stopped() && is_it(stat.identity));
-        is_stopped.then(|| {
-            format!(
-                "the live run's own process (the shim) does not answer: a signal has stopped it; `kill -CONT {shim}` lets it go on"
-            )
-        })
-    }
-
-    /// Little room where things are written, before anything fails for it. Looked at here, as above.
-    fn little_space(&self) -> Option<String> {
-        let database_dir = self.database.parent().unwrap_or(Path::new("."));
-        [self.runs.runtime_dir(), database_dir].into_iter().find_map(|dir| {
-            let stat = rustix::fs::statvfs(dir).ok()?;
-            let free_bytes = stat.f_bavail.saturating_mul(stat.f_frsize);
-            let path = dir.display();
-            if free_bytes < FREE_BYTES_MIN {
-                Some(format!("little space is left on the disk: {} KiB are free at {path}", free_bytes / 1024))
-            } else if stat.f_files > 0 && stat.f_favail < FREE_FILES_MIN {
-                // Where a file system does not count them it says 0 of 0.
-                Some(format!("the disk has room for {} more files only, at {path}", stat.f_favail))
-            } else {
-                None
-            }
-        })
     }
 
     /// What every answer carries.

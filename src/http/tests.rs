@@ -51,6 +51,7 @@ impl Clock for HandClock {
 struct House {
     dir: tempfile::TempDir,
     supervisor: Option<Supervisor>,
+    inspector: Inspector,
     clock: HandClock,
 }
 
@@ -69,7 +70,7 @@ impl House {
             retention: Retention { log_bytes: 1 << 30, runs: 1000, ended_for: None },
         };
         let supervisor = Some(Supervisor::start(store, settings, || {}).expect("starts"));
-        Self { dir, supervisor, clock: HandClock::new() }
+        Self { dir, supervisor, inspector: Inspector::start(|| ()).expect("starts"), clock: HandClock::new() }
     }
 
     fn keys(&self, token: &str) -> Arc<Keys> {
@@ -88,8 +89,10 @@ impl House {
             keys,
             answers: Arc::default(),
             checks: Arc::default(),
+            inspector: self.inspector.clone(),
             streams: Arc::new(Streams::new(
                 self.supervisor.as_ref().expect("it runs").handle(),
+                self.inspector.clone(),
                 Runs::new(self.dir.path().to_owned()),
                 RunLogs::new(self.dir.path().join("runs")),
                 self.dir.path().join("autoappdev.db"),

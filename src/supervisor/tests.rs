@@ -14,9 +14,10 @@ use super::conductor::Conductor;
 use super::shims::{Finding, Shims};
 use super::*;
 use crate::clock::Timestamp;
-use crate::pipeline::{Cause, Containment, Entry, Exit, Fact, Found, State};
+use crate::pipeline::{Cause, ConditionCode, Containment, Entry, Exit, Fact, Found, State};
 use crate::run_dir::{
     Command, FORMAT, Header, LaunchSpec, Note, NumberedProgress, ProgressError, ReadJournal, Reply, ReplyError, Trouble,
+    TroublePart,
 };
 
 /// What the fake shim does, and what it was told.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use autoappdev::health::Inspector;
 use autoappdev::http::{App, Door, Guard, Handler, Streams};
 use autoappdev::log::RunLogs;
 use autoappdev::run_dir::Runs;
@@ -167,7 +168,8 @@ pub(crate) fn be_rouille(dir: &Path) {
     let supervisor = Supervisor::start(store, settings, || ()).expect("nothing to recover");
     let runs = Runs::new(dir);
     let logs = RunLogs::new(runs.path());
-    let streams = Streams::new(supervisor.handle(), runs.clone(), logs.clone(), database.clone());
+    let inspector = Inspector::start(|| ()).expect("a thread");
+    let streams = Streams::new(supervisor.handle(), inspector.clone(), runs.clone(), logs.clone(), database.clone());
     let app = App {
         supervisor: supervisor.handle(),
         runs,
@@ -177,6 +179,7 @@ pub(crate) fn be_rouille(dir: &Path) {
         keys: None,
         answers: Arc::default(),
         checks: Arc::default(),
+        inspector,
         streams: Arc::new(streams),
     };
     let server = rouille::Server::new("127.0.0.1:0", move |request| app.handle(request)).expect("a port").pool_size(4);

@@ -7,14 +7,13 @@ use std::time::Duration;
 use super::{ActionError, Conductor, Link, RETRY_LATER, RETRY_SOON, SILENCE_LIMIT, SILENT_SHIM, UnderWay};
 use crate::clock::{Clock, Timestamp, whole_ms};
 use crate::kill_point::KillPoint;
-use crate::pipeline::{Containment, Entry, Fact, Found, Pending, Plan, Refusal, RunStatus, State, recover};
+use crate::pipeline::{ConditionCode, Containment, Entry, Fact, Found, Pending, Plan, Refusal, RunStatus, State, recover};
 use crate::process::is_shortage;
 use crate::run_dir::{Command, ReadJournal};
 use crate::store::{NewRun, StoreError, UnseenEnd};
 use crate::supervisor::BootError;
 use crate::supervisor::records::Records;
 use crate::supervisor::shims::{Finding, Shims};
-use crate::supervisor::snapshot::Concern;
 
 impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
     /// The boot table, for the latest run: at boot, and whenever its shim's connection broke.
@@ -186,7 +185,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
                 let why = format!(
                     "nothing is paused, and the PAUSE file cannot be removed: {error}; it is tried again each second, or remove it by hand"
                 );
-                self.watch.set_concern(Concern::PauseFile, Some(why));
+                self.set_condition(ConditionCode::PauseFileLeft, Some(why));
             }
         }
     }
@@ -194,7 +193,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
     /// What there is of it from now on is another run's, or nothing.
     pub(super) fn pause_file_stays(&mut self) {
         self.pause_file_retry_at = None;
-        self.watch.set_concern(Concern::PauseFile, None);
+        self.set_condition(ConditionCode::PauseFileLeft, None);
     }
 
     /// The shim of a run that has ended holds its lock still: it is on its way out, and may have something to add.
@@ -243,7 +242,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         let is_latest = self.shims.run_ids().is_ok_and(|ids| ids.last().is_none_or(|&id| id <= run_id));
         self.is_awaited = false;
         self.look_at_progress(run_id);
-        self.watch.set_concern(Concern::Run, None);
+        self.forget_troubles();
         if is_latest {
             self.take_pause_file_away();
         }
@@ -284,7 +283,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
             Ok(number) => {
                 KillPoint::ServerRunAdopted.reach();
                 if matches!(self.link, Link::Silent { .. }) {
-                    self.watch.set_concern(Concern::Shim, None);
+                    self.set_condition(ConditionCode::ShimSilent, None);
                 }
                 self.link = Link::Connected { number };
                 self.expect_to_hear();
@@ -317,7 +316,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         self.link = Link::Silent { since, retry_at };
         self.unheard_since = None;
         if is_long && self.live_run().is_some() {
-            self.watch.set_concern(Concern::Shim, Some(SILENT_SHIM.to_owned()));
+            self.set_condition(ConditionCode::ShimSilent, Some(SILENT_SHIM.to_owned()));
         }
     }
 
@@ -335,8 +334,8 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
             self.row = row;
         }
         self.link = Link::Idle;
-        self.watch.set_concern(Concern::Shim, None);
-        self.watch.set_concern(Concern::Run, None);
+        self.set_condition(ConditionCode::ShimSilent, None);
+        self.forget_troubles();
         let is_disk_full = self.last_words.take().is_some_and(|words| words.is_disk_full);
         let under_way = self.under_way.take();
         self.publish();

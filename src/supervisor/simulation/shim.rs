@@ -436,7 +436,11 @@ impl Shim {
 }
 
 fn trouble(is_there: bool) -> Message {
-    Message::Trouble(Trouble { trouble: is_there.then(|| "its journal cannot be written".to_owned()), is_disk_full: is_there })
+    Message::Trouble(Trouble {
+        trouble: is_there.then(|| "its journal cannot be written".to_owned()),
+        is_disk_full: is_there,
+        parts: vec![],
+    })
 }
 
 fn write_down(fact: Fact, durable: bool, run: &mut Run, env: &mut Env) -> Message {
