@@ -6,6 +6,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod console;
+pub mod git_ignore;
 pub mod health;
 pub mod http;
 pub mod kill_point;

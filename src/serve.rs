@@ -21,6 +21,7 @@ use signal_hook::consts::signal::{SIGINT, SIGTERM};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, SOCKET_DEFAULT};
 use crate::console::{self, say};
+use crate::git_ignore;
 use crate::health::{Inspector, Places};
 use crate::http::{Answers, App, Door, Entrance, Guard, Keys, Listener, Server, Streams};
 use crate::kill_point::KillPoint;
@@ -87,6 +88,9 @@ fn serve_in(config: Config, runtime_dir: &Path) -> anyhow::Result<()> {
     KillPoint::ServerDatabaseOpened.reach();
     for migration in &opened.applied {
         ::log::info!("applied migration {migration}");
+    }
+    if let Err(error) = git_ignore::keep_out_of_git(runtime_dir) {
+        ::log::warn!("cannot write .gitignore in the runtime directory: {error}; keep that directory out of git by hand");
     }
     // One door that others reach, or a token that somebody set, and every TCP door asks for it.
     let is_open = listeners.iter().any(|listener| listener.door().is_open());
