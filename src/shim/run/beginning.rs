@@ -132,14 +132,7 @@ impl Run {
         };
         let spawned = process::spawn_in_session(&launch, cgroup)?;
         let containment = if spawned.is_in_cgroup { Containment::Cgroup } else { Containment::Tree };
-        // Even if it has ended already it is ours until we reap it, so it can be looked at; should that fail, it must not run unwatched.
-        match process::read_stat(spawned.pid) {
-            Ok(stat) => Ok((stat.identity, containment)),
-            Err(error) => {
-                process::kill_child(spawned.pid)?;
-                Err(error)
-            }
-        }
+        Ok((spawned.identity, containment))
     }
 
     fn explain(&self, error: &io::Error) -> String {
