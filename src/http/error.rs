@@ -106,9 +106,12 @@ impl ApiError {
             Self::Action(error) => match error {
                 ActionError::Refused(_) => (409, "invalid_transition"),
                 ActionError::Script(error) => match error {
-                    ScriptError::Unnamed | ScriptError::NotAFile(_) | ScriptError::Unreadable { .. } => (400, "invalid_script"),
+                    ScriptError::Unnamed
+                    | ScriptError::NotAFile { .. }
+                    | ScriptError::Unrunnable(_)
+                    | ScriptError::Unreadable { .. } => (400, "invalid_script"),
                     ScriptError::BadName { .. } | ScriptError::NotAFolder(_) => (400, "invalid_body"),
-                    ScriptError::NotFound(_) => (404, "script_not_found"),
+                    ScriptError::NotFound { .. } | ScriptError::NoRoot { .. } => (404, "script_not_found"),
                     ScriptError::OutsideRoot { .. } => (400, "script_outside_root"),
                 },
                 ActionError::SpawnFailed { .. } => (422, "spawn_failed"),
