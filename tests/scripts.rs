@@ -499,6 +499,10 @@ fn thousands_of_odd_starts_leave_the_server_alive_and_each_refusal_with_a_stable
     assert_eq!(place.server_pid(), server);
     assert_eq!(place.degraded(), None);
     assert!(!place.server_log().contains("panicked"), "{}", place.server_log());
+    for run in fs::read_dir(place.runtime().join("runs")).expect("there").flatten() {
+        let said = fs::read_to_string(run.path().join("shim.log")).expect("a shim's log");
+        assert!(said.is_empty(), "{}: {said}", run.path().display());
+    }
     place.start();
     place.until_state("stopped");
     until_true("nothing is left of any run", || place.processes().is_empty());
