@@ -266,12 +266,64 @@ fn what_cannot_run_is_refused_with_its_cause_before_a_run_begins() {
     assert_eq!(place.footprint(), before, "nothing of this is in the history");
 }
 
+/// Starts the server as a user without rights: as this one, or as nobody where this is root, who may do everything.
+fn serve_without_rights(place: &mut Place) {
+    const NOBODY: u32 = 65_534;
+    if !rustix::process::getuid().is_root() {
+        return place.start_server();
+    }
+    let binary = place.folder().join("autoappdev");
+    // By a process of its own: see `program`.
+    assert!(Command::new("cp").arg(env!("CARGO_BIN_EXE_autoappdev")).arg(&binary).status().expect("cp is there").success());
+    fs::create_dir(place.runtime()).expect("creates");
+    for path in [place.folder(), &place.runtime()] {
+        std::os::unix::fs::chown(path, Some(NOBODY), Some(NOBODY)).expect("root may");
+    }
+    let mut command = place.command_of(Path::new("setpriv"));
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&binary);
+    place.start_server_with(command);
+}
+
+#[test]
+fn what_this_user_may_not_run_is_refused_before_a_run_begins() {
+    let mut place = Place::new();
+    serve_without_rights(&mut place);
+    let before = place.footprint();
+    fs::create_dir(place.root().join("closed")).expect("creates");
+    fs::set_permissions(place.root().join("closed"), fs::Permissions::from_mode(0o600)).expect("ours");
+    // Neither its owner nor a stranger may: their bits are not set.
+    file(&place, "others.sh", b"#!/bin/sh\n", 0o654);
+    file(&place, "secret.sh", b"#!/bin/sh\n", 0o000);
+    file(&place, "by.sh", format!("#!{}\n", place.root().join("others.sh").display()).as_bytes(), 0o644);
+    for (script, cause) in [
+        ("others.sh", "may not execute others.sh; allow that with `chmod a+x others.sh`"),
+        ("secret.sh", "secret.sh could not be read: Permission denied"),
+        ("by.sh", "named in the first line of by.sh, cannot be executed: this server's user may not execute it"),
+        ("closed/x.sh", "could not be looked at: Permission denied"),
+    ] {
+        let answer = start(&place, json!({"script": script}));
+        assert_eq!((answer.status, answer.error()), (400, "invalid_script"), "{script}: {}", answer.body);
+        assert!(answer.body["detail"].as_str().is_some_and(|detail| detail.contains(cause)), "{}", answer.body);
+    }
+    let answer = start(&place, json!({"script": "sleep.sh", "cwd": "closed"}));
+    assert_eq!((answer.status, answer.error()), (400, "invalid_body"), "{}", answer.body);
+    assert!(answer.body["detail"].as_str().is_some_and(|detail| detail.contains("may not be entered")), "{}", answer.body);
+    assert_eq!(place.footprint(), before);
+    // A program may be run by who cannot read it.
+    let words = ["-c", "cp /bin/sleep \"$1\" && chmod 711 \"$1\"", "sh"];
+    assert!(Command::new("/bin/sh").args(words).arg(place.root().join("opaque")).status().expect("sh is everywhere").success());
+    let (_, run_id) = place.start_with(json!({"script": "opaque", "args": ["0"]}));
+    assert_eq!(place.until_ended(run_id)["exit_code"], 0);
+}
+
 #[test]
 fn what_only_the_kernel_can_refuse_fails_the_run_with_the_cause_that_is_seen_then() {
     let place = Place::serving("sleep.sh");
     let mut foreign = vec![0; 4096];
     foreign[..20].copy_from_slice(b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\xfe\xca");
-    file(&place, "foreign", &foreign, 0o755);
+    file(&place, "foreign.new", &foreign, 0o755);
+    // By another process: see `program`.
+    assert!(Command::new("cp").args(["-p", "foreign.new", "foreign"]).current_dir(place.root()).status().expect("cp").success());
     program(&place.root().join("text"), "echo hi\n");
     program(&place.root().join("nested"), "#!text.sh\n");
     program(&place.root().join("text.sh"), "#!/nowhere/at/all\n");
