@@ -313,6 +313,21 @@ fn flags_go_before_the_environment_before_dotenv_before_defaults() {
 }
 
 #[test]
+fn a_common_name_is_taken_only_where_its_value_counts() {
+    let taken = |flags: &Flags, env: &[(&str, &str)], dotenv: &[(&str, &str)]| {
+        resolve(flags, env, dotenv).unwrap_or_else(|error| panic!("{error}")).taken
+    };
+    let none = Flags::default();
+    let flags = Flags { port: Some("1".into()), database: Some("x.db".into()), ..Flags::default() };
+    let env = [(PORT_ALIAS, "5"), (DATABASE_URL, "sqlite:y.db")];
+    assert_eq!(taken(&none, &env, &[]), [PORT_ALIAS, DATABASE_URL]);
+    assert_eq!(taken(&flags, &env, &[]), [""; 0]);
+    assert_eq!(taken(&none, &env[..1], &[(PORT, "3")]), [""; 0]);
+    assert_eq!(taken(&none, &[], &env), [""; 0], "a pipeline does not get what stands in .env anyway");
+    assert_eq!(taken(&none, &[(PORT, "5")], &[]), [""; 0]);
+}
+
+#[test]
 fn every_flag_is_read_and_named_in_its_error() {
     let flags = Flags {
         host: Some("::1".into()),

@@ -110,7 +110,9 @@ impl ApiError {
                     | ScriptError::NotAFile { .. }
                     | ScriptError::Unrunnable(_)
                     | ScriptError::Unreadable { .. } => (400, "invalid_script"),
-                    ScriptError::BadName { .. } | ScriptError::NotAFolder(_) => (400, "invalid_body"),
+                    ScriptError::BadName { .. } | ScriptError::NotAFolder(_) | ScriptError::ClosedFolder(_) => {
+                        (400, "invalid_body")
+                    }
                     ScriptError::NotFound { .. } | ScriptError::NoRoot { .. } => (404, "script_not_found"),
                     ScriptError::OutsideRoot { .. } => (400, "script_outside_root"),
                 },
