@@ -47,6 +47,7 @@ fn nothing_set_is_the_documented_default() {
         log_total_bytes: 1024 << 20,
         runs_keep: 1000,
         runs_keep_for: None,
+        taken: Vec::new(),
     };
     assert_eq!(config, expected);
     assert_eq!(SocketAddr::new(config.hosts[0], config.port).to_string(), "127.0.0.1:8788");

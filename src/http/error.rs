@@ -37,7 +37,10 @@ pub(super) enum ApiError {
         "{0:?} is no name of this server; call it by its number, or add the name to AUTOAPPDEV_ALLOW_HOST if it should be one"
     )]
     HostNotAllowed(String),
-    #[error("a page of {0:?} may neither change nor stream anything here; add it to AUTOAPPDEV_ALLOW_ORIGIN if it should")]
+    #[error(
+        "a page of {0:?} may not use the API here; add its origin to AUTOAPPDEV_ALLOW_ORIGIN if it should. If you followed a link, open the \
+         address from the address bar instead"
+    )]
     OriginNotAllowed(String),
     #[error(
         "as many streams are open as there may be; come back in a few seconds, or ask GET /api/logs and /api/pipeline with wait"
@@ -103,9 +106,12 @@ impl ApiError {
             Self::Action(error) => match error {
                 ActionError::Refused(_) => (409, "invalid_transition"),
                 ActionError::Script(error) => match error {
-                    ScriptError::Unnamed | ScriptError::NotAFile(_) | ScriptError::Unreadable { .. } => (400, "invalid_script"),
+                    ScriptError::Unnamed
+                    | ScriptError::NotAFile { .. }
+                    | ScriptError::Unrunnable(_)
+                    | ScriptError::Unreadable { .. } => (400, "invalid_script"),
                     ScriptError::BadName { .. } | ScriptError::NotAFolder(_) => (400, "invalid_body"),
-                    ScriptError::NotFound(_) => (404, "script_not_found"),
+                    ScriptError::NotFound { .. } | ScriptError::NoRoot { .. } => (404, "script_not_found"),
                     ScriptError::OutsideRoot { .. } => (400, "script_outside_root"),
                 },
                 ActionError::SpawnFailed { .. } => (422, "spawn_failed"),

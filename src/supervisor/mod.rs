@@ -4,6 +4,7 @@
 //! they look at the snapshot. The thread ends with the server; the pipeline does not.
 
 mod conductor;
+mod inherited;
 mod keeper;
 mod kill_points;
 mod records;
@@ -185,7 +186,7 @@ impl From<StoreError> for ActionError {
 pub struct Settings {
     /// Holds `runs/` and the PAUSE file; absolute and without links, for it is half of the cookie.
     pub runtime_dir: PathBuf,
-    /// Scripts lie in here; absolute and without links.
+    /// Scripts lie in here; absolute. It may be a link, which each start follows anew.
     pub root: PathBuf,
     /// The script of a start that names none.
     pub default_script: Option<String>,
@@ -199,6 +200,8 @@ pub struct Settings {
     pub log_run_bytes: u64,
     /// What is kept of runs that have ended.
     pub retention: Retention,
+    /// Variables of the environment with common names from which the server took a setting: no pipeline is to get them.
+    pub taken_vars: Vec<&'static str>,
 }
 
 /// What is kept of runs that have ended, and of their logs.
@@ -263,7 +266,7 @@ impl Supervisor {
     pub fn start(store: Store, settings: Settings, at_end: impl FnOnce() + Send + 'static) -> Result<Self, BootError> {
         let (events, queue) = mpsc::channel();
         let runs = Runs::new(settings.runtime_dir.clone());
-        let shims = RealShims::new(runs.clone(), events.clone());
+        let shims = RealShims::new(runs.clone(), settings.taken_vars.clone(), events.clone());
         let (database, retention, segment_bytes) = (store.path().to_owned(), settings.retention, settings.log_segment_bytes);
         let conductor = Conductor::boot(store, shims, SystemClock, settings)?;
         let watch = conductor.watch();
