@@ -10,7 +10,7 @@ use super::head::Broken;
 use crate::pipeline::State;
 use crate::script::ScriptError;
 use crate::store::StoreError;
-use crate::supervisor::ActionError;
+use crate::supervisor::{ActionError, Obstacle};
 
 /// Why a request was not served.
 #[derive(Debug, thiserror::Error)]
@@ -122,12 +122,14 @@ impl ApiError {
                 ActionError::ShimSilent | ActionError::StillUnderWay(_) | ActionError::Stopping | ActionError::Shim(_) => {
                     (503, "busy")
                 }
-                ActionError::DiskFull | ActionError::Unrecorded { is_disk_full: true } => (507, "disk_full"),
-                ActionError::Unrecorded { is_disk_full: false } | ActionError::Store(_) | ActionError::Io(_) => {
+                ActionError::DiskFull | ActionError::Unrecorded { obstacle: Obstacle::DiskFull } => (507, "disk_full"),
+                ActionError::DatabaseLocked | ActionError::Unrecorded { obstacle: Obstacle::Locked } => (503, "database_locked"),
+                ActionError::Unrecorded { obstacle: Obstacle::Other } | ActionError::Store(_) | ActionError::Io(_) => {
                     (503, "storage_failed")
                 }
             },
             Self::Store(error) if error.is_disk_full() => (507, "disk_full"),
+            Self::Store(error) if error.is_locked() => (503, "database_locked"),
             Self::Store(_) => (503, "storage_failed"),
             Self::Log(_) => (503, "storage_failed"),
         }
@@ -144,6 +146,9 @@ impl ApiError {
         }
         let detail = match &self {
             Self::Action(ActionError::Store(_)) => "the database did not take it; the server's log has the cause".to_owned(),
+            Self::Store(error) if error.is_locked() => {
+                "another process has locked the database; try again in a moment".to_owned()
+            }
             Self::Action(ActionError::Io(_)) => {
                 "the runtime directory could not be read; the server's log has the cause".to_owned()
             }
@@ -172,6 +177,9 @@ impl ApiError {
             }
             Self::TooManyTries { wait_s, .. } => response_headers.push(("Retry-After", wait_s.to_string().into())),
             _ => {}
+        }
+        if word == "database_locked" {
+            response_headers.push(("Retry-After", "1".into()));
         }
         let mut response = super::json(&Value::Object(body)).with_status_code(status);
         for (name, value) in response_headers {

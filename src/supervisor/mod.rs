@@ -110,14 +110,19 @@ pub enum ActionError {
     #[error("{0} is still under way; look at GET /api/pipeline (`autoappdev status`)")]
     StillUnderWay(Action),
     /// It was done, and the database could not take that yet.
-    #[error("it was done, but is not on record yet: {}", unrecorded_because(*.is_disk_full))]
+    #[error("it was done, but is not on record yet: {}", unrecorded_because(*.obstacle))]
     Unrecorded {
-        /// Whether that is for want of room on the disk.
-        is_disk_full: bool,
+        /// What stands in the way.
+        obstacle: Obstacle,
     },
     /// There is no room on the disk.
     #[error("the disk is full; make room, and look at /api/pipeline before you try again")]
     DiskFull,
+    /// Another process holds a lock on the database.
+    #[error(
+        "another process has locked the database (a backup, or a sqlite3 shell with an open transaction); end that process or wait,          and try again"
+    )]
+    DatabaseLocked,
     /// The database did not take it.
     #[error("the database did not take it: {0}")]
     Store(String),
@@ -129,17 +134,44 @@ pub enum ActionError {
     Stopping,
 }
 
-fn unrecorded_because(is_disk_full: bool) -> &'static str {
-    if is_disk_full {
-        "the disk is full; it will be as soon as there is room"
-    } else {
-        "the database cannot be written; it will be as soon as it can, and the server's log has the cause"
+/// Why the database does not take something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Obstacle {
+    /// There is no room on the disk.
+    DiskFull,
+    /// Another process holds a lock on it.
+    Locked,
+    /// Anything else.
+    Other,
+}
+
+impl Obstacle {
+    const fn of(error: &StoreError) -> Self {
+        if error.is_disk_full() {
+            Self::DiskFull
+        } else if error.is_locked() {
+            Self::Locked
+        } else {
+            Self::Other
+        }
+    }
+}
+
+const fn unrecorded_because(obstacle: Obstacle) -> &'static str {
+    match obstacle {
+        Obstacle::DiskFull => "the disk is full; it will be as soon as there is room",
+        Obstacle::Locked => "another process has locked the database; it will be as soon as that process is done",
+        Obstacle::Other => "the database cannot be written; it will be as soon as it can, and the server's log has the cause",
     }
 }
 
 impl ActionError {
     fn store(error: &StoreError) -> Self {
-        if error.is_disk_full() { Self::DiskFull } else { Self::Store(error.to_string()) }
+        match Obstacle::of(error) {
+            Obstacle::DiskFull => Self::DiskFull,
+            Obstacle::Locked => Self::DatabaseLocked,
+            Obstacle::Other => Self::Store(error.to_string()),
+        }
     }
 }
 
