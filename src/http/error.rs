@@ -37,6 +37,8 @@ pub(super) enum ApiError {
         "{0:?} is no name of this server; call it by its number, or add the name to AUTOAPPDEV_ALLOW_HOST if it should be one"
     )]
     HostNotAllowed(String),
+    #[error("this is not the server that the request is meant for: its id is not the one in AutoAppDev-Server; nothing was done")]
+    OtherServer,
     #[error("a page of {0:?} may neither change nor stream anything here; add it to AUTOAPPDEV_ALLOW_ORIGIN if it should")]
     OriginNotAllowed(String),
     #[error(
@@ -93,6 +95,8 @@ impl ApiError {
             Self::MethodNotAllowed(_) => (405, "method_not_allowed"),
             Self::NotSentAsJson => (415, "unsupported_media_type"),
             Self::HostNotAllowed(_) => (421, "host_not_allowed"),
+            // RFC 9110, section 15.5.20: it came to the wrong server, and may be sent to another one.
+            Self::OtherServer => (421, "other_server"),
             Self::TooManyStreams => (503, "too_many_streams"),
             Self::TooManyDownloads => (503, "too_many_downloads"),
             Self::NoSuchRange { .. } => (416, "no_such_range"),

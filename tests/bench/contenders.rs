@@ -13,6 +13,7 @@ use autoappdev::http::{App, Door, Guard, Handler, Streams};
 use autoappdev::log::RunLogs;
 use autoappdev::run_dir::Runs;
 use autoappdev::store::Store;
+use autoappdev::server_info::ServerIdentity;
 use autoappdev::supervisor::{Retention, Settings, Supervisor};
 
 use crate::floor;
@@ -169,6 +170,7 @@ pub(crate) fn be_rouille(dir: &Path) {
     let logs = RunLogs::new(runs.path());
     let streams = Streams::new(supervisor.handle(), runs.clone(), logs.clone(), database.clone());
     let app = App {
+        identity: Arc::new(ServerIdentity::new(runs.runtime_dir()).expect("random bytes")),
         supervisor: supervisor.handle(),
         runs,
         logs,
