@@ -39,7 +39,7 @@ pub struct Header {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub socket: Option<String>,
     /// The runtime directory's path as it was then: half of the cookie that the run's processes carry.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "path_json::option")]
     pub runtime_dir: Option<PathBuf>,
     /// When the start was asked for.
     pub created_at: Timestamp,
