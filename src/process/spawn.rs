@@ -16,7 +16,7 @@ use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
 use rustix::process::Signal;
 
-use super::{Cgroup, begin_session, reap};
+use super::{Cgroup, begin_session, lack_of, reap};
 use crate::kill_point::KillPoint;
 
 /// `CLONE_INTO_CGROUP` of `clone(2)`, Linux 5.7.
@@ -59,6 +59,8 @@ pub fn spawn_in_session(launch: &Launch, cgroup: Option<&Cgroup>) -> io::Result<
     let group = cgroup.and_then(|cgroup| cgroup.open().ok());
     let (forked, is_in_cgroup) = match group.map(|group| fork(Some(&group))) {
         Some(Ok(forked)) => (forked, true),
+        // Without the group there is no process, no memory and no descriptor either; and if there were, the run would have no group for it.
+        Some(Err(error)) if lack_of(&error).is_some() => return Err(error),
         // An old kernel, a filter of system calls, a group that may not be joined.
         Some(Err(_)) | None => (fork(None)?, false),
     };

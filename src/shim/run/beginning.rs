@@ -106,7 +106,8 @@ impl Run {
             }
             Err(error) => {
                 run.or_log("remove the control group", cgroup.map_or(Ok(()), |cgroup| cgroup.remove()));
-                run.record(Fact::SpawnFailed { error: run.explain(&error) }, true);
+                let lack = process::lack_of(&error);
+                run.record(Fact::SpawnFailed { error: run.explain(&error), lack }, true);
             }
         }
         // The names of the files must be as durable as what is in them.
@@ -150,7 +151,7 @@ impl Run {
             }
             Some(rustix::io::Errno::ACCESS) => "; is its execute bit set, and may this user enter its folder?",
             Some(rustix::io::Errno::TOOBIG) => "; its arguments and environment are too long",
-            _ => "",
+            _ => return process::explain_lack(&format!("{} could not be run", self.spec.program.display()), error),
         };
         format!("{} could not be run: {error}{hint}", self.spec.program.display())
     }
