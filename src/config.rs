@@ -64,6 +64,9 @@ const URL: &str = "AUTOAPPDEV_URL";
 /// What an error shows in place of a token.
 const HIDDEN: &str = "…";
 
+/// Settings that a process of a pipeline has use for: where its run's files are, and which server a client command is to ask.
+pub const NAMES_FOR_PIPELINES: &[&str] = &[RUNTIME_DIR, URL];
+
 /// Every name that is read from the environment or a `.env` file.
 pub const NAMES: &[&str] = &[
     HOST,
@@ -165,6 +168,9 @@ pub struct Config {
     pub runs_keep: u64,
     /// For how long it keeps those that have ended; `None`: for ever.
     pub runs_keep_for: Option<Duration>,
+    /// Variables of the environment whose names are not only ours, and from which a setting was taken: `PORT`, `DATABASE_URL`. They were
+    /// meant for the server, so they are not for its pipelines.
+    pub taken: Vec<&'static str>,
 }
 
 impl Config {
@@ -177,11 +183,16 @@ impl Config {
     ) -> Result<Self, ConfigError> {
         let sources = Sources { env, dotenv };
         let port = sources.port(flags.port.as_ref())?;
+        let port_given = sources.given(("--port", flags.port.as_ref()), &[PORT, PORT_ALIAS]);
+        let mut taken: Vec<&str> = port_given.iter().filter_map(Given::taken).collect();
         let hosts = sources.hosts(flags.host.as_ref())?;
         let runtime_dir = sources.runtime_dir(flags.runtime_dir.as_ref(), cwd)?;
         let socket = sources.socket(&runtime_dir, cwd)?;
         let database = match sources.given(("--database", flags.database.as_ref()), &[DATABASE_URL]) {
-            Some(given) => in_folder(cwd, &given.database()?),
+            Some(given) => {
+                taken.extend(given.taken());
+                in_folder(cwd, &given.database()?)
+            }
             None => runtime_dir.join("autoappdev.db"),
         };
         let pipeline_root = match sources.given(("--root", flags.root.as_ref()), &[ROOT]) {
@@ -231,6 +242,7 @@ impl Config {
             log_total_bytes: total_mb * MIB,
             runs_keep,
             runs_keep_for: keep_days.map(|days| Duration::from_secs(days * 24 * 60 * 60)),
+            taken,
         })
     }
 }
@@ -359,6 +371,11 @@ struct Given {
 }
 
 impl Given {
+    /// The variable, where it is in the environment under a name that is not only ours.
+    fn taken(&self) -> Option<&'static str> {
+        [PORT_ALIAS, DATABASE_URL].into_iter().find(|&name| name == self.name && !self.from_dotenv)
+    }
+
     fn text(&self) -> Result<&str, ConfigError> {
         self.value.to_str().ok_or_else(|| self.wrong("is not UTF-8"))
     }

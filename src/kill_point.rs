@@ -63,6 +63,8 @@ kill_points! {
     ServerRunIdsReserved = "server.run_ids_reserved",
     /// A run that the database did not know is in it as `starting`.
     ServerUnknownRunCommitted = "server.unknown_run_committed",
+    /// What becomes `.gitignore` is written beside it.
+    ServerGitIgnoreBeside = "server.git_ignore_beside",
     /// A token or the session key is made and written beside its place.
     ServerSecretBeside = "server.secret_beside",
     /// It is in its place.

@@ -176,7 +176,7 @@ impl Exit {
 pub enum Fact {
     /// The pipeline's leader runs.
     Spawned {
-        /// Its process id, also its session and process group.
+        /// Its process id, also its process group.
         pid: u32,
         /// Its start time in clock ticks since boot (`proc_pid_stat(5)`, field 22), which makes the pid an identity.
         start_ticks: u64,

@@ -159,6 +159,17 @@ fn wait(pid: u32, options: WaitIdOptions) -> io::Result<Option<Exit>> {
     })
 }
 
+/// Waits until our child `pid` has ended, and takes it out of the process table.
+pub fn wait_for_end(pid: u32) -> io::Result<()> {
+    let wait = || rustix::process::waitid(WaitId::Pid(raw_pid(pid)?), WaitIdOptions::EXITED).map_err(io::Error::from);
+    loop {
+        match wait() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            other => return other.map(drop),
+        }
+    }
+}
+
 /// Reaps every child of this process that has ended, except `keep`.
 pub fn reap_all_but(keep: Option<u32>) {
     let me = std::process::id();

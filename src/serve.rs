@@ -21,6 +21,7 @@ use signal_hook::consts::signal::{SIGINT, SIGTERM};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, SOCKET_DEFAULT};
 use crate::console::{self, say};
+use crate::git_ignore;
 use crate::health::{Inspector, Places};
 use crate::http::{Answers, App, Door, Entrance, Guard, Keys, Listener, Server, Streams};
 use crate::kill_point::KillPoint;
@@ -69,8 +70,8 @@ fn serve_in(config: Config, runtime_dir: &Path) -> anyhow::Result<()> {
     let _lock = own(runtime_dir)?;
     KillPoint::ServerDirectoryOwned.reach();
     let _database_lock = own_database(&config.database, runtime_dir)?;
-    let root = config.pipeline_root.canonicalize().ok().filter(|root| root.is_dir());
-    let Some(root) = root else {
+    let root_now = config.pipeline_root.canonicalize().ok().filter(|root| root.is_dir());
+    let Some(root_now) = root_now else {
         let advice = "it must be a folder that is there; set AUTOAPPDEV_PIPELINE_CWD (or --root)";
         bail!("cannot use {} as the root: {advice}", config.pipeline_root.display());
     };
@@ -88,6 +89,9 @@ fn serve_in(config: Config, runtime_dir: &Path) -> anyhow::Result<()> {
     for migration in &opened.applied {
         ::log::info!("applied migration {migration}");
     }
+    if let Err(error) = git_ignore::keep_out_of_git(runtime_dir) {
+        ::log::warn!("cannot write .gitignore in the runtime directory: {error}; keep that directory out of git by hand");
+    }
     // One door that others reach, or a token that somebody set, and every TCP door asks for it.
     let is_open = listeners.iter().any(|listener| listener.door().is_open());
     let keys = if config.tokens.is_set() || is_open {
@@ -98,7 +102,7 @@ fn serve_in(config: Config, runtime_dir: &Path) -> anyhow::Result<()> {
     };
     let settings = Settings {
         runtime_dir: runtime_dir.to_owned(),
-        root,
+        root: config.pipeline_root.clone(),
         default_script: config.pipeline_script,
         grace: config.grace,
         uses_cgroups: config.uses_cgroups,
@@ -109,6 +113,7 @@ fn serve_in(config: Config, runtime_dir: &Path) -> anyhow::Result<()> {
             runs: usize::try_from(config.runs_keep).unwrap_or(usize::MAX),
             ended_for: config.runs_keep_for,
         },
+        taken_vars: config.taken,
     };
     let supervisor = Supervisor::start(opened.store, settings, move || {
         // Nobody reads it when the server is stopping anyway.
@@ -155,6 +160,11 @@ fn serve_in(config: Config, runtime_dir: &Path) -> anyhow::Result<()> {
     ::log::info!("listening on {}", ways.join(" and "));
     for (n, way) in ways.iter().enumerate().filter(|(n, _)| *n < addresses.len().max(1)) {
         say(&format!("autoappdev {}listens on {way}", if n > 0 { "also " } else { "" }));
+    }
+    if root_now != config.pipeline_root {
+        let root = format!("{}, which is {} now", config.pipeline_root.display(), root_now.display());
+        ::log::info!("scripts are looked for in {root}");
+        say(&format!("scripts are looked for in {root}; each start looks where that leads then"));
     }
     if keys.is_some() {
         let place = match config.tokens.token {

@@ -12,6 +12,7 @@ use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
 use crate::kill_point::KillPoint;
+use crate::path_json;
 use crate::private::private_file;
 
 const NAME: &str = "server.json";
@@ -34,7 +35,7 @@ pub struct ServerInfo {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub more_addresses: Vec<SocketAddr>,
     /// Its Unix socket.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "path_json::option")]
     pub socket: Option<PathBuf>,
 }
 

@@ -11,7 +11,7 @@ use crate::pipeline::{Lack, State};
 use crate::process::lack_of;
 use crate::script::ScriptError;
 use crate::store::StoreError;
-use crate::supervisor::ActionError;
+use crate::supervisor::{ActionError, Obstacle};
 
 /// The status code and the stable word where there was none of something that is limited.
 const fn of_lack(lack: Lack) -> (u16, &'static str) {
@@ -117,9 +117,14 @@ impl ApiError {
             Self::Action(error) => match error {
                 ActionError::Refused(_) => (409, "invalid_transition"),
                 ActionError::Script(error) => match error {
-                    ScriptError::Unnamed | ScriptError::NotAFile(_) | ScriptError::Unreadable { .. } => (400, "invalid_script"),
-                    ScriptError::BadName { .. } | ScriptError::NotAFolder(_) => (400, "invalid_body"),
-                    ScriptError::NotFound(_) => (404, "script_not_found"),
+                    ScriptError::Unnamed
+                    | ScriptError::NotAFile { .. }
+                    | ScriptError::Unrunnable(_)
+                    | ScriptError::Unreadable { .. } => (400, "invalid_script"),
+                    ScriptError::BadName { .. } | ScriptError::NotAFolder(_) | ScriptError::ClosedFolder(_) => {
+                        (400, "invalid_body")
+                    }
+                    ScriptError::NotFound { .. } | ScriptError::NoRoot { .. } => (404, "script_not_found"),
                     ScriptError::OutsideRoot { .. } => (400, "script_outside_root"),
                 },
                 ActionError::SpawnFailed { lack, .. } => lack.map_or((422, "spawn_failed"), of_lack),
@@ -128,11 +133,13 @@ impl ApiError {
                 ActionError::ShimSilent | ActionError::StillUnderWay(_) | ActionError::Stopping | ActionError::Shim(_) => {
                     (503, "busy")
                 }
-                ActionError::DiskFull | ActionError::Unrecorded { is_disk_full: true } => (507, "disk_full"),
-                ActionError::Unrecorded { is_disk_full: false } | ActionError::Store(_) => (503, "storage_failed"),
+                ActionError::DiskFull | ActionError::Unrecorded { obstacle: Obstacle::DiskFull } => (507, "disk_full"),
+                ActionError::DatabaseLocked | ActionError::Unrecorded { obstacle: Obstacle::Locked } => (503, "database_locked"),
+                ActionError::Unrecorded { obstacle: Obstacle::Other } | ActionError::Store(_) => (503, "storage_failed"),
                 ActionError::Io(error) => lack_of(error).map_or((503, "storage_failed"), of_lack),
             },
             Self::Store(error) if error.is_disk_full() => (507, "disk_full"),
+            Self::Store(error) if error.is_locked() => (503, "database_locked"),
             Self::Store(_) => (503, "storage_failed"),
             Self::Log(_) => (503, "storage_failed"),
         }
@@ -149,6 +156,9 @@ impl ApiError {
         }
         let detail = match &self {
             Self::Action(ActionError::Store(_)) => "the database did not take it; the server's log has the cause".to_owned(),
+            Self::Store(error) if error.is_locked() => {
+                "another process has locked the database; try again in a moment".to_owned()
+            }
             Self::Action(ActionError::Io(_)) => {
                 "the runtime directory could not be read; the server's log has the cause".to_owned()
             }
@@ -177,6 +187,9 @@ impl ApiError {
             }
             Self::TooManyTries { wait_s, .. } => response_headers.push(("Retry-After", wait_s.to_string().into())),
             _ => {}
+        }
+        if word == "database_locked" {
+            response_headers.push(("Retry-After", "1".into()));
         }
         let mut response = super::json(&Value::Object(body)).with_status_code(status);
         for (name, value) in response_headers {

@@ -65,6 +65,7 @@ impl House {
             default_script: None,
             grace: Duration::ZERO,
             uses_cgroups: false,
+            taken_vars: Vec::new(),
             log_segment_bytes: 1 << 20,
             log_run_bytes: 1 << 20,
             retention: Retention { log_bytes: 1 << 30, runs: 1000, ended_for: None },

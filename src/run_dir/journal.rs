@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{FORMAT, from_line};
 use crate::clock::Timestamp;
+use crate::path_json;
 use crate::pipeline::{Entry, Fact};
 use crate::private::private_file;
 
@@ -31,7 +32,7 @@ pub struct Header {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shim_start_ticks: Option<u64>,
     /// The folder of the control group that was made for the run, if one was.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "path_json::option")]
     pub cgroup: Option<PathBuf>,
     /// When the start was asked for.
     pub created_at: Timestamp,

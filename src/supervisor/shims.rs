@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use super::Event;
+use super::{Event, inherited};
 use crate::kill_point::KillPoint;
 use crate::log;
 use crate::pipeline::Found;
@@ -34,20 +34,6 @@ const MESSAGE_BYTES_MAX: usize = 1024 * 1024;
 
 /// How long the leftovers of a run may take to die of SIGKILL before the search for them is given up and said so.
 const KILL_LIMIT: Duration = Duration::from_secs(5);
-
-/// Variables that are for the server alone: our secrets, and what a service manager tells the process that it started (`sd_notify(3)`,
-/// `sd_listen_fds(3)`): a pipeline that took those for its own would answer in the server's name.
-const SERVER_VARS: [&str; 9] = [
-    "AUTOAPPDEV_TOKEN",
-    "AUTOAPPDEV_READ_TOKEN",
-    "NOTIFY_SOCKET",
-    "LISTEN_FDS",
-    "LISTEN_PID",
-    "LISTEN_PIDFDID",
-    "LISTEN_FDNAMES",
-    "WATCHDOG_USEC",
-    "WATCHDOG_PID",
-];
 
 /// Names one connection to a shim, so that a late message of an earlier one is known as such.
 pub(super) type ConnectionNumber = u64;
@@ -96,16 +82,18 @@ pub(super) struct RealShims {
     next_number: ConnectionNumber,
     /// The shim that this server started, to be reaped when it has left.
     children: Vec<Child>,
+    /// Variables of the environment from which this server took a setting.
+    taken: Vec<&'static str>,
 }
 
 impl RealShims {
     /// Begins. What shims say goes to `events`.
-    pub(super) fn start(runs: Runs, events: Sender<Event>) -> io::Result<Self> {
+    pub(super) fn start(runs: Runs, taken: Vec<&'static str>, events: Sender<Event>) -> io::Result<Self> {
         let (to_reader, streams) = mpsc::channel();
         // Ends once nobody can hand it another stream.
         let read = move || streams.iter().for_each(|(stream, number)| read_messages(stream, number, &events));
         thread::Builder::new().name("shim-reader".to_owned()).spawn(read)?;
-        Ok(Self { runs, stream: None, to_reader, next_number: 1, children: Vec::new() })
+        Ok(Self { runs, stream: None, to_reader, next_number: 1, children: Vec::new(), taken })
     }
 
     /// Keeps `stream` for sending, and has `reader`, the same one, read. The one before it is let go of.
@@ -146,7 +134,7 @@ impl Shims for RealShims {
         // The path that /proc/self/exe leads to may hold a newer binary by now; the link itself always starts this one.
         let mut command = std::process::Command::new("/proc/self/exe");
         command.arg0("autoappdev").arg("shim").arg(dir.path());
-        for name in SERVER_VARS {
+        for name in inherited::not_for_pipelines(std::env::vars_os(), &self.taken) {
             command.env_remove(name);
         }
         command.stdin(OwnedFd::from(its)).stdout(lock).stderr(Stdio::from(shim_log));

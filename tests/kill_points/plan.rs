@@ -113,7 +113,7 @@ pub(crate) const fn plan(point: KillPoint) -> Plan {
     match point {
         P::ServerDirectoryOwned | P::ServerSocketBound => server(S::BootOnRun, Paused, Lost),
         P::ServerDatabaseOwnerCleared => server(S::MovedDatabase, Nothing, Nothing),
-        P::ServerDatabaseMade | P::ServerDatabaseMigrated => server(S::FirstBoot, Nothing, Nothing),
+        P::ServerDatabaseMade | P::ServerDatabaseMigrated | P::ServerGitIgnoreBeside => server(S::FirstBoot, Nothing, Nothing),
         P::ServerDatabaseOpened | P::ServerJournalRecorded | P::ServerRunAdopted => server(S::BootOnRun, Paused, Lost),
         P::ServerLeftoversKilled | P::ServerLeftoversCgroupRemoved | P::ServerLeftoversRemoved | P::ServerLostCommitted => {
             server(S::ShimKilled, Lost, Lost)
