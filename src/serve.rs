@@ -76,7 +76,7 @@ fn serve_in(config: Config, runtime_dir: &Path) -> anyhow::Result<()> {
         bail!("cannot use {} as the root: {advice}", config.pipeline_root.display());
     };
     // A pipe that was opened and closed stays silent, so this only wakes up for a signal or for the supervisor's end.
-    let (mut alarm, bell) = UnixStream::pair().context("cannot open a socket pair")?;
+    let (mut alarm, bell) = UnixStream::pair().map_err(cannot("open a socket pair"))?;
     for number in [SIGTERM, SIGINT] {
         signal_hook::low_level::pipe::register(number, bell.try_clone()?).context("cannot catch signals")?;
     }
@@ -125,8 +125,8 @@ fn serve_in(config: Config, runtime_dir: &Path) -> anyhow::Result<()> {
     .map_err(|error| anyhow!("failed to {error}"))?;
     let runs = Runs::new(runtime_dir.to_owned());
     let logs = RunLogs::new(runs.path());
-    let inspector =
-        inspector(&supervisor.handle(), &runs, &config.database).context("cannot start a thread that looks for what is wrong")?;
+    let inspector = inspector(&supervisor.handle(), &runs, &config.database)
+        .map_err(cannot("start a thread that looks for what is wrong"))?;
     let streams =
         Arc::new(Streams::new(supervisor.handle(), inspector.clone(), runs.clone(), logs.clone(), config.database.clone()));
     let (answers, checks) = (Arc::new(Answers::default()), Arc::new(Answers::default()));
@@ -146,7 +146,7 @@ fn serve_in(config: Config, runtime_dir: &Path) -> anyhow::Result<()> {
     };
     let entrances =
         listeners.into_iter().map(|listener| Entrance { handler: Arc::new(app(listener.door())), listener }).collect();
-    let server = Server::start(entrances).context("cannot begin to serve")?;
+    let server = Server::start(entrances).map_err(cannot("begin to serve"))?;
     KillPoint::ServerRecovered.reach();
     let addresses = server.addresses();
     let info = ServerInfo {
@@ -186,7 +186,7 @@ fn serve_in(config: Config, runtime_dir: &Path) -> anyhow::Result<()> {
         // The state is answered from a copy: a thread that hangs behind it would show to nobody.
         move |limit| probe.is_answered(limit / 2) && life_cycle.is_answering(limit / 2)
     })
-    .context("cannot start a thread for the watchdog")?;
+    .map_err(cannot("start a thread for the watchdog"))?;
     service_manager::tell_ready(&format!("listening on {}", ways.join(" and ")));
 
     // Until a signal, or the supervisor's end.
@@ -216,6 +216,11 @@ fn serve_in(config: Config, runtime_dir: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Says what could not be done for want of a thread or a descriptor, and what to do about it.
+fn cannot(what: &str) -> impl FnOnce(io::Error) -> anyhow::Error + '_ {
+    move |error| anyhow!("cannot {}", process::explain_lack(what, &error))
+}
+
 /// Looks for what is wrong, and publishes it.
 fn inspector(supervisor: &Handle, runs: &Runs, database: &Path) -> io::Result<Inspector> {
     let places = Places::new(runs.clone(), database.to_owned());
@@ -235,11 +240,12 @@ fn listen(config: &Config) -> anyhow::Result<Vec<Listener>> {
             let address = SocketAddr::new(*host, port);
             let listener =
                 patiently(&config.runtime_dir, || Listener::tcp(address), io::ErrorKind::AddrInUse).map_err(|error| {
-                    let advice = match error.kind() {
-                        io::ErrorKind::AddrInUse => {
+                    let advice = match (error.kind(), process::lack_of(&error)) {
+                        (io::ErrorKind::AddrInUse, _) => {
                             "if another program has that port, set AUTOAPPDEV_PORT (or --port) to another one"
                         }
-                        _ => "is it an address of this machine? set AUTOAPPDEV_HOST (or --host) to one that is",
+                        (_, Some(lack)) => lack.advice(),
+                        (_, None) => "is it an address of this machine? set AUTOAPPDEV_HOST (or --host) to one that is",
                     };
                     anyhow!("cannot listen on {address}: {error}; {advice}")
                 })?;

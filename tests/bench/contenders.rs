@@ -165,6 +165,7 @@ pub(crate) fn be_rouille(dir: &Path) {
         log_segment_bytes: 1 << 20,
         log_run_bytes: 1 << 24,
         retention: Retention { log_bytes: 1 << 30, runs: 1000, ended_for: None },
+        taken_vars: Vec::new(),
     };
     let store = Store::open(&database).expect("a new database").store;
     let supervisor = Supervisor::start(store, settings, || ()).expect("nothing to recover");
