@@ -26,6 +26,7 @@ use crate::health::{Inspector, Places};
 use crate::http::{Answers, App, Door, Entrance, Guard, Keys, Listener, Server, Streams};
 use crate::kill_point::KillPoint;
 use crate::log::{BackendLog, RunLogs};
+use crate::pipeline::ConditionCode;
 use crate::private::private_file;
 use crate::process::{self, ProcState};
 use crate::run_dir::{LockState, Runs, create_private_dir};
@@ -44,6 +45,13 @@ const LET_GO_LIMIT: Duration = Duration::from_millis(500);
 /// machine that has too much to do puts off.
 const LET_GO_LIMIT_OF_DEAD: Duration = Duration::from_secs(10);
 const LET_GO_LOOK: Duration = Duration::from_millis(2);
+
+/// The life cycle may wait for the disk for so many times as long as for anything else before the watchdog counts it as hung: with the 30 s
+/// of the README's unit, five minutes.
+const STORAGE_LIMITS: u32 = 40;
+
+/// A call to the disk that lasts longer than this is a condition.
+const SLOW_DISK: Duration = Duration::from_secs(5);
 
 /// How often `server.json` is tried again where the disk did not take it.
 const ANNOUNCE_RETRY: Duration = Duration::from_secs(1);
@@ -177,7 +185,7 @@ fn serve_in(config: Config, runtime_dir: &Path) -> anyhow::Result<()> {
     let watchdog = Watchdog::start({
         let (probe, life_cycle) = (server.probe(), supervisor.handle());
         // The state is answered from a copy: a thread that hangs behind it would show to nobody.
-        move |limit| probe.is_answered(limit / 2) && life_cycle.is_answering(limit / 2)
+        move |limit| probe.is_answered(limit / 2) && life_cycle.is_alive(limit / 2, limit * STORAGE_LIMITS)
     })
     .context("cannot start a thread for the watchdog")?;
     service_manager::tell_ready(&format!("listening on {}", ways.join(" and ")));
@@ -215,7 +223,12 @@ fn inspector(supervisor: &Handle, runs: &Runs, database: &Path) -> io::Result<In
     let supervisor = supervisor.clone();
     Inspector::start(move || {
         let watch = supervisor.watch();
-        watch.set_found(&places.look(watch.get().snapshot.live_run()), SystemClock.now());
+        let mut found = places.look(watch.get().snapshot.live_run());
+        if let Some(waited) = supervisor.in_storage_for().filter(|waited| *waited >= SLOW_DISK) {
+            let detail = format!("the disk has not finished a call for {} s; actions wait for it", waited.as_secs());
+            found.push((ConditionCode::DiskSlow, detail));
+        }
+        watch.set_found(&found, SystemClock.now());
     })
 }
 

@@ -41,6 +41,8 @@ words! {
         ShimTrouble = "shim_trouble",
         /// Another process continues the paused pipeline.
         PauseNotHolding = "pause_not_holding",
+        /// The disk has kept the server waiting for seconds.
+        DiskSlow = "disk_slow",
         /// Little space is left on the disk.
         DiskLow = "disk_low",
         /// The file that marks the owner of the runtime directory is missing.
