@@ -11,6 +11,9 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::Access;
+use rustix::io::Errno;
+
 pub use program::{Attempt, Program, Unrunnable};
 
 /// The longest path, in bytes (`PATH_MAX`, `path_resolution(7)`), and the longest of its parts.
@@ -71,6 +74,9 @@ pub enum ScriptError {
     /// The working directory is missing or no folder.
     #[error("cwd {0:?} is no folder in the pipeline's root; create it, or name another")]
     NotAFolder(String),
+    /// This user may not enter the working directory.
+    #[error("cwd {0:?} may not be entered by this server's user; allow that with chmod, or name another")]
+    ClosedFolder(String),
     /// It could not be looked at.
     #[error("{what} {name:?} could not be looked at: {reason}; let this user read it")]
     Unreadable {
@@ -114,7 +120,10 @@ pub fn find_script(root: &Path, name: &str, args: &[String]) -> Result<PathBuf, 
 pub fn find_cwd(root: &Path, name: &str) -> Result<PathBuf, ScriptError> {
     const WHAT: &str = "cwd";
     match resolve(root, WHAT, name) {
-        Ok(Some(path)) if path.is_dir() => Ok(path),
+        Ok(Some(path)) if path.is_dir() => match rustix::fs::access(&path, Access::EXEC_OK) {
+            Err(Errno::ACCESS) => Err(ScriptError::ClosedFolder(name.to_owned())),
+            Ok(()) | Err(_) => Ok(path),
+        },
         Ok(_) | Err(ScriptError::Unreadable { .. }) => Err(ScriptError::NotAFolder(name.to_owned())),
         Err(error) => Err(error),
     }

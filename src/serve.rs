@@ -31,7 +31,7 @@ use crate::private::private_file;
 use crate::process::{self, ProcState};
 use crate::run_dir::{LockState, Runs, create_private_dir};
 use crate::secrets::{Secret, Secrets};
-use crate::server_info::{LOCK_FILE, ServerInfo};
+use crate::server_info::{DirIdentity, LOCK_FILE, ServerIdentity, ServerInfo};
 use crate::service_manager::{self, Watchdog};
 use crate::store::Store;
 use crate::supervisor::{Handle, Retention, Settings, Supervisor};
@@ -92,6 +92,9 @@ fn serve_in(config: Config, runtime_dir: &Path) -> anyhow::Result<()> {
 
     // A second logger in one process is only possible in tests; the first one serves.
     let _first_one_serves = BackendLog::open(runtime_dir).context("cannot open backend.log")?.install();
+    for note in &config.notes {
+        ::log::info!("{note}");
+    }
     let opened = Store::open(&config.database).map_err(|error| anyhow!("failed to {error}"))?;
     KillPoint::ServerDatabaseOpened.reach();
     for migration in &opened.applied {
@@ -135,7 +138,9 @@ fn serve_in(config: Config, runtime_dir: &Path) -> anyhow::Result<()> {
     let streams =
         Arc::new(Streams::new(supervisor.handle(), inspector.clone(), runs.clone(), logs.clone(), config.database.clone()));
     let (answers, checks) = (Arc::new(Answers::default()), Arc::new(Answers::default()));
+    let identity = Arc::new(ServerIdentity::new(runtime_dir).context("cannot get random bytes from the kernel")?);
     let app = |door| App {
+        identity: identity.clone(),
         supervisor: supervisor.handle(),
         runs: runs.clone(),
         logs: logs.clone(),
@@ -154,6 +159,8 @@ fn serve_in(config: Config, runtime_dir: &Path) -> anyhow::Result<()> {
     let addresses = server.addresses();
     let info = ServerInfo {
         pid: std::process::id(),
+        id: Some(identity.id.clone()),
+        dir: DirIdentity::of(runtime_dir).ok(),
         address: addresses.first().copied(),
         more_addresses: addresses.iter().skip(1).copied().collect(),
         socket: config.socket.filter(|path| path.exists()),

@@ -121,6 +121,8 @@ impl Run {
     fn spawn(&self, stdio: [OwnedFd; 3], cgroup: Option<&Cgroup>) -> io::Result<(Identity, Containment)> {
         let spec = &self.spec;
         let mut environment: BTreeMap<OsString, OsString> = std::env::vars_os().collect();
+        // A shell exports where it is; what was inherited is where the server was started.
+        environment.insert("PWD".into(), spec.cwd.clone().into());
         environment.extend(spec.env.iter().map(|(name, value)| (name.into(), value.into())));
         environment.insert(RUN_ID_VAR.into(), spec.run_id.to_string().into());
         environment.insert(RUNTIME_DIR_VAR.into(), spec.runtime_dir.clone().into());
