@@ -5,8 +5,11 @@
 //! waits for a look only for [`LOOK_WAIT`], so a disk that hangs delays nobody for longer than that.
 
 mod look;
+mod upkeep;
+mod watch;
 
 use std::fmt;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -15,6 +18,7 @@ use std::time::{Duration, Instant};
 use crate::pipeline::ConditionCode;
 
 pub use look::Places;
+pub use upkeep::{Kept, Upkeep};
 
 /// The least time between two looks for those who ask for the state, and the time between two looks while a stream is open.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -93,20 +97,27 @@ impl Inspector {
 
     /// Sees to it that what is known is of now: waits for a look that begins after this call.
     pub fn look(&self) {
-        let mut turns = self.shared.lock();
+        let (turns, turn) = self.shared.ask_for_a_look();
         if turns.is_slow || turns.is_over {
             return;
         }
-        // One that is under way may have looked already at what has changed since.
-        let turn = (turns.asked + 1).min(turns.done + 2);
-        turns.asked = turn;
-        self.shared.changed.notify_all();
         let (mut turns, _) = self
             .shared
             .changed
             .wait_timeout_while(turns, LOOK_WAIT, |turns| turns.done < turn && !turns.is_slow && !turns.is_over)
             .unwrap_or_else(PoisonError::into_inner);
         turns.is_slow |= turns.done < turn;
+    }
+
+    /// Looks also when one of these names is removed from `dir` or replaced there, whether anybody asks or not.
+    pub fn watch(&self, dir: &Path, names: &'static [&'static str]) -> std::io::Result<()> {
+        let shared = Arc::downgrade(&self.shared);
+        let matters = move |name: &[u8]| names.iter().any(|known| known.as_bytes() == name);
+        watch::watch(dir, matters, move || {
+            if let Some(shared) = shared.upgrade() {
+                drop(shared.ask_for_a_look());
+            }
+        })
     }
 
     /// Looks go on, one a second, until what this returns is dropped.
@@ -143,6 +154,16 @@ impl Drop for Over {
 }
 
 impl Shared {
+    /// Asks for a look that begins after this call. Returns which one it is.
+    fn ask_for_a_look(&self) -> (MutexGuard<'_, Turns>, u64) {
+        let mut turns = self.lock();
+        // One that is under way may have looked already at what has changed since.
+        turns.asked = (turns.asked + 1).min(turns.done + 2);
+        self.changed.notify_all();
+        let turn = turns.asked;
+        (turns, turn)
+    }
+
     /// Waits until a look is due; `None` once there is nobody left to look for. Returns which one it is.
     fn wait_for_turn(self: &Arc<Self>) -> Option<u64> {
         let mut turns = self.lock();
