@@ -29,7 +29,7 @@ use crate::kill_point::KillPoint;
 use crate::log::{BackendLog, RunLogs};
 use crate::private::private_file;
 use crate::process::{self, ProcState};
-use crate::run_dir::{LockState, Runs, create_private_dir};
+use crate::run_dir::{LockState, Runs, create_private_dir, read_header};
 use crate::secrets::{Secret, Secrets};
 use crate::server_info::{DirIdentity, LOCK_FILE, ServerIdentity, ServerInfo};
 use crate::service_manager::{self, Watchdog};
@@ -328,7 +328,11 @@ fn own_database(database: &Path, runtime_dir: &Path) -> anyhow::Result<File> {
     if !before.as_os_str().is_empty() {
         let runs = Runs::new(before.clone());
         let lives = |id: &i64| runs.run(*id).lock_state().is_ok_and(|state| state == LockState::Held);
-        if let Some(id) = runs.ids().unwrap_or_default().iter().rev().find(|id| lives(id)) {
+        // A copy of the whole directory brought a copy of the database: it has the same runs, and is recorded in by nobody else.
+        let here = Runs::new(runtime_dir.to_owned());
+        let socket = |runs: &Runs, id| read_header(&runs.run(id).journal_path()).ok().and_then(|header| header.socket);
+        let is_copied = |id: &i64| socket(&here, *id).is_some_and(|copied| socket(&runs, *id) == Some(copied));
+        if let Some(id) = runs.ids().unwrap_or_default().iter().rev().find(|id| lives(id) && !is_copied(id)) {
             let (database, before) = (database.display(), before.display());
             bail!(
                 "cannot use {database}: its run {id} lives in {before}; set AUTOAPPDEV_RUNTIME_DIR to that folder until the run has ended"

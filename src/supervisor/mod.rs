@@ -13,6 +13,7 @@ mod shims;
 #[cfg(test)]
 mod simulation;
 mod snapshot;
+mod strays;
 #[cfg(test)]
 mod tests;
 
