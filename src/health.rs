@@ -64,8 +64,9 @@ impl fmt::Debug for Inspector {
 }
 
 impl Inspector {
-    /// Begins. `look` is called on a thread of its own and tells what it has found to whoever publishes it.
-    pub fn start(mut look: impl FnMut() + Send + 'static) -> std::io::Result<Self> {
+    /// Begins. `look` is called on a thread of its own and tells what it has found to whoever publishes it. It returns after what time to look
+    /// again although nobody asks; `None` where there is no need.
+    pub fn start(mut look: impl FnMut() -> Option<Duration> + Send + 'static) -> std::io::Result<Self> {
         let shared = Arc::new(Shared {
             looked_at_ms: AtomicU64::new(0),
             began: Instant::now(),
@@ -75,9 +76,10 @@ impl Inspector {
         let looking = shared.clone();
         thread::Builder::new().name("health".to_owned()).stack_size(128 * 1024).spawn(move || {
             let _said_even_by_a_panic = Over(looking.clone());
-            while let Some(turn) = looking.wait_for_turn() {
+            let mut again_at = None;
+            while let Some(turn) = looking.wait_for_turn(again_at) {
                 let began_ms = looking.now_ms();
-                look();
+                again_at = look().map(|again| Instant::now() + again);
                 looking.looked_at_ms.store(began_ms, Ordering::Release);
                 let mut turns = looking.lock();
                 (turns.done, turns.is_slow) = (turn, false);
@@ -165,7 +167,7 @@ impl Shared {
     }
 
     /// Waits until a look is due; `None` once there is nobody left to look for. Returns which one it is.
-    fn wait_for_turn(self: &Arc<Self>) -> Option<u64> {
+    fn wait_for_turn(&self, again_at: Option<Instant>) -> Option<u64> {
         let mut turns = self.lock();
         loop {
             if turns.is_over {
@@ -174,16 +176,18 @@ impl Shared {
             if turns.asked > turns.done {
                 return Some(turns.done + 1);
             }
-            turns = if turns.attended == 0 {
-                self.changed.wait(turns).unwrap_or_else(PoisonError::into_inner)
-            } else {
+            let for_streams = (turns.attended > 0).then(|| {
                 let since = Duration::from_millis(self.now_ms().saturating_sub(self.looked_at_ms.load(Ordering::Acquire)));
-                let left = LOOK_EVERY.saturating_sub(since);
-                if left.is_zero() {
+                LOOK_EVERY.saturating_sub(since)
+            });
+            let again = again_at.map(|at| at.saturating_duration_since(Instant::now()));
+            turns = match for_streams.into_iter().chain(again).min() {
+                None => self.changed.wait(turns).unwrap_or_else(PoisonError::into_inner),
+                Some(Duration::ZERO) => {
                     turns.asked += 1;
                     return Some(turns.done + 1);
                 }
-                self.changed.wait_timeout(turns, left).unwrap_or_else(PoisonError::into_inner).0
+                Some(left) => self.changed.wait_timeout(turns, left).unwrap_or_else(PoisonError::into_inner).0,
             };
         }
     }
@@ -214,6 +218,7 @@ mod tests {
         let counted = count.clone();
         let inspector = Inspector::start(move || {
             counted.fetch_add(1, Ordering::SeqCst);
+            None
         });
         (inspector.expect("starts"), count)
     }
@@ -251,6 +256,7 @@ mod tests {
         let (go, hangs) = mpsc::channel::<()>();
         let inspector = Inspector::start(move || {
             let _go_or_gone = hangs.recv();
+            None
         })
         .expect("starts");
         inspector.refresh();

@@ -30,12 +30,14 @@ pub(super) fn inspector(supervisor: &Handle, runs: &Runs, database: &Path, upkee
     let inspector = Inspector::start(move || {
         let watch = supervisor.watch();
         let mut found = places.look(watch.get().snapshot.live_run());
-        found.extend(upkeep.look(places.lost_dir()));
+        let (missing, again) = upkeep.look(places.lost_dir());
+        found.extend(missing);
         if let Some(waited) = supervisor.in_storage_for().filter(|waited| *waited >= SLOW_DISK) {
             let detail = format!("the disk has not finished a call for {} s; actions wait for it", waited.as_secs());
             found.push((ConditionCode::DiskSlow, detail));
         }
         watch.set_found(&found, SystemClock.now());
+        again
     })?;
     if let Err(error) = inspector.watch(runs.runtime_dir(), &WATCHED) {
         ::log::warn!("the kernel does not tell of removed files: {error}; they are made again when somebody asks for the state");
