@@ -373,7 +373,10 @@ impl Attempt<'_> {
             let program = self.cwd.join(folder).join(OsStr::from_bytes(name));
             match fs::metadata(&program) {
                 Ok(metadata) => metadata.is_file() && rustix::fs::access(&program, Access::EXEC_OK).is_ok(),
-                Err(error) => !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory),
+                Err(error) => !matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::InvalidFilename
+                ),
             }
         })
     }
