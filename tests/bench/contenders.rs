@@ -162,6 +162,7 @@ pub(crate) fn be_rouille(dir: &Path) {
         grace: Duration::from_secs(10),
         taken_vars: Vec::new(),
         uses_cgroups: false,
+        taken_vars: Vec::new(),
         log_segment_bytes: 1 << 20,
         log_run_bytes: 1 << 24,
         retention: Retention { log_bytes: 1 << 30, runs: 1000, ended_for: None },
