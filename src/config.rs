@@ -298,8 +298,7 @@ impl<E: Fn(&str) -> Option<OsString>> Sources<'_, E> {
 
     /// `PORT` is other programs' name, too: in a `.env` file something else than a port is theirs.
     fn port_alias(&self) -> Option<Given> {
-        self.in_environment(PORT_ALIAS)
-            .or_else(|| self.in_dotenv(PORT_ALIAS).filter(|given| given.parsed(values::port).is_ok()))
+        self.in_environment(PORT_ALIAS).or_else(|| self.in_dotenv(PORT_ALIAS).filter(|given| given.parsed(values::port).is_ok()))
     }
 
     /// The database that was named; `None` where nothing of ours names one.
@@ -312,7 +311,9 @@ impl<E: Fn(&str) -> Option<OsString>> Sources<'_, E> {
                 return given.database().map(Some);
             }
             let place = if given.from_dotenv { ".env" } else { "the environment" };
-            notes.push(format!("{DATABASE_URL} in {place} is not used: it is no sqlite:<path>, so it is meant for another program"));
+            notes.push(format!(
+                "{DATABASE_URL} in {place} is not used: it is no sqlite:<path>, so it is meant for another program"
+            ));
         }
         Ok(None)
     }

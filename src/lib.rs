@@ -9,6 +9,7 @@ pub mod console;
 pub mod http;
 pub mod kill_point;
 pub mod log;
+pub mod made;
 pub mod pipeline;
 pub mod private;
 pub mod process;

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use autoappdev::http::{App, Door, Guard, Handler, Streams};
 use autoappdev::log::RunLogs;
 use autoappdev::run_dir::Runs;
-use autoappdev::store::Store;
 use autoappdev::server_info::ServerIdentity;
+use autoappdev::store::Store;
 use autoappdev::supervisor::{Retention, Settings, Supervisor};
 
 use crate::floor;
