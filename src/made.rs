@@ -65,7 +65,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temp folder");
         let folder = dir.path().join("a/b");
         fs::write(dir.path().join("old"), "").expect("writes");
-        let make = |made: &mut Made| {
+        let start = |made: &mut Made| {
             made.folder(&folder);
             fs::create_dir_all(&folder).expect("creates");
             for file in [folder.join("new"), folder.join("never"), dir.path().join("old")] {
@@ -74,19 +74,19 @@ mod tests {
             fs::write(folder.join("new"), "").expect("writes");
         };
         let mut made = Made::default();
-        make(&mut made);
+        start(&mut made);
         drop(made);
         assert!(!dir.path().join("a").exists() && dir.path().join("old").exists());
 
         let mut made = Made::default();
-        make(&mut made);
+        start(&mut made);
         fs::write(folder.join("somebody's"), "").expect("writes");
         drop(made);
         assert!(folder.join("somebody's").exists() && !folder.join("new").exists());
 
         fs::remove_dir_all(dir.path().join("a")).expect("ours");
         let mut made = Made::default();
-        make(&mut made);
+        start(&mut made);
         made.keep();
         assert!(folder.join("new").exists());
     }
