@@ -183,7 +183,7 @@ impl App {
             }
             ("POST", ["api", "pipeline", "stop"]) => {
                 let grace = input::stop_request(request)?;
-                self.act(Ask::Stop { grace }).map(|published| done(&published))
+                self.act(Ask::Stop { grace, origin: None }).map(|published| done(&published))
             }
             ("GET", ["api", "events"]) => self.events(request),
             ("GET", ["api", "runs"]) => self.answers.make(|| self.runs(request)),

@@ -24,7 +24,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use crate::clock::{Clock, SystemClock};
-use crate::pipeline::{Action, Refusal};
+use crate::pipeline::{Action, Refusal, StopOrigin};
 use crate::run_dir::{Message, Runs};
 use crate::script::ScriptError;
 use crate::store::{Store, StoreError};
@@ -47,6 +47,8 @@ pub enum Ask {
     Stop {
         /// From TERM to KILL; the run's own where none is named.
         grace: Option<Duration>,
+        /// Who wants it, where that is nobody's request.
+        origin: Option<StopOrigin>,
     },
 }
 

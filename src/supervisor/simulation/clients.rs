@@ -56,7 +56,7 @@ pub(super) fn think_of(rng: &mut Rng, snapshot: &Snapshot) -> Ask {
         }
         Action::Pause => Ask::Pause,
         Action::Resume => Ask::Resume,
-        Action::Stop => Ask::Stop { grace },
+        Action::Stop => Ask::Stop { grace, origin: None },
     }
 }
 
