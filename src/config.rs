@@ -55,6 +55,7 @@ const ALLOW_HOST: &str = "AUTOAPPDEV_ALLOW_HOST";
 const TOKEN: &str = "AUTOAPPDEV_TOKEN";
 const READ_TOKEN: &str = "AUTOAPPDEV_READ_TOKEN";
 const CONTAINMENT: &str = "AUTOAPPDEV_CONTAINMENT";
+const ON_TERM: &str = "AUTOAPPDEV_ON_TERM";
 const GRACE: &str = "AUTOAPPDEV_GRACE_S";
 const LOG_SEGMENT: &str = "AUTOAPPDEV_LOG_SEGMENT_MB";
 const LOG_RUN: &str = "AUTOAPPDEV_LOG_RUN_MB";
@@ -84,6 +85,7 @@ pub const NAMES: &[&str] = &[
     TOKEN,
     READ_TOKEN,
     CONTAINMENT,
+    ON_TERM,
     GRACE,
     LOG_SEGMENT,
     LOG_RUN,
@@ -158,6 +160,8 @@ pub struct Config {
     pub tokens: Tokens,
     /// Whether a run gets a control group of its own where this user may make one.
     pub uses_cgroups: bool,
+    /// What becomes of the run when the server is told to end.
+    pub on_term: OnTerm,
     /// From TERM to KILL for a start that names no other.
     pub grace: Duration,
     /// The size at which a log segment ends.
@@ -211,6 +215,7 @@ impl Config {
         let allow_hosts = sources.list(ALLOW_HOST, values::host_name)?;
         let tokens = sources.tokens()?;
         let uses_cgroups = sources.variable(CONTAINMENT).map_or(Ok(true), |given| given.parsed(values::uses_cgroups))?;
+        let on_term = sources.variable(ON_TERM).map_or(Ok(OnTerm::Auto), |given| given.parsed(values::on_term))?;
         let grace = sources.variable(GRACE).map_or(Ok(GRACE_DEFAULT), |given| given.parsed(grace_from_text))?;
         let segment_mb = sources
             .variable(LOG_SEGMENT)
@@ -240,6 +245,7 @@ impl Config {
             allow_hosts,
             tokens,
             uses_cgroups,
+            on_term,
             grace,
             log_segment_bytes: segment_mb * MIB,
             log_run_bytes: run_mb * MIB,
@@ -250,6 +256,17 @@ impl Config {
             notes,
         })
     }
+}
+
+/// What becomes of the run when the server is told to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnTerm {
+    /// It goes on, unless the server's end would take it along.
+    Auto,
+    /// It goes on.
+    Leave,
+    /// It is stopped first.
+    Stop,
 }
 
 /// The tokens that somebody set.

@@ -170,6 +170,17 @@ impl Exit {
     }
 }
 
+/// Who wants a stop that nobody asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StopOrigin {
+    /// The server was told to end, and ends the run with it.
+    Shutdown,
+    /// Any other, from a newer version.
+    #[serde(other)]
+    Unknown,
+}
+
 /// What the shim saw happen. The journal holds them numbered; only facts change state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "fact", rename_all = "snake_case")]
@@ -203,6 +214,9 @@ pub enum Fact {
     Stopping {
         /// The grace in milliseconds.
         grace_ms: u64,
+        /// Who wanted it, where that was nobody's request.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        origin: Option<StopOrigin>,
     },
     /// No process of the tree is alive any more.
     Exited {

@@ -108,6 +108,13 @@ pub fn unblock_signals() -> io::Result<()> {
     Ok(nix::sys::signal::SigSet::empty().thread_set_mask()?)
 }
 
+/// Whether this process ignores a signal, as it was told to by who started it (`proc_pid_status(5)`, `SigIgn`).
+pub fn is_ignored(signal: i32) -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let set = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    set.and_then(|set| u64::from_str_radix(set.trim(), 16).ok()).is_some_and(|set| set & (1 << (signal - 1)) != 0)
+}
+
 /// Sends `signal` to exactly this process. `Ok(false)` when it is gone (a zombie counts as there).
 ///
 /// The descriptor pins the process; the start time read after that tells whether it is the one that was meant.

@@ -2,6 +2,7 @@
 //!
 //! Level 4. If killed here: the locks fall by themselves, `server.json` stays and is overwritten by the next server.
 
+mod ending;
 mod upkeep;
 
 use std::backtrace::Backtrace;
@@ -10,7 +11,6 @@ use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::net::SocketAddr;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -18,8 +18,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
 use rustix::fs::FlockOperation;
-use signal_hook::consts::signal::{SIGINT, SIGTERM};
 
+use self::ending::{Alarm, Rung, SUPERVISOR_ENDED, StopsRun};
 use crate::config::{Config, SOCKET_DEFAULT};
 use crate::console::{self, say};
 use crate::git_ignore;
@@ -57,7 +57,7 @@ const OWN_TRIES: usize = 10;
 /// How often `server.json` is tried again where the disk did not take it.
 const ANNOUNCE_RETRY: Duration = Duration::from_secs(1);
 
-/// Serves until SIGTERM or SIGINT. The pipeline goes on after that.
+/// Serves until SIGTERM, SIGINT, SIGHUP or SIGQUIT. The pipeline goes on after that, unless it would be taken along.
 pub fn serve(config: Config) -> anyhow::Result<()> {
     // Whoever started this server may wait for the other end of what it left open: no shim, which lives longer, must hold on to that.
     close_fds::set_fds_cloexec(3, &[]);
@@ -84,11 +84,10 @@ fn serve_at(listeners: Vec<Listener>, config: Config, root_now: &Path) -> anyhow
     let runtime_dir = &*runtime_dir;
     KillPoint::ServerDirectoryOwned.reach();
     database = OwnDatabase::take(&config.database, runtime_dir, &mut made)?;
-    // A pipe that was opened and closed stays silent, so this only wakes up for a signal or for the supervisor's end.
-    let (mut alarm, bell) = UnixStream::pair().map_err(cannot("open a socket pair"))?;
-    for number in [SIGTERM, SIGINT] {
-        signal_hook::low_level::pipe::register(number, bell.try_clone()?).context("cannot catch signals")?;
-    }
+    let alarm = Alarm::set().context("cannot catch signals")?;
+    let bell = alarm.bell().map_err(cannot("open a socket pair"))?;
+    ending::reap_orphans().context("cannot take care of orphans as process 1")?;
+    let stops_run = StopsRun::of(config.on_term);
     // It lies in the runtime directory, which has to be there first, and leaves before that does.
     let mut listeners = listeners;
     listeners.extend(listen_on_socket(&config)?);
@@ -140,7 +139,7 @@ fn serve_at(listeners: Vec<Listener>, config: Config, root_now: &Path) -> anyhow
     database.belong_to(runtime_dir)?;
     let supervisor = Supervisor::start(opened.store, settings, move || {
         // Nobody reads it when the server is stopping anyway.
-        let _nobody_reads = (&bell).write_all(b"!");
+        let _nobody_reads = (&bell).write_all(&[SUPERVISOR_ENDED]);
     })
     .map_err(|error| anyhow!("failed to {error}"))?;
     let runs = Runs::new(runtime_dir.to_owned());
@@ -215,16 +214,21 @@ fn serve_at(listeners: Vec<Listener>, config: Config, root_now: &Path) -> anyhow
     service_manager::tell_ready(&format!("listening on {}", ways.join(" and ")));
 
     // Until a signal, or the supervisor's end.
-    let mut byte = [0];
-    loop {
-        alarm.set_read_timeout((!is_announced).then_some(ANNOUNCE_RETRY)).context("cannot set a time-out")?;
-        match alarm.read_exact(&mut byte) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => is_announced = info.write(runtime_dir).is_ok(),
-            Ok(()) | Err(_) => break,
+    let has_died = loop {
+        match alarm.wait((!is_announced).then_some(ANNOUNCE_RETRY)).context("cannot wait for signals")? {
+            Rung::Nothing => is_announced = info.write(runtime_dir).is_ok(),
+            Rung::Answered => {}
+            Rung::Signal => break false,
+            Rung::SupervisorEnded => break true,
         }
-    }
+    };
     service_manager::tell_stopping();
+    let stopped = match stops_run.filter(|_| !has_died) {
+        Some(stops) => {
+            stops.stop(&alarm, &supervisor.handle(), runtime_dir).context("cannot wait for signals")?.zip(Some(stops.why))
+        }
+        None => None,
+    };
     drop(watchdog);
     upkeep.end();
     // First, so that those who wait for news and are answered by the supervisor's end are told not to ask on here.
@@ -235,9 +239,10 @@ fn serve_at(listeners: Vec<Listener>, config: Config, root_now: &Path) -> anyhow
     // Best effort: a client that finds a stale one finds nobody at its address.
     let _stale_is_harmless = ServerInfo::remove(runtime_dir);
     KillPoint::ServerInfoRemoved.reach();
-    match live? {
-        Some(run_id) => say(&format!("pipeline run {run_id} goes on; `autoappdev serve` picks it up again")),
-        None => say("autoappdev has stopped; no pipeline was running"),
+    match (live?, stopped) {
+        (None, Some((run_id, why))) => say(&format!("pipeline run {run_id} was stopped, because {why}")),
+        (Some(run_id), _) => say(&format!("pipeline run {run_id} goes on; `autoappdev serve` picks it up again")),
+        (None, None) => say("autoappdev has stopped; no pipeline was running"),
     }
     Ok(())
 }

@@ -5,11 +5,14 @@ mod support;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use autoappdev::process::children_of;
 use serde_json::{Value, json};
-use support::{Place, describe, is_alive, letter, signal, until, until_true};
+use support::{Place, describe, is_alive, letter, not_run, signal, until, until_true};
 
 /// Says that it was asked to end, and does not.
 const UNMOVED: &str = "#!/bin/bash\ntrap 'echo asked' TERM\necho ready\nwhile :; do sleep 0.02; done\n";
@@ -331,4 +334,156 @@ fn a_shim_lets_go_of_what_only_its_start_needed() {
         stop_within(&place, 0.0).ok();
         is_light
     });
+}
+
+/// A command whose last word is to be `serve`, as process 1 of a PID namespace or below `init`, or none where this user may make none.
+fn in_namespace(place: &Place, init: Option<&Path>) -> Option<Command> {
+    let words = ["--pid", "--fork", "--kill-child", "--mount-proc"];
+    if !Command::new("unshare").args(words).arg("true").status().is_ok_and(|status| status.success()) {
+        not_run("no PID namespace can be made here; it takes root and unshare(1)", "AUTOAPPDEV_REQUIRE_PIDNS");
+        return None;
+    }
+    let mut command = place.command_of(Path::new("unshare"));
+    command.args(words).args(init).arg(env!("CARGO_BIN_EXE_autoappdev"));
+    Some(command)
+}
+
+/// The one child of `unshare`.
+fn process_one(place: &Place) -> u32 {
+    children_of(place.server_pid()).expect("it is alive").pop().expect("a child")
+}
+
+fn assert_stopped_by_shutdown(place: &mut Place, said: &str, why: &str, grace_ms: u32) {
+    assert!(said.starts_with("pipeline run 1 was stopped, because") && said.contains(why), "{said}");
+    let left: Vec<String> = place.processes().into_iter().map(describe).collect();
+    assert!(left.is_empty(), "{left:#?}");
+    assert!(!place.runtime().join("server.json").exists());
+    place.start_server();
+    let run = place.run(1);
+    assert_eq!((&run["status"], &run["exit_code"]), (&json!("stopped"), &json!(4)), "{run}");
+    assert!(place.lines().contains(&"asked".to_owned()));
+    let detail = format!("grace {grace_ms} ms; the server was told to end, and ends the run with it");
+    assert_eq!(place.event(1, "stopping")["detail"], detail);
+    place.kill_server();
+}
+
+#[test]
+fn server_as_process_one_stops_the_run_before_it_ends() {
+    for name in ["TERM", "INT", "QUIT", "HUP"] {
+        let mut place = Place::new();
+        place.script("polite.sh", POLITE);
+        let Some(command) = in_namespace(&place, None) else { return };
+        place.start_server_with(command);
+        place.start_with(json!({"script": "polite.sh"}));
+        place.until_line("ready");
+        signal(process_one(&place), name);
+        let (code, said) = place.until_server_ended();
+        assert_eq!(code, 0, "{name}");
+        // The run's own grace is longer than an engine waits.
+        assert_stopped_by_shutdown(&mut place, &said, "process 1 takes every process with it", 8_000);
+    }
+}
+
+#[test]
+fn server_as_process_one_reaps_orphans_of_others() {
+    let mut place = Place::new();
+    let Some(command) = in_namespace(&place, None) else { return };
+    place.start_server_with(command);
+    let init = process_one(&place);
+    let mut enter = Command::new("nsenter");
+    enter.args(["--target", &init.to_string(), "--pid", "--mount", "sh", "-c", "sleep 607 >/dev/null 2>&1 & exit 0"]);
+    assert!(enter.status().expect("beside unshare").success());
+    let orphan = until("the orphan is the server's", || {
+        let children = children_of(init).expect("it is alive");
+        children
+            .into_iter()
+            .find(|pid| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|words| words.starts_with(b"sleep\x00607")))
+    });
+    signal(orphan, "KILL");
+    until_true("it is reaped", || letter(orphan).is_none());
+    // Its own children are reaped as well, and nobody misses them.
+    for _ in 0..2 {
+        let (_, run_id) = place.start_with(json!({"script": "exit.sh", "args": ["5"]}));
+        assert_eq!(place.until_ended(run_id)["exit_code"], 5);
+        until_true("no zombie is left", || children_of(init).expect("it is alive").is_empty());
+    }
+    signal(init, "TERM");
+    assert_eq!(place.until_server_ended(), (0, "autoappdev has stopped; no pipeline was running\n".to_owned()));
+}
+
+#[test]
+fn server_below_a_small_init_stops_the_run_before_it_ends() {
+    let mut place = Place::new();
+    place.script("polite.sh", POLITE);
+    let init = place.script("tini", "#!/bin/bash\ntrap 'kill -TERM $child' TERM\n\"$@\" &\nchild=$!\nwait $child\nwait $child\n");
+    let Some(command) = in_namespace(&place, Some(&init)) else { return };
+    place.start_server_with(command);
+    place.start_with(json!({"script": "polite.sh"}));
+    place.until_line("ready");
+    signal(process_one(&place), "TERM");
+    let (code, said) = place.until_server_ended();
+    assert_eq!(code, 0);
+    assert_stopped_by_shutdown(&mut place, &said, "process 1 ends with this server", 8_000);
+}
+
+#[test]
+fn server_set_to_stop_stops_the_run_with_its_own_grace_and_leaves_it_where_it_is_set_to_leave() {
+    let mut place = Place::new();
+    place.script("polite.sh", POLITE);
+    place.set_env("AUTOAPPDEV_GRACE_S", "3000");
+    place.set_env("AUTOAPPDEV_ON_TERM", "leave");
+    place.start_server();
+    place.start_with(json!({"script": "polite.sh"}));
+    place.until_line("ready");
+    let (code, said) = place.stop_server_and_listen();
+    assert!(code == 0 && said.starts_with("pipeline run 1 goes on"), "{said}");
+    place.set_env("AUTOAPPDEV_ON_TERM", "stop");
+    place.start_server();
+    // A paused one is continued for it.
+    place.act("pause").ok();
+    let (code, said) = place.stop_server_and_listen();
+    assert_eq!(code, 0);
+    assert_stopped_by_shutdown(&mut place, &said, "AUTOAPPDEV_ON_TERM says so", 3_000_000);
+}
+
+#[test]
+fn second_signal_to_a_server_that_stops_the_run_kills_it() {
+    let mut place = Place::new();
+    place.set_env("AUTOAPPDEV_ON_TERM", "stop");
+    place.start_server();
+    let (pid, run_id) = place.start_with(json!({"script": "stubborn.sh", "grace_s": 3000}));
+    place.until_line("ready");
+    signal(place.server_pid(), "INT");
+    until_true("the stop is under way, and is served", || place.pipeline()["pending"] == "stop");
+    assert!(is_alive(pid));
+    signal(place.server_pid(), "INT");
+    let (code, said) = place.until_server_ended();
+    assert!(code == 0 && said.starts_with("pipeline run 1 was stopped"), "{said}");
+    assert!(!is_alive(pid));
+    place.start_server();
+    assert_eq!(place.run(run_id)["status"], "stopped");
+}
+
+#[test]
+fn closed_terminal_ends_the_server_in_order_unless_it_was_told_to_ignore_that() {
+    let mut place = Place::serving("sleep.sh");
+    let (pid, run_id) = place.start();
+    for name in ["HUP", "QUIT"] {
+        signal(place.server_pid(), name);
+        let (code, said) = place.until_server_ended();
+        assert_eq!((code, said), (0, format!("pipeline run {run_id} goes on; `autoappdev serve` picks it up again\n")), "{name}");
+        assert!(is_alive(pid) && !place.runtime().join("server.json").exists(), "{name}");
+        place.start_server();
+    }
+    place.kill_server();
+    let mut ignoring = place.command_of(Path::new("sh"));
+    ignoring.args(["-c", "trap '' HUP QUIT; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_autoappdev")]);
+    place.start_server_with(ignoring);
+    for name in ["HUP", "QUIT"] {
+        signal(place.server_pid(), name);
+    }
+    // What ended it would have come before this.
+    assert_eq!(place.until_all_agree(), "running");
+    let (code, said) = place.stop_server_and_listen();
+    assert!(code == 0 && said.starts_with("pipeline run 1 goes on"), "{said}");
 }

@@ -285,7 +285,7 @@ fn torn_last_journal_line_is_left_out() {
 fn damaged_journal_line_does_not_hide_the_end() {
     let mut place = Place::new();
     let run_id = place.past_starting();
-    place.past_journal(run_id, &this_boot(), &[spawned(4_000_000), Fact::Stopping { grace_ms: 5 }, exited(0)]);
+    place.past_journal(run_id, &this_boot(), &[spawned(4_000_000), Fact::Stopping { grace_ms: 5, origin: None }, exited(0)]);
     let path = place.run_dir(run_id).join("journal.jsonl");
     let text = fs::read_to_string(&path).expect("a journal").replacen("\"fact\":\"stopping\"", "\"fact\":\0\0", 1);
     fs::write(&path, text).expect("writes");

@@ -213,7 +213,7 @@ fn stop_asked_for_while_no_server_was_there_is_pending_after_boot() {
     let (_, run_id) = place.start();
     place.until_line("ready");
     place.kill_server();
-    place.tell_shim(run_id, &Command::Stop { tag: 1, grace_ms: Some(3_000_000) });
+    place.tell_shim(run_id, &Command::Stop { tag: 1, grace_ms: Some(3_000_000), origin: None });
     place.until_fact(run_id, "stopping");
     place.start_server();
     let pipeline = until("the stop is known", || Some(place.pipeline()).filter(|pipeline| pipeline["pending"] == "stop"));

@@ -55,6 +55,8 @@ Settings come from flags, then the environment, then a .env file in this folder,
   AUTOAPPDEV_TOKEN            who has it may look and act [default: one in the runtime folder, beyond loopback]
   AUTOAPPDEV_READ_TOKEN       who has it may look [default: likewise]
   AUTOAPPDEV_CONTAINMENT      auto: a control group for a run where one can be had; tree: never [default: auto]
+  AUTOAPPDEV_ON_TERM          what becomes of the run when the server is told to end. leave: it goes on; stop: it is stopped first
+                              [default: leave; stop where the server is process 1, or below tini or its like]
   AUTOAPPDEV_GRACE_S          seconds from TERM to KILL, 0 to 3600 [default: 10]
   AUTOAPPDEV_LOG_SEGMENT_MB   MiB in a log segment, 1 to 1024 [default: 16]
   AUTOAPPDEV_LOG_RUN_MB       MiB kept of one run's log [default: 256]

@@ -43,6 +43,7 @@ fn nothing_set_is_the_documented_default() {
         allow_hosts: vec![],
         tokens: Tokens::default(),
         uses_cgroups: true,
+        on_term: OnTerm::Auto,
         grace: Duration::from_secs(10),
         log_segment_bytes: 16 << 20,
         log_run_bytes: 256 << 20,
@@ -270,6 +271,15 @@ fn a_grace_is_at_most_an_hour() {
     }
     for text in ["3600.1", "-1", "NaN", "inf", "1e2", "ten", "10s", "."] {
         assert_eq!(refusal(GRACE, text), "is not a grace: seconds from 0 to 3600, fractions allowed", "{text}");
+    }
+}
+
+#[test]
+fn what_the_server_does_when_told_to_end_is_leave_or_stop() {
+    assert_eq!(good(ON_TERM, "leave").on_term, OnTerm::Leave);
+    assert_eq!(good(ON_TERM, "stop").on_term, OnTerm::Stop);
+    for text in ["auto", "kill", "STOP", "stop,leave"] {
+        assert!(refusal(ON_TERM, text).starts_with("is neither leave"), "{text}");
     }
 }
 

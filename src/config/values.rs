@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{GRACE_S_MAX, LOG_RUN_MB_MAX, LOG_TOTAL_MB_MAX};
+use super::{GRACE_S_MAX, LOG_RUN_MB_MAX, LOG_TOTAL_MB_MAX, OnTerm};
 
 pub(super) fn port(text: &str) -> Result<u16, String> {
     digits(text).and_then(|port| u16::try_from(port).ok()).ok_or_else(|| "is not a port: a number from 0 to 65535".to_owned())
@@ -35,6 +35,18 @@ pub fn grace_from_text(text: &str) -> Result<Duration, String> {
         .filter(|seconds| plain && (0.0..=GRACE_S_MAX).contains(seconds))
         .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
         .ok_or_else(|| format!("is not a grace: seconds from 0 to {GRACE_S_MAX}, fractions allowed"))
+}
+
+/// What becomes of the run when the server is told to end.
+pub(super) fn on_term(text: &str) -> Result<OnTerm, String> {
+    match text {
+        "leave" => Ok(OnTerm::Leave),
+        "stop" => Ok(OnTerm::Stop),
+        _ => {
+            Err("is neither leave (the run goes on when the server is told to end) nor stop (the run is stopped first)"
+                .to_owned())
+        }
+    }
 }
 
 pub(super) fn uses_cgroups(text: &str) -> Result<bool, String> {

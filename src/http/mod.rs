@@ -199,7 +199,7 @@ impl App {
             }
             ("POST", ["api", "pipeline", "stop"]) => {
                 let grace = input::stop_request(request)?;
-                self.act(Ask::Stop { grace }).map(|published| done(&published))
+                self.act(Ask::Stop { grace, origin: None }).map(|published| done(&published))
             }
             ("GET", ["api", "events"]) if !client.has_thread() => Err(ApiError::TooManyStreams),
             ("GET", ["api", "events"]) => self.events(request),

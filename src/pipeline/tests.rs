@@ -20,7 +20,7 @@ fn facts() -> Vec<Fact> {
         Fact::Paused { cause: Cause::Outside },
         Fact::Resumed { cause: Cause::Request, paused_ms: 0, detail: None },
         Fact::Resumed { cause: Cause::Outside, paused_ms: 0, detail: None },
-        Fact::Stopping { grace_ms: 0 },
+        Fact::Stopping { grace_ms: 0, origin: None },
         exited(Exit::Code(0), false),
         exited(Exit::Code(3), false),
         exited(Exit::Signal(9), false),
@@ -212,9 +212,7 @@ fn the_whole_boot_table() {
     for &status in RunStatus::ALL {
         let plans = found.map(|found| recover(status, found));
         let meant = match status {
-            RunStatus::Starting => {
-                [Plan::Adopt, Plan::FailSpawn, Plan::RecordEnd, Plan::KillAndLose, Plan::Lose, Plan::Disown]
-            }
+            RunStatus::Starting => [Plan::Adopt, Plan::FailSpawn, Plan::RecordEnd, Plan::KillAndLose, Plan::Lose, Plan::Disown],
             RunStatus::Running | RunStatus::Paused => {
                 [Plan::Adopt, Plan::KillAndLose, Plan::RecordEnd, Plan::KillAndLose, Plan::Lose, Plan::Disown]
             }

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::NumberedProgress;
 use crate::clock::Timestamp;
 use crate::path_json;
-use crate::pipeline::{Entry, Lack};
+use crate::pipeline::{Entry, Lack, StopOrigin};
 
 /// All that a shim needs to run a pipeline. It goes over the socket and never to the disk: `env` can hold secrets.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,6 +83,9 @@ pub enum Command {
         tag: u64,
         /// From TERM to KILL in milliseconds; the run's own where it is absent.
         grace_ms: Option<u64>,
+        /// Who wants it, where that is nobody's request.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        origin: Option<StopOrigin>,
     },
     /// Said by a newer server; answered with [`ReplyError::UnknownCommand`].
     #[serde(other)]

@@ -188,10 +188,8 @@ impl Run {
             let left = at.saturating_sub(now);
             Timespec { tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX), tv_nsec: i64::from(left.subsec_nanos()) }
         });
-        let mut fds = vec![
-            PollFd::new(&self.signals.children, PollFlags::IN),
-            PollFd::new(&self.signals.terminate, PollFlags::IN),
-        ];
+        let mut fds =
+            vec![PollFd::new(&self.signals.children, PollFlags::IN), PollFd::new(&self.signals.terminate, PollFlags::IN)];
         fds.extend(self.connections.listeners().map(|listener| PollFd::new(listener, PollFlags::IN)));
         // Whatever else is due: only a look at the tree that is due anyway is as good.
         if matches!(self.phase, Phase::Paused) && self.look_at.is_none() {
@@ -212,7 +210,7 @@ impl Run {
         }
         if drain(&self.signals.terminate) {
             // The machine shuts down, or somebody wants this run to end.
-            self.stop(self.grace(None), now);
+            self.stop(self.grace(None), None, now);
         }
         let ran = self.ran();
         let has_written = self.output.turn(now, ran);
@@ -263,8 +261,8 @@ impl Run {
                 }
                 _ => self.not_now((connection, tag)),
             },
-            run_dir::Command::Stop { tag, grace_ms } => {
-                self.stop(self.grace(grace_ms), now);
+            run_dir::Command::Stop { tag, grace_ms, origin } => {
+                self.stop(self.grace(grace_ms), origin, now);
                 self.answer((connection, tag), None);
             }
             // Answered where it was read: the tag is lost by now.

@@ -8,7 +8,7 @@ use rusqlite::{OptionalExtension, Transaction};
 use super::rows::{self, PipelineRow, RunRow};
 use super::{Begun, NewRun, UnseenEnd};
 use crate::clock::Timestamp;
-use crate::pipeline::{Cause, Entry, Exit, Fact, RunStatus, State, Transition};
+use crate::pipeline::{Cause, Entry, Exit, Fact, RunStatus, State, StopOrigin, Transition};
 
 /// The event before a run's first fact: its commit.
 pub(super) const KIND_STARTING: &str = "starting";
@@ -273,7 +273,10 @@ fn write_row(tx: &Transaction<'_>, row: &PipelineRow, expected: State, of_run: O
 fn detail(fact: &Fact) -> Option<String> {
     match fact {
         Fact::Spawned { pid, .. } => Some(format!("pid {pid}")),
-        Fact::Stopping { grace_ms } => Some(format!("grace {grace_ms} ms")),
+        Fact::Stopping { grace_ms, origin: Some(StopOrigin::Shutdown) } => {
+            Some(format!("grace {grace_ms} ms; the server was told to end, and ends the run with it"))
+        }
+        Fact::Stopping { grace_ms, origin: Some(StopOrigin::Unknown) | None } => Some(format!("grace {grace_ms} ms")),
         Fact::Exited { exit: Exit::Code(code), .. } => Some(format!("exit code {code}")),
         Fact::Exited { exit: Exit::Signal(signal), .. } => Some(format!("signal {signal}")),
         Fact::Usage { cpu_user_ms, cpu_system_ms, max_rss_kb } => {

@@ -112,7 +112,7 @@ fn a_life_from_start_to_end_is_told_in_all_three_tables() {
     let row = bench.see(id, 3, 50, Fact::Resumed { cause: Cause::Request, paused_ms: 30, detail: None }).row;
     assert_eq!((row.state, row.paused_at, row.resumed_at), (State::Running, Some(at(20)), Some(at(50))));
     assert_eq!(bench.run(id).paused_ms, 30);
-    bench.see(id, 4, 60, Fact::Stopping { grace_ms: 10_000 });
+    bench.see(id, 4, 60, Fact::Stopping { grace_ms: 10_000, origin: None });
     let facts = [exited(Exit::Signal(15), true), usage()];
     let both = [
         (entry(5, 70, facts[0].clone()), observe(State::Running, &facts[0])),
@@ -303,7 +303,7 @@ fn every_fact_can_be_kept() {
     let id = bench.begin(0);
     let facts = [
         Fact::Unknown,
-        Fact::Stopping { grace_ms: u64::MAX },
+        Fact::Stopping { grace_ms: u64::MAX, origin: None },
         Fact::Usage { cpu_user_ms: u64::MAX, cpu_system_ms: 0, max_rss_kb: u64::MAX },
         spawned(u32::MAX),
         Fact::Paused { cause: Cause::Request },

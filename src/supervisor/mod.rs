@@ -26,7 +26,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use crate::clock::{Clock, SystemClock};
-use crate::pipeline::{Action, Lack, Refusal};
+use crate::pipeline::{Action, Lack, Refusal, StopOrigin};
 use crate::process;
 use crate::run_dir::{Message, Runs};
 use crate::script::ScriptError;
@@ -51,6 +51,8 @@ pub enum Ask {
     Stop {
         /// From TERM to KILL; the run's own where none is named.
         grace: Option<Duration>,
+        /// Who wants it, where that is nobody's request.
+        origin: Option<StopOrigin>,
     },
 }
 

@@ -310,7 +310,7 @@ fn exited(code: i32, asked: bool) -> Fact {
 }
 
 fn stop(grace: Duration) -> Ask {
-    Ask::Stop { grace: Some(grace) }
+    Ask::Stop { grace: Some(grace), origin: None }
 }
 
 fn got(waiting: &Waiting) -> Result<Arc<Published>, ActionError> {

@@ -220,8 +220,13 @@ impl Place {
 
     /// SIGTERM; the exit code, and what it said on standard output after its address.
     pub fn stop_server_and_listen(&mut self) -> (i32, String) {
+        signal(self.server_pid(), "TERM");
+        self.until_server_ended()
+    }
+
+    /// The same of a server that was told to end.
+    pub fn until_server_ended(&mut self) -> (i32, String) {
         let mut server = self.server.take().expect("a server runs");
-        signal(server.child.id(), "TERM");
         let code = server.child.wait().expect("ours").code().expect("it ends by itself");
         let mut said = String::new();
         server.stdout.read_to_string(&mut said).expect("text");

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::clock::{Clock, SystemClock, whole_ms};
 use crate::kill_point::KillPoint;
-use crate::pipeline::{Cause, Exit, Fact};
+use crate::pipeline::{Cause, Exit, Fact, StopOrigin};
 use crate::process::{self, Identity, ProcState};
 use crate::run_dir::ReplyError;
 use crate::shim::tree::{Freeze, Kill, Look, Thaw};
@@ -27,7 +27,7 @@ impl Run {
     }
 
     /// TERM to all, and KILL after the grace. Asked again it only gets shorter.
-    pub(super) fn stop(&mut self, grace: Duration, now: Duration) {
+    pub(super) fn stop(&mut self, grace: Duration, origin: Option<StopOrigin>, now: Duration) {
         // It may have ended by itself a moment ago.
         self.watch_leader(now);
         let mut kill_at = now + grace;
@@ -46,7 +46,7 @@ impl Run {
         self.pause_file.set(false);
         KillPoint::ShimStopPauseFileRemoved.reach();
         if kill_at > now {
-            self.record(Fact::Stopping { grace_ms: whole_ms(grace) }, false);
+            self.record(Fact::Stopping { grace_ms: whole_ms(grace), origin }, false);
             // Many programs take a second TERM for an order to drop everything.
             if is_first {
                 self.tree.terminate();

@@ -34,7 +34,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         let now = self.clock.awake();
         let action = ask.action();
         let grace = match &ask {
-            Ask::Stop { grace } => grace.unwrap_or(self.grace),
+            Ask::Stop { grace, .. } => grace.unwrap_or(self.grace),
             Ask::Start(_) | Ask::Pause | Ask::Resume => Duration::ZERO,
         };
         // There may be room by now.
@@ -60,8 +60,12 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
             },
             (Step::Pause, _) => self.command(&Command::Pause { tag }, tag, Pending::Pause, waiter(ANSWER_LIMIT)),
             (Step::Resume, _) => self.command(&Command::Resume { tag }, tag, Pending::Resume, waiter(ANSWER_LIMIT)),
-            (Step::Stop | Step::Hasten, _) => {
-                let command = Command::Stop { tag, grace_ms: Some(whole_ms(grace)) };
+            (Step::Stop | Step::Hasten, ask) => {
+                let origin = match ask {
+                    Ask::Stop { origin, .. } => origin,
+                    Ask::Start(_) | Ask::Pause | Ask::Resume => None,
+                };
+                let command = Command::Stop { tag, grace_ms: Some(whole_ms(grace)), origin };
                 let pending = Pending::Stop { kill_at: now + grace };
                 self.command(&command, tag, pending, waiter(grace + STOP_ANSWER_LIMIT));
             }

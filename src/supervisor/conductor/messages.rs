@@ -249,7 +249,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
             return None;
         }
         self.settled_seq = *seq;
-        if let (Fact::Stopping { grace_ms }, None | Some(Pending::Pause | Pending::Resume)) = (fact, self.pending()) {
+        if let (Fact::Stopping { grace_ms, .. }, None | Some(Pending::Pause | Pending::Resume)) = (fact, self.pending()) {
             // A stop that this server did not ask for: from before its time, or the shim got a TERM.
             let pending = Pending::Stop { kill_at: self.clock.awake() + Duration::from_millis(*grace_ms) };
             let given_up = self.under_way.replace(UnderWay { pending, tag: 0, asked_ms: 0, waiters: Vec::new() })?;

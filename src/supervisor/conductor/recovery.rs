@@ -280,7 +280,8 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
                 // Asked for by this server, and may have gone down with the connection before. A shim that has it takes nothing but a
                 // shorter grace. One that the journal tells of the shim has for certain.
                 let left = kill_at.saturating_sub(self.clock.awake());
-                self.shims.send(&Command::Stop { tag: 0, grace_ms: Some(whole_ms(left).saturating_add(2)) })?;
+                let stop = Command::Stop { tag: 0, grace_ms: Some(whole_ms(left).saturating_add(2)), origin: None };
+                self.shims.send(&stop)?;
             }
             Ok(number)
         });
@@ -397,7 +398,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
 fn stop_under_way(entries: &[Entry]) -> Option<Duration> {
     let stops = entries.iter().filter_map(|entry| match entry.fact {
         // A number of a damaged line can be any.
-        Fact::Stopping { grace_ms } => Some((entry.boot_ms.saturating_add(grace_ms), grace_ms)),
+        Fact::Stopping { grace_ms, .. } => Some((entry.boot_ms.saturating_add(grace_ms), grace_ms)),
         _ => None,
     });
     stops.min().map(|(_, grace_ms)| Duration::from_millis(grace_ms))

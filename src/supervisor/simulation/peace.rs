@@ -30,13 +30,13 @@ impl Play {
         self.is_true()?;
         self.database.borrow_mut().audit()?;
         if self.snapshot()?.state != State::Stopped {
-            self.is_done(Ask::Stop { grace: Some(Duration::ZERO) }, State::Stopped)?;
+            self.is_done(Ask::Stop { grace: Some(Duration::ZERO), origin: None }, State::Stopped)?;
         }
         for (ask, state) in [
             (Ask::Start(StartRequest::default()), State::Running),
             (Ask::Pause, State::Paused),
             (Ask::Resume, State::Running),
-            (Ask::Stop { grace: Some(Duration::from_secs(1)) }, State::Stopped),
+            (Ask::Stop { grace: Some(Duration::from_secs(1)), origin: None }, State::Stopped),
         ] {
             self.is_done(ask, state)?;
         }

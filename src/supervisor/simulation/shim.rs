@@ -329,7 +329,7 @@ impl Shim {
                 }
                 _ => not_now((number, tag), run, env),
             },
-            Command::Stop { tag, grace_ms } => {
+            Command::Stop { tag, grace_ms, .. } => {
                 self.stop(grace_ms.unwrap_or(run.spec.grace_ms) * MS, run, env);
                 answer((number, tag), None, env);
             }
@@ -372,7 +372,7 @@ impl Shim {
         env.pause_file = false;
         self.phase = Phase::Stopping { kill_at };
         if kill_at > now {
-            self.record(Fact::Stopping { grace_ms: grace / MS }, false, run, env);
+            self.record(Fact::Stopping { grace_ms: grace / MS, origin: None }, false, run, env);
             if is_first {
                 self.terminate(run, env);
             }

@@ -1,0 +1,206 @@
+//! How a server ends: the signals that tell it to, and what becomes of the run where the server's end is the end of every process around it.
+//!
+//! Process 1 of a PID namespace takes all others along when it ends (`pid_namespaces(7)`), and so does a small init, which ends with its one
+//! child. There the run is stopped first, as by a client, while the server goes on serving.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::mpsc::{self, SyncSender};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use signal_hook::consts::signal::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+
+use crate::config::OnTerm;
+use crate::pipeline::{Action, State, StopOrigin};
+use crate::process;
+use crate::run_dir::{Runs, read_header};
+use crate::supervisor::{ActionError, Ask, Handle, Snapshot};
+
+/// The longest grace of a run that is stopped without anybody having asked for it: container engines kill all that is left after 10 seconds.
+const GRACE_MAX: Duration = Duration::from_secs(8);
+
+/// How often a run is looked at that cannot be stopped at this moment, because it is just being started or stopped.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// For how long that is done beyond its grace.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Inits that start one program, pass signals on to it, and end when it does, as `ps` names them: those of Docker, Podman and others.
+const SMALL_INITS: [&str; 5] = ["tini", "tini-static", "docker-init", "dumb-init", "catatonit"];
+
+/// The byte that says that the supervisor has ended. A signal writes another.
+pub(super) const SUPERVISOR_ENDED: u8 = b'!';
+const ANSWERED: u8 = b'.';
+
+/// What rings.
+pub(super) enum Rung {
+    /// A signal told the server to end.
+    Signal,
+    /// The supervisor has ended by itself.
+    SupervisorEnded,
+    /// The stop that was asked for has been answered.
+    Answered,
+    /// Nothing, for as long as that was waited for.
+    Nothing,
+}
+
+/// Sleeps until a signal, or until somebody rings.
+pub(super) struct Alarm {
+    stream: UnixStream,
+    bell: UnixStream,
+}
+
+impl Alarm {
+    /// Catches the signals from now on. A terminal that closes, or Ctrl-\, is one to end as well, unless it was to be ignored (`nohup(1)`).
+    pub(super) fn set() -> io::Result<Self> {
+        let (stream, bell) = UnixStream::pair()?;
+        for number in [SIGTERM, SIGINT, SIGHUP, SIGQUIT] {
+            if [SIGTERM, SIGINT].contains(&number) || !process::is_ignored(number) {
+                signal_hook::low_level::pipe::register(number, bell.try_clone()?)?;
+            }
+        }
+        Ok(Self { stream, bell })
+    }
+
+    /// For others to ring.
+    pub(super) fn bell(&self) -> io::Result<UnixStream> {
+        self.bell.try_clone()
+    }
+
+    /// Waits, for `limit` at most.
+    pub(super) fn wait(&self, limit: Option<Duration>) -> io::Result<Rung> {
+        self.stream.set_read_timeout(limit)?;
+        let mut byte = [0];
+        loop {
+            match (&self.stream).read_exact(&mut byte) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Rung::Nothing),
+                // A pair of which both ends are held here does not break.
+                Err(_) => return Ok(Rung::SupervisorEnded),
+                Ok(()) => {
+                    return Ok(match byte[0] {
+                        SUPERVISOR_ENDED => Rung::SupervisorEnded,
+                        ANSWERED => Rung::Answered,
+                        _ => Rung::Signal,
+                    });
+                }
+            }
+        }
+    }
+}
+
+/// Why this server stops the run when it is told to end; `None` where the run goes on.
+pub(super) struct StopsRun {
+    /// For people, to be read after "because".
+    pub(super) why: &'static str,
+    /// The longest grace, where nobody asked for this.
+    grace_max: Option<Duration>,
+}
+
+impl StopsRun {
+    pub(super) fn of(on_term: OnTerm) -> Option<Self> {
+        let by_itself = |why| Some(Self { why, grace_max: Some(GRACE_MAX) });
+        match on_term {
+            OnTerm::Leave => None,
+            OnTerm::Stop => Some(Self { why: "AUTOAPPDEV_ON_TERM says so", grace_max: None }),
+            OnTerm::Auto if std::process::id() == 1 => by_itself("process 1 takes every process with it when it ends"),
+            OnTerm::Auto if is_below_small_init() => by_itself("process 1 ends with this server and takes every process with it"),
+            OnTerm::Auto => None,
+        }
+    }
+
+    /// Stops the run. Another signal shortens the grace to nothing. Returns the run that was stopped; what could not be stopped is left.
+    pub(super) fn stop(&self, alarm: &Alarm, supervisor: &Handle, runtime_dir: &Path) -> io::Result<Option<i64>> {
+        let mut stopped = None;
+        let mut patience_until = None;
+        loop {
+            let snapshot = supervisor.watch().get().snapshot.clone();
+            if !is_live(&snapshot) {
+                return Ok(stopped);
+            }
+            let grace = self.grace(&snapshot, runtime_dir);
+            let until = *patience_until.get_or_insert_with(|| Instant::now() + grace.unwrap_or_default() + PATIENCE);
+            if snapshot.allowed.contains(&Action::Stop) {
+                stopped = stopped.or(snapshot.run_id);
+                ::log::info!("told to end: the run is stopped first, because {}", self.why);
+                match ask(alarm, supervisor, grace)? {
+                    Ok(()) | Err(ActionError::Refused(_)) => {}
+                    Err(error) => {
+                        ::log::error!("the run could not be stopped: {error}");
+                        return Ok(None);
+                    }
+                }
+            } else if Instant::now() > until {
+                ::log::error!("the run could not be stopped in time");
+                return Ok(None);
+            } else if let Rung::SupervisorEnded = alarm.wait(Some(LOOK))? {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// The grace to ask for; `None` is the run's own.
+    fn grace(&self, snapshot: &Snapshot, runtime_dir: &Path) -> Option<Duration> {
+        let longest = self.grace_max?;
+        let journal = Runs::new(runtime_dir.to_owned()).run(snapshot.run_id?).journal_path();
+        let own = read_header(&journal).map_or(longest, |header| Duration::from_millis(header.grace_ms));
+        Some(own.min(longest))
+    }
+}
+
+/// Asks for the stop and waits for its answer.
+fn ask(alarm: &Alarm, supervisor: &Handle, grace: Option<Duration>) -> io::Result<Result<(), ActionError>> {
+    let (answer_to, answer) = mpsc::sync_channel(1);
+    let asking = |grace, answer_to: Option<SyncSender<_>>| {
+        let (supervisor, mut bell) = (supervisor.clone(), alarm.bell()?);
+        let asker = move || {
+            let answer = supervisor.act(Ask::Stop { grace, origin: Some(StopOrigin::Shutdown) });
+            // The other end of both is held by who waits.
+            let _is_taken = answer_to.map(|answer_to| answer_to.send(answer.map(drop)));
+            let _rings = bell.write_all(&[ANSWERED]);
+        };
+        thread::Builder::new().name("stop".to_owned()).spawn(asker).map(drop)
+    };
+    asking(grace, Some(answer_to))?;
+    loop {
+        match alarm.wait(None)? {
+            Rung::Signal => asking(Some(Duration::ZERO), None)?,
+            // Who only hastened it rings, too.
+            Rung::Answered | Rung::Nothing => {}
+            // That is an answer as well.
+            Rung::SupervisorEnded => return Ok(Err(ActionError::Stopping)),
+        }
+        if let Ok(answer) = answer.try_recv() {
+            return Ok(answer);
+        }
+    }
+}
+
+fn is_live(snapshot: &Snapshot) -> bool {
+    snapshot.state != State::Stopped || snapshot.pending.is_some()
+}
+
+fn is_below_small_init() -> bool {
+    let parent = rustix::process::getppid();
+    parent.is_some_and(|parent| parent.is_init()) && process::name_of(1).is_some_and(|name| SMALL_INITS.contains(&name.as_str()))
+}
+
+/// As process 1, takes the dead out of the process table that others leave to it: orphans of the whole namespace.
+pub(super) fn reap_orphans() -> io::Result<()> {
+    if std::process::id() != 1 {
+        return Ok(());
+    }
+    let (mut children, bell) = UnixStream::pair()?;
+    signal_hook::low_level::pipe::register(SIGCHLD, bell)?;
+    thread::Builder::new().name("reaper".to_owned()).spawn(move || {
+        // Some may be there already.
+        process::reap_all_but(None);
+        let mut bytes = [0; 64];
+        while children.read(&mut bytes).is_ok_and(|count| count > 0) {
+            process::reap_all_but(None);
+        }
+    })?;
+    Ok(())
+}
