@@ -3,6 +3,7 @@
 //! Level 0, pure: no I/O, no clock. Every rule of the life cycle stands here once; the server, the page and the command line
 //! ask this file. The matches are exhaustive on purpose: a new word does not compile until every rule has said what it means.
 
+mod killed;
 mod progress;
 
 use std::time::Duration;
@@ -11,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
 
+pub use killed::{Killed, KilledProcess};
 pub use progress::{Label, MARK_BYTES_MAX, Mark, Percent, Progress, WorkStep};
 
 /// Declares a closed set of words: an enum, its texts in one place, and the way back.
@@ -208,6 +210,9 @@ pub enum Fact {
         paused_ms: u64,
         /// The position in the log after its last byte.
         log_end: u64,
+        /// What was killed at the end: what the leader left behind, or what had not ended within the grace. Older shims do not say it.
+        #[serde(flatten)]
+        killed: Killed,
     },
     /// What the tree used, known only after everything was reaped; follows `exited`.
     Usage {

@@ -339,7 +339,10 @@ fn health_tells_the_truth_about_the_database_and_the_server_goes_on() {
 fn the_version_and_what_is_never_told() {
     let place = Place::serving("sleep.sh");
     let version = place.get("/api/version").ok();
-    assert_eq!(version, json!({"name": "autoappdev", "version": env!("CARGO_PKG_VERSION"), "api": 1, "schema": 2}));
+    assert_eq!(
+        version,
+        json!({"name": "autoappdev", "version": env!("CARGO_PKG_VERSION"), "api": 1, "schema": autoappdev::store::schema_version()})
+    );
     let (pid, run_id) = place.start_with(json!({"env": {"DEPLOY_KEY": "hunter2-in-the-environment"}}));
     // Not in the middle of its execve(2), in which it shows none.
     until_true("the script has its environment", || {
