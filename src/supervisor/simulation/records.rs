@@ -9,7 +9,7 @@ use std::rc::Rc;
 use super::shims::moment;
 use super::world::{Shared, World};
 use crate::clock::Timestamp;
-use crate::pipeline::{Entry, Killed, RunStatus, Transition};
+use crate::pipeline::{Conditions, Entry, Killed, RunStatus, Transition};
 use crate::store::{Begun, NewRun, PipelineRow, Recorded, RunRow, Store, StoreError, UnseenEnd};
 use crate::supervisor::records::Records;
 use crate::supervisor::snapshot::Snapshot;
@@ -100,8 +100,9 @@ impl Database {
             // Its shim's note.
             published.detail = None;
         }
-        // No version counts it.
+        // No version counts these.
         (published.progress, published.progress_number) = (None, 0);
+        published.conditions = Conditions::default();
         match self.committed.get(&published.version) {
             None => Err(format!("version {} is published and was never committed", published.version)),
             Some(committed) if *committed != published => Err(format!("published is {published:?}, committed was {committed:?}")),

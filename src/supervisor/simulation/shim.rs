@@ -443,7 +443,11 @@ impl Shim {
 }
 
 fn trouble(is_there: bool) -> Message {
-    Message::Trouble(Trouble { trouble: is_there.then(|| "its journal cannot be written".to_owned()), is_disk_full: is_there })
+    Message::Trouble(Trouble {
+        trouble: is_there.then(|| "its journal cannot be written".to_owned()),
+        is_disk_full: is_there,
+        parts: vec![],
+    })
 }
 
 fn write_down(fact: Fact, durable: bool, run: &mut Run, env: &mut Env) -> Message {
@@ -469,6 +473,8 @@ fn not_now(asker: Asker, run: &Run, env: &mut Env) {
 fn header(run: &Run) -> Header {
     Header {
         shim_start_ticks: None,
+        socket: None,
+        runtime_dir: None,
         cgroup: None,
         format: FORMAT,
         run_id: run.id,
