@@ -3,6 +3,7 @@
 //! Level 0, pure: no I/O, no clock. Every rule of the life cycle stands here once; the server, the page and the command line
 //! ask this file. The matches are exhaustive on purpose: a new word does not compile until every rule has said what it means.
 
+mod killed;
 mod progress;
 
 use std::time::Duration;
@@ -12,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::clock::Timestamp;
 
 pub use condition::{Condition, ConditionCode, Conditions};
+pub use killed::{Killed, KilledProcess};
 pub use lack::Lack;
 pub use progress::{Label, MARK_BYTES_MAX, Mark, Percent, Progress, WorkStep};
 
@@ -228,6 +230,9 @@ pub enum Fact {
         paused_ms: u64,
         /// The position in the log after its last byte.
         log_end: u64,
+        /// What was killed at the end: what the leader left behind, or what had not ended within the grace. Older shims do not say it.
+        #[serde(flatten)]
+        killed: Killed,
     },
     /// What the tree used, known only after everything was reaped; follows `exited`.
     Usage {

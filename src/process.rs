@@ -4,6 +4,7 @@
 //! Level 1. Never decides anything. Called by the shim (everything), the supervisor (recovery) and the tests.
 
 mod cgroup;
+mod children;
 mod memory;
 mod pages;
 mod spawn;
@@ -23,6 +24,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
 use crate::pipeline::{Exit, Lack};
 
 pub use cgroup::{Cgroup, has_thawed};
+pub use children::{has_living_child, reap_all_but};
 pub use memory::give_back_what_is_long;
 pub use pages::let_go_of_unchanged_pages;
 pub use spawn::{Launch, Spawned, spawn_in_session};
@@ -46,9 +48,16 @@ pub struct Identity {
     pub start_ticks: u64,
 }
 
-/// The id that the kernel drew at this boot (`random(4)`, `/proc/sys/kernel/random/boot_id`).
+/// What [`boot_id`] says where it cannot be known. Equal to itself: what a run of an unknown boot left behind is looked for.
+pub const UNKNOWN_BOOT: &str = "unknown";
+
+/// The id that the kernel drew at this boot (`random(4)`, `/proc/sys/kernel/random/boot_id`). A `/proc` with processes alone (`subset=pid` in
+/// `proc(5)`, `ProcSubset=pid` in a systemd unit) has no such file.
 pub fn boot_id() -> io::Result<String> {
-    Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
+    match fs::read_to_string("/proc/sys/kernel/random/boot_id") {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(UNKNOWN_BOOT.to_owned()),
+        other => Ok(other?.trim().to_owned()),
+    }
 }
 
 /// Makes this process the one that inherits every orphan of its tree (`PR_SET_CHILD_SUBREAPER(2const)`).
@@ -98,9 +107,9 @@ pub fn null() -> io::Result<OwnedFd> {
     File::open("/dev/null").map(OwnedFd::from)
 }
 
-/// Kills our child `pid`, which has not been reaped: its pid is its own.
-pub fn kill_child(pid: u32) -> io::Result<()> {
-    Ok(rustix::process::kill_process(raw_pid(pid)?, Signal::KILL)?)
+/// Sends `signal` to our child `pid`, which has not been reaped: its pid is its own. Needs no `/proc`.
+pub fn signal_child(pid: u32, signal: Signal) -> io::Result<()> {
+    Ok(rustix::process::kill_process(raw_pid(pid)?, signal)?)
 }
 
 /// Lets every signal through to this thread and to all that it starts: a mask outlives execve(2).
@@ -135,6 +144,21 @@ pub fn signal(target: Identity, signal: Signal) -> io::Result<bool> {
         Err(error) if gone(&error) => Ok(false),
         other => other,
     }
+}
+
+/// Whether it lives still, and is not a zombie. For want of a descriptor it is taken to live.
+pub fn is_alive(who: &Identity) -> bool {
+    match read_stat(who.pid) {
+        Ok(stat) => stat.identity == *who && stat.state != ProcState::Dead,
+        Err(error) => is_shortage(&error),
+    }
+}
+
+/// Whether a process or a zombie has this number, one that `/proc` hides too. Only for what is said to people: which process it is, this does
+/// not tell.
+pub fn is_there(pid: u32) -> bool {
+    let exists = |pid| !matches!(rustix::process::test_kill_process(pid), Err(rustix::io::Errno::SRCH));
+    raw_pid(pid).is_ok_and(exists)
 }
 
 /// Whether this process lives and is not on its way out; `None` where it is not there, or not in this namespace (`pid_namespaces(7)`).
@@ -189,17 +213,6 @@ pub fn wait_for_end(pid: u32) -> io::Result<()> {
         match wait() {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             other => return other.map(drop),
-        }
-    }
-}
-
-/// Reaps every child of this process that has ended, except `keep`.
-pub fn reap_all_but(keep: Option<u32>) {
-    let me = std::process::id();
-    // A child that vanishes between the list and the look was reaped by nobody else than us, so errors only mean "not there".
-    for pid in children_of(me).unwrap_or_default() {
-        if Some(pid) != keep && read_stat(pid).is_ok_and(|stat| stat.is_zombie) {
-            let _not_ended_yet = reap(pid);
         }
     }
 }

@@ -27,7 +27,7 @@ use std::time::Duration;
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
 
 use crate::clock::Timestamp;
-use crate::pipeline::{Cause, Entry, Transition};
+use crate::pipeline::{Cause, Entry, Killed, Transition};
 
 use self::change::{GaveUp, KIND_LOST, KIND_SPAWN_FAILED, KIND_STARTING};
 pub use self::check::{CheckReport, CheckStep, check};
@@ -243,9 +243,17 @@ impl Store {
         })
     }
 
-    /// Ends the latest run, which is alive as far as is known, without having seen its end. `error` says why, for people.
-    pub fn end_run(&mut self, run_id: i64, end: UnseenEnd, at: Timestamp, error: &str) -> Result<PipelineRow, StoreError> {
-        self.write(|tx| change::end(tx, run_id, end, at, error))
+    /// Ends the latest run, which is alive as far as is known, without having seen its end. `error` says why, for people; `killed` is what
+    /// recovery killed of it.
+    pub fn end_run(
+        &mut self,
+        run_id: i64,
+        end: UnseenEnd,
+        at: Timestamp,
+        error: &str,
+        killed: &Killed,
+    ) -> Result<PipelineRow, StoreError> {
+        self.write(|tx| change::end(tx, run_id, end, at, error, killed))
     }
 
     /// Where the database is.

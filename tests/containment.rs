@@ -92,7 +92,7 @@ fn a_child_that_is_continued_again_and_again_ends_the_pause_and_not_the_truth() 
     place.assert_all_stopped();
     place.post("/api/pipeline/stop", json!({"grace_s": 0})).ok();
     place.assert_nothing_left(run_id);
-    assert_eq!(place.pipeline()["detail"], Value::Null);
+    assert!(!detail(&place).contains("pause"), "nothing is to be said of it any more: {}", detail(&place));
 }
 
 #[test]

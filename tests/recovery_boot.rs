@@ -9,7 +9,7 @@ use std::os::unix::net::UnixStream;
 use std::process::Stdio;
 
 use autoappdev::clock::Timestamp;
-use autoappdev::pipeline::{Cause, Containment, Exit, Fact};
+use autoappdev::pipeline::{Cause, Containment, Exit, Fact, Killed};
 use autoappdev::process::boot_id;
 use autoappdev::run_dir::{FORMAT, LaunchSpec, to_line};
 use serde_json::{Value, json};
@@ -28,7 +28,7 @@ fn spawned(pid: u32) -> Fact {
 }
 
 fn exited(code: i32) -> Fact {
-    Fact::Exited { exit: Exit::Code(code), asked: false, paused_ms: 12, log_end: 0 }
+    Fact::Exited { exit: Exit::Code(code), asked: false, paused_ms: 12, log_end: 0, killed: Killed::default() }
 }
 
 const USAGE: Fact = Fact::Usage { cpu_user_ms: 11, cpu_system_ms: 22, max_rss_kb: 33 };

@@ -255,6 +255,7 @@ fn a_shim_that_nobody_can_reach_any_more_can_still_be_told_to_end_the_run() {
     until_true("health says what to do", says_how);
     assert_eq!(place.pipeline()["state"], "running");
     signal(place.shim_pid(run_id), "TERM");
+    place.until_state("stopped");
     assert_eq!(place.until_all_agree(), "stopped");
     assert_eq!((&place.run(run_id)["status"], place.degraded()), (&json!("stopped"), None));
     place.start();

@@ -12,7 +12,7 @@ fn pendings() -> Vec<Option<Pending>> {
 }
 
 fn facts() -> Vec<Fact> {
-    let exited = |exit, asked| Fact::Exited { exit, asked, paused_ms: 0, log_end: 0 };
+    let exited = |exit, asked| Fact::Exited { exit, asked, paused_ms: 0, log_end: 0, killed: Killed::default() };
     vec![
         Fact::Spawned { pid: 1, start_ticks: 1, containment: Containment::Tree },
         Fact::SpawnFailed { error: "no".into(), lack: None },

@@ -61,7 +61,7 @@ pub fn spawn_in_session(launch: &Launch, cgroup: Option<&Cgroup>) -> io::Result<
     let (mut report, reporter) =
         rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map(|(read, write)| (File::from(read), File::from(write)))?;
     let group = cgroup.and_then(|cgroup| cgroup.open().ok());
-    let Forked::Parent(founder) = fork()? else { found_session(&image, launch, group.as_ref(), &reporter) };
+    let Forked::Parent(founder) = fork(&Fork::Child)? else { found_session(&image, launch, group.as_ref(), &reporter) };
     drop(reporter);
     let mut said = Vec::new();
     let read = report.read_to_end(&mut said);
@@ -107,12 +107,12 @@ fn die() -> ! {
 
 /// In the founder: makes the session, and the leader in it.
 fn found_session(image: &Image, launch: &Launch, group: Option<&File>, reporter: &File) -> ! {
-    let born = begin_session().and_then(|()| match group.map(|group| bear_sibling(Some(group))) {
+    let born = begin_session().and_then(|()| match group.map(|group| fork(&Fork::Sibling(Some(group)))) {
         Some(Ok(forked)) => Ok((forked, true)),
         // Without the group there is no process, no memory and no descriptor either; and if there were, the run would have no group for it.
         Some(Err(error)) if lack_of(&error).is_some() => Err(error),
         // An old kernel, a filter of system calls, a group that may not be joined.
-        Some(Err(_)) | None => Ok((bear_sibling(None)?, false)),
+        Some(Err(_)) | None => Ok((fork(&Fork::Sibling(None))?, false)),
     });
     match born {
         Ok((Forked::Parent(_), _)) => {}
@@ -130,42 +130,41 @@ enum Forked {
     Child,
 }
 
-impl Forked {
-    fn from_pid(pid: i64) -> io::Result<Self> {
-        match u32::try_from(pid) {
-            Ok(0) => Ok(Self::Child),
-            Ok(pid) => Ok(Self::Parent(pid)),
-            Err(_) => Err(io::Error::last_os_error()),
-        }
-    }
+/// How a process is made.
+enum Fork<'a> {
+    /// As by `fork(2)`.
+    Child,
+    /// As the caller's sibling, in a control group if one is given.
+    Sibling(Option<&'a File>),
 }
 
-fn fork() -> io::Result<Forked> {
-    #[expect(unsafe_code, reason = "nothing safe in std forks")]
-    // SAFETY: the one caller, the shim, has a single thread, so the child finds no lock held and may allocate. It only makes system calls
-    // until it dies or executes a program.
-    Forked::from_pid(unsafe { libc::fork() }.into())
-}
-
-/// A fork whose child is the caller's sibling, in a control group if one is given.
-fn bear_sibling(group: Option<&File>) -> io::Result<Forked> {
-    let flags = u64::try_from(libc::CLONE_PARENT).expect("a flag is positive");
-    let args = group.map(|group| Clone3Args {
+fn fork(how: &Fork<'_>) -> io::Result<Forked> {
+    let into_group = |group: &File| Clone3Args {
         // The signal at its end is the caller's own: `clone(2)`.
-        flags: flags | CLONE_INTO_CGROUP,
+        flags: u64::try_from(libc::CLONE_PARENT).expect("a flag is positive") | CLONE_INTO_CGROUP,
         cgroup: u64::try_from(group.as_raw_fd()).expect("an open file's number is not negative"),
         ..Clone3Args::default()
-    });
-    #[expect(unsafe_code, reason = "nothing safe in std makes a sibling, or a child in a control group")]
-    // SAFETY: without CLONE_VM both are a fork, and what is true of the one in `fork` is true of this one. The kernel reads the structure,
-    // of the size given, or takes the flags first and zeros for all else.
+    };
+    #[expect(unsafe_code, reason = "nothing safe in std forks, makes a sibling, or a child in a control group")]
+    // SAFETY: without CLONE_VM each of the three is a fork. The shim calls this, and the founder that it has made, which have a single thread:
+    // the new process finds no lock held and may allocate, and only makes system calls until it dies or executes a program. The kernel reads
+    // the structure, of the size given; of the other call it takes the flags, which come first, and zeros.
     let pid = unsafe {
-        match &args {
-            Some(args) => libc::syscall(libc::SYS_clone3, std::ptr::from_ref(args), size_of::<Clone3Args>()),
-            None => libc::syscall(libc::SYS_clone, libc::c_long::from(libc::CLONE_PARENT | libc::SIGCHLD), 0, 0, 0, 0),
+        match how {
+            Fork::Child => libc::fork().into(),
+            Fork::Sibling(Some(group)) => {
+                libc::syscall(libc::SYS_clone3, std::ptr::from_ref(&into_group(group)), size_of::<Clone3Args>())
+            }
+            Fork::Sibling(None) => {
+                libc::syscall(libc::SYS_clone, libc::c_long::from(libc::CLONE_PARENT | libc::SIGCHLD), 0, 0, 0, 0)
+            }
         }
     };
-    Forked::from_pid(pid)
+    match u32::try_from(pid) {
+        Ok(0) => Ok(Forked::Child),
+        Ok(pid) => Ok(Forked::Parent(pid)),
+        Err(_) => Err(io::Error::last_os_error()),
+    }
 }
 
 /// `struct clone_args` of `clone(2)`: all numbers, as wide on every architecture.
@@ -251,7 +250,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
     use std::path::Path;
 
-    use super::super::kill_child;
+    use super::super::signal_child;
     use super::super::tests::write_program;
     use super::*;
 
@@ -282,7 +281,7 @@ mod tests {
         assert_eq!(u32::try_from(group.as_raw_nonzero().get()), Ok(child.identity.pid), "it leads its process group");
         assert_ne!(stat.session, read_stat(std::process::id()).expect("alive").session, "the session is a new one");
         assert_eq!(read_stat(stat.session).expect_err("the session's leader has ended").kind(), io::ErrorKind::NotFound);
-        kill_child(child.identity.pid).expect("our child");
+        signal_child(child.identity.pid, Signal::KILL).expect("our child");
         reap_it(child);
     }
 

@@ -12,7 +12,9 @@ use super::{Stat, is_shortage, read_stat};
 pub struct Descendants {
     /// Every process that was seen, zombies included.
     pub found: Vec<Stat>,
-    /// Whether one was gone before it could be looked at: the children that it left may have been missed.
+    /// Which could not be looked at: `/proc` hides them, or they are gone. A child of this process is there until it is reaped.
+    pub unseen: Vec<u32>,
+    /// Whether one was gone before it could be looked at, or cannot be looked at: children of it may have been missed.
     pub is_torn: bool,
 }
 
@@ -48,7 +50,7 @@ pub(super) fn all_pids() -> io::Result<impl Iterator<Item = u32>> {
 }
 
 /// Kernels without `CONFIG_PROC_CHILDREN`, some embedded ones, have no such files.
-fn has_children_files() -> bool {
+pub(super) fn has_children_files() -> bool {
     static HAS: OnceLock<bool> = OnceLock::new();
     *HAS.get_or_init(|| fs::metadata("/proc/thread-self/children").is_ok())
 }
@@ -77,7 +79,10 @@ fn by_children_files(root: u32) -> io::Result<Descendants> {
                     to_read.push(pid);
                 }
                 Err(error) if is_shortage(&error) => return Err(error),
-                Err(_) => all.is_torn = true,
+                Err(_) => {
+                    all.is_torn = true;
+                    all.unseen.push(pid);
+                }
             }
         }
     }
@@ -102,7 +107,7 @@ fn by_parents(root: u32) -> io::Result<Descendants> {
         }
     }
     // Most of what goes while all of /proc is read is somebody else's.
-    Ok(Descendants { found, is_torn: false })
+    Ok(Descendants { found, unseen: Vec::new(), is_torn: false })
 }
 
 #[cfg(test)]

@@ -269,7 +269,7 @@ fn line_of(value: &impl Serialize) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pipeline::{Cause, Containment, Exit};
+    use crate::pipeline::{Cause, Containment, Exit, Killed};
 
     fn header() -> Header {
         Header {
@@ -291,12 +291,14 @@ mod tests {
     }
 
     fn facts() -> Vec<Fact> {
+        let mut killed = Killed::default();
+        killed.add(44, || Some("sleep".to_owned()));
         vec![
             Fact::Spawned { pid: 43, start_ticks: 1234, containment: Containment::Tree },
             Fact::Paused { cause: Cause::Outside },
             Fact::Resumed { cause: Cause::Request, paused_ms: 17, detail: None },
             Fact::Stopping { grace_ms: 500, origin: None },
-            Fact::Exited { exit: Exit::Signal(15), asked: true, paused_ms: 17, log_end: 4096 },
+            Fact::Exited { exit: Exit::Signal(15), asked: true, paused_ms: 17, log_end: 4096, killed },
             Fact::Usage { cpu_user_ms: 1, cpu_system_ms: 2, max_rss_kb: 3 },
         ]
     }
@@ -380,6 +382,14 @@ mod tests {
         let read = read_journal(&path).expect("reads");
         assert_eq!(read.damaged_lines, 1);
         assert_eq!(read.entries.len(), entries.len() - 1);
+    }
+
+    #[test]
+    fn end_from_an_older_shim_names_nothing_killed() {
+        let line = br#"{"seq":2,"at":"2026-01-31T10:00:00.123Z","boot_ms":5,"fact":"exited","exit":{"code":0},"asked":false,"paused_ms":0,"log_end":7}"#;
+        let entry: Entry = serde_json::from_slice(line).expect("reads");
+        assert!(matches!(&entry.fact, Fact::Exited { killed, .. } if killed.is_empty()), "{entry:?}");
+        assert_eq!(serde_json::to_vec(&entry).expect("writes"), line, "nor does the line of a run in which nothing was killed");
     }
 
     #[test]

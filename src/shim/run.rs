@@ -23,7 +23,7 @@ use super::tree::{Freeze, Kill, Thaw, Tree};
 use super::trouble::Said;
 use crate::clock::{Clock, SystemClock, whole_ms};
 use crate::kill_point::KillPoint;
-use crate::pipeline::{Cause, ConditionCode, Exit, Fact};
+use crate::pipeline::{Cause, ConditionCode, Exit, Fact, Killed};
 use crate::process::{self, Identity};
 use crate::run_dir::{self, Journal, LaunchSpec, Message, Note, Reply, ReplyError, Rotated, RunDir};
 
@@ -345,7 +345,13 @@ impl Run {
         KillPoint::ShimCgroupRemoved.reach();
         let exit = self.leader_end.as_ref().map_or(Exit::Code(0), |end| end.exit);
         let (asked, paused_ms, log_end) = (self.asked, whole_ms(self.paused_in_all), self.output.end_position());
-        let mut last = vec![self.write_down(Fact::Exited { exit, asked, paused_ms, log_end }, true)];
+        let killed = match &mut self.phase {
+            Phase::Killing { kill } => std::mem::take(&mut kill.killed),
+            Phase::Running | Phase::Freezing { .. } | Phase::Paused | Phase::Thawing { .. } | Phase::Stopping { .. } => {
+                Killed::default()
+            }
+        };
+        let mut last = vec![self.write_down(Fact::Exited { exit, asked, paused_ms, log_end, killed }, true)];
         if self.journal.is_behind() {
             // A disk without room must not cost the exit status: this process is the only one that has it. A server that is there gets it
             // at once, one that comes later as well.

@@ -3,13 +3,14 @@
 //! Each is a small machine whose `look` is called again and again, by the loop, until it says that it is done. Nothing here waits
 //! and nothing assumes that a signal sent is a signal obeyed: done means seen.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
 use std::time::Duration;
 
 use rustix::process::Signal;
 
+use crate::pipeline::Killed;
 use crate::process::{self, Cgroup, Descendants, Identity, ProcState, Stat};
 
 /// The first pause between two looks; it doubles up to [`LOOK_AGAIN_MAX`]. A stop takes some tens of microseconds to be seen.
@@ -19,6 +20,9 @@ const LOOK_AGAIN_MAX: Duration = Duration::from_millis(500);
 /// How long a process may sleep uninterruptibly before it is taken for the parent of a vfork(2) whose child was stopped before it executed
 /// anything: such a parent cannot stop until its child goes on.
 const VFORK_SUSPECTED_AFTER: Duration = Duration::from_millis(10);
+
+/// How long a process may take to die of SIGKILL before it is said to live on: one with much memory takes a while.
+const SURVIVES_AFTER: Duration = Duration::from_secs(1);
 
 /// What a look found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,7 +116,7 @@ impl Tree {
 
     fn all(&self) -> Descendants {
         // Who can't be looked at, for want of a descriptor for instance, may be awake and may be anybody.
-        let unseen = |_| Descendants { found: Vec::new(), is_torn: true };
+        let unseen = |_| Descendants { is_torn: true, ..Descendants::default() };
         let mut all = process::descendants(std::process::id()).unwrap_or_else(unseen);
         let Some(cgroup) = &self.cgroup else { return all };
         let seen: BTreeSet<u32> = all.found.iter().map(|stat| stat.identity.pid).collect();
@@ -137,19 +141,13 @@ impl Tree {
         stats
     }
 
-    /// Whether no process of it is alive. A process that dies hands its children to this one before anybody can see it dead, so the
-    /// direct children tell it all, if no new one came while they were looked at.
+    /// Whether no process of it is alive. Where that cannot be known, none is said to be dead.
     pub(super) fn is_empty(&self) -> bool {
-        let me = std::process::id();
-        let Ok(children) = process::children_of(me) else { return false };
-        let is_dead = |&pid: &u32| process::read_stat(pid).is_ok_and(|stat| stat.state == ProcState::Dead);
         let is_populated = || {
             let populated = self.cgroup.as_ref().map(Cgroup::is_populated);
             populated.is_some_and(|populated| populated.unwrap_or_else(|error| process::is_shortage(&error)))
         };
-        // The list is older than the looks: who died in between handed its children over after it was made. A second list without a
-        // newcomer says that nobody did.
-        children.iter().all(is_dead) && process::children_of(me).is_ok_and(|again| again == children) && !is_populated()
+        process::has_living_child().is_ok_and(|has| !has) && !is_populated()
     }
 
     /// Whether anything of it has something to do that nobody else keeps it from.
@@ -157,23 +155,34 @@ impl Tree {
         self.all().found.iter().any(|stat| stat.is_busy)
     }
 
-    /// A process of it that is neither stopped nor held, other than `spared`.
-    pub(super) fn straggler(&self, spared: Option<Identity>) -> Option<Stat> {
+    /// A process of it that is neither stopped nor held, other than `spared`; or one that `/proc` does not show, of which that is not known.
+    pub(super) fn straggler(&self, spared: Option<Identity>) -> Option<u32> {
         let held = self.held();
-        let is_loose = |stat: &Stat| !stat.state.is_stopped() && !held.contains(&stat.identity.pid);
-        self.living().into_iter().find(|stat| is_loose(stat) && Some(stat.identity) != spared)
+        let is_loose =
+            |stat: &Stat| !stat.state.is_stopped() && stat.state != ProcState::Dead && !held.contains(&stat.identity.pid);
+        let all = self.all();
+        let seen = all.found.iter().find(|stat| is_loose(stat) && Some(stat.identity) != spared).map(|stat| stat.identity.pid);
+        let is_loose = |&pid: &u32| Some(pid) != spared.map(|spared| spared.pid) && process::is_there(pid);
+        seen.or_else(|| all.unseen.into_iter().find(is_loose))
     }
 
     /// Asks every process to end: TERM, then CONT, because a stopped process does not see TERM before it goes on.
     pub(super) fn terminate(&self) {
         self.release();
-        let mut asked = BTreeSet::new();
+        let (mut asked, mut asked_unseen) = (BTreeSet::new(), BTreeSet::new());
         // Twice, for those that were born during the first time; later ones are killed after the grace.
         for _ in 0..2 {
-            for stat in self.living() {
+            let Descendants { found, unseen, .. } = self.all();
+            for stat in found.iter().filter(|stat| stat.state != ProcState::Dead) {
                 if asked.insert(stat.identity) {
                     send(stat.identity, Signal::TERM);
                     send(stat.identity, Signal::CONT);
+                }
+            }
+            for pid in unseen {
+                if asked_unseen.insert(pid) {
+                    send_unseen(pid, Signal::TERM);
+                    send_unseen(pid, Signal::CONT);
                 }
             }
         }
@@ -185,9 +194,20 @@ impl Tree {
     }
 }
 
-fn send(to: Identity, signal: Signal) {
-    // One that is gone needs no signal. Any other error shows in the next look, which finds it as it was.
-    let _seen_by_the_next_look = process::signal(to, signal);
+/// Whether it was sent. One that is gone needs no signal. Any other error shows in the next look, which finds it as it was.
+fn send(to: Identity, signal: Signal) -> bool {
+    process::signal(to, signal).is_ok_and(|is_there| is_there)
+}
+
+/// Whether our child has not ended, whatever `/proc` shows of it.
+fn is_living_child(pid: u32) -> bool {
+    process::peek_exit(pid).is_ok_and(|exit| exit.is_none())
+}
+
+/// To a process that `/proc` does not show, if it is a child: it may have become another user's by a set-user-ID program, and be ours to
+/// signal all the same. Any other may be gone, and its number another's. Whether it was sent.
+fn send_unseen(pid: u32, signal: Signal) -> bool {
+    is_living_child(pid) && process::signal_child(pid, signal).is_ok()
 }
 
 /// Stops every process where it stands.
@@ -260,7 +280,7 @@ impl Freeze {
         if let Some(later) = self.tighten(tree, now) {
             return later;
         }
-        let Descendants { found, is_torn } = tree.all();
+        let Descendants { found, is_torn, .. } = tree.all();
         let (dead, living): (Vec<Stat>, Vec<Stat>) = found.into_iter().partition(|stat| stat.state == ProcState::Dead);
         let mut all_stopped = !is_torn;
         let mut any_uninterruptible = false;
@@ -361,32 +381,81 @@ impl Thaw {
 #[derive(Debug)]
 pub(super) struct Kill {
     backoff: Backoff,
+    since: Option<Duration>,
+    /// What was alive and was sent a KILL that it could not refuse.
+    pub(super) killed: Killed,
+    known: BTreeSet<Identity>,
+    known_unseen: BTreeSet<u32>,
 }
 
 impl Kill {
     pub(super) fn new() -> Self {
-        Self { backoff: Backoff::new() }
+        Self {
+            backoff: Backoff::new(),
+            since: None,
+            killed: Killed::default(),
+            known: BTreeSet::new(),
+            known_unseen: BTreeSet::new(),
+        }
     }
 
     /// Done when nothing of the tree is alive.
     pub(super) fn look(&mut self, tree: &Tree, now: Duration) -> Look {
-        if let Some(cgroup) = &tree.cgroup {
-            // All of it at once; what has left the group, or where the kernel refuses, is dealt with one by one.
-            let _seen_below = cgroup.kill();
-        }
-        let living = tree.living();
+        self.since.get_or_insert(now);
+        let Descendants { found, unseen, .. } = tree.all();
+        let living: Vec<Stat> = found.into_iter().filter(|stat| stat.state != ProcState::Dead).collect();
+        // Before any signal: what is dead has no name.
+        let is_new = |stat: &&Stat| !self.known.contains(&stat.identity);
+        let names: BTreeMap<u32, String> = living
+            .iter()
+            .filter(is_new)
+            .take(self.killed.room())
+            .filter_map(|stat| Some((stat.identity.pid, process::name_of(stat.identity.pid)?)))
+            .collect();
+        // All of it at once; what has left the group, or where the kernel refuses, is dealt with one by one.
+        let killed_as_group: BTreeSet<u32> = match &tree.cgroup {
+            Some(cgroup) => {
+                let members = cgroup.members().unwrap_or_default();
+                cgroup.kill().map_or_else(|_| BTreeSet::new(), |()| members.into_iter().collect())
+            }
+            None => BTreeSet::new(),
+        };
         // Stopped first, then killed: who is stopped bears no more children while the others are dealt with.
         if living.len() > 1 {
             for stat in &living {
                 send(stat.identity, Signal::STOP);
             }
         }
-        for stat in &living {
-            send(stat.identity, Signal::KILL);
+        for Stat { identity, .. } in &living {
+            let is_sent = send(*identity, Signal::KILL) || killed_as_group.contains(&identity.pid);
+            if is_sent && self.known.insert(*identity) {
+                self.killed.add(identity.pid, || names.get(&identity.pid).cloned());
+            }
+        }
+        for &pid in &unseen {
+            if send_unseen(pid, Signal::KILL) && self.known_unseen.insert(pid) {
+                self.killed.add(pid, || None);
+            }
         }
         if living.is_empty() && tree.is_empty() {
             return Look::Done;
         }
         self.backoff.again(now)
+    }
+
+    /// Which processes outlive the KILL that they were sent, for people, once they have done so for a while.
+    pub(super) fn survivors(&self, tree: &Tree, now: Duration) -> Option<String> {
+        if self.since.is_none_or(|since| now < since + SURVIVES_AFTER) {
+            return None;
+        }
+        let Descendants { found, unseen, .. } = tree.all();
+        let mut survivors = Killed::default();
+        for stat in found.iter().filter(|stat| stat.state != ProcState::Dead) {
+            survivors.add(stat.identity.pid, || process::name_of(stat.identity.pid));
+        }
+        for pid in unseen.into_iter().filter(|&pid| is_living_child(pid)) {
+            survivors.add(pid, || None);
+        }
+        survivors.surviving()
     }
 }

@@ -8,7 +8,7 @@ use rusqlite::{OptionalExtension, Transaction};
 use super::rows::{self, PipelineRow, RunRow};
 use super::{Begun, NewRun, UnseenEnd};
 use crate::clock::Timestamp;
-use crate::pipeline::{Cause, Entry, Exit, Fact, RunStatus, State, StopOrigin, Transition};
+use crate::pipeline::{Cause, Entry, Exit, Fact, Killed, RunStatus, State, StopOrigin, Transition};
 
 /// The event before a run's first fact: its commit.
 pub(super) const KIND_STARTING: &str = "starting";
@@ -39,7 +39,8 @@ pub(super) fn begin(tx: &Transaction<'_>, id: Option<i64>, new: &NewRun, at: Tim
     )?
     .execute((id, RunStatus::Starting, &new.script, &new.cwd, args, at, rows::stored(new.log_start)))?;
     let run_id = tx.last_insert_rowid();
-    insert_event(tx, run_id, 0, at, KIND_STARTING, None, Some(cause), None)?;
+    let event = NewEvent { cause: Some(cause), ..NewEvent::new(0, at, KIND_STARTING) };
+    insert_event(tx, run_id, &event)?;
     row.run_id = Some(run_id);
     row.version += 1;
     // A new run is a new line of time: a clock that was set back before it is believed.
@@ -72,7 +73,9 @@ pub(super) fn record(
     let at = entry.at.max(last_at);
     let cause = transition.map(|transition| cause_override.unwrap_or(transition.cause));
     let change = transition.map(|transition| (transition.from, transition.to));
-    insert_event(tx, run_id, entry.seq, at, entry.fact.kind(), change, cause, detail(&entry.fact).as_deref())?;
+    let (detail, killed) = (detail(&entry.fact), killed(&entry.fact));
+    let event = NewEvent { change, cause, detail: detail.as_deref(), killed, ..NewEvent::new(entry.seq, at, entry.fact.kind()) };
+    insert_event(tx, run_id, &event)?;
     if let Some(transition) = transition {
         let mut run = live_run(tx, run_id)?;
         let row = follow(before, &mut run, transition, &entry.fact, at)?;
@@ -91,7 +94,14 @@ pub(super) fn record(
 }
 
 /// Ends a run that is alive as far as is known.
-pub(super) fn end(tx: &Transaction<'_>, run_id: i64, end: UnseenEnd, at: Timestamp, error: &str) -> Result<PipelineRow, GaveUp> {
+pub(super) fn end(
+    tx: &Transaction<'_>,
+    run_id: i64,
+    end: UnseenEnd,
+    at: Timestamp,
+    error: &str,
+    killed: &Killed,
+) -> Result<PipelineRow, GaveUp> {
     let before = PipelineRow::read(tx)?;
     let mut run = live_run(tx, run_id)?;
     let (status, kind) = match end {
@@ -104,9 +114,12 @@ pub(super) fn end(tx: &Transaction<'_>, run_id: i64, end: UnseenEnd, at: Timesta
     run.status = status;
     run.stopped_at = Some(at);
     run.error = Some(error.to_owned());
+    run.killed = killed.clone();
     let row = ended(&before, &run, at);
     let change = Some((before.state, State::Stopped));
-    insert_event(tx, run_id, last_seq + 1, at, kind, change, Some(Cause::Recovery), Some(error))?;
+    let cause = Some(Cause::Recovery);
+    let event = NewEvent { change, cause, detail: Some(error), killed: Some(killed), ..NewEvent::new(last_seq + 1, at, kind) };
+    insert_event(tx, run_id, &event)?;
     write_run(tx, &run)?;
     write_row(tx, &row, before.state, Some(run_id))?;
     Ok(row)
@@ -141,7 +154,7 @@ fn follow(
             run.paused_ms = *paused_ms;
             row.resumed_at = Some(at);
         }
-        Fact::Exited { exit, paused_ms, log_end, .. } => {
+        Fact::Exited { exit, paused_ms, log_end, killed, .. } => {
             match exit {
                 Exit::Code(code) => run.exit_code = Some(*code),
                 Exit::Signal(signal) => run.signal = Some(*signal),
@@ -149,6 +162,7 @@ fn follow(
             run.stopped_at = Some(at);
             run.paused_ms = *paused_ms;
             run.log_end = Some((*log_end).max(run.log_start));
+            run.killed = killed.clone();
             row = ended(before, run, at);
         }
         Fact::SpawnFailed { error, .. } => {
@@ -199,30 +213,52 @@ fn last_event(tx: &Transaction<'_>, run_id: i64) -> Result<(u64, Timestamp), Gav
     Ok((u64::try_from(seq).unwrap_or(0), at))
 }
 
-#[expect(clippy::too_many_arguments, reason = "they are the table's columns")]
-fn insert_event(
-    tx: &Transaction<'_>,
-    run_id: i64,
+/// An event that is recorded.
+struct NewEvent<'a> {
     seq: u64,
     at: Timestamp,
-    kind: &str,
+    kind: &'a str,
     change: Option<(State, State)>,
     cause: Option<Cause>,
-    detail: Option<&str>,
-) -> Result<(), GaveUp> {
-    let (from, to) = change.unzip();
+    detail: Option<&'a str>,
+    killed: Option<&'a Killed>,
+}
+
+impl<'a> NewEvent<'a> {
+    /// One of which nothing more is known.
+    const fn new(seq: u64, at: Timestamp, kind: &'a str) -> Self {
+        Self { seq, at, kind, change: None, cause: None, detail: None, killed: None }
+    }
+}
+
+fn insert_event(tx: &Transaction<'_>, run_id: i64, event: &NewEvent<'_>) -> Result<(), GaveUp> {
+    let (from, to) = event.change.unzip();
+    let (killed, killed_count) = event.killed.and_then(rows::stored_killed).unzip();
     tx.prepare_cached(
-        "INSERT INTO pipeline_events (run_id, seq, at, kind, from_state, to_state, cause, detail) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        "INSERT INTO pipeline_events (run_id, seq, at, kind, from_state, to_state, cause, detail, killed, killed_count)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
     )?
-    .execute((run_id, rows::stored(seq), at, kind, from, to, cause, detail))?;
+    .execute((
+        run_id,
+        rows::stored(event.seq),
+        event.at,
+        event.kind,
+        from,
+        to,
+        event.cause,
+        event.detail,
+        killed,
+        killed_count,
+    ))?;
     Ok(())
 }
 
 /// Writes what can change of a run.
 fn write_run(tx: &Transaction<'_>, run: &RunRow) -> Result<(), GaveUp> {
+    let (killed, killed_count) = rows::stored_killed(&run.killed).unzip();
     tx.prepare_cached(
         "UPDATE pipeline_runs SET status = ?2, pid = ?3, started_at = ?4, stopped_at = ?5, exit_code = ?6, signal = ?7,
-             paused_ms = ?8, error = ?9, log_end = ?10, containment = ?11
+             paused_ms = ?8, error = ?9, log_end = ?10, containment = ?11, killed = ?12, killed_count = ?13
          WHERE id = ?1",
     )?
     .execute((
@@ -237,6 +273,8 @@ fn write_run(tx: &Transaction<'_>, run: &RunRow) -> Result<(), GaveUp> {
         &run.error,
         run.log_end.map(rows::stored),
         run.containment,
+        killed,
+        killed_count,
     ))?;
     Ok(())
 }
@@ -277,13 +315,31 @@ fn detail(fact: &Fact) -> Option<String> {
             Some(format!("grace {grace_ms} ms; the server was told to end, and ends the run with it"))
         }
         Fact::Stopping { grace_ms, origin: Some(StopOrigin::Unknown) | None } => Some(format!("grace {grace_ms} ms")),
-        Fact::Exited { exit: Exit::Code(code), .. } => Some(format!("exit code {code}")),
-        Fact::Exited { exit: Exit::Signal(signal), .. } => Some(format!("signal {signal}")),
+        Fact::Exited { exit, asked, killed, .. } => {
+            let exit = match exit {
+                Exit::Code(code) => format!("exit code {code}"),
+                Exit::Signal(signal) => format!("signal {signal}"),
+            };
+            Some(std::iter::once(exit).chain(killed.at_end(*asked)).collect::<Vec<_>>().join("; "))
+        }
         Fact::Usage { cpu_user_ms, cpu_system_ms, max_rss_kb } => {
             Some(format!("CPU {cpu_user_ms} ms user, {cpu_system_ms} ms system; at most {max_rss_kb} KiB a process"))
         }
         Fact::SpawnFailed { error, .. } => Some(error.clone()),
         Fact::Resumed { detail, .. } => detail.clone(),
         Fact::Paused { .. } | Fact::Unknown => None,
+    }
+}
+
+fn killed(fact: &Fact) -> Option<&Killed> {
+    match fact {
+        Fact::Exited { killed, .. } => Some(killed),
+        Fact::Spawned { .. }
+        | Fact::Paused { .. }
+        | Fact::Resumed { .. }
+        | Fact::Stopping { .. }
+        | Fact::Usage { .. }
+        | Fact::SpawnFailed { .. }
+        | Fact::Unknown => None,
     }
 }

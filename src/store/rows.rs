@@ -5,9 +5,10 @@
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
 use rusqlite::{Connection, OptionalExtension, Row};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use crate::clock::Timestamp;
-use crate::pipeline::{Cause, Containment, RunStatus, State};
+use crate::pipeline::{Cause, Containment, Killed, RunStatus, State};
 
 /// Stores words and times as their one text. A text that is none is an error when read, never a default.
 macro_rules! stored_as_text {
@@ -88,6 +89,9 @@ pub struct RunRow {
     pub error: Option<String>,
     /// What holds or held its processes together; known since it was seen to run.
     pub containment: Option<Containment>,
+    /// What was killed at its end. As JSON it is part of the event.
+    #[serde(skip)]
+    pub killed: Killed,
     /// The position in the log before its first byte.
     #[serde(skip)]
     pub log_start: u64,
@@ -128,6 +132,9 @@ pub struct EventRow {
     pub cause: Option<Cause>,
     /// More, for people.
     pub detail: Option<String>,
+    /// What was killed at the end.
+    #[serde(flatten)]
+    pub killed: Killed,
 }
 
 /// The most arguments that one page of runs carries, in bytes of JSON; the run that reaches it is the page's last.
@@ -147,6 +154,26 @@ fn optional_count(row: &Row<'_>, column: &str) -> rusqlite::Result<Option<u64>> 
     let index = row.as_ref().column_index(column)?;
     let number: Option<i64> = row.get(index)?;
     number.map(|n| u64::try_from(n).map_err(|_| rusqlite::Error::IntegralValueOutOfRange(index, n))).transpose()
+}
+
+/// What a column holds as JSON; none where it is null.
+fn json<T: DeserializeOwned>(row: &Row<'_>, column: &str) -> rusqlite::Result<Option<T>> {
+    let index = row.as_ref().column_index(column)?;
+    let parse = |text: &str| {
+        serde_json::from_str(text)
+            .map_err(|e| rusqlite::Error::FromSqlConversionFailure(index, rusqlite::types::Type::Text, Box::new(e)))
+    };
+    row.get_ref(index)?.as_str_or_null()?.map(parse).transpose()
+}
+
+fn killed(row: &Row<'_>) -> rusqlite::Result<Killed> {
+    Ok(Killed { named: json(row, "killed")?.unwrap_or_default(), count: count(row, "killed_count")? })
+}
+
+/// What was killed, as its two columns.
+pub(super) fn stored_killed(killed: &Killed) -> Option<(String, i64)> {
+    (!killed.is_empty())
+        .then(|| (serde_json::to_string(&killed.named).expect("numbers and texts are JSON"), stored(killed.count)))
 }
 
 impl PipelineRow {
@@ -170,15 +197,13 @@ impl PipelineRow {
 
 impl RunRow {
     fn from_row(row: &Row<'_>) -> rusqlite::Result<Self> {
-        let args = row.as_ref().column_index("args")?;
         Ok(Self {
             id: row.get("id")?,
             status: row.get("status")?,
             pid: row.get("pid")?,
             script: row.get("script")?,
             cwd: row.get("cwd")?,
-            args: serde_json::from_str(row.get_ref(args)?.as_str()?)
-                .map_err(|e| rusqlite::Error::FromSqlConversionFailure(args, rusqlite::types::Type::Text, Box::new(e)))?,
+            args: json(row, "args")?.unwrap_or_default(),
             created_at: row.get("created_at")?,
             started_at: row.get("started_at")?,
             stopped_at: row.get("stopped_at")?,
@@ -191,6 +216,7 @@ impl RunRow {
             error: row.get("error")?,
             log_start: count(row, "log_start")?,
             containment: row.get("containment")?,
+            killed: killed(row)?,
             log_end: optional_count(row, "log_end")?,
         })
     }
@@ -265,6 +291,7 @@ impl EventRow {
             to_state: row.get("to_state")?,
             cause: row.get("cause")?,
             detail: row.get("detail")?,
+            killed: killed(row)?,
         })
     }
 }

@@ -9,7 +9,7 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use super::*;
-use crate::pipeline::{Containment, Exit, Fact, RunStatus, State, observe};
+use crate::pipeline::{Containment, Exit, Fact, Killed, RunStatus, State, observe};
 
 /// A store in a folder of its own.
 struct Bench {
@@ -73,7 +73,7 @@ fn spawned(pid: u32) -> Fact {
 }
 
 fn exited(exit: Exit, asked: bool) -> Fact {
-    Fact::Exited { exit, asked, paused_ms: 30, log_end: 900 }
+    Fact::Exited { exit, asked, paused_ms: 30, log_end: 900, killed: Killed::default() }
 }
 
 fn usage() -> Fact {
@@ -204,7 +204,7 @@ fn a_run_that_never_came_to_life_has_no_times_of_the_one_before() {
         let row = if told_by_shim {
             bench.see(id, 1, 50, Fact::SpawnFailed { error: "no such file".to_owned(), lack: None }).row
         } else {
-            bench.store.end_run(id, UnseenEnd::NeverBegan, at(50), "no such file").expect("starting")
+            bench.store.end_run(id, UnseenEnd::NeverBegan, at(50), "no such file", &Killed::default()).expect("starting")
         };
         assert_eq!(row, bench.row());
         assert_eq!((row.state, row.run_id), (State::Stopped, Some(id)));
@@ -221,8 +221,8 @@ fn a_lost_run_keeps_what_is_known_of_it() {
     let mut bench = Bench::new();
     let id = bench.begin(0);
     bench.see(id, 1, 10, spawned(4711));
-    assert!(is_conflict(&bench.store.end_run(id, UnseenEnd::NeverBegan, at(20), "?")), "it did begin");
-    let row = bench.store.end_run(id, UnseenEnd::Lost, at(20), "the machine went down").expect("alive");
+    assert!(is_conflict(&bench.store.end_run(id, UnseenEnd::NeverBegan, at(20), "?", &Killed::default())), "it did begin");
+    let row = bench.store.end_run(id, UnseenEnd::Lost, at(20), "the machine went down", &Killed::default()).expect("alive");
     assert_eq!((row.state, row.pid, row.started_at, row.stopped_at), (State::Stopped, None, Some(at(10)), Some(at(20))));
     let run = bench.run(id);
     assert_eq!((run.status, run.pid, run.exit_code, run.signal), (RunStatus::Lost, Some(4711), None, None));
@@ -231,7 +231,7 @@ fn a_lost_run_keeps_what_is_known_of_it() {
     assert_eq!(bench.store.last_seq(id).expect("readable"), 1, "what the store added is no fact of the journal");
 
     // An end is final: nothing that turns up later changes it.
-    assert!(is_conflict(&bench.store.end_run(id, UnseenEnd::Lost, at(30), "again")));
+    assert!(is_conflict(&bench.store.end_run(id, UnseenEnd::Lost, at(30), "again", &Killed::default())));
     let late = entry(7, 40, spawned(1));
     assert!(is_conflict(&bench.store.record(id, &late, observe(State::Stopped, &late.fact), None)));
     assert_eq!(bench.row(), row);
@@ -265,7 +265,7 @@ fn what_does_not_follow_from_what_is_stored_is_a_conflict() {
     let from_running = observe(State::Running, &paused.fact);
     assert!(is_conflict(&bench.store.record(id + 1, &paused, from_running, None)), "there is no such run");
     assert!(is_conflict(&bench.store.record(id, &entry(2, 20, usage()), from_running, None)), "usage pauses nothing");
-    assert!(is_conflict(&bench.store.end_run(id + 1, UnseenEnd::Lost, at(20), "?")), "there is no such run");
+    assert!(is_conflict(&bench.store.end_run(id + 1, UnseenEnd::Lost, at(20), "?", &Killed::default())), "there is no such run");
     assert!(is_conflict(&bench.store.adopt_unknown_run(id, &new_run(), at(20))), "it is known");
 
     // Of several facts in one call all are kept, or none.
@@ -310,13 +310,43 @@ fn every_fact_can_be_kept() {
         Fact::Resumed { cause: Cause::Outside, paused_ms: u64::MAX, detail: None },
         Fact::SpawnFailed { error: String::new(), lack: None },
         // Before the run's log even begins: a journal is a record, however odd.
-        Fact::Exited { exit: Exit::Code(-1), asked: false, paused_ms: 0, log_end: 0 },
+        Fact::Exited { exit: Exit::Code(-1), asked: false, paused_ms: 0, log_end: 0, killed: Killed::default() },
     ];
     for (seq, fact) in (1..).zip(facts) {
         bench.see(id, seq, 1, fact);
     }
     assert_eq!(bench.run(id).status, RunStatus::Failed);
     assert_eq!(bench.run(id).log_end, Some(100));
+}
+
+fn two_killed() -> Killed {
+    let mut killed = Killed::default();
+    killed.add(7, || Some("tee".to_owned()));
+    killed.add(8, || None);
+    killed
+}
+
+#[test]
+fn end_keeps_what_was_killed_with_the_event_and_with_the_run() {
+    let mut bench = Bench::new();
+    for (asked, sentence) in [
+        (false, "exit code 3; 2 processes were still running when the script ended, and were killed: tee (7), process 8"),
+        (true, "exit code 3; 2 processes had not ended when the grace was over, and were killed: tee (7), process 8"),
+    ] {
+        let id = bench.begin(0);
+        bench.see(id, 1, 1, spawned(5));
+        let exit = Exit::Code(3);
+        bench.see(id, 2, 2, Fact::Exited { exit, asked, paused_ms: 0, log_end: 900, killed: two_killed() });
+        let (run, events) = bench.reader().run(id).expect("readable").expect("the run");
+        assert_eq!((&run.killed, &events[2].killed, events[2].detail.as_deref()), (&two_killed(), &two_killed(), Some(sentence)));
+        assert!(events[1].killed.is_empty());
+        let said = serde_json::to_value(&events[2]).expect("JSON");
+        assert_eq!(said["killed"], serde_json::json!([{"pid": 7, "name": "tee"}, {"pid": 8, "name": ""}]));
+    }
+    let id = bench.begin(10);
+    bench.store.end_run(id, UnseenEnd::Lost, at(11), "gone", &two_killed()).expect("alive");
+    let (run, events) = bench.reader().run(id).expect("readable").expect("the run");
+    assert_eq!((run.killed, &events[1].killed), (two_killed(), &two_killed()));
 }
 
 #[test]
@@ -346,7 +376,7 @@ fn version_grows_by_each_thing_newly_known_and_ids_are_not_used_twice() {
     let id = bench.begin(0);
     assert_eq!(id, 8);
     assert_eq!(bench.store.touch(at(1)).expect("room").version, 2);
-    assert_eq!(bench.store.end_run(id, UnseenEnd::Lost, at(2), "gone").expect("alive").version, 3);
+    assert_eq!(bench.store.end_run(id, UnseenEnd::Lost, at(2), "gone", &Killed::default()).expect("alive").version, 3);
     bench.store.reserve_run_ids(3).expect("nothing to do");
     bench.store.reserve_run_ids(41).expect("more folders");
     assert_eq!(bench.begin(3), 42);
@@ -367,7 +397,7 @@ fn a_run_that_outlived_the_database_is_taken_in_with_its_id() {
     let recorded = bench.store.record_all(12, &journal, Some(Cause::Recovery)).expect("its journal");
     assert_eq!((recorded.row.state, recorded.new), (State::Paused, 2));
     assert!(bench.events(12).iter().all(|event| event.cause == Some(Cause::Recovery)));
-    bench.store.end_run(12, UnseenEnd::Lost, at(3), "gone").expect("alive");
+    bench.store.end_run(12, UnseenEnd::Lost, at(3), "gone", &Killed::default()).expect("alive");
     assert_eq!(bench.begin(4), 13);
 }
 
@@ -376,7 +406,7 @@ fn history_comes_newest_first_page_by_page() {
     let mut bench = Bench::new();
     for ms in 0..5 {
         let id = bench.begin(ms);
-        bench.store.end_run(id, UnseenEnd::Lost, at(ms), "gone").expect("alive");
+        bench.store.end_run(id, UnseenEnd::Lost, at(ms), "gone", &Killed::default()).expect("alive");
     }
     let reader = bench.reader();
     let ids = |before, limit| -> Vec<i64> { reader.runs(before, limit).expect("readable").iter().map(|run| run.id).collect() };

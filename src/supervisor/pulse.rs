@@ -10,9 +10,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::records::Records;
-use super::shims::{ConnectionNumber, Finding, Shims};
+use super::shims::{ConnectionNumber, Finding, Leftovers, Shims};
 use crate::clock::{Clock, SystemClock, Timestamp, whole_ms};
-use crate::pipeline::{Entry, Transition};
+use crate::pipeline::{Entry, Killed, Transition};
 use crate::run_dir::{Command, LaunchSpec, NumberedProgress, ProgressError};
 use crate::store::{Begun, NewRun, PipelineRow, Recorded, RunRow, StoreError, UnseenEnd};
 
@@ -97,8 +97,15 @@ impl<R: Records> Records for Noted<R> {
         self.pulse.during(|| self.inner.record_all(run_id, facts))
     }
 
-    fn end_run(&mut self, run_id: i64, end: UnseenEnd, at: Timestamp, error: &str) -> Result<PipelineRow, StoreError> {
-        self.pulse.during(|| self.inner.end_run(run_id, end, at, error))
+    fn end_run(
+        &mut self,
+        run_id: i64,
+        end: UnseenEnd,
+        at: Timestamp,
+        error: &str,
+        killed: &Killed,
+    ) -> Result<PipelineRow, StoreError> {
+        self.pulse.during(|| self.inner.end_run(run_id, end, at, error, killed))
     }
 
     fn touch(&mut self, at: Timestamp) -> Result<PipelineRow, StoreError> {
@@ -148,7 +155,7 @@ impl<S: Shims> Shims for Noted<S> {
         self.pulse.during(|| self.inner.log_end())
     }
 
-    fn kill_leftovers(&self, run_id: i64) -> io::Result<usize> {
+    fn kill_leftovers(&self, run_id: i64) -> io::Result<Leftovers> {
         self.inner.kill_leftovers(run_id)
     }
 

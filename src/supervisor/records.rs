@@ -3,7 +3,7 @@
 //! Each method does what the method of the same name of [`Store`] says.
 
 use crate::clock::Timestamp;
-use crate::pipeline::{Entry, Transition};
+use crate::pipeline::{Entry, Killed, Transition};
 use crate::store::{Begun, NewRun, PipelineRow, Recorded, RunRow, Store, StoreError, UnseenEnd};
 
 /// What is stored, and its changes: each is wholly there when the call returns, or an error and not there at all.
@@ -29,7 +29,14 @@ pub(super) trait Records {
     /// See [`Store::record_all`]; each transition has its own cause.
     fn record_all(&mut self, run_id: i64, facts: &[(Entry, Option<Transition>)]) -> Result<Recorded, StoreError>;
     /// See [`Store::end_run`].
-    fn end_run(&mut self, run_id: i64, end: UnseenEnd, at: Timestamp, error: &str) -> Result<PipelineRow, StoreError>;
+    fn end_run(
+        &mut self,
+        run_id: i64,
+        end: UnseenEnd,
+        at: Timestamp,
+        error: &str,
+        killed: &Killed,
+    ) -> Result<PipelineRow, StoreError>;
     /// See [`Store::touch`].
     fn touch(&mut self, at: Timestamp) -> Result<PipelineRow, StoreError>;
     /// See [`Store::try_writing`].
@@ -79,8 +86,15 @@ impl Records for Store {
         Self::record_all(self, run_id, facts, None)
     }
 
-    fn end_run(&mut self, run_id: i64, end: UnseenEnd, at: Timestamp, error: &str) -> Result<PipelineRow, StoreError> {
-        Self::end_run(self, run_id, end, at, error)
+    fn end_run(
+        &mut self,
+        run_id: i64,
+        end: UnseenEnd,
+        at: Timestamp,
+        error: &str,
+        killed: &Killed,
+    ) -> Result<PipelineRow, StoreError> {
+        Self::end_run(self, run_id, end, at, error, killed)
     }
 
     fn touch(&mut self, at: Timestamp) -> Result<PipelineRow, StoreError> {

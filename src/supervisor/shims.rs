@@ -3,6 +3,7 @@
 //! If killed between the run's directory and the shim's start: the lock falls with this process, and the next boot finds a run that
 //! never began.
 
+use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
@@ -20,7 +21,7 @@ use super::{Event, inherited};
 use crate::abstract_socket;
 use crate::kill_point::KillPoint;
 use crate::log;
-use crate::pipeline::Found;
+use crate::pipeline::{Found, Killed};
 use crate::private::private_file;
 use crate::process::{self, Cgroup};
 use crate::run_dir::{
@@ -50,6 +51,15 @@ pub(super) struct Finding {
     pub(super) damage: Option<String>,
 }
 
+/// What became of the processes that a run had left behind.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Leftovers {
+    /// What was found and killed.
+    pub(super) killed: Killed,
+    /// How many of them could not be killed.
+    pub(super) alive: usize,
+}
+
 /// What the conductor needs of the world. The tests put a fake one in its place.
 pub(super) trait Shims {
     /// Creates the run's directory, starts its shim, hands it `spec` and listens to it from now on.
@@ -68,8 +78,8 @@ pub(super) trait Shims {
     fn run_ids(&self) -> io::Result<Vec<i64>>;
     /// The position after the last byte of any log.
     fn log_end(&self) -> io::Result<u64>;
-    /// Kills whatever carries the run's cookie or is in its control group, and takes that away. Returns how many could not be killed.
-    fn kill_leftovers(&self, run_id: i64) -> io::Result<usize>;
+    /// Kills whatever carries the run's cookie or is in its control group, and removes that group.
+    fn kill_leftovers(&self, run_id: i64) -> io::Result<Leftovers>;
     /// Takes the PAUSE file away, if it is there.
     fn remove_pause_file(&self) -> io::Result<()>;
 }
@@ -248,7 +258,7 @@ impl Shims for RealShims {
         Ok(0)
     }
 
-    fn kill_leftovers(&self, run_id: i64) -> io::Result<usize> {
+    fn kill_leftovers(&self, run_id: i64) -> io::Result<Leftovers> {
         // As it was given to the run, whose directory may have been moved since.
         let given = run_dir::read_header(&self.runs.run(run_id).journal_path()).ok().and_then(|header| header.runtime_dir);
         let cookie = given
@@ -258,19 +268,41 @@ impl Shims for RealShims {
         let cgroup = self.cgroup(run_id);
         let deadline = Instant::now() + KILL_LIMIT;
         let mut pause = Duration::from_micros(200);
-        let left = loop {
-            let members = match &cgroup {
+        // In the order in which they were found, the first of them with their names.
+        let mut found: Vec<(u32, Option<String>)> = Vec::new();
+        let mut known = BTreeSet::new();
+        // A process that was found is one of them until it is dead, although it gives its environment back before that.
+        let mut carriers = BTreeSet::new();
+        let leftovers = loop {
+            // Before any signal: what is dead has no name.
+            let mut name = |pid| {
+                if known.insert(pid) {
+                    let name = (found.len() < 2 * Killed::NAMED_MAX).then(|| process::name_of(pid)).flatten();
+                    found.push((pid, name));
+                }
+            };
+            let (members, is_populated) = match &cgroup {
                 Some(cgroup) if is_populated(cgroup)? => {
+                    let members = cgroup.members().unwrap_or_default();
+                    members.iter().copied().for_each(&mut name);
                     // Whoever may not be killed this way is a member still, and counted.
                     let _found_again = cgroup.kill();
-                    // Not every group below is listed; who is in none of these is somebody, too.
-                    cgroup.members().map_or(1, |members| members.len().max(1))
+                    (members, true)
                 }
-                Some(_) | None => 0,
+                Some(_) | None => (Vec::new(), false),
             };
-            let carriers = process::carriers(&cookie)?;
-            if (members == 0 && carriers.is_empty()) || Instant::now() > deadline {
-                break carriers.len().max(members);
+            carriers.extend(process::carriers(&cookie)?);
+            carriers.retain(process::is_alive);
+            carriers.iter().map(|carrier| carrier.pid).for_each(&mut name);
+            if (!is_populated && carriers.is_empty()) || Instant::now() > deadline {
+                let mut alive: BTreeSet<u32> = carriers.iter().map(|carrier| carrier.pid).collect();
+                alive.extend(&members);
+                let mut killed = Killed::default();
+                for (pid, name) in found.into_iter().filter(|(pid, _)| !alive.contains(pid)) {
+                    killed.add(pid, || name);
+                }
+                // Not every group below is listed; who is in none of these is somebody, too.
+                break Leftovers { killed, alive: alive.len().max(usize::from(is_populated)) };
             }
             // Stopped first, so that they bear no more children while the others are dealt with.
             for signal in [Signal::STOP, Signal::KILL] {
@@ -286,14 +318,14 @@ impl Shims for RealShims {
             pause = (pause * 2).min(Duration::from_millis(50));
         };
         KillPoint::ServerLeftoversKilled.reach();
-        if let (Some(cgroup), 0) = (cgroup, left)
+        if let (Some(cgroup), 0) = (cgroup, leftovers.alive)
             && let Err(error) = cgroup.remove()
         {
             // An empty folder holds nobody up.
             ::log::warn!("run {run_id}: failed to remove its control group {}: {error}", cgroup.path().display());
         }
         KillPoint::ServerLeftoversCgroupRemoved.reach();
-        Ok(left)
+        Ok(leftovers)
     }
 
     fn remove_pause_file(&self) -> io::Result<()> {

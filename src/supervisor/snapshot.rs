@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use crate::clock::Timestamp;
-use crate::pipeline::{Action, ConditionCode, Conditions, Containment, Pending, Progress, State, allowed};
+use crate::pipeline::{Action, ConditionCode, Conditions, Containment, Pending, Progress, RunStatus, State, allowed};
 use crate::run_dir::NumberedProgress;
 use crate::store::{PipelineRow, RunRow};
 
@@ -48,7 +48,7 @@ pub struct Snapshot {
     pub error: Option<String>,
     /// What holds the latest run's processes together; none before it was seen to run.
     pub containment: Option<Containment>,
-    /// What there is to say about the state, such as that a pause does not hold.
+    /// What there is to say about the state, such as that a pause does not hold, or what was killed at the end.
     pub detail: Option<String>,
     /// How far the latest run is, as its pipeline says; none where it says nothing. The version does not count it.
     pub progress: Option<Progress>,
@@ -94,13 +94,22 @@ impl Snapshot {
             signal: run.and_then(|run| run.signal),
             error: run.and_then(|run| run.error.clone()),
             containment: run.and_then(|run| run.containment),
-            detail: note.map(str::to_owned),
+            detail: note.map(str::to_owned).or_else(|| run.and_then(told_at_end)),
             progress: progress.map(|told| told.progress.shown(run_ended_at)),
             conditions: Conditions::default(),
             progress_number: progress.map_or(0, |told| told.number),
             run_ended_at,
             run_pid: run.and_then(|run| run.pid),
         }
+    }
+}
+
+/// What there is to say about a run that has ended. Of a lost one its error says all.
+fn told_at_end(run: &RunRow) -> Option<String> {
+    match run.status {
+        RunStatus::Completed | RunStatus::Failed => run.killed.at_end(false),
+        RunStatus::Stopped => run.killed.at_end(true),
+        RunStatus::Starting | RunStatus::Running | RunStatus::Paused | RunStatus::Lost => None,
     }
 }
 

@@ -11,10 +11,10 @@ use std::rc::Rc;
 use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
 
 use super::conductor::Conductor;
-use super::shims::{Finding, Shims};
+use super::shims::{Finding, Leftovers, Shims};
 use super::*;
 use crate::clock::Timestamp;
-use crate::pipeline::{Cause, ConditionCode, Containment, Entry, Exit, Fact, Found, State};
+use crate::pipeline::{Cause, ConditionCode, Containment, Entry, Exit, Fact, Found, Killed, State};
 use crate::run_dir::{
     Command, FORMAT, Header, LaunchSpec, Note, NumberedProgress, ProgressError, ReadJournal, Reply, ReplyError, Trouble,
     TroublePart,
@@ -103,9 +103,9 @@ impl Shims for FakeShims {
         if self.0.borrow().pause_file_stays { Err(io::ErrorKind::ReadOnlyFilesystem.into()) } else { Ok(()) }
     }
 
-    fn kill_leftovers(&self, run_id: i64) -> io::Result<usize> {
+    fn kill_leftovers(&self, run_id: i64) -> io::Result<Leftovers> {
         self.0.borrow_mut().killed_leftovers_of.push(run_id);
-        Ok(0)
+        Ok(Leftovers::default())
     }
 }
 
@@ -306,7 +306,7 @@ fn spawned() -> Fact {
 }
 
 fn exited(code: i32, asked: bool) -> Fact {
-    Fact::Exited { exit: Exit::Code(code), asked, paused_ms: 0, log_end: 0 }
+    Fact::Exited { exit: Exit::Code(code), asked, paused_ms: 0, log_end: 0, killed: Killed::default() }
 }
 
 fn stop(grace: Duration) -> Ask {

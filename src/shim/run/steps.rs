@@ -9,7 +9,7 @@ use super::{
 use crate::clock::{Clock, SystemClock, whole_ms};
 use crate::kill_point::KillPoint;
 use crate::pipeline::{Cause, Exit, Fact, StopOrigin};
-use crate::process::{self, Identity, ProcState};
+use crate::process::{self, ProcState};
 use crate::run_dir::ReplyError;
 use crate::shim::tree::{Freeze, Kill, Look, Thaw};
 
@@ -191,7 +191,7 @@ impl Run {
                         let is_late = now.saturating_sub(*since) > PAUSE_LIMIT;
                         match (is_late, *asker, &then) {
                             (true, Some(asker), _) => {
-                                let who = self.tree.straggler(None).map_or_else(String::new, |stat| describe(stat.identity));
+                                let who = self.tree.straggler(None).map_or_else(String::new, describe);
                                 self.thaw(Thawed::Keep { spares_leader: false }, None, now);
                                 let text = format!(
                                     "pause not holding: process{who} of the pipeline could not be stopped, or was continued again and again; the pipeline runs on"
@@ -260,6 +260,10 @@ impl Run {
                 KillPoint::ShimKillsSent.reach();
                 if let Look::Again(at) = look {
                     self.look_at = Some(at);
+                    let survivors = kill.survivors(&self.tree, now);
+                    if survivors.is_some() {
+                        self.say(survivors);
+                    }
                 }
                 // Whoever died of it may have left children to us.
                 self.look_at_leader = true;
@@ -274,7 +278,7 @@ impl Run {
         if self.restops.count > RESTOPS_MAX {
             return self.give_the_pause_up(now);
         }
-        let (who, count) = (describe(straggler.identity), self.restops.count);
+        let (who, count) = (describe(straggler), self.restops.count);
         let again = if count == 1 { String::new() } else { format!(", {count} times by now") };
         self.say(Some(format!("pause not holding: something continued process{who}; it was stopped again{again}")));
         self.restops.pause = PAUSE_LOOK_MIN;
@@ -291,7 +295,7 @@ impl Run {
 
     /// `paused` must not stand where something runs: then all of it may as well.
     fn give_the_pause_up(&mut self, now: Duration) {
-        let who = self.tree.straggler(Some(self.leader)).map_or_else(String::new, |stat| describe(stat.identity));
+        let who = self.tree.straggler(Some(self.leader)).map_or_else(String::new, describe);
         let text = format!(
             "pause not holding: something keeps continuing process{who}, although it was stopped again {RESTOPS_MAX} times; the pipeline runs on; end what continues it, and pause again"
         );
@@ -327,7 +331,7 @@ impl Run {
 }
 
 /// Who it is, for people: ` 4711 (sleep)`.
-fn describe(who: Identity) -> String {
-    let name = process::name_of(who.pid).map_or_else(String::new, |name| format!(" ({name})"));
-    format!(" {}{name}", who.pid)
+fn describe(pid: u32) -> String {
+    let name = process::name_of(pid).map_or_else(String::new, |name| format!(" ({name})"));
+    format!(" {pid}{name}")
 }

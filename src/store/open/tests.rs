@@ -10,6 +10,7 @@ use tempfile::TempDir;
 use super::super::{CheckReport, NewRun, PipelineRow, Reader, Store, UnseenEnd, check, migrate};
 use super::*;
 use crate::clock::Timestamp;
+use crate::pipeline::Killed;
 
 const NAME: &str = "test.db";
 
@@ -24,7 +25,7 @@ fn filled() -> TempDir {
     let new = NewRun { script: "demo.sh".to_owned(), cwd: "/srv".to_owned(), args: vec!["x".repeat(3000)], log_start: 0 };
     for ms in 0..20 {
         let run_id = store.begin_run(&new, Timestamp::from_unix_ms(ms)).expect("stopped").run_id;
-        store.end_run(run_id, UnseenEnd::Lost, Timestamp::from_unix_ms(ms), "lost").expect("alive");
+        store.end_run(run_id, UnseenEnd::Lost, Timestamp::from_unix_ms(ms), "lost", &Killed::default()).expect("alive");
     }
     folder
 }
@@ -292,7 +293,7 @@ fn a_new_database_is_for_its_owner_only_and_migrated_once() {
     // Signs that mean something in a URI.
     let path = folder.path().join("a b%41?mode=memory#ü.db");
     let opened = Store::open(&path).expect("a new database");
-    assert_eq!(opened.applied, ["V1__pipeline", "V2__containment"]);
+    assert_eq!(opened.applied, all_migrations());
     let files: Vec<_> = fs::read_dir(folder.path()).expect("our own folder").map(|file| file.expect("a file")).collect();
     assert_eq!(files.len(), 3, "the file, its log and its index");
     for file in files {
@@ -302,7 +303,7 @@ fn a_new_database_is_for_its_owner_only_and_migrated_once() {
     assert!(path.exists());
     assert_eq!(Store::open(&path).expect("our own").applied, Vec::<String>::new());
     assert_eq!(migrate(&path).expect("our own"), Vec::<String>::new());
-    assert_eq!(migrate(&folder.path().join("other.db")).expect("a new database"), ["V1__pipeline", "V2__containment"]);
+    assert_eq!(migrate(&folder.path().join("other.db")).expect("a new database"), all_migrations());
 }
 
 #[test]
@@ -345,7 +346,7 @@ fn a_kill_while_the_database_is_made_does_no_harm() {
     images.push(cut_off);
     for folder in images {
         let opened = Store::open(&folder.path().join(NAME)).expect("it is as good as new");
-        assert_eq!(opened.applied, ["V1__pipeline", "V2__containment"]);
+        assert_eq!(opened.applied, all_migrations());
         assert_eq!(opened.store.row().expect("the row").version, 0);
     }
 }
@@ -360,7 +361,7 @@ fn a_migration_without_its_line_in_the_history_is_undone() {
     let error = Store::open(&path).expect_err("the history takes no line");
     assert!(matches!(&error, StoreError::Migration { reason, .. } if reason.contains("cut off")), "{error}");
     Connection::open(&path).and_then(|conn| conn.execute_batch("DROP TRIGGER cut_off")).expect("our own file");
-    assert_eq!(Store::open(&path).expect("nothing was left of it").applied, ["V1__pipeline", "V2__containment"]);
+    assert_eq!(Store::open(&path).expect("nothing was left of it").applied, all_migrations());
 }
 
 #[test]
@@ -386,16 +387,21 @@ fn many_that_make_the_same_database_at_once_make_it_once() {
     }
 }
 
+fn all_migrations() -> Vec<String> {
+    runner().get_migrations().iter().map(ToString::to_string).collect()
+}
+
 /// Each schema that was ever released, as a dump with runs in it: what is kept of it must survive every later migration.
 #[test]
 fn every_older_schema_is_brought_up_to_date_with_its_data() {
-    for version in 1..=schema_version() {
+    let versions: Vec<_> = runner().get_migrations().iter().map(Migration::version).collect();
+    for (number, version) in (1..).zip(&versions) {
         let dump = format!("{}/tests/fixtures/schema/V{version}.sql", env!("CARGO_MANIFEST_DIR"));
         let dump = fs::read_to_string(&dump).unwrap_or_else(|e| panic!("{dump}: {e}; each schema needs its fixture"));
         let folder = made_by(&dump);
         let path = folder.path().join(NAME);
         let opened = Store::open(&path).expect("an older schema is no damage");
-        assert_eq!(opened.applied.len(), usize::try_from(schema_version() - version).expect("a small number"));
+        assert_eq!(opened.applied.len(), versions.len() - number, "V{version}");
         let row = opened.store.row().expect("the row");
         assert_eq!((row.run_id, row.version), (Some(2), 9), "V{version}");
         let reader = Reader::open(&path).expect("a reader");
@@ -442,7 +448,8 @@ fn a_check_makes_no_database_and_migrates_none() {
     let folder = holding(b"");
     let report = check(&folder.path().join(NAME)).expect("an empty file is no damage");
     assert_eq!(told(&report), [("file", true), ("schema", false)]);
-    assert_eq!(report.steps[1].result, Err("it lacks V1__pipeline, V2__containment; run `autoappdev migrate`".to_owned()));
+    let lacks = format!("it lacks {}; run `autoappdev migrate`", all_migrations().join(", "));
+    assert_eq!(report.steps[1].result, Err(lacks));
     assert_eq!(contents(&folder)[&OsString::from(NAME)], b"");
 }
 

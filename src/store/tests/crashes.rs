@@ -168,7 +168,7 @@ fn random_walks_keep_the_invariants() {
                 }
                 4 if !ended => {
                     let run_id = last.run_id.expect("a live run");
-                    bench.store.end_run(run_id, UnseenEnd::Lost, at(ms), "lost").expect("alive")
+                    bench.store.end_run(run_id, UnseenEnd::Lost, at(ms), "lost", &Killed::default()).expect("alive")
                 }
                 _ => {
                     let Some(run_id) = last.run_id else { continue };

@@ -7,8 +7,10 @@ use std::time::Duration;
 use super::{ActionError, Conductor, Link, RETRY_LATER, RETRY_SOON, SILENCE_LIMIT, SILENT_SHIM, UnderWay};
 use crate::clock::{Clock, Timestamp, whole_ms};
 use crate::kill_point::KillPoint;
-use crate::pipeline::{ConditionCode, Containment, Entry, Fact, Found, Pending, Plan, Refusal, RunStatus, State, recover};
-use crate::process::is_shortage;
+use crate::pipeline::{
+    ConditionCode, Containment, Entry, Fact, Found, Killed, Pending, Plan, Refusal, RunStatus, State, recover,
+};
+use crate::process::{UNKNOWN_BOOT, is_shortage};
 use crate::run_dir::{Command, ReadJournal};
 use crate::store::{NewRun, StoreError, UnseenEnd};
 use crate::supervisor::BootError;
@@ -120,6 +122,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
                 UnseenEnd::Lost,
                 self.clock.now(),
                 "its journal is damaged, so nobody can know how it ended",
+                &Killed::default(),
             )?,
             Plan::FailSpawn => {
                 // No process can be alive, but the control group can have been made.
@@ -128,18 +131,27 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
                 }
                 let told = self.last_words.as_ref().and_then(|words| words.trouble.clone());
                 let why = told.unwrap_or_else(|| why_it_never_began.to_owned());
-                self.end_unseen(run_id, UnseenEnd::NeverBegan, self.clock.now(), &why)?;
+                self.end_unseen(run_id, UnseenEnd::NeverBegan, self.clock.now(), &why, &Killed::default())?;
             }
             Plan::KillAndLose => {
                 let mut why = match (&journal, &damage) {
                     (None, None) => "its run directory was removed, so nobody can know how it ended",
+                    (Some(journal), _) if journal.header.boot_id == UNKNOWN_BOOT => {
+                        "its own process (the shim) was killed or the machine went down, so nobody can know how it ended"
+                    }
                     _ => "its own process (the shim) was killed, so nobody can know how it ended",
                 }
                 .to_owned();
                 if let Some(damage) = damage {
                     why = format!("{why}; {damage}");
                 }
-                match self.shims.kill_leftovers(run_id) {
+                let mut killed = Killed::default();
+                let leftovers = self.shims.kill_leftovers(run_id).map(|leftovers| {
+                    killed = leftovers.killed;
+                    why.extend(killed.in_recovery().into_iter().flat_map(|told| ["; ".to_owned(), told]));
+                    leftovers.alive
+                });
+                match leftovers {
                     Ok(0) => why.push_str(match self.run.as_ref().and_then(|run| run.containment) {
                         Some(Containment::Cgroup) => "; nothing of it is alive",
                         // Who has thrown its environment away cannot be told from anybody else.
@@ -156,12 +168,12 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
                 }
                 self.take_pause_file_away();
                 KillPoint::ServerLeftoversRemoved.reach();
-                self.end_unseen(run_id, UnseenEnd::Lost, self.clock.now(), &why)?;
+                self.end_unseen(run_id, UnseenEnd::Lost, self.clock.now(), &why, &killed)?;
             }
             Plan::Disown => {
                 let why = damage.unwrap_or_else(|| "this runtime directory is a copy, and the run goes on in another".to_owned());
                 self.take_pause_file_away();
-                self.end_unseen(run_id, UnseenEnd::Lost, self.clock.now(), &why)?;
+                self.end_unseen(run_id, UnseenEnd::Lost, self.clock.now(), &why, &Killed::default())?;
             }
             Plan::Lose => {
                 // Nothing of it can be alive, but its control group can be there.
@@ -171,7 +183,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
                 let why = "the machine went down while it ran, so nobody can know how it ended";
                 let at = last_at.or(self.run.as_ref().map(|run| run.created_at)).unwrap_or_else(|| self.clock.now());
                 self.take_pause_file_away();
-                self.end_unseen(run_id, UnseenEnd::Lost, at, why)?;
+                self.end_unseen(run_id, UnseenEnd::Lost, at, why, &Killed::default())?;
             }
         }
         Ok(())
@@ -326,10 +338,10 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         }
     }
 
-    fn end_unseen(&mut self, run_id: i64, end: UnseenEnd, at: Timestamp, why: &str) -> Result<(), StoreError> {
+    fn end_unseen(&mut self, run_id: i64, end: UnseenEnd, at: Timestamp, why: &str, killed: &Killed) -> Result<(), StoreError> {
         // Its journal can have ended it a moment ago.
         if self.run.as_ref().is_some_and(|run| run.status.is_live()) {
-            let row = self.store.end_run(run_id, end, at, why)?;
+            let row = self.store.end_run(run_id, end, at, why, killed)?;
             ::log::warn!("run {run_id}: {why}");
             match end {
                 UnseenEnd::Lost => KillPoint::ServerLostCommitted.reach(),

@@ -21,6 +21,7 @@ pub(super) const MUST_OCCUR: &[&str] = &[
     "a shim got no launch specification",
     "a shim was killed before it told its end",
     "a shim was killed between a fact and its telling",
+    "an end named what was killed",
     "an old connection was heard",
     "database failed at begin_run",
     "database failed at end_run",

@@ -112,9 +112,15 @@ impl Play {
         if told != truth {
             return Err(format!("{told:?} is told, {truth:?} is true"));
         }
-        let note = world.runs.values().next_back().and_then(|run| run.shim.as_ref()).and_then(|shim| shim.note.clone());
-        if snapshot.detail != note {
-            return Err(format!("{:?} is said of the state, its shim says {note:?}", snapshot.detail));
+        let latest = world.runs.values().next_back();
+        let note = latest.and_then(|run| run.shim.as_ref()).and_then(|shim| shim.note.clone());
+        // That the row says what the journal says is looked at above.
+        let row = snapshot.run_id.and_then(|id| database.store.run(id).ok().flatten());
+        let killed = row.filter(|row| row.status != RunStatus::Lost);
+        let killed = killed.and_then(|row| row.killed.at_end(row.status == RunStatus::Stopped));
+        let detail = if snapshot.run_ended_at.is_none() { note } else { killed };
+        if snapshot.detail != detail {
+            return Err(format!("{:?} is said of the state, {detail:?} is true", snapshot.detail));
         }
         if let Some(run) = snapshot.run_id.and_then(|id| world.runs.get(&id)) {
             // A shim that lives, or has left, has said its last word; of one that was killed there is what it stored, or more.
@@ -146,14 +152,14 @@ fn is_run_true(run: &Run, row: &RunRow) -> Result<(), String> {
         (RunStatus::Running | RunStatus::Paused, _) => Err("it does not live".to_owned()),
         (
             RunStatus::Completed | RunStatus::Failed | RunStatus::Stopped,
-            Some(Fact::Exited { exit, asked, paused_ms, log_end }),
+            Some(Fact::Exited { exit, asked, paused_ms, log_end, killed }),
         ) => {
-            let told = (row.exit_code, row.signal, row.paused_ms, row.log_end);
+            let told = (row.exit_code, row.signal, row.paused_ms, row.log_end, &row.killed);
             let (code, signal) = match exit {
                 Exit::Code(code) => (Some(*code), None),
                 Exit::Signal(signal) => (None, Some(*signal)),
             };
-            let truth = (code, signal, *paused_ms, Some(*log_end));
+            let truth = (code, signal, *paused_ms, Some(*log_end), killed);
             if row.status != outcome(*exit, *asked) || told != truth {
                 return Err(format!("{truth:?} is true"));
             }

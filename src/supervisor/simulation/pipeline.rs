@@ -1,6 +1,6 @@
 //! The kernel's truth about a run: which processes of it are alive, and which are stopped.
 
-use crate::pipeline::Exit;
+use crate::pipeline::{Exit, Killed};
 
 /// The script's own process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +67,18 @@ impl Pipeline {
             self.leader = Leader::Awake;
         }
         self.helpers_are_stopped = false;
+    }
+
+    /// What a KILL finds, by name.
+    pub(super) fn living(&self) -> Killed {
+        let mut living = Killed::default();
+        if self.leader_is_alive() {
+            living.add(self.pid, || Some("leader".to_owned()));
+        }
+        for number in 1..=self.helpers {
+            living.add(self.pid + u32::try_from(number).unwrap_or(u32::MAX), || Some("helper".to_owned()));
+        }
+        living
     }
 
     /// KILL reaches all of it.

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use super::shims::moment;
 use super::world::{Shared, World};
 use crate::clock::Timestamp;
-use crate::pipeline::{Conditions, Entry, RunStatus, Transition};
+use crate::pipeline::{Conditions, Entry, Killed, RunStatus, Transition};
 use crate::store::{Begun, NewRun, PipelineRow, Recorded, RunRow, Store, StoreError, UnseenEnd};
 use crate::supervisor::records::Records;
 use crate::supervisor::snapshot::Snapshot;
@@ -95,7 +95,11 @@ impl Database {
     /// What is published must be what was committed under its version.
     pub(super) fn judge(&self, published: &Snapshot) -> Result<(), String> {
         let mut published = published.clone();
-        (published.pending, published.allowed, published.detail) = (None, Vec::new(), None);
+        (published.pending, published.allowed) = (None, Vec::new());
+        if published.run_ended_at.is_none() {
+            // Its shim's note.
+            published.detail = None;
+        }
         // No version counts these.
         (published.progress, published.progress_number) = (None, 0);
         published.conditions = Conditions::default();
@@ -264,8 +268,15 @@ impl Records for SimRecords {
         self.write("record_all", |store| store.record_all(run_id, facts, None))
     }
 
-    fn end_run(&mut self, run_id: i64, end: UnseenEnd, at: Timestamp, error: &str) -> Result<PipelineRow, StoreError> {
-        self.write("end_run", |store| store.end_run(run_id, end, at, error))
+    fn end_run(
+        &mut self,
+        run_id: i64,
+        end: UnseenEnd,
+        at: Timestamp,
+        error: &str,
+        killed: &Killed,
+    ) -> Result<PipelineRow, StoreError> {
+        self.write("end_run", |store| store.end_run(run_id, end, at, error, killed))
     }
 
     fn touch(&mut self, at: Timestamp) -> Result<PipelineRow, StoreError> {

@@ -9,7 +9,7 @@ use super::env::{Due, Env, MS, SECOND};
 use super::pipeline::Leader;
 use super::run::Run;
 use super::wires::Down;
-use crate::pipeline::{Cause, Containment, Exit, Fact};
+use crate::pipeline::{Cause, Containment, Exit, Fact, Killed};
 use crate::run_dir::{Command, FORMAT, Header, Message, Note, Reply, ReplyError, Trouble};
 
 const RETRY: u64 = SECOND;
@@ -86,6 +86,8 @@ pub(super) struct Shim {
     leader_end: Option<(Exit, u64)>,
     paused_since: Option<u64>,
     paused_in_all: u64,
+    /// What it has killed.
+    killed: Killed,
     /// What is told at the end.
     last: Vec<Message>,
     /// It dies in the middle of what it does.
@@ -127,6 +129,7 @@ impl Shim {
             leader_end: None,
             paused_since: None,
             paused_in_all: 0,
+            killed: Killed::default(),
             last: Vec::new(),
             is_struck: false,
         }
@@ -213,7 +216,11 @@ impl Shim {
                 let exit = self.leader_end.map_or(Exit::Code(0), |(exit, _)| exit);
                 let log_end = run.spec.log_start + env.rng.below(1000);
                 let paused_ms = self.paused_in_all / MS;
-                let fact = Fact::Exited { exit, asked: self.asked, paused_ms, log_end };
+                let killed = std::mem::take(&mut self.killed);
+                if !killed.is_empty() {
+                    env.cover("an end named what was killed");
+                }
+                let fact = Fact::Exited { exit, asked: self.asked, paused_ms, log_end, killed };
                 self.last.push(write_down(fact, true, run, env));
                 self.stage = Stage::Reaping;
                 if run.journal.is_behind() {

@@ -12,7 +12,7 @@ use super::world::Shared;
 use crate::clock::{Clock, Timestamp};
 use crate::pipeline::{Found, RunStatus, recover};
 use crate::run_dir::{Command, LaunchSpec, NumberedProgress, ProgressError};
-use crate::supervisor::shims::{ConnectionNumber, Finding, Shims};
+use crate::supervisor::shims::{ConnectionNumber, Finding, Leftovers, Shims};
 
 /// What the server is killed with: not a panic, so nobody prints it.
 pub(super) struct Killed;
@@ -200,11 +200,11 @@ impl Shims for SimShims {
         Ok(self.world.borrow().runs.values().map(|run| run.spec.log_start).max().unwrap_or(0))
     }
 
-    fn kill_leftovers(&self, run_id: i64) -> io::Result<usize> {
+    fn kill_leftovers(&self, run_id: i64) -> io::Result<Leftovers> {
         moment(&self.world, "before", "a kill of leftovers");
         let left = {
             let world = &mut *self.world.borrow_mut();
-            let Some(run) = world.runs.get_mut(&run_id) else { return Ok(0) };
+            let Some(run) = world.runs.get_mut(&run_id) else { return Ok(Leftovers::default()) };
             world.env.note(|| format!("run {run_id}: the server kills what is left of it"));
             if run.pipeline.is_alive() && run.shim.is_some() {
                 world.env.violate(|| format!("run {run_id}: its processes are killed under a live shim"));
@@ -212,13 +212,14 @@ impl Shims for SimShims {
             if run.pipeline.is_alive() && run.pipeline.is_stuck {
                 world.env.cover("leftovers could not be killed");
                 run.pipeline.is_given_up = true;
-                1
+                Leftovers { killed: run.pipeline.living(), alive: 1 }
             } else {
                 if run.pipeline.is_alive() {
                     world.env.cover("leftovers were killed");
                 }
+                let killed = run.pipeline.living();
                 run.pipeline.kill();
-                0
+                Leftovers { killed, alive: 0 }
             }
         };
         moment(&self.world, "after", "a kill of leftovers");

@@ -198,6 +198,7 @@ impl Shim {
 
     fn kill(&mut self, run: &Run, env: &mut Env) {
         self.phase = Phase::Killing;
+        self.killed = run.pipeline.living();
         env.soon(Due::KillLands(run.id));
     }
 

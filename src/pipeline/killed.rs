@@ -1,0 +1,143 @@
+//! What was killed at the end of a run, for the history: a few names, and how many there were in all.
+
+use serde::{Deserialize, Serialize};
+
+/// A process that was killed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KilledProcess {
+    /// Its process id at the time. It names no process any more.
+    pub pid: u32,
+    /// The name that `ps` showed for it; empty where `/proc` did not show one.
+    pub name: String,
+}
+
+/// Which processes were killed, in the order in which they were seen. As JSON two keys of the object that it is part of; neither is there
+/// where nothing was killed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Killed {
+    /// The first of them.
+    #[serde(rename = "killed", default, skip_serializing_if = "Vec::is_empty")]
+    pub named: Vec<KilledProcess>,
+    /// How many there were in all. A process that was born and killed between two looks is not counted.
+    #[serde(rename = "killed_count", default, skip_serializing_if = "is_zero")]
+    pub count: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes it so")]
+const fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
+impl Killed {
+    /// How many are named: a tree that forks without end must not fill the history.
+    pub const NAMED_MAX: usize = 10;
+
+    /// How many more would be named.
+    pub fn room(&self) -> usize {
+        Self::NAMED_MAX.saturating_sub(self.named.len())
+    }
+
+    /// Counts one, and names it if there is room.
+    pub fn add(&mut self, pid: u32, name: impl FnOnce() -> Option<String>) {
+        self.count += 1;
+        if self.room() > 0 {
+            self.named.push(KilledProcess { pid, name: printable(&name().unwrap_or_default()) });
+        }
+    }
+
+    /// Whether none was.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// A sentence for people about a run that ended; `asked` where a stop had been asked for. `None` where nothing was killed.
+    pub fn at_end(&self, asked: bool) -> Option<String> {
+        let were = if self.count == 1 { "was" } else { "were" };
+        self.told(&if asked {
+            format!("had not ended when the grace was over, and {were} killed")
+        } else {
+            format!("{were} still running when the script ended, and {were} killed")
+        })
+    }
+
+    /// A sentence for people about a run whose shim had been killed.
+    pub fn in_recovery(&self) -> Option<String> {
+        let were = if self.count == 1 { "was" } else { "were" };
+        self.told(&format!("{were} still running, and {were} killed"))
+    }
+
+    /// A sentence for people about processes that live on although they were sent SIGKILL.
+    pub fn surviving(&self) -> Option<String> {
+        let (are, why) = if self.count == 1 {
+            ("is", "it belongs to another user or hangs in the kernel; the run ends when it ends")
+        } else {
+            ("are", "they belong to another user or hang in the kernel; the run ends when they end")
+        };
+        let told = self.told(&format!("cannot be killed and {are} still running"))?;
+        Some(format!("{told}; {why}"))
+    }
+
+    fn told(&self, what: &str) -> Option<String> {
+        if self.is_empty() {
+            return None;
+        }
+        let processes = if self.count == 1 { "process" } else { "processes" };
+        let name = |process: &KilledProcess| match process.name.as_str() {
+            "" => format!("process {}", process.pid),
+            name => format!("{name} ({})", process.pid),
+        };
+        let names: Vec<_> = self.named.iter().map(name).collect();
+        let more = match self.count.saturating_sub(names.len() as u64) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        Some(format!("{} {processes} {what}: {}{more}", self.count, names.join(", ")))
+    }
+}
+
+/// A process chooses its own name. What drives a terminal or turns the reading direction is replaced.
+fn printable(name: &str) -> String {
+    let turns =
+        |c| matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}' | '\u{61c}');
+    name.chars().map(|c| if c.is_control() || turns(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn killed(names: &[&str]) -> Killed {
+        let mut killed = Killed::default();
+        for (pid, name) in (4711..).zip(names) {
+            killed.add(pid, || Some((*name).to_owned()));
+        }
+        killed
+    }
+
+    #[test]
+    fn sentence_names_the_killed_and_counts_the_rest() {
+        let all = killed(&["sleep", "node", "python3"]);
+        assert_eq!(
+            all.at_end(false).as_deref(),
+            Some(
+                "3 processes were still running when the script ended, and were killed: sleep (4711), node (4712), python3 (4713)"
+            )
+        );
+        assert_eq!(
+            killed(&["sleep"]).at_end(true).as_deref(),
+            Some("1 process had not ended when the grace was over, and was killed: sleep (4711)")
+        );
+        let told = killed(&["x"; 17]).in_recovery().expect("some were");
+        assert!(told.starts_with("17 processes were still running, and were killed: x (4711), "), "{told}");
+        assert!(told.ends_with(", x (4720) and 7 more"), "{told}");
+        assert_eq!(Killed::default().at_end(false), None);
+    }
+
+    #[test]
+    fn names_cannot_drive_a_terminal_and_may_be_unknown() {
+        let mut all = killed(&["a\x1b[2Jb\n\u{202e}c"]);
+        assert_eq!(all.named[0].name, "a\u{fffd}[2Jb\u{fffd}\u{fffd}c");
+        all.add(5, || None);
+        assert!(all.at_end(false).is_some_and(|told| told.ends_with(", process 5")));
+    }
+}
