@@ -14,9 +14,10 @@ use super::conductor::Conductor;
 use super::shims::{Finding, Shims};
 use super::*;
 use crate::clock::Timestamp;
-use crate::pipeline::{Cause, Containment, Entry, Exit, Fact, Found, State};
+use crate::pipeline::{Cause, ConditionCode, Containment, Entry, Exit, Fact, Found, State};
 use crate::run_dir::{
     Command, FORMAT, Header, LaunchSpec, Note, NumberedProgress, ProgressError, ReadJournal, Reply, ReplyError, Trouble,
+    TroublePart,
 };
 
 /// What the fake shim does, and what it was told.
@@ -284,6 +285,8 @@ fn header(run_id: i64) -> Header {
         boot_id: "b".into(),
         shim_pid: 1,
         shim_start_ticks: None,
+        socket: None,
+        runtime_dir: None,
         cgroup: None,
         created_at: Timestamp::from_unix_ms(1_700_000_000_000),
         script: "a.sh".into(),

@@ -9,14 +9,13 @@ use std::time::Duration;
 use super::{Conductor, Link, ReplyTo, UnderWay, Waiter, answer};
 use crate::clock::{Clock, whole_ms};
 use crate::kill_point::KillPoint;
-use crate::pipeline::{Pending, Refusal, Step, decide};
-use crate::process::is_disk_full;
+use crate::pipeline::{ConditionCode, Pending, Refusal, Step, decide};
+use crate::process::{explain_lack, is_disk_full, lack_of};
 use crate::run_dir::{Command, FORMAT, LaunchSpec, Trouble};
 use crate::script::{self, Attempt, ScriptError};
 use crate::store::NewRun;
 use crate::supervisor::records::Records;
 use crate::supervisor::shims::Shims;
-use crate::supervisor::snapshot::Concern;
 use crate::supervisor::{ActionError, Ask, StartRequest, kill_points};
 
 /// How long a start, a pause or a resume is waited for before its client is told that it is still under way. The shim gives up a
@@ -79,7 +78,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         };
         let run_id = spec.run_id;
         self.grace = Duration::from_millis(spec.grace_ms);
-        self.watch.set_concern(Concern::Run, None);
+        self.forget_troubles();
         // Its shim takes away what is left of another run.
         self.pause_file_stays();
         self.under_way = Some(UnderWay { pending: Pending::Start, tag: 0, asked_ms: 0, waiters: vec![waiter] });
@@ -88,16 +87,17 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
             Ok(number) => {
                 self.link = Link::Connected { number };
                 // Of the run before, if anything was wrong at all.
-                self.watch.set_concern(Concern::Shim, None);
+                self.set_condition(ConditionCode::ShimSilent, None);
                 self.expect_to_hear();
             }
             Err(error) => {
                 // Whether a shim was born before that went wrong is for a look to say, not for a guess.
                 ::log::error!("run {run_id}: its shim could not be started: {error}");
                 self.shims.disconnect();
-                let detail = format!("the run's own process could not be started: {error}");
+                let detail = explain_lack("the run's own process could not be started", &error);
                 let is_disk_full = is_disk_full(&error);
-                self.last_words = Some(Trouble { trouble: Some(detail.clone()), is_disk_full });
+                let lack = lack_of(&error);
+                self.last_words = Some(Trouble { trouble: Some(detail.clone()), is_disk_full, lack, parts: Vec::new() });
                 if let Err(error) = self.settle(&detail) {
                     self.forget_and_retry(&error);
                     self.publish();
