@@ -61,7 +61,7 @@ pub enum ScriptError {
         hint: Option<String>,
     },
     /// A folder, a device, a socket, a pipe.
-    #[error("script {name:?} is {what} and no regular file; name a script")]
+    #[error("script {name:?} is {what}, not a regular file; name a script")]
     NotAFile {
         /// As it was named.
         name: String,
@@ -75,7 +75,7 @@ pub enum ScriptError {
     #[error("cwd {0:?} is no folder in the pipeline's root; create it, or name another")]
     NotAFolder(String),
     /// This user may not enter the working directory.
-    #[error("cwd {0:?} may not be entered by this server's user; allow that with chmod, or name another")]
+    #[error("this server's user may not enter cwd {0:?}; allow that with `chmod`, or name another folder")]
     ClosedFolder(String),
     /// It could not be looked at.
     #[error("{what} {name:?} could not be looked at: {reason}; let this user read it")]
@@ -93,7 +93,7 @@ pub enum ScriptError {
 pub fn find_root(configured: &Path) -> Result<PathBuf, ScriptError> {
     let unusable = |reason| ScriptError::NoRoot { root: configured.display().to_string(), reason };
     let root = configured.canonicalize().map_err(|error| unusable(error.to_string()))?;
-    if root.is_dir() { Ok(root) } else { Err(unusable("it is no folder".to_owned())) }
+    if root.is_dir() { Ok(root) } else { Err(unusable("it is not a folder".to_owned())) }
 }
 
 /// Resolves `name` in `root`, which is absolute and without links, to a regular file. `args` are the client's: they tell what was meant
@@ -155,9 +155,9 @@ fn what_was_meant(root: &Path, name: &str, args: &[String]) -> Option<String> {
         command = format!("{command} -- {}", rest.join(" "));
     }
     match at {
-        0 if has_arguments => Some(format!("arguments are given apart from the script: `{command}` (\"args\" in a request)")),
+        0 if has_arguments => Some(format!("pass the arguments separately: `{command}` (\"args\" in a request)")),
         0 => None,
-        _ => Some(format!("the script to name is {}, and its first line says what runs it: `{command}`", quoted(script))),
+        _ => Some(format!("name the script itself, {}, whose first line says what runs it: `{command}`", quoted(script))),
     }
 }
 

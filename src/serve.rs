@@ -193,9 +193,9 @@ fn serve_at(listeners: Vec<Listener>, config: Config, root_now: &Path) -> anyhow
         say(&format!("autoappdev {}listens on {way}", if n > 0 { "also " } else { "" }));
     }
     if root_now != config.pipeline_root {
-        let root = format!("{}, which is {} now", config.pipeline_root.display(), root_now.display());
-        ::log::info!("scripts are looked for in {root}");
-        say(&format!("scripts are looked for in {root}; each start looks where that leads then"));
+        let root = format!("{} (now {})", config.pipeline_root.display(), root_now.display());
+        ::log::info!("scripts are looked up in {root}");
+        say(&format!("scripts are looked up in {root}; each start resolves that path again"));
     }
     if keys.is_some() {
         let place = match config.tokens.token {

@@ -168,13 +168,13 @@ fn a_root_that_is_a_moved_link_is_followed_at_each_start() {
         assert!(detail.contains("root") && detail.contains("cannot be used now: No such file") && detail.contains("/current"));
     }
     fs::write(&current, "").expect("writes");
-    assert!(start(&place, json!({})).body["detail"].as_str().is_some_and(|detail| detail.contains("it is no folder")));
+    assert!(start(&place, json!({})).body["detail"].as_str().is_some_and(|detail| detail.contains("it is not a folder")));
     assert_eq!(place.footprint(), before);
     fs::remove_file(&current).expect("there");
     symlink("releases/1", &current).expect("links");
     assert_eq!(said_by(&place, json!({})).0, ["release 1"]);
     let (_, said) = place.stop_server_and_listen();
-    assert!(said.contains(&format!("{}, which is {} now", current.display(), release("1").display())), "{said}");
+    assert!(said.contains(&format!("{} (now {})", current.display(), release("1").display())), "{said}");
 }
 
 #[test]
@@ -232,12 +232,7 @@ fn what_cannot_run_is_refused_with_its_cause_before_a_run_begins() {
         ("crlf", b"echo hi\r\n", &[0o644], "Windows line endings"),
         ("bom.sh", b"\xef\xbb\xbf#!/bin/bash\n", &[0o644, 0o755], "byte order mark"),
         ("x.py", b"#!/usr/bin/python9\n", &[0o644, 0o755], "/usr/bin/python9, named in the first line of x.py, does not exist"),
-        (
-            "y.py",
-            b"#!/usr/bin/env python9\n",
-            &[0o644, 0o755],
-            "python9, named in the first line of y.py, is in no folder of PATH",
-        ),
+        ("y.py", b"#!/usr/bin/env python9\n", &[0o644, 0o755], "python9, named in the first line of y.py, was not found in PATH"),
         ("z.py", b"import os\n", &[0o644], "#!/usr/bin/env python3"),
         ("tool", &elf[..100_000], &[0o644], "`chmod +x tool`"),
         ("a tool", b"\x7fELF", &[0o600], "`chmod +x 'a tool'`"),
@@ -307,7 +302,7 @@ fn what_this_user_may_not_run_is_refused_before_a_run_begins() {
     }
     let answer = start(&place, json!({"script": "sleep.sh", "cwd": "closed"}));
     assert_eq!((answer.status, answer.error()), (400, "invalid_body"), "{}", answer.body);
-    assert!(answer.body["detail"].as_str().is_some_and(|detail| detail.contains("may not be entered")), "{}", answer.body);
+    assert!(answer.body["detail"].as_str().is_some_and(|detail| detail.contains("may not enter cwd")), "{}", answer.body);
     assert_eq!(place.footprint(), before);
     // A program may be run by who cannot read it.
     let words = ["-c", "cp /bin/sleep \"$1\" && chmod 711 \"$1\"", "sh"];
@@ -357,7 +352,7 @@ fn a_script_on_a_noexec_mount_is_refused_unless_its_interpreter_runs_it() {
     for (script, said) in [
         (
             "job.sh",
-            "job.sh is on a file system that is mounted noexec; copy it to another file system, or take its execute bit away",
+            "job.sh is on a file system that is mounted noexec; copy it to another file system, or remove its execute bit",
         ),
         ("tool", "tool is on a file system that is mounted noexec; copy it to another file system"),
         ("by.sh", "cannot be executed: it is on a file system that is mounted noexec"),

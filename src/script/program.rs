@@ -103,7 +103,7 @@ pub enum Unrunnable {
     },
     /// `env` would look for it in vain.
     #[error(
-        "{interpreter}, named in the first line of {script}, is in no folder of PATH ({path}); install it, or set PATH for the server or for this start"
+        "{interpreter}, named in the first line of {script}, was not found in PATH ({path}); install it, or set PATH for the server or for this start"
     )]
     NotInPath {
         /// What `env` is told to run.
@@ -115,7 +115,7 @@ pub enum Unrunnable {
     },
     /// `env` takes one name there, and more was given.
     #[error(
-        "the first line of {script} gives env one name, {name:?}; to give {interpreter} arguments there, write `#!/usr/bin/env -S {name}`"
+        "the first line of {script} passes {name:?} to env as one name; to pass arguments to {interpreter}, write `#!/usr/bin/env -S {name}`"
     )]
     EnvNeedsSplit {
         /// All that follows `env`.
@@ -127,7 +127,7 @@ pub enum Unrunnable {
     },
     /// There is no shell.
     #[error(
-        "{script} has neither an execute bit nor a first line that names an interpreter, so bash would run it, and bash is in no folder of PATH ({path})"
+        "{script} has neither an execute bit nor a first line that names an interpreter, so bash would run it, and bash was not found in PATH ({path})"
     )]
     NoShell {
         /// The script.
@@ -137,7 +137,7 @@ pub enum Unrunnable {
     },
     /// A text of another language, which would be given to bash.
     #[error(
-        "{script} does not say what runs it, and bash would take it for a shell script; give it a first line such as `#!/usr/bin/env {interpreter}`"
+        "{script} does not say what runs it, and bash would treat it as a shell script; add a first line such as `#!/usr/bin/env {interpreter}`"
     )]
     OtherLanguage {
         /// The script.
@@ -146,7 +146,7 @@ pub enum Unrunnable {
         interpreter: &'static str,
     },
     /// A program without its execute bit.
-    #[error("{0} is a program and no script, and its execute bit is not set; set it with `chmod +x {0}`")]
+    #[error("{0} is a program, not a script, and its execute bit is not set; set it with `chmod +x {0}`")]
     NoExecuteBit(String),
     /// Its execute bit is for others.
     #[error("this server's user may not execute {0}; allow that with `chmod a+x {0}`, or give the file to that user")]
@@ -237,7 +237,9 @@ impl Attempt<'_> {
             }
             Some(Errno::TOOBIG) => "its arguments and environment are too long".to_owned(),
             Some(Errno::TXTBSY) => "another process has it open for writing; wait until that is done".to_owned(),
-            Some(Errno::LOOP) => "its interpreter is a script itself, and so on: that goes too deep".to_owned(),
+            Some(Errno::LOOP) => {
+                "its interpreter is a script whose interpreter is a script, and so on, too many times".to_owned()
+            }
             _ => return format!("{script} could not be run: {error}"),
         };
         format!("{script} could not be run: {error}; {advice}")
@@ -255,7 +257,7 @@ impl Attempt<'_> {
             (Some(_), _) => "it is a program, and damaged".to_owned(),
             (None, Beginning::Text { is_empty: true }) => "it is empty".to_owned(),
             (None, Beginning::Text { is_empty: false }) => format!(
-                "its execute bit is set and it does not say what runs it; give it a first line such as `#!/bin/bash`, or take the bit away \
+                "its execute bit is set and it does not say what runs it; add a first line such as `#!/bin/bash`, or remove the bit \
                  (`chmod -x {script}`) and bash runs it"
             ),
             (None, _) => "it is in no format that this machine can run".to_owned(),
@@ -302,7 +304,7 @@ impl Attempt<'_> {
                 });
                 let mut advice = "copy it to another file system".to_owned();
                 if is_text {
-                    advice = format!("{advice}, or take its execute bit away (`chmod -x {script}`) and its interpreter runs it");
+                    advice = format!("{advice}, or remove its execute bit (`chmod -x {script}`) and its interpreter runs it");
                 }
                 Err(Unrunnable::NoExec { script, advice })
             }
@@ -322,7 +324,7 @@ impl Attempt<'_> {
             }
             // What cannot be looked at may be there for the kernel.
             Err(_) => {}
-            Ok(metadata) if !metadata.is_file() => return Err(bad("it is no program")),
+            Ok(metadata) if !metadata.is_file() => return Err(bad("it is not a program")),
             Ok(_) => match rustix::fs::access(&named, Access::EXEC_OK) {
                 Err(Errno::ACCESS) if is_noexec(&named) => return Err(bad("it is on a file system that is mounted noexec")),
                 Err(Errno::ACCESS) => return Err(bad("this server's user may not execute it")),

@@ -116,7 +116,7 @@ fn a_root_is_resolved_anew_each_time() {
     symlink("root/sub", &link).expect("links");
     assert_eq!(find_root(&link), Ok(root.join("sub")));
     let file = find_root(&root.join("plain.sh")).expect_err("no folder").to_string();
-    assert!(file.contains("it is no folder") && file.contains("AUTOAPPDEV_PIPELINE_CWD"), "{file}");
+    assert!(file.contains("it is not a folder") && file.contains("AUTOAPPDEV_PIPELINE_CWD"), "{file}");
 }
 
 #[test]
@@ -195,16 +195,16 @@ fn a_script_that_cannot_be_run_is_refused_with_its_cause() {
         ("x.sh", b"\xff\xfe#\0!\0", "UTF-16", "save it as UTF-8"),
         ("x.sh", b"#!  \n", "names no interpreter", "#!/bin/bash"),
         ("x.py", b"#!/usr/bin/python9\n", "/usr/bin/python9, named in the first line of x.py, does not exist", "install it"),
-        ("x.py", b"#!/usr\n", "/usr, named in the first line of x.py, cannot be executed", "it is no program"),
+        ("x.py", b"#!/usr\n", "/usr, named in the first line of x.py, cannot be executed", "it is not a program"),
         ("x.py", b"#!/etc/passwd\n", "/etc/passwd, named in the first line of x.py", "may not execute it"),
         (
             "x.py",
             b"#!/usr/bin/env python9\n",
-            "python9, named in the first line of x.py, is in no folder of PATH (/usr/bin:/bin)",
+            "python9, named in the first line of x.py, was not found in PATH (/usr/bin:/bin)",
             "install it",
         ),
         ("x.py", b"#!/usr/bin/env -S python9 -u\n", "python9, named in the first line of x.py", "install it"),
-        ("x.py", b"#!/usr/bin/env sh -u\n", "gives env one name", "#!/usr/bin/env -S sh -u"),
+        ("x.py", b"#!/usr/bin/env sh -u\n", "to env as one name", "#!/usr/bin/env -S sh -u"),
     ] {
         for mode in [0o644, 0o755] {
             write(&root, name, text, mode);
