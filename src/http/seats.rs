@@ -1,7 +1,7 @@
 //! Who is connected, what each of them does, and who gives way when there are too many.
 //!
-//! A connection that waits for its client gives way to a newcomer, the one that has waited longest first; one whose request is being
-//! answered never does. Where a request had come even so, unseen, it is answered: that is its connection's last. Only one whose client did
+//! A connection that waits for its client gives way to a newcomer, the one that has waited longest first, and so does one whose request waits
+//! for news: that is answered early. One whose request is being answered never does. Where a request had come even so, unseen, it is answered: that is its connection's last. Only one whose client did
 //! not take an answer is closed without a word, and does nothing more: nobody would hear of it.
 //!
 //! Nothing here waits for a slot: a newcomer gets one at once or is told that there is none, and `accept` asks again.
@@ -39,6 +39,9 @@ const FROM_ONE_ADDRESS_MIN: usize = 8;
 /// How long a client that is to take an answer is not suspected of not taking it. The answer may be out all but one system call, whose
 /// thread does not run just now; to be cut off there would hide what was done.
 const WRITE_PATIENCE: Duration = Duration::from_millis(100);
+
+/// How long a request that waits for news is left alone. A client whose wait ends early comes again at once, and then another one's does.
+const NEWS_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What all requests together may hold of bodies, in bytes. When it is taken, the one whose body has been waited for longest gives way.
 const BODIES_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -92,6 +95,8 @@ pub(super) struct Full {
 pub(super) struct Seats {
     began: Instant,
     is_stopping: AtomicBool,
+    /// One that waits for news gave way, and does not know it yet.
+    is_hurried: AtomicBool,
     open: Mutex<BTreeMap<u64, Slot>>,
     closed: Condvar,
     /// Held by the one that is given memory for a body.
@@ -128,6 +133,8 @@ enum Doing {
     GivesWay,
     /// It gave way while its client took no answer: nothing goes out any more.
     Leaves,
+    /// Its request waits for news, and can be answered at any time: nothing has changed.
+    Idles,
 }
 
 /// The bits that [`Doing`] takes.
@@ -139,7 +146,8 @@ const fn doing(packed: u64) -> Doing {
         1 => Doing::Works,
         2 => Doing::Writes,
         3 => Doing::GivesWay,
-        _ => Doing::Leaves,
+        4 => Doing::Leaves,
+        _ => Doing::Idles,
     }
 }
 
@@ -162,7 +170,7 @@ impl Activity {
     fn set(&self, what: Doing, now: Instant) -> Doing {
         let new = self.pack(what, now);
         let stays = |old| match doing(old) {
-            Doing::Waits | Doing::Works | Doing::Writes => false,
+            Doing::Waits | Doing::Works | Doing::Writes | Doing::Idles => false,
             Doing::GivesWay => what != Doing::Works,
             Doing::Leaves => true,
         };
@@ -172,17 +180,21 @@ impl Activity {
 }
 
 impl Slot {
-    /// Has the connection end, if it still does the same since then. Its thread wakes up from reading or writing and takes its leave.
-    fn give_way(&self, packed: u64) {
+    /// Has the connection end, if it still does the same since then. Its thread wakes up from reading or writing and takes its leave; one
+    /// that waits for news has to be woken ([`Seats::has_hurried`]).
+    fn give_way(&self, packed: u64, is_hurried: &AtomicBool) {
         // What came since it was looked at, or was read already, is answered.
         let (what, how) = match doing(packed) {
-            Doing::Waits => (Doing::GivesWay, Shutdown::Read),
+            Doing::Waits | Doing::Idles => (Doing::GivesWay, Shutdown::Read),
             Doing::Works | Doing::Writes | Doing::GivesWay | Doing::Leaves => (Doing::Leaves, Shutdown::Both),
         };
         let new = self.activity.pack(what, Instant::now());
         if self.activity.packed.compare_exchange(packed, new, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
             // One that has closed meanwhile is what is wanted.
             let _closed = self.stream.shutdown(how);
+            if doing(packed) == Doing::Idles {
+                is_hurried.store(true, Ordering::SeqCst);
+            }
         }
     }
 }
@@ -192,6 +204,7 @@ impl Seats {
         Self {
             began: Instant::now(),
             is_stopping: AtomicBool::new(false),
+            is_hurried: AtomicBool::new(false),
             open: Mutex::new(BTreeMap::new()),
             closed: Condvar::new(),
             bodies: Mutex::new(()),
@@ -238,7 +251,7 @@ impl Seats {
             return Err(Full { is_passing: false });
         }
         let mut open = self.lock();
-        make_way_for(peer, &open, Places::now())?;
+        make_way_for(peer, &open, Places::now(), &self.is_hurried)?;
         let activity = Arc::new(Activity { began: self.began, packed: AtomicU64::new(0), body_bytes: AtomicUsize::new(0) });
         activity.set(Doing::Waits, Instant::now());
         open.insert(number, Slot { stream: stream.clone(), peer, activity: activity.clone() });
@@ -262,7 +275,7 @@ impl Seats {
             }
             let waited = now.saturating_sub(Duration::from_millis(since_ms(packed)));
             if waited >= limit {
-                slot.give_way(packed);
+                slot.give_way(packed, &self.is_hurried);
             } else {
                 next = next.min(limit.saturating_sub(waited));
             }
@@ -271,11 +284,16 @@ impl Seats {
         Some(next + Duration::from_millis(1))
     }
 
+    /// Whether one that waits for news gave way since this was asked last: it is to be woken.
+    pub(super) fn has_hurried(&self) -> bool {
+        self.is_hurried.swap(false, Ordering::SeqCst)
+    }
+
     /// Has the one that has waited longest give way.
     pub(super) fn make_room(&self) {
         let open = self.lock();
         if let Some((packed, slot)) = waits_longest(open.values()) {
-            slot.give_way(packed);
+            slot.give_way(packed, &self.is_hurried);
         }
     }
 
@@ -322,14 +340,14 @@ impl Places {
 }
 
 /// Makes room for one more. Those that gave way, and those whose request has come but not been read, are there until their threads have run.
-fn make_way_for(peer: Peer, open: &BTreeMap<u64, Slot>, places: Places) -> Result<(), Full> {
+fn make_way_for(peer: Peer, open: &BTreeMap<u64, Slot>, places: Places, is_hurried: &AtomicBool) -> Result<(), Full> {
     // The usual case: not even one address has all that it may have.
     if open.len() < places.of_one_address.min(places.shared) {
         return Ok(());
     }
     if let Peer::Remote(_) = peer {
         let of_this_address = || open.values().filter(|slot| slot.peer == peer);
-        make_way(of_this_address, of_this_address().count(), places.of_one_address)?;
+        make_way(of_this_address, of_this_address().count(), places.of_one_address, is_hurried)?;
     }
     let mut counts = [0; KINDS];
     for slot in open.values() {
@@ -341,11 +359,16 @@ fn make_way_for(peer: Peer, open: &BTreeMap<u64, Slot>, places: Places) -> Resul
     let shared = counts.iter().map(|count: &usize| count.saturating_sub(places.own)).sum();
     // A kind that has no more than its own places gives none of them up.
     let has_shared = || open.values().filter(|slot| counts[slot.peer.kind()] > places.own);
-    make_way(has_shared, shared, places.shared)
+    make_way(has_shared, shared, places.shared, is_hurried)
 }
 
 /// Has one of these give way where they are `limit` or more. Lets one more in unless they are that many more than `limit` by then.
-fn make_way<'a, I: Iterator<Item = &'a Slot>>(slots: impl Fn() -> I, count: usize, limit: usize) -> Result<(), Full> {
+fn make_way<'a, I: Iterator<Item = &'a Slot>>(
+    slots: impl Fn() -> I,
+    count: usize,
+    limit: usize,
+    is_hurried: &AtomicBool,
+) -> Result<(), Full> {
     if count < limit {
         return Ok(());
     }
@@ -355,7 +378,7 @@ fn make_way<'a, I: Iterator<Item = &'a Slot>>(slots: impl Fn() -> I, count: usiz
     if leaving <= count - limit
         && let Some((packed, slot)) = waits_longest(slots())
     {
-        slot.give_way(packed);
+        slot.give_way(packed, is_hurried);
         gives_way = true;
     }
     if count < limit + (limit / ONE_MORE_IN).max(1) {
@@ -371,6 +394,7 @@ fn waits_longest<'a>(slots: impl Iterator<Item = &'a Slot>) -> Option<(u64, &'a 
     let is_waited_for = |packed: u64, slot: &Slot| match doing(packed) {
         Doing::Waits => true,
         Doing::Writes => slot.activity.began.elapsed() >= Duration::from_millis(since_ms(packed)) + WRITE_PATIENCE,
+        Doing::Idles => slot.activity.began.elapsed() >= Duration::from_millis(since_ms(packed)) + NEWS_PATIENCE,
         Doing::Works | Doing::GivesWay | Doing::Leaves => false,
     };
     let waiting = slots.map(|slot| (slot.activity.load(), slot));
@@ -427,10 +451,27 @@ impl Seat {
     pub(super) fn works(&self) -> Works {
         // Since when it works is nobody's business, so no clock is read.
         match self.activity.set(Doing::Works, self.activity.began) {
-            Doing::Waits | Doing::Works | Doing::Writes => Works::On,
+            Doing::Waits | Doing::Works | Doing::Writes | Doing::Idles => Works::On,
             Doing::GivesWay => Works::ForTheLastTime,
             Doing::Leaves => Works::NoMore,
         }
+    }
+
+    /// The request that is being answered waits for news.
+    pub(super) fn idles(&self) {
+        self.activity.set(Doing::Idles, Instant::now());
+    }
+
+    /// It waits no more. One that gave way meanwhile stays so.
+    pub(super) fn idles_no_more(&self) {
+        let works = self.activity.pack(Doing::Works, self.activity.began);
+        let idles = |packed| (doing(packed) == Doing::Idles).then_some(works);
+        let _gave_way = self.activity.packed.fetch_update(Ordering::SeqCst, Ordering::SeqCst, idles);
+    }
+
+    /// Whether it gave way: what is being answered is its last.
+    pub(super) fn gives_way(&self) -> bool {
+        matches!(doing(self.activity.load()), Doing::GivesWay | Doing::Leaves)
     }
 
     /// The client is to take an answer, or its next piece, from now on.
@@ -466,7 +507,7 @@ impl Seat {
                 .filter(|(number, slot)| **number != self.number && slot.activity.body_bytes.load(Ordering::SeqCst) > 0)
                 .map(|(_, slot)| slot);
             if let Some((packed, slot)) = waits_longest(others) {
-                slot.give_way(packed);
+                slot.give_way(packed, &self.seats.is_hurried);
             }
             let _looked_at_again = self.seats.closed.wait_timeout(open, BODY_ROOM_LOOK);
         }
