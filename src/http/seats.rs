@@ -6,35 +6,20 @@
 //!
 //! Nothing here waits for a slot: a newcomer gets one at once or is told that there is none, and `accept` asks again.
 
+mod places;
+
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Shutdown};
+use std::net::Shutdown;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::io::ioctl_fionread;
-use rustix::process::{Resource, getrlimit};
 
-use super::guard::Door;
 use super::listener::Stream;
 use super::server::Handler;
-use super::throttle::whole;
-
-/// The most connections at once. When all are taken, the one that has waited longest for its client gives way.
-const CONNECTIONS_MAX: usize = 512;
-/// And the fewest, where descriptors are scarce.
-const CONNECTIONS_MIN: usize = 16;
-/// One in this many is kept for the owner's socket, one for this machine, and one for all others: no other kind of client can take those.
-const OWN_PLACE_IN: usize = 64;
-/// So many descriptors are left to the rest of the server, which cannot read a log or ask the database without one.
-const OWN_DESCRIPTORS: u64 = 64;
-/// Of so many connections one more is let in while those that gave way are still leaving, or all are being answered. Beyond that a
-/// newcomer waits, and is turned away in the end.
-const ONE_MORE_IN: usize = 8;
-/// The most connections from one address of another machine, and where descriptors are scarce. From there as from everywhere, the one that
-/// has waited longest gives way.
-const FROM_ONE_ADDRESS_MAX: usize = 64;
-const FROM_ONE_ADDRESS_MIN: usize = 8;
+use places::{KINDS, ONE_MORE_IN};
+pub(super) use places::{Peer, Places};
 
 /// How long a client that is to take an answer is not suspected of not taking it. The answer may be out all but one system call, whose
 /// thread does not run just now; to be cut off there would hide what was done.
@@ -50,39 +35,6 @@ const BODY_ROOM_LIMIT: Duration = Duration::from_secs(2);
 
 /// How often a body that waits for memory looks again.
 const BODY_ROOM_LOOK: Duration = Duration::from_millis(2);
-
-/// Who shares a limit of connections.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Peer {
-    /// The owner of this server, at a socket that nobody else can open.
-    Owner,
-    /// A program on this machine.
-    Local,
-    /// Another machine, by what counts as one address ([`whole`]).
-    Remote(IpAddr),
-}
-
-impl Peer {
-    pub(super) fn at(door: Door, from: IpAddr) -> Self {
-        match door {
-            Door::Socket => Self::Owner,
-            Door::Loopback | Door::Network if from.is_loopback() => Self::Local,
-            Door::Loopback | Door::Network => Self::Remote(whole(from)),
-        }
-    }
-
-    /// Those of a kind have places that no other kind can take.
-    const fn kind(self) -> usize {
-        match self {
-            Self::Owner => 0,
-            Self::Local => 1,
-            Self::Remote(_) => 2,
-        }
-    }
-}
-
-/// How many kinds of [`Peer`] there are.
-const KINDS: usize = 3;
 
 /// There is no slot for a newcomer now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -300,42 +252,6 @@ impl Seats {
     /// Nothing under this lock can panic half-way through a change.
     fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Slot>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// How many connections there may be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Places {
-    /// Of any kind, beside the places of their own.
-    shared: usize,
-    /// For each kind alone.
-    own: usize,
-    /// From one address of another machine.
-    of_one_address: usize,
-}
-
-impl Places {
-    /// The limit of descriptors may change while the server runs (`prlimit(1)`).
-    pub(super) fn now() -> Self {
-        Self::of(getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX))
-    }
-
-    fn of(descriptors: u64) -> Self {
-        let descriptors = usize::try_from(descriptors.saturating_sub(OWN_DESCRIPTORS)).unwrap_or(usize::MAX);
-        // Beside the slots there are those let in beyond them, and newcomers of each kind that wait for one: an eighth of that each.
-        let all = (descriptors - descriptors / 3).clamp(CONNECTIONS_MIN, CONNECTIONS_MAX);
-        let own = (all / OWN_PLACE_IN).max(1);
-        let of_one_address = (all / ONE_MORE_IN).clamp(FROM_ONE_ADDRESS_MIN, FROM_ONE_ADDRESS_MAX);
-        Self { shared: all - KINDS * own, own, of_one_address }
-    }
-
-    /// How many newcomers of a peer may wait for a slot: of the same address, and of the same kind.
-    pub(super) fn waiting(self, peer: Peer) -> (usize, usize) {
-        let of_a_kind = (self.shared / ONE_MORE_IN).max(1);
-        match peer {
-            Peer::Owner | Peer::Local => (of_a_kind, of_a_kind),
-            Peer::Remote(_) => ((self.of_one_address / ONE_MORE_IN).max(1), of_a_kind),
-        }
     }
 }
 

@@ -5,8 +5,9 @@ use std::os::unix::net::UnixStream;
 
 use rouille::{Request, Response};
 
+use super::places::{CONNECTIONS_MAX, CONNECTIONS_MIN, FROM_ONE_ADDRESS_MAX, OWN_DESCRIPTORS};
 use super::*;
-use crate::http::Broken;
+use crate::http::{Broken, Door};
 
 struct Nobody;
 
