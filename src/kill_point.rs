@@ -219,6 +219,9 @@ kill_points! {
     ShimUsageWritten = "shim.usage_written",
     /// The server is told of the end; the lock is held.
     ShimEndSent = "shim.end_sent",
+
+    /// The shim is in a copy of its directory that was removed, the journal there is whole and the log is not.
+    ShimJournalMoved = "shim.journal_moved",
 }
 
 impl KillPoint {

@@ -53,6 +53,8 @@ pub(super) enum ApiError {
          address from the address bar instead"
     )]
     OriginNotAllowed(String),
+    #[error("this is not the server that the request is meant for: its id is not the one in AutoAppDev-Server; nothing was done")]
+    OtherServer,
     #[error(
         "as many streams are open as there may be; come back in a few seconds, or ask GET /api/logs and /api/pipeline with wait"
     )]
@@ -107,6 +109,8 @@ impl ApiError {
             Self::MethodNotAllowed(_) => (405, "method_not_allowed"),
             Self::NotSentAsJson => (415, "unsupported_media_type"),
             Self::HostNotAllowed(_) => (421, "host_not_allowed"),
+            // RFC 9110, section 15.5.20: it came to the wrong server, and may be sent to another one.
+            Self::OtherServer => (421, "other_server"),
             Self::TooManyStreams => (503, "too_many_streams"),
             Self::TooManyDownloads => (503, "too_many_downloads"),
             Self::NoSuchRange { .. } => (416, "no_such_range"),

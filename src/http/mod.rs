@@ -39,8 +39,9 @@ use serde_json::json;
 
 use crate::health::Inspector;
 use crate::log::RunLogs;
-use crate::pipeline::Progress;
+use crate::pipeline::{ConditionCode, Progress};
 use crate::run_dir::{self, Runs};
+use crate::server_info::ServerIdentity;
 use crate::store::{Reader, RunRow, schema_version};
 use crate::supervisor::{Ask, Handle, Published};
 
@@ -73,6 +74,8 @@ const LONG_BYTES: usize = 2 * 1024 * 1024;
 
 /// Who answers, in health.
 const SERVICE: &str = "autoappdev-backend";
+/// The request's field that says which server it is meant for, by its id.
+const MEANT_FOR: &str = "AutoAppDev-Server";
 /// What every answer carries, where its endpoint has not said something else.
 const EVERY_ANSWER: [(&str, &str); 5] = [
     ("X-Content-Type-Options", "nosniff"),
@@ -86,6 +89,8 @@ const EVERY_ANSWER: [(&str, &str); 5] = [
 /// All that the endpoints need, and how they are reached by one door. Each door has its own.
 #[derive(Clone, Debug)]
 pub struct App {
+    /// Which server this is.
+    pub identity: Arc<ServerIdentity>,
     /// The life cycle.
     pub supervisor: Handle,
     /// Where the runs are.
@@ -114,7 +119,8 @@ impl Handler for App {
     }
 
     fn handle_for(&self, request: &Request, client: &Client<'_>) -> Response {
-        let routed = self.guard.check(request).and_then(|()| self.route(request, client));
+        let checked = self.guard.check(request).and_then(|()| self.check_meant(request));
+        let routed = checked.and_then(|()| self.route(request, client));
         self.finish(Some(request), routed.unwrap_or_else(ApiError::into_response))
     }
 
@@ -128,6 +134,14 @@ impl Handler for App {
 }
 
 impl App {
+    /// Refuses what is meant for another server. Before the token is looked at: the other server's is no wrong try here.
+    fn check_meant(&self, request: &Request) -> Result<(), ApiError> {
+        match request.header(MEANT_FOR) {
+            Some(id) if id != self.identity.id => Err(ApiError::OtherServer),
+            Some(_) | None => Ok(()),
+        }
+    }
+
     fn route(&self, request: &Request, client: &Client<'_>) -> Result<Response, ApiError> {
         let path = path_of(request);
         let segments: Vec<&str> = path.strip_prefix('/').unwrap_or(path).split('/').collect();
@@ -198,7 +212,7 @@ impl App {
             ("GET", ["api", "runs", id, "log"]) => self.log_text(request, id, client),
             ("GET", ["api", "logs"]) => self.logs(request, client),
             ("GET", ["api", "logs", "tail"]) => self.answers.make(|| self.tail(request)),
-            ("GET", ["api", "version"]) => Ok(version()),
+            ("GET", ["api", "version"]) => Ok(self.version()),
             (_, path) => Err(no_such(path)),
         }
     }
@@ -281,6 +295,13 @@ impl App {
         Ok(Response { data: ResponseBody::from_reader(stream), ..response })
     }
 
+    fn version(&self) -> Response {
+        json(&json!({
+            "name": env!("CARGO_PKG_NAME"), "version": env!("CARGO_PKG_VERSION"), "api": API_VERSION, "schema": schema_version(),
+            "server": &*self.identity,
+        }))
+    }
+
     fn status(&self) -> Response {
         let published = self.supervisor.watch().get();
         let snapshot = &published.snapshot;
@@ -357,10 +378,12 @@ impl App {
             ::log::error!("failed to {error}");
         }
         let time = time.ok();
-        let is_ok = time.is_some();
+        // Whatever is at its path now is not what the server writes into.
+        let is_replaced = conditions.list().iter().any(|condition| condition.code == ConditionCode::DatabaseReplaced);
+        let is_ok = time.is_some() && !is_replaced;
         let health = if is_known {
             json!({
-                "ok": is_ok, "service": SERVICE, "db": {"ok": is_ok, "time": time},
+                "ok": is_ok, "service": SERVICE, "db": {"ok": is_ok, "time": time.filter(|_| is_ok)},
                 "degraded": conditions.sentence(), "conditions": conditions,
             })
         } else {
@@ -422,12 +445,6 @@ fn no_such(segments: &[&str]) -> ApiError {
 fn done(published: &Published) -> Response {
     let snapshot = &published.snapshot;
     json(&json!({"ok": true, "state": snapshot.state, "run_id": snapshot.run_id, "version": snapshot.version}))
-}
-
-fn version() -> Response {
-    json(&json!({
-        "name": env!("CARGO_PKG_NAME"), "version": env!("CARGO_PKG_VERSION"), "api": API_VERSION, "schema": schema_version(),
-    }))
 }
 
 /// A JSON answer.

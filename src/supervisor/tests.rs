@@ -285,6 +285,8 @@ fn header(run_id: i64) -> Header {
         boot_id: "b".into(),
         shim_pid: 1,
         shim_start_ticks: None,
+        socket: None,
+        runtime_dir: None,
         cgroup: None,
         created_at: Timestamp::from_unix_ms(1_700_000_000_000),
         script: "a.sh".into(),

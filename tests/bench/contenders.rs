@@ -13,6 +13,7 @@ use autoappdev::health::Inspector;
 use autoappdev::http::{App, Door, Guard, Handler, Streams};
 use autoappdev::log::RunLogs;
 use autoappdev::run_dir::Runs;
+use autoappdev::server_info::ServerIdentity;
 use autoappdev::store::Store;
 use autoappdev::supervisor::{Retention, Settings, Supervisor};
 
@@ -169,9 +170,10 @@ pub(crate) fn be_rouille(dir: &Path) {
     let supervisor = Supervisor::start(store, settings, || ()).expect("nothing to recover");
     let runs = Runs::new(dir);
     let logs = RunLogs::new(runs.path());
-    let inspector = Inspector::start(|| ()).expect("a thread");
+    let inspector = Inspector::start(|| None).expect("a thread");
     let streams = Streams::new(supervisor.handle(), inspector.clone(), runs.clone(), logs.clone(), database.clone());
     let app = App {
+        identity: Arc::new(ServerIdentity::new(runs.runtime_dir()).expect("random bytes")),
         supervisor: supervisor.handle(),
         runs,
         logs,

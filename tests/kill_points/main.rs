@@ -193,6 +193,13 @@ impl Case {
                 self.place.move_database(&self.place.folder().join("old"));
                 self.boot_armed();
             }
+            Scene::DirectoryReplaced => {
+                self.serve_armed();
+                self.start_family();
+                self.place.kill_server();
+                self.place.replace_runtime_by_copy();
+                self.place.start_server();
+            }
             Scene::Terminate => {
                 self.serve_armed();
                 self.start_family();

@@ -11,6 +11,7 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use super::{Phase, Restops, Run};
+use crate::abstract_socket;
 use crate::kill_point::KillPoint;
 use crate::log::Limits;
 use crate::pipeline::{Containment, Fact};
@@ -20,6 +21,7 @@ use crate::script::Attempt;
 use crate::shim::connections::Connections;
 use crate::shim::output::Output;
 use crate::shim::pause_file::PauseFile;
+use crate::shim::place::Place;
 use crate::shim::progress::ProgressKeeper;
 use crate::shim::tree::Tree;
 use crate::shim::trouble::Said;
@@ -36,10 +38,14 @@ impl Run {
         early: &[u8],
     ) -> Result<Self, ShimError> {
         let runs = Runs::new(spec.runtime_dir.clone());
+        let place = Place::open(&spec.runtime_dir).in_step("open the runtime directory")?;
         // Where none can be had there are the signals; a run never depends on it.
         let cgroup =
             spec.uses_cgroups.then(|| runs.cgroup_name(spec.run_id).ok()).flatten().and_then(|name| Cgroup::create(&name));
         KillPoint::ShimCgroupMade.reach();
+        // Nor on the second socket, which nobody needs as long as the directory stays where it is.
+        let socket = runs.new_socket_name(spec.run_id).and_then(|name| Ok((abstract_socket::bind(&name)?, name))).ok();
+        let (second, socket) = socket.unzip();
         let header = Header {
             format: FORMAT,
             run_id: spec.run_id,
@@ -47,6 +53,8 @@ impl Run {
             shim_pid: std::process::id(),
             shim_start_ticks: process::read_stat(std::process::id()).ok().map(|stat| stat.identity.start_ticks),
             cgroup: cgroup.as_ref().map(|cgroup| cgroup.path().to_owned()),
+            socket: socket.clone(),
+            runtime_dir: Some(spec.runtime_dir.clone()),
             created_at: spec.created_at,
             script: spec.script.clone(),
             args: spec.args.clone(),
@@ -56,7 +64,7 @@ impl Run {
         };
         let listener = dir.listen().in_step("open the control socket")?;
         KillPoint::ShimSocketBound.reach();
-        let connections = Connections::new(listener, server, early).in_step("keep the server's connection")?;
+        let connections = Connections::new(listener, second, server, early).in_step("keep the server's connection")?;
         let (stdout, stdout_writer) = io::pipe().in_step("open a pipe")?;
         let (stderr, stderr_writer) = io::pipe().in_step("open a pipe")?;
         let limits = Limits { segment_bytes: spec.log_segment_bytes, run_bytes: spec.log_run_bytes };
@@ -75,7 +83,9 @@ impl Run {
             journal,
             journal_failure: None,
             output,
-            pause_file: PauseFile::new(&spec.runtime_dir),
+            pause_file: PauseFile::new(place.runtime_dir()),
+            place,
+            socket,
             said_trouble: Said::default(),
             leader: Identity { pid: 0, start_ticks: 0 },
             phase: Phase::Running,
@@ -112,7 +122,7 @@ impl Run {
             }
         }
         // The names of the files must be as durable as what is in them.
-        for folder in [run.dir.path().to_owned(), run.spec.runtime_dir.join("runs")] {
+        for folder in [run.dir.path().to_owned(), run.place.runtime_dir().join("runs")] {
             run.or_log("make the run directory durable", run_dir::sync_dir(&folder));
         }
         KillPoint::ShimNamesSynced.reach();

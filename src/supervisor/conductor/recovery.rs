@@ -158,6 +158,11 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
                 KillPoint::ServerLeftoversRemoved.reach();
                 self.end_unseen(run_id, UnseenEnd::Lost, self.clock.now(), &why)?;
             }
+            Plan::Disown => {
+                let why = damage.unwrap_or_else(|| "this runtime directory is a copy, and the run goes on in another".to_owned());
+                self.take_pause_file_away();
+                self.end_unseen(run_id, UnseenEnd::Lost, self.clock.now(), &why)?;
+            }
             Plan::Lose => {
                 // Nothing of it can be alive, but its control group can be there.
                 if let Err(error) = self.shims.kill_leftovers(run_id) {
