@@ -314,13 +314,18 @@ fn one_address_whose_requests_all_wait_delays_nobody_else() {
     const FROM_ONE_ADDRESS: usize = 72;
     let mut place = Place::new();
     place.set_env("AUTOAPPDEV_HOST", "0.0.0.0");
-    place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh");
+    place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "stubborn.sh");
     place.use_token(TOKEN);
     place.start_server();
     let version = place.pipeline()["version"].as_u64().expect("a number");
     let socket = place.runtime().join("server.sock");
     let come = || Wire::of(TcpStream::connect((OWN_ADDRESS, place.port())).expect("the server listens there"));
-    let poll = |path: String| format!("GET {path} HTTP/1.1\r\nHost: {OWN_ADDRESS}\r\nAuthorization: Bearer {TOKEN}\r\n\r\n");
+    let ask_for = |request_line: &str| {
+        format!(
+            "{request_line} HTTP/1.1\r\nHost: {OWN_ADDRESS}\r\nAuthorization: Bearer {TOKEN}\r\nContent-Type: application/json\r\n\
+             Content-Length: 0\r\n\r\n"
+        )
+    };
     let served = || {
         let threads = fs::read_dir(format!("/proc/{}/task", place.server_pid())).expect("the server is alive").flatten();
         let names = threads.filter_map(|thread| fs::read_to_string(thread.path().join("comm")).ok());
@@ -328,15 +333,39 @@ fn one_address_whose_requests_all_wait_delays_nobody_else() {
     };
     // Loopback's have left.
     until_true("nobody is served", || served() == 0);
-    let mut crowd = Vec::new();
-    until_true("the address has all the connections that it can have", || {
-        // One that was slow to ask gives way to the next.
-        if crowd.len() < 2 * FROM_ONE_ADDRESS {
-            let mut wire = come();
-            wire.send(poll(format!("/api/pipeline?after={version}&wait=60")));
-            crowd.push(wire);
-        }
-        served() >= FROM_ONE_ADDRESS
+    let gather = |request: &dyn Fn(usize) -> String| {
+        let mut crowd = Vec::new();
+        until_true("the address has all the connections that it can have", || {
+            // One that was slow to ask gives way to the next.
+            if crowd.len() < 2 * FROM_ONE_ADDRESS {
+                let mut wire = come();
+                wire.send(request(crowd.len()));
+                crowd.push(wire);
+            }
+            served() >= FROM_ONE_ADDRESS
+        });
+        crowd
+    };
+    // Those that wait for news are answered early where their neighbours need a place, and nothing has changed.
+    let mut polls = gather(&|_| ask_for(&format!("GET /api/pipeline?after={version}&wait=60")));
+    let mut neighbour = come();
+    neighbour.send(ask_for("GET /api/pipeline"));
+    assert_eq!(neighbour.answer().status, 200);
+    let early = polls.iter_mut().find_map(|wire| {
+        wire.read_within(Duration::from_millis(5));
+        wire.try_answer(false).ok().filter(|answer| answer.status == 200)
+    });
+    let early = early.expect("one of them has its answer");
+    assert_eq!((&early.body["pipeline"]["version"], early.header("Connection")), (&version.into(), Some("close")));
+    drop((polls, neighbour));
+    // News answer all that are left.
+    place.start();
+    until_true("nobody is served", || served() == 0);
+
+    // Streams, and stops that take their time, give way to nobody.
+    let crowd = gather(&|n| match n % 2 {
+        0 => ask_for("GET /api/events"),
+        _ => ask_for("POST /api/pipeline/stop").replace("Content-Length: 0", "Content-Length: 15") + r#"{"grace_s":300}"#,
     });
     // The next one waits for a place of its own address. Where anything waited for it, nobody would be answered before it is. A machine that
     // stands still for two seconds in between makes one round say nothing.
@@ -349,7 +378,7 @@ fn one_address_whose_requests_all_wait_delays_nobody_else() {
     };
     let overtakes = || {
         let mut waits = come();
-        waits.send(poll("/api/pipeline".to_owned()));
+        waits.send(ask_for("GET /api/pipeline"));
         assert_eq!(place.get("/api/pipeline").status, 200, "loopback");
         assert_eq!(ask_socket(&socket, "GET /api/pipeline").0, 200);
         let is_overtaken = is_unanswered(&waits);
@@ -358,11 +387,13 @@ fn one_address_whose_requests_all_wait_delays_nobody_else() {
         is_overtaken
     };
     assert!((0..20).any(|_| overtakes()), "everybody waited for one address");
-    // News answer all of them, and there is a place again.
-    place.start();
+    // Those that stop it are answered when it has ended.
+    let (code, out, err) = place.client(&["stop", "--grace", "0"]);
+    assert_eq!(code, 0, "{out}{err}");
+    drop(crowd);
     until_true("there is a place again", || {
         let mut wire = come();
-        wire.send(poll("/api/pipeline".to_owned()));
+        wire.send(ask_for("GET /api/pipeline"));
         wire.try_answer(false).is_ok_and(|answer| answer.status == 200)
     });
 }

@@ -116,3 +116,34 @@ fn a_server_that_can_not_look_calls_nothing_ended_that_lives() {
         place.assert_nothing_left(run_id);
     }
 }
+
+#[test]
+fn a_start_without_descriptors_says_so_and_leaves_nothing() {
+    let place = Place::serving("sleep.sh");
+    let server = place.server_pid();
+    // These two are open when the others run out. What the server opens for a first start stays open.
+    let mut wire = place.wire();
+    let start = "POST /api/pipeline/start HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n";
+    let mut told = 0;
+    for left in 0.. {
+        let starved = Starved::to(server, left);
+        wire.send(start);
+        let answer = wire.answer();
+        drop(starved);
+        if answer.status == 200 {
+            place.post("/api/pipeline/stop", json!({"grace_s": 0})).ok();
+            place.assert_nothing_left(answer.body["run_id"].as_i64().expect("a run"));
+            break;
+        }
+        // Where the database cannot be read the cause is in the server's log.
+        assert!(answer.status == 503, "{left} left: {}", answer.body);
+        if answer.error() == "out_of_descriptors" {
+            told += 1;
+            let detail = answer.body["detail"].as_str().expect("text");
+            assert!(detail.contains("ulimit -n"), "{detail}");
+        }
+        assert!(place.processes().is_empty() && left < 40, "{left} left: {}", answer.body);
+        place.until_state("stopped");
+    }
+    assert!(told > 0, "no start was told what it lacked");
+}

@@ -90,6 +90,9 @@ pub(super) fn accept(seats: &Arc<Seats>, workers: &Workers, entrances: &[Entranc
         for entrance in acceptor.poll(entrances, woken, idle) {
             acceptor.accept_at(entrance);
         }
+        if seats.has_hurried() {
+            entrances.iter().for_each(|entrance| entrance.handler.hurry());
+        }
     }
 }
 

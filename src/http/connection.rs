@@ -115,7 +115,7 @@ pub(super) fn serve(stream: &Arc<Stream>, from: SocketAddr, seat: &Arc<Seat>, te
         let (is_head, is_http_1_0, keep_alive) = (head.method == "HEAD", head.is_http_1_0, head.keep_alive);
         let asks_to_upgrade = head.asks_to_upgrade;
         let request = head.into_request(from, body);
-        let mut response = answer(seat, &request, &Client::new(stream, !terms.is_lent));
+        let mut response = answer(seat, &request, &Client::new(stream, seat, !terms.is_lent));
         // An answer that goes on for hours does not keep what was asked.
         drop(request);
         seat.has_no_body();
@@ -126,7 +126,7 @@ pub(super) fn serve(stream: &Arc<Stream>, from: SocketAddr, seat: &Arc<Seat>, te
             }
             return;
         }
-        let keep_alive = keep_alive && works == Works::On && !seat.is_stopping() && !terms.is_lent;
+        let keep_alive = keep_alive && works == Works::On && !seat.is_stopping() && !terms.is_lent && !seat.gives_way();
         match wire.write(response, is_head, is_http_1_0, keep_alive) {
             Ok(true) => {}
             Ok(false) => {

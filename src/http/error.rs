@@ -163,6 +163,10 @@ impl ApiError {
             Self::Store(error) if error.is_locked() => {
                 "another process has locked the database; try again in a moment".to_owned()
             }
+            Self::Action(ActionError::Io(error)) if lack_of(error).is_some() => {
+                let advice = lack_of(error).map_or("", Lack::advice);
+                format!("the runtime directory could not be read; {advice}")
+            }
             Self::Action(ActionError::Io(_)) => {
                 "the runtime directory could not be read; the server's log has the cause".to_owned()
             }

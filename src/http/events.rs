@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::log_watch::{Follower, LogWatch};
+use super::server::Client;
 use crate::health::{Attendance, Inspector};
 use crate::log::{self, Cursor, Item, Line, Listing, RunLogs};
 use crate::pipeline::Progress;
@@ -143,11 +144,11 @@ impl Streams {
     }
 
     /// Waits until the log has what somebody asks for, as `look` tells, at most for `limit`. Where too many wait already it does not, and those
-    /// end their wait whose clients are gone, as `is_left` tells.
+    /// end their wait whose clients are gone.
     pub(super) fn wait_for_lines<E>(
         &self,
         limit: Duration,
-        is_left: &dyn Fn() -> bool,
+        client: &Client<'_>,
         mut look: impl FnMut() -> Result<Look, E>,
     ) -> Result<(), E> {
         let deadline = Instant::now() + limit;
@@ -164,7 +165,8 @@ impl Streams {
             // Taken before the looks: what comes after them wakes the wait.
             let seen = watch.seen();
             let looks = self.looks.load(Ordering::SeqCst);
-            if std::mem::replace(&mut looks_seen, looks) != looks && is_left() {
+            let is_left = std::mem::replace(&mut looks_seen, looks) != looks && client.is_left();
+            if is_left || client.gives_way() {
                 return Ok(());
             }
             let look_again = follower.watch_run(watch.get().snapshot.run_id);

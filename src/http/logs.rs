@@ -197,7 +197,7 @@ impl App {
         let log = self.log(asked);
         let mut cursor = Cursor::new(&*log, from);
         let mut searched = from;
-        self.streams.wait_for_lines(limit, &|| client.is_left(), || -> Result<Look, ApiError> {
+        let look = || -> Result<Look, ApiError> {
             loop {
                 match cursor.next()? {
                     Some(Item::Line(line)) if asked.needle.as_ref().is_some_and(|needle| !needle.is_in(line.text)) => {
@@ -211,7 +211,8 @@ impl App {
                     None => return asked.run.map_or(Ok(Look::NotYet), |run| self.look_for_end(run.run_id)),
                 }
             }
-        })?;
+        };
+        client.idle(|| self.streams.wait_for_lines(limit, client, look))?;
         Ok(searched)
     }
 

@@ -124,6 +124,10 @@ impl Handler for App {
         self.finish(Some(request), routed.unwrap_or_else(ApiError::into_response))
     }
 
+    fn hurry(&self) {
+        self.supervisor.watch().hurry();
+    }
+
     fn refuse(&self, broken: &Broken, request: Option<&Request>) -> Response {
         self.finish(request, ApiError::from(broken.clone()).into_response())
     }
@@ -264,7 +268,9 @@ impl App {
         let now = watch.get();
         let published = match after {
             // A version that is not reached yet is one of another database: that client needs to see this one at once.
-            Some(after) if after == now.snapshot.version => watch.wait_newer(after, wait_for(wait, client)),
+            Some(after) if after == now.snapshot.version => {
+                client.idle(|| watch.wait_newer(after, wait_for(wait, client), &|| client.gives_way()))
+            }
             Some(_) | None => now,
         };
         // The one answer that is asked for all the time: put together at once, in a list that has room for what every answer carries.

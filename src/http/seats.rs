@@ -1,44 +1,32 @@
 //! Who is connected, what each of them does, and who gives way when there are too many.
 //!
-//! A connection that waits for its client gives way to a newcomer, the one that has waited longest first; one whose request is being
-//! answered never does. Where a request had come even so, unseen, it is answered: that is its connection's last. Only one whose client did
+//! A connection that waits for its client gives way to a newcomer, the one that has waited longest first, and so does one whose request waits
+//! for news: that is answered early. One whose request is being answered never does. Where a request had come even so, unseen, it is answered: that is its connection's last. Only one whose client did
 //! not take an answer is closed without a word, and does nothing more: nobody would hear of it.
 //!
 //! Nothing here waits for a slot: a newcomer gets one at once or is told that there is none, and `accept` asks again.
 
+mod places;
+
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Shutdown};
+use std::net::Shutdown;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::io::ioctl_fionread;
-use rustix::process::{Resource, getrlimit};
 
-use super::guard::Door;
 use super::listener::Stream;
 use super::server::Handler;
-use super::throttle::whole;
-
-/// The most connections at once. When all are taken, the one that has waited longest for its client gives way.
-const CONNECTIONS_MAX: usize = 512;
-/// And the fewest, where descriptors are scarce.
-const CONNECTIONS_MIN: usize = 16;
-/// One in this many is kept for the owner's socket, one for this machine, and one for all others: no other kind of client can take those.
-const OWN_PLACE_IN: usize = 64;
-/// So many descriptors are left to the rest of the server, which cannot read a log or ask the database without one.
-const OWN_DESCRIPTORS: u64 = 64;
-/// Of so many connections one more is let in while those that gave way are still leaving, or all are being answered. Beyond that a
-/// newcomer waits, and is turned away in the end.
-const ONE_MORE_IN: usize = 8;
-/// The most connections from one address of another machine, and where descriptors are scarce. From there as from everywhere, the one that
-/// has waited longest gives way.
-const FROM_ONE_ADDRESS_MAX: usize = 64;
-const FROM_ONE_ADDRESS_MIN: usize = 8;
+use places::{KINDS, ONE_MORE_IN};
+pub(super) use places::{Peer, Places};
 
 /// How long a client that is to take an answer is not suspected of not taking it. The answer may be out all but one system call, whose
 /// thread does not run just now; to be cut off there would hide what was done.
 const WRITE_PATIENCE: Duration = Duration::from_millis(100);
+
+/// How long a request that waits for news is left alone. A client whose wait ends early comes again at once, and then another one's does.
+const NEWS_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What all requests together may hold of bodies, in bytes. When it is taken, the one whose body has been waited for longest gives way.
 const BODIES_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -47,39 +35,6 @@ const BODY_ROOM_LIMIT: Duration = Duration::from_secs(2);
 
 /// How often a body that waits for memory looks again.
 const BODY_ROOM_LOOK: Duration = Duration::from_millis(2);
-
-/// Who shares a limit of connections.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Peer {
-    /// The owner of this server, at a socket that nobody else can open.
-    Owner,
-    /// A program on this machine.
-    Local,
-    /// Another machine, by what counts as one address ([`whole`]).
-    Remote(IpAddr),
-}
-
-impl Peer {
-    pub(super) fn at(door: Door, from: IpAddr) -> Self {
-        match door {
-            Door::Socket => Self::Owner,
-            Door::Loopback | Door::Network if from.is_loopback() => Self::Local,
-            Door::Loopback | Door::Network => Self::Remote(whole(from)),
-        }
-    }
-
-    /// Those of a kind have places that no other kind can take.
-    const fn kind(self) -> usize {
-        match self {
-            Self::Owner => 0,
-            Self::Local => 1,
-            Self::Remote(_) => 2,
-        }
-    }
-}
-
-/// How many kinds of [`Peer`] there are.
-const KINDS: usize = 3;
 
 /// There is no slot for a newcomer now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,6 +47,8 @@ pub(super) struct Full {
 pub(super) struct Seats {
     began: Instant,
     is_stopping: AtomicBool,
+    /// One that waits for news gave way, and does not know it yet.
+    is_hurried: AtomicBool,
     open: Mutex<BTreeMap<u64, Slot>>,
     closed: Condvar,
     /// Held by the one that is given memory for a body.
@@ -128,6 +85,8 @@ enum Doing {
     GivesWay,
     /// It gave way while its client took no answer: nothing goes out any more.
     Leaves,
+    /// Its request waits for news, and can be answered at any time: nothing has changed.
+    Idles,
 }
 
 /// The bits that [`Doing`] takes.
@@ -139,7 +98,8 @@ const fn doing(packed: u64) -> Doing {
         1 => Doing::Works,
         2 => Doing::Writes,
         3 => Doing::GivesWay,
-        _ => Doing::Leaves,
+        4 => Doing::Leaves,
+        _ => Doing::Idles,
     }
 }
 
@@ -162,7 +122,7 @@ impl Activity {
     fn set(&self, what: Doing, now: Instant) -> Doing {
         let new = self.pack(what, now);
         let stays = |old| match doing(old) {
-            Doing::Waits | Doing::Works | Doing::Writes => false,
+            Doing::Waits | Doing::Works | Doing::Writes | Doing::Idles => false,
             Doing::GivesWay => what != Doing::Works,
             Doing::Leaves => true,
         };
@@ -172,17 +132,21 @@ impl Activity {
 }
 
 impl Slot {
-    /// Has the connection end, if it still does the same since then. Its thread wakes up from reading or writing and takes its leave.
-    fn give_way(&self, packed: u64) {
+    /// Has the connection end, if it still does the same since then. Its thread wakes up from reading or writing and takes its leave; one
+    /// that waits for news has to be woken ([`Seats::has_hurried`]).
+    fn give_way(&self, packed: u64, is_hurried: &AtomicBool) {
         // What came since it was looked at, or was read already, is answered.
         let (what, how) = match doing(packed) {
-            Doing::Waits => (Doing::GivesWay, Shutdown::Read),
+            Doing::Waits | Doing::Idles => (Doing::GivesWay, Shutdown::Read),
             Doing::Works | Doing::Writes | Doing::GivesWay | Doing::Leaves => (Doing::Leaves, Shutdown::Both),
         };
         let new = self.activity.pack(what, Instant::now());
         if self.activity.packed.compare_exchange(packed, new, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
             // One that has closed meanwhile is what is wanted.
             let _closed = self.stream.shutdown(how);
+            if doing(packed) == Doing::Idles {
+                is_hurried.store(true, Ordering::SeqCst);
+            }
         }
     }
 }
@@ -192,6 +156,7 @@ impl Seats {
         Self {
             began: Instant::now(),
             is_stopping: AtomicBool::new(false),
+            is_hurried: AtomicBool::new(false),
             open: Mutex::new(BTreeMap::new()),
             closed: Condvar::new(),
             bodies: Mutex::new(()),
@@ -238,7 +203,7 @@ impl Seats {
             return Err(Full { is_passing: false });
         }
         let mut open = self.lock();
-        make_way_for(peer, &open, Places::now())?;
+        make_way_for(peer, &open, Places::now(), &self.is_hurried)?;
         let activity = Arc::new(Activity { began: self.began, packed: AtomicU64::new(0), body_bytes: AtomicUsize::new(0) });
         activity.set(Doing::Waits, Instant::now());
         open.insert(number, Slot { stream: stream.clone(), peer, activity: activity.clone() });
@@ -262,7 +227,7 @@ impl Seats {
             }
             let waited = now.saturating_sub(Duration::from_millis(since_ms(packed)));
             if waited >= limit {
-                slot.give_way(packed);
+                slot.give_way(packed, &self.is_hurried);
             } else {
                 next = next.min(limit.saturating_sub(waited));
             }
@@ -271,11 +236,16 @@ impl Seats {
         Some(next + Duration::from_millis(1))
     }
 
+    /// Whether one that waits for news gave way since this was asked last: it is to be woken.
+    pub(super) fn has_hurried(&self) -> bool {
+        self.is_hurried.swap(false, Ordering::SeqCst)
+    }
+
     /// Has the one that has waited longest give way.
     pub(super) fn make_room(&self) {
         let open = self.lock();
         if let Some((packed, slot)) = waits_longest(open.values()) {
-            slot.give_way(packed);
+            slot.give_way(packed, &self.is_hurried);
         }
     }
 
@@ -285,51 +255,15 @@ impl Seats {
     }
 }
 
-/// How many connections there may be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Places {
-    /// Of any kind, beside the places of their own.
-    shared: usize,
-    /// For each kind alone.
-    own: usize,
-    /// From one address of another machine.
-    of_one_address: usize,
-}
-
-impl Places {
-    /// The limit of descriptors may change while the server runs (`prlimit(1)`).
-    pub(super) fn now() -> Self {
-        Self::of(getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX))
-    }
-
-    fn of(descriptors: u64) -> Self {
-        let descriptors = usize::try_from(descriptors.saturating_sub(OWN_DESCRIPTORS)).unwrap_or(usize::MAX);
-        // Beside the slots there are those let in beyond them, and newcomers of each kind that wait for one: an eighth of that each.
-        let all = (descriptors - descriptors / 3).clamp(CONNECTIONS_MIN, CONNECTIONS_MAX);
-        let own = (all / OWN_PLACE_IN).max(1);
-        let of_one_address = (all / ONE_MORE_IN).clamp(FROM_ONE_ADDRESS_MIN, FROM_ONE_ADDRESS_MAX);
-        Self { shared: all - KINDS * own, own, of_one_address }
-    }
-
-    /// How many newcomers of a peer may wait for a slot: of the same address, and of the same kind.
-    pub(super) fn waiting(self, peer: Peer) -> (usize, usize) {
-        let of_a_kind = (self.shared / ONE_MORE_IN).max(1);
-        match peer {
-            Peer::Owner | Peer::Local => (of_a_kind, of_a_kind),
-            Peer::Remote(_) => ((self.of_one_address / ONE_MORE_IN).max(1), of_a_kind),
-        }
-    }
-}
-
 /// Makes room for one more. Those that gave way, and those whose request has come but not been read, are there until their threads have run.
-fn make_way_for(peer: Peer, open: &BTreeMap<u64, Slot>, places: Places) -> Result<(), Full> {
+fn make_way_for(peer: Peer, open: &BTreeMap<u64, Slot>, places: Places, is_hurried: &AtomicBool) -> Result<(), Full> {
     // The usual case: not even one address has all that it may have.
     if open.len() < places.of_one_address.min(places.shared) {
         return Ok(());
     }
     if let Peer::Remote(_) = peer {
         let of_this_address = || open.values().filter(|slot| slot.peer == peer);
-        make_way(of_this_address, of_this_address().count(), places.of_one_address)?;
+        make_way(of_this_address, of_this_address().count(), places.of_one_address, is_hurried)?;
     }
     let mut counts = [0; KINDS];
     for slot in open.values() {
@@ -341,11 +275,16 @@ fn make_way_for(peer: Peer, open: &BTreeMap<u64, Slot>, places: Places) -> Resul
     let shared = counts.iter().map(|count: &usize| count.saturating_sub(places.own)).sum();
     // A kind that has no more than its own places gives none of them up.
     let has_shared = || open.values().filter(|slot| counts[slot.peer.kind()] > places.own);
-    make_way(has_shared, shared, places.shared)
+    make_way(has_shared, shared, places.shared, is_hurried)
 }
 
 /// Has one of these give way where they are `limit` or more. Lets one more in unless they are that many more than `limit` by then.
-fn make_way<'a, I: Iterator<Item = &'a Slot>>(slots: impl Fn() -> I, count: usize, limit: usize) -> Result<(), Full> {
+fn make_way<'a, I: Iterator<Item = &'a Slot>>(
+    slots: impl Fn() -> I,
+    count: usize,
+    limit: usize,
+    is_hurried: &AtomicBool,
+) -> Result<(), Full> {
     if count < limit {
         return Ok(());
     }
@@ -355,7 +294,7 @@ fn make_way<'a, I: Iterator<Item = &'a Slot>>(slots: impl Fn() -> I, count: usiz
     if leaving <= count - limit
         && let Some((packed, slot)) = waits_longest(slots())
     {
-        slot.give_way(packed);
+        slot.give_way(packed, is_hurried);
         gives_way = true;
     }
     if count < limit + (limit / ONE_MORE_IN).max(1) {
@@ -371,6 +310,7 @@ fn waits_longest<'a>(slots: impl Iterator<Item = &'a Slot>) -> Option<(u64, &'a 
     let is_waited_for = |packed: u64, slot: &Slot| match doing(packed) {
         Doing::Waits => true,
         Doing::Writes => slot.activity.began.elapsed() >= Duration::from_millis(since_ms(packed)) + WRITE_PATIENCE,
+        Doing::Idles => slot.activity.began.elapsed() >= Duration::from_millis(since_ms(packed)) + NEWS_PATIENCE,
         Doing::Works | Doing::GivesWay | Doing::Leaves => false,
     };
     let waiting = slots.map(|slot| (slot.activity.load(), slot));
@@ -427,10 +367,27 @@ impl Seat {
     pub(super) fn works(&self) -> Works {
         // Since when it works is nobody's business, so no clock is read.
         match self.activity.set(Doing::Works, self.activity.began) {
-            Doing::Waits | Doing::Works | Doing::Writes => Works::On,
+            Doing::Waits | Doing::Works | Doing::Writes | Doing::Idles => Works::On,
             Doing::GivesWay => Works::ForTheLastTime,
             Doing::Leaves => Works::NoMore,
         }
+    }
+
+    /// The request that is being answered waits for news.
+    pub(super) fn idles(&self) {
+        self.activity.set(Doing::Idles, Instant::now());
+    }
+
+    /// It waits no more. One that gave way meanwhile stays so.
+    pub(super) fn idles_no_more(&self) {
+        let works = self.activity.pack(Doing::Works, self.activity.began);
+        let idles = |packed| (doing(packed) == Doing::Idles).then_some(works);
+        let _gave_way = self.activity.packed.fetch_update(Ordering::SeqCst, Ordering::SeqCst, idles);
+    }
+
+    /// Whether it gave way: what is being answered is its last.
+    pub(super) fn gives_way(&self) -> bool {
+        matches!(doing(self.activity.load()), Doing::GivesWay | Doing::Leaves)
     }
 
     /// The client is to take an answer, or its next piece, from now on.
@@ -466,7 +423,7 @@ impl Seat {
                 .filter(|(number, slot)| **number != self.number && slot.activity.body_bytes.load(Ordering::SeqCst) > 0)
                 .map(|(_, slot)| slot);
             if let Some((packed, slot)) = waits_longest(others) {
-                slot.give_way(packed);
+                slot.give_way(packed, &self.seats.is_hurried);
             }
             let _looked_at_again = self.seats.closed.wait_timeout(open, BODY_ROOM_LOOK);
         }

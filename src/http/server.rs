@@ -18,7 +18,7 @@ use super::accept;
 use super::connection::Terms;
 use super::head::Broken;
 use super::listener::{Listener, Stream, WayIn};
-use super::seats::Seats;
+use super::seats::{Seat, Seats};
 use super::workers::Workers;
 
 /// How long a connection may wait for its next request. From the first byte of one on it has the limits of a head and of a body, which
@@ -37,6 +37,8 @@ pub trait Handler: Send + Sync + 'static {
     fn handle_for(&self, request: &Request, _client: &Client<'_>) -> Response {
         self.handle(request)
     }
+    /// Has those look up that wait for news: one of them gives way ([`Client::gives_way`]). Never waits.
+    fn hurry(&self) {}
     /// Answers what is no request that [`Handler::handle`] may see. `request` is its head where that could be read.
     fn refuse(&self, broken: &Broken, request: Option<&Request>) -> Response;
 }
@@ -44,21 +46,39 @@ pub trait Handler: Send + Sync + 'static {
 /// A client while its request is answered.
 #[derive(Clone, Copy)]
 pub struct Client<'a> {
-    stream: Option<&'a Stream>,
+    connection: Option<(&'a Stream, &'a Seat)>,
     has_thread: bool,
 }
 
 impl<'a> Client<'a> {
     /// One that never leaves, with a thread of its own.
-    pub const PATIENT: Self = Self { stream: None, has_thread: true };
+    pub const PATIENT: Self = Self { connection: None, has_thread: true };
 
-    pub(super) fn new(stream: &'a Stream, has_thread: bool) -> Self {
-        Self { stream: Some(stream), has_thread }
+    pub(super) fn new(stream: &'a Stream, seat: &'a Seat, has_thread: bool) -> Self {
+        Self { connection: Some((stream, seat)), has_thread }
     }
 
     /// Whether it has gone.
     pub fn is_left(&self) -> bool {
-        self.stream.is_some_and(Stream::is_left)
+        self.connection.is_some_and(|(stream, _)| stream.is_left())
+    }
+
+    /// Waits for news on its behalf, and lets it give way meanwhile: then [`Handler::hurry`] is called.
+    pub fn idle<T>(&self, wait: impl FnOnce() -> T) -> T {
+        let seat = self.connection.map(|(_, seat)| seat);
+        if let Some(seat) = seat {
+            seat.idles();
+        }
+        let news = wait();
+        if let Some(seat) = seat {
+            seat.idles_no_more();
+        }
+        news
+    }
+
+    /// Whether a newcomer needs its connection: it is answered with what there is.
+    pub fn gives_way(&self) -> bool {
+        self.connection.is_some_and(|(_, seat)| seat.gives_way())
     }
 
     /// Whether the thread that serves it is there for it alone. Otherwise it is one of few that serve everybody, because no other can be

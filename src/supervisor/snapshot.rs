@@ -202,8 +202,9 @@ impl Watch {
         self.lock().published.clone()
     }
 
-    /// Waits until the version is newer than `after`, at most for `limit`, and not beyond [`Watch::close`].
-    pub fn wait_newer(&self, after: u64, limit: Duration) -> Arc<Published> {
+    /// Waits until the version is newer than `after`, at most for `limit`, and not beyond [`Watch::close`]. Nor beyond [`Watch::hurry`] where
+    /// `gives_way` says so then.
+    pub fn wait_newer(&self, after: u64, limit: Duration, gives_way: &dyn Fn() -> bool) -> Arc<Published> {
         let deadline = Instant::now() + limit;
         let mut current = self.lock();
         let number = current.next_waiter;
@@ -215,7 +216,7 @@ impl Watch {
         }
         while current.published.snapshot.version <= after && !current.is_closing && current.waiting.contains(&number) {
             let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            if left.is_zero() || gives_way() {
                 break;
             }
             current = self.changed.wait_timeout(current, left).unwrap_or_else(PoisonError::into_inner).0;
@@ -253,6 +254,12 @@ impl Watch {
     /// Why not everything is well, for `GET /api/health`.
     pub fn degraded(&self) -> Option<String> {
         self.get().snapshot.conditions.sentence()
+    }
+
+    /// Has everybody who waits look whether to go on.
+    pub fn hurry(&self) {
+        self.wake_followers();
+        self.changed.notify_all();
     }
 
     /// Lets everybody who waits go: the server stops.

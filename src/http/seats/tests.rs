@@ -5,8 +5,9 @@ use std::os::unix::net::UnixStream;
 
 use rouille::{Request, Response};
 
+use super::places::{CONNECTIONS_MAX, CONNECTIONS_MIN, FROM_ONE_ADDRESS_MAX, OWN_DESCRIPTORS};
 use super::*;
-use crate::http::Broken;
+use crate::http::{Broken, Door};
 
 struct Nobody;
 
@@ -55,7 +56,7 @@ fn who_does_not_take_an_answer_is_closed_and_not_before_it_had_the_time() {
     let give_way = || {
         let open = seats.lock();
         if let Some((packed, slot)) = waits_longest(open.values()) {
-            slot.give_way(packed);
+            slot.give_way(packed, &seats.is_hurried);
         }
     };
     give_way();
@@ -138,6 +139,35 @@ fn one_address_whose_requests_all_wait_takes_no_slot_of_others() {
     }
     // Nothing was waited for: the whole crowd works all the time.
     assert!(crowd.iter().all(|(seat, _)| doing(seat.activity.load()) == Doing::Works), "{:?}", began.elapsed());
+}
+
+#[test]
+fn a_request_that_waits_for_news_gives_way_to_its_neighbour_and_is_answered_early() {
+    let seats = Arc::new(Seats::new());
+    let mut crowd = long_polls(&seats, 10_000, peer("10.0.0.6"));
+    let began = Instant::now();
+    crowd.iter().for_each(|(seat, _)| seat.idles());
+    let gave_way = loop {
+        assert!(sit(&seats, 1, "10.0.0.6").is_none(), "none has left");
+        if let Some(at) = crowd.iter().position(|(seat, _)| seat.gives_way()) {
+            break at;
+        }
+        assert!(!seats.has_hurried() && began.elapsed() < Duration::from_mins(1), "none gives way");
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    // Stamps are whole milliseconds.
+    assert!(began.elapsed() >= NEWS_PATIENCE.saturating_sub(Duration::from_millis(1)));
+    assert!(seats.has_hurried() && !seats.has_hurried(), "it is woken once");
+    let (seat, stream) = crowd.swap_remove(gave_way);
+    assert!(takes_no_more(&stream) && !is_closed(&stream), "it can be told something yet");
+    seat.idles_no_more();
+    assert!(seat.gives_way(), "what it is told is its last");
+    for (seat, _) in &crowd {
+        seat.idles_no_more();
+        assert_eq!(doing(seat.activity.load()), Doing::Works, "one is enough");
+    }
+    drop(seat);
+    assert!(sit(&seats, 2, "10.0.0.6").is_some());
 }
 
 #[test]
