@@ -150,6 +150,7 @@ fn serve_in(config: Config, runtime_dir: &Path) -> anyhow::Result<()> {
         answers: answers.clone(),
         checks: checks.clone(),
     };
+    let own_sockets: Vec<_> = listeners.iter().filter_map(Listener::own_socket).collect();
     let entrances =
         listeners.into_iter().map(|listener| Entrance { handler: Arc::new(app(listener.door())), listener }).collect();
     let server = Server::start(entrances).context("cannot begin to serve")?;
@@ -168,6 +169,7 @@ fn serve_in(config: Config, runtime_dir: &Path) -> anyhow::Result<()> {
     upkeep.keep(upkeep::lock_file(runtime_dir));
     upkeep.keep(upkeep::database_lock(database_lock_path(&config.database), &config.database, runtime_dir));
     upkeep.keep(upkeep::server_json(info.clone(), runtime_dir));
+    own_sockets.into_iter().for_each(|socket| upkeep.keep(upkeep::socket(socket)));
     let ways: Vec<String> = addresses
         .iter()
         .map(|address| format!("http://{address}/"))
