@@ -169,7 +169,9 @@ fn serve_in(config: Config, runtime_dir: &Path) -> anyhow::Result<()> {
     upkeep.keep(upkeep::lock_file(runtime_dir));
     upkeep.keep(upkeep::database_lock(database_lock_path(&config.database), &config.database, runtime_dir));
     upkeep.keep(upkeep::server_json(info.clone(), runtime_dir));
-    own_sockets.into_iter().for_each(|socket| upkeep.keep(upkeep::socket(socket)));
+    for socket in own_sockets {
+        upkeep.keep(upkeep::socket(socket));
+    }
     let ways: Vec<String> = addresses
         .iter()
         .map(|address| format!("http://{address}/"))
