@@ -432,7 +432,7 @@ impl Given {
     }
 
     /// Whether a `DATABASE_URL` is meant for another program. In a `.env` file, which is the project's, this is every value that is not
-    /// plainly ours. In the environment it is every other kind of database; a path without a scheme, or an SQLite file that cannot be used, is
+    /// plainly ours. In the environment it is every other kind of database; a path without a scheme, or a file of `SQLite` that cannot be used, is
     /// an error that somebody who sets it for this program has to see.
     fn is_of_another_program(&self) -> bool {
         if self.from_dotenv {

@@ -12,6 +12,7 @@ pub mod health;
 pub mod http;
 pub mod kill_point;
 pub mod log;
+pub mod made;
 pub mod path_json;
 pub mod pipeline;
 pub mod private;

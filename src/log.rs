@@ -24,7 +24,7 @@ mod writer;
 
 use crate::clock::{TIMESTAMP_LEN, Timestamp};
 
-pub use backend::{BackendFiles, BackendLog};
+pub use backend::{BACKEND_LOG, BackendFiles, BackendLog};
 pub use capture::{LineSplitter, RECORDS_ENOUGH};
 pub use cursor::{Cursor, Item, RawLine};
 pub use listing::{Listing, RunLog, RunLogs, SegmentList};

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use autoappdev::cli::{self, Modes};
 use autoappdev::config::Config;
+use autoappdev::made::Made;
 use autoappdev::{run_dir, serve, shim, store};
 
 fn main() -> ExitCode {
@@ -20,6 +21,8 @@ fn serve_mode(config: Config) -> ExitCode {
 
 fn migrate(config: &Config) -> ExitCode {
     // The database's usual place is the runtime directory, which a new installation does not have yet.
+    let mut made = Made::default();
+    made.folder(&config.runtime_dir);
     if config.database.parent() == Some(&*config.runtime_dir)
         && let Err(error) = run_dir::create_private_dir(&config.runtime_dir)
     {
@@ -27,6 +30,7 @@ fn migrate(config: &Config) -> ExitCode {
     }
     match store::migrate(&config.database) {
         Ok(applied) => {
+            made.keep();
             for migration in &applied {
                 println!("applied {migration}");
             }

@@ -55,7 +55,6 @@ pub mod option {
     use super::{Deserialize, Deserializer, Path, PathBuf, Read, Serialize, Serializer, Written};
 
     /// Writes it, or null.
-    #[expect(clippy::ref_option, reason = "serde calls it with a reference to the field")]
     pub fn serialize<S: Serializer>(path: &Option<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
         path.as_deref().map(<Written<'_> as From<&Path>>::from).serialize(serializer)
     }

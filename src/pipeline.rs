@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::clock::Timestamp;
 
 pub use condition::{Condition, ConditionCode, Conditions};
+pub use lack::Lack;
 pub use progress::{Label, MARK_BYTES_MAX, Mark, Percent, Progress, WorkStep};
 
 /// Declares a closed set of words: an enum, its texts in one place, and the way back.
@@ -47,6 +48,7 @@ macro_rules! words {
 
 // Below the macro that it uses.
 mod condition;
+mod lack;
 
 /// A stored or sent text that is none of the set's words: written by a newer version, or damaged.
 #[derive(Debug, thiserror::Error)]
@@ -226,6 +228,9 @@ pub enum Fact {
     SpawnFailed {
         /// Why, for people.
         error: String,
+        /// What there was none of, where that is why. An older shim does not say it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        lack: Option<Lack>,
     },
     /// Written by a newer shim; kept in the history, changes nothing here.
     #[serde(other)]

@@ -26,7 +26,8 @@ use crate::git_ignore;
 use crate::health::Upkeep;
 use crate::http::{Answers, App, Door, Entrance, Guard, Keys, Listener, Server, Streams};
 use crate::kill_point::KillPoint;
-use crate::log::{BackendLog, RunLogs};
+use crate::log::{BACKEND_LOG, BackendLog, RunLogs};
+use crate::made::Made;
 use crate::private::private_file;
 use crate::process::{self, ProcState};
 use crate::run_dir::{LockState, Runs, create_private_dir, read_header};
@@ -50,6 +51,9 @@ const LET_GO_LOOK: Duration = Duration::from_millis(2);
 /// of the README's unit, five minutes.
 const STORAGE_LIMITS: u32 = 40;
 
+/// How often a runtime directory is made that others take away meanwhile.
+const OWN_TRIES: usize = 10;
+
 /// How often `server.json` is tried again where the disk did not take it.
 const ANNOUNCE_RETRY: Duration = Duration::from_secs(1);
 
@@ -61,48 +65,58 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
     // The one that is there waits until somebody reads it.
     std::panic::set_hook(Box::new(|panic| console::complain(&format!("{panic}\n{}", Backtrace::capture()))));
     process::unblock_signals().context("cannot unblock signals")?;
-    let runtime_dir = config.runtime_dir.clone();
-    create_private_dir(&runtime_dir)
-        .and_then(|()| runtime_dir.canonicalize())
-        .with_context(|| {
-            let advice = "set AUTOAPPDEV_RUNTIME_DIR (or --runtime-dir) to a folder that this user can write";
-            format!("cannot use {} as the runtime directory; {advice}", runtime_dir.display())
-        })
-        .and_then(|runtime_dir| serve_in(config, &runtime_dir))
-}
-
-fn serve_in(config: Config, runtime_dir: &Path) -> anyhow::Result<()> {
-    let _lock = own(runtime_dir)?;
-    KillPoint::ServerDirectoryOwned.reach();
-    let _database_lock = own_database(&config.database, runtime_dir)?;
+    // What fails most often comes before anything is made. The root is resolved anew at each start of a run: it may be a link.
     let root_now = config.pipeline_root.canonicalize().ok().filter(|root| root.is_dir());
     let Some(root_now) = root_now else {
         let advice = "it must be a folder that is there; set AUTOAPPDEV_PIPELINE_CWD (or --root)";
         bail!("cannot use {} as the root: {advice}", config.pipeline_root.display());
     };
+    let listeners = listen(&config)?;
+    serve_at(listeners, config, &root_now)
+}
+
+fn serve_at(listeners: Vec<Listener>, config: Config, root_now: &Path) -> anyhow::Result<()> {
+    // Declared before what is taken away after a failure, so that the locks are held for longer.
+    let (runtime_dir, _lock, database);
+    let mut made = Made::default();
+    made.folder(&config.runtime_dir);
+    (runtime_dir, _lock) = own(&config.runtime_dir, &mut made)?;
+    let runtime_dir = &*runtime_dir;
+    KillPoint::ServerDirectoryOwned.reach();
+    database = OwnDatabase::take(&config.database, runtime_dir, &mut made)?;
     // A pipe that was opened and closed stays silent, so this only wakes up for a signal or for the supervisor's end.
-    let (mut alarm, bell) = UnixStream::pair().context("cannot open a socket pair")?;
+    let (mut alarm, bell) = UnixStream::pair().map_err(cannot("open a socket pair"))?;
     for number in [SIGTERM, SIGINT] {
         signal_hook::low_level::pipe::register(number, bell.try_clone()?).context("cannot catch signals")?;
     }
-    let listeners = listen(&config)?;
+    // It lies in the runtime directory, which has to be there first, and leaves before that does.
+    let mut listeners = listeners;
+    listeners.extend(listen_on_socket(&config)?);
 
     // A second logger in one process is only possible in tests; the first one serves.
+    made.file(&runtime_dir.join(BACKEND_LOG));
     let _first_one_serves = BackendLog::open(runtime_dir).context("cannot open backend.log")?.install();
     for note in &config.notes {
         ::log::info!("{note}");
+    }
+    for suffix in ["", "-wal", "-shm"] {
+        made.file(&beside(&config.database, suffix));
     }
     let opened = Store::open(&config.database).map_err(|error| anyhow!("failed to {error}"))?;
     KillPoint::ServerDatabaseOpened.reach();
     for migration in &opened.applied {
         ::log::info!("applied migration {migration}");
     }
+    made.file(&runtime_dir.join(".gitignore"));
     if let Err(error) = git_ignore::keep_out_of_git(runtime_dir) {
         ::log::warn!("cannot write .gitignore in the runtime directory: {error}; keep that directory out of git by hand");
     }
     // One door that others reach, or a token that somebody set, and every TCP door asks for it.
     let is_open = listeners.iter().any(|listener| listener.door().is_open());
     let keys = if config.tokens.is_set() || is_open {
+        for secret in [Secret::Token, Secret::ReadToken, Secret::SessionKey] {
+            made.file(&secret.path(runtime_dir));
+        }
         let secrets = Secrets::keep(&config.tokens, runtime_dir).map_err(|error| anyhow!("failed to {error}"))?;
         Some(Arc::new(Keys::new(&secrets)))
     } else {
@@ -123,6 +137,7 @@ fn serve_in(config: Config, runtime_dir: &Path) -> anyhow::Result<()> {
         },
         taken_vars: config.taken,
     };
+    database.belong_to(runtime_dir)?;
     let supervisor = Supervisor::start(opened.store, settings, move || {
         // Nobody reads it when the server is stopping anyway.
         let _nobody_reads = (&bell).write_all(b"!");
@@ -132,7 +147,7 @@ fn serve_in(config: Config, runtime_dir: &Path) -> anyhow::Result<()> {
     let logs = RunLogs::new(runs.path());
     let upkeep = Upkeep::default();
     let inspector = upkeep::inspector(&supervisor.handle(), &runs, &config.database, upkeep.clone())
-        .context("cannot start a thread that looks for what is wrong")?;
+        .map_err(cannot("start a thread that looks for what is wrong"))?;
     let streams =
         Arc::new(Streams::new(supervisor.handle(), inspector.clone(), runs.clone(), logs.clone(), config.database.clone()));
     let (answers, checks) = (Arc::new(Answers::default()), Arc::new(Answers::default()));
@@ -153,7 +168,8 @@ fn serve_in(config: Config, runtime_dir: &Path) -> anyhow::Result<()> {
     let own_sockets: Vec<_> = listeners.iter().filter_map(Listener::own_socket).collect();
     let entrances =
         listeners.into_iter().map(|listener| Entrance { handler: Arc::new(app(listener.door())), listener }).collect();
-    let server = Server::start(entrances).context("cannot begin to serve")?;
+    let server = Server::start(entrances).map_err(cannot("begin to serve"))?;
+    made.keep();
     KillPoint::ServerRecovered.reach();
     let addresses = server.addresses();
     let info = ServerInfo {
@@ -199,7 +215,7 @@ fn serve_in(config: Config, runtime_dir: &Path) -> anyhow::Result<()> {
         // The state is answered from a copy: a thread that hangs behind it would show to nobody.
         move |limit| probe.is_answered(limit / 2) && life_cycle.is_alive(limit / 2, limit * STORAGE_LIMITS)
     })
-    .context("cannot start a thread for the watchdog")?;
+    .map_err(cannot("start a thread for the watchdog"))?;
     service_manager::tell_ready(&format!("listening on {}", ways.join(" and ")));
 
     // Until a signal, or the supervisor's end.
@@ -230,7 +246,12 @@ fn serve_in(config: Config, runtime_dir: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Every socket to serve on: those that the service manager holds, else the addresses of the configuration; and the Unix socket.
+/// Says what could not be done for want of a thread or a descriptor, and what to do about it.
+fn cannot(what: &str) -> impl FnOnce(io::Error) -> anyhow::Error + '_ {
+    move |error| anyhow!("cannot {}", process::explain_lack(what, &error))
+}
+
+/// Every TCP socket to serve on: those that the service manager holds, else the addresses of the configuration.
 fn listen(config: &Config) -> anyhow::Result<Vec<Listener>> {
     let mut listeners = Listener::inherited().context("cannot use the sockets of the service manager (LISTEN_FDS)")?;
     if listeners.is_empty() {
@@ -239,11 +260,13 @@ fn listen(config: &Config) -> anyhow::Result<Vec<Listener>> {
             let address = SocketAddr::new(*host, port);
             let listener =
                 patiently(&config.runtime_dir, || Listener::tcp(address), io::ErrorKind::AddrInUse).map_err(|error| {
-                    let advice = match error.kind() {
-                        io::ErrorKind::AddrInUse => {
-                            "if another program has that port, set AUTOAPPDEV_PORT (or --port) to another one"
-                        }
-                        _ => "is it an address of this machine? set AUTOAPPDEV_HOST (or --host) to one that is",
+                    let advice = match (error.kind(), process::lack_of(&error)) {
+                        (io::ErrorKind::AddrInUse, _) => match ServerInfo::read_live(&config.runtime_dir) {
+                            Some(info) => return owned_already(&config.runtime_dir, Some(&info)),
+                            None => "if another program has that port, set AUTOAPPDEV_PORT (or --port) to another one",
+                        },
+                        (_, Some(lack)) => lack.advice(),
+                        (_, None) => "is it an address of this machine? set AUTOAPPDEV_HOST (or --host) to one that is",
                     };
                     anyhow!("cannot listen on {address}: {error}; {advice}")
                 })?;
@@ -252,21 +275,26 @@ fn listen(config: &Config) -> anyhow::Result<Vec<Listener>> {
             listeners.push(listener);
         }
     }
-    if let Some(path) = &config.socket {
-        match patiently(&config.runtime_dir, || Listener::unix(path), io::ErrorKind::AddrInUse) {
-            Ok(listener) => listeners.push(listener),
-            // Nobody asked for this one by name, and a file system without sockets, or a full one, is no reason not to serve.
-            Err(error) if *path == config.runtime_dir.join(SOCKET_DEFAULT) => {
-                console::complain(&format!("autoappdev: no Unix socket at {}: {error}; clients use the address", path.display()));
-            }
-            Err(error) => {
-                let advice = "set AUTOAPPDEV_SOCKET to a path that is free and that this user can write, or to off";
-                bail!("cannot listen on {}: {error}; {advice}", path.display());
-            }
-        }
-        KillPoint::ServerSocketBound.reach();
-    }
     Ok(listeners)
+}
+
+/// The Unix socket, if there is to be one.
+fn listen_on_socket(config: &Config) -> anyhow::Result<Option<Listener>> {
+    let Some(path) = &config.socket else { return Ok(None) };
+    let listener = match patiently(&config.runtime_dir, || Listener::unix(path), io::ErrorKind::AddrInUse) {
+        Ok(listener) => Some(listener),
+        // Nobody asked for this one by name, and a file system without sockets, or a full one, is no reason not to serve.
+        Err(error) if *path == config.runtime_dir.join(SOCKET_DEFAULT) => {
+            console::complain(&format!("autoappdev: no Unix socket at {}: {error}; clients use the address", path.display()));
+            None
+        }
+        Err(error) => {
+            let advice = "set AUTOAPPDEV_SOCKET to a path that is free and that this user can write, or to off";
+            bail!("cannot listen on {}: {error}; {advice}", path.display());
+        }
+    };
+    KillPoint::ServerSocketBound.reach();
+    Ok(listener)
 }
 
 /// Writes `server.json`. On a full disk the server serves without: what is asked by its address is answered.
@@ -280,82 +308,142 @@ fn announce(info: &ServerInfo, runtime_dir: &Path) -> bool {
     }
 }
 
-/// Takes the runtime directory, or says who has it. Both the file in it, which is all that earlier versions look at, and the directory,
-/// whose lock nobody takes away by removing a file that looks like left over.
-fn own(runtime_dir: &Path) -> anyhow::Result<[File; 2]> {
-    let path = runtime_dir.join(LOCK_FILE);
-    let lock = private_file().open(&path).with_context(|| format!("cannot open {}", path.display()))?;
-    let dir = File::open(runtime_dir).with_context(|| format!("cannot open {}", runtime_dir.display()))?;
+/// Makes the runtime directory and takes it, or says who has it; its path without links. Both the directory, whose lock nobody takes away
+/// by removing a file that looks like left over, and the file in it, which is all that earlier versions look at.
+fn own(path: &Path, made: &mut Made) -> anyhow::Result<(PathBuf, [File; 2])> {
+    for _ in 0..OWN_TRIES {
+        let runtime_dir = create_private_dir(path).and_then(|()| path.canonicalize()).with_context(|| {
+            let advice = "set AUTOAPPDEV_RUNTIME_DIR (or --runtime-dir) to a folder that this user can write";
+            format!("cannot use {} as the runtime directory; {advice}", path.display())
+        })?;
+        if let Some(locks) = own_existing(&runtime_dir, made)? {
+            return Ok((runtime_dir, locks));
+        }
+    }
+    bail!("cannot lock {}: it is removed again and again", path.display())
+}
+
+/// `None` where the directory was taken away meanwhile, as a server does that had made it and could not start.
+fn own_existing(runtime_dir: &Path, made: &mut Made) -> anyhow::Result<Option<[File; 2]>> {
     let take = |what: &File| {
         let taken = || Ok(rustix::fs::flock(what, FlockOperation::NonBlockingLockExclusive)?);
         patiently(runtime_dir, taken, io::ErrorKind::WouldBlock)
     };
-    let both = take(&lock).and_then(|()| match take(&dir) {
+    let refused = |path: &Path, error: io::Error| match error.kind() {
+        io::ErrorKind::WouldBlock => owned_already(runtime_dir, ServerInfo::read(runtime_dir).as_ref()),
+        _ => anyhow!("cannot lock {}: {error}", path.display()),
+    };
+    let dir = match File::open(runtime_dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => opened.with_context(|| format!("cannot open {}", runtime_dir.display()))?,
+    };
+    match take(&dir) {
         // Not every file system has locks for folders: the file's has to do there.
-        Err(error) if error.kind() != io::ErrorKind::WouldBlock => Ok(()),
-        other => other,
-    });
-    match both {
-        Ok(()) => Ok([lock, dir]),
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-            let who = ServerInfo::read(runtime_dir).map_or_else(
-                || "another server, which is just beginning,".to_owned(),
-                |info| match info.address {
-                    Some(address) => format!("the server with pid {} at http://{address}/", info.pid),
-                    None => format!("the server with pid {}", info.pid),
-                },
-            );
-            bail!("{who} has {} already; use that one, or set AUTOAPPDEV_RUNTIME_DIR to another folder", runtime_dir.display())
-        }
-        Err(error) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
+        Err(error) if error.kind() != io::ErrorKind::WouldBlock => {}
+        taken => taken.map_err(|error| refused(runtime_dir, error))?,
+    }
+    if DirIdentity::of(runtime_dir).ok() != dir.metadata().ok().as_ref().map(DirIdentity::from) {
+        return Ok(None);
+    }
+    let path = runtime_dir.join(LOCK_FILE);
+    let (lock, is_new) = open_lock(&path).with_context(|| format!("cannot open {}", path.display()))?;
+    take(&lock).map_err(|error| refused(&path, error))?;
+    if is_new {
+        made.made_file(&path);
+    }
+    Ok(Some([dir, lock]))
+}
+
+fn owned_already(runtime_dir: &Path, info: Option<&ServerInfo>) -> anyhow::Error {
+    let who = info.map_or_else(
+        || "another server, which is just beginning,".to_owned(),
+        |info| match info.address {
+            Some(address) => format!("the server with pid {} at http://{address}/", info.pid),
+            None => format!("the server with pid {}", info.pid),
+        },
+    );
+    anyhow!("{who} has {} already; use that one, or set AUTOAPPDEV_RUNTIME_DIR to another folder", runtime_dir.display())
+}
+
+/// Opens a lock file, and says whether it was made for that.
+fn open_lock(path: &Path) -> io::Result<(File, bool)> {
+    match private_file().read(true).create_new(true).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok((private_file().read(true).open(path)?, false)),
+        made => Ok((made?, true)),
     }
 }
 
-/// Takes the database. Two servers on one database, or one that was given another runtime directory while a run lives, would call each
-/// other's run lost. One that lies in the runtime directory is no exception: a server with another one can be given it too.
-fn own_database(database: &Path, runtime_dir: &Path) -> anyhow::Result<File> {
-    let path = database_lock_path(database);
-    let mut lock = private_file().read(true).open(&path).with_context(|| {
-        format!("cannot open {}; let this user write that folder, or name another database with DATABASE_URL", path.display())
-    })?;
-    let take = || Ok(rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)?);
-    patiently(runtime_dir, take, io::ErrorKind::WouldBlock).map_err(|error| {
-        anyhow!("cannot use {}: another server uses it ({error}); name another database with DATABASE_URL", database.display())
-    })?;
-    let mut before = Vec::new();
-    lock.read_to_end(&mut before).with_context(|| format!("cannot read {}", path.display()))?;
-    let before = PathBuf::from(OsString::from_vec(before));
-    if before == runtime_dir {
-        // Not written again: a kill in the middle would leave a live run's database without its owner.
-        return Ok(lock);
-    }
-    if !before.as_os_str().is_empty() {
-        let runs = Runs::new(before.clone());
-        let lives = |id: &i64| runs.run(*id).lock_state().is_ok_and(|state| state == LockState::Held);
-        // A copy of the whole directory brought a copy of the database: it has the same runs, and is recorded in by nobody else.
-        let here = Runs::new(runtime_dir.to_owned());
-        let socket = |runs: &Runs, id| read_header(&runs.run(id).journal_path()).ok().and_then(|header| header.socket);
-        let is_copied = |id: &i64| socket(&here, *id).is_some_and(|copied| socket(&runs, *id) == Some(copied));
-        if let Some(id) = runs.ids().unwrap_or_default().iter().rev().find(|id| lives(id) && !is_copied(id)) {
-            let (database, before) = (database.display(), before.display());
-            bail!(
-                "cannot use {database}: its run {id} lives in {before}; set AUTOAPPDEV_RUNTIME_DIR to that folder until the run has ended"
-            );
+/// `path` with a suffix.
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut path = path.as_os_str().to_owned();
+    path.push(suffix);
+    PathBuf::from(path)
+}
+
+/// The database's lock, and the file that has it.
+struct OwnDatabase {
+    lock: File,
+    path: PathBuf,
+    /// The runtime directory that it belongs to until now.
+    owner: PathBuf,
+}
+
+impl OwnDatabase {
+    /// Takes the database. Two servers on one database, or one that was given another runtime directory while a run lives, would call each
+    /// other's run lost. One that lies in the runtime directory is no exception: a server with another one can be given it too.
+    fn take(database: &Path, runtime_dir: &Path, made: &mut Made) -> anyhow::Result<Self> {
+        let path = database_lock_path(database);
+        let (mut lock, is_new) = open_lock(&path).with_context(|| {
+            format!("cannot open {}; let this user write that folder, or name another database with DATABASE_URL", path.display())
+        })?;
+        let take = || Ok(rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)?);
+        patiently(runtime_dir, take, io::ErrorKind::WouldBlock).map_err(|error| {
+            anyhow!(
+                "cannot use {}: another server uses it ({error}); name another database with DATABASE_URL",
+                database.display()
+            )
+        })?;
+        if is_new {
+            made.made_file(&path);
         }
+        let mut owner = Vec::new();
+        lock.read_to_end(&mut owner).with_context(|| format!("cannot read {}", path.display()))?;
+        let owner = PathBuf::from(OsString::from_vec(owner));
+        if owner != runtime_dir && !owner.as_os_str().is_empty() {
+            let runs = Runs::new(owner.clone());
+            let lives = |id: &i64| runs.run(*id).lock_state().is_ok_and(|state| state == LockState::Held);
+            // A copy of the whole directory brought a copy of the database: it has the same runs, and is recorded in by nobody else.
+            let here = Runs::new(runtime_dir.to_owned());
+            let socket = |runs: &Runs, id| read_header(&runs.run(id).journal_path()).ok().and_then(|header| header.socket);
+            let is_copied = |id: &i64| socket(&here, *id).is_some_and(|copied| socket(&runs, *id) == Some(copied));
+            if let Some(id) = runs.ids().unwrap_or_default().iter().rev().find(|id| lives(id) && !is_copied(id)) {
+                let (database, owner) = (database.display(), owner.display());
+                bail!(
+                    "cannot use {database}: its run {id} lives in {owner}; set AUTOAPPDEV_RUNTIME_DIR to that folder until the run has ended"
+                );
+            }
+        }
+        Ok(Self { lock, path, owner })
     }
-    lock.set_len(0)
-        .inspect(|()| KillPoint::ServerDatabaseOwnerCleared.reach())
-        .and_then(|()| lock.rewind())
-        .and_then(|()| lock.write_all(runtime_dir.as_os_str().as_bytes()))
-        .with_context(|| format!("cannot write {}", path.display()))?;
-    Ok(lock)
+
+    /// Writes down whose it is. Late, because a start that fails changes nothing, and before anything of this runtime directory is recorded.
+    fn belong_to(&self, runtime_dir: &Path) -> anyhow::Result<()> {
+        if self.owner == runtime_dir {
+            // Not written again: a kill in the middle would leave a live run's database without its owner.
+            return Ok(());
+        }
+        let mut lock = &self.lock;
+        lock.set_len(0)
+            .inspect(|()| KillPoint::ServerDatabaseOwnerCleared.reach())
+            .and_then(|()| lock.rewind())
+            .and_then(|()| lock.write_all(runtime_dir.as_os_str().as_bytes()))
+            .with_context(|| format!("cannot write {}", self.path.display()))
+    }
 }
 
 /// Beside the database by its own name, whatever link leads to it.
 fn database_lock_path(database: &Path) -> PathBuf {
-    let mut path = database.canonicalize().unwrap_or_else(|_| database.to_owned()).into_os_string();
-    path.push(DATABASE_LOCK_SUFFIX);
-    path.into()
+    beside(&database.canonicalize().unwrap_or_else(|_| database.to_owned()), DATABASE_LOCK_SUFFIX)
 }
 
 /// Tries again for a moment while `taken` is the answer: a server that was killed lets go of its lock and its port a little after the

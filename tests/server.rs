@@ -243,6 +243,98 @@ fn a_server_whose_words_nobody_takes_serves_acts_and_stops() {
     drop((read, terminal.master));
 }
 
+/// Every path below `dir` with what is there, whatever kind it is.
+fn everything(dir: &Path) -> Vec<(String, Vec<u8>)> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).expect("there").flatten() {
+        let path = entry.path();
+        let kind = entry.file_type().expect("there");
+        found.push((path.display().to_string(), if kind.is_file() { fs::read(&path).expect("ours") } else { Vec::new() }));
+        if kind.is_dir() {
+            found.extend(everything(&path));
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn a_serve_that_fails_leaves_nothing_behind() {
+    let mut place = Place::with_runtime("new/deep/runtime");
+    let taken = TcpListener::bind("127.0.0.1:0").expect("binds");
+    let taken_port = taken.local_addr().expect("bound").port().to_string();
+    fs::write(place.folder().join("text.db"), "this is no database, and long enough to be looked at").expect("writes");
+    let foreign = format!("sqlite:{}/text.db", place.folder().display());
+    let new = format!("sqlite:{}/new.db", place.folder().display());
+    place.set_env("DATABASE_URL", &new);
+    let reasons = |place: &Place| {
+        for (name, value, says) in [
+            ("AUTOAPPDEV_PORT", &*taken_port, "cannot listen on 127.0.0.1:"),
+            ("AUTOAPPDEV_PIPELINE_CWD", "/no/such/root", "as the root"),
+            ("DATABASE_URL", &*foreign, "text.db"),
+            ("DATABASE_URL", "sqlite:/no/such/folder/x.db", "/no/such/folder"),
+            ("AUTOAPPDEV_SOCKET", "text.db", "cannot listen on"),
+            ("AUTOAPPDEV_HOST", "203.0.113.1", "cannot listen on 203.0.113.1:"),
+        ] {
+            let before = everything(place.folder());
+            let said = place.refused_server((name, value));
+            assert!(said.contains(says), "{name}={value}: {said}");
+            let after = everything(place.folder());
+            let names = |all: &[(String, Vec<u8>)]| all.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
+            assert_eq!(names(&after), names(&before), "{name}={value}");
+            assert!(after == before, "{name}={value} changes a file");
+        }
+    };
+    // Where nothing was before, not even the folders above the runtime directory.
+    reasons(&place);
+    assert!(!place.folder().join("new").exists());
+    // With a runtime directory of the owner's own, in which a file lies already.
+    fs::create_dir_all(place.runtime()).expect("creates");
+    fs::write(place.runtime().join("notes.txt"), "precious").expect("writes");
+    reasons(&place);
+    // Late, when the database, the log and one secret were made: a secret that others may read is refused.
+    place.set_env("AUTOAPPDEV_TOKEN", "a-token-that-is-long-enough");
+    let key = place.runtime().join("session-key");
+    fs::write(&key, "a-key-that-is-long-enough\n").expect("writes");
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).expect("ours");
+    let before = everything(place.folder());
+    assert!(place.refused_server(("AUTOAPPDEV_PORT", "0")).contains("session-key"));
+    assert!(everything(place.folder()) == before, "{:?}", everything(place.folder()));
+    fs::remove_file(&key).expect("there");
+    // What a server that served has left, and what says whose the database is, stays.
+    place.start_server();
+    assert_eq!(place.stop_server(), 0);
+    let other = place.folder().join("other");
+    fs::create_dir(&other).expect("creates");
+    let key = other.join("session-key");
+    fs::write(&key, "a-key-that-is-long-enough\n").expect("writes");
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).expect("ours");
+    let before = everything(place.folder());
+    assert!(place.refused_server(("AUTOAPPDEV_RUNTIME_DIR", other.to_str().expect("text"))).contains("session-key"));
+    assert!(everything(place.folder()) == before, "{:?}", everything(place.folder()));
+    place.start_server();
+}
+
+#[test]
+fn a_second_serve_beside_a_living_one_leaves_nothing_behind() {
+    let place = Place::serving("sleep.sh");
+    place.start();
+    for left_over in ["server.lock", "autoappdev.db-server.lock"] {
+        fs::remove_file(place.runtime().join(left_over)).expect("there");
+    }
+    let names = || everything(&place.runtime()).into_iter().map(|(name, _)| name).collect::<Vec<_>>();
+    let before = names();
+    let port = place.port().to_string();
+    for (name, value) in
+        [("AUTOAPPDEV_PORT", "0"), ("AUTOAPPDEV_PORT", &*port), ("AUTOAPPDEV_TOKEN", "a-token-that-is-long-enough")]
+    {
+        let said = place.refused_server((name, value));
+        assert!(said.contains(&format!("the server with pid {} at http://127.0.0.1:{port}/ has ", place.server_pid())), "{said}");
+        assert_eq!(names(), before, "{name}={value}");
+    }
+    assert_eq!(place.client(&["pause"]).0, 0);
+}
+
 #[test]
 fn port_in_use_is_a_clear_error() {
     let place = Place::new();
@@ -466,6 +558,9 @@ fn mode(place: &Place, mode: &str) -> (Option<i32>, String) {
 
 #[test]
 fn migrate_and_check_say_what_they_did() {
+    let none = Place::with_runtime("new/runtime");
+    let (code, said) = mode(&none, "check");
+    assert!(code == Some(1) && !none.folder().join("new").exists(), "{said}");
     let mut place = Place::new();
     fs::create_dir(place.runtime()).expect("creates");
     let (code, said) = mode(&place, "check");

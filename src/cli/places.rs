@@ -157,11 +157,14 @@ impl fmt::Display for Absence {
             Own::Unreadable(error) => {
                 write!(formatter, "cannot tell whether a server is running for {project_text}: ")?;
                 write!(formatter, "{} cannot be read: {error}; ", runtime_dir.display())?;
-                match std::fs::metadata(runtime_dir) {
-                    Ok(found) => write!(formatter, "run this as the user that owns it (uid {}), ", found.uid())?,
-                    Err(_) => write!(formatter, "run this as the server's user, ")?,
+                if error.kind() == io::ErrorKind::PermissionDenied {
+                    // The directory may lie in a folder that cannot be looked into.
+                    match std::fs::metadata(runtime_dir) {
+                        Ok(found) => write!(formatter, "run this as the user that owns it (uid {}), or ", found.uid())?,
+                        Err(_) => write!(formatter, "run this as the server's user, or ")?,
+                    }
                 }
-                write!(formatter, "or name the server with --url")?;
+                write!(formatter, "name the server with --url")?;
             }
             Own::Nobody => write!(formatter, "no server is running for {project_text}")?,
         }

@@ -33,7 +33,7 @@ pub fn parse_dotenv(bytes: &[u8]) -> Result<Vec<(String, OsString)>, ConfigError
         }
         // With the line's end, unless that is the file's.
         let (before, after) = rest.split_at((taken + 1).min(rest.len()));
-        number += before.iter().filter(|byte| **byte == b'\n').count();
+        number += memchr::memchr_iter(b'\n', before).count();
         rest = after;
     }
     Ok(pairs)

@@ -7,10 +7,21 @@ use rouille::Response;
 use serde_json::{Map, Value, json};
 
 use super::head::Broken;
-use crate::pipeline::State;
+use crate::pipeline::{Lack, State};
+use crate::process::lack_of;
 use crate::script::ScriptError;
 use crate::store::StoreError;
 use crate::supervisor::{ActionError, Obstacle};
+
+/// The status code and the stable word where there was none of something that is limited.
+const fn of_lack(lack: Lack) -> (u16, &'static str) {
+    match lack {
+        Lack::Processes => (503, "out_of_processes"),
+        Lack::Descriptors => (503, "out_of_descriptors"),
+        Lack::Memory => (503, "out_of_memory"),
+        Lack::Unknown => (503, "spawn_failed"),
+    }
+}
 
 /// Why a request was not served.
 #[derive(Debug, thiserror::Error)]
@@ -120,7 +131,7 @@ impl ApiError {
                     ScriptError::NotFound { .. } | ScriptError::NoRoot { .. } => (404, "script_not_found"),
                     ScriptError::OutsideRoot { .. } => (400, "script_outside_root"),
                 },
-                ActionError::SpawnFailed { .. } => (422, "spawn_failed"),
+                ActionError::SpawnFailed { lack, .. } => lack.map_or((422, "spawn_failed"), of_lack),
                 ActionError::PauseTimeout(_) => (503, "pause_timeout"),
                 ActionError::ResumeFailed(_) => (503, "resume_failed"),
                 ActionError::ShimSilent | ActionError::StillUnderWay(_) | ActionError::Stopping | ActionError::Shim(_) => {
@@ -128,9 +139,8 @@ impl ApiError {
                 }
                 ActionError::DiskFull | ActionError::Unrecorded { obstacle: Obstacle::DiskFull } => (507, "disk_full"),
                 ActionError::DatabaseLocked | ActionError::Unrecorded { obstacle: Obstacle::Locked } => (503, "database_locked"),
-                ActionError::Unrecorded { obstacle: Obstacle::Other } | ActionError::Store(_) | ActionError::Io(_) => {
-                    (503, "storage_failed")
-                }
+                ActionError::Unrecorded { obstacle: Obstacle::Other } | ActionError::Store(_) => (503, "storage_failed"),
+                ActionError::Io(error) => lack_of(error).map_or((503, "storage_failed"), of_lack),
             },
             Self::Store(error) if error.is_disk_full() => (507, "disk_full"),
             Self::Store(error) if error.is_locked() => (503, "database_locked"),

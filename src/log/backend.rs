@@ -17,7 +17,9 @@ use crate::private::private_file;
 /// A file of this size is closed. Two of them are kept at most.
 const BACKEND_FILE_BYTES_MAX: u64 = 1024 * 1024;
 
-const NEWEST: &str = "backend.log";
+/// The newest segment's file.
+pub const BACKEND_LOG: &str = "backend.log";
+const NEWEST: &str = BACKEND_LOG;
 
 /// The logger.
 #[derive(Debug)]

@@ -20,7 +20,7 @@ use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
 use rustix::process::Signal;
 
-use super::{Cgroup, Identity, begin_session, read_stat, wait_for_end};
+use super::{Cgroup, Identity, begin_session, lack_of, read_stat, wait_for_end};
 use crate::kill_point::KillPoint;
 
 /// `CLONE_INTO_CGROUP` of `clone(2)`, Linux 5.7.
@@ -109,6 +109,8 @@ fn die() -> ! {
 fn found_session(image: &Image, launch: &Launch, group: Option<&File>, reporter: &File) -> ! {
     let born = begin_session().and_then(|()| match group.map(|group| bear_sibling(Some(group))) {
         Some(Ok(forked)) => Ok((forked, true)),
+        // Without the group there is no process, no memory and no descriptor either; and if there were, the run would have no group for it.
+        Some(Err(error)) if lack_of(&error).is_some() => Err(error),
         // An old kernel, a filter of system calls, a group that may not be joined.
         Some(Err(_)) | None => Ok((bear_sibling(None)?, false)),
     });

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::NumberedProgress;
 use crate::clock::Timestamp;
 use crate::path_json;
-use crate::pipeline::Entry;
+use crate::pipeline::{Entry, Lack};
 
 /// All that a shim needs to run a pipeline. It goes over the socket and never to the disk: `env` can hold secrets.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -138,6 +138,9 @@ pub struct Trouble {
     /// Whether that is for want of room on the disk.
     #[serde(default)]
     pub is_disk_full: bool,
+    /// What there was none of, where that is why a run did not begin.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lack: Option<Lack>,
     /// The same, each thing apart and with its code. An older shim has none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub parts: Vec<TroublePart>,

@@ -20,6 +20,9 @@ use super::quoted;
 /// Where a program without a slash in its name is looked for when there is no `PATH`, as in `process/spawn.rs`.
 const PATH_DEFAULT: &str = "/bin:/usr/bin";
 
+/// So much of a `PATH` is shown in a sentence, in characters.
+const SHOWN_PATH_CHARS: usize = 300;
+
 /// What runs a text that names no interpreter.
 const SHELL: &str = "bash";
 
@@ -370,13 +373,21 @@ impl Attempt<'_> {
             let program = self.cwd.join(folder).join(OsStr::from_bytes(name));
             match fs::metadata(&program) {
                 Ok(metadata) => metadata.is_file() && rustix::fs::access(&program, Access::EXEC_OK).is_ok(),
-                Err(error) => !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory),
+                Err(error) => !matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::InvalidFilename
+                ),
             }
         })
     }
 
     fn shown_search_path(&self) -> String {
-        self.search_path.unwrap_or(OsStr::new(PATH_DEFAULT)).display().to_string()
+        let path = self.search_path.unwrap_or(OsStr::new(PATH_DEFAULT)).display().to_string();
+        // A client can make it as long as an argument.
+        match path.char_indices().nth(SHOWN_PATH_CHARS) {
+            Some((end, _)) => format!("{}…", &path[..end]),
+            None => path,
+        }
     }
 }
 

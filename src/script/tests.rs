@@ -244,6 +244,10 @@ fn a_shell_and_an_interpreter_are_looked_for_in_the_path_that_the_run_gets() {
     assert!(matches!(look("x.py", None), Err(Unrunnable::NotInPath { .. })));
     assert!(matches!(look("plain.sh", Some("/nowhere")), Err(Unrunnable::NoShell { .. })));
     assert!(look("plain.sh", None).is_ok(), "without PATH there is a default");
+    for long in ["/größer".repeat(20_000), "/größer:".repeat(5_000)] {
+        let said = look("plain.sh", Some(&long)).expect_err("nowhere").to_string();
+        assert!(said.len() < 1_000 && said.contains("…"), "{said}");
+    }
 }
 
 #[test]
@@ -266,11 +270,10 @@ fn a_program_whose_loader_is_missing_is_refused_with_its_name() {
 #[test]
 fn what_the_kernel_said_is_explained() {
     let (_dir, root) = a_root();
-    let said = |name: &str, cwd: &Path, errno: rustix::io::Errno| {
+    let said = |name: &str, cwd: &Path, errno: Errno| {
         let file = root.join(name);
         Attempt { file: &file, name, cwd, search_path: None }.explain(&io::Error::from(errno))
     };
-    use rustix::io::Errno;
     write(&root, "text", b"echo hi\n", 0o755);
     write(&root, "empty", b"", 0o755);
     let mut foreign = vec![0; 4096];

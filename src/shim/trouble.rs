@@ -43,7 +43,7 @@ impl Said {
             self.complaint.clone_from(&text);
         }
         let is_disk_full = failures.iter().any(|(_, _, why)| is_disk_full(why));
-        let trouble = Trouble { trouble: text, is_disk_full, parts };
+        let trouble = Trouble { trouble: text, is_disk_full, lack: None, parts };
         self.trouble = Some(trouble.clone());
         (self.at, self.is_stale) = (Some(now), false);
         Some(trouble)
@@ -97,7 +97,7 @@ mod tests {
         let last = said
             .turn(&[(ConditionCode::JournalUnwritable, "one", None), (ConditionCode::LogDropped, "two", None)], at(1_000))
             .expect("when it is due");
-        assert_eq!(last, Trouble { trouble: None, is_disk_full: false, parts: vec![] });
+        assert_eq!(last, Trouble { trouble: None, is_disk_full: false, lack: None, parts: vec![] });
         assert_eq!((said.current(), said.due_at()), (None, None));
     }
 }

@@ -26,7 +26,8 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use crate::clock::{Clock, SystemClock};
-use crate::pipeline::{Action, Refusal};
+use crate::pipeline::{Action, Lack, Refusal};
+use crate::process;
 use crate::run_dir::{Message, Runs};
 use crate::script::ScriptError;
 use crate::store::{Store, StoreError};
@@ -96,6 +97,8 @@ pub enum ActionError {
         run_id: i64,
         /// Why.
         detail: String,
+        /// What there was none of, where that is why.
+        lack: Option<Lack>,
     },
     /// A process would not stop in time; the pause is undone.
     #[error("{0}")]
@@ -249,6 +252,9 @@ pub enum BootError {
     /// The database did not tell what is stored, or did not take what was found.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A thread that the life cycle needs could not be started.
+    #[error("{}", process::explain_lack("start a thread", .0))]
+    Thread(io::Error),
     /// It cannot be said whether a run lives that the database knows nothing of, and whose id it would give again.
     #[error("look at the run directories: {0}")]
     Runs(io::Error),
@@ -271,13 +277,12 @@ impl Supervisor {
         let (events, queue) = mpsc::channel();
         let pulse = Arc::new(Pulse::default());
         let runs = Runs::new(settings.runtime_dir.clone());
-        let shims = RealShims::new(runs.clone(), settings.taken_vars.clone(), events.clone());
+        let shims = RealShims::start(runs.clone(), settings.taken_vars.clone(), events.clone()).map_err(BootError::Thread)?;
         let (database, retention, segment_bytes) = (store.path().to_owned(), settings.retention, settings.log_segment_bytes);
         let conductor = Conductor::boot(Noted::new(store, &pulse), Noted::new(shims, &pulse), SystemClock, settings)?;
         let watch = conductor.watch();
         // After the boot: what was found to have ended is recorded by then.
-        let keeper = Keeper::start(runs, database, retention, segment_bytes, events.clone())
-            .expect("a process that has just begun can start a thread");
+        let keeper = Keeper::start(runs, database, retention, segment_bytes, events.clone()).map_err(BootError::Thread)?;
         let waker = keeper.waker();
         let thread = thread::Builder::new()
             .name("supervisor".to_owned())
@@ -285,7 +290,7 @@ impl Supervisor {
                 let _called_even_by_a_panic = AtEnd(Some(at_end));
                 conduct(conductor, &queue, &waker)
             })
-            .expect("a process that has just begun can start a thread");
+            .map_err(BootError::Thread)?;
         Ok(Self { events, watch, pulse, thread, keeper })
     }
 

@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Stdio};
-use std::sync::mpsc::Sender;
+use std::sync::mpsc::{self, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -78,8 +78,9 @@ pub(super) trait Shims {
 #[derive(Debug)]
 pub(super) struct RealShims {
     runs: Runs,
-    events: Sender<Event>,
     stream: Option<UnixStream>,
+    /// To the thread that reads what shims say. It exists before it is needed: at the limit of processes a run could not be followed.
+    to_reader: Sender<(UnixStream, ConnectionNumber)>,
     next_number: ConnectionNumber,
     /// The shim that this server started, to be reaped when it has left.
     children: Vec<Child>,
@@ -90,21 +91,24 @@ pub(super) struct RealShims {
 }
 
 impl RealShims {
-    pub(super) fn new(runs: Runs, taken: Vec<&'static str>, events: Sender<Event>) -> Self {
+    /// Begins. What shims say goes to `events`.
+    pub(super) fn start(runs: Runs, taken: Vec<&'static str>, events: Sender<Event>) -> io::Result<Self> {
+        let (to_reader, streams) = mpsc::channel();
+        // Ends once nobody can hand it another stream.
+        let read = move || streams.iter().for_each(|(stream, number)| read_messages(stream, number, &events));
+        thread::Builder::new().name("shim-reader".to_owned()).spawn(read)?;
         let strays = strays::all(&runs);
-        Self { runs, events, stream: None, next_number: 1, children: Vec::new(), taken, strays }
+        Ok(Self { runs, stream: None, to_reader, next_number: 1, children: Vec::new(), taken, strays })
     }
 
-    /// Keeps `stream` for sending, and reads it on a thread of its own.
-    fn listen_to(&mut self, stream: UnixStream) -> io::Result<ConnectionNumber> {
+    /// Keeps `stream` for sending, and has `reader`, the same one, read. The one before it is let go of.
+    fn listen_to(&mut self, stream: UnixStream, reader: UnixStream) -> ConnectionNumber {
+        self.disconnect();
         let number = self.next_number;
         self.next_number += 1;
-        stream.set_write_timeout(Some(SEND_LIMIT))?;
-        let reader = stream.try_clone()?;
-        let events = self.events.clone();
-        thread::Builder::new().name(format!("shim-{number}")).spawn(move || read_messages(reader, number, &events))?;
+        self.to_reader.send((reader, number)).expect("the thread that reads ends after this");
         self.stream = Some(stream);
-        Ok(number)
+        number
     }
 
     /// The run's control group, there or not. A journal says whether there was one. Without a journal it is looked for by its name, which
@@ -128,7 +132,9 @@ impl Shims for RealShims {
         self.reap();
         let (dir, lock) = self.runs.create(spec.run_id)?;
         KillPoint::ServerRunDirMade.reach();
+        // All that can be lacking of ours is there before the shim is.
         let (ours, its) = UnixStream::pair()?;
+        let reader = ours.try_clone()?;
         let shim_log = private_file().append(true).open(dir.shim_log_path())?;
         // The path that /proc/self/exe leads to may hold a newer binary by now; the link itself always starts this one.
         let mut command = std::process::Command::new("/proc/self/exe");
@@ -144,9 +150,10 @@ impl Shims for RealShims {
         KillPoint::ServerShimSpawned.reach();
         let mut stream = ours;
         stream.set_write_timeout(Some(SEND_LIMIT))?;
-        stream.write_all(&to_line(spec))?;
+        // A time-out has the number of a lack of processes.
+        stream.write_all(&to_line(spec)).map_err(|error| io::Error::other(format!("it takes no specification: {error}")))?;
         KillPoint::ServerLaunchSent.reach();
-        self.listen_to(stream)
+        Ok(self.listen_to(stream, reader))
     }
 
     fn connect(&mut self, run_id: i64) -> io::Result<ConnectionNumber> {
@@ -157,7 +164,9 @@ impl Shims for RealShims {
             let (stream, _) = abstract_socket::connect(&socket.ok_or(error)?)?;
             Ok::<_, io::Error>(stream)
         })?;
-        self.listen_to(stream)
+        stream.set_write_timeout(Some(SEND_LIMIT))?;
+        let reader = stream.try_clone()?;
+        Ok(self.listen_to(stream, reader))
     }
 
     fn send(&mut self, command: &Command) -> io::Result<()> {

@@ -160,11 +160,11 @@ pub(crate) fn be_rouille(dir: &Path) {
         root: dir.clone(),
         default_script: None,
         grace: Duration::from_secs(10),
-        taken_vars: Vec::new(),
         uses_cgroups: false,
         log_segment_bytes: 1 << 20,
         log_run_bytes: 1 << 24,
         retention: Retention { log_bytes: 1 << 30, runs: 1000, ended_for: None },
+        taken_vars: Vec::new(),
     };
     let store = Store::open(&database).expect("a new database").store;
     let supervisor = Supervisor::start(store, settings, || ()).expect("nothing to recover");

@@ -117,7 +117,8 @@ impl Run {
             }
             Err(error) => {
                 run.or_log("remove the control group", cgroup.map_or(Ok(()), |cgroup| cgroup.remove()));
-                run.record(Fact::SpawnFailed { error: run.explain(&error) }, true);
+                let lack = process::lack_of(&error);
+                run.record(Fact::SpawnFailed { error: run.explain(&error), lack }, true);
             }
         }
         // The names of the files must be as durable as what is in them.
@@ -153,6 +154,11 @@ impl Run {
         let search_path = spec.env.get("PATH").map(OsString::from).or_else(|| std::env::var_os("PATH"));
         // The script stands last where the program is its interpreter.
         let file = spec.program_args.last().unwrap_or(&spec.program);
-        Attempt { file, name: &spec.script, cwd: &spec.cwd, search_path: search_path.as_deref() }.explain(error)
+        let attempt = Attempt { file, name: &spec.script, cwd: &spec.cwd, search_path: search_path.as_deref() };
+        let why = attempt.explain(error);
+        match process::lack_of(error) {
+            Some(lack) => format!("{why}; {}", lack.advice()),
+            None => why,
+        }
     }
 }

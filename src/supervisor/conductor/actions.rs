@@ -10,7 +10,7 @@ use super::{Conductor, Link, ReplyTo, UnderWay, Waiter, answer};
 use crate::clock::{Clock, whole_ms};
 use crate::kill_point::KillPoint;
 use crate::pipeline::{ConditionCode, Pending, Refusal, Step, decide};
-use crate::process::is_disk_full;
+use crate::process::{explain_lack, is_disk_full, lack_of};
 use crate::run_dir::{Command, FORMAT, LaunchSpec, Trouble};
 use crate::script::{self, Attempt, ScriptError};
 use crate::store::NewRun;
@@ -94,9 +94,10 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
                 // Whether a shim was born before that went wrong is for a look to say, not for a guess.
                 ::log::error!("run {run_id}: its shim could not be started: {error}");
                 self.shims.disconnect();
-                let detail = format!("the run's own process could not be started: {error}");
+                let detail = explain_lack("the run's own process could not be started", &error);
                 let is_disk_full = is_disk_full(&error);
-                self.last_words = Some(Trouble { trouble: Some(detail.clone()), is_disk_full, parts: Vec::new() });
+                let lack = lack_of(&error);
+                self.last_words = Some(Trouble { trouble: Some(detail.clone()), is_disk_full, lack, parts: Vec::new() });
                 if let Err(error) = self.settle(&detail) {
                     self.forget_and_retry(&error);
                     self.publish();

@@ -226,11 +226,15 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         for under_way in answers {
             let run = self.run.as_ref();
             let failed = run.filter(|run| run.status == RunStatus::Failed && run.started_at.is_none());
+            let lack = facts.iter().find_map(|(entry, _)| match &entry.fact {
+                Fact::SpawnFailed { lack, .. } => *lack,
+                _ => None,
+            });
             under_way.0.answer_all(|| match (&under_way.1, failed) {
                 (Outcome::Refused(refusal), _) => Err(ActionError::Refused(*refusal)),
                 (Outcome::Done, Some(run)) => {
                     let detail = run.error.clone().unwrap_or_default();
-                    Err(ActionError::SpawnFailed { run_id, detail })
+                    Err(ActionError::SpawnFailed { run_id, detail, lack })
                 }
                 (Outcome::Done, None) => Ok(published.clone()),
             });

@@ -341,7 +341,9 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         self.link = Link::Idle;
         self.set_condition(ConditionCode::ShimSilent, None);
         self.forget_troubles();
-        let is_disk_full = self.last_words.take().is_some_and(|words| words.is_disk_full);
+        let last_words = self.last_words.take();
+        let is_disk_full = last_words.as_ref().is_some_and(|words| words.is_disk_full);
+        let lack = last_words.and_then(|words| words.lack);
         let under_way = self.under_way.take();
         self.publish();
         let published = self.watch.get();
@@ -349,7 +351,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
             let pending = under_way.pending;
             under_way.answer_all(|| match pending {
                 Pending::Start if is_disk_full => Err(ActionError::DiskFull),
-                Pending::Start => Err(ActionError::SpawnFailed { run_id, detail: why.to_owned() }),
+                Pending::Start => Err(ActionError::SpawnFailed { run_id, detail: why.to_owned(), lack }),
                 Pending::Stop { .. } => Ok(published.clone()),
                 Pending::Pause | Pending::Resume => {
                     Err(ActionError::Refused(Refusal { from: State::Stopped, action: pending.action(), pending: None }))

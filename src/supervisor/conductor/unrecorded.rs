@@ -112,7 +112,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         let what = match &latest.fact {
             Fact::Exited { exit: Exit::Code(code), .. } => format!("ended at {at} with exit code {code}"),
             Fact::Exited { exit: Exit::Signal(signal), .. } => format!("was ended at {at} by signal {signal}"),
-            Fact::SpawnFailed { error } => format!("failed to start at {at} ({error})"),
+            Fact::SpawnFailed { error, .. } => format!("failed to start at {at} ({error})"),
             Fact::Spawned { .. } => format!("began to run at {at}"),
             Fact::Paused { .. } => format!("was paused at {at}"),
             Fact::Resumed { .. } => format!("was resumed at {at}"),

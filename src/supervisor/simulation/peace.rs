@@ -159,7 +159,7 @@ fn is_run_true(run: &Run, row: &RunRow) -> Result<(), String> {
             }
             Ok(())
         }
-        (RunStatus::Failed, Some(Fact::SpawnFailed { error })) if row.error.as_ref() == Some(error) => Ok(()),
+        (RunStatus::Failed, Some(Fact::SpawnFailed { error, .. })) if row.error.as_ref() == Some(error) => Ok(()),
         (RunStatus::Completed | RunStatus::Failed | RunStatus::Stopped, _) => Err("nobody can have seen such an end".to_owned()),
         (RunStatus::Lost, _) if is_in_file => Err("its journal tells how it ended".to_owned()),
         (RunStatus::Lost, _) if !run.shim_was_killed => Err("its shim was never killed".to_owned()),

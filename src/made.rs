@@ -1,0 +1,93 @@
+//! What a start has made on the disk so far, to be taken away again where the start fails.
+//!
+//! Level 1. It takes away only what it was told of, never a folder that holds anything, and nothing once it is kept. If killed here: what
+//! was made stays, and the next start uses it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The files and folders. Dropped, it removes them, the newest first.
+#[derive(Debug, Default)]
+pub struct Made {
+    folders: Vec<PathBuf>,
+    files: Vec<PathBuf>,
+}
+
+impl Made {
+    /// Notes a folder that is about to be made, with those above it that are not there either.
+    pub fn folder(&mut self, path: &Path) {
+        let missing: Vec<&Path> = path.ancestors().take_while(|folder| is_absent(folder)).collect();
+        self.folders.extend(missing.into_iter().rev().map(Path::to_owned));
+    }
+
+    /// Notes a file that is about to be made, unless it is there. Whoever calls this holds the lock that keeps others from making it.
+    pub fn file(&mut self, path: &Path) {
+        if is_absent(path) {
+            self.files.push(path.to_owned());
+        }
+    }
+
+    /// Notes a file that was made.
+    pub fn made_file(&mut self, path: &Path) {
+        self.files.push(path.to_owned());
+    }
+
+    /// The start has succeeded: nothing is taken away.
+    pub fn keep(self) {
+        let mut kept = self;
+        kept.folders.clear();
+        kept.files.clear();
+    }
+}
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        // One that was not made after all, or a folder with something in it, stays as it is: the start has failed, and says why.
+        for file in self.files.iter().rev() {
+            let _was_not_made = fs::remove_file(file);
+        }
+        for folder in self.folders.iter().rev() {
+            let _is_not_empty = fs::remove_dir(folder);
+        }
+    }
+}
+
+fn is_absent(path: &Path) -> bool {
+    !path.as_os_str().is_empty() && fs::symlink_metadata(path).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_made_is_taken_away_and_nothing_else() {
+        let dir = tempfile::tempdir().expect("a temp folder");
+        let folder = dir.path().join("a/b");
+        fs::write(dir.path().join("old"), "").expect("writes");
+        let start = |made: &mut Made| {
+            made.folder(&folder);
+            fs::create_dir_all(&folder).expect("creates");
+            for file in [folder.join("new"), folder.join("never"), dir.path().join("old")] {
+                made.file(&file);
+            }
+            fs::write(folder.join("new"), "").expect("writes");
+        };
+        let mut made = Made::default();
+        start(&mut made);
+        drop(made);
+        assert!(!dir.path().join("a").exists() && dir.path().join("old").exists());
+
+        let mut made = Made::default();
+        start(&mut made);
+        fs::write(folder.join("somebody's"), "").expect("writes");
+        drop(made);
+        assert!(folder.join("somebody's").exists() && !folder.join("new").exists());
+
+        fs::remove_dir_all(dir.path().join("a")).expect("ours");
+        let mut made = Made::default();
+        start(&mut made);
+        made.keep();
+        assert!(folder.join("new").exists());
+    }
+}
