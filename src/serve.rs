@@ -164,6 +164,7 @@ fn serve_at(listeners: Vec<Listener>, config: Config, root_now: &Path) -> anyhow
         answers: answers.clone(),
         checks: checks.clone(),
     };
+    let own_sockets: Vec<_> = listeners.iter().filter_map(Listener::own_socket).collect();
     let entrances =
         listeners.into_iter().map(|listener| Entrance { handler: Arc::new(app(listener.door())), listener }).collect();
     let server = Server::start(entrances).map_err(cannot("begin to serve"))?;
@@ -183,6 +184,9 @@ fn serve_at(listeners: Vec<Listener>, config: Config, root_now: &Path) -> anyhow
     upkeep.keep(upkeep::lock_file(runtime_dir));
     upkeep.keep(upkeep::database_lock(database_lock_path(&config.database), &config.database, runtime_dir));
     upkeep.keep(upkeep::server_json(info.clone(), runtime_dir));
+    for socket in own_sockets {
+        upkeep.keep(upkeep::socket(socket));
+    }
     let ways: Vec<String> = addresses
         .iter()
         .map(|address| format!("http://{address}/"))

@@ -116,17 +116,17 @@ mod tests {
         // Half of this is more than any test waits.
         let limit = Duration::from_hours(1);
         let (end, ended) = mpsc::channel();
-        let (asked, end) = (Cell::new(0), Cell::new(Some(end)));
-        let fed = Cell::new(0);
+        let (questions, end) = (Cell::new(0), Cell::new(Some(end)));
+        let feedings = Cell::new(0);
         let answers = |_| {
-            asked.set(asked.get() + 1);
-            asked.get() == 3
+            questions.set(questions.get() + 1);
+            questions.get() == 3
         };
         let feed = || {
-            fed.set(fed.get() + 1);
+            feedings.set(feedings.get() + 1);
             drop(end.take());
         };
         feed_while(limit, answers, feed, &ended);
-        assert_eq!((asked.get(), fed.get()), (3, 1));
+        assert_eq!((questions.get(), feedings.get()), (3, 1));
     }
 }

@@ -144,7 +144,7 @@ fn codes(place: &Place) -> Vec<String> {
     conditions.as_array().expect("a list").iter().map(|it| it["code"].as_str().expect("a word").to_owned()).collect()
 }
 
-/// Another process, as far as SQLite knows, that has locked the database.
+/// Another process, as far as `SQLite` knows, that has locked the database.
 fn locked(place: &Place, how: &str) -> Connection {
     let other = Connection::open(place.database()).expect("opens");
     other.execute_batch(how).expect("locks");

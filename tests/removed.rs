@@ -3,14 +3,16 @@
 mod support;
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::io::{Read, Write};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use rustix::fs::FlockOperation;
 use serde_json::{Value, json};
 use support::disk::SmallDisk;
 use support::sse::EventStream;
-use support::{Place, is_alive, is_stopped, until_true};
+use support::{DEADLINE, Place, is_alive, is_stopped, until, until_true};
 
 /// Prints a number each time there is a file of that number, and waits for `go` after that.
 const NUMBERS: &str = "#!/bin/bash\necho ready\nfor n in 1 2; do\n  while [ ! -e $n ]; do sleep 0.01; done\n  echo \"number $n\"; touch said$n\ndone\n\
@@ -192,6 +194,37 @@ fn server_makes_the_files_that_it_is_found_and_guarded_by_again() {
     assert!(place.refused_server(("AUTOAPPDEV_GRACE_S", "10")).contains("already"));
     assert_eq!(place.stop_server(), 0);
     assert!(!info.exists(), "a server that stops takes it away for good");
+}
+
+/// A cleaner of temporary files takes it for left over. The accepting thread waits for clients of the socket that it has.
+#[test]
+fn server_makes_its_unix_socket_again_and_serves_there() {
+    let mut place = Place::serving("sleep.sh");
+    let path = place.runtime().join("server.sock");
+    let ask = || {
+        let mut stream = UnixStream::connect(&path).ok()?;
+        stream.set_read_timeout(Some(DEADLINE)).expect("ours");
+        stream.write_all(b"GET /api/pipeline HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").expect("sends");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer, then the end");
+        Some(answer)
+    };
+    for _ in 0..2 {
+        fs::remove_file(&path).expect("removes");
+        let answer = until("somebody listens there again", ask);
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        assert_eq!(fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o600);
+    }
+    assert_eq!(codes(&place), <[&str; 0]>::default());
+    // What another program has put there is left alone.
+    fs::remove_file(&path).expect("removes");
+    fs::write(&path, "precious").expect("writes");
+    until_true("health says so", || codes(&place) == ["socket_missing"]);
+    assert_eq!(fs::read_to_string(&path).expect("there"), "precious");
+    fs::remove_file(&path).expect("removes");
+    until("somebody listens there again", ask);
+    assert_eq!(place.stop_server(), 0);
+    assert!(!path.exists(), "a server that stops takes it away for good");
 }
 
 #[test]

@@ -71,7 +71,7 @@ impl Places {
         ))
     }
 
-    /// SQLite goes on with a file that has no name any more: what is committed there, nobody finds again.
+    /// `SQLite` goes on with a file that has no name any more: what is committed there, nobody finds again.
     fn replaced_database(&self) -> Option<String> {
         let now = id_at(&self.database);
         if now == self.database_id {

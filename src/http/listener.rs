@@ -5,21 +5,21 @@ use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use listenfd::ListenFd;
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::fs::Mode;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use super::guard::Door;
+use super::own_socket::OwnSocket;
 use crate::socket_path::SocketPath;
 
 /// How many may be at the door while the accepting thread does not run. Beyond that the kernel lets a newcomer try again after a second.
-const BACKLOG: i32 = 1024;
+pub(super) const BACKLOG: i32 = 1024;
 
 /// What a client of a Unix socket has for an address: it has none, and comes from this machine.
 const NO_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
@@ -34,30 +34,10 @@ pub struct Listener {
 #[derive(Debug)]
 enum Socket {
     Tcp(TcpListener, SocketAddr),
-    /// With its file where it is this server's to remove.
-    Unix(UnixListener, Option<OwnFile>),
-}
-
-/// The file of a socket, as it was made: another server may have another one by that name meanwhile.
-#[derive(Debug)]
-struct OwnFile {
-    path: PathBuf,
-    /// Device and inode.
-    identity: Option<(u64, u64)>,
-}
-
-impl OwnFile {
-    fn new(path: &Path) -> Self {
-        Self { path: path.to_owned(), identity: Self::identity(path) }
-    }
-
-    fn identity(path: &Path) -> Option<(u64, u64)> {
-        fs::symlink_metadata(path).ok().map(|found| (found.dev(), found.ino()))
-    }
-
-    fn is_there(&self) -> bool {
-        self.identity.is_some() && Self::identity(&self.path) == self.identity
-    }
+    /// One that this server has made.
+    Unix(Arc<OwnSocket>),
+    /// One that the service manager holds.
+    Held(UnixListener),
 }
 
 impl Listener {
@@ -79,34 +59,7 @@ impl Listener {
     /// # Errors
     /// `AddrInUse` where somebody answers at it, or where something else has that name.
     pub fn unix(path: &Path) -> io::Result<Self> {
-        let place = SocketPath::open(path)?;
-        let bind = || -> io::Result<UnixListener> {
-            let socket = rustix::net::socket_with(
-                AddressFamily::UNIX,
-                SocketType::STREAM,
-                SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
-                None,
-            )?;
-            // The file gets the mode that the socket has: there is no moment in which it is open to others (`unix(7)`).
-            rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
-            rustix::net::bind(&socket, &SocketAddrUnix::new(place.address())?)?;
-            rustix::net::listen(&socket, BACKLOG)?;
-            Ok(UnixListener::from(socket))
-        };
-        let listener = match bind() {
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-                let is_socket = fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
-                let is_left_over =
-                    is_socket && place.connect().is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
-                if !is_left_over {
-                    return Err(error);
-                }
-                fs::remove_file(path)?;
-                bind()?
-            }
-            other => other?,
-        };
-        Ok(Self { socket: Socket::Unix(listener, Some(OwnFile::new(path))), door: Door::Socket })
+        Ok(Self { socket: Socket::Unix(Arc::new(OwnSocket::bind(path)?)), door: Door::Socket })
     }
 
     /// The sockets that the service manager holds for this process (`LISTEN_FDS`, `sd_listen_fds(3)`), none where it holds none.
@@ -135,7 +88,7 @@ impl Listener {
         let found = listener.local_addr()?.as_pathname().and_then(|path| fs::metadata(path).ok());
         let is_private = found
             .is_some_and(|found| found.mode() & 0o022 == 0 && [rustix::process::geteuid().as_raw(), 0].contains(&found.uid()));
-        Ok(Self { socket: Socket::Unix(listener, None), door: if is_private { Door::Socket } else { Door::Network } })
+        Ok(Self { socket: Socket::Held(listener), door: if is_private { Door::Socket } else { Door::Network } })
     }
 
     /// Which door it is.
@@ -147,7 +100,15 @@ impl Listener {
     pub fn address(&self) -> Option<SocketAddr> {
         match &self.socket {
             Socket::Tcp(_, address) => Some(*address),
-            Socket::Unix(..) => None,
+            Socket::Unix(_) | Socket::Held(_) => None,
+        }
+    }
+
+    /// What makes the file of this server's own Unix socket again; `None` for other listeners.
+    pub fn own_socket(&self) -> Option<Arc<OwnSocket>> {
+        match &self.socket {
+            Socket::Unix(socket) => Some(socket.clone()),
+            Socket::Tcp(..) | Socket::Held(_) => None,
         }
     }
 
@@ -163,8 +124,8 @@ impl Listener {
                 }
                 Ok(WayIn::Tcp(address))
             }
-            Socket::Unix(_, Some(file)) => Ok(WayIn::Unix(file.path.clone())),
-            Socket::Unix(listener, None) => listener.local_addr().map(WayIn::Inherited),
+            Socket::Unix(socket) => Ok(WayIn::Unix(socket.path().to_owned())),
+            Socket::Held(listener) => listener.local_addr().map(WayIn::Inherited),
         }
     }
 
@@ -179,12 +140,15 @@ impl Listener {
                 let _already_gone = stream.set_nodelay(true);
                 Ok((Stream::Tcp(stream), SocketAddr::new(from.ip().to_canonical(), from.port())))
             }
-            Socket::Unix(listener, _) => {
-                let (stream, _) = listener.accept()?;
-                stream.set_nonblocking(false)?;
-                Ok((Stream::Unix(stream), NO_ADDRESS))
-            }
+            Socket::Unix(socket) => Self::from_accepted(socket.listener().accept()),
+            Socket::Held(listener) => Self::from_accepted(listener.accept()),
         }
+    }
+
+    fn from_accepted(accepted: io::Result<(UnixStream, std::os::unix::net::SocketAddr)>) -> io::Result<(Stream, SocketAddr)> {
+        let (stream, _) = accepted?;
+        stream.set_nonblocking(false)?;
+        Ok((Stream::Unix(stream), NO_ADDRESS))
     }
 }
 
@@ -192,18 +156,16 @@ impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match &self.socket {
             Socket::Tcp(listener, _) => listener.as_fd(),
-            Socket::Unix(listener, _) => listener.as_fd(),
+            Socket::Unix(socket) => socket.listener().as_fd(),
+            Socket::Held(listener) => listener.as_fd(),
         }
     }
 }
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        if let Socket::Unix(_, Some(file)) = &self.socket
-            && file.is_there()
-        {
-            // One that stays is taken away by the next server.
-            let _stays = fs::remove_file(&file.path);
+        if let Socket::Unix(socket) = &self.socket {
+            socket.remove();
         }
     }
 }
@@ -385,7 +347,10 @@ mod tests {
         }
         let way_in = Listener::unix(&path).expect("binds").way_in().expect("has one");
         let error = way_in.connect(Duration::from_secs(1)).expect_err("it left with its listener");
-        assert!(!way_in.is_for_others(&error), "a restart makes our own again");
+        assert!(way_in.is_for_others(&error), "a file that was removed does not mean that nobody answers: it is made again");
+        drop(UnixListener::bind(&path).expect("binds"));
+        let error = way_in.connect(Duration::from_secs(1)).expect_err("nobody listens");
+        assert!(!way_in.is_for_others(&error), "{error}");
     }
 
     #[test]

@@ -21,6 +21,7 @@ mod listener;
 mod log_text;
 mod log_watch;
 mod logs;
+mod own_socket;
 mod page;
 mod range;
 mod seats;
@@ -54,6 +55,7 @@ pub use held::Answers;
 pub use keys::Keys;
 use keys::{May, Visitor};
 pub use listener::Listener;
+pub use own_socket::OwnSocket;
 pub use server::{Client, Entrance, Handler, Probe, Server};
 
 /// The version of the HTTP contract.

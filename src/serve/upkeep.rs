@@ -2,13 +2,16 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::fs::FlockOperation;
 
 use super::OwnDatabase;
 use crate::clock::{Clock, SystemClock};
+use crate::config::SOCKET_DEFAULT;
 use crate::health::{Inspector, Kept, Places, Upkeep};
+use crate::http::OwnSocket;
 use crate::made::Made;
 use crate::pipeline::ConditionCode;
 use crate::private::private_file;
@@ -21,7 +24,7 @@ use crate::supervisor::Handle;
 const SLOW_DISK: Duration = Duration::from_secs(5);
 
 /// The names in the runtime directory whose removal is looked at before anybody asks.
-const WATCHED: [&str; 5] = [LOCK_FILE, NAME, "server.sock", "autoappdev.db", "autoappdev.db-server.lock"];
+const WATCHED: [&str; 5] = [LOCK_FILE, NAME, SOCKET_DEFAULT, "autoappdev.db", "autoappdev.db-server.lock"];
 
 /// Looks for what is wrong, and publishes it.
 pub(super) fn inspector(supervisor: &Handle, runs: &Runs, database: &Path, upkeep: Upkeep) -> io::Result<Inspector> {
@@ -78,6 +81,15 @@ pub(super) fn server_json(info: ServerInfo, runtime_dir: &Path) -> Kept {
     Kept::new(runtime_dir.join(NAME), ConditionCode::ServerInfoMissing, move || {
         info.write(&runtime_dir).map(|()| None).map_err(|error| {
             format!("it cannot be written again: {error}; until then client commands have to be told the address (--url)")
+        })
+    })
+}
+
+/// The server's own Unix socket.
+pub(super) fn socket(socket: Arc<OwnSocket>) -> Kept {
+    Kept::new(socket.path().to_owned(), ConditionCode::SocketMissing, move || {
+        socket.renew().map(|()| None).map_err(|error| {
+            format!("it cannot be made again: {error}; clients use the address until the server is started again")
         })
     })
 }
