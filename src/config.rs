@@ -66,6 +66,9 @@ const URL: &str = "AUTOAPPDEV_URL";
 /// What an error shows in place of a token.
 const HIDDEN: &str = "…";
 
+/// Settings that a process of a pipeline has use for: where its run's files are, and which server a client command is to ask.
+pub const NAMES_FOR_PIPELINES: &[&str] = &[RUNTIME_DIR, URL];
+
 /// Every name that is read from the environment or a `.env` file.
 pub const NAMES: &[&str] = &[
     HOST,
@@ -167,6 +170,9 @@ pub struct Config {
     pub runs_keep: u64,
     /// For how long it keeps those that have ended; `None`: for ever.
     pub runs_keep_for: Option<Duration>,
+    /// Variables of the environment whose names are not only ours, and from which a setting was taken: `PORT`, `DATABASE_URL`. They were
+    /// meant for the server, so they are not for its pipelines.
+    pub taken: Vec<&'static str>,
     /// What was found and is not used, a sentence each, for the server's log.
     pub notes: Vec<String>,
 }
@@ -181,12 +187,16 @@ impl Config {
     ) -> Result<Self, ConfigError> {
         let sources = Sources { env, dotenv };
         let port = sources.port(flags.port.as_ref())?;
+        let mut taken: Vec<&str> = sources.named_port(flags.port.as_ref()).iter().filter_map(Given::taken).collect();
         let hosts = sources.hosts(flags.host.as_ref())?;
         let runtime_dir = sources.runtime_dir(flags.runtime_dir.as_ref(), cwd)?;
         let socket = sources.socket(&runtime_dir, cwd)?;
         let mut notes = Vec::new();
-        let database = match sources.database(flags.database.as_ref(), &mut notes)? {
-            Some(path) => in_folder(cwd, &path),
+        let database = match sources.named_database(flags.database.as_ref(), &mut notes) {
+            Some(given) => {
+                taken.extend(given.taken());
+                in_folder(cwd, &given.database()?)
+            }
             None => runtime_dir.join("autoappdev.db"),
         };
         let pipeline_root = match sources.given(("--root", flags.root.as_ref()), &[ROOT]) {
@@ -236,6 +246,7 @@ impl Config {
             log_total_bytes: total_mb * MIB,
             runs_keep,
             runs_keep_for: keep_days.map(|days| Duration::from_secs(days * 24 * 60 * 60)),
+            taken,
             notes,
         })
     }
@@ -292,8 +303,11 @@ impl<E: Fn(&str) -> Option<OsString>> Sources<'_, E> {
     }
 
     fn port(&self, flag: Option<&OsString>) -> Result<u16, ConfigError> {
-        let given = self.given(("--port", flag), &[PORT]).or_else(|| self.port_alias());
-        given.map_or(Ok(PORT_DEFAULT), |given| given.parsed(values::port))
+        self.named_port(flag).map_or(Ok(PORT_DEFAULT), |given| given.parsed(values::port))
+    }
+
+    fn named_port(&self, flag: Option<&OsString>) -> Option<Given> {
+        self.given(("--port", flag), &[PORT]).or_else(|| self.port_alias())
     }
 
     /// `PORT` is other programs' name, too: in a `.env` file something else than a port is theirs.
@@ -302,20 +316,20 @@ impl<E: Fn(&str) -> Option<OsString>> Sources<'_, E> {
     }
 
     /// The database that was named; `None` where nothing of ours names one.
-    fn database(&self, flag: Option<&OsString>, notes: &mut Vec<String>) -> Result<Option<PathBuf>, ConfigError> {
+    fn named_database(&self, flag: Option<&OsString>, notes: &mut Vec<String>) -> Option<Given> {
         if let Some(given) = self.given(("--database", flag), &[]) {
-            return given.database().map(Some);
+            return Some(given);
         }
         for given in [self.in_environment(DATABASE_URL), self.in_dotenv(DATABASE_URL)].into_iter().flatten() {
             if !given.is_of_another_program() {
-                return given.database().map(Some);
+                return Some(given);
             }
             let place = if given.from_dotenv { ".env" } else { "the environment" };
             notes.push(format!(
                 "{DATABASE_URL} in {place} is not used: it is no sqlite:<path>, so it is meant for another program"
             ));
         }
-        Ok(None)
+        None
     }
 
     /// At least one.
@@ -363,6 +377,11 @@ struct Given {
 }
 
 impl Given {
+    /// The variable, where it is in the environment under a name that is not only ours.
+    fn taken(&self) -> Option<&'static str> {
+        [PORT_ALIAS, DATABASE_URL].into_iter().find(|&name| name == self.name && !self.from_dotenv)
+    }
+
     fn text(&self) -> Result<&str, ConfigError> {
         self.value.to_str().ok_or_else(|| self.wrong("is not UTF-8"))
     }

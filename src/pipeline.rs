@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
 
+pub use condition::{Condition, ConditionCode, Conditions};
+pub use lack::Lack;
 pub use progress::{Label, MARK_BYTES_MAX, Mark, Percent, Progress, WorkStep};
 
 /// Declares a closed set of words: an enum, its texts in one place, and the way back.
@@ -43,6 +45,10 @@ macro_rules! words {
         }
     };
 }
+
+// Below the macro that it uses.
+mod condition;
+mod lack;
 
 /// A stored or sent text that is none of the set's words: written by a newer version, or damaged.
 #[derive(Debug, thiserror::Error)]
@@ -170,7 +176,7 @@ impl Exit {
 pub enum Fact {
     /// The pipeline's leader runs.
     Spawned {
-        /// Its process id, also its session and process group.
+        /// Its process id, also its process group.
         pid: u32,
         /// Its start time in clock ticks since boot (`proc_pid_stat(5)`, field 22), which makes the pid an identity.
         start_ticks: u64,
@@ -222,6 +228,9 @@ pub enum Fact {
     SpawnFailed {
         /// Why, for people.
         error: String,
+        /// What there was none of, where that is why. An older shim does not say it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        lack: Option<Lack>,
     },
     /// Written by a newer shim; kept in the history, changes nothing here.
     #[serde(other)]
@@ -421,8 +430,10 @@ pub const fn outcome(exit: Exit, asked: bool) -> RunStatus {
 /// What a look at a run's directory found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Found {
-    /// The lock is held: its shim is alive.
+    /// Its shim is alive: it holds the lock, or is the process that the journal names.
     ShimAlive,
+    /// Its shim is alive and belongs to another directory, of which this one is a copy.
+    Elsewhere,
     /// Nobody holds the lock, and no journal was ever begun.
     NeverBegan,
     /// Nobody holds the lock, and the journal says how it ended.
@@ -447,6 +458,8 @@ pub enum Plan {
     KillAndLose,
     /// Record what the journal holds; the run is lost, since its last fact: the machine went down.
     Lose,
+    /// Record what the journal holds; kill nothing: the run goes on in the directory that this one is a copy of. It is lost here.
+    Disown,
     /// The run never came to life.
     FailSpawn,
 }
@@ -457,6 +470,7 @@ pub const fn recover(stored: RunStatus, found: Found) -> Plan {
         RunStatus::Completed | RunStatus::Failed | RunStatus::Stopped | RunStatus::Lost => Plan::Nothing,
         RunStatus::Starting => match found {
             Found::ShimAlive => Plan::Adopt,
+            Found::Elsewhere => Plan::Disown,
             Found::NeverBegan => Plan::FailSpawn,
             Found::Ended => Plan::RecordEnd,
             Found::Vanished { same_boot: true } => Plan::KillAndLose,
@@ -464,6 +478,7 @@ pub const fn recover(stored: RunStatus, found: Found) -> Plan {
         },
         RunStatus::Running | RunStatus::Paused => match found {
             Found::ShimAlive => Plan::Adopt,
+            Found::Elsewhere => Plan::Disown,
             Found::Ended => Plan::RecordEnd,
             // It did run once, so a directory without a journal was emptied by somebody: what it left may still be alive.
             Found::NeverBegan | Found::Vanished { same_boot: true } => Plan::KillAndLose,

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
 
-use crate::pipeline::Exit;
+use crate::pipeline::{Exit, Lack};
 
 pub use cgroup::{Cgroup, has_thawed};
 pub use memory::give_back_what_is_long;
@@ -68,6 +68,26 @@ pub fn is_shortage(error: &io::Error) -> bool {
     [Errno::MFILE, Errno::NFILE, Errno::NOMEM].iter().any(|shortage| error.raw_os_error() == Some(shortage.raw_os_error()))
 }
 
+/// What there was none of, where that is why a process, a thread or a descriptor could not be made. Only for errors of these: of others
+/// `EAGAIN` means something else.
+pub fn lack_of(error: &io::Error) -> Option<Lack> {
+    use rustix::io::Errno;
+    match Errno::from_raw_os_error(error.raw_os_error()?) {
+        Errno::AGAIN => Some(Lack::Processes),
+        Errno::MFILE | Errno::NFILE => Some(Lack::Descriptors),
+        Errno::NOMEM => Some(Lack::Memory),
+        _ => None,
+    }
+}
+
+/// The same as a sentence: what could not be done, why, and what to do about it where that is known.
+pub fn explain_lack(what: &str, error: &io::Error) -> String {
+    match lack_of(error) {
+        Some(lack) => format!("{what}: {error}; {}", lack.advice()),
+        None => format!("{what}: {error}"),
+    }
+}
+
 /// Whether `error` says that a file could not grow: no room, or none for this user.
 pub fn is_disk_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
@@ -110,6 +130,22 @@ pub fn signal(target: Identity, signal: Signal) -> io::Result<bool> {
     }
 }
 
+/// Whether this process lives and is not on its way out; `None` where it is not there, or not in this namespace (`pid_namespaces(7)`).
+/// An error only for a shortage ([`is_shortage`]), which tells nothing.
+pub fn lives(target: Identity) -> io::Result<Option<bool>> {
+    let look = || {
+        let stat = read_stat(target.pid)?;
+        if stat.identity != target {
+            return Ok(None);
+        }
+        Ok(Some(!stat.is_zombie && !stat::is_leaving(target.pid)?))
+    };
+    match look() {
+        Err(error) if !is_shortage(&error) => Ok(None),
+        other => other,
+    }
+}
+
 /// How our child `pid` ended, without reaping it: its pid stays its own. `None` while it has not.
 pub fn peek_exit(pid: u32) -> io::Result<Option<Exit>> {
     wait(pid, WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT)
@@ -137,6 +173,17 @@ fn wait(pid: u32, options: WaitIdOptions) -> io::Result<Option<Exit>> {
         (None, Some(signal)) => Some(Exit::Signal(signal)),
         (None, None) => None,
     })
+}
+
+/// Waits until our child `pid` has ended, and takes it out of the process table.
+pub fn wait_for_end(pid: u32) -> io::Result<()> {
+    let wait = || rustix::process::waitid(WaitId::Pid(raw_pid(pid)?), WaitIdOptions::EXITED).map_err(io::Error::from);
+    loop {
+        match wait() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            other => return other.map(drop),
+        }
+    }
 }
 
 /// Reaps every child of this process that has ended, except `keep`.

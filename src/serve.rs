@@ -2,49 +2,41 @@
 //!
 //! Level 4. If killed here: the locks fall by themselves, `server.json` stays and is overwritten by the next server.
 
+mod ownership;
+mod upkeep;
+
 use std::backtrace::Backtrace;
-use std::ffi::OsString;
-use std::fs::File;
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, Read, Write};
 use std::net::SocketAddr;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
-use rustix::fs::FlockOperation;
 use signal_hook::consts::signal::{SIGINT, SIGTERM};
 
 use crate::config::{Config, SOCKET_DEFAULT};
 use crate::console::{self, say};
+use crate::git_ignore;
+use crate::health::Upkeep;
 use crate::http::{Answers, App, Door, Entrance, Guard, Keys, Listener, Server, Streams};
 use crate::kill_point::KillPoint;
 use crate::log::{BACKEND_LOG, BackendLog, RunLogs};
 use crate::made::Made;
-use crate::private::private_file;
-use crate::process::{self, ProcState};
-use crate::run_dir::{LockState, Runs, create_private_dir};
+use crate::process;
+use crate::run_dir::Runs;
 use crate::secrets::{Secret, Secrets};
-use crate::server_info::{DirIdentity, LOCK_FILE, ServerIdentity, ServerInfo};
+use crate::server_info::{DirIdentity, ServerIdentity, ServerInfo};
 use crate::service_manager::{self, Watchdog};
 use crate::store::Store;
 use crate::supervisor::{Retention, Settings, Supervisor};
 
-/// Beside the database: held by the server that uses it, and names that server's runtime directory.
-const DATABASE_LOCK_SUFFIX: &str = "-server.lock";
+use ownership::{OwnDatabase, beside, database_lock_path, own, owned_already, patiently};
 
-/// How long a killed server's lock and port are waited for, and how often they are tried.
-const LET_GO_LIMIT: Duration = Duration::from_millis(500);
-/// The same once the server before is seen to be dead: what a child that it had just made still holds falls with that one's exec, which a
-/// machine that has too much to do puts off.
-const LET_GO_LIMIT_OF_DEAD: Duration = Duration::from_secs(10);
-const LET_GO_LOOK: Duration = Duration::from_millis(2);
-
-/// How often a runtime directory is made that others take away meanwhile.
-const OWN_TRIES: usize = 10;
+/// The life cycle may wait for the disk for so many times as long as for anything else before the watchdog counts it as hung: with the 30 s
+/// of the README's unit, five minutes.
+const STORAGE_LIMITS: u32 = 40;
 
 /// How often `server.json` is tried again where the disk did not take it.
 const ANNOUNCE_RETRY: Duration = Duration::from_secs(1);
@@ -58,16 +50,16 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
     std::panic::set_hook(Box::new(|panic| console::complain(&format!("{panic}\n{}", Backtrace::capture()))));
     process::unblock_signals().context("cannot unblock signals")?;
     // What fails most often comes before anything is made.
-    let root = config.pipeline_root.canonicalize().ok().filter(|root| root.is_dir());
-    let Some(root) = root else {
+    let root_now = config.pipeline_root.canonicalize().ok().filter(|root| root.is_dir());
+    let Some(root_now) = root_now else {
         let advice = "it must be a folder that is there; set AUTOAPPDEV_PIPELINE_CWD (or --root)";
         bail!("cannot use {} as the root: {advice}", config.pipeline_root.display());
     };
     let listeners = listen(&config)?;
-    serve_at(listeners, config, root)
+    serve_at(listeners, config, &root_now)
 }
 
-fn serve_at(listeners: Vec<Listener>, config: Config, root: PathBuf) -> anyhow::Result<()> {
+fn serve_at(listeners: Vec<Listener>, config: Config, root_now: &Path) -> anyhow::Result<()> {
     // Declared before what is taken away after a failure, so that the locks are held for longer.
     let (runtime_dir, _lock, database);
     let mut made = Made::default();
@@ -77,7 +69,7 @@ fn serve_at(listeners: Vec<Listener>, config: Config, root: PathBuf) -> anyhow::
     KillPoint::ServerDirectoryOwned.reach();
     database = OwnDatabase::take(&config.database, runtime_dir, &mut made)?;
     // A pipe that was opened and closed stays silent, so this only wakes up for a signal or for the supervisor's end.
-    let (mut alarm, bell) = UnixStream::pair().context("cannot open a socket pair")?;
+    let (mut alarm, bell) = UnixStream::pair().map_err(cannot("open a socket pair"))?;
     for number in [SIGTERM, SIGINT] {
         signal_hook::low_level::pipe::register(number, bell.try_clone()?).context("cannot catch signals")?;
     }
@@ -99,6 +91,10 @@ fn serve_at(listeners: Vec<Listener>, config: Config, root: PathBuf) -> anyhow::
     for migration in &opened.applied {
         ::log::info!("applied migration {migration}");
     }
+    made.file(&runtime_dir.join(git_ignore::NAME));
+    if let Err(error) = git_ignore::keep_out_of_git(runtime_dir) {
+        ::log::warn!("cannot write .gitignore in the runtime directory: {error}; keep that directory out of git by hand");
+    }
     // One door that others reach, or a token that somebody set, and every TCP door asks for it.
     let is_open = listeners.iter().any(|listener| listener.door().is_open());
     let keys = if config.tokens.is_set() || is_open {
@@ -112,7 +108,7 @@ fn serve_at(listeners: Vec<Listener>, config: Config, root: PathBuf) -> anyhow::
     };
     let settings = Settings {
         runtime_dir: runtime_dir.to_owned(),
-        root,
+        root: config.pipeline_root.clone(),
         default_script: config.pipeline_script,
         grace: config.grace,
         uses_cgroups: config.uses_cgroups,
@@ -123,6 +119,7 @@ fn serve_at(listeners: Vec<Listener>, config: Config, root: PathBuf) -> anyhow::
             runs: usize::try_from(config.runs_keep).unwrap_or(usize::MAX),
             ended_for: config.runs_keep_for,
         },
+        taken_vars: config.taken,
     };
     database.belong_to(runtime_dir)?;
     let supervisor = Supervisor::start(opened.store, settings, move || {
@@ -132,7 +129,11 @@ fn serve_at(listeners: Vec<Listener>, config: Config, root: PathBuf) -> anyhow::
     .map_err(|error| anyhow!("failed to {error}"))?;
     let runs = Runs::new(runtime_dir.to_owned());
     let logs = RunLogs::new(runs.path());
-    let streams = Arc::new(Streams::new(supervisor.handle(), runs.clone(), logs.clone(), config.database.clone()));
+    let upkeep = Upkeep::default();
+    let inspector = upkeep::inspector(&supervisor.handle(), &runs, &config.database, upkeep.clone())
+        .map_err(cannot("start a thread that looks for what is wrong"))?;
+    let streams =
+        Arc::new(Streams::new(supervisor.handle(), inspector.clone(), runs.clone(), logs.clone(), config.database.clone()));
     let (answers, checks) = (Arc::new(Answers::default()), Arc::new(Answers::default()));
     let identity = Arc::new(ServerIdentity::new(runtime_dir).context("cannot get random bytes from the kernel")?);
     let app = |door| App {
@@ -143,13 +144,14 @@ fn serve_at(listeners: Vec<Listener>, config: Config, root: PathBuf) -> anyhow::
         database: config.database.clone(),
         guard: Guard::new(door, config.allow_hosts.clone(), config.allow_origins.clone()),
         keys: keys.clone().filter(|_| door != Door::Socket),
+        inspector: inspector.clone(),
         streams: streams.clone(),
         answers: answers.clone(),
         checks: checks.clone(),
     };
     let entrances =
         listeners.into_iter().map(|listener| Entrance { handler: Arc::new(app(listener.door())), listener }).collect();
-    let server = Server::start(entrances).context("cannot begin to serve")?;
+    let server = Server::start(entrances).map_err(cannot("begin to serve"))?;
     made.keep();
     KillPoint::ServerRecovered.reach();
     let addresses = server.addresses();
@@ -163,6 +165,9 @@ fn serve_at(listeners: Vec<Listener>, config: Config, root: PathBuf) -> anyhow::
     };
     let mut is_announced = announce(&info, runtime_dir);
     KillPoint::ServerInfoWritten.reach();
+    upkeep.keep(upkeep::lock_file(runtime_dir));
+    upkeep.keep(upkeep::database_lock(database_lock_path(&config.database), &config.database, runtime_dir));
+    upkeep.keep(upkeep::server_json(info.clone(), runtime_dir));
     let ways: Vec<String> = addresses
         .iter()
         .map(|address| format!("http://{address}/"))
@@ -171,6 +176,11 @@ fn serve_at(listeners: Vec<Listener>, config: Config, root: PathBuf) -> anyhow::
     ::log::info!("listening on {}", ways.join(" and "));
     for (n, way) in ways.iter().enumerate().filter(|(n, _)| *n < addresses.len().max(1)) {
         say(&format!("autoappdev {}listens on {way}", if n > 0 { "also " } else { "" }));
+    }
+    if root_now != config.pipeline_root {
+        let root = format!("{}, which is {} now", config.pipeline_root.display(), root_now.display());
+        ::log::info!("scripts are looked for in {root}");
+        say(&format!("scripts are looked for in {root}; each start looks where that leads then"));
     }
     if keys.is_some() {
         let place = match config.tokens.token {
@@ -183,9 +193,9 @@ fn serve_at(listeners: Vec<Listener>, config: Config, root: PathBuf) -> anyhow::
     let watchdog = Watchdog::start({
         let (probe, life_cycle) = (server.probe(), supervisor.handle());
         // The state is answered from a copy: a thread that hangs behind it would show to nobody.
-        move |limit| probe.is_answered(limit / 2) && life_cycle.is_answering(limit / 2)
+        move |limit| probe.is_answered(limit / 2) && life_cycle.is_alive(limit / 2, limit * STORAGE_LIMITS)
     })
-    .context("cannot start a thread for the watchdog")?;
+    .map_err(cannot("start a thread for the watchdog"))?;
     service_manager::tell_ready(&format!("listening on {}", ways.join(" and ")));
 
     // Until a signal, or the supervisor's end.
@@ -200,6 +210,7 @@ fn serve_at(listeners: Vec<Listener>, config: Config, root: PathBuf) -> anyhow::
     }
     service_manager::tell_stopping();
     drop(watchdog);
+    upkeep.end();
     // First, so that those who wait for news and are answered by the supervisor's end are told not to ask on here.
     server.begin_stop();
     let live = supervisor.stop();
@@ -215,6 +226,11 @@ fn serve_at(listeners: Vec<Listener>, config: Config, root: PathBuf) -> anyhow::
     Ok(())
 }
 
+/// Says what could not be done for want of a thread or a descriptor, and what to do about it.
+fn cannot(what: &str) -> impl FnOnce(io::Error) -> anyhow::Error + '_ {
+    move |error| anyhow!("cannot {}", process::explain_lack(what, &error))
+}
+
 /// Every TCP socket to serve on: those that the service manager holds, else the addresses of the configuration.
 fn listen(config: &Config) -> anyhow::Result<Vec<Listener>> {
     let mut listeners = Listener::inherited().context("cannot use the sockets of the service manager (LISTEN_FDS)")?;
@@ -224,12 +240,17 @@ fn listen(config: &Config) -> anyhow::Result<Vec<Listener>> {
             let address = SocketAddr::new(*host, port);
             let listener =
                 patiently(&config.runtime_dir, || Listener::tcp(address), io::ErrorKind::AddrInUse).map_err(|error| {
-                    let advice = match (error.kind(), ServerInfo::read_live(&config.runtime_dir)) {
-                        (io::ErrorKind::AddrInUse, Some(info)) => return owned_already(&config.runtime_dir, Some(&info)),
-                        (io::ErrorKind::AddrInUse, None) => {
+                    if error.kind() == io::ErrorKind::AddrInUse
+                        && let Some(info) = ServerInfo::read_live(&config.runtime_dir)
+                    {
+                        return owned_already(&config.runtime_dir, Some(&info));
+                    }
+                    let advice = match (error.kind(), process::lack_of(&error)) {
+                        (io::ErrorKind::AddrInUse, _) => {
                             "if another program has that port, set AUTOAPPDEV_PORT (or --port) to another one"
                         }
-                        _ => "is it an address of this machine? set AUTOAPPDEV_HOST (or --host) to one that is",
+                        (_, Some(lack)) => lack.advice(),
+                        (_, None) => "is it an address of this machine? set AUTOAPPDEV_HOST (or --host) to one that is",
                     };
                     anyhow!("cannot listen on {address}: {error}; {advice}")
                 })?;
@@ -269,158 +290,4 @@ fn announce(info: &ServerInfo, runtime_dir: &Path) -> bool {
             false
         }
     }
-}
-
-/// Makes the runtime directory and takes it, or says who has it; its path without links. Both the directory, whose lock nobody takes away
-/// by removing a file that looks like left over, and the file in it, which is all that earlier versions look at.
-fn own(path: &Path, made: &mut Made) -> anyhow::Result<(PathBuf, [File; 2])> {
-    for _ in 0..OWN_TRIES {
-        let runtime_dir = create_private_dir(path).and_then(|()| path.canonicalize()).with_context(|| {
-            let advice = "set AUTOAPPDEV_RUNTIME_DIR (or --runtime-dir) to a folder that this user can write";
-            format!("cannot use {} as the runtime directory; {advice}", path.display())
-        })?;
-        if let Some(locks) = own_existing(&runtime_dir, made)? {
-            return Ok((runtime_dir, locks));
-        }
-    }
-    bail!("cannot lock {}: it is removed again and again", path.display())
-}
-
-/// `None` where the directory was taken away meanwhile, as a server does that had made it and could not start.
-fn own_existing(runtime_dir: &Path, made: &mut Made) -> anyhow::Result<Option<[File; 2]>> {
-    let take = |what: &File| {
-        let taken = || Ok(rustix::fs::flock(what, FlockOperation::NonBlockingLockExclusive)?);
-        patiently(runtime_dir, taken, io::ErrorKind::WouldBlock)
-    };
-    let refused = |path: &Path, error: io::Error| match error.kind() {
-        io::ErrorKind::WouldBlock => owned_already(runtime_dir, ServerInfo::read(runtime_dir).as_ref()),
-        _ => anyhow!("cannot lock {}: {error}", path.display()),
-    };
-    let dir = match File::open(runtime_dir) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        opened => opened.with_context(|| format!("cannot open {}", runtime_dir.display()))?,
-    };
-    match take(&dir) {
-        // Not every file system has locks for folders: the file's has to do there.
-        Err(error) if error.kind() != io::ErrorKind::WouldBlock => {}
-        taken => taken.map_err(|error| refused(runtime_dir, error))?,
-    }
-    if DirIdentity::of(runtime_dir).ok() != dir.metadata().ok().as_ref().map(DirIdentity::from) {
-        return Ok(None);
-    }
-    let path = runtime_dir.join(LOCK_FILE);
-    let (lock, is_new) = open_lock(&path).with_context(|| format!("cannot open {}", path.display()))?;
-    take(&lock).map_err(|error| refused(&path, error))?;
-    if is_new {
-        made.made_file(&path);
-    }
-    Ok(Some([dir, lock]))
-}
-
-fn owned_already(runtime_dir: &Path, info: Option<&ServerInfo>) -> anyhow::Error {
-    let who = info.map_or_else(
-        || "another server, which is just beginning,".to_owned(),
-        |info| match info.address {
-            Some(address) => format!("the server with pid {} at http://{address}/", info.pid),
-            None => format!("the server with pid {}", info.pid),
-        },
-    );
-    anyhow!("{who} has {} already; use that one, or set AUTOAPPDEV_RUNTIME_DIR to another folder", runtime_dir.display())
-}
-
-/// Opens a lock file, and says whether it was made for that.
-fn open_lock(path: &Path) -> io::Result<(File, bool)> {
-    match private_file().read(true).create_new(true).open(path) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok((private_file().read(true).open(path)?, false)),
-        made => Ok((made?, true)),
-    }
-}
-
-/// `path` with a suffix.
-fn beside(path: &Path, suffix: &str) -> PathBuf {
-    let mut path = path.as_os_str().to_owned();
-    path.push(suffix);
-    PathBuf::from(path)
-}
-
-/// The database's lock, and the file that has it.
-struct OwnDatabase {
-    lock: File,
-    path: PathBuf,
-    /// The runtime directory that it belongs to until now.
-    owner: PathBuf,
-}
-
-impl OwnDatabase {
-    /// Takes the database. Two servers on one database, or one that was given another runtime directory while a run lives, would call each
-    /// other's run lost. One that lies in the runtime directory is no exception: a server with another one can be given it too.
-    fn take(database: &Path, runtime_dir: &Path, made: &mut Made) -> anyhow::Result<Self> {
-        // By its own name, whatever link leads to it.
-        let path = beside(&database.canonicalize().unwrap_or_else(|_| database.to_owned()), DATABASE_LOCK_SUFFIX);
-        let (mut lock, is_new) = open_lock(&path).with_context(|| {
-            format!("cannot open {}; let this user write that folder, or name another database with DATABASE_URL", path.display())
-        })?;
-        let take = || Ok(rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)?);
-        patiently(runtime_dir, take, io::ErrorKind::WouldBlock).map_err(|error| {
-            anyhow!(
-                "cannot use {}: another server uses it ({error}); name another database with DATABASE_URL",
-                database.display()
-            )
-        })?;
-        if is_new {
-            made.made_file(&path);
-        }
-        let mut owner = Vec::new();
-        lock.read_to_end(&mut owner).with_context(|| format!("cannot read {}", path.display()))?;
-        let owner = PathBuf::from(OsString::from_vec(owner));
-        if owner != runtime_dir && !owner.as_os_str().is_empty() {
-            let runs = Runs::new(owner.clone());
-            let lives = |id: &i64| runs.run(*id).lock_state().is_ok_and(|state| state == LockState::Held);
-            if let Some(id) = runs.ids().unwrap_or_default().iter().rev().find(|id| lives(id)) {
-                let (database, owner) = (database.display(), owner.display());
-                bail!(
-                    "cannot use {database}: its run {id} lives in {owner}; set AUTOAPPDEV_RUNTIME_DIR to that folder until the run has ended"
-                );
-            }
-        }
-        Ok(Self { lock, path, owner })
-    }
-
-    /// Writes down whose it is. Late, because a start that fails changes nothing, and before anything of this runtime directory is recorded.
-    fn belong_to(&self, runtime_dir: &Path) -> anyhow::Result<()> {
-        if self.owner == runtime_dir {
-            // Not written again: a kill in the middle would leave a live run's database without its owner.
-            return Ok(());
-        }
-        let mut lock = &self.lock;
-        lock.set_len(0)
-            .inspect(|()| KillPoint::ServerDatabaseOwnerCleared.reach())
-            .and_then(|()| lock.rewind())
-            .and_then(|()| lock.write_all(runtime_dir.as_os_str().as_bytes()))
-            .with_context(|| format!("cannot write {}", self.path.display()))
-    }
-}
-
-/// Tries again for a moment while `taken` is the answer: a server that was killed lets go of its lock and its port a little after the
-/// kill, and whoever restarts it does not wait for that.
-fn patiently<T>(runtime_dir: &Path, attempt: impl Fn() -> io::Result<T>, taken: io::ErrorKind) -> io::Result<T> {
-    let began = Instant::now();
-    loop {
-        match attempt() {
-            Err(error) if error.kind() == taken && began.elapsed() < LET_GO_LIMIT => thread::sleep(LET_GO_LOOK),
-            Err(error) if error.kind() == taken && began.elapsed() < LET_GO_LIMIT_OF_DEAD && was_killed(runtime_dir) => {
-                thread::sleep(LET_GO_LOOK);
-            }
-            other => return other,
-        }
-    }
-}
-
-/// Whether the server that was here last did not live to say goodbye.
-fn was_killed(runtime_dir: &Path) -> bool {
-    let is_dead = |info: ServerInfo| match process::read_stat(info.pid) {
-        Ok(stat) => stat.state == ProcState::Dead,
-        Err(error) => error.kind() == io::ErrorKind::NotFound,
-    };
-    ServerInfo::read(runtime_dir).is_some_and(is_dead)
 }

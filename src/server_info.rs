@@ -14,9 +14,11 @@ use rustix::rand::GetRandomFlags;
 use serde::{Deserialize, Serialize};
 
 use crate::kill_point::KillPoint;
+use crate::path_json;
 use crate::private::private_file;
 
-const NAME: &str = "server.json";
+/// Its name in the runtime directory.
+pub const NAME: &str = "server.json";
 
 /// Held by the server that owns the runtime directory, for as long as it lives, as is the directory itself: somebody may remove the file.
 pub const LOCK_FILE: &str = "server.lock";
@@ -95,7 +97,7 @@ pub struct ServerInfo {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub more_addresses: Vec<SocketAddr>,
     /// Its Unix socket.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "path_json::option")]
     pub socket: Option<PathBuf>,
 }
 

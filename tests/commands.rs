@@ -61,7 +61,7 @@ fn a_life_by_the_command_line() {
 fn what_goes_wrong_has_its_exit_code() {
     let mut place = Place::new();
     place.start_server();
-    place.script("broken.sh", "#!/no/such/interpreter\n");
+    place.script("broken.sh", "echo a text with an execute bit and nothing that runs it\n");
     // 1: the server says no for another reason than the state.
     for (args, word) in [
         (&["start", "nowhere.sh"][..], "script_not_found"),

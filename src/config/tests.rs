@@ -49,6 +49,7 @@ fn nothing_set_is_the_documented_default() {
         log_total_bytes: 1024 << 20,
         runs_keep: 1000,
         runs_keep_for: None,
+        taken: Vec::new(),
         notes: vec![],
     };
     assert_eq!(config, expected);
@@ -343,6 +344,21 @@ fn flags_go_before_the_environment_before_dotenv_before_defaults() {
     assert_eq!(port(None, &[(PORT_ALIAS, "5")], &[]), 5);
     assert_eq!(port(None, &[(PORT_ALIAS, "5"), (PORT, "2")], &[]), 2);
     assert_eq!(port(None, &[(PORT_ALIAS, "5")], &dotenv), 3, "the alias never wins");
+}
+
+#[test]
+fn a_common_name_is_taken_only_where_its_value_counts() {
+    let taken = |flags: &Flags, env: &[(&str, &str)], dotenv: &[(&str, &str)]| {
+        resolve(flags, env, dotenv).unwrap_or_else(|error| panic!("{error}")).taken
+    };
+    let none = Flags::default();
+    let flags = Flags { port: Some("1".into()), database: Some("x.db".into()), ..Flags::default() };
+    let env = [(PORT_ALIAS, "5"), (DATABASE_URL, "sqlite:y.db")];
+    assert_eq!(taken(&none, &env, &[]), [PORT_ALIAS, DATABASE_URL]);
+    assert_eq!(taken(&flags, &env, &[]), [""; 0]);
+    assert_eq!(taken(&none, &env[..1], &[(PORT, "3")]), [""; 0]);
+    assert_eq!(taken(&none, &[], &env), [""; 0], "a pipeline does not get what stands in .env anyway");
+    assert_eq!(taken(&none, &[(PORT, "5")], &[]), [""; 0]);
 }
 
 #[test]

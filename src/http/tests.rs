@@ -52,6 +52,7 @@ impl Clock for HandClock {
 struct House {
     dir: tempfile::TempDir,
     supervisor: Option<Supervisor>,
+    inspector: Inspector,
     clock: HandClock,
 }
 
@@ -65,12 +66,13 @@ impl House {
             default_script: None,
             grace: Duration::ZERO,
             uses_cgroups: false,
+            taken_vars: Vec::new(),
             log_segment_bytes: 1 << 20,
             log_run_bytes: 1 << 20,
             retention: Retention { log_bytes: 1 << 30, runs: 1000, ended_for: None },
         };
         let supervisor = Some(Supervisor::start(store, settings, || {}).expect("starts"));
-        Self { dir, supervisor, clock: HandClock::new() }
+        Self { dir, supervisor, inspector: Inspector::start(|| None).expect("starts"), clock: HandClock::new() }
     }
 
     fn keys(&self, token: &str) -> Arc<Keys> {
@@ -90,8 +92,10 @@ impl House {
             keys,
             answers: Arc::default(),
             checks: Arc::default(),
+            inspector: self.inspector.clone(),
             streams: Arc::new(Streams::new(
                 self.supervisor.as_ref().expect("it runs").handle(),
+                self.inspector.clone(),
                 Runs::new(self.dir.path().to_owned()),
                 RunLogs::new(self.dir.path().join("runs")),
                 self.dir.path().join("autoappdev.db"),

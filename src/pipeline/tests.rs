@@ -15,7 +15,7 @@ fn facts() -> Vec<Fact> {
     let exited = |exit, asked| Fact::Exited { exit, asked, paused_ms: 0, log_end: 0 };
     vec![
         Fact::Spawned { pid: 1, start_ticks: 1, containment: Containment::Tree },
-        Fact::SpawnFailed { error: "no".into() },
+        Fact::SpawnFailed { error: "no".into(), lack: None },
         Fact::Paused { cause: Cause::Request },
         Fact::Paused { cause: Cause::Outside },
         Fact::Resumed { cause: Cause::Request, paused_ms: 0, detail: None },
@@ -207,15 +207,16 @@ fn the_whole_boot_table() {
         Found::Ended,
         Found::Vanished { same_boot: true },
         Found::Vanished { same_boot: false },
+        Found::Elsewhere,
     ];
     for &status in RunStatus::ALL {
         let plans = found.map(|found| recover(status, found));
         let meant = match status {
-            RunStatus::Starting => [Plan::Adopt, Plan::FailSpawn, Plan::RecordEnd, Plan::KillAndLose, Plan::Lose],
+            RunStatus::Starting => [Plan::Adopt, Plan::FailSpawn, Plan::RecordEnd, Plan::KillAndLose, Plan::Lose, Plan::Disown],
             RunStatus::Running | RunStatus::Paused => {
-                [Plan::Adopt, Plan::KillAndLose, Plan::RecordEnd, Plan::KillAndLose, Plan::Lose]
+                [Plan::Adopt, Plan::KillAndLose, Plan::RecordEnd, Plan::KillAndLose, Plan::Lose, Plan::Disown]
             }
-            RunStatus::Completed | RunStatus::Failed | RunStatus::Stopped | RunStatus::Lost => [Plan::Nothing; 5],
+            RunStatus::Completed | RunStatus::Failed | RunStatus::Stopped | RunStatus::Lost => [Plan::Nothing; 6],
         };
         assert_eq!(plans, meant, "{status}");
     }

@@ -11,6 +11,7 @@ mod connections;
 mod kill_points;
 mod output;
 mod pause_file;
+mod place;
 mod progress;
 mod run;
 mod tree;
@@ -87,7 +88,7 @@ fn live(dir: &Path) -> Result<(), ShimError> {
     close_fds::set_fds_cloexec(3, &[]);
     process::unblock_signals().in_step("unblock signals")?;
     process::begin_session().in_step("leave the server's session")?;
-    // Not a file system that somebody wants to unmount, not a folder that somebody wants to remove.
+    // All files of the run are reached from here, so that they are those of this directory whatever has its path by now.
     std::env::set_current_dir(dir).in_step("enter the run directory")?;
     // Only a name for `ps`; nothing depends on it.
     let _cosmetic = rustix::thread::set_name(c"autoappdev-shim");
@@ -101,7 +102,7 @@ fn live(dir: &Path) -> Result<(), ShimError> {
     let (spec, server, early) = read_spec(stdin)?;
     KillPoint::ShimSpecRead.reach();
     let to_server = server.try_clone();
-    match run::Run::begin(RunDir::at(dir.to_owned()), spec, events, server, &early) {
+    match run::Run::begin(RunDir::at(".".into()), spec, events, server, &early) {
         Ok(run) => {
             drop(to_server);
             run.go_on_until_the_end();
@@ -109,8 +110,13 @@ fn live(dir: &Path) -> Result<(), ShimError> {
         }
         Err(error) => {
             let is_disk_full = matches!(&error, ShimError::Step(_, cause) if is_disk_full(cause));
-            let text = format!("the run's own process (the shim) gave up before it began: {error}");
-            let last_words = to_line(&Trouble { trouble: Some(text), is_disk_full });
+            let lack = match &error {
+                ShimError::Step(_, cause) => process::lack_of(cause),
+                ShimError::Spec(_) | ShimError::NoSpec => None,
+            };
+            let advice = lack.map_or_else(String::new, |lack| format!("; {}", lack.advice()));
+            let text = format!("the run's own process (the shim) gave up before it began: {error}{advice}");
+            let last_words = to_line(&Trouble { trouble: Some(text), is_disk_full, lack, parts: Vec::new() });
             // Who is gone learns of it from `shim.log`, or finds no journal.
             let _best_effort = to_server.and_then(|mut server| server.write_all(&last_words));
             Err(error)

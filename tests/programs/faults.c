@@ -1,7 +1,7 @@
 /* A disk that fails when it is told to. For the tests, which compile it and load it into the server and its shims (LD_PRELOAD).
  *
  * AUTOAPPDEV_TEST_FAULTS names a file. While that is there, each of its lines fails some calls: `CALLS ERRNO PART`. CALLS is a word of
- * the letters w (write, truncate), a (write behind the first byte), s (sync) and o (open for writing, make, rename, remove), ERRNO a number, and PART a piece of the
+ * the letters w (write, truncate), a (write behind the first byte), s (sync), h (a sync that hangs while the line is there) and o (open for writing, make, rename, remove), ERRNO a number, and PART a piece of the
  * path of the file in question. Everything else goes on to the kernel.
  */
 #define _GNU_SOURCE
@@ -39,8 +39,32 @@ static int verdict(char call, const char *path) {
     return 0;
 }
 
+/* The whole of a path that begins at the working directory or at an open one. */
+static const char *whole(const char *path, char *text, size_t size) {
+    char dir[4096];
+    long count;
+    int end = 0;
+    if (path == NULL) return NULL;
+    if (sscanf(path, "/proc/self/fd/%*d%n", &end) == 0 && end > 0) {
+        char link[64];
+        snprintf(link, sizeof link, "%.*s", end, path);
+        count = syscall(SYS_readlinkat, AT_FDCWD, link, dir, sizeof dir - 1);
+        path += end;
+    } else if (path[0] != '/') {
+        count = syscall(SYS_readlinkat, AT_FDCWD, "/proc/self/cwd", dir, sizeof dir - 1);
+        if (strncmp(path, "./", 2) == 0) path += 2;
+    } else {
+        return path;
+    }
+    if (count <= 0) return path;
+    dir[count] = 0;
+    snprintf(text, size, "%s%s%s", dir, path[0] == '/' ? "" : "/", path);
+    return text;
+}
+
 static int fails(char call, const char *path) {
-    int before = errno, error = verdict(call, path);
+    char text[8192];
+    int before = errno, error = verdict(call, whole(path, text, sizeof text));
     errno = error != 0 ? error : before;
     return error != 0;
 }
@@ -54,6 +78,10 @@ static int fails_at(char call, int fd) {
     if (count <= 0) return 0;
     path[count] = 0;
     return fails(call, path);
+}
+
+static void hang_at(int fd) {
+    while (fails_at('h', fd)) usleep(2000);
 }
 
 #define REAL(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
@@ -77,9 +105,11 @@ int ftruncate64(int fd, off64_t length) {
     return fails_at('w', fd) ? -1 : (int)syscall(SYS_ftruncate, fd, length);
 }
 int fsync(int fd) {
+    hang_at(fd);
     return fails_at('s', fd) ? -1 : (int)syscall(SYS_fsync, fd);
 }
 int fdatasync(int fd) {
+    hang_at(fd);
     return fails_at('s', fd) ? -1 : (int)syscall(SYS_fdatasync, fd);
 }
 int rename(const char *from, const char *to) {
