@@ -10,7 +10,8 @@ use std::path::Path;
 use crate::kill_point::KillPoint;
 use crate::private::private_file;
 
-const NAME: &str = ".gitignore";
+/// Its name.
+pub const NAME: &str = ".gitignore";
 const BESIDE: &str = ".gitignore.new";
 
 /// Everything below the directory, this file included.

@@ -3,21 +3,17 @@
 //! Level 4. If killed here: the locks fall by themselves, `server.json` stays and is overwritten by the next server.
 
 mod ending;
+mod ownership;
 mod upkeep;
 
 use std::backtrace::Backtrace;
-use std::ffi::OsString;
-use std::fs::File;
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, Write};
 use std::net::SocketAddr;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
-use rustix::fs::FlockOperation;
 
 use self::ending::{Alarm, Rung, SUPERVISOR_ENDED, StopsRun};
 use crate::config::{Config, SOCKET_DEFAULT};
@@ -28,31 +24,19 @@ use crate::http::{Answers, App, Door, Entrance, Guard, Keys, Listener, Server, S
 use crate::kill_point::KillPoint;
 use crate::log::{BACKEND_LOG, BackendLog, RunLogs};
 use crate::made::Made;
-use crate::private::private_file;
-use crate::process::{self, ProcState};
-use crate::run_dir::{LockState, Runs, create_private_dir, read_header};
+use crate::process;
+use crate::run_dir::Runs;
 use crate::secrets::{Secret, Secrets};
-use crate::server_info::{DirIdentity, LOCK_FILE, ServerIdentity, ServerInfo};
+use crate::server_info::{DirIdentity, ServerIdentity, ServerInfo};
 use crate::service_manager::{self, Watchdog};
 use crate::store::Store;
 use crate::supervisor::{Retention, Settings, Supervisor};
 
-/// Beside the database: held by the server that uses it, and names that server's runtime directory.
-const DATABASE_LOCK_SUFFIX: &str = "-server.lock";
-
-/// How long a killed server's lock and port are waited for, and how often they are tried.
-const LET_GO_LIMIT: Duration = Duration::from_millis(500);
-/// The same once the server before is seen to be dead: what a child that it had just made still holds falls with that one's exec, which a
-/// machine that has too much to do puts off.
-const LET_GO_LIMIT_OF_DEAD: Duration = Duration::from_secs(10);
-const LET_GO_LOOK: Duration = Duration::from_millis(2);
+use ownership::{OwnDatabase, beside, database_lock_path, own, owned_already, patiently};
 
 /// The life cycle may wait for the disk for so many times as long as for anything else before the watchdog counts it as hung: with the 30 s
 /// of the README's unit, five minutes.
 const STORAGE_LIMITS: u32 = 40;
-
-/// How often a runtime directory is made that others take away meanwhile.
-const OWN_TRIES: usize = 10;
 
 /// How often `server.json` is tried again where the disk did not take it.
 const ANNOUNCE_RETRY: Duration = Duration::from_secs(1);
@@ -106,7 +90,7 @@ fn serve_at(listeners: Vec<Listener>, config: Config, root_now: &Path) -> anyhow
     for migration in &opened.applied {
         ::log::info!("applied migration {migration}");
     }
-    made.file(&runtime_dir.join(".gitignore"));
+    made.file(&runtime_dir.join(git_ignore::NAME));
     if let Err(error) = git_ignore::keep_out_of_git(runtime_dir) {
         ::log::warn!("cannot write .gitignore in the runtime directory: {error}; keep that directory out of git by hand");
     }
@@ -265,11 +249,15 @@ fn listen(config: &Config) -> anyhow::Result<Vec<Listener>> {
             let address = SocketAddr::new(*host, port);
             let listener =
                 patiently(&config.runtime_dir, || Listener::tcp(address), io::ErrorKind::AddrInUse).map_err(|error| {
+                    if error.kind() == io::ErrorKind::AddrInUse
+                        && let Some(info) = ServerInfo::read_live(&config.runtime_dir)
+                    {
+                        return owned_already(&config.runtime_dir, Some(&info));
+                    }
                     let advice = match (error.kind(), process::lack_of(&error)) {
-                        (io::ErrorKind::AddrInUse, _) => match ServerInfo::read_live(&config.runtime_dir) {
-                            Some(info) => return owned_already(&config.runtime_dir, Some(&info)),
-                            None => "if another program has that port, set AUTOAPPDEV_PORT (or --port) to another one",
-                        },
+                        (io::ErrorKind::AddrInUse, _) => {
+                            "if another program has that port, set AUTOAPPDEV_PORT (or --port) to another one"
+                        }
                         (_, Some(lack)) => lack.advice(),
                         (_, None) => "is it an address of this machine? set AUTOAPPDEV_HOST (or --host) to one that is",
                     };
@@ -311,166 +299,4 @@ fn announce(info: &ServerInfo, runtime_dir: &Path) -> bool {
             false
         }
     }
-}
-
-/// Makes the runtime directory and takes it, or says who has it; its path without links. Both the directory, whose lock nobody takes away
-/// by removing a file that looks like left over, and the file in it, which is all that earlier versions look at.
-fn own(path: &Path, made: &mut Made) -> anyhow::Result<(PathBuf, [File; 2])> {
-    for _ in 0..OWN_TRIES {
-        let runtime_dir = create_private_dir(path).and_then(|()| path.canonicalize()).with_context(|| {
-            let advice = "set AUTOAPPDEV_RUNTIME_DIR (or --runtime-dir) to a folder that this user can write";
-            format!("cannot use {} as the runtime directory; {advice}", path.display())
-        })?;
-        if let Some(locks) = own_existing(&runtime_dir, made)? {
-            return Ok((runtime_dir, locks));
-        }
-    }
-    bail!("cannot lock {}: it is removed again and again", path.display())
-}
-
-/// `None` where the directory was taken away meanwhile, as a server does that had made it and could not start.
-fn own_existing(runtime_dir: &Path, made: &mut Made) -> anyhow::Result<Option<[File; 2]>> {
-    let take = |what: &File| {
-        let taken = || Ok(rustix::fs::flock(what, FlockOperation::NonBlockingLockExclusive)?);
-        patiently(runtime_dir, taken, io::ErrorKind::WouldBlock)
-    };
-    let refused = |path: &Path, error: io::Error| match error.kind() {
-        io::ErrorKind::WouldBlock => owned_already(runtime_dir, ServerInfo::read(runtime_dir).as_ref()),
-        _ => anyhow!("cannot lock {}: {error}", path.display()),
-    };
-    let dir = match File::open(runtime_dir) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        opened => opened.with_context(|| format!("cannot open {}", runtime_dir.display()))?,
-    };
-    match take(&dir) {
-        // Not every file system has locks for folders: the file's has to do there.
-        Err(error) if error.kind() != io::ErrorKind::WouldBlock => {}
-        taken => taken.map_err(|error| refused(runtime_dir, error))?,
-    }
-    if DirIdentity::of(runtime_dir).ok() != dir.metadata().ok().as_ref().map(DirIdentity::from) {
-        return Ok(None);
-    }
-    let path = runtime_dir.join(LOCK_FILE);
-    let (lock, is_new) = open_lock(&path).with_context(|| format!("cannot open {}", path.display()))?;
-    take(&lock).map_err(|error| refused(&path, error))?;
-    if is_new {
-        made.made_file(&path);
-    }
-    Ok(Some([dir, lock]))
-}
-
-fn owned_already(runtime_dir: &Path, info: Option<&ServerInfo>) -> anyhow::Error {
-    let who = info.map_or_else(
-        || "another server, which is just beginning,".to_owned(),
-        |info| match info.address {
-            Some(address) => format!("the server with pid {} at http://{address}/", info.pid),
-            None => format!("the server with pid {}", info.pid),
-        },
-    );
-    anyhow!("{who} has {} already; use that one, or set AUTOAPPDEV_RUNTIME_DIR to another folder", runtime_dir.display())
-}
-
-/// Opens a lock file, and says whether it was made for that.
-fn open_lock(path: &Path) -> io::Result<(File, bool)> {
-    match private_file().read(true).create_new(true).open(path) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok((private_file().read(true).open(path)?, false)),
-        made => Ok((made?, true)),
-    }
-}
-
-/// `path` with a suffix.
-fn beside(path: &Path, suffix: &str) -> PathBuf {
-    let mut path = path.as_os_str().to_owned();
-    path.push(suffix);
-    PathBuf::from(path)
-}
-
-/// The database's lock, and the file that has it.
-struct OwnDatabase {
-    lock: File,
-    path: PathBuf,
-    /// The runtime directory that it belongs to until now.
-    owner: PathBuf,
-}
-
-impl OwnDatabase {
-    /// Takes the database. Two servers on one database, or one that was given another runtime directory while a run lives, would call each
-    /// other's run lost. One that lies in the runtime directory is no exception: a server with another one can be given it too.
-    fn take(database: &Path, runtime_dir: &Path, made: &mut Made) -> anyhow::Result<Self> {
-        let path = database_lock_path(database);
-        let (mut lock, is_new) = open_lock(&path).with_context(|| {
-            format!("cannot open {}; let this user write that folder, or name another database with DATABASE_URL", path.display())
-        })?;
-        let take = || Ok(rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)?);
-        patiently(runtime_dir, take, io::ErrorKind::WouldBlock).map_err(|error| {
-            anyhow!(
-                "cannot use {}: another server uses it ({error}); name another database with DATABASE_URL",
-                database.display()
-            )
-        })?;
-        if is_new {
-            made.made_file(&path);
-        }
-        let mut owner = Vec::new();
-        lock.read_to_end(&mut owner).with_context(|| format!("cannot read {}", path.display()))?;
-        let owner = PathBuf::from(OsString::from_vec(owner));
-        if owner != runtime_dir && !owner.as_os_str().is_empty() {
-            let runs = Runs::new(owner.clone());
-            let lives = |id: &i64| runs.run(*id).lock_state().is_ok_and(|state| state == LockState::Held);
-            // A copy of the whole directory brought a copy of the database: it has the same runs, and is recorded in by nobody else.
-            let here = Runs::new(runtime_dir.to_owned());
-            let socket = |runs: &Runs, id| read_header(&runs.run(id).journal_path()).ok().and_then(|header| header.socket);
-            let is_copied = |id: &i64| socket(&here, *id).is_some_and(|copied| socket(&runs, *id) == Some(copied));
-            if let Some(id) = runs.ids().unwrap_or_default().iter().rev().find(|id| lives(id) && !is_copied(id)) {
-                let (database, owner) = (database.display(), owner.display());
-                bail!(
-                    "cannot use {database}: its run {id} lives in {owner}; set AUTOAPPDEV_RUNTIME_DIR to that folder until the run has ended"
-                );
-            }
-        }
-        Ok(Self { lock, path, owner })
-    }
-
-    /// Writes down whose it is. Late, because a start that fails changes nothing, and before anything of this runtime directory is recorded.
-    fn belong_to(&self, runtime_dir: &Path) -> anyhow::Result<()> {
-        if self.owner == runtime_dir {
-            // Not written again: a kill in the middle would leave a live run's database without its owner.
-            return Ok(());
-        }
-        let mut lock = &self.lock;
-        lock.set_len(0)
-            .inspect(|()| KillPoint::ServerDatabaseOwnerCleared.reach())
-            .and_then(|()| lock.rewind())
-            .and_then(|()| lock.write_all(runtime_dir.as_os_str().as_bytes()))
-            .with_context(|| format!("cannot write {}", self.path.display()))
-    }
-}
-
-/// Beside the database by its own name, whatever link leads to it.
-fn database_lock_path(database: &Path) -> PathBuf {
-    beside(&database.canonicalize().unwrap_or_else(|_| database.to_owned()), DATABASE_LOCK_SUFFIX)
-}
-
-/// Tries again for a moment while `taken` is the answer: a server that was killed lets go of its lock and its port a little after the
-/// kill, and whoever restarts it does not wait for that.
-fn patiently<T>(runtime_dir: &Path, attempt: impl Fn() -> io::Result<T>, taken: io::ErrorKind) -> io::Result<T> {
-    let began = Instant::now();
-    loop {
-        match attempt() {
-            Err(error) if error.kind() == taken && began.elapsed() < LET_GO_LIMIT => thread::sleep(LET_GO_LOOK),
-            Err(error) if error.kind() == taken && began.elapsed() < LET_GO_LIMIT_OF_DEAD && was_killed(runtime_dir) => {
-                thread::sleep(LET_GO_LOOK);
-            }
-            other => return other,
-        }
-    }
-}
-
-/// Whether the server that was here last did not live to say goodbye.
-fn was_killed(runtime_dir: &Path) -> bool {
-    let is_dead = |info: ServerInfo| match process::read_stat(info.pid) {
-        Ok(stat) => stat.state == ProcState::Dead,
-        Err(error) => error.kind() == io::ErrorKind::NotFound,
-    };
-    ServerInfo::read(runtime_dir).is_some_and(is_dead)
 }

@@ -319,9 +319,6 @@ fn a_serve_that_fails_leaves_nothing_behind() {
 fn a_second_serve_beside_a_living_one_leaves_nothing_behind() {
     let place = Place::serving("sleep.sh");
     place.start();
-    for left_over in ["server.lock", "autoappdev.db-server.lock"] {
-        fs::remove_file(place.runtime().join(left_over)).expect("there");
-    }
     let names = || everything(&place.runtime()).into_iter().map(|(name, _)| name).collect::<Vec<_>>();
     let before = names();
     let port = place.port().to_string();

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rustix::fs::FlockOperation;
 
-use super::OwnDatabase;
+use super::ownership::OwnDatabase;
 use crate::clock::{Clock, SystemClock};
 use crate::config::SOCKET_DEFAULT;
 use crate::health::{Inspector, Kept, Places, Upkeep};
@@ -65,13 +65,10 @@ pub(super) fn lock_file(runtime_dir: &Path) -> Kept {
 pub(super) fn database_lock(path: PathBuf, database: &Path, runtime_dir: &Path) -> Kept {
     let (database, runtime_dir) = (database.to_owned(), runtime_dir.to_owned());
     Kept::new(path, ConditionCode::LockMissing, move || {
-        // A lock that could not be written to goes again: the next look tries it anew.
         let mut made = Made::default();
-        let taken = OwnDatabase::take(&database, &runtime_dir, &mut made).and_then(|own| {
-            own.belong_to(&runtime_dir)?;
-            Ok(own.lock)
-        });
-        taken.inspect(|_| made.keep()).map(Some).map_err(|error| format!("{error:#}"))
+        let own = OwnDatabase::take(&database, &runtime_dir, &mut made);
+        let lock = own.and_then(|own| own.belong_to(&runtime_dir).map(|()| own.into_lock()));
+        lock.inspect(|_| made.keep()).map(Some).map_err(|error| format!("{error:#}"))
     })
 }
 
