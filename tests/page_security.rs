@@ -329,11 +329,11 @@ fn a_hostile_page_changes_nothing_in_a_browser_that_is_logged_in() {
     place.start();
     let target = format!("http://127.0.0.1:{}", place.port());
     browser.open(&format!("{target}/#token={TOKEN}"));
-    wait_until("the page is logged in", PATIENCE, || browser.text("state") == "running");
+    wait_until("the page is logged in", PATIENCE, || browser.state() == "running");
     be_hostile(&browser, &place);
     assert_eq!(browser.cookies().as_array().map(Vec::len), Some(1), "it was logged in all the time");
     browser.open(&target);
-    wait_until("the page is logged in still", PATIENCE, || browser.text("state") == "running");
+    wait_until("the page is logged in still", PATIENCE, || browser.state() == "running");
 }
 
 /// A link from somewhere shows a stranger nothing, and a link with a wrong token neither.
@@ -399,7 +399,7 @@ fn be_hostile(browser: &Browser, place: &Place) {
          const load = (tag, name, path) => {{ sent += 1; const it = document.createElement(tag);
            it.onload = () => {{ seen.push(tag + ' ' + path); settled += 1; }}; it.onerror = () => {{ settled += 1; }};
            if (tag === 'link') it.rel = 'stylesheet'; it[name] = '{target}' + path; document.body.append(it); }};
-         load('img', 'src', '/static/favicon.svg'); load('img', 'src', '/api/pipeline'); load('script', 'src', '/static/app.js');
+         load('img', 'src', '/static/icon-idle.svg'); load('img', 'src', '/api/pipeline'); load('script', 'src', '/static/app.js');
          load('script', 'src', '/api/pipeline'); load('script', 'src', '/api/logs'); load('link', 'href', '/static/style.css');
          // And what no rule for reading holds back.
          const socket = new WebSocket('{target}/api/pipeline'.replace('http', 'ws')); sent += 1;
