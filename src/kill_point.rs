@@ -63,6 +63,8 @@ kill_points! {
     ServerRunIdsReserved = "server.run_ids_reserved",
     /// A run that the database did not know is in it as `starting`.
     ServerUnknownRunCommitted = "server.unknown_run_committed",
+    /// What becomes `.gitignore` is written beside it.
+    ServerGitIgnoreBeside = "server.git_ignore_beside",
     /// A token or the session key is made and written beside its place.
     ServerSecretBeside = "server.secret_beside",
     /// It is in its place.
@@ -217,6 +219,9 @@ kill_points! {
     ShimUsageWritten = "shim.usage_written",
     /// The server is told of the end; the lock is held.
     ShimEndSent = "shim.end_sent",
+
+    /// The shim is in a copy of its directory that was removed, the journal there is whole and the log is not.
+    ShimJournalMoved = "shim.journal_moved",
 }
 
 impl KillPoint {

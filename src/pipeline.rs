@@ -174,7 +174,7 @@ impl Exit {
 pub enum Fact {
     /// The pipeline's leader runs.
     Spawned {
-        /// Its process id, also its session and process group.
+        /// Its process id, also its process group.
         pid: u32,
         /// Its start time in clock ticks since boot (`proc_pid_stat(5)`, field 22), which makes the pid an identity.
         start_ticks: u64,
@@ -425,8 +425,10 @@ pub const fn outcome(exit: Exit, asked: bool) -> RunStatus {
 /// What a look at a run's directory found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Found {
-    /// The lock is held: its shim is alive.
+    /// Its shim is alive: it holds the lock, or is the process that the journal names.
     ShimAlive,
+    /// Its shim is alive and belongs to another directory, of which this one is a copy.
+    Elsewhere,
     /// Nobody holds the lock, and no journal was ever begun.
     NeverBegan,
     /// Nobody holds the lock, and the journal says how it ended.
@@ -451,6 +453,8 @@ pub enum Plan {
     KillAndLose,
     /// Record what the journal holds; the run is lost, since its last fact: the machine went down.
     Lose,
+    /// Record what the journal holds; kill nothing: the run goes on in the directory that this one is a copy of. It is lost here.
+    Disown,
     /// The run never came to life.
     FailSpawn,
 }
@@ -461,6 +465,7 @@ pub const fn recover(stored: RunStatus, found: Found) -> Plan {
         RunStatus::Completed | RunStatus::Failed | RunStatus::Stopped | RunStatus::Lost => Plan::Nothing,
         RunStatus::Starting => match found {
             Found::ShimAlive => Plan::Adopt,
+            Found::Elsewhere => Plan::Disown,
             Found::NeverBegan => Plan::FailSpawn,
             Found::Ended => Plan::RecordEnd,
             Found::Vanished { same_boot: true } => Plan::KillAndLose,
@@ -468,6 +473,7 @@ pub const fn recover(stored: RunStatus, found: Found) -> Plan {
         },
         RunStatus::Running | RunStatus::Paused => match found {
             Found::ShimAlive => Plan::Adopt,
+            Found::Elsewhere => Plan::Disown,
             Found::Ended => Plan::RecordEnd,
             // It did run once, so a directory without a journal was emptied by somebody: what it left may still be alive.
             Found::NeverBegan | Found::Vanished { same_boot: true } => Plan::KillAndLose,

@@ -110,6 +110,22 @@ pub fn signal(target: Identity, signal: Signal) -> io::Result<bool> {
     }
 }
 
+/// Whether this process lives and is not on its way out; `None` where it is not there, or not in this namespace (`pid_namespaces(7)`).
+/// An error only for a shortage ([`is_shortage`]), which tells nothing.
+pub fn lives(target: Identity) -> io::Result<Option<bool>> {
+    let look = || {
+        let stat = read_stat(target.pid)?;
+        if stat.identity != target {
+            return Ok(None);
+        }
+        Ok(Some(!stat.is_zombie && !stat::is_leaving(target.pid)?))
+    };
+    match look() {
+        Err(error) if !is_shortage(&error) => Ok(None),
+        other => other,
+    }
+}
+
 /// How our child `pid` ended, without reaping it: its pid stays its own. `None` while it has not.
 pub fn peek_exit(pid: u32) -> io::Result<Option<Exit>> {
     wait(pid, WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT)
@@ -137,6 +153,17 @@ fn wait(pid: u32, options: WaitIdOptions) -> io::Result<Option<Exit>> {
         (None, Some(signal)) => Some(Exit::Signal(signal)),
         (None, None) => None,
     })
+}
+
+/// Waits until our child `pid` has ended, and takes it out of the process table.
+pub fn wait_for_end(pid: u32) -> io::Result<()> {
+    let wait = || rustix::process::waitid(WaitId::Pid(raw_pid(pid)?), WaitIdOptions::EXITED).map_err(io::Error::from);
+    loop {
+        match wait() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            other => return other.map(drop),
+        }
+    }
 }
 
 /// Reaps every child of this process that has ended, except `keep`.

@@ -9,13 +9,17 @@ mod journal;
 mod progress;
 mod protocol;
 
+use std::fmt::Write as _;
 use std::fs::{self, DirBuilder, File};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::FlockOperation;
+use rustix::rand::GetRandomFlags;
+use sha2::{Digest, Sha256};
 
 use crate::kill_point::KillPoint;
 use crate::private::private_file;
@@ -110,6 +114,34 @@ impl Runs {
         Ok(format!("autoappdev-{:x}-{:x}-{run_id}", folder.dev(), folder.ino()))
     }
 
+    /// A name for the second control socket of run `run_id`, which needs no directory: of this folder, and used once.
+    pub fn new_socket_name(&self, run_id: i64) -> io::Result<String> {
+        let mut random = [0; 8];
+        let mut filled = 0;
+        while filled < random.len() {
+            filled += rustix::rand::getrandom(&mut random[filled..], GetRandomFlags::empty())?;
+        }
+        Ok(format!("{}{run_id}-{:016x}", self.socket_prefix(), u64::from_ne_bytes(random)))
+    }
+
+    /// How the names of all those sockets begin.
+    pub fn socket_prefix(&self) -> String {
+        let digest = Sha256::digest(self.runtime_dir.as_os_str().as_bytes());
+        let mut prefix = "autoappdev-".to_owned();
+        for byte in &digest[..8] {
+            // Writing to a text cannot fail.
+            let _written = write!(prefix, "{byte:02x}");
+        }
+        prefix.push('-');
+        prefix
+    }
+
+    /// The run whose socket has this name.
+    pub fn run_of_socket(&self, name: &str) -> Option<i64> {
+        let (run_id, _) = name.strip_prefix(&self.socket_prefix())?.split_once('-')?;
+        run_id.parse().ok().filter(|&run_id| run_id > 0)
+    }
+
     /// The cookie that every process of run `run_id` carries in its environment, unless it threw it away.
     pub fn cookie(&self, run_id: i64) -> [(&'static str, PathBuf); 2] {
         [(RUN_ID_VAR, PathBuf::from(run_id.to_string())), (RUNTIME_DIR_VAR, self.runtime_dir.clone())]
@@ -193,6 +225,11 @@ impl RunDir {
         Ok(listener)
     }
 
+    /// Removes the control socket, so that another can be bound.
+    pub fn remove_socket(&self) -> io::Result<()> {
+        fs::remove_file(self.path.join(SOCKET))
+    }
+
     /// Connects to the shim's control socket.
     pub fn connect(&self) -> io::Result<UnixStream> {
         SocketPath::open(&self.path.join(SOCKET))?.connect()
@@ -239,6 +276,16 @@ mod tests {
         let _first = runs.create(1).expect("creates");
         assert_eq!(runs.create(1).expect_err("there already").kind(), io::ErrorKind::AlreadyExists);
         assert_eq!(runs.ids().expect("a look"), [1]);
+    }
+
+    #[test]
+    fn a_socket_name_tells_its_run_in_its_own_runtime_directory_alone() {
+        let (_dir, runs) = runs();
+        let name = runs.new_socket_name(42).expect("random");
+        assert_eq!(runs.run_of_socket(&name), Some(42));
+        assert_ne!(runs.new_socket_name(42).expect("random"), name, "used once");
+        assert_eq!(Runs::new("/elsewhere".into()).run_of_socket(&name), None);
+        assert_eq!(runs.run_of_socket(&runs.socket_prefix()), None);
     }
 
     #[test]

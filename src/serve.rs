@@ -21,15 +21,16 @@ use signal_hook::consts::signal::{SIGINT, SIGTERM};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, SOCKET_DEFAULT};
 use crate::console::{self, say};
+use crate::git_ignore;
 use crate::health::{Inspector, Places};
 use crate::http::{Answers, App, Door, Entrance, Guard, Keys, Listener, Server, Streams};
 use crate::kill_point::KillPoint;
 use crate::log::{BackendLog, RunLogs};
 use crate::private::private_file;
 use crate::process::{self, ProcState};
-use crate::run_dir::{LockState, Runs, create_private_dir};
+use crate::run_dir::{LockState, Runs, create_private_dir, read_header};
 use crate::secrets::{Secret, Secrets};
-use crate::server_info::{LOCK_FILE, ServerInfo};
+use crate::server_info::{DirIdentity, LOCK_FILE, ServerIdentity, ServerInfo};
 use crate::service_manager::{self, Watchdog};
 use crate::store::Store;
 use crate::supervisor::{Handle, Retention, Settings, Supervisor};
@@ -69,8 +70,8 @@ fn serve_in(config: Config, runtime_dir: &Path) -> anyhow::Result<()> {
     let _lock = own(runtime_dir)?;
     KillPoint::ServerDirectoryOwned.reach();
     let _database_lock = own_database(&config.database, runtime_dir)?;
-    let root = config.pipeline_root.canonicalize().ok().filter(|root| root.is_dir());
-    let Some(root) = root else {
+    let root_now = config.pipeline_root.canonicalize().ok().filter(|root| root.is_dir());
+    let Some(root_now) = root_now else {
         let advice = "it must be a folder that is there; set AUTOAPPDEV_PIPELINE_CWD (or --root)";
         bail!("cannot use {} as the root: {advice}", config.pipeline_root.display());
     };
@@ -83,10 +84,16 @@ fn serve_in(config: Config, runtime_dir: &Path) -> anyhow::Result<()> {
 
     // A second logger in one process is only possible in tests; the first one serves.
     let _first_one_serves = BackendLog::open(runtime_dir).context("cannot open backend.log")?.install();
+    for note in &config.notes {
+        ::log::info!("{note}");
+    }
     let opened = Store::open(&config.database).map_err(|error| anyhow!("failed to {error}"))?;
     KillPoint::ServerDatabaseOpened.reach();
     for migration in &opened.applied {
         ::log::info!("applied migration {migration}");
+    }
+    if let Err(error) = git_ignore::keep_out_of_git(runtime_dir) {
+        ::log::warn!("cannot write .gitignore in the runtime directory: {error}; keep that directory out of git by hand");
     }
     // One door that others reach, or a token that somebody set, and every TCP door asks for it.
     let is_open = listeners.iter().any(|listener| listener.door().is_open());
@@ -98,7 +105,7 @@ fn serve_in(config: Config, runtime_dir: &Path) -> anyhow::Result<()> {
     };
     let settings = Settings {
         runtime_dir: runtime_dir.to_owned(),
-        root,
+        root: config.pipeline_root.clone(),
         default_script: config.pipeline_script,
         grace: config.grace,
         uses_cgroups: config.uses_cgroups,
@@ -109,6 +116,7 @@ fn serve_in(config: Config, runtime_dir: &Path) -> anyhow::Result<()> {
             runs: usize::try_from(config.runs_keep).unwrap_or(usize::MAX),
             ended_for: config.runs_keep_for,
         },
+        taken_vars: config.taken,
     };
     let supervisor = Supervisor::start(opened.store, settings, move || {
         // Nobody reads it when the server is stopping anyway.
@@ -122,7 +130,9 @@ fn serve_in(config: Config, runtime_dir: &Path) -> anyhow::Result<()> {
     let streams =
         Arc::new(Streams::new(supervisor.handle(), inspector.clone(), runs.clone(), logs.clone(), config.database.clone()));
     let (answers, checks) = (Arc::new(Answers::default()), Arc::new(Answers::default()));
+    let identity = Arc::new(ServerIdentity::new(runtime_dir).context("cannot get random bytes from the kernel")?);
     let app = |door| App {
+        identity: identity.clone(),
         supervisor: supervisor.handle(),
         runs: runs.clone(),
         logs: logs.clone(),
@@ -141,6 +151,8 @@ fn serve_in(config: Config, runtime_dir: &Path) -> anyhow::Result<()> {
     let addresses = server.addresses();
     let info = ServerInfo {
         pid: std::process::id(),
+        id: Some(identity.id.clone()),
+        dir: DirIdentity::of(runtime_dir).ok(),
         address: addresses.first().copied(),
         more_addresses: addresses.iter().skip(1).copied().collect(),
         socket: config.socket.filter(|path| path.exists()),
@@ -155,6 +167,11 @@ fn serve_in(config: Config, runtime_dir: &Path) -> anyhow::Result<()> {
     ::log::info!("listening on {}", ways.join(" and "));
     for (n, way) in ways.iter().enumerate().filter(|(n, _)| *n < addresses.len().max(1)) {
         say(&format!("autoappdev {}listens on {way}", if n > 0 { "also " } else { "" }));
+    }
+    if root_now != config.pipeline_root {
+        let root = format!("{}, which is {} now", config.pipeline_root.display(), root_now.display());
+        ::log::info!("scripts are looked for in {root}");
+        say(&format!("scripts are looked for in {root}; each start looks where that leads then"));
     }
     if keys.is_some() {
         let place = match config.tokens.token {
@@ -314,7 +331,11 @@ fn own_database(database: &Path, runtime_dir: &Path) -> anyhow::Result<File> {
     if !before.as_os_str().is_empty() {
         let runs = Runs::new(before.clone());
         let lives = |id: &i64| runs.run(*id).lock_state().is_ok_and(|state| state == LockState::Held);
-        if let Some(id) = runs.ids().unwrap_or_default().iter().rev().find(|id| lives(id)) {
+        // A copy of the whole directory brought a copy of the database: it has the same runs, and is recorded in by nobody else.
+        let here = Runs::new(runtime_dir.to_owned());
+        let socket = |runs: &Runs, id| read_header(&runs.run(id).journal_path()).ok().and_then(|header| header.socket);
+        let is_copied = |id: &i64| socket(&here, *id).is_some_and(|copied| socket(&runs, *id) == Some(copied));
+        if let Some(id) = runs.ids().unwrap_or_default().iter().rev().find(|id| lives(id) && !is_copied(id)) {
             let (database, before) = (database.display(), before.display());
             bail!(
                 "cannot use {database}: its run {id} lives in {before}; set AUTOAPPDEV_RUNTIME_DIR to that folder until the run has ended"

@@ -342,7 +342,12 @@ fn health_tells_the_truth_about_the_database_and_the_server_goes_on() {
 fn the_version_and_what_is_never_told() {
     let place = Place::serving("sleep.sh");
     let version = place.get("/api/version").ok();
-    assert_eq!(version, json!({"name": "autoappdev", "version": env!("CARGO_PKG_VERSION"), "api": 1, "schema": 2}));
+    let server = &version["server"];
+    let name = env!("CARGO_PKG_VERSION");
+    assert_eq!(version, json!({"name": "autoappdev", "version": name, "api": 1, "schema": 2, "server": server}));
+    assert_eq!(server["runtime_dir"], json!(place.runtime().canonicalize().expect("there")));
+    let written = fs::read_to_string(place.runtime().join("server.json")).expect("there");
+    assert_eq!(serde_json::from_str::<Value>(&written).expect("JSON")["id"], server["id"], "clients learn the id from there");
     let (pid, run_id) = place.start_with(json!({"env": {"DEPLOY_KEY": "hunter2-in-the-environment"}}));
     // Not in the middle of its execve(2), in which it shows none.
     until_true("the script has its environment", || {

@@ -119,7 +119,9 @@ fn a_runs_lines_are_the_last_ones_or_all() {
     assert_eq!(shown(&["-n", "4"]), text(&[numbers(2499, 2500), numbers(0, 3)].concat()));
     assert_eq!(shown(&["-n", "all"]), text(&[numbers(0, 2500), numbers(0, 3)].concat()));
     // One JSON document a line, each as the API gives it.
-    let documents: Vec<Value> = shown(&["--run", &first, "-n", "all", "--json"])
+    let documents: Vec<Value> = place
+        .client(&["logs", "--run", &first, "-n", "all", "--json"])
+        .1
         .lines()
         .map(|document| serde_json::from_str(document).expect("JSON"))
         .collect();

@@ -56,10 +56,8 @@ fn shim_killed_while_running_loses_the_run_and_leaves_nothing() {
 fn shim_killed_and_what_the_run_held_is_free_when_it_is_said_to_have_ended() {
     for containment in ["auto", "tree"] {
         let place = Place::serving_with("holds.sh", containment);
-        place.script(
-            "holds.sh",
-            "#!/bin/bash\nexec 9>held\nflock 9\nmuch=$(head -c 200000000 /dev/zero | tr '\\0' x)\necho ready\nsleep 1000 9>&-\n",
-        );
+        place.actor();
+        place.script("holds.sh", "#!/bin/bash\nexec 9>held\nflock 9\nexec ./actor keep 400\n");
         let (_, run_id) = place.start();
         place.until_line("ready");
         let held = fs::File::open(place.root().join("held")).expect("it is there");
@@ -246,6 +244,12 @@ fn a_shim_that_nobody_can_reach_any_more_can_still_be_told_to_end_the_run() {
     let mut place = Place::serving("sleep.sh");
     let (_, run_id) = place.start();
     fs::remove_file(place.run_dir(run_id).join("ctl.sock")).expect("there");
+    // One of an earlier version has no second socket. Nor does a lock that somebody made anew say that it lives.
+    let journal = place.run_dir(run_id).join("journal.jsonl");
+    let text = fs::read_to_string(&journal).expect("there");
+    fs::write(&journal, text.replacen("\"socket\"", "\"unknwn\"", 1)).expect("writes");
+    fs::remove_file(place.run_dir(run_id).join("lock")).expect("there");
+    fs::write(place.run_dir(run_id).join("lock"), "").expect("writes");
     place.restart_server();
     let says_how = || place.degraded().is_some_and(|why| why.contains("TERM to the `shim_pid`"));
     until_true("health says what to do", says_how);

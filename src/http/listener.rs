@@ -175,7 +175,8 @@ impl Listener {
                 let (stream, from) = listener.accept()?;
                 stream.set_nonblocking(false)?;
                 // An answer is one write; waiting for more to send would only delay it.
-                stream.set_nodelay(true)?;
+                // One that has been reset meanwhile may not take it, and is found out when it is read.
+                let _already_gone = stream.set_nodelay(true);
                 Ok((Stream::Tcp(stream), SocketAddr::new(from.ip().to_canonical(), from.port())))
             }
             Socket::Unix(listener, _) => {
@@ -251,6 +252,14 @@ impl Stream {
         match self {
             Self::Tcp(stream) => stream.set_write_timeout(Some(limit)),
             Self::Unix(stream) => stream.set_write_timeout(Some(limit)),
+        }
+    }
+
+    /// From here on neither reading nor writing waits.
+    pub(super) fn set_nonblocking(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.set_nonblocking(true),
+            Self::Unix(stream) => stream.set_nonblocking(true),
         }
     }
 

@@ -3,6 +3,7 @@
 //! Level 3. [`App`] is the one seam: rouille's `Request` in, its `Response` out. No endpoint holds a lock across I/O, none picks a
 //! status code for an error, and none knows a rule of the life cycle.
 
+mod accept;
 mod body;
 mod connection;
 mod error;
@@ -26,6 +27,7 @@ mod seats;
 mod server;
 mod session;
 mod throttle;
+mod workers;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -39,6 +41,7 @@ use crate::health::Inspector;
 use crate::log::RunLogs;
 use crate::pipeline::Progress;
 use crate::run_dir::{self, Runs};
+use crate::server_info::ServerIdentity;
 use crate::store::{Reader, RunRow, schema_version};
 use crate::supervisor::{Ask, Handle, Published};
 
@@ -51,7 +54,7 @@ pub use held::Answers;
 pub use keys::Keys;
 use keys::{May, Visitor};
 pub use listener::Listener;
-pub use server::{Entrance, Handler, Probe, Server};
+pub use server::{Client, Entrance, Handler, Probe, Server};
 
 /// The version of the HTTP contract.
 const API_VERSION: u32 = 1;
@@ -59,6 +62,8 @@ const API_VERSION: u32 = 1;
 /// The longest wait of a long poll, and the one where none is named, in seconds.
 const WAIT_S_MAX: u64 = 60;
 const WAIT_S_DEFAULT: u64 = 30;
+/// The longest wait where no thread can be made for the client. Not zero: who asks again at once would keep the thread from others.
+const WAIT_LENT_MAX: Duration = Duration::from_secs(1);
 
 /// The most runs of one answer, and how many where no number is named.
 const RUNS_MAX: u64 = 500;
@@ -69,6 +74,8 @@ const LONG_BYTES: usize = 2 * 1024 * 1024;
 
 /// Who answers, in health.
 const SERVICE: &str = "autoappdev-backend";
+/// The request's field that says which server it is meant for, by its id.
+const MEANT_FOR: &str = "AutoAppDev-Server";
 /// What every answer carries, where its endpoint has not said something else.
 const EVERY_ANSWER: [(&str, &str); 5] = [
     ("X-Content-Type-Options", "nosniff"),
@@ -82,6 +89,8 @@ const EVERY_ANSWER: [(&str, &str); 5] = [
 /// All that the endpoints need, and how they are reached by one door. Each door has its own.
 #[derive(Clone, Debug)]
 pub struct App {
+    /// Which server this is.
+    pub identity: Arc<ServerIdentity>,
     /// The life cycle.
     pub supervisor: Handle,
     /// Where the runs are.
@@ -106,11 +115,12 @@ pub struct App {
 
 impl Handler for App {
     fn handle(&self, request: &Request) -> Response {
-        self.handle_for(request, &|| false)
+        self.handle_for(request, &Client::PATIENT)
     }
 
-    fn handle_for(&self, request: &Request, is_left: &dyn Fn() -> bool) -> Response {
-        let routed = self.guard.check(request).and_then(|()| self.route(request, is_left));
+    fn handle_for(&self, request: &Request, client: &Client<'_>) -> Response {
+        let checked = self.guard.check(request).and_then(|()| self.check_meant(request));
+        let routed = checked.and_then(|()| self.route(request, client));
         self.finish(Some(request), routed.unwrap_or_else(ApiError::into_response))
     }
 
@@ -120,7 +130,15 @@ impl Handler for App {
 }
 
 impl App {
-    fn route(&self, request: &Request, is_left: &dyn Fn() -> bool) -> Result<Response, ApiError> {
+    /// Refuses what is meant for another server. Before the token is looked at: the other server's is no wrong try here.
+    fn check_meant(&self, request: &Request) -> Result<(), ApiError> {
+        match request.header(MEANT_FOR) {
+            Some(id) if id != self.identity.id => Err(ApiError::OtherServer),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    fn route(&self, request: &Request, client: &Client<'_>) -> Result<Response, ApiError> {
         let path = path_of(request);
         let segments: Vec<&str> = path.strip_prefix('/').unwrap_or(path).split('/').collect();
         // HEAD is GET without a body, which the connection leaves out.
@@ -143,7 +161,7 @@ impl App {
             // Everything else of the API, what is not there too, is for who may come in.
             (_, ["api", ..]) => {
                 let visitor = self.visitor(request)?;
-                self.route_api(request, method, &segments, visitor, is_left)
+                self.route_api(request, method, &segments, visitor, client)
             }
             (_, path) => Err(no_such(path)),
         }
@@ -155,14 +173,14 @@ impl App {
         method: &str,
         segments: &[&str],
         visitor: Visitor,
-        is_left: &dyn Fn() -> bool,
+        client: &Client<'_>,
     ) -> Result<Response, ApiError> {
         if visitor.may == May::Look && !guard::changes_nothing(request) {
             return Err(ApiError::ReadOnly);
         }
         match (method, segments) {
             ("GET", ["api", "session"]) => Ok(self.session(visitor)),
-            ("GET", ["api", "pipeline"]) => self.pipeline(request),
+            ("GET", ["api", "pipeline"]) => self.pipeline(request, client),
             ("GET", ["api", "pipeline", "status"]) => Ok(self.status()),
             ("POST", ["api", "pipeline", "start"]) => {
                 let published = self.act(Ask::Start(input::start_request(request)?))?;
@@ -184,13 +202,14 @@ impl App {
                 let grace = input::stop_request(request)?;
                 self.act(Ask::Stop { grace }).map(|published| done(&published))
             }
+            ("GET", ["api", "events"]) if !client.has_thread() => Err(ApiError::TooManyStreams),
             ("GET", ["api", "events"]) => self.events(request),
             ("GET", ["api", "runs"]) => self.answers.make(|| self.runs(request)),
             ("GET", ["api", "runs", id]) => self.answers.make(|| self.run(id)),
-            ("GET", ["api", "runs", id, "log"]) => self.log_text(request, id, is_left),
-            ("GET", ["api", "logs"]) => self.logs(request, is_left),
+            ("GET", ["api", "runs", id, "log"]) => self.log_text(request, id, client),
+            ("GET", ["api", "logs"]) => self.logs(request, client),
             ("GET", ["api", "logs", "tail"]) => self.answers.make(|| self.tail(request)),
-            ("GET", ["api", "version"]) => Ok(version()),
+            ("GET", ["api", "version"]) => Ok(self.version()),
             (_, path) => Err(no_such(path)),
         }
     }
@@ -238,7 +257,7 @@ impl App {
         Ok(self.supervisor.act(ask)?)
     }
 
-    fn pipeline(&self, request: &Request) -> Result<Response, ApiError> {
+    fn pipeline(&self, request: &Request, client: &Client<'_>) -> Result<Response, ApiError> {
         let after = input::query_number(request, "after", 0, u64::MAX)?;
         let wait = input::query_number(request, "wait", 0, WAIT_S_MAX)?.unwrap_or(WAIT_S_DEFAULT);
         let watch = self.supervisor.watch();
@@ -246,7 +265,7 @@ impl App {
         let now = watch.get();
         let published = match after {
             // A version that is not reached yet is one of another database: that client needs to see this one at once.
-            Some(after) if after == now.snapshot.version => watch.wait_newer(after, Duration::from_secs(wait)),
+            Some(after) if after == now.snapshot.version => watch.wait_newer(after, wait_for(wait, client)),
             Some(_) | None => now,
         };
         // The one answer that is asked for all the time: put together at once, in a list that has room for what every answer carries.
@@ -269,6 +288,13 @@ impl App {
         let stream = self.streams.open(begin)?.ok_or(ApiError::TooManyStreams)?;
         let response = Response::from_data("text/event-stream", Vec::new()).with_unique_header("X-Accel-Buffering", "no");
         Ok(Response { data: ResponseBody::from_reader(stream), ..response })
+    }
+
+    fn version(&self) -> Response {
+        json(&json!({
+            "name": env!("CARGO_PKG_NAME"), "version": env!("CARGO_PKG_VERSION"), "api": API_VERSION, "schema": schema_version(),
+            "server": &*self.identity,
+        }))
     }
 
     fn status(&self) -> Response {
@@ -376,6 +402,12 @@ impl App {
     }
 }
 
+/// How long a request that asks for so many seconds may wait: not so long where others wait for the thread that serves it.
+fn wait_for(wait_s: u64, client: &Client<'_>) -> Duration {
+    let limit = if client.has_thread() { Duration::MAX } else { WAIT_LENT_MAX };
+    Duration::from_secs(wait_s).min(limit)
+}
+
 /// The path that is asked for, as it was sent: no path here needs an escape, and one that hides a slash is not what somebody in front of
 /// us took it for.
 fn path_of(request: &Request) -> &str {
@@ -407,12 +439,6 @@ fn done(published: &Published) -> Response {
     let snapshot = &published.snapshot;
     json(&json!({
         "ok": true, "state": snapshot.state, "run_id": snapshot.run_id, "version": snapshot.version, "conditions": snapshot.conditions,
-    }))
-}
-
-fn version() -> Response {
-    json(&json!({
-        "name": env!("CARGO_PKG_NAME"), "version": env!("CARGO_PKG_VERSION"), "api": API_VERSION, "schema": schema_version(),
     }))
 }
 

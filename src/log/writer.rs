@@ -4,7 +4,7 @@
 //! counted, and a record says how many as soon as there is room.
 
 use std::fs::{self, DirBuilder, File};
-use std::io;
+use std::io::{self, Read, Seek};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -45,7 +45,7 @@ pub struct SegmentWriter {
 impl SegmentWriter {
     /// Begins the log in `dir` at position `start`.
     pub fn create(dir: &Path, start: u64, limits: Limits) -> io::Result<Self> {
-        let file = private_file().create_new(true).open(dir.join(plain_name(start)))?;
+        let file = private_file().read(true).create_new(true).open(dir.join(plain_name(start)))?;
         Ok(Self { dir: dir.to_owned(), limits, start, len: 0, file, is_torn: false, loss: Loss::default(), has_rotated: false })
     }
 
@@ -66,6 +66,27 @@ impl SegmentWriter {
             Err(_) => self.loss.lost(records),
         }
         written
+    }
+
+    /// Goes on in `dir`, a copy of the folder before, where the present segment is made whole. On an error the next record begins another one.
+    pub fn move_to(&mut self, dir: &Path) -> io::Result<()> {
+        dir.clone_into(&mut self.dir);
+        match DirBuilder::new().mode(0o700).create(dir) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        let path = dir.join(plain_name(self.start));
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        let mut file = private_file().read(true).create_new(true).open(path)?;
+        let mut before = &self.file;
+        before.rewind()?;
+        io::copy(&mut before.take(self.len), &mut file)?;
+        self.file = file;
+        self.is_torn = false;
+        Ok(())
     }
 
     /// Whether a segment was finished since this was asked last.
@@ -115,7 +136,7 @@ impl SegmentWriter {
 
     fn rotate(&mut self) -> io::Result<()> {
         let start = self.position();
-        let open = || private_file().create_new(true).open(self.dir.join(plain_name(start)));
+        let open = || private_file().read(true).create_new(true).open(self.dir.join(plain_name(start)));
         let next = open().or_else(|error| match error.kind() {
             // Somebody removed the folder. Where that it lies in is gone too, nobody reads this log any more.
             io::ErrorKind::NotFound => DirBuilder::new().mode(0o700).create(&self.dir).and_then(|()| open()),

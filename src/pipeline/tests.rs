@@ -207,15 +207,18 @@ fn the_whole_boot_table() {
         Found::Ended,
         Found::Vanished { same_boot: true },
         Found::Vanished { same_boot: false },
+        Found::Elsewhere,
     ];
     for &status in RunStatus::ALL {
         let plans = found.map(|found| recover(status, found));
         let meant = match status {
-            RunStatus::Starting => [Plan::Adopt, Plan::FailSpawn, Plan::RecordEnd, Plan::KillAndLose, Plan::Lose],
-            RunStatus::Running | RunStatus::Paused => {
-                [Plan::Adopt, Plan::KillAndLose, Plan::RecordEnd, Plan::KillAndLose, Plan::Lose]
+            RunStatus::Starting => {
+                [Plan::Adopt, Plan::FailSpawn, Plan::RecordEnd, Plan::KillAndLose, Plan::Lose, Plan::Disown]
             }
-            RunStatus::Completed | RunStatus::Failed | RunStatus::Stopped | RunStatus::Lost => [Plan::Nothing; 5],
+            RunStatus::Running | RunStatus::Paused => {
+                [Plan::Adopt, Plan::KillAndLose, Plan::RecordEnd, Plan::KillAndLose, Plan::Lose, Plan::Disown]
+            }
+            RunStatus::Completed | RunStatus::Failed | RunStatus::Stopped | RunStatus::Lost => [Plan::Nothing; 6],
         };
         assert_eq!(plans, meant, "{status}");
     }

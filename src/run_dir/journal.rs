@@ -11,8 +11,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{FORMAT, from_line};
+use super::{FORMAT, from_line, sync_dir};
 use crate::clock::Timestamp;
+use crate::path_json;
 use crate::pipeline::{Entry, Fact};
 use crate::private::private_file;
 
@@ -31,8 +32,15 @@ pub struct Header {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shim_start_ticks: Option<u64>,
     /// The folder of the control group that was made for the run, if one was.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "path_json::option")]
     pub cgroup: Option<PathBuf>,
+    /// The name of the shim's second control socket, which needs no directory. It is random, so it also tells a copy of this journal from that
+    /// of another run with the same number. Absent where none could be had.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub socket: Option<String>,
+    /// The runtime directory's path as it was then: half of the cookie that the run's processes carry.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "path_json::option")]
+    pub runtime_dir: Option<PathBuf>,
     /// When the start was asked for.
     pub created_at: Timestamp,
     /// The script as it was named.
@@ -84,8 +92,12 @@ pub fn read_journal(path: &Path) -> Result<ReadJournal, JournalError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(JournalError::Absent),
         other => other?,
     };
+    parse_journal(&bytes)
+}
+
+fn parse_journal(bytes: &[u8]) -> Result<ReadJournal, JournalError> {
     // What follows the last newline is torn.
-    let end = memchr::memrchr(b'\n', &bytes).ok_or(JournalError::Absent)?;
+    let end = memchr::memrchr(b'\n', bytes).ok_or(JournalError::Absent)?;
     let mut lines = bytes[..end].split(|&byte| byte == b'\n');
     let first = lines.next().expect("split gives at least one part");
     let mut journal = ReadJournal { header: parse_header(first)?, entries: Vec::new(), damaged_lines: 0 };
@@ -147,7 +159,7 @@ pub struct Journal {
 impl Journal {
     /// Begins the journal with its header. Not yet synced: the first synced fact takes it along.
     pub fn create(path: &Path, header: &Header) -> io::Result<Self> {
-        let file = private_file().create_new(true).open(path)?;
+        let file = private_file().read(true).create_new(true).open(path)?;
         let mut journal = Self {
             file,
             len: 0,
@@ -159,6 +171,33 @@ impl Journal {
         };
         journal.write_whole(&line_of(header))?;
         Ok(journal)
+    }
+
+    /// What was written, wherever the file's name leads by now.
+    pub fn read(&self) -> Result<ReadJournal, JournalError> {
+        parse_journal(&self.bytes()?)
+    }
+
+    /// Goes on in a file at `path`, which gets all that was written and replaces what is there: a copy of an earlier state. On an error all
+    /// is as it was.
+    pub fn move_to(&mut self, path: &Path) -> io::Result<()> {
+        let beside = path.with_extension("new");
+        // Left by a kill, or the pipeline's: it is not written to.
+        let _was_none = fs::remove_file(&beside);
+        let file = private_file().read(true).create_new(true).open(&beside)?;
+        file.write_all_at(&self.bytes()?, 0)?;
+        file.sync_data()?;
+        fs::rename(&beside, path)?;
+        self.file = file;
+        self.has_sync_failed = false;
+        self.unsynced.clear();
+        path.parent().map_or(Ok(()), sync_dir)
+    }
+
+    fn bytes(&self) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; usize::try_from(self.len).map_err(io::Error::other)?];
+        self.file.read_exact_at(&mut bytes, 0)?;
+        Ok(bytes)
     }
 
     /// Numbers a fact and stamps it: never before the one that precedes it nor before `not_before`, even when the clock was set back.
@@ -240,6 +279,8 @@ mod tests {
             shim_pid: 42,
             shim_start_ticks: Some(77),
             cgroup: Some("/sys/fs/cgroup/x".into()),
+            socket: Some("autoappdev-0-7-0".into()),
+            runtime_dir: Some("/r".into()),
             created_at: Timestamp::from_unix_ms(1_000),
             script: "demo.sh".into(),
             args: vec!["--fast".into()],
@@ -279,6 +320,28 @@ mod tests {
         let entries = write(&path);
         assert_eq!(read_journal(&path).expect("reads"), ReadJournal { header: header(), entries, damaged_lines: 0 });
         assert_eq!(read_header(&path).expect("reads"), header());
+    }
+
+    #[test]
+    fn a_journal_whose_file_was_replaced_reads_its_own_and_moves_into_the_copy() {
+        let dir = tempfile::tempdir().expect("a temp folder");
+        let path = dir.path().join("journal.jsonl");
+        let mut journal = Journal::create(&path, &header()).expect("creates");
+        let copy = fs::read(&path).expect("there");
+        let write = |journal: &mut Journal| {
+            let entry = journal.number(Timestamp::from_unix_ms(2_000), header().created_at, 0, Fact::Stopping { grace_ms: 0 });
+            journal.append(&entry, true).expect("writes");
+            entry
+        };
+        let mut entries = vec![write(&mut journal)];
+        fs::remove_file(&path).expect("removes");
+        fs::write(&path, copy).expect("writes");
+        assert_eq!(journal.read().expect("reads").entries, entries);
+        assert!(read_journal(&path).expect("reads").entries.is_empty(), "the copy knows nothing of it");
+        journal.move_to(&path).expect("moves");
+        entries.push(write(&mut journal));
+        assert_eq!(read_journal(&path).expect("reads"), ReadJournal { header: header(), entries, damaged_lines: 0 });
+        assert_eq!(fs::read_dir(dir.path()).expect("a folder").count(), 1, "nothing is left beside it");
     }
 
     #[test]

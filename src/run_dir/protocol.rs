@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::NumberedProgress;
 use crate::clock::Timestamp;
+use crate::path_json;
 use crate::pipeline::Entry;
 
 /// All that a shim needs to run a pipeline. It goes over the socket and never to the disk: `env` can hold secrets.
@@ -23,18 +24,22 @@ pub struct LaunchSpec {
     /// The run.
     pub run_id: i64,
     /// The runtime directory, absolute.
+    #[serde(with = "path_json")]
     pub runtime_dir: PathBuf,
     /// When the start was asked for.
     pub created_at: Timestamp,
     /// The script as it was named, for people.
     pub script: String,
     /// What to execute: an absolute path, or a name that is looked up in `PATH`.
+    #[serde(with = "path_json")]
     pub program: PathBuf,
     /// Arguments that come before the client's: the script itself where `program` is its interpreter.
+    #[serde(with = "path_json::list")]
     pub program_args: Vec<PathBuf>,
     /// The client's arguments.
     pub args: Vec<String>,
     /// Where, absolute.
+    #[serde(with = "path_json")]
     pub cwd: PathBuf,
     /// Added to the environment that the shim has from the server.
     pub env: BTreeMap<String, String>,
@@ -174,6 +179,7 @@ pub enum Message {
 
 /// A value as one line.
 pub fn to_line(value: &impl Serialize) -> Vec<u8> {
+    // Paths go through `path_json`: serde itself refuses one that is not UTF-8.
     let mut line = serde_json::to_vec(value).expect("protocol values are plain data with text keys");
     line.push(b'\n');
     line

@@ -4,6 +4,7 @@ use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 
+use crate::abstract_socket;
 use crate::run_dir::{Command, LineReader, Message, Reply, ReplyError, from_line, to_line};
 
 /// More than this many at once are not servers of ours: the one that has been here longest goes.
@@ -33,7 +34,10 @@ struct Connection {
 
 /// All connections, and the socket that takes new ones.
 pub(super) struct Connections {
+    /// In the run's directory.
     listener: UnixListener,
+    /// By its name alone, so that it checks who comes.
+    second: Option<UnixListener>,
     open: Vec<Connection>,
     next_id: u64,
 }
@@ -41,8 +45,13 @@ pub(super) struct Connections {
 impl Connections {
     /// `first` is the stream that this process was born with, which gets every fact from the first on; `early` is what was already
     /// read from it.
-    pub(super) fn new(listener: UnixListener, first: UnixStream, early: &[u8]) -> io::Result<Self> {
-        let mut connections = Self { listener, open: Vec::new(), next_id: 0 };
+    pub(super) fn new(
+        listener: UnixListener,
+        second: Option<UnixListener>,
+        first: UnixStream,
+        early: &[u8],
+    ) -> io::Result<Self> {
+        let mut connections = Self { listener, second, open: Vec::new(), next_id: 0 };
         connections.add(first)?;
         let first = &mut connections.open[0];
         first.lines.push(early);
@@ -50,9 +59,14 @@ impl Connections {
         Ok(connections)
     }
 
-    /// The socket that takes new connections.
-    pub(super) fn listener(&self) -> &UnixListener {
-        &self.listener
+    /// The sockets that take new connections.
+    pub(super) fn listeners(&self) -> impl Iterator<Item = &UnixListener> {
+        std::iter::once(&self.listener).chain(&self.second)
+    }
+
+    /// From now on the run's directory has this socket.
+    pub(super) fn listen_at(&mut self, listener: UnixListener) {
+        self.listener = listener;
     }
 
     /// The connections' streams, and whether each has something to be sent.
@@ -65,6 +79,9 @@ impl Connections {
         // Out of descriptors or memory: the client tries again, and so do we with the next event.
         while let Ok((stream, _)) = self.listener.accept() {
             let _broken_at_once = self.add(stream);
+        }
+        while let Some(Ok((stream, _))) = self.second.as_ref().map(UnixListener::accept) {
+            let _strangers_are_hung_up = abstract_socket::peer(&stream).and_then(|_| self.add(stream));
         }
         let mut commands = Vec::new();
         for connection in &mut self.open {
@@ -213,7 +230,7 @@ mod tests {
         let listener = UnixListener::bind(dir.path().join("s")).expect("binds");
         listener.set_nonblocking(true).expect("a socket");
         let (ours, its) = UnixStream::pair().expect("a pair");
-        let mut connections = Connections::new(listener, ours, b"").expect("begins");
+        let mut connections = Connections::new(listener, None, ours, b"").expect("begins");
         for number in 1..=100_000 {
             let progress = Progress::new(Timestamp::from_unix_ms(0));
             connections.tell_latest(&Message::Progress(NumberedProgress { progress, number }));

@@ -11,6 +11,7 @@ mod connections;
 mod kill_points;
 mod output;
 mod pause_file;
+mod place;
 mod progress;
 mod run;
 mod tree;
@@ -87,7 +88,7 @@ fn live(dir: &Path) -> Result<(), ShimError> {
     close_fds::set_fds_cloexec(3, &[]);
     process::unblock_signals().in_step("unblock signals")?;
     process::begin_session().in_step("leave the server's session")?;
-    // Not a file system that somebody wants to unmount, not a folder that somebody wants to remove.
+    // All files of the run are reached from here, so that they are those of this directory whatever has its path by now.
     std::env::set_current_dir(dir).in_step("enter the run directory")?;
     // Only a name for `ps`; nothing depends on it.
     let _cosmetic = rustix::thread::set_name(c"autoappdev-shim");
@@ -101,7 +102,7 @@ fn live(dir: &Path) -> Result<(), ShimError> {
     let (spec, server, early) = read_spec(stdin)?;
     KillPoint::ShimSpecRead.reach();
     let to_server = server.try_clone();
-    match run::Run::begin(RunDir::at(dir.to_owned()), spec, events, server, &early) {
+    match run::Run::begin(RunDir::at(".".into()), spec, events, server, &early) {
         Ok(run) => {
             drop(to_server);
             run.go_on_until_the_end();

@@ -92,6 +92,11 @@ impl Output {
         self.streams.is_empty()
     }
 
+    /// Goes on with the log in `dir`, a copy of the one before.
+    pub(super) fn move_to(&mut self, dir: &Path) -> io::Result<()> {
+        self.log.move_to(dir)
+    }
+
     /// The position after the log's last byte; where it has yet to say what it lost, with room for that.
     pub(super) fn end_position(&self) -> u64 {
         self.log.position() + if self.log.has_unreported_loss() { LOSS_MARK_BYTES_MAX } else { 0 }

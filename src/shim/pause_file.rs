@@ -23,6 +23,12 @@ impl PauseFile {
         Self { path: runtime_dir.join(PAUSE_FILE), is_wanted: false, failure: None }
     }
 
+    /// From now on it is that of another runtime directory, a copy of the one before.
+    pub(super) fn move_to(&mut self, runtime_dir: &Path) {
+        self.path = runtime_dir.join(PAUSE_FILE);
+        self.retry();
+    }
+
     /// Makes it, or takes it away.
     pub(super) fn set(&mut self, is_wanted: bool) {
         self.is_wanted = is_wanted;

@@ -18,6 +18,7 @@ use super::connections::{ConnectionId, Connections};
 use super::kill_points;
 use super::output::Output;
 use super::pause_file::PauseFile;
+use super::place::{self, Place};
 use super::tree::{Freeze, Kill, Thaw, Tree};
 use super::trouble::Said;
 use crate::clock::{Clock, SystemClock, whole_ms};
@@ -135,6 +136,9 @@ pub(super) struct Run {
     journal_failure: Option<io::Error>,
     output: Output,
     pause_file: PauseFile,
+    place: Place,
+    /// The name of the second control socket.
+    socket: Option<String>,
     said_trouble: Said,
     leader: Identity,
     phase: Phase,
@@ -187,8 +191,8 @@ impl Run {
         let mut fds = vec![
             PollFd::new(&self.signals.children, PollFlags::IN),
             PollFd::new(&self.signals.terminate, PollFlags::IN),
-            PollFd::new(self.connections.listener(), PollFlags::IN),
         ];
+        fds.extend(self.connections.listeners().map(|listener| PollFd::new(listener, PollFlags::IN)));
         // Whatever else is due: only a look at the tree that is due anyway is as good.
         if matches!(self.phase, Phase::Paused) && self.look_at.is_none() {
             fds.extend(self.tree.events().map(|events| PollFd::new(events, PollFlags::PRI)));
@@ -229,6 +233,7 @@ impl Run {
         let now = SystemClock.awake();
         match command {
             run_dir::Command::Attach { tag, after } => {
+                self.follow_directory();
                 self.replay(connection, after);
                 self.connections.attach(connection);
                 if self.note.is_some() {
@@ -271,9 +276,32 @@ impl Run {
         Duration::from_millis(asked_ms.unwrap_or(self.spec.grace_ms))
     }
 
+    /// A server that comes may have found a copy of this run's directory in the place of the one that was removed.
+    fn follow_directory(&mut self) {
+        let Some(socket) = self.socket.as_deref().filter(|_| place::is_removed()) else { return };
+        match place::enter_copy(&self.spec.runtime_dir, self.spec.run_id, socket) {
+            Ok(place) => self.place = place,
+            Err(error) => {
+                return super::complain(format_args!("the run's directory was removed, and no copy can be used: {error}"));
+            }
+        }
+        let moved = self.journal.move_to(&self.dir.journal_path());
+        self.or_log("move the journal into the copy of its directory", moved);
+        KillPoint::ShimJournalMoved.reach();
+        let moved = self.output.move_to(&self.dir.log_dir());
+        self.or_log("move the log into the copy of its directory", moved);
+        self.pause_file.move_to(self.place.runtime_dir());
+        // A copy has no socket that leads anywhere.
+        let _was_none = self.dir.remove_socket();
+        match self.dir.listen() {
+            Ok(listener) => self.connections.listen_at(listener),
+            Err(error) => super::complain(format_args!("failed to open the control socket anew: {error}")),
+        }
+    }
+
     /// Sends every entry after number `after`: those of the file, and those that the file does not hold yet.
     fn replay(&mut self, connection: ConnectionId, after: u64) {
-        let written = match run_dir::read_journal(&self.dir.journal_path()) {
+        let written = match self.journal.read() {
             Ok(journal) => journal.entries,
             Err(error) => {
                 super::complain(format_args!("failed to read the journal: {error}"));
@@ -417,7 +445,7 @@ impl Run {
 
     /// Whether no run has begun after this one.
     fn is_latest(&self) -> io::Result<bool> {
-        let ids = run_dir::Runs::new(self.spec.runtime_dir.clone()).ids()?;
+        let ids = run_dir::Runs::new(self.place.runtime_dir().to_owned()).ids()?;
         Ok(ids.last().is_none_or(|&id| id <= self.spec.run_id))
     }
 

@@ -4,6 +4,7 @@
 //! they look at the snapshot. The thread ends with the server; the pipeline does not.
 
 mod conductor;
+mod inherited;
 mod keeper;
 mod kill_points;
 mod records;
@@ -11,6 +12,7 @@ mod shims;
 #[cfg(test)]
 mod simulation;
 mod snapshot;
+mod strays;
 #[cfg(test)]
 mod tests;
 
@@ -109,14 +111,19 @@ pub enum ActionError {
     #[error("{0} is still under way; look at GET /api/pipeline (`autoappdev status`)")]
     StillUnderWay(Action),
     /// It was done, and the database could not take that yet.
-    #[error("it was done, but is not on record yet: {}", unrecorded_because(*.is_disk_full))]
+    #[error("it was done, but is not on record yet: {}", unrecorded_because(*.obstacle))]
     Unrecorded {
-        /// Whether that is for want of room on the disk.
-        is_disk_full: bool,
+        /// What stands in the way.
+        obstacle: Obstacle,
     },
     /// There is no room on the disk.
     #[error("the disk is full; make room, and look at /api/pipeline before you try again")]
     DiskFull,
+    /// Another process holds a lock on the database.
+    #[error(
+        "another process has locked the database (a backup, or a sqlite3 shell with an open transaction); end that process or wait,          and try again"
+    )]
+    DatabaseLocked,
     /// The database did not take it.
     #[error("the database did not take it: {0}")]
     Store(String),
@@ -128,17 +135,44 @@ pub enum ActionError {
     Stopping,
 }
 
-fn unrecorded_because(is_disk_full: bool) -> &'static str {
-    if is_disk_full {
-        "the disk is full; it will be as soon as there is room"
-    } else {
-        "the database cannot be written; it will be as soon as it can, and the server's log has the cause"
+/// Why the database does not take something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Obstacle {
+    /// There is no room on the disk.
+    DiskFull,
+    /// Another process holds a lock on it.
+    Locked,
+    /// Anything else.
+    Other,
+}
+
+impl Obstacle {
+    const fn of(error: &StoreError) -> Self {
+        if error.is_disk_full() {
+            Self::DiskFull
+        } else if error.is_locked() {
+            Self::Locked
+        } else {
+            Self::Other
+        }
+    }
+}
+
+const fn unrecorded_because(obstacle: Obstacle) -> &'static str {
+    match obstacle {
+        Obstacle::DiskFull => "the disk is full; it will be as soon as there is room",
+        Obstacle::Locked => "another process has locked the database; it will be as soon as that process is done",
+        Obstacle::Other => "the database cannot be written; it will be as soon as it can, and the server's log has the cause",
     }
 }
 
 impl ActionError {
     fn store(error: &StoreError) -> Self {
-        if error.is_disk_full() { Self::DiskFull } else { Self::Store(error.to_string()) }
+        match Obstacle::of(error) {
+            Obstacle::DiskFull => Self::DiskFull,
+            Obstacle::Locked => Self::DatabaseLocked,
+            Obstacle::Other => Self::Store(error.to_string()),
+        }
     }
 }
 
@@ -153,7 +187,7 @@ impl From<StoreError> for ActionError {
 pub struct Settings {
     /// Holds `runs/` and the PAUSE file; absolute and without links, for it is half of the cookie.
     pub runtime_dir: PathBuf,
-    /// Scripts lie in here; absolute and without links.
+    /// Scripts lie in here; absolute. It may be a link, which each start follows anew.
     pub root: PathBuf,
     /// The script of a start that names none.
     pub default_script: Option<String>,
@@ -167,6 +201,8 @@ pub struct Settings {
     pub log_run_bytes: u64,
     /// What is kept of runs that have ended.
     pub retention: Retention,
+    /// Variables of the environment with common names from which the server took a setting: no pipeline is to get them.
+    pub taken_vars: Vec<&'static str>,
 }
 
 /// What is kept of runs that have ended, and of their logs.
@@ -231,7 +267,7 @@ impl Supervisor {
     pub fn start(store: Store, settings: Settings, at_end: impl FnOnce() + Send + 'static) -> Result<Self, BootError> {
         let (events, queue) = mpsc::channel();
         let runs = Runs::new(settings.runtime_dir.clone());
-        let shims = RealShims::new(runs.clone(), events.clone());
+        let shims = RealShims::new(runs.clone(), settings.taken_vars.clone(), events.clone());
         let (database, retention, segment_bytes) = (store.path().to_owned(), settings.retention, settings.log_segment_bytes);
         let conductor = Conductor::boot(store, shims, SystemClock, settings)?;
         let watch = conductor.watch();

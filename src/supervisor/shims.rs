@@ -15,7 +15,9 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use super::Event;
+use super::strays::{self, Whereabouts};
+use super::{Event, inherited};
+use crate::abstract_socket;
 use crate::kill_point::KillPoint;
 use crate::log;
 use crate::pipeline::Found;
@@ -35,20 +37,6 @@ const MESSAGE_BYTES_MAX: usize = 1024 * 1024;
 /// How long the leftovers of a run may take to die of SIGKILL before the search for them is given up and said so.
 const KILL_LIMIT: Duration = Duration::from_secs(5);
 
-/// Variables that are for the server alone: our secrets, and what a service manager tells the process that it started (`sd_notify(3)`,
-/// `sd_listen_fds(3)`): a pipeline that took those for its own would answer in the server's name.
-const SERVER_VARS: [&str; 9] = [
-    "AUTOAPPDEV_TOKEN",
-    "AUTOAPPDEV_READ_TOKEN",
-    "NOTIFY_SOCKET",
-    "LISTEN_FDS",
-    "LISTEN_PID",
-    "LISTEN_PIDFDID",
-    "LISTEN_FDNAMES",
-    "WATCHDOG_USEC",
-    "WATCHDOG_PID",
-];
-
 /// Names one connection to a shim, so that a late message of an earlier one is known as such.
 pub(super) type ConnectionNumber = u64;
 
@@ -58,7 +46,7 @@ pub(super) struct Finding {
     pub(super) found: Found,
     /// Where there is a readable one.
     pub(super) journal: Option<ReadJournal>,
-    /// What was wrong with the journal, for people.
+    /// What is wrong with the journal, or where the run is, for people.
     pub(super) damage: Option<String>,
 }
 
@@ -95,11 +83,16 @@ pub(super) struct RealShims {
     next_number: ConnectionNumber,
     /// The shim that this server started, to be reaped when it has left.
     children: Vec<Child>,
+    /// Variables of the environment from which this server took a setting.
+    taken: Vec<&'static str>,
+    /// Runs that lived at the start of this server and carry this runtime directory's path, wherever their directories are.
+    strays: Vec<i64>,
 }
 
 impl RealShims {
-    pub(super) fn new(runs: Runs, events: Sender<Event>) -> Self {
-        Self { runs, events, stream: None, next_number: 1, children: Vec::new() }
+    pub(super) fn new(runs: Runs, taken: Vec<&'static str>, events: Sender<Event>) -> Self {
+        let strays = strays::all(&runs);
+        Self { runs, events, stream: None, next_number: 1, children: Vec::new(), taken, strays }
     }
 
     /// Keeps `stream` for sending, and reads it on a thread of its own.
@@ -140,7 +133,7 @@ impl Shims for RealShims {
         // The path that /proc/self/exe leads to may hold a newer binary by now; the link itself always starts this one.
         let mut command = std::process::Command::new("/proc/self/exe");
         command.arg0("autoappdev").arg("shim").arg(dir.path());
-        for name in SERVER_VARS {
+        for name in inherited::not_for_pipelines(std::env::vars_os(), &self.taken) {
             command.env_remove(name);
         }
         command.stdin(OwnedFd::from(its)).stdout(lock).stderr(Stdio::from(shim_log));
@@ -157,7 +150,13 @@ impl Shims for RealShims {
     }
 
     fn connect(&mut self, run_id: i64) -> io::Result<ConnectionNumber> {
-        let stream = self.runs.run(run_id).connect()?;
+        let dir = self.runs.run(run_id);
+        let stream = dir.connect().or_else(|error| {
+            let header = run_dir::read_header(&dir.journal_path()).ok();
+            let socket = header.and_then(|header| header.socket).or_else(|| strays::socket_of(&self.runs, run_id).ok().flatten());
+            let (stream, _) = abstract_socket::connect(&socket.ok_or(error)?)?;
+            Ok::<_, io::Error>(stream)
+        })?;
         self.listen_to(stream)
     }
 
@@ -180,7 +179,7 @@ impl Shims for RealShims {
         let dir = self.runs.run(run_id);
         // The lock first: a journal read after the lock was seen free will not grow any more.
         let lock = dir.lock_state()?;
-        let (journal, damage) = match run_dir::read_journal(&dir.journal_path()) {
+        let (journal, mut damage) = match run_dir::read_journal(&dir.journal_path()) {
             Ok(journal) => (Some(journal), None),
             Err(JournalError::Absent) => (None, None),
             // It passes. A run whose journal may tell its end is not given up for it.
@@ -191,11 +190,25 @@ impl Shims for RealShims {
         };
         let found = match (lock, &journal) {
             (LockState::Held, _) => Found::ShimAlive,
+            // Its directory may have been emptied or removed under it.
+            (LockState::Free, None) if strays::socket_of(&self.runs, run_id)?.is_some() => Found::ShimAlive,
             (LockState::Free, None) if damage.is_none() => Found::NeverBegan,
             // Nobody can read what it was: look for what it left, which is harmless where there is nothing.
             (LockState::Free, None) => Found::Vanished { same_boot: true },
             (LockState::Free, Some(journal)) if journal.entries.iter().any(|entry| entry.fact.is_end()) => Found::Ended,
-            (LockState::Free, Some(journal)) => Found::Vanished { same_boot: journal.header.boot_id == process::boot_id()? },
+            (LockState::Free, Some(journal)) if journal.header.boot_id != process::boot_id()? => Found::Vanished { same_boot: false },
+            // The lock may be a copy, or have been made anew.
+            (LockState::Free, Some(journal)) => match strays::whereabouts_of_shim(&journal.header, dir.path())? {
+                // Who answers at the socket is the shim, in whatever namespace. One that dies closes its lock before its socket.
+                Whereabouts::Unseen if dir.connect().is_ok() => Found::ShimAlive,
+                Whereabouts::Dead | Whereabouts::Unseen => Found::Vanished { same_boot: true },
+                Whereabouts::Here => Found::ShimAlive,
+                Whereabouts::Elsewhere(place) => {
+                    let place = place.display();
+                    damage = Some(format!("this runtime directory is a copy, and the run goes on in another: its own is {place}"));
+                    Found::Elsewhere
+                }
+            },
         };
         Ok(Finding { found, journal, damage })
     }
@@ -205,7 +218,11 @@ impl Shims for RealShims {
     }
 
     fn run_ids(&self) -> io::Result<Vec<i64>> {
-        self.runs.ids()
+        let mut ids = self.runs.ids()?;
+        ids.extend(&self.strays);
+        ids.sort_unstable();
+        ids.dedup();
+        Ok(ids)
     }
 
     fn log_end(&self) -> io::Result<u64> {
@@ -220,7 +237,9 @@ impl Shims for RealShims {
     }
 
     fn kill_leftovers(&self, run_id: i64) -> io::Result<usize> {
-        let cookie = self.runs.cookie(run_id).map(|(name, value)| process::environment_entry(name, &value));
+        // As it was given to the run, whose directory may have been moved since.
+        let given = run_dir::read_header(&self.runs.run(run_id).journal_path()).ok().and_then(|header| header.runtime_dir);
+        let cookie = given.map_or_else(|| self.runs.clone(), Runs::new).cookie(run_id).map(|(name, value)| process::environment_entry(name, &value));
         let cgroup = self.cgroup(run_id);
         let deadline = Instant::now() + KILL_LIMIT;
         let mut pause = Duration::from_micros(200);

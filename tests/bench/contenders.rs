@@ -13,6 +13,7 @@ use autoappdev::health::Inspector;
 use autoappdev::http::{App, Door, Guard, Handler, Streams};
 use autoappdev::log::RunLogs;
 use autoappdev::run_dir::Runs;
+use autoappdev::server_info::ServerIdentity;
 use autoappdev::store::Store;
 use autoappdev::supervisor::{Retention, Settings, Supervisor};
 
@@ -159,6 +160,7 @@ pub(crate) fn be_rouille(dir: &Path) {
         root: dir.clone(),
         default_script: None,
         grace: Duration::from_secs(10),
+        taken_vars: Vec::new(),
         uses_cgroups: false,
         log_segment_bytes: 1 << 20,
         log_run_bytes: 1 << 24,
@@ -171,6 +173,7 @@ pub(crate) fn be_rouille(dir: &Path) {
     let inspector = Inspector::start(|| ()).expect("a thread");
     let streams = Streams::new(supervisor.handle(), inspector.clone(), runs.clone(), logs.clone(), database.clone());
     let app = App {
+        identity: Arc::new(ServerIdentity::new(runs.runtime_dir()).expect("random bytes")),
         supervisor: supervisor.handle(),
         runs,
         logs,

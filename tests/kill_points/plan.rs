@@ -21,6 +21,8 @@ pub(crate) enum Scene {
     BootOnMuch,
     /// A server boots without its database; a run goes on.
     BootWithoutDatabase,
+    /// A server boots on a copy of the runtime directory, which was removed; a run goes on.
+    DirectoryReplaced,
     /// A server with a live run is told to end.
     Terminate,
     /// The shim of a paused run is killed from outside.
@@ -113,7 +115,7 @@ pub(crate) const fn plan(point: KillPoint) -> Plan {
     match point {
         P::ServerDirectoryOwned | P::ServerSocketBound => server(S::BootOnRun, Paused, Lost),
         P::ServerDatabaseOwnerCleared => server(S::MovedDatabase, Nothing, Nothing),
-        P::ServerDatabaseMade | P::ServerDatabaseMigrated => server(S::FirstBoot, Nothing, Nothing),
+        P::ServerDatabaseMade | P::ServerDatabaseMigrated | P::ServerGitIgnoreBeside => server(S::FirstBoot, Nothing, Nothing),
         P::ServerDatabaseOpened | P::ServerJournalRecorded | P::ServerRunAdopted => server(S::BootOnRun, Paused, Lost),
         P::ServerLeftoversKilled | P::ServerLeftoversCgroupRemoved | P::ServerLeftoversRemoved | P::ServerLostCommitted => {
             server(S::ShimKilled, Lost, Lost)
@@ -147,6 +149,7 @@ pub(crate) const fn plan(point: KillPoint) -> Plan {
         P::ShimSpawnedWritten | P::ShimSpawnedSent | P::ShimNamesSynced => shim(S::Start, Lost, DONE),
         P::ShimSpawnFailedWritten | P::ShimSpawnFailedSent => shim(S::StartUnrunnable, SpawnFailed, FAILED),
 
+        P::ShimJournalMoved => unasked(S::DirectoryReplaced, Lost),
         P::ShimSegmentBegun | P::ShimSegmentRemoved => unasked(S::Talk, Lost),
 
         P::ShimStopsSent | P::ShimAllStopped | P::ShimPauseFileMade => shim(S::Pause, Lost, REFUSED),

@@ -39,8 +39,32 @@ static int verdict(char call, const char *path) {
     return 0;
 }
 
+/* The whole of a path that begins at the working directory or at an open one. */
+static const char *whole(const char *path, char *text, size_t size) {
+    char dir[4096];
+    long count;
+    int end = 0;
+    if (path == NULL) return NULL;
+    if (sscanf(path, "/proc/self/fd/%*d%n", &end) == 0 && end > 0) {
+        char link[64];
+        snprintf(link, sizeof link, "%.*s", end, path);
+        count = syscall(SYS_readlinkat, AT_FDCWD, link, dir, sizeof dir - 1);
+        path += end;
+    } else if (path[0] != '/') {
+        count = syscall(SYS_readlinkat, AT_FDCWD, "/proc/self/cwd", dir, sizeof dir - 1);
+        if (strncmp(path, "./", 2) == 0) path += 2;
+    } else {
+        return path;
+    }
+    if (count <= 0) return path;
+    dir[count] = 0;
+    snprintf(text, size, "%s%s%s", dir, path[0] == '/' ? "" : "/", path);
+    return text;
+}
+
 static int fails(char call, const char *path) {
-    int before = errno, error = verdict(call, path);
+    char text[8192];
+    int before = errno, error = verdict(call, whole(path, text, sizeof text));
     errno = error != 0 ? error : before;
     return error != 0;
 }

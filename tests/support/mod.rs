@@ -141,6 +141,14 @@ impl Place {
         self.runtime.clone()
     }
 
+    /// Removes the runtime directory and puts a copy in its place: every file is another one, and no socket leads anywhere.
+    pub fn replace_runtime_by_copy(&self) {
+        let copy = self.folder().join("copy-of-runtime");
+        copy_all(&self.runtime(), &copy);
+        fs::remove_dir_all(self.runtime()).expect("removes");
+        fs::rename(copy, self.runtime()).expect("renames");
+    }
+
     pub fn database(&self) -> PathBuf {
         self.runtime().join("autoappdev.db")
     }
@@ -420,6 +428,12 @@ fn write_programs(dir: &Path, programs: &[(&str, &str)]) {
     let words = programs.iter().flat_map(|(name, text)| [name, text]);
     let status = Command::new("/bin/sh").args(["-c", each, "sh"]).args(words).current_dir(dir).status();
     assert!(status.expect("/bin/sh is there").success(), "writes");
+}
+
+/// `cp -a`.
+pub fn copy_all(from: &Path, to: &Path) {
+    let status = Command::new("cp").arg("-a").arg(from).arg(to).status();
+    assert!(status.expect("cp is everywhere").success(), "copies");
 }
 
 /// An object's keys are these and no others.

@@ -56,6 +56,8 @@ impl Place {
             boot_id: boot_id.to_owned(),
             shim_pid: 1,
             shim_start_ticks: None,
+            socket: None,
+            runtime_dir: None,
             cgroup: None,
             created_at,
             script: "sleep.sh".to_owned(),

@@ -11,14 +11,17 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use super::{Phase, Restops, Run};
+use crate::abstract_socket;
 use crate::kill_point::KillPoint;
 use crate::log::Limits;
 use crate::pipeline::{Containment, Fact};
 use crate::process::{self, Cgroup, Identity, Launch};
 use crate::run_dir::{self, FORMAT, Header, Journal, LaunchSpec, RUN_ID_VAR, RUNTIME_DIR_VAR, RunDir, Runs};
+use crate::script::Attempt;
 use crate::shim::connections::Connections;
 use crate::shim::output::Output;
 use crate::shim::pause_file::PauseFile;
+use crate::shim::place::Place;
 use crate::shim::progress::ProgressKeeper;
 use crate::shim::tree::Tree;
 use crate::shim::trouble::Said;
@@ -35,10 +38,14 @@ impl Run {
         early: &[u8],
     ) -> Result<Self, ShimError> {
         let runs = Runs::new(spec.runtime_dir.clone());
+        let place = Place::open(&spec.runtime_dir).in_step("open the runtime directory")?;
         // Where none can be had there are the signals; a run never depends on it.
         let cgroup =
             spec.uses_cgroups.then(|| runs.cgroup_name(spec.run_id).ok()).flatten().and_then(|name| Cgroup::create(&name));
         KillPoint::ShimCgroupMade.reach();
+        // Nor on the second socket, which nobody needs as long as the directory stays where it is.
+        let socket = runs.new_socket_name(spec.run_id).and_then(|name| Ok((abstract_socket::bind(&name)?, name))).ok();
+        let (second, socket) = socket.unzip();
         let header = Header {
             format: FORMAT,
             run_id: spec.run_id,
@@ -46,6 +53,8 @@ impl Run {
             shim_pid: std::process::id(),
             shim_start_ticks: process::read_stat(std::process::id()).ok().map(|stat| stat.identity.start_ticks),
             cgroup: cgroup.as_ref().map(|cgroup| cgroup.path().to_owned()),
+            socket: socket.clone(),
+            runtime_dir: Some(spec.runtime_dir.clone()),
             created_at: spec.created_at,
             script: spec.script.clone(),
             args: spec.args.clone(),
@@ -55,7 +64,7 @@ impl Run {
         };
         let listener = dir.listen().in_step("open the control socket")?;
         KillPoint::ShimSocketBound.reach();
-        let connections = Connections::new(listener, server, early).in_step("keep the server's connection")?;
+        let connections = Connections::new(listener, second, server, early).in_step("keep the server's connection")?;
         let (stdout, stdout_writer) = io::pipe().in_step("open a pipe")?;
         let (stderr, stderr_writer) = io::pipe().in_step("open a pipe")?;
         let limits = Limits { segment_bytes: spec.log_segment_bytes, run_bytes: spec.log_run_bytes };
@@ -74,7 +83,9 @@ impl Run {
             journal,
             journal_failure: None,
             output,
-            pause_file: PauseFile::new(&spec.runtime_dir),
+            pause_file: PauseFile::new(place.runtime_dir()),
+            place,
+            socket,
             said_trouble: Said::default(),
             leader: Identity { pid: 0, start_ticks: 0 },
             phase: Phase::Running,
@@ -110,7 +121,7 @@ impl Run {
             }
         }
         // The names of the files must be as durable as what is in them.
-        for folder in [run.dir.path().to_owned(), run.spec.runtime_dir.join("runs")] {
+        for folder in [run.dir.path().to_owned(), run.place.runtime_dir().join("runs")] {
             run.or_log("make the run directory durable", run_dir::sync_dir(&folder));
         }
         KillPoint::ShimNamesSynced.reach();
@@ -120,6 +131,8 @@ impl Run {
     fn spawn(&self, stdio: [OwnedFd; 3], cgroup: Option<&Cgroup>) -> io::Result<(Identity, Containment)> {
         let spec = &self.spec;
         let mut environment: BTreeMap<OsString, OsString> = std::env::vars_os().collect();
+        // A shell exports where it is; what was inherited is where the server was started.
+        environment.insert("PWD".into(), spec.cwd.clone().into());
         environment.extend(spec.env.iter().map(|(name, value)| (name.into(), value.into())));
         environment.insert(RUN_ID_VAR.into(), spec.run_id.to_string().into());
         environment.insert(RUNTIME_DIR_VAR.into(), spec.runtime_dir.clone().into());
@@ -132,26 +145,14 @@ impl Run {
         };
         let spawned = process::spawn_in_session(&launch, cgroup)?;
         let containment = if spawned.is_in_cgroup { Containment::Cgroup } else { Containment::Tree };
-        // Even if it has ended already it is ours until we reap it, so it can be looked at; should that fail, it must not run unwatched.
-        match process::read_stat(spawned.pid) {
-            Ok(stat) => Ok((stat.identity, containment)),
-            Err(error) => {
-                process::kill_child(spawned.pid)?;
-                Err(error)
-            }
-        }
+        Ok((spawned.identity, containment))
     }
 
     fn explain(&self, error: &io::Error) -> String {
-        let hint = match error.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
-            Some(rustix::io::Errno::NOEXEC) => "; give it a first line such as #!/bin/bash, or take its execute bit away",
-            Some(rustix::io::Errno::NOENT) => {
-                "; is the interpreter in its first line installed, and its working directory there?"
-            }
-            Some(rustix::io::Errno::ACCESS) => "; is its execute bit set, and may this user enter its folder?",
-            Some(rustix::io::Errno::TOOBIG) => "; its arguments and environment are too long",
-            _ => "",
-        };
-        format!("{} could not be run: {error}{hint}", self.spec.program.display())
+        let spec = &self.spec;
+        let search_path = spec.env.get("PATH").map(OsString::from).or_else(|| std::env::var_os("PATH"));
+        // The script stands last where the program is its interpreter.
+        let file = spec.program_args.last().unwrap_or(&spec.program);
+        Attempt { file, name: &spec.script, cwd: &spec.cwd, search_path: search_path.as_deref() }.explain(error)
     }
 }

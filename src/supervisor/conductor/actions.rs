@@ -3,6 +3,7 @@
 //! If killed here: who asked gets no answer. A run that was committed and not launched is ended by the next boot; a command that was sent
 //! is done by the shim all the same.
 
+use std::ffi::OsString;
 use std::time::Duration;
 
 use super::{Conductor, Link, ReplyTo, UnderWay, Waiter, answer};
@@ -11,7 +12,7 @@ use crate::kill_point::KillPoint;
 use crate::pipeline::{ConditionCode, Pending, Refusal, Step, decide};
 use crate::process::is_disk_full;
 use crate::run_dir::{Command, FORMAT, LaunchSpec, Trouble};
-use crate::script;
+use crate::script::{self, Attempt, ScriptError};
 use crate::store::NewRun;
 use crate::supervisor::records::Records;
 use crate::supervisor::shims::Shims;
@@ -106,14 +107,17 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
 
     /// Checks the request and commits the run. A refused request changes nothing.
     fn prepare(&mut self, request: &StartRequest) -> Result<LaunchSpec, ActionError> {
-        let root = self.settings.root.clone();
         let name = request.script.as_deref().or(self.settings.default_script.as_deref());
-        let script_name = name.ok_or(script::ScriptError::Unnamed)?.to_owned();
-        let program = script::find_script(&root, &script_name)?;
+        let script_name = name.ok_or(ScriptError::Unnamed)?.to_owned();
+        let root = script::find_root(&self.settings.root)?;
+        let file = script::find_script(&root, &script_name, &request.args)?;
         let cwd = match &request.cwd {
             Some(name) => script::find_cwd(&root, name)?,
             None => root,
         };
+        let search_path = request.env.get("PATH").map(OsString::from).or_else(|| std::env::var_os("PATH"));
+        let attempt = Attempt { file: &file, name: &script_name, cwd: &cwd, search_path: search_path.as_deref() };
+        let program = attempt.program().map_err(ScriptError::from)?;
         let log_start = self.shims.log_end().map_err(ActionError::Io)?.max(self.store.log_position_max()?);
         let at = self.clock.now();
         let new = NewRun { script: script_name, cwd: cwd.display().to_string(), args: request.args.clone(), log_start };

@@ -158,6 +158,11 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
                 KillPoint::ServerLeftoversRemoved.reach();
                 self.end_unseen(run_id, UnseenEnd::Lost, self.clock.now(), &why)?;
             }
+            Plan::Disown => {
+                let why = damage.unwrap_or_else(|| "this runtime directory is a copy, and the run goes on in another".to_owned());
+                self.take_pause_file_away();
+                self.end_unseen(run_id, UnseenEnd::Lost, self.clock.now(), &why)?;
+            }
             Plan::Lose => {
                 // Nothing of it can be alive, but its control group can be there.
                 if let Err(error) = self.shims.kill_leftovers(run_id) {
@@ -275,7 +280,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
                 // Asked for by this server, and may have gone down with the connection before. A shim that has it takes nothing but a
                 // shorter grace. One that the journal tells of the shim has for certain.
                 let left = kill_at.saturating_sub(self.clock.awake());
-                self.shims.send(&Command::Stop { tag: 0, grace_ms: Some(whole_ms(left) + 2) })?;
+                self.shims.send(&Command::Stop { tag: 0, grace_ms: Some(whole_ms(left).saturating_add(2)) })?;
             }
             Ok(number)
         });
@@ -389,7 +394,8 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
 /// The grace of the stop that a live run's journal tells of: asked for by an earlier server, and still to be done.
 fn stop_under_way(entries: &[Entry]) -> Option<Duration> {
     let stops = entries.iter().filter_map(|entry| match entry.fact {
-        Fact::Stopping { grace_ms } => Some((entry.boot_ms + grace_ms, grace_ms)),
+        // A number of a damaged line can be any.
+        Fact::Stopping { grace_ms } => Some((entry.boot_ms.saturating_add(grace_ms), grace_ms)),
         _ => None,
     });
     stops.min().map(|(_, grace_ms)| Duration::from_millis(grace_ms))

@@ -9,6 +9,7 @@ use super::{ActionError, Conductor, Link, Outcome, answer};
 use crate::clock::Clock;
 use crate::pipeline::{ConditionCode, Entry, Exit, Fact, State, observe};
 use crate::store::StoreError;
+use crate::supervisor::Obstacle;
 use crate::supervisor::records::Records;
 use crate::supervisor::shims::Shims;
 
@@ -53,14 +54,14 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
             return Err(error);
         }
         self.note_store_failure(&error);
-        let is_disk_full = error.is_disk_full();
+        let obstacle = Obstacle::of(&error);
         for entry in &unrecorded {
             let Some((under_way, outcome)) = self.settle_pending(entry) else { continue };
             under_way.answer_all(|| {
                 Err(match (&outcome, &entry.fact) {
                     (Outcome::Refused(refusal), _) => ActionError::Refused(*refusal),
                     (Outcome::Done, Fact::SpawnFailed { .. }) => ActionError::store(&error),
-                    (Outcome::Done, _) => ActionError::Unrecorded { is_disk_full },
+                    (Outcome::Done, _) => ActionError::Unrecorded { obstacle },
                 })
             });
         }

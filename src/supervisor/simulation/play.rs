@@ -85,6 +85,7 @@ impl Play {
             default_script: Some("a.sh".to_owned()),
             grace: Duration::from_secs(10),
             uses_cgroups: true,
+            taken_vars: Vec::new(),
             log_segment_bytes: 1 << 20,
             log_run_bytes: 1 << 24,
             retention: Retention { log_bytes: 1 << 30, runs: 1000, ended_for: None },

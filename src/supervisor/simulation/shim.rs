@@ -466,6 +466,8 @@ fn not_now(asker: Asker, run: &Run, env: &mut Env) {
 fn header(run: &Run) -> Header {
     Header {
         shim_start_ticks: None,
+        socket: None,
+        runtime_dir: None,
         cgroup: None,
         format: FORMAT,
         run_id: run.id,

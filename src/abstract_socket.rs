@@ -1,0 +1,71 @@
+//! Unix sockets with a name instead of a path (`unix(7)`, "abstract"): no directory that is moved, copied or removed takes one away.
+//!
+//! Level 0. Such a name has no owner and no mode. Every user of the machine may bind or call it, so both sides check who is at the other
+//! end: this user or root, and nobody else.
+
+use std::fs;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+
+/// The flag of a socket that listens, in `/proc/net/unix` (`__SO_ACCEPTCON` of the kernel's `include/uapi/linux/net.h`).
+const LISTENS: u32 = 1 << 16;
+
+/// Binds a name and listens, without blocking.
+pub fn bind(name: &str) -> io::Result<UnixListener> {
+    let listener = UnixListener::bind_addr(&SocketAddr::from_abstract_name(name)?)?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+/// Connects to the socket of this user, or of root, that has the name. Also returns the process that listens.
+pub fn connect(name: &str) -> io::Result<(UnixStream, u32)> {
+    let stream = UnixStream::connect_addr(&SocketAddr::from_abstract_name(name)?)?;
+    let peer = peer(&stream)?;
+    Ok((stream, peer))
+}
+
+/// The process at the other end, where it is this user's or root's; [`io::ErrorKind::PermissionDenied`] otherwise.
+pub fn peer(stream: &impl AsFd) -> io::Result<u32> {
+    let peer = rustix::net::sockopt::socket_peercred(stream)?;
+    if peer.uid != rustix::process::geteuid() && !peer.uid.is_root() {
+        return Err(io::ErrorKind::PermissionDenied.into());
+    }
+    u32::try_from(peer.pid.as_raw_nonzero().get()).map_err(io::Error::other)
+}
+
+/// The names, of those that begin with `prefix`, at which somebody listens.
+pub fn listening(prefix: &str) -> io::Result<Vec<String>> {
+    let table = fs::read("/proc/net/unix")?;
+    let table = String::from_utf8_lossy(&table);
+    // Num, RefCount, Protocol, Flags, Type, St, Inode, Path; an abstract name is shown behind an "@".
+    let names = table.lines().filter_map(|line| {
+        let mut fields = line.split_ascii_whitespace();
+        let flags = u32::from_str_radix(fields.nth(3)?, 16).ok()?;
+        let name = fields.nth(3)?.strip_prefix('@')?;
+        (flags & LISTENS != 0 && name.starts_with(prefix)).then(|| name.to_owned())
+    });
+    Ok(names.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_leads_to_its_process_and_is_listed_while_it_listens() {
+        let prefix = format!("autoappdev-test-{}-", std::process::id());
+        let name = format!("{prefix}7");
+        assert!(listening(&prefix).expect("a list").is_empty());
+        let listener = bind(&name).expect("binds");
+        assert_eq!(listening(&prefix).expect("a list"), [name.as_str()]);
+        let (_stream, pid) = connect(&name).expect("connects");
+        assert_eq!(pid, std::process::id());
+        let (accepted, _) = listener.accept().expect("it is there");
+        assert_eq!(peer(&accepted).expect("this user"), std::process::id());
+        drop(listener);
+        assert_eq!(connect(&name).expect_err("nobody listens").kind(), io::ErrorKind::ConnectionRefused);
+        assert!(listening(&prefix).expect("a list").is_empty());
+    }
+}

@@ -1,0 +1,77 @@
+//! `.gitignore` in the runtime directory: keeps tokens, logs and the database out of a repository, and out of `git stash -u`.
+//!
+//! Level 1. Written beside its place and renamed, so it is never there half. If killed here: the next server writes it.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::{self, Write};
+use std::path::Path;
+
+use crate::kill_point::KillPoint;
+use crate::private::private_file;
+
+const NAME: &str = ".gitignore";
+const BESIDE: &str = ".gitignore.new";
+
+/// Everything below the directory, this file included.
+const TEXT: &str = "*\n";
+
+/// What servers of every version put into a runtime directory. The database and the server's log have further files with longer names.
+const OURS: [&str; 8] = ["server.", "autoappdev.db", "backend", "runs", "PAUSE", "token", "read-token", "session-key"];
+
+/// Writes the file where there is none. A directory that also holds files of others may be somebody's repository, which must not
+/// be hidden from git: it is left alone, and so is a `.gitignore` that is there.
+pub fn keep_out_of_git(runtime_dir: &Path) -> io::Result<()> {
+    let path = runtime_dir.join(NAME);
+    if fs::symlink_metadata(&path).is_ok() || !holds_only_ours(runtime_dir)? {
+        return Ok(());
+    }
+    let beside = runtime_dir.join(BESIDE);
+    let written = private_file().truncate(true).open(&beside).and_then(|mut file| file.write_all(TEXT.as_bytes()));
+    let renamed = written.and_then(|()| {
+        KillPoint::ServerGitIgnoreBeside.reach();
+        fs::rename(&beside, path)
+    });
+    renamed.inspect_err(|_| {
+        // On a full disk it would be in the way of others.
+        let _in_the_way = fs::remove_file(&beside);
+    })
+}
+
+fn holds_only_ours(runtime_dir: &Path) -> io::Result<bool> {
+    for entry in fs::read_dir(runtime_dir)? {
+        if !is_ours(&entry?.file_name()) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn is_ours(name: &OsStr) -> bool {
+    let name = name.to_string_lossy();
+    name == BESIDE || OURS.iter().any(|ours| name.starts_with(ours))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_of_ours_gets_the_file_and_a_users_directory_or_file_is_left_alone() {
+        let dir = tempfile::tempdir().expect("a temp folder");
+        let path = dir.path().join(NAME);
+        for ours in ["server.lock", "autoappdev.db-wal", "backend-00000000000000000007.log", "session-key", BESIDE] {
+            fs::write(dir.path().join(ours), "").expect("writes");
+        }
+        keep_out_of_git(dir.path()).expect("writes");
+        assert_eq!(fs::read_to_string(&path).expect("there"), TEXT);
+        assert!(!dir.path().join(BESIDE).exists());
+        fs::write(&path, "token\n").expect("writes");
+        keep_out_of_git(dir.path()).expect("a look");
+        assert_eq!(fs::read_to_string(&path).expect("there"), "token\n", "a user's file stays");
+        fs::remove_file(&path).expect("removes");
+        fs::write(dir.path().join("main.py"), "").expect("writes");
+        keep_out_of_git(dir.path()).expect("a look");
+        assert!(!path.exists(), "a user's directory stays visible");
+    }
+}

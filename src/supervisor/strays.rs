@@ -1,0 +1,89 @@
+//! Live shims whose run directory is not where it was: removed, replaced by a copy, or copied. What still lives decides, not the files.
+//!
+//! A process says by its working directory which run directory it belongs to, and by its second control socket whose it is.
+
+use std::fs::{self, Metadata};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use crate::abstract_socket;
+use crate::process::{self, Identity};
+use crate::run_dir::{Header, Runs};
+
+/// Where the shim is that a journal names.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Whereabouts {
+    /// It is dead, or on its way out.
+    Dead,
+    /// There is no such process, as far as can be seen.
+    Unseen,
+    /// It belongs to the directory of the journal, or to none any more, or to one that cannot be seen.
+    Here,
+    /// It belongs to another directory, which is there.
+    Elsewhere(PathBuf),
+}
+
+/// Where the shim of this journal is, which lies in the run directory `dir`. An error only for a shortage, which tells nothing.
+pub(super) fn whereabouts_of_shim(header: &Header, dir: &Path) -> io::Result<Whereabouts> {
+    // The first shims did not say when they started, so theirs is not known from another process with that pid.
+    let Some(start_ticks) = header.shim_start_ticks else { return Ok(Whereabouts::Unseen) };
+    let shim = Identity { pid: header.shim_pid, start_ticks };
+    match process::lives(shim)? {
+        Some(true) => {}
+        Some(false) => return Ok(Whereabouts::Dead),
+        None => return Ok(Whereabouts::Unseen),
+    }
+    Ok(match directory_of(shim.pid) {
+        Some((_, directory)) if fs::metadata(dir).is_ok_and(|ours| is_same(&ours, &directory)) => Whereabouts::Here,
+        Some((place, _)) => Whereabouts::Elsewhere(place),
+        None => Whereabouts::Here,
+    })
+}
+
+/// The socket of the shim of run `run_id`, if that lives and its directory was removed.
+/// An error only for a shortage.
+pub(super) fn socket_of(runs: &Runs, run_id: i64) -> io::Result<Option<String>> {
+    for socket in unless_short(abstract_socket::listening(&format!("{}{run_id}-", runs.socket_prefix())))?.unwrap_or_default() {
+        if is_stray(&socket)? {
+            return Ok(Some(socket));
+        }
+    }
+    Ok(None)
+}
+
+/// The runs that live and carry this runtime directory's path, wherever their directories are: no other run may carry the same cookie.
+pub(super) fn all(runs: &Runs) -> Vec<i64> {
+    let sockets = abstract_socket::listening(&runs.socket_prefix()).unwrap_or_default();
+    let ours = sockets.iter().filter(|socket| abstract_socket::connect(socket).is_ok());
+    ours.filter_map(|socket| runs.run_of_socket(socket)).collect()
+}
+
+/// Whether a shim of this user listens there that has no directory any more. One whose directory is elsewhere belongs to the server there.
+fn is_stray(socket: &str) -> io::Result<bool> {
+    let connected = unless_short(abstract_socket::connect(socket))?;
+    Ok(connected.is_some_and(|(_, pid)| directory_of(pid).is_none()))
+}
+
+/// What came of it, if anything did.
+fn unless_short<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Err(error) if process::is_shortage(&error) => Err(error),
+        other => Ok(other.ok()),
+    }
+}
+
+/// The working directory of a process, if it is there and can be seen.
+fn directory_of(pid: u32) -> Option<(PathBuf, Metadata)> {
+    let link = format!("/proc/{pid}/cwd");
+    let place = fs::read_link(&link).ok()?;
+    // Followed by the kernel to the directory itself, whatever has its path.
+    let directory = fs::metadata(&link).ok()?;
+    // Not every file system counts the names of a directory, so the kernel's word counts too (`proc_pid_cwd(5)`).
+    let is_removed = directory.nlink() == 0 || place.to_string_lossy().ends_with(" (deleted)");
+    (!is_removed).then_some((place, directory))
+}
+
+fn is_same(one: &Metadata, other: &Metadata) -> bool {
+    (one.dev(), one.ino()) == (other.dev(), other.ino())
+}
