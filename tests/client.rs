@@ -350,7 +350,8 @@ fn only_a_live_server_json_or_the_user_names_a_server() {
         dotenv(&format!("{name}={port}\nAUTOAPPDEV_TOKEN=the-token-of-this-folder\n"));
         let (code, out, err) = run(&[]);
         assert_eq!((code, out.as_str()), (4, ""), "{err}");
-        let sentence = format!("{none}; start one with `autoappdev serve --port PORT` (another program answers on 127.0.0.1:{port})\n");
+        let sentence =
+            format!("{none}; start one with `autoappdev serve --port PORT` (another program answers on 127.0.0.1:{port})\n");
         assert_eq!(err, sentence);
     }
     dotenv(&format!("AUTOAPPDEV_URL={}\n", server.url()));
@@ -376,13 +377,17 @@ fn only_a_live_server_json_or_the_user_names_a_server() {
     // The environment names an address, and nothing is known of who answers there.
     let port = port.to_string();
     let url = server.url();
-    for named in [&[("AUTOAPPDEV_PORT", &*port)][..], &[("AUTOAPPDEV_HOST", "127.0.0.1"), ("PORT", &port)], &[("AUTOAPPDEV_URL", &url)]] {
+    for named in
+        [&[("AUTOAPPDEV_PORT", &*port)][..], &[("AUTOAPPDEV_HOST", "127.0.0.1"), ("PORT", &port)], &[("AUTOAPPDEV_URL", &url)]]
+    {
         assert_eq!(run(named).0, 0, "{named:?}");
         let asked = server.requests().pop().expect("the stop");
         assert_eq!((asked.line.as_str(), header(&asked, "autoappdev-server")), ("POST /api/pipeline/stop", None));
     }
     let count = server.requests().len();
-    for unnamed in [&[("PORT", &*port)][..], &[("AUTOAPPDEV_PORT", "0")], &[("AUTOAPPDEV_HOST", "0.0.0.0"), ("AUTOAPPDEV_PORT", "0")]] {
+    for unnamed in
+        [&[("PORT", &*port)][..], &[("AUTOAPPDEV_PORT", "0")], &[("AUTOAPPDEV_HOST", "0.0.0.0"), ("AUTOAPPDEV_PORT", "0")]]
+    {
         assert_eq!(run(unnamed).0, 4, "{unnamed:?}");
     }
     let told = server.requests().split_off(count);

@@ -192,7 +192,8 @@ fn arguments_reach_the_script_as_they_were_typed() {
 fn a_projects_own_env_file_is_passed_over_but_for_what_is_ours() {
     let mut place = Place::new();
     let dotenv = place.folder().join(".env");
-    let text = b"# Jos\xe9's project\nDATABASE_URL=postgres://me:secret@localhost/project\nPORT=/dev/ttyUSB0\nset -a\nNAME=Jos\xe9\n\
+    let text =
+        b"# Jos\xe9's project\nDATABASE_URL=postgres://me:secret@localhost/project\nPORT=/dev/ttyUSB0\nset -a\nNAME=Jos\xe9\n\
         KEY=\"-----BEGIN KEY-----\nAUTOAPPDEV_PORT=wrong\n-----END KEY-----\"\nexport NAME\n\
         export AUTOAPPDEV_PIPELINE_SCRIPT='sleep.sh' # ours\n";
     fs::write(&dotenv, text).expect("writes");

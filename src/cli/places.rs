@@ -245,10 +245,7 @@ mod tests {
         let lock = File::open(dir.path()).expect("there");
         rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).expect("free");
         assert_eq!(shown(&usual), ["/elsewhere abc", "http://[::1]:4000 abc", "/b/server.sock ?"]);
-        assert_eq!(
-            shown(&named),
-            ["/elsewhere abc", "http://[::1]:4000 abc", "/b/server.sock ?", "http://127.0.0.1:9000"]
-        );
+        assert_eq!(shown(&named), ["/elsewhere abc", "http://[::1]:4000 abc", "/b/server.sock ?", "http://127.0.0.1:9000"]);
         assert_eq!(shown(&socket), ["/elsewhere abc", "http://[::1]:4000 abc", "/n.sock ?", "/n.sock"]);
         fs::write(&file, r#"{"pid":1,"address":"127.0.0.1:4000"}"#).expect("written");
         assert_eq!(shown(&usual), ["http://127.0.0.1:4000 unknown", "/b/server.sock ?"]);
@@ -276,12 +273,16 @@ mod tests {
             format!("{none}; start one with `autoappdev serve --port PORT` (another program answers on 127.0.0.1:8788)")
         );
         let denied = absent(Own::Unreadable(io::ErrorKind::PermissionDenied.into()), None);
-        assert!(denied.contains("/home/me/B/runtime cannot be read: permission denied") && !denied.contains("no server"), "{denied}");
+        assert!(
+            denied.contains("/home/me/B/runtime cannot be read: permission denied") && !denied.contains("no server"),
+            "{denied}"
+        );
 
         let address = Some("192.168.1.5:9000".parse().expect("an address"));
         let named = Absence::new(&Folder { named_address: address, ..folder(dir) }, Own::Nobody);
         assert_eq!(named.usual_address(), None);
-        let sentence = ", and none answers at http://192.168.1.5:9000, which the environment names; start one with `autoappdev serve`";
+        let sentence =
+            ", and none answers at http://192.168.1.5:9000, which the environment names; start one with `autoappdev serve`";
         assert_eq!(named.to_string(), format!("{none}{sentence}"));
         let remote = Absence::new(&Folder { usual_address: address, ..folder(dir) }, Own::Nobody);
         assert_eq!(remote.usual_address(), None, "no other machine is asked");

@@ -151,9 +151,10 @@ fn nothing_follows(rest: &[u8]) -> Result<(), &'static str> {
 /// counts as closed only where nothing but a comment follows, as with programs that read such values; otherwise the value is this line.
 fn end_of_foreign(text: &[u8], line: &[u8]) -> usize {
     // `KEY: value` is read by some as well.
-    let separator = line.iter().enumerate().find(|&(at, byte)| {
-        *byte == b'=' || (*byte == b':' && line.get(at + 1).is_some_and(u8::is_ascii_whitespace))
-    });
+    let separator = line
+        .iter()
+        .enumerate()
+        .find(|&(at, byte)| *byte == b'=' || (*byte == b':' && line.get(at + 1).is_some_and(u8::is_ascii_whitespace)));
     let Some((separator, _)) = separator else { return line.len() };
     let blanks = line[separator + 1..].iter().take_while(|byte| byte.is_ascii_whitespace()).count();
     let begin = separator + 1 + blanks;

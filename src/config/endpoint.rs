@@ -54,8 +54,7 @@ impl Endpoint {
         let runtime_dir = sources.runtime_dir(None, cwd)?;
         let is_usual = runtime_dir == in_folder(cwd, Path::new("runtime"));
         let socket = sources.socket(&runtime_dir, cwd)?;
-        let (socket, named_socket) =
-            if sources.in_environment(SOCKET).is_some() { (None, socket) } else { (socket, None) };
+        let (socket, named_socket) = if sources.in_environment(SOCKET).is_some() { (None, socket) } else { (socket, None) };
         Ok(Self::Folder(Folder {
             project: if is_usual { in_folder(cwd, Path::new("")) } else { runtime_dir.clone() },
             runtime_dir,

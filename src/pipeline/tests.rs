@@ -212,9 +212,7 @@ fn the_whole_boot_table() {
     for &status in RunStatus::ALL {
         let plans = found.map(|found| recover(status, found));
         let meant = match status {
-            RunStatus::Starting => {
-                [Plan::Adopt, Plan::FailSpawn, Plan::RecordEnd, Plan::KillAndLose, Plan::Lose, Plan::Disown]
-            }
+            RunStatus::Starting => [Plan::Adopt, Plan::FailSpawn, Plan::RecordEnd, Plan::KillAndLose, Plan::Lose, Plan::Disown],
             RunStatus::Running | RunStatus::Paused => {
                 [Plan::Adopt, Plan::KillAndLose, Plan::RecordEnd, Plan::KillAndLose, Plan::Lose, Plan::Disown]
             }

@@ -249,8 +249,8 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
     use std::path::Path;
 
-    use super::super::tests::write_program;
     use super::super::kill_child;
+    use super::super::tests::write_program;
     use super::*;
 
     /// Without a control group: this process has other threads, of which only fork(3) knows.

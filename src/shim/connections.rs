@@ -45,12 +45,7 @@ pub(super) struct Connections {
 impl Connections {
     /// `first` is the stream that this process was born with, which gets every fact from the first on; `early` is what was already
     /// read from it.
-    pub(super) fn new(
-        listener: UnixListener,
-        second: Option<UnixListener>,
-        first: UnixStream,
-        early: &[u8],
-    ) -> io::Result<Self> {
+    pub(super) fn new(listener: UnixListener, second: Option<UnixListener>, first: UnixStream, early: &[u8]) -> io::Result<Self> {
         let mut connections = Self { listener, second, open: Vec::new(), next_id: 0 };
         connections.add(first)?;
         let first = &mut connections.open[0];

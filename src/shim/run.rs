@@ -188,10 +188,8 @@ impl Run {
             let left = at.saturating_sub(now);
             Timespec { tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX), tv_nsec: i64::from(left.subsec_nanos()) }
         });
-        let mut fds = vec![
-            PollFd::new(&self.signals.children, PollFlags::IN),
-            PollFd::new(&self.signals.terminate, PollFlags::IN),
-        ];
+        let mut fds =
+            vec![PollFd::new(&self.signals.children, PollFlags::IN), PollFd::new(&self.signals.terminate, PollFlags::IN)];
         fds.extend(self.connections.listeners().map(|listener| PollFd::new(listener, PollFlags::IN)));
         // Whatever else is due: only a look at the tree that is due anyway is as good.
         if matches!(self.phase, Phase::Paused) && self.look_at.is_none() {

@@ -196,7 +196,9 @@ impl Shims for RealShims {
             // Nobody can read what it was: look for what it left, which is harmless where there is nothing.
             (LockState::Free, None) => Found::Vanished { same_boot: true },
             (LockState::Free, Some(journal)) if journal.entries.iter().any(|entry| entry.fact.is_end()) => Found::Ended,
-            (LockState::Free, Some(journal)) if journal.header.boot_id != process::boot_id()? => Found::Vanished { same_boot: false },
+            (LockState::Free, Some(journal)) if journal.header.boot_id != process::boot_id()? => {
+                Found::Vanished { same_boot: false }
+            }
             // The lock may be a copy, or have been made anew.
             (LockState::Free, Some(journal)) => match strays::whereabouts_of_shim(&journal.header, dir.path())? {
                 // Who answers at the socket is the shim, in whatever namespace. One that dies closes its lock before its socket.
@@ -205,7 +207,8 @@ impl Shims for RealShims {
                 Whereabouts::Here => Found::ShimAlive,
                 Whereabouts::Elsewhere(place) => {
                     let place = place.display();
-                    damage = Some(format!("this runtime directory is a copy, and the run goes on in another: its own is {place}"));
+                    damage =
+                        Some(format!("this runtime directory is a copy, and the run goes on in another: its own is {place}"));
                     Found::Elsewhere
                 }
             },
@@ -239,7 +242,10 @@ impl Shims for RealShims {
     fn kill_leftovers(&self, run_id: i64) -> io::Result<usize> {
         // As it was given to the run, whose directory may have been moved since.
         let given = run_dir::read_header(&self.runs.run(run_id).journal_path()).ok().and_then(|header| header.runtime_dir);
-        let cookie = given.map_or_else(|| self.runs.clone(), Runs::new).cookie(run_id).map(|(name, value)| process::environment_entry(name, &value));
+        let cookie = given
+            .map_or_else(|| self.runs.clone(), Runs::new)
+            .cookie(run_id)
+            .map(|(name, value)| process::environment_entry(name, &value));
         let cgroup = self.cgroup(run_id);
         let deadline = Instant::now() + KILL_LIMIT;
         let mut pause = Duration::from_micros(200);

@@ -95,7 +95,7 @@ impl Database {
     /// What is published must be what was committed under its version.
     pub(super) fn judge(&self, published: &Snapshot) -> Result<(), String> {
         let mut published = published.clone();
-        (published.pending, published.allowed, published.detail) = (None, Vec::new(), None);
+        (published.pending, published.kill_at, published.allowed, published.detail) = (None, None, Vec::new(), None);
         // No version counts these.
         (published.progress, published.progress_number) = (None, 0);
         published.conditions = Conditions::default();
