@@ -51,6 +51,12 @@ impl Timestamp {
         Self::from_unix_ms(self.unix_ms().saturating_sub(i64::try_from(whole_ms(age)).unwrap_or(i64::MAX)))
     }
 
+    /// The moment so much later; the epoch where that lies behind the year 9999.
+    #[must_use]
+    pub fn after(self, wait: Duration) -> Self {
+        Self::from_unix_ms(self.unix_ms().saturating_add(i64::try_from(whole_ms(wait)).unwrap_or(i64::MAX)))
+    }
+
     /// Milliseconds since the Unix epoch.
     pub fn unix_ms(self) -> i64 {
         i64::try_from(self.0.unix_timestamp_nanos() / 1_000_000).expect("a year of four digits fits")

@@ -1,11 +1,14 @@
 //! The binary: hands the modes to the command line.
 
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use autoappdev::cli::{self, Modes};
 use autoappdev::config::Config;
 use autoappdev::made::Made;
+use autoappdev::store::CheckStep;
 use autoappdev::{run_dir, serve, shim, store};
+use serde_json::{Value, json};
 
 fn main() -> ExitCode {
     let modes = Modes { serve: serve_mode, shim: shim::run, migrate, check };
@@ -19,7 +22,7 @@ fn serve_mode(config: Config) -> ExitCode {
     }
 }
 
-fn migrate(config: &Config) -> ExitCode {
+fn migrate(config: &Config, json: bool) -> ExitCode {
     // The database's usual place is the runtime directory, which a new installation does not have yet.
     let mut made = Made::default();
     made.folder(&config.runtime_dir);
@@ -28,36 +31,58 @@ fn migrate(config: &Config) -> ExitCode {
     {
         return failed(&format!("cannot create the runtime directory {}: {error}", config.runtime_dir.display()));
     }
-    match store::migrate(&config.database) {
+    let migrated = store::migrate(&config.database);
+    if migrated.is_ok() {
+        made.keep();
+    }
+    match migrated {
+        Ok(applied) if json => say(&json!({"ok": true, "applied": applied, "schema": store::schema_version()}).to_string()),
         Ok(applied) => {
-            made.keep();
-            for migration in &applied {
-                println!("applied {migration}");
-            }
+            let lines: String = applied.iter().map(|migration| format!("applied {migration}\n")).collect();
             let nothing = if applied.is_empty() { "nothing to apply; " } else { "" };
-            println!("{nothing}{} has schema {}", config.database.display(), store::schema_version());
-            ExitCode::SUCCESS
+            say(&format!("{lines}{nothing}{} has schema {}", config.database.display(), store::schema_version()))
         }
         Err(error) => failed(&format!("failed to {error}")),
     }
 }
 
-fn check(config: &Config) -> ExitCode {
+fn check(config: &Config, json: bool) -> ExitCode {
     match store::check(&config.database) {
         Ok(report) => {
-            for step in &report.steps {
-                match &step.result {
-                    Ok(found) => println!("ok      {}: {found}", step.name),
-                    Err(found) => println!("FAILED  {}: {found}", step.name),
-                }
-            }
-            if report.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+            let said = if json {
+                let steps: Vec<Value> = report
+                    .steps
+                    .iter()
+                    .map(|step| {
+                        let (Ok(found) | Err(found)) = &step.result;
+                        json!({"name": step.name, "ok": step.result.is_ok(), "found": found})
+                    })
+                    .collect();
+                say(&json!({"ok": report.is_ok(), "steps": steps}).to_string())
+            } else {
+                let line = |step: &CheckStep| match &step.result {
+                    Ok(found) => format!("ok      {}: {found}", step.name),
+                    Err(found) => format!("FAILED  {}: {found}", step.name),
+                };
+                say(&report.steps.iter().map(line).collect::<Vec<_>>().join("\n"))
+            };
+            if report.is_ok() { said } else { ExitCode::FAILURE }
         }
         Err(error) => failed(&format!("failed to {error}")),
+    }
+}
+
+/// Prints what was done; a stdout that does not take it is a failure.
+fn say(text: &str) -> ExitCode {
+    match writeln!(io::stdout(), "{text}") {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => failed(&format!("cannot write the output: {error}")),
     }
 }
 
 fn failed(why: &str) -> ExitCode {
-    eprintln!("autoappdev: {why}");
+    // Where stderr is gone the code still tells.
+    let _ = writeln!(io::stderr(), "autoappdev: {why}");
     ExitCode::FAILURE
 }

@@ -4,30 +4,27 @@
 // It holds no rule of the life cycle: which action is possible now is what the API lists in `allowed`. What it cannot know it
 // calls unknown: without a connection nothing old is shown as the present. Two loops run, one for the log (a stream) and one for the
 // state, which asks when the stream tells of a change and waits with a long poll only where there is no stream: a browser has six
-// connections for all its windows, and one that waits in each of them is enough. Both rest while the page is hidden, for a phone's
-// battery. Text from outside is put in by textContent only.
+// connections for all its windows, and one that waits in each of them is enough. While the page is hidden there is no stream, and one of
+// all hidden pages waits for the state (quiet.js). Text from outside is put in by textContent only.
 
 import { makeFeed } from './feed.js';
 import { searchHooks } from './find.js';
 import { attach } from './log.js';
 import { enterByLink, learn, lock, mayOnlyLook } from './login.js';
 import { showProgress, tick } from './progress.js';
+import { makeQuiet } from './quiet.js';
+import { TONES, ago, clock, localTime, look, title } from './words.js';
 
-const ACTIONS = ['start', 'pause', 'resume', 'stop'];
-const DOING = { start: 'starting…', pause: 'pausing…', resume: 'resuming…', stop: 'stopping…' };
+const ACTIONS = ['start', 'pause', 'resume', 'stop', 'kill'];
 const TIMES = ['started_at', 'paused_at', 'resumed_at', 'stopped_at'];
 const WAIT_S = 25;           // one long poll
 const WAIT_PENDING_S = 1;    // while an action is under way: its end may change no version
 const ANSWER_MS = 5000;      // how much longer than asked an answer may take
 const BACKOFF_MS = [1000, 10000];
 const ACT_MS = 3700e3;       // an action's answer: a stop may wait for the longest grace
-const HIDDEN_MS = 10000;     // a state from before the page was hidden for longer is not shown as the present one
+const STALE_MS = 40000;      // a state that was heard longer ago is not shown as the present one when a hidden page is seen again
 const SETTLE_MS = 700;       // after a click no button works, so that a double click is not two actions
-
-// Names of the signals that end processes, by number, as on Linux for x86 and Arm.
-const SIGNALS = { 1: 'HUP', 2: 'INT', 3: 'QUIT', 4: 'ILL', 5: 'TRAP', 6: 'ABRT', 7: 'BUS', 8: 'FPE', 9: 'KILL', 10: 'USR1',
-  11: 'SEGV', 12: 'USR2', 13: 'PIPE', 14: 'ALRM', 15: 'TERM', 16: 'STKFLT', 24: 'XCPU', 25: 'XFSZ', 26: 'VTALRM', 27: 'PROF',
-  29: 'IO', 30: 'PWR', 31: 'SYS' };
+const ASK_MS = 400;          // so long a question takes no yes, so that a double click is no answer
 
 // What to do next, by the API's stable error code.
 const HINTS = {
@@ -46,6 +43,9 @@ const HINTS = {
   lost: 'It may or may not have happened. The state above shows it as soon as the server answers.',
 };
 
+// Each icon, kept: the one for a server that is away cannot be fetched from it.
+const icons = Object.fromEntries(TONES.map((tone) => [tone, Object.assign(new Image(), { src: `static/icon-${tone}.svg` })]));
+
 const $ = (id) => document.getElementById(id);
 // Of two words on one run's progress: an answer and the stream may pass each other.
 const later = (a, b) => (a && !(b?.at >= a.at) ? a : b);
@@ -59,51 +59,14 @@ let doubt = false;        // the next state request is to be answered at once
 let isAsked = false;      // whether one that is answered at once is under way
 let heard = Date.now();   // when the server last answered as it should, by this device's clock
 let skew = 0;             // the server's clock minus this device's, in ms
-let hidden = null;        // since when the page is hidden, by this device's clock
+let looks = null;         // the words, the icon and the title that are shown
+let latest = null;        // the latest run, where a start would start it again
+let askedLatest = null;   // the run of which that was asked
+let question = null;      // what the open question is about
 let clicked = -Infinity;  // when an action was last sent, by performance.now()
 let settled = true;       // whether a state has come in since then
 let said;                 // what a screen reader was last told
 const asked = new Set();  // the actions sent and not yet answered
-
-// ---- Words and times -------------------------------------------------------------------------------------------------
-
-const clockFormat = new Intl.DateTimeFormat(undefined, { hour: '2-digit', minute: '2-digit', second: '2-digit', hourCycle: 'h23' });
-const dayFormat = new Intl.DateTimeFormat(undefined, { day: 'numeric', month: 'short', year: 'numeric' });
-
-// A time of the server as this device's local time; with the day where that is not today.
-function localTime(ms) {
-  const [day, today] = [dayFormat.format(ms), dayFormat.format(Date.now() + skew)];
-  return (day === today ? '' : day + ', ') + clockFormat.format(ms);
-}
-
-function ago(ms) {
-  const s = Math.max(0, Math.floor((Date.now() + skew - ms) / 1000));
-  if (s < 5) return 'just now';
-  if (s < 60) return `${s} s ago`;
-  if (s < 3600) return `${Math.floor(s / 60)} min ago`;
-  if (s < 86400) return `${Math.floor(s / 3600)} h ${Math.floor(s % 3600 / 60)} min ago`;
-  const days = Math.floor(s / 86400);
-  return days === 1 ? '1 day ago' : `${days} days ago`;
-}
-
-function ending(p) {
-  if (p.signal !== null) return `ended by signal ${p.signal}` + (SIGNALS[p.signal] ? ` (SIG${SIGNALS[p.signal]})` : '');
-  return p.exit_code === null ? '' : `exit code ${p.exit_code}`;
-}
-
-// The run's status as a person would say it.
-function statusWords(p) {
-  switch (p.status) {
-    case 'idle': return 'has not run yet';
-    case 'completed': return `completed, ${ending(p)}`;
-    case 'failed':
-      if (p.error) return `failed: ${p.error}`;
-      return p.exit_code === null ? ending(p) || 'failed' : `failed with exit code ${p.exit_code}`;
-    case 'stopped': return 'stopped on request' + (ending(p) && `, ${ending(p)}`);
-    case 'lost': return `lost: ${p.error || 'nobody saw how it ended'}`;
-    default: return `is ${p.status}`;
-  }
-}
 
 function sentence(text) {
   return text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?…]$/.test(text) ? '' : '.');
@@ -115,44 +78,64 @@ function set(element, text) {
 
 // ---- The state -------------------------------------------------------------------------------------------------------
 
+const now = () => Date.now() + skew;
+
 function show() {
   const p = pipeline;
   lock(locked);
   // Before the first log-in there is nothing else to show.
   document.body.toggleAttribute('data-locked', locked && !p);
   if (!p) return showConnection();
-  const state = connected ? p.state : 'unknown';
-  const words = statusWords(p);
-  document.body.dataset.state = state;
-  document.body.dataset.status = connected ? p.status : 'unknown';
-  set($('state'), state);
-  const run = p.run_id === null ? words : `run ${p.run_id} ${words}`;
-  set($('status'), connected ? run : `last known at ${clockFormat.format(heard)}: ${run}`);
-  const doing = connected && p.pending ? DOING[p.pending] || p.pending : '';
-  set($('pending'), doing);
-  $('pending').hidden = !doing;
-  set($('detail'), connected && p.detail ? sentence(p.detail) : '');
-  $('detail').hidden = !$('detail').textContent;
-  set($('script'), p.script || 'no script configured');
+  document.body.dataset.state = connected ? p.state : 'unknown';
+  showLook();
+  showConditions();
+  // What has a condition of its own stands there once.
+  const detail = connected && p.detail ? sentence(p.detail) : '';
+  set($('detail'), detail);
+  $('detail').hidden = !detail;
+  set($('script'), p.script || '');
   set($('run-id'), String(p.run_id ?? '–'));
   set($('pid'), String(p.pid ?? '–'));
   showTimes();
-  showProgress(p.run_id, p.progress ?? null, p, Date.now() + skew, ask);
+  showProgress(p.run_id, p.progress ?? null, p, now(), ask);
   showDownloads();
   showButtons();
   showConnection();
-  showTitle(doing || state);
-  $('icon').href = `static/favicon${/^(running|paused|stopped)$/.test(state) ? `-${state}` : ''}.svg`;
-  if (connected) say(`Pipeline ${doing || state + (state === 'stopped' ? `: ${words}.` : '.')}`);
+  if (connected) say(`Pipeline: ${looks.word}${looks.how ? `, ${looks.how}` : ''}.`);
   else if (locked) say('The server asks for its token.');
   else if (failures) say('No connection to the server.');
 }
 
-// A hidden page asks nothing, so its title says of when it is.
-function showTitle(word) {
-  const when = hidden === null ? '' : ` at ${clockFormat.format(hidden)}`;
-  const name = pipeline.script ? pipeline.script.split('/').pop() : 'no script';
-  document.title = `${connected ? word : locked ? 'log in' : 'no connection'}${when} · ${name} — AutoAppDev`;
+// The word, the details, the icon and the title, which agree with each other. The details grow old by themselves.
+function showLook() {
+  looks = look(pipeline, now(), connected ? null : heard);
+  document.body.dataset.tone = looks.tone;
+  set($('state'), looks.word);
+  set($('left'), looks.left ?? '');
+  set($('status'), looks.details);
+  const icon = icons[looks.tone].getAttribute('src');
+  for (const [element, key] of [[$('icon'), 'href'], [$('symbol'), 'src']]) {
+    if (element.getAttribute(key) !== icon) element.setAttribute(key, icon);
+  }
+  const words = locked && !connected ? `Log in · ${title(looks, pipeline)}` : title(looks, pipeline);
+  if (document.title !== words) document.title = words;
+}
+
+// What is wrong, as the server says. Without a connection nobody knows whether it still is.
+function showConditions() {
+  const shown = connected ? (pipeline.conditions ?? []).filter(({ code }) => !(code === 'pause_not_holding' && pipeline.detail)) : [];
+  const key = JSON.stringify(shown);
+  const list = $('conditions');
+  list.hidden = !shown.length;
+  if (list.dataset.key === key) return;
+  list.dataset.key = key;
+  list.replaceChildren(...shown.map(({ since, detail }) => {
+    const [item, time] = [document.createElement('li'), document.createElement('time')];
+    time.dateTime = time.title = since;
+    time.textContent = `Since ${localTime(Date.parse(since), now())}.`;
+    item.append(`${sentence(detail)} `, time);
+    return item;
+  }));
 }
 
 function showTimes() {
@@ -160,7 +143,7 @@ function showTimes() {
     const at = pipeline[key], element = $(key.replace('_', '-'));
     if (at) {
       const ms = Date.parse(at);
-      set(element, `${localTime(ms)} (${ago(ms)})`);
+      set(element, `${localTime(ms, now())} (${ago(Math.max(0, now() - ms))})`);
       element.dateTime = element.title = at;
     } else {
       set(element, '–');
@@ -179,19 +162,72 @@ function showDownloads() {
   }
 }
 
+// ---- The buttons -----------------------------------------------------------------------------------------------------
+
+// What a start would start, so that the button says it and sends it: the configured script; else what ran last, with its arguments and in
+// its folder. Null where there is neither, or where that is not known yet.
+function starts() {
+  const { default_script: script, run_id } = pipeline;
+  if (script === undefined) return { words: 'the pipeline', body: {} };
+  if (script !== null) return { words: script, body: { script } };
+  if (latest?.id !== run_id) return null;
+  return { words: [latest.script, ...latest.args.map((arg) => (/^[\w@%+=:,./-]+$/.test(arg) ? arg : JSON.stringify(arg)))].join(' '),
+    body: { script: latest.script, args: latest.args, cwd: latest.cwd } };
+}
+
+// Asks what ran last, where that is what could be started.
+async function learnLatest() {
+  const { default_script, run_id, allowed } = pipeline;
+  if (default_script !== null || run_id === null || !allowed.includes('start') || askedLatest === run_id) return;
+  askedLatest = run_id;
+  try {
+    const { ok, body } = await ask(`api/runs/${run_id}`, null, ANSWER_MS);
+    if (ok) latest = body.run;
+  } catch {
+    askedLatest = null;
+  }
+  if (pipeline) showButtons();
+}
+
 // Enables what the API allows. A button that had the focus and is disabled hands it to the group around it: the next Tab goes
-// to the first button that works, and a repeated Enter does nothing.
+// to the first button that works, and a repeated Enter does nothing. Each button has its place: none turns into another.
 function showButtons() {
-  const kill = connected && pipeline.pending === 'stop' && pipeline.allowed.includes('stop');
+  learnLatest();
+  const isStopping = pipeline.pending === 'stop';
+  const can = (action) => connected && pipeline.allowed.includes(action);
   const ready = connected && !mayOnlyLook && settled && performance.now() - clicked >= SETTLE_MS;
-  set($('stop'), kill ? 'Kill now' : 'Stop');
+  const start = starts();
+  set($('what'), start?.words ?? '');
+  $('start').title = start ? `Start ${start.words}` : '';
+  $('start').hidden = !start && connected && pipeline.allowed.includes('start');
+  $('no-script').hidden = !connected || pipeline.default_script !== null || !pipeline.allowed.includes('start');
+  $('kill').hidden = !(isStopping && can('stop'));
+  const works = { start: can('start') && !!start, pause: can('pause'), resume: can('resume'), stop: can('stop') && !isStopping,
+    kill: isStopping && can('stop') };
   for (const action of ACTIONS) {
     const button = $(action);
-    const enabled = ready && pipeline.allowed.includes(action) && !asked.has(action === 'stop' && kill ? 'kill' : action);
+    const enabled = ready && works[action] && !asked.has(action);
     const focused = document.activeElement === button;
     button.disabled = !enabled;
-    if (focused && !enabled) $('controls').focus({ preventScroll: true });
+    if (focused && (!enabled || button.hidden)) $('controls').focus({ preventScroll: true });
   }
+  // What it asks for is over, or cannot be done now.
+  if ($('sure').open && (!works[question.action] || pipeline.run_id !== question.run)) $('sure').close();
+}
+
+// Asks before it ends a run. What it says yes with works only after a moment, so that a double click is no answer.
+function askWhether(action) {
+  question = { action, run: pipeline.run_id };
+  const isKill = action === 'kill';
+  const name = `run ${pipeline.run_id}${pipeline.script ? ` of ${pipeline.script}` : ''}`;
+  set($('sure-title'), isKill ? `Kill ${name} now?` : `Stop ${name}?`);
+  set($('sure-text'), isKill ? 'Every process of it ends at once (SIGKILL) and can save nothing.'
+    : 'Every process of it is asked to end (SIGTERM). What is left when its time is over is killed.');
+  set($('yes'), isKill ? 'Kill now' : 'Stop');
+  $('sure').classList.toggle('kill', isKill);
+  $('yes').disabled = true;
+  $('sure').showModal();
+  setTimeout(() => { $('yes').disabled = false; }, ASK_MS);
 }
 
 function showConnection() {
@@ -199,8 +235,8 @@ function showConnection() {
   banner.hidden = connected || locked || !failures;
   if (!banner.hidden) {
     set(banner, (refusal ? `The server does not tell the state: ${refusal}; trying again.`
-      : `No connection to the server since ${clockFormat.format(heard)}; trying again.`)
-      + (pipeline && pipeline.state !== 'stopped' ? ' The pipeline itself goes on without it.' : ''));
+      : `No connection to the server since ${clock(heard)}; trying again.`)
+      + (pipeline ? ' What the pipeline does now is not known here.' : ''));
   }
 }
 
@@ -254,14 +290,14 @@ async function ask(path, signal, timeoutMs, init) {
 }
 
 // Runs `step` for ever: it gets an abort signal and resolves to the pause before the next in ms. `kick` ends the request under
-// way or the pause and begins the next step at once. Nothing runs while the page is hidden.
-function loop(step) {
+// way or the pause and begins the next step at once. While the page is hidden nothing runs, but what `isQuiet` enough.
+function loop(step, isQuiet = false) {
   let abort, wake, kicked;
   (async () => {
     for (;;) {
       kicked = false;
       abort = new AbortController();
-      const pause = document.hidden ? Infinity : await step(abort.signal);
+      const pause = document.hidden && !isQuiet ? Infinity : await step(abort.signal);
       if (!kicked && pause > 0) {
         await new Promise((resolve) => {
           wake = resolve;
@@ -275,6 +311,8 @@ function loop(step) {
 
 async function followState(signal) {
   await entry;
+  const rest = quiet.pause();
+  if (rest > 0) return rest;
   const began = performance.now();
   const wait = pipeline?.pending || asked.size ? WAIT_PENDING_S : WAIT_S;
   // After a lost connection the server may be another one with lower versions: begin without ours.
@@ -297,6 +335,7 @@ async function followState(signal) {
     connected = false;
     const pause = Math.min(BACKOFF_MS[0] * 2 ** failures++, BACKOFF_MS[1]);
     show();
+    if (pipeline) quiet.say({ pipeline, heard, skew, connected });
     // A log-in begins again, here or in another tab that is left for this one.
     return answer?.status === 401 ? Infinity : pause;
   }
@@ -310,6 +349,7 @@ async function followState(signal) {
   failures = 0;
   if (began >= clicked) settled = true;
   show();
+  quiet.say({ pipeline, heard, skew, connected });
   if (!wasConnected) kickLog();
   const { streaming, busy } = feed.watch();
   if (streaming && doubt) return 0;
@@ -319,9 +359,8 @@ async function followState(signal) {
 }
 
 async function act(action) {
-  const kill = action === 'stop' && pipeline.pending === 'stop';
-  const kind = kill ? 'kill' : action;
-  asked.add(kind);
+  const body = action === 'start' ? starts()?.body : action === 'kill' ? { grace_s: 0 } : {};
+  asked.add(action);
   clicked = performance.now();
   settled = false;
   clearError();
@@ -329,16 +368,16 @@ async function act(action) {
   refresh();
   setTimeout(() => pipeline && showButtons(), SETTLE_MS + 20);
   try {
-    const { ok, status, body } = await ask(`api/pipeline/${action}`, null, ACT_MS, {
+    const { ok, status, body: answer } = await ask(`api/pipeline/${action === 'kill' ? 'stop' : action}`, null, ACT_MS, {
       method: 'POST',
       headers: { 'Content-Type': 'application/json' },
-      body: kill ? '{"grace_s":0}' : '{}',
+      body: JSON.stringify(body),
     });
-    if (!ok) showError(kind, { error: body.error, detail: body.detail || `the server answered ${status}` });
+    if (!ok) showError(action, { error: answer.error, detail: answer.detail || `the server answered ${status}` });
   } catch {
-    showError(kind, { error: 'lost', detail: 'the connection broke before the server answered' });
+    showError(action, { error: 'lost', detail: 'the connection broke before the server answered' });
   }
-  asked.delete(kind);
+  asked.delete(action);
   refresh();
 }
 
@@ -356,24 +395,36 @@ function hint() {
 
 // ---- Wiring ----------------------------------------------------------------------------------------------------------
 
-for (const action of ACTIONS) $(action).addEventListener('click', () => act(action));
+for (const action of ['start', 'pause', 'resume']) $(action).addEventListener('click', () => act(action));
+for (const action of ['stop', 'kill']) $(action).addEventListener('click', () => askWhether(action));
+
+$('yes').addEventListener('click', () => {
+  $('sure').close();
+  act(question.action);
+});
+$('no').addEventListener('click', () => $('sure').close());
 
 $('dismiss').addEventListener('click', clearError);
 
 document.addEventListener('visibilitychange', () => {
-  if (!document.hidden && Date.now() - hidden > HIDDEN_MS) connected = false;
-  hidden = document.hidden ? Date.now() : null;
+  if (!document.hidden && Date.now() - heard > STALE_MS) connected = false;
   if (pipeline) show();
   refresh();
   kickLog();
+});
+
+// A page that the browser freezes learns of nothing more, so its title says of when it is.
+document.addEventListener('freeze', () => {
+  if (pipeline) document.title += ` · as of ${clock(heard)}`;
 });
 
 addEventListener('online', refresh);
 
 setInterval(() => {
   if (!pipeline || document.hidden) return;
+  showLook();
   showTimes();
-  if (connected) tick(Date.now() + skew);
+  if (connected) tick(now());
 }, 1000);
 
 const feed = makeFeed({
@@ -381,11 +432,22 @@ const feed = makeFeed({
   showProgress({ run_id, progress }) {
     if (pipeline?.run_id !== run_id) return;
     pipeline.progress = later(pipeline.progress, progress);
-    showProgress(run_id, pipeline.progress, pipeline, Date.now() + skew, ask);
+    showProgress(run_id, pipeline.progress, pipeline, now(), ask);
+    showLook();
   },
 });
 attach({ ...searchHooks, earlier: feed.earlier, atEnd: () => { if (feed.isResting()) kickLog(); } });
 
+const quiet = makeQuiet({
+  kick: () => kickState(),
+  // Another page asks for all hidden ones.
+  take(message) {
+    if (locked) return;
+    ({ pipeline, heard, skew, connected } = message);
+    show();
+  },
+});
+
 const entry = enterByLink(refresh);
-const kickState = loop(followState);
+const kickState = loop(followState, true);
 const kickLog = loop(feed.follow);

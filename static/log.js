@@ -5,6 +5,7 @@
 // what one reads stays where it is, whatever comes or goes above and below. Text gets in by textContent only.
 
 import { blank, classes, write } from './ansi.js';
+import { clock } from './words.js';
 
 export const LINES_MAX = 100000;
 const CHARS_MAX = 32e6;       // of all lines
@@ -16,7 +17,6 @@ const FILLS_MAX = 5;          // how often a short log is made longer without be
 
 const $ = (id) => document.getElementById(id);
 const log = $('log');
-const clockFormat = new Intl.DateTimeFormat(undefined, { hour: '2-digit', minute: '2-digit', second: '2-digit', hourCycle: 'h23' });
 
 let chunks = [];              // in order: {element, rows, height, isDrawn, isNew}
 let first = 0, end = 0;       // rows are numbered without holes, and those put in front get smaller numbers
@@ -32,7 +32,7 @@ let isScheduled = false;
 let needle = null, current = null; // what to mark, and in which row one is
 let hooks;
 
-const front = document.createElement('p'); // what is said in front of the first line
+const front = document.createElement('div'); // what is said in front of the first line
 const more = document.createElement('button');
 more.type = 'button';
 more.textContent = 'Earlier lines';
@@ -316,26 +316,25 @@ function anchorRow() {
   return null;
 }
 
+// Not a paragraph: copied, each would bring an empty line.
 function draw(row) {
-  const element = row.element = document.createElement('p');
+  const element = row.element = document.createElement('div');
   if (row.isMark) {
     element.className = 'mark';
     element.textContent = row.text;
     return element;
   }
+  element.className = 'row';
+  if (row.stream === 'stderr') {
+    element.classList.add('stderr');
+    element.title = 'stderr';
+  }
   const time = document.createElement('time');
   if (row.ts) {
-    time.textContent = clockFormat.format(Date.parse(row.ts));
+    time.textContent = `${clock(Date.parse(row.ts))} `;
     time.dateTime = time.title = row.ts;
   }
-  element.append(time, ' ');
-  if (row.stream === 'stderr') {
-    const tag = document.createElement('b');
-    tag.textContent = 'err';
-    element.className = 'stderr';
-    element.append(tag, ' ');
-  }
-  element.append(document.createElement('span'));
+  element.append(time, document.createElement('span'));
   paint(row);
   return element;
 }

@@ -1,6 +1,8 @@
 // How far the pipeline says that it is: a bar with per cent and words, and the steps with how long each took. A step's time stands still while
 // the pipeline is paused, as the server counts it too; for the running one the pauses are read from the run's history.
 
+import { since, took } from './words.js';
+
 const END_PX = 40; // this close to the end is at the end
 
 const $ = (id) => document.getElementById(id);
@@ -51,14 +53,6 @@ function elapsed(step, now) {
   return to - from - paused;
 }
 
-function duration(ms) {
-  const s = Math.floor(ms / 1000);
-  if (s < 10) return `${(Math.floor(ms / 100) / 10).toFixed(1)} s`;
-  if (s < 60) return `${s} s`;
-  if (s < 3600) return `${Math.floor(s / 60)} min ${s % 60} s`;
-  return `${Math.floor(s / 3600)} h ${Math.floor(s % 3600 / 60)} min`;
-}
-
 // Draws what may have changed by itself: the time of the step that runs.
 export function tick(now) {
   if (running() && pipeline.state === 'running') draw(now);
@@ -94,7 +88,7 @@ function draw(now) {
     const [name, time] = list.children[n].children;
     // What turns the direction of writing would turn the time, too, and no isolation holds what it does not close.
     set(name, step.name.replace(/[\u202a-\u202e\u2066-\u2069]/g, ''));
-    set(time, duration(elapsed(step, now)));
+    set(time, (step.ended_at === null ? since : took)(elapsed(step, now)));
     if (step.ended_at === null) list.children[n].setAttribute('aria-current', 'step');
     else list.children[n].removeAttribute('aria-current');
   });

@@ -53,7 +53,9 @@ fn the_page_the_api_ps_and_the_database_agree_at_each_step() {
     });
     assert!(browser.text("log").contains(r#"<b id="injected">no markup</b>"#), "a line is shown as it was written");
     assert_eq!(browser.script("return document.getElementById('injected')"), Value::Null, "a line is never markup");
-    assert_eq!(browser.script("return document.title"), "running · tree.sh — AutoAppDev");
+    assert_eq!(browser.text("state"), "Running");
+    assert_eq!(browser.script("return document.title"), "▶ Running · tree.sh · AutoAppDev");
+    assert_eq!(icon(&browser), "running");
 
     browser.click("pause");
     assert_eq!(agree(&browser, &place, "paused"), Some(pid));
@@ -67,11 +69,12 @@ fn the_page_the_api_ps_and_the_database_agree_at_each_step() {
     let shown = browser.text("log").len();
     wait_until("the log goes on", PATIENCE, || browser.text("log").len() > shown);
 
-    browser.click("stop");
+    browser.click_and_confirm("stop");
     assert_eq!(agree(&browser, &place, "stopped"), None);
     let tree = letters(&place);
     assert!(tree.is_empty(), "stopped, so nothing is left: {tree:?}");
-    assert!(browser.text("status").contains("stopped on request"), "{}", browser.text("status"));
+    assert_eq!((browser.text("state").as_str(), icon(&browser).as_str()), ("Stopped", "stopped"));
+    assert!(browser.text("status").contains("on request, ended by SIG"), "{}", browser.text("status"));
 }
 
 #[test]
@@ -88,7 +91,8 @@ fn a_stop_and_a_continue_from_outside_show_by_themselves() {
 
     signal(pid, "KILL");
     agree(&browser, &place, "stopped");
-    assert!(browser.text("status").contains("ended by signal 9 (SIGKILL)"), "{}", browser.text("status"));
+    assert_eq!((browser.text("state").as_str(), icon(&browser).as_str()), ("Killed", "killed"));
+    assert!(browser.text("status").contains("SIGKILL, not by a stop"), "{}", browser.text("status"));
 }
 
 #[test]
@@ -128,7 +132,20 @@ fn a_killed_server_shows_and_the_page_recovers_by_itself() {
     wait_until("the page says that the server is away", PATIENCE, || {
         browser.shows("connection") && browser.text("connection").starts_with("No connection to the server since ")
     });
-    assert_eq!(browser.text("state"), "unknown", "an old state is not shown as the present one");
+    assert_eq!((browser.state().as_str(), browser.text("state").as_str()), ("unknown", "Disconnected"));
+    assert!(browser.text("status").starts_with("last seen running "), "{}", browser.text("status"));
+    assert!(
+        browser.text("connection").ends_with("What the pipeline does now is not known here."),
+        "{}",
+        browser.text("connection")
+    );
+    assert_eq!(browser.script("return document.title"), "⌁ Disconnected · tree.sh · AutoAppDev");
+    assert_eq!(icon(&browser), "disconnected");
+    let is_there = browser.script(
+        "const it = document.getElementById('symbol'); return fetch('static/icon-disconnected.svg', { cache: 'force-cache' })
+           .then((answer) => answer.ok && it.complete && it.naturalWidth > 0)",
+    );
+    assert_eq!(is_there, true, "the icon for a server that is away does not come from it");
     assert_eq!(enabled(&browser), Vec::<String>::new());
 
     // The page knows this server by its port.
@@ -142,7 +159,10 @@ fn a_killed_server_shows_and_the_page_recovers_by_itself() {
 fn an_end_is_told_in_words() {
     let Some((browser, place)) = set_up("#!/bin/bash\necho \"about to fail\"\nexit 3\n") else { return };
     browser.click("start");
-    wait_until("the page tells the end", PATIENCE, || browser.text("status").contains("failed with exit code 3"));
+    wait_until("the page tells the end", PATIENCE, || browser.text("state") == "Failed");
+    assert!(browser.text("status").contains("run 1 · exit code 3 · after "), "{}", browser.text("status"));
+    assert_eq!(browser.script("return document.title"), "✕ Failed (3) · tree.sh · AutoAppDev");
+    assert_eq!(icon(&browser), "failed");
     wait_until("the log has the last line", PATIENCE, || browser.text("log").contains("about to fail"));
     agree(&browser, &place, "stopped");
 }
@@ -154,15 +174,143 @@ fn a_stop_that_takes_long_says_so_and_can_be_made_a_kill() {
     agree(&browser, &place, "running");
     wait_until("the script ignores TERM", PATIENCE, || browser.text("log").contains("not going"));
 
-    browser.click("stop");
-    wait_until("the stop button kills", PATIENCE, || browser.text("stop") == "Kill now" && enabled(&browser) == ["stop"]);
-    assert_eq!(browser.text("pending"), "stopping…");
-    assert_eq!(browser.text("state"), "running", "it is not stopped before it is");
+    let place_of =
+        |id: &str| browser.script(&format!("return JSON.stringify(document.getElementById('{id}').getBoundingClientRect())"));
+    let before = ["start", "pause", "stop"].map(place_of);
+    browser.click_and_confirm("stop");
+    wait_until("killing is offered", PATIENCE, || enabled(&browser) == ["kill"]);
+    assert_eq!(["start", "pause", "stop"].map(place_of), before, "no button has moved or changed");
+    assert!(browser.text("stop").starts_with("Stop"), "{}", browser.text("stop"));
+    assert_eq!(browser.text("state"), "Stopping");
+    assert!(browser.text("left").ends_with(" min left") || browser.text("left").ends_with(" s left"), "{}", browser.text("left"));
+    assert_eq!(browser.state(), "running", "it is not stopped before it is");
 
-    browser.click("stop");
+    browser.click("kill");
+    browser.click("no");
+    assert_eq!(browser.script("return document.getElementById('sure').open"), false);
+    assert_eq!(place.pipeline()["pending"], "stop", "nothing was killed");
+    browser.click_and_confirm("kill");
     agree(&browser, &place, "stopped");
-    assert!(!browser.shows("pending"));
-    assert_eq!(browser.text("stop"), "Stop");
+    assert!(!browser.shows("kill"));
+    assert_eq!(browser.text("left"), "");
+}
+
+/// What is open asks about one run; an answer must not end the next one.
+#[test]
+fn a_question_goes_when_its_run_is_over() {
+    let Some((browser, place)) = set_up(TREE) else { return };
+    place.start();
+    agree(&browser, &place, "running");
+    browser.click("stop");
+    let is_open = || browser.script("return document.getElementById('sure').open") == true;
+    assert!(is_open());
+    place.act("stop").ok();
+    wait_until("the question is gone", PATIENCE, || !is_open());
+    agree(&browser, &place, "stopped");
+}
+
+#[test]
+fn start_starts_the_script_that_the_button_names() {
+    let Some((browser, place)) = set_up(TREE) else { return };
+    place.script("other.sh", "#!/bin/bash\nexit 0\n");
+    place.start_with(json!({"script": "other.sh"}));
+    wait_until("the other one ran", PATIENCE, || browser.text("script") == "other.sh" && browser.text("state") == "Succeeded");
+    agree(&browser, &place, "stopped");
+    assert_eq!(browser.text("start"), "Start tree.sh");
+    browser.script(&format!("{RECORD_POSTS}"));
+    browser.click("start");
+    agree(&browser, &place, "running");
+    assert_eq!((browser.text("script").as_str(), &place.pipeline()["script"]), ("tree.sh", &"tree.sh".into()));
+    assert_eq!(browser.script("return window.posted"), json!([{"script": "tree.sh"}]));
+}
+
+#[test]
+fn without_a_configured_script_no_button_can_only_fail() {
+    let Some(browser) = Browser::start() else { return };
+    let mut place = Place::new();
+    place.script("args.sh", "#!/bin/bash\nprintf '<%s>' \"$@\" \"$PWD\"\necho\n");
+    place.start_server();
+    browser.open(&format!("http://127.0.0.1:{}/", place.port()));
+    wait_until("what to do is said", PATIENCE, || browser.shows("no-script"));
+    assert!(browser.text("no-script").contains("autoappdev start NAME"));
+    assert_eq!(enabled(&browser), Vec::<String>::new());
+    assert!(!browser.shows("start"));
+
+    // What ran last can be started again as it ran, and the button says all of it.
+    fs::create_dir(place.root().join("sub")).expect("creates");
+    place.start_with(json!({"script": "args.sh", "args": ["-v", "a b"], "cwd": "sub"}));
+    wait_until("it is offered", PATIENCE, || enabled(&browser) == ["start"]);
+    assert_eq!(browser.text("start"), "Start args.sh -v \"a b\"");
+    browser.click("start");
+    wait_until("it has run again", PATIENCE, || place.pipeline()["run_id"] == 2 && place.pipeline()["state"] == "stopped");
+    let again = place.get("/api/runs/2").ok()["run"].take();
+    let first = place.get("/api/runs/1").ok()["run"].take();
+    assert_eq!((&again["script"], &again["args"], &again["cwd"]), (&first["script"], &first["args"], &first["cwd"]));
+}
+
+#[test]
+fn what_is_wrong_is_shown_and_a_state_that_is_not_recorded_is_not_called_running() {
+    let Some((browser, place)) = set_up(TREE) else { return };
+    place.start();
+    agree(&browser, &place, "running");
+    let condition =
+        |code: &str| json!({"code": code, "since": "2026-01-31T10:00:00.000Z", "detail": format!("<b>{code}</b> it is")});
+    pretend(&browser, &json!({"conditions": [condition("disk_low")]}));
+    wait_until("it is shown", PATIENCE, || browser.shows("conditions"));
+    assert!(browser.text("conditions").starts_with("<b>disk_low</b> it is. Since "), "{}", browser.text("conditions"));
+    assert_eq!((browser.text("state").as_str(), icon(&browser).as_str()), ("Running", "running"));
+
+    pretend(&browser, &json!({"allowed": [], "conditions": [condition("not_recorded"), condition("disk_full")]}));
+    wait_until("it is not called running", PATIENCE, || browser.text("state") == "Not recorded");
+    assert!(browser.text("status").starts_with("last recorded: running · run 1"), "{}", browser.text("status"));
+    assert_eq!(browser.script("return document.title"), "? Not recorded · tree.sh · AutoAppDev");
+    assert_eq!(icon(&browser), "doubt");
+    assert_eq!(browser.script("return document.querySelectorAll('#conditions li').length"), 2);
+    assert_eq!(enabled(&browser), Vec::<String>::new());
+
+    pretend(&browser, &json!({}));
+    wait_until("it is over", PATIENCE, || !browser.shows("conditions"));
+    agree(&browser, &place, "running");
+    // What was killed at the end is told by a stopped pipeline, too.
+    pretend(
+        &browser,
+        &json!({"state": "stopped", "status": "stopped", "pid": null, "detail": "killed at the end: sleep (4711)"}),
+    );
+    wait_until("it is told", PATIENCE, || browser.shows("detail"));
+    assert_eq!(browser.text("detail"), "Killed at the end: sleep (4711).");
+}
+
+/// A browser has six connections to a server for all its windows, and a hidden page has to learn of the end all the same.
+#[test]
+fn hidden_pages_tell_the_end_in_their_titles_and_leave_connections_to_the_one_that_is_seen() {
+    const HIDDEN: usize = 7;
+    let Some((browser, place)) = set_up(TREE) else { return };
+    place.start();
+    let mut windows = Vec::new();
+    for _ in 0..HIDDEN {
+        agree(&browser, &place, "running");
+        hide(&browser);
+        windows.push(browser.window());
+        browser.open_window();
+        browser.open(&format!("http://127.0.0.1:{}/", place.port()));
+    }
+    // All of them alone first: none is seen.
+    agree(&browser, &place, "running");
+    hide(&browser);
+    place.act("stop").ok();
+    let told = |browser: &Browser| browser.script("return document.title") == "◼ Stopped · tree.sh · AutoAppDev";
+    for window in &windows {
+        browser.go_to_window(window);
+        wait_until("a hidden page tells the end", PATIENCE, || told(&browser));
+        assert_eq!(icon(&browser), "stopped");
+    }
+    browser.open_window();
+    browser.open(&format!("http://127.0.0.1:{}/", place.port()));
+    agree(&browser, &place, "stopped");
+    browser.click("start");
+    agree(&browser, &place, "running");
+    browser.click_and_confirm("stop");
+    agree(&browser, &place, "stopped");
 }
 
 #[test]
@@ -197,7 +345,7 @@ fn buttons_work_in_each_of_four_windows() {
     assert_eq!(browser.script("return document.hidden"), false);
     browser.click("pause");
     agree(&browser, &place, "paused");
-    browser.click("stop");
+    browser.click_and_confirm("stop");
     agree(&browser, &place, "stopped");
 }
 
@@ -234,6 +382,12 @@ fn the_keyboard_alone_is_enough() {
     let ring = browser.script("return getComputedStyle(document.activeElement).outlineStyle");
     assert_eq!(ring, "solid", "the focus can be seen");
     browser.press(ENTER);
+    assert_eq!(focus(), "no", "what ends a run asks first, and what is repeated does nothing");
+    wait_until("the question takes a yes", PATIENCE, || {
+        browser.script("return !document.getElementById('yes').disabled") == true
+    });
+    tab_to(&browser, "yes");
+    browser.press(ENTER);
     agree(&browser, &place, "stopped");
 }
 
@@ -243,7 +397,7 @@ fn the_console_stays_empty_and_the_policy_holds() {
     agree(&browser, &place, "stopped");
     browser.click("start");
     agree(&browser, &place, "running");
-    browser.click("stop");
+    browser.click_and_confirm("stop");
     agree(&browser, &place, "stopped");
     assert_eq!(browser.console(), Vec::<String>::new());
 
@@ -285,7 +439,7 @@ fn set_up(script: &str) -> Option<(Browser, Place)> {
 
 /// Waits until the page shows `state`, then asserts that the API, /proc and the database say the same. Gives the leader's pid.
 fn agree(browser: &Browser, place: &Place, state: &str) -> Option<i64> {
-    wait_until(&format!("the page says {state}"), PATIENCE, || browser.text("state") == state);
+    wait_until(&format!("the page says {state}"), PATIENCE, || browser.state() == state);
     let pipeline = place.pipeline();
     assert_eq!(pipeline["state"], state, "the API says what the page says");
 
@@ -316,12 +470,47 @@ fn agree(browser: &Browser, place: &Place, state: &str) -> Option<i64> {
     pid
 }
 
-/// The enabled ones of the four buttons, sorted.
+/// Keeps what the page posts.
+const RECORD_POSTS: &str = "window.posted = []; const real = window.fetch;
+     window.fetch = (path, init) => { if (init?.body) window.posted.push(JSON.parse(init.body)); return real(path, init); };";
+
+/// From now on the page hears of the pipeline with `changes`.
+fn pretend(browser: &Browser, changes: &Value) {
+    browser.script(&format!(
+        "window.real ??= window.fetch;
+         window.fetch = async (path, init) => {{
+           const response = await window.real(path, init);
+           if (init?.method || !/^api\\/pipeline(\\?|$)/.test(path)) return response;
+           const body = await response.json();
+           return new Response(JSON.stringify({{ pipeline: {{ ...body.pipeline, ...{changes} }} }}), response);
+         }};
+         dispatchEvent(new Event('online'))"
+    ));
+}
+
+/// The page believes that it is hidden, as a browser tells it.
+fn hide(browser: &Browser) {
+    browser.script(
+        "Object.defineProperty(document, 'hidden', { value: true, configurable: true });
+         document.dispatchEvent(new Event('visibilitychange'))",
+    );
+}
+
+/// Which icon the window and the page show: the same.
+fn icon(browser: &Browser) -> String {
+    let names = browser.script(
+        "return [document.getElementById('icon').href, document.getElementById('symbol').src].map((it) => /icon-(.*)\\.svg$/.exec(it)[1])",
+    );
+    let [window, page]: [String; 2] = serde_json::from_value(names).expect("two names");
+    assert_eq!(window, page);
+    page
+}
+
+/// The enabled ones of the buttons, sorted.
 fn enabled(browser: &Browser) -> Vec<String> {
-    let mut enabled: Vec<String> = serde_json::from_value(
-        browser.script("return [...document.querySelectorAll('#controls button:enabled')].map((it) => it.id)"),
-    )
-    .expect("ids are a list of texts");
+    let mut enabled: Vec<String> =
+        serde_json::from_value(browser.script("return [...document.querySelectorAll('#top button:enabled')].map((it) => it.id)"))
+            .expect("ids are a list of texts");
     enabled.sort_unstable();
     enabled
 }

@@ -56,7 +56,7 @@ fn without_a_command_help_comes_and_all_is_well() {
     let folder = folder();
     let (code, out, err) = run_in(folder.path(), &[]);
     assert_eq!((code, err.as_str()), (0, ""));
-    assert!(out.contains("Usage: autoappdev") && out.contains("4  the server cannot be reached"), "{out}");
+    assert!(out.contains("Usage: autoappdev") && out.contains("4  no server answers"), "{out}");
     assert_eq!(run_in(folder.path(), &["--help"]).1, out);
     assert_eq!(run_in(folder.path(), &["--version"]).0, 0);
 }
@@ -176,6 +176,134 @@ fn actions_are_posted_as_the_contract_says() {
 }
 
 #[test]
+fn an_action_says_which_script_it_started_and_what_is_wrong_beside() {
+    let answer = r#"{"ok":true,"state":"running","pid":4711,"run_id":7,"script":"demo.sh","version":15,
+        "conditions":[{"code":"disk_low","since":"2026-01-31T10:00:00.000Z","detail":"little space is left"}]}"#;
+    let server = FakeServer::canned(200, answer);
+    let warning = "autoappdev: warning: little space is left (since 2026-01-31 10:00:00 UTC)\n".to_owned();
+    assert_eq!(run_against(&server, &["start"]), (0, "running  run 7  pid 4711  demo.sh\n".to_owned(), warning.clone()));
+    for action in ["pause", "resume", "stop"] {
+        let (code, out, err) = run_against(&server, &[action, "--json"]);
+        assert_eq!((code, out, err), (0, answer.replace('\n', "") + "\n", warning.clone()), "{action}");
+    }
+}
+
+#[test]
+fn status_shows_conditions_and_json_passes_them_through() {
+    let wrong = r#""conditions":[{"code":"not_recorded","since":"2026-01-31T10:05:00.456Z","detail":"run 7 ended"}],"default_script":"other.sh","#;
+    let document = RUNNING.replacen(r#""pending""#, &format!(r#"{wrong}"pending""#), 1);
+    let server = FakeServer::canned(200, &document);
+    let (code, out, err) = run_against(&server, &["status"]);
+    assert_eq!((code, err.as_str()), (0, ""));
+    let lines: Vec<&str> = out.lines().collect();
+    assert!(lines[0].starts_with("last recorded: running  run 7  "), "{out}");
+    assert_eq!(
+        lines[1..],
+        ["warning: run 7 ended (since 2026-01-31 10:05:00 UTC)", "start     `autoappdev start` starts other.sh",]
+    );
+    assert_eq!(run_against(&server, &["status", "--json"]), (0, document.replace('\n', "") + "\n", String::new()));
+}
+
+/// Each command with each flag that every command takes: it has an effect, or is refused.
+#[test]
+fn no_command_takes_a_flag_that_it_ignores() {
+    let server = FakeServer::start(|request| match request.line.as_str() {
+        "GET /api/pipeline" => Reply::Json(200, RUNNING.to_owned()),
+        line if line.starts_with("GET /api/logs") => Log::default().answer(request),
+        line if line.starts_with("GET /api/runs") => Reply::Json(200, r#"{"runs":[],"next_before":null}"#.to_owned()),
+        "GET /api/session" => Reply::Json(200, r#"{"session":{"may":"act","token_needed":true,"expires_at":null}}"#.to_owned()),
+        _ => Reply::Json(200, r#"{"ok":true,"state":"running","run_id":7,"pid":1,"version":15}"#.to_owned()),
+    });
+    let help = run_in(folder().path(), &["--help"]).1;
+    let listed = help.split("Commands:\n").nth(1).and_then(|rest| rest.split("\n\n").next()).expect("a list of commands");
+    let commands: Vec<&str> = listed.lines().filter_map(|line| line.split_whitespace().next()).collect();
+    assert!(commands.len() > 10 && commands.contains(&"check"), "{commands:?}");
+    for command in commands {
+        let folder = folder();
+        let run = |flags: &[&str], token: bool| {
+            let mut command = self::command(folder.path(), &[flags, &[command]].concat());
+            if token {
+                command.env("AUTOAPPDEV_TOKEN", "a-token-of-a-test");
+            }
+            finished(command.output().expect("the binary runs"))
+        };
+        let refused = |(code, out, err): (i32, String, String)| {
+            assert_eq!((code, out.as_str()), (2, ""), "{command}: {err}");
+            assert!(err.starts_with(&format!("autoappdev: {command} has no use for --")), "{err}");
+        };
+        if command == "help" {
+            continue;
+        }
+        // `serve` would serve, so that it has to be refused first of all.
+        if command == "serve" {
+            refused(run(&["--json"], false));
+        } else if matches!(command, "migrate" | "check") {
+            // The order matters: `migrate` makes what `check` looks at.
+            assert_eq!(run_in(folder.path(), &["migrate"]).0, 0);
+            let (code, out, err) = run(&["--json"], false);
+            assert_eq!((code, err.as_str()), (0, ""), "{command}");
+            let document: serde_json::Value = serde_json::from_str(&out).expect("one JSON document");
+            assert_eq!(document["ok"], true, "{command}: {out}");
+        } else {
+            let (code, out, err) = run(&["--json", "--url", &server.url()], true);
+            assert_eq!((code, err.as_str()), (0, ""), "{command}");
+            assert!(serde_json::from_str::<serde_json::Value>(&out).is_ok(), "{command}: {out}");
+        }
+        if matches!(command, "serve" | "migrate" | "check") {
+            refused(run(&["--url", &server.url()], false));
+        }
+    }
+    for flag in [&["--json"][..], &["--url", "http://127.0.0.1:1"]] {
+        let (code, out, err) = run_in(folder().path(), flag);
+        assert_eq!((code, out.as_str()), (2, ""), "{err}");
+        assert!(err.starts_with(&format!("autoappdev: {} needs a command\n", flag[0])), "{err}");
+    }
+}
+
+#[test]
+fn check_in_json_says_what_is_wrong() {
+    let folder = folder();
+    assert_eq!(run_in(folder.path(), &["migrate", "--json"]).0, 0);
+    let database = folder.path().join("runtime/autoappdev.db");
+    let connection = rusqlite::Connection::open(&database).expect("a database");
+    connection.execute_batch("CREATE TABLE stray (id INTEGER)").expect("made");
+    drop(connection);
+    let (code, out, _) = run_in(folder.path(), &["check", "--json"]);
+    let document: serde_json::Value = serde_json::from_str(&out).expect("one JSON document");
+    assert_eq!((code, &document["ok"]), (1, &false.into()), "{out}");
+    let schema =
+        document["steps"].as_array().and_then(|steps| steps.iter().find(|step| step["name"] == "schema")).expect("a step");
+    assert_eq!(schema["ok"], false);
+    assert!(schema["found"].as_str().is_some_and(|found| found.contains("stray")), "{schema}");
+}
+
+#[test]
+fn what_goes_wrong_is_said_in_one_voice() {
+    let folder = folder();
+    for (args, code, sentence) in [
+        (&["nonsense"][..], 2, "unrecognized subcommand 'nonsense'"),
+        (&["stop", "--grace", "x"], 2, "invalid value 'x' for '--grace <SECONDS>'"),
+        (&["stop", "--grace", "1", "--now"], 2, "the argument '--grace <SECONDS>' cannot be used with '--now'"),
+        (
+            &["logs", "--since", "tomorrow"],
+            2,
+            "invalid value 'tomorrow' for '--since <WHEN>': say how long ago (90s, 1h30m, 3 days), ",
+        ),
+        (&["logs", "--source", "backend", "--run", "1"], 2, "--run is for the pipeline's lines"),
+        (&["serve", "--port", "abc"], 2, "abc is not a port"),
+        (&["serve", "--json"], 2, "serve has no use for --json; leave it out"),
+        (&["check"], 1, "there is no such file"),
+        (&["--url", "http://127.0.0.1:1", "status"], 4, "no server answers at"),
+    ] {
+        let (found, out, err) = run_in(folder.path(), args);
+        assert_eq!((found, out.as_str()), (code, ""), "{args:?}: {err}");
+        let first = err.lines().next().unwrap_or_default();
+        assert!(first.starts_with("autoappdev: ") && first.contains(sentence), "{args:?}: {err}");
+        assert!(!err.contains("error:"), "{err}");
+    }
+}
+
+#[test]
 fn an_answer_that_cannot_be_printed_is_a_failure() {
     let server = FakeServer::canned(200, RUNNING);
     let folder = folder();
@@ -194,7 +322,7 @@ fn runs_are_listed_and_shown() {
         "cpu_user_ms":1,"cpu_system_ms":1,"max_rss_kb":1,"error":null}"#;
     let server = FakeServer::canned(200, &format!(r#"{{"runs":[{run}],"next_before":null,"run":{run}}}"#));
     let (code, out, _) = run_against(&server, &["runs", "--limit", "3"]);
-    assert_eq!((code, out.lines().nth(1)), (0, Some("  7  2026-01-31 10:00:00 UTC   9 s  demo.sh  ended by SIGKILL")));
+    assert_eq!((code, out.lines().nth(1)), (0, Some("  7  2026-01-31 10:00:00 UTC  9.0 s  demo.sh  ended by SIGKILL")));
     let (code, out, _) = run_against(&server, &["runs", "7"]);
     assert_eq!((code, out.lines().next()), (0, Some("run 7  demo.sh  ended by SIGKILL")));
     let lines: Vec<_> = server.requests().into_iter().map(|request| request.line).collect();

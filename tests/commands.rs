@@ -36,7 +36,7 @@ fn a_life_by_the_command_line() {
     }
     let started = ok(&["start"]);
     let pid = place.pipeline()["pid"].to_string();
-    assert_eq!(started, format!("running  run 1  pid {pid}\n"));
+    assert_eq!(started, format!("running  run 1  pid {pid}  sleep.sh\n"));
     assert!(ok(&["status"]).starts_with(&format!("running  run 1  pid {pid}  sleep.sh  since ")));
     refused("start", "running");
     refused("resume", "running");
@@ -109,6 +109,56 @@ fn what_goes_wrong_has_its_exit_code() {
     // And with a server again everything is as it was.
     place.start_server();
     assert!(place.client(&["status"]).1.starts_with("running  run "), "the pipeline went on");
+}
+
+#[test]
+fn start_and_status_name_the_scripts_that_run_and_that_would() {
+    let mut place = Place::serving("sleep.sh");
+    let ok = |place: &Place, args: &[&str]| {
+        let (code, out, err) = place.client(args);
+        assert_eq!((code, err.as_str()), (0, ""), "{args:?}: {out}");
+        out
+    };
+    assert!(ok(&place, &["start", "exit.sh"]).ends_with("  exit.sh\n"));
+    place.until_state("stopped");
+    assert_eq!(place.pipeline()["default_script"], "sleep.sh");
+    let status = ok(&place, &["status"]);
+    assert!(status.contains("  exit.sh  ") && status.ends_with("\nstart     `autoappdev start` starts sleep.sh\n"), "{status}");
+    assert!(ok(&place, &["start"]).ends_with("  sleep.sh\n"));
+    assert_eq!(ok(&place, &["status"]).lines().count(), 1, "what runs is what a start would start");
+    ok(&place, &["stop", "--now"]);
+    place.stop_server();
+    place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "");
+    place.start_server();
+    assert_eq!(place.pipeline()["default_script"], Value::Null);
+    assert!(ok(&place, &["status"]).contains("\nstart     no script is configured: `autoappdev start NAME`"));
+}
+
+#[test]
+fn a_stop_under_way_says_how_long_the_grace_lasts() {
+    let place = Place::serving("stubborn.sh");
+    place.script("stubborn.sh", "#!/bin/bash\ntrap '' TERM\necho ready\nwhile :; do sleep 0.2; done\n");
+    place.start();
+    place.until_line("ready");
+    std::thread::scope(|scope| {
+        scope.spawn(|| place.post("/api/pipeline/stop", json!({"grace_s": 3600})));
+        until_true("the stop is under way", || place.pipeline()["pending"] == "stop");
+        let seconds = |place: &Place| {
+            let kill_at: autoappdev::clock::Timestamp =
+                serde_json::from_value(place.pipeline()["kill_at"].clone()).expect("a time");
+            let updated_at: autoappdev::clock::Timestamp =
+                serde_json::from_value(place.pipeline()["updated_at"].clone()).expect("a time");
+            (kill_at.unix_ms() - updated_at.unix_ms()) / 1000
+        };
+        assert!((3500..=3601).contains(&seconds(&place)), "{}", seconds(&place));
+        let (_, out, _) = place.client(&["status"]);
+        assert!(out.contains("(stop under way, ") && out.ends_with(" left until KILL)\n"), "{out}");
+        // A second stop with a shorter grace moves it.
+        scope.spawn(|| place.post("/api/pipeline/stop", json!({"grace_s": 1800})));
+        until_true("it is sooner", || seconds(&place) < 1900);
+        place.post("/api/pipeline/stop", json!({"grace_s": 0})).ok();
+    });
+    assert_eq!(place.pipeline()["kill_at"], Value::Null);
 }
 
 #[test]

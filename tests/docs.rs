@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use autoappdev::cli::EXIT_CODES;
 use autoappdev::kill_point::KillPoint;
 
 /// Every Rust file below `dir`, as one text.
@@ -65,4 +66,19 @@ fn every_row_of_the_crash_matrix_names_tests_that_exist_or_kill_points() {
     known.sort_unstable();
     assert_eq!(points, known, "the kill points of docs/crash-matrix.md and of src/kill_point.rs");
     assert!(rows >= 20, "only {rows} rows were found: this test reads the tables wrongly");
+}
+
+#[test]
+fn the_readmes_exit_codes_are_those_of_the_program() {
+    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).expect("the README");
+    let rows: Vec<(u8, &str)> = readme
+        .lines()
+        .skip_while(|line| !line.starts_with("| exit code |"))
+        .skip(2)
+        .map_while(|line| {
+            let cells = cells(line)?;
+            Some((cells[0].parse().expect("a code"), cells[1]))
+        })
+        .collect();
+    assert_eq!(rows, EXIT_CODES);
 }

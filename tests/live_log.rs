@@ -233,7 +233,10 @@ fn the_way_back_leads_to_the_first_line_and_misses_none() {
         browser.text("log").contains("The log begins here.")
     });
     assert_eq!(rows(&browser), lines(1, 6000));
-    assert!(browser.script("return document.querySelectorAll('#log p').length").as_u64() < Some(1000), "few are in the document");
+    assert!(
+        browser.script("return document.querySelectorAll('#log .row').length").as_u64() < Some(1000),
+        "few are in the document"
+    );
 }
 
 #[test]
@@ -410,7 +413,7 @@ fn a_line_that_began_further_up_is_one_line() {
 fn the_log_tells_of_which_day_its_lines_are() {
     let Some((browser, place)) = set_up("#!/bin/bash\n") else { return };
     open(&browser, &place);
-    wait_until("it is connected", PATIENCE, || browser.text("state") == "stopped");
+    wait_until("it is connected", PATIENCE, || browser.state() == "stopped");
     let add = |function: &str, records: &[(i64, &str, &str, bool)]| {
         let lines: Vec<Value> = records
             .iter()
@@ -472,7 +475,7 @@ fn lines_wrap_or_not_as_it_was_chosen() {
 fn the_downloads_are_of_the_latest_run() {
     let Some((browser, place)) = set_up("#!/bin/bash\necho one\n") else { return };
     open(&browser, &place);
-    wait_until("it is connected", PATIENCE, || browser.text("state") == "stopped");
+    wait_until("it is connected", PATIENCE, || browser.state() == "stopped");
     assert!(!browser.shows("downloads"), "nothing has run");
     let (_, run_id) = place.start();
     wait_until("there is something", PATIENCE, || browser.shows("downloads"));
@@ -486,7 +489,7 @@ fn the_downloads_are_of_the_latest_run() {
 fn progress_is_a_bar_and_steps() {
     let Some((browser, place)) = set_up("#!/bin/bash\n") else { return };
     open(&browser, &place);
-    wait_until("it is connected", PATIENCE, || browser.text("state") == "stopped");
+    wait_until("it is connected", PATIENCE, || browser.state() == "stopped");
     assert!(!browser.shows("progress"), "nothing is told");
     // Begun a minute ago and paused for twenty seconds of that, as the history tells. What comes of it is looked at before the page's own
     // clock and the server's answers get their turn: both would draw something else.

@@ -39,7 +39,7 @@ fn wait_for_form(browser: &Browser) {
 }
 
 fn wait_for_state(browser: &Browser, state: &str) {
-    wait_until(&format!("the page shows {state}"), PATIENCE, || browser.text("state") == state && !browser.shows("login"));
+    wait_until(&format!("the page shows {state}"), PATIENCE, || browser.state() == state && !browser.shows("login"));
 }
 
 /// Nothing that a script of the page could read has the token.
@@ -145,7 +145,7 @@ fn a_log_in_that_ends_in_the_middle_is_asked_for_again() {
     browser.forget_cookies();
     browser.click("pause");
     wait_for_form(&browser);
-    wait_until("nothing old is shown as the present", PATIENCE, || browser.text("state") == "unknown");
+    wait_until("nothing old is shown as the present", PATIENCE, || browser.state() == "unknown");
     assert!(browser.text("error").contains("Log in above"), "{}", browser.text("error"));
     assert_eq!(place.state(), "running");
     browser.type_into("token", TOKEN);

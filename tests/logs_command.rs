@@ -119,7 +119,9 @@ fn a_runs_lines_are_the_last_ones_or_all() {
     assert_eq!(shown(&["-n", "4"]), text(&[numbers(2499, 2500), numbers(0, 3)].concat()));
     assert_eq!(shown(&["-n", "all"]), text(&[numbers(0, 2500), numbers(0, 3)].concat()));
     // One JSON document a line, each as the API gives it.
-    let documents: Vec<Value> = shown(&["--run", &first, "-n", "all", "--json"])
+    let documents: Vec<Value> = place
+        .client(&["logs", "--run", &first, "-n", "all", "--json"])
+        .1
         .lines()
         .map(|document| serde_json::from_str(document).expect("JSON"))
         .collect();
@@ -217,6 +219,43 @@ fn how_long_ago_goes_by_the_servers_clock() {
 }
 
 #[test]
+fn a_time_without_a_zone_is_local_and_a_day_is_the_servers() {
+    const BERLIN: &str = "CET-1CEST,M3.5.0,M10.5.0/3";
+    let place = Place::new();
+    let server = FakeServer::start(|_| Reply::At("Sat, 31 Jan 2026 10:00:00 GMT", page(500, &[]).to_string()));
+    let shown = |zone: &str, since: &str| {
+        let url = server.url();
+        let mut command = place.command();
+        let output = command.args(["--url", &url, "logs", "--since", since]).env("TZ", zone).output().expect("the binary runs");
+        let at = server.requests().last().and_then(|asked| Some(asked.line.split("&at=").nth(1)?.split('&').next()?.to_owned()));
+        (output.status.code(), String::from_utf8(output.stderr).expect("text"), at)
+    };
+    for (zone, since, at) in [
+        (BERLIN, "08:15", "2026-01-31T07:15:00.000Z"),
+        (BERLIN, "today", "2026-01-30T23:00:00.000Z"),
+        (BERLIN, "yesterday", "2026-01-29T23:00:00.000Z"),
+        (BERLIN, "yesterday 14:00", "2026-01-30T13:00:00.000Z"),
+        (BERLIN, "2025-10-26 02:30", "2025-10-26T00:30:00.000Z"),
+        (BERLIN, "2025-03-30 02:30", "2025-03-30T01:00:00.000Z"),
+        ("", "2025-10-26 02:30", "2025-10-26T02:30:00.000Z"),
+        // At that moment it is 23:00 in Samoa.
+        ("WST-13", "today", "2026-01-30T11:00:00.000Z"),
+        (BERLIN, "1h30m", "2026-01-31T08:30:00.000Z"),
+        ("Nowhere/Here", "1h30m", "2026-01-31T08:30:00.000Z"),
+        ("Nowhere/Here", "2026-01-31 08:00 UTC", "2026-01-31T08:00:00.000Z"),
+    ] {
+        assert_eq!(shown(zone, since), (Some(0), String::new(), Some(at.to_owned())), "{zone} {since}");
+    }
+    let (code, err, _) = shown(BERLIN, "14:00");
+    let sentence = "autoappdev: --since 2026-01-31T13:00:00.000Z lies ahead: the server's clock says 2026-01-31T10:00:00.000Z; \
+        for the day before say `yesterday` and the time\n";
+    assert_eq!((code, err.as_str()), (Some(2), sentence));
+    let (code, err, _) = shown("Nowhere/Here", "14:00");
+    assert_eq!(code, Some(2));
+    assert!(err.starts_with("autoappdev: --since: TZ=\"Nowhere/Here\" names no time zone that this machine knows"), "{err}");
+}
+
+#[test]
 fn before_the_first_run_a_follower_waits_for_it() {
     let place = Place::serving("sleep.sh");
     let mut follower = Follower::start(place.command(), &["logs", "-f"]);
@@ -254,8 +293,12 @@ fn odd_arguments_have_a_sentence_and_exit_with_2() {
     for (args, sentence) in [
         (&["--lines", "5001"][..], "a number from 0 to 5000 is expected, or all"),
         (&["--lines", "many"], "a number from 0 to 5000 is expected, or all"),
-        (&["--since", "yesterday"], "say how long ago (90s, 10m, 2h, 1d), or when"),
-        (&["--since", "2026-01-31"], "say how long ago"),
+        (
+            &["--since", "tomorrow"],
+            "say how long ago (90s, 1h30m, 3 days), a time of today (14:00, 08:15:09), today, yesterday, ",
+        ),
+        (&["--since", "2026-02-30"], "say how long ago"),
+        (&["--since", "10"], "say how long ago"),
         (&["--since", ""], "--since"),
         (&["--grep", ""], "leave --grep out"),
         (&["--grep", &long], "longer than 200 bytes"),

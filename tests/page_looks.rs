@@ -51,7 +51,7 @@ fn set_up(script: &str) -> Option<(Browser, Place)> {
     place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "look.sh");
     place.start_server();
     browser.open(&format!("http://127.0.0.1:{}/", place.port()));
-    wait_until("it is connected", PATIENCE, || browser.text("state") == "stopped");
+    wait_until("it is connected", PATIENCE, || browser.state() == "stopped");
     // Before that the page would begin with what there is, and take away what a test puts there.
     wait_until("the log was read", PATIENCE, || {
         browser.script("return 'read' in document.getElementById('log').dataset") == true
@@ -187,6 +187,82 @@ fn a_search_marks_what_it_found_and_goes_on_from_where_it_was() {
     wait_until("it is found no more", PATIENCE, || browser.text("found").contains(" of 3"));
     browser.click("find-next");
     assert_eq!(current(), "hit 3");
+}
+
+#[test]
+fn lengths_of_time_follow_the_command_lines_rule() {
+    let Some((browser, _place)) = set_up("#!/bin/bash\n") else { return };
+    let table = include_str!("fixtures/durations.txt");
+    let rows: Vec<Vec<&str>> =
+        table.lines().filter(|row| !row.starts_with('#')).map(|row| row.split(" | ").map(str::trim).collect()).collect();
+    let ms: Vec<u64> = rows.iter().map(|row| row[0].parse().expect("a number")).collect();
+    let told = browser.script(&format!(
+        "return import('/static/words.js').then(({{ took, since }}) => {}.map((ms) => [`${{ms}}`, took(ms), since(ms)]))",
+        json!(ms)
+    ));
+    assert_eq!(told, json!(rows));
+}
+
+#[test]
+fn each_outcome_has_its_word_its_icon_and_its_title() {
+    let Some((browser, _place)) = set_up("#!/bin/bash\n") else { return };
+    let ended = json!({"state": "stopped", "pending": null, "run_id": 7, "script": "a/train.py", "started_at": "2026-01-31T10:00:00.000Z",
+        "stopped_at": "2026-01-31T10:12:04.000Z", "exit_code": null, "signal": null, "error": null, "conditions": []});
+    for (changes, word, tone, title) in [
+        (
+            json!({"status": "idle", "run_id": null, "script": null, "default_script": null}),
+            "No runs yet",
+            "idle",
+            "○ No runs yet · AutoAppDev",
+        ),
+        (json!({"status": "completed", "exit_code": 0}), "Succeeded", "succeeded", "✓ Succeeded · train.py · AutoAppDev"),
+        (json!({"status": "failed", "exit_code": 3}), "Failed", "failed", "✕ Failed (3) · train.py · AutoAppDev"),
+        (json!({"status": "failed", "signal": 11}), "Failed", "failed", "✕ Failed (SIGSEGV) · train.py · AutoAppDev"),
+        (json!({"status": "failed", "signal": 9}), "Killed", "killed", "⚡ Killed (SIGKILL) · train.py · AutoAppDev"),
+        (
+            json!({"status": "failed", "error": "exec format error"}),
+            "Couldn’t start",
+            "failed",
+            "✕ Couldn’t start · train.py · AutoAppDev",
+        ),
+        (json!({"status": "stopped", "signal": 15}), "Stopped", "stopped", "◼ Stopped · train.py · AutoAppDev"),
+        (json!({"status": "lost", "error": "the machine went down"}), "Lost", "lost", "? Lost · train.py · AutoAppDev"),
+        (json!({"status": "starting", "pending": "start"}), "Starting", "running", "▶ Starting · train.py · AutoAppDev"),
+        (json!({"status": "running", "state": "running"}), "Running", "running", "▶ Running · train.py · AutoAppDev"),
+        (
+            json!({"status": "running", "state": "running", "progress": {"percent": 42.5}}),
+            "Running",
+            "running",
+            "▶ 42.5 % · train.py · AutoAppDev",
+        ),
+        (json!({"status": "paused", "state": "paused"}), "Paused", "paused", "⏸ Paused · train.py · AutoAppDev"),
+        (
+            json!({"status": "running", "state": "running", "pending": "stop", "kill_at": "2026-01-31T10:20:07.000Z"}),
+            "Stopping",
+            "stopping",
+            "◼ Stopping · 7 s left · train.py · AutoAppDev",
+        ),
+    ] {
+        let mut pipeline = ended.clone();
+        pipeline.as_object_mut().expect("an object").extend(changes.as_object().expect("an object").clone());
+        let told = browser.script(&format!(
+            "const p = {pipeline}, now = Date.parse('2026-01-31T10:20:00.000Z');
+             return Promise.all([import('/static/words.js'), fetch('/static/icon-{tone}.svg')]).then(([{{ look, title }}, icon]) => {{
+               const at = look(p, now); return [at.word, at.tone, title(at, p), icon.status]; }})"
+        ));
+        assert_eq!(told, json!([word, tone, title, 200]), "{changes}");
+    }
+}
+
+#[test]
+fn copied_lines_have_no_empty_lines_between_them() {
+    let Some((browser, place)) = set_up("#!/bin/bash\nprintf 'one\\n  two\\n'\necho three >&2\n") else { return };
+    place.start();
+    wait_until("the lines are there", PATIENCE, || browser.text("log").contains("three"));
+    let copied =
+        browser.script("getSelection().selectAllChildren(document.getElementById('log')); return getSelection().toString()");
+    let copied = copied.as_str().expect("text");
+    assert!(copied.trim_end().ends_with("\none\n  two\nthree"), "{copied:?}");
 }
 
 #[test]

@@ -359,11 +359,11 @@ fn a_hostile_page_changes_nothing_in_a_browser_that_is_logged_in() {
     place.start();
     let target = format!("http://127.0.0.1:{}", place.port());
     browser.open(&format!("{target}/#token={TOKEN}"));
-    wait_until("the page is logged in", PATIENCE, || browser.text("state") == "running");
+    wait_until("the page is logged in", PATIENCE, || browser.state() == "running");
     be_hostile(&browser, &place);
     assert_eq!(browser.cookies().as_array().map(Vec::len), Some(1), "it was logged in all the time");
     browser.open(&target);
-    wait_until("the page is logged in still", PATIENCE, || browser.text("state") == "running");
+    wait_until("the page is logged in still", PATIENCE, || browser.state() == "running");
 }
 
 /// What a page of another site cannot read it could still keep from others: each of these would wait for a minute, or stream for ever.
@@ -401,7 +401,7 @@ fn another_sites_page_takes_no_place_of_a_stream_a_download_or_a_long_poll() {
         browser.open(&hostile_site());
         follow("/");
         wait_until("the page is shown and works", PATIENCE, || {
-            browser.script("return !!document.getElementById('state')") == true && browser.text("state") == "running"
+            browser.script("return !!document.getElementById('state')") == true && browser.state() == "running"
         });
         browser.open(&format!("{target}/api/runs/{run_id}/log"));
         assert!(browser.script(shown).as_str().is_some_and(|text| text.contains("ready")), "the user's own doing");
@@ -471,7 +471,7 @@ fn be_hostile(browser: &Browser, place: &Place) {
          const load = (tag, name, path) => {{ sent += 1; const it = document.createElement(tag);
            it.onload = () => {{ seen.push(tag + ' ' + path); settled += 1; }}; it.onerror = () => {{ settled += 1; }};
            if (tag === 'link') it.rel = 'stylesheet'; it[name] = '{target}' + path; document.body.append(it); }};
-         load('img', 'src', '/static/favicon.svg'); load('img', 'src', '/api/pipeline'); load('script', 'src', '/static/app.js');
+         load('img', 'src', '/static/icon-idle.svg'); load('img', 'src', '/api/pipeline'); load('script', 'src', '/static/app.js');
          load('script', 'src', '/api/pipeline'); load('script', 'src', '/api/logs'); load('link', 'href', '/static/style.css');
          // And what no rule for reading holds back.
          const socket = new WebSocket('{target}/api/pipeline'.replace('http', 'ws')); sent += 1;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::EXIT_CODES;
 use super::logs::Since;
 use crate::config::{Flags, grace_from_text, server_url};
 
@@ -15,14 +16,7 @@ use crate::config::{Flags, grace_from_text, server_url};
 const LINES_MAX: u32 = 5000;
 const GREP_BYTES_MAX: usize = 200;
 
-const EXIT_CODES: &str = "\
-Exit codes:
-  0  done
-  1  failure
-  2  wrong usage, or a setting that is wrong
-  3  refused by the pipeline's state
-  4  the server cannot be reached
-
+const FINDING: &str = "\
 A client command acts on the server of this folder: the one that owns the runtime directory (AUTOAPPDEV_RUNTIME_DIR) and has written \
 where it listens into server.json there. Another server has to be named: with --url, or in the environment with AUTOAPPDEV_URL, or, where \
 no server of this folder runs, AUTOAPPDEV_SOCKET, AUTOAPPDEV_PORT or AUTOAPPDEV_HOST. A .env file and the default port name no server. \
@@ -35,11 +29,15 @@ const LOGS_HELP: &str = "\
 Examples:
   autoappdev logs -f                       the latest lines, and each new one
   autoappdev logs --since 10m --grep error what went wrong in the last ten minutes
+  autoappdev logs --since 'yesterday 14:00'   from that local time on
   autoappdev logs --run 7 --lines all      all that is kept of run 7
   autoappdev logs -f --run 7               until run 7 has ended; then it exits with 0, however the run ended
 
 Lines go to stdout as the pipeline wrote them. What is no line goes to stderr: that the server was lost and is back, and how many \
-bytes of the log are gone (the oldest are removed when a limit is reached). --since goes by the server's clock.";
+bytes of the log are gone (the oldest are removed when a limit is reached).
+
+--since counts back from the server's clock. A time without a zone is in the local time zone (TZ, else /etc/localtime): one that comes twice \
+because clocks are set back is the first of the two, and one that is skipped is the moment at which clocks are set forward.";
 
 const SETTINGS: &str = "\
 Settings come from flags, then the environment, then a .env file in this folder, in which other programs' lines are passed over:
@@ -64,9 +62,15 @@ Settings come from flags, then the environment, then a .env file in this folder,
   AUTOAPPDEV_RUNS_KEEP        runs kept in the history, with their logs [default: 1000]
   AUTOAPPDEV_RUNS_KEEP_DAYS   days for which those that have ended are kept [default: for ever]";
 
+/// What the exit codes mean, and which server is asked.
+fn after_help() -> String {
+    let codes = EXIT_CODES.map(|(code, meaning)| format!("  {code}  {meaning}\n")).concat();
+    format!("Exit codes:\n{codes}\n{FINDING}")
+}
+
 /// Controls one long-running pipeline script: start, pause, resume, stop
 #[derive(Debug, Parser)]
-#[command(name = "autoappdev", version, after_help = EXIT_CODES)]
+#[command(name = "autoappdev", version, after_help = after_help())]
 pub(super) struct Cli {
     /// Print the API's JSON as it is, one document a line
     #[arg(long, global = true, display_order = 100)]
@@ -75,6 +79,22 @@ pub(super) struct Cli {
     pub(super) url: Option<String>,
     #[command(subcommand)]
     pub(super) command: Option<Command>,
+}
+
+impl Cli {
+    /// The flag that was typed and that this command has no use for, with the command's name.
+    pub(super) fn useless_flag(&self) -> Option<(&'static str, &'static str)> {
+        let flag = |is_typed: bool, name| is_typed.then_some(name);
+        let (json, url) = (flag(self.json, "--json"), flag(self.url.is_some(), "--url"));
+        match &self.command {
+            None => json.or(url).map(|flag| (flag, "")),
+            Some(Command::Serve(_)) => json.or(url).map(|flag| (flag, "serve")),
+            Some(Command::Shim { .. }) => json.or(url).map(|flag| (flag, "shim")),
+            Some(Command::Migrate(_)) => url.map(|flag| (flag, "migrate")),
+            Some(Command::Check(_)) => url.map(|flag| (flag, "check")),
+            Some(Command::Ask(_) | Command::Pair(_)) => None,
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -209,17 +229,18 @@ pub(super) struct LogsArgs {
     /// Only the lines of this run
     #[arg(long, value_name = "ID", value_parser = clap::value_parser!(u64).range(1..))]
     pub(super) run: Option<u64>,
-    /// Everything from then on: 90s, 10m, 2h or 1d ago, or from a moment such as 2026-01-31T23:59:59Z
+    /// Everything from then on: 10m, 1h30m or 3 days ago; 14:00, today, yesterday or "yesterday 14:00"; 2026-01-31 or
+    /// "2026-01-31 08:00", in local time; or with a zone, 2026-01-31T23:59:59Z
     #[arg(long, value_name = "WHEN")]
     pub(super) since: Option<Since>,
     /// Only lines with this text in them, as it stands here: no pattern, and capitals count
     #[arg(long, value_name = "TEXT", value_parser = search_text, allow_hyphen_values = true)]
     pub(super) grep: Option<String>,
     /// Leave out the time and the stream before each line
-    #[arg(long)]
+    #[arg(long, conflicts_with = "json")]
     pub(super) no_timestamps: bool,
     /// Put time and stream before each line, which is what happens anyway
-    #[arg(long, hide = true, conflicts_with = "no_timestamps")]
+    #[arg(long, hide = true, conflicts_with_all = ["no_timestamps", "json"])]
     timestamps: bool,
     /// Whose lines
     #[arg(long, value_enum, default_value_t = Source::Pipeline)]
@@ -315,8 +336,8 @@ mod tests {
     #[test]
     fn help_tells_the_exit_codes_and_hides_the_shim() {
         let help = Cli::command().render_help().to_string();
-        for code in ["0  done", "1  failure", "2  wrong usage", "3  refused", "4  the server cannot be reached"] {
-            assert!(help.contains(code), "{code} is missing in {help}");
+        for (code, meaning) in EXIT_CODES {
+            assert!(help.contains(&format!("{code}  {meaning}")), "{code} is missing in {help}");
         }
         assert!(!help.contains("shim"), "{help}");
     }
@@ -378,6 +399,7 @@ mod tests {
             "autoappdev logs --since 10",
             "autoappdev logs --grep ",
             "autoappdev logs --timestamps --no-timestamps",
+            "autoappdev logs --no-timestamps --json",
             "autoappdev runs 1 --limit 2",
             "autoappdev runs x",
             "autoappdev runs --limit 0",

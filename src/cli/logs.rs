@@ -19,9 +19,11 @@ use std::time::{Duration, Instant};
 use self::link::{Link, longer};
 use self::page::{Begin, PAGE_LINES, Page, RunEnd, Tail, Wanted};
 use self::printer::Printer;
+use self::since::Day;
 pub(super) use self::since::Since;
 use super::args::{Amount, LogsArgs, Source};
 use super::client::{Answer, Client, ClientError};
+use super::zone::{Zone, ZoneError};
 use crate::clock::{Clock, SystemClock, Timestamp};
 
 /// How many lines are printed where nothing says how many.
@@ -46,8 +48,12 @@ const DATE_STEP: Duration = Duration::from_secs(1);
 pub(super) enum LogsError {
     #[error("--run is for the pipeline's lines; the server's own (--source backend) belong to no run")]
     RunOfBackend,
-    #[error("--since {at} lies ahead: the server's clock says {now}")]
-    Ahead { at: Timestamp, now: Timestamp },
+    #[error("--since {at} lies ahead: the server's clock says {now}{}", if *is_today { "; for the day before say `yesterday` and the time" } else { "" })]
+    Ahead { at: Timestamp, now: Timestamp, is_today: bool },
+    #[error("--since names a time outside of the years that the time zone is known for")]
+    NoMoment,
+    #[error("--since: {0}")]
+    Zone(#[from] ZoneError),
     #[error(
         "the server does not know {0} yet: it is older than this program; leave that out, or restart the server with this program"
     )]
@@ -62,7 +68,7 @@ impl LogsError {
     /// Whether what was typed is the cause.
     pub(super) fn is_wrong_usage(&self) -> bool {
         match self {
-            Self::RunOfBackend | Self::Ahead { .. } => true,
+            Self::RunOfBackend | Self::Ahead { .. } | Self::NoMoment | Self::Zone(_) => true,
             Self::OlderServer(_) | Self::OtherLog(_) | Self::Client(_) => false,
         }
     }
@@ -110,12 +116,14 @@ impl Reading<'_> {
             (None, None, Some(_)) if !self.follow => Amount::All,
             (None, None, _) => Amount::Latest(LINES_DEFAULT),
         };
+        // Before anything is asked, so that a wrong zone is wrong usage whatever the server says. Other times need none.
+        let zone = if args.since.is_some_and(Since::is_local) { Zone::local()? } else { Zone::utc() };
         let (mut at, mut end) = (None, 0);
         if amount == Amount::All || args.since.is_some() {
             // What time it is there, and how far the log goes now: one that grows as fast as it is read would never be read to its end.
             let now = Wanted { grep: None, ..self.wanted };
             let answer = self.link.get(&now.tail(Tail { lines: 1, at: None, before: None }))?;
-            at = args.since.map(|since| moment(since, &answer)).transpose()?;
+            at = args.since.map(|since| moment(since, &zone, &answer)).transpose()?;
             end = answer.read::<Page>()?.next;
         }
         match amount {
@@ -250,13 +258,13 @@ impl Reading<'_> {
 }
 
 /// The moment that is meant, by the clock of the server that answered.
-fn moment(since: Since, answer: &Answer) -> Result<Timestamp, LogsError> {
+fn moment(since: Since, zone: &Zone, answer: &Answer) -> Result<Timestamp, LogsError> {
     let now = answer.date().unwrap_or_else(|| SystemClock.now());
-    match since {
-        Since::Ago(ago) => Ok(now.before(ago)),
-        Since::At(at) if at.before(DATE_STEP) > now => Err(LogsError::Ahead { at, now }),
-        Since::At(at) => Ok(at),
+    let at = since.moment(now, zone).ok_or(LogsError::NoMoment)?;
+    if at.before(DATE_STEP) > now {
+        return Err(LogsError::Ahead { at, now, is_today: matches!(since, Since::Local(Day::Today, _)) });
     }
+    Ok(at)
 }
 
 fn warn(sentence: &str) {

@@ -1,11 +1,12 @@
 //! The command line: what was typed becomes a mode of this binary or a question to a running server, and an exit code.
 //!
 //! Here, at the edge, the environment, the `.env` file and the working directory are read, once, for `config`. The modes
-//! themselves are handed in by `main`, so that nothing below this level is known here. Exit codes stand in one place, and in
-//! `--help`.
+//! themselves are handed in by `main`, so that nothing below this level is known here. [`EXIT_CODES`] is the one list of exit codes:
+//! `--help` prints it, and a test compares the README's table with it.
 
 mod args;
 mod client;
+mod duration;
 mod local;
 mod logs;
 mod output;
@@ -13,6 +14,7 @@ mod pair;
 mod places;
 mod progress;
 mod qr;
+mod zone;
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -21,6 +23,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 use serde_json::{Map, Value, json};
 
@@ -36,6 +39,15 @@ const WRONG_USAGE: u8 = 2;
 const REFUSED: u8 = 3;
 const UNREACHABLE: u8 = 4;
 
+/// Each exit code with its meaning, as `--help` and the README have it.
+pub const EXIT_CODES: [(u8, &str); 5] = [
+    (0, "it is done, or all is well"),
+    (FAILURE, "it failed"),
+    (WRONG_USAGE, "wrong usage, or a wrong setting"),
+    (REFUSED, "the state does not allow it, e.g. a pause of a stopped pipeline"),
+    (UNREACHABLE, "no server answers, or its answer broke off: `autoappdev status` tells what is now"),
+];
+
 /// The largest `.env` file that is read.
 const DOTENV_BYTES_MAX: u64 = 1024 * 1024;
 
@@ -46,10 +58,10 @@ pub struct Modes {
     pub serve: fn(Config) -> ExitCode,
     /// `shim`: stands between the server and the run whose directory is given.
     pub shim: fn(&Path) -> ExitCode,
-    /// `migrate`: brings the database's schema up to date.
-    pub migrate: fn(&Config) -> ExitCode,
-    /// `check`: checks the database.
-    pub check: fn(&Config) -> ExitCode,
+    /// `migrate`: brings the database's schema up to date, and prints what it did, as JSON where that is asked for.
+    pub migrate: fn(&Config, bool) -> ExitCode,
+    /// `check`: checks the database, and prints what it found, as JSON where that is asked for.
+    pub check: fn(&Config, bool) -> ExitCode,
 }
 
 /// Why a command did not come to its end. The texts end up after `autoappdev: `.
@@ -101,12 +113,18 @@ pub fn run(args: impl IntoIterator<Item = OsString>, modes: &Modes) -> ExitCode 
     }
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
-        Err(error) => {
-            // Help and version come here too. Where neither stdout nor stderr takes the text, the code still tells.
-            let _ = error.print();
-            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(WRONG_USAGE));
-        }
+        Err(error) => return wrong_usage(&error),
     };
+    if let Some((flag, command)) = cli.useless_flag() {
+        let mut definition = Cli::command();
+        // Gives the subcommands their names in the usage.
+        definition.build();
+        let (definition, sentence) = match definition.find_subcommand_mut(command) {
+            Some(definition) => (definition, format!("{command} has no use for {flag}; leave it out")),
+            None => (&mut definition, format!("{flag} needs a command")),
+        };
+        return wrong_usage(&definition.error(ErrorKind::ArgumentConflict, sentence));
+    }
     let done = match cli.command {
         None => {
             // As above: without a reader there is nobody to help.
@@ -115,12 +133,24 @@ pub fn run(args: impl IntoIterator<Item = OsString>, modes: &Modes) -> ExitCode 
         }
         Some(Command::Shim { dir }) => Ok((modes.shim)(&dir)),
         Some(Command::Serve(flags)) => resolve(&flags.into()).map(modes.serve),
-        Some(Command::Migrate(flags)) => resolve(&flags.into()).map(|config| (modes.migrate)(&config)),
-        Some(Command::Check(flags)) => resolve(&flags.into()).map(|config| (modes.check)(&config)),
+        Some(Command::Migrate(flags)) => resolve(&flags.into()).map(|config| (modes.migrate)(&config, cli.json)),
+        Some(Command::Check(flags)) => resolve(&flags.into()).map(|config| (modes.check)(&config, cli.json)),
         Some(Command::Ask(question)) => ask(&question, cli.url, cli.json).map(|()| ExitCode::SUCCESS),
         Some(Command::Pair(args)) => pair_phone(&args, cli.url, cli.json).map(|()| ExitCode::SUCCESS),
     };
     done.unwrap_or_else(|failure| report(&failure, cli.json))
+}
+
+/// Prints help and version, which come here too, or what was wrong in what was typed, and gives the exit code.
+fn wrong_usage(error: &clap::Error) -> ExitCode {
+    // Where neither stdout nor stderr takes the text, the code still tells.
+    if error.use_stderr() {
+        let text = error.render().to_string();
+        let _ = write!(io::stderr(), "autoappdev: {}", text.strip_prefix("error: ").unwrap_or(&text));
+    } else {
+        let _ = error.print();
+    }
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(WRONG_USAGE))
 }
 
 /// Says what went wrong and gives its exit code; with `--json` the server's own answer goes to stdout, too.
@@ -231,6 +261,8 @@ fn pair_phone(args: &PairArgs, url: Option<String>, json: bool) -> Result<(), Fa
 
 fn act(client: &Client, action: &str, body: &Value, timeout: Duration, json: bool) -> Result<String, ClientError> {
     let answer = client.post(&format!("/api/pipeline/{action}"), body, timeout)?;
+    // What is wrong is no part of the answer to what was asked. Where stderr is gone, `status` tells it.
+    let _ = write!(io::stderr(), "{}", answer.read().map_or_else(|_| String::new(), |done| output::warnings_of(&done)));
     show(&answer, json, |done| output::done(&done))
 }
 

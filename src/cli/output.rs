@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
 
+use super::duration::{since, took};
 use super::progress::{self, Progress};
 use crate::clock::Timestamp;
 use crate::pipeline::{Action, RunStatus, State};
@@ -23,6 +24,8 @@ pub(super) struct PipelineDocument {
 pub(super) struct Pipeline {
     state: State,
     pending: Option<Action>,
+    /// An older server does not say it.
+    kill_at: Option<Timestamp>,
     pid: Option<u32>,
     run_id: Option<u64>,
     started_at: Option<Timestamp>,
@@ -38,6 +41,20 @@ pub(super) struct Pipeline {
     detail: Option<String>,
     /// Nor this.
     progress: Option<Progress>,
+    /// The script that a start without a name takes. An older server leaves the key out; none is configured where it is null.
+    #[serde(default, deserialize_with = "told")]
+    default_script: Option<Option<String>>,
+    /// What is wrong now. An older server does not say it.
+    #[serde(default)]
+    conditions: Vec<Condition>,
+}
+
+/// Something that is wrong.
+#[derive(Deserialize)]
+struct Condition {
+    code: String,
+    since: Timestamp,
+    detail: String,
 }
 
 /// The answer to an action that was done.
@@ -46,6 +63,10 @@ pub(super) struct Done {
     state: State,
     run_id: Option<u64>,
     pid: Option<u32>,
+    /// Of a start, the script that runs. An older server does not say it.
+    script: Option<String>,
+    #[serde(default)]
+    conditions: Vec<Condition>,
 }
 
 /// The answer of `GET /api/runs`.
@@ -100,6 +121,11 @@ fn none_when_idle<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<R
     if word == "idle" { Ok(None) } else { word.parse().map(Some).map_err(serde::de::Error::custom) }
 }
 
+/// A key that is there, whatever its value.
+fn told<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
+}
+
 /// `text` with control characters and those that change the reading direction written as escapes.
 pub(super) fn printable(text: &str) -> String {
     let turns = |c| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
@@ -110,34 +136,69 @@ pub(super) fn printable(text: &str) -> String {
     safe
 }
 
-/// `status`: one line, and some more where the pipeline says how far it is.
+/// `status`: the state in one line; then what is wrong, which script a start takes where that is not clear, and how far the run is.
 pub(super) fn status(pipeline: &Pipeline, now: Timestamp) -> String {
-    let mut parts = vec![pipeline.state.to_string()];
+    let is_behind = pipeline.conditions.iter().any(|condition| condition.code == Condition::NOT_RECORDED);
+    let mut parts = vec![if is_behind { format!("last recorded: {}", pipeline.state) } else { pipeline.state.to_string() }];
     parts.push(pipeline.run_id.map_or_else(|| "no run yet".to_owned(), |id| format!("run {id}")));
     parts.extend(pipeline.pid.map(|pid| format!("pid {pid}")));
     parts.extend(pipeline.script.as_deref().map(printable));
-    let since = |at: Option<Timestamp>| at.map(|at| format!("since {} ({})", duration(between(at, now)), moment(at)));
+    let since = |at: Option<Timestamp>| at.map(|at| format!("since {} ({})", since(between(at, now)), moment(at)));
     match pipeline.status {
         None | Some(RunStatus::Starting) => {}
         Some(RunStatus::Running) => parts.extend(since(pipeline.started_at)),
         Some(RunStatus::Paused) => parts.extend(since(pipeline.paused_at)),
         Some(ended @ (RunStatus::Completed | RunStatus::Failed | RunStatus::Stopped | RunStatus::Lost)) => {
             parts.push(outcome(ended, pipeline.exit_code, pipeline.signal, pipeline.error.as_deref()));
-            let ago = |at| format!("{} ago ({})", duration(between(at, now)), moment(at));
+            let ago = |at| format!("{} ago ({})", self::since(between(at, now)), moment(at));
             parts.extend(pipeline.stopped_at.map(ago));
         }
     }
-    parts.extend(pipeline.pending.map(|action| format!("({action} under way)")));
+    let left = pipeline.kill_at.filter(|at| *at > now).map(|at| format!(", {} left until KILL", self::since(between(now, at))));
+    parts.extend(pipeline.pending.map(|action| format!("({action} under way{})", left.unwrap_or_default())));
     parts.extend(pipeline.detail.as_deref().map(printable));
-    let progress = pipeline.progress.as_ref().map_or_else(String::new, |progress| progress::describe(progress, now));
-    parts.join("  ") + "\n" + &progress
+    let mut text = parts.join("  ") + "\n";
+    text.extend(pipeline.conditions.iter().map(Condition::describe));
+    text.push_str(&next_start(pipeline));
+    text.push_str(&pipeline.progress.as_ref().map_or_else(String::new, |progress| progress::describe(progress, now)));
+    text
+}
+
+/// What a start without a name would start, where that is not the script that the line above names.
+fn next_start(pipeline: &Pipeline) -> String {
+    match &pipeline.default_script {
+        None => String::new(),
+        Some(None) if pipeline.state == State::Stopped => {
+            "start     no script is configured: `autoappdev start NAME`, or set AUTOAPPDEV_PIPELINE_SCRIPT for the server\n"
+                .to_owned()
+        }
+        Some(Some(script)) if pipeline.script.as_ref() != Some(script) => {
+            format!("start     `autoappdev start` starts {}\n", printable(script))
+        }
+        Some(None | Some(_)) => String::new(),
+    }
 }
 
 /// What an action led to: one line.
 pub(super) fn done(done: &Done) -> String {
     let run = done.run_id.map(|id| format!("run {id}"));
     let pid = done.pid.map(|pid| format!("pid {pid}"));
-    [Some(done.state.to_string()), run, pid].into_iter().flatten().collect::<Vec<_>>().join("  ") + "\n"
+    let script = done.script.as_deref().map(printable);
+    [Some(done.state.to_string()), run, pid, script].into_iter().flatten().collect::<Vec<_>>().join("  ") + "\n"
+}
+
+/// What is wrong at a server that did something, for stderr: a line each.
+pub(super) fn warnings_of(done: &Done) -> String {
+    done.conditions.iter().map(|condition| format!("autoappdev: {}", condition.describe())).collect()
+}
+
+impl Condition {
+    /// The state that is published is not the latest: what happened since could not be recorded yet.
+    const NOT_RECORDED: &str = "not_recorded";
+
+    fn describe(&self) -> String {
+        format!("warning: {} (since {})\n", printable(&self.detail), moment(self.since))
+    }
 }
 
 /// How a run stands, or how it ended, in words.
@@ -169,7 +230,7 @@ pub(super) fn runs(runs: &[Run], now: Timestamp) -> String {
         [
             run.id.to_string(),
             run.started_at.map_or_else(|| "-".to_owned(), moment),
-            run.took(now).map_or_else(|| "-".to_owned(), duration),
+            run.took(now).map_or_else(|| "-".to_owned(), |length| run.length(length)),
             printable(&run.script),
             outcome(run.status, run.exit_code, run.signal, run.error.as_deref()),
         ]
@@ -196,8 +257,8 @@ pub(super) fn run(run: &Run, now: Timestamp) -> String {
         ("created", run.created_at.map(moment)),
         ("started", run.started_at.map(moment)),
         ("ended", run.stopped_at.map(moment)),
-        ("took", run.took(now).map(duration)),
-        ("paused", run.paused_ms.filter(|&ms| ms > 0).map(|ms| duration(Duration::from_millis(ms)))),
+        ("took", run.took(now).map(|length| run.length(length))),
+        ("paused", run.paused_ms.filter(|&ms| ms > 0).map(|ms| took(Duration::from_millis(ms)))),
         ("CPU time", cpu.map(|(user, system)| format!("{} user, {} system", seconds(user), seconds(system)))),
         ("memory", run.max_rss_kb.map(|kb| format!("{} MiB at most in one process", kb.div_ceil(1024)))),
     ];
@@ -219,6 +280,11 @@ impl Run {
         let end = if self.status.is_live() { Some(now) } else { self.stopped_at };
         self.started_at.zip(end).map(|(start, end)| between(start, end))
     }
+
+    /// That time in words.
+    fn length(&self, length: Duration) -> String {
+        if self.status.is_live() { since(length) } else { took(length) }
+    }
 }
 
 impl Event {
@@ -239,18 +305,6 @@ impl Event {
 /// The time between two stamps; zero where the second lies before the first, as after a step of the clock.
 pub(super) fn between(start: Timestamp, end: Timestamp) -> Duration {
     Duration::from_millis(u64::try_from(end.unix_ms() - start.unix_ms()).unwrap_or(0))
-}
-
-/// A length of time in its one or two largest units.
-pub(super) fn duration(length: Duration) -> String {
-    let s = length.as_secs();
-    let (minutes, hours, days) = (s / 60, s / 3600, s / 86_400);
-    match (days, hours, minutes) {
-        (0, 0, 0) => format!("{s} s"),
-        (0, 0, _) => format!("{minutes} min"),
-        (0, _, _) => format!("{hours} h {} min", minutes % 60),
-        (_, _, _) => format!("{days} d {} h", hours % 24),
-    }
 }
 
 fn seconds(ms: u64) -> String {
@@ -309,7 +363,7 @@ mod tests {
 
     #[test]
     fn a_live_run_is_told_in_one_line() {
-        assert_eq!(line(&json!({})), "running  run 7  pid 4711  demo.sh  since 3 min (2026-01-31 10:00:00 UTC)\n");
+        assert_eq!(line(&json!({})), "running  run 7  pid 4711  demo.sh  since 3 min 20 s (2026-01-31 10:00:00 UTC)\n");
         let paused = json!({"state": "paused", "status": "paused", "paused_at": "2026-01-31T10:03:10.000Z"});
         assert_eq!(line(&paused), "paused  run 7  pid 4711  demo.sh  since 10 s (2026-01-31 10:03:10 UTC)\n");
         let progress = json!({"percent": 5, "text": null, "at": "2026-01-31T10:03:10.000Z", "steps": [], "steps_before": 0});
@@ -317,8 +371,12 @@ mod tests {
         assert_eq!(told, line(&json!({})) + "progress  [#-------------------]  5 %\n");
         assert_eq!(
             line(&json!({"pending": "stop"})),
-            "running  run 7  pid 4711  demo.sh  since 3 min (2026-01-31 10:00:00 UTC)  (stop under way)\n"
+            "running  run 7  pid 4711  demo.sh  since 3 min 20 s (2026-01-31 10:00:00 UTC)  (stop under way)\n"
         );
+        let stopping = line(&json!({"pending": "stop", "kill_at": "2026-01-31T10:03:27.400Z"}));
+        assert!(stopping.ends_with("  (stop under way, 7 s left until KILL)\n"), "{stopping}");
+        let late = line(&json!({"pending": "stop", "kill_at": "2026-01-31T10:03:20.000Z"}));
+        assert!(late.ends_with("  (stop under way)\n"), "{late}");
     }
 
     #[test]
@@ -368,20 +426,9 @@ mod tests {
     }
 
     #[test]
-    fn lengths_of_time_use_the_largest_units() {
-        for (s, text) in [
-            (0, "0 s"),
-            (59, "59 s"),
-            (60, "1 min"),
-            (3599, "59 min"),
-            (3600, "1 h 0 min"),
-            (86_399, "23 h 59 min"),
-            (90_000, "1 d 1 h"),
-        ] {
-            assert_eq!(duration(Duration::from_secs(s)), text);
-        }
+    fn a_clock_that_was_set_back_makes_no_negative_length() {
         let later = Timestamp::from_unix_ms(now().unix_ms() + 5000);
-        assert_eq!(between(later, now()), Duration::ZERO, "a clock that was set back");
+        assert_eq!(between(later, now()), Duration::ZERO);
     }
 
     #[test]
@@ -392,6 +439,48 @@ mod tests {
             "running  run 7  pid 4711\n"
         );
         assert_eq!(text(json!({"ok": true, "state": "stopped", "run_id": 7, "version": 16})), "stopped  run 7\n");
+    }
+
+    #[test]
+    fn a_start_says_which_script_it_started() {
+        let document =
+            json!({"state": "running", "pid": 4711, "run_id": 7, "script": "a\u{1b}.sh", "version": 15, "conditions": []});
+        let done: Done = serde_json::from_value(document).expect("the contract's shape");
+        assert_eq!(super::done(&done), "running  run 7  pid 4711  a\\u{1b}.sh\n");
+    }
+
+    #[test]
+    fn status_names_the_script_of_a_start_where_it_is_another_one() {
+        let all = json!({"status": "completed", "exit_code": 0});
+        let told = |script: Value| {
+            let mut changes = all.clone();
+            changes["default_script"] = script;
+            ended(&changes).strip_prefix(&ended(&all)).expect("it stands below").to_owned()
+        };
+        assert_eq!(told("demo.sh".into()), "");
+        assert_eq!(told("other\u{9b}.sh".into()), "start     `autoappdev start` starts other\\u{9b}.sh\n");
+        assert!(told(Value::Null).starts_with("start     no script is configured: `autoappdev start NAME`"));
+        assert_eq!(line(&json!({"default_script": null})), line(&json!({})), "nothing can be started now");
+    }
+
+    #[test]
+    fn status_shows_what_is_wrong_and_does_not_pass_an_old_state_off_as_the_present_one() {
+        let condition = |code: &str| json!({"code": code, "since": "2026-01-31T10:03:00.000Z", "detail": "it ended\u{7}"});
+        let warning = "warning: it ended\\u{7} (since 2026-01-31 10:03:00 UTC)\n";
+        assert_eq!(line(&json!({"conditions": [condition("disk_full")]})), line(&json!({})) + warning);
+        assert_eq!(
+            line(&json!({"conditions": [condition("not_recorded"), condition("of_a_newer_version")]})),
+            format!("last recorded: {}{warning}{warning}", line(&json!({})))
+        );
+    }
+
+    #[test]
+    fn an_action_tells_what_is_wrong_beside() {
+        let condition = json!({"code": "disk_full", "since": "2026-01-31T10:03:00.000Z", "detail": "the disk is full"});
+        let done: Done =
+            serde_json::from_value(json!({"state": "stopped", "run_id": 7, "conditions": [condition]})).expect("the shape");
+        assert_eq!(warnings_of(&done), "autoappdev: warning: the disk is full (since 2026-01-31 10:03:00 UTC)\n");
+        assert_eq!(super::done(&done), "stopped  run 7\n");
     }
 
     fn history() -> Vec<Run> {
@@ -425,10 +514,10 @@ mod tests {
     #[test]
     fn runs_are_a_table() {
         let expected = "\
-RUN  STARTED                   TOOK  SCRIPT   OUTCOME
- 10  2026-01-31 10:00:00 UTC  3 min  demo.sh  running
-  9  2026-01-31 10:00:00 UTC   42 s  demo.sh  failed with exit code 3
-  8  -                            -  demo.sh  did not start: no such\\tfile
+RUN  STARTED                        TOOK  SCRIPT   OUTCOME
+ 10  2026-01-31 10:00:00 UTC  3 min 20 s  demo.sh  running
+  9  2026-01-31 10:00:00 UTC        42 s  demo.sh  failed with exit code 3
+  8  -                                 -  demo.sh  did not start: no such\\tfile
 ";
         assert_eq!(runs(&history(), now()), expected);
         assert_eq!(runs(&[], now()), "no run yet\n");
@@ -445,7 +534,7 @@ run 9  demo.sh  failed with exit code 3
   started    2026-01-31 10:00:00 UTC
   ended      2026-01-31 10:00:42 UTC
   took       42 s
-  paused     2 s
+  paused     2.0 s
   CPU time   1.23 s user, 0.05 s system
   memory     3 MiB at most in one process
     1  2026-01-31T10:00:00.100Z  spawned  stopped -> running  (request)

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::output::{between, duration, printable};
+use super::duration::{since, took};
+use super::output::{between, printable};
 use crate::clock::Timestamp;
 use crate::pipeline::Percent;
 
@@ -54,19 +55,14 @@ pub(super) fn describe(progress: &Progress, now: Timestamp) -> String {
     let names: Vec<String> = shown.iter().map(|step| printable(&step.name)).collect();
     let width = names.iter().map(|name| name.chars().count()).max().unwrap_or(0).min(40);
     for (step, name) in shown.iter().zip(names) {
-        let took = match (step.ended_at, step.ms) {
-            (_, Some(ms)) => format!("took {}", short(ms)),
-            (None, None) => format!("since {}", duration(between(step.started_at, now))),
+        let length = match (step.ended_at, step.ms) {
+            (_, Some(ms)) => format!("took {}", took(Duration::from_millis(ms))),
+            (None, None) => format!("since {}", since(between(step.started_at, now))),
             (Some(_), None) => "nobody saw its end".to_owned(),
         };
-        writeln!(text, "step      {name:width$}  {took}").expect("a String takes everything");
+        writeln!(text, "step      {name:width$}  {length}").expect("a String takes everything");
     }
     text
-}
-
-/// As elsewhere; of a short one tenths too.
-fn short(ms: u64) -> String {
-    if ms < 10_000 { format!("{}.{} s", ms / 1000, ms % 1000 / 100) } else { duration(Duration::from_millis(ms)) }
 }
 
 #[cfg(test)]
@@ -92,8 +88,8 @@ mod tests {
             json!({"percent": 40.5, "text": "Building", "at": "2026-01-31T10:03:20.000Z", "steps": steps, "steps_before": 0});
         let expected = "\
 progress  [########------------]  40.5 %  Building
-step      fetch     took 2.1 s
-step      build it  took 1 min
+step      fetch     took 2.2 s
+step      build it  took 1 min 35 s
 step      test      since 12 s
 ";
         assert_eq!(text(progress), expected);

@@ -192,7 +192,8 @@ impl App {
                 let published = self.act(Ask::Start(input::start_request(request)?))?;
                 let snapshot = &published.snapshot;
                 Ok(json(&json!({
-                    "ok": true, "state": snapshot.state, "pid": snapshot.run_pid, "run_id": snapshot.run_id, "version": snapshot.version,
+                    "ok": true, "state": snapshot.state, "pid": snapshot.run_pid, "run_id": snapshot.run_id, "script": snapshot.script,
+                    "version": snapshot.version, "conditions": snapshot.conditions,
                 })))
             }
             ("POST", ["api", "pipeline", "pause"]) => {
@@ -446,7 +447,9 @@ fn no_such(segments: &[&str]) -> ApiError {
 
 fn done(published: &Published) -> Response {
     let snapshot = &published.snapshot;
-    json(&json!({"ok": true, "state": snapshot.state, "run_id": snapshot.run_id, "version": snapshot.version}))
+    json(&json!({
+        "ok": true, "state": snapshot.state, "run_id": snapshot.run_id, "version": snapshot.version, "conditions": snapshot.conditions,
+    }))
 }
 
 /// A JSON answer.

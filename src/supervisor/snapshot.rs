@@ -18,6 +18,8 @@ pub struct Snapshot {
     pub state: State,
     /// The action under way.
     pub pending: Option<Action>,
+    /// When the grace of the stop under way is over and KILL follows, by the wall clock.
+    pub kill_at: Option<Timestamp>,
     /// The actions that would not be refused.
     pub allowed: Vec<Action>,
     /// The leader; none when stopped.
@@ -40,6 +42,8 @@ pub struct Snapshot {
     pub status: &'static str,
     /// The latest run's script, or the one that a start without a name takes.
     pub script: Option<String>,
+    /// The script that a start without a name takes.
+    pub default_script: Option<String>,
     /// The latest run's exit code.
     pub exit_code: Option<i32>,
     /// The signal that ended the latest run.
@@ -79,6 +83,7 @@ impl Snapshot {
         Self {
             state: row.state,
             pending: pending.map(Pending::action),
+            kill_at: None,
             allowed: allowed(row.state, pending),
             pid: row.pid,
             run_id: row.run_id,
@@ -90,6 +95,7 @@ impl Snapshot {
             version: row.version,
             status: run.map_or(IDLE, |run| run.status.as_str()),
             script: run.map(|run| run.script.as_str()).or(default_script).map(str::to_owned),
+            default_script: default_script.map(str::to_owned),
             exit_code: run.and_then(|run| run.exit_code),
             signal: run.and_then(|run| run.signal),
             error: run.and_then(|run| run.error.clone()),

@@ -115,6 +115,16 @@ impl Browser {
         self.command("window", &json!({ "handle": window["handle"] }));
     }
 
+    /// The window that commands go to.
+    pub(crate) fn window(&self) -> Value {
+        self.get("window")
+    }
+
+    /// Goes on in this window.
+    pub(crate) fn go_to_window(&self, window: &Value) {
+        self.command("window", &json!({ "handle": window }));
+    }
+
     /// Runs the body of a function in the page and gives what it returns, or what it promises.
     pub(crate) fn script(&self, body: &str) -> Value {
         self.command("execute/sync", &json!({"script": body, "args": []}))
@@ -124,6 +134,11 @@ impl Browser {
     pub(crate) fn text(&self, id: &str) -> String {
         let text = self.script(&format!("return document.getElementById('{id}').textContent"));
         text.as_str().unwrap_or_default().to_owned()
+    }
+
+    /// The pipeline's state as the page takes it: the API's word, `unknown` without a connection, empty before the first answer.
+    pub(crate) fn state(&self) -> String {
+        self.script("return document.body.dataset.state ?? ''").as_str().unwrap_or_default().to_owned()
     }
 
     /// Whether the element with this id can be seen.
@@ -137,6 +152,15 @@ impl Browser {
         let reference =
             element.as_object().and_then(|it| it.values().next()).and_then(Value::as_str).expect("an element has a reference");
         self.command(&format!("element/{reference}/click"), &json!({}));
+    }
+
+    /// Clicks what asks first, and then its yes.
+    pub(crate) fn click_and_confirm(&self, id: &str) {
+        self.click(id);
+        wait_until("the question takes a yes", PATIENCE, || {
+            self.script("return !document.getElementById('yes').disabled") == true
+        });
+        self.click("yes");
     }
 
     /// Presses and releases one key, wherever the focus is.
@@ -181,6 +205,13 @@ impl Browser {
     pub(crate) fn console(&self) -> Vec<String> {
         let entries = self.command("se/log", &json!({"type": "browser"}));
         entries.as_array().expect("a log is a list").iter().map(|it| format!("{}: {}", it["level"], it["message"])).collect()
+    }
+
+    fn get(&self, path: &str) -> Value {
+        let mut answer = self.agent.get(format!("{}/{path}", self.session)).call().expect("the driver answers");
+        let text = answer.body_mut().read_to_string().expect("text");
+        let mut reply: Value = serde_json::from_str(&text).expect("JSON");
+        reply["value"].take()
     }
 
     fn command(&self, path: &str, body: &Value) -> Value {

@@ -1,43 +1,167 @@
-//! `--since`: how long ago, or a moment.
+//! `--since`: how long ago, or when.
 
 use std::str::FromStr;
 use std::time::Duration;
 
+use time::{Date, Month, PrimitiveDateTime, Time};
+
+use super::super::zone::Zone;
 use crate::clock::Timestamp;
 
 /// From when on lines are wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::cli) enum Since {
-    /// So long before now, by the server's clock: it is the server that stamps the lines.
+    /// This long before now, by the server's clock: it is the server that stamps the lines.
     Ago(Duration),
     /// A moment.
     At(Timestamp),
+    /// A time of day in the local time zone.
+    Local(Day, Time),
 }
 
-/// The text is neither.
+/// Which day, as a person says it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::cli) enum Day {
+    Today,
+    Yesterday,
+    Date(Date),
+}
+
+/// The text is none of these.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("say how long ago (90s, 10m, 2h, 1d), or when, with Z or an offset (2026-01-31T23:59:59Z, 2026-01-31T23:59:59+01:00)")]
+#[error(
+    "say how long ago (90s, 1h30m, 3 days), a time of today (14:00, 08:15:09), today, yesterday, \"yesterday 14:00\", a date (2026-01-31), \
+     or a moment, in local time unless it has a zone (\"2026-01-31 08:00\", 2026-01-31T23:59:59Z, 2026-01-31T23:59:59+01:00)"
+)]
 pub(in crate::cli) struct BadSince;
+
+impl Since {
+    /// The moment that is meant, where it is `now` at the server. None outside of the years that a zone is defined for.
+    pub(super) fn moment(self, now: Timestamp, zone: &Zone) -> Option<Timestamp> {
+        match self {
+            Self::Ago(ago) => Some(now.before(ago)),
+            Self::At(at) => Some(at),
+            Self::Local(day, time) => {
+                let date = match day {
+                    Day::Date(date) => date,
+                    Day::Today => zone.day_of(now)?,
+                    Day::Yesterday => zone.day_of(now)?.previous_day()?,
+                };
+                zone.moment(PrimitiveDateTime::new(date, time))
+            }
+        }
+    }
+
+    /// Whether the local time zone decides which moment it is.
+    pub(super) fn is_local(self) -> bool {
+        matches!(self, Self::Local(..))
+    }
+}
 
 impl FromStr for Since {
     type Err = BadSince;
 
     fn from_str(text: &str) -> Result<Self, BadSince> {
-        let seconds_each = match text.as_bytes().last() {
-            Some(b's') => 1,
-            Some(b'm') => 60,
-            Some(b'h') => 60 * 60,
-            Some(b'd') => 24 * 60 * 60,
-            Some(_) => return Timestamp::from_rfc3339(text).map(Self::At).map_err(|_| BadSince),
-            None => return Err(BadSince),
-        };
-        let number = &text[..text.len() - 1];
-        if !number.bytes().all(|byte| byte.is_ascii_digit()) {
-            return Err(BadSince);
-        }
-        let number: u32 = number.parse().map_err(|_| BadSince)?;
-        Ok(Self::Ago(Duration::from_secs(u64::from(number) * seconds_each)))
+        let text = text.trim();
+        let found = Timestamp::from_rfc3339(text).ok().map(Self::At);
+        found.or_else(|| ago(text).map(Self::Ago)).or_else(|| day_and_time(text)).ok_or(BadSince)
     }
+}
+
+/// `90s`, `1h30m`, `3 days`, `2 h ago`: numbers with units, the larger first.
+fn ago(text: &str) -> Option<Duration> {
+    let mut rest = text.strip_suffix("ago").map_or(text, str::trim_end);
+    let mut seconds: u64 = 0;
+    let mut unit_before = u64::MAX;
+    while !rest.is_empty() {
+        let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+        let number: u32 = rest[..digits].parse().ok()?;
+        rest = rest[digits..].trim_start();
+        let letters = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_lowercase()).len();
+        let unit = match &rest[..letters] {
+            "s" | "sec" | "secs" | "second" | "seconds" => 1,
+            "m" | "min" | "mins" | "minute" | "minutes" => 60,
+            "h" | "hour" | "hours" => 60 * 60,
+            "d" | "day" | "days" => 24 * 60 * 60,
+            "w" | "week" | "weeks" => 7 * 24 * 60 * 60,
+            _ => return None,
+        };
+        if unit >= unit_before {
+            return None;
+        }
+        unit_before = unit;
+        seconds += u64::from(number) * unit;
+        rest = rest[letters..].trim_start();
+    }
+    (unit_before < u64::MAX).then(|| Duration::from_secs(seconds))
+}
+
+/// `14:00`, `today`, `yesterday 14:00`, `2026-01-31`, `2026-01-31 08:00`, `2026-01-31 08:00:00 UTC`.
+fn day_and_time(text: &str) -> Option<Since> {
+    let (first, rest) = text.split_once([' ', 'T']).map_or((text, None), |(first, rest)| (first, Some(rest.trim_start())));
+    let day = match first {
+        "today" => Some(Day::Today),
+        "yesterday" => Some(Day::Yesterday),
+        _ => date(first).map(Day::Date),
+    };
+    let (day, rest) = match (day, rest) {
+        (Some(day), rest) => (day, rest),
+        (None, None) => (Day::Today, Some(first)),
+        (None, Some(_)) => return None,
+    };
+    let Some(rest) = rest else { return Some(Since::Local(day, Time::MIDNIGHT)) };
+    if let Some(time) = time_of_day(rest) {
+        return Some(Since::Local(day, time));
+    }
+    // RFC 3339 has no blank before its zone, and needs seconds: people write both otherwise.
+    let Day::Date(date) = day else { return None };
+    let zone_at = rest.find(['Z', 'U', '+', '-'])?;
+    let (time, zone) = (time_of_day(rest[..zone_at].trim_end())?, &rest[zone_at..]);
+    let offset = match zone {
+        "Z" | "UTC" => "Z",
+        other => other,
+    };
+    Timestamp::from_rfc3339(&format!(
+        "{date}T{:02}:{:02}:{:02}.{:03}{offset}",
+        time.hour(),
+        time.minute(),
+        time.second(),
+        time.millisecond()
+    ))
+    .ok()
+    .map(Since::At)
+}
+
+/// `2026-01-31`.
+fn date(text: &str) -> Option<Date> {
+    let mut parts = text.splitn(3, '-');
+    let (year, month, day) = (digits(parts.next()?, 4..=4)?, digits(parts.next()?, 2..=2)?, digits(parts.next()?, 2..=2)?);
+    let month = Month::try_from(u8::try_from(month).ok()?).ok()?;
+    Date::from_calendar_date(i32::try_from(year).ok()?, month, u8::try_from(day).ok()?).ok()
+}
+
+/// `8:15`, `08:15:09`, `08:15:09.123`.
+fn time_of_day(text: &str) -> Option<Time> {
+    let (whole, fraction) = text.split_once('.').map_or((text, None), |(whole, fraction)| (whole, Some(fraction)));
+    let mut parts = whole.splitn(3, ':');
+    let (hour, minute) = (digits(parts.next()?, 1..=2)?, digits(parts.next()?, 2..=2)?);
+    let second = parts.next().map(|second| digits(second, 2..=2));
+    let ms = match fraction {
+        None => 0,
+        // A part of a second needs a second.
+        Some(_) if second.is_none() => return None,
+        Some(fraction) => {
+            digits(fraction, 1..=9)?;
+            format!("{fraction:0<3}")[..3].parse().ok()?
+        }
+    };
+    let byte = |number: u32| u8::try_from(number).ok();
+    Time::from_hms_milli(byte(hour)?, byte(minute)?, byte(second.unwrap_or(Some(0))?)?, ms).ok()
+}
+
+/// A number of so many digits and nothing else.
+fn digits(text: &str, count: std::ops::RangeInclusive<usize>) -> Option<u32> {
+    (count.contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit())).then(|| text.parse().ok()).flatten()
 }
 
 #[cfg(test)]
@@ -45,17 +169,63 @@ mod tests {
     use super::*;
 
     #[test]
-    fn how_long_ago_or_when() {
-        for (text, seconds) in [("0s", 0), ("90s", 90), ("10m", 600), ("2h", 7200), ("1d", 86_400), ("007m", 420)] {
+    fn a_length_of_time_is_how_long_ago() {
+        for (text, seconds) in [
+            ("0s", 0),
+            ("90s", 90),
+            ("10m", 600),
+            ("2h", 7200),
+            ("1d", 86_400),
+            ("007m", 420),
+            ("1h30m", 5400),
+            ("1h 30 min", 5400),
+            ("3 days", 259_200),
+            ("1 week 1d", 691_200),
+            ("2 hours ago", 7200),
+            ("10m ago", 600),
+            (" 90 s ", 90),
+        ] {
             assert_eq!(text.parse(), Ok(Since::Ago(Duration::from_secs(seconds))), "{text}");
         }
+    }
+
+    #[test]
+    fn a_time_with_a_zone_is_a_moment() {
         for (text, utc) in [
             ("2026-01-31T23:59:59Z", "2026-01-31T23:59:59.000Z"),
             ("2026-01-31T23:59:59.123999Z", "2026-01-31T23:59:59.123Z"),
             ("2026-01-31T23:59:59+01:00", "2026-01-31T22:59:59.000Z"),
             ("2026-01-31T23:59:59.5-09:30", "2026-02-01T09:29:59.500Z"),
+            ("2026-01-31 23:59Z", "2026-01-31T23:59:00.000Z"),
+            ("2026-01-31 23:59:59 UTC", "2026-01-31T23:59:59.000Z"),
+            ("2026-01-31 8:00 +01:00", "2026-01-31T07:00:00.000Z"),
         ] {
             assert_eq!(text.parse(), Ok(Since::At(utc.parse().expect("a time stamp"))), "{text}");
+        }
+    }
+
+    /// Where it is noon of a summer day in Berlin.
+    #[test]
+    fn without_a_zone_local_time_is_meant() {
+        let zone = Zone::named("CET-1CEST,M3.5.0,M10.5.0/3").expect("a rule");
+        let now: Timestamp = "2026-07-31T10:00:00.000Z".parse().expect("a time stamp");
+        for (text, utc) in [
+            ("today", "2026-07-30T22:00:00.000Z"),
+            ("yesterday", "2026-07-29T22:00:00.000Z"),
+            ("yesterday 14:00", "2026-07-30T12:00:00.000Z"),
+            ("today 08:15:09", "2026-07-31T06:15:09.000Z"),
+            ("8:15", "2026-07-31T06:15:00.000Z"),
+            ("08:15:09.5", "2026-07-31T06:15:09.500Z"),
+            ("14:00", "2026-07-31T12:00:00.000Z"),
+            ("2026-07-01", "2026-06-30T22:00:00.000Z"),
+            ("2026-01-31 08:00", "2026-01-31T07:00:00.000Z"),
+            ("2026-01-31T08:00:01.123", "2026-01-31T07:00:01.123Z"),
+            ("2026-03-29 02:30", "2026-03-29T01:00:00.000Z"),
+            ("2026-10-25 02:30", "2026-10-25T00:30:00.000Z"),
+        ] {
+            let since: Since = text.parse().expect(text);
+            assert!(since.is_local(), "{text}");
+            assert_eq!(since.moment(now, &zone).map(|at| at.to_string()).as_deref(), Some(utc), "{text}");
         }
     }
 
@@ -63,22 +233,35 @@ mod tests {
     fn nothing_else_is_taken() {
         for text in [
             "",
+            " ",
             "s",
             "m",
+            "ago",
             "10",
+            "10 ago",
             "-10m",
             "+10m",
             "1.5h",
-            "10 m",
             "10M",
-            "1h30m",
+            "30m1h",
+            "1h1h",
             "99999999999d",
-            "yesterday",
-            "today",
-            "2026-01-31",
-            "23:59:59",
-            "2026-01-31T23:59:59",
+            "tomorrow",
+            "yesterday 2pm",
+            "today today",
+            "14:00 yesterday",
+            "24:00",
+            "14:60",
+            "14:00:60",
+            "14:0",
+            "14:00.5",
+            "14:00Z",
+            "2026-1-31",
+            "31.01.2026",
+            "01/31/2026",
+            "2026-02-30",
             "2026-02-30T00:00:00Z",
+            "2026-01-31 08:00 CET",
             "\u{663}m",
             "ä",
         ] {

@@ -95,7 +95,7 @@ impl Database {
     /// What is published must be what was committed under its version.
     pub(super) fn judge(&self, published: &Snapshot) -> Result<(), String> {
         let mut published = published.clone();
-        (published.pending, published.allowed) = (None, Vec::new());
+        (published.pending, published.kill_at, published.allowed) = (None, None, Vec::new());
         if published.run_ended_at.is_none() {
             // Its shim's note.
             published.detail = None;
