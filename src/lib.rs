@@ -8,6 +8,7 @@ pub mod config;
 pub mod console;
 pub mod http;
 pub mod kill_point;
+pub mod latest_run;
 pub mod log;
 pub mod pipeline;
 pub mod private;

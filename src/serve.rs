@@ -22,7 +22,7 @@ use crate::config::{Config, SOCKET_DEFAULT};
 use crate::console::{self, say};
 use crate::http::{Answers, App, Door, Entrance, Guard, Keys, Listener, Server, Streams};
 use crate::kill_point::KillPoint;
-use crate::log::{BackendLog, RunLogs};
+use crate::log::BackendLog;
 use crate::private::private_file;
 use crate::process::{self, ProcState};
 use crate::run_dir::{LockState, Runs, create_private_dir};
@@ -106,6 +106,7 @@ fn serve_in(config: Config, runtime_dir: &Path) -> anyhow::Result<()> {
             log_bytes: config.log_total_bytes,
             runs: usize::try_from(config.runs_keep).unwrap_or(usize::MAX),
             ended_for: config.runs_keep_for,
+            disk_free_bytes: config.disk_free_bytes,
         },
     };
     let supervisor = Supervisor::start(opened.store, settings, move || {
@@ -114,7 +115,7 @@ fn serve_in(config: Config, runtime_dir: &Path) -> anyhow::Result<()> {
     })
     .map_err(|error| anyhow!("failed to {error}"))?;
     let runs = Runs::new(runtime_dir.to_owned());
-    let logs = RunLogs::new(runs.path());
+    let logs = supervisor.logs();
     let streams = Arc::new(Streams::new(supervisor.handle(), runs.clone(), logs.clone(), config.database.clone()));
     let (answers, checks) = (Arc::new(Answers::default()), Arc::new(Answers::default()));
     let app = |door| App {

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::log_watch::{Follower, LogWatch};
-use crate::log::{self, Cursor, Item, Line, Listing, RunLogs};
+use crate::log::{Cursor, Item, Line, Listing, RunLogs};
 use crate::pipeline::Progress;
 use crate::run_dir::Runs;
 use crate::store::{EventRow, Reader};
@@ -227,7 +227,7 @@ impl Streams {
     /// The end of the log and of the history. The state is not taken for seen.
     fn now(&self) -> io::Result<Position> {
         let event = Reader::open(&self.database).and_then(|reader| reader.last_event()).map_err(io::Error::other)?;
-        let log = log::end_of_log(&self.logs.segments(false)?)?;
+        let log = self.logs.end()?;
         Ok(Position { log, version: None, event: event.unwrap_or((0, 0)) })
     }
 }

@@ -66,7 +66,7 @@ impl House {
             uses_cgroups: false,
             log_segment_bytes: 1 << 20,
             log_run_bytes: 1 << 20,
-            retention: Retention { log_bytes: 1 << 30, runs: 1000, ended_for: None },
+            retention: Retention { log_bytes: 1 << 30, runs: 1000, ended_for: None, disk_free_bytes: None },
         };
         let supervisor = Some(Supervisor::start(store, settings, || {}).expect("starts"));
         Self { dir, supervisor, clock: HandClock::new() }
@@ -82,7 +82,7 @@ impl House {
         App {
             supervisor: self.supervisor.as_ref().expect("it runs").handle(),
             runs: Runs::new(self.dir.path().to_owned()),
-            logs: RunLogs::new(self.dir.path().join("runs")),
+            logs: RunLogs::new(self.dir.path().to_owned()),
             database: self.dir.path().join("autoappdev.db"),
             guard: Guard::new(door, vec![], vec![]),
             keys,
@@ -91,7 +91,7 @@ impl House {
             streams: Arc::new(Streams::new(
                 self.supervisor.as_ref().expect("it runs").handle(),
                 Runs::new(self.dir.path().to_owned()),
-                RunLogs::new(self.dir.path().join("runs")),
+                RunLogs::new(self.dir.path().to_owned()),
                 self.dir.path().join("autoappdev.db"),
             )),
         }

@@ -417,8 +417,8 @@ impl Run {
 
     /// Whether no run has begun after this one.
     fn is_latest(&self) -> io::Result<bool> {
-        let ids = run_dir::Runs::new(self.spec.runtime_dir.clone()).ids()?;
-        Ok(ids.last().is_none_or(|&id| id <= self.spec.run_id))
+        let latest = run_dir::Runs::new(self.spec.runtime_dir.clone()).latest_id()?;
+        Ok(latest.is_none_or(|id| id <= self.spec.run_id))
     }
 
     /// Says what cannot be written, and that it can be again.

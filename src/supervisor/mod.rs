@@ -23,6 +23,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use crate::clock::{Clock, SystemClock};
+use crate::log::RunLogs;
 use crate::pipeline::{Action, Refusal};
 use crate::run_dir::{Message, Runs};
 use crate::script::ScriptError;
@@ -178,6 +179,8 @@ pub struct Retention {
     pub runs: usize,
     /// For how long after their end they are kept; none: for ever.
     pub ended_for: Option<Duration>,
+    /// How much of the disk is kept free by removing the oldest segments, in bytes; none: a share of it; 0: nothing.
+    pub disk_free_bytes: Option<u64>,
 }
 
 /// What the thread takes in.
@@ -221,6 +224,7 @@ pub enum BootError {
 pub struct Supervisor {
     events: Sender<Event>,
     watch: Arc<Watch>,
+    logs: RunLogs,
     thread: JoinHandle<Option<i64>>,
     keeper: Keeper,
 }
@@ -231,12 +235,17 @@ impl Supervisor {
     pub fn start(store: Store, settings: Settings, at_end: impl FnOnce() + Send + 'static) -> Result<Self, BootError> {
         let (events, queue) = mpsc::channel();
         let runs = Runs::new(settings.runtime_dir.clone());
-        let shims = RealShims::new(runs.clone(), events.clone());
+        let logs = RunLogs::new(settings.runtime_dir.clone());
+        let shims = RealShims::new(runs.clone(), logs.clone(), events.clone());
         let (database, retention, segment_bytes) = (store.path().to_owned(), settings.retention, settings.log_segment_bytes);
         let conductor = Conductor::boot(store, shims, SystemClock, settings)?;
         let watch = conductor.watch();
+        // A server of an earlier version set no link, and a power cut can have taken it.
+        if let Some(run_id) = watch.get().snapshot.run_id.max(runs.latest_id().ok().flatten()) {
+            runs.note_latest(run_id);
+        }
         // After the boot: what was found to have ended is recorded by then.
-        let keeper = Keeper::start(runs, database, retention, segment_bytes, events.clone())
+        let keeper = Keeper::start(runs, logs.clone(), database, retention, segment_bytes, events.clone())
             .expect("a process that has just begun can start a thread");
         let waker = keeper.waker();
         let thread = thread::Builder::new()
@@ -246,7 +255,12 @@ impl Supervisor {
                 conduct(conductor, &queue, &waker)
             })
             .expect("a process that has just begun can start a thread");
-        Ok(Self { events, watch, thread, keeper })
+        Ok(Self { events, watch, logs, thread, keeper })
+    }
+
+    /// The logs of all runs. Copies share what they know.
+    pub fn logs(&self) -> RunLogs {
+        self.logs.clone()
     }
 
     /// How others reach it.

@@ -17,7 +17,7 @@ use rustix::process::Signal;
 
 use super::Event;
 use crate::kill_point::KillPoint;
-use crate::log;
+use crate::log::{Listing, RunLogs};
 use crate::pipeline::Found;
 use crate::private::private_file;
 use crate::process::{self, Cgroup};
@@ -78,6 +78,10 @@ pub(super) trait Shims {
     fn progress(&self, run_id: i64) -> Result<Option<NumberedProgress>, ProgressError>;
     /// The runs that have a directory, ascending.
     fn run_ids(&self) -> io::Result<Vec<i64>>;
+    /// The latest run that has a directory, or had one.
+    fn latest_run_id(&self) -> io::Result<Option<i64>> {
+        Ok(self.run_ids()?.last().copied())
+    }
     /// The position after the last byte of any log.
     fn log_end(&self) -> io::Result<u64>;
     /// Kills whatever carries the run's cookie or is in its control group, and takes that away. Returns how many could not be killed.
@@ -90,6 +94,7 @@ pub(super) trait Shims {
 #[derive(Debug)]
 pub(super) struct RealShims {
     runs: Runs,
+    logs: RunLogs,
     events: Sender<Event>,
     stream: Option<UnixStream>,
     next_number: ConnectionNumber,
@@ -98,8 +103,8 @@ pub(super) struct RealShims {
 }
 
 impl RealShims {
-    pub(super) fn new(runs: Runs, events: Sender<Event>) -> Self {
-        Self { runs, events, stream: None, next_number: 1, children: Vec::new() }
+    pub(super) fn new(runs: Runs, logs: RunLogs, events: Sender<Event>) -> Self {
+        Self { runs, logs, events, stream: None, next_number: 1, children: Vec::new() }
     }
 
     /// Keeps `stream` for sending, and reads it on a thread of its own.
@@ -208,15 +213,13 @@ impl Shims for RealShims {
         self.runs.ids()
     }
 
+    fn latest_run_id(&self) -> io::Result<Option<i64>> {
+        self.runs.latest_id()
+    }
+
     fn log_end(&self) -> io::Result<u64> {
         // Positions grow from run to run: the newest run that has any log has the end of it.
-        for (run_id, dir) in self.runs.log_dirs()?.into_iter().rev() {
-            let segments = log::segments_in(&dir, Some(run_id))?;
-            if !segments.is_empty() {
-                return log::end_of_log(&segments);
-            }
-        }
-        Ok(0)
+        self.logs.end()
     }
 
     fn kill_leftovers(&self, run_id: i64) -> io::Result<usize> {

@@ -161,12 +161,12 @@ pub(crate) fn be_rouille(dir: &Path) {
         uses_cgroups: false,
         log_segment_bytes: 1 << 20,
         log_run_bytes: 1 << 24,
-        retention: Retention { log_bytes: 1 << 30, runs: 1000, ended_for: None },
+        retention: Retention { log_bytes: 1 << 30, runs: 1000, ended_for: None, disk_free_bytes: None },
     };
     let store = Store::open(&database).expect("a new database").store;
     let supervisor = Supervisor::start(store, settings, || ()).expect("nothing to recover");
     let runs = Runs::new(dir);
-    let logs = RunLogs::new(runs.path());
+    let logs = RunLogs::new(runs.runtime_dir().to_owned());
     let streams = Streams::new(supervisor.handle(), runs.clone(), logs.clone(), database.clone());
     let app = App {
         supervisor: supervisor.handle(),

@@ -1,0 +1,92 @@
+//! `retention.json` in the runtime directory: what the keeper remembers from one server to the next.
+//!
+//! All of it can be lost: ages then begin anew, and logs are looked through once more. So it is not synced, and a file that cannot be read
+//! counts as none. It is written beside its place first; if killed in between, the file from before stays.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::age::Witness;
+use crate::private::private_file;
+
+const FILE: &str = "retention.json";
+
+/// The version of the file. One of another version counts as none.
+const FORMAT: u32 = 1;
+
+/// The largest file that is read, in bytes. Ours are some kilobytes.
+const BYTES_MAX: u64 = 1024 * 1024;
+
+/// What is remembered.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Memory {
+    format: u32,
+    /// How long ago runs ended.
+    pub(super) witness: Witness,
+    /// No run with a lower id has any log.
+    pub(super) log_floor: i64,
+    /// All runs up to this one have ended and have been left by their shims, and nothing of their logs is to be packed.
+    pub(super) settled: i64,
+}
+
+impl Memory {
+    /// Reads it; empty where there is none.
+    pub(super) fn load(runtime_dir: &Path) -> Self {
+        let path = runtime_dir.join(FILE);
+        let is_small = fs::metadata(&path).is_ok_and(|metadata| metadata.len() <= BYTES_MAX);
+        let memory = is_small.then(|| fs::read(&path).ok()).flatten().and_then(|text| serde_json::from_slice(&text).ok());
+        memory.filter(|memory: &Self| memory.format == FORMAT).unwrap_or_default()
+    }
+
+    /// Writes it.
+    pub(super) fn store(&mut self, runtime_dir: &Path) -> io::Result<()> {
+        self.format = FORMAT;
+        let new: PathBuf = runtime_dir.join(format!("{FILE}.new"));
+        let mut file = private_file().truncate(true).open(&new)?;
+        io::Write::write_all(&mut file, &serde_json::to_vec(self).expect("numbers and plain text are JSON"))?;
+        fs::rename(&new, runtime_dir.join(FILE))
+    }
+
+    /// Drops what is about other runs than those up to `latest`: of a history that is not there any more.
+    pub(super) fn keep_to(&mut self, latest: i64) {
+        if self.log_floor > latest.saturating_add(1) || self.settled > latest {
+            (self.log_floor, self.settled) = (0, 0);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_stored_is_loaded_and_anything_else_is_none() {
+        let dir = tempfile::tempdir().expect("a temp folder");
+        assert_eq!(Memory::load(dir.path()), Memory::default());
+        let mut memory = Memory { log_floor: 7, settled: 9, ..Memory::default() };
+        memory.store(dir.path()).expect("writes");
+        assert_eq!(Memory::load(dir.path()), memory);
+        for text in [
+            "",
+            "{",
+            "[]",
+            r#"{"format":2,"witness":{"boot_id":"","boot_ms":0,"wall":null,"witnessed_ms":0,"ended":[]},"log_floor":1,"settled":1}"#,
+        ] {
+            fs::write(dir.path().join(FILE), text).expect("writes");
+            assert_eq!(Memory::load(dir.path()), Memory::default(), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_of_another_history_is_dropped() {
+        let of = |log_floor, settled| Memory { log_floor, settled, ..Memory::default() };
+        for (memory, kept) in [(of(7, 9), of(7, 9)), (of(10, 9), of(10, 9)), (of(11, 9), of(0, 0)), (of(3, 10), of(0, 0))] {
+            let mut memory = memory;
+            memory.keep_to(9);
+            assert_eq!(memory, kept);
+        }
+    }
+}
