@@ -20,7 +20,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, SyncSender};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::{Event, Retention};
+use super::{Event, Retention, Settings};
 use crate::clock::{Clock, SystemClock};
 use crate::log::{self, Packing, RunLogs, Segment};
 use crate::process;
@@ -47,6 +47,9 @@ const LEISURE_MAX: Duration = Duration::from_millis(20);
 
 /// A smaller segment is not packed: a file takes a block of the disk in any case.
 const PACKED_BYTES_MIN: u64 = 64 * 1024;
+
+/// A segment is not made smaller than this for a small disk.
+const SEGMENT_BYTES_MIN: u64 = 1024 * 1024;
 
 /// How many runs are looked through in one turn for what is to be packed.
 const LOOKED_THROUGH_AT_ONCE: usize = 500;
@@ -410,6 +413,18 @@ impl Housekeeping {
             }
         }
         Ok((segments, true))
+    }
+}
+
+/// The size at which a segment is closed: what was set, or less on a small disk. The keeper hears of a flood once a segment is full, and
+/// must be in time to keep the disk from getting so, too.
+pub(super) fn segment_bytes_on(settings: &Settings) -> u64 {
+    let Retention { disk_free_bytes, .. } = settings.retention;
+    match Disk::of(&settings.runtime_dir) {
+        Ok(disk) if disk_free_bytes != Some(0) => {
+            settings.log_segment_bytes.min((disk.free_share(disk_free_bytes) / 4).max(SEGMENT_BYTES_MIN))
+        }
+        Ok(_) | Err(_) => settings.log_segment_bytes,
     }
 }
 

@@ -234,6 +234,8 @@ impl Supervisor {
     /// [`Supervisor::stop`] or by a panic: a server without it must not go on as if all were well.
     pub fn start(store: Store, settings: Settings, at_end: impl FnOnce() + Send + 'static) -> Result<Self, BootError> {
         let (events, queue) = mpsc::channel();
+        let mut settings = settings;
+        settings.log_segment_bytes = keeper::segment_bytes_on(&settings);
         let runs = Runs::new(settings.runtime_dir.clone());
         let logs = RunLogs::new(settings.runtime_dir.clone());
         let shims = RealShims::new(runs.clone(), logs.clone(), events.clone());
