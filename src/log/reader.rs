@@ -221,7 +221,7 @@ fn search_tail(log: &impl Listing, part: Part<'_>, begin: u64, lines: usize) -> 
         if let Some((from, to)) = hole {
             (page.first, page.is_whole) = (to, true);
             // The block may begin in the middle of the hole.
-            page.gone = to - end_before(log, to)?.map_or(from, |end| end.unwrap_or(begin).min(from));
+            page.gone = to - end_before(log, to, begin)?.map_or(from, |end| end.min(from));
             break;
         }
         upper = lower;
@@ -237,16 +237,16 @@ fn search_tail(log: &impl Listing, part: Part<'_>, begin: u64, lines: usize) -> 
     Ok(page)
 }
 
-/// Where the segment ends that lies in front of one which begins at `start`, if one does: `Some(None)` where it is the first.
-fn end_before(log: &impl Listing, start: u64) -> io::Result<Option<Option<u64>>> {
+/// Where the segment ends that lies in front of one which begins at `start`, if one does; `begin` where there is none in front of it.
+fn end_before(log: &impl Listing, start: u64, begin: u64) -> io::Result<Option<u64>> {
     let Some(mut segment) = log.holding(start)?.filter(|segment| segment.start == start) else { return Ok(None) };
     while let Some(before) = log.before(segment.place())? {
         if before.start < start {
-            return before.end().map(|end| Some(Some(end)));
+            return before.end().map(Some);
         }
         segment = before;
     }
-    Ok(Some(None))
+    Ok(Some(begin))
 }
 
 pub(super) fn files_change_too_fast() -> io::Error {

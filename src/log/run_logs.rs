@@ -23,8 +23,8 @@ const STAMP_TICK: Duration = Duration::from_millis(50);
 /// How many ids in a row are looked at before all that there are are listed.
 const MISSES_MAX: u32 = 64;
 
-/// Of how many runs the segments are remembered: the latest one's, and those of who reads an older one.
-const KNOWN_RUNS_MAX: usize = 8;
+/// Of how many runs the segments are remembered: as many as a tail of lines may come from.
+const KNOWN_RUNS_MAX: usize = 256;
 
 /// The logs of all runs. Copies share what they know.
 #[derive(Clone, Debug)]

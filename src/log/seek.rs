@@ -162,7 +162,7 @@ fn stamp_from(file: &mut SegmentFile, offset: u64) -> io::Result<Option<(Timesta
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Limits, SegmentWriter, Stream, end_of_log, pack, push_record, read_since, segments_in};
+    use super::super::{Limits, SegmentList, SegmentWriter, Stream, end_of_log, pack, push_record, read_since, segments_in};
     use super::*;
     use std::fs;
     use std::path::Path;
@@ -186,8 +186,6 @@ mod tests {
         }
         writer.position()
     }
-
-    use super::super::SegmentList;
 
     fn list(dir: &Path, runs: &[i64]) -> SegmentList {
         runs.iter().flat_map(|run| segments_in(&dir.join(run.to_string()), Some(*run)).expect("a look")).collect()

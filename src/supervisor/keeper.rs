@@ -183,7 +183,7 @@ impl Housekeeping {
         events: Sender<Event>,
         is_stopping: Arc<AtomicBool>,
     ) -> Self {
-        let memory = Memory::load(runs.runtime_dir());
+        let memory = Memory::load(runs.runtime_dir(), &database, &runs.path());
         Self {
             stored: memory.clone(),
             cleaned_up_to: memory.settled,
@@ -297,7 +297,7 @@ impl Housekeeping {
                 || !new.witness.is_of_boot_of(&old.witness)
         };
         if has_changed {
-            match self.memory.store(self.runs.runtime_dir()) {
+            match self.memory.store(self.runs.runtime_dir(), &self.database, &self.runs.path()) {
                 Ok(()) => self.stored = self.memory.clone(),
                 // Tried again with the next look; until then the one from before is as good as can be.
                 Err(error) => ::log::debug!("cannot write what retention remembers: {error}"),
@@ -318,7 +318,7 @@ impl Housekeeping {
         let is_stopping = self.is_stopping.clone();
         let logs = Logs {
             runs: &self.runs,
-            logs: &self.logs,
+            all: &self.logs,
             reader,
             history: &self.history,
             segment_bytes: self.segment_bytes,

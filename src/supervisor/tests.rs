@@ -30,6 +30,8 @@ struct World {
     connect_fails: bool,
     looks_fail: bool,
     lists_fail: bool,
+    /// The latest run, where a link names it.
+    link: Option<i64>,
     /// The disk does not give what is stored of a progress.
     progress_fails: bool,
     pause_file_stays: bool,
@@ -92,6 +94,13 @@ impl Shims for FakeShims {
             return Err(io::Error::other("too many open files"));
         }
         Ok(self.0.borrow().found.keys().copied().collect())
+    }
+
+    fn latest_run_id(&self) -> io::Result<Option<i64>> {
+        match self.0.borrow().link {
+            Some(id) => Ok(Some(id)),
+            None => Ok(self.run_ids()?.last().copied()),
+        }
     }
 
     fn log_end(&self) -> io::Result<u64> {

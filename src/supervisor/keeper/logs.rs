@@ -26,7 +26,7 @@ const KEPT_SEGMENTS: u64 = 4;
 /// What a look needs.
 pub(super) struct Logs<'a> {
     pub(super) runs: &'a Runs,
-    pub(super) logs: &'a RunLogs,
+    pub(super) all: &'a RunLogs,
     pub(super) reader: &'a Reader,
     pub(super) history: &'a History,
     /// The size at which a segment is closed.
@@ -90,9 +90,9 @@ impl Logs<'_> {
 
     /// Where the newest segments begin that have no more than so many bytes together; the newest in any case.
     fn newest_of(&self, bytes: u64) -> Result<Option<Segment>, KeepError> {
-        let Some(mut kept) = self.logs.newest().map_err(KeepError::Runs)? else { return Ok(None) };
+        let Some(mut kept) = self.all.newest().map_err(KeepError::Runs)? else { return Ok(None) };
         let mut sum = kept.bytes_on_disk().map_err(KeepError::Runs)?;
-        while let Some(before) = self.logs.before(kept.place()).map_err(KeepError::Runs)? {
+        while let Some(before) = self.all.before(kept.place()).map_err(KeepError::Runs)? {
             sum += before.bytes_on_disk().map_err(KeepError::Runs)?;
             if sum > bytes {
                 break;
@@ -105,14 +105,14 @@ impl Logs<'_> {
     /// Removes the oldest segments of runs that have ended until all logs together are within their limit. `settled` is the last run up
     /// to which none can have changed since the last time. Whether nothing is to be tried again.
     pub(super) fn limit_total(&self, sizes: &mut Sizes, limit: u64, settled: i64) -> Result<bool, KeepError> {
-        let Some(newest) = self.logs.newest().map_err(KeepError::Runs)? else { return Ok(true) };
-        let first = self.logs.oldest().map_err(KeepError::Runs)?.map_or(newest.start, |first| first.start);
+        let Some(newest) = self.all.newest().map_err(KeepError::Runs)? else { return Ok(true) };
+        let first = self.all.oldest().map_err(KeepError::Runs)?.map_or(newest.start, |first| first.start);
         let newest_bytes = newest.bytes_on_disk().map_err(KeepError::Runs)?;
         // A live run's newest segment may grow up to its limit before the next look.
         let is_live = newest.run_id.is_some_and(|id| self.history.standing(self.reader, id).is_ok_and(|it| it == Standing::Live));
         let growth = if is_live { self.segment_bytes.saturating_sub(newest_bytes) } else { 0 };
         // All of the log has these positions. What does not become smaller by packing becomes a little larger.
-        let span = self.logs.end().map_err(KeepError::Runs)?.saturating_sub(first);
+        let span = self.all.end().map_err(KeepError::Runs)?.saturating_sub(first);
         if !sizes.is_known && (span + span / 256).saturating_add(growth) <= limit {
             return Ok(true);
         }
@@ -129,7 +129,7 @@ impl Logs<'_> {
         for (_, bytes) in sizes.by_run.split_off(&from) {
             sizes.total -= bytes;
         }
-        while let Some((id, _)) = self.logs.run_from(from).map_err(KeepError::Runs)? {
+        while let Some((id, _)) = self.all.run_from(from).map_err(KeepError::Runs)? {
             if !(self.goes_on)() {
                 // Not all of it is known: nothing is removed for it.
                 *sizes = Sizes::default();
@@ -155,7 +155,7 @@ impl Logs<'_> {
         removed: &mut dyn FnMut(i64, u64),
     ) -> Result<bool, KeepError> {
         let (mut is_done, mut sum, mut from) = (true, 0, 0);
-        while let Some((id, _)) = self.logs.run_from(from).map_err(KeepError::Runs)? {
+        while let Some((id, _)) = self.all.run_from(from).map_err(KeepError::Runs)? {
             from = id.saturating_add(1);
             let mut segments = log::all_segments_in(&self.runs.run(id).log_dir(), Some(id)).map_err(KeepError::Runs)?;
             if sum >= excess

@@ -109,7 +109,7 @@ fn free_disk(keeper: &mut Housekeeping, disk: Disk) -> bool {
     keeper.history.look(&keeper.runs, &reader).expect("a look");
     let logs = Logs {
         runs: &keeper.runs,
-        logs: &keeper.logs,
+        all: &keeper.logs,
         reader: &reader,
         history: &keeper.history,
         segment_bytes: keeper.segment_bytes,
