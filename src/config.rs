@@ -33,6 +33,8 @@ pub const LOG_SEGMENT_MB_MAX: u64 = 1024;
 pub const LOG_RUN_MB_MAX: u64 = 1024 * 1024;
 /// The largest room that can be given to all logs, in MiB.
 pub const LOG_TOTAL_MB_MAX: u64 = 16 * 1024 * 1024;
+/// The most of the disk that can be kept free, in MiB.
+pub const DISK_FREE_MB_MAX: u64 = 16 * 1024 * 1024;
 /// How many runs are kept when nothing is set.
 pub const RUNS_KEEP_DEFAULT: u64 = 1000;
 /// The most runs that can be kept.
@@ -60,6 +62,7 @@ const GRACE: &str = "AUTOAPPDEV_GRACE_S";
 const LOG_SEGMENT: &str = "AUTOAPPDEV_LOG_SEGMENT_MB";
 const LOG_RUN: &str = "AUTOAPPDEV_LOG_RUN_MB";
 const LOG_TOTAL: &str = "AUTOAPPDEV_LOG_TOTAL_MB";
+const DISK_FREE: &str = "AUTOAPPDEV_DISK_FREE_MB";
 const RUNS_KEEP: &str = "AUTOAPPDEV_RUNS_KEEP";
 const RUNS_KEEP_DAYS: &str = "AUTOAPPDEV_RUNS_KEEP_DAYS";
 const URL: &str = "AUTOAPPDEV_URL";
@@ -90,6 +93,7 @@ pub const NAMES: &[&str] = &[
     LOG_SEGMENT,
     LOG_RUN,
     LOG_TOTAL,
+    DISK_FREE,
     RUNS_KEEP,
     RUNS_KEEP_DAYS,
     URL,
@@ -170,6 +174,8 @@ pub struct Config {
     pub log_run_bytes: u64,
     /// The room for the logs of all runs, never less than that for one; beyond it the oldest segments go.
     pub log_total_bytes: u64,
+    /// How much of the disk is kept free by removing the oldest segments; 0: nothing is removed for that; `None`: a share of the disk.
+    pub disk_free_bytes: Option<u64>,
     /// How many runs the history keeps, at least one.
     pub runs_keep: u64,
     /// For how long it keeps those that have ended; `None`: for ever.
@@ -226,6 +232,10 @@ impl Config {
         let total_mb = sources
             .variable(LOG_TOTAL)
             .map_or(Ok(run_mb.max(1024)), |given| given.parsed(|text| values::total_megabytes(text, run_mb)))?;
+        let disk_free_mb = sources
+            .variable(DISK_FREE)
+            .map(|given| given.parsed(|text| values::megabytes(text, 0, DISK_FREE_MB_MAX)))
+            .transpose()?;
         let runs_keep = sources
             .variable(RUNS_KEEP)
             .map_or(Ok(RUNS_KEEP_DEFAULT), |given| given.parsed(|text| values::count(text, "runs", RUNS_KEEP_MAX)))?;
@@ -250,6 +260,7 @@ impl Config {
             log_segment_bytes: segment_mb * MIB,
             log_run_bytes: run_mb * MIB,
             log_total_bytes: total_mb * MIB,
+            disk_free_bytes: disk_free_mb.map(|mb| mb * MIB),
             runs_keep,
             runs_keep_for: keep_days.map(|days| Duration::from_secs(days * 24 * 60 * 60)),
             taken,

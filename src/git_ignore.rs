@@ -18,7 +18,18 @@ const BESIDE: &str = ".gitignore.new";
 const TEXT: &str = "*\n";
 
 /// What servers of every version put into a runtime directory. The database and the server's log have further files with longer names.
-const OURS: [&str; 8] = ["server.", "autoappdev.db", "backend", "runs", "PAUSE", "token", "read-token", "session-key"];
+const OURS: [&str; 10] = [
+    "server.",
+    "autoappdev.db",
+    "backend",
+    "runs",
+    "PAUSE",
+    "token",
+    "read-token",
+    "session-key",
+    "latest-run",
+    "retention.json",
+];
 
 /// Writes the file where there is none. A directory that also holds files of others may be somebody's repository, which must not
 /// be hidden from git: it is left alone, and so is a `.gitignore` that is there.

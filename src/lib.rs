@@ -11,6 +11,7 @@ pub mod git_ignore;
 pub mod health;
 pub mod http;
 pub mod kill_point;
+pub mod latest_run;
 pub mod log;
 pub mod made;
 pub mod path_json;

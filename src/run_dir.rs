@@ -22,6 +22,7 @@ use rustix::rand::GetRandomFlags;
 use sha2::{Digest, Sha256};
 
 use crate::kill_point::KillPoint;
+use crate::latest_run::{RUNS_DIR, latest_run, set_latest_run};
 use crate::private::private_file;
 use crate::socket_path::SocketPath;
 
@@ -70,7 +71,7 @@ impl Runs {
 
     /// Where the run directories are.
     pub fn path(&self) -> PathBuf {
-        self.runtime_dir.join("runs")
+        self.runtime_dir.join(RUNS_DIR)
     }
 
     /// The directory of run `run_id`, there or not.
@@ -90,9 +91,22 @@ impl Runs {
         Ok(ids)
     }
 
-    /// The log folders of all runs, in the order of the runs.
-    pub fn log_dirs(&self) -> io::Result<Vec<(i64, PathBuf)>> {
-        Ok(self.ids()?.into_iter().map(|id| (id, self.run(id).log_dir())).collect())
+    /// The highest id that has a directory, or had one: that of the latest run. Asks the link that names it, and lists the directory only
+    /// where there is no link.
+    pub fn latest_id(&self) -> io::Result<Option<i64>> {
+        match latest_run(&self.runtime_dir) {
+            Some(id) => Ok(Some(id)),
+            None => Ok(self.ids()?.last().copied()),
+        }
+    }
+
+    /// Makes the link name this run, which is the latest.
+    pub fn note_latest(&self, run_id: i64) {
+        if latest_run(&self.runtime_dir) != Some(run_id)
+            && let Err(error) = set_latest_run(&self.runtime_dir, run_id)
+        {
+            ::log::warn!("cannot make the link to the latest run: {error}; the run directories are listed instead");
+        }
     }
 
     /// Creates the directory of a new run and takes its lock. The lock is handed to the shim as an open file, so it is held without a
@@ -101,6 +115,8 @@ impl Runs {
         create_private_dir(&self.path())?;
         let run = self.run(run_id);
         DirBuilder::new().mode(0o700).create(&run.path)?;
+        // Before anything can live in it.
+        self.note_latest(run_id);
         KillPoint::ServerRunDirUnlocked.reach();
         let lock = private_file().create_new(true).open(run.lock_path())?;
         rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)?;

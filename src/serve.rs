@@ -22,7 +22,7 @@ use crate::git_ignore;
 use crate::health::Upkeep;
 use crate::http::{Answers, App, Door, Entrance, Guard, Keys, Listener, Server, Streams};
 use crate::kill_point::KillPoint;
-use crate::log::{BACKEND_LOG, BackendLog, RunLogs};
+use crate::log::{BACKEND_LOG, BackendLog};
 use crate::made::Made;
 use crate::process;
 use crate::run_dir::Runs;
@@ -117,6 +117,7 @@ fn serve_at(listeners: Vec<Listener>, config: Config, root_now: &Path) -> anyhow
             log_bytes: config.log_total_bytes,
             runs: usize::try_from(config.runs_keep).unwrap_or(usize::MAX),
             ended_for: config.runs_keep_for,
+            disk_free_bytes: config.disk_free_bytes,
         },
         taken_vars: config.taken,
     };
@@ -127,7 +128,7 @@ fn serve_at(listeners: Vec<Listener>, config: Config, root_now: &Path) -> anyhow
     })
     .map_err(|error| anyhow!("failed to {error}"))?;
     let runs = Runs::new(runtime_dir.to_owned());
-    let logs = RunLogs::new(runs.path());
+    let logs = supervisor.logs();
     let upkeep = Upkeep::default();
     let inspector = upkeep::inspector(&supervisor.handle(), &runs, &config.database, upkeep.clone())
         .map_err(cannot("start a thread that looks for what is wrong"))?;

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use support::{Place, is_alive, is_stopped, until_true};
+use support::{Place, is_alive, is_stopped, until, until_true};
 
 const HOUR_MS: i64 = 3_600_000;
 
@@ -222,4 +222,49 @@ fn who_waits_for_news_waits_as_long_as_was_asked_for() {
         assert_eq!(answer.join().expect("no panic").ok()["pipeline"]["version"], version);
         assert!(began.elapsed() >= Duration::from_secs(1), "answered after {:?}", began.elapsed());
     });
+}
+
+/// The history as ids, newest first.
+fn history(place: &Place) -> Vec<i64> {
+    let runs = place.get("/api/runs").ok();
+    runs["runs"].as_array().expect("a list").iter().map(|run| run["id"].as_i64().expect("a number")).collect()
+}
+
+#[test]
+fn a_clock_that_jumps_removes_no_history_and_days_that_pass_do() {
+    const DAY_MS: i64 = 24 * HOUR_MS;
+    const YEAR_MS: i64 = 365 * DAY_MS;
+    let mut timed = Timed::serving("exit.sh");
+    timed.place.set_env("AUTOAPPDEV_RUNS_KEEP_DAYS", "7");
+    timed.place.restart_server();
+    let run = |timed: &Timed| {
+        let run_id = until("the run before has ended", || {
+            let answer = timed.place.act("start");
+            (answer.status == 200).then(|| answer.body["run_id"].as_i64().expect("an id"))
+        });
+        timed.place.until_ended(run_id);
+        timed.place.until_no_shim();
+        run_id
+    };
+    let mut ids = vec![run(&timed)];
+    let mut suspended_ms = 0;
+    // Under a live server, before one begins, and after one that was killed: forward, and back to before all of it.
+    for wall_ms in [YEAR_MS, -56 * YEAR_MS, 30 * YEAR_MS, 0] {
+        timed.set(wall_ms, suspended_ms);
+        ids.insert(0, run(&timed));
+        timed.place.restart_server();
+        ids.insert(0, run(&timed));
+        assert_eq!(timed.place.stop_server(), 0);
+        timed.set(wall_ms + YEAR_MS, suspended_ms);
+        timed.place.start_server();
+        ids.insert(0, run(&timed));
+        assert_eq!(history(&timed.place), ids, "{wall_ms} ms");
+    }
+    // Six days and another two in which the machine is on: that is what counts, whatever the wall clock says.
+    for (days, kept) in [(6, ids.len() + 1), (2, 2)] {
+        suspended_ms += days * DAY_MS;
+        timed.set(-YEAR_MS, suspended_ms);
+        ids.insert(0, run(&timed));
+        until_true("what is old enough is gone, and nothing else", || history(&timed.place) == ids[..kept]);
+    }
 }

@@ -138,19 +138,25 @@ fn what_has_ended_too_long_ago_goes_but_never_the_latest() {
         say(&place, 1, 2);
     }
     place.stop_server();
+    // What their stamps say does not count: the clock may have been wrong.
     let database = rusqlite::Connection::open(place.database()).expect("opens");
-    // All of them ended long ago, the second a little less so.
-    database
-        .execute_batch(
-            "UPDATE pipeline_runs SET stopped_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now', '-8 days') WHERE id <> 2;
-             UPDATE pipeline_runs SET stopped_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now', '-6 days') WHERE id = 2;",
-        )
-        .expect("changes");
+    let stamps = "UPDATE pipeline_runs SET created_at = '1970-01-01T00:00:00.000Z', started_at = '1970-01-01T00:00:00.000Z',
+                  stopped_at = '1970-01-01T00:00:00.000Z' WHERE id < 3";
+    database.execute_batch(stamps).expect("changes");
     drop(database);
+    // The first ended eight days ago, the others six, by what the server has witnessed.
+    let file = place.runtime().join("retention.json");
+    let mut memory: Value = serde_json::from_slice(&fs::read(&file).expect("there")).expect("JSON");
+    let days = |count: u64| count * 86_400_000;
+    memory["witness"]["witnessed_ms"] = json!(days(8));
+    memory["witness"]["ended"] = json!([[0, 1], [days(2), 3]]);
+    fs::write(&file, memory.to_string()).expect("writes");
     place.set_env("AUTOAPPDEV_RUNS_KEEP_DAYS", "7");
     place.start_server();
     until_true("the first is gone", || run_ids(&place) == [3, 2]);
     assert!(!place.run_dir(1).exists() && place.run_dir(2).exists() && place.run_dir(3).exists());
+    assert_eq!(say(&place, 1, 2), 4);
+    assert_eq!(run_ids(&place), [4, 3, 2]);
 }
 
 #[test]

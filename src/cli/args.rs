@@ -59,6 +59,7 @@ Settings come from flags, then the environment, then a .env file in this folder,
   AUTOAPPDEV_LOG_SEGMENT_MB   MiB in a log segment, 1 to 1024 [default: 16]
   AUTOAPPDEV_LOG_RUN_MB       MiB kept of one run's log [default: 256]
   AUTOAPPDEV_LOG_TOTAL_MB     MiB kept of all runs' logs [default: 1024]
+  AUTOAPPDEV_DISK_FREE_MB     MiB of the disk that logs leave free; 0: off [default: 15% of it, at most 4096]
   AUTOAPPDEV_RUNS_KEEP        runs kept in the history, with their logs [default: 1000]
   AUTOAPPDEV_RUNS_KEEP_DAYS   days for which those that have ended are kept [default: for ever]";
 

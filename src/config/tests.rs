@@ -48,6 +48,7 @@ fn nothing_set_is_the_documented_default() {
         log_segment_bytes: 16 << 20,
         log_run_bytes: 256 << 20,
         log_total_bytes: 1024 << 20,
+        disk_free_bytes: None,
         runs_keep: 1000,
         runs_keep_for: None,
         taken: Vec::new(),
@@ -322,6 +323,16 @@ fn all_logs_have_room_for_at_least_one_runs() {
         assert_eq!(refusal(LOG_TOTAL, text), sentence, "{text}");
     }
     assert!(both("300", "299").is_err());
+}
+
+#[test]
+fn the_room_to_keep_free_is_in_mebibytes_and_0_switches_it_off() {
+    assert_eq!(good(DISK_FREE, "0").disk_free_bytes, Some(0));
+    assert_eq!(good(DISK_FREE, "500").disk_free_bytes, Some(500 << 20));
+    assert_eq!(good(DISK_FREE, "").disk_free_bytes, None);
+    for text in ["-1", "0.5", "15%", "off", "16777217"] {
+        assert_eq!(refusal(DISK_FREE, text), "is not a size: a whole number of MiB from 0 to 16777216", "{text}");
+    }
 }
 
 #[test]

@@ -21,7 +21,7 @@ use serde::Serialize;
 use super::log_watch::{Follower, LogWatch};
 use super::server::Client;
 use crate::health::{Attendance, Inspector};
-use crate::log::{self, Cursor, Item, Line, Listing, RunLogs};
+use crate::log::{Cursor, Item, Line, Listing, RunLogs};
 use crate::pipeline::Progress;
 use crate::run_dir::Runs;
 use crate::store::{EventRow, Reader};
@@ -242,7 +242,7 @@ impl Streams {
     /// The end of the log and of the history. The state is not taken for seen.
     fn now(&self) -> io::Result<Position> {
         let event = Reader::open(&self.database).and_then(|reader| reader.last_event()).map_err(io::Error::other)?;
-        let log = log::end_of_log(&self.logs.segments(false)?)?;
+        let log = self.logs.end()?;
         Ok(Position { log, version: None, event: event.unwrap_or((0, 0)), wrong: 0 })
     }
 }

@@ -163,7 +163,7 @@ impl App {
         let end = match row.end {
             Some(end) => end,
             // An end that nobody saw: what is there is all.
-            None => log::end_of_log(&self.logs.of_run(run_id).segments(false)?)?.max(begin),
+            None => self.logs.of_run(run_id).end()?.max(begin),
         };
         Ok(RunSpan { end: Some(end), ..span })
     }

@@ -69,7 +69,7 @@ impl House {
             taken_vars: Vec::new(),
             log_segment_bytes: 1 << 20,
             log_run_bytes: 1 << 20,
-            retention: Retention { log_bytes: 1 << 30, runs: 1000, ended_for: None },
+            retention: Retention { log_bytes: 1 << 30, runs: 1000, ended_for: None, disk_free_bytes: None },
         };
         let supervisor = Some(Supervisor::start(store, settings, || {}).expect("starts"));
         Self { dir, supervisor, inspector: Inspector::start(|| None).expect("starts"), clock: HandClock::new() }
@@ -86,7 +86,7 @@ impl House {
             identity: Arc::new(ServerIdentity { id: SERVER_ID.to_owned(), runtime_dir: "/srv/a/runtime".to_owned() }),
             supervisor: self.supervisor.as_ref().expect("it runs").handle(),
             runs: Runs::new(self.dir.path().to_owned()),
-            logs: RunLogs::new(self.dir.path().join("runs")),
+            logs: RunLogs::new(self.dir.path().to_owned()),
             database: self.dir.path().join("autoappdev.db"),
             guard: Guard::new(door, vec![], vec![]),
             keys,
@@ -97,7 +97,7 @@ impl House {
                 self.supervisor.as_ref().expect("it runs").handle(),
                 self.inspector.clone(),
                 Runs::new(self.dir.path().to_owned()),
-                RunLogs::new(self.dir.path().join("runs")),
+                RunLogs::new(self.dir.path().to_owned()),
                 self.dir.path().join("autoappdev.db"),
             )),
         }

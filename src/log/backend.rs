@@ -8,8 +8,9 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use super::listing::listed_each_time;
 use super::segment::position;
-use super::{Listing, Segment, SegmentList, Stream, TEXT_MAX, push_record};
+use super::{Segment, SegmentList, ShortLog, Stream, TEXT_MAX, push_record};
 use crate::clock::{Clock, SystemClock};
 use crate::console;
 use crate::private::private_file;
@@ -126,11 +127,13 @@ impl BackendFiles {
     }
 }
 
-impl Listing for BackendFiles {
-    fn segments(&self, _is_stale: bool) -> io::Result<SegmentList> {
+impl ShortLog for BackendFiles {
+    fn segments(&self) -> io::Result<SegmentList> {
         Ok(backend_segments(&self.dir)?.into())
     }
 }
+
+listed_each_time!(BackendFiles);
 
 /// The segments of the server's own log, in order.
 fn backend_segments(dir: &Path) -> io::Result<Vec<Segment>> {

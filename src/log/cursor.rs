@@ -6,7 +6,7 @@
 use std::io;
 use std::ops::Range;
 
-use super::listing::{Listing, SegmentList};
+use super::listing::{Listing, Place};
 use super::segment::{Segment, SegmentFile};
 use super::{LOSS_MARK_BYTES_MAX, RECORD_MAX, Stream, parse_record};
 use crate::clock::Timestamp;
@@ -54,17 +54,9 @@ pub struct Cursor<L> {
     position: u64,
     open: Option<Open>,
     /// The segment that was read to its end last, until the next is open.
-    done: Option<Done>,
-    /// The last answer of the listing, for who asks where the log begins.
-    listed: SegmentList,
+    done: Option<Place>,
     /// Where the log ends, if nothing is added to it any more.
     end: Option<u64>,
-}
-
-#[derive(Debug)]
-struct Done {
-    start: u64,
-    run_id: Option<i64>,
 }
 
 enum Found {
@@ -103,7 +95,7 @@ impl<L: Listing> Cursor<L> {
     /// The same over a log that may be known to end at `end`: nothing is added to it any more. Then what was torn off at its end is a line, too, and what
     /// is missing there is told.
     pub fn until(log: L, since: u64, end: Option<u64>) -> Self {
-        Self { log, position: since, open: None, done: None, listed: [].into(), end }
+        Self { log, position: since, open: None, done: None, end }
     }
 
     /// The position behind all that was handed out or told to be gone: the `since` that goes on from here.
@@ -111,9 +103,9 @@ impl<L: Listing> Cursor<L> {
         self.position
     }
 
-    /// Where the kept log began when this was last looked at; of one without anything where it ends, 0 if that is not known.
-    pub fn first(&self) -> u64 {
-        self.listed.first().map_or(self.end.unwrap_or(0), |segment| segment.start)
+    /// Where the kept log begins; of one without anything where it ends, 0 if that is not known.
+    pub fn first(&self) -> io::Result<u64> {
+        Ok(self.log.oldest()?.map_or(self.end.unwrap_or(0), |segment| segment.start))
     }
 
     /// What comes next; `None` at the end of what is there now. Can be asked again for ever.
@@ -122,7 +114,7 @@ impl<L: Listing> Cursor<L> {
         loop {
             let Some(open) = &mut self.open else {
                 match self.find()? {
-                    Found::Nothing => return Ok(self.missing_end()),
+                    Found::Nothing => return self.missing_end(),
                     Found::Segment => continue,
                     Found::Hole { from, to } => return Ok(Some(Item::Gone { from, to })),
                 }
@@ -133,15 +125,14 @@ impl<L: Listing> Cursor<L> {
                     // In a segment that has a successor nothing is written any more: what has no newline is a record that its writer was
                     // killed in.
                     if !open.take_rest() {
-                        self.done = Some(Done { start: open.segment.start, run_id: open.segment.run_id });
+                        self.done = Some(open.segment.place());
                         self.open = None;
                         continue;
                     }
                 }
                 Ok(false) => {
                     // Whether another one follows is looked at before the last look at this one: what was added between is found by it.
-                    self.listed = self.log.segments(false)?;
-                    if self.end.is_none() && self.listed.last().is_none_or(|last| order(last) <= order(&open.segment)) {
+                    if self.end.is_none() && self.log.after(open.segment.place())?.is_none() {
                         return Ok(None);
                     }
                     open.is_finished = true;
@@ -169,48 +160,44 @@ impl<L: Listing> Cursor<L> {
     }
 
     /// What is not there any more between the last segment and the log's end, where that is known.
-    fn missing_end(&mut self) -> Option<Item<'static>> {
+    fn missing_end(&mut self) -> io::Result<Option<Item<'static>>> {
         let from = self.position;
-        let to = self.end.filter(|&end| end > from)?;
-        self.position = to;
+        let Some(to) = self.end.filter(|&end| end > from) else { return Ok(None) };
         // Behind a run's last line there may be room that was left for the mark of a loss; where no line is, it is no such room.
-        let is_hole = self.listed.is_empty() || to - from > LOSS_MARK_BYTES_MAX;
-        is_hole.then_some(Item::Gone { from, to })
+        let is_hole = to - from > LOSS_MARK_BYTES_MAX || self.log.oldest()?.is_none();
+        self.position = to;
+        Ok(is_hole.then_some(Item::Gone { from, to }))
     }
 
     /// Opens the segment in which it goes on.
     fn find(&mut self) -> io::Result<Found> {
         for attempt in 0..ATTEMPTS_MAX {
-            self.listed = self.log.segments(attempt > 0)?;
-            let n = match &self.done {
-                // The one after that which is done.
-                Some(done) => self.listed.partition_point(|segment| order(segment) <= (done.start, done.run_id)),
-                // The one that holds the position, or the first.
-                None => self.listed.partition_point(|segment| segment.start <= self.position).saturating_sub(1),
+            if attempt > 0 {
+                self.log.look_again();
+            }
+            let found = match self.done {
+                Some(done) => self.log.after(done)?,
+                None => self.log.holding(self.position)?,
             };
-            let Some(segment) = self.listed.get(n) else { return Ok(Found::Nothing) };
+            let Some(segment) = found else { return Ok(Found::Nothing) };
             // Listed, and not there: it was packed or removed a moment ago. Only what is not listed any more is gone.
             let Some(mut file) = segment.open()? else { continue };
             let begin = segment.start + line_start_before(&mut file, self.position.saturating_sub(segment.start))?;
             let from = self.position;
             self.position = from.max(segment.start);
             let done = self.done.take();
-            self.open = Some(Open::new(segment.clone(), file, begin));
-            let is_hole = segment.start > from && is_hole(done.as_ref(), segment, segment.start - from);
-            return Ok(if is_hole { Found::Hole { from, to: segment.start } } else { Found::Segment });
+            let to = segment.start;
+            let is_hole = to > from && is_hole(done, &segment, to - from);
+            self.open = Some(Open::new(segment, file, begin));
+            return Ok(if is_hole { Found::Hole { from, to } } else { Found::Segment });
         }
         Err(io::Error::other("the log's files change faster than they can be opened"))
     }
 }
 
-/// Of two that begin at the same position the first is empty: a shim was killed before it wrote anything there, and the next run began.
-fn order(segment: &Segment) -> (u64, Option<i64>) {
-    (segment.start, segment.run_id)
-}
-
 /// Whether `bytes` in front of a segment are missing. Behind a run's last line there may be room that was left for the mark of a loss.
-fn is_hole(done: Option<&Done>, segment: &Segment, bytes: u64) -> bool {
-    let follows_a_run = done.is_some_and(|done| done.run_id != segment.run_id);
+fn is_hole(done: Option<Place>, segment: &Segment, bytes: u64) -> bool {
+    let follows_a_run = done.is_some_and(|(_, run_id)| run_id != segment.run_id);
     !follows_a_run || bytes > LOSS_MARK_BYTES_MAX
 }
 

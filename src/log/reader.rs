@@ -6,9 +6,9 @@ use std::io;
 use serde::Serialize;
 
 use super::cursor::{ATTEMPTS_MAX, Cursor, Item, RawLine};
-use super::listing::{Listing, SegmentList};
+use super::listing::Listing;
 use super::needle::Needle;
-use super::segment::{Segment, SegmentFile, end_of_log};
+use super::segment::SegmentFile;
 use super::{LOSS_MARK_BYTES_MAX, RECORD_MAX, Stream};
 use crate::clock::Timestamp;
 
@@ -140,7 +140,7 @@ pub fn read_page(log: impl Listing, part: Part<'_>, limit: usize) -> io::Result<
         }
     }
     page.is_whole = page.is_at_end || page.lines.len() >= limit;
-    page.first = cursor.first();
+    page.first = cursor.first()?;
     Ok(page)
 }
 
@@ -156,9 +156,11 @@ pub fn read_last(log: impl Listing, part: Part<'_>, begin: u64, lines: usize) ->
         return search_tail(&log, part, begin, lines);
     }
     for attempt in 0..ATTEMPTS_MAX {
-        let list = log.segments(attempt > 0)?;
+        if attempt > 0 {
+            log.look_again();
+        }
         // One of those that are listed can have been packed or removed a moment ago.
-        let Some(tail) = find_tail(&list, &part, begin, lines)? else { continue };
+        let Some(tail) = find_tail(&log, &part, begin, lines)? else { continue };
         let tail = if tail.begin < part.since { Tail { begin: part.since, gone: 0 } } else { tail };
         let page = read_page(&log, Part { since: tail.begin, ..part }, lines)?;
         // What is gone since then counts from where it was.
@@ -169,11 +171,11 @@ pub fn read_last(log: impl Listing, part: Part<'_>, begin: u64, lines: usize) ->
 
 /// The same, of the lines that hold something: looks through blocks, from the end on back.
 fn search_tail(log: &impl Listing, part: Part<'_>, begin: u64, lines: usize) -> io::Result<Page> {
-    let segments = log.segments(false)?;
-    let end = end_of_log(&segments)?.max(begin);
-    let floor = segments.first().map_or(begin, |segment| segment.start).max(part.since);
+    let first = log.oldest()?;
+    let end = log.end()?.max(begin);
+    let floor = first.as_ref().map_or(begin, |segment| segment.start).max(part.since);
     let mut page = Page { next: end.min(part.up_to), ..Page::default() };
-    if let (true, Some(end)) = (segments.is_empty(), part.end) {
+    if let (true, Some(end)) = (first.is_none(), part.end) {
         // Nothing of it is there any more.
         return Ok(Page { next: end, first: end, gone: end - begin, is_whole: true, is_at_end: true, ..page });
     }
@@ -219,10 +221,7 @@ fn search_tail(log: &impl Listing, part: Part<'_>, begin: u64, lines: usize) -> 
         if let Some((from, to)) = hole {
             (page.first, page.is_whole) = (to, true);
             // The block may begin in the middle of the hole.
-            let at = segments.partition_point(|segment| segment.start < to);
-            let is_before_segment = segments.get(at).is_some_and(|segment| segment.start == to);
-            let before = at.checked_sub(1).and_then(|before| segments.get(before)).map(Segment::end).transpose()?;
-            page.gone = to - if is_before_segment { before.unwrap_or(begin).min(from) } else { from };
+            page.gone = to - end_before(log, to, begin)?.map_or(from, |end| end.min(from));
             break;
         }
         upper = lower;
@@ -236,6 +235,18 @@ fn search_tail(log: &impl Listing, part: Part<'_>, begin: u64, lines: usize) -> 
     page.first = if upper <= floor { floor } else { page.first };
     page.lines = found.into();
     Ok(page)
+}
+
+/// Where the segment ends that lies in front of one which begins at `start`, if one does; `begin` where there is none in front of it.
+fn end_before(log: &impl Listing, start: u64, begin: u64) -> io::Result<Option<u64>> {
+    let Some(mut segment) = log.holding(start)?.filter(|segment| segment.start == start) else { return Ok(None) };
+    while let Some(before) = log.before(segment.place())? {
+        if before.start < start {
+            return before.end().map(Some);
+        }
+        segment = before;
+    }
+    Ok(Some(begin))
 }
 
 pub(super) fn files_change_too_fast() -> io::Error {
@@ -263,15 +274,16 @@ struct Tail {
 }
 
 /// Counts lines from the end; `None` where a segment is not there any more.
-fn find_tail(list: &SegmentList, part: &Part<'_>, log_begin: u64, lines: usize) -> io::Result<Option<Tail>> {
+fn find_tail(log: &impl Listing, part: &Part<'_>, log_begin: u64, lines: usize) -> io::Result<Option<Tail>> {
     if lines == 0 {
-        return Ok(Some(Tail { begin: end_of_log(list)?.min(part.up_to), gone: 0 }));
+        return Ok(Some(Tail { begin: log.end()?.min(part.up_to), gone: 0 }));
     }
     let mut wanted = lines;
     let mut bytes = 0;
     let mut chunk = vec![0; RECORD_MAX];
     let mut later: Option<(u64, Option<i64>)> = None;
-    for segment in list.iter().rev().filter(|segment| segment.start < part.up_to) {
+    let mut next = log.holding(part.up_to.saturating_sub(1))?.filter(|segment| segment.start < part.up_to);
+    while let Some(segment) = next.take() {
         let Some(mut file) = segment.open()? else { return Ok(None) };
         let whole = file.len()?;
         let mut end = whole.min(part.up_to - segment.start);
@@ -310,10 +322,11 @@ fn find_tail(list: &SegmentList, part: &Part<'_>, log_begin: u64, lines: usize) 
         }
         // The first line of a segment has no newline in front of it.
         wanted = wanted.saturating_sub(usize::from(has_line));
-        later = Some((segment.start, segment.run_id));
+        later = Some(segment.place());
         if wanted == 0 || bytes >= PAGE_BYTES_MAX {
             return Ok(Some(Tail { begin: segment.start, gone: 0 }));
         }
+        next = log.before(segment.place())?;
     }
     // All of it; what lay before is gone.
     let begin = later.map_or(log_begin, |(begin, _)| begin);

@@ -276,8 +276,8 @@ struct PackedMeanwhile {
     dir: PathBuf,
 }
 
-impl Listing for PackedMeanwhile {
-    fn segments(&self, _is_stale: bool) -> io::Result<SegmentList> {
+impl ShortLog for PackedMeanwhile {
+    fn segments(&self) -> io::Result<SegmentList> {
         let list = look_again(&self.dir);
         if let Some(plain) = list.iter().find(|segment| segment.packed_end.is_none()) {
             pack(plain, || true)?;
@@ -285,6 +285,8 @@ impl Listing for PackedMeanwhile {
         Ok(list)
     }
 }
+
+super::listing::listed_each_time!(PackedMeanwhile);
 
 #[test]
 fn what_is_packed_between_each_look_and_the_opening_is_not_gone() {

@@ -6,7 +6,7 @@
 use std::io;
 
 use super::cursor::{ATTEMPTS_MAX, Cursor, Item};
-use super::listing::{Listing, SegmentList};
+use super::listing::Listing;
 use super::reader::files_change_too_fast;
 use super::segment::{Segment, SegmentFile};
 use super::{RECORD_MAX, parse_record};
@@ -29,8 +29,10 @@ pub fn position_at(
     is_before: impl Fn(i64) -> bool,
 ) -> io::Result<u64> {
     for attempt in 0..ATTEMPTS_MAX {
-        let list = log.segments(attempt > 0)?;
-        if let Some(position) = try_position_at(log, &list, at, begin, end, &is_before)? {
+        if attempt > 0 {
+            log.look_again();
+        }
+        if let Some(position) = try_position_at(log, at, begin, end, &is_before)? {
             return Ok(position);
         }
     }
@@ -40,7 +42,6 @@ pub fn position_at(
 /// `None` where one of those listed is not there any more.
 fn try_position_at(
     log: &impl Listing,
-    segments: &SegmentList,
     at: Timestamp,
     begin: u64,
     end: Option<u64>,
@@ -48,18 +49,36 @@ fn try_position_at(
 ) -> io::Result<Option<u64>> {
     // The end of what was left out.
     let mut floor = begin;
-    for run in segments.chunk_by(|one, next| one.run_id == next.run_id) {
-        let (Some(first), Some(last)) = (run.first(), run.last()) else { continue };
-        if !first.run_id.is_some_and(is_before) {
-            // The server's own stamps may go back anywhere. There are two files of it at most: they are read through.
-            let from = if first.run_id.is_none() { Some(first.start) } else { before_stamp(run, at)? };
-            let Some(from) = from else { return Ok(None) };
-            let since = if from == first.start { floor } else { from };
-            if let Some(position) = first_in_run(log, since, first.run_id, at, end)? {
-                return Ok(Some(position));
+    let mut next = log.oldest()?;
+    while let Some(first) = next.take() {
+        if let Some(mut run_id) = first.run_id.filter(|&run_id| is_before(run_id)) {
+            // However many there are of these, none of their files is looked at.
+            while is_before(run_id + 1) {
+                run_id += 1;
+            }
+            next = log.after_run(run_id)?;
+            floor = match &next {
+                Some(next) => log.before(next.place())?.map_or(Ok(floor), |before| before.end())?,
+                None => log.end()?,
+            };
+            continue;
+        }
+        let mut run = vec![first];
+        loop {
+            next = log.after(run[run.len() - 1].place())?;
+            match next.take_if(|next| next.run_id == run[0].run_id) {
+                Some(segment) => run.push(segment),
+                None => break,
             }
         }
-        floor = last.end()?;
+        // The server's own stamps may go back anywhere. There are two files of it at most: they are read through.
+        let from = if run[0].run_id.is_none() { Some(run[0].start) } else { before_stamp(&run, at)? };
+        let Some(from) = from else { return Ok(None) };
+        let since = if from == run[0].start { floor } else { from };
+        if let Some(position) = first_in_run(log, since, run[0].run_id, at, end)? {
+            return Ok(Some(position));
+        }
+        floor = run[run.len() - 1].end()?;
     }
     Ok(Some(floor))
 }
@@ -143,7 +162,7 @@ fn stamp_from(file: &mut SegmentFile, offset: u64) -> io::Result<Option<(Timesta
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Limits, SegmentWriter, Stream, end_of_log, pack, push_record, read_since, segments_in};
+    use super::super::{Limits, SegmentList, SegmentWriter, Stream, end_of_log, pack, push_record, read_since, segments_in};
     use super::*;
     use std::fs;
     use std::path::Path;

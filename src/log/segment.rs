@@ -9,6 +9,7 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use super::listing::Place;
 use super::packed::PackedFile;
 
 /// One file of a log.
@@ -37,8 +38,13 @@ impl Segment {
         Some(Self { start, packed_end, path, run_id })
     }
 
+    /// Its place among all.
+    pub fn place(&self) -> Place {
+        (self.start, self.run_id)
+    }
+
     /// The position after its last byte, as of now. One that is gone ends where it begins.
-    pub(super) fn end(&self) -> io::Result<u64> {
+    pub fn end(&self) -> io::Result<u64> {
         match self.packed_end {
             Some(end) => Ok(end),
             None => Ok(self.start + self.bytes_on_disk()?),

@@ -7,7 +7,7 @@ use std::io::{self, Read};
 use std::ops::Range;
 
 use super::cursor::ATTEMPTS_MAX;
-use super::listing::{Listing, RunLog, SegmentList};
+use super::listing::{RunLog, SegmentList, ShortLog};
 use super::reader::files_change_too_fast;
 use super::segment::{Segment, SegmentFile};
 use super::{LOSS_MARK_BYTES_MAX, RECORD_MAX};
@@ -47,7 +47,7 @@ impl RunText {
     /// now.
     pub fn look(log: &RunLog, begin: u64, end: Option<u64>) -> io::Result<Self> {
         for _ in 0..ATTEMPTS_MAX {
-            let listed = log.segments(false)?;
+            let listed = log.segments()?;
             let mut text = Self { log: log.clone(), begin, end, up_to: begin, pieces: Vec::new(), len: 0, gone: 0, missing: 0 };
             // One that is listed can have been packed or removed a moment ago.
             if text.put_together(&listed)? {
@@ -103,7 +103,7 @@ impl RunText {
 
     /// Whether there is nothing, not even a file: then it was removed, since a run that has lived leaves one.
     pub fn has_nothing(&self) -> bool {
-        self.pieces.is_empty() && self.log.segments(false).is_ok_and(|segments| segments.is_empty())
+        self.pieces.is_empty() && self.log.segments().is_ok_and(|segments| segments.is_empty())
     }
 
     /// The text's length, in bytes.
@@ -208,7 +208,7 @@ fn open_again(log: &RunLog, segment: &Segment) -> io::Result<SegmentFile> {
         return Ok(file);
     }
     for _ in 0..ATTEMPTS_MAX {
-        let listed = log.segments(true)?;
+        let listed = log.segments()?;
         let Some(now) = listed.iter().find(|now| now.start == segment.start) else { break };
         if let Some(file) = now.open()? {
             return Ok(file);

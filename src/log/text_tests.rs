@@ -92,7 +92,7 @@ fn say(dice: &mut Dice, dir: &Path, segment_bytes: u64, pieces: u64) -> Told {
 }
 
 fn run_log(dir: &Path) -> (RunLog, std::path::PathBuf) {
-    let log_dir = dir.join("7/log");
+    let log_dir = dir.join("runs/7/log");
     fs::create_dir_all(&log_dir).expect("creates");
     (RunLogs::new(dir.to_owned()).of_run(7), log_dir)
 }
@@ -282,7 +282,7 @@ fn what_is_missing_is_a_line_in_every_form_and_in_every_range() {
     assert_eq!((text.gone(), text.version().0), (front, end + 1_000));
     let whole = wanted.clone() + "[autoappdev: 1000 bytes of this log are missing here]\n";
     assert_eq!(String::from_utf8(read(text.into_reader(0..u64::MAX))).expect("text"), whole);
-    fs::remove_dir_all(dir.path().join("7")).expect("there");
+    fs::remove_dir_all(dir.path().join("runs/7")).expect("there");
     let text = look(&log, Some(end));
     let all = format!("[autoappdev: the first {} bytes of this log are not kept any more]\n", end - BEGIN);
     assert_eq!(text.gone(), end - BEGIN);

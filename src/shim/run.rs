@@ -449,8 +449,8 @@ impl Run {
 
     /// Whether no run has begun after this one.
     fn is_latest(&self) -> io::Result<bool> {
-        let ids = run_dir::Runs::new(self.place.runtime_dir().to_owned()).ids()?;
-        Ok(ids.last().is_none_or(|&id| id <= self.spec.run_id))
+        let latest = run_dir::Runs::new(self.place.runtime_dir().to_owned()).latest_id()?;
+        Ok(latest.is_none_or(|id| id <= self.spec.run_id))
     }
 
     /// Says what cannot be written, and that it can be again.

@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, OpenFlags, OptionalExtension};
 
 use super::error::StoreError;
 use super::open;
@@ -75,12 +75,43 @@ impl Reader {
         self.read(EventRow::last)
     }
 
-    /// Every run with the time of its end; none where it has not ended.
-    pub fn ends(&self) -> Result<Vec<(i64, Option<Timestamp>)>, StoreError> {
+    /// The oldest runs with ids above `after`, at most `limit` of them, and whether they have ended.
+    pub fn oldest_runs(&self, after: i64, limit: usize) -> Result<Vec<(i64, bool)>, StoreError> {
         self.read(|conn| {
-            conn.prepare("SELECT id, stopped_at FROM pipeline_runs ORDER BY id")?
-                .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+            conn.prepare_cached("SELECT id, stopped_at IS NOT NULL FROM pipeline_runs WHERE id > ?1 ORDER BY id LIMIT ?2")?
+                .query_map((after, i64::try_from(limit).unwrap_or(i64::MAX)), |row| Ok((row.get(0)?, row.get(1)?)))?
                 .collect()
+        })
+    }
+
+    /// How many runs have ids above the one and up to the other, and the highest of these ids.
+    pub fn count_runs(&self, above: i64, up_to: i64) -> Result<(u64, Option<i64>), StoreError> {
+        self.read(|conn| {
+            conn.prepare_cached("SELECT count(*), max(id) FROM pipeline_runs WHERE id > ?1 AND id <= ?2")?
+                .query_row((above, up_to), |row| Ok((row.get::<_, i64>(0)?.unsigned_abs(), row.get(1)?)))
+        })
+    }
+
+    /// The ids of all runs, ascending.
+    pub fn run_ids(&self) -> Result<Vec<i64>, StoreError> {
+        self.read(|conn| conn.prepare("SELECT id FROM pipeline_runs ORDER BY id")?.query_map([], |row| row.get(0))?.collect())
+    }
+
+    /// The run that has not ended.
+    pub fn live_run(&self) -> Result<Option<i64>, StoreError> {
+        self.read(|conn| {
+            conn.prepare_cached("SELECT id FROM pipeline_runs WHERE stopped_at IS NULL")?
+                .query_row([], |row| row.get(0))
+                .optional()
+        })
+    }
+
+    /// Whether a run has ended; `None` where there is no such run.
+    pub fn has_ended(&self, id: i64) -> Result<Option<bool>, StoreError> {
+        self.read(|conn| {
+            conn.prepare_cached("SELECT stopped_at IS NOT NULL FROM pipeline_runs WHERE id = ?1")?
+                .query_row([id], |row| row.get(0))
+                .optional()
         })
     }
 

@@ -296,9 +296,12 @@ impl EventRow {
     }
 }
 
-/// The highest position in the log that any run is known to have reached, in bytes; 0 before the first run.
+/// The highest position in the log that any run is known to have reached, in bytes; 0 before the first run. Each run begins where those
+/// before it had ended, so the latest ones tell. More than one is asked: of a run that was taken in without a readable journal nobody
+/// knows where it began, and it says 0.
 pub(super) fn log_position_max(conn: &Connection) -> rusqlite::Result<u64> {
+    let latest = "SELECT coalesce(log_end, log_start) AS position FROM pipeline_runs ORDER BY id DESC LIMIT 64";
     let position: Option<i64> =
-        conn.prepare_cached("SELECT max(coalesce(log_end, log_start)) FROM pipeline_runs")?.query_row([], |row| row.get(0))?;
+        conn.prepare_cached(&format!("SELECT max(position) FROM ({latest})"))?.query_row([], |row| row.get(0))?;
     Ok(position.and_then(|position| u64::try_from(position).ok()).unwrap_or(0))
 }

@@ -1,13 +1,17 @@
 //! Keeps what is on the disk within its limits: old runs are forgotten, old log segments removed, finished ones packed.
 //!
 //! A thread of its own with the lowest priority, asleep until the supervisor wakes it: at boot, when a run begins or has ended, and when a
-//! log has gone on to another segment. It looks at what is there and remembers nothing, so it can be killed anywhere and begins anew. It
-//! never touches a run that is not recorded as ended, but to pack what is finished of its log; how much that one may take, its shim sees to.
+//! log has gone on to another segment. What it decides comes from what is there, so it can be killed anywhere and begins anew; what it
+//! remembers saves it from looking at all of it again, and tells how old runs are. Of a run that is not recorded as ended it packs what is
+//! finished of its log and, where the disk is nearly full, removes the oldest of that; how much the log may take, the run's shim sees to.
 //!
 //! If killed between a run's directory and its row: the row is found again, and goes then.
 
-use std::collections::BTreeMap;
-use std::fs;
+mod age;
+mod history;
+mod logs;
+mod memory;
+
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,12 +20,16 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, SyncSender};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::{Event, Retention};
-use crate::clock::{Clock, SystemClock, Timestamp};
-use crate::kill_point::KillPoint;
-use crate::log::{self, Packing, Segment};
-use crate::run_dir::{self, LockState, Runs};
+use super::{Event, Retention, Settings};
+use crate::clock::{Clock, SystemClock};
+use crate::log::{self, Packing, RunLogs, Segment};
+use crate::process;
+use crate::run_dir::Runs;
 use crate::store::{Reader, StoreError};
+
+use self::history::History;
+use self::logs::{Disk, Logs, Sizes};
+use self::memory::Memory;
 
 /// How often what cannot be done yet is tried again: a shim that still has something to write, a disk that fails.
 const RETRY: Duration = Duration::from_secs(1);
@@ -40,8 +48,15 @@ const LEISURE_MAX: Duration = Duration::from_millis(20);
 /// A smaller segment is not packed: a file takes a block of the disk in any case.
 const PACKED_BYTES_MIN: u64 = 64 * 1024;
 
-/// So many rows are forgotten in one transaction: who waits for the supervisor waits no longer than for that.
-const FORGOTTEN_AT_ONCE: usize = 100;
+/// A segment is not made smaller than this for a small disk.
+const SEGMENT_BYTES_MIN: u64 = 1024 * 1024;
+
+/// How many runs are looked through in one turn for what is to be packed.
+const LOOKED_THROUGH_AT_ONCE: usize = 500;
+
+/// What is remembered is written down after so many more runs are settled, and once so much more time was witnessed.
+const STORED_RUNS: i64 = 32;
+const STORED_EVERY: Duration = Duration::from_mins(10);
 
 /// The thread, and how it is told.
 #[derive(Debug)]
@@ -66,6 +81,7 @@ impl Keeper {
     /// Begins, and looks at once. What is to be forgotten of the database goes to `events`.
     pub(super) fn start(
         runs: Runs,
+        logs: RunLogs,
         database: PathBuf,
         retention: Retention,
         segment_bytes: u64,
@@ -73,8 +89,7 @@ impl Keeper {
     ) -> io::Result<Self> {
         let (sender, wakes) = mpsc::sync_channel(1);
         let is_stopping = Arc::new(AtomicBool::new(false));
-        let mut housekeeping =
-            Housekeeping { runs, database, retention, segment_bytes, events, is_stopping: is_stopping.clone(), is_first: true };
+        let mut housekeeping = Housekeeping::new(runs, logs, database, retention, segment_bytes, events, is_stopping.clone());
         let thread = thread::Builder::new().name("keeper".to_owned()).spawn(move || {
             // Where that is not allowed it does its work all the same.
             let _only_politeness = rustix::process::setpriority_process(None, PRIORITY);
@@ -111,34 +126,80 @@ enum KeepError {
 enum Standing {
     /// Its row has no end.
     Live,
-    /// It ended then: its row says so or, where the database does not know the run, its journal.
-    Ended(Timestamp),
+    /// It has ended: its row says so or, where the database does not know the run, its journal.
+    Ended,
     /// Nobody says that it has ended.
     Unknown,
 }
 
-/// One look at everything.
+/// One look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Look {
     /// All is as it should be.
     Done,
     /// Something was left for later.
     Again,
+    /// There is more to look at, at once.
+    More,
     /// It was woken or told to stop meanwhile.
     Interrupted,
 }
 
+/// How far a look for what is to be packed came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Progress {
+    /// To the last run.
+    All,
+    /// As far as one turn goes; the next one goes on from there.
+    Some,
+    /// The same, but the next one goes no further before something is packed.
+    IfPacked,
+}
+
 struct Housekeeping {
     runs: Runs,
+    logs: RunLogs,
     database: PathBuf,
     retention: Retention,
     segment_bytes: u64,
     events: Sender<Event>,
     is_stopping: Arc<AtomicBool>,
-    is_first: bool,
+    memory: Memory,
+    /// What is written down of that.
+    stored: Memory,
+    history: History,
+    sizes: Sizes,
+    /// What killed servers left half packed is removed where this one has not looked yet.
+    cleaned_up_to: i64,
 }
 
 impl Housekeeping {
+    fn new(
+        runs: Runs,
+        logs: RunLogs,
+        database: PathBuf,
+        retention: Retention,
+        segment_bytes: u64,
+        events: Sender<Event>,
+        is_stopping: Arc<AtomicBool>,
+    ) -> Self {
+        let memory = Memory::load(runs.runtime_dir(), &database, &runs.path());
+        Self {
+            stored: memory.clone(),
+            cleaned_up_to: memory.settled,
+            memory,
+            runs,
+            logs,
+            database,
+            retention,
+            segment_bytes,
+            events,
+            is_stopping,
+            history: History::default(),
+            sizes: Sizes::default(),
+        }
+    }
+
     fn go_on(&mut self, wakes: &Receiver<()>) {
         let mut complaint = None;
         while !self.is_stopping() {
@@ -151,7 +212,7 @@ impl Housekeeping {
                 Look::Again
             });
             let woken = match look {
-                Look::Interrupted => Ok(()),
+                Look::Interrupted | Look::More => Ok(()),
                 Look::Again => wakes.recv_timeout(RETRY),
                 Look::Done => {
                     complaint = None;
@@ -159,9 +220,11 @@ impl Housekeeping {
                 }
             };
             if woken == Err(RecvTimeoutError::Disconnected) {
-                return;
+                break;
             }
         }
+        self.witness();
+        self.remember(true);
     }
 
     fn is_stopping(&self) -> bool {
@@ -169,29 +232,39 @@ impl Housekeeping {
     }
 
     fn look(&mut self, wakes: &Receiver<()>) -> Result<Look, KeepError> {
-        let mut standings = self.standings()?;
-        let mut is_done = self.forget(&mut standings);
-        is_done &= self.trim(&standings)?;
-        self.is_first = false;
-        let mut finished = Vec::new();
-        for (&id, &standing) in &standings {
-            finished.extend(self.finished(id, standing, &mut is_done)?);
-        }
+        let reader = Reader::open(&self.database)?;
+        self.history.look(&self.runs, &reader)?;
+        let latest = self.history.latest();
+        self.memory.keep_to(latest);
+        self.logs.set_floor(self.memory.log_floor);
+        self.witness();
+        self.memory.witness.note_ended(self.history.all_ended_up_to());
+        let mut is_done = self.forget(&reader)?;
+        is_done &= self.trim(&reader)?;
+        self.raise_floor(&reader)?;
+        let (finished, progress) = self.finished(&reader, &mut is_done)?;
+        self.remember(false);
         if !finished.is_empty() && wakes.recv_timeout(QUIET) != Err(RecvTimeoutError::Timeout) {
             return Ok(Look::Interrupted);
         }
+        let mut has_packed = false;
         for segment in finished {
             if wakes.try_recv().is_ok() {
                 return Ok(Look::Interrupted);
             }
             match log::pack(&segment, self.at_leisure()) {
-                Ok(Packing::Done | Packing::Left) => {}
+                Ok(Packing::Done | Packing::Left) => has_packed = true,
                 Ok(Packing::GivenUp) => return Ok(Look::Interrupted),
                 // The plain one is as good, it takes more room; it is tried again with the next look.
                 Err(error) => ::log::warn!("failed to pack {}: {error}", segment.path.display()),
             }
         }
-        Ok(if is_done { Look::Done } else { Look::Again })
+        Ok(match (progress, is_done) {
+            (Progress::Some, _) => Look::More,
+            (Progress::IfPacked, _) if has_packed => Look::More,
+            (Progress::IfPacked | Progress::All, true) => Look::Done,
+            (Progress::IfPacked | Progress::All, false) => Look::Again,
+        })
     }
 
     /// Asked before each frame: sleeps for longer than the last one took, and says whether to go on.
@@ -204,232 +277,161 @@ impl Housekeeping {
         }
     }
 
-    /// All runs of which there is a row or a directory.
-    fn standings(&self) -> Result<BTreeMap<i64, Standing>, KeepError> {
-        let rows = Reader::open(&self.database)?.ends()?;
-        let mut standings: BTreeMap<i64, Standing> =
-            rows.into_iter().map(|(id, end)| (id, end.map_or(Standing::Live, Standing::Ended))).collect();
-        for id in self.runs.ids().map_err(KeepError::Runs)? {
-            standings.entry(id).or_insert_with(|| {
-                let journal = run_dir::read_journal(&self.runs.run(id).journal_path()).ok();
-                let end = journal.and_then(|journal| journal.entries.into_iter().find(|entry| entry.fact.is_end()));
-                end.map_or(Standing::Unknown, |entry| Standing::Ended(entry.at))
-            });
+    /// Counts the time since the last look.
+    fn witness(&mut self) {
+        // Without it nothing ages, and nothing goes for its age.
+        if let Ok(boot_id) = process::boot_id() {
+            self.memory.witness.look(&boot_id, SystemClock.since_boot(), SystemClock.now());
         }
-        Ok(standings)
     }
 
-    /// Whether nobody writes into a run's directory any more.
-    fn is_left(&self, id: i64) -> bool {
-        self.runs.run(id).lock_state().is_ok_and(|lock| lock == LockState::Free)
+    /// Writes down what is remembered, if it has changed by enough.
+    fn remember(&mut self, is_last: bool) {
+        let (new, old) = (&self.memory, &self.stored);
+        let has_changed = if is_last {
+            new != old
+        } else {
+            new.settled.abs_diff(old.settled) >= STORED_RUNS.unsigned_abs()
+                || new.log_floor.abs_diff(old.log_floor) >= STORED_RUNS.unsigned_abs()
+                || new.witness.witnessed().saturating_sub(old.witness.witnessed()) >= STORED_EVERY
+                || !new.witness.is_of_boot_of(&old.witness)
+        };
+        if has_changed {
+            match self.memory.store(self.runs.runtime_dir(), &self.database, &self.runs.path()) {
+                Ok(()) => self.stored = self.memory.clone(),
+                // Tried again with the next look; until then the one from before is as good as can be.
+                Err(error) => ::log::debug!("cannot write what retention remembers: {error}"),
+            }
+        }
     }
 
-    /// Removes runs that are too many or too old, never the latest, and takes them out of `standings`. Whether all of them went.
-    fn forget(&self, standings: &mut BTreeMap<i64, Standing>) -> bool {
-        let oldest_kept = self.retention.ended_for.map(|age| SystemClock.now().before(age));
-        let surplus = standings.len().saturating_sub(self.retention.runs.max(1));
-        let latest = standings.keys().next_back().copied();
-        let due: Vec<i64> = standings
-            .iter()
-            .enumerate()
-            .filter(|(n, (id, standing))| {
-                let is_old = match standing {
-                    Standing::Ended(at) => oldest_kept.is_some_and(|oldest| *at < oldest),
-                    Standing::Live | Standing::Unknown => return false,
-                };
-                (is_old || *n < surplus) && Some(**id) != latest
-            })
-            .map(|(_, (id, _))| *id)
-            .collect();
+    /// Forgets runs that are too many or too old. Whether all of them went.
+    fn forget(&mut self, reader: &Reader) -> Result<bool, KeepError> {
+        let too_old = self.retention.ended_for.and_then(|age| self.memory.witness.ended_for(age));
+        let limits = history::Limits { runs: self.retention.runs, too_old };
+        let is_stopping = self.is_stopping.clone();
+        self.history.forget(&self.runs, reader, limits, &self.events, || !is_stopping.load(Ordering::Relaxed))
+    }
+
+    /// Removes the oldest segments until the logs are within their limits. Whether they are.
+    fn trim(&mut self, reader: &Reader) -> Result<bool, KeepError> {
+        let is_stopping = self.is_stopping.clone();
+        let logs = Logs {
+            runs: &self.runs,
+            all: &self.logs,
+            reader,
+            history: &self.history,
+            segment_bytes: self.segment_bytes,
+            goes_on: &|| !is_stopping.load(Ordering::Relaxed),
+        };
         let mut is_done = true;
-        let mut gone = Vec::new();
-        for id in due {
-            if self.is_stopping() {
-                return false;
-            }
-            // A shim that still has something to add has its lock.
-            let removed = if self.is_left(id) { remove_dir(self.runs.run(id).path()) } else { Ok(false) };
-            match removed {
-                Ok(true) => {
-                    KillPoint::ServerRunDirRemoved.reach();
-                    standings.remove(&id);
-                    gone.push(id);
-                }
-                Ok(false) => is_done = false,
-                Err(error) => {
-                    ::log::warn!("run {id} is kept no longer, and its directory cannot be removed: {error}");
-                    is_done = false;
-                }
-            }
+        // Where there is no `runs/` yet there is nothing to remove either.
+        if self.retention.disk_free_bytes != Some(0)
+            && let Ok(disk) = Disk::of(&self.runs.path())
+        {
+            is_done &= logs.free_disk(disk, disk.free_share(self.retention.disk_free_bytes))?;
         }
-        if let (Some(first), Some(last)) = (gone.first(), gone.last()) {
-            ::log::info!("{} runs are kept no longer: {first} to {last}", gone.len());
-        }
-        for ids in gone.chunks(FORGOTTEN_AT_ONCE) {
-            // Nobody takes it when the server ends; the next one finds the rows again.
-            let _found_again = self.events.send(Event::Forget { ids: ids.to_vec() });
-        }
-        is_done
-    }
-
-    /// Removes the oldest segments of runs that have ended until all logs together are within their limit. Whether they are.
-    fn trim(&self, standings: &BTreeMap<i64, Standing>) -> Result<bool, KeepError> {
-        let mut total = 0;
-        let mut removable = Vec::new();
-        let mut is_done = true;
-        for (&id, standing) in standings {
-            let dir = self.runs.run(id).log_dir();
-            if self.is_first
-                && let Err(error) = log::remove_unfinished(&dir)
-            {
-                ::log::warn!("failed to clean up {}: {error}", dir.display());
-            }
-            let segments = log::all_segments_in(&dir, Some(id)).map_err(KeepError::Runs)?;
-            let newest = segments.last().map(|segment| segment.start);
-            for segment in segments {
-                let bytes = segment.bytes_on_disk().map_err(KeepError::Runs)?;
-                match standing {
-                    Standing::Ended(_) => removable.push((id, segment, bytes)),
-                    // It may grow up to its limit before the next look.
-                    Standing::Live if Some(segment.start) == newest => total += bytes.max(self.segment_bytes),
-                    Standing::Live | Standing::Unknown => total += bytes,
-                }
-            }
-        }
-        total += removable.iter().map(|(.., bytes)| bytes).sum::<u64>();
-        for (id, segment, bytes) in removable {
-            if total <= self.retention.log_bytes || self.is_stopping() {
-                break;
-            }
-            if !self.is_left(id) {
-                // It says what it lost, at the end of its log.
-                is_done = false;
-                continue;
-            }
-            match fs::remove_file(&segment.path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    ::log::warn!("failed to remove {}: {error}", segment.path.display());
-                    is_done = false;
-                }
-                Ok(()) | Err(_) => total -= bytes,
-            }
-        }
+        is_done &= logs.limit_total(&mut self.sizes, self.retention.log_bytes, self.memory.settled)?;
         Ok(is_done)
     }
 
-    /// The segments of a run to which nothing is added any more, and that are worth packing.
-    fn finished(&self, id: i64, standing: Standing, is_done: &mut bool) -> Result<Vec<Segment>, KeepError> {
+    /// Raises the floor below which no run has any log, over runs whose logs were removed here. A directory that somebody moved away
+    /// may come back.
+    fn raise_floor(&mut self, reader: &Reader) -> Result<(), KeepError> {
+        let latest = self.history.latest();
+        let first = self.logs.first_run().map_err(KeepError::Runs)?.unwrap_or(latest).min(latest);
+        for id in self.memory.log_floor.max(1)..first {
+            let never_had_any = reader.run_log(id)?.is_none_or(|row| !row.was_seen);
+            if !never_had_any && !self.runs.run(id).log_dir().is_dir() {
+                break;
+            }
+            self.memory.log_floor = id + 1;
+        }
+        self.logs.set_floor(self.memory.log_floor);
+        Ok(())
+    }
+
+    /// The segments to which nothing is added any more, and that are worth packing, of runs that were not settled yet.
+    fn finished(&mut self, reader: &Reader, is_done: &mut bool) -> Result<(Vec<Segment>, Progress), KeepError> {
+        let mut finished = Vec::new();
+        let mut all_before_are_settled = true;
+        let mut from = self.memory.settled.saturating_add(1);
+        for _ in 0..LOOKED_THROUGH_AT_ONCE {
+            let Some((id, _)) = self.logs.run_from(from).map_err(KeepError::Runs)? else {
+                return Ok((finished, Progress::All));
+            };
+            from = id.saturating_add(1);
+            if id > self.cleaned_up_to {
+                let dir = self.runs.run(id).log_dir();
+                if let Err(error) = log::remove_unfinished(&dir) {
+                    ::log::warn!("failed to clean up {}: {error}", dir.display());
+                }
+                self.cleaned_up_to = id;
+            }
+            let standing = self.history.standing(reader, id)?;
+            let (segments, has_plain) = self.finished_of(id, standing, is_done)?;
+            let is_over = match standing {
+                Standing::Live => false,
+                Standing::Ended => history::is_left(&self.runs, id),
+                Standing::Unknown => id < self.history.latest(),
+            };
+            all_before_are_settled &= is_over && !has_plain;
+            if all_before_are_settled {
+                self.memory.settled = id;
+            }
+            finished.extend(segments);
+        }
+        // It is looked on from where all before it are settled.
+        Ok((finished, if all_before_are_settled { Progress::Some } else { Progress::IfPacked }))
+    }
+
+    /// The same of one run; and whether there is anything that is worth packing, now or later.
+    fn finished_of(&self, id: i64, standing: Standing, is_done: &mut bool) -> Result<(Vec<Segment>, bool), KeepError> {
         if standing == Standing::Unknown {
-            return Ok(Vec::new());
+            return Ok((Vec::new(), false));
         }
         let dir = self.runs.run(id).log_dir();
         let mut segments = log::all_segments_in(&dir, Some(id)).map_err(KeepError::Runs)?;
         let newest = segments.last().map(|segment| segment.start);
+        segments.retain(|segment| {
+            segment.packed_end.is_none() && segment.bytes_on_disk().is_ok_and(|bytes| bytes >= PACKED_BYTES_MIN)
+        });
+        if segments.is_empty() {
+            return Ok((segments, false));
+        }
         // The last room on a disk is for what is said now, not for what makes what was said before smaller.
         let room = free_bytes(&dir).saturating_sub(2 * self.segment_bytes);
-        segments.retain(|segment| {
-            let fits = |bytes| (PACKED_BYTES_MIN..=room).contains(&bytes);
-            segment.packed_end.is_none() && segment.bytes_on_disk().is_ok_and(fits)
-        });
+        segments.retain(|segment| segment.bytes_on_disk().is_ok_and(|bytes| bytes <= room));
         if segments.last().is_some_and(|last| Some(last.start) == newest) {
             let may_grow = match standing {
                 Standing::Live | Standing::Unknown => true,
-                Standing::Ended(_) => !self.is_left(id),
+                Standing::Ended => !history::is_left(&self.runs, id),
             };
             if may_grow {
                 segments.pop();
                 *is_done &= standing == Standing::Live;
             }
         }
-        Ok(segments)
+        Ok((segments, true))
+    }
+}
+
+/// The size at which a segment is closed: what was set, or less on a small disk. The keeper hears of a flood once a segment is full, and
+/// must be in time to keep the disk from getting so, too.
+pub(super) fn segment_bytes_on(settings: &Settings) -> u64 {
+    let Retention { disk_free_bytes, .. } = settings.retention;
+    match Disk::of(&settings.runtime_dir) {
+        Ok(disk) if disk_free_bytes != Some(0) => {
+            settings.log_segment_bytes.min((disk.free_share(disk_free_bytes) / 4).max(SEGMENT_BYTES_MIN))
+        }
+        Ok(_) | Err(_) => settings.log_segment_bytes,
     }
 }
 
 /// The room on the disk; none where nobody knows.
 fn free_bytes(dir: &Path) -> u64 {
-    rustix::fs::statvfs(dir).map_or(0, |stat| stat.f_bavail.saturating_mul(stat.f_frsize))
-}
-
-/// Removes a run's directory; links in it are removed, never followed. Whether it is gone.
-fn remove_dir(dir: &Path) -> io::Result<bool> {
-    match fs::remove_dir_all(dir) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        // The names below it may have gone first; then it is found again.
-        Ok(()) | Err(_) => Ok(!dir.exists()),
-    }
+    Disk::of(dir).map_or(0, |disk| disk.free_bytes)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_that_is_packed_to_which_nothing_is_added_any_more() {
-        let dir = tempfile::tempdir().expect("a temp folder");
-        let runs = Runs::new(dir.path().to_owned());
-        let (run, lock) = runs.create(1).expect("creates");
-        for (n, bytes) in [PACKED_BYTES_MIN, PACKED_BYTES_MIN - 1, PACKED_BYTES_MIN].into_iter().enumerate() {
-            let text = vec![b'x'; usize::try_from(bytes).expect("small")];
-            fs::write(run.log_dir().join(format!("{n:020}.log")), text).expect("writes");
-        }
-        let (events, _queue) = mpsc::channel();
-        let housekeeping = Housekeeping {
-            runs,
-            database: dir.path().join("none"),
-            retention: Retention { log_bytes: u64::MAX, runs: 1, ended_for: None },
-            segment_bytes: 1 << 20,
-            events,
-            is_stopping: Arc::default(),
-            is_first: true,
-        };
-        let finished = |standing| {
-            let mut is_done = true;
-            let segments = housekeeping.finished(1, standing, &mut is_done).expect("a look");
-            (segments.iter().map(|segment| segment.start).collect::<Vec<_>>(), is_done)
-        };
-        let ended = Standing::Ended(SystemClock.now());
-        assert_eq!(finished(Standing::Unknown), (vec![], true));
-        assert_eq!(finished(Standing::Live), (vec![0], true), "not the newest, and none that is small");
-        assert_eq!(finished(ended), (vec![0], false), "its shim has something to add: looked at again");
-        drop(lock);
-        // Another test's child that was born meanwhile holds it as well, until it executes its program.
-        let deadline = Instant::now() + Duration::from_mins(1);
-        while finished(ended) != (vec![0, 2], true) {
-            assert!(Instant::now() < deadline, "its shim has left: {:?}", finished(ended));
-            thread::yield_now();
-        }
-    }
-
-    /// A live run's newest segment grows until the next look, which may be a segment away.
-    #[test]
-    fn room_is_made_for_what_a_live_run_adds_before_the_next_look() {
-        let dir = tempfile::tempdir().expect("a temp folder");
-        let runs = Runs::new(dir.path().to_owned());
-        let segments = |run: i64, count: u32, bytes: usize| {
-            let (run, lock) = runs.create(run).expect("creates");
-            for n in 0..count {
-                fs::write(run.log_dir().join(format!("{n:020}.log")), vec![b'x'; bytes]).expect("writes");
-            }
-            lock
-        };
-        drop(segments(1, 3, 1_000));
-        let _live = segments(2, 1, 10);
-        let kept = |log_bytes| {
-            let housekeeping = Housekeeping {
-                runs: Runs::new(dir.path().to_owned()),
-                database: dir.path().join("none"),
-                retention: Retention { log_bytes, runs: 10, ended_for: None },
-                segment_bytes: 5_000,
-                events: mpsc::channel().0,
-                is_stopping: Arc::default(),
-                is_first: false,
-            };
-            let standings = BTreeMap::from([(1, Standing::Ended(SystemClock.now())), (2, Standing::Live)]);
-            assert!(housekeeping.trim(&standings).expect("a look"));
-            [1, 2].map(|run| fs::read_dir(runs.run(run).log_dir()).expect("there").count())
-        };
-        assert_eq!(kept(8_000), [3, 1]);
-        assert_eq!(kept(7_999), [2, 1], "room for a whole segment");
-        assert_eq!(kept(100), [0, 1], "and the live run's stays");
-    }
-}
+mod tests;

@@ -26,6 +26,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use crate::clock::{Clock, SystemClock};
+use crate::log::RunLogs;
 use crate::pipeline::{Action, Lack, Refusal, StopOrigin};
 use crate::process;
 use crate::run_dir::{Message, Runs};
@@ -221,6 +222,8 @@ pub struct Retention {
     pub runs: usize,
     /// For how long after their end they are kept; none: for ever.
     pub ended_for: Option<Duration>,
+    /// How much of the disk is kept free by removing the oldest segments, in bytes; none: a share of it; 0: nothing.
+    pub disk_free_bytes: Option<u64>,
 }
 
 /// What the thread takes in.
@@ -268,6 +271,7 @@ pub struct Supervisor {
     events: Sender<Event>,
     watch: Arc<Watch>,
     pulse: Arc<Pulse>,
+    logs: RunLogs,
     thread: JoinHandle<Option<i64>>,
     keeper: Keeper,
 }
@@ -277,14 +281,23 @@ impl Supervisor {
     /// [`Supervisor::stop`] or by a panic: a server without it must not go on as if all were well.
     pub fn start(store: Store, settings: Settings, at_end: impl FnOnce() + Send + 'static) -> Result<Self, BootError> {
         let (events, queue) = mpsc::channel();
+        let mut settings = settings;
+        settings.log_segment_bytes = keeper::segment_bytes_on(&settings);
         let pulse = Arc::new(Pulse::default());
         let runs = Runs::new(settings.runtime_dir.clone());
-        let shims = RealShims::start(runs.clone(), settings.taken_vars.clone(), events.clone()).map_err(BootError::Thread)?;
+        let logs = RunLogs::new(settings.runtime_dir.clone());
+        let shims = RealShims::start(runs.clone(), logs.clone(), settings.taken_vars.clone(), events.clone())
+            .map_err(BootError::Thread)?;
         let (database, retention, segment_bytes) = (store.path().to_owned(), settings.retention, settings.log_segment_bytes);
         let conductor = Conductor::boot(Noted::new(store, &pulse), Noted::new(shims, &pulse), SystemClock, settings)?;
         let watch = conductor.watch();
+        // A server of an earlier version set no link, and a power cut can have taken it.
+        if let Some(run_id) = watch.get().snapshot.run_id.max(runs.latest_id().ok().flatten()) {
+            runs.note_latest(run_id);
+        }
         // After the boot: what was found to have ended is recorded by then.
-        let keeper = Keeper::start(runs, database, retention, segment_bytes, events.clone()).map_err(BootError::Thread)?;
+        let keeper = Keeper::start(runs, logs.clone(), database, retention, segment_bytes, events.clone())
+            .map_err(BootError::Thread)?;
         let waker = keeper.waker();
         let thread = thread::Builder::new()
             .name("supervisor".to_owned())
@@ -293,7 +306,12 @@ impl Supervisor {
                 conduct(conductor, &queue, &waker)
             })
             .map_err(BootError::Thread)?;
-        Ok(Self { events, watch, pulse, thread, keeper })
+        Ok(Self { events, watch, pulse, logs, thread, keeper })
+    }
+
+    /// The logs of all runs. Copies share what they know.
+    pub fn logs(&self) -> RunLogs {
+        self.logs.clone()
     }
 
     /// How others reach it.

@@ -20,7 +20,7 @@ use super::strays::{self, Whereabouts};
 use super::{Event, inherited};
 use crate::abstract_socket;
 use crate::kill_point::KillPoint;
-use crate::log;
+use crate::log::{Listing, RunLogs};
 use crate::pipeline::{Found, Killed};
 use crate::private::private_file;
 use crate::process::{self, Cgroup};
@@ -76,6 +76,10 @@ pub(super) trait Shims {
     fn progress(&self, run_id: i64) -> Result<Option<NumberedProgress>, ProgressError>;
     /// The runs that have a directory, ascending.
     fn run_ids(&self) -> io::Result<Vec<i64>>;
+    /// The latest run that has a directory, or had one.
+    fn latest_run_id(&self) -> io::Result<Option<i64>> {
+        Ok(self.run_ids()?.last().copied())
+    }
     /// The position after the last byte of any log.
     fn log_end(&self) -> io::Result<u64>;
     /// Kills whatever carries the run's cookie or is in its control group, and removes that group.
@@ -88,6 +92,7 @@ pub(super) trait Shims {
 #[derive(Debug)]
 pub(super) struct RealShims {
     runs: Runs,
+    logs: RunLogs,
     stream: Option<UnixStream>,
     /// To the thread that reads what shims say. It exists before it is needed: at the limit of processes a run could not be followed.
     to_reader: Sender<(UnixStream, ConnectionNumber)>,
@@ -102,13 +107,13 @@ pub(super) struct RealShims {
 
 impl RealShims {
     /// Begins. What shims say goes to `events`.
-    pub(super) fn start(runs: Runs, taken: Vec<&'static str>, events: Sender<Event>) -> io::Result<Self> {
+    pub(super) fn start(runs: Runs, logs: RunLogs, taken: Vec<&'static str>, events: Sender<Event>) -> io::Result<Self> {
         let (to_reader, streams) = mpsc::channel();
         // Ends once nobody can hand it another stream.
         let read = move || streams.iter().for_each(|(stream, number)| read_messages(stream, number, &events));
         thread::Builder::new().name("shim-reader".to_owned()).spawn(read)?;
         let strays = strays::all(&runs);
-        Ok(Self { runs, stream: None, to_reader, next_number: 1, children: Vec::new(), taken, strays })
+        Ok(Self { runs, logs, stream: None, to_reader, next_number: 1, children: Vec::new(), taken, strays })
     }
 
     /// Keeps `stream` for sending, and has `reader`, the same one, read. The one before it is let go of.
@@ -247,15 +252,13 @@ impl Shims for RealShims {
         Ok(ids)
     }
 
+    fn latest_run_id(&self) -> io::Result<Option<i64>> {
+        Ok(self.runs.latest_id()?.max(self.strays.iter().max().copied()))
+    }
+
     fn log_end(&self) -> io::Result<u64> {
         // Positions grow from run to run: the newest run that has any log has the end of it.
-        for (run_id, dir) in self.runs.log_dirs()?.into_iter().rev() {
-            let segments = log::segments_in(&dir, Some(run_id))?;
-            if !segments.is_empty() {
-                return log::end_of_log(&segments);
-            }
-        }
-        Ok(0)
+        self.logs.end()
     }
 
     fn kill_leftovers(&self, run_id: i64) -> io::Result<Leftovers> {

@@ -31,6 +31,8 @@ struct World {
     connect_fails: bool,
     looks_fail: bool,
     lists_fail: bool,
+    /// The latest run, where a link names it.
+    link: Option<i64>,
     /// The disk does not give what is stored of a progress.
     progress_fails: bool,
     pause_file_stays: bool,
@@ -93,6 +95,13 @@ impl Shims for FakeShims {
             return Err(io::Error::other("too many open files"));
         }
         Ok(self.0.borrow().found.keys().copied().collect())
+    }
+
+    fn latest_run_id(&self) -> io::Result<Option<i64>> {
+        match self.0.borrow().link {
+            Some(id) => Ok(Some(id)),
+            None => Ok(self.run_ids()?.last().copied()),
+        }
     }
 
     fn log_end(&self) -> io::Result<u64> {
@@ -273,7 +282,7 @@ fn try_boot(
         taken_vars: Vec::new(),
         log_segment_bytes: 1 << 20,
         log_run_bytes: 1 << 24,
-        retention: Retention { log_bytes: 1 << 30, runs: 1000, ended_for: None },
+        retention: Retention { log_bytes: 1 << 30, runs: 1000, ended_for: None, disk_free_bytes: None },
     };
     Conductor::boot(store, world.clone(), clock.clone(), settings)
 }

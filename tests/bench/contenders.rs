@@ -163,13 +163,13 @@ pub(crate) fn be_rouille(dir: &Path) {
         uses_cgroups: false,
         log_segment_bytes: 1 << 20,
         log_run_bytes: 1 << 24,
-        retention: Retention { log_bytes: 1 << 30, runs: 1000, ended_for: None },
+        retention: Retention { log_bytes: 1 << 30, runs: 1000, ended_for: None, disk_free_bytes: None },
         taken_vars: Vec::new(),
     };
     let store = Store::open(&database).expect("a new database").store;
     let supervisor = Supervisor::start(store, settings, || ()).expect("nothing to recover");
     let runs = Runs::new(dir);
-    let logs = RunLogs::new(runs.path());
+    let logs = RunLogs::new(runs.runtime_dir().to_owned());
     let inspector = Inspector::start(|| None).expect("a thread");
     let streams = Streams::new(supervisor.handle(), inspector.clone(), runs.clone(), logs.clone(), database.clone());
     let app = App {

@@ -75,6 +75,12 @@ impl Disk {
         file.set_len(len - bytes).expect("it is larger than that");
     }
 
+    /// How much is free, in bytes.
+    pub fn free_bytes(&self) -> u64 {
+        let stat = rustix::fs::statvfs(self.path()).expect("it is mounted");
+        stat.f_bavail * stat.f_frsize
+    }
+
     /// Makes room again.
     pub fn free(&self) {
         fs::remove_file(self.filler()).expect("it was filled");

@@ -178,6 +178,8 @@ impl Place {
             .current_dir(self.dir.path())
             .env("AUTOAPPDEV_HOST", "127.0.0.1")
             .env("AUTOAPPDEV_PORT", "0")
+            // How full the machine's disk is must not decide which logs are there. A test of that sets its own.
+            .env("AUTOAPPDEV_DISK_FREE_MB", "0")
             .env("AUTOAPPDEV_RUNTIME_DIR", self.runtime())
             .env("AUTOAPPDEV_PIPELINE_CWD", self.root())
             .envs(self.envs.iter().map(|(name, value)| (name, value)));

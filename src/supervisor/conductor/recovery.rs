@@ -256,7 +256,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
     /// The shim of a run that has ended is gone. It can have been killed before it could remove the PAUSE file.
     fn tidy_up(&mut self, run_id: i64) {
         // A database that was put back does not know of a later run, whose file it may be.
-        let is_latest = self.shims.run_ids().is_ok_and(|ids| ids.last().is_none_or(|&id| id <= run_id));
+        let is_latest = self.shims.latest_run_id().is_ok_and(|latest| latest.is_none_or(|id| id <= run_id));
         self.is_awaited = false;
         self.look_at_progress(run_id);
         self.forget_troubles();
@@ -377,8 +377,12 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
     /// Run directories that the database knows nothing of: it was removed or replaced. Their ids are not given again, and the latest, if
     /// it lives or may have left something alive, is taken in.
     pub(super) fn take_in_unknown_runs(&mut self) -> Result<(), BootError> {
-        let ids = self.shims.run_ids().map_err(BootError::Runs)?;
         let known = self.run.as_ref().map_or(0, |run| run.id);
+        // The usual case, without a look at each of them. A database without any run may have been made anew.
+        if known > 0 && self.shims.latest_run_id().map_err(BootError::Runs)?.is_some_and(|latest| latest <= known) {
+            return Ok(());
+        }
+        let ids = self.shims.run_ids().map_err(BootError::Runs)?;
         // Only the latest can live: none begins before the one before it is recorded as ended. To clean up after an older one would take
         // the PAUSE file of one that lives.
         let Some(id) = ids.last().copied().filter(|&id| id > known) else { return Ok(()) };

@@ -115,6 +115,30 @@ fn a_server_that_cannot_say_which_runs_there_are_does_not_boot_and_gives_no_id_t
 }
 
 #[test]
+fn the_run_directories_are_not_listed_where_the_link_names_a_run_that_is_on_record() {
+    let mut stage = Stage::new();
+    let waiting = stage.ask(Ask::Start(StartRequest::default()));
+    stage.hear(&[(1, spawned())]);
+    assert!(got(&waiting).is_ok());
+    let Stage { dir, world, clock, conductor } = stage;
+    drop(conductor);
+    world.0.borrow_mut().found.insert(1, (Found::ShimAlive, None));
+    world.0.borrow_mut().lists_fail = true;
+    world.0.borrow_mut().link = Some(1);
+    assert!(try_boot(&dir, &world, &clock).is_ok());
+    // The database was put back from before that run, or made anew.
+    world.0.borrow_mut().link = Some(2);
+    assert!(matches!(try_boot(&dir, &world, &clock), Err(BootError::Runs(_))));
+    world.0.borrow_mut().link = None;
+    assert!(matches!(try_boot(&dir, &world, &clock), Err(BootError::Runs(_))));
+    let Stage { dir, world, clock, conductor } = Stage::new();
+    drop(conductor);
+    world.0.borrow_mut().lists_fail = true;
+    world.0.borrow_mut().link = Some(1);
+    assert!(matches!(try_boot(&dir, &world, &clock), Err(BootError::Runs(_))), "no run is on record");
+}
+
+#[test]
 fn an_older_run_that_the_database_does_not_know_is_left_alone() {
     let stage = Stage::new();
     stage.finds(4, Found::Vanished { same_boot: true }, &[(1, spawned())]);

@@ -121,7 +121,7 @@ fn read_what_lies_there(folder: &Path, [mode, first, second, third, how, lines]:
         }
     }
     // As text it is what lies there, as far as it is whole.
-    let log = RunLogs::new(folder.join("runs"));
+    let log = RunLogs::new(folder.to_owned());
     std::fs::create_dir_all(folder.join("runs/7")).expect("creates");
     std::os::unix::fs::symlink(folder, folder.join("runs/7/log")).expect("links");
     let mut text = Vec::new();

@@ -1,0 +1,77 @@
+//! The link `latest-run` in the runtime directory, which leads to the directory of the latest run.
+//!
+//! Level 0. It saves listing `runs/`, which takes longer with each run in the history. The link is set when a run directory is made,
+//! before anything can live in it, so it never names an earlier run than the latest one that may live. It is a hint, not a record: it is
+//! not synced, a link that could not be set is removed, and a caller that finds none lists the directory.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+/// The folder of all run directories, in the runtime directory.
+pub const RUNS_DIR: &str = "runs";
+
+const LINK: &str = "latest-run";
+
+/// The id of the latest run, if the link names one.
+pub fn latest_run(runtime_dir: &Path) -> Option<i64> {
+    let target = fs::read_link(runtime_dir.join(LINK)).ok()?;
+    target.to_str()?.strip_prefix(RUNS_DIR)?.strip_prefix('/')?.parse().ok().filter(|&id| id > 0)
+}
+
+/// Makes the link lead to this run. On an error there is no link, unless it cannot be removed either.
+pub fn set_latest_run(runtime_dir: &Path, run_id: i64) -> io::Result<()> {
+    let link = runtime_dir.join(LINK);
+    let new = runtime_dir.join(format!("{LINK}.new"));
+    let target = format!("{RUNS_DIR}/{run_id}");
+    let made = symlink(&target, &new)
+        .or_else(|error| match error.kind() {
+            // A server was killed between the two steps.
+            io::ErrorKind::AlreadyExists => fs::remove_file(&new).and_then(|()| symlink(&target, &new)),
+            _ => Err(error),
+        })
+        .and_then(|()| fs::rename(&new, &link));
+    if made.is_err() {
+        // A link to an earlier run would be taken for the truth. Where it cannot be removed no run directory can be made either.
+        let _is_missing_or_stuck = fs::remove_file(&link);
+    }
+    made
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_link_names_the_run_that_was_set_last() {
+        let dir = tempfile::tempdir().expect("a temp folder");
+        assert_eq!(latest_run(dir.path()), None);
+        for id in [1, 2, 12] {
+            set_latest_run(dir.path(), id).expect("sets");
+            assert_eq!(latest_run(dir.path()), Some(id));
+        }
+        // As a kill between the two steps leaves it.
+        symlink("runs/13", dir.path().join("latest-run.new")).expect("links");
+        set_latest_run(dir.path(), 14).expect("sets");
+        assert_eq!(latest_run(dir.path()), Some(14));
+    }
+
+    #[test]
+    fn a_link_that_cannot_be_set_does_not_stay() {
+        let dir = tempfile::tempdir().expect("a temp folder");
+        set_latest_run(dir.path(), 1).expect("sets");
+        fs::create_dir(dir.path().join("latest-run.new")).expect("creates");
+        set_latest_run(dir.path(), 2).expect_err("a folder is in the way");
+        assert_eq!(latest_run(dir.path()), None);
+    }
+
+    #[test]
+    fn other_links_name_no_run() {
+        for target in ["7", "runs/", "runs/x", "runs/-1", "runs/0", "/runs/7", "runs7"] {
+            let dir = tempfile::tempdir().expect("a temp folder");
+            symlink(target, dir.path().join("latest-run")).expect("links");
+            assert_eq!(latest_run(dir.path()), None, "{target}");
+        }
+    }
+}

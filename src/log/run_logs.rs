@@ -1,0 +1,441 @@
+//! The logs of all runs as one.
+//!
+//! Nothing here grows with the history. Runs have ids that grow, and each begins in the log where the one before it ended, so the run that
+//! holds a position is found by halves, by looking into the log folders of some runs. The latest run is named by a link. Only where many
+//! ids in a row have no log is `runs/` listed, and that list is kept for as long as the folder says that it is the same.
+
+use std::fs;
+use std::io;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use super::listing::{Listing, Place, RunLog, SegmentList, holding};
+use super::segment::{Segment, segments_in};
+use crate::latest_run::{RUNS_DIR, latest_run};
+
+/// A folder that changed this short a time ago may change again without another stamp: file systems count in ticks of up to ten
+/// milliseconds.
+const STAMP_TICK: Duration = Duration::from_millis(50);
+
+/// How many ids in a row are looked at before all that there are are listed.
+const MISSES_MAX: u32 = 64;
+
+/// Of how many runs the segments are remembered: as many as a tail of lines may come from.
+const KNOWN_RUNS_MAX: usize = 256;
+
+/// The logs of all runs. Copies share what they know.
+#[derive(Clone, Debug)]
+pub struct RunLogs {
+    runtime_dir: PathBuf,
+    runs: PathBuf,
+    /// No run with a lower id has any log.
+    floor: Arc<AtomicI64>,
+    known: Arc<Mutex<Known>>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    /// The segments of some runs, the one that was asked for last in front.
+    logs: Vec<KnownLog>,
+    /// The ids that have a directory.
+    ids: Option<(Stamp, Arc<[i64]>)>,
+    /// The oldest run that had a log, while `runs/` looked like that.
+    first: Option<(Stamp, i64)>,
+}
+
+#[derive(Debug)]
+struct KnownLog {
+    run_id: i64,
+    stamp: Stamp,
+    segments: SegmentList,
+}
+
+/// When a folder changed last. Two that are alike say that nothing was added or removed between them, if they could be trusted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stamp {
+    Absent,
+    At(SystemTime),
+    /// Changed a moment ago.
+    Hot,
+}
+
+impl Stamp {
+    fn of(dir: &Path) -> io::Result<Self> {
+        match fs::metadata(dir).and_then(|metadata| metadata.modified()) {
+            Ok(at) => {
+                let is_old = SystemTime::now().duration_since(at).is_ok_and(|age| age > STAMP_TICK);
+                Ok(if is_old { Self::At(at) } else { Self::Hot })
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::Absent),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether nothing was added or removed between the two.
+    fn is_same(self, later: Self) -> bool {
+        later != Self::Hot && self == later
+    }
+}
+
+impl RunLogs {
+    /// Of all runs in this runtime directory; the log of run 7 lies in `runs/7/log` in it.
+    pub fn new(runtime_dir: PathBuf) -> Self {
+        let runs = runtime_dir.join(RUNS_DIR);
+        Self { runtime_dir, runs, floor: Arc::new(AtomicI64::new(1)), known: Arc::default() }
+    }
+
+    /// The log of one run, there or not.
+    pub fn of_run(&self, run_id: i64) -> RunLog {
+        RunLog { run_id, dir: self.log_dir(run_id) }
+    }
+
+    /// No run with a lower id has any log: they were removed, as the oldest.
+    pub fn set_floor(&self, run_id: i64) {
+        self.floor.fetch_max(run_id, Ordering::Relaxed);
+    }
+
+    /// The oldest run that has a log.
+    pub fn first_run(&self) -> io::Result<Option<i64>> {
+        Ok(self.first_log()?.and_then(|log| log.first()?.run_id))
+    }
+
+    /// The first run from this id on that has a log, and its segments.
+    pub fn run_from(&self, from: i64) -> io::Result<Option<(i64, SegmentList)>> {
+        let Some(newest) = self.newest_id()? else { return Ok(None) };
+        let from = from.max(self.floor.load(Ordering::Relaxed));
+        let found = self.first_in(from..newest.saturating_add(1))?;
+        Ok(found.and_then(|log| Some((log.first()?.run_id?, log))))
+    }
+
+    fn log_dir(&self, run_id: i64) -> PathBuf {
+        self.runs.join(run_id.to_string()).join("log")
+    }
+
+    /// Whole values are swapped under this lock, and nothing is read from the disk.
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The highest id that there is.
+    fn newest_id(&self) -> io::Result<Option<i64>> {
+        match latest_run(&self.runtime_dir) {
+            Some(id) => Ok(Some(id)),
+            None => Ok(self.ids()?.last().copied()),
+        }
+    }
+
+    /// The segments of a run, none where it has no log.
+    fn log(&self, run_id: i64) -> io::Result<SegmentList> {
+        let dir = self.log_dir(run_id);
+        // The stamp first: what changes while it is looked at changes the stamp after that.
+        let stamp = Stamp::of(&dir)?;
+        if stamp == Stamp::Absent {
+            return Ok([].into());
+        }
+        {
+            let logs = &mut self.known().logs;
+            if let Some(n) = logs.iter().position(|known| known.run_id == run_id && known.stamp.is_same(stamp)) {
+                logs[..=n].rotate_right(1);
+                return Ok(logs[0].segments.clone());
+            }
+        }
+        let segments: SegmentList = segments_in(&dir, Some(run_id))?.into();
+        let logs = &mut self.known().logs;
+        logs.retain(|known| known.run_id != run_id);
+        logs.truncate(KNOWN_RUNS_MAX - 1);
+        logs.insert(0, KnownLog { run_id, stamp, segments: segments.clone() });
+        Ok(segments)
+    }
+
+    /// The ids that have a directory, ascending.
+    fn ids(&self) -> io::Result<Arc<[i64]>> {
+        let stamp = Stamp::of(&self.runs)?;
+        if let Some((before, ids)) = &self.known().ids
+            && before.is_same(stamp)
+        {
+            return Ok(ids.clone());
+        }
+        let mut ids: Vec<i64> = Vec::new();
+        match fs::read_dir(&self.runs) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            entries => {
+                for entry in entries? {
+                    ids.extend(entry?.file_name().to_str().and_then(|name| name.parse().ok()).filter(|&id: &i64| id > 0));
+                }
+            }
+        }
+        ids.sort_unstable();
+        let ids: Arc<[i64]> = ids.into();
+        self.known().ids = Some((stamp, ids.clone()));
+        Ok(ids)
+    }
+
+    /// The log of the first run in this range that has one.
+    fn first_in(&self, range: Range<i64>) -> io::Result<Option<SegmentList>> {
+        let mut misses = 0;
+        for id in range.clone() {
+            let log = self.log(id)?;
+            if !log.is_empty() {
+                return Ok(Some(log));
+            }
+            misses += 1;
+            if misses > MISSES_MAX {
+                let ids = self.ids()?;
+                let from = ids.partition_point(|&listed| listed <= id);
+                let rest = ids[from..].iter().take_while(|&&listed| listed < range.end);
+                return self.first_of(rest);
+            }
+        }
+        Ok(None)
+    }
+
+    /// The log of the last run in this range that has one.
+    fn last_in(&self, range: Range<i64>) -> io::Result<Option<SegmentList>> {
+        let mut misses = 0;
+        for id in range.clone().rev() {
+            let log = self.log(id)?;
+            if !log.is_empty() {
+                return Ok(Some(log));
+            }
+            misses += 1;
+            if misses > MISSES_MAX {
+                let ids = self.ids()?;
+                let to = ids.partition_point(|&listed| listed < id);
+                let rest = ids[..to].iter().rev().take_while(|&&listed| listed >= range.start);
+                return self.first_of(rest);
+            }
+        }
+        Ok(None)
+    }
+
+    fn first_of<'a>(&self, ids: impl Iterator<Item = &'a i64>) -> io::Result<Option<SegmentList>> {
+        for &id in ids {
+            let log = self.log(id)?;
+            if !log.is_empty() {
+                return Ok(Some(log));
+            }
+        }
+        Ok(None)
+    }
+
+    fn first_log(&self) -> io::Result<Option<SegmentList>> {
+        let Some(newest) = self.newest_id()? else { return Ok(None) };
+        let floor = self.floor.load(Ordering::Relaxed);
+        let stamp = Stamp::of(&self.runs)?;
+        let remembered = self.known().first.filter(|(before, _)| before.is_same(stamp)).map_or(floor, |(_, id)| id);
+        let found = self.first_in(remembered.max(floor)..newest.saturating_add(1))?;
+        if let Some(run_id) = found.as_ref().and_then(|log| log.first()?.run_id) {
+            self.known().first = Some((stamp, run_id));
+        }
+        Ok(found)
+    }
+
+    fn last_log(&self) -> io::Result<Option<SegmentList>> {
+        let Some(newest) = self.newest_id()? else { return Ok(None) };
+        self.last_in(self.floor.load(Ordering::Relaxed)..newest.saturating_add(1))
+    }
+
+    /// The log of the last run that begins at `position` or before it; where none does, of the first.
+    fn log_holding(&self, position: u64) -> io::Result<Option<SegmentList>> {
+        let begins_by = |log: &SegmentList| log.first().is_some_and(|first| first.start <= position);
+        let id_of = |log: &SegmentList| log.first().and_then(|first| first.run_id).unwrap_or(0);
+        let Some(last) = self.last_log()? else { return Ok(None) };
+        if begins_by(&last) {
+            return Ok(Some(last));
+        }
+        let Some(mut low) = self.first_log()? else { return Ok(None) };
+        // `low` begins by then, or is the first; the runs from `high` on do not.
+        let (mut low_id, mut high) = (id_of(&low), id_of(&last));
+        while high - low_id > 1 {
+            let middle = i64::midpoint(low_id, high);
+            match self.first_in(middle..high)? {
+                Some(log) if begins_by(&log) => {
+                    low_id = id_of(&log);
+                    low = log;
+                }
+                Some(_) | None => high = middle,
+            }
+        }
+        Ok(Some(low))
+    }
+}
+
+impl Listing for RunLogs {
+    fn oldest(&self) -> io::Result<Option<Segment>> {
+        Ok(self.first_log()?.and_then(|log| log.first().cloned()))
+    }
+
+    fn newest(&self) -> io::Result<Option<Segment>> {
+        Ok(self.last_log()?.and_then(|log| log.last().cloned()))
+    }
+
+    fn holding(&self, position: u64) -> io::Result<Option<Segment>> {
+        Ok(self.log_holding(position)?.and_then(|log| holding(&log, position).cloned()))
+    }
+
+    fn after(&self, (start, run_id): Place) -> io::Result<Option<Segment>> {
+        let run_id = run_id.unwrap_or(0);
+        let log = self.log(run_id)?;
+        if let Some(segment) = log.iter().find(|segment| segment.start > start) {
+            return Ok(Some(segment.clone()));
+        }
+        self.after_run(run_id)
+    }
+
+    fn before(&self, (start, run_id): Place) -> io::Result<Option<Segment>> {
+        let run_id = run_id.unwrap_or(0);
+        let log = self.log(run_id)?;
+        if let Some(segment) = log.iter().rev().find(|segment| segment.start < start) {
+            return Ok(Some(segment.clone()));
+        }
+        let before = self.last_in(self.floor.load(Ordering::Relaxed)..run_id)?;
+        Ok(before.and_then(|log| log.last().cloned()))
+    }
+
+    fn after_run(&self, run_id: i64) -> io::Result<Option<Segment>> {
+        Ok(self.run_from(run_id.saturating_add(1))?.and_then(|(_, log)| log.first().cloned()))
+    }
+
+    fn look_again(&self) {
+        *self.known() = Known::default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::super::segment::plain_name;
+    use super::*;
+    use crate::latest_run::set_latest_run;
+
+    fn add(logs: &RunLogs, run_id: i64, start: u64) {
+        fs::create_dir_all(logs.log_dir(run_id)).expect("creates");
+        fs::write(logs.log_dir(run_id).join(plain_name(start)), "x").expect("writes");
+    }
+
+    /// All segments, forwards and backwards alike.
+    fn starts(logs: &RunLogs) -> Vec<u64> {
+        let mut forwards = Vec::new();
+        let mut next = logs.oldest().expect("a look");
+        while let Some(segment) = next {
+            next = logs.after(segment.place()).expect("a look");
+            forwards.push(segment.start);
+        }
+        let mut backwards = Vec::new();
+        let mut next = logs.newest().expect("a look");
+        while let Some(segment) = next {
+            next = logs.before(segment.place()).expect("a look");
+            backwards.push(segment.start);
+        }
+        backwards.reverse();
+        assert_eq!(forwards, backwards);
+        forwards
+    }
+
+    fn holding(logs: &RunLogs, position: u64) -> u64 {
+        logs.holding(position).expect("a look").expect("one").start
+    }
+
+    #[test]
+    fn a_file_that_comes_in_the_tick_of_the_last_look_is_seen() {
+        let dir = tempfile::tempdir().expect("a temp folder");
+        let logs = RunLogs::new(dir.path().to_owned());
+        // Where the folder was changed just before the look, another change need not show in its time. Unless the machine stood still
+        // between the two: then that look was no such one.
+        let deadline = Instant::now() + Duration::from_mins(1);
+        loop {
+            let began = Instant::now();
+            add(&logs, 1, 0);
+            let stamp = fs::metadata(logs.log_dir(1)).and_then(|metadata| metadata.modified()).expect("a time");
+            assert_eq!(starts(&logs), [0]);
+            let was_in_time = began.elapsed() < STAMP_TICK;
+            add(&logs, 1, 1);
+            let folder = fs::File::open(logs.log_dir(1)).expect("opens");
+            folder.set_modified(stamp).expect("ours");
+            assert!(!was_in_time || starts(&logs) == [0, 1], "it is not seen");
+            fs::remove_dir_all(logs.log_dir(1)).expect("there");
+            assert!(starts(&logs).is_empty());
+            if was_in_time {
+                break;
+            }
+            assert!(Instant::now() < deadline, "the machine never is in time");
+        }
+    }
+
+    #[test]
+    fn what_is_added_and_removed_shows_at_once() {
+        let dir = tempfile::tempdir().expect("a temp folder");
+        let logs = RunLogs::new(dir.path().to_owned());
+        assert!(starts(&logs).is_empty());
+        let mut expected = Vec::new();
+        for run_id in 1..=3 {
+            for n in 0..40 {
+                let start = u64::try_from(run_id).expect("small") * 1000 + n;
+                add(&logs, run_id, start);
+                expected.push(start);
+                assert_eq!(starts(&logs), expected, "however soon after the last look");
+            }
+        }
+        fs::remove_dir_all(dir.path().join("runs/1")).expect("there");
+        assert_eq!(starts(&logs), expected[40..]);
+        fs::remove_file(logs.log_dir(2).join(plain_name(2000))).expect("there");
+        assert_eq!(starts(&logs), expected[41..]);
+        let one = crate::log::ShortLog::segments(&logs.of_run(3)).expect("a look");
+        assert_eq!(one.iter().map(|segment| segment.start).collect::<Vec<_>>(), expected[80..]);
+    }
+
+    #[test]
+    fn each_position_is_found_whatever_runs_have_no_log() {
+        let dir = tempfile::tempdir().expect("a temp folder");
+        let logs = RunLogs::new(dir.path().to_owned());
+        // Gaps of all kinds: folders without a file, ids without a folder, more of them in a row than are looked at one by one.
+        let with_log: Vec<i64> = [3, 4, 9, 10, 11, 200, 201, 350, 420, 421].into();
+        for id in 1..=430 {
+            if with_log.contains(&id) {
+                for n in 0..3 {
+                    add(&logs, id, u64::try_from(id).expect("positive") * 100 + n * 10);
+                }
+            } else if id % 2 == 0 {
+                fs::create_dir_all(logs.log_dir(id)).expect("creates");
+            }
+        }
+        let all: Vec<u64> = with_log.iter().flat_map(|&id| [0, 10, 20].map(|n| id.unsigned_abs() * 100 + n)).collect();
+        for has_link in [false, true] {
+            if has_link {
+                set_latest_run(dir.path(), 430).expect("sets");
+            }
+            for floor in [1, 3] {
+                logs.set_floor(floor);
+                assert_eq!(starts(&logs), all);
+                for position in (0..45_000).step_by(1001).chain(all.iter().copied()) {
+                    let expected = all.iter().rfind(|&&start| start <= position).unwrap_or(&all[0]);
+                    assert_eq!(holding(&logs, position), *expected, "position {position}");
+                }
+            }
+        }
+        assert_eq!(logs.after_run(11).expect("a look").map(|segment| segment.start), Some(20_000));
+        logs.set_floor(5);
+        assert_eq!(logs.first_run().expect("a look"), Some(9), "what is below it is not looked for");
+    }
+
+    /// With the link, what is not asked for is not looked at: there may be anything.
+    #[test]
+    fn the_run_directories_are_not_listed_while_ids_follow_each_other() {
+        let dir = tempfile::tempdir().expect("a temp folder");
+        let logs = RunLogs::new(dir.path().to_owned());
+        for id in 1..=500 {
+            add(&logs, id, id.unsigned_abs() * 10);
+        }
+        set_latest_run(dir.path(), 500).expect("sets");
+        assert_eq!(logs.end().expect("a look"), 5001);
+        for position in [0, 10, 2567, 4990, 5000] {
+            holding(&logs, position);
+        }
+        assert_eq!(logs.oldest().expect("a look").map(|segment| segment.start), Some(10));
+        assert!(logs.known().ids.is_none(), "they were listed");
+    }
+}

@@ -1,0 +1,269 @@
+//! How long ago runs ended, in time that was witnessed.
+//!
+//! The wall clock may be wrong: a board without a battery starts in 1970, and somebody can set any clock to any year. So ages are not
+//! taken from time stamps. What counts is the time for which the machine is seen to have been on, by the clock that runs from boot, and
+//! between two boots what the wall clock says, if that is no longer than [`OFF_MAX`]: a longer gap may as well be a wrong clock and
+//! counts as nothing. Runs end in the order of their ids, so it is enough to note now and then up to which run all had ended.
+//!
+//! Pure: clocks are handed in.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock::{Timestamp, whole_ms};
+
+/// The longest time for which the machine is believed to have been off.
+const OFF_MAX: Duration = Duration::from_hours(24);
+
+/// How far notes are apart: a run may be kept for this much longer.
+const NOTED_EVERY: Duration = Duration::from_hours(6);
+
+/// The most notes. Beyond it older ones are further apart.
+const NOTES_MAX: usize = 256;
+
+/// Time that was witnessed, and which runs had ended by when.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Witness {
+    /// The boot of the machine in which it looked last.
+    boot_id: String,
+    /// The boot-time clock then, in milliseconds.
+    boot_ms: u64,
+    /// The wall clock then; none before the first look.
+    wall: Option<Timestamp>,
+    /// The time witnessed up to then, in milliseconds.
+    witnessed_ms: u64,
+    /// By this time that was witnessed all runs up to this one had ended, in order.
+    ended: Vec<(u64, i64)>,
+}
+
+impl Witness {
+    /// Looks at the clocks.
+    pub(super) fn look(&mut self, boot_id: &str, since_boot: Duration, now: Timestamp) {
+        let boot_ms = whole_ms(since_boot);
+        let new_ms = match self.wall {
+            None => 0,
+            Some(_) if self.boot_id == boot_id => boot_ms.saturating_sub(self.boot_ms),
+            Some(wall) => {
+                let booted_at = now.unix_ms().saturating_sub_unsigned(boot_ms);
+                // A clock that went back tells nothing either.
+                let off_ms = u64::try_from(booted_at.saturating_sub(wall.unix_ms())).unwrap_or(0);
+                boot_ms + if off_ms <= whole_ms(OFF_MAX) { off_ms } else { 0 }
+            }
+        };
+        self.witnessed_ms += new_ms;
+        boot_id.clone_into(&mut self.boot_id);
+        (self.boot_ms, self.wall) = (boot_ms, Some(now));
+    }
+
+    /// Whether it has looked at the clocks in the same boot of the machine as the other has.
+    pub(super) fn is_of_boot_of(&self, other: &Self) -> bool {
+        self.boot_id == other.boot_id
+    }
+
+    /// The time witnessed so far.
+    pub(super) fn witnessed(&self) -> Duration {
+        Duration::from_millis(self.witnessed_ms)
+    }
+
+    /// All runs up to this one have ended by now.
+    pub(super) fn note_ended(&mut self, run_id: i64) {
+        // Of a database that is not there any more.
+        self.ended.retain(|&(_, noted)| noted <= run_id);
+        if self.ended.last().is_some_and(|&(_, noted)| noted == run_id) {
+            return;
+        }
+        // The last note is always exact; the one before it may make way.
+        if let [.., (before_last, _), last] = self.ended.as_mut_slice()
+            && self.witnessed_ms - *before_last < whole_ms(NOTED_EVERY)
+        {
+            *last = (self.witnessed_ms, run_id);
+        } else {
+            self.ended.push((self.witnessed_ms, run_id));
+        }
+        if self.ended.len() > NOTES_MAX {
+            let mut n = 0;
+            self.ended.retain(|_| {
+                n += 1;
+                n > NOTES_MAX / 2 || n % 2 == 0
+            });
+        }
+    }
+
+    /// The last run of which it is certain that it ended at least `age` ago; all before it did, too.
+    pub(super) fn ended_for(&self, age: Duration) -> Option<i64> {
+        let by = self.witnessed_ms.checked_sub(whole_ms(age))?;
+        let n = self.ended.partition_point(|&(at, _)| at <= by);
+        n.checked_sub(1).map(|n| self.ended[n].1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DAY: Duration = Duration::from_hours(24);
+    const SIX_DAYS: Duration = Duration::from_hours(6 * 24);
+    const WEEK: Duration = Duration::from_hours(7 * 24);
+    const YEAR_MS: i64 = 365 * 86_400_000;
+
+    /// A machine whose clocks are set by hand.
+    struct Machine {
+        boots: u32,
+        since_boot: Duration,
+        wall_ms: i64,
+        witness: Witness,
+    }
+
+    impl Machine {
+        fn new() -> Self {
+            let mut machine =
+                Self { boots: 1, since_boot: Duration::from_secs(20), wall_ms: 1_700_000_000_000, witness: Witness::default() };
+            machine.look();
+            machine
+        }
+
+        fn look(&mut self) {
+            self.witness.look(&format!("boot-{}", self.boots), self.since_boot, Timestamp::from_unix_ms(self.wall_ms));
+        }
+
+        fn run_for(&mut self, time: Duration) {
+            self.since_boot += time;
+            self.wall_ms += i64::try_from(time.as_millis()).expect("short");
+            self.look();
+        }
+
+        fn set_clock_by(&mut self, ms: i64) {
+            self.wall_ms += ms;
+            self.look();
+        }
+
+        /// Off for this long, and the wall clock wrong by this much after it.
+        fn reboot_after(&mut self, off: Duration, wrong_ms: i64) {
+            self.boots += 1;
+            self.since_boot = Duration::from_secs(20);
+            self.wall_ms += i64::try_from(off.as_millis()).expect("short") + 20_000 + wrong_ms;
+            self.look();
+        }
+
+        fn end(&mut self, run_id: i64) {
+            self.look();
+            self.witness.note_ended(run_id);
+        }
+
+        fn due(&self) -> Option<i64> {
+            self.witness.ended_for(WEEK)
+        }
+    }
+
+    #[test]
+    fn runs_age_while_the_machine_is_on() {
+        let mut machine = Machine::new();
+        for day in 1..=10 {
+            machine.end(day);
+            machine.run_for(DAY);
+        }
+        assert_eq!(machine.due(), Some(4), "run 4 ended seven days ago");
+    }
+
+    #[test]
+    fn a_clock_that_is_set_under_a_live_server_ages_nothing() {
+        for step in [YEAR_MS, 30 * YEAR_MS, -YEAR_MS, -53 * YEAR_MS] {
+            let mut machine = Machine::new();
+            machine.end(1);
+            machine.set_clock_by(step);
+            machine.run_for(SIX_DAYS);
+            assert_eq!(machine.due(), None, "{step}");
+            machine.set_clock_by(-step);
+            assert_eq!(machine.due(), None, "{step}");
+            machine.run_for(DAY);
+            assert_eq!(machine.due(), Some(1), "{step}: and in the end it goes");
+        }
+    }
+
+    #[test]
+    fn a_clock_that_is_wrong_after_a_boot_ages_nothing() {
+        for wrong in [YEAR_MS, 30 * YEAR_MS, -YEAR_MS, -53 * YEAR_MS] {
+            let mut machine = Machine::new();
+            machine.end(1);
+            // However often it is booted, set right, and booted again.
+            for _ in 0..20 {
+                machine.reboot_after(Duration::from_mins(1), wrong);
+                machine.run_for(Duration::from_mins(1));
+                machine.set_clock_by(-wrong);
+            }
+            assert_eq!(machine.due(), None, "{wrong}");
+            machine.run_for(WEEK);
+            assert_eq!(machine.due(), Some(1), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_machine_that_is_off_at_night_ages_runs_as_any() {
+        let mut machine = Machine::new();
+        machine.end(1);
+        for day in 1..=7 {
+            assert_eq!(machine.due(), None, "day {day}");
+            machine.run_for(Duration::from_hours(8));
+            machine.reboot_after(Duration::from_hours(16), 0);
+        }
+        assert_eq!(machine.due(), Some(1));
+    }
+
+    #[test]
+    fn time_off_that_nobody_can_vouch_for_does_not_count() {
+        let mut machine = Machine::new();
+        machine.end(1);
+        machine.run_for(SIX_DAYS);
+        machine.reboot_after(10 * DAY, 0);
+        assert_eq!(machine.due(), None);
+        machine.run_for(DAY);
+        assert_eq!(machine.due(), Some(1), "and in the end it goes");
+    }
+
+    #[test]
+    fn a_server_that_was_off_on_a_machine_that_was_on_has_missed_nothing() {
+        let mut machine = Machine::new();
+        machine.end(1);
+        let text = serde_json::to_string(&machine.witness).expect("plain");
+        machine.witness = serde_json::from_str(&text).expect("its own text");
+        machine.set_clock_by(-YEAR_MS);
+        machine.run_for(WEEK);
+        assert_eq!(machine.due(), Some(1));
+    }
+
+    #[test]
+    fn a_run_after_which_nothing_happens_ages_from_its_own_end() {
+        let mut machine = Machine::new();
+        for id in 1..=50 {
+            machine.end(id);
+            machine.run_for(Duration::from_mins(1));
+        }
+        machine.run_for(WEEK);
+        assert_eq!(machine.due(), Some(50));
+    }
+
+    #[test]
+    fn notes_are_bounded_and_ages_are_off_by_less_than_the_notes_are_apart() {
+        let mut machine = Machine::new();
+        for id in 1..=40_000 {
+            machine.end(id);
+            machine.run_for(Duration::from_mins(10));
+        }
+        assert!(machine.witness.ended.len() <= NOTES_MAX);
+        let due = machine.due().expect("most of them");
+        let exact = 40_000 + 1 - 7 * 24 * 6;
+        assert!((exact - 6 * 6..=exact).contains(&due), "{due} of {exact}");
+    }
+
+    #[test]
+    fn notes_of_another_history_are_dropped() {
+        let mut machine = Machine::new();
+        machine.end(500);
+        machine.run_for(WEEK);
+        assert_eq!(machine.due(), Some(500));
+        // The database was removed, and ids begin anew.
+        machine.end(3);
+        assert_eq!(machine.due(), None);
+    }
+}

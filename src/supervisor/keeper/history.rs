@@ -1,0 +1,191 @@
+//! Which runs the history keeps: not too many, and not for too long.
+//!
+//! Runs are looked at from the oldest on, and no further than to the first that stays. How many there are is counted once, by the first
+//! look; after that only what was added is.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::sync::mpsc::Sender;
+
+use super::super::Event;
+use super::{KeepError, Standing};
+use crate::kill_point::KillPoint;
+use crate::run_dir::{self, LockState, Runs};
+use crate::store::Reader;
+
+/// So many rows are forgotten in one transaction: who waits for the supervisor waits no longer than for that.
+const FORGOTTEN_AT_ONCE: usize = 100;
+
+/// What there is of the history.
+#[derive(Debug, Default)]
+pub(super) struct History {
+    is_counted: bool,
+    /// Up to here rows were forgotten, or could not be yet: they are counted anew each time, and are few.
+    low: i64,
+    /// How many rows are above that.
+    above_low: u64,
+    /// The highest id of a row.
+    pub(super) latest_row: i64,
+    /// The run that has not ended.
+    live: Option<i64>,
+    /// Directories that the database knows nothing of, ascending, and whether their runs have ended.
+    unknown: Vec<(i64, bool)>,
+}
+
+/// What is too much.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    /// How many runs are kept.
+    pub(super) runs: usize,
+    /// Up to this run all are too old.
+    pub(super) too_old: Option<i64>,
+}
+
+impl History {
+    /// Takes in what is new. The first time that is everything.
+    pub(super) fn look(&mut self, runs: &Runs, reader: &Reader) -> Result<(), KeepError> {
+        if !self.is_counted {
+            let rows = reader.run_ids()?;
+            let dirs = runs.ids().map_err(KeepError::Runs)?;
+            // A run that begins between the two looks is no unknown one.
+            let newest = rows.last().copied().unwrap_or(0);
+            let is_new = |id: i64| id > newest && reader.has_ended(id).is_ok_and(|row| row.is_some());
+            self.unknown = dirs
+                .into_iter()
+                .filter(|&id| rows.binary_search(&id).is_err() && !is_new(id))
+                .map(|id| (id, journal_has_end(runs, id)))
+                .collect();
+            (self.low, self.above_low, self.latest_row) = (0, rows.len() as u64, newest);
+            self.is_counted = true;
+        }
+        let (new, highest) = reader.count_runs(self.latest_row, i64::MAX)?;
+        self.above_low += new;
+        self.latest_row = highest.unwrap_or(self.latest_row);
+        self.live = reader.live_run()?;
+        Ok(())
+    }
+
+    /// The latest run of which there is a row or a directory.
+    pub(super) fn latest(&self) -> i64 {
+        self.latest_row.max(self.unknown.last().map_or(0, |&(id, _)| id))
+    }
+
+    /// The last run up to which all have ended, as far as the database knows.
+    pub(super) fn all_ended_up_to(&self) -> i64 {
+        self.live.map_or(self.latest_row, |live| live - 1)
+    }
+
+    /// How a run stands.
+    pub(super) fn standing(&self, reader: &Reader, id: i64) -> Result<Standing, KeepError> {
+        if self.live == Some(id) {
+            return Ok(Standing::Live);
+        }
+        Ok(match reader.has_ended(id)? {
+            Some(true) => Standing::Ended,
+            Some(false) => Standing::Live,
+            None => match self.unknown.binary_search_by_key(&id, |&(unknown, _)| unknown) {
+                Ok(n) if self.unknown[n].1 => Standing::Ended,
+                // Its row may be on its way.
+                Ok(_) | Err(_) => Standing::Unknown,
+            },
+        })
+    }
+
+    /// Removes runs that are too many or too old, never the latest. Their rows are the supervisor's to delete. Whether all of them went.
+    pub(super) fn forget(
+        &mut self,
+        runs: &Runs,
+        reader: &Reader,
+        limits: Limits,
+        events: &Sender<Event>,
+        goes_on: impl Fn() -> bool,
+    ) -> Result<bool, KeepError> {
+        let count = reader.count_runs(0, self.low)?.0 + self.above_low + self.unknown.len() as u64;
+        let surplus = usize::try_from(count).unwrap_or(usize::MAX).saturating_sub(limits.runs.max(1));
+        let latest = self.latest();
+        let (mut at, mut looked_at, mut is_done) = (0, 0, true);
+        let mut gone = (None, 0);
+        loop {
+            let due = self.oldest(reader, at)?;
+            let mut forgotten = Vec::new();
+            let mut is_last = due.is_empty();
+            for (id, has_ended, is_row) in due {
+                let is_due = looked_at < surplus || limits.too_old.is_some_and(|too_old| id <= too_old);
+                if !is_due || id >= latest || !goes_on() {
+                    is_last = true;
+                    is_done &= goes_on();
+                    break;
+                }
+                looked_at += 1;
+                at = id;
+                if is_row && id > self.low {
+                    self.low = id;
+                    self.above_low -= 1;
+                }
+                if !has_ended {
+                    continue;
+                }
+                // A shim that still has something to add has its lock.
+                let removed = if is_left(runs, id) { remove_dir(runs.run(id).path()) } else { Ok(false) };
+                match removed {
+                    Ok(true) => {
+                        KillPoint::ServerRunDirRemoved.reach();
+                        gone = (gone.0.or(Some(id)), gone.1 + 1);
+                        if is_row {
+                            forgotten.push(id);
+                        } else {
+                            self.unknown.retain(|&(unknown, _)| unknown != id);
+                        }
+                    }
+                    Ok(false) => is_done = false,
+                    Err(error) => {
+                        ::log::warn!("run {id} is kept no longer, and its directory cannot be removed: {error}");
+                        is_done = false;
+                    }
+                }
+            }
+            if !forgotten.is_empty() {
+                // Nobody takes it when the server ends; the next one finds the rows again.
+                let _found_again = events.send(Event::Forget { ids: forgotten });
+            }
+            if is_last {
+                break;
+            }
+        }
+        if let (Some(first), count) = gone {
+            ::log::info!("{count} runs are kept no longer: {first} to {at}");
+        }
+        Ok(is_done)
+    }
+
+    /// The oldest runs with ids above `after`: id, whether it has ended, whether there is a row.
+    fn oldest(&self, reader: &Reader, after: i64) -> Result<Vec<(i64, bool, bool)>, KeepError> {
+        let mut all: Vec<(i64, bool, bool)> =
+            reader.oldest_runs(after, FORGOTTEN_AT_ONCE)?.into_iter().map(|(id, has_ended)| (id, has_ended, true)).collect();
+        let from = self.unknown.partition_point(|&(id, _)| id <= after);
+        all.extend(self.unknown[from..].iter().take(FORGOTTEN_AT_ONCE).map(|&(id, has_ended)| (id, has_ended, false)));
+        all.sort_unstable();
+        all.truncate(FORGOTTEN_AT_ONCE);
+        Ok(all)
+    }
+}
+
+/// Whether nobody writes into a run's directory any more.
+pub(super) fn is_left(runs: &Runs, id: i64) -> bool {
+    runs.run(id).lock_state().is_ok_and(|lock| lock == LockState::Free)
+}
+
+fn journal_has_end(runs: &Runs, id: i64) -> bool {
+    let journal = run_dir::read_journal(&runs.run(id).journal_path());
+    journal.is_ok_and(|journal| journal.entries.iter().any(|entry| entry.fact.is_end()))
+}
+
+/// Removes a run's directory; links in it are removed, never followed. Whether it is gone.
+fn remove_dir(dir: &Path) -> io::Result<bool> {
+    match fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        // The names below it may have gone first; then it is found again.
+        Ok(()) | Err(_) => Ok(!dir.exists()),
+    }
+}

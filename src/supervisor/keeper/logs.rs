@@ -1,0 +1,212 @@
+//! How much of the logs is kept: within the room for all of them, and so that a share of the disk stays free.
+//!
+//! The oldest segments go first, of the live run last. What is looked through is what may have changed since the last look, and what goes;
+//! how large all logs are together is added up only once they could be too large.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use super::history::{History, is_left};
+use super::{KeepError, Standing};
+use crate::log::{self, Listing, Place, RunLogs, Segment};
+use crate::run_dir::Runs;
+use crate::store::Reader;
+
+/// The share of the disk that is kept free where nobody says otherwise: so many hundredths, and so many bytes at most.
+const FREE_PERCENT: u64 = 15;
+const FREE_BYTES_MAX: u64 = 4 << 30;
+
+/// However full the disk is, of the newest segments so many hundredths of it are kept, and no more than so many full segments: who fills
+/// the disk with something else does not get the whole log for it.
+const KEPT_PERCENT: u64 = 5;
+const KEPT_SEGMENTS: u64 = 4;
+
+/// What a look needs.
+pub(super) struct Logs<'a> {
+    pub(super) runs: &'a Runs,
+    pub(super) all: &'a RunLogs,
+    pub(super) reader: &'a Reader,
+    pub(super) history: &'a History,
+    /// The size at which a segment is closed.
+    pub(super) segment_bytes: u64,
+    /// Whether the server goes on.
+    pub(super) goes_on: &'a dyn Fn() -> bool,
+}
+
+/// The size of each run's log; empty until it was needed.
+#[derive(Debug, Default)]
+pub(super) struct Sizes {
+    is_known: bool,
+    by_run: BTreeMap<i64, u64>,
+    total: u64,
+}
+
+/// The disk that the logs are on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Disk {
+    /// Its size, and what of it is free for this user, in bytes.
+    pub(super) bytes: u64,
+    pub(super) free_bytes: u64,
+}
+
+impl Disk {
+    /// The one that a folder is on.
+    pub(super) fn of(dir: &Path) -> io::Result<Self> {
+        let stat = rustix::fs::statvfs(dir)?;
+        let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
+        Ok(Self { bytes: bytes(stat.f_blocks), free_bytes: bytes(stat.f_bavail) })
+    }
+
+    /// What is to be kept free of it; `wanted` is what somebody set.
+    pub(super) fn free_share(self, wanted: Option<u64>) -> u64 {
+        wanted.unwrap_or_else(|| (self.bytes / 100 * FREE_PERCENT).min(FREE_BYTES_MAX))
+    }
+
+    /// How much of the newest log is kept however full it is.
+    fn kept_bytes(self, segment_bytes: u64) -> u64 {
+        (self.bytes / 100 * KEPT_PERCENT).min(segment_bytes.saturating_mul(KEPT_SEGMENTS))
+    }
+}
+
+impl Logs<'_> {
+    /// Removes the oldest segments until a share of the disk is free, or only the newest are left. Whether nothing is to be tried again.
+    pub(super) fn free_disk(&self, disk: Disk, share: u64) -> Result<bool, KeepError> {
+        let lacking = share.saturating_sub(disk.free_bytes);
+        if lacking == 0 {
+            return Ok(true);
+        }
+        let Some(first_kept) = self.newest_of(disk.kept_bytes(self.segment_bytes))? else { return Ok(true) };
+        // A live run's go last by themselves: it is the latest.
+        let mut freed = 0;
+        let is_done = self.remove_oldest(lacking, Some(first_kept.place()), true, &mut |_, bytes| freed += bytes)?;
+        if freed > 0 {
+            let (kib, path) = (freed / 1024, self.runs.path());
+            ::log::info!("removed the oldest {kib} KiB of the logs to keep {} MiB free at {}", share >> 20, path.display());
+        }
+        Ok(is_done)
+    }
+
+    /// Where the newest segments begin that have no more than so many bytes together; the newest in any case.
+    fn newest_of(&self, bytes: u64) -> Result<Option<Segment>, KeepError> {
+        let Some(mut kept) = self.all.newest().map_err(KeepError::Runs)? else { return Ok(None) };
+        let mut sum = kept.bytes_on_disk().map_err(KeepError::Runs)?;
+        while let Some(before) = self.all.before(kept.place()).map_err(KeepError::Runs)? {
+            sum += before.bytes_on_disk().map_err(KeepError::Runs)?;
+            if sum > bytes {
+                break;
+            }
+            kept = before;
+        }
+        Ok(Some(kept))
+    }
+
+    /// Removes the oldest segments of runs that have ended until all logs together are within their limit. `settled` is the last run up
+    /// to which none can have changed since the last time. Whether nothing is to be tried again.
+    pub(super) fn limit_total(&self, sizes: &mut Sizes, limit: u64, settled: i64) -> Result<bool, KeepError> {
+        let Some(newest) = self.all.newest().map_err(KeepError::Runs)? else { return Ok(true) };
+        let first = self.all.oldest().map_err(KeepError::Runs)?.map_or(newest.start, |first| first.start);
+        let newest_bytes = newest.bytes_on_disk().map_err(KeepError::Runs)?;
+        // A live run's newest segment may grow up to its limit before the next look.
+        let is_live = newest.run_id.is_some_and(|id| self.history.standing(self.reader, id).is_ok_and(|it| it == Standing::Live));
+        let growth = if is_live { self.segment_bytes.saturating_sub(newest_bytes) } else { 0 };
+        // All of the log has these positions. What does not become smaller by packing becomes a little larger.
+        let span = self.all.end().map_err(KeepError::Runs)?.saturating_sub(first);
+        if !sizes.is_known && (span + span / 256).saturating_add(growth) <= limit {
+            return Ok(true);
+        }
+        let total = growth + self.add_up(sizes, settled)?;
+        if total <= limit {
+            return Ok(true);
+        }
+        self.remove_oldest(total - limit, None, false, &mut |id, bytes| sizes.shrink(id, bytes))
+    }
+
+    /// How large all logs are.
+    fn add_up(&self, sizes: &mut Sizes, settled: i64) -> Result<u64, KeepError> {
+        let mut from = if sizes.is_known { settled.saturating_add(1) } else { 0 };
+        for (_, bytes) in sizes.by_run.split_off(&from) {
+            sizes.total -= bytes;
+        }
+        while let Some((id, _)) = self.all.run_from(from).map_err(KeepError::Runs)? {
+            if !(self.goes_on)() {
+                // Not all of it is known: nothing is removed for it.
+                *sizes = Sizes::default();
+                return Ok(0);
+            }
+            let segments = log::all_segments_in(&self.runs.run(id).log_dir(), Some(id)).map_err(KeepError::Runs)?;
+            let bytes = segments.iter().map(Segment::bytes_on_disk).sum::<io::Result<u64>>().map_err(KeepError::Runs)?;
+            sizes.by_run.insert(id, bytes);
+            sizes.total += bytes;
+            from = id.saturating_add(1);
+        }
+        sizes.is_known = true;
+        Ok(sizes.total)
+    }
+
+    /// Removes the oldest segments until so many bytes are gone, but none from `kept_from` on and none that is still written to. Whether
+    /// all was removed that was to be.
+    fn remove_oldest(
+        &self,
+        excess: u64,
+        kept_from: Option<Place>,
+        live_too: bool,
+        removed: &mut dyn FnMut(i64, u64),
+    ) -> Result<bool, KeepError> {
+        let (mut is_done, mut sum, mut from) = (true, 0, 0);
+        while let Some((id, _)) = self.all.run_from(from).map_err(KeepError::Runs)? {
+            from = id.saturating_add(1);
+            let mut segments = log::all_segments_in(&self.runs.run(id).log_dir(), Some(id)).map_err(KeepError::Runs)?;
+            if sum >= excess
+                || !(self.goes_on)()
+                || segments.first().is_some_and(|oldest| kept_from.is_some_and(|kept| oldest.place() >= kept))
+            {
+                return Ok(is_done);
+            }
+            match self.history.standing(self.reader, id)? {
+                // It says what it lost, at the end of its log.
+                Standing::Ended if !is_left(self.runs, id) => {
+                    is_done = false;
+                    continue;
+                }
+                Standing::Ended => {}
+                // The newest is being written.
+                Standing::Live if live_too => drop(segments.pop()),
+                Standing::Live | Standing::Unknown => continue,
+            }
+            for segment in segments {
+                if sum >= excess || kept_from.is_some_and(|kept| segment.place() >= kept) {
+                    return Ok(is_done);
+                }
+                let bytes = segment.bytes_on_disk().map_err(KeepError::Runs)?;
+                match fs::remove_file(&segment.path) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                        ::log::warn!("failed to remove {}: {error}", segment.path.display());
+                        is_done = false;
+                    }
+                    Ok(()) | Err(_) => {
+                        sum += bytes;
+                        removed(id, bytes);
+                    }
+                }
+            }
+        }
+        Ok(is_done)
+    }
+}
+
+impl Sizes {
+    #[cfg(test)]
+    pub(super) fn total_and_sum(&self) -> (u64, u64) {
+        (self.total, self.by_run.values().sum())
+    }
+
+    fn shrink(&mut self, run_id: i64, bytes: u64) {
+        if let Some(size) = self.by_run.get_mut(&run_id) {
+            let bytes = bytes.min(*size);
+            *size -= bytes;
+            self.total -= bytes;
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! `retention.json` in the runtime directory: what the keeper remembers from one server to the next.
+//!
+//! All of it can be lost: ages then begin anew, and logs are looked through once more. So it is not synced, and a file that cannot be read
+//! counts as none; so does one about another database or other run directories. It is written beside its place first; if killed in
+//! between, the file from before stays.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::age::Witness;
+use crate::private::private_file;
+
+const FILE: &str = "retention.json";
+
+/// The version of the file. One of another version counts as none.
+const FORMAT: u32 = 1;
+
+/// The largest file that is read, in bytes. Ours are some kilobytes.
+const BYTES_MAX: u64 = 1024 * 1024;
+
+/// A file or folder, by its device and number.
+type FileId = (u64, u64);
+
+/// What is remembered.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Memory {
+    format: u32,
+    /// Which database and which folder of run directories it is about.
+    database: Option<FileId>,
+    runs: Option<FileId>,
+    /// How long ago runs ended.
+    pub(super) witness: Witness,
+    /// No run with a lower id has any log.
+    pub(super) log_floor: i64,
+    /// All runs up to this one have ended and have been left by their shims, and nothing of their logs is to be packed.
+    pub(super) settled: i64,
+}
+
+impl Memory {
+    /// Reads it; empty where there is none of this database. Of other run directories it tells nothing about logs.
+    pub(super) fn load(runtime_dir: &Path, database: &Path, runs: &Path) -> Self {
+        let mut memory = Self::read(runtime_dir);
+        if memory.database != file_id(database) {
+            return Self::default();
+        }
+        if memory.runs != file_id(runs) {
+            (memory.log_floor, memory.settled) = (0, 0);
+        }
+        memory
+    }
+
+    fn read(runtime_dir: &Path) -> Self {
+        let path = runtime_dir.join(FILE);
+        let is_small = fs::metadata(&path).is_ok_and(|metadata| metadata.len() <= BYTES_MAX);
+        let memory = is_small.then(|| fs::read(&path).ok()).flatten().and_then(|text| serde_json::from_slice(&text).ok());
+        memory.filter(|memory: &Self| memory.format == FORMAT).unwrap_or_default()
+    }
+
+    /// Writes it.
+    pub(super) fn store(&mut self, runtime_dir: &Path, database: &Path, runs: &Path) -> io::Result<()> {
+        self.format = FORMAT;
+        (self.database, self.runs) = (file_id(database), file_id(runs));
+        let new: PathBuf = runtime_dir.join(format!("{FILE}.new"));
+        let mut file = private_file().truncate(true).open(&new)?;
+        io::Write::write_all(&mut file, &serde_json::to_vec(self).expect("numbers and plain text are JSON"))?;
+        fs::rename(&new, runtime_dir.join(FILE))
+    }
+
+    /// Drops what is about other runs than those up to `latest`: of a history that is not there any more.
+    pub(super) fn keep_to(&mut self, latest: i64) {
+        if self.log_floor > latest.saturating_add(1) || self.settled > latest {
+            (self.log_floor, self.settled) = (0, 0);
+        }
+    }
+}
+
+fn file_id(path: &Path) -> Option<FileId> {
+    fs::metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_stored_is_loaded_and_anything_else_is_none() {
+        let dir = tempfile::tempdir().expect("a temp folder");
+        let (database, runs) = (dir.path().join("test.db"), dir.path().join("runs"));
+        fs::write(&database, "").expect("writes");
+        fs::create_dir(&runs).expect("creates");
+        let load = || Memory::load(dir.path(), &database, &runs);
+        assert_eq!(load(), Memory::default());
+        let mut memory = Memory { log_floor: 7, settled: 9, ..Memory::default() };
+        memory.witness.note_ended(9);
+        memory.store(dir.path(), &database, &runs).expect("writes");
+        assert_eq!(load(), memory);
+        let text = fs::read_to_string(dir.path().join(FILE)).expect("text");
+        for bad in ["", "{", "[]", &text[..text.len() - 1], &text.replace("\"format\":1", "\"format\":2")] {
+            fs::write(dir.path().join(FILE), bad).expect("writes");
+            assert_eq!(load(), Memory::default(), "{bad}");
+        }
+        // Other run directories: what is known of ages holds, what is known of logs does not.
+        fs::write(dir.path().join(FILE), &text).expect("writes");
+        fs::rename(&runs, dir.path().join("old")).expect("moves");
+        fs::create_dir(&runs).expect("creates");
+        assert_eq!((load().witness, load().log_floor, load().settled), (memory.witness.clone(), 0, 0));
+        // Another database.
+        fs::rename(&database, dir.path().join("old.db")).expect("moves");
+        fs::write(&database, "").expect("writes");
+        assert_eq!(load(), Memory::default());
+    }
+
+    #[test]
+    fn what_is_of_another_history_is_dropped() {
+        let of = |log_floor, settled| Memory { log_floor, settled, ..Memory::default() };
+        for (memory, kept) in [(of(7, 9), of(7, 9)), (of(10, 9), of(10, 9)), (of(11, 9), of(0, 0)), (of(3, 10), of(0, 0))] {
+            let mut memory = memory;
+            memory.keep_to(9);
+            assert_eq!(memory, kept);
+        }
+    }
+}

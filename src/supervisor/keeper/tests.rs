@@ -1,0 +1,275 @@
+//! The keeper on made histories, without a server around it.
+
+use std::fs::{self, File};
+
+use super::*;
+use crate::clock::Timestamp;
+use crate::pipeline::{Containment, Entry, Exit, Fact, Killed, observe};
+use crate::store::{NewRun, Store};
+
+const MIB: u64 = 1 << 20;
+
+/// A runtime directory with a database.
+struct World {
+    dir: tempfile::TempDir,
+    store: Store,
+    position: u64,
+    events: mpsc::Receiver<Event>,
+    sender: Sender<Event>,
+}
+
+impl World {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a temp folder");
+        let store = Store::open(&dir.path().join("test.db")).expect("opens").store;
+        let (sender, events) = mpsc::channel();
+        Self { dir, store, position: 0, events, sender }
+    }
+
+    fn runs(&self) -> Runs {
+        Runs::new(self.dir.path().to_owned())
+    }
+
+    fn keeper(&self, retention: Retention) -> Housekeeping {
+        Housekeeping::new(
+            self.runs(),
+            RunLogs::new(self.dir.path().to_owned()),
+            self.store.path().to_owned(),
+            retention,
+            MIB,
+            self.sender.clone(),
+            Arc::default(),
+        )
+    }
+
+    /// A run that lives, with segments of these sizes. The lock is held for as long as the file is kept.
+    fn begin(&mut self, segments: &[u64]) -> (i64, File) {
+        let at = Timestamp::from_unix_ms(0);
+        let new = NewRun { script: "s".to_owned(), cwd: "/".to_owned(), args: Vec::new(), log_start: self.position };
+        let id = self.store.begin_run(&new, at).expect("begins").run_id;
+        let (run, lock) = self.runs().create(id).expect("creates");
+        for &bytes in segments {
+            let file = File::create(run.log_dir().join(format!("{:020}.log", self.position))).expect("creates");
+            // A hole takes no room on the disk, and is as long as any.
+            file.set_len(bytes).expect("grows");
+            self.position += bytes;
+        }
+        self.see(id, 1, Fact::Spawned { pid: 1, start_ticks: 1, containment: Containment::Tree });
+        (id, lock)
+    }
+
+    fn see(&mut self, id: i64, seq: u64, fact: Fact) {
+        let transition = observe(self.store.row().expect("reads").state, &fact);
+        let entry = Entry { seq, at: Timestamp::from_unix_ms(0), boot_ms: 0, fact };
+        self.store.record(id, &entry, transition, None).expect("records");
+    }
+
+    fn end(&mut self, id: i64) {
+        let log_end = self.position;
+        self.see(id, 2, Fact::Exited { exit: Exit::Code(0), asked: false, paused_ms: 0, log_end, killed: Killed::default() });
+    }
+
+    /// A run that has ended.
+    fn run(&mut self, segments: &[u64]) -> i64 {
+        let (id, lock) = self.begin(segments);
+        self.end(id);
+        drop(lock);
+        // Another test's child that was born meanwhile holds it as well, until it executes its program.
+        let deadline = Instant::now() + Duration::from_mins(1);
+        while !history::is_left(&self.runs(), id) {
+            assert!(Instant::now() < deadline, "its lock is free");
+            thread::yield_now();
+        }
+        id
+    }
+
+    fn kept(&self, ids: std::ops::RangeInclusive<i64>) -> Vec<usize> {
+        ids.map(|id| fs::read_dir(self.runs().run(id).log_dir()).map_or(0, Iterator::count)).collect()
+    }
+
+    fn forgotten(&self) -> Vec<i64> {
+        let mut all = Vec::new();
+        while let Ok(Event::Forget { ids }) = self.events.try_recv() {
+            all.extend(ids);
+        }
+        all
+    }
+}
+
+const ALL: Retention = Retention { log_bytes: u64::MAX, runs: usize::MAX, ended_for: None, disk_free_bytes: Some(0) };
+
+fn look(keeper: &mut Housekeeping) -> Look {
+    let (_waker, wakes) = mpsc::sync_channel(1);
+    keeper.look(&wakes).expect("a look")
+}
+
+/// Everything but the packing, on a disk of this size and with this much free.
+fn free_disk(keeper: &mut Housekeeping, disk: Disk) -> bool {
+    let reader = Reader::open(&keeper.database).expect("opens");
+    keeper.history.look(&keeper.runs, &reader).expect("a look");
+    let logs = Logs {
+        runs: &keeper.runs,
+        all: &keeper.logs,
+        reader: &reader,
+        history: &keeper.history,
+        segment_bytes: keeper.segment_bytes,
+        goes_on: &|| true,
+    };
+    logs.free_disk(disk, disk.free_share(keeper.retention.disk_free_bytes)).expect("a look")
+}
+
+#[test]
+fn only_that_is_packed_to_which_nothing_is_added_any_more() {
+    let mut world = World::new();
+    let (id, lock) = world.begin(&[PACKED_BYTES_MIN, PACKED_BYTES_MIN - 1, PACKED_BYTES_MIN]);
+    let keeper = world.keeper(ALL);
+    let second = 2 * PACKED_BYTES_MIN - 1;
+    let finished = |standing| {
+        let mut is_done = true;
+        let (segments, _) = keeper.finished_of(id, standing, &mut is_done).expect("a look");
+        (segments.iter().map(|segment| segment.start).collect::<Vec<_>>(), is_done)
+    };
+    assert_eq!(finished(Standing::Unknown), (vec![], true));
+    assert_eq!(finished(Standing::Live), (vec![0], true), "not the newest, and none that is small");
+    assert_eq!(finished(Standing::Ended), (vec![0], false), "its shim has something to add: looked at again");
+    drop(lock);
+    let deadline = Instant::now() + Duration::from_mins(1);
+    while finished(Standing::Ended) != (vec![0, second], true) {
+        assert!(Instant::now() < deadline, "its shim has left: {:?}", finished(Standing::Ended));
+        thread::yield_now();
+    }
+}
+
+/// A live run's newest segment grows until the next look, which may be a segment away.
+#[test]
+fn room_is_made_for_what_a_live_run_adds_before_the_next_look() {
+    for (log_bytes, kept) in [(3000 + MIB, [3, 1]), (2999 + MIB, [2, 1]), (100, [0, 1])] {
+        let mut world = World::new();
+        world.run(&[1000, 1000, 1000]);
+        let _live = world.begin(&[10]);
+        let mut keeper = world.keeper(Retention { log_bytes, ..ALL });
+        assert_eq!(look(&mut keeper), Look::Done);
+        assert_eq!(world.kept(1..=2), kept, "{log_bytes}");
+    }
+}
+
+#[test]
+fn the_oldest_logs_go_first_and_what_was_removed_is_not_looked_at_again() {
+    let mut world = World::new();
+    for _ in 0..200 {
+        world.run(&[500, 500]);
+    }
+    let mut keeper = world.keeper(Retention { log_bytes: 10_000, ..ALL });
+    assert_eq!(look(&mut keeper), Look::Done);
+    let kept = world.kept(1..=200);
+    assert!(kept[..190].iter().all(|&count| count == 0) && kept[190..].iter().all(|&count| count == 2), "{kept:?}");
+    assert_eq!((keeper.memory.log_floor, keeper.memory.settled), (191, 200));
+    // One more, and the oldest one makes room.
+    world.run(&[400, 400]);
+    assert_eq!(look(&mut keeper), Look::Done);
+    assert_eq!(world.kept(190..=192), [0, 0, 2]);
+    assert_eq!(keeper.sizes.total_and_sum(), (9800, 9800));
+    // What is remembered holds for the next server.
+    keeper.remember(true);
+    let next = world.keeper(ALL);
+    assert_eq!((next.memory.log_floor, next.memory.settled), (192, 201));
+}
+
+#[test]
+fn a_run_directory_that_is_moved_away_and_back_is_read_again() {
+    let mut world = World::new();
+    for _ in 0..4 {
+        world.run(&[500]);
+    }
+    let mut keeper = world.keeper(ALL);
+    let (dir, away) = (world.runs().run(1).path().to_owned(), world.dir.path().join("away"));
+    fs::rename(&dir, &away).expect("moves");
+    assert_eq!(look(&mut keeper), Look::Done);
+    assert_eq!(keeper.logs.first_run().expect("a look"), Some(2));
+    fs::rename(&away, &dir).expect("moves");
+    assert_eq!(keeper.logs.first_run().expect("a look"), Some(1));
+}
+
+#[test]
+fn runs_that_are_too_many_go_whether_their_rows_are_deleted_at_once_or_not() {
+    let mut world = World::new();
+    for _ in 0..250 {
+        world.run(&[]);
+    }
+    let mut keeper = world.keeper(Retention { runs: 10, ..ALL });
+    assert_eq!(look(&mut keeper), Look::Done);
+    let forgotten = world.forgotten();
+    assert_eq!(forgotten, (1..=240).collect::<Vec<_>>());
+    assert!(!world.runs().run(240).path().exists() && world.runs().run(241).path().exists());
+    // Half of the rows could not be deleted: they are found again, and nothing else.
+    world.store.forget_runs(&forgotten[..120]).expect("deletes");
+    assert_eq!(look(&mut keeper), Look::Done);
+    assert_eq!(world.forgotten(), (121..=240).collect::<Vec<_>>());
+    world.store.forget_runs(&forgotten[120..]).expect("deletes");
+    world.run(&[]);
+    assert_eq!(look(&mut keeper), Look::Done);
+    assert_eq!(world.forgotten(), [241]);
+}
+
+#[test]
+fn a_run_that_a_shim_still_holds_is_counted_and_stays() {
+    let mut world = World::new();
+    let (first, held) = world.begin(&[]);
+    world.end(first);
+    for _ in 0..4 {
+        world.run(&[]);
+    }
+    let mut keeper = world.keeper(Retention { runs: 3, ..ALL });
+    assert_eq!(look(&mut keeper), Look::Again);
+    assert_eq!(world.forgotten(), [2]);
+    world.store.forget_runs(&[2]).expect("deletes");
+    drop(held);
+    let deadline = Instant::now() + Duration::from_mins(1);
+    while look(&mut keeper) != Look::Done {
+        assert!(Instant::now() < deadline, "its lock is free");
+    }
+    assert_eq!(world.forgotten(), [1]);
+}
+
+#[test]
+fn a_share_of_the_disk_is_kept_free_by_removing_the_oldest_segments() {
+    let disk = |free_mib: u64| Disk { bytes: 200 * MIB, free_bytes: free_mib * MIB };
+    // 15 of 100 are 30 MiB, and the newest 4 MiB stay whatever happens.
+    for (free_mib, kept) in [(30, [3, 3, 3]), (29, [2, 3, 3]), (26, [0, 2, 3]), (0, [0, 1, 3])] {
+        let mut world = World::new();
+        for _ in 0..2 {
+            world.run(&[MIB, MIB, MIB]);
+        }
+        let _live = world.begin(&[MIB, MIB, MIB]);
+        let mut keeper = world.keeper(Retention { disk_free_bytes: None, ..ALL });
+        assert!(free_disk(&mut keeper, disk(free_mib)));
+        assert_eq!(world.kept(1..=3), kept, "{free_mib} MiB are free");
+        // Nothing more goes for what cannot be reached.
+        assert!(free_disk(&mut keeper, disk(0)));
+        assert_eq!(world.kept(1..=3), [0, 1, 3]);
+    }
+}
+
+#[test]
+fn a_live_run_gives_its_oldest_segments_once_no_other_has_any() {
+    let mut world = World::new();
+    world.run(&[MIB]);
+    let _live = world.begin(&[MIB; 10]);
+    let mut keeper = world.keeper(Retention { disk_free_bytes: Some(50 * MIB), ..ALL });
+    assert!(free_disk(&mut keeper, Disk { bytes: 60 * MIB, free_bytes: 46 * MIB }));
+    assert_eq!(world.kept(1..=2), [0, 7], "four MiB in all");
+    // A twentieth of so small a disk is three MiB.
+    assert!(free_disk(&mut keeper, Disk { bytes: 61 * MIB, free_bytes: 0 }));
+    assert_eq!(world.kept(1..=2), [0, 3]);
+    // And the newest of a smaller one still.
+    assert!(free_disk(&mut keeper, Disk { bytes: MIB, free_bytes: 0 }));
+    assert_eq!(world.kept(1..=2), [0, 1]);
+}
+
+#[test]
+fn a_share_is_capped_and_can_be_set() {
+    let share = |bytes, wanted| Disk { bytes, free_bytes: 0 }.free_share(wanted);
+    assert_eq!(share(2000 * MIB, None), 300 * MIB);
+    assert_eq!(share(1 << 40, None), 4 << 30);
+    assert_eq!(share(1 << 40, Some(7)), 7);
+}
