@@ -307,11 +307,12 @@ fn a_way_in_that_is_closed_is_told_with_what_to_do() {
 /// As many as one address may have connections, each with a request that waits: none of them gives way.
 #[test]
 fn one_address_whose_requests_all_wait_delays_nobody_else() {
+    const TOKEN: &str = "test-token-of-a-crowd-8Hw";
+    const FROM_ONE_ADDRESS: usize = 72;
+
     if !is_within_own_network("one_address_whose_requests_all_wait_delays_nobody_else") {
         return;
     }
-    const TOKEN: &str = "test-token-of-a-crowd-8Hw";
-    const FROM_ONE_ADDRESS: usize = 72;
     let mut place = Place::new();
     place.set_env("AUTOAPPDEV_HOST", "0.0.0.0");
     place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "stubborn.sh");

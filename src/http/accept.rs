@@ -91,7 +91,9 @@ pub(super) fn accept(seats: &Arc<Seats>, workers: &Workers, entrances: &[Entranc
             acceptor.accept_at(entrance);
         }
         if seats.has_hurried() {
-            entrances.iter().for_each(|entrance| entrance.handler.hurry());
+            for entrance in entrances {
+                entrance.handler.hurry();
+            }
         }
     }
 }

@@ -146,7 +146,9 @@ fn a_request_that_waits_for_news_gives_way_to_its_neighbour_and_is_answered_earl
     let seats = Arc::new(Seats::new());
     let mut crowd = long_polls(&seats, 10_000, peer("10.0.0.6"));
     let began = Instant::now();
-    crowd.iter().for_each(|(seat, _)| seat.idles());
+    for (seat, _) in &crowd {
+        seat.idles();
+    }
     let gave_way = loop {
         assert!(sit(&seats, 1, "10.0.0.6").is_none(), "none has left");
         if let Some(at) = crowd.iter().position(|(seat, _)| seat.gives_way()) {
