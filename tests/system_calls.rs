@@ -95,16 +95,16 @@ fn a_get_on_a_kept_connection_is_one_read_and_one_write() {
 
 /// How many system calls a thread begins until it ends.
 fn calls_of(server: u32, tid: Pid) -> thread::JoinHandle<usize> {
-    let (is_traced, traced) = std::sync::mpsc::channel();
+    let (tell, told) = std::sync::mpsc::channel();
     // Only the thread that traces another can let it go on.
     let tracer = thread::spawn(move || {
         ptrace::seize(tid, Options::PTRACE_O_TRACESYSGOOD).expect("another was traced before");
         ptrace::interrupt(tid).expect("it is traced");
         waitpid(tid, Some(WaitPidFlag::__WALL)).expect("it is traced");
-        is_traced.send(()).expect("waited for");
+        tell.send(()).expect("waited for");
         calls_until_its_end(server, tid).values().sum()
     });
-    traced.recv().expect("it is traced");
+    told.recv().expect("it is traced");
     tracer
 }
 
