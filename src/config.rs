@@ -4,16 +4,18 @@
 //! exists or a port is free is not asked here. An empty value counts as unset; a wrong one is an error that names its variable.
 
 use std::ffi::{OsStr, OsString};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 mod dotenv;
+mod endpoint;
 mod token;
 mod values;
 
 pub use dotenv::parse_dotenv;
+pub use endpoint::{Endpoint, Folder};
 pub use token::Token;
 pub use values::{grace_from_text, server_url};
 
@@ -64,6 +66,9 @@ const URL: &str = "AUTOAPPDEV_URL";
 
 /// What an error shows in place of a token.
 const HIDDEN: &str = "…";
+
+/// Settings that a process of a pipeline has use for: where its run's files are, and which server a client command is to ask.
+pub const NAMES_FOR_PIPELINES: &[&str] = &[RUNTIME_DIR, URL];
 
 /// Every name that is read from the environment or a `.env` file.
 pub const NAMES: &[&str] = &[
@@ -169,6 +174,11 @@ pub struct Config {
     pub runs_keep: u64,
     /// For how long it keeps those that have ended; `None`: for ever.
     pub runs_keep_for: Option<Duration>,
+    /// Variables of the environment whose names are not only ours, and from which a setting was taken: `PORT`, `DATABASE_URL`. They were
+    /// meant for the server, so they are not for its pipelines.
+    pub taken: Vec<&'static str>,
+    /// What was found and is not used, a sentence each, for the server's log.
+    pub notes: Vec<String>,
 }
 
 impl Config {
@@ -176,16 +186,21 @@ impl Config {
     pub fn resolve(
         flags: &Flags,
         env: impl Fn(&str) -> Option<OsString>,
-        dotenv: &[(String, String)],
+        dotenv: &[(String, OsString)],
         cwd: &Path,
     ) -> Result<Self, ConfigError> {
         let sources = Sources { env, dotenv };
         let port = sources.port(flags.port.as_ref())?;
+        let mut taken: Vec<&str> = sources.named_port(flags.port.as_ref()).iter().filter_map(Given::taken).collect();
         let hosts = sources.hosts(flags.host.as_ref())?;
         let runtime_dir = sources.runtime_dir(flags.runtime_dir.as_ref(), cwd)?;
         let socket = sources.socket(&runtime_dir, cwd)?;
-        let database = match sources.given(("--database", flags.database.as_ref()), &[DATABASE_URL]) {
-            Some(given) => in_folder(cwd, &given.database()?),
+        let mut notes = Vec::new();
+        let database = match sources.named_database(flags.database.as_ref(), &mut notes) {
+            Some(given) => {
+                taken.extend(given.taken());
+                in_folder(cwd, &given.database()?)
+            }
             None => runtime_dir.join("autoappdev.db"),
         };
         let pipeline_root = match sources.given(("--root", flags.root.as_ref()), &[ROOT]) {
@@ -237,6 +252,8 @@ impl Config {
             log_total_bytes: total_mb * MIB,
             runs_keep,
             runs_keep_for: keep_days.map(|days| Duration::from_secs(days * 24 * 60 * 60)),
+            taken,
+            notes,
         })
     }
 }
@@ -263,7 +280,7 @@ pub struct Tokens {
 
 impl Tokens {
     /// What a client command finds: as [`Config::resolve`] does.
-    pub fn resolve(env: impl Fn(&str) -> Option<OsString>, dotenv: &[(String, String)]) -> Result<Self, ConfigError> {
+    pub fn resolve(env: impl Fn(&str) -> Option<OsString>, dotenv: &[(String, OsString)]) -> Result<Self, ConfigError> {
         Sources { env, dotenv }.tokens()
     }
 
@@ -273,41 +290,10 @@ impl Tokens {
     }
 }
 
-/// Where a client command looks for its server.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Endpoint {
-    /// At this address and nowhere else, `http://HOST[:PORT]` as [`server_url`] gives it.
-    Url(String),
-    /// Where the server that was started in the same folder is.
-    Folder {
-        /// The Unix socket that it listens on, unless that is switched off.
-        socket: Option<PathBuf>,
-        /// Where it listens, unless the kernel picked its port.
-        address: SocketAddr,
-        /// Where it writes its address, in `server.json`.
-        runtime_dir: PathBuf,
-    },
-}
-
-impl Endpoint {
-    /// Reads only what finding the server needs: a wrong value elsewhere is the server's concern, not this client's.
-    pub fn resolve(env: impl Fn(&str) -> Option<OsString>, dotenv: &[(String, String)], cwd: &Path) -> Result<Self, ConfigError> {
-        let sources = Sources { env, dotenv };
-        if let Some(url) = sources.variable(URL) {
-            return url.parsed(server_url).map(Self::Url);
-        }
-        let port = sources.port(None)?;
-        let hosts = sources.hosts(None)?;
-        let runtime_dir = sources.runtime_dir(None, cwd)?;
-        let socket = sources.socket(&runtime_dir, cwd)?;
-        Ok(Self::Folder { socket, address: SocketAddr::new(hosts[0], port), runtime_dir })
-    }
-}
-
 /// Where values come from beside the flags.
 struct Sources<'a, E> {
     env: E,
-    dotenv: &'a [(String, String)],
+    dotenv: &'a [(String, OsString)],
 }
 
 impl<E: Fn(&str) -> Option<OsString>> Sources<'_, E> {
@@ -320,15 +306,47 @@ impl<E: Fn(&str) -> Option<OsString>> Sources<'_, E> {
     }
 
     fn variable(&self, name: &'static str) -> Option<Given> {
-        if let Some(value) = (self.env)(name).filter(|value| !value.is_empty()) {
-            return Some(Given { name, value, from_dotenv: false });
-        }
+        self.in_environment(name).or_else(|| self.in_dotenv(name))
+    }
+
+    fn in_environment(&self, name: &'static str) -> Option<Given> {
+        let value = (self.env)(name).filter(|value| !value.is_empty())?;
+        Some(Given { name, value, from_dotenv: false })
+    }
+
+    fn in_dotenv(&self, name: &'static str) -> Option<Given> {
         let (_, value) = self.dotenv.iter().rev().find(|(key, _)| key == name)?;
-        (!value.is_empty()).then(|| Given { name, value: value.into(), from_dotenv: true })
+        (!value.is_empty()).then(|| Given { name, value: value.clone(), from_dotenv: true })
     }
 
     fn port(&self, flag: Option<&OsString>) -> Result<u16, ConfigError> {
-        self.given(("--port", flag), &[PORT, PORT_ALIAS]).map_or(Ok(PORT_DEFAULT), |given| given.parsed(values::port))
+        self.named_port(flag).map_or(Ok(PORT_DEFAULT), |given| given.parsed(values::port))
+    }
+
+    fn named_port(&self, flag: Option<&OsString>) -> Option<Given> {
+        self.given(("--port", flag), &[PORT]).or_else(|| self.port_alias())
+    }
+
+    /// `PORT` is other programs' name, too: in a `.env` file something else than a port is theirs.
+    fn port_alias(&self) -> Option<Given> {
+        self.in_environment(PORT_ALIAS).or_else(|| self.in_dotenv(PORT_ALIAS).filter(|given| given.parsed(values::port).is_ok()))
+    }
+
+    /// The database that was named; `None` where nothing of ours names one.
+    fn named_database(&self, flag: Option<&OsString>, notes: &mut Vec<String>) -> Option<Given> {
+        if let Some(given) = self.given(("--database", flag), &[]) {
+            return Some(given);
+        }
+        for given in [self.in_environment(DATABASE_URL), self.in_dotenv(DATABASE_URL)].into_iter().flatten() {
+            if !given.is_of_another_program() {
+                return Some(given);
+            }
+            let place = if given.from_dotenv { ".env" } else { "the environment" };
+            notes.push(format!(
+                "{DATABASE_URL} in {place} is not used: it is no sqlite:<path>, so it is meant for another program"
+            ));
+        }
+        None
     }
 
     /// At least one.
@@ -376,6 +394,11 @@ struct Given {
 }
 
 impl Given {
+    /// The variable, where it is in the environment under a name that is not only ours.
+    fn taken(&self) -> Option<&'static str> {
+        [PORT_ALIAS, DATABASE_URL].into_iter().find(|&name| name == self.name && !self.from_dotenv)
+    }
+
     fn text(&self) -> Result<&str, ConfigError> {
         self.value.to_str().ok_or_else(|| self.wrong("is not UTF-8"))
     }
@@ -423,6 +446,17 @@ impl Given {
         } else {
             self.path()
         }
+    }
+
+    /// Whether a `DATABASE_URL` is meant for another program. In a `.env` file, which is the project's, this is every value that is not
+    /// plainly ours. In the environment it is every other kind of database; a path without a scheme, or an SQLite file that cannot be used, is
+    /// an error that somebody who sets it for this program has to see.
+    fn is_of_another_program(&self) -> bool {
+        if self.from_dotenv {
+            return self.database().is_err();
+        }
+        let text = self.value.to_string_lossy();
+        values::scheme(&text).is_some_and(|scheme| !["sqlite", "sqlite3"].contains(&scheme.to_ascii_lowercase().as_str()))
     }
 
     fn wrong(&self, problem: impl Into<String>) -> ConfigError {

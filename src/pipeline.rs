@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
 
+pub use condition::{Condition, ConditionCode, Conditions};
+pub use lack::Lack;
 pub use progress::{Label, MARK_BYTES_MAX, Mark, Percent, Progress, WorkStep};
 
 /// Declares a closed set of words: an enum, its texts in one place, and the way back.
@@ -43,6 +45,10 @@ macro_rules! words {
         }
     };
 }
+
+// Below the macro that it uses.
+mod condition;
+mod lack;
 
 /// A stored or sent text that is none of the set's words: written by a newer version, or damaged.
 #[derive(Debug, thiserror::Error)]
@@ -181,7 +187,7 @@ pub enum StopOrigin {
 pub enum Fact {
     /// The pipeline's leader runs.
     Spawned {
-        /// Its process id, also its session and process group.
+        /// Its process id, also its process group.
         pid: u32,
         /// Its start time in clock ticks since boot (`proc_pid_stat(5)`, field 22), which makes the pid an identity.
         start_ticks: u64,
@@ -236,6 +242,9 @@ pub enum Fact {
     SpawnFailed {
         /// Why, for people.
         error: String,
+        /// What there was none of, where that is why. An older shim does not say it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        lack: Option<Lack>,
     },
     /// Written by a newer shim; kept in the history, changes nothing here.
     #[serde(other)]

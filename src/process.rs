@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
 
-use crate::pipeline::Exit;
+use crate::pipeline::{Exit, Lack};
 
 pub use cgroup::{Cgroup, has_thawed};
 pub use memory::give_back_what_is_long;
@@ -66,6 +66,26 @@ pub fn begin_session() -> io::Result<()> {
 pub fn is_shortage(error: &io::Error) -> bool {
     use rustix::io::Errno;
     [Errno::MFILE, Errno::NFILE, Errno::NOMEM].iter().any(|shortage| error.raw_os_error() == Some(shortage.raw_os_error()))
+}
+
+/// What there was none of, where that is why a process, a thread or a descriptor could not be made. Only for errors of these: of others
+/// `EAGAIN` means something else.
+pub fn lack_of(error: &io::Error) -> Option<Lack> {
+    use rustix::io::Errno;
+    match Errno::from_raw_os_error(error.raw_os_error()?) {
+        Errno::AGAIN => Some(Lack::Processes),
+        Errno::MFILE | Errno::NFILE => Some(Lack::Descriptors),
+        Errno::NOMEM => Some(Lack::Memory),
+        _ => None,
+    }
+}
+
+/// The same as a sentence: what could not be done, why, and what to do about it where that is known.
+pub fn explain_lack(what: &str, error: &io::Error) -> String {
+    match lack_of(error) {
+        Some(lack) => format!("{what}: {error}; {}", lack.advice()),
+        None => format!("{what}: {error}"),
+    }
 }
 
 /// Whether `error` says that a file could not grow: no room, or none for this user.
@@ -160,6 +180,17 @@ fn wait(pid: u32, options: WaitIdOptions) -> io::Result<Option<Exit>> {
         (None, Some(signal)) => Some(Exit::Signal(signal)),
         (None, None) => None,
     })
+}
+
+/// Waits until our child `pid` has ended, and takes it out of the process table.
+pub fn wait_for_end(pid: u32) -> io::Result<()> {
+    let wait = || rustix::process::waitid(WaitId::Pid(raw_pid(pid)?), WaitIdOptions::EXITED).map_err(io::Error::from);
+    loop {
+        match wait() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            other => return other.map(drop),
+        }
+    }
 }
 
 /// Reaps every child of this process that has ended, except `keep`.

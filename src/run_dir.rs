@@ -27,7 +27,9 @@ use crate::socket_path::SocketPath;
 
 pub use journal::{Header, Journal, JournalError, ReadJournal, read_header, read_journal};
 pub use progress::{NumberedProgress, ProgressError, parse_progress, read_progress, write_progress};
-pub use protocol::{Command, LaunchSpec, LineReader, Message, Note, Reply, ReplyError, Rotated, Trouble, from_line, to_line};
+pub use protocol::{
+    Command, LaunchSpec, LineReader, Message, Note, Reply, ReplyError, Rotated, Trouble, TroublePart, from_line, to_line,
+};
 
 /// The version of everything in a run directory. A reader accepts its own and every earlier one.
 pub const FORMAT: u32 = 1;

@@ -1,11 +1,20 @@
-//! From the name of a script to what is executed: resolved, inside the root, a regular file.
+//! From the name of a script to what is executed: resolved, inside the root, a regular file that can be run.
 //!
-//! Level 1. Looks, and changes nothing. Called by the supervisor before a run is committed, so a refused name leaves no trace.
+//! Level 1. Looks, and changes nothing. Called by the supervisor before a run is committed, so a refused name leaves no trace; and by the
+//! shim, for the sentence about a program that the kernel did not execute.
+
+mod elf;
+mod first_line;
+mod program;
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::Access;
+use rustix::io::Errno;
+
+pub use program::{Attempt, Program, Unrunnable};
 
 /// The longest path, in bytes (`PATH_MAX`, `path_resolution(7)`), and the longest of its parts.
 const PATH_BYTES_MAX: usize = 4095;
@@ -17,6 +26,14 @@ pub enum ScriptError {
     /// No script was named, and none is configured.
     #[error("no script was named; send {{\"script\": \"<name>\"}} or set AUTOAPPDEV_PIPELINE_SCRIPT")]
     Unnamed,
+    /// The root, which was there when the server began, is not there now.
+    #[error("the pipeline's root {root:?} cannot be used now: {reason}; AUTOAPPDEV_PIPELINE_CWD (or --root) names it")]
+    NoRoot {
+        /// As it is configured.
+        root: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A NUL, an empty name, or one too long for the kernel.
     #[error("{what} {reason}")]
     BadName {
@@ -26,22 +43,40 @@ pub enum ScriptError {
         reason: &'static str,
     },
     /// There is nothing of that name.
-    #[error("there is no script {0:?} in the pipeline's root; names are relative to it (AUTOAPPDEV_PIPELINE_CWD)")]
-    NotFound(String),
+    #[error("there is no script {name:?} in the pipeline's root; {}", hint.as_deref().unwrap_or("names are relative to it (AUTOAPPDEV_PIPELINE_CWD)"))]
+    NotFound {
+        /// As it was named.
+        name: String,
+        /// What was probably meant.
+        hint: Option<String>,
+    },
     /// Every link resolved, it lies outside of the root.
-    #[error("{what} {name:?} lies outside of the pipeline's root; put it in there, or set AUTOAPPDEV_PIPELINE_CWD")]
+    #[error("{what} {name:?} lies outside of the pipeline's root; {}", hint.as_deref().unwrap_or("put it in there, or set AUTOAPPDEV_PIPELINE_CWD"))]
     OutsideRoot {
         /// `script` or `cwd`.
         what: &'static str,
         /// As it was named.
         name: String,
+        /// What was probably meant.
+        hint: Option<String>,
     },
     /// A folder, a device, a socket, a pipe.
-    #[error("script {0:?} is no regular file; name a script")]
-    NotAFile(String),
+    #[error("script {name:?} is {what} and no regular file; name a script")]
+    NotAFile {
+        /// As it was named.
+        name: String,
+        /// What it is.
+        what: &'static str,
+    },
+    /// It is there and cannot be run.
+    #[error(transparent)]
+    Unrunnable(#[from] Unrunnable),
     /// The working directory is missing or no folder.
     #[error("cwd {0:?} is no folder in the pipeline's root; create it, or name another")]
     NotAFolder(String),
+    /// This user may not enter the working directory.
+    #[error("cwd {0:?} may not be entered by this server's user; allow that with chmod, or name another")]
+    ClosedFolder(String),
     /// It could not be looked at.
     #[error("{what} {name:?} could not be looked at: {reason}; let this user read it")]
     Unreadable {
@@ -54,37 +89,75 @@ pub enum ScriptError {
     },
 }
 
-/// What to execute.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Program {
-    /// The file, absolute and without links; or `bash`, wherever `PATH` has it.
-    pub program: PathBuf,
-    /// What comes in front of the client's arguments: the script, where the program is its interpreter.
-    pub args: Vec<PathBuf>,
+/// Resolves the root as it is configured: it may be a link that leads elsewhere by now.
+pub fn find_root(configured: &Path) -> Result<PathBuf, ScriptError> {
+    let unusable = |reason| ScriptError::NoRoot { root: configured.display().to_string(), reason };
+    let root = configured.canonicalize().map_err(|error| unusable(error.to_string()))?;
+    if root.is_dir() { Ok(root) } else { Err(unusable("it is no folder".to_owned())) }
 }
 
-/// Resolves `name` in `root`, which is absolute and without links. With its execute bit a script is run as it is; without, by `bash`.
-pub fn find_script(root: &Path, name: &str) -> Result<Program, ScriptError> {
+/// Resolves `name` in `root`, which is absolute and without links, to a regular file. `args` are the client's: they tell what was meant
+/// where there is none.
+pub fn find_script(root: &Path, name: &str, args: &[String]) -> Result<PathBuf, ScriptError> {
     const WHAT: &str = "script";
-    let path = resolve(root, WHAT, name)?.ok_or_else(|| ScriptError::NotFound(name.to_owned()))?;
+    let path = match resolve(root, WHAT, name) {
+        Ok(Some(path)) => path,
+        Ok(None) => return Err(ScriptError::NotFound { name: name.to_owned(), hint: what_was_meant(root, name, args) }),
+        Err(ScriptError::OutsideRoot { what, name: outside, .. }) => {
+            return Err(ScriptError::OutsideRoot { what, name: outside, hint: what_was_meant(root, name, args) });
+        }
+        Err(error) => return Err(error),
+    };
     let metadata = fs::metadata(&path).map_err(|error| unreadable(WHAT, name, &error))?;
-    if !metadata.is_file() {
-        return Err(ScriptError::NotAFile(name.to_owned()));
+    if metadata.is_file() {
+        return Ok(path);
     }
-    if metadata.permissions().mode() & 0o111 != 0 {
-        Ok(Program { program: path, args: Vec::new() })
-    } else {
-        Ok(Program { program: PathBuf::from("bash"), args: vec![path] })
-    }
+    let what = if metadata.is_dir() { "a folder" } else { "a device, a socket or a pipe" };
+    Err(ScriptError::NotAFile { name: name.to_owned(), what })
 }
 
 /// Resolves a working directory in `root`.
 pub fn find_cwd(root: &Path, name: &str) -> Result<PathBuf, ScriptError> {
     const WHAT: &str = "cwd";
     match resolve(root, WHAT, name) {
-        Ok(Some(path)) if path.is_dir() => Ok(path),
+        Ok(Some(path)) if path.is_dir() => match rustix::fs::access(&path, Access::EXEC_OK) {
+            Err(Errno::ACCESS) => Err(ScriptError::ClosedFolder(name.to_owned())),
+            Ok(()) | Err(_) => Ok(path),
+        },
         Ok(_) | Err(ScriptError::Unreadable { .. }) => Err(ScriptError::NotAFolder(name.to_owned())),
         Err(error) => Err(error),
+    }
+}
+
+/// A name as a shell takes it for one word.
+fn quoted(name: &str) -> String {
+    let is_plain = |c: char| c.is_alphanumeric() || "_./+,:@%-".contains(c);
+    if !name.is_empty() && name.chars().all(is_plain) {
+        return name.to_owned();
+    }
+    format!("'{}'", name.replace('\'', "'\\''"))
+}
+
+/// The command that was probably meant: a script together with its arguments in one name, or the script's interpreter in its place.
+fn what_was_meant(root: &Path, name: &str, args: &[String]) -> Option<String> {
+    let is_script = |word: &str| matches!(resolve(root, "script", word), Ok(Some(path)) if path.is_file());
+    let mut words: Vec<&str> = name.split_ascii_whitespace().collect();
+    let has_arguments = words.len() > 1;
+    words.extend(args.iter().map(String::as_str));
+    // The first that is one; what looks like an option of an interpreter is skipped.
+    let at = words.iter().take(8).position(|word| !word.starts_with('-') && is_script(word))?;
+    let (script, rest) = (words[at], &words[at + 1..]);
+    let rest = rest.strip_prefix(&["--"]).unwrap_or(rest);
+    let mut command = format!("autoappdev start {}", quoted(script));
+    // Long ones are the client's own to remember.
+    if !rest.is_empty() && rest.iter().map(|word| word.len()).sum::<usize>() < 200 {
+        let rest: Vec<String> = rest.iter().map(|word| quoted(word)).collect();
+        command = format!("{command} -- {}", rest.join(" "));
+    }
+    match at {
+        0 if has_arguments => Some(format!("arguments are given apart from the script: `{command}` (\"args\" in a request)")),
+        0 => None,
+        _ => Some(format!("the script to name is {}, and its first line says what runs it: `{command}`", quoted(script))),
     }
 }
 
@@ -99,7 +172,7 @@ fn resolve(root: &Path, what: &'static str, name: &str) -> Result<Option<PathBuf
     if name.len() > PATH_BYTES_MAX || name.split('/').any(|part| part.len() > PART_BYTES_MAX) {
         return Err(ScriptError::BadName { what, reason: "is longer than a path can be" });
     }
-    let outside = || ScriptError::OutsideRoot { what, name: name.to_owned() };
+    let outside = || ScriptError::OutsideRoot { what, name: name.to_owned(), hint: None };
     let named = root.join(name);
     match named.canonicalize() {
         Ok(path) if path.starts_with(root) => Ok(Some(path)),
@@ -130,96 +203,4 @@ fn unreadable(what: &'static str, name: &str, error: &io::Error) -> ScriptError 
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::os::unix::fs::symlink;
-
-    fn a_root() -> (tempfile::TempDir, PathBuf) {
-        let dir = tempfile::tempdir().expect("a temp folder");
-        let outside = dir.path().canonicalize().expect("there");
-        let root = outside.join("root");
-        fs::create_dir_all(root.join("sub")).expect("creates");
-        fs::write(outside.join("secret.sh"), "#!/bin/sh\n").expect("writes");
-        for name in ["plain.sh", "sub/inner.sh"] {
-            fs::write(root.join(name), "echo hi\n").expect("writes");
-        }
-        fs::write(root.join("exec.sh"), "#!/bin/sh\n").expect("writes");
-        fs::set_permissions(root.join("exec.sh"), fs::Permissions::from_mode(0o755)).expect("ours");
-        symlink("../secret.sh", root.join("link-out.sh")).expect("links");
-        symlink("plain.sh", root.join("link-in.sh")).expect("links");
-        symlink("..", root.join("up")).expect("links");
-        symlink("nowhere", root.join("dangling.sh")).expect("links");
-        symlink("loop", root.join("loop")).expect("links");
-        (dir, root)
-    }
-
-    #[test]
-    fn a_script_in_the_root_is_found_by_any_of_its_names() {
-        let (_dir, root) = a_root();
-        let by_bash = |name: &str| Program { program: "bash".into(), args: vec![root.join(name)] };
-        let absolute = root.join("plain.sh").display().to_string();
-        for (name, found) in [
-            ("plain.sh", by_bash("plain.sh")),
-            ("./sub/../plain.sh", by_bash("plain.sh")),
-            ("link-in.sh", by_bash("plain.sh")),
-            ("sub/inner.sh", by_bash("sub/inner.sh")),
-            (absolute.as_str(), by_bash("plain.sh")),
-            ("exec.sh", Program { program: root.join("exec.sh"), args: vec![] }),
-        ] {
-            assert_eq!(find_script(&root, name), Ok(found), "{name}");
-        }
-        assert_eq!(find_cwd(&root, "sub"), Ok(root.join("sub")));
-        assert_eq!(find_cwd(&root, "."), Ok(root.clone()));
-    }
-
-    #[test]
-    fn nothing_outside_of_the_root_is_found_by_any_name() {
-        let (_dir, root) = a_root();
-        let beside = root.with_file_name("secret.sh").display().to_string();
-        let names = [
-            "../secret.sh",
-            "sub/../../secret.sh",
-            "link-out.sh",
-            "up/secret.sh",
-            "/etc/passwd",
-            beside.as_str(),
-            "..",
-            "/",
-            "../nowhere.sh",
-            "up/nowhere.sh",
-            "/nowhere",
-            "sub/nowhere/../../../x",
-        ];
-        for name in names {
-            assert!(
-                matches!(find_script(&root, name), Err(ScriptError::OutsideRoot { .. })),
-                "{name}: {:?}",
-                find_script(&root, name)
-            );
-            assert!(matches!(find_cwd(&root, name), Err(ScriptError::OutsideRoot { .. })), "{name}");
-        }
-        // A folder beside the root whose name begins like the root's is not in it.
-        let twin = root.with_file_name("root2");
-        fs::create_dir(&twin).expect("creates");
-        fs::write(twin.join("x.sh"), "").expect("writes");
-        assert!(matches!(find_script(&root, "../root2/x.sh"), Err(ScriptError::OutsideRoot { .. })));
-    }
-
-    #[test]
-    fn what_is_no_script_is_refused_by_its_name() {
-        let (_dir, root) = a_root();
-        let long = "x".repeat(5_000);
-        let long_part = format!("sub/{}", "x".repeat(256));
-        assert!(matches!(find_script(&root, "nowhere.sh"), Err(ScriptError::NotFound(_))));
-        assert!(matches!(find_script(&root, "dangling.sh"), Err(ScriptError::NotFound(_))));
-        assert!(matches!(find_script(&root, "plain.sh/x"), Err(ScriptError::NotFound(_))));
-        assert!(matches!(find_script(&root, "sub"), Err(ScriptError::NotAFile(_))));
-        assert!(matches!(find_script(&root, "loop"), Err(ScriptError::Unreadable { .. })));
-        for name in ["", "a\0b", long.as_str(), long_part.as_str()] {
-            assert!(matches!(find_script(&root, name), Err(ScriptError::BadName { .. })));
-            assert!(matches!(find_cwd(&root, name), Err(ScriptError::BadName { .. })));
-        }
-        assert!(matches!(find_cwd(&root, "plain.sh"), Err(ScriptError::NotAFolder(_))));
-        assert!(matches!(find_cwd(&root, "nowhere"), Err(ScriptError::NotAFolder(_))));
-    }
-}
+mod tests;

@@ -3,6 +3,7 @@
 //! Level 4. If killed here: the locks fall by themselves, `server.json` stays and is overwritten by the next server.
 
 mod ending;
+mod upkeep;
 
 use std::backtrace::Backtrace;
 use std::ffi::OsString;
@@ -22,6 +23,7 @@ use self::ending::{Alarm, Rung, SUPERVISOR_ENDED, StopsRun};
 use crate::config::{Config, SOCKET_DEFAULT};
 use crate::console::{self, say};
 use crate::git_ignore;
+use crate::health::Upkeep;
 use crate::http::{Answers, App, Door, Entrance, Guard, Keys, Listener, Server, Streams};
 use crate::kill_point::KillPoint;
 use crate::log::{BackendLog, RunLogs};
@@ -29,7 +31,7 @@ use crate::private::private_file;
 use crate::process::{self, ProcState};
 use crate::run_dir::{LockState, Runs, create_private_dir, read_header};
 use crate::secrets::{Secret, Secrets};
-use crate::server_info::{LOCK_FILE, ServerInfo};
+use crate::server_info::{DirIdentity, LOCK_FILE, ServerIdentity, ServerInfo};
 use crate::service_manager::{self, Watchdog};
 use crate::store::Store;
 use crate::supervisor::{Retention, Settings, Supervisor};
@@ -43,6 +45,10 @@ const LET_GO_LIMIT: Duration = Duration::from_millis(500);
 /// machine that has too much to do puts off.
 const LET_GO_LIMIT_OF_DEAD: Duration = Duration::from_secs(10);
 const LET_GO_LOOK: Duration = Duration::from_millis(2);
+
+/// The life cycle may wait for the disk for so many times as long as for anything else before the watchdog counts it as hung: with the 30 s
+/// of the README's unit, five minutes.
+const STORAGE_LIMITS: u32 = 40;
 
 /// How often `server.json` is tried again where the disk did not take it.
 const ANNOUNCE_RETRY: Duration = Duration::from_secs(1);
@@ -69,8 +75,8 @@ fn serve_in(config: Config, runtime_dir: &Path) -> anyhow::Result<()> {
     let _lock = own(runtime_dir)?;
     KillPoint::ServerDirectoryOwned.reach();
     let _database_lock = own_database(&config.database, runtime_dir)?;
-    let root = config.pipeline_root.canonicalize().ok().filter(|root| root.is_dir());
-    let Some(root) = root else {
+    let root_now = config.pipeline_root.canonicalize().ok().filter(|root| root.is_dir());
+    let Some(root_now) = root_now else {
         let advice = "it must be a folder that is there; set AUTOAPPDEV_PIPELINE_CWD (or --root)";
         bail!("cannot use {} as the root: {advice}", config.pipeline_root.display());
     };
@@ -82,6 +88,9 @@ fn serve_in(config: Config, runtime_dir: &Path) -> anyhow::Result<()> {
 
     // A second logger in one process is only possible in tests; the first one serves.
     let _first_one_serves = BackendLog::open(runtime_dir).context("cannot open backend.log")?.install();
+    for note in &config.notes {
+        ::log::info!("{note}");
+    }
     let opened = Store::open(&config.database).map_err(|error| anyhow!("failed to {error}"))?;
     KillPoint::ServerDatabaseOpened.reach();
     for migration in &opened.applied {
@@ -100,7 +109,7 @@ fn serve_in(config: Config, runtime_dir: &Path) -> anyhow::Result<()> {
     };
     let settings = Settings {
         runtime_dir: runtime_dir.to_owned(),
-        root,
+        root: config.pipeline_root.clone(),
         default_script: config.pipeline_script,
         grace: config.grace,
         uses_cgroups: config.uses_cgroups,
@@ -111,6 +120,7 @@ fn serve_in(config: Config, runtime_dir: &Path) -> anyhow::Result<()> {
             runs: usize::try_from(config.runs_keep).unwrap_or(usize::MAX),
             ended_for: config.runs_keep_for,
         },
+        taken_vars: config.taken,
     };
     let supervisor = Supervisor::start(opened.store, settings, move || {
         // Nobody reads it when the server is stopping anyway.
@@ -119,32 +129,44 @@ fn serve_in(config: Config, runtime_dir: &Path) -> anyhow::Result<()> {
     .map_err(|error| anyhow!("failed to {error}"))?;
     let runs = Runs::new(runtime_dir.to_owned());
     let logs = RunLogs::new(runs.path());
-    let streams = Arc::new(Streams::new(supervisor.handle(), runs.clone(), logs.clone(), config.database.clone()));
+    let upkeep = Upkeep::default();
+    let inspector = upkeep::inspector(&supervisor.handle(), &runs, &config.database, upkeep.clone())
+        .map_err(cannot("start a thread that looks for what is wrong"))?;
+    let streams =
+        Arc::new(Streams::new(supervisor.handle(), inspector.clone(), runs.clone(), logs.clone(), config.database.clone()));
     let (answers, checks) = (Arc::new(Answers::default()), Arc::new(Answers::default()));
+    let identity = Arc::new(ServerIdentity::new(runtime_dir).context("cannot get random bytes from the kernel")?);
     let app = |door| App {
+        identity: identity.clone(),
         supervisor: supervisor.handle(),
         runs: runs.clone(),
         logs: logs.clone(),
         database: config.database.clone(),
         guard: Guard::new(door, config.allow_hosts.clone(), config.allow_origins.clone()),
         keys: keys.clone().filter(|_| door != Door::Socket),
+        inspector: inspector.clone(),
         streams: streams.clone(),
         answers: answers.clone(),
         checks: checks.clone(),
     };
     let entrances =
         listeners.into_iter().map(|listener| Entrance { handler: Arc::new(app(listener.door())), listener }).collect();
-    let server = Server::start(entrances).context("cannot begin to serve")?;
+    let server = Server::start(entrances).map_err(cannot("begin to serve"))?;
     KillPoint::ServerRecovered.reach();
     let addresses = server.addresses();
     let info = ServerInfo {
         pid: std::process::id(),
+        id: Some(identity.id.clone()),
+        dir: DirIdentity::of(runtime_dir).ok(),
         address: addresses.first().copied(),
         more_addresses: addresses.iter().skip(1).copied().collect(),
         socket: config.socket.filter(|path| path.exists()),
     };
     let mut is_announced = announce(&info, runtime_dir);
     KillPoint::ServerInfoWritten.reach();
+    upkeep.keep(upkeep::lock_file(runtime_dir));
+    upkeep.keep(upkeep::database_lock(database_lock_path(&config.database), &config.database, runtime_dir));
+    upkeep.keep(upkeep::server_json(info.clone(), runtime_dir));
     let ways: Vec<String> = addresses
         .iter()
         .map(|address| format!("http://{address}/"))
@@ -153,6 +175,11 @@ fn serve_in(config: Config, runtime_dir: &Path) -> anyhow::Result<()> {
     ::log::info!("listening on {}", ways.join(" and "));
     for (n, way) in ways.iter().enumerate().filter(|(n, _)| *n < addresses.len().max(1)) {
         say(&format!("autoappdev {}listens on {way}", if n > 0 { "also " } else { "" }));
+    }
+    if root_now != config.pipeline_root {
+        let root = format!("{}, which is {} now", config.pipeline_root.display(), root_now.display());
+        ::log::info!("scripts are looked for in {root}");
+        say(&format!("scripts are looked for in {root}; each start looks where that leads then"));
     }
     if keys.is_some() {
         let place = match config.tokens.token {
@@ -165,9 +192,9 @@ fn serve_in(config: Config, runtime_dir: &Path) -> anyhow::Result<()> {
     let watchdog = Watchdog::start({
         let (probe, life_cycle) = (server.probe(), supervisor.handle());
         // The state is answered from a copy: a thread that hangs behind it would show to nobody.
-        move |limit| probe.is_answered(limit / 2) && life_cycle.is_answering(limit / 2)
+        move |limit| probe.is_answered(limit / 2) && life_cycle.is_alive(limit / 2, limit * STORAGE_LIMITS)
     })
-    .context("cannot start a thread for the watchdog")?;
+    .map_err(cannot("start a thread for the watchdog"))?;
     service_manager::tell_ready(&format!("listening on {}", ways.join(" and ")));
 
     // Until a signal, or the supervisor's end.
@@ -187,6 +214,7 @@ fn serve_in(config: Config, runtime_dir: &Path) -> anyhow::Result<()> {
         None => None,
     };
     drop(watchdog);
+    upkeep.end();
     // First, so that those who wait for news and are answered by the supervisor's end are told not to ask on here.
     server.begin_stop();
     let live = supervisor.stop();
@@ -203,6 +231,11 @@ fn serve_in(config: Config, runtime_dir: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Says what could not be done for want of a thread or a descriptor, and what to do about it.
+fn cannot(what: &str) -> impl FnOnce(io::Error) -> anyhow::Error + '_ {
+    move |error| anyhow!("cannot {}", process::explain_lack(what, &error))
+}
+
 /// Every socket to serve on: those that the service manager holds, else the addresses of the configuration; and the Unix socket.
 fn listen(config: &Config) -> anyhow::Result<Vec<Listener>> {
     let mut listeners = Listener::inherited().context("cannot use the sockets of the service manager (LISTEN_FDS)")?;
@@ -212,11 +245,12 @@ fn listen(config: &Config) -> anyhow::Result<Vec<Listener>> {
             let address = SocketAddr::new(*host, port);
             let listener =
                 patiently(&config.runtime_dir, || Listener::tcp(address), io::ErrorKind::AddrInUse).map_err(|error| {
-                    let advice = match error.kind() {
-                        io::ErrorKind::AddrInUse => {
+                    let advice = match (error.kind(), process::lack_of(&error)) {
+                        (io::ErrorKind::AddrInUse, _) => {
                             "if another program has that port, set AUTOAPPDEV_PORT (or --port) to another one"
                         }
-                        _ => "is it an address of this machine? set AUTOAPPDEV_HOST (or --host) to one that is",
+                        (_, Some(lack)) => lack.advice(),
+                        (_, None) => "is it an address of this machine? set AUTOAPPDEV_HOST (or --host) to one that is",
                     };
                     anyhow!("cannot listen on {address}: {error}; {advice}")
                 })?;
@@ -287,10 +321,7 @@ fn own(runtime_dir: &Path) -> anyhow::Result<[File; 2]> {
 /// Takes the database. Two servers on one database, or one that was given another runtime directory while a run lives, would call each
 /// other's run lost. One that lies in the runtime directory is no exception: a server with another one can be given it too.
 fn own_database(database: &Path, runtime_dir: &Path) -> anyhow::Result<File> {
-    // By its own name, whatever link leads to it.
-    let mut path = database.canonicalize().unwrap_or_else(|_| database.to_owned()).into_os_string();
-    path.push(DATABASE_LOCK_SUFFIX);
-    let path = PathBuf::from(path);
+    let path = database_lock_path(database);
     let mut lock = private_file().read(true).open(&path).with_context(|| {
         format!("cannot open {}; let this user write that folder, or name another database with DATABASE_URL", path.display())
     })?;
@@ -325,6 +356,13 @@ fn own_database(database: &Path, runtime_dir: &Path) -> anyhow::Result<File> {
         .and_then(|()| lock.write_all(runtime_dir.as_os_str().as_bytes()))
         .with_context(|| format!("cannot write {}", path.display()))?;
     Ok(lock)
+}
+
+/// Beside the database by its own name, whatever link leads to it.
+fn database_lock_path(database: &Path) -> PathBuf {
+    let mut path = database.canonicalize().unwrap_or_else(|_| database.to_owned()).into_os_string();
+    path.push(DATABASE_LOCK_SUFFIX);
+    path.into()
 }
 
 /// Tries again for a moment while `taken` is the answer: a server that was killed lets go of its lock and its port a little after the

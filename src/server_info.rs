@@ -1,20 +1,24 @@
 //! `server.json` in the runtime directory: which server owns it, for client commands and for a second server.
 //!
-//! Level 1. Written whole and renamed, so a reader finds all of it or none. If killed before its removal: it names a server that does
-//! not answer, which a reader finds out by asking.
+//! Level 1. It is written whole and renamed, so a reader finds all of it or nothing. A killed server leaves it behind, and a copied
+//! folder has a copy of it. It therefore counts only while a server holds the lock of the directory that the file was written for.
 
-use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::fs::{self, File, Metadata};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::FlockOperation;
+use rustix::rand::GetRandomFlags;
 use serde::{Deserialize, Serialize};
 
 use crate::kill_point::KillPoint;
+use crate::path_json;
 use crate::private::private_file;
 
-const NAME: &str = "server.json";
+/// Its name in the runtime directory.
+pub const NAME: &str = "server.json";
 
 /// Held by the server that owns the runtime directory, for as long as it lives, as is the directory itself: somebody may remove the file.
 pub const LOCK_FILE: &str = "server.lock";
@@ -22,11 +26,70 @@ pub const LOCK_FILE: &str = "server.lock";
 /// The longest one that is read, in bytes.
 const BYTES_MAX: u64 = 64 * 1024;
 
+/// Who a server is: what `GET /api/version` shows, and what the field `AutoAppDev-Server` of a request is compared with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ServerIdentity {
+    /// Random, and another one after each start.
+    pub id: String,
+    /// Absolute and without links. What is not UTF-8 in it shows as U+FFFD.
+    pub runtime_dir: String,
+}
+
+impl ServerIdentity {
+    /// The identity of a server that starts now.
+    pub fn new(runtime_dir: &Path) -> io::Result<Self> {
+        let mut random = [0; 16];
+        // So few bytes come at once and whole (`getrandom(2)`).
+        rustix::rand::getrandom(&mut random, GetRandomFlags::empty())?;
+        let id = format!("{:032x}", u128::from_ne_bytes(random));
+        Ok(Self { id, runtime_dir: runtime_dir.to_string_lossy().into_owned() })
+    }
+}
+
+/// Which directory it is, whatever its path. A live server keeps its runtime directory open, so no other directory has this meanwhile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DirIdentity {
+    /// The device.
+    pub dev: u64,
+    /// The inode on it.
+    pub ino: u64,
+}
+
+impl DirIdentity {
+    /// The identity of the directory at `path`.
+    pub fn of(path: &Path) -> io::Result<Self> {
+        fs::metadata(path).map(|found| Self::from(&found))
+    }
+}
+
+impl From<&Metadata> for DirIdentity {
+    fn from(found: &Metadata) -> Self {
+        Self { dev: found.dev(), ino: found.ino() }
+    }
+}
+
+/// Which server is in a runtime directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// No server lives there.
+    Nobody,
+    /// A server lives there and has not said where it listens: it is just starting, or the disk does not take its `server.json`.
+    Silent,
+    /// A server lives there and listens here.
+    Live(ServerInfo),
+}
+
 /// Who serves, and where.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServerInfo {
     /// The server's process id.
     pub pid: u32,
+    /// [`ServerIdentity::id`]; an earlier version has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// The runtime directory that the file was written into: a copy of the folder is another one. An earlier version says nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dir: Option<DirIdentity>,
     /// Where it listens: the first of its addresses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<SocketAddr>,
@@ -34,27 +97,45 @@ pub struct ServerInfo {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub more_addresses: Vec<SocketAddr>,
     /// Its Unix socket.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "path_json::option")]
     pub socket: Option<PathBuf>,
 }
 
 impl ServerInfo {
-    /// Reads it. A file that is missing, torn or not ours counts as none.
+    /// Reads it, whether that server lives or not. A file that is missing, torn, not ours or a copy from another directory counts as none.
     pub fn read(runtime_dir: &Path) -> Option<Self> {
-        let mut text = Vec::new();
-        File::open(runtime_dir.join(NAME)).ok()?.take(BYTES_MAX).read_to_end(&mut text).ok()?;
-        serde_json::from_slice(&text).ok()
+        Self::try_to_read(runtime_dir).ok().flatten()
     }
 
-    /// The same, where that server lives. A killed one's address may be somebody else's by now: no secret may go there.
+    /// The same, where that server lives. A killed one's address may be another program's by now: no secret may go there.
     pub fn read_live(runtime_dir: &Path) -> Option<Self> {
-        // Who takes it for this moment holds up nobody: a server that begins tries again.
-        let is_held = |path: PathBuf| {
-            let lock = File::open(path).ok()?;
-            Some(rustix::fs::flock(&lock, FlockOperation::NonBlockingLockShared) == Err(rustix::io::Errno::WOULDBLOCK))
+        match Self::find(runtime_dir) {
+            Ok(Found::Live(info)) => Some(info),
+            Ok(Found::Nobody | Found::Silent) | Err(_) => None,
+        }
+    }
+
+    /// Looks which server lives in a runtime directory.
+    ///
+    /// # Errors
+    /// The directory or what is needed of it cannot be read, so that nothing can be said.
+    pub fn find(runtime_dir: &Path) -> io::Result<Found> {
+        if !is_owned(runtime_dir)? {
+            return Ok(Found::Nobody);
+        }
+        Ok(Self::try_to_read(runtime_dir)?.map_or(Found::Silent, Found::Live))
+    }
+
+    fn try_to_read(runtime_dir: &Path) -> io::Result<Option<Self>> {
+        let mut text = Vec::new();
+        match File::open(runtime_dir.join(NAME)) {
+            Ok(file) => file.take(BYTES_MAX).read_to_end(&mut text)?,
+            Err(error) if is_absence(&error) => return Ok(None),
+            Err(error) => return Err(error),
         };
-        let is_owned = [runtime_dir.to_owned(), runtime_dir.join(LOCK_FILE)].into_iter().any(|path| is_held(path) == Some(true));
-        Self::read(runtime_dir).filter(|_| is_owned)
+        let info = serde_json::from_slice(&text).ok();
+        let dir = DirIdentity::of(runtime_dir)?;
+        Ok(info.filter(|info: &Self| info.dir.is_none_or(|written_for| written_for == dir)))
     }
 
     /// Writes it. On an error the one of the server before is gone all the same: it would send clients to where nobody is.
@@ -82,28 +163,104 @@ impl ServerInfo {
     }
 }
 
+/// Whether a server holds the directory or the lock file in it.
+fn is_owned(runtime_dir: &Path) -> io::Result<bool> {
+    let mut unreadable = None;
+    let mut has_looked = false;
+    for path in [runtime_dir.to_owned(), runtime_dir.join(LOCK_FILE)] {
+        match File::open(path) {
+            // Whoever takes it for this moment holds nobody up: a server that starts tries again.
+            Ok(lock) => match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockShared) {
+                Err(rustix::io::Errno::WOULDBLOCK) => return Ok(true),
+                // Not every file system has locks for folders: the file's counts there.
+                Ok(()) | Err(_) => has_looked = true,
+            },
+            Err(error) if is_absence(&error) => {}
+            Err(error) => unreadable = Some(error),
+        }
+    }
+    unreadable.filter(|_| !has_looked).map_or(Ok(false), Err)
+}
+
+fn is_absence(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn info() -> ServerInfo {
+        ServerInfo {
+            pid: 7,
+            id: Some("abc".to_owned()),
+            dir: None,
+            address: Some("127.0.0.1:9".parse().expect("an address")),
+            more_addresses: vec!["[::1]:9".parse().expect("an address")],
+            socket: Some("/r/server.sock".into()),
+        }
+    }
+
+    /// Holds a runtime directory as a server does.
+    fn own(dir: &Path, name: &str) -> File {
+        let path = if name.is_empty() { dir.to_owned() } else { dir.join(name) };
+        if !name.is_empty() {
+            fs::write(&path, "").expect("writes");
+        }
+        let lock = File::open(path).expect("there");
+        rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).expect("free");
+        lock
+    }
 
     #[test]
     fn it_reads_as_it_was_written_and_anything_else_is_none() {
         let dir = tempfile::tempdir().expect("a temp folder");
         assert_eq!(ServerInfo::read(dir.path()), None);
-        let info = ServerInfo {
-            pid: 7,
-            address: Some("127.0.0.1:9".parse().expect("an address")),
-            more_addresses: vec!["[::1]:9".parse().expect("an address")],
-            socket: Some("/r/server.sock".into()),
-        };
+        let info = info();
         info.write(dir.path()).expect("writes");
         assert_eq!(ServerInfo::read(dir.path()), Some(info.clone()));
         fs::write(dir.path().join(NAME), r#"{"pid":7,"address":"127.0.0.1:9"}"#).expect("writes");
-        let older = ServerInfo { more_addresses: Vec::new(), socket: None, ..info };
+        let older = ServerInfo { id: None, more_addresses: Vec::new(), socket: None, ..info };
         assert_eq!(ServerInfo::read(dir.path()), Some(older), "an older server's");
         fs::write(dir.path().join(NAME), "{\"pid\":7").expect("writes");
         assert_eq!(ServerInfo::read(dir.path()), None);
         ServerInfo::remove(dir.path()).expect("there");
         assert_eq!(ServerInfo::read(dir.path()), None);
+    }
+
+    #[test]
+    fn a_file_counts_only_while_its_directory_is_held() {
+        let dir = tempfile::tempdir().expect("a temp folder");
+        let find = || ServerInfo::find(dir.path()).expect("readable");
+        for name in ["", LOCK_FILE] {
+            assert_eq!(find(), Found::Nobody);
+            let lock = own(dir.path(), name);
+            assert_eq!(find(), Found::Silent);
+            info().write(dir.path()).expect("writes");
+            assert_eq!(find(), Found::Live(info()));
+            drop(lock);
+            assert_eq!(find(), Found::Nobody, "it is stale");
+            ServerInfo::remove(dir.path()).expect("there");
+        }
+        assert_eq!(ServerInfo::find(&dir.path().join("missing")).expect("nothing to read"), Found::Nobody);
+    }
+
+    #[test]
+    fn a_copy_in_another_directory_names_nobody() {
+        let (dir, copy) = (tempfile::tempdir().expect("a temp folder"), tempfile::tempdir().expect("a temp folder"));
+        let info = ServerInfo { dir: Some(DirIdentity::of(dir.path()).expect("there")), ..info() };
+        info.write(dir.path()).expect("writes");
+        fs::copy(dir.path().join(NAME), copy.path().join(NAME)).expect("copies");
+        let _locks = [own(dir.path(), ""), own(copy.path(), "")];
+        assert_eq!(ServerInfo::read_live(dir.path()), Some(info));
+        assert_eq!(ServerInfo::find(copy.path()).expect("readable"), Found::Silent);
+    }
+
+    #[test]
+    fn each_identity_is_another_one() {
+        let new = || ServerIdentity::new(Path::new("/srv/a")).expect("random bytes");
+        let (one, other) = (new(), new());
+        assert!(one.id != other.id && one.id.len() == 32 && one.id.bytes().all(|byte| byte.is_ascii_hexdigit()), "{one:?}");
+        assert_eq!(one.runtime_dir, "/srv/a");
     }
 }

@@ -19,8 +19,10 @@ mod rows;
 #[cfg(test)]
 mod tests;
 
+use std::cell::Cell;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
 
@@ -34,6 +36,14 @@ pub use self::open::{BUSY_TIMEOUT, schema_version};
 pub use self::reader::Reader;
 pub use self::rows::{EventRow, PipelineRow, RunLogRow, RunRow};
 
+/// How long the writer waits for a lock that another process holds. The supervisor's thread can do nothing else meanwhile.
+const PATIENCE: Duration = Duration::from_millis(200);
+
+/// The same once the lock is known to be held: not at all, but for [`Store::try_writing`], which is there to find out when it is released.
+/// A few attempts within a moment find a gap that a single one would miss where the other process takes the lock again and again.
+const PATIENCE_WHILE_LOCKED: Duration = Duration::ZERO;
+const PATIENCE_OF_A_TRIAL: Duration = Duration::from_millis(20);
+
 /// The one connection that writes.
 #[derive(Debug)]
 pub struct Store {
@@ -43,6 +53,8 @@ pub struct Store {
     file: Option<(u64, u64)>,
     /// Whether the last commit was not synced, so that the next one must ask for that again.
     is_relaxed: bool,
+    /// How long a lock of another process is waited for now.
+    patience: Cell<Duration>,
 }
 
 /// An opened database.
@@ -109,7 +121,10 @@ impl Store {
     /// not. A file that is damaged, newer, of another program or not writable is refused and left as it is.
     pub fn open(path: &Path) -> Result<Opened, StoreError> {
         let (conn, applied) = open::open(path)?;
-        Ok(Opened { store: Self { conn, path: path.to_owned(), file: file_at(path), is_relaxed: false }, applied })
+        let patience = Cell::new(BUSY_TIMEOUT);
+        let store = Self { conn, path: path.to_owned(), file: file_at(path), is_relaxed: false, patience };
+        store.be_patient_for(PATIENCE);
+        Ok(Opened { store, applied })
     }
 
     /// What the pipeline is.
@@ -269,6 +284,7 @@ impl Store {
 
     /// Writes what is there already, to find out whether the database takes it: `Ok` means that it does again.
     pub fn try_writing(&mut self) -> Result<(), StoreError> {
+        self.be_patient_for(self.patience.get().max(PATIENCE_OF_A_TRIAL));
         self.write(|tx| {
             // An UPDATE to the values that are there writes nothing; the header's page is written whatever it is set to.
             Ok(tx.pragma_update(None, "application_id", open::APPLICATION_ID)?)
@@ -280,7 +296,21 @@ impl Store {
     }
 
     fn read<T>(&self, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, StoreError> {
-        read(&self.conn).map_err(|e| StoreError::new(&self.path, e))
+        read(&self.conn).map_err(|e| StoreError::new(&self.path, e)).inspect_err(|error| self.learn_of_failure(error))
+    }
+
+    /// Whoever has waited for a lock in vain does not wait again for the same one: the next change that goes through tells that it is released.
+    /// That something can be read tells nothing, for who writes locks no readers out.
+    fn learn_of_failure(&self, error: &StoreError) {
+        if error.is_locked() {
+            self.be_patient_for(PATIENCE_WHILE_LOCKED);
+        }
+    }
+
+    fn be_patient_for(&self, patience: Duration) {
+        if self.patience.replace(patience) != patience {
+            self.conn.busy_timeout(patience).expect("SQLite takes every number");
+        }
     }
 
     /// Runs `change` as one transaction that is on the disk when this returns.
@@ -295,7 +325,7 @@ impl Store {
     /// Runs `change` as one transaction. IMMEDIATE takes the write lock at once, so nobody writes between what it reads and what it
     /// writes, and a busy file is known before anything was done. Dropping the transaction rolls it back.
     fn change<T>(&mut self, change: impl FnOnce(&Transaction<'_>) -> Result<T, GaveUp>) -> Result<T, StoreError> {
-        let Self { conn, path, file, .. } = self;
+        let Self { conn, path, file, .. } = &mut *self;
         // SQLite goes on with a file that has no name any more: what is committed there, nobody finds again.
         if file_at(path) != *file {
             return Err(StoreError::Gone { path: path.clone() });
@@ -305,9 +335,14 @@ impl Store {
             tx.commit()?;
             Ok(value)
         });
-        done.map_err(|gave_up| match gave_up {
+        let done = done.map_err(|gave_up| match gave_up {
             GaveUp::Sqlite(error) => StoreError::new(path, error),
             GaveUp::Conflict(reason) => StoreError::Conflict { path: path.clone(), reason },
-        })
+        });
+        match &done {
+            Ok(_) => self.be_patient_for(PATIENCE),
+            Err(error) => self.learn_of_failure(error),
+        }
+        done
     }
 }

@@ -35,6 +35,7 @@ fn look(place: &Place) -> Value {
             "pending",
             "allowed",
             "containment",
+            "conditions",
             "detail",
             "progress",
             "pid",
@@ -309,12 +310,13 @@ fn a_page_of_history_is_bounded_also_when_its_runs_are_large() {
 fn health_tells_the_truth_about_the_database_and_the_server_goes_on() {
     let place = Place::serving("sleep.sh");
     let shape = |body: &Value| {
-        assert_keys(body, &["ok", "service", "db", "degraded"]);
+        assert_keys(body, &["ok", "service", "db", "degraded", "conditions"]);
         assert_keys(&body["db"], &["ok", "time"]);
-        assert_eq!((&body["service"], &body["degraded"]), (&json!("autoappdev-backend"), &Value::Null));
+        assert_eq!(body["service"], "autoappdev-backend");
     };
     let well = place.get("/api/health");
     shape(&well.body);
+    assert_eq!((&well.body["degraded"], &well.body["conditions"]), (&Value::Null, &json!([])));
     assert_eq!((well.status, &well.body["ok"], &well.body["db"]["ok"]), (200, &json!(true), &json!(true)));
     assert!(well.body["db"]["time"].is_string());
     assert_time(&well.body["db"]["time"]);
@@ -325,6 +327,7 @@ fn health_tells_the_truth_about_the_database_and_the_server_goes_on() {
     let ill = place.get("/api/health");
     shape(&ill.body);
     assert_eq!((ill.status, &ill.body["ok"], &ill.body["db"]), (503, &json!(false), &json!({"ok": false, "time": null})));
+    assert_eq!(ill.body["conditions"][0]["code"], "database_replaced", "{}", ill.body);
     let history = place.get("/api/runs");
     assert_eq!((history.status, history.error()), (503, "storage_failed"));
     assert!(!history.body.to_string().contains(place.runtime().to_str().expect("text")), "{}", history.body);
@@ -339,7 +342,12 @@ fn health_tells_the_truth_about_the_database_and_the_server_goes_on() {
 fn the_version_and_what_is_never_told() {
     let place = Place::serving("sleep.sh");
     let version = place.get("/api/version").ok();
-    assert_eq!(version, json!({"name": "autoappdev", "version": env!("CARGO_PKG_VERSION"), "api": 1, "schema": 2}));
+    let server = &version["server"];
+    let name = env!("CARGO_PKG_VERSION");
+    assert_eq!(version, json!({"name": "autoappdev", "version": name, "api": 1, "schema": 2, "server": server}));
+    assert_eq!(server["runtime_dir"], json!(place.runtime().canonicalize().expect("there")));
+    let written = fs::read_to_string(place.runtime().join("server.json")).expect("there");
+    assert_eq!(serde_json::from_str::<Value>(&written).expect("JSON")["id"], server["id"], "clients learn the id from there");
     let (pid, run_id) = place.start_with(json!({"env": {"DEPLOY_KEY": "hunter2-in-the-environment"}}));
     // Not in the middle of its execve(2), in which it shows none.
     until_true("the script has its environment", || {

@@ -76,7 +76,7 @@ fn wrong_usage_and_wrong_settings_exit_with_2() {
     let output = command(folder.path(), &["status"]).env("AUTOAPPDEV_PORT", "abc").output().expect("the binary runs");
     let sentence = "autoappdev: AUTOAPPDEV_PORT=abc is not a port: a number from 0 to 65535\n";
     assert_eq!(finished(output), (2, String::new(), sentence.to_owned()));
-    fs::write(folder.path().join(".env"), "PORT=1\nnonsense\n").expect("written");
+    fs::write(folder.path().join(".env"), "nonsense\nAUTOAPPDEV_PORT 1\n").expect("written");
     assert_eq!(run_in(folder.path(), &["status"]), (2, String::new(), "autoappdev: line 2 of .env is no KEY=value\n".to_owned()));
 }
 
@@ -201,26 +201,84 @@ fn runs_are_listed_and_shown() {
     assert_eq!(lines, ["GET /api/runs?limit=3", "GET /api/runs/7"]);
 }
 
+/// The head that the client sent, without its request line.
+fn header(request: &Request, name: &str) -> Option<String> {
+    request.headers.iter().find_map(|header| header.strip_prefix(&format!("{name}: ")).map(str::to_owned))
+}
+
 #[test]
-fn the_server_of_this_folder_is_found() {
-    let server = FakeServer::canned(200, RUNNING);
+fn only_a_live_server_json_or_the_user_names_a_server() {
+    let server = FakeServer::canned(200, r#"{"ok":true,"state":"stopped","run_id":7,"version":16}"#);
     let folder = folder();
-    let status = || run_in(folder.path(), &["status"]).0;
-    fs::write(folder.path().join(".env"), format!("PORT={} # as the server reads it\n", server.address.port())).expect("written");
-    assert_eq!(status(), 0, "by the .env file");
-    fs::write(folder.path().join(".env"), "AUTOAPPDEV_PORT=1\nAUTOAPPDEV_RUNTIME_DIR=data\n").expect("written");
-    assert_eq!(status(), 4);
+    let port = server.address.port();
+    let run = |envs: &[(&str, &str)]| {
+        let output = command(folder.path(), &["stop"]).envs(envs.iter().copied()).output().expect("the binary runs");
+        finished(output)
+    };
+    let none = format!("autoappdev: no server is running for {}", folder.path().canonicalize().expect("there").display());
+    // A default and a `.env` file name nobody. Who answers there is asked for nothing but its name, and gets no token.
+    let dotenv = |text: &str| fs::write(folder.path().join(".env"), text).expect("written");
+    for name in ["PORT", "AUTOAPPDEV_PORT"] {
+        dotenv(&format!("{name}={port}\nAUTOAPPDEV_TOKEN=the-token-of-this-folder\n"));
+        let (code, out, err) = run(&[]);
+        assert_eq!((code, out.as_str()), (4, ""), "{err}");
+        let sentence =
+            format!("{none}; start one with `autoappdev serve --port PORT` (another program answers on 127.0.0.1:{port})\n");
+        assert_eq!(err, sentence);
+    }
+    dotenv(&format!("AUTOAPPDEV_URL={}\n", server.url()));
+    let (code, _, err) = run(&[]);
+    assert_eq!((code, err), (4, format!("{none} (.env names {}, which only --url or the environment can do)\n", server.url())));
+    let asked = server.requests();
+    assert!(asked.iter().all(|request| request.line == "GET /api/version"), "{asked:?}");
+    assert!(asked.iter().all(|request| header(request, "authorization").is_none()), "{asked:?}");
+
+    // A `server.json` counts while its directory is held, wherever that is.
+    dotenv("AUTOAPPDEV_RUNTIME_DIR=data\nPORT=1\n");
     fs::create_dir(folder.path().join("data")).expect("made");
-    let file = folder.path().join("data/server.json");
-    fs::write(&file, format!(r#"{{"pid":1,"address":"{}"}}"#, server.address)).expect("written");
-    assert_eq!(status(), 0, "by server.json");
-    fs::write(&file, r#"{"pid":1,"address":"127.0.0.1:1"}"#).expect("written");
-    fs::write(folder.path().join(".env"), format!("AUTOAPPDEV_RUNTIME_DIR=data\nPORT={}", server.address.port()))
-        .expect("written");
-    assert_eq!(status(), 0, "by the configured port, since server.json is stale");
+    let written = format!(r#"{{"pid":1,"id":"abc","address":"{}"}}"#, server.address);
+    fs::write(folder.path().join("data/server.json"), written).expect("written");
+    let (code, _, err) = run(&[]);
+    assert_eq!((code, err), (4, format!("{none}/data; start one with `autoappdev serve`\n")), "it is stale");
+    let lock = hold(&folder.path().join("data"));
+    assert_eq!(run(&[]).0, 0);
+    let asked = server.requests().pop().expect("the stop");
+    assert_eq!((asked.line.as_str(), header(&asked, "autoappdev-server").as_deref()), ("POST /api/pipeline/stop", Some("abc")));
+    drop(lock);
+
+    // The environment names an address, and nothing is known of who answers there.
+    let port = port.to_string();
+    let url = server.url();
+    for named in
+        [&[("AUTOAPPDEV_PORT", &*port)][..], &[("AUTOAPPDEV_HOST", "127.0.0.1"), ("PORT", &port)], &[("AUTOAPPDEV_URL", &url)]]
+    {
+        assert_eq!(run(named).0, 0, "{named:?}");
+        let asked = server.requests().pop().expect("the stop");
+        assert_eq!((asked.line.as_str(), header(&asked, "autoappdev-server")), ("POST /api/pipeline/stop", None));
+    }
+    let count = server.requests().len();
+    for unnamed in
+        [&[("PORT", &*port)][..], &[("AUTOAPPDEV_PORT", "0")], &[("AUTOAPPDEV_HOST", "0.0.0.0"), ("AUTOAPPDEV_PORT", "0")]]
+    {
+        assert_eq!(run(unnamed).0, 4, "{unnamed:?}");
+    }
+    let told = server.requests().split_off(count);
+    assert!(told.iter().all(|request| request.line == "GET /api/version"), "{told:?}");
+}
+
+#[test]
+fn a_refusal_by_another_server_counts_as_no_server() {
+    let other = r#"{"ok":false,"error":"other_server","detail":"not this one"}"#;
+    let server = FakeServer::canned(421, other);
+    let folder = folder();
     fs::write(folder.path().join(".env"), "PORT=1\n").expect("written");
-    let output = command(folder.path(), &["status"]).env("AUTOAPPDEV_URL", server.url()).output().expect("the binary runs");
-    assert_eq!(finished(output).0, 0, "by AUTOAPPDEV_URL");
+    let _lock = announce(folder.path(), &server);
+    let (code, out, err) = run_in(folder.path(), &["stop", "--json"]);
+    assert!(code == 4 && out.is_empty() && err.contains("does not answer where it says that it listens"), "{err}");
+    // Only that word means that nothing was done.
+    let server = FakeServer::canned(421, &other.replace("other_server", "host_not_allowed"));
+    let _lock = announce(folder.path(), &server);
+    assert_eq!(run_in(folder.path(), &["stop"]), (1, String::new(), "autoappdev: not this one\n".to_owned()));
 }
 
 /// A log that outlives the servers that tell it, as the shim's files do.
@@ -321,10 +379,20 @@ fn received(stream: impl Read + Send + 'static) -> Receiver<String> {
     receiver
 }
 
-fn announce(folder: &Path, server: &FakeServer) {
+/// Holds a runtime directory as a server does. One that is held already stays so.
+fn hold(runtime: &Path) -> fs::File {
+    let lock = fs::File::open(runtime).expect("there");
+    let _is_held = rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive);
+    lock
+}
+
+/// Says that this is the server of the folder, for as long as what is returned lives.
+#[must_use]
+fn announce(folder: &Path, server: &FakeServer) -> fs::File {
     let runtime = folder.join("runtime");
     fs::create_dir_all(&runtime).expect("made");
-    fs::write(runtime.join("server.json"), format!(r#"{{"pid":1,"address":"{}"}}"#, server.address)).expect("written");
+    fs::write(runtime.join("server.json"), format!(r#"{{"pid":1,"id":"x","address":"{}"}}"#, server.address)).expect("written");
+    hold(&runtime)
 }
 
 /// Until the server was asked so often in all.
@@ -345,7 +413,7 @@ fn a_follower_survives_the_server_without_a_line_lost_or_repeated() {
         log.append(&[line]);
     }
     let first = log.server();
-    announce(folder.path(), &first);
+    let _held = announce(folder.path(), &first);
     let mut follower = Follower::spawn(folder.path(), &["logs", "-f", "-n", "2", "--no-timestamps"]);
     follower.expect_lines(&["one", "two"]);
     log.append(&["three"]);
@@ -358,7 +426,7 @@ fn a_follower_survives_the_server_without_a_line_lost_or_repeated() {
         Reply::Json(_, body) => Reply::Half(body),
         other => other,
     });
-    announce(folder.path(), &dying);
+    let _still_held = announce(folder.path(), &dying);
     drop(first);
     log.append(&["five"]);
     assert_eq!(follower.warnings.recv_timeout(DEADLINE).as_deref(), Ok("autoappdev: connection lost; trying again"));
@@ -367,7 +435,7 @@ fn a_follower_survives_the_server_without_a_line_lost_or_repeated() {
     log.append(&["six"]);
 
     let last = log.server();
-    announce(folder.path(), &last);
+    let _still_held = announce(folder.path(), &last);
     follower.expect_lines(&["five", "six"]);
     assert_eq!(follower.warnings.recv_timeout(DEADLINE).as_deref(), Ok("autoappdev: the server answers again"));
     log.append(&["seven"]);
@@ -388,7 +456,7 @@ fn a_follower_catches_up_in_pages() {
     let log = Log::default();
     log.append(&["begin"]);
     let server = log.server();
-    announce(folder.path(), &server);
+    let _held = announce(folder.path(), &server);
     let follower = Follower::spawn(folder.path(), &["logs", "-f", "-n", "0", "--no-timestamps"]);
     await_requests(&server, 2);
     let lines: Vec<_> = (0..1700).map(|number| format!("line {number}")).collect();
@@ -421,7 +489,7 @@ fn a_reader_that_leaves_ends_it_quietly() {
     }
     let server = log.server();
     let folder = folder();
-    announce(folder.path(), &server);
+    let _held = announce(folder.path(), &server);
     // Both while it writes, and while it waits for a line that never comes.
     for (args, taken) in [(&["logs", "-n", "5000"][..], 1), (&["logs", "-f", "-n", "3"], 3)] {
         let mut child =

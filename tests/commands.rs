@@ -61,7 +61,7 @@ fn a_life_by_the_command_line() {
 fn what_goes_wrong_has_its_exit_code() {
     let mut place = Place::new();
     place.start_server();
-    place.script("broken.sh", "#!/no/such/interpreter\n");
+    place.script("broken.sh", "echo a text with an execute bit and nothing that runs it\n");
     // 1: the server says no for another reason than the state.
     for (args, word) in [
         (&["start", "nowhere.sh"][..], "script_not_found"),
@@ -103,7 +103,7 @@ fn what_goes_wrong_has_its_exit_code() {
         for args in [&["status"][..], &["stop"], &["logs", "-f"], &["runs", "--json"]] {
             let (code, out, err) = place.client(args);
             assert_eq!((code, out.as_str()), (4, ""), "{args:?} with a {how} server: {err}");
-            assert!(err.contains("no server answers at http://127.0.0.1:"), "{err}");
+            assert!(err.contains("no server is running for ") && err.contains("`autoappdev serve`"), "{err}");
         }
     }
     // And with a server again everything is as it was.
@@ -136,6 +136,39 @@ fn arguments_reach_the_script_as_they_were_typed() {
     let folder = place.root().canonicalize().expect("there").join("a folder");
     let expected = format!("<-v><><a b><*><$HOME><ä\n\\><--json><a=b c><{}>\n", folder.display());
     until_true("all of it is told", || place.client(&["logs", "--no-timestamps"]).1 == expected);
+}
+
+#[test]
+fn a_projects_own_env_file_is_passed_over_but_for_what_is_ours() {
+    let mut place = Place::new();
+    let dotenv = place.folder().join(".env");
+    let text =
+        b"# Jos\xe9's project\nDATABASE_URL=postgres://me:secret@localhost/project\nPORT=/dev/ttyUSB0\nset -a\nNAME=Jos\xe9\n\
+        KEY=\"-----BEGIN KEY-----\nAUTOAPPDEV_PORT=wrong\n-----END KEY-----\"\nexport NAME\n\
+        export AUTOAPPDEV_PIPELINE_SCRIPT='sleep.sh' # ours\n";
+    fs::write(&dotenv, text).expect("writes");
+    place.start_server();
+    assert_eq!(place.pipeline()["script"], "sleep.sh");
+    for command in ["status", "start", "pause", "resume", "stop", "logs", "runs", "migrate", "check"] {
+        let (code, _, err) = place.client(&[command]);
+        assert_eq!((code, err.as_str()), (0, ""), "{command}");
+    }
+    let log = place.server_log();
+    assert!(log.contains("DATABASE_URL in .env is not used") && !log.contains("secret"), "{log}");
+    assert!(place.database().exists());
+    // Python's virtual environments may have that name.
+    fs::remove_file(&dotenv).expect("there");
+    fs::create_dir(&dotenv).expect("creates");
+    assert_eq!(place.client(&["status"]).0, 0);
+    fs::remove_dir(&dotenv).expect("there");
+    // What is ours and wrong is an error for every command.
+    for line in ["AUTOAPPDEV_PORT", "AUTOAPPDEV_RUNTIME_DIR='runtime"] {
+        fs::write(&dotenv, format!("KEY='a\nb'\n{line}\n")).expect("writes");
+        for command in ["status", "serve", "check"] {
+            let (code, _, err) = place.client(&[command]);
+            assert!(code == 2 && err.starts_with("autoappdev: line 3 of .env "), "{command}: {err}");
+        }
+    }
 }
 
 #[test]

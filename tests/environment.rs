@@ -99,6 +99,102 @@ fn arguments_folder_and_environment_reach_the_script() {
 }
 
 #[test]
+fn pwd_is_the_folder_of_the_run_and_not_the_servers() {
+    let mut place = Place::new();
+    place.set_env("PWD", "/where/the/server/was/started");
+    place.start_server();
+    // A shell would find out by itself.
+    place.script("where.awk", "#!/usr/bin/awk -f\nBEGIN { print ENVIRON[\"PWD\"] }\n");
+    fs::create_dir(place.root().join("folder")).expect("creates");
+    let folder = place.root().join("folder").canonicalize().expect("there");
+    for (env, said) in [(json!({}), folder.to_str().expect("text")), (json!({"PWD": "/mine"}), "/mine")] {
+        let (_, run_id) = place.start_with(json!({"script": "where.awk", "cwd": "folder", "env": env}));
+        place.until_ended(run_id);
+        assert_eq!(place.said(run_id, "stdout"), [said]);
+    }
+}
+
+#[test]
+fn settings_of_the_server_do_not_reach_the_script() {
+    let mut place = Place::new();
+    place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh");
+    place.set_env("AUTOAPPDEV_GRACE_S", "3");
+    place.set_env("AUTOAPPDEV_OF_MINE", "kept");
+    place.set_env("MAKEFLAGS", "-j8");
+    fs::write(place.folder().join(".env"), "AUTOAPPDEV_RUNS_KEEP=7\nAUTOAPPDEV_READ_TOKEN=not-for-scripts-either\n")
+        .expect("writes");
+    // A port and a database by names that others use as well: what the server takes is its own.
+    let database = format!("sqlite:{}", place.folder().join("its.db").display());
+    let serve = |place: &mut Place, envs: &[(&str, &str)]| {
+        let mut command = place.command();
+        command.env_remove("MAKELEVEL").envs(envs.iter().copied());
+        place.start_server_with(command);
+    };
+    place.bring_token("a-token-long-enough");
+    place.set_env("AUTOAPPDEV_TOKEN", "a-token-long-enough");
+    serve(&mut place, &[("DATABASE_URL", &database), ("PORT", "4711")]);
+    let (pid, run_id) = start_sleep(&place);
+    let environment = environment(pid);
+    let value = |name: &str| environment.get(name).map(String::as_str);
+    let ours: Vec<&str> = environment.keys().map(String::as_str).filter(|name| name.starts_with("AUTOAPPDEV_")).collect();
+    assert_eq!(ours, ["AUTOAPPDEV_OF_MINE", "AUTOAPPDEV_RUNTIME_DIR", "AUTOAPPDEV_RUN_ID"]);
+    assert!(!environment.values().any(|value| value.contains("not-for-scripts")));
+    assert_eq!((value("DATABASE_URL"), value("MAKEFLAGS")), (None, Some("-j8")));
+    assert_eq!(value("PORT"), Some("4711"), "AUTOAPPDEV_PORT won, so this is somebody else's");
+    assert_eq!(place.stop_server(), 0);
+
+    // One that adopts the run has nothing to hand on; the next run is its own.
+    let mut command = place.command_of(Path::new("bash"));
+    command
+        .args(["-c", "exec \"$1\" serve --database \"$2\"", "bash"])
+        .arg(server_binary(&place))
+        .arg(place.folder().join("its.db"));
+    command.env_remove("AUTOAPPDEV_PORT").env("PORT", "0").env("DATABASE_URL", "postgres://somewhere/else");
+    place.start_server_with(command);
+    place.post("/api/pipeline/stop", json!({"grace_s": 0})).ok();
+    place.until_settled(run_id);
+    let (pid, _) = start_sleep(&place);
+    let environment = self::environment(pid);
+    let value = |name: &str| environment.get(name).map(String::as_str);
+    assert_eq!((value("PORT"), value("DATABASE_URL")), (None, Some("postgres://somewhere/else")));
+}
+
+#[test]
+fn a_server_that_make_started_hands_nothing_of_make_on() {
+    let mut place = Place::new();
+    place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh");
+    // `+` is what gives a recipe the job server; `serve` is both the target and the mode.
+    let text = format!(".PHONY: serve\nserve:\n\t+@exec {} serve\n", server_binary(&place).display());
+    fs::write(place.folder().join("Makefile"), text).expect("writes");
+    let mut make = place.command_of(Path::new("make"));
+    make.args(["-j4", "PORT=0", "OTHER=mine"]).env_remove("AUTOAPPDEV_PORT").env_remove("MAKEFLAGS").env_remove("MAKELEVEL");
+    place.start_server_with(make);
+    let servers = fs::read_to_string(format!("/proc/{0}/task/{0}/children", place.server_pid())).expect("make lives");
+    let server: u32 = servers.split_ascii_whitespace().next().and_then(|pid| pid.parse().ok()).expect("a child");
+    let ends_with_a_failure = Killed(server);
+    let of_server = environment(server);
+    assert!(of_server["MAKEFLAGS"].contains("jobserver"), "{of_server:?}");
+    let (pid, run_id) = start_sleep(&place);
+    for pid in [pid, place.shim_pid(run_id)] {
+        let environment = environment(pid);
+        let of_make: Vec<&String> =
+            environment.keys().filter(|name| name.starts_with("MAKE") || *name == "MFLAGS" || *name == "PORT").collect();
+        assert!(of_make.is_empty(), "{of_make:?}");
+        assert_eq!(environment.get("OTHER").map(String::as_str), Some("mine"), "what the user says is the pipeline's, too");
+    }
+    until_true("it has only the standard three", || descriptors(pid).into_keys().eq([0, 1, 2]));
+    let shims = descriptors(place.shim_pid(run_id));
+    let its = descriptors(server);
+    // A job server is a pair of pipes, or a named one.
+    let job_server: Vec<&PathBuf> = its.iter().filter(|(number, _)| (3..=4).contains(*number)).map(|(_, path)| path).collect();
+    assert!(!shims.values().any(|path| job_server.contains(&path) && path.to_string_lossy().starts_with("pipe:")), "{shims:?}");
+    place.post("/api/pipeline/stop", json!({"grace_s": 0})).ok();
+    support::signal(server, "TERM");
+    until_true("the server has ended", || !support::is_alive(server));
+    std::mem::forget(ends_with_a_failure);
+}
+
+#[test]
 fn a_request_cannot_set_what_is_ours() {
     let place = Place::serving("sleep.sh");
     for name in ["AUTOAPPDEV_RUN_ID", "AUTOAPPDEV_RUNTIME_DIR", "AUTOAPPDEV_TOKEN", "AUTOAPPDEV_ANYTHING"] {
@@ -184,6 +280,15 @@ fn a_server_that_was_born_deaf_has_pipelines_that_hear() {
     place.assert_nothing_left(run_id);
     assert_eq!(place.until_ended(run_id)["signal"], 15);
     assert_eq!(place.stop_server(), 0, "and the server hears a SIGTERM");
+}
+
+/// A process that is not the place's own.
+struct Killed(u32);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        support::signal(self.0, "KILL");
+    }
 }
 
 fn server_binary(place: &Place) -> PathBuf {

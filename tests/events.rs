@@ -29,6 +29,46 @@ fn lines(events: &[Event]) -> Vec<&str> {
     events.iter().filter(|event| event.kind == "log").map(|event| event.data["line"].as_str().expect("text")).collect()
 }
 
+/// Nothing of it moves the version, so neither a version nor a change of the state tells of it.
+#[test]
+fn stream_tells_what_is_wrong_as_it_begins_and_as_it_passes() {
+    let place = Place::serving("sleep.sh");
+    let codes = |event: &Event| {
+        event.data["conditions"].as_array().map(|list| list.iter().map(|it| it["code"].clone()).collect::<Vec<_>>())
+    };
+    let next_state = |stream: &mut EventStream| loop {
+        let event = stream.next().expect("the stream goes on");
+        if event.kind == "state" {
+            return event;
+        }
+    };
+    let mut stream = EventStream::open(place.port(), "", None);
+    let first = next_state(&mut stream);
+    assert_eq!(codes(&first), Some(vec![]));
+    let tag = |place: &Place| place.get("/api/pipeline").header("ETag").expect("a tag").to_owned();
+    let well = tag(&place);
+    let away = place.runtime().join("away.db");
+    std::fs::rename(place.database(), &away).expect("renames");
+    // Without an action and without a request.
+    let ill = next_state(&mut stream);
+    assert_eq!(codes(&ill), Some(vec![json!("database_replaced")]), "{ill:?}");
+    assert_eq!(ill.data["version"], first.data["version"]);
+    assert_eq!(place.pipeline()["conditions"], ill.data["conditions"]);
+    assert_ne!(tag(&place), well);
+    std::fs::rename(&away, place.database()).expect("renames back");
+    let healed = next_state(&mut stream);
+    assert_eq!(codes(&healed), Some(vec![]), "{healed:?}");
+    assert_eq!(tag(&place), well);
+    // Whoever was told that something is wrong and was away when it passed is told when it comes back.
+    let mut again = EventStream::open(place.port(), "", Some(&ill.id));
+    assert_eq!(codes(&next_state(&mut again)), Some(vec![]));
+    // And whoever has it all is not told again.
+    let mut idle = EventStream::open(place.port(), "", Some(&healed.id));
+    place.start();
+    let next = next_state(&mut idle);
+    assert_ne!(next.data["version"], healed.data["version"], "{next:?}");
+}
+
 #[test]
 fn a_life_is_told_in_order_and_each_id_is_a_place_to_go_on_from() {
     let place = Place::serving("three.sh");

@@ -10,13 +10,14 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener, UnixStream};
 use std::path::Path;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 use std::time::{Duration, Instant};
 
-use rusqlite::Connection;
+use nix::sys::ptrace::{self, Options};
+use nix::sys::wait::{WaitPidFlag, waitpid};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
-use support::{DEADLINE, Place, signal, until, until_true};
+use support::network::{OWN_ADDRESS, is_within_own_network};
+use support::wire::Wire;
+use support::{DEADLINE, Place, not_run, signal, until, until_true};
 
 /// One request on a stream of its own; status and body.
 fn ask<S: Read + Write>(mut stream: S, request_line: &str, host: &str) -> (u16, String) {
@@ -266,32 +267,30 @@ fn the_watchdog_is_fed_while_the_server_answers_and_no_longer() {
 #[test]
 fn the_watchdog_is_not_fed_while_the_life_cycle_hangs() {
     let mut place = Place::new();
-    place.script("exit.sh", "#!/bin/sh\n");
-    place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "exit.sh");
     let manager = Manager::of(&mut place);
     place.set_env("WATCHDOG_USEC", "400000");
     place.start_server();
     manager.until_hears("WATCHDOG=1");
-    let sql = Connection::open(place.database()).expect("opens");
-    let is_over = AtomicBool::new(false);
-    thread::scope(|scope| {
-        sql.execute_batch("BEGIN IMMEDIATE").expect("the database is ours");
-        // Each start waits for the database, and with it all else that the life cycle does; the state is answered all the while.
-        scope.spawn(|| {
-            for _ in 0..30 {
-                if is_over.load(Ordering::SeqCst) {
-                    break;
-                }
-                place.act("start");
-            }
-        });
-        until_true("it says that the watchdog is not fed", || place.server_log().contains("the watchdog is not fed"));
-        assert_eq!(place.get("/api/pipeline").status, 200);
-        is_over.store(true, Ordering::SeqCst);
-        sql.execute_batch("ROLLBACK").expect("it was begun");
-    });
+    // The thread alone stands still, whatever it is at; the state is answered all the while.
+    let tid = thread_of(place.server_pid(), "supervisor").expect("it has one");
+    if let Err(error) = ptrace::seize(tid, Options::empty()) {
+        not_run(&format!("this machine lets nobody trace: {error}"), "AUTOAPPDEV_REQUIRE_PTRACE");
+        return;
+    }
+    ptrace::interrupt(tid).expect("it is traced");
+    waitpid(tid, Some(WaitPidFlag::__WALL)).expect("it is traced");
+    until_true("it says that the watchdog is not fed", || place.server_log().contains("the watchdog is not fed"));
+    assert_eq!(place.get("/api/pipeline").status, 200);
+    ptrace::detach(tid, None).expect("it is stopped");
     while manager.hears().is_some() {}
     manager.until_hears("WATCHDOG=1");
+}
+
+/// The server's thread of this name.
+fn thread_of(server: u32, name: &str) -> Option<nix::unistd::Pid> {
+    let mut threads = fs::read_dir(format!("/proc/{server}/task")).ok()?.flatten();
+    let thread = threads.find(|thread| fs::read_to_string(thread.path().join("comm")).is_ok_and(|found| found.trim() == name))?;
+    Some(nix::unistd::Pid::from_raw(thread.file_name().to_str()?.parse().ok()?))
 }
 
 #[test]
@@ -303,4 +302,67 @@ fn a_way_in_that_is_closed_is_told_with_what_to_do() {
     assert!(said.contains("AUTOAPPDEV_PORT (or --port)"), "{said}");
     let (code, _, err) = place.client(&["status"]);
     assert_eq!(code, 4, "{err}");
+}
+
+/// As many as one address may have connections, each with a request that waits: none of them gives way.
+#[test]
+fn one_address_whose_requests_all_wait_delays_nobody_else() {
+    if !is_within_own_network("one_address_whose_requests_all_wait_delays_nobody_else") {
+        return;
+    }
+    const TOKEN: &str = "test-token-of-a-crowd-8Hw";
+    const FROM_ONE_ADDRESS: usize = 72;
+    let mut place = Place::new();
+    place.set_env("AUTOAPPDEV_HOST", "0.0.0.0");
+    place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh");
+    place.use_token(TOKEN);
+    place.start_server();
+    let version = place.pipeline()["version"].as_u64().expect("a number");
+    let socket = place.runtime().join("server.sock");
+    let come = || Wire::of(TcpStream::connect((OWN_ADDRESS, place.port())).expect("the server listens there"));
+    let poll = |path: String| format!("GET {path} HTTP/1.1\r\nHost: {OWN_ADDRESS}\r\nAuthorization: Bearer {TOKEN}\r\n\r\n");
+    let served = || {
+        let threads = fs::read_dir(format!("/proc/{}/task", place.server_pid())).expect("the server is alive").flatten();
+        let names = threads.filter_map(|thread| fs::read_to_string(thread.path().join("comm")).ok());
+        names.filter(|name| name.strip_prefix("http-").is_some_and(|number| number.trim().parse::<u64>().is_ok())).count()
+    };
+    // Loopback's have left.
+    until_true("nobody is served", || served() == 0);
+    let mut crowd = Vec::new();
+    until_true("the address has all the connections that it can have", || {
+        // One that was slow to ask gives way to the next.
+        if crowd.len() < 2 * FROM_ONE_ADDRESS {
+            let mut wire = come();
+            wire.send(poll(format!("/api/pipeline?after={version}&wait=60")));
+            crowd.push(wire);
+        }
+        served() >= FROM_ONE_ADDRESS
+    });
+    // The next one waits for a place of its own address. Where anything waited for it, nobody would be answered before it is. A machine that
+    // stands still for two seconds in between makes one round say nothing.
+    let is_unanswered = |wire: &Wire| {
+        let stream = wire.writer();
+        stream.set_nonblocking(true).expect("ours");
+        let is_silent = stream.peek(&mut [0]).is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock);
+        stream.set_nonblocking(false).expect("ours");
+        is_silent
+    };
+    let overtakes = || {
+        let mut waits = come();
+        waits.send(poll("/api/pipeline".to_owned()));
+        assert_eq!(place.get("/api/pipeline").status, 200, "loopback");
+        assert_eq!(ask_socket(&socket, "GET /api/pipeline").0, 200);
+        let is_overtaken = is_unanswered(&waits);
+        let answer = waits.answer();
+        assert!(answer.status == 200 || (answer.status, answer.error()) == (503, "busy"), "{answer:?}");
+        is_overtaken
+    };
+    assert!((0..20).any(|_| overtakes()), "everybody waited for one address");
+    // News answer all of them, and there is a place again.
+    place.start();
+    until_true("there is a place again", || {
+        let mut wire = come();
+        wire.send(poll("/api/pipeline".to_owned()));
+        wire.try_answer(false).is_ok_and(|answer| answer.status == 200)
+    });
 }

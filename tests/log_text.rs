@@ -281,7 +281,7 @@ fn a_live_runs_text_is_what_is_there_and_one_that_said_nothing_is_empty() {
     assert!(resumed.status == 200 && resumed.bytes.starts_with(&first.bytes));
     place.post("/api/pipeline/stop", json!({"grace_s": 0})).ok();
 
-    place.script("bad.sh", "#!/no/such/interpreter\n");
+    place.script("bad.sh", "echo a text with an execute bit and nothing that runs it\n");
     let failed = place.post("/api/pipeline/start", json!({"script": "bad.sh"}));
     assert_eq!(failed.error(), "spawn_failed");
     place.script("mute.sh", "#!/bin/bash\nexit 0\n");

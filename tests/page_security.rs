@@ -166,6 +166,36 @@ fn another_origin_can_neither_read_nor_act() {
 }
 
 #[test]
+fn api_refuses_requests_of_another_site_whatever_they_ask_for() {
+    for place in [open_place(), Place::serving("sleep.sh")] {
+        place.start();
+        let ask = |path: &str, fields: &[(&str, &str)]| place.request("GET", path, fields, None);
+        for foreign in
+            [("Sec-Fetch-Site", "cross-site"), ("Sec-Fetch-Site", "same-site"), ("Origin", STRANGER), ("Origin", "null")]
+        {
+            for path in READS.iter().chain(&["/api/runs/1/log", "/api/nothing"]).filter(|path| path.starts_with("/api/")) {
+                // A link is a request of the site that shows it, and a navigation can end in a download without leaving that site's page.
+                for kind in [&[][..], &[("Sec-Fetch-Mode", "navigate"), ("Sec-Fetch-Dest", "document"), ("Sec-Fetch-User", "?1")]]
+                {
+                    let answer = ask(path, &[&[foreign], kind].concat());
+                    assert_eq!((answer.status, answer.error()), (403, "origin_not_allowed"), "{path} {foreign:?} {kind:?}");
+                }
+            }
+            for path in ["/", "/static/app.js"] {
+                assert_eq!(ask(path, &[foreign]).status, 200, "{path} {foreign:?}");
+            }
+        }
+        for own in [&[("Sec-Fetch-Site", "none")][..], &[("Sec-Fetch-Site", "same-origin")], &[]] {
+            for path in ["/api/runs/1/log", "/api/pipeline", "/api/health"] {
+                assert_eq!(ask(path, own).status, 200, "{path} {own:?}");
+            }
+        }
+    }
+    let friend = [("Origin", FRIEND), ("Sec-Fetch-Site", "cross-site")];
+    assert_open(&open_place().request("GET", "/api/logs", &friend, None), FRIEND, "an allowed origin reads");
+}
+
+#[test]
 fn a_body_that_does_not_call_itself_json_is_not_looked_at() {
     let place = Place::serving("sleep.sh");
     let before = place.footprint();
@@ -334,6 +364,48 @@ fn a_hostile_page_changes_nothing_in_a_browser_that_is_logged_in() {
     assert_eq!(browser.cookies().as_array().map(Vec::len), Some(1), "it was logged in all the time");
     browser.open(&target);
     wait_until("the page is logged in still", PATIENCE, || browser.text("state") == "running");
+}
+
+/// What a page of another site cannot read it could still keep from others: each of these would wait for a minute, or stream for ever.
+#[test]
+fn another_sites_page_takes_no_place_of_a_stream_a_download_or_a_long_poll() {
+    let Some(browser) = Browser::start() else { return };
+    let place = Place::serving("sleep.sh");
+    let (_, run_id) = place.start();
+    let version = place.pipeline()["version"].as_u64().expect("a number");
+    let end = place.get("/api/logs/tail?lines=1").ok()["next"].as_u64().expect("a position");
+    // Another port of the same host, which is the same site, and another name of it, which is not.
+    for host in ["127.0.0.1", "localhost"] {
+        browser.open(&hostile_site());
+        let target = format!("http://{host}:{}", place.port());
+        browser.script(&format!(
+            "window.settled = 0; window.sent = 0;
+             const done = () => {{ settled += 1; }};
+             for (const path of ['/api/pipeline?after={version}&wait=60', '/api/logs?since={end}&wait=60', '/api/events',
+                                 '/api/runs/{run_id}/log', '/api/logs?grep=x']) {{
+               for (let n = 0; n < 20; n += 1) {{
+                 sent += 2;
+                 fetch('{target}' + path, {{ mode: 'no-cors' }}).then((it) => it.text()).then(done, done);
+                 const image = new Image(); image.onload = done; image.onerror = done; image.src = '{target}' + path + (path.includes('?') ? '&' : '?') + 'n=' + n;
+               }}
+             }}"
+        ));
+        wait_until("no request waits", PATIENCE, || browser.script("return settled === sent && sent === 200") == true);
+        // A link is followed to the page, and not into the API.
+        let follow = |path: &str| browser.script(&format!("location.href = '{target}{path}'"));
+        let shown = "return location.pathname + ' ' + (document.body?.innerText ?? '')";
+        follow(&format!("/api/runs/{run_id}/log"));
+        wait_until("the refusal is shown", PATIENCE, || {
+            browser.script(shown).as_str().is_some_and(|text| text.starts_with("/api/") && text.contains("origin_not_allowed"))
+        });
+        browser.open(&hostile_site());
+        follow("/");
+        wait_until("the page is shown and works", PATIENCE, || {
+            browser.script("return !!document.getElementById('state')") == true && browser.text("state") == "running"
+        });
+        browser.open(&format!("{target}/api/runs/{run_id}/log"));
+        assert!(browser.script(shown).as_str().is_some_and(|text| text.contains("ready")), "the user's own doing");
+    }
 }
 
 /// A link from somewhere shows a stranger nothing, and a link with a wrong token neither.

@@ -24,7 +24,7 @@ fn links(place: &Place, args: &[&str]) -> Vec<String> {
 fn a_server_on_loopback_says_how_to_open_the_door() {
     let mut place = Place::new();
     let (code, _, said) = place.client(&["pair"]);
-    assert!(code == 1 && said.contains("no server says in") && said.contains("AUTOAPPDEV_HOST=0.0.0.0"), "{said}");
+    assert!(code == 4 && said.contains("no server is running for") && said.contains("`autoappdev serve`"), "{said}");
     place.start_server();
     let (code, out, said) = place.client(&["pair"]);
     assert!(code == 1 && out.is_empty() && said.contains("AUTOAPPDEV_HOST=0.0.0.0") && said.contains("--address"), "{said}");

@@ -187,7 +187,7 @@ fn shim_killed_after_spawned_loses_the_run() {
 fn server_killed_before_spawn_failed_is_committed_records_it() {
     let mut place = Place::new();
     let run_id = place.past_starting();
-    place.past_journal(run_id, &this_boot(), &[Fact::SpawnFailed { error: "no such interpreter".to_owned() }]);
+    place.past_journal(run_id, &this_boot(), &[Fact::SpawnFailed { error: "no such interpreter".to_owned(), lack: None }]);
     let run = place.boot_on_it(run_id, "failed");
     assert_eq!((&run["error"], &run["stopped_at"]), (&json!("no such interpreter"), &at(1)));
     place.assert_startable(run_id);

@@ -5,10 +5,12 @@ mod support;
 
 use std::fs;
 use std::io::Write;
+use std::time::{Duration, Instant};
 
 use autoappdev::run_dir::RunDir;
+use rusqlite::Connection;
 use serde_json::json;
-use support::{Place, signal, until_true};
+use support::{Place, is_alive, is_stopped, signal, until_true};
 
 #[test]
 fn killed_before_the_first_frame_of_a_new_write_ahead_log_boots_as_before() {
@@ -135,4 +137,108 @@ fn torn_last_log_record_keeps_ids_growing() {
     let new = place.lines_since(&mut since);
     assert_eq!(new.iter().filter(|line| *line == "ready").count(), 1, "the same cursor goes on: {new:?}");
     assert_eq!(first, ["ready"]);
+}
+
+fn codes(place: &Place) -> Vec<String> {
+    let conditions = place.pipeline()["conditions"].clone();
+    conditions.as_array().expect("a list").iter().map(|it| it["code"].as_str().expect("a word").to_owned()).collect()
+}
+
+/// Another process, as far as SQLite knows, that has locked the database.
+fn locked(place: &Place, how: &str) -> Connection {
+    let other = Connection::open(place.database()).expect("opens");
+    other.execute_batch(how).expect("locks");
+    other
+}
+
+/// How long it takes to be refused thirty times, and to read as often.
+fn refused_and_read(place: &Place, refused: &str) -> Duration {
+    let began = Instant::now();
+    for _ in 0..15 {
+        for action in [refused, "start"] {
+            let answer = place.act(action);
+            assert_eq!((answer.status, answer.error()), (409, "invalid_transition"), "{action}: {}", answer.body);
+        }
+        for path in ["/api/runs", "/api/health"] {
+            assert_eq!(place.get(path).status, 200, "{path}");
+        }
+    }
+    began.elapsed()
+}
+
+/// A backup, or a shell with an open transaction. What must not wait for it is done while the lock is held the whole time.
+#[test]
+fn database_locked_by_another_process_takes_no_control_away_and_delays_no_refusal() {
+    let place = Place::serving("sleep.sh");
+    let (pid, run_id) = place.start();
+    let before = refused_and_read(&place, "resume");
+    let other = locked(&place, "BEGIN EXCLUSIVE");
+    let unrecorded = |action: &str| {
+        let answer =
+            place.post(&format!("/api/pipeline/{action}"), if action == "stop" { json!({"grace_s": 0}) } else { json!({}) });
+        assert_eq!((answer.status, answer.error()), (503, "database_locked"), "{action}: {}", answer.body);
+        assert_eq!(answer.header("Retry-After"), Some("1"));
+        assert!(answer.body["detail"].as_str().is_some_and(|why| why.contains("it was done")), "{}", answer.body);
+    };
+    unrecorded("pause");
+    assert!(is_stopped(pid));
+    assert_eq!(
+        (place.state().as_str(), codes(&place)),
+        ("running", vec!["not_recorded".to_owned(), "database_locked".to_owned()])
+    );
+    // Once the lock is known nothing tries it for a client that asks.
+    let while_locked = refused_and_read(&place, "pause");
+    assert!(while_locked < before * 10 + Duration::from_secs(2), "it takes {while_locked:?}, and {before:?} without the lock");
+    unrecorded("resume");
+    assert!(!is_stopped(pid));
+    unrecorded("stop");
+    assert!(!is_alive(pid));
+    place.until_no_shim();
+    let start = place.act("start");
+    assert_eq!((start.status, start.error()), (503, "database_locked"), "its beginning has to be recorded: {}", start.body);
+    assert_eq!(place.shims().len() + place.processes().len(), 0);
+    let detail = place.pipeline()["conditions"][0]["detail"].to_string();
+    assert!(detail.contains("was ended") && detail.contains("signal 9"), "{detail}");
+
+    other.execute_batch("ROLLBACK").expect("unlocks");
+    let run = place.until_ended(run_id);
+    assert_eq!((&run["status"], &run["signal"]), (&json!("stopped"), &json!(9)));
+    until_true("nothing is wrong any more", || codes(&place).is_empty());
+    let kinds: Vec<_> = place.events(run_id).iter().map(|event| event["kind"].clone()).filter(|kind| kind != "usage").collect();
+    assert_eq!(kinds, ["starting", "spawned", "paused", "resumed", "exited"]);
+    place.assert_startable(run_id);
+}
+
+#[test]
+fn database_locked_while_nothing_runs_refuses_a_start_and_begins_nothing() {
+    let place = Place::serving("sleep.sh");
+    let other = locked(&place, "BEGIN IMMEDIATE");
+    for _ in 0..3 {
+        let start = place.act("start");
+        assert_eq!((start.status, start.error()), (503, "database_locked"), "{}", start.body);
+        assert_eq!(start.header("Retry-After"), Some("1"));
+        let pause = place.act("pause");
+        assert_eq!((pause.status, pause.error()), (409, "invalid_transition"), "{}", pause.body);
+    }
+    assert_eq!((place.state().as_str(), codes(&place)), ("stopped", vec!["database_locked".to_owned()]));
+    assert_eq!(place.shims().len() + place.processes().len(), 0);
+    other.execute_batch("ROLLBACK").expect("unlocks");
+    until_true("nothing is wrong any more", || codes(&place).is_empty());
+    assert_eq!(place.start().1, 1, "no id was used up");
+    assert_eq!(place.until_all_agree(), "running");
+}
+
+#[test]
+fn server_refuses_to_start_on_a_locked_database_in_plain_words_and_leaves_the_run_alone() {
+    let mut place = Place::serving("sleep.sh");
+    let (pid, run_id) = place.start();
+    place.kill_server();
+    for how in ["BEGIN EXCLUSIVE", "PRAGMA locking_mode = EXCLUSIVE; BEGIN IMMEDIATE"] {
+        let _locked_until_here = locked(&place, how);
+        let said = place.refused_server(("AUTOAPPDEV_GRACE_S", "10"));
+        assert!(said.contains("another process has locked it"), "{how}: {said}");
+    }
+    place.start_server();
+    assert_eq!((&place.pipeline()["pid"], &place.pipeline()["run_id"]), (&json!(pid), &json!(run_id)));
+    assert_eq!(place.until_all_agree(), "running");
 }

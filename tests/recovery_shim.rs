@@ -56,10 +56,8 @@ fn shim_killed_while_running_loses_the_run_and_leaves_nothing() {
 fn shim_killed_and_what_the_run_held_is_free_when_it_is_said_to_have_ended() {
     for containment in ["auto", "tree"] {
         let place = Place::serving_with("holds.sh", containment);
-        place.script(
-            "holds.sh",
-            "#!/bin/bash\nexec 9>held\nflock 9\nmuch=$(head -c 200000000 /dev/zero | tr '\\0' x)\necho ready\nsleep 1000 9>&-\n",
-        );
+        place.actor();
+        place.script("holds.sh", "#!/bin/bash\nexec 9>held\nflock 9\nexec ./actor keep 400\n");
         let (_, run_id) = place.start();
         place.until_line("ready");
         let held = fs::File::open(place.root().join("held")).expect("it is there");

@@ -314,7 +314,15 @@ fn a_token_does_not_go_to_where_a_killed_server_was() {
     place.unset_env("AUTOAPPDEV_READ_TOKEN");
     place.kill_server();
     let listener = TcpListener::bind(("127.0.0.1", port)).expect("the port is free");
+    listener.set_nonblocking(true).expect("ours");
+    for command in ["status", "stop", "pair"] {
+        let (code, _, said) = place.client(&[command]);
+        assert!(code == 4 && said.contains("no server is running for") && !said.contains(&token), "{said}");
+        assert!(listener.accept().is_err(), "what a killed server has written leads nowhere: {command}");
+    }
+    // Who has the usual port is asked for a name, and is sent no token.
     let stranger = thread::spawn(move || {
+        listener.set_nonblocking(false).expect("ours");
         let (mut stream, _) = listener.accept().expect("somebody calls");
         stream.set_read_timeout(Some(DEADLINE)).expect("ours");
         let mut heard = Vec::new();
@@ -325,12 +333,12 @@ fn a_token_does_not_go_to_where_a_killed_server_was() {
         }
         heard
     });
-    let (code, _, said) = place.client(&["status"]);
-    assert_eq!(code, 4, "{said}");
+    fs::write(place.folder().join(".env"), format!("PORT={port}\nAUTOAPPDEV_TOKEN={token}\n")).expect("written");
+    let output = place.command().env_remove("AUTOAPPDEV_PORT").arg("stop").output().expect("the binary runs");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(4), "{said}");
     let heard = stranger.join().expect("it was asked");
-    assert!(heard.starts_with(b"GET /api/pipeline ") && !holds(&heard, &token), "{}", String::from_utf8_lossy(&heard));
-    let (code, _, said) = place.client(&["pair"]);
-    assert!(code == 1 && said.contains("no server says"), "{said}");
+    assert!(heard.starts_with(b"GET /api/version ") && !holds(&heard, &token), "{}", String::from_utf8_lossy(&heard));
 }
 
 fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {

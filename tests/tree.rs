@@ -283,6 +283,15 @@ fn children_that_nobody_reaps_do_not_matter(containment: &str) {
     place.assert_nothing_left(run_id);
 }
 
+/// A serial port is opened this way, too: what comes through it is no signal, and a cable that is pulled out is none either.
+fn a_terminal_that_the_leader_opens_sends_it_no_signals(containment: &str) {
+    let place = acting("terminal", containment);
+    let (_, run_id) = place.start();
+    let run = place.until_ended(run_id);
+    assert_eq!((&run["status"], &run["exit_code"], &run["signal"]), (&json!("completed"), &json!(0), &Value::Null));
+    assert_eq!(place.said(run_id, "stdout"), ["no signal came"]);
+}
+
 /// Each test above, with control groups where they can be had, and without.
 macro_rules! with_and_without_cgroups {
     ($($name:ident),+ $(,)?) => {
@@ -312,4 +321,5 @@ with_and_without_cgroups! {
     two_thousand_processes_pause_resume_and_stop,
     a_storm_of_forks_is_stopped_while_it_is_paused,
     a_run_says_what_holds_it_together,
+    a_terminal_that_the_leader_opens_sends_it_no_signals,
 }

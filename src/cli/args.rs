@@ -23,10 +23,11 @@ Exit codes:
   3  refused by the pipeline's state
   4  the server cannot be reached
 
-A client command finds the server that `autoappdev serve` in the same folder started: by AUTOAPPDEV_URL, else by its \
-Unix socket (AUTOAPPDEV_SOCKET) and the address in server.json, both in AUTOAPPDEV_RUNTIME_DIR, else by AUTOAPPDEV_HOST and \
-AUTOAPPDEV_PORT. Where an address asks for a token, it sends AUTOAPPDEV_TOKEN (or AUTOAPPDEV_READ_TOKEN), else the one in the \
-runtime folder.";
+A client command acts on the server of this folder: the one that owns the runtime directory (AUTOAPPDEV_RUNTIME_DIR) and has written \
+where it listens into server.json there. Another server has to be named: with --url, or in the environment with AUTOAPPDEV_URL, or, where \
+no server of this folder runs, AUTOAPPDEV_SOCKET, AUTOAPPDEV_PORT or AUTOAPPDEV_HOST. A .env file and the default port name no server. \
+Where an address asks for a token, it is sent AUTOAPPDEV_TOKEN (or AUTOAPPDEV_READ_TOKEN), else, if it is this folder's, the one in the \
+runtime directory.";
 
 const URL_HELP: &str = "The server to ask, http://HOST:PORT [env: AUTOAPPDEV_URL] [default: the one of this folder]";
 
@@ -41,7 +42,7 @@ Lines go to stdout as the pipeline wrote them. What is no line goes to stderr: t
 bytes of the log are gone (the oldest are removed when a limit is reached). --since goes by the server's clock.";
 
 const SETTINGS: &str = "\
-Settings come from flags, then the environment, then a .env file in this folder:
+Settings come from flags, then the environment, then a .env file in this folder, in which other programs' lines are passed over:
   AUTOAPPDEV_HOST             --host; several addresses may be named, comma-separated
   AUTOAPPDEV_PORT, PORT       --port
   AUTOAPPDEV_SOCKET           a Unix socket for this user alone; off: none [default: server.sock in the runtime directory]

@@ -1,12 +1,11 @@
 //! The API from the outside: one request, its answer, and what can go wrong with it.
 //!
-//! It never follows a redirect, asks no proxy and keeps no connection: a request reaches the named server or none. It knows
-//! nothing of the answers' meaning beside success, refusal and failure.
+//! It never follows a redirect, asks no proxy and keeps no connection. A request reaches the server that is meant (`places`) or none: it
+//! carries that server's id, and any other server refuses it. This file knows nothing of the answers' meaning beside success, refusal and
+//! failure.
 
-use std::fmt;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -16,10 +15,11 @@ use time::format_description::well_known::Rfc2822;
 use ureq::Agent;
 
 use super::local;
+use super::places::{Absence, Meant, Neighbour, Own, Place, Places, Way, places_of};
 use crate::clock::Timestamp;
-use crate::config::{Endpoint, Tokens};
+use crate::config::{Endpoint, Folder, Token, Tokens};
 use crate::secrets::Secret;
-use crate::server_info::ServerInfo;
+use crate::server_info::DirIdentity;
 
 /// For an answer that needs no waiting.
 pub(super) const READ_TIMEOUT: Duration = Duration::from_secs(10);
@@ -29,6 +29,11 @@ pub(super) const ACTION_TIMEOUT: Duration = Duration::from_secs(90);
 pub(super) const STOP_MARGIN: Duration = Duration::from_secs(30);
 /// For a TCP handshake on loopback.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// For the question who answers at the usual address, which only makes a sentence better.
+const NEIGHBOUR_TIMEOUT: Duration = Duration::from_secs(2);
+/// The field that says which server a request is meant for, and the word by which another one refuses it.
+const MEANT_FOR: &str = "autoappdev-server";
+const OTHER_SERVER: &str = "other_server";
 /// The longest answer: a page of 1 MiB of text and one more line, each byte as six (`\u0000`), with room.
 const BODY_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// Why there is no good answer. The texts are for people and end up after `autoappdev: `.
@@ -37,9 +42,12 @@ pub(super) enum ClientError {
     /// Nobody listens there: nothing was sent.
     #[error("no server answers at {url}; start one with `autoappdev serve`")]
     Unreachable {
-        /// The server that was tried last.
+        /// The server that was named.
         url: String,
     },
+    /// There is no server of this runtime directory, or it cannot be found: nothing was asked to do anything.
+    #[error("{0}")]
+    NoServer(Box<Absence>),
     /// The connection broke or the time ran out: what was asked may have been done or not.
     #[error("the server at {url} gave no whole answer ({cause}); `autoappdev status` tells what is now")]
     NoAnswer {
@@ -82,10 +90,21 @@ pub(super) enum ClientError {
 }
 
 impl ClientError {
+    /// Whether nobody was there to take what was asked.
+    pub(super) fn is_unreached(&self) -> bool {
+        matches!(self, Self::Unreachable { .. } | Self::NoServer(_))
+    }
+
+    /// Whether the server that answered is not the one that was meant.
+    fn is_from_other_server(&self) -> bool {
+        let Self::Failed { status: 421, document, .. } = self else { return false };
+        document.read().is_ok_and(|ErrorDocument { error, .. }| error == OTHER_SERVER)
+    }
+
     /// Whether asking again later may help.
     pub(super) fn may_pass(&self) -> bool {
         match self {
-            Self::Unreachable { .. } | Self::NoAnswer { .. } => true,
+            Self::Unreachable { .. } | Self::NoServer(_) | Self::NoAnswer { .. } => true,
             Self::Failed { status, .. } => *status >= 500,
             // What a proxy says whose server is away (RFC 9110, section 15.6).
             Self::Stranger { status, .. } => matches!(status, 502..=504),
@@ -132,35 +151,72 @@ struct ErrorDocument {
     detail: Option<String>,
 }
 
+/// The part of `GET /api/version` that says which server it is.
+#[derive(Deserialize)]
+struct VersionDocument {
+    name: String,
+    server: Option<ToldIdentity>,
+}
+
+#[derive(Deserialize)]
+struct ToldIdentity {
+    id: String,
+    runtime_dir: PathBuf,
+}
+
 /// Asks one server.
 #[derive(Debug)]
 pub(super) struct Client {
     agent: Agent,
-    endpoint: Endpoint,
+    target: Target,
     /// Those that were set.
     tokens: Tokens,
 }
 
-/// Where a server may be.
-#[derive(Debug, PartialEq, Eq)]
-enum Place {
-    /// At the other end of a Unix socket.
-    Socket(PathBuf),
-    /// At an address, as a URL without a path.
-    Address(String),
+/// Who is asked.
+#[derive(Debug)]
+enum Target {
+    /// Who is at this place.
+    Place(Place),
+    /// The server of this folder.
+    Folder(Folder),
 }
 
-impl fmt::Display for Place {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Socket(path) => path.display().fmt(formatter),
-            Self::Address(url) => url.fmt(formatter),
+/// What goes with a request beside what is asked.
+struct Credentials {
+    /// The id of the server that is meant.
+    id: Option<String>,
+    token: Option<Token>,
+}
+
+impl Credentials {
+    fn add_to<B>(&self, request: ureq::RequestBuilder<B>) -> ureq::RequestBuilder<B> {
+        let request = match &self.id {
+            Some(id) => request.header(MEANT_FOR, id),
+            None => request,
+        };
+        match &self.token {
+            Some(token) => request.header("authorization", format!("Bearer {}", token.expose())),
+            None => request,
         }
     }
 }
 
 impl Client {
     pub(super) fn new(endpoint: Endpoint, tokens: Tokens) -> Self {
+        let target = match endpoint {
+            Endpoint::Url(url) => Target::Place(Place { way: Way::Address(url), meant: Meant::Any }),
+            Endpoint::Folder(folder) => Target::Folder(folder),
+        };
+        Self::of(target, tokens)
+    }
+
+    /// Asks at one place only.
+    pub(super) fn at(place: Place, tokens: Tokens) -> Self {
+        Self::of(Target::Place(place), tokens)
+    }
+
+    fn of(target: Target, tokens: Tokens) -> Self {
         let settings = Agent::config_builder()
             .proxy(None)
             .http_status_as_error(false)
@@ -170,7 +226,7 @@ impl Client {
             .timeout_connect(Some(CONNECT_TIMEOUT))
             .user_agent(concat!("autoappdev/", env!("CARGO_PKG_VERSION")))
             .build();
-        Self { agent: settings.into(), endpoint, tokens }
+        Self { agent: settings.into(), target, tokens }
     }
 
     /// Reads `path`.
@@ -180,95 +236,122 @@ impl Client {
 
     /// Reads `path`, and waits up to `timeout` for the whole of it.
     pub(super) fn get_within(&self, path: &str, timeout: Duration) -> Result<Answer, ClientError> {
-        self.ask(|agent, base| {
-            let url = format!("{base}{path}");
-            let request = self.with_token(base, agent.get(url).header("connection", "close"));
-            request.config().timeout_global(Some(timeout)).build().call()
-        })
+        self.ask(|way, credentials| self.read_at(way, path, timeout, credentials))
     }
 
     /// Asks `path` to do something, and waits up to `timeout` for it to be so.
     pub(super) fn post(&self, path: &str, body: &serde_json::Value, timeout: Duration) -> Result<Answer, ClientError> {
         let body = body.to_string();
-        self.ask(|agent, base| {
-            let url = format!("{base}{path}");
-            let request = agent.post(url).header("connection", "close").content_type("application/json");
-            let request = self.with_token(base, request);
-            request.config().timeout_global(Some(timeout)).build().send(&body)
+        self.ask(|way, credentials| {
+            self.send(way, |agent, base| {
+                let request = agent.post(format!("{base}{path}")).header("connection", "close").content_type("application/json");
+                credentials.add_to(request).config().timeout_global(Some(timeout)).build().send(&body)
+            })
         })
     }
 
-    /// Adds the token that opens most of the server at `base`. Those that were set go to whatever server was named; those in the runtime
-    /// directory to the server that owns that and lives, and to no other that happens to have the usual port, or the one of a server that
-    /// was killed.
-    fn with_token<B>(&self, base: &str, request: ureq::RequestBuilder<B>) -> ureq::RequestBuilder<B> {
-        let its_dir = match &self.endpoint {
-            Endpoint::Url(_) => None,
-            Endpoint::Folder { runtime_dir, .. } => Some(runtime_dir).filter(|dir| {
-                ServerInfo::read_live(dir).and_then(|info| info.address).is_some_and(|address| base == url_of(address))
-            }),
+    /// Adds to an error who answers at the address where a server of this folder would listen. That one is asked for nothing but its name,
+    /// and is sent no token.
+    pub(super) fn explain(&self, error: ClientError) -> ClientError {
+        let ClientError::NoServer(mut absence) = error else { return error };
+        absence.neighbour = absence.usual_address().and_then(|address| {
+            let way = Way::Address(format!("http://{address}"));
+            let nothing = Credentials { id: None, token: None };
+            match self.read_at(&way, "/api/version", NEIGHBOUR_TIMEOUT, &nothing) {
+                Ok(answer) => Some(match answer.read() {
+                    Ok(VersionDocument { server: Some(server), .. }) => Neighbour::Server(server.runtime_dir),
+                    Ok(VersionDocument { name, server: None }) if name == env!("CARGO_PKG_NAME") => Neighbour::OtherVersion,
+                    Ok(_) | Err(_) => Neighbour::Stranger,
+                }),
+                Err(ClientError::Unreachable { .. }) => None,
+                Err(ClientError::Failed { status: 401, .. }) => Some(Neighbour::AsksForToken),
+                Err(_) => Some(Neighbour::Stranger),
+            }
+        });
+        ClientError::NoServer(absence)
+    }
+
+    /// Asks the first server that is meant and can be connected to. Where one was asked no other is: an action may be asked once only. One
+    /// that says that it is another server has done nothing.
+    fn ask(&self, ask: impl Fn(&Way, &Credentials) -> Result<Answer, ClientError>) -> Result<Answer, ClientError> {
+        let places = match &self.target {
+            Target::Place(place) => Places { list: vec![place.clone()], own: Own::Said },
+            Target::Folder(folder) => places_of(folder),
         };
+        for Place { way, meant } in &places.list {
+            let Some(credentials) = self.credentials(way, meant)? else { continue };
+            match ask(way, &credentials) {
+                Err(ClientError::Unreachable { .. }) => {}
+                Err(error) if error.is_from_other_server() => {}
+                answered => return answered,
+            }
+        }
+        Err(match &self.target {
+            Target::Place(place) => ClientError::Unreachable { url: place.way.to_string() },
+            Target::Folder(folder) => ClientError::NoServer(Box::new(Absence::new(folder, places.own))),
+        })
+    }
+
+    /// What goes to a place; `None` where who answers there is not the one that is meant.
+    fn credentials(&self, way: &Way, meant: &Meant) -> Result<Option<Credentials>, ClientError> {
+        let (id, its_dir) = match (meant, &self.target) {
+            (Meant::Any, _) | (Meant::OwnIfItSaysSo, Target::Place(_)) => (None, None),
+            (Meant::Own(id), Target::Place(_)) => (id.clone(), None),
+            (Meant::Own(id), Target::Folder(folder)) => (id.clone(), Some(&*folder.runtime_dir)),
+            (Meant::OwnIfItSaysSo, Target::Folder(folder)) => match self.id_of_own(way, &folder.runtime_dir)? {
+                Some(id) => (Some(id), Some(&*folder.runtime_dir)),
+                None => return Ok(None),
+            },
+        };
+        Ok(Some(Credentials { id, token: self.token(its_dir) }))
+    }
+
+    /// The id of who answers there, where that is the server of this runtime directory.
+    fn id_of_own(&self, way: &Way, runtime_dir: &Path) -> Result<Option<String>, ClientError> {
+        let nothing = Credentials { id: None, token: None };
+        let document = match self.read_at(way, "/api/version", READ_TIMEOUT, &nothing) {
+            Ok(answer) => answer.read::<VersionDocument>().ok(),
+            // A server that is overloaded or on its way down: whoever follows the log waits for it.
+            Err(error @ ClientError::NoAnswer { .. }) => return Err(error),
+            Err(_) => None,
+        };
+        let server = document.and_then(|document| document.server);
+        let is_own = |told: &Path| DirIdentity::of(told).ok().is_some_and(|told| DirIdentity::of(runtime_dir).ok() == Some(told));
+        Ok(server.filter(|server| is_own(&server.runtime_dir)).map(|server| server.id))
+    }
+
+    /// The token that opens most. Those that were set go to whatever server was named; those in the runtime directory to the server that owns
+    /// that, lives and is meant, and to no other.
+    fn token(&self, its_dir: Option<&Path>) -> Option<Token> {
         // A file that cannot be used is the server's concern: it says so, or asks for none.
         let kept = |secret: Secret| its_dir.and_then(|dir| secret.find(dir).ok().flatten());
         let Tokens { token, read_token } = self.tokens.clone();
-        let token = token.or_else(|| kept(Secret::Token)).or(read_token).or_else(|| kept(Secret::ReadToken));
-        match token {
-            Some(token) => request.header("authorization", format!("Bearer {}", token.expose())),
-            None => request,
-        }
+        token.or_else(|| kept(Secret::Token)).or(read_token).or_else(|| kept(Secret::ReadToken))
     }
 
-    /// Sends to the first server that can be connected to. Where a connection was made no other is tried: an action may be
-    /// asked once only.
-    fn ask(
+    fn read_at(&self, way: &Way, path: &str, timeout: Duration, credentials: &Credentials) -> Result<Answer, ClientError> {
+        self.send(way, |agent, base| {
+            let request = credentials.add_to(agent.get(format!("{base}{path}")).header("connection", "close"));
+            request.config().timeout_global(Some(timeout)).build().call()
+        })
+    }
+
+    /// Sends one request. Only where no connection came about is the error `Unreachable`.
+    fn send(
         &self,
-        send: impl Fn(&Agent, &str) -> Result<ureq::http::Response<ureq::Body>, ureq::Error>,
+        way: &Way,
+        send: impl FnOnce(&Agent, &str) -> Result<ureq::http::Response<ureq::Body>, ureq::Error>,
     ) -> Result<Answer, ClientError> {
-        let mut url = String::new();
-        for place in self.places() {
-            let answer = match &place {
-                Place::Socket(path) => send(&local::agent(self.agent.config().clone(), path), local::BASE),
-                Place::Address(base) => send(&self.agent, base),
-            };
-            url = place.to_string();
-            match answer {
-                Ok(response) => return read_answer(url, response),
-                Err(error) if is_unreached(&error) => {}
-                Err(error) => return Err(ClientError::NoAnswer { url, cause: error.to_string() }),
-            }
+        let answer = match way {
+            Way::Socket(path) => send(&local::agent(self.agent.config().clone(), path), local::BASE),
+            Way::Address(base) => send(&self.agent, base),
+        };
+        let url = way.to_string();
+        match answer {
+            Ok(response) => read_answer(url, response),
+            Err(error) if is_unreached(&error) => Err(ClientError::Unreachable { url }),
+            Err(error) => Err(ClientError::NoAnswer { url, cause: error.to_string() }),
         }
-        Err(ClientError::Unreachable { url })
-    }
-
-    /// Where the server may be, the likeliest first. Asked anew for each request: a restarted server may have another port.
-    fn places(&self) -> Vec<Place> {
-        match &self.endpoint {
-            Endpoint::Url(url) => vec![Place::Address(url.clone())],
-            Endpoint::Folder { socket, address, runtime_dir } => {
-                let written = ServerInfo::read(runtime_dir);
-                let written_socket = written.as_ref().and_then(|info| info.socket.clone());
-                let written_address = written.and_then(|info| info.address).filter(|written| written != address);
-                let sockets = written_socket.into_iter().chain(socket.clone());
-                let addresses = written_address.into_iter().chain([*address]);
-                let mut places: Vec<Place> = sockets.map(Place::Socket).collect();
-                places.dedup();
-                places.extend(addresses.map(|address| Place::Address(url_of(address))));
-                places
-            }
-        }
-    }
-}
-
-fn url_of(address: SocketAddr) -> String {
-    format!("http://{}", dialable(address))
-}
-
-/// Where a server on this machine that listens at this address can be reached: every address of a machine is no address to call.
-pub(super) fn dialable(address: SocketAddr) -> SocketAddr {
-    match address {
-        SocketAddr::V4(four) if four.ip().is_unspecified() => (Ipv4Addr::LOCALHOST, four.port()).into(),
-        SocketAddr::V6(six) if six.ip().is_unspecified() => (Ipv6Addr::LOCALHOST, six.port()).into(),
-        other => other,
     }
 }
 
@@ -329,43 +412,7 @@ fn date_of(text: &str) -> Option<Timestamp> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
-
-    #[test]
-    fn the_server_is_looked_for_where_it_said_it_is_and_then_where_it_should_be() {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let file = folder.path().join("server.json");
-        let address = SocketAddr::from(([127, 0, 0, 1], 8788));
-        let endpoint = |socket: Option<&str>| Endpoint::Folder {
-            socket: socket.map(PathBuf::from),
-            address,
-            runtime_dir: folder.path().to_owned(),
-        };
-        let places = |socket| -> Vec<String> {
-            Client::new(endpoint(socket), Tokens::default()).places().iter().map(ToString::to_string).collect()
-        };
-        let default = "http://127.0.0.1:8788";
-        assert_eq!(places(None), [default]);
-        assert_eq!(places(Some("/r/server.sock")), ["/r/server.sock", default]);
-        fs::write(&file, r#"{"pid":1,"address":"127.0.0.1:4000"}"#).expect("written");
-        assert_eq!(places(None), ["http://127.0.0.1:4000", default]);
-        fs::write(&file, r#"{"pid":1,"address":"[::1]:4000","socket":"/elsewhere"}"#).expect("written");
-        assert_eq!(places(Some("/r/server.sock")), ["/elsewhere", "/r/server.sock", "http://[::1]:4000", default]);
-        fs::write(&file, r#"{"pid":1,"address":"127.0.0.1:8788","socket":"/r/server.sock"}"#).expect("written");
-        assert_eq!(places(Some("/r/server.sock")), ["/r/server.sock", default]);
-        for (listens, base) in [("0.0.0.0:4000", "http://127.0.0.1:4000"), ("[::]:4000", "http://[::1]:4000")] {
-            fs::write(&file, format!(r#"{{"pid":1,"address":"{listens}"}}"#)).expect("written");
-            assert_eq!(places(None), [base, default]);
-        }
-        for torn in [r#"{"pid":1,"addr"#, "", "[]", r#"{"address":"example.org:80"}"#] {
-            fs::write(&file, torn).expect("written");
-            assert_eq!(places(None), [default], "{torn}");
-        }
-        let named = Client::new(Endpoint::Url("http://box".to_owned()), Tokens::default());
-        assert_eq!(named.places(), [Place::Address("http://box".to_owned())]);
-    }
 
     fn empty_answer() -> Answer {
         Answer { url: String::new(), status: 200, text: String::new(), date: None }

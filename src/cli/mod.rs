@@ -10,6 +10,7 @@ mod local;
 mod logs;
 mod output;
 mod pair;
+mod places;
 mod progress;
 mod qr;
 
@@ -132,7 +133,7 @@ fn report(failure: &Failure, json: bool) -> ExitCode {
             ClientError::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => return ExitCode::SUCCESS,
             ClientError::Refused { document, .. } => (REFUSED, Some(document)),
             ClientError::Failed { document, .. } => (FAILURE, Some(document)),
-            ClientError::Unreachable { .. } | ClientError::NoAnswer { .. } => (UNREACHABLE, None),
+            ClientError::Unreachable { .. } | ClientError::NoServer(_) | ClientError::NoAnswer { .. } => (UNREACHABLE, None),
             ClientError::Stranger { .. } | ClientError::Output(_) => (FAILURE, None),
         },
     };
@@ -163,19 +164,22 @@ fn find_server(url: Option<String>) -> Result<(Endpoint, Tokens), Failure> {
 }
 
 /// The `.env` file's pairs and the working directory.
-fn surroundings() -> Result<(Vec<(String, String)>, PathBuf), Failure> {
+fn surroundings() -> Result<(Vec<(String, OsString)>, PathBuf), Failure> {
     let cwd = std::env::current_dir().map_err(Failure::WorkingDirectory)?;
-    let text = match File::open(cwd.join(".env")) {
-        Ok(file) => read_bounded(file).map_err(Failure::Dotenv)?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+    let path = cwd.join(".env");
+    let bytes = match std::fs::metadata(&path) {
+        Ok(found) if found.is_file() => File::open(&path).and_then(read_bounded).map_err(Failure::Dotenv)?,
+        // A folder of that name is Python's, and a FIFO would be waited for.
+        Ok(_) => Vec::new(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
         Err(error) => return Err(Failure::Dotenv(error)),
     };
-    Ok((parse_dotenv(&text)?, cwd))
+    Ok((parse_dotenv(&bytes)?, cwd))
 }
 
-fn read_bounded(file: File) -> io::Result<String> {
-    let mut text = String::new();
-    let bytes = file.take(DOTENV_BYTES_MAX + 1).read_to_string(&mut text)?;
+fn read_bounded(file: File) -> io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    let bytes = file.take(DOTENV_BYTES_MAX + 1).read_to_end(&mut text)?;
     if u64::try_from(bytes).is_ok_and(|bytes| bytes <= DOTENV_BYTES_MAX) {
         Ok(text)
     } else {
@@ -187,18 +191,25 @@ fn read_bounded(file: File) -> io::Result<String> {
 fn ask(question: &Ask, url: Option<String>, json: bool) -> Result<(), Failure> {
     let (endpoint, tokens) = find_server(url)?;
     let client = Client::new(endpoint, tokens);
+    ask_by(&client, question, json).map_err(|failure| match failure {
+        Failure::Client(error) => Failure::Client(client.explain(error)),
+        other => other,
+    })
+}
+
+fn ask_by(client: &Client, question: &Ask, json: bool) -> Result<(), Failure> {
     let now = || SystemClock.now();
     let text = match question {
-        Ask::Logs(wanted) => return Ok(logs::print_logs(&client, wanted, json)?),
+        Ask::Logs(wanted) => return Ok(logs::print_logs(client, wanted, json)?),
         Ask::Status => show(&client.get("/api/pipeline")?, json, |document: output::PipelineDocument| {
             output::status(&document.pipeline, now())
         }),
-        Ask::Start(args) => act(&client, "start", &start_body(args), ACTION_TIMEOUT, json),
-        Ask::Pause => act(&client, "pause", &json!({}), ACTION_TIMEOUT, json),
-        Ask::Resume => act(&client, "resume", &json!({}), ACTION_TIMEOUT, json),
+        Ask::Start(args) => act(client, "start", &start_body(args), ACTION_TIMEOUT, json),
+        Ask::Pause => act(client, "pause", &json!({}), ACTION_TIMEOUT, json),
+        Ask::Resume => act(client, "resume", &json!({}), ACTION_TIMEOUT, json),
         Ask::Stop(args) => {
             let (body, timeout) = stop_body(args);
-            act(&client, "stop", &body, timeout, json)
+            act(client, "stop", &body, timeout, json)
         }
         Ask::Runs(args) => match args.id {
             Some(id) => show(&client.get(&format!("/api/runs/{id}"))?, json, |document: output::RunDocument| {
@@ -214,7 +225,7 @@ fn ask(question: &Ask, url: Option<String>, json: bool) -> Result<(), Failure> {
 
 fn pair_phone(args: &PairArgs, url: Option<String>, json: bool) -> Result<(), Failure> {
     let (endpoint, tokens) = find_server(url)?;
-    let text = pair::pair(args, &endpoint, tokens, json)?;
+    let text = pair::pair(args, endpoint, tokens, json)?;
     Ok(say(&text).map_err(ClientError::Output)?)
 }
 

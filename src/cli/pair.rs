@@ -5,16 +5,16 @@
 use std::fmt::Write as _;
 use std::io::IsTerminal;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
 
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::InterfaceFlags;
 use serde_json::json;
 
 use super::args::PairArgs;
-use super::client::{Client, ClientError, dialable};
+use super::client::{Client, ClientError};
+use super::places::{Absence, Meant, Place, Way, dialable, places_of};
 use super::qr::{self, Screen};
-use crate::config::{Endpoint, Token, Tokens};
+use crate::config::{Endpoint, Folder, Token, Tokens};
 use crate::http::Door;
 use crate::secrets::{Secret, SecretError};
 use crate::server_info::ServerInfo;
@@ -22,12 +22,8 @@ use crate::server_info::ServerInfo;
 /// Why there is no link. The texts end up after `autoappdev: `.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum PairError {
-    #[error(
-        "no server says in {} that it runs; do this in the server's folder or with its AUTOAPPDEV_RUNTIME_DIR, as its user, or start one with \
-         AUTOAPPDEV_HOST=0.0.0.0 `autoappdev serve`",
-        .0.display()
-    )]
-    NoServer(PathBuf),
+    #[error("the server has a Unix socket and no address that a phone could reach; name one that leads to it with --url")]
+    SocketOnly,
     #[error(
         "the server listens on {0}, where nothing but this machine reaches it; start it with AUTOAPPDEV_HOST=0.0.0.0 (every address of this \
          machine) or one address of it: it then asks for the token. Or, if something else leads there, name that with --address"
@@ -48,30 +44,34 @@ pub(super) enum PairError {
 }
 
 /// What to print.
-pub(super) fn pair(args: &PairArgs, endpoint: &Endpoint, tokens: Tokens, json: bool) -> Result<String, PairError> {
+pub(super) fn pair(args: &PairArgs, endpoint: Endpoint, tokens: Tokens, json: bool) -> Result<String, PairError> {
     let (given, secret, variable) = if args.read_only {
         (tokens.read_token, Secret::ReadToken, "AUTOAPPDEV_READ_TOKEN")
     } else {
         (tokens.token, Secret::Token, "AUTOAPPDEV_TOKEN")
     };
-    let (token, ask, bases) = match endpoint {
-        Endpoint::Url(url) => {
-            let token = given.ok_or(PairError::NoToken(variable))?;
-            let bases = vec![args.address.as_ref().map_or_else(|| url.clone(), |address| with_host(address, port_of(url)))];
-            (token, url.clone(), bases)
-        }
-        Endpoint::Folder { runtime_dir, .. } => {
-            let info = ServerInfo::read_live(runtime_dir);
-            let address = info.as_ref().and_then(|info| info.address).ok_or_else(|| PairError::NoServer(runtime_dir.clone()))?;
-            let more = info.map(|info| info.more_addresses).unwrap_or_default();
-            let bases = bases(args.address.as_deref(), address, &more)?;
-            let found = if given.is_some() { given } else { secret.find(runtime_dir)? };
-            (found.ok_or(PairError::NoToken(variable))?, format!("http://{}", dialable(address)), bases)
-        }
+    let at_url = |url: String, given: Option<Token>| {
+        let token = given.ok_or(PairError::NoToken(variable))?;
+        let base = args.address.as_ref().map_or_else(|| url.clone(), |address| with_host(address, port_of(&url)));
+        Ok::<_, PairError>((token, Place { way: Way::Address(url), meant: Meant::Any }, vec![base]))
+    };
+    let (token, place, bases) = match endpoint {
+        Endpoint::Url(url) => at_url(url, given)?,
+        Endpoint::Folder(folder) => match (ServerInfo::read_live(&folder.runtime_dir), folder.named_address) {
+            (Some(info), _) => {
+                let address = info.address.ok_or(PairError::SocketOnly)?;
+                let bases = bases(args.address.as_deref(), address, &info.more_addresses)?;
+                let found = if given.is_some() { given } else { secret.find(&folder.runtime_dir)? };
+                let way = Way::Address(format!("http://{}", dialable(address)));
+                (found.ok_or(PairError::NoToken(variable))?, Place { way, meant: Meant::Own(info.id) }, bases)
+            }
+            (None, Some(address)) => at_url(format!("http://{}", dialable(address)), given)?,
+            (None, None) => return Err(no_server(folder).into()),
+        },
     };
     // A link that does not work is found out here, not on the phone.
     let only_this = Tokens { token: Some(token.clone()), read_token: None };
-    match Client::new(Endpoint::Url(ask), only_this).get("/api/session") {
+    match Client::at(place, only_this).get("/api/session") {
         Ok(_) => {}
         Err(ClientError::Failed { status: 401, .. }) => return Err(PairError::OtherToken(variable)),
         Err(error) => return Err(error.into()),
@@ -84,6 +84,12 @@ pub(super) fn pair(args: &PairArgs, endpoint: &Endpoint, tokens: Tokens, json: b
     let env = |name: &str| std::env::var(name).ok();
     let screen = Screen { is_utf8: qr::is_utf8(env), is_terminal: std::io::stdout().is_terminal() };
     Ok(describe(&links, args.read_only, screen))
+}
+
+/// Why the folder's server cannot be paired with, as any other command says it.
+fn no_server(folder: Folder) -> ClientError {
+    let absence = Absence::new(&folder, places_of(&folder).own);
+    Client::new(Endpoint::Folder(folder), Tokens::default()).explain(ClientError::NoServer(Box::new(absence)))
 }
 
 fn describe(links: &[String], is_read_only: bool, screen: Screen) -> String {

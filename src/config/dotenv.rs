@@ -1,105 +1,200 @@
-//! The `.env` file: `KEY=value` lines, comments, quotes. Only our own names are kept.
+//! The `.env` file: what in it is ours. The file belongs to the project, so that anything else in it is passed over.
 //!
-//! Level 0, pure: the text is read elsewhere. There is no expansion of `$NAME` and no value over several lines, so that a file
-//! that another program reads differently is not half understood here.
+//! Level 0, pure: the bytes are read elsewhere. An assignment to one of our names has to be right; it stands on one line, and `$NAME` is
+//! not expanded. Other programs' lines may be anything: values over several lines, shell commands, other encodings. Of these it only
+//! matters where they end, because a line within somebody's value is no assignment.
 
-use super::{ConfigError, NAMES};
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+
+use super::{ConfigError, DATABASE_URL, NAMES, PORT_ALIAS};
 
 /// The pairs of a `.env` file whose names are ours, in the order of the file; where a name stands twice, the later one counts.
 ///
 /// # Errors
-/// A line that is no assignment, or whose quotes do not close, is refused with its number, whosever name it is.
-pub fn parse_dotenv(text: &str) -> Result<Vec<(String, String)>, ConfigError> {
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+/// A line that is plainly ours and no assignment, or whose quotes do not close on it, is refused with its number.
+pub fn parse_dotenv(bytes: &[u8]) -> Result<Vec<(String, OsString)>, ConfigError> {
+    let mut rest = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     let mut pairs = Vec::new();
-    for (index, line) in text.lines().enumerate() {
-        let pair = parse_line(line.trim()).map_err(|problem| ConfigError::Dotenv { line: index + 1, problem })?;
-        pairs.extend(pair.filter(|(name, _)| NAMES.contains(&name.as_str())));
+    let mut number = 1;
+    while !rest.is_empty() {
+        let line = first_line(rest);
+        let mut taken = line.len();
+        match Owner::of(line) {
+            Owner::Ours(name) => match value_of_ours(line) {
+                Ok(Some(value)) => pairs.push((name.to_owned(), OsString::from_vec(value))),
+                Ok(None) => {}
+                // Other programs have these names, too, and other rules.
+                Err(_) if is_shared(name) => taken = end_of_foreign(rest, line),
+                Err(problem) => return Err(ConfigError::Dotenv { line: number, problem }),
+            },
+            Owner::Another => taken = end_of_foreign(rest, line),
+            Owner::Nobody => {}
+        }
+        // With the line's end, unless that is the file's.
+        let (before, after) = rest.split_at((taken + 1).min(rest.len()));
+        number += before.iter().filter(|byte| **byte == b'\n').count();
+        rest = after;
     }
     Ok(pairs)
 }
 
-/// The pair on a line, `None` for an empty line or a comment.
-fn parse_line(line: &str) -> Result<Option<(String, String)>, &'static str> {
-    if line.is_empty() || line.starts_with('#') {
-        return Ok(None);
+/// Whose line it is.
+enum Owner {
+    /// It begins with this name of ours.
+    Ours(&'static str),
+    Another,
+    /// It is empty or a comment.
+    Nobody,
+}
+
+impl Owner {
+    fn of(line: &[u8]) -> Self {
+        let line = line.trim_ascii();
+        if line.is_empty() || line[0] == b'#' {
+            return Self::Nobody;
+        }
+        let word = without_export(line);
+        let end = word.iter().position(|byte| !is_name_byte(*byte)).unwrap_or(word.len());
+        let name = NAMES.iter().find(|name| name.as_bytes() == &word[..end]);
+        name.map_or(Self::Another, |name| Self::Ours(name))
     }
-    if line.contains('\0') {
+}
+
+fn is_shared(name: &str) -> bool {
+    [PORT_ALIAS, DATABASE_URL].contains(&name)
+}
+
+fn is_name_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"_.-".contains(&byte)
+}
+
+fn first_line(text: &[u8]) -> &[u8] {
+    &text[..text.iter().position(|byte| *byte == b'\n').unwrap_or(text.len())]
+}
+
+fn without_export(line: &[u8]) -> &[u8] {
+    match line.strip_prefix(b"export") {
+        Some(rest) if rest.starts_with(b" ") || rest.starts_with(b"\t") => rest.trim_ascii_start(),
+        _ => line,
+    }
+}
+
+/// The value on a line that begins with a name of ours; `None` where the line only exports it.
+fn value_of_ours(line: &[u8]) -> Result<Option<Vec<u8>>, &'static str> {
+    let line = line.trim_ascii();
+    let assignment = without_export(line);
+    if line.contains(&0) {
         return Err("holds a NUL");
     }
-    let assignment = match line.strip_prefix("export") {
-        Some(rest) if rest.starts_with([' ', '\t']) => rest.trim_start(),
-        _ => line,
-    };
-    let (name, value) = assignment.split_once('=').ok_or("is no KEY=value")?;
-    let name = name.trim_end();
-    let is_name = name.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_')
-        && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-'));
-    if !is_name {
-        return Err("has no name before the =");
+    let name_end = assignment.iter().position(|byte| !is_name_byte(*byte)).unwrap_or(assignment.len());
+    let rest = assignment[name_end..].trim_ascii_start();
+    // As a shell has it, for a variable that was set before.
+    let only_exports = assignment.len() < line.len() && (rest.is_empty() || rest[0] == b'#');
+    if only_exports {
+        return Ok(None);
     }
-    let value = value.trim_start();
-    let value = match value.chars().next() {
-        Some('\'') => single_quoted(&value[1..])?,
-        Some('"') => double_quoted(&value[1..])?,
-        _ => unquoted(value),
+    let value = rest.strip_prefix(b"=").ok_or("is no KEY=value")?.trim_ascii_start();
+    let value = match value.first() {
+        Some(b'\'') => single_quoted(&value[1..])?,
+        Some(b'"') => double_quoted(&value[1..])?,
+        _ => unquoted(value).to_vec(),
     };
-    Ok(Some((name.to_owned(), value)))
+    Ok(Some(value))
 }
 
 /// A value without quotes ends at a `#` that stands at its beginning or after a blank.
-fn unquoted(text: &str) -> String {
-    let comment = text
-        .char_indices()
-        .find(|&(at, c)| c == '#' && text[..at].chars().next_back().is_none_or(char::is_whitespace))
-        .map_or(text.len(), |(at, _)| at);
-    text[..comment].trim_end().to_owned()
+fn unquoted(text: &[u8]) -> &[u8] {
+    let is_comment = |&at: &usize| text[at] == b'#' && (at == 0 || text[at - 1].is_ascii_whitespace());
+    let end = (0..text.len()).find(is_comment).unwrap_or(text.len());
+    text[..end].trim_ascii_end()
 }
 
 /// The text up to the closing quote, as it stands.
-fn single_quoted(text: &str) -> Result<String, &'static str> {
-    let (value, rest) = text.split_once('\'').ok_or("opens a quote and does not close it")?;
-    nothing_follows(rest)?;
-    Ok(value.to_owned())
+fn single_quoted(text: &[u8]) -> Result<Vec<u8>, &'static str> {
+    let end = text.iter().position(|byte| *byte == b'\'').ok_or("opens a quote and does not close it")?;
+    nothing_follows(&text[end + 1..])?;
+    Ok(text[..end].to_vec())
 }
 
 /// The text up to the closing quote, with `\\`, `\"`, `\$`, `\n` and `\t` replaced.
-fn double_quoted(text: &str) -> Result<String, &'static str> {
-    let mut value = String::new();
-    let mut chars = text.chars();
-    while let Some(c) = chars.next() {
-        match c {
-            '"' => {
-                nothing_follows(chars.as_str())?;
+fn double_quoted(text: &[u8]) -> Result<Vec<u8>, &'static str> {
+    let mut value = Vec::new();
+    let mut bytes = text.iter().copied().enumerate();
+    while let Some((at, byte)) = bytes.next() {
+        match byte {
+            b'"' => {
+                nothing_follows(&text[at + 1..])?;
                 return Ok(value);
             }
-            '\\' => match chars.next() {
-                Some(escaped @ ('\\' | '"' | '$')) => value.push(escaped),
-                Some('n') => value.push('\n'),
-                Some('t') => value.push('\t'),
-                Some(other) => value.extend(['\\', other]),
+            b'\\' => match bytes.next() {
+                Some((_, escaped @ (b'\\' | b'"' | b'$'))) => value.push(escaped),
+                Some((_, b'n')) => value.push(b'\n'),
+                Some((_, b't')) => value.push(b'\t'),
+                Some((_, other)) => value.extend([b'\\', other]),
                 None => break,
             },
-            c => value.push(c),
+            byte => value.push(byte),
         }
     }
     Err("opens a quote and does not close it")
 }
 
 /// After a closing quote only a comment may stand.
-fn nothing_follows(rest: &str) -> Result<(), &'static str> {
-    let after = rest.trim_start();
-    let is_comment = after.starts_with('#') && after.len() < rest.len();
+fn nothing_follows(rest: &[u8]) -> Result<(), &'static str> {
+    let after = rest.trim_ascii_start();
+    let is_comment = after.starts_with(b"#") && after.len() < rest.len();
     if after.is_empty() || is_comment { Ok(()) } else { Err("goes on after the closing quote") }
+}
+
+/// Where another program's assignment ends that begins with `line`: at the end of this line, or of that in which its quote closes. A quote
+/// counts as closed only where nothing but a comment follows, as with programs that read such values; otherwise the value is this line.
+fn end_of_foreign(text: &[u8], line: &[u8]) -> usize {
+    // `KEY: value` is read by some as well.
+    let separator = line
+        .iter()
+        .enumerate()
+        .find(|&(at, byte)| *byte == b'=' || (*byte == b':' && line.get(at + 1).is_some_and(u8::is_ascii_whitespace)));
+    let Some((separator, _)) = separator else { return line.len() };
+    let blanks = line[separator + 1..].iter().take_while(|byte| byte.is_ascii_whitespace()).count();
+    let begin = separator + 1 + blanks;
+    let Some(&quote) = line.get(begin).filter(|byte| b"'\"`".contains(byte)) else { return line.len() };
+    // Programs differ in whether a backslash takes a quote's meaning away.
+    let has_escapes = quote == b'"';
+    let after_quote = &text[begin + 1..];
+    let end = end_of_quoted(after_quote, quote, has_escapes).or_else(|| end_of_quoted(after_quote, quote, !has_escapes));
+    end.map_or(line.len(), |end| begin + 1 + end)
+}
+
+/// Where the line ends in which the quote closes.
+fn end_of_quoted(text: &[u8], quote: u8, has_escapes: bool) -> Option<usize> {
+    let mut at = 0;
+    while let Some(&byte) = text.get(at) {
+        if byte == quote {
+            let rest = first_line(&text[at + 1..]);
+            return nothing_follows(rest).ok().map(|()| at + 1 + rest.len());
+        }
+        at += if byte == b'\\' && has_escapes { 2 } else { 1 };
+    }
+    None
 }
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+
     use super::*;
 
+    const PORT: &str = "AUTOAPPDEV_PORT";
+
+    fn read(bytes: &[u8]) -> Vec<(String, OsString)> {
+        parse_dotenv(bytes).unwrap_or_else(|error| panic!("{}: {error}", String::from_utf8_lossy(bytes)))
+    }
+
     fn port(line: &str) -> Option<String> {
-        let pairs = parse_dotenv(line).unwrap_or_else(|error| panic!("{line:?}: {error}"));
-        pairs.into_iter().next().map(|(_, value)| value)
+        let value = read(line.as_bytes()).into_iter().next().map(|(_, value)| value);
+        value.map(|value| value.into_string().expect("text"))
     }
 
     #[test]
@@ -108,6 +203,7 @@ mod tests {
             ("PORT=1", "1"),
             ("export PORT=1", "1"),
             ("export\tPORT=1", "1"),
+            ("export   AUTOAPPDEV_PORT=1 # ours", "1"),
             ("  PORT = 1  ", "1"),
             ("PORT='a # b' # comment", "a # b"),
             ("PORT='a\\n'", "a\\n"),
@@ -124,32 +220,84 @@ mod tests {
         ] {
             assert_eq!(port(line).as_deref(), Some(value), "{line:?}");
         }
+        let path = read(b"AUTOAPPDEV_RUNTIME_DIR=/srv/caf\xe9\n");
+        assert_eq!(path[0].1, OsStr::from_bytes(b"/srv/caf\xe9"), "a folder's name need not be UTF-8");
     }
 
     #[test]
     fn comments_empty_lines_and_names_of_others_are_skipped() {
         let text = "# PORT=1\n\n   \nNODE_ENV=dev\nmy.own-key=x\nexported=1\nPORT=2\nPORT=3\n";
-        let pairs = parse_dotenv(text).expect("well formed");
-        assert_eq!(pairs, [("PORT".to_owned(), "2".to_owned()), ("PORT".to_owned(), "3".to_owned())]);
+        let pair = |value: &str| (PORT_ALIAS.to_owned(), OsString::from(value));
+        assert_eq!(read(text.as_bytes()), [pair("2"), pair("3")]);
     }
 
     #[test]
-    fn a_malformed_line_is_refused_with_its_number() {
-        for (line, problem) in [
-            ("PORT", "is no KEY=value"),
-            ("export PORT", "is no KEY=value"),
-            ("=1", "has no name before the ="),
-            ("1PORT=1", "has no name before the ="),
-            ("MY PORT=1", "has no name before the ="),
-            ("OTHER='a", "opens a quote and does not close it"),
-            ("OTHER=\"a\\\"", "opens a quote and does not close it"),
-            ("OTHER=\"a\\", "opens a quote and does not close it"),
-            ("PORT='a'b", "goes on after the closing quote"),
-            ("PORT='a'#b", "goes on after the closing quote"),
-            ("PORT=a\0b", "holds a NUL"),
+    fn what_is_not_ours_is_passed_over_whatever_it_is() {
+        let key = "KEY=\"-----BEGIN KEY-----\nAUTOAPPDEV_PORT=1\n-----END KEY-----\"";
+        for foreign in [
+            key,
+            &format!("export {key} # a comment"),
+            &key.replace("KEY=\"", "KEY = \"").replace('\n', "\r\n"),
+            &key.replace('"', "'"),
+            &key.replace('"', "`"),
+            &key.replace("KEY=", "KEY: "),
+            &key.replace("BEGIN KEY", "BEGIN \\\"KEY\\\""),
+            "JSON='{\n  \"it\\'s\": 1,\nAUTOAPPDEV_PORT=1\n}'",
+            "EMPTY=\"\nAUTOAPPDEV_PORT=1\n\"",
+            "MY KEY=\"\nAUTOAPPDEV_PORT=1\n\"",
+            // These open a quote that nothing closes: the value is the line.
+            "NAME=\"it",
+            "NAME='it's",
+            "DIR=\"C:\\dir\\\"",
+            "DIR='C:\\dir\\'",
+            "QUOTE=\"",
+            // And these are no assignments.
+            "nonsense",
+            "export NAME",
+            "export",
+            "export AUTOAPPDEV_PORT",
+            "export AUTOAPPDEV_PORT # was set before",
+            "set -a",
+            "source ./other.env",
+            "if [ -z \"$X\" ]; then X=1; fi",
+            "=1",
+            "1NAME=1",
+            "NAME=a\0b",
+            "AUTOAPPDEV_PORTS=x",
+            "MY_AUTOAPPDEV_PORT=x",
+            // Ours by name alone.
+            "PORT",
+            "PORT='a",
+            "PORT: 3000",
+            "DATABASE_URL=\"postgres://h/d\nAUTOAPPDEV_PORT=1\n\"",
+            "DATABASE_URL=\"postgres://h/d\"?x=1",
         ] {
-            let error = parse_dotenv(&format!("# first\nPORT=1\n{line}\n")).expect_err(line);
-            assert_eq!(error.to_string(), format!("line 3 of .env {problem}"), "{line:?}");
+            for rest in ["AUTOAPPDEV_PORT=2", "export AUTOAPPDEV_PORT=\"2\""] {
+                let text = format!("{foreign}\n{rest}\n# the end\n");
+                assert_eq!(read(text.as_bytes()), [(PORT.to_owned(), OsString::from("2"))], "{text}");
+            }
+        }
+        assert_eq!(read(b"NAME=Jos\xe9 M\xfcller\nAUTOAPPDEV_PORT=2"), [(PORT.to_owned(), OsString::from("2"))]);
+        assert!(read(b"\xff\xfeN\0A\0M\0E\0=\0x\0\n\0").is_empty(), "another encoding");
+    }
+
+    #[test]
+    fn a_line_of_ours_that_is_no_assignment_is_refused_with_its_number() {
+        for (line, problem) in [
+            ("AUTOAPPDEV_PORT", "is no KEY=value"),
+            ("AUTOAPPDEV_PORT: 1", "is no KEY=value"),
+            ("AUTOAPPDEV_PORT 1", "is no KEY=value"),
+            ("export AUTOAPPDEV_PORT 1", "is no KEY=value"),
+            ("AUTOAPPDEV_HOST='a", "opens a quote and does not close it"),
+            ("AUTOAPPDEV_HOST='a\n'", "opens a quote and does not close it"),
+            ("AUTOAPPDEV_HOST=\"a\\\"", "opens a quote and does not close it"),
+            ("AUTOAPPDEV_HOST=\"a\\", "opens a quote and does not close it"),
+            ("AUTOAPPDEV_PORT='a'b", "goes on after the closing quote"),
+            ("AUTOAPPDEV_PORT='a'#b", "goes on after the closing quote"),
+            ("AUTOAPPDEV_PORT=a\0b", "holds a NUL"),
+        ] {
+            let error = parse_dotenv(format!("# first\nKEY='1\n2'\n{line}\n").as_bytes()).expect_err(line);
+            assert_eq!(error.to_string(), format!("line 4 of .env {problem}"), "{line:?}");
         }
     }
 }

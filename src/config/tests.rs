@@ -1,10 +1,12 @@
+use std::net::SocketAddr;
+
 use super::*;
 
 const CWD: &str = "/srv/box";
 
 /// The setting from flags, environment and `.env`, each as pairs.
 fn resolve(flags: &Flags, env: &[(&str, &str)], dotenv: &[(&str, &str)]) -> Result<Config, ConfigError> {
-    let dotenv: Vec<_> = dotenv.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect();
+    let dotenv: Vec<_> = dotenv.iter().map(|&(name, value)| (name.to_owned(), value.into())).collect();
     Config::resolve(flags, lookup(env), &dotenv, Path::new(CWD))
 }
 
@@ -48,6 +50,8 @@ fn nothing_set_is_the_documented_default() {
         log_total_bytes: 1024 << 20,
         runs_keep: 1000,
         runs_keep_for: None,
+        taken: Vec::new(),
+        notes: vec![],
     };
     assert_eq!(config, expected);
     assert_eq!(SocketAddr::new(config.hosts[0], config.port).to_string(), "127.0.0.1:8788");
@@ -97,7 +101,7 @@ fn tokens_are_good_and_two_and_never_shown() {
         let error = from_env(name, value).expect_err(value);
         assert!(error.to_string().starts_with(&format!("{name}=… ")), "{error}");
         assert!(!format!("{error} {error:?}").contains("secret"), "{error:?}");
-        let pair = (name.to_owned(), value.to_owned());
+        let pair = (name.to_owned(), value.into());
         let error = Tokens::resolve(lookup(&[]), &[pair]).expect_err(value);
         assert!(error.to_string().starts_with(&format!("{name}=… (in .env) ")), "{error}");
     }
@@ -147,7 +151,7 @@ fn a_database_is_a_file_of_sqlite() {
     ] {
         assert_eq!(good(DATABASE_URL, url).database, Path::new(path), "{url}");
     }
-    for url in ["postgres://host/db", "x.db", "/srv/x.db", "sqlite3:x.db", "SQLite:x.db"] {
+    for url in ["x.db", "/srv/x.db", "sqlite3:x.db", "SQLite:x.db"] {
         assert_eq!(refusal(DATABASE_URL, url), "is not a database this program can use: sqlite:<path> is expected");
     }
     for url in ["sqlite:", "sqlite://"] {
@@ -157,6 +161,37 @@ fn a_database_is_a_file_of_sqlite() {
         assert!(refusal(DATABASE_URL, url).starts_with("would forget everything"));
     }
     assert!(refusal(DATABASE_URL, "sqlite:x.db?mode=ro").starts_with("has options after a question mark"));
+}
+
+#[test]
+fn a_database_url_that_is_meant_for_another_program_is_passed_over() {
+    let foreign = ["postgres://me:secret@host/db", "mysql://h/d", "file:./dev.db", "sqlite+aiosqlite:///x.db", "jdbc:sqlite:x"];
+    // In the project's file this is all that is not plainly ours.
+    let projects = ["x.db", "sqlite:x.db?mode=rwc", "sqlite::memory:", "sqlite3:x.db", "${OTHER}"];
+    let default = Path::new("/srv/box/runtime/autoappdev.db");
+    for url in foreign {
+        let config = good(DATABASE_URL, url);
+        assert_eq!(config.database, default, "{url}");
+        assert!(matches!(&*config.notes, [note] if note.contains("in the environment is not used") && !note.contains("secret")));
+    }
+    for url in foreign.into_iter().chain(projects) {
+        let config = resolve(&Flags::default(), &[], &[(DATABASE_URL, url)]).expect(url);
+        assert_eq!(config.database, default, "{url}");
+        assert!(matches!(&*config.notes, [note] if note.contains("in .env is not used")), "{:?}", config.notes);
+    }
+    let both = resolve(&Flags::default(), &[(DATABASE_URL, foreign[0])], &[(DATABASE_URL, "sqlite:x.db")]).expect("ours");
+    assert_eq!(both.database, Path::new("/srv/box/x.db"));
+    assert_eq!(good(DATABASE_URL, "sqlite:x.db").notes, Vec::<String>::new());
+}
+
+#[test]
+fn a_port_that_is_meant_for_another_program_is_passed_over() {
+    let port = |name, value| resolve(&Flags::default(), &[], &[(name, value)]).map(|config| config.port);
+    assert_eq!(port(PORT_ALIAS, "3000"), Ok(3000));
+    for value in ["/dev/ttyUSB0", "${WEB_PORT}", "tcp://10.0.0.1:80"] {
+        assert_eq!(port(PORT_ALIAS, value), Ok(PORT_DEFAULT), "{value}");
+        assert!(port(PORT, value).is_err(), "this one is ours");
+    }
 }
 
 #[test]
@@ -171,7 +206,7 @@ fn the_database_flag_takes_a_path_too() {
 
 #[test]
 fn a_password_is_not_repeated_in_an_error() {
-    let error = from_env(DATABASE_URL, "postgres://me:secret@host/db").expect_err("another scheme").to_string();
+    let error = from_env(DATABASE_URL, "sqlite3://me:secret@host/db").expect_err("a form that is not known").to_string();
     assert!(error.starts_with("DATABASE_URL=…@host/db is not"), "{error}");
 }
 
@@ -322,6 +357,21 @@ fn flags_go_before_the_environment_before_dotenv_before_defaults() {
 }
 
 #[test]
+fn a_common_name_is_taken_only_where_its_value_counts() {
+    let taken = |flags: &Flags, env: &[(&str, &str)], dotenv: &[(&str, &str)]| {
+        resolve(flags, env, dotenv).unwrap_or_else(|error| panic!("{error}")).taken
+    };
+    let none = Flags::default();
+    let flags = Flags { port: Some("1".into()), database: Some("x.db".into()), ..Flags::default() };
+    let env = [(PORT_ALIAS, "5"), (DATABASE_URL, "sqlite:y.db")];
+    assert_eq!(taken(&none, &env, &[]), [PORT_ALIAS, DATABASE_URL]);
+    assert_eq!(taken(&flags, &env, &[]), [""; 0]);
+    assert_eq!(taken(&none, &env[..1], &[(PORT, "3")]), [""; 0]);
+    assert_eq!(taken(&none, &[], &env), [""; 0], "a pipeline does not get what stands in .env anyway");
+    assert_eq!(taken(&none, &[(PORT, "5")], &[]), [""; 0]);
+}
+
+#[test]
 fn every_flag_is_read_and_named_in_its_error() {
     let flags = Flags {
         host: Some("::1".into()),
@@ -362,16 +412,36 @@ fn several_addresses_and_a_socket_can_be_named() {
     assert_eq!(good(RUNTIME_DIR, "/r").socket, Some("/r/server.sock".into()), "it goes where the rest goes");
 }
 
+/// The folder in which a client looks.
+fn folder(env: &[(&str, &str)], dotenv: &[(&str, &str)]) -> Folder {
+    let dotenv: Vec<_> = dotenv.iter().map(|&(name, value)| (name.to_owned(), value.into())).collect();
+    match Endpoint::resolve(lookup(env), &dotenv, Path::new(CWD)).expect("right") {
+        Endpoint::Folder(folder) => folder,
+        Endpoint::Url(url) => panic!("{url}"),
+    }
+}
+
 #[test]
 fn a_client_reads_only_what_finds_the_server() {
     let find = |env: &[(&str, &str)]| Endpoint::resolve(lookup(env), &[], Path::new(CWD));
-    let found = find(&[(PORT, "9000"), (RUNTIME_DIR, "r"), (GRACE, "wrong"), (DATABASE_URL, "postgres://h/d")]);
-    let expected = Endpoint::Folder {
-        socket: Some("/srv/box/r/server.sock".into()),
-        address: SocketAddr::from(([127, 0, 0, 1], 9000)),
-        runtime_dir: "/srv/box/r".into(),
+    let usual = Folder {
+        project: CWD.into(),
+        runtime_dir: "/srv/box/runtime".into(),
+        socket: Some("/srv/box/runtime/server.sock".into()),
+        named_socket: None,
+        named_address: None,
+        usual_address: Some(SocketAddr::from(([127, 0, 0, 1], 8788))),
+        url_in_dotenv: None,
     };
-    assert_eq!(found, Ok(expected), "what is wrong does not matter here");
+    assert_eq!(folder(&[], &[]), usual);
+    let elsewhere = Folder {
+        project: "/srv/box/r".into(),
+        runtime_dir: "/srv/box/r".into(),
+        socket: Some("/srv/box/r/server.sock".into()),
+        ..usual
+    };
+    let wrong = [(RUNTIME_DIR, "r"), (GRACE, "wrong"), (DATABASE_URL, "/srv/x.db")];
+    assert_eq!(folder(&wrong, &[]), elsewhere, "what is wrong does not matter here");
     assert!(find(&[(PORT, "x")]).is_err());
 
     for (text, url) in
@@ -385,4 +455,35 @@ fn a_client_reads_only_what_finds_the_server() {
     }
     let error = find(&[(URL, "https://box")]).expect_err("no TLS here").to_string();
     assert!(error.contains("asks for TLS"), "{error}");
+}
+
+#[test]
+fn only_the_environment_names_an_address() {
+    let named = |env: &[(&str, &str)], dotenv: &[(&str, &str)]| {
+        folder(env, dotenv).named_address.map_or_else(String::new, |address| address.to_string())
+    };
+    for (env, address) in [
+        (&[][..], ""),
+        (&[(PORT, "9000")], "127.0.0.1:9000"),
+        (&[(PORT, "9000"), (HOST, "::1,127.0.0.1")], "[::1]:9000"),
+        (&[(PORT, "9000"), (HOST, "0.0.0.0")], "0.0.0.0:9000"),
+        (&[(HOST, "192.168.1.5")], "192.168.1.5:8788"),
+        (&[(HOST, "192.168.1.5"), (PORT_ALIAS, "80")], "192.168.1.5:80"),
+        // No server in particular.
+        (&[(PORT, "0"), (HOST, "127.0.0.1")], ""),
+        (&[(HOST, "0.0.0.0")], ""),
+        (&[(PORT_ALIAS, "9000")], ""),
+    ] {
+        assert_eq!(named(env, &[]), address, "{env:?}");
+    }
+    let dotenv = [(PORT, "9000"), (HOST, "192.168.1.5"), (SOCKET, "/s"), (URL, "http://box")];
+    assert_eq!(named(&[], &dotenv), "");
+    assert_eq!(named(&[(PORT, "80")], &dotenv), "127.0.0.1:80", "a folder names no host");
+    assert_eq!(named(&[(HOST, "127.0.0.1")], &dotenv), "", "and no port");
+    let found = folder(&[], &dotenv);
+    assert_eq!((found.socket.as_deref(), found.named_socket), (Some(Path::new("/s")), None));
+    assert_eq!(found.usual_address.map(|address| address.to_string()).as_deref(), Some("192.168.1.5:9000"));
+    assert_eq!(found.url_in_dotenv.as_deref(), Some("http://box"));
+    let found = folder(&[(SOCKET, "/s")], &[]);
+    assert_eq!((found.socket, found.named_socket.as_deref()), (None, Some(Path::new("/s"))));
 }

@@ -15,13 +15,41 @@ use super::body::Chunks;
 use super::head::{self, BODY_BYTES_MAX, Broken, Framing, Head};
 use super::listener::Stream;
 use super::seats::{Seat, Works};
+use super::server::Client;
 
-/// How long a head may take from its first byte on.
-pub(super) const HEAD_LIMIT: Duration = Duration::from_secs(10);
-/// How long a body may take.
-pub(super) const BODY_LIMIT: Duration = Duration::from_secs(30);
-/// How long a client may take to read what is written at once, [`ONE_WRITE_BYTES`] at most.
-const WRITE_LIMIT: Duration = Duration::from_secs(15);
+/// How a connection is served.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Terms {
+    /// How long a head may take: from its first byte on, or from the beginning where the thread is lent.
+    pub(super) head: Duration,
+    /// How long a body may take.
+    pub(super) body: Duration,
+    /// How long a client may take to read what is written at once, [`ONE_WRITE_BYTES`] at most.
+    write: Duration,
+    /// How long what a client still sends is read after its last answer.
+    linger: Duration,
+    /// The thread is one of few that serve everybody, and serves one request.
+    is_lent: bool,
+}
+
+impl Terms {
+    /// By a thread of its own.
+    pub(super) const OWN: Self = Self {
+        head: Duration::from_secs(10),
+        body: Duration::from_secs(30),
+        write: Duration::from_secs(15),
+        linger: Duration::from_millis(500),
+        is_lent: false,
+    };
+    /// By one of the reserve: others wait for it.
+    pub(super) const LENT: Self = Self {
+        head: Duration::from_secs(1),
+        body: Duration::from_secs(2),
+        write: Duration::from_secs(2),
+        linger: Duration::from_millis(50),
+        is_lent: true,
+    };
+}
 
 /// How long the machine of one that is sent what happens may be out of reach.
 const UNHEARD_LIMIT: Duration = Duration::from_secs(30);
@@ -35,8 +63,7 @@ const READ_BYTES: usize = 4 * 1024;
 const ONE_WRITE_BYTES: usize = 16 * 1024;
 
 /// After the last answer the client may still be sending, and those before it may be on their way; closing at once would destroy them
-/// (RFC 9112, section 9.6). So much and so long is read and thrown away: three megabytes of requests can stand in line at a stop.
-const LINGER_LIMIT: Duration = Duration::from_millis(500);
+/// (RFC 9112, section 9.6). So much is read and thrown away, for [`Terms::linger`]: three megabytes of requests can stand in line at a stop.
 const LINGER_BYTES: usize = 16 * BODY_BYTES_MAX;
 
 /// Why a connection ends.
@@ -54,9 +81,9 @@ impl From<io::Error> for End {
 }
 
 /// Serves until either side ends it.
-pub(super) fn serve(stream: &Arc<Stream>, from: SocketAddr, seat: &Arc<Seat>) {
-    let mut wire = Wire { stream, seat, unread: Vec::new(), limit: None, buffer: vec![0; READ_BYTES] };
-    if stream.set_write_timeout(WRITE_LIMIT).is_err() {
+pub(super) fn serve(stream: &Arc<Stream>, from: SocketAddr, seat: &Arc<Seat>, terms: &Terms) {
+    let mut wire = Wire { stream, seat, terms, unread: Vec::new(), limit: None, buffer: vec![0; READ_BYTES] };
+    if stream.set_write_timeout(terms.write).is_err() {
         return;
     }
     loop {
@@ -88,18 +115,18 @@ pub(super) fn serve(stream: &Arc<Stream>, from: SocketAddr, seat: &Arc<Seat>) {
         let (is_head, is_http_1_0, keep_alive) = (head.method == "HEAD", head.is_http_1_0, head.keep_alive);
         let asks_to_upgrade = head.asks_to_upgrade;
         let request = head.into_request(from, body);
-        let mut response = answer(seat, &request, &|| stream.is_left());
+        let mut response = answer(seat, &request, &Client::new(stream, !terms.is_lent));
         // An answer that goes on for hours does not keep what was asked.
         drop(request);
         seat.has_no_body();
-        if let Some(mut upgrade) = response.upgrade.take().filter(|_| asks_to_upgrade) {
+        if let Some(mut upgrade) = response.upgrade.take().filter(|_| asks_to_upgrade && !terms.is_lent) {
             if wire.write_upgrade(&response).is_ok() {
                 let unread = io::Cursor::new(wire.unread);
                 upgrade.build(Box::new(Upgraded { unread, stream: stream.clone(), _seat: seat.clone() }));
             }
             return;
         }
-        let keep_alive = keep_alive && works == Works::On && !seat.is_stopping();
+        let keep_alive = keep_alive && works == Works::On && !seat.is_stopping() && !terms.is_lent;
         match wire.write(response, is_head, is_http_1_0, keep_alive) {
             Ok(true) => {}
             Ok(false) => {
@@ -112,9 +139,9 @@ pub(super) fn serve(stream: &Arc<Stream>, from: SocketAddr, seat: &Arc<Seat>) {
 }
 
 /// Calls the handler. A panic in it is an answer too, and the connection goes on.
-fn answer(seat: &Seat, request: &Request, is_left: &dyn Fn() -> bool) -> Response {
+fn answer(seat: &Seat, request: &Request, client: &Client<'_>) -> Response {
     let handler = seat.handler();
-    catch_unwind(AssertUnwindSafe(|| handler.handle_for(request, is_left))).unwrap_or_else(|_| {
+    catch_unwind(AssertUnwindSafe(|| handler.handle_for(request, client))).unwrap_or_else(|_| {
         ::log::error!("a fault of ours: {} {} panicked", request.method(), request.raw_url());
         handler.refuse(&Broken::Fault, Some(request))
     })
@@ -124,6 +151,7 @@ fn answer(seat: &Seat, request: &Request, is_left: &dyn Fn() -> bool) -> Respons
 struct Wire<'a> {
     stream: &'a Stream,
     seat: &'a Seat,
+    terms: &'a Terms,
     unread: Vec<u8>,
     /// The read time-out that is set, so that it is set again only when another is wanted: it costs a system call. None while the next
     /// request is waited for, which the accepting thread bounds: a timer for each read costs a fourteenth of all that a small request does.
@@ -151,7 +179,7 @@ impl Wire<'_> {
     }
 
     fn read_head(&mut self) -> Result<Head, End> {
-        let mut deadline = None;
+        let mut deadline = self.terms.is_lent.then(|| Instant::now() + self.terms.head);
         loop {
             // Some clients send an empty line after a body (RFC 9112, section 2.2).
             while let Some(blank) = [&b"\r\n"[..], b"\n"].into_iter().find(|blank| self.unread.starts_with(blank)) {
@@ -165,7 +193,7 @@ impl Wire<'_> {
                 if deadline.is_none() {
                     // It has begun to speak: from here on it has the limits of a head and of a body, and no more those of who is silent.
                     self.seat.waits();
-                    deadline = Some(Instant::now() + HEAD_LIMIT);
+                    deadline = Some(Instant::now() + self.terms.head);
                 }
             }
             let limit = deadline.map(left_until).transpose()?;
@@ -191,7 +219,7 @@ impl Wire<'_> {
             // In one piece, which the kernel gets back whole: one that grows leaves its smaller selves to the allocator.
             self.unread.reserve_exact(length.saturating_sub(self.unread.len()) + READ_BYTES);
         }
-        let deadline = Instant::now() + BODY_LIMIT;
+        let deadline = Instant::now() + self.terms.body;
         while self.unread.len() < length {
             if self.read_more(Some(left_until(deadline)?))? == 0 {
                 return Err(End::Silent);
@@ -203,7 +231,7 @@ impl Wire<'_> {
     }
 
     fn read_chunks(&mut self) -> Result<Vec<u8>, End> {
-        let deadline = Instant::now() + BODY_LIMIT;
+        let deadline = Instant::now() + self.terms.body;
         let mut chunks = Chunks::new();
         let mut counted = SMALL_BODY_BYTES;
         loop {
@@ -331,7 +359,7 @@ impl Wire<'_> {
 
     /// Writes all of it, or fails once the client has not taken it in time.
     fn send(&self, mut bytes: &[u8]) -> io::Result<()> {
-        let deadline = self.seat.writes() + WRITE_LIMIT;
+        let deadline = self.seat.writes() + self.terms.write;
         let mut stream = self.stream;
         let mut is_slow = false;
         while !bytes.is_empty() {
@@ -351,7 +379,7 @@ impl Wire<'_> {
                 is_slow = true;
             }
         }
-        if is_slow { stream.set_write_timeout(WRITE_LIMIT) } else { Ok(()) }
+        if is_slow { stream.set_write_timeout(self.terms.write) } else { Ok(()) }
     }
 
     /// Tells the client that from here on another protocol is spoken (RFC 9110, section 7.8).
@@ -368,7 +396,7 @@ impl Wire<'_> {
         if !self.seat.waits() || self.stream.shutdown(Shutdown::Write).is_err() {
             return;
         }
-        let deadline = Instant::now() + LINGER_LIMIT;
+        let deadline = Instant::now() + self.terms.linger;
         let mut thrown_away = 0;
         while let Ok(limit) = left_until(deadline) {
             self.unread.clear();

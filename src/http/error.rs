@@ -7,10 +7,21 @@ use rouille::Response;
 use serde_json::{Map, Value, json};
 
 use super::head::Broken;
-use crate::pipeline::State;
+use crate::pipeline::{Lack, State};
+use crate::process::lack_of;
 use crate::script::ScriptError;
 use crate::store::StoreError;
-use crate::supervisor::ActionError;
+use crate::supervisor::{ActionError, Obstacle};
+
+/// The status code and the stable word where there was none of something that is limited.
+const fn of_lack(lack: Lack) -> (u16, &'static str) {
+    match lack {
+        Lack::Processes => (503, "out_of_processes"),
+        Lack::Descriptors => (503, "out_of_descriptors"),
+        Lack::Memory => (503, "out_of_memory"),
+        Lack::Unknown => (503, "spawn_failed"),
+    }
+}
 
 /// Why a request was not served.
 #[derive(Debug, thiserror::Error)]
@@ -37,8 +48,13 @@ pub(super) enum ApiError {
         "{0:?} is no name of this server; call it by its number, or add the name to AUTOAPPDEV_ALLOW_HOST if it should be one"
     )]
     HostNotAllowed(String),
-    #[error("a page of {0:?} may neither change nor stream anything here; add it to AUTOAPPDEV_ALLOW_ORIGIN if it should")]
+    #[error(
+        "a page of {0:?} may not use the API here; add its origin to AUTOAPPDEV_ALLOW_ORIGIN if it should. If you followed a link, open the \
+         address from the address bar instead"
+    )]
     OriginNotAllowed(String),
+    #[error("this is not the server that the request is meant for: its id is not the one in AutoAppDev-Server; nothing was done")]
+    OtherServer,
     #[error(
         "as many streams are open as there may be; come back in a few seconds, or ask GET /api/logs and /api/pipeline with wait"
     )]
@@ -93,6 +109,8 @@ impl ApiError {
             Self::MethodNotAllowed(_) => (405, "method_not_allowed"),
             Self::NotSentAsJson => (415, "unsupported_media_type"),
             Self::HostNotAllowed(_) => (421, "host_not_allowed"),
+            // RFC 9110, section 15.5.20: it came to the wrong server, and may be sent to another one.
+            Self::OtherServer => (421, "other_server"),
             Self::TooManyStreams => (503, "too_many_streams"),
             Self::TooManyDownloads => (503, "too_many_downloads"),
             Self::NoSuchRange { .. } => (416, "no_such_range"),
@@ -103,23 +121,29 @@ impl ApiError {
             Self::Action(error) => match error {
                 ActionError::Refused(_) => (409, "invalid_transition"),
                 ActionError::Script(error) => match error {
-                    ScriptError::Unnamed | ScriptError::NotAFile(_) | ScriptError::Unreadable { .. } => (400, "invalid_script"),
-                    ScriptError::BadName { .. } | ScriptError::NotAFolder(_) => (400, "invalid_body"),
-                    ScriptError::NotFound(_) => (404, "script_not_found"),
+                    ScriptError::Unnamed
+                    | ScriptError::NotAFile { .. }
+                    | ScriptError::Unrunnable(_)
+                    | ScriptError::Unreadable { .. } => (400, "invalid_script"),
+                    ScriptError::BadName { .. } | ScriptError::NotAFolder(_) | ScriptError::ClosedFolder(_) => {
+                        (400, "invalid_body")
+                    }
+                    ScriptError::NotFound { .. } | ScriptError::NoRoot { .. } => (404, "script_not_found"),
                     ScriptError::OutsideRoot { .. } => (400, "script_outside_root"),
                 },
-                ActionError::SpawnFailed { .. } => (422, "spawn_failed"),
+                ActionError::SpawnFailed { lack, .. } => lack.map_or((422, "spawn_failed"), of_lack),
                 ActionError::PauseTimeout(_) => (503, "pause_timeout"),
                 ActionError::ResumeFailed(_) => (503, "resume_failed"),
                 ActionError::ShimSilent | ActionError::StillUnderWay(_) | ActionError::Stopping | ActionError::Shim(_) => {
                     (503, "busy")
                 }
-                ActionError::DiskFull | ActionError::Unrecorded { is_disk_full: true } => (507, "disk_full"),
-                ActionError::Unrecorded { is_disk_full: false } | ActionError::Store(_) | ActionError::Io(_) => {
-                    (503, "storage_failed")
-                }
+                ActionError::DiskFull | ActionError::Unrecorded { obstacle: Obstacle::DiskFull } => (507, "disk_full"),
+                ActionError::DatabaseLocked | ActionError::Unrecorded { obstacle: Obstacle::Locked } => (503, "database_locked"),
+                ActionError::Unrecorded { obstacle: Obstacle::Other } | ActionError::Store(_) => (503, "storage_failed"),
+                ActionError::Io(error) => lack_of(error).map_or((503, "storage_failed"), of_lack),
             },
             Self::Store(error) if error.is_disk_full() => (507, "disk_full"),
+            Self::Store(error) if error.is_locked() => (503, "database_locked"),
             Self::Store(_) => (503, "storage_failed"),
             Self::Log(_) => (503, "storage_failed"),
         }
@@ -136,6 +160,9 @@ impl ApiError {
         }
         let detail = match &self {
             Self::Action(ActionError::Store(_)) => "the database did not take it; the server's log has the cause".to_owned(),
+            Self::Store(error) if error.is_locked() => {
+                "another process has locked the database; try again in a moment".to_owned()
+            }
             Self::Action(ActionError::Io(_)) => {
                 "the runtime directory could not be read; the server's log has the cause".to_owned()
             }
@@ -164,6 +191,9 @@ impl ApiError {
             }
             Self::TooManyTries { wait_s, .. } => response_headers.push(("Retry-After", wait_s.to_string().into())),
             _ => {}
+        }
+        if word == "database_locked" {
+            response_headers.push(("Retry-After", "1".into()));
         }
         let mut response = super::json(&Value::Object(body)).with_status_code(status);
         for (name, value) in response_headers {

@@ -3,7 +3,8 @@
 //!
 //! Everything is read from where it is kept, the log from its files and the history from the database, at the pace of the one who
 //! reads: a slow client delays nobody, and a stream that goes on from an id has neither a gap nor a repeat, whatever was restarted
-//! in between. A position in the stream is three numbers, written `<log>-<version>-<run>.<seq>`. How far the run is has no place in it: that is
+//! in between. A position in the stream is three numbers, written `<log>-<version>-<run>.<seq>`, and a fourth where
+//! something is wrong. How far the run is has no place in it: that is
 //! said anew to whoever comes.
 
 use std::collections::VecDeque;
@@ -18,6 +19,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::log_watch::{Follower, LogWatch};
+use crate::health::{Attendance, Inspector};
 use crate::log::{self, Cursor, Item, Line, Listing, RunLogs};
 use crate::pipeline::Progress;
 use crate::run_dir::Runs;
@@ -49,15 +51,18 @@ pub(super) struct Position {
     version: Option<u64>,
     /// The last event of the history: run and number.
     event: (i64, u64),
+    /// What was wrong, as its digest: no version counts that. 0 when nothing was.
+    wrong: u64,
 }
 
 impl fmt::Display for Position {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { log, version, event: (run_id, seq) } = self;
+        let Self { log, version, event: (run_id, seq), wrong } = self;
         match version {
             Some(version) => write!(formatter, "{log}-{version}-{run_id}.{seq}"),
             None => write!(formatter, "{log}--{run_id}.{seq}"),
-        }
+        }?;
+        if *wrong == 0 { Ok(()) } else { write!(formatter, "-{wrong}") }
     }
 }
 
@@ -68,14 +73,16 @@ impl FromStr for Position {
         fn number<N: FromStr>(text: &str) -> Result<N, ()> {
             if text.bytes().all(|byte| byte.is_ascii_digit()) { text.parse().map_err(|_| ()) } else { Err(()) }
         }
-        let mut parts = text.splitn(3, '-');
+        let mut parts = text.splitn(4, '-');
         let mut part = || parts.next().ok_or(());
         let (log, version, event) = (part()?, part()?, part()?);
+        let wrong = parts.next();
         let (run_id, seq) = event.split_once('.').ok_or(())?;
         Ok(Self {
             log: number(log)?,
             version: if version.is_empty() { None } else { Some(number(version)?) },
             event: (number(run_id)?, number(seq)?),
+            wrong: wrong.map_or(Ok(0), number)?,
         })
     }
 }
@@ -106,6 +113,7 @@ pub(super) enum Look {
 #[derive(Debug)]
 pub struct Streams {
     supervisor: Handle,
+    inspector: Inspector,
     logs: RunLogs,
     database: PathBuf,
     log_watch: Arc<LogWatch>,
@@ -119,10 +127,11 @@ pub struct Streams {
 
 impl Streams {
     /// None yet. `database` is read for the history.
-    pub fn new(supervisor: Handle, runs: Runs, logs: RunLogs, database: PathBuf) -> Self {
+    pub fn new(supervisor: Handle, inspector: Inspector, runs: Runs, logs: RunLogs, database: PathBuf) -> Self {
         let log_watch = Arc::new(LogWatch::new(supervisor.clone(), runs));
         Self {
             supervisor,
+            inspector,
             logs,
             database,
             log_watch,
@@ -177,6 +186,9 @@ impl Streams {
     /// Opens a stream; `None` when there are as many as there may be.
     pub(super) fn open(self: &Arc<Self>, begin: Begin) -> io::Result<Option<EventStream>> {
         let Some(place) = self.take_place() else { return Ok(None) };
+        let attendance = self.inspector.attend();
+        // What it is told first is true now.
+        self.inspector.refresh();
         let now = self.now()?;
         let at = match begin {
             // What is not there yet is of another database: that client has nothing of this one.
@@ -192,6 +204,7 @@ impl Streams {
             at,
             history_read_at: None,
             progress_sent: None,
+            _attendance: attendance,
             out: format!("retry: {RETRY_MS}\n\n").into_bytes(),
             out_at: 0,
             spoke_at: Instant::now(),
@@ -228,7 +241,7 @@ impl Streams {
     fn now(&self) -> io::Result<Position> {
         let event = Reader::open(&self.database).and_then(|reader| reader.last_event()).map_err(io::Error::other)?;
         let log = log::end_of_log(&self.logs.segments(false)?)?;
-        Ok(Position { log, version: None, event: event.unwrap_or((0, 0)) })
+        Ok(Position { log, version: None, event: event.unwrap_or((0, 0)), wrong: 0 })
     }
 }
 
@@ -267,6 +280,8 @@ pub(super) struct EventStream {
     history_read_at: Option<u64>,
     /// Which progress this client was sent, by its number and whether its run had ended; `None` when it was sent none.
     progress_sent: Option<(Option<i64>, u64, bool)>,
+    /// While somebody follows, what is wrong is looked for.
+    _attendance: Attendance,
     /// What is to be sent, from `out_at` on.
     out: Vec<u8>,
     out_at: usize,
@@ -317,8 +332,9 @@ impl EventStream {
             self.push_history(&mut history, |_| true)?;
         }
         // Never behind more than a page of lines: whoever watches a flood on a slow line has to see that it was paused.
-        if self.at.version != Some(published.snapshot.version) {
-            self.at.version = Some(published.snapshot.version);
+        let shown = (Some(published.snapshot.version), published.snapshot.conditions.digest());
+        if (self.at.version, self.at.wrong) != shown {
+            (self.at.version, self.at.wrong) = shown;
             self.push("state", &published.snapshot)?;
         }
         self.push_progress(&published.snapshot)?;
@@ -423,9 +439,9 @@ mod tests {
     #[test]
     fn a_position_reads_as_it_was_written_and_nothing_else_does() {
         for position in [
-            Position { log: 0, version: None, event: (0, 0) },
-            Position { log: u64::MAX, version: Some(u64::MAX), event: (i64::MAX, u64::MAX) },
-            Position { log: 52_017, version: Some(15), event: (3, 4) },
+            Position { log: 0, version: None, event: (0, 0), wrong: 0 },
+            Position { log: u64::MAX, version: Some(u64::MAX), event: (i64::MAX, u64::MAX), wrong: u64::MAX },
+            Position { log: 52_017, version: Some(15), event: (3, 4), wrong: 0 },
         ] {
             assert_eq!(position.to_string().parse(), Ok(position));
         }
@@ -440,6 +456,8 @@ mod tests {
             "+1-2-3.4",
             "1--2-3.4",
             "1-2-3.4.5",
+            "1-2-3.4-",
+            "1-2-3.4-5-6",
             "1-2-3.4\n",
             "1-x-3.4",
             "99999999999999999999-1-1.1",

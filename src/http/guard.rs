@@ -12,9 +12,6 @@ use super::error::ApiError;
 /// The methods that any path here takes, for preflights.
 pub(super) const METHODS: &str = "GET, HEAD, POST, OPTIONS";
 
-/// Where the streams are.
-const EVENTS: &str = "/api/events";
-
 /// How long a browser may remember a preflight's answer, in seconds.
 const PREFLIGHT_MAX_AGE_S: &str = "600";
 
@@ -71,25 +68,31 @@ impl Guard {
         {
             return Err(ApiError::HostNotAllowed(host.to_owned()));
         }
-        // A WebSocket begins with a GET, and a page of any origin may read what comes over it (RFC 6455, section 10.2). A stream is one of
-        // few: a page that may not read it must not take its place.
-        if changes_nothing(request) && request.header("Upgrade").is_none() && super::path_of(request) != EVENTS {
-            return Ok(());
+        if is_for_own_pages(request)
+            && let Some(origin) = self.foreign_origin(request)
+        {
+            return Err(ApiError::OriginNotAllowed(origin));
         }
-        match request.header("Origin") {
-            Some(origin) if is_own_origin(request, origin) || self.allows(origin) => {}
-            Some(origin) => return Err(ApiError::OriginNotAllowed(origin.to_owned())),
-            // Some browsers leave the Origin out of some requests, but then say this. The same site is not enough: that is another port of
-            // this host as well, whose page comes with our cookie. `none` is somebody's own doing (Fetch Metadata, section 2.3).
-            None if request.header("Sec-Fetch-Site").is_some_and(|site| !["same-origin", "none"].contains(&site)) => {
-                return Err(ApiError::OriginNotAllowed("another site".to_owned()));
-            }
-            None => {}
-        }
-        if has_body(request) && !request.header("Content-Type").is_some_and(is_json) {
+        // A GET may have a body, which is not looked at.
+        if !changes_nothing(request) && has_body(request) && !request.header("Content-Type").is_some_and(is_json) {
             return Err(ApiError::NotSentAsJson);
         }
         Ok(())
+    }
+
+    /// The origin of a page that is neither this server's nor allowed, as far as the browser names it; `None` for every other request.
+    fn foreign_origin(&self, request: &Request) -> Option<String> {
+        match request.header("Origin") {
+            Some(origin) if is_own_origin(request, origin) || self.allows(origin) => None,
+            Some(origin) => Some(origin.to_owned()),
+            // Browsers leave the Origin out of a GET that the page cannot read, such as an image or a link, but then say this. `same-site` is
+            // another port of this host too, and its page's requests carry our cookie. `none` is the user's own doing: the address bar, a
+            // bookmark, a link in another program (Fetch Metadata, section 2.3).
+            None => {
+                let site = request.header("Sec-Fetch-Site")?;
+                (!["same-origin", "none"].contains(&site)).then(|| "another site".to_owned())
+            }
+        }
     }
 
     /// Adds to an answer what a page of an allowed origin needs in order to read it: on errors too.
@@ -142,6 +145,15 @@ impl Guard {
                 Door::Network => !ip.is_unspecified(),
             }
     }
+}
+
+/// Whether pages of other origins are refused. A page that cannot read an answer can still take the place of a stream, a download, a search
+/// or a long poll, so this holds for all of the API, whatever the method. What is left is the server's own page and its files. A WebSocket
+/// begins with a GET, and a page of any origin may read what comes over it (RFC 6455, section 10.2).
+fn is_for_own_pages(request: &Request) -> bool {
+    let path = super::path_of(request);
+    let first = path.strip_prefix('/').unwrap_or(path).split('/').next();
+    first == Some("api") || !changes_nothing(request) || request.header("Upgrade").is_some()
 }
 
 /// Whether the method is one that only looks.
@@ -214,8 +226,12 @@ mod tests {
     }
 
     fn request(method: &str, headers: &[(&str, &str)]) -> Request {
+        of_path(method, "/api/pipeline/start", headers)
+    }
+
+    fn of_path(method: &str, path: &str, headers: &[(&str, &str)]) -> Request {
         let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        Request::fake_http(method, "/api/pipeline/start", headers, b"{}".to_vec())
+        Request::fake_http(method, path, headers, b"{}".to_vec())
     }
 
     #[test]
@@ -324,13 +340,34 @@ mod tests {
         {
             let refused = guard().check(&request("POST", &[host, ("Origin", origin)]));
             assert!(matches!(refused, Err(ApiError::OriginNotAllowed(_))), "{origin}");
-            assert!(guard().check(&request("GET", &[host, ("Origin", origin)])).is_ok(), "looking is not changing");
+            assert!(
+                guard().check(&request("GET", &[host, ("Origin", origin)])).is_err(),
+                "a page that reads nothing takes a place"
+            );
+            assert!(guard().check(&of_path("GET", "/", &[host, ("Origin", origin)])).is_ok(), "the page itself");
         }
         for (site, is_good) in
             [("cross-site", false), ("same-site", false), ("Cross-Site", false), ("same-origin", true), ("none", true)]
         {
-            assert_eq!(guard().check(&request("POST", &[host, ("Sec-Fetch-Site", site)])).is_ok(), is_good, "{site}");
+            let from = [host, ("Sec-Fetch-Site", site)];
+            assert_eq!(guard().check(&request("POST", &from)).is_ok(), is_good, "{site}");
+            for path in ["/api/pipeline?wait=60", "/api/runs/7/log", "/api/health", "/api", "/api/nothing"] {
+                assert_eq!(guard().check(&of_path("GET", path, &from)).is_ok(), is_good, "{site} {path}");
+            }
+            for path in ["/", "/static/app.js", "/?next=/api/", "/apis"] {
+                assert!(guard().check(&of_path("GET", path, &from)).is_ok(), "{site} {path}");
+            }
         }
+    }
+
+    #[test]
+    fn allowed_origin_reads_and_names_itself() {
+        let host = ("Host", "127.0.0.1:8788");
+        let get = |fields: &[(&str, &str)]| guard().check(&request("GET", &[&[host][..], fields].concat())).is_ok();
+        let friend = ("Origin", "http://localhost:5173");
+        assert!(get(&[friend]) && get(&[friend, ("Sec-Fetch-Site", "cross-site")]));
+        // Its images and links bring no Origin: they could be anybody's.
+        assert!(!get(&[("Sec-Fetch-Site", "cross-site")]));
     }
 
     #[test]

@@ -175,7 +175,8 @@ impl Listener {
                 let (stream, from) = listener.accept()?;
                 stream.set_nonblocking(false)?;
                 // An answer is one write; waiting for more to send would only delay it.
-                stream.set_nodelay(true)?;
+                // One that has been reset meanwhile may not take it, and is found out when it is read.
+                let _already_gone = stream.set_nodelay(true);
                 Ok((Stream::Tcp(stream), SocketAddr::new(from.ip().to_canonical(), from.port())))
             }
             Socket::Unix(listener, _) => {
@@ -225,10 +226,14 @@ impl WayIn {
         }
     }
 
-    /// Whether a connection that failed so says nothing about this server: the service manager may hold a socket for others than this
-    /// user, and its file may be gone. Both would be the same after a restart.
+    /// Whether a connection that failed so says nothing about whether this server answers: the service manager may hold a socket for others
+    /// than this user, and anybody may have removed the file of a socket. That is a condition, and no reason to end the server.
     pub(super) fn is_for_others(&self, error: &io::Error) -> bool {
-        matches!(self, Self::Inherited(_)) && matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::NotFound)
+        match self {
+            Self::Tcp(_) => false,
+            Self::Unix(_) => error.kind() == io::ErrorKind::NotFound,
+            Self::Inherited(_) => matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::NotFound),
+        }
     }
 }
 
@@ -251,6 +256,14 @@ impl Stream {
         match self {
             Self::Tcp(stream) => stream.set_write_timeout(Some(limit)),
             Self::Unix(stream) => stream.set_write_timeout(Some(limit)),
+        }
+    }
+
+    /// From here on neither reading nor writing waits.
+    pub(super) fn set_nonblocking(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.set_nonblocking(true),
+            Self::Unix(stream) => stream.set_nonblocking(true),
         }
     }
 

@@ -11,7 +11,7 @@ use rouille::{Request, Response, ResponseBody};
 
 use super::error::ApiError;
 use super::head::Broken;
-use super::{App, etag, input, range};
+use super::{App, Client, etag, input, range};
 use crate::log::{Form, RunText, Said, Stream};
 
 /// The most of these answers at once: each keeps a thread, a descriptor, and some hundred KiB.
@@ -57,7 +57,7 @@ impl<R: Read> Read for Body<R> {
 }
 
 impl App {
-    pub(super) fn log_text(&self, request: &Request, id: &str, is_left: &dyn Fn() -> bool) -> Result<Response, ApiError> {
+    pub(super) fn log_text(&self, request: &Request, id: &str, client: &Client<'_>) -> Result<Response, ApiError> {
         let run_id = id.parse::<i64>().ok().filter(|_| id.bytes().all(|byte| byte.is_ascii_digit()));
         let run_id = run_id.ok_or_else(|| ApiError::NoSuchRun(id.to_owned()))?;
         let has_heads = input::query_word(request, "timestamps", &["1", "0"])? == "1";
@@ -100,7 +100,7 @@ impl App {
         if asked.is_some() || text.len() <= COUNTED_BYTES_MAX {
             // Read twice: to know how long it is, and to send it.
             // A client that is gone comes back and has it counted again: for each that left one would go on.
-            let counted = Said::count(&text, form, is_left)?.ok_or(Broken::Busy)?;
+            let counted = Said::count(&text, form, || client.is_left())?.ok_or(Broken::Busy)?;
             let len = counted.len();
             return part(response, asked, len, |range| Body {
                 run_id,

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::error::ApiError;
 use super::events::Look;
-use super::{App, WAIT_S_MAX, input, long_bytes};
+use super::{App, Client, WAIT_S_MAX, input, long_bytes, wait_for};
 use crate::clock::Timestamp;
 use crate::log::{self, BackendFiles, Cursor, Item, Listing, Needle, Page, Part, SEARCH_BYTES_MAX};
 use crate::run_dir::LockState;
@@ -93,7 +93,7 @@ impl Asked {
 }
 
 impl App {
-    pub(super) fn logs(&self, request: &Request, is_left: &dyn Fn() -> bool) -> Result<Response, ApiError> {
+    pub(super) fn logs(&self, request: &Request, client: &Client<'_>) -> Result<Response, ApiError> {
         let mut asked = self.asked(request, "source")?;
         let since = input::query_number(request, "since", 0, u64::MAX)?;
         let limit = input::query_number(request, "limit", 1, LINES_MAX)?.unwrap_or(LINES_DEFAULT);
@@ -118,7 +118,7 @@ impl App {
             Break(response) => return Ok(response),
             Continue(nothing_yet) => nothing_yet,
         };
-        let from = self.await_lines(&asked, end, Duration::from_secs(wait), is_left)?;
+        let from = self.await_lines(&asked, end, wait_for(wait, client), client)?;
         // Whether it has ended is asked first: then nothing is added behind what is read.
         asked.run = asked.run.map(|run| self.run_span(run.run_id)).transpose()?;
         self.answers.make(|| Ok(answer(&asked, since, self.page(&asked, from, limit)?)))
@@ -193,11 +193,11 @@ impl App {
     }
 
     /// Waits behind `from`, the end of what there is, for a line that is wanted, or for the run's end. Where to read on.
-    fn await_lines(&self, asked: &Asked, from: u64, limit: Duration, is_left: &dyn Fn() -> bool) -> Result<u64, ApiError> {
+    fn await_lines(&self, asked: &Asked, from: u64, limit: Duration, client: &Client<'_>) -> Result<u64, ApiError> {
         let log = self.log(asked);
         let mut cursor = Cursor::new(&*log, from);
         let mut searched = from;
-        self.streams.wait_for_lines(limit, is_left, || -> Result<Look, ApiError> {
+        self.streams.wait_for_lines(limit, &|| client.is_left(), || -> Result<Look, ApiError> {
             loop {
                 match cursor.next()? {
                     Some(Item::Line(line)) if asked.needle.as_ref().is_some_and(|needle| !needle.is_in(line.text)) => {

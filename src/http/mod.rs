@@ -3,6 +3,7 @@
 //! Level 3. [`App`] is the one seam: rouille's `Request` in, its `Response` out. No endpoint holds a lock across I/O, none picks a
 //! status code for an error, and none knows a rule of the life cycle.
 
+mod accept;
 mod body;
 mod connection;
 mod error;
@@ -26,8 +27,9 @@ mod seats;
 mod server;
 mod session;
 mod throttle;
+mod workers;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,10 +37,11 @@ use rouille::{Request, Response, ResponseBody};
 use serde::Serialize;
 use serde_json::json;
 
+use crate::health::Inspector;
 use crate::log::RunLogs;
-use crate::pipeline::Progress;
-use crate::process::{self, Identity};
+use crate::pipeline::{ConditionCode, Progress};
 use crate::run_dir::{self, Runs};
+use crate::server_info::ServerIdentity;
 use crate::store::{Reader, RunRow, schema_version};
 use crate::supervisor::{Ask, Handle, Published};
 
@@ -51,7 +54,7 @@ pub use held::Answers;
 pub use keys::Keys;
 use keys::{May, Visitor};
 pub use listener::Listener;
-pub use server::{Entrance, Handler, Probe, Server};
+pub use server::{Client, Entrance, Handler, Probe, Server};
 
 /// The version of the HTTP contract.
 const API_VERSION: u32 = 1;
@@ -59,6 +62,8 @@ const API_VERSION: u32 = 1;
 /// The longest wait of a long poll, and the one where none is named, in seconds.
 const WAIT_S_MAX: u64 = 60;
 const WAIT_S_DEFAULT: u64 = 30;
+/// The longest wait where no thread can be made for the client. Not zero: who asks again at once would keep the thread from others.
+const WAIT_LENT_MAX: Duration = Duration::from_secs(1);
 
 /// The most runs of one answer, and how many where no number is named.
 const RUNS_MAX: u64 = 500;
@@ -67,12 +72,10 @@ const RUNS_DEFAULT: u64 = 50;
 /// More than most pages of a log take, in bytes.
 const LONG_BYTES: usize = 2 * 1024 * 1024;
 
-/// Less room than this on a disk shows in health: in bytes, and in files.
-const FREE_BYTES_MIN: u64 = 1024 * 1024;
-const FREE_FILES_MIN: u64 = 16;
-
 /// Who answers, in health.
 const SERVICE: &str = "autoappdev-backend";
+/// The request's field that says which server it is meant for, by its id.
+const MEANT_FOR: &str = "AutoAppDev-Server";
 /// What every answer carries, where its endpoint has not said something else.
 const EVERY_ANSWER: [(&str, &str); 5] = [
     ("X-Content-Type-Options", "nosniff"),
@@ -86,6 +89,8 @@ const EVERY_ANSWER: [(&str, &str); 5] = [
 /// All that the endpoints need, and how they are reached by one door. Each door has its own.
 #[derive(Clone, Debug)]
 pub struct App {
+    /// Which server this is.
+    pub identity: Arc<ServerIdentity>,
     /// The life cycle.
     pub supervisor: Handle,
     /// Where the runs are.
@@ -98,6 +103,8 @@ pub struct App {
     pub guard: Guard,
     /// What opens this door; `None` where it asks for nothing.
     pub keys: Option<Arc<Keys>>,
+    /// Looks for what is wrong when somebody asks.
+    pub inspector: Inspector,
     /// Who streams, at whatever listener.
     pub streams: Arc<Streams>,
     /// What was answered at length and is not read yet.
@@ -108,11 +115,12 @@ pub struct App {
 
 impl Handler for App {
     fn handle(&self, request: &Request) -> Response {
-        self.handle_for(request, &|| false)
+        self.handle_for(request, &Client::PATIENT)
     }
 
-    fn handle_for(&self, request: &Request, is_left: &dyn Fn() -> bool) -> Response {
-        let routed = self.guard.check(request).and_then(|()| self.route(request, is_left));
+    fn handle_for(&self, request: &Request, client: &Client<'_>) -> Response {
+        let checked = self.guard.check(request).and_then(|()| self.check_meant(request));
+        let routed = checked.and_then(|()| self.route(request, client));
         self.finish(Some(request), routed.unwrap_or_else(ApiError::into_response))
     }
 
@@ -122,7 +130,15 @@ impl Handler for App {
 }
 
 impl App {
-    fn route(&self, request: &Request, is_left: &dyn Fn() -> bool) -> Result<Response, ApiError> {
+    /// Refuses what is meant for another server. Before the token is looked at: the other server's is no wrong try here.
+    fn check_meant(&self, request: &Request) -> Result<(), ApiError> {
+        match request.header(MEANT_FOR) {
+            Some(id) if id != self.identity.id => Err(ApiError::OtherServer),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    fn route(&self, request: &Request, client: &Client<'_>) -> Result<Response, ApiError> {
         let path = path_of(request);
         let segments: Vec<&str> = path.strip_prefix('/').unwrap_or(path).split('/').collect();
         // HEAD is GET without a body, which the connection leaves out.
@@ -145,7 +161,7 @@ impl App {
             // Everything else of the API, what is not there too, is for who may come in.
             (_, ["api", ..]) => {
                 let visitor = self.visitor(request)?;
-                self.route_api(request, method, &segments, visitor, is_left)
+                self.route_api(request, method, &segments, visitor, client)
             }
             (_, path) => Err(no_such(path)),
         }
@@ -157,14 +173,14 @@ impl App {
         method: &str,
         segments: &[&str],
         visitor: Visitor,
-        is_left: &dyn Fn() -> bool,
+        client: &Client<'_>,
     ) -> Result<Response, ApiError> {
         if visitor.may == May::Look && !guard::changes_nothing(request) {
             return Err(ApiError::ReadOnly);
         }
         match (method, segments) {
             ("GET", ["api", "session"]) => Ok(self.session(visitor)),
-            ("GET", ["api", "pipeline"]) => self.pipeline(request),
+            ("GET", ["api", "pipeline"]) => self.pipeline(request, client),
             ("GET", ["api", "pipeline", "status"]) => Ok(self.status()),
             ("POST", ["api", "pipeline", "start"]) => {
                 let published = self.act(Ask::Start(input::start_request(request)?))?;
@@ -185,13 +201,14 @@ impl App {
                 let grace = input::stop_request(request)?;
                 self.act(Ask::Stop { grace, origin: None }).map(|published| done(&published))
             }
+            ("GET", ["api", "events"]) if !client.has_thread() => Err(ApiError::TooManyStreams),
             ("GET", ["api", "events"]) => self.events(request),
             ("GET", ["api", "runs"]) => self.answers.make(|| self.runs(request)),
             ("GET", ["api", "runs", id]) => self.answers.make(|| self.run(id)),
-            ("GET", ["api", "runs", id, "log"]) => self.log_text(request, id, is_left),
-            ("GET", ["api", "logs"]) => self.logs(request, is_left),
+            ("GET", ["api", "runs", id, "log"]) => self.log_text(request, id, client),
+            ("GET", ["api", "logs"]) => self.logs(request, client),
             ("GET", ["api", "logs", "tail"]) => self.answers.make(|| self.tail(request)),
-            ("GET", ["api", "version"]) => Ok(version()),
+            ("GET", ["api", "version"]) => Ok(self.version()),
             (_, path) => Err(no_such(path)),
         }
     }
@@ -239,14 +256,15 @@ impl App {
         Ok(self.supervisor.act(ask)?)
     }
 
-    fn pipeline(&self, request: &Request) -> Result<Response, ApiError> {
+    fn pipeline(&self, request: &Request, client: &Client<'_>) -> Result<Response, ApiError> {
         let after = input::query_number(request, "after", 0, u64::MAX)?;
         let wait = input::query_number(request, "wait", 0, WAIT_S_MAX)?.unwrap_or(WAIT_S_DEFAULT);
         let watch = self.supervisor.watch();
+        self.inspector.refresh();
         let now = watch.get();
         let published = match after {
             // A version that is not reached yet is one of another database: that client needs to see this one at once.
-            Some(after) if after == now.snapshot.version => watch.wait_newer(after, Duration::from_secs(wait)),
+            Some(after) if after == now.snapshot.version => watch.wait_newer(after, wait_for(wait, client)),
             Some(_) | None => now,
         };
         // The one answer that is asked for all the time: put together at once, in a list that has room for what every answer carries.
@@ -269,6 +287,13 @@ impl App {
         let stream = self.streams.open(begin)?.ok_or(ApiError::TooManyStreams)?;
         let response = Response::from_data("text/event-stream", Vec::new()).with_unique_header("X-Accel-Buffering", "no");
         Ok(Response { data: ResponseBody::from_reader(stream), ..response })
+    }
+
+    fn version(&self) -> Response {
+        json(&json!({
+            "name": env!("CARGO_PKG_NAME"), "version": env!("CARGO_PKG_VERSION"), "api": API_VERSION, "schema": schema_version(),
+            "server": &*self.identity,
+        }))
     }
 
     fn status(&self) -> Response {
@@ -339,55 +364,26 @@ impl App {
             Err(ApiError::TokenNeeded) => false,
             Err(error) => return Err(error),
         };
-        let degraded: Vec<String> =
-            [self.stopped_shim(), self.supervisor.watch().degraded(), self.little_space()].into_iter().flatten().collect();
-        let degraded = (!degraded.is_empty()).then(|| degraded.join("; "));
+        self.inspector.look();
+        let published = self.supervisor.watch().get();
+        let conditions = &published.snapshot.conditions;
         let time = self.checks.make(|| Ok(Reader::open(&self.database).and_then(|reader| reader.time())))?;
         if let Err(error) = &time {
             ::log::error!("failed to {error}");
         }
         let time = time.ok();
-        let is_ok = time.is_some();
+        // Whatever is at its path now is not what the server writes into.
+        let is_replaced = conditions.list().iter().any(|condition| condition.code == ConditionCode::DatabaseReplaced);
+        let is_ok = time.is_some() && !is_replaced;
         let health = if is_known {
-            json!({"ok": is_ok, "service": SERVICE, "db": {"ok": is_ok, "time": time}, "degraded": degraded})
+            json!({
+                "ok": is_ok, "service": SERVICE, "db": {"ok": is_ok, "time": time.filter(|_| is_ok)},
+                "degraded": conditions.sentence(), "conditions": conditions,
+            })
         } else {
             json!({"ok": is_ok, "service": SERVICE})
         };
         Ok(json(&health).with_status_code(if is_ok { 200 } else { 503 }))
-    }
-
-    /// A shim that somebody stopped sees nothing and says nothing. It is looked at here, when somebody asks, and not every few
-    /// seconds: a server with nothing to do sleeps.
-    fn stopped_shim(&self) -> Option<String> {
-        let published = self.supervisor.watch().get();
-        let run_id = published.snapshot.run_id.filter(|_| published.snapshot.pid.is_some())?;
-        let header = run_dir::read_header(&self.runs.run(run_id).journal_path()).ok()?;
-        let shim = header.shim_pid;
-        let is_it = |found: Identity| header.shim_start_ticks.is_none_or(|ticks| found.start_ticks == ticks);
-        let is_stopped = process::read_stat(shim).is_ok_and(|stat| stat.state.is_stopped() && is_it(stat.identity));
-        is_stopped.then(|| {
-            format!(
-                "the live run's own process (the shim) does not answer: a signal has stopped it; `kill -CONT {shim}` lets it go on"
-            )
-        })
-    }
-
-    /// Little room where things are written, before anything fails for it. Looked at here, as above.
-    fn little_space(&self) -> Option<String> {
-        let database_dir = self.database.parent().unwrap_or(Path::new("."));
-        [self.runs.runtime_dir(), database_dir].into_iter().find_map(|dir| {
-            let stat = rustix::fs::statvfs(dir).ok()?;
-            let free_bytes = stat.f_bavail.saturating_mul(stat.f_frsize);
-            let path = dir.display();
-            if free_bytes < FREE_BYTES_MIN {
-                Some(format!("little space is left on the disk: {} KiB are free at {path}", free_bytes / 1024))
-            } else if stat.f_files > 0 && stat.f_favail < FREE_FILES_MIN {
-                // Where a file system does not count them it says 0 of 0.
-                Some(format!("the disk has room for {} more files only, at {path}", stat.f_favail))
-            } else {
-                None
-            }
-        })
     }
 
     /// What every answer carries.
@@ -405,6 +401,12 @@ impl App {
             None => response,
         }
     }
+}
+
+/// How long a request that asks for so many seconds may wait: not so long where others wait for the thread that serves it.
+fn wait_for(wait_s: u64, client: &Client<'_>) -> Duration {
+    let limit = if client.has_thread() { Duration::MAX } else { WAIT_LENT_MAX };
+    Duration::from_secs(wait_s).min(limit)
 }
 
 /// The path that is asked for, as it was sent: no path here needs an escape, and one that hides a slash is not what somebody in front of
@@ -437,12 +439,6 @@ fn no_such(segments: &[&str]) -> ApiError {
 fn done(published: &Published) -> Response {
     let snapshot = &published.snapshot;
     json(&json!({"ok": true, "state": snapshot.state, "run_id": snapshot.run_id, "version": snapshot.version}))
-}
-
-fn version() -> Response {
-    json(&json!({
-        "name": env!("CARGO_PKG_NAME"), "version": env!("CARGO_PKG_VERSION"), "api": API_VERSION, "schema": schema_version(),
-    }))
 }
 
 /// A JSON answer.

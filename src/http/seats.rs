@@ -3,6 +3,8 @@
 //! A connection that waits for its client gives way to a newcomer, the one that has waited longest first; one whose request is being
 //! answered never does. Where a request had come even so, unseen, it is answered: that is its connection's last. Only one whose client did
 //! not take an answer is closed without a word, and does nothing more: nobody would hear of it.
+//!
+//! Nothing here waits for a slot: a newcomer gets one at once or is told that there is none, and `accept` asks again.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Shutdown};
@@ -13,20 +15,26 @@ use std::time::{Duration, Instant};
 use rustix::io::ioctl_fionread;
 use rustix::process::{Resource, getrlimit};
 
+use super::guard::Door;
 use super::listener::Stream;
 use super::server::Handler;
+use super::throttle::whole;
 
 /// The most connections at once. When all are taken, the one that has waited longest for its client gives way.
 const CONNECTIONS_MAX: usize = 512;
 /// And the fewest, where descriptors are scarce.
 const CONNECTIONS_MIN: usize = 16;
+/// One in this many is kept for the owner's socket, one for this machine, and one for all others: no other kind of client can take those.
+const OWN_PLACE_IN: usize = 64;
 /// So many descriptors are left to the rest of the server, which cannot read a log or ask the database without one.
 const OWN_DESCRIPTORS: u64 = 64;
 /// Of so many connections one more is let in while those that gave way are still leaving, or all are being answered. Beyond that a
 /// newcomer waits, and is turned away in the end.
 const ONE_MORE_IN: usize = 8;
-/// The most connections from one address of another machine. From there as from everywhere, the one that has waited longest gives way.
+/// The most connections from one address of another machine, and where descriptors are scarce. From there as from everywhere, the one that
+/// has waited longest gives way.
 const FROM_ONE_ADDRESS_MAX: usize = 64;
+const FROM_ONE_ADDRESS_MIN: usize = 8;
 
 /// How long a client that is to take an answer is not suspected of not taking it. The answer may be out all but one system call, whose
 /// thread does not run just now; to be cut off there would hide what was done.
@@ -37,11 +45,48 @@ const BODIES_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// How long a body waits at most for the memory that it needs.
 const BODY_ROOM_LIMIT: Duration = Duration::from_secs(2);
 
-/// How long a newcomer waits at most for those that gave way to leave, or that are being answered to have their answer, and how often it
-/// looks. Both are a matter of moments, but on a machine that is busy their threads may not run for a while; to wait for them is better
-/// than to be turned away.
-const LEAVE_LIMIT: Duration = Duration::from_secs(2);
-const LEAVE_LOOK: Duration = Duration::from_millis(2);
+/// How often a body that waits for memory looks again.
+const BODY_ROOM_LOOK: Duration = Duration::from_millis(2);
+
+/// Who shares a limit of connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Peer {
+    /// The owner of this server, at a socket that nobody else can open.
+    Owner,
+    /// A program on this machine.
+    Local,
+    /// Another machine, by what counts as one address ([`whole`]).
+    Remote(IpAddr),
+}
+
+impl Peer {
+    pub(super) fn at(door: Door, from: IpAddr) -> Self {
+        match door {
+            Door::Socket => Self::Owner,
+            Door::Loopback | Door::Network if from.is_loopback() => Self::Local,
+            Door::Loopback | Door::Network => Self::Remote(whole(from)),
+        }
+    }
+
+    /// Those of a kind have places that no other kind can take.
+    const fn kind(self) -> usize {
+        match self {
+            Self::Owner => 0,
+            Self::Local => 1,
+            Self::Remote(_) => 2,
+        }
+    }
+}
+
+/// How many kinds of [`Peer`] there are.
+const KINDS: usize = 3;
+
+/// There is no slot for a newcomer now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Full {
+    /// Some of those in its way end, or can be ended, as soon as their threads have run: there is a slot in a moment.
+    pub(super) is_passing: bool,
+}
 
 /// The seats of a server.
 pub(super) struct Seats {
@@ -56,8 +101,7 @@ pub(super) struct Seats {
 /// An open connection as others see it.
 struct Slot {
     stream: Arc<Stream>,
-    /// The address, where it is another machine's.
-    from: Option<IpAddr>,
+    peer: Peer,
     activity: Arc<Activity>,
 }
 
@@ -182,61 +226,23 @@ impl Seats {
         }
     }
 
-    /// Seats a newcomer; `None` where none of the others leaves in time, and once it stops.
+    /// Seats a newcomer, or says that there is no slot for it now. Never waits.
     pub(super) fn seat(
         self: &Arc<Self>,
         number: u64,
         stream: &Arc<Stream>,
-        from: IpAddr,
+        peer: Peer,
         handler: &Arc<dyn Handler>,
-    ) -> Option<Seat> {
-        let other_machine = Some(from).filter(|ip| !ip.is_loopback());
-        let of_this_address = |slot: &Slot| slot.from == other_machine;
-        let mut open = match other_machine {
-            Some(_) => self.await_room(self.lock(), of_this_address, FROM_ONE_ADDRESS_MAX)?,
-            None => self.lock(),
-        };
-        open = self.await_room(open, |_| true, connections_max())?;
+    ) -> Result<Seat, Full> {
+        if self.is_stopping() {
+            return Err(Full { is_passing: false });
+        }
+        let mut open = self.lock();
+        make_way_for(peer, &open, Places::now())?;
         let activity = Arc::new(Activity { began: self.began, packed: AtomicU64::new(0), body_bytes: AtomicUsize::new(0) });
         activity.set(Doing::Waits, Instant::now());
-        open.insert(number, Slot { stream: stream.clone(), from: other_machine, activity: activity.clone() });
-        Some(Seat { number, seats: self.clone(), handler: handler.clone(), activity })
-    }
-
-    /// Makes room for one more of a `kind`. Those that gave way, and those whose request has come but not been read, are there until their
-    /// threads have run.
-    fn await_room<'a>(
-        &'a self,
-        mut open: MutexGuard<'a, BTreeMap<u64, Slot>>,
-        kind: impl Fn(&Slot) -> bool,
-        limit: usize,
-    ) -> Option<MutexGuard<'a, BTreeMap<u64, Slot>>> {
-        let full = limit + limit / ONE_MORE_IN;
-        let deadline = Instant::now() + LEAVE_LIMIT;
-        loop {
-            // A stop waits for the accepting thread, which waits here.
-            if self.is_stopping() {
-                return None;
-            }
-            if open.len() < limit {
-                return Some(open);
-            }
-            let count = open.values().filter(|slot| kind(slot)).count();
-            if count < limit {
-                return Some(open);
-            }
-            if let Some((packed, slot)) = waits_longest(open.values().filter(|slot| kind(slot))) {
-                slot.give_way(packed);
-            }
-            if count < full {
-                return Some(open);
-            }
-            // Also where all are being answered: most of that takes no time, and what may take long has few places.
-            if Instant::now() >= deadline {
-                return None;
-            }
-            open = self.closed.wait_timeout(open, LEAVE_LOOK).unwrap_or_else(PoisonError::into_inner).0;
-        }
+        open.insert(number, Slot { stream: stream.clone(), peer, activity: activity.clone() });
+        Ok(Seat { number, seats: self.clone(), handler: handler.clone(), activity })
     }
 
     /// Has those give way that have waited for a request for `limit`. After what time to look again; `None` where nobody is connected: the
@@ -265,14 +271,12 @@ impl Seats {
         Some(next + Duration::from_millis(1))
     }
 
-    /// Has the one that has waited longest give way, and waits up to `rest` for somebody to leave.
-    pub(super) fn make_room(&self, rest: Duration) {
+    /// Has the one that has waited longest give way.
+    pub(super) fn make_room(&self) {
         let open = self.lock();
         if let Some((packed, slot)) = waits_longest(open.values()) {
             slot.give_way(packed);
         }
-        let before = open.len();
-        let _it_is_tried_again = self.closed.wait_timeout_while(open, rest, |open| open.len() >= before);
     }
 
     /// Nothing under this lock can panic half-way through a change.
@@ -281,11 +285,84 @@ impl Seats {
     }
 }
 
-/// How many connections there may be. The limit of descriptors may change while the server runs (`prlimit(1)`).
-fn connections_max() -> usize {
-    let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX).saturating_sub(OWN_DESCRIPTORS);
-    let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
-    (descriptors - descriptors / (ONE_MORE_IN + 1)).clamp(CONNECTIONS_MIN, CONNECTIONS_MAX)
+/// How many connections there may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Places {
+    /// Of any kind, beside the places of their own.
+    shared: usize,
+    /// For each kind alone.
+    own: usize,
+    /// From one address of another machine.
+    of_one_address: usize,
+}
+
+impl Places {
+    /// The limit of descriptors may change while the server runs (`prlimit(1)`).
+    pub(super) fn now() -> Self {
+        Self::of(getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX))
+    }
+
+    fn of(descriptors: u64) -> Self {
+        let descriptors = usize::try_from(descriptors.saturating_sub(OWN_DESCRIPTORS)).unwrap_or(usize::MAX);
+        // Beside the slots there are those let in beyond them, and newcomers of each kind that wait for one: an eighth of that each.
+        let all = (descriptors - descriptors / 3).clamp(CONNECTIONS_MIN, CONNECTIONS_MAX);
+        let own = (all / OWN_PLACE_IN).max(1);
+        let of_one_address = (all / ONE_MORE_IN).clamp(FROM_ONE_ADDRESS_MIN, FROM_ONE_ADDRESS_MAX);
+        Self { shared: all - KINDS * own, own, of_one_address }
+    }
+
+    /// How many newcomers of a peer may wait for a slot: of the same address, and of the same kind.
+    pub(super) fn waiting(self, peer: Peer) -> (usize, usize) {
+        let of_a_kind = (self.shared / ONE_MORE_IN).max(1);
+        match peer {
+            Peer::Owner | Peer::Local => (of_a_kind, of_a_kind),
+            Peer::Remote(_) => ((self.of_one_address / ONE_MORE_IN).max(1), of_a_kind),
+        }
+    }
+}
+
+/// Makes room for one more. Those that gave way, and those whose request has come but not been read, are there until their threads have run.
+fn make_way_for(peer: Peer, open: &BTreeMap<u64, Slot>, places: Places) -> Result<(), Full> {
+    // The usual case: not even one address has all that it may have.
+    if open.len() < places.of_one_address.min(places.shared) {
+        return Ok(());
+    }
+    if let Peer::Remote(_) = peer {
+        let of_this_address = || open.values().filter(|slot| slot.peer == peer);
+        make_way(of_this_address, of_this_address().count(), places.of_one_address)?;
+    }
+    let mut counts = [0; KINDS];
+    for slot in open.values() {
+        counts[slot.peer.kind()] += 1;
+    }
+    if counts[peer.kind()] < places.own {
+        return Ok(());
+    }
+    let shared = counts.iter().map(|count: &usize| count.saturating_sub(places.own)).sum();
+    // A kind that has no more than its own places gives none of them up.
+    let has_shared = || open.values().filter(|slot| counts[slot.peer.kind()] > places.own);
+    make_way(has_shared, shared, places.shared)
+}
+
+/// Has one of these give way where they are `limit` or more. Lets one more in unless they are that many more than `limit` by then.
+fn make_way<'a, I: Iterator<Item = &'a Slot>>(slots: impl Fn() -> I, count: usize, limit: usize) -> Result<(), Full> {
+    if count < limit {
+        return Ok(());
+    }
+    let is_doing = |slot: &&Slot, what: &[Doing]| what.contains(&doing(slot.activity.load()));
+    let leaving = slots().filter(|slot| is_doing(slot, &[Doing::GivesWay, Doing::Leaves])).count();
+    let mut gives_way = false;
+    if leaving <= count - limit
+        && let Some((packed, slot)) = waits_longest(slots())
+    {
+        slot.give_way(packed);
+        gives_way = true;
+    }
+    if count < limit + (limit / ONE_MORE_IN).max(1) {
+        return Ok(());
+    }
+    // One that waits and cannot give way has a request that lies there unread.
+    Err(Full { is_passing: gives_way || leaving > 0 || slots().any(|slot| is_doing(&slot, &[Doing::Waits])) })
 }
 
 /// The connection whose client has kept us waiting for longest, and what it does. Where a request lies there unread it is not the
@@ -391,7 +468,7 @@ impl Seat {
             if let Some((packed, slot)) = waits_longest(others) {
                 slot.give_way(packed);
             }
-            let _looked_at_again = self.seats.closed.wait_timeout(open, LEAVE_LOOK);
+            let _looked_at_again = self.seats.closed.wait_timeout(open, BODY_ROOM_LOOK);
         }
     }
 }
@@ -404,134 +481,4 @@ impl Drop for Seat {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io::{Read, Write};
-    use std::os::unix::net::UnixStream;
-
-    use rouille::{Request, Response};
-
-    use super::*;
-    use crate::http::Broken;
-
-    struct Nobody;
-
-    impl Handler for Nobody {
-        fn handle(&self, _: &Request) -> Response {
-            Response::empty_404()
-        }
-
-        fn refuse(&self, _: &Broken, _: Option<&Request>) -> Response {
-            Response::empty_404()
-        }
-    }
-
-    fn sit(seats: &Arc<Seats>, number: u64, from: &str) -> Option<(Seat, UnixStream)> {
-        let (ours, theirs) = UnixStream::pair().expect("a pair");
-        let handler: Arc<dyn Handler> = Arc::new(Nobody);
-        let seat = seats.seat(number, &Arc::new(Stream::Unix(ours)), from.parse().expect("an address"), &handler)?;
-        theirs.set_nonblocking(true).expect("ours");
-        Some((seat, theirs))
-    }
-
-    fn is_closed(mut stream: &UnixStream) -> bool {
-        matches!(stream.read(&mut [0]), Ok(0))
-    }
-
-    /// Whether the server has closed its side for reading.
-    fn takes_no_more(mut stream: &UnixStream) -> bool {
-        stream.write(b"x").is_err_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
-    }
-
-    #[test]
-    fn who_does_not_take_an_answer_is_closed_and_not_before_it_had_the_time() {
-        let seats = Arc::new(Seats::new());
-        let (seat, stream) = sit(&seats, 1, "127.0.0.1").expect("room");
-        assert_eq!(seat.works(), Works::On);
-        // Stamps are whole milliseconds.
-        let (began, patience) = (seat.writes(), WRITE_PATIENCE.saturating_sub(Duration::from_millis(1)));
-        let give_way = || {
-            let open = seats.lock();
-            if let Some((packed, slot)) = waits_longest(open.values()) {
-                slot.give_way(packed);
-            }
-        };
-        give_way();
-        // On a machine that is slow enough it has had its time.
-        assert!(!is_closed(&stream) || began.elapsed() >= patience);
-        while !is_closed(&stream) {
-            assert!(began.elapsed() < Duration::from_mins(1), "it never gives way");
-            give_way();
-        }
-        assert!(began.elapsed() >= patience);
-        assert!(!seat.waits(), "nothing more is read of it");
-        assert_eq!(seat.works(), Works::NoMore);
-    }
-
-    #[test]
-    fn the_next_look_at_the_silent_is_due_with_the_first_of_them_and_never_while_nobody_is_connected() {
-        let (seats, limit, s) = (Arc::new(Seats::new()), Duration::from_secs(60), Duration::from_secs);
-        let since = |seat: &Seat| Duration::from_millis(since_ms(seat.activity.load()));
-        assert_eq!(seats.close_idle_at(s(1000), limit), None);
-        let (first, first_stream) = sit(&seats, 1, "127.0.0.1").expect("room");
-        let (second, second_stream) = sit(&seats, 2, "127.0.0.1").expect("room");
-        assert_eq!(second.works(), Works::On);
-        let began = since(&first);
-        assert_eq!(seats.close_idle_at(began + s(20), limit), Some(s(40) + Duration::from_millis(1)));
-        assert_eq!(seats.close_idle_at(began + s(60), limit), Some(limit + Duration::from_millis(1)), "the other is busy");
-        assert!(takes_no_more(&first_stream) && !takes_no_more(&second_stream));
-        assert!(!is_closed(&first_stream), "it can be told something yet");
-        assert!(first.waits());
-        assert_eq!(first.works(), Works::ForTheLastTime, "what it was asked meanwhile is answered");
-        // Who takes an answer slowly has another limit.
-        second.writes();
-        assert!(seats.close_idle_at(since(&second) + s(600), limit).is_some() && !takes_no_more(&second_stream));
-        drop((first, second));
-        assert_eq!(seats.close_idle_at(s(1000), limit), None);
-    }
-
-    #[test]
-    fn nobody_is_seated_any_more_nor_kept_waiting_once_it_stops() {
-        let seats = Arc::new(Seats::new());
-        assert!(sit(&seats, 1, "127.0.0.1").is_some());
-        seats.begin_stop();
-        assert!(sit(&seats, 2, "127.0.0.1").is_none() && sit(&seats, 3, "10.0.0.7").is_none());
-    }
-
-    #[test]
-    fn another_machines_address_has_so_many_seats_and_takes_its_own() {
-        let seats = Arc::new(Seats::new());
-        let (own, own_stream) = sit(&seats, 0, "127.0.0.1").expect("room");
-        let (friend, friend_stream) = sit(&seats, 1, "10.0.0.7").expect("room");
-        let full = FROM_ONE_ADDRESS_MAX + FROM_ONE_ADDRESS_MAX / ONE_MORE_IN;
-        let crowd: Vec<_> = (10..).take(full).map_while(|number| sit(&seats, number, "10.0.0.6")).collect();
-        assert_eq!(crowd.len(), full);
-        let closed = crowd.iter().filter(|(_, stream)| takes_no_more(stream)).count();
-        assert_eq!(closed, full - FROM_ONE_ADDRESS_MAX, "the first to come gave way to the last");
-        assert!(takes_no_more(&crowd[0].1) && !takes_no_more(&crowd[full - 1].1));
-        assert!(!takes_no_more(&own_stream) && !takes_no_more(&friend_stream), "nobody else did");
-        // Those that gave way have not left: no more of that address until they do.
-        assert!(sit(&seats, 1000, "10.0.0.6").is_none());
-        assert!(sit(&seats, 1001, "10.0.0.8").is_some() && sit(&seats, 1002, "127.0.0.1").is_some());
-        drop(crowd);
-        assert!(sit(&seats, 1003, "10.0.0.6").is_some());
-        drop((own, friend));
-    }
-
-    #[test]
-    fn where_all_are_being_answered_a_newcomer_waits_for_the_first_to_have_it() {
-        let seats = Arc::new(Seats::new());
-        let full = FROM_ONE_ADDRESS_MAX + FROM_ONE_ADDRESS_MAX / ONE_MORE_IN;
-        let sit = |number| sit(&seats, number, "10.0.0.6").filter(|(seat, _)| seat.works() == Works::On);
-        let mut crowd: Vec<_> = (0..full as u64).map_while(sit).collect();
-        assert_eq!(crowd.len(), full);
-        let answered = crowd.pop();
-        std::thread::scope(|scope| {
-            // Later than the newcomer has looked; one that comes first makes the test say less.
-            scope.spawn(move || {
-                std::thread::sleep(Duration::from_millis(100));
-                drop(answered);
-            });
-            assert!(sit(1000).is_some(), "it was not turned away");
-        });
-    }
-}
+mod tests;

@@ -1,7 +1,8 @@
-//! Accepting: from listeners to threads, and a stop that ends under load.
+//! A server on its listening sockets: what answers, how it begins, and a stop that ends under load.
 //!
 //! A thread for each connection reads, calls the handler and answers; nobody hands a request from thread to thread. The rest of the
-//! program sees [`Handler`] and rouille's types only. Who is there and who gives way is in `seats`.
+//! program sees [`Handler`] and rouille's types only. Who is let in is in `accept`, who is there and who gives way in `seats`, and who serves
+//! in `workers`.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -12,43 +13,59 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use rouille::{Request, Response};
-use rustix::event::{PollFd, PollFlags, Timespec};
 
-use super::connection;
+use super::accept;
+use super::connection::Terms;
 use super::head::Broken;
 use super::listener::{Listener, Stream, WayIn};
 use super::seats::Seats;
-
-/// How many are accepted at one listener before the others get their turn.
-const ACCEPTED_IN_A_TURN: usize = 64;
+use super::workers::Workers;
 
 /// How long a connection may wait for its next request. From the first byte of one on it has the limits of a head and of a body, which
 /// are over before this is.
 const IDLE_LIMIT: Duration = Duration::from_mins(1);
-const _: () = assert!(IDLE_LIMIT.as_secs() > connection::HEAD_LIMIT.as_secs() + connection::BODY_LIMIT.as_secs());
+const _: () = assert!(IDLE_LIMIT.as_secs() > Terms::OWN.head.as_secs() + Terms::OWN.body.as_secs());
 
 /// How long a stop waits for requests that are being answered.
 const STOP_LIMIT: Duration = Duration::from_millis(700);
-
-/// How long accepting rests after it failed for want of descriptors or memory, unless a connection ends before that.
-const ACCEPT_REST: Duration = Duration::from_millis(20);
-
-/// How often failing to accept is written to the log: it comes a thousand times a second while a crowd is at the door.
-const WARN_EVERY: Duration = Duration::from_secs(1);
-
-/// The stack of a connection's thread, in bytes: what the deepest JSON and a page of log lines need, many times over.
-const STACK_BYTES: usize = 512 * 1024;
 
 /// What answers requests. The one seam between the sockets and the rest.
 pub trait Handler: Send + Sync + 'static {
     /// Answers a request. May wait, may panic.
     fn handle(&self, request: &Request) -> Response;
-    /// The same for a client that may leave meanwhile, as `is_left` tells: what takes long can be given up then.
-    fn handle_for(&self, request: &Request, _is_left: &dyn Fn() -> bool) -> Response {
+    /// The same for one client: what takes long can be given up when it has left, or not be begun at all.
+    fn handle_for(&self, request: &Request, _client: &Client<'_>) -> Response {
         self.handle(request)
     }
     /// Answers what is no request that [`Handler::handle`] may see. `request` is its head where that could be read.
     fn refuse(&self, broken: &Broken, request: Option<&Request>) -> Response;
+}
+
+/// A client while its request is answered.
+#[derive(Clone, Copy)]
+pub struct Client<'a> {
+    stream: Option<&'a Stream>,
+    has_thread: bool,
+}
+
+impl<'a> Client<'a> {
+    /// One that never leaves, with a thread of its own.
+    pub const PATIENT: Self = Self { stream: None, has_thread: true };
+
+    pub(super) fn new(stream: &'a Stream, has_thread: bool) -> Self {
+        Self { stream: Some(stream), has_thread }
+    }
+
+    /// Whether it has gone.
+    pub fn is_left(&self) -> bool {
+        self.stream.is_some_and(Stream::is_left)
+    }
+
+    /// Whether the thread that serves it is there for it alone. Otherwise it is one of few that serve everybody, because no other can be
+    /// made, and must not wait for long.
+    pub const fn has_thread(&self) -> bool {
+        self.has_thread
+    }
 }
 
 /// A listener, and who answers what comes in there: so the handler knows by which way a request came.
@@ -64,6 +81,7 @@ pub struct Server {
     addresses: Vec<SocketAddr>,
     probe: Probe,
     seats: Arc<Seats>,
+    workers: Arc<Workers>,
     wake: UnixStream,
     thread: JoinHandle<()>,
 }
@@ -79,10 +97,11 @@ impl Server {
         let probe = Probe { ways_in: entrances.iter().map(|entrance| entrance.listener.way_in()).collect::<io::Result<_>>()? };
         let (wake, woken) = UnixStream::pair()?;
         let seats = Arc::new(Seats::new());
-        let accepting = seats.clone();
-        let thread =
-            thread::Builder::new().name("accept".to_owned()).spawn(move || accept(&accepting, &entrances, &woken, idle_limit))?;
-        Ok(Self { addresses, probe, seats, wake, thread })
+        let workers = Workers::start()?;
+        let (accepting, serving) = (seats.clone(), workers.clone());
+        let accept = move || accept::accept(&accepting, &serving, &entrances, &woken, idle_limit);
+        let thread = thread::Builder::new().name("accept".to_owned()).spawn(accept).inspect_err(|_| workers.end())?;
+        Ok(Self { addresses, probe, seats, workers, wake, thread })
     }
 
     /// Where it listens, as far as that has an address.
@@ -108,6 +127,7 @@ impl Server {
         // It has nothing to do but to notice.
         let _ended = self.thread.join();
         self.seats.stop(STOP_LIMIT);
+        self.workers.end();
     }
 }
 
@@ -149,84 +169,13 @@ impl fmt::Debug for Server {
     }
 }
 
-fn accept(seats: &Arc<Seats>, entrances: &[Entrance], woken: &UnixStream, idle_limit: Duration) {
-    let mut number = 0;
-    let mut warned = None;
-    // Which way it failed, and room for another try.
-    let mut fail = |what: String| {
-        if warned.is_none_or(|at: Instant| at.elapsed() >= WARN_EVERY) {
-            warned = Some(Instant::now());
-            ::log::warn!("{what}; the connection that has waited longest is closed");
-        }
-        seats.make_room(ACCEPT_REST);
-    };
-    let mut fds: Vec<PollFd<'_>> = entrances.iter().map(|entrance| PollFd::new(&entrance.listener, PollFlags::IN)).collect();
-    fds.push(PollFd::new(woken, PollFlags::IN));
-    while !seats.is_stopping() {
-        let limit = seats.close_idle(idle_limit).and_then(|wait| Timespec::try_from(wait).ok());
-        if rustix::event::poll(&mut fds, limit.as_ref()).is_err() {
-            continue;
-        }
-        let ready = entrances.iter().zip(&fds).filter(|(_, fd)| !fd.revents().is_empty());
-        for (entrance, _) in ready {
-            for _ in 0..ACCEPTED_IN_A_TURN {
-                if seats.is_stopping() {
-                    return;
-                }
-                match entrance.listener.accept() {
-                    Ok((stream, from)) => {
-                        number += 1;
-                        if let Err(error) = seat(seats, entrance, number, stream, from) {
-                            fail(format!("a connection could not be served: {error}"));
-                        }
-                    }
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                    // The client has gone before we could greet it.
-                    Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted) => {}
-                    Err(error) => {
-                        fail(format!("failed to accept a connection: {error}"));
-                        break;
-                    }
-                }
-            }
-        }
-    }
-}
-
-fn seat(seats: &Arc<Seats>, entrance: &Entrance, number: u64, stream: Stream, from: SocketAddr) -> io::Result<()> {
-    let stream = Arc::new(stream);
-    let Some(seat) = seats.seat(number, &stream, from.ip(), &entrance.handler) else {
-        // Who comes when it stops sees the end of the connection: it is not that there were too many.
-        if !seats.is_stopping() {
-            // Best effort: who does not take it sees the end as well.
-            let _gone = (&*stream).write_all(TOO_MANY);
-        }
-        return Ok(());
-    };
-    let seat = Arc::new(seat);
-    // Where the thread cannot be started the closure is dropped, and with it the seat.
-    thread::Builder::new()
-        .name(format!("http-{number}"))
-        .stack_size(STACK_BYTES)
-        .spawn(move || {
-            connection::serve(&stream, from, &seat);
-            // The descriptor is free before the seat is: who waits for that one needs the other.
-            drop(stream);
-            drop(seat);
-        })
-        .map(drop)
-}
-
-/// The answer where there is no thread to make one.
-const TOO_MANY: &[u8] =
-    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: 70\r\nRetry-After: 1\r\n\
-    Connection: close\r\n\r\n{\"ok\":false,\"error\":\"busy\",\"detail\":\"too many connections; try again\"}";
-
 #[cfg(test)]
 mod tests {
     use std::net::{TcpListener, TcpStream};
 
     use super::*;
+    use crate::http::connection;
+    use crate::http::seats::Peer;
 
     /// Nothing waits that long unless it fails.
     const DEADLINE: Duration = Duration::from_mins(1);
@@ -298,9 +247,9 @@ mod tests {
             theirs.write_all(came.as_bytes()).expect("there is room");
             let (seats, stream) = (Arc::new(Seats::new()), Arc::new(Stream::Unix(ours)));
             let handler: Arc<dyn Handler> = Arc::new(Hello);
-            let seat = Arc::new(seats.seat(1, &stream, from.ip(), &handler).expect("room"));
+            let seat = Arc::new(seats.seat(1, &stream, Peer::Local, &handler).expect("room"));
             seats.begin_stop();
-            connection::serve(&stream, from, &seat);
+            connection::serve(&stream, from, &seat, &Terms::OWN);
             drop((stream, seat));
             let mut answer = String::new();
             theirs.read_to_string(&mut answer).expect("it ends in order");
@@ -317,16 +266,16 @@ mod tests {
             let (ours, from) = door.accept().expect("somebody is there");
             let (seats, stream) = (Arc::new(Seats::new()), Arc::new(Stream::Tcp(ours)));
             let handler: Arc<dyn Handler> = Arc::new(Hello);
-            let seat = Arc::new(seats.seat(1, &stream, from.ip(), &handler).expect("room"));
+            let seat = Arc::new(seats.seat(1, &stream, Peer::Local, &handler).expect("room"));
             // Nothing has come yet.
-            seats.make_room(Duration::ZERO);
+            seats.make_room();
             theirs.write_all(came.as_bytes()).expect("there is room");
             let began = Instant::now();
             while rustix::io::ioctl_fionread(&*stream).expect("a socket") < came.len() as u64 {
                 assert!(began.elapsed() < DEADLINE, "it does not arrive");
                 thread::sleep(Duration::from_millis(1));
             }
-            connection::serve(&stream, from, &seat);
+            connection::serve(&stream, from, &seat, &Terms::OWN);
             drop((stream, seat));
             let mut answer = String::new();
             // What is not read is answered by a reset, which comes after all that was said.

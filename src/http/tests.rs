@@ -18,6 +18,7 @@ use crate::supervisor::{Retention, Settings, Supervisor};
 
 const TOKEN: &str = "the-token-that-acts";
 const READ_TOKEN: &str = "the-token-that-looks";
+const SERVER_ID: &str = "0123456789abcdef0123456789abcdef";
 const NETWORK: &str = "192.168.1.5:8788";
 const LOOPBACK: &str = "127.0.0.1:8788";
 const PHONE: &str = "192.168.1.77:40000";
@@ -51,6 +52,7 @@ impl Clock for HandClock {
 struct House {
     dir: tempfile::TempDir,
     supervisor: Option<Supervisor>,
+    inspector: Inspector,
     clock: HandClock,
 }
 
@@ -64,12 +66,13 @@ impl House {
             default_script: None,
             grace: Duration::ZERO,
             uses_cgroups: false,
+            taken_vars: Vec::new(),
             log_segment_bytes: 1 << 20,
             log_run_bytes: 1 << 20,
             retention: Retention { log_bytes: 1 << 30, runs: 1000, ended_for: None },
         };
         let supervisor = Some(Supervisor::start(store, settings, || {}).expect("starts"));
-        Self { dir, supervisor, clock: HandClock::new() }
+        Self { dir, supervisor, inspector: Inspector::start(|| None).expect("starts"), clock: HandClock::new() }
     }
 
     fn keys(&self, token: &str) -> Arc<Keys> {
@@ -80,6 +83,7 @@ impl House {
 
     fn door(&self, door: Door, keys: Option<Arc<Keys>>) -> App {
         App {
+            identity: Arc::new(ServerIdentity { id: SERVER_ID.to_owned(), runtime_dir: "/srv/a/runtime".to_owned() }),
             supervisor: self.supervisor.as_ref().expect("it runs").handle(),
             runs: Runs::new(self.dir.path().to_owned()),
             logs: RunLogs::new(self.dir.path().join("runs")),
@@ -88,8 +92,10 @@ impl House {
             keys,
             answers: Arc::default(),
             checks: Arc::default(),
+            inspector: self.inspector.clone(),
             streams: Arc::new(Streams::new(
                 self.supervisor.as_ref().expect("it runs").handle(),
+                self.inspector.clone(),
                 Runs::new(self.dir.path().to_owned()),
                 RunLogs::new(self.dir.path().join("runs")),
                 self.dir.path().join("autoappdev.db"),
@@ -159,6 +165,27 @@ fn cell(app: &App, method: &str, path: &str, fields: &[(&str, String)]) -> Strin
         _ => String::new(),
     };
     format!("{status}{more}")
+}
+
+#[test]
+fn a_request_meant_for_another_server_is_refused_before_its_token_is_looked_at() {
+    let house = House::new();
+    let app = house.network();
+    let fields = |id, token: &'static str| [("AutoAppDev-Server", id), ("Authorization", token)];
+    for _ in 0..20 {
+        for (method, path) in [("POST", "/api/pipeline/pause"), ("GET", "/api/pipeline"), ("GET", "/"), ("GET", "/api/health")] {
+            for id in ["", "0123456789abcdef0123456789abcdee", "0123456789ABCDEF0123456789ABCDEF"] {
+                let refused = ask(&app, PHONE, method, path, &fields(id, "Bearer the-other-servers-token"), "");
+                assert_eq!((refused.status_code, read(refused)["error"].as_str()), (421, Some("other_server")), "{path} {id}");
+            }
+        }
+    }
+    // No wrong try was counted, and the right id is no hindrance.
+    let answered = ask(&app, PHONE, "GET", "/api/version", &fields(SERVER_ID, "Bearer the-token-that-looks"), "");
+    assert_eq!(answered.status_code, 200);
+    assert_eq!(read(answered)["server"], serde_json::json!({"id": SERVER_ID, "runtime_dir": "/srv/a/runtime"}));
+    let stopped = ask(&app, PHONE, "POST", "/api/pipeline/pause", &fields(SERVER_ID, "Bearer the-token-that-acts"), "");
+    assert_eq!(stopped.status_code, 409);
 }
 
 /// A pause of what is stopped is a 409: that the rule was asked shows that the door was open.

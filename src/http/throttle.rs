@@ -77,7 +77,7 @@ impl Throttle {
 
 /// What counts as one address: one of version 4, also where it is written as one of version 6, or the /64 that a household or a machine
 /// has to itself.
-fn whole(address: IpAddr) -> IpAddr {
+pub(super) fn whole(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
         address @ IpAddr::V4(_) => address,

@@ -8,6 +8,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use super::segment::position;
 use super::{Listing, Segment, SegmentList, Stream, TEXT_MAX, push_record};
 use crate::clock::{Clock, SystemClock};
 use crate::console;
@@ -136,8 +137,7 @@ fn backend_segments(dir: &Path) -> io::Result<Vec<Segment>> {
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        let start =
-            name.strip_prefix("backend-").and_then(|rest| rest.strip_suffix(".log")).and_then(|start| start.parse::<u64>().ok());
+        let start = name.strip_prefix("backend-").and_then(|rest| rest.strip_suffix(".log")).and_then(position);
         if let Some(start) = start {
             newest_start = newest_start.max(start + fs::metadata(&path)?.len());
             segments.push(Segment { start, packed_end: None, path, run_id: None });

@@ -30,9 +30,9 @@ impl Segment {
         let name = path.file_name()?.to_str()?;
         let (start, packed_end) = if let Some(range) = name.strip_suffix(".log.gz") {
             let (start, end) = range.split_once('-')?;
-            (start.parse().ok()?, Some(end.parse().ok()?))
+            (position(start)?, Some(position(end)?))
         } else {
-            (name.strip_suffix(".log")?.parse().ok()?, None)
+            (position(name.strip_suffix(".log")?)?, None)
         };
         Some(Self { start, packed_end, path, run_id })
     }
@@ -65,6 +65,12 @@ impl Segment {
             Err(error) => Err(error),
         }
     }
+}
+
+/// A position in a file's name. Somebody may have put a file there by hand: one that says more than the database can hold is none of
+/// ours, and with a limit that far below the largest number no sum of a position and a length overflows.
+pub(super) fn position(digits: &str) -> Option<u64> {
+    digits.parse().ok().filter(|&position| i64::try_from(position).is_ok())
 }
 
 /// Twenty digits hold every position, so names sort like positions.

@@ -15,7 +15,7 @@ fn facts() -> Vec<Fact> {
     let exited = |exit, asked| Fact::Exited { exit, asked, paused_ms: 0, log_end: 0 };
     vec![
         Fact::Spawned { pid: 1, start_ticks: 1, containment: Containment::Tree },
-        Fact::SpawnFailed { error: "no".into() },
+        Fact::SpawnFailed { error: "no".into(), lack: None },
         Fact::Paused { cause: Cause::Request },
         Fact::Paused { cause: Cause::Outside },
         Fact::Resumed { cause: Cause::Request, paused_ms: 0, detail: None },

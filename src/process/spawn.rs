@@ -1,7 +1,11 @@
-//! Making the pipeline's leader: a child in a session of its own and, where there is one, born in its control group.
+//! Making the pipeline's leader: a child in a session that has no leader and, where there is one, born in its control group.
 //!
-//! With `memory.rs` and `pages.rs` one of the three files that hold `unsafe`: nothing safe makes a child that is in a control group from its
-//! first instruction on, and to move it there later costs some milliseconds in which nobody on the machine can fork.
+//! The first terminal that a session's leader opens becomes its controlling terminal (`tty_ioctl(4)`, `credentials(7)`): from then on a byte 3
+//! on a serial line is a SIGINT, and a cable that is pulled out is a SIGHUP. So the session is made by a process of its own, the founder,
+//! which bears the pipeline's leader as its sibling (`CLONE_PARENT`) and ends. No other process can become a session's leader.
+//!
+//! With `memory.rs` and `pages.rs` one of the three files that hold `unsafe`: nothing safe makes a sibling, or a child that is in a control
+//! group from its first instruction on. To move it there later costs some milliseconds in which nobody on the machine can fork.
 
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, OsStr, OsString};
@@ -16,7 +20,7 @@ use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
 use rustix::process::Signal;
 
-use super::{Cgroup, begin_session, reap};
+use super::{Cgroup, Identity, begin_session, lack_of, read_stat, wait_for_end};
 use crate::kill_point::KillPoint;
 
 /// `CLONE_INTO_CGROUP` of `clone(2)`, Linux 5.7.
@@ -43,48 +47,82 @@ pub struct Launch {
 /// A child that executes its program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Spawned {
-    /// Its process id, also its session and process group. It is ours until it is reaped.
-    pub pid: u32,
+    /// Who it is. Its process id is also its process group, and ours until it is reaped.
+    pub identity: Identity,
     /// Whether it was born in the control group.
     pub is_in_cgroup: bool,
 }
 
-/// Spawns the leader of a new session. When this returns, the child is in it and has executed its program: an error of either comes back
+/// Spawns a leader in a new session. When this returns, the child is in it and has executed its program: an error of either comes back
 /// here. Into `cgroup` if the kernel lets it; otherwise without. Only for a process with a single thread.
 pub fn spawn_in_session(launch: &Launch, cgroup: Option<&Cgroup>) -> io::Result<Spawned> {
     let image = Image::of(launch)?;
     // Closed by execve(2): then the end of the stream says that it has gone well.
-    let (report, mut reporter) =
+    let (mut report, reporter) =
         rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map(|(read, write)| (File::from(read), File::from(write)))?;
     let group = cgroup.and_then(|cgroup| cgroup.open().ok());
-    let (forked, is_in_cgroup) = match group.map(|group| fork(Some(&group))) {
-        Some(Ok(forked)) => (forked, true),
-        // An old kernel, a filter of system calls, a group that may not be joined.
-        Some(Err(_)) | None => (fork(None)?, false),
-    };
-    let Forked::Parent(pid) = forked else {
-        let Err(error) = image.become_it(launch);
-        let code = error.raw_os_error().unwrap_or(libc::EIO);
-        // The parent is there, and reads it.
-        let _parent_reads = reporter.write_all(&code.to_ne_bytes());
-        loop {
-            // Not an exit, which would run what the parent has registered for its own.
-            let _dies = rustix::process::kill_process(rustix::process::getpid(), Signal::KILL);
-        }
-    };
+    let Forked::Parent(founder) = fork()? else { found_session(&image, launch, group.as_ref(), &reporter) };
     drop(reporter);
     let mut said = Vec::new();
-    (&report).read_to_end(&mut said)?;
-    match said.try_into().map(i32::from_ne_bytes) {
-        Ok(code) => {
-            // It kills itself right after it has said so.
-            while reap(pid)?.is_none() {
-                std::thread::yield_now();
-            }
-            Err(io::Error::from_raw_os_error(code))
+    let read = report.read_to_end(&mut said);
+    wait_for_end(founder)?;
+    read?;
+    let said: Vec<u64> = said.as_chunks().0.iter().map(|word| u64::from_ne_bytes(*word)).collect();
+    match said[..] {
+        [pid, start_ticks, is_in_cgroup] => {
+            let identity = Identity { pid: word_to(pid)?, start_ticks };
+            Ok(Spawned { identity, is_in_cgroup: is_in_cgroup != 0 })
         }
-        Err(_nothing_said) => Ok(Spawned { pid, is_in_cgroup }),
+        [pid, _, _, error] => {
+            // It kills itself right after it has said so.
+            wait_for_end(word_to(pid)?)?;
+            Err(io::Error::from_raw_os_error(word_to(error)?))
+        }
+        [error] => Err(io::Error::from_raw_os_error(word_to(error)?)),
+        _ => Err(io::Error::other("something killed it before it executed the program")),
     }
+}
+
+fn word_to<T: TryFrom<u64>>(word: u64) -> io::Result<T> {
+    T::try_from(word).map_err(|_| io::ErrorKind::InvalidData.into())
+}
+
+/// Writes numbers to the parent, which waits for them.
+fn report(mut reporter: &File, words: &[u64]) {
+    let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+    // A parent that is gone does not want to know any more.
+    let _parent_reads = reporter.write_all(&bytes);
+}
+
+fn error_word(error: &io::Error) -> u64 {
+    error.raw_os_error().and_then(|code| u64::try_from(code).ok()).unwrap_or(Errno::IO.raw_os_error().unsigned_abs().into())
+}
+
+/// Not an exit, which would run what the parent has registered for its own.
+fn die() -> ! {
+    loop {
+        let _dies = rustix::process::kill_process(rustix::process::getpid(), Signal::KILL);
+    }
+}
+
+/// In the founder: makes the session, and the leader in it.
+fn found_session(image: &Image, launch: &Launch, group: Option<&File>, reporter: &File) -> ! {
+    let born = begin_session().and_then(|()| match group.map(|group| bear_sibling(Some(group))) {
+        Some(Ok(forked)) => Ok((forked, true)),
+        // Without the group there is no process, no memory and no descriptor either; and if there were, the run would have no group for it.
+        Some(Err(error)) if lack_of(&error).is_some() => Err(error),
+        // An old kernel, a filter of system calls, a group that may not be joined.
+        Some(Err(_)) | None => Ok((bear_sibling(None)?, false)),
+    });
+    match born {
+        Ok((Forked::Parent(_), _)) => {}
+        Ok((Forked::Child, is_in_cgroup)) => {
+            let Err(error) = image.become_it(launch, is_in_cgroup, reporter);
+            report(reporter, &[error_word(&error)]);
+        }
+        Err(error) => report(reporter, &[error_word(&error)]),
+    }
+    die()
 }
 
 enum Forked {
@@ -92,28 +130,42 @@ enum Forked {
     Child,
 }
 
-/// `fork(2)`, into a control group if one is given.
-fn fork(group: Option<&File>) -> io::Result<Forked> {
+impl Forked {
+    fn from_pid(pid: i64) -> io::Result<Self> {
+        match u32::try_from(pid) {
+            Ok(0) => Ok(Self::Child),
+            Ok(pid) => Ok(Self::Parent(pid)),
+            Err(_) => Err(io::Error::last_os_error()),
+        }
+    }
+}
+
+fn fork() -> io::Result<Forked> {
+    #[expect(unsafe_code, reason = "nothing safe in std forks")]
+    // SAFETY: the one caller, the shim, has a single thread, so the child finds no lock held and may allocate. It only makes system calls
+    // until it dies or executes a program.
+    Forked::from_pid(unsafe { libc::fork() }.into())
+}
+
+/// A fork whose child is the caller's sibling, in a control group if one is given.
+fn bear_sibling(group: Option<&File>) -> io::Result<Forked> {
+    let flags = u64::try_from(libc::CLONE_PARENT).expect("a flag is positive");
     let args = group.map(|group| Clone3Args {
-        flags: CLONE_INTO_CGROUP,
-        exit_signal: u64::try_from(libc::SIGCHLD).expect("positive"),
+        // The signal at its end is the caller's own: `clone(2)`.
+        flags: flags | CLONE_INTO_CGROUP,
         cgroup: u64::try_from(group.as_raw_fd()).expect("an open file's number is not negative"),
         ..Clone3Args::default()
     });
-    #[expect(unsafe_code, reason = "nothing safe in std makes a child in a control group")]
-    // SAFETY: without CLONE_VM both are a fork. Its one caller, the shim, has a single thread, so the child finds no lock held and may
-    // allocate; it only makes system calls until it executes its program or dies. The kernel reads the structure, of the size given.
+    #[expect(unsafe_code, reason = "nothing safe in std makes a sibling, or a child in a control group")]
+    // SAFETY: without CLONE_VM both are a fork, and what is true of the one in `fork` is true of this one. The kernel reads the structure,
+    // of the size given, or takes the flags first and zeros for all else.
     let pid = unsafe {
         match &args {
             Some(args) => libc::syscall(libc::SYS_clone3, std::ptr::from_ref(args), size_of::<Clone3Args>()),
-            None => libc::fork().into(),
+            None => libc::syscall(libc::SYS_clone, libc::c_long::from(libc::CLONE_PARENT | libc::SIGCHLD), 0, 0, 0, 0),
         }
     };
-    match u32::try_from(pid) {
-        Ok(0) => Ok(Forked::Child),
-        Ok(pid) => Ok(Forked::Parent(pid)),
-        Err(_) => Err(io::Error::last_os_error()),
-    }
+    Forked::from_pid(pid)
 }
 
 /// `struct clone_args` of `clone(2)`: all numbers, as wide on every architecture.
@@ -160,9 +212,12 @@ impl Image {
         })
     }
 
-    /// In the child. Returns only an error.
-    fn become_it(&self, launch: &Launch) -> io::Result<std::convert::Infallible> {
-        begin_session()?;
+    /// In the child. Says who it is first, because `/proc` may hide it from its parent once it has become another user's. Returns only an
+    /// error.
+    fn become_it(&self, launch: &Launch, is_in_cgroup: bool, reporter: &File) -> io::Result<std::convert::Infallible> {
+        let Identity { pid, start_ticks } = read_stat(std::process::id())?.identity;
+        report(reporter, &[pid.into(), start_ticks, is_in_cgroup.into()]);
+        rustix::process::setpgid(None, None)?;
         KillPoint::ShimLeaderForked.reach_as_child();
         let [stdin, stdout, stderr] = &launch.stdio;
         rustix::stdio::dup2_stdin(stdin)?;
@@ -196,8 +251,8 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
     use std::path::Path;
 
+    use super::super::kill_child;
     use super::super::tests::write_program;
-    use super::super::{kill_child, read_stat};
     use super::*;
 
     /// Without a control group: this process has other threads, of which only fork(3) knows.
@@ -215,17 +270,19 @@ mod tests {
     }
 
     fn reap_it(child: Spawned) {
-        while reap(child.pid).expect("our child").is_none() {
-            std::thread::yield_now();
-        }
+        wait_for_end(child.identity.pid).expect("our child");
     }
 
     #[test]
-    fn a_spawned_leader_is_in_its_own_session() {
+    fn spawned_leader_is_a_child_in_a_session_without_a_leader() {
         let (child, _) = spawn("/bin/sleep", &["600"], None, Path::new("/")).expect("spawns");
-        let stat = read_stat(child.pid).expect("it lives");
-        assert_eq!((stat.session, stat.ppid, child.is_in_cgroup), (child.pid, std::process::id(), false));
-        kill_child(child.pid).expect("our child");
+        let stat = read_stat(child.identity.pid).expect("it lives");
+        assert_eq!((stat.identity, stat.ppid, child.is_in_cgroup), (child.identity, std::process::id(), false));
+        let group = rustix::process::getpgid(super::super::raw_pid(child.identity.pid).ok()).expect("it lives");
+        assert_eq!(u32::try_from(group.as_raw_nonzero().get()), Ok(child.identity.pid), "it leads its process group");
+        assert_ne!(stat.session, read_stat(std::process::id()).expect("alive").session, "the session is a new one");
+        assert_eq!(read_stat(stat.session).expect_err("the session's leader has ended").kind(), io::ErrorKind::NotFound);
+        kill_child(child.identity.pid).expect("our child");
         reap_it(child);
     }
 

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{FORMAT, from_line, sync_dir};
 use crate::clock::Timestamp;
+use crate::path_json;
 use crate::pipeline::{Entry, Fact};
 use crate::private::private_file;
 
@@ -31,14 +32,14 @@ pub struct Header {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shim_start_ticks: Option<u64>,
     /// The folder of the control group that was made for the run, if one was.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "path_json::option")]
     pub cgroup: Option<PathBuf>,
     /// The name of the shim's second control socket, which needs no directory. It is random, so it also tells a copy of this journal from that
     /// of another run with the same number. Absent where none could be had.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub socket: Option<String>,
     /// The runtime directory's path as it was then: half of the cookie that the run's processes carry.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "path_json::option")]
     pub runtime_dir: Option<PathBuf>,
     /// When the start was asked for.
     pub created_at: Timestamp,

@@ -13,7 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use super::NumberedProgress;
 use crate::clock::Timestamp;
-use crate::pipeline::{Entry, StopOrigin};
+use crate::path_json;
+use crate::pipeline::{Entry, Lack, StopOrigin};
 
 /// All that a shim needs to run a pipeline. It goes over the socket and never to the disk: `env` can hold secrets.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,18 +24,22 @@ pub struct LaunchSpec {
     /// The run.
     pub run_id: i64,
     /// The runtime directory, absolute.
+    #[serde(with = "path_json")]
     pub runtime_dir: PathBuf,
     /// When the start was asked for.
     pub created_at: Timestamp,
     /// The script as it was named, for people.
     pub script: String,
     /// What to execute: an absolute path, or a name that is looked up in `PATH`.
+    #[serde(with = "path_json")]
     pub program: PathBuf,
     /// Arguments that come before the client's: the script itself where `program` is its interpreter.
+    #[serde(with = "path_json::list")]
     pub program_args: Vec<PathBuf>,
     /// The client's arguments.
     pub args: Vec<String>,
     /// Where, absolute.
+    #[serde(with = "path_json")]
     pub cwd: PathBuf,
     /// Added to the environment that the shim has from the server.
     pub env: BTreeMap<String, String>,
@@ -136,6 +141,21 @@ pub struct Trouble {
     /// Whether that is for want of room on the disk.
     #[serde(default)]
     pub is_disk_full: bool,
+    /// What there was none of, where that is why a run did not begin.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lack: Option<Lack>,
+    /// The same, each thing apart and with its code. An older shim has none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<TroublePart>,
+}
+
+/// One of the things that a shim cannot do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TroublePart {
+    /// A condition's code. One that the server does not know is from a newer shim.
+    pub code: String,
+    /// A sentence for people.
+    pub detail: String,
 }
 
 /// The log has gone on to another segment: the one before is finished. An older server skips the line, an older shim never says it.
@@ -165,6 +185,7 @@ pub enum Message {
 
 /// A value as one line.
 pub fn to_line(value: &impl Serialize) -> Vec<u8> {
+    // Paths go through `path_json`: serde itself refuses one that is not UTF-8.
     let mut line = serde_json::to_vec(value).expect("protocol values are plain data with text keys");
     line.push(b'\n');
     line
@@ -265,7 +286,10 @@ mod tests {
         assert!(matches!(serde_json::from_str(r#"{"note":"so"}"#), Ok(Message::Note(_))));
         assert!(matches!(serde_json::from_str(r#"{"note":null}"#), Ok(Message::Note(_))));
         let trouble = r#"{"trouble":"no room","new":1}"#;
-        assert!(matches!(serde_json::from_str(trouble), Ok(Message::Trouble(Trouble { trouble: Some(_), is_disk_full: false }))));
+        assert!(matches!(
+            serde_json::from_str(trouble),
+            Ok(Message::Trouble(Trouble { trouble: Some(_), is_disk_full: false, .. }))
+        ));
         assert!(matches!(serde_json::from_str(r#"{"rotated":5}"#), Ok(Message::Rotated(Rotated { rotated: 5 }))));
         let progress =
             r#"{"progress":{"percent":40.5,"text":null,"at":"2026-01-31T10:00:00.123Z","steps":[],"steps_before":0},"number":7}"#;

@@ -23,7 +23,7 @@ use super::tree::{Freeze, Kill, Thaw, Tree};
 use super::trouble::Said;
 use crate::clock::{Clock, SystemClock, whole_ms};
 use crate::kill_point::KillPoint;
-use crate::pipeline::{Cause, Exit, Fact};
+use crate::pipeline::{Cause, ConditionCode, Exit, Fact};
 use crate::process::{self, Identity};
 use crate::run_dir::{self, Journal, LaunchSpec, Message, Note, Reply, ReplyError, Rotated, RunDir};
 
@@ -450,9 +450,9 @@ impl Run {
     /// Says what cannot be written, and that it can be again.
     fn tell_trouble(&mut self) {
         let failures = [
-            ("its journal cannot be written", self.journal_failure.as_ref()),
-            ("lines of the log are lost", self.output.failure()),
-            ("the PAUSE file cannot be made or removed", self.pause_file.failure()),
+            (ConditionCode::JournalUnwritable, "its journal cannot be written", self.journal_failure.as_ref()),
+            (ConditionCode::LogDropped, "lines of the log are lost", self.output.failure()),
+            (ConditionCode::PauseFileFailed, "the PAUSE file cannot be made or removed", self.pause_file.failure()),
         ];
         if let Some(trouble) = self.said_trouble.turn(&failures, SystemClock.awake()) {
             self.connections.tell_all(&[Message::Trouble(trouble)]);

@@ -6,8 +6,9 @@
 use std::io;
 use std::time::Duration;
 
+use crate::pipeline::ConditionCode;
 use crate::process::is_disk_full;
-use crate::run_dir::Trouble;
+use crate::run_dir::{Trouble, TroublePart};
 
 /// The least time between two that are said.
 const SAID_EVERY: Duration = Duration::from_secs(1);
@@ -25,9 +26,13 @@ pub(super) struct Said {
 
 impl Said {
     /// Takes what fails now, each with its cause. Returns what is to be said to the servers.
-    pub(super) fn turn(&mut self, failures: &[(&str, Option<&io::Error>)], now: Duration) -> Option<Trouble> {
-        let failures: Vec<_> = failures.iter().filter_map(|(what, why)| Some((what, (*why)?))).collect();
-        let text: Vec<String> = failures.iter().map(|(what, why)| format!("{what}: {why}")).collect();
+    pub(super) fn turn(&mut self, failures: &[(ConditionCode, &str, Option<&io::Error>)], now: Duration) -> Option<Trouble> {
+        let failures: Vec<_> = failures.iter().filter_map(|(code, what, why)| Some((code, what, (*why)?))).collect();
+        let parts: Vec<TroublePart> = failures
+            .iter()
+            .map(|(code, what, why)| TroublePart { code: code.to_string(), detail: format!("{what}: {why}") })
+            .collect();
+        let text: Vec<&str> = parts.iter().map(|part| part.detail.as_str()).collect();
         let text = (!text.is_empty()).then(|| text.join(", "));
         self.is_stale = text != self.trouble.as_ref().and_then(|said| said.trouble.clone());
         if !self.is_stale || self.at.is_some_and(|at| now < at + SAID_EVERY) {
@@ -37,8 +42,8 @@ impl Said {
             super::complain(format_args!("{}", text.as_deref().unwrap_or_default()));
             self.complaint.clone_from(&text);
         }
-        let is_disk_full = failures.iter().any(|(_, why)| is_disk_full(why));
-        let trouble = Trouble { trouble: text, is_disk_full };
+        let is_disk_full = failures.iter().any(|(_, _, why)| is_disk_full(why));
+        let trouble = Trouble { trouble: text, is_disk_full, lack: None, parts };
         self.trouble = Some(trouble.clone());
         (self.at, self.is_stale) = (Some(now), false);
         Some(trouble)
@@ -66,7 +71,7 @@ mod tests {
         for ms in 0..10_000 {
             let now = Duration::from_millis(ms);
             let failure = (ms % 2 == 0).then_some(&full);
-            count += usize::from(said.turn(&[("the log", failure)], now).is_some());
+            count += usize::from(said.turn(&[(ConditionCode::LogDropped, "the log", failure)], now).is_some());
         }
         assert!((2..=10).contains(&count), "{count} times");
     }
@@ -76,14 +81,23 @@ mod tests {
         let mut said = Said::default();
         let full = io::Error::from(io::ErrorKind::StorageFull);
         let at = Duration::from_millis;
-        let first = said.turn(&[("one", Some(&full)), ("two", None)], at(0)).expect("at once");
+        let first = said
+            .turn(&[(ConditionCode::JournalUnwritable, "one", Some(&full)), (ConditionCode::LogDropped, "two", None)], at(0))
+            .expect("at once");
+        assert_eq!(first.parts.iter().map(|part| part.code.as_str()).collect::<Vec<_>>(), ["journal_unwritable"]);
         assert!(first.is_disk_full && first.trouble.as_deref().is_some_and(|text| text.starts_with("one: ")), "{first:?}");
         assert_eq!(said.current(), Some(first));
         assert_eq!(said.due_at(), None);
-        assert_eq!(said.turn(&[("one", None), ("two", None)], at(10)), None, "a moment later");
+        assert_eq!(
+            said.turn(&[(ConditionCode::JournalUnwritable, "one", None), (ConditionCode::LogDropped, "two", None)], at(10)),
+            None,
+            "a moment later"
+        );
         assert_eq!(said.due_at(), Some(at(1_000)));
-        let last = said.turn(&[("one", None), ("two", None)], at(1_000)).expect("when it is due");
-        assert_eq!(last, Trouble { trouble: None, is_disk_full: false });
+        let last = said
+            .turn(&[(ConditionCode::JournalUnwritable, "one", None), (ConditionCode::LogDropped, "two", None)], at(1_000))
+            .expect("when it is due");
+        assert_eq!(last, Trouble { trouble: None, is_disk_full: false, lack: None, parts: vec![] });
         assert_eq!((said.current(), said.due_at()), (None, None));
     }
 }

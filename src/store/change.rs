@@ -151,7 +151,7 @@ fn follow(
             run.log_end = Some((*log_end).max(run.log_start));
             row = ended(before, run, at);
         }
-        Fact::SpawnFailed { error } => {
+        Fact::SpawnFailed { error, .. } => {
             run.stopped_at = Some(at);
             run.error = Some(error.clone());
             row = ended(before, run, at);
@@ -282,7 +282,7 @@ fn detail(fact: &Fact) -> Option<String> {
         Fact::Usage { cpu_user_ms, cpu_system_ms, max_rss_kb } => {
             Some(format!("CPU {cpu_user_ms} ms user, {cpu_system_ms} ms system; at most {max_rss_kb} KiB a process"))
         }
-        Fact::SpawnFailed { error } => Some(error.clone()),
+        Fact::SpawnFailed { error, .. } => Some(error.clone()),
         Fact::Resumed { detail, .. } => detail.clone(),
         Fact::Paused { .. } | Fact::Unknown => None,
     }

@@ -97,8 +97,11 @@ pub enum StoreError {
         /// The database file.
         path: PathBuf,
     },
-    /// Another process has been writing for longer than [`super::BUSY_TIMEOUT`].
-    #[error("write {path}: another process is writing it; end that or wait, and try again", path = .path.display())]
+    /// Another process holds a lock, and has held it for longer than anybody waits.
+    #[error(
+        "use {path}: another process has locked it, such as a backup or a sqlite3 shell with an open transaction; end that or wait, and try again",
+        path = .path.display()
+    )]
     Busy {
         /// The database file.
         path: PathBuf,
@@ -141,6 +144,11 @@ impl StoreError {
     /// Whether there was no room: the caller answers that apart from all else, for it passes by itself once there is.
     pub const fn is_disk_full(&self) -> bool {
         matches!(self, Self::Full { .. })
+    }
+
+    /// Whether another process holds a lock, which passes by itself once that process is done.
+    pub const fn is_locked(&self) -> bool {
+        matches!(self, Self::Busy { .. })
     }
 
     /// Whether the same change can go through later: the file, the disk or another process stood in the way, and not what is stored.

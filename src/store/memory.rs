@@ -1,6 +1,8 @@
 //! A database that lives in memory, for tests that need very many of them, one after another.
 
+use std::cell::Cell;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use rusqlite::Connection;
 
@@ -13,7 +15,7 @@ impl Store {
         conn.pragma_update(None, "foreign_keys", 1).expect("SQLite has foreign keys");
         conn.set_prepared_statement_cache_capacity(64);
         open::runner().run(&mut conn).expect("the migrations fit");
-        Self { conn, path: PathBuf::from("memory"), file: None, is_relaxed: false }
+        Self { conn, path: PathBuf::from("memory"), file: None, is_relaxed: false, patience: Cell::new(Duration::ZERO) }
     }
 
     /// Takes everything out, as if the file had been removed.

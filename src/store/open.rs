@@ -26,8 +26,8 @@ mod embedded {
     refinery::embed_migrations!("migrations");
 }
 
-/// How long a write waits for another process's write before it gives up. Ours take less than a millisecond, `autoappdev migrate` and
-/// `check` little more.
+/// How long opening the database waits for a lock that another process holds. Our own locks last less than a millisecond, those of
+/// `autoappdev migrate` and `check` little more.
 pub const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The letters "`AADv`" in the file's header say whose it is. Set by V1; <https://www.sqlite.org/pragma.html#pragma_application_id>.

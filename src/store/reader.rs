@@ -3,13 +3,18 @@
 //! WAL lets it read while the writer writes; it sees whole transactions only (<https://www.sqlite.org/wal.html>).
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
 
 use super::error::StoreError;
-use super::open::{self, BUSY_TIMEOUT};
+use super::open;
 use super::rows::{self, EventRow, RunLogRow, RunRow};
 use crate::clock::Timestamp;
+
+/// How long a reader waits for a lock that another process holds. A process that writes locks no readers out; one that has the file to itself
+/// (`locking_mode=EXCLUSIVE`) does.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// The most events that are read at once.
 const EVENTS_MAX: u32 = 500;
@@ -30,7 +35,7 @@ impl Reader {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let conn = Connection::open_with_flags(open::absolute(path)?, flags)
             .and_then(|conn| {
-                conn.busy_timeout(BUSY_TIMEOUT)?;
+                conn.busy_timeout(PATIENCE)?;
                 conn.execute_batch("PRAGMA query_only = 1; PRAGMA trusted_schema = 0")?;
                 Ok(conn)
             })

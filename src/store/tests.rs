@@ -202,7 +202,7 @@ fn a_run_that_never_came_to_life_has_no_times_of_the_one_before() {
         bench.see(first, 3, 30, exited(Exit::Code(3), false));
         let id = bench.begin(40);
         let row = if told_by_shim {
-            bench.see(id, 1, 50, Fact::SpawnFailed { error: "no such file".to_owned() }).row
+            bench.see(id, 1, 50, Fact::SpawnFailed { error: "no such file".to_owned(), lack: None }).row
         } else {
             bench.store.end_run(id, UnseenEnd::NeverBegan, at(50), "no such file").expect("starting")
         };
@@ -308,7 +308,7 @@ fn every_fact_can_be_kept() {
         spawned(u32::MAX),
         Fact::Paused { cause: Cause::Request },
         Fact::Resumed { cause: Cause::Outside, paused_ms: u64::MAX, detail: None },
-        Fact::SpawnFailed { error: String::new() },
+        Fact::SpawnFailed { error: String::new(), lack: None },
         // Before the run's log even begins: a journal is a record, however odd.
         Fact::Exited { exit: Exit::Code(-1), asked: false, paused_ms: 0, log_end: 0 },
     ];

@@ -20,15 +20,22 @@ use super::snapshot::{Published, Snapshot, Watch};
 use super::{ActionError, BootError, Settings};
 use crate::clock::Clock;
 use crate::kill_point::KillPoint;
-use crate::pipeline::{Action, Entry, Pending, Refusal, allowed};
+use crate::pipeline::{Action, ConditionCode, Entry, Pending, Refusal, allowed};
 use crate::run_dir::{NumberedProgress, Trouble};
-use crate::store::{PipelineRow, RunRow, Store};
+use crate::store::{PipelineRow, RunRow};
 
 /// How long a shim may be silent, its lock held, before health says so.
 const SILENCE_LIMIT: Duration = Duration::from_secs(5);
 
 /// What health says then.
 const SILENT_SHIM: &str = "the live run's own process (the shim) does not answer; the state is what it last said, and no other run is started; look at shim.log in its run directory; a TERM to the `shim_pid` in its journal.jsonl ends the run as a stop does";
+
+/// What the shim's own troubles are.
+const SHIM_TROUBLES: [ConditionCode; 4] =
+    [ConditionCode::JournalUnwritable, ConditionCode::LogDropped, ConditionCode::PauseFileFailed, ConditionCode::ShimTrouble];
+
+/// How a shim's note begins that says that a pause does not hold.
+const NOT_HOLDING: &str = "pause not holding";
 
 /// How often a shim that does not answer is tried again: often while it may just be leaving or beginning, seldom later.
 const RETRY_SOON: Duration = Duration::from_millis(5);
@@ -109,6 +116,8 @@ pub(super) struct Conductor<R, S, C> {
     settled_seq: u64,
     /// While the database does not take what it is given: when it is tried again.
     store_retry_at: Option<Duration>,
+    /// Why it does not.
+    store_failure: Option<ConditionCode>,
     /// What the shim of a run that has not come to life yet could not do.
     last_words: Option<Trouble>,
     /// The grace of a stop that names none: the live run's.
@@ -151,6 +160,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
             unrecorded: Vec::new(),
             settled_seq: last_seq,
             store_retry_at: None,
+            store_failure: None,
             last_words: None,
             next_tag: 1,
             unheard_since: None,
@@ -199,6 +209,18 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         self.publish();
     }
 
+    /// Says what is wrong, or with `None` that it has passed.
+    fn set_condition(&self, code: ConditionCode, detail: Option<String>) {
+        self.watch.set_condition(code, detail, self.clock.now());
+    }
+
+    /// What the live run's shim said that it cannot do: forgotten with the connection, for it says it again to the next one.
+    fn forget_troubles(&self) {
+        for code in SHIM_TROUBLES {
+            self.set_condition(code, None);
+        }
+    }
+
     fn pending(&self) -> Option<Pending> {
         self.under_way.as_ref().map(|under_way| under_way.pending)
     }
@@ -212,6 +234,8 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
     fn publish(&self) {
         let pending = self.pending();
         let note = self.note.as_deref().filter(|_| self.live_run().is_some());
+        self.set_condition(ConditionCode::PauseNotHolding, note.filter(|note| note.starts_with(NOT_HOLDING)).map(str::to_owned));
+        self.set_condition(ConditionCode::NotRecorded, self.say_what_is_not_recorded());
         let default_script = self.settings.default_script.as_deref();
         let progress = self.progress.as_ref().filter(|known| Some(known.run_id) == self.row.run_id).map(|known| &known.told);
         let mut snapshot = Snapshot::new(&self.row, self.run.as_ref(), pending, note, default_script, progress);
@@ -222,9 +246,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         }
         self.watch.publish(snapshot);
     }
-}
 
-impl<S: Shims, C: Clock> Conductor<Store, S, C> {
     /// Takes runs out of the history that are kept no longer. Nothing of the pipeline changes by it.
     pub(super) fn forget(&mut self, ids: &[i64]) {
         match self.store.forget_runs(ids) {

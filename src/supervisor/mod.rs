@@ -4,8 +4,10 @@
 //! they look at the snapshot. The thread ends with the server; the pipeline does not.
 
 mod conductor;
+mod inherited;
 mod keeper;
 mod kill_points;
+mod pulse;
 mod records;
 mod shims;
 #[cfg(test)]
@@ -24,13 +26,15 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use crate::clock::{Clock, SystemClock};
-use crate::pipeline::{Action, Refusal, StopOrigin};
+use crate::pipeline::{Action, Lack, Refusal, StopOrigin};
+use crate::process;
 use crate::run_dir::{Message, Runs};
 use crate::script::ScriptError;
 use crate::store::{Store, StoreError};
 
 use conductor::{Conductor, ReplyTo};
 use keeper::{Keeper, Waker};
+use pulse::{Noted, Pulse};
 use shims::{ConnectionNumber, RealShims};
 pub use snapshot::{Published, Seen, Snapshot, Watch};
 
@@ -95,6 +99,8 @@ pub enum ActionError {
         run_id: i64,
         /// Why.
         detail: String,
+        /// What there was none of, where that is why.
+        lack: Option<Lack>,
     },
     /// A process would not stop in time; the pause is undone.
     #[error("{0}")]
@@ -112,14 +118,19 @@ pub enum ActionError {
     #[error("{0} is still under way; look at GET /api/pipeline (`autoappdev status`)")]
     StillUnderWay(Action),
     /// It was done, and the database could not take that yet.
-    #[error("it was done, but is not on record yet: {}", unrecorded_because(*.is_disk_full))]
+    #[error("it was done, but is not on record yet: {}", unrecorded_because(*.obstacle))]
     Unrecorded {
-        /// Whether that is for want of room on the disk.
-        is_disk_full: bool,
+        /// What stands in the way.
+        obstacle: Obstacle,
     },
     /// There is no room on the disk.
     #[error("the disk is full; make room, and look at /api/pipeline before you try again")]
     DiskFull,
+    /// Another process holds a lock on the database.
+    #[error(
+        "another process has locked the database (a backup, or a sqlite3 shell with an open transaction); end that process or wait,          and try again"
+    )]
+    DatabaseLocked,
     /// The database did not take it.
     #[error("the database did not take it: {0}")]
     Store(String),
@@ -131,17 +142,44 @@ pub enum ActionError {
     Stopping,
 }
 
-fn unrecorded_because(is_disk_full: bool) -> &'static str {
-    if is_disk_full {
-        "the disk is full; it will be as soon as there is room"
-    } else {
-        "the database cannot be written; it will be as soon as it can, and the server's log has the cause"
+/// Why the database does not take something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Obstacle {
+    /// There is no room on the disk.
+    DiskFull,
+    /// Another process holds a lock on it.
+    Locked,
+    /// Anything else.
+    Other,
+}
+
+impl Obstacle {
+    const fn of(error: &StoreError) -> Self {
+        if error.is_disk_full() {
+            Self::DiskFull
+        } else if error.is_locked() {
+            Self::Locked
+        } else {
+            Self::Other
+        }
+    }
+}
+
+const fn unrecorded_because(obstacle: Obstacle) -> &'static str {
+    match obstacle {
+        Obstacle::DiskFull => "the disk is full; it will be as soon as there is room",
+        Obstacle::Locked => "another process has locked the database; it will be as soon as that process is done",
+        Obstacle::Other => "the database cannot be written; it will be as soon as it can, and the server's log has the cause",
     }
 }
 
 impl ActionError {
     fn store(error: &StoreError) -> Self {
-        if error.is_disk_full() { Self::DiskFull } else { Self::Store(error.to_string()) }
+        match Obstacle::of(error) {
+            Obstacle::DiskFull => Self::DiskFull,
+            Obstacle::Locked => Self::DatabaseLocked,
+            Obstacle::Other => Self::Store(error.to_string()),
+        }
     }
 }
 
@@ -156,7 +194,7 @@ impl From<StoreError> for ActionError {
 pub struct Settings {
     /// Holds `runs/` and the PAUSE file; absolute and without links, for it is half of the cookie.
     pub runtime_dir: PathBuf,
-    /// Scripts lie in here; absolute and without links.
+    /// Scripts lie in here; absolute. It may be a link, which each start follows anew.
     pub root: PathBuf,
     /// The script of a start that names none.
     pub default_script: Option<String>,
@@ -170,6 +208,8 @@ pub struct Settings {
     pub log_run_bytes: u64,
     /// What is kept of runs that have ended.
     pub retention: Retention,
+    /// Variables of the environment with common names from which the server took a setting: no pipeline is to get them.
+    pub taken_vars: Vec<&'static str>,
 }
 
 /// What is kept of runs that have ended, and of their logs.
@@ -214,6 +254,9 @@ pub enum BootError {
     /// The database did not tell what is stored, or did not take what was found.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A thread that the life cycle needs could not be started.
+    #[error("{}", process::explain_lack("start a thread", .0))]
+    Thread(io::Error),
     /// It cannot be said whether a run lives that the database knows nothing of, and whose id it would give again.
     #[error("look at the run directories: {0}")]
     Runs(io::Error),
@@ -224,6 +267,7 @@ pub enum BootError {
 pub struct Supervisor {
     events: Sender<Event>,
     watch: Arc<Watch>,
+    pulse: Arc<Pulse>,
     thread: JoinHandle<Option<i64>>,
     keeper: Keeper,
 }
@@ -233,14 +277,14 @@ impl Supervisor {
     /// [`Supervisor::stop`] or by a panic: a server without it must not go on as if all were well.
     pub fn start(store: Store, settings: Settings, at_end: impl FnOnce() + Send + 'static) -> Result<Self, BootError> {
         let (events, queue) = mpsc::channel();
+        let pulse = Arc::new(Pulse::default());
         let runs = Runs::new(settings.runtime_dir.clone());
-        let shims = RealShims::new(runs.clone(), events.clone());
+        let shims = RealShims::start(runs.clone(), settings.taken_vars.clone(), events.clone()).map_err(BootError::Thread)?;
         let (database, retention, segment_bytes) = (store.path().to_owned(), settings.retention, settings.log_segment_bytes);
-        let conductor = Conductor::boot(store, shims, SystemClock, settings)?;
+        let conductor = Conductor::boot(Noted::new(store, &pulse), Noted::new(shims, &pulse), SystemClock, settings)?;
         let watch = conductor.watch();
         // After the boot: what was found to have ended is recorded by then.
-        let keeper = Keeper::start(runs, database, retention, segment_bytes, events.clone())
-            .expect("a process that has just begun can start a thread");
+        let keeper = Keeper::start(runs, database, retention, segment_bytes, events.clone()).map_err(BootError::Thread)?;
         let waker = keeper.waker();
         let thread = thread::Builder::new()
             .name("supervisor".to_owned())
@@ -248,13 +292,13 @@ impl Supervisor {
                 let _called_even_by_a_panic = AtEnd(Some(at_end));
                 conduct(conductor, &queue, &waker)
             })
-            .expect("a process that has just begun can start a thread");
-        Ok(Self { events, watch, thread, keeper })
+            .map_err(BootError::Thread)?;
+        Ok(Self { events, watch, pulse, thread, keeper })
     }
 
     /// How others reach it.
     pub fn handle(&self) -> Handle {
-        Handle { events: self.events.clone(), watch: self.watch.clone() }
+        Handle { events: self.events.clone(), watch: self.watch.clone(), pulse: self.pulse.clone() }
     }
 
     /// Ends the thread after what it is doing. Returns the run that goes on without it; `Err` when the thread had died of a fault.
@@ -289,6 +333,7 @@ impl<F: FnOnce()> Drop for AtEnd<F> {
 pub struct Handle {
     events: Sender<Event>,
     watch: Arc<Watch>,
+    pulse: Arc<Pulse>,
 }
 
 impl Handle {
@@ -299,10 +344,17 @@ impl Handle {
         reply.recv().unwrap_or(Err(ActionError::Stopping))
     }
 
-    /// Whether the thread takes things in, as it says itself within `limit`.
-    pub fn is_answering(&self, limit: Duration) -> bool {
+    /// Whether the thread lives: it takes things in, as it says itself within `limit`, or it has waited for the disk for less than
+    /// `storage_limit`. A sync that takes long holds it up and is no fault of its own; another server would wait for the same disk.
+    pub fn is_alive(&self, limit: Duration, storage_limit: Duration) -> bool {
         let (reply_to, reply) = mpsc::sync_channel(1);
-        self.events.send(Event::Ping { reply_to }).is_ok() && reply.recv_timeout(limit).is_ok()
+        let has_answered = self.events.send(Event::Ping { reply_to }).is_ok() && reply.recv_timeout(limit).is_ok();
+        has_answered || self.in_storage_for().is_some_and(|waited| waited < storage_limit)
+    }
+
+    /// For how long the thread has been waiting for the disk; `None` when it is not.
+    pub fn in_storage_for(&self) -> Option<Duration> {
+        self.pulse.in_storage_for()
     }
 
     /// The state, for looking at and waiting on.
@@ -311,7 +363,11 @@ impl Handle {
     }
 }
 
-fn conduct(mut conductor: Conductor<Store, RealShims, SystemClock>, queue: &Receiver<Event>, keeper: &Waker) -> Option<i64> {
+fn conduct(
+    mut conductor: Conductor<Noted<Store>, Noted<RealShims>, SystemClock>,
+    queue: &Receiver<Event>,
+    keeper: &Waker,
+) -> Option<i64> {
     let mut live = conductor.live_run();
     loop {
         let event = match conductor.deadline() {

@@ -9,14 +9,14 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Stdio};
-use std::sync::mpsc::Sender;
+use std::sync::mpsc::{self, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use super::Event;
 use super::strays::{self, Whereabouts};
+use super::{Event, inherited};
 use crate::abstract_socket;
 use crate::kill_point::KillPoint;
 use crate::log;
@@ -36,20 +36,6 @@ const MESSAGE_BYTES_MAX: usize = 1024 * 1024;
 
 /// How long the leftovers of a run may take to die of SIGKILL before the search for them is given up and said so.
 const KILL_LIMIT: Duration = Duration::from_secs(5);
-
-/// Variables that are for the server alone: our secrets, and what a service manager tells the process that it started (`sd_notify(3)`,
-/// `sd_listen_fds(3)`): a pipeline that took those for its own would answer in the server's name.
-const SERVER_VARS: [&str; 9] = [
-    "AUTOAPPDEV_TOKEN",
-    "AUTOAPPDEV_READ_TOKEN",
-    "NOTIFY_SOCKET",
-    "LISTEN_FDS",
-    "LISTEN_PID",
-    "LISTEN_PIDFDID",
-    "LISTEN_FDNAMES",
-    "WATCHDOG_USEC",
-    "WATCHDOG_PID",
-];
 
 /// Names one connection to a shim, so that a late message of an earlier one is known as such.
 pub(super) type ConnectionNumber = u64;
@@ -92,31 +78,37 @@ pub(super) trait Shims {
 #[derive(Debug)]
 pub(super) struct RealShims {
     runs: Runs,
-    events: Sender<Event>,
     stream: Option<UnixStream>,
+    /// To the thread that reads what shims say. It exists before it is needed: at the limit of processes a run could not be followed.
+    to_reader: Sender<(UnixStream, ConnectionNumber)>,
     next_number: ConnectionNumber,
     /// The shim that this server started, to be reaped when it has left.
     children: Vec<Child>,
+    /// Variables of the environment from which this server took a setting.
+    taken: Vec<&'static str>,
     /// Runs that lived at the start of this server and carry this runtime directory's path, wherever their directories are.
     strays: Vec<i64>,
 }
 
 impl RealShims {
-    pub(super) fn new(runs: Runs, events: Sender<Event>) -> Self {
+    /// Begins. What shims say goes to `events`.
+    pub(super) fn start(runs: Runs, taken: Vec<&'static str>, events: Sender<Event>) -> io::Result<Self> {
+        let (to_reader, streams) = mpsc::channel();
+        // Ends once nobody can hand it another stream.
+        let read = move || streams.iter().for_each(|(stream, number)| read_messages(stream, number, &events));
+        thread::Builder::new().name("shim-reader".to_owned()).spawn(read)?;
         let strays = strays::all(&runs);
-        Self { runs, events, stream: None, next_number: 1, children: Vec::new(), strays }
+        Ok(Self { runs, stream: None, to_reader, next_number: 1, children: Vec::new(), taken, strays })
     }
 
-    /// Keeps `stream` for sending, and reads it on a thread of its own.
-    fn listen_to(&mut self, stream: UnixStream) -> io::Result<ConnectionNumber> {
+    /// Keeps `stream` for sending, and has `reader`, the same one, read. The one before it is let go of.
+    fn listen_to(&mut self, stream: UnixStream, reader: UnixStream) -> ConnectionNumber {
+        self.disconnect();
         let number = self.next_number;
         self.next_number += 1;
-        stream.set_write_timeout(Some(SEND_LIMIT))?;
-        let reader = stream.try_clone()?;
-        let events = self.events.clone();
-        thread::Builder::new().name(format!("shim-{number}")).spawn(move || read_messages(reader, number, &events))?;
+        self.to_reader.send((reader, number)).expect("the thread that reads ends after this");
         self.stream = Some(stream);
-        Ok(number)
+        number
     }
 
     /// The run's control group, there or not. A journal says whether there was one. Without a journal it is looked for by its name, which
@@ -140,12 +132,14 @@ impl Shims for RealShims {
         self.reap();
         let (dir, lock) = self.runs.create(spec.run_id)?;
         KillPoint::ServerRunDirMade.reach();
+        // All that can be lacking of ours is there before the shim is.
         let (ours, its) = UnixStream::pair()?;
+        let reader = ours.try_clone()?;
         let shim_log = private_file().append(true).open(dir.shim_log_path())?;
         // The path that /proc/self/exe leads to may hold a newer binary by now; the link itself always starts this one.
         let mut command = std::process::Command::new("/proc/self/exe");
         command.arg0("autoappdev").arg("shim").arg(dir.path());
-        for name in SERVER_VARS {
+        for name in inherited::not_for_pipelines(std::env::vars_os(), &self.taken) {
             command.env_remove(name);
         }
         command.stdin(OwnedFd::from(its)).stdout(lock).stderr(Stdio::from(shim_log));
@@ -156,9 +150,10 @@ impl Shims for RealShims {
         KillPoint::ServerShimSpawned.reach();
         let mut stream = ours;
         stream.set_write_timeout(Some(SEND_LIMIT))?;
-        stream.write_all(&to_line(spec))?;
+        // A time-out has the number of a lack of processes.
+        stream.write_all(&to_line(spec)).map_err(|error| io::Error::other(format!("it takes no specification: {error}")))?;
         KillPoint::ServerLaunchSent.reach();
-        self.listen_to(stream)
+        Ok(self.listen_to(stream, reader))
     }
 
     fn connect(&mut self, run_id: i64) -> io::Result<ConnectionNumber> {
@@ -169,7 +164,9 @@ impl Shims for RealShims {
             let (stream, _) = abstract_socket::connect(&socket.ok_or(error)?)?;
             Ok::<_, io::Error>(stream)
         })?;
-        self.listen_to(stream)
+        stream.set_write_timeout(Some(SEND_LIMIT))?;
+        let reader = stream.try_clone()?;
+        Ok(self.listen_to(stream, reader))
     }
 
     fn send(&mut self, command: &Command) -> io::Result<()> {

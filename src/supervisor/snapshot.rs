@@ -1,13 +1,13 @@
 //! What readers see: the state as of the last commit, and what is under way. Immutable, swapped whole; nobody waits for the writer.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
 use crate::clock::Timestamp;
-use crate::pipeline::{Action, Containment, Pending, Progress, State, allowed};
+use crate::pipeline::{Action, ConditionCode, Conditions, Containment, Pending, Progress, State, allowed};
 use crate::run_dir::NumberedProgress;
 use crate::store::{PipelineRow, RunRow};
 
@@ -52,6 +52,8 @@ pub struct Snapshot {
     pub detail: Option<String>,
     /// How far the latest run is, as its pipeline says; none where it says nothing. The version does not count it.
     pub progress: Option<Progress>,
+    /// Everything that is wrong now. The version does not count it.
+    pub conditions: Conditions,
     /// What tells that progress from others of the run.
     #[serde(skip)]
     pub progress_number: u64,
@@ -94,10 +96,18 @@ impl Snapshot {
             containment: run.and_then(|run| run.containment),
             detail: note.map(str::to_owned),
             progress: progress.map(|told| told.progress.shown(run_ended_at)),
+            conditions: Conditions::default(),
             progress_number: progress.map_or(0, |told| told.number),
             run_ended_at,
             run_pid: run.and_then(|run| run.pid),
         }
+    }
+}
+
+impl Snapshot {
+    /// The run that lives; `None` when none does.
+    pub fn live_run(&self) -> Option<i64> {
+        self.run_id.filter(|_| self.pid.is_some())
     }
 }
 
@@ -114,27 +124,18 @@ pub struct Published {
     pub snapshot: Snapshot,
     /// The body of `GET /api/pipeline`, made once for all readers.
     pub body: String,
-    /// The version as an `ETag`, quotes and all; with the number of the progress, where there is one.
+    /// The version as an `ETag`, quotes and all; with the number of the progress where there is one, and with a digest of the conditions
+    /// where something is wrong.
     pub etag: String,
-}
-
-/// What can be wrong while the server serves. Each has a sentence of its own in health, so that one that passes leaves the others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Concern {
-    /// The live run's shim does not answer.
-    Shim,
-    /// The database does not take what happened.
-    Database,
-    /// The PAUSE file of a run that has ended is still there.
-    PauseFile,
-    /// The shim cannot write what it should: its journal, the log, the PAUSE file.
-    Run,
 }
 
 /// Where the current snapshot hangs, for any number of readers.
 #[derive(Debug)]
 pub struct Watch {
     current: Mutex<Current>,
+    /// What is wrong. Whoever publishes holds this lock while it puts the text together, so that no state is published with conditions
+    /// that have been replaced meanwhile. Taken before the lock of `current`; readers never take it.
+    wrong: Mutex<Wrong>,
     changed: Condvar,
     /// For those who follow the log too: a line more is no news to the others.
     news: Condvar,
@@ -144,7 +145,7 @@ pub struct Watch {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Seen {
     published: u64,
-    /// How often there was more to read: a line of the log, or how far the run is.
+    /// How often there was more to read: a line of the log, how far the run is, or what is wrong.
     more: u64,
 }
 
@@ -155,10 +156,24 @@ impl Seen {
     }
 }
 
+/// What is wrong, by who says so. A code can be in both lists: each takes back only what it said itself.
+#[derive(Debug, Default)]
+struct Wrong {
+    /// What the supervisor has learned.
+    told: Conditions,
+    /// What was found by looking.
+    found: Conditions,
+}
+
+impl Wrong {
+    fn all(&self) -> Conditions {
+        self.told.with(&self.found)
+    }
+}
+
 #[derive(Debug)]
 struct Current {
     published: Arc<Published>,
-    concerns: BTreeMap<Concern, String>,
     is_closing: bool,
     seen: Seen,
     /// Who waits, by a number that grows.
@@ -169,15 +184,8 @@ struct Current {
 impl Watch {
     pub(super) fn new(snapshot: Snapshot) -> Self {
         let published = publish(snapshot);
-        let current = Current {
-            published,
-            concerns: BTreeMap::new(),
-            is_closing: false,
-            seen: Seen::default(),
-            waiting: BTreeSet::new(),
-            next_waiter: 0,
-        };
-        Self { current: Mutex::new(current), changed: Condvar::new(), news: Condvar::new() }
+        let current = Current { published, is_closing: false, seen: Seen::default(), waiting: BTreeSet::new(), next_waiter: 0 };
+        Self { current: Mutex::new(current), wrong: Mutex::default(), changed: Condvar::new(), news: Condvar::new() }
     }
 
     /// The state as of the last commit.
@@ -235,8 +243,7 @@ impl Watch {
 
     /// Why not everything is well, for `GET /api/health`.
     pub fn degraded(&self) -> Option<String> {
-        let sentences: Vec<String> = self.lock().concerns.values().cloned().collect();
-        (!sentences.is_empty()).then(|| sentences.join("; "))
+        self.get().snapshot.conditions.sentence()
     }
 
     /// Lets everybody who waits go: the server stops.
@@ -247,7 +254,8 @@ impl Watch {
     }
 
     pub(super) fn publish(&self, snapshot: Snapshot) {
-        let published = publish(snapshot);
+        let wrong = self.lock_wrong();
+        let published = publish(Snapshot { conditions: wrong.all(), ..snapshot });
         {
             let mut current = self.lock();
             current.published = published;
@@ -259,13 +267,19 @@ impl Watch {
 
     /// Says how far a run is, if it is the one that is published. Who waits for a newer version is left to wait: it is no change of the state.
     pub(super) fn publish_progress(&self, run_id: i64, told: &NumberedProgress) {
+        let _nobody_else_publishes = self.lock_wrong();
         let published = self.get();
         let snapshot = &published.snapshot;
         if snapshot.run_id != Some(run_id) || (snapshot.progress.is_some() && snapshot.progress_number == told.number) {
             return;
         }
         let progress = Some(told.progress.shown(snapshot.run_ended_at));
-        let published = publish(Snapshot { progress, progress_number: told.number, ..snapshot.clone() });
+        self.replace(Snapshot { progress, progress_number: told.number, ..snapshot.clone() });
+    }
+
+    /// Publishes what no version counts.
+    fn replace(&self, snapshot: Snapshot) {
+        let published = publish(snapshot);
         {
             let mut current = self.lock();
             current.published = published;
@@ -274,13 +288,37 @@ impl Watch {
         self.news.notify_all();
     }
 
-    /// Says what is wrong, or that it has passed.
-    pub(super) fn set_concern(&self, concern: Concern, why: Option<String>) {
-        let mut current = self.lock();
-        match why {
-            Some(why) => current.concerns.insert(concern, why),
-            None => current.concerns.remove(&concern),
-        };
+    /// Says what is wrong, or with `None` that it has passed.
+    pub(super) fn set_condition(&self, code: ConditionCode, detail: Option<String>, now: Timestamp) {
+        let mut wrong = self.lock_wrong();
+        if wrong.told.set(code, detail, now) {
+            self.replace_conditions(wrong.all());
+        }
+    }
+
+    /// Says what a look has found wrong. What it found before and is not in this list has passed.
+    pub fn set_found(&self, found: &[(ConditionCode, String)], now: Timestamp) {
+        let mut wrong = self.lock_wrong();
+        let mut has_changed = false;
+        for code in ConditionCode::ALL {
+            let detail = found.iter().find(|(found, _)| found == code).map(|(_, detail)| detail.clone());
+            has_changed |= wrong.found.set(*code, detail, now);
+        }
+        if has_changed {
+            self.replace_conditions(wrong.all());
+        }
+    }
+
+    fn replace_conditions(&self, conditions: Conditions) {
+        let published = self.get();
+        if published.snapshot.conditions != conditions {
+            self.replace(Snapshot { conditions, ..published.snapshot.clone() });
+        }
+    }
+
+    /// Each change under this lock is one call that cannot panic.
+    fn lock_wrong(&self) -> MutexGuard<'_, Wrong> {
+        self.wrong.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Values are swapped whole under this lock, so what a panicking holder left is as good as any.
@@ -295,9 +333,9 @@ fn publish(snapshot: Snapshot) -> Arc<Published> {
         pipeline: &'a Snapshot,
     }
     let body = serde_json::to_string(&Body { pipeline: &snapshot }).expect("a snapshot is plain data");
-    let etag = match &snapshot.progress {
-        Some(_) => format!("\"{}.{}\"", snapshot.version, snapshot.progress_number),
-        None => format!("\"{}\"", snapshot.version),
-    };
+    let progress = snapshot.progress.as_ref().map_or_else(String::new, |_| format!(".{}", snapshot.progress_number));
+    let conditions = &snapshot.conditions;
+    let wrong = if conditions.is_empty() { String::new() } else { format!("-{:x}", conditions.digest()) };
+    let etag = format!("\"{}{progress}{wrong}\"", snapshot.version);
     Arc::new(Published { snapshot, body, etag })
 }

@@ -14,9 +14,10 @@ use super::conductor::Conductor;
 use super::shims::{Finding, Shims};
 use super::*;
 use crate::clock::Timestamp;
-use crate::pipeline::{Cause, Containment, Entry, Exit, Fact, Found, State};
+use crate::pipeline::{Cause, ConditionCode, Containment, Entry, Exit, Fact, Found, State};
 use crate::run_dir::{
     Command, FORMAT, Header, LaunchSpec, Note, NumberedProgress, ProgressError, ReadJournal, Reply, ReplyError, Trouble,
+    TroublePart,
 };
 
 /// What the fake shim does, and what it was told.
@@ -269,6 +270,7 @@ fn try_boot(
         default_script: Some("a.sh".into()),
         grace: Duration::from_secs(10),
         uses_cgroups: true,
+        taken_vars: Vec::new(),
         log_segment_bytes: 1 << 20,
         log_run_bytes: 1 << 24,
         retention: Retention { log_bytes: 1 << 30, runs: 1000, ended_for: None },

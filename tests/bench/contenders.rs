@@ -9,9 +9,11 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use autoappdev::health::Inspector;
 use autoappdev::http::{App, Door, Guard, Handler, Streams};
 use autoappdev::log::RunLogs;
 use autoappdev::run_dir::Runs;
+use autoappdev::server_info::ServerIdentity;
 use autoappdev::store::Store;
 use autoappdev::supervisor::{Retention, Settings, Supervisor};
 
@@ -158,17 +160,22 @@ pub(crate) fn be_rouille(dir: &Path) {
         root: dir.clone(),
         default_script: None,
         grace: Duration::from_secs(10),
+        taken_vars: Vec::new(),
         uses_cgroups: false,
+        taken_vars: Vec::new(),
         log_segment_bytes: 1 << 20,
         log_run_bytes: 1 << 24,
         retention: Retention { log_bytes: 1 << 30, runs: 1000, ended_for: None },
+        taken_vars: Vec::new(),
     };
     let store = Store::open(&database).expect("a new database").store;
     let supervisor = Supervisor::start(store, settings, || ()).expect("nothing to recover");
     let runs = Runs::new(dir);
     let logs = RunLogs::new(runs.path());
-    let streams = Streams::new(supervisor.handle(), runs.clone(), logs.clone(), database.clone());
+    let inspector = Inspector::start(|| None).expect("a thread");
+    let streams = Streams::new(supervisor.handle(), inspector.clone(), runs.clone(), logs.clone(), database.clone());
     let app = App {
+        identity: Arc::new(ServerIdentity::new(runs.runtime_dir()).expect("random bytes")),
         supervisor: supervisor.handle(),
         runs,
         logs,
@@ -177,6 +184,7 @@ pub(crate) fn be_rouille(dir: &Path) {
         keys: None,
         answers: Arc::default(),
         checks: Arc::default(),
+        inspector,
         streams: Arc::new(streams),
     };
     let server = rouille::Server::new("127.0.0.1:0", move |request| app.handle(request)).expect("a port").pool_size(4);

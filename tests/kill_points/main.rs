@@ -115,7 +115,7 @@ impl Case {
         place.script("family.sh", FAMILY);
         place.script("talk.sh", TALK);
         place.script("talk-later.sh", TALK_LATER);
-        place.script("unrunnable.sh", "#!/nowhere/at/all\n");
+        place.script("unrunnable.sh", "echo a text with an execute bit and nothing that runs it\n");
         place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "family.sh");
         let mark = place.folder().join("mark");
         Self { point, plan: plan(point), place, mark, run_id: None, asked: None, booting: None }

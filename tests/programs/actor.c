@@ -14,9 +14,14 @@
  *   zombies N        N children that have ended and are never reaped
  *   burn MS          uses MS milliseconds of CPU time in user mode, and ends
  *   hold MB          fills MB megabytes, and ends
+ *   keep MB          fills MB megabytes, and keeps them
+ *   terminal         opens a terminal as a program opens a serial port, sends it a byte 3, and hangs it up; the exit code says what went wrong
+ *   other-user       becomes its file's owner, whose file must have the set-user-ID bit, until there is a file called `go`
  *   deaf PROGRAM..   blocks and ignores every signal that can be, and executes PROGRAM
  */
 #define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
@@ -107,6 +112,33 @@ static void burn(long ms) {
     } while (used.ru_utime.tv_sec * 1000 + used.ru_utime.tv_usec / 1000 < ms);
 }
 
+static void fill(long megabytes) {
+    size_t size = (size_t)megabytes << 20;
+    char *memory = malloc(size);
+    if (memory == NULL) _exit(98);
+    memset(memory, 1, size);
+    /* The compiler must not leave it out. */
+    __asm__ volatile("" : : "r"(memory) : "memory");
+}
+
+static int terminal(void) {
+    char line[8];
+    int master = posix_openpt(O_RDWR | O_NOCTTY);
+    if (master < 0 || grantpt(master) != 0 || unlockpt(master) != 0) return 10;
+    /* Without O_NOCTTY, as most programs do. */
+    int slave = open(ptsname(master), O_RDWR);
+    if (slave < 0) return 11;
+    /* Once the line has come through, so has the signal that the byte before it can bring. */
+    if (write(master, "\003x\n", 3) != 3) return 12;
+    if (read(slave, line, sizeof line) != 2) return 13;
+    if (open("/dev/tty", O_RDWR) >= 0 || errno != ENXIO) return 14;
+    /* The kernel hangs the terminal up before this returns. */
+    if (close(master) != 0) return 15;
+    if (read(slave, line, sizeof line) != 0) return 16;
+    say("no signal came\n");
+    return 0;
+}
+
 int main(int argc, char **argv) {
     const char *mode = argc > 1 ? argv[1] : "";
     int number = argc > 2 ? atoi(argv[2]) : 0;
@@ -143,12 +175,18 @@ int main(int argc, char **argv) {
         for_ever();
     }
     if (strcmp(mode, "burn") == 0) return burn(number), 0;
-    if (strcmp(mode, "hold") == 0) {
-        size_t size = (size_t)number << 20;
-        char *all = malloc(size);
-        if (all == NULL) return 98;
-        memset(all, 1, size);
-        return all[size - 1] == 1 ? 0 : 97;
+    if (strcmp(mode, "hold") == 0) return fill(number), 0;
+    if (strcmp(mode, "keep") == 0) {
+        fill(number);
+        say("ready\n");
+        for_ever();
+    }
+    if (strcmp(mode, "terminal") == 0) return terminal();
+    if (strcmp(mode, "other-user") == 0) {
+        if (setuid(geteuid()) != 0) return 95;
+        say("ready\n");
+        while (access("go", F_OK) != 0) usleep(5000);
+        return 0;
     }
     if (strcmp(mode, "deaf") == 0 && argc > 2) {
         sigset_t all;

@@ -63,7 +63,7 @@ impl<'c> Link<'c> {
             let is_stranger = lost_for.is_some() && matches!(error, ClientError::Failed { status: 401, .. });
             let may_pass =
                 error.may_pass() || is_stranger && stranger_at.get_or_insert_with(Instant::now).elapsed() < STRANGER_MAX;
-            let was_there = self.has_answered || lost_for.is_some() || !matches!(error, ClientError::Unreachable { .. });
+            let was_there = self.has_answered || lost_for.is_some() || !error.is_unreached();
             let patience = if self.has_answered { self.patience } else { Some(FIRST_PATIENCE) };
             let is_over = patience.is_some_and(|patience| lost_for.is_some_and(|lost_for| lost_for >= patience));
             if !was_there || !may_pass || is_over {

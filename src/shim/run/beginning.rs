@@ -17,6 +17,7 @@ use crate::log::Limits;
 use crate::pipeline::{Containment, Fact};
 use crate::process::{self, Cgroup, Identity, Launch};
 use crate::run_dir::{self, FORMAT, Header, Journal, LaunchSpec, RUN_ID_VAR, RUNTIME_DIR_VAR, RunDir, Runs};
+use crate::script::Attempt;
 use crate::shim::connections::Connections;
 use crate::shim::output::Output;
 use crate::shim::pause_file::PauseFile;
@@ -116,7 +117,8 @@ impl Run {
             }
             Err(error) => {
                 run.or_log("remove the control group", cgroup.map_or(Ok(()), |cgroup| cgroup.remove()));
-                run.record(Fact::SpawnFailed { error: run.explain(&error) }, true);
+                let lack = process::lack_of(&error);
+                run.record(Fact::SpawnFailed { error: run.explain(&error), lack }, true);
             }
         }
         // The names of the files must be as durable as what is in them.
@@ -130,6 +132,8 @@ impl Run {
     fn spawn(&self, stdio: [OwnedFd; 3], cgroup: Option<&Cgroup>) -> io::Result<(Identity, Containment)> {
         let spec = &self.spec;
         let mut environment: BTreeMap<OsString, OsString> = std::env::vars_os().collect();
+        // A shell exports where it is; what was inherited is where the server was started.
+        environment.insert("PWD".into(), spec.cwd.clone().into());
         environment.extend(spec.env.iter().map(|(name, value)| (name.into(), value.into())));
         environment.insert(RUN_ID_VAR.into(), spec.run_id.to_string().into());
         environment.insert(RUNTIME_DIR_VAR.into(), spec.runtime_dir.clone().into());
@@ -142,26 +146,19 @@ impl Run {
         };
         let spawned = process::spawn_in_session(&launch, cgroup)?;
         let containment = if spawned.is_in_cgroup { Containment::Cgroup } else { Containment::Tree };
-        // Even if it has ended already it is ours until we reap it, so it can be looked at; should that fail, it must not run unwatched.
-        match process::read_stat(spawned.pid) {
-            Ok(stat) => Ok((stat.identity, containment)),
-            Err(error) => {
-                process::kill_child(spawned.pid)?;
-                Err(error)
-            }
-        }
+        Ok((spawned.identity, containment))
     }
 
     fn explain(&self, error: &io::Error) -> String {
-        let hint = match error.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
-            Some(rustix::io::Errno::NOEXEC) => "; give it a first line such as #!/bin/bash, or take its execute bit away",
-            Some(rustix::io::Errno::NOENT) => {
-                "; is the interpreter in its first line installed, and its working directory there?"
-            }
-            Some(rustix::io::Errno::ACCESS) => "; is its execute bit set, and may this user enter its folder?",
-            Some(rustix::io::Errno::TOOBIG) => "; its arguments and environment are too long",
-            _ => "",
-        };
-        format!("{} could not be run: {error}{hint}", self.spec.program.display())
+        let spec = &self.spec;
+        let search_path = spec.env.get("PATH").map(OsString::from).or_else(|| std::env::var_os("PATH"));
+        // The script stands last where the program is its interpreter.
+        let file = spec.program_args.last().unwrap_or(&spec.program);
+        let attempt = Attempt { file, name: &spec.script, cwd: &spec.cwd, search_path: search_path.as_deref() };
+        let why = attempt.explain(error);
+        match process::lack_of(error) {
+            Some(lack) => format!("{why}; {}", lack.advice()),
+            None => why,
+        }
     }
 }

@@ -102,7 +102,7 @@ impl Dice {
             8 => Fact::Stopping { grace_ms: 1, origin: None },
             9 => exited(exit, self.below(2) == 0),
             10 => usage(),
-            _ => Fact::SpawnFailed { error: "no".to_owned() },
+            _ => Fact::SpawnFailed { error: "no".to_owned(), lack: None },
         }
     }
 }

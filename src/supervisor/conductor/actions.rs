@@ -3,19 +3,19 @@
 //! If killed here: who asked gets no answer. A run that was committed and not launched is ended by the next boot; a command that was sent
 //! is done by the shim all the same.
 
+use std::ffi::OsString;
 use std::time::Duration;
 
 use super::{Conductor, Link, ReplyTo, UnderWay, Waiter, answer};
 use crate::clock::{Clock, whole_ms};
 use crate::kill_point::KillPoint;
-use crate::pipeline::{Pending, Refusal, Step, decide};
-use crate::process::is_disk_full;
+use crate::pipeline::{ConditionCode, Pending, Refusal, Step, decide};
+use crate::process::{explain_lack, is_disk_full, lack_of};
 use crate::run_dir::{Command, FORMAT, LaunchSpec, Trouble};
-use crate::script;
+use crate::script::{self, Attempt, ScriptError};
 use crate::store::NewRun;
 use crate::supervisor::records::Records;
 use crate::supervisor::shims::Shims;
-use crate::supervisor::snapshot::Concern;
 use crate::supervisor::{ActionError, Ask, StartRequest, kill_points};
 
 /// How long a start, a pause or a resume is waited for before its client is told that it is still under way. The shim gives up a
@@ -82,7 +82,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         };
         let run_id = spec.run_id;
         self.grace = Duration::from_millis(spec.grace_ms);
-        self.watch.set_concern(Concern::Run, None);
+        self.forget_troubles();
         // Its shim takes away what is left of another run.
         self.pause_file_stays();
         self.under_way = Some(UnderWay { pending: Pending::Start, tag: 0, asked_ms: 0, waiters: vec![waiter] });
@@ -91,16 +91,17 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
             Ok(number) => {
                 self.link = Link::Connected { number };
                 // Of the run before, if anything was wrong at all.
-                self.watch.set_concern(Concern::Shim, None);
+                self.set_condition(ConditionCode::ShimSilent, None);
                 self.expect_to_hear();
             }
             Err(error) => {
                 // Whether a shim was born before that went wrong is for a look to say, not for a guess.
                 ::log::error!("run {run_id}: its shim could not be started: {error}");
                 self.shims.disconnect();
-                let detail = format!("the run's own process could not be started: {error}");
+                let detail = explain_lack("the run's own process could not be started", &error);
                 let is_disk_full = is_disk_full(&error);
-                self.last_words = Some(Trouble { trouble: Some(detail.clone()), is_disk_full });
+                let lack = lack_of(&error);
+                self.last_words = Some(Trouble { trouble: Some(detail.clone()), is_disk_full, lack, parts: Vec::new() });
                 if let Err(error) = self.settle(&detail) {
                     self.forget_and_retry(&error);
                     self.publish();
@@ -111,14 +112,17 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
 
     /// Checks the request and commits the run. A refused request changes nothing.
     fn prepare(&mut self, request: &StartRequest) -> Result<LaunchSpec, ActionError> {
-        let root = self.settings.root.clone();
         let name = request.script.as_deref().or(self.settings.default_script.as_deref());
-        let script_name = name.ok_or(script::ScriptError::Unnamed)?.to_owned();
-        let program = script::find_script(&root, &script_name)?;
+        let script_name = name.ok_or(ScriptError::Unnamed)?.to_owned();
+        let root = script::find_root(&self.settings.root)?;
+        let file = script::find_script(&root, &script_name, &request.args)?;
         let cwd = match &request.cwd {
             Some(name) => script::find_cwd(&root, name)?,
             None => root,
         };
+        let search_path = request.env.get("PATH").map(OsString::from).or_else(|| std::env::var_os("PATH"));
+        let attempt = Attempt { file: &file, name: &script_name, cwd: &cwd, search_path: search_path.as_deref() };
+        let program = attempt.program().map_err(ScriptError::from)?;
         let log_start = self.shims.log_end().map_err(ActionError::Io)?.max(self.store.log_position_max()?);
         let at = self.clock.now();
         let new = NewRun { script: script_name, cwd: cwd.display().to_string(), args: request.args.clone(), log_start };

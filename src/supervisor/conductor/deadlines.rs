@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use super::{Conductor, Link, SILENCE_LIMIT, SILENT_SHIM, answer};
 use crate::clock::Clock;
+use crate::pipeline::ConditionCode;
 use crate::supervisor::ActionError;
 use crate::supervisor::records::Records;
 use crate::supervisor::shims::Shims;
-use crate::supervisor::snapshot::Concern;
 
 impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
     /// When [`Conductor::tick`] has something to do.
@@ -40,7 +40,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
                     if !self.is_awaited && matches!(self.link, Link::Silent { .. }) {
                         self.link = Link::Idle;
                     }
-                    self.watch.set_concern(Concern::Shim, None);
+                    self.set_condition(ConditionCode::ShimSilent, None);
                 }
                 // Also where nothing was new: what was committed before a read failed has not been published.
                 self.publish();
@@ -55,7 +55,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         }
         if !self.is_known_silent && self.unheard_since.is_some_and(|since| now.saturating_sub(since) >= SILENCE_LIMIT) {
             self.is_known_silent = true;
-            self.watch.set_concern(Concern::Shim, Some(SILENT_SHIM.to_owned()));
+            self.set_condition(ConditionCode::ShimSilent, Some(SILENT_SHIM.to_owned()));
         }
         if let Some(under_way) = &mut self.under_way {
             let action = under_way.pending.action();

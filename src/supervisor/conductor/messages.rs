@@ -4,14 +4,13 @@
 
 use std::time::Duration;
 
-use super::{Conductor, KnownProgress, Link, Outcome, RETRY_LATER, UNREAD_RETRY_MAX, UnderWay, UnreadProgress};
+use super::{Conductor, KnownProgress, Link, Outcome, RETRY_LATER, SHIM_TROUBLES, UNREAD_RETRY_MAX, UnderWay, UnreadProgress};
 use crate::clock::Clock;
-use crate::pipeline::{Action, Entry, Fact, Found, Pending, Refusal, RunStatus, State, Transition, observe};
-use crate::run_dir::{Message, Note, NumberedProgress, ProgressError, Reply, ReplyError, Trouble};
+use crate::pipeline::{Action, ConditionCode, Entry, Fact, Found, Pending, Refusal, RunStatus, State, Transition, observe};
+use crate::run_dir::{Message, Note, NumberedProgress, ProgressError, Reply, ReplyError, Trouble, TroublePart};
 use crate::store::StoreError;
 use crate::supervisor::records::Records;
 use crate::supervisor::shims::{ConnectionNumber, Finding, Shims};
-use crate::supervisor::snapshot::Concern;
 use crate::supervisor::{ActionError, kill_points};
 
 impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
@@ -22,7 +21,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         }
         self.unheard_since = None;
         if std::mem::take(&mut self.is_known_silent) {
-            self.watch.set_concern(Concern::Shim, None);
+            self.set_condition(ConditionCode::ShimSilent, None);
         }
         let mut entries = self.unrecorded.clone();
         let mut replies = Vec::new();
@@ -60,8 +59,9 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         if let Some(text) = &trouble.trouble {
             ::log::warn!("told by the live run: {text}");
         }
-        let sentence = trouble.trouble.as_ref().map(|text| format!("the live run's own process (the shim) has trouble: {text}"));
-        self.watch.set_concern(Concern::Run, sentence);
+        for code in SHIM_TROUBLES {
+            self.set_condition(code, sentence_of(&trouble, code));
+        }
         self.last_words = Some(trouble).filter(|trouble| trouble.trouble.is_some());
     }
 
@@ -161,9 +161,9 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         self.link = Link::Idle;
         self.unheard_since = None;
         // It says it again to who connects to it.
-        self.watch.set_concern(Concern::Run, None);
+        self.forget_troubles();
         if std::mem::take(&mut self.is_known_silent) {
-            self.watch.set_concern(Concern::Shim, None);
+            self.set_condition(ConditionCode::ShimSilent, None);
         }
     }
 
@@ -226,11 +226,15 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         for under_way in answers {
             let run = self.run.as_ref();
             let failed = run.filter(|run| run.status == RunStatus::Failed && run.started_at.is_none());
+            let lack = facts.iter().find_map(|(entry, _)| match &entry.fact {
+                Fact::SpawnFailed { lack, .. } => *lack,
+                _ => None,
+            });
             under_way.0.answer_all(|| match (&under_way.1, failed) {
                 (Outcome::Refused(refusal), _) => Err(ActionError::Refused(*refusal)),
                 (Outcome::Done, Some(run)) => {
                     let detail = run.error.clone().unwrap_or_default();
-                    Err(ActionError::SpawnFailed { run_id, detail })
+                    Err(ActionError::SpawnFailed { run_id, detail, lack })
                 }
                 (Outcome::Done, None) => Ok(published.clone()),
             });
@@ -264,4 +268,30 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         };
         self.under_way.take().map(|under_way| (under_way, outcome))
     }
+}
+
+/// What a shim said about one thing that it cannot do, with what to do about it.
+fn sentence_of(trouble: &Trouble, code: ConditionCode) -> Option<String> {
+    let text = trouble.trouble.as_ref()?;
+    let is_of_code = |part: &&TroublePart| match part.code.parse() {
+        Ok(known) if SHIM_TROUBLES.contains(&known) => known == code,
+        // From a newer shim.
+        Ok(_) | Err(_) => code == ConditionCode::ShimTrouble,
+    };
+    let parts: Vec<&str> = trouble.parts.iter().filter(is_of_code).map(|part| part.detail.as_str()).collect();
+    let text = match parts.is_empty() {
+        false => parts.join(", "),
+        // An older shim says only the whole sentence.
+        true if trouble.parts.is_empty() && code == ConditionCode::ShimTrouble => text.clone(),
+        true => return None,
+    };
+    let remedy = if trouble.is_disk_full { "make room on the disk" } else { "repair the runtime directory or its disk" };
+    let advice = match code {
+        ConditionCode::JournalUnwritable => {
+            format!("{remedy}, and do not end the server before: it alone knows what happens meanwhile")
+        }
+        ConditionCode::LogDropped => format!("{remedy}: the log says how many lines are missing and where"),
+        _ => remedy.to_owned(),
+    };
+    Some(format!("the live run's own process (the shim) has trouble: {text}; {advice}"))
 }

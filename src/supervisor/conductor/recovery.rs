@@ -7,14 +7,13 @@ use std::time::Duration;
 use super::{ActionError, Conductor, Link, RETRY_LATER, RETRY_SOON, SILENCE_LIMIT, SILENT_SHIM, UnderWay};
 use crate::clock::{Clock, Timestamp, whole_ms};
 use crate::kill_point::KillPoint;
-use crate::pipeline::{Containment, Entry, Fact, Found, Pending, Plan, Refusal, RunStatus, State, recover};
+use crate::pipeline::{ConditionCode, Containment, Entry, Fact, Found, Pending, Plan, Refusal, RunStatus, State, recover};
 use crate::process::is_shortage;
 use crate::run_dir::{Command, ReadJournal};
 use crate::store::{NewRun, StoreError, UnseenEnd};
 use crate::supervisor::BootError;
 use crate::supervisor::records::Records;
 use crate::supervisor::shims::{Finding, Shims};
-use crate::supervisor::snapshot::Concern;
 
 impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
     /// The boot table, for the latest run: at boot, and whenever its shim's connection broke.
@@ -191,7 +190,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
                 let why = format!(
                     "nothing is paused, and the PAUSE file cannot be removed: {error}; it is tried again each second, or remove it by hand"
                 );
-                self.watch.set_concern(Concern::PauseFile, Some(why));
+                self.set_condition(ConditionCode::PauseFileLeft, Some(why));
             }
         }
     }
@@ -199,7 +198,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
     /// What there is of it from now on is another run's, or nothing.
     pub(super) fn pause_file_stays(&mut self) {
         self.pause_file_retry_at = None;
-        self.watch.set_concern(Concern::PauseFile, None);
+        self.set_condition(ConditionCode::PauseFileLeft, None);
     }
 
     /// The shim of a run that has ended holds its lock still: it is on its way out, and may have something to add.
@@ -248,7 +247,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         let is_latest = self.shims.run_ids().is_ok_and(|ids| ids.last().is_none_or(|&id| id <= run_id));
         self.is_awaited = false;
         self.look_at_progress(run_id);
-        self.watch.set_concern(Concern::Run, None);
+        self.forget_troubles();
         if is_latest {
             self.take_pause_file_away();
         }
@@ -281,7 +280,8 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
                 // Asked for by this server, and may have gone down with the connection before. A shim that has it takes nothing but a
                 // shorter grace. One that the journal tells of the shim has for certain.
                 let left = kill_at.saturating_sub(self.clock.awake());
-                self.shims.send(&Command::Stop { tag: 0, grace_ms: Some(whole_ms(left) + 2), origin: None })?;
+                let grace_ms = Some(whole_ms(left).saturating_add(2));
+                self.shims.send(&Command::Stop { tag: 0, grace_ms, origin: None })?;
             }
             Ok(number)
         });
@@ -289,7 +289,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
             Ok(number) => {
                 KillPoint::ServerRunAdopted.reach();
                 if matches!(self.link, Link::Silent { .. }) {
-                    self.watch.set_concern(Concern::Shim, None);
+                    self.set_condition(ConditionCode::ShimSilent, None);
                 }
                 self.link = Link::Connected { number };
                 self.expect_to_hear();
@@ -322,7 +322,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         self.link = Link::Silent { since, retry_at };
         self.unheard_since = None;
         if is_long && self.live_run().is_some() {
-            self.watch.set_concern(Concern::Shim, Some(SILENT_SHIM.to_owned()));
+            self.set_condition(ConditionCode::ShimSilent, Some(SILENT_SHIM.to_owned()));
         }
     }
 
@@ -340,9 +340,11 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
             self.row = row;
         }
         self.link = Link::Idle;
-        self.watch.set_concern(Concern::Shim, None);
-        self.watch.set_concern(Concern::Run, None);
-        let is_disk_full = self.last_words.take().is_some_and(|words| words.is_disk_full);
+        self.set_condition(ConditionCode::ShimSilent, None);
+        self.forget_troubles();
+        let last_words = self.last_words.take();
+        let is_disk_full = last_words.as_ref().is_some_and(|words| words.is_disk_full);
+        let lack = last_words.and_then(|words| words.lack);
         let under_way = self.under_way.take();
         self.publish();
         let published = self.watch.get();
@@ -350,7 +352,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
             let pending = under_way.pending;
             under_way.answer_all(|| match pending {
                 Pending::Start if is_disk_full => Err(ActionError::DiskFull),
-                Pending::Start => Err(ActionError::SpawnFailed { run_id, detail: why.to_owned() }),
+                Pending::Start => Err(ActionError::SpawnFailed { run_id, detail: why.to_owned(), lack }),
                 Pending::Stop { .. } => Ok(published.clone()),
                 Pending::Pause | Pending::Resume => {
                     Err(ActionError::Refused(Refusal { from: State::Stopped, action: pending.action(), pending: None }))
@@ -395,7 +397,8 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
 /// The grace of the stop that a live run's journal tells of: asked for by an earlier server, and still to be done.
 fn stop_under_way(entries: &[Entry]) -> Option<Duration> {
     let stops = entries.iter().filter_map(|entry| match entry.fact {
-        Fact::Stopping { grace_ms, .. } => Some((entry.boot_ms + grace_ms, grace_ms)),
+        // A number of a damaged line can be any.
+        Fact::Stopping { grace_ms, .. } => Some((entry.boot_ms.saturating_add(grace_ms), grace_ms)),
         _ => None,
     });
     stops.min().map(|(_, grace_ms)| Duration::from_millis(grace_ms))

@@ -7,17 +7,39 @@ use std::time::Duration;
 
 use super::{ActionError, Conductor, Link, Outcome, answer};
 use crate::clock::Clock;
-use crate::pipeline::{Entry, Fact, State, observe};
+use crate::pipeline::{ConditionCode, Entry, Exit, Fact, State, observe};
 use crate::store::StoreError;
+use crate::supervisor::Obstacle;
 use crate::supervisor::records::Records;
 use crate::supervisor::shims::Shims;
-use crate::supervisor::snapshot::Concern;
 
 /// How often the database is tried again after it did not take something.
 const STORE_RETRY: Duration = Duration::from_millis(500);
 
 /// The most facts that are kept for a database that does not take them. With more, all are left to the journal, which has them too.
 const UNRECORDED_MAX: usize = 10_000;
+
+/// Why the database can fail to take something: one of these holds at a time.
+const STORE_FAILURES: [ConditionCode; 4] =
+    [ConditionCode::DiskFull, ConditionCode::DatabaseLocked, ConditionCode::DatabaseReplaced, ConditionCode::DatabaseFailing];
+
+fn code_of(error: &StoreError) -> ConditionCode {
+    match error {
+        StoreError::Full { .. } => ConditionCode::DiskFull,
+        StoreError::Busy { .. } => ConditionCode::DatabaseLocked,
+        StoreError::Gone { .. } | StoreError::Missing { .. } => ConditionCode::DatabaseReplaced,
+        StoreError::Damaged { .. }
+        | StoreError::Newer { .. }
+        | StoreError::Divergent { .. }
+        | StoreError::Foreign { .. }
+        | StoreError::NotWritable { .. }
+        | StoreError::Setting { .. }
+        | StoreError::Conflict { .. }
+        | StoreError::UnknownWord { .. }
+        | StoreError::Migration { .. }
+        | StoreError::Sqlite { .. } => ConditionCode::DatabaseFailing,
+    }
+}
 
 impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
     /// As [`Conductor::record`], but facts that the database can't take at this time are kept, so that the run stays under control: who
@@ -32,14 +54,14 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
             return Err(error);
         }
         self.note_store_failure(&error);
-        let is_disk_full = error.is_disk_full();
+        let obstacle = Obstacle::of(&error);
         for entry in &unrecorded {
             let Some((under_way, outcome)) = self.settle_pending(entry) else { continue };
             under_way.answer_all(|| {
                 Err(match (&outcome, &entry.fact) {
                     (Outcome::Refused(refusal), _) => ActionError::Refused(*refusal),
                     (Outcome::Done, Fact::SpawnFailed { .. }) => ActionError::store(&error),
-                    (Outcome::Done, _) => ActionError::Unrecorded { is_disk_full },
+                    (Outcome::Done, _) => ActionError::Unrecorded { obstacle },
                 })
             });
         }
@@ -74,15 +96,50 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         }
         self.is_behind = true;
         self.store_retry_at = Some(self.clock.awake() + STORE_RETRY);
-        let what = if self.unrecorded.is_empty() { "nothing can be recorded" } else { "what happened could not be recorded yet" };
-        self.watch.set_concern(Concern::Database, Some(format!("{what}: failed to {error}")));
+        let code = code_of(error);
+        self.store_failure = Some(code);
+        for other in STORE_FAILURES {
+            self.set_condition(other, (other == code).then(|| format!("nothing can be recorded: failed to {error}")));
+        }
+        self.set_condition(ConditionCode::NotRecorded, self.say_what_is_not_recorded());
+    }
+
+    /// What is known to have happened and is not on record, for people; `None` where all is.
+    pub(super) fn say_what_is_not_recorded(&self) -> Option<String> {
+        let latest = self.unrecorded.iter().find(|entry| entry.fact.is_end()).or(self.unrecorded.last())?;
+        let run_id = self.run.as_ref().map_or(0, |run| run.id);
+        let at = latest.at;
+        let what = match &latest.fact {
+            Fact::Exited { exit: Exit::Code(code), .. } => format!("ended at {at} with exit code {code}"),
+            Fact::Exited { exit: Exit::Signal(signal), .. } => format!("was ended at {at} by signal {signal}"),
+            Fact::SpawnFailed { error, .. } => format!("failed to start at {at} ({error})"),
+            Fact::Spawned { .. } => format!("began to run at {at}"),
+            Fact::Paused { .. } => format!("was paused at {at}"),
+            Fact::Resumed { .. } => format!("was resumed at {at}"),
+            Fact::Stopping { .. } => format!("was asked to stop at {at}"),
+            Fact::Usage { .. } | Fact::Unknown => format!("has gone on at {at}"),
+        };
+        let why = match self.store_failure {
+            Some(ConditionCode::DiskFull) => "the disk is full; it will be recorded as soon as there is room",
+            Some(ConditionCode::DatabaseLocked) => {
+                "another process has locked the database; it will be recorded as soon as that process is done"
+            }
+            Some(ConditionCode::DatabaseReplaced) => {
+                "the database file was removed or replaced; it will be recorded as soon as the file is put back"
+            }
+            _ => "the database cannot be written; it will be recorded as soon as it can",
+        };
+        Some(format!("run {run_id} {what}, but that could not be recorded yet: {why}"))
     }
 
     /// The database has taken something.
     pub(super) fn note_store_success(&mut self) {
         if self.unrecorded.is_empty() && !self.is_behind && self.store_retry_at.take().is_some() {
             ::log::info!("the database takes what happens again");
-            self.watch.set_concern(Concern::Database, None);
+            self.store_failure = None;
+            for code in STORE_FAILURES {
+                self.set_condition(code, None);
+            }
         }
     }
 
@@ -92,7 +149,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
             Ok(()) => {
                 self.note_store_success();
                 if self.live_run().is_none() {
-                    self.watch.set_concern(Concern::Shim, None);
+                    self.set_condition(ConditionCode::ShimSilent, None);
                 }
             }
             Err(error) if error.may_pass() => self.note_store_failure(&error),
@@ -111,7 +168,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         self.is_behind = true;
         // Its shim says both again to the next connection, if they are so still.
         self.note = None;
-        self.watch.set_concern(Concern::Run, None);
+        self.forget_troubles();
         self.link = Link::Silent { since: now, retry_at: now + STORE_RETRY };
         if !error.may_pass() {
             self.unrecorded.clear();

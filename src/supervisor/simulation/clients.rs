@@ -152,7 +152,11 @@ impl Asked {
             Err(ActionError::PauseTimeout(_)) if self.run_id.is_some_and(|id| happened(id, "pause_timeout")) => Ok(()),
             Err(ActionError::ResumeFailed(_)) if self.run_id.is_some_and(|id| happened(id, "resume_failed")) => Ok(()),
             Err(ActionError::StillUnderWay(_)) if world.env.awake_us() >= self.not_before => Ok(()),
-            Err(ActionError::DiskFull | ActionError::Store(_)) if world.env.database_faults > self.database_faults => Ok(()),
+            Err(ActionError::DiskFull | ActionError::DatabaseLocked | ActionError::Store(_))
+                if world.env.database_faults > self.database_faults =>
+            {
+                Ok(())
+            }
             Err(ActionError::Io(_)) if world.env.folder_faults > self.folder_faults => Ok(()),
             // It was done all the same: as for an answer that it is, but for the record.
             Err(ActionError::Unrecorded { .. }) if world.env.database_faults > self.database_faults => {
@@ -195,6 +199,7 @@ pub(super) fn kind(error: &ActionError) -> &'static str {
         ActionError::DiskFull => "disk full",
         ActionError::Unrecorded { .. } => "unrecorded",
         ActionError::Store(_) => "store",
+        ActionError::DatabaseLocked => "locked",
         ActionError::Io(_) => "io",
         ActionError::Stopping => "stopping",
     }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::env::SECOND;
-use super::play::Play;
+use super::play::{Play, what_is_wrong};
 use super::run::Run;
 use crate::pipeline::{Exit, Fact, RunStatus, State, outcome};
 use crate::store::RunRow;
@@ -75,7 +75,7 @@ impl Play {
     /// Held against the world: the state, every run, the PAUSE file, health.
     fn is_true(&mut self) -> Result<(), String> {
         let snapshot = self.snapshot()?;
-        let degraded = self.watch().and_then(|watch| watch.degraded());
+        let degraded = self.watch().and_then(|watch| what_is_wrong(watch));
         if let Some(why) = degraded {
             return Err(format!("health is degraded in peace: {why}"));
         }
@@ -159,7 +159,7 @@ fn is_run_true(run: &Run, row: &RunRow) -> Result<(), String> {
             }
             Ok(())
         }
-        (RunStatus::Failed, Some(Fact::SpawnFailed { error })) if row.error.as_ref() == Some(error) => Ok(()),
+        (RunStatus::Failed, Some(Fact::SpawnFailed { error, .. })) if row.error.as_ref() == Some(error) => Ok(()),
         (RunStatus::Completed | RunStatus::Failed | RunStatus::Stopped, _) => Err("nobody can have seen such an end".to_owned()),
         (RunStatus::Lost, _) if is_in_file => Err("its journal tells how it ended".to_owned()),
         (RunStatus::Lost, _) if !run.shim_was_killed => Err("its shim was never killed".to_owned()),

@@ -15,7 +15,7 @@ use super::records::{Database, SharedDatabase, SimRecords};
 use super::shims::{Killed, SimClock, SimShims};
 use super::wires::Input;
 use super::world::{Shared, World};
-use crate::pipeline::{Action, Fact};
+use crate::pipeline::{Action, ConditionCode, Fact};
 use crate::store::Store;
 use crate::supervisor::conductor::Conductor;
 use crate::supervisor::{Ask, Retention, Settings, Watch};
@@ -85,6 +85,7 @@ impl Play {
             default_script: Some("a.sh".to_owned()),
             grace: Duration::from_secs(10),
             uses_cgroups: true,
+            taken_vars: Vec::new(),
             log_segment_bytes: 1 << 20,
             log_run_bytes: 1 << 24,
             retention: Retention { log_bytes: 1 << 30, runs: 1000, ended_for: None },
@@ -249,7 +250,7 @@ impl Play {
         self.may_be_killed(15);
         let (reply_to, waiting) = sync_channel(1);
         let Some((conductor, watch)) = &mut self.server else { return Ok(()) };
-        let (before, was_well) = (watch.get().snapshot.clone(), watch.degraded().is_none());
+        let (before, was_well) = (watch.get().snapshot.clone(), what_is_wrong(watch).is_none());
         let mut asked = Asked::new(&ask, waiting, before, was_well, &mut self.world.borrow_mut());
         let began = {
             let World { env, runs } = &mut *self.world.borrow_mut();
@@ -398,7 +399,7 @@ impl Play {
         if progress.1 > made.unwrap_or(0) {
             return Err(format!("{progress:?} is published, and no pipeline came so far"));
         }
-        if version < database.version && watch.degraded().is_none() {
+        if version < database.version && what_is_wrong(watch).is_none() {
             return Err(format!("version {} is committed, {version} is published, and all is said to be well", database.version));
         }
         Ok(())
@@ -411,7 +412,7 @@ impl Play {
         let (Some(wire), Some((_, watch))) = (wire, &self.server) else { return Ok(()) };
         let run = &world.runs[&wire.run_id];
         let stop = run.journal.entries.iter().find(|entry| matches!(entry.fact, Fact::Stopping { .. }));
-        let Some(stop) = stop.filter(|_| run.status.is_live() && watch.degraded().is_none()) else {
+        let Some(stop) = stop.filter(|_| run.status.is_live() && what_is_wrong(watch).is_none()) else {
             return Ok(());
         };
         let is_recorded = self.database.borrow().store.last_seq(run.id).is_ok_and(|last| last >= stop.seq);
@@ -433,7 +434,7 @@ impl Play {
         let env = &self.world.borrow().env;
         // A run that has ended is heard out, and nobody cares how long that takes.
         let is_live = matches!(watch.get().snapshot.status, "starting" | "running" | "paused");
-        if is_live && env.is_owed_too_long(began) && watch.degraded().is_none() {
+        if is_live && env.is_owed_too_long(began) && what_is_wrong(watch).is_none() {
             return Err("the shim is silent, and health says nothing".to_owned());
         }
         let is_idle = !is_event && self.wake_at.is_some_and(|at| at <= env.now) && env.awake_us() == began;
@@ -443,6 +444,13 @@ impl Play {
         }
         Ok(())
     }
+}
+
+/// What is said to be wrong, but for a pause that did not hold: the pipeline's tree is at fault there, and the server knows everything.
+pub(super) fn what_is_wrong(watch: &Watch) -> Option<String> {
+    let published = watch.get();
+    let wrong = published.snapshot.conditions.list().iter();
+    wrong.filter(|condition| condition.code != ConditionCode::PauseNotHolding).map(|condition| condition.detail.clone()).next()
 }
 
 /// Notes what is about to be heard.

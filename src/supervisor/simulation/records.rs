@@ -9,7 +9,7 @@ use std::rc::Rc;
 use super::shims::moment;
 use super::world::{Shared, World};
 use crate::clock::Timestamp;
-use crate::pipeline::{Entry, RunStatus, Transition};
+use crate::pipeline::{Conditions, Entry, RunStatus, Transition};
 use crate::store::{Begun, NewRun, PipelineRow, Recorded, RunRow, Store, StoreError, UnseenEnd};
 use crate::supervisor::records::Records;
 use crate::supervisor::snapshot::Snapshot;
@@ -96,8 +96,9 @@ impl Database {
     pub(super) fn judge(&self, published: &Snapshot) -> Result<(), String> {
         let mut published = published.clone();
         (published.pending, published.allowed, published.detail) = (None, Vec::new(), None);
-        // No version counts it.
+        // No version counts these.
         (published.progress, published.progress_number) = (None, 0);
+        published.conditions = Conditions::default();
         match self.committed.get(&published.version) {
             None => Err(format!("version {} is published and was never committed", published.version)),
             Some(committed) if *committed != published => Err(format!("published is {published:?}, committed was {committed:?}")),
@@ -273,5 +274,9 @@ impl Records for SimRecords {
 
     fn try_writing(&mut self) -> Result<(), StoreError> {
         self.write("try_writing", Store::try_writing)
+    }
+
+    fn forget_runs(&mut self, ids: &[i64]) -> Result<(), StoreError> {
+        self.write("forget_runs", |store| store.forget_runs(ids))
     }
 }

@@ -185,7 +185,7 @@ impl Shim {
             }
             Stage::Telling => {
                 if run.pipeline.leader == Leader::Unborn {
-                    self.record(Fact::SpawnFailed { error: "no such interpreter".to_owned() }, true, run, env);
+                    self.record(Fact::SpawnFailed { error: "no such interpreter".to_owned(), lack: None }, true, run, env);
                     self.phase = Phase::Killing;
                     self.go_to(if run.journal.is_behind() { Stage::Flushing } else { Stage::Leaving }, run, env);
                 } else {
@@ -436,7 +436,12 @@ impl Shim {
 }
 
 fn trouble(is_there: bool) -> Message {
-    Message::Trouble(Trouble { trouble: is_there.then(|| "its journal cannot be written".to_owned()), is_disk_full: is_there })
+    Message::Trouble(Trouble {
+        trouble: is_there.then(|| "its journal cannot be written".to_owned()),
+        is_disk_full: is_there,
+        lack: None,
+        parts: vec![],
+    })
 }
 
 fn write_down(fact: Fact, durable: bool, run: &mut Run, env: &mut Env) -> Message {

@@ -44,9 +44,9 @@ fn a_shim_that_cannot_be_started_fails_the_run_and_the_next_may_begin() {
 fn a_script_that_cannot_be_executed_is_a_failed_run_with_its_reason() {
     let mut stage = Stage::new();
     let waiting = stage.ask(Ask::Start(StartRequest::default()));
-    stage.hear(&[(1, Fact::SpawnFailed { error: "no such interpreter".into() })]);
+    stage.hear(&[(1, Fact::SpawnFailed { error: "no such interpreter".into(), lack: None })]);
     match got(&waiting) {
-        Err(ActionError::SpawnFailed { run_id: 1, detail }) => assert_eq!(detail, "no such interpreter"),
+        Err(ActionError::SpawnFailed { run_id: 1, detail, lack: None }) => assert_eq!(detail, "no such interpreter"),
         other => panic!("{other:?}"),
     }
     assert_eq!(stage.stored(), (State::Stopped, "failed".into()));

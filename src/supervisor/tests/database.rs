@@ -51,7 +51,7 @@ fn facts_that_cannot_be_recorded_decide_what_comes_next_and_are_recorded_in_orde
     without_database(&mut stage, |stage| {
         let pause = stage.ask(Ask::Pause);
         stage.hear(&[(2, Fact::Paused { cause: Cause::Request })]);
-        assert!(matches!(got(&pause), Err(ActionError::Unrecorded { is_disk_full: false })));
+        assert!(matches!(got(&pause), Err(ActionError::Unrecorded { obstacle: Obstacle::Other })));
         assert_eq!((stage.snapshot().state, stage.snapshot().pending), (State::Running, None), "what is on record");
         assert_eq!(stage.snapshot().allowed, [Action::Resume, Action::Stop], "what would be taken");
         let resume = stage.ask(Ask::Resume);
@@ -143,7 +143,55 @@ fn a_run_that_cannot_be_read_is_not_published_in_halves() {
     stage.finds(1, Found::Ended, &[(1, spawned()), (2, exited(0, false))]);
     stage.make_unreadable();
     stage.lose_shim();
-    assert_eq!(stage.snapshot(), before);
+    let after = stage.snapshot();
+    assert_eq!(codes(&after), [ConditionCode::DatabaseFailing]);
+    assert_eq!(Snapshot { conditions: before.conditions.clone(), ..after }, before);
+}
+
+fn codes(snapshot: &Snapshot) -> Vec<ConditionCode> {
+    snapshot.conditions.list().iter().map(|condition| condition.code).collect()
+}
+
+#[test]
+fn conditions_say_how_a_run_ended_that_could_not_be_recorded() {
+    let mut stage = Stage::running();
+    let published = stage.conductor.watch().get();
+    let seen = stage.conductor.watch().seen();
+    let mut began = None;
+    without_database(&mut stage, |stage| {
+        stage.hear(&[(2, exited(9, false))]);
+        let now = stage.conductor.watch().get();
+        assert_eq!((now.snapshot.state, now.snapshot.version), (State::Running, published.snapshot.version));
+        assert_ne!(now.etag, published.etag, "who asks with the tag of before is told");
+        assert!(stage.conductor.watch().seen() != seen, "and so is who follows");
+        assert_eq!(codes(&now.snapshot), [ConditionCode::NotRecorded, ConditionCode::DatabaseReplaced]);
+        let condition = &now.snapshot.conditions.list()[0];
+        assert!(
+            condition.detail.starts_with("run 1 ended at ") && condition.detail.contains("with exit code 9"),
+            "{condition:?}"
+        );
+        began = Some(condition.since);
+        stage.pass(Duration::from_secs(3));
+        let later = stage.snapshot();
+        assert_eq!(Some(later.conditions.list()[0].since), began, "it began when it began");
+    });
+    stage.pass(Duration::from_secs(1));
+    let snapshot = stage.snapshot();
+    assert_eq!((snapshot.state, snapshot.exit_code, codes(&snapshot)), (State::Stopped, Some(9), vec![]));
+}
+
+#[test]
+fn condition_of_a_pause_that_does_not_hold_passes_with_the_note() {
+    let mut stage = Stage::running();
+    let number = stage.world.0.borrow().connections;
+    let says = |stage: &mut Stage, note: Option<&str>| {
+        let note = Note { note: note.map(str::to_owned) };
+        stage.conductor.hear(number, vec![Message::Note(note)]);
+        codes(&stage.snapshot())
+    };
+    assert_eq!(says(&mut stage, Some("pause not holding: somebody")), [ConditionCode::PauseNotHolding]);
+    assert_eq!(says(&mut stage, None), []);
+    assert_eq!(says(&mut stage, Some("the weather is fine")), [], "a newer shim may note other things");
 }
 
 #[test]

@@ -43,7 +43,7 @@ fn a_start_that_was_cut_short_is_judged_by_what_is_there() {
         (Found::NeverBegan, None, State::Stopped, "failed"),
         (Found::Vanished { same_boot: true }, Some(vec![]), State::Stopped, "lost"),
         (Found::Vanished { same_boot: false }, Some(vec![]), State::Stopped, "lost"),
-        (Found::Ended, Some(vec![(1, Fact::SpawnFailed { error: "no".into() })]), State::Stopped, "failed"),
+        (Found::Ended, Some(vec![(1, Fact::SpawnFailed { error: "no".into(), lack: None })]), State::Stopped, "failed"),
         (Found::Ended, Some(vec![(1, spawned()), (2, exited(0, false))]), State::Stopped, "completed"),
         (Found::ShimAlive, Some(vec![(1, spawned())]), State::Running, "running"),
         (Found::ShimAlive, Some(vec![]), State::Stopped, "starting"),

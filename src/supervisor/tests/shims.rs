@@ -121,7 +121,7 @@ fn a_command_that_went_down_with_its_connection_is_given_up_or_sent_again() {
 fn what_a_shim_cannot_write_is_said_until_it_can_or_is_gone() {
     let mut stage = Stage::running();
     let says = |stage: &mut Stage, text: Option<&str>| {
-        let trouble = Trouble { trouble: text.map(str::to_owned), is_disk_full: false };
+        let trouble = Trouble { trouble: text.map(str::to_owned), is_disk_full: false, lack: None, parts: vec![] };
         let number = stage.world.0.borrow().connections;
         stage.conductor.hear(number, vec![Message::Trouble(trouble)]);
     };
@@ -133,6 +133,24 @@ fn what_a_shim_cannot_write_is_said_until_it_can_or_is_gone() {
     stage.finds(1, Found::Ended, &[(1, spawned()), (2, exited(0, false))]);
     stage.lose_shim();
     assert!(stage.conductor.watch().degraded().is_none(), "nobody is there to take it back");
+}
+
+#[test]
+fn each_trouble_of_a_shim_is_a_condition_of_its_own() {
+    let mut stage = Stage::running();
+    let part = |code: &str| TroublePart { code: code.to_owned(), detail: format!("{code}: no ink") };
+    let says = |stage: &mut Stage, codes: &[&str]| {
+        let parts: Vec<_> = codes.iter().map(|code| part(code)).collect();
+        let text = (!parts.is_empty()).then(|| "no ink".to_owned());
+        let number = stage.world.0.borrow().connections;
+        stage.conductor.hear(number, vec![Message::Trouble(Trouble { trouble: text, is_disk_full: true, lack: None, parts })]);
+        stage.snapshot().conditions.list().iter().map(|condition| condition.code.as_str()).collect::<Vec<_>>()
+    };
+    assert_eq!(says(&mut stage, &["log_dropped"]), ["log_dropped"]);
+    assert_eq!(says(&mut stage, &["journal_unwritable", "log_dropped"]), ["journal_unwritable", "log_dropped"]);
+    assert_eq!(says(&mut stage, &["journal_unwritable"]), ["journal_unwritable"]);
+    assert_eq!(says(&mut stage, &["disk_low", "of a newer shim"]), ["shim_trouble"], "not a shim's to say, and not known");
+    assert_eq!(says(&mut stage, &[]), <[&str; 0]>::default());
 }
 
 #[test]
@@ -153,7 +171,7 @@ fn a_start_beside_one_that_cannot_be_looked_at_is_refused_by_the_rules() {
 fn what_a_shim_said_before_its_server_let_it_go_is_not_said_for_ever() {
     let mut stage = Stage::running();
     let number = stage.world.0.borrow().connections;
-    let trouble = Trouble { trouble: Some("no ink".into()), is_disk_full: false };
+    let trouble = Trouble { trouble: Some("no ink".into()), is_disk_full: false, lack: None, parts: vec![] };
     let note = Note { note: Some("pause not holding".into()) };
     stage.conductor.hear(number, vec![Message::Trouble(trouble), Message::Note(note)]);
     assert_eq!(stage.snapshot().detail.as_deref(), Some("pause not holding"));

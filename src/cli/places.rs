@@ -1,0 +1,292 @@
+//! Where the server may be that a command means, and by what it is known there.
+//!
+//! A command acts on the server of its runtime directory, or on one whose address the user named. The first is known by its id: whoever
+//! else answers at its address refuses the request and changes nothing. An address that is only a default is never asked to do anything.
+
+use std::fmt;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use crate::config::Folder;
+use crate::server_info::{Found, ServerInfo};
+
+/// A way to a server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// A Unix socket.
+    Socket(PathBuf),
+    /// An address, as a URL without a path.
+    Address(String),
+}
+
+impl fmt::Display for Way {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Socket(path) => path.display().fmt(formatter),
+            Self::Address(url) => url.fmt(formatter),
+        }
+    }
+}
+
+/// Which server may be acted on there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Meant {
+    /// Whichever answers: the user named the place.
+    Any,
+    /// The server of the runtime directory, which has written this id into it. An earlier version has none.
+    Own(Option<String>),
+    /// The same, and it has to tell its id first, because it could not write it down.
+    OwnIfItSaysSo,
+}
+
+/// A way, and who is meant there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) way: Way,
+    pub(super) meant: Meant,
+}
+
+/// All places of a folder, the likeliest first, and why there may be none.
+#[derive(Debug)]
+pub(super) struct Places {
+    pub(super) list: Vec<Place>,
+    pub(super) own: Own,
+}
+
+/// What the runtime directory says.
+#[derive(Debug)]
+pub(super) enum Own {
+    /// A server lives there, and is among the places.
+    Said,
+    /// A server lives there, and does not say where it listens.
+    Silent,
+    /// No server lives there.
+    Nobody,
+    /// It cannot be read.
+    Unreadable(io::Error),
+}
+
+/// Looked up anew for each request: a restarted server may have another port, and has another id.
+pub(super) fn places_of(folder: &Folder) -> Places {
+    let mut list = Vec::new();
+    let mut add = |way, meant| list.push(Place { way, meant });
+    let own = match ServerInfo::find(&folder.runtime_dir) {
+        Ok(Found::Live(info)) => {
+            info.socket.into_iter().for_each(|path| add(Way::Socket(path), Meant::Own(info.id.clone())));
+            info.address.into_iter().for_each(|address| add(at(address), Meant::Own(info.id.clone())));
+            Own::Said
+        }
+        Ok(Found::Silent) => Own::Silent,
+        Ok(Found::Nobody) => Own::Nobody,
+        Err(error) => Own::Unreadable(error),
+    };
+    // What is written there may be the previous server's, while the next one starts.
+    if matches!(own, Own::Said | Own::Silent) {
+        let sockets = folder.socket.iter().chain(&folder.named_socket);
+        sockets.for_each(|path| add(Way::Socket(path.clone()), Meant::OwnIfItSaysSo));
+    }
+    folder.named_socket.iter().for_each(|path| add(Way::Socket(path.clone()), Meant::Any));
+    folder.named_address.into_iter().for_each(|address| add(at(address), Meant::Any));
+    Places { list, own }
+}
+
+fn at(address: SocketAddr) -> Way {
+    Way::Address(format!("http://{}", dialable(address)))
+}
+
+/// Where a server on this machine that listens at this address can be reached: every address of a machine is no address to call.
+pub(super) fn dialable(address: SocketAddr) -> SocketAddr {
+    match address {
+        SocketAddr::V4(four) if four.ip().is_unspecified() => (Ipv4Addr::LOCALHOST, four.port()).into(),
+        SocketAddr::V6(six) if six.ip().is_unspecified() => (Ipv6Addr::LOCALHOST, six.port()).into(),
+        other => other,
+    }
+}
+
+/// Why no server was asked. The text ends up after `autoappdev: `.
+#[derive(Debug)]
+pub(super) struct Absence {
+    folder: Folder,
+    own: Own,
+    /// Who answers at the usual address, once that was looked at.
+    pub(super) neighbour: Option<Neighbour>,
+}
+
+/// Who answers at an address that is only a default.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Neighbour {
+    /// The server of this runtime directory.
+    Server(PathBuf),
+    /// A server that tells nothing without a token.
+    AsksForToken,
+    /// A server of a version that does not tell its runtime directory.
+    OtherVersion,
+    /// Another program.
+    Stranger,
+}
+
+impl Absence {
+    pub(super) fn new(folder: &Folder, own: Own) -> Self {
+        Self { folder: folder.clone(), own, neighbour: None }
+    }
+
+    /// The address to look at for who answers there: on this machine only, and only where the user named no other.
+    pub(super) fn usual_address(&self) -> Option<SocketAddr> {
+        let is_named = self.folder.named_address.is_some() || self.folder.named_socket.is_some();
+        let usual = self.folder.usual_address.filter(|_| !is_named && matches!(self.own, Own::Nobody)).map(dialable);
+        usual.filter(|address| address.ip().to_canonical().is_loopback())
+    }
+}
+
+impl fmt::Display for Absence {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Folder { project, runtime_dir, named_address, named_socket, url_in_dotenv, .. } = &self.folder;
+        let project_text = project.display();
+        match &self.own {
+            Own::Said => write!(
+                formatter,
+                "the server for {project_text} does not answer where it says that it listens; it may be starting or stopping, so try again"
+            )?,
+            Own::Silent => write!(
+                formatter,
+                "the server for {project_text} has not said where it listens; try again if it is starting, or name it with --url if it cannot \
+                 write its server.json"
+            )?,
+            Own::Unreadable(error) => {
+                write!(formatter, "cannot tell whether a server is running for {project_text}: ")?;
+                write!(formatter, "{} cannot be read: {error}; ", runtime_dir.display())?;
+                match std::fs::metadata(runtime_dir) {
+                    Ok(found) => write!(formatter, "run this as the user that owns it (uid {}), ", found.uid())?,
+                    Err(_) => write!(formatter, "run this as the server's user, ")?,
+                }
+                write!(formatter, "or name the server with --url")?;
+            }
+            Own::Nobody => write!(formatter, "no server is running for {project_text}")?,
+        }
+        let named = named_socket.iter().map(|path| path.display().to_string());
+        let named: Vec<String> = named.chain(named_address.iter().map(|address| at(*address).to_string())).collect();
+        if !named.is_empty() {
+            write!(formatter, ", and none answers at {}, which the environment names", named.join(" or "))?;
+        }
+        if !matches!(self.own, Own::Nobody) {
+            return Ok(());
+        }
+        if let Some(url) = url_in_dotenv {
+            return write!(formatter, " (.env names {url}, which only --url or the environment can do)");
+        }
+        let Some((address, neighbour)) = self.usual_address().zip(self.neighbour.as_ref()) else {
+            return write!(formatter, "; start one with `autoappdev serve`");
+        };
+        let name_it = format!("answers on {address}; name it with --url to use it");
+        match neighbour {
+            Neighbour::Server(dir) if dir == runtime_dir => write!(
+                formatter,
+                " (one that was started for it {name_it}; its runtime directory has been moved or replaced since)"
+            ),
+            Neighbour::Server(dir) => write!(formatter, " (one for {} {name_it})", printable_project(dir)),
+            Neighbour::AsksForToken => write!(formatter, " (one that asks for a token {name_it})"),
+            Neighbour::OtherVersion => write!(formatter, " (one of another version {name_it})"),
+            Neighbour::Stranger => {
+                write!(formatter, "; start one with `autoappdev serve --port PORT` (another program answers on {address})")
+            }
+        }
+    }
+}
+
+/// What people call the project of a server: the folder that has the runtime directory in its usual place.
+fn printable_project(runtime_dir: &Path) -> String {
+    let project = runtime_dir.parent().filter(|_| runtime_dir.ends_with("runtime")).unwrap_or(runtime_dir);
+    super::output::printable(&project.to_string_lossy())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File};
+
+    use rustix::fs::FlockOperation;
+
+    use super::*;
+
+    fn folder(runtime_dir: &Path) -> Folder {
+        Folder {
+            project: "/home/me/B".into(),
+            runtime_dir: runtime_dir.to_owned(),
+            socket: Some("/b/server.sock".into()),
+            named_socket: None,
+            named_address: None,
+            usual_address: Some(SocketAddr::from(([127, 0, 0, 1], 8788))),
+            url_in_dotenv: None,
+        }
+    }
+
+    fn shown(folder: &Folder) -> Vec<String> {
+        let meant = |place: &Place| match &place.meant {
+            Meant::Any => String::new(),
+            Meant::Own(id) => format!(" {}", id.as_deref().unwrap_or("unknown")),
+            Meant::OwnIfItSaysSo => " ?".to_owned(),
+        };
+        places_of(folder).list.iter().map(|place| format!("{}{}", place.way, meant(place))).collect()
+    }
+
+    #[test]
+    fn a_server_is_looked_for_where_it_says_it_is_and_where_the_user_names_one() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let file = dir.path().join("server.json");
+        let usual = folder(dir.path());
+        let named = Folder { named_address: Some("0.0.0.0:9000".parse().expect("an address")), ..usual.clone() };
+        let socket = Folder { socket: None, named_socket: Some("/n.sock".into()), ..usual.clone() };
+        let written = r#"{"pid":1,"id":"abc","address":"[::]:4000","socket":"/elsewhere"}"#;
+        fs::write(&file, written).expect("written");
+        // It is stale.
+        assert_eq!(shown(&usual), Vec::<String>::new(), "the usual address is none");
+        assert_eq!((shown(&named), shown(&socket)), (vec!["http://127.0.0.1:9000".to_owned()], vec!["/n.sock".to_owned()]));
+        let lock = File::open(dir.path()).expect("there");
+        rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).expect("free");
+        assert_eq!(shown(&usual), ["/elsewhere abc", "http://[::1]:4000 abc", "/b/server.sock ?"]);
+        assert_eq!(shown(&named), ["/elsewhere abc", "http://[::1]:4000 abc", "/b/server.sock ?", "http://127.0.0.1:9000"]);
+        assert_eq!(shown(&socket), ["/elsewhere abc", "http://[::1]:4000 abc", "/n.sock ?", "/n.sock"]);
+        fs::write(&file, r#"{"pid":1,"address":"127.0.0.1:4000"}"#).expect("written");
+        assert_eq!(shown(&usual), ["http://127.0.0.1:4000 unknown", "/b/server.sock ?"]);
+        for torn in [r#"{"pid":1,"addr"#, "", "[]", r#"{"address":"example.org:80"}"#] {
+            fs::write(&file, torn).expect("written");
+            assert_eq!(shown(&usual), ["/b/server.sock ?"], "{torn}");
+        }
+    }
+
+    #[test]
+    fn an_absence_says_what_was_looked_for_and_who_answers_there() {
+        let dir = Path::new("/home/me/B/runtime");
+        let absent = |own, neighbour| Absence { neighbour, ..Absence::new(&folder(dir), own) }.to_string();
+        let none = "no server is running for /home/me/B";
+        let server = |dir: &str| Some(Neighbour::Server(dir.into()));
+        let name_it = "answers on 127.0.0.1:8788; name it with --url to use it";
+        assert_eq!(absent(Own::Nobody, None), format!("{none}; start one with `autoappdev serve`"));
+        assert_eq!(absent(Own::Nobody, server("/home/me/A/runtime")), format!("{none} (one for /home/me/A {name_it})"));
+        assert_eq!(absent(Own::Nobody, server("/var/lib/\u{1b}x")), format!("{none} (one for /var/lib/\\u{{1b}}x {name_it})"));
+        assert!(absent(Own::Nobody, server("/home/me/B/runtime")).contains("moved or replaced"));
+        assert_eq!(absent(Own::Nobody, Some(Neighbour::AsksForToken)), format!("{none} (one that asks for a token {name_it})"));
+        assert_eq!(absent(Own::Nobody, Some(Neighbour::OtherVersion)), format!("{none} (one of another version {name_it})"));
+        assert_eq!(
+            absent(Own::Nobody, Some(Neighbour::Stranger)),
+            format!("{none}; start one with `autoappdev serve --port PORT` (another program answers on 127.0.0.1:8788)")
+        );
+        let denied = absent(Own::Unreadable(io::ErrorKind::PermissionDenied.into()), None);
+        assert!(
+            denied.contains("/home/me/B/runtime cannot be read: permission denied") && !denied.contains("no server"),
+            "{denied}"
+        );
+
+        let address = Some("192.168.1.5:9000".parse().expect("an address"));
+        let named = Absence::new(&Folder { named_address: address, ..folder(dir) }, Own::Nobody);
+        assert_eq!(named.usual_address(), None);
+        let sentence =
+            ", and none answers at http://192.168.1.5:9000, which the environment names; start one with `autoappdev serve`";
+        assert_eq!(named.to_string(), format!("{none}{sentence}"));
+        let remote = Absence::new(&Folder { usual_address: address, ..folder(dir) }, Own::Nobody);
+        assert_eq!(remote.usual_address(), None, "no other machine is asked");
+        let url = Absence::new(&Folder { url_in_dotenv: Some("http://box".into()), ..folder(dir) }, Own::Nobody);
+        assert_eq!(url.to_string(), format!("{none} (.env names http://box, which only --url or the environment can do)"));
+    }
+}

@@ -1,0 +1,92 @@
+//! Which server a client command means: the one of its runtime directory, or one whose address the user named.
+//!
+//! Level 0, pure. The command line and the user's environment name an address. A `.env` file and the defaults do not: they say where the
+//! server of this folder would listen, and the server of another folder may listen there.
+
+use std::ffi::OsString;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use super::{ConfigError, HOST, PORT, PORT_DEFAULT, SOCKET, Sources, URL, in_folder, server_url, values};
+
+/// Where a client command looks for its server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Endpoint {
+    /// At this address and nowhere else, `http://HOST[:PORT]` as [`server_url`] gives it.
+    Url(String),
+    /// In a runtime directory.
+    Folder(Folder),
+}
+
+/// A runtime directory, and what the environment names beside it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Folder {
+    /// What people call it: the working directory, where that has the runtime directory in its usual place.
+    pub project: PathBuf,
+    /// Where the server says that it runs.
+    pub runtime_dir: PathBuf,
+    /// The Unix socket of that directory's server, unless it is switched off or the environment names one.
+    pub socket: Option<PathBuf>,
+    /// The Unix socket that the environment names, whoever's it is.
+    pub named_socket: Option<PathBuf>,
+    /// The address that the environment names, whoever's it is.
+    pub named_address: Option<SocketAddr>,
+    /// Where a server of this folder would listen. Nothing but the question who answers may be sent there.
+    pub usual_address: Option<SocketAddr>,
+    /// What `AUTOAPPDEV_URL` says in the `.env` file, where it names nothing.
+    pub url_in_dotenv: Option<String>,
+}
+
+impl Endpoint {
+    /// Reads only what finding the server needs: a wrong value elsewhere is the server's concern, not this client's.
+    pub fn resolve(
+        env: impl Fn(&str) -> Option<OsString>,
+        dotenv: &[(String, OsString)],
+        cwd: &Path,
+    ) -> Result<Self, ConfigError> {
+        let sources = Sources { env, dotenv };
+        if let Some(url) = sources.in_environment(URL) {
+            return url.parsed(server_url).map(Self::Url);
+        }
+        let url_in_dotenv = sources.in_dotenv(URL).map(|url| url.parsed(server_url)).transpose()?;
+        let (port, hosts) = (sources.port(None)?, sources.hosts(None)?);
+        let usual_address = Some(SocketAddr::new(hosts[0], port)).filter(|address| address.port() != 0);
+        let runtime_dir = sources.runtime_dir(None, cwd)?;
+        let is_usual = runtime_dir == in_folder(cwd, Path::new("runtime"));
+        let socket = sources.socket(&runtime_dir, cwd)?;
+        let (socket, named_socket) = if sources.in_environment(SOCKET).is_some() { (None, socket) } else { (socket, None) };
+        Ok(Self::Folder(Folder {
+            project: if is_usual { in_folder(cwd, Path::new("")) } else { runtime_dir.clone() },
+            runtime_dir,
+            socket,
+            named_socket,
+            named_address: sources.named_address()?,
+            usual_address,
+            url_in_dotenv,
+        }))
+    }
+}
+
+impl<E: Fn(&str) -> Option<OsString>> Sources<'_, E> {
+    /// The address that the environment names. `AUTOAPPDEV_PORT` does, unless the kernel is to pick the port, and so does a single
+    /// `AUTOAPPDEV_HOST`. Every address (`0.0.0.0`) is none, and a port of the `.env` file belongs to the folder. `PORT` alone is set for all
+    /// kinds of programs.
+    fn named_address(&self) -> Result<Option<SocketAddr>, ConfigError> {
+        let host = match self.in_environment(HOST) {
+            Some(given) => given.list(values::host)?.first().copied(),
+            None => None,
+        };
+        if let Some(given) = self.in_environment(PORT) {
+            let port = given.parsed(values::port)?;
+            let host = host.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+            return Ok((port != 0).then(|| SocketAddr::new(host, port)));
+        }
+        let Some(host) = host.filter(|host| !host.is_unspecified()) else { return Ok(None) };
+        let port = match self.in_dotenv(PORT).or_else(|| self.port_alias()) {
+            Some(given) if given.from_dotenv => 0,
+            Some(given) => given.parsed(values::port)?,
+            None => PORT_DEFAULT,
+        };
+        Ok((port != 0).then(|| SocketAddr::new(host, port)))
+    }
+}

@@ -1,0 +1,119 @@
+//! One look: at the disks, at the files that the server has open or others find it by, and at the live run's shim.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use super::Findings;
+use crate::pipeline::ConditionCode;
+use crate::process::{self, Identity};
+use crate::run_dir::{self, Runs};
+
+/// Less room than this on a disk is a condition: in bytes, and in files.
+const FREE_BYTES_MIN: u64 = 1024 * 1024;
+const FREE_FILES_MIN: u64 = 16;
+
+/// A file by its device and number.
+pub(super) type FileId = (u64, u64);
+
+/// Where to look, and what was there when the server began.
+#[derive(Debug)]
+pub struct Places {
+    runs: Runs,
+    database: PathBuf,
+    /// Files with secrets that the server has read, and cannot make again without undoing what somebody may have wanted.
+    secrets: Vec<PathBuf>,
+    runtime_dir_id: Option<FileId>,
+    database_id: Option<FileId>,
+}
+
+impl Places {
+    /// Remembers what is there now, which is what the server uses.
+    pub fn new(runs: Runs, database: PathBuf, mut secrets: Vec<PathBuf>) -> Self {
+        secrets.retain(|path| path.exists());
+        let (runtime_dir_id, database_id) = (id_at(runs.runtime_dir()), id_at(&database));
+        Self { runs, database, secrets, runtime_dir_id, database_id }
+    }
+
+    /// What is wrong now. `live_run` is the run whose shim must be there.
+    pub fn look(&self, live_run: Option<i64>) -> Findings {
+        let mut found = Findings::new();
+        let mut add = |code, detail: Option<String>| found.extend(detail.map(|detail| (code, detail)));
+        if let Some(lost) = self.lost_dir() {
+            add(
+                ConditionCode::RuntimeDirReplaced,
+                Some(format!(
+                    "the runtime directory {} was removed or replaced while the server uses it; put it back, or end the pipeline and start the server again",
+                    lost.display()
+                )),
+            );
+        } else {
+            add(ConditionCode::TokenMissing, self.missing_secret());
+        }
+        add(ConditionCode::DatabaseReplaced, self.replaced_database());
+        add(ConditionCode::ShimStopped, live_run.and_then(|run_id| self.stopped_shim(run_id)));
+        add(ConditionCode::DiskLow, self.little_space());
+        found
+    }
+
+    /// The runtime directory, where its path leads to another one by now, or to none.
+    pub fn lost_dir(&self) -> Option<&Path> {
+        let dir = self.runs.runtime_dir();
+        (id_at(dir) != self.runtime_dir_id).then_some(dir)
+    }
+
+    /// Not made again: somebody may have removed it so that the next start makes another one.
+    fn missing_secret(&self) -> Option<String> {
+        let missing = self.secrets.iter().find(|path| !path.exists())?;
+        Some(format!(
+            "{} was removed, but the server goes on with what was in it until it is started again; then it makes another one",
+            missing.display()
+        ))
+    }
+
+    /// SQLite goes on with a file that has no name any more: what is committed there, nobody finds again.
+    fn replaced_database(&self) -> Option<String> {
+        let now = id_at(&self.database);
+        if now == self.database_id {
+            return None;
+        }
+        let what = if now.is_none() { "removed" } else { "replaced by another file" };
+        Some(format!(
+            "the database {} was {what} while the server uses it, so nothing can be recorded; put it back, or end the pipeline and start the server again",
+            self.database.display()
+        ))
+    }
+
+    /// A shim that a signal has stopped sees nothing and says nothing.
+    fn stopped_shim(&self, run_id: i64) -> Option<String> {
+        let header = run_dir::read_header(&self.runs.run(run_id).journal_path()).ok()?;
+        let shim = header.shim_pid;
+        let is_it = |found: Identity| header.shim_start_ticks.is_none_or(|ticks| found.start_ticks == ticks);
+        let is_stopped = process::read_stat(shim).is_ok_and(|stat| stat.state.is_stopped() && is_it(stat.identity));
+        is_stopped.then(|| {
+            format!("the live run's own process (the shim) does not answer: a signal has stopped it; `kill -CONT {shim}` lets it go on")
+        })
+    }
+
+    /// Little room where things are written, before anything fails for it.
+    fn little_space(&self) -> Option<String> {
+        let database_dir = self.database.parent().unwrap_or(Path::new("."));
+        [self.runs.runtime_dir(), database_dir].into_iter().find_map(|dir| {
+            let stat = rustix::fs::statvfs(dir).ok()?;
+            let free_bytes = stat.f_bavail.saturating_mul(stat.f_frsize);
+            let path = dir.display();
+            if free_bytes < FREE_BYTES_MIN {
+                Some(format!("little space is left on the disk: {} KiB are free at {path}; make room", free_bytes / 1024))
+            } else if stat.f_files > 0 && stat.f_favail < FREE_FILES_MIN {
+                // Where a file system does not count them it says 0 of 0.
+                Some(format!("the disk has room for {} more files only, at {path}; remove some", stat.f_favail))
+            } else {
+                None
+            }
+        })
+    }
+}
+
+pub(super) fn id_at(path: &Path) -> Option<FileId> {
+    fs::metadata(path).ok().map(|meta| (meta.dev(), meta.ino()))
+}

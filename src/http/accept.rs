@@ -1,0 +1,318 @@
+//! The accepting thread: takes connections, finds each a slot and a thread, and tells those for whom there is none.
+//!
+//! Whatever this thread waited for, every client at every listener would wait for. So it waits for one thing only, in poll(2): that somebody
+//! comes, or that it is time to look again. A newcomer without a slot stands aside meanwhile, and so does a connection without a thread.
+
+use std::collections::VecDeque;
+use std::io::{self, Read, Write};
+use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
+
+use super::guard::Door;
+use super::listener::Stream;
+use super::seats::{Full, Peer, Places, Seats};
+use super::server::{Entrance, Handler};
+use super::workers::{Job, Task, Workers};
+
+/// How many are accepted at one listener before the others get their turn.
+const ACCEPTED_IN_A_TURN: usize = 64;
+
+/// How long a newcomer waits at most for a slot, or a connection for a thread. Both are a matter of moments, but on a machine that is busy
+/// the threads in its way may not run for a while; to wait for them is better than to be turned away.
+const WAIT_LIMIT: Duration = Duration::from_secs(2);
+/// How often those that wait are looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(2);
+
+/// For how long nothing is accepted after that failed for want of descriptors or memory. Doubles as long as it fails.
+const REST: Duration = Duration::from_millis(2);
+const REST_MAX: Duration = Duration::from_millis(20);
+
+/// How often a shortage is written to the log: it is met a thousand times a second while a crowd is at the door.
+const WARN_EVERY: Duration = Duration::from_secs(1);
+
+/// What is read and thrown away of a client that is turned away, in bytes: what lies there unread at the end would destroy the answer on its
+/// way (RFC 9112, section 9.6).
+const UNREAD_BYTES: usize = 16 * 1024;
+
+/// Somebody without a slot.
+struct Newcomer<'a> {
+    number: u64,
+    stream: Arc<Stream>,
+    from: SocketAddr,
+    peer: Peer,
+    handler: &'a Arc<dyn Handler>,
+    /// When it is turned away.
+    until: Instant,
+}
+
+/// A connection without a thread.
+struct Parked {
+    job: Job,
+    /// When it is turned away, once its request has come.
+    until: Option<Instant>,
+}
+
+struct Acceptor<'a> {
+    seats: &'a Arc<Seats>,
+    workers: &'a Workers,
+    waiting: VecDeque<Newcomer<'a>>,
+    parked: Vec<Parked>,
+    /// Of this machine's clients more come in a moment than may wait, and there will be slots for them: those behind them wait in the kernel.
+    is_held_back: [bool; 2],
+    rest_until: Option<Instant>,
+    rest: Duration,
+    warned: Option<Instant>,
+    /// The last connection's.
+    number: u64,
+}
+
+/// Accepts until the server stops. `woken` is readable then.
+pub(super) fn accept(seats: &Arc<Seats>, workers: &Workers, entrances: &[Entrance], woken: &UnixStream, idle_limit: Duration) {
+    let mut acceptor = Acceptor {
+        seats,
+        workers,
+        waiting: VecDeque::new(),
+        parked: Vec::new(),
+        is_held_back: [false; 2],
+        rest_until: None,
+        rest: REST,
+        warned: None,
+        number: 0,
+    };
+    while !seats.is_stopping() {
+        let idle = seats.close_idle(idle_limit);
+        acceptor.look();
+        for entrance in acceptor.poll(entrances, woken, idle) {
+            acceptor.accept_at(entrance);
+        }
+    }
+}
+
+impl<'a> Acceptor<'a> {
+    /// Waits for somebody to come, at most until it is time to look again. Returns where somebody is.
+    fn poll<'e>(&mut self, entrances: &'e [Entrance], woken: &UnixStream, idle: Option<Duration>) -> Vec<&'e Entrance> {
+        let now = Instant::now();
+        let rest = self.rest_until.map(|until| until.saturating_duration_since(now)).filter(|rest| !rest.is_zero());
+        let is_tried_again = !self.waiting.is_empty() || self.parked.iter().any(|parked| parked.until.is_some());
+        let limit = [idle, rest, is_tried_again.then_some(LOOK_EVERY)].into_iter().flatten().min();
+        let limit = limit.and_then(|limit| Timespec::try_from(limit).ok());
+        let takes_from = |entrance: &&Entrance| rest.is_none() && !self.is_held_back[held_back(entrance.listener.door())];
+        let open: Vec<&Entrance> = entrances.iter().filter(takes_from).collect();
+        // Those without a thread that have not asked for anything yet.
+        let silent = || self.parked.iter().filter(|parked| parked.until.is_none());
+        let mut fds: Vec<PollFd<'_>> = open.iter().map(|entrance| PollFd::new(&entrance.listener, PollFlags::IN)).collect();
+        fds.extend(silent().map(|parked| PollFd::new(&*parked.job.stream, PollFlags::IN)));
+        fds.push(PollFd::new(woken, PollFlags::IN));
+        if rustix::event::poll(&mut fds, limit.as_ref()).is_err() {
+            return Vec::new();
+        }
+        let is_ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
+        let (at_listeners, of_parked) = is_ready.split_at(open.len());
+        let silent = self.parked.iter_mut().filter(|parked| parked.until.is_none());
+        for (parked, _) in silent.zip(of_parked).filter(|(_, is_ready)| **is_ready) {
+            parked.until = Some(Instant::now() + WAIT_LIMIT);
+        }
+        open.into_iter().zip(at_listeners).filter(|(_, is_ready)| **is_ready).map(|(entrance, _)| entrance).collect()
+    }
+
+    fn accept_at(&mut self, entrance: &'a Entrance) {
+        for _ in 0..ACCEPTED_IN_A_TURN {
+            if self.seats.is_stopping() || self.is_held_back[held_back(entrance.listener.door())] {
+                return;
+            }
+            match entrance.listener.accept() {
+                Ok((stream, from)) => {
+                    self.number += 1;
+                    self.rest = REST;
+                    let peer = Peer::at(entrance.listener.door(), from.ip());
+                    let until = Instant::now() + WAIT_LIMIT;
+                    let (number, stream, handler) = (self.number, Arc::new(stream), &entrance.handler);
+                    self.take(Newcomer { number, stream, from, peer, handler, until });
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if is_shortage(&error) => {
+                    self.warn(format!("failed to accept a connection: {error}; the one that has waited longest is closed"));
+                    self.seats.make_room();
+                    self.rest_until = Some(Instant::now() + self.rest);
+                    self.rest = (self.rest * 2).min(REST_MAX);
+                    return;
+                }
+                // The client has gone before we could greet it, or its network has (`accept(2)`, "Error handling").
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Finds a newcomer a slot, or has it wait for one behind those of its kind, or turns it away.
+    fn take(&mut self, newcomer: Newcomer<'a>) {
+        let peer = newcomer.peer;
+        let is_behind = self.waiting.iter().any(|other| is_in_the_way(other.peer, peer));
+        let (newcomer, is_passing) = if is_behind {
+            (newcomer, true)
+        } else {
+            match self.seat(newcomer) {
+                Ok(()) => return,
+                Err((newcomer, Full { is_passing })) => (newcomer, is_passing),
+            }
+        };
+        let (of_address_max, of_kind_max) = Places::now().waiting(peer);
+        let count = |is_counted: &dyn Fn(Peer) -> bool| self.waiting.iter().filter(|other| is_counted(other.peer)).count();
+        let of_kind = count(&|other| is_of_a_kind(other, peer));
+        if count(&|other| other == peer) < of_address_max && of_kind < of_kind_max {
+            self.waiting.push_back(newcomer);
+            // The last one that may wait. Whether there will be a slot is known again with the next look.
+            if is_passing && of_kind + 1 == of_kind_max {
+                self.hold_back(peer);
+            }
+        } else {
+            turn_away(&newcomer.stream, TOO_MANY);
+        }
+    }
+
+    /// Only clients of this machine, whose kind has all its places to itself: for one address of many nobody else waits.
+    fn hold_back(&mut self, peer: Peer) {
+        match peer {
+            Peer::Owner => self.is_held_back[held_back(Door::Socket)] = true,
+            Peer::Local => self.is_held_back[held_back(Door::Loopback)] = true,
+            Peer::Remote(_) => {}
+        }
+    }
+
+    /// Looks again at all that wait, in their order.
+    fn look(&mut self) {
+        self.is_held_back = [false; 2];
+        self.rest_until.take_if(|until| *until <= Instant::now());
+        let mut still_full: Vec<(Peer, Full)> = Vec::new();
+        for newcomer in std::mem::take(&mut self.waiting) {
+            let peer = newcomer.peer;
+            let tried = if still_full.iter().any(|(other, _)| is_in_the_way(*other, peer)) {
+                Err(newcomer)
+            } else {
+                self.seat(newcomer).map_err(|(newcomer, full)| {
+                    still_full.push((peer, full));
+                    newcomer
+                })
+            };
+            match tried {
+                Ok(()) => {}
+                Err(newcomer) if newcomer.until <= Instant::now() => turn_away(&newcomer.stream, TOO_MANY),
+                Err(newcomer) => self.waiting.push_back(newcomer),
+            }
+        }
+        for (peer, _) in still_full.into_iter().filter(|(_, full)| full.is_passing) {
+            let of_a_kind = self.waiting.iter().filter(|other| is_of_a_kind(other.peer, peer)).count();
+            if of_a_kind >= Places::now().waiting(peer).1 {
+                self.hold_back(peer);
+            }
+        }
+        let mut is_busy = false;
+        for parked in std::mem::take(&mut self.parked) {
+            let Some(until) = parked.until else {
+                self.parked.push(parked);
+                continue;
+            };
+            let job = if is_busy {
+                parked.job
+            } else {
+                match self.workers.hand_over(Task::Serve(parked.job)) {
+                    Err(Task::Serve(job)) => job,
+                    Ok(()) | Err(Task::Warn(_)) => continue,
+                }
+            };
+            is_busy = true;
+            if until <= Instant::now() {
+                turn_away(&job.stream, NO_THREAD);
+            } else {
+                self.parked.push(Parked { job, until: Some(until) });
+            }
+        }
+    }
+
+    /// Gives a newcomer a slot, and a thread if one can be made.
+    fn seat(&mut self, newcomer: Newcomer<'a>) -> Result<(), (Newcomer<'a>, Full)> {
+        let Newcomer { number, ref stream, from, peer, handler, .. } = newcomer;
+        let seat = match self.seats.seat(number, stream, peer, handler) {
+            Ok(seat) => Arc::new(seat),
+            Err(full) => return Err((newcomer, full)),
+        };
+        let job = Job { number, stream: newcomer.stream, from, seat };
+        if let Err((job, error)) = Workers::serve(job) {
+            self.warn(format!(
+                "no thread can be made for a connection: {error}; a few in reserve serve until one can. This user or this service is at its limit \
+                 of processes: end some, or raise it (ulimit -u, TasksMax=)"
+            ));
+            self.parked.push(Parked { job, until: None });
+        }
+        Ok(())
+    }
+
+    fn warn(&mut self, what: String) {
+        if self.warned.is_none_or(|at| at.elapsed() >= WARN_EVERY) {
+            self.warned = Some(Instant::now());
+            // Where all are at work there is another one in a second.
+            let _all_are_at_work = self.workers.hand_over(Task::Warn(what));
+        }
+    }
+}
+
+/// Which of [`Acceptor::is_held_back`] is for a listener: the owner's socket, or all others, where clients of this machine come in as well.
+fn held_back(door: Door) -> usize {
+    match door {
+        Door::Socket => 0,
+        Door::Loopback | Door::Network => 1,
+    }
+}
+
+fn is_of_a_kind(one: Peer, other: Peer) -> bool {
+    std::mem::discriminant(&one) == std::mem::discriminant(&other)
+}
+
+/// Whether the other has no slot as long as the one has none. Where one address has all that it may have, another one can have a slot.
+fn is_in_the_way(one: Peer, other: Peer) -> bool {
+    one == other
+}
+
+/// Whether it is for want of something of this machine's that nobody was accepted.
+fn is_shortage(error: &io::Error) -> bool {
+    let shortages = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
+    shortages.iter().any(|shortage| error.raw_os_error() == Some(shortage.raw_os_error()))
+}
+
+/// Tells a client that is not served. Best effort, and never waits: a client that does not take it sees the end as well.
+fn turn_away(mut stream: &Stream, answer: &[u8]) {
+    if stream.set_nonblocking().is_ok() {
+        let _not_taken = stream.write_all(answer);
+        let mut unread = [0; UNREAD_BYTES];
+        let _thrown_away = stream.read(&mut unread);
+    }
+}
+
+/// The answers where there is no thread to make one.
+const TOO_MANY: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: 70\r\nRetry-After: 1\r\n\
+    Connection: close\r\n\r\n{\"ok\":false,\"error\":\"busy\",\"detail\":\"too many connections; try again\"}";
+const NO_THREAD: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: 185\r\nRetry-After: 1\r\n\
+    Connection: close\r\n\r\n{\"ok\":false,\"error\":\"out_of_processes\",\"detail\":\"the server can make no further thread: this user or service is at its \
+    limit of processes; end some, or raise it (ulimit -u, TasksMax=)\"}";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ready_made_answers_have_the_length_that_they_say() {
+        for answer in [TOO_MANY, NO_THREAD] {
+            let text = std::str::from_utf8(answer).expect("text");
+            let (head, body) = text.split_once("\r\n\r\n").expect("a head");
+            let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: ")).expect("a length");
+            assert_eq!(length.parse(), Ok(body.len()), "{body}");
+            assert_eq!(serde_json::from_str::<serde_json::Value>(body).expect("JSON")["ok"], false);
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! Who gets a slot, who gives way, and who is told that there is none.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+
+use rouille::{Request, Response};
+
+use super::*;
+use crate::http::Broken;
+
+struct Nobody;
+
+impl Handler for Nobody {
+    fn handle(&self, _: &Request) -> Response {
+        Response::empty_404()
+    }
+
+    fn refuse(&self, _: &Broken, _: Option<&Request>) -> Response {
+        Response::empty_404()
+    }
+}
+
+fn peer(from: &str) -> Peer {
+    Peer::at(Door::Network, from.parse().expect("an address"))
+}
+
+fn sit(seats: &Arc<Seats>, number: u64, from: &str) -> Option<(Seat, UnixStream)> {
+    sit_as(seats, number, peer(from)).ok()
+}
+
+fn sit_as(seats: &Arc<Seats>, number: u64, peer: Peer) -> Result<(Seat, UnixStream), Full> {
+    let (ours, theirs) = UnixStream::pair().expect("a pair");
+    let handler: Arc<dyn Handler> = Arc::new(Nobody);
+    let seat = seats.seat(number, &Arc::new(Stream::Unix(ours)), peer, &handler)?;
+    theirs.set_nonblocking(true).expect("ours");
+    Ok((seat, theirs))
+}
+
+fn is_closed(mut stream: &UnixStream) -> bool {
+    matches!(stream.read(&mut [0]), Ok(0))
+}
+
+/// Whether the server has closed its side for reading.
+fn takes_no_more(mut stream: &UnixStream) -> bool {
+    stream.write(b"x").is_err_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+#[test]
+fn who_does_not_take_an_answer_is_closed_and_not_before_it_had_the_time() {
+    let seats = Arc::new(Seats::new());
+    let (seat, stream) = sit(&seats, 1, "127.0.0.1").expect("room");
+    assert_eq!(seat.works(), Works::On);
+    // Stamps are whole milliseconds.
+    let (began, patience) = (seat.writes(), WRITE_PATIENCE.saturating_sub(Duration::from_millis(1)));
+    let give_way = || {
+        let open = seats.lock();
+        if let Some((packed, slot)) = waits_longest(open.values()) {
+            slot.give_way(packed);
+        }
+    };
+    give_way();
+    // On a machine that is slow enough it has had its time.
+    assert!(!is_closed(&stream) || began.elapsed() >= patience);
+    while !is_closed(&stream) {
+        assert!(began.elapsed() < Duration::from_mins(1), "it never gives way");
+        give_way();
+    }
+    assert!(began.elapsed() >= patience);
+    assert!(!seat.waits(), "nothing more is read of it");
+    assert_eq!(seat.works(), Works::NoMore);
+}
+
+#[test]
+fn the_next_look_at_the_silent_is_due_with_the_first_of_them_and_never_while_nobody_is_connected() {
+    let (seats, limit, s) = (Arc::new(Seats::new()), Duration::from_secs(60), Duration::from_secs);
+    let since = |seat: &Seat| Duration::from_millis(since_ms(seat.activity.load()));
+    assert_eq!(seats.close_idle_at(s(1000), limit), None);
+    let (first, first_stream) = sit(&seats, 1, "127.0.0.1").expect("room");
+    let (second, second_stream) = sit(&seats, 2, "127.0.0.1").expect("room");
+    assert_eq!(second.works(), Works::On);
+    let began = since(&first);
+    assert_eq!(seats.close_idle_at(began + s(20), limit), Some(s(40) + Duration::from_millis(1)));
+    assert_eq!(seats.close_idle_at(began + s(60), limit), Some(limit + Duration::from_millis(1)), "the other is busy");
+    assert!(takes_no_more(&first_stream) && !takes_no_more(&second_stream));
+    assert!(!is_closed(&first_stream), "it can be told something yet");
+    assert!(first.waits());
+    assert_eq!(first.works(), Works::ForTheLastTime, "what it was asked meanwhile is answered");
+    // Who takes an answer slowly has another limit.
+    second.writes();
+    assert!(seats.close_idle_at(since(&second) + s(600), limit).is_some() && !takes_no_more(&second_stream));
+    drop((first, second));
+    assert_eq!(seats.close_idle_at(s(1000), limit), None);
+}
+
+#[test]
+fn nobody_is_seated_any_more_nor_kept_waiting_once_it_stops() {
+    let seats = Arc::new(Seats::new());
+    assert!(sit(&seats, 1, "127.0.0.1").is_some());
+    seats.begin_stop();
+    assert!(sit(&seats, 2, "127.0.0.1").is_none() && sit(&seats, 3, "10.0.0.7").is_none());
+}
+
+#[test]
+fn another_machines_address_has_so_many_seats_and_takes_its_own() {
+    let seats = Arc::new(Seats::new());
+    let (own, own_stream) = sit(&seats, 0, "127.0.0.1").expect("room");
+    let (friend, friend_stream) = sit(&seats, 1, "10.0.0.7").expect("room");
+    let full = FROM_ONE_ADDRESS_MAX + FROM_ONE_ADDRESS_MAX / ONE_MORE_IN;
+    let crowd: Vec<_> = (10..).take(full).map_while(|number| sit(&seats, number, "10.0.0.6")).collect();
+    assert_eq!(crowd.len(), full);
+    let closed = crowd.iter().filter(|(_, stream)| takes_no_more(stream)).count();
+    assert_eq!(closed, full - FROM_ONE_ADDRESS_MAX, "the first to come gave way to the last");
+    assert!(takes_no_more(&crowd[0].1) && !takes_no_more(&crowd[full - 1].1));
+    assert!(!takes_no_more(&own_stream) && !takes_no_more(&friend_stream), "nobody else did");
+    // Those that gave way have not left: no more of that address until they do.
+    assert!(sit(&seats, 1000, "10.0.0.6").is_none());
+    assert!(sit(&seats, 1001, "10.0.0.8").is_some() && sit(&seats, 1002, "127.0.0.1").is_some());
+    drop(crowd);
+    assert!(sit(&seats, 1003, "10.0.0.6").is_some());
+    drop((own, friend));
+}
+
+/// Sits down and is being answered, as a long poll is: it gives way to nobody. As many as get a slot.
+fn long_polls(seats: &Arc<Seats>, first: u64, peer: Peer) -> Vec<(Seat, UnixStream)> {
+    let sit = |number| sit_as(seats, number, peer).ok().filter(|(seat, _)| seat.works() == Works::On);
+    (first..first + 10_000).map_while(sit).collect()
+}
+
+#[test]
+fn one_address_whose_requests_all_wait_takes_no_slot_of_others() {
+    let seats = Arc::new(Seats::new());
+    let crowd = long_polls(&seats, 10_000, peer("10.0.0.6"));
+    assert_eq!(crowd.len(), FROM_ONE_ADDRESS_MAX + FROM_ONE_ADDRESS_MAX / ONE_MORE_IN);
+    let began = Instant::now();
+    assert_eq!(sit_as(&seats, 1, peer("10.0.0.6")).err(), Some(Full { is_passing: false }), "none will leave by itself");
+    for (number, other) in [(2, Peer::Owner), (3, Peer::Local), (4, peer("10.0.0.7")), (5, peer("fd00:0:0:1::1"))] {
+        assert!(sit_as(&seats, number, other).is_ok(), "{other:?}");
+    }
+    // Nothing was waited for: the whole crowd works all the time.
+    assert!(crowd.iter().all(|(seat, _)| doing(seat.activity.load()) == Doing::Works), "{:?}", began.elapsed());
+}
+
+#[test]
+fn one_machine_with_many_addresses_of_version_six_is_one_address() {
+    let seats = Arc::new(Seats::new());
+    let mut crowd = Vec::new();
+    for n in 0..200 {
+        crowd.extend(sit(&seats, n, &format!("2001:db8:0:1::{n:x}")).filter(|(seat, _)| seat.works() == Works::On));
+    }
+    assert_eq!(crowd.len(), FROM_ONE_ADDRESS_MAX + FROM_ONE_ADDRESS_MAX / ONE_MORE_IN);
+    assert!(sit(&seats, 1000, "2001:db8:0:2::1").is_some(), "the neighbour's");
+}
+
+#[test]
+fn each_kind_of_client_keeps_places_that_the_others_cannot_take() {
+    let many = (0..100).map(|n| peer(&format!("10.0.0.{n}"))).collect::<Vec<_>>();
+    let places = Places::now();
+    for greedy in [vec![Peer::Owner], vec![Peer::Local], many] {
+        let seats = Arc::new(Seats::new());
+        let crowd: Vec<_> = greedy.iter().zip(1..).flat_map(|(&peer, n)| long_polls(&seats, n * 10_000, peer)).collect();
+        assert!(crowd.len() >= places.shared, "{}", crowd.len());
+        for other in [Peer::Owner, Peer::Local, peer("192.168.1.1")].into_iter().filter(|other| other.kind() != greedy[0].kind())
+        {
+            assert_eq!(long_polls(&seats, 1 << 40, other).len(), places.own, "{other:?} beside {:?}", greedy[0]);
+        }
+    }
+}
+
+#[test]
+fn a_newcomer_is_told_whether_a_slot_is_free_in_a_moment() {
+    let seats = Arc::new(Seats::new());
+    let mut crowd = long_polls(&seats, 1, peer("10.0.0.6"));
+    assert_eq!(sit_as(&seats, 1000, peer("10.0.0.6")).err(), Some(Full { is_passing: false }));
+    // One has had its answer and waits for the next request: it gives way at once, and is there until its thread has run.
+    crowd[5].0.waits();
+    assert_eq!(sit_as(&seats, 1001, peer("10.0.0.6")).err(), Some(Full { is_passing: true }));
+    assert!(takes_no_more(&crowd[5].1));
+    crowd.remove(5);
+    let newest = sit(&seats, 1002, "10.0.0.6");
+    assert!(newest.is_some());
+    assert!(sit(&seats, 1003, "10.0.0.6").is_none());
+}
+
+#[test]
+fn slots_leave_descriptors_to_all_else() {
+    for descriptors in [0, 64, 80, 100, 128, 256, 512, 1024, 4096, 1 << 40] {
+        let places = Places::of(descriptors);
+        let all = places.shared + KINDS * places.own;
+        assert!((CONNECTIONS_MIN..=CONNECTIONS_MAX).contains(&all), "{places:?} of {descriptors}");
+        let waiting = KINDS * places.waiting(Peer::Local).1;
+        let is_within = (all + places.shared / ONE_MORE_IN + waiting) as u64 + OWN_DESCRIPTORS <= descriptors;
+        assert!(is_within || all == CONNECTIONS_MIN, "{places:?} of {descriptors}");
+    }
+    assert_eq!(Places::of(1024), Places { shared: 488, own: 8, of_one_address: 64 });
+}

@@ -1,0 +1,117 @@
+//! Paths in JSON: text where the path is UTF-8, else a list of its bytes.
+//!
+//! Level 0. A file name on Linux is any bytes but NUL and `/`, and serde refuses a path that is not UTF-8. For `#[serde(with = "…")]`
+//! on a field: this module for one path, [`option`] and [`list`] for the others.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// A path as it is written.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Written<'p> {
+    Text(&'p str),
+    Bytes(&'p [u8]),
+}
+
+/// A path as it is read.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Read {
+    Text(String),
+    Bytes(Vec<u8>),
+}
+
+impl<'p> From<&'p Path> for Written<'p> {
+    fn from(path: &'p Path) -> Self {
+        path.to_str().map_or(Self::Bytes(path.as_os_str().as_bytes()), Self::Text)
+    }
+}
+
+impl From<Read> for PathBuf {
+    fn from(read: Read) -> Self {
+        match read {
+            Read::Text(text) => text.into(),
+            Read::Bytes(bytes) => OsString::from_vec(bytes).into(),
+        }
+    }
+}
+
+/// Writes a path.
+pub fn serialize<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    Written::from(path).serialize(serializer)
+}
+
+/// Reads a path.
+pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
+    Read::deserialize(deserializer).map(Into::into)
+}
+
+/// A path that may be absent.
+pub mod option {
+    use super::{Deserialize, Deserializer, Path, PathBuf, Read, Serialize, Serializer, Written};
+
+    /// Writes it, or null.
+    pub fn serialize<S: Serializer>(path: &Option<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
+        path.as_deref().map(<Written<'_> as From<&Path>>::from).serialize(serializer)
+    }
+
+    /// Reads it.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {
+        Ok(Option::<Read>::deserialize(deserializer)?.map(Into::into))
+    }
+}
+
+/// Several paths.
+pub mod list {
+    use super::{Deserialize, Deserializer, PathBuf, Read, Serializer, Written};
+
+    /// Writes them in order.
+    pub fn serialize<S: Serializer>(paths: &[PathBuf], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(paths.iter().map(|path| Written::from(path.as_path())))
+    }
+
+    /// Reads them.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<PathBuf>, D::Error> {
+        Ok(Vec::<Read>::deserialize(deserializer)?.into_iter().map(Into::into).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+    struct Paths {
+        #[serde(with = "super")]
+        one: PathBuf,
+        #[serde(with = "super::option", default, skip_serializing_if = "Option::is_none")]
+        maybe: Option<PathBuf>,
+        #[serde(with = "super::list")]
+        several: Vec<PathBuf>,
+    }
+
+    fn path(bytes: &[u8]) -> PathBuf {
+        OsString::from_vec(bytes.to_vec()).into()
+    }
+
+    #[test]
+    fn every_path_reads_as_it_was_written() {
+        for bytes in [&b"/srv/x.sh"[..], "/srv/größer ☃".as_bytes(), b"/srv/\xff\xfe.sh", b"\x80", b"", b"/a\nb\"c\\"] {
+            for maybe in [None, Some(path(bytes))] {
+                let paths = Paths { one: path(bytes), maybe, several: vec![path(b"/plain"), path(bytes)] };
+                let text = serde_json::to_string(&paths).expect("every path is JSON");
+                assert_eq!(serde_json::from_str::<Paths>(&text).expect("reads"), paths, "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_path_that_is_text_stays_text() {
+        let paths = Paths { one: "/a".into(), maybe: None, several: vec!["/b".into()] };
+        assert_eq!(serde_json::to_string(&paths).expect("JSON"), r#"{"one":"/a","several":["/b"]}"#);
+    }
+}

@@ -1,0 +1,174 @@
+//! What can be wrong while the server serves: one stable code for each thing, and the list of what is wrong now.
+//!
+//! Pure, as everything at this level: who finds out that something is wrong says so, and hands in the time.
+
+use std::collections::hash_map::DefaultHasher;
+use std::hash::{Hash, Hasher};
+
+use serde::{Deserialize, Serialize};
+
+use super::UnknownWord;
+use crate::clock::Timestamp;
+
+words! {
+    /// What is wrong, as a word that programs can rely on. In order of importance: the list of conditions has this order.
+    ConditionCode {
+        /// Something happened and is not in the database yet.
+        NotRecorded = "not_recorded",
+        /// A write failed because the disk is full.
+        DiskFull = "disk_full",
+        /// Another process holds a lock on the database.
+        DatabaseLocked = "database_locked",
+        /// The database file was removed or replaced while the server has it open.
+        DatabaseReplaced = "database_replaced",
+        /// The database does not take a change for any other reason.
+        DatabaseFailing = "database_failing",
+        /// The runtime directory was removed or replaced.
+        RuntimeDirReplaced = "runtime_dir_replaced",
+        /// The shim of the live run does not answer.
+        ShimSilent = "shim_silent",
+        /// A signal has stopped the shim of the live run.
+        ShimStopped = "shim_stopped",
+        /// The shim cannot write its journal.
+        JournalUnwritable = "journal_unwritable",
+        /// Lines of the log are lost.
+        LogDropped = "log_dropped",
+        /// The shim cannot make or remove the PAUSE file.
+        PauseFileFailed = "pause_file_failed",
+        /// The PAUSE file of a run that has ended cannot be removed.
+        PauseFileLeft = "pause_file_left",
+        /// The shim has a problem that this version has no code for.
+        ShimTrouble = "shim_trouble",
+        /// Another process continues the paused pipeline.
+        PauseNotHolding = "pause_not_holding",
+        /// The disk has kept the server waiting for seconds.
+        DiskSlow = "disk_slow",
+        /// Little space is left on the disk.
+        DiskLow = "disk_low",
+        /// A lock file that keeps other servers out is missing and could not be made again.
+        LockMissing = "lock_missing",
+        /// The Unix socket is missing and could not be made again.
+        SocketMissing = "socket_missing",
+        /// `server.json` is missing and could not be written again.
+        ServerInfoMissing = "server_info_missing",
+        /// A file that holds a token or the session key is missing.
+        TokenMissing = "token_missing",
+    }
+}
+
+/// Something that is wrong now.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+pub struct Condition {
+    /// What it is.
+    pub code: ConditionCode,
+    /// When it began, as far as the server knows.
+    pub since: Timestamp,
+    /// What is wrong and what to do about it, in a sentence for people.
+    pub detail: String,
+}
+
+/// Everything that is wrong now: at most one condition for each code.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+#[serde(transparent)]
+pub struct Conditions(Vec<Condition>);
+
+impl Conditions {
+    /// Says that a condition holds, or with `None` that it does not hold any more. One that held already keeps the time of its beginning.
+    /// Returns whether anything changed.
+    pub fn set(&mut self, code: ConditionCode, detail: Option<String>, now: Timestamp) -> bool {
+        let place = self.0.binary_search_by_key(&(code as usize), |condition| condition.code as usize);
+        match (place, detail) {
+            (Ok(at), Some(detail)) => {
+                let is_new = self.0[at].detail != detail;
+                self.0[at].detail = detail;
+                is_new
+            }
+            (Ok(at), None) => {
+                self.0.remove(at);
+                true
+            }
+            (Err(at), Some(detail)) => {
+                self.0.insert(at, Condition { code, since: now, detail });
+                true
+            }
+            (Err(_), None) => false,
+        }
+    }
+
+    /// Both lists together. Where both have a code, this one's sentence stands, and the earlier time.
+    #[must_use]
+    pub fn with(&self, other: &Self) -> Self {
+        let mut all = self.clone();
+        for condition in &other.0 {
+            match all.0.binary_search_by_key(&(condition.code as usize), |there| there.code as usize) {
+                Ok(at) => all.0[at].since = all.0[at].since.min(condition.since),
+                Err(at) => all.0.insert(at, condition.clone()),
+            }
+        }
+        all
+    }
+
+    /// What is wrong, the most important first.
+    pub fn list(&self) -> &[Condition] {
+        &self.0
+    }
+
+    /// Whether nothing is wrong.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// All details as one sentence; `None` when nothing is wrong.
+    pub fn sentence(&self) -> Option<String> {
+        let details: Vec<&str> = self.0.iter().map(|condition| condition.detail.as_str()).collect();
+        (!details.is_empty()).then(|| details.join("; "))
+    }
+
+    /// A number that tells this list from others; 0 when nothing is wrong. Made of what it says and not counted: a later server that finds the same thing wrong
+    /// gives it the same number, and one that finds something else does not.
+    pub fn digest(&self) -> u64 {
+        if self.0.is_empty() {
+            return 0;
+        }
+        let mut hasher = DefaultHasher::new();
+        self.0.hash(&mut hasher);
+        hasher.finish().max(1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(ms: i64) -> Timestamp {
+        Timestamp::from_unix_ms(ms)
+    }
+
+    #[test]
+    fn condition_keeps_its_beginning_until_it_has_passed() {
+        let mut wrong = Conditions::default();
+        assert!(wrong.set(ConditionCode::DiskLow, Some("512 KiB".into()), at(1)));
+        assert!(!wrong.set(ConditionCode::DiskLow, Some("512 KiB".into()), at(2)), "nothing new");
+        let digest = wrong.digest();
+        assert!(wrong.set(ConditionCode::DiskLow, Some("12 KiB".into()), at(3)));
+        assert_eq!((wrong.list()[0].since, wrong.list()[0].detail.as_str()), (at(1), "12 KiB"));
+        assert_ne!(wrong.digest(), digest);
+        assert!(wrong.set(ConditionCode::DiskLow, None, at(4)) && !wrong.set(ConditionCode::DiskLow, None, at(5)));
+        assert!(wrong.is_empty() && wrong.sentence().is_none());
+        wrong.set(ConditionCode::DiskLow, Some("12 KiB".into()), at(6));
+        assert_eq!(wrong.list()[0].since, at(6), "it began anew");
+    }
+
+    #[test]
+    fn conditions_are_listed_by_importance_and_merged_by_code() {
+        let (mut told, mut found) = (Conditions::default(), Conditions::default());
+        told.set(ConditionCode::ShimSilent, Some("silent".into()), at(5));
+        told.set(ConditionCode::DatabaseReplaced, Some("told".into()), at(5));
+        found.set(ConditionCode::DatabaseReplaced, Some("found".into()), at(3));
+        found.set(ConditionCode::DiskLow, Some("low".into()), at(4));
+        let all = told.with(&found);
+        let listed: Vec<_> = all.list().iter().map(|c| (c.code.as_str(), c.since, c.detail.as_str())).collect();
+        assert_eq!(listed, [("database_replaced", at(3), "told"), ("shim_silent", at(5), "silent"), ("disk_low", at(4), "low")]);
+        assert_eq!(all.sentence().as_deref(), Some("told; silent; low"));
+    }
+}

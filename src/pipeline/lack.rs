@@ -1,0 +1,32 @@
+//! What a start can lack: something of the machine's that is limited, and that may be there a moment later.
+
+use serde::{Deserialize, Serialize};
+
+/// What there was none of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Lack {
+    /// A process or a thread.
+    Processes,
+    /// A file descriptor.
+    Descriptors,
+    /// Memory.
+    Memory,
+    /// Something that a newer version has a word for.
+    #[serde(other)]
+    Unknown,
+}
+
+impl Lack {
+    /// What to do about it; follows a semicolon.
+    pub const fn advice(self) -> &'static str {
+        match self {
+            Self::Processes => {
+                "this user or this service is at its limit of processes and threads: end some, or raise the limit (`ulimit -u`, `TasksMax=`)"
+            }
+            Self::Descriptors => "too many files are open: raise the limit (`ulimit -n`, `LimitNOFILE=`)",
+            Self::Memory => "there is not enough memory: end other programs, or raise the limit (`MemoryMax=`)",
+            Self::Unknown => "something on this machine has reached its limit",
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! The beginning of a file, read as the kernel reads it: `#!`, an interpreter, at most one argument.
+//!
+//! Pure. The rules are those of `fs/binfmt_script.c` in Linux 5.1 and later, see `execve(2)`, "Interpreter scripts".
+
+/// How much of a file the kernel looks at (`BINPRM_BUF_SIZE`).
+pub(super) const HEAD_BYTES: usize = 256;
+
+/// The byte order mark of UTF-8, which editors on Windows put in front of a text.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// What a file begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Beginning<'h> {
+    /// A first line that names an interpreter, and at most one argument, blanks within it and all.
+    Interpreter { path: &'h [u8], argument: Option<&'h [u8]> },
+    /// `#!` and nothing that the kernel takes for an interpreter: no name, or one that is too long.
+    NoInterpreter,
+    /// Text without `#!`; `is_empty` where there is nothing at all.
+    Text { is_empty: bool },
+    /// A line that ends with CR LF.
+    WindowsLine,
+    /// A byte order mark of UTF-8.
+    ByteOrderMark,
+    /// Text in UTF-16, of which neither the kernel nor a shell understands anything.
+    Utf16,
+    /// A program in the ELF format.
+    Elf,
+    /// Something else that is no text.
+    Binary,
+}
+
+/// Reads the first [`HEAD_BYTES`] of a file, fewer where it is shorter.
+pub(super) fn beginning(head: &[u8]) -> Beginning<'_> {
+    let head = &head[..head.len().min(HEAD_BYTES)];
+    if head.starts_with(b"\x7fELF") {
+        return Beginning::Elf;
+    }
+    if head.starts_with(BYTE_ORDER_MARK) {
+        return Beginning::ByteOrderMark;
+    }
+    if head.starts_with(b"\xff\xfe") || head.starts_with(b"\xfe\xff") {
+        return Beginning::Utf16;
+    }
+    let newline = memchr::memchr(b'\n', head);
+    let line = &head[..newline.unwrap_or(head.len())];
+    let ends_with_cr = newline.is_some() && line.ends_with(b"\r");
+    let Some(named) = line.strip_prefix(b"#!") else {
+        // As bash does: a NUL in the first line makes a file a binary one.
+        return if line.contains(&0) {
+            Beginning::Binary
+        } else if ends_with_cr {
+            Beginning::WindowsLine
+        } else {
+            Beginning::Text { is_empty: head.is_empty() }
+        };
+    };
+    if ends_with_cr {
+        return Beginning::WindowsLine;
+    }
+    interpreter(named, newline.is_none() && head.len() == HEAD_BYTES)
+}
+
+/// What follows `#!`. Of a line that goes on beyond what the kernel looks at only a name that ends within that is believed.
+fn interpreter(named: &[u8], is_cut: bool) -> Beginning<'_> {
+    let named = trim_blanks(named);
+    let end = named.iter().position(|&byte| is_blank(byte) || byte == 0);
+    let path = &named[..end.unwrap_or(named.len())];
+    if path.is_empty() || (is_cut && end.is_none()) {
+        return Beginning::NoInterpreter;
+    }
+    // A NUL ends the text for the kernel.
+    let rest = end.filter(|&end| named[end] != 0).map(|end| &named[end..]);
+    let argument = rest.map(|rest| trim_blanks(rest.split(|&byte| byte == 0).next().unwrap_or(rest)));
+    Beginning::Interpreter { path, argument: argument.filter(|argument| !argument.is_empty()) }
+}
+
+const fn is_blank(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t')
+}
+
+fn trim_blanks(text: &[u8]) -> &[u8] {
+    let from = text.iter().position(|&byte| !is_blank(byte)).unwrap_or(text.len());
+    let to = text.iter().rposition(|&byte| !is_blank(byte)).map_or(from, |last| last + 1);
+    &text[from..to]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn interpreter<'h>(path: &'h [u8], argument: Option<&'h [u8]>) -> Beginning<'h> {
+        Beginning::Interpreter { path, argument }
+    }
+
+    #[test]
+    fn a_first_line_is_read_as_the_kernel_reads_it() {
+        for (head, read_as) in [
+            (&b"#!/bin/bash\necho"[..], interpreter(b"/bin/bash", None)),
+            (b"#!/bin/sh", interpreter(b"/bin/sh", None)),
+            (b"#! \t/usr/bin/env \t python3  \t\n", interpreter(b"/usr/bin/env", Some(b"python3"))),
+            (b"#!/usr/bin/env -S python3 -u\n", interpreter(b"/usr/bin/env", Some(b"-S python3 -u"))),
+            (b"#!sh\n", interpreter(b"sh", None)),
+            (b"#!/bin/sh\0 x\n", interpreter(b"/bin/sh", None)),
+            (b"#!/bin/sh a\0b\n", interpreter(b"/bin/sh", Some(b"a"))),
+            (b"#!/\xff\n", interpreter(b"/\xff", None)),
+            (b"#!", Beginning::NoInterpreter),
+            (b"#!\n/bin/sh\n", Beginning::NoInterpreter),
+            (b"#! \t \n", Beginning::NoInterpreter),
+            (b"#!\0", Beginning::NoInterpreter),
+            (b"#!/bin/bash\r\n", Beginning::WindowsLine),
+            (b"#!/usr/bin/env bash\r\n", Beginning::WindowsLine),
+            (b"echo hi\r\necho\r\n", Beginning::WindowsLine),
+            (b"\r\n", Beginning::WindowsLine),
+            (b"echo hi\r", Beginning::Text { is_empty: false }),
+            (b"\xef\xbb\xbf#!/bin/sh\n", Beginning::ByteOrderMark),
+            (b"\xff\xfe#\0!\0", Beginning::Utf16),
+            (b"\x7fELF\x02", Beginning::Elf),
+            (b"MZ\0\x01\n", Beginning::Binary),
+            (b"echo\n\0\0", Beginning::Text { is_empty: false }),
+            (b"", Beginning::Text { is_empty: true }),
+            (b" #!/bin/sh\n", Beginning::Text { is_empty: false }),
+        ] {
+            assert_eq!(beginning(head), read_as, "{}", head.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn a_name_that_the_kernel_cannot_see_the_end_of_is_none() {
+        let long = [b"#!/".as_slice(), &[b'x'; 300], b"\n"].concat();
+        assert_eq!(beginning(&long), Beginning::NoInterpreter);
+        let cut_argument = [b"#!/bin/sh ".as_slice(), &[b'x'; 300], b"\n"].concat();
+        assert_eq!(beginning(&cut_argument), interpreter(b"/bin/sh", Some(&[b'x'; HEAD_BYTES - 10])));
+        let blanks = [b"#!".as_slice(), &[b' '; 300], b"/bin/sh\n"].concat();
+        assert_eq!(beginning(&blanks), Beginning::NoInterpreter);
+    }
+
+    #[test]
+    fn no_bytes_are_read_beyond_their_end() {
+        let bytes = b"#!\n\0 \t\r/\xef\xbb\xbfx\x7fELF\xff\xfe";
+        for from in 0..bytes.len() {
+            for to in from..=bytes.len() {
+                let _any = beginning(&bytes[from..to]);
+                let _any = beginning(&[b"#!", &bytes[from..to]].concat());
+            }
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! What a pipeline inherits of the server's environment: its owner's variables, and nothing that came with the way the server was started.
+
+use std::ffi::{OsStr, OsString};
+
+use crate::config::{NAMES, NAMES_FOR_PIPELINES};
+
+/// What a service manager tells the process that it started (`sd_notify(3)`, `sd_listen_fds(3)`): a pipeline that took it for its own
+/// would answer in the server's name.
+const SERVICE_MANAGER: &[&str] =
+    &["NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_PIDFDID", "LISTEN_FDNAMES", "WATCHDOG_USEC", "WATCHDOG_PID"];
+
+/// What `make` tells the commands of its recipes (GNU make manual, "Communicating Options to a Sub-make"). A `make` in the pipeline would
+/// take the options of that one for its own, and look for its job server on descriptors that are not there.
+const MAKE: &[&str] =
+    &["MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "MAKE_RESTARTS", "MAKE_TERMOUT", "MAKE_TERMERR", "GNUMAKEFLAGS"];
+
+/// What `cargo run` tells the program, and rustup the cargo. A `cargo` in the pipeline would build with the toolchain of this program.
+const CARGO: &[&str] = &[
+    "CARGO",
+    "CARGO_MANIFEST_DIR",
+    "CARGO_MANIFEST_PATH",
+    "CARGO_MANIFEST_LINKS",
+    "CARGO_PRIMARY_PACKAGE",
+    "OUT_DIR",
+    "RUSTUP_TOOLCHAIN",
+    "RUST_RECURSION_COUNT",
+];
+const CARGO_PACKAGE_PREFIX: &str = "CARGO_PKG_";
+
+/// The names in `environment` that are not for a pipeline. `taken` are those with common names from which the server took a setting.
+pub(super) fn not_for_pipelines(
+    environment: impl IntoIterator<Item = (OsString, OsString)>,
+    taken: &[&'static str],
+) -> Vec<OsString> {
+    let environment: Vec<(OsString, OsString)> = environment.into_iter().collect();
+    // A user may have set MAKEFLAGS for good. Only within a recipe there is this too, and there all of them are make's.
+    let is_in_make = environment.iter().any(|(name, _)| name == "MAKELEVEL");
+    let is_in_cargo = environment.iter().any(|(name, value)| name == "CARGO_PKG_NAME" && value == env!("CARGO_PKG_NAME"));
+    let is_of = |names: &[&str], name: &OsStr| names.iter().any(|of| name == *of);
+    let is_setting = |name: &OsStr| {
+        name.as_encoded_bytes().starts_with(b"AUTOAPPDEV_") && is_of(NAMES, name) && !is_of(NAMES_FOR_PIPELINES, name)
+    };
+    let names = environment.into_iter().map(|(name, _)| name);
+    names
+        .filter(|name| {
+            is_setting(name)
+                || is_of(SERVICE_MANAGER, name)
+                || is_of(taken, name)
+                || (is_in_make && is_of(MAKE, name))
+                || (is_in_cargo && (is_of(CARGO, name) || name.as_encoded_bytes().starts_with(CARGO_PACKAGE_PREFIX.as_bytes())))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn removed(environment: &[(&str, &str)], taken: &[&'static str]) -> Vec<String> {
+        let environment = environment.iter().map(|(name, value)| (OsString::from(name), OsString::from(value)));
+        let names = not_for_pipelines(environment, taken);
+        names.into_iter().map(|name| name.into_string().expect("text")).collect()
+    }
+
+    #[test]
+    fn settings_and_secrets_of_the_server_are_not_for_pipelines() {
+        let environment = NAMES.iter().map(|name| (*name, "x")).collect::<Vec<_>>();
+        let removed = removed(&environment, &[]);
+        for name in NAMES {
+            let is_kept = ["AUTOAPPDEV_RUNTIME_DIR", "AUTOAPPDEV_URL", "PORT", "DATABASE_URL"].contains(name);
+            assert_eq!(removed.iter().any(|removed| removed == name), !is_kept, "{name}");
+        }
+        assert_eq!(self::removed(&[("AUTOAPPDEV_OF_MINE", "1"), ("HOME", "/")], &[]), [""; 0]);
+    }
+
+    #[test]
+    fn a_common_name_goes_only_where_the_server_took_it() {
+        let environment = [("PORT", "9000"), ("DATABASE_URL", "sqlite:x")];
+        assert_eq!(removed(&environment, &["PORT"]), ["PORT"]);
+        assert_eq!(removed(&environment, &["DATABASE_URL"]), ["DATABASE_URL"]);
+    }
+
+    #[test]
+    fn options_of_make_go_only_within_a_recipe() {
+        let flags = [("MAKEFLAGS", "-j8"), ("MFLAGS", "-j8"), ("PATH", "/bin")];
+        assert_eq!(removed(&flags, &[]), [""; 0], "a user's own");
+        let in_recipe = [&flags[..], &[("MAKELEVEL", "1"), ("MAKE_TERMOUT", "/dev/pts/0")]].concat();
+        assert_eq!(removed(&in_recipe, &[]), ["MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKE_TERMOUT"]);
+    }
+
+    #[test]
+    fn variables_of_cargo_go_only_where_it_runs_this_program() {
+        let environment =
+            |package| [("CARGO_PKG_NAME", package), ("CARGO_PKG_VERSION", "1"), ("CARGO", "/c"), ("CARGO_HOME", "/h")];
+        assert_eq!(removed(&environment("autoappdev"), &[]), ["CARGO_PKG_NAME", "CARGO_PKG_VERSION", "CARGO"]);
+        assert_eq!(removed(&environment("another"), &[]), [""; 0]);
+    }
+}
