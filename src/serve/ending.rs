@@ -10,6 +10,7 @@ use std::sync::mpsc::{self, SyncSender};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::process::Pid;
 use signal_hook::consts::signal::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
 use crate::config::OnTerm;
@@ -184,7 +185,7 @@ fn is_live(snapshot: &Snapshot) -> bool {
 
 fn is_below_small_init() -> bool {
     let parent = rustix::process::getppid();
-    parent.is_some_and(|parent| parent.is_init()) && process::name_of(1).is_some_and(|name| SMALL_INITS.contains(&name.as_str()))
+    parent.is_some_and(Pid::is_init) && process::name_of(1).is_some_and(|name| SMALL_INITS.contains(&name.as_str()))
 }
 
 /// As process 1, takes the dead out of the process table that others leave to it: orphans of the whole namespace.

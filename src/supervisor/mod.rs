@@ -296,8 +296,8 @@ impl Supervisor {
             runs.note_latest(run_id);
         }
         // After the boot: what was found to have ended is recorded by then.
-        let keeper = Keeper::start(runs, logs.clone(), database, retention, segment_bytes, events.clone())
-            .map_err(BootError::Thread)?;
+        let keeper =
+            Keeper::start(runs, logs.clone(), database, retention, segment_bytes, events.clone()).map_err(BootError::Thread)?;
         let waker = keeper.waker();
         let thread = thread::Builder::new()
             .name("supervisor".to_owned())

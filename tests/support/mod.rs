@@ -229,6 +229,14 @@ impl Place {
     /// The same of a server that was told to end.
     pub fn until_server_ended(&mut self) -> (i32, String) {
         let mut server = self.server.take().expect("a server runs");
+        let deadline = Instant::now() + DEADLINE;
+        while server.child.try_wait().expect("ours").is_none() {
+            if Instant::now() > deadline {
+                let _ended = server.child.kill();
+                panic!("the server does not end");
+            }
+            thread::sleep(Duration::from_millis(2));
+        }
         let code = server.child.wait().expect("ours").code().expect("it ends by itself");
         let mut said = String::new();
         server.stdout.read_to_string(&mut said).expect("text");
