@@ -121,6 +121,15 @@ impl RealShims {
         }
     }
 
+    /// The control group that the journal names, where the directory has been replaced since it was made. By now another directory can have
+    /// the number that is in its name, so nothing in it is killed.
+    fn former_cgroup(&self, run_id: i64) -> Option<Cgroup> {
+        let name = self.runs.cgroup_name(run_id).ok()?;
+        let header = run_dir::read_header(&self.runs.run(run_id).journal_path()).ok()?;
+        let is_of_this_boot = process::boot_id().is_ok_and(|boot_id| boot_id == header.boot_id);
+        header.cgroup.filter(|dir| is_of_this_boot && !dir.ends_with(&name)).map(Cgroup::at)
+    }
+
     /// Takes shims that have left out of the process table.
     fn reap(&mut self) {
         self.children.retain_mut(|child| matches!(child.try_wait(), Ok(None)));
@@ -258,7 +267,7 @@ impl Shims for RealShims {
         let cgroup = self.cgroup(run_id);
         let deadline = Instant::now() + KILL_LIMIT;
         let mut pause = Duration::from_micros(200);
-        let left = loop {
+        let mut left = loop {
             let members = match &cgroup {
                 Some(cgroup) if is_populated(cgroup)? => {
                     // Whoever may not be killed this way is a member still, and counted.
@@ -291,6 +300,15 @@ impl Shims for RealShims {
         {
             // An empty folder holds nobody up.
             ::log::warn!("run {run_id}: failed to remove its control group {}: {error}", cgroup.path().display());
+        }
+        if let Some(former) = self.former_cgroup(run_id) {
+            if is_populated(&former)? {
+                // Without the run's number in their environment they cannot be told from anybody else's.
+                left += former.members().map_or(1, |members| members.len().max(1));
+            } else {
+                // One that is gone, or is not this user's, is in nobody's way.
+                let _not_ours = former.remove();
+            }
         }
         KillPoint::ServerLeftoversCgroupRemoved.reach();
         Ok(left)
