@@ -240,6 +240,21 @@ fn run_whose_directory_was_moved_shares_its_number_with_no_other() {
     assert!(!is_alive(pid), "it carries the path that the directory had");
 }
 
+#[test]
+fn shim_killed_in_a_copy_of_its_directory_leaves_nothing() {
+    let (mut place, pid, run_id) = with_words();
+    let group = place.cgroup(run_id);
+    place.kill_server();
+    place.replace_runtime_by_copy();
+    place.start_server();
+    assert_eq!(place.until_all_agree(), "running");
+    support::signal(place.shim_pid(run_id), "KILL");
+    place.until_state("stopped");
+    assert_eq!(place.run(run_id)["status"], "lost");
+    assert!(!is_alive(pid));
+    assert!(group.is_none_or(|group| !group.exists()), "its control group was named after the directory before");
+}
+
 fn shim_of(runtime: &Path, run_id: i64) -> u32 {
     let header = read_header(&runtime.join("runs").join(run_id.to_string()).join("journal.jsonl"));
     header.expect("a header").shim_pid

@@ -136,6 +136,15 @@ impl RealShims {
         }
     }
 
+    /// The control group that the journal names, where the directory has been replaced since it was made. By now another directory can have
+    /// the number that is in its name, so nothing in it is killed.
+    fn former_cgroup(&self, run_id: i64) -> Option<Cgroup> {
+        let name = self.runs.cgroup_name(run_id).ok()?;
+        let header = run_dir::read_header(&self.runs.run(run_id).journal_path()).ok()?;
+        let is_of_this_boot = process::boot_id().is_ok_and(|boot_id| boot_id == header.boot_id);
+        header.cgroup.filter(|dir| is_of_this_boot && !dir.ends_with(&name)).map(Cgroup::at)
+    }
+
     /// Takes shims that have left out of the process table.
     fn reap(&mut self) {
         self.children.retain_mut(|child| matches!(child.try_wait(), Ok(None)));
@@ -276,7 +285,7 @@ impl Shims for RealShims {
         let mut known = BTreeSet::new();
         // A process that was found is one of them until it is dead, although it gives its environment back before that.
         let mut carriers = BTreeSet::new();
-        let leftovers = loop {
+        let mut leftovers = loop {
             // Before any signal: what is dead has no name.
             let mut name = |pid| {
                 if known.insert(pid) {
@@ -326,6 +335,15 @@ impl Shims for RealShims {
         {
             // An empty folder holds nobody up.
             ::log::warn!("run {run_id}: failed to remove its control group {}: {error}", cgroup.path().display());
+        }
+        if let Some(former) = self.former_cgroup(run_id) {
+            if is_populated(&former)? {
+                // Without the run's number in their environment they cannot be told from anybody else's.
+                leftovers.alive += former.members().map_or(1, |members| members.len().max(1));
+            } else {
+                // One that is gone, or is not this user's, is in nobody's way.
+                let _not_ours = former.remove();
+            }
         }
         KillPoint::ServerLeftoversCgroupRemoved.reach();
         Ok(leftovers)
