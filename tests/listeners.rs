@@ -389,8 +389,8 @@ fn one_address_whose_requests_all_wait_delays_nobody_else() {
     };
     assert!((0..20).any(|_| overtakes()), "everybody waited for one address");
     // Those that stop it are answered when it has ended.
-    let (code, out, err) = place.client(&["stop", "--grace", "0"]);
-    assert_eq!(code, 0, "{out}{err}");
+    let (exit, out, err) = place.client(&["stop", "--grace", "0"]);
+    assert_eq!(exit, 0, "{out}{err}");
     drop(crowd);
     until_true("there is a place again", || {
         let mut wire = come();
