@@ -41,8 +41,10 @@ const CLOCK: c_long = SYS_clock_gettime;
 fn calls_until_its_end(server: u32, tid: Pid) -> BTreeMap<c_long, usize> {
     let mut counts = BTreeMap::new();
     let mut is_inside = false;
+    // One that comes to a traced thread is not lost.
+    let mut signal = None;
     loop {
-        ptrace::syscall(tid, None).expect("it is stopped");
+        ptrace::syscall(tid, signal.take()).expect("it is stopped");
         match waitpid(tid, Some(WaitPidFlag::__WALL)).expect("it is traced") {
             // A call has two stops, the first one before it is done.
             WaitStatus::PtraceSyscall(_) => {
@@ -53,6 +55,7 @@ fn calls_until_its_end(server: u32, tid: Pid) -> BTreeMap<c_long, usize> {
                 }
             }
             WaitStatus::Exited(..) | WaitStatus::Signaled(..) => return counts,
+            WaitStatus::Stopped(_, number) => signal = Some(number),
             _ => {}
         }
     }
