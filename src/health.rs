@@ -5,8 +5,11 @@
 //! waits for a look only for [`LOOK_WAIT`], so a disk that hangs delays nobody for longer than that.
 
 mod look;
+mod upkeep;
+mod watch;
 
 use std::fmt;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -15,6 +18,7 @@ use std::time::{Duration, Instant};
 use crate::pipeline::ConditionCode;
 
 pub use look::Places;
+pub use upkeep::{Kept, Upkeep};
 
 /// The least time between two looks for those who ask for the state, and the time between two looks while a stream is open.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -60,8 +64,9 @@ impl fmt::Debug for Inspector {
 }
 
 impl Inspector {
-    /// Begins. `look` is called on a thread of its own and tells what it has found to whoever publishes it.
-    pub fn start(mut look: impl FnMut() + Send + 'static) -> std::io::Result<Self> {
+    /// Begins. `look` is called on a thread of its own and tells what it has found to whoever publishes it. It returns after what time to look
+    /// again although nobody asks; `None` where there is no need.
+    pub fn start(mut look: impl FnMut() -> Option<Duration> + Send + 'static) -> std::io::Result<Self> {
         let shared = Arc::new(Shared {
             looked_at_ms: AtomicU64::new(0),
             began: Instant::now(),
@@ -71,9 +76,10 @@ impl Inspector {
         let looking = shared.clone();
         thread::Builder::new().name("health".to_owned()).stack_size(128 * 1024).spawn(move || {
             let _said_even_by_a_panic = Over(looking.clone());
-            while let Some(turn) = looking.wait_for_turn() {
+            let mut again_at = None;
+            while let Some(turn) = looking.wait_for_turn(again_at) {
                 let began_ms = looking.now_ms();
-                look();
+                again_at = look().map(|again| Instant::now() + again);
                 looking.looked_at_ms.store(began_ms, Ordering::Release);
                 let mut turns = looking.lock();
                 (turns.done, turns.is_slow) = (turn, false);
@@ -93,20 +99,27 @@ impl Inspector {
 
     /// Sees to it that what is known is of now: waits for a look that begins after this call.
     pub fn look(&self) {
-        let mut turns = self.shared.lock();
+        let (turns, turn) = self.shared.ask_for_a_look();
         if turns.is_slow || turns.is_over {
             return;
         }
-        // One that is under way may have looked already at what has changed since.
-        let turn = (turns.asked + 1).min(turns.done + 2);
-        turns.asked = turn;
-        self.shared.changed.notify_all();
         let (mut turns, _) = self
             .shared
             .changed
             .wait_timeout_while(turns, LOOK_WAIT, |turns| turns.done < turn && !turns.is_slow && !turns.is_over)
             .unwrap_or_else(PoisonError::into_inner);
         turns.is_slow |= turns.done < turn;
+    }
+
+    /// Looks also when one of these names is removed from `dir` or replaced there, whether anybody asks or not.
+    pub fn watch(&self, dir: &Path, names: &'static [&'static str]) -> std::io::Result<()> {
+        let shared = Arc::downgrade(&self.shared);
+        let matters = move |name: &[u8]| names.iter().any(|known| known.as_bytes() == name);
+        watch::watch(dir, matters, move || {
+            if let Some(shared) = shared.upgrade() {
+                drop(shared.ask_for_a_look());
+            }
+        })
     }
 
     /// Looks go on, one a second, until what this returns is dropped.
@@ -143,8 +156,18 @@ impl Drop for Over {
 }
 
 impl Shared {
+    /// Asks for a look that begins after this call. Returns which one it is.
+    fn ask_for_a_look(&self) -> (MutexGuard<'_, Turns>, u64) {
+        let mut turns = self.lock();
+        // One that is under way may have looked already at what has changed since.
+        turns.asked = (turns.asked + 1).min(turns.done + 2);
+        self.changed.notify_all();
+        let turn = turns.asked;
+        (turns, turn)
+    }
+
     /// Waits until a look is due; `None` once there is nobody left to look for. Returns which one it is.
-    fn wait_for_turn(self: &Arc<Self>) -> Option<u64> {
+    fn wait_for_turn(&self, again_at: Option<Instant>) -> Option<u64> {
         let mut turns = self.lock();
         loop {
             if turns.is_over {
@@ -153,16 +176,18 @@ impl Shared {
             if turns.asked > turns.done {
                 return Some(turns.done + 1);
             }
-            turns = if turns.attended == 0 {
-                self.changed.wait(turns).unwrap_or_else(PoisonError::into_inner)
-            } else {
+            let for_streams = (turns.attended > 0).then(|| {
                 let since = Duration::from_millis(self.now_ms().saturating_sub(self.looked_at_ms.load(Ordering::Acquire)));
-                let left = LOOK_EVERY.saturating_sub(since);
-                if left.is_zero() {
+                LOOK_EVERY.saturating_sub(since)
+            });
+            let again = again_at.map(|at| at.saturating_duration_since(Instant::now()));
+            turns = match for_streams.into_iter().chain(again).min() {
+                None => self.changed.wait(turns).unwrap_or_else(PoisonError::into_inner),
+                Some(Duration::ZERO) => {
                     turns.asked += 1;
                     return Some(turns.done + 1);
                 }
-                self.changed.wait_timeout(turns, left).unwrap_or_else(PoisonError::into_inner).0
+                Some(left) => self.changed.wait_timeout(turns, left).unwrap_or_else(PoisonError::into_inner).0,
             };
         }
     }
@@ -193,6 +218,7 @@ mod tests {
         let counted = count.clone();
         let inspector = Inspector::start(move || {
             counted.fetch_add(1, Ordering::SeqCst);
+            None
         });
         (inspector.expect("starts"), count)
     }
@@ -230,6 +256,7 @@ mod tests {
         let (go, hangs) = mpsc::channel::<()>();
         let inspector = Inspector::start(move || {
             let _go_or_gone = hangs.recv();
+            None
         })
         .expect("starts");
         inspector.refresh();

@@ -2,6 +2,8 @@
 //!
 //! Level 4. If killed here: the locks fall by themselves, `server.json` stays and is overwritten by the next server.
 
+mod upkeep;
+
 use std::backtrace::Backtrace;
 use std::ffi::OsString;
 use std::fs::File;
@@ -18,11 +20,10 @@ use anyhow::{Context, anyhow, bail};
 use rustix::fs::FlockOperation;
 use signal_hook::consts::signal::{SIGINT, SIGTERM};
 
-use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, SOCKET_DEFAULT};
 use crate::console::{self, say};
 use crate::git_ignore;
-use crate::health::{Inspector, Places};
+use crate::health::Upkeep;
 use crate::http::{Answers, App, Door, Entrance, Guard, Keys, Listener, Server, Streams};
 use crate::kill_point::KillPoint;
 use crate::log::{BackendLog, RunLogs};
@@ -33,7 +34,7 @@ use crate::secrets::{Secret, Secrets};
 use crate::server_info::{DirIdentity, LOCK_FILE, ServerIdentity, ServerInfo};
 use crate::service_manager::{self, Watchdog};
 use crate::store::Store;
-use crate::supervisor::{Handle, Retention, Settings, Supervisor};
+use crate::supervisor::{Retention, Settings, Supervisor};
 
 /// Beside the database: held by the server that uses it, and names that server's runtime directory.
 const DATABASE_LOCK_SUFFIX: &str = "-server.lock";
@@ -44,6 +45,10 @@ const LET_GO_LIMIT: Duration = Duration::from_millis(500);
 /// machine that has too much to do puts off.
 const LET_GO_LIMIT_OF_DEAD: Duration = Duration::from_secs(10);
 const LET_GO_LOOK: Duration = Duration::from_millis(2);
+
+/// The life cycle may wait for the disk for so many times as long as for anything else before the watchdog counts it as hung: with the 30 s
+/// of the README's unit, five minutes.
+const STORAGE_LIMITS: u32 = 40;
 
 /// How often `server.json` is tried again where the disk did not take it.
 const ANNOUNCE_RETRY: Duration = Duration::from_secs(1);
@@ -125,8 +130,9 @@ fn serve_in(config: Config, runtime_dir: &Path) -> anyhow::Result<()> {
     .map_err(|error| anyhow!("failed to {error}"))?;
     let runs = Runs::new(runtime_dir.to_owned());
     let logs = RunLogs::new(runs.path());
-    let inspector =
-        inspector(&supervisor.handle(), &runs, &config.database).context("cannot start a thread that looks for what is wrong")?;
+    let upkeep = Upkeep::default();
+    let inspector = upkeep::inspector(&supervisor.handle(), &runs, &config.database, upkeep.clone())
+        .context("cannot start a thread that looks for what is wrong")?;
     let streams =
         Arc::new(Streams::new(supervisor.handle(), inspector.clone(), runs.clone(), logs.clone(), config.database.clone()));
     let (answers, checks) = (Arc::new(Answers::default()), Arc::new(Answers::default()));
@@ -159,6 +165,9 @@ fn serve_in(config: Config, runtime_dir: &Path) -> anyhow::Result<()> {
     };
     let mut is_announced = announce(&info, runtime_dir);
     KillPoint::ServerInfoWritten.reach();
+    upkeep.keep(upkeep::lock_file(runtime_dir));
+    upkeep.keep(upkeep::database_lock(database_lock_path(&config.database), &config.database, runtime_dir));
+    upkeep.keep(upkeep::server_json(info.clone(), runtime_dir));
     let ways: Vec<String> = addresses
         .iter()
         .map(|address| format!("http://{address}/"))
@@ -184,7 +193,7 @@ fn serve_in(config: Config, runtime_dir: &Path) -> anyhow::Result<()> {
     let watchdog = Watchdog::start({
         let (probe, life_cycle) = (server.probe(), supervisor.handle());
         // The state is answered from a copy: a thread that hangs behind it would show to nobody.
-        move |limit| probe.is_answered(limit / 2) && life_cycle.is_answering(limit / 2)
+        move |limit| probe.is_answered(limit / 2) && life_cycle.is_alive(limit / 2, limit * STORAGE_LIMITS)
     })
     .context("cannot start a thread for the watchdog")?;
     service_manager::tell_ready(&format!("listening on {}", ways.join(" and ")));
@@ -201,6 +210,7 @@ fn serve_in(config: Config, runtime_dir: &Path) -> anyhow::Result<()> {
     }
     service_manager::tell_stopping();
     drop(watchdog);
+    upkeep.end();
     // First, so that those who wait for news and are answered by the supervisor's end are told not to ask on here.
     server.begin_stop();
     let live = supervisor.stop();
@@ -214,16 +224,6 @@ fn serve_in(config: Config, runtime_dir: &Path) -> anyhow::Result<()> {
         None => say("autoappdev has stopped; no pipeline was running"),
     }
     Ok(())
-}
-
-/// Looks for what is wrong, and publishes it.
-fn inspector(supervisor: &Handle, runs: &Runs, database: &Path) -> io::Result<Inspector> {
-    let places = Places::new(runs.clone(), database.to_owned());
-    let supervisor = supervisor.clone();
-    Inspector::start(move || {
-        let watch = supervisor.watch();
-        watch.set_found(&places.look(watch.get().snapshot.live_run()), SystemClock.now());
-    })
 }
 
 /// Every socket to serve on: those that the service manager holds, else the addresses of the configuration; and the Unix socket.
@@ -310,10 +310,7 @@ fn own(runtime_dir: &Path) -> anyhow::Result<[File; 2]> {
 /// Takes the database. Two servers on one database, or one that was given another runtime directory while a run lives, would call each
 /// other's run lost. One that lies in the runtime directory is no exception: a server with another one can be given it too.
 fn own_database(database: &Path, runtime_dir: &Path) -> anyhow::Result<File> {
-    // By its own name, whatever link leads to it.
-    let mut path = database.canonicalize().unwrap_or_else(|_| database.to_owned()).into_os_string();
-    path.push(DATABASE_LOCK_SUFFIX);
-    let path = PathBuf::from(path);
+    let path = database_lock_path(database);
     let mut lock = private_file().read(true).open(&path).with_context(|| {
         format!("cannot open {}; let this user write that folder, or name another database with DATABASE_URL", path.display())
     })?;
@@ -348,6 +345,13 @@ fn own_database(database: &Path, runtime_dir: &Path) -> anyhow::Result<File> {
         .and_then(|()| lock.write_all(runtime_dir.as_os_str().as_bytes()))
         .with_context(|| format!("cannot write {}", path.display()))?;
     Ok(lock)
+}
+
+/// Beside the database by its own name, whatever link leads to it.
+fn database_lock_path(database: &Path) -> PathBuf {
+    let mut path = database.canonicalize().unwrap_or_else(|_| database.to_owned()).into_os_string();
+    path.push(DATABASE_LOCK_SUFFIX);
+    path.into()
 }
 
 /// Tries again for a moment while `taken` is the answer: a server that was killed lets go of its lock and its port a little after the

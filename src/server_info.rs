@@ -17,7 +17,8 @@ use crate::kill_point::KillPoint;
 use crate::path_json;
 use crate::private::private_file;
 
-const NAME: &str = "server.json";
+/// Its name in the runtime directory.
+pub const NAME: &str = "server.json";
 
 /// Held by the server that owns the runtime directory, for as long as it lives, as is the directory itself: somebody may remove the file.
 pub const LOCK_FILE: &str = "server.lock";

@@ -8,7 +8,7 @@ use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
-use std::sync::mpsc::{self, RecvTimeoutError, Sender, TryRecvError};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, TryRecvError};
 use std::thread;
 use std::time::Duration;
 
@@ -16,6 +16,9 @@ use sd_notify::NotifyState;
 
 /// The shortest time of a watchdog that is kept, for whoever sets one by hand: below it nothing would be done but feeding.
 const WATCHDOG_MIN: Duration = Duration::from_millis(100);
+
+/// The longest rest between two questions of which the first was not answered.
+const REST_MAX: Duration = Duration::from_millis(500);
 
 /// The server answers requests.
 pub fn tell_ready(status: &str) {
@@ -61,35 +64,69 @@ pub struct Watchdog {
 impl Watchdog {
     /// Begins to feed it where there is one. Before each feeding `answers` is asked whether the server does; it may take the time it is
     /// given, and not more.
+    ///
+    /// One slow moment is no reason to be ended: after an answer that was late the question is asked again at once, so that a server which
+    /// answers again is fed in time.
     pub fn start(answers: impl Fn(Duration) -> bool + Send + 'static) -> io::Result<Option<Self>> {
         // Zero is none (`sd_watchdog_enabled(3)`).
         let Some(limit) = sd_notify::watchdog_enabled().filter(|limit| !limit.is_zero()) else { return Ok(None) };
         let limit = limit.max(WATCHDOG_MIN);
         let (end, ended) = mpsc::channel();
-        let feed = move || {
-            let mut was_fed = true;
-            loop {
-                // Half of the time is what `sd_watchdog_enabled(3)` advises; the answer has half of what is left.
-                let is_fed = answers(limit / 4);
-                // A server that stops answers less and less.
-                if ended.try_recv() == Err(TryRecvError::Disconnected) {
-                    break;
-                }
-                if is_fed {
-                    tell(&[NotifyState::Watchdog]);
-                } else if was_fed {
-                    ::log::error!(
-                        "no answer to a question of our own, by a door or from the life cycle: the watchdog is not fed, and the service manager ends this server"
-                    );
-                }
-                was_fed = is_fed;
-                if ended.recv_timeout(limit / 2) != Err(RecvTimeoutError::Timeout) {
-                    break;
-                }
-            }
-        };
+        let feed = move || feed_while(limit, answers, || tell(&[NotifyState::Watchdog]), &ended);
         // Not waited for at the end: it may be in the middle of a question, and nothing depends on it.
         thread::Builder::new().name("watchdog".to_owned()).spawn(feed)?;
         Ok(Some(Self { _end: end }))
+    }
+}
+
+/// Asks and feeds until the other end of `ended` is dropped.
+fn feed_while(limit: Duration, answers: impl Fn(Duration) -> bool, feed: impl Fn(), ended: &Receiver<()>) {
+    let mut was_fed = true;
+    loop {
+        // Half of the time is what `sd_watchdog_enabled(3)` advises; the answer has half of what is left.
+        let is_fed = answers(limit / 4);
+        // A server that stops answers less and less.
+        if ended.try_recv() == Err(TryRecvError::Disconnected) {
+            break;
+        }
+        if is_fed {
+            feed();
+        } else if was_fed {
+            ::log::error!(
+                "no answer to a question of our own, by a listener or from the life cycle: the watchdog is not fed until there is one, and the service manager restarts this server if that takes too long"
+            );
+        }
+        was_fed = is_fed;
+        // A question that was refused at once, and not late, is not asked in a circle.
+        let rest = if is_fed { limit / 2 } else { (limit / 40).min(REST_MAX) };
+        if ended.recv_timeout(rest) != Err(RecvTimeoutError::Timeout) {
+            break;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[test]
+    fn watchdog_asks_again_at_once_after_an_answer_that_was_late() {
+        // Half of this is more than any test waits.
+        let limit = Duration::from_hours(1);
+        let (end, ended) = mpsc::channel();
+        let (asked, end) = (Cell::new(0), Cell::new(Some(end)));
+        let fed = Cell::new(0);
+        let answers = |_| {
+            asked.set(asked.get() + 1);
+            asked.get() == 3
+        };
+        let feed = || {
+            fed.set(fed.get() + 1);
+            drop(end.take());
+        };
+        feed_while(limit, answers, feed, &ended);
+        assert_eq!((asked.get(), fed.get()), (3, 1));
     }
 }

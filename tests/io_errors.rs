@@ -6,8 +6,10 @@
 mod support;
 
 use std::fs;
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -343,4 +345,34 @@ fn a_server_serves_although_it_cannot_say_where() {
     until_true("it says so once it can", || place.runtime().join("server.json").exists());
     let (code, said, _) = place.client(&["status"]);
     assert_eq!(code, 0, "{said}");
+}
+
+/// The watchdog is for a server that hangs. A disk that takes longer for a sync than the watchdog waits is no fault of the server.
+#[test]
+fn watchdog_is_fed_while_a_sync_takes_longer_than_the_watchdog_waits() {
+    let mut failing = Failing::new();
+    let path = failing.place.folder().join("notify.sock");
+    let manager = UnixDatagram::bind(&path).expect("binds");
+    manager.set_nonblocking(true).expect("ours");
+    failing.place.set_env("NOTIFY_SOCKET", path.to_str().expect("text"));
+    failing.place.set_env("WATCHDOG_USEC", "400000");
+    failing.place.start_server();
+    let place = &failing.place;
+    let (pid, _) = place.start();
+    failing.fail("h", EIO, "autoappdev.db");
+    thread::scope(|scope| {
+        let pause = scope.spawn(|| place.act("pause"));
+        until_true("the tree is stopped, and that is to be recorded", || is_stopped(pid));
+        let mut message = [0; 512];
+        let mut hears = || manager.recv(&mut message).map(|count| message[..count].starts_with(b"WATCHDOG=1"));
+        while hears().is_ok() {}
+        // Twice its time: it is fed each 200 ms.
+        for feeding in 1..=5 {
+            until_true(&format!("feeding {feeding}"), || hears().is_ok_and(|is_it| is_it));
+        }
+        assert!(!pause.is_finished(), "nothing is reported that is not on record");
+        failing.repair();
+        pause.join().expect("answers").ok();
+    });
+    assert_eq!(place.stored_state(), "paused");
 }

@@ -6,6 +6,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::time::{Duration, Instant};
 
+use rustix::fs::FlockOperation;
 use serde_json::{Value, json};
 use support::disk::SmallDisk;
 use support::sse::EventStream;
@@ -158,4 +159,81 @@ fn a_runtime_directory_on_another_disk_by_way_of_a_link_is_as_good_as_any() {
     drop(place);
     drop(there);
     drop(disk);
+}
+
+fn codes(place: &Place) -> Vec<String> {
+    let conditions = place.get("/api/health").body["conditions"].clone();
+    conditions.as_array().expect("a list").iter().map(|it| it["code"].as_str().expect("a word").to_owned()).collect()
+}
+
+/// Nobody asks for the state meanwhile: a client that looks for the server must find it.
+#[test]
+fn server_makes_the_files_that_it_is_found_and_guarded_by_again() {
+    let mut place = Place::serving("sleep.sh");
+    let file = |name: &str| place.runtime().join(name);
+    let (info, locks) = (file("server.json"), [file("server.lock"), file("autoappdev.db-server.lock")]);
+    let before = fs::read(&info).expect("there");
+    for path in locks.iter().chain([&info]) {
+        fs::remove_file(path).expect("removes");
+        until_true("it is made again", || path.exists());
+    }
+    until_true("it says the same", || fs::read(&info).is_ok_and(|now| now == before));
+    for path in &locks {
+        let lock = fs::File::open(path).expect("opens");
+        let is_held = || rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) == Err(rustix::io::Errno::WOULDBLOCK);
+        until_true("it is held", is_held);
+    }
+    assert_eq!(
+        fs::read(&locks[1]).expect("there"),
+        place.runtime().canonicalize().expect("there").as_os_str().as_encoded_bytes()
+    );
+    assert_eq!(place.client(&["status"]).0, 0, "the client finds the server");
+    assert_eq!(codes(&place), <[&str; 0]>::default());
+    assert!(place.refused_server(("AUTOAPPDEV_GRACE_S", "10")).contains("already"));
+    assert_eq!(place.stop_server(), 0);
+    assert!(!info.exists(), "a server that stops takes it away for good");
+}
+
+#[test]
+fn health_tells_of_a_database_that_was_replaced_by_another_file() {
+    let place = Place::serving("sleep.sh");
+    let (away, copy) = (place.runtime().join("away.db"), place.runtime().join("copy.db"));
+    fs::copy(place.database(), &copy).expect("copies");
+    fs::rename(place.database(), &away).expect("renames");
+    fs::rename(&copy, place.database()).expect("renames");
+    let health = place.get("/api/health");
+    assert_eq!((health.status, &health.body["db"]["ok"]), (503, &json!(false)), "{}", health.body);
+    assert_eq!(codes(&place), ["database_replaced"]);
+    assert!(health.body["degraded"].as_str().is_some_and(|why| why.contains("replaced by another file")), "{}", health.body);
+    until_true("the state says it as well", || place.pipeline()["conditions"][0]["code"] == "database_replaced");
+    fs::rename(&away, place.database()).expect("renames");
+    assert_eq!((place.get("/api/health").status, codes(&place)), (200, vec![]));
+}
+
+/// Somebody may have removed it so that the next start makes another one.
+#[test]
+fn removed_token_file_is_told_and_not_made_again() {
+    let mut place = Place::new();
+    place.use_token("a-token-of-this-test");
+    place.start_server();
+    let file = place.runtime().join("read-token");
+    fs::remove_file(&file).expect("it was made at the start");
+    assert_eq!(codes(&place), ["token_missing"]);
+    assert!(!file.exists());
+    place.restart_server();
+    assert!(file.exists());
+    assert_eq!(codes(&place), <[&str; 0]>::default());
+}
+
+#[test]
+fn server_puts_nothing_into_a_directory_that_has_taken_the_place_of_its_own() {
+    let place = Place::serving("sleep.sh");
+    let aside = place.folder().join("aside");
+    fs::rename(place.runtime(), &aside).expect("moves");
+    fs::create_dir(place.runtime()).expect("creates");
+    assert_eq!(codes(&place), ["database_replaced", "runtime_dir_replaced"]);
+    assert_eq!(fs::read_dir(place.runtime()).expect("there").count(), 0);
+    fs::remove_dir(place.runtime()).expect("it is empty");
+    fs::rename(&aside, place.runtime()).expect("moves back");
+    assert_eq!(codes(&place), <[&str; 0]>::default());
 }

@@ -14,45 +14,61 @@ const FREE_BYTES_MIN: u64 = 1024 * 1024;
 const FREE_FILES_MIN: u64 = 16;
 
 /// A file by its device and number.
-type FileId = (u64, u64);
+pub(super) type FileId = (u64, u64);
 
 /// Where to look, and what was there when the server began.
 #[derive(Debug)]
 pub struct Places {
     runs: Runs,
     database: PathBuf,
+    /// Files with secrets that the server has read, and cannot make again without undoing what somebody may have wanted.
+    secrets: Vec<PathBuf>,
     runtime_dir_id: Option<FileId>,
     database_id: Option<FileId>,
 }
 
 impl Places {
     /// Remembers what is there now, which is what the server uses.
-    pub fn new(runs: Runs, database: PathBuf) -> Self {
+    pub fn new(runs: Runs, database: PathBuf, mut secrets: Vec<PathBuf>) -> Self {
+        secrets.retain(|path| path.exists());
         let (runtime_dir_id, database_id) = (id_at(runs.runtime_dir()), id_at(&database));
-        Self { runs, database, runtime_dir_id, database_id }
+        Self { runs, database, secrets, runtime_dir_id, database_id }
     }
 
     /// What is wrong now. `live_run` is the run whose shim must be there.
     pub fn look(&self, live_run: Option<i64>) -> Findings {
         let mut found = Findings::new();
         let mut add = |code, detail: Option<String>| found.extend(detail.map(|detail| (code, detail)));
-        let dir = self.runs.runtime_dir();
-        if id_at(dir) == self.runtime_dir_id {
-            add(ConditionCode::DatabaseReplaced, self.replaced_database());
-        } else {
+        if let Some(lost) = self.lost_dir() {
             add(
                 ConditionCode::RuntimeDirReplaced,
                 Some(format!(
                     "the runtime directory {} was removed or replaced while the server uses it; put it back, or end the pipeline and start the server again",
-                    dir.display()
+                    lost.display()
                 )),
             );
-            // Where it lies elsewhere.
-            add(ConditionCode::DatabaseReplaced, self.replaced_database());
+        } else {
+            add(ConditionCode::TokenMissing, self.missing_secret());
         }
+        add(ConditionCode::DatabaseReplaced, self.replaced_database());
         add(ConditionCode::ShimStopped, live_run.and_then(|run_id| self.stopped_shim(run_id)));
         add(ConditionCode::DiskLow, self.little_space());
         found
+    }
+
+    /// The runtime directory, where its path leads to another one by now, or to none.
+    pub fn lost_dir(&self) -> Option<&Path> {
+        let dir = self.runs.runtime_dir();
+        (id_at(dir) != self.runtime_dir_id).then_some(dir)
+    }
+
+    /// Not made again: somebody may have removed it so that the next start makes another one.
+    fn missing_secret(&self) -> Option<String> {
+        let missing = self.secrets.iter().find(|path| !path.exists())?;
+        Some(format!(
+            "{} was removed, but the server goes on with what was in it until it is started again; then it makes another one",
+            missing.display()
+        ))
     }
 
     /// SQLite goes on with a file that has no name any more: what is committed there, nobody finds again.
@@ -98,6 +114,6 @@ impl Places {
     }
 }
 
-fn id_at(path: &Path) -> Option<FileId> {
+pub(super) fn id_at(path: &Path) -> Option<FileId> {
     fs::metadata(path).ok().map(|meta| (meta.dev(), meta.ino()))
 }

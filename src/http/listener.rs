@@ -226,10 +226,14 @@ impl WayIn {
         }
     }
 
-    /// Whether a connection that failed so says nothing about this server: the service manager may hold a socket for others than this
-    /// user, and its file may be gone. Both would be the same after a restart.
+    /// Whether a connection that failed so says nothing about whether this server answers: the service manager may hold a socket for others
+    /// than this user, and anybody may have removed the file of a socket. That is a condition, and no reason to end the server.
     pub(super) fn is_for_others(&self, error: &io::Error) -> bool {
-        matches!(self, Self::Inherited(_)) && matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::NotFound)
+        match self {
+            Self::Tcp(_) => false,
+            Self::Unix(_) => error.kind() == io::ErrorKind::NotFound,
+            Self::Inherited(_) => matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::NotFound),
+        }
     }
 }
 

@@ -39,7 +39,7 @@ use serde_json::json;
 
 use crate::health::Inspector;
 use crate::log::RunLogs;
-use crate::pipeline::Progress;
+use crate::pipeline::{ConditionCode, Progress};
 use crate::run_dir::{self, Runs};
 use crate::server_info::ServerIdentity;
 use crate::store::{Reader, RunRow, schema_version};
@@ -373,10 +373,12 @@ impl App {
             ::log::error!("failed to {error}");
         }
         let time = time.ok();
-        let is_ok = time.is_some();
+        // Whatever is at its path now is not what the server writes into.
+        let is_replaced = conditions.list().iter().any(|condition| condition.code == ConditionCode::DatabaseReplaced);
+        let is_ok = time.is_some() && !is_replaced;
         let health = if is_known {
             json!({
-                "ok": is_ok, "service": SERVICE, "db": {"ok": is_ok, "time": time},
+                "ok": is_ok, "service": SERVICE, "db": {"ok": is_ok, "time": time.filter(|_| is_ok)},
                 "degraded": conditions.sentence(), "conditions": conditions,
             })
         } else {

@@ -72,7 +72,7 @@ impl House {
             retention: Retention { log_bytes: 1 << 30, runs: 1000, ended_for: None },
         };
         let supervisor = Some(Supervisor::start(store, settings, || {}).expect("starts"));
-        Self { dir, supervisor, inspector: Inspector::start(|| ()).expect("starts"), clock: HandClock::new() }
+        Self { dir, supervisor, inspector: Inspector::start(|| None).expect("starts"), clock: HandClock::new() }
     }
 
     fn keys(&self, token: &str) -> Arc<Keys> {

@@ -41,15 +41,17 @@ words! {
         ShimTrouble = "shim_trouble",
         /// Another process continues the paused pipeline.
         PauseNotHolding = "pause_not_holding",
+        /// The disk has kept the server waiting for seconds.
+        DiskSlow = "disk_slow",
         /// Little space is left on the disk.
         DiskLow = "disk_low",
-        /// The file that marks the owner of the runtime directory is missing.
+        /// A lock file that keeps other servers out is missing and could not be made again.
         LockMissing = "lock_missing",
         /// The Unix socket is missing and could not be made again.
         SocketMissing = "socket_missing",
         /// `server.json` is missing and could not be written again.
         ServerInfoMissing = "server_info_missing",
-        /// A file that holds a secret is missing and could not be written again.
+        /// A file that holds a token or the session key is missing.
         TokenMissing = "token_missing",
     }
 }

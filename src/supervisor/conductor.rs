@@ -22,7 +22,7 @@ use crate::clock::Clock;
 use crate::kill_point::KillPoint;
 use crate::pipeline::{Action, ConditionCode, Entry, Pending, Refusal, allowed};
 use crate::run_dir::{NumberedProgress, Trouble};
-use crate::store::{PipelineRow, RunRow, Store};
+use crate::store::{PipelineRow, RunRow};
 
 /// How long a shim may be silent, its lock held, before health says so.
 const SILENCE_LIMIT: Duration = Duration::from_secs(5);
@@ -249,9 +249,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         }
         self.watch.publish(snapshot);
     }
-}
 
-impl<S: Shims, C: Clock> Conductor<Store, S, C> {
     /// Takes runs out of the history that are kept no longer. Nothing of the pipeline changes by it.
     pub(super) fn forget(&mut self, ids: &[i64]) {
         match self.store.forget_runs(ids) {

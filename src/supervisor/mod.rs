@@ -7,6 +7,7 @@ mod conductor;
 mod inherited;
 mod keeper;
 mod kill_points;
+mod pulse;
 mod records;
 mod shims;
 #[cfg(test)]
@@ -32,6 +33,7 @@ use crate::store::{Store, StoreError};
 
 use conductor::{Conductor, ReplyTo};
 use keeper::{Keeper, Waker};
+use pulse::{Noted, Pulse};
 use shims::{ConnectionNumber, RealShims};
 pub use snapshot::{Published, Seen, Snapshot, Watch};
 
@@ -257,6 +259,7 @@ pub enum BootError {
 pub struct Supervisor {
     events: Sender<Event>,
     watch: Arc<Watch>,
+    pulse: Arc<Pulse>,
     thread: JoinHandle<Option<i64>>,
     keeper: Keeper,
 }
@@ -266,10 +269,11 @@ impl Supervisor {
     /// [`Supervisor::stop`] or by a panic: a server without it must not go on as if all were well.
     pub fn start(store: Store, settings: Settings, at_end: impl FnOnce() + Send + 'static) -> Result<Self, BootError> {
         let (events, queue) = mpsc::channel();
+        let pulse = Arc::new(Pulse::default());
         let runs = Runs::new(settings.runtime_dir.clone());
         let shims = RealShims::new(runs.clone(), settings.taken_vars.clone(), events.clone());
         let (database, retention, segment_bytes) = (store.path().to_owned(), settings.retention, settings.log_segment_bytes);
-        let conductor = Conductor::boot(store, shims, SystemClock, settings)?;
+        let conductor = Conductor::boot(Noted::new(store, &pulse), Noted::new(shims, &pulse), SystemClock, settings)?;
         let watch = conductor.watch();
         // After the boot: what was found to have ended is recorded by then.
         let keeper = Keeper::start(runs, database, retention, segment_bytes, events.clone())
@@ -282,12 +286,12 @@ impl Supervisor {
                 conduct(conductor, &queue, &waker)
             })
             .expect("a process that has just begun can start a thread");
-        Ok(Self { events, watch, thread, keeper })
+        Ok(Self { events, watch, pulse, thread, keeper })
     }
 
     /// How others reach it.
     pub fn handle(&self) -> Handle {
-        Handle { events: self.events.clone(), watch: self.watch.clone() }
+        Handle { events: self.events.clone(), watch: self.watch.clone(), pulse: self.pulse.clone() }
     }
 
     /// Ends the thread after what it is doing. Returns the run that goes on without it; `Err` when the thread had died of a fault.
@@ -322,6 +326,7 @@ impl<F: FnOnce()> Drop for AtEnd<F> {
 pub struct Handle {
     events: Sender<Event>,
     watch: Arc<Watch>,
+    pulse: Arc<Pulse>,
 }
 
 impl Handle {
@@ -332,10 +337,17 @@ impl Handle {
         reply.recv().unwrap_or(Err(ActionError::Stopping))
     }
 
-    /// Whether the thread takes things in, as it says itself within `limit`.
-    pub fn is_answering(&self, limit: Duration) -> bool {
+    /// Whether the thread lives: it takes things in, as it says itself within `limit`, or it has waited for the disk for less than
+    /// `storage_limit`. A sync that takes long holds it up and is no fault of its own; another server would wait for the same disk.
+    pub fn is_alive(&self, limit: Duration, storage_limit: Duration) -> bool {
         let (reply_to, reply) = mpsc::sync_channel(1);
-        self.events.send(Event::Ping { reply_to }).is_ok() && reply.recv_timeout(limit).is_ok()
+        let has_answered = self.events.send(Event::Ping { reply_to }).is_ok() && reply.recv_timeout(limit).is_ok();
+        has_answered || self.in_storage_for().is_some_and(|waited| waited < storage_limit)
+    }
+
+    /// For how long the thread has been waiting for the disk; `None` when it is not.
+    pub fn in_storage_for(&self) -> Option<Duration> {
+        self.pulse.in_storage_for()
     }
 
     /// The state, for looking at and waiting on.
@@ -344,7 +356,11 @@ impl Handle {
     }
 }
 
-fn conduct(mut conductor: Conductor<Store, RealShims, SystemClock>, queue: &Receiver<Event>, keeper: &Waker) -> Option<i64> {
+fn conduct(
+    mut conductor: Conductor<Noted<Store>, Noted<RealShims>, SystemClock>,
+    queue: &Receiver<Event>,
+    keeper: &Waker,
+) -> Option<i64> {
     let mut live = conductor.live_run();
     loop {
         let event = match conductor.deadline() {

@@ -34,6 +34,8 @@ pub(super) trait Records {
     fn touch(&mut self, at: Timestamp) -> Result<PipelineRow, StoreError>;
     /// See [`Store::try_writing`].
     fn try_writing(&mut self) -> Result<(), StoreError>;
+    /// See [`Store::forget_runs`].
+    fn forget_runs(&mut self, ids: &[i64]) -> Result<(), StoreError>;
 }
 
 impl Records for Store {
@@ -87,5 +89,9 @@ impl Records for Store {
 
     fn try_writing(&mut self) -> Result<(), StoreError> {
         Self::try_writing(self)
+    }
+
+    fn forget_runs(&mut self, ids: &[i64]) -> Result<(), StoreError> {
+        Self::forget_runs(self, ids)
     }
 }

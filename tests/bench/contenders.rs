@@ -170,7 +170,7 @@ pub(crate) fn be_rouille(dir: &Path) {
     let supervisor = Supervisor::start(store, settings, || ()).expect("nothing to recover");
     let runs = Runs::new(dir);
     let logs = RunLogs::new(runs.path());
-    let inspector = Inspector::start(|| ()).expect("a thread");
+    let inspector = Inspector::start(|| None).expect("a thread");
     let streams = Streams::new(supervisor.handle(), inspector.clone(), runs.clone(), logs.clone(), database.clone());
     let app = App {
         identity: Arc::new(ServerIdentity::new(runs.runtime_dir()).expect("random bytes")),

@@ -1,7 +1,7 @@
 /* A disk that fails when it is told to. For the tests, which compile it and load it into the server and its shims (LD_PRELOAD).
  *
  * AUTOAPPDEV_TEST_FAULTS names a file. While that is there, each of its lines fails some calls: `CALLS ERRNO PART`. CALLS is a word of
- * the letters w (write, truncate), a (write behind the first byte), s (sync) and o (open for writing, make, rename, remove), ERRNO a number, and PART a piece of the
+ * the letters w (write, truncate), a (write behind the first byte), s (sync), h (a sync that hangs while the line is there) and o (open for writing, make, rename, remove), ERRNO a number, and PART a piece of the
  * path of the file in question. Everything else goes on to the kernel.
  */
 #define _GNU_SOURCE
@@ -80,6 +80,10 @@ static int fails_at(char call, int fd) {
     return fails(call, path);
 }
 
+static void hang_at(int fd) {
+    while (fails_at('h', fd)) usleep(2000);
+}
+
 #define REAL(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
 
 ssize_t write(int fd, const void *bytes, size_t count) {
@@ -101,9 +105,11 @@ int ftruncate64(int fd, off64_t length) {
     return fails_at('w', fd) ? -1 : (int)syscall(SYS_ftruncate, fd, length);
 }
 int fsync(int fd) {
+    hang_at(fd);
     return fails_at('s', fd) ? -1 : (int)syscall(SYS_fsync, fd);
 }
 int fdatasync(int fd) {
+    hang_at(fd);
     return fails_at('s', fd) ? -1 : (int)syscall(SYS_fdatasync, fd);
 }
 int rename(const char *from, const char *to) {

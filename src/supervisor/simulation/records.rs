@@ -275,4 +275,8 @@ impl Records for SimRecords {
     fn try_writing(&mut self) -> Result<(), StoreError> {
         self.write("try_writing", Store::try_writing)
     }
+
+    fn forget_runs(&mut self, ids: &[i64]) -> Result<(), StoreError> {
+        self.write("forget_runs", |store| store.forget_runs(ids))
+    }
 }

@@ -1,0 +1,172 @@
+//! Files that the server makes again when somebody removes them: a cleaner of temporary files, or a person who takes them for left over.
+
+use std::fmt;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::Findings;
+use super::look::{FileId, id_at};
+use crate::pipeline::ConditionCode;
+
+/// How long a file has to be missing before it is made again: whoever removes the whole folder is not to find it filled again.
+const SETTLE: Duration = Duration::from_secs(1);
+
+/// All of them, for the thread that looks and for whoever has one to add.
+#[derive(Clone, Debug)]
+pub struct Upkeep(Arc<Mutex<State>>);
+
+#[derive(Debug)]
+struct State {
+    files: Vec<Kept>,
+    settle: Duration,
+    is_over: bool,
+}
+
+impl Default for Upkeep {
+    fn default() -> Self {
+        Self::with_settle(SETTLE)
+    }
+}
+
+/// One of them.
+pub struct Kept {
+    path: PathBuf,
+    id: Option<FileId>,
+    code: ConditionCode,
+    make: Box<dyn FnMut() -> Made + Send>,
+    /// What keeps the lock on the file that was made.
+    held: Option<File>,
+    missing_since: Option<Instant>,
+}
+
+/// What came of making a file again: with it, where it is a lock, the open file that holds that; or what stands in the way and what to do.
+type Made = Result<Option<File>, String>;
+
+impl fmt::Debug for Kept {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Kept").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+impl Kept {
+    /// The file that is at `path` now. `make` makes it again; `code` is the condition where it cannot.
+    pub fn new(path: PathBuf, code: ConditionCode, make: impl FnMut() -> Made + Send + 'static) -> Self {
+        Self { id: id_at(&path), path, code, make: Box::new(make), held: None, missing_since: None }
+    }
+}
+
+impl Upkeep {
+    fn with_settle(settle: Duration) -> Self {
+        Self(Arc::new(Mutex::new(State { files: Vec::new(), settle, is_over: false })))
+    }
+
+    /// Adds one.
+    pub fn keep(&self, kept: Kept) {
+        self.lock().files.push(kept);
+    }
+
+    /// From here on nothing is made again: the server stops, and removes some of them itself. What was made is held on to.
+    pub fn end(&self) {
+        self.lock().is_over = true;
+    }
+
+    /// A file that could not be made by a call that panicked is tried again.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes again what has not been there for a moment, but nothing below `lost`: a folder that was replaced is another program's. Returns
+    /// what cannot be made, and after what time to look again where something is missing.
+    pub fn look(&self, lost: Option<&Path>) -> (Findings, Option<Duration>) {
+        let mut findings = Findings::new();
+        let mut again = None;
+        let mut state = self.lock();
+        if state.is_over {
+            return (findings, again);
+        }
+        let State { files, settle, .. } = &mut *state;
+        for kept in files {
+            if id_at(&kept.path) == kept.id || lost.is_some_and(|lost| kept.path.starts_with(lost)) {
+                kept.missing_since = None;
+                continue;
+            }
+            let left = settle.saturating_sub(kept.missing_since.get_or_insert_with(Instant::now).elapsed());
+            if !left.is_zero() {
+                again = Some(again.map_or(left, |again: Duration| again.min(left)));
+                continue;
+            }
+            let path = kept.path.display();
+            match (kept.make)() {
+                Ok(held) => {
+                    ::log::warn!("{path} was removed or replaced by another program; the server has made it again");
+                    (kept.id, kept.held, kept.missing_since) = (id_at(&kept.path), held, None);
+                }
+                Err(why) => findings.push((kept.code, format!("{path} was removed or replaced by another program: {why}"))),
+            }
+        }
+        (findings, again)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn upkeep_makes_a_removed_file_again_until_the_server_stops() {
+        let dir = tempfile::tempdir().expect("a temp folder");
+        let (path, folder) = (dir.path().join("folder/file"), dir.path().join("folder"));
+        fs::create_dir(&folder).expect("creates");
+        fs::write(&path, "one").expect("writes");
+        let upkeep = Upkeep::with_settle(Duration::ZERO);
+        let make = {
+            let path = path.clone();
+            move || fs::write(&path, "made again").map(|()| None).map_err(|error| error.to_string())
+        };
+        upkeep.keep(Kept::new(path.clone(), ConditionCode::SocketMissing, make));
+        assert_eq!(upkeep.look(None), (vec![], None));
+        assert_eq!(fs::read_to_string(&path).expect("there"), "one", "what is there is left alone");
+        fs::remove_file(&path).expect("removes");
+        assert_eq!(upkeep.look(Some(&folder)), (vec![], None), "not in a folder that is another one now");
+        assert!(!path.exists());
+        assert_eq!(upkeep.look(None), (vec![], None));
+        assert_eq!(fs::read_to_string(&path).expect("there again"), "made again");
+        upkeep.end();
+        fs::remove_file(&path).expect("removes");
+        assert_eq!(upkeep.look(None), (vec![], None));
+        assert!(!path.exists(), "the server itself removed it");
+    }
+
+    #[test]
+    fn upkeep_tells_what_it_cannot_make_again() {
+        let dir = tempfile::tempdir().expect("a temp folder");
+        let (path, folder) = (dir.path().join("folder/file"), dir.path().join("folder"));
+        fs::create_dir(&folder).expect("creates");
+        fs::write(&path, "one").expect("writes");
+        let upkeep = Upkeep::with_settle(Duration::ZERO);
+        let make = {
+            let path = path.clone();
+            move || fs::write(&path, "made again").map(|()| None).map_err(|error| error.to_string())
+        };
+        upkeep.keep(Kept::new(path, ConditionCode::SocketMissing, make));
+        fs::remove_dir_all(&folder).expect("removes");
+        let (found, _) = upkeep.look(None);
+        assert!(matches!(found.as_slice(), [(ConditionCode::SocketMissing, why)] if why.contains("folder/file")), "{found:?}");
+    }
+
+    #[test]
+    fn upkeep_waits_a_moment_before_it_makes_a_file_again() {
+        let dir = tempfile::tempdir().expect("a temp folder");
+        let path = dir.path().join("file");
+        fs::write(&path, "one").expect("writes");
+        let upkeep = Upkeep::with_settle(Duration::from_hours(1));
+        upkeep.keep(Kept::new(path.clone(), ConditionCode::SocketMissing, || panic!("it is too early")));
+        fs::remove_file(&path).expect("removes");
+        let (found, again) = upkeep.look(None);
+        assert!(found.is_empty() && again.is_some_and(|again| again > Duration::from_mins(30)), "{again:?}");
+    }
+}

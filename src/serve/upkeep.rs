@@ -1,0 +1,76 @@
+//! What the server looks after while it serves: what is wrong is published, and files that somebody removes are made again.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::fs::FlockOperation;
+
+use super::own_database;
+use crate::clock::{Clock, SystemClock};
+use crate::health::{Inspector, Kept, Places, Upkeep};
+use crate::pipeline::ConditionCode;
+use crate::private::private_file;
+use crate::run_dir::Runs;
+use crate::secrets::Secret;
+use crate::server_info::{LOCK_FILE, NAME, ServerInfo};
+use crate::supervisor::Handle;
+
+/// A call to the disk that lasts longer than this is a condition.
+const SLOW_DISK: Duration = Duration::from_secs(5);
+
+/// The names in the runtime directory whose removal is looked at before anybody asks.
+const WATCHED: [&str; 5] = [LOCK_FILE, NAME, "server.sock", "autoappdev.db", "autoappdev.db-server.lock"];
+
+/// Looks for what is wrong, and publishes it.
+pub(super) fn inspector(supervisor: &Handle, runs: &Runs, database: &Path, upkeep: Upkeep) -> io::Result<Inspector> {
+    let secrets = [Secret::Token, Secret::ReadToken, Secret::SessionKey].map(|secret| secret.path(runs.runtime_dir()));
+    let places = Places::new(runs.clone(), database.to_owned(), secrets.to_vec());
+    let supervisor = supervisor.clone();
+    let inspector = Inspector::start(move || {
+        let watch = supervisor.watch();
+        let mut found = places.look(watch.get().snapshot.live_run());
+        let (missing, again) = upkeep.look(places.lost_dir());
+        found.extend(missing);
+        if let Some(waited) = supervisor.in_storage_for().filter(|waited| *waited >= SLOW_DISK) {
+            let detail = format!("the disk has not finished a call for {} s; actions wait for it", waited.as_secs());
+            found.push((ConditionCode::DiskSlow, detail));
+        }
+        watch.set_found(&found, SystemClock.now());
+        again
+    })?;
+    if let Err(error) = inspector.watch(runs.runtime_dir(), &WATCHED) {
+        ::log::warn!("the kernel does not tell of removed files: {error}; they are made again when somebody asks for the state");
+    }
+    Ok(inspector)
+}
+
+/// The lock of the runtime directory. The directory itself is locked as well, so nobody else can have it meanwhile.
+pub(super) fn lock_file(runtime_dir: &Path) -> Kept {
+    let path = runtime_dir.join(LOCK_FILE);
+    Kept::new(path.clone(), ConditionCode::LockMissing, move || {
+        let made = private_file().open(&path).and_then(|lock| {
+            rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
+            Ok(Some(lock))
+        });
+        made.map_err(|error| format!("it cannot be made again: {error}; do not start a second server for this directory"))
+    })
+}
+
+/// The lock beside the database.
+pub(super) fn database_lock(path: PathBuf, database: &Path, runtime_dir: &Path) -> Kept {
+    let (database, runtime_dir) = (database.to_owned(), runtime_dir.to_owned());
+    Kept::new(path, ConditionCode::LockMissing, move || {
+        own_database(&database, &runtime_dir).map(Some).map_err(|error| format!("{error:#}"))
+    })
+}
+
+/// `server.json`.
+pub(super) fn server_json(info: ServerInfo, runtime_dir: &Path) -> Kept {
+    let runtime_dir = runtime_dir.to_owned();
+    Kept::new(runtime_dir.join(NAME), ConditionCode::ServerInfoMissing, move || {
+        info.write(&runtime_dir).map(|()| None).map_err(|error| {
+            format!("it cannot be written again: {error}; until then client commands have to be told the address (--url)")
+        })
+    })
+}

@@ -1,0 +1,194 @@
+//! Where the supervisor's thread is: at work on an event, or waiting for the disk.
+//!
+//! A thread that does not answer is hung, unless it waits for the kernel: a disk that takes a minute for a sync is no fault of the server,
+//! and a new server would wait for the same disk. So the thread says when it begins a call that reads or writes files, and whoever asks
+//! whether it lives gives such a call more time than everything else. Not for ever: a call that never returns is worth a new server.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use super::records::Records;
+use super::shims::{ConnectionNumber, Finding, Shims};
+use crate::clock::{Clock, SystemClock, Timestamp, whole_ms};
+use crate::pipeline::{Entry, Transition};
+use crate::run_dir::{Command, LaunchSpec, NumberedProgress, ProgressError};
+use crate::store::{Begun, NewRun, PipelineRow, Recorded, RunRow, StoreError, UnseenEnd};
+
+/// Since when the thread waits for the disk.
+#[derive(Debug, Default)]
+pub(super) struct Pulse {
+    /// In awake time, in milliseconds plus one; 0 while it does not.
+    since_ms: AtomicU64,
+}
+
+impl Pulse {
+    /// For how long the call has lasted that the thread is in; `None` when it is in none.
+    pub(super) fn in_storage_for(&self) -> Option<Duration> {
+        let since_ms = self.since_ms.load(Ordering::Acquire).checked_sub(1)?;
+        Some(SystemClock.awake().saturating_sub(Duration::from_millis(since_ms)))
+    }
+
+    fn during<T>(&self, call: impl FnOnce() -> T) -> T {
+        /// Clears it also where the call panics.
+        struct Done<'a>(&'a AtomicU64);
+        impl Drop for Done<'_> {
+            fn drop(&mut self) {
+                self.0.store(0, Ordering::Release);
+            }
+        }
+        self.since_ms.store(whole_ms(SystemClock.awake()) + 1, Ordering::Release);
+        let _done = Done(&self.since_ms);
+        call()
+    }
+}
+
+/// The database or the run directories, with each call to them noted.
+pub(super) struct Noted<T> {
+    inner: T,
+    pulse: Arc<Pulse>,
+}
+
+impl<T> Noted<T> {
+    pub(super) fn new(inner: T, pulse: &Arc<Pulse>) -> Self {
+        Self { inner, pulse: pulse.clone() }
+    }
+}
+
+impl<R: Records> Records for Noted<R> {
+    fn row(&self) -> Result<PipelineRow, StoreError> {
+        self.pulse.during(|| self.inner.row())
+    }
+
+    fn latest_run(&self) -> Result<Option<RunRow>, StoreError> {
+        self.pulse.during(|| self.inner.latest_run())
+    }
+
+    fn run(&self, id: i64) -> Result<Option<RunRow>, StoreError> {
+        self.pulse.during(|| self.inner.run(id))
+    }
+
+    fn last_seq(&self, run_id: i64) -> Result<u64, StoreError> {
+        self.pulse.during(|| self.inner.last_seq(run_id))
+    }
+
+    fn shortest_grace_ms(&self, run_id: i64) -> Result<Option<u64>, StoreError> {
+        self.pulse.during(|| self.inner.shortest_grace_ms(run_id))
+    }
+
+    fn log_position_max(&self) -> Result<u64, StoreError> {
+        self.pulse.during(|| self.inner.log_position_max())
+    }
+
+    fn reserve_run_ids(&mut self, highest: i64) -> Result<(), StoreError> {
+        self.pulse.during(|| self.inner.reserve_run_ids(highest))
+    }
+
+    fn begin_run(&mut self, new: &NewRun, at: Timestamp) -> Result<Begun, StoreError> {
+        self.pulse.during(|| self.inner.begin_run(new, at))
+    }
+
+    fn adopt_unknown_run(&mut self, id: i64, new: &NewRun, at: Timestamp) -> Result<Begun, StoreError> {
+        self.pulse.during(|| self.inner.adopt_unknown_run(id, new, at))
+    }
+
+    fn record_all(&mut self, run_id: i64, facts: &[(Entry, Option<Transition>)]) -> Result<Recorded, StoreError> {
+        self.pulse.during(|| self.inner.record_all(run_id, facts))
+    }
+
+    fn end_run(&mut self, run_id: i64, end: UnseenEnd, at: Timestamp, error: &str) -> Result<PipelineRow, StoreError> {
+        self.pulse.during(|| self.inner.end_run(run_id, end, at, error))
+    }
+
+    fn touch(&mut self, at: Timestamp) -> Result<PipelineRow, StoreError> {
+        self.pulse.during(|| self.inner.touch(at))
+    }
+
+    fn try_writing(&mut self) -> Result<(), StoreError> {
+        self.pulse.during(|| self.inner.try_writing())
+    }
+
+    fn forget_runs(&mut self, ids: &[i64]) -> Result<(), StoreError> {
+        self.pulse.during(|| self.inner.forget_runs(ids))
+    }
+}
+
+/// What goes to sockets and processes has limits of its own and is not noted.
+impl<S: Shims> Shims for Noted<S> {
+    fn launch(&mut self, spec: &LaunchSpec) -> io::Result<ConnectionNumber> {
+        self.pulse.during(|| self.inner.launch(spec))
+    }
+
+    fn connect(&mut self, run_id: i64) -> io::Result<ConnectionNumber> {
+        self.inner.connect(run_id)
+    }
+
+    fn send(&mut self, command: &Command) -> io::Result<()> {
+        self.inner.send(command)
+    }
+
+    fn disconnect(&mut self) {
+        self.inner.disconnect();
+    }
+
+    fn find(&self, run_id: i64) -> io::Result<Finding> {
+        self.pulse.during(|| self.inner.find(run_id))
+    }
+
+    fn progress(&self, run_id: i64) -> Result<Option<NumberedProgress>, ProgressError> {
+        self.pulse.during(|| self.inner.progress(run_id))
+    }
+
+    fn run_ids(&self) -> io::Result<Vec<i64>> {
+        self.pulse.during(|| self.inner.run_ids())
+    }
+
+    fn log_end(&self) -> io::Result<u64> {
+        self.pulse.during(|| self.inner.log_end())
+    }
+
+    fn kill_leftovers(&self, run_id: i64) -> io::Result<usize> {
+        self.inner.kill_leftovers(run_id)
+    }
+
+    fn remove_pause_file(&self) -> io::Result<()> {
+        self.pulse.during(|| self.inner.remove_pause_file())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::sync::mpsc;
+
+    use super::*;
+    use crate::store::Store;
+    use crate::supervisor::{Handle, Snapshot, Watch};
+
+    #[test]
+    fn thread_that_waits_for_the_disk_is_alive_for_longer_than_one_that_does_not_answer() {
+        let row = Store::in_memory().row().expect("a row");
+        let watch = Arc::new(Watch::new(Snapshot::new(&row, None, None, None, None, None)));
+        // Nobody takes anything in.
+        let (events, _queue) = mpsc::channel();
+        let handle = Handle { events, watch, pulse: Arc::default() };
+        let hour = Duration::from_hours(1);
+        assert!(!handle.is_alive(Duration::ZERO, hour), "it does not answer, and no disk is at fault");
+        handle.pulse.during(|| {
+            assert!(handle.is_alive(Duration::ZERO, hour));
+            assert!(!handle.is_alive(Duration::ZERO, Duration::ZERO), "not for ever");
+        });
+        assert!(!handle.is_alive(Duration::ZERO, hour));
+    }
+
+    #[test]
+    fn pulse_tells_of_a_call_while_it_lasts_and_not_after_a_panic() {
+        let pulse = Pulse::default();
+        assert_eq!(pulse.in_storage_for(), None);
+        assert!(pulse.during(|| pulse.in_storage_for().is_some()));
+        assert_eq!(pulse.in_storage_for(), None);
+        let panicked = catch_unwind(AssertUnwindSafe(|| pulse.during(|| panic!("as a test wants it"))));
+        assert!(panicked.is_err() && pulse.in_storage_for().is_none());
+    }
+}
