@@ -239,7 +239,8 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         let default_script = self.settings.default_script.as_deref();
         let progress = self.progress.as_ref().filter(|known| Some(known.run_id) == self.row.run_id).map(|known| &known.told);
         let mut snapshot = Snapshot::new(&self.row, self.run.as_ref(), pending, note, default_script, progress);
-        if let Some(Pending::Stop { kill_at }) = pending {
+        // When another server asked, or a TERM, only the latest moment is known.
+        if let Some(UnderWay { pending: Pending::Stop { kill_at }, tag: 1.., .. }) = self.under_way {
             snapshot.kill_at = Some(self.clock.now().after(kill_at.saturating_sub(self.clock.awake())));
         }
         if !self.unrecorded.is_empty() {

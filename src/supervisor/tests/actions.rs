@@ -116,6 +116,7 @@ fn a_stop_of_an_earlier_server_is_the_shims_to_time() {
     stage.clock.suspend(Duration::from_secs(3_600));
     let mut stage = stage.reboot();
     assert_eq!(stage.snapshot().pending, Some(Action::Stop));
+    assert_eq!(stage.snapshot().kill_at, None, "how much of the grace is left only the shim knows");
     assert_eq!(stage.last_sent(), Command::Attach { tag: 0, after: 2 }, "no second stop with less of a grace");
     let hasten = stage.ask(stop(Duration::from_secs(1)));
     assert!(matches!(stage.last_sent(), Command::Stop { grace_ms: Some(1_000), .. }));
@@ -132,6 +133,7 @@ fn a_stop_wins_over_a_pending_pause() {
     assert!(matches!(got(&second), Err(ActionError::Refused(refusal)) if refusal.pending == Some(Action::Pause)));
     let stopping = stage.ask(stop(Duration::from_secs(3)));
     assert!(matches!(stage.last_sent(), Command::Stop { grace_ms: Some(3_000), .. }));
+    assert_eq!(stage.snapshot().kill_at, Some(stage.clock.now().after(Duration::from_secs(3))));
     assert!(matches!(got(&pause), Err(ActionError::Refused(refusal)) if refusal.pending == Some(Action::Stop)));
     assert!(waits(&stopping));
     // The pause had been done before the stop came in: that is history, and the stop is still under way.
