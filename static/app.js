@@ -13,7 +13,7 @@ import { attach } from './log.js';
 import { enterByLink, learn, lock, mayOnlyLook } from './login.js';
 import { showProgress, tick } from './progress.js';
 import { makeQuiet } from './quiet.js';
-import { ago, clock, localTime, look, title } from './words.js';
+import { TONES, ago, clock, localTime, look, title } from './words.js';
 
 const ACTIONS = ['start', 'pause', 'resume', 'stop', 'kill'];
 const TIMES = ['started_at', 'paused_at', 'resumed_at', 'stopped_at'];
@@ -42,6 +42,9 @@ const HINTS = {
   read_only: 'Log out, and log in with the other token or its link.',
   lost: 'It may or may not have happened. The state above shows it as soon as the server answers.',
 };
+
+// Each icon, kept: the one for a server that is away cannot be fetched from it.
+const icons = Object.fromEntries(TONES.map((tone) => [tone, Object.assign(new Image(), { src: `static/icon-${tone}.svg` })]));
 
 const $ = (id) => document.getElementById(id);
 // Of two words on one run's progress: an answer and the stream may pass each other.
@@ -110,7 +113,7 @@ function showLook() {
   set($('state'), looks.word);
   set($('left'), looks.left ?? '');
   set($('status'), looks.details);
-  const icon = `static/icon-${looks.tone}.svg`;
+  const icon = icons[looks.tone].getAttribute('src');
   for (const [element, key] of [[$('icon'), 'href'], [$('symbol'), 'src']]) {
     if (element.getAttribute(key) !== icon) element.setAttribute(key, icon);
   }

@@ -13,6 +13,8 @@ const OWN_SIGNALS = [4, 5, 6, 7, 8, 11, 13, 14, 24, 25, 26, 27, 31];
 const GLYPHS = { idle: '○', running: '▶', paused: '⏸', stopping: '◼', succeeded: '✓', failed: '✕', stopped: '◼', killed: '⚡', lost: '?',
   doubt: '?', disconnected: '⌁' };
 
+export const TONES = Object.keys(GLYPHS);
+
 const clockFormat = new Intl.DateTimeFormat(undefined, { hour: '2-digit', minute: '2-digit', second: '2-digit', hourCycle: 'h23' });
 const dayFormat = new Intl.DateTimeFormat(undefined, { day: 'numeric', month: 'short', year: 'numeric' });
 

@@ -141,6 +141,11 @@ fn a_killed_server_shows_and_the_page_recovers_by_itself() {
     );
     assert_eq!(browser.script("return document.title"), "⌁ Disconnected · tree.sh · AutoAppDev");
     assert_eq!(icon(&browser), "disconnected");
+    let is_there = browser.script(
+        "const it = document.getElementById('symbol'); return fetch('static/icon-disconnected.svg', { cache: 'force-cache' })
+           .then((answer) => answer.ok && it.complete && it.naturalWidth > 0)",
+    );
+    assert_eq!(is_there, true, "the icon for a server that is away does not come from it");
     assert_eq!(enabled(&browser), Vec::<String>::new());
 
     // The page knows this server by its port.

@@ -401,7 +401,7 @@ fn another_sites_page_takes_no_place_of_a_stream_a_download_or_a_long_poll() {
         browser.open(&hostile_site());
         follow("/");
         wait_until("the page is shown and works", PATIENCE, || {
-            browser.script("return !!document.getElementById('state')") == true && browser.text("state") == "running"
+            browser.script("return !!document.getElementById('state')") == true && browser.state() == "running"
         });
         browser.open(&format!("{target}/api/runs/{run_id}/log"));
         assert!(browser.script(shown).as_str().is_some_and(|text| text.contains("ready")), "the user's own doing");

@@ -36,13 +36,23 @@ pub(super) fn file(request: &Request, name: &str) -> Option<Response> {
     let response = Response::from_data(content_type(name), contents)
         .with_additional_header("Vary", "Accept-Encoding")
         .with_unique_header("Content-Security-Policy", CSP)
-        // A browser asks each time whether it still is so: after an upgrade the page and its script must fit together.
-        .with_unique_header("Cache-Control", "no-cache")
+        .with_unique_header("Cache-Control", caching(name))
         // What another site's page opened as a window of its own is none of ours.
         .with_unique_header("Cross-Origin-Opener-Policy", "same-origin");
     let response = if packed.is_some() { response.with_unique_header("Content-Encoding", "gzip") } else { response };
     // Of the bytes that are sent: packed and not they are two things (RFC 9110, section 8.8.3.3).
     Some(etag::with_tag(response, request, &tag(contents)))
+}
+
+/// How long a browser may use a file without asking.
+fn caching(name: &str) -> &'static str {
+    if name.starts_with("icon-") {
+        // A page whose server is away shows the icon for that, in its tab too: then there is nobody to ask.
+        "max-age=604800"
+    } else {
+        // A browser asks each time whether it still is so: after an upgrade the page and its script must fit together.
+        "no-cache"
+    }
 }
 
 /// Whether there is such a file.
