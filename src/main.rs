@@ -31,7 +31,7 @@ fn migrate(config: &Config, json: bool) -> ExitCode {
     match store::migrate(&config.database) {
         Ok(applied) if json => say(&json!({"ok": true, "applied": applied, "schema": store::schema_version()}).to_string()),
         Ok(applied) => {
-            let lines: String = applied.iter().map(|migration| format!("applied {migration}\n")).collect();
+            let lines = applied.iter().map(|migration| format!("applied {migration}\n")).collect::<Vec<_>>().concat();
             let nothing = if applied.is_empty() { "nothing to apply; " } else { "" };
             say(&format!("{lines}{nothing}{} has schema {}", config.database.display(), store::schema_version()))
         }

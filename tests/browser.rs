@@ -217,7 +217,7 @@ fn start_starts_the_script_that_the_button_names() {
     wait_until("the other one ran", PATIENCE, || browser.text("script") == "other.sh" && browser.text("state") == "Succeeded");
     agree(&browser, &place, "stopped");
     assert_eq!(browser.text("start"), "Start tree.sh");
-    browser.script(&format!("{RECORD_POSTS}"));
+    browser.script(RECORD_POSTS);
     browser.click("start");
     agree(&browser, &place, "running");
     assert_eq!((browser.text("script").as_str(), &place.pipeline()["script"]), ("tree.sh", &"tree.sh".into()));

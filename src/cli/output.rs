@@ -42,11 +42,25 @@ pub(super) struct Pipeline {
     /// Nor this.
     progress: Option<Progress>,
     /// The script that a start without a name takes. An older server leaves the key out; none is configured where it is null.
-    #[serde(default, deserialize_with = "told")]
-    default_script: Option<Option<String>>,
+    #[serde(default)]
+    default_script: Told,
     /// What is wrong now. An older server does not say it.
     #[serde(default)]
     conditions: Vec<Condition>,
+}
+
+/// What a server says of the configured script.
+#[derive(Default, Deserialize)]
+#[serde(untagged)]
+enum Told {
+    /// It is this one.
+    Script(String),
+    /// There is none.
+    None,
+    /// Nothing.
+    #[default]
+    #[serde(skip)]
+    Nothing,
 }
 
 /// Something that is wrong.
@@ -121,11 +135,6 @@ fn none_when_idle<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<R
     if word == "idle" { Ok(None) } else { word.parse().map(Some).map_err(serde::de::Error::custom) }
 }
 
-/// A key that is there, whatever its value.
-fn told<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
-    T::deserialize(deserializer).map(Some)
-}
-
 /// `text` with control characters and those that change the reading direction written as escapes.
 pub(super) fn printable(text: &str) -> String {
     let turns = |c| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
@@ -167,15 +176,14 @@ pub(super) fn status(pipeline: &Pipeline, now: Timestamp) -> String {
 /// What a start without a name would start, where that is not the script that the line above names.
 fn next_start(pipeline: &Pipeline) -> String {
     match &pipeline.default_script {
-        None => String::new(),
-        Some(None) if pipeline.state == State::Stopped => {
+        Told::None if pipeline.state == State::Stopped => {
             "start     no script is configured: `autoappdev start NAME`, or set AUTOAPPDEV_PIPELINE_SCRIPT for the server\n"
                 .to_owned()
         }
-        Some(Some(script)) if pipeline.script.as_ref() != Some(script) => {
+        Told::Script(script) if pipeline.script.as_ref() != Some(script) => {
             format!("start     `autoappdev start` starts {}\n", printable(script))
         }
-        Some(None | Some(_)) => String::new(),
+        Told::None | Told::Script(_) | Told::Nothing => String::new(),
     }
 }
 
@@ -189,7 +197,7 @@ pub(super) fn done(done: &Done) -> String {
 
 /// What is wrong at a server that did something, for stderr: a line each.
 pub(super) fn warnings_of(done: &Done) -> String {
-    done.conditions.iter().map(|condition| format!("autoappdev: {}", condition.describe())).collect()
+    done.conditions.iter().flat_map(|condition| ["autoappdev: ".to_owned(), condition.describe()]).collect()
 }
 
 impl Condition {
