@@ -33,6 +33,7 @@ fn look(place: &Place) -> Value {
         &[
             "state",
             "pending",
+            "kill_at",
             "allowed",
             "containment",
             "conditions",
@@ -48,18 +49,19 @@ fn look(place: &Place) -> Value {
             "version",
             "status",
             "script",
+            "default_script",
             "exit_code",
             "signal",
             "error",
             "progress",
         ],
     );
-    for key in ["started_at", "paused_at", "resumed_at", "stopped_at", "updated_at"] {
+    for key in ["started_at", "paused_at", "resumed_at", "stopped_at", "updated_at", "kill_at"] {
         assert_time(&pipeline[key]);
     }
     assert!(pipeline["updated_at"].is_string() && pipeline["version"].is_u64() && pipeline["allowed"].is_array());
     assert_number_or_null(&pipeline, &["pid", "run_id", "exit_code", "signal"]);
-    assert_text_or_null(&pipeline, &["pending", "script", "error", "containment", "detail"]);
+    assert_text_or_null(&pipeline, &["pending", "script", "default_script", "error", "containment", "detail"]);
     assert!(["stopped", "running", "paused"].contains(&pipeline["state"].as_str().expect("a word")));
     let status = place.get("/api/pipeline/status").ok();
     let running = pipeline["pid"].is_u64();

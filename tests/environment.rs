@@ -205,14 +205,17 @@ fn a_request_cannot_set_what_is_ours() {
 }
 
 #[test]
-fn the_session_is_its_own_and_not_the_shims() {
+fn leader_leads_its_process_group_in_a_session_of_neither_shim_nor_server() {
     let place = Place::serving("sleep.sh");
     let (pid, run_id) = start_sleep(&place);
     let (shim, server) = (place.shim_pid(run_id), place.server_pid());
     let (parent, group, session, terminal) = (4, 5, 6, 7);
     assert_eq!(stat_field(pid, parent), i64::from(shim));
-    assert_eq!(stat_field(pid, session), i64::from(pid));
     assert_eq!(stat_field(pid, group), i64::from(pid));
+    // No process leads the session, so no terminal can become its controlling terminal.
+    assert_ne!(stat_field(pid, session), i64::from(pid));
+    assert_ne!(stat_field(pid, session), stat_field(shim, session));
+    assert_ne!(stat_field(pid, session), stat_field(server, session));
     assert_eq!(stat_field(pid, terminal), 0);
     assert_eq!(stat_field(shim, session), i64::from(shim));
     assert_ne!(stat_field(shim, session), stat_field(server, session));

@@ -343,9 +343,17 @@ fn in_namespace(place: &Place, init: Option<&Path>) -> Option<Command> {
         not_run("no PID namespace can be made here; it takes root and unshare(1)", "AUTOAPPDEV_REQUIRE_PIDNS");
         return None;
     }
-    let mut command = place.command_of(Path::new("unshare"));
+    let mut command = heeding(place, &["unshare"]);
     command.args(words).args(init).arg(env!("CARGO_BIN_EXE_autoappdev"));
     Some(command)
+}
+
+/// A command with the default reaction to each signal that ends a server in order. A test run in the background of a script inherits
+/// that SIGINT and SIGQUIT are ignored.
+fn heeding(place: &Place, words: &[&str]) -> Command {
+    let mut command = place.command_of(Path::new("env"));
+    command.arg("--default-signal=HUP,INT,QUIT,TERM").args(words);
+    command
 }
 
 /// The one child of `unshare`.
@@ -466,14 +474,16 @@ fn second_signal_to_a_server_that_stops_the_run_kills_it() {
 
 #[test]
 fn closed_terminal_ends_the_server_in_order_unless_it_was_told_to_ignore_that() {
-    let mut place = Place::serving("sleep.sh");
+    let mut place = Place::new();
+    let server = [env!("CARGO_BIN_EXE_autoappdev")];
+    place.start_server_with(heeding(&place, &server));
     let (pid, run_id) = place.start();
     for name in ["HUP", "QUIT"] {
         signal(place.server_pid(), name);
         let (code, said) = place.until_server_ended();
         assert_eq!((code, said), (0, format!("pipeline run {run_id} goes on; `autoappdev serve` picks it up again\n")), "{name}");
         assert!(is_alive(pid) && !place.runtime().join("server.json").exists(), "{name}");
-        place.start_server();
+        place.start_server_with(heeding(&place, &server));
     }
     place.kill_server();
     let mut ignoring = place.command_of(Path::new("sh"));

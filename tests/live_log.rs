@@ -193,7 +193,7 @@ fn who_reads_further_up_is_not_moved_and_comes_back_by_a_button() {
         let found = browser.script(
             "return new Promise((done) => { const log = document.getElementById('log'); const edge = log.getBoundingClientRect().top;
                let last, same = 0; const look = () => {
-                 const row = window.held ??= [...log.querySelectorAll('p')].find((it) => it.getBoundingClientRect().bottom > edge + 2);
+                 const row = window.held ??= [...log.querySelectorAll('.row, .mark')].find((it) => it.getBoundingClientRect().bottom > edge + 2);
                  const top = row.getBoundingClientRect().top; same = top === last ? same + 1 : 0; last = top;
                  if (same > 20) done([row.textContent, top]); else requestAnimationFrame(look); }; look(); })",
         );

@@ -17,7 +17,8 @@ const CONTRAST_MIN: f64 = 4.5;
 /// the browser mixes it.
 const CONTRASTS: &str = r"
   const log = document.getElementById('log');
-  const row = document.createElement('p');
+  const row = document.createElement('div');
+  row.className = 'row';
   log.replaceChildren(row);
   const canvas = new OffscreenCanvas(1, 1).getContext('2d', { willReadFrequently: true });
   const luminance = (colour, under) => {
