@@ -72,7 +72,7 @@ impl Workers {
         for _ in 0..RESERVE {
             let worker = workers.clone();
             let made =
-                thread::Builder::new().name("http-reserve".to_owned()).stack_size(STACK_BYTES).spawn(move || worker.work());
+                thread::Builder::new().name("reserve".to_owned()).stack_size(STACK_BYTES).spawn(move || worker.work());
             made.inspect_err(|_| workers.end())?;
         }
         Ok(workers)
