@@ -255,6 +255,48 @@ fn shim_killed_in_a_copy_of_its_directory_leaves_nothing() {
     assert!(group.is_none_or(|group| !group.exists()), "its control group was named after the directory before");
 }
 
+/// A run lived when its directory was copied. Since then the numbers have begun anew, and a run with the same number lives.
+fn with_namesake(copy: &Path) -> (Place, u32) {
+    let (mut place, _, run_id) = with_words();
+    copy_all(&place.runtime(), copy);
+    place.post("/api/pipeline/stop", json!({"grace_s": 0})).ok();
+    place.until_no_shim();
+    place.kill_server();
+    fs::remove_dir_all(place.runtime()).expect("removes");
+    place.start_server();
+    let (pid, namesake) = place.start();
+    assert_eq!(namesake, run_id);
+    (place, pid)
+}
+
+#[test]
+fn old_copy_leaves_a_later_run_with_the_same_number_alone() {
+    let mut other = Place::new();
+    let (place, pid) = with_namesake(&other.runtime());
+    // As it looks like left over.
+    fs::remove_file(other.runtime().join("autoappdev.db-server.lock")).expect("removes");
+    other.start_server();
+    let run = other.run(1);
+    let why = run["error"].as_str().expect("a sentence");
+    assert!(run["status"] == "lost" && why.contains("a later run 1") && !why.contains("nothing"), "{run}");
+    assert_eq!((place.state(), is_alive(pid)), ("running".to_owned(), true), "it is not touched");
+}
+
+#[test]
+fn old_copy_put_in_the_place_of_a_later_run_lets_no_other_begin() {
+    let copies = tempfile::tempdir().expect("a temp folder");
+    let copy = copies.path().join("copy");
+    let (mut place, pid) = with_namesake(&copy);
+    place.kill_server();
+    fs::remove_dir_all(place.runtime()).expect("removes");
+    copy_all(&copy, &place.runtime());
+    place.start_server();
+    assert_eq!((place.act("start").status, is_alive(pid)), (409, true));
+    support::signal(pid, "KILL");
+    place.until_state("stopped");
+    assert_eq!(place.run(1)["status"], "lost");
+}
+
 fn shim_of(runtime: &Path, run_id: i64) -> u32 {
     let header = read_header(&runtime.join("runs").join(run_id.to_string()).join("journal.jsonl"));
     header.expect("a header").shim_pid

@@ -236,6 +236,12 @@ impl Shims for RealShims {
             (LockState::Free, Some(journal)) => match strays::whereabouts_of_shim(&journal.header, dir.path())? {
                 // Who answers at the socket is the shim, in whatever namespace. One that dies closes its lock before its socket.
                 Whereabouts::Unseen if dir.connect().is_ok() => Found::ShimAlive,
+                // A backup was put in the place of a later run with this number, whose directory was removed: that one lives.
+                Whereabouts::Dead | Whereabouts::Unseen
+                    if strays::socket_of(&self.runs, run_id)?.is_some_and(|other| journal.header.socket != Some(other)) =>
+                {
+                    Found::ShimAlive
+                }
                 Whereabouts::Dead | Whereabouts::Unseen => Found::Vanished { same_boot: true },
                 Whereabouts::Here => Found::ShimAlive,
                 Whereabouts::Elsewhere(place) => {
@@ -272,11 +278,18 @@ impl Shims for RealShims {
 
     fn kill_leftovers(&self, run_id: i64) -> io::Result<Leftovers> {
         // As it was given to the run, whose directory may have been moved since.
-        let given = run_dir::read_header(&self.runs.run(run_id).journal_path()).ok().and_then(|header| header.runtime_dir);
-        let cookie = given
-            .map_or_else(|| self.runs.clone(), Runs::new)
-            .cookie(run_id)
-            .map(|(name, value)| process::environment_entry(name, &value));
+        let header = run_dir::read_header(&self.runs.run(run_id).journal_path()).ok();
+        let (given, socket) = header.map_or((None, None), |header| (header.runtime_dir, header.socket));
+        let given = given.map_or_else(|| self.runs.clone(), Runs::new);
+        let is_elsewhere = given.runtime_dir() != self.runs.runtime_dir();
+        // The copy of a directory names the path of the original, where the numbers may have begun anew since.
+        if strays::has_namesake(&given, run_id, socket.as_deref())?
+            || (is_elsewhere && given.run(run_id).lock_state().is_ok_and(|state| state == LockState::Held))
+        {
+            let given = given.runtime_dir().display();
+            return Err(io::Error::other(format!("a later run {run_id} of {given} lives, and its processes look the same")));
+        }
+        let cookie = given.cookie(run_id).map(|(name, value)| process::environment_entry(name, &value));
         let cgroup = self.cgroup(run_id);
         let deadline = Instant::now() + KILL_LIMIT;
         let mut pause = Duration::from_micros(200);

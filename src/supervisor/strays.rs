@@ -52,6 +52,23 @@ pub(super) fn socket_of(runs: &Runs, run_id: i64) -> io::Result<Option<String>> 
     Ok(None)
 }
 
+/// Whether another run lives whose processes carry the cookie of run `run_id` of `runs`: the numbers began anew there since the journal
+/// that names `socket` was copied. An error only for a shortage.
+pub(super) fn has_namesake(runs: &Runs, run_id: i64, socket: Option<&str>) -> io::Result<bool> {
+    for other in unless_short(abstract_socket::listening(&format!("{}{run_id}-", runs.socket_prefix())))?.unwrap_or_default() {
+        if socket == Some(other.as_str()) {
+            continue;
+        }
+        let Some((_, pid)) = unless_short(abstract_socket::connect(&other))? else { continue };
+        // One that dies closes its sockets last.
+        let Some(stat) = unless_short(process::read_stat(pid))? else { continue };
+        if process::lives(stat.identity)? == Some(true) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// The runs that live and carry this runtime directory's path, wherever their directories are: no other run may carry the same cookie.
 pub(super) fn all(runs: &Runs) -> Vec<i64> {
     let sockets = abstract_socket::listening(&runs.socket_prefix()).unwrap_or_default();
