@@ -168,7 +168,9 @@ fn serve_at(listeners: Vec<Listener>, config: Config, root_now: &Path) -> anyhow
     KillPoint::ServerInfoWritten.reach();
     upkeep.keep(upkeep::lock_file(runtime_dir));
     upkeep.keep(upkeep::database_lock(database_lock_path(&config.database), &config.database, runtime_dir));
-    upkeep.keep(upkeep::server_json(info.clone(), runtime_dir));
+    if is_announced {
+        upkeep.keep(upkeep::server_json(info.clone(), runtime_dir));
+    }
     for socket in own_sockets {
         upkeep.keep(upkeep::socket(socket));
     }
@@ -205,7 +207,12 @@ fn serve_at(listeners: Vec<Listener>, config: Config, root_now: &Path) -> anyhow
     // Until a signal, or the supervisor's end.
     let has_died = loop {
         match alarm.wait((!is_announced).then_some(ANNOUNCE_RETRY)).context("cannot wait for signals")? {
-            Rung::Nothing => is_announced = info.write(runtime_dir).is_ok(),
+            Rung::Nothing => {
+                is_announced = info.write(runtime_dir).is_ok();
+                if is_announced {
+                    upkeep.keep(upkeep::server_json(info.clone(), runtime_dir));
+                }
+            }
             Rung::Answered => {}
             Rung::Signal => break false,
             Rung::SupervisorEnded => break true,

@@ -18,6 +18,7 @@ use super::listener::Stream;
 use super::seats::{Full, Peer, Places, Seats};
 use super::server::{Entrance, Handler};
 use super::workers::{Job, Task, Workers};
+use crate::process;
 
 /// How many are accepted at one listener before the others get their turn.
 const ACCEPTED_IN_A_TURN: usize = 64;
@@ -282,10 +283,9 @@ fn is_in_the_way(one: Peer, other: Peer) -> bool {
     one == other
 }
 
-/// Whether it is for want of something of this machine's that nobody was accepted.
+/// Whether it is for want of something of this machine's that nobody was accepted. A socket can lack buffers as well (`accept(2)`).
 fn is_shortage(error: &io::Error) -> bool {
-    let shortages = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
-    shortages.iter().any(|shortage| error.raw_os_error() == Some(shortage.raw_os_error()))
+    process::is_shortage(error) || error.raw_os_error() == Some(Errno::NOBUFS.raw_os_error())
 }
 
 /// Tells a client that is not served. Best effort, and never waits: a client that does not take it sees the end as well.

@@ -129,7 +129,7 @@ pub enum ActionError {
     DiskFull,
     /// Another process holds a lock on the database.
     #[error(
-        "another process has locked the database (a backup, or a sqlite3 shell with an open transaction); end that process or wait,          and try again"
+        "another process has locked the database (a backup, or a sqlite3 shell with an open transaction); end that process or wait, and try again"
     )]
     DatabaseLocked,
     /// The database did not take it.
