@@ -14,7 +14,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 
 use super::guard::Door;
-use super::listener::Stream;
+use super::listener::{Awaited, Stream};
 use super::seats::{Full, Peer, Places, Seats};
 use super::server::{Entrance, Handler};
 use super::workers::{Job, Task, Workers};
@@ -111,7 +111,8 @@ impl<'a> Acceptor<'a> {
         let open: Vec<&Entrance> = entrances.iter().filter(takes_from).collect();
         // Those without a thread that have not asked for anything yet.
         let silent = || self.parked.iter().filter(|parked| parked.until.is_none());
-        let mut fds: Vec<PollFd<'_>> = open.iter().map(|entrance| PollFd::new(&entrance.listener, PollFlags::IN)).collect();
+        let awaited: Vec<Awaited<'_>> = open.iter().map(|entrance| entrance.listener.awaited()).collect();
+        let mut fds: Vec<PollFd<'_>> = awaited.iter().map(|socket| PollFd::new(socket, PollFlags::IN)).collect();
         fds.extend(silent().map(|parked| PollFd::new(&*parked.job.stream, PollFlags::IN)));
         fds.push(PollFd::new(woken, PollFlags::IN));
         if rustix::event::poll(&mut fds, limit.as_ref()).is_err() {
