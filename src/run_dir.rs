@@ -9,21 +9,21 @@ mod journal;
 mod progress;
 mod protocol;
 
-use std::fmt::Write as _;
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::FlockOperation;
-use rustix::rand::GetRandomFlags;
 use sha2::{Digest, Sha256};
 
+use crate::file_id::FileId;
 use crate::kill_point::KillPoint;
 use crate::latest_run::{RUNS_DIR, latest_run, set_latest_run};
 use crate::private::private_file;
+use crate::random;
 use crate::socket_path::SocketPath;
 
 pub use journal::{Header, Journal, JournalError, ReadJournal, read_header, read_journal};
@@ -126,30 +126,20 @@ impl Runs {
 
     /// The name of the control group of run `run_id`: of this folder, wherever it is mounted, and no other that is there.
     pub fn cgroup_name(&self, run_id: i64) -> io::Result<String> {
-        let folder = fs::metadata(&self.runtime_dir)?;
-        Ok(format!("autoappdev-{:x}-{:x}-{run_id}", folder.dev(), folder.ino()))
+        let FileId { dev, ino } = FileId::of(&self.runtime_dir)?;
+        Ok(format!("autoappdev-{dev:x}-{ino:x}-{run_id}"))
     }
 
     /// A name for the second control socket of run `run_id`, which needs no directory: of this folder, and used once.
     pub fn new_socket_name(&self, run_id: i64) -> io::Result<String> {
-        let mut random = [0; 8];
-        let mut filled = 0;
-        while filled < random.len() {
-            filled += rustix::rand::getrandom(&mut random[filled..], GetRandomFlags::empty())?;
-        }
-        Ok(format!("{}{run_id}-{:016x}", self.socket_prefix(), u64::from_ne_bytes(random)))
+        Ok(format!("{}{run_id}-{:016x}", self.socket_prefix(), u64::from_ne_bytes(random::bytes()?)))
     }
 
     /// How the names of all those sockets begin.
     pub fn socket_prefix(&self) -> String {
-        let digest = Sha256::digest(self.runtime_dir.as_os_str().as_bytes());
-        let mut prefix = "autoappdev-".to_owned();
-        for byte in &digest[..8] {
-            // Writing to a text cannot fail.
-            let _written = write!(prefix, "{byte:02x}");
-        }
-        prefix.push('-');
-        prefix
+        let digest: [u8; 32] = Sha256::digest(self.runtime_dir.as_os_str().as_bytes()).into();
+        let [a, b, c, d, e, f, g, h, ..] = digest;
+        format!("autoappdev-{:016x}-", u64::from_be_bytes([a, b, c, d, e, f, g, h]))
     }
 
     /// The run whose socket has this name.

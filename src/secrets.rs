@@ -9,11 +9,10 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::rand::GetRandomFlags;
-
 use crate::config::{Token, Tokens};
 use crate::kill_point::KillPoint;
 use crate::private::private_file;
+use crate::random;
 
 /// The longest file that is read, in bytes.
 const BYTES_MAX: u64 = 4096;
@@ -153,13 +152,7 @@ fn read(path: &Path) -> Result<String, Unread> {
 }
 
 fn make(path: &Path) -> io::Result<Token> {
-    let mut random = [0; Token::RANDOM_BYTES];
-    let mut filled = 0;
-    while filled < random.len() {
-        // Waits, early after a boot, until there is enough of it.
-        filled += rustix::rand::getrandom(&mut random[filled..], GetRandomFlags::empty())?;
-    }
-    let token = Token::made_of(random);
+    let token = Token::made_of(random::bytes()?);
     let beside = path.with_extension("new");
     // One that a killed server left may be whole or not: whose it is has not been looked at, so it is not written into.
     match fs::remove_file(&beside) {

@@ -18,6 +18,7 @@ use anyhow::{Context, anyhow, bail};
 use self::ending::{Alarm, Rung, SUPERVISOR_ENDED, StopsRun};
 use crate::config::{Config, SOCKET_DEFAULT};
 use crate::console::{self, say};
+use crate::file_id::FileId;
 use crate::git_ignore;
 use crate::health::Upkeep;
 use crate::http::{Answers, App, Door, Entrance, Guard, Keys, Listener, Server, Streams};
@@ -27,7 +28,7 @@ use crate::made::Made;
 use crate::process;
 use crate::run_dir::Runs;
 use crate::secrets::{Secret, Secrets};
-use crate::server_info::{DirIdentity, ServerIdentity, ServerInfo};
+use crate::server_info::{ServerIdentity, ServerInfo};
 use crate::service_manager::{self, Watchdog};
 use crate::store::Store;
 use crate::supervisor::{Retention, Settings, Supervisor};
@@ -159,7 +160,7 @@ fn serve_at(listeners: Vec<Listener>, config: Config, root_now: &Path) -> anyhow
     let info = ServerInfo {
         pid: std::process::id(),
         id: Some(identity.id.clone()),
-        dir: DirIdentity::of(runtime_dir).ok(),
+        dir: FileId::of(runtime_dir).ok(),
         address: addresses.first().copied(),
         more_addresses: addresses.iter().skip(1).copied().collect(),
         socket: config.socket.filter(|path| path.exists()),
@@ -168,7 +169,9 @@ fn serve_at(listeners: Vec<Listener>, config: Config, root_now: &Path) -> anyhow
     KillPoint::ServerInfoWritten.reach();
     upkeep.keep(upkeep::lock_file(runtime_dir));
     upkeep.keep(upkeep::database_lock(database_lock_path(&config.database), &config.database, runtime_dir));
-    upkeep.keep(upkeep::server_json(info.clone(), runtime_dir));
+    if is_announced {
+        upkeep.keep(upkeep::server_json(info.clone(), runtime_dir));
+    }
     for socket in own_sockets {
         upkeep.keep(upkeep::socket(socket));
     }
@@ -205,8 +208,12 @@ fn serve_at(listeners: Vec<Listener>, config: Config, root_now: &Path) -> anyhow
     // Until a signal, or the supervisor's end.
     let has_died = loop {
         match alarm.wait((!is_announced).then_some(ANNOUNCE_RETRY)).context("cannot wait for signals")? {
-            Rung::Nothing => is_announced = info.write(runtime_dir).is_ok(),
-            Rung::Answered => {}
+            Rung::Nothing => {
+                is_announced = info.write(runtime_dir).is_ok();
+                if is_announced {
+                    upkeep.keep(upkeep::server_json(info.clone(), runtime_dir));
+                }
+            }
             Rung::Signal => break false,
             Rung::SupervisorEnded => break true,
         }

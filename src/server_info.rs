@@ -3,19 +3,19 @@
 //! Level 1. It is written whole and renamed, so a reader finds all of it or nothing. A killed server leaves it behind, and a copied
 //! folder has a copy of it. It therefore counts only while a server holds the lock of the directory that the file was written for.
 
-use std::fs::{self, File, Metadata};
+use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::SocketAddr;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::FlockOperation;
-use rustix::rand::GetRandomFlags;
 use serde::{Deserialize, Serialize};
 
+use crate::file_id::FileId;
 use crate::kill_point::KillPoint;
 use crate::path_json;
 use crate::private::private_file;
+use crate::random;
 
 /// Its name in the runtime directory.
 pub const NAME: &str = "server.json";
@@ -38,33 +38,8 @@ pub struct ServerIdentity {
 impl ServerIdentity {
     /// The identity of a server that starts now.
     pub fn new(runtime_dir: &Path) -> io::Result<Self> {
-        let mut random = [0; 16];
-        // So few bytes come at once and whole (`getrandom(2)`).
-        rustix::rand::getrandom(&mut random, GetRandomFlags::empty())?;
-        let id = format!("{:032x}", u128::from_ne_bytes(random));
+        let id = format!("{:032x}", u128::from_ne_bytes(random::bytes()?));
         Ok(Self { id, runtime_dir: runtime_dir.to_string_lossy().into_owned() })
-    }
-}
-
-/// Which directory it is, whatever its path. A live server keeps its runtime directory open, so no other directory has this meanwhile.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DirIdentity {
-    /// The device.
-    pub dev: u64,
-    /// The inode on it.
-    pub ino: u64,
-}
-
-impl DirIdentity {
-    /// The identity of the directory at `path`.
-    pub fn of(path: &Path) -> io::Result<Self> {
-        fs::metadata(path).map(|found| Self::from(&found))
-    }
-}
-
-impl From<&Metadata> for DirIdentity {
-    fn from(found: &Metadata) -> Self {
-        Self { dev: found.dev(), ino: found.ino() }
     }
 }
 
@@ -87,9 +62,10 @@ pub struct ServerInfo {
     /// [`ServerIdentity::id`]; an earlier version has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
-    /// The runtime directory that the file was written into: a copy of the folder is another one. An earlier version says nothing.
+    /// The runtime directory that the file was written into: a copy of the folder is another one. A
+    /// live server keeps the directory open, so no other one has this meanwhile. An earlier version says nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub dir: Option<DirIdentity>,
+    pub dir: Option<FileId>,
     /// Where it listens: the first of its addresses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<SocketAddr>,
@@ -134,7 +110,7 @@ impl ServerInfo {
             Err(error) => return Err(error),
         };
         let info = serde_json::from_slice(&text).ok();
-        let dir = DirIdentity::of(runtime_dir)?;
+        let dir = FileId::of(runtime_dir)?;
         Ok(info.filter(|info: &Self| info.dir.is_none_or(|written_for| written_for == dir)))
     }
 
@@ -248,7 +224,7 @@ mod tests {
     #[test]
     fn a_copy_in_another_directory_names_nobody() {
         let (dir, copy) = (tempfile::tempdir().expect("a temp folder"), tempfile::tempdir().expect("a temp folder"));
-        let info = ServerInfo { dir: Some(DirIdentity::of(dir.path()).expect("there")), ..info() };
+        let info = ServerInfo { dir: Some(FileId::of(dir.path()).expect("there")), ..info() };
         info.write(dir.path()).expect("writes");
         fs::copy(dir.path().join(NAME), copy.path().join(NAME)).expect("copies");
         let _locks = [own(dir.path(), ""), own(copy.path(), "")];

@@ -20,13 +20,13 @@ mod rows;
 mod tests;
 
 use std::cell::Cell;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
 
 use crate::clock::Timestamp;
+use crate::file_id::FileId;
 use crate::pipeline::{Cause, Entry, Killed, Transition};
 
 use self::change::{GaveUp, KIND_LOST, KIND_SPAWN_FAILED, KIND_STARTING};
@@ -50,7 +50,7 @@ pub struct Store {
     conn: Connection,
     path: PathBuf,
     /// Which file that is.
-    file: Option<(u64, u64)>,
+    file: Option<FileId>,
     /// Whether the last commit was not synced, so that the next one must ask for that again.
     is_relaxed: bool,
     /// How long a lock of another process is waited for now.
@@ -106,11 +106,6 @@ pub enum UnseenEnd {
     NeverBegan,
 }
 
-/// The file that a path leads to: its device and number.
-fn file_at(path: &Path) -> Option<(u64, u64)> {
-    std::fs::metadata(path).ok().map(|meta| (meta.dev(), meta.ino()))
-}
-
 /// Applies what is lacking to the database at `path`, creating it where there is none; gives the names of what was applied. Idempotent.
 pub fn migrate(path: &Path) -> Result<Vec<String>, StoreError> {
     Store::open(path).map(|opened| opened.applied)
@@ -122,7 +117,7 @@ impl Store {
     pub fn open(path: &Path) -> Result<Opened, StoreError> {
         let (conn, applied) = open::open(path)?;
         let patience = Cell::new(BUSY_TIMEOUT);
-        let store = Self { conn, path: path.to_owned(), file: file_at(path), is_relaxed: false, patience };
+        let store = Self { conn, path: path.to_owned(), file: FileId::of(path).ok(), is_relaxed: false, patience };
         store.be_patient_for(PATIENCE);
         Ok(Opened { store, applied })
     }
@@ -335,7 +330,7 @@ impl Store {
     fn change<T>(&mut self, change: impl FnOnce(&Transaction<'_>) -> Result<T, GaveUp>) -> Result<T, StoreError> {
         let Self { conn, path, file, .. } = &mut *self;
         // SQLite goes on with a file that has no name any more: what is committed there, nobody finds again.
-        if file_at(path) != *file {
+        if FileId::of(path).ok() != *file {
             return Err(StoreError::Gone { path: path.clone() });
         }
         let done = conn.transaction_with_behavior(TransactionBehavior::Immediate).map_err(GaveUp::from).and_then(|tx| {

@@ -172,6 +172,18 @@ fn server_at_its_limit_of_processes_answers_and_obeys() {
 }
 
 #[test]
+fn server_set_to_stop_the_run_stops_it_at_its_limit_of_processes() {
+    let mut limited = Limited::new();
+    limited.place.set_env("AUTOAPPDEV_ON_TERM", "stop");
+    limited.start_server();
+    let (_, run_id) = limited.place.start();
+    let _limit = limited.at_its_limit();
+    let (code, said) = limited.place.stop_server_and_listen();
+    assert!(code == 0 && said.starts_with("pipeline run 1 was stopped"), "{code} {said}{}", limited.place.server_log());
+    limited.place.assert_nothing_left(run_id);
+}
+
+#[test]
 fn a_leader_that_can_not_be_forked_fails_its_start_with_that_cause() {
     if !geteuid().is_root() {
         return not_run("how many processes this user has is not this test's to say", "AUTOAPPDEV_REQUIRE_ROOT");

@@ -18,8 +18,8 @@ use super::local;
 use super::places::{Absence, Meant, Neighbour, Own, Place, Places, Way, places_of};
 use crate::clock::Timestamp;
 use crate::config::{Endpoint, Folder, Token, Tokens};
+use crate::file_id::FileId;
 use crate::secrets::Secret;
-use crate::server_info::DirIdentity;
 
 /// For an answer that needs no waiting.
 pub(super) const READ_TIMEOUT: Duration = Duration::from_secs(10);
@@ -316,7 +316,7 @@ impl Client {
             Err(_) => None,
         };
         let server = document.and_then(|document| document.server);
-        let is_own = |told: &Path| DirIdentity::of(told).ok().is_some_and(|told| DirIdentity::of(runtime_dir).ok() == Some(told));
+        let is_own = |told: &Path| FileId::of(told).ok().is_some_and(|told| FileId::of(runtime_dir).ok() == Some(told));
         Ok(server.filter(|server| is_own(&server.runtime_dir)).map(|server| server.id))
     }
 

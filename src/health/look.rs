@@ -1,10 +1,9 @@
 //! One look: at the disks, at the files that the server has open or others find it by, and at the live run's shim.
 
-use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::Findings;
+use crate::file_id::FileId;
 use crate::pipeline::ConditionCode;
 use crate::process::{self, Identity};
 use crate::run_dir::{self, Runs};
@@ -12,9 +11,6 @@ use crate::run_dir::{self, Runs};
 /// Less room than this on a disk is a condition: in bytes, and in files.
 const FREE_BYTES_MIN: u64 = 1024 * 1024;
 const FREE_FILES_MIN: u64 = 16;
-
-/// A file by its device and number.
-pub(super) type FileId = (u64, u64);
 
 /// Where to look, and what was there when the server began.
 #[derive(Debug)]
@@ -115,5 +111,5 @@ impl Places {
 }
 
 pub(super) fn id_at(path: &Path) -> Option<FileId> {
-    fs::metadata(path).ok().map(|meta| (meta.dev(), meta.ino()))
+    FileId::of(path).ok()
 }

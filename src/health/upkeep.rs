@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::Findings;
-use super::look::{FileId, id_at};
+use super::look::id_at;
+use crate::file_id::FileId;
 use crate::pipeline::ConditionCode;
 
 /// How long a file has to be missing before it is made again: whoever removes the whole folder is not to find it filled again.

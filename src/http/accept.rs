@@ -14,10 +14,11 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 
 use super::guard::Door;
-use super::listener::Stream;
+use super::listener::{Awaited, Stream};
 use super::seats::{Full, Peer, Places, Seats};
 use super::server::{Entrance, Handler};
 use super::workers::{Job, Task, Workers};
+use crate::process;
 
 /// How many are accepted at one listener before the others get their turn.
 const ACCEPTED_IN_A_TURN: usize = 64;
@@ -110,7 +111,8 @@ impl<'a> Acceptor<'a> {
         let open: Vec<&Entrance> = entrances.iter().filter(takes_from).collect();
         // Those without a thread that have not asked for anything yet.
         let silent = || self.parked.iter().filter(|parked| parked.until.is_none());
-        let mut fds: Vec<PollFd<'_>> = open.iter().map(|entrance| PollFd::new(&entrance.listener, PollFlags::IN)).collect();
+        let awaited: Vec<Awaited<'_>> = open.iter().map(|entrance| entrance.listener.awaited()).collect();
+        let mut fds: Vec<PollFd<'_>> = awaited.iter().map(|socket| PollFd::new(socket, PollFlags::IN)).collect();
         fds.extend(silent().map(|parked| PollFd::new(&*parked.job.stream, PollFlags::IN)));
         fds.push(PollFd::new(woken, PollFlags::IN));
         if rustix::event::poll(&mut fds, limit.as_ref()).is_err() {
@@ -282,10 +284,9 @@ fn is_in_the_way(one: Peer, other: Peer) -> bool {
     one == other
 }
 
-/// Whether it is for want of something of this machine's that nobody was accepted.
+/// Whether it is for want of something of this machine's that nobody was accepted. A socket can lack buffers as well (`accept(2)`).
 fn is_shortage(error: &io::Error) -> bool {
-    let shortages = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
-    shortages.iter().any(|shortage| error.raw_os_error() == Some(shortage.raw_os_error()))
+    process::is_shortage(error) || error.raw_os_error() == Some(Errno::NOBUFS.raw_os_error())
 }
 
 /// Tells a client that is not served. Best effort, and never waits: a client that does not take it sees the end as well.

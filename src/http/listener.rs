@@ -15,7 +15,7 @@ use listenfd::ListenFd;
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::guard::Door;
-use super::own_socket::OwnSocket;
+use super::own_socket::{Bound, OwnSocket};
 use crate::socket_path::SocketPath;
 
 /// How many may be at the door while the accepting thread does not run. Beyond that the kernel lets a newcomer try again after a second.
@@ -129,6 +129,15 @@ impl Listener {
         }
     }
 
+    /// What to wait for until the next connection comes.
+    pub(super) fn awaited(&self) -> Awaited<'_> {
+        match &self.socket {
+            Socket::Tcp(listener, _) => Awaited::Lasting(listener.as_fd()),
+            Socket::Unix(socket) => Awaited::Own(socket.latest()),
+            Socket::Held(listener) => Awaited::Lasting(listener.as_fd()),
+        }
+    }
+
     /// Takes the next connection. Never waits for one.
     pub(super) fn accept(&self) -> io::Result<(Stream, SocketAddr)> {
         match &self.socket {
@@ -140,7 +149,7 @@ impl Listener {
                 let _already_gone = stream.set_nodelay(true);
                 Ok((Stream::Tcp(stream), SocketAddr::new(from.ip().to_canonical(), from.port())))
             }
-            Socket::Unix(socket) => Self::from_accepted(socket.listener().accept()),
+            Socket::Unix(socket) => Self::from_accepted(socket.latest().accept()),
             Socket::Held(listener) => Self::from_accepted(listener.accept()),
         }
     }
@@ -152,12 +161,17 @@ impl Listener {
     }
 }
 
-impl AsFd for Listener {
+/// What a client of today comes in by, held open while it is waited for.
+pub(super) enum Awaited<'a> {
+    Lasting(BorrowedFd<'a>),
+    Own(Arc<Bound>),
+}
+
+impl AsFd for Awaited<'_> {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        match &self.socket {
-            Socket::Tcp(listener, _) => listener.as_fd(),
-            Socket::Unix(socket) => socket.listener().as_fd(),
-            Socket::Held(listener) => listener.as_fd(),
+        match self {
+            Self::Lasting(socket) => *socket,
+            Self::Own(socket) => socket.as_fd(),
         }
     }
 }

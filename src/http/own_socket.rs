@@ -2,34 +2,33 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::os::unix::net::UnixListener;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::Mode;
 use rustix::net::{AddressFamily, Shutdown, SocketAddrUnix, SocketFlags, SocketType};
 
 use super::listener::BACKLOG;
+use crate::file_id::FileId;
 use crate::socket_path::SocketPath;
 
-/// How often a removed socket is made again. Each time takes a descriptor until the server ends.
-const RENEWALS_MAX: usize = 64;
-
-/// A socket without a file cannot get one again, so another socket takes its place: the list only grows, because the accepting thread holds
-/// on to what it waits for. The last one is in use.
+/// A socket without a file cannot get one again, so another socket takes its place. The one before is closed once the accepting thread, which
+/// may wait for it just now, has let go of it.
 #[derive(Debug)]
 pub struct OwnSocket {
     path: PathBuf,
-    first: Bound,
+    latest: Mutex<Arc<Bound>>,
 }
 
+/// A socket and its file.
 #[derive(Debug)]
-struct Bound {
+pub(super) struct Bound {
     listener: UnixListener,
-    /// The device and inode of its file: another server may have another one by that name meanwhile.
-    file: Option<(u64, u64)>,
-    next: OnceLock<Box<Self>>,
+    /// Another server may have another one by that name meanwhile.
+    file: Option<FileId>,
 }
 
 impl OwnSocket {
@@ -38,7 +37,7 @@ impl OwnSocket {
     /// # Errors
     /// `AddrInUse` where somebody answers at it, or where something else has that name.
     pub(super) fn bind(path: &Path) -> io::Result<Self> {
-        Ok(Self { path: path.to_owned(), first: Bound::new(path)? })
+        Ok(Self { path: path.to_owned(), latest: Mutex::new(Arc::new(Bound::new(path)?)) })
     }
 
     /// Where it is.
@@ -47,45 +46,34 @@ impl OwnSocket {
     }
 
     /// What clients of today come in by.
-    pub(super) fn listener(&self) -> &UnixListener {
-        &self.latest().0.listener
+    pub(super) fn latest(&self) -> Arc<Bound> {
+        self.lock().clone()
     }
 
     /// Makes the socket again, after its file was removed.
     ///
     /// # Errors
-    /// As for the first one; and where it has been removed too often.
+    /// As for the first one.
     pub fn renew(&self) -> io::Result<()> {
-        let (latest, renewals) = self.latest();
-        if renewals >= RENEWALS_MAX {
-            return Err(io::Error::other(format!(
-                "it was removed {renewals} times before; keep it from being removed, and start the server again"
-            )));
-        }
-        let renewed = Box::new(Bound::new(&self.path)?);
-        if latest.next.set(renewed).is_ok() {
-            // Whoever waits for clients of the one before wakes up, and waits for those of this one.
-            let _nobody_waits = rustix::net::shutdown(&latest.listener, Shutdown::Both);
-        }
+        let renewed = Arc::new(Bound::new(&self.path)?);
+        let before = std::mem::replace(&mut *self.lock(), renewed);
+        // Whoever waits for clients of the one before wakes up, and waits for those of this one.
+        let _nobody_waits = rustix::net::shutdown(&before.listener, Shutdown::Both);
         Ok(())
     }
 
     /// Takes the file away, if it is this socket's.
     pub(super) fn remove(&self) {
-        let latest = self.latest().0;
-        if latest.file.is_some() && latest.file == file_at(&self.path) {
+        let latest = self.latest();
+        if latest.file.is_some() && latest.file == FileId::of_name(&self.path).ok() {
             // One that stays is taken away by the next server.
             let _stays = fs::remove_file(&self.path);
         }
     }
 
-    /// The one in use, and how many were before it.
-    fn latest(&self) -> (&Bound, usize) {
-        let (mut latest, mut count) = (&self.first, 0);
-        while let Some(next) = latest.next.get() {
-            (latest, count) = (next, count + 1);
-        }
-        (latest, count)
+    /// A value is swapped whole under this lock.
+    fn lock(&self) -> MutexGuard<'_, Arc<Bound>> {
+        self.latest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -118,12 +106,19 @@ impl Bound {
             }
             other => other?,
         };
-        Ok(Self { listener, file: file_at(path), next: OnceLock::new() })
+        Ok(Self { listener, file: FileId::of_name(path).ok() })
+    }
+
+    /// Takes the next connection.
+    pub(super) fn accept(&self) -> io::Result<(UnixStream, SocketAddr)> {
+        self.listener.accept()
     }
 }
 
-fn file_at(path: &Path) -> Option<(u64, u64)> {
-    fs::symlink_metadata(path).ok().map(|found| (found.dev(), found.ino()))
+impl AsFd for Bound {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
+    }
 }
 
 #[cfg(test)]
@@ -135,15 +130,16 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temp folder");
         let path = dir.path().join("s.sock");
         let socket = OwnSocket::bind(&path).expect("binds");
-        let before = socket.listener().try_clone().expect("a descriptor");
+        let before = socket.latest();
         assert_eq!(socket.renew().expect_err("it answers there").kind(), io::ErrorKind::AddrInUse);
         fs::remove_file(&path).expect("removes");
         socket.renew().expect("binds again");
         // It waits for clients no more: whoever polls it is woken for good.
-        let mut fds = [rustix::event::PollFd::new(&before, rustix::event::PollFlags::IN)];
+        let mut fds = [rustix::event::PollFd::new(&*before, rustix::event::PollFlags::IN)];
         assert_eq!(rustix::event::poll(&mut fds, None), Ok(1));
+        assert_eq!(Arc::strong_count(&before), 1, "its descriptor is closed once nobody waits for it");
         let _client = SocketPath::open(&path).expect("the folder").connect().expect("it listens");
-        socket.listener().accept().expect("the client is there");
+        socket.latest().accept().expect("the client is there");
         socket.remove();
         assert!(!path.exists(), "it leaves with its listener");
     }

@@ -3,10 +3,10 @@
 //! Process 1 of a PID namespace takes all others along when it ends (`pid_namespaces(7)`), and so does a small init, which ends with its one
 //! child. There the run is stopped first, as by a client, while the server goes on serving.
 
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::mpsc::{self, SyncSender};
+use std::sync::mpsc::TryRecvError;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -22,7 +22,7 @@ use crate::supervisor::{ActionError, Ask, Handle, Snapshot};
 /// The longest grace of a run that is stopped without anybody having asked for it: container engines kill all that is left after 10 seconds.
 const GRACE_MAX: Duration = Duration::from_secs(8);
 
-/// How often a run is looked at that cannot be stopped at this moment, because it is just being started or stopped.
+/// How often a stop is looked at that is under way, and a run that cannot be stopped at this moment, because it is just being started.
 const LOOK: Duration = Duration::from_millis(20);
 
 /// For how long that is done beyond its grace.
@@ -33,7 +33,6 @@ const SMALL_INITS: [&str; 5] = ["tini", "tini-static", "docker-init", "dumb-init
 
 /// The byte that says that the supervisor has ended. A signal writes another.
 pub(super) const SUPERVISOR_ENDED: u8 = b'!';
-const ANSWERED: u8 = b'.';
 
 /// What rings.
 pub(super) enum Rung {
@@ -41,8 +40,6 @@ pub(super) enum Rung {
     Signal,
     /// The supervisor has ended by itself.
     SupervisorEnded,
-    /// The stop that was asked for has been answered.
-    Answered,
     /// Nothing, for as long as that was waited for.
     Nothing,
 }
@@ -83,7 +80,6 @@ impl Alarm {
                 Ok(()) => {
                     return Ok(match byte[0] {
                         SUPERVISOR_ENDED => Rung::SupervisorEnded,
-                        ANSWERED => Rung::Answered,
                         _ => Rung::Signal,
                     });
                 }
@@ -151,30 +147,24 @@ impl StopsRun {
     }
 }
 
-/// Asks for the stop and waits for its answer.
+/// Asks for the stop and waits for its answer. Needs no thread: the run may have left none to be had.
 fn ask(alarm: &Alarm, supervisor: &Handle, grace: Option<Duration>) -> io::Result<Result<(), ActionError>> {
-    let (answer_to, answer) = mpsc::sync_channel(1);
-    let asking = |grace, answer_to: Option<SyncSender<_>>| {
-        let (supervisor, mut bell) = (supervisor.clone(), alarm.bell()?);
-        let asker = move || {
-            let answer = supervisor.act(Ask::Stop { grace, origin: Some(StopOrigin::Shutdown) });
-            // The other end of both is held by who waits.
-            let _is_taken = answer_to.map(|answer_to| answer_to.send(answer.map(drop)));
-            let _rings = bell.write_all(&[ANSWERED]);
-        };
-        thread::Builder::new().name("stop".to_owned()).spawn(asker).map(drop)
+    let begin = |grace| supervisor.begin(Ask::Stop { grace, origin: Some(StopOrigin::Shutdown) });
+    let answer = match begin(grace) {
+        Ok(answer) => answer,
+        Err(error) => return Ok(Err(error)),
     };
-    asking(grace, Some(answer_to))?;
     loop {
-        match alarm.wait(None)? {
-            Rung::Signal => asking(Some(Duration::ZERO), None)?,
-            // Who only hastened it rings, too.
-            Rung::Answered | Rung::Nothing => {}
-            // That is an answer as well.
-            Rung::SupervisorEnded => return Ok(Err(ActionError::Stopping)),
+        match answer.try_recv() {
+            Ok(answer) => return Ok(answer.map(drop)),
+            Err(TryRecvError::Disconnected) => return Ok(Err(ActionError::Stopping)),
+            Err(TryRecvError::Empty) => {}
         }
-        if let Ok(answer) = answer.try_recv() {
-            return Ok(answer);
+        match alarm.wait(Some(LOOK))? {
+            // The first request is answered when the run has ended, so nobody waits for this one.
+            Rung::Signal => drop(begin(Some(Duration::ZERO))),
+            Rung::Nothing => {}
+            Rung::SupervisorEnded => return Ok(Err(ActionError::Stopping)),
         }
     }
 }

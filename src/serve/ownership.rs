@@ -14,12 +14,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, anyhow, bail};
 use rustix::fs::FlockOperation;
 
+use crate::file_id::FileId;
 use crate::kill_point::KillPoint;
 use crate::made::Made;
 use crate::private::private_file;
 use crate::process::{self, ProcState};
 use crate::run_dir::{LockState, Runs, create_private_dir, read_header};
-use crate::server_info::{DirIdentity, LOCK_FILE, ServerInfo};
+use crate::server_info::{LOCK_FILE, ServerInfo};
 
 /// Beside the database: held by the server that uses it, and names that server's runtime directory.
 const DATABASE_LOCK_SUFFIX: &str = "-server.lock";
@@ -68,7 +69,7 @@ fn own_existing(runtime_dir: &Path, made: &mut Made) -> anyhow::Result<Option<[F
         Err(error) if error.kind() != io::ErrorKind::WouldBlock => {}
         taken => taken.map_err(|error| refused(runtime_dir, error))?,
     }
-    if DirIdentity::of(runtime_dir).ok() != dir.metadata().ok().as_ref().map(DirIdentity::from) {
+    if FileId::of(runtime_dir).ok() != dir.metadata().ok().as_ref().map(FileId::from) {
         return Ok(None);
     }
     let path = runtime_dir.join(LOCK_FILE);

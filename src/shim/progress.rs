@@ -15,7 +15,7 @@ use crate::run_dir::{Message, NumberedProgress, write_progress};
 /// The least time between two that are said.
 const SAID_EVERY: Duration = Duration::from_millis(200);
 
-/// The least time between two that are stored: each is a sync, and the flash of a board is to outlive years of them. A server reads it
+/// The least time between two that are stored: each is a write, and the flash of a board is to outlive years of them. A server reads it
 /// only where the shim is gone: what was said in between is lost with one that was killed, and with no other.
 const STORED_EVERY: Duration = Duration::from_secs(10);
 

@@ -129,7 +129,7 @@ pub enum ActionError {
     DiskFull,
     /// Another process holds a lock on the database.
     #[error(
-        "another process has locked the database (a backup, or a sqlite3 shell with an open transaction); end that process or wait,          and try again"
+        "another process has locked the database (a backup, or a sqlite3 shell with an open transaction); end that process or wait, and try again"
     )]
     DatabaseLocked,
     /// The database did not take it.
@@ -357,9 +357,14 @@ pub struct Handle {
 impl Handle {
     /// Asks for an action, and waits until it is so or refused. The wait is bounded by the supervisor.
     pub fn act(&self, ask: Ask) -> Result<Arc<Published>, ActionError> {
+        self.begin(ask)?.recv().unwrap_or(Err(ActionError::Stopping))
+    }
+
+    /// Asks for an action. The answer comes where this returns; who does not want it drops that.
+    pub fn begin(&self, ask: Ask) -> Result<Receiver<Result<Arc<Published>, ActionError>>, ActionError> {
         let (reply_to, reply) = mpsc::sync_channel(1);
         self.events.send(Event::Act { ask, reply_to }).map_err(|_| ActionError::Stopping)?;
-        reply.recv().unwrap_or(Err(ActionError::Stopping))
+        Ok(reply)
     }
 
     /// Whether the thread lives: it takes things in, as it says itself within `limit`, or it has waited for the disk for less than

@@ -151,6 +151,10 @@ impl<S: Shims> Shims for Noted<S> {
         self.pulse.during(|| self.inner.run_ids())
     }
 
+    fn latest_run_id(&self) -> io::Result<Option<i64>> {
+        self.pulse.during(|| self.inner.latest_run_id())
+    }
+
     fn log_end(&self) -> io::Result<u64> {
         self.pulse.during(|| self.inner.log_end())
     }

@@ -8,6 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::abstract_socket;
+use crate::file_id::FileId;
 use crate::process::{self, Identity};
 use crate::run_dir::{Header, Runs};
 
@@ -35,7 +36,7 @@ pub(super) fn whereabouts_of_shim(header: &Header, dir: &Path) -> io::Result<Whe
         None => return Ok(Whereabouts::Unseen),
     }
     Ok(match directory_of(shim.pid) {
-        Some((_, directory)) if fs::metadata(dir).is_ok_and(|ours| is_same(&ours, &directory)) => Whereabouts::Here,
+        Some((_, directory)) if FileId::of(dir).is_ok_and(|ours| ours == FileId::from(&directory)) => Whereabouts::Here,
         Some((place, _)) => Whereabouts::Elsewhere(place),
         None => Whereabouts::Here,
     })
@@ -99,8 +100,4 @@ fn directory_of(pid: u32) -> Option<(PathBuf, Metadata)> {
     // Not every file system counts the names of a directory, so the kernel's word counts too (`proc_pid_cwd(5)`).
     let is_removed = directory.nlink() == 0 || place.to_string_lossy().ends_with(" (deleted)");
     (!is_removed).then_some((place, directory))
-}
-
-fn is_same(one: &Metadata, other: &Metadata) -> bool {
-    (one.dev(), one.ino()) == (other.dev(), other.ino())
 }

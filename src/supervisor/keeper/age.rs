@@ -48,10 +48,11 @@ impl Witness {
                 let booted_at = now.unix_ms().saturating_sub_unsigned(boot_ms);
                 // A clock that went back tells nothing either.
                 let off_ms = u64::try_from(booted_at.saturating_sub(wall.unix_ms())).unwrap_or(0);
-                boot_ms + if off_ms <= whole_ms(OFF_MAX) { off_ms } else { 0 }
+                boot_ms.saturating_add(if off_ms <= whole_ms(OFF_MAX) { off_ms } else { 0 })
             }
         };
-        self.witnessed_ms += new_ms;
+        // What was read from the disk can be any number.
+        self.witnessed_ms = self.witnessed_ms.saturating_add(new_ms);
         boot_id.clone_into(&mut self.boot_id);
         (self.boot_ms, self.wall) = (boot_ms, Some(now));
     }
@@ -75,7 +76,7 @@ impl Witness {
         }
         // The last note is always exact; the one before it may make way.
         if let [.., (before_last, _), last] = self.ended.as_mut_slice()
-            && self.witnessed_ms - *before_last < whole_ms(NOTED_EVERY)
+            && self.witnessed_ms.saturating_sub(*before_last) < whole_ms(NOTED_EVERY)
         {
             *last = (self.witnessed_ms, run_id);
         } else {
@@ -254,6 +255,18 @@ mod tests {
         let due = machine.due().expect("most of them");
         let exact = 40_000 + 1 - 7 * 24 * 6;
         assert!((exact - 6 * 6..=exact).contains(&due), "{due} of {exact}");
+    }
+
+    #[test]
+    fn witness_with_absurd_numbers_from_disk_does_not_overflow() {
+        let text = r#"{"boot_id":"boot-1","boot_ms":0,"wall":"2026-01-31T10:00:00.123Z","witnessed_ms":18446744073709551615,"ended":[[18446744073709551615,1],[0,2]]}"#;
+        let mut machine = Machine::new();
+        machine.witness = serde_json::from_str(text).expect("its own form");
+        machine.end(3);
+        machine.witness.witnessed_ms = 0;
+        machine.witness.ended = vec![(u64::MAX, 3), (u64::MAX, 4)];
+        machine.end(5);
+        assert!(machine.witness.ended.len() <= NOTES_MAX);
     }
 
     #[test]

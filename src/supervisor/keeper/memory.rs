@@ -6,12 +6,12 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::age::Witness;
+use crate::file_id::FileId;
 use crate::private::private_file;
 
 const FILE: &str = "retention.json";
@@ -21,9 +21,6 @@ const FORMAT: u32 = 1;
 
 /// The largest file that is read, in bytes. Ours are some kilobytes.
 const BYTES_MAX: u64 = 1024 * 1024;
-
-/// A file or folder, by its device and number.
-type FileId = (u64, u64);
 
 /// What is remembered.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,10 +41,10 @@ impl Memory {
     /// Reads it; empty where there is none of this database. Of other run directories it tells nothing about logs.
     pub(super) fn load(runtime_dir: &Path, database: &Path, runs: &Path) -> Self {
         let mut memory = Self::read(runtime_dir);
-        if memory.database != file_id(database) {
+        if memory.database != FileId::of(database).ok() {
             return Self::default();
         }
-        if memory.runs != file_id(runs) {
+        if memory.runs != FileId::of(runs).ok() {
             (memory.log_floor, memory.settled) = (0, 0);
         }
         memory
@@ -63,7 +60,7 @@ impl Memory {
     /// Writes it.
     pub(super) fn store(&mut self, runtime_dir: &Path, database: &Path, runs: &Path) -> io::Result<()> {
         self.format = FORMAT;
-        (self.database, self.runs) = (file_id(database), file_id(runs));
+        (self.database, self.runs) = (FileId::of(database).ok(), FileId::of(runs).ok());
         let new: PathBuf = runtime_dir.join(format!("{FILE}.new"));
         let mut file = private_file().truncate(true).open(&new)?;
         io::Write::write_all(&mut file, &serde_json::to_vec(self).expect("numbers and plain text are JSON"))?;
@@ -76,10 +73,6 @@ impl Memory {
             (self.log_floor, self.settled) = (0, 0);
         }
     }
-}
-
-fn file_id(path: &Path) -> Option<FileId> {
-    fs::metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
 #[cfg(test)]

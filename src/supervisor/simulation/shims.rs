@@ -194,6 +194,10 @@ impl Shims for SimShims {
         Ok(self.world.borrow().runs.keys().copied().collect())
     }
 
+    fn latest_run_id(&self) -> io::Result<Option<i64>> {
+        Ok(self.run_ids()?.last().copied())
+    }
+
     fn log_end(&self) -> io::Result<u64> {
         moment(&self.world, "before", "a look at the log");
         self.stumble("look at the log")?;

@@ -9,7 +9,9 @@ use crate::supervisor::simulation::pipeline::Leader;
 use crate::supervisor::simulation::run::Run;
 
 const SAID_EVERY: u64 = 200 * MS;
-const STORED_EVERY: u64 = SECOND;
+const STORED_EVERY: u64 = 10 * SECOND;
+/// The same where the last one could not be stored.
+const RETRIED_EVERY: u64 = SECOND;
 
 /// What is not said or not stored yet, and when anything was; in awake time.
 #[derive(Default)]
@@ -17,6 +19,7 @@ pub(super) struct Telling {
     is_unsaid: bool,
     said_at: Option<u64>,
     is_unstored: bool,
+    has_failed: bool,
     stored_at: Option<u64>,
 }
 
@@ -42,15 +45,17 @@ impl Shim {
         let now = env.awake_us();
         let telling = &mut self.telling;
         let due = |is_due: bool, at: Option<u64>, every: u64| is_due.then(|| at.map_or(now, |at| (at + every).max(now)));
-        if due(telling.is_unstored, telling.stored_at, STORED_EVERY) == Some(now) {
+        let store_every = |has_failed: bool| if has_failed { RETRIED_EVERY } else { STORED_EVERY };
+        if due(telling.is_unstored, telling.stored_at, store_every(telling.has_failed)) == Some(now) {
             telling.stored_at = Some(now);
-            telling.is_unstored = !store(run, env);
+            telling.has_failed = !store(run, env);
+            telling.is_unstored = telling.has_failed;
         }
         if due(telling.is_unsaid, telling.said_at, SAID_EVERY) == Some(now) {
             (telling.is_unsaid, telling.said_at) = (false, Some(now));
             env.tell_all(run.id, &[message(run)]);
         }
-        let storing = due(telling.is_unstored, telling.stored_at, STORED_EVERY);
+        let storing = due(telling.is_unstored, telling.stored_at, store_every(telling.has_failed));
         [storing, due(telling.is_unsaid, telling.said_at, SAID_EVERY)].into_iter().flatten().min()
     }
 

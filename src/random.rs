@@ -1,0 +1,17 @@
+//! Random bytes of the kernel's (`getrandom(2)`).
+//!
+//! Level 0.
+
+use std::io;
+
+use rustix::rand::GetRandomFlags;
+
+/// So many random bytes. Waits, early after a boot, until there is enough of it.
+pub fn bytes<const COUNT: usize>() -> io::Result<[u8; COUNT]> {
+    let mut bytes = [0; COUNT];
+    let mut filled = 0;
+    while filled < COUNT {
+        filled += rustix::rand::getrandom(&mut bytes[filled..], GetRandomFlags::empty())?;
+    }
+    Ok(bytes)
+}
