@@ -138,8 +138,8 @@ impl Runs {
     /// How the names of all those sockets begin.
     pub fn socket_prefix(&self) -> String {
         let digest: [u8; 32] = Sha256::digest(self.runtime_dir.as_os_str().as_bytes()).into();
-        let [a, b, c, d, e, f, g, h, ..] = digest;
-        format!("autoappdev-{:016x}-", u64::from_be_bytes([a, b, c, d, e, f, g, h]))
+        let first = digest.first_chunk().expect("a digest has 32 bytes");
+        format!("autoappdev-{:016x}-", u64::from_be_bytes(*first))
     }
 
     /// The run whose socket has this name.
