@@ -19,6 +19,9 @@ pub use endpoint::{Endpoint, Folder};
 pub use token::Token;
 pub use values::{grace_from_text, server_url};
 
+/// The database's name in the runtime directory where nobody names another.
+pub const DATABASE_DEFAULT: &str = "autoappdev.db";
+
 /// The port when none is set.
 pub const PORT_DEFAULT: u16 = 8788;
 /// The name of the Unix socket in the runtime directory when none is set.
@@ -207,7 +210,7 @@ impl Config {
                 taken.extend(given.taken());
                 in_folder(cwd, &given.database()?)
             }
-            None => runtime_dir.join("autoappdev.db"),
+            None => runtime_dir.join(DATABASE_DEFAULT),
         };
         let pipeline_root = match sources.given(("--root", flags.root.as_ref()), &[ROOT]) {
             Some(given) => in_folder(cwd, &given.path()?),

@@ -4,11 +4,12 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::Path;
 
+use crate::config::DATABASE_DEFAULT;
 use crate::kill_point::KillPoint;
-use crate::private::private_file;
+use crate::private::replace_file;
 
 /// Its name.
 pub const NAME: &str = ".gitignore";
@@ -20,7 +21,7 @@ const TEXT: &str = "*\n";
 /// What servers of every version put into a runtime directory. The database and the server's log have further files with longer names.
 const OURS: [&str; 10] = [
     "server.",
-    "autoappdev.db",
+    DATABASE_DEFAULT,
     "backend",
     "runs",
     "PAUSE",
@@ -38,16 +39,7 @@ pub fn keep_out_of_git(runtime_dir: &Path) -> io::Result<()> {
     if fs::symlink_metadata(&path).is_ok() || !holds_only_ours(runtime_dir)? {
         return Ok(());
     }
-    let beside = runtime_dir.join(BESIDE);
-    let written = private_file().truncate(true).open(&beside).and_then(|mut file| file.write_all(TEXT.as_bytes()));
-    let renamed = written.and_then(|()| {
-        KillPoint::ServerGitIgnoreBeside.reach();
-        fs::rename(&beside, path)
-    });
-    renamed.inspect_err(|_| {
-        // On a full disk it would be in the way of others.
-        let _in_the_way = fs::remove_file(&beside);
-    })
+    replace_file(&path, TEXT.as_bytes(), || KillPoint::ServerGitIgnoreBeside.reach())
 }
 
 fn holds_only_ours(runtime_dir: &Path) -> io::Result<bool> {

@@ -113,7 +113,7 @@ impl Inspector {
     }
 
     /// Looks also when one of these names is removed from `dir` or replaced there, whether anybody asks or not.
-    pub fn watch(&self, dir: &Path, names: &'static [&'static str]) -> std::io::Result<()> {
+    pub fn watch(&self, dir: &Path, names: Vec<String>) -> std::io::Result<()> {
         let shared = Arc::downgrade(&self.shared);
         let matters = move |name: &[u8]| names.iter().any(|known| known.as_bytes() == name);
         watch::watch(dir, matters, move || {

@@ -4,7 +4,7 @@
 //! folder has a copy of it. It therefore counts only while a server holds the lock of the directory that the file was written for.
 
 use std::fs::{self, File};
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::file_id::FileId;
 use crate::kill_point::KillPoint;
 use crate::path_json;
-use crate::private::private_file;
+use crate::private::replace_file;
 use crate::random;
 
 /// Its name in the runtime directory.
@@ -127,10 +127,7 @@ impl ServerInfo {
 
     fn try_to_write(&self, runtime_dir: &Path) -> io::Result<()> {
         let text = serde_json::to_vec(self).expect("plain data");
-        let temporary = runtime_dir.join(format!("{NAME}.new"));
-        private_file().truncate(true).open(&temporary)?.write_all(&text)?;
-        KillPoint::ServerInfoBeside.reach();
-        fs::rename(&temporary, runtime_dir.join(NAME))
+        replace_file(&runtime_dir.join(NAME), &text, || KillPoint::ServerInfoBeside.reach())
     }
 
     /// Takes it away at an orderly end.

@@ -27,6 +27,7 @@ mod range;
 mod seats;
 mod server;
 mod session;
+mod terms;
 mod throttle;
 mod workers;
 

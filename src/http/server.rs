@@ -15,10 +15,10 @@ use std::time::{Duration, Instant};
 use rouille::{Request, Response};
 
 use super::accept;
-use super::connection::Terms;
 use super::head::Broken;
 use super::listener::{Listener, Stream, WayIn};
 use super::seats::{Seat, Seats};
+use super::terms::Terms;
 use super::workers::Workers;
 
 /// How long a connection may wait for its next request. From the first byte of one on it has the limits of a head and of a body, which

@@ -11,9 +11,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use super::connection::{self, Terms};
+use super::connection;
 use super::listener::Stream;
 use super::seats::Seat;
+use super::terms::Terms;
 
 /// How many threads are kept in reserve: enough for a page, a client command and actions that wait for their end. One that sleeps takes a few
 /// pages of memory.

@@ -23,7 +23,7 @@ use crate::run_dir::{LockState, Runs, create_private_dir, read_header};
 use crate::server_info::{LOCK_FILE, ServerInfo};
 
 /// Beside the database: held by the server that uses it, and names that server's runtime directory.
-const DATABASE_LOCK_SUFFIX: &str = "-server.lock";
+pub(super) const DATABASE_LOCK_SUFFIX: &str = "-server.lock";
 
 /// How long a killed server's lock and port are waited for, and how often they are tried.
 const LET_GO_LIMIT: Duration = Duration::from_millis(500);

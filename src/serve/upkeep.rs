@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use rustix::fs::FlockOperation;
 
-use super::ownership::OwnDatabase;
+use super::ownership::{DATABASE_LOCK_SUFFIX, OwnDatabase};
 use crate::clock::{Clock, SystemClock};
-use crate::config::SOCKET_DEFAULT;
+use crate::config::{DATABASE_DEFAULT, SOCKET_DEFAULT};
 use crate::health::{Inspector, Kept, Places, Upkeep};
 use crate::http::OwnSocket;
 use crate::made::Made;
@@ -22,9 +22,6 @@ use crate::supervisor::Handle;
 
 /// A call to the disk that lasts longer than this is a condition.
 const SLOW_DISK: Duration = Duration::from_secs(5);
-
-/// The names in the runtime directory whose removal is looked at before anybody asks.
-const WATCHED: [&str; 5] = [LOCK_FILE, NAME, SOCKET_DEFAULT, "autoappdev.db", "autoappdev.db-server.lock"];
 
 /// Looks for what is wrong, and publishes it.
 pub(super) fn inspector(supervisor: &Handle, runs: &Runs, database: &Path, upkeep: Upkeep) -> io::Result<Inspector> {
@@ -43,7 +40,10 @@ pub(super) fn inspector(supervisor: &Handle, runs: &Runs, database: &Path, upkee
         watch.set_found(&found, SystemClock.now());
         again
     })?;
-    if let Err(error) = inspector.watch(runs.runtime_dir(), &WATCHED) {
+    // What lies elsewhere, or has another name there, is missed when somebody asks.
+    let mut names = [LOCK_FILE, NAME, SOCKET_DEFAULT, DATABASE_DEFAULT].map(str::to_owned).to_vec();
+    names.push(format!("{DATABASE_DEFAULT}{DATABASE_LOCK_SUFFIX}"));
+    if let Err(error) = inspector.watch(runs.runtime_dir(), names) {
         ::log::warn!("the kernel does not tell of removed files: {error}; they are made again when somebody asks for the state");
     }
     Ok(inspector)

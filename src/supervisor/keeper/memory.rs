@@ -6,13 +6,13 @@
 
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use super::age::Witness;
 use crate::file_id::FileId;
-use crate::private::private_file;
+use crate::private::replace_file;
 
 const FILE: &str = "retention.json";
 
@@ -61,10 +61,8 @@ impl Memory {
     pub(super) fn store(&mut self, runtime_dir: &Path, database: &Path, runs: &Path) -> io::Result<()> {
         self.format = FORMAT;
         (self.database, self.runs) = (FileId::of(database).ok(), FileId::of(runs).ok());
-        let new: PathBuf = runtime_dir.join(format!("{FILE}.new"));
-        let mut file = private_file().truncate(true).open(&new)?;
-        io::Write::write_all(&mut file, &serde_json::to_vec(self).expect("numbers and plain text are JSON"))?;
-        fs::rename(&new, runtime_dir.join(FILE))
+        let text = serde_json::to_vec(self).expect("numbers and plain text are JSON");
+        replace_file(&runtime_dir.join(FILE), &text, || ())
     }
 
     /// Drops what is about other runs than those up to `latest`: of a history that is not there any more.
