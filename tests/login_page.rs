@@ -124,6 +124,7 @@ fn who_may_only_look_is_offered_nothing_else() {
             browser.script(&format!("return document.getElementById('{action}').disabled")) == true
         });
     }
+    assert!(!browser.shows("controls"));
     // And where the page would let it: the server does not.
     let status = browser.script("return fetch('api/pipeline/stop', { method: 'POST' }).then((answer) => answer.status)");
     assert_eq!((status, place.state().as_str()), (403.into(), "running"));
