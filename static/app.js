@@ -10,7 +10,7 @@
 import { makeFeed } from './feed.js';
 import { searchHooks } from './find.js';
 import { attach } from './log.js';
-import { enterByLink, learn, lock, mayOnlyLook } from './login.js';
+import { enterByLink, isLearned, learn, lock, mayOnlyLook } from './login.js';
 import { showProgress, tick } from './progress.js';
 import { makeQuiet } from './quiet.js';
 import { TONES, ago, clock, localTime, look, title } from './words.js';
@@ -28,19 +28,19 @@ const ASK_MS = 400;          // so long a question takes no yes, so that a doubl
 
 // What to do next, by the API's stable error code.
 const HINTS = {
-  invalid_transition: 'The pipeline changed first: by itself, or another client was quicker. The state above is the present one.',
-  script_not_found: 'Put the script in its place, or name another in AUTOAPPDEV_PIPELINE_SCRIPT and restart the server.',
+  invalid_transition: 'The pipeline had changed already, by itself or through another client. The state above is up to date.',
+  script_not_found: 'Put the script back, or name another in AUTOAPPDEV_PIPELINE_SCRIPT and restart the server.',
   invalid_script: 'Name a script file in AUTOAPPDEV_PIPELINE_SCRIPT and restart the server.',
   script_outside_root: 'Move the script into the root folder (AUTOAPPDEV_PIPELINE_CWD), or set another root and restart the server.',
-  spawn_failed: 'Look at the script’s first line (#!…), its execute bit and the log, then press Start again.',
+  spawn_failed: 'Check the script’s first line (#!…), its execute bit and the log, then press Start again.',
   busy: 'The action may still be under way. Watch the state above before trying again.',
   pause_timeout: 'The pause was undone. Try again in a moment: a process waiting for a disk or the network can’t be stopped.',
   resume_failed: 'Press Resume again, or Stop.',
-  storage_failed: 'Look at the disk and the server’s log, backend.log, then try again.',
-  disk_full: 'Make room on the server’s disk, then try again.',
-  unauthorized: 'Log in above, then press it again.',
+  storage_failed: 'Check the disk and the server’s log, backend.log, then try again.',
+  disk_full: 'Free some space on the server’s disk, then try again.',
+  unauthorized: 'Log in above, then try again.',
   read_only: 'Log out, and log in with the other token or its link.',
-  lost: 'It may or may not have happened. The state above shows it as soon as the server answers.',
+  lost: 'The action may or may not have happened. The state above will tell as soon as the server answers.',
 };
 
 // Each icon, kept: the one for a server that is away cannot be fetched from it.
@@ -61,8 +61,9 @@ let heard = Date.now();   // when the server last answered as it should, by this
 let skew = 0;             // the server's clock minus this device's, in ms
 let looks = null;         // the words, the icon and the title that are shown
 let latest = null;        // the latest run, where a start would start it again
-let askedLatest = null;   // the run of which that was asked
+let asking = null;        // the run about which that is being asked
 let question = null;      // what the open question is about
+let answerable;           // the timer from which on it takes a yes
 let clicked = -Infinity;  // when an action was last sent, by performance.now()
 let settled = true;       // whether a state has come in since then
 let said;                 // what a screen reader was last told
@@ -94,11 +95,13 @@ function show() {
   set($('detail'), detail);
   $('detail').hidden = !detail;
   set($('script'), p.script || '');
+  $('script').title = p.script || '';
   set($('run-id'), String(p.run_id ?? '–'));
   set($('pid'), String(p.pid ?? '–'));
   showTimes();
   showProgress(p.run_id, p.progress ?? null, p, now(), ask);
   showDownloads();
+  learnLatest();
   showButtons();
   showConnection();
   if (connected) say(`Pipeline: ${looks.word}${looks.how ? `, ${looks.how}` : ''}.`);
@@ -175,32 +178,34 @@ function starts() {
     body: { script: latest.script, args: latest.args, cwd: latest.cwd } };
 }
 
-// Asks what ran last, where that is what could be started.
+// Asks what ran last, where that is what could be started. After a failure it is asked again with the next word on the state.
 async function learnLatest() {
   const { default_script, run_id, allowed } = pipeline;
-  if (default_script !== null || run_id === null || !allowed.includes('start') || askedLatest === run_id) return;
-  askedLatest = run_id;
+  if (!connected || default_script !== null || run_id === null || !allowed.includes('start')) return;
+  if (latest?.id === run_id || asking === run_id) return;
+  asking = run_id;
   try {
     const { ok, body } = await ask(`api/runs/${run_id}`, null, ANSWER_MS);
     if (ok) latest = body.run;
   } catch {
-    askedLatest = null;
+    // The state's loop finds out what is wrong.
   }
-  if (pipeline) showButtons();
+  if (asking === run_id) asking = null;
+  showButtons();
 }
 
 // Enables what the API allows. A button that had the focus and is disabled hands it to the group around it: the next Tab goes
 // to the first button that works, and a repeated Enter does nothing. Each button has its place: none turns into another.
 function showButtons() {
-  learnLatest();
+  document.body.toggleAttribute('data-look', mayOnlyLook);
   const isStopping = pipeline.pending === 'stop';
   const can = (action) => connected && pipeline.allowed.includes(action);
-  const ready = connected && !mayOnlyLook && settled && performance.now() - clicked >= SETTLE_MS;
+  const ready = connected && isLearned && !mayOnlyLook && settled && performance.now() - clicked >= SETTLE_MS;
   const start = starts();
   set($('what'), start?.words ?? '');
   $('start').title = start ? `Start ${start.words}` : '';
   $('start').hidden = !start && connected && pipeline.allowed.includes('start');
-  $('no-script').hidden = !connected || pipeline.default_script !== null || !pipeline.allowed.includes('start');
+  $('no-script').hidden = !can('start') || !!start || mayOnlyLook || pipeline.run_id !== null && asking === pipeline.run_id;
   $('kill').hidden = !(isStopping && can('stop'));
   const works = { start: can('start') && !!start, pause: can('pause'), resume: can('resume'), stop: can('stop') && !isStopping,
     kill: isStopping && can('stop') };
@@ -221,22 +226,23 @@ function askWhether(action) {
   const isKill = action === 'kill';
   const name = `run ${pipeline.run_id}${pipeline.script ? ` of ${pipeline.script}` : ''}`;
   set($('sure-title'), isKill ? `Kill ${name} now?` : `Stop ${name}?`);
-  set($('sure-text'), isKill ? 'Every process of it ends at once (SIGKILL) and can save nothing.'
-    : 'Every process of it is asked to end (SIGTERM). What is left when its time is over is killed.');
+  set($('sure-text'), isKill ? 'All its processes end at once (SIGKILL), without a chance to save anything.'
+    : 'All its processes are asked to end (SIGTERM). Any that are still there after the grace period are killed.');
   set($('yes'), isKill ? 'Kill now' : 'Stop');
   $('sure').classList.toggle('kill', isKill);
   $('yes').disabled = true;
   $('sure').showModal();
-  setTimeout(() => { $('yes').disabled = false; }, ASK_MS);
+  clearTimeout(answerable);
+  answerable = setTimeout(() => { $('yes').disabled = false; }, ASK_MS);
 }
 
 function showConnection() {
   const banner = $('connection');
   banner.hidden = connected || locked || !failures;
   if (!banner.hidden) {
-    set(banner, (refusal ? `The server does not tell the state: ${refusal}; trying again.`
+    set(banner, (refusal ? `The server can’t tell the state: ${refusal}; trying again.`
       : `No connection to the server since ${clock(heard)}; trying again.`)
-      + (pipeline ? ' What the pipeline does now is not known here.' : ''));
+      + (pipeline ? ' Until then this page can’t tell what the pipeline is doing.' : ''));
   }
 }
 
@@ -297,7 +303,14 @@ function loop(step, isQuiet = false) {
     for (;;) {
       kicked = false;
       abort = new AbortController();
-      const pause = document.hidden && !isQuiet ? Infinity : await step(abort.signal);
+      let pause = Infinity;
+      try {
+        if (!document.hidden || isQuiet) pause = await step(abort.signal);
+      } catch (error) {
+        // A fault must not leave a state on the page that nobody looks at any more.
+        console.error(error);
+        pause = BACKOFF_MS[1];
+      }
       if (!kicked && pause > 0) {
         await new Promise((resolve) => {
           wake = resolve;
@@ -325,6 +338,7 @@ async function followState(signal) {
     answer = known === null ? await ask('api/pipeline', signal, ANSWER_MS)
       : await ask(`api/pipeline?after=${known}&wait=${wait}`, signal, ANSWER_MS + wait * 1000);
     if (!answer.ok) refusal = answer.body.detail || `it answered ${answer.status}`;
+    else if (!answer.body.pipeline) answer = null;
   } catch {
     answer = null;
   }

@@ -9,6 +9,7 @@ const $ = (id) => document.getElementById(id);
 
 let entered = () => {};   // called when somebody has logged in
 export let mayOnlyLook = false;
+export let isLearned = false; // whether that was asked: until then nothing is offered
 
 // Logs in with the link's token, if there is one. `then` is called after this and each later log-in.
 export async function enterByLink(then = entered) {
@@ -35,11 +36,13 @@ export async function learn() {
     if (!response.ok) return;
     const { session } = await response.json();
     mayOnlyLook = session.may === 'look';
-    $('may').textContent = mayOnlyLook ? 'You may look here, and change nothing.' : '';
+    $('may').textContent = mayOnlyLook ? 'Read-only access' : '';
     $('log-out').hidden = session.expires_at === null;
     $('session').hidden = !mayOnlyLook && session.expires_at === null;
   } catch {
     // The state's loop finds out what is wrong, and this is asked again when that is over.
+  } finally {
+    isLearned = true;
   }
 }
 

@@ -72,6 +72,7 @@ function draw(now) {
   }
   set($('percent'), percent === null ? '' : `${percent} %`);
   set($('doing'), text ?? '');
+  $('doing').title = text ?? '';
   const list = $('steps');
   list.hidden = !steps.length;
   set($('steps-before'), before ? `${before} earlier step${before === 1 ? '' : 's'}` : '');

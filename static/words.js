@@ -45,6 +45,9 @@ export function since(ms) {
   return `${Math.floor(hours / 24)} d ${hours % 24} h`;
 }
 
+// It is one word where lines are broken.
+const solid = (text) => text.replaceAll(' ', '\u00a0');
+
 export function ago(ms) {
   return ms < 4500 ? 'just now' : `${since(ms)} ago`;
 }
@@ -70,7 +73,7 @@ function outcome(p) {
       const how = signal !== null ? `ended by ${signalName(signal)}` : code === null ? '' : `exit code ${code}`;
       return { word: 'Stopped', tone: 'stopped', how: how && `on request, ${how}` };
     }
-    case 'lost': return { word: 'Lost', tone: 'lost', how: error || 'nobody saw how it ended' };
+    case 'lost': return { word: 'Lost', tone: 'lost', how: error || 'how it ended is not known' };
     default: return { word: p.status, tone: 'doubt' };
   }
 }
@@ -101,8 +104,8 @@ export const isBehind = (p) => p.conditions?.some(({ code }) => code === 'not_re
 export function look(p, now, heard = null) {
   const state = known(p, now);
   const run = p.run_id === null ? null : `run ${p.run_id}`;
-  const passed = (at) => at && since(Math.max(0, now - Date.parse(at)));
-  const lasted = p.started_at && p.stopped_at && took(Math.max(0, Date.parse(p.stopped_at) - Date.parse(p.started_at)));
+  const passed = (at) => at && solid(since(Math.max(0, now - Date.parse(at))));
+  const lasted = p.started_at && p.stopped_at && solid(took(Math.max(0, Date.parse(p.stopped_at) - Date.parse(p.started_at))));
   const list = (...parts) => parts.filter(Boolean).join(' · ');
   if (heard !== null) {
     const ended = p.state === 'stopped' && state.how;
@@ -111,7 +114,7 @@ export function look(p, now, heard = null) {
   if (isBehind(p)) return { word: 'Not recorded', tone: 'doubt', details: list(`last recorded: ${lower(state.word)}`, run) };
   const live = state.for && `${p.state === 'paused' ? 'for ' : ''}${passed(state.for)}`;
   const ended = p.state === 'stopped' && !p.pending;
-  return { ...state, details: list(live, run, state.how, ended && lasted && `after ${lasted}`, ended && p.stopped_at && ago(Math.max(0, now - Date.parse(p.stopped_at)))) };
+  return { ...state, details: list(live, run, state.how, ended && lasted && `after ${lasted}`, ended && p.stopped_at && solid(ago(Math.max(0, now - Date.parse(p.stopped_at))))) };
 }
 
 const lower = (word) => word.charAt(0).toLowerCase() + word.slice(1);

@@ -117,13 +117,14 @@ fn who_may_only_look_is_offered_nothing_else() {
     place.start();
     browser.open(&link(&place, &["--read-only"]));
     wait_for_state(&browser, "running");
-    wait_until("the page says so", PATIENCE, || browser.text("may").contains("change nothing"));
+    wait_until("the page says so", PATIENCE, || browser.text("may").contains("Read-only access"));
     wait_until("the log shows", PATIENCE, || browser.text("log").contains("line "));
     for action in ["start", "pause", "resume", "stop"] {
         wait_until("it cannot be clicked", PATIENCE, || {
             browser.script(&format!("return document.getElementById('{action}').disabled")) == true
         });
     }
+    assert!(!browser.shows("controls"));
     // And where the page would let it: the server does not.
     let status = browser.script("return fetch('api/pipeline/stop', { method: 'POST' }).then((answer) => answer.status)");
     assert_eq!((status, place.state().as_str()), (403.into(), "running"));

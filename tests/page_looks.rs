@@ -188,6 +188,8 @@ fn a_search_marks_what_it_found_and_goes_on_from_where_it_was() {
     wait_until("it is found no more", PATIENCE, || browser.text("found").contains(" of 3"));
     browser.click("find-next");
     assert_eq!(current(), "hit 3");
+    let marked = browser.script("return [...document.querySelectorAll('#log mark')].map((it) => it.parentElement.textContent)");
+    assert_eq!(marked, json!(["hit 1", "hit 3", "hit 4"]), "also at the beginning of a line");
 }
 
 #[test]
@@ -290,6 +292,8 @@ fn an_empty_log_is_said_to_be_so_only_once_it_was_read() {
     let Some((browser, _place)) = set_up("#!/bin/bash\n") else { return };
     let said = |browser: &Browser| browser.script("return getComputedStyle(document.getElementById('log'), '::before').content");
     wait_until("it was read", PATIENCE, || said(&browser) == json!("\"No output yet.\""));
+    browser.click("start");
+    wait_until("nothing more will come", PATIENCE, || said(&browser) == json!("\"No output.\""));
     // As the server gives it, and looked at before the page reads the log again.
     let anew = browser.script(
         "const page = new DOMParser().parseFromString(await (await fetch('/')).text(), 'text/html');
@@ -297,4 +301,90 @@ fn an_empty_log_is_said_to_be_so_only_once_it_was_read() {
          return getComputedStyle(document.getElementById('log'), '::before').content",
     );
     assert_eq!(anew, json!("\"…\""));
+}
+
+#[test]
+fn wrapped_lines_stand_behind_the_time() {
+    let Some((browser, place)) = set_up("#!/bin/bash\nprintf 'word %.0s' {1..200}\necho\n") else { return };
+    place.start();
+    wait_until("the line is there", PATIENCE, || browser.text("log").contains("word word"));
+    let lefts = browser.script(
+        // Spaces at the end of a line may be boxes of their own.
+        "const lines = {};
+         for (const { top, left } of document.querySelector('#log .row > span').getClientRects()) lines[top] = Math.min(left, lines[top] ?? left);
+         const lefts = Object.values(lines);
+         return [lefts.length, Math.max(...lefts) - Math.min(...lefts)]",
+    );
+    let (count, off): (u32, f64) = serde_json::from_value(lefts).expect("numbers");
+    assert!(count > 2 && off < 3.0, "{count} lines, {off} px off");
+}
+
+#[test]
+fn the_bar_stays_where_it_is_whatever_the_words_are() {
+    let Some((browser, _place)) = set_up("#!/bin/bash\n") else { return };
+    let bars = browser.script(
+        "const ask = async () => { throw new Error('not asked'); };
+         return import('/static/progress.js').then(({ showProgress }) => ['a', 'a word '.repeat(99)].map((text) => {
+           showProgress(7, { percent: 40, text, steps: [], steps_before: 0 }, { version: 1, state: 'stopped' }, 0, ask);
+           const { left, right } = document.getElementById('bar').getBoundingClientRect();
+           return [left, right, document.getElementById('progress').offsetHeight < 60]; }))",
+    );
+    assert_eq!(bars[0], bars[1]);
+    assert_eq!(bars[1][2], true, "long words are cut");
+}
+
+#[test]
+fn nothing_is_offered_before_the_page_knows_what_it_may_do() {
+    let Some((browser, place)) = set_up("#!/bin/bash\n") else { return };
+    browser.before_each_page(
+        "const real = fetch;
+         window.fetch = (path, init) => path !== 'api/session' ? real(path, init)
+           : new Promise((resolve) => { window.goOn = () => resolve(real(path)); });",
+    );
+    browser.open(&format!("http://127.0.0.1:{}/", place.port()));
+    let is_disabled = || browser.script("return document.getElementById('start').disabled") == true;
+    wait_until("the state is there", PATIENCE, || browser.text("state") == "No runs yet");
+    wait_until("it has asked", PATIENCE, || browser.script("return 'goOn' in window") == true);
+    assert!(is_disabled());
+    browser.script("goOn()");
+    wait_until("it is offered", PATIENCE, || !is_disabled());
+}
+
+#[test]
+fn a_run_that_could_not_be_learned_is_asked_for_again_but_not_without_end() {
+    let Some((browser, place)) = set_up("#!/bin/bash\n") else { return };
+    place.start();
+    wait_until("it has run", PATIENCE, || browser.text("state") == "Succeeded");
+    browser.script(
+        "window.asked = 0; window.told = 0; window.fails = true; const real = fetch;
+         window.fetch = async (path, init) => {
+           if (path === 'api/runs/1') { window.asked += 1; if (window.fails) throw await new Promise((go) => setTimeout(go, 0, new TypeError())); }
+           const response = await real(path, init);
+           if (!/^api\\/pipeline(\\?|$)/.test(path)) return response;
+           const { pipeline } = await response.json(); window.told += 1;
+           return new Response(JSON.stringify({ pipeline: { ...pipeline, default_script: null } }), response); };",
+    );
+    wait_until("it has heard of the state a few times", PATIENCE, || {
+        browser.script("dispatchEvent(new Event('online')); return window.told > 3 && window.asked > 1") == true
+    });
+    // The words are of one answer each: however long this took, none was asked for in between.
+    let counts = browser.script("return [window.asked, window.told]");
+    assert!(counts[0].as_u64() <= counts[1].as_u64(), "asked and told: {counts}");
+    assert!(browser.shows("no-script"));
+    browser.script("window.fails = false; dispatchEvent(new Event('online'))");
+    wait_until("it is offered", PATIENCE, || browser.text("start") == "Start look.sh");
+    assert!(!browser.shows("no-script"), "the button says it");
+}
+
+#[test]
+fn an_answer_without_a_state_is_none_and_ends_nothing() {
+    let Some((browser, _place)) = set_up("#!/bin/bash\n") else { return };
+    browser.script(
+        "window.real = fetch;
+         window.fetch = (path, init) => /^api\\/pipeline(\\?|$)/.test(path) ? Promise.resolve(new Response('{}')) : window.real(path, init);
+         dispatchEvent(new Event('online'))",
+    );
+    wait_until("it shows", PATIENCE, || browser.text("state") == "Disconnected");
+    browser.script("window.fetch = window.real");
+    wait_until("it goes on by itself", PATIENCE, || browser.text("state") == "No runs yet");
 }

@@ -201,6 +201,12 @@ impl Browser {
         self.command("goog/cdp/execute", &json!({"cmd": "Emulation.setEmulatedMedia", "params": params}));
     }
 
+    /// Runs `script` before those of each page that is opened from now on (Chrome `DevTools` protocol, `Page`).
+    pub(crate) fn before_each_page(&self, script: &str) {
+        let params = json!({ "source": script });
+        self.command("goog/cdp/execute", &json!({"cmd": "Page.addScriptToEvaluateOnNewDocument", "params": params}));
+    }
+
     /// What the browser's console got since the last look: messages of the page and of the browser, violations of the policy among them.
     pub(crate) fn console(&self) -> Vec<String> {
         let entries = self.command("se/log", &json!({"type": "browser"}));
