@@ -85,7 +85,7 @@ fn the_pipeline_has_every_key_at_every_turn() {
     assert_eq!((times(&idle), &idle["allowed"], &idle["error"]), ([false; 4], &json!(["start"]), &Value::Null));
 
     let started = place.post("/api/pipeline/start", json!({})).ok();
-    assert_keys(&started, &["ok", "state", "pid", "run_id", "version"]);
+    assert_keys(&started, &["ok", "state", "pid", "run_id", "script", "version", "conditions"]);
     let running = look(&place);
     assert_eq!(values(&started, &["ok", "state", "pid", "run_id"]), json!([true, "running", running["pid"], 1]));
     assert_eq!(
@@ -100,7 +100,7 @@ fn the_pipeline_has_every_key_at_every_turn() {
         ("stop", "stopped", [true, true, true, true], json!(["start"])),
     ] {
         let done = place.act(action).ok();
-        assert_keys(&done, &["ok", "state", "run_id", "version"]);
+        assert_keys(&done, &["ok", "state", "run_id", "version", "conditions"]);
         let now = look(&place);
         assert_eq!(values(&done, &["ok", "state", "run_id"]), json!([true, state, 1]), "{action}");
         assert_eq!((&now["state"], times(&now), &now["allowed"]), (&json!(state), set, &allowed), "{action}");

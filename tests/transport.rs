@@ -16,8 +16,9 @@ fn place() -> Place {
 
 /// What the answers' first keys say, to tell one endpoint's answer from another's.
 fn kind(answer: &Answer) -> String {
-    let keys = answer.body.as_object().map(|body| body.keys().next().cloned().unwrap_or_default());
-    format!("{} {}", answer.status, keys.unwrap_or_default())
+    // An action's answer is known by its `ok`, any other by its first key.
+    let keys = answer.body.as_object().map(|body| body.keys().find(|key| *key == "ok").or(body.keys().next()));
+    format!("{} {}", answer.status, keys.flatten().map_or("", String::as_str))
 }
 
 /// A newcomer is served.
@@ -63,7 +64,7 @@ fn pipelined_requests_are_answered_in_order_each_once() {
     let mut kinds = vec![kind(&wire.answer()), kind(&wire.answer())];
     kinds.push(kind(&wire.answer_to_head()));
     kinds.extend((0..4).map(|_| kind(&wire.answer())));
-    assert_eq!(kinds, ["200 api", "200 ok", "200 ", "200 ok", "404 detail", "200 ok", "200 status"]);
+    assert_eq!(kinds, ["200 api", "200 ok", "200 ", "200 ok", "404 ok", "200 ok", "200 status"]);
     assert!(wire.ends_silently(), "nothing is answered after a close");
     assert_eq!((place.state().as_str(), place.footprint().2), ("stopped", 1), "what follows a close is not done");
 }
