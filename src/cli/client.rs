@@ -49,7 +49,7 @@ pub(super) enum ClientError {
     #[error("{0}")]
     NoServer(Box<Absence>),
     /// The connection broke or the time ran out: what was asked may have been done or not.
-    #[error("the server at {url} gave no whole answer ({cause}); `autoappdev status` tells what is now")]
+    #[error("the answer of the server at {url} was cut off ({cause}); `autoappdev status` shows the current state")]
     NoAnswer {
         /// The server.
         url: String,

@@ -45,7 +45,7 @@ pub const EXIT_CODES: [(u8, &str); 5] = [
     (FAILURE, "it failed"),
     (WRONG_USAGE, "wrong usage, or a wrong setting"),
     (REFUSED, "the state does not allow it, e.g. a pause of a stopped pipeline"),
-    (UNREACHABLE, "no server answers, or its answer broke off: `autoappdev status` tells what is now"),
+    (UNREACHABLE, "no server answers, or its answer was cut off: `autoappdev status` shows the current state"),
 ];
 
 /// The largest `.env` file that is read.
