@@ -354,7 +354,7 @@ impl<E: Fn(&str) -> Option<OsString>> Sources<'_, E> {
             }
             let place = if given.from_dotenv { ".env" } else { "the environment" };
             notes.push(format!(
-                "{DATABASE_URL} in {place} is not used: it is no sqlite:<path>, so it is meant for another program"
+                "{DATABASE_URL} in {place} is not used: its value is not sqlite:<path>, so it is meant for another program"
             ));
         }
         None
@@ -443,7 +443,7 @@ impl Given {
 
     fn path(&self) -> Result<PathBuf, ConfigError> {
         // A flag cannot hold a NUL and a `.env` line with one is refused, but a caller's `env` is not known here.
-        if self.value.as_bytes().contains(&0) { Err(self.wrong("holds a NUL")) } else { Ok(PathBuf::from(&self.value)) }
+        if self.value.as_bytes().contains(&0) { Err(self.wrong("contains a NUL")) } else { Ok(PathBuf::from(&self.value)) }
     }
 
     /// `DATABASE_URL`, or the flag, which takes a plain path too.

@@ -51,7 +51,7 @@ pub enum ScriptError {
         hint: Option<String>,
     },
     /// Every link resolved, it lies outside of the root.
-    #[error("{what} {name:?} lies outside of the pipeline's root; {}", hint.as_deref().unwrap_or("put it in there, or set AUTOAPPDEV_PIPELINE_CWD"))]
+    #[error("{what} {name:?} is outside the pipeline's root; {}", hint.as_deref().unwrap_or("put it in there, or set AUTOAPPDEV_PIPELINE_CWD"))]
     OutsideRoot {
         /// `script` or `cwd`.
         what: &'static str,
@@ -75,7 +75,7 @@ pub enum ScriptError {
     #[error("cwd {0:?} is no folder in the pipeline's root; create it, or name another")]
     NotAFolder(String),
     /// This user may not enter the working directory.
-    #[error("this server's user may not enter cwd {0:?}; allow that with `chmod`, or name another folder")]
+    #[error("the server's user cannot enter cwd {0:?}; allow it with `chmod`, or name another folder")]
     ClosedFolder(String),
     /// It could not be looked at.
     #[error("{what} {name:?} could not be looked at: {reason}; let this user read it")]
@@ -157,7 +157,7 @@ fn what_was_meant(root: &Path, name: &str, args: &[String]) -> Option<String> {
     match at {
         0 if has_arguments => Some(format!("pass the arguments separately: `{command}` (\"args\" in a request)")),
         0 => None,
-        _ => Some(format!("name the script itself, {}, whose first line says what runs it: `{command}`", quoted(script))),
+        _ => Some(format!("name the script itself, {}, whose first line names its interpreter: `{command}`", quoted(script))),
     }
 }
 
@@ -167,7 +167,7 @@ fn resolve(root: &Path, what: &'static str, name: &str) -> Result<Option<PathBuf
         return Err(ScriptError::BadName { what, reason: "is empty" });
     }
     if name.contains('\0') {
-        return Err(ScriptError::BadName { what, reason: "holds a NUL" });
+        return Err(ScriptError::BadName { what, reason: "contains a NUL" });
     }
     if name.len() > PATH_BYTES_MAX || name.split('/').any(|part| part.len() > PART_BYTES_MAX) {
         return Err(ScriptError::BadName { what, reason: "is longer than a path can be" });

@@ -70,7 +70,7 @@ fn serve_at(listeners: Vec<Listener>, config: Config, root_now: &Path) -> anyhow
     database = OwnDatabase::take(&config.database, runtime_dir, &mut made)?;
     let alarm = Alarm::set().context("cannot catch signals")?;
     let bell = alarm.bell().map_err(cannot("open a socket pair"))?;
-    ending::reap_orphans().context("cannot take care of orphans as process 1")?;
+    ending::reap_orphans().context("cannot reap orphans as process 1")?;
     let stops_run = StopsRun::of(config.on_term);
     // It lies in the runtime directory, which has to be there first, and leaves before that does.
     let mut listeners = listeners;
@@ -92,7 +92,7 @@ fn serve_at(listeners: Vec<Listener>, config: Config, root_now: &Path) -> anyhow
     }
     made.file(&runtime_dir.join(git_ignore::NAME));
     if let Err(error) = git_ignore::keep_out_of_git(runtime_dir) {
-        ::log::warn!("cannot write .gitignore in the runtime directory: {error}; keep that directory out of git by hand");
+        ::log::warn!("cannot write .gitignore in the runtime directory: {error}; exclude that directory from git yourself");
     }
     // One door that others reach, or a token that somebody set, and every TCP door asks for it.
     let is_open = listeners.iter().any(|listener| listener.door().is_open());
@@ -131,7 +131,7 @@ fn serve_at(listeners: Vec<Listener>, config: Config, root_now: &Path) -> anyhow
     let logs = supervisor.logs();
     let upkeep = Upkeep::default();
     let inspector = upkeep::inspector(&supervisor.handle(), &runs, &config.database, upkeep.clone())
-        .map_err(cannot("start a thread that looks for what is wrong"))?;
+        .map_err(cannot("start the health thread"))?;
     let streams =
         Arc::new(Streams::new(supervisor.handle(), inspector.clone(), runs.clone(), logs.clone(), config.database.clone()));
     let (answers, checks) = (Arc::new(Answers::default()), Arc::new(Answers::default()));
@@ -230,7 +230,7 @@ fn serve_at(listeners: Vec<Listener>, config: Config, root_now: &Path) -> anyhow
     KillPoint::ServerInfoRemoved.reach();
     match (live?, stopped) {
         (None, Some((run_id, why))) => say(&format!("pipeline run {run_id} was stopped, because {why}")),
-        (Some(run_id), _) => say(&format!("pipeline run {run_id} goes on; `autoappdev serve` picks it up again")),
+        (Some(run_id), _) => say(&format!("pipeline run {run_id} keeps running; `autoappdev serve` picks it up again")),
         (None, None) => say("autoappdev has stopped; no pipeline was running"),
     }
     Ok(())

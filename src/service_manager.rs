@@ -93,7 +93,7 @@ fn feed_while(limit: Duration, answers: impl Fn(Duration) -> bool, feed: impl Fn
             feed();
         } else if was_fed {
             ::log::error!(
-                "no answer to a question of our own, by a listener or from the life cycle: the watchdog is not fed until there is one, and the service manager restarts this server if that takes too long"
+                "a listener or the supervisor does not answer the server's own check; the watchdog is not notified until it does, and the service manager restarts this server if that takes too long"
             );
         }
         was_fed = is_fed;

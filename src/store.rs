@@ -100,7 +100,7 @@ pub struct Recorded {
 /// How a run ends that nobody saw end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UnseenEnd {
-    /// It may have lived; nobody can know how it ended.
+    /// It may have lived; how it ended is unknown.
     Lost,
     /// It never came to life. Only for a run that is still `starting`.
     NeverBegan,

@@ -221,8 +221,8 @@ function askWhether(action) {
   const isKill = action === 'kill';
   const name = `run ${pipeline.run_id}${pipeline.script ? ` of ${pipeline.script}` : ''}`;
   set($('sure-title'), isKill ? `Kill ${name} now?` : `Stop ${name}?`);
-  set($('sure-text'), isKill ? 'Every process of it ends at once (SIGKILL) and can save nothing.'
-    : 'Every process of it is asked to end (SIGTERM). What is left when its time is over is killed.');
+  set($('sure-text'), isKill ? 'This ends all its processes at once (SIGKILL); they cannot save anything.'
+    : 'All its processes are asked to end (SIGTERM). Those that are still running after the grace are killed.');
   set($('yes'), isKill ? 'Kill now' : 'Stop');
   $('sure').classList.toggle('kill', isKill);
   $('yes').disabled = true;
@@ -236,7 +236,7 @@ function showConnection() {
   if (!banner.hidden) {
     set(banner, (refusal ? `The server does not tell the state: ${refusal}; trying again.`
       : `No connection to the server since ${clock(heard)}; trying again.`)
-      + (pipeline ? ' What the pipeline does now is not known here.' : ''));
+      + (pipeline ? ' The current state of the pipeline is unknown.' : ''));
   }
 }
 

@@ -70,7 +70,7 @@ function outcome(p) {
       const how = signal !== null ? `ended by ${signalName(signal)}` : code === null ? '' : `exit code ${code}`;
       return { word: 'Stopped', tone: 'stopped', how: how && `on request, ${how}` };
     }
-    case 'lost': return { word: 'Lost', tone: 'lost', how: error || 'nobody saw how it ended' };
+    case 'lost': return { word: 'Lost', tone: 'lost', how: error || 'how it ended is unknown' };
     default: return { word: p.status, tone: 'doubt' };
   }
 }
@@ -83,7 +83,7 @@ function known(p, now) {
     case 'resume': return { word: 'Resuming', tone: 'running' };
     case 'stop': {
       const left = p.kill_at ? Math.ceil((Date.parse(p.kill_at) - now) / 1000) : null;
-      return { word: 'Stopping', tone: 'stopping', left: left === null ? '' : left > 0 ? `${since(left * 1000)} left` : 'killing what is left' };
+      return { word: 'Stopping', tone: 'stopping', left: left === null ? '' : left > 0 ? `${since(left * 1000)} left` : 'killing the rest' };
     }
     default:
   }

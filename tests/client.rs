@@ -77,7 +77,7 @@ fn wrong_usage_and_wrong_settings_exit_with_2() {
     let sentence = "autoappdev: AUTOAPPDEV_PORT=abc is not a port: a number from 0 to 65535\n";
     assert_eq!(finished(output), (2, String::new(), sentence.to_owned()));
     fs::write(folder.path().join(".env"), "nonsense\nAUTOAPPDEV_PORT 1\n").expect("written");
-    assert_eq!(run_in(folder.path(), &["status"]), (2, String::new(), "autoappdev: line 2 of .env is no KEY=value\n".to_owned()));
+    assert_eq!(run_in(folder.path(), &["status"]), (2, String::new(), "autoappdev: line 2 of .env is not KEY=value\n".to_owned()));
 }
 
 #[test]
@@ -229,7 +229,7 @@ fn no_command_takes_a_flag_that_it_ignores() {
         };
         let refused = |(code, out, err): (i32, String, String)| {
             assert_eq!((code, out.as_str()), (2, ""), "{command}: {err}");
-            assert!(err.starts_with(&format!("autoappdev: {command} has no use for --")), "{err}");
+            assert!(err.starts_with(&format!("autoappdev: {command} does not use --")), "{err}");
         };
         if command == "help" {
             continue;
@@ -291,7 +291,7 @@ fn what_goes_wrong_is_said_in_one_voice() {
         ),
         (&["logs", "--source", "backend", "--run", "1"], 2, "--run is for the pipeline's lines"),
         (&["serve", "--port", "abc"], 2, "abc is not a port"),
-        (&["serve", "--json"], 2, "serve has no use for --json; leave it out"),
+        (&["serve", "--json"], 2, "serve does not use --json; remove it"),
         (&["check"], 1, "there is no such file"),
         (&["--url", "http://127.0.0.1:1", "status"], 4, "no server answers at"),
     ] {

@@ -107,7 +107,7 @@ fn a_command_in_a_project_without_a_server_never_acts_on_anothers() {
     let port = projects.place.port();
     let (a, b) = (projects.a.display(), projects.b.display());
     let sentence =
-        format!("no server is running for {b} (one for {a} answers on 127.0.0.1:{port}; name it with --url to use it)\n");
+        format!("no server is running for {b} (a server for {a} answers on 127.0.0.1:{port}; to use it, name it with --url)\n");
     projects.assert_b_has_none(&sentence);
     // Its own folder's commands act, and so do B's on an address that the user names.
     assert_eq!(projects.run_in(&projects.a, &["pause"]).0, 0);

@@ -362,7 +362,7 @@ fn assert_stopped_by_shutdown(place: &mut Place, said: &str, why: &str, grace_ms
     let run = place.run(1);
     assert_eq!((&run["status"], &run["exit_code"]), (&json!("stopped"), &json!(4)), "{run}");
     assert!(place.lines().contains(&"asked".to_owned()));
-    let detail = format!("grace {grace_ms} ms; the server was told to end, and ends the run with it");
+    let detail = format!("grace {grace_ms} ms; the server was asked to exit, and stops the run first");
     assert_eq!(place.event(1, "stopping")["detail"], detail);
     place.kill_server();
 }
@@ -443,7 +443,7 @@ fn server_set_to_stop_stops_the_run_with_its_own_grace_and_leaves_it_where_it_is
     place.act("pause").ok();
     let (code, said) = place.stop_server_and_listen();
     assert_eq!(code, 0);
-    assert_stopped_by_shutdown(&mut place, &said, "AUTOAPPDEV_ON_TERM says so", 3_000_000);
+    assert_stopped_by_shutdown(&mut place, &said, "AUTOAPPDEV_ON_TERM is stop", 3_000_000);
 }
 
 #[test]
@@ -471,7 +471,7 @@ fn closed_terminal_ends_the_server_in_order_unless_it_was_told_to_ignore_that() 
     for name in ["HUP", "QUIT"] {
         signal(place.server_pid(), name);
         let (code, said) = place.until_server_ended();
-        assert_eq!((code, said), (0, format!("pipeline run {run_id} goes on; `autoappdev serve` picks it up again\n")), "{name}");
+        assert_eq!((code, said), (0, format!("pipeline run {run_id} keeps running; `autoappdev serve` picks it up again\n")), "{name}");
         assert!(is_alive(pid) && !place.runtime().join("server.json").exists(), "{name}");
         place.start_server();
     }

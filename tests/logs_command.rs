@@ -214,7 +214,7 @@ fn how_long_ago_goes_by_the_servers_clock() {
     assert_eq!((code, out.as_str(), err.as_str()), (0, "", ""));
     assert!(server.requests()[1].line.contains("&at=2026-01-31T09:50:00.000Z&"), "{:?}", server.requests());
     let (code, out, err) = against(&place, &server, &["logs", "--since", "2026-01-31T10:00:02Z"]);
-    let sentence = "autoappdev: --since 2026-01-31T10:00:02.000Z lies ahead: the server's clock says 2026-01-31T10:00:00.000Z\n";
+    let sentence = "autoappdev: --since 2026-01-31T10:00:02.000Z is in the future: the server's clock shows 2026-01-31T10:00:00.000Z\n";
     assert_eq!((code, out.as_str(), err.as_str()), (2, "", sentence));
 }
 
@@ -247,8 +247,8 @@ fn a_time_without_a_zone_is_local_and_a_day_is_the_servers() {
         assert_eq!(shown(zone, since), (Some(0), String::new(), Some(at.to_owned())), "{zone} {since}");
     }
     let (code, err, _) = shown(BERLIN, "14:00");
-    let sentence = "autoappdev: --since 2026-01-31T13:00:00.000Z lies ahead: the server's clock says 2026-01-31T10:00:00.000Z; \
-        for the day before say `yesterday` and the time\n";
+    let sentence = "autoappdev: --since 2026-01-31T13:00:00.000Z is in the future: the server's clock shows 2026-01-31T10:00:00.000Z; \
+        for the previous day use `yesterday` and the time\n";
     assert_eq!((code, err.as_str()), (Some(2), sentence));
     let (code, err, _) = shown("Nowhere/Here", "14:00");
     assert_eq!(code, Some(2));
@@ -295,7 +295,7 @@ fn odd_arguments_have_a_sentence_and_exit_with_2() {
         (&["--lines", "many"], "a number from 0 to 5000 is expected, or all"),
         (
             &["--since", "tomorrow"],
-            "say how long ago (90s, 1h30m, 3 days), a time of today (14:00, 08:15:09), today, yesterday, ",
+            "give a duration (90s, 1h30m, 3 days), a time of today (14:00, 08:15:09), today, yesterday, ",
         ),
         (&["--since", "2026-02-30"], "say how long ago"),
         (&["--since", "10"], "say how long ago"),

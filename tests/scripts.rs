@@ -291,9 +291,9 @@ fn what_this_user_may_not_run_is_refused_before_a_run_begins() {
     file(&place, "secret.sh", b"#!/bin/sh\n", 0o000);
     file(&place, "by.sh", format!("#!{}\n", place.root().join("others.sh").display()).as_bytes(), 0o644);
     for (script, cause) in [
-        ("others.sh", "may not execute others.sh; allow that with `chmod a+x others.sh`"),
+        ("others.sh", "cannot execute others.sh; allow it with `chmod a+x others.sh`"),
         ("secret.sh", "secret.sh could not be read: Permission denied"),
-        ("by.sh", "named in the first line of by.sh, cannot be executed: this server's user may not execute it"),
+        ("by.sh", "named in the first line of by.sh, cannot be executed: the server's user cannot execute it"),
         ("closed/x.sh", "could not be looked at: Permission denied"),
     ] {
         let answer = start(&place, json!({"script": script}));
@@ -302,7 +302,7 @@ fn what_this_user_may_not_run_is_refused_before_a_run_begins() {
     }
     let answer = start(&place, json!({"script": "sleep.sh", "cwd": "closed"}));
     assert_eq!((answer.status, answer.error()), (400, "invalid_body"), "{}", answer.body);
-    assert!(answer.body["detail"].as_str().is_some_and(|detail| detail.contains("may not enter cwd")), "{}", answer.body);
+    assert!(answer.body["detail"].as_str().is_some_and(|detail| detail.contains("cannot enter cwd")), "{}", answer.body);
     assert_eq!(place.footprint(), before);
     // A program may be run by who cannot read it.
     let words = ["-c", "cp /bin/sleep \"$1\" && chmod 711 \"$1\"", "sh"];

@@ -120,7 +120,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>, modes: &Modes) -> ExitCode 
         // Gives the subcommands their names in the usage.
         definition.build();
         let (definition, sentence) = match definition.find_subcommand_mut(command) {
-            Some(definition) => (definition, format!("{command} has no use for {flag}; leave it out")),
+            Some(definition) => (definition, format!("{command} does not use {flag}; remove it")),
             None => (&mut definition, format!("{flag} needs a command")),
         };
         return wrong_usage(&definition.error(ErrorKind::ArgumentConflict, sentence));

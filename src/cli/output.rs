@@ -224,7 +224,7 @@ fn outcome(status: RunStatus, exit_code: Option<i32>, signal: Option<i32>, error
             (None, Some(number)) => format!("stopped on request ({})", signal_name(number)),
             (None, None) => "stopped on request".to_owned(),
         },
-        RunStatus::Lost => format!("lost: {}", error.map_or_else(|| "nobody can know how it ended".to_owned(), printable)),
+        RunStatus::Lost => format!("lost: {}", error.map_or_else(|| "how it ended is unknown".to_owned(), printable)),
     }
 }
 
@@ -412,7 +412,7 @@ mod tests {
             (json!({"status": "stopped", "exit_code": 0}), "stopped on request (exit code 0)"),
             (json!({"status": "stopped"}), "stopped on request"),
             (json!({"status": "lost", "error": "the machine went down"}), "lost: the machine went down"),
-            (json!({"status": "lost"}), "lost: nobody can know how it ended"),
+            (json!({"status": "lost"}), "lost: how it ended is unknown"),
         ] {
             assert_eq!(ended(&changes), format!("stopped  run 7  demo.sh  {words}  5 s ago (2026-01-31 10:03:15 UTC)\n"));
         }

@@ -22,7 +22,7 @@ use crate::server_info::ServerInfo;
 /// Why there is no link. The texts end up after `autoappdev: `.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum PairError {
-    #[error("the server has a Unix socket and no address that a phone could reach; name one that leads to it with --url")]
+    #[error("the server listens only on a Unix socket, which a phone cannot reach; name an address that leads to it with --url")]
     SocketOnly,
     #[error(
         "the server listens on {0}, where nothing but this machine reaches it; start it with AUTOAPPDEV_HOST=0.0.0.0 (every address of this \

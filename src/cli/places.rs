@@ -147,11 +147,11 @@ impl fmt::Display for Absence {
         match &self.own {
             Own::Said => write!(
                 formatter,
-                "the server for {project_text} does not answer where it says that it listens; it may be starting or stopping, so try again"
+                "the server for {project_text} does not answer at its recorded address; it may be starting or stopping, so try again"
             )?,
             Own::Silent => write!(
                 formatter,
-                "the server for {project_text} has not said where it listens; try again if it is starting, or name it with --url if it cannot \
+                "the server for {project_text} has not recorded its address; try again if it is starting, or name it with --url if it cannot \
                  write its server.json"
             )?,
             Own::Unreadable(error) => {
@@ -177,20 +177,20 @@ impl fmt::Display for Absence {
             return Ok(());
         }
         if let Some(url) = url_in_dotenv {
-            return write!(formatter, " (.env names {url}, which only --url or the environment can do)");
+            return write!(formatter, " (.env names {url}, but only --url or the environment can name a server)");
         }
         let Some((address, neighbour)) = self.usual_address().zip(self.neighbour.as_ref()) else {
             return write!(formatter, "; start one with `autoappdev serve`");
         };
-        let name_it = format!("answers on {address}; name it with --url to use it");
+        let name_it = format!("answers on {address}; to use it, name it with --url");
         match neighbour {
             Neighbour::Server(dir) if dir == runtime_dir => write!(
                 formatter,
-                " (one that was started for it {name_it}; its runtime directory has been moved or replaced since)"
+                " (a server that was started for it {name_it}; its runtime directory has been moved or replaced since)"
             ),
-            Neighbour::Server(dir) => write!(formatter, " (one for {} {name_it})", printable_project(dir)),
-            Neighbour::AsksForToken => write!(formatter, " (one that asks for a token {name_it})"),
-            Neighbour::OtherVersion => write!(formatter, " (one of another version {name_it})"),
+            Neighbour::Server(dir) => write!(formatter, " (a server for {} {name_it})", printable_project(dir)),
+            Neighbour::AsksForToken => write!(formatter, " (a server that asks for a token {name_it})"),
+            Neighbour::OtherVersion => write!(formatter, " (a server of another version {name_it})"),
             Neighbour::Stranger => {
                 write!(formatter, "; start one with `autoappdev serve --port PORT` (another program answers on {address})")
             }
@@ -264,13 +264,13 @@ mod tests {
         let absent = |own, neighbour| Absence { neighbour, ..Absence::new(&folder(dir), own) }.to_string();
         let none = "no server is running for /home/me/B";
         let server = |dir: &str| Some(Neighbour::Server(dir.into()));
-        let name_it = "answers on 127.0.0.1:8788; name it with --url to use it";
+        let name_it = "answers on 127.0.0.1:8788; to use it, name it with --url";
         assert_eq!(absent(Own::Nobody, None), format!("{none}; start one with `autoappdev serve`"));
-        assert_eq!(absent(Own::Nobody, server("/home/me/A/runtime")), format!("{none} (one for /home/me/A {name_it})"));
-        assert_eq!(absent(Own::Nobody, server("/var/lib/\u{1b}x")), format!("{none} (one for /var/lib/\\u{{1b}}x {name_it})"));
+        assert_eq!(absent(Own::Nobody, server("/home/me/A/runtime")), format!("{none} (a server for /home/me/A {name_it})"));
+        assert_eq!(absent(Own::Nobody, server("/var/lib/\u{1b}x")), format!("{none} (a server for /var/lib/\\u{{1b}}x {name_it})"));
         assert!(absent(Own::Nobody, server("/home/me/B/runtime")).contains("moved or replaced"));
-        assert_eq!(absent(Own::Nobody, Some(Neighbour::AsksForToken)), format!("{none} (one that asks for a token {name_it})"));
-        assert_eq!(absent(Own::Nobody, Some(Neighbour::OtherVersion)), format!("{none} (one of another version {name_it})"));
+        assert_eq!(absent(Own::Nobody, Some(Neighbour::AsksForToken)), format!("{none} (a server that asks for a token {name_it})"));
+        assert_eq!(absent(Own::Nobody, Some(Neighbour::OtherVersion)), format!("{none} (a server of another version {name_it})"));
         assert_eq!(
             absent(Own::Nobody, Some(Neighbour::Stranger)),
             format!("{none}; start one with `autoappdev serve --port PORT` (another program answers on 127.0.0.1:8788)")
@@ -290,6 +290,6 @@ mod tests {
         let remote = Absence::new(&Folder { usual_address: address, ..folder(dir) }, Own::Nobody);
         assert_eq!(remote.usual_address(), None, "no other machine is asked");
         let url = Absence::new(&Folder { url_in_dotenv: Some("http://box".into()), ..folder(dir) }, Own::Nobody);
-        assert_eq!(url.to_string(), format!("{none} (.env names http://box, which only --url or the environment can do)"));
+        assert_eq!(url.to_string(), format!("{none} (.env names http://box, but only --url or the environment can name a server)"));
     }
 }

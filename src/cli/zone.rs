@@ -14,7 +14,7 @@ use crate::clock::Timestamp;
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ZoneError {
     #[error(
-        "TZ={0:?} names no time zone that this machine knows; correct TZ, or write the time with its zone (2026-01-31T23:59:59+01:00)"
+        "TZ={0:?} is not a time zone that this machine knows; correct TZ, or write the time with its zone (2026-01-31T23:59:59+01:00)"
     )]
     Tz(String),
     #[error("cannot read the time zone in /etc/localtime: {0}; write the time with its zone (2026-01-31T23:59:59+01:00)")]

@@ -85,7 +85,7 @@ fn value_of_ours(line: &[u8]) -> Result<Option<Vec<u8>>, &'static str> {
     let line = line.trim_ascii();
     let assignment = without_export(line);
     if line.contains(&0) {
-        return Err("holds a NUL");
+        return Err("contains a NUL");
     }
     let name_end = assignment.iter().position(|byte| !is_name_byte(*byte)).unwrap_or(assignment.len());
     let rest = assignment[name_end..].trim_ascii_start();
@@ -94,7 +94,7 @@ fn value_of_ours(line: &[u8]) -> Result<Option<Vec<u8>>, &'static str> {
     if only_exports {
         return Ok(None);
     }
-    let value = rest.strip_prefix(b"=").ok_or("is no KEY=value")?.trim_ascii_start();
+    let value = rest.strip_prefix(b"=").ok_or("is not KEY=value")?.trim_ascii_start();
     let value = match value.first() {
         Some(b'\'') => single_quoted(&value[1..])?,
         Some(b'"') => double_quoted(&value[1..])?,
@@ -144,7 +144,7 @@ fn double_quoted(text: &[u8]) -> Result<Vec<u8>, &'static str> {
 fn nothing_follows(rest: &[u8]) -> Result<(), &'static str> {
     let after = rest.trim_ascii_start();
     let is_comment = after.starts_with(b"#") && after.len() < rest.len();
-    if after.is_empty() || is_comment { Ok(()) } else { Err("goes on after the closing quote") }
+    if after.is_empty() || is_comment { Ok(()) } else { Err("has text after the closing quote") }
 }
 
 /// Where another program's assignment ends that begins with `line`: at the end of this line, or of that in which its quote closes. A quote
@@ -284,17 +284,17 @@ mod tests {
     #[test]
     fn a_line_of_ours_that_is_no_assignment_is_refused_with_its_number() {
         for (line, problem) in [
-            ("AUTOAPPDEV_PORT", "is no KEY=value"),
-            ("AUTOAPPDEV_PORT: 1", "is no KEY=value"),
-            ("AUTOAPPDEV_PORT 1", "is no KEY=value"),
-            ("export AUTOAPPDEV_PORT 1", "is no KEY=value"),
+            ("AUTOAPPDEV_PORT", "is not KEY=value"),
+            ("AUTOAPPDEV_PORT: 1", "is not KEY=value"),
+            ("AUTOAPPDEV_PORT 1", "is not KEY=value"),
+            ("export AUTOAPPDEV_PORT 1", "is not KEY=value"),
             ("AUTOAPPDEV_HOST='a", "opens a quote and does not close it"),
             ("AUTOAPPDEV_HOST='a\n'", "opens a quote and does not close it"),
             ("AUTOAPPDEV_HOST=\"a\\\"", "opens a quote and does not close it"),
             ("AUTOAPPDEV_HOST=\"a\\", "opens a quote and does not close it"),
-            ("AUTOAPPDEV_PORT='a'b", "goes on after the closing quote"),
-            ("AUTOAPPDEV_PORT='a'#b", "goes on after the closing quote"),
-            ("AUTOAPPDEV_PORT=a\0b", "holds a NUL"),
+            ("AUTOAPPDEV_PORT='a'b", "has text after the closing quote"),
+            ("AUTOAPPDEV_PORT='a'#b", "has text after the closing quote"),
+            ("AUTOAPPDEV_PORT=a\0b", "contains a NUL"),
         ] {
             let error = parse_dotenv(format!("# first\nKEY='1\n2'\n{line}\n").as_bytes()).expect_err(line);
             assert_eq!(error.to_string(), format!("line 4 of .env {problem}"), "{line:?}");

@@ -43,7 +43,7 @@ impl Places {
             add(
                 ConditionCode::RuntimeDirReplaced,
                 Some(format!(
-                    "the runtime directory {} was removed or replaced while the server uses it; put it back, or end the pipeline and start the server again",
+                    "the runtime directory {} was removed or replaced while the server uses it; put it back, or stop the pipeline and restart the server",
                     lost.display()
                 )),
             );
@@ -66,7 +66,7 @@ impl Places {
     fn missing_secret(&self) -> Option<String> {
         let missing = self.secrets.iter().find(|path| !path.exists())?;
         Some(format!(
-            "{} was removed, but the server goes on with what was in it until it is started again; then it makes another one",
+            "{} was removed; the server keeps using its contents until it is restarted, and then makes a new one",
             missing.display()
         ))
     }
@@ -79,7 +79,7 @@ impl Places {
         }
         let what = if now.is_none() { "removed" } else { "replaced by another file" };
         Some(format!(
-            "the database {} was {what} while the server uses it, so nothing can be recorded; put it back, or end the pipeline and start the server again",
+            "the database {} was {what} while the server uses it, so nothing can be recorded; put it back, or stop the pipeline and restart the server",
             self.database.display()
         ))
     }
@@ -91,7 +91,7 @@ impl Places {
         let is_it = |found: Identity| header.shim_start_ticks.is_none_or(|ticks| found.start_ticks == ticks);
         let is_stopped = process::read_stat(shim).is_ok_and(|stat| stat.state.is_stopped() && is_it(stat.identity));
         is_stopped.then(|| {
-            format!("the live run's own process (the shim) does not answer: a signal has stopped it; `kill -CONT {shim}` lets it go on")
+            format!("the live run's own process (the shim) does not answer: a signal has stopped it; resume it with `kill -CONT {shim}`")
         })
     }
 
@@ -103,10 +103,10 @@ impl Places {
             let free_bytes = stat.f_bavail.saturating_mul(stat.f_frsize);
             let path = dir.display();
             if free_bytes < FREE_BYTES_MIN {
-                Some(format!("little space is left on the disk: {} KiB are free at {path}; make room", free_bytes / 1024))
+                Some(format!("the disk is almost full: {} KiB are free at {path}; free some space", free_bytes / 1024))
             } else if stat.f_files > 0 && stat.f_favail < FREE_FILES_MIN {
                 // Where a file system does not count them it says 0 of 0.
-                Some(format!("the disk has room for {} more files only, at {path}; remove some", stat.f_favail))
+                Some(format!("the disk has room for only {} more files at {path}; remove some files", stat.f_favail))
             } else {
                 None
             }

@@ -100,7 +100,7 @@ impl Upkeep {
             let path = kept.path.display();
             match (kept.make)() {
                 Ok(held) => {
-                    ::log::warn!("{path} was removed or replaced by another program; the server has made it again");
+                    ::log::warn!("{path} was removed or replaced by another program; the server has recreated it");
                     (kept.id, kept.held, kept.missing_since) = (id_at(&kept.path), held, None);
                 }
                 Err(why) => findings.push((kept.code, format!("{path} was removed or replaced by another program: {why}"))),

@@ -141,7 +141,7 @@ impl<'a> Acceptor<'a> {
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if is_shortage(&error) => {
-                    self.warn(format!("failed to accept a connection: {error}; the one that has waited longest is closed"));
+                    self.warn(format!("failed to accept a connection: {error}; closing the connection that has waited longest"));
                     self.seats.make_room();
                     self.rest_until = Some(Instant::now() + self.rest);
                     self.rest = (self.rest * 2).min(REST_MAX);

@@ -53,7 +53,7 @@ pub(super) enum ApiError {
          address from the address bar instead"
     )]
     OriginNotAllowed(String),
-    #[error("this is not the server that the request is meant for: its id is not the one in AutoAppDev-Server; nothing was done")]
+    #[error("the request is meant for another server: the id in AutoAppDev-Server is not this server's; nothing was done")]
     OtherServer,
     #[error(
         "as many streams are open as there may be; come back in a few seconds, or ask GET /api/logs and /api/pipeline with wait"

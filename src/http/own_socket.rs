@@ -59,7 +59,7 @@ impl OwnSocket {
         let (latest, renewals) = self.latest();
         if renewals >= RENEWALS_MAX {
             return Err(io::Error::other(format!(
-                "it was removed {renewals} times before; keep it from being removed, and start the server again"
+                "it has already been removed {renewals} times; stop whatever removes it, then restart the server"
             )));
         }
         let renewed = Box::new(Bound::new(&self.path)?);

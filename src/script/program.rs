@@ -81,7 +81,7 @@ pub enum Unrunnable {
     )]
     Utf16(String),
     /// `#!` without a usable name.
-    #[error("the first line of {0} names no interpreter; a line such as `#!/bin/bash` does")]
+    #[error("the first line of {0} names no interpreter; write a line such as `#!/bin/bash`")]
     NoInterpreter(String),
     /// The interpreter is not there.
     #[error("{interpreter}, named in the first line of {script}, does not exist; install it, or correct that line")]
@@ -137,7 +137,7 @@ pub enum Unrunnable {
     },
     /// A text of another language, which would be given to bash.
     #[error(
-        "{script} does not say what runs it, and bash would treat it as a shell script; add a first line such as `#!/usr/bin/env {interpreter}`"
+        "{script} does not name its interpreter, and bash would treat it as a shell script; add a first line such as `#!/usr/bin/env {interpreter}`"
     )]
     OtherLanguage {
         /// The script.
@@ -149,7 +149,7 @@ pub enum Unrunnable {
     #[error("{0} is a program, not a script, and its execute bit is not set; set it with `chmod +x {0}`")]
     NoExecuteBit(String),
     /// Its execute bit is for others.
-    #[error("this server's user may not execute {0}; allow that with `chmod a+x {0}`, or give the file to that user")]
+    #[error("the server's user cannot execute {0}; allow it with `chmod a+x {0}`, or give the file to that user")]
     NotAllowed(String),
     /// The file system forbids it.
     #[error("{script} is on a file system that is mounted noexec; {advice}")]
@@ -170,7 +170,7 @@ pub enum Unrunnable {
         loader: String,
     },
     /// It could not be looked at.
-    #[error("{script} could not be read: {reason}; let the server's user read it")]
+    #[error("{script} could not be read: {reason}; give the server's user permission to read it")]
     Unreadable {
         /// The script.
         script: String,
@@ -229,16 +229,16 @@ impl Attempt<'_> {
         let advice = match errno {
             Some(Errno::NOEXEC) => return self.explain_no_format(),
             Some(Errno::NOENT | Errno::NOTDIR) if !self.cwd.is_dir() => {
-                format!("its working directory {} is not there any more", self.cwd.display())
+                format!("its working directory {} no longer exists", self.cwd.display())
             }
-            Some(Errno::NOENT | Errno::NOTDIR) => "did somebody remove it at this moment?".to_owned(),
+            Some(Errno::NOENT | Errno::NOTDIR) => "it may just have been removed".to_owned(),
             Some(Errno::ACCESS | Errno::PERM) => {
-                "may the server's user execute it, and enter its folder and its working directory?".to_owned()
+                "check that the server's user can execute it and can enter its folder and its working directory".to_owned()
             }
             Some(Errno::TOOBIG) => "its arguments and environment are too long".to_owned(),
-            Some(Errno::TXTBSY) => "another process has it open for writing; wait until that is done".to_owned(),
+            Some(Errno::TXTBSY) => "another process has it open for writing; wait until it is closed".to_owned(),
             Some(Errno::LOOP) => {
-                "its interpreter is a script whose interpreter is a script, and so on, too many times".to_owned()
+                "its interpreter is a script whose interpreter is also a script, and so on, too many levels deep".to_owned()
             }
             _ => return format!("{script} could not be run: {error}"),
         };
@@ -254,13 +254,13 @@ impl Attempt<'_> {
             (Some(Some(elf)), _) if !elf.is_native() => {
                 format!("it is a program for {}, and this machine is {}", elf.machine(), std::env::consts::ARCH)
             }
-            (Some(_), _) => "it is a program, and damaged".to_owned(),
+            (Some(_), _) => "it is a damaged program".to_owned(),
             (None, Beginning::Text { is_empty: true }) => "it is empty".to_owned(),
             (None, Beginning::Text { is_empty: false }) => format!(
-                "its execute bit is set and it does not say what runs it; add a first line such as `#!/bin/bash`, or remove the bit \
+                "its execute bit is set, but its first line names no interpreter; add a first line such as `#!/bin/bash`, or remove the bit \
                  (`chmod -x {script}`) and bash runs it"
             ),
-            (None, _) => "it is in no format that this machine can run".to_owned(),
+            (None, _) => "this machine cannot run its format".to_owned(),
         };
         format!("{script} could not be run: {reason}")
     }
@@ -304,7 +304,7 @@ impl Attempt<'_> {
                 });
                 let mut advice = "copy it to another file system".to_owned();
                 if is_text {
-                    advice = format!("{advice}, or remove its execute bit (`chmod -x {script}`) and its interpreter runs it");
+                    advice = format!("{advice}, or remove its execute bit (`chmod -x {script}`) to run it with its interpreter");
                 }
                 Err(Unrunnable::NoExec { script, advice })
             }
@@ -327,7 +327,7 @@ impl Attempt<'_> {
             Ok(metadata) if !metadata.is_file() => return Err(bad("it is not a program")),
             Ok(_) => match rustix::fs::access(&named, Access::EXEC_OK) {
                 Err(Errno::ACCESS) if is_noexec(&named) => return Err(bad("it is on a file system that is mounted noexec")),
-                Err(Errno::ACCESS) => return Err(bad("this server's user may not execute it")),
+                Err(Errno::ACCESS) => return Err(bad("the server's user cannot execute it")),
                 Ok(()) | Err(_) => {}
             },
         }
@@ -397,7 +397,7 @@ impl Attempt<'_> {
 fn open(path: &Path) -> io::Result<File> {
     let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits();
     let file = OpenOptions::new().read(true).custom_flags(i32::try_from(flags).unwrap_or(0)).open(path)?;
-    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("it is no regular file any more")) }
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("it is no longer a regular file")) }
 }
 
 fn read_head(file: &File) -> io::Result<Vec<u8>> {

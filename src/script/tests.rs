@@ -196,7 +196,7 @@ fn a_script_that_cannot_be_run_is_refused_with_its_cause() {
         ("x.sh", b"#!  \n", "names no interpreter", "#!/bin/bash"),
         ("x.py", b"#!/usr/bin/python9\n", "/usr/bin/python9, named in the first line of x.py, does not exist", "install it"),
         ("x.py", b"#!/usr\n", "/usr, named in the first line of x.py, cannot be executed", "it is not a program"),
-        ("x.py", b"#!/etc/passwd\n", "/etc/passwd, named in the first line of x.py", "may not execute it"),
+        ("x.py", b"#!/etc/passwd\n", "/etc/passwd, named in the first line of x.py", "cannot execute it"),
         (
             "x.py",
             b"#!/usr/bin/env python9\n",

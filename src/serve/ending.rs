@@ -105,9 +105,9 @@ impl StopsRun {
         let by_itself = |why| Some(Self { why, grace_max: Some(GRACE_MAX) });
         match on_term {
             OnTerm::Leave => None,
-            OnTerm::Stop => Some(Self { why: "AUTOAPPDEV_ON_TERM says so", grace_max: None }),
-            OnTerm::Auto if std::process::id() == 1 => by_itself("process 1 takes every process with it when it ends"),
-            OnTerm::Auto if is_below_small_init() => by_itself("process 1 ends with this server and takes every process with it"),
+            OnTerm::Stop => Some(Self { why: "AUTOAPPDEV_ON_TERM is stop", grace_max: None }),
+            OnTerm::Auto if std::process::id() == 1 => by_itself("the end of process 1 kills every process"),
+            OnTerm::Auto if is_below_small_init() => by_itself("process 1 ends with this server, which kills every process"),
             OnTerm::Auto => None,
         }
     }
@@ -125,7 +125,7 @@ impl StopsRun {
             let until = *patience_until.get_or_insert_with(|| Instant::now() + grace.unwrap_or_default() + PATIENCE);
             if snapshot.allowed.contains(&Action::Stop) {
                 stopped = stopped.or(snapshot.run_id);
-                ::log::info!("told to end: the run is stopped first, because {}", self.why);
+                ::log::info!("asked to exit; stopping the run first, because {}", self.why);
                 match ask(alarm, supervisor, grace)? {
                     Ok(()) | Err(ActionError::Refused(_)) => {}
                     Err(error) => {

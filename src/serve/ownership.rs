@@ -46,7 +46,7 @@ pub(super) fn own(path: &Path, made: &mut Made) -> anyhow::Result<(PathBuf, [Fil
             return Ok((runtime_dir, locks));
         }
     }
-    bail!("cannot lock {}: it is removed again and again", path.display())
+    bail!("cannot lock {}: it is removed repeatedly; stop whatever removes it", path.display())
 }
 
 /// `None` where the directory was taken away meanwhile, as a server does that had made it and could not start.
@@ -82,13 +82,13 @@ fn own_existing(runtime_dir: &Path, made: &mut Made) -> anyhow::Result<Option<[F
 
 pub(super) fn owned_already(runtime_dir: &Path, info: Option<&ServerInfo>) -> anyhow::Error {
     let who = info.map_or_else(
-        || "another server, which is just beginning,".to_owned(),
+        || "another server, which is starting,".to_owned(),
         |info| match info.address {
             Some(address) => format!("the server with pid {} at http://{address}/", info.pid),
             None => format!("the server with pid {}", info.pid),
         },
     );
-    anyhow!("{who} has {} already; use that one, or set AUTOAPPDEV_RUNTIME_DIR to another folder", runtime_dir.display())
+    anyhow!("{who} already uses {}; use that server, or set AUTOAPPDEV_RUNTIME_DIR to another folder", runtime_dir.display())
 }
 
 /// Opens a lock file, and says whether it was made for that.
@@ -138,7 +138,7 @@ impl OwnDatabase {
             if let Some(id) = runs.ids().unwrap_or_default().iter().rev().find(|id| lives(id) && !is_copied(id)) {
                 let (database, owner) = (database.display(), owner.display());
                 bail!(
-                    "cannot use {database}: its run {id} lives in {owner}; set AUTOAPPDEV_RUNTIME_DIR to that folder until the run has ended"
+                    "cannot use {database}: its run {id} is still running in {owner}; set AUTOAPPDEV_RUNTIME_DIR to that folder until the run has ended"
                 );
             }
         }

@@ -44,7 +44,7 @@ pub(super) fn inspector(supervisor: &Handle, runs: &Runs, database: &Path, upkee
         again
     })?;
     if let Err(error) = inspector.watch(runs.runtime_dir(), &WATCHED) {
-        ::log::warn!("the kernel does not tell of removed files: {error}; they are made again when somebody asks for the state");
+        ::log::warn!("cannot watch for removed files: {error}; they are recreated when a client requests the state");
     }
     Ok(inspector)
 }
@@ -57,7 +57,7 @@ pub(super) fn lock_file(runtime_dir: &Path) -> Kept {
             rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
             Ok(Some(lock))
         });
-        made.map_err(|error| format!("it cannot be made again: {error}; do not start a second server for this directory"))
+        made.map_err(|error| format!("it cannot be recreated ({error}); do not start a second server for this directory"))
     })
 }
 
@@ -77,7 +77,7 @@ pub(super) fn server_json(info: ServerInfo, runtime_dir: &Path) -> Kept {
     let runtime_dir = runtime_dir.to_owned();
     Kept::new(runtime_dir.join(NAME), ConditionCode::ServerInfoMissing, move || {
         info.write(&runtime_dir).map(|()| None).map_err(|error| {
-            format!("it cannot be written again: {error}; until then client commands have to be told the address (--url)")
+            format!("it cannot be written again ({error}); until it can, give client commands the address with --url")
         })
     })
 }
@@ -86,7 +86,7 @@ pub(super) fn server_json(info: ServerInfo, runtime_dir: &Path) -> Kept {
 pub(super) fn socket(socket: Arc<OwnSocket>) -> Kept {
     Kept::new(socket.path().to_owned(), ConditionCode::SocketMissing, move || {
         socket.renew().map(|()| None).map_err(|error| {
-            format!("it cannot be made again: {error}; clients use the address until the server is started again")
+            format!("it cannot be recreated ({error}); until the server is restarted, clients use the address")
         })
     })
 }

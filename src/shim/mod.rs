@@ -115,7 +115,7 @@ fn live(dir: &Path) -> Result<(), ShimError> {
                 ShimError::Spec(_) | ShimError::NoSpec => None,
             };
             let advice = lack.map_or_else(String::new, |lack| format!("; {}", lack.advice()));
-            let text = format!("the run's own process (the shim) gave up before it began: {error}{advice}");
+            let text = format!("the run's own process (the shim) failed before the run began: {error}{advice}");
             let last_words = to_line(&Trouble { trouble: Some(text), is_disk_full, lack, parts: Vec::new() });
             // Who is gone learns of it from `shim.log`, or finds no journal.
             let _best_effort = to_server.and_then(|mut server| server.write_all(&last_words));

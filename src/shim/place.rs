@@ -52,7 +52,7 @@ pub(super) fn enter_copy(runtime_dir: &Path, run_id: i64, socket: &str) -> io::R
     let there = RunDir::at(format!("/proc/self/fd/{}", dir.as_raw_fd()).into());
     let header = read_header(&there.journal_path()).map_err(io::Error::other)?;
     if header.run_id != run_id || header.socket.as_deref() != Some(socket) {
-        return Err(io::Error::other("the directory at its path is another run's"));
+        return Err(io::Error::other("the directory at its path belongs to another run"));
     }
     let place = Place::open(runtime_dir)?;
     let lock: File = private_file().open(there.lock_path())?;

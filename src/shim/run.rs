@@ -293,7 +293,7 @@ impl Run {
         let _was_none = self.dir.remove_socket();
         match self.dir.listen() {
             Ok(listener) => self.connections.listen_at(listener),
-            Err(error) => super::complain(format_args!("failed to open the control socket anew: {error}")),
+            Err(error) => super::complain(format_args!("failed to open the control socket again: {error}")),
         }
     }
 

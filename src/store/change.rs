@@ -312,7 +312,7 @@ fn detail(fact: &Fact) -> Option<String> {
     match fact {
         Fact::Spawned { pid, .. } => Some(format!("pid {pid}")),
         Fact::Stopping { grace_ms, origin: Some(StopOrigin::Shutdown) } => {
-            Some(format!("grace {grace_ms} ms; the server was told to end, and ends the run with it"))
+            Some(format!("grace {grace_ms} ms; the server was asked to exit, and stops the run first"))
         }
         Fact::Stopping { grace_ms, origin: Some(StopOrigin::Unknown) | None } => Some(format!("grace {grace_ms} ms")),
         Fact::Exited { exit, asked, killed, .. } => {

@@ -90,7 +90,7 @@ pub enum StoreError {
     },
     /// The file was removed or replaced while it is open: what is written there is lost.
     #[error(
-        "write {path}: somebody removed or replaced it; put it back, or end the pipeline and start the server again",
+        "write {path}: somebody removed or replaced it; put it back, or stop the pipeline and restart the server",
         path = .path.display()
     )]
     Gone {
@@ -99,7 +99,7 @@ pub enum StoreError {
     },
     /// Another process holds a lock, and has held it for longer than anybody waits.
     #[error(
-        "use {path}: another process has locked it, such as a backup or a sqlite3 shell with an open transaction; end that or wait, and try again",
+        "use {path}: another process has locked it, such as a backup or a sqlite3 shell with an open transaction; end that process or wait, then try again",
         path = .path.display()
     )]
     Busy {

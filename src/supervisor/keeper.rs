@@ -300,7 +300,7 @@ impl Housekeeping {
             match self.memory.store(self.runs.runtime_dir(), &self.database, &self.runs.path()) {
                 Ok(()) => self.stored = self.memory.clone(),
                 // Tried again with the next look; until then the one from before is as good as can be.
-                Err(error) => ::log::debug!("cannot write what retention remembers: {error}"),
+                Err(error) => ::log::debug!("cannot write retention.json: {error}"),
             }
         }
     }

@@ -119,7 +119,7 @@ pub enum ActionError {
     #[error("{0} is still under way; look at GET /api/pipeline (`autoappdev status`)")]
     StillUnderWay(Action),
     /// It was done, and the database could not take that yet.
-    #[error("it was done, but is not on record yet: {}", unrecorded_because(*.obstacle))]
+    #[error("it was done but could not be recorded yet: {}", unrecorded_because(*.obstacle))]
     Unrecorded {
         /// What stands in the way.
         obstacle: Obstacle,
@@ -129,7 +129,7 @@ pub enum ActionError {
     DiskFull,
     /// Another process holds a lock on the database.
     #[error(
-        "another process has locked the database (a backup, or a sqlite3 shell with an open transaction); end that process or wait,          and try again"
+        "another process has locked the database (a backup, or a sqlite3 shell with an open transaction); end that process or wait, then try again"
     )]
     DatabaseLocked,
     /// The database did not take it.
@@ -168,9 +168,9 @@ impl Obstacle {
 
 const fn unrecorded_because(obstacle: Obstacle) -> &'static str {
     match obstacle {
-        Obstacle::DiskFull => "the disk is full; it will be as soon as there is room",
-        Obstacle::Locked => "another process has locked the database; it will be as soon as that process is done",
-        Obstacle::Other => "the database cannot be written; it will be as soon as it can, and the server's log has the cause",
+        Obstacle::DiskFull => "the disk is full; it will be recorded as soon as there is room",
+        Obstacle::Locked => "another process has locked the database; it will be recorded as soon as the lock is released",
+        Obstacle::Other => "the database cannot be written; it will be recorded as soon as it can, and the server's log has the cause",
     }
 }
 

@@ -175,7 +175,7 @@ impl Shims for RealShims {
         let mut stream = ours;
         stream.set_write_timeout(Some(SEND_LIMIT))?;
         // A time-out has the number of a lack of processes.
-        stream.write_all(&to_line(spec)).map_err(|error| io::Error::other(format!("it takes no specification: {error}")))?;
+        stream.write_all(&to_line(spec)).map_err(|error| io::Error::other(format!("it does not accept the run's specification: {error}")))?;
         KillPoint::ServerLaunchSent.reach();
         Ok(self.listen_to(stream, reader))
     }
@@ -241,7 +241,7 @@ impl Shims for RealShims {
                 Whereabouts::Elsewhere(place) => {
                     let place = place.display();
                     damage =
-                        Some(format!("this runtime directory is a copy, and the run goes on in another: its own is {place}"));
+                        Some(format!("this runtime directory is a copy, and the run continues in its own directory, {place}"));
                     Found::Elsewhere
                 }
             },

@@ -30,8 +30,8 @@ pub(in crate::cli) enum Day {
 /// The text is none of these.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "say how long ago (90s, 1h30m, 3 days), a time of today (14:00, 08:15:09), today, yesterday, \"yesterday 14:00\", a date (2026-01-31), \
-     or a moment, in local time unless it has a zone (\"2026-01-31 08:00\", 2026-01-31T23:59:59Z, 2026-01-31T23:59:59+01:00)"
+    "give a duration (90s, 1h30m, 3 days), a time of today (14:00, 08:15:09), today, yesterday, \"yesterday 14:00\", a date (2026-01-31), \
+     or a date and time, in local time unless it has a zone (\"2026-01-31 08:00\", 2026-01-31T23:59:59Z, 2026-01-31T23:59:59+01:00)"
 )]
 pub(in crate::cli) struct BadSince;
 

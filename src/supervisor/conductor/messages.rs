@@ -288,7 +288,7 @@ fn sentence_of(trouble: &Trouble, code: ConditionCode) -> Option<String> {
     let remedy = if trouble.is_disk_full { "make room on the disk" } else { "repair the runtime directory or its disk" };
     let advice = match code {
         ConditionCode::JournalUnwritable => {
-            format!("{remedy}, and do not end the server before: it alone knows what happens meanwhile")
+            format!("{remedy}, and keep the server running until then: only the server knows what happens in the meantime")
         }
         ConditionCode::LogDropped => format!("{remedy}: the log says how many lines are missing and where"),
         _ => remedy.to_owned(),

@@ -111,18 +111,18 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         let at = latest.at;
         let what = match &latest.fact {
             Fact::Exited { exit: Exit::Code(code), .. } => format!("ended at {at} with exit code {code}"),
-            Fact::Exited { exit: Exit::Signal(signal), .. } => format!("was ended at {at} by signal {signal}"),
+            Fact::Exited { exit: Exit::Signal(signal), .. } => format!("was terminated at {at} by signal {signal}"),
             Fact::SpawnFailed { error, .. } => format!("failed to start at {at} ({error})"),
-            Fact::Spawned { .. } => format!("began to run at {at}"),
+            Fact::Spawned { .. } => format!("started at {at}"),
             Fact::Paused { .. } => format!("was paused at {at}"),
             Fact::Resumed { .. } => format!("was resumed at {at}"),
             Fact::Stopping { .. } => format!("was asked to stop at {at}"),
-            Fact::Usage { .. } | Fact::Unknown => format!("has gone on at {at}"),
+            Fact::Usage { .. } | Fact::Unknown => format!("had another event at {at}"),
         };
         let why = match self.store_failure {
             Some(ConditionCode::DiskFull) => "the disk is full; it will be recorded as soon as there is room",
             Some(ConditionCode::DatabaseLocked) => {
-                "another process has locked the database; it will be recorded as soon as that process is done"
+                "another process has locked the database; it will be recorded as soon as the lock is released"
             }
             Some(ConditionCode::DatabaseReplaced) => {
                 "the database file was removed or replaced; it will be recorded as soon as the file is put back"

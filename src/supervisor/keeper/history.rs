@@ -140,7 +140,7 @@ impl History {
                     }
                     Ok(false) => is_done = false,
                     Err(error) => {
-                        ::log::warn!("run {id} is kept no longer, and its directory cannot be removed: {error}");
+                        ::log::warn!("cannot remove the directory of run {id}, which has left the history: {error}");
                         is_done = false;
                     }
                 }
@@ -154,7 +154,7 @@ impl History {
             }
         }
         if let (Some(first), count) = gone {
-            ::log::info!("{count} runs are kept no longer: {first} to {at}");
+            ::log::info!("removed {count} runs from the history: {first} to {at}");
         }
         Ok(is_done)
     }
