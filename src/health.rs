@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn inspector_looks_only_when_somebody_asks_and_seldom_for_those_who_ask_often() {
+    fn inspector_scans_on_request_at_most_once_a_second() {
         let (inspector, count) = counting();
         let began = Instant::now();
         inspector.refresh();
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn inspector_looks_by_itself_while_somebody_follows() {
+    fn inspector_scans_every_second_while_a_stream_is_open() {
         let (inspector, count) = counting();
         let attendance = inspector.attend();
         let deadline = Instant::now() + Duration::from_mins(1);
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn answer_does_not_wait_for_a_look_that_hangs() {
+    fn answer_does_not_wait_for_a_hanging_scan() {
         let (go, hangs) = mpsc::channel::<()>();
         let inspector = Inspector::start(move || {
             let _go_or_gone = hangs.recv();

@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_made_is_taken_away_and_nothing_else() {
+    fn failed_start_removes_only_the_files_that_it_created() {
         let dir = tempfile::tempdir().expect("a temp folder");
         let folder = dir.path().join("a/b");
         fs::write(dir.path().join("old"), "").expect("writes");

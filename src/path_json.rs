@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn every_path_reads_as_it_was_written() {
+    fn path_json_round_trips_every_path() {
         for bytes in [&b"/srv/x.sh"[..], "/srv/größer ☃".as_bytes(), b"/srv/\xff\xfe.sh", b"\x80", b"", b"/a\nb\"c\\"] {
             for maybe in [None, Some(path(bytes))] {
                 let paths = Paths { one: path(bytes), maybe, several: vec![path(b"/plain"), path(bytes)] };
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_is_text_stays_text() {
+    fn utf_8_path_is_written_as_a_string() {
         let paths = Paths { one: "/a".into(), maybe: None, several: vec!["/b".into()] };
         assert_eq!(serde_json::to_string(&paths).expect("JSON"), r#"{"one":"/a","several":["/b"]}"#);
     }

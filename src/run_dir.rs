@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_name_tells_its_run_in_its_own_runtime_directory_alone() {
+    fn socket_name_identifies_its_run_only_in_its_own_runtime_directory() {
         let (_dir, runs) = runs();
         let name = runs.new_socket_name(42).expect("random");
         assert_eq!(runs.run_of_socket(&name), Some(42));

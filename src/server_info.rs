@@ -71,7 +71,7 @@ impl From<&Metadata> for DirIdentity {
 /// Which server is in a runtime directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Found {
-    /// No server lives there.
+    /// No live server.
     Nobody,
     /// A server lives there and has not said where it listens: it is just starting, or the disk does not take its `server.json`.
     Silent,
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn it_reads_as_it_was_written_and_anything_else_is_none() {
+    fn notes_round_trip_and_damaged_notes_are_rejected() {
         let dir = tempfile::tempdir().expect("a temp folder");
         assert_eq!(ServerInfo::read(dir.path()), None);
         let info = info();
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_counts_only_while_its_directory_is_held() {
+    fn server_info_counts_only_while_its_directory_is_locked() {
         let dir = tempfile::tempdir().expect("a temp folder");
         let find = || ServerInfo::find(dir.path()).expect("readable");
         for name in ["", LOCK_FILE] {
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_in_another_directory_names_nobody() {
+    fn copy_of_server_info_in_another_directory_is_ignored() {
         let (dir, copy) = (tempfile::tempdir().expect("a temp folder"), tempfile::tempdir().expect("a temp folder"));
         let info = ServerInfo { dir: Some(DirIdentity::of(dir.path()).expect("there")), ..info() };
         info.write(dir.path()).expect("writes");
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn each_identity_is_another_one() {
+    fn each_server_identity_is_unique() {
         let new = || ServerIdentity::new(Path::new("/srv/a")).expect("random bytes");
         let (one, other) = (new(), new());
         assert!(one.id != other.id && one.id.len() == 32 && one.id.bytes().all(|byte| byte.is_ascii_hexdigit()), "{one:?}");

@@ -112,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn watchdog_asks_again_at_once_after_an_answer_that_was_late() {
+    fn watchdog_checks_again_at_once_after_a_late_answer() {
         // Half of this is more than any test waits.
         let limit = Duration::from_hours(1);
         let (end, ended) = mpsc::channel();

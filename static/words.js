@@ -30,13 +30,13 @@ export function localTime(ms, now) {
 
 const rounded = (ms, unit) => Math.floor((ms + unit / 2) / unit);
 
-// How long something took. Below ten seconds tenths count.
+// How long something took, with tenths of a second below ten seconds.
 export function took(ms) {
   const tenths = rounded(ms, 100);
   return tenths < 100 ? `${(tenths / 10).toFixed(1)} s` : since(ms);
 }
 
-// How long something goes on, or how long ago it was: whole seconds, because the number is old at once.
+// How long something has lasted, or how long ago it was, in whole seconds, because the value is outdated at once.
 export function since(ms) {
   const [seconds, minutes, hours] = [rounded(ms, 1000), rounded(ms, 60e3), rounded(ms, 3600e3)];
   if (seconds < 60) return `${seconds} s`;

@@ -197,7 +197,7 @@ fn a_stop_that_takes_long_says_so_and_can_be_made_a_kill() {
 
 /// What is open asks about one run; an answer must not end the next one.
 #[test]
-fn a_question_goes_when_its_run_is_over() {
+fn confirmation_closes_when_its_run_ends() {
     let Some((browser, place)) = set_up(TREE) else { return };
     place.start();
     agree(&browser, &place, "running");
@@ -225,7 +225,7 @@ fn start_starts_the_script_that_the_button_names() {
 }
 
 #[test]
-fn without_a_configured_script_no_button_can_only_fail() {
+fn page_without_a_configured_script_enables_no_button_that_must_fail() {
     let Some(browser) = Browser::start() else { return };
     let mut place = Place::new();
     place.script("args.sh", "#!/bin/bash\nprintf '<%s>' \"$@\" \"$PWD\"\necho\n");
@@ -249,7 +249,7 @@ fn without_a_configured_script_no_button_can_only_fail() {
 }
 
 #[test]
-fn what_is_wrong_is_shown_and_a_state_that_is_not_recorded_is_not_called_running() {
+fn page_shows_conditions_and_marks_an_unrecorded_state() {
     let Some((browser, place)) = set_up(TREE) else { return };
     place.start();
     agree(&browser, &place, "running");
@@ -282,7 +282,7 @@ fn what_is_wrong_is_shown_and_a_state_that_is_not_recorded_is_not_called_running
 
 /// A browser has six connections to a server for all its windows, and a hidden page has to learn of the end all the same.
 #[test]
-fn hidden_pages_tell_the_end_in_their_titles_and_leave_connections_to_the_one_that_is_seen() {
+fn hidden_pages_show_the_end_in_their_titles_and_share_one_connection() {
     const HIDDEN: usize = 7;
     let Some((browser, place)) = set_up(TREE) else { return };
     place.start();

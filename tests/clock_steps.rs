@@ -231,7 +231,7 @@ fn history(place: &Place) -> Vec<i64> {
 }
 
 #[test]
-fn a_clock_that_jumps_removes_no_history_and_days_that_pass_do() {
+fn clock_jump_removes_no_history_and_elapsed_days_do() {
     const DAY_MS: i64 = 24 * HOUR_MS;
     const YEAR_MS: i64 = 365 * DAY_MS;
     let mut timed = Timed::serving("exit.sh");

@@ -112,7 +112,7 @@ fn what_goes_wrong_has_its_exit_code() {
 }
 
 #[test]
-fn start_and_status_name_the_scripts_that_run_and_that_would() {
+fn start_and_status_name_the_running_and_the_next_script() {
     let mut place = Place::serving("sleep.sh");
     let ok = |place: &Place, args: &[&str]| {
         let (code, out, err) = place.client(args);
@@ -135,7 +135,7 @@ fn start_and_status_name_the_scripts_that_run_and_that_would() {
 }
 
 #[test]
-fn a_stop_under_way_says_how_long_the_grace_lasts() {
+fn pending_stop_shows_the_remaining_grace() {
     let place = Place::serving("stubborn.sh");
     place.script("stubborn.sh", "#!/bin/bash\ntrap '' TERM\necho ready\nwhile :; do sleep 0.2; done\n");
     place.start();
@@ -189,7 +189,7 @@ fn arguments_reach_the_script_as_they_were_typed() {
 }
 
 #[test]
-fn a_projects_own_env_file_is_passed_over_but_for_what_is_ours() {
+fn dotenv_ignores_all_but_the_servers_own_names() {
     let mut place = Place::new();
     let dotenv = place.folder().join(".env");
     let text =

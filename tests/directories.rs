@@ -36,7 +36,7 @@ fn git(place: &Place, args: &[&str]) -> String {
 }
 
 #[test]
-fn git_sees_nothing_of_the_runtime_directory() {
+fn git_ignores_the_runtime_directory() {
     if Command::new("git").arg("--version").output().is_err() {
         return support::not_run("there is no git", "AUTOAPPDEV_REQUIRE_GIT");
     }
@@ -156,7 +156,7 @@ fn copy_of_a_runtime_directory_with_a_server_of_its_own_leaves_the_run_alone() {
 }
 
 #[test]
-fn directory_removed_beside_a_live_run_does_not_let_a_second_one_begin() {
+fn removed_runtime_directory_does_not_allow_a_second_run() {
     // With the history in the directory, and with one that stays.
     for database in [None, Some("elsewhere.db")] {
         let mut place = Place::new();
@@ -191,7 +191,7 @@ fn removes_the_directory_beside_a_live_run(mut place: Place) {
 }
 
 #[test]
-fn run_writes_into_its_own_directory_whatever_has_that_path() {
+fn run_writes_only_into_its_own_directory() {
     let (mut place, pid, run_id) = with_words();
     place.kill_server();
     let (aside, own) = (place.folder().join("aside"), place.folder().join("aside/runs").join(run_id.to_string()));
@@ -215,7 +215,7 @@ fn run_writes_into_its_own_directory_whatever_has_that_path() {
 }
 
 #[test]
-fn run_whose_directory_was_moved_shares_its_number_with_no_other() {
+fn run_id_of_a_moved_directory_is_not_reused() {
     let (mut place, pid, run_id) = with_words();
     place.kill_server();
     let aside = place.folder().join("aside");
@@ -241,7 +241,7 @@ fn run_whose_directory_was_moved_shares_its_number_with_no_other() {
 }
 
 #[test]
-fn shim_killed_in_a_copy_of_its_directory_leaves_nothing() {
+fn shim_killed_in_a_copy_of_its_directory_leaves_no_process() {
     let (mut place, pid, run_id) = with_words();
     let group = place.cgroup(run_id);
     place.kill_server();

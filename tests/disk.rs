@@ -547,10 +547,10 @@ const FLOOD: &str = "#!/bin/bash\nn=0\nwhile :; do\n  if [ -e more ]; then\n    
                      rm more\n  else sleep 0.002; fi\ndone\n";
 
 #[test]
-fn a_run_that_floods_the_log_leaves_a_share_of_the_disk_free() {
+fn log_flood_leaves_a_share_of_the_disk_free() {
     const MIB: u64 = 1 << 20;
     // By default 15 of 100 are kept free: 2.4 MiB of these.
-    let test = "a_run_that_floods_the_log_leaves_a_share_of_the_disk_free";
+    let test = "log_flood_leaves_a_share_of_the_disk_free";
     let Some(mut small) = SmallDisk::of_kib(16 * 1024, test) else { return };
     small.place.set_env("AUTOAPPDEV_DISK_FREE_MB", "");
     small.place.script("flood.sh", FLOOD);

@@ -99,7 +99,7 @@ fn arguments_folder_and_environment_reach_the_script() {
 }
 
 #[test]
-fn pwd_is_the_folder_of_the_run_and_not_the_servers() {
+fn pwd_is_the_working_directory_of_the_run() {
     let mut place = Place::new();
     place.set_env("PWD", "/where/the/server/was/started");
     place.start_server();
@@ -115,7 +115,7 @@ fn pwd_is_the_folder_of_the_run_and_not_the_servers() {
 }
 
 #[test]
-fn settings_of_the_server_do_not_reach_the_script() {
+fn script_does_not_get_settings_of_the_server() {
     let mut place = Place::new();
     place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh");
     place.set_env("AUTOAPPDEV_GRACE_S", "3");
@@ -160,7 +160,7 @@ fn settings_of_the_server_do_not_reach_the_script() {
 }
 
 #[test]
-fn a_server_that_make_started_hands_nothing_of_make_on() {
+fn server_started_by_make_passes_no_make_variables_on() {
     let mut place = Place::new();
     place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh");
     // `+` is what gives a recipe the job server; `serve` is both the target and the mode.

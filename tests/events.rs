@@ -31,7 +31,7 @@ fn lines(events: &[Event]) -> Vec<&str> {
 
 /// Nothing of it moves the version, so neither a version nor a change of the state tells of it.
 #[test]
-fn stream_tells_what_is_wrong_as_it_begins_and_as_it_passes() {
+fn stream_sends_conditions_as_they_begin_and_end() {
     let place = Place::serving("sleep.sh");
     let codes = |event: &Event| {
         event.data["conditions"].as_array().map(|list| list.iter().map(|it| it["code"].clone()).collect::<Vec<_>>())

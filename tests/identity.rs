@@ -102,7 +102,7 @@ fn cp(options: &str, from: &Path, to: &Path) {
 }
 
 #[test]
-fn a_command_in_a_project_without_a_server_never_acts_on_anothers() {
+fn command_never_acts_on_the_server_of_another_project() {
     let projects = Projects::new();
     let port = projects.place.port();
     let (a, b) = (projects.a.display(), projects.b.display());
@@ -129,7 +129,7 @@ fn a_command_in_a_project_without_a_server_never_acts_on_anothers() {
 }
 
 #[test]
-fn a_project_without_a_server_is_told_how_to_start_one() {
+fn command_without_a_server_says_how_to_start_one() {
     let mut projects = Projects::new();
     projects.place.kill_server();
     let none = format!("autoappdev: no server is running for {}; start one with `autoappdev serve`\n", projects.b.display());
@@ -143,7 +143,7 @@ fn a_project_without_a_server_is_told_how_to_start_one() {
 }
 
 #[test]
-fn what_was_copied_or_linked_from_another_project_does_not_lead_to_its_server() {
+fn copied_or_linked_files_do_not_lead_to_the_server_of_another_project() {
     let projects = Projects::new();
     let (from, to) = (projects.a.join("runtime"), projects.b.join("runtime"));
     for options in ["-a", "-al"] {
@@ -176,7 +176,7 @@ fn what_was_copied_or_linked_from_another_project_does_not_lead_to_its_server() 
 }
 
 #[test]
-fn an_address_that_another_server_has_by_now_is_refused_by_it() {
+fn request_to_an_address_taken_over_by_another_server_is_refused() {
     let projects = Projects::new();
     let (from, to) = (projects.a.join("runtime/server.json"), projects.b.join("runtime"));
     // What B's killed server has written names A's address, and its next server has the directory but has not written its own yet.
@@ -200,7 +200,7 @@ fn an_address_that_another_server_has_by_now_is_refused_by_it() {
 }
 
 #[test]
-fn a_server_is_found_by_its_socket_where_it_could_not_write_down_where_it_listens() {
+fn client_finds_a_server_without_server_info_by_its_socket() {
     let projects = Projects::new();
     fs::remove_file(projects.place.runtime().join("server.json")).expect("there");
     assert_eq!(projects.run_in(&projects.a, &["pause"]).0, 0);
@@ -208,7 +208,7 @@ fn a_server_is_found_by_its_socket_where_it_could_not_write_down_where_it_listen
 }
 
 #[test]
-fn a_relative_runtime_directory_belongs_to_the_folder_of_the_command() {
+fn relative_runtime_directory_is_resolved_in_the_folder_of_the_command() {
     let projects = Projects::new();
     let run = |folder: &Path, dir: &str| finished(projects.command_in(folder, &["status"]).env("AUTOAPPDEV_RUNTIME_DIR", dir));
     assert_eq!(run(&projects.a, "runtime").0, 0);
@@ -220,7 +220,7 @@ fn a_relative_runtime_directory_belongs_to_the_folder_of_the_command() {
 }
 
 #[test]
-fn a_runtime_directory_that_was_moved_takes_its_server_along_and_one_put_in_its_place_has_none() {
+fn moved_runtime_directory_keeps_its_server_and_its_replacement_has_none() {
     let projects = Projects::new();
     let (runtime, moved) = (projects.a.join("runtime"), projects.b.join("runtime"));
     fs::rename(&runtime, &moved).expect("moves");
@@ -233,7 +233,7 @@ fn a_runtime_directory_that_was_moved_takes_its_server_along_and_one_put_in_its_
 }
 
 #[test]
-fn a_client_that_may_not_read_the_runtime_directory_is_told_so() {
+fn client_reports_a_runtime_directory_that_it_cannot_read() {
     /// `nobody`, on Debian and elsewhere.
     const NOBODY: u32 = 65534;
     if !rustix::process::geteuid().is_root() {
@@ -274,7 +274,7 @@ fn a_client_that_may_not_read_the_runtime_directory_is_told_so() {
 }
 
 #[test]
-fn each_start_of_a_server_has_another_id_and_a_connection_to_it_is_compared_each_time() {
+fn each_start_makes_a_new_id_and_every_request_is_compared_with_it() {
     let mut place = Place::serving("sleep.sh");
     let (pid, _) = place.start();
     let id = |place: &Place| place.get("/api/version").ok()["server"]["id"].as_str().expect("text").to_owned();

@@ -172,7 +172,7 @@ fn let_it_end(place: &Place) {
 }
 
 #[test]
-fn hidden_child_of_another_user_is_waited_for_and_then_the_run_ends() {
+fn run_end_waits_for_a_hidden_child_of_another_user() {
     let Some(place) = with_hidden_processes(
         "#!/bin/bash\n./actor other-user >ready &\necho $! >child\nwhile [ ! -s ready ]; do sleep 0.01; done\n",
         "hidepid=2",
@@ -202,7 +202,7 @@ fn hidden_child_of_another_user_is_waited_for_and_then_the_run_ends() {
 }
 
 #[test]
-fn hidden_child_keeps_a_pause_from_being_claimed_and_a_stop_under_way() {
+fn hidden_child_prevents_a_pause_and_keeps_a_stop_pending() {
     let Some(place) = with_hidden_processes("#!/bin/bash\n./actor other-user >ready &\necho $! >child\nwait\n", "hidepid=2")
     else {
         return;
@@ -224,7 +224,7 @@ fn hidden_child_keeps_a_pause_from_being_claimed_and_a_stop_under_way() {
 }
 
 #[test]
-fn hidden_leader_of_another_user_is_run_to_its_end() {
+fn run_with_a_hidden_leader_of_another_user_ends_with_it() {
     let Some(place) = with_hidden_processes("#!/bin/bash\nexec ./actor other-user\n", "hidepid=2,subset=pid") else { return };
     let (pid, run_id) = place.start();
     until_true("it has become another user's", || place.said(run_id, "stdout") == ["ready"]);

@@ -427,7 +427,7 @@ fn server_below_a_small_init_stops_the_run_before_it_ends() {
 }
 
 #[test]
-fn server_set_to_stop_stops_the_run_with_its_own_grace_and_leaves_it_where_it_is_set_to_leave() {
+fn on_term_setting_decides_whether_the_run_is_stopped() {
     let mut place = Place::new();
     place.script("polite.sh", POLITE);
     place.set_env("AUTOAPPDEV_GRACE_S", "3000");
@@ -447,7 +447,7 @@ fn server_set_to_stop_stops_the_run_with_its_own_grace_and_leaves_it_where_it_is
 }
 
 #[test]
-fn second_signal_to_a_server_that_stops_the_run_kills_it() {
+fn second_signal_during_the_final_stop_kills_the_run() {
     let mut place = Place::new();
     place.set_env("AUTOAPPDEV_ON_TERM", "stop");
     place.start_server();
@@ -465,13 +465,17 @@ fn second_signal_to_a_server_that_stops_the_run_kills_it() {
 }
 
 #[test]
-fn closed_terminal_ends_the_server_in_order_unless_it_was_told_to_ignore_that() {
+fn closed_terminal_ends_the_server_in_order_unless_sighup_was_ignored() {
     let mut place = Place::serving("sleep.sh");
     let (pid, run_id) = place.start();
     for name in ["HUP", "QUIT"] {
         signal(place.server_pid(), name);
         let (code, said) = place.until_server_ended();
-        assert_eq!((code, said), (0, format!("pipeline run {run_id} keeps running; `autoappdev serve` picks it up again\n")), "{name}");
+        assert_eq!(
+            (code, said),
+            (0, format!("pipeline run {run_id} keeps running; `autoappdev serve` picks it up again\n")),
+            "{name}"
+        );
         assert!(is_alive(pid) && !place.runtime().join("server.json").exists(), "{name}");
         place.start_server();
     }

@@ -306,11 +306,11 @@ fn a_way_in_that_is_closed_is_told_with_what_to_do() {
 
 /// As many as one address may have connections, each with a request that waits: none of them gives way.
 #[test]
-fn one_address_whose_requests_all_wait_delays_nobody_else() {
+fn long_polls_of_one_address_delay_no_other_client() {
     const TOKEN: &str = "test-token-of-a-crowd-8Hw";
     const FROM_ONE_ADDRESS: usize = 72;
 
-    if !is_within_own_network("one_address_whose_requests_all_wait_delays_nobody_else") {
+    if !is_within_own_network("long_polls_of_one_address_delay_no_other_client") {
         return;
     }
     let mut place = Place::new();

@@ -111,7 +111,7 @@ impl Drop for AtLimit {
 }
 
 #[test]
-fn server_at_its_limit_of_processes_answers_and_obeys() {
+fn server_at_its_process_limit_answers_and_carries_out_actions() {
     let limited = Limited::serving();
     let place = &limited.place;
     let (_, run_id) = place.start();
@@ -172,7 +172,7 @@ fn server_at_its_limit_of_processes_answers_and_obeys() {
 }
 
 #[test]
-fn a_leader_that_can_not_be_forked_fails_its_start_with_that_cause() {
+fn start_fails_with_the_cause_if_the_leader_cannot_be_forked() {
     if !geteuid().is_root() {
         return not_run("how many processes this user has is not this test's to say", "AUTOAPPDEV_REQUIRE_ROOT");
     }
@@ -204,7 +204,7 @@ fn a_leader_that_can_not_be_forked_fails_its_start_with_that_cause() {
 }
 
 #[test]
-fn a_server_that_lacks_a_thread_says_so_and_does_not_panic() {
+fn server_that_cannot_create_a_thread_exits_with_an_error() {
     if !geteuid().is_root() {
         let (code, said) = Limited::new().refused_server(0);
         return assert_refused(code, &said);

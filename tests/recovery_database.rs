@@ -168,7 +168,7 @@ fn refused_and_read(place: &Place, refused: &str) -> Duration {
 
 /// A backup, or a shell with an open transaction. What must not wait for it is done while the lock is held the whole time.
 #[test]
-fn database_locked_by_another_process_takes_no_control_away_and_delays_no_refusal() {
+fn locked_database_allows_actions_and_delays_no_refusal() {
     let place = Place::serving("sleep.sh");
     let (pid, run_id) = place.start();
     let before = refused_and_read(&place, "resume");
@@ -210,7 +210,7 @@ fn database_locked_by_another_process_takes_no_control_away_and_delays_no_refusa
 }
 
 #[test]
-fn database_locked_while_nothing_runs_refuses_a_start_and_begins_nothing() {
+fn locked_database_refuses_a_start() {
     let place = Place::serving("sleep.sh");
     let other = locked(&place, "BEGIN IMMEDIATE");
     for _ in 0..3 {
@@ -229,7 +229,7 @@ fn database_locked_while_nothing_runs_refuses_a_start_and_begins_nothing() {
 }
 
 #[test]
-fn server_refuses_to_start_on_a_locked_database_in_plain_words_and_leaves_the_run_alone() {
+fn server_refuses_to_start_on_a_locked_database_and_keeps_the_run() {
     let mut place = Place::serving("sleep.sh");
     let (pid, run_id) = place.start();
     place.kill_server();

@@ -240,7 +240,7 @@ fn silent_shim_degrades_health_and_is_never_doubled() {
 }
 
 #[test]
-fn a_shim_that_nobody_can_reach_any_more_can_still_be_told_to_end_the_run() {
+fn unreachable_shim_ends_the_run_on_term() {
     let mut place = Place::serving("sleep.sh");
     let (_, run_id) = place.start();
     fs::remove_file(place.run_dir(run_id).join("ctl.sock")).expect("there");

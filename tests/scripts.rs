@@ -49,7 +49,7 @@ fn program(path: &Path, text: &str) {
 }
 
 #[test]
-fn start_runs_what_a_link_leads_to_although_its_name_is_not_utf_8() {
+fn start_runs_the_target_of_a_link_with_a_name_that_is_not_utf_8() {
     let place = Place::serving("sleep.sh");
     let root = place.root();
     program(&root.join(odd("with.sh")), "#!/bin/bash\necho with\n");
@@ -68,7 +68,7 @@ fn start_runs_what_a_link_leads_to_although_its_name_is_not_utf_8() {
 }
 
 #[test]
-fn a_root_and_a_runtime_directory_that_are_not_utf_8_serve_and_survive_a_kill() {
+fn root_and_runtime_directory_that_are_not_utf_8_serve_and_survive_a_kill() {
     let mut place = Place::new();
     let (root, runtime) = (place.folder().join(odd("root")), place.folder().join(odd("runtime")));
     fs::create_dir(&root).expect("creates");
@@ -111,7 +111,7 @@ fn place_shim(runtime: &Path, run_id: i64) -> u32 {
 }
 
 #[test]
-fn a_configured_or_typed_script_that_is_not_utf_8_is_refused_with_a_sentence() {
+fn script_name_that_is_not_utf_8_is_refused_with_a_reason() {
     let place = Place::serving("sleep.sh");
     let refused = |output: Output, word: &str| {
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -140,7 +140,7 @@ fn with_releases(place: &Place) -> PathBuf {
 }
 
 #[test]
-fn a_root_that_is_a_moved_link_is_followed_at_each_start() {
+fn start_follows_a_root_link_that_has_moved() {
     let mut place = Place::new();
     let current = with_releases(&place);
     place.set_env("AUTOAPPDEV_PIPELINE_CWD", current.to_str().expect("text"));
@@ -178,7 +178,7 @@ fn a_root_that_is_a_moved_link_is_followed_at_each_start() {
 }
 
 #[test]
-fn a_relative_root_is_the_folder_of_that_name_after_it_was_replaced() {
+fn relative_root_means_the_folder_that_replaced_it() {
     let mut place = Place::new();
     let app = place.folder().join("app");
     let deploy = |n: u32| {
@@ -199,7 +199,7 @@ fn a_relative_root_is_the_folder_of_that_name_after_it_was_replaced() {
 }
 
 #[test]
-fn a_first_line_is_honoured_with_the_execute_bit_and_without() {
+fn first_line_names_the_interpreter_with_and_without_the_execute_bit() {
     let place = Place::serving("sleep.sh");
     let tell = "printf '%s|' \"$0\" \"$#\" \"$@\" \"$-\"; tr '\\0' '|' </proc/$$/cmdline; echo; readlink /proc/$$/exe";
     // `awk` is no shell: who gave this to one would see.
@@ -223,7 +223,7 @@ fn a_first_line_is_honoured_with_the_execute_bit_and_without() {
 }
 
 #[test]
-fn what_cannot_run_is_refused_with_its_cause_before_a_run_begins() {
+fn unrunnable_script_is_refused_with_its_cause_before_a_run_begins() {
     let place = Place::serving("sleep.sh");
     let elf = fs::read("/proc/self/exe").expect("it runs");
     let before = place.footprint();
@@ -280,7 +280,7 @@ fn serve_without_rights(place: &mut Place) {
 }
 
 #[test]
-fn what_this_user_may_not_run_is_refused_before_a_run_begins() {
+fn script_without_permission_is_refused_before_a_run_begins() {
     let mut place = Place::new();
     serve_without_rights(&mut place);
     let before = place.footprint();
@@ -312,7 +312,7 @@ fn what_this_user_may_not_run_is_refused_before_a_run_begins() {
 }
 
 #[test]
-fn what_only_the_kernel_can_refuse_fails_the_run_with_the_cause_that_is_seen_then() {
+fn start_refused_by_the_kernel_fails_the_run_with_the_cause() {
     let place = Place::serving("sleep.sh");
     let mut foreign = vec![0; 4096];
     foreign[..20].copy_from_slice(b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\xfe\xca");
@@ -337,8 +337,8 @@ fn what_only_the_kernel_can_refuse_fails_the_run_with_the_cause_that_is_seen_the
 }
 
 #[test]
-fn a_script_on_a_noexec_mount_is_refused_unless_its_interpreter_runs_it() {
-    let test = "a_script_on_a_noexec_mount_is_refused_unless_its_interpreter_runs_it";
+fn script_on_a_noexec_mount_is_refused_unless_its_interpreter_runs_it() {
+    let test = "script_on_a_noexec_mount_is_refused_unless_its_interpreter_runs_it";
     let Some(mut small) = SmallDisk::with("noexec,size=8m", test) else { return };
     let root = small.disk.path().join("root");
     fs::create_dir(&root).expect("creates");

@@ -265,7 +265,7 @@ fn changes(before: &[(String, Vec<u8>)], after: &[(String, Vec<u8>)]) -> Vec<Str
 }
 
 #[test]
-fn a_serve_that_fails_leaves_nothing_behind() {
+fn failed_serve_leaves_no_files() {
     let mut place = Place::with_runtime("new/deep/runtime");
     let taken = TcpListener::bind("127.0.0.1:0").expect("binds");
     let taken_port = taken.local_addr().expect("bound").port().to_string();
@@ -321,7 +321,7 @@ fn a_serve_that_fails_leaves_nothing_behind() {
 }
 
 #[test]
-fn a_second_serve_beside_a_living_one_leaves_nothing_behind() {
+fn second_serve_beside_a_live_server_leaves_no_files() {
     let place = Place::serving("sleep.sh");
     place.start();
     let names = || everything(&place.runtime()).into_iter().map(|(name, _)| name).collect::<Vec<_>>();

@@ -118,7 +118,7 @@ fn a_server_that_can_not_look_calls_nothing_ended_that_lives() {
 }
 
 #[test]
-fn a_start_without_descriptors_says_so_and_leaves_nothing() {
+fn start_without_descriptors_fails_with_the_cause_and_leaves_no_files() {
     let place = Place::serving("sleep.sh");
     let server = place.server_pid();
     // One that has been accepted before there is nothing left to accept with.

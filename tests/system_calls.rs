@@ -201,7 +201,7 @@ fn calls_with_history(runs: i64) -> Option<[usize; 3]> {
 }
 
 #[test]
-fn a_long_history_takes_no_more_system_calls_than_a_short_one() {
+fn long_history_takes_no_more_system_calls_than_a_short_one() {
     let (Some(short), Some(long)) = (calls_with_history(10), calls_with_history(1_500)) else { return };
     for (name, (short, long)) in ["reading", "acting", "keeping"].into_iter().zip(short.into_iter().zip(long)) {
         // To find a position by halves takes some looks more.

@@ -116,7 +116,7 @@ impl Reading<'_> {
             (None, None, Some(_)) if !self.follow => Amount::All,
             (None, None, _) => Amount::Latest(LINES_DEFAULT),
         };
-        // Before anything is asked, so that a wrong zone is wrong usage whatever the server says. Other times need none.
+        // The zone is read before any request, so that a wrong zone is always wrong usage. Other times need no zone.
         let zone = if args.since.is_some_and(Since::is_local) { Zone::local()? } else { Zone::utc() };
         let (mut at, mut end) = (None, 0);
         if amount == Amount::All || args.since.is_some() {

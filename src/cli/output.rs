@@ -24,7 +24,7 @@ pub(super) struct PipelineDocument {
 pub(super) struct Pipeline {
     state: State,
     pending: Option<Action>,
-    /// An older server does not say it.
+    /// An older server omits it.
     kill_at: Option<Timestamp>,
     pid: Option<u32>,
     run_id: Option<u64>,
@@ -37,19 +37,19 @@ pub(super) struct Pipeline {
     exit_code: Option<i32>,
     signal: Option<i32>,
     error: Option<String>,
-    /// An older server does not say it.
+    /// An older server omits it.
     detail: Option<String>,
     /// Nor this.
     progress: Option<Progress>,
-    /// The script that a start without a name takes. An older server leaves the key out; none is configured where it is null.
+    /// The script that a start without a name takes. An older server omits the key; null means that none is configured.
     #[serde(default)]
     default_script: Told,
-    /// What is wrong now. An older server does not say it.
+    /// The current conditions. An older server omits them.
     #[serde(default)]
     conditions: Vec<Condition>,
 }
 
-/// What a server says of the configured script.
+/// The configured script, as the server reports it.
 #[derive(Default, Deserialize)]
 #[serde(untagged)]
 enum Told {
@@ -77,7 +77,7 @@ pub(super) struct Done {
     state: State,
     run_id: Option<u64>,
     pid: Option<u32>,
-    /// Of a start, the script that runs. An older server does not say it.
+    /// After a start, the script that runs. An older server omits it.
     script: Option<String>,
     #[serde(default)]
     conditions: Vec<Condition>,
@@ -145,7 +145,7 @@ pub(super) fn printable(text: &str) -> String {
     safe
 }
 
-/// `status`: the state in one line; then what is wrong, which script a start takes where that is not clear, and how far the run is.
+/// `status`: the state in one line, then the conditions, the script of the next start if it differs, and the progress of the run.
 pub(super) fn status(pipeline: &Pipeline, now: Timestamp) -> String {
     let is_behind = pipeline.conditions.iter().any(|condition| condition.code == Condition::NOT_RECORDED);
     let mut parts = vec![if is_behind { format!("last recorded: {}", pipeline.state) } else { pipeline.state.to_string() }];
@@ -173,7 +173,7 @@ pub(super) fn status(pipeline: &Pipeline, now: Timestamp) -> String {
     text
 }
 
-/// What a start without a name would start, where that is not the script that the line above names.
+/// The script that a start without a name would run, if it is not the script in the line above.
 fn next_start(pipeline: &Pipeline) -> String {
     match &pipeline.default_script {
         Told::None if pipeline.state == State::Stopped => {
@@ -195,13 +195,13 @@ pub(super) fn done(done: &Done) -> String {
     [Some(done.state.to_string()), run, pid, script].into_iter().flatten().collect::<Vec<_>>().join("  ") + "\n"
 }
 
-/// What is wrong at a server that did something, for stderr: a line each.
+/// The conditions after an action, one line each, for stderr.
 pub(super) fn warnings_of(done: &Done) -> String {
     done.conditions.iter().flat_map(|condition| ["autoappdev: ".to_owned(), condition.describe()]).collect()
 }
 
 impl Condition {
-    /// The state that is published is not the latest: what happened since could not be recorded yet.
+    /// The published state is outdated, because a later change could not be recorded yet.
     const NOT_RECORDED: &str = "not_recorded";
 
     fn describe(&self) -> String {
@@ -450,7 +450,7 @@ mod tests {
     }
 
     #[test]
-    fn a_start_says_which_script_it_started() {
+    fn start_prints_the_script_that_it_started() {
         let document =
             json!({"state": "running", "pid": 4711, "run_id": 7, "script": "a\u{1b}.sh", "version": 15, "conditions": []});
         let done: Done = serde_json::from_value(document).expect("the contract's shape");
@@ -458,7 +458,7 @@ mod tests {
     }
 
     #[test]
-    fn status_names_the_script_of_a_start_where_it_is_another_one() {
+    fn status_names_the_next_script_if_it_differs() {
         let all = json!({"status": "completed", "exit_code": 0});
         let told = |script: Value| {
             let mut changes = all.clone();
@@ -472,7 +472,7 @@ mod tests {
     }
 
     #[test]
-    fn status_shows_what_is_wrong_and_does_not_pass_an_old_state_off_as_the_present_one() {
+    fn status_shows_conditions_and_marks_an_outdated_state() {
         let condition = |code: &str| json!({"code": code, "since": "2026-01-31T10:03:00.000Z", "detail": "it ended\u{7}"});
         let warning = "warning: it ended\\u{7} (since 2026-01-31 10:03:00 UTC)\n";
         assert_eq!(line(&json!({"conditions": [condition("disk_full")]})), line(&json!({})) + warning);
@@ -483,7 +483,7 @@ mod tests {
     }
 
     #[test]
-    fn an_action_tells_what_is_wrong_beside() {
+    fn action_returns_the_current_conditions() {
         let condition = json!({"code": "disk_full", "since": "2026-01-31T10:03:00.000Z", "detail": "the disk is full"});
         let done: Done =
             serde_json::from_value(json!({"state": "stopped", "run_id": 7, "conditions": [condition]})).expect("the shape");

@@ -86,7 +86,7 @@ pub(super) fn pair(args: &PairArgs, endpoint: Endpoint, tokens: Tokens, json: bo
     Ok(describe(&links, args.read_only, screen))
 }
 
-/// Why the folder's server cannot be paired with, as any other command says it.
+/// Why the folder's server cannot be paired with, in the same words as for any other command.
 fn no_server(folder: Folder) -> ClientError {
     let absence = Absence::new(&folder, places_of(&folder).own);
     Client::new(Endpoint::Folder(folder), Tokens::default()).explain(ClientError::NoServer(Box::new(absence)))

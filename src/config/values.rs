@@ -37,7 +37,7 @@ pub fn grace_from_text(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| format!("is not a grace: seconds from 0 to {GRACE_S_MAX}, fractions allowed"))
 }
 
-/// What becomes of the run when the server is told to end.
+/// What happens to the run when the server is asked to exit.
 pub(super) fn on_term(text: &str) -> Result<OnTerm, String> {
     match text {
         "leave" => Ok(OnTerm::Leave),

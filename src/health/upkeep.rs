@@ -117,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn upkeep_makes_a_removed_file_again_until_the_server_stops() {
+    fn upkeep_recreates_a_removed_file_until_the_server_stops() {
         let dir = tempfile::tempdir().expect("a temp folder");
         let (path, folder) = (dir.path().join("folder/file"), dir.path().join("folder"));
         fs::create_dir(&folder).expect("creates");
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn upkeep_tells_what_it_cannot_make_again() {
+    fn upkeep_reports_a_file_that_it_cannot_recreate() {
         let dir = tempfile::tempdir().expect("a temp folder");
         let (path, folder) = (dir.path().join("folder/file"), dir.path().join("folder"));
         fs::create_dir(&folder).expect("creates");
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn upkeep_waits_a_moment_before_it_makes_a_file_again() {
+    fn upkeep_waits_before_it_recreates_a_file() {
         let dir = tempfile::tempdir().expect("a temp folder");
         let path = dir.path().join("file");
         fs::write(&path, "one").expect("writes");

@@ -311,7 +311,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ready_made_answers_have_the_length_that_they_say() {
+    fn prepared_answers_have_the_stated_length() {
         for answer in [TOO_MANY, NO_THREAD] {
             let text = std::str::from_utf8(answer).expect("text");
             let (head, body) = text.split_once("\r\n\r\n").expect("a head");

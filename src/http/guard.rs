@@ -361,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn allowed_origin_reads_and_names_itself() {
+    fn allowed_origin_can_read_only_with_an_origin_field() {
         let host = ("Host", "127.0.0.1:8788");
         let get = |fields: &[(&str, &str)]| guard().check(&request("GET", &[&[host][..], fields].concat())).is_ok();
         let friend = ("Origin", "http://localhost:5173");

@@ -131,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn removed_socket_is_made_again_and_the_one_before_wakes_who_waits_for_it() {
+    fn removed_socket_is_recreated_and_the_old_one_wakes_its_waiter() {
         let dir = tempfile::tempdir().expect("a temp folder");
         let path = dir.path().join("s.sock");
         let socket = OwnSocket::bind(&path).expect("binds");

@@ -168,7 +168,7 @@ fn cell(app: &App, method: &str, path: &str, fields: &[(&str, String)]) -> Strin
 }
 
 #[test]
-fn a_request_meant_for_another_server_is_refused_before_its_token_is_looked_at() {
+fn request_for_another_server_is_refused_before_the_token_check() {
     let house = House::new();
     let app = house.network();
     let fields = |id, token: &'static str| [("AutoAppDev-Server", id), ("Authorization", token)];

@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_comes_in_the_tick_of_the_last_look_is_seen() {
+    fn file_created_in_the_tick_of_the_last_scan_is_found() {
         let dir = tempfile::tempdir().expect("a temp folder");
         let logs = RunLogs::new(dir.path().to_owned());
         // Where the folder was changed just before the look, another change need not show in its time. Unless the machine stood still
@@ -367,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_added_and_removed_shows_at_once() {
+    fn added_and_removed_runs_show_at_once() {
         let dir = tempfile::tempdir().expect("a temp folder");
         let logs = RunLogs::new(dir.path().to_owned());
         assert!(starts(&logs).is_empty());
@@ -389,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn each_position_is_found_whatever_runs_have_no_log() {
+    fn each_position_is_found_despite_runs_without_a_log() {
         let dir = tempfile::tempdir().expect("a temp folder");
         let logs = RunLogs::new(dir.path().to_owned());
         // Gaps of all kinds: folders without a file, ids without a folder, more of them in a row than are looked at one by one.
@@ -424,7 +424,7 @@ mod tests {
 
     /// With the link, what is not asked for is not looked at: there may be anything.
     #[test]
-    fn the_run_directories_are_not_listed_while_ids_follow_each_other() {
+    fn run_directories_are_not_listed_while_ids_are_consecutive() {
         let dir = tempfile::tempdir().expect("a temp folder");
         let logs = RunLogs::new(dir.path().to_owned());
         for id in 1..=500 {

@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn condition_keeps_its_beginning_until_it_has_passed() {
+    fn condition_keeps_its_since_time_until_it_ends() {
         let mut wrong = Conditions::default();
         assert!(wrong.set(ConditionCode::DiskLow, Some("512 KiB".into()), at(1)));
         assert!(!wrong.set(ConditionCode::DiskLow, Some("512 KiB".into()), at(2)), "nothing new");

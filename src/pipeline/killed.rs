@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn sentence_names_the_killed_and_counts_the_rest() {
+    fn killed_sentence_names_some_processes_and_counts_the_rest() {
         let all = killed(&["sleep", "node", "python3"]);
         assert_eq!(
             all.at_end(false).as_deref(),
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn names_cannot_drive_a_terminal_and_may_be_unknown() {
+    fn names_are_printable_and_can_be_empty() {
         let mut all = killed(&["a\x1b[2Jb\n\u{202e}c"]);
         assert_eq!(all.named[0].name, "a\u{fffd}[2Jb\u{fffd}\u{fffd}c");
         all.add(5, || None);

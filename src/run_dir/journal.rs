@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn a_journal_whose_file_was_replaced_reads_its_own_and_moves_into_the_copy() {
+    fn journal_reads_its_own_file_after_a_replacement_and_moves_into_the_copy() {
         let dir = tempfile::tempdir().expect("a temp folder");
         let path = dir.path().join("journal.jsonl");
         let mut journal = Journal::create(&path, &header()).expect("creates");

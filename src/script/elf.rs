@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn this_program_is_native_and_its_loader_is_there() {
+    fn own_binary_is_native_and_has_its_loader() {
         let exe = File::open("/proc/self/exe").expect("it runs");
         let elf = Elf::read(&exe).expect("it is one");
         assert!(elf.is_native(), "{elf:?}");
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_program_is_none_and_no_panic() {
+    fn damaged_elf_file_is_rejected_without_a_panic() {
         let whole = fs::read("/proc/self/exe").expect("it runs");
         let head = &whole[..1024];
         for len in 0..130 {

@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn a_first_line_is_read_as_the_kernel_reads_it() {
+    fn first_line_is_parsed_like_the_kernel_parses_it() {
         for (head, read_as) in [
             (&b"#!/bin/bash\necho"[..], interpreter(b"/bin/bash", None)),
             (b"#!/bin/sh", interpreter(b"/bin/sh", None)),
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_the_kernel_cannot_see_the_end_of_is_none() {
+    fn truncated_interpreter_name_is_rejected() {
         let long = [b"#!/".as_slice(), &[b'x'; 300], b"\n"].concat();
         assert_eq!(beginning(&long), Beginning::NoInterpreter);
         let cut_argument = [b"#!/bin/sh ".as_slice(), &[b'x'; 300], b"\n"].concat();
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn no_bytes_are_read_beyond_their_end() {
+    fn first_line_parser_never_reads_beyond_its_input() {
         let bytes = b"#!\n\0 \t\r/\xef\xbb\xbfx\x7fELF\xff\xfe";
         for from in 0..bytes.len() {
             for to in from..=bytes.len() {

@@ -85,8 +85,9 @@ pub(super) fn server_json(info: ServerInfo, runtime_dir: &Path) -> Kept {
 /// The server's own Unix socket.
 pub(super) fn socket(socket: Arc<OwnSocket>) -> Kept {
     Kept::new(socket.path().to_owned(), ConditionCode::SocketMissing, move || {
-        socket.renew().map(|()| None).map_err(|error| {
-            format!("it cannot be recreated ({error}); until the server is restarted, clients use the address")
-        })
+        socket
+            .renew()
+            .map(|()| None)
+            .map_err(|error| format!("it cannot be recreated ({error}); until the server is restarted, clients use the address"))
     })
 }

@@ -63,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_and_secrets_of_the_server_are_not_for_pipelines() {
+    fn pipeline_environment_lacks_settings_and_secrets_of_the_server() {
         let environment = NAMES.iter().map(|name| (*name, "x")).collect::<Vec<_>>();
         let removed = removed(&environment, &[]);
         for name in NAMES {
@@ -74,14 +74,14 @@ mod tests {
     }
 
     #[test]
-    fn a_common_name_goes_only_where_the_server_took_it() {
+    fn pipeline_loses_a_shared_variable_only_if_the_server_used_it() {
         let environment = [("PORT", "9000"), ("DATABASE_URL", "sqlite:x")];
         assert_eq!(removed(&environment, &["PORT"]), ["PORT"]);
         assert_eq!(removed(&environment, &["DATABASE_URL"]), ["DATABASE_URL"]);
     }
 
     #[test]
-    fn options_of_make_go_only_within_a_recipe() {
+    fn make_variables_are_removed_only_within_a_recipe() {
         let flags = [("MAKEFLAGS", "-j8"), ("MFLAGS", "-j8"), ("PATH", "/bin")];
         assert_eq!(removed(&flags, &[]), [""; 0], "a user's own");
         let in_recipe = [&flags[..], &[("MAKELEVEL", "1"), ("MAKE_TERMOUT", "/dev/pts/0")]].concat();
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn variables_of_cargo_go_only_where_it_runs_this_program() {
+    fn cargo_variables_are_removed_only_if_cargo_runs_this_program() {
         let environment =
             |package| [("CARGO_PKG_NAME", package), ("CARGO_PKG_VERSION", "1"), ("CARGO", "/c"), ("CARGO_HOME", "/h")];
         assert_eq!(removed(&environment("autoappdev"), &[]), ["CARGO_PKG_NAME", "CARGO_PKG_VERSION", "CARGO"]);

@@ -170,7 +170,9 @@ const fn unrecorded_because(obstacle: Obstacle) -> &'static str {
     match obstacle {
         Obstacle::DiskFull => "the disk is full; it will be recorded as soon as there is room",
         Obstacle::Locked => "another process has locked the database; it will be recorded as soon as the lock is released",
-        Obstacle::Other => "the database cannot be written; it will be recorded as soon as it can, and the server's log has the cause",
+        Obstacle::Other => {
+            "the database cannot be written; it will be recorded as soon as it can, and the server's log has the cause"
+        }
     }
 }
 

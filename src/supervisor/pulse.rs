@@ -174,7 +174,7 @@ mod tests {
     use crate::supervisor::{Handle, Snapshot, Watch};
 
     #[test]
-    fn thread_that_waits_for_the_disk_is_alive_for_longer_than_one_that_does_not_answer() {
+    fn thread_waiting_for_the_disk_gets_a_longer_limit() {
         let row = Store::in_memory().row().expect("a row");
         let watch = Arc::new(Watch::new(Snapshot::new(&row, None, None, None, None, None)));
         // Nobody takes anything in.
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn pulse_tells_of_a_call_while_it_lasts_and_not_after_a_panic() {
+    fn pulse_reports_a_call_while_it_lasts_and_not_after_a_panic() {
         let pulse = Pulse::default();
         assert_eq!(pulse.in_storage_for(), None);
         assert!(pulse.during(|| pulse.in_storage_for().is_some()));

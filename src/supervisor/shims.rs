@@ -175,7 +175,9 @@ impl Shims for RealShims {
         let mut stream = ours;
         stream.set_write_timeout(Some(SEND_LIMIT))?;
         // A time-out has the number of a lack of processes.
-        stream.write_all(&to_line(spec)).map_err(|error| io::Error::other(format!("it does not accept the run's specification: {error}")))?;
+        stream
+            .write_all(&to_line(spec))
+            .map_err(|error| io::Error::other(format!("it does not accept the run's specification: {error}")))?;
         KillPoint::ServerLaunchSent.reach();
         Ok(self.listen_to(stream, reader))
     }

@@ -171,7 +171,8 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
                 self.end_unseen(run_id, UnseenEnd::Lost, self.clock.now(), &why, &killed)?;
             }
             Plan::Disown => {
-                let why = damage.unwrap_or_else(|| "this runtime directory is a copy, and the run continues in another one".to_owned());
+                let why =
+                    damage.unwrap_or_else(|| "this runtime directory is a copy, and the run continues in another one".to_owned());
                 self.take_pause_file_away();
                 self.end_unseen(run_id, UnseenEnd::Lost, self.clock.now(), &why, &Killed::default())?;
             }

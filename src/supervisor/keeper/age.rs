@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_is_set_under_a_live_server_ages_nothing() {
+    fn clock_set_while_the_server_runs_ages_no_run() {
         for step in [YEAR_MS, 30 * YEAR_MS, -YEAR_MS, -53 * YEAR_MS] {
             let mut machine = Machine::new();
             machine.end(1);
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_is_wrong_after_a_boot_ages_nothing() {
+    fn wrong_clock_after_a_boot_ages_no_run() {
         for wrong in [YEAR_MS, 30 * YEAR_MS, -YEAR_MS, -53 * YEAR_MS] {
             let mut machine = Machine::new();
             machine.end(1);
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_that_is_off_at_night_ages_runs_as_any() {
+    fn nights_with_the_machine_off_count_toward_age() {
         let mut machine = Machine::new();
         machine.end(1);
         for day in 1..=7 {
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn time_off_that_nobody_can_vouch_for_does_not_count() {
+    fn unverifiable_time_off_does_not_count_toward_age() {
         let mut machine = Machine::new();
         machine.end(1);
         machine.run_for(SIX_DAYS);
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_was_off_on_a_machine_that_was_on_has_missed_nothing() {
+    fn time_without_a_server_counts_toward_age_while_the_machine_is_on() {
         let mut machine = Machine::new();
         machine.end(1);
         let text = serde_json::to_string(&machine.witness).expect("plain");
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_after_which_nothing_happens_ages_from_its_own_end() {
+    fn idle_time_after_a_run_ages_it_from_its_end() {
         let mut machine = Machine::new();
         for id in 1..=50 {
             machine.end(id);
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn notes_of_another_history_are_dropped() {
+    fn keeper_drops_notes_of_another_history() {
         let mut machine = Machine::new();
         machine.end(500);
         machine.run_for(WEEK);

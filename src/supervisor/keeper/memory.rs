@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_stored_is_loaded_and_anything_else_is_none() {
+    fn stored_notes_load_and_damaged_notes_are_rejected() {
         let dir = tempfile::tempdir().expect("a temp folder");
         let (database, runs) = (dir.path().join("test.db"), dir.path().join("runs"));
         fs::write(&database, "").expect("writes");
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_of_another_history_is_dropped() {
+    fn notes_of_another_history_are_discarded() {
         let of = |log_floor, settled| Memory { log_floor, settled, ..Memory::default() };
         for (memory, kept) in [(of(7, 9), of(7, 9)), (of(10, 9), of(10, 9)), (of(11, 9), of(0, 0)), (of(3, 10), of(0, 0))] {
             let mut memory = memory;
