@@ -1,4 +1,4 @@
-//! One look: at the disks, at the files that the server has open or others find it by, and at the live run's shim.
+//! One scan: of the disks, of the files that the server has open or by which clients find it, and of the live run's shim.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -16,12 +16,12 @@ const FREE_FILES_MIN: u64 = 16;
 /// A file by its device and number.
 pub(super) type FileId = (u64, u64);
 
-/// Where to look, and what was there when the server began.
+/// What to scan, and what was there when the server began.
 #[derive(Debug)]
 pub struct Places {
     runs: Runs,
     database: PathBuf,
-    /// Files with secrets that the server has read, and cannot make again without undoing what somebody may have wanted.
+    /// Files with secrets that the server has read. It does not recreate them, because their removal may be intended.
     secrets: Vec<PathBuf>,
     runtime_dir_id: Option<FileId>,
     database_id: Option<FileId>,
@@ -56,13 +56,13 @@ impl Places {
         found
     }
 
-    /// The runtime directory, where its path leads to another one by now, or to none.
+    /// The runtime directory, if its path now leads to another directory or to none.
     pub fn lost_dir(&self) -> Option<&Path> {
         let dir = self.runs.runtime_dir();
         (id_at(dir) != self.runtime_dir_id).then_some(dir)
     }
 
-    /// Not made again: somebody may have removed it so that the next start makes another one.
+    /// Not recreated: the user may have removed it so that the next start makes a new one.
     fn missing_secret(&self) -> Option<String> {
         let missing = self.secrets.iter().find(|path| !path.exists())?;
         Some(format!(
@@ -71,7 +71,7 @@ impl Places {
         ))
     }
 
-    /// `SQLite` goes on with a file that has no name any more: what is committed there, nobody finds again.
+    /// `SQLite` keeps using a file that no longer has a name, so everything that is committed there is lost.
     fn replaced_database(&self) -> Option<String> {
         let now = id_at(&self.database);
         if now == self.database_id {
@@ -84,7 +84,7 @@ impl Places {
         ))
     }
 
-    /// A shim that a signal has stopped sees nothing and says nothing.
+    /// A shim that a signal has stopped cannot report that.
     fn stopped_shim(&self, run_id: i64) -> Option<String> {
         let header = run_dir::read_header(&self.runs.run(run_id).journal_path()).ok()?;
         let shim = header.shim_pid;
@@ -95,7 +95,7 @@ impl Places {
         })
     }
 
-    /// Little room where things are written, before anything fails for it.
+    /// Low space where files are written, before a write fails.
     fn little_space(&self) -> Option<String> {
         let database_dir = self.database.parent().unwrap_or(Path::new("."));
         [self.runs.runtime_dir(), database_dir].into_iter().find_map(|dir| {
@@ -105,7 +105,7 @@ impl Places {
             if free_bytes < FREE_BYTES_MIN {
                 Some(format!("the disk is almost full: {} KiB are free at {path}; free some space", free_bytes / 1024))
             } else if stat.f_files > 0 && stat.f_favail < FREE_FILES_MIN {
-                // Where a file system does not count them it says 0 of 0.
+                // A file system that does not count files reports 0 of 0.
                 Some(format!("the disk has room for only {} more files at {path}; remove some files", stat.f_favail))
             } else {
                 None

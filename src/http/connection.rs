@@ -20,15 +20,15 @@ use super::server::Client;
 /// How a connection is served.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Terms {
-    /// How long a head may take: from its first byte on, or from the beginning where the thread is lent.
+    /// How long a head may take: from its first byte on, or from the beginning if the thread is lent.
     pub(super) head: Duration,
     /// How long a body may take.
     pub(super) body: Duration,
     /// How long a client may take to read what is written at once, [`ONE_WRITE_BYTES`] at most.
     write: Duration,
-    /// How long what a client still sends is read after its last answer.
+    /// For how long bytes from a client are read after its last answer.
     linger: Duration,
-    /// The thread is one of few that serve everybody, and serves one request.
+    /// The thread is one of the few in reserve, and serves one request.
     is_lent: bool,
 }
 
@@ -41,7 +41,7 @@ impl Terms {
         linger: Duration::from_millis(500),
         is_lent: false,
     };
-    /// By one of the reserve: others wait for it.
+    /// By a thread of the reserve, for which other connections wait.
     pub(super) const LENT: Self = Self {
         head: Duration::from_secs(1),
         body: Duration::from_secs(2),
@@ -63,7 +63,7 @@ const READ_BYTES: usize = 4 * 1024;
 const ONE_WRITE_BYTES: usize = 16 * 1024;
 
 /// After the last answer the client may still be sending, and those before it may be on their way; closing at once would destroy them
-/// (RFC 9112, section 9.6). So much is read and thrown away, for [`Terms::linger`]: three megabytes of requests can stand in line at a stop.
+/// (RFC 9112, section 9.6). At most this many bytes are discarded, for [`Terms::linger`]: three megabytes of requests can be queued at a stop.
 const LINGER_BYTES: usize = 16 * BODY_BYTES_MAX;
 
 /// Why a connection ends.

@@ -1,4 +1,4 @@
-//! The server's own Unix socket: made with a mode for this user alone, and made again where somebody removes its file.
+//! The server's own Unix socket: made with a mode for this user alone, and recreated if its file is removed.
 
 use std::fs;
 use std::io;
@@ -13,11 +13,11 @@ use rustix::net::{AddressFamily, Shutdown, SocketAddrUnix, SocketFlags, SocketTy
 use super::listener::BACKLOG;
 use crate::socket_path::SocketPath;
 
-/// How often a removed socket is made again. Each time takes a descriptor until the server ends.
+/// How often a removed socket is recreated. Each time takes a descriptor until the server ends.
 const RENEWALS_MAX: usize = 64;
 
-/// A socket without a file cannot get one again, so another socket takes its place: the list only grows, because the accepting thread holds
-/// on to what it waits for. The last one is in use.
+/// A socket without a file cannot get a new file, so another socket takes its place. The list only grows, because the accepting thread keeps
+/// the sockets that it polls. The last one is in use.
 #[derive(Debug)]
 pub struct OwnSocket {
     path: PathBuf,
@@ -27,16 +27,16 @@ pub struct OwnSocket {
 #[derive(Debug)]
 struct Bound {
     listener: UnixListener,
-    /// The device and inode of its file: another server may have another one by that name meanwhile.
+    /// The device and inode of its file, because another server may since have made a file of that name.
     file: Option<(u64, u64)>,
     next: OnceLock<Box<Self>>,
 }
 
 impl OwnSocket {
-    /// Listens at `path`. A socket that a killed server left is taken away.
+    /// Listens at `path`. A socket that a killed server left is removed.
     ///
     /// # Errors
-    /// `AddrInUse` where somebody answers at it, or where something else has that name.
+    /// `AddrInUse` if a server answers there, or if something else has that name.
     pub(super) fn bind(path: &Path) -> io::Result<Self> {
         Ok(Self { path: path.to_owned(), first: Bound::new(path)? })
     }
@@ -46,15 +46,15 @@ impl OwnSocket {
         &self.path
     }
 
-    /// What clients of today come in by.
+    /// The socket that clients reach now.
     pub(super) fn listener(&self) -> &UnixListener {
         &self.latest().0.listener
     }
 
-    /// Makes the socket again, after its file was removed.
+    /// Recreates the socket after its file was removed.
     ///
     /// # Errors
-    /// As for the first one; and where it has been removed too often.
+    /// As for the first one, and if it has been removed too often.
     pub fn renew(&self) -> io::Result<()> {
         let (latest, renewals) = self.latest();
         if renewals >= RENEWALS_MAX {
@@ -64,17 +64,17 @@ impl OwnSocket {
         }
         let renewed = Box::new(Bound::new(&self.path)?);
         if latest.next.set(renewed).is_ok() {
-            // Whoever waits for clients of the one before wakes up, and waits for those of this one.
+            // The thread that polls the previous socket wakes up and polls this one.
             let _nobody_waits = rustix::net::shutdown(&latest.listener, Shutdown::Both);
         }
         Ok(())
     }
 
-    /// Takes the file away, if it is this socket's.
+    /// Removes the file, if it is this socket's.
     pub(super) fn remove(&self) {
         let latest = self.latest().0;
         if latest.file.is_some() && latest.file == file_at(&self.path) {
-            // One that stays is taken away by the next server.
+            // The next server removes a file that stays.
             let _stays = fs::remove_file(&self.path);
         }
     }
@@ -139,7 +139,7 @@ mod tests {
         assert_eq!(socket.renew().expect_err("it answers there").kind(), io::ErrorKind::AddrInUse);
         fs::remove_file(&path).expect("removes");
         socket.renew().expect("binds again");
-        // It waits for clients no more: whoever polls it is woken for good.
+        // It no longer accepts clients: a thread that polls it is woken for good.
         let mut fds = [rustix::event::PollFd::new(&before, rustix::event::PollFlags::IN)];
         assert_eq!(rustix::event::poll(&mut fds, None), Ok(1));
         let _client = SocketPath::open(&path).expect("the folder").connect().expect("it listens");

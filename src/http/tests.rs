@@ -180,7 +180,7 @@ fn request_for_another_server_is_refused_before_the_token_check() {
             }
         }
     }
-    // No wrong try was counted, and the right id is no hindrance.
+    // No wrong try was counted, and the right id is accepted.
     let answered = ask(&app, PHONE, "GET", "/api/version", &fields(SERVER_ID, "Bearer the-token-that-looks"), "");
     assert_eq!(answered.status_code, 200);
     assert_eq!(read(answered)["server"], serde_json::json!({"id": SERVER_ID, "runtime_dir": "/srv/a/runtime"}));

@@ -1,4 +1,4 @@
-//! Who gets a slot, who gives way, and who is told that there is none.
+//! Which connections get a slot, give way, or are refused.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -86,7 +86,7 @@ fn next_timeout_check_is_due_with_the_first_silent_client() {
     assert!(!is_closed(&first_stream), "it can be told something yet");
     assert!(first.waits());
     assert_eq!(first.works(), Works::ForTheLastTime, "what it was asked meanwhile is answered");
-    // Who takes an answer slowly has another limit.
+    // A client that reads an answer slowly has another limit.
     second.writes();
     assert!(seats.close_idle_at(since(&second) + s(600), limit).is_some() && !takes_no_more(&second_stream));
     drop((first, second));
@@ -121,7 +121,7 @@ fn remote_address_is_limited_to_its_share_of_slots() {
     drop((own, friend));
 }
 
-/// Sits down and is being answered, as a long poll is: it gives way to nobody. As many as get a slot.
+/// Takes slots for requests that are being answered, which never give way. As many as get a slot.
 fn long_polls(seats: &Arc<Seats>, first: u64, peer: Peer) -> Vec<(Seat, UnixStream)> {
     let sit = |number| sit_as(seats, number, peer).ok().filter(|(seat, _)| seat.works() == Works::On);
     (first..first + 10_000).map_while(sit).collect()
