@@ -33,7 +33,7 @@ pub fn set_latest_run(runtime_dir: &Path, run_id: i64) -> io::Result<()> {
         })
         .and_then(|()| fs::rename(&new, &link));
     if made.is_err() {
-        // A link to an earlier run would be taken for the truth. Where it cannot be removed no run directory can be made either.
+        // A link to an earlier run would be trusted. If it cannot be removed, no run directory can be created either.
         let _is_missing_or_stuck = fs::remove_file(&link);
     }
     made

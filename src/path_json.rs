@@ -1,6 +1,6 @@
 //! Paths in JSON: text where the path is UTF-8, else a list of its bytes.
 //!
-//! Level 0. A file name on Linux is any bytes but NUL and `/`, and serde refuses a path that is not UTF-8. For `#[serde(with = "…")]`
+//! Level 0. A file name on Linux can contain any bytes except NUL and `/`, and serde refuses a path that is not UTF-8. For `#[serde(with = "…")]`
 //! on a field: this module for one path, [`option`] and [`list`] for the others.
 
 use std::ffi::OsString;

@@ -91,8 +91,8 @@ impl Runs {
         Ok(ids)
     }
 
-    /// The highest id that has a directory, or had one: that of the latest run. Asks the link that names it, and lists the directory only
-    /// where there is no link.
+    /// The highest id that has or had a directory: that of the latest run. Reads the link that names it, and lists the directory only
+    /// if there is no link.
     pub fn latest_id(&self) -> io::Result<Option<i64>> {
         match latest_run(&self.runtime_dir) {
             Some(id) => Ok(Some(id)),

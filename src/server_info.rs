@@ -26,12 +26,12 @@ pub const LOCK_FILE: &str = "server.lock";
 /// The longest one that is read, in bytes.
 const BYTES_MAX: u64 = 64 * 1024;
 
-/// Who a server is: what `GET /api/version` shows, and what the field `AutoAppDev-Server` of a request is compared with.
+/// The identity of a server, which `GET /api/version` shows and with which the field `AutoAppDev-Server` of a request is compared.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ServerIdentity {
-    /// Random, and another one after each start.
+    /// Random, and new at each start.
     pub id: String,
-    /// Absolute and without links. What is not UTF-8 in it shows as U+FFFD.
+    /// Absolute and without links. Bytes that are not UTF-8 show as U+FFFD.
     pub runtime_dir: String,
 }
 
@@ -39,14 +39,14 @@ impl ServerIdentity {
     /// The identity of a server that starts now.
     pub fn new(runtime_dir: &Path) -> io::Result<Self> {
         let mut random = [0; 16];
-        // So few bytes come at once and whole (`getrandom(2)`).
+        // A read of so few bytes is never short (`getrandom(2)`).
         rustix::rand::getrandom(&mut random, GetRandomFlags::empty())?;
         let id = format!("{:032x}", u128::from_ne_bytes(random));
         Ok(Self { id, runtime_dir: runtime_dir.to_string_lossy().into_owned() })
     }
 }
 
-/// Which directory it is, whatever its path. A live server keeps its runtime directory open, so no other directory has this meanwhile.
+/// The identity of a directory, independent of its path. A live server keeps its runtime directory open, so no other directory can have the same identity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DirIdentity {
     /// The device.
@@ -68,14 +68,14 @@ impl From<&Metadata> for DirIdentity {
     }
 }
 
-/// Which server is in a runtime directory.
+/// The server of a runtime directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Found {
     /// No live server.
     Nobody,
-    /// A server lives there and has not said where it listens: it is just starting, or the disk does not take its `server.json`.
+    /// A live server that has not recorded its address: it is just starting, or could not write its `server.json`.
     Silent,
-    /// A server lives there and listens here.
+    /// A live server, with its addresses.
     Live(ServerInfo),
 }
 
@@ -87,7 +87,7 @@ pub struct ServerInfo {
     /// [`ServerIdentity::id`]; an earlier version has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
-    /// The runtime directory that the file was written into: a copy of the folder is another one. An earlier version says nothing.
+    /// The runtime directory that the file was written into: a copy of the folder has another identity. An earlier version omits it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dir: Option<DirIdentity>,
     /// Where it listens: the first of its addresses.
@@ -102,12 +102,12 @@ pub struct ServerInfo {
 }
 
 impl ServerInfo {
-    /// Reads it, whether that server lives or not. A file that is missing, torn, not ours or a copy from another directory counts as none.
+    /// Reads it, whether or not that server is alive. A missing, torn or foreign file, or a copy from another directory, is ignored.
     pub fn read(runtime_dir: &Path) -> Option<Self> {
         Self::try_to_read(runtime_dir).ok().flatten()
     }
 
-    /// The same, where that server lives. A killed one's address may be another program's by now: no secret may go there.
+    /// The same, if that server is alive. Another program may now use a killed server's address, so no secret must be sent there.
     pub fn read_live(runtime_dir: &Path) -> Option<Self> {
         match Self::find(runtime_dir) {
             Ok(Found::Live(info)) => Some(info),
@@ -115,10 +115,10 @@ impl ServerInfo {
         }
     }
 
-    /// Looks which server lives in a runtime directory.
+    /// Finds the live server of a runtime directory.
     ///
     /// # Errors
-    /// The directory or what is needed of it cannot be read, so that nothing can be said.
+    /// The directory, or a file that is needed from it, cannot be read, so the answer is unknown.
     pub fn find(runtime_dir: &Path) -> io::Result<Found> {
         if !is_owned(runtime_dir)? {
             return Ok(Found::Nobody);
@@ -169,10 +169,10 @@ fn is_owned(runtime_dir: &Path) -> io::Result<bool> {
     let mut has_looked = false;
     for path in [runtime_dir.to_owned(), runtime_dir.join(LOCK_FILE)] {
         match File::open(path) {
-            // Whoever takes it for this moment holds nobody up: a server that starts tries again.
+            // Holding the lock for this moment delays no server: a starting server retries.
             Ok(lock) => match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockShared) {
                 Err(rustix::io::Errno::WOULDBLOCK) => return Ok(true),
-                // Not every file system has locks for folders: the file's counts there.
+                // Not every file system can lock folders: there the lock of the file counts.
                 Ok(()) | Err(_) => has_looked = true,
             },
             Err(error) if is_absence(&error) => {}

@@ -171,7 +171,7 @@ fn report(failure: &Failure, json: bool) -> ExitCode {
         // The sentence and the code below still tell it.
         let _ = say(&(document.as_line() + "\n"));
     }
-    // Where stderr is gone the code still tells.
+    // If stderr cannot be written, the exit code still reports the failure.
     let _ = writeln!(io::stderr(), "autoappdev: {failure}");
     ExitCode::from(code)
 }

@@ -278,7 +278,7 @@ fn make_way_for(peer: Peer, open: &BTreeMap<u64, Slot>, places: Places, is_hurri
     make_way(has_shared, shared, places.shared, is_hurried)
 }
 
-/// Makes one of these give way if there are `limit` or more. Admits one more unless the excess over `limit` is as large by then.
+/// Makes one of these give way if there are `limit` or more. Admits one more while the excess over `limit` is below one in [`ONE_MORE_IN`].
 fn make_way<'a, I: Iterator<Item = &'a Slot>>(
     slots: impl Fn() -> I,
     count: usize,

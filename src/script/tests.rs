@@ -179,7 +179,7 @@ fn script_is_executed_directly_or_by_its_interpreter_or_by_bash() {
             assert_eq!(self::program(&root, name), Ok(Program { program: root.join(name), args: vec![] }), "{name}");
         }
     }
-    // Only the kernel knows whether somebody runs these.
+    // Only the kernel knows whether it has a handler for these.
     write(&root, "odd", b"no first line", 0o755);
     assert_eq!(program(&root, "odd"), Ok(Program { program: root.join("odd"), args: vec![] }));
 }
@@ -292,7 +292,7 @@ fn kernel_error_is_explained() {
     for (said, cause) in sayings {
         assert!(said.contains(cause) && said.contains(" could not be run: "), "{said}");
     }
-    // Changed since it was looked at: the cause, and not what the kernel makes of it.
+    // The file has changed since the check: the sentence names the cause, not the kernel's error.
     write(&root, "exec.sh", b"#!/bin/sh\r\n", 0o755);
     assert!(said("exec.sh", &root, Errno::NOENT).contains("Windows line endings"));
 }

@@ -1,7 +1,7 @@
-//! How a server ends: the signals that tell it to, and what becomes of the run where the server's end is the end of every process around it.
+//! How a server ends: the signals that request it, and stopping the run if the end of the server would kill all processes around it.
 //!
-//! Process 1 of a PID namespace takes all others along when it ends (`pid_namespaces(7)`), and so does a small init, which ends with its one
-//! child. There the run is stopped first, as by a client, while the server goes on serving.
+//! When process 1 of a PID namespace ends, the kernel kills all others (`pid_namespaces(7)`); a small init as process 1 ends with its one
+//! child. There the run is stopped first, as by a client, while the server keeps serving.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -19,13 +19,13 @@ use crate::process;
 use crate::run_dir::{Runs, read_header};
 use crate::supervisor::{ActionError, Ask, Handle, Snapshot};
 
-/// The longest grace of a run that is stopped without anybody having asked for it: container engines kill all that is left after 10 seconds.
+/// The longest grace of a run that is stopped without a request: container engines kill all remaining processes after 10 seconds.
 const GRACE_MAX: Duration = Duration::from_secs(8);
 
-/// How often a run is looked at that cannot be stopped at this moment, because it is just being started or stopped.
+/// How often to check a run that cannot be stopped now because it is just being started or stopped.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// For how long that is done beyond its grace.
+/// For how long to try that beyond its grace.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Inits that start one program, pass signals on to it, and end when it does, as `ps` names them: those of Docker, Podman and others.
@@ -35,26 +35,26 @@ const SMALL_INITS: [&str; 5] = ["tini", "tini-static", "docker-init", "dumb-init
 pub(super) const SUPERVISOR_ENDED: u8 = b'!';
 const ANSWERED: u8 = b'.';
 
-/// What rings.
+/// What woke the alarm.
 pub(super) enum Rung {
-    /// A signal told the server to end.
+    /// A signal asked the server to exit.
     Signal,
     /// The supervisor has ended by itself.
     SupervisorEnded,
-    /// The stop that was asked for has been answered.
+    /// The requested stop has been answered.
     Answered,
-    /// Nothing, for as long as that was waited for.
+    /// The time limit has passed.
     Nothing,
 }
 
-/// Sleeps until a signal, or until somebody rings.
+/// Sleeps until a signal arrives or a bell rings.
 pub(super) struct Alarm {
     stream: UnixStream,
     bell: UnixStream,
 }
 
 impl Alarm {
-    /// Catches the signals from now on. A terminal that closes, or Ctrl-\, is one to end as well, unless it was to be ignored (`nohup(1)`).
+    /// Catches the signals from now on. A closing terminal and Ctrl-\ also request the end, unless they were ignored from the start (`nohup(1)`).
     pub(super) fn set() -> io::Result<Self> {
         let (stream, bell) = UnixStream::pair()?;
         for number in [SIGTERM, SIGINT, SIGHUP, SIGQUIT] {
@@ -92,11 +92,11 @@ impl Alarm {
     }
 }
 
-/// Why this server stops the run when it is told to end; `None` where the run goes on.
+/// Why this server stops the run when it is asked to exit; `None` if the run keeps running.
 pub(super) struct StopsRun {
-    /// For people, to be read after "because".
+    /// Shown after "because".
     pub(super) why: &'static str,
-    /// The longest grace, where nobody asked for this.
+    /// The longest grace, if the setting did not request the stop.
     grace_max: Option<Duration>,
 }
 
@@ -112,7 +112,7 @@ impl StopsRun {
         }
     }
 
-    /// Stops the run. Another signal shortens the grace to nothing. Returns the run that was stopped; what could not be stopped is left.
+    /// Stops the run. Another signal shortens the grace to nothing. Returns the run that was stopped; a run that could not be stopped is left.
     pub(super) fn stop(&self, alarm: &Alarm, supervisor: &Handle, runtime_dir: &Path) -> io::Result<Option<i64>> {
         let mut stopped = None;
         let mut patience_until = None;
@@ -158,7 +158,7 @@ fn ask(alarm: &Alarm, supervisor: &Handle, grace: Option<Duration>) -> io::Resul
         let (supervisor, mut bell) = (supervisor.clone(), alarm.bell()?);
         let asker = move || {
             let answer = supervisor.act(Ask::Stop { grace, origin: Some(StopOrigin::Shutdown) });
-            // The other end of both is held by who waits.
+            // The waiting thread holds the other end of both.
             let _is_taken = answer_to.map(|answer_to| answer_to.send(answer.map(drop)));
             let _rings = bell.write_all(&[ANSWERED]);
         };
@@ -168,7 +168,7 @@ fn ask(alarm: &Alarm, supervisor: &Handle, grace: Option<Duration>) -> io::Resul
     loop {
         match alarm.wait(None)? {
             Rung::Signal => asking(Some(Duration::ZERO), None)?,
-            // Who only hastened it rings, too.
+            // A second stop, which only shortens the grace, rings too.
             Rung::Answered | Rung::Nothing => {}
             // That is an answer as well.
             Rung::SupervisorEnded => return Ok(Err(ActionError::Stopping)),
@@ -188,7 +188,7 @@ fn is_below_small_init() -> bool {
     parent.is_some_and(Pid::is_init) && process::name_of(1).is_some_and(|name| SMALL_INITS.contains(&name.as_str()))
 }
 
-/// As process 1, takes the dead out of the process table that others leave to it: orphans of the whole namespace.
+/// As process 1, reaps the orphans of the whole namespace.
 pub(super) fn reap_orphans() -> io::Result<()> {
     if std::process::id() != 1 {
         return Ok(());

@@ -1,4 +1,4 @@
-//! What the server looks after while it serves: what is wrong is published, and files that somebody removes are made again.
+//! The server's upkeep: publishes problems, and recreates removed files.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -23,10 +23,10 @@ use crate::supervisor::Handle;
 /// A call to the disk that lasts longer than this is a condition.
 const SLOW_DISK: Duration = Duration::from_secs(5);
 
-/// The names in the runtime directory whose removal is looked at before anybody asks.
+/// The names in the runtime directory whose removal is handled without a request.
 const WATCHED: [&str; 5] = [LOCK_FILE, NAME, SOCKET_DEFAULT, "autoappdev.db", "autoappdev.db-server.lock"];
 
-/// Looks for what is wrong, and publishes it.
+/// Checks for problems and publishes them.
 pub(super) fn inspector(supervisor: &Handle, runs: &Runs, database: &Path, upkeep: Upkeep) -> io::Result<Inspector> {
     let secrets = [Secret::Token, Secret::ReadToken, Secret::SessionKey].map(|secret| secret.path(runs.runtime_dir()));
     let places = Places::new(runs.clone(), database.to_owned(), secrets.to_vec());
@@ -49,7 +49,7 @@ pub(super) fn inspector(supervisor: &Handle, runs: &Runs, database: &Path, upkee
     Ok(inspector)
 }
 
-/// The lock of the runtime directory. The directory itself is locked as well, so nobody else can have it meanwhile.
+/// The lock of the runtime directory. The directory itself is locked as well, so no other server can take it meanwhile.
 pub(super) fn lock_file(runtime_dir: &Path) -> Kept {
     let path = runtime_dir.join(LOCK_FILE);
     Kept::new(path.clone(), ConditionCode::LockMissing, move || {

@@ -88,7 +88,7 @@ fn live(dir: &Path) -> Result<(), ShimError> {
     close_fds::set_fds_cloexec(3, &[]);
     process::unblock_signals().in_step("unblock signals")?;
     process::begin_session().in_step("leave the server's session")?;
-    // All files of the run are reached from here, so that they are those of this directory whatever has its path by now.
+    // All files of the run are reached from here, so that they belong to this directory even if another one now has its path.
     std::env::set_current_dir(dir).in_step("enter the run directory")?;
     // Only a name for `ps`; nothing depends on it.
     let _cosmetic = rustix::thread::set_name(c"autoappdev-shim");

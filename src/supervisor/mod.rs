@@ -52,7 +52,7 @@ pub enum Ask {
     Stop {
         /// From TERM to KILL; the run's own where none is named.
         grace: Option<Duration>,
-        /// Who wants it, where that is nobody's request.
+        /// The origin, if no client requested it.
         origin: Option<StopOrigin>,
     },
 }
@@ -100,7 +100,7 @@ pub enum ActionError {
         run_id: i64,
         /// Why.
         detail: String,
-        /// What there was none of, where that is why.
+        /// The resource whose lack is the cause, if any.
         lack: Option<Lack>,
     },
     /// A process would not stop in time; the pause is undone.
@@ -311,7 +311,7 @@ impl Supervisor {
         Ok(Self { events, watch, pulse, logs, thread, keeper })
     }
 
-    /// The logs of all runs. Copies share what they know.
+    /// The logs of all runs. Copies share their cache.
     pub fn logs(&self) -> RunLogs {
         self.logs.clone()
     }

@@ -288,7 +288,7 @@ impl Shims for RealShims {
         // A process that was found is one of them until it is dead, although it gives its environment back before that.
         let mut carriers = BTreeSet::new();
         let mut leftovers = loop {
-            // Before any signal: what is dead has no name.
+            // Before any signal: a dead process has no name.
             let mut name = |pid| {
                 if known.insert(pid) {
                     let name = (found.len() < 2 * Killed::NAMED_MAX).then(|| process::name_of(pid)).flatten();

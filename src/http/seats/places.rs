@@ -15,7 +15,7 @@ pub(super) const CONNECTIONS_MIN: usize = 16;
 const OWN_PLACE_IN: usize = 64;
 /// The descriptors that are left for the rest of the server, which needs them to read logs and the database.
 pub(super) const OWN_DESCRIPTORS: u64 = 64;
-/// For this many connections one more is admitted while those that gave way are still ending, or all are being answered. Beyond that a
+/// One more for each this many connections is admitted while those that gave way are still ending, or all are being answered. Beyond that a
 /// new connection waits, and is refused in the end.
 pub(super) const ONE_MORE_IN: usize = 8;
 /// The most connections from one address of another machine, normally and if descriptors are scarce. As everywhere, the one that
