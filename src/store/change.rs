@@ -225,7 +225,7 @@ struct NewEvent<'a> {
 }
 
 impl<'a> NewEvent<'a> {
-    /// One of which nothing more is known.
+    /// An event without further details.
     const fn new(seq: u64, at: Timestamp, kind: &'a str) -> Self {
         Self { seq, at, kind, change: None, cause: None, detail: None, killed: None }
     }

@@ -97,7 +97,7 @@ pub enum StoreError {
         /// The database file.
         path: PathBuf,
     },
-    /// Another process holds a lock, and has held it for longer than anybody waits.
+    /// Another process has held a lock for longer than the wait.
     #[error(
         "use {path}: another process has locked it, such as a backup or a sqlite3 shell with an open transaction; end that process or wait, then try again",
         path = .path.display()
@@ -146,7 +146,7 @@ impl StoreError {
         matches!(self, Self::Full { .. })
     }
 
-    /// Whether another process holds a lock, which passes by itself once that process is done.
+    /// Whether another process holds a lock, a condition that ends with that lock.
     pub const fn is_locked(&self) -> bool {
         matches!(self, Self::Busy { .. })
     }

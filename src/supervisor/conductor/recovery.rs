@@ -379,7 +379,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
     /// it lives or may have left something alive, is taken in.
     pub(super) fn take_in_unknown_runs(&mut self) -> Result<(), BootError> {
         let known = self.run.as_ref().map_or(0, |run| run.id);
-        // The usual case, without a look at each of them. A database without any run may have been made anew.
+        // The usual case, without reading each of them. A database without any run may be new.
         if known > 0 && self.shims.latest_run_id().map_err(BootError::Runs)?.is_some_and(|latest| latest <= known) {
             return Ok(());
         }
@@ -414,7 +414,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
 /// The grace of the stop that a live run's journal tells of: asked for by an earlier server, and still to be done.
 fn stop_under_way(entries: &[Entry]) -> Option<Duration> {
     let stops = entries.iter().filter_map(|entry| match entry.fact {
-        // A number of a damaged line can be any.
+        // A damaged line can contain any number.
         Fact::Stopping { grace_ms, .. } => Some((entry.boot_ms.saturating_add(grace_ms), grace_ms)),
         _ => None,
     });

@@ -19,7 +19,7 @@ const STORE_RETRY: Duration = Duration::from_millis(500);
 /// The most facts that are kept for a database that does not take them. With more, all are left to the journal, which has them too.
 const UNRECORDED_MAX: usize = 10_000;
 
-/// Why the database can fail to take something: one of these holds at a time.
+/// Why the database can refuse a change: at most one of these is set at a time.
 const STORE_FAILURES: [ConditionCode; 4] =
     [ConditionCode::DiskFull, ConditionCode::DatabaseLocked, ConditionCode::DatabaseReplaced, ConditionCode::DatabaseFailing];
 
@@ -104,7 +104,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         self.set_condition(ConditionCode::NotRecorded, self.say_what_is_not_recorded());
     }
 
-    /// What is known to have happened and is not on record, for people; `None` where all is.
+    /// A sentence about the changes that could not be recorded yet; `None` if all are recorded.
     pub(super) fn say_what_is_not_recorded(&self) -> Option<String> {
         let latest = self.unrecorded.iter().find(|entry| entry.fact.is_end()).or(self.unrecorded.last())?;
         let run_id = self.run.as_ref().map_or(0, |run| run.id);

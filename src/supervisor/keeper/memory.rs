@@ -1,8 +1,8 @@
-//! `retention.json` in the runtime directory: what the keeper remembers from one server to the next.
+//! `retention.json` in the runtime directory: the keeper's notes, kept from one server to the next.
 //!
-//! All of it can be lost: ages then begin anew, and logs are looked through once more. So it is not synced, and a file that cannot be read
-//! counts as none; so does one about another database or other run directories. It is written beside its place first; if killed in
-//! between, the file from before stays.
+//! They can be lost: ages are then counted anew, and logs are read once more. So the file is not synced, and an unreadable file
+//! is ignored, as is one about another database or other run directories. It is written under a temporary name first; if killed in
+//! between, the previous file stays.
 
 use std::fs;
 use std::io;
@@ -16,7 +16,7 @@ use crate::private::private_file;
 
 const FILE: &str = "retention.json";
 
-/// The version of the file. One of another version counts as none.
+/// The version of the file. Files of other versions are ignored.
 const FORMAT: u32 = 1;
 
 /// The largest file that is read, in bytes. Ours are some kilobytes.
@@ -25,7 +25,7 @@ const BYTES_MAX: u64 = 1024 * 1024;
 /// A file or folder, by its device and number.
 type FileId = (u64, u64);
 
-/// What is remembered.
+/// The notes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Memory {
     format: u32,
@@ -36,12 +36,12 @@ pub(super) struct Memory {
     pub(super) witness: Witness,
     /// No run with a lower id has any log.
     pub(super) log_floor: i64,
-    /// All runs up to this one have ended and have been left by their shims, and nothing of their logs is to be packed.
+    /// All runs up to this one have ended, their shims have exited, and their logs need no packing.
     pub(super) settled: i64,
 }
 
 impl Memory {
-    /// Reads it; empty where there is none of this database. Of other run directories it tells nothing about logs.
+    /// Reads it; empty if there is none for this database. If it is about other run directories, the notes about logs are dropped.
     pub(super) fn load(runtime_dir: &Path, database: &Path, runs: &Path) -> Self {
         let mut memory = Self::read(runtime_dir);
         if memory.database != file_id(database) {
@@ -70,7 +70,7 @@ impl Memory {
         fs::rename(&new, runtime_dir.join(FILE))
     }
 
-    /// Drops what is about other runs than those up to `latest`: of a history that is not there any more.
+    /// Drops notes about runs after `latest`, which belong to a history that no longer exists.
     pub(super) fn keep_to(&mut self, latest: i64) {
         if self.log_floor > latest.saturating_add(1) || self.settled > latest {
             (self.log_floor, self.settled) = (0, 0);
@@ -103,7 +103,7 @@ mod tests {
             fs::write(dir.path().join(FILE), bad).expect("writes");
             assert_eq!(load(), Memory::default(), "{bad}");
         }
-        // Other run directories: what is known of ages holds, what is known of logs does not.
+        // Other run directories: the ages stay valid, the notes about logs do not.
         fs::write(dir.path().join(FILE), &text).expect("writes");
         fs::rename(&runs, dir.path().join("old")).expect("moves");
         fs::create_dir(&runs).expect("creates");

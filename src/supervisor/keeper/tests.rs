@@ -42,7 +42,7 @@ impl World {
         )
     }
 
-    /// A run that lives, with segments of these sizes. The lock is held for as long as the file is kept.
+    /// A live run, with segments of these sizes. The lock is held for as long as the file is kept.
     fn begin(&mut self, segments: &[u64]) -> (i64, File) {
         let at = Timestamp::from_unix_ms(0);
         let new = NewRun { script: "s".to_owned(), cwd: "/".to_owned(), args: Vec::new(), log_start: self.position };
@@ -169,7 +169,7 @@ fn oldest_logs_are_removed_first_and_not_scanned_again() {
     assert_eq!(look(&mut keeper), Look::Done);
     assert_eq!(world.kept(190..=192), [0, 0, 2]);
     assert_eq!(keeper.sizes.total_and_sum(), (9800, 9800));
-    // What is remembered holds for the next server.
+    // The notes are valid for the next server.
     keeper.remember(true);
     let next = world.keeper(ALL);
     assert_eq!((next.memory.log_floor, next.memory.settled), (192, 201));
