@@ -201,7 +201,7 @@ mod tests {
         }
     }
 
-    /// Holds a runtime directory as a server does.
+    /// Locks a runtime directory as a server does.
     fn own(dir: &Path, name: &str) -> File {
         let path = if name.is_empty() { dir.to_owned() } else { dir.join(name) };
         if !name.is_empty() {

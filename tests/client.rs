@@ -207,7 +207,7 @@ fn status_shows_conditions_and_json_passes_them_through() {
     assert_eq!(run_against(&server, &["status", "--json"]), (0, document.replace('\n', "") + "\n", String::new()));
 }
 
-/// Each command with each flag that every command takes: it has an effect, or is refused.
+/// Each command with each flag that every command takes: it either has an effect or is refused.
 #[test]
 fn no_command_takes_a_flag_that_it_ignores() {
     let server = FakeServer::start(|request| match request.line.as_str() {
@@ -237,11 +237,11 @@ fn no_command_takes_a_flag_that_it_ignores() {
         if command == "help" {
             continue;
         }
-        // `serve` would serve, so that it has to be refused first of all.
+        // `serve` would run a server, so it must be refused before anything else.
         if command == "serve" {
             refused(run(&["--json"], false));
         } else if matches!(command, "migrate" | "check") {
-            // The order matters: `migrate` makes what `check` looks at.
+            // The order matters: `migrate` creates the database that `check` checks.
             assert_eq!(run_in(folder.path(), &["migrate"]).0, 0);
             let (code, out, err) = run(&["--json"], false);
             assert_eq!((code, err.as_str()), (0, ""), "{command}");
@@ -347,7 +347,7 @@ fn only_a_live_server_json_or_the_user_names_a_server() {
         finished(output)
     };
     let none = format!("autoappdev: no server is running for {}", folder.path().canonicalize().expect("there").display());
-    // A default and a `.env` file name nobody. Who answers there is asked for nothing but its name, and gets no token.
+    // A default and a `.env` file name no server. The server there is only asked for its name, and gets no token.
     let dotenv = |text: &str| fs::write(folder.path().join(".env"), text).expect("written");
     for name in ["PORT", "AUTOAPPDEV_PORT"] {
         dotenv(&format!("{name}={port}\nAUTOAPPDEV_TOKEN=the-token-of-this-folder\n"));
@@ -359,12 +359,15 @@ fn only_a_live_server_json_or_the_user_names_a_server() {
     }
     dotenv(&format!("AUTOAPPDEV_URL={}\n", server.url()));
     let (code, _, err) = run(&[]);
-    assert_eq!((code, err), (4, format!("{none} (.env names {}, but only --url or the environment can name a server)\n", server.url())));
+    assert_eq!(
+        (code, err),
+        (4, format!("{none} (.env names {}, but only --url or the environment can name a server)\n", server.url()))
+    );
     let asked = server.requests();
     assert!(asked.iter().all(|request| request.line == "GET /api/version"), "{asked:?}");
     assert!(asked.iter().all(|request| header(request, "authorization").is_none()), "{asked:?}");
 
-    // A `server.json` counts while its directory is held, wherever that is.
+    // A `server.json` counts while its directory is locked, wherever that is.
     dotenv("AUTOAPPDEV_RUNTIME_DIR=data\nPORT=1\n");
     fs::create_dir(folder.path().join("data")).expect("made");
     let written = format!(r#"{{"pid":1,"id":"abc","address":"{}"}}"#, server.address);
@@ -377,7 +380,7 @@ fn only_a_live_server_json_or_the_user_names_a_server() {
     assert_eq!((asked.line.as_str(), header(&asked, "autoappdev-server").as_deref()), ("POST /api/pipeline/stop", Some("abc")));
     drop(lock);
 
-    // The environment names an address, and nothing is known of who answers there.
+    // The environment names an address, and nothing is known about the server there.
     let port = port.to_string();
     let url = server.url();
     for named in
@@ -406,7 +409,7 @@ fn refusal_by_another_server_counts_as_no_server() {
     let _lock = announce(folder.path(), &server);
     let (code, out, err) = run_in(folder.path(), &["stop", "--json"]);
     assert!(code == 4 && out.is_empty() && err.contains("does not answer at its recorded address"), "{err}");
-    // Only that word means that nothing was done.
+    // Only that error code means that nothing was done.
     let server = FakeServer::canned(421, &other.replace("other_server", "host_not_allowed"));
     let _lock = announce(folder.path(), &server);
     assert_eq!(run_in(folder.path(), &["stop"]), (1, String::new(), "autoappdev: not this one\n".to_owned()));
@@ -510,14 +513,14 @@ fn received(stream: impl Read + Send + 'static) -> Receiver<String> {
     receiver
 }
 
-/// Holds a runtime directory as a server does. One that is held already stays so.
+/// Locks a runtime directory as a server does. A locked one stays locked.
 fn hold(runtime: &Path) -> fs::File {
     let lock = fs::File::open(runtime).expect("there");
     let _is_held = rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive);
     lock
 }
 
-/// Says that this is the server of the folder, for as long as what is returned lives.
+/// Announces this as the server of the folder until the returned value is dropped.
 #[must_use]
 fn announce(folder: &Path, server: &FakeServer) -> fs::File {
     let runtime = folder.join("runtime");

@@ -153,7 +153,7 @@ fn pending_stop_shows_the_remaining_grace() {
         assert!((3500..=3601).contains(&seconds(&place)), "{}", seconds(&place));
         let (_, out, _) = place.client(&["status"]);
         assert!(out.contains("(stop under way, ") && out.ends_with(" left until KILL)\n"), "{out}");
-        // A second stop with a shorter grace moves it.
+        // A second stop with a shorter grace moves `kill_at`.
         scope.spawn(|| place.post("/api/pipeline/stop", json!({"grace_s": 1800})));
         until_true("it is sooner", || seconds(&place) < 1900);
         place.post("/api/pipeline/stop", json!({"grace_s": 0})).ok();
@@ -211,7 +211,7 @@ fn dotenv_ignores_all_but_the_servers_own_names() {
     fs::create_dir(&dotenv).expect("creates");
     assert_eq!(place.client(&["status"]).0, 0);
     fs::remove_dir(&dotenv).expect("there");
-    // What is ours and wrong is an error for every command.
+    // A wrong line of ours is an error for every command.
     for line in ["AUTOAPPDEV_PORT", "AUTOAPPDEV_RUNTIME_DIR='runtime"] {
         fs::write(&dotenv, format!("KEY='a\nb'\n{line}\n")).expect("writes");
         for command in ["status", "serve", "check"] {

@@ -11,7 +11,7 @@ use autoappdev::run_dir::read_header;
 use serde_json::json;
 use support::{Place, copy_all, is_alive, is_stopped, until_true};
 
-/// Says a word each time there is a file of that name, and ends with code 7 once there is `go`.
+/// Prints a word for each file of that name, and exits with code 7 once `go` exists.
 const WORDS: &str = "#!/bin/bash\necho ready; echo ::step words\nfor n in one two three; do\n  while [ ! -e $n ]; do sleep 0.01; done\n  echo \"word $n\"\ndone\n\
                      while [ ! -e go ]; do sleep 0.01; done\nexit 7\n";
 
@@ -76,7 +76,7 @@ fn directory_replaced_by_a_copy_keeps_the_run_and_its_log() {
     place.act("resume").ok();
     assert!(!place.pause_file().exists());
     assert_eq!(place.degraded(), None);
-    // From here on the copy is the run's own: nobody needs to be there for its end to be known.
+    // From here on the copy is the run's own directory: its end is recorded without a server.
     place.kill_server();
     say(&place, "three");
     say(&place, "go");
@@ -220,7 +220,7 @@ fn run_id_of_a_moved_directory_is_not_reused() {
     place.kill_server();
     let aside = place.folder().join("aside");
     fs::rename(place.runtime(), &aside).expect("moves");
-    // The run belongs to the moved directory, so a server on an empty one has none.
+    // The run belongs to the moved directory, so a server on an empty one has no run.
     place.start_server();
     assert_eq!(place.state(), "stopped");
     let (_, next) = place.start_with(json!({"script": "sleep.sh"}));

@@ -123,7 +123,7 @@ fn script_does_not_get_settings_of_the_server() {
     place.set_env("MAKEFLAGS", "-j8");
     fs::write(place.folder().join(".env"), "AUTOAPPDEV_RUNS_KEEP=7\nAUTOAPPDEV_READ_TOKEN=not-for-scripts-either\n")
         .expect("writes");
-    // A port and a database by names that others use as well: what the server takes is its own.
+    // A port and a database under shared names: the server keeps those that it uses.
     let database = format!("sqlite:{}", place.folder().join("its.db").display());
     let serve = |place: &mut Place, envs: &[(&str, &str)]| {
         let mut command = place.command();
@@ -143,7 +143,7 @@ fn script_does_not_get_settings_of_the_server() {
     assert_eq!(value("PORT"), Some("4711"), "AUTOAPPDEV_PORT won, so this is somebody else's");
     assert_eq!(place.stop_server(), 0);
 
-    // One that adopts the run has nothing to hand on; the next run is its own.
+    // A server that adopts the run passes nothing on; the next run gets its environment.
     let mut command = place.command_of(Path::new("bash"));
     command
         .args(["-c", "exec \"$1\" serve --database \"$2\"", "bash"])
@@ -163,7 +163,7 @@ fn script_does_not_get_settings_of_the_server() {
 fn server_started_by_make_passes_no_make_variables_on() {
     let mut place = Place::new();
     place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh");
-    // `+` is what gives a recipe the job server; `serve` is both the target and the mode.
+    // `+` gives a recipe the job server; `serve` is both the target and the mode.
     let text = format!(".PHONY: serve\nserve:\n\t+@exec {} serve\n", server_binary(&place).display());
     fs::write(place.folder().join("Makefile"), text).expect("writes");
     let mut make = place.command_of(Path::new("make"));

@@ -1,4 +1,4 @@
-//! Which server a client command acts on: that of its runtime directory or one that the user named, and no other, whoever has the usual
+//! The server that a client command acts on: that of its runtime directory or one that the user named, and no other, whichever server has the usual
 //! port, whatever was copied, linked, moved or left behind.
 
 mod support;
@@ -22,7 +22,7 @@ struct Projects {
 }
 
 impl Projects {
-    /// A serves a live run, at the port that the `.env` files of both name; B's server is down.
+    /// A's server has a live run, at the port that the `.env` files of both name; B's server is down.
     fn new() -> Self {
         let mut place = Place::with_runtime("A/runtime");
         let folder = place.folder().canonicalize().expect("there");
@@ -74,7 +74,7 @@ impl Projects {
     }
 }
 
-/// Every client command. `pair` is the last: it asks for nothing where there is no address for a phone.
+/// Every client command. `pair` is the last: it sends no request if there is no address for a phone.
 const COMMANDS: &[&[&str]] = &[
     &["stop"],
     &["pause"],
@@ -109,7 +109,7 @@ fn command_never_acts_on_the_server_of_another_project() {
     let sentence =
         format!("no server is running for {b} (a server for {a} answers on 127.0.0.1:{port}; to use it, name it with --url)\n");
     projects.assert_b_has_none(&sentence);
-    // Its own folder's commands act, and so do B's on an address that the user names.
+    // Commands in its own folder act, and so do B's on an address that the user names.
     assert_eq!(projects.run_in(&projects.a, &["pause"]).0, 0);
     let url = format!("http://127.0.0.1:{port}");
     assert_eq!(projects.run_in(&projects.b, &["--url", &url, "resume"]).0, 0);
@@ -136,7 +136,7 @@ fn command_without_a_server_says_how_to_start_one() {
     for args in COMMANDS {
         assert_eq!(projects.run_in(&projects.b, args), (4, String::new(), none.clone()), "{args:?}");
     }
-    // A killed server's `server.json` and socket are still there, and name nobody.
+    // A killed server's `server.json` and socket still exist, and name no server.
     assert!(projects.place.runtime().join("server.json").exists() && projects.place.runtime().join("server.sock").exists());
     let (code, _, err) = projects.run_in(&projects.a, &["stop"]);
     assert_eq!((code, err), (4, none.replace(&*projects.b.to_string_lossy(), &projects.a.to_string_lossy())));
@@ -152,7 +152,7 @@ fn copied_or_linked_files_do_not_lead_to_the_server_of_another_project() {
         projects.assert_b_has_none(&format!("for {}", projects.b.display()));
         fs::remove_dir_all(&to).expect("ours");
     }
-    // A socket that is A's by whatever name: a link in B's runtime directory, or what B's `.env` says.
+    // A's socket under other names: a link in B's runtime directory, or the path in B's `.env`.
     fs::create_dir(&to).expect("creates");
     symlink(from.join("server.sock"), to.join("server.sock")).expect("links");
     projects.assert_b_has_none("no server is running for");
@@ -162,7 +162,7 @@ fn copied_or_linked_files_do_not_lead_to_the_server_of_another_project() {
     projects.assert_b_has_none("no server is running for");
     let mut named = projects.command_in(&projects.b, &["status"]);
     assert_eq!(finished(named.env("AUTOAPPDEV_SOCKET", &socket)).0, 0, "the user names it");
-    // While a server of B has the directory and has said nothing yet, they lead nowhere either.
+    // While a server of B has locked the directory and recorded nothing yet, they lead nowhere either.
     let lock = fs::File::open(&to).expect("there");
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).expect("free");
     projects.assert_b_has_none("has not said where it listens");
@@ -179,7 +179,7 @@ fn copied_or_linked_files_do_not_lead_to_the_server_of_another_project() {
 fn request_to_an_address_taken_over_by_another_server_is_refused() {
     let projects = Projects::new();
     let (from, to) = (projects.a.join("runtime/server.json"), projects.b.join("runtime"));
-    // What B's killed server has written names A's address, and its next server has the directory but has not written its own yet.
+    // The file of B's killed server names A's address, and its next server has locked the directory but not written its own file yet.
     fs::create_dir(&to).expect("creates");
     let mut written: Value = serde_json::from_str(&fs::read_to_string(from).expect("text")).expect("JSON");
     written["id"] = json!("0123456789abcdef0123456789abcdef");
@@ -257,7 +257,7 @@ fn client_reports_a_runtime_directory_that_it_cannot_read() {
         }
         finished(command.current_dir(&projects.a).args(args).envs(envs.iter().copied()).uid(NOBODY).gid(NOBODY))
     };
-    // The directory is its owner's; it can be looked into, but the files are its owner's; or it cannot even be reached.
+    // The directory is private; it is readable but its files are private; or it cannot even be reached.
     for (dir, mode) in [(&runtime, 0o700), (&runtime, 0o755), (&runtime, 0o711)] {
         fs::set_permissions(dir, Permissions::from_mode(mode)).expect("ours");
         for args in COMMANDS {

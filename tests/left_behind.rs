@@ -1,4 +1,4 @@
-//! What a run leaves behind at its end: what is killed is named, and what cannot be killed, or cannot even be seen, is waited for.
+//! Processes that a run leaves behind at its end: killed ones are named, and the end waits for those that cannot be killed or seen.
 
 mod support;
 
@@ -122,8 +122,8 @@ fn recovery_names_what_a_killed_shim_left_behind() {
     }
 }
 
-/// A server of the user `nobody`, in a mount namespace with a `/proc` that hides the processes of others; `None` where that takes more
-/// rights than there are. The root holds `other-user`, a copy of the actor that runs as root.
+/// A server of the user `nobody`, in a mount namespace with a `/proc` that hides other users' processes; `None` if that takes more
+/// rights than the test has. The root holds `other-user`, a copy of the actor that runs as root.
 fn with_hidden_processes(script: &str, proc_options: &str) -> Option<Place> {
     let can_mount = || Command::new("unshare").args(["-m", "mount", "-t", "proc", "-o", proc_options, "proc", "/proc"]).status();
     if !getuid().is_root() || !can_mount().is_ok_and(|status| status.success()) {
@@ -181,7 +181,7 @@ fn run_end_waits_for_a_hidden_child_of_another_user() {
     };
     let (_, run_id) = place.start();
     let child = pid_in(&place, "child");
-    // The leader has ended; what it left behind is root's, and nobody may not kill it.
+    // The leader has ended; the process that it left behind belongs to root, and the user `nobody` may not kill it.
     until_true("the detail says what the run waits for", || {
         let told = detail(&place);
         told.starts_with("1 process cannot be killed and is still running: process ") && told.contains(&child.to_string())

@@ -336,7 +336,7 @@ fn a_shim_lets_go_of_what_only_its_start_needed() {
     });
 }
 
-/// A command whose last word is to be `serve`, as process 1 of a PID namespace or below `init`, or none where this user may make none.
+/// A command whose last word is to be `serve`, as process 1 of a PID namespace or below `init`, or `None` if this user may not create one.
 fn in_namespace(place: &Place, init: Option<&Path>) -> Option<Command> {
     let words = ["--pid", "--fork", "--kill-child", "--mount-proc"];
     if !Command::new("unshare").args(words).arg("true").status().is_ok_and(|status| status.success()) {
@@ -401,7 +401,7 @@ fn server_as_process_one_reaps_orphans_of_others() {
     });
     signal(orphan, "KILL");
     until_true("it is reaped", || letter(orphan).is_none());
-    // Its own children are reaped as well, and nobody misses them.
+    // Its own children are reaped as well, without harm.
     for _ in 0..2 {
         let (_, run_id) = place.start_with(json!({"script": "exit.sh", "args": ["5"]}));
         assert_eq!(place.until_ended(run_id)["exit_code"], 5);
@@ -486,7 +486,7 @@ fn closed_terminal_ends_the_server_in_order_unless_sighup_was_ignored() {
     for name in ["HUP", "QUIT"] {
         signal(place.server_pid(), name);
     }
-    // What ended it would have come before this.
+    // An end would have come before this.
     assert_eq!(place.until_all_agree(), "running");
     let (code, said) = place.stop_server_and_listen();
     assert!(code == 0 && said.starts_with("pipeline run 1 goes on"), "{said}");

@@ -366,7 +366,7 @@ fn a_hostile_page_changes_nothing_in_a_browser_that_is_logged_in() {
     wait_until("the page is logged in still", PATIENCE, || browser.state() == "running");
 }
 
-/// What a page of another site cannot read it could still keep from others: each of these would wait for a minute, or stream for ever.
+/// A cross-site page that cannot read answers could still occupy slots: each of these would wait for a minute, or stream for ever.
 #[test]
 fn cross_site_page_cannot_occupy_a_stream_download_or_long_poll_slot() {
     let Some(browser) = Browser::start() else { return };

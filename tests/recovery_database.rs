@@ -151,7 +151,7 @@ fn locked(place: &Place, how: &str) -> Connection {
     other
 }
 
-/// How long it takes to be refused thirty times, and to read as often.
+/// The time for thirty refusals and thirty reads.
 fn refused_and_read(place: &Place, refused: &str) -> Duration {
     let began = Instant::now();
     for _ in 0..15 {
@@ -166,7 +166,7 @@ fn refused_and_read(place: &Place, refused: &str) -> Duration {
     began.elapsed()
 }
 
-/// A backup, or a shell with an open transaction. What must not wait for it is done while the lock is held the whole time.
+/// A backup, or a shell with an open transaction. The requests that must not wait are served while the lock is held the whole time.
 #[test]
 fn locked_database_allows_actions_and_delays_no_refusal() {
     let place = Place::serving("sleep.sh");
@@ -186,7 +186,7 @@ fn locked_database_allows_actions_and_delays_no_refusal() {
         (place.state().as_str(), codes(&place)),
         ("running", vec!["not_recorded".to_owned(), "database_locked".to_owned()])
     );
-    // Once the lock is known nothing tries it for a client that asks.
+    // Once the lock is known, no client's request tries it.
     let while_locked = refused_and_read(&place, "pause");
     assert!(while_locked < before * 10 + Duration::from_secs(2), "it takes {while_locked:?}, and {before:?} without the lock");
     unrecorded("resume");

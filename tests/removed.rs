@@ -168,7 +168,7 @@ fn codes(place: &Place) -> Vec<String> {
     conditions.as_array().expect("a list").iter().map(|it| it["code"].as_str().expect("a word").to_owned()).collect()
 }
 
-/// Nobody asks for the state meanwhile: a client that looks for the server must find it.
+/// No request is made meanwhile: a client that searches for the server must find it.
 #[test]
 fn server_recreates_its_info_and_lock_files() {
     let mut place = Place::serving("sleep.sh");
@@ -243,7 +243,7 @@ fn health_reports_a_replaced_database() {
     assert_eq!((place.get("/api/health").status, codes(&place)), (200, vec![]));
 }
 
-/// Somebody may have removed it so that the next start makes another one.
+/// The user may have removed it so that the next start makes a new one.
 #[test]
 fn removed_token_file_is_reported_and_not_recreated() {
     let mut place = Place::new();

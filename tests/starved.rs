@@ -121,11 +121,11 @@ fn a_server_that_can_not_look_calls_nothing_ended_that_lives() {
 fn start_without_descriptors_fails_with_the_cause_and_leaves_no_files() {
     let place = Place::serving("sleep.sh");
     let server = place.server_pid();
-    // One that has been accepted before there is nothing left to accept with.
+    // A connection that was accepted before the descriptors ran out.
     let mut wire = place.wire();
     wire.get("/api/pipeline").ok();
     let start = "POST /api/pipeline/start HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n";
-    // From enough to too few. What is free again once the start has failed is enough to see that nothing came of it.
+    // From enough to too few. After the failed start enough is free to see that nothing was started.
     let is_told = (3..20).rev().any(|left| {
         let starved = Starved::to(server, left);
         wire.send(start);

@@ -283,7 +283,7 @@ fn children_that_nobody_reaps_do_not_matter(containment: &str) {
     place.assert_nothing_left(run_id);
 }
 
-/// A serial port is opened this way, too: what comes through it is no signal, and a cable that is pulled out is none either.
+/// A serial port is opened this way, too: input from it is not a signal, and neither is a hang-up.
 fn terminal_opened_by_the_leader_sends_no_signals(containment: &str) {
     let place = acting("terminal", containment);
     let (_, run_id) = place.start();
