@@ -228,7 +228,7 @@ mod tests {
         let (inspector, count) = counting();
         let began = Instant::now();
         inspector.refresh();
-        assert_eq!(count.load(Ordering::SeqCst), 1, "the first who asks gets what is true now");
+        assert_eq!(count.load(Ordering::SeqCst), 1, "the first request gets current findings");
         for _ in 0..1_000 {
             inspector.refresh();
         }
@@ -260,7 +260,7 @@ mod tests {
         })
         .expect("starts");
         inspector.refresh();
-        assert!(inspector.shared.lock().is_slow, "nobody waits for it any more");
+        assert!(inspector.shared.lock().is_slow, "no request waits for it any more");
         // While it hangs no request begins to wait. A thousand waits of 200 ms would not return in time.
         let began = Instant::now();
         for _ in 0..1_000 {

@@ -80,9 +80,9 @@ mod tests {
 
         let mut made = Made::default();
         start(&mut made);
-        fs::write(folder.join("somebody's"), "").expect("writes");
+        fs::write(folder.join("foreign"), "").expect("writes");
         drop(made);
-        assert!(folder.join("somebody's").exists() && !folder.join("new").exists());
+        assert!(folder.join("foreign").exists() && !folder.join("new").exists());
 
         fs::remove_dir_all(dir.path().join("a")).expect("ours");
         let mut made = Made::default();

@@ -230,7 +230,7 @@ fn serve_at(listeners: Vec<Listener>, config: Config, root_now: &Path) -> anyhow
     KillPoint::ServerInfoRemoved.reach();
     match (live?, stopped) {
         (None, Some((run_id, why))) => say(&format!("pipeline run {run_id} was stopped, because {why}")),
-        (Some(run_id), _) => say(&format!("pipeline run {run_id} keeps running; `autoappdev serve` picks it up again")),
+        (Some(run_id), _) => say(&format!("pipeline run {run_id} goes on; `autoappdev serve` picks it up again")),
         (None, None) => say("autoappdev has stopped; no pipeline was running"),
     }
     Ok(())

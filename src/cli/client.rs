@@ -173,10 +173,10 @@ pub(super) struct Client {
     tokens: Tokens,
 }
 
-/// Who is asked.
+/// The server to ask.
 #[derive(Debug)]
 enum Target {
-    /// Who is at this place.
+    /// The server at this place.
     Place(Place),
     /// The server of this folder.
     Folder(Folder),

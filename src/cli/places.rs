@@ -243,7 +243,7 @@ mod tests {
         let written = r#"{"pid":1,"id":"abc","address":"[::]:4000","socket":"/elsewhere"}"#;
         fs::write(&file, written).expect("written");
         // It is stale.
-        assert_eq!(shown(&usual), Vec::<String>::new(), "the usual address is none");
+        assert_eq!(shown(&usual), Vec::<String>::new(), "the usual address does not count");
         assert_eq!((shown(&named), shown(&socket)), (vec!["http://127.0.0.1:9000".to_owned()], vec!["/n.sock".to_owned()]));
         let lock = File::open(dir.path()).expect("there");
         rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).expect("free");

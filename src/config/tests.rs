@@ -131,7 +131,7 @@ fn folders_are_taken_from_the_working_directory() {
     let error = Config::resolve(&Flags::default(), env(SCRIPT), &[], Path::new(CWD)).expect_err("no text");
     assert_eq!(error.to_string(), "AUTOAPPDEV_PIPELINE_SCRIPT=d\u{fffd} is not UTF-8");
     let error = Config::resolve(&Flags::default(), |name| (name == ROOT).then(|| "a\0b".into()), &[], Path::new(CWD));
-    assert_eq!(error.expect_err("NUL").to_string(), "AUTOAPPDEV_PIPELINE_CWD=a\\0b holds a NUL");
+    assert_eq!(error.expect_err("NUL").to_string(), "AUTOAPPDEV_PIPELINE_CWD=a\\0b contains a NUL");
 }
 
 #[test]

@@ -347,7 +347,7 @@ mod tests {
         }
         let way_in = Listener::unix(&path).expect("binds").way_in().expect("has one");
         let error = way_in.connect(Duration::from_secs(1)).expect_err("it left with its listener");
-        assert!(way_in.is_for_others(&error), "a file that was removed does not mean that nobody answers: it is made again");
+        assert!(way_in.is_for_others(&error), "a removed file does not mean that the server is dead: it is recreated");
         drop(UnixListener::bind(&path).expect("binds"));
         let error = way_in.connect(Duration::from_secs(1)).expect_err("nobody listens");
         assert!(!way_in.is_for_others(&error), "{error}");

@@ -106,7 +106,7 @@ pub enum Unrunnable {
         "{interpreter}, named in the first line of {script}, was not found in PATH ({path}); install it, or set PATH for the server or for this start"
     )]
     NotInPath {
-        /// What `env` is told to run.
+        /// The program that `env` is to run.
         interpreter: String,
         /// The script.
         script: String,

@@ -216,7 +216,7 @@ fn start_refuses_an_unrunnable_script_with_the_cause() {
         ("x.sh", &b"echo hi\r\n"[..], "Windows line endings", "sed -i"),
         ("tool", &elf[..4096], "its execute bit is not set", "chmod +x tool"),
         ("tool", b"MZ\0\0", "its execute bit is not set", "chmod +x tool"),
-        ("train.py", b"import os\n", "does not say what runs it", "#!/usr/bin/env python3"),
+        ("train.py", b"import os\n", "does not name its interpreter", "#!/usr/bin/env python3"),
     ] {
         write(&root, name, text, 0o644);
         let said = program(&root, name).expect_err(cause).to_string();
@@ -283,10 +283,10 @@ fn kernel_error_is_explained() {
         (said("text", &root, Errno::NOEXEC), "chmod -x text"),
         (said("empty", &root, Errno::NOEXEC), "it is empty"),
         (said("foreign", &root, Errno::NOEXEC), "a program for processor type 51966, and this machine is"),
-        (said("exec.sh", &root.join("gone"), Errno::NOENT), "gone is not there any more"),
+        (said("exec.sh", &root.join("gone"), Errno::NOENT), "gone no longer exists"),
         (said("exec.sh", &root, Errno::TOOBIG), "too long"),
         (said("exec.sh", &root, Errno::TXTBSY), "open for writing"),
-        (said("exec.sh", &root, Errno::ACCESS), "may the server's user execute it"),
+        (said("exec.sh", &root, Errno::ACCESS), "check that the server's user can execute it"),
         (said("exec.sh", &root, Errno::IO), "exec.sh could not be run: Input/output error"),
     ];
     for (said, cause) in sayings {

@@ -90,7 +90,7 @@ pub enum StoreError {
     },
     /// The file was removed or replaced while it is open: what is written there is lost.
     #[error(
-        "write {path}: somebody removed or replaced it; put it back, or stop the pipeline and restart the server",
+        "write {path}: it was removed or replaced; put it back, or stop the pipeline and restart the server",
         path = .path.display()
     )]
     Gone {

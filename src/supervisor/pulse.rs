@@ -177,7 +177,7 @@ mod tests {
     fn thread_waiting_for_the_disk_gets_a_longer_limit() {
         let row = Store::in_memory().row().expect("a row");
         let watch = Arc::new(Watch::new(Snapshot::new(&row, None, None, None, None, None)));
-        // Nobody takes anything in.
+        // The thread handles no event.
         let (events, _queue) = mpsc::channel();
         let handle = Handle { events, watch, pulse: Arc::default() };
         let hour = Duration::from_hours(1);

@@ -23,7 +23,7 @@ pub(super) const ONE_MORE_IN: usize = 8;
 pub(super) const FROM_ONE_ADDRESS_MAX: usize = 64;
 const FROM_ONE_ADDRESS_MIN: usize = 8;
 
-/// Who shares a limit of connections.
+/// The clients that share a limit of connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::http) enum Peer {
     /// The owner of this server, at a socket that no other user can open.

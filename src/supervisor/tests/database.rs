@@ -162,8 +162,8 @@ fn conditions_describe_an_unrecorded_end() {
         stage.hear(&[(2, exited(9, false))]);
         let now = stage.conductor.watch().get();
         assert_eq!((now.snapshot.state, now.snapshot.version), (State::Running, published.snapshot.version));
-        assert_ne!(now.etag, published.etag, "who asks with the tag of before is told");
-        assert!(stage.conductor.watch().seen() != seen, "and so is who follows");
+        assert_ne!(now.etag, published.etag, "a request with the previous tag gets the new state");
+        assert!(stage.conductor.watch().seen() != seen, "and so does a follower");
         assert_eq!(codes(&now.snapshot), [ConditionCode::NotRecorded, ConditionCode::DatabaseReplaced]);
         let condition = &now.snapshot.conditions.list()[0];
         assert!(
