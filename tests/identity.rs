@@ -165,9 +165,9 @@ fn copied_or_linked_files_do_not_lead_to_the_server_of_another_project() {
     // While a server of B has locked the directory and recorded nothing yet, they lead nowhere either.
     let lock = fs::File::open(&to).expect("there");
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).expect("free");
-    projects.assert_b_has_none("has not said where it listens");
+    projects.assert_b_has_none("has not recorded its address");
     fs::copy(from.join("server.json"), to.join("server.json")).expect("copies");
-    projects.assert_b_has_none("has not said where it listens");
+    projects.assert_b_has_none("has not recorded its address");
     drop(lock);
     // A link to the whole directory is that directory.
     fs::remove_dir_all(&to).expect("ours");
@@ -187,7 +187,7 @@ fn request_to_an_address_taken_over_by_another_server_is_refused() {
     fs::write(to.join("server.json"), written.to_string()).expect("writes");
     let lock = fs::File::open(&to).expect("there");
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).expect("free");
-    projects.assert_none_of(&COMMANDS[..10], "does not answer where it says that it listens");
+    projects.assert_none_of(&COMMANDS[..10], "does not answer at its recorded address");
     // The comparison and the act are one request.
     let place = &projects.place;
     let before = place.footprint();

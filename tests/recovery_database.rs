@@ -198,7 +198,7 @@ fn locked_database_allows_actions_and_delays_no_refusal() {
     assert_eq!((start.status, start.error()), (503, "database_locked"), "its beginning has to be recorded: {}", start.body);
     assert_eq!(place.shims().len() + place.processes().len(), 0);
     let detail = place.pipeline()["conditions"][0]["detail"].to_string();
-    assert!(detail.contains("was ended") && detail.contains("signal 9"), "{detail}");
+    assert!(detail.contains("was terminated") && detail.contains("signal 9"), "{detail}");
 
     other.execute_batch("ROLLBACK").expect("unlocks");
     let run = place.until_ended(run_id);
