@@ -10,8 +10,8 @@ SHELL := /bin/bash
 .NOTPARALLEL:
 
 CARGO ?= cargo
-# Cargo would say at each build that two crates behind rouille (deny.toml names them) need a change for some future Rust. Not for the
-# server of `make run`: its pipelines inherit what it has.
+# Without this, Cargo reports at each build that two dependencies of rouille (see deny.toml) need a change for a future Rust. It is not
+# set for the server of `make run`, because its pipelines would inherit it.
 $(filter-out run,$(or $(MAKECMDGOALS),help)) binary: export CARGO_FUTURE_INCOMPAT_REPORT_FREQUENCY ?= never
 BINARY := $(or $(CARGO_TARGET_DIR),target)/release/autoappdev
 SCRIPTS := .ci/run tests/fuzz/run.sh $(wildcard examples/*.sh)
@@ -19,8 +19,8 @@ SCRIPTS := .ci/run tests/fuzz/run.sh $(wildcard examples/*.sh)
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-# PORT and every AUTOAPPDEV_ variable given to make reach the server through the environment. The server keeps these to itself, and what
-# make puts beside them (MAKEFLAGS, its job server): a pipeline inherits neither. `exec` leaves no shell between
+# PORT and every AUTOAPPDEV_ variable given to make reach the server through the environment. The server does not pass them on to a
+# pipeline, nor the variables that make adds (MAKEFLAGS, its job server). `exec` leaves no shell between
 # make and the server, so that the server gets Ctrl-C directly and ends with 0; make, which gets it too, ends with 130.
 run: export AUTOAPPDEV_PIPELINE_CWD ?= examples
 run: export AUTOAPPDEV_PIPELINE_SCRIPT ?= demo.sh

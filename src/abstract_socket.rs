@@ -1,7 +1,7 @@
-//! Unix sockets with a name instead of a path (`unix(7)`, "abstract"): no directory that is moved, copied or removed takes one away.
+//! Unix sockets with a name instead of a path (`unix(7)`, "abstract"): moving, copying or removing a directory does not affect them.
 //!
-//! Level 0. Such a name has no owner and no mode. Every user of the machine may bind or call it, so both sides check who is at the other
-//! end: this user or root, and nobody else.
+//! Level 0. Such a name has no owner and no mode. Every user of the machine may bind it or connect to it, so both sides check that the
+//! peer is this user or root.
 
 use std::fs;
 use std::io;
@@ -26,7 +26,7 @@ pub fn connect(name: &str) -> io::Result<(UnixStream, u32)> {
     Ok((stream, peer))
 }
 
-/// The process at the other end, where it is this user's or root's; [`io::ErrorKind::PermissionDenied`] otherwise.
+/// The peer process, if it belongs to this user or root; otherwise [`io::ErrorKind::PermissionDenied`].
 pub fn peer(stream: &impl AsFd) -> io::Result<u32> {
     let peer = rustix::net::sockopt::socket_peercred(stream)?;
     if peer.uid != rustix::process::geteuid() && !peer.uid.is_root() {
@@ -35,7 +35,7 @@ pub fn peer(stream: &impl AsFd) -> io::Result<u32> {
     u32::try_from(peer.pid.as_raw_nonzero().get()).map_err(io::Error::other)
 }
 
-/// The names, of those that begin with `prefix`, at which somebody listens.
+/// The names that begin with `prefix` and have a listener.
 pub fn listening(prefix: &str) -> io::Result<Vec<String>> {
     let table = fs::read("/proc/net/unix")?;
     let table = String::from_utf8_lossy(&table);
@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_leads_to_its_process_and_is_listed_while_it_listens() {
+    fn abstract_socket_is_listed_with_its_process_while_it_listens() {
         let prefix = format!("autoappdev-test-{}-", std::process::id());
         let name = format!("{prefix}7");
         assert!(listening(&prefix).expect("a list").is_empty());

@@ -51,7 +51,7 @@ impl Timestamp {
         Self::from_unix_ms(self.unix_ms().saturating_sub(i64::try_from(whole_ms(age)).unwrap_or(i64::MAX)))
     }
 
-    /// The moment so much later; the epoch where that lies behind the year 9999.
+    /// This moment plus `length`; the epoch if that is after the year 9999.
     #[must_use]
     pub fn after(self, wait: Duration) -> Self {
         Self::from_unix_ms(self.unix_ms().saturating_add(i64::try_from(whole_ms(wait)).unwrap_or(i64::MAX)))

@@ -73,7 +73,7 @@ const URL: &str = "AUTOAPPDEV_URL";
 /// What an error shows in place of a token.
 const HIDDEN: &str = "…";
 
-/// Settings that a process of a pipeline has use for: where its run's files are, and which server a client command is to ask.
+/// Settings that a process of a pipeline can use: where its run's files are, and which server a client command uses.
 pub const NAMES_FOR_PIPELINES: &[&str] = &[RUNTIME_DIR, URL];
 
 /// Every name that is read from the environment or a `.env` file.
@@ -167,7 +167,7 @@ pub struct Config {
     pub tokens: Tokens,
     /// Whether a run gets a control group of its own where this user may make one.
     pub uses_cgroups: bool,
-    /// What becomes of the run when the server is told to end.
+    /// What happens to the run when the server is asked to exit.
     pub on_term: OnTerm,
     /// From TERM to KILL for a start that names no other.
     pub grace: Duration,
@@ -183,10 +183,10 @@ pub struct Config {
     pub runs_keep: u64,
     /// For how long it keeps those that have ended; `None`: for ever.
     pub runs_keep_for: Option<Duration>,
-    /// Variables of the environment whose names are not only ours, and from which a setting was taken: `PORT`, `DATABASE_URL`. They were
+    /// Environment variables with names that other programs share and from which a setting was taken: `PORT`, `DATABASE_URL`. They were
     /// meant for the server, so they are not for its pipelines.
     pub taken: Vec<&'static str>,
-    /// What was found and is not used, a sentence each, for the server's log.
+    /// Settings that were found and ignored, one sentence each, for the server's log.
     pub notes: Vec<String>,
 }
 
@@ -272,10 +272,10 @@ impl Config {
     }
 }
 
-/// What becomes of the run when the server is told to end.
+/// What happens to the run when the server is asked to exit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnTerm {
-    /// It goes on, unless the server's end would take it along.
+    /// It keeps running, unless the end of the server would kill it.
     Auto,
     /// It goes on.
     Leave,
@@ -341,12 +341,12 @@ impl<E: Fn(&str) -> Option<OsString>> Sources<'_, E> {
         self.given(("--port", flag), &[PORT]).or_else(|| self.port_alias())
     }
 
-    /// `PORT` is other programs' name, too: in a `.env` file something else than a port is theirs.
+    /// Other programs also use the name `PORT`: in a `.env` file a value that is not a port belongs to them.
     fn port_alias(&self) -> Option<Given> {
         self.in_environment(PORT_ALIAS).or_else(|| self.in_dotenv(PORT_ALIAS).filter(|given| given.parsed(values::port).is_ok()))
     }
 
-    /// The database that was named; `None` where nothing of ours names one.
+    /// The configured database; `None` if no setting of ours names one.
     fn named_database(&self, flag: Option<&OsString>, notes: &mut Vec<String>) -> Option<Given> {
         if let Some(given) = self.given(("--database", flag), &[]) {
             return Some(given);
@@ -357,7 +357,7 @@ impl<E: Fn(&str) -> Option<OsString>> Sources<'_, E> {
             }
             let place = if given.from_dotenv { ".env" } else { "the environment" };
             notes.push(format!(
-                "{DATABASE_URL} in {place} is not used: it is no sqlite:<path>, so it is meant for another program"
+                "{DATABASE_URL} in {place} is not used: its value is not sqlite:<path>, so it is meant for another program"
             ));
         }
         None
@@ -408,7 +408,7 @@ struct Given {
 }
 
 impl Given {
-    /// The variable, where it is in the environment under a name that is not only ours.
+    /// The variable, if it is in the environment under a shared name.
     fn taken(&self) -> Option<&'static str> {
         [PORT_ALIAS, DATABASE_URL].into_iter().find(|&name| name == self.name && !self.from_dotenv)
     }
@@ -446,7 +446,7 @@ impl Given {
 
     fn path(&self) -> Result<PathBuf, ConfigError> {
         // A flag cannot hold a NUL and a `.env` line with one is refused, but a caller's `env` is not known here.
-        if self.value.as_bytes().contains(&0) { Err(self.wrong("holds a NUL")) } else { Ok(PathBuf::from(&self.value)) }
+        if self.value.as_bytes().contains(&0) { Err(self.wrong("contains a NUL")) } else { Ok(PathBuf::from(&self.value)) }
     }
 
     /// `DATABASE_URL`, or the flag, which takes a plain path too.
@@ -463,8 +463,8 @@ impl Given {
     }
 
     /// Whether a `DATABASE_URL` is meant for another program. In a `.env` file, which is the project's, this is every value that is not
-    /// plainly ours. In the environment it is every other kind of database; a path without a scheme, or a file of `SQLite` that cannot be used, is
-    /// an error that somebody who sets it for this program has to see.
+    /// clearly ours. In the environment it is the URL of every other kind of database; a path without a scheme, or an unusable `SQLite` file, is
+    /// an error that the user must see.
     fn is_of_another_program(&self) -> bool {
         if self.from_dotenv {
             return self.database().is_err();

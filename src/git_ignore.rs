@@ -1,6 +1,6 @@
 //! `.gitignore` in the runtime directory: keeps tokens, logs and the database out of a repository, and out of `git stash -u`.
 //!
-//! Level 1. Written beside its place and renamed, so it is never there half. If killed here: the next server writes it.
+//! Level 1. Written to a temporary name and renamed, so it is never incomplete. If killed here: the next server writes it.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -18,7 +18,7 @@ const BESIDE: &str = ".gitignore.new";
 /// Everything below the directory, this file included.
 const TEXT: &str = "*\n";
 
-/// What servers of every version put into a runtime directory. The database and the server's log have further files with longer names.
+/// The files that servers of every version put into a runtime directory. The database and the server's log have further files with longer names.
 const OURS: [&str; 10] = [
     "server.",
     DATABASE_DEFAULT,
@@ -32,8 +32,8 @@ const OURS: [&str; 10] = [
     "retention.json",
 ];
 
-/// Writes the file where there is none. A directory that also holds files of others may be somebody's repository, which must not
-/// be hidden from git: it is left alone, and so is a `.gitignore` that is there.
+/// Writes the file if there is none. A directory that also holds other files may be a user's repository, which must not
+/// be hidden from git, so nothing is written there. An existing `.gitignore` is kept.
 pub fn keep_out_of_git(runtime_dir: &Path) -> io::Result<()> {
     let path = runtime_dir.join(NAME);
     if fs::symlink_metadata(&path).is_ok() || !holds_only_ours(runtime_dir)? {
@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_directory_of_ours_gets_the_file_and_a_users_directory_or_file_is_left_alone() {
+    fn git_ignore_is_written_only_into_a_directory_of_our_files() {
         let dir = tempfile::tempdir().expect("a temp folder");
         let path = dir.path().join(NAME);
         for ours in ["server.lock", "autoappdev.db-wal", "backend-00000000000000000007.log", "session-key", BESIDE] {

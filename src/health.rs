@@ -1,8 +1,8 @@
-//! What is wrong that nobody says by itself: little space on the disk, files that somebody removed or replaced, a stopped shim.
+//! Problems that no message reports: low disk space, removed or replaced files, a stopped shim.
 //!
-//! Level 2. An [`Inspector`] looks when somebody asks for the state, at most once a second, and while a stream of events is open. Its thread
-//! sleeps otherwise. What the supervisor learns by messages is not looked for here. Nothing waits for the disk but this thread: an answer
-//! waits for a look only for [`LOOK_WAIT`], so a disk that hangs delays nobody for longer than that.
+//! Level 2. An [`Inspector`] scans when a client requests the state, at most once a second, and while a stream of events is open. Its thread
+//! sleeps otherwise. It does not check what the supervisor learns by messages. Only this thread waits for the disk: an answer
+//! waits for a scan for [`LOOK_WAIT`] at most, so a disk that hangs delays no client for longer than that.
 
 mod look;
 mod upkeep;
@@ -21,16 +21,16 @@ use crate::pipeline::ConditionCode;
 pub use look::Places;
 pub use upkeep::{Kept, Upkeep};
 
-/// The least time between two looks for those who ask for the state, and the time between two looks while a stream is open.
+/// The least time between two scans that requests for the state cause, and the time between two scans while a stream is open.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// How long an answer waits for a look. Usually one takes a fraction of a millisecond.
+/// How long an answer waits for a scan. A scan usually takes a fraction of a millisecond.
 const LOOK_WAIT: Duration = Duration::from_millis(200);
 
-/// What a look has found wrong.
+/// The problems that a scan has found.
 pub type Findings = Vec<(ConditionCode, String)>;
 
-/// Looks for what is wrong when somebody wants to know.
+/// Scans for problems on request.
 #[derive(Clone)]
 pub struct Inspector {
     shared: Arc<Shared>,
@@ -39,7 +39,7 @@ pub struct Inspector {
 }
 
 struct Shared {
-    /// When the latest look began that has ended: milliseconds after `began`, plus one; 0 before the first.
+    /// When the latest finished scan began: milliseconds after `began`, plus one; 0 before the first.
     looked_at_ms: AtomicU64,
     began: Instant,
     turns: Mutex<Turns>,
@@ -48,10 +48,10 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct Turns {
-    /// How many looks were asked for, and how many are done.
+    /// How many scans were requested, and how many are done.
     asked: u64,
     done: u64,
-    /// The look under way takes longer than anybody waits.
+    /// The scan under way has taken longer than an answer waits.
     is_slow: bool,
     /// How many streams are open.
     attended: usize,
@@ -65,8 +65,8 @@ impl fmt::Debug for Inspector {
 }
 
 impl Inspector {
-    /// Begins. `look` is called on a thread of its own and tells what it has found to whoever publishes it. It returns after what time to look
-    /// again although nobody asks; `None` where there is no need.
+    /// Starts the thread that calls `look`, which passes its findings to the publisher. It returns the time until the next scan that is due
+    /// without a request; `None` if there is no need.
     pub fn start(mut look: impl FnMut() -> Option<Duration> + Send + 'static) -> std::io::Result<Self> {
         let shared = Arc::new(Shared {
             looked_at_ms: AtomicU64::new(0),
@@ -90,7 +90,7 @@ impl Inspector {
         Ok(Self { _end: Arc::new(Over(shared.clone())), shared })
     }
 
-    /// Sees to it that what is known is not older than a second. Costs a look at the clock where it is not.
+    /// Makes sure that the findings are at most a second old. If they are, this costs one reading of the clock.
     pub fn refresh(&self) {
         let looked_at_ms = self.shared.looked_at_ms.load(Ordering::Acquire);
         if looked_at_ms == 0 || self.shared.now_ms().saturating_sub(looked_at_ms) >= whole_ms(LOOK_EVERY) {
@@ -98,7 +98,7 @@ impl Inspector {
         }
     }
 
-    /// Sees to it that what is known is of now: waits for a look that begins after this call.
+    /// Makes sure that the findings are current: waits for a scan that begins after this call.
     pub fn look(&self) {
         let (turns, turn) = self.shared.ask_for_a_look();
         if turns.is_slow || turns.is_over {
@@ -123,7 +123,7 @@ impl Inspector {
         })
     }
 
-    /// Looks go on, one a second, until what this returns is dropped.
+    /// Scans once a second until the returned value is dropped.
     pub fn attend(&self) -> Attendance {
         self.shared.lock().attended += 1;
         self.shared.changed.notify_all();
@@ -131,7 +131,7 @@ impl Inspector {
     }
 }
 
-/// Somebody follows what happens.
+/// A client follows the state.
 pub struct Attendance(Arc<Shared>);
 
 impl fmt::Debug for Attendance {
@@ -146,7 +146,7 @@ impl Drop for Attendance {
     }
 }
 
-/// Nobody needs the thread any more, or it has ended in whatever way and nobody waits for it.
+/// The thread is no longer needed, or it has ended for whatever reason, and no request waits for it.
 struct Over(Arc<Shared>);
 
 impl Drop for Over {
@@ -157,17 +157,17 @@ impl Drop for Over {
 }
 
 impl Shared {
-    /// Asks for a look that begins after this call. Returns which one it is.
+    /// Requests a scan that begins after this call. Returns its number.
     fn ask_for_a_look(&self) -> (MutexGuard<'_, Turns>, u64) {
         let mut turns = self.lock();
-        // One that is under way may have looked already at what has changed since.
+        // A scan under way may already have passed the file that has changed.
         turns.asked = (turns.asked + 1).min(turns.done + 2);
         self.changed.notify_all();
         let turn = turns.asked;
         (turns, turn)
     }
 
-    /// Waits until a look is due; `None` once there is nobody left to look for. Returns which one it is.
+    /// Waits until a scan is due and returns its number; `None` once no inspector is left.
     fn wait_for_turn(&self, again_at: Option<Instant>) -> Option<u64> {
         let mut turns = self.lock();
         loop {
@@ -221,11 +221,11 @@ mod tests {
     }
 
     #[test]
-    fn inspector_looks_only_when_somebody_asks_and_seldom_for_those_who_ask_often() {
+    fn inspector_scans_on_request_at_most_once_a_second() {
         let (inspector, count) = counting();
         let began = Instant::now();
         inspector.refresh();
-        assert_eq!(count.load(Ordering::SeqCst), 1, "the first who asks gets what is true now");
+        assert_eq!(count.load(Ordering::SeqCst), 1, "the first request gets current findings");
         for _ in 0..1_000 {
             inspector.refresh();
         }
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn inspector_looks_by_itself_while_somebody_follows() {
+    fn inspector_scans_every_second_while_a_stream_is_open() {
         let (inspector, count) = counting();
         let attendance = inspector.attend();
         let deadline = Instant::now() + Duration::from_mins(1);
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn answer_does_not_wait_for_a_look_that_hangs() {
+    fn answer_does_not_wait_for_a_hanging_scan() {
         let (go, hangs) = mpsc::channel::<()>();
         let inspector = Inspector::start(move || {
             let _go_or_gone = hangs.recv();
@@ -257,8 +257,8 @@ mod tests {
         })
         .expect("starts");
         inspector.refresh();
-        assert!(inspector.shared.lock().is_slow, "nobody waits for it any more");
-        // While it hangs nobody begins to wait. That this returns at all is the proof for a thousand times 200 ms.
+        assert!(inspector.shared.lock().is_slow, "no request waits for it any more");
+        // While it hangs no request begins to wait. A thousand waits of 200 ms would not return in time.
         let began = Instant::now();
         for _ in 0..1_000 {
             inspector.refresh();

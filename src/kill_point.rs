@@ -63,7 +63,7 @@ kill_points! {
     ServerRunIdsReserved = "server.run_ids_reserved",
     /// A run that the database did not know is in it as `starting`.
     ServerUnknownRunCommitted = "server.unknown_run_committed",
-    /// What becomes `.gitignore` is written beside it.
+    /// `.gitignore` is written under a temporary name.
     ServerGitIgnoreBeside = "server.git_ignore_beside",
     /// A token or the session key is made and written beside its place.
     ServerSecretBeside = "server.secret_beside",
@@ -220,7 +220,7 @@ kill_points! {
     /// The server is told of the end; the lock is held.
     ShimEndSent = "shim.end_sent",
 
-    /// The shim is in a copy of its directory that was removed, the journal there is whole and the log is not.
+    /// The shim has entered a copy of its removed directory; the journal there is complete and the log is not.
     ShimJournalMoved = "shim.journal_moved",
 }
 

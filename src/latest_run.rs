@@ -33,7 +33,7 @@ pub fn set_latest_run(runtime_dir: &Path, run_id: i64) -> io::Result<()> {
         })
         .and_then(|()| fs::rename(&new, &link));
     if made.is_err() {
-        // A link to an earlier run would be taken for the truth. Where it cannot be removed no run directory can be made either.
+        // A link to an earlier run would be trusted. If it cannot be removed, no run directory can be created either.
         let _is_missing_or_stuck = fs::remove_file(&link);
     }
     made
@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_link_names_the_run_that_was_set_last() {
+    fn link_names_the_run_that_was_set_last() {
         let dir = tempfile::tempdir().expect("a temp folder");
         assert_eq!(latest_run(dir.path()), None);
         for id in [1, 2, 12] {
@@ -58,7 +58,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_that_cannot_be_set_does_not_stay() {
+    fn link_is_removed_if_it_cannot_be_updated() {
         let dir = tempfile::tempdir().expect("a temp folder");
         set_latest_run(dir.path(), 1).expect("sets");
         fs::create_dir(dir.path().join("latest-run.new")).expect("creates");
@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn other_links_name_no_run() {
+    fn foreign_links_name_no_run() {
         for target in ["7", "runs/", "runs/x", "runs/-1", "runs/0", "/runs/7", "runs7"] {
             let dir = tempfile::tempdir().expect("a temp folder");
             symlink(target, dir.path().join("latest-run")).expect("links");

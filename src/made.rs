@@ -1,6 +1,6 @@
-//! What a start has made on the disk so far, to be taken away again where the start fails.
+//! The files that a start has created so far, which are removed again if the start fails.
 //!
-//! Level 1. It takes away only what it was told of, never a folder that holds anything, and nothing once it is kept. If killed here: what
+//! Level 1. It removes only registered files, never a folder with contents, and nothing once `keep` was called. If killed here: what
 //! was made stays, and the next start uses it.
 
 use std::fs;
@@ -14,25 +14,25 @@ pub struct Made {
 }
 
 impl Made {
-    /// Notes a folder that is about to be made, with those above it that are not there either.
+    /// Registers a folder that is about to be created, with the missing folders above it.
     pub fn folder(&mut self, path: &Path) {
         let missing: Vec<&Path> = path.ancestors().take_while(|folder| is_absent(folder)).collect();
         self.folders.extend(missing.into_iter().rev().map(Path::to_owned));
     }
 
-    /// Notes a file that is about to be made, unless it is there. Whoever calls this holds the lock that keeps others from making it.
+    /// Registers a file that is about to be created, unless it exists. The caller holds the lock that keeps others from creating it.
     pub fn file(&mut self, path: &Path) {
         if is_absent(path) {
             self.files.push(path.to_owned());
         }
     }
 
-    /// Notes a file that was made.
+    /// Registers a file that was created.
     pub fn made_file(&mut self, path: &Path) {
         self.files.push(path.to_owned());
     }
 
-    /// The start has succeeded: nothing is taken away.
+    /// The start has succeeded: nothing is removed.
     pub fn keep(self) {
         let mut kept = self;
         kept.folders.clear();
@@ -42,7 +42,7 @@ impl Made {
 
 impl Drop for Made {
     fn drop(&mut self) {
-        // One that was not made after all, or a folder with something in it, stays as it is: the start has failed, and says why.
+        // A file that was not created after all, or a folder with contents, stays as it is: the start already reports its error.
         for file in self.files.iter().rev() {
             let _was_not_made = fs::remove_file(file);
         }
@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_made_is_taken_away_and_nothing_else() {
+    fn failed_start_removes_only_the_files_that_it_created() {
         let dir = tempfile::tempdir().expect("a temp folder");
         let folder = dir.path().join("a/b");
         fs::write(dir.path().join("old"), "").expect("writes");
@@ -80,9 +80,9 @@ mod tests {
 
         let mut made = Made::default();
         start(&mut made);
-        fs::write(folder.join("somebody's"), "").expect("writes");
+        fs::write(folder.join("foreign"), "").expect("writes");
         drop(made);
-        assert!(folder.join("somebody's").exists() && !folder.join("new").exists());
+        assert!(folder.join("foreign").exists() && !folder.join("new").exists());
 
         fs::remove_dir_all(dir.path().join("a")).expect("ours");
         let mut made = Made::default();

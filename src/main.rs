@@ -72,7 +72,7 @@ fn check(config: &Config, json: bool) -> ExitCode {
     }
 }
 
-/// Prints what was done; a stdout that does not take it is a failure.
+/// Prints the result; an unwritable stdout is a failure.
 fn say(text: &str) -> ExitCode {
     match writeln!(io::stdout(), "{text}") {
         Ok(()) => ExitCode::SUCCESS,
@@ -82,7 +82,7 @@ fn say(text: &str) -> ExitCode {
 }
 
 fn failed(why: &str) -> ExitCode {
-    // Where stderr is gone the code still tells.
+    // If stderr cannot be written, the exit code still reports the failure.
     let _ = writeln!(io::stderr(), "autoappdev: {why}");
     ExitCode::FAILURE
 }

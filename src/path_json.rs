@@ -1,6 +1,6 @@
 //! Paths in JSON: text where the path is UTF-8, else a list of its bytes.
 //!
-//! Level 0. A file name on Linux is any bytes but NUL and `/`, and serde refuses a path that is not UTF-8. For `#[serde(with = "…")]`
+//! Level 0. A file name on Linux can contain any bytes except NUL and `/`, and serde refuses a path that is not UTF-8. For `#[serde(with = "…")]`
 //! on a field: this module for one path, [`option`] and [`list`] for the others.
 
 use std::ffi::OsString;
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn every_path_reads_as_it_was_written() {
+    fn path_json_round_trips_every_path() {
         for bytes in [&b"/srv/x.sh"[..], "/srv/größer ☃".as_bytes(), b"/srv/\xff\xfe.sh", b"\x80", b"", b"/a\nb\"c\\"] {
             for maybe in [None, Some(path(bytes))] {
                 let paths = Paths { one: path(bytes), maybe, several: vec![path(b"/plain"), path(bytes)] };
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_is_text_stays_text() {
+    fn utf_8_path_is_written_as_a_string() {
         let paths = Paths { one: "/a".into(), maybe: None, several: vec!["/b".into()] };
         assert_eq!(serde_json::to_string(&paths).expect("JSON"), r#"{"one":"/a","several":["/b"]}"#);
     }

@@ -148,7 +148,7 @@ words! {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StopOrigin {
-    /// The server was told to end, and ends the run with it.
+    /// The server was asked to exit, and stops the run first.
     Shutdown,
     /// Any other, from a newer version.
     #[serde(other)]
@@ -188,7 +188,7 @@ pub enum Fact {
     Stopping {
         /// The grace in milliseconds.
         grace_ms: u64,
-        /// Who wanted it, where that was nobody's request.
+        /// The origin, if no client requested it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         origin: Option<StopOrigin>,
     },
@@ -202,7 +202,7 @@ pub enum Fact {
         paused_ms: u64,
         /// The position in the log after its last byte.
         log_end: u64,
-        /// What was killed at the end: what the leader left behind, or what had not ended within the grace. Older shims do not say it.
+        /// The processes killed at the end: those that the leader left behind, or that had not ended within the grace. Older shims omit it.
         #[serde(flatten)]
         killed: Killed,
     },
@@ -219,7 +219,7 @@ pub enum Fact {
     SpawnFailed {
         /// Why, for people.
         error: String,
-        /// What there was none of, where that is why. An older shim does not say it.
+        /// The resource whose lack is the cause, if any. An older shim omits it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         lack: Option<Lack>,
     },
@@ -449,7 +449,7 @@ pub enum Plan {
     KillAndLose,
     /// Record what the journal holds; the run is lost, since its last fact: the machine went down.
     Lose,
-    /// Record what the journal holds; kill nothing: the run goes on in the directory that this one is a copy of. It is lost here.
+    /// Record the journal's facts and kill nothing: the run continues in the directory of which this one is a copy. Here it is lost.
     Disown,
     /// The run never came to life.
     FailSpawn,

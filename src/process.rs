@@ -48,7 +48,7 @@ pub struct Identity {
     pub start_ticks: u64,
 }
 
-/// What [`boot_id`] says where it cannot be known. Equal to itself: what a run of an unknown boot left behind is looked for.
+/// The value of [`boot_id`] if the id is unknown. It equals itself, so processes left behind by a run of an unknown boot are searched for.
 pub const UNKNOWN_BOOT: &str = "unknown";
 
 /// The id that the kernel drew at this boot (`random(4)`, `/proc/sys/kernel/random/boot_id`). A `/proc` with processes alone (`subset=pid` in
@@ -77,7 +77,7 @@ pub fn is_shortage(error: &io::Error) -> bool {
     [Errno::MFILE, Errno::NFILE, Errno::NOMEM].iter().any(|shortage| error.raw_os_error() == Some(shortage.raw_os_error()))
 }
 
-/// What there was none of, where that is why a process, a thread or a descriptor could not be made. Only for errors of these: of others
+/// The resource whose lack kept a process, a thread or a descriptor from being created, if any. Only for errors of such calls: for others
 /// `EAGAIN` means something else.
 pub fn lack_of(error: &io::Error) -> Option<Lack> {
     use rustix::io::Errno;
@@ -89,7 +89,7 @@ pub fn lack_of(error: &io::Error) -> Option<Lack> {
     }
 }
 
-/// The same as a sentence: what could not be done, why, and what to do about it where that is known.
+/// The same as a sentence: what could not be done, why, and, if known, what to do about it.
 pub fn explain_lack(what: &str, error: &io::Error) -> String {
     match lack_of(error) {
         Some(lack) => format!("{what}: {error}; {}", lack.advice()),
@@ -117,7 +117,7 @@ pub fn unblock_signals() -> io::Result<()> {
     Ok(nix::sys::signal::SigSet::empty().thread_set_mask()?)
 }
 
-/// Whether this process ignores a signal, as it was told to by who started it (`proc_pid_status(5)`, `SigIgn`).
+/// Whether this process ignores a signal, as set by the program that started it (`proc_pid_status(5)`, `SigIgn`).
 pub fn is_ignored(signal: i32) -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let set = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
@@ -146,7 +146,7 @@ pub fn signal(target: Identity, signal: Signal) -> io::Result<bool> {
     }
 }
 
-/// Whether it lives still, and is not a zombie. For want of a descriptor it is taken to live.
+/// Whether it is still alive and not a zombie. If there is no descriptor to check with, it counts as alive.
 pub fn is_alive(who: &Identity) -> bool {
     match read_stat(who.pid) {
         Ok(stat) => stat.identity == *who && stat.state != ProcState::Dead,
@@ -154,15 +154,15 @@ pub fn is_alive(who: &Identity) -> bool {
     }
 }
 
-/// Whether a process or a zombie has this number, one that `/proc` hides too. Only for what is said to people: which process it is, this does
-/// not tell.
+/// Whether a process or a zombie has this pid, even one that `/proc` hides. Only for messages: it does not show which process it
+/// is.
 pub fn is_there(pid: u32) -> bool {
     let exists = |pid| !matches!(rustix::process::test_kill_process(pid), Err(rustix::io::Errno::SRCH));
     raw_pid(pid).is_ok_and(exists)
 }
 
-/// Whether this process lives and is not on its way out; `None` where it is not there, or not in this namespace (`pid_namespaces(7)`).
-/// An error only for a shortage ([`is_shortage`]), which tells nothing.
+/// Whether this process is alive and not exiting; `None` if it does not exist, or not in this namespace (`pid_namespaces(7)`).
+/// An error only for a shortage ([`is_shortage`]), which leaves the answer open.
 pub fn lives(target: Identity) -> io::Result<Option<bool>> {
     let look = || {
         let stat = read_stat(target.pid)?;

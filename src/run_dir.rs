@@ -91,8 +91,8 @@ impl Runs {
         Ok(ids)
     }
 
-    /// The highest id that has a directory, or had one: that of the latest run. Asks the link that names it, and lists the directory only
-    /// where there is no link.
+    /// The highest id that has or had a directory: that of the latest run. Reads the link that names it, and lists the directory only
+    /// if there is no link.
     pub fn latest_id(&self) -> io::Result<Option<i64>> {
         match latest_run(&self.runtime_dir) {
             Some(id) => Ok(Some(id)),
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_name_tells_its_run_in_its_own_runtime_directory_alone() {
+    fn socket_name_identifies_its_run_only_in_its_own_runtime_directory() {
         let (_dir, runs) = runs();
         let name = runs.new_socket_name(42).expect("random");
         assert_eq!(runs.run_of_socket(&name), Some(42));

@@ -1,6 +1,6 @@
 //! From the name of a script to what is executed: resolved, inside the root, a regular file that can be run.
 //!
-//! Level 1. Looks, and changes nothing. Called by the supervisor before a run is committed, so a refused name leaves no trace; and by the
+//! Level 1. Reads only, and changes nothing. Called by the supervisor before a run is committed, so a refused name leaves no trace; and by the
 //! shim, for the sentence about a program that the kernel did not execute.
 
 mod elf;
@@ -26,7 +26,7 @@ pub enum ScriptError {
     /// No script was named, and none is configured.
     #[error("no script was named; send {{\"script\": \"<name>\"}} or set AUTOAPPDEV_PIPELINE_SCRIPT")]
     Unnamed,
-    /// The root, which was there when the server began, is not there now.
+    /// The root existed when the server started and does not exist now.
     #[error("the pipeline's root {root:?} cannot be used now: {reason}; AUTOAPPDEV_PIPELINE_CWD (or --root) names it")]
     NoRoot {
         /// As it is configured.
@@ -51,7 +51,7 @@ pub enum ScriptError {
         hint: Option<String>,
     },
     /// Every link resolved, it lies outside of the root.
-    #[error("{what} {name:?} lies outside of the pipeline's root; {}", hint.as_deref().unwrap_or("put it in there, or set AUTOAPPDEV_PIPELINE_CWD"))]
+    #[error("{what} {name:?} is outside the pipeline's root; {}", hint.as_deref().unwrap_or("put it in there, or set AUTOAPPDEV_PIPELINE_CWD"))]
     OutsideRoot {
         /// `script` or `cwd`.
         what: &'static str,
@@ -68,36 +68,36 @@ pub enum ScriptError {
         /// What it is.
         what: &'static str,
     },
-    /// It is there and cannot be run.
+    /// It exists and cannot be run.
     #[error(transparent)]
     Unrunnable(#[from] Unrunnable),
     /// The working directory is missing or no folder.
     #[error("cwd {0:?} is no folder in the pipeline's root; create it, or name another")]
     NotAFolder(String),
-    /// This user may not enter the working directory.
-    #[error("this server's user may not enter cwd {0:?}; allow that with `chmod`, or name another folder")]
+    /// This user cannot enter the working directory.
+    #[error("the server's user cannot enter cwd {0:?}; allow it with `chmod`, or name another folder")]
     ClosedFolder(String),
-    /// It could not be looked at.
+    /// It could not be read.
     #[error("{what} {name:?} could not be looked at: {reason}; let this user read it")]
     Unreadable {
         /// `script` or `cwd`.
         what: &'static str,
         /// As it was named.
         name: String,
-        /// What the kernel said.
+        /// The kernel's error.
         reason: String,
     },
 }
 
-/// Resolves the root as it is configured: it may be a link that leads elsewhere by now.
+/// Resolves the configured root, which may be a link whose target has changed.
 pub fn find_root(configured: &Path) -> Result<PathBuf, ScriptError> {
     let unusable = |reason| ScriptError::NoRoot { root: configured.display().to_string(), reason };
     let root = configured.canonicalize().map_err(|error| unusable(error.to_string()))?;
     if root.is_dir() { Ok(root) } else { Err(unusable("it is not a folder".to_owned())) }
 }
 
-/// Resolves `name` in `root`, which is absolute and without links, to a regular file. `args` are the client's: they tell what was meant
-/// where there is none.
+/// Resolves `name` in `root`, which is absolute and without links, to a regular file. `args` are the client's: they help to suggest the intended
+/// command if there is no such file.
 pub fn find_script(root: &Path, name: &str, args: &[String]) -> Result<PathBuf, ScriptError> {
     const WHAT: &str = "script";
     let path = match resolve(root, WHAT, name) {
@@ -129,7 +129,7 @@ pub fn find_cwd(root: &Path, name: &str) -> Result<PathBuf, ScriptError> {
     }
 }
 
-/// A name as a shell takes it for one word.
+/// A name, quoted for a shell as one word.
 fn quoted(name: &str) -> String {
     let is_plain = |c: char| c.is_alphanumeric() || "_./+,:@%-".contains(c);
     if !name.is_empty() && name.chars().all(is_plain) {
@@ -144,12 +144,12 @@ fn what_was_meant(root: &Path, name: &str, args: &[String]) -> Option<String> {
     let mut words: Vec<&str> = name.split_ascii_whitespace().collect();
     let has_arguments = words.len() > 1;
     words.extend(args.iter().map(String::as_str));
-    // The first that is one; what looks like an option of an interpreter is skipped.
+    // The first word that is a script; a word that looks like an option of an interpreter is skipped.
     let at = words.iter().take(8).position(|word| !word.starts_with('-') && is_script(word))?;
     let (script, rest) = (words[at], &words[at + 1..]);
     let rest = rest.strip_prefix(&["--"]).unwrap_or(rest);
     let mut command = format!("autoappdev start {}", quoted(script));
-    // Long ones are the client's own to remember.
+    // Long argument lists are left out of the suggestion.
     if !rest.is_empty() && rest.iter().map(|word| word.len()).sum::<usize>() < 200 {
         let rest: Vec<String> = rest.iter().map(|word| quoted(word)).collect();
         command = format!("{command} -- {}", rest.join(" "));
@@ -157,7 +157,7 @@ fn what_was_meant(root: &Path, name: &str, args: &[String]) -> Option<String> {
     match at {
         0 if has_arguments => Some(format!("pass the arguments separately: `{command}` (\"args\" in a request)")),
         0 => None,
-        _ => Some(format!("name the script itself, {}, whose first line says what runs it: `{command}`", quoted(script))),
+        _ => Some(format!("name the script itself, {}, whose first line names its interpreter: `{command}`", quoted(script))),
     }
 }
 
@@ -167,7 +167,7 @@ fn resolve(root: &Path, what: &'static str, name: &str) -> Result<Option<PathBuf
         return Err(ScriptError::BadName { what, reason: "is empty" });
     }
     if name.contains('\0') {
-        return Err(ScriptError::BadName { what, reason: "holds a NUL" });
+        return Err(ScriptError::BadName { what, reason: "contains a NUL" });
     }
     if name.len() > PATH_BYTES_MAX || name.split('/').any(|part| part.len() > PART_BYTES_MAX) {
         return Err(ScriptError::BadName { what, reason: "is longer than a path can be" });

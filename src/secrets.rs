@@ -98,7 +98,7 @@ pub enum SecretError {
     Io {
         /// The file.
         path: PathBuf,
-        /// What the kernel said.
+        /// The kernel's error.
         cause: io::Error,
     },
     /// What is there is not to be used.

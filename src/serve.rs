@@ -35,14 +35,14 @@ use crate::supervisor::{Retention, Settings, Supervisor};
 
 use ownership::{OwnDatabase, beside, database_lock_path, own, owned_already, patiently};
 
-/// The life cycle may wait for the disk for so many times as long as for anything else before the watchdog counts it as hung: with the 30 s
+/// How many times longer the supervisor may wait for the disk than for anything else before the watchdog counts it as hung: with the 30 s
 /// of the README's unit, five minutes.
 const STORAGE_LIMITS: u32 = 40;
 
 /// How often `server.json` is tried again where the disk did not take it.
 const ANNOUNCE_RETRY: Duration = Duration::from_secs(1);
 
-/// Serves until SIGTERM, SIGINT, SIGHUP or SIGQUIT. The pipeline goes on after that, unless it would be taken along.
+/// Serves until SIGTERM, SIGINT, SIGHUP or SIGQUIT. The pipeline then keeps running, unless the end of the server would kill it.
 pub fn serve(config: Config) -> anyhow::Result<()> {
     // Whoever started this server may wait for the other end of what it left open: no shim, which lives longer, must hold on to that.
     close_fds::set_fds_cloexec(3, &[]);
@@ -50,7 +50,7 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
     // The one that is there waits until somebody reads it.
     std::panic::set_hook(Box::new(|panic| console::complain(&format!("{panic}\n{}", Backtrace::capture()))));
     process::unblock_signals().context("cannot unblock signals")?;
-    // What fails most often comes before anything is made. The root is resolved anew at each start of a run: it may be a link.
+    // The checks that fail most often come before any file is created. The root is resolved again at each start of a run, because it may be a link.
     let root_now = config.pipeline_root.canonicalize().ok().filter(|root| root.is_dir());
     let Some(root_now) = root_now else {
         let advice = "it must be a folder that is there; set AUTOAPPDEV_PIPELINE_CWD (or --root)";
@@ -61,7 +61,7 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
 }
 
 fn serve_at(listeners: Vec<Listener>, config: Config, root_now: &Path) -> anyhow::Result<()> {
-    // Declared before what is taken away after a failure, so that the locks are held for longer.
+    // Declared before the files that are removed after a failure, so that the locks outlive them.
     let (runtime_dir, _lock, database);
     let mut made = Made::default();
     made.folder(&config.runtime_dir);
@@ -71,9 +71,9 @@ fn serve_at(listeners: Vec<Listener>, config: Config, root_now: &Path) -> anyhow
     database = OwnDatabase::take(&config.database, runtime_dir, &mut made)?;
     let alarm = Alarm::set().context("cannot catch signals")?;
     let bell = alarm.bell().map_err(cannot("open a socket pair"))?;
-    ending::reap_orphans().context("cannot take care of orphans as process 1")?;
+    ending::reap_orphans().context("cannot reap orphans as process 1")?;
     let stops_run = StopsRun::of(config.on_term);
-    // It lies in the runtime directory, which has to be there first, and leaves before that does.
+    // It is in the runtime directory, which must exist first and is removed last.
     let mut listeners = listeners;
     listeners.extend(listen_on_socket(&config)?);
 
@@ -93,7 +93,7 @@ fn serve_at(listeners: Vec<Listener>, config: Config, root_now: &Path) -> anyhow
     }
     made.file(&runtime_dir.join(git_ignore::NAME));
     if let Err(error) = git_ignore::keep_out_of_git(runtime_dir) {
-        ::log::warn!("cannot write .gitignore in the runtime directory: {error}; keep that directory out of git by hand");
+        ::log::warn!("cannot write .gitignore in the runtime directory: {error}; exclude that directory from git yourself");
     }
     // One door that others reach, or a token that somebody set, and every TCP door asks for it.
     let is_open = listeners.iter().any(|listener| listener.door().is_open());
@@ -132,7 +132,7 @@ fn serve_at(listeners: Vec<Listener>, config: Config, root_now: &Path) -> anyhow
     let logs = supervisor.logs();
     let upkeep = Upkeep::default();
     let inspector = upkeep::inspector(&supervisor.handle(), &runs, &config.database, upkeep.clone())
-        .map_err(cannot("start a thread that looks for what is wrong"))?;
+        .map_err(cannot("start the health thread"))?;
     let streams =
         Arc::new(Streams::new(supervisor.handle(), inspector.clone(), runs.clone(), logs.clone(), config.database.clone()));
     let (answers, checks) = (Arc::new(Answers::default()), Arc::new(Answers::default()));
@@ -243,7 +243,7 @@ fn serve_at(listeners: Vec<Listener>, config: Config, root_now: &Path) -> anyhow
     Ok(())
 }
 
-/// Says what could not be done for want of a thread or a descriptor, and what to do about it.
+/// Describes an operation that failed for lack of a thread or a descriptor, and the remedy.
 fn cannot(what: &str) -> impl FnOnce(io::Error) -> anyhow::Error + '_ {
     move |error| anyhow!("cannot {}", process::explain_lack(what, &error))
 }
@@ -284,7 +284,7 @@ fn listen_on_socket(config: &Config) -> anyhow::Result<Option<Listener>> {
     let Some(path) = &config.socket else { return Ok(None) };
     let listener = match patiently(&config.runtime_dir, || Listener::unix(path), io::ErrorKind::AddrInUse) {
         Ok(listener) => Some(listener),
-        // Nobody asked for this one by name, and a file system without sockets, or a full one, is no reason not to serve.
+        // The user did not request this socket by name, so a full file system, or one without sockets, is no reason to fail.
         Err(error) if *path == config.runtime_dir.join(SOCKET_DEFAULT) => {
             console::complain(&format!("autoappdev: no Unix socket at {}: {error}; clients use the address", path.display()));
             None

@@ -26,12 +26,12 @@ pub const LOCK_FILE: &str = "server.lock";
 /// The longest one that is read, in bytes.
 const BYTES_MAX: u64 = 64 * 1024;
 
-/// Who a server is: what `GET /api/version` shows, and what the field `AutoAppDev-Server` of a request is compared with.
+/// The identity of a server, which `GET /api/version` shows and with which the field `AutoAppDev-Server` of a request is compared.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ServerIdentity {
-    /// Random, and another one after each start.
+    /// Random, and new at each start.
     pub id: String,
-    /// Absolute and without links. What is not UTF-8 in it shows as U+FFFD.
+    /// Absolute and without links. Bytes that are not UTF-8 show as U+FFFD.
     pub runtime_dir: String,
 }
 
@@ -46,11 +46,11 @@ impl ServerIdentity {
 /// Which server is in a runtime directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Found {
-    /// No server lives there.
+    /// No live server.
     Nobody,
-    /// A server lives there and has not said where it listens: it is just starting, or the disk does not take its `server.json`.
+    /// A live server that has not recorded its address: it is just starting, or could not write its `server.json`.
     Silent,
-    /// A server lives there and listens here.
+    /// A live server, with its addresses.
     Live(ServerInfo),
 }
 
@@ -78,12 +78,12 @@ pub struct ServerInfo {
 }
 
 impl ServerInfo {
-    /// Reads it, whether that server lives or not. A file that is missing, torn, not ours or a copy from another directory counts as none.
+    /// Reads it, whether or not that server is alive. A missing, torn or foreign file, or a copy from another directory, is ignored.
     pub fn read(runtime_dir: &Path) -> Option<Self> {
         Self::try_to_read(runtime_dir).ok().flatten()
     }
 
-    /// The same, where that server lives. A killed one's address may be another program's by now: no secret may go there.
+    /// The same, if that server is alive. Another program may now use a killed server's address, so no secret must be sent there.
     pub fn read_live(runtime_dir: &Path) -> Option<Self> {
         match Self::find(runtime_dir) {
             Ok(Found::Live(info)) => Some(info),
@@ -91,10 +91,10 @@ impl ServerInfo {
         }
     }
 
-    /// Looks which server lives in a runtime directory.
+    /// Finds the live server of a runtime directory.
     ///
     /// # Errors
-    /// The directory or what is needed of it cannot be read, so that nothing can be said.
+    /// The directory, or a file that is needed from it, cannot be read, so the answer is unknown.
     pub fn find(runtime_dir: &Path) -> io::Result<Found> {
         if !is_owned(runtime_dir)? {
             return Ok(Found::Nobody);
@@ -142,10 +142,10 @@ fn is_owned(runtime_dir: &Path) -> io::Result<bool> {
     let mut has_looked = false;
     for path in [runtime_dir.to_owned(), runtime_dir.join(LOCK_FILE)] {
         match File::open(path) {
-            // Whoever takes it for this moment holds nobody up: a server that starts tries again.
+            // Holding the lock for this moment delays no server: a starting server retries.
             Ok(lock) => match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockShared) {
                 Err(rustix::io::Errno::WOULDBLOCK) => return Ok(true),
-                // Not every file system has locks for folders: the file's counts there.
+                // Not every file system can lock folders: there the lock of the file counts.
                 Ok(()) | Err(_) => has_looked = true,
             },
             Err(error) if is_absence(&error) => {}
@@ -174,7 +174,7 @@ mod tests {
         }
     }
 
-    /// Holds a runtime directory as a server does.
+    /// Locks a runtime directory as a server does.
     fn own(dir: &Path, name: &str) -> File {
         let path = if name.is_empty() { dir.to_owned() } else { dir.join(name) };
         if !name.is_empty() {
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn it_reads_as_it_was_written_and_anything_else_is_none() {
+    fn notes_round_trip_and_damaged_notes_are_rejected() {
         let dir = tempfile::tempdir().expect("a temp folder");
         assert_eq!(ServerInfo::read(dir.path()), None);
         let info = info();
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_counts_only_while_its_directory_is_held() {
+    fn server_info_counts_only_while_its_directory_is_locked() {
         let dir = tempfile::tempdir().expect("a temp folder");
         let find = || ServerInfo::find(dir.path()).expect("readable");
         for name in ["", LOCK_FILE] {
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_in_another_directory_names_nobody() {
+    fn copy_of_server_info_in_another_directory_is_ignored() {
         let (dir, copy) = (tempfile::tempdir().expect("a temp folder"), tempfile::tempdir().expect("a temp folder"));
         let info = ServerInfo { dir: Some(FileId::of(dir.path()).expect("there")), ..info() };
         info.write(dir.path()).expect("writes");
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn each_identity_is_another_one() {
+    fn each_server_identity_is_unique() {
         let new = || ServerIdentity::new(Path::new("/srv/a")).expect("random bytes");
         let (one, other) = (new(), new());
         assert!(one.id != other.id && one.id.len() == 32 && one.id.bytes().all(|byte| byte.is_ascii_hexdigit()), "{one:?}");

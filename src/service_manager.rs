@@ -17,7 +17,7 @@ use sd_notify::NotifyState;
 /// The shortest time of a watchdog that is kept, for whoever sets one by hand: below it nothing would be done but feeding.
 const WATCHDOG_MIN: Duration = Duration::from_millis(100);
 
-/// The longest rest between two questions of which the first was not answered.
+/// The longest pause between two checks of which the first was not answered.
 const REST_MAX: Duration = Duration::from_millis(500);
 
 /// The server answers requests.
@@ -65,8 +65,8 @@ impl Watchdog {
     /// Begins to feed it where there is one. Before each feeding `answers` is asked whether the server does; it may take the time it is
     /// given, and not more.
     ///
-    /// One slow moment is no reason to be ended: after an answer that was late the question is asked again at once, so that a server which
-    /// answers again is fed in time.
+    /// One slow moment must not end the server: after a late answer the check is repeated at once, so that the watchdog of a server which
+    /// answers again is notified in time.
     pub fn start(answers: impl Fn(Duration) -> bool + Send + 'static) -> io::Result<Option<Self>> {
         // Zero is none (`sd_watchdog_enabled(3)`).
         let Some(limit) = sd_notify::watchdog_enabled().filter(|limit| !limit.is_zero()) else { return Ok(None) };
@@ -79,13 +79,13 @@ impl Watchdog {
     }
 }
 
-/// Asks and feeds until the other end of `ended` is dropped.
+/// Checks and notifies until the other end of `ended` is dropped.
 fn feed_while(limit: Duration, answers: impl Fn(Duration) -> bool, feed: impl Fn(), ended: &Receiver<()>) {
     let mut was_fed = true;
     loop {
         // Half of the time is what `sd_watchdog_enabled(3)` advises; the answer has half of what is left.
         let is_fed = answers(limit / 4);
-        // A server that stops answers less and less.
+        // A stopping server answers less and less.
         if ended.try_recv() == Err(TryRecvError::Disconnected) {
             break;
         }
@@ -93,11 +93,11 @@ fn feed_while(limit: Duration, answers: impl Fn(Duration) -> bool, feed: impl Fn
             feed();
         } else if was_fed {
             ::log::error!(
-                "no answer to a question of our own, by a listener or from the life cycle: the watchdog is not fed until there is one, and the service manager restarts this server if that takes too long"
+                "a listener or the supervisor does not answer the server's own check; the watchdog is not notified until it does, and the service manager restarts this server if that takes too long"
             );
         }
         was_fed = is_fed;
-        // A question that was refused at once, and not late, is not asked in a circle.
+        // A check that was refused at once is not repeated in a busy loop.
         let rest = if is_fed { limit / 2 } else { (limit / 40).min(REST_MAX) };
         if ended.recv_timeout(rest) != Err(RecvTimeoutError::Timeout) {
             break;
@@ -112,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn watchdog_asks_again_at_once_after_an_answer_that_was_late() {
+    fn watchdog_checks_again_at_once_after_a_late_answer() {
         // Half of this is more than any test waits.
         let limit = Duration::from_hours(1);
         let (end, ended) = mpsc::channel();

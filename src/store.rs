@@ -36,10 +36,10 @@ pub use self::open::{BUSY_TIMEOUT, schema_version};
 pub use self::reader::Reader;
 pub use self::rows::{EventRow, PipelineRow, RunLogRow, RunRow};
 
-/// How long the writer waits for a lock that another process holds. The supervisor's thread can do nothing else meanwhile.
+/// How long the writer waits for a lock that another process holds. This blocks the supervisor's thread.
 const PATIENCE: Duration = Duration::from_millis(200);
 
-/// The same once the lock is known to be held: not at all, but for [`Store::try_writing`], which is there to find out when it is released.
+/// The same once the lock is known to be held: no wait, except in [`Store::try_writing`], which finds out when it is released.
 /// A few attempts within a moment find a gap that a single one would miss where the other process takes the lock again and again.
 const PATIENCE_WHILE_LOCKED: Duration = Duration::ZERO;
 const PATIENCE_OF_A_TRIAL: Duration = Duration::from_millis(20);
@@ -53,7 +53,7 @@ pub struct Store {
     file: Option<FileId>,
     /// Whether the last commit was not synced, so that the next one must ask for that again.
     is_relaxed: bool,
-    /// How long a lock of another process is waited for now.
+    /// How long to wait for a lock of another process now.
     patience: Cell<Duration>,
 }
 
@@ -100,7 +100,7 @@ pub struct Recorded {
 /// How a run ends that nobody saw end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UnseenEnd {
-    /// It may have lived; nobody can know how it ended.
+    /// It may have lived; how it ended is unknown.
     Lost,
     /// It never came to life. Only for a run that is still `starting`.
     NeverBegan,
@@ -238,8 +238,8 @@ impl Store {
         })
     }
 
-    /// Ends the latest run, which is alive as far as is known, without having seen its end. `error` says why, for people; `killed` is what
-    /// recovery killed of it.
+    /// Ends the latest run, which counts as alive, without an observed end. `error` is the reason, for users; `killed` are the processes that
+    /// recovery killed.
     pub fn end_run(
         &mut self,
         run_id: i64,
@@ -302,8 +302,8 @@ impl Store {
         read(&self.conn).map_err(|e| StoreError::new(&self.path, e)).inspect_err(|error| self.learn_of_failure(error))
     }
 
-    /// Whoever has waited for a lock in vain does not wait again for the same one: the next change that goes through tells that it is released.
-    /// That something can be read tells nothing, for who writes locks no readers out.
+    /// After one failed wait for a lock, no caller waits for the same lock again: the next successful change shows that it is released.
+    /// A successful read proves nothing, because a writer does not lock readers out.
     fn learn_of_failure(&self, error: &StoreError) {
         if error.is_locked() {
             self.be_patient_for(PATIENCE_WHILE_LOCKED);

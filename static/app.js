@@ -22,9 +22,9 @@ const WAIT_PENDING_S = 1;    // while an action is under way: its end may change
 const ANSWER_MS = 5000;      // how much longer than asked an answer may take
 const BACKOFF_MS = [1000, 10000];
 const ACT_MS = 3700e3;       // an action's answer: a stop may wait for the longest grace
-const STALE_MS = 40000;      // a state that was heard longer ago is not shown as the present one when a hidden page is seen again
+const STALE_MS = 40000;      // an older state is not shown as current when a hidden page becomes visible again
 const SETTLE_MS = 700;       // after a click no button works, so that a double click is not two actions
-const ASK_MS = 400;          // so long a question takes no yes, so that a double click is no answer
+const ASK_MS = 400;          // how long a confirmation is disabled, so that a double click does not confirm
 
 // What to do next, by the API's stable error code.
 const HINTS = {
@@ -43,7 +43,7 @@ const HINTS = {
   lost: 'The action may or may not have happened. The state above will tell as soon as the server answers.',
 };
 
-// Each icon, kept: the one for a server that is away cannot be fetched from it.
+// All icons, loaded in advance: without a connection they cannot be fetched.
 const icons = Object.fromEntries(TONES.map((tone) => [tone, Object.assign(new Image(), { src: `static/icon-${tone}.svg` })]));
 
 const $ = (id) => document.getElementById(id);
@@ -90,7 +90,7 @@ function show() {
   document.body.dataset.state = connected ? p.state : 'unknown';
   showLook();
   showConditions();
-  // What has a condition of its own stands there once.
+  // A detail that is also a condition is shown only once.
   const detail = connected && p.detail ? sentence(p.detail) : '';
   set($('detail'), detail);
   $('detail').hidden = !detail;
@@ -109,7 +109,7 @@ function show() {
   else if (failures) say('No connection to the server.');
 }
 
-// The word, the details, the icon and the title, which agree with each other. The details grow old by themselves.
+// The word, the details, the icon and the title, which agree with each other. The details change with time.
 function showLook() {
   looks = look(pipeline, now(), connected ? null : heard);
   document.body.dataset.tone = looks.tone;
@@ -124,7 +124,7 @@ function showLook() {
   if (document.title !== words) document.title = words;
 }
 
-// What is wrong, as the server says. Without a connection nobody knows whether it still is.
+// The conditions that the server reports. Without a connection they may be outdated.
 function showConditions() {
   const shown = connected ? (pipeline.conditions ?? []).filter(({ code }) => !(code === 'pause_not_holding' && pipeline.detail)) : [];
   const key = JSON.stringify(shown);
@@ -167,8 +167,8 @@ function showDownloads() {
 
 // ---- The buttons -----------------------------------------------------------------------------------------------------
 
-// What a start would start, so that the button says it and sends it: the configured script; else what ran last, with its arguments and in
-// its folder. Null where there is neither, or where that is not known yet.
+// The script of the next start, which the button shows and sends: the configured script; else the latest run's, with its arguments and in
+// its folder. Null if there is neither, or if it is not known yet.
 function starts() {
   const { default_script: script, run_id } = pipeline;
   if (script === undefined) return { words: 'the pipeline', body: {} };
@@ -195,7 +195,7 @@ async function learnLatest() {
 }
 
 // Enables what the API allows. A button that had the focus and is disabled hands it to the group around it: the next Tab goes
-// to the first button that works, and a repeated Enter does nothing. Each button has its place: none turns into another.
+// to the first button that works, and a repeated Enter does nothing. Each button has a fixed place: none turns into another.
 function showButtons() {
   document.body.toggleAttribute('data-look', mayOnlyLook);
   const isStopping = pipeline.pending === 'stop';
@@ -216,11 +216,11 @@ function showButtons() {
     button.disabled = !enabled;
     if (focused && (!enabled || button.hidden)) $('controls').focus({ preventScroll: true });
   }
-  // What it asks for is over, or cannot be done now.
+  // The action is no longer needed or no longer possible.
   if ($('sure').open && (!works[question.action] || pipeline.run_id !== question.run)) $('sure').close();
 }
 
-// Asks before it ends a run. What it says yes with works only after a moment, so that a double click is no answer.
+// Asks for confirmation before it ends a run. The confirming button works only after a moment, so that a double click does not confirm.
 function askWhether(action) {
   question = { action, run: pipeline.run_id };
   const isKill = action === 'kill';
@@ -427,7 +427,7 @@ document.addEventListener('visibilitychange', () => {
   kickLog();
 });
 
-// A page that the browser freezes learns of nothing more, so its title says of when it is.
+// A frozen page receives no updates, so its title shows the time of its state.
 document.addEventListener('freeze', () => {
   if (pipeline) document.title += ` · as of ${clock(heard)}`;
 });
@@ -454,7 +454,7 @@ attach({ ...searchHooks, earlier: feed.earlier, atEnd: () => { if (feed.isRestin
 
 const quiet = makeQuiet({
   kick: () => kickState(),
-  // Another page asks for all hidden ones.
+  // Another page requests the state for all hidden ones.
   take(message) {
     if (locked) return;
     ({ pipeline, heard, skew, connected } = message);

@@ -32,7 +32,7 @@ let isScheduled = false;
 let needle = null, current = null; // what to mark, and in which row one is
 let hooks;
 
-const front = document.createElement('div'); // what is said in front of the first line
+const front = document.createElement('div'); // the text before the first line
 const more = document.createElement('button');
 more.type = 'button';
 more.textContent = 'Earlier lines';
@@ -316,7 +316,7 @@ function anchorRow() {
   return null;
 }
 
-// Not a paragraph: copied, each would bring an empty line.
+// Not a paragraph, because copying would add an empty line after each.
 function draw(row) {
   const element = row.element = document.createElement('div');
   if (row.isMark) {

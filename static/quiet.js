@@ -1,14 +1,14 @@
-// A hidden page still has to say how the pipeline stands, in its title: one of all hidden pages asks the server, with a long poll, and tells
-// the others. A browser has six connections to a server for all its windows, so that each page cannot have its own.
+// The title of a hidden page must still show the state of the pipeline: one of all hidden pages requests it with a long poll, and passes it on to
+// the others. A browser allows six connections to a server for all its windows, so not every page can have its own.
 //
-// Which one it is: a page that asks says so with a number that it drew, and of two the one with the smaller number goes on. A page that
-// is seen has the smallest: it asks anyway. A page that has heard nothing for a while asks by itself.
+// How they choose: a page that polls announces that with its random number, and of two the one with the smaller number goes on. A page that
+// is visible has the smallest, because it polls anyway. A page that has heard nothing for a while starts to poll.
 
-const SILENCE_MS = 70000;     // longer than the one that asks is ever silent
-const FOLLOW_UP_MS = 1000;    // within this time one takes over from a page that was closed
-const SEEN = 0;               // the number of a page that is seen
+const SILENCE_MS = 70000;     // longer than the polling page is ever silent
+const FOLLOW_UP_MS = 1000;    // within this time another page takes over from a closed one
+const SEEN = 0;               // the number of a visible page
 
-// `take(message)` gets what another page heard, `kick()` is to begin or end asking. `say` tells the others, `mayAsk` whether this page is to ask.
+// `take(message)` receives another page's state, and `kick()` makes this page begin or end polling. `say` sends to the others; `pause` returns how long not to poll.
 export function makeQuiet({ take, kick }) {
   const number = 1 + Math.random();
   const mine = () => (document.hidden ? number : SEEN);
@@ -18,7 +18,7 @@ export function makeQuiet({ take, kick }) {
 
   channel.onmessage = ({ data }) => {
     if (!document.hidden) {
-      // A page that is hidden asks although this one does already.
+      // A hidden page polls although this visible one already does.
       if (data.number !== SEEN && !data.isOver) say({});
       return;
     }
@@ -43,7 +43,7 @@ export function makeQuiet({ take, kick }) {
     channel.postMessage({ ...what, number: mine() });
   }
 
-  // How long this page is not to ask, in ms; 0: it asks now, and says so.
+  // How long this page must not poll, in ms; 0: it polls now, and announces that.
   function pause() {
     if (!document.hidden) {
       isAsking = false;

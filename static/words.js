@@ -1,4 +1,4 @@
-// The words for people: how the pipeline stands or how its latest run ended, and times. Pure: values in, texts out.
+// The words that users see: the state of the pipeline or the end of its latest run, and times. Pure: values in, texts out.
 //
 // `look` decides the word, the tone (a colour and an icon of that name) and the details, for the page, its title and its icon alike. Green
 // means success and nothing else.
@@ -7,7 +7,7 @@
 const SIGNALS = { 1: 'HUP', 2: 'INT', 3: 'QUIT', 4: 'ILL', 5: 'TRAP', 6: 'ABRT', 7: 'BUS', 8: 'FPE', 9: 'KILL', 10: 'USR1',
   11: 'SEGV', 12: 'USR2', 13: 'PIPE', 14: 'ALRM', 15: 'TERM', 16: 'STKFLT', 24: 'XCPU', 25: 'XFSZ', 26: 'VTALRM', 27: 'PROF',
   29: 'IO', 30: 'PWR', 31: 'SYS' };
-// Those that a process brings upon itself: a fault, or a limit that it ran into. The server calls any other one an end from outside.
+// Signals that a process causes itself, by a fault or by exceeding a limit. Any other signal counts as an end from outside.
 const OWN_SIGNALS = [4, 5, 6, 7, 8, 11, 13, 14, 24, 25, 26, 27, 31];
 
 const GLYPHS = { idle: '○', running: '▶', paused: '⏸', stopping: '◼', succeeded: '✓', failed: '✕', stopped: '◼', killed: '⚡', lost: '?',
@@ -20,23 +20,23 @@ const dayFormat = new Intl.DateTimeFormat(undefined, { day: 'numeric', month: 's
 
 export const clock = (ms) => clockFormat.format(ms);
 
-// A time as this device's local time; with the day where that is not today.
+// A time as this device's local time, with the day if that is not today.
 export function localTime(ms, now) {
   const [day, today] = [dayFormat.format(ms), dayFormat.format(now)];
   return (day === today ? '' : day + ', ') + clock(ms);
 }
 
-// ---- Lengths of time: the two largest units, rounded, as the command line has them --------------------------------------
+// ---- Durations: the two largest units, rounded, as on the command line ------------------------------------------------------
 
 const rounded = (ms, unit) => Math.floor((ms + unit / 2) / unit);
 
-// How long something took. Below ten seconds tenths count.
+// How long something took, with tenths of a second below ten seconds.
 export function took(ms) {
   const tenths = rounded(ms, 100);
   return tenths < 100 ? `${(tenths / 10).toFixed(1)} s` : since(ms);
 }
 
-// How long something goes on, or how long ago it was: whole seconds, because the number is old at once.
+// How long something has lasted, or how long ago it was, in whole seconds, because the value is outdated at once.
 export function since(ms) {
   const [seconds, minutes, hours] = [rounded(ms, 1000), rounded(ms, 60e3), rounded(ms, 3600e3)];
   if (seconds < 60) return `${seconds} s`;
@@ -58,7 +58,7 @@ function signalName(number) {
   return SIGNALS[number] ? `SIG${SIGNALS[number]}` : `signal ${number}`;
 }
 
-// How a run that is over ended: `word` and `tone`, `how` it ended, `short` for the title.
+// How a run ended: `word` and `tone`, `how` it ended, `short` for the title.
 function outcome(p) {
   const { exit_code: code, signal, error } = p;
   switch (p.status) {
@@ -78,7 +78,7 @@ function outcome(p) {
   }
 }
 
-// What is known, whether or not it is the present.
+// The last known state, whether or not it is current.
 function known(p, now) {
   switch (p.pending) {
     case 'start': return { word: 'Starting', tone: 'running' };
@@ -86,7 +86,7 @@ function known(p, now) {
     case 'resume': return { word: 'Resuming', tone: 'running' };
     case 'stop': {
       const left = p.kill_at ? Math.ceil((Date.parse(p.kill_at) - now) / 1000) : null;
-      return { word: 'Stopping', tone: 'stopping', left: left === null ? '' : left > 0 ? `${since(left * 1000)} left` : 'killing what is left' };
+      return { word: 'Stopping', tone: 'stopping', left: left === null ? '' : left > 0 ? `${since(left * 1000)} left` : 'killing the rest' };
     }
     default:
   }
@@ -96,10 +96,10 @@ function known(p, now) {
   return outcome(p);
 }
 
-// The last thing that was recorded is not how it is now.
+// Whether the recorded state is outdated.
 export const isBehind = (p) => p.conditions?.some(({ code }) => code === 'not_recorded') ?? false;
 
-// What to show of the state `p` at the server's time `now`: `word`, `tone`, `details` and `left` (of a stop's grace). `heard`, where
+// What to show of the state `p` at the server's time `now`: `word`, `tone`, `details` and `left` (of a stop's grace). `heard`, if
 // the server does not answer, is when it last did.
 export function look(p, now, heard = null) {
   const state = known(p, now);
@@ -119,7 +119,7 @@ export function look(p, now, heard = null) {
 
 const lower = (word) => word.charAt(0).toLowerCase() + word.slice(1);
 
-// The title of the window: it is read in a row of twenty.
+// The title of the window, to be readable among many tabs.
 export function title({ word, tone, short, left }, p) {
   const name = (p.script ?? p.default_script)?.split('/').pop();
   const percent = tone === 'running' && word === 'Running' ? p.progress?.percent ?? null : null;

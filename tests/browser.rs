@@ -195,9 +195,9 @@ fn a_stop_that_takes_long_says_so_and_can_be_made_a_kill() {
     assert_eq!(browser.text("left"), "");
 }
 
-/// What is open asks about one run; an answer must not end the next one.
+/// The open confirmation is about one run; it must not end the next one.
 #[test]
-fn a_question_goes_when_its_run_is_over() {
+fn confirmation_closes_when_its_run_ends() {
     let Some((browser, place)) = set_up(TREE) else { return };
     place.start();
     agree(&browser, &place, "running");
@@ -225,7 +225,7 @@ fn start_starts_the_script_that_the_button_names() {
 }
 
 #[test]
-fn without_a_configured_script_no_button_can_only_fail() {
+fn page_without_a_configured_script_enables_no_button_that_must_fail() {
     let Some(browser) = Browser::start() else { return };
     let mut place = Place::new();
     place.script("args.sh", "#!/bin/bash\nprintf '<%s>' \"$@\" \"$PWD\"\necho\n");
@@ -236,7 +236,7 @@ fn without_a_configured_script_no_button_can_only_fail() {
     assert_eq!(enabled(&browser), Vec::<String>::new());
     assert!(!browser.shows("start"));
 
-    // What ran last can be started again as it ran, and the button says all of it.
+    // The latest run can be repeated as it was, and the button shows all of it.
     fs::create_dir(place.root().join("sub")).expect("creates");
     place.start_with(json!({"script": "args.sh", "args": ["-v", "a b"], "cwd": "sub"}));
     wait_until("it is offered", PATIENCE, || enabled(&browser) == ["start"]);
@@ -249,7 +249,7 @@ fn without_a_configured_script_no_button_can_only_fail() {
 }
 
 #[test]
-fn what_is_wrong_is_shown_and_a_state_that_is_not_recorded_is_not_called_running() {
+fn page_shows_conditions_and_marks_an_unrecorded_state() {
     let Some((browser, place)) = set_up(TREE) else { return };
     place.start();
     agree(&browser, &place, "running");
@@ -271,7 +271,7 @@ fn what_is_wrong_is_shown_and_a_state_that_is_not_recorded_is_not_called_running
     pretend(&browser, &json!({}));
     wait_until("it is over", PATIENCE, || !browser.shows("conditions"));
     agree(&browser, &place, "running");
-    // What was killed at the end is told by a stopped pipeline, too.
+    // A stopped pipeline also shows the processes killed at the end.
     pretend(
         &browser,
         &json!({"state": "stopped", "status": "stopped", "pid": null, "detail": "killed at the end: sleep (4711)"}),
@@ -280,9 +280,9 @@ fn what_is_wrong_is_shown_and_a_state_that_is_not_recorded_is_not_called_running
     assert_eq!(browser.text("detail"), "Killed at the end: sleep (4711).");
 }
 
-/// A browser has six connections to a server for all its windows, and a hidden page has to learn of the end all the same.
+/// A browser has six connections to a server for all its windows, and a hidden page must still learn of the end.
 #[test]
-fn hidden_pages_tell_the_end_in_their_titles_and_leave_connections_to_the_one_that_is_seen() {
+fn hidden_pages_show_the_end_in_their_titles_and_share_one_connection() {
     const HIDDEN: usize = 7;
     let Some((browser, place)) = set_up(TREE) else { return };
     place.start();
@@ -294,7 +294,7 @@ fn hidden_pages_tell_the_end_in_their_titles_and_leave_connections_to_the_one_th
         browser.open_window();
         browser.open(&format!("http://127.0.0.1:{}/", place.port()));
     }
-    // All of them alone first: none is seen.
+    // First all of them hidden: none is visible.
     agree(&browser, &place, "running");
     hide(&browser);
     place.act("stop").ok();
@@ -470,11 +470,11 @@ fn agree(browser: &Browser, place: &Place, state: &str) -> Option<i64> {
     pid
 }
 
-/// Keeps what the page posts.
+/// Records the page's posts.
 const RECORD_POSTS: &str = "window.posted = []; const real = window.fetch;
      window.fetch = (path, init) => { if (init?.body) window.posted.push(JSON.parse(init.body)); return real(path, init); };";
 
-/// From now on the page hears of the pipeline with `changes`.
+/// From now on the page receives the state with `changes`.
 fn pretend(browser: &Browser, changes: &Value) {
     browser.script(&format!(
         "window.real ??= window.fetch;
@@ -488,7 +488,7 @@ fn pretend(browser: &Browser, changes: &Value) {
     ));
 }
 
-/// The page believes that it is hidden, as a browser tells it.
+/// Makes the page believe that it is hidden, as the browser would report it.
 fn hide(browser: &Browser) {
     browser.script(
         "Object.defineProperty(document, 'hidden', { value: true, configurable: true });
@@ -496,7 +496,7 @@ fn hide(browser: &Browser) {
     );
 }
 
-/// Which icon the window and the page show: the same.
+/// The icon that both the window and the page show.
 fn icon(browser: &Browser) -> String {
     let names = browser.script(
         "return [document.getElementById('icon').href, document.getElementById('symbol').src].map((it) => /icon-(.*)\\.svg$/.exec(it)[1])",

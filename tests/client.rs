@@ -77,7 +77,10 @@ fn wrong_usage_and_wrong_settings_exit_with_2() {
     let sentence = "autoappdev: AUTOAPPDEV_PORT=abc is not a port: a number from 0 to 65535\n";
     assert_eq!(finished(output), (2, String::new(), sentence.to_owned()));
     fs::write(folder.path().join(".env"), "nonsense\nAUTOAPPDEV_PORT 1\n").expect("written");
-    assert_eq!(run_in(folder.path(), &["status"]), (2, String::new(), "autoappdev: line 2 of .env is no KEY=value\n".to_owned()));
+    assert_eq!(
+        run_in(folder.path(), &["status"]),
+        (2, String::new(), "autoappdev: line 2 of .env is not KEY=value\n".to_owned())
+    );
 }
 
 #[test]
@@ -135,7 +138,7 @@ fn a_server_that_dies_before_its_answer_exits_with_4_and_is_not_asked_twice() {
         let server = FakeServer::start(move |_| reply.clone());
         let (code, out, err) = run_against(&server, &["stop", "--now"]);
         assert_eq!((code, out.as_str()), (4, ""), "{err}");
-        assert!(err.contains("gave no whole answer") && err.contains("`autoappdev status`"), "{err}");
+        assert!(err.contains("was cut off") && err.contains("`autoappdev status`"), "{err}");
         assert_eq!(server.requests().len(), 1);
     }
 }
@@ -176,7 +179,7 @@ fn actions_are_posted_as_the_contract_says() {
 }
 
 #[test]
-fn an_action_says_which_script_it_started_and_what_is_wrong_beside() {
+fn action_prints_the_started_script_and_warnings() {
     let answer = r#"{"ok":true,"state":"running","pid":4711,"run_id":7,"script":"demo.sh","version":15,
         "conditions":[{"code":"disk_low","since":"2026-01-31T10:00:00.000Z","detail":"little space is left"}]}"#;
     let server = FakeServer::canned(200, answer);
@@ -204,7 +207,7 @@ fn status_shows_conditions_and_json_passes_them_through() {
     assert_eq!(run_against(&server, &["status", "--json"]), (0, document.replace('\n', "") + "\n", String::new()));
 }
 
-/// Each command with each flag that every command takes: it has an effect, or is refused.
+/// Each command with each flag that every command takes: it either has an effect or is refused.
 #[test]
 fn no_command_takes_a_flag_that_it_ignores() {
     let server = FakeServer::start(|request| match request.line.as_str() {
@@ -229,16 +232,16 @@ fn no_command_takes_a_flag_that_it_ignores() {
         };
         let refused = |(code, out, err): (i32, String, String)| {
             assert_eq!((code, out.as_str()), (2, ""), "{command}: {err}");
-            assert!(err.starts_with(&format!("autoappdev: {command} has no use for --")), "{err}");
+            assert!(err.starts_with(&format!("autoappdev: {command} does not use --")), "{err}");
         };
         if command == "help" {
             continue;
         }
-        // `serve` would serve, so that it has to be refused first of all.
+        // `serve` would run a server, so it must be refused before anything else.
         if command == "serve" {
             refused(run(&["--json"], false));
         } else if matches!(command, "migrate" | "check") {
-            // The order matters: `migrate` makes what `check` looks at.
+            // The order matters: `migrate` creates the database that `check` checks.
             assert_eq!(run_in(folder.path(), &["migrate"]).0, 0);
             let (code, out, err) = run(&["--json"], false);
             assert_eq!((code, err.as_str()), (0, ""), "{command}");
@@ -261,7 +264,7 @@ fn no_command_takes_a_flag_that_it_ignores() {
 }
 
 #[test]
-fn check_in_json_says_what_is_wrong() {
+fn check_json_reports_the_problem() {
     let folder = folder();
     assert_eq!(run_in(folder.path(), &["migrate", "--json"]).0, 0);
     let database = folder.path().join("runtime/autoappdev.db");
@@ -278,7 +281,7 @@ fn check_in_json_says_what_is_wrong() {
 }
 
 #[test]
-fn what_goes_wrong_is_said_in_one_voice() {
+fn every_error_begins_with_the_program_name() {
     let folder = folder();
     for (args, code, sentence) in [
         (&["nonsense"][..], 2, "unrecognized subcommand 'nonsense'"),
@@ -287,11 +290,11 @@ fn what_goes_wrong_is_said_in_one_voice() {
         (
             &["logs", "--since", "tomorrow"],
             2,
-            "invalid value 'tomorrow' for '--since <WHEN>': say how long ago (90s, 1h30m, 3 days), ",
+            "invalid value 'tomorrow' for '--since <WHEN>': give a duration (90s, 1h30m, 3 days), ",
         ),
         (&["logs", "--source", "backend", "--run", "1"], 2, "--run is for the pipeline's lines"),
         (&["serve", "--port", "abc"], 2, "abc is not a port"),
-        (&["serve", "--json"], 2, "serve has no use for --json; leave it out"),
+        (&["serve", "--json"], 2, "serve does not use --json; remove it"),
         (&["check"], 1, "there is no such file"),
         (&["--url", "http://127.0.0.1:1", "status"], 4, "no server answers at"),
     ] {
@@ -344,7 +347,7 @@ fn only_a_live_server_json_or_the_user_names_a_server() {
         finished(output)
     };
     let none = format!("autoappdev: no server is running for {}", folder.path().canonicalize().expect("there").display());
-    // A default and a `.env` file name nobody. Who answers there is asked for nothing but its name, and gets no token.
+    // A default and a `.env` file name no server. The server there is only asked for its name, and gets no token.
     let dotenv = |text: &str| fs::write(folder.path().join(".env"), text).expect("written");
     for name in ["PORT", "AUTOAPPDEV_PORT"] {
         dotenv(&format!("{name}={port}\nAUTOAPPDEV_TOKEN=the-token-of-this-folder\n"));
@@ -356,12 +359,15 @@ fn only_a_live_server_json_or_the_user_names_a_server() {
     }
     dotenv(&format!("AUTOAPPDEV_URL={}\n", server.url()));
     let (code, _, err) = run(&[]);
-    assert_eq!((code, err), (4, format!("{none} (.env names {}, which only --url or the environment can do)\n", server.url())));
+    assert_eq!(
+        (code, err),
+        (4, format!("{none} (.env names {}, but only --url or the environment can name a server)\n", server.url()))
+    );
     let asked = server.requests();
     assert!(asked.iter().all(|request| request.line == "GET /api/version"), "{asked:?}");
     assert!(asked.iter().all(|request| header(request, "authorization").is_none()), "{asked:?}");
 
-    // A `server.json` counts while its directory is held, wherever that is.
+    // A `server.json` counts while its directory is locked, wherever that is.
     dotenv("AUTOAPPDEV_RUNTIME_DIR=data\nPORT=1\n");
     fs::create_dir(folder.path().join("data")).expect("made");
     let written = format!(r#"{{"pid":1,"id":"abc","address":"{}"}}"#, server.address);
@@ -374,7 +380,7 @@ fn only_a_live_server_json_or_the_user_names_a_server() {
     assert_eq!((asked.line.as_str(), header(&asked, "autoappdev-server").as_deref()), ("POST /api/pipeline/stop", Some("abc")));
     drop(lock);
 
-    // The environment names an address, and nothing is known of who answers there.
+    // The environment names an address, and nothing is known about the server there.
     let port = port.to_string();
     let url = server.url();
     for named in
@@ -395,15 +401,15 @@ fn only_a_live_server_json_or_the_user_names_a_server() {
 }
 
 #[test]
-fn a_refusal_by_another_server_counts_as_no_server() {
+fn refusal_by_another_server_counts_as_no_server() {
     let other = r#"{"ok":false,"error":"other_server","detail":"not this one"}"#;
     let server = FakeServer::canned(421, other);
     let folder = folder();
     fs::write(folder.path().join(".env"), "PORT=1\n").expect("written");
     let _lock = announce(folder.path(), &server);
     let (code, out, err) = run_in(folder.path(), &["stop", "--json"]);
-    assert!(code == 4 && out.is_empty() && err.contains("does not answer where it says that it listens"), "{err}");
-    // Only that word means that nothing was done.
+    assert!(code == 4 && out.is_empty() && err.contains("does not answer at its recorded address"), "{err}");
+    // Only that error code means that nothing was done.
     let server = FakeServer::canned(421, &other.replace("other_server", "host_not_allowed"));
     let _lock = announce(folder.path(), &server);
     assert_eq!(run_in(folder.path(), &["stop"]), (1, String::new(), "autoappdev: not this one\n".to_owned()));
@@ -507,14 +513,14 @@ fn received(stream: impl Read + Send + 'static) -> Receiver<String> {
     receiver
 }
 
-/// Holds a runtime directory as a server does. One that is held already stays so.
+/// Locks a runtime directory as a server does. A locked one stays locked.
 fn hold(runtime: &Path) -> fs::File {
     let lock = fs::File::open(runtime).expect("there");
     let _is_held = rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive);
     lock
 }
 
-/// Says that this is the server of the folder, for as long as what is returned lives.
+/// Announces this as the server of the folder until the returned value is dropped.
 #[must_use]
 fn announce(folder: &Path, server: &FakeServer) -> fs::File {
     let runtime = folder.join("runtime");

@@ -231,7 +231,7 @@ fn history(place: &Place) -> Vec<i64> {
 }
 
 #[test]
-fn a_clock_that_jumps_removes_no_history_and_days_that_pass_do() {
+fn clock_jump_removes_no_history_and_elapsed_days_do() {
     const DAY_MS: i64 = 24 * HOUR_MS;
     const YEAR_MS: i64 = 365 * DAY_MS;
     let mut timed = Timed::serving("exit.sh");
@@ -260,7 +260,7 @@ fn a_clock_that_jumps_removes_no_history_and_days_that_pass_do() {
         ids.insert(0, run(&timed));
         assert_eq!(history(&timed.place), ids, "{wall_ms} ms");
     }
-    // Six days and another two in which the machine is on: that is what counts, whatever the wall clock says.
+    // Six days and another two in which the machine is on: these count, regardless of the wall clock.
     for (days, kept) in [(6, ids.len() + 1), (2, 2)] {
         suspended_ms += days * DAY_MS;
         timed.set(-YEAR_MS, suspended_ms);

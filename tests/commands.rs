@@ -112,7 +112,7 @@ fn what_goes_wrong_has_its_exit_code() {
 }
 
 #[test]
-fn start_and_status_name_the_scripts_that_run_and_that_would() {
+fn start_and_status_name_the_running_and_the_next_script() {
     let mut place = Place::serving("sleep.sh");
     let ok = |place: &Place, args: &[&str]| {
         let (code, out, err) = place.client(args);
@@ -135,7 +135,7 @@ fn start_and_status_name_the_scripts_that_run_and_that_would() {
 }
 
 #[test]
-fn a_stop_under_way_says_how_long_the_grace_lasts() {
+fn pending_stop_shows_the_remaining_grace() {
     let place = Place::serving("stubborn.sh");
     place.script("stubborn.sh", "#!/bin/bash\ntrap '' TERM\necho ready\nwhile :; do sleep 0.2; done\n");
     place.start();
@@ -153,7 +153,7 @@ fn a_stop_under_way_says_how_long_the_grace_lasts() {
         assert!((3500..=3601).contains(&seconds(&place)), "{}", seconds(&place));
         let (_, out, _) = place.client(&["status"]);
         assert!(out.contains("(stop under way, ") && out.ends_with(" left until KILL)\n"), "{out}");
-        // A second stop with a shorter grace moves it.
+        // A second stop with a shorter grace moves `kill_at`.
         scope.spawn(|| place.post("/api/pipeline/stop", json!({"grace_s": 1800})));
         until_true("it is sooner", || seconds(&place) < 1900);
         place.post("/api/pipeline/stop", json!({"grace_s": 0})).ok();
@@ -189,7 +189,7 @@ fn arguments_reach_the_script_as_they_were_typed() {
 }
 
 #[test]
-fn a_projects_own_env_file_is_passed_over_but_for_what_is_ours() {
+fn dotenv_ignores_all_but_the_servers_own_names() {
     let mut place = Place::new();
     let dotenv = place.folder().join(".env");
     let text =
@@ -211,7 +211,7 @@ fn a_projects_own_env_file_is_passed_over_but_for_what_is_ours() {
     fs::create_dir(&dotenv).expect("creates");
     assert_eq!(place.client(&["status"]).0, 0);
     fs::remove_dir(&dotenv).expect("there");
-    // What is ours and wrong is an error for every command.
+    // A wrong line of ours is an error for every command.
     for line in ["AUTOAPPDEV_PORT", "AUTOAPPDEV_RUNTIME_DIR='runtime"] {
         fs::write(&dotenv, format!("KEY='a\nb'\n{line}\n")).expect("writes");
         for command in ["status", "serve", "check"] {

@@ -11,7 +11,7 @@ use autoappdev::run_dir::read_header;
 use serde_json::json;
 use support::{Place, copy_all, is_alive, is_stopped, until_true};
 
-/// Says a word each time there is a file of that name, and ends with code 7 once there is `go`.
+/// Prints a word for each file of that name, and exits with code 7 once `go` exists.
 const WORDS: &str = "#!/bin/bash\necho ready; echo ::step words\nfor n in one two three; do\n  while [ ! -e $n ]; do sleep 0.01; done\n  echo \"word $n\"\ndone\n\
                      while [ ! -e go ]; do sleep 0.01; done\nexit 7\n";
 
@@ -36,7 +36,7 @@ fn git(place: &Place, args: &[&str]) -> String {
 }
 
 #[test]
-fn git_sees_nothing_of_the_runtime_directory() {
+fn git_ignores_the_runtime_directory() {
     if Command::new("git").arg("--version").output().is_err() {
         return support::not_run("there is no git", "AUTOAPPDEV_REQUIRE_GIT");
     }
@@ -76,7 +76,7 @@ fn directory_replaced_by_a_copy_keeps_the_run_and_its_log() {
     place.act("resume").ok();
     assert!(!place.pause_file().exists());
     assert_eq!(place.degraded(), None);
-    // From here on the copy is the run's own: nobody needs to be there for its end to be known.
+    // From here on the copy is the run's own directory: its end is recorded without a server.
     place.kill_server();
     say(&place, "three");
     say(&place, "go");
@@ -156,7 +156,7 @@ fn copy_of_a_runtime_directory_with_a_server_of_its_own_leaves_the_run_alone() {
 }
 
 #[test]
-fn directory_removed_beside_a_live_run_does_not_let_a_second_one_begin() {
+fn removed_runtime_directory_does_not_allow_a_second_run() {
     // With the history in the directory, and with one that stays.
     for database in [None, Some("elsewhere.db")] {
         let mut place = Place::new();
@@ -191,7 +191,7 @@ fn removes_the_directory_beside_a_live_run(mut place: Place) {
 }
 
 #[test]
-fn run_writes_into_its_own_directory_whatever_has_that_path() {
+fn run_writes_only_into_its_own_directory() {
     let (mut place, pid, run_id) = with_words();
     place.kill_server();
     let (aside, own) = (place.folder().join("aside"), place.folder().join("aside/runs").join(run_id.to_string()));
@@ -215,12 +215,12 @@ fn run_writes_into_its_own_directory_whatever_has_that_path() {
 }
 
 #[test]
-fn run_whose_directory_was_moved_shares_its_number_with_no_other() {
+fn run_id_of_a_moved_directory_is_not_reused() {
     let (mut place, pid, run_id) = with_words();
     place.kill_server();
     let aside = place.folder().join("aside");
     fs::rename(place.runtime(), &aside).expect("moves");
-    // The run belongs to the moved directory, so a server on an empty one has none.
+    // The run belongs to the moved directory, so a server on an empty one has no run.
     place.start_server();
     assert_eq!(place.state(), "stopped");
     let (_, next) = place.start_with(json!({"script": "sleep.sh"}));
@@ -241,7 +241,7 @@ fn run_whose_directory_was_moved_shares_its_number_with_no_other() {
 }
 
 #[test]
-fn shim_killed_in_a_copy_of_its_directory_leaves_nothing() {
+fn shim_killed_in_a_copy_of_its_directory_leaves_no_process() {
     let (mut place, pid, run_id) = with_words();
     let group = place.cgroup(run_id);
     place.kill_server();

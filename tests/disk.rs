@@ -401,7 +401,7 @@ fn a_shim_killed_on_a_full_disk_loses_the_run_once_there_is_room() {
     small.disk.free();
     assert_eq!(place.until_state("stopped")["status"], "lost");
     until_well(place);
-    assert_eq!(place.server_log().matches("nobody can know how it ended").count(), 1, "said once, not with each attempt");
+    assert_eq!(place.server_log().matches("how it ended is unknown").count(), 1, "said once, not with each attempt");
     place.start();
     assert_eq!(place.until_all_agree(), "running");
 }
@@ -542,15 +542,15 @@ fn each_mark_of_a_loss_stands_where_it_was_and_counts_exactly() {
     assert_eq!(lines.last().map(String::as_str), Some("last"));
 }
 
-/// Prints a MiB that packing makes little smaller each time that `more` is there.
+/// Prints a MiB that packs badly each time `more` exists.
 const FLOOD: &str = "#!/bin/bash\nn=0\nwhile :; do\n  if [ -e more ]; then\n    head -c 786432 /dev/urandom | base64 -w 1023\n\
                      rm more\n  else sleep 0.002; fi\ndone\n";
 
 #[test]
-fn a_run_that_floods_the_log_leaves_a_share_of_the_disk_free() {
+fn log_flood_leaves_a_share_of_the_disk_free() {
     const MIB: u64 = 1 << 20;
     // By default 15 of 100 are kept free: 2.4 MiB of these.
-    let test = "a_run_that_floods_the_log_leaves_a_share_of_the_disk_free";
+    let test = "log_flood_leaves_a_share_of_the_disk_free";
     let Some(mut small) = SmallDisk::of_kib(16 * 1024, test) else { return };
     small.place.set_env("AUTOAPPDEV_DISK_FREE_MB", "");
     small.place.script("flood.sh", FLOOD);
@@ -565,7 +565,7 @@ fn a_run_that_floods_the_log_leaves_a_share_of_the_disk_free() {
     for n in 0..24 {
         fs::write(place.root().join("more"), "").expect("writes");
         until_true("a MiB is printed", || !place.root().join("more").exists());
-        // It is looked at when a segment is full: another one may have begun since.
+        // The disk is checked when a segment is full: another one may have begun since.
         until_true(&format!("room is made after {n} MiB"), || small.disk.free_bytes() + 3 * MIB / 2 >= share);
     }
     assert_eq!(lost(&place.lines()), 0, "no line found the disk full");
@@ -574,7 +574,7 @@ fn a_run_that_floods_the_log_leaves_a_share_of_the_disk_free() {
     assert!(page["gone"].as_u64() > Some(6 * MIB), "what was removed is told: {page}");
     assert_eq!(place.get("/api/runs").ok()["runs"].as_array().map(Vec::len), Some(2), "the history stays");
     assert!(fs::read_dir(place.run_dir(first).join("log")).expect("there").next().is_none(), "of the older run it went first");
-    // What others fill the disk with does not take the whole log.
+    // Other files that fill the disk do not displace the whole log.
     small.disk.fill_but(MIB / 2);
     place.post("/api/pipeline/stop", json!({"grace_s": 0}));
     small.disk.free();

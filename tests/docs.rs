@@ -69,7 +69,7 @@ fn every_row_of_the_crash_matrix_names_tests_that_exist_or_kill_points() {
 }
 
 #[test]
-fn the_readmes_exit_codes_are_those_of_the_program() {
+fn readme_lists_the_exit_codes_of_the_program() {
     let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).expect("the README");
     let rows: Vec<(u8, &str)> = readme
         .lines()

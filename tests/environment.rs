@@ -99,7 +99,7 @@ fn arguments_folder_and_environment_reach_the_script() {
 }
 
 #[test]
-fn pwd_is_the_folder_of_the_run_and_not_the_servers() {
+fn pwd_is_the_working_directory_of_the_run() {
     let mut place = Place::new();
     place.set_env("PWD", "/where/the/server/was/started");
     place.start_server();
@@ -115,7 +115,7 @@ fn pwd_is_the_folder_of_the_run_and_not_the_servers() {
 }
 
 #[test]
-fn settings_of_the_server_do_not_reach_the_script() {
+fn script_does_not_get_settings_of_the_server() {
     let mut place = Place::new();
     place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh");
     place.set_env("AUTOAPPDEV_GRACE_S", "3");
@@ -123,7 +123,7 @@ fn settings_of_the_server_do_not_reach_the_script() {
     place.set_env("MAKEFLAGS", "-j8");
     fs::write(place.folder().join(".env"), "AUTOAPPDEV_RUNS_KEEP=7\nAUTOAPPDEV_READ_TOKEN=not-for-scripts-either\n")
         .expect("writes");
-    // A port and a database by names that others use as well: what the server takes is its own.
+    // A port and a database under shared names: the server keeps those that it uses.
     let database = format!("sqlite:{}", place.folder().join("its.db").display());
     let serve = |place: &mut Place, envs: &[(&str, &str)]| {
         let mut command = place.command();
@@ -143,7 +143,7 @@ fn settings_of_the_server_do_not_reach_the_script() {
     assert_eq!(value("PORT"), Some("4711"), "AUTOAPPDEV_PORT won, so this is somebody else's");
     assert_eq!(place.stop_server(), 0);
 
-    // One that adopts the run has nothing to hand on; the next run is its own.
+    // A server that adopts the run passes nothing on; the next run gets its environment.
     let mut command = place.command_of(Path::new("bash"));
     command
         .args(["-c", "exec \"$1\" serve --database \"$2\"", "bash"])
@@ -160,10 +160,10 @@ fn settings_of_the_server_do_not_reach_the_script() {
 }
 
 #[test]
-fn a_server_that_make_started_hands_nothing_of_make_on() {
+fn server_started_by_make_passes_no_make_variables_on() {
     let mut place = Place::new();
     place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh");
-    // `+` is what gives a recipe the job server; `serve` is both the target and the mode.
+    // `+` gives a recipe the job server; `serve` is both the target and the mode.
     let text = format!(".PHONY: serve\nserve:\n\t+@exec {} serve\n", server_binary(&place).display());
     fs::write(place.folder().join("Makefile"), text).expect("writes");
     let mut make = place.command_of(Path::new("make"));

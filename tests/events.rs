@@ -29,9 +29,9 @@ fn lines(events: &[Event]) -> Vec<&str> {
     events.iter().filter(|event| event.kind == "log").map(|event| event.data["line"].as_str().expect("text")).collect()
 }
 
-/// Nothing of it moves the version, so neither a version nor a change of the state tells of it.
+/// Conditions do not change the version, so neither the version nor a change of the state shows them.
 #[test]
-fn stream_tells_what_is_wrong_as_it_begins_and_as_it_passes() {
+fn stream_sends_conditions_as_they_begin_and_end() {
     let place = Place::serving("sleep.sh");
     let codes = |event: &Event| {
         event.data["conditions"].as_array().map(|list| list.iter().map(|it| it["code"].clone()).collect::<Vec<_>>())
@@ -59,10 +59,10 @@ fn stream_tells_what_is_wrong_as_it_begins_and_as_it_passes() {
     let healed = next_state(&mut stream);
     assert_eq!(codes(&healed), Some(vec![]), "{healed:?}");
     assert_eq!(tag(&place), well);
-    // Whoever was told that something is wrong and was away when it passed is told when it comes back.
+    // A client that saw a condition and was disconnected when it ended is told when it reconnects.
     let mut again = EventStream::open(place.port(), "", Some(&ill.id));
     assert_eq!(codes(&next_state(&mut again)), Some(vec![]));
-    // And whoever has it all is not told again.
+    // A client that is up to date is not told again.
     let mut idle = EventStream::open(place.port(), "", Some(&healed.id));
     place.start();
     let next = next_state(&mut idle);

@@ -1,4 +1,4 @@
-//! Which server a client command acts on: that of its runtime directory or one that the user named, and no other, whoever has the usual
+//! The server that a client command acts on: that of its runtime directory or one that the user named, and no other, whichever server has the usual
 //! port, whatever was copied, linked, moved or left behind.
 
 mod support;
@@ -22,7 +22,7 @@ struct Projects {
 }
 
 impl Projects {
-    /// A serves a live run, at the port that the `.env` files of both name; B's server is down.
+    /// A's server has a live run, at the port that the `.env` files of both name; B's server is down.
     fn new() -> Self {
         let mut place = Place::with_runtime("A/runtime");
         let folder = place.folder().canonicalize().expect("there");
@@ -74,7 +74,7 @@ impl Projects {
     }
 }
 
-/// Every client command. `pair` is the last: it asks for nothing where there is no address for a phone.
+/// Every client command. `pair` is the last: it sends no request if there is no address for a phone.
 const COMMANDS: &[&[&str]] = &[
     &["stop"],
     &["pause"],
@@ -102,14 +102,14 @@ fn cp(options: &str, from: &Path, to: &Path) {
 }
 
 #[test]
-fn a_command_in_a_project_without_a_server_never_acts_on_anothers() {
+fn command_never_acts_on_the_server_of_another_project() {
     let projects = Projects::new();
     let port = projects.place.port();
     let (a, b) = (projects.a.display(), projects.b.display());
     let sentence =
-        format!("no server is running for {b} (one for {a} answers on 127.0.0.1:{port}; name it with --url to use it)\n");
+        format!("no server is running for {b} (a server for {a} answers on 127.0.0.1:{port}; to use it, name it with --url)\n");
     projects.assert_b_has_none(&sentence);
-    // Its own folder's commands act, and so do B's on an address that the user names.
+    // Commands in its own folder act, and so do B's on an address that the user names.
     assert_eq!(projects.run_in(&projects.a, &["pause"]).0, 0);
     let url = format!("http://127.0.0.1:{port}");
     assert_eq!(projects.run_in(&projects.b, &["--url", &url, "resume"]).0, 0);
@@ -129,21 +129,21 @@ fn a_command_in_a_project_without_a_server_never_acts_on_anothers() {
 }
 
 #[test]
-fn a_project_without_a_server_is_told_how_to_start_one() {
+fn command_without_a_server_says_how_to_start_one() {
     let mut projects = Projects::new();
     projects.place.kill_server();
     let none = format!("autoappdev: no server is running for {}; start one with `autoappdev serve`\n", projects.b.display());
     for args in COMMANDS {
         assert_eq!(projects.run_in(&projects.b, args), (4, String::new(), none.clone()), "{args:?}");
     }
-    // A killed server's `server.json` and socket are still there, and name nobody.
+    // A killed server's `server.json` and socket still exist, and name no server.
     assert!(projects.place.runtime().join("server.json").exists() && projects.place.runtime().join("server.sock").exists());
     let (code, _, err) = projects.run_in(&projects.a, &["stop"]);
     assert_eq!((code, err), (4, none.replace(&*projects.b.to_string_lossy(), &projects.a.to_string_lossy())));
 }
 
 #[test]
-fn what_was_copied_or_linked_from_another_project_does_not_lead_to_its_server() {
+fn copied_or_linked_files_do_not_lead_to_the_server_of_another_project() {
     let projects = Projects::new();
     let (from, to) = (projects.a.join("runtime"), projects.b.join("runtime"));
     for options in ["-a", "-al"] {
@@ -152,7 +152,7 @@ fn what_was_copied_or_linked_from_another_project_does_not_lead_to_its_server() 
         projects.assert_b_has_none(&format!("for {}", projects.b.display()));
         fs::remove_dir_all(&to).expect("ours");
     }
-    // A socket that is A's by whatever name: a link in B's runtime directory, or what B's `.env` says.
+    // A's socket under other names: a link in B's runtime directory, or the path in B's `.env`.
     fs::create_dir(&to).expect("creates");
     symlink(from.join("server.sock"), to.join("server.sock")).expect("links");
     projects.assert_b_has_none("no server is running for");
@@ -162,12 +162,12 @@ fn what_was_copied_or_linked_from_another_project_does_not_lead_to_its_server() 
     projects.assert_b_has_none("no server is running for");
     let mut named = projects.command_in(&projects.b, &["status"]);
     assert_eq!(finished(named.env("AUTOAPPDEV_SOCKET", &socket)).0, 0, "the user names it");
-    // While a server of B has the directory and has said nothing yet, they lead nowhere either.
+    // While a server of B has locked the directory and recorded nothing yet, they lead nowhere either.
     let lock = fs::File::open(&to).expect("there");
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).expect("free");
-    projects.assert_b_has_none("has not said where it listens");
+    projects.assert_b_has_none("has not recorded its address");
     fs::copy(from.join("server.json"), to.join("server.json")).expect("copies");
-    projects.assert_b_has_none("has not said where it listens");
+    projects.assert_b_has_none("has not recorded its address");
     drop(lock);
     // A link to the whole directory is that directory.
     fs::remove_dir_all(&to).expect("ours");
@@ -176,10 +176,10 @@ fn what_was_copied_or_linked_from_another_project_does_not_lead_to_its_server() 
 }
 
 #[test]
-fn an_address_that_another_server_has_by_now_is_refused_by_it() {
+fn request_to_an_address_taken_over_by_another_server_is_refused() {
     let projects = Projects::new();
     let (from, to) = (projects.a.join("runtime/server.json"), projects.b.join("runtime"));
-    // What B's killed server has written names A's address, and its next server has the directory but has not written its own yet.
+    // The file of B's killed server names A's address, and its next server has locked the directory but not written its own file yet.
     fs::create_dir(&to).expect("creates");
     let mut written: Value = serde_json::from_str(&fs::read_to_string(from).expect("text")).expect("JSON");
     written["id"] = json!("0123456789abcdef0123456789abcdef");
@@ -187,7 +187,7 @@ fn an_address_that_another_server_has_by_now_is_refused_by_it() {
     fs::write(to.join("server.json"), written.to_string()).expect("writes");
     let lock = fs::File::open(&to).expect("there");
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).expect("free");
-    projects.assert_none_of(&COMMANDS[..10], "does not answer where it says that it listens");
+    projects.assert_none_of(&COMMANDS[..10], "does not answer at its recorded address");
     // The comparison and the act are one request.
     let place = &projects.place;
     let before = place.footprint();
@@ -200,7 +200,7 @@ fn an_address_that_another_server_has_by_now_is_refused_by_it() {
 }
 
 #[test]
-fn a_server_is_found_by_its_socket_where_it_could_not_write_down_where_it_listens() {
+fn client_finds_a_server_without_server_info_by_its_socket() {
     let projects = Projects::new();
     fs::remove_file(projects.place.runtime().join("server.json")).expect("there");
     assert_eq!(projects.run_in(&projects.a, &["pause"]).0, 0);
@@ -208,7 +208,7 @@ fn a_server_is_found_by_its_socket_where_it_could_not_write_down_where_it_listen
 }
 
 #[test]
-fn a_relative_runtime_directory_belongs_to_the_folder_of_the_command() {
+fn relative_runtime_directory_is_resolved_in_the_folder_of_the_command() {
     let projects = Projects::new();
     let run = |folder: &Path, dir: &str| finished(projects.command_in(folder, &["status"]).env("AUTOAPPDEV_RUNTIME_DIR", dir));
     assert_eq!(run(&projects.a, "runtime").0, 0);
@@ -220,7 +220,7 @@ fn a_relative_runtime_directory_belongs_to_the_folder_of_the_command() {
 }
 
 #[test]
-fn a_runtime_directory_that_was_moved_takes_its_server_along_and_one_put_in_its_place_has_none() {
+fn moved_runtime_directory_keeps_its_server_and_its_replacement_has_none() {
     let projects = Projects::new();
     let (runtime, moved) = (projects.a.join("runtime"), projects.b.join("runtime"));
     fs::rename(&runtime, &moved).expect("moves");
@@ -233,7 +233,7 @@ fn a_runtime_directory_that_was_moved_takes_its_server_along_and_one_put_in_its_
 }
 
 #[test]
-fn a_client_that_may_not_read_the_runtime_directory_is_told_so() {
+fn client_reports_a_runtime_directory_that_it_cannot_read() {
     /// `nobody`, on Debian and elsewhere.
     const NOBODY: u32 = 65534;
     if !rustix::process::geteuid().is_root() {
@@ -257,7 +257,7 @@ fn a_client_that_may_not_read_the_runtime_directory_is_told_so() {
         }
         finished(command.current_dir(&projects.a).args(args).envs(envs.iter().copied()).uid(NOBODY).gid(NOBODY))
     };
-    // The directory is its owner's; it can be looked into, but the files are its owner's; or it cannot even be reached.
+    // The directory is private; it is readable but its files are private; or it cannot even be reached.
     for (dir, mode) in [(&runtime, 0o700), (&runtime, 0o755), (&runtime, 0o711)] {
         fs::set_permissions(dir, Permissions::from_mode(mode)).expect("ours");
         for args in COMMANDS {
@@ -274,7 +274,7 @@ fn a_client_that_may_not_read_the_runtime_directory_is_told_so() {
 }
 
 #[test]
-fn each_start_of_a_server_has_another_id_and_a_connection_to_it_is_compared_each_time() {
+fn each_start_makes_a_new_id_and_every_request_is_compared_with_it() {
     let mut place = Place::serving("sleep.sh");
     let (pid, _) = place.start();
     let id = |place: &Place| place.get("/api/version").ok()["server"]["id"].as_str().expect("text").to_owned();

@@ -1,4 +1,4 @@
-//! What a run leaves behind at its end: what is killed is named, and what cannot be killed, or cannot even be seen, is waited for.
+//! Processes that a run leaves behind at its end: killed ones are named, and the end waits for those that cannot be killed or seen.
 
 mod support;
 
@@ -122,8 +122,8 @@ fn recovery_names_what_a_killed_shim_left_behind() {
     }
 }
 
-/// A server of the user `nobody`, in a mount namespace with a `/proc` that hides the processes of others; `None` where that takes more
-/// rights than there are. The root holds `other-user`, a copy of the actor that runs as root.
+/// A server of the user `nobody`, in a mount namespace with a `/proc` that hides other users' processes; `None` if that takes more
+/// rights than the test has. The root holds `other-user`, a copy of the actor that runs as root.
 fn with_hidden_processes(script: &str, proc_options: &str) -> Option<Place> {
     let can_mount = || Command::new("unshare").args(["-m", "mount", "-t", "proc", "-o", proc_options, "proc", "/proc"]).status();
     if !getuid().is_root() || !can_mount().is_ok_and(|status| status.success()) {
@@ -172,7 +172,7 @@ fn let_it_end(place: &Place) {
 }
 
 #[test]
-fn hidden_child_of_another_user_is_waited_for_and_then_the_run_ends() {
+fn run_end_waits_for_a_hidden_child_of_another_user() {
     let Some(place) = with_hidden_processes(
         "#!/bin/bash\n./actor other-user >ready &\necho $! >child\nwhile [ ! -s ready ]; do sleep 0.01; done\n",
         "hidepid=2",
@@ -181,7 +181,7 @@ fn hidden_child_of_another_user_is_waited_for_and_then_the_run_ends() {
     };
     let (_, run_id) = place.start();
     let child = pid_in(&place, "child");
-    // The leader has ended; what it left behind is root's, and nobody may not kill it.
+    // The leader has ended; the process that it left behind belongs to root, and the user `nobody` may not kill it.
     until_true("the detail says what the run waits for", || {
         let told = detail(&place);
         told.starts_with("1 process cannot be killed and is still running: process ") && told.contains(&child.to_string())
@@ -202,7 +202,7 @@ fn hidden_child_of_another_user_is_waited_for_and_then_the_run_ends() {
 }
 
 #[test]
-fn hidden_child_keeps_a_pause_from_being_claimed_and_a_stop_under_way() {
+fn hidden_child_prevents_a_pause_and_keeps_a_stop_pending() {
     let Some(place) = with_hidden_processes("#!/bin/bash\n./actor other-user >ready &\necho $! >child\nwait\n", "hidepid=2")
     else {
         return;
@@ -224,7 +224,7 @@ fn hidden_child_keeps_a_pause_from_being_claimed_and_a_stop_under_way() {
 }
 
 #[test]
-fn hidden_leader_of_another_user_is_run_to_its_end() {
+fn run_with_a_hidden_leader_of_another_user_ends_with_it() {
     let Some(place) = with_hidden_processes("#!/bin/bash\nexec ./actor other-user\n", "hidepid=2,subset=pid") else { return };
     let (pid, run_id) = place.start();
     until_true("it has become another user's", || place.said(run_id, "stdout") == ["ready"]);

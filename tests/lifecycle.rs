@@ -336,7 +336,7 @@ fn a_shim_lets_go_of_what_only_its_start_needed() {
     });
 }
 
-/// A command whose last word is to be `serve`, as process 1 of a PID namespace or below `init`, or none where this user may make none.
+/// A command whose last word is to be `serve`, as process 1 of a PID namespace or below `init`, or `None` if this user may not create one.
 fn in_namespace(place: &Place, init: Option<&Path>) -> Option<Command> {
     let words = ["--pid", "--fork", "--kill-child", "--mount-proc"];
     if !Command::new("unshare").args(words).arg("true").status().is_ok_and(|status| status.success()) {
@@ -370,7 +370,7 @@ fn assert_stopped_by_shutdown(place: &mut Place, said: &str, why: &str, grace_ms
     let run = place.run(1);
     assert_eq!((&run["status"], &run["exit_code"]), (&json!("stopped"), &json!(4)), "{run}");
     assert!(place.lines().contains(&"asked".to_owned()));
-    let detail = format!("grace {grace_ms} ms; the server was told to end, and ends the run with it");
+    let detail = format!("grace {grace_ms} ms; the server was asked to exit, and stops the run first");
     assert_eq!(place.event(1, "stopping")["detail"], detail);
     place.kill_server();
 }
@@ -409,7 +409,7 @@ fn server_as_process_one_reaps_orphans_of_others() {
     });
     signal(orphan, "KILL");
     until_true("it is reaped", || letter(orphan).is_none());
-    // Its own children are reaped as well, and nobody misses them.
+    // Its own children are reaped as well, without harm.
     for _ in 0..2 {
         let (_, run_id) = place.start_with(json!({"script": "exit.sh", "args": ["5"]}));
         assert_eq!(place.until_ended(run_id)["exit_code"], 5);
@@ -435,7 +435,7 @@ fn server_below_a_small_init_stops_the_run_before_it_ends() {
 }
 
 #[test]
-fn server_set_to_stop_stops_the_run_with_its_own_grace_and_leaves_it_where_it_is_set_to_leave() {
+fn on_term_setting_decides_whether_the_run_is_stopped() {
     let mut place = Place::new();
     place.script("polite.sh", POLITE);
     place.set_env("AUTOAPPDEV_GRACE_S", "3000");
@@ -451,11 +451,11 @@ fn server_set_to_stop_stops_the_run_with_its_own_grace_and_leaves_it_where_it_is
     place.act("pause").ok();
     let (code, said) = place.stop_server_and_listen();
     assert_eq!(code, 0);
-    assert_stopped_by_shutdown(&mut place, &said, "AUTOAPPDEV_ON_TERM says so", 3_000_000);
+    assert_stopped_by_shutdown(&mut place, &said, "AUTOAPPDEV_ON_TERM is stop", 3_000_000);
 }
 
 #[test]
-fn second_signal_to_a_server_that_stops_the_run_kills_it() {
+fn second_signal_during_the_final_stop_kills_the_run() {
     let mut place = Place::new();
     place.set_env("AUTOAPPDEV_ON_TERM", "stop");
     place.start_server();
@@ -492,7 +492,7 @@ fn closed_terminal_ends_the_server_in_order_unless_it_was_told_to_ignore_that() 
     for name in ["HUP", "QUIT"] {
         signal(place.server_pid(), name);
     }
-    // What ended it would have come before this.
+    // An end would have come before this.
     assert_eq!(place.until_all_agree(), "running");
     let (code, said) = place.stop_server_and_listen();
     assert!(code == 0 && said.starts_with("pipeline run 1 goes on"), "{said}");

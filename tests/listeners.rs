@@ -271,7 +271,7 @@ fn the_watchdog_is_not_fed_while_the_life_cycle_hangs() {
     place.set_env("WATCHDOG_USEC", "400000");
     place.start_server();
     manager.until_hears("WATCHDOG=1");
-    // The thread alone stands still, whatever it is at; the state is answered all the while.
+    // Only that thread is stopped; the state is answered all the while.
     let tid = thread_of(place.server_pid(), "supervisor").expect("it has one");
     if let Err(error) = ptrace::seize(tid, Options::empty()) {
         not_run(&format!("this machine lets nobody trace: {error}"), "AUTOAPPDEV_REQUIRE_PTRACE");
@@ -306,11 +306,11 @@ fn a_way_in_that_is_closed_is_told_with_what_to_do() {
 
 /// As many as one address may have connections, each with a request that waits: none of them gives way.
 #[test]
-fn one_address_whose_requests_all_wait_delays_nobody_else() {
+fn long_polls_of_one_address_delay_no_other_client() {
     const TOKEN: &str = "test-token-of-a-crowd-8Hw";
     const FROM_ONE_ADDRESS: usize = 72;
 
-    if !is_within_own_network("one_address_whose_requests_all_wait_delays_nobody_else") {
+    if !is_within_own_network("long_polls_of_one_address_delay_no_other_client") {
         return;
     }
     let mut place = Place::new();
@@ -337,7 +337,7 @@ fn one_address_whose_requests_all_wait_delays_nobody_else() {
     let gather = |request: &dyn Fn(usize) -> String| {
         let mut crowd = Vec::new();
         until_true("the address has all the connections that it can have", || {
-            // One that was slow to ask gives way to the next.
+            // A slow client gives way to the next.
             if crowd.len() < 2 * FROM_ONE_ADDRESS {
                 let mut wire = come();
                 wire.send(request(crowd.len()));
@@ -347,7 +347,7 @@ fn one_address_whose_requests_all_wait_delays_nobody_else() {
         });
         crowd
     };
-    // Those that wait for news are answered early where their neighbours need a place, and nothing has changed.
+    // Long polls are answered early, unchanged, if others of their address need a slot.
     let mut polls = gather(&|_| ask_for(&format!("GET /api/pipeline?after={version}&wait=60")));
     let mut neighbour = come();
     neighbour.send(ask_for("GET /api/pipeline"));
@@ -359,17 +359,17 @@ fn one_address_whose_requests_all_wait_delays_nobody_else() {
     let early = early.expect("one of them has its answer");
     assert_eq!((&early.body["pipeline"]["version"], early.header("Connection")), (&version.into(), Some("close")));
     drop((polls, neighbour));
-    // News answer all that are left.
+    // A change answers all that are left.
     place.start();
     until_true("nobody is served", || served() == 0);
 
-    // Streams, and stops that take their time, give way to nobody.
+    // Streams and slow stops never give way.
     let crowd = gather(&|n| match n % 2 {
         0 => ask_for("GET /api/events"),
         _ => ask_for("POST /api/pipeline/stop").replace("Content-Length: 0", "Content-Length: 15") + r#"{"grace_s":300}"#,
     });
-    // The next one waits for a place of its own address. Where anything waited for it, nobody would be answered before it is. A machine that
-    // stands still for two seconds in between makes one round say nothing.
+    // The next one waits for a slot of its own address. If the server waited for it, no client would be answered before it. A machine that
+    // pauses for two seconds in between makes one round meaningless.
     let is_unanswered = |wire: &Wire| {
         let stream = wire.writer();
         stream.set_nonblocking(true).expect("ours");
@@ -388,7 +388,7 @@ fn one_address_whose_requests_all_wait_delays_nobody_else() {
         is_overtaken
     };
     assert!((0..20).any(|_| overtakes()), "everybody waited for one address");
-    // Those that stop it are answered when it has ended.
+    // The stop requests are answered when it has ended.
     let (exit, out, err) = place.client(&["stop", "--grace", "0"]);
     assert_eq!(exit, 0, "{out}{err}");
     drop(crowd);

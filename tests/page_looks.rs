@@ -193,7 +193,7 @@ fn a_search_marks_what_it_found_and_goes_on_from_where_it_was() {
 }
 
 #[test]
-fn lengths_of_time_follow_the_command_lines_rule() {
+fn durations_match_those_of_the_command_line() {
     let Some((browser, _place)) = set_up("#!/bin/bash\n") else { return };
     let table = include_str!("fixtures/durations.txt");
     let rows: Vec<Vec<&str>> =
@@ -258,7 +258,7 @@ fn each_outcome_has_its_word_its_icon_and_its_title() {
 }
 
 #[test]
-fn copied_lines_have_no_empty_lines_between_them() {
+fn copied_log_lines_have_no_blank_lines_between_them() {
     let Some((browser, place)) = set_up("#!/bin/bash\nprintf 'one\\n  two\\n'\necho three >&2\n") else { return };
     place.start();
     wait_until("the lines are there", PATIENCE, || browser.text("log").contains("three"));

@@ -166,7 +166,7 @@ fn another_origin_can_neither_read_nor_act() {
 }
 
 #[test]
-fn api_refuses_requests_of_another_site_whatever_they_ask_for() {
+fn api_refuses_every_cross_site_request() {
     for place in [open_place(), Place::serving("sleep.sh")] {
         place.start();
         let ask = |path: &str, fields: &[(&str, &str)]| place.request("GET", path, fields, None);
@@ -366,9 +366,9 @@ fn a_hostile_page_changes_nothing_in_a_browser_that_is_logged_in() {
     wait_until("the page is logged in still", PATIENCE, || browser.state() == "running");
 }
 
-/// What a page of another site cannot read it could still keep from others: each of these would wait for a minute, or stream for ever.
+/// A cross-site page that cannot read answers could still occupy slots: each of these would wait for a minute, or stream for ever.
 #[test]
-fn another_sites_page_takes_no_place_of_a_stream_a_download_or_a_long_poll() {
+fn cross_site_page_cannot_occupy_a_stream_download_or_long_poll_slot() {
     let Some(browser) = Browser::start() else { return };
     let place = Place::serving("sleep.sh");
     let (_, run_id) = place.start();

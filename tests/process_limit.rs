@@ -1,7 +1,7 @@
-//! At the limit of processes (`ulimit -u`, `TasksMax=`), which a pipeline can reach by itself: the server is still asked and obeyed, and what
-//! needs a process or a thread says what it lacks.
+//! At the limit of processes (`ulimit -u`, `TasksMax=`), which a pipeline can reach by itself: the server still answers and acts, and operations
+//! that need a process or a thread report the lack.
 //!
-//! Root has no such limit, so where the test runs as root the server runs as a user that nobody else is.
+//! Root has no such limit, so a test that runs as root runs the server as an unused user.
 
 mod support;
 
@@ -32,7 +32,7 @@ impl Limited {
         if !geteuid().is_root() {
             return Self { binary: PathBuf::from(env!("CARGO_BIN_EXE_autoappdev")), place };
         }
-        // The build may lie where only root may look. Copied by another process: what is open for writing here can't be executed.
+        // The build may be in a folder that only root can read. Copied by another process: a file open for writing here can't be executed.
         let binary = place.folder().join("autoappdev");
         let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_autoappdev")).arg(&binary).status();
         assert!(copied.expect("cp(1) is there").success());
@@ -60,7 +60,7 @@ impl Limited {
         command
     }
 
-    /// No process and no thread can be made by the server, nor by what it has made, as long as this is kept.
+    /// While this is kept, neither the server nor its children can create a process or a thread.
     fn at_its_limit(&self) -> AtLimit {
         AtLimit::of(self.place.server_pid(), 0)
     }
@@ -111,7 +111,7 @@ impl Drop for AtLimit {
 }
 
 #[test]
-fn server_at_its_limit_of_processes_answers_and_obeys() {
+fn server_at_its_process_limit_answers_and_carries_out_actions() {
     let limited = Limited::serving();
     let place = &limited.place;
     let (_, run_id) = place.start();
@@ -122,7 +122,7 @@ fn server_at_its_limit_of_processes_answers_and_obeys() {
     for path in ["/", "/static/app.js", "/api/pipeline", "/api/pipeline/status", "/api/health", "/api/logs", "/api/runs/1/log"] {
         assert_eq!(place.get(path).status, 200, "{path}");
     }
-    // More that say nothing than there are threads in reserve: they keep nobody from being served.
+    // More silent connections than threads in reserve: they block no other client.
     let mut silent: Vec<Wire> = (0..40).map(|_| place.wire()).collect();
     assert_eq!(place.state(), "running");
     let (code, out, err) = place.client(&["status"]);
@@ -131,7 +131,7 @@ fn server_at_its_limit_of_processes_answers_and_obeys() {
     place.act("resume").ok();
     assert!(place.server_threads() <= before, "no thread was made");
 
-    // What would keep a thread for itself is told so, or ends its wait early.
+    // A request that would keep a thread is refused, or ends its wait early.
     let stream = place.get("/api/events");
     assert_eq!((stream.status, stream.error()), (503, "too_many_streams"), "{}", stream.body);
     let version = place.pipeline()["version"].as_u64().expect("a number");
@@ -147,7 +147,7 @@ fn server_at_its_limit_of_processes_answers_and_obeys() {
         let is_told = answer.status == 200 || (answer.status, answer.error()) == (503, "out_of_processes");
         assert!(is_told && answer.header("Connection") == Some("close"), "{answer:?}");
     }
-    // One that had nothing to say so far is served when it does.
+    // A silent connection is served once it sends its request.
     let answer = silent[0].get("/api/pipeline");
     assert_eq!(answer.status, 200, "{}", answer.body);
 
@@ -216,7 +216,7 @@ fn a_leader_that_can_not_be_forked_fails_its_start_with_that_cause() {
 }
 
 #[test]
-fn a_server_that_lacks_a_thread_says_so_and_does_not_panic() {
+fn server_that_cannot_create_a_thread_exits_with_an_error() {
     if !geteuid().is_root() {
         let (code, said) = Limited::new().refused_server(0);
         return assert_refused(code, &said);

@@ -151,7 +151,7 @@ fn locked(place: &Place, how: &str) -> Connection {
     other
 }
 
-/// How long it takes to be refused thirty times, and to read as often.
+/// The time for thirty refusals and thirty reads.
 fn refused_and_read(place: &Place, refused: &str) -> Duration {
     let began = Instant::now();
     for _ in 0..15 {
@@ -166,9 +166,9 @@ fn refused_and_read(place: &Place, refused: &str) -> Duration {
     began.elapsed()
 }
 
-/// A backup, or a shell with an open transaction. What must not wait for it is done while the lock is held the whole time.
+/// A backup, or a shell with an open transaction. The requests that must not wait are served while the lock is held the whole time.
 #[test]
-fn database_locked_by_another_process_takes_no_control_away_and_delays_no_refusal() {
+fn locked_database_allows_actions_and_delays_no_refusal() {
     let place = Place::serving("sleep.sh");
     let (pid, run_id) = place.start();
     let before = refused_and_read(&place, "resume");
@@ -186,7 +186,7 @@ fn database_locked_by_another_process_takes_no_control_away_and_delays_no_refusa
         (place.state().as_str(), codes(&place)),
         ("running", vec!["not_recorded".to_owned(), "database_locked".to_owned()])
     );
-    // Once the lock is known nothing tries it for a client that asks.
+    // Once the lock is known, no client's request tries it.
     let while_locked = refused_and_read(&place, "pause");
     assert!(while_locked < before * 10 + Duration::from_secs(2), "it takes {while_locked:?}, and {before:?} without the lock");
     unrecorded("resume");
@@ -198,7 +198,7 @@ fn database_locked_by_another_process_takes_no_control_away_and_delays_no_refusa
     assert_eq!((start.status, start.error()), (503, "database_locked"), "its beginning has to be recorded: {}", start.body);
     assert_eq!(place.shims().len() + place.processes().len(), 0);
     let detail = place.pipeline()["conditions"][0]["detail"].to_string();
-    assert!(detail.contains("was ended") && detail.contains("signal 9"), "{detail}");
+    assert!(detail.contains("was terminated") && detail.contains("signal 9"), "{detail}");
 
     other.execute_batch("ROLLBACK").expect("unlocks");
     let run = place.until_ended(run_id);
@@ -210,7 +210,7 @@ fn database_locked_by_another_process_takes_no_control_away_and_delays_no_refusa
 }
 
 #[test]
-fn database_locked_while_nothing_runs_refuses_a_start_and_begins_nothing() {
+fn locked_database_refuses_a_start() {
     let place = Place::serving("sleep.sh");
     let other = locked(&place, "BEGIN IMMEDIATE");
     for _ in 0..3 {
@@ -229,7 +229,7 @@ fn database_locked_while_nothing_runs_refuses_a_start_and_begins_nothing() {
 }
 
 #[test]
-fn server_refuses_to_start_on_a_locked_database_in_plain_words_and_leaves_the_run_alone() {
+fn server_refuses_to_start_on_a_locked_database_and_keeps_the_run() {
     let mut place = Place::serving("sleep.sh");
     let (pid, run_id) = place.start();
     place.kill_server();

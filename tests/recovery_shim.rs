@@ -240,11 +240,11 @@ fn silent_shim_degrades_health_and_is_never_doubled() {
 }
 
 #[test]
-fn a_shim_that_nobody_can_reach_any_more_can_still_be_told_to_end_the_run() {
+fn unreachable_shim_ends_the_run_on_term() {
     let mut place = Place::serving("sleep.sh");
     let (_, run_id) = place.start();
     fs::remove_file(place.run_dir(run_id).join("ctl.sock")).expect("there");
-    // One of an earlier version has no second socket. Nor does a lock that somebody made anew say that it lives.
+    // One of an earlier version has no second socket. Nor does a recreated lock show that it is alive.
     let journal = place.run_dir(run_id).join("journal.jsonl");
     let text = fs::read_to_string(&journal).expect("there");
     fs::write(&journal, text.replacen("\"socket\"", "\"unknwn\"", 1)).expect("writes");

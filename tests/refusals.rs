@@ -288,7 +288,7 @@ fn nothing_outside_of_the_root_is_run_or_told_of() {
             assert_refused(&format!("{key} {name}"), &answer, 400, "script_outside_root");
             // The same words, whether there is something or not; and the name as it was sent, not where it led.
             let expected =
-                format!("{key} {name:?} lies outside of the pipeline's root; put it in there, or set AUTOAPPDEV_PIPELINE_CWD");
+                format!("{key} {name:?} is outside the pipeline's root; put it in there, or set AUTOAPPDEV_PIPELINE_CWD");
             assert_eq!(answer.body["detail"], expected, "{name}");
         }
     }

@@ -168,9 +168,9 @@ fn codes(place: &Place) -> Vec<String> {
     conditions.as_array().expect("a list").iter().map(|it| it["code"].as_str().expect("a word").to_owned()).collect()
 }
 
-/// Nobody asks for the state meanwhile: a client that looks for the server must find it.
+/// No request is made meanwhile: a client that searches for the server must find it.
 #[test]
-fn server_makes_the_files_that_it_is_found_and_guarded_by_again() {
+fn server_recreates_its_info_and_lock_files() {
     let mut place = Place::serving("sleep.sh");
     let file = |name: &str| place.runtime().join(name);
     let (info, locks) = (file("server.json"), [file("server.lock"), file("autoappdev.db-server.lock")]);
@@ -198,7 +198,7 @@ fn server_makes_the_files_that_it_is_found_and_guarded_by_again() {
 
 /// A cleaner of temporary files takes it for left over. The accepting thread waits for clients of the socket that it has.
 #[test]
-fn server_makes_its_unix_socket_again_and_serves_there() {
+fn server_recreates_its_unix_socket_and_serves_there() {
     let mut place = Place::serving("sleep.sh");
     let path = place.runtime().join("server.sock");
     let ask = || {
@@ -228,7 +228,7 @@ fn server_makes_its_unix_socket_again_and_serves_there() {
 }
 
 #[test]
-fn health_tells_of_a_database_that_was_replaced_by_another_file() {
+fn health_reports_a_replaced_database() {
     let place = Place::serving("sleep.sh");
     let (away, copy) = (place.runtime().join("away.db"), place.runtime().join("copy.db"));
     fs::copy(place.database(), &copy).expect("copies");
@@ -243,9 +243,9 @@ fn health_tells_of_a_database_that_was_replaced_by_another_file() {
     assert_eq!((place.get("/api/health").status, codes(&place)), (200, vec![]));
 }
 
-/// Somebody may have removed it so that the next start makes another one.
+/// The user may have removed it so that the next start makes a new one.
 #[test]
-fn removed_token_file_is_told_and_not_made_again() {
+fn removed_token_file_is_reported_and_not_recreated() {
     let mut place = Place::new();
     place.use_token("a-token-of-this-test");
     place.start_server();
@@ -259,7 +259,7 @@ fn removed_token_file_is_told_and_not_made_again() {
 }
 
 #[test]
-fn server_puts_nothing_into_a_directory_that_has_taken_the_place_of_its_own() {
+fn server_writes_nothing_into_a_directory_that_replaced_its_own() {
     let place = Place::serving("sleep.sh");
     let aside = place.folder().join("aside");
     fs::rename(place.runtime(), &aside).expect("moves");

@@ -138,13 +138,13 @@ fn what_has_ended_too_long_ago_goes_but_never_the_latest() {
         say(&place, 1, 2);
     }
     place.stop_server();
-    // What their stamps say does not count: the clock may have been wrong.
+    // Their time stamps do not count: the clock may have been wrong.
     let database = rusqlite::Connection::open(place.database()).expect("opens");
     let stamps = "UPDATE pipeline_runs SET created_at = '1970-01-01T00:00:00.000Z', started_at = '1970-01-01T00:00:00.000Z',
                   stopped_at = '1970-01-01T00:00:00.000Z' WHERE id < 3";
     database.execute_batch(stamps).expect("changes");
     drop(database);
-    // The first ended eight days ago, the others six, by what the server has witnessed.
+    // The first ended eight days ago, the others six, in time that the server has observed.
     let file = place.runtime().join("retention.json");
     let mut memory: Value = serde_json::from_slice(&fs::read(&file).expect("there")).expect("JSON");
     let days = |count: u64| count * 86_400_000;

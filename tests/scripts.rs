@@ -1,5 +1,5 @@
-//! Which file a start runs and how, on the whole binary: names that are not UTF-8, a root that is moved, first lines, and the refusals of
-//! what cannot be run.
+//! Which file a start runs and how, with the whole binary: names that are not UTF-8, a root that is moved, first lines, and refusals of
+//! scripts that cannot be run.
 
 mod support;
 
@@ -28,7 +28,7 @@ fn start(place: &Place, body: Value) -> Answer {
     place.post("/api/pipeline/start", body)
 }
 
-/// Starts a script that ends by itself; what it said, and its run.
+/// Starts a script that ends by itself; returns its output and its run.
 fn said_by(place: &Place, body: Value) -> (Vec<String>, Value) {
     let (_, run_id) = place.start_with(body);
     let run = place.until_ended(run_id);
@@ -42,14 +42,14 @@ fn file(place: &Place, name: impl AsRef<OsStr>, text: &[u8], mode: u32) {
     fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("ours");
 }
 
-/// The same with its execute bit, written by another process: what a test has open for writing nobody can execute (`ETXTBSY`).
+/// The same with its execute bit, written by another process: a file that a test has open for writing cannot be executed (`ETXTBSY`).
 fn program(path: &Path, text: &str) {
     let words = ["-c", "printf %s \"$2\" >\"$1\" && chmod 755 \"$1\"", "sh"];
     assert!(Command::new("/bin/sh").args(words).arg(path).arg(text).status().expect("sh is everywhere").success());
 }
 
 #[test]
-fn start_runs_what_a_link_leads_to_although_its_name_is_not_utf_8() {
+fn start_runs_the_target_of_a_link_with_a_name_that_is_not_utf_8() {
     let place = Place::serving("sleep.sh");
     let root = place.root();
     program(&root.join(odd("with.sh")), "#!/bin/bash\necho with\n");
@@ -62,13 +62,13 @@ fn start_runs_what_a_link_leads_to_although_its_name_is_not_utf_8() {
     for (script, line) in [("a", "with"), ("b", "without"), ("c", "first line")] {
         let (said, run) = said_by(&place, json!({"script": script, "cwd": "folder"}));
         assert_eq!((said, &run["exit_code"]), (vec![line.to_owned()], &json!(0)), "{run}");
-        // For people: what is no text in it is shown as such.
+        // For users: bytes that are not text are shown as such.
         assert!(run["cwd"].as_str().is_some_and(|cwd| cwd.ends_with("\u{fffd}\u{fffd} folder")), "{run}");
     }
 }
 
 #[test]
-fn a_root_and_a_runtime_directory_that_are_not_utf_8_serve_and_survive_a_kill() {
+fn root_and_runtime_directory_that_are_not_utf_8_serve_and_survive_a_kill() {
     let mut place = Place::new();
     let (root, runtime) = (place.folder().join(odd("root")), place.folder().join(odd("runtime")));
     fs::create_dir(&root).expect("creates");
@@ -92,7 +92,7 @@ fn a_root_and_a_runtime_directory_that_are_not_utf_8_serve_and_survive_a_kill() 
     // By the socket that server.json names.
     let status = command(&place).args(["status", "--json"]).stdin(Stdio::null()).output().expect("runs");
     assert!(status.status.success(), "{status:?}");
-    // A shim that dies leaves what carries the cookie.
+    // A dying shim leaves the processes that carry the cookie.
     let shim = place_shim(&runtime, run_id);
     signal(shim, "KILL");
     let run = until("the run is lost", || Some(place.run(run_id)).filter(|run| run["status"] == "lost"));
@@ -111,7 +111,7 @@ fn place_shim(runtime: &Path, run_id: i64) -> u32 {
 }
 
 #[test]
-fn a_configured_or_typed_script_that_is_not_utf_8_is_refused_with_a_sentence() {
+fn script_name_that_is_not_utf_8_is_refused_with_a_reason() {
     let place = Place::serving("sleep.sh");
     let refused = |output: Output, word: &str| {
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -140,7 +140,7 @@ fn with_releases(place: &Place) -> PathBuf {
 }
 
 #[test]
-fn a_root_that_is_a_moved_link_is_followed_at_each_start() {
+fn start_follows_a_root_link_that_has_moved() {
     let mut place = Place::new();
     let current = with_releases(&place);
     place.set_env("AUTOAPPDEV_PIPELINE_CWD", current.to_str().expect("text"));
@@ -178,7 +178,7 @@ fn a_root_that_is_a_moved_link_is_followed_at_each_start() {
 }
 
 #[test]
-fn a_relative_root_is_the_folder_of_that_name_after_it_was_replaced() {
+fn relative_root_means_the_folder_that_replaced_it() {
     let mut place = Place::new();
     let app = place.folder().join("app");
     let deploy = |n: u32| {
@@ -199,10 +199,10 @@ fn a_relative_root_is_the_folder_of_that_name_after_it_was_replaced() {
 }
 
 #[test]
-fn a_first_line_is_honoured_with_the_execute_bit_and_without() {
+fn first_line_names_the_interpreter_with_and_without_the_execute_bit() {
     let place = Place::serving("sleep.sh");
     let tell = "printf '%s|' \"$0\" \"$#\" \"$@\" \"$-\"; tr '\\0' '|' </proc/$$/cmdline; echo; readlink /proc/$$/exe";
-    // `awk` is no shell: who gave this to one would see.
+    // `awk` is not a shell: a shell would fail on this.
     let calls = [
         ("shell", format!("#!/bin/sh\n{tell}\n")),
         ("argument", format!("#!/bin/bash -e -u\n{tell}\n").replace("-e -u", "-eu")),
@@ -223,7 +223,7 @@ fn a_first_line_is_honoured_with_the_execute_bit_and_without() {
 }
 
 #[test]
-fn what_cannot_run_is_refused_with_its_cause_before_a_run_begins() {
+fn unrunnable_script_is_refused_with_its_cause_before_a_run_begins() {
     let place = Place::serving("sleep.sh");
     let elf = fs::read("/proc/self/exe").expect("it runs");
     let before = place.footprint();
@@ -261,7 +261,7 @@ fn what_cannot_run_is_refused_with_its_cause_before_a_run_begins() {
     assert_eq!(place.footprint(), before, "nothing of this is in the history");
 }
 
-/// Starts the server as a user without rights: as this one, or as nobody where this is root, who may do everything.
+/// Starts the server as a user without rights: as this one, or as `nobody` if this is root, which has all rights.
 fn serve_without_rights(place: &mut Place) {
     const NOBODY: u32 = 65_534;
     if !rustix::process::getuid().is_root() {
@@ -280,7 +280,7 @@ fn serve_without_rights(place: &mut Place) {
 }
 
 #[test]
-fn what_this_user_may_not_run_is_refused_before_a_run_begins() {
+fn script_without_permission_is_refused_before_a_run_begins() {
     let mut place = Place::new();
     serve_without_rights(&mut place);
     let before = place.footprint();
@@ -291,9 +291,9 @@ fn what_this_user_may_not_run_is_refused_before_a_run_begins() {
     file(&place, "secret.sh", b"#!/bin/sh\n", 0o000);
     file(&place, "by.sh", format!("#!{}\n", place.root().join("others.sh").display()).as_bytes(), 0o644);
     for (script, cause) in [
-        ("others.sh", "may not execute others.sh; allow that with `chmod a+x others.sh`"),
+        ("others.sh", "cannot execute others.sh; allow it with `chmod a+x others.sh`"),
         ("secret.sh", "secret.sh could not be read: Permission denied"),
-        ("by.sh", "named in the first line of by.sh, cannot be executed: this server's user may not execute it"),
+        ("by.sh", "named in the first line of by.sh, cannot be executed: the server's user cannot execute it"),
         ("closed/x.sh", "could not be looked at: Permission denied"),
     ] {
         let answer = start(&place, json!({"script": script}));
@@ -302,9 +302,9 @@ fn what_this_user_may_not_run_is_refused_before_a_run_begins() {
     }
     let answer = start(&place, json!({"script": "sleep.sh", "cwd": "closed"}));
     assert_eq!((answer.status, answer.error()), (400, "invalid_body"), "{}", answer.body);
-    assert!(answer.body["detail"].as_str().is_some_and(|detail| detail.contains("may not enter cwd")), "{}", answer.body);
+    assert!(answer.body["detail"].as_str().is_some_and(|detail| detail.contains("cannot enter cwd")), "{}", answer.body);
     assert_eq!(place.footprint(), before);
-    // A program may be run by who cannot read it.
+    // A user who cannot read a program may still run it.
     let words = ["-c", "cp /bin/sleep \"$1\" && chmod 711 \"$1\"", "sh"];
     assert!(Command::new("/bin/sh").args(words).arg(place.root().join("opaque")).status().expect("sh is everywhere").success());
     let (_, run_id) = place.start_with(json!({"script": "opaque", "args": ["0"]}));
@@ -312,7 +312,7 @@ fn what_this_user_may_not_run_is_refused_before_a_run_begins() {
 }
 
 #[test]
-fn what_only_the_kernel_can_refuse_fails_the_run_with_the_cause_that_is_seen_then() {
+fn start_refused_by_the_kernel_fails_the_run_with_the_cause() {
     let place = Place::serving("sleep.sh");
     let mut foreign = vec![0; 4096];
     foreign[..20].copy_from_slice(b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\xfe\xca");
@@ -337,8 +337,8 @@ fn what_only_the_kernel_can_refuse_fails_the_run_with_the_cause_that_is_seen_the
 }
 
 #[test]
-fn a_script_on_a_noexec_mount_is_refused_unless_its_interpreter_runs_it() {
-    let test = "a_script_on_a_noexec_mount_is_refused_unless_its_interpreter_runs_it";
+fn script_on_a_noexec_mount_is_refused_unless_its_interpreter_runs_it() {
+    let test = "script_on_a_noexec_mount_is_refused_unless_its_interpreter_runs_it";
     let Some(mut small) = SmallDisk::with("noexec,size=8m", test) else { return };
     let root = small.disk.path().join("root");
     fs::create_dir(&root).expect("creates");
@@ -460,7 +460,7 @@ fn any_body(dice: &mut Dice) -> String {
     }
 }
 
-/// Everything in the root that is no script, and some that are.
+/// Entries of the root that are not scripts, and some that are.
 fn furnish(place: &Place) -> UnixListener {
     let root = place.root();
     fs::create_dir_all(root.join("sub/folder")).expect("creates");
@@ -482,7 +482,7 @@ fn furnish(place: &Place) -> UnixListener {
     UnixListener::bind(root.join("socket")).expect("binds")
 }
 
-/// Makes things come and go until it is told to end.
+/// Creates and removes entries until `end` is set.
 fn flicker(root: &Path, is_over: &AtomicBool) {
     let (path, folder) = (root.join("flicker"), root.join("flicker.d"));
     let mut turn = 0;

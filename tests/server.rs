@@ -243,7 +243,7 @@ fn a_server_whose_words_nobody_takes_serves_acts_and_stops() {
     drop((read, terminal.master));
 }
 
-/// Every path below `dir` with what is there, whatever kind it is.
+/// Every path below `dir`, with its kind and contents.
 fn everything(dir: &Path) -> Vec<(String, Vec<u8>)> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir).expect("there").flatten() {
@@ -265,7 +265,7 @@ fn changes(before: &[(String, Vec<u8>)], after: &[(String, Vec<u8>)]) -> Vec<Str
 }
 
 #[test]
-fn a_serve_that_fails_leaves_nothing_behind() {
+fn failed_serve_leaves_no_files() {
     let mut place = Place::with_runtime("new/deep/runtime");
     let taken = TcpListener::bind("127.0.0.1:0").expect("binds");
     let taken_port = taken.local_addr().expect("bound").port().to_string();
@@ -295,7 +295,7 @@ fn a_serve_that_fails_leaves_nothing_behind() {
     fs::create_dir_all(place.runtime()).expect("creates");
     fs::write(place.runtime().join("notes.txt"), "precious").expect("writes");
     reasons(&place);
-    // Late, when the database, the log and one secret were made: a secret that others may read is refused.
+    // Late, after the database, the log and one secret were created: a secret that others can read is refused.
     place.set_env("AUTOAPPDEV_TOKEN", "a-token-that-is-long-enough");
     let key = place.runtime().join("session-key");
     fs::write(&key, "a-key-that-is-long-enough\n").expect("writes");
@@ -304,7 +304,7 @@ fn a_serve_that_fails_leaves_nothing_behind() {
     assert!(place.refused_server(("AUTOAPPDEV_PORT", "0")).contains("session-key"));
     assert_eq!(changes(&before, &everything(place.folder())), Vec::<String>::new());
     fs::remove_file(&key).expect("there");
-    // What a server that served has left, and what says whose the database is, stays.
+    // The files of an earlier server, and the record of the database's owner, stay.
     place.start_server();
     assert_eq!(place.stop_server(), 0);
     // A server's last readers may leave the write-ahead log to whoever opens the database next.
@@ -321,7 +321,7 @@ fn a_serve_that_fails_leaves_nothing_behind() {
 }
 
 #[test]
-fn a_second_serve_beside_a_living_one_leaves_nothing_behind() {
+fn second_serve_beside_a_live_server_leaves_no_files() {
     let place = Place::serving("sleep.sh");
     place.start();
     let names = || everything(&place.runtime()).into_iter().map(|(name, _)| name).collect::<Vec<_>>();

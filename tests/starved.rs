@@ -108,7 +108,7 @@ fn a_server_that_can_not_look_calls_nothing_ended_that_lives() {
         signal(shim, "KILL");
         until_true("the server has looked", || {
             let log = place.server_log();
-            log.contains("failed to look") || log.contains("nobody can know how it ended")
+            log.contains("failed to look") || log.contains("how it ended is unknown")
         });
         drop(starved);
         assert!(place.state() != "stopped" || !is_alive(pid), "stopped, with {pid} alive: {}", place.server_log());
@@ -118,14 +118,14 @@ fn a_server_that_can_not_look_calls_nothing_ended_that_lives() {
 }
 
 #[test]
-fn a_start_without_descriptors_says_so_and_leaves_nothing() {
+fn start_without_descriptors_fails_with_the_cause_and_leaves_no_files() {
     let place = Place::serving("sleep.sh");
     let server = place.server_pid();
-    // One that has been accepted before there is nothing left to accept with.
+    // A connection that was accepted before the descriptors ran out.
     let mut wire = place.wire();
     wire.get("/api/pipeline").ok();
     let start = "POST /api/pipeline/start HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n";
-    // From enough to too few. What is free again once the start has failed is enough to see that nothing came of it.
+    // From enough to too few. After the failed start enough is free to see that nothing was started.
     let is_told = (3..20).rev().any(|left| {
         let starved = Starved::to(server, left);
         wire.send(start);

@@ -41,7 +41,7 @@ const CLOCK: c_long = SYS_clock_gettime;
 fn calls_until_its_end(server: u32, tid: Pid) -> BTreeMap<c_long, usize> {
     let mut counts = BTreeMap::new();
     let mut is_inside = false;
-    // One that comes to a traced thread is not lost.
+    // A signal for a traced thread is not lost.
     let mut signal = None;
     loop {
         ptrace::syscall(tid, signal.take()).expect("it is stopped");
@@ -96,7 +96,7 @@ fn a_get_on_a_kept_connection_is_one_read_and_one_write() {
     );
 }
 
-/// How many system calls a thread begins until it ends.
+/// The number of system calls that a thread begins until this ends.
 fn calls_of(server: u32, tid: Pid) -> thread::JoinHandle<usize> {
     let (tell, told) = std::sync::mpsc::channel();
     // Only the thread that traces another can let it go on.
@@ -121,7 +121,7 @@ fn thread_named(server: u32, name: &str) -> Pid {
     })
 }
 
-/// So many runs that have ended, each with a line in its log.
+/// This many ended runs, each with a line in its log.
 fn make_history(place: &Place, runs: i64) {
     const LINE: &str = "2023-11-14T22:13:20.007Z o. a line\n";
     drop(place.store());
@@ -148,7 +148,7 @@ fn make_history(place: &Place, runs: i64) {
     tx.commit().expect("commits");
 }
 
-/// System calls that it takes to answer about a history of so many runs, and to begin and end one more: by the connection's thread, by the
+/// The system calls needed to answer about a history of this many runs, and to begin and end one more: by the connection's thread, by the
 /// supervisor's, and by the keeper's. `None` where nothing can be traced.
 fn calls_with_history(runs: i64) -> Option<[usize; 3]> {
     let mut place = Place::new();
@@ -157,7 +157,7 @@ fn calls_with_history(runs: i64) -> Option<[usize; 3]> {
     make_history(&place, runs);
     place.start_server();
     let server = place.server_pid();
-    // The first look at a history that nobody has looked at before goes through all of it, once, behind everybody's back.
+    // The first pass over a new history reads all of it once, in the background.
     let settled = || {
         let text = fs::read(place.runtime().join("retention.json")).ok()?;
         serde_json::from_slice::<Value>(&text).ok()?["settled"].as_i64()
@@ -201,10 +201,10 @@ fn calls_with_history(runs: i64) -> Option<[usize; 3]> {
 }
 
 #[test]
-fn a_long_history_takes_no_more_system_calls_than_a_short_one() {
+fn long_history_takes_no_more_system_calls_than_a_short_one() {
     let (Some(short), Some(long)) = (calls_with_history(10), calls_with_history(1_500)) else { return };
     for (name, (short, long)) in ["reading", "acting", "keeping"].into_iter().zip(short.into_iter().zip(long)) {
-        // To find a position by halves takes some looks more.
+        // A binary search for a position takes some more reads.
         assert!(2 * long <= 3 * short + 300, "{name}: {short} system calls with 10 runs, {long} with 1,500");
         println!("{name}: {short} system calls with 10 runs, {long} with 1,500");
     }

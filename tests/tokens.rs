@@ -320,7 +320,7 @@ fn a_token_does_not_go_to_where_a_killed_server_was() {
         assert!(code == 4 && said.contains("no server is running for") && !said.contains(&token), "{said}");
         assert!(listener.accept().is_err(), "what a killed server has written leads nowhere: {command}");
     }
-    // Who has the usual port is asked for a name, and is sent no token.
+    // The server at the usual port is asked for its name, and is sent no token.
     let stranger = thread::spawn(move || {
         listener.set_nonblocking(false).expect("ours");
         let (mut stream, _) = listener.accept().expect("somebody calls");

@@ -283,8 +283,8 @@ fn children_that_nobody_reaps_do_not_matter(containment: &str) {
     place.assert_nothing_left(run_id);
 }
 
-/// A serial port is opened this way, too: what comes through it is no signal, and a cable that is pulled out is none either.
-fn a_terminal_that_the_leader_opens_sends_it_no_signals(containment: &str) {
+/// A serial port is opened this way, too: input from it is not a signal, and neither is a hang-up.
+fn terminal_opened_by_the_leader_sends_no_signals(containment: &str) {
     let place = acting("terminal", containment);
     let (_, run_id) = place.start();
     let run = place.until_ended(run_id);
@@ -321,5 +321,5 @@ with_and_without_cgroups! {
     two_thousand_processes_pause_resume_and_stop,
     a_storm_of_forks_is_stopped_while_it_is_paused,
     a_run_says_what_holds_it_together,
-    a_terminal_that_the_leader_opens_sends_it_no_signals,
+    terminal_opened_by_the_leader_sends_no_signals,
 }

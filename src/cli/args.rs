@@ -17,10 +17,10 @@ const LINES_MAX: u32 = 5000;
 const GREP_BYTES_MAX: usize = 200;
 
 const FINDING: &str = "\
-A client command acts on the server of this folder: the one that owns the runtime directory (AUTOAPPDEV_RUNTIME_DIR) and has written \
-where it listens into server.json there. Another server has to be named: with --url, or in the environment with AUTOAPPDEV_URL, or, where \
-no server of this folder runs, AUTOAPPDEV_SOCKET, AUTOAPPDEV_PORT or AUTOAPPDEV_HOST. A .env file and the default port name no server. \
-Where an address asks for a token, it is sent AUTOAPPDEV_TOKEN (or AUTOAPPDEV_READ_TOKEN), else, if it is this folder's, the one in the \
+A client command acts on the server of this folder: the one that owns the runtime directory (AUTOAPPDEV_RUNTIME_DIR) and has recorded \
+its address in server.json there. To use another server, name it with --url, or in the environment with AUTOAPPDEV_URL or, if no server \
+of this folder runs, with AUTOAPPDEV_SOCKET, AUTOAPPDEV_PORT or AUTOAPPDEV_HOST. A .env file and the default port do not name a server. \
+If a server asks for a token, it is sent AUTOAPPDEV_TOKEN (or AUTOAPPDEV_READ_TOKEN) or, if it is the server of this folder, the one in the \
 runtime directory.";
 
 const URL_HELP: &str = "The server to ask, http://HOST:PORT [env: AUTOAPPDEV_URL] [default: the one of this folder]";
@@ -33,14 +33,14 @@ Examples:
   autoappdev logs --run 7 --lines all      all that is kept of run 7
   autoappdev logs -f --run 7               until run 7 has ended; then it exits with 0, however the run ended
 
-Lines go to stdout as the pipeline wrote them. What is no line goes to stderr: that the server was lost and is back, and how many \
-bytes of the log are gone (the oldest are removed when a limit is reached).
+Lines go to stdout as the pipeline wrote them. Notes go to stderr: that the connection to the server was lost or is back, and how many \
+bytes of the log are missing (the oldest are removed when a limit is reached).
 
---since counts back from the server's clock. A time without a zone is in the local time zone (TZ, else /etc/localtime): one that comes twice \
-because clocks are set back is the first of the two, and one that is skipped is the moment at which clocks are set forward.";
+--since counts back from the server's clock. A time without a zone is in the local time zone (TZ, else /etc/localtime). A time that occurs twice \
+because clocks are set back means the first of the two; a time that is skipped means the moment at which clocks are set forward.";
 
 const SETTINGS: &str = "\
-Settings come from flags, then the environment, then a .env file in this folder, in which other programs' lines are passed over:
+Settings come from flags, then the environment, then a .env file in this folder, in which other programs' lines are ignored:
   AUTOAPPDEV_HOST             --host; several addresses may be named, comma-separated
   AUTOAPPDEV_PORT, PORT       --port
   AUTOAPPDEV_SOCKET           a Unix socket for this user alone; off: none [default: server.sock in the runtime directory]
@@ -53,17 +53,17 @@ Settings come from flags, then the environment, then a .env file in this folder,
   AUTOAPPDEV_TOKEN            who has it may look and act [default: one in the runtime folder, beyond loopback]
   AUTOAPPDEV_READ_TOKEN       who has it may look [default: likewise]
   AUTOAPPDEV_CONTAINMENT      auto: a control group for a run where one can be had; tree: never [default: auto]
-  AUTOAPPDEV_ON_TERM          what becomes of the run when the server is told to end. leave: it goes on; stop: it is stopped first
-                              [default: leave; stop where the server is process 1, or below tini or its like]
+  AUTOAPPDEV_ON_TERM          what happens to the run when the server is asked to exit. leave: it keeps running; stop: it is stopped first
+                              [default: leave; stop if the server is process 1, or runs under tini or a similar init]
   AUTOAPPDEV_GRACE_S          seconds from TERM to KILL, 0 to 3600 [default: 10]
   AUTOAPPDEV_LOG_SEGMENT_MB   MiB in a log segment, 1 to 1024 [default: 16]
   AUTOAPPDEV_LOG_RUN_MB       MiB kept of one run's log [default: 256]
   AUTOAPPDEV_LOG_TOTAL_MB     MiB kept of all runs' logs [default: 1024]
   AUTOAPPDEV_DISK_FREE_MB     MiB of the disk that logs leave free; 0: off [default: 15% of it, at most 4096]
   AUTOAPPDEV_RUNS_KEEP        runs kept in the history, with their logs [default: 1000]
-  AUTOAPPDEV_RUNS_KEEP_DAYS   days for which those that have ended are kept [default: for ever]";
+  AUTOAPPDEV_RUNS_KEEP_DAYS   days for which runs are kept after their end [default: for ever]";
 
-/// What the exit codes mean, and which server is asked.
+/// The exit codes, and how a command finds its server.
 fn after_help() -> String {
     let codes = EXIT_CODES.map(|(code, meaning)| format!("  {code}  {meaning}\n")).concat();
     format!("Exit codes:\n{codes}\n{FINDING}")
@@ -83,7 +83,7 @@ pub(super) struct Cli {
 }
 
 impl Cli {
-    /// The flag that was typed and that this command has no use for, with the command's name.
+    /// The given flag that the command does not use, with the command's name.
     pub(super) fn useless_flag(&self) -> Option<(&'static str, &'static str)> {
         let flag = |is_typed: bool, name| is_typed.then_some(name);
         let (json, url) = (flag(self.json, "--json"), flag(self.url.is_some(), "--url"));
@@ -230,7 +230,7 @@ pub(super) struct LogsArgs {
     /// Only the lines of this run
     #[arg(long, value_name = "ID", value_parser = clap::value_parser!(u64).range(1..))]
     pub(super) run: Option<u64>,
-    /// Everything from then on: 10m, 1h30m or 3 days ago; 14:00, today, yesterday or "yesterday 14:00"; 2026-01-31 or
+    /// Only lines since this time: 10m, 1h30m or 3 days ago; 14:00, today, yesterday or "yesterday 14:00"; 2026-01-31 or
     /// "2026-01-31 08:00", in local time; or with a zone, 2026-01-31T23:59:59Z
     #[arg(long, value_name = "WHEN")]
     pub(super) since: Option<Since>,
@@ -240,7 +240,7 @@ pub(super) struct LogsArgs {
     /// Leave out the time and the stream before each line
     #[arg(long, conflicts_with = "json")]
     pub(super) no_timestamps: bool,
-    /// Put time and stream before each line, which is what happens anyway
+    /// Put the time and the stream before each line (the default)
     #[arg(long, hide = true, conflicts_with_all = ["no_timestamps", "json"])]
     timestamps: bool,
     /// Whose lines

@@ -1,7 +1,7 @@
 //! The API from the outside: one request, its answer, and what can go wrong with it.
 //!
-//! It never follows a redirect, asks no proxy and keeps no connection. A request reaches the server that is meant (`places`) or none: it
-//! carries that server's id, and any other server refuses it. This file knows nothing of the answers' meaning beside success, refusal and
+//! It never follows a redirect, uses no proxy and keeps no connection. A request reaches only the intended server (`places`): it
+//! carries that server's id, and any other server refuses it. This file does not interpret answers beyond success, refusal and
 //! failure.
 
 use std::io;
@@ -29,9 +29,9 @@ pub(super) const ACTION_TIMEOUT: Duration = Duration::from_secs(90);
 pub(super) const STOP_MARGIN: Duration = Duration::from_secs(30);
 /// For a TCP handshake on loopback.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// For the question who answers at the usual address, which only makes a sentence better.
+/// How long to ask which server answers at the usual address; the answer only improves an error message.
 const NEIGHBOUR_TIMEOUT: Duration = Duration::from_secs(2);
-/// The field that says which server a request is meant for, and the word by which another one refuses it.
+/// The header field that names the intended server, and the error code with which another server refuses it.
 const MEANT_FOR: &str = "autoappdev-server";
 const OTHER_SERVER: &str = "other_server";
 /// The longest answer: a page of 1 MiB of text and one more line, each byte as six (`\u0000`), with room.
@@ -45,11 +45,11 @@ pub(super) enum ClientError {
         /// The server that was named.
         url: String,
     },
-    /// There is no server of this runtime directory, or it cannot be found: nothing was asked to do anything.
+    /// This runtime directory has no server, or it cannot be found; no request was sent.
     #[error("{0}")]
     NoServer(Box<Absence>),
     /// The connection broke or the time ran out: what was asked may have been done or not.
-    #[error("the server at {url} gave no whole answer ({cause}); `autoappdev status` tells what is now")]
+    #[error("the answer of the server at {url} was cut off ({cause}); `autoappdev status` shows the current state")]
     NoAnswer {
         /// The server.
         url: String,
@@ -90,12 +90,12 @@ pub(super) enum ClientError {
 }
 
 impl ClientError {
-    /// Whether nobody was there to take what was asked.
+    /// Whether no server received the request.
     pub(super) fn is_unreached(&self) -> bool {
         matches!(self, Self::Unreachable { .. } | Self::NoServer(_))
     }
 
-    /// Whether the server that answered is not the one that was meant.
+    /// Whether the server that answered is not the intended one.
     fn is_from_other_server(&self) -> bool {
         let Self::Failed { status: 421, document, .. } = self else { return false };
         document.read().is_ok_and(|ErrorDocument { error, .. }| error == OTHER_SERVER)
@@ -151,7 +151,7 @@ struct ErrorDocument {
     detail: Option<String>,
 }
 
-/// The part of `GET /api/version` that says which server it is.
+/// The part of `GET /api/version` that identifies the server.
 #[derive(Deserialize)]
 struct VersionDocument {
     name: String,
@@ -173,18 +173,18 @@ pub(super) struct Client {
     tokens: Tokens,
 }
 
-/// Who is asked.
+/// The server to ask.
 #[derive(Debug)]
 enum Target {
-    /// Who is at this place.
+    /// The server at this place.
     Place(Place),
     /// The server of this folder.
     Folder(Folder),
 }
 
-/// What goes with a request beside what is asked.
+/// The credentials that accompany a request.
 struct Credentials {
-    /// The id of the server that is meant.
+    /// The id of the intended server.
     id: Option<String>,
     token: Option<Token>,
 }
@@ -250,8 +250,8 @@ impl Client {
         })
     }
 
-    /// Adds to an error who answers at the address where a server of this folder would listen. That one is asked for nothing but its name,
-    /// and is sent no token.
+    /// Adds to an error which server answers at the usual address of this folder's server. It only asks that server for its name,
+    /// and sends no token.
     pub(super) fn explain(&self, error: ClientError) -> ClientError {
         let ClientError::NoServer(mut absence) = error else { return error };
         absence.neighbour = absence.usual_address().and_then(|address| {
@@ -271,8 +271,8 @@ impl Client {
         ClientError::NoServer(absence)
     }
 
-    /// Asks the first server that is meant and can be connected to. Where one was asked no other is: an action may be asked once only. One
-    /// that says that it is another server has done nothing.
+    /// Asks the first intended server that accepts a connection. Once a request was sent, no other server is asked, because an action must be sent only once.
+    /// A server that answers `other_server` has done nothing.
     fn ask(&self, ask: impl Fn(&Way, &Credentials) -> Result<Answer, ClientError>) -> Result<Answer, ClientError> {
         let places = match &self.target {
             Target::Place(place) => Places { list: vec![place.clone()], own: Own::Said },
@@ -292,7 +292,7 @@ impl Client {
         })
     }
 
-    /// What goes to a place; `None` where who answers there is not the one that is meant.
+    /// The credentials for a place; `None` if the server there is not the intended one.
     fn credentials(&self, way: &Way, meant: &Meant) -> Result<Option<Credentials>, ClientError> {
         let (id, its_dir) = match (meant, &self.target) {
             (Meant::Any, _) | (Meant::OwnIfItSaysSo, Target::Place(_)) => (None, None),
@@ -306,12 +306,12 @@ impl Client {
         Ok(Some(Credentials { id, token: self.token(its_dir) }))
     }
 
-    /// The id of who answers there, where that is the server of this runtime directory.
+    /// The id of the server there, if it is the server of this runtime directory.
     fn id_of_own(&self, way: &Way, runtime_dir: &Path) -> Result<Option<String>, ClientError> {
         let nothing = Credentials { id: None, token: None };
         let document = match self.read_at(way, "/api/version", READ_TIMEOUT, &nothing) {
             Ok(answer) => answer.read::<VersionDocument>().ok(),
-            // A server that is overloaded or on its way down: whoever follows the log waits for it.
+            // The server is overloaded or shutting down: a follower of the log waits for it.
             Err(error @ ClientError::NoAnswer { .. }) => return Err(error),
             Err(_) => None,
         };
@@ -320,10 +320,10 @@ impl Client {
         Ok(server.filter(|server| is_own(&server.runtime_dir)).map(|server| server.id))
     }
 
-    /// The token that opens most. Those that were set go to whatever server was named; those in the runtime directory to the server that owns
-    /// that, lives and is meant, and to no other.
+    /// The most powerful token. Configured tokens go to the server that the user named; tokens in the runtime directory go only to the live, intended server
+    /// that owns the directory.
     fn token(&self, its_dir: Option<&Path>) -> Option<Token> {
-        // A file that cannot be used is the server's concern: it says so, or asks for none.
+        // An unusable token file is the server's concern: it reports the file, or requires no token.
         let kept = |secret: Secret| its_dir.and_then(|dir| secret.find(dir).ok().flatten());
         let Tokens { token, read_token } = self.tokens.clone();
         token.or_else(|| kept(Secret::Token)).or(read_token).or_else(|| kept(Secret::ReadToken))
@@ -336,7 +336,7 @@ impl Client {
         })
     }
 
-    /// Sends one request. Only where no connection came about is the error `Unreachable`.
+    /// Sends one request. The error is `Unreachable` only if no connection was made.
     fn send(
         &self,
         way: &Way,

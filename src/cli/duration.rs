@@ -1,5 +1,5 @@
-//! Lengths of time for people: the two largest units, rounded. The page follows the same rule (`static/words.js`), and a table in
-//! `tests/fixtures/durations.txt` holds both to it.
+//! Durations as text: the two largest units, rounded. The page follows the same rule (`static/words.js`), and a table in
+//! `tests/fixtures/durations.txt` tests both.
 
 use std::time::Duration;
 
@@ -9,13 +9,13 @@ const MINUTE_MS: u64 = 60_000;
 const HOUR_MS: u64 = 60 * MINUTE_MS;
 const DAY_MS: u64 = 24 * HOUR_MS;
 
-/// How long something took. Below ten seconds tenths count.
+/// How long something took, with tenths of a second below ten seconds.
 pub(super) fn took(length: Duration) -> String {
     let tenths = rounded(whole_ms(length), 100);
     if tenths < 100 { format!("{}.{} s", tenths / 10, tenths % 10) } else { since(length) }
 }
 
-/// How long something goes on, or how long ago it was: whole seconds, because the number is old at once.
+/// How long something has lasted, or how long ago it was, in whole seconds, because the value is outdated at once.
 pub(super) fn since(length: Duration) -> String {
     let ms = whole_ms(length);
     let (seconds, minutes, hours) = (rounded(ms, 1000), rounded(ms, MINUTE_MS), rounded(ms, HOUR_MS));
@@ -30,7 +30,7 @@ pub(super) fn since(length: Duration) -> String {
     }
 }
 
-/// So many units, half of one rounded up.
+/// The number of units, with a half rounded up.
 fn rounded(ms: u64, unit_ms: u64) -> u64 {
     ms.saturating_add(unit_ms / 2) / unit_ms
 }
@@ -40,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lengths_are_rounded_as_the_table_says() {
+    fn durations_are_rounded_as_in_the_table() {
         let table = include_str!("../../tests/fixtures/durations.txt");
         let mut count = 0;
         for row in table.lines().filter(|row| !row.starts_with('#')) {

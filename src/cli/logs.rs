@@ -48,9 +48,9 @@ const DATE_STEP: Duration = Duration::from_secs(1);
 pub(super) enum LogsError {
     #[error("--run is for the pipeline's lines; the server's own (--source backend) belong to no run")]
     RunOfBackend,
-    #[error("--since {at} lies ahead: the server's clock says {now}{}", if *is_today { "; for the day before say `yesterday` and the time" } else { "" })]
+    #[error("--since {at} is in the future: the server's clock shows {now}{}", if *is_today { "; for the previous day use `yesterday` and the time" } else { "" })]
     Ahead { at: Timestamp, now: Timestamp, is_today: bool },
-    #[error("--since names a time outside of the years that the time zone is known for")]
+    #[error("--since is outside the years that the time zone's data covers")]
     NoMoment,
     #[error("--since: {0}")]
     Zone(#[from] ZoneError),
@@ -116,7 +116,7 @@ impl Reading<'_> {
             (None, None, Some(_)) if !self.follow => Amount::All,
             (None, None, _) => Amount::Latest(LINES_DEFAULT),
         };
-        // Before anything is asked, so that a wrong zone is wrong usage whatever the server says. Other times need none.
+        // The zone is read before any request, so that a wrong zone is always wrong usage. Other times need no zone.
         let zone = if args.since.is_some_and(Since::is_local) { Zone::local()? } else { Zone::utc() };
         let (mut at, mut end) = (None, 0);
         if amount == Amount::All || args.since.is_some() {

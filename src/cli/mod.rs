@@ -1,7 +1,7 @@
 //! The command line: what was typed becomes a mode of this binary or a question to a running server, and an exit code.
 //!
 //! Here, at the edge, the environment, the `.env` file and the working directory are read, once, for `config`. The modes
-//! themselves are handed in by `main`, so that nothing below this level is known here. [`EXIT_CODES`] is the one list of exit codes:
+//! themselves are passed in by `main`, so that this file does not depend on lower levels. [`EXIT_CODES`] is the one list of exit codes:
 //! `--help` prints it, and a test compares the README's table with it.
 
 mod args;
@@ -39,13 +39,13 @@ const WRONG_USAGE: u8 = 2;
 const REFUSED: u8 = 3;
 const UNREACHABLE: u8 = 4;
 
-/// Each exit code with its meaning, as `--help` and the README have it.
+/// Each exit code with its meaning, as in `--help` and the README.
 pub const EXIT_CODES: [(u8, &str); 5] = [
     (0, "it is done, or all is well"),
     (FAILURE, "it failed"),
     (WRONG_USAGE, "wrong usage, or a wrong setting"),
     (REFUSED, "the state does not allow it, e.g. a pause of a stopped pipeline"),
-    (UNREACHABLE, "no server answers, or its answer broke off: `autoappdev status` tells what is now"),
+    (UNREACHABLE, "no server answers, or its answer was cut off: `autoappdev status` shows the current state"),
 ];
 
 /// The largest `.env` file that is read.
@@ -58,9 +58,9 @@ pub struct Modes {
     pub serve: fn(Config) -> ExitCode,
     /// `shim`: stands between the server and the run whose directory is given.
     pub shim: fn(&Path) -> ExitCode,
-    /// `migrate`: brings the database's schema up to date, and prints what it did, as JSON where that is asked for.
+    /// `migrate`: brings the database's schema up to date and prints the result, as JSON on request.
     pub migrate: fn(&Config, bool) -> ExitCode,
-    /// `check`: checks the database, and prints what it found, as JSON where that is asked for.
+    /// `check`: checks the database and prints the result, as JSON on request.
     pub check: fn(&Config, bool) -> ExitCode,
 }
 
@@ -120,7 +120,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>, modes: &Modes) -> ExitCode 
         // Gives the subcommands their names in the usage.
         definition.build();
         let (definition, sentence) = match definition.find_subcommand_mut(command) {
-            Some(definition) => (definition, format!("{command} has no use for {flag}; leave it out")),
+            Some(definition) => (definition, format!("{command} does not use {flag}; remove it")),
             None => (&mut definition, format!("{flag} needs a command")),
         };
         return wrong_usage(&definition.error(ErrorKind::ArgumentConflict, sentence));
@@ -141,9 +141,9 @@ pub fn run(args: impl IntoIterator<Item = OsString>, modes: &Modes) -> ExitCode 
     done.unwrap_or_else(|failure| report(&failure, cli.json))
 }
 
-/// Prints help and version, which come here too, or what was wrong in what was typed, and gives the exit code.
+/// Prints help, the version (both arrive here too) or a usage error, and returns the exit code.
 fn wrong_usage(error: &clap::Error) -> ExitCode {
-    // Where neither stdout nor stderr takes the text, the code still tells.
+    // If neither stdout nor stderr can be written, the exit code still reports the result.
     if error.use_stderr() {
         let text = error.render().to_string();
         let _ = write!(io::stderr(), "autoappdev: {}", text.strip_prefix("error: ").unwrap_or(&text));
@@ -171,7 +171,7 @@ fn report(failure: &Failure, json: bool) -> ExitCode {
         // The sentence and the code below still tell it.
         let _ = say(&(document.as_line() + "\n"));
     }
-    // Where stderr is gone the code still tells.
+    // If stderr cannot be written, the exit code still reports the failure.
     let _ = writeln!(io::stderr(), "autoappdev: {failure}");
     ExitCode::from(code)
 }
@@ -199,7 +199,7 @@ fn surroundings() -> Result<(Vec<(String, OsString)>, PathBuf), Failure> {
     let path = cwd.join(".env");
     let bytes = match std::fs::metadata(&path) {
         Ok(found) if found.is_file() => File::open(&path).and_then(read_bounded).map_err(Failure::Dotenv)?,
-        // A folder of that name is Python's, and a FIFO would be waited for.
+        // A folder named `.env` belongs to Python, and opening a FIFO would block.
         Ok(_) => Vec::new(),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
         Err(error) => return Err(Failure::Dotenv(error)),
@@ -261,7 +261,7 @@ fn pair_phone(args: &PairArgs, url: Option<String>, json: bool) -> Result<(), Fa
 
 fn act(client: &Client, action: &str, body: &Value, timeout: Duration, json: bool) -> Result<String, ClientError> {
     let answer = client.post(&format!("/api/pipeline/{action}"), body, timeout)?;
-    // What is wrong is no part of the answer to what was asked. Where stderr is gone, `status` tells it.
+    // Conditions are not part of the command's answer. If stderr cannot be written, `status` still shows them.
     let _ = write!(io::stderr(), "{}", answer.read().map_or_else(|_| String::new(), |done| output::warnings_of(&done)));
     show(&answer, json, |done| output::done(&done))
 }

@@ -24,7 +24,7 @@ pub(super) struct PipelineDocument {
 pub(super) struct Pipeline {
     state: State,
     pending: Option<Action>,
-    /// An older server does not say it.
+    /// An older server omits it.
     kill_at: Option<Timestamp>,
     pid: Option<u32>,
     run_id: Option<u64>,
@@ -37,19 +37,19 @@ pub(super) struct Pipeline {
     exit_code: Option<i32>,
     signal: Option<i32>,
     error: Option<String>,
-    /// An older server does not say it.
+    /// An older server omits it.
     detail: Option<String>,
     /// Nor this.
     progress: Option<Progress>,
-    /// The script that a start without a name takes. An older server leaves the key out; none is configured where it is null.
+    /// The script that a start without a name takes. An older server omits the key; null means that none is configured.
     #[serde(default)]
     default_script: Told,
-    /// What is wrong now. An older server does not say it.
+    /// The current conditions. An older server omits them.
     #[serde(default)]
     conditions: Vec<Condition>,
 }
 
-/// What a server says of the configured script.
+/// The configured script, as the server reports it.
 #[derive(Default, Deserialize)]
 #[serde(untagged)]
 enum Told {
@@ -77,7 +77,7 @@ pub(super) struct Done {
     state: State,
     run_id: Option<u64>,
     pid: Option<u32>,
-    /// Of a start, the script that runs. An older server does not say it.
+    /// After a start, the script that runs. An older server omits it.
     script: Option<String>,
     #[serde(default)]
     conditions: Vec<Condition>,
@@ -145,7 +145,7 @@ pub(super) fn printable(text: &str) -> String {
     safe
 }
 
-/// `status`: the state in one line; then what is wrong, which script a start takes where that is not clear, and how far the run is.
+/// `status`: the state in one line, then the conditions, the script of the next start if it differs, and the progress of the run.
 pub(super) fn status(pipeline: &Pipeline, now: Timestamp) -> String {
     let is_behind = pipeline.conditions.iter().any(|condition| condition.code == Condition::NOT_RECORDED);
     let mut parts = vec![if is_behind { format!("last recorded: {}", pipeline.state) } else { pipeline.state.to_string() }];
@@ -173,7 +173,7 @@ pub(super) fn status(pipeline: &Pipeline, now: Timestamp) -> String {
     text
 }
 
-/// What a start without a name would start, where that is not the script that the line above names.
+/// The script that a start without a name would run, if it is not the script in the line above.
 fn next_start(pipeline: &Pipeline) -> String {
     match &pipeline.default_script {
         Told::None if pipeline.state == State::Stopped => {
@@ -195,13 +195,13 @@ pub(super) fn done(done: &Done) -> String {
     [Some(done.state.to_string()), run, pid, script].into_iter().flatten().collect::<Vec<_>>().join("  ") + "\n"
 }
 
-/// What is wrong at a server that did something, for stderr: a line each.
+/// The conditions after an action, one line each, for stderr.
 pub(super) fn warnings_of(done: &Done) -> String {
     done.conditions.iter().flat_map(|condition| ["autoappdev: ".to_owned(), condition.describe()]).collect()
 }
 
 impl Condition {
-    /// The state that is published is not the latest: what happened since could not be recorded yet.
+    /// The published state is outdated, because a later change could not be recorded yet.
     const NOT_RECORDED: &str = "not_recorded";
 
     fn describe(&self) -> String {
@@ -224,7 +224,7 @@ fn outcome(status: RunStatus, exit_code: Option<i32>, signal: Option<i32>, error
             (None, Some(number)) => format!("stopped on request ({})", signal_name(number)),
             (None, None) => "stopped on request".to_owned(),
         },
-        RunStatus::Lost => format!("lost: {}", error.map_or_else(|| "nobody can know how it ended".to_owned(), printable)),
+        RunStatus::Lost => format!("lost: {}", error.map_or_else(|| "how it ended is unknown".to_owned(), printable)),
     }
 }
 

@@ -22,7 +22,7 @@ use crate::server_info::ServerInfo;
 /// Why there is no link. The texts end up after `autoappdev: `.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum PairError {
-    #[error("the server has a Unix socket and no address that a phone could reach; name one that leads to it with --url")]
+    #[error("the server listens only on a Unix socket, which a phone cannot reach; name an address that leads to it with --url")]
     SocketOnly,
     #[error(
         "the server listens on {0}, where nothing but this machine reaches it; start it with AUTOAPPDEV_HOST=0.0.0.0 (every address of this \
@@ -86,7 +86,7 @@ pub(super) fn pair(args: &PairArgs, endpoint: Endpoint, tokens: Tokens, json: bo
     Ok(describe(&links, args.read_only, screen))
 }
 
-/// Why the folder's server cannot be paired with, as any other command says it.
+/// Why the folder's server cannot be paired with, in the same words as for any other command.
 fn no_server(folder: Folder) -> ClientError {
     let absence = Absence::new(&folder, places_of(&folder).own);
     Client::new(Endpoint::Folder(folder), Tokens::default()).explain(ClientError::NoServer(Box::new(absence)))

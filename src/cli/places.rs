@@ -1,7 +1,7 @@
-//! Where the server may be that a command means, and by what it is known there.
+//! Where a command's server may listen, and how the command recognises it.
 //!
-//! A command acts on the server of its runtime directory, or on one whose address the user named. The first is known by its id: whoever
-//! else answers at its address refuses the request and changes nothing. An address that is only a default is never asked to do anything.
+//! A command acts on the server of its runtime directory, or on one whose address the user named. The first is recognised by its id: any other
+//! server at its address refuses the request and changes nothing. No action is ever sent to a default address.
 
 use std::fmt;
 use std::io;
@@ -30,25 +30,25 @@ impl fmt::Display for Way {
     }
 }
 
-/// Which server may be acted on there.
+/// Which server may be used there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Meant {
-    /// Whichever answers: the user named the place.
+    /// Any server: the user named the place.
     Any,
-    /// The server of the runtime directory, which has written this id into it. An earlier version has none.
+    /// The server of the runtime directory, which has recorded this id there. An earlier version has no id.
     Own(Option<String>),
-    /// The same, and it has to tell its id first, because it could not write it down.
+    /// The same, but the server must first report its id, because it could not record it.
     OwnIfItSaysSo,
 }
 
-/// A way, and who is meant there.
+/// A way, and the server that is intended there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Place {
     pub(super) way: Way,
     pub(super) meant: Meant,
 }
 
-/// All places of a folder, the likeliest first, and why there may be none.
+/// All places of a folder, the likeliest first, and why the list may be empty.
 #[derive(Debug)]
 pub(super) struct Places {
     pub(super) list: Vec<Place>,
@@ -58,17 +58,17 @@ pub(super) struct Places {
 /// What the runtime directory says.
 #[derive(Debug)]
 pub(super) enum Own {
-    /// A server lives there, and is among the places.
+    /// A live server, which is among the places.
     Said,
-    /// A server lives there, and does not say where it listens.
+    /// A live server that has not recorded its address.
     Silent,
-    /// No server lives there.
+    /// No live server.
     Nobody,
     /// It cannot be read.
     Unreadable(io::Error),
 }
 
-/// Looked up anew for each request: a restarted server may have another port, and has another id.
+/// Looked up again for each request: a restarted server has another id and may have another port.
 pub(super) fn places_of(folder: &Folder) -> Places {
     let mut list = Vec::new();
     let mut add = |way, meant| list.push(Place { way, meant });
@@ -82,7 +82,7 @@ pub(super) fn places_of(folder: &Folder) -> Places {
         Ok(Found::Nobody) => Own::Nobody,
         Err(error) => Own::Unreadable(error),
     };
-    // What is written there may be the previous server's, while the next one starts.
+    // While a server starts, the file may still be the previous server's.
     if matches!(own, Own::Said | Own::Silent) {
         let sockets = folder.socket.iter().chain(&folder.named_socket);
         sockets.for_each(|path| add(Way::Socket(path.clone()), Meant::OwnIfItSaysSo));
@@ -96,7 +96,7 @@ fn at(address: SocketAddr) -> Way {
     Way::Address(format!("http://{}", dialable(address)))
 }
 
-/// Where a server on this machine that listens at this address can be reached: every address of a machine is no address to call.
+/// The address at which a client on this machine can reach a server that listens at `address`; a wildcard address cannot be called.
 pub(super) fn dialable(address: SocketAddr) -> SocketAddr {
     match address {
         SocketAddr::V4(four) if four.ip().is_unspecified() => (Ipv4Addr::LOCALHOST, four.port()).into(),
@@ -110,18 +110,18 @@ pub(super) fn dialable(address: SocketAddr) -> SocketAddr {
 pub(super) struct Absence {
     folder: Folder,
     own: Own,
-    /// Who answers at the usual address, once that was looked at.
+    /// What answers at the usual address, once that was checked.
     pub(super) neighbour: Option<Neighbour>,
 }
 
-/// Who answers at an address that is only a default.
+/// What answers at a default address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Neighbour {
     /// The server of this runtime directory.
     Server(PathBuf),
-    /// A server that tells nothing without a token.
+    /// A server that reports nothing without a token.
     AsksForToken,
-    /// A server of a version that does not tell its runtime directory.
+    /// A server of a version that does not report its runtime directory.
     OtherVersion,
     /// Another program.
     Stranger,
@@ -132,7 +132,7 @@ impl Absence {
         Self { folder: folder.clone(), own, neighbour: None }
     }
 
-    /// The address to look at for who answers there: on this machine only, and only where the user named no other.
+    /// The address at which to check for a server: only on this machine, and only if the user named no other.
     pub(super) fn usual_address(&self) -> Option<SocketAddr> {
         let is_named = self.folder.named_address.is_some() || self.folder.named_socket.is_some();
         let usual = self.folder.usual_address.filter(|_| !is_named && matches!(self.own, Own::Nobody)).map(dialable);
@@ -147,18 +147,18 @@ impl fmt::Display for Absence {
         match &self.own {
             Own::Said => write!(
                 formatter,
-                "the server for {project_text} does not answer where it says that it listens; it may be starting or stopping, so try again"
+                "the server for {project_text} does not answer at its recorded address; it may be starting or stopping, so try again"
             )?,
             Own::Silent => write!(
                 formatter,
-                "the server for {project_text} has not said where it listens; try again if it is starting, or name it with --url if it cannot \
+                "the server for {project_text} has not recorded its address; try again if it is starting, or name it with --url if it cannot \
                  write its server.json"
             )?,
             Own::Unreadable(error) => {
                 write!(formatter, "cannot tell whether a server is running for {project_text}: ")?;
                 write!(formatter, "{} cannot be read: {error}; ", runtime_dir.display())?;
                 if error.kind() == io::ErrorKind::PermissionDenied {
-                    // The directory may lie in a folder that cannot be looked into.
+                    // The directory may be in a folder that this user cannot search.
                     match std::fs::metadata(runtime_dir) {
                         Ok(found) => write!(formatter, "run this as the user that owns it (uid {}), or ", found.uid())?,
                         Err(_) => write!(formatter, "run this as the server's user, or ")?,
@@ -177,20 +177,20 @@ impl fmt::Display for Absence {
             return Ok(());
         }
         if let Some(url) = url_in_dotenv {
-            return write!(formatter, " (.env names {url}, which only --url or the environment can do)");
+            return write!(formatter, " (.env names {url}, but only --url or the environment can name a server)");
         }
         let Some((address, neighbour)) = self.usual_address().zip(self.neighbour.as_ref()) else {
             return write!(formatter, "; start one with `autoappdev serve`");
         };
-        let name_it = format!("answers on {address}; name it with --url to use it");
+        let name_it = format!("answers on {address}; to use it, name it with --url");
         match neighbour {
             Neighbour::Server(dir) if dir == runtime_dir => write!(
                 formatter,
-                " (one that was started for it {name_it}; its runtime directory has been moved or replaced since)"
+                " (a server that was started for it {name_it}; its runtime directory has been moved or replaced since)"
             ),
-            Neighbour::Server(dir) => write!(formatter, " (one for {} {name_it})", printable_project(dir)),
-            Neighbour::AsksForToken => write!(formatter, " (one that asks for a token {name_it})"),
-            Neighbour::OtherVersion => write!(formatter, " (one of another version {name_it})"),
+            Neighbour::Server(dir) => write!(formatter, " (a server for {} {name_it})", printable_project(dir)),
+            Neighbour::AsksForToken => write!(formatter, " (a server that asks for a token {name_it})"),
+            Neighbour::OtherVersion => write!(formatter, " (a server of another version {name_it})"),
             Neighbour::Stranger => {
                 write!(formatter, "; start one with `autoappdev serve --port PORT` (another program answers on {address})")
             }
@@ -198,7 +198,7 @@ impl fmt::Display for Absence {
     }
 }
 
-/// What people call the project of a server: the folder that has the runtime directory in its usual place.
+/// The project of a server as users know it: the folder that has the runtime directory in its usual place.
 fn printable_project(runtime_dir: &Path) -> String {
     let project = runtime_dir.parent().filter(|_| runtime_dir.ends_with("runtime")).unwrap_or(runtime_dir);
     super::output::printable(&project.to_string_lossy())
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_is_looked_for_where_it_says_it_is_and_where_the_user_names_one() {
+    fn client_tries_the_recorded_addresses_and_those_that_the_user_names() {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let file = dir.path().join("server.json");
         let usual = folder(dir.path());
@@ -243,7 +243,7 @@ mod tests {
         let written = r#"{"pid":1,"id":"abc","address":"[::]:4000","socket":"/elsewhere"}"#;
         fs::write(&file, written).expect("written");
         // It is stale.
-        assert_eq!(shown(&usual), Vec::<String>::new(), "the usual address is none");
+        assert_eq!(shown(&usual), Vec::<String>::new(), "the usual address does not count");
         assert_eq!((shown(&named), shown(&socket)), (vec!["http://127.0.0.1:9000".to_owned()], vec!["/n.sock".to_owned()]));
         let lock = File::open(dir.path()).expect("there");
         rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).expect("free");
@@ -259,18 +259,24 @@ mod tests {
     }
 
     #[test]
-    fn an_absence_says_what_was_looked_for_and_who_answers_there() {
+    fn absence_names_the_project_and_the_server_at_the_usual_address() {
         let dir = Path::new("/home/me/B/runtime");
         let absent = |own, neighbour| Absence { neighbour, ..Absence::new(&folder(dir), own) }.to_string();
         let none = "no server is running for /home/me/B";
         let server = |dir: &str| Some(Neighbour::Server(dir.into()));
-        let name_it = "answers on 127.0.0.1:8788; name it with --url to use it";
+        let name_it = "answers on 127.0.0.1:8788; to use it, name it with --url";
         assert_eq!(absent(Own::Nobody, None), format!("{none}; start one with `autoappdev serve`"));
-        assert_eq!(absent(Own::Nobody, server("/home/me/A/runtime")), format!("{none} (one for /home/me/A {name_it})"));
-        assert_eq!(absent(Own::Nobody, server("/var/lib/\u{1b}x")), format!("{none} (one for /var/lib/\\u{{1b}}x {name_it})"));
+        assert_eq!(absent(Own::Nobody, server("/home/me/A/runtime")), format!("{none} (a server for /home/me/A {name_it})"));
+        assert_eq!(
+            absent(Own::Nobody, server("/var/lib/\u{1b}x")),
+            format!("{none} (a server for /var/lib/\\u{{1b}}x {name_it})")
+        );
         assert!(absent(Own::Nobody, server("/home/me/B/runtime")).contains("moved or replaced"));
-        assert_eq!(absent(Own::Nobody, Some(Neighbour::AsksForToken)), format!("{none} (one that asks for a token {name_it})"));
-        assert_eq!(absent(Own::Nobody, Some(Neighbour::OtherVersion)), format!("{none} (one of another version {name_it})"));
+        assert_eq!(
+            absent(Own::Nobody, Some(Neighbour::AsksForToken)),
+            format!("{none} (a server that asks for a token {name_it})")
+        );
+        assert_eq!(absent(Own::Nobody, Some(Neighbour::OtherVersion)), format!("{none} (a server of another version {name_it})"));
         assert_eq!(
             absent(Own::Nobody, Some(Neighbour::Stranger)),
             format!("{none}; start one with `autoappdev serve --port PORT` (another program answers on 127.0.0.1:8788)")
@@ -290,6 +296,9 @@ mod tests {
         let remote = Absence::new(&Folder { usual_address: address, ..folder(dir) }, Own::Nobody);
         assert_eq!(remote.usual_address(), None, "no other machine is asked");
         let url = Absence::new(&Folder { url_in_dotenv: Some("http://box".into()), ..folder(dir) }, Own::Nobody);
-        assert_eq!(url.to_string(), format!("{none} (.env names http://box, which only --url or the environment can do)"));
+        assert_eq!(
+            url.to_string(),
+            format!("{none} (.env names http://box, but only --url or the environment can name a server)")
+        );
     }
 }

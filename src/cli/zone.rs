@@ -1,4 +1,4 @@
-//! The local time zone, by which a person means a time of day.
+//! The local time zone, which a time of day without a zone refers to.
 //!
 //! Read from `TZ` or `/etc/localtime`, as the C library does (`tzset(3)`), but in Rust: `localtime_r(3)` reads an environment that
 //! another thread may change.
@@ -14,7 +14,7 @@ use crate::clock::Timestamp;
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ZoneError {
     #[error(
-        "TZ={0:?} names no time zone that this machine knows; correct TZ, or write the time with its zone (2026-01-31T23:59:59+01:00)"
+        "TZ={0:?} is not a time zone that this machine knows; correct TZ, or write the time with its zone (2026-01-31T23:59:59+01:00)"
     )]
     Tz(String),
     #[error("cannot read the time zone in /etc/localtime: {0}; write the time with its zone (2026-01-31T23:59:59+01:00)")]
@@ -50,7 +50,7 @@ impl Zone {
         TimeZone::from_posix_tz(name).map(Self).map_err(|_| ZoneError::Tz(name.to_owned()))
     }
 
-    /// Which day it is here at this moment; none outside of the years that a zone is defined for.
+    /// The local day at this moment; none outside the years for which the zone is defined.
     pub(super) fn day_of(&self, at: Timestamp) -> Option<Date> {
         let local = DateTime::from_timespec(at.unix_ms().div_euclid(1000), 0, self.0.as_ref()).ok()?;
         Date::from_calendar_date(local.year(), Month::try_from(local.month()).ok()?, local.month_day()).ok()
@@ -58,8 +58,8 @@ impl Zone {
 
     /// The moment at which clocks here show this time.
     ///
-    /// A time that comes twice, when the clocks are set back, is the first of the two. One that is skipped, when they are set forward, is the
-    /// moment at which they are. So "from then on" leaves nothing out.
+    /// A time that occurs twice, when the clocks are set back, means the first of the two. A time that is skipped, when they are set forward, means
+    /// the moment of that change. So "since then" omits no line.
     pub(super) fn moment(&self, local: PrimitiveDateTime) -> Option<Timestamp> {
         let (date, time) = (local.date(), local.time());
         let found = DateTime::find(
@@ -96,14 +96,14 @@ mod tests {
     }
 
     #[test]
-    fn a_local_time_is_a_moment() {
+    fn local_time_parses_to_a_moment() {
         assert_eq!(moment(BERLIN, datetime!(2026-01-31 10:00:00.25)), "2026-01-31T09:00:00.250Z");
         assert_eq!(moment(BERLIN, datetime!(2026-07-31 10:00)), "2026-07-31T08:00:00.000Z");
         assert_eq!(moment("UTC0", datetime!(2026-07-31 10:00)), "2026-07-31T10:00:00.000Z");
     }
 
     #[test]
-    fn a_skipped_time_is_the_moment_of_the_change_and_a_repeated_one_the_first() {
+    fn skipped_time_means_the_clock_change_and_repeated_time_the_first() {
         for skipped in [datetime!(2026-03-29 02:00), datetime!(2026-03-29 02:30:00.5), datetime!(2026-03-29 02:59:59)] {
             assert_eq!(moment(BERLIN, skipped), "2026-03-29T01:00:00.000Z");
         }
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn a_day_begins_and_ends_where_the_zone_says() {
+    fn day_begins_and_ends_at_midnight_of_the_zone() {
         let day = |at: &str| {
             let at = at.parse().expect("a time stamp");
             Zone::named(BERLIN).expect("a rule").day_of(at).expect("a year that there is").to_string()
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_zone_is_an_error_and_not_utc() {
+    fn unknown_zone_is_an_error_and_not_utc() {
         assert!(matches!(Zone::named("Nowhere/Here"), Err(ZoneError::Tz(name)) if name == "Nowhere/Here"));
     }
 }

@@ -1,8 +1,8 @@
-//! The `.env` file: what in it is ours. The file belongs to the project, so that anything else in it is passed over.
+//! The `.env` file: finds the server's settings in it. The file belongs to the project, so everything else in it is ignored.
 //!
-//! Level 0, pure: the bytes are read elsewhere. An assignment to one of our names has to be right; it stands on one line, and `$NAME` is
-//! not expanded. Other programs' lines may be anything: values over several lines, shell commands, other encodings. Of these it only
-//! matters where they end, because a line within somebody's value is no assignment.
+//! Level 0, pure: the bytes are read elsewhere. An assignment to one of our names must be well-formed and on one line, and `$NAME` is
+//! not expanded. Other programs' lines may be anything: values over several lines, shell commands, other encodings. Only
+//! their ends matter, because a line inside such a value is not an assignment.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -12,7 +12,7 @@ use super::{ConfigError, DATABASE_URL, NAMES, PORT_ALIAS};
 /// The pairs of a `.env` file whose names are ours, in the order of the file; where a name stands twice, the later one counts.
 ///
 /// # Errors
-/// A line that is plainly ours and no assignment, or whose quotes do not close on it, is refused with its number.
+/// Refuses, with its number, a line that begins with one of our names and is not an assignment or does not close its quotes.
 pub fn parse_dotenv(bytes: &[u8]) -> Result<Vec<(String, OsString)>, ConfigError> {
     let mut rest = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     let mut pairs = Vec::new();
@@ -24,7 +24,7 @@ pub fn parse_dotenv(bytes: &[u8]) -> Result<Vec<(String, OsString)>, ConfigError
             Owner::Ours(name) => match value_of_ours(line) {
                 Ok(Some(value)) => pairs.push((name.to_owned(), OsString::from_vec(value))),
                 Ok(None) => {}
-                // Other programs have these names, too, and other rules.
+                // Other programs use these names too, with other rules.
                 Err(_) if is_shared(name) => taken = end_of_foreign(rest, line),
                 Err(problem) => return Err(ConfigError::Dotenv { line: number, problem }),
             },
@@ -39,7 +39,7 @@ pub fn parse_dotenv(bytes: &[u8]) -> Result<Vec<(String, OsString)>, ConfigError
     Ok(pairs)
 }
 
-/// Whose line it is.
+/// Which program a line belongs to.
 enum Owner {
     /// It begins with this name of ours.
     Ours(&'static str),
@@ -85,16 +85,16 @@ fn value_of_ours(line: &[u8]) -> Result<Option<Vec<u8>>, &'static str> {
     let line = line.trim_ascii();
     let assignment = without_export(line);
     if line.contains(&0) {
-        return Err("holds a NUL");
+        return Err("contains a NUL");
     }
     let name_end = assignment.iter().position(|byte| !is_name_byte(*byte)).unwrap_or(assignment.len());
     let rest = assignment[name_end..].trim_ascii_start();
-    // As a shell has it, for a variable that was set before.
+    // As in a shell, for a variable that was set before.
     let only_exports = assignment.len() < line.len() && (rest.is_empty() || rest[0] == b'#');
     if only_exports {
         return Ok(None);
     }
-    let value = rest.strip_prefix(b"=").ok_or("is no KEY=value")?.trim_ascii_start();
+    let value = rest.strip_prefix(b"=").ok_or("is not KEY=value")?.trim_ascii_start();
     let value = match value.first() {
         Some(b'\'') => single_quoted(&value[1..])?,
         Some(b'"') => double_quoted(&value[1..])?,
@@ -144,13 +144,13 @@ fn double_quoted(text: &[u8]) -> Result<Vec<u8>, &'static str> {
 fn nothing_follows(rest: &[u8]) -> Result<(), &'static str> {
     let after = rest.trim_ascii_start();
     let is_comment = after.starts_with(b"#") && after.len() < rest.len();
-    if after.is_empty() || is_comment { Ok(()) } else { Err("goes on after the closing quote") }
+    if after.is_empty() || is_comment { Ok(()) } else { Err("has text after the closing quote") }
 }
 
-/// Where another program's assignment ends that begins with `line`: at the end of this line, or of that in which its quote closes. A quote
-/// counts as closed only where nothing but a comment follows, as with programs that read such values; otherwise the value is this line.
+/// Where another program's assignment that begins with `line` ends: at the end of this line, or of the line that closes its quote. A quote
+/// counts as closed only if nothing but a comment follows, as in programs that read such values; otherwise the value is this line.
 fn end_of_foreign(text: &[u8], line: &[u8]) -> usize {
-    // `KEY: value` is read by some as well.
+    // Some programs also read `KEY: value`.
     let separator = line
         .iter()
         .enumerate()
@@ -159,7 +159,7 @@ fn end_of_foreign(text: &[u8], line: &[u8]) -> usize {
     let blanks = line[separator + 1..].iter().take_while(|byte| byte.is_ascii_whitespace()).count();
     let begin = separator + 1 + blanks;
     let Some(&quote) = line.get(begin).filter(|byte| b"'\"`".contains(byte)) else { return line.len() };
-    // Programs differ in whether a backslash takes a quote's meaning away.
+    // Programs differ in whether a backslash escapes a quote.
     let has_escapes = quote == b'"';
     let after_quote = &text[begin + 1..];
     let end = end_of_quoted(after_quote, quote, has_escapes).or_else(|| end_of_quoted(after_quote, quote, !has_escapes));
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_ours_is_passed_over_whatever_it_is() {
+    fn dotenv_ignores_lines_of_other_programs() {
         let key = "KEY=\"-----BEGIN KEY-----\nAUTOAPPDEV_PORT=1\n-----END KEY-----\"";
         for foreign in [
             key,
@@ -284,17 +284,17 @@ mod tests {
     #[test]
     fn a_line_of_ours_that_is_no_assignment_is_refused_with_its_number() {
         for (line, problem) in [
-            ("AUTOAPPDEV_PORT", "is no KEY=value"),
-            ("AUTOAPPDEV_PORT: 1", "is no KEY=value"),
-            ("AUTOAPPDEV_PORT 1", "is no KEY=value"),
-            ("export AUTOAPPDEV_PORT 1", "is no KEY=value"),
+            ("AUTOAPPDEV_PORT", "is not KEY=value"),
+            ("AUTOAPPDEV_PORT: 1", "is not KEY=value"),
+            ("AUTOAPPDEV_PORT 1", "is not KEY=value"),
+            ("export AUTOAPPDEV_PORT 1", "is not KEY=value"),
             ("AUTOAPPDEV_HOST='a", "opens a quote and does not close it"),
             ("AUTOAPPDEV_HOST='a\n'", "opens a quote and does not close it"),
             ("AUTOAPPDEV_HOST=\"a\\\"", "opens a quote and does not close it"),
             ("AUTOAPPDEV_HOST=\"a\\", "opens a quote and does not close it"),
-            ("AUTOAPPDEV_PORT='a'b", "goes on after the closing quote"),
-            ("AUTOAPPDEV_PORT='a'#b", "goes on after the closing quote"),
-            ("AUTOAPPDEV_PORT=a\0b", "holds a NUL"),
+            ("AUTOAPPDEV_PORT='a'b", "has text after the closing quote"),
+            ("AUTOAPPDEV_PORT='a'#b", "has text after the closing quote"),
+            ("AUTOAPPDEV_PORT=a\0b", "contains a NUL"),
         ] {
             let error = parse_dotenv(format!("# first\nKEY='1\n2'\n{line}\n").as_bytes()).expect_err(line);
             assert_eq!(error.to_string(), format!("line 4 of .env {problem}"), "{line:?}");

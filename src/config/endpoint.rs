@@ -1,4 +1,4 @@
-//! Which server a client command means: the one of its runtime directory, or one whose address the user named.
+//! Which server a client command uses: that of its runtime directory, or one whose address the user named.
 //!
 //! Level 0, pure. The command line and the user's environment name an address. A `.env` file and the defaults do not: they say where the
 //! server of this folder would listen, and the server of another folder may listen there.
@@ -18,22 +18,22 @@ pub enum Endpoint {
     Folder(Folder),
 }
 
-/// A runtime directory, and what the environment names beside it.
+/// A runtime directory, and the addresses that the environment names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Folder {
-    /// What people call it: the working directory, where that has the runtime directory in its usual place.
+    /// The name of the project for users: the working directory, if that has the runtime directory in its usual place.
     pub project: PathBuf,
     /// Where the server says that it runs.
     pub runtime_dir: PathBuf,
     /// The Unix socket of that directory's server, unless it is switched off or the environment names one.
     pub socket: Option<PathBuf>,
-    /// The Unix socket that the environment names, whoever's it is.
+    /// The Unix socket that the environment names, of whatever server.
     pub named_socket: Option<PathBuf>,
-    /// The address that the environment names, whoever's it is.
+    /// The address that the environment names, of whatever server.
     pub named_address: Option<SocketAddr>,
-    /// Where a server of this folder would listen. Nothing but the question who answers may be sent there.
+    /// Where a server of this folder would listen. Only the question which server answers may be sent there.
     pub usual_address: Option<SocketAddr>,
-    /// What `AUTOAPPDEV_URL` says in the `.env` file, where it names nothing.
+    /// The value of `AUTOAPPDEV_URL` in the `.env` file, where it has no effect.
     pub url_in_dotenv: Option<String>,
 }
 
@@ -69,7 +69,7 @@ impl Endpoint {
 
 impl<E: Fn(&str) -> Option<OsString>> Sources<'_, E> {
     /// The address that the environment names. `AUTOAPPDEV_PORT` does, unless the kernel is to pick the port, and so does a single
-    /// `AUTOAPPDEV_HOST`. Every address (`0.0.0.0`) is none, and a port of the `.env` file belongs to the folder. `PORT` alone is set for all
+    /// `AUTOAPPDEV_HOST`. The wildcard (`0.0.0.0`) does not count, and a port in the `.env` file belongs to the folder. `PORT` alone is set for all
     /// kinds of programs.
     fn named_address(&self) -> Result<Option<SocketAddr>, ConfigError> {
         let host = match self.in_environment(HOST) {

@@ -131,7 +131,7 @@ fn folders_are_taken_from_the_working_directory() {
     let error = Config::resolve(&Flags::default(), env(SCRIPT), &[], Path::new(CWD)).expect_err("no text");
     assert_eq!(error.to_string(), "AUTOAPPDEV_PIPELINE_SCRIPT=d\u{fffd} is not UTF-8");
     let error = Config::resolve(&Flags::default(), |name| (name == ROOT).then(|| "a\0b".into()), &[], Path::new(CWD));
-    assert_eq!(error.expect_err("NUL").to_string(), "AUTOAPPDEV_PIPELINE_CWD=a\\0b holds a NUL");
+    assert_eq!(error.expect_err("NUL").to_string(), "AUTOAPPDEV_PIPELINE_CWD=a\\0b contains a NUL");
 }
 
 #[test]
@@ -165,9 +165,9 @@ fn a_database_is_a_file_of_sqlite() {
 }
 
 #[test]
-fn a_database_url_that_is_meant_for_another_program_is_passed_over() {
+fn database_url_of_another_program_is_ignored() {
     let foreign = ["postgres://me:secret@host/db", "mysql://h/d", "file:./dev.db", "sqlite+aiosqlite:///x.db", "jdbc:sqlite:x"];
-    // In the project's file this is all that is not plainly ours.
+    // In the project's file this is every value that is not clearly ours.
     let projects = ["x.db", "sqlite:x.db?mode=rwc", "sqlite::memory:", "sqlite3:x.db", "${OTHER}"];
     let default = Path::new("/srv/box/runtime/autoappdev.db");
     for url in foreign {
@@ -186,7 +186,7 @@ fn a_database_url_that_is_meant_for_another_program_is_passed_over() {
 }
 
 #[test]
-fn a_port_that_is_meant_for_another_program_is_passed_over() {
+fn port_of_another_program_is_ignored() {
     let port = |name, value| resolve(&Flags::default(), &[], &[(name, value)]).map(|config| config.port);
     assert_eq!(port(PORT_ALIAS, "3000"), Ok(3000));
     for value in ["/dev/ttyUSB0", "${WEB_PORT}", "tcp://10.0.0.1:80"] {
@@ -276,7 +276,7 @@ fn a_grace_is_at_most_an_hour() {
 }
 
 #[test]
-fn what_the_server_does_when_told_to_end_is_leave_or_stop() {
+fn on_term_is_leave_or_stop() {
     assert_eq!(good(ON_TERM, "leave").on_term, OnTerm::Leave);
     assert_eq!(good(ON_TERM, "stop").on_term, OnTerm::Stop);
     for text in ["auto", "kill", "STOP", "stop,leave"] {
@@ -326,7 +326,7 @@ fn all_logs_have_room_for_at_least_one_runs() {
 }
 
 #[test]
-fn the_room_to_keep_free_is_in_mebibytes_and_0_switches_it_off() {
+fn disk_free_setting_is_in_mebibytes_and_0_turns_it_off() {
     assert_eq!(good(DISK_FREE, "0").disk_free_bytes, Some(0));
     assert_eq!(good(DISK_FREE, "500").disk_free_bytes, Some(500 << 20));
     assert_eq!(good(DISK_FREE, "").disk_free_bytes, None);
@@ -368,7 +368,7 @@ fn flags_go_before_the_environment_before_dotenv_before_defaults() {
 }
 
 #[test]
-fn a_common_name_is_taken_only_where_its_value_counts() {
+fn shared_variable_counts_as_used_only_if_its_value_is_used() {
     let taken = |flags: &Flags, env: &[(&str, &str)], dotenv: &[(&str, &str)]| {
         resolve(flags, env, dotenv).unwrap_or_else(|error| panic!("{error}")).taken
     };
@@ -469,7 +469,7 @@ fn a_client_reads_only_what_finds_the_server() {
 }
 
 #[test]
-fn only_the_environment_names_an_address() {
+fn dotenv_and_defaults_name_no_address() {
     let named = |env: &[(&str, &str)], dotenv: &[(&str, &str)]| {
         folder(env, dotenv).named_address.map_or_else(String::new, |address| address.to_string())
     };

@@ -37,13 +37,13 @@ pub fn grace_from_text(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| format!("is not a grace: seconds from 0 to {GRACE_S_MAX}, fractions allowed"))
 }
 
-/// What becomes of the run when the server is told to end.
+/// What happens to the run when the server is asked to exit.
 pub(super) fn on_term(text: &str) -> Result<OnTerm, String> {
     match text {
         "leave" => Ok(OnTerm::Leave),
         "stop" => Ok(OnTerm::Stop),
         _ => {
-            Err("is neither leave (the run goes on when the server is told to end) nor stop (the run is stopped first)"
+            Err("is neither leave (the run keeps running when the server exits) nor stop (the server stops the run first)"
                 .to_owned())
         }
     }
@@ -131,7 +131,7 @@ pub(super) fn sqlite_path(rest: &OsStr) -> Result<PathBuf, String> {
     } else if path.contains(&b'?') {
         Err("has options after a question mark, which are not known here: sqlite:<path> is expected".to_owned())
     } else if path.contains(&0) {
-        Err("holds a NUL".to_owned())
+        Err("contains a NUL".to_owned())
     } else {
         Ok(PathBuf::from(OsStr::from_bytes(path)))
     }

@@ -1,4 +1,4 @@
-//! One look: at the disks, at the files that the server has open or others find it by, and at the live run's shim.
+//! One scan: of the disks, of the files that the server has open or by which clients find it, and of the live run's shim.
 
 use std::path::{Path, PathBuf};
 
@@ -17,7 +17,7 @@ const FREE_FILES_MIN: u64 = 16;
 pub struct Places {
     runs: Runs,
     database: PathBuf,
-    /// Files with secrets that the server has read, and cannot make again without undoing what somebody may have wanted.
+    /// Files with secrets that the server has read. It does not recreate them, because their removal may be intended.
     secrets: Vec<PathBuf>,
     runtime_dir_id: Option<FileId>,
     database_id: Option<FileId>,
@@ -39,7 +39,7 @@ impl Places {
             add(
                 ConditionCode::RuntimeDirReplaced,
                 Some(format!(
-                    "the runtime directory {} was removed or replaced while the server uses it; put it back, or end the pipeline and start the server again",
+                    "the runtime directory {} was removed or replaced while the server uses it; put it back, or stop the pipeline and restart the server",
                     lost.display()
                 )),
             );
@@ -52,22 +52,22 @@ impl Places {
         found
     }
 
-    /// The runtime directory, where its path leads to another one by now, or to none.
+    /// The runtime directory, if its path now leads to another directory or to none.
     pub fn lost_dir(&self) -> Option<&Path> {
         let dir = self.runs.runtime_dir();
         (id_at(dir) != self.runtime_dir_id).then_some(dir)
     }
 
-    /// Not made again: somebody may have removed it so that the next start makes another one.
+    /// Not recreated: the user may have removed it so that the next start makes a new one.
     fn missing_secret(&self) -> Option<String> {
         let missing = self.secrets.iter().find(|path| !path.exists())?;
         Some(format!(
-            "{} was removed, but the server goes on with what was in it until it is started again; then it makes another one",
+            "{} was removed; the server keeps using its contents until it is restarted, and then makes a new one",
             missing.display()
         ))
     }
 
-    /// `SQLite` goes on with a file that has no name any more: what is committed there, nobody finds again.
+    /// `SQLite` keeps using a file that no longer has a name, so everything that is committed there is lost.
     fn replaced_database(&self) -> Option<String> {
         let now = id_at(&self.database);
         if now == self.database_id {
@@ -75,23 +75,23 @@ impl Places {
         }
         let what = if now.is_none() { "removed" } else { "replaced by another file" };
         Some(format!(
-            "the database {} was {what} while the server uses it, so nothing can be recorded; put it back, or end the pipeline and start the server again",
+            "the database {} was {what} while the server uses it, so nothing can be recorded; put it back, or stop the pipeline and restart the server",
             self.database.display()
         ))
     }
 
-    /// A shim that a signal has stopped sees nothing and says nothing.
+    /// A shim that a signal has stopped cannot report that.
     fn stopped_shim(&self, run_id: i64) -> Option<String> {
         let header = run_dir::read_header(&self.runs.run(run_id).journal_path()).ok()?;
         let shim = header.shim_pid;
         let is_it = |found: Identity| header.shim_start_ticks.is_none_or(|ticks| found.start_ticks == ticks);
         let is_stopped = process::read_stat(shim).is_ok_and(|stat| stat.state.is_stopped() && is_it(stat.identity));
         is_stopped.then(|| {
-            format!("the live run's own process (the shim) does not answer: a signal has stopped it; `kill -CONT {shim}` lets it go on")
+            format!("the live run's own process (the shim) does not answer: a signal has stopped it; resume it with `kill -CONT {shim}`")
         })
     }
 
-    /// Little room where things are written, before anything fails for it.
+    /// Low space where files are written, before a write fails.
     fn little_space(&self) -> Option<String> {
         let database_dir = self.database.parent().unwrap_or(Path::new("."));
         [self.runs.runtime_dir(), database_dir].into_iter().find_map(|dir| {
@@ -99,10 +99,10 @@ impl Places {
             let free_bytes = stat.f_bavail.saturating_mul(stat.f_frsize);
             let path = dir.display();
             if free_bytes < FREE_BYTES_MIN {
-                Some(format!("little space is left on the disk: {} KiB are free at {path}; make room", free_bytes / 1024))
+                Some(format!("the disk is almost full: {} KiB are free at {path}; free some space", free_bytes / 1024))
             } else if stat.f_files > 0 && stat.f_favail < FREE_FILES_MIN {
-                // Where a file system does not count them it says 0 of 0.
-                Some(format!("the disk has room for {} more files only, at {path}; remove some", stat.f_favail))
+                // A file system that does not count files reports 0 of 0.
+                Some(format!("the disk has room for only {} more files at {path}; remove some files", stat.f_favail))
             } else {
                 None
             }

@@ -1,4 +1,4 @@
-//! Files that the server makes again when somebody removes them: a cleaner of temporary files, or a person who takes them for left over.
+//! Files that the server recreates when they are removed, by a cleaner of temporary files or by a user who takes them for leftovers.
 
 use std::fmt;
 use std::fs::File;
@@ -11,10 +11,10 @@ use super::look::id_at;
 use crate::file_id::FileId;
 use crate::pipeline::ConditionCode;
 
-/// How long a file has to be missing before it is made again: whoever removes the whole folder is not to find it filled again.
+/// How long a file must be missing before it is recreated, so that removing the whole folder does not leave it filled again.
 const SETTLE: Duration = Duration::from_secs(1);
 
-/// All of them, for the thread that looks and for whoever has one to add.
+/// All of them, for the thread that scans and for callers that add one.
 #[derive(Clone, Debug)]
 pub struct Upkeep(Arc<Mutex<State>>);
 
@@ -42,7 +42,7 @@ pub struct Kept {
     missing_since: Option<Instant>,
 }
 
-/// What came of making a file again: with it, where it is a lock, the open file that holds that; or what stands in the way and what to do.
+/// The result of recreating a file: for a lock, the open file that holds it; on failure, the cause and what to do.
 type Made = Result<Option<File>, String>;
 
 impl fmt::Debug for Kept {
@@ -52,7 +52,7 @@ impl fmt::Debug for Kept {
 }
 
 impl Kept {
-    /// The file that is at `path` now. `make` makes it again; `code` is the condition where it cannot.
+    /// The file that is at `path` now. `make` recreates it; `code` is the condition if it cannot.
     pub fn new(path: PathBuf, code: ConditionCode, make: impl FnMut() -> Made + Send + 'static) -> Self {
         Self { id: id_at(&path), path, code, make: Box::new(make), held: None, missing_since: None }
     }
@@ -68,18 +68,18 @@ impl Upkeep {
         self.lock().files.push(kept);
     }
 
-    /// From here on nothing is made again: the server stops, and removes some of them itself. What was made is held on to.
+    /// Recreates nothing from here on: the server stops, and removes some of the files itself. Recreated locks stay held.
     pub fn end(&self) {
         self.lock().is_over = true;
     }
 
-    /// A file that could not be made by a call that panicked is tried again.
+    /// A file whose `make` panicked is tried again.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes again what has not been there for a moment, but nothing below `lost`: a folder that was replaced is another program's. Returns
-    /// what cannot be made, and after what time to look again where something is missing.
+    /// Recreates files that have been missing for a while, but none below `lost`, because a folder that was replaced belongs to another program. Returns
+    /// the files that cannot be recreated, and the time until the next scan if a file is missing.
     pub fn look(&self, lost: Option<&Path>) -> (Findings, Option<Duration>) {
         let mut findings = Findings::new();
         let mut again = None;
@@ -101,7 +101,7 @@ impl Upkeep {
             let path = kept.path.display();
             match (kept.make)() {
                 Ok(held) => {
-                    ::log::warn!("{path} was removed or replaced by another program; the server has made it again");
+                    ::log::warn!("{path} was removed or replaced by another program; the server has recreated it");
                     (kept.id, kept.held, kept.missing_since) = (id_at(&kept.path), held, None);
                 }
                 Err(why) => findings.push((kept.code, format!("{path} was removed or replaced by another program: {why}"))),
@@ -118,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn upkeep_makes_a_removed_file_again_until_the_server_stops() {
+    fn upkeep_recreates_a_removed_file_until_the_server_stops() {
         let dir = tempfile::tempdir().expect("a temp folder");
         let (path, folder) = (dir.path().join("folder/file"), dir.path().join("folder"));
         fs::create_dir(&folder).expect("creates");
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn upkeep_tells_what_it_cannot_make_again() {
+    fn upkeep_reports_a_file_that_it_cannot_recreate() {
         let dir = tempfile::tempdir().expect("a temp folder");
         let (path, folder) = (dir.path().join("folder/file"), dir.path().join("folder"));
         fs::create_dir(&folder).expect("creates");
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn upkeep_waits_a_moment_before_it_makes_a_file_again() {
+    fn upkeep_waits_before_it_recreates_a_file() {
         let dir = tempfile::tempdir().expect("a temp folder");
         let path = dir.path().join("file");
         fs::write(&path, "one").expect("writes");

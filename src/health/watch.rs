@@ -1,6 +1,6 @@
-//! The kernel tells when a name in the runtime directory goes (`inotify(7)`), so that what is made again is made before anybody misses it.
+//! The kernel reports the removal of a name in the runtime directory (`inotify(7)`), so that files are recreated before a client misses them.
 //!
-//! A convenience: where the kernel has no room for it, what is missing is found when somebody asks.
+//! A convenience: if the kernel has no room for it, a missing file is noticed at the next request.
 
 use std::ffi::CStr;
 use std::io;
@@ -10,7 +10,7 @@ use std::thread;
 
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 
-/// Calls `look` each time something that `matters` by its name is removed from `dir` or replaced there, and when `dir` itself goes. Ends with the process, and
+/// Calls `look` each time a name that `matters` is removed from `dir` or replaced there, and when `dir` itself is removed. Ends with the process, and
 /// costs nothing until then.
 pub(super) fn watch(
     dir: &Path,
@@ -28,7 +28,7 @@ pub(super) fn watch(
             match told.next().map(|event| event.file_name().map(CStr::to_bytes).is_none_or(&matters)) {
                 Ok(true) => look(),
                 Ok(false) | Err(rustix::io::Errno::INTR) => {}
-                // What is missing is found when somebody asks, as without this.
+                // A missing file is then noticed at the next request.
                 Err(_) => return,
             }
         }

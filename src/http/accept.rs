@@ -1,7 +1,7 @@
-//! The accepting thread: takes connections, finds each a slot and a thread, and tells those for whom there is none.
+//! The accepting thread: accepts connections, finds each a slot and a thread, and turns the others away.
 //!
-//! Whatever this thread waited for, every client at every listener would wait for. So it waits for one thing only, in poll(2): that somebody
-//! comes, or that it is time to look again. A newcomer without a slot stands aside meanwhile, and so does a connection without a thread.
+//! Any wait of this thread would delay every client at every listener. So it waits only in poll(2), for a new
+//! connection or for the time of the next check. A new connection without a slot, or without a thread, waits in a list meanwhile.
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
@@ -23,38 +23,38 @@ use crate::process;
 /// How many are accepted at one listener before the others get their turn.
 const ACCEPTED_IN_A_TURN: usize = 64;
 
-/// How long a newcomer waits at most for a slot, or a connection for a thread. Both are a matter of moments, but on a machine that is busy
-/// the threads in its way may not run for a while; to wait for them is better than to be turned away.
+/// The longest wait of a new connection for a slot, or of a connection for a thread. Both usually come at once, but on a busy machine
+/// the threads that hold them may not run for a while, and waiting is better than a refusal.
 const WAIT_LIMIT: Duration = Duration::from_secs(2);
-/// How often those that wait are looked at.
+/// How often the waiting connections are checked.
 const LOOK_EVERY: Duration = Duration::from_millis(2);
 
-/// For how long nothing is accepted after that failed for want of descriptors or memory. Doubles as long as it fails.
+/// For how long nothing is accepted after accept(2) failed for lack of descriptors or memory. Doubles with each failure.
 const REST: Duration = Duration::from_millis(2);
 const REST_MAX: Duration = Duration::from_millis(20);
 
-/// How often a shortage is written to the log: it is met a thousand times a second while a crowd is at the door.
+/// How often a shortage is logged: with many clients it can occur a thousand times a second.
 const WARN_EVERY: Duration = Duration::from_secs(1);
 
-/// What is read and thrown away of a client that is turned away, in bytes: what lies there unread at the end would destroy the answer on its
+/// How many bytes of a refused client are read and discarded: unread bytes at the close would destroy the answer on its
 /// way (RFC 9112, section 9.6).
 const UNREAD_BYTES: usize = 16 * 1024;
 
-/// Somebody without a slot.
+/// A connection without a slot.
 struct Newcomer<'a> {
     number: u64,
     stream: Arc<Stream>,
     from: SocketAddr,
     peer: Peer,
     handler: &'a Arc<dyn Handler>,
-    /// When it is turned away.
+    /// When it is refused.
     until: Instant,
 }
 
 /// A connection without a thread.
 struct Parked {
     job: Job,
-    /// When it is turned away, once its request has come.
+    /// When it is refused, once its request has arrived.
     until: Option<Instant>,
 }
 
@@ -63,7 +63,7 @@ struct Acceptor<'a> {
     workers: &'a Workers,
     waiting: VecDeque<Newcomer<'a>>,
     parked: Vec<Parked>,
-    /// Of this machine's clients more come in a moment than may wait, and there will be slots for them: those behind them wait in the kernel.
+    /// More clients of this machine can arrive at once than may wait here, and slots will become free for them: the others wait in the kernel.
     is_held_back: [bool; 2],
     rest_until: Option<Instant>,
     rest: Duration,
@@ -100,7 +100,7 @@ pub(super) fn accept(seats: &Arc<Seats>, workers: &Workers, entrances: &[Entranc
 }
 
 impl<'a> Acceptor<'a> {
-    /// Waits for somebody to come, at most until it is time to look again. Returns where somebody is.
+    /// Waits for a new connection, at most until the next check. Returns the listeners that have one.
     fn poll<'e>(&mut self, entrances: &'e [Entrance], woken: &UnixStream, idle: Option<Duration>) -> Vec<&'e Entrance> {
         let now = Instant::now();
         let rest = self.rest_until.map(|until| until.saturating_duration_since(now)).filter(|rest| !rest.is_zero());
@@ -109,7 +109,7 @@ impl<'a> Acceptor<'a> {
         let limit = limit.and_then(|limit| Timespec::try_from(limit).ok());
         let takes_from = |entrance: &&Entrance| rest.is_none() && !self.is_held_back[held_back(entrance.listener.door())];
         let open: Vec<&Entrance> = entrances.iter().filter(takes_from).collect();
-        // Those without a thread that have not asked for anything yet.
+        // Connections without a thread whose request has not arrived yet.
         let silent = || self.parked.iter().filter(|parked| parked.until.is_none());
         let awaited: Vec<Awaited<'_>> = open.iter().map(|entrance| entrance.listener.awaited()).collect();
         let mut fds: Vec<PollFd<'_>> = awaited.iter().map(|socket| PollFd::new(socket, PollFlags::IN)).collect();
@@ -143,19 +143,19 @@ impl<'a> Acceptor<'a> {
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if is_shortage(&error) => {
-                    self.warn(format!("failed to accept a connection: {error}; the one that has waited longest is closed"));
+                    self.warn(format!("failed to accept a connection: {error}; closing the connection that has waited longest"));
                     self.seats.make_room();
                     self.rest_until = Some(Instant::now() + self.rest);
                     self.rest = (self.rest * 2).min(REST_MAX);
                     return;
                 }
-                // The client has gone before we could greet it, or its network has (`accept(2)`, "Error handling").
+                // The client or its network closed the connection before it was accepted (`accept(2)`, "Error handling").
                 Err(_) => {}
             }
         }
     }
 
-    /// Finds a newcomer a slot, or has it wait for one behind those of its kind, or turns it away.
+    /// Finds a new connection a slot, or lets it wait behind those of its kind, or refuses it.
     fn take(&mut self, newcomer: Newcomer<'a>) {
         let peer = newcomer.peer;
         let is_behind = self.waiting.iter().any(|other| is_in_the_way(other.peer, peer));
@@ -172,7 +172,7 @@ impl<'a> Acceptor<'a> {
         let of_kind = count(&|other| is_of_a_kind(other, peer));
         if count(&|other| other == peer) < of_address_max && of_kind < of_kind_max {
             self.waiting.push_back(newcomer);
-            // The last one that may wait. Whether there will be a slot is known again with the next look.
+            // The last one that may wait. The next check shows whether there will be a slot.
             if is_passing && of_kind + 1 == of_kind_max {
                 self.hold_back(peer);
             }
@@ -181,7 +181,7 @@ impl<'a> Acceptor<'a> {
         }
     }
 
-    /// Only clients of this machine, whose kind has all its places to itself: for one address of many nobody else waits.
+    /// Only clients of this machine, whose kind has its own slots: other clients must not wait for one of many addresses.
     fn hold_back(&mut self, peer: Peer) {
         match peer {
             Peer::Owner => self.is_held_back[held_back(Door::Socket)] = true,
@@ -190,7 +190,7 @@ impl<'a> Acceptor<'a> {
         }
     }
 
-    /// Looks again at all that wait, in their order.
+    /// Checks all waiting connections again, in their order.
     fn look(&mut self) {
         self.is_held_back = [false; 2];
         self.rest_until.take_if(|until| *until <= Instant::now());
@@ -240,7 +240,7 @@ impl<'a> Acceptor<'a> {
         }
     }
 
-    /// Gives a newcomer a slot, and a thread if one can be made.
+    /// Gives a new connection a slot, and a thread if one can be created.
     fn seat(&mut self, newcomer: Newcomer<'a>) -> Result<(), (Newcomer<'a>, Full)> {
         let Newcomer { number, ref stream, from, peer, handler, .. } = newcomer;
         let seat = match self.seats.seat(number, stream, peer, handler) {
@@ -261,13 +261,13 @@ impl<'a> Acceptor<'a> {
     fn warn(&mut self, what: String) {
         if self.warned.is_none_or(|at| at.elapsed() >= WARN_EVERY) {
             self.warned = Some(Instant::now());
-            // Where all are at work there is another one in a second.
+            // If all are busy, one becomes free within a second.
             let _all_are_at_work = self.workers.hand_over(Task::Warn(what));
         }
     }
 }
 
-/// Which of [`Acceptor::is_held_back`] is for a listener: the owner's socket, or all others, where clients of this machine come in as well.
+/// Which entry of [`Acceptor::is_held_back`] is for a listener: the owner's socket, or all others, at which clients of this machine arrive too.
 fn held_back(door: Door) -> usize {
     match door {
         Door::Socket => 0,
@@ -279,7 +279,7 @@ fn is_of_a_kind(one: Peer, other: Peer) -> bool {
     std::mem::discriminant(&one) == std::mem::discriminant(&other)
 }
 
-/// Whether the other has no slot as long as the one has none. Where one address has all that it may have, another one can have a slot.
+/// Whether `other` has no slot as long as `one` has none. If one address has reached its limit, another address can still get a slot.
 fn is_in_the_way(one: Peer, other: Peer) -> bool {
     one == other
 }
@@ -289,7 +289,7 @@ fn is_shortage(error: &io::Error) -> bool {
     process::is_shortage(error) || error.raw_os_error() == Some(Errno::NOBUFS.raw_os_error())
 }
 
-/// Tells a client that is not served. Best effort, and never waits: a client that does not take it sees the end as well.
+/// Sends a refusal to a client. Best effort, and never waits: a client that does not read it still sees the end.
 fn turn_away(mut stream: &Stream, answer: &[u8]) {
     if stream.set_nonblocking().is_ok() {
         let _not_taken = stream.write_all(answer);
@@ -298,7 +298,7 @@ fn turn_away(mut stream: &Stream, answer: &[u8]) {
     }
 }
 
-/// The answers where there is no thread to make one.
+/// The prepared answers for connections without a thread.
 const TOO_MANY: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: 70\r\nRetry-After: 1\r\n\
     Connection: close\r\n\r\n{\"ok\":false,\"error\":\"busy\",\"detail\":\"too many connections; try again\"}";
@@ -312,7 +312,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ready_made_answers_have_the_length_that_they_say() {
+    fn prepared_answers_have_the_stated_length() {
         for answer in [TOO_MANY, NO_THREAD] {
             let text = std::str::from_utf8(answer).expect("text");
             let (head, body) = text.split_once("\r\n\r\n").expect("a head");

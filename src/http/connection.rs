@@ -30,7 +30,7 @@ const READ_BYTES: usize = 4 * 1024;
 const ONE_WRITE_BYTES: usize = 16 * 1024;
 
 /// After the last answer the client may still be sending, and those before it may be on their way; closing at once would destroy them
-/// (RFC 9112, section 9.6). So much is read and thrown away, for [`Terms::linger`]: three megabytes of requests can stand in line at a stop.
+/// (RFC 9112, section 9.6). At most this many bytes are discarded, for [`Terms::linger`]: three megabytes of requests can be queued at a stop.
 const LINGER_BYTES: usize = 16 * BODY_BYTES_MAX;
 
 /// Why a connection ends.

@@ -13,7 +13,7 @@ use crate::script::ScriptError;
 use crate::store::StoreError;
 use crate::supervisor::{ActionError, Obstacle};
 
-/// The status code and the stable word where there was none of something that is limited.
+/// The status code and the error code for a lack of a limited resource.
 const fn of_lack(lack: Lack) -> (u16, &'static str) {
     match lack {
         Lack::Processes => (503, "out_of_processes"),
@@ -53,7 +53,7 @@ pub(super) enum ApiError {
          address from the address bar instead"
     )]
     OriginNotAllowed(String),
-    #[error("this is not the server that the request is meant for: its id is not the one in AutoAppDev-Server; nothing was done")]
+    #[error("the request is meant for another server: the id in AutoAppDev-Server is not this server's; nothing was done")]
     OtherServer,
     #[error(
         "as many streams are open as there may be; come back in a few seconds, or ask GET /api/logs and /api/pipeline with wait"
@@ -109,7 +109,7 @@ impl ApiError {
             Self::MethodNotAllowed(_) => (405, "method_not_allowed"),
             Self::NotSentAsJson => (415, "unsupported_media_type"),
             Self::HostNotAllowed(_) => (421, "host_not_allowed"),
-            // RFC 9110, section 15.5.20: it came to the wrong server, and may be sent to another one.
+            // RFC 9110, section 15.5.20: the request came to the wrong server, and may be sent to another one.
             Self::OtherServer => (421, "other_server"),
             Self::TooManyStreams => (503, "too_many_streams"),
             Self::TooManyDownloads => (503, "too_many_downloads"),

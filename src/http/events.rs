@@ -52,7 +52,7 @@ pub(super) struct Position {
     version: Option<u64>,
     /// The last event of the history: run and number.
     event: (i64, u64),
-    /// What was wrong, as its digest: no version counts that. 0 when nothing was.
+    /// The digest of the conditions, which no version counts; 0 if there were none.
     wrong: u64,
 }
 
@@ -189,7 +189,7 @@ impl Streams {
     pub(super) fn open(self: &Arc<Self>, begin: Begin) -> io::Result<Option<EventStream>> {
         let Some(place) = self.take_place() else { return Ok(None) };
         let attendance = self.inspector.attend();
-        // What it is told first is true now.
+        // The first state that is sent is current.
         self.inspector.refresh();
         let now = self.now()?;
         let at = match begin {
@@ -282,7 +282,7 @@ pub(super) struct EventStream {
     history_read_at: Option<u64>,
     /// Which progress this client was sent, by its number and whether its run had ended; `None` when it was sent none.
     progress_sent: Option<(Option<i64>, u64, bool)>,
-    /// While somebody follows, what is wrong is looked for.
+    /// Problems are checked for while a client follows.
     _attendance: Attendance,
     /// What is to be sent, from `out_at` on.
     out: Vec<u8>,

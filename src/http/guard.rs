@@ -73,14 +73,14 @@ impl Guard {
         {
             return Err(ApiError::OriginNotAllowed(origin));
         }
-        // A GET may have a body, which is not looked at.
+        // A GET may have a body, which is ignored.
         if !changes_nothing(request) && has_body(request) && !request.header("Content-Type").is_some_and(is_json) {
             return Err(ApiError::NotSentAsJson);
         }
         Ok(())
     }
 
-    /// The origin of a page that is neither this server's nor allowed, as far as the browser names it; `None` for every other request.
+    /// The origin of a page that is neither this server's nor allowed, as named by the browser; `None` for every other request.
     fn foreign_origin(&self, request: &Request) -> Option<String> {
         match request.header("Origin") {
             Some(origin) if is_own_origin(request, origin) || self.allows(origin) => None,
@@ -147,7 +147,7 @@ impl Guard {
     }
 }
 
-/// Whether pages of other origins are refused. A page that cannot read an answer can still take the place of a stream, a download, a search
+/// Whether pages of other origins are refused. A page that cannot read an answer can still occupy the slot of a stream, a download, a search
 /// or a long poll, so this holds for all of the API, whatever the method. What is left is the server's own page and its files. A WebSocket
 /// begins with a GET, and a page of any origin may read what comes over it (RFC 6455, section 10.2).
 fn is_for_own_pages(request: &Request) -> bool {
@@ -361,12 +361,12 @@ mod tests {
     }
 
     #[test]
-    fn allowed_origin_reads_and_names_itself() {
+    fn allowed_origin_can_read_only_with_an_origin_field() {
         let host = ("Host", "127.0.0.1:8788");
         let get = |fields: &[(&str, &str)]| guard().check(&request("GET", &[&[host][..], fields].concat())).is_ok();
         let friend = ("Origin", "http://localhost:5173");
         assert!(get(&[friend]) && get(&[friend, ("Sec-Fetch-Site", "cross-site")]));
-        // Its images and links bring no Origin: they could be anybody's.
+        // Its images and links send no Origin, so they could come from any page.
         assert!(!get(&[("Sec-Fetch-Site", "cross-site")]));
     }
 

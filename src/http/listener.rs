@@ -57,7 +57,7 @@ impl Listener {
     /// Listens on a Unix socket at `path`, which only this user may use. One that a killed server left is taken away.
     ///
     /// # Errors
-    /// `AddrInUse` where somebody answers at it, or where something else has that name.
+    /// `AddrInUse` if a server answers there, or if something else has that name.
     pub fn unix(path: &Path) -> io::Result<Self> {
         Ok(Self { socket: Socket::Unix(Arc::new(OwnSocket::bind(path)?)), door: Door::Socket })
     }
@@ -104,7 +104,7 @@ impl Listener {
         }
     }
 
-    /// What makes the file of this server's own Unix socket again; `None` for other listeners.
+    /// Recreates the file of this server's own Unix socket; `None` for other listeners.
     pub fn own_socket(&self) -> Option<Arc<OwnSocket>> {
         match &self.socket {
             Socket::Unix(socket) => Some(socket.clone()),
@@ -202,8 +202,8 @@ impl WayIn {
         }
     }
 
-    /// Whether a connection that failed so says nothing about whether this server answers: the service manager may hold a socket for others
-    /// than this user, and anybody may have removed the file of a socket. That is a condition, and no reason to end the server.
+    /// Whether this connection error says nothing about whether this server answers: the service manager may hold a socket for others
+    /// than this user, and another program may have removed the file of a socket. That is a condition, and no reason to end the server.
     pub(super) fn is_for_others(&self, error: &io::Error) -> bool {
         match self {
             Self::Tcp(_) => false,
@@ -361,7 +361,7 @@ mod tests {
         }
         let way_in = Listener::unix(&path).expect("binds").way_in().expect("has one");
         let error = way_in.connect(Duration::from_secs(1)).expect_err("it left with its listener");
-        assert!(way_in.is_for_others(&error), "a file that was removed does not mean that nobody answers: it is made again");
+        assert!(way_in.is_for_others(&error), "a removed file does not mean that the server is dead: it is recreated");
         drop(UnixListener::bind(&path).expect("binds"));
         let error = way_in.connect(Duration::from_secs(1)).expect_err("nobody listens");
         assert!(!way_in.is_for_others(&error), "{error}");

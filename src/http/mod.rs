@@ -65,7 +65,7 @@ const API_VERSION: u32 = 1;
 /// The longest wait of a long poll, and the one where none is named, in seconds.
 const WAIT_S_MAX: u64 = 60;
 const WAIT_S_DEFAULT: u64 = 30;
-/// The longest wait where no thread can be made for the client. Not zero: who asks again at once would keep the thread from others.
+/// The longest wait if no thread can be created for the client. Not zero: a client that asks again at once would keep the thread from others.
 const WAIT_LENT_MAX: Duration = Duration::from_secs(1);
 
 /// The most runs of one answer, and how many where no number is named.
@@ -77,7 +77,7 @@ const LONG_BYTES: usize = 2 * 1024 * 1024;
 
 /// Who answers, in health.
 const SERVICE: &str = "autoappdev-backend";
-/// The request's field that says which server it is meant for, by its id.
+/// The request field with the id of the intended server.
 const MEANT_FOR: &str = "AutoAppDev-Server";
 /// What every answer carries, where its endpoint has not said something else.
 const EVERY_ANSWER: [(&str, &str); 5] = [
@@ -92,7 +92,7 @@ const EVERY_ANSWER: [(&str, &str); 5] = [
 /// All that the endpoints need, and how they are reached by one door. Each door has its own.
 #[derive(Clone, Debug)]
 pub struct App {
-    /// Which server this is.
+    /// The identity of this server.
     pub identity: Arc<ServerIdentity>,
     /// The life cycle.
     pub supervisor: Handle,
@@ -106,7 +106,7 @@ pub struct App {
     pub guard: Guard,
     /// What opens this door; `None` where it asks for nothing.
     pub keys: Option<Arc<Keys>>,
-    /// Looks for what is wrong when somebody asks.
+    /// Checks for problems on request.
     pub inspector: Inspector,
     /// Who streams, at whatever listener.
     pub streams: Arc<Streams>,
@@ -137,7 +137,7 @@ impl Handler for App {
 }
 
 impl App {
-    /// Refuses what is meant for another server. Before the token is looked at: the other server's is no wrong try here.
+    /// Refuses a request for another server. Before the token check: the other server's token does not count as a wrong try here.
     fn check_meant(&self, request: &Request) -> Result<(), ApiError> {
         match request.header(MEANT_FOR) {
             Some(id) if id != self.identity.id => Err(ApiError::OtherServer),
@@ -382,7 +382,7 @@ impl App {
             ::log::error!("failed to {error}");
         }
         let time = time.ok();
-        // Whatever is at its path now is not what the server writes into.
+        // The database now at its path is not the one that the server writes to.
         let is_replaced = conditions.list().iter().any(|condition| condition.code == ConditionCode::DatabaseReplaced);
         let is_ok = time.is_some() && !is_replaced;
         let health = if is_known {
@@ -413,7 +413,7 @@ impl App {
     }
 }
 
-/// How long a request that asks for so many seconds may wait: not so long where others wait for the thread that serves it.
+/// How long a request may wait that asks for this many seconds: less if other connections wait for the thread that serves it.
 fn wait_for(wait_s: u64, client: &Client<'_>) -> Duration {
     let limit = if client.has_thread() { Duration::MAX } else { WAIT_LENT_MAX };
     Duration::from_secs(wait_s).min(limit)

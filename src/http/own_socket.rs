@@ -1,4 +1,4 @@
-//! The server's own Unix socket: made with a mode for this user alone, and made again where somebody removes its file.
+//! The server's own Unix socket: made with a mode for this user alone, and recreated if its file is removed.
 
 use std::fs;
 use std::io;
@@ -32,10 +32,10 @@ pub(super) struct Bound {
 }
 
 impl OwnSocket {
-    /// Listens at `path`. A socket that a killed server left is taken away.
+    /// Listens at `path`. A socket that a killed server left is removed.
     ///
     /// # Errors
-    /// `AddrInUse` where somebody answers at it, or where something else has that name.
+    /// `AddrInUse` if a server answers there, or if something else has that name.
     pub(super) fn bind(path: &Path) -> io::Result<Self> {
         Ok(Self { path: path.to_owned(), latest: Mutex::new(Arc::new(Bound::new(path)?)) })
     }
@@ -50,7 +50,7 @@ impl OwnSocket {
         self.lock().clone()
     }
 
-    /// Makes the socket again, after its file was removed.
+    /// Recreates the socket after its file was removed.
     ///
     /// # Errors
     /// As for the first one.
@@ -62,7 +62,7 @@ impl OwnSocket {
         Ok(())
     }
 
-    /// Takes the file away, if it is this socket's.
+    /// Removes the file, if it is this socket's.
     pub(super) fn remove(&self) {
         let latest = self.latest();
         if latest.file.is_some() && latest.file == FileId::of_name(&self.path).ok() {
@@ -126,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn removed_socket_is_made_again_and_the_one_before_wakes_who_waits_for_it() {
+    fn removed_socket_is_recreated_and_the_old_one_wakes_its_waiter() {
         let dir = tempfile::tempdir().expect("a temp folder");
         let path = dir.path().join("s.sock");
         let socket = OwnSocket::bind(&path).expect("binds");

@@ -47,10 +47,10 @@ pub(super) fn file(request: &Request, name: &str) -> Option<Response> {
 /// How long a browser may use a file without asking.
 fn caching(name: &str) -> &'static str {
     if name.starts_with("icon-") {
-        // A page whose server is away shows the icon for that, in its tab too: then there is nobody to ask.
+        // A page without a connection shows the icon for that, also in its tab, and cannot fetch it then.
         "max-age=604800"
     } else {
-        // A browser asks each time whether it still is so: after an upgrade the page and its script must fit together.
+        // A browser revalidates the file each time, because the page and its script must match after an upgrade.
         "no-cache"
     }
 }

@@ -1,10 +1,10 @@
 //! Who is connected, what each of them does, and who gives way when there are too many.
 //!
-//! A connection that waits for its client gives way to a newcomer, the one that has waited longest first, and so does one whose request waits
-//! for news: that is answered early. One whose request is being answered never does. Where a request had come even so, unseen, it is answered: that is its connection's last. Only one whose client did
+//! A connection that waits for its client gives its slot to a new one, the one that has waited longest first, and so does a connection with a long
+//! poll, which is answered early. A connection whose request is being answered never does. Where a request had come even so, unseen, it is answered: that is its connection's last. Only one whose client did
 //! not take an answer is closed without a word, and does nothing more: nobody would hear of it.
 //!
-//! Nothing here waits for a slot: a newcomer gets one at once or is told that there is none, and `accept` asks again.
+//! Nothing here waits for a slot: a new connection gets one at once or not at all, and `accept` tries again.
 
 mod places;
 
@@ -25,7 +25,7 @@ pub(super) use places::{Peer, Places};
 /// thread does not run just now; to be cut off there would hide what was done.
 const WRITE_PATIENCE: Duration = Duration::from_millis(100);
 
-/// How long a request that waits for news is left alone. A client whose wait ends early comes again at once, and then another one's does.
+/// How long a long poll keeps its slot at least. A client whose wait ends early asks again at once, and would then displace another one.
 const NEWS_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What all requests together may hold of bodies, in bytes. When it is taken, the one whose body has been waited for longest gives way.
@@ -33,13 +33,13 @@ const BODIES_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// How long a body waits at most for the memory that it needs.
 const BODY_ROOM_LIMIT: Duration = Duration::from_secs(2);
 
-/// How often a body that waits for memory looks again.
+/// How often a body that waits for memory tries again.
 const BODY_ROOM_LOOK: Duration = Duration::from_millis(2);
 
-/// There is no slot for a newcomer now.
+/// There is no slot for a new connection now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Full {
-    /// Some of those in its way end, or can be ended, as soon as their threads have run: there is a slot in a moment.
+    /// Some connections end, or can be ended, as soon as their threads have run, so a slot becomes free soon.
     pub(super) is_passing: bool,
 }
 
@@ -47,7 +47,7 @@ pub(super) struct Full {
 pub(super) struct Seats {
     began: Instant,
     is_stopping: AtomicBool,
-    /// One that waits for news gave way, and does not know it yet.
+    /// A long poll gave way and has not been woken yet.
     is_hurried: AtomicBool,
     open: Mutex<BTreeMap<u64, Slot>>,
     closed: Condvar,
@@ -85,7 +85,7 @@ enum Doing {
     GivesWay,
     /// It gave way while its client took no answer: nothing goes out any more.
     Leaves,
-    /// Its request waits for news, and can be answered at any time: nothing has changed.
+    /// Its request is a long poll, and can be answered at any time with the unchanged state.
     Idles,
 }
 
@@ -132,8 +132,8 @@ impl Activity {
 }
 
 impl Slot {
-    /// Has the connection end, if it still does the same since then. Its thread wakes up from reading or writing and takes its leave; one
-    /// that waits for news has to be woken ([`Seats::has_hurried`]).
+    /// Ends the connection, if it has been doing the same since then. Its thread wakes up from reading or writing and ends; one
+    /// with a long poll must be woken ([`Seats::has_hurried`]).
     fn give_way(&self, packed: u64, is_hurried: &AtomicBool) {
         // What came since it was looked at, or was read already, is answered.
         let (what, how) = match doing(packed) {
@@ -191,7 +191,7 @@ impl Seats {
         }
     }
 
-    /// Seats a newcomer, or says that there is no slot for it now. Never waits.
+    /// Gives a new connection a slot, or reports that there is none now. Never waits.
     pub(super) fn seat(
         self: &Arc<Self>,
         number: u64,
@@ -236,12 +236,12 @@ impl Seats {
         Some(next + Duration::from_millis(1))
     }
 
-    /// Whether one that waits for news gave way since this was asked last: it is to be woken.
+    /// Whether a long poll gave way since the last call and must be woken.
     pub(super) fn has_hurried(&self) -> bool {
         self.is_hurried.swap(false, Ordering::SeqCst)
     }
 
-    /// Has the one that has waited longest give way.
+    /// Makes the one that has waited longest give way.
     pub(super) fn make_room(&self) {
         let open = self.lock();
         if let Some((packed, slot)) = waits_longest(open.values()) {
@@ -278,7 +278,7 @@ fn make_way_for(peer: Peer, open: &BTreeMap<u64, Slot>, places: Places, is_hurri
     make_way(has_shared, shared, places.shared, is_hurried)
 }
 
-/// Has one of these give way where they are `limit` or more. Lets one more in unless they are that many more than `limit` by then.
+/// Makes one of these give way if there are `limit` or more. Admits one more while the excess over `limit` is below one in [`ONE_MORE_IN`].
 fn make_way<'a, I: Iterator<Item = &'a Slot>>(
     slots: impl Fn() -> I,
     count: usize,
@@ -373,12 +373,12 @@ impl Seat {
         }
     }
 
-    /// The request that is being answered waits for news.
+    /// The request that is being answered is a long poll.
     pub(super) fn idles(&self) {
         self.activity.set(Doing::Idles, Instant::now());
     }
 
-    /// It waits no more. One that gave way meanwhile stays so.
+    /// It no longer waits. If it gave way meanwhile, that stays so.
     pub(super) fn idles_no_more(&self) {
         let works = self.activity.pack(Doing::Works, self.activity.began);
         let idles = |packed| (doing(packed) == Doing::Idles).then_some(works);

@@ -1,8 +1,8 @@
 //! A server on its listening sockets: what answers, how it begins, and a stop that ends under load.
 //!
 //! A thread for each connection reads, calls the handler and answers; nobody hands a request from thread to thread. The rest of the
-//! program sees [`Handler`] and rouille's types only. Who is let in is in `accept`, who is there and who gives way in `seats`, and who serves
-//! in `workers`.
+//! program sees [`Handler`] and rouille's types only. `accept` admits connections, `seats` holds their slots and decides which gives way, and `workers` holds
+//! their threads.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -33,11 +33,11 @@ const STOP_LIMIT: Duration = Duration::from_millis(700);
 pub trait Handler: Send + Sync + 'static {
     /// Answers a request. May wait, may panic.
     fn handle(&self, request: &Request) -> Response;
-    /// The same for one client: what takes long can be given up when it has left, or not be begun at all.
+    /// The same for one client: long work can be abandoned when the client has left, or not be begun.
     fn handle_for(&self, request: &Request, _client: &Client<'_>) -> Response {
         self.handle(request)
     }
-    /// Has those look up that wait for news: one of them gives way ([`Client::gives_way`]). Never waits.
+    /// Wakes the long polls, because one of them gives way ([`Client::gives_way`]). Never waits.
     fn hurry(&self) {}
     /// Answers what is no request that [`Handler::handle`] may see. `request` is its head where that could be read.
     fn refuse(&self, broken: &Broken, request: Option<&Request>) -> Response;
@@ -63,7 +63,7 @@ impl<'a> Client<'a> {
         self.connection.is_some_and(|(stream, _)| stream.is_left())
     }
 
-    /// Waits for news on its behalf, and lets it give way meanwhile: then [`Handler::hurry`] is called.
+    /// Waits for a change on its behalf, and lets it give way meanwhile: then [`Handler::hurry`] is called.
     pub fn idle<T>(&self, wait: impl FnOnce() -> T) -> T {
         let seat = self.connection.map(|(_, seat)| seat);
         if let Some(seat) = seat {
@@ -76,13 +76,13 @@ impl<'a> Client<'a> {
         news
     }
 
-    /// Whether a newcomer needs its connection: it is answered with what there is.
+    /// Whether a new connection needs its slot: it is then answered at once, unchanged.
     pub fn gives_way(&self) -> bool {
         self.connection.is_some_and(|(_, seat)| seat.gives_way())
     }
 
-    /// Whether the thread that serves it is there for it alone. Otherwise it is one of few that serve everybody, because no other can be
-    /// made, and must not wait for long.
+    /// Whether the thread serves this client alone. Otherwise it is one of the few in reserve, because no other can be
+    /// created, and must not wait for long.
     pub const fn has_thread(&self) -> bool {
         self.has_thread
     }

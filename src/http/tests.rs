@@ -168,7 +168,7 @@ fn cell(app: &App, method: &str, path: &str, fields: &[(&str, String)]) -> Strin
 }
 
 #[test]
-fn a_request_meant_for_another_server_is_refused_before_its_token_is_looked_at() {
+fn request_for_another_server_is_refused_before_the_token_check() {
     let house = House::new();
     let app = house.network();
     let fields = |id, token: &'static str| [("AutoAppDev-Server", id), ("Authorization", token)];
@@ -180,7 +180,7 @@ fn a_request_meant_for_another_server_is_refused_before_its_token_is_looked_at()
             }
         }
     }
-    // No wrong try was counted, and the right id is no hindrance.
+    // No wrong try was counted, and the right id is accepted.
     let answered = ask(&app, PHONE, "GET", "/api/version", &fields(SERVER_ID, "Bearer the-token-that-looks"), "");
     assert_eq!(answered.status_code, 200);
     assert_eq!(read(answered)["server"], serde_json::json!({"id": SERVER_ID, "runtime_dir": "/srv/a/runtime"}));

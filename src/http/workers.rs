@@ -1,7 +1,7 @@
 //! Threads for connections: one for each, and a few that exist before they are needed.
 //!
-//! At the limit of processes (`ulimit -u`, `TasksMax=`), which the pipeline itself may have reached, no further thread can be made. Then the
-//! reserve serves: one request at a time, for connections whose request has come, and nothing that waits for long ([`Terms::LENT`]). Nobody
+//! At the limit of processes (`ulimit -u`, `TasksMax=`), which the pipeline itself may have reached, no thread can be created. Then the
+//! reserve serves: one request at a time, for connections whose request has come, and nothing that waits for long ([`Terms::LENT`]). Nothing
 //! waits here but the reserve for its work.
 
 use std::collections::VecDeque;
@@ -47,11 +47,11 @@ impl Job {
 pub(super) enum Task {
     /// Serves a connection whose request has come.
     Serve(Job),
-    /// Writes a warning to the log. The accepting thread must not: the disk may take its time.
+    /// Writes a warning to the log. The accepting thread must not, because the disk may be slow.
     Warn(String),
 }
 
-/// The threads of one server's connections.
+/// The threads for the connections of one server.
 #[derive(Default)]
 pub(super) struct Workers {
     tasks: Mutex<Tasks>,
@@ -72,14 +72,13 @@ impl Workers {
         let workers = Arc::new(Self::default());
         for _ in 0..RESERVE {
             let worker = workers.clone();
-            let made =
-                thread::Builder::new().name("reserve".to_owned()).stack_size(STACK_BYTES).spawn(move || worker.work());
+            let made = thread::Builder::new().name("reserve".to_owned()).stack_size(STACK_BYTES).spawn(move || worker.work());
             made.inspect_err(|_| workers.end())?;
         }
         Ok(workers)
     }
 
-    /// Gives a connection a thread of its own, or gives it back where none can be made.
+    /// Gives a connection its own thread, or gives it back if none can be created.
     pub(super) fn serve(job: Job) -> Result<(), (Job, io::Error)> {
         let spare = job.clone();
         thread::Builder::new()
@@ -90,7 +89,7 @@ impl Workers {
             .map_err(|error| (spare, error))
     }
 
-    /// Has the reserve do something, or gives it back where all of it is at work.
+    /// Gives a task to the reserve, or gives it back if all of it is busy.
     pub(super) fn hand_over(&self, task: Task) -> Result<(), Task> {
         let mut tasks = self.lock();
         if tasks.queue.len() >= tasks.free {
@@ -101,7 +100,7 @@ impl Workers {
         Ok(())
     }
 
-    /// Ends the reserve, as soon as it has done what it was given.
+    /// Ends the reserve, once it has finished its tasks.
     pub(super) fn end(&self) {
         self.lock().is_over = true;
         self.come.notify_all();

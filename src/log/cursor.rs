@@ -103,7 +103,7 @@ impl<L: Listing> Cursor<L> {
         self.position
     }
 
-    /// Where the kept log begins; of one without anything where it ends, 0 if that is not known.
+    /// Where the kept log begins; for an empty log, where it ends, or 0 if that is not known.
     pub fn first(&self) -> io::Result<u64> {
         Ok(self.log.oldest()?.map_or(self.end.unwrap_or(0), |segment| segment.start))
     }

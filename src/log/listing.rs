@@ -1,6 +1,6 @@
 //! Which segments there are: the oldest, the newest, the one at a position, and those beside it.
 //!
-//! A reader asks for one segment after the other, so that it costs as much as it reads, and not as much as there is.
+//! A reader asks for one segment after the other, so that its cost depends on what it reads and not on the size of the log.
 
 use std::io;
 use std::path::PathBuf;
@@ -15,13 +15,13 @@ pub type SegmentList = Arc<[Segment]>;
 /// killed before it wrote anything there, and the next run began.
 pub type Place = (u64, Option<i64>);
 
-/// What a reader reads from. Each answer is of the moment in which it is given.
+/// The source of a reader. Each answer is a snapshot.
 pub trait Listing {
     /// The oldest segment.
     fn oldest(&self) -> io::Result<Option<Segment>>;
     /// The newest segment.
     fn newest(&self) -> io::Result<Option<Segment>>;
-    /// The last segment that begins at `position` or before it; where none does, the oldest.
+    /// The last segment that begins at `position` or before it; if none does, the oldest.
     fn holding(&self, position: u64) -> io::Result<Option<Segment>>;
     /// The one after this place.
     fn after(&self, place: Place) -> io::Result<Option<Segment>>;
@@ -29,10 +29,10 @@ pub trait Listing {
     fn before(&self, place: Place) -> io::Result<Option<Segment>>;
     /// The oldest of the runs after this one.
     fn after_run(&self, run_id: i64) -> io::Result<Option<Segment>>;
-    /// An answer did not hold: what is remembered is not to be trusted.
+    /// An answer was outdated: cached results must not be trusted.
     fn look_again(&self) {}
 
-    /// The position after the last byte; 0 where there is none.
+    /// The position after the last byte; 0 if there is none.
     fn end(&self) -> io::Result<u64> {
         self.newest()?.map_or(Ok(0), |newest| newest.end())
     }
@@ -108,7 +108,7 @@ macro_rules! listed_each_time {
 }
 pub(super) use listed_each_time;
 
-/// A listing that is what it is.
+/// A fixed listing.
 impl ShortLog for SegmentList {
     fn segments(&self) -> io::Result<SegmentList> {
         Ok(self.clone())

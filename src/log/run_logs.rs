@@ -1,8 +1,8 @@
 //! The logs of all runs as one.
 //!
-//! Nothing here grows with the history. Runs have ids that grow, and each begins in the log where the one before it ended, so the run that
-//! holds a position is found by halves, by looking into the log folders of some runs. The latest run is named by a link. Only where many
-//! ids in a row have no log is `runs/` listed, and that list is kept for as long as the folder says that it is the same.
+//! No cost here grows with the history. Run ids ascend, and each run begins in the log where the one before it ended, so the run that
+//! contains a position is found by binary search over the log folders of some runs. The latest run is named by a link. Only if many
+//! ids in a row have no log is `runs/` listed, and that list is cached until the folder changes.
 
 use std::fs;
 use std::io;
@@ -16,17 +16,17 @@ use super::listing::{Listing, Place, RunLog, SegmentList, holding};
 use super::segment::{Segment, segments_in};
 use crate::latest_run::{RUNS_DIR, latest_run};
 
-/// A folder that changed this short a time ago may change again without another stamp: file systems count in ticks of up to ten
+/// A folder that changed this recently may change again without a new time stamp: file systems count in ticks of up to ten
 /// milliseconds.
 const STAMP_TICK: Duration = Duration::from_millis(50);
 
-/// How many ids in a row are looked at before all that there are are listed.
+/// How many ids in a row are tried before all ids are listed.
 const MISSES_MAX: u32 = 64;
 
-/// Of how many runs the segments are remembered: as many as a tail of lines may come from.
+/// For how many runs the segments are cached: as many as a tail of lines may come from.
 const KNOWN_RUNS_MAX: usize = 256;
 
-/// The logs of all runs. Copies share what they know.
+/// The logs of all runs. Copies share their cache.
 #[derive(Clone, Debug)]
 pub struct RunLogs {
     runtime_dir: PathBuf,
@@ -42,7 +42,7 @@ struct Known {
     logs: Vec<KnownLog>,
     /// The ids that have a directory.
     ids: Option<(Stamp, Arc<[i64]>)>,
-    /// The oldest run that had a log, while `runs/` looked like that.
+    /// The oldest run that had a log when `runs/` had this state.
     first: Option<(Stamp, i64)>,
 }
 
@@ -53,7 +53,7 @@ struct KnownLog {
     segments: SegmentList,
 }
 
-/// When a folder changed last. Two that are alike say that nothing was added or removed between them, if they could be trusted.
+/// When a folder last changed. Two equal stamps mean that nothing was added or removed between them, if both can be trusted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stamp {
     Absent,
@@ -87,7 +87,7 @@ impl RunLogs {
         Self { runtime_dir, runs, floor: Arc::new(AtomicI64::new(1)), known: Arc::default() }
     }
 
-    /// The log of one run, there or not.
+    /// The log of one run, whether or not it exists.
     pub fn of_run(&self, run_id: i64) -> RunLog {
         RunLog { run_id, dir: self.log_dir(run_id) }
     }
@@ -127,10 +127,10 @@ impl RunLogs {
         }
     }
 
-    /// The segments of a run, none where it has no log.
+    /// The segments of a run; none if it has no log.
     fn log(&self, run_id: i64) -> io::Result<SegmentList> {
         let dir = self.log_dir(run_id);
-        // The stamp first: what changes while it is looked at changes the stamp after that.
+        // The stamp is read first: a change during the listing changes the stamp afterwards.
         let stamp = Stamp::of(&dir)?;
         if stamp == Stamp::Absent {
             return Ok([].into());
@@ -238,7 +238,7 @@ impl RunLogs {
         self.last_in(self.floor.load(Ordering::Relaxed)..newest.saturating_add(1))
     }
 
-    /// The log of the last run that begins at `position` or before it; where none does, of the first.
+    /// The log of the last run that begins at `position` or before it; if none does, of the first.
     fn log_holding(&self, position: u64) -> io::Result<Option<SegmentList>> {
         let begins_by = |log: &SegmentList| log.first().is_some_and(|first| first.start <= position);
         let id_of = |log: &SegmentList| log.first().and_then(|first| first.run_id).unwrap_or(0);
@@ -341,11 +341,11 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_comes_in_the_tick_of_the_last_look_is_seen() {
+    fn file_created_in_the_tick_of_the_last_scan_is_found() {
         let dir = tempfile::tempdir().expect("a temp folder");
         let logs = RunLogs::new(dir.path().to_owned());
-        // Where the folder was changed just before the look, another change need not show in its time. Unless the machine stood still
-        // between the two: then that look was no such one.
+        // If the folder was changed just before it was read, another change need not change its time stamp. Unless the machine paused
+        // between the two.
         let deadline = Instant::now() + Duration::from_mins(1);
         loop {
             let began = Instant::now();
@@ -367,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_added_and_removed_shows_at_once() {
+    fn added_and_removed_runs_show_at_once() {
         let dir = tempfile::tempdir().expect("a temp folder");
         let logs = RunLogs::new(dir.path().to_owned());
         assert!(starts(&logs).is_empty());
@@ -389,10 +389,10 @@ mod tests {
     }
 
     #[test]
-    fn each_position_is_found_whatever_runs_have_no_log() {
+    fn each_position_is_found_despite_runs_without_a_log() {
         let dir = tempfile::tempdir().expect("a temp folder");
         let logs = RunLogs::new(dir.path().to_owned());
-        // Gaps of all kinds: folders without a file, ids without a folder, more of them in a row than are looked at one by one.
+        // Gaps of all kinds: folders without a file, ids without a folder, more of them in a row than are tried one by one.
         let with_log: Vec<i64> = [3, 4, 9, 10, 11, 200, 201, 350, 420, 421].into();
         for id in 1..=430 {
             if with_log.contains(&id) {
@@ -422,9 +422,9 @@ mod tests {
         assert_eq!(logs.first_run().expect("a look"), Some(9), "what is below it is not looked for");
     }
 
-    /// With the link, what is not asked for is not looked at: there may be anything.
+    /// With the link, other entries are never read, so they can be anything.
     #[test]
-    fn the_run_directories_are_not_listed_while_ids_follow_each_other() {
+    fn run_directories_are_not_listed_while_ids_are_consecutive() {
         let dir = tempfile::tempdir().expect("a temp folder");
         let logs = RunLogs::new(dir.path().to_owned());
         for id in 1..=500 {

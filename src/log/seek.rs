@@ -52,7 +52,7 @@ fn try_position_at(
     let mut next = log.oldest()?;
     while let Some(first) = next.take() {
         if let Some(mut run_id) = first.run_id.filter(|&run_id| is_before(run_id)) {
-            // However many there are of these, none of their files is looked at.
+            // None of these files is read, whatever their number.
             while is_before(run_id + 1) {
                 run_id += 1;
             }

@@ -73,7 +73,7 @@ impl Segment {
     }
 }
 
-/// A position in a file's name. Somebody may have put a file there by hand: one that says more than the database can hold is none of
+/// A position in a file's name. A user may have put a file there: a position larger than the database can hold is not one of
 /// ours, and with a limit that far below the largest number no sum of a position and a length overflows.
 pub(super) fn position(digits: &str) -> Option<u64> {
     digits.parse().ok().filter(|&position| i64::try_from(position).is_ok())

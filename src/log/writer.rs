@@ -68,7 +68,7 @@ impl SegmentWriter {
         written
     }
 
-    /// Goes on in `dir`, a copy of the folder before, where the present segment is made whole. On an error the next record begins another one.
+    /// Continues in `dir`, a copy of the previous folder, where the current segment is completed. On an error the next record begins a new one.
     pub fn move_to(&mut self, dir: &Path) -> io::Result<()> {
         dir.clone_into(&mut self.dir);
         match DirBuilder::new().mode(0o700).create(dir) {

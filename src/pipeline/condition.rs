@@ -1,6 +1,6 @@
-//! What can be wrong while the server serves: one stable code for each thing, and the list of what is wrong now.
+//! Conditions: the problems that can occur while the server runs, each with a stable code, and the list of current ones.
 //!
-//! Pure, as everything at this level: who finds out that something is wrong says so, and hands in the time.
+//! Pure, like everything at this level: callers report problems, and pass in the time.
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
@@ -11,7 +11,7 @@ use super::UnknownWord;
 use crate::clock::Timestamp;
 
 words! {
-    /// What is wrong, as a word that programs can rely on. In order of importance: the list of conditions has this order.
+    /// A stable code for a problem, in order of importance, which is the order of the list of conditions.
     ConditionCode {
         /// Something happened and is not in the database yet.
         NotRecorded = "not_recorded",
@@ -41,13 +41,13 @@ words! {
         ShimTrouble = "shim_trouble",
         /// Another process continues the paused pipeline.
         PauseNotHolding = "pause_not_holding",
-        /// The disk has kept the server waiting for seconds.
+        /// A call to the disk has lasted for seconds.
         DiskSlow = "disk_slow",
         /// Little space is left on the disk.
         DiskLow = "disk_low",
-        /// A lock file that keeps other servers out is missing and could not be made again.
+        /// A lock file that keeps other servers out is missing and could not be recreated.
         LockMissing = "lock_missing",
-        /// The Unix socket is missing and could not be made again.
+        /// The Unix socket is missing and could not be recreated.
         SocketMissing = "socket_missing",
         /// `server.json` is missing and could not be written again.
         ServerInfoMissing = "server_info_missing",
@@ -67,13 +67,13 @@ pub struct Condition {
     pub detail: String,
 }
 
-/// Everything that is wrong now: at most one condition for each code.
+/// All current problems: at most one condition for each code.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize)]
 #[serde(transparent)]
 pub struct Conditions(Vec<Condition>);
 
 impl Conditions {
-    /// Says that a condition holds, or with `None` that it does not hold any more. One that held already keeps the time of its beginning.
+    /// Sets a condition, or with `None` clears it. A condition that was already set keeps its start time.
     /// Returns whether anything changed.
     pub fn set(&mut self, code: ConditionCode, detail: Option<String>, now: Timestamp) -> bool {
         let place = self.0.binary_search_by_key(&(code as usize), |condition| condition.code as usize);
@@ -95,7 +95,7 @@ impl Conditions {
         }
     }
 
-    /// Both lists together. Where both have a code, this one's sentence stands, and the earlier time.
+    /// Merges both lists. If both have a code, this list's sentence and the earlier time are kept.
     #[must_use]
     pub fn with(&self, other: &Self) -> Self {
         let mut all = self.clone();
@@ -124,8 +124,8 @@ impl Conditions {
         (!details.is_empty()).then(|| details.join("; "))
     }
 
-    /// A number that tells this list from others; 0 when nothing is wrong. Made of what it says and not counted: a later server that finds the same thing wrong
-    /// gives it the same number, and one that finds something else does not.
+    /// A digest of this list; 0 if it is empty. It depends only on the contents: a later server that finds the same problems
+    /// computes the same number, and one that finds other problems does not.
     pub fn digest(&self) -> u64 {
         if self.0.is_empty() {
             return 0;
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn condition_keeps_its_beginning_until_it_has_passed() {
+    fn condition_keeps_its_since_time_until_it_ends() {
         let mut wrong = Conditions::default();
         assert!(wrong.set(ConditionCode::DiskLow, Some("512 KiB".into()), at(1)));
         assert!(!wrong.set(ConditionCode::DiskLow, Some("512 KiB".into()), at(2)), "nothing new");

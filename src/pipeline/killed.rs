@@ -1,24 +1,24 @@
-//! What was killed at the end of a run, for the history: a few names, and how many there were in all.
+//! The processes that were killed at the end of a run, for the history: a few names, and the total.
 
 use serde::{Deserialize, Serialize};
 
 /// A process that was killed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KilledProcess {
-    /// Its process id at the time. It names no process any more.
+    /// Its process id at the time, which is no longer valid.
     pub pid: u32,
-    /// The name that `ps` showed for it; empty where `/proc` did not show one.
+    /// The name that `ps` showed for it; empty if `/proc` did not show one.
     pub name: String,
 }
 
-/// Which processes were killed, in the order in which they were seen. As JSON two keys of the object that it is part of; neither is there
-/// where nothing was killed.
+/// The killed processes, in the order in which they were seen. In JSON, two keys of the enclosing object, both absent
+/// if nothing was killed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Killed {
     /// The first of them.
     #[serde(rename = "killed", default, skip_serializing_if = "Vec::is_empty")]
     pub named: Vec<KilledProcess>,
-    /// How many there were in all. A process that was born and killed between two looks is not counted.
+    /// The total. A process that was born and killed between two scans is not counted.
     #[serde(rename = "killed_count", default, skip_serializing_if = "is_zero")]
     pub count: u64,
 }
@@ -50,7 +50,7 @@ impl Killed {
         self.count == 0
     }
 
-    /// A sentence for people about a run that ended; `asked` where a stop had been asked for. `None` where nothing was killed.
+    /// A sentence for users about a run that ended; `asked` if a stop had been requested. `None` if nothing was killed.
     pub fn at_end(&self, asked: bool) -> Option<String> {
         let were = if self.count == 1 { "was" } else { "were" };
         self.told(&if asked {
@@ -66,7 +66,7 @@ impl Killed {
         self.told(&format!("{were} still running, and {were} killed"))
     }
 
-    /// A sentence for people about processes that live on although they were sent SIGKILL.
+    /// A sentence for users about processes that are still alive after SIGKILL.
     pub fn surviving(&self) -> Option<String> {
         let (are, why) = if self.count == 1 {
             ("is", "it belongs to another user or hangs in the kernel; the run ends when it ends")
@@ -95,7 +95,7 @@ impl Killed {
     }
 }
 
-/// A process chooses its own name. What drives a terminal or turns the reading direction is replaced.
+/// A process chooses its own name. Characters that control a terminal or change the reading direction are replaced.
 fn printable(name: &str) -> String {
     let turns =
         |c| matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}' | '\u{61c}');
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn sentence_names_the_killed_and_counts_the_rest() {
+    fn killed_sentence_names_some_processes_and_counts_the_rest() {
         let all = killed(&["sleep", "node", "python3"]);
         assert_eq!(
             all.at_end(false).as_deref(),
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn names_cannot_drive_a_terminal_and_may_be_unknown() {
+    fn names_are_printable_and_can_be_empty() {
         let mut all = killed(&["a\x1b[2Jb\n\u{202e}c"]);
         assert_eq!(all.named[0].name, "a\u{fffd}[2Jb\u{fffd}\u{fffd}c");
         all.add(5, || None);

@@ -1,8 +1,8 @@
-//! What a start can lack: something of the machine's that is limited, and that may be there a moment later.
+//! The limited resources of the machine that a start can lack, possibly only for a moment.
 
 use serde::{Deserialize, Serialize};
 
-/// What there was none of.
+/// A limited resource.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Lack {
@@ -12,7 +12,7 @@ pub enum Lack {
     Descriptors,
     /// Memory.
     Memory,
-    /// Something that a newer version has a word for.
+    /// A resource that only a newer version knows.
     #[serde(other)]
     Unknown,
 }

@@ -42,7 +42,7 @@ impl Cgroup {
 
     /// The group called `name` below this process's own, there or not. `None` where there is no version 2.
     pub fn below_own(name: &str) -> Option<Self> {
-        // A name that is not UTF-8 elsewhere in these files does no harm; one in our own path leads to no folder.
+        // A name that is not UTF-8 elsewhere in these files is harmless; in our own path it leads to no folder.
         let read = |path| fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
         let (mounts, groups) = (read("/proc/self/mountinfo").ok()?, read("/proc/self/cgroup").ok()?);
         Some(Self { dir: own_dir(&mounts, &groups)?.join(name) })

@@ -12,7 +12,7 @@ use super::{ProcState, read_stat, reap};
 /// Whether a child of this process is alive. A child of a process that dies becomes this one's before anything can see that death, so
 /// without a living child there is no living descendant.
 pub fn has_living_child() -> io::Result<bool> {
-    // Only a living process can stop or be continued. The kernel looks at all children in one step, and where none can do that any more, dead
+    // Only a living process can stop or be continued. The kernel checks all children in one step, and if none can do that any more, dead
     // ones or not, there is nothing to wait for.
     let options = WaitIdOptions::STOPPED | WaitIdOptions::CONTINUED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
     match rustix::process::waitid(WaitId::All, options) {
@@ -31,8 +31,8 @@ fn are_all_seen_dead() -> io::Result<bool> {
     let me = std::process::id();
     let children = children_of(me)?;
     let is_dead = |&pid: &u32| read_stat(pid).is_ok_and(|stat| stat.state == ProcState::Dead);
-    // The list is older than the looks: one that died in between handed its children over after it was made. A second list without a
-    // newcomer says that none did.
+    // The list is older than the checks: a child that died in between passed its children on after the list was made. A second list without a
+    // new child shows that none did.
     Ok(children.iter().all(is_dead) && children_of(me)? == children)
 }
 
@@ -46,7 +46,7 @@ pub fn reap_all_but(keep: Option<u32>) {
     if !matches!(rustix::process::waitid(WaitId::All, look), Ok(Some(_))) {
         return;
     }
-    // One that is not in the list stays a zombie, to be reaped when none is to be kept any more.
+    // A child that is not in the list stays a zombie until no child is kept any more.
     for pid in children_of(std::process::id()).unwrap_or_default().into_iter().filter(|&pid| pid != keep) {
         let _not_ended_yet = reap(pid);
     }

@@ -2,10 +2,10 @@
 //!
 //! The first terminal that a session's leader opens becomes its controlling terminal (`tty_ioctl(4)`, `credentials(7)`): from then on a byte 3
 //! on a serial line is a SIGINT, and a cable that is pulled out is a SIGHUP. So the session is made by a process of its own, the founder,
-//! which bears the pipeline's leader as its sibling (`CLONE_PARENT`) and ends. No other process can become a session's leader.
+//! which creates the pipeline's leader as its sibling (`CLONE_PARENT`) and exits. No other process can become the session's leader.
 //!
 //! With `memory.rs` and `pages.rs` one of the three files that hold `unsafe`: nothing safe makes a sibling, or a child that is in a control
-//! group from its first instruction on. To move it there later costs some milliseconds in which nobody on the machine can fork.
+//! group from its first instruction on. Moving it there later would block every fork on the machine for some milliseconds.
 
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, OsStr, OsString};
@@ -47,7 +47,7 @@ pub struct Launch {
 /// A child that executes its program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Spawned {
-    /// Who it is. Its process id is also its process group, and ours until it is reaped.
+    /// Its identity. Its process id is also its process group, and stays reserved until we reap it.
     pub identity: Identity,
     /// Whether it was born in the control group.
     pub is_in_cgroup: bool,
@@ -79,7 +79,7 @@ pub fn spawn_in_session(launch: &Launch, cgroup: Option<&Cgroup>) -> io::Result<
             Err(io::Error::from_raw_os_error(word_to(error)?))
         }
         [error] => Err(io::Error::from_raw_os_error(word_to(error)?)),
-        _ => Err(io::Error::other("something killed it before it executed the program")),
+        _ => Err(io::Error::other("it was killed before it executed the program")),
     }
 }
 
@@ -90,7 +90,7 @@ fn word_to<T: TryFrom<u64>>(word: u64) -> io::Result<T> {
 /// Writes numbers to the parent, which waits for them.
 fn report(mut reporter: &File, words: &[u64]) {
     let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
-    // A parent that is gone does not want to know any more.
+    // A parent that has exited does not need the result.
     let _parent_reads = reporter.write_all(&bytes);
 }
 
@@ -211,7 +211,7 @@ impl Image {
         })
     }
 
-    /// In the child. Says who it is first, because `/proc` may hide it from its parent once it has become another user's. Returns only an
+    /// In the child. Reports its identity first, because `/proc` may hide it from its parent once it runs as another user. Returns only an
     /// error.
     fn become_it(&self, launch: &Launch, is_in_cgroup: bool, reporter: &File) -> io::Result<std::convert::Infallible> {
         let Identity { pid, start_ticks } = read_stat(std::process::id())?.identity;

@@ -12,9 +12,9 @@ use super::{Stat, is_shortage, read_stat};
 pub struct Descendants {
     /// Every process that was seen, zombies included.
     pub found: Vec<Stat>,
-    /// Which could not be looked at: `/proc` hides them, or they are gone. A child of this process is there until it is reaped.
+    /// The processes that could not be read: `/proc` hides them, or they have ended. A child of this process exists until it is reaped.
     pub unseen: Vec<u32>,
-    /// Whether one was gone before it could be looked at, or cannot be looked at: children of it may have been missed.
+    /// Whether a process had ended before it could be read, or cannot be read: its children may have been missed.
     pub is_torn: bool,
 }
 

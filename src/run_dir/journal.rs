@@ -173,16 +173,16 @@ impl Journal {
         Ok(journal)
     }
 
-    /// What was written, wherever the file's name leads by now.
+    /// What was written, wherever the file's name now leads.
     pub fn read(&self) -> Result<ReadJournal, JournalError> {
         parse_journal(&self.bytes()?)
     }
 
-    /// Goes on in a file at `path`, which gets all that was written and replaces what is there: a copy of an earlier state. On an error all
+    /// Continues in a file at `path`, which gets everything that was written and replaces the copy of an earlier state there. On an error everything
     /// is as it was.
     pub fn move_to(&mut self, path: &Path) -> io::Result<()> {
         let beside = path.with_extension("new");
-        // Left by a kill, or the pipeline's: it is not written to.
+        // Left by a kill, or written by the pipeline: it is not reused.
         let _was_none = fs::remove_file(&beside);
         let file = private_file().read(true).create_new(true).open(&beside)?;
         file.write_all_at(&self.bytes()?, 0)?;
@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn a_journal_whose_file_was_replaced_reads_its_own_and_moves_into_the_copy() {
+    fn journal_reads_its_own_file_after_a_replacement_and_moves_into_the_copy() {
         let dir = tempfile::tempdir().expect("a temp folder");
         let path = dir.path().join("journal.jsonl");
         let mut journal = Journal::create(&path, &header()).expect("creates");

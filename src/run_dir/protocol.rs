@@ -83,7 +83,7 @@ pub enum Command {
         tag: u64,
         /// From TERM to KILL in milliseconds; the run's own where it is absent.
         grace_ms: Option<u64>,
-        /// Who wants it, where that is nobody's request.
+        /// The origin, if no client requested it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         origin: Option<StopOrigin>,
     },
@@ -141,15 +141,15 @@ pub struct Trouble {
     /// Whether that is for want of room on the disk.
     #[serde(default)]
     pub is_disk_full: bool,
-    /// What there was none of, where that is why a run did not begin.
+    /// The resource whose lack kept a run from beginning, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lack: Option<Lack>,
-    /// The same, each thing apart and with its code. An older shim has none.
+    /// The same, each problem separately and with its code. An older shim sends none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub parts: Vec<TroublePart>,
 }
 
-/// One of the things that a shim cannot do.
+/// One of the shim's problems.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TroublePart {
     /// A condition's code. One that the server does not know is from a newer shim.

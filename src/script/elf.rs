@@ -1,6 +1,6 @@
-//! The little of an ELF program that says why it cannot be run: for which processor it is, and which loader it asks for (`elf(5)`).
+//! The parts of an ELF program that explain why it cannot be run: its processor, and the loader that it requests (`elf(5)`).
 //!
-//! Reads what somebody else wrote: each offset is checked, and nothing is read beyond a limit.
+//! The input is untrusted: each offset is checked, and nothing is read beyond a limit.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -14,18 +14,18 @@ const LOADER_BYTES_MAX: u64 = 4096;
 
 const PT_INTERP: u64 = 3;
 
-/// What a program says of itself.
+/// The header data of a program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Elf {
     /// The number of its processor, with 32 or 64 bits.
     machine: u64,
     is_64_bit: bool,
-    /// The loader that the kernel is to run it with; none where it is static.
+    /// The loader with which the kernel runs it; none if it is static.
     pub(super) loader: Option<PathBuf>,
 }
 
 impl Elf {
-    /// Reads it; `None` where it is damaged.
+    /// Reads it; `None` if it is damaged.
     pub(super) fn read(file: &File) -> Option<Self> {
         let mut head = [0; 64];
         // A program of 32 bits may be shorter than the header of one of 64.
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn this_program_is_native_and_its_loader_is_there() {
+    fn own_binary_is_native_and_has_its_loader() {
         let exe = File::open("/proc/self/exe").expect("it runs");
         let elf = Elf::read(&exe).expect("it is one");
         assert!(elf.is_native(), "{elf:?}");
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_program_is_none_and_no_panic() {
+    fn damaged_elf_file_is_rejected_without_a_panic() {
         let whole = fs::read("/proc/self/exe").expect("it runs");
         let head = &whole[..1024];
         for len in 0..130 {

@@ -2,7 +2,7 @@
 //!
 //! Pure. The rules are those of `fs/binfmt_script.c` in Linux 5.1 and later, see `execve(2)`, "Interpreter scripts".
 
-/// How much of a file the kernel looks at (`BINPRM_BUF_SIZE`).
+/// How much of a file the kernel reads (`BINPRM_BUF_SIZE`).
 pub(super) const HEAD_BYTES: usize = 256;
 
 /// The byte order mark of UTF-8, which editors on Windows put in front of a text.
@@ -11,25 +11,25 @@ const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 /// What a file begins with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Beginning<'h> {
-    /// A first line that names an interpreter, and at most one argument, blanks within it and all.
+    /// A first line that names an interpreter, and at most one argument, including the blanks within it.
     Interpreter { path: &'h [u8], argument: Option<&'h [u8]> },
-    /// `#!` and nothing that the kernel takes for an interpreter: no name, or one that is too long.
+    /// `#!` without a valid interpreter: no name, or a name that is too long.
     NoInterpreter,
-    /// Text without `#!`; `is_empty` where there is nothing at all.
+    /// Text without `#!`; `is_empty` if the file is empty.
     Text { is_empty: bool },
     /// A line that ends with CR LF.
     WindowsLine,
     /// A byte order mark of UTF-8.
     ByteOrderMark,
-    /// Text in UTF-16, of which neither the kernel nor a shell understands anything.
+    /// Text in UTF-16, which neither the kernel nor a shell can read.
     Utf16,
     /// A program in the ELF format.
     Elf,
-    /// Something else that is no text.
+    /// Other binary data.
     Binary,
 }
 
-/// Reads the first [`HEAD_BYTES`] of a file, fewer where it is shorter.
+/// Reads the first [`HEAD_BYTES`] of a file, or fewer if it is shorter.
 pub(super) fn beginning(head: &[u8]) -> Beginning<'_> {
     let head = &head[..head.len().min(HEAD_BYTES)];
     if head.starts_with(b"\x7fELF") {
@@ -60,7 +60,7 @@ pub(super) fn beginning(head: &[u8]) -> Beginning<'_> {
     interpreter(named, newline.is_none() && head.len() == HEAD_BYTES)
 }
 
-/// What follows `#!`. Of a line that goes on beyond what the kernel looks at only a name that ends within that is believed.
+/// The part after `#!`. If the line is longer than the kernel reads, only a name that ends within that part is valid.
 fn interpreter(named: &[u8], is_cut: bool) -> Beginning<'_> {
     let named = trim_blanks(named);
     let end = named.iter().position(|&byte| is_blank(byte) || byte == 0);
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn a_first_line_is_read_as_the_kernel_reads_it() {
+    fn first_line_is_parsed_like_the_kernel_parses_it() {
         for (head, read_as) in [
             (&b"#!/bin/bash\necho"[..], interpreter(b"/bin/bash", None)),
             (b"#!/bin/sh", interpreter(b"/bin/sh", None)),
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_the_kernel_cannot_see_the_end_of_is_none() {
+    fn truncated_interpreter_name_is_rejected() {
         let long = [b"#!/".as_slice(), &[b'x'; 300], b"\n"].concat();
         assert_eq!(beginning(&long), Beginning::NoInterpreter);
         let cut_argument = [b"#!/bin/sh ".as_slice(), &[b'x'; 300], b"\n"].concat();
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn no_bytes_are_read_beyond_their_end() {
+    fn first_line_parser_never_reads_beyond_its_input() {
         let bytes = b"#!\n\0 \t\r/\xef\xbb\xbfx\x7fELF\xff\xfe";
         for from in 0..bytes.len() {
             for to in from..=bytes.len() {

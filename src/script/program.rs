@@ -1,7 +1,7 @@
-//! How a script is run, and why it cannot be: every sentence about that stands here.
+//! How a script is run, and why it cannot be run: all error sentences about that are here.
 //!
-//! Looks, and changes nothing. A start asks before its run is committed, so that what can be known leaves no failed run behind; the shim
-//! asks again after execve(2) has failed, for a file can change in between and some answers are the kernel's alone.
+//! Reads only, and changes nothing. A start checks before its run is committed, so that a detectable problem leaves no failed run behind; the shim
+//! checks again after execve(2) has failed, because a file can change in between and only the kernel can detect some problems.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
@@ -17,16 +17,16 @@ use super::elf::Elf;
 use super::first_line::{Beginning, HEAD_BYTES, beginning};
 use super::quoted;
 
-/// Where a program without a slash in its name is looked for when there is no `PATH`, as in `process/spawn.rs`.
+/// Where a program without a slash in its name is searched for if there is no `PATH`, as in `process/spawn.rs`.
 const PATH_DEFAULT: &str = "/bin:/usr/bin";
 
-/// So much of a `PATH` is shown in a sentence, in characters.
+/// The longest `PATH` that a sentence shows, in characters.
 const SHOWN_PATH_CHARS: usize = 300;
 
 /// What runs a text that names no interpreter.
 const SHELL: &str = "bash";
 
-/// Endings of texts that a shell can make nothing good of, with what runs them.
+/// File name endings of scripts that a shell cannot run, with their interpreters.
 const OTHER_LANGUAGES: [(&str, &str); 9] = [
     ("py", "python3"),
     ("js", "node"),
@@ -42,9 +42,9 @@ const OTHER_LANGUAGES: [(&str, &str); 9] = [
 /// What to execute.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Program {
-    /// The file, absolute and without links; or its interpreter: as the first line names it, or `bash`, wherever `PATH` has it.
+    /// The file, absolute and without links; or its interpreter: as the first line names it, or `bash` from `PATH`.
     pub program: PathBuf,
-    /// What comes in front of the client's arguments where the program is an interpreter: its own argument, if the first line has one, and
+    /// The arguments before the client's if the program is an interpreter: its own argument, if the first line has one, and
     /// the script.
     pub args: Vec<PathBuf>,
 }
@@ -62,7 +62,7 @@ pub struct Attempt<'a> {
     pub search_path: Option<&'a OsStr>,
 }
 
-/// Why a file cannot be run although it is there. Each text is a sentence that says what to do.
+/// Why an existing file cannot be run. Each text is a sentence that says what to do.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unrunnable {
     /// The first line ends with CR LF.
@@ -81,7 +81,7 @@ pub enum Unrunnable {
     )]
     Utf16(String),
     /// `#!` without a usable name.
-    #[error("the first line of {0} names no interpreter; a line such as `#!/bin/bash` does")]
+    #[error("the first line of {0} names no interpreter; write a line such as `#!/bin/bash`")]
     NoInterpreter(String),
     /// The interpreter is not there.
     #[error("{interpreter}, named in the first line of {script}, does not exist; install it, or correct that line")]
@@ -101,19 +101,19 @@ pub enum Unrunnable {
         /// What is wrong with it.
         reason: &'static str,
     },
-    /// `env` would look for it in vain.
+    /// `env` would not find it.
     #[error(
         "{interpreter}, named in the first line of {script}, was not found in PATH ({path}); install it, or set PATH for the server or for this start"
     )]
     NotInPath {
-        /// What `env` is told to run.
+        /// The program that `env` is to run.
         interpreter: String,
         /// The script.
         script: String,
-        /// Where it was looked for.
+        /// Where it was searched for.
         path: String,
     },
-    /// `env` takes one name there, and more was given.
+    /// `env` takes one name there, and the line has more.
     #[error(
         "the first line of {script} passes {name:?} to env as one name; to pass arguments to {interpreter}, write `#!/usr/bin/env -S {name}`"
     )]
@@ -132,12 +132,12 @@ pub enum Unrunnable {
     NoShell {
         /// The script.
         script: String,
-        /// Where it was looked for.
+        /// Where it was searched for.
         path: String,
     },
     /// A text of another language, which would be given to bash.
     #[error(
-        "{script} does not say what runs it, and bash would treat it as a shell script; add a first line such as `#!/usr/bin/env {interpreter}`"
+        "{script} does not name its interpreter, and bash would treat it as a shell script; add a first line such as `#!/usr/bin/env {interpreter}`"
     )]
     OtherLanguage {
         /// The script.
@@ -149,7 +149,7 @@ pub enum Unrunnable {
     #[error("{0} is a program, not a script, and its execute bit is not set; set it with `chmod +x {0}`")]
     NoExecuteBit(String),
     /// Its execute bit is for others.
-    #[error("this server's user may not execute {0}; allow that with `chmod a+x {0}`, or give the file to that user")]
+    #[error("the server's user cannot execute {0}; allow it with `chmod a+x {0}`, or give the file to that user")]
     NotAllowed(String),
     /// The file system forbids it.
     #[error("{script} is on a file system that is mounted noexec; {advice}")]
@@ -169,18 +169,18 @@ pub enum Unrunnable {
         /// The path in its header.
         loader: String,
     },
-    /// It could not be looked at.
-    #[error("{script} could not be read: {reason}; let the server's user read it")]
+    /// It could not be read.
+    #[error("{script} could not be read: {reason}; give the server's user permission to read it")]
     Unreadable {
         /// The script.
         script: String,
-        /// What the kernel said.
+        /// The kernel's error.
         reason: String,
     },
 }
 
 impl Attempt<'_> {
-    /// How it is run: with its execute bit as it is, otherwise by the interpreter that its first line names, otherwise by `bash`.
+    /// How it is run: directly if it has its execute bit, otherwise by the interpreter that its first line names, otherwise by `bash`.
     pub fn program(&self) -> Result<Program, Unrunnable> {
         let script = || quoted(self.name);
         let unreadable = |error: &io::Error| Unrunnable::Unreadable { script: script(), reason: error.to_string() };
@@ -210,17 +210,17 @@ impl Attempt<'_> {
                 Ok(if has_execute_bit { self.as_it_is() } else { self.by(path, argument) })
             }
             Beginning::Elf if has_execute_bit => self.check_loader(&file).map(|()| self.as_it_is()),
-            // Whether the kernel has somebody for it, binfmt_misc for example, is the kernel's to say.
+            // Only the kernel knows whether it has a handler for it, for example in binfmt_misc.
             Beginning::Text { .. } | Beginning::Binary if has_execute_bit => Ok(self.as_it_is()),
             Beginning::Elf | Beginning::Binary => Err(Unrunnable::NoExecuteBit(script())),
             Beginning::Text { .. } => self.by_shell(),
         }
     }
 
-    /// Why execve(2) has failed, for people: the cause where it can be seen, else what the kernel said.
+    /// Why execve(2) has failed, as a sentence: the cause if it can be found, else the kernel's error.
     pub fn explain(&self, error: &io::Error) -> String {
         let errno = error.raw_os_error().map(Errno::from_raw_os_error);
-        // Of these the file itself tells nothing.
+        // The file itself does not explain these errors.
         let is_its_fault = !matches!(errno, Some(Errno::TOOBIG | Errno::NOMEM | Errno::AGAIN | Errno::TXTBSY | Errno::IO));
         if is_its_fault && let Err(why) = self.program() {
             return why.to_string();
@@ -229,16 +229,16 @@ impl Attempt<'_> {
         let advice = match errno {
             Some(Errno::NOEXEC) => return self.explain_no_format(),
             Some(Errno::NOENT | Errno::NOTDIR) if !self.cwd.is_dir() => {
-                format!("its working directory {} is not there any more", self.cwd.display())
+                format!("its working directory {} no longer exists", self.cwd.display())
             }
-            Some(Errno::NOENT | Errno::NOTDIR) => "did somebody remove it at this moment?".to_owned(),
+            Some(Errno::NOENT | Errno::NOTDIR) => "it may just have been removed".to_owned(),
             Some(Errno::ACCESS | Errno::PERM) => {
-                "may the server's user execute it, and enter its folder and its working directory?".to_owned()
+                "check that the server's user can execute it and can enter its folder and its working directory".to_owned()
             }
             Some(Errno::TOOBIG) => "its arguments and environment are too long".to_owned(),
-            Some(Errno::TXTBSY) => "another process has it open for writing; wait until that is done".to_owned(),
+            Some(Errno::TXTBSY) => "another process has it open for writing; wait until it is closed".to_owned(),
             Some(Errno::LOOP) => {
-                "its interpreter is a script whose interpreter is a script, and so on, too many times".to_owned()
+                "its interpreter is a script whose interpreter is also a script, and so on, too many levels deep".to_owned()
             }
             _ => return format!("{script} could not be run: {error}"),
         };
@@ -254,13 +254,13 @@ impl Attempt<'_> {
             (Some(Some(elf)), _) if !elf.is_native() => {
                 format!("it is a program for {}, and this machine is {}", elf.machine(), std::env::consts::ARCH)
             }
-            (Some(_), _) => "it is a program, and damaged".to_owned(),
+            (Some(_), _) => "it is a damaged program".to_owned(),
             (None, Beginning::Text { is_empty: true }) => "it is empty".to_owned(),
             (None, Beginning::Text { is_empty: false }) => format!(
-                "its execute bit is set and it does not say what runs it; add a first line such as `#!/bin/bash`, or remove the bit \
+                "its execute bit is set, but its first line names no interpreter; add a first line such as `#!/bin/bash`, or remove the bit \
                  (`chmod -x {script}`) and bash runs it"
             ),
-            (None, _) => "it is in no format that this machine can run".to_owned(),
+            (None, _) => "this machine cannot run its format".to_owned(),
         };
         format!("{script} could not be run: {reason}")
     }
@@ -294,7 +294,7 @@ impl Attempt<'_> {
         Ok(Program { program: SHELL.into(), args: vec![self.file.to_owned()] })
     }
 
-    /// The execute bit is there; whether it is for this user, and on a file system that heeds it.
+    /// The execute bit is set: checks whether it applies to this user and the file system honours it.
     fn check_executable(&self) -> Result<(), Unrunnable> {
         match rustix::fs::access(self.file, Access::EXEC_OK) {
             Err(Errno::ACCESS) if is_noexec(self.file) => {
@@ -304,12 +304,12 @@ impl Attempt<'_> {
                 });
                 let mut advice = "copy it to another file system".to_owned();
                 if is_text {
-                    advice = format!("{advice}, or remove its execute bit (`chmod -x {script}`) and its interpreter runs it");
+                    advice = format!("{advice}, or remove its execute bit (`chmod -x {script}`) to run it with its interpreter");
                 }
                 Err(Unrunnable::NoExec { script, advice })
             }
             Err(Errno::ACCESS) => Err(Unrunnable::NotAllowed(quoted(self.name))),
-            // Anything else is the kernel's to say.
+            // The kernel reports everything else.
             Ok(()) | Err(_) => Ok(()),
         }
     }
@@ -322,12 +322,12 @@ impl Attempt<'_> {
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
                 return Err(Unrunnable::MissingInterpreter { interpreter, script });
             }
-            // What cannot be looked at may be there for the kernel.
+            // The kernel may be able to use an interpreter that cannot be read here.
             Err(_) => {}
             Ok(metadata) if !metadata.is_file() => return Err(bad("it is not a program")),
             Ok(_) => match rustix::fs::access(&named, Access::EXEC_OK) {
                 Err(Errno::ACCESS) if is_noexec(&named) => return Err(bad("it is on a file system that is mounted noexec")),
-                Err(Errno::ACCESS) => return Err(bad("this server's user may not execute it")),
+                Err(Errno::ACCESS) => return Err(bad("the server's user cannot execute it")),
                 Ok(()) | Err(_) => {}
             },
         }
@@ -337,7 +337,7 @@ impl Attempt<'_> {
         }
     }
 
-    /// `env` looks for a program in `PATH`, and where there is none the run would end at once with code 127.
+    /// `env` searches for the program in `PATH`; if it is missing, the run would end at once with code 127.
     fn check_env(&self, argument: &[u8]) -> Result<(), Unrunnable> {
         let argument = String::from_utf8_lossy(argument).into_owned();
         let is_plain = |word: &str| !word.starts_with('-') && !word.contains(['=', '/', '"', '\'', '\\', '$', '#']);
@@ -368,7 +368,7 @@ impl Attempt<'_> {
         }
     }
 
-    /// Whether a folder of `PATH` has something of that name that may be executed, or that nobody can tell.
+    /// Whether a folder of `PATH` has an executable of that name, or cannot be checked.
     fn is_in_path(&self, name: &[u8]) -> bool {
         let path = self.search_path.unwrap_or(OsStr::new(PATH_DEFAULT));
         std::env::split_paths(path).any(|folder| {
@@ -393,11 +393,11 @@ impl Attempt<'_> {
     }
 }
 
-/// Opens what was a regular file a moment ago. Should it be a pipe by now nobody waits for its other end.
+/// Opens a file that was regular a moment ago. If it is a pipe now, this does not wait for its other end.
 fn open(path: &Path) -> io::Result<File> {
     let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits();
     let file = OpenOptions::new().read(true).custom_flags(i32::try_from(flags).unwrap_or(0)).open(path)?;
-    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("it is no regular file any more")) }
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("it is no longer a regular file")) }
 }
 
 fn read_head(file: &File) -> io::Result<Vec<u8>> {

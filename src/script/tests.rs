@@ -41,7 +41,7 @@ fn program(root: &Path, name: &str) -> Result<Program, Unrunnable> {
 }
 
 #[test]
-fn a_script_in_the_root_is_found_by_any_of_its_names() {
+fn script_in_the_root_resolves_by_each_of_its_names() {
     let (_dir, root) = a_root();
     let absolute = root.join("plain.sh").display().to_string();
     for (name, found) in [
@@ -59,7 +59,7 @@ fn a_script_in_the_root_is_found_by_any_of_its_names() {
 }
 
 #[test]
-fn nothing_outside_of_the_root_is_found_by_any_name() {
+fn no_name_resolves_outside_the_root() {
     let (_dir, root) = a_root();
     let beside = root.with_file_name("secret.sh").display().to_string();
     let names = [
@@ -88,7 +88,7 @@ fn nothing_outside_of_the_root_is_found_by_any_name() {
 }
 
 #[test]
-fn what_is_no_script_is_refused_by_its_name() {
+fn file_that_is_not_a_script_is_refused_by_name() {
     let (_dir, root) = a_root();
     let long = "x".repeat(5_000);
     let long_part = format!("sub/{}", "x".repeat(256));
@@ -106,7 +106,7 @@ fn what_is_no_script_is_refused_by_its_name() {
 }
 
 #[test]
-fn a_root_is_resolved_anew_each_time() {
+fn root_is_resolved_again_each_time() {
     let (_dir, root) = a_root();
     let link = root.with_file_name("current");
     symlink("root", &link).expect("links");
@@ -120,7 +120,7 @@ fn a_root_is_resolved_anew_each_time() {
 }
 
 #[test]
-fn the_command_that_was_meant_is_told() {
+fn refusal_suggests_the_intended_command() {
     let (_dir, root) = a_root();
     let said = |name: &str, args: &[&str]| {
         let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
@@ -147,7 +147,7 @@ fn the_command_that_was_meant_is_told() {
 }
 
 #[test]
-fn a_script_is_run_as_it_is_or_by_what_its_first_line_names_or_by_bash() {
+fn script_is_executed_directly_or_by_its_interpreter_or_by_bash() {
     let (_dir, root) = a_root();
     let by = |program: &str, args: &[&str], name: &str| {
         let args = args.iter().map(PathBuf::from).chain([root.join(name)]).collect();
@@ -179,13 +179,13 @@ fn a_script_is_run_as_it_is_or_by_what_its_first_line_names_or_by_bash() {
             assert_eq!(self::program(&root, name), Ok(Program { program: root.join(name), args: vec![] }), "{name}");
         }
     }
-    // Only the kernel knows whether somebody runs these.
+    // Only the kernel knows whether it has a handler for these.
     write(&root, "odd", b"no first line", 0o755);
     assert_eq!(program(&root, "odd"), Ok(Program { program: root.join("odd"), args: vec![] }));
 }
 
 #[test]
-fn a_script_that_cannot_be_run_is_refused_with_its_cause() {
+fn start_refuses_an_unrunnable_script_with_the_cause() {
     let (_dir, root) = a_root();
     let elf = fs::read("/proc/self/exe").expect("it runs");
     for (name, text, cause, advice) in [
@@ -196,7 +196,7 @@ fn a_script_that_cannot_be_run_is_refused_with_its_cause() {
         ("x.sh", b"#!  \n", "names no interpreter", "#!/bin/bash"),
         ("x.py", b"#!/usr/bin/python9\n", "/usr/bin/python9, named in the first line of x.py, does not exist", "install it"),
         ("x.py", b"#!/usr\n", "/usr, named in the first line of x.py, cannot be executed", "it is not a program"),
-        ("x.py", b"#!/etc/passwd\n", "/etc/passwd, named in the first line of x.py", "may not execute it"),
+        ("x.py", b"#!/etc/passwd\n", "/etc/passwd, named in the first line of x.py", "cannot execute it"),
         (
             "x.py",
             b"#!/usr/bin/env python9\n",
@@ -216,7 +216,7 @@ fn a_script_that_cannot_be_run_is_refused_with_its_cause() {
         ("x.sh", &b"echo hi\r\n"[..], "Windows line endings", "sed -i"),
         ("tool", &elf[..4096], "its execute bit is not set", "chmod +x tool"),
         ("tool", b"MZ\0\0", "its execute bit is not set", "chmod +x tool"),
-        ("train.py", b"import os\n", "does not say what runs it", "#!/usr/bin/env python3"),
+        ("train.py", b"import os\n", "does not name its interpreter", "#!/usr/bin/env python3"),
     ] {
         write(&root, name, text, 0o644);
         let said = program(&root, name).expect_err(cause).to_string();
@@ -230,7 +230,7 @@ fn a_script_that_cannot_be_run_is_refused_with_its_cause() {
 }
 
 #[test]
-fn a_shell_and_an_interpreter_are_looked_for_in_the_path_that_the_run_gets() {
+fn bash_and_interpreters_are_searched_in_the_path_of_the_run() {
     let (_dir, root) = a_root();
     write(&root, "x.py", b"#!/usr/bin/env tool9\n", 0o755);
     write(&root, "sub/tool9", b"#!/bin/sh\n", 0o644);
@@ -251,7 +251,7 @@ fn a_shell_and_an_interpreter_are_looked_for_in_the_path_that_the_run_gets() {
 }
 
 #[test]
-fn a_program_whose_loader_is_missing_is_refused_with_its_name() {
+fn program_with_a_missing_loader_is_refused_with_the_loaders_name() {
     let (_dir, root) = a_root();
     let mut elf = fs::read("/proc/self/exe").expect("it runs");
     let loader = b"/lib64/ld-linux-x86-64.so.2\0";
@@ -268,7 +268,7 @@ fn a_program_whose_loader_is_missing_is_refused_with_its_name() {
 }
 
 #[test]
-fn what_the_kernel_said_is_explained() {
+fn kernel_error_is_explained() {
     let (_dir, root) = a_root();
     let said = |name: &str, cwd: &Path, errno: Errno| {
         let file = root.join(name);
@@ -283,22 +283,22 @@ fn what_the_kernel_said_is_explained() {
         (said("text", &root, Errno::NOEXEC), "chmod -x text"),
         (said("empty", &root, Errno::NOEXEC), "it is empty"),
         (said("foreign", &root, Errno::NOEXEC), "a program for processor type 51966, and this machine is"),
-        (said("exec.sh", &root.join("gone"), Errno::NOENT), "gone is not there any more"),
+        (said("exec.sh", &root.join("gone"), Errno::NOENT), "gone no longer exists"),
         (said("exec.sh", &root, Errno::TOOBIG), "too long"),
         (said("exec.sh", &root, Errno::TXTBSY), "open for writing"),
-        (said("exec.sh", &root, Errno::ACCESS), "may the server's user execute it"),
+        (said("exec.sh", &root, Errno::ACCESS), "check that the server's user can execute it"),
         (said("exec.sh", &root, Errno::IO), "exec.sh could not be run: Input/output error"),
     ];
     for (said, cause) in sayings {
         assert!(said.contains(cause) && said.contains(" could not be run: "), "{said}");
     }
-    // Changed since it was looked at: the cause, and not what the kernel makes of it.
+    // The file has changed since the check: the sentence names the cause, not the kernel's error.
     write(&root, "exec.sh", b"#!/bin/sh\r\n", 0o755);
     assert!(said("exec.sh", &root, Errno::NOENT).contains("Windows line endings"));
 }
 
 #[test]
-fn a_link_to_a_name_that_is_not_utf_8_is_followed() {
+fn link_to_a_name_that_is_not_utf_8_is_followed() {
     let (_dir, root) = a_root();
     let odd = OsString::from_vec(b"\xff\xfe.sh".to_vec());
     fs::write(root.join(&odd), "echo hi\n").expect("writes");

@@ -1,7 +1,7 @@
-//! How a server ends: the signals that tell it to, and what becomes of the run where the server's end is the end of every process around it.
+//! How a server ends: the signals that request it, and stopping the run if the end of the server would kill all processes around it.
 //!
-//! Process 1 of a PID namespace takes all others along when it ends (`pid_namespaces(7)`), and so does a small init, which ends with its one
-//! child. There the run is stopped first, as by a client, while the server goes on serving.
+//! When process 1 of a PID namespace ends, the kernel kills all others (`pid_namespaces(7)`); a small init as process 1 ends with its one
+//! child. There the run is stopped first, as by a client, while the server keeps serving.
 
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::net::UnixStream;
@@ -19,13 +19,13 @@ use crate::process;
 use crate::run_dir::{Runs, read_header};
 use crate::supervisor::{ActionError, Ask, Handle, Snapshot};
 
-/// The longest grace of a run that is stopped without anybody having asked for it: container engines kill all that is left after 10 seconds.
+/// The longest grace of a run that is stopped without a request: container engines kill all remaining processes after 10 seconds.
 const GRACE_MAX: Duration = Duration::from_secs(8);
 
 /// How often a stop is looked at that is under way, and a run that cannot be stopped at this moment, because it is just being started.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// For how long that is done beyond its grace.
+/// For how long to try that beyond its grace.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Inits that start one program, pass signals on to it, and end when it does, as `ps` names them: those of Docker, Podman and others.
@@ -34,9 +34,9 @@ const SMALL_INITS: [&str; 5] = ["tini", "tini-static", "docker-init", "dumb-init
 /// The byte that says that the supervisor has ended. A signal writes another.
 pub(super) const SUPERVISOR_ENDED: u8 = b'!';
 
-/// What rings.
+/// What woke the alarm.
 pub(super) enum Rung {
-    /// A signal told the server to end.
+    /// A signal asked the server to exit.
     Signal,
     /// The supervisor has ended by itself.
     SupervisorEnded,
@@ -44,14 +44,14 @@ pub(super) enum Rung {
     Nothing,
 }
 
-/// Sleeps until a signal, or until somebody rings.
+/// Sleeps until a signal arrives or a bell rings.
 pub(super) struct Alarm {
     stream: UnixStream,
     bell: UnixStream,
 }
 
 impl Alarm {
-    /// Catches the signals from now on. A terminal that closes, or Ctrl-\, is one to end as well, unless it was to be ignored (`nohup(1)`).
+    /// Catches the signals from now on. A closing terminal and Ctrl-\ also request the end, unless they were ignored from the start (`nohup(1)`).
     pub(super) fn set() -> io::Result<Self> {
         let (stream, bell) = UnixStream::pair()?;
         for number in [SIGTERM, SIGINT, SIGHUP, SIGQUIT] {
@@ -88,11 +88,11 @@ impl Alarm {
     }
 }
 
-/// Why this server stops the run when it is told to end; `None` where the run goes on.
+/// Why this server stops the run when it is asked to exit; `None` if the run keeps running.
 pub(super) struct StopsRun {
-    /// For people, to be read after "because".
+    /// Shown after "because".
     pub(super) why: &'static str,
-    /// The longest grace, where nobody asked for this.
+    /// The longest grace, if the setting did not request the stop.
     grace_max: Option<Duration>,
 }
 
@@ -101,14 +101,14 @@ impl StopsRun {
         let by_itself = |why| Some(Self { why, grace_max: Some(GRACE_MAX) });
         match on_term {
             OnTerm::Leave => None,
-            OnTerm::Stop => Some(Self { why: "AUTOAPPDEV_ON_TERM says so", grace_max: None }),
-            OnTerm::Auto if std::process::id() == 1 => by_itself("process 1 takes every process with it when it ends"),
-            OnTerm::Auto if is_below_small_init() => by_itself("process 1 ends with this server and takes every process with it"),
+            OnTerm::Stop => Some(Self { why: "AUTOAPPDEV_ON_TERM is stop", grace_max: None }),
+            OnTerm::Auto if std::process::id() == 1 => by_itself("the end of process 1 kills every process"),
+            OnTerm::Auto if is_below_small_init() => by_itself("process 1 ends with this server, which kills every process"),
             OnTerm::Auto => None,
         }
     }
 
-    /// Stops the run. Another signal shortens the grace to nothing. Returns the run that was stopped; what could not be stopped is left.
+    /// Stops the run. Another signal shortens the grace to nothing. Returns the run that was stopped; a run that could not be stopped is left.
     pub(super) fn stop(&self, alarm: &Alarm, supervisor: &Handle, runtime_dir: &Path) -> io::Result<Option<i64>> {
         let mut stopped = None;
         let mut patience_until = None;
@@ -121,7 +121,7 @@ impl StopsRun {
             let until = *patience_until.get_or_insert_with(|| Instant::now() + grace.unwrap_or_default() + PATIENCE);
             if snapshot.allowed.contains(&Action::Stop) {
                 stopped = stopped.or(snapshot.run_id);
-                ::log::info!("told to end: the run is stopped first, because {}", self.why);
+                ::log::info!("asked to exit; stopping the run first, because {}", self.why);
                 match ask(alarm, supervisor, grace)? {
                     Ok(()) | Err(ActionError::Refused(_)) => {}
                     Err(error) => {
@@ -178,7 +178,7 @@ fn is_below_small_init() -> bool {
     parent.is_some_and(Pid::is_init) && process::name_of(1).is_some_and(|name| SMALL_INITS.contains(&name.as_str()))
 }
 
-/// As process 1, takes the dead out of the process table that others leave to it: orphans of the whole namespace.
+/// As process 1, reaps the orphans of the whole namespace.
 pub(super) fn reap_orphans() -> io::Result<()> {
     if std::process::id() != 1 {
         return Ok(());

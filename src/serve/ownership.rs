@@ -1,4 +1,4 @@
-//! What one server alone may have: the runtime directory and the database, each with its lock. What is made for that is taken away where
+//! Exclusive ownership of the runtime directory and the database, each with its lock. Files created for that are removed if
 //! the start fails.
 //!
 //! Part of `serve`. If killed here: the locks fall by themselves.
@@ -25,18 +25,18 @@ use crate::server_info::{LOCK_FILE, ServerInfo};
 /// Beside the database: held by the server that uses it, and names that server's runtime directory.
 pub(super) const DATABASE_LOCK_SUFFIX: &str = "-server.lock";
 
-/// How long a killed server's lock and port are waited for, and how often they are tried.
+/// How long to wait for a killed server's lock and port, and how often to try.
 const LET_GO_LIMIT: Duration = Duration::from_millis(500);
-/// The same once the server before is seen to be dead: what a child that it had just made still holds falls with that one's exec, which a
-/// machine that has too much to do puts off.
+/// The same once the previous server is known to be dead: a child that it had just forked releases its descriptors at its exec, which a
+/// busy machine delays.
 const LET_GO_LIMIT_OF_DEAD: Duration = Duration::from_secs(10);
 const LET_GO_LOOK: Duration = Duration::from_millis(2);
 
-/// How often a runtime directory is made that others take away meanwhile.
+/// How often to create a runtime directory that another process removes meanwhile.
 const OWN_TRIES: usize = 10;
 
-/// Makes the runtime directory and takes it, or says who has it; its path without links. Both the directory, whose lock nobody takes away
-/// by removing a file that looks like left over, and the file in it, which is all that earlier versions look at.
+/// Creates and locks the runtime directory, or names its owner; returns its path without links. Locks both the directory, whose lock does not vanish
+/// with a file that looks like a leftover, and the file in it, which is the only lock that earlier versions check.
 pub(super) fn own(path: &Path, made: &mut Made) -> anyhow::Result<(PathBuf, [File; 2])> {
     for _ in 0..OWN_TRIES {
         let runtime_dir = create_private_dir(path).and_then(|()| path.canonicalize()).with_context(|| {
@@ -47,10 +47,10 @@ pub(super) fn own(path: &Path, made: &mut Made) -> anyhow::Result<(PathBuf, [Fil
             return Ok((runtime_dir, locks));
         }
     }
-    bail!("cannot lock {}: it is removed again and again", path.display())
+    bail!("cannot lock {}: it is removed repeatedly; stop whatever removes it", path.display())
 }
 
-/// `None` where the directory was taken away meanwhile, as a server does that had made it and could not start.
+/// `None` if the directory was removed meanwhile, for example by a server that had created it and could not start.
 fn own_existing(runtime_dir: &Path, made: &mut Made) -> anyhow::Result<Option<[File; 2]>> {
     let take = |what: &File| {
         let taken = || Ok(rustix::fs::flock(what, FlockOperation::NonBlockingLockExclusive)?);
@@ -65,7 +65,7 @@ fn own_existing(runtime_dir: &Path, made: &mut Made) -> anyhow::Result<Option<[F
         opened => opened.with_context(|| format!("cannot open {}", runtime_dir.display()))?,
     };
     match take(&dir) {
-        // Not every file system has locks for folders: the file's has to do there.
+        // Not every file system can lock folders: there the lock of the file must suffice.
         Err(error) if error.kind() != io::ErrorKind::WouldBlock => {}
         taken => taken.map_err(|error| refused(runtime_dir, error))?,
     }
@@ -83,16 +83,16 @@ fn own_existing(runtime_dir: &Path, made: &mut Made) -> anyhow::Result<Option<[F
 
 pub(super) fn owned_already(runtime_dir: &Path, info: Option<&ServerInfo>) -> anyhow::Error {
     let who = info.map_or_else(
-        || "another server, which is just beginning,".to_owned(),
+        || "another server, which is starting,".to_owned(),
         |info| match info.address {
             Some(address) => format!("the server with pid {} at http://{address}/", info.pid),
             None => format!("the server with pid {}", info.pid),
         },
     );
-    anyhow!("{who} has {} already; use that one, or set AUTOAPPDEV_RUNTIME_DIR to another folder", runtime_dir.display())
+    anyhow!("{who} already uses {}; use that server, or set AUTOAPPDEV_RUNTIME_DIR to another folder", runtime_dir.display())
 }
 
-/// Opens a lock file, and says whether it was made for that.
+/// Opens a lock file, and reports whether this created it.
 fn open_lock(path: &Path) -> io::Result<(File, bool)> {
     match private_file().read(true).create_new(true).open(path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok((private_file().read(true).open(path)?, false)),
@@ -100,17 +100,17 @@ fn open_lock(path: &Path) -> io::Result<(File, bool)> {
     }
 }
 
-/// The database's lock, and the file that has it.
+/// The database's lock, and its file.
 pub(super) struct OwnDatabase {
     lock: File,
     path: PathBuf,
-    /// The runtime directory that it belongs to until now.
+    /// The runtime directory that has owned it so far.
     owner: PathBuf,
 }
 
 impl OwnDatabase {
-    /// Takes the database. Two servers on one database, or one that was given another runtime directory while a run lives, would call each
-    /// other's run lost. One that lies in the runtime directory is no exception: a server with another one can be given it too.
+    /// Locks the database. Two servers on one database, or a server that gets another runtime directory while a run is alive, would record each
+    /// other's run as lost. A database in the runtime directory is no exception: another server can be configured to use it too.
     pub(super) fn take(database: &Path, runtime_dir: &Path, made: &mut Made) -> anyhow::Result<Self> {
         let path = database_lock_path(database);
         let (mut lock, is_new) = open_lock(&path).with_context(|| {
@@ -132,24 +132,24 @@ impl OwnDatabase {
         if owner != runtime_dir && !owner.as_os_str().is_empty() {
             let runs = Runs::new(owner.clone());
             let lives = |id: &i64| runs.run(*id).lock_state().is_ok_and(|state| state == LockState::Held);
-            // A copy of the whole directory brought a copy of the database: it has the same runs, and is recorded in by nobody else.
+            // A copy of the whole directory contains a copy of the database: it has the same runs, and no other server writes to it.
             let here = Runs::new(runtime_dir.to_owned());
             let socket = |runs: &Runs, id| read_header(&runs.run(id).journal_path()).ok().and_then(|header| header.socket);
             let is_copied = |id: &i64| socket(&here, *id).is_some_and(|copied| socket(&runs, *id) == Some(copied));
             if let Some(id) = runs.ids().unwrap_or_default().iter().rev().find(|id| lives(id) && !is_copied(id)) {
                 let (database, owner) = (database.display(), owner.display());
                 bail!(
-                    "cannot use {database}: its run {id} lives in {owner}; set AUTOAPPDEV_RUNTIME_DIR to that folder until the run has ended"
+                    "cannot use {database}: its run {id} is still running in {owner}; set AUTOAPPDEV_RUNTIME_DIR to that folder until the run has ended"
                 );
             }
         }
         Ok(Self { lock, path, owner })
     }
 
-    /// Writes down whose it is. Late, because a start that fails changes nothing, and before anything of this runtime directory is recorded.
+    /// Records the owner. Late, because a failed start must change nothing, but before anything of this runtime directory is recorded.
     pub(super) fn belong_to(&self, runtime_dir: &Path) -> anyhow::Result<()> {
         if self.owner == runtime_dir {
-            // Not written again: a kill in the middle would leave a live run's database without its owner.
+            // Not rewritten: a kill in between would leave a live run's database without its owner.
             return Ok(());
         }
         let mut lock = &self.lock;
@@ -166,7 +166,7 @@ impl OwnDatabase {
     }
 }
 
-/// Beside the database by its own name, whatever link leads to it.
+/// Beside the database, under its real name, even if a link leads to it.
 pub(super) fn database_lock_path(database: &Path) -> PathBuf {
     beside(&database.canonicalize().unwrap_or_else(|_| database.to_owned()), DATABASE_LOCK_SUFFIX)
 }
@@ -178,8 +178,8 @@ pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
     PathBuf::from(path)
 }
 
-/// Tries again for a moment while `taken` is the answer: a server that was killed lets go of its lock and its port a little after the
-/// kill, and whoever restarts it does not wait for that.
+/// Retries for a moment while the result is `taken`: the lock and the port of a killed server are released a little after the
+/// kill, and a restart does not wait for that.
 pub(super) fn patiently<T>(runtime_dir: &Path, attempt: impl Fn() -> io::Result<T>, taken: io::ErrorKind) -> io::Result<T> {
     let began = Instant::now();
     loop {
@@ -193,7 +193,7 @@ pub(super) fn patiently<T>(runtime_dir: &Path, attempt: impl Fn() -> io::Result<
     }
 }
 
-/// Whether the server that was here last did not live to say goodbye.
+/// Whether the previous server ended without removing its `server.json`.
 fn was_killed(runtime_dir: &Path) -> bool {
     let is_dead = |info: ServerInfo| match process::read_stat(info.pid) {
         Ok(stat) => stat.state == ProcState::Dead,

@@ -1,4 +1,4 @@
-//! What the server looks after while it serves: what is wrong is published, and files that somebody removes are made again.
+//! The server's upkeep: publishes problems, and recreates removed files.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -49,7 +49,7 @@ pub(super) fn inspector(supervisor: &Handle, runs: &Runs, database: &Path, upkee
     Ok(inspector)
 }
 
-/// The lock of the runtime directory. The directory itself is locked as well, so nobody else can have it meanwhile.
+/// The lock of the runtime directory. The directory itself is locked as well, so no other server can take it meanwhile.
 pub(super) fn lock_file(runtime_dir: &Path) -> Kept {
     let path = runtime_dir.join(LOCK_FILE);
     Kept::new(path.clone(), ConditionCode::LockMissing, move || {
@@ -57,7 +57,7 @@ pub(super) fn lock_file(runtime_dir: &Path) -> Kept {
             rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
             Ok(Some(lock))
         });
-        made.map_err(|error| format!("it cannot be made again: {error}; do not start a second server for this directory"))
+        made.map_err(|error| format!("it cannot be recreated ({error}); do not start a second server for this directory"))
     })
 }
 
@@ -77,7 +77,7 @@ pub(super) fn server_json(info: ServerInfo, runtime_dir: &Path) -> Kept {
     let runtime_dir = runtime_dir.to_owned();
     Kept::new(runtime_dir.join(NAME), ConditionCode::ServerInfoMissing, move || {
         info.write(&runtime_dir).map(|()| None).map_err(|error| {
-            format!("it cannot be written again: {error}; until then client commands have to be told the address (--url)")
+            format!("it cannot be written again ({error}); until it can, give client commands the address with --url")
         })
     })
 }
@@ -85,8 +85,9 @@ pub(super) fn server_json(info: ServerInfo, runtime_dir: &Path) -> Kept {
 /// The server's own Unix socket.
 pub(super) fn socket(socket: Arc<OwnSocket>) -> Kept {
     Kept::new(socket.path().to_owned(), ConditionCode::SocketMissing, move || {
-        socket.renew().map(|()| None).map_err(|error| {
-            format!("it cannot be made again: {error}; clients use the address until the server is started again")
-        })
+        socket
+            .renew()
+            .map(|()| None)
+            .map_err(|error| format!("it cannot be recreated ({error}); until the server is restarted, clients use the address"))
     })
 }

@@ -36,7 +36,7 @@ struct Connection {
 pub(super) struct Connections {
     /// In the run's directory.
     listener: UnixListener,
-    /// By its name alone, so that it checks who comes.
+    /// By name only, so it checks its peers.
     second: Option<UnixListener>,
     open: Vec<Connection>,
     next_id: u64,
@@ -59,7 +59,7 @@ impl Connections {
         std::iter::once(&self.listener).chain(&self.second)
     }
 
-    /// From now on the run's directory has this socket.
+    /// Replaces the socket in the run's directory.
     pub(super) fn listen_at(&mut self, listener: UnixListener) {
         self.listener = listener;
     }

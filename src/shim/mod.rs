@@ -88,7 +88,7 @@ fn live(dir: &Path) -> Result<(), ShimError> {
     close_fds::set_fds_cloexec(3, &[]);
     process::unblock_signals().in_step("unblock signals")?;
     process::begin_session().in_step("leave the server's session")?;
-    // All files of the run are reached from here, so that they are those of this directory whatever has its path by now.
+    // All files of the run are reached from here, so that they belong to this directory even if another one now has its path.
     std::env::set_current_dir(dir).in_step("enter the run directory")?;
     // Only a name for `ps`; nothing depends on it.
     let _cosmetic = rustix::thread::set_name(c"autoappdev-shim");
@@ -115,7 +115,7 @@ fn live(dir: &Path) -> Result<(), ShimError> {
                 ShimError::Spec(_) | ShimError::NoSpec => None,
             };
             let advice = lack.map_or_else(String::new, |lack| format!("; {}", lack.advice()));
-            let text = format!("the run's own process (the shim) gave up before it began: {error}{advice}");
+            let text = format!("the run's own process (the shim) failed before the run began: {error}{advice}");
             let last_words = to_line(&Trouble { trouble: Some(text), is_disk_full, lack, parts: Vec::new() });
             // Who is gone learns of it from `shim.log`, or finds no journal.
             let _best_effort = to_server.and_then(|mut server| server.write_all(&last_words));

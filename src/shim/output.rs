@@ -92,7 +92,7 @@ impl Output {
         self.streams.is_empty()
     }
 
-    /// Goes on with the log in `dir`, a copy of the one before.
+    /// Continues the log in `dir`, a copy of the previous one.
     pub(super) fn move_to(&mut self, dir: &Path) -> io::Result<()> {
         self.log.move_to(dir)
     }

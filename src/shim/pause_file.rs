@@ -23,7 +23,7 @@ impl PauseFile {
         Self { path: runtime_dir.join(PAUSE_FILE), is_wanted: false, failure: None }
     }
 
-    /// From now on it is that of another runtime directory, a copy of the one before.
+    /// Switches to the file in another runtime directory, a copy of the previous one.
     pub(super) fn move_to(&mut self, runtime_dir: &Path) {
         self.path = runtime_dir.join(PAUSE_FILE);
         self.retry();

@@ -1,10 +1,10 @@
-//! Where the run's files are: the directories that the shim was given, held open, whatever has their paths by now.
+//! Where the run's files are: the directories that the shim was given and holds open, even if others now have their paths.
 //!
 //! The run directory is the working directory, so that every path of the run is relative to it; the runtime directory is reached through
-//! its descriptor. A shim whose directory was removed goes into a copy of it that was put in its place (`git stash -u` and `git stash pop`,
-//! a backup that was copied back), and into nothing else.
+//! its descriptor. A shim whose directory was removed enters a copy that was put in its place (`git stash -u` and `git stash pop`,
+//! a backup that was copied back), and no other directory.
 //!
-//! If killed here: the copy has a journal of this run, whole or as it was copied, and a lock that nobody holds.
+//! If killed here: the copy has a journal of this run, completed or as it was copied, and a lock that no process holds.
 
 use std::fs::{self, File};
 use std::io;
@@ -30,7 +30,7 @@ impl Place {
         Ok(Self { path: format!("/proc/self/fd/{}", dir.as_raw_fd()).into(), _dir: dir })
     }
 
-    /// A path that leads to the open directory, also where it was moved. Nothing can be made in one that was removed.
+    /// A path that leads to the open directory, even if it was moved. Nothing can be created in a removed directory.
     pub(super) fn runtime_dir(&self) -> &Path {
         &self.path
     }
@@ -39,12 +39,12 @@ impl Place {
 /// Whether the working directory, the run's, was removed.
 pub(super) fn is_removed() -> bool {
     let is_unlinked = fs::metadata(".").is_ok_and(|dir| dir.nlink() == 0);
-    // Not every file system counts the names of a directory.
+    // Not every file system counts the links of a directory.
     is_unlinked || std::env::current_dir().is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
 }
 
-/// Goes into the run directory at its path, if it is a copy of the one that was removed: its journal names this run's `socket`, which is
-/// random. Its lock is taken, and held in the place of the one before, as standard output.
+/// Enters the run directory at its path, if it is a copy of the removed one: its journal names this run's `socket`, which is
+/// random. Its lock is taken, and replaces the previous one as standard output.
 pub(super) fn enter_copy(runtime_dir: &Path, run_id: i64, socket: &str) -> io::Result<Place> {
     let run = Runs::new(runtime_dir.to_owned()).run(run_id);
     let dir = open_dir(run.path())?;
@@ -52,7 +52,7 @@ pub(super) fn enter_copy(runtime_dir: &Path, run_id: i64, socket: &str) -> io::R
     let there = RunDir::at(format!("/proc/self/fd/{}", dir.as_raw_fd()).into());
     let header = read_header(&there.journal_path()).map_err(io::Error::other)?;
     if header.run_id != run_id || header.socket.as_deref() != Some(socket) {
-        return Err(io::Error::other("the directory at its path is another run's"));
+        return Err(io::Error::other("the directory at its path belongs to another run"));
     }
     let place = Place::open(runtime_dir)?;
     let lock: File = private_file().open(there.lock_path())?;

@@ -274,7 +274,7 @@ impl Run {
         Duration::from_millis(asked_ms.unwrap_or(self.spec.grace_ms))
     }
 
-    /// A server that comes may have found a copy of this run's directory in the place of the one that was removed.
+    /// A server that connects may have found a copy of this run's directory in place of the removed one.
     fn follow_directory(&mut self) {
         let Some(socket) = self.socket.as_deref().filter(|_| place::is_removed()) else { return };
         match place::enter_copy(&self.spec.runtime_dir, self.spec.run_id, socket) {
@@ -293,7 +293,7 @@ impl Run {
         let _was_none = self.dir.remove_socket();
         match self.dir.listen() {
             Ok(listener) => self.connections.listen_at(listener),
-            Err(error) => super::complain(format_args!("failed to open the control socket anew: {error}")),
+            Err(error) => super::complain(format_args!("failed to open the control socket again: {error}")),
         }
     }
 

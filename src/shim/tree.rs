@@ -21,7 +21,7 @@ const LOOK_AGAIN_MAX: Duration = Duration::from_millis(500);
 /// anything: such a parent cannot stop until its child goes on.
 const VFORK_SUSPECTED_AFTER: Duration = Duration::from_millis(10);
 
-/// How long a process may take to die of SIGKILL before it is said to live on: one with much memory takes a while.
+/// How long a process may take to die of SIGKILL before it is reported: a process with much memory takes a while.
 const SURVIVES_AFTER: Duration = Duration::from_secs(1);
 
 /// What a look found.
@@ -141,7 +141,7 @@ impl Tree {
         stats
     }
 
-    /// Whether no process of it is alive. Where that cannot be known, none is said to be dead.
+    /// Whether no process of it is alive. If that cannot be known, the tree counts as alive.
     pub(super) fn is_empty(&self) -> bool {
         let is_populated = || {
             let populated = self.cgroup.as_ref().map(Cgroup::is_populated);
@@ -155,7 +155,7 @@ impl Tree {
         self.all().found.iter().any(|stat| stat.is_busy)
     }
 
-    /// A process of it that is neither stopped nor held, other than `spared`; or one that `/proc` does not show, of which that is not known.
+    /// A process of it, other than `spared`, that is neither stopped nor held; or a process that `/proc` does not show, whose state is unknown.
     pub(super) fn straggler(&self, spared: Option<Identity>) -> Option<u32> {
         let held = self.held();
         let is_loose =
@@ -194,18 +194,18 @@ impl Tree {
     }
 }
 
-/// Whether it was sent. One that is gone needs no signal. Any other error shows in the next look, which finds it as it was.
+/// Whether it was sent. A process that has ended needs no signal. Any other error shows in the next scan, which finds it unchanged.
 fn send(to: Identity, signal: Signal) -> bool {
     process::signal(to, signal).is_ok_and(|is_there| is_there)
 }
 
-/// Whether our child has not ended, whatever `/proc` shows of it.
+/// Whether our child has not ended, regardless of `/proc`.
 fn is_living_child(pid: u32) -> bool {
     process::peek_exit(pid).is_ok_and(|exit| exit.is_none())
 }
 
-/// To a process that `/proc` does not show, if it is a child: it may have become another user's by a set-user-ID program, and be ours to
-/// signal all the same. Any other may be gone, and its number another's. Whether it was sent.
+/// Signals a process that `/proc` does not show, if it is a child: a set-user-ID program may have changed its user, and we may still
+/// signal it. Any other process may have ended, and its pid may have been reused. Whether it was sent.
 fn send_unseen(pid: u32, signal: Signal) -> bool {
     is_living_child(pid) && process::signal_child(pid, signal).is_ok()
 }
@@ -382,7 +382,7 @@ impl Thaw {
 pub(super) struct Kill {
     backoff: Backoff,
     since: Option<Duration>,
-    /// What was alive and was sent a KILL that it could not refuse.
+    /// The processes that were alive and were sent a KILL.
     pub(super) killed: Killed,
     known: BTreeSet<Identity>,
     known_unseen: BTreeSet<u32>,
@@ -404,7 +404,7 @@ impl Kill {
         self.since.get_or_insert(now);
         let Descendants { found, unseen, .. } = tree.all();
         let living: Vec<Stat> = found.into_iter().filter(|stat| stat.state != ProcState::Dead).collect();
-        // Before any signal: what is dead has no name.
+        // Before any signal: a dead process has no name.
         let is_new = |stat: &&Stat| !self.known.contains(&stat.identity);
         let names: BTreeMap<u32, String> = living
             .iter()
@@ -412,7 +412,7 @@ impl Kill {
             .take(self.killed.room())
             .filter_map(|stat| Some((stat.identity.pid, process::name_of(stat.identity.pid)?)))
             .collect();
-        // All of it at once; what has left the group, or where the kernel refuses, is dealt with one by one.
+        // The whole group at once; processes that have left it, or for which the kernel refuses, are signalled one by one.
         let killed_as_group: BTreeSet<u32> = match &tree.cgroup {
             Some(cgroup) => {
                 let members = cgroup.members().unwrap_or_default();
@@ -443,7 +443,7 @@ impl Kill {
         self.backoff.again(now)
     }
 
-    /// Which processes outlive the KILL that they were sent, for people, once they have done so for a while.
+    /// A sentence about the processes that outlive their KILL, once they have done so for a while.
     pub(super) fn survivors(&self, tree: &Tree, now: Duration) -> Option<String> {
         if self.since.is_none_or(|since| now < since + SURVIVES_AFTER) {
             return None;

@@ -225,7 +225,7 @@ struct NewEvent<'a> {
 }
 
 impl<'a> NewEvent<'a> {
-    /// One of which nothing more is known.
+    /// An event without further details.
     const fn new(seq: u64, at: Timestamp, kind: &'a str) -> Self {
         Self { seq, at, kind, change: None, cause: None, detail: None, killed: None }
     }
@@ -312,7 +312,7 @@ fn detail(fact: &Fact) -> Option<String> {
     match fact {
         Fact::Spawned { pid, .. } => Some(format!("pid {pid}")),
         Fact::Stopping { grace_ms, origin: Some(StopOrigin::Shutdown) } => {
-            Some(format!("grace {grace_ms} ms; the server was told to end, and ends the run with it"))
+            Some(format!("grace {grace_ms} ms; the server was asked to exit, and stops the run first"))
         }
         Fact::Stopping { grace_ms, origin: Some(StopOrigin::Unknown) | None } => Some(format!("grace {grace_ms} ms")),
         Fact::Exited { exit, asked, killed, .. } => {

@@ -90,16 +90,16 @@ pub enum StoreError {
     },
     /// The file was removed or replaced while it is open: what is written there is lost.
     #[error(
-        "write {path}: somebody removed or replaced it; put it back, or end the pipeline and start the server again",
+        "write {path}: it was removed or replaced; put it back, or stop the pipeline and restart the server",
         path = .path.display()
     )]
     Gone {
         /// The database file.
         path: PathBuf,
     },
-    /// Another process holds a lock, and has held it for longer than anybody waits.
+    /// Another process has held a lock for longer than the wait.
     #[error(
-        "use {path}: another process has locked it, such as a backup or a sqlite3 shell with an open transaction; end that or wait, and try again",
+        "use {path}: another process has locked it, such as a backup or a sqlite3 shell with an open transaction; end that process or wait, then try again",
         path = .path.display()
     )]
     Busy {
@@ -146,7 +146,7 @@ impl StoreError {
         matches!(self, Self::Full { .. })
     }
 
-    /// Whether another process holds a lock, which passes by itself once that process is done.
+    /// Whether another process holds a lock, a condition that ends with that lock.
     pub const fn is_locked(&self) -> bool {
         matches!(self, Self::Busy { .. })
     }

@@ -36,7 +36,7 @@ pub(super) const APPLICATION_ID: i32 = 0x4141_4476;
 /// refinery's table: which migrations were applied.
 const HISTORY_TABLE: &str = "refinery_schema_history";
 
-/// A larger database is not looked through to its end at each opening: what is checked then is what each server needs. A thousand runs
+/// A larger database is not checked completely at each opening, but only the parts that every server needs. A thousand runs
 /// take less.
 const CHECKED_BYTES_MAX: u64 = 1024 * 1024;
 

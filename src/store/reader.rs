@@ -84,7 +84,7 @@ impl Reader {
         })
     }
 
-    /// How many runs have ids above the one and up to the other, and the highest of these ids.
+    /// The number of runs with ids above `above` and up to `up_to`, and the highest of these ids.
     pub fn count_runs(&self, above: i64, up_to: i64) -> Result<(u64, Option<i64>), StoreError> {
         self.read(|conn| {
             conn.prepare_cached("SELECT count(*), max(id) FROM pipeline_runs WHERE id > ?1 AND id <= ?2")?

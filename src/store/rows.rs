@@ -156,7 +156,7 @@ fn optional_count(row: &Row<'_>, column: &str) -> rusqlite::Result<Option<u64>> 
     number.map(|n| u64::try_from(n).map_err(|_| rusqlite::Error::IntegralValueOutOfRange(index, n))).transpose()
 }
 
-/// What a column holds as JSON; none where it is null.
+/// The JSON value of a column; none if it is null.
 fn json<T: DeserializeOwned>(row: &Row<'_>, column: &str) -> rusqlite::Result<Option<T>> {
     let index = row.as_ref().column_index(column)?;
     let parse = |text: &str| {
@@ -297,8 +297,8 @@ impl EventRow {
 }
 
 /// The highest position in the log that any run is known to have reached, in bytes; 0 before the first run. Each run begins where those
-/// before it had ended, so the latest ones tell. More than one is asked: of a run that was taken in without a readable journal nobody
-/// knows where it began, and it says 0.
+/// before it had ended, so the latest ones are enough. More than one is read, because a run that was recorded without a readable journal
+/// has an unknown position, stored as 0.
 pub(super) fn log_position_max(conn: &Connection) -> rusqlite::Result<u64> {
     let latest = "SELECT coalesce(log_end, log_start) AS position FROM pipeline_runs ORDER BY id DESC LIMIT 64";
     let position: Option<i64> =

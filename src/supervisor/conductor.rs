@@ -30,11 +30,11 @@ const SILENCE_LIMIT: Duration = Duration::from_secs(5);
 /// What health says then.
 const SILENT_SHIM: &str = "the live run's own process (the shim) does not answer; the state is what it last said, and no other run is started; look at shim.log in its run directory; a TERM to the `shim_pid` in its journal.jsonl ends the run as a stop does";
 
-/// What the shim's own troubles are.
+/// The shim's own problems.
 const SHIM_TROUBLES: [ConditionCode; 4] =
     [ConditionCode::JournalUnwritable, ConditionCode::LogDropped, ConditionCode::PauseFileFailed, ConditionCode::ShimTrouble];
 
-/// How a shim's note begins that says that a pause does not hold.
+/// The beginning of a shim's note about a pause that does not hold.
 const NOT_HOLDING: &str = "pause not holding";
 
 /// How often a shim that does not answer is tried again: often while it may just be leaving or beginning, seldom later.
@@ -209,12 +209,12 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         self.publish();
     }
 
-    /// Says what is wrong, or with `None` that it has passed.
+    /// Sets a condition, or with `None` clears it.
     fn set_condition(&self, code: ConditionCode, detail: Option<String>) {
         self.watch.set_condition(code, detail, self.clock.now());
     }
 
-    /// What the live run's shim said that it cannot do: forgotten with the connection, for it says it again to the next one.
+    /// The problems that the live run's shim reported. Dropped with the connection, because the shim reports them again to the next one.
     fn forget_troubles(&self) {
         for code in SHIM_TROUBLES {
             self.set_condition(code, None);
@@ -239,7 +239,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         let default_script = self.settings.default_script.as_deref();
         let progress = self.progress.as_ref().filter(|known| Some(known.run_id) == self.row.run_id).map(|known| &known.told);
         let mut snapshot = Snapshot::new(&self.row, self.run.as_ref(), pending, note, default_script, progress);
-        // When another server asked, or a TERM, only the latest moment is known.
+        // If another server or a TERM requested the stop, only the latest possible moment is known.
         if let Some(UnderWay { pending: Pending::Stop { kill_at }, tag: 1.., .. }) = self.under_way {
             snapshot.kill_at = Some(self.clock.now().after(kill_at.saturating_sub(self.clock.awake())));
         }

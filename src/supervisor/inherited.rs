@@ -1,20 +1,20 @@
-//! What a pipeline inherits of the server's environment: its owner's variables, and nothing that came with the way the server was started.
+//! The part of the server's environment that a pipeline inherits: the user's variables, without those that were set to start the server.
 
 use std::ffi::{OsStr, OsString};
 
 use crate::config::{NAMES, NAMES_FOR_PIPELINES};
 
-/// What a service manager tells the process that it started (`sd_notify(3)`, `sd_listen_fds(3)`): a pipeline that took it for its own
-/// would answer in the server's name.
+/// The variables that a service manager sets for the process that it started (`sd_notify(3)`, `sd_listen_fds(3)`): a pipeline that used them
+/// would act as the server.
 const SERVICE_MANAGER: &[&str] =
     &["NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_PIDFDID", "LISTEN_FDNAMES", "WATCHDOG_USEC", "WATCHDOG_PID"];
 
-/// What `make` tells the commands of its recipes (GNU make manual, "Communicating Options to a Sub-make"). A `make` in the pipeline would
-/// take the options of that one for its own, and look for its job server on descriptors that are not there.
+/// The variables that `make` sets for the commands of its recipes (GNU make manual, "Communicating Options to a Sub-make"). A `make` in the pipeline would
+/// use those options, and expect the job server on descriptors that do not exist.
 const MAKE: &[&str] =
     &["MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "MAKE_RESTARTS", "MAKE_TERMOUT", "MAKE_TERMERR", "GNUMAKEFLAGS"];
 
-/// What `cargo run` tells the program, and rustup the cargo. A `cargo` in the pipeline would build with the toolchain of this program.
+/// The variables that `cargo run` sets for the program, and rustup for cargo. A `cargo` in the pipeline would build with this program's toolchain.
 const CARGO: &[&str] = &[
     "CARGO",
     "CARGO_MANIFEST_DIR",
@@ -27,13 +27,13 @@ const CARGO: &[&str] = &[
 ];
 const CARGO_PACKAGE_PREFIX: &str = "CARGO_PKG_";
 
-/// The names in `environment` that are not for a pipeline. `taken` are those with common names from which the server took a setting.
+/// The names in `environment` that a pipeline must not get. `taken` are the shared names from which the server took a setting.
 pub(super) fn not_for_pipelines(
     environment: impl IntoIterator<Item = (OsString, OsString)>,
     taken: &[&'static str],
 ) -> Vec<OsString> {
     let environment: Vec<(OsString, OsString)> = environment.into_iter().collect();
-    // A user may have set MAKEFLAGS for good. Only within a recipe there is this too, and there all of them are make's.
+    // A user may have set MAKEFLAGS permanently. This variable exists only within a recipe, where all of them are make's.
     let is_in_make = environment.iter().any(|(name, _)| name == "MAKELEVEL");
     let is_in_cargo = environment.iter().any(|(name, value)| name == "CARGO_PKG_NAME" && value == env!("CARGO_PKG_NAME"));
     let is_of = |names: &[&str], name: &OsStr| names.iter().any(|of| name == *of);
@@ -63,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_and_secrets_of_the_server_are_not_for_pipelines() {
+    fn pipeline_environment_lacks_settings_and_secrets_of_the_server() {
         let environment = NAMES.iter().map(|name| (*name, "x")).collect::<Vec<_>>();
         let removed = removed(&environment, &[]);
         for name in NAMES {
@@ -74,14 +74,14 @@ mod tests {
     }
 
     #[test]
-    fn a_common_name_goes_only_where_the_server_took_it() {
+    fn pipeline_loses_a_shared_variable_only_if_the_server_used_it() {
         let environment = [("PORT", "9000"), ("DATABASE_URL", "sqlite:x")];
         assert_eq!(removed(&environment, &["PORT"]), ["PORT"]);
         assert_eq!(removed(&environment, &["DATABASE_URL"]), ["DATABASE_URL"]);
     }
 
     #[test]
-    fn options_of_make_go_only_within_a_recipe() {
+    fn make_variables_are_removed_only_within_a_recipe() {
         let flags = [("MAKEFLAGS", "-j8"), ("MFLAGS", "-j8"), ("PATH", "/bin")];
         assert_eq!(removed(&flags, &[]), [""; 0], "a user's own");
         let in_recipe = [&flags[..], &[("MAKELEVEL", "1"), ("MAKE_TERMOUT", "/dev/pts/0")]].concat();
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn variables_of_cargo_go_only_where_it_runs_this_program() {
+    fn cargo_variables_are_removed_only_if_cargo_runs_this_program() {
         let environment =
             |package| [("CARGO_PKG_NAME", package), ("CARGO_PKG_VERSION", "1"), ("CARGO", "/c"), ("CARGO_HOME", "/h")];
         assert_eq!(removed(&environment("autoappdev"), &[]), ["CARGO_PKG_NAME", "CARGO_PKG_VERSION", "CARGO"]);

@@ -1,9 +1,9 @@
 //! Keeps what is on the disk within its limits: old runs are forgotten, old log segments removed, finished ones packed.
 //!
 //! A thread of its own with the lowest priority, asleep until the supervisor wakes it: at boot, when a run begins or has ended, and when a
-//! log has gone on to another segment. What it decides comes from what is there, so it can be killed anywhere and begins anew; what it
-//! remembers saves it from looking at all of it again, and tells how old runs are. Of a run that is not recorded as ended it packs what is
-//! finished of its log and, where the disk is nearly full, removes the oldest of that; how much the log may take, the run's shim sees to.
+//! log has gone on to another segment. It decides from the current files and rows, so it can be killed anywhere and start again; what it
+//! remembers saves repeated scans and records how old runs are. Of a run that is not recorded as ended it packs the
+//! finished segments and, if the disk is nearly full, removes the oldest of them; the run's shim limits the size of the log.
 //!
 //! If killed between a run's directory and its row: the row is found again, and goes then.
 
@@ -48,13 +48,13 @@ const LEISURE_MAX: Duration = Duration::from_millis(20);
 /// A smaller segment is not packed: a file takes a block of the disk in any case.
 const PACKED_BYTES_MIN: u64 = 64 * 1024;
 
-/// A segment is not made smaller than this for a small disk.
+/// The smallest segment on a small disk.
 const SEGMENT_BYTES_MIN: u64 = 1024 * 1024;
 
-/// How many runs are looked through in one turn for what is to be packed.
+/// How many runs one turn scans for segments to pack.
 const LOOKED_THROUGH_AT_ONCE: usize = 500;
 
-/// What is remembered is written down after so many more runs are settled, and once so much more time was witnessed.
+/// The notes are stored after this many more runs are settled, and once this much more time was observed.
 const STORED_RUNS: i64 = 32;
 const STORED_EVERY: Duration = Duration::from_mins(10);
 
@@ -126,33 +126,33 @@ enum KeepError {
 enum Standing {
     /// Its row has no end.
     Live,
-    /// It has ended: its row says so or, where the database does not know the run, its journal.
+    /// It has ended, according to its row or, if the database does not know the run, to its journal.
     Ended,
     /// Nobody says that it has ended.
     Unknown,
 }
 
-/// One look.
+/// One pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Look {
     /// All is as it should be.
     Done,
     /// Something was left for later.
     Again,
-    /// There is more to look at, at once.
+    /// There is more to do at once.
     More,
     /// It was woken or told to stop meanwhile.
     Interrupted,
 }
 
-/// How far a look for what is to be packed came.
+/// How far the scan for segments to pack came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Progress {
     /// To the last run.
     All,
     /// As far as one turn goes; the next one goes on from there.
     Some,
-    /// The same, but the next one goes no further before something is packed.
+    /// The same, but the next turn goes no further before a segment is packed.
     IfPacked,
 }
 
@@ -165,11 +165,11 @@ struct Housekeeping {
     events: Sender<Event>,
     is_stopping: Arc<AtomicBool>,
     memory: Memory,
-    /// What is written down of that.
+    /// The stored part of that.
     stored: Memory,
     history: History,
     sizes: Sizes,
-    /// What killed servers left half packed is removed where this one has not looked yet.
+    /// Half-packed segments of killed servers are removed from runs that this server has not scanned yet.
     cleaned_up_to: i64,
 }
 
@@ -277,15 +277,15 @@ impl Housekeeping {
         }
     }
 
-    /// Counts the time since the last look.
+    /// Counts the time since the last pass.
     fn witness(&mut self) {
-        // Without it nothing ages, and nothing goes for its age.
+        // Without it no run ages, and none is removed for its age.
         if let Ok(boot_id) = process::boot_id() {
             self.memory.witness.look(&boot_id, SystemClock.since_boot(), SystemClock.now());
         }
     }
 
-    /// Writes down what is remembered, if it has changed by enough.
+    /// Stores the notes, if they have changed by enough.
     fn remember(&mut self, is_last: bool) {
         let (new, old) = (&self.memory, &self.stored);
         let has_changed = if is_last {
@@ -299,13 +299,13 @@ impl Housekeeping {
         if has_changed {
             match self.memory.store(self.runs.runtime_dir(), &self.database, &self.runs.path()) {
                 Ok(()) => self.stored = self.memory.clone(),
-                // Tried again with the next look; until then the one from before is as good as can be.
-                Err(error) => ::log::debug!("cannot write what retention remembers: {error}"),
+                // Tried again in the next pass; until then the previous file stays.
+                Err(error) => ::log::debug!("cannot write retention.json: {error}"),
             }
         }
     }
 
-    /// Forgets runs that are too many or too old. Whether all of them went.
+    /// Removes runs beyond the limits of number and age. Returns whether all of them were removed.
     fn forget(&mut self, reader: &Reader) -> Result<bool, KeepError> {
         let too_old = self.retention.ended_for.and_then(|age| self.memory.witness.ended_for(age));
         let limits = history::Limits { runs: self.retention.runs, too_old };
@@ -313,7 +313,7 @@ impl Housekeeping {
         self.history.forget(&self.runs, reader, limits, &self.events, || !is_stopping.load(Ordering::Relaxed))
     }
 
-    /// Removes the oldest segments until the logs are within their limits. Whether they are.
+    /// Removes the oldest segments until the logs are within their limits. Returns whether they are.
     fn trim(&mut self, reader: &Reader) -> Result<bool, KeepError> {
         let is_stopping = self.is_stopping.clone();
         let logs = Logs {
@@ -325,7 +325,7 @@ impl Housekeeping {
             goes_on: &|| !is_stopping.load(Ordering::Relaxed),
         };
         let mut is_done = true;
-        // Where there is no `runs/` yet there is nothing to remove either.
+        // Without `runs/` there is nothing to remove.
         if self.retention.disk_free_bytes != Some(0)
             && let Ok(disk) = Disk::of(&self.runs.path())
         {
@@ -335,7 +335,7 @@ impl Housekeeping {
         Ok(is_done)
     }
 
-    /// Raises the floor below which no run has any log, over runs whose logs were removed here. A directory that somebody moved away
+    /// Raises the floor below which no run has any log, over runs whose logs were removed here. A directory that was moved away
     /// may come back.
     fn raise_floor(&mut self, reader: &Reader) -> Result<(), KeepError> {
         let latest = self.history.latest();
@@ -351,7 +351,7 @@ impl Housekeeping {
         Ok(())
     }
 
-    /// The segments to which nothing is added any more, and that are worth packing, of runs that were not settled yet.
+    /// The segments of unsettled runs that no longer grow and are worth packing.
     fn finished(&mut self, reader: &Reader, is_done: &mut bool) -> Result<(Vec<Segment>, Progress), KeepError> {
         let mut finished = Vec::new();
         let mut all_before_are_settled = true;
@@ -381,11 +381,11 @@ impl Housekeeping {
             }
             finished.extend(segments);
         }
-        // It is looked on from where all before it are settled.
+        // The scan continues at the first run that is not settled.
         Ok((finished, if all_before_are_settled { Progress::Some } else { Progress::IfPacked }))
     }
 
-    /// The same of one run; and whether there is anything that is worth packing, now or later.
+    /// The same for one run, and whether it has anything worth packing, now or later.
     fn finished_of(&self, id: i64, standing: Standing, is_done: &mut bool) -> Result<(Vec<Segment>, bool), KeepError> {
         if standing == Standing::Unknown {
             return Ok((Vec::new(), false));
@@ -399,7 +399,7 @@ impl Housekeeping {
         if segments.is_empty() {
             return Ok((segments, false));
         }
-        // The last room on a disk is for what is said now, not for what makes what was said before smaller.
+        // The last free space on a disk is for new output, not for packing old output.
         let room = free_bytes(&dir).saturating_sub(2 * self.segment_bytes);
         segments.retain(|segment| segment.bytes_on_disk().is_ok_and(|bytes| bytes <= room));
         if segments.last().is_some_and(|last| Some(last.start) == newest) {
@@ -416,8 +416,8 @@ impl Housekeeping {
     }
 }
 
-/// The size at which a segment is closed: what was set, or less on a small disk. The keeper hears of a flood once a segment is full, and
-/// must be in time to keep the disk from getting so, too.
+/// The size at which a segment is closed: the configured size, or less on a small disk. The keeper learns of a flood when a segment is full, and
+/// must act before the disk is full.
 pub(super) fn segment_bytes_on(settings: &Settings) -> u64 {
     let Retention { disk_free_bytes, .. } = settings.retention;
     match Disk::of(&settings.runtime_dir) {
@@ -428,7 +428,7 @@ pub(super) fn segment_bytes_on(settings: &Settings) -> u64 {
     }
 }
 
-/// The room on the disk; none where nobody knows.
+/// The free space on the disk; none if it is unknown.
 fn free_bytes(dir: &Path) -> u64 {
     Disk::of(dir).map_or(0, |disk| disk.free_bytes)
 }

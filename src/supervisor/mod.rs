@@ -52,7 +52,7 @@ pub enum Ask {
     Stop {
         /// From TERM to KILL; the run's own where none is named.
         grace: Option<Duration>,
-        /// Who wants it, where that is nobody's request.
+        /// The origin, if no client requested it.
         origin: Option<StopOrigin>,
     },
 }
@@ -100,7 +100,7 @@ pub enum ActionError {
         run_id: i64,
         /// Why.
         detail: String,
-        /// What there was none of, where that is why.
+        /// The resource whose lack is the cause, if any.
         lack: Option<Lack>,
     },
     /// A process would not stop in time; the pause is undone.
@@ -119,17 +119,17 @@ pub enum ActionError {
     #[error("{0} is still under way; look at GET /api/pipeline (`autoappdev status`)")]
     StillUnderWay(Action),
     /// It was done, and the database could not take that yet.
-    #[error("it was done, but is not on record yet: {}", unrecorded_because(*.obstacle))]
+    #[error("it was done but could not be recorded yet: {}", unrecorded_because(*.obstacle))]
     Unrecorded {
-        /// What stands in the way.
+        /// The obstacle.
         obstacle: Obstacle,
     },
-    /// There is no room on the disk.
+    /// The disk is full.
     #[error("the disk is full; make room, and look at /api/pipeline before you try again")]
     DiskFull,
     /// Another process holds a lock on the database.
     #[error(
-        "another process has locked the database (a backup, or a sqlite3 shell with an open transaction); end that process or wait, and try again"
+        "another process has locked the database (a backup, or a sqlite3 shell with an open transaction); end that process or wait, then try again"
     )]
     DatabaseLocked,
     /// The database did not take it.
@@ -143,10 +143,10 @@ pub enum ActionError {
     Stopping,
 }
 
-/// Why the database does not take something.
+/// Why the database refuses a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Obstacle {
-    /// There is no room on the disk.
+    /// The disk is full.
     DiskFull,
     /// Another process holds a lock on it.
     Locked,
@@ -168,9 +168,11 @@ impl Obstacle {
 
 const fn unrecorded_because(obstacle: Obstacle) -> &'static str {
     match obstacle {
-        Obstacle::DiskFull => "the disk is full; it will be as soon as there is room",
-        Obstacle::Locked => "another process has locked the database; it will be as soon as that process is done",
-        Obstacle::Other => "the database cannot be written; it will be as soon as it can, and the server's log has the cause",
+        Obstacle::DiskFull => "the disk is full; it will be recorded as soon as there is room",
+        Obstacle::Locked => "another process has locked the database; it will be recorded as soon as the lock is released",
+        Obstacle::Other => {
+            "the database cannot be written; it will be recorded as soon as it can, and the server's log has the cause"
+        }
     }
 }
 
@@ -195,7 +197,7 @@ impl From<StoreError> for ActionError {
 pub struct Settings {
     /// Holds `runs/` and the PAUSE file; absolute and without links, for it is half of the cookie.
     pub runtime_dir: PathBuf,
-    /// Scripts lie in here; absolute. It may be a link, which each start follows anew.
+    /// Scripts lie in here; absolute. It may be a link, which each start resolves again.
     pub root: PathBuf,
     /// The script of a start that names none.
     pub default_script: Option<String>,
@@ -209,7 +211,7 @@ pub struct Settings {
     pub log_run_bytes: u64,
     /// What is kept of runs that have ended.
     pub retention: Retention,
-    /// Variables of the environment with common names from which the server took a setting: no pipeline is to get them.
+    /// Environment variables with shared names from which the server took a setting. No pipeline gets them.
     pub taken_vars: Vec<&'static str>,
 }
 
@@ -222,7 +224,7 @@ pub struct Retention {
     pub runs: usize,
     /// For how long after their end they are kept; none: for ever.
     pub ended_for: Option<Duration>,
-    /// How much of the disk is kept free by removing the oldest segments, in bytes; none: a share of it; 0: nothing.
+    /// How much of the disk is kept free by removing the oldest segments, in bytes; none: a share of it; 0: no limit.
     pub disk_free_bytes: Option<u64>,
 }
 
@@ -309,7 +311,7 @@ impl Supervisor {
         Ok(Self { events, watch, pulse, logs, thread, keeper })
     }
 
-    /// The logs of all runs. Copies share what they know.
+    /// The logs of all runs. Copies share their cache.
     pub fn logs(&self) -> RunLogs {
         self.logs.clone()
     }
@@ -367,8 +369,8 @@ impl Handle {
         Ok(reply)
     }
 
-    /// Whether the thread lives: it takes things in, as it says itself within `limit`, or it has waited for the disk for less than
-    /// `storage_limit`. A sync that takes long holds it up and is no fault of its own; another server would wait for the same disk.
+    /// Whether the thread is alive: it answers within `limit`, or it has waited for the disk for less than
+    /// `storage_limit`. A slow sync is not the server's fault, and another server would wait for the same disk.
     pub fn is_alive(&self, limit: Duration, storage_limit: Duration) -> bool {
         let (reply_to, reply) = mpsc::sync_channel(1);
         let has_answered = self.events.send(Event::Ping { reply_to }).is_ok() && reply.recv_timeout(limit).is_ok();

@@ -1,8 +1,8 @@
 //! Where the supervisor's thread is: at work on an event, or waiting for the disk.
 //!
 //! A thread that does not answer is hung, unless it waits for the kernel: a disk that takes a minute for a sync is no fault of the server,
-//! and a new server would wait for the same disk. So the thread says when it begins a call that reads or writes files, and whoever asks
-//! whether it lives gives such a call more time than everything else. Not for ever: a call that never returns is worth a new server.
+//! and a new server would wait for the same disk. So the thread records when it begins a call that reads or writes files, and the check
+//! whether it is alive allows more time for such a call. The time is limited: a call that never returns justifies a new server.
 
 use std::io;
 use std::sync::Arc;
@@ -24,14 +24,14 @@ pub(super) struct Pulse {
 }
 
 impl Pulse {
-    /// For how long the call has lasted that the thread is in; `None` when it is in none.
+    /// How long the thread's current call has lasted; `None` if there is none.
     pub(super) fn in_storage_for(&self) -> Option<Duration> {
         let since_ms = self.since_ms.load(Ordering::Acquire).checked_sub(1)?;
         Some(SystemClock.awake().saturating_sub(Duration::from_millis(since_ms)))
     }
 
     fn during<T>(&self, call: impl FnOnce() -> T) -> T {
-        /// Clears it also where the call panics.
+        /// Clears it even if the call panics.
         struct Done<'a>(&'a AtomicU64);
         impl Drop for Done<'_> {
             fn drop(&mut self) {
@@ -121,7 +121,7 @@ impl<R: Records> Records for Noted<R> {
     }
 }
 
-/// What goes to sockets and processes has limits of its own and is not noted.
+/// Calls to sockets and processes have their own limits and are not noted.
 impl<S: Shims> Shims for Noted<S> {
     fn launch(&mut self, spec: &LaunchSpec) -> io::Result<ConnectionNumber> {
         self.pulse.during(|| self.inner.launch(spec))
@@ -178,10 +178,10 @@ mod tests {
     use crate::supervisor::{Handle, Snapshot, Watch};
 
     #[test]
-    fn thread_that_waits_for_the_disk_is_alive_for_longer_than_one_that_does_not_answer() {
+    fn thread_waiting_for_the_disk_gets_a_longer_limit() {
         let row = Store::in_memory().row().expect("a row");
         let watch = Arc::new(Watch::new(Snapshot::new(&row, None, None, None, None, None)));
-        // Nobody takes anything in.
+        // The thread handles no event.
         let (events, _queue) = mpsc::channel();
         let handle = Handle { events, watch, pulse: Arc::default() };
         let hour = Duration::from_hours(1);
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn pulse_tells_of_a_call_while_it_lasts_and_not_after_a_panic() {
+    fn pulse_reports_a_call_while_it_lasts_and_not_after_a_panic() {
         let pulse = Pulse::default();
         assert_eq!(pulse.in_storage_for(), None);
         assert!(pulse.during(|| pulse.in_storage_for().is_some()));

@@ -51,10 +51,10 @@ pub(super) struct Finding {
     pub(super) damage: Option<String>,
 }
 
-/// What became of the processes that a run had left behind.
+/// The outcome for the processes that a run had left behind.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Leftovers {
-    /// What was found and killed.
+    /// The processes that were found and killed.
     pub(super) killed: Killed,
     /// How many of them could not be killed.
     pub(super) alive: usize,
@@ -92,7 +92,7 @@ pub(super) struct RealShims {
     runs: Runs,
     logs: RunLogs,
     stream: Option<UnixStream>,
-    /// To the thread that reads what shims say. It exists before it is needed: at the limit of processes a run could not be followed.
+    /// To the thread that reads messages from shims. It exists from the start, because at the limit of processes it could not be created.
     to_reader: Sender<(UnixStream, ConnectionNumber)>,
     next_number: ConnectionNumber,
     /// The shim that this server started, to be reaped when it has left.
@@ -104,17 +104,17 @@ pub(super) struct RealShims {
 }
 
 impl RealShims {
-    /// Begins. What shims say goes to `events`.
+    /// Starts. Messages from shims go to `events`.
     pub(super) fn start(runs: Runs, logs: RunLogs, taken: Vec<&'static str>, events: Sender<Event>) -> io::Result<Self> {
         let (to_reader, streams) = mpsc::channel();
-        // Ends once nobody can hand it another stream.
+        // Ends once no other stream can arrive.
         let read = move || streams.iter().for_each(|(stream, number)| read_messages(stream, number, &events));
         thread::Builder::new().name("shim-reader".to_owned()).spawn(read)?;
         let strays = strays::all(&runs);
         Ok(Self { runs, logs, stream: None, to_reader, next_number: 1, children: Vec::new(), taken, strays })
     }
 
-    /// Keeps `stream` for sending, and has `reader`, the same one, read. The one before it is let go of.
+    /// Keeps `stream` for sending, and passes `reader`, the same stream, to the reading thread. Drops the previous one.
     fn listen_to(&mut self, stream: UnixStream, reader: UnixStream) -> ConnectionNumber {
         self.disconnect();
         let number = self.next_number;
@@ -134,7 +134,7 @@ impl RealShims {
         }
     }
 
-    /// The control group that the journal names, where the directory has been replaced since it was made. By now another directory can have
+    /// The control group that the journal names, if the directory has been replaced since. Another directory can now have
     /// the number that is in its name, so nothing in it is killed.
     fn former_cgroup(&self, run_id: i64) -> Option<Cgroup> {
         let name = self.runs.cgroup_name(run_id).ok()?;
@@ -154,7 +154,7 @@ impl Shims for RealShims {
         self.reap();
         let (dir, lock) = self.runs.create(spec.run_id)?;
         KillPoint::ServerRunDirMade.reach();
-        // All that can be lacking of ours is there before the shim is.
+        // Our own resources are reserved before the shim is started.
         let (ours, its) = UnixStream::pair()?;
         let reader = ours.try_clone()?;
         let shim_log = private_file().append(true).open(dir.shim_log_path())?;
@@ -172,8 +172,10 @@ impl Shims for RealShims {
         KillPoint::ServerShimSpawned.reach();
         let mut stream = ours;
         stream.set_write_timeout(Some(SEND_LIMIT))?;
-        // A time-out has the number of a lack of processes.
-        stream.write_all(&to_line(spec)).map_err(|error| io::Error::other(format!("it takes no specification: {error}")))?;
+        // A time-out has the same error number as a lack of processes.
+        stream
+            .write_all(&to_line(spec))
+            .map_err(|error| io::Error::other(format!("it does not accept the run's specification: {error}")))?;
         KillPoint::ServerLaunchSent.reach();
         Ok(self.listen_to(stream, reader))
     }
@@ -230,9 +232,9 @@ impl Shims for RealShims {
             (LockState::Free, Some(journal)) if journal.header.boot_id != process::boot_id()? => {
                 Found::Vanished { same_boot: false }
             }
-            // The lock may be a copy, or have been made anew.
+            // The lock may be a copy, or have been recreated.
             (LockState::Free, Some(journal)) => match strays::whereabouts_of_shim(&journal.header, dir.path())? {
-                // Who answers at the socket is the shim, in whatever namespace. One that dies closes its lock before its socket.
+                // The peer at the socket is the shim, in whatever namespace. A dying shim closes its lock before its socket.
                 Whereabouts::Unseen if dir.connect().is_ok() => Found::ShimAlive,
                 // A backup was put in the place of a later run with this number, whose directory was removed: that one lives.
                 Whereabouts::Dead | Whereabouts::Unseen
@@ -245,7 +247,7 @@ impl Shims for RealShims {
                 Whereabouts::Elsewhere(place) => {
                     let place = place.display();
                     damage =
-                        Some(format!("this runtime directory is a copy, and the run goes on in another: its own is {place}"));
+                        Some(format!("this runtime directory is a copy, and the run continues in its own directory, {place}"));
                     Found::Elsewhere
                 }
             },
@@ -294,10 +296,10 @@ impl Shims for RealShims {
         // In the order in which they were found, the first of them with their names.
         let mut found: Vec<(u32, Option<String>)> = Vec::new();
         let mut known = BTreeSet::new();
-        // A process that was found is one of them until it is dead, although it gives its environment back before that.
+        // A process that was found counts until it is dead, although its environment becomes unreadable before that.
         let mut carriers = BTreeSet::new();
         let mut leftovers = loop {
-            // Before any signal: what is dead has no name.
+            // Before any signal: a dead process has no name.
             let mut name = |pid| {
                 if known.insert(pid) {
                     let name = (found.len() < 2 * Killed::NAMED_MAX).then(|| process::name_of(pid)).flatten();
@@ -324,7 +326,7 @@ impl Shims for RealShims {
                 for (pid, name) in found.into_iter().filter(|(pid, _)| !alive.contains(pid)) {
                     killed.add(pid, || name);
                 }
-                // Not every group below is listed; who is in none of these is somebody, too.
+                // Not every group below is listed; a process in none of these counts too.
                 break Leftovers { killed, alive: alive.len().max(usize::from(is_populated)) };
             }
             // Stopped first, so that they bear no more children while the others are dealt with.
@@ -349,10 +351,10 @@ impl Shims for RealShims {
         }
         if let Some(former) = self.former_cgroup(run_id) {
             if is_populated(&former)? {
-                // Without the run's number in their environment they cannot be told from anybody else's.
+                // Without the run's id in their environment they cannot be distinguished from other processes.
                 leftovers.alive += former.members().map_or(1, |members| members.len().max(1));
             } else {
-                // One that is gone, or is not this user's, is in nobody's way.
+                // A process that has ended, or belongs to another user, is no obstacle.
                 let _not_ours = former.remove();
             }
         }

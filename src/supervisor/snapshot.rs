@@ -52,11 +52,11 @@ pub struct Snapshot {
     pub error: Option<String>,
     /// What holds the latest run's processes together; none before it was seen to run.
     pub containment: Option<Containment>,
-    /// What there is to say about the state, such as that a pause does not hold, or what was killed at the end.
+    /// A note about the state, such as a pause that does not hold, or the processes killed at the end.
     pub detail: Option<String>,
     /// How far the latest run is, as its pipeline says; none where it says nothing. The version does not count it.
     pub progress: Option<Progress>,
-    /// Everything that is wrong now. The version does not count it.
+    /// The current conditions. The version does not count them.
     pub conditions: Conditions,
     /// What tells that progress from others of the run.
     #[serde(skip)]
@@ -110,7 +110,7 @@ impl Snapshot {
     }
 }
 
-/// What there is to say about a run that has ended. Of a lost one its error says all.
+/// The note about a run that has ended. For a lost run, its error is enough.
 fn told_at_end(run: &RunRow) -> Option<String> {
     match run.status {
         RunStatus::Completed | RunStatus::Failed => run.killed.at_end(false),
@@ -139,8 +139,8 @@ pub struct Published {
     pub snapshot: Snapshot,
     /// The body of `GET /api/pipeline`, made once for all readers.
     pub body: String,
-    /// The version as an `ETag`, quotes and all; with the number of the progress where there is one, and with a digest of the conditions
-    /// where something is wrong.
+    /// The version as an `ETag`, quotes and all; with the number of the progress if there is one, and with a digest of the conditions
+    /// if there are any.
     pub etag: String,
 }
 
@@ -148,7 +148,7 @@ pub struct Published {
 #[derive(Debug)]
 pub struct Watch {
     current: Mutex<Current>,
-    /// What is wrong. Whoever publishes holds this lock while it puts the text together, so that no state is published with conditions
+    /// The conditions. A publisher holds this lock while it builds the text, so that no state is published with conditions
     /// that have been replaced meanwhile. Taken before the lock of `current`; readers never take it.
     wrong: Mutex<Wrong>,
     changed: Condvar,
@@ -160,7 +160,7 @@ pub struct Watch {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Seen {
     published: u64,
-    /// How often there was more to read: a line of the log, how far the run is, or what is wrong.
+    /// How often there was more to read: a line of the log, the progress, or the conditions.
     more: u64,
 }
 
@@ -171,12 +171,12 @@ impl Seen {
     }
 }
 
-/// What is wrong, by who says so. A code can be in both lists: each takes back only what it said itself.
+/// The conditions, by source. A code can be in both lists: each source withdraws only its own.
 #[derive(Debug, Default)]
 struct Wrong {
-    /// What the supervisor has learned.
+    /// Those that the supervisor reports.
     told: Conditions,
-    /// What was found by looking.
+    /// Those that a scan has found.
     found: Conditions,
 }
 
@@ -262,7 +262,7 @@ impl Watch {
         self.get().snapshot.conditions.sentence()
     }
 
-    /// Has everybody who waits look whether to go on.
+    /// Wakes all waiters, to check whether to go on.
     pub fn hurry(&self) {
         self.wake_followers();
         self.changed.notify_all();
@@ -299,7 +299,7 @@ impl Watch {
         self.replace(Snapshot { progress, progress_number: told.number, ..snapshot.clone() });
     }
 
-    /// Publishes what no version counts.
+    /// Publishes a change that no version counts.
     fn replace(&self, snapshot: Snapshot) {
         let published = publish(snapshot);
         {
@@ -310,7 +310,7 @@ impl Watch {
         self.news.notify_all();
     }
 
-    /// Says what is wrong, or with `None` that it has passed.
+    /// Sets a condition, or with `None` clears it.
     pub(super) fn set_condition(&self, code: ConditionCode, detail: Option<String>, now: Timestamp) {
         let mut wrong = self.lock_wrong();
         if wrong.told.set(code, detail, now) {
@@ -318,7 +318,7 @@ impl Watch {
         }
     }
 
-    /// Says what a look has found wrong. What it found before and is not in this list has passed.
+    /// Sets the conditions that a scan has found, and clears those that it no longer finds.
     pub fn set_found(&self, found: &[(ConditionCode, String)], now: Timestamp) {
         let mut wrong = self.lock_wrong();
         let mut has_changed = false;

@@ -1,6 +1,6 @@
-//! Live shims whose run directory is not where it was: removed, replaced by a copy, or copied. What still lives decides, not the files.
+//! Live shims whose run directory was removed, replaced by a copy, or copied. The live process decides, not the files.
 //!
-//! A process says by its working directory which run directory it belongs to, and by its second control socket whose it is.
+//! The working directory of a process shows its run directory, and its second control socket shows its runtime directory.
 
 use std::fs::{self, Metadata};
 use std::io;
@@ -12,22 +12,22 @@ use crate::file_id::FileId;
 use crate::process::{self, Identity};
 use crate::run_dir::{Header, Runs};
 
-/// Where the shim is that a journal names.
+/// The location of the shim that a journal names.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Whereabouts {
-    /// It is dead, or on its way out.
+    /// It is dead or exiting.
     Dead,
     /// There is no such process, as far as can be seen.
     Unseen,
-    /// It belongs to the directory of the journal, or to none any more, or to one that cannot be seen.
+    /// It belongs to the directory of the journal, to a removed directory, or to one that cannot be seen.
     Here,
-    /// It belongs to another directory, which is there.
+    /// It belongs to another existing directory.
     Elsewhere(PathBuf),
 }
 
-/// Where the shim of this journal is, which lies in the run directory `dir`. An error only for a shortage, which tells nothing.
+/// Where the shim of this journal, which is in the run directory `dir`, is. An error only for a shortage, which leaves the answer open.
 pub(super) fn whereabouts_of_shim(header: &Header, dir: &Path) -> io::Result<Whereabouts> {
-    // The first shims did not say when they started, so theirs is not known from another process with that pid.
+    // The first shims did not record when they started, so theirs cannot be distinguished from another process with that pid.
     let Some(start_ticks) = header.shim_start_ticks else { return Ok(Whereabouts::Unseen) };
     let shim = Identity { pid: header.shim_pid, start_ticks };
     match process::lives(shim)? {
@@ -77,13 +77,13 @@ pub(super) fn all(runs: &Runs) -> Vec<i64> {
     ours.filter_map(|socket| runs.run_of_socket(socket)).collect()
 }
 
-/// Whether a shim of this user listens there that has no directory any more. One whose directory is elsewhere belongs to the server there.
+/// Whether a shim of this user whose directory was removed listens there. A shim whose directory is elsewhere belongs to the server there.
 fn is_stray(socket: &str) -> io::Result<bool> {
     let connected = unless_short(abstract_socket::connect(socket))?;
     Ok(connected.is_some_and(|(_, pid)| directory_of(pid).is_none()))
 }
 
-/// What came of it, if anything did.
+/// The result, if there is one.
 fn unless_short<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     match result {
         Err(error) if process::is_shortage(&error) => Err(error),
@@ -95,9 +95,9 @@ fn unless_short<T>(result: io::Result<T>) -> io::Result<Option<T>> {
 fn directory_of(pid: u32) -> Option<(PathBuf, Metadata)> {
     let link = format!("/proc/{pid}/cwd");
     let place = fs::read_link(&link).ok()?;
-    // Followed by the kernel to the directory itself, whatever has its path.
+    // The kernel resolves it to the directory itself, whatever now has its path.
     let directory = fs::metadata(&link).ok()?;
-    // Not every file system counts the names of a directory, so the kernel's word counts too (`proc_pid_cwd(5)`).
+    // Not every file system counts the names of a directory, so the kernel's "(deleted)" mark counts too (`proc_pid_cwd(5)`).
     let is_removed = directory.nlink() == 0 || place.to_string_lossy().ends_with(" (deleted)");
     (!is_removed).then_some((place, directory))
 }

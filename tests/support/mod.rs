@@ -141,7 +141,7 @@ impl Place {
         self.runtime.clone()
     }
 
-    /// Removes the runtime directory and puts a copy in its place: every file is another one, and no socket leads anywhere.
+    /// Removes the runtime directory and puts a copy in its place: every file is a new one, and no socket has a listener.
     pub fn replace_runtime_by_copy(&self) {
         let copy = self.folder().join("copy-of-runtime");
         copy_all(&self.runtime(), &copy);
@@ -178,7 +178,7 @@ impl Place {
             .current_dir(self.dir.path())
             .env("AUTOAPPDEV_HOST", "127.0.0.1")
             .env("AUTOAPPDEV_PORT", "0")
-            // How full the machine's disk is must not decide which logs are there. A test of that sets its own.
+            // How full the machine's disk is must not decide which logs are there. A test of that limit sets its own.
             .env("AUTOAPPDEV_DISK_FREE_MB", "0")
             .env("AUTOAPPDEV_RUNTIME_DIR", self.runtime())
             .env("AUTOAPPDEV_PIPELINE_CWD", self.root())
@@ -226,7 +226,7 @@ impl Place {
         self.until_server_ended()
     }
 
-    /// The same of a server that was told to end.
+    /// The same for a server that was asked to exit.
     pub fn until_server_ended(&mut self) -> (i32, String) {
         let mut server = self.server.take().expect("a server runs");
         let deadline = Instant::now() + DEADLINE;

@@ -154,7 +154,7 @@ impl Browser {
         self.command(&format!("element/{reference}/click"), &json!({}));
     }
 
-    /// Clicks what asks first, and then its yes.
+    /// Clicks a button that asks for confirmation, and then confirms.
     pub(crate) fn click_and_confirm(&self, id: &str) {
         self.click(id);
         wait_until("the question takes a yes", PATIENCE, || {

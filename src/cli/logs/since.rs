@@ -11,7 +11,7 @@ use crate::clock::Timestamp;
 /// From when on lines are wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::cli) enum Since {
-    /// This long before now, by the server's clock: it is the server that stamps the lines.
+    /// This long before now, by the server's clock, because the server stamps the lines.
     Ago(Duration),
     /// A moment.
     At(Timestamp),
@@ -19,7 +19,7 @@ pub(in crate::cli) enum Since {
     Local(Day, Time),
 }
 
-/// Which day, as a person says it.
+/// A day, absolute or relative to today.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::cli) enum Day {
     Today,
@@ -27,16 +27,16 @@ pub(in crate::cli) enum Day {
     Date(Date),
 }
 
-/// The text is none of these.
+/// The text has none of these forms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "say how long ago (90s, 1h30m, 3 days), a time of today (14:00, 08:15:09), today, yesterday, \"yesterday 14:00\", a date (2026-01-31), \
-     or a moment, in local time unless it has a zone (\"2026-01-31 08:00\", 2026-01-31T23:59:59Z, 2026-01-31T23:59:59+01:00)"
+    "give a duration (90s, 1h30m, 3 days), a time of today (14:00, 08:15:09), today, yesterday, \"yesterday 14:00\", a date (2026-01-31), \
+     or a date and time, in local time unless it has a zone (\"2026-01-31 08:00\", 2026-01-31T23:59:59Z, 2026-01-31T23:59:59+01:00)"
 )]
 pub(in crate::cli) struct BadSince;
 
 impl Since {
-    /// The moment that is meant, where it is `now` at the server. None outside of the years that a zone is defined for.
+    /// The moment that `self` means if the server's time is `now`. None outside the years for which the zone is defined.
     pub(super) fn moment(self, now: Timestamp, zone: &Zone) -> Option<Timestamp> {
         match self {
             Self::Ago(ago) => Some(now.before(ago)),
@@ -52,7 +52,7 @@ impl Since {
         }
     }
 
-    /// Whether the local time zone decides which moment it is.
+    /// Whether the moment depends on the local time zone.
     pub(super) fn is_local(self) -> bool {
         matches!(self, Self::Local(..))
     }
@@ -113,7 +113,7 @@ fn day_and_time(text: &str) -> Option<Since> {
     if let Some(time) = time_of_day(rest) {
         return Some(Since::Local(day, time));
     }
-    // RFC 3339 has no blank before its zone, and needs seconds: people write both otherwise.
+    // RFC 3339 allows no blank before the zone and requires seconds; users often write a blank and omit the seconds.
     let Day::Date(date) = day else { return None };
     let zone_at = rest.find(['Z', 'U', '+', '-'])?;
     let (time, zone) = (time_of_day(rest[..zone_at].trim_end())?, &rest[zone_at..]);
@@ -148,7 +148,7 @@ fn time_of_day(text: &str) -> Option<Time> {
     let second = parts.next().map(|second| digits(second, 2..=2));
     let ms = match fraction {
         None => 0,
-        // A part of a second needs a second.
+        // A fraction needs seconds.
         Some(_) if second.is_none() => return None,
         Some(fraction) => {
             digits(fraction, 1..=9)?;
@@ -159,7 +159,7 @@ fn time_of_day(text: &str) -> Option<Time> {
     Time::from_hms_milli(byte(hour)?, byte(minute)?, byte(second.unwrap_or(Some(0))?)?, ms).ok()
 }
 
-/// A number of so many digits and nothing else.
+/// A number with exactly this many digits.
 fn digits(text: &str, count: std::ops::RangeInclusive<usize>) -> Option<u32> {
     (count.contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit())).then(|| text.parse().ok()).flatten()
 }
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn a_time_with_a_zone_is_a_moment() {
+    fn time_with_a_zone_parses_to_a_moment() {
         for (text, utc) in [
             ("2026-01-31T23:59:59Z", "2026-01-31T23:59:59.000Z"),
             ("2026-01-31T23:59:59.123999Z", "2026-01-31T23:59:59.123Z"),
@@ -204,9 +204,9 @@ mod tests {
         }
     }
 
-    /// Where it is noon of a summer day in Berlin.
+    /// In Berlin, at noon on a summer day.
     #[test]
-    fn without_a_zone_local_time_is_meant() {
+    fn time_without_a_zone_is_local() {
         let zone = Zone::named("CET-1CEST,M3.5.0,M10.5.0/3").expect("a rule");
         let now: Timestamp = "2026-07-31T10:00:00.000Z".parse().expect("a time stamp");
         for (text, utc) in [

@@ -9,24 +9,24 @@ use crate::http::throttle::whole;
 
 /// The most connections at once. When all are taken, the one that has waited longest for its client gives way.
 pub(super) const CONNECTIONS_MAX: usize = 512;
-/// And the fewest, where descriptors are scarce.
+/// The fewest, if descriptors are scarce.
 pub(super) const CONNECTIONS_MIN: usize = 16;
 /// One in this many is kept for the owner's socket, one for this machine, and one for all others: no other kind of client can take those.
 const OWN_PLACE_IN: usize = 64;
-/// So many descriptors are left to the rest of the server, which cannot read a log or ask the database without one.
+/// The descriptors that are left for the rest of the server, which needs them to read logs and the database.
 pub(super) const OWN_DESCRIPTORS: u64 = 64;
-/// Of so many connections one more is let in while those that gave way are still leaving, or all are being answered. Beyond that a
-/// newcomer waits, and is turned away in the end.
+/// One more for each this many connections is admitted while those that gave way are still ending, or all are being answered. Beyond that a
+/// new connection waits, and is refused in the end.
 pub(super) const ONE_MORE_IN: usize = 8;
-/// The most connections from one address of another machine, and where descriptors are scarce. From there as from everywhere, the one that
+/// The most connections from one address of another machine, normally and if descriptors are scarce. As everywhere, the one that
 /// has waited longest gives way.
 pub(super) const FROM_ONE_ADDRESS_MAX: usize = 64;
 const FROM_ONE_ADDRESS_MIN: usize = 8;
 
-/// Who shares a limit of connections.
+/// The clients that share a limit of connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::http) enum Peer {
-    /// The owner of this server, at a socket that nobody else can open.
+    /// The owner of this server, at a socket that no other user can open.
     Owner,
     /// A program on this machine.
     Local,
@@ -43,7 +43,7 @@ impl Peer {
         }
     }
 
-    /// Those of a kind have places that no other kind can take.
+    /// Each kind has slots that no other kind can take.
     pub(super) const fn kind(self) -> usize {
         match self {
             Self::Owner => 0,
@@ -75,14 +75,14 @@ impl Places {
 
     pub(super) fn of(descriptors: u64) -> Self {
         let descriptors = usize::try_from(descriptors.saturating_sub(OWN_DESCRIPTORS)).unwrap_or(usize::MAX);
-        // Beside the slots there are those let in beyond them, and newcomers of each kind that wait for one: an eighth of that each.
+        // Besides the slots there are connections admitted beyond them, and waiting connections of each kind: an eighth of that each.
         let all = (descriptors - descriptors / 3).clamp(CONNECTIONS_MIN, CONNECTIONS_MAX);
         let own = (all / OWN_PLACE_IN).max(1);
         let of_one_address = (all / ONE_MORE_IN).clamp(FROM_ONE_ADDRESS_MIN, FROM_ONE_ADDRESS_MAX);
         Self { shared: all - KINDS * own, own, of_one_address }
     }
 
-    /// How many newcomers of a peer may wait for a slot: of the same address, and of the same kind.
+    /// How many new connections may wait for a slot: of the same address, and of the same kind.
     pub(in crate::http) fn waiting(self, peer: Peer) -> (usize, usize) {
         let of_a_kind = (self.shared / ONE_MORE_IN).max(1);
         match peer {

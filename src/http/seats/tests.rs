@@ -1,4 +1,4 @@
-//! Who gets a slot, who gives way, and who is told that there is none.
+//! Which connections get a slot, give way, or are refused.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -47,7 +47,7 @@ fn takes_no_more(mut stream: &UnixStream) -> bool {
 }
 
 #[test]
-fn who_does_not_take_an_answer_is_closed_and_not_before_it_had_the_time() {
+fn client_that_does_not_read_is_closed_after_its_time() {
     let seats = Arc::new(Seats::new());
     let (seat, stream) = sit(&seats, 1, "127.0.0.1").expect("room");
     assert_eq!(seat.works(), Works::On);
@@ -72,7 +72,7 @@ fn who_does_not_take_an_answer_is_closed_and_not_before_it_had_the_time() {
 }
 
 #[test]
-fn the_next_look_at_the_silent_is_due_with_the_first_of_them_and_never_while_nobody_is_connected() {
+fn next_timeout_check_is_due_with_the_first_silent_client() {
     let (seats, limit, s) = (Arc::new(Seats::new()), Duration::from_secs(60), Duration::from_secs);
     let since = |seat: &Seat| Duration::from_millis(since_ms(seat.activity.load()));
     assert_eq!(seats.close_idle_at(s(1000), limit), None);
@@ -86,7 +86,7 @@ fn the_next_look_at_the_silent_is_due_with_the_first_of_them_and_never_while_nob
     assert!(!is_closed(&first_stream), "it can be told something yet");
     assert!(first.waits());
     assert_eq!(first.works(), Works::ForTheLastTime, "what it was asked meanwhile is answered");
-    // Who takes an answer slowly has another limit.
+    // A client that reads an answer slowly has another limit.
     second.writes();
     assert!(seats.close_idle_at(since(&second) + s(600), limit).is_some() && !takes_no_more(&second_stream));
     drop((first, second));
@@ -94,7 +94,7 @@ fn the_next_look_at_the_silent_is_due_with_the_first_of_them_and_never_while_nob
 }
 
 #[test]
-fn nobody_is_seated_any_more_nor_kept_waiting_once_it_stops() {
+fn stopping_seats_admit_no_connection_and_end_all_waits() {
     let seats = Arc::new(Seats::new());
     assert!(sit(&seats, 1, "127.0.0.1").is_some());
     seats.begin_stop();
@@ -102,7 +102,7 @@ fn nobody_is_seated_any_more_nor_kept_waiting_once_it_stops() {
 }
 
 #[test]
-fn another_machines_address_has_so_many_seats_and_takes_its_own() {
+fn remote_address_is_limited_to_its_share_of_slots() {
     let seats = Arc::new(Seats::new());
     let (own, own_stream) = sit(&seats, 0, "127.0.0.1").expect("room");
     let (friend, friend_stream) = sit(&seats, 1, "10.0.0.7").expect("room");
@@ -121,14 +121,14 @@ fn another_machines_address_has_so_many_seats_and_takes_its_own() {
     drop((own, friend));
 }
 
-/// Sits down and is being answered, as a long poll is: it gives way to nobody. As many as get a slot.
+/// Takes slots for requests that are being answered, which never give way. As many as get a slot.
 fn long_polls(seats: &Arc<Seats>, first: u64, peer: Peer) -> Vec<(Seat, UnixStream)> {
     let sit = |number| sit_as(seats, number, peer).ok().filter(|(seat, _)| seat.works() == Works::On);
     (first..first + 10_000).map_while(sit).collect()
 }
 
 #[test]
-fn one_address_whose_requests_all_wait_takes_no_slot_of_others() {
+fn long_polls_of_one_address_take_no_slot_of_others() {
     let seats = Arc::new(Seats::new());
     let crowd = long_polls(&seats, 10_000, peer("10.0.0.6"));
     assert_eq!(crowd.len(), FROM_ONE_ADDRESS_MAX + FROM_ONE_ADDRESS_MAX / ONE_MORE_IN);
@@ -142,7 +142,7 @@ fn one_address_whose_requests_all_wait_takes_no_slot_of_others() {
 }
 
 #[test]
-fn a_request_that_waits_for_news_gives_way_to_its_neighbour_and_is_answered_early() {
+fn long_poll_gives_its_slot_to_the_same_address_and_is_answered_early() {
     let seats = Arc::new(Seats::new());
     let mut crowd = long_polls(&seats, 10_000, peer("10.0.0.6"));
     let began = Instant::now();
@@ -173,7 +173,7 @@ fn a_request_that_waits_for_news_gives_way_to_its_neighbour_and_is_answered_earl
 }
 
 #[test]
-fn one_machine_with_many_addresses_of_version_six_is_one_address() {
+fn addresses_of_one_ipv6_network_count_as_one() {
     let seats = Arc::new(Seats::new());
     let mut crowd = Vec::new();
     for n in 0..200 {
@@ -184,7 +184,7 @@ fn one_machine_with_many_addresses_of_version_six_is_one_address() {
 }
 
 #[test]
-fn each_kind_of_client_keeps_places_that_the_others_cannot_take() {
+fn each_kind_of_client_has_reserved_slots() {
     let many = (0..100).map(|n| peer(&format!("10.0.0.{n}"))).collect::<Vec<_>>();
     let places = Places::now();
     for greedy in [vec![Peer::Owner], vec![Peer::Local], many] {
@@ -199,7 +199,7 @@ fn each_kind_of_client_keeps_places_that_the_others_cannot_take() {
 }
 
 #[test]
-fn a_newcomer_is_told_whether_a_slot_is_free_in_a_moment() {
+fn new_connection_learns_when_a_slot_becomes_free() {
     let seats = Arc::new(Seats::new());
     let mut crowd = long_polls(&seats, 1, peer("10.0.0.6"));
     assert_eq!(sit_as(&seats, 1000, peer("10.0.0.6")).err(), Some(Full { is_passing: false }));
@@ -214,7 +214,7 @@ fn a_newcomer_is_told_whether_a_slot_is_free_in_a_moment() {
 }
 
 #[test]
-fn slots_leave_descriptors_to_all_else() {
+fn slots_leave_enough_descriptors_for_the_rest() {
     for descriptors in [0, 64, 80, 100, 128, 256, 512, 1024, 4096, 1 << 40] {
         let places = Places::of(descriptors);
         let all = places.shared + KINDS * places.own;

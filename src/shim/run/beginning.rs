@@ -43,7 +43,7 @@ impl Run {
         let cgroup =
             spec.uses_cgroups.then(|| runs.cgroup_name(spec.run_id).ok()).flatten().and_then(|name| Cgroup::create(&name));
         KillPoint::ShimCgroupMade.reach();
-        // Nor on the second socket, which nobody needs as long as the directory stays where it is.
+        // Nor on the second socket, which is not needed as long as the directory stays where it is.
         let socket = runs.new_socket_name(spec.run_id).and_then(|name| Ok((abstract_socket::bind(&name)?, name))).ok();
         let (second, socket) = socket.unzip();
         let header = Header {
@@ -132,7 +132,7 @@ impl Run {
     fn spawn(&self, stdio: [OwnedFd; 3], cgroup: Option<&Cgroup>) -> io::Result<(Identity, Containment)> {
         let spec = &self.spec;
         let mut environment: BTreeMap<OsString, OsString> = std::env::vars_os().collect();
-        // A shell exports where it is; what was inherited is where the server was started.
+        // A shell exports its own directory; the inherited value is the server's.
         environment.insert("PWD".into(), spec.cwd.clone().into());
         environment.extend(spec.env.iter().map(|(name, value)| (name.into(), value.into())));
         environment.insert(RUN_ID_VAR.into(), spec.run_id.to_string().into());

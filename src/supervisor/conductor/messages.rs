@@ -270,7 +270,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
     }
 }
 
-/// What a shim said about one thing that it cannot do, with what to do about it.
+/// A problem that a shim reported, with the remedy.
 fn sentence_of(trouble: &Trouble, code: ConditionCode) -> Option<String> {
     let text = trouble.trouble.as_ref()?;
     let is_of_code = |part: &&TroublePart| match part.code.parse() {
@@ -281,14 +281,14 @@ fn sentence_of(trouble: &Trouble, code: ConditionCode) -> Option<String> {
     let parts: Vec<&str> = trouble.parts.iter().filter(is_of_code).map(|part| part.detail.as_str()).collect();
     let text = match parts.is_empty() {
         false => parts.join(", "),
-        // An older shim says only the whole sentence.
+        // An older shim sends only the whole sentence.
         true if trouble.parts.is_empty() && code == ConditionCode::ShimTrouble => text.clone(),
         true => return None,
     };
     let remedy = if trouble.is_disk_full { "make room on the disk" } else { "repair the runtime directory or its disk" };
     let advice = match code {
         ConditionCode::JournalUnwritable => {
-            format!("{remedy}, and do not end the server before: it alone knows what happens meanwhile")
+            format!("{remedy}, and keep the server running until then: only the server knows what happens in the meantime")
         }
         ConditionCode::LogDropped => format!("{remedy}: the log says how many lines are missing and where"),
         _ => remedy.to_owned(),

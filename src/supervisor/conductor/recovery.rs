@@ -121,7 +121,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
                 run_id,
                 UnseenEnd::Lost,
                 self.clock.now(),
-                "its journal is damaged, so nobody can know how it ended",
+                "its journal is damaged, so how it ended is unknown",
                 &Killed::default(),
             )?,
             Plan::FailSpawn => {
@@ -135,11 +135,11 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
             }
             Plan::KillAndLose => {
                 let mut why = match (&journal, &damage) {
-                    (None, None) => "its run directory was removed, so nobody can know how it ended",
+                    (None, None) => "its run directory was removed, so how it ended is unknown",
                     (Some(journal), _) if journal.header.boot_id == UNKNOWN_BOOT => {
-                        "its own process (the shim) was killed or the machine went down, so nobody can know how it ended"
+                        "its own process (the shim) was killed or the machine went down, so how it ended is unknown"
                     }
-                    _ => "its own process (the shim) was killed, so nobody can know how it ended",
+                    _ => "its own process (the shim) was killed, so how it ended is unknown",
                 }
                 .to_owned();
                 if let Some(damage) = damage {
@@ -171,7 +171,8 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
                 self.end_unseen(run_id, UnseenEnd::Lost, self.clock.now(), &why, &killed)?;
             }
             Plan::Disown => {
-                let why = damage.unwrap_or_else(|| "this runtime directory is a copy, and the run goes on in another".to_owned());
+                let why =
+                    damage.unwrap_or_else(|| "this runtime directory is a copy, and the run continues in another one".to_owned());
                 self.take_pause_file_away();
                 self.end_unseen(run_id, UnseenEnd::Lost, self.clock.now(), &why, &Killed::default())?;
             }
@@ -180,7 +181,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
                 if let Err(error) = self.shims.kill_leftovers(run_id) {
                     ::log::warn!("run {run_id}: failed to clean up after it: {error}");
                 }
-                let why = "the machine went down while it ran, so nobody can know how it ended";
+                let why = "the machine went down while it ran, so how it ended is unknown";
                 let at = last_at.or(self.run.as_ref().map(|run| run.created_at)).unwrap_or_else(|| self.clock.now());
                 self.take_pause_file_away();
                 self.end_unseen(run_id, UnseenEnd::Lost, at, why, &Killed::default())?;
@@ -378,7 +379,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
     /// it lives or may have left something alive, is taken in.
     pub(super) fn take_in_unknown_runs(&mut self) -> Result<(), BootError> {
         let known = self.run.as_ref().map_or(0, |run| run.id);
-        // The usual case, without a look at each of them. A database without any run may have been made anew.
+        // The usual case, without reading each of them. A database without any run may be new.
         if known > 0 && self.shims.latest_run_id().map_err(BootError::Runs)?.is_some_and(|latest| latest <= known) {
             return Ok(());
         }
@@ -413,7 +414,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
 /// The grace of the stop that a live run's journal tells of: asked for by an earlier server, and still to be done.
 fn stop_under_way(entries: &[Entry]) -> Option<Duration> {
     let stops = entries.iter().filter_map(|entry| match entry.fact {
-        // A number of a damaged line can be any.
+        // A damaged line can contain any number.
         Fact::Stopping { grace_ms, .. } => Some((entry.boot_ms.saturating_add(grace_ms), grace_ms)),
         _ => None,
     });

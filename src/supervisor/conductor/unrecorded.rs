@@ -19,7 +19,7 @@ const STORE_RETRY: Duration = Duration::from_millis(500);
 /// The most facts that are kept for a database that does not take them. With more, all are left to the journal, which has them too.
 const UNRECORDED_MAX: usize = 10_000;
 
-/// Why the database can fail to take something: one of these holds at a time.
+/// Why the database can refuse a change: at most one of these is set at a time.
 const STORE_FAILURES: [ConditionCode; 4] =
     [ConditionCode::DiskFull, ConditionCode::DatabaseLocked, ConditionCode::DatabaseReplaced, ConditionCode::DatabaseFailing];
 
@@ -104,25 +104,25 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         self.set_condition(ConditionCode::NotRecorded, self.say_what_is_not_recorded());
     }
 
-    /// What is known to have happened and is not on record, for people; `None` where all is.
+    /// A sentence about the changes that could not be recorded yet; `None` if all are recorded.
     pub(super) fn say_what_is_not_recorded(&self) -> Option<String> {
         let latest = self.unrecorded.iter().find(|entry| entry.fact.is_end()).or(self.unrecorded.last())?;
         let run_id = self.run.as_ref().map_or(0, |run| run.id);
         let at = latest.at;
         let what = match &latest.fact {
             Fact::Exited { exit: Exit::Code(code), .. } => format!("ended at {at} with exit code {code}"),
-            Fact::Exited { exit: Exit::Signal(signal), .. } => format!("was ended at {at} by signal {signal}"),
+            Fact::Exited { exit: Exit::Signal(signal), .. } => format!("was terminated at {at} by signal {signal}"),
             Fact::SpawnFailed { error, .. } => format!("failed to start at {at} ({error})"),
-            Fact::Spawned { .. } => format!("began to run at {at}"),
+            Fact::Spawned { .. } => format!("started at {at}"),
             Fact::Paused { .. } => format!("was paused at {at}"),
             Fact::Resumed { .. } => format!("was resumed at {at}"),
             Fact::Stopping { .. } => format!("was asked to stop at {at}"),
-            Fact::Usage { .. } | Fact::Unknown => format!("has gone on at {at}"),
+            Fact::Usage { .. } | Fact::Unknown => format!("had another event at {at}"),
         };
         let why = match self.store_failure {
             Some(ConditionCode::DiskFull) => "the disk is full; it will be recorded as soon as there is room",
             Some(ConditionCode::DatabaseLocked) => {
-                "another process has locked the database; it will be recorded as soon as that process is done"
+                "another process has locked the database; it will be recorded as soon as the lock is released"
             }
             Some(ConditionCode::DatabaseReplaced) => {
                 "the database file was removed or replaced; it will be recorded as soon as the file is put back"

@@ -1,11 +1,11 @@
-//! How long ago runs ended, in time that was witnessed.
+//! How long ago runs ended, in observed time.
 //!
-//! The wall clock may be wrong: a board without a battery starts in 1970, and somebody can set any clock to any year. So ages are not
-//! taken from time stamps. What counts is the time for which the machine is seen to have been on, by the clock that runs from boot, and
-//! between two boots what the wall clock says, if that is no longer than [`OFF_MAX`]: a longer gap may as well be a wrong clock and
-//! counts as nothing. Runs end in the order of their ids, so it is enough to note now and then up to which run all had ended.
+//! The wall clock may be wrong: a board without a battery starts in 1970, and a user can set a clock to any year. So ages are not
+//! taken from time stamps. What counts is the time for which the machine was on, by the clock that runs from boot, and
+//! the wall-clock time between two boots, if that is no longer than [`OFF_MAX`]: a longer gap may be a wrong clock and
+//! does not count. Runs end in the order of their ids, so it is enough to note at intervals up to which run all had ended.
 //!
-//! Pure: clocks are handed in.
+//! Pure: clocks are passed in.
 
 use std::time::Duration;
 
@@ -13,32 +13,32 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::{Timestamp, whole_ms};
 
-/// The longest time for which the machine is believed to have been off.
+/// The longest time off that counts.
 const OFF_MAX: Duration = Duration::from_hours(24);
 
-/// How far notes are apart: a run may be kept for this much longer.
+/// The interval between notes: a run may be kept for this much longer.
 const NOTED_EVERY: Duration = Duration::from_hours(6);
 
 /// The most notes. Beyond it older ones are further apart.
 const NOTES_MAX: usize = 256;
 
-/// Time that was witnessed, and which runs had ended by when.
+/// The observed time, and which runs had ended by when.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Witness {
-    /// The boot of the machine in which it looked last.
+    /// The boot of the machine at the last reading of the clocks.
     boot_id: String,
     /// The boot-time clock then, in milliseconds.
     boot_ms: u64,
-    /// The wall clock then; none before the first look.
+    /// The wall clock then; none before the first reading.
     wall: Option<Timestamp>,
-    /// The time witnessed up to then, in milliseconds.
+    /// The time observed up to then, in milliseconds.
     witnessed_ms: u64,
-    /// By this time that was witnessed all runs up to this one had ended, in order.
+    /// The notes: by this observed time, all runs up to this one had ended; in order.
     ended: Vec<(u64, i64)>,
 }
 
 impl Witness {
-    /// Looks at the clocks.
+    /// Reads the clocks.
     pub(super) fn look(&mut self, boot_id: &str, since_boot: Duration, now: Timestamp) {
         let boot_ms = whole_ms(since_boot);
         let new_ms = match self.wall {
@@ -46,7 +46,7 @@ impl Witness {
             Some(_) if self.boot_id == boot_id => boot_ms.saturating_sub(self.boot_ms),
             Some(wall) => {
                 let booted_at = now.unix_ms().saturating_sub_unsigned(boot_ms);
-                // A clock that went back tells nothing either.
+                // A clock that went back does not count either.
                 let off_ms = u64::try_from(booted_at.saturating_sub(wall.unix_ms())).unwrap_or(0);
                 boot_ms.saturating_add(if off_ms <= whole_ms(OFF_MAX) { off_ms } else { 0 })
             }
@@ -57,24 +57,24 @@ impl Witness {
         (self.boot_ms, self.wall) = (boot_ms, Some(now));
     }
 
-    /// Whether it has looked at the clocks in the same boot of the machine as the other has.
+    /// Whether both last read the clocks in the same boot of the machine.
     pub(super) fn is_of_boot_of(&self, other: &Self) -> bool {
         self.boot_id == other.boot_id
     }
 
-    /// The time witnessed so far.
+    /// The time observed so far.
     pub(super) fn witnessed(&self) -> Duration {
         Duration::from_millis(self.witnessed_ms)
     }
 
     /// All runs up to this one have ended by now.
     pub(super) fn note_ended(&mut self, run_id: i64) {
-        // Of a database that is not there any more.
+        // The notes are about a database that no longer exists.
         self.ended.retain(|&(_, noted)| noted <= run_id);
         if self.ended.last().is_some_and(|&(_, noted)| noted == run_id) {
             return;
         }
-        // The last note is always exact; the one before it may make way.
+        // The last note is always exact; the one before it can be dropped.
         if let [.., (before_last, _), last] = self.ended.as_mut_slice()
             && self.witnessed_ms.saturating_sub(*before_last) < whole_ms(NOTED_EVERY)
         {
@@ -91,7 +91,7 @@ impl Witness {
         }
     }
 
-    /// The last run of which it is certain that it ended at least `age` ago; all before it did, too.
+    /// The last run that certainly ended at least `age` ago, as did all runs before it.
     pub(super) fn ended_for(&self, age: Duration) -> Option<i64> {
         let by = self.witnessed_ms.checked_sub(whole_ms(age))?;
         let n = self.ended.partition_point(|&(at, _)| at <= by);
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_is_set_under_a_live_server_ages_nothing() {
+    fn clock_set_while_the_server_runs_ages_no_run() {
         for step in [YEAR_MS, 30 * YEAR_MS, -YEAR_MS, -53 * YEAR_MS] {
             let mut machine = Machine::new();
             machine.end(1);
@@ -183,11 +183,11 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_is_wrong_after_a_boot_ages_nothing() {
+    fn wrong_clock_after_a_boot_ages_no_run() {
         for wrong in [YEAR_MS, 30 * YEAR_MS, -YEAR_MS, -53 * YEAR_MS] {
             let mut machine = Machine::new();
             machine.end(1);
-            // However often it is booted, set right, and booted again.
+            // For any number of boots and corrections of the clock.
             for _ in 0..20 {
                 machine.reboot_after(Duration::from_mins(1), wrong);
                 machine.run_for(Duration::from_mins(1));
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_that_is_off_at_night_ages_runs_as_any() {
+    fn nights_with_the_machine_off_count_toward_age() {
         let mut machine = Machine::new();
         machine.end(1);
         for day in 1..=7 {
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn time_off_that_nobody_can_vouch_for_does_not_count() {
+    fn unverifiable_time_off_does_not_count_toward_age() {
         let mut machine = Machine::new();
         machine.end(1);
         machine.run_for(SIX_DAYS);
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_was_off_on_a_machine_that_was_on_has_missed_nothing() {
+    fn time_without_a_server_counts_toward_age_while_the_machine_is_on() {
         let mut machine = Machine::new();
         machine.end(1);
         let text = serde_json::to_string(&machine.witness).expect("plain");
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_after_which_nothing_happens_ages_from_its_own_end() {
+    fn idle_time_after_a_run_ages_it_from_its_end() {
         let mut machine = Machine::new();
         for id in 1..=50 {
             machine.end(id);

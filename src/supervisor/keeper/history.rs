@@ -1,7 +1,7 @@
-//! Which runs the history keeps: not too many, and not for too long.
+//! Which runs the history keeps, by number and age.
 //!
-//! Runs are looked at from the oldest on, and no further than to the first that stays. How many there are is counted once, by the first
-//! look; after that only what was added is.
+//! Runs are checked from the oldest to the first that stays. Their number is counted once, by the first
+//! pass; later passes count only new runs.
 
 use std::fs;
 use std::io;
@@ -14,14 +14,14 @@ use crate::kill_point::KillPoint;
 use crate::run_dir::{self, LockState, Runs};
 use crate::store::Reader;
 
-/// So many rows are forgotten in one transaction: who waits for the supervisor waits no longer than for that.
+/// How many rows one transaction deletes, which limits how long the supervisor is busy.
 const FORGOTTEN_AT_ONCE: usize = 100;
 
-/// What there is of the history.
+/// The known contents of the history.
 #[derive(Debug, Default)]
 pub(super) struct History {
     is_counted: bool,
-    /// Up to here rows were forgotten, or could not be yet: they are counted anew each time, and are few.
+    /// Up to here rows were deleted, or could not be yet. The rest of them is counted again each time, and is small.
     low: i64,
     /// How many rows are above that.
     above_low: u64,
@@ -29,26 +29,26 @@ pub(super) struct History {
     pub(super) latest_row: i64,
     /// The run that has not ended.
     live: Option<i64>,
-    /// Directories that the database knows nothing of, ascending, and whether their runs have ended.
+    /// Directories that the database does not know, ascending, and whether their runs have ended.
     unknown: Vec<(i64, bool)>,
 }
 
-/// What is too much.
+/// The limits.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
     /// How many runs are kept.
     pub(super) runs: usize,
-    /// Up to this run all are too old.
+    /// All runs up to this one are too old.
     pub(super) too_old: Option<i64>,
 }
 
 impl History {
-    /// Takes in what is new. The first time that is everything.
+    /// Adds new runs; the first time, all runs.
     pub(super) fn look(&mut self, runs: &Runs, reader: &Reader) -> Result<(), KeepError> {
         if !self.is_counted {
             let rows = reader.run_ids()?;
             let dirs = runs.ids().map_err(KeepError::Runs)?;
-            // A run that begins between the two looks is no unknown one.
+            // A run that begins between the two reads is not an unknown one.
             let newest = rows.last().copied().unwrap_or(0);
             let is_new = |id: i64| id > newest && reader.has_ended(id).is_ok_and(|row| row.is_some());
             self.unknown = dirs
@@ -92,7 +92,7 @@ impl History {
         })
     }
 
-    /// Removes runs that are too many or too old, never the latest. Their rows are the supervisor's to delete. Whether all of them went.
+    /// Removes runs beyond the limits, never the latest. The supervisor deletes their rows. Returns whether all of them were removed.
     pub(super) fn forget(
         &mut self,
         runs: &Runs,
@@ -126,7 +126,7 @@ impl History {
                 if !has_ended {
                     continue;
                 }
-                // A shim that still has something to add has its lock.
+                // A shim that still has facts to add holds its lock.
                 let removed = if is_left(runs, id) { remove_dir(runs.run(id).path()) } else { Ok(false) };
                 match removed {
                     Ok(true) => {
@@ -140,13 +140,13 @@ impl History {
                     }
                     Ok(false) => is_done = false,
                     Err(error) => {
-                        ::log::warn!("run {id} is kept no longer, and its directory cannot be removed: {error}");
+                        ::log::warn!("cannot remove the directory of run {id}, which has left the history: {error}");
                         is_done = false;
                     }
                 }
             }
             if !forgotten.is_empty() {
-                // Nobody takes it when the server ends; the next one finds the rows again.
+                // When the server ends, the request is dropped; the next server finds the rows again.
                 let _found_again = events.send(Event::Forget { ids: forgotten });
             }
             if is_last {
@@ -154,7 +154,7 @@ impl History {
             }
         }
         if let (Some(first), count) = gone {
-            ::log::info!("{count} runs are kept no longer: {first} to {at}");
+            ::log::info!("removed {count} runs from the history: {first} to {at}");
         }
         Ok(is_done)
     }
@@ -171,7 +171,7 @@ impl History {
     }
 }
 
-/// Whether nobody writes into a run's directory any more.
+/// Whether no process writes into a run's directory any more.
 pub(super) fn is_left(runs: &Runs, id: i64) -> bool {
     runs.run(id).lock_state().is_ok_and(|lock| lock == LockState::Free)
 }
@@ -181,11 +181,11 @@ fn journal_has_end(runs: &Runs, id: i64) -> bool {
     journal.is_ok_and(|journal| journal.entries.iter().any(|entry| entry.fact.is_end()))
 }
 
-/// Removes a run's directory; links in it are removed, never followed. Whether it is gone.
+/// Removes a run's directory; links in it are removed, never followed. Returns whether it no longer exists.
 fn remove_dir(dir: &Path) -> io::Result<bool> {
     match fs::remove_dir_all(dir) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        // The names below it may have gone first; then it is found again.
+        // Its contents may have been removed first; then the next pass finds it again.
         Ok(()) | Err(_) => Ok(!dir.exists()),
     }
 }

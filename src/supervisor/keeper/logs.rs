@@ -1,6 +1,6 @@
-//! How much of the logs is kept: within the room for all of them, and so that a share of the disk stays free.
+//! How much of the logs is kept: within the limit for all of them, and so that a share of the disk stays free.
 //!
-//! The oldest segments go first, of the live run last. What is looked through is what may have changed since the last look, and what goes;
+//! The oldest segments are removed first, those of the live run last. A pass reads only what may have changed since the last one, and what it removes;
 //! how large all logs are together is added up only once they could be too large.
 
 use std::collections::BTreeMap;
@@ -14,16 +14,16 @@ use crate::log::{self, Listing, Place, RunLogs, Segment};
 use crate::run_dir::Runs;
 use crate::store::Reader;
 
-/// The share of the disk that is kept free where nobody says otherwise: so many hundredths, and so many bytes at most.
+/// The default share of the disk that is kept free: a percentage, and the most in bytes.
 const FREE_PERCENT: u64 = 15;
 const FREE_BYTES_MAX: u64 = 4 << 30;
 
-/// However full the disk is, of the newest segments so many hundredths of it are kept, and no more than so many full segments: who fills
-/// the disk with something else does not get the whole log for it.
+/// Of the newest segments this percentage of the disk is always kept, but no more than this many full segments, so that other files that fill
+/// the disk do not displace the whole log.
 const KEPT_PERCENT: u64 = 5;
 const KEPT_SEGMENTS: u64 = 4;
 
-/// What a look needs.
+/// The input of a pass.
 pub(super) struct Logs<'a> {
     pub(super) runs: &'a Runs,
     pub(super) all: &'a RunLogs,
@@ -31,7 +31,7 @@ pub(super) struct Logs<'a> {
     pub(super) history: &'a History,
     /// The size at which a segment is closed.
     pub(super) segment_bytes: u64,
-    /// Whether the server goes on.
+    /// Whether the server keeps running.
     pub(super) goes_on: &'a dyn Fn() -> bool,
 }
 
@@ -59,26 +59,26 @@ impl Disk {
         Ok(Self { bytes: bytes(stat.f_blocks), free_bytes: bytes(stat.f_bavail) })
     }
 
-    /// What is to be kept free of it; `wanted` is what somebody set.
+    /// The bytes to keep free; `wanted` is the setting.
     pub(super) fn free_share(self, wanted: Option<u64>) -> u64 {
         wanted.unwrap_or_else(|| (self.bytes / 100 * FREE_PERCENT).min(FREE_BYTES_MAX))
     }
 
-    /// How much of the newest log is kept however full it is.
+    /// How much of the newest log is always kept.
     fn kept_bytes(self, segment_bytes: u64) -> u64 {
         (self.bytes / 100 * KEPT_PERCENT).min(segment_bytes.saturating_mul(KEPT_SEGMENTS))
     }
 }
 
 impl Logs<'_> {
-    /// Removes the oldest segments until a share of the disk is free, or only the newest are left. Whether nothing is to be tried again.
+    /// Removes the oldest segments until a share of the disk is free, or only the newest are left. Returns whether nothing needs another try.
     pub(super) fn free_disk(&self, disk: Disk, share: u64) -> Result<bool, KeepError> {
         let lacking = share.saturating_sub(disk.free_bytes);
         if lacking == 0 {
             return Ok(true);
         }
         let Some(first_kept) = self.newest_of(disk.kept_bytes(self.segment_bytes))? else { return Ok(true) };
-        // A live run's go last by themselves: it is the latest.
+        // Those of a live run are the newest, so they are removed last.
         let mut freed = 0;
         let is_done = self.remove_oldest(lacking, Some(first_kept.place()), true, &mut |_, bytes| freed += bytes)?;
         if freed > 0 {
@@ -88,7 +88,7 @@ impl Logs<'_> {
         Ok(is_done)
     }
 
-    /// Where the newest segments begin that have no more than so many bytes together; the newest in any case.
+    /// Where the newest segments begin that have at most this many bytes together; always includes the newest one.
     fn newest_of(&self, bytes: u64) -> Result<Option<Segment>, KeepError> {
         let Some(mut kept) = self.all.newest().map_err(KeepError::Runs)? else { return Ok(None) };
         let mut sum = kept.bytes_on_disk().map_err(KeepError::Runs)?;
@@ -103,12 +103,12 @@ impl Logs<'_> {
     }
 
     /// Removes the oldest segments of runs that have ended until all logs together are within their limit. `settled` is the last run up
-    /// to which none can have changed since the last time. Whether nothing is to be tried again.
+    /// to which none can have changed since the last time. Returns whether nothing needs another try.
     pub(super) fn limit_total(&self, sizes: &mut Sizes, limit: u64, settled: i64) -> Result<bool, KeepError> {
         let Some(newest) = self.all.newest().map_err(KeepError::Runs)? else { return Ok(true) };
         let first = self.all.oldest().map_err(KeepError::Runs)?.map_or(newest.start, |first| first.start);
         let newest_bytes = newest.bytes_on_disk().map_err(KeepError::Runs)?;
-        // A live run's newest segment may grow up to its limit before the next look.
+        // A live run's newest segment may grow up to its limit before the next pass.
         let is_live = newest.run_id.is_some_and(|id| self.history.standing(self.reader, id).is_ok_and(|it| it == Standing::Live));
         let growth = if is_live { self.segment_bytes.saturating_sub(newest_bytes) } else { 0 };
         // All of the log has these positions. What does not become smaller by packing becomes a little larger.
@@ -131,7 +131,7 @@ impl Logs<'_> {
         }
         while let Some((id, _)) = self.all.run_from(from).map_err(KeepError::Runs)? {
             if !(self.goes_on)() {
-                // Not all of it is known: nothing is removed for it.
+                // The total is unknown, so nothing is removed.
                 *sizes = Sizes::default();
                 return Ok(0);
             }
@@ -145,8 +145,8 @@ impl Logs<'_> {
         Ok(sizes.total)
     }
 
-    /// Removes the oldest segments until so many bytes are gone, but none from `kept_from` on and none that is still written to. Whether
-    /// all was removed that was to be.
+    /// Removes the oldest segments until this many bytes are freed, but none from `kept_from` on and none that is still written to. Returns whether
+    /// all of them were removed.
     fn remove_oldest(
         &self,
         excess: u64,
@@ -165,7 +165,7 @@ impl Logs<'_> {
                 return Ok(is_done);
             }
             match self.history.standing(self.reader, id)? {
-                // It says what it lost, at the end of its log.
+                // Its log ends with a note about the lost lines.
                 Standing::Ended if !is_left(self.runs, id) => {
                     is_done = false;
                     continue;

@@ -1,8 +1,8 @@
-//! `retention.json` in the runtime directory: what the keeper remembers from one server to the next.
+//! `retention.json` in the runtime directory: the keeper's notes, kept from one server to the next.
 //!
-//! All of it can be lost: ages then begin anew, and logs are looked through once more. So it is not synced, and a file that cannot be read
-//! counts as none; so does one about another database or other run directories. It is written beside its place first; if killed in
-//! between, the file from before stays.
+//! They can be lost: ages are then counted anew, and logs are read once more. So the file is not synced, and an unreadable file
+//! is ignored, as is one about another database or other run directories. It is written under a temporary name first; if killed in
+//! between, the previous file stays.
 
 use std::fs;
 use std::io;
@@ -16,7 +16,7 @@ use crate::private::replace_file;
 
 const FILE: &str = "retention.json";
 
-/// The version of the file. One of another version counts as none.
+/// The version of the file. Files of other versions are ignored.
 const FORMAT: u32 = 1;
 
 /// The largest file that is read, in bytes. Ours are some kilobytes.
@@ -33,12 +33,12 @@ pub(super) struct Memory {
     pub(super) witness: Witness,
     /// No run with a lower id has any log.
     pub(super) log_floor: i64,
-    /// All runs up to this one have ended and have been left by their shims, and nothing of their logs is to be packed.
+    /// All runs up to this one have ended, their shims have exited, and their logs need no packing.
     pub(super) settled: i64,
 }
 
 impl Memory {
-    /// Reads it; empty where there is none of this database. Of other run directories it tells nothing about logs.
+    /// Reads it; empty if there is none for this database. If it is about other run directories, the notes about logs are dropped.
     pub(super) fn load(runtime_dir: &Path, database: &Path, runs: &Path) -> Self {
         let mut memory = Self::read(runtime_dir);
         if memory.database != FileId::of(database).ok() {
@@ -65,7 +65,7 @@ impl Memory {
         replace_file(&runtime_dir.join(FILE), &text, || ())
     }
 
-    /// Drops what is about other runs than those up to `latest`: of a history that is not there any more.
+    /// Drops notes about runs after `latest`, which belong to a history that no longer exists.
     pub(super) fn keep_to(&mut self, latest: i64) {
         if self.log_floor > latest.saturating_add(1) || self.settled > latest {
             (self.log_floor, self.settled) = (0, 0);
@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_stored_is_loaded_and_anything_else_is_none() {
+    fn stored_notes_load_and_damaged_notes_are_rejected() {
         let dir = tempfile::tempdir().expect("a temp folder");
         let (database, runs) = (dir.path().join("test.db"), dir.path().join("runs"));
         fs::write(&database, "").expect("writes");
@@ -94,7 +94,7 @@ mod tests {
             fs::write(dir.path().join(FILE), bad).expect("writes");
             assert_eq!(load(), Memory::default(), "{bad}");
         }
-        // Other run directories: what is known of ages holds, what is known of logs does not.
+        // Other run directories: the ages stay valid, the notes about logs do not.
         fs::write(dir.path().join(FILE), &text).expect("writes");
         fs::rename(&runs, dir.path().join("old")).expect("moves");
         fs::create_dir(&runs).expect("creates");
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_of_another_history_is_dropped() {
+    fn notes_of_another_history_are_discarded() {
         let of = |log_floor, settled| Memory { log_floor, settled, ..Memory::default() };
         for (memory, kept) in [(of(7, 9), of(7, 9)), (of(10, 9), of(10, 9)), (of(11, 9), of(0, 0)), (of(3, 10), of(0, 0))] {
             let mut memory = memory;

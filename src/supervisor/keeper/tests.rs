@@ -42,7 +42,7 @@ impl World {
         )
     }
 
-    /// A run that lives, with segments of these sizes. The lock is held for as long as the file is kept.
+    /// A live run, with segments of these sizes. The lock is held for as long as the file is kept.
     fn begin(&mut self, segments: &[u64]) -> (i64, File) {
         let at = Timestamp::from_unix_ms(0);
         let new = NewRun { script: "s".to_owned(), cwd: "/".to_owned(), args: Vec::new(), log_start: self.position };
@@ -119,7 +119,7 @@ fn free_disk(keeper: &mut Housekeeping, disk: Disk) -> bool {
 }
 
 #[test]
-fn only_that_is_packed_to_which_nothing_is_added_any_more() {
+fn keeper_packs_only_segments_that_no_longer_grow() {
     let mut world = World::new();
     let (id, lock) = world.begin(&[PACKED_BYTES_MIN, PACKED_BYTES_MIN - 1, PACKED_BYTES_MIN]);
     let keeper = world.keeper(ALL);
@@ -142,7 +142,7 @@ fn only_that_is_packed_to_which_nothing_is_added_any_more() {
 
 /// A live run's newest segment grows until the next look, which may be a segment away.
 #[test]
-fn room_is_made_for_what_a_live_run_adds_before_the_next_look() {
+fn keeper_frees_room_for_the_next_segment_of_a_live_run() {
     for (log_bytes, kept) in [(3000 + MIB, [3, 1]), (2999 + MIB, [2, 1]), (100, [0, 1])] {
         let mut world = World::new();
         world.run(&[1000, 1000, 1000]);
@@ -154,7 +154,7 @@ fn room_is_made_for_what_a_live_run_adds_before_the_next_look() {
 }
 
 #[test]
-fn the_oldest_logs_go_first_and_what_was_removed_is_not_looked_at_again() {
+fn oldest_logs_are_removed_first_and_not_scanned_again() {
     let mut world = World::new();
     for _ in 0..200 {
         world.run(&[500, 500]);
@@ -169,14 +169,14 @@ fn the_oldest_logs_go_first_and_what_was_removed_is_not_looked_at_again() {
     assert_eq!(look(&mut keeper), Look::Done);
     assert_eq!(world.kept(190..=192), [0, 0, 2]);
     assert_eq!(keeper.sizes.total_and_sum(), (9800, 9800));
-    // What is remembered holds for the next server.
+    // The notes are valid for the next server.
     keeper.remember(true);
     let next = world.keeper(ALL);
     assert_eq!((next.memory.log_floor, next.memory.settled), (192, 201));
 }
 
 #[test]
-fn a_run_directory_that_is_moved_away_and_back_is_read_again() {
+fn run_directory_moved_away_and_back_is_read_again() {
     let mut world = World::new();
     for _ in 0..4 {
         world.run(&[500]);
@@ -191,7 +191,7 @@ fn a_run_directory_that_is_moved_away_and_back_is_read_again() {
 }
 
 #[test]
-fn runs_that_are_too_many_go_whether_their_rows_are_deleted_at_once_or_not() {
+fn excess_runs_are_removed_even_if_their_rows_are_deleted_late() {
     let mut world = World::new();
     for _ in 0..250 {
         world.run(&[]);
@@ -212,7 +212,7 @@ fn runs_that_are_too_many_go_whether_their_rows_are_deleted_at_once_or_not() {
 }
 
 #[test]
-fn a_run_that_a_shim_still_holds_is_counted_and_stays() {
+fn retention_keeps_a_run_that_a_shim_still_holds() {
     let mut world = World::new();
     let (first, held) = world.begin(&[]);
     world.end(first);
@@ -232,7 +232,7 @@ fn a_run_that_a_shim_still_holds_is_counted_and_stays() {
 }
 
 #[test]
-fn a_share_of_the_disk_is_kept_free_by_removing_the_oldest_segments() {
+fn oldest_segments_are_removed_to_keep_a_share_of_the_disk_free() {
     let disk = |free_mib: u64| Disk { bytes: 200 * MIB, free_bytes: free_mib * MIB };
     // 15 of 100 are 30 MiB, and the newest 4 MiB stay whatever happens.
     for (free_mib, kept) in [(30, [3, 3, 3]), (29, [2, 3, 3]), (26, [0, 2, 3]), (0, [0, 1, 3])] {
@@ -251,7 +251,7 @@ fn a_share_of_the_disk_is_kept_free_by_removing_the_oldest_segments() {
 }
 
 #[test]
-fn a_live_run_gives_its_oldest_segments_once_no_other_has_any() {
+fn live_run_loses_its_oldest_segments_only_after_all_ended_runs() {
     let mut world = World::new();
     world.run(&[MIB]);
     let _live = world.begin(&[MIB; 10]);
@@ -267,7 +267,7 @@ fn a_live_run_gives_its_oldest_segments_once_no_other_has_any() {
 }
 
 #[test]
-fn a_share_is_capped_and_can_be_set() {
+fn free_share_is_capped_and_can_be_set() {
     let share = |bytes, wanted| Disk { bytes, free_bytes: 0 }.free_share(wanted);
     assert_eq!(share(2000 * MIB, None), 300 * MIB);
     assert_eq!(share(1 << 40, None), 4 << 30);

@@ -153,7 +153,7 @@ fn codes(snapshot: &Snapshot) -> Vec<ConditionCode> {
 }
 
 #[test]
-fn conditions_say_how_a_run_ended_that_could_not_be_recorded() {
+fn conditions_describe_an_unrecorded_end() {
     let mut stage = Stage::running();
     let published = stage.conductor.watch().get();
     let seen = stage.conductor.watch().seen();
@@ -162,8 +162,8 @@ fn conditions_say_how_a_run_ended_that_could_not_be_recorded() {
         stage.hear(&[(2, exited(9, false))]);
         let now = stage.conductor.watch().get();
         assert_eq!((now.snapshot.state, now.snapshot.version), (State::Running, published.snapshot.version));
-        assert_ne!(now.etag, published.etag, "who asks with the tag of before is told");
-        assert!(stage.conductor.watch().seen() != seen, "and so is who follows");
+        assert_ne!(now.etag, published.etag, "a request with the previous tag gets the new state");
+        assert!(stage.conductor.watch().seen() != seen, "and so does a follower");
         assert_eq!(codes(&now.snapshot), [ConditionCode::NotRecorded, ConditionCode::DatabaseReplaced]);
         let condition = &now.snapshot.conditions.list()[0];
         assert!(
@@ -181,7 +181,7 @@ fn conditions_say_how_a_run_ended_that_could_not_be_recorded() {
 }
 
 #[test]
-fn condition_of_a_pause_that_does_not_hold_passes_with_the_note() {
+fn pause_not_holding_condition_ends_with_its_note() {
     let mut stage = Stage::running();
     let number = stage.world.0.borrow().connections;
     let says = |stage: &mut Stage, note: Option<&str>| {

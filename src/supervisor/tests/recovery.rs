@@ -115,7 +115,7 @@ fn a_server_that_cannot_say_which_runs_there_are_does_not_boot_and_gives_no_id_t
 }
 
 #[test]
-fn the_run_directories_are_not_listed_where_the_link_names_a_run_that_is_on_record() {
+fn run_directories_are_not_listed_if_the_link_names_a_recorded_run() {
     let mut stage = Stage::new();
     let waiting = stage.ask(Ask::Start(StartRequest::default()));
     stage.hear(&[(1, spawned())]);

@@ -136,7 +136,7 @@ fn what_a_shim_cannot_write_is_said_until_it_can_or_is_gone() {
 }
 
 #[test]
-fn each_trouble_of_a_shim_is_a_condition_of_its_own() {
+fn each_shim_problem_becomes_its_own_condition() {
     let mut stage = Stage::running();
     let part = |code: &str| TroublePart { code: code.to_owned(), detail: format!("{code}: no ink") };
     let says = |stage: &mut Stage, codes: &[&str]| {

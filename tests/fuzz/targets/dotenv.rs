@@ -28,7 +28,7 @@ pub fn run(bytes: &[u8]) {
         line.extend(b"\" # as it was");
         assert_eq!(parse_dotenv(&line).expect("well formed"), [(name.clone(), value.clone())], "{line:?}");
     }
-    // Each value of ours stands on its own line: whatever others' values take in, no line says more than it says alone.
+    // Each value of ours is on one line: whatever other values span, no line yields more than it yields alone.
     let alone = without_mark.split(|byte| *byte == b'\n').filter_map(|line| parse_dotenv(&[b"\n", line].concat()).ok()).flatten();
     let mut alone = alone.collect::<Vec<_>>().into_iter();
     assert!(pairs.iter().all(|pair| alone.any(|other| other == *pair)), "{pairs:?} are not all there line by line");
