@@ -1,8 +1,9 @@
 //! Who is connected, what each of them does, and who gives way when there are too many.
 //!
 //! A connection that waits for its client gives way to a newcomer, the one that has waited longest first, and so does one whose request waits
-//! for news: that is answered early. One whose request is being answered never does. Where a request had come even so, unseen, it is answered: that is its connection's last. Only one whose client did
-//! not take an answer is closed without a word, and does nothing more: nobody would hear of it.
+//! for news: that is answered early. One whose request is being answered never does. Where a request had come even so, unseen, it is
+//! answered: that is its connection's last. Only one whose client did not take an answer is closed without a word, and does nothing more:
+//! nobody would hear of it.
 //!
 //! Nothing here waits for a slot: a newcomer gets one at once or is told that there is none, and `accept` asks again.
 
