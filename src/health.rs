@@ -27,6 +27,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long an answer waits for a scan. A scan usually takes a fraction of a millisecond.
 const LOOK_WAIT: Duration = Duration::from_millis(200);
 
+/// The stack of the thread that scans, in bytes: a few paths, a sentence, and the making of a file.
+const STACK_BYTES: usize = 128 * 1024;
+
 /// The problems that a scan has found.
 pub type Findings = Vec<(ConditionCode, String)>;
 
@@ -75,7 +78,7 @@ impl Inspector {
             changed: Condvar::new(),
         });
         let looking = shared.clone();
-        thread::Builder::new().name("health".to_owned()).stack_size(128 * 1024).spawn(move || {
+        thread::Builder::new().name("health".to_owned()).stack_size(STACK_BYTES).spawn(move || {
             let _said_even_by_a_panic = Over(looking.clone());
             let mut again_at = None;
             while let Some(turn) = looking.wait_for_turn(again_at) {

@@ -20,6 +20,12 @@ pub use program::{Attempt, Program, Unrunnable};
 const PATH_BYTES_MAX: usize = 4095;
 const PART_BYTES_MAX: usize = 255;
 
+/// Among so many words of a name and its arguments the script is looked for that was probably meant.
+const MEANT_WORDS_MAX: usize = 8;
+
+/// Arguments that are shorter than this together are repeated in the advice.
+const SHOWN_ARGS_BYTES_MAX: usize = 200;
+
 /// Why a script or a working directory cannot be used.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ScriptError {
@@ -145,12 +151,12 @@ fn what_was_meant(root: &Path, name: &str, args: &[String]) -> Option<String> {
     let has_arguments = words.len() > 1;
     words.extend(args.iter().map(String::as_str));
     // The first word that is a script; a word that looks like an option of an interpreter is skipped.
-    let at = words.iter().take(8).position(|word| !word.starts_with('-') && is_script(word))?;
+    let at = words.iter().take(MEANT_WORDS_MAX).position(|word| !word.starts_with('-') && is_script(word))?;
     let (script, rest) = (words[at], &words[at + 1..]);
     let rest = rest.strip_prefix(&["--"]).unwrap_or(rest);
     let mut command = format!("autoappdev start {}", quoted(script));
     // Long argument lists are left out of the suggestion.
-    if !rest.is_empty() && rest.iter().map(|word| word.len()).sum::<usize>() < 200 {
+    if !rest.is_empty() && rest.iter().map(|word| word.len()).sum::<usize>() < SHOWN_ARGS_BYTES_MAX {
         let rest: Vec<String> = rest.iter().map(|word| quoted(word)).collect();
         command = format!("{command} -- {}", rest.join(" "));
     }

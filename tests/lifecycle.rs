@@ -474,7 +474,8 @@ fn second_signal_during_the_final_stop_kills_the_run() {
 
 #[test]
 fn closed_terminal_ends_the_server_in_order_unless_it_was_told_to_ignore_that() {
-    let mut place = Place::new();
+    let mut place = Place::serving("sleep.sh");
+    place.kill_server();
     let server = [env!("CARGO_BIN_EXE_autoappdev")];
     place.start_server_with(heeding(&place, &server));
     let (pid, run_id) = place.start();

@@ -10,6 +10,9 @@ use std::thread;
 
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 
+/// The stack of the thread that waits for the kernel, in bytes.
+const STACK_BYTES: usize = 64 * 1024;
+
 /// Calls `look` each time a name that `matters` is removed from `dir` or replaced there, and when `dir` itself is removed. Ends with the process, and
 /// costs nothing until then.
 pub(super) fn watch(
@@ -33,5 +36,5 @@ pub(super) fn watch(
             }
         }
     };
-    thread::Builder::new().name("health-watch".to_owned()).stack_size(64 * 1024).spawn(tell).map(drop)
+    thread::Builder::new().name("health-watch".to_owned()).stack_size(STACK_BYTES).spawn(tell).map(drop)
 }

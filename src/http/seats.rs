@@ -1,8 +1,9 @@
 //! Who is connected, what each of them does, and who gives way when there are too many.
 //!
-//! A connection that waits for its client gives its slot to a new one, the one that has waited longest first, and so does a connection with a long
-//! poll, which is answered early. A connection whose request is being answered never does. Where a request had come even so, unseen, it is answered: that is its connection's last. Only one whose client did
-//! not take an answer is closed without a word, and does nothing more: nobody would hear of it.
+//! A connection that waits for its client gives its slot to a new one, the one that has waited longest first, and so does a connection with a
+//! long poll, which is answered early. A connection whose request is being answered never does. If a request had arrived unseen even so, it is
+//! answered, as the last one of its connection. Only a connection whose client did not take an answer is closed without a word, and does
+//! nothing more: its client would not receive it.
 //!
 //! Nothing here waits for a slot: a new connection gets one at once or not at all, and `accept` tries again.
 
