@@ -380,7 +380,7 @@ fn server_as_process_one_stops_the_run_before_it_ends() {
         let (code, said) = place.until_server_ended();
         assert_eq!(code, 0, "{name}");
         // The run's own grace is longer than an engine waits.
-        assert_stopped_by_shutdown(&mut place, &said, "process 1 takes every process with it", 8_000);
+        assert_stopped_by_shutdown(&mut place, &said, "the end of process 1 kills every process", 8_000);
     }
 }
 
