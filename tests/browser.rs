@@ -135,7 +135,7 @@ fn a_killed_server_shows_and_the_page_recovers_by_itself() {
     assert_eq!((browser.state().as_str(), browser.text("state").as_str()), ("unknown", "Disconnected"));
     assert!(browser.text("status").starts_with("last seen running "), "{}", browser.text("status"));
     assert!(
-        browser.text("connection").ends_with("What the pipeline does now is not known here."),
+        browser.text("connection").ends_with("The current state of the pipeline is unknown."),
         "{}",
         browser.text("connection")
     );
