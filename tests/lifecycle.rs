@@ -388,7 +388,7 @@ fn server_as_process_one_stops_the_run_before_it_ends() {
         let (code, said) = place.until_server_ended();
         assert_eq!(code, 0, "{name}");
         // The run's own grace is longer than an engine waits.
-        assert_stopped_by_shutdown(&mut place, &said, "process 1 takes every process with it", 8_000);
+        assert_stopped_by_shutdown(&mut place, &said, "the end of process 1 kills every process", 8_000);
     }
 }
 
@@ -473,7 +473,7 @@ fn second_signal_during_the_final_stop_kills_the_run() {
 }
 
 #[test]
-fn closed_terminal_ends_the_server_in_order_unless_it_was_told_to_ignore_that() {
+fn closed_terminal_ends_the_server_in_order_unless_sighup_was_ignored() {
     let mut place = Place::serving("sleep.sh");
     place.kill_server();
     let server = [env!("CARGO_BIN_EXE_autoappdev")];

@@ -184,7 +184,7 @@ fn server_set_to_stop_the_run_stops_it_at_its_limit_of_processes() {
 }
 
 #[test]
-fn a_leader_that_can_not_be_forked_fails_its_start_with_that_cause() {
+fn start_fails_with_the_cause_if_the_leader_cannot_be_forked() {
     if !geteuid().is_root() {
         return not_run("how many processes this user has is not this test's to say", "AUTOAPPDEV_REQUIRE_ROOT");
     }

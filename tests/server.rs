@@ -163,7 +163,7 @@ fn a_database_elsewhere_belongs_to_one_server_and_to_one_runtime_directory() {
     // Alone it would call the run lost, whose shim it cannot see.
     let said = place.refused_server(("AUTOAPPDEV_RUNTIME_DIR", other));
     let runtime = place.runtime().canonicalize().expect("there");
-    assert!(said.contains(&format!("run {run_id} lives in {}", runtime.display())), "{said}");
+    assert!(said.contains(&format!("run {run_id} is still running in {}", runtime.display())), "{said}");
     assert!(said.contains("AUTOAPPDEV_RUNTIME_DIR"), "{said}");
 
     place.start_server();
@@ -190,7 +190,7 @@ fn a_database_in_another_servers_runtime_directory_is_not_shared_with_it() {
     assert!(said.contains("another server uses it"), "{said}");
     place.kill_server();
     let said = other.refused_server(("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh"));
-    assert!(said.contains(&format!("run {run_id} lives in")), "{said}");
+    assert!(said.contains(&format!("run {run_id} is still running in")), "{said}");
     place.start_server();
     assert_eq!(place.pipeline()["pid"], json!(pid));
     // The other way round.
@@ -203,7 +203,7 @@ fn a_database_in_another_servers_runtime_directory_is_not_shared_with_it() {
     assert!(said.contains("another server uses it"), "{said}");
     other.kill_server();
     let said = place.refused_server(("AUTOAPPDEV_PORT", "0"));
-    assert!(said.contains(&format!("run {run_id} lives in")), "{said}");
+    assert!(said.contains(&format!("run {run_id} is still running in")), "{said}");
 }
 
 /// Killed when it goes, whatever came of it.
@@ -331,7 +331,10 @@ fn second_serve_beside_a_live_server_leaves_no_files() {
         [("AUTOAPPDEV_PORT", "0"), ("AUTOAPPDEV_PORT", &*port), ("AUTOAPPDEV_TOKEN", "a-token-that-is-long-enough")]
     {
         let said = place.refused_server((name, value));
-        assert!(said.contains(&format!("the server with pid {} at http://127.0.0.1:{port}/ has ", place.server_pid())), "{said}");
+        assert!(
+            said.contains(&format!("the server with pid {} at http://127.0.0.1:{port}/ already uses ", place.server_pid())),
+            "{said}"
+        );
         assert_eq!(names(), before, "{name}={value}");
     }
     assert_eq!(place.client(&["pause"]).0, 0);

@@ -72,7 +72,7 @@ fn an_outcome_is_told_in_words() {
         (json!({"status": "stopped", "exit_code": 0}), "stopped on request (exit code 0)"),
         (json!({"status": "stopped"}), "stopped on request"),
         (json!({"status": "lost", "error": "the machine went down"}), "lost: the machine went down"),
-        (json!({"status": "lost"}), "lost: nobody can know how it ended"),
+        (json!({"status": "lost"}), "lost: how it ended is unknown"),
     ] {
         assert_eq!(ended(&changes), format!("stopped  run 7  demo.sh  {words}  5 s ago (2026-01-31 10:03:15 UTC)\n"));
     }
