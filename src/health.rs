@@ -2,7 +2,7 @@
 //!
 //! Level 2. An [`Inspector`] scans when a client requests the state, at most once a second, and while a stream of events is open. Its thread
 //! sleeps otherwise. It does not check what the supervisor learns by messages. Only this thread waits for the disk: an answer
-//! waits for a scan for [`LOOK_WAIT`] at most, so a disk that hangs delays no client for longer than that.
+//! waits for a scan for `LOOK_WAIT` at most, so a disk that hangs delays no client for longer than that.
 
 mod look;
 mod upkeep;
