@@ -10,6 +10,7 @@
 mod change;
 mod check;
 mod error;
+mod known;
 #[cfg(test)]
 mod memory;
 mod open;

@@ -13,13 +13,14 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use refinery::{Migration, Runner};
+use refinery::Runner;
 use rusqlite::types::Value;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, TransactionBehavior};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::error::StoreError;
+use super::known::KNOWN;
 use crate::kill_point::KillPoint;
 
 mod embedded {
@@ -58,7 +59,7 @@ pub(super) fn runner() -> Runner {
 
 /// The schema this program works with: its highest migration's number.
 pub fn schema_version() -> i64 {
-    runner().get_migrations().iter().map(|migration| i64::from(migration.version())).max().unwrap_or(0)
+    KNOWN.last().map_or(0, |newest| newest.version)
 }
 
 /// Opens the database at `path` for writing, up to date; also says which migrations were applied.
@@ -135,7 +136,7 @@ fn create(path: &Path) -> Result<(), StoreError> {
 pub(super) fn look_over(path: &Path) -> Result<Option<Vec<String>>, StoreError> {
     match look(path)? {
         Look::Absent => Err(StoreError::Missing { path: path.to_owned() }),
-        Look::Empty => Ok(Some(runner().get_migrations().iter().map(ToString::to_string).collect())),
+        Look::Empty => Ok(Some(KNOWN.iter().map(ToString::to_string).collect())),
         Look::Filled => inspect(path),
     }
 }
@@ -269,13 +270,9 @@ fn lacking(conn: &Connection, path: &Path) -> Result<Vec<String>, StoreError> {
             return foreign(format!("it has {name:?} in it and no history of ours"));
         }
     }
-    let runner = runner();
-    let known = runner.get_migrations();
-    compare(&history, known, path)?;
-    let mut lacking: Vec<&Migration> =
-        known.iter().filter(|ours| history.iter().all(|applied| applied.version != i64::from(ours.version()))).collect();
-    lacking.sort();
-    Ok(lacking.iter().map(ToString::to_string).collect())
+    compare(&history, path)?;
+    let lacking = KNOWN.iter().filter(|ours| history.iter().all(|applied| applied.version != ours.version));
+    Ok(lacking.map(ToString::to_string).collect())
 }
 
 /// A line of the history.
@@ -318,24 +315,23 @@ fn history(conn: &Connection, path: &Path) -> Result<Vec<Applied>, StoreError> {
 }
 
 /// Refuses a history that this program can't go on from.
-fn compare(history: &[Applied], known: &[Migration], path: &Path) -> Result<(), StoreError> {
-    let newest_known = known.iter().map(|ours| i64::from(ours.version())).max().unwrap_or(0);
+fn compare(history: &[Applied], path: &Path) -> Result<(), StoreError> {
+    let newest_known = schema_version();
     let newest_applied = history.iter().map(|applied| applied.version).max().unwrap_or(0);
     if newest_applied > newest_known {
         return Err(StoreError::Newer { path: path.to_owned(), found: newest_applied, known: newest_known });
     }
     let divergent = |reason| Err(StoreError::Divergent { path: path.to_owned(), reason });
     for applied in history {
-        let Some(ours) = known.iter().find(|ours| i64::from(ours.version()) == applied.version) else {
+        let Some(ours) = KNOWN.iter().find(|ours| ours.version == applied.version) else {
             return divergent(format!("it has V{}__{}, which this program never had", applied.version, applied.name));
         };
-        if ours.name() != applied.name || ours.checksum() != applied.checksum {
+        if ours.name != applied.name || ours.checksum != applied.checksum {
             return divergent(format!("its V{}__{} is not this program's {ours}", applied.version, applied.name));
         }
     }
-    for ours in known {
-        let version = i64::from(ours.version());
-        if version < newest_applied && history.iter().all(|applied| applied.version != version) {
+    for ours in KNOWN {
+        if ours.version < newest_applied && history.iter().all(|applied| applied.version != ours.version) {
             return divergent(format!("it lacks {ours} but has a later one"));
         }
     }

@@ -388,13 +388,13 @@ fn many_that_make_the_same_database_at_once_make_it_once() {
 }
 
 fn all_migrations() -> Vec<String> {
-    runner().get_migrations().iter().map(ToString::to_string).collect()
+    KNOWN.iter().map(ToString::to_string).collect()
 }
 
 /// Each schema that was ever released, as a dump with runs in it: what is kept of it must survive every later migration.
 #[test]
 fn every_older_schema_is_brought_up_to_date_with_its_data() {
-    let versions: Vec<_> = runner().get_migrations().iter().map(Migration::version).collect();
+    let versions: Vec<_> = KNOWN.iter().map(|known| known.version).collect();
     for (number, version) in (1..).zip(&versions) {
         let dump = format!("{}/tests/fixtures/schema/V{version}.sql", env!("CARGO_MANIFEST_DIR"));
         let dump = fs::read_to_string(&dump).unwrap_or_else(|e| panic!("{dump}: {e}; each schema needs its fixture"));
