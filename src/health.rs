@@ -101,6 +101,11 @@ impl Inspector {
         }
     }
 
+    /// Requests a scan, and does not wait for it.
+    pub fn begin_look(&self) {
+        drop(self.shared.ask_for_a_look());
+    }
+
     /// Makes sure that the findings are current: waits for a scan that begins after this call.
     pub fn look(&self) {
         let (turns, turn) = self.shared.ask_for_a_look();

@@ -117,11 +117,19 @@ impl Server {
         let probe = Probe { ways_in: entrances.iter().map(|entrance| entrance.listener.way_in()).collect::<io::Result<_>>()? };
         let (wake, woken) = UnixStream::pair()?;
         let seats = Arc::new(Seats::new());
-        let workers = Workers::start()?;
+        let workers = Arc::<Workers>::default();
         let (accepting, serving) = (seats.clone(), workers.clone());
         let accept = move || accept::accept(&accepting, &serving, &entrances, &woken, idle_limit);
-        let thread = thread::Builder::new().name("accept".to_owned()).spawn(accept).inspect_err(|_| workers.end())?;
-        Ok(Self { addresses, probe, seats, workers, wake, thread })
+        let thread = thread::Builder::new().name("accept".to_owned()).spawn(accept)?;
+        let server = Self { addresses, probe, seats, workers, wake, thread };
+        // Only now: the first clients do not wait until all of these threads exist.
+        match server.workers.start_reserve() {
+            Ok(()) => Ok(server),
+            Err(error) => {
+                server.stop();
+                Err(error)
+            }
+        }
     }
 
     /// Where it listens, as far as that has an address.

@@ -67,15 +67,13 @@ struct Tasks {
 }
 
 impl Workers {
-    /// Makes the reserve.
-    pub(super) fn start() -> io::Result<Arc<Self>> {
-        let workers = Arc::new(Self::default());
+    /// Makes the reserve. After an error, a part of it exists until [`Workers::end`].
+    pub(super) fn start_reserve(self: &Arc<Self>) -> io::Result<()> {
         for _ in 0..RESERVE {
-            let worker = workers.clone();
-            let made = thread::Builder::new().name("reserve".to_owned()).stack_size(STACK_BYTES).spawn(move || worker.work());
-            made.inspect_err(|_| workers.end())?;
+            let worker = self.clone();
+            thread::Builder::new().name("reserve".to_owned()).stack_size(STACK_BYTES).spawn(move || worker.work())?;
         }
-        Ok(workers)
+        Ok(())
     }
 
     /// Gives a connection its own thread, or gives it back if none can be created.

@@ -40,6 +40,8 @@ pub(super) fn inspector(supervisor: &Handle, runs: &Runs, database: &Path, upkee
         watch.set_found(&found, SystemClock.now());
         again
     })?;
+    // So that the first client has no scan to wait for.
+    inspector.begin_look();
     // What lies elsewhere, or has another name there, is missed when somebody asks.
     let mut names = [LOCK_FILE, NAME, SOCKET_DEFAULT, DATABASE_DEFAULT].map(str::to_owned).to_vec();
     names.push(format!("{DATABASE_DEFAULT}{DATABASE_LOCK_SUFFIX}"));
