@@ -1,7 +1,7 @@
 //! The link `latest-run` in the runtime directory, which leads to the directory of the latest run.
 //!
-//! Level 0. It saves listing `runs/`, which takes longer with each run in the history. The link is set when a run directory is made,
-//! before anything can live in it, so it never names an earlier run than the latest one that may live. It is a hint, not a record: it is
+//! Level 0. It saves listing `runs/`, which takes longer with each run in the history. The link is set after a run directory is made
+//! and before anything can live in it, so it never names an earlier run than the latest one that may live. It is a hint, not a record: it is
 //! not synced, a link that could not be set is removed, and a caller that finds none lists the directory.
 
 use std::fs;

@@ -110,13 +110,12 @@ impl Runs {
     }
 
     /// Creates the directory of a new run and takes its lock. The lock is handed to the shim as an open file, so it is held without a
-    /// gap from before the shim exists until it leaves: nobody can find this run unlocked and call it dead.
+    /// gap from before the shim exists until it leaves: nobody can find this run unlocked and call it dead. The link to the latest run has to
+    /// follow before anything can live in the directory: [`Runs::note_latest`].
     pub fn create(&self, run_id: i64) -> io::Result<(RunDir, File)> {
         create_private_dir(&self.path())?;
         let run = self.run(run_id);
         DirBuilder::new().mode(0o700).create(&run.path)?;
-        // Before anything can live in it.
-        self.note_latest(run_id);
         KillPoint::ServerRunDirUnlocked.reach();
         let lock = private_file().create_new(true).open(run.lock_path())?;
         rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)?;

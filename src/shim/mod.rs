@@ -82,8 +82,6 @@ fn complain(text: std::fmt::Arguments<'_>) {
 
 fn live(dir: &Path) -> Result<(), ShimError> {
     KillPoint::ShimBorn.reach();
-    // To load the program takes more than all that the shim does with it. Where the kernel keeps no account of it, it stays.
-    let _only_thrift = process::let_go_of_unchanged_pages();
     // What the server's own parent left open must not reach the pipeline.
     close_fds::set_fds_cloexec(3, &[]);
     process::unblock_signals().in_step("unblock signals")?;

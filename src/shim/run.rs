@@ -156,6 +156,8 @@ pub(super) struct Run {
     /// In boot time: a suspended machine adds to the pause.
     paused_since: Option<Duration>,
     paused_in_all: Duration,
+    /// When to free the memory that only the start needed, in awake time.
+    trim_at: Option<Duration>,
 }
 
 impl Run {
@@ -166,7 +168,9 @@ impl Run {
             let deadline = self.advance(now);
             self.tell_trouble();
             self.tell_progress();
-            let deadline = deadline.into_iter().chain(self.said_trouble.due_at()).chain(self.output.progress().due_at()).min();
+            self.trim(now);
+            let deadline = deadline.into_iter().chain(self.said_trouble.due_at()).chain(self.output.progress().due_at());
+            let deadline = deadline.chain(self.trim_at).min();
             if self.is_over() {
                 // What the sockets do not take any more is in the journal.
                 return self.finish();
@@ -179,6 +183,14 @@ impl Run {
         }
         // Nothing came to life. That is as much an end as any: whoever finds no word of it must take the run for lost.
         self.wait_while(|run| run.journal.is_behind() && run.catch_up().is_err());
+    }
+
+    /// Loading the program and starting a run need far more of its code than watching over the run does.
+    fn trim(&mut self, now: Duration) {
+        if self.trim_at.take_if(|at| *at <= now).is_some() {
+            // A kernel that does not report which pages are unchanged keeps them all.
+            let _saves_memory_only = process::let_go_of_unchanged_pages();
+        }
     }
 
     /// Sleeps until something happens, or until `deadline` in awake time.

@@ -170,6 +170,8 @@ impl Shims for RealShims {
         drop(command);
         self.children.push(child);
         KillPoint::ServerShimSpawned.reach();
+        // While the shim is being loaded. It starts nothing before it has the specification.
+        self.runs.note_latest(spec.run_id);
         let mut stream = ours;
         stream.set_write_timeout(Some(SEND_LIMIT))?;
         // A time-out has the same error number as a lack of processes.

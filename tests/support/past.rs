@@ -35,7 +35,10 @@ impl Place {
     pub fn past_dir(&self, run_id: i64) -> (RunDir, File) {
         let runtime = self.runtime();
         create_private_dir(&runtime).expect("creates");
-        Runs::new(runtime.canonicalize().expect("there")).create(run_id).expect("creates")
+        let runs = Runs::new(runtime.canonicalize().expect("there"));
+        let made = runs.create(run_id).expect("creates");
+        runs.note_latest(run_id);
+        made
     }
 
     /// Holds a run's lock, as its shim does, for as long as the file is kept.

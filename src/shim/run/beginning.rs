@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use super::{Phase, Restops, Run};
 use crate::abstract_socket;
+use crate::clock::{Clock, SystemClock};
 use crate::kill_point::KillPoint;
 use crate::log::Limits;
 use crate::pipeline::{Containment, Fact};
@@ -26,6 +27,9 @@ use crate::shim::progress::ProgressKeeper;
 use crate::shim::tree::Tree;
 use crate::shim::trouble::Said;
 use crate::shim::{InStep, ShimError, Signals};
+
+/// How long after the start its memory is freed: once the client has its answer and the pipeline has the processors.
+const TRIM_AFTER: Duration = Duration::from_secs(1);
 
 impl Run {
     /// Spawns the pipeline. An error that is the script's is a fact and ends the run; an error that is ours ends this process, before
@@ -98,6 +102,7 @@ impl Run {
             leader_end: None,
             paused_since: None,
             paused_in_all: Duration::ZERO,
+            trim_at: Some(SystemClock.awake() + TRIM_AFTER),
             spec,
         };
         // One from a run whose shim was killed while it was paused would make a program that looks for it wait for ever.

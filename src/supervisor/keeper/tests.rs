@@ -48,6 +48,7 @@ impl World {
         let new = NewRun { script: "s".to_owned(), cwd: "/".to_owned(), args: Vec::new(), log_start: self.position };
         let id = self.store.begin_run(&new, at).expect("begins").run_id;
         let (run, lock) = self.runs().create(id).expect("creates");
+        self.runs().note_latest(id);
         for &bytes in segments {
             let file = File::create(run.log_dir().join(format!("{:020}.log", self.position))).expect("creates");
             // A hole takes no room on the disk, and is as long as any.
