@@ -3,17 +3,22 @@
 //! With `spawn.rs` and `memory.rs` one of the three files that hold `unsafe`: advice about pages has no safe form. Called by the shim, of which
 //! there is one for each run and which shall weigh next to nothing.
 
-use std::fs;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::ops::Range;
 
 use nix::libc;
+
+/// Room for `/proc/self/smaps`, in bytes: read at once, because a start waits for it. More is read too, in more steps.
+const SMAPS_BYTES: usize = 32 * 1024;
 
 /// Lets go of the pages of the program and of its libraries that are as they are in the files. One that is needed again is found in the
 /// kernel's cache of the files, for a microsecond; most of them were needed by the loader alone, or came along with a neighbour, sixteen at
 /// a time. What was written to, if only by the loader, stays.
 pub fn let_go_of_unchanged_pages() -> io::Result<()> {
-    for range in unchanged(&fs::read_to_string("/proc/self/smaps")?) {
+    let mut smaps = String::with_capacity(SMAPS_BYTES);
+    File::open("/proc/self/smaps")?.read_to_string(&mut smaps)?;
+    for range in unchanged(&smaps) {
         let start = std::ptr::without_provenance_mut(range.start);
         #[expect(unsafe_code, reason = "advice about pages has no safe form")]
         // SAFETY: a private mapping of a file that may not be written to and of which, by the kernel's own word, no page was changed: what
@@ -31,7 +36,11 @@ pub fn let_go_of_unchanged_pages() -> io::Result<()> {
 fn unchanged(smaps: &str) -> Vec<Range<usize>> {
     let mut candidate = None;
     let mut found = Vec::new();
-    for line in smaps.lines() {
+    // All other lines about a mapping begin with a capital too, and there are many of them.
+    let matters = |line: &&str| {
+        !line.starts_with(|first: char| first.is_ascii_uppercase()) || line.starts_with("Anonymous:") || line.starts_with("Swap:")
+    };
+    for line in smaps.lines().filter(matters) {
         let mut words = line.split_ascii_whitespace();
         match (words.next(), words.next()) {
             (Some("Anonymous:"), size) => candidate = candidate.filter(|_| size == Some("0")),
@@ -51,6 +60,8 @@ fn unchanged(smaps: &str) -> Vec<Range<usize>> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     /// A file's pages that this process has mapped, in KiB.
