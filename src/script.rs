@@ -30,7 +30,9 @@ const SHOWN_ARGS_BYTES_MAX: usize = 200;
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ScriptError {
     /// No script was named, and none is configured.
-    #[error("no script was named; send {{\"script\": \"<name>\"}} or set AUTOAPPDEV_PIPELINE_SCRIPT")]
+    #[error(
+        "no script was named, and none is configured; name one (`autoappdev start NAME`, or {{\"script\": \"NAME\"}} in a request), or set AUTOAPPDEV_PIPELINE_SCRIPT for the server"
+    )]
     Unnamed,
     /// The root existed when the server started and does not exist now.
     #[error("the pipeline's root {root:?} cannot be used now: {reason}; AUTOAPPDEV_PIPELINE_CWD (or --root) names it")]

@@ -266,6 +266,11 @@ fn client_reports_a_runtime_directory_that_it_cannot_read() {
             let sentence = format!("{} cannot be read: Permission denied", runtime.display());
             assert!(err.contains(&sentence) && err.contains("(uid 0)") && !err.contains("no server"), "{args:?} {mode:o}: {err}");
         }
+        let (code, _, err) = as_nobody(&["serve"], &[("AUTOAPPDEV_PORT", "0")]);
+        assert!(
+            code == 1 && err.contains("Permission denied") && err.contains("serve as the user who owns it"),
+            "{mode:o}: {err}"
+        );
     }
     let port = projects.place.port().to_string();
     let (code, _, err) = as_nobody(&["status"], &[("AUTOAPPDEV_PORT", &port)]);

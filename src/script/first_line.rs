@@ -13,8 +13,10 @@ const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 pub(super) enum Beginning<'h> {
     /// A first line that names an interpreter, and at most one argument, including the blanks within it.
     Interpreter { path: &'h [u8], argument: Option<&'h [u8]> },
-    /// `#!` without a valid interpreter: no name, or a name that is too long.
+    /// `#!` without a name.
     NoInterpreter,
+    /// The interpreter's name does not end within the part that the kernel reads.
+    LongInterpreter,
     /// Text without `#!`; `is_empty` if the file is empty.
     Text { is_empty: bool },
     /// A line that ends with CR LF.
@@ -65,7 +67,10 @@ fn interpreter(named: &[u8], is_cut: bool) -> Beginning<'_> {
     let named = trim_blanks(named);
     let end = named.iter().position(|&byte| is_blank(byte) || byte == 0);
     let path = &named[..end.unwrap_or(named.len())];
-    if path.is_empty() || (is_cut && end.is_none()) {
+    if is_cut && end.is_none() {
+        return Beginning::LongInterpreter;
+    }
+    if path.is_empty() {
         return Beginning::NoInterpreter;
     }
     // A NUL ends the text for the kernel.
@@ -127,11 +132,11 @@ mod tests {
     #[test]
     fn truncated_interpreter_name_is_rejected() {
         let long = [b"#!/".as_slice(), &[b'x'; 300], b"\n"].concat();
-        assert_eq!(beginning(&long), Beginning::NoInterpreter);
+        assert_eq!(beginning(&long), Beginning::LongInterpreter);
         let cut_argument = [b"#!/bin/sh ".as_slice(), &[b'x'; 300], b"\n"].concat();
         assert_eq!(beginning(&cut_argument), interpreter(b"/bin/sh", Some(&[b'x'; HEAD_BYTES - 10])));
         let blanks = [b"#!".as_slice(), &[b' '; 300], b"/bin/sh\n"].concat();
-        assert_eq!(beginning(&blanks), Beginning::NoInterpreter);
+        assert_eq!(beginning(&blanks), Beginning::LongInterpreter);
     }
 
     #[test]

@@ -83,6 +83,11 @@ pub enum Unrunnable {
     /// `#!` without a usable name.
     #[error("the first line of {0} names no interpreter; write a line such as `#!/bin/bash`")]
     NoInterpreter(String),
+    /// The name of the interpreter is cut off.
+    #[error(
+        "the first line of {0} does not name its interpreter within the first 256 bytes, which is all that the kernel reads; use a shorter path, for example a link to the interpreter"
+    )]
+    LongInterpreter(String),
     /// The interpreter is not there.
     #[error("{interpreter}, named in the first line of {script}, does not exist; install it, or correct that line")]
     MissingInterpreter {
@@ -205,6 +210,7 @@ impl Attempt<'_> {
             Beginning::ByteOrderMark => Err(Unrunnable::ByteOrderMark(script())),
             Beginning::Utf16 => Err(Unrunnable::Utf16(script())),
             Beginning::NoInterpreter => Err(Unrunnable::NoInterpreter(script())),
+            Beginning::LongInterpreter => Err(Unrunnable::LongInterpreter(script())),
             Beginning::Interpreter { path, argument } => {
                 self.check_interpreter(path, argument)?;
                 Ok(if has_execute_bit { self.as_it_is() } else { self.by(path, argument) })

@@ -194,6 +194,7 @@ fn start_refuses_an_unrunnable_script_with_the_cause() {
         ("x.sh", b"\xef\xbb\xbf#!/bin/bash\n", "byte order mark", r"sed -i '1s/^\xEF\xBB\xBF//' x.sh"),
         ("x.sh", b"\xff\xfe#\0!\0", "UTF-16", "save it as UTF-8"),
         ("x.sh", b"#!  \n", "names no interpreter", "#!/bin/bash"),
+        ("x.sh", &[&b"#!/"[..], &[b'x'; 300], b"\n"].concat(), "within the first 256 bytes", "a shorter path"),
         ("x.py", b"#!/usr/bin/python9\n", "/usr/bin/python9, named in the first line of x.py, does not exist", "install it"),
         ("x.py", b"#!/usr\n", "/usr, named in the first line of x.py, cannot be executed", "it is not a program"),
         ("x.py", b"#!/etc/passwd\n", "/etc/passwd, named in the first line of x.py", "cannot execute it"),

@@ -62,7 +62,7 @@ fn own_existing(runtime_dir: &Path, made: &mut Made) -> anyhow::Result<Option<[F
     };
     let dir = match File::open(runtime_dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        opened => opened.with_context(|| format!("cannot open {}", runtime_dir.display()))?,
+        opened => opened.map_err(|error| cannot_open(runtime_dir, &error))?,
     };
     match take(&dir) {
         // Not every file system can lock folders: there the lock of the file must suffice.
@@ -73,12 +73,20 @@ fn own_existing(runtime_dir: &Path, made: &mut Made) -> anyhow::Result<Option<[F
         return Ok(None);
     }
     let path = runtime_dir.join(LOCK_FILE);
-    let (lock, is_new) = open_lock(&path).with_context(|| format!("cannot open {}", path.display()))?;
+    let (lock, is_new) = open_lock(&path).map_err(|error| cannot_open(&path, &error))?;
     take(&lock).map_err(|error| refused(&path, error))?;
     if is_new {
         made.made_file(&path);
     }
     Ok(Some([dir, lock]))
+}
+
+fn cannot_open(path: &Path, error: &io::Error) -> anyhow::Error {
+    let advice = match error.kind() {
+        io::ErrorKind::PermissionDenied => "; serve as the user who owns it, or set AUTOAPPDEV_RUNTIME_DIR to another folder",
+        _ => "",
+    };
+    anyhow!("cannot open {}: {error}{advice}", path.display())
 }
 
 pub(super) fn owned_already(runtime_dir: &Path, info: Option<&ServerInfo>) -> anyhow::Error {
