@@ -13,6 +13,7 @@ import { attach } from './log.js';
 import { enterByLink, isLearned, learn, lock, mayOnlyLook } from './login.js';
 import { showProgress, tick } from './progress.js';
 import { makeQuiet } from './quiet.js';
+import { identify, toThisServer, whatHasMoved } from './server.js';
 import { TONES, ago, clock, localTime, look, title } from './words.js';
 
 const ACTIONS = ['start', 'pause', 'resume', 'stop', 'kill'];
@@ -40,6 +41,7 @@ const HINTS = {
   disk_full: 'Free some space on the server’s disk, then try again.',
   unauthorized: 'Log in above, then try again.',
   read_only: 'Log out, and log in with the other token or its link.',
+  other_server: 'Nothing was done.',
   lost: 'The action may or may not have happened. The state above will tell as soon as the server answers.',
 };
 
@@ -253,10 +255,14 @@ function say(text) {
 }
 
 function showError(action, answer) {
+  const lines = [sentence(answer.detail), HINTS[answer.error] || 'The server’s log, backend.log, may say more.'];
+  tell(`${action.charAt(0).toUpperCase() + action.slice(1)} did not work.`, ...lines);
+}
+
+function tell(what, ...lines) {
   $('trouble').hidden = false;
   const title = document.createElement('strong');
-  title.textContent = `${action.charAt(0).toUpperCase() + action.slice(1)} did not work.`;
-  const lines = [sentence(answer.detail), HINTS[answer.error] || 'The server’s log, backend.log, may say more.'];
+  title.textContent = what;
   $('error').replaceChildren(title, ...lines.map((line) => {
     const p = document.createElement('p');
     p.textContent = line;
@@ -280,7 +286,8 @@ async function ask(path, signal, timeoutMs, init) {
   signal?.addEventListener('abort', stop);
   if (signal?.aborted) stop();
   try {
-    const response = await fetch(path, { cache: 'no-store', ...init, signal: abort.signal });
+    const headers = { ...init?.headers, ...toThisServer() };
+    const response = await fetch(path, { cache: 'no-store', ...init, headers, signal: abort.signal });
     const body = await response.json();
     if (response.ok) heard = Date.now();
     if (response.status === 401) locked = true;
@@ -294,6 +301,8 @@ async function ask(path, signal, timeoutMs, init) {
     signal?.removeEventListener('abort', stop);
   }
 }
+
+const whoAnswers = (signal) => identify((path) => ask(path, signal, ANSWER_MS));
 
 // Runs `step` for ever: it gets an abort signal and resolves to the pause before the next in ms. `kick` ends the request under
 // way or the pause and begins the next step at once. While the page is hidden nothing runs, but what `isQuiet` enough.
@@ -335,8 +344,14 @@ async function followState(signal) {
   let answer;
   refusal = '';
   try {
+    if (!connected && !await whoAnswers(signal)) return Infinity;
     answer = known === null ? await ask('api/pipeline', signal, ANSWER_MS)
       : await ask(`api/pipeline?after=${known}&wait=${wait}`, signal, ANSWER_MS + wait * 1000);
+    // A server that was started since then. It is identified at once.
+    if (answer.status === 421) {
+      connected = isAsked = false;
+      return failures++ ? BACKOFF_MS[0] : 0;
+    }
     if (!answer.ok) refusal = answer.body.detail || `it answered ${answer.status}`;
     else if (!answer.body.pipeline) answer = null;
   } catch {
@@ -382,11 +397,14 @@ async function act(action) {
   refresh();
   setTimeout(() => pipeline && showButtons(), SETTLE_MS + 20);
   try {
-    const { ok, status, body: answer } = await ask(`api/pipeline/${action === 'kill' ? 'stop' : action}`, null, ACT_MS, {
+    const post = () => ask(`api/pipeline/${action === 'kill' ? 'stop' : action}`, null, ACT_MS, {
       method: 'POST',
       headers: { 'Content-Type': 'application/json' },
       body: JSON.stringify(body),
     });
+    let posted = await post();
+    if (posted.status === 421 && await whoAnswers(null)) posted = await post();
+    const { ok, status, body: answer } = posted;
     if (!ok) showError(action, { error: answer.error, detail: answer.detail || `the server answered ${status}` });
   } catch {
     showError(action, { error: 'lost', detail: 'the connection broke before the server answered' });
@@ -462,6 +480,8 @@ const quiet = makeQuiet({
   },
 });
 
+const moved = whatHasMoved();
+if (moved) tell(...moved);
 const entry = enterByLink(refresh);
 const kickState = loop(followState, true);
 const kickLog = loop(feed.follow);

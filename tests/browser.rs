@@ -156,6 +156,46 @@ fn a_killed_server_shows_and_the_page_recovers_by_itself() {
 }
 
 #[test]
+fn page_does_not_act_on_the_server_of_another_project_at_its_address() {
+    let Some((browser, mut place)) = set_up(TREE) else { return };
+    let (_, run_id) = place.start();
+    agree(&browser, &place, "running");
+    let port = place.port();
+    place.kill_server();
+
+    let mut other = Place::new();
+    other.script(SCRIPT, TREE);
+    other.set_env("AUTOAPPDEV_PORT", &port.to_string());
+    other.start_server();
+    other.post("/api/pipeline/start", json!({"script": SCRIPT})).ok();
+    let told = || if browser.shows("trouble") { browser.text("error") } else { String::new() };
+    wait_until("the page says that another server answers", PATIENCE, || told().starts_with("Another server answers"));
+    let dirs = [&place, &other].map(|place| place.runtime().display().to_string());
+    assert!(dirs.iter().all(|dir| told().contains(dir)), "{}", told());
+    agree(&browser, &other, "running");
+    // It is told once.
+    browser.click("dismiss");
+    browser.script("location.reload()");
+    agree(&browser, &other, "running");
+    assert!(!browser.shows("trouble"), "{}", told());
+
+    // What the page sends with a click is refused by the first server, which is back at the address.
+    let field = browser.script("return import('./static/server.js').then(({ toThisServer }) => toThisServer())");
+    assert!(field["AutoAppDev-Server"].is_string(), "{field}");
+    other.kill_server();
+    place.set_env("AUTOAPPDEV_PORT", &port.to_string());
+    place.start_server();
+    let sent = browser.script(&format!(
+        "return fetch('api/pipeline/stop', {{ method: 'POST', body: '{{}}', headers: {{ 'Content-Type': 'application/json', ...{field} }} }})
+           .then((answer) => answer.status, () => 421)"
+    ));
+    assert_eq!(sent, 421);
+    wait_until("the page says so again", PATIENCE, || told().contains(&format!("It now shows {}", dirs[0])));
+    agree(&browser, &place, "running");
+    assert_eq!(place.pipeline()["run_id"], run_id, "it was left alone");
+}
+
+#[test]
 fn an_end_is_told_in_words() {
     let Some((browser, place)) = set_up("#!/bin/bash\necho \"about to fail\"\nexit 3\n") else { return };
     browser.click("start");
