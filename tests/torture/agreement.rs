@@ -36,7 +36,11 @@ pub(crate) fn look(place: &Place) -> Result<Sight, String> {
     let pipeline = ask(place, "/api/pipeline")?["pipeline"].take();
     let state = pipeline["state"].as_str().unwrap_or_default().to_owned();
     same("under way", &Value::Null, &pipeline["pending"])?;
-    same("degraded", &Value::Null, &ask(place, "/api/health")?["degraded"])?;
+    // A process that was continued during a pause is stopped again, and the condition stays until the run is resumed.
+    let is_known = |condition: &&Value| state == "paused" && condition["code"] == "pause_not_holding";
+    let health = ask(place, "/api/health")?;
+    let conditions = health["conditions"].as_array().ok_or("health has no conditions")?;
+    same("conditions", &None, &conditions.iter().find(|condition| !is_known(condition)))?;
     let pid = pipeline["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok());
     let run_id = pipeline["run_id"].as_i64().unwrap_or(0);
     let version = pipeline["version"].as_i64().unwrap_or(-1);
