@@ -14,6 +14,8 @@ CARGO ?= cargo
 # set for the server of `make run`, because its pipelines would inherit it.
 $(filter-out run,$(or $(MAKECMDGOALS),help)) binary: export CARGO_FUTURE_INCOMPAT_REPORT_FREQUENCY ?= never
 BINARY := $(or $(CARGO_TARGET_DIR),target)/release/autoappdev
+# They need a binary that can be killed at named points, whose clocks can be set, and whose parsers are open.
+FAULTY_TESTS := --test kill_points --test clock_steps --test corpora --test differential
 SCRIPTS := .ci/run tests/fuzz/run.sh $(wildcard examples/*.sh)
 
 help: ## Show this list
@@ -28,9 +30,16 @@ run: export AUTOAPPDEV_RUNTIME_DIR ?= ./runtime
 run: binary ## Build, and serve the demo pipeline on http://127.0.0.1:8788/ (another port: PORT=9000)
 	@exec $(BINARY) serve
 
+# With cargo-nextest each test has a process of its own, and one that fails is tried once more and listed as flaky (.config/nextest.toml).
+# Tests wait more than they compute.
+test: export RUST_TEST_THREADS ?= 4
+test: export AUTOAPPDEV_NOT_RUN_LIST := $(abspath $(or $(CARGO_TARGET_DIR),target))/not-run.txt
 test: need-tools ## Run every test
-	$(CARGO) test --locked --no-fail-fast
-	$(CARGO) test --locked --no-fail-fast --features faults,fuzzing --test kill_points --test clock_steps --test corpora --test differential
+	@mkdir -p "$$(dirname "$$AUTOAPPDEV_NOT_RUN_LIST")"; : > "$$AUTOAPPDEV_NOT_RUN_LIST"; failed=0; \
+	if $(CARGO) nextest --version >/dev/null 2>&1; then run=(nextest run); else run=(test --no-fail-fast); fi; \
+	$(CARGO) "$${run[@]}" --locked || failed=1; \
+	$(CARGO) "$${run[@]}" --locked --features faults,fuzzing $(FAULTY_TESTS) || failed=1; \
+	cat "$$AUTOAPPDEV_NOT_RUN_LIST"; exit $$failed
 
 # The same as in `make test`, on the release build and with more newcomers: prints how long they waited, what the server took, and how long its
 # stop was. One after another, since they are measured.

@@ -8,7 +8,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::{Place, not_run, until_true};
+use super::{Place, full_name, not_run, until_true};
 
 /// Set in a test that runs within a user namespace of its own.
 const WITHIN_VAR: &str = "AUTOAPPDEV_TEST_WITHIN_NAMESPACE";
@@ -118,8 +118,9 @@ fn run_within_a_namespace(test: &str) {
         return;
     }
     let this = std::env::current_exe().expect("it runs");
+    let name = full_name(test);
     let output =
-        Command::new("unshare").arg("-Urm").arg(this).args(["--exact", test, "--nocapture"]).env(WITHIN_VAR, "1").output();
+        Command::new("unshare").arg("-Urm").arg(this).args(["--exact", &name, "--nocapture"]).env(WITHIN_VAR, "1").output();
     let output = output.expect("it ran a moment ago");
     let said = String::from_utf8_lossy(&output.stdout);
     // A NOT RUN must be seen out here as well.

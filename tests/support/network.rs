@@ -6,7 +6,7 @@
 use std::io::{self, Write};
 use std::process::Command;
 
-use super::not_run;
+use super::{full_name, not_run};
 
 /// Set in a test that runs within a network of its own.
 const WITHIN_VAR: &str = "AUTOAPPDEV_TEST_WITHIN_NETWORK";
@@ -37,7 +37,7 @@ pub fn is_within_own_network(test: &str) -> bool {
     let output = Command::new("unshare")
         .args([flags, "bash", "-c", &format!("{SET_UP} && exec \"$@\""), "bash"])
         .arg(this)
-        .args(["--exact", test, "--nocapture"])
+        .args(["--exact", &full_name(test), "--nocapture"])
         .env(WITHIN_VAR, "1")
         .output()
         .expect("it ran a moment ago");

@@ -1,0 +1,204 @@
+//! Logging in on the page, in a real browser: by the form, by the link of `autoappdev pair`, again in the middle, and out.
+
+use std::fs;
+
+use crate::support::Place;
+use crate::webdriver::{Browser, ENTER, PATIENCE, wait_until};
+use serde_json::{Value, json};
+
+const TOKEN: &str = "test-token-of-a-phone-7Q/+&%";
+
+fn set_up() -> Option<(Browser, Place)> {
+    let browser = Browser::start()?;
+    let mut place = Place::new();
+    place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "count.sh");
+    place.use_token(TOKEN);
+    place.start_server();
+    Some((browser, place))
+}
+
+fn address(place: &Place) -> String {
+    format!("http://127.0.0.1:{}/", place.port())
+}
+
+/// The link of `autoappdev pair`, as it leads to this machine.
+fn link(place: &Place, more: &[&str]) -> String {
+    let (code, out, said) = place.client(&[&["pair", "--json", "--address", "127.0.0.1"], more].concat());
+    assert_eq!(code, 0, "{said}");
+    let document: Value = serde_json::from_str(&out).expect("JSON");
+    document["links"][0].as_str().expect("a link").to_owned()
+}
+
+fn wait_for_form(browser: &Browser) {
+    wait_until("the form is shown", PATIENCE, || browser.shows("login"));
+}
+
+fn wait_for_state(browser: &Browser, state: &str) {
+    wait_until(&format!("the page shows {state}"), PATIENCE, || browser.state() == state && !browser.shows("login"));
+}
+
+/// Nothing that a script of the page could read has the token.
+fn assert_token_is_nowhere(browser: &Browser) {
+    let seen = browser.script(
+        "return [location.href, document.cookie, document.referrer, JSON.stringify({ ...localStorage }), JSON.stringify({ ...sessionStorage }),
+                 document.documentElement.outerHTML, document.getElementById('token').value].join('\\n')",
+    );
+    let seen = seen.as_str().expect("text");
+    for form in [TOKEN, "test-token-of-a-phone", "#token"] {
+        assert!(!seen.contains(form), "{form} is in {seen}");
+    }
+    let cookies = browser.cookies();
+    let cookie = &cookies[0];
+    assert_eq!(
+        (&cookie["httpOnly"], &cookie["sameSite"], cookies.as_array().map(Vec::len)),
+        (&true.into(), &"Strict".into(), Some(1))
+    );
+    assert!(!cookie["value"].as_str().expect("text").contains(TOKEN));
+}
+
+#[test]
+fn the_form_takes_the_token_and_no_other() {
+    let Some((browser, place)) = set_up() else { return };
+    browser.be_a_phone(360, 640);
+    browser.open(&address(&place));
+    wait_for_form(&browser);
+    assert_eq!(browser.script("return document.documentElement.scrollWidth <= innerWidth"), true, "it fits");
+    browser.type_into("token", "not-the-right-token");
+    browser.click("log-in");
+    wait_until("it says that this was not it", PATIENCE, || browser.text("login-error").contains("not this server's"));
+    browser.type_into("token", &format!(" {TOKEN} "));
+    browser.press(ENTER);
+    wait_for_state(&browser, "stopped");
+    assert_token_is_nowhere(&browser);
+    browser.click("start");
+    wait_for_state(&browser, "running");
+    wait_until("the log shows", PATIENCE, || browser.text("log").contains("line "));
+    // Out, and nothing of what was seen stays; and not back by the browser's own ways.
+    browser.click("log-out");
+    wait_form_after_log_out(&browser);
+    assert_eq!((browser.text("log").as_str(), browser.cookies()), ("", Value::Array(vec![])));
+    assert_eq!(place.state(), "running");
+}
+
+fn wait_form_after_log_out(browser: &Browser) {
+    wait_until("the page is empty and asks", PATIENCE, || browser.text("state") == "…" && browser.shows("login"));
+}
+
+#[test]
+fn the_link_of_pair_logs_in_and_leaves_no_trace() {
+    let Some((browser, place)) = set_up() else { return };
+    browser.open(&link(&place, &[]));
+    wait_for_state(&browser, "stopped");
+    assert_token_is_nowhere(&browser);
+    assert_eq!(browser.script("return location.href"), address(&place));
+    browser.click("start");
+    wait_for_state(&browser, "running");
+    // Opened again, later, without the token: the log-in is enough.
+    browser.open("about:blank");
+    browser.open(&address(&place));
+    wait_for_state(&browser, "running");
+    let history = browser.script("return history.length");
+    // A link that is opened where the page is open changes the fragment only, which loads nothing anew.
+    browser.forget_cookies();
+    browser.script(&format!("location.hash = {:?}", link(&place, &[]).split_once('#').expect("a fragment").1));
+    wait_until("the link is taken", PATIENCE, || browser.cookies().as_array().is_some_and(|cookies| cookies.len() == 1));
+    assert_token_is_nowhere(&browser);
+    assert!(browser.script("return history.length").as_u64() <= history.as_u64().map(|length| length + 1));
+}
+
+#[test]
+fn who_may_only_look_is_offered_nothing_else() {
+    let Some((browser, place)) = set_up() else { return };
+    place.start();
+    browser.open(&link(&place, &["--read-only"]));
+    wait_for_state(&browser, "running");
+    wait_until("the page says so", PATIENCE, || browser.text("may").contains("Read-only access"));
+    wait_until("the log shows", PATIENCE, || browser.text("log").contains("line "));
+    for action in ["start", "pause", "resume", "stop"] {
+        wait_until("it cannot be clicked", PATIENCE, || {
+            browser.script(&format!("return document.getElementById('{action}').disabled")) == true
+        });
+    }
+    assert!(!browser.shows("controls"));
+    // And where the page would let it: the server does not.
+    let status = browser.script("return fetch('api/pipeline/stop', { method: 'POST' }).then((answer) => answer.status)");
+    assert_eq!((status, place.state().as_str()), (403.into(), "running"));
+    // The other link opens more.
+    browser.open("about:blank");
+    browser.open(&link(&place, &[]));
+    wait_for_state(&browser, "running");
+    wait_until("it can be clicked", PATIENCE, || browser.script("return !document.getElementById('stop').disabled") == true);
+}
+
+#[test]
+fn a_log_in_that_ends_in_the_middle_is_asked_for_again() {
+    let Some((browser, mut place)) = set_up() else { return };
+    // One that says nothing: while lines come the page looks each second, and might find out before the click.
+    place.start_with(json!({"script": "sleep.sh"}));
+    browser.open(&link(&place, &[]));
+    wait_for_state(&browser, "running");
+    wait_until("it can be clicked", PATIENCE, || browser.script("return !document.getElementById('pause').disabled") == true);
+    browser.forget_cookies();
+    browser.click("pause");
+    wait_for_form(&browser);
+    wait_until("nothing old is shown as the present", PATIENCE, || browser.state() == "unknown");
+    assert!(browser.text("error").contains("Log in above"), "{}", browser.text("error"));
+    assert_eq!(place.state(), "running");
+    browser.type_into("token", TOKEN);
+    browser.press(ENTER);
+    wait_for_state(&browser, "running");
+    wait_until("it can be clicked", PATIENCE, || browser.script("return !document.getElementById('pause').disabled") == true);
+    browser.click("pause");
+    wait_for_state(&browser, "paused");
+    // The owner takes another token: the page asks by itself, and does not lock its owner out by asking.
+    let port = place.port();
+    place.kill_server();
+    place.set_env("AUTOAPPDEV_PORT", &port.to_string());
+    place.use_token("another-token-of-a-phone");
+    place.start_server();
+    wait_for_form(&browser);
+    browser.type_into("token", "another-token-of-a-phone");
+    browser.press(ENTER);
+    wait_for_state(&browser, "paused");
+}
+
+#[test]
+fn two_servers_on_one_machine_do_not_log_each_other_out() {
+    let Some((browser, place)) = set_up() else { return };
+    let mut other = Place::new();
+    other.use_token(TOKEN);
+    other.start_server();
+    let open = |path: &str| {
+        browser.open("about:blank");
+        browser.open(path);
+        wait_for_state(&browser, "stopped");
+    };
+    open(&link(&place, &[]));
+    open(&link(&other, &[]));
+    assert_eq!(browser.cookies().as_array().map(Vec::len), Some(2), "a browser keeps one for both ports: each has its name");
+    open(&address(&place));
+    open(&address(&other));
+    browser.click("log-out");
+    wait_form_after_log_out(&browser);
+    open(&address(&place));
+    assert_ne!(
+        fs::read(place.runtime().join("session-key")).expect("made"),
+        fs::read(other.runtime().join("session-key")).expect("made")
+    );
+}
+
+#[test]
+fn a_download_that_is_refused_leads_nowhere() {
+    let Some((browser, place)) = set_up() else { return };
+    browser.open(&link(&place, &[]));
+    wait_for_state(&browser, "stopped");
+    // While lines come the page looks at the state each second.
+    place.script("talk.sh", "#!/bin/bash\nwhile :; do echo more; sleep 0.1; done\n");
+    place.start_with(json!({"script": "talk.sh"}));
+    wait_until("there is something", PATIENCE, || browser.shows("downloads"));
+    browser.forget_cookies();
+    browser.click("download");
+    // The page finds it out by itself, if it is still there.
+    wait_for_form(&browser);
+    assert_eq!(browser.script("return location.pathname"), "/");
+}

@@ -1,0 +1,385 @@
+//! What the page looks like, in a real browser: that words can be read in both schemes, that forced colours leave what colours say, that on a
+//! phone nothing pushes the log out of sight, and that it says of how much of the log it speaks.
+
+use crate::support::Place;
+use crate::webdriver::{Browser, PATIENCE, wait_until};
+use serde_json::{Value, json};
+
+/// By WCAG 2.2, 1.4.3.
+const CONTRAST_MIN: f64 = 4.5;
+
+/// Puts a line of each tone into the log and gives the contrast of each, as `[classes, contrast]`. A colour is drawn, so that it comes out as
+/// the browser mixes it.
+const CONTRASTS: &str = r"
+  const log = document.getElementById('log');
+  const row = document.createElement('div');
+  row.className = 'row';
+  log.replaceChildren(row);
+  const canvas = new OffscreenCanvas(1, 1).getContext('2d', { willReadFrequently: true });
+  const luminance = (colour, under) => {
+    canvas.fillStyle = under; canvas.fillRect(0, 0, 1, 1);
+    canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1);
+    const [r, g, b] = [...canvas.getImageData(0, 0, 1, 1).data].map((it) => it / 255)
+      .map((it) => it <= .04045 ? it / 12.92 : ((it + .055) / 1.055) ** 2.4);
+    return .2126 * r + .7152 * g + .0722 * b;
+  };
+  const numbers = [...Array(16).keys()], tones = [''];
+  for (const style of ['', 'dim', 'reverse']) {
+    for (const fg of ['', ...numbers.map((n) => `fg${n}`)]) {
+      for (const bg of ['', ...numbers.map((n) => `bg${n}`)]) tones.push([style, fg, bg].filter(Boolean).join(' '));
+    }
+  }
+  const card = getComputedStyle(log).backgroundColor;
+  return tones.map((tone) => {
+    const span = document.createElement('span');
+    span.className = tone;
+    row.replaceChildren(span);
+    const { color, backgroundColor } = getComputedStyle(span);
+    const [a, b] = [luminance(color, card), luminance(backgroundColor, card)];
+    return [tone, (Math.max(a, b) + .05) / (Math.min(a, b) + .05)];
+  });";
+
+/// A server whose script has this text, and a browser that shows its page, once it is connected. `None` where there is no browser.
+fn set_up(script: &str) -> Option<(Browser, Place)> {
+    let browser = Browser::start()?;
+    let mut place = Place::new();
+    place.script("look.sh", script);
+    place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "look.sh");
+    place.start_server();
+    browser.open(&format!("http://127.0.0.1:{}/", place.port()));
+    wait_until("it is connected", PATIENCE, || browser.state() == "stopped");
+    // Before that the page would begin with what there is, and take away what a test puts there.
+    wait_until("the log was read", PATIENCE, || {
+        browser.script("return 'read' in document.getElementById('log').dataset") == true
+    });
+    Some((browser, place))
+}
+
+#[test]
+fn each_tone_of_the_log_can_be_read_in_both_schemes() {
+    let Some((browser, _place)) = set_up("#!/bin/bash\n") else { return };
+    for scheme in ["light", "dark"] {
+        browser.prefer("prefers-color-scheme", scheme);
+        let found: Vec<(String, f64)> = serde_json::from_value(browser.script(CONTRASTS)).expect("tones and numbers");
+        assert_eq!(found.len(), 1 + 3 * 17 * 17);
+        let faint: Vec<&(String, f64)> = found.iter().filter(|(_, contrast)| *contrast < CONTRAST_MIN).collect();
+        assert!(faint.is_empty(), "{scheme}: {} of {}: {:?}", faint.len(), found.len(), &faint[..faint.len().min(20)]);
+    }
+}
+
+#[test]
+fn forced_colours_leave_what_a_colour_says() {
+    let Some((browser, place)) =
+        set_up("#!/bin/bash\necho '::progress 50'; printf 'found and \\e[7mreversed\\e[0m\\n'; sleep 1000\n")
+    else {
+        return;
+    };
+    place.start();
+    wait_until("the line is there", PATIENCE, || browser.text("log").contains("reversed") && browser.shows("bar"));
+    browser.type_into("find", "found");
+    wait_until("it is marked", PATIENCE, || browser.script("return !!document.querySelector('#log mark')") == true);
+    browser.prefer("forced-colors", "active");
+    let grounds = browser.script(
+        "return ['#log', '#log mark', '#log .reverse', '#bar', '#bar div'].map((it) => getComputedStyle(document.querySelector(it)).backgroundColor)",
+    );
+    let [log, mark, reverse, bar, done] = serde_json::from_value::<[String; 5]>(grounds).expect("colours");
+    assert!(mark != log && reverse != log, "{mark} and {reverse} on {log}");
+    assert_ne!(done, bar);
+}
+
+#[test]
+fn a_hundred_steps_leave_the_log_in_reach_of_a_thumb() {
+    let name = "a name that needs more than one line on a phone, as names of steps often do";
+    let script = format!(
+        "#!/bin/bash\nfor n in {{1..101}}; do echo \"::step $n {name}\"; done\nprintf '::step \\u202eturned\\u2067 round\\n'\nsleep 1000\n"
+    );
+    let Some((browser, place)) = set_up(&script) else { return };
+    browser.be_a_phone(320, 640);
+    place.start();
+    wait_until("the last is there", PATIENCE, || browser.text("steps").contains("turned round"));
+    let count = browser.script("return document.querySelectorAll('#steps li').length");
+    assert!(count.as_u64() > Some(90), "{count}");
+    let seen = browser.script(
+        "const list = document.getElementById('steps'), box = list.getBoundingClientRect(), last = list.lastChild.getBoundingClientRect();
+         return [box.height, last.bottom <= box.bottom && last.top >= box.top, document.getElementById('log').getBoundingClientRect().top,
+                 document.documentElement.scrollWidth]",
+    );
+    let (height, is_last_shown, log_top, width): (f64, bool, f64, u32) = serde_json::from_value(seen).expect("sizes");
+    assert!(height < 200.0 && is_last_shown, "{height}");
+    assert!(log_top < 2.0 * 640.0, "the log is at {log_top}");
+    assert_eq!(width, 320, "no scrolling sideways");
+
+    // Who reads further up is left there.
+    browser.script("document.getElementById('steps').scrollTop = 0");
+    let was = browser.script("return document.querySelector('#steps li:last-child time').textContent");
+    wait_until("the time goes on", PATIENCE, || {
+        browser.script("return document.querySelector('#steps li:last-child time').textContent") != was
+    });
+    assert_eq!(browser.script("return document.getElementById('steps').scrollTop"), 0);
+    assert_eq!(browser.console(), Vec::<String>::new());
+}
+
+/// Whether the log offers more lines.
+fn offers_more(browser: &Browser) -> Value {
+    browser.script("return document.querySelector('#log .mark button')?.checkVisibility() ?? null")
+}
+
+#[test]
+fn a_log_that_is_shown_whole_offers_no_earlier_lines_and_a_search_says_of_what() {
+    let Some((browser, place)) = set_up("#!/bin/bash\nseq -f 'line %.0f' \"$1\"\nprintf '\\e[31mlast\\n'\n") else { return };
+    place.start_with(json!({"args": ["100"]}));
+    wait_until("the run is over", PATIENCE, || place.pipeline()["state"] == "stopped");
+    let address = format!("http://127.0.0.1:{}/", place.port());
+    browser.open(&address);
+    wait_until("the beginning is known", PATIENCE, || offers_more(&browser) == false);
+    assert!(browser.text("log").starts_with("The log begins here."), "{}", browser.text("log"));
+    browser.type_into("find", "line 1");
+    wait_until("all is searched", PATIENCE, || browser.text("found") == "12 lines");
+
+    place.start_with(json!({"args": ["600"]}));
+    wait_until("the run is over", PATIENCE, || place.pipeline()["state"] == "stopped");
+    browser.open(&address);
+    wait_until("the end is there", PATIENCE, || browser.text("log").contains("last"));
+    assert_eq!(offers_more(&browser), true);
+    browser.type_into("find", "line 1");
+    wait_until("a part is searched", PATIENCE, || browser.text("found").ends_with(" lines · earlier ones not loaded"));
+}
+
+#[test]
+fn a_search_marks_what_it_found_and_goes_on_from_where_it_was() {
+    let Some((browser, _place)) = set_up("#!/bin/bash\n") else { return };
+    let add = |records: &[(String, bool)]| {
+        let lines: Vec<Value> = records
+            .iter()
+            .map(
+                |(line, partial)| json!({"id": 1, "ts": null, "stream": "stdout", "run_id": 1, "line": line, "partial": partial}),
+            )
+            .collect();
+        browser.script(&format!("return import('/static/log.js').then((it) => it.append({}))", json!(lines)));
+    };
+    // More hits than one line has room for marks, and then none.
+    add(&[("-x".repeat(400) + "the end", false)]);
+    browser.type_into("find", "x");
+    wait_until("it is marked", PATIENCE, || browser.script("return document.querySelectorAll('#log mark').length > 100") == true);
+    let longest =
+        browser.script("return Math.max(...[...document.querySelectorAll('#log mark')].map((it) => it.textContent.length))");
+    assert_eq!(longest, 1);
+
+    // What the search was in is written over: the next one is the line behind it, not the one after that.
+    browser.type_into("find", "hit");
+    add(&[("hit 1".into(), false), ("hit 2".into(), true)]);
+    wait_until("both are found", PATIENCE, || browser.text("found").starts_with("2 lines"));
+    let current = || browser.script("return document.querySelector('#log .current > span')?.textContent ?? null");
+    let go = |to: &str| {
+        for _ in 0..2 {
+            if current() != to {
+                browser.click("find-next");
+            }
+        }
+        assert_eq!(current(), to);
+    };
+    go("hit 2");
+    add(&[("\rover ".into(), false), ("hit 3".into(), false), ("hit 4".into(), false)]);
+    wait_until("it is found no more", PATIENCE, || browser.text("found").contains(" of 3"));
+    browser.click("find-next");
+    assert_eq!(current(), "hit 3");
+    let marked = browser.script("return [...document.querySelectorAll('#log mark')].map((it) => it.parentElement.textContent)");
+    assert_eq!(marked, json!(["hit 1", "hit 3", "hit 4"]), "also at the beginning of a line");
+}
+
+#[test]
+fn durations_match_those_of_the_command_line() {
+    let Some((browser, _place)) = set_up("#!/bin/bash\n") else { return };
+    let table = include_str!("../../fixtures/durations.txt");
+    let rows: Vec<Vec<&str>> =
+        table.lines().filter(|row| !row.starts_with('#')).map(|row| row.split(" | ").map(str::trim).collect()).collect();
+    let ms: Vec<u64> = rows.iter().map(|row| row[0].parse().expect("a number")).collect();
+    let told = browser.script(&format!(
+        "return import('/static/words.js').then(({{ took, since }}) => {}.map((ms) => [`${{ms}}`, took(ms), since(ms)]))",
+        json!(ms)
+    ));
+    assert_eq!(told, json!(rows));
+}
+
+#[test]
+fn each_outcome_has_its_word_its_icon_and_its_title() {
+    let Some((browser, _place)) = set_up("#!/bin/bash\n") else { return };
+    let ended = json!({"state": "stopped", "pending": null, "run_id": 7, "script": "a/train.py", "started_at": "2026-01-31T10:00:00.000Z",
+        "stopped_at": "2026-01-31T10:12:04.000Z", "exit_code": null, "signal": null, "error": null, "conditions": []});
+    for (changes, word, tone, title) in [
+        (
+            json!({"status": "idle", "run_id": null, "script": null, "default_script": null}),
+            "No runs yet",
+            "idle",
+            "○ No runs yet · AutoAppDev",
+        ),
+        (json!({"status": "completed", "exit_code": 0}), "Succeeded", "succeeded", "✓ Succeeded · train.py · AutoAppDev"),
+        (json!({"status": "failed", "exit_code": 3}), "Failed", "failed", "✕ Failed (3) · train.py · AutoAppDev"),
+        (json!({"status": "failed", "signal": 11}), "Failed", "failed", "✕ Failed (SIGSEGV) · train.py · AutoAppDev"),
+        (json!({"status": "failed", "signal": 9}), "Killed", "killed", "⚡ Killed (SIGKILL) · train.py · AutoAppDev"),
+        (
+            json!({"status": "failed", "error": "exec format error"}),
+            "Couldn’t start",
+            "failed",
+            "✕ Couldn’t start · train.py · AutoAppDev",
+        ),
+        (json!({"status": "stopped", "signal": 15}), "Stopped", "stopped", "◼ Stopped · train.py · AutoAppDev"),
+        (json!({"status": "lost", "error": "the machine went down"}), "Lost", "lost", "? Lost · train.py · AutoAppDev"),
+        (json!({"status": "starting", "pending": "start"}), "Starting", "running", "▶ Starting · train.py · AutoAppDev"),
+        (json!({"status": "running", "state": "running"}), "Running", "running", "▶ Running · train.py · AutoAppDev"),
+        (
+            json!({"status": "running", "state": "running", "progress": {"percent": 42.5}}),
+            "Running",
+            "running",
+            "▶ 42.5 % · train.py · AutoAppDev",
+        ),
+        (json!({"status": "paused", "state": "paused"}), "Paused", "paused", "⏸ Paused · train.py · AutoAppDev"),
+        (
+            json!({"status": "running", "state": "running", "pending": "stop", "kill_at": "2026-01-31T10:20:07.000Z"}),
+            "Stopping",
+            "stopping",
+            "◼ Stopping · 7 s left · train.py · AutoAppDev",
+        ),
+    ] {
+        let mut pipeline = ended.clone();
+        pipeline.as_object_mut().expect("an object").extend(changes.as_object().expect("an object").clone());
+        let told = browser.script(&format!(
+            "const p = {pipeline}, now = Date.parse('2026-01-31T10:20:00.000Z');
+             return Promise.all([import('/static/words.js'), fetch('/static/icon-{tone}.svg')]).then(([{{ look, title }}, icon]) => {{
+               const at = look(p, now); return [at.word, at.tone, title(at, p), icon.status]; }})"
+        ));
+        assert_eq!(told, json!([word, tone, title, 200]), "{changes}");
+    }
+}
+
+#[test]
+fn copied_log_lines_have_no_blank_lines_between_them() {
+    let Some((browser, place)) = set_up("#!/bin/bash\nprintf 'one\\n  two\\n'\necho three >&2\n") else { return };
+    place.start();
+    wait_until("the lines are there", PATIENCE, || browser.text("log").contains("three"));
+    let copied =
+        browser.script("getSelection().selectAllChildren(document.getElementById('log')); return getSelection().toString()");
+    let copied = copied.as_str().expect("text");
+    assert!(copied.trim_end().ends_with("\none\n  two\nthree"), "{copied:?}");
+}
+
+#[test]
+fn pauses_that_could_not_be_learned_are_asked_for_again() {
+    let Some((browser, _place)) = set_up("#!/bin/bash\n") else { return };
+    let elapsed = browser.script(
+        "const step = { name: 'Build', started_at: '2026-01-31T10:00:00.000Z', ended_at: null, ms: null };
+         const progress = { percent: null, text: null, at: step.started_at, steps: [step], steps_before: 0 };
+         const now = Date.parse('2026-01-31T10:01:00.000Z'); let asked = 0;
+         const events = [{ kind: 'paused', at: '2026-01-31T10:00:10.000Z' }, { kind: 'resumed', at: '2026-01-31T10:00:30.000Z' }];
+         const ask = async () => ({ ok: asked++ > 0, body: { run: { events } } });
+         return import('/static/progress.js').then(async ({ showProgress }) => { const seen = [];
+           for (let n = 0; n < 2; n++) { showProgress(7, progress, { version: 1, state: 'running' }, now, ask);
+             // Before the page's own clock gets its turn, which draws them, too.
+             for (let turn = 0; turn < 100; turn++) await null;
+             seen.push(document.querySelector('#steps time').textContent); }
+           return seen; })",
+    );
+    assert_eq!(elapsed, json!(["1 min 0 s", "40 s"]));
+}
+
+#[test]
+fn an_empty_log_is_said_to_be_so_only_once_it_was_read() {
+    let Some((browser, _place)) = set_up("#!/bin/bash\n") else { return };
+    let said = |browser: &Browser| browser.script("return getComputedStyle(document.getElementById('log'), '::before').content");
+    wait_until("it was read", PATIENCE, || said(&browser) == json!("\"No output yet.\""));
+    browser.click("start");
+    wait_until("nothing more will come", PATIENCE, || said(&browser) == json!("\"No output.\""));
+    // As the server gives it, and looked at before the page reads the log again.
+    let anew = browser.script(
+        "const page = new DOMParser().parseFromString(await (await fetch('/')).text(), 'text/html');
+         document.getElementById('log').replaceWith(page.getElementById('log'));
+         return getComputedStyle(document.getElementById('log'), '::before').content",
+    );
+    assert_eq!(anew, json!("\"…\""));
+}
+
+#[test]
+fn wrapped_lines_stand_behind_the_time() {
+    let Some((browser, place)) = set_up("#!/bin/bash\nprintf 'word %.0s' {1..200}\necho\n") else { return };
+    place.start();
+    wait_until("the line is there", PATIENCE, || browser.text("log").contains("word word"));
+    let lefts = browser.script(
+        // Spaces at the end of a line may be boxes of their own.
+        "const lines = {};
+         for (const { top, left } of document.querySelector('#log .row > span').getClientRects()) lines[top] = Math.min(left, lines[top] ?? left);
+         const lefts = Object.values(lines);
+         return [lefts.length, Math.max(...lefts) - Math.min(...lefts)]",
+    );
+    let (count, off): (u32, f64) = serde_json::from_value(lefts).expect("numbers");
+    assert!(count > 2 && off < 3.0, "{count} lines, {off} px off");
+}
+
+#[test]
+fn the_bar_stays_where_it_is_whatever_the_words_are() {
+    let Some((browser, _place)) = set_up("#!/bin/bash\n") else { return };
+    let bars = browser.script(
+        "const ask = async () => { throw new Error('not asked'); };
+         return import('/static/progress.js').then(({ showProgress }) => ['a', 'a word '.repeat(99)].map((text) => {
+           showProgress(7, { percent: 40, text, steps: [], steps_before: 0 }, { version: 1, state: 'stopped' }, 0, ask);
+           const { left, right } = document.getElementById('bar').getBoundingClientRect();
+           return [left, right, document.getElementById('progress').offsetHeight < 60]; }))",
+    );
+    assert_eq!(bars[0], bars[1]);
+    assert_eq!(bars[1][2], true, "long words are cut");
+}
+
+#[test]
+fn nothing_is_offered_before_the_page_knows_what_it_may_do() {
+    let Some((browser, place)) = set_up("#!/bin/bash\n") else { return };
+    browser.before_each_page(
+        "const real = fetch;
+         window.fetch = (path, init) => path !== 'api/session' ? real(path, init)
+           : new Promise((resolve) => { window.goOn = () => resolve(real(path)); });",
+    );
+    browser.open(&format!("http://127.0.0.1:{}/", place.port()));
+    let is_disabled = || browser.script("return document.getElementById('start').disabled") == true;
+    wait_until("the state is there", PATIENCE, || browser.text("state") == "No runs yet");
+    wait_until("it has asked", PATIENCE, || browser.script("return 'goOn' in window") == true);
+    assert!(is_disabled());
+    browser.script("goOn()");
+    wait_until("it is offered", PATIENCE, || !is_disabled());
+}
+
+#[test]
+fn a_run_that_could_not_be_learned_is_asked_for_again_but_not_without_end() {
+    let Some((browser, place)) = set_up("#!/bin/bash\n") else { return };
+    place.start();
+    wait_until("it has run", PATIENCE, || browser.text("state") == "Succeeded");
+    browser.script(
+        "window.asked = 0; window.told = 0; window.fails = true; const real = fetch;
+         window.fetch = async (path, init) => {
+           if (path === 'api/runs/1') { window.asked += 1; if (window.fails) throw await new Promise((go) => setTimeout(go, 0, new TypeError())); }
+           const response = await real(path, init);
+           if (!/^api\\/pipeline(\\?|$)/.test(path)) return response;
+           const { pipeline } = await response.json(); window.told += 1;
+           return new Response(JSON.stringify({ pipeline: { ...pipeline, default_script: null } }), response); };",
+    );
+    wait_until("it has heard of the state a few times", PATIENCE, || {
+        browser.script("dispatchEvent(new Event('online')); return window.told > 3 && window.asked > 1") == true
+    });
+    // The words are of one answer each: however long this took, none was asked for in between.
+    let counts = browser.script("return [window.asked, window.told]");
+    assert!(counts[0].as_u64() <= counts[1].as_u64(), "asked and told: {counts}");
+    assert!(browser.shows("no-script"));
+    browser.script("window.fails = false; dispatchEvent(new Event('online'))");
+    wait_until("it is offered", PATIENCE, || browser.text("start") == "Start look.sh");
+    assert!(!browser.shows("no-script"), "the button says it");
+}
+
+#[test]
+fn an_answer_without_a_state_is_none_and_ends_nothing() {
+    let Some((browser, _place)) = set_up("#!/bin/bash\n") else { return };
+    browser.script(
+        "window.real = fetch;
+         window.fetch = (path, init) => /^api\\/pipeline(\\?|$)/.test(path) ? Promise.resolve(new Response('{}')) : window.real(path, init);
+         dispatchEvent(new Event('online'))",
+    );
+    wait_until("it shows", PATIENCE, || browser.text("state") == "Disconnected");
+    browser.script("window.fetch = window.real");
+    wait_until("it goes on by itself", PATIENCE, || browser.text("state") == "No runs yet");
+}

@@ -1,0 +1,638 @@
+//! The client commands as a user runs them: the real binary against a tiny real server.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::fake_server::{FakeServer, Reply, Request};
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+/// For everything that must happen at all.
+const DEADLINE: Duration = Duration::from_mins(1);
+
+const RUNNING: &str = r#"{"pipeline":{"state":"running","pending":null,"allowed":["pause","stop"],"pid":4711,"run_id":7,
+"started_at":"2026-01-31T10:00:00.123Z","paused_at":null,"resumed_at":null,"stopped_at":null,
+"updated_at":"2026-01-31T10:00:00.123Z","version":15,"status":"running","script":"demo.sh","exit_code":null,"signal":null,"error":null}}"#;
+const REFUSAL: &str = r#"{"ok":false,"error":"invalid_transition","detail":"cannot pause when stopped","from":"stopped","action":"pause","pending":null}"#;
+
+/// The binary in a folder of its own and with nothing of this environment but a proxy that must not be asked.
+fn command(folder: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_autoappdev"));
+    command.current_dir(folder).env_clear().args(args).stdin(Stdio::null());
+    command.env("http_proxy", "http://127.0.0.1:1").env("ALL_PROXY", "http://127.0.0.1:1");
+    command
+}
+
+/// Exit code, stdout, stderr.
+fn finished(output: Output) -> (i32, String, String) {
+    let text = |bytes| String::from_utf8(bytes).expect("text");
+    (output.status.code().expect("an exit code"), text(output.stdout), text(output.stderr))
+}
+
+fn run_in(folder: &Path, args: &[&str]) -> (i32, String, String) {
+    finished(command(folder, args).output().expect("the binary runs"))
+}
+
+fn run_against(server: &FakeServer, args: &[&str]) -> (i32, String, String) {
+    let folder = folder();
+    let url = server.url();
+    run_in(folder.path(), &[&["--url", url.as_str()], args].concat())
+}
+
+fn folder() -> TempDir {
+    tempfile::tempdir().expect("a temporary folder")
+}
+
+#[test]
+fn without_a_command_help_comes_and_all_is_well() {
+    let folder = folder();
+    let (code, out, err) = run_in(folder.path(), &[]);
+    assert_eq!((code, err.as_str()), (0, ""));
+    assert!(out.contains("Usage: autoappdev") && out.contains("4  no server answers"), "{out}");
+    assert_eq!(run_in(folder.path(), &["--help"]).1, out);
+    assert_eq!(run_in(folder.path(), &["--version"]).0, 0);
+}
+
+#[test]
+fn wrong_usage_and_wrong_settings_exit_with_2() {
+    let folder = folder();
+    for args in [
+        &["nonsense"][..],
+        &["stop", "--grace", "1", "--now"],
+        &["serve", "--port", "abc"],
+        &["check", "--database", "mysql://x"],
+    ] {
+        let (code, out, err) = run_in(folder.path(), args);
+        assert_eq!((code, out.as_str()), (2, ""), "{args:?}: {err}");
+    }
+    let output = command(folder.path(), &["status"]).env("AUTOAPPDEV_PORT", "abc").output().expect("the binary runs");
+    let sentence = "autoappdev: AUTOAPPDEV_PORT=abc is not a port: a number from 0 to 65535\n";
+    assert_eq!(finished(output), (2, String::new(), sentence.to_owned()));
+    fs::write(folder.path().join(".env"), "nonsense\nAUTOAPPDEV_PORT 1\n").expect("written");
+    assert_eq!(
+        run_in(folder.path(), &["status"]),
+        (2, String::new(), "autoappdev: line 2 of .env is not KEY=value\n".to_owned())
+    );
+}
+
+#[test]
+fn status_is_one_line_or_the_json_as_it_came() {
+    let server = FakeServer::canned(200, RUNNING);
+    let (code, out, err) = run_against(&server, &["status"]);
+    assert_eq!((code, err.as_str()), (0, ""));
+    assert!(out.starts_with("running  run 7  pid 4711  demo.sh  since "), "{out}");
+    assert!(out.ends_with(" (2026-01-31 10:00:00 UTC)\n"), "{out}");
+    let (code, out, err) = run_against(&server, &["status", "--json"]);
+    assert_eq!((code, out, err), (0, RUNNING.replace('\n', "") + "\n", String::new()));
+}
+
+#[test]
+fn a_refusal_by_the_state_exits_with_3() {
+    let server = FakeServer::canned(409, REFUSAL);
+    let sentence = "autoappdev: cannot pause when stopped\n".to_owned();
+    assert_eq!(run_against(&server, &["pause"]), (3, String::new(), sentence.clone()));
+    assert_eq!(run_against(&server, &["pause", "--json"]), (3, format!("{REFUSAL}\n"), sentence));
+}
+
+#[test]
+fn another_failure_exits_with_1_and_cannot_drive_the_terminal() {
+    let server = FakeServer::canned(404, r#"{"ok":false,"error":"script_not_found","detail":"no script \u001b[2J"}"#);
+    assert_eq!(run_against(&server, &["start", "x"]), (1, String::new(), "autoappdev: no script \\u{1b}[2J\n".to_owned()));
+    let server = FakeServer::canned(503, r#"{"ok":false,"error":"busy"}"#);
+    assert_eq!(run_against(&server, &["resume"]), (1, String::new(), "autoappdev: busy\n".to_owned()));
+}
+
+#[test]
+fn a_stranger_on_the_port_exits_with_1() {
+    for server in
+        [FakeServer::canned(200, "<html>"), FakeServer::canned(500, "oops"), FakeServer::canned(200, r#"{"pipeline":{}}"#)]
+    {
+        let (code, out, err) = run_against(&server, &["status"]);
+        assert_eq!((code, out.as_str()), (1, ""), "{err}");
+        assert!(err.contains(&format!("what answers at {} is not understood", server.url())), "{err}");
+    }
+}
+
+#[test]
+fn a_server_that_cannot_be_reached_exits_with_4() {
+    let folder = folder();
+    // Port 1 is reserved (tcpmux) and closed.
+    let sentence = "autoappdev: no server answers at http://127.0.0.1:1; start one with `autoappdev serve`\n";
+    for args in [&["status"][..], &["stop", "--now"], &["logs", "-f"], &["runs", "--json"]] {
+        let args = [&["--url", "http://127.0.0.1:1"], args].concat();
+        assert_eq!(run_in(folder.path(), &args), (4, String::new(), sentence.to_owned()), "{args:?}");
+    }
+}
+
+#[test]
+fn a_server_that_dies_before_its_answer_exits_with_4_and_is_not_asked_twice() {
+    for reply in [Reply::Nothing, Reply::Half(RUNNING.to_owned())] {
+        let server = FakeServer::start(move |_| reply.clone());
+        let (code, out, err) = run_against(&server, &["stop", "--now"]);
+        assert_eq!((code, out.as_str()), (4, ""), "{err}");
+        assert!(err.contains("was cut off") && err.contains("`autoappdev status`"), "{err}");
+        assert_eq!(server.requests().len(), 1);
+    }
+}
+
+#[test]
+fn a_redirect_is_not_followed() {
+    let elsewhere = FakeServer::canned(200, RUNNING);
+    let to = format!("{}/api/pipeline", elsewhere.url());
+    let server = FakeServer::start(move |_| Reply::Redirect(to.clone()));
+    assert_eq!(run_against(&server, &["status"]).0, 1);
+    assert_eq!(elsewhere.requests().len(), 0);
+}
+
+#[test]
+fn actions_are_posted_as_the_contract_says() {
+    let server = FakeServer::canned(200, r#"{"ok":true,"state":"running","pid":4711,"run_id":7,"version":15}"#);
+    let line = ["start", "a.sh", "--cwd", "d", "--env", "A=ä", "--grace", "2.5", "--", "-v", "a b"];
+    assert_eq!(run_against(&server, &line), (0, "running  run 7  pid 4711\n".to_owned(), String::new()));
+    for args in [&["pause"][..], &["resume"], &["stop"], &["stop", "--grace", "5"], &["stop", "--now"]] {
+        assert_eq!(run_against(&server, args).0, 0);
+    }
+    let requests = server.requests();
+    let asked: Vec<_> = requests.iter().map(|request| (request.line.as_str(), request.body.as_str())).collect();
+    assert_eq!(
+        asked,
+        [
+            ("POST /api/pipeline/start", r#"{"args":["-v","a b"],"cwd":"d","env":{"A":"ä"},"grace_s":2.5,"script":"a.sh"}"#),
+            ("POST /api/pipeline/pause", "{}"),
+            ("POST /api/pipeline/resume", "{}"),
+            ("POST /api/pipeline/stop", "{}"),
+            ("POST /api/pipeline/stop", r#"{"grace_s":5.0}"#),
+            ("POST /api/pipeline/stop", r#"{"grace_s":0.0}"#),
+        ]
+    );
+    let headers = &requests[0].headers;
+    assert!(headers.contains(&"content-type: application/json".to_owned()), "{headers:?}");
+    assert!(headers.contains(&format!("host: {}", server.address)), "{headers:?}");
+}
+
+#[test]
+fn action_prints_the_started_script_and_warnings() {
+    let answer = r#"{"ok":true,"state":"running","pid":4711,"run_id":7,"script":"demo.sh","version":15,
+        "conditions":[{"code":"disk_low","since":"2026-01-31T10:00:00.000Z","detail":"little space is left"}]}"#;
+    let server = FakeServer::canned(200, answer);
+    let warning = "autoappdev: warning: little space is left (since 2026-01-31 10:00:00 UTC)\n".to_owned();
+    assert_eq!(run_against(&server, &["start"]), (0, "running  run 7  pid 4711  demo.sh\n".to_owned(), warning.clone()));
+    for action in ["pause", "resume", "stop"] {
+        let (code, out, err) = run_against(&server, &[action, "--json"]);
+        assert_eq!((code, out, err), (0, answer.replace('\n', "") + "\n", warning.clone()), "{action}");
+    }
+}
+
+#[test]
+fn status_shows_conditions_and_json_passes_them_through() {
+    let wrong = r#""conditions":[{"code":"not_recorded","since":"2026-01-31T10:05:00.456Z","detail":"run 7 ended"}],"default_script":"other.sh","#;
+    let document = RUNNING.replacen(r#""pending""#, &format!(r#"{wrong}"pending""#), 1);
+    let server = FakeServer::canned(200, &document);
+    let (code, out, err) = run_against(&server, &["status"]);
+    assert_eq!((code, err.as_str()), (0, ""));
+    let lines: Vec<&str> = out.lines().collect();
+    assert!(lines[0].starts_with("last recorded: running  run 7  "), "{out}");
+    assert_eq!(
+        lines[1..],
+        ["warning: run 7 ended (since 2026-01-31 10:05:00 UTC)", "start     `autoappdev start` starts other.sh",]
+    );
+    assert_eq!(run_against(&server, &["status", "--json"]), (0, document.replace('\n', "") + "\n", String::new()));
+}
+
+/// Each command with each flag that every command takes: it either has an effect or is refused.
+#[test]
+fn no_command_takes_a_flag_that_it_ignores() {
+    let server = FakeServer::start(|request| match request.line.as_str() {
+        "GET /api/pipeline" => Reply::Json(200, RUNNING.to_owned()),
+        line if line.starts_with("GET /api/logs") => Log::default().answer(request),
+        line if line.starts_with("GET /api/runs") => Reply::Json(200, r#"{"runs":[],"next_before":null}"#.to_owned()),
+        "GET /api/session" => Reply::Json(200, r#"{"session":{"may":"act","token_needed":true,"expires_at":null}}"#.to_owned()),
+        _ => Reply::Json(200, r#"{"ok":true,"state":"running","run_id":7,"pid":1,"version":15}"#.to_owned()),
+    });
+    let help = run_in(folder().path(), &["--help"]).1;
+    let listed = help.split("Commands:\n").nth(1).and_then(|rest| rest.split("\n\n").next()).expect("a list of commands");
+    let commands: Vec<&str> = listed.lines().filter_map(|line| line.split_whitespace().next()).collect();
+    assert!(commands.len() > 10 && commands.contains(&"check"), "{commands:?}");
+    for command in commands {
+        let folder = folder();
+        let run = |flags: &[&str], token: bool| {
+            let mut command = self::command(folder.path(), &[flags, &[command]].concat());
+            if token {
+                command.env("AUTOAPPDEV_TOKEN", "a-token-of-a-test");
+            }
+            finished(command.output().expect("the binary runs"))
+        };
+        let refused = |(code, out, err): (i32, String, String)| {
+            assert_eq!((code, out.as_str()), (2, ""), "{command}: {err}");
+            assert!(err.starts_with(&format!("autoappdev: {command} does not use --")), "{err}");
+        };
+        if command == "help" {
+            continue;
+        }
+        // `serve` would run a server, so it must be refused before anything else.
+        if command == "serve" {
+            refused(run(&["--json"], false));
+        } else if matches!(command, "migrate" | "check") {
+            // The order matters: `migrate` creates the database that `check` checks.
+            assert_eq!(run_in(folder.path(), &["migrate"]).0, 0);
+            let (code, out, err) = run(&["--json"], false);
+            assert_eq!((code, err.as_str()), (0, ""), "{command}");
+            let document: serde_json::Value = serde_json::from_str(&out).expect("one JSON document");
+            assert_eq!(document["ok"], true, "{command}: {out}");
+        } else {
+            let (code, out, err) = run(&["--json", "--url", &server.url()], true);
+            assert_eq!((code, err.as_str()), (0, ""), "{command}");
+            assert!(serde_json::from_str::<serde_json::Value>(&out).is_ok(), "{command}: {out}");
+        }
+        if matches!(command, "serve" | "migrate" | "check") {
+            refused(run(&["--url", &server.url()], false));
+        }
+    }
+    for flag in [&["--json"][..], &["--url", "http://127.0.0.1:1"]] {
+        let (code, out, err) = run_in(folder().path(), flag);
+        assert_eq!((code, out.as_str()), (2, ""), "{err}");
+        assert!(err.starts_with(&format!("autoappdev: {} needs a command\n", flag[0])), "{err}");
+    }
+}
+
+#[test]
+fn check_json_reports_the_problem() {
+    let folder = folder();
+    assert_eq!(run_in(folder.path(), &["migrate", "--json"]).0, 0);
+    let database = folder.path().join("runtime/autoappdev.db");
+    let connection = rusqlite::Connection::open(&database).expect("a database");
+    connection.execute_batch("CREATE TABLE stray (id INTEGER)").expect("made");
+    drop(connection);
+    let (code, out, _) = run_in(folder.path(), &["check", "--json"]);
+    let document: serde_json::Value = serde_json::from_str(&out).expect("one JSON document");
+    assert_eq!((code, &document["ok"]), (1, &false.into()), "{out}");
+    let schema =
+        document["steps"].as_array().and_then(|steps| steps.iter().find(|step| step["name"] == "schema")).expect("a step");
+    assert_eq!(schema["ok"], false);
+    assert!(schema["found"].as_str().is_some_and(|found| found.contains("stray")), "{schema}");
+}
+
+#[test]
+fn every_error_begins_with_the_program_name() {
+    let folder = folder();
+    for (args, code, sentence) in [
+        (&["nonsense"][..], 2, "unrecognized subcommand 'nonsense'"),
+        (&["stop", "--grace", "x"], 2, "invalid value 'x' for '--grace <SECONDS>'"),
+        (&["stop", "--grace", "1", "--now"], 2, "the argument '--grace <SECONDS>' cannot be used with '--now'"),
+        (
+            &["logs", "--since", "tomorrow"],
+            2,
+            "invalid value 'tomorrow' for '--since <WHEN>': give a duration (90s, 1h30m, 3 days), ",
+        ),
+        (&["logs", "--source", "backend", "--run", "1"], 2, "--run is for the pipeline's lines"),
+        (&["serve", "--port", "abc"], 2, "abc is not a port"),
+        (&["serve", "--json"], 2, "serve does not use --json; remove it"),
+        (&["check"], 1, "there is no such file"),
+        (&["--url", "http://127.0.0.1:1", "status"], 4, "no server answers at"),
+    ] {
+        let (found, out, err) = run_in(folder.path(), args);
+        assert_eq!((found, out.as_str()), (code, ""), "{args:?}: {err}");
+        let first = err.lines().next().unwrap_or_default();
+        assert!(first.starts_with("autoappdev: ") && first.contains(sentence), "{args:?}: {err}");
+        assert!(!err.contains("error:"), "{err}");
+    }
+}
+
+#[test]
+fn an_answer_that_cannot_be_printed_is_a_failure() {
+    let server = FakeServer::canned(200, RUNNING);
+    let folder = folder();
+    // Every write to this device fails with ENOSPC (`full(4)`).
+    let full = fs::File::options().write(true).open("/dev/full").expect("Linux has it");
+    let output = command(folder.path(), &["--url", &server.url(), "status"]).stdout(full).output().expect("the binary runs");
+    let (code, _, err) = finished(output);
+    assert_eq!(code, 1);
+    assert!(err.starts_with("autoappdev: cannot write the output: "), "{err}");
+}
+
+#[test]
+fn runs_are_listed_and_shown() {
+    let run = r#"{"id":7,"status":"failed","pid":4711,"script":"demo.sh","cwd":"/srv","args":[],"created_at":"2026-01-31T10:00:00.000Z",
+        "started_at":"2026-01-31T10:00:00.000Z","stopped_at":"2026-01-31T10:00:09.000Z","exit_code":null,"signal":9,"paused_ms":0,
+        "cpu_user_ms":1,"cpu_system_ms":1,"max_rss_kb":1,"error":null}"#;
+    let server = FakeServer::canned(200, &format!(r#"{{"runs":[{run}],"next_before":null,"run":{run}}}"#));
+    let (code, out, _) = run_against(&server, &["runs", "--limit", "3"]);
+    assert_eq!((code, out.lines().nth(1)), (0, Some("  7  2026-01-31 10:00:00 UTC  9.0 s  demo.sh  ended by SIGKILL")));
+    let (code, out, _) = run_against(&server, &["runs", "7"]);
+    assert_eq!((code, out.lines().next()), (0, Some("run 7  demo.sh  ended by SIGKILL")));
+    let lines: Vec<_> = server.requests().into_iter().map(|request| request.line).collect();
+    assert_eq!(lines, ["GET /api/runs?limit=3", "GET /api/runs/7"]);
+}
+
+/// The head that the client sent, without its request line.
+fn header(request: &Request, name: &str) -> Option<String> {
+    request.headers.iter().find_map(|header| header.strip_prefix(&format!("{name}: ")).map(str::to_owned))
+}
+
+#[test]
+fn only_a_live_server_json_or_the_user_names_a_server() {
+    let server = FakeServer::canned(200, r#"{"ok":true,"state":"stopped","run_id":7,"version":16}"#);
+    let folder = folder();
+    let port = server.address.port();
+    let run = |envs: &[(&str, &str)]| {
+        let output = command(folder.path(), &["stop"]).envs(envs.iter().copied()).output().expect("the binary runs");
+        finished(output)
+    };
+    let none = format!("autoappdev: no server is running for {}", folder.path().canonicalize().expect("there").display());
+    // A default and a `.env` file name no server. The server there is only asked for its name, and gets no token.
+    let dotenv = |text: &str| fs::write(folder.path().join(".env"), text).expect("written");
+    for name in ["PORT", "AUTOAPPDEV_PORT"] {
+        dotenv(&format!("{name}={port}\nAUTOAPPDEV_TOKEN=the-token-of-this-folder\n"));
+        let (code, out, err) = run(&[]);
+        assert_eq!((code, out.as_str()), (4, ""), "{err}");
+        let sentence =
+            format!("{none}; start one with `autoappdev serve --port PORT` (another program answers on 127.0.0.1:{port})\n");
+        assert_eq!(err, sentence);
+    }
+    dotenv(&format!("AUTOAPPDEV_URL={}\n", server.url()));
+    let (code, _, err) = run(&[]);
+    assert_eq!(
+        (code, err),
+        (4, format!("{none} (.env names {}, but only --url or the environment can name a server)\n", server.url()))
+    );
+    let asked = server.requests();
+    assert!(asked.iter().all(|request| request.line == "GET /api/version"), "{asked:?}");
+    assert!(asked.iter().all(|request| header(request, "authorization").is_none()), "{asked:?}");
+
+    // A `server.json` counts while its directory is locked, wherever that is.
+    dotenv("AUTOAPPDEV_RUNTIME_DIR=data\nPORT=1\n");
+    fs::create_dir(folder.path().join("data")).expect("made");
+    let written = format!(r#"{{"pid":1,"id":"abc","address":"{}"}}"#, server.address);
+    fs::write(folder.path().join("data/server.json"), written).expect("written");
+    let (code, _, err) = run(&[]);
+    assert_eq!((code, err), (4, format!("{none}/data; start one with `autoappdev serve`\n")), "it is stale");
+    let lock = hold(&folder.path().join("data"));
+    assert_eq!(run(&[]).0, 0);
+    let asked = server.requests().pop().expect("the stop");
+    assert_eq!((asked.line.as_str(), header(&asked, "autoappdev-server").as_deref()), ("POST /api/pipeline/stop", Some("abc")));
+    drop(lock);
+
+    // The environment names an address, and nothing is known about the server there.
+    let port = port.to_string();
+    let url = server.url();
+    for named in
+        [&[("AUTOAPPDEV_PORT", &*port)][..], &[("AUTOAPPDEV_HOST", "127.0.0.1"), ("PORT", &port)], &[("AUTOAPPDEV_URL", &url)]]
+    {
+        assert_eq!(run(named).0, 0, "{named:?}");
+        let asked = server.requests().pop().expect("the stop");
+        assert_eq!((asked.line.as_str(), header(&asked, "autoappdev-server")), ("POST /api/pipeline/stop", None));
+    }
+    let count = server.requests().len();
+    for unnamed in
+        [&[("PORT", &*port)][..], &[("AUTOAPPDEV_PORT", "0")], &[("AUTOAPPDEV_HOST", "0.0.0.0"), ("AUTOAPPDEV_PORT", "0")]]
+    {
+        assert_eq!(run(unnamed).0, 4, "{unnamed:?}");
+    }
+    let told = server.requests().split_off(count);
+    assert!(told.iter().all(|request| request.line == "GET /api/version"), "{told:?}");
+}
+
+#[test]
+fn refusal_by_another_server_counts_as_no_server() {
+    let other = r#"{"ok":false,"error":"other_server","detail":"not this one"}"#;
+    let server = FakeServer::canned(421, other);
+    let folder = folder();
+    fs::write(folder.path().join(".env"), "PORT=1\n").expect("written");
+    let _lock = announce(folder.path(), &server);
+    let (code, out, err) = run_in(folder.path(), &["stop", "--json"]);
+    assert!(code == 4 && out.is_empty() && err.contains("does not answer at its recorded address"), "{err}");
+    // Only that error code means that nothing was done.
+    let server = FakeServer::canned(421, &other.replace("other_server", "host_not_allowed"));
+    let _lock = announce(folder.path(), &server);
+    assert_eq!(run_in(folder.path(), &["stop"]), (1, String::new(), "autoappdev: not this one\n".to_owned()));
+}
+
+/// A log that outlives the servers that tell it, as the shim's files do.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<(u64, String, bool)>>>);
+
+impl Log {
+    /// Appends one line, as parts where it is several. Ids are not consecutive.
+    fn append(&self, parts: &[&str]) {
+        let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for (index, part) in parts.iter().enumerate() {
+            let id = lines.last().map_or(3, |(id, ..)| id + 10);
+            lines.push((id, (*part).to_owned(), index + 1 < parts.len()));
+        }
+    }
+
+    fn answer(&self, request: &Request) -> Reply {
+        let lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let number = |key: &str| {
+            let at = request.line.find(key)? + key.len();
+            request.line[at..].split('&').next()?.parse().ok()
+        };
+        let (since, limit) = (number("since=").unwrap_or(0), number("limit=").unwrap_or(u64::MAX));
+        let skipped =
+            number("&lines=").map_or(0, |wanted: u64| lines.len().saturating_sub(usize::try_from(wanted).expect("small")));
+        let page: Vec<_> = lines
+            .iter()
+            .skip(skipped)
+            .filter(|(id, ..)| *id > since)
+            .take(usize::try_from(limit).unwrap_or(usize::MAX))
+            .map(|(id, line, partial)| {
+                serde_json::json!({"id": id, "ts": "2026-01-31T10:00:00.123Z", "source": "pipeline", "stream": "stdout",
+                    "run_id": 7, "line": line, "partial": partial})
+            })
+            .collect();
+        let next = page.last().map_or(since, |line| line["id"].as_u64().expect("a number"));
+        Reply::Json(
+            200,
+            serde_json::json!({"source": "pipeline", "since": since, "next": next, "first": 0, "lines": page}).to_string(),
+        )
+    }
+
+    fn server(&self) -> FakeServer {
+        let log = self.clone();
+        FakeServer::start(move |request| log.answer(request))
+    }
+}
+
+/// A follower whose lines can be awaited; killed when dropped.
+struct Follower {
+    child: Child,
+    lines: Receiver<String>,
+    warnings: Receiver<String>,
+}
+
+impl Follower {
+    fn spawn(folder: &Path, args: &[&str]) -> Self {
+        let mut child = command(folder, args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary runs");
+        let lines = received(child.stdout.take().expect("piped"));
+        let warnings = received(child.stderr.take().expect("piped"));
+        Self { child, lines, warnings }
+    }
+
+    fn expect_lines(&self, expected: &[&str]) {
+        for expected in expected {
+            assert_eq!(self.lines.recv_timeout(DEADLINE).as_deref(), Ok(*expected));
+        }
+    }
+
+    /// The exit code once it has ended by itself.
+    fn exit_code(&mut self) -> Option<i32> {
+        exit_code(&mut self.child)
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        // It has ended already where the test went well.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn exit_code(child: &mut Child) -> Option<i32> {
+    let deadline = Instant::now() + DEADLINE;
+    while Instant::now() < deadline {
+        if let Some(status) = child.try_wait().expect("it is our child") {
+            return status.code();
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    panic!("it did not end");
+}
+
+fn received(stream: impl Read + Send + 'static) -> Receiver<String> {
+    let (sender, receiver) = channel();
+    std::thread::spawn(move || BufReader::new(stream).lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+    receiver
+}
+
+/// Locks a runtime directory as a server does. A locked one stays locked.
+fn hold(runtime: &Path) -> fs::File {
+    let lock = fs::File::open(runtime).expect("there");
+    let _is_held = rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive);
+    lock
+}
+
+/// Announces this as the server of the folder until the returned value is dropped.
+#[must_use]
+fn announce(folder: &Path, server: &FakeServer) -> fs::File {
+    let runtime = folder.join("runtime");
+    fs::create_dir_all(&runtime).expect("made");
+    fs::write(runtime.join("server.json"), format!(r#"{{"pid":1,"id":"x","address":"{}"}}"#, server.address)).expect("written");
+    hold(&runtime)
+}
+
+/// Until the server was asked so often in all.
+fn await_requests(server: &FakeServer, count: usize) {
+    let deadline = Instant::now() + DEADLINE;
+    while server.requests().len() < count {
+        assert!(Instant::now() < deadline, "nobody asks");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn a_follower_survives_the_server_without_a_line_lost_or_repeated() {
+    let folder = folder();
+    fs::write(folder.path().join(".env"), "PORT=1\n").expect("written");
+    let log = Log::default();
+    for line in ["zero", "one", "two"] {
+        log.append(&[line]);
+    }
+    let first = log.server();
+    let _held = announce(folder.path(), &first);
+    let mut follower = Follower::spawn(folder.path(), &["logs", "-f", "-n", "2", "--no-timestamps"]);
+    follower.expect_lines(&["one", "two"]);
+    log.append(&["three"]);
+    log.append(&["fo", "u", "r"]);
+    follower.expect_lines(&["three", "four"]);
+
+    // The next server is killed in the middle of its answer, with a line in it that was not told before.
+    let half = log.clone();
+    let dying = FakeServer::start(move |request| match half.answer(request) {
+        Reply::Json(_, body) => Reply::Half(body),
+        other => other,
+    });
+    let _still_held = announce(folder.path(), &dying);
+    drop(first);
+    log.append(&["five"]);
+    assert_eq!(follower.warnings.recv_timeout(DEADLINE).as_deref(), Ok("autoappdev: connection lost; trying again"));
+    await_requests(&dying, dying.requests().len() + 2);
+    drop(dying);
+    log.append(&["six"]);
+
+    let last = log.server();
+    let _still_held = announce(folder.path(), &last);
+    follower.expect_lines(&["five", "six"]);
+    assert_eq!(follower.warnings.recv_timeout(DEADLINE).as_deref(), Ok("autoappdev: the server answers again"));
+    log.append(&["seven"]);
+    follower.expect_lines(&["seven"]);
+    assert!(follower.warnings.try_recv().is_err(), "one warning for one outage, and one for its end");
+    drop(last);
+    assert_eq!(follower.warnings.recv_timeout(DEADLINE).as_deref(), Ok("autoappdev: connection lost; trying again"));
+
+    kill_process(Pid::from_child(&follower.child), Signal::INT).expect("it is alive");
+    assert_eq!(follower.exit_code(), Some(0), "Ctrl-C ends it well");
+    assert_eq!(follower.lines.recv_timeout(DEADLINE).ok(), None, "no line more");
+    assert_eq!(follower.warnings.recv_timeout(DEADLINE).ok(), None, "no warning more");
+}
+
+#[test]
+fn a_follower_catches_up_in_pages() {
+    let folder = folder();
+    let log = Log::default();
+    log.append(&["begin"]);
+    let server = log.server();
+    let _held = announce(folder.path(), &server);
+    let follower = Follower::spawn(folder.path(), &["logs", "-f", "-n", "0", "--no-timestamps"]);
+    await_requests(&server, 2);
+    let lines: Vec<_> = (0..1700).map(|number| format!("line {number}")).collect();
+    for line in &lines {
+        log.append(&[line]);
+    }
+    follower.expect_lines(&lines.iter().map(String::as_str).collect::<Vec<_>>());
+}
+
+#[test]
+fn logs_end_with_the_last_line_and_json_gives_the_document() {
+    let log = Log::default();
+    log.append(&["one"]);
+    log.append(&["tw", "o"]);
+    let server = log.server();
+    assert_eq!(run_against(&server, &["logs", "--no-timestamps"]), (0, "one\ntwo\n".to_owned(), String::new()));
+    assert_eq!(run_against(&server, &["logs", "-n", "2"]).1, "2026-01-31T10:00:00.123Z stdout two\n");
+    let (code, out, _) = run_against(&server, &["logs", "--json", "--source", "backend"]);
+    assert_eq!((code, out.lines().count()), (0, 1));
+    let document: serde_json::Value = serde_json::from_str(&out).expect("JSON");
+    assert_eq!(document["lines"].as_array().map(Vec::len), Some(3));
+    assert_eq!(server.requests()[2].line, "GET /api/logs/tail?name=backend&lines=200");
+}
+
+#[test]
+fn a_reader_that_leaves_ends_it_quietly() {
+    let log = Log::default();
+    for _ in 0..5000 {
+        log.append(&["a line that is long enough to fill a pipe after some thousand of them"]);
+    }
+    let server = log.server();
+    let folder = folder();
+    let _held = announce(folder.path(), &server);
+    // Both while it writes, and while it waits for a line that never comes.
+    for (args, taken) in [(&["logs", "-n", "5000"][..], 1), (&["logs", "-f", "-n", "3"], 3)] {
+        let mut child =
+            command(folder.path(), args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary runs");
+        let mut reader = BufReader::new(child.stdout.take().expect("piped"));
+        for _ in 0..taken {
+            reader.read_line(&mut String::new()).expect("a line");
+        }
+        drop(reader);
+        let code = exit_code(&mut child);
+        let mut warnings = String::new();
+        child.stderr.take().expect("piped").read_to_string(&mut warnings).expect("text");
+        assert_eq!((code, warnings.as_str()), (Some(0), ""), "{args:?}");
+    }
+}

@@ -1,0 +1,351 @@
+//! What is known to be wrong with the server under rouille, and with rouille, each found by somebody's test of it: here none of it is so.
+//! The list below is the whole one; `every_fault_has_its_test` looks that each of its tests is there.
+//!
+//! | fault | test |
+//! |---|---|
+//! | six connections of one browser, kept alive, hang a request | `six_connections_of_one_browser_never_hang` |
+//! | `Content-Length: 100000000000` ends the process | `a_length_of_a_hundred_billion_ends_nothing` |
+//! | out of descriptors, accepting ends for good | `a_server_out_of_descriptors_recovers`, `more_connections_than_descriptors` |
+//! | `PRI * HTTP/2.0` leaks a thread and two descriptors each | `the_preface_of_http_2_leaks_nothing` |
+//! | a client that resets panics a thread | `resets_at_any_moment_leave_nothing_behind`, `ten_thousand_connects_and_resets` |
+//! | a body over 1.5 kB waits 44 ms for an acknowledgement | `a_longer_answer_does_not_wait_for_an_acknowledgement` |
+//! | 60,000 pipelined requests on one connection shut all others out | `sixty_thousand_pipelined_requests` |
+//! | as many stalled bodies as there are workers shut all others out | `five_hundred_stalled_bodies`, `three_hundred_bodies_of_a_megabyte` |
+//! | a head has no limit | `a_head_without_an_end_is_refused_and_not_kept` |
+//! | nothing has a time-out | `who_sends_too_slowly_is_told_and_let_go`, `who_does_not_read_or_says_nothing_is_let_go` |
+//! | a stop under load never ends | `a_stop_ends_however_many_ask_on`, and the second half of each of the crowds |
+//! | a panic in a handler makes every later answer a 500 in HTML, or ends the server | `a_panic_in_the_handler_is_a_500_and_the_connection_goes_on` |
+//! | a header's value may hold CR and LF | `no_value_can_speak_as_headers` |
+//! | a chunked answer comes only once 8 KiB are there | `an_answer_without_a_length_comes_in_chunks_each_as_soon_as_it_is_there` |
+//! | a JSON body has no limit | `limits_of_a_head_have_their_own_answers`, `a_body_beyond_the_limit_is_not_read` |
+//! | a value of the query is cut at a second `=` | `a_value_of_the_query_is_all_of_it` |
+
+use std::fs;
+use std::io::{Read, Write};
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::support::footprint::Footprint;
+use crate::support::wire::Wire;
+use crate::support::{DEADLINE, Place, until, until_true};
+
+const HOST: &str = "Host: localhost\r\n";
+const JSON: &str = "Content-Type: application/json\r\n";
+
+fn place() -> Place {
+    Place::serving("sleep.sh")
+}
+
+/// A newcomer is served.
+fn assert_serves(place: &Place, when: &str) {
+    let answer = place.wire().get("/api/pipeline");
+    assert_eq!(answer.status, 200, "{when}");
+}
+
+fn footprint(place: &Place) -> Footprint {
+    Footprint::of(place.server_pid())
+}
+
+fn assert_no_panic(place: &Place) {
+    assert!(!place.server_log().contains("panicked"), "{}", place.server_log());
+}
+
+#[test]
+fn every_fault_has_its_test() {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    let read = |name: &str| fs::read_to_string(tests.join(name)).expect("there");
+    let code: String =
+        ["it/http/rouille_faults.rs", "it/api/answers.rs", "it/http/transport.rs", "crowds/main.rs"].map(read).concat();
+    let rows: Vec<String> =
+        read("it/http/rouille_faults.rs").lines().filter_map(|line| line.strip_prefix("//! | ")).map(str::to_owned).collect();
+    assert!(rows.len() > 15, "{} rows", rows.len());
+    for row in &rows[1..] {
+        let names: Vec<&str> = row.split(" | ").nth(1).expect("two cells").split('`').skip(1).step_by(2).collect();
+        assert!(!names.is_empty(), "{row}");
+        for name in names {
+            assert!(code.contains(&format!("#[test]\nfn {name}()")), "there is no test {name}");
+        }
+    }
+}
+
+#[test]
+fn six_connections_of_one_browser_never_hang() {
+    let place = place();
+    for round in 0..20 {
+        let mut wires: Vec<Wire> = (0..6).map(|_| place.wire()).collect();
+        for _ in 0..5 {
+            for wire in &mut wires {
+                wire.ask("GET", "/static/app.js");
+            }
+            for wire in &mut wires {
+                assert_eq!(wire.answer().status, 200, "round {round}");
+            }
+        }
+    }
+}
+
+#[test]
+fn resets_at_any_moment_leave_nothing_behind() {
+    let place = place();
+    let quiet = place.server_threads();
+    for n in 0..1_000 {
+        let mut wire = place.wire();
+        match n % 5 {
+            0 => {}
+            1 => wire.send("GET /api/pi"),
+            2 => wire.ask("GET", "/api/pipeline"),
+            3 => wire.send(format!("POST /api/pipeline/pause HTTP/1.1\r\n{HOST}{JSON}Content-Length: 100\r\n\r\n{{")),
+            _ => wire.send(format!("GET /static/app.js HTTP/1.1\r\n{HOST}\r\n").repeat(20)),
+        }
+        wire.reset();
+    }
+    assert_serves(&place, "after a thousand resets");
+    until_true("no thread is left", || place.server_threads() <= quiet);
+    assert!(!place.server_log().contains("panicked"), "{}", place.server_log());
+}
+
+#[test]
+fn a_server_out_of_descriptors_recovers() {
+    let mut place = Place::new();
+    place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh");
+    let mut command: Command = place.command_of(Path::new("sh"));
+    command.args(["-c", "ulimit -n 64; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_autoappdev")]);
+    place.start_server_with(command);
+    let wires: Vec<Wire> = (0..100).map(|_| place.wire()).collect();
+    // Newcomers get the places of those that wait.
+    for _ in 0..10 {
+        assert_serves(&place, "out of descriptors");
+    }
+    drop(wires);
+    until("the database can be opened again", || (place.get("/api/health").status == 200).then_some(()));
+    place.start();
+    place.act("stop").ok();
+    assert!(!place.server_log().contains("panicked"), "{}", place.server_log());
+}
+
+#[test]
+fn who_sends_too_slowly_is_told_and_let_go() {
+    let place = place();
+    // A byte now and then, for ever: a deadline that starts anew with each byte would never come.
+    let mut head = place.wire();
+    let mut drip = head.writer();
+    let dripping = thread::spawn(move || {
+        use std::io::Write;
+        let bytes = b"GET /api/version HTTP/1.1\r\nX: ".iter().chain(std::iter::repeat_n(&b'y', 2_000));
+        for byte in bytes {
+            if drip.write_all(&[*byte]).is_err() {
+                return;
+            }
+            thread::sleep(std::time::Duration::from_millis(25));
+        }
+    });
+    let mut body = place.wire();
+    body.send(format!("POST /api/pipeline/start HTTP/1.1\r\n{HOST}{JSON}Content-Length: 3\r\n\r\n{{"));
+    let mut chunk = place.wire();
+    chunk.send(format!("POST /api/pipeline/start HTTP/1.1\r\n{HOST}{JSON}Transfer-Encoding: chunked\r\n\r\n2\r\n{{"));
+    for wire in [&mut head, &mut body, &mut chunk] {
+        let answer = wire.answer();
+        assert_eq!((answer.status, answer.error(), answer.header("Connection")), (408, "request_timeout", Some("close")));
+    }
+    dripping.join().expect("it does not panic");
+    assert_eq!(place.footprint().2, 0, "half a request is none");
+    until_true("their threads end", || place.server_threads() < 20);
+}
+
+#[test]
+fn idle_connections_give_way_to_a_newcomer() {
+    let place = place();
+    let quiet = place.server_threads();
+    let mut idle: Vec<Wire> = (0..600).map(|_| place.wire()).collect();
+    assert_serves(&place, "beside 600 idle ones");
+    until_true("those beyond 512 have left", || place.server_threads() <= 512 + 8);
+    // Those that have waited longest went; the latest are there still, and can be used.
+    assert!(idle.remove(0).ends_silently());
+    assert_eq!(idle.last_mut().expect("599").get("/api/version").status, 200);
+    // Slow heads and stalled bodies wait, too.
+    for wire in &mut idle {
+        wire.send(format!("POST /api/pipeline/start HTTP/1.1\r\n{HOST}{JSON}Content-Length: 10\r\n\r\n{{"));
+    }
+    for _ in 0..100 {
+        assert_serves(&place, "beside stalled bodies");
+    }
+    drop(idle);
+    until_true("their threads end", || place.server_threads() <= quiet);
+    assert_eq!(place.footprint().2, 0);
+}
+
+#[test]
+fn a_length_of_a_hundred_billion_ends_nothing() {
+    let place = place();
+    let before = footprint(&place);
+    for length in ["100000000000", "18446744073709551615", "18446744073709551616", "9223372036854775807"] {
+        let mut wire = place.wire();
+        wire.send(format!("POST /api/pipeline/start HTTP/1.1\r\n{HOST}{JSON}Content-Length: {length}\r\n\r\n{{"));
+        let answer = wire.answer();
+        assert_eq!((answer.status, answer.error()), (413, "body_too_large"), "{length}");
+        assert!(wire.ends_silently());
+    }
+    // The most that is taken, promised by many at once and not sent: a promise costs nothing.
+    let promised: Vec<Wire> = (0..200)
+        .map(|_| {
+            let mut wire = place.wire();
+            wire.send(format!("POST /api/pipeline/start HTTP/1.1\r\n{HOST}{JSON}Content-Length: 1048576\r\n\r\n{{"));
+            wire
+        })
+        .collect();
+    assert_serves(&place, "beside promises");
+    assert!(footprint(&place).peak_kb < before.peak_kb + 16 * 1024, "{}", footprint(&place));
+    drop(promised);
+    assert_eq!(place.footprint().2, 0);
+}
+
+#[test]
+fn the_preface_of_http_2_leaks_nothing() {
+    let place = place();
+    assert_serves(&place, "before");
+    let quiet = footprint(&place);
+    for _ in 0..300 {
+        let mut wire = place.wire();
+        wire.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\u{4}\0\0\0\0\0");
+        assert_eq!(wire.answer().status, 400);
+        assert!(wire.ends_silently());
+    }
+    until_true("threads and descriptors are what they were", || footprint(&place).is_back_to(&quiet));
+}
+
+#[test]
+fn a_longer_answer_does_not_wait_for_an_acknowledgement() {
+    // One that waits takes forty milliseconds nearly each time, whatever the machine: one of many tells, and a ratio judges it.
+    let place = place();
+    place.script(
+        "talk.sh",
+        "#!/bin/bash\nhead -c 300000 /dev/zero | tr '\\0' x | fold -w 100\necho\necho ready\nexec sleep 600\n",
+    );
+    place.start_with(serde_json::json!({"script": "talk.sh"}));
+    until_true("it has talked", || place.get("/api/logs/tail?lines=1").ok()["lines"][0]["line"] == "ready");
+    let mut wire = place.wire();
+    let mut took = |method: &str, path: &str| {
+        let began = Instant::now();
+        wire.ask(method, path);
+        assert_eq!(wire.try_answer(method == "HEAD").expect("an answer").status, 200);
+        began.elapsed()
+    };
+    for path in ["/api/version", "/static/app.js", "/api/logs/tail?lines=50", "/api/logs/tail?lines=400"] {
+        // An answer without a body is one piece, whatever becomes of the others. The two by turns, so that both meet the same machine.
+        let (mut shorts, mut longs): (Vec<Duration>, Vec<Duration>) =
+            (0..61).map(|_| (took("HEAD", "/api/version"), took("GET", path))).unzip();
+        shorts.sort_unstable();
+        longs.sort_unstable();
+        // The middle one of the short, and of the others one that is quick: a machine that is busy delays some, the wait nearly all.
+        let (short, longer) = (shorts[30], longs[15]);
+        assert!(longer < 20 * short + Duration::from_millis(20), "{path}: {longer:?}, a short one {short:?}");
+    }
+}
+
+#[test]
+fn a_head_without_an_end_is_refused_and_not_kept() {
+    let place = place();
+    let before = footprint(&place);
+    for begin in ["GET /", "GET / HTTP/1.1\r\nX: ", "GET / HTTP/1.1\r\nHost: localhost\r\nX"] {
+        let wire = place.wire();
+        let mut pen = wire.writer();
+        pen.write_all(begin.as_bytes()).expect("it is taken");
+        // 400 MiB, were they taken.
+        let piece = vec![b'y'; 1024 * 1024];
+        let taken = (0..400).take_while(|_| pen.write_all(&piece).is_ok()).count();
+        assert!(taken < 50, "{taken} MiB were taken of {begin:?}");
+        // What the server said may have been lost with the reset; that it ended may not.
+        let mut rest = Vec::new();
+        let _reset = wire.writer().read_to_end(&mut rest);
+        let said = String::from_utf8_lossy(&rest);
+        assert!(said.is_empty() || said.starts_with("HTTP/1.1 414") || said.starts_with("HTTP/1.1 431"), "{said}");
+        wire.finish_quietly();
+    }
+    assert!(footprint(&place).peak_kb < before.peak_kb + 8 * 1024, "{}", footprint(&place));
+    assert_serves(&place, "after endless heads");
+}
+
+#[test]
+fn a_body_beyond_the_limit_is_not_read() {
+    let place = place();
+    let before = footprint(&place);
+    for framing in ["Content-Length: 50000000\r\n\r\n", "Transfer-Encoding: chunked\r\n\r\n2faf080\r\n"] {
+        let mut wire = place.wire();
+        let mut pen = wire.writer();
+        pen.write_all(format!("POST /api/pipeline/start HTTP/1.1\r\n{HOST}{JSON}{framing}").as_bytes()).expect("it is taken");
+        // Nothing of it is sent yet, and it is refused.
+        assert_eq!(wire.answer().status, 413);
+    }
+    assert!(footprint(&place).peak_kb < before.peak_kb + 8 * 1024, "{}", footprint(&place));
+}
+
+#[test]
+fn who_does_not_read_or_says_nothing_is_let_go() {
+    // Waits for the limits themselves: 15 s for a write, a minute for the next request.
+    let place = place();
+    place.script(
+        "talk.sh",
+        "#!/bin/bash\nhead -c 3000000 /dev/zero | tr '\\0' x | fold -w 1000\necho\necho ready\nexec sleep 600\n",
+    );
+    place.start_with(serde_json::json!({"script": "talk.sh"}));
+    until_true("it has talked", || place.get("/api/logs/tail?lines=1").ok()["lines"][0]["line"] == "ready");
+    let quiet = footprint(&place);
+    let mut silent = place.wire();
+    let mut used = place.wire();
+    assert_eq!(used.get("/api/version").status, 200);
+    let mut greedy = place.wire();
+    // More than both sides' buffers take.
+    greedy.send(format!("GET /api/logs?since=0&limit=5000 HTTP/1.1\r\n{HOST}\r\n").repeat(100));
+    for wire in [&mut silent, &mut used] {
+        wire.read_within(2 * DEADLINE);
+        assert!(wire.ends_silently());
+    }
+    let deadline = Instant::now() + DEADLINE;
+    while footprint(&place).threads > quiet.threads {
+        assert!(Instant::now() < deadline, "the one that does not read is still there");
+        thread::sleep(Duration::from_millis(50));
+    }
+    drop(greedy);
+}
+
+#[test]
+fn a_stop_ends_however_many_ask_on() {
+    let mut place = place();
+    let port = place.port();
+    let is_over = AtomicBool::new(false);
+    let answered = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        for _ in 0..32 {
+            scope.spawn(|| {
+                let deadline = Instant::now() + DEADLINE;
+                while !is_over.load(Ordering::SeqCst) && Instant::now() < deadline {
+                    let Ok(mut wire) = Wire::try_open(port) else { return };
+                    for _ in 0..100 {
+                        wire.ask("GET", "/api/pipeline");
+                        match wire.try_answer(false) {
+                            Ok(answer) if answer.status == 200 => answered.fetch_add(1, Ordering::SeqCst),
+                            Ok(answer) => panic!("{}", answer.body),
+                            Err(_) => break,
+                        };
+                    }
+                }
+            });
+        }
+        until_true("they are answered", || answered.load(Ordering::SeqCst) > 500);
+        assert_eq!(place.stop_server(), 0);
+        is_over.store(true, Ordering::SeqCst);
+    });
+    assert_no_panic(&place);
+}
+
+#[test]
+fn a_value_of_the_query_is_all_of_it() {
+    let place = place();
+    for query in ["limit=5=5", "limit=5=", "since=0=1", "source=pipeline=backend"] {
+        let answer = place.wire().get(&format!("/api/logs?{query}"));
+        assert_eq!((answer.status, answer.error()), (400, "invalid_query"), "{query}");
+    }
+}

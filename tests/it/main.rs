@@ -1,0 +1,75 @@
+//! The integration tests: the whole binary, real scripts, real files, real clients, by subject. One crate, so that it is linked once.
+
+mod fake_server;
+#[path = "../support/mod.rs"]
+mod support;
+#[path = "../support/webdriver.rs"]
+mod webdriver;
+
+mod api {
+    mod answers;
+    mod contract;
+    mod events;
+    mod figures;
+    mod log;
+    mod log_parts;
+    mod log_text;
+    mod progress;
+    mod races;
+    mod refusals;
+}
+mod browser {
+    mod controls;
+    mod live_log;
+    mod login;
+    mod looks;
+}
+mod cli {
+    mod client;
+    mod commands;
+    mod identity;
+    mod logs;
+    mod pair;
+}
+mod http {
+    mod listeners;
+    mod page_security;
+    mod rouille_faults;
+    mod system_calls;
+    mod tokens;
+    mod transport;
+}
+mod recovery {
+    mod boot;
+    mod database;
+    mod server;
+    mod shim;
+    mod upgrade;
+}
+mod rules {
+    mod architecture;
+    mod docs;
+}
+mod run {
+    mod containment;
+    mod environment;
+    mod left_behind;
+    mod lifecycle;
+    mod million;
+    mod output;
+    mod outside;
+    mod scripts;
+    mod tree;
+}
+mod server {
+    mod process_limit;
+    mod program;
+    mod starved;
+}
+mod storage {
+    mod directories;
+    mod disk;
+    mod io_errors;
+    mod removed;
+    mod retention;
+}

@@ -1,0 +1,139 @@
+//! What a run says: all of it, in order, as it was, until its end.
+
+use crate::support::{Place, is_alive, until_true};
+use serde_json::json;
+
+/// Runs a script to its end and gives back the run.
+fn run_to_the_end(text: &str) -> (Place, i64) {
+    let place = Place::serving("say.sh");
+    place.script("say.sh", text);
+    let (_, run_id) = place.start();
+    assert_eq!(place.until_ended(run_id)["status"], "completed");
+    (place, run_id)
+}
+
+#[test]
+fn both_streams_come_whole_and_in_order_with_their_marks() {
+    let (place, run_id) =
+        run_to_the_end("#!/bin/bash\nfor ((n = 0; n < 3000; n++)); do echo \"out $n\"; echo \"err $n\" >&2; done\n");
+    for (stream, mark) in [("stdout", "out"), ("stderr", "err")] {
+        let expected: Vec<String> = (0..3000).map(|n| format!("{mark} {n}")).collect();
+        assert!(place.said(run_id, stream) == expected, "{stream} is not what was said");
+    }
+    let records = place.records();
+    let ids: Vec<u64> = records.iter().map(|record| record["id"].as_u64().expect("a number")).collect();
+    assert!(ids.is_sorted_by(|a, b| a < b));
+    let times: Vec<&str> = records.iter().map(|record| record["ts"].as_str().expect("a time")).collect();
+    assert!(times.is_sorted());
+    let tail = place.get("/api/logs/tail?lines=5").ok();
+    assert_eq!(tail["lines"].as_array().map(Vec::len), Some(5));
+}
+
+#[test]
+fn a_last_line_without_a_newline_is_a_line() {
+    let (place, run_id) = run_to_the_end("#!/bin/bash\necho first\nprintf 'no end'\nprintf 'nor here' >&2\n");
+    assert_eq!(place.said(run_id, "stdout"), ["first", "no end"]);
+    assert_eq!(place.said(run_id, "stderr"), ["nor here"]);
+    assert!(place.records().iter().all(|record| record["partial"] == false));
+}
+
+#[test]
+fn a_very_long_line_is_whole_again() {
+    let (place, run_id) = run_to_the_end(
+        "#!/bin/bash\nblock=0123456789abcdef; for n in 1 2 3 4 5 6 7 8 9 10 11 12 13; do block+=$block; done\n\
+         printf '%s%s\\n' \"$block\" \"$block\" \"${block:0:70000}\" short\n",
+    );
+    let block = "0123456789abcdef".repeat(1 << 13);
+    let said = place.said(run_id, "stdout");
+    assert_eq!(said.len(), 2);
+    assert!(said[0] == block.repeat(2), "262144 bytes on one line, {} came back", said[0].len());
+    assert!(said[1] == format!("{}short", &block[..70_000]));
+}
+
+#[test]
+fn strange_bytes_are_kept_or_shown_as_strange() {
+    let (place, run_id) = run_to_the_end(
+        "#!/bin/bash\nprintf 'nul \\0 here\\n'\nprintf 'bad \\xff\\xc3\\x28 bytes\\n'\nprintf 'cr\\r ff\\f tab\\t esc\\e[1m\\n'\nprintf '\\n'\nprintf 'größer ☃\\n'\n",
+    );
+    assert_eq!(
+        place.said(run_id, "stdout"),
+        ["nul \0 here", "bad \u{fffd}\u{fffd}( bytes", "cr\r ff\x0c tab\t esc\x1b[1m", "", "größer ☃"]
+    );
+}
+
+#[test]
+fn what_is_said_right_before_the_end_is_not_lost() {
+    let place = Place::serving("last.sh");
+    place.script("last.sh", "#!/bin/bash\nprintf 'last words of %s' \"$1\"\nprintf 'and to the other side' >&2\n");
+    for n in 0..30 {
+        let (_, run_id) = place.start_with(json!({"args": [n.to_string()]}));
+        place.until_state("stopped");
+        // At once: a client that sees the end sees all that was said before it.
+        assert_eq!(place.said(run_id, "stdout"), [format!("last words of {n}")]);
+        assert_eq!(place.said(run_id, "stderr"), ["and to the other side"]);
+    }
+}
+
+#[test]
+fn a_burst_right_before_the_end_is_not_lost() {
+    // More than a pipe holds, and the last process ends with the pipe full.
+    let (place, run_id) = run_to_the_end("#!/bin/bash\nexec seq 1 60000\n");
+    let expected: Vec<String> = (1..=60_000).map(|n| n.to_string()).collect();
+    assert!(place.said(run_id, "stdout") == expected);
+}
+
+#[test]
+fn what_a_killed_script_had_said_is_there() {
+    let place = Place::serving("count.sh");
+    let (_, run_id) = place.start();
+    until_true("it has counted a bit", || place.lines().len() > 20);
+    place.post("/api/pipeline/stop", json!({"grace_s": 0})).ok();
+    let said = place.said(run_id, "stdout");
+    let expected: Vec<String> = (0..said.len()).map(|n| format!("line {n}")).collect();
+    assert_eq!(said, expected);
+}
+
+#[test]
+fn what_a_child_says_after_the_leaders_end_is_there() {
+    let place = Place::serving("late.sh");
+    // The child sees that its parent is another one, so the leader has ended, and only then speaks.
+    place.script(
+        "late.sh",
+        "#!/bin/bash\nleader=$$\n{\n  while read -r _ _ _ parent _ <\"/proc/$BASHPID/stat\" && [ \"$parent\" = $leader ]; do :; done\n\
+         echo 'a late word'\n} &\necho early\n",
+    );
+    for _ in 0..10 {
+        let (_, run_id) = place.start();
+        assert_eq!(place.until_ended(run_id)["status"], "completed");
+        assert_eq!(place.said(run_id, "stdout"), ["early", "a late word"]);
+        place.assert_nothing_left(run_id);
+    }
+}
+
+#[test]
+fn a_child_that_keeps_the_output_open_does_not_keep_the_run_open() {
+    let place = Place::serving("holder.sh");
+    place.script("holder.sh", "#!/bin/bash\nsleep 600 &\necho $!\nexit 3\n");
+    let (_, run_id) = place.start();
+    let run = place.until_ended(run_id);
+    assert_eq!((&run["status"], &run["exit_code"]), (&json!("failed"), &json!(3)));
+    place.assert_nothing_left(run_id);
+    let holder = place.said(run_id, "stdout")[0].parse().expect("a pid");
+    assert!(!is_alive(holder));
+}
+
+#[test]
+fn a_paused_script_says_nothing_and_loses_nothing() {
+    let place = Place::serving("count.sh");
+    let (_, run_id) = place.start();
+    for round in 1..=5 {
+        until_true("it counts", || place.lines().len() > 10 * round);
+        place.act("pause").ok();
+        place.assert_all_stopped();
+        place.act("resume").ok();
+    }
+    place.post("/api/pipeline/stop", json!({"grace_s": 0})).ok();
+    let said = place.said(run_id, "stdout");
+    let expected: Vec<String> = (0..said.len()).map(|n| format!("line {n}")).collect();
+    assert_eq!(said, expected);
+}

@@ -1,0 +1,571 @@
+//! Which file a start runs and how, with the whole binary: names that are not UTF-8, a root that is moved, first lines, and refusals of
+//! scripts that cannot be run.
+
+use std::collections::BTreeSet;
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use crate::support::disk::SmallDisk;
+use crate::support::wire::Wire;
+use crate::support::{Answer, Place, signal, until, until_true};
+use serde_json::{Value, json};
+
+/// A name that is not UTF-8.
+fn odd(name: &str) -> OsString {
+    OsString::from_vec([b"\xff\xfe ", name.as_bytes()].concat())
+}
+
+fn start(place: &Place, body: Value) -> Answer {
+    place.post("/api/pipeline/start", body)
+}
+
+/// Starts a script that ends by itself; returns its output and its run.
+fn said_by(place: &Place, body: Value) -> (Vec<String>, Value) {
+    let (_, run_id) = place.start_with(body);
+    let run = place.until_ended(run_id);
+    (place.said(run_id, "stdout"), run)
+}
+
+/// A file of this mode in the root.
+fn file(place: &Place, name: impl AsRef<OsStr>, text: &[u8], mode: u32) {
+    let path = place.root().join(name.as_ref());
+    fs::write(&path, text).expect("writes");
+    fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("ours");
+}
+
+/// The same with its execute bit, written by another process: a file that a test has open for writing cannot be executed (`ETXTBSY`).
+fn program(path: &Path, text: &str) {
+    let words = ["-c", "printf %s \"$2\" >\"$1\" && chmod 755 \"$1\"", "sh"];
+    assert!(Command::new("/bin/sh").args(words).arg(path).arg(text).status().expect("sh is everywhere").success());
+}
+
+#[test]
+fn start_runs_the_target_of_a_link_with_a_name_that_is_not_utf_8() {
+    let place = Place::serving("sleep.sh");
+    let root = place.root();
+    program(&root.join(odd("with.sh")), "#!/bin/bash\necho with\n");
+    file(&place, odd("without.sh"), b"echo without; pwd >&2\n", 0o644);
+    file(&place, odd("first-line.sh"), b"#!/bin/bash -e\necho first line\n", 0o644);
+    fs::create_dir(root.join(odd("folder"))).expect("creates");
+    for (name, to) in [("a", "with.sh"), ("b", "without.sh"), ("c", "first-line.sh"), ("folder", "folder")] {
+        symlink(odd(to), root.join(name)).expect("links");
+    }
+    for (script, line) in [("a", "with"), ("b", "without"), ("c", "first line")] {
+        let (said, run) = said_by(&place, json!({"script": script, "cwd": "folder"}));
+        assert_eq!((said, &run["exit_code"]), (vec![line.to_owned()], &json!(0)), "{run}");
+        // For users: bytes that are not text are shown as such.
+        assert!(run["cwd"].as_str().is_some_and(|cwd| cwd.ends_with("\u{fffd}\u{fffd} folder")), "{run}");
+    }
+}
+
+#[test]
+fn root_and_runtime_directory_that_are_not_utf_8_serve_and_survive_a_kill() {
+    let mut place = Place::new();
+    let (root, runtime) = (place.folder().join(odd("root")), place.folder().join(odd("runtime")));
+    fs::create_dir(&root).expect("creates");
+    program(&root.join("sleep.sh"), "#!/bin/bash\necho ready\nexec sleep 600\n");
+    let command = |place: &Place| {
+        let mut command = place.command();
+        command.env("AUTOAPPDEV_PIPELINE_CWD", &root).env("AUTOAPPDEV_RUNTIME_DIR", &runtime);
+        command
+    };
+    let server = command(&place);
+    place.start_server_with(server);
+    let (pid, run_id) = place.start_with(json!({"script": "sleep.sh"}));
+    place.act("pause").ok();
+    place.kill_server();
+    let server = command(&place);
+    place.start_server_with(server);
+    assert_eq!((place.pipeline()["state"].as_str(), place.pipeline()["pid"].as_u64()), (Some("paused"), Some(pid.into())));
+    let cookie = fs::read(format!("/proc/{pid}/environ")).expect("it lives");
+    let entry = [b"AUTOAPPDEV_RUNTIME_DIR=", runtime.canonicalize().expect("there").as_os_str().as_bytes()].concat();
+    assert!(cookie.split(|&byte| byte == 0).any(|found| found == entry));
+    // By the socket that server.json names.
+    let status = command(&place).args(["status", "--json"]).stdin(Stdio::null()).output().expect("runs");
+    assert!(status.status.success(), "{status:?}");
+    // A dying shim leaves the processes that carry the cookie.
+    let shim = place_shim(&runtime, run_id);
+    signal(shim, "KILL");
+    let run = until("the run is lost", || Some(place.run(run_id)).filter(|run| run["status"] == "lost"));
+    assert!(run["error"].as_str().is_some_and(|error| error.contains("alive")), "{run}");
+    until_true("nothing is left", || !Path::new(&format!("/proc/{pid}")).exists());
+    let (_, run_id) = place.start_with(json!({"script": "sleep.sh"}));
+    place.post("/api/pipeline/stop", json!({"grace_s": 0})).ok();
+    assert_eq!(place.until_ended(run_id)["status"], "stopped");
+}
+
+/// The pid in the header of a run's journal.
+fn place_shim(runtime: &Path, run_id: i64) -> u32 {
+    let text = fs::read_to_string(runtime.join(format!("runs/{run_id}/journal.jsonl"))).expect("a journal");
+    let header: Value = serde_json::from_str(text.lines().next().expect("a line")).expect("JSON");
+    header["shim_pid"].as_u64().and_then(|pid| pid.try_into().ok()).expect("a pid")
+}
+
+#[test]
+fn script_name_that_is_not_utf_8_is_refused_with_a_reason() {
+    let place = Place::serving("sleep.sh");
+    let refused = |output: Output, word: &str| {
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains(word) && !said.contains("panicked"), "{said}");
+    };
+    let mut server = place.command();
+    server.env("AUTOAPPDEV_PIPELINE_SCRIPT", odd("x.sh")).arg("serve").stdin(Stdio::null());
+    refused(server.output().expect("runs"), "is not UTF-8");
+    let mut client = place.command();
+    client.arg("start").arg(odd("x.sh")).stdin(Stdio::null());
+    refused(client.output().expect("runs"), "UTF-8");
+    assert_eq!(place.state(), "stopped");
+}
+
+/// A root `current` that is a link to `releases/1`, with another release beside it.
+fn with_releases(place: &Place) -> PathBuf {
+    for n in ["1", "2"] {
+        let release = place.folder().join("releases").join(n);
+        fs::create_dir_all(&release).expect("creates");
+        program(&release.join("job.sh"), &format!("#!/bin/bash\necho release {n}\n"));
+    }
+    let current = place.folder().join("current");
+    symlink("releases/1", &current).expect("links");
+    current
+}
+
+#[test]
+fn start_follows_a_root_link_that_has_moved() {
+    let mut place = Place::new();
+    let current = with_releases(&place);
+    place.set_env("AUTOAPPDEV_PIPELINE_CWD", current.to_str().expect("text"));
+    place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "job.sh");
+    place.start_server();
+    let releases = place.folder().join("releases").canonicalize().expect("there");
+    let release = |n: &str| releases.join(n);
+    let (said, run) = said_by(&place, json!({}));
+    assert_eq!((said, &run["cwd"]), (vec!["release 1".to_owned()], &json!(release("1"))));
+    symlink("releases/2", current.with_file_name("next")).expect("links");
+    fs::rename(current.with_file_name("next"), &current).expect("renames");
+    let (said, run) = said_by(&place, json!({}));
+    assert_eq!((said, &run["cwd"]), (vec!["release 2".to_owned()], &json!(release("2"))));
+    // By an absolute name through the link, too.
+    let (said, _) = said_by(&place, json!({"script": current.join("job.sh")}));
+    assert_eq!(said, ["release 2"]);
+    assert_eq!(start(&place, json!({"script": release("1").join("job.sh")})).error(), "script_outside_root");
+
+    let before = place.footprint();
+    fs::remove_file(&current).expect("there");
+    for body in [json!({}), json!({"script": "nowhere.sh"}), json!({"cwd": "."})] {
+        let answer = start(&place, body);
+        assert_eq!((answer.status, answer.error()), (404, "script_not_found"));
+        let detail = answer.body["detail"].as_str().expect("a sentence");
+        assert!(detail.contains("root") && detail.contains("cannot be used now: No such file") && detail.contains("/current"));
+    }
+    fs::write(&current, "").expect("writes");
+    assert!(start(&place, json!({})).body["detail"].as_str().is_some_and(|detail| detail.contains("it is not a folder")));
+    assert_eq!(place.footprint(), before);
+    fs::remove_file(&current).expect("there");
+    symlink("releases/1", &current).expect("links");
+    assert_eq!(said_by(&place, json!({})).0, ["release 1"]);
+    let (_, said) = place.stop_server_and_listen();
+    assert!(said.contains(&format!("{} (now {})", current.display(), release("1").display())), "{said}");
+}
+
+#[test]
+fn relative_root_means_the_folder_that_replaced_it() {
+    let mut place = Place::new();
+    let app = place.folder().join("app");
+    let deploy = |n: u32| {
+        let next = app.with_file_name("next");
+        fs::create_dir(&next).expect("creates");
+        program(&next.join("job.sh"), &format!("#!/bin/bash\necho release {n}\n"));
+        fs::rename(&next, &app).expect("renames");
+    };
+    deploy(1);
+    let mut command = place.command();
+    command.current_dir(&app).env("AUTOAPPDEV_PIPELINE_CWD", ".");
+    place.start_server_with(command);
+    assert_eq!(said_by(&place, json!({"script": "job.sh"})).0, ["release 1"]);
+    fs::remove_dir_all(&app).expect("removes");
+    assert_eq!(start(&place, json!({"script": "job.sh"})).error(), "script_not_found");
+    deploy(2);
+    assert_eq!(said_by(&place, json!({"script": "job.sh"})).0, ["release 2"]);
+}
+
+#[test]
+fn first_line_names_the_interpreter_with_and_without_the_execute_bit() {
+    let place = Place::serving("sleep.sh");
+    let tell = "printf '%s|' \"$0\" \"$#\" \"$@\" \"$-\"; tr '\\0' '|' </proc/$$/cmdline; echo; readlink /proc/$$/exe";
+    // `awk` is not a shell: a shell would fail on this.
+    let calls = [
+        ("shell", format!("#!/bin/sh\n{tell}\n")),
+        ("argument", format!("#!/bin/bash -e -u\n{tell}\n").replace("-e -u", "-eu")),
+        ("by-env", format!("#! \t/usr/bin/env bash\t\n{tell}\n")),
+        ("awk.py", "#!/usr/bin/awk -f\nBEGIN { print \"awk\", ARGC, ARGV[1], ARGV[2] }\n".to_owned()),
+        ("unended", "#!/bin/echo".to_owned()),
+    ];
+    for (name, text) in calls {
+        program(&place.root().join(name), &text);
+        let start = || said_by(&place, json!({"script": name, "args": ["one", "two words"]}));
+        let (as_the_kernel_does, run) = start();
+        assert_eq!((run["exit_code"].as_i64(), as_the_kernel_does.is_empty()), (Some(0), false), "{name}: {run}");
+        fs::set_permissions(place.root().join(name), fs::Permissions::from_mode(0o644)).expect("ours");
+        let (said, run) = start();
+        assert_eq!(run["exit_code"], 0, "{name}: {run}");
+        assert_eq!(said, as_the_kernel_does, "{name}");
+    }
+}
+
+#[test]
+fn unrunnable_script_is_refused_with_its_cause_before_a_run_begins() {
+    let place = Place::serving("sleep.sh");
+    let elf = fs::read("/proc/self/exe").expect("it runs");
+    let before = place.footprint();
+    for (name, text, modes, cause) in [
+        ("crlf.sh", &b"#!/bin/bash\r\necho hi\r\n"[..], &[0o644, 0o755][..], r"convert it with `sed -i 's/\r$//' crlf.sh`"),
+        ("crlf", b"echo hi\r\n", &[0o644], "Windows line endings"),
+        ("bom.sh", b"\xef\xbb\xbf#!/bin/bash\n", &[0o644, 0o755], "byte order mark"),
+        ("x.py", b"#!/usr/bin/python9\n", &[0o644, 0o755], "/usr/bin/python9, named in the first line of x.py, does not exist"),
+        ("y.py", b"#!/usr/bin/env python9\n", &[0o644, 0o755], "python9, named in the first line of y.py, was not found in PATH"),
+        ("z.py", b"import os\n", &[0o644], "#!/usr/bin/env python3"),
+        ("tool", &elf[..100_000], &[0o644], "`chmod +x tool`"),
+        ("a tool", b"\x7fELF", &[0o600], "`chmod +x 'a tool'`"),
+    ] {
+        for &mode in modes {
+            file(&place, name, text, mode);
+            let answer = start(&place, json!({"script": name}));
+            assert_eq!((answer.status, answer.error()), (400, "invalid_script"), "{name}: {}", answer.body);
+            assert!(answer.body["detail"].as_str().is_some_and(|detail| detail.contains(cause)), "{}", answer.body);
+        }
+    }
+    // The PATH of the start counts.
+    let answer = start(&place, json!({"script": "y.py", "env": {"PATH": "/nowhere"}}));
+    assert!(answer.body["detail"].as_str().is_some_and(|detail| detail.contains("(/nowhere)")), "{}", answer.body);
+    fs::create_dir(place.root().join("folder")).expect("creates");
+    let answer = start(&place, json!({"script": "folder"}));
+    assert_eq!(answer.error(), "invalid_script");
+    assert!(answer.body["detail"].as_str().is_some_and(|detail| detail.contains("is a folder")), "{}", answer.body);
+    for (args, hint) in [
+        (&["start", "sleep.sh --arg"][..], "`autoappdev start sleep.sh -- --arg`"),
+        (&["start", "python3", "--", "sleep.sh"], "`autoappdev start sleep.sh`"),
+    ] {
+        let (code, _, said) = place.client(args);
+        assert!(code == 1 && said.contains(hint), "{said}");
+    }
+    assert_eq!(place.footprint(), before, "nothing of this is in the history");
+}
+
+/// Starts the server as a user without rights: as this one, or as `nobody` if this is root, which has all rights.
+fn serve_without_rights(place: &mut Place) {
+    const NOBODY: u32 = 65_534;
+    if !rustix::process::getuid().is_root() {
+        return place.start_server();
+    }
+    let binary = place.folder().join("autoappdev");
+    // By a process of its own: see `program`.
+    assert!(Command::new("cp").arg(env!("CARGO_BIN_EXE_autoappdev")).arg(&binary).status().expect("cp is there").success());
+    fs::create_dir(place.runtime()).expect("creates");
+    for path in [place.folder(), &place.runtime()] {
+        std::os::unix::fs::chown(path, Some(NOBODY), Some(NOBODY)).expect("root may");
+    }
+    let mut command = place.command_of(Path::new("setpriv"));
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&binary);
+    place.start_server_with(command);
+}
+
+#[test]
+fn script_without_permission_is_refused_before_a_run_begins() {
+    let mut place = Place::new();
+    serve_without_rights(&mut place);
+    let before = place.footprint();
+    fs::create_dir(place.root().join("closed")).expect("creates");
+    fs::set_permissions(place.root().join("closed"), fs::Permissions::from_mode(0o600)).expect("ours");
+    // Neither its owner nor a stranger may: their bits are not set.
+    file(&place, "others.sh", b"#!/bin/sh\n", 0o654);
+    file(&place, "secret.sh", b"#!/bin/sh\n", 0o000);
+    file(&place, "by.sh", format!("#!{}\n", place.root().join("others.sh").display()).as_bytes(), 0o644);
+    for (script, cause) in [
+        ("others.sh", "cannot execute others.sh; allow it with `chmod a+x others.sh`"),
+        ("secret.sh", "secret.sh could not be read: Permission denied"),
+        ("by.sh", "named in the first line of by.sh, cannot be executed: the server's user cannot execute it"),
+        ("closed/x.sh", "could not be looked at: Permission denied"),
+    ] {
+        let answer = start(&place, json!({"script": script}));
+        assert_eq!((answer.status, answer.error()), (400, "invalid_script"), "{script}: {}", answer.body);
+        assert!(answer.body["detail"].as_str().is_some_and(|detail| detail.contains(cause)), "{}", answer.body);
+    }
+    let answer = start(&place, json!({"script": "sleep.sh", "cwd": "closed"}));
+    assert_eq!((answer.status, answer.error()), (400, "invalid_body"), "{}", answer.body);
+    assert!(answer.body["detail"].as_str().is_some_and(|detail| detail.contains("cannot enter cwd")), "{}", answer.body);
+    assert_eq!(place.footprint(), before);
+    // A user who cannot read a program may still run it.
+    let words = ["-c", "cp /bin/sleep \"$1\" && chmod 711 \"$1\"", "sh"];
+    assert!(Command::new("/bin/sh").args(words).arg(place.root().join("opaque")).status().expect("sh is everywhere").success());
+    let (_, run_id) = place.start_with(json!({"script": "opaque", "args": ["0"]}));
+    assert_eq!(place.until_ended(run_id)["exit_code"], 0);
+}
+
+#[test]
+fn start_refused_by_the_kernel_fails_the_run_with_the_cause() {
+    let place = Place::serving("sleep.sh");
+    let mut foreign = vec![0; 4096];
+    foreign[..20].copy_from_slice(b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\xfe\xca");
+    file(&place, "foreign.new", &foreign, 0o755);
+    // By another process: see `program`.
+    assert!(Command::new("cp").args(["-p", "foreign.new", "foreign"]).current_dir(place.root()).status().expect("cp").success());
+    program(&place.root().join("text"), "echo hi\n");
+    program(&place.root().join("nested"), "#!text.sh\n");
+    program(&place.root().join("text.sh"), "#!/nowhere/at/all\n");
+    for (script, cause) in [
+        ("foreign", "it is a program for processor type 51966, and this machine is"),
+        ("text", "`chmod -x text`"),
+        ("nested", "nested could not be run: No such file"),
+    ] {
+        let answer = start(&place, json!({"script": script}));
+        assert_eq!((answer.status, answer.error()), (422, "spawn_failed"), "{script}: {}", answer.body);
+        let detail = answer.body["detail"].as_str().expect("a sentence").to_owned();
+        assert!(detail.contains(cause), "{detail}");
+        let run = place.run(answer.body["run_id"].as_i64().expect("an id"));
+        assert_eq!((&run["status"], &run["error"]), (&json!("failed"), &json!(detail)));
+    }
+}
+
+#[test]
+fn script_on_a_noexec_mount_is_refused_unless_its_interpreter_runs_it() {
+    let test = "script_on_a_noexec_mount_is_refused_unless_its_interpreter_runs_it";
+    let Some(mut small) = SmallDisk::with("noexec,size=8m", test) else { return };
+    let root = small.disk.path().join("root");
+    fs::create_dir(&root).expect("creates");
+    let place = &mut small.place;
+    place.set_env("AUTOAPPDEV_PIPELINE_CWD", root.to_str().expect("text"));
+    place.start_server();
+    fs::copy("/bin/true", root.join("tool")).expect("copies");
+    program(&root.join("job.sh"), "#!/bin/bash\necho it ran\n");
+    program(&root.join("by.sh"), &format!("#!{}\n", root.join("job.sh").display()));
+    fs::set_permissions(root.join("by.sh"), fs::Permissions::from_mode(0o644)).expect("ours");
+    for (script, said) in [
+        (
+            "job.sh",
+            "job.sh is on a file system that is mounted noexec; copy it to another file system, or remove its execute bit",
+        ),
+        ("tool", "tool is on a file system that is mounted noexec; copy it to another file system"),
+        ("by.sh", "cannot be executed: it is on a file system that is mounted noexec"),
+    ] {
+        let answer = start(place, json!({"script": script}));
+        assert_eq!((answer.status, answer.error()), (400, "invalid_script"), "{script}: {}", answer.body);
+        assert!(answer.body["detail"].as_str().is_some_and(|detail| detail.contains(said)), "{}", answer.body);
+    }
+    fs::set_permissions(root.join("job.sh"), fs::Permissions::from_mode(0o644)).expect("ours");
+    assert_eq!(said_by(place, json!({"script": "job.sh"})).0, ["it ran"]);
+}
+
+/// Numbers that look drawn, the same each time.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, n: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from((self.0 >> 33) % n as u64).expect("small")
+    }
+
+    fn of<'a>(&mut self, words: &[&'a str]) -> &'a str {
+        words[self.below(words.len())]
+    }
+}
+
+/// Parts of names as they stand in JSON, between quotes.
+const PARTS: &[&str] = &[
+    "",
+    ".",
+    "..",
+    "/",
+    "//",
+    "a",
+    "sub",
+    "folder",
+    "odd",
+    "odd-folder",
+    "loop",
+    "dangling",
+    "pipe",
+    "socket",
+    "null",
+    "out",
+    "sealed",
+    "sealed/x",
+    "flicker",
+    "flicker.d",
+    "exit.sh",
+    "bom",
+    "crlf",
+    "elf",
+    "nul-line",
+    "wide",
+    " ",
+    "-",
+    "--",
+    "~",
+    "*",
+    "$HOME",
+    "%2e%2e",
+    "\\u0000",
+    "\\ud800",
+    "\\udfff\\ud800",
+    "\\ufffd",
+    "\\u202e",
+    "\\ufeff",
+    "\\n",
+    "\\r",
+    "\\\\",
+    "\\\"",
+    "'",
+    "größe",
+    "☃",
+    "\u{7f}",
+    "proc",
+];
+
+fn any_name(dice: &mut Dice) -> String {
+    let mut name = String::new();
+    for _ in 0..=dice.below(4) {
+        name += dice.of(PARTS);
+        name += dice.of(&["/", "", "", " "]);
+    }
+    match dice.below(40) {
+        0 => name.repeat(200),
+        1 => "x".repeat([254, 255, 256, 4094, 4095, 4096, 70_000][dice.below(7)]),
+        2 => format!("/{name}"),
+        3 => "sub/../".repeat(dice.below(700)) + &name,
+        _ => name,
+    }
+}
+
+fn any_body(dice: &mut Dice) -> String {
+    let (script, cwd) = (any_name(dice), any_name(dice));
+    match dice.below(12) {
+        0 => format!(r#"{{"cwd":"{cwd}"}}"#),
+        1 => format!(r#"{{"script":"{script}","cwd":"{cwd}"}}"#),
+        2 => format!(r#"{{"script":"{script}","args":["{cwd}","{script}"]}}"#),
+        3 => format!(r#"{{"script":"{script}","env":{{"PATH":"{cwd}","{cwd}":"{script}"}}}}"#),
+        4 => format!(r#"{{"script":"{script}","grace_s":{}}}"#, dice.of(&["0", "3600", "1e-9", "-0.0", "1e308", "null"])),
+        5 => format!(r#"{{"script":"{script}","{cwd}":1}}"#),
+        6 => format!(r#"{{"script":"{script} {cwd}"}}"#),
+        _ => format!(r#"{{"script":"{script}"}}"#),
+    }
+}
+
+/// Entries of the root that are not scripts, and some that are.
+fn furnish(place: &Place) -> UnixListener {
+    let root = place.root();
+    fs::create_dir_all(root.join("sub/folder")).expect("creates");
+    fs::create_dir_all(root.join("sealed/x")).expect("creates");
+    fs::create_dir(root.join(odd("folder"))).expect("creates");
+    file(place, odd("file"), b"exit 0\n", 0o644);
+    file(place, "bom", b"\xef\xbb\xbf#!/bin/sh\n", 0o755);
+    file(place, "crlf", b"#!/bin/sh\r\n", 0o755);
+    file(place, "elf", b"\x7fELF\x02\x01", 0o755);
+    file(place, "nul-line", b"#!\0\0\0", 0o755);
+    file(place, "wide", &[b"#!".as_slice(), &[b'/'; 5_000]].concat(), 0o755);
+    for (to, name) in [("loop", "loop"), ("nowhere", "dangling"), ("/dev/null", "null"), ("..", "out"), ("/proc/self", "proc")] {
+        symlink(to, root.join(name)).expect("links");
+    }
+    symlink(odd("file"), root.join("odd")).expect("links");
+    symlink(odd("folder"), root.join("odd-folder")).expect("links");
+    assert!(Command::new("mkfifo").arg(root.join("pipe")).status().expect("coreutils").success());
+    fs::set_permissions(root.join("sealed"), fs::Permissions::from_mode(0o000)).expect("ours");
+    UnixListener::bind(root.join("socket")).expect("binds")
+}
+
+/// Creates and removes entries until `end` is set.
+fn flicker(root: &Path, is_over: &AtomicBool) {
+    let (path, folder) = (root.join("flicker"), root.join("flicker.d"));
+    let mut turn = 0;
+    while !is_over.load(Ordering::Relaxed) {
+        turn += 1;
+        // Each of these can meet the one before in any state.
+        let _ = fs::remove_file(&path);
+        let _ = fs::remove_dir(&folder);
+        let _ = match turn % 5 {
+            0 => fs::write(&path, "exit 0\n"),
+            1 => symlink(odd("file"), &path),
+            2 => fs::create_dir(&folder),
+            3 => symlink("flicker.d", &path),
+            _ => Command::new("mkfifo").arg(&path).status().map(drop),
+        };
+    }
+}
+
+#[test]
+fn thousands_of_odd_starts_leave_the_server_alive_and_each_refusal_with_a_stable_code() {
+    let place = Place::serving("exit.sh");
+    let _socket = furnish(&place);
+    let known: BTreeSet<(u16, &str)> = [
+        (400, "invalid_json"),
+        (400, "invalid_body"),
+        (400, "invalid_script"),
+        (400, "script_outside_root"),
+        (404, "script_not_found"),
+        (422, "spawn_failed"),
+    ]
+    .into();
+    // A file in the log of a run that is none of ours, with the highest position that there is.
+    place.start();
+    place.until_state("stopped");
+    fs::write(place.run_dir(1).join("log/18446744073709551615.log"), "x").expect("writes");
+    fs::write(place.run_dir(1).join("log/18446744073709551610-18446744073709551615.log.gz"), "x").expect("writes");
+    let server = place.server_pid();
+    let (is_over, root) = (AtomicBool::new(false), place.root());
+    let mut seen = BTreeSet::new();
+    thread::scope(|scope| {
+        scope.spawn(|| flicker(&root, &is_over));
+        let _ends_the_other = Ends(&is_over);
+        let mut dice = Dice(20_261_129);
+        let mut wire = place.wire();
+        for _ in 0..4_000 {
+            let body = any_body(&mut dice);
+            let answer = ask_start(&mut wire, &body);
+            let shown = &body[..body.floor_char_boundary(300)];
+            if answer.status == 200 {
+                place.until_state("stopped");
+                seen.insert((200, "started"));
+                continue;
+            }
+            let code = known.iter().find(|(status, word)| (answer.status, answer.error()) == (*status, *word));
+            seen.insert(*code.unwrap_or_else(|| panic!("{shown}: {} {}", answer.status, answer.body)));
+            assert!(answer.body["detail"].as_str().is_some_and(|detail| !detail.is_empty()), "{shown}: {}", answer.body);
+        }
+    });
+    fs::set_permissions(place.root().join("sealed"), fs::Permissions::from_mode(0o700)).expect("ours");
+    assert!(known.is_subset(&seen) && seen.contains(&(200, "started")), "the bodies have become hollow: {seen:?}");
+    assert_eq!(place.server_pid(), server);
+    assert_eq!(place.degraded(), None);
+    assert!(!place.server_log().contains("panicked"), "{}", place.server_log());
+    for run in fs::read_dir(place.runtime().join("runs")).expect("there").flatten() {
+        let said = fs::read_to_string(run.path().join("shim.log")).expect("a shim's log");
+        assert!(said.is_empty(), "{}: {said}", run.path().display());
+    }
+    place.start();
+    place.until_state("stopped");
+    until_true("nothing is left of any run", || place.processes().is_empty());
+}
+
+/// Ends the other thread, also where this one fails.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+fn ask_start(wire: &mut Wire, body: &str) -> Answer {
+    wire.send(format!(
+        "POST /api/pipeline/start HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    ));
+    wire.answer()
+}

@@ -1,0 +1,238 @@
+//! At the limit of processes (`ulimit -u`, `TasksMax=`), which a pipeline can reach by itself: the server still answers and acts, and operations
+//! that need a process or a thread report the lack.
+//!
+//! Root has no such limit, so a test that runs as root runs the server as an unused user.
+
+use std::fs;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use crate::support::wire::Wire;
+use crate::support::{Place, not_run, until, until_true};
+use rustix::process::{Resource, geteuid, getrlimit};
+
+/// No user of any machine.
+const NOBODY_ELSE: u32 = 1_847_302_915;
+
+/// A place whose servers have a limit of processes that counts.
+struct Limited {
+    place: Place,
+    binary: PathBuf,
+}
+
+impl Limited {
+    fn new() -> Self {
+        let mut place = Place::new();
+        place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh");
+        // A group of its own would need rights that this user does not have.
+        place.set_env("AUTOAPPDEV_CONTAINMENT", "tree");
+        if !geteuid().is_root() {
+            return Self { binary: PathBuf::from(env!("CARGO_BIN_EXE_autoappdev")), place };
+        }
+        // The build may be in a folder that only root can read. Copied by another process: a file open for writing here can't be executed.
+        let binary = place.folder().join("autoappdev");
+        let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_autoappdev")).arg(&binary).status();
+        assert!(copied.expect("cp(1) is there").success());
+        let owned = Command::new("chown").args(["-R", &NOBODY_ELSE.to_string()]).arg(place.folder()).status();
+        assert!(owned.expect("chown(1) is there").success());
+        Self { place, binary }
+    }
+
+    fn serving() -> Self {
+        let mut limited = Self::new();
+        limited.start_server();
+        limited
+    }
+
+    fn start_server(&mut self) {
+        let command = self.command();
+        self.place.start_server_with(command);
+    }
+
+    fn command(&self) -> Command {
+        let mut command = self.place.command_of(&self.binary);
+        if geteuid().is_root() {
+            command.uid(NOBODY_ELSE).gid(NOBODY_ELSE);
+        }
+        command
+    }
+
+    /// While this is kept, neither the server nor its children can create a process or a thread.
+    fn at_its_limit(&self) -> AtLimit {
+        AtLimit::of(self.place.server_pid(), 0)
+    }
+
+    /// Runs a server that may have `limit` processes and threads with all others of its user, and must refuse: its end and its words.
+    fn refused_server(&self, limit: usize) -> (Option<i32>, String) {
+        let serve = self.command();
+        let mut command = Command::new("bash");
+        command.args(["-c", &format!("ulimit -u {limit}; exec \"$@\""), "bash"]).arg(serve.get_program()).arg("serve");
+        command.current_dir(self.place.folder()).env_clear();
+        command.envs(serve.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        if geteuid().is_root() {
+            command.uid(NOBODY_ELSE).gid(NOBODY_ELSE);
+        }
+        let output = command.stdin(Stdio::null()).output().expect("bash is there");
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+}
+
+/// A process at its limit, until this goes out of scope.
+struct AtLimit {
+    pid: u32,
+}
+
+impl AtLimit {
+    fn of(pid: u32, processes: usize) -> Self {
+        assert!(Self::set(pid, &format!("{processes}:")), "prlimit(1) sets the limit of a process of its own user");
+        Self { pid }
+    }
+
+    /// By a process of the same user: root may have lost the right to do it.
+    fn set(pid: u32, limit: &str) -> bool {
+        let mut command = Command::new("prlimit");
+        command.args(["--pid", &pid.to_string(), &format!("--nproc={limit}")]);
+        if geteuid().is_root() {
+            command.uid(NOBODY_ELSE).gid(NOBODY_ELSE);
+        }
+        command.status().expect("prlimit(1) is there").success()
+    }
+}
+
+impl Drop for AtLimit {
+    fn drop(&mut self) {
+        let before = getrlimit(Resource::Nproc).current.map_or_else(|| "unlimited".to_owned(), |limit| limit.to_string());
+        // It may have ended.
+        let _gone = Self::set(self.pid, &format!("{before}:"));
+    }
+}
+
+#[test]
+fn server_at_its_process_limit_answers_and_carries_out_actions() {
+    let limited = Limited::serving();
+    let place = &limited.place;
+    let (_, run_id) = place.start();
+    until_true("no connection is open", || place.server_threads() < 30);
+    let limit = limited.at_its_limit();
+    let before = place.server_threads();
+    // Each of these is a connection of its own.
+    for path in ["/", "/static/app.js", "/api/pipeline", "/api/pipeline/status", "/api/health", "/api/logs", "/api/runs/1/log"] {
+        assert_eq!(place.get(path).status, 200, "{path}");
+    }
+    // More silent connections than threads in reserve: they block no other client.
+    let mut silent: Vec<Wire> = (0..40).map(|_| place.wire()).collect();
+    assert_eq!(place.state(), "running");
+    let (code, out, err) = place.client(&["status"]);
+    assert!(code == 0 && out.contains("running"), "{out}{err}");
+    place.act("pause").ok();
+    place.act("resume").ok();
+    assert!(place.server_threads() <= before, "no thread was made");
+
+    // A request that would keep a thread is refused, or ends its wait early.
+    let stream = place.get("/api/events");
+    assert_eq!((stream.status, stream.error()), (503, "too_many_streams"), "{}", stream.body);
+    let version = place.pipeline()["version"].as_u64().expect("a number");
+    let mut polls: Vec<Wire> = (0..20)
+        .map(|_| {
+            let mut wire = place.wire();
+            wire.ask("GET", &format!("/api/pipeline?after={version}&wait=60"));
+            wire
+        })
+        .collect();
+    for wire in &mut polls {
+        let answer = wire.answer();
+        let is_told = answer.status == 200 || (answer.status, answer.error()) == (503, "out_of_processes");
+        assert!(is_told && answer.header("Connection") == Some("close"), "{answer:?}");
+    }
+    // A silent connection is served once it sends its request.
+    let answer = silent[0].get("/api/pipeline");
+    assert_eq!(answer.status, 200, "{}", answer.body);
+
+    place.act("stop").ok();
+    assert_eq!(place.state(), "stopped");
+    place.assert_nothing_left(run_id);
+    let refused = place.act("start");
+    assert_eq!((refused.status, refused.error()), (503, "out_of_processes"), "{}", refused.body);
+    let detail = refused.body["detail"].as_str().expect("text");
+    assert!(detail.contains("ulimit -u") && detail.contains("TasksMax"), "{detail}");
+    let failed = place.run(refused.body["run_id"].as_i64().expect("a run"));
+    assert_eq!((&failed["status"], failed["error"].as_str()), (&"failed".into(), Some(detail)), "{failed}");
+
+    drop(limit);
+    let (_, run_id) = place.start();
+    let mut wire = place.wire();
+    assert_eq!(wire.get("/api/pipeline").header("Connection"), None, "it has a thread of its own again");
+    place.act("stop").ok();
+    place.assert_nothing_left(run_id);
+    let log = place.server_log();
+    assert!(log.contains("no thread can be made for a connection") && !log.contains("panicked"), "{log}");
+}
+
+#[test]
+fn server_set_to_stop_the_run_stops_it_at_its_limit_of_processes() {
+    let mut limited = Limited::new();
+    limited.place.set_env("AUTOAPPDEV_ON_TERM", "stop");
+    limited.start_server();
+    let (_, run_id) = limited.place.start();
+    let _limit = limited.at_its_limit();
+    let (code, said) = limited.place.stop_server_and_listen();
+    assert!(code == 0 && said.starts_with("pipeline run 1 was stopped"), "{code} {said}{}", limited.place.server_log());
+    limited.place.assert_nothing_left(run_id);
+}
+
+#[test]
+fn start_fails_with_the_cause_if_the_leader_cannot_be_forked() {
+    if !geteuid().is_root() {
+        return not_run("how many processes this user has is not this test's to say", "AUTOAPPDEV_REQUIRE_ROOT");
+    }
+    let limited = Limited::serving();
+    let place = &limited.place;
+    // The thread of this connection is counted with the others.
+    let mut wire = place.wire();
+    wire.get("/api/pipeline").ok();
+    // Threads that have just ended are counted for a moment, and then there is room for the leader.
+    let refused = until("the shim is made, and nothing more", || {
+        let _limit = AtLimit::of(place.server_pid(), place.server_threads() + 1);
+        wire.send("POST /api/pipeline/start HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n");
+        let answer = wire.answer();
+        if answer.status == 200 {
+            wire.send("POST /api/pipeline/stop HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n");
+            wire.answer().ok();
+            return None;
+        }
+        assert_eq!((answer.status, answer.error()), (503, "out_of_processes"), "{}", answer.body);
+        answer.body["detail"].as_str().is_some_and(|detail| detail.contains("sleep.sh could not be run")).then_some(answer)
+    });
+    let run_id = refused.body["run_id"].as_i64().expect("a run");
+    let journal = fs::read_to_string(place.run_dir(run_id).join("journal.jsonl")).expect("there");
+    assert!(journal.contains(r#""lack":"processes""#), "{journal}");
+    let run = place.run(run_id);
+    let error = run["error"].as_str().expect("text");
+    assert!(run["status"] == "failed" && error.contains("ulimit -u"), "{run}");
+    place.assert_nothing_left(run_id);
+}
+
+#[test]
+fn server_that_cannot_create_a_thread_exits_with_an_error() {
+    if !geteuid().is_root() {
+        let (code, said) = Limited::new().refused_server(0);
+        return assert_refused(code, &said);
+    }
+    let mut limited = Limited::serving();
+    let wanted = limited.place.server_threads();
+    assert_eq!(limited.place.stop_server(), 0);
+    // With each it gets a thread further.
+    for limit in 0..wanted {
+        let (code, said) = limited.refused_server(limit);
+        assert_refused(code, &said);
+    }
+    limited.start_server();
+    assert_eq!(limited.place.state(), "stopped");
+}
+
+fn assert_refused(code: Option<i32>, said: &str) {
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("autoappdev: ") && said.contains("ulimit -u") && said.contains("TasksMax"), "{said}");
+    assert!(!said.contains("panicked"), "{said}");
+}

@@ -1,0 +1,618 @@
+//! The server as a program: its end, its neighbours, its files, its binary, its database.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::support::{Place, is_alive, signal, until_true};
+use rustix::fs::FlockOperation;
+use serde_json::json;
+
+/// Far more than the second that a stop may take, less than the minute that a long poll would.
+const STOP_DEADLINE: Duration = Duration::from_secs(45);
+
+const BINARY: &str = env!("CARGO_BIN_EXE_autoappdev");
+
+#[test]
+fn sigterm_ends_the_server_and_the_pipeline_goes_on() {
+    let mut place = Place::serving("sleep.sh");
+    let (code, said) = place.stop_server_and_listen();
+    assert_eq!((code, said.as_str()), (0, "autoappdev has stopped; no pipeline was running\n"));
+    place.start_server();
+    let (pid, run_id) = place.start();
+    for state in ["running", "paused"] {
+        let (code, said) = place.stop_server_and_listen();
+        assert_eq!(code, 0);
+        assert_eq!(said, format!("pipeline run {run_id} goes on; `autoappdev serve` picks it up again\n"));
+        assert!(is_alive(pid));
+        assert!(!place.runtime().join("server.json").exists(), "nobody is told to go where nobody is");
+        place.start_server();
+        assert_eq!(place.until_all_agree(), state);
+        assert_eq!(place.pipeline()["pid"], pid);
+        if state == "running" {
+            place.act("pause").ok();
+        }
+    }
+}
+
+#[test]
+fn sigterm_under_load_ends_the_server_and_answers_who_waits() {
+    let mut place = Place::serving("count.sh");
+    let (pid, _) = place.start();
+    let version = place.pipeline()["version"].as_u64().expect("a number");
+    // Who waits a minute for news.
+    let port = place.port();
+    let mut waiting: Vec<TcpStream> = (0..4)
+        .map(|_| {
+            let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("connects");
+            stream.set_read_timeout(Some(crate::support::DEADLINE)).expect("ours");
+            let request = format!("GET /api/pipeline?after={version}&wait=60 HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n");
+            stream.write_all(request.as_bytes()).expect("sends");
+            stream
+        })
+        .collect();
+    until_true("all of their requests were read", || unread_bytes(port) == 0);
+    let answered = AtomicU32::new(0);
+    let server = place.server_pid();
+    let took = thread::scope(|scope| {
+        for n in 0..8 {
+            let (place, answered) = (&place, &answered);
+            let path = ["/api/pipeline", "/api/logs?limit=50", "/api/runs", "/api/health"][n % 4];
+            scope.spawn(move || {
+                while place.try_request("GET", path, &[], None).is_some_and(|answer| answer.status == 200) {
+                    answered.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        until_true("the load is there", || answered.load(Ordering::Relaxed) > 200);
+        let began = Instant::now();
+        signal(server, "TERM");
+        until_true("the server has ended", || !is_alive(server));
+        began.elapsed()
+    });
+    assert!(took < STOP_DEADLINE, "it took {took:?}");
+    let (code, said) = place.stop_server_and_listen();
+    assert_eq!(code, 0);
+    assert!(said.starts_with("pipeline run 1 goes on"), "{said}");
+    for stream in &mut waiting {
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer, then the end");
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("\"state\":\"running\""), "{answer:?}");
+    }
+    assert!(is_alive(pid));
+    place.start_server();
+    assert_eq!(place.until_all_agree(), "running");
+}
+
+/// What was sent to this port's connections and was not read yet (`proc_net(5)`: the two addresses, then `tx_queue:rx_queue`). On a busy
+/// machine it can be on its way for a moment, when only the one who sent it still has it.
+fn unread_bytes(port: u16) -> u64 {
+    let port = format!(":{port:04X}");
+    let table = fs::read_to_string("/proc/net/tcp").expect("/proc is mounted");
+    let rows = table.lines().skip(1).map(|line| line.split_ascii_whitespace().collect::<Vec<_>>());
+    rows.map(|row| {
+        let (sent, arrived) = row[4].split_once(':').expect("two queues");
+        let counts = [(row[1], arrived), (row[2], sent)].into_iter().filter(|(address, _)| address.ends_with(&port));
+        counts.map(|(_, count)| u64::from_str_radix(count, 16).expect("hex")).sum::<u64>()
+    })
+    .sum()
+}
+
+#[test]
+fn sigterm_in_the_middle_of_a_stop_leaves_the_rest_to_the_shim() {
+    let mut place = Place::serving("stubborn.sh");
+    let (pid, run_id) = place.start();
+    place.until_line("ready");
+    let shim = place.shim_pid(run_id);
+    let mut asked = place.shoot("/api/pipeline/stop", r#"{"grace_s": 2}"#);
+    place.until_fact(run_id, "stopping");
+    // However long the server's end takes here, the grace's end comes after it.
+    signal(shim, "STOP");
+    assert_eq!(place.stop_server(), 0);
+    signal(shim, "CONT");
+    let mut answer = String::new();
+    asked.read_to_string(&mut answer).expect("an answer");
+    assert!(answer.starts_with("HTTP/1.1 503"), "who asked is told that it is not so yet: {answer:?}");
+    place.until_fact(run_id, "exited");
+    place.until_no_shim();
+    assert!(!is_alive(pid));
+    place.start_server();
+    assert_eq!(place.run(run_id)["status"], "stopped");
+}
+
+#[test]
+fn second_server_on_a_runtime_directory_is_refused() {
+    let place = Place::serving("sleep.sh");
+    let (pid, _) = place.start();
+    let said = place.refused_server(("AUTOAPPDEV_PORT", "0"));
+    assert!(said.contains(&place.server_pid().to_string()), "{said}");
+    assert!(said.contains(&format!("http://127.0.0.1:{}/", place.port())), "{said}");
+    assert!(said.contains(&*place.runtime().to_string_lossy()) && said.contains("AUTOAPPDEV_RUNTIME_DIR"), "{said}");
+    // What looks like left over is removed by people, and by what cleans folders of old files.
+    for left_over in ["server.lock", "autoappdev.db-server.lock"] {
+        fs::remove_file(place.runtime().join(left_over)).expect("there");
+    }
+    assert_eq!(place.client(&["status"]).0, 0, "clients find it");
+    assert!(place.refused_server(("AUTOAPPDEV_PORT", "0")).contains(&place.server_pid().to_string()));
+    assert_eq!(place.pipeline()["pid"], pid);
+    assert_eq!(place.until_all_agree(), "running");
+}
+
+#[test]
+fn a_database_elsewhere_belongs_to_one_server_and_to_one_runtime_directory() {
+    let mut place = Place::new();
+    let url = format!("sqlite:{}", place.root().join("elsewhere.db").display());
+    place.set_env("DATABASE_URL", &url);
+    place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh");
+    place.start_server();
+    let (pid, run_id) = place.start();
+    let other = place.root().join("other-runtime");
+    let other = other.to_str().expect("text");
+
+    let said = place.refused_server(("AUTOAPPDEV_RUNTIME_DIR", other));
+    assert!(said.contains("another server uses it") && said.contains("DATABASE_URL"), "{said}");
+    place.kill_server();
+    // Alone it would call the run lost, whose shim it cannot see.
+    let said = place.refused_server(("AUTOAPPDEV_RUNTIME_DIR", other));
+    let runtime = place.runtime().canonicalize().expect("there");
+    assert!(said.contains(&format!("run {run_id} is still running in {}", runtime.display())), "{said}");
+    assert!(said.contains("AUTOAPPDEV_RUNTIME_DIR"), "{said}");
+
+    place.start_server();
+    assert_eq!((place.state().as_str(), &place.pipeline()["pid"]), ("running", &json!(pid)), "adopted as ever");
+    place.act("stop").ok();
+    assert_eq!(place.stop_server(), 0);
+    // Nothing lives there any more: the owner may move.
+    place.set_env("AUTOAPPDEV_RUNTIME_DIR", other);
+    place.start_server();
+    assert_eq!(place.pipeline()["run_id"], run_id);
+}
+
+#[test]
+fn a_database_in_another_servers_runtime_directory_is_not_shared_with_it() {
+    let mut place = Place::serving("sleep.sh");
+    let (pid, run_id) = place.start();
+    // The one whose runtime directory it lies in has it; another one that names it is refused, by whatever name.
+    let link = place.folder().join("link.db");
+    std::os::unix::fs::symlink(place.database(), &link).expect("links");
+    let url = format!("sqlite:{}", link.display());
+    let mut other = Place::new();
+    other.set_env("DATABASE_URL", &url);
+    let said = other.refused_server(("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh"));
+    assert!(said.contains("another server uses it"), "{said}");
+    place.kill_server();
+    let said = other.refused_server(("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh"));
+    assert!(said.contains(&format!("run {run_id} is still running in")), "{said}");
+    place.start_server();
+    assert_eq!(place.pipeline()["pid"], json!(pid));
+    // The other way round.
+    place.post("/api/pipeline/stop", json!({"grace_s": 0})).ok();
+    assert_eq!(place.stop_server(), 0);
+    other.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh");
+    other.start_server();
+    let (_, run_id) = other.start();
+    let said = place.refused_server(("AUTOAPPDEV_PORT", "0"));
+    assert!(said.contains("another server uses it"), "{said}");
+    other.kill_server();
+    let said = place.refused_server(("AUTOAPPDEV_PORT", "0"));
+    assert!(said.contains(&format!("run {run_id} is still running in")), "{said}");
+}
+
+/// Killed when it goes, whatever came of it.
+struct Mute(std::process::Child);
+
+impl Drop for Mute {
+    fn drop(&mut self) {
+        let _has_ended = self.0.kill();
+        let _has_ended = self.0.wait();
+    }
+}
+
+#[test]
+fn a_server_whose_words_nobody_takes_serves_acts_and_stops() {
+    let terminal = nix::pty::openpty(None, None).expect("a terminal");
+    // As Ctrl-S does.
+    nix::sys::termios::tcflow(&terminal.slave, nix::sys::termios::FlowArg::TCOOFF).expect("ours");
+    let (read, mut write) = std::io::pipe().expect("a pipe");
+    let size = rustix::pipe::fcntl_getpipe_size(&write).expect("a pipe");
+    write.write_all(&vec![b'x'; size]).expect("it takes so much, and no more");
+    for (what, end) in [("a terminal that was halted", terminal.slave), ("a pipe that is full", write.into())] {
+        let place = Place::new();
+        let other = end.try_clone().expect("the same");
+        let mut command = place.command();
+        let server = command.arg("serve").stdin(std::process::Stdio::null()).stdout(end).stderr(other).spawn().expect("spawns");
+        // It holds copies of the ends, which nobody else is to have.
+        drop(command);
+        let mut server = Mute(server);
+        until_true(what, || place.runtime().join("server.json").exists());
+        assert_eq!(place.client(&["start", "sleep.sh"]).0, 0, "{what}");
+        assert_eq!(place.client(&["stop", "--grace", "0"]).0, 0, "{what}");
+        signal(server.0.id(), "TERM");
+        until_true(&format!("it stops: {what}"), || server.0.try_wait().expect("our child").is_some());
+        let kept = fs::read_to_string(place.runtime().join("backend.log")).expect("there");
+        assert!(kept.contains("listening on"), "what nobody took is on the disk: {kept}");
+    }
+    drop((read, terminal.master));
+}
+
+/// Every path below `dir`, with its kind and contents.
+fn everything(dir: &Path) -> Vec<(String, Vec<u8>)> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).expect("there").flatten() {
+        let path = entry.path();
+        let kind = entry.file_type().expect("there");
+        found.push((path.display().to_string(), if kind.is_file() { fs::read(&path).expect("ours") } else { Vec::new() }));
+        if kind.is_dir() {
+            found.extend(everything(&path));
+        }
+    }
+    found.sort();
+    found
+}
+
+/// The paths whose content is not the same in both.
+fn changes(before: &[(String, Vec<u8>)], after: &[(String, Vec<u8>)]) -> Vec<String> {
+    let differ = before.iter().filter(|found| !after.contains(found)).chain(after.iter().filter(|found| !before.contains(found)));
+    differ.map(|(path, content)| format!("{path} ({} bytes)", content.len())).collect()
+}
+
+#[test]
+fn failed_serve_leaves_no_files() {
+    let mut place = Place::with_runtime("new/deep/runtime");
+    let taken = TcpListener::bind("127.0.0.1:0").expect("binds");
+    let taken_port = taken.local_addr().expect("bound").port().to_string();
+    fs::write(place.folder().join("text.db"), "this is no database, and long enough to be looked at").expect("writes");
+    let foreign = format!("sqlite:{}/text.db", place.folder().display());
+    let new = format!("sqlite:{}/new.db", place.folder().display());
+    place.set_env("DATABASE_URL", &new);
+    let reasons = |place: &Place| {
+        for (name, value, says) in [
+            ("AUTOAPPDEV_PORT", &*taken_port, "cannot listen on 127.0.0.1:"),
+            ("AUTOAPPDEV_PIPELINE_CWD", "/no/such/root", "as the root"),
+            ("DATABASE_URL", &*foreign, "text.db"),
+            ("DATABASE_URL", "sqlite:/no/such/folder/x.db", "/no/such/folder"),
+            ("AUTOAPPDEV_SOCKET", "text.db", "cannot listen on"),
+            ("AUTOAPPDEV_HOST", "203.0.113.1", "cannot listen on 203.0.113.1:"),
+        ] {
+            let before = everything(place.folder());
+            let said = place.refused_server((name, value));
+            assert!(said.contains(says), "{name}={value}: {said}");
+            assert_eq!(changes(&before, &everything(place.folder())), Vec::<String>::new(), "{name}={value}");
+        }
+    };
+    // Where nothing was before, not even the folders above the runtime directory.
+    reasons(&place);
+    assert!(!place.folder().join("new").exists());
+    // With a runtime directory of the owner's own, in which a file lies already.
+    fs::create_dir_all(place.runtime()).expect("creates");
+    fs::write(place.runtime().join("notes.txt"), "precious").expect("writes");
+    reasons(&place);
+    // Late, after the database, the log and one secret were created: a secret that others can read is refused.
+    place.set_env("AUTOAPPDEV_TOKEN", "a-token-that-is-long-enough");
+    let key = place.runtime().join("session-key");
+    fs::write(&key, "a-key-that-is-long-enough\n").expect("writes");
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).expect("ours");
+    let before = everything(place.folder());
+    assert!(place.refused_server(("AUTOAPPDEV_PORT", "0")).contains("session-key"));
+    assert_eq!(changes(&before, &everything(place.folder())), Vec::<String>::new());
+    fs::remove_file(&key).expect("there");
+    // The files of an earlier server, and the record of the database's owner, stay.
+    place.start_server();
+    assert_eq!(place.stop_server(), 0);
+    // A server's last readers may leave the write-ahead log to whoever opens the database next.
+    rusqlite::Connection::open(place.folder().join("new.db")).and_then(|sql| sql.execute_batch("VACUUM")).expect("ours");
+    let other = place.folder().join("other");
+    fs::create_dir(&other).expect("creates");
+    let key = other.join("session-key");
+    fs::write(&key, "a-key-that-is-long-enough\n").expect("writes");
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).expect("ours");
+    let before = everything(place.folder());
+    assert!(place.refused_server(("AUTOAPPDEV_RUNTIME_DIR", other.to_str().expect("text"))).contains("session-key"));
+    assert_eq!(changes(&before, &everything(place.folder())), Vec::<String>::new());
+    place.start_server();
+}
+
+#[test]
+fn second_serve_beside_a_live_server_leaves_no_files() {
+    let place = Place::serving("sleep.sh");
+    place.start();
+    let names = || everything(&place.runtime()).into_iter().map(|(name, _)| name).collect::<Vec<_>>();
+    let before = names();
+    let port = place.port().to_string();
+    for (name, value) in
+        [("AUTOAPPDEV_PORT", "0"), ("AUTOAPPDEV_PORT", &*port), ("AUTOAPPDEV_TOKEN", "a-token-that-is-long-enough")]
+    {
+        let said = place.refused_server((name, value));
+        assert!(
+            said.contains(&format!("the server with pid {} at http://127.0.0.1:{port}/ already uses ", place.server_pid())),
+            "{said}"
+        );
+        assert_eq!(names(), before, "{name}={value}");
+    }
+    assert_eq!(place.client(&["pause"]).0, 0);
+}
+
+#[test]
+fn port_in_use_is_a_clear_error() {
+    let place = Place::new();
+    let taken = TcpListener::bind("127.0.0.1:0").expect("binds");
+    let port = taken.local_addr().expect("bound").port().to_string();
+    let said = place.refused_server(("AUTOAPPDEV_PORT", &port));
+    assert!(said.contains(&format!("127.0.0.1:{port}")) && said.contains("AUTOAPPDEV_PORT"), "{said}");
+}
+
+#[test]
+fn restarts_at_once_on_the_same_port_and_directory() {
+    let mut place = Place::serving("sleep.sh");
+    let (pid, _) = place.start();
+    let port = place.port();
+    place.set_env("AUTOAPPDEV_PORT", &port.to_string());
+    for _ in 0..10 {
+        // An open connection at the moment of the kill leaves its address behind for a while.
+        let mut client = TcpStream::connect(("127.0.0.1", port)).expect("connects");
+        client.write_all(format!("GET /api/pipeline HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n").as_bytes()).expect("sends");
+        client.read_exact(&mut [0; 12]).expect("an answer");
+        place.restart_server();
+        assert_eq!(place.port(), port);
+        assert_eq!(place.pipeline()["pid"], pid);
+    }
+    assert_eq!(place.until_all_agree(), "running");
+}
+
+#[test]
+fn what_a_killed_server_still_holds_is_waited_for() {
+    let mut place = Place::serving("sleep.sh");
+    place.kill_server();
+    // As a child does that the server had just forked, on a machine that does not come round to its exec.
+    let lock = fs::File::open(place.runtime().join("server.lock")).expect("there");
+    until_true("the killed one has let go", || rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok());
+    let held = thread::spawn(move || {
+        // Longer than a server that lives is waited for; less than the new one waits only makes the test say less.
+        thread::sleep(Duration::from_millis(1_500));
+        drop(lock);
+    });
+    place.start_server();
+    held.join().expect("no panic");
+    assert_eq!(place.pipeline()["state"], "stopped");
+}
+
+#[test]
+fn long_runtime_path_with_spaces_and_umlauts_works_as_any_other() {
+    let name = format!("a dir/öäü 例/{}", "d".repeat(200));
+    let mut place = Place::with_runtime(&name);
+    assert!(place.runtime().as_os_str().len() > 200);
+    place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "tree.sh");
+    place.start_server();
+    let (pid, run_id) = place.start();
+    place.until_line("stubborn");
+    place.act("pause").ok();
+    place.restart_server();
+    assert_eq!(place.until_all_agree(), "paused");
+    assert_eq!(place.pipeline()["pid"], pid);
+    place.act("resume").ok();
+    place.post("/api/pipeline/stop", json!({"grace_s": 0.1})).ok();
+    assert_eq!(place.until_all_agree(), "stopped");
+    // And what it leaves behind is found by its path.
+    let (_, run_id) = (place.start(), run_id + 1);
+    until_true("the whole tree is there", || place.processes().len() >= 8);
+    signal(place.shim_pid(run_id), "KILL");
+    place.until_state("stopped");
+    assert!(place.processes().is_empty());
+}
+
+/// The path and mode of everything in a folder and of the folder itself. Server and shim are alive: what they take away meanwhile has none.
+fn modes(path: &Path, found: &mut Vec<(String, u32)>) {
+    let Ok(meta) = fs::symlink_metadata(path) else { return };
+    // A link has no mode of its own: symlink(7).
+    if meta.is_symlink() {
+        return;
+    }
+    found.push((path.display().to_string(), meta.permissions().mode() & 0o7777));
+    for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+        modes(&entry.path(), found);
+    }
+}
+
+#[test]
+fn everything_in_the_runtime_directory_is_its_owners_only() {
+    let mut place = Place::serving("sleep.sh");
+    place.start_with(json!({"script": "exit.sh"}));
+    place.until_state("stopped");
+    place.start();
+    place.until_line("ready");
+    place.act("pause").ok();
+    place.restart_server();
+    let mut found = Vec::new();
+    modes(&place.runtime(), &mut found);
+    let names: Vec<&str> = found.iter().filter_map(|(path, _)| path.rsplit('/').next()).collect();
+    for name in ["autoappdev.db", "autoappdev.db-wal", "backend.log", "server.json", "PAUSE", "ctl.sock", "journal.jsonl", "lock"]
+    {
+        assert!(names.contains(&name), "{name} is not there: {names:?}");
+    }
+    let open: Vec<_> = found
+        .iter()
+        .filter(|(path, mode)| *mode != if Path::new(path).is_dir() { 0o700 } else { 0o600 })
+        .map(|(path, mode)| format!("{path}: {mode:o}"))
+        .collect();
+    assert!(open.is_empty(), "{open:#?}");
+}
+
+/// Puts a copy of the binary at `path`, by another process: no descriptor for writing is open in this one, which would keep it from
+/// being executed.
+fn install(path: &Path) {
+    let new = path.with_extension("new");
+    assert!(Command::new("cp").arg(BINARY).arg(&new).status().expect("runs").success());
+    fs::rename(new, path).expect("replaces");
+}
+
+#[test]
+fn server_restarted_from_a_replaced_binary_adopts_the_run() {
+    let mut place = Place::new();
+    place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh");
+    let binary = place.folder().join("autoappdev");
+    install(&binary);
+    place.start_server_with(place.command_of(&binary));
+    let (pid, run_id) = place.start();
+    install(&binary);
+    let exe = |pid: u32| fs::read_link(format!("/proc/{pid}/exe")).expect("alive").display().to_string();
+    assert!(exe(place.server_pid()).ends_with("(deleted)") && exe(place.shim_pid(run_id)).ends_with("(deleted)"));
+    place.kill_server();
+    place.start_server_with(place.command_of(&binary));
+    assert!(!exe(place.server_pid()).ends_with("(deleted)"));
+    assert_eq!(place.pipeline()["pid"], pid);
+    assert_eq!(place.until_all_agree(), "running");
+    place.act("pause").ok();
+    place.act("resume").ok();
+    place.post("/api/pipeline/stop", json!({"grace_s": 0.1})).ok();
+    assert_eq!(place.until_all_agree(), "stopped");
+}
+
+#[test]
+fn run_starts_although_the_binary_is_gone() {
+    let mut place = Place::new();
+    place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh");
+    let binary = place.folder().join("autoappdev");
+    install(&binary);
+    place.start_server_with(place.command_of(&binary));
+    fs::remove_file(&binary).expect("removes");
+    let (pid, _) = place.start();
+    place.until_line("ready");
+    assert_eq!(place.until_all_agree(), "running");
+    install(&binary);
+    place.kill_server();
+    place.start_server_with(place.command_of(&binary));
+    assert_eq!(place.pipeline()["pid"], pid);
+    assert_eq!(place.until_all_agree(), "running");
+}
+
+/// Makes a database that must be refused out of a good one.
+type Spoil = fn(&Place);
+
+const BAD_DATABASES: [(&str, Spoil, &str); 5] = [
+    (
+        "no database",
+        |place| fs::write(place.database(), "this is no database, but somebody's text\n").expect("writes"),
+        "damaged",
+    ),
+    ("damaged in the middle", |place| spoil_pages(&place.database()), "damaged"),
+    (
+        "newer",
+        |place| {
+            place.edit_database(
+                "INSERT INTO refinery_schema_history (version, name, applied_on, checksum)
+                 VALUES (99, 'the_future', '2030-01-01T00:00:00Z', '1')",
+            );
+        },
+        "newer version",
+    ),
+    ("another program's", |place| place.edit_database("PRAGMA application_id = 77"), "another program"),
+    ("a folder", |place| fs::create_dir(place.database()).expect("creates"), "folder"),
+];
+
+/// Overwrites all pages but the first.
+fn spoil_pages(path: &Path) {
+    let mut bytes = fs::read(path).expect("there");
+    bytes[4096..].fill(0x5a);
+    fs::write(path, bytes).expect("writes");
+}
+
+#[test]
+fn bad_database_is_refused_untouched_and_the_pipeline_goes_on() {
+    let mut place = Place::serving("sleep.sh");
+    let (pid, _) = place.start();
+    place.until_line("ready");
+    place.kill_server();
+    // All of it in one file, as a clean end leaves it.
+    place.edit_database("PRAGMA wal_checkpoint(TRUNCATE)");
+    let good = fs::read(place.database()).expect("there");
+    let aside = place.folder().join("aside");
+    place.move_database(&aside);
+    for (what, spoil, word) in BAD_DATABASES {
+        if what != "a folder" {
+            fs::write(place.database(), &good).expect("writes");
+        }
+        spoil(&place);
+        let before = fs::read(place.database()).ok();
+        let said = place.refused_server(("AUTOAPPDEV_PORT", "0"));
+        assert!(said.contains(&*place.database().to_string_lossy()), "{what}: it names the file: {said}");
+        assert!(said.contains(word), "{what}: {said}");
+        let advice = ["move it aside", "DATABASE_URL", "restore a backup"];
+        assert!(advice.iter().any(|advice| said.contains(advice)), "{what}: it says what to do: {said}");
+        assert_eq!(fs::read(place.database()).ok(), before, "{what}: untouched");
+        assert!(is_alive(pid) && place.shims().len() == 1, "{what}: the pipeline goes on");
+        place.move_database(&place.folder().join(what));
+    }
+    for file in fs::read_dir(&aside).expect("there").map(|entry| entry.expect("there").path()) {
+        fs::rename(&file, place.runtime().join(file.file_name().expect("a name"))).expect("moves");
+    }
+    place.start_server();
+    assert_eq!(place.pipeline()["pid"], pid);
+    assert_eq!(place.until_all_agree(), "running");
+}
+
+/// Runs a mode; its exit code and what it said.
+fn mode(place: &Place, mode: &str) -> (Option<i32>, String) {
+    let output = place.command().arg(mode).output().expect("runs");
+    let text = |bytes| String::from_utf8(bytes).expect("text");
+    (output.status.code(), text(output.stdout) + &text(output.stderr))
+}
+
+#[test]
+fn migrate_and_check_say_what_they_did() {
+    let none = Place::with_runtime("new/runtime");
+    let (code, said) = mode(&none, "check");
+    assert!(code == Some(1) && !none.folder().join("new").exists(), "{said}");
+    let mut place = Place::new();
+    fs::create_dir(place.runtime()).expect("creates");
+    let (code, said) = mode(&place, "check");
+    assert!(code == Some(1) && said.contains("no such file"), "{said}");
+    let (code, said) = mode(&place, "migrate");
+    assert!(code == Some(0) && said.contains("applied V1__"), "{said}");
+    let bytes = fs::read(place.database()).expect("there");
+    let (code, said) = mode(&place, "migrate");
+    assert!(code == Some(0) && said.contains("nothing to apply"), "{said}");
+    assert_eq!(fs::read(place.database()).expect("there"), bytes, "idempotent");
+    let (code, said) = mode(&place, "check");
+    assert!(code == Some(0) && said.contains("rolled back") && !said.contains("FAILED"), "{said}");
+
+    // Beside a live server too, which does not notice.
+    place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh");
+    place.start_server();
+    place.start();
+    let before = place.pipeline();
+    assert_eq!(mode(&place, "check").0, Some(0));
+    assert_eq!(mode(&place, "migrate").0, Some(0));
+    assert_eq!(place.pipeline(), before);
+    assert_eq!(place.until_all_agree(), "running");
+
+    place.kill_server();
+    place.edit_database("PRAGMA wal_checkpoint(TRUNCATE)");
+    spoil_pages(&place.database());
+    let (code, said) = mode(&place, "check");
+    assert!(code == Some(1) && said.contains("damaged"), "{said}");
+    let (code, said) = mode(&place, "migrate");
+    assert!(code == Some(1) && said.contains("damaged"), "{said}");
+}
+
+#[cfg(not(feature = "faults"))]
+#[test]
+fn a_build_for_everybody_has_no_kill_points() {
+    let binary = fs::read(env!("CARGO_BIN_EXE_autoappdev")).expect("it is there");
+    let holds = |text: &str| binary.windows(text.len()).any(|window| window == text.as_bytes());
+    assert!(holds("AUTOAPPDEV_PORT"), "this is how a variable's name is found");
+    assert!(!holds("AUTOAPPDEV_KILL_AT") && !holds("AUTOAPPDEV_KILL_MARK"));
+    for point in ["server.starting_committed", "shim.spawned_written"] {
+        let mut place = Place::new();
+        place.set_env("AUTOAPPDEV_KILL_AT", point);
+        place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh");
+        place.start_server();
+        place.start();
+        assert_eq!(place.until_all_agree(), "running");
+    }
+}

@@ -1,0 +1,581 @@
+//! The disk is full, and has room again: the pipeline goes on and is controlled all the same, nothing is reported that is not on record,
+//! health says what is wrong, and all is well again by itself. On a small file system of the test's own.
+
+use std::fs;
+
+use crate::support::disk::SmallDisk;
+use crate::support::{Place, is_alive, signal, until, until_true};
+use serde_json::json;
+
+/// Waits for `talk`, prints as many lines as it is told, says in its folder that it has printed them, and waits for `go`; then one more,
+/// and code 7. A line takes 64 bytes, so that a block of 4096, which is what `seq` writes, ends with one: where a line is cut, and the rest is
+/// long in coming, that is two records.
+const TALK: &str = "#!/bin/bash\nwhile [ ! -e talk ]; do sleep 0.01; done\n\
+                    seq -f 'line %08.0f, and some words so that a disk is full the sooner' 1 \"$1\"\n\
+                    touch printed\nwhile [ ! -e go ]; do sleep 0.01; done\necho last\nexit 7\n";
+
+fn serving(kib: u32, test: &str) -> Option<SmallDisk> {
+    let mut small = SmallDisk::of_kib(kib, test)?;
+    small.place.script("talk.sh", TALK);
+    small.place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh");
+    small.place.start_server();
+    Some(small)
+}
+
+fn until_printed(place: &Place) {
+    until_true("all is printed: the pipeline does not stand still", || place.root().join("printed").exists());
+}
+
+fn talk_until_printed(place: &Place) {
+    fs::write(place.root().join("talk"), "").expect("writes");
+    until_printed(place);
+}
+
+/// How many lines the log says were lost.
+fn lost(lines: &[String]) -> usize {
+    let count = |line: &String| {
+        let rest = line.strip_prefix("[autoappdev: ")?;
+        rest.split_once(" lines lost here")?.0.parse::<usize>().ok()
+    };
+    lines.iter().filter_map(count).sum()
+}
+
+fn kept(lines: &[String]) -> usize {
+    lines.iter().filter(|line| line.starts_with("line ") || *line == "last").count()
+}
+
+/// Health says that something is wrong, with this word in it.
+fn until_degraded(place: &Place, word: &str) {
+    until_true(&format!("health says {word:?}"), || place.degraded().is_some_and(|why| why.contains(word)));
+}
+
+fn until_well(place: &Place) {
+    until_true("all is well again by itself", || place.degraded().is_none());
+}
+
+#[test]
+fn a_pipeline_that_fills_the_disk_goes_on_and_each_line_is_kept_or_counted() {
+    let Some(small) = serving(4096, "a_pipeline_that_fills_the_disk_goes_on_and_each_line_is_kept_or_counted") else { return };
+    let place = &small.place;
+    let printed = 60_000;
+    let (pid, run_id) = place.start_with(json!({"script": "talk.sh", "args": [printed.to_string()]}));
+    // Its beginning is on record: it could fill the disk before that.
+    small.disk.fill_but(1 << 20);
+    talk_until_printed(place);
+    until_degraded(place, "log");
+    assert!(is_alive(pid));
+    assert_eq!(place.state(), "running");
+    for path in crate::support::READS {
+        assert_eq!(place.get(path).status, 200, "{path} on a full disk");
+    }
+    small.disk.free();
+    until_well(place);
+    fs::write(place.root().join("go"), "").expect("writes");
+    let run = place.until_ended(run_id);
+    assert_eq!((&run["status"], &run["exit_code"]), (&json!("failed"), &json!(7)));
+    let lines = place.lines();
+    assert!(lost(&lines) > 0, "the disk was full");
+    assert_eq!(kept(&lines) + lost(&lines), printed + 1, "each line is there, or counted where it is not");
+    assert_eq!(lines.last().map(String::as_str), Some("last"));
+    let (_, next) = place.start();
+    assert_eq!(next, run_id + 1);
+    assert_eq!(place.until_all_agree(), "running");
+}
+
+#[test]
+fn a_burst_that_the_disk_takes_half_of_leaves_no_half_lines() {
+    let Some(small) = serving(4096, "a_burst_that_the_disk_takes_half_of_leaves_no_half_lines") else { return };
+    let place = &small.place;
+    place.script(
+        "burst.sh",
+        "#!/bin/bash\necho ready\nwhile [ ! -e burst ]; do sleep 0.01; done\ncat burst\ntouch printed\nexec sleep 600\n",
+    );
+    place.start_with(json!({"script": "burst.sh"}));
+    place.until_line("ready");
+    small.disk.fill_but(20 << 10);
+    let burst: Vec<String> = (0..1000).map(|n| format!("line {n:04} and some words to fill the disk")).collect();
+    fs::write(place.root().join("new"), burst.join("\n") + "\n").expect("writes");
+    fs::rename(place.root().join("new"), place.root().join("burst")).expect("renames");
+    until_printed(place);
+    until_degraded(place, "log");
+    small.disk.free();
+    until_well(place);
+    let lines = place.lines();
+    assert_eq!(kept(&lines) + lost(&lines), burst.len());
+    for line in &lines {
+        assert!(line == "ready" || burst.contains(line) || line.starts_with("[autoappdev: "), "half a line: {line:?}");
+    }
+    assert_eq!(place.until_all_agree(), "running");
+}
+
+#[test]
+fn a_run_that_ends_on_a_full_disk_keeps_its_exit_code_and_its_count_of_lost_lines() {
+    let Some(small) = serving(2048, "a_run_that_ends_on_a_full_disk_keeps_its_exit_code_and_its_count_of_lost_lines") else {
+        return;
+    };
+    let place = &small.place;
+    let printed = 5_000;
+    let (pid, run_id) = place.start_with(json!({"script": "talk.sh", "args": [printed.to_string()]}));
+    talk_until_printed(place);
+    small.disk.fill();
+    fs::write(place.root().join("go"), "").expect("writes");
+    until_true("the pipeline has ended", || !is_alive(pid));
+    until_degraded(place, "full");
+    small.disk.free();
+    let run = place.until_ended(run_id);
+    assert_eq!((&run["status"], &run["exit_code"]), (&json!("failed"), &json!(7)));
+    until_well(place);
+    place.until_no_shim();
+    let lines = place.lines();
+    assert_eq!(kept(&lines) + lost(&lines), printed + 1, "{:?}", lines.last());
+    let (_, next) = place.start();
+    assert_eq!(next, run_id + 1);
+    assert_eq!(place.until_all_agree(), "running");
+}
+
+/// Says how far it is, and goes on with the next word once a file of that name is in its folder.
+const STEPS: &str = "#!/bin/bash\nawait() { while [ ! -e $1 ]; do sleep 0.01; done; }\n\
+                     echo ::step one\nawait two\necho ::step two\nawait three\necho ::step three\nawait end\n\
+                     echo ::progress 90 nearly\nexit 7\n";
+
+#[test]
+fn progress_on_a_full_disk_disturbs_nothing_and_is_stored_once_there_is_room() {
+    let test = "progress_on_a_full_disk_disturbs_nothing_and_is_stored_once_there_is_room";
+    let Some(mut small) = serving(2048, test) else { return };
+    small.place.script("steps.sh", STEPS);
+    let (pid, run_id) = small.place.start_with(json!({"script": "steps.sh"}));
+    let file = small.place.run_dir(run_id).join("progress.json");
+    let stored = || fs::read_to_string(&file).unwrap_or_default();
+    let go = |place: &Place, word: &str| fs::write(place.root().join(word), "").expect("writes");
+    let until_told = |place: &Place, step: usize, name: &str| {
+        until_true(name, || place.pipeline()["progress"]["steps"][step]["name"] == name);
+    };
+    until_true("it is stored", || stored().contains("one"));
+    small.disk.fill();
+    go(&small.place, "two");
+    until_told(&small.place, 1, "two");
+    assert!(is_alive(pid) && stored().ends_with("}\n") && !stored().contains("two"), "the one before stays whole: {}", stored());
+    small.disk.free();
+    until_true("while it runs it is tried again", || stored().contains("two"));
+
+    small.disk.fill();
+    go(&small.place, "three");
+    until_told(&small.place, 2, "three");
+    go(&small.place, "end");
+    until_true("the pipeline has ended", || !is_alive(pid));
+    // The end itself may or may not find room in what its files have already.
+    until_true("what it came to is told", || small.place.pipeline()["progress"]["percent"] == 90);
+    assert!(!stored().contains("nearly"), "{}", stored());
+    small.disk.free();
+    let run = small.place.until_ended(run_id);
+    assert_eq!((&run["status"], &run["exit_code"]), (&json!("failed"), &json!(7)));
+    until_well(&small.place);
+    small.place.until_no_shim();
+    small.place.restart_server();
+    let told = small.place.run(run_id)["progress"].clone();
+    assert_eq!((&told, &told["percent"], &told["text"]), (&run["progress"], &json!(90), &json!("nearly")));
+    assert!(told["steps"][2]["ms"].is_u64(), "{told}");
+}
+
+#[test]
+fn a_log_whose_mark_of_a_loss_is_not_written_yet_has_no_end() {
+    let Some(mut small) = SmallDisk::of_kib(2048, "a_log_whose_mark_of_a_loss_is_not_written_yet_has_no_end") else { return };
+    // Elsewhere: the end is on record at once, while the log's disk is still full.
+    let database = format!("sqlite:{}", small.place.root().join("autoappdev.db").display());
+    small.place.set_env("DATABASE_URL", &database);
+    let talk =
+        "#!/bin/bash\nwhile [ ! -e go ]; do seq -f 'line %08.0f, and some words' 1 50; sleep 0.01; done\nseq 100000\nexit 7\n";
+    small.place.script("talk.sh", talk);
+    small.place.start_server();
+    let place = &small.place;
+    let (_, run_id) = place.start_with(json!({"script": "talk.sh"}));
+    place.until_line("line 00000050, and some words");
+    small.disk.fill();
+    until_degraded(place, "log");
+    // A mark takes 98 bytes and its count, which has six digits in the end. What the file's last page has room for is still written.
+    let log = place.run_dir(run_id).join("log").join(format!("{:020}.log", 0));
+    until_true("not even a mark fits", || (4096 - fs::metadata(&log).expect("there").len() % 4096) % 4096 < 104);
+    fs::write(place.root().join("go"), "").expect("an empty file takes no page");
+    assert_eq!(place.until_ended(run_id)["exit_code"], json!(7));
+    let end_of = |path: &str| place.get(path).ok()["end"].take();
+    for path in [format!("/api/logs?run={run_id}&limit=1"), format!("/api/logs/tail?run={run_id}&lines=1")] {
+        assert_eq!(end_of(&path), json!(null), "{path}: its shim has a mark to write yet");
+    }
+    let mut since = 0;
+    place.lines_since(&mut since);
+    let mut waiting = place.wire();
+    waiting.ask("GET", &format!("/api/logs?run={run_id}&since={since}&wait=60"));
+    small.disk.free();
+    let page = waiting.answer().ok();
+    let lines: Vec<String> = page["lines"].as_array().expect("a list").iter().map(|line| line["line"].to_string()).collect();
+    assert!(matches!(lines.as_slice(), [mark] if mark.contains(" lines lost here: ")), "the mark ends the wait: {lines:?}");
+    until_true("the end is told", || end_of(&format!("/api/logs?run={run_id}&limit=1")).is_u64());
+    let last = place.get(&format!("/api/logs?run={run_id}&since={}", page["next"])).ok();
+    assert_eq!((&last["next"], &last["lines"]), (&last["end"], &json!([])), "and is behind the mark");
+}
+
+#[test]
+fn a_start_on_a_full_disk_is_refused_and_works_once_there_is_room() {
+    let Some(small) = serving(2048, "a_start_on_a_full_disk_is_refused_and_works_once_there_is_room") else { return };
+    let place = &small.place;
+    let before = place.footprint();
+    small.disk.fill();
+    for _ in 0..3 {
+        let answer = place.act("start");
+        assert_eq!((answer.status, answer.error()), (507, "disk_full"), "{}", answer.body);
+    }
+    assert_eq!(place.footprint(), before, "a refused request changes nothing");
+    assert_eq!((place.processes().len(), place.shims().len()), (0, 0));
+    until_degraded(place, "full");
+    small.disk.free();
+    until_well(place);
+    place.start();
+    assert_eq!(place.until_all_agree(), "running");
+}
+
+/// Whatever little room there is: the start works, or it is refused with 507, and what is on record of it is true.
+#[test]
+fn a_start_with_little_room_tells_the_truth_wherever_the_room_ends() {
+    let Some(mut small) = serving(4096, "a_start_with_little_room_tells_the_truth_wherever_the_room_ends") else { return };
+    let (mut started, mut unrecorded, mut failed, mut refused) = (0, 0, 0, 0);
+    for pages in 0..40 {
+        // A database whose log is as small as it gets, so that the room ends in another place each time.
+        small.place.stop_server();
+        small.place.start_server();
+        let place = &small.place;
+        small.disk.fill_but(pages * 4096);
+        let answer = place.act("start");
+        if answer.status == 200 {
+            started += 1;
+            assert_eq!(place.state(), "running");
+            let pid = answer.body["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).expect("a pid");
+            assert!(is_alive(pid));
+        } else {
+            assert_eq!((answer.status, answer.error()), (507, "disk_full"), "{pages} pages: {}", answer.body);
+        }
+        let detail = answer.body["detail"].as_str().unwrap_or_default();
+        if detail.contains("was done") {
+            unrecorded += 1;
+            // It runs, and is under control.
+            // In the middle of an execve(2) it shows no environment.
+            until_true("its process is there", || place.processes().len() == 1);
+            assert_eq!(place.pipeline()["allowed"], json!(["pause", "stop"]));
+            assert_eq!(place.act("pause").status, 507);
+            place.assert_all_stopped();
+            assert_eq!(place.act("resume").status, 507);
+        }
+        small.disk.free();
+        until_well(place);
+        let state = place.until_all_agree();
+        assert_eq!(state == "running", answer.status == 200 || detail.contains("was done"), "{pages} pages");
+        if state == "running" {
+            place.post("/api/pipeline/stop", json!({"grace_s": 0})).ok();
+        } else if let Some(run) = place.get("/api/runs").ok()["runs"].get(0).filter(|run| run["status"] != "stopped") {
+            failed += 1;
+            assert_eq!(run["status"], "failed", "{pages} pages: {run}");
+            let why = run["error"].as_str().expect("a sentence");
+            assert!(why.contains("No space") || why.contains("disk"), "{pages} pages: {why}");
+        } else {
+            refused += 1;
+        }
+        place.until_no_shim();
+        assert_eq!(place.processes().len(), 0, "no orphan");
+    }
+    let all = [started, unrecorded, failed, refused];
+    assert!(all.iter().all(|&count| count > 0), "started, unrecorded, failed, refused: {all:?}; the room never ended in between");
+}
+
+#[test]
+fn a_pipeline_is_controlled_on_a_full_disk_and_on_record_once_there_is_room() {
+    let Some(small) = serving(2048, "a_pipeline_is_controlled_on_a_full_disk_and_on_record_once_there_is_room") else { return };
+    let place = &small.place;
+    let (pid, run_id) = place.start_with(json!({"script": "tree.sh"}));
+    place.until_line("stubborn");
+    let recorded = place.pipeline();
+    small.disk.fill();
+
+    let answer = place.act("pause");
+    assert_eq!((answer.status, answer.error()), (507, "disk_full"), "{}", answer.body);
+    assert!(answer.body["detail"].as_str().is_some_and(|detail| detail.contains("was done")), "{}", answer.body);
+    place.assert_all_stopped();
+    let told = place.pipeline();
+    assert_eq!((&told["state"], &told["version"]), (&json!("running"), &recorded["version"]), "only what is on record");
+    assert_eq!(told["allowed"], json!(["resume", "stop"]), "what would not be refused");
+    until_degraded(place, "full");
+    assert_eq!(place.act("pause").status, 409);
+
+    let answer = place.act("resume");
+    assert_eq!((answer.status, answer.error()), (507, "disk_full"), "{}", answer.body);
+    assert!(place.processes().iter().all(|&pid| !crate::support::is_stopped(pid)));
+    let answer = place.act("pause");
+    assert_eq!((answer.status, answer.error()), (507, "disk_full"), "{}", answer.body);
+    place.assert_all_stopped();
+
+    small.disk.free();
+    let paused = place.until_state("paused");
+    assert_eq!((&paused["run_id"], &paused["pid"]), (&json!(run_id), &json!(pid)));
+    until_well(place);
+    assert_eq!(place.until_all_agree(), "paused");
+    let kinds = ["starting", "spawned", "paused", "resumed", "paused"];
+    assert_eq!(place.events(run_id).iter().map(|event| event["kind"].clone()).collect::<Vec<_>>(), kinds);
+
+    small.disk.fill();
+    let answer = place.post("/api/pipeline/stop", json!({"grace_s": 0.3}));
+    assert_eq!((answer.status, answer.error()), (507, "disk_full"), "{}", answer.body);
+    assert!(!is_alive(pid));
+    assert_eq!(place.processes().len(), 0, "it is stopped all the same");
+    let answer = place.act("start");
+    assert_eq!((answer.status, answer.error()), (507, "disk_full"), "{}", answer.body);
+    small.disk.free();
+    let run = place.until_ended(run_id);
+    assert_eq!(run["status"], "stopped");
+    until_well(place);
+    assert_eq!(place.until_all_agree(), "stopped");
+    place.start();
+    assert_eq!(place.until_all_agree(), "running");
+}
+
+#[test]
+fn a_server_killed_and_started_on_a_full_disk_serves_and_controls() {
+    let Some(mut small) = serving(2048, "a_server_killed_and_started_on_a_full_disk_serves_and_controls") else { return };
+    let (pid, run_id) = small.place.start();
+    small.disk.fill();
+    small.place.restart_server();
+    let place = &small.place;
+    assert_eq!((place.state().as_str(), &place.pipeline()["pid"]), ("running", &json!(pid)));
+    let (code, said, _) = place.client(&["status"]);
+    assert_eq!(code, 0, "a client command finds the server: {said}");
+    assert!(is_alive(pid));
+    let answer = place.act("pause");
+    assert_eq!((answer.status, answer.error()), (507, "disk_full"), "{}", answer.body);
+    place.assert_all_stopped();
+
+    small.place.restart_server();
+    let place = &small.place;
+    assert_eq!(place.state(), "running", "as it is on record");
+    until_degraded(place, "full");
+    let answer = place.act("resume");
+    assert_eq!((answer.status, answer.error()), (507, "disk_full"), "{}", answer.body);
+    assert!(!crate::support::is_stopped(pid));
+    small.disk.free();
+    until_well(place);
+    assert_eq!(place.until_all_agree(), "running");
+    assert_eq!(place.run(run_id)["status"], "running");
+}
+
+#[test]
+fn an_end_that_came_on_a_full_disk_without_a_server_is_recorded_once_there_is_room() {
+    let Some(mut small) = serving(2048, "an_end_that_came_on_a_full_disk_without_a_server_is_recorded_once_there_is_room") else {
+        return;
+    };
+    let (pid, run_id) = small.place.start_with(json!({"script": "until-go.sh"}));
+    small.place.until_line("ready");
+    small.disk.fill();
+    small.place.kill_server();
+    fs::write(small.place.root().join("go"), "").expect("writes");
+    until_true("the pipeline has ended", || !is_alive(pid));
+    small.place.start_server();
+    let place = &small.place;
+    until_degraded(place, "full");
+    assert_eq!(place.get("/api/runs").status, 200);
+    small.disk.free();
+    let run = place.until_ended(run_id);
+    assert_eq!((&run["status"], &run["exit_code"]), (&json!("failed"), &json!(7)));
+    until_well(place);
+    assert_eq!(place.until_all_agree(), "stopped");
+}
+
+#[test]
+fn a_shim_killed_on_a_full_disk_loses_the_run_once_there_is_room() {
+    let Some(small) = serving(2048, "a_shim_killed_on_a_full_disk_loses_the_run_once_there_is_room") else { return };
+    let place = &small.place;
+    let (_, run_id) = place.start_with(json!({"script": "tree.sh"}));
+    place.until_line("stubborn");
+    small.disk.fill();
+    signal(place.shim_pid(run_id), "KILL");
+    until_degraded(place, "full");
+    until_true("nothing of it is alive", || place.processes().is_empty());
+    assert_eq!(place.state(), "running", "as it is on record");
+    small.disk.free();
+    assert_eq!(place.until_state("stopped")["status"], "lost");
+    until_well(place);
+    assert_eq!(place.server_log().matches("how it ended is unknown").count(), 1, "said once, not with each attempt");
+    place.start();
+    assert_eq!(place.until_all_agree(), "running");
+}
+
+#[test]
+fn a_server_that_has_no_room_to_open_its_database_says_so_and_leaves_the_pipeline_alone() {
+    let test = "a_server_that_has_no_room_to_open_its_database_says_so_and_leaves_the_pipeline_alone";
+    let Some(mut small) = serving(2048, test) else { return };
+    let (pid, _) = small.place.start();
+    // An orderly end takes the database's log and its index away, so that both have to be made anew; but where somebody still reads when
+    // the writer closes, they stay.
+    let wal = small.place.runtime().join("autoappdev.db-wal");
+    until_true("the database was closed by its writer last", || {
+        small.place.stop_server();
+        let is_gone = !wal.exists();
+        if !is_gone {
+            small.place.start_server();
+        }
+        is_gone
+    });
+    small.disk.fill();
+    let said = small.place.refused_server(("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh"));
+    assert!(said.contains("the disk is full; make room"), "{said}");
+    assert!(is_alive(pid));
+    small.disk.free();
+    small.place.start_server();
+    assert_eq!(small.place.pipeline()["pid"], json!(pid));
+    assert_eq!(small.place.until_all_agree(), "running");
+}
+
+#[test]
+fn a_disk_without_room_for_another_file_is_a_full_disk() {
+    let Some(mut small) = SmallDisk::with("size=8192k,nr_inodes=60", "a_disk_without_room_for_another_file_is_a_full_disk")
+    else {
+        return;
+    };
+    small.place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh");
+    small.place.start_server();
+    let place = &small.place;
+    let mut files = (0..60).map(|n| small.disk.path().join(n.to_string())).collect::<Vec<_>>();
+    files.retain(|path| fs::write(path, "").is_ok());
+    until_degraded(place, "more files");
+    for (spare, path) in files.iter().enumerate().take(5) {
+        let answer = place.act("start");
+        assert_eq!((answer.status, answer.error()), (507, "disk_full"), "{spare} files: {}", answer.body);
+        assert_eq!(place.until_all_agree(), "stopped");
+        assert_eq!(place.processes().len(), 0);
+        fs::remove_file(path).expect("there");
+    }
+    for path in &files[5..] {
+        fs::remove_file(path).expect("there");
+    }
+    until_well(place);
+    place.start();
+    assert_eq!(place.until_all_agree(), "running");
+}
+
+#[test]
+fn little_free_space_shows_in_health_before_anything_fails() {
+    let Some(small) = serving(4096, "little_free_space_shows_in_health_before_anything_fails") else { return };
+    assert_eq!(small.place.degraded(), None);
+    small.disk.fill_but(512 * 1024);
+    let why = until("health says so", || small.place.degraded());
+    assert!(why.contains("512 KiB") || why.contains("free"), "{why}");
+    small.disk.free();
+    assert_eq!(small.place.degraded(), None);
+}
+
+#[test]
+fn a_read_only_folder_is_refused_at_start_in_plain_words() {
+    let Some(small) = SmallDisk::of_kib(2048, "a_read_only_folder_is_refused_at_start_in_plain_words") else { return };
+    small.disk.set_read_only(true);
+    let said = small.place.refused_server(("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh"));
+    assert!(said.contains("Read-only file system") && said.contains("AUTOAPPDEV_RUNTIME_DIR"), "{said}");
+    small.disk.set_read_only(false);
+    fs::create_dir(small.place.runtime()).expect("creates");
+    small.disk.set_read_only(true);
+    let said = small.place.refused_server(("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh"));
+    assert!(said.contains("Read-only file system"), "{said}");
+}
+
+/// Goes through lines, of which the first may be any: each is the one after that before it, or a mark says how many are missing there,
+/// exactly. The number after the last, and how many are missing.
+fn follow_numbers(lines: &[String]) -> (usize, usize) {
+    let (mut next, mut missing) = (None, 0);
+    for line in lines {
+        if let Some(number) = line.strip_prefix("line ") {
+            let number: usize = number[..8].parse().expect("a number");
+            assert_eq!(number, next.unwrap_or(number), "what is missing is marked where it is missing");
+            next = Some(number + 1);
+        } else if line != "last" {
+            let count = lost(std::slice::from_ref(line));
+            assert!(count > 0, "{line:?} is no line of the script's");
+            next = next.map(|next| next + count);
+            missing += count;
+        }
+    }
+    (next.expect("a line"), missing)
+}
+
+#[test]
+fn each_mark_of_a_loss_stands_where_it_was_and_counts_exactly() {
+    let test = "each_mark_of_a_loss_stands_where_it_was_and_counts_exactly";
+    let Some(mut small) = SmallDisk::of_kib(12 << 10, test) else { return };
+    small.place.script(
+        "on.sh",
+        "#!/bin/bash\nn=1\nwhile [ ! -e enough ]; do\n\
+         seq -f 'line %08.0f, and some words so that a disk is full the sooner' $n $((n + 999))\n  n=$((n + 1000)); sleep 0.02\ndone\n\
+         echo $n >printed.new\nmv printed.new printed\nwhile [ ! -e go ]; do sleep 0.01; done\necho last\nexit 7\n",
+    );
+    // Segments come and go meanwhile, and servers.
+    small.place.set_env("AUTOAPPDEV_LOG_SEGMENT_MB", "1");
+    small.place.set_env("AUTOAPPDEV_LOG_RUN_MB", "4");
+    small.place.start_server();
+    let (_, run_id) = small.place.start_with(json!({"script": "on.sh"}));
+    for round in 0..4 {
+        small.disk.fill();
+        until_degraded(&small.place, "log");
+        if round % 2 == 1 {
+            small.place.restart_server();
+        }
+        if round == 3 {
+            // The last mark stays: nothing much comes after it.
+            fs::write(small.place.root().join("enough"), "").expect("writes");
+            until_printed(&small.place);
+        }
+        small.disk.free();
+        until_well(&small.place);
+    }
+    fs::write(small.place.root().join("go"), "").expect("writes");
+    assert_eq!(small.place.until_ended(run_id)["exit_code"], json!(7));
+    small.place.until_no_shim();
+    let printed: usize = fs::read_to_string(small.place.root().join("printed")).expect("there").trim().parse().expect("a number");
+    let lines = small.place.lines();
+    let (next, missing) = follow_numbers(&lines);
+    assert_eq!(next, printed, "{missing} lines were lost");
+    assert!(missing > 0, "the disk was full four times, the last time at the end: {} lines", lines.len());
+    assert_eq!(lines.last().map(String::as_str), Some("last"));
+}
+
+/// Prints a MiB that packs badly each time `more` exists.
+const FLOOD: &str = "#!/bin/bash\nn=0\nwhile :; do\n  if [ -e more ]; then\n    head -c 786432 /dev/urandom | base64 -w 1023\n\
+                     rm more\n  else sleep 0.002; fi\ndone\n";
+
+#[test]
+fn log_flood_leaves_a_share_of_the_disk_free() {
+    const MIB: u64 = 1 << 20;
+    // By default 15 of 100 are kept free: 2.4 MiB of these.
+    let test = "log_flood_leaves_a_share_of_the_disk_free";
+    let Some(mut small) = SmallDisk::of_kib(16 * 1024, test) else { return };
+    small.place.set_env("AUTOAPPDEV_DISK_FREE_MB", "");
+    small.place.script("flood.sh", FLOOD);
+    small.place.script("say.sh", "#!/bin/bash\nseq 1 9\n");
+    small.place.start_server();
+    let place = &small.place;
+    let (_, first) = place.start_with(json!({"script": "say.sh"}));
+    place.until_ended(first);
+    place.until_no_shim();
+    let (_, run_id) = place.start_with(json!({"script": "flood.sh"}));
+    let share = 16 * MIB / 100 * 15;
+    for n in 0..24 {
+        fs::write(place.root().join("more"), "").expect("writes");
+        until_true("a MiB is printed", || !place.root().join("more").exists());
+        // The disk is checked when a segment is full: another one may have begun since.
+        until_true(&format!("room is made after {n} MiB"), || small.disk.free_bytes() + 3 * MIB / 2 >= share);
+    }
+    assert_eq!(lost(&place.lines()), 0, "no line found the disk full");
+    assert_eq!(place.degraded(), None);
+    let page = place.get(&format!("/api/logs?run={run_id}&limit=1")).ok();
+    assert!(page["gone"].as_u64() > Some(6 * MIB), "what was removed is told: {page}");
+    assert_eq!(place.get("/api/runs").ok()["runs"].as_array().map(Vec::len), Some(2), "the history stays");
+    assert!(fs::read_dir(place.run_dir(first).join("log")).expect("there").next().is_none(), "of the older run it went first");
+    // Other files that fill the disk do not displace the whole log.
+    small.disk.fill_but(MIB / 2);
+    place.post("/api/pipeline/stop", json!({"grace_s": 0}));
+    small.disk.free();
+    assert_eq!(place.until_ended(run_id)["status"], "stopped");
+    assert!(!place.lines().is_empty());
+}
