@@ -33,9 +33,9 @@ run: binary ## Build, and serve the demo pipeline on http://127.0.0.1:8788/ (ano
 # With cargo-nextest each test has a process of its own, and one that fails is tried once more and listed as flaky (.config/nextest.toml).
 # Tests wait more than they compute.
 test: export RUST_TEST_THREADS ?= 4
-test: export AUTOAPPDEV_NOT_RUN_LIST := $(abspath $(or $(CARGO_TARGET_DIR),target))/not-run.txt
 test: need-tools ## Run every test
-	@mkdir -p "$$(dirname "$$AUTOAPPDEV_NOT_RUN_LIST")"; : > "$$AUTOAPPDEV_NOT_RUN_LIST"; failed=0; \
+	@target="$${CARGO_TARGET_DIR:-target}"; mkdir -p -- "$$target"; target=$$(CDPATH= cd -- "$$target" && pwd); \
+	export AUTOAPPDEV_NOT_RUN_LIST="$$target/not-run.txt"; : > "$$AUTOAPPDEV_NOT_RUN_LIST"; failed=0; \
 	if $(CARGO) nextest --version >/dev/null 2>&1; then run=(nextest run); else run=(test --no-fail-fast); fi; \
 	$(CARGO) "$${run[@]}" --locked || failed=1; \
 	$(CARGO) "$${run[@]}" --locked --features faults,fuzzing $(FAULTY_TESTS) || failed=1; \
