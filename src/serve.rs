@@ -153,7 +153,16 @@ fn serve_at(listeners: Vec<Listener>, config: Config, root_now: &Path) -> anyhow
     let own_sockets: Vec<_> = listeners.iter().filter_map(Listener::own_socket).collect();
     let entrances =
         listeners.into_iter().map(|listener| Entrance { handler: Arc::new(app(listener.door())), listener }).collect();
-    let server = Server::start(entrances).map_err(cannot("begin to serve"))?;
+    let server = match Server::start(entrances) {
+        Ok(server) => server,
+        Err(error) => {
+            // It accepted before the failure: the record of a run that a client started stays.
+            if supervisor.handle().watch().get().snapshot.run_id.is_some() {
+                made.keep();
+            }
+            return Err(cannot("begin to serve")(error));
+        }
+    };
     made.keep();
     KillPoint::ServerRecovered.reach();
     let addresses = server.addresses();
