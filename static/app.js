@@ -13,7 +13,7 @@ import { attach } from './log.js';
 import { enterByLink, isLearned, learn, lock, mayOnlyLook } from './login.js';
 import { showProgress, tick } from './progress.js';
 import { makeQuiet } from './quiet.js';
-import { identify, toThisServer, whatHasMoved } from './server.js';
+import { identify, isOfThisProject, project, toThisServer, whatHasMoved } from './server.js';
 import { TONES, ago, clock, localTime, look, title } from './words.js';
 
 const ACTIONS = ['start', 'pause', 'resume', 'stop', 'kill'];
@@ -54,6 +54,7 @@ const later = (a, b) => (a && !(b?.at >= a.at) ? a : b);
 
 let pipeline = null;      // the latest answer; kept while disconnected, as the last known
 let connected = false;
+let isMet = false;        // whether this page itself had a state from the server; a hidden one may have it from another page
 let failures = 0;         // state requests in a row without a state
 let refusal = '';         // what the server said in place of a state
 let locked = false;       // the server asks for its token
@@ -279,14 +280,14 @@ function clearError() {
 // ---- Asking the server -----------------------------------------------------------------------------------------------
 
 // One request. Resolves to `{ok, status, body}` for every answer in JSON; throws where there was none.
-async function ask(path, signal, timeoutMs, init) {
+async function ask(path, signal, timeoutMs, init, meantFor = toThisServer()) {
   const abort = new AbortController();
   const stop = () => abort.abort();
   const timer = setTimeout(stop, timeoutMs);
   signal?.addEventListener('abort', stop);
   if (signal?.aborted) stop();
   try {
-    const headers = { ...init?.headers, ...toThisServer() };
+    const headers = { ...init?.headers, ...meantFor };
     const response = await fetch(path, { cache: 'no-store', ...init, headers, signal: abort.signal });
     const body = await response.json();
     if (response.ok) heard = Date.now();
@@ -302,7 +303,7 @@ async function ask(path, signal, timeoutMs, init) {
   }
 }
 
-const whoAnswers = (signal) => identify((path) => ask(path, signal, ANSWER_MS));
+const whoAnswers = (signal) => identify((path) => ask(path, signal, ANSWER_MS, null, {}));
 
 // Runs `step` for ever: it gets an abort signal and resolves to the pause before the next in ms. `kick` ends the request under
 // way or the pause and begins the next step at once. While the page is hidden nothing runs, but what `isQuiet` enough.
@@ -344,13 +345,14 @@ async function followState(signal) {
   let answer;
   refusal = '';
   try {
-    if (!connected && !await whoAnswers(signal)) return Infinity;
+    if (!(connected && isMet) && !await whoAnswers(signal)) return Infinity;
     answer = known === null ? await ask('api/pipeline', signal, ANSWER_MS)
       : await ask(`api/pipeline?after=${known}&wait=${wait}`, signal, ANSWER_MS + wait * 1000);
-    // A server that was started since then. It is identified at once.
-    if (answer.status === 421) {
+    // A server that was started since then. It is identified at once; a second such answer is a failure like others.
+    if (answer.body.error === 'other_server' && !failures) {
       connected = isAsked = false;
-      return failures++ ? BACKOFF_MS[0] : 0;
+      failures++;
+      return 0;
     }
     if (!answer.ok) refusal = answer.body.detail || `it answered ${answer.status}`;
     else if (!answer.body.pipeline) answer = null;
@@ -364,11 +366,12 @@ async function followState(signal) {
     connected = false;
     const pause = Math.min(BACKOFF_MS[0] * 2 ** failures++, BACKOFF_MS[1]);
     show();
-    if (pipeline) quiet.say({ pipeline, heard, skew, connected });
+    if (pipeline) quiet.say({ pipeline, heard, skew, connected, project: project() });
     // A log-in begins again, here or in another tab that is left for this one.
     return answer?.status === 401 ? Infinity : pause;
   }
-  if (!connected) learn().then(show);
+  if (!(connected && isMet)) learn().then(show);
+  isMet = true;
   const wasConnected = connected;
   const before = pipeline;
   pipeline = answer.body.pipeline;
@@ -378,7 +381,7 @@ async function followState(signal) {
   failures = 0;
   if (began >= clicked) settled = true;
   show();
-  quiet.say({ pipeline, heard, skew, connected });
+  quiet.say({ pipeline, heard, skew, connected, project: project() });
   if (!wasConnected) kickLog();
   const { streaming, busy } = feed.watch();
   if (streaming && doubt) return 0;
@@ -403,7 +406,7 @@ async function act(action) {
       body: JSON.stringify(body),
     });
     let posted = await post();
-    if (posted.status === 421 && await whoAnswers(null)) posted = await post();
+    if (posted.body.error === 'other_server' && await whoAnswers(null)) posted = await post();
     const { ok, status, body: answer } = posted;
     if (!ok) showError(action, { error: answer.error, detail: answer.detail || `the server answered ${status}` });
   } catch {
@@ -475,7 +478,10 @@ const quiet = makeQuiet({
   // Another page requests the state for all hidden ones.
   take(message) {
     if (locked) return;
-    ({ pipeline, heard, skew, connected } = message);
+    // Another project's server has this address now: nobody answers for this project.
+    if (isOfThisProject(message.project)) ({ pipeline, heard, skew, connected } = message);
+    else connected = false;
+    if (connected) failures = 0;
     show();
   },
 });
