@@ -92,11 +92,11 @@ impl Runs {
     }
 
     /// The highest id that has or had a directory: that of the latest run. Reads the link that names it, and lists the directory only
-    /// if there is no link.
+    /// if there is no link, or if a server was killed before it could make the link name a directory that it had created.
     pub fn latest_id(&self) -> io::Result<Option<i64>> {
         match latest_run(&self.runtime_dir) {
-            Some(id) => Ok(Some(id)),
-            None => Ok(self.ids()?.last().copied()),
+            Some(id) if !self.run(id.saturating_add(1)).path.exists() => Ok(Some(id)),
+            Some(_) | None => Ok(self.ids()?.last().copied()),
         }
     }
 
@@ -281,6 +281,18 @@ mod tests {
         let _first = runs.create(1).expect("creates");
         assert_eq!(runs.create(1).expect_err("there already").kind(), io::ErrorKind::AlreadyExists);
         assert_eq!(runs.ids().expect("a look"), [1]);
+    }
+
+    /// With a database that was put back its id would be given again.
+    #[test]
+    fn latest_run_is_known_before_the_link_names_it() {
+        let (_dir, runs) = runs();
+        for id in [1, 2] {
+            let _run = runs.create(id).expect("creates");
+            assert_eq!(runs.latest_id().expect("a look"), Some(id));
+            runs.note_latest(id);
+            assert_eq!(runs.latest_id().expect("a look"), Some(id));
+        }
     }
 
     #[test]
