@@ -113,20 +113,24 @@ mod tests {
 
     #[test]
     fn watchdog_checks_again_at_once_after_a_late_answer() {
-        // Half of this is more than any test waits.
+        // Half of this is more than this test waits.
         let limit = Duration::from_hours(1);
-        let (end, ended) = mpsc::channel();
-        let (questions, end) = (Cell::new(0), Cell::new(Some(end)));
-        let feedings = Cell::new(0);
-        let answers = |_| {
-            questions.set(questions.get() + 1);
-            questions.get() == 3
-        };
-        let feed = || {
-            feedings.set(feedings.get() + 1);
-            drop(end.take());
-        };
-        feed_while(limit, answers, feed, &ended);
-        assert_eq!((questions.get(), feedings.get()), (3, 1));
+        let (done, is_done) = mpsc::channel();
+        thread::spawn(move || {
+            let (end, ended) = mpsc::channel();
+            let (questions, end) = (Cell::new(0), Cell::new(Some(end)));
+            let feedings = Cell::new(0);
+            let answers = |_| {
+                questions.set(questions.get() + 1);
+                questions.get() == 3
+            };
+            let feed = || {
+                feedings.set(feedings.get() + 1);
+                drop(end.take());
+            };
+            feed_while(limit, answers, feed, &ended);
+            done.send((questions.get(), feedings.get())).expect("it is waited for");
+        });
+        assert_eq!(is_done.recv_timeout(Duration::from_mins(1)), Ok((3, 1)), "it rests as if it had been fed");
     }
 }
