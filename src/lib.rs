@@ -10,6 +10,7 @@ pub mod console;
 pub mod file_id;
 pub mod git_ignore;
 pub mod health;
+pub mod held_dir;
 pub mod http;
 pub mod kill_point;
 pub mod latest_run;

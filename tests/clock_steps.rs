@@ -260,6 +260,14 @@ fn clock_jump_removes_no_history_and_elapsed_days_do() {
         ids.insert(0, run(&timed));
         assert_eq!(history(&timed.place), ids, "{wall_ms} ms");
     }
+    // Only a noted end grows old, and the keeper notes it when the processor has nothing else to do.
+    until_true("the keeper has noted the end of the latest run", || {
+        assert_eq!(timed.place.stop_server(), 0);
+        let notes = fs::read_to_string(timed.place.runtime().join("retention.json")).expect("it is written at the end");
+        timed.place.start_server();
+        let notes: Value = serde_json::from_str(&notes).expect("JSON");
+        notes["witness"]["ended"].as_array().and_then(|ended| ended.last()).is_some_and(|last| last[1] == ids[0])
+    });
     // Six days and another two in which the machine is on: these count, regardless of the wall clock.
     for (days, kept) in [(6, ids.len() + 1), (2, 2)] {
         suspended_ms += days * DAY_MS;

@@ -18,10 +18,11 @@ use super::connections::{ConnectionId, Connections};
 use super::kill_points;
 use super::output::Output;
 use super::pause_file::PauseFile;
-use super::place::{self, Place};
+use super::place;
 use super::tree::{Freeze, Kill, Thaw, Tree};
 use super::trouble::Said;
 use crate::clock::{Clock, SystemClock, whole_ms};
+use crate::held_dir::HeldDir;
 use crate::kill_point::KillPoint;
 use crate::pipeline::{Cause, ConditionCode, Exit, Fact, Killed};
 use crate::process::{self, Identity};
@@ -136,7 +137,7 @@ pub(super) struct Run {
     journal_failure: Option<io::Error>,
     output: Output,
     pause_file: PauseFile,
-    place: Place,
+    place: HeldDir,
     /// The name of the second control socket.
     socket: Option<String>,
     said_trouble: Said,
@@ -300,7 +301,7 @@ impl Run {
         KillPoint::ShimJournalMoved.reach();
         let moved = self.output.move_to(&self.dir.log_dir());
         self.or_log("move the log into the copy of its directory", moved);
-        self.pause_file.move_to(self.place.runtime_dir());
+        self.pause_file.move_to(self.place.path());
         // A copy has no socket that leads anywhere.
         let _was_none = self.dir.remove_socket();
         match self.dir.listen() {
@@ -461,7 +462,7 @@ impl Run {
 
     /// Whether no run has begun after this one.
     fn is_latest(&self) -> io::Result<bool> {
-        let latest = run_dir::Runs::new(self.place.runtime_dir().to_owned()).latest_id()?;
+        let latest = run_dir::Runs::new(self.place.path().to_owned()).latest_id()?;
         Ok(latest.is_none_or(|id| id <= self.spec.run_id))
     }
 

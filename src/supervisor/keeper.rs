@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 
 use super::{Event, Retention, Settings};
 use crate::clock::{Clock, SystemClock};
+use crate::held_dir::HeldDir;
 use crate::log::{self, Packing, RunLogs, Segment};
 use crate::process;
 use crate::run_dir::Runs;
@@ -158,6 +159,8 @@ enum Progress {
 
 struct Housekeeping {
     runs: Runs,
+    /// The runtime directory, for the notes: they must not get into another directory that now has its path.
+    dir: Option<HeldDir>,
     logs: RunLogs,
     database: PathBuf,
     retention: Retention,
@@ -188,6 +191,7 @@ impl Housekeeping {
             stored: memory.clone(),
             cleaned_up_to: memory.settled,
             memory,
+            dir: HeldDir::open(runs.runtime_dir()).ok(),
             runs,
             logs,
             database,
@@ -296,8 +300,8 @@ impl Housekeeping {
                 || new.witness.witnessed().saturating_sub(old.witness.witnessed()) >= STORED_EVERY
                 || !new.witness.is_of_boot_of(&old.witness)
         };
-        if has_changed {
-            match self.memory.store(self.runs.runtime_dir(), &self.database, &self.runs.path()) {
+        if let Some(dir) = self.dir.as_ref().filter(|_| has_changed) {
+            match self.memory.store(dir.path(), &self.database, &self.runs.path()) {
                 Ok(()) => self.stored = self.memory.clone(),
                 // Tried again in the next pass; until then the previous file stays.
                 Err(error) => ::log::debug!("cannot write retention.json: {error}"),

@@ -13,6 +13,7 @@ use std::time::Duration;
 use super::{Phase, Restops, Run};
 use crate::abstract_socket;
 use crate::clock::{Clock, SystemClock};
+use crate::held_dir::HeldDir;
 use crate::kill_point::KillPoint;
 use crate::log::Limits;
 use crate::pipeline::{Containment, Fact};
@@ -22,7 +23,6 @@ use crate::script::Attempt;
 use crate::shim::connections::Connections;
 use crate::shim::output::Output;
 use crate::shim::pause_file::PauseFile;
-use crate::shim::place::Place;
 use crate::shim::progress::ProgressKeeper;
 use crate::shim::tree::Tree;
 use crate::shim::trouble::Said;
@@ -42,7 +42,7 @@ impl Run {
         early: &[u8],
     ) -> Result<Self, ShimError> {
         let runs = Runs::new(spec.runtime_dir.clone());
-        let place = Place::open(&spec.runtime_dir).in_step("open the runtime directory")?;
+        let place = HeldDir::open(&spec.runtime_dir).in_step("open the runtime directory")?;
         // Where none can be had there are the signals; a run never depends on it.
         let cgroup =
             spec.uses_cgroups.then(|| runs.cgroup_name(spec.run_id).ok()).flatten().and_then(|name| Cgroup::create(&name));
@@ -87,7 +87,7 @@ impl Run {
             journal,
             journal_failure: None,
             output,
-            pause_file: PauseFile::new(place.runtime_dir()),
+            pause_file: PauseFile::new(place.path()),
             place,
             socket,
             said_trouble: Said::default(),
@@ -127,7 +127,7 @@ impl Run {
             }
         }
         // The names of the files must be as durable as what is in them.
-        for folder in [run.dir.path().to_owned(), run.place.runtime_dir().join("runs")] {
+        for folder in [run.dir.path().to_owned(), run.place.path().join("runs")] {
             run.or_log("make the run directory durable", run_dir::sync_dir(&folder));
         }
         KillPoint::ShimNamesSynced.reach();

@@ -275,11 +275,14 @@ fn the_watchdog_is_not_fed_while_the_life_cycle_hangs() {
         not_run(&format!("this machine lets nobody trace: {error}"), "AUTOAPPDEV_REQUIRE_PTRACE");
         return;
     }
+    let warnings = || place.server_log().matches("the watchdog is not notified").count();
     // A killed server is not gone while one of its threads is traced: a failure in between would wait for ever.
     let traced = Traced(tid);
     ptrace::interrupt(tid).expect("it is traced");
     waitpid(tid, Some(WaitPidFlag::__WALL)).expect("it is traced");
-    until_true("it says that the watchdog is not notified", || place.server_log().contains("the watchdog is not notified"));
+    // On a busy machine it may have been late before.
+    let before = warnings();
+    until_true("it says that the watchdog is not notified", || warnings() > before);
     assert_eq!(place.get("/api/pipeline").status, 200);
     drop(traced);
     while manager.hears().is_some() {}

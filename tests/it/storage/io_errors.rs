@@ -358,7 +358,15 @@ fn watchdog_is_fed_while_a_sync_takes_longer_than_the_watchdog_waits() {
     let place = &failing.place;
     let (pid, _) = place.start();
     failing.fail("h", EIO, "autoappdev.db");
+    /// The pause ends only then, and the scope with it, whether the test fails or not.
+    struct Repaired<'a>(&'a Failing);
+    impl Drop for Repaired<'_> {
+        fn drop(&mut self) {
+            self.0.repair();
+        }
+    }
     thread::scope(|scope| {
+        let repaired = Repaired(&failing);
         let pause = scope.spawn(|| place.act("pause"));
         until_true("the tree is stopped, and that is to be recorded", || is_stopped(pid));
         let mut message = [0; 512];
@@ -369,7 +377,7 @@ fn watchdog_is_fed_while_a_sync_takes_longer_than_the_watchdog_waits() {
             until_true(&format!("feeding {feeding}"), || hears().is_ok_and(|is_it| is_it));
         }
         assert!(!pause.is_finished(), "nothing is reported that is not on record");
-        failing.repair();
+        drop(repaired);
         pause.join().expect("answers").ok();
     });
     assert_eq!(place.stored_state(), "paused");

@@ -1,0 +1,56 @@
+//! A directory that is held open, and reached through its descriptor even if it was moved and another directory now has its path.
+//!
+//! Level 0.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
+
+/// The open directory.
+#[derive(Debug)]
+pub struct HeldDir {
+    path: PathBuf,
+    dir: OwnedFd,
+}
+
+impl HeldDir {
+    /// Opens the directory that `path` leads to now.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let dir = rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        Ok(Self { path: format!("/proc/self/fd/{}", dir.as_raw_fd()).into(), dir })
+    }
+
+    /// A path of this process that leads to it. Nothing can be created in a removed directory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl AsFd for HeldDir {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.dir.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn held_directory_is_written_to_wherever_it_was_moved() {
+        let folder = tempfile::tempdir().expect("a temp folder");
+        let [dir, aside] = ["dir", "aside"].map(|name| folder.path().join(name));
+        fs::create_dir(&dir).expect("creates");
+        let held = HeldDir::open(&dir).expect("opens");
+        fs::rename(&dir, &aside).expect("moves");
+        fs::create_dir(&dir).expect("creates");
+        fs::write(held.path().join("note"), "text").expect("writes");
+        assert!(aside.join("note").exists() && !dir.join("note").exists());
+        fs::remove_dir_all(&aside).expect("removes");
+        fs::write(held.path().join("note"), "text").expect_err("it was removed");
+    }
+}
