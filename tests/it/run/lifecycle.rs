@@ -316,20 +316,16 @@ fn status_kb(pid: u32, key: &str) -> u64 {
     line.trim().trim_end_matches(" kB").parse().expect("a number")
 }
 
-/// As it is released it never had more than 4 MB. Without optimisation the program is six times as long; then what counts is that the shim
-/// has a good deal less of it in memory than the server, which is the same file. The kernel may take pages from both, so one look is none.
+/// Without optimisation the program is six times as long, and its parts lie further apart.
 #[test]
 fn a_shim_lets_go_of_what_only_its_start_needed() {
     let place = Place::serving("sleep.sh");
     let (_, run_id) = place.start();
     let (shim, server) = (place.shim_pid(run_id), place.server_pid());
-    until_true("the shim is light", || {
-        if cfg!(debug_assertions) {
-            status_kb(shim, "RssFile:") * 3 < status_kb(server, "RssFile:") * 2
-        } else {
-            status_kb(shim, "VmHWM:") <= 4096
-        }
-    });
+    let (is_debug, [shim_part, server_part]) = if cfg!(debug_assertions) { (true, [9, 5]) } else { (false, [4, 1]) };
+    // It is the same file for both. Before it lets go, the shim has two thirds of what the server has of it.
+    until_true("the shim is light", || status_kb(shim, "RssFile:") * shim_part < status_kb(server, "RssFile:") * server_part);
+    assert!(is_debug || status_kb(shim, "VmHWM:") <= 4096, "as released it never had more than 4 MB");
 }
 
 /// A command whose last word is to be `serve`, as process 1 of a PID namespace or below `init`, or `None` if this user may not create one.
