@@ -348,6 +348,13 @@ fn a_server_serves_although_it_cannot_say_where() {
 /// The watchdog is for a server that hangs. A disk that takes longer for a sync than the watchdog waits is no fault of the server.
 #[test]
 fn watchdog_is_fed_while_a_sync_takes_longer_than_the_watchdog_waits() {
+    /// The pause ends only then, and the scope with it, whether the test fails or not.
+    struct Repaired<'a>(&'a Failing);
+    impl Drop for Repaired<'_> {
+        fn drop(&mut self) {
+            self.0.repair();
+        }
+    }
     let mut failing = Failing::new();
     let path = failing.place.folder().join("notify.sock");
     let manager = UnixDatagram::bind(&path).expect("binds");
@@ -358,13 +365,6 @@ fn watchdog_is_fed_while_a_sync_takes_longer_than_the_watchdog_waits() {
     let place = &failing.place;
     let (pid, _) = place.start();
     failing.fail("h", EIO, "autoappdev.db");
-    /// The pause ends only then, and the scope with it, whether the test fails or not.
-    struct Repaired<'a>(&'a Failing);
-    impl Drop for Repaired<'_> {
-        fn drop(&mut self) {
-            self.0.repair();
-        }
-    }
     thread::scope(|scope| {
         let repaired = Repaired(&failing);
         let pause = scope.spawn(|| place.act("pause"));
