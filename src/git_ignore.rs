@@ -32,7 +32,7 @@ const OURS: [&str; 10] = [
     "retention.json",
 ];
 
-/// Writes the file if there is none. A directory that also holds other files may be a user's repository, which must not
+/// Writes the file unless it exists. A directory that also holds other files may be a user's repository, which must not
 /// be hidden from git, so nothing is written there. An existing `.gitignore` is kept.
 pub fn keep_out_of_git(runtime_dir: &Path) -> io::Result<()> {
     let path = runtime_dir.join(NAME);

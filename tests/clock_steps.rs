@@ -263,9 +263,9 @@ fn clock_jump_removes_no_history_and_elapsed_days_do() {
     // Only a noted end grows old, and the keeper notes it when the processor has nothing else to do.
     until_true("the keeper has noted the end of the latest run", || {
         assert_eq!(timed.place.stop_server(), 0);
-        let notes = fs::read_to_string(timed.place.runtime().join("retention.json")).expect("it is written at the end");
+        let notes = fs::read_to_string(timed.place.runtime().join("retention.json")).unwrap_or_default();
         timed.place.start_server();
-        let notes: Value = serde_json::from_str(&notes).expect("JSON");
+        let notes: Value = serde_json::from_str(&notes).unwrap_or_default();
         notes["witness"]["ended"].as_array().and_then(|ended| ended.last()).is_some_and(|last| last[1] == ids[0])
     });
     // Six days and another two in which the machine is on: these count, regardless of the wall clock.

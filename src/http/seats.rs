@@ -192,7 +192,7 @@ impl Seats {
         }
     }
 
-    /// Gives a new connection a slot, or reports that there is none now. Never waits.
+    /// Gives a new connection a slot, or reports that all are taken. Never waits.
     pub(super) fn seat(
         self: &Arc<Self>,
         number: u64,

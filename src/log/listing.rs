@@ -32,7 +32,7 @@ pub trait Listing {
     /// An answer was outdated: cached results must not be trusted.
     fn look_again(&self) {}
 
-    /// The position after the last byte; 0 if there is none.
+    /// The position after the last byte; 0 for an empty log.
     fn end(&self) -> io::Result<u64> {
         self.newest()?.map_or(Ok(0), |newest| newest.end())
     }

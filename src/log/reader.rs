@@ -237,7 +237,7 @@ fn search_tail(log: &impl Listing, part: Part<'_>, begin: u64, lines: usize) -> 
     Ok(page)
 }
 
-/// Where the segment before the one that begins at `start` ends; `begin` if there is none before it.
+/// The end of the segment before the one that begins at `start`; `begin` for the first segment.
 fn end_before(log: &impl Listing, start: u64, begin: u64) -> io::Result<Option<u64>> {
     let Some(mut segment) = log.holding(start)?.filter(|segment| segment.start == start) else { return Ok(None) };
     while let Some(before) = log.before(segment.place())? {

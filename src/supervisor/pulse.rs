@@ -24,7 +24,7 @@ pub(super) struct Pulse {
 }
 
 impl Pulse {
-    /// How long the thread's current call has lasted; `None` if there is none.
+    /// How long the thread's current call has lasted; `None` outside of a call.
     pub(super) fn in_storage_for(&self) -> Option<Duration> {
         let since_ms = self.since_ms.load(Ordering::Acquire).checked_sub(1)?;
         Some(SystemClock.awake().saturating_sub(Duration::from_millis(since_ms)))

@@ -38,7 +38,7 @@ pub(super) struct Memory {
 }
 
 impl Memory {
-    /// Reads it; empty if there is none for this database. If it is about other run directories, the notes about logs are dropped.
+    /// Reads the notes; empty if the file is missing or belongs to another database. Notes about logs of other run directories are dropped.
     pub(super) fn load(runtime_dir: &Path, database: &Path, runs: &Path) -> Self {
         let mut memory = Self::read(runtime_dir);
         if memory.database != FileId::of(database).ok() {
