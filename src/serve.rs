@@ -18,20 +18,20 @@ use anyhow::{Context, anyhow, bail};
 use self::ending::{Alarm, Rung, SUPERVISOR_ENDED, StopsRun};
 use crate::config::{Config, SOCKET_DEFAULT};
 use crate::console::{self, say};
+use crate::feed::Streams;
 use crate::file_id::FileId;
-use crate::git_ignore;
 use crate::health::Upkeep;
-use crate::http::{Answers, App, Door, Entrance, Guard, Keys, Listener, Server, Streams};
 use crate::kill_point::KillPoint;
 use crate::log::{BACKEND_LOG, BackendLog};
 use crate::made::Made;
 use crate::process;
 use crate::run_dir::Runs;
-use crate::secrets::{Secret, Secrets};
-use crate::server_info::{ServerIdentity, ServerInfo};
+use crate::runtime_dir::{GIT_IGNORE, Secret, Secrets, ServerIdentity, ServerInfo, keep_out_of_git};
 use crate::service_manager::{self, Watchdog};
 use crate::store::Store;
 use crate::supervisor::{Retention, Settings, Supervisor};
+use crate::transport::{Entrance, Listener, Reach, Server};
+use crate::web::{App, Authenticator, Guard, ResponseBudget};
 
 use ownership::{OwnDatabase, beside, database_lock_path, own, owned_already, patiently};
 
@@ -91,18 +91,18 @@ fn serve_at(listeners: Vec<Listener>, config: Config, root_now: &Path) -> anyhow
     for migration in &opened.applied {
         ::log::info!("applied migration {migration}");
     }
-    made.file(&runtime_dir.join(git_ignore::NAME));
-    if let Err(error) = git_ignore::keep_out_of_git(runtime_dir) {
+    made.file(&runtime_dir.join(GIT_IGNORE));
+    if let Err(error) = keep_out_of_git(runtime_dir) {
         ::log::warn!("cannot write .gitignore in the runtime directory: {error}; exclude that directory from git yourself");
     }
-    // One door that others reach, or a token that somebody set, and every TCP door asks for it.
-    let is_open = listeners.iter().any(|listener| listener.door().is_open());
-    let keys = if config.tokens.is_set() || is_open {
+    // One listener that other machines reach, or a token that somebody set, and every TCP listener asks for it.
+    let is_open = listeners.iter().any(|listener| listener.reach().is_open());
+    let authenticator = if config.tokens.is_set() || is_open {
         for secret in [Secret::Token, Secret::ReadToken, Secret::SessionKey] {
             made.file(&secret.path(runtime_dir));
         }
         let secrets = Secrets::keep(&config.tokens, runtime_dir).map_err(|error| anyhow!("failed to {error}"))?;
-        Some(Arc::new(Keys::new(&secrets)))
+        Some(Arc::new(Authenticator::new(&secrets)))
     } else {
         None
     };
@@ -135,24 +135,24 @@ fn serve_at(listeners: Vec<Listener>, config: Config, root_now: &Path) -> anyhow
         .map_err(cannot("start the health thread"))?;
     let streams =
         Arc::new(Streams::new(supervisor.handle(), inspector.clone(), runs.clone(), logs.clone(), config.database.clone()));
-    let (answers, checks) = (Arc::new(Answers::default()), Arc::new(Answers::default()));
+    let (budget, health_budget) = (Arc::new(ResponseBudget::default()), Arc::new(ResponseBudget::default()));
     let identity = Arc::new(ServerIdentity::new(runtime_dir).context("cannot get random bytes from the kernel")?);
-    let app = |door| App {
+    let app = |reach| App {
         identity: identity.clone(),
         supervisor: supervisor.handle(),
         runs: runs.clone(),
         logs: logs.clone(),
         database: config.database.clone(),
-        guard: Guard::new(door, config.allow_hosts.clone(), config.allow_origins.clone()),
-        keys: keys.clone().filter(|_| door != Door::Socket),
+        guard: Guard::new(reach, config.allow_hosts.clone(), config.allow_origins.clone()),
+        authenticator: authenticator.clone().filter(|_| reach != Reach::Socket),
         inspector: inspector.clone(),
         streams: streams.clone(),
-        answers: answers.clone(),
-        checks: checks.clone(),
+        budget: budget.clone(),
+        health_budget: health_budget.clone(),
     };
     let own_sockets: Vec<_> = listeners.iter().filter_map(Listener::own_socket).collect();
     let entrances =
-        listeners.into_iter().map(|listener| Entrance { handler: Arc::new(app(listener.door())), listener }).collect();
+        listeners.into_iter().map(|listener| Entrance { handler: Arc::new(app(listener.reach())), listener }).collect();
     let server = match Server::start(entrances) {
         Ok(server) => server,
         Err(error) => {
@@ -198,7 +198,7 @@ fn serve_at(listeners: Vec<Listener>, config: Config, root_now: &Path) -> anyhow
         ::log::info!("scripts are looked up in {root}");
         say(&format!("scripts are looked up in {root}; each start resolves that path again"));
     }
-    if keys.is_some() {
+    if authenticator.is_some() {
         let place = match config.tokens.token {
             Some(_) => "what AUTOAPPDEV_TOKEN says".to_owned(),
             None => format!("in {}", Secret::Token.path(runtime_dir).display()),

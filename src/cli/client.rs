@@ -19,7 +19,7 @@ use super::places::{Absence, Meant, Neighbour, Own, Place, Places, Way, places_o
 use crate::clock::Timestamp;
 use crate::config::{Endpoint, Folder, Token, Tokens};
 use crate::file_id::FileId;
-use crate::secrets::Secret;
+use crate::runtime_dir::Secret;
 
 /// For an answer that needs no waiting.
 pub(super) const READ_TIMEOUT: Duration = Duration::from_secs(10);

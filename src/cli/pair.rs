@@ -15,9 +15,8 @@ use super::client::{Client, ClientError};
 use super::places::{Absence, Meant, Place, Way, dialable, places_of};
 use super::qr::{self, Screen};
 use crate::config::{Endpoint, Folder, Token, Tokens};
-use crate::http::Door;
-use crate::secrets::{Secret, SecretError};
-use crate::server_info::ServerInfo;
+use crate::runtime_dir::{Secret, SecretError, ServerInfo};
+use crate::transport::Reach;
 
 /// Why there is no link. The texts end up after `autoappdev: `.
 #[derive(Debug, thiserror::Error)]
@@ -113,7 +112,7 @@ fn bases(named: Option<&str>, address: SocketAddr, more: &[SocketAddr]) -> Resul
         return Ok(vec![with_host(host, Some(address.port()))]);
     }
     let open: Vec<SocketAddr> =
-        [address].into_iter().chain(more.iter().copied()).filter(|address| Door::at(*address).is_open()).collect();
+        [address].into_iter().chain(more.iter().copied()).filter(|address| Reach::at(*address).is_open()).collect();
     if open.is_empty() {
         return Err(PairError::Closed(address));
     }

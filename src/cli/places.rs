@@ -10,7 +10,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::config::Folder;
-use crate::server_info::{Found, ServerInfo};
+use crate::runtime_dir::{Found, ServerInfo};
 
 /// A way to a server.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -20,7 +20,7 @@ use crate::made::Made;
 use crate::private::private_file;
 use crate::process::{self, ProcState};
 use crate::run_dir::{LockState, Runs, create_private_dir, read_header};
-use crate::server_info::{LOCK_FILE, ServerInfo};
+use crate::runtime_dir::{LOCK_FILE, ServerInfo};
 
 /// Beside the database: held by the server that uses it, and names that server's runtime directory.
 pub(super) const DATABASE_LOCK_SUFFIX: &str = "-server.lock";

@@ -11,14 +11,13 @@ use super::ownership::{DATABASE_LOCK_SUFFIX, OwnDatabase};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{DATABASE_DEFAULT, SOCKET_DEFAULT};
 use crate::health::{Inspector, Kept, Places, Upkeep};
-use crate::http::OwnSocket;
 use crate::made::Made;
 use crate::pipeline::ConditionCode;
 use crate::private::private_file;
 use crate::run_dir::Runs;
-use crate::secrets::Secret;
-use crate::server_info::{LOCK_FILE, NAME, ServerInfo};
+use crate::runtime_dir::{LOCK_FILE, SERVER_INFO, Secret, ServerInfo};
 use crate::supervisor::Handle;
+use crate::transport::OwnSocket;
 
 /// A call to the disk that lasts longer than this is a condition.
 const SLOW_DISK: Duration = Duration::from_secs(5);
@@ -43,7 +42,7 @@ pub(super) fn inspector(supervisor: &Handle, runs: &Runs, database: &Path, upkee
     // So that the first client has no scan to wait for.
     inspector.begin_look();
     // What lies elsewhere, or has another name there, is missed when somebody asks.
-    let mut names = [LOCK_FILE, NAME, SOCKET_DEFAULT, DATABASE_DEFAULT].map(str::to_owned).to_vec();
+    let mut names = [LOCK_FILE, SERVER_INFO, SOCKET_DEFAULT, DATABASE_DEFAULT].map(str::to_owned).to_vec();
     names.push(format!("{DATABASE_DEFAULT}{DATABASE_LOCK_SUFFIX}"));
     if let Err(error) = inspector.watch(runs.runtime_dir(), names) {
         ::log::warn!("the kernel does not tell of removed files: {error}; they are made again when somebody asks for the state");
@@ -77,7 +76,7 @@ pub(super) fn database_lock(path: PathBuf, database: &Path, runtime_dir: &Path) 
 /// `server.json`.
 pub(super) fn server_json(info: ServerInfo, runtime_dir: &Path) -> Kept {
     let runtime_dir = runtime_dir.to_owned();
-    Kept::new(runtime_dir.join(NAME), ConditionCode::ServerInfoMissing, move || {
+    Kept::new(runtime_dir.join(SERVER_INFO), ConditionCode::ServerInfoMissing, move || {
         info.write(&runtime_dir).map(|()| None).map_err(|error| {
             format!("it cannot be written again ({error}); until it can, give client commands the address with --url")
         })

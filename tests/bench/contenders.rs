@@ -9,13 +9,15 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use autoappdev::feed::Streams;
 use autoappdev::health::Inspector;
-use autoappdev::http::{App, Door, Guard, Handler, Streams};
 use autoappdev::log::RunLogs;
 use autoappdev::run_dir::Runs;
-use autoappdev::server_info::ServerIdentity;
+use autoappdev::runtime_dir::ServerIdentity;
 use autoappdev::store::Store;
 use autoappdev::supervisor::{Retention, Settings, Supervisor};
+use autoappdev::transport::{Handler, Reach};
+use autoappdev::web::{App, Guard};
 
 use crate::floor;
 use crate::support::{Place, signal, stat_field};
@@ -178,10 +180,10 @@ pub(crate) fn be_rouille(dir: &Path) {
         runs,
         logs,
         database,
-        guard: Guard::new(Door::Loopback, Vec::new(), Vec::new()),
-        keys: None,
-        answers: Arc::default(),
-        checks: Arc::default(),
+        guard: Guard::new(Reach::Loopback, Vec::new(), Vec::new()),
+        authenticator: None,
+        budget: Arc::default(),
+        health_budget: Arc::default(),
         inspector,
         streams: Arc::new(streams),
     };

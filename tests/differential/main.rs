@@ -14,8 +14,8 @@ use std::fs;
 use std::io::Write;
 use std::path::Path;
 
-use autoappdev::http::BODY_BYTES_MAX;
-use autoappdev::http::fuzzing::{BodyEnd, Chunks, read_head};
+use autoappdev::transport::BODY_BYTES_MAX;
+use autoappdev::transport::fuzzing::{BodyEnd, Chunks, read_head};
 
 /// One request as somebody read it. What is compared only is a number of it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! The decoder of a chunked body. The first byte says how the rest is cut.
 
-use autoappdev::http::BODY_BYTES_MAX;
-use autoappdev::http::fuzzing::Chunks;
+use autoappdev::transport::BODY_BYTES_MAX;
+use autoappdev::transport::fuzzing::Chunks;
 
 use super::cut::{choices, pieces};
 use super::strict;

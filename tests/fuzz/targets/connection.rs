@@ -8,8 +8,8 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use autoappdev::http::fuzzing::{BodyEnd, TARGET_BYTES_MAX};
-use autoappdev::http::{BODY_BYTES_MAX, Broken, Entrance, Handler, Listener, Server};
+use autoappdev::transport::fuzzing::{BodyEnd, TARGET_BYTES_MAX};
+use autoappdev::transport::{BODY_BYTES_MAX, Broken, Entrance, Handler, Listener, Server};
 use rouille::{Request, Response, ResponseBody};
 
 use super::cut::{choices, pieces};

@@ -1,7 +1,7 @@
 //! The parser of a request's head.
 
-use autoappdev::http::BODY_BYTES_MAX;
-use autoappdev::http::fuzzing::{BodyEnd, FIELDS_MAX, HEAD_BYTES_MAX, ReadHead, TARGET_BYTES_MAX, read_head};
+use autoappdev::transport::BODY_BYTES_MAX;
+use autoappdev::transport::fuzzing::{BodyEnd, FIELDS_MAX, HEAD_BYTES_MAX, ReadHead, TARGET_BYTES_MAX, read_head};
 
 use super::strict;
 

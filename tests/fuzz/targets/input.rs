@@ -1,6 +1,6 @@
 //! The JSON bodies of start, stop and the actions that say nothing.
 
-use autoappdev::http::fuzzing::{empty_request, start_request, stop_request};
+use autoappdev::web::fuzzing::{empty_request, start_request, stop_request};
 use rouille::Response;
 use serde_json::{Map, Value, json};
 

@@ -1,6 +1,6 @@
 //! A request's target: its path and the numbers and texts in its query; and the range of an answer.
 
-use autoappdev::http::fuzzing::{byte_range, query_number, query_text, route_path};
+use autoappdev::web::fuzzing::{byte_range, query_number, query_text, route_path};
 
 pub fn run(bytes: &[u8]) {
     // The head's parser lets nothing else through.

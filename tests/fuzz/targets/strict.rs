@@ -1,7 +1,7 @@
 //! A second reading of requests, by the grammar of RFC 9112 and nothing else: slow, plain, and without a line of the program's or its
 //! parser's. It takes all that the RFC lets a server take, so whatever the server takes has to be here as well.
 
-use autoappdev::http::fuzzing::BodyEnd;
+use autoappdev::transport::fuzzing::BodyEnd;
 
 /// A head by the grammar.
 #[derive(Debug)]

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use crate::support::DEADLINE;
 use crate::support::wire::Wire;
-use autoappdev::http::{Broken, Entrance, Handler, Listener, Server};
+use autoappdev::transport::{Broken, Entrance, Handler, Listener, Server};
 use rouille::{ReadWrite, Request, Response, ResponseBody, Upgrade};
 use serde_json::json;
 

@@ -1,6 +1,6 @@
-//! The table of modules in `ARCHITECTURE.md`, held against the `use` lines: imports go down only.
+//! The table of modules in `ARCHITECTURE.md`, compared with the imports: they go down only, and form no circle, not even between files.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -63,6 +63,178 @@ fn imports(text: &str) -> Vec<String> {
     }
     found.retain(|name| !name.is_empty());
     found
+}
+
+/// A file of production code as a module path such as `["web", "router"]`.
+fn module_path(path: &Path) -> Vec<String> {
+    let below = path.strip_prefix(root().join("src")).expect("in src").with_extension("");
+    let mut parts: Vec<String> = below.iter().map(|part| part.to_string_lossy().into_owned()).collect();
+    parts.pop_if(|last| last == "mod");
+    parts
+}
+
+/// Whether a file is compiled for tests only.
+fn is_for_tests(module: &[String]) -> bool {
+    module.iter().any(|part| part == "tests" || part == "simulation" || part.ends_with("_tests"))
+}
+
+/// The text without comments, string contents and test modules.
+fn code_of(text: &str) -> String {
+    let mut code = String::new();
+    let mut lines = text.lines().peekable();
+    while let Some(line) = lines.next() {
+        if line == "#[cfg(test)]" && lines.peek().is_some_and(|next| next.starts_with("mod ") && next.ends_with('{')) {
+            break;
+        }
+        if line.trim_start().starts_with("//") {
+            continue;
+        }
+        let line = line.replace("pub(in crate::", "pub(in ");
+        // Every second piece between quotes is the contents of a string. One that goes on in the next line is prose, which names no path.
+        code.extend(line.split('"').step_by(2));
+        code.push('\n');
+    }
+    code
+}
+
+/// Every path that begins at `at`, with the lists in braces written out: `a::{b, c::d}` is `a::b` and `a::c::d`.
+fn paths_at(code: &str, at: usize) -> Vec<Vec<String>> {
+    fn read<'c>(rest: &mut &'c str, head: &[String], found: &mut Vec<Vec<String>>) {
+        let mut path = head.to_vec();
+        loop {
+            *rest = rest.trim_start();
+            if let Some(list) = rest.strip_prefix('{') {
+                *rest = list;
+                while !rest.trim_start().starts_with('}') && !rest.is_empty() {
+                    read(rest, &path, found);
+                    *rest = rest.trim_start().trim_start_matches(',');
+                    if !rest
+                        .trim_start()
+                        .starts_with(|next: char| next == '}' || next == '{' || next == '_' || next.is_alphabetic())
+                    {
+                        return;
+                    }
+                }
+                *rest = rest.trim_start().trim_start_matches('}');
+                return;
+            }
+            let end = rest.find(|c: char| c != '_' && !c.is_alphanumeric()).unwrap_or(rest.len());
+            let (name, after): (&'c str, &'c str) = rest.split_at(end);
+            path.push(name.to_owned());
+            *rest = after;
+            match rest.strip_prefix("::") {
+                Some(next) => *rest = next,
+                None => break,
+            }
+        }
+        if let Some(renamed) = rest.strip_prefix(" as ") {
+            *rest = renamed.trim_start_matches(|c: char| c == '_' || c.is_alphanumeric());
+        }
+        found.push(path);
+    }
+    let mut found = Vec::new();
+    read(&mut &code[at..], &[], &mut found);
+    found
+}
+
+/// The files of which a file uses something, from its paths: `crate::…`, `super::…`, `self::…`, and the names of its own child modules.
+fn uses(module: &[String], code: &str, modules: &BTreeSet<Vec<String>>) -> BTreeSet<Vec<String>> {
+    let children: Vec<&String> = modules.iter().filter_map(|other| other.strip_prefix(module)?.first()).collect();
+    let is_name = |c: char| c == '_' || c.is_alphanumeric();
+    let mut used = BTreeSet::new();
+    for (at, _) in code.match_indices("::") {
+        let start = code[..at].rfind(|c: char| !is_name(c)).map_or(0, |before| before + 1);
+        let first = &code[start..at];
+        if code[..start].ends_with("::") || first.is_empty() {
+            continue;
+        }
+        for path in paths_at(code, start) {
+            let (mut base, mut rest) = match first {
+                "crate" => (Vec::new(), &path[1..]),
+                "self" => (module.to_vec(), &path[1..]),
+                "super" => (module[..module.len() - 1].to_vec(), &path[1..]),
+                child if children.iter().any(|known| *known == child) => (module.to_vec(), &path[..]),
+                _ => continue,
+            };
+            while rest.first().is_some_and(|part| part == "super") {
+                base.pop();
+                rest = &rest[1..];
+            }
+            for part in rest {
+                let deeper = [base.clone(), vec![part.clone()]].concat();
+                if !modules.contains(&deeper) {
+                    break;
+                }
+                base = deeper;
+            }
+            if modules.contains(&base) && base != module {
+                used.insert(base);
+            }
+        }
+    }
+    used
+}
+
+/// Rooms whose files still import one another in circles.
+const WITH_CIRCLES: &[&str] =
+    &["cli", "config", "health", "log", "pipeline", "process", "run_dir", "script", "shim", "store", "supervisor"];
+
+#[test]
+fn files_import_one_another_in_no_circle() {
+    let files: BTreeMap<Vec<String>, String> = sources(&root().join("src"))
+        .iter()
+        .map(|path| (module_path(path), code_of(&fs::read_to_string(path).expect("text"))))
+        .filter(|(module, _)| !is_for_tests(module) && module != &["lib"] && module != &["main"])
+        .collect();
+    let modules: BTreeSet<Vec<String>> = files.keys().cloned().collect();
+    let graph: BTreeMap<&Vec<String>, BTreeSet<Vec<String>>> =
+        files.iter().map(|(module, code)| (module, uses(module, code, &modules))).collect();
+    assert!(graph.values().map(BTreeSet::len).sum::<usize>() > 300, "few imports were found: does this test still see them?");
+    let reaches = |from: &Vec<String>, to: &Vec<String>| {
+        let (mut seen, mut open) = (BTreeSet::new(), vec![from]);
+        while let Some(next) = open.pop() {
+            for used in &graph[next] {
+                if used == to {
+                    return true;
+                }
+                if seen.insert(used) {
+                    open.push(used);
+                }
+            }
+        }
+        false
+    };
+    let mut circles = Vec::new();
+    for (module, used) in &graph {
+        if WITH_CIRCLES.contains(&module[0].as_str()) {
+            continue;
+        }
+        for other in used.iter().filter(|other| reaches(other, module)) {
+            circles.push(format!("{} uses {}, which uses it", module.join("::"), other.join("::")));
+        }
+    }
+    assert!(circles.is_empty(), "{} imports are part of a circle:\n{}", circles.len(), circles.join("\n"));
+}
+
+#[test]
+fn paths_are_read_in_each_of_their_forms() {
+    let modules: BTreeSet<Vec<String>> = ["web", "web::app", "web::auth", "web::auth::role", "store"]
+        .iter()
+        .map(|path| path.split("::").map(str::to_owned).collect())
+        .collect();
+    let found = |module: &str, code: &str| -> Vec<String> {
+        let module: Vec<String> = module.split("::").map(str::to_owned).collect();
+        uses(&module, code, &modules).iter().map(|path| path.join("::")).collect()
+    };
+    assert_eq!(found("web::auth", "use crate::web::app::App;"), ["web::app"]);
+    assert_eq!(found("web::auth::role", "let x = super::super::app::App::new();"), ["web::app"]);
+    assert_eq!(found("web::auth::role", "use super::{check, super::app};"), ["web::app", "web::auth"]);
+    assert_eq!(
+        found("web", "use app::App;\nuse self::auth::{role::{self, Role}, Caller};\nstd::app::f();"),
+        ["web::app", "web::auth", "web::auth::role"]
+    );
+    assert_eq!(found("store", "use crate::{web::{\n    app::App as Page,\n    auth,\n}, store};"), ["web::app", "web::auth"]);
+    assert_eq!(code_of("a // b\n// c\nd(\"crate::e\")\n#[cfg(test)]\nmod tests {\nf"), "a // b\nd()\n");
 }
 
 #[test]

@@ -1,0 +1,305 @@
+//! The accepting thread: accepts connections, finds each a slot and a thread, and turns the others away.
+//!
+//! Any wait of this thread would delay every client at every listener. So it waits only in poll(2), for a new
+//! connection or for the time of the next check. A new connection without a slot, or without a thread, waits in a list meanwhile.
+
+use std::collections::VecDeque;
+use std::io::{self, Read, Write};
+use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
+
+use super::handler::{Entrance, Handler};
+use super::head::Broken;
+use super::limits::{Limits, Peer};
+use super::listener::{Awaited, Stream};
+use super::reach::Reach;
+use super::slots::{Full, Slots};
+use super::workers::{Job, Task, Workers};
+use super::writer::last_answer;
+
+/// How many are accepted at one listener before the others get their turn.
+const ACCEPTED_IN_A_TURN: usize = 64;
+
+/// The longest wait of a new connection for a slot, or of a connection for a thread. Both usually come at once, but on a busy machine
+/// the threads that hold them may not run for a while, and waiting is better than a refusal.
+const WAIT_LIMIT: Duration = Duration::from_secs(2);
+/// How often the waiting connections are checked.
+const LOOK_EVERY: Duration = Duration::from_millis(2);
+
+/// For how long nothing is accepted after accept(2) failed for lack of descriptors or memory. Doubles with each failure.
+const REST: Duration = Duration::from_millis(2);
+const REST_MAX: Duration = Duration::from_millis(20);
+
+/// How often a shortage is logged: with many clients it can occur a thousand times a second.
+const WARN_EVERY: Duration = Duration::from_secs(1);
+
+/// How many bytes of a refused client are read and discarded: unread bytes at the close would destroy the answer on its
+/// way (RFC 9112, section 9.6).
+const UNREAD_BYTES: usize = 16 * 1024;
+
+/// A connection without a slot.
+struct Newcomer<'a> {
+    number: u64,
+    stream: Arc<Stream>,
+    from: SocketAddr,
+    peer: Peer,
+    handler: &'a Arc<dyn Handler>,
+    /// When it is refused.
+    until: Instant,
+}
+
+/// A connection without a thread.
+struct Parked {
+    job: Job,
+    /// When it is refused, once its request has arrived.
+    until: Option<Instant>,
+}
+
+struct Acceptor<'a> {
+    slots: &'a Arc<Slots>,
+    workers: &'a Workers,
+    waiting: VecDeque<Newcomer<'a>>,
+    parked: Vec<Parked>,
+    /// More clients of this machine can arrive at once than may wait here, and slots will become free for them: the others wait in the kernel.
+    is_held_back: [bool; 2],
+    rest_until: Option<Instant>,
+    rest: Duration,
+    warned: Option<Instant>,
+    /// The last connection's.
+    number: u64,
+}
+
+/// Accepts until the server stops. `woken` is readable then.
+pub(super) fn accept(slots: &Arc<Slots>, workers: &Workers, entrances: &[Entrance], woken: &UnixStream, idle_limit: Duration) {
+    let mut acceptor = Acceptor {
+        slots,
+        workers,
+        waiting: VecDeque::new(),
+        parked: Vec::new(),
+        is_held_back: [false; 2],
+        rest_until: None,
+        rest: REST,
+        warned: None,
+        number: 0,
+    };
+    while !slots.is_stopping() {
+        let idle = slots.close_idle(idle_limit);
+        acceptor.look();
+        for entrance in acceptor.poll(entrances, woken, idle) {
+            acceptor.accept_at(entrance);
+        }
+        if slots.has_hurried() {
+            for entrance in entrances {
+                entrance.handler.hurry();
+            }
+        }
+    }
+}
+
+impl<'a> Acceptor<'a> {
+    /// Waits for a new connection, at most until the next check. Returns the listeners that have one.
+    fn poll<'e>(&mut self, entrances: &'e [Entrance], woken: &UnixStream, idle: Option<Duration>) -> Vec<&'e Entrance> {
+        let now = Instant::now();
+        let rest = self.rest_until.map(|until| until.saturating_duration_since(now)).filter(|rest| !rest.is_zero());
+        let is_tried_again = !self.waiting.is_empty() || self.parked.iter().any(|parked| parked.until.is_some());
+        let limit = [idle, rest, is_tried_again.then_some(LOOK_EVERY)].into_iter().flatten().min();
+        let limit = limit.and_then(|limit| Timespec::try_from(limit).ok());
+        let takes_from = |entrance: &&Entrance| rest.is_none() && !self.is_held_back[held_back(entrance.listener.reach())];
+        let open: Vec<&Entrance> = entrances.iter().filter(takes_from).collect();
+        // Connections without a thread whose request has not arrived yet.
+        let silent = || self.parked.iter().filter(|parked| parked.until.is_none());
+        let awaited: Vec<Awaited<'_>> = open.iter().map(|entrance| entrance.listener.awaited()).collect();
+        let mut fds: Vec<PollFd<'_>> = awaited.iter().map(|socket| PollFd::new(socket, PollFlags::IN)).collect();
+        fds.extend(silent().map(|parked| PollFd::new(&*parked.job.stream, PollFlags::IN)));
+        fds.push(PollFd::new(woken, PollFlags::IN));
+        if rustix::event::poll(&mut fds, limit.as_ref()).is_err() {
+            return Vec::new();
+        }
+        let is_ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
+        let (at_listeners, of_parked) = is_ready.split_at(open.len());
+        let silent = self.parked.iter_mut().filter(|parked| parked.until.is_none());
+        for (parked, _) in silent.zip(of_parked).filter(|(_, is_ready)| **is_ready) {
+            parked.until = Some(Instant::now() + WAIT_LIMIT);
+        }
+        open.into_iter().zip(at_listeners).filter(|(_, is_ready)| **is_ready).map(|(entrance, _)| entrance).collect()
+    }
+
+    fn accept_at(&mut self, entrance: &'a Entrance) {
+        for _ in 0..ACCEPTED_IN_A_TURN {
+            if self.slots.is_stopping() || self.is_held_back[held_back(entrance.listener.reach())] {
+                return;
+            }
+            match entrance.listener.accept() {
+                Ok((stream, from)) => {
+                    self.number += 1;
+                    self.rest = REST;
+                    let peer = Peer::at(entrance.listener.reach(), from.ip());
+                    let until = Instant::now() + WAIT_LIMIT;
+                    let (number, stream, handler) = (self.number, Arc::new(stream), &entrance.handler);
+                    self.take(Newcomer { number, stream, from, peer, handler, until });
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if is_shortage(&error) => {
+                    self.warn(format!("failed to accept a connection: {error}; closing the connection that has waited longest"));
+                    self.slots.make_room();
+                    self.rest_until = Some(Instant::now() + self.rest);
+                    self.rest = (self.rest * 2).min(REST_MAX);
+                    return;
+                }
+                // The client or its network closed the connection before it was accepted (`accept(2)`, "Error handling").
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Finds a new connection a slot, or lets it wait behind those of its kind, or refuses it.
+    fn take(&mut self, newcomer: Newcomer<'a>) {
+        let peer = newcomer.peer;
+        let is_behind = self.waiting.iter().any(|other| is_in_the_way(other.peer, peer));
+        let (newcomer, is_passing) = if is_behind {
+            (newcomer, true)
+        } else {
+            match self.slot(newcomer) {
+                Ok(()) => return,
+                Err((newcomer, Full { is_passing })) => (newcomer, is_passing),
+            }
+        };
+        let (of_address_max, of_kind_max) = Limits::now().waiting(peer);
+        let count = |is_counted: &dyn Fn(Peer) -> bool| self.waiting.iter().filter(|other| is_counted(other.peer)).count();
+        let of_kind = count(&|other| is_of_a_kind(other, peer));
+        if count(&|other| other == peer) < of_address_max && of_kind < of_kind_max {
+            self.waiting.push_back(newcomer);
+            // The last one that may wait. The next check shows whether there will be a slot.
+            if is_passing && of_kind + 1 == of_kind_max {
+                self.hold_back(peer);
+            }
+        } else {
+            turn_away(&newcomer.stream, &**newcomer.handler, &Broken::TooManyConnections);
+        }
+    }
+
+    /// Only clients of this machine, whose kind has its own slots: other clients must not wait for one of many addresses.
+    fn hold_back(&mut self, peer: Peer) {
+        match peer {
+            Peer::Owner => self.is_held_back[held_back(Reach::Socket)] = true,
+            Peer::Local => self.is_held_back[held_back(Reach::Loopback)] = true,
+            Peer::Remote(_) => {}
+        }
+    }
+
+    /// Checks all waiting connections again, in their order.
+    fn look(&mut self) {
+        self.is_held_back = [false; 2];
+        self.rest_until.take_if(|until| *until <= Instant::now());
+        let mut still_full: Vec<(Peer, Full)> = Vec::new();
+        for newcomer in std::mem::take(&mut self.waiting) {
+            let peer = newcomer.peer;
+            let tried = if still_full.iter().any(|(other, _)| is_in_the_way(*other, peer)) {
+                Err(newcomer)
+            } else {
+                self.slot(newcomer).map_err(|(newcomer, full)| {
+                    still_full.push((peer, full));
+                    newcomer
+                })
+            };
+            match tried {
+                Ok(()) => {}
+                Err(newcomer) if newcomer.until <= Instant::now() => {
+                    turn_away(&newcomer.stream, &**newcomer.handler, &Broken::TooManyConnections);
+                }
+                Err(newcomer) => self.waiting.push_back(newcomer),
+            }
+        }
+        for (peer, _) in still_full.into_iter().filter(|(_, full)| full.is_passing) {
+            let of_a_kind = self.waiting.iter().filter(|other| is_of_a_kind(other.peer, peer)).count();
+            if of_a_kind >= Limits::now().waiting(peer).1 {
+                self.hold_back(peer);
+            }
+        }
+        let mut is_busy = false;
+        for parked in std::mem::take(&mut self.parked) {
+            let Some(until) = parked.until else {
+                self.parked.push(parked);
+                continue;
+            };
+            let job = if is_busy {
+                parked.job
+            } else {
+                match self.workers.hand_over(Task::Serve(parked.job)) {
+                    Err(Task::Serve(job)) => job,
+                    Ok(()) | Err(Task::Warn(_)) => continue,
+                }
+            };
+            is_busy = true;
+            if until <= Instant::now() {
+                turn_away(&job.stream, &*job.handler, &Broken::NoThread);
+            } else {
+                self.parked.push(Parked { job, until: Some(until) });
+            }
+        }
+    }
+
+    /// Gives a new connection a slot, and a thread if one can be created.
+    fn slot(&mut self, newcomer: Newcomer<'a>) -> Result<(), (Newcomer<'a>, Full)> {
+        let Newcomer { number, ref stream, from, peer, handler, .. } = newcomer;
+        let slot = match self.slots.take(number, stream, peer) {
+            Ok(slot) => Arc::new(slot),
+            Err(full) => return Err((newcomer, full)),
+        };
+        let job = Job { number, stream: newcomer.stream, from, slot, handler: handler.clone() };
+        if let Err((job, error)) = Workers::serve(job) {
+            self.warn(format!(
+                "no thread can be made for a connection: {error}; a few in reserve serve until one can. This user or this service is at its limit \
+                 of processes: end some, or raise it (ulimit -u, TasksMax=)"
+            ));
+            self.parked.push(Parked { job, until: None });
+        }
+        Ok(())
+    }
+
+    fn warn(&mut self, what: String) {
+        if self.warned.is_none_or(|at| at.elapsed() >= WARN_EVERY) {
+            self.warned = Some(Instant::now());
+            // If all are busy, one becomes free within a second.
+            let _all_are_at_work = self.workers.hand_over(Task::Warn(what));
+        }
+    }
+}
+
+/// Which entry of [`Acceptor::is_held_back`] is for a listener: the owner's socket, or all others, at which clients of this machine arrive too.
+fn held_back(reach: Reach) -> usize {
+    match reach {
+        Reach::Socket => 0,
+        Reach::Loopback | Reach::Network => 1,
+    }
+}
+
+fn is_of_a_kind(one: Peer, other: Peer) -> bool {
+    std::mem::discriminant(&one) == std::mem::discriminant(&other)
+}
+
+/// Whether `other` has no slot as long as `one` has none. If one address has reached its limit, another address can still get a slot.
+fn is_in_the_way(one: Peer, other: Peer) -> bool {
+    one == other
+}
+
+/// Whether it is for want of something of this machine's that nobody was accepted. A socket can lack buffers as well (`accept(2)`).
+fn is_shortage(error: &io::Error) -> bool {
+    let shortages = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS];
+    shortages.iter().any(|shortage| error.raw_os_error() == Some(shortage.raw_os_error()))
+}
+
+/// Sends a refusal to a client. Best effort, and never waits: a client that does not read it still sees the end.
+fn turn_away(mut stream: &Stream, handler: &dyn Handler, broken: &Broken) {
+    let response = handler.refuse(broken, None);
+    if stream.set_nonblocking().is_ok() {
+        let _not_taken = last_answer(response).and_then(|answer| stream.write_all(&answer));
+        let mut unread = [0; UNREAD_BYTES];
+        let _thrown_away = stream.read(&mut unread);
+    }
+}

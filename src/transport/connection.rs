@@ -1,0 +1,366 @@
+//! One connection, on its own thread: read a request, have it answered, write the answer, again.
+
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
+
+use rouille::{Request, Response};
+
+use super::body::Chunks;
+use super::handler::{Client, Handler};
+use super::head::{self, BODY_BYTES_MAX, Broken, Framing, Head};
+use super::listener::Stream;
+use super::slots::{Slot, Works};
+use super::terms::Terms;
+use super::writer::{self, Framed, Persistence};
+
+/// How long the machine of one that is sent what happens may be out of reach.
+const UNHEARD_LIMIT: Duration = Duration::from_secs(30);
+
+/// A body up to this size is not counted; a chunked one is counted anew each time that it has grown by so much.
+const SMALL_BODY_BYTES: usize = 16 * 1024;
+
+/// What is read at a time, in bytes.
+const READ_BYTES: usize = 4 * 1024;
+/// An answer up to this size goes out in one write with its head; a longer one follows in pieces of this size.
+const ONE_WRITE_BYTES: usize = 16 * 1024;
+
+/// After the last answer the client may still be sending, and those before it may be on their way; closing at once would destroy them
+/// (RFC 9112, section 9.6). At most this many bytes are discarded, for [`Terms::linger`]: three megabytes of requests can be queued at a stop.
+const LINGER_BYTES: usize = 16 * BODY_BYTES_MAX;
+
+/// Why a connection ends.
+enum End {
+    /// The other side closed, or reading or writing failed: there is nobody to tell.
+    Silent,
+    /// The request was not one that can be answered; this can.
+    Refused(Broken, Option<Box<Head>>),
+}
+
+impl From<io::Error> for End {
+    fn from(_: io::Error) -> Self {
+        Self::Silent
+    }
+}
+
+/// Serves until either side ends it.
+pub(super) fn serve(stream: &Stream, from: SocketAddr, slot: &Slot, handler: &dyn Handler, terms: &Terms) {
+    let mut wire = Wire { stream, slot, terms, unread: Vec::new(), limit: None, buffer: vec![0; READ_BYTES] };
+    if stream.set_write_timeout(terms.write).is_err() {
+        return;
+    }
+    loop {
+        if !slot.waits() {
+            return;
+        }
+        // What has arrived is answered even so, also where this thread runs only now; nothing more is waited for.
+        if slot.is_stopping() && stream.shutdown(Shutdown::Read).is_err() {
+            return;
+        }
+        let read = wire.read_request();
+        let works = slot.works();
+        if works == Works::NoMore {
+            return;
+        }
+        let (head, body) = match read {
+            Ok(read) => read,
+            Err(End::Silent) => return,
+            Err(End::Refused(broken, head)) => {
+                let method = head.as_ref().map(|head| head.method.clone());
+                let request = head.map(|head| head.into_request(from, Vec::new()));
+                let response = handler.refuse(&broken, request.as_ref());
+                if wire.write(response, method.as_deref() == Some("HEAD"), false, false).is_ok() {
+                    wire.linger();
+                }
+                return;
+            }
+        };
+        let (is_head, is_http_1_0, keep_alive) = (head.method == "HEAD", head.is_http_1_0, head.keep_alive);
+        let request = head.into_request(from, body);
+        let response = answer(handler, &request, &Client::new(stream, slot, !terms.is_lent));
+        // An answer that goes on for hours does not keep what was asked.
+        drop(request);
+        slot.has_no_body();
+        let keep_alive = keep_alive && works == Works::On && !slot.is_stopping() && !terms.is_lent && !slot.gives_way();
+        match wire.write(response, is_head, is_http_1_0, keep_alive) {
+            Ok(true) => {}
+            Ok(false) => {
+                wire.linger();
+                return;
+            }
+            Err(_) => return,
+        }
+    }
+}
+
+/// Calls the handler. A panic in it is an answer too, and the connection goes on.
+fn answer(handler: &dyn Handler, request: &Request, client: &Client<'_>) -> Response {
+    catch_unwind(AssertUnwindSafe(|| handler.handle_for(request, client))).unwrap_or_else(|_| {
+        ::log::error!("a fault of ours: {} {} panicked", request.method(), request.raw_url());
+        handler.refuse(&Broken::Fault, Some(request))
+    })
+}
+
+/// A stream with what was read from it too early.
+struct Wire<'a> {
+    stream: &'a Stream,
+    slot: &'a Slot,
+    terms: &'a Terms,
+    unread: Vec<u8>,
+    /// The read time-out that is set, so that it is set again only when another is wanted: it costs a system call. None while the next
+    /// request is waited for, which the accepting thread bounds: a timer for each read costs a fourteenth of all that a small request does.
+    limit: Option<Duration>,
+    /// Where reading reads to. Kept, for to clear it anew for each read costs more than all else that is done for a small request.
+    buffer: Vec<u8>,
+}
+
+impl Wire<'_> {
+    fn read_request(&mut self) -> Result<(Head, Vec<u8>), End> {
+        let head = self.read_head()?;
+        let framing = head.framing.clone().map_err(|broken| End::Refused(broken, None).with(&head))?;
+        let body = match framing {
+            Framing::Length(0) => Vec::new(),
+            Framing::Length(length) => {
+                self.say_continue(&head)?;
+                self.read_body(length).map_err(|end| end.with(&head))?
+            }
+            Framing::Chunked => {
+                self.say_continue(&head)?;
+                self.read_chunks().map_err(|end| end.with(&head))?
+            }
+        };
+        Ok((head, body))
+    }
+
+    fn read_head(&mut self) -> Result<Head, End> {
+        let mut deadline = self.terms.is_lent.then(|| Instant::now() + self.terms.head);
+        loop {
+            // Some clients send an empty line after a body (RFC 9112, section 2.2).
+            while let Some(blank) = [&b"\r\n"[..], b"\n"].into_iter().find(|blank| self.unread.starts_with(blank)) {
+                self.unread.drain(..blank.len());
+            }
+            if !self.unread.is_empty() {
+                if let Some((length, head)) = head::parse(&self.unread).map_err(|broken| End::Refused(broken, None))? {
+                    self.unread.drain(..length);
+                    return Ok(head);
+                }
+                if deadline.is_none() {
+                    // It has begun to speak: from here on it has the limits of a head and of a body, and no more those of who is silent.
+                    self.slot.waits();
+                    deadline = Some(Instant::now() + self.terms.head);
+                }
+            }
+            let limit = deadline.map(left_until).transpose()?;
+            if self.read_more(limit)? == 0 {
+                return Err(End::Silent);
+            }
+        }
+    }
+
+    fn say_continue(&mut self, head: &Head) -> io::Result<()> {
+        if head.expects_continue && self.unread.is_empty() {
+            self.send(b"HTTP/1.1 100 Continue\r\n\r\n")?;
+            self.slot.waits();
+        }
+        Ok(())
+    }
+
+    fn read_body(&mut self, length: usize) -> Result<Vec<u8>, End> {
+        if length > SMALL_BODY_BYTES {
+            if !self.slot.takes(length) {
+                return Err(End::Refused(Broken::TooManyBodies, None));
+            }
+            // In one piece, which the kernel gets back whole: one that grows leaves its smaller selves to the allocator.
+            self.unread.reserve_exact(length.saturating_sub(self.unread.len()) + READ_BYTES);
+        }
+        let deadline = Instant::now() + self.terms.body;
+        while self.unread.len() < length {
+            if self.read_more(Some(left_until(deadline)?))? == 0 {
+                return Err(End::Silent);
+            }
+        }
+        // The connection does not keep the room that a long body took.
+        let rest = self.unread.split_off(length);
+        Ok(std::mem::replace(&mut self.unread, rest))
+    }
+
+    fn read_chunks(&mut self) -> Result<Vec<u8>, End> {
+        let deadline = Instant::now() + self.terms.body;
+        let mut chunks = Chunks::new();
+        let mut counted = SMALL_BODY_BYTES;
+        loop {
+            let (used, is_whole) = chunks.take(&self.unread).map_err(|broken| End::Refused(broken, None))?;
+            self.unread.drain(..used);
+            if is_whole {
+                self.unread.shrink_to(READ_BYTES);
+                return Ok(chunks.into_body());
+            }
+            if chunks.body_bytes() > counted {
+                counted = chunks.body_bytes() + SMALL_BODY_BYTES;
+                if !self.slot.takes(counted) {
+                    return Err(End::Refused(Broken::TooManyBodies, None));
+                }
+                chunks.grow_no_more();
+            }
+            if self.read_more(Some(left_until(deadline)?))? == 0 {
+                return Err(End::Silent);
+            }
+        }
+    }
+
+    /// Reads what there is, waiting at most `limit` for the first of it, where there is one. 0 at the end.
+    fn read_more(&mut self, limit: Option<Duration>) -> Result<usize, End> {
+        if self.limit != limit {
+            self.stream.set_read_timeout(limit)?;
+            self.limit = limit;
+        }
+        loop {
+            match self.stream.read(&mut self.buffer) {
+                Ok(count) => {
+                    self.unread.extend_from_slice(&self.buffer[..count]);
+                    return Ok(count);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+                    return Err(End::Refused(Broken::TimedOut, None));
+                }
+                Err(_) => return Err(End::Silent),
+            }
+        }
+    }
+
+    /// Writes an answer. Whether the connection can go on after it.
+    fn write(&mut self, response: Response, is_head: bool, is_http_1_0: bool, keep_alive: bool) -> io::Result<bool> {
+        let Response { status_code, headers, data, .. } = response;
+        let (mut reader, length) = data.into_reader_and_size();
+        let has_body = !matches!(status_code, 100..=199 | 204 | 304);
+        // Without a length the end is told by chunks, or by the end of the connection where the client knows no chunks.
+        let is_chunked = has_body && length.is_none() && !is_http_1_0;
+        let keep_alive = keep_alive && (length.is_some() || is_chunked || !has_body);
+
+        let framing = match length {
+            _ if !has_body => Framed::WithoutBody,
+            Some(length) => Framed::Length(length),
+            None if is_chunked => Framed::Chunked,
+            None => Framed::ByItsEnd,
+        };
+        let persistence = match (keep_alive, is_http_1_0) {
+            (false, _) => Persistence::Close,
+            (true, true) => Persistence::KeepAlive,
+            (true, false) => Persistence::Default,
+        };
+        let mut out = Vec::with_capacity(512 + length.unwrap_or(0).min(ONE_WRITE_BYTES));
+        writer::put_head(&mut out, status_code, &headers, framing, persistence);
+
+        if !has_body || is_head {
+            self.send(&out)?;
+        } else if let Some(length) = length {
+            let mut left = length;
+            loop {
+                let wanted = left.min(ONE_WRITE_BYTES.saturating_sub(out.len()).max(READ_BYTES));
+                let read = reader.by_ref().take(wanted as u64).read_to_end(&mut out)?;
+                left -= read;
+                self.send(&out)?;
+                out.clear();
+                if left == 0 {
+                    break;
+                }
+                if read == 0 {
+                    // Less than was promised: only the end of the connection can say so.
+                    return Ok(false);
+                }
+            }
+        } else {
+            self.stream.end_when_unheard(UNHEARD_LIMIT)?;
+            // Where no chunk tells the answer's end, the connection's end does: one that comes before that, of a killed server too, is no end.
+            self.stream.set_broken_at_end(!is_chunked)?;
+            self.send(&out)?;
+            let mut piece = vec![0; ONE_WRITE_BYTES];
+            loop {
+                // Who is sent what happens waits for that, not for its client.
+                if self.slot.works() == Works::NoMore {
+                    return Ok(false);
+                }
+                let count = match reader.read(&mut piece) {
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                        if self.stream.is_left() {
+                            return Ok(false);
+                        }
+                        continue;
+                    }
+                    other => other?,
+                };
+                if is_chunked {
+                    let mut chunk = format!("{count:x}\r\n").into_bytes();
+                    chunk.extend_from_slice(&piece[..count]);
+                    chunk.extend_from_slice(b"\r\n");
+                    self.send(&chunk)?;
+                } else {
+                    self.send(&piece[..count])?;
+                }
+                if count == 0 {
+                    break;
+                }
+            }
+            self.stream.set_broken_at_end(false)?;
+        }
+        Ok(keep_alive)
+    }
+
+    /// Writes all of it, or fails once the client has not taken it in time.
+    fn send(&self, mut bytes: &[u8]) -> io::Result<()> {
+        let deadline = self.slot.writes() + self.terms.write;
+        let mut stream = self.stream;
+        let mut is_slow = false;
+        while !bytes.is_empty() {
+            match stream.write(bytes) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => bytes = &bytes[count..],
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+            // The kernel's time-out is one of a call: who takes a byte now and then would never meet it.
+            if !bytes.is_empty() {
+                let left = deadline.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    return Err(io::ErrorKind::TimedOut.into());
+                }
+                stream.set_write_timeout(left)?;
+                is_slow = true;
+            }
+        }
+        if is_slow { stream.set_write_timeout(self.terms.write) } else { Ok(()) }
+    }
+
+    fn linger(&mut self) {
+        // All of this is best effort: the answer is out, the rest is courtesy. It gives way like any other that nothing is done for.
+        if !self.slot.waits() || self.stream.shutdown(Shutdown::Write).is_err() {
+            return;
+        }
+        let deadline = Instant::now() + self.terms.linger;
+        let mut thrown_away = 0;
+        while let Ok(limit) = left_until(deadline) {
+            self.unread.clear();
+            match self.read_more(Some(limit)) {
+                Ok(count) if count > 0 && thrown_away < LINGER_BYTES => thrown_away += count,
+                Ok(_) | Err(_) => return,
+            }
+        }
+    }
+}
+
+impl End {
+    /// Adds the head that was read before the body went wrong.
+    fn with(self, head: &Head) -> Self {
+        match self {
+            Self::Silent => Self::Silent,
+            Self::Refused(broken, _) => Self::Refused(broken, Some(Box::new(head.clone()))),
+        }
+    }
+}
+
+fn left_until(deadline: Instant) -> Result<Duration, End> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    if left.is_zero() { Err(End::Refused(Broken::TimedOut, None)) } else { Ok(left) }
+}

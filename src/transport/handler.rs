@@ -1,0 +1,77 @@
+//! The seam between the sockets and the rest of the program.
+
+use std::sync::Arc;
+
+use rouille::{Request, Response};
+
+use super::head::Broken;
+use super::listener::{Listener, Stream};
+use super::slots::Slot;
+
+/// What answers requests.
+pub trait Handler: Send + Sync + 'static {
+    /// Answers a request. May wait, may panic.
+    fn handle(&self, request: &Request) -> Response;
+    /// The same for one client: long work can be abandoned when the client has left, or not be begun.
+    fn handle_for(&self, request: &Request, _client: &Client<'_>) -> Response {
+        self.handle(request)
+    }
+    /// Wakes the long polls, because one of them gives way ([`Client::gives_way`]). Never waits.
+    fn hurry(&self) {}
+    /// Answers what is no request that [`Handler::handle`] may see. `request` is its head if that could be read. Called on the accepting
+    /// thread for [`Broken::TooManyConnections`] and [`Broken::NoThread`], so it must not wait.
+    fn refuse(&self, broken: &Broken, request: Option<&Request>) -> Response;
+}
+
+/// A client while its request is answered.
+#[derive(Clone, Copy)]
+pub struct Client<'a> {
+    connection: Option<(&'a Stream, &'a Slot)>,
+    has_thread: bool,
+}
+
+impl<'a> Client<'a> {
+    /// One that never leaves, with a thread of its own.
+    pub const PATIENT: Self = Self { connection: None, has_thread: true };
+
+    pub(super) fn new(stream: &'a Stream, slot: &'a Slot, has_thread: bool) -> Self {
+        Self { connection: Some((stream, slot)), has_thread }
+    }
+
+    /// Whether it has gone.
+    pub fn is_left(&self) -> bool {
+        self.connection.is_some_and(|(stream, _)| stream.is_left())
+    }
+
+    /// Waits for a change on its behalf, and lets it give way meanwhile: then [`Handler::hurry`] is called.
+    pub fn idle<T>(&self, wait: impl FnOnce() -> T) -> T {
+        let slot = self.connection.map(|(_, slot)| slot);
+        if let Some(slot) = slot {
+            slot.idles();
+        }
+        let outcome = wait();
+        if let Some(slot) = slot {
+            slot.idles_no_more();
+        }
+        outcome
+    }
+
+    /// Whether a new connection needs its slot: it is then answered at once, unchanged.
+    pub fn gives_way(&self) -> bool {
+        self.connection.is_some_and(|(_, slot)| slot.gives_way())
+    }
+
+    /// Whether the thread serves this client alone. Otherwise it is one of the few in reserve, because no other can be
+    /// created, and must not wait for long.
+    pub const fn has_thread(&self) -> bool {
+        self.has_thread
+    }
+}
+
+/// A listener, and what answers the requests that arrive there: so the handler knows by which listener a request came.
+pub struct Entrance {
+    /// Where clients connect.
+    pub listener: Listener,
+    /// Answers them.
+    pub handler: Arc<dyn Handler>,
+}

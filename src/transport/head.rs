@@ -1,0 +1,287 @@
+//! A request's head, from bytes to what it means for the connection: what RFC 9112 demands to be refused is refused here.
+
+use std::mem::MaybeUninit;
+use std::net::SocketAddr;
+
+use rouille::Request;
+
+/// The longest head, in bytes.
+pub(super) const HEAD_BYTES_MAX: usize = 16 * 1024;
+/// The most header fields.
+pub(super) const FIELDS_MAX: usize = 100;
+/// The longest request target, in bytes.
+pub(super) const TARGET_BYTES_MAX: usize = 8 * 1024;
+/// The longest body, in bytes.
+pub const BODY_BYTES_MAX: usize = 1024 * 1024;
+
+/// Why a request never reaches the handler.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Broken {
+    /// It is not HTTP, or not as RFC 9112 wants it.
+    #[error("the request is broken: {0}")]
+    Malformed(&'static str),
+    /// Its head is too long or has too many fields.
+    #[error("the request's head is over 16 KiB or has over 100 fields")]
+    HeadTooLarge,
+    /// Its target is too long.
+    #[error("the request's target is over 8 KiB")]
+    TargetTooLong,
+    /// Its body is too long. It was not read.
+    #[error("the request's body is over 1 MiB")]
+    BodyTooLarge,
+    /// It did not arrive in time.
+    #[error("the request did not arrive in time")]
+    TimedOut,
+    /// Too many others send long bodies at the same time.
+    #[error("too many long requests at once; try again")]
+    TooManyBodies,
+    /// All connection slots are taken.
+    #[error("too many connections; try again")]
+    TooManyConnections,
+    /// No thread can be created for the connection, and those in reserve are busy.
+    #[error(
+        "the server can make no further thread: this user or service is at its limit of processes; end some, or raise it (ulimit -u, TasksMax=)"
+    )]
+    NoThread,
+    /// It has an encoding or an expectation that is not served here.
+    #[error("{0} is not served here")]
+    NotServed(&'static str),
+    /// The handler panicked: a fault of ours.
+    #[error("a fault of ours; the server's log has it")]
+    Fault,
+}
+
+/// How a body's end is known (RFC 9112, section 6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Framing {
+    /// This many bytes; 0 where nothing is said.
+    Length(usize),
+    /// Chunked transfer coding.
+    Chunked,
+}
+
+/// A head, read whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Head {
+    pub(super) method: String,
+    pub(super) target: String,
+    pub(super) fields: Vec<(String, String)>,
+    /// How its body ends, or why no body is read.
+    pub(super) framing: Result<Framing, Broken>,
+    /// Whether the client waits for a word before it sends the body.
+    pub(super) expects_continue: bool,
+    pub(super) keep_alive: bool,
+    /// An HTTP/1.0 client understands no chunked coding.
+    pub(super) is_http_1_0: bool,
+}
+
+impl Head {
+    /// The request as the handler sees it.
+    pub(super) fn into_request(self, from: SocketAddr, body: Vec<u8>) -> Request {
+        Request::fake_http_from(from, self.method, self.target, self.fields, body)
+    }
+}
+
+/// Takes a head off the front of `bytes`: how long it was, and what it says. `Ok(None)` while it is not all there.
+pub(super) fn parse(bytes: &[u8]) -> Result<Option<(usize, Head)>, Broken> {
+    // Not filled in before: to clear room for a hundred fields costs more than to parse the few that there are.
+    let mut fields = [const { MaybeUninit::uninit() }; FIELDS_MAX];
+    let mut request = httparse::Request::new(&mut []);
+    let length = match request.parse_with_uninit_headers(bytes, &mut fields) {
+        Ok(httparse::Status::Complete(length)) if length <= HEAD_BYTES_MAX => length,
+        Ok(httparse::Status::Partial) if bytes.len() < HEAD_BYTES_MAX => return Ok(None),
+        Ok(httparse::Status::Complete(_) | httparse::Status::Partial) => {
+            let first_line_ends = memchr::memchr(b'\n', bytes).is_some_and(|end| end <= TARGET_BYTES_MAX);
+            return Err(if first_line_ends { Broken::HeadTooLarge } else { Broken::TargetTooLong });
+        }
+        Err(httparse::Error::TooManyHeaders) => return Err(Broken::HeadTooLarge),
+        Err(httparse::Error::Version) => return Err(Broken::Malformed("its version is neither HTTP/1.0 nor HTTP/1.1")),
+        Err(_) => return Err(Broken::Malformed("its head does not follow RFC 9112")),
+    };
+    // A bare CR can end a line for one reader and not for another: where they differ, requests are smuggled.
+    let head = &bytes[..length];
+    if memchr::memchr_iter(b'\r', head).any(|at| head.get(at + 1) != Some(&b'\n')) {
+        return Err(Broken::Malformed("a CR stands alone"));
+    }
+    let target = request.path.expect("a complete head has a target");
+    if target.len() > TARGET_BYTES_MAX {
+        return Err(Broken::TargetTooLong);
+    }
+    // The parser takes any text for a target; a URI is of visible ASCII (RFC 9112, section 3.2; RFC 3986, section 2).
+    if !target.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(Broken::Malformed("its target is no URI"));
+    }
+    let is_http_1_0 = request.version == Some(0);
+    let mut read = Fields::default();
+    let mut kept = Vec::with_capacity(request.headers.len());
+    for field in request.headers.iter() {
+        read.note(field.name, field.value)?;
+        kept.push((field.name.to_owned(), text(field.value)));
+    }
+    let head = Head {
+        method: request.method.expect("a complete head has a method").to_owned(),
+        target: origin_form(target, read.host)?,
+        fields: kept,
+        framing: read.framing(is_http_1_0),
+        expects_continue: read.expects_continue == Some(true) && !is_http_1_0,
+        keep_alive: read.keep_alive.unwrap_or(!is_http_1_0),
+        is_http_1_0,
+    };
+    if read.hosts > 1 || (read.hosts == 0 && !is_http_1_0) {
+        return Err(Broken::Malformed("it needs exactly one Host"));
+    }
+    Ok(Some((length, head)))
+}
+
+/// A value as text. Nearly every one is ASCII, for which this is one look and one copy.
+fn text(value: &[u8]) -> String {
+    std::str::from_utf8(value).map_or_else(|_| String::from_utf8_lossy(value).into_owned(), str::to_owned)
+}
+
+/// A target as this server routes it. A proxy's form is an address in front of the same thing (RFC 9112, section 3.2.2).
+fn origin_form(target: &str, host: &[u8]) -> Result<String, Broken> {
+    let no_target = Broken::Malformed("its target is no path");
+    let Some(address) = target.strip_prefix("http://").or_else(|| target.strip_prefix("https://")) else {
+        return if target.starts_with('/') || target == "*" { Ok(target.to_owned()) } else { Err(no_target) };
+    };
+    let (authority, path) = address.split_at(address.find(['/', '?', '#']).unwrap_or(address.len()));
+    // Two names for one request: the one that is asked for is the target's, the one that was looked at is the Host's.
+    if !authority.as_bytes().eq_ignore_ascii_case(host) {
+        return Err(Broken::Malformed("its target names another host than its Host"));
+    }
+    Ok(if path.starts_with('/') { path.to_owned() } else { format!("/{path}") })
+}
+
+/// What the fields say about the connection and the body.
+#[derive(Default)]
+struct Fields<'h> {
+    length: Option<usize>,
+    is_chunked: bool,
+    has_encoding: bool,
+    /// False where something else is expected.
+    expects_continue: Option<bool>,
+    keep_alive: Option<bool>,
+    hosts: usize,
+    host: &'h [u8],
+}
+
+impl<'h> Fields<'h> {
+    fn note(&mut self, name: &str, value: &'h [u8]) -> Result<(), Broken> {
+        let value = value.trim_ascii();
+        if name.eq_ignore_ascii_case("content-length") {
+            // Digits and nothing else: no sign, no list (RFC 9112, section 6.3).
+            let text = std::str::from_utf8(value).unwrap_or_default();
+            let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+            if !is_number || self.length.is_some() {
+                return Err(Broken::Malformed("its Content-Length is no single number"));
+            }
+            // A number beyond counting is a body beyond the limit.
+            self.length = Some(text.parse().unwrap_or(usize::MAX));
+        } else if name.eq_ignore_ascii_case("transfer-encoding") {
+            if self.has_encoding {
+                return Err(Broken::Malformed("it has several Transfer-Encodings"));
+            }
+            self.has_encoding = true;
+            self.is_chunked = value.eq_ignore_ascii_case(b"chunked");
+        } else if name.eq_ignore_ascii_case("expect") {
+            self.expects_continue = Some(self.expects_continue != Some(false) && value.eq_ignore_ascii_case(b"100-continue"));
+        } else if name.eq_ignore_ascii_case("connection") {
+            for option in value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii) {
+                if option.eq_ignore_ascii_case(b"close") {
+                    self.keep_alive = Some(false);
+                } else if option.eq_ignore_ascii_case(b"keep-alive") {
+                    self.keep_alive = self.keep_alive.or(Some(true));
+                }
+            }
+        } else if name.eq_ignore_ascii_case("host") {
+            self.hosts += 1;
+            self.host = value;
+        }
+        Ok(())
+    }
+
+    fn framing(&self, is_http_1_0: bool) -> Result<Framing, Broken> {
+        match (self.has_encoding, self.length) {
+            _ if self.expects_continue == Some(false) => Err(Broken::NotServed("that expectation")),
+            (true, Some(_)) => Err(Broken::Malformed("it has both a Content-Length and a Transfer-Encoding")),
+            (true, None) if is_http_1_0 => Err(Broken::Malformed("HTTP/1.0 has no Transfer-Encoding")),
+            (true, None) if !self.is_chunked => Err(Broken::NotServed("that transfer encoding")),
+            (true, None) => Ok(Framing::Chunked),
+            (false, Some(length)) if length > BODY_BYTES_MAX => Err(Broken::BodyTooLarge),
+            (false, length) => Ok(Framing::Length(length.unwrap_or(0))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head(text: &str) -> Result<Head, Broken> {
+        parse(text.as_bytes()).map(|parsed| parsed.expect("all there").1)
+    }
+
+    fn framing(text: &str) -> Result<Framing, Broken> {
+        head(text).and_then(|head| head.framing)
+    }
+
+    #[test]
+    fn a_plain_head_says_what_it_says() {
+        let read =
+            head("POST /api/x?a=b HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n").expect("reads");
+        assert_eq!((read.method.as_str(), read.target.as_str()), ("POST", "/api/x?a=b"));
+        assert_eq!(read.framing, Ok(Framing::Length(5)));
+        assert!(read.keep_alive && read.expects_continue && !read.is_http_1_0);
+        assert_eq!(read.fields[0], ("Host".to_owned(), "h".to_owned()));
+        assert!(!head("GET / HTTP/1.1\r\nHost: h\r\nConnection: x, Close\r\n\r\n").expect("reads").keep_alive);
+        assert!(!head("GET / HTTP/1.0\r\n\r\n").expect("reads").keep_alive);
+        assert!(head("GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n").expect("reads").keep_alive);
+        assert_eq!(head("GET http://h:1/x?y HTTP/1.1\r\nHost: h:1\r\n\r\n").expect("reads").target, "/x?y");
+        assert_eq!(head("GET http://h?x=/y HTTP/1.1\r\nHost: H\r\n\r\n").expect("reads").target, "/?x=/y");
+    }
+
+    #[test]
+    fn a_head_is_waited_for_until_it_is_whole() {
+        let text = b"GET / HTTP/1.1\r\nHost: h\r\n\r\nrest";
+        for cut in 0..text.len() - 4 {
+            assert_eq!(parse(&text[..cut]), Ok(None), "cut at {cut}");
+        }
+        assert_eq!(parse(text).expect("reads").expect("whole").0, text.len() - 4);
+    }
+
+    #[test]
+    fn what_the_rfc_refuses_is_refused() {
+        for (what, fields) in [
+            ("two lengths", "Host: h\r\nContent-Length: 1\r\nContent-Length: 1\r\n"),
+            ("a list of lengths", "Host: h\r\nContent-Length: 1, 1\r\n"),
+            ("a signed length", "Host: h\r\nContent-Length: +1\r\n"),
+            ("length and encoding", "Host: h\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n"),
+            ("two encodings", "Host: h\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n"),
+            ("no host", "X: y\r\n"),
+            ("two hosts", "Host: h\r\nHost: h\r\n"),
+            ("a folded line", "Host: h\r\nX: y\r\n z\r\n"),
+            ("a space before the colon", "Host : h\r\n"),
+            ("a bare CR", "Host: h\r\nX: a\rb\r\n"),
+        ] {
+            let refused = framing(&format!("GET / HTTP/1.1\r\n{fields}\r\n"));
+            assert!(matches!(refused, Err(Broken::Malformed(_))), "{what}");
+        }
+        assert!(matches!(head("GET /gr\u{f6}\u{df}e HTTP/1.1\r\nHost: h\r\n\r\n"), Err(Broken::Malformed(_))));
+        assert!(matches!(head("GET / HTTP/2.0\r\nHost: h\r\n\r\n"), Err(Broken::Malformed(_))));
+        assert!(matches!(head("PRI * HTTP/2.0\r\n\r\n"), Err(Broken::Malformed(_))));
+        assert!(matches!(head("GET x HTTP/1.1\r\nHost: h\r\n\r\n"), Err(Broken::Malformed(_))));
+        assert!(matches!(framing("GET / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: gzip\r\n\r\n"), Err(Broken::NotServed(_))));
+        assert!(matches!(framing("GET / HTTP/1.1\r\nHost: h\r\nExpect: tea\r\n\r\n"), Err(Broken::NotServed(_))));
+    }
+
+    #[test]
+    fn limits_hold_and_have_their_own_names() {
+        let with = |fields: String| framing(&format!("GET / HTTP/1.1\r\nHost: h\r\n{fields}\r\n"));
+        assert_eq!(with("Content-Length: 100000000000\r\n".into()), Err(Broken::BodyTooLarge));
+        assert_eq!(with(format!("Content-Length: {}\r\n", "9".repeat(40))), Err(Broken::BodyTooLarge));
+        assert_eq!(with("X: y\r\n".repeat(FIELDS_MAX)), Err(Broken::HeadTooLarge));
+        assert_eq!(with(format!("X: {}\r\n", "y".repeat(HEAD_BYTES_MAX))), Err(Broken::HeadTooLarge));
+        assert_eq!(parse(&[b'x'; HEAD_BYTES_MAX]), Err(Broken::TargetTooLong));
+        assert_eq!(head(&format!("GET /{} HTTP/1.1\r\nHost: h\r\n\r\n", "x".repeat(9_000))), Err(Broken::TargetTooLong));
+    }
+}

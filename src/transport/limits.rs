@@ -1,0 +1,92 @@
+//! How many connections there may be: in all, of each kind of client, and from one address.
+
+use std::net::IpAddr;
+
+use rustix::process::{Resource, getrlimit};
+
+use super::reach::{Reach, network_of};
+
+/// The most connections at once. When all are taken, the one that has waited longest for its client gives way.
+pub(super) const CONNECTIONS_MAX: usize = 512;
+/// The fewest, if descriptors are scarce.
+pub(super) const CONNECTIONS_MIN: usize = 16;
+/// One in this many is kept for the owner's socket, one for this machine, and one for all others: no other kind of client can take those.
+const OWN_PLACE_IN: usize = 64;
+/// The descriptors that are left for the rest of the server, which needs them to read logs and the database.
+pub(super) const OWN_DESCRIPTORS: u64 = 64;
+/// One more for each this many connections is admitted while those that gave way are still ending, or all are being answered. Beyond that a
+/// new connection waits, and is refused in the end.
+pub(super) const ONE_MORE_IN: usize = 8;
+/// The most connections from one address of another machine, normally and if descriptors are scarce. As everywhere, the one that
+/// has waited longest gives way.
+pub(super) const FROM_ONE_ADDRESS_MAX: usize = 64;
+const FROM_ONE_ADDRESS_MIN: usize = 8;
+
+/// The clients that share a limit of connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Peer {
+    /// The owner of this server, at a socket that no other user can open.
+    Owner,
+    /// A program on this machine.
+    Local,
+    /// Another machine, by what counts as one address ([`network_of`]).
+    Remote(IpAddr),
+}
+
+impl Peer {
+    pub(super) fn at(reach: Reach, from: IpAddr) -> Self {
+        match reach {
+            Reach::Socket => Self::Owner,
+            Reach::Loopback | Reach::Network if from.is_loopback() => Self::Local,
+            Reach::Loopback | Reach::Network => Self::Remote(network_of(from)),
+        }
+    }
+
+    /// Each kind has slots that no other kind can take.
+    pub(super) const fn kind(self) -> usize {
+        match self {
+            Self::Owner => 0,
+            Self::Local => 1,
+            Self::Remote(_) => 2,
+        }
+    }
+}
+
+/// How many kinds of [`Peer`] there are.
+pub(super) const KINDS: usize = 3;
+
+/// How many connections there may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Limits {
+    /// Of any kind, beside the limits of their own.
+    pub(super) shared: usize,
+    /// For each kind alone.
+    pub(super) own: usize,
+    /// From one address of another machine.
+    pub(super) of_one_address: usize,
+}
+
+impl Limits {
+    /// The limit of descriptors may change while the server runs (`prlimit(1)`).
+    pub(super) fn now() -> Self {
+        Self::of(getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX))
+    }
+
+    pub(super) fn of(descriptors: u64) -> Self {
+        let descriptors = usize::try_from(descriptors.saturating_sub(OWN_DESCRIPTORS)).unwrap_or(usize::MAX);
+        // Besides the slots there are connections admitted beyond them, and waiting connections of each kind: an eighth of that each.
+        let all = (descriptors - descriptors / 3).clamp(CONNECTIONS_MIN, CONNECTIONS_MAX);
+        let own = (all / OWN_PLACE_IN).max(1);
+        let of_one_address = (all / ONE_MORE_IN).clamp(FROM_ONE_ADDRESS_MIN, FROM_ONE_ADDRESS_MAX);
+        Self { shared: all - KINDS * own, own, of_one_address }
+    }
+
+    /// How many new connections may wait for a slot: of the same address, and of the same kind.
+    pub(super) fn waiting(self, peer: Peer) -> (usize, usize) {
+        let of_a_kind = (self.shared / ONE_MORE_IN).max(1);
+        match peer {
+            Peer::Owner | Peer::Local => (of_a_kind, of_a_kind),
+            Peer::Remote(_) => ((self.of_one_address / ONE_MORE_IN).max(1), of_a_kind),
+        }
+    }
+}

@@ -1,0 +1,30 @@
+//! HTTP/1.1 over sockets: listeners, connections, the parser, the writer. Knows nothing of this product.
+//!
+//! Level 1. [`Handler`] is the one seam: rouille's `Request` in, its `Response` out. A thread for each connection reads, calls the
+//! handler and answers. `accept` admits connections, `slots` decides which of them give way when there are too many, `workers` holds their
+//! threads, and `connection` speaks HTTP.
+
+mod accept;
+mod body;
+mod connection;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
+mod handler;
+mod head;
+mod limits;
+mod listener;
+mod own_socket;
+mod reach;
+mod server;
+mod slots;
+mod terms;
+mod workers;
+mod writer;
+
+pub use handler::{Client, Entrance, Handler};
+pub use head::{BODY_BYTES_MAX, Broken};
+pub use listener::Listener;
+pub use own_socket::OwnSocket;
+pub use reach::{Reach, network_of};
+pub use server::{Probe, Server};

@@ -1,0 +1,38 @@
+//! Who can reach a listener, and which client addresses count as one.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+/// Who can reach a listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// The owner of the server and root: a Unix socket that no other user can open.
+    Socket,
+    /// Every program on this machine, and the web pages in its browsers: a TCP port on the loopback interface.
+    Loopback,
+    /// Other machines.
+    Network,
+}
+
+impl Reach {
+    /// The reach of a TCP listener at this address. An IPv4 address written as IPv6 counts as IPv4.
+    pub fn at(address: SocketAddr) -> Self {
+        if address.ip().to_canonical().is_loopback() { Self::Loopback } else { Self::Network }
+    }
+
+    /// Whether other machines reach it.
+    pub fn is_open(self) -> bool {
+        match self {
+            Self::Socket | Self::Loopback => false,
+            Self::Network => true,
+        }
+    }
+}
+
+/// The part of a client's address that counts as one client: all of an IPv4 address, also if it is written as IPv6; the first 64 bits
+/// of an IPv6 address, because one household or machine usually has a whole /64.
+pub fn network_of(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
+        address @ IpAddr::V4(_) => address,
+    }
+}

@@ -1,0 +1,249 @@
+//! A server on its listening sockets: how it begins, and a stop that ends under load.
+//!
+//! A thread for each connection reads, calls the handler and answers; no request passes from one thread to another.
+
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use super::accept;
+use super::handler::Entrance;
+use super::listener::WayIn;
+use super::slots::Slots;
+use super::terms::Terms;
+use super::workers::Workers;
+
+/// How long a connection may wait for its next request. From the first byte of one on it has the limits of a head and of a body, which
+/// are over before this is.
+const IDLE_LIMIT: Duration = Duration::from_mins(1);
+const _: () = assert!(IDLE_LIMIT.as_secs() > Terms::OWN.head.as_secs() + Terms::OWN.body.as_secs());
+
+/// How long a stop waits for requests that are being answered.
+const STOP_LIMIT: Duration = Duration::from_millis(700);
+
+/// A server on its listening sockets.
+pub struct Server {
+    addresses: Vec<SocketAddr>,
+    probe: Probe,
+    slots: Arc<Slots>,
+    workers: Arc<Workers>,
+    wake: UnixStream,
+    thread: JoinHandle<()>,
+}
+
+impl Server {
+    /// Begins to accept.
+    pub fn start(entrances: Vec<Entrance>) -> io::Result<Self> {
+        Self::start_with(entrances, IDLE_LIMIT)
+    }
+
+    fn start_with(entrances: Vec<Entrance>, idle_limit: Duration) -> io::Result<Self> {
+        let addresses = entrances.iter().filter_map(|entrance| entrance.listener.address()).collect();
+        let probe = Probe { ways_in: entrances.iter().map(|entrance| entrance.listener.way_in()).collect::<io::Result<_>>()? };
+        let (wake, woken) = UnixStream::pair()?;
+        let slots = Arc::new(Slots::new());
+        let workers = Arc::<Workers>::default();
+        let (accepting, serving) = (slots.clone(), workers.clone());
+        let accept = move || accept::accept(&accepting, &serving, &entrances, &woken, idle_limit);
+        let thread = thread::Builder::new().name("accept".to_owned()).spawn(accept)?;
+        let server = Self { addresses, probe, slots, workers, wake, thread };
+        // Only now: the first clients do not wait until all of these threads exist.
+        match server.workers.start_reserve() {
+            Ok(()) => Ok(server),
+            Err(error) => {
+                server.stop();
+                Err(error)
+            }
+        }
+    }
+
+    /// Where it listens, as far as that has an address.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// What asks this server from within.
+    pub fn probe(&self) -> Probe {
+        self.probe.clone()
+    }
+
+    /// Nothing is accepted any more, and every answer from here on says that it is its connection's last.
+    pub fn begin_stop(&self) {
+        self.slots.begin_stop();
+        // The other end is only looked at.
+        let _closed_already = self.wake.shutdown(Shutdown::Both);
+    }
+
+    /// Stops: as [`Server::begin_stop`], then who waits is let go, and what is being answered gets a moment to end.
+    pub fn stop(self) {
+        self.begin_stop();
+        // It has nothing to do but to notice.
+        let _ended = self.thread.join();
+        self.slots.stop(STOP_LIMIT);
+        self.workers.end();
+    }
+}
+
+/// Asks a server whether it answers, by the way that its clients take.
+#[derive(Clone, Debug)]
+pub struct Probe {
+    ways_in: Vec<WayIn>,
+}
+
+impl Probe {
+    /// Whether each listener leads to an answer, whatever it is, all of them within `limit`.
+    pub fn is_answered(&self, limit: Duration) -> bool {
+        let deadline = Instant::now() + limit;
+        self.ways_in.iter().all(|way_in| Self::ask(way_in, deadline).unwrap_or(false))
+    }
+
+    fn ask(way_in: &WayIn, deadline: Instant) -> io::Result<bool> {
+        let left = || {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() { Err(io::ErrorKind::TimedOut) } else { Ok(left) }
+        };
+        let stream = match way_in.connect(left()?) {
+            Err(error) if way_in.is_for_others(&error) => return Ok(true),
+            other => other?,
+        };
+        stream.set_write_timeout(left()?)?;
+        let mut stream = &stream;
+        stream.write_all(b"OPTIONS * HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+        stream.set_read_timeout(Some(left()?))?;
+        let mut answer = [0; 9];
+        stream.read_exact(&mut answer)?;
+        Ok(&answer == b"HTTP/1.1 ")
+    }
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Server").field("addresses", &self.addresses).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use rouille::{Request, Response};
+
+    use super::*;
+    use crate::transport::connection;
+    use crate::transport::handler::Handler;
+    use crate::transport::head::Broken;
+    use crate::transport::limits::Peer;
+    use crate::transport::listener::{Listener, Stream};
+
+    /// Nothing waits that long unless it fails.
+    const DEADLINE: Duration = Duration::from_mins(1);
+
+    struct Hello;
+
+    impl Handler for Hello {
+        fn handle(&self, _: &Request) -> Response {
+            Response::text("hello")
+        }
+
+        fn refuse(&self, broken: &Broken, _: Option<&Request>) -> Response {
+            Response::text(broken.to_string())
+        }
+    }
+
+    fn client(server: &Server) -> TcpStream {
+        let stream = TcpStream::connect(server.addresses()[0]).expect("it listens");
+        stream.set_read_timeout(Some(DEADLINE)).expect("a limit");
+        stream
+    }
+
+    /// Whether it was answered before it was closed.
+    fn is_answered(mut stream: &TcpStream) -> bool {
+        // Who is closed already may hear it here or while reading.
+        let _closed_already = stream.write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"hello") {
+            let mut piece = [0; 512];
+            match stream.read(&mut piece) {
+                Ok(count) if count > 0 => answer.extend_from_slice(&piece[..count]),
+                Ok(_) | Err(_) => return false,
+            }
+        }
+        true
+    }
+
+    #[test]
+    fn who_is_silent_for_too_long_is_let_go_and_the_others_stay() {
+        let entrance = || {
+            let listener = Listener::tcp(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a port");
+            vec![Entrance { listener, handler: Arc::new(Hello) }]
+        };
+        let strict = Server::start_with(entrance(), Duration::from_millis(200)).expect("serves");
+        let patient = Server::start(entrance()).expect("serves");
+        let (never_spoke, stays) = (client(&strict), client(&patient));
+        // On a machine that is slow enough it is over before the first word.
+        let began = Instant::now();
+        let has_spoken = loop {
+            let stream = client(&strict);
+            if is_answered(&stream) {
+                break stream;
+            }
+            assert!(began.elapsed() < DEADLINE, "nobody is answered");
+        };
+        for mut silent in [never_spoke, has_spoken] {
+            assert_eq!(silent.read(&mut [0; 8]).expect("it ends within the deadline, and not by an error"), 0);
+        }
+        assert!(is_answered(&stays));
+        strict.stop();
+        patient.stop();
+    }
+
+    #[test]
+    fn what_had_come_before_a_stop_is_answered_also_where_its_thread_runs_only_after_it() {
+        let from = SocketAddr::from(([127, 0, 0, 1], 0));
+        for (came, answered) in [("GET / HTTP/1.1\r\nHost: h\r\n\r\n", true), ("GET / HTTP/1.1\r\nHo", false), ("", false)] {
+            let (ours, mut theirs) = UnixStream::pair().expect("a pair");
+            theirs.write_all(came.as_bytes()).expect("there is room");
+            let (slots, stream) = (Arc::new(Slots::new()), Arc::new(Stream::Unix(ours)));
+            let handler: Arc<dyn Handler> = Arc::new(Hello);
+            let slot = Arc::new(slots.take(1, &stream, Peer::Local).expect("room"));
+            slots.begin_stop();
+            connection::serve(&stream, from, &slot, &*handler, &Terms::OWN);
+            drop((stream, slot));
+            let mut answer = String::new();
+            theirs.read_to_string(&mut answer).expect("it ends in order");
+            assert_eq!(answer.ends_with("\r\nConnection: close\r\n\r\nhello"), answered, "{came:?}: {answer:?}");
+        }
+    }
+
+    #[test]
+    fn what_comes_while_its_connection_gives_way_is_answered_and_is_the_last() {
+        let request = "GET / HTTP/1.1\r\nHost: h\r\n\r\n";
+        for (came, answers) in [(request, 1), (&request.repeat(2), 1), (&request[..20], 0), ("", 0)] {
+            let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+            let mut theirs = TcpStream::connect(listener.local_addr().expect("bound")).expect("it listens");
+            let (ours, from) = listener.accept().expect("somebody is there");
+            let (slots, stream) = (Arc::new(Slots::new()), Arc::new(Stream::Tcp(ours)));
+            let handler: Arc<dyn Handler> = Arc::new(Hello);
+            let slot = Arc::new(slots.take(1, &stream, Peer::Local).expect("room"));
+            // Nothing has come yet.
+            slots.make_room();
+            theirs.write_all(came.as_bytes()).expect("there is room");
+            let began = Instant::now();
+            while rustix::io::ioctl_fionread(&*stream).expect("a socket") < came.len() as u64 {
+                assert!(began.elapsed() < DEADLINE, "it does not arrive");
+                thread::sleep(Duration::from_millis(1));
+            }
+            connection::serve(&stream, from, &slot, &*handler, &Terms::OWN);
+            drop((stream, slot));
+            let mut answer = String::new();
+            // What is not read is answered by a reset, which comes after all that was said.
+            let _reset = theirs.read_to_string(&mut answer);
+            assert_eq!(answer.matches("\r\nConnection: close\r\n\r\nhello").count(), answers, "{came:?}: {answer:?}");
+            assert_eq!(answer.matches("HTTP/1.1").count(), answers, "{came:?}: {answer:?}");
+        }
+    }
+}

@@ -1,0 +1,426 @@
+//! Who is connected, what each of them does, and who gives way when there are too many.
+//!
+//! A connection that waits for its client gives its slot to a new one, the one that has waited longest first, and so does a connection with a
+//! long poll, which is answered early. A connection whose request is being answered never does. If a request had arrived unseen even so, it is
+//! answered, as the last one of its connection. Only a connection whose client did not take an answer is closed without a word, and does
+//! nothing more: its client would not receive it.
+//!
+//! Nothing here waits for a slot: a new connection gets one at once or not at all, and `accept` tries again.
+
+use std::collections::BTreeMap;
+use std::net::Shutdown;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::io::ioctl_fionread;
+
+use super::limits::{KINDS, Limits, ONE_MORE_IN, Peer};
+use super::listener::Stream;
+
+/// How long a client that is to take an answer is not suspected of not taking it. The answer may be out all but one system call, whose
+/// thread does not run just now; to be cut off there would hide what was done.
+const WRITE_PATIENCE: Duration = Duration::from_millis(100);
+
+/// How long a long poll keeps its slot at least. A client whose wait ends early asks again at once, and would then displace another one.
+const NEWS_PATIENCE: Duration = Duration::from_secs(1);
+
+/// What all requests together may hold of bodies, in bytes. When it is taken, the one whose body has been waited for longest gives way.
+const BODIES_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// How long a body waits at most for the memory that it needs.
+const BODY_ROOM_LIMIT: Duration = Duration::from_secs(2);
+
+/// How often a body that waits for memory tries again.
+const BODY_ROOM_LOOK: Duration = Duration::from_millis(2);
+
+/// There is no slot for a new connection now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Full {
+    /// Some connections end, or can be ended, as soon as their threads have run, so a slot becomes free soon.
+    pub(super) is_passing: bool,
+}
+
+/// The connection slots of a server.
+pub(super) struct Slots {
+    began: Instant,
+    is_stopping: AtomicBool,
+    /// A long poll gave way and has not been woken yet.
+    is_hurried: AtomicBool,
+    open: Mutex<BTreeMap<u64, Occupant>>,
+    closed: Condvar,
+    /// Held by the one that is given memory for a body.
+    bodies: Mutex<()>,
+}
+
+/// An open connection as others see it.
+struct Occupant {
+    stream: Arc<Stream>,
+    peer: Peer,
+    activity: Arc<Activity>,
+}
+
+/// What a connection does, and since when.
+struct Activity {
+    began: Instant,
+    /// The two in one number, so that both are seen and changed together: [`Doing`] in the lowest bits, above it the milliseconds since
+    /// the server began.
+    packed: AtomicU64,
+    /// How long the body is that is read or answered, in bytes.
+    body_bytes: AtomicUsize,
+}
+
+/// What a connection does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Doing {
+    /// It waits for its client to ask.
+    Waits,
+    /// Its request is being answered.
+    Works,
+    /// It waits for its client to take an answer.
+    Writes,
+    /// It gave way while it waited, and its thread has not noticed yet: no more comes in. What had come is answered.
+    GivesWay,
+    /// It gave way while its client took no answer: nothing goes out any more.
+    Leaves,
+    /// Its request is a long poll, and can be answered at any time with the unchanged state.
+    Idles,
+}
+
+/// The bits that [`Doing`] takes.
+const DOING_BITS: u32 = 3;
+
+const fn doing(packed: u64) -> Doing {
+    match packed & ((1 << DOING_BITS) - 1) {
+        0 => Doing::Waits,
+        1 => Doing::Works,
+        2 => Doing::Writes,
+        3 => Doing::GivesWay,
+        4 => Doing::Leaves,
+        _ => Doing::Idles,
+    }
+}
+
+/// Since when, in milliseconds after the server began.
+const fn since_ms(packed: u64) -> u64 {
+    packed >> DOING_BITS
+}
+
+impl Activity {
+    fn pack(&self, doing: Doing, now: Instant) -> u64 {
+        let since_ms = u64::try_from(now.saturating_duration_since(self.began).as_millis()).unwrap_or(u64::MAX >> DOING_BITS);
+        since_ms << DOING_BITS | doing as u64
+    }
+
+    fn load(&self) -> u64 {
+        self.packed.load(Ordering::SeqCst)
+    }
+
+    /// What it did before. One that has given way stays so, with the exception of one that [`Doing::GivesWay`] and begins to work.
+    fn set(&self, what: Doing, now: Instant) -> Doing {
+        let new = self.pack(what, now);
+        let stays = |old| match doing(old) {
+            Doing::Waits | Doing::Works | Doing::Writes | Doing::Idles => false,
+            Doing::GivesWay => what != Doing::Works,
+            Doing::Leaves => true,
+        };
+        let before = self.packed.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |old| (!stays(old)).then_some(new));
+        doing(before.unwrap_or_else(|stayed| stayed))
+    }
+}
+
+impl Occupant {
+    /// Ends the connection, if it has been doing the same since then. Its thread wakes up from reading or writing and ends; one
+    /// with a long poll must be woken ([`Slots::has_hurried`]).
+    fn give_way(&self, packed: u64, is_hurried: &AtomicBool) {
+        // What came since it was looked at, or was read already, is answered.
+        let (what, how) = match doing(packed) {
+            Doing::Waits | Doing::Idles => (Doing::GivesWay, Shutdown::Read),
+            Doing::Works | Doing::Writes | Doing::GivesWay | Doing::Leaves => (Doing::Leaves, Shutdown::Both),
+        };
+        let new = self.activity.pack(what, Instant::now());
+        if self.activity.packed.compare_exchange(packed, new, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
+            // One that has closed meanwhile is what is wanted.
+            let _closed = self.stream.shutdown(how);
+            if doing(packed) == Doing::Idles {
+                is_hurried.store(true, Ordering::SeqCst);
+            }
+        }
+    }
+}
+
+impl Slots {
+    pub(super) fn new() -> Self {
+        Self {
+            began: Instant::now(),
+            is_stopping: AtomicBool::new(false),
+            is_hurried: AtomicBool::new(false),
+            open: Mutex::new(BTreeMap::new()),
+            closed: Condvar::new(),
+            bodies: Mutex::new(()),
+        }
+    }
+
+    /// Whether no further request is taken.
+    pub(super) fn is_stopping(&self) -> bool {
+        self.is_stopping.load(Ordering::SeqCst)
+    }
+
+    /// From here on every answer says that it is its connection's last.
+    pub(super) fn begin_stop(&self) {
+        self.is_stopping.store(true, Ordering::SeqCst);
+    }
+
+    /// Lets go who waits, and gives what is being answered until `limit` to end.
+    pub(super) fn stop(&self, limit: Duration) {
+        self.begin_stop();
+        let deadline = Instant::now() + limit;
+        let mut open = self.lock();
+        for occupant in open.values().filter(|occupant| doing(occupant.activity.load()) == Doing::Waits) {
+            // What has arrived can still be read, and is answered. One that has closed meanwhile is what is wanted.
+            let _closed = occupant.stream.shutdown(Shutdown::Read);
+        }
+        while !open.is_empty() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            open = self.closed.wait_timeout(open, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Gives a new connection a slot, or reports that all are taken. Never waits.
+    pub(super) fn take(self: &Arc<Self>, number: u64, stream: &Arc<Stream>, peer: Peer) -> Result<Slot, Full> {
+        if self.is_stopping() {
+            return Err(Full { is_passing: false });
+        }
+        let mut open = self.lock();
+        make_way_for(peer, &open, Limits::now(), &self.is_hurried)?;
+        let activity = Arc::new(Activity { began: self.began, packed: AtomicU64::new(0), body_bytes: AtomicUsize::new(0) });
+        activity.set(Doing::Waits, Instant::now());
+        open.insert(number, Occupant { stream: stream.clone(), peer, activity: activity.clone() });
+        Ok(Slot { number, slots: self.clone(), activity })
+    }
+
+    /// Has those give way that have waited for a request for `limit`. After what time to look again; `None` where nobody is connected: the
+    /// server sleeps.
+    pub(super) fn close_idle(&self, limit: Duration) -> Option<Duration> {
+        self.close_idle_at(self.began.elapsed(), limit)
+    }
+
+    fn close_idle_at(&self, now: Duration, limit: Duration) -> Option<Duration> {
+        let open = self.lock();
+        // Who is busy now can begin to wait right after this look, and is due a limit after that.
+        let mut next = (!open.is_empty()).then_some(limit)?;
+        for occupant in open.values() {
+            let packed = occupant.activity.load();
+            if doing(packed) != Doing::Waits {
+                continue;
+            }
+            let waited = now.saturating_sub(Duration::from_millis(since_ms(packed)));
+            if waited >= limit {
+                occupant.give_way(packed, &self.is_hurried);
+            } else {
+                next = next.min(limit.saturating_sub(waited));
+            }
+        }
+        // Stamps are whole milliseconds: not a moment before.
+        Some(next + Duration::from_millis(1))
+    }
+
+    /// Whether a long poll gave way since the last call and must be woken.
+    pub(super) fn has_hurried(&self) -> bool {
+        self.is_hurried.swap(false, Ordering::SeqCst)
+    }
+
+    /// Makes the one that has waited longest give way.
+    pub(super) fn make_room(&self) {
+        let open = self.lock();
+        if let Some((packed, occupant)) = waits_longest(open.values()) {
+            occupant.give_way(packed, &self.is_hurried);
+        }
+    }
+
+    /// Nothing under this lock can panic half-way through a change.
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Occupant>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Makes room for one more. Those that gave way, and those whose request has come but not been read, are there until their threads have run.
+fn make_way_for(peer: Peer, open: &BTreeMap<u64, Occupant>, limits: Limits, is_hurried: &AtomicBool) -> Result<(), Full> {
+    // The usual case: not even one address has all that it may have.
+    if open.len() < limits.of_one_address.min(limits.shared) {
+        return Ok(());
+    }
+    if let Peer::Remote(_) = peer {
+        let of_this_address = || open.values().filter(|occupant| occupant.peer == peer);
+        make_way(of_this_address, of_this_address().count(), limits.of_one_address, is_hurried)?;
+    }
+    let mut counts = [0; KINDS];
+    for occupant in open.values() {
+        counts[occupant.peer.kind()] += 1;
+    }
+    if counts[peer.kind()] < limits.own {
+        return Ok(());
+    }
+    let shared = counts.iter().map(|count: &usize| count.saturating_sub(limits.own)).sum();
+    // A kind that has no more than its own slots gives none of them up.
+    let has_shared = || open.values().filter(|occupant| counts[occupant.peer.kind()] > limits.own);
+    make_way(has_shared, shared, limits.shared, is_hurried)
+}
+
+/// Makes one of these give way if there are `limit` or more. Admits one more while the excess over `limit` is below one in [`ONE_MORE_IN`].
+fn make_way<'a, I: Iterator<Item = &'a Occupant>>(
+    occupants: impl Fn() -> I,
+    count: usize,
+    limit: usize,
+    is_hurried: &AtomicBool,
+) -> Result<(), Full> {
+    if count < limit {
+        return Ok(());
+    }
+    let is_doing = |occupant: &&Occupant, what: &[Doing]| what.contains(&doing(occupant.activity.load()));
+    let leaving = occupants().filter(|occupant| is_doing(occupant, &[Doing::GivesWay, Doing::Leaves])).count();
+    let mut gives_way = false;
+    if leaving <= count - limit
+        && let Some((packed, occupant)) = waits_longest(occupants())
+    {
+        occupant.give_way(packed, is_hurried);
+        gives_way = true;
+    }
+    if count < limit + (limit / ONE_MORE_IN).max(1) {
+        return Ok(());
+    }
+    // One that waits and cannot give way has a request that lies there unread.
+    Err(Full { is_passing: gives_way || leaving > 0 || occupants().any(|occupant| is_doing(&occupant, &[Doing::Waits])) })
+}
+
+/// The connection whose client has kept us waiting for longest, and what it does. Where a request lies there unread it is not the
+/// client's fault: its thread has not run yet.
+fn waits_longest<'a>(occupants: impl Iterator<Item = &'a Occupant>) -> Option<(u64, &'a Occupant)> {
+    let is_waited_for = |packed: u64, occupant: &Occupant| match doing(packed) {
+        Doing::Waits => true,
+        Doing::Writes => occupant.activity.began.elapsed() >= Duration::from_millis(since_ms(packed)) + WRITE_PATIENCE,
+        Doing::Idles => occupant.activity.began.elapsed() >= Duration::from_millis(since_ms(packed)) + NEWS_PATIENCE,
+        Doing::Works | Doing::GivesWay | Doing::Leaves => false,
+    };
+    let waiting = occupants.map(|occupant| (occupant.activity.load(), occupant));
+    let mut waiting: Vec<_> = waiting.filter(|(packed, occupant)| is_waited_for(*packed, occupant)).collect();
+    waiting.sort_unstable_by_key(|(packed, _)| since_ms(*packed));
+    waiting.into_iter().find(|(packed, occupant)| {
+        doing(*packed) == Doing::Writes || ioctl_fionread(&*occupant.stream).is_ok_and(|bytes| bytes == 0)
+    })
+}
+
+/// A connection's own view of its slot: says what it does. The slot is free once this is dropped.
+pub(super) struct Slot {
+    number: u64,
+    slots: Arc<Slots>,
+    activity: Arc<Activity>,
+}
+
+/// Whether a request that has been read is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Works {
+    /// It is, and others after it.
+    On,
+    /// It is. The connection gave way before that was known, and ends with the answer.
+    ForTheLastTime,
+    /// It must not be done: the connection is closed, and nobody would hear of it.
+    NoMore,
+}
+
+impl Slot {
+    /// Whether no further request is taken.
+    pub(super) fn is_stopping(&self) -> bool {
+        self.slots.is_stopping()
+    }
+
+    /// The client is to ask. False where the connection has been closed, since its client took no answer.
+    pub(super) fn waits(&self) -> bool {
+        self.has_no_body();
+        // One that gives way finds out when it has read what has come.
+        self.activity.set(Doing::Waits, Instant::now()) != Doing::Leaves
+    }
+
+    /// The request's body is no longer held.
+    pub(super) fn has_no_body(&self) {
+        self.activity.body_bytes.store(0, Ordering::SeqCst);
+    }
+
+    /// A request has been read and is to be answered.
+    pub(super) fn works(&self) -> Works {
+        // Since when it works is nobody's business, so no clock is read.
+        match self.activity.set(Doing::Works, self.activity.began) {
+            Doing::Waits | Doing::Works | Doing::Writes | Doing::Idles => Works::On,
+            Doing::GivesWay => Works::ForTheLastTime,
+            Doing::Leaves => Works::NoMore,
+        }
+    }
+
+    /// The request that is being answered is a long poll.
+    pub(super) fn idles(&self) {
+        self.activity.set(Doing::Idles, Instant::now());
+    }
+
+    /// It no longer waits. If it gave way meanwhile, that stays so.
+    pub(super) fn idles_no_more(&self) {
+        let works = self.activity.pack(Doing::Works, self.activity.began);
+        let idles = |packed| (doing(packed) == Doing::Idles).then_some(works);
+        let _gave_way = self.activity.packed.fetch_update(Ordering::SeqCst, Ordering::SeqCst, idles);
+    }
+
+    /// Whether it gave way: what is being answered is its last.
+    pub(super) fn gives_way(&self) -> bool {
+        matches!(doing(self.activity.load()), Doing::GivesWay | Doing::Leaves)
+    }
+
+    /// The client is to take an answer, or its next piece, from now on.
+    pub(super) fn writes(&self) -> Instant {
+        let now = Instant::now();
+        // One that has given way finds out when it writes.
+        let _has_given_way = self.activity.set(Doing::Writes, now);
+        now
+    }
+
+    /// The request that is being read has a body of so many bytes. False where there is no room for that: all that is held belongs to
+    /// requests that are being answered.
+    pub(super) fn takes(&self, body_bytes: usize) -> bool {
+        let (activity, deadline) = (&self.activity, Instant::now() + BODY_ROOM_LIMIT);
+        // It is the newest of those that are waited for, unless it has given way already.
+        if matches!(activity.set(Doing::Waits, Instant::now()), Doing::GivesWay | Doing::Leaves) {
+            return false;
+        }
+        // One at a time: those that wait for memory must not keep the accepting thread from its lock.
+        let _turn = self.slots.bodies.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            let open = self.slots.lock();
+            let held: usize = open.values().map(|occupant| occupant.activity.body_bytes.load(Ordering::SeqCst)).sum();
+            if held - activity.body_bytes.load(Ordering::SeqCst) + body_bytes <= BODIES_BYTES_MAX {
+                activity.body_bytes.store(body_bytes, Ordering::SeqCst);
+                return true;
+            }
+            if Instant::now() >= deadline || matches!(doing(activity.load()), Doing::GivesWay | Doing::Leaves) {
+                return false;
+            }
+            let others = open
+                .iter()
+                .filter(|(number, occupant)| **number != self.number && occupant.activity.body_bytes.load(Ordering::SeqCst) > 0)
+                .map(|(_, occupant)| occupant);
+            if let Some((packed, occupant)) = waits_longest(others) {
+                occupant.give_way(packed, &self.slots.is_hurried);
+            }
+            let _looked_at_again = self.slots.closed.wait_timeout(open, BODY_ROOM_LOOK);
+        }
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.slots.lock().remove(&self.number);
+        self.slots.closed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests;

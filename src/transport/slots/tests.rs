@@ -1,0 +1,212 @@
+//! Which connections get a slot, give way, or are refused.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+
+use super::*;
+use crate::transport::limits::{CONNECTIONS_MAX, CONNECTIONS_MIN, FROM_ONE_ADDRESS_MAX, OWN_DESCRIPTORS};
+use crate::transport::reach::Reach;
+
+fn peer(from: &str) -> Peer {
+    Peer::at(Reach::Network, from.parse().expect("an address"))
+}
+
+fn sit(slots: &Arc<Slots>, number: u64, from: &str) -> Option<(Slot, UnixStream)> {
+    sit_as(slots, number, peer(from)).ok()
+}
+
+fn sit_as(slots: &Arc<Slots>, number: u64, peer: Peer) -> Result<(Slot, UnixStream), Full> {
+    let (ours, theirs) = UnixStream::pair().expect("a pair");
+    let slot = slots.take(number, &Arc::new(Stream::Unix(ours)), peer)?;
+    theirs.set_nonblocking(true).expect("ours");
+    Ok((slot, theirs))
+}
+
+fn is_closed(mut stream: &UnixStream) -> bool {
+    matches!(stream.read(&mut [0]), Ok(0))
+}
+
+/// Whether the server has closed its side for reading.
+fn takes_no_more(mut stream: &UnixStream) -> bool {
+    stream.write(b"x").is_err_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+#[test]
+fn client_that_does_not_read_is_closed_after_its_time() {
+    let slots = Arc::new(Slots::new());
+    let (slot, stream) = sit(&slots, 1, "127.0.0.1").expect("room");
+    assert_eq!(slot.works(), Works::On);
+    // Stamps are whole milliseconds.
+    let (began, patience) = (slot.writes(), WRITE_PATIENCE.saturating_sub(Duration::from_millis(1)));
+    let give_way = || {
+        let open = slots.lock();
+        if let Some((packed, occupant)) = waits_longest(open.values()) {
+            occupant.give_way(packed, &slots.is_hurried);
+        }
+    };
+    give_way();
+    // On a machine that is slow enough it has had its time.
+    assert!(!is_closed(&stream) || began.elapsed() >= patience);
+    while !is_closed(&stream) {
+        assert!(began.elapsed() < Duration::from_mins(1), "it never gives way");
+        give_way();
+    }
+    assert!(began.elapsed() >= patience);
+    assert!(!slot.waits(), "nothing more is read of it");
+    assert_eq!(slot.works(), Works::NoMore);
+}
+
+#[test]
+fn next_timeout_check_is_due_with_the_first_silent_client() {
+    let (slots, limit, s) = (Arc::new(Slots::new()), Duration::from_secs(60), Duration::from_secs);
+    let since = |slot: &Slot| Duration::from_millis(since_ms(slot.activity.load()));
+    assert_eq!(slots.close_idle_at(s(1000), limit), None);
+    let (first, first_stream) = sit(&slots, 1, "127.0.0.1").expect("room");
+    let (second, second_stream) = sit(&slots, 2, "127.0.0.1").expect("room");
+    assert_eq!(second.works(), Works::On);
+    let began = since(&first);
+    assert_eq!(slots.close_idle_at(began + s(20), limit), Some(s(40) + Duration::from_millis(1)));
+    assert_eq!(slots.close_idle_at(began + s(60), limit), Some(limit + Duration::from_millis(1)), "the other is busy");
+    assert!(takes_no_more(&first_stream) && !takes_no_more(&second_stream));
+    assert!(!is_closed(&first_stream), "it can be told something yet");
+    assert!(first.waits());
+    assert_eq!(first.works(), Works::ForTheLastTime, "what it was asked meanwhile is answered");
+    // A client that reads an answer slowly has another limit.
+    second.writes();
+    assert!(slots.close_idle_at(since(&second) + s(600), limit).is_some() && !takes_no_more(&second_stream));
+    drop((first, second));
+    assert_eq!(slots.close_idle_at(s(1000), limit), None);
+}
+
+#[test]
+fn stopping_seats_admit_no_connection_and_end_all_waits() {
+    let slots = Arc::new(Slots::new());
+    assert!(sit(&slots, 1, "127.0.0.1").is_some());
+    slots.begin_stop();
+    assert!(sit(&slots, 2, "127.0.0.1").is_none() && sit(&slots, 3, "10.0.0.7").is_none());
+}
+
+#[test]
+fn remote_address_is_limited_to_its_share_of_slots() {
+    let slots = Arc::new(Slots::new());
+    let (own, own_stream) = sit(&slots, 0, "127.0.0.1").expect("room");
+    let (friend, friend_stream) = sit(&slots, 1, "10.0.0.7").expect("room");
+    let full = FROM_ONE_ADDRESS_MAX + FROM_ONE_ADDRESS_MAX / ONE_MORE_IN;
+    let crowd: Vec<_> = (10..).take(full).map_while(|number| sit(&slots, number, "10.0.0.6")).collect();
+    assert_eq!(crowd.len(), full);
+    let closed = crowd.iter().filter(|(_, stream)| takes_no_more(stream)).count();
+    assert_eq!(closed, full - FROM_ONE_ADDRESS_MAX, "the first to come gave way to the last");
+    assert!(takes_no_more(&crowd[0].1) && !takes_no_more(&crowd[full - 1].1));
+    assert!(!takes_no_more(&own_stream) && !takes_no_more(&friend_stream), "nobody else did");
+    // Those that gave way have not left: no more of that address until they do.
+    assert!(sit(&slots, 1000, "10.0.0.6").is_none());
+    assert!(sit(&slots, 1001, "10.0.0.8").is_some() && sit(&slots, 1002, "127.0.0.1").is_some());
+    drop(crowd);
+    assert!(sit(&slots, 1003, "10.0.0.6").is_some());
+    drop((own, friend));
+}
+
+/// Takes slots for requests that are being answered, which never give way. As many as get a slot.
+fn long_polls(slots: &Arc<Slots>, first: u64, peer: Peer) -> Vec<(Slot, UnixStream)> {
+    let sit = |number| sit_as(slots, number, peer).ok().filter(|(slot, _)| slot.works() == Works::On);
+    (first..first + 10_000).map_while(sit).collect()
+}
+
+#[test]
+fn long_polls_of_one_address_take_no_slot_of_others() {
+    let slots = Arc::new(Slots::new());
+    let crowd = long_polls(&slots, 10_000, peer("10.0.0.6"));
+    assert_eq!(crowd.len(), FROM_ONE_ADDRESS_MAX + FROM_ONE_ADDRESS_MAX / ONE_MORE_IN);
+    let began = Instant::now();
+    assert_eq!(sit_as(&slots, 1, peer("10.0.0.6")).err(), Some(Full { is_passing: false }), "none will leave by itself");
+    for (number, other) in [(2, Peer::Owner), (3, Peer::Local), (4, peer("10.0.0.7")), (5, peer("fd00:0:0:1::1"))] {
+        assert!(sit_as(&slots, number, other).is_ok(), "{other:?}");
+    }
+    // Nothing was waited for: the whole crowd works all the time.
+    assert!(crowd.iter().all(|(slot, _)| doing(slot.activity.load()) == Doing::Works), "{:?}", began.elapsed());
+}
+
+#[test]
+fn long_poll_gives_its_slot_to_the_same_address_and_is_answered_early() {
+    let slots = Arc::new(Slots::new());
+    let mut crowd = long_polls(&slots, 10_000, peer("10.0.0.6"));
+    let began = Instant::now();
+    for (slot, _) in &crowd {
+        slot.idles();
+    }
+    let gave_way = loop {
+        assert!(sit(&slots, 1, "10.0.0.6").is_none(), "none has left");
+        if let Some(at) = crowd.iter().position(|(slot, _)| slot.gives_way()) {
+            break at;
+        }
+        assert!(!slots.has_hurried() && began.elapsed() < Duration::from_mins(1), "none gives way");
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    // Stamps are whole milliseconds.
+    assert!(began.elapsed() >= NEWS_PATIENCE.saturating_sub(Duration::from_millis(1)));
+    assert!(slots.has_hurried() && !slots.has_hurried(), "it is woken once");
+    let (slot, stream) = crowd.swap_remove(gave_way);
+    assert!(takes_no_more(&stream) && !is_closed(&stream), "it can be told something yet");
+    slot.idles_no_more();
+    assert!(slot.gives_way(), "what it is told is its last");
+    for (slot, _) in &crowd {
+        slot.idles_no_more();
+        assert_eq!(doing(slot.activity.load()), Doing::Works, "one is enough");
+    }
+    drop(slot);
+    assert!(sit(&slots, 2, "10.0.0.6").is_some());
+}
+
+#[test]
+fn addresses_of_one_ipv6_network_count_as_one() {
+    let slots = Arc::new(Slots::new());
+    let mut crowd = Vec::new();
+    for n in 0..200 {
+        crowd.extend(sit(&slots, n, &format!("2001:db8:0:1::{n:x}")).filter(|(slot, _)| slot.works() == Works::On));
+    }
+    assert_eq!(crowd.len(), FROM_ONE_ADDRESS_MAX + FROM_ONE_ADDRESS_MAX / ONE_MORE_IN);
+    assert!(sit(&slots, 1000, "2001:db8:0:2::1").is_some(), "the neighbour's");
+}
+
+#[test]
+fn each_kind_of_client_has_reserved_slots() {
+    let many = (0..100).map(|n| peer(&format!("10.0.0.{n}"))).collect::<Vec<_>>();
+    let limits = Limits::now();
+    for greedy in [vec![Peer::Owner], vec![Peer::Local], many] {
+        let slots = Arc::new(Slots::new());
+        let crowd: Vec<_> = greedy.iter().zip(1..).flat_map(|(&peer, n)| long_polls(&slots, n * 10_000, peer)).collect();
+        assert!(crowd.len() >= limits.shared, "{}", crowd.len());
+        for other in [Peer::Owner, Peer::Local, peer("192.168.1.1")].into_iter().filter(|other| other.kind() != greedy[0].kind())
+        {
+            assert_eq!(long_polls(&slots, 1 << 40, other).len(), limits.own, "{other:?} beside {:?}", greedy[0]);
+        }
+    }
+}
+
+#[test]
+fn new_connection_learns_when_a_slot_becomes_free() {
+    let slots = Arc::new(Slots::new());
+    let mut crowd = long_polls(&slots, 1, peer("10.0.0.6"));
+    assert_eq!(sit_as(&slots, 1000, peer("10.0.0.6")).err(), Some(Full { is_passing: false }));
+    // One has had its answer and waits for the next request: it gives way at once, and is there until its thread has run.
+    crowd[5].0.waits();
+    assert_eq!(sit_as(&slots, 1001, peer("10.0.0.6")).err(), Some(Full { is_passing: true }));
+    assert!(takes_no_more(&crowd[5].1));
+    crowd.remove(5);
+    let newest = sit(&slots, 1002, "10.0.0.6");
+    assert!(newest.is_some());
+    assert!(sit(&slots, 1003, "10.0.0.6").is_none());
+}
+
+#[test]
+fn slots_leave_enough_descriptors_for_the_rest() {
+    for descriptors in [0, 64, 80, 100, 128, 256, 512, 1024, 4096, 1 << 40] {
+        let limits = Limits::of(descriptors);
+        let all = limits.shared + KINDS * limits.own;
+        assert!((CONNECTIONS_MIN..=CONNECTIONS_MAX).contains(&all), "{limits:?} of {descriptors}");
+        let waiting = KINDS * limits.waiting(Peer::Local).1;
+        let is_within = (all + limits.shared / ONE_MORE_IN + waiting) as u64 + OWN_DESCRIPTORS <= descriptors;
+        assert!(is_within || all == CONNECTIONS_MIN, "{limits:?} of {descriptors}");
+    }
+    assert_eq!(Limits::of(1024), Limits { shared: 488, own: 8, of_one_address: 64 });
+}

@@ -1,0 +1,132 @@
+//! Threads for connections: one for each, and a few that exist before they are needed.
+//!
+//! At the limit of processes (`ulimit -u`, `TasksMax=`), which the pipeline itself may have reached, no thread can be created. Then the
+//! reserve serves: one request at a time, for connections whose request has come, and nothing that waits for long ([`Terms::LENT`]). Nothing
+//! waits here but the reserve for its work.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+use super::connection;
+use super::handler::Handler;
+use super::listener::Stream;
+use super::slots::Slot;
+use super::terms::Terms;
+
+/// How many threads are kept in reserve: enough for a page, a client command and actions that wait for their end. One that sleeps takes a few
+/// pages of memory.
+const RESERVE: usize = 8;
+
+/// The stack of a connection's thread, in bytes: what the deepest JSON and a page of log lines need, many times over.
+const STACK_BYTES: usize = 512 * 1024;
+
+/// A connection with its slot.
+#[derive(Clone)]
+pub(super) struct Job {
+    /// Numbers connections.
+    pub(super) number: u64,
+    pub(super) stream: Arc<Stream>,
+    pub(super) from: SocketAddr,
+    pub(super) slot: Arc<Slot>,
+    pub(super) handler: Arc<dyn Handler>,
+}
+
+impl Job {
+    fn serve(self, terms: &Terms) {
+        let Self { stream, from, slot, handler, .. } = self;
+        connection::serve(&stream, from, &slot, &*handler, terms);
+        // The descriptor is free before the slot is: a newcomer that waits for the slot needs both.
+        drop(stream);
+        drop(slot);
+    }
+}
+
+/// What the reserve does.
+pub(super) enum Task {
+    /// Serves a connection whose request has come.
+    Serve(Job),
+    /// Writes a warning to the log. The accepting thread must not, because the disk may be slow.
+    Warn(String),
+}
+
+/// The threads for the connections of one server.
+#[derive(Default)]
+pub(super) struct Workers {
+    tasks: Mutex<Tasks>,
+    come: Condvar,
+}
+
+#[derive(Default)]
+struct Tasks {
+    queue: VecDeque<Task>,
+    /// How many of the reserve have nothing to do.
+    free: usize,
+    is_over: bool,
+}
+
+impl Workers {
+    /// Makes the reserve. After an error, a part of it exists until [`Workers::end`].
+    pub(super) fn start_reserve(self: &Arc<Self>) -> io::Result<()> {
+        for _ in 0..RESERVE {
+            let worker = self.clone();
+            thread::Builder::new().name("reserve".to_owned()).stack_size(STACK_BYTES).spawn(move || worker.work())?;
+        }
+        Ok(())
+    }
+
+    /// Gives a connection its own thread, or gives it back if none can be created.
+    pub(super) fn serve(job: Job) -> Result<(), (Job, io::Error)> {
+        let spare = job.clone();
+        thread::Builder::new()
+            .name(format!("http-{}", job.number))
+            .stack_size(STACK_BYTES)
+            .spawn(move || job.serve(&Terms::OWN))
+            .map(drop)
+            .map_err(|error| (spare, error))
+    }
+
+    /// Gives a task to the reserve, or gives it back if all of it is busy.
+    pub(super) fn hand_over(&self, task: Task) -> Result<(), Task> {
+        let mut tasks = self.lock();
+        if tasks.queue.len() >= tasks.free {
+            return Err(task);
+        }
+        tasks.queue.push_back(task);
+        self.come.notify_one();
+        Ok(())
+    }
+
+    /// Ends the reserve, once it has finished its tasks.
+    pub(super) fn end(&self) {
+        self.lock().is_over = true;
+        self.come.notify_all();
+    }
+
+    fn work(&self) {
+        while let Some(task) = self.next() {
+            // One that panics must not take the thread with it: no other can be made in its place.
+            let _said_by_the_hook = catch_unwind(AssertUnwindSafe(|| match task {
+                Task::Serve(job) => job.serve(&Terms::LENT),
+                Task::Warn(what) => ::log::warn!("{what}"),
+            }));
+        }
+    }
+
+    fn next(&self) -> Option<Task> {
+        let mut tasks = self.lock();
+        tasks.free += 1;
+        let awaits = |tasks: &mut Tasks| tasks.queue.is_empty() && !tasks.is_over;
+        tasks = self.come.wait_while(tasks, awaits).unwrap_or_else(PoisonError::into_inner);
+        tasks.free -= 1;
+        tasks.queue.pop_front()
+    }
+
+    /// Nothing under this lock can panic.
+    fn lock(&self) -> MutexGuard<'_, Tasks> {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,51 @@
+//! What the endpoints work with. There is one for each listener, so that it knows by which one a request came.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rouille::Request;
+
+use super::auth::{Authenticator, Caller};
+use super::error::ApiError;
+use super::guard::Guard;
+use super::response_budget::ResponseBudget;
+use crate::feed::Streams;
+use crate::health::Inspector;
+use crate::log::RunLogs;
+use crate::run_dir::Runs;
+use crate::runtime_dir::ServerIdentity;
+use crate::supervisor::Handle;
+
+/// All that the endpoints need, by one listener. Each listener has its own.
+#[derive(Clone, Debug)]
+pub struct App {
+    /// The identity of this server.
+    pub identity: Arc<ServerIdentity>,
+    /// The life cycle.
+    pub supervisor: Handle,
+    /// Where the runs are.
+    pub runs: Runs,
+    /// What they said.
+    pub logs: RunLogs,
+    /// The database, for history.
+    pub database: PathBuf,
+    /// Which pages and names may ask.
+    pub guard: Guard,
+    /// Checks who sends a request; `None` where the listener asks for nothing.
+    pub authenticator: Option<Arc<Authenticator>>,
+    /// Checks for problems on request.
+    pub inspector: Inspector,
+    /// Who streams, at whatever listener.
+    pub streams: Arc<Streams>,
+    /// The long answers that are made or on their way.
+    pub budget: Arc<ResponseBudget>,
+    /// The same for `GET /api/health`. Strangers may ask for it: they neither wait for those above nor keep them waiting.
+    pub health_budget: Arc<ResponseBudget>,
+}
+
+impl App {
+    /// Who asks. At a listener that does not ask everybody is the owner.
+    pub(in crate::web) fn caller(&self, request: &Request) -> Result<Caller, ApiError> {
+        self.authenticator.as_ref().map_or(Ok(Caller::OWNER), |keys| keys.caller(request))
+    }
+}

@@ -1,0 +1,44 @@
+//! `GET /api/health`.
+
+use rouille::{Request, Response};
+use serde_json::json;
+
+use crate::pipeline::ConditionCode;
+use crate::store::Reader;
+use crate::web::app::App;
+use crate::web::error::ApiError;
+use crate::web::json::json;
+
+/// The name of the service in `GET /api/health`.
+const SERVICE: &str = "autoappdev-backend";
+
+impl App {
+    /// Strangers are told whether it serves, not what is wrong: that names paths.
+    pub(in crate::web) fn health(&self, request: &Request) -> Result<Response, ApiError> {
+        let is_known = match self.caller(request) {
+            Ok(_) => true,
+            Err(ApiError::TokenNeeded) => false,
+            Err(error) => return Err(error),
+        };
+        self.inspector.look();
+        let published = self.supervisor.watch().get();
+        let conditions = &published.snapshot.conditions;
+        let time = self.health_budget.make(|| Ok(Reader::open(&self.database).and_then(|reader| reader.time())))?;
+        if let Err(error) = &time {
+            ::log::error!("failed to {error}");
+        }
+        let time = time.ok();
+        // The database now at its path is not the one that the server writes to.
+        let is_replaced = conditions.list().iter().any(|condition| condition.code == ConditionCode::DatabaseReplaced);
+        let is_ok = time.is_some() && !is_replaced;
+        let health = if is_known {
+            json!({
+                "ok": is_ok, "service": SERVICE, "db": {"ok": is_ok, "time": time.filter(|_| is_ok)},
+                "degraded": conditions.sentence(), "conditions": conditions,
+            })
+        } else {
+            json!({"ok": is_ok, "service": SERVICE})
+        };
+        Ok(json(&health).with_status_code(if is_ok { 200 } else { 503 }))
+    }
+}

@@ -1,0 +1,133 @@
+//! `GET /api/runs/<id>/log`: what a run said, as text to be looked at, downloaded, resumed, or read from its end.
+//!
+//! Nothing of it is held: it is read from the disk as fast as its client takes it. Where something goes meanwhile the connection ends before
+//! the length that was promised, without the last chunk, or broken (HTTP/1.0): no client takes that for the whole.
+
+use std::io::{self, Read};
+
+use rouille::{Request, Response, ResponseBody};
+
+use crate::log::{Form, RunText, Said, Stream};
+use crate::transport::Client;
+use crate::web::app::App;
+use crate::web::downloads::Place;
+use crate::web::error::ApiError;
+use crate::web::{etag, input, range};
+
+/// A log up to this size is read beforehand, so that its length can be told.
+const COUNTED_BYTES_MAX: u64 = 1024 * 1024;
+
+/// The text of a run of which nobody knows how much it said, when nothing of that is there.
+const NOTHING_LEFT: &str = "[autoappdev: nothing of this log is there any more]\n";
+
+/// A body on its way, with its place.
+struct Body<R> {
+    run_id: i64,
+    reader: R,
+    _place: Place,
+}
+
+impl<R: Read> Read for Body<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.reader.read(buffer).inspect_err(|error| ::log::warn!("the text of run {}'s log ends early: {error}", self.run_id))
+    }
+}
+
+impl App {
+    pub(in crate::web) fn log_text(&self, request: &Request, id: &str, client: &Client<'_>) -> Result<Response, ApiError> {
+        let run_id = id.parse::<i64>().ok().filter(|_| id.bytes().all(|byte| byte.is_ascii_digit()));
+        let run_id = run_id.ok_or_else(|| ApiError::NoSuchRun(id.to_owned()))?;
+        let has_heads = input::query_word(request, "timestamps", &["1", "0"])? == "1";
+        let stream = input::query_word(request, "stream", &["", "stdout", "stderr"])?;
+        let stream = match stream {
+            "stdout" => Some(Stream::Stdout),
+            "stderr" => Some(Stream::Stderr),
+            _ => None,
+        };
+        let is_download = input::query_word(request, "download", &["0", "1"])? == "1";
+        let place = self.budget.downloads().take_place()?;
+
+        let span = self.run_span(run_id)?;
+        let text = RunText::look(&self.logs.of_run(run_id), span.begin, span.end)?;
+        let form = Form { has_heads, stream };
+        let mut response = Response::text(NOTHING_LEFT);
+        if is_download {
+            let disposition = format!("attachment; filename=\"{}\"", file_name(run_id, form));
+            response = response.with_unique_header("Content-Disposition", disposition);
+        }
+        if span.is_end_unknown && text.has_nothing() {
+            return Ok(response);
+        }
+        let (up_to, missing) = text.version();
+        let suffix = form_suffix(form);
+        // The same for as long as the text is; the time is for a run of the same number in another database.
+        let tag = format!("\"{run_id}-{:x}-{up_to:x}-{missing:x}{suffix}\"", span.created_at.unix_ms());
+        let response = response
+            .with_unique_header("Accept-Ranges", "bytes")
+            .with_unique_header("AutoAppDev-Log-Gone", text.gone().to_string());
+        let response = etag::with_tag(response, request, &tag);
+        if response.status_code == 304 {
+            return Ok(response);
+        }
+        let asked = range::asked(request, &tag);
+        if has_heads && stream.is_none() {
+            let len = text.len();
+            return part(response, asked, len, |range| Body { run_id, reader: text.into_reader(range), _place: place });
+        }
+        if asked.is_some() || text.len() <= COUNTED_BYTES_MAX {
+            // Read twice: to know how long it is, and to send it.
+            // A client that is gone comes back and has it counted again: for each that left one would go on.
+            let counted = Said::count(&text, form, || client.is_left())?.ok_or(ApiError::Crowded)?;
+            let len = counted.len();
+            return part(response, asked, len, |range| Body {
+                run_id,
+                reader: Said::range(&text, form, counted, &range),
+                _place: place,
+            });
+        }
+        let data = ResponseBody::from_reader(Body { run_id, reader: Said::new(&text, form), _place: place });
+        Ok(Response { data, ..response })
+    }
+}
+
+/// The name under which it is saved: each form has its own, so that one is not taken for another, nor saved over it.
+fn file_name(run_id: i64, form: Form) -> String {
+    format!("run-{run_id}{}.log", form_suffix(form))
+}
+
+/// What tells the forms of a log apart; nothing for the records as they are.
+fn form_suffix(form: Form) -> &'static str {
+    match (form.has_heads, form.stream) {
+        (true, None | Some(Stream::Backend)) => "",
+        (true, Some(Stream::Stdout)) => "-stdout",
+        (true, Some(Stream::Stderr)) => "-stderr",
+        (false, None | Some(Stream::Backend)) => "-plain",
+        (false, Some(Stream::Stdout)) => "-stdout-plain",
+        (false, Some(Stream::Stderr)) => "-stderr-plain",
+    }
+}
+
+/// The part of a body that was asked for, or all of it.
+fn part<R: Read + Send + 'static>(
+    response: Response,
+    asked: Option<range::Asked>,
+    len: u64,
+    body: impl FnOnce(std::ops::Range<u64>) -> R,
+) -> Result<Response, ApiError> {
+    // Of the end of nothing one gets nothing, and no error: a run may have said nothing yet.
+    let asked = asked.filter(|asked| len > 0 || matches!(asked, range::Asked::FromTo(..)));
+    let (response, range) = match asked {
+        None => (response, 0..len),
+        Some(asked) => {
+            let range = asked.within(len).ok_or(ApiError::NoSuchRange { len })?;
+            let content_range = format!("bytes {}-{}/{len}", range.start, range.end - 1);
+            (response.with_unique_header("Content-Range", content_range).with_status_code(206), range)
+        }
+    };
+    let data = match usize::try_from(range.end - range.start) {
+        Ok(wanted) => ResponseBody::from_reader_and_size(body(range), wanted),
+        // Longer than the memory of this machine could be: sent without its length.
+        Err(_) => ResponseBody::from_reader(body(range)),
+    };
+    Ok(Response { data, ..response })
+}

@@ -1,0 +1,234 @@
+//! `GET /api/logs` and `/api/logs/tail`: pages of lines, of all runs, of one, or of the server itself; searched, from a time on, waited for.
+
+use std::ops::ControlFlow::{Break, Continue};
+use std::time::Duration;
+
+use rouille::{Request, Response};
+use serde::Serialize;
+
+use crate::clock::Timestamp;
+use crate::feed::Look;
+use crate::log::{self, BackendFiles, Cursor, Item, Listing, Needle, Page, Part, SEARCH_BYTES_MAX};
+use crate::run_dir::LockState;
+use crate::store::Reader;
+use crate::transport::Client;
+use crate::web::app::App;
+use crate::web::error::ApiError;
+use crate::web::input;
+use crate::web::json::long_bytes;
+use crate::web::long_poll::{WAIT_S_MAX, wait_for};
+
+/// The most lines of one answer, and how many where no number is named.
+const LINES_MAX: u64 = 5000;
+const LINES_DEFAULT: u64 = 500;
+const TAIL_DEFAULT: u64 = 200;
+
+/// The longest text to look for, in bytes.
+const NEEDLE_BYTES_MAX: usize = 200;
+
+/// What can be asked for in a log.
+const SOURCES: [&str; 2] = ["pipeline", BACKEND];
+const BACKEND: &str = "backend";
+
+/// How soon to look again whether a run that has ended has been left by its shim, which may have the mark of a loss to write.
+const LEFT_LOOK: Duration = Duration::from_millis(50);
+
+/// Where a run's log lies among all.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::web) struct RunSpan {
+    pub(super) run_id: i64,
+    /// The position in front of its first byte.
+    pub(super) begin: u64,
+    /// The position behind its last byte; `None` while more may come.
+    pub(super) end: Option<u64>,
+    /// Whether it was seen to run, and nobody saw how it ended.
+    pub(super) is_end_unknown: bool,
+    pub(super) created_at: Timestamp,
+}
+
+/// Which log is read, and what of it.
+struct Asked {
+    source: &'static str,
+    run: Option<RunSpan>,
+    needle: Option<Needle>,
+    at: Option<Timestamp>,
+}
+
+/// Where a run's log ends.
+#[derive(Serialize)]
+#[serde(transparent)]
+struct End(Option<u64>);
+
+/// A page of a log, written as it is: a `json!` would copy every line of it first.
+#[derive(Serialize)]
+struct Lines<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    since: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'a str>,
+    /// Of one run's log alone: null while more may come.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    end: Option<End>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    searched_all: Option<bool>,
+    #[serde(flatten)]
+    page: Page,
+}
+
+impl Asked {
+    /// Where that log began.
+    fn begin(&self) -> u64 {
+        self.run.map_or(0, |run| run.begin)
+    }
+
+    fn part(&self, since: u64, up_to: u64) -> Part<'_> {
+        Part { since: since.max(self.begin()), up_to, end: self.run.and_then(|run| run.end), needle: self.needle.as_ref() }
+    }
+
+    fn answer(&self, page: Page) -> Lines<'_> {
+        let mut page = page;
+        // Less where nothing of it is there yet.
+        page.first = page.first.max(self.begin());
+        let searched_all = self.needle.as_ref().map(|_| page.is_whole);
+        Lines { source: None, since: None, name: None, end: self.run.map(|run| End(run.end)), searched_all, page }
+    }
+}
+
+impl App {
+    pub(in crate::web) fn logs(&self, request: &Request, client: &Client<'_>) -> Result<Response, ApiError> {
+        let mut asked = self.asked(request, "source")?;
+        let since = input::query_number(request, "since", 0, u64::MAX)?;
+        let limit = input::query_number(request, "limit", 1, LINES_MAX)?.unwrap_or(LINES_DEFAULT);
+        let limit = usize::try_from(limit).expect("at most LINES_MAX");
+        let wait = input::query_number(request, "wait", 0, WAIT_S_MAX)?.unwrap_or(0);
+        if wait > 0 && asked.source == BACKEND {
+            return Err(ApiError::BadQuery("wait is for the pipeline's log; leave it out for the server's own".to_owned()));
+        }
+        if since.is_some() && asked.at.is_some() {
+            return Err(ApiError::BadQuery("at stands in place of since; leave out one of them".to_owned()));
+        }
+        // A page is written down in the turn in which it is read: to wait with it in hand would be memory that nobody counts.
+        let answer = |asked: &Asked, since, page| {
+            self.budget.json(long_bytes(&Lines { source: Some(asked.source), since: Some(since), ..asked.answer(page) }))
+        };
+        let (since, end) = match self.budget.make(|| {
+            let since = self.since(&asked, since.unwrap_or(0))?;
+            let page = self.page(&asked, since, limit)?;
+            let has_something = !page.is_at_end || !page.lines.is_empty() || page.gone > 0 || asked.part(0, 0).end.is_some();
+            Ok(if wait == 0 || has_something { Break(answer(&asked, since, page)) } else { Continue((since, page.next)) })
+        })? {
+            Break(response) => return Ok(response),
+            Continue(nothing_yet) => nothing_yet,
+        };
+        let from = self.await_lines(&asked, end, wait_for(wait, client), client)?;
+        // Whether it has ended is asked first: then nothing is added behind what is read.
+        asked.run = asked.run.map(|run| self.run_span(run.run_id)).transpose()?;
+        self.budget.make(|| Ok(answer(&asked, since, self.page(&asked, from, limit)?)))
+    }
+
+    pub(in crate::web) fn tail(&self, request: &Request) -> Result<Response, ApiError> {
+        let asked = self.asked(request, "name")?;
+        let lines = input::query_number(request, "lines", 1, LINES_MAX)?.unwrap_or(TAIL_DEFAULT);
+        let lines = usize::try_from(lines).expect("at most LINES_MAX");
+        let before = input::query_number(request, "before", 0, u64::MAX)?.unwrap_or(u64::MAX);
+        let log = self.log(&asked);
+        let part = asked.part(self.since(&asked, 0)?, before);
+        let page = log::read_last(&*log, part, asked.begin(), lines)?;
+        Ok(self.budget.json(long_bytes(&Lines { name: Some(asked.source), ..asked.answer(page) })))
+    }
+
+    /// What both endpoints take alike. `source` is the name by which this one asks for a log.
+    fn asked(&self, request: &Request, source: &str) -> Result<Asked, ApiError> {
+        let source = input::query_word(request, source, &SOURCES)?;
+        let run_id = input::query_number(request, "run", 1, i64::MAX as u64)?;
+        if run_id.is_some() && source == BACKEND {
+            return Err(ApiError::BadQuery("run is for the pipeline's log; leave it out for the server's own".to_owned()));
+        }
+        let needle = input::query_text(request, "grep", NEEDLE_BYTES_MAX)?;
+        if needle.as_ref().is_some_and(|needle| needle.contains('\n')) {
+            return Err(ApiError::BadQuery("grep is looked for in single lines; leave out the line break (%0A)".to_owned()));
+        }
+        let at = input::query_time(request, "at")?;
+        let run = run_id.map(|id| self.run_span(id.cast_signed())).transpose()?;
+        Ok(Asked { source, run, needle: needle.map(Needle::new), at })
+    }
+
+    /// The run's place in the log. An unknown run is a refusal, one without a log is none.
+    pub(in crate::web) fn run_span(&self, run_id: i64) -> Result<RunSpan, ApiError> {
+        let row = Reader::open(&self.database)?.run_log(run_id)?.ok_or_else(|| ApiError::NoSuchRun(run_id.to_string()))?;
+        let (begin, is_end_unknown) = (row.start, row.is_over && row.end.is_none() && row.was_seen);
+        let span = RunSpan { run_id, begin, end: None, is_end_unknown, created_at: row.created_at };
+        // A shim may have the mark of a loss to write after it told of the end: on a full disk, for hours.
+        if !row.is_over || matches!(self.runs.run(run_id).lock_state(), Ok(LockState::Held)) {
+            return Ok(span);
+        }
+        let end = match row.end {
+            Some(end) => end,
+            // An end that nobody saw: what is there is all.
+            None => self.logs.of_run(run_id).end()?.max(begin),
+        };
+        Ok(RunSpan { end: Some(end), ..span })
+    }
+
+    fn log(&self, asked: &Asked) -> Box<dyn Listing> {
+        match asked.run {
+            _ if asked.source == BACKEND => Box::new(BackendFiles::new(self.runs.runtime_dir())),
+            Some(run) => Box::new(self.logs.of_run(run.run_id)),
+            None => Box::new(self.logs.clone()),
+        }
+    }
+
+    /// Where to begin: where a time leads, else with what was named.
+    fn since(&self, asked: &Asked, since: u64) -> Result<u64, ApiError> {
+        let Some(at) = asked.at else { return Ok(since) };
+        let log = self.log(asked);
+        let over = match asked.run {
+            None if asked.source != BACKEND => Reader::open(&self.database)?.runs_over_before(at)?,
+            None | Some(_) => Vec::new(),
+        };
+        let is_before = |run_id: i64| over.binary_search(&run_id).is_ok();
+        Ok(log::position_at(&&*log, at, asked.begin(), asked.part(0, 0).end, is_before)?)
+    }
+
+    fn page(&self, asked: &Asked, since: u64, limit: usize) -> Result<Page, ApiError> {
+        Ok(log::read_page(&*self.log(asked), asked.part(since, u64::MAX), limit)?)
+    }
+
+    /// Waits behind `from`, the end of what there is, for a line that is wanted, or for the run's end. Where to read on.
+    fn await_lines(&self, asked: &Asked, from: u64, limit: Duration, client: &Client<'_>) -> Result<u64, ApiError> {
+        let log = self.log(asked);
+        let mut cursor = Cursor::new(&*log, from);
+        let mut searched = from;
+        let look = || -> Result<Look, ApiError> {
+            loop {
+                match cursor.next()? {
+                    Some(Item::Line(line)) if asked.needle.as_ref().is_some_and(|needle| !needle.is_in(line.text)) => {
+                        searched = line.id;
+                        // As much as one request may search.
+                        if searched - from >= SEARCH_BYTES_MAX {
+                            return Ok(Look::There);
+                        }
+                    }
+                    Some(Item::Line(_) | Item::Gone { .. }) => return Ok(Look::There),
+                    None => return asked.run.map_or(Ok(Look::NotYet), |run| self.look_for_end(run.run_id)),
+                }
+            }
+        };
+        client.idle(|| self.streams.wait_for_lines(limit, client, look))?;
+        Ok(searched)
+    }
+
+    fn look_for_end(&self, run_id: i64) -> Result<Look, ApiError> {
+        let published = self.supervisor.watch().get();
+        // The usual case, at each growth of the log, without a question to the database.
+        if published.snapshot.run_id == Some(run_id) && published.snapshot.pid.is_some() {
+            return Ok(Look::NotYet);
+        }
+        match self.run_span(run_id)?.end {
+            Some(_) => Ok(Look::There),
+            None => Ok(Look::Soon(LEFT_LOOK)),
+        }
+    }
+}

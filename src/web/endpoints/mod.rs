@@ -1,0 +1,10 @@
+//! The endpoints, one file a resource. Each is a method of [`App`](super::app::App), which the router calls.
+
+mod events;
+mod health;
+mod log_text;
+mod logs;
+mod pipeline;
+mod runs;
+mod session;
+mod version;

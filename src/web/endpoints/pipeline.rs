@@ -1,0 +1,80 @@
+//! `GET /api/pipeline`, `GET /api/pipeline/status`, and the four actions.
+
+use std::sync::Arc;
+
+use rouille::{Request, Response, ResponseBody};
+use serde_json::json;
+
+use crate::supervisor::{Ask, Published};
+use crate::transport::Client;
+use crate::web::app::App;
+use crate::web::error::ApiError;
+use crate::web::json::json;
+use crate::web::long_poll::{WAIT_S_DEFAULT, WAIT_S_MAX, wait_for};
+use crate::web::{common_fields, etag, input};
+
+impl App {
+    pub(in crate::web) fn start(&self, request: &Request) -> Result<Response, ApiError> {
+        let published = self.act(Ask::Start(input::start_request(request)?))?;
+        let snapshot = &published.snapshot;
+        Ok(json(&json!({
+            "ok": true, "state": snapshot.state, "pid": snapshot.run_pid, "run_id": snapshot.run_id, "script": snapshot.script,
+            "version": snapshot.version, "conditions": snapshot.conditions,
+        })))
+    }
+
+    pub(in crate::web) fn pause(&self, request: &Request) -> Result<Response, ApiError> {
+        input::empty_request(request)?;
+        self.act(Ask::Pause).map(|published| done(&published))
+    }
+
+    pub(in crate::web) fn resume(&self, request: &Request) -> Result<Response, ApiError> {
+        input::empty_request(request)?;
+        self.act(Ask::Resume).map(|published| done(&published))
+    }
+
+    pub(in crate::web) fn stop(&self, request: &Request) -> Result<Response, ApiError> {
+        let grace = input::stop_request(request)?;
+        self.act(Ask::Stop { grace, origin: None }).map(|published| done(&published))
+    }
+
+    fn act(&self, ask: Ask) -> Result<Arc<Published>, ApiError> {
+        Ok(self.supervisor.act(ask)?)
+    }
+
+    pub(in crate::web) fn pipeline(&self, request: &Request, client: &Client<'_>) -> Result<Response, ApiError> {
+        let after = input::query_number(request, "after", 0, u64::MAX)?;
+        let wait = input::query_number(request, "wait", 0, WAIT_S_MAX)?.unwrap_or(WAIT_S_DEFAULT);
+        let watch = self.supervisor.watch();
+        self.inspector.refresh();
+        let now = watch.get();
+        let published = match after {
+            // A version that is not reached yet is one of another database: that client needs to see this one at once.
+            Some(after) if after == now.snapshot.version => {
+                client.idle(|| watch.wait_newer(after, wait_for(wait, client), &|| client.gives_way()))
+            }
+            Some(_) | None => now,
+        };
+        // The one answer that is asked for all the time: put together at once, in a list that has room for what every answer carries.
+        let mut headers = Vec::with_capacity(2 + common_fields::COUNT);
+        headers.push(("Content-Type".into(), "application/json".into()));
+        let data = ResponseBody::from_data(published.body.as_str());
+        let response = Response { status_code: 200, headers, data, upgrade: None };
+        Ok(etag::with_tag(response, request, &published.etag))
+    }
+
+    pub(in crate::web) fn status(&self) -> Response {
+        let published = self.supervisor.watch().get();
+        let snapshot = &published.snapshot;
+        json(&json!({"status": {
+            "running": snapshot.pid.is_some(), "pid": snapshot.pid, "run_id": snapshot.run_id, "state": snapshot.status,
+        }}))
+    }
+}
+
+fn done(published: &Published) -> Response {
+    let snapshot = &published.snapshot;
+    json(&json!({
+        "ok": true, "state": snapshot.state, "run_id": snapshot.run_id, "version": snapshot.version, "conditions": snapshot.conditions,
+    }))
+}

@@ -1,0 +1,49 @@
+//! `POST /api/login`, `POST /api/logout` and `GET /api/session`: who the client is, and the cookie of a page.
+
+use rouille::{Request, Response};
+use serde_json::json;
+
+use crate::web::app::App;
+use crate::web::auth::{Caller, Role};
+use crate::web::error::ApiError;
+use crate::web::input;
+use crate::web::json::json;
+
+impl App {
+    pub(in crate::web) fn log_in(&self, request: &Request) -> Result<Response, ApiError> {
+        let token = input::login_request(request)?;
+        // A link for a phone works where no token is asked for, too.
+        let Some(authenticator) = &self.authenticator else {
+            return Ok(json(&json!({"ok": true, "may": Role::Operator.as_str()})));
+        };
+        let (role, cookie) = authenticator.log_in(request, &token)?;
+        Ok(json(&json!({"ok": true, "may": role.as_str()})).with_additional_header("Set-Cookie", cookie))
+    }
+
+    pub(in crate::web) fn log_out(&self) -> Response {
+        let response = json(&json!({"ok": true}));
+        match &self.authenticator {
+            Some(authenticator) => response.with_additional_header("Set-Cookie", authenticator.log_out()),
+            None => response,
+        }
+    }
+
+    /// A page that is opened now and then stays logged in.
+    pub(in crate::web) fn renew(&self, request: &Request, page: Response) -> Response {
+        let renewed =
+            self.authenticator.as_ref().and_then(|keys| keys.session(request).and_then(|session| keys.renewed(session)));
+        match renewed {
+            // A cache in between may keep a page, and must not hand somebody's log-in to the next one who asks.
+            Some(cookie) => page.with_additional_header("Set-Cookie", cookie).with_unique_header("Cache-Control", "no-store"),
+            None => page,
+        }
+    }
+
+    pub(in crate::web) fn session(&self, caller: Caller) -> Response {
+        json(&json!({"session": {
+            "may": caller.role.as_str(),
+            "token_needed": self.authenticator.is_some(),
+            "expires_at": caller.session.map(|session| session.expires_at),
+        }}))
+    }
+}

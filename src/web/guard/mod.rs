@@ -1,0 +1,363 @@
+//! Who may ask: the Host, the Origin, the content type. A browser sends all three truthfully, whatever page it shows.
+//!
+//! A page of another site that finds this port can make a browser send requests to it. Its Origin gives it away; where it has
+//! bent a host name of its own to this address, the Host does. Whether somebody has a token is asked after this, by `auth`.
+
+use std::net::IpAddr;
+
+use rouille::{Request, Response};
+
+use super::error::ApiError;
+use super::target::path_of;
+use crate::transport::Reach;
+
+/// The methods that any path here takes, for preflights.
+pub(super) const METHODS: &str = "GET, HEAD, POST, OPTIONS";
+
+/// How long a browser may remember a preflight's answer, in seconds.
+const PREFLIGHT_MAX_AGE_S: &str = "600";
+
+/// What the owner opened.
+#[derive(Clone, Debug)]
+pub struct Guard {
+    reach: Reach,
+    /// This machine's own names, lower case, where others may use them.
+    own_names: Vec<String>,
+    allow_hosts: Vec<String>,
+    allow_origins: Vec<String>,
+}
+
+impl Guard {
+    /// Guards a listener. `allow_hosts` are further host names that are this server's, without port; `allow_origins` those whose pages may look
+    /// and act. Both are lower case.
+    pub fn new(reach: Reach, allow_hosts: Vec<String>, allow_origins: Vec<String>) -> Self {
+        let own_names =
+            if reach.is_open() { own_names(rustix::system::uname().nodename().to_str().unwrap_or_default()) } else { Vec::new() };
+        Self { reach, own_names, allow_hosts, allow_origins }
+    }
+
+    /// Lets a request pass or says why not.
+    pub(super) fn check(&self, request: &Request) -> Result<(), ApiError> {
+        // HTTP/1.0 may leave it out; the transport has refused that for 1.1.
+        if let Some(host) = request.header("Host")
+            && !self.is_own_host(host)
+        {
+            return Err(ApiError::HostNotAllowed(host.to_owned()));
+        }
+        if is_for_own_pages(request)
+            && let Some(origin) = self.foreign_origin(request)
+        {
+            return Err(ApiError::OriginNotAllowed(origin));
+        }
+        // A GET may have a body, which is ignored.
+        if !changes_nothing(request) && has_body(request) && !request.header("Content-Type").is_some_and(is_json) {
+            return Err(ApiError::NotSentAsJson);
+        }
+        Ok(())
+    }
+
+    /// The origin of a page that is neither this server's nor allowed, as named by the browser; `None` for every other request.
+    fn foreign_origin(&self, request: &Request) -> Option<String> {
+        match request.header("Origin") {
+            Some(origin) if is_own_origin(request, origin) || self.allows(origin) => None,
+            Some(origin) => Some(origin.to_owned()),
+            // Browsers leave the Origin out of a GET that the page cannot read, such as an image or a link, but then say this. `same-site` is
+            // another port of this host too, and its page's requests carry our cookie. `none` is the user's own doing: the address bar, a
+            // bookmark, a link in another program (Fetch Metadata, section 2.3).
+            None => {
+                let site = request.header("Sec-Fetch-Site")?;
+                (!["same-origin", "none"].contains(&site)).then(|| "another site".to_owned())
+            }
+        }
+    }
+
+    /// Adds to an answer what a page of an allowed origin needs in order to read it: on errors too.
+    pub(super) fn open_to_origin(&self, request: &Request, response: Response) -> Response {
+        if self.allow_origins.is_empty() {
+            return response;
+        }
+        let response = response.with_additional_header("Vary", "Origin");
+        match request.header("Origin").filter(|origin| self.allows(origin)) {
+            Some(origin) => response.with_unique_header("Access-Control-Allow-Origin", origin.to_owned()).with_unique_header(
+                "Access-Control-Expose-Headers",
+                "ETag, Date, Retry-After, Content-Range, AutoAppDev-Log-Gone",
+            ),
+            None => response,
+        }
+    }
+
+    /// The answer to `OPTIONS`.
+    pub(super) fn preflight(&self, request: &Request, allow: &'static str) -> Response {
+        let response = Response::empty_204().with_unique_header("Allow", allow);
+        if !request.header("Origin").is_some_and(|origin| self.allows(origin)) {
+            return response;
+        }
+        response
+            .with_unique_header("Access-Control-Allow-Methods", METHODS)
+            .with_unique_header(
+                "Access-Control-Allow-Headers",
+                "authorization, content-type, if-none-match, if-range, last-event-id, range",
+            )
+            .with_unique_header("Access-Control-Max-Age", PREFLIGHT_MAX_AGE_S)
+    }
+
+    fn allows(&self, origin: &str) -> bool {
+        self.allow_origins.iter().any(|allowed| allowed.eq_ignore_ascii_case(origin))
+    }
+
+    fn is_own_host(&self, host: &str) -> bool {
+        let name = without_port(host);
+        let is = |own: &String| own.eq_ignore_ascii_case(name);
+        if name.eq_ignore_ascii_case("localhost") || self.allow_hosts.iter().any(is) || self.own_names.iter().any(is) {
+            return true;
+        }
+        let number = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(name);
+        let Ok(ip) = number.parse::<IpAddr>().map(|ip| ip.to_canonical()) else { return false };
+        ip.is_loopback()
+            || match self.reach {
+                Reach::Socket | Reach::Loopback => false,
+                // A page can bend a name to another address, but not a number: a page from a number was served there. Which numbers lead
+                // here is not for this machine to know: a router or a container's host may pass one on.
+                Reach::Network => !ip.is_unspecified(),
+            }
+    }
+}
+
+/// Whether pages of other origins are refused. A page that cannot read an answer can still occupy the slot of a stream, a download, a search
+/// or a long poll, so this holds for all of the API, whatever the method. What is left is the server's own page and its files. A WebSocket
+/// begins with a GET, and a page of any origin may read what comes over it (RFC 6455, section 10.2).
+fn is_for_own_pages(request: &Request) -> bool {
+    let path = path_of(request);
+    let first = path.strip_prefix('/').unwrap_or(path).split('/').next();
+    first == Some("api") || !changes_nothing(request) || request.header("Upgrade").is_some()
+}
+
+/// Whether the method is one that only looks.
+pub(super) fn changes_nothing(request: &Request) -> bool {
+    matches!(request.method(), "GET" | "HEAD" | "OPTIONS")
+}
+
+/// The names by which a network calls this machine: its own, and that one with multicast DNS (RFC 6762). No public name server answers
+/// for a name without a dot or for one in `.local`.
+fn own_names(node: &str) -> Vec<String> {
+    let first = node.split('.').next().unwrap_or_default().to_ascii_lowercase();
+    if first.is_empty() || first.parse::<u32>().is_ok() { Vec::new() } else { vec![format!("{first}.local"), first] }
+}
+
+/// Whether the page comes from this server, by the name that it was asked for with; [`Guard::check`] has looked at that.
+fn is_own_origin(request: &Request, origin: &str) -> bool {
+    let own = request.header("Host").map(|host| format!("http://{host}"));
+    own.is_some_and(|own| own.eq_ignore_ascii_case(origin))
+}
+
+/// Whether a page of this server itself can have sent this, over TLS in front of it too: only its requests may bring a log-in. A
+/// neighbour on another port is of the same site for a browser, which sends it our cookie.
+pub(super) fn is_of_own_page(request: &Request) -> bool {
+    match (request.header("Origin"), request.header("Sec-Fetch-Site")) {
+        // What a browser says itself holds where a proxy has written another Host.
+        (_, Some(site)) => {
+            ["same-origin", "none"].contains(&site) || (request.header("Origin").is_none() && changes_nothing(request))
+        }
+        (Some(origin), None) => {
+            let authority = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
+            authority.is_some_and(|authority| request.header("Host").is_some_and(|host| host.eq_ignore_ascii_case(authority)))
+        }
+        (None, None) => true,
+    }
+}
+
+/// A `Host` without its port: `name`, `1.2.3.4`, or `[::1]`.
+fn without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) && !name.ends_with(':') => name,
+        _ => host,
+    }
+}
+
+fn is_json(kind: &str) -> bool {
+    kind.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json")
+}
+
+fn has_body(request: &Request) -> bool {
+    request.header("Transfer-Encoding").is_some() || request.header("Content-Length").is_some_and(|length| length.trim() != "0")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn guard() -> Guard {
+        at("127.0.0.1:8788")
+    }
+
+    fn at(address: &str) -> Guard {
+        behind(Reach::at(address.parse().expect("an address")))
+    }
+
+    fn behind(reach: Reach) -> Guard {
+        Guard {
+            own_names: if reach.is_open() { own_names("Desk.example.org") } else { Vec::new() },
+            ..Guard::new(reach, vec!["board.local".into()], vec!["http://localhost:5173".into()])
+        }
+    }
+
+    fn request(method: &str, headers: &[(&str, &str)]) -> Request {
+        of_path(method, "/api/pipeline/start", headers)
+    }
+
+    fn of_path(method: &str, path: &str, headers: &[(&str, &str)]) -> Request {
+        let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Request::fake_http(method, path, headers, b"{}".to_vec())
+    }
+
+    #[test]
+    fn only_names_of_this_server_are_hosts() {
+        for host in
+            ["localhost", "LOCALHOST:8788", "127.0.0.1", "127.0.0.1:1", "127.8.9.1:8788", "[::1]:8788", "[::1]", "board.local:80"]
+        {
+            assert!(guard().check(&request("GET", &[("Host", host)])).is_ok(), "{host}");
+        }
+        for host in [
+            "evil.example",
+            "evil.example:8788",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example",
+            "10.0.0.1",
+            "0.0.0.0:8788",
+            "[::ffff:10.0.0.1]",
+            "",
+            "[::2]:1",
+            "board.local.",
+            "localhost:8788:1",
+        ] {
+            assert!(matches!(guard().check(&request("GET", &[("Host", host)])), Err(ApiError::HostNotAllowed(_))), "{host}");
+        }
+    }
+
+    #[test]
+    fn what_is_reached_from_elsewhere_is_a_network_door() {
+        for address in ["127.0.0.1:1", "127.9.9.9:1", "[::1]:1", "[::ffff:127.0.0.1]:1"] {
+            assert!(!Reach::at(address.parse().expect("an address")).is_open(), "{address}");
+        }
+        for address in
+            ["0.0.0.0:1", "[::]:1", "192.168.1.5:1", "[fe80::1]:1", "[::ffff:192.168.1.5]:1", "[::ffff:0.0.0.0]:1", "[::2]:1"]
+        {
+            assert!(Reach::at(address.parse().expect("an address")).is_open(), "{address}");
+        }
+        assert!(!Reach::Socket.is_open());
+    }
+
+    #[test]
+    fn beyond_loopback_numbers_and_the_machines_own_names_are_hosts_and_no_others() {
+        for address in ["0.0.0.0:8788", "[::]:8788", "192.168.1.5:8788"] {
+            for host in [
+                "192.168.1.5:8788",
+                "203.0.113.9:80",
+                "[fd00::1]:8788",
+                "[::ffff:192.168.1.5]",
+                "127.0.0.1:8788",
+                "localhost",
+                "desk",
+                "DESK.local:8788",
+                "board.local",
+            ] {
+                assert!(at(address).check(&request("GET", &[("Host", host)])).is_ok(), "{host} at {address}");
+            }
+            for host in [
+                "evil.example",
+                "desk.example.org",
+                "desk.local.evil.example",
+                "192.168.1.5.evil.example",
+                "3232235781",
+                "0xc0a80105",
+                "192.168.1.5.",
+                "192.168.257",
+                "0.0.0.0:8788",
+                "[::]:8788",
+                "[::ffff:0.0.0.0]",
+                "",
+            ] {
+                let refused = at(address).check(&request("GET", &[("Host", host)]));
+                assert!(matches!(refused, Err(ApiError::HostNotAllowed(_))), "{host} at {address}");
+            }
+        }
+        assert!(behind(Reach::Socket).check(&request("GET", &[("Host", "localhost")])).is_ok());
+        for host in ["desk", "desk.local", "192.168.1.5", "[::ffff:192.168.1.5]"] {
+            for door in [Reach::Socket, Reach::at("127.0.0.1:1".parse().expect("an address"))] {
+                assert!(behind(door).check(&request("GET", &[("Host", host)])).is_err(), "{host} at {door:?}");
+            }
+        }
+        assert_eq!(own_names("localhost.localdomain"), ["localhost.local", "localhost"]);
+        for number in ["", "7", ".", "127.0.0.1"] {
+            assert_eq!(own_names(number), Vec::<String>::new(), "{number}");
+        }
+    }
+
+    #[test]
+    fn what_wants_another_protocol_needs_an_own_page_as_a_change_does() {
+        let ask = |origin| {
+            let fields = [("Host", "localhost"), ("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Origin", origin)];
+            guard().check(&request("GET", &fields))
+        };
+        assert!(matches!(ask("http://evil.example"), Err(ApiError::OriginNotAllowed(_))));
+        assert!(ask("http://localhost").is_ok() && ask("http://localhost:5173").is_ok());
+    }
+
+    #[test]
+    fn only_own_and_allowed_pages_change_anything() {
+        let host = ("Host", "127.0.0.1:8788");
+        for origin in [None, Some("http://127.0.0.1:8788"), Some("http://localhost:5173")] {
+            let mut headers = vec![host];
+            headers.extend(origin.map(|origin| ("Origin", origin)));
+            assert!(guard().check(&request("POST", &headers)).is_ok(), "{origin:?}");
+        }
+        for origin in
+            ["http://evil.example", "null", "https://127.0.0.1:8788", "http://127.0.0.1:8789", "http://localhost:51730", ""]
+        {
+            let refused = guard().check(&request("POST", &[host, ("Origin", origin)]));
+            assert!(matches!(refused, Err(ApiError::OriginNotAllowed(_))), "{origin}");
+            assert!(
+                guard().check(&request("GET", &[host, ("Origin", origin)])).is_err(),
+                "a page that reads nothing takes a place"
+            );
+            assert!(guard().check(&of_path("GET", "/", &[host, ("Origin", origin)])).is_ok(), "the page itself");
+        }
+        for (site, is_good) in
+            [("cross-site", false), ("same-site", false), ("Cross-Site", false), ("same-origin", true), ("none", true)]
+        {
+            let from = [host, ("Sec-Fetch-Site", site)];
+            assert_eq!(guard().check(&request("POST", &from)).is_ok(), is_good, "{site}");
+            for path in ["/api/pipeline?wait=60", "/api/runs/7/log", "/api/health", "/api", "/api/nothing"] {
+                assert_eq!(guard().check(&of_path("GET", path, &from)).is_ok(), is_good, "{site} {path}");
+            }
+            for path in ["/", "/static/app.js", "/?next=/api/", "/apis"] {
+                assert!(guard().check(&of_path("GET", path, &from)).is_ok(), "{site} {path}");
+            }
+        }
+    }
+
+    #[test]
+    fn allowed_origin_can_read_only_with_an_origin_field() {
+        let host = ("Host", "127.0.0.1:8788");
+        let get = |fields: &[(&str, &str)]| guard().check(&request("GET", &[&[host][..], fields].concat())).is_ok();
+        let friend = ("Origin", "http://localhost:5173");
+        assert!(get(&[friend]) && get(&[friend, ("Sec-Fetch-Site", "cross-site")]));
+        // Its images and links send no Origin, so they could come from any page.
+        assert!(!get(&[("Sec-Fetch-Site", "cross-site")]));
+    }
+
+    #[test]
+    fn a_body_must_call_itself_json() {
+        let host = ("Host", "localhost");
+        for kind in ["application/json", "application/json; charset=utf-8", "Application/JSON"] {
+            assert!(guard().check(&request("POST", &[host, ("Content-Type", kind), ("Content-Length", "2")])).is_ok(), "{kind}");
+        }
+        for kind in
+            ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "", "application/jsonx"]
+        {
+            let refused = guard().check(&request("POST", &[host, ("Content-Type", kind), ("Content-Length", "2")]));
+            assert!(matches!(refused, Err(ApiError::NotSentAsJson)), "{kind}");
+        }
+        assert!(guard().check(&request("POST", &[host, ("Content-Type", "text/plain")])).is_ok(), "no body, no type to mind");
+    }
+}

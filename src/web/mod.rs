@@ -1,0 +1,30 @@
+//! The HTTP API and the page: router, access checks, endpoints.
+//!
+//! Level 4. No endpoint holds a lock across I/O, none picks a status code for an error, and none knows a rule of the life cycle.
+
+mod app;
+mod auth;
+mod common_fields;
+mod downloads;
+mod endpoints;
+mod error;
+mod etag;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
+mod guard;
+mod input;
+mod json;
+mod long_poll;
+mod page;
+mod range;
+mod response_budget;
+mod router;
+mod target;
+#[cfg(test)]
+mod tests;
+
+pub use app::App;
+pub use auth::Authenticator;
+pub use guard::Guard;
+pub use response_budget::ResponseBudget;

@@ -1,0 +1,251 @@
+//! Long answers on their way: a limit on how many are made at once, and on what of them waits in memory for a client to read it.
+//!
+//! A page of a log is a megabyte and more. Whoever asks for it on many connections and does not read would otherwise have the server keep
+//! all of them. The newest answer is always kept; the one that nobody has read from for longest gives way, and its connection ends before
+//! the length that was promised, which every client can tell from a whole answer.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, Read};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use rouille::{Response, ResponseBody};
+
+use super::downloads::Downloads;
+use super::error::ApiError;
+
+/// What all unread answers may hold, in bytes; one alone may hold more.
+const HELD_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// An answer up to this size is written at once, and not counted.
+const SHORT_BYTES_MAX: usize = 32 * 1024;
+/// How many long answers are made at a time. To make one takes several times its size.
+const MAKERS_MAX: usize = 2;
+/// The most that wait for their turn; the newest are served.
+const WAITING_MAX: usize = 64;
+
+/// The long answers of one server.
+#[derive(Debug, Default)]
+pub struct ResponseBudget {
+    held: Arc<Mutex<Held>>,
+    makers: Mutex<Makers>,
+    made: Condvar,
+    downloads: Downloads,
+}
+
+#[derive(Debug, Default)]
+struct Makers {
+    at_work: usize,
+    /// Who waits for a turn, by a number that grows.
+    waiting: BTreeSet<u64>,
+    next: u64,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    answers: BTreeMap<u64, Answer>,
+    bytes: usize,
+    /// Numbers answers, and looks at them, in their order.
+    clock: u64,
+}
+
+#[derive(Debug)]
+struct Answer {
+    bytes: Vec<u8>,
+    read: usize,
+    read_at: u64,
+}
+
+impl ResponseBudget {
+    /// Those that are too long to be held at all.
+    pub(super) fn downloads(&self) -> &Downloads {
+        &self.downloads
+    }
+
+    /// Waits for a turn to make a long answer, and makes it. Refuses where many wait and this one has waited longest: who waits keeps a
+    /// connection from others.
+    pub(super) fn make<T>(&self, make: impl FnOnce() -> Result<T, ApiError>) -> Result<T, ApiError> {
+        let mut makers = self.makers.lock().unwrap_or_else(PoisonError::into_inner);
+        let number = makers.next;
+        makers.next += 1;
+        makers.waiting.insert(number);
+        if makers.waiting.len() > WAITING_MAX {
+            makers.waiting.pop_first();
+            self.made.notify_all();
+        }
+        // In their order: without one, whoever comes new would overtake.
+        let awaits = |makers: &mut Makers| {
+            makers.waiting.contains(&number) && (makers.at_work >= MAKERS_MAX || makers.waiting.first() != Some(&number))
+        };
+        makers = self.made.wait_while(makers, awaits).unwrap_or_else(PoisonError::into_inner);
+        if !makers.waiting.remove(&number) {
+            return Err(ApiError::Crowded);
+        }
+        makers.at_work += 1;
+        drop(makers);
+        let _turn = Turn(self);
+        make()
+    }
+
+    /// A JSON answer of these bytes.
+    pub(super) fn json(&self, bytes: Vec<u8>) -> Response {
+        let response = Response::from_data("application/json", Vec::new());
+        let length = bytes.len();
+        let data = if length <= SHORT_BYTES_MAX {
+            ResponseBody::from_data(bytes)
+        } else {
+            let number = lock(&self.held).take_in(bytes);
+            ResponseBody::from_reader_and_size(Reader { number, held: self.held.clone() }, length)
+        };
+        Response { data, ..response }
+    }
+}
+
+/// Ends also where making it panics.
+struct Turn<'a>(&'a ResponseBudget);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.0.makers.lock().unwrap_or_else(PoisonError::into_inner).at_work -= 1;
+        self.0.made.notify_all();
+    }
+}
+
+impl Held {
+    fn tick(&mut self) -> u64 {
+        self.clock += 1;
+        self.clock
+    }
+
+    fn take_in(&mut self, bytes: Vec<u8>) -> u64 {
+        self.bytes += bytes.len();
+        // One that nothing has been read of is not its client's delay: the thread that is to send it has not run yet.
+        let stands_still = |(_, answer): &(&u64, &Answer)| (answer.read == 0, answer.read_at);
+        while self.bytes > HELD_BYTES_MAX
+            && let Some(longest) = self.answers.iter().min_by_key(stands_still).map(|(number, _)| *number)
+        {
+            self.let_go(longest);
+        }
+        let number = self.tick();
+        self.answers.insert(number, Answer { bytes, read: 0, read_at: number });
+        number
+    }
+
+    fn let_go(&mut self, number: u64) {
+        if let Some(answer) = self.answers.remove(&number) {
+            self.bytes -= answer.bytes.len();
+        }
+    }
+}
+
+/// Reads an answer that may have given way.
+struct Reader {
+    number: u64,
+    held: Arc<Mutex<Held>>,
+}
+
+impl Read for Reader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut held = lock(&self.held);
+        let now = held.tick();
+        let gave_way = || io::Error::other("an answer that nobody read gave way to a newer one");
+        let answer = held.answers.get_mut(&self.number).ok_or_else(gave_way)?;
+        answer.read_at = now;
+        let count = (&answer.bytes[answer.read..]).read(buffer)?;
+        answer.read += count;
+        Ok(count)
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        lock(&self.held).let_go(self.number);
+    }
+}
+
+/// Nothing under this lock can panic half-way through a change.
+fn lock(held: &Mutex<Held>) -> MutexGuard<'_, Held> {
+    held.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn body(response: Response) -> (Box<dyn Read + Send>, usize) {
+        let (reader, length) = response.data.into_reader_and_size();
+        (reader, length.expect("a length"))
+    }
+
+    #[test]
+    fn what_nobody_reads_gives_way_and_what_is_read_stays() {
+        let answers = ResponseBudget::default();
+        let long = |byte: u8| body(answers.json(vec![byte; HELD_BYTES_MAX / 4]));
+        let (mut unread, _) = long(b'a');
+        unread.read_exact(&mut [0]).expect("held");
+        let (mut being_read, length) = long(b'b');
+        let mut rest: Vec<_> = (0..2).map(|_| long(b'c')).collect();
+        let mut read = vec![0; 1000];
+        being_read.read_exact(&mut read).expect("held");
+        // One more than there is room for.
+        let (mut newest, _) = long(b'd');
+        assert!(unread.read(&mut read).is_err(), "the one that nobody has read from for longest gave way");
+        assert_eq!(lock(&answers.held).bytes, HELD_BYTES_MAX);
+        for reader in rest.iter_mut().map(|(reader, _)| reader).chain([&mut newest]) {
+            reader.read_exact(&mut read).expect("held");
+        }
+        let mut whole = Vec::new();
+        being_read.read_to_end(&mut whole).expect("held");
+        assert!(whole.len() == length - 1000 && whole.iter().all(|&byte| byte == b'b'));
+        drop((unread, being_read, rest, newest));
+        let held = lock(&answers.held);
+        assert!(held.bytes == 0 && held.answers.is_empty(), "nothing is kept");
+    }
+
+    #[test]
+    fn an_answer_longer_than_all_may_hold_is_still_given() {
+        let answers = ResponseBudget::default();
+        let (mut reader, length) = body(answers.json(vec![b'x'; HELD_BYTES_MAX + 1]));
+        let mut whole = Vec::new();
+        assert_eq!(reader.read_to_end(&mut whole).expect("held"), length);
+    }
+
+    #[test]
+    fn a_turn_ends_with_a_panic_too() {
+        let answers = ResponseBudget::default();
+        for _ in 0..=MAKERS_MAX {
+            let panics = std::panic::AssertUnwindSafe(|| answers.make::<()>(|| panic!("on purpose")));
+            assert!(std::panic::catch_unwind(panics).is_err());
+        }
+        assert_eq!(answers.make(|| Ok(1)).expect("a turn"), 1);
+    }
+
+    #[test]
+    fn turns_are_taken_in_order_and_too_many_that_wait_are_refused_oldest_first() {
+        let answers = ResponseBudget::default();
+        let (open, is_open) = (Mutex::new(false), Condvar::new());
+        let hold = || Ok(*is_open.wait_while(open.lock().expect("whole"), |open| !*open).expect("whole"));
+        let until = |what: &dyn Fn(&Makers) -> bool| {
+            let deadline = std::time::Instant::now() + std::time::Duration::from_mins(1);
+            while !what(&answers.makers.lock().expect("whole")) {
+                assert!(std::time::Instant::now() < deadline);
+                std::thread::yield_now();
+            }
+        };
+        std::thread::scope(|scope| {
+            let working: Vec<_> = (0..MAKERS_MAX).map(|_| scope.spawn(|| answers.make(hold).is_ok())).collect();
+            until(&|makers| makers.at_work == MAKERS_MAX);
+            let waiting: Vec<_> = (0..WAITING_MAX + 2)
+                .map(|n| {
+                    let waits = scope.spawn(|| answers.make(|| Ok(())).is_ok());
+                    until(&|makers| makers.next == (MAKERS_MAX + n + 1) as u64);
+                    waits
+                })
+                .collect();
+            until(&|makers| makers.waiting.len() == WAITING_MAX);
+            *open.lock().expect("whole") = true;
+            is_open.notify_all();
+            assert!(working.into_iter().all(|thread| thread.join().expect("no panic")));
+            let served: Vec<bool> = waiting.into_iter().map(|thread| thread.join().expect("no panic")).collect();
+            assert!(!served[0] && !served[1] && served[2..].iter().all(|&is| is), "{served:?}");
+        });
+    }
+}

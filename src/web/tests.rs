@@ -1,0 +1,437 @@
+//! The application behind its doors, without sockets: who gets what by which door.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rouille::{Request, Response};
+use serde_json::{Value, json};
+
+use super::app::App;
+use super::auth::Authenticator;
+use super::guard::Guard;
+use crate::clock::{Clock, Timestamp};
+use crate::config::Token;
+use crate::feed::Streams;
+use crate::health::Inspector;
+use crate::log::RunLogs;
+use crate::run_dir::Runs;
+use crate::runtime_dir::{Secrets, ServerIdentity};
+use crate::store::Store;
+use crate::supervisor::{Retention, Settings, Supervisor};
+use crate::transport::{Handler, Reach};
+
+const TOKEN: &str = "the-token-that-acts";
+const READ_TOKEN: &str = "the-token-that-looks";
+const SERVER_ID: &str = "0123456789abcdef0123456789abcdef";
+const NETWORK: &str = "192.168.1.5:8788";
+const LOOPBACK: &str = "127.0.0.1:8788";
+const PHONE: &str = "192.168.1.77:40000";
+
+/// Time that a test sets: the wall clock in milliseconds, and time since boot.
+#[derive(Clone, Debug)]
+struct HandClock(Arc<Mutex<(i64, Duration)>>);
+
+impl HandClock {
+    fn new() -> Self {
+        Self(Arc::new(Mutex::new((1_800_000_000_000, Duration::from_secs(100)))))
+    }
+
+    fn forward(&self, by: Duration) {
+        let mut time = self.0.lock().expect("never poisoned");
+        *time = (time.0 + i64::try_from(by.as_millis()).expect("short"), time.1 + by);
+    }
+}
+
+impl Clock for HandClock {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_unix_ms(self.0.lock().expect("never poisoned").0)
+    }
+
+    fn since_boot(&self) -> Duration {
+        self.0.lock().expect("never poisoned").1
+    }
+}
+
+/// A real supervisor without a pipeline, behind no door yet.
+struct House {
+    dir: tempfile::TempDir,
+    supervisor: Option<Supervisor>,
+    inspector: Inspector,
+    clock: HandClock,
+}
+
+impl House {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a temp folder");
+        let store = Store::open(&dir.path().join("autoappdev.db")).expect("opens").store;
+        let settings = Settings {
+            runtime_dir: dir.path().to_owned(),
+            root: dir.path().to_owned(),
+            default_script: None,
+            grace: Duration::ZERO,
+            uses_cgroups: false,
+            taken_vars: Vec::new(),
+            log_segment_bytes: 1 << 20,
+            log_run_bytes: 1 << 20,
+            retention: Retention { log_bytes: 1 << 30, runs: 1000, ended_for: None, disk_free_bytes: None },
+        };
+        let supervisor = Some(Supervisor::start(store, settings, || {}).expect("starts"));
+        Self { dir, supervisor, inspector: Inspector::start(|| None).expect("starts"), clock: HandClock::new() }
+    }
+
+    fn authenticator(&self, token: &str) -> Arc<Authenticator> {
+        let [token, read_token, session_key] =
+            [token, READ_TOKEN, "the-key-of-sessions"].map(|text| Token::new(text).expect("good"));
+        Arc::new(Authenticator::with_clock(&Secrets { token, read_token, session_key }, Box::new(self.clock.clone())))
+    }
+
+    fn app(&self, reach: Reach, authenticator: Option<Arc<Authenticator>>) -> App {
+        App {
+            identity: Arc::new(ServerIdentity { id: SERVER_ID.to_owned(), runtime_dir: "/srv/a/runtime".to_owned() }),
+            supervisor: self.supervisor.as_ref().expect("it runs").handle(),
+            runs: Runs::new(self.dir.path().to_owned()),
+            logs: RunLogs::new(self.dir.path().to_owned()),
+            database: self.dir.path().join("autoappdev.db"),
+            guard: Guard::new(reach, vec![], vec![]),
+            authenticator,
+            budget: Arc::default(),
+            health_budget: Arc::default(),
+            inspector: self.inspector.clone(),
+            streams: Arc::new(Streams::new(
+                self.supervisor.as_ref().expect("it runs").handle(),
+                self.inspector.clone(),
+                Runs::new(self.dir.path().to_owned()),
+                RunLogs::new(self.dir.path().to_owned()),
+                self.dir.path().join("autoappdev.db"),
+            )),
+        }
+    }
+
+    /// The door to the network, with the usual keys.
+    fn network(&self) -> App {
+        self.app(Reach::at(address(NETWORK)), Some(self.authenticator(TOKEN)))
+    }
+}
+
+impl Drop for House {
+    fn drop(&mut self) {
+        let _no_run_lives = self.supervisor.take().map(Supervisor::stop);
+    }
+}
+
+fn address(text: &str) -> SocketAddr {
+    text.parse().expect("an address")
+}
+
+fn ask(app: &App, from: &str, method: &str, path: &str, fields: &[(&str, &str)], body: &str) -> Response {
+    let mut headers: Vec<(String, String)> =
+        fields.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    headers.push(("Host".to_owned(), "localhost".to_owned()));
+    if !body.is_empty() {
+        headers.push(("Content-Type".to_owned(), "application/json".to_owned()));
+        headers.push(("Content-Length".to_owned(), body.len().to_string()));
+    }
+    app.handle(&Request::fake_http_from(address(from), method, path, headers, body.as_bytes().to_vec()))
+}
+
+fn header(response: &Response, name: &str) -> Option<String> {
+    response.headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.to_string())
+}
+
+fn read(response: Response) -> Value {
+    let (mut reader, _) = response.data.into_reader_and_size();
+    let mut text = String::new();
+    std::io::Read::read_to_string(&mut reader, &mut text).expect("text");
+    serde_json::from_str(&text).unwrap_or(Value::String(text))
+}
+
+/// Logs in, and gives what a browser then sends as `Cookie`.
+fn log_in(app: &App, token: &str) -> String {
+    let response = ask(app, "10.9.9.9:1", "POST", "/api/login", &[], &format!(r#"{{"token":"{token}"}}"#));
+    assert_eq!(response.status_code, 200);
+    header(&response, "Set-Cookie").expect("a cookie").split(';').next().expect("a pair").to_owned()
+}
+
+fn bearer(token: &str) -> Vec<(&'static str, String)> {
+    vec![("Authorization", format!("Bearer {token}"))]
+}
+
+/// One cell of the table: the status, and what tells more.
+fn cell(app: &App, method: &str, path: &str, fields: &[(&str, String)]) -> String {
+    let fields: Vec<(&str, &str)> = fields.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let response = ask(app, PHONE, method, path, &fields, if method == "POST" { "{}" } else { "" });
+    let status = response.status_code;
+    let body = read(response);
+    let more = match (path, status) {
+        (_, 403) => format!(" {}", body["error"].as_str().expect("a code")),
+        ("/api/health", 200) if body.get("db").is_some() => " all".to_owned(),
+        ("/api/session", 200) => format!(" {}", body["session"]["may"].as_str().expect("a word")),
+        _ => String::new(),
+    };
+    format!("{status}{more}")
+}
+
+#[test]
+fn request_for_another_server_is_refused_before_the_token_check() {
+    let house = House::new();
+    let app = house.network();
+    let fields = |id, token: &'static str| [("AutoAppDev-Server", id), ("Authorization", token)];
+    for _ in 0..20 {
+        for (method, path) in [("POST", "/api/pipeline/pause"), ("GET", "/api/pipeline"), ("GET", "/"), ("GET", "/api/health")] {
+            for id in ["", "0123456789abcdef0123456789abcdee", "0123456789ABCDEF0123456789ABCDEF"] {
+                let refused = ask(&app, PHONE, method, path, &fields(id, "Bearer the-other-servers-token"), "");
+                assert_eq!((refused.status_code, read(refused)["error"].as_str()), (421, Some("other_server")), "{path} {id}");
+            }
+        }
+    }
+    // No wrong try was counted, and the right id is accepted.
+    let answered = ask(&app, PHONE, "GET", "/api/version", &fields(SERVER_ID, "Bearer the-token-that-looks"), "");
+    assert_eq!(answered.status_code, 200);
+    assert_eq!(read(answered)["server"], serde_json::json!({"id": SERVER_ID, "runtime_dir": "/srv/a/runtime"}));
+    let stopped = ask(&app, PHONE, "POST", "/api/pipeline/pause", &fields(SERVER_ID, "Bearer the-token-that-acts"), "");
+    assert_eq!(stopped.status_code, 409);
+}
+
+/// A pause of what is stopped is a 409: that the rule was asked shows that the door was open.
+#[test]
+fn each_door_and_credential_opens_what_it_should() {
+    let house = House::new();
+    let doors: [(&str, Reach, bool); 4] = [
+        ("socket", Reach::Socket, false),
+        ("loopback", Reach::at(address(LOOPBACK)), false),
+        ("loopback+token", Reach::at(address(LOOPBACK)), true),
+        ("network", Reach::at(address(NETWORK)), true),
+    ];
+    let network = house.network();
+    let (acts, looks) = (log_in(&network, TOKEN), log_in(&network, READ_TOKEN));
+    let former =
+        log_in(&house.app(Reach::at(address(NETWORK)), Some(house.authenticator("the-former-token"))), "the-former-token");
+    let cookie = |pair: &str| vec![("Cookie", pair.to_owned())];
+    let credentials: [(&str, Vec<(&str, String)>); 9] = [
+        ("nothing", vec![]),
+        ("a wrong token", bearer("not-the-right-token")),
+        ("no Bearer", vec![("Authorization", format!("Basic {TOKEN}"))]),
+        ("the read token", bearer(READ_TOKEN)),
+        ("the token", bearer(TOKEN)),
+        ("a read log-in", cookie(&looks)),
+        ("a log-in", cookie(&acts)),
+        ("a former log-in", cookie(&former)),
+        ("log-in, wrong token", [cookie(&acts), bearer("not-the-right-token")].concat()),
+    ];
+    let mut table =
+        String::from("door           | with                | page file none | look act                | health  session\n");
+    for (name, door, asks) in doors {
+        for (with, fields) in &credentials {
+            // Each cell has keys that know of no wrong tries.
+            let cell =
+                |method: &str, path: &str| cell(&house.app(door, asks.then(|| house.authenticator(TOKEN))), method, path, fields);
+            let free = [cell("GET", "/"), cell("GET", "/static/app.js"), cell("GET", "/nothing")].join("  ");
+            let (look, act) = (cell("GET", "/api/pipeline"), cell("POST", "/api/pipeline/pause"));
+            let (health, session) = (cell("GET", "/api/health"), cell("GET", "/api/session"));
+            for (method, path) in [("GET", "/api/runs"), ("GET", "/api/logs"), ("GET", "/api/version"), ("HEAD", "/api/pipeline")]
+            {
+                assert_eq!(cell(method, path), look, "{name}, {with}: {path} is read like the pipeline");
+            }
+            for path in ["/api/pipeline/start", "/api/pipeline/resume", "/api/pipeline/stop"] {
+                // A start has no script here.
+                let status = cell("POST", path).replace("400", "409");
+                assert_eq!(status, act, "{name}, {with}: {path} is acted on like a pause");
+            }
+            assert_eq!(cell("GET", "/api/nothing"), if look == "200" { "404" } else { "401" }, "{name}, {with}");
+            let _never_fails = writeln!(table, "{name:14} | {with:19} | {free}  | {look}  {act:18} | {health:7} {session}");
+        }
+    }
+    assert_eq!(table, TABLE, "the table is now:\n{table}");
+}
+
+const TABLE: &str = "\
+door           | with                | page file none | look act                | health  session
+socket         | nothing             | 200  200  404  | 200  409                | 200 all 200 act
+socket         | a wrong token       | 200  200  404  | 200  409                | 200 all 200 act
+socket         | no Bearer           | 200  200  404  | 200  409                | 200 all 200 act
+socket         | the read token      | 200  200  404  | 200  409                | 200 all 200 act
+socket         | the token           | 200  200  404  | 200  409                | 200 all 200 act
+socket         | a read log-in       | 200  200  404  | 200  409                | 200 all 200 act
+socket         | a log-in            | 200  200  404  | 200  409                | 200 all 200 act
+socket         | a former log-in     | 200  200  404  | 200  409                | 200 all 200 act
+socket         | log-in, wrong token | 200  200  404  | 200  409                | 200 all 200 act
+loopback       | nothing             | 200  200  404  | 200  409                | 200 all 200 act
+loopback       | a wrong token       | 200  200  404  | 200  409                | 200 all 200 act
+loopback       | no Bearer           | 200  200  404  | 200  409                | 200 all 200 act
+loopback       | the read token      | 200  200  404  | 200  409                | 200 all 200 act
+loopback       | the token           | 200  200  404  | 200  409                | 200 all 200 act
+loopback       | a read log-in       | 200  200  404  | 200  409                | 200 all 200 act
+loopback       | a log-in            | 200  200  404  | 200  409                | 200 all 200 act
+loopback       | a former log-in     | 200  200  404  | 200  409                | 200 all 200 act
+loopback       | log-in, wrong token | 200  200  404  | 200  409                | 200 all 200 act
+loopback+token | nothing             | 200  200  404  | 401  401                | 200     401
+loopback+token | a wrong token       | 200  200  404  | 401  401                | 401     401
+loopback+token | no Bearer           | 200  200  404  | 401  401                | 200     401
+loopback+token | the read token      | 200  200  404  | 200  403 read_only      | 200 all 200 look
+loopback+token | the token           | 200  200  404  | 200  409                | 200 all 200 act
+loopback+token | a read log-in       | 200  200  404  | 200  403 read_only      | 200 all 200 look
+loopback+token | a log-in            | 200  200  404  | 200  409                | 200 all 200 act
+loopback+token | a former log-in     | 200  200  404  | 401  401                | 200     401
+loopback+token | log-in, wrong token | 200  200  404  | 401  401                | 401     401
+network        | nothing             | 200  200  404  | 401  401                | 200     401
+network        | a wrong token       | 200  200  404  | 401  401                | 401     401
+network        | no Bearer           | 200  200  404  | 401  401                | 200     401
+network        | the read token      | 200  200  404  | 200  403 read_only      | 200 all 200 look
+network        | the token           | 200  200  404  | 200  409                | 200 all 200 act
+network        | a read log-in       | 200  200  404  | 200  403 read_only      | 200 all 200 look
+network        | a log-in            | 200  200  404  | 200  409                | 200 all 200 act
+network        | a former log-in     | 200  200  404  | 401  401                | 200     401
+network        | log-in, wrong token | 200  200  404  | 401  401                | 401     401
+";
+
+#[test]
+fn a_log_in_says_what_it_may_and_a_log_out_ends_it() {
+    let house = House::new();
+    let app = house.network();
+    for (token, may) in [(TOKEN, "act"), (READ_TOKEN, "look")] {
+        let response = ask(&app, PHONE, "POST", "/api/login", &[], &format!(r#"{{"token":"{token}"}}"#));
+        let cookie = header(&response, "Set-Cookie").expect("a cookie");
+        assert!(!cookie.contains(token));
+        assert_eq!(read(response), json!({"ok": true, "may": may}));
+        let session = read(ask(&app, PHONE, "GET", "/api/session", &[("Cookie", &cookie)], ""));
+        assert_eq!(session["session"]["may"], may);
+        assert_eq!(session["session"]["token_needed"], true);
+        assert!(session["session"]["expires_at"].as_str().is_some_and(|at| at.starts_with("2027-02-14T")), "{session}");
+    }
+    let response = ask(&app, PHONE, "POST", "/api/login", &[], r#"{"token":"not-the-right-token"}"#);
+    assert_eq!((response.status_code, header(&response, "Set-Cookie")), (401, None));
+    assert_eq!(header(&response, "WWW-Authenticate").as_deref(), Some("Bearer realm=\"autoappdev\""));
+    let out = header(&ask(&app, PHONE, "POST", "/api/logout", &[], "{}"), "Set-Cookie").expect("a cookie");
+    assert!(
+        out.contains("=; ")
+            && out.contains("Max-Age=0")
+            && log_in(&app, TOKEN).starts_with(out.split('=').next().expect("a name"))
+    );
+    // A door that asks for nothing takes every log-in and remembers none.
+    let open = house.app(Reach::Socket, None);
+    let response = ask(&open, PHONE, "POST", "/api/login", &[], r#"{"token":"whatever"}"#);
+    assert_eq!((response.status_code, header(&response, "Set-Cookie")), (200, None));
+    assert_eq!(
+        read(ask(&open, PHONE, "GET", "/api/session", &[], ""))["session"],
+        json!({"may": "act", "token_needed": false, "expires_at": null})
+    );
+}
+
+#[test]
+fn a_page_that_is_opened_stays_logged_in() {
+    let house = House::new();
+    let app = house.network();
+    let day = Duration::from_secs(24 * 60 * 60);
+    let mut cookie = log_in(&app, TOKEN);
+    let open = |cookie: &str| {
+        let page = ask(&app, PHONE, "GET", "/", &[("Cookie", cookie)], "");
+        let renewed = header(&page, "Set-Cookie");
+        let kept = header(&page, "Cache-Control");
+        assert_eq!(kept.as_deref(), Some(if renewed.is_some() { "no-store" } else { "no-cache" }), "no cache keeps a log-in");
+        renewed
+    };
+    let status = |cookie: &str| ask(&app, PHONE, "GET", "/api/pipeline", &[("Cookie", cookie)], "").status_code;
+    assert_eq!(open(&cookie), None, "it has hardly begun");
+    for _ in 0..4 {
+        house.clock.forward(16 * day);
+        cookie = open(&cookie).expect("another one").split(';').next().expect("a pair").to_owned();
+        assert_eq!(status(&cookie), 200);
+    }
+    house.clock.forward(30 * day);
+    assert_eq!((status(&cookie), open(&cookie)), (401, None), "one that is over is not renewed");
+}
+
+#[test]
+fn wrong_tokens_make_their_address_wait_and_nobody_else() {
+    let house = House::new();
+    let app = house.network();
+    let session = log_in(&app, TOKEN);
+    let (guesser, owner) = ("203.0.113.7:5000", "203.0.113.8:5000");
+    let look = |from: &str, token: &str| {
+        let field = format!("Bearer {token}");
+        ask(&app, from, "GET", "/api/pipeline", &[("Authorization", &field)], "")
+    };
+    let former = "autoappdev-00000000=act.1900000000.00";
+    for _ in 0..50 {
+        let status = ask(&app, guesser, "GET", "/api/pipeline", &[("Cookie", former)], "").status_code;
+        assert_eq!(status, 401, "an old log-in is no wrong try");
+    }
+    for _ in 0..5 {
+        assert_eq!(look(guesser, "not-the-right-token").status_code, 401);
+    }
+    let refused = look(guesser, "not-the-right-token");
+    assert_eq!((refused.status_code, header(&refused, "Retry-After").as_deref()), (429, Some("1")));
+    let body = read(refused);
+    assert_eq!(body["error"], "too_many_tries");
+    assert!(body["detail"].as_str().is_some_and(|text| text.contains("203.0.113.7") && text.contains("in 1 s")), "{body}");
+    // From there not even the right one is looked at: a guess that is right must not show.
+    assert_eq!(look(guesser, TOKEN).status_code, 429);
+    assert_eq!(ask(&app, guesser, "POST", "/api/login", &[], &format!(r#"{{"token":"{TOKEN}"}}"#)).status_code, 429);
+    assert_eq!(ask(&app, guesser, "GET", "/api/pipeline", &[], "").status_code, 401, "who shows nothing guesses nothing");
+    assert_eq!(ask(&app, guesser, "GET", "/", &[], "").status_code, 200);
+    assert_eq!(
+        ask(&app, guesser, "GET", "/api/pipeline", &[("Cookie", &session)], "").status_code,
+        200,
+        "who is logged in stays so"
+    );
+    assert_eq!(look(owner, TOKEN).status_code, 200, "another address never waits");
+    house.clock.forward(Duration::from_secs(1));
+    assert_eq!(look(guesser, TOKEN).status_code, 200);
+    // It goes on where it was: the next wrong one costs twice as much, whatever was right meanwhile.
+    assert_eq!(look(guesser, READ_TOKEN).status_code, 200);
+    assert_eq!(look(guesser, "not-the-right-token").status_code, 401);
+    assert_eq!(header(&look(guesser, TOKEN), "Retry-After").as_deref(), Some("2"));
+}
+
+#[test]
+fn many_guesses_at_once_are_as_many_as_one_after_another() {
+    let house = House::new();
+    let app = house.network();
+    let looked_at: usize = std::thread::scope(|scope| {
+        let guess = || {
+            (0..50)
+                .filter(|_| ask(&app, PHONE, "GET", "/api/pipeline", &[("Authorization", "Bearer no")], "").status_code == 401)
+                .count()
+        };
+        let guessers: Vec<_> = (0..8).map(|_| scope.spawn(guess)).collect();
+        guessers.into_iter().map(|guesser| guesser.join().expect("it only asks")).sum()
+    });
+    assert_eq!(looked_at, 5);
+}
+
+#[test]
+fn preflights_need_no_token_and_allow_one() {
+    let house = House::new();
+    let friend = "http://localhost:5173";
+    let app = App { guard: Guard::new(Reach::at(address(NETWORK)), vec![], vec![friend.to_owned()]), ..house.network() };
+    let fields =
+        [("Origin", friend), ("Access-Control-Request-Method", "GET"), ("Access-Control-Request-Headers", "authorization")];
+    let response = ask(&app, PHONE, "OPTIONS", "/api/pipeline", &fields, "");
+    assert_eq!(response.status_code, 204);
+    assert!(
+        header(&response, "Access-Control-Allow-Headers")
+            .is_some_and(|list| list.split(", ").any(|name| name == "authorization"))
+    );
+    let response = ask(&app, PHONE, "GET", "/api/pipeline", &[("Origin", friend)], "");
+    assert_eq!(
+        (response.status_code, header(&response, "Access-Control-Allow-Origin").as_deref()),
+        (401, Some(friend)),
+        "errors can be read"
+    );
+}
+
+#[test]
+fn a_path_that_is_not_there_takes_no_method() {
+    let house = House::new();
+    for app in [house.network(), house.app(Reach::Socket, None)] {
+        for method in ["GET", "HEAD", "POST", "OPTIONS", "DELETE"] {
+            for path in ["/static/nothing.js", "/static/", "/static/app.js/x", "/nothing"] {
+                assert_eq!(ask(&app, PHONE, method, path, &[], "").status_code, 404, "{method} {path}");
+            }
+        }
+        assert_eq!(ask(&app, PHONE, "POST", "/static/app.js", &[], "").status_code, 405);
+        assert_eq!(ask(&app, PHONE, "OPTIONS", "/static/app.js", &[], "").status_code, 204);
+    }
+}
