@@ -21,8 +21,13 @@ mod api {
 mod browser {
     mod controls;
     mod live_log;
+    mod log_lines;
+    mod log_page;
     mod login;
     mod looks;
+    mod page;
+    mod progress;
+    mod which_server;
 }
 mod cli {
     mod client;

@@ -5,27 +5,11 @@
 
 use std::fs;
 
-use crate::support::{Place, letter, signal};
+use crate::support::{Place, signal};
 use crate::webdriver::{Browser, ENTER, PATIENCE, TAB, wait_until};
 use serde_json::{Value, json};
 
-const SCRIPT: &str = "tree.sh";
-
-/// A leader with children of each kind that is easily missed: in a session of its own, and orphaned by a double fork.
-const TREE: &str = r#"#!/bin/bash
-echo "the tree begins"
-echo '<b id="injected">no markup</b>'
-setsid sleep 1000 &
-( sleep 1000 & )
-step=0
-while :; do
-  step=$((step + 1))
-  echo "step $step"
-  echo "warning $step" >&2
-  # The page draws what is near the end: on a slow machine, too, the first lines are to be seen for a while.
-  [ "$step" -lt 3 ] || sleep 1
-done
-"#;
+use super::page::{SCRIPT, TREE, agree, enabled, hide, icon, letters, set_up};
 
 /// Does not end by TERM, and neither do its children.
 const STUBBORN: &str = "#!/bin/bash\ntrap '' TERM\necho \"not going\"\nwhile :; do sleep 0.2; done\n";
@@ -114,182 +98,6 @@ fn a_pause_that_does_not_hold_shows_its_reason() {
     browser.click("resume");
     agree(&browser, &place, "running");
     wait_until("it is over", PATIENCE, || !browser.shows("detail"));
-}
-
-#[test]
-fn a_killed_server_shows_and_the_page_recovers_by_itself() {
-    let Some((browser, mut place)) = set_up(TREE) else { return };
-    place.start();
-    let pid = agree(&browser, &place, "running");
-
-    let port = place.port();
-    place.kill_server();
-    wait_until("the page says that the server is away", PATIENCE, || {
-        browser.shows("connection") && browser.text("connection").starts_with("No connection to the server since ")
-    });
-    assert_eq!((browser.state().as_str(), browser.text("state").as_str()), ("unknown", "Disconnected"));
-    assert!(browser.text("status").starts_with("last seen running "), "{}", browser.text("status"));
-    assert!(
-        browser.text("connection").ends_with("Until then this page can’t tell what the pipeline is doing."),
-        "{}",
-        browser.text("connection")
-    );
-    assert_eq!(browser.script("return document.title"), "⌁ Disconnected · tree.sh · AutoAppDev");
-    assert_eq!(icon(&browser), "disconnected");
-    let is_there = browser.script(
-        "const it = document.getElementById('symbol'); return fetch('static/icon-disconnected.svg', { cache: 'force-cache' })
-           .then((answer) => answer.ok && it.complete && it.naturalWidth > 0)",
-    );
-    assert_eq!(is_there, true, "the icon for a server that is away does not come from it");
-    assert_eq!(enabled(&browser), Vec::<String>::new());
-
-    // The page knows this server by its port.
-    place.set_env("AUTOAPPDEV_PORT", &port.to_string());
-    place.start_server();
-    wait_until("the page is connected again", PATIENCE, || !browser.shows("connection"));
-    assert_eq!(agree(&browser, &place, "running"), pid, "the pipeline went on, and the page shows it again");
-}
-
-#[test]
-fn page_does_not_act_on_the_server_of_another_project_at_its_address() {
-    let Some((browser, mut place)) = set_up(TREE) else { return };
-    let (_, run_id) = place.start();
-    agree(&browser, &place, "running");
-    let port = place.port();
-    place.kill_server();
-
-    let mut other = Place::new();
-    other.script(SCRIPT, TREE);
-    other.set_env("AUTOAPPDEV_PORT", &port.to_string());
-    other.start_server();
-    other.post("/api/pipeline/start", json!({"script": SCRIPT})).ok();
-    let told = || if browser.shows("trouble") { browser.text("error") } else { String::new() };
-    wait_until("the page says that another server answers", PATIENCE, || told().starts_with("Another server answers"));
-    let dirs = [&place, &other].map(|place| place.runtime().display().to_string());
-    assert!(dirs.iter().all(|dir| told().contains(dir)), "{}", told());
-    agree(&browser, &other, "running");
-    // It is told once.
-    browser.click("dismiss");
-    browser.script("location.reload()");
-    agree(&browser, &other, "running");
-    assert!(!browser.shows("trouble"), "{}", told());
-
-    // What the page sends with a click is refused by the first server, which is back at the address.
-    let field = browser.script("return import('./static/server.js').then(({ toThisServer }) => toThisServer())");
-    assert!(field["AutoAppDev-Server"].is_string(), "{field}");
-    other.kill_server();
-    place.set_env("AUTOAPPDEV_PORT", &port.to_string());
-    place.start_server();
-    let sent = browser.script(&format!(
-        "return fetch('api/pipeline/stop', {{ method: 'POST', body: '{{}}', headers: {{ 'Content-Type': 'application/json', ...{field} }} }})
-           .then((answer) => answer.status, () => 421)"
-    ));
-    assert_eq!(sent, 421);
-    wait_until("the page says so again", PATIENCE, || told().contains(&format!("It now shows {}", dirs[0])));
-    agree(&browser, &place, "running");
-    assert_eq!(place.pipeline()["run_id"], run_id, "it was left alone");
-}
-
-/// A click can come between the refusal of the old server's name and the answer that tells the new one.
-#[test]
-fn until_a_new_server_is_known_requests_stay_meant_for_the_old_one() {
-    let Some((browser, mut place)) = set_up(TREE) else { return };
-    agree(&browser, &place, "stopped");
-    let fields = || browser.script("return import('./static/server.js').then(({ toThisServer }) => toThisServer())");
-    let before = fields();
-    assert!(before["AutoAppDev-Server"].is_string(), "{before}");
-    browser.script(
-        "const real = window.fetch;
-         window.fetch = async (path, init) => {
-           if (path !== 'api/version') return real(path, init);
-           window.isAsked = true;
-           await new Promise((resolve) => { window.letGo = resolve; });
-           return real(path, init);
-         }",
-    );
-    let port = place.port();
-    place.kill_server();
-    place.set_env("AUTOAPPDEV_PORT", &port.to_string());
-    place.start_server();
-    wait_until("the page asks which server it is", PATIENCE, || browser.script("return window.isAsked ?? false") == true);
-    assert_eq!(fields(), before);
-    browser.script("window.letGo()");
-    agree(&browser, &place, "stopped");
-    assert_ne!(fields(), before);
-}
-
-/// A browser that may store nothing refuses the mere look at its stores.
-#[test]
-fn page_works_and_tells_of_another_server_where_nothing_may_be_stored() {
-    let Some((browser, mut place)) = set_up(TREE) else { return };
-    browser.before_each_page(
-        "for (const name of ['sessionStorage', 'localStorage']) {
-           Object.defineProperty(window, name, { get() { throw new DOMException('denied', 'SecurityError'); } });
-         }",
-    );
-    browser.script("location.reload()");
-    agree(&browser, &place, "stopped");
-    let port = place.port();
-    place.kill_server();
-    let mut other = Place::new();
-    other.script(SCRIPT, TREE);
-    other.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", SCRIPT);
-    other.set_env("AUTOAPPDEV_PORT", &port.to_string());
-    other.start_server();
-    wait_until("the page says that another server answers", PATIENCE, || {
-        browser.shows("trouble") && browser.text("error").starts_with("Another server answers")
-    });
-    agree(&browser, &other, "stopped");
-}
-
-/// Pages of one address hear each other, whichever project they are of.
-#[test]
-fn hidden_page_shows_no_state_of_another_project() {
-    let Some((browser, place)) = set_up(TREE) else { return };
-    place.start();
-    agree(&browser, &place, "running");
-    hide(&browser);
-    let say = |project: &str| {
-        let pipeline =
-            json!({"state": "stopped", "status": "completed", "run_id": 77, "allowed": ["start"], "script": "other.sh"});
-        browser.script(&format!(
-            "const channel = new BroadcastChannel('autoappdev');
-             channel.postMessage({{ pipeline: {{ ...{pipeline} }}, heard: Date.now(), skew: 0, connected: true, project: {project}, number: 0 }})"
-        ));
-    };
-    say("'/another/runtime'");
-    wait_until("the page says that nobody tells its state", PATIENCE, || browser.state() == "unknown");
-    assert_eq!((browser.text("run-id").as_str(), browser.text("script").as_str()), ("1", SCRIPT));
-    say(&json!(place.runtime()).to_string());
-    wait_until("it takes the state of its own project", PATIENCE, || browser.text("run-id") == "77");
-}
-
-/// It was opened behind another, and had the state only from that one.
-#[test]
-fn page_that_was_hidden_from_the_start_learns_its_server_when_it_is_seen() {
-    let Some((browser, place)) = set_up(TREE) else { return };
-    agree(&browser, &place, "stopped");
-    let state = browser.script("return fetch('api/pipeline').then((answer) => answer.json())");
-    browser.before_each_page(
-        "window.isHidden = true;
-         Object.defineProperty(document, 'hidden', { get: () => window.isHidden });
-         const real = window.fetch;
-         window.fetch = (path, init) => (window.isHidden && path.startsWith('api/')
-           ? new Promise((_, reject) => init.signal.addEventListener('abort', reject)) : real(path, init));",
-    );
-    browser.script("location.reload()");
-    let told = json!({"pipeline": state["pipeline"], "skew": 0, "connected": true, "project": place.runtime(), "number": 0});
-    wait_until("it has the state from another page", PATIENCE, || {
-        browser.script(&format!(
-            "window.channel ??= new BroadcastChannel('autoappdev');
-             window.channel.postMessage({{ ...{told}, heard: Date.now() }})"
-        ));
-        browser.state() == "stopped"
-    });
-    browser.script("window.isHidden = false; document.dispatchEvent(new Event('visibilitychange'))");
-    agree(&browser, &place, "stopped");
-    let fields = browser.script("return import('./static/server.js').then(({ toThisServer }) => toThisServer())");
-    assert!(fields["AutoAppDev-Server"].is_string(), "{fields}");
 }
 
 #[test]
@@ -563,50 +371,6 @@ fn a_damaged_line_of_the_log_hides_no_other() {
     assert_eq!(browser.console(), Vec::<String>::new());
 }
 
-/// A server whose script has this text, and a browser that shows its page. `None` where there is no browser.
-fn set_up(script: &str) -> Option<(Browser, Place)> {
-    let browser = Browser::start()?;
-    let mut place = Place::new();
-    place.script(SCRIPT, script);
-    place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", SCRIPT);
-    place.start_server();
-    browser.open(&format!("http://127.0.0.1:{}/", place.port()));
-    Some((browser, place))
-}
-
-/// Waits until the page shows `state`, then asserts that the API, /proc and the database say the same. Gives the leader's pid.
-fn agree(browser: &Browser, place: &Place, state: &str) -> Option<i64> {
-    wait_until(&format!("the page says {state}"), PATIENCE, || browser.state() == state);
-    let pipeline = place.pipeline();
-    assert_eq!(pipeline["state"], state, "the API says what the page says");
-
-    let (pid, run_id) = (pipeline["pid"].as_i64(), pipeline["run_id"].as_i64());
-    let or_dash = |number: Option<i64>| number.map_or("–".to_owned(), |number| number.to_string());
-    assert_eq!((browser.text("pid"), browser.text("run-id")), (or_dash(pid), or_dash(run_id)));
-    for time in ["started", "paused", "resumed", "stopped"] {
-        let shown = browser.script(&format!("return document.getElementById('{time}-at').getAttribute('datetime')"));
-        assert_eq!(shown, pipeline[format!("{time}_at")], "{time}_at");
-    }
-    assert_eq!(stored(place), (state.to_owned(), pid, run_id), "the database says what the API says");
-
-    match pid {
-        None => assert_eq!(state, "stopped"),
-        Some(pid) => {
-            let kernel = u32::try_from(pid).ok().and_then(letter).expect("the leader is alive");
-            assert_eq!(kernel == 'T', state == "paused", "the kernel says {kernel} of the leader, the API {state}");
-            assert_ne!(state, "stopped");
-        }
-    }
-    // A moment after a click the page lets no button work; then it is what the API says.
-    wait_until("the buttons are what the API allows", PATIENCE, || {
-        let mut allowed: Vec<String> =
-            serde_json::from_value(place.pipeline()["allowed"].clone()).expect("allowed is a list of words");
-        allowed.sort_unstable();
-        enabled(browser) == allowed
-    });
-    pid
-}
-
 /// Records the page's posts.
 const RECORD_POSTS: &str = "window.posted = []; const real = window.fetch;
      window.fetch = (path, init) => { if (init?.body) window.posted.push(JSON.parse(init.body)); return real(path, init); };";
@@ -625,33 +389,6 @@ fn pretend(browser: &Browser, changes: &Value) {
     ));
 }
 
-/// Makes the page believe that it is hidden, as the browser would report it.
-fn hide(browser: &Browser) {
-    browser.script(
-        "Object.defineProperty(document, 'hidden', { value: true, configurable: true });
-         document.dispatchEvent(new Event('visibilitychange'))",
-    );
-}
-
-/// The icon that both the window and the page show.
-fn icon(browser: &Browser) -> String {
-    let names = browser.script(
-        "return [document.getElementById('icon').href, document.getElementById('symbol').src].map((it) => /icon-(.*)\\.svg$/.exec(it)[1])",
-    );
-    let [window, page]: [String; 2] = serde_json::from_value(names).expect("two names");
-    assert_eq!(window, page);
-    page
-}
-
-/// The enabled ones of the buttons, sorted.
-fn enabled(browser: &Browser) -> Vec<String> {
-    let mut enabled: Vec<String> =
-        serde_json::from_value(browser.script("return [...document.querySelectorAll('#top button:enabled')].map((it) => it.id)"))
-            .expect("ids are a list of texts");
-    enabled.sort_unstable();
-    enabled
-}
-
 /// Presses Tab until the element with this id has the focus; no page has a hundred stops.
 fn tab_to(browser: &Browser, id: &str) {
     for _ in 0..100 {
@@ -661,15 +398,4 @@ fn tab_to(browser: &Browser, id: &str) {
         }
     }
     panic!("Tab does not reach {id}");
-}
-
-/// State, pid and run id as the database has them.
-fn stored(place: &Place) -> (String, Option<i64>, Option<i64>) {
-    let row = "SELECT state, pid, run_id FROM pipeline_state WHERE id = 1";
-    place.sql().query_row(row, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).expect("the state is stored")
-}
-
-/// The state letters of the pipeline's living processes.
-fn letters(place: &Place) -> Vec<char> {
-    place.processes().into_iter().filter_map(letter).collect()
 }

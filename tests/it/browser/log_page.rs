@@ -1,0 +1,65 @@
+//! A server with a script that says lines, a browser, and what the tests ask the log on its page.
+
+use std::fs;
+
+use crate::support::Place;
+use crate::webdriver::{Browser, PATIENCE, wait_until};
+
+const SCRIPT: &str = "log.sh";
+
+/// Says `line <n>` as far as the file `upto` tells it to, and ends with the file `end`.
+pub(super) const TOLD: &str = r#"#!/bin/bash
+n=0
+while [ ! -e end ]; do
+  read -r upto 2>/dev/null < upto || upto=0
+  if [ "$n" -lt "$upto" ]; then
+    seq -f 'line %.0f' $((n + 1)) "$upto"
+    n=$upto
+  fi
+  sleep 0.02
+done
+"#;
+
+/// A server whose script has this text, and a browser that shows nothing yet. `None` where there is no browser.
+pub(super) fn set_up(script: &str) -> Option<(Browser, Place)> {
+    let browser = Browser::start()?;
+    let mut place = Place::new();
+    place.script(SCRIPT, script);
+    place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", SCRIPT);
+    place.start_server();
+    Some((browser, place))
+}
+
+pub(super) fn open(browser: &Browser, place: &Place) {
+    browser.open(&format!("http://127.0.0.1:{}/", place.port()));
+}
+
+/// Lets the script say its lines up to this one.
+pub(super) fn say_up_to(place: &Place, n: u32) {
+    // Put in place at once: a half-written number would be another.
+    fs::write(place.root().join("upto.new"), format!("{n}\n")).expect("ours");
+    fs::rename(place.root().join("upto.new"), place.root().join("upto")).expect("ours");
+}
+
+/// The text of every line that is loaded, in the document or not, without the marks between them.
+pub(super) fn rows(browser: &Browser) -> Vec<String> {
+    let texts = browser.script(
+        "return import('/static/log.js').then(({ bounds, rowAt }) => { const [from, to] = bounds(); const texts = [];
+           for (let n = from; n < to; n++) if (!rowAt(n).isMark) texts.push(rowAt(n).text); return texts; })",
+    );
+    serde_json::from_value(texts).expect("texts")
+}
+
+pub(super) fn lines(from: u32, to: u32) -> Vec<String> {
+    (from..=to).map(|n| format!("line {n}")).collect()
+}
+
+pub(super) fn wait_for_row(browser: &Browser, wanted: &str) {
+    wait_until(&format!("{wanted:?} is the last line"), PATIENCE, || rows(browser).last().is_some_and(|last| last == wanted));
+}
+
+/// The last line that the API has.
+pub(super) fn last_line(place: &Place) -> String {
+    let tail = place.get("/api/logs/tail?lines=1").body;
+    tail["lines"][0]["line"].as_str().unwrap_or_default().to_owned()
+}

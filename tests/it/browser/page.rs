@@ -1,0 +1,104 @@
+//! A server with a script and a browser on its page, and what the tests ask that page.
+
+use crate::support::{Place, letter};
+use crate::webdriver::{Browser, PATIENCE, wait_until};
+
+pub(super) const SCRIPT: &str = "tree.sh";
+
+/// A leader with children of each kind that is easily missed: in a session of its own, and orphaned by a double fork.
+pub(super) const TREE: &str = r#"#!/bin/bash
+echo "the tree begins"
+echo '<b id="injected">no markup</b>'
+setsid sleep 1000 &
+( sleep 1000 & )
+step=0
+while :; do
+  step=$((step + 1))
+  echo "step $step"
+  echo "warning $step" >&2
+  # The page draws what is near the end: on a slow machine, too, the first lines are to be seen for a while.
+  [ "$step" -lt 3 ] || sleep 1
+done
+"#;
+
+/// A server whose script has this text, and a browser that shows its page. `None` where there is no browser.
+pub(super) fn set_up(script: &str) -> Option<(Browser, Place)> {
+    let browser = Browser::start()?;
+    let mut place = Place::new();
+    place.script(SCRIPT, script);
+    place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", SCRIPT);
+    place.start_server();
+    browser.open(&format!("http://127.0.0.1:{}/", place.port()));
+    Some((browser, place))
+}
+
+/// Waits until the page shows `state`, then asserts that the API, /proc and the database say the same. Gives the leader's pid.
+pub(super) fn agree(browser: &Browser, place: &Place, state: &str) -> Option<i64> {
+    wait_until(&format!("the page says {state}"), PATIENCE, || browser.state() == state);
+    let pipeline = place.pipeline();
+    assert_eq!(pipeline["state"], state, "the API says what the page says");
+
+    let (pid, run_id) = (pipeline["pid"].as_i64(), pipeline["run_id"].as_i64());
+    let or_dash = |number: Option<i64>| number.map_or("–".to_owned(), |number| number.to_string());
+    assert_eq!((browser.text("pid"), browser.text("run-id")), (or_dash(pid), or_dash(run_id)));
+    for time in ["started", "paused", "resumed", "stopped"] {
+        let shown = browser.script(&format!("return document.getElementById('{time}-at').getAttribute('datetime')"));
+        assert_eq!(shown, pipeline[format!("{time}_at")], "{time}_at");
+    }
+    assert_eq!(stored(place), (state.to_owned(), pid, run_id), "the database says what the API says");
+
+    match pid {
+        None => assert_eq!(state, "stopped"),
+        Some(pid) => {
+            let kernel = u32::try_from(pid).ok().and_then(letter).expect("the leader is alive");
+            assert_eq!(kernel == 'T', state == "paused", "the kernel says {kernel} of the leader, the API {state}");
+            assert_ne!(state, "stopped");
+        }
+    }
+    // A moment after a click the page lets no button work; then it is what the API says.
+    wait_until("the buttons are what the API allows", PATIENCE, || {
+        let mut allowed: Vec<String> =
+            serde_json::from_value(place.pipeline()["allowed"].clone()).expect("allowed is a list of words");
+        allowed.sort_unstable();
+        enabled(browser) == allowed
+    });
+    pid
+}
+
+/// Makes the page believe that it is hidden, as the browser would report it.
+pub(super) fn hide(browser: &Browser) {
+    browser.script(
+        "Object.defineProperty(document, 'hidden', { value: true, configurable: true });
+         document.dispatchEvent(new Event('visibilitychange'))",
+    );
+}
+
+/// The icon that both the window and the page show.
+pub(super) fn icon(browser: &Browser) -> String {
+    let names = browser.script(
+        "return [document.getElementById('icon').href, document.getElementById('symbol').src].map((it) => /icon-(.*)\\.svg$/.exec(it)[1])",
+    );
+    let [window, page]: [String; 2] = serde_json::from_value(names).expect("two names");
+    assert_eq!(window, page);
+    page
+}
+
+/// The enabled ones of the buttons, sorted.
+pub(super) fn enabled(browser: &Browser) -> Vec<String> {
+    let mut enabled: Vec<String> =
+        serde_json::from_value(browser.script("return [...document.querySelectorAll('#top button:enabled')].map((it) => it.id)"))
+            .expect("ids are a list of texts");
+    enabled.sort_unstable();
+    enabled
+}
+
+/// The state letters of the pipeline's living processes.
+pub(super) fn letters(place: &Place) -> Vec<char> {
+    place.processes().into_iter().filter_map(letter).collect()
+}
+
+/// State, pid and run id as the database has them.
+fn stored(place: &Place) -> (String, Option<i64>, Option<i64>) {
+    let row = "SELECT state, pid, run_id FROM pipeline_state WHERE id = 1";
+    place.sql().query_row(row, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).expect("the state is stored")
+}
