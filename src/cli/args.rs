@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use super::EXIT_CODES;
-use super::logs::Since;
+use super::exit_code::EXIT_CODES;
+use super::since::Since;
 use crate::config::{Flags, grace_from_text, server_url};
 
 /// The most lines, and the longest text to look for, that the API takes.

@@ -16,6 +16,7 @@ use ureq::Agent;
 
 use super::local;
 use super::places::{Absence, Meant, Neighbour, Own, Place, Places, Way, places_of};
+use super::printable::printable;
 use crate::clock::Timestamp;
 use crate::config::{Endpoint, Folder, Token, Tokens};
 use crate::file_id::FileId;
@@ -138,7 +139,7 @@ impl Answer {
     pub(super) fn read<T: DeserializeOwned>(&self) -> Result<T, ClientError> {
         serde_json::from_str(&self.text).map_err(|error| ClientError::Stranger {
             url: self.url.clone(),
-            cause: super::output::printable(&error.to_string()),
+            cause: printable(&error.to_string()),
             status: self.status,
         })
     }
@@ -396,7 +397,7 @@ fn read_answer(url: String, mut response: ureq::http::Response<ureq::Body>) -> R
         cause: format!("HTTP status {status} without a reason"),
         status,
     })?;
-    let detail = super::output::printable(&detail.unwrap_or(error));
+    let detail = printable(&detail.unwrap_or(error));
     if status == 409 {
         Err(ClientError::Refused { detail, document })
     } else {

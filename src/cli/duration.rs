@@ -3,11 +3,16 @@
 
 use std::time::Duration;
 
-use crate::clock::whole_ms;
+use crate::clock::{Timestamp, whole_ms};
 
 const MINUTE_MS: u64 = 60_000;
 const HOUR_MS: u64 = 60 * MINUTE_MS;
 const DAY_MS: u64 = 24 * HOUR_MS;
+
+/// The time between two stamps; zero where the second lies before the first, as after a step of the clock.
+pub(super) fn between(start: Timestamp, end: Timestamp) -> Duration {
+    Duration::from_millis(u64::try_from(end.unix_ms() - start.unix_ms()).unwrap_or(0))
+}
 
 /// How long something took, with tenths of a second below ten seconds.
 pub(super) fn took(length: Duration) -> String {

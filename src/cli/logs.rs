@@ -8,9 +8,8 @@ mod link;
 mod page;
 mod printer;
 mod reader_gone;
-mod since;
 
-use std::io::{self, StdoutLock, Write};
+use std::io::{self, StdoutLock};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread;
@@ -18,11 +17,10 @@ use std::time::{Duration, Instant};
 
 use self::link::{Link, longer};
 use self::page::{Begin, PAGE_LINES, Page, RunEnd, Tail, Wanted};
-use self::printer::Printer;
-use self::since::Day;
-pub(super) use self::since::Since;
+use self::printer::{Printer, warn};
 use super::args::{Amount, LogsArgs, Source};
 use super::client::{Answer, Client, ClientError};
+use super::since::{Day, Since};
 use super::zone::{Zone, ZoneError};
 use crate::clock::{Clock, SystemClock, Timestamp};
 
@@ -265,9 +263,4 @@ fn moment(since: Since, zone: &Zone, answer: &Answer) -> Result<Timestamp, LogsE
         return Err(LogsError::Ahead { at, now, is_today: matches!(since, Since::Local(Day::Today, _)) });
     }
     Ok(at)
-}
-
-fn warn(sentence: &str) {
-    // Where stderr is gone nobody can be told; the lines still have their reader.
-    let _ = writeln!(io::stderr(), "autoappdev: {sentence}");
 }

@@ -1,19 +1,21 @@
 //! The command line: what was typed becomes a mode of this binary or a question to a running server, and an exit code.
 //!
 //! Here, at the edge, the environment, the `.env` file and the working directory are read, once, for `config`. The modes
-//! themselves are passed in by `main`, so that this file does not depend on lower levels. [`EXIT_CODES`] is the one list of exit codes:
-//! `--help` prints it, and a test compares the README's table with it.
+//! themselves are passed in by `main`, so that this file does not depend on lower levels.
 
 mod args;
 mod client;
 mod duration;
+mod exit_code;
 mod local;
 mod logs;
 mod output;
 mod pair;
 mod places;
+mod printable;
 mod progress;
 mod qr;
+mod since;
 mod zone;
 
 use std::ffi::OsString;
@@ -29,24 +31,12 @@ use serde_json::{Map, Value, json};
 
 use self::args::{Ask, Cli, Command, PairArgs, StartArgs, StopArgs};
 use self::client::{ACTION_TIMEOUT, Answer, Client, ClientError, STOP_MARGIN};
+pub use self::exit_code::EXIT_CODES;
+use self::exit_code::{FAILURE, REFUSED, UNREACHABLE, WRONG_USAGE};
 use self::logs::LogsError;
 use self::pair::PairError;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, ConfigError, Endpoint, Flags, GRACE_S_MAX, Tokens, parse_dotenv};
-
-const FAILURE: u8 = 1;
-const WRONG_USAGE: u8 = 2;
-const REFUSED: u8 = 3;
-const UNREACHABLE: u8 = 4;
-
-/// Each exit code with its meaning, as in `--help` and the README.
-pub const EXIT_CODES: [(u8, &str); 5] = [
-    (0, "it is done, or all is well"),
-    (FAILURE, "it failed"),
-    (WRONG_USAGE, "wrong usage, or a wrong setting"),
-    (REFUSED, "the state does not allow it, e.g. a pause of a stopped pipeline"),
-    (UNREACHABLE, "no server answers, or its answer was cut off: `autoappdev status` shows the current state"),
-];
 
 /// The largest `.env` file that is read.
 const DOTENV_BYTES_MAX: u64 = 1024 * 1024;

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
 
-use super::duration::{since, took};
+use super::duration::{between, since, took};
+use super::printable::printable;
 use super::progress::{self, Progress};
 use crate::clock::Timestamp;
 use crate::pipeline::{Action, RunStatus, State};
@@ -133,16 +134,6 @@ struct Event {
 fn none_when_idle<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<RunStatus>, D::Error> {
     let word = String::deserialize(deserializer)?;
     if word == "idle" { Ok(None) } else { word.parse().map(Some).map_err(serde::de::Error::custom) }
-}
-
-/// `text` with control characters and those that change the reading direction written as escapes.
-pub(super) fn printable(text: &str) -> String {
-    let turns = |c| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    let mut safe = String::with_capacity(text.len());
-    for c in text.chars() {
-        if c.is_control() || turns(c) { safe.extend(c.escape_default()) } else { safe.push(c) }
-    }
-    safe
 }
 
 /// `status`: the state in one line, then the conditions, the script of the next start if it differs, and the progress of the run.
@@ -308,11 +299,6 @@ impl Event {
         }));
         parts.join("  ") + "\n"
     }
-}
-
-/// The time between two stamps; zero where the second lies before the first, as after a step of the clock.
-pub(super) fn between(start: Timestamp, end: Timestamp) -> Duration {
-    Duration::from_millis(u64::try_from(end.unix_ms() - start.unix_ms()).unwrap_or(0))
 }
 
 fn seconds(ms: u64) -> String {

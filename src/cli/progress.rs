@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::duration::{since, took};
-use super::output::{between, printable};
+use super::duration::{between, since, took};
+use super::printable::printable;
 use crate::clock::Timestamp;
 use crate::pipeline::Percent;
 

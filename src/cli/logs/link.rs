@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::super::client::{Answer, Client, ClientError, READ_TIMEOUT};
-use super::warn;
+use super::printer::warn;
 
 /// The waits between two tries, while nobody answers.
 const RETRY_MIN: Duration = Duration::from_millis(100);

@@ -1,8 +1,8 @@
-//! Lines on standard output, as they are, as `cat` would print them.
+//! Lines on standard output, as they are, as `cat` would print them; notes on standard error.
 
 use std::io::{self, Write};
 
-use super::super::output::printable;
+use super::super::printable::printable;
 use super::page::Line;
 
 /// Writes lines, and joins those that came in parts.
@@ -61,6 +61,12 @@ impl<W: Write> Printer<W> {
         self.end_open_line()?;
         self.out.flush()
     }
+}
+
+/// Prints a note to stderr.
+pub(super) fn warn(sentence: &str) {
+    // Where stderr is gone nobody can be told; the lines still have their reader.
+    let _ = writeln!(io::stderr(), "autoappdev: {sentence}");
 }
 
 #[cfg(test)]

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use time::{Date, Month, PrimitiveDateTime, Time};
 
-use super::super::zone::Zone;
+use super::zone::Zone;
 use crate::clock::Timestamp;
 
 /// From when on lines are wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::cli) enum Since {
+pub(super) enum Since {
     /// This long before now, by the server's clock, because the server stamps the lines.
     Ago(Duration),
     /// A moment.
@@ -21,7 +21,7 @@ pub(in crate::cli) enum Since {
 
 /// A day, absolute or relative to today.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::cli) enum Day {
+pub(super) enum Day {
     Today,
     Yesterday,
     Date(Date),
@@ -33,7 +33,7 @@ pub(in crate::cli) enum Day {
     "give a duration (90s, 1h30m, 3 days), a time of today (14:00, 08:15:09), today, yesterday, \"yesterday 14:00\", a date (2026-01-31), \
      or a date and time, in local time unless it has a zone (\"2026-01-31 08:00\", 2026-01-31T23:59:59Z, 2026-01-31T23:59:59+01:00)"
 )]
-pub(in crate::cli) struct BadSince;
+pub(super) struct BadSince;
 
 impl Since {
     /// The moment that `self` means if the server's time is `now`. None outside the years for which the zone is defined.
