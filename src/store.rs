@@ -199,17 +199,6 @@ impl Store {
         self.write(|tx| change::begin(tx, Some(id), new, at, Cause::Recovery))
     }
 
-    /// Records one fact; see [`Store::record_all`].
-    pub fn record(
-        &mut self,
-        run_id: i64,
-        entry: &Entry,
-        transition: Option<Transition>,
-        cause_override: Option<Cause>,
-    ) -> Result<Recorded, StoreError> {
-        self.record_each(run_id, std::iter::once((entry, transition)), cause_override)
-    }
-
     /// Records facts of a run in the order of its journal, all in one transaction. A number that is recorded already changes nothing.
     /// A transition must start from the stored state and be of the latest run, alive as far as is known; otherwise it is a
     /// [`StoreError::Conflict`] and nothing of the whole call is kept. `cause_override` takes the place of the transitions' own cause.
@@ -219,19 +208,10 @@ impl Store {
         facts: &[(Entry, Option<Transition>)],
         cause_override: Option<Cause>,
     ) -> Result<Recorded, StoreError> {
-        self.record_each(run_id, facts.iter().map(|(entry, transition)| (entry, *transition)), cause_override)
-    }
-
-    fn record_each<'a>(
-        &mut self,
-        run_id: i64,
-        facts: impl Iterator<Item = (&'a Entry, Option<Transition>)>,
-        cause_override: Option<Cause>,
-    ) -> Result<Recorded, StoreError> {
         self.write(|tx| {
             let mut recorded = Recorded { row: PipelineRow::read(tx)?, new: 0 };
             for (entry, transition) in facts {
-                if let Some(row) = change::record(tx, run_id, entry, transition, cause_override, &recorded.row)? {
+                if let Some(row) = change::record(tx, run_id, entry, *transition, cause_override, &recorded.row)? {
                     recorded = Recorded { row, new: recorded.new + 1 };
                 }
             }

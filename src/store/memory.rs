@@ -1,4 +1,4 @@
-//! A database that lives in memory, for tests that need very many of them, one after another.
+//! What only tests ask of a store: a database that lives in memory, for those that need very many of them, and its whole content.
 
 use std::cell::Cell;
 use std::path::PathBuf;
@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
-use super::{Store, open};
+use super::{Recorded, Store, StoreError, open};
+use crate::pipeline::{Cause, Entry, Transition};
 
 impl Store {
     /// The schema of today, nothing in it.
@@ -27,6 +28,17 @@ impl Store {
              DELETE FROM pipeline_runs;
              DELETE FROM sqlite_sequence;",
         );
+    }
+
+    /// Records one fact; see [`Store::record_all`].
+    pub(crate) fn record(
+        &mut self,
+        run_id: i64,
+        entry: &Entry,
+        transition: Option<Transition>,
+        cause_override: Option<Cause>,
+    ) -> Result<Recorded, StoreError> {
+        self.record_all(run_id, &[(entry.clone(), transition)], cause_override)
     }
 
     /// Runs SQL past all rules.

@@ -9,7 +9,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension};
 
 use super::error::StoreError;
 use super::open;
-use super::rows::{self, EventRow, RunLogRow, RunRow};
+use super::rows::{EventRow, RunLogRow, RunRow};
 use crate::clock::Timestamp;
 
 /// How long a reader waits for a lock that another process holds. A process that writes locks no readers out; one that has the file to itself
@@ -127,11 +127,6 @@ impl Reader {
                 .query_map([at], |row| row.get(0))?
                 .collect()
         })
-    }
-
-    /// The highest position in the log that any run is known to have reached, in bytes; 0 before the first run.
-    pub fn log_position_max(&self) -> Result<u64, StoreError> {
-        self.read(rows::log_position_max)
     }
 
     fn read<T>(&self, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, StoreError> {

@@ -257,11 +257,6 @@ impl Watch {
         self.news.notify_all();
     }
 
-    /// Why not everything is well, for `GET /api/health`.
-    pub fn degraded(&self) -> Option<String> {
-        self.get().snapshot.conditions.sentence()
-    }
-
     /// Wakes all waiters, to check whether to go on.
     pub fn hurry(&self) {
         self.wake_followers();

@@ -20,6 +20,13 @@ use crate::run_dir::{
     TroublePart,
 };
 
+impl Watch {
+    /// Why not everything is well.
+    fn degraded(&self) -> Option<String> {
+        self.get().snapshot.conditions.sentence()
+    }
+}
+
 /// What the fake shim does, and what it was told.
 #[expect(clippy::struct_excessive_bools, reason = "each call fails or not")]
 #[derive(Default)]

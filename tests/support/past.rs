@@ -83,7 +83,7 @@ impl Place {
         let journal = autoappdev::run_dir::read_journal(&RunDir::at(self.run_dir(run_id)).journal_path()).expect("reads");
         for entry in &journal.entries[..count] {
             let transition = observe(store.row().expect("reads").state, &entry.fact);
-            store.record(run_id, entry, transition, None).expect("records");
+            store.record_all(run_id, &[(entry.clone(), transition)], None).expect("records");
         }
     }
 
