@@ -38,7 +38,7 @@ export function makeFeed({ ask, refresh, hint, isConnected, showProgress }) {
     resting = view.takesNone();
     if (!isConnected() || resting) return Infinity;
     try {
-      const { ok, status, body } = await ask(`api/logs/tail?name=pipeline&lines=${next === null ? FIRST : 1}`, signal, ANSWER_MS);
+      const { ok, status, body } = await ask(`api/logs/tail?source=pipeline&limit=${next === null ? FIRST : 1}`, signal, ANSWER_MS);
       if (!ok) {
         // Logged out is for the state's loop to find.
         if (status === 401) refresh();
@@ -157,7 +157,7 @@ export function makeFeed({ ask, refresh, hint, isConnected, showProgress }) {
       count += lines.length;
       if (count >= LOOK_LINES) {
         count = 0;
-        const { ok, body } = await ask('api/logs/tail?name=pipeline&lines=1', null, ANSWER_MS);
+        const { ok, body } = await ask('api/logs/tail?source=pipeline&limit=1', null, ANSWER_MS);
         if (ok && body.next - next > LAG_MAX && view.isFollowing()) {
           next = null;
           return 0;

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
+use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::file_id::FileId;
 use crate::kill_point::KillPoint;
 use crate::path_json;
@@ -33,13 +34,16 @@ pub struct ServerIdentity {
     pub id: String,
     /// Absolute and without links. Bytes that are not UTF-8 show as U+FFFD.
     pub runtime_dir: String,
+    /// When it started. No part of the identity as clients see it: `GET /api/version` shows it beside that.
+    #[serde(skip)]
+    pub started_at: Timestamp,
 }
 
 impl ServerIdentity {
     /// The identity of a server that starts now.
     pub fn new(runtime_dir: &Path) -> io::Result<Self> {
         let id = format!("{:032x}", u128::from_ne_bytes(random::bytes()?));
-        Ok(Self { id, runtime_dir: runtime_dir.to_string_lossy().into_owned() })
+        Ok(Self { id, runtime_dir: runtime_dir.to_string_lossy().into_owned(), started_at: SystemClock.now() })
     }
 }
 

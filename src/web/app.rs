@@ -16,6 +16,9 @@ use crate::run_dir::Runs;
 use crate::runtime_dir::ServerIdentity;
 use crate::supervisor::Handle;
 
+/// Which service answers, in health and version.
+pub(super) const SERVICE: &str = "autoappdev-backend";
+
 /// All that the endpoints need, by one listener. Each listener has its own.
 #[derive(Clone, Debug)]
 pub struct App {

@@ -39,6 +39,8 @@ pub(super) enum ApiError {
     BadArgs,
     #[error("{0}")]
     BadQuery(String),
+    #[error("there is no such log: {0}")]
+    UnknownLog(String),
     #[error("there is no such thing here; GET /api/pipeline tells the state")]
     NotFound,
     #[error("there is no run {0}; GET /api/runs (`autoappdev runs`) lists those there are")]
@@ -110,6 +112,7 @@ impl ApiError {
             Self::BadBody(_) => (400, "invalid_body"),
             Self::BadArgs => (400, "args_must_be_list"),
             Self::BadQuery(_) => (400, "invalid_query"),
+            Self::UnknownLog(_) => (400, "unknown_log"),
             Self::NotFound | Self::NoSuchRun(_) => (404, "not_found"),
             Self::MethodNotAllowed(_) => (405, "method_not_allowed"),
             Self::NotSentAsJson => (415, "unsupported_media_type"),

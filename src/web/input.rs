@@ -212,6 +212,11 @@ fn decoded(text: &str) -> Option<String> {
     is_whole.then(|| percent_decode_str(text).decode_utf8().ok().map(Into::into)).flatten()
 }
 
+/// Whether the query has one of these keys.
+pub(super) fn has_query(request: &Request, names: &[&str]) -> bool {
+    names.iter().any(|name| query(request, name).is_some())
+}
+
 /// The first value of that name, as it was sent: most of what is asked for here needs no decoding.
 fn query<'r>(request: &'r Request, name: &str) -> Option<&'r str> {
     let query = request.raw_query_string();

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::app::App;
 use super::auth::Authenticator;
 use super::guard::Guard;
-use crate::clock::{Clock, Timestamp};
+use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::config::Token;
 use crate::feed::Streams;
 use crate::health::Inspector;
@@ -89,7 +89,11 @@ impl House {
 
     fn app(&self, reach: Reach, authenticator: Option<Arc<Authenticator>>) -> App {
         App {
-            identity: Arc::new(ServerIdentity { id: SERVER_ID.to_owned(), runtime_dir: "/srv/a/runtime".to_owned() }),
+            identity: Arc::new(ServerIdentity {
+                id: SERVER_ID.to_owned(),
+                runtime_dir: "/srv/a/runtime".to_owned(),
+                started_at: SystemClock.now(),
+            }),
             supervisor: self.supervisor.as_ref().expect("it runs").handle(),
             runs: Runs::new(self.dir.path().to_owned()),
             logs: RunLogs::new(self.dir.path().to_owned()),

@@ -188,7 +188,7 @@ fn seek() {
             for round in 0..1_050 {
                 for (n, end) in [small.1, large.1].into_iter().enumerate() {
                     let path = match path {
-                        None => "/api/logs/tail?lines=200".to_owned(),
+                        None => "/api/logs/tail?limit=200".to_owned(),
                         Some(before) => format!("/api/logs?limit=200&since={}", end - before),
                     };
                     let began = Instant::now();

@@ -71,7 +71,7 @@ impl Scene {
         );
         let (leader, run_id) = place.start();
         until_true("it counts", || {
-            let tail = place.get("/api/logs/tail?lines=1").ok();
+            let tail = place.get("/api/logs/tail?limit=1").ok();
             tail["lines"][0]["line"].as_str().is_some_and(|line| line.starts_with("line "))
         });
         let scene = Self { shim: place.shim_pid(run_id), place, leader, run_id };
@@ -97,7 +97,7 @@ impl Scene {
     /// may be told to try again, and does.
     fn counted(&self) -> u64 {
         let tail = until("the log can be read", || {
-            let answer = self.place.get("/api/logs/tail?lines=1");
+            let answer = self.place.get("/api/logs/tail?limit=1");
             if answer.error() == "busy" { None } else { Some(answer.ok()) }
         });
         let line = tail["lines"][0]["line"].as_str().expect("text");

@@ -14,6 +14,7 @@ mod api {
     mod log;
     mod log_parts;
     mod log_text;
+    mod old_client;
     mod progress;
     mod races;
     mod refusals;

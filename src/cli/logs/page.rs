@@ -39,7 +39,7 @@ impl Wanted<'_> {
     /// The path of the last lines.
     pub(super) fn tail(&self, tail: Tail) -> String {
         let Tail { lines, at, before } = tail;
-        let mut path = format!("/api/logs/tail?name={}&lines={lines}", self.source.as_str());
+        let mut path = format!("/api/logs/tail?source={}&limit={lines}", self.source.as_str());
         if let Some(at) = at {
             write!(path, "&at={at}").expect("a string takes everything");
         }
@@ -149,7 +149,7 @@ mod tests {
     fn what_is_asked_for_stands_in_the_path() {
         let all = Wanted { source: Source::Pipeline, run: None, grep: None };
         let last = |lines| Tail { lines, at: None, before: None };
-        assert_eq!(all.tail(last(200)), "/api/logs/tail?name=pipeline&lines=200");
+        assert_eq!(all.tail(last(200)), "/api/logs/tail?source=pipeline&limit=200");
         assert_eq!(all.page(Begin::Behind(7)), "/api/logs?source=pipeline&since=7&limit=1000");
         let at = "2026-01-31T10:00:00.123Z".parse().expect("a time stamp");
         let some = Wanted { source: Source::Pipeline, run: Some(7), grep: Some("50% & ä\n#a+b=c") };
@@ -158,9 +158,9 @@ mod tests {
             some.page(Begin::At(at)),
             format!("/api/logs?source=pipeline&at=2026-01-31T10:00:00.123Z&limit=1000{filters}")
         );
-        assert_eq!(some.tail(last(1)), format!("/api/logs/tail?name=pipeline&lines=1{filters}"));
+        assert_eq!(some.tail(last(1)), format!("/api/logs/tail?source=pipeline&limit=1{filters}"));
         let tail = all.tail(Tail { lines: 2, at: Some(at), before: Some(52) });
-        assert_eq!(tail, "/api/logs/tail?name=pipeline&lines=2&at=2026-01-31T10:00:00.123Z&before=52");
+        assert_eq!(tail, "/api/logs/tail?source=pipeline&limit=2&at=2026-01-31T10:00:00.123Z&before=52");
     }
 
     #[test]

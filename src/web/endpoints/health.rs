@@ -5,12 +5,9 @@ use serde_json::json;
 
 use crate::pipeline::ConditionCode;
 use crate::store::Reader;
-use crate::web::app::App;
+use crate::web::app::{App, SERVICE};
 use crate::web::error::ApiError;
 use crate::web::json::json;
-
-/// The name of the service in `GET /api/health`.
-const SERVICE: &str = "autoappdev-backend";
 
 impl App {
     /// Strangers are told whether it serves, not what is wrong: that names paths.

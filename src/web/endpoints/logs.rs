@@ -62,12 +62,9 @@ struct End(Option<u64>);
 /// A page of a log, written as it is: a `json!` would copy every line of it first.
 #[derive(Serialize)]
 struct Lines<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    source: Option<&'a str>,
+    source: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     since: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    name: Option<&'a str>,
     /// Of one run's log alone: null while more may come.
     #[serde(skip_serializing_if = "Option::is_none")]
     end: Option<End>,
@@ -75,6 +72,13 @@ struct Lines<'a> {
     searched_all: Option<bool>,
     #[serde(flatten)]
     page: Page,
+}
+
+/// The last lines as an older client reads them: their texts alone.
+#[derive(Serialize)]
+struct PlainTail<'a> {
+    name: &'a str,
+    lines: Vec<String>,
 }
 
 impl Asked {
@@ -92,7 +96,7 @@ impl Asked {
         // Less where nothing of it is there yet.
         page.first = page.first.max(self.begin());
         let searched_all = self.needle.as_ref().map(|_| page.is_whole);
-        Lines { source: None, since: None, name: None, end: self.run.map(|run| End(run.end)), searched_all, page }
+        Lines { source: self.source, since: None, end: self.run.map(|run| End(run.end)), searched_all, page }
     }
 }
 
@@ -110,9 +114,8 @@ impl App {
             return Err(ApiError::BadQuery("at stands in place of since; leave out one of them".to_owned()));
         }
         // A page is written down in the turn in which it is read: to wait with it in hand would be memory that nobody counts.
-        let answer = |asked: &Asked, since, page| {
-            self.budget.json(long_bytes(&Lines { source: Some(asked.source), since: Some(since), ..asked.answer(page) }))
-        };
+        let answer =
+            |asked: &Asked, since, page| self.budget.json(long_bytes(&Lines { since: Some(since), ..asked.answer(page) }));
         let (since, end) = match self.budget.make(|| {
             let since = self.since(&asked, since.unwrap_or(0))?;
             let page = self.page(&asked, since, limit)?;
@@ -129,19 +132,34 @@ impl App {
     }
 
     pub(in crate::web) fn tail(&self, request: &Request) -> Result<Response, ApiError> {
-        let asked = self.asked(request, "name")?;
-        let lines = input::query_number(request, "lines", 1, LINES_MAX)?.unwrap_or(TAIL_DEFAULT);
-        let lines = usize::try_from(lines).expect("at most LINES_MAX");
+        // An older client names these keys, and reads texts.
+        let is_plain = input::has_query(request, &["name", "lines"]);
+        if is_plain && input::has_query(request, &["source", "limit"]) {
+            return Err(ApiError::BadQuery(
+                "name and lines ask for texts, source and limit for whole lines; use one pair".to_owned(),
+            ));
+        }
+        let (source, limit) = if is_plain { ("name", "lines") } else { ("source", "limit") };
+        let asked = self.asked(request, source)?;
+        let limit = input::query_number(request, limit, 1, LINES_MAX)?.unwrap_or(TAIL_DEFAULT);
+        let limit = usize::try_from(limit).expect("at most LINES_MAX");
         let before = input::query_number(request, "before", 0, u64::MAX)?.unwrap_or(u64::MAX);
         let log = self.log(&asked);
         let part = asked.part(self.since(&asked, 0)?, before);
-        let page = log::read_last(&*log, part, asked.begin(), lines)?;
-        Ok(self.budget.json(long_bytes(&Lines { name: Some(asked.source), ..asked.answer(page) })))
+        let page = log::read_last(&*log, part, asked.begin(), limit)?;
+        Ok(self.budget.json(if is_plain {
+            long_bytes(&PlainTail { name: asked.source, lines: page.lines.into_iter().map(|line| line.line).collect() })
+        } else {
+            long_bytes(&asked.answer(page))
+        }))
     }
 
     /// What both endpoints take alike. `source` is the name by which this one asks for a log.
     fn asked(&self, request: &Request, source: &str) -> Result<Asked, ApiError> {
-        let source = input::query_word(request, source, &SOURCES)?;
+        let source = input::query_word(request, source, &SOURCES).map_err(|error| match error {
+            ApiError::BadQuery(detail) if source == "name" => ApiError::UnknownLog(detail),
+            error => error,
+        })?;
         let run_id = input::query_number(request, "run", 1, i64::MAX as u64)?;
         if run_id.is_some() && source == BACKEND {
             return Err(ApiError::BadQuery("run is for the pipeline's log; leave it out for the server's own".to_owned()));

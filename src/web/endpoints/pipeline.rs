@@ -5,6 +5,7 @@ use std::sync::Arc;
 use rouille::{Request, Response, ResponseBody};
 use serde_json::json;
 
+use crate::pipeline::State;
 use crate::supervisor::{Ask, Published};
 use crate::transport::Client;
 use crate::web::app::App;
@@ -67,7 +68,7 @@ impl App {
         let published = self.supervisor.watch().get();
         let snapshot = &published.snapshot;
         json(&json!({"status": {
-            "running": snapshot.pid.is_some(), "pid": snapshot.pid, "run_id": snapshot.run_id, "state": snapshot.status,
+            "running": snapshot.state == State::Running, "pid": snapshot.pid, "run_id": snapshot.run_id, "state": snapshot.status,
         }}))
     }
 }

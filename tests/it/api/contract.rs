@@ -62,7 +62,7 @@ fn look(place: &Place) -> Value {
     assert_text_or_null(&pipeline, &["pending", "script", "default_script", "error", "containment", "detail"]);
     assert!(["stopped", "running", "paused"].contains(&pipeline["state"].as_str().expect("a word")));
     let status = place.get("/api/pipeline/status").ok();
-    let running = pipeline["pid"].is_u64();
+    let running = pipeline["state"] == "running";
     let expected = json!({"running": running, "pid": pipeline["pid"], "run_id": pipeline["run_id"], "state": pipeline["status"]});
     assert_eq!(status, json!({ "status": expected }));
     pipeline
@@ -344,10 +344,15 @@ fn the_version_and_what_is_never_told() {
     let version = place.get("/api/version").ok();
     let server = &version["server"];
     let name = env!("CARGO_PKG_VERSION");
+    let (build, started_at) = (&version["build"], &version["started_at"]);
     assert_eq!(
         version,
-        json!({"name": "autoappdev", "version": name, "api": 1, "schema": autoappdev::store::schema_version(), "server": server})
+        json!({
+            "ok": true, "name": "autoappdev", "app": "autoappdev", "service": "autoappdev-backend", "version": name, "build": build,
+            "api": 1, "schema": autoappdev::store::schema_version(), "started_at": started_at, "server": server,
+        })
     );
+    assert_eq!(server.as_object().map(serde_json::Map::len), Some(2), "{server}");
     assert_eq!(server["runtime_dir"], json!(place.runtime().canonicalize().expect("there")));
     let written = fs::read_to_string(place.runtime().join("server.json")).expect("there");
     assert_eq!(serde_json::from_str::<Value>(&written).expect("JSON")["id"], server["id"], "clients learn the id from there");

@@ -325,7 +325,7 @@ fn who_comes_too_late_for_lines_is_told_how_much_is_gone() {
     stream.cut();
     std::fs::write(place.root().join("go"), "").expect("writes");
     let kept_from = until("the beginning is gone", || {
-        let tail = place.get("/api/logs/tail?lines=1").ok();
+        let tail = place.get("/api/logs/tail?limit=1").ok();
         (tail["lines"][0]["line"] == "last").then(|| tail["first"].as_u64().expect("a number")).filter(|first| *first > 0)
     });
     let mut again = EventStream::open(place.port(), "", Some(&first.id));

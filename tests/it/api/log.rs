@@ -26,7 +26,7 @@ fn texts(page: &Value) -> Vec<&str> {
 }
 
 const SINCE_KEYS: [&str; 6] = ["source", "since", "next", "first", "gone", "lines"];
-const TAIL_KEYS: [&str; 5] = ["name", "next", "first", "gone", "lines"];
+const TAIL_KEYS: [&str; 5] = ["source", "next", "first", "gone", "lines"];
 
 #[test]
 fn the_log_is_read_by_cursor_and_by_its_end_across_runs() {
@@ -69,9 +69,9 @@ fn the_log_is_read_by_cursor_and_by_its_end_across_runs() {
         }
         assert_eq!(&got, lines, "by {limit}");
     }
-    let tail = log_page(&place, "/api/logs/tail?name=pipeline&lines=4", &TAIL_KEYS);
+    let tail = log_page(&place, "/api/logs/tail?source=pipeline&limit=4", &TAIL_KEYS);
     assert_eq!(
-        (&tail["name"], &tail["next"], tail["lines"].as_array()),
+        (&tail["source"], &tail["next"], tail["lines"].as_array()),
         (&json!("pipeline"), &all["next"], Some(&lines[6..].to_vec()))
     );
     assert_eq!(texts(&log_page(&place, "/api/logs/tail", &TAIL_KEYS)), texts(&all));
@@ -96,7 +96,7 @@ fn the_log_says_where_it_begins_when_it_has_lost_its_beginning() {
     assert_eq!(page["gone"], page["first"], "it says how much is gone");
     let after = log_page(&place, &format!("/api/logs?since={id}&limit=2"), &SINCE_KEYS);
     assert_eq!(after["gone"], 0, "nothing between two lines that follow each other");
-    let last = log_page(&place, "/api/logs/tail?lines=1", &TAIL_KEYS);
+    let last = log_page(&place, "/api/logs/tail?limit=1", &TAIL_KEYS);
     assert_eq!(texts(&last), [format!("line {:090}", 60_000)]);
 }
 
@@ -106,10 +106,10 @@ fn the_servers_own_log_has_the_same_shape() {
     // Two looks, and between them the server may say something.
     let (page, tail) = until("both end with the same line", || {
         let page = log_page(&place, "/api/logs?source=backend&limit=5000", &SINCE_KEYS);
-        let tail = log_page(&place, "/api/logs/tail?name=backend&lines=1", &TAIL_KEYS);
+        let tail = log_page(&place, "/api/logs/tail?source=backend&limit=1", &TAIL_KEYS);
         (texts(&tail).last() == texts(&page).last()).then_some((page, tail))
     });
-    assert_eq!((&page["source"], &tail["name"]), (&json!("backend"), &json!("backend")));
+    assert_eq!((&page["source"], &tail["source"]), (&json!("backend"), &json!("backend")));
     assert!(texts(&page).iter().any(|line| line.contains("listening on")), "{page}");
     for line in page["lines"].as_array().expect("a list") {
         assert_eq!(values(line, &["source", "stream", "run_id", "partial"]), json!(["backend", null, null, false]));

@@ -69,10 +69,10 @@ fn one_runs_log_is_read_alone_from_its_first_line_to_its_end() {
         let end = number(&whole["end"]);
         let rest = page(&place, &format!("/api/logs?run={run}&since={end}&{WAIT}"));
         assert_eq!((texts(&rest).len(), &rest["next"]), (0, &whole["end"]));
-        let tail = page(&place, &format!("/api/logs/tail?run={run}&lines=2"));
-        assert_keys(&tail, &["name", "next", "first", "gone", "lines", "end"]);
+        let tail = page(&place, &format!("/api/logs/tail?run={run}&limit=2"));
+        assert_keys(&tail, &["source", "next", "first", "gone", "lines", "end"]);
         assert_eq!((texts(&tail), &tail["end"], &tail["next"]), (vec![&*wanted[3], &*wanted[4]], &whole["end"], &whole["end"]));
-        let tail = page(&place, &format!("/api/logs/tail?run={run}&lines=2&before={}", number(&whole["lines"][2]["id"])));
+        let tail = page(&place, &format!("/api/logs/tail?run={run}&limit=2&before={}", number(&whole["lines"][2]["id"])));
         assert_eq!(texts(&tail), wanted[1..3]);
         assert_eq!(texts(&page(&place, &format!("/api/logs/tail?run={run}"))), wanted);
     }
@@ -89,7 +89,7 @@ fn what_cannot_be_asked_for_is_refused_with_a_word_on_what_can() {
         ("run=0", "run"),
         ("run=x", "run"),
         ("run=9223372036854775808", "run"),
-        ("run=1&source=backend&name=backend", "leave it out"),
+        ("run=1&source=backend", "leave it out"),
         ("grep=", "grep"),
         ("grep=%ff", "UTF-8"),
         ("grep=a%0Ab", "line"),
@@ -195,12 +195,12 @@ fn lines_that_hold_a_text_are_found_by_page_and_by_tail() {
     assert_eq!((&found["searched_all"], &found["next"]), (&json!(true), &page(&place, "/api/logs")["next"]));
     let one = page(&place, "/api/logs?grep=2%20of&limit=1");
     assert_eq!((texts(&one), &one["next"], &one["searched_all"]), (vec!["a 2 of five"], &one["lines"][0]["id"], &json!(true)));
-    assert_eq!(texts(&page(&place, "/api/logs/tail?grep=2%20of&lines=2")), ["b 2 of five", "c 2 of five"]);
+    assert_eq!(texts(&page(&place, "/api/logs/tail?grep=2%20of&limit=2")), ["b 2 of five", "c 2 of five"]);
     assert_eq!(texts(&page(&place, "/api/logs?grep=3%20of&run=2")), ["b 3 of five"]);
     let nothing = page(&place, "/api/logs/tail?grep=Five");
     assert_eq!((texts(&nothing).len(), &nothing["searched_all"], &nothing["first"]), (0, &json!(true), &json!(0)));
     assert!(!texts(&page(&place, "/api/logs?source=backend&grep=listening%20on")).is_empty());
-    assert!(!texts(&page(&place, "/api/logs/tail?name=backend&grep=listening%20on&lines=1")).is_empty());
+    assert!(!texts(&page(&place, "/api/logs/tail?source=backend&grep=listening%20on&limit=1")).is_empty());
 }
 
 #[test]
@@ -214,7 +214,7 @@ fn a_search_through_much_is_answered_in_parts_and_a_wait_ends_with_a_line_that_i
     );
     let (_, run_id) = place.start();
     let tail = until("all is said", || {
-        let tail = page(&place, "/api/logs/tail?grep=needle%20last&lines=1");
+        let tail = page(&place, "/api/logs/tail?grep=needle%20last&limit=1");
         Some(tail).filter(|tail| !texts(tail).is_empty())
     });
     assert_eq!(tail["searched_all"], true);
@@ -232,7 +232,7 @@ fn a_search_through_much_is_answered_in_parts_and_a_wait_ends_with_a_line_that_i
     assert!((4..=6).contains(&count), "{count} answers");
     let mut waiting = begin(&place, &format!("/api/logs?grep=needle&since={since}&{WAIT}"));
     let hay = |tail: Value| number(&tail["next"]) > since && texts(&tail) == ["hay"];
-    until_true("others are said meanwhile", || hay(page(&place, "/api/logs/tail?lines=1")));
+    until_true("others are said meanwhile", || hay(page(&place, "/api/logs/tail?limit=1")));
     fs::write(place.root().join("go"), "").expect("writes");
     let answer = waiting.answer().ok();
     assert_eq!((texts(&answer), &answer["since"]), (vec!["needle more"], &json!(since)));
@@ -265,7 +265,7 @@ fn a_log_is_read_from_a_time_on() {
         // The same moment in another zone.
         let there = at.replace('Z', "-00:00");
         assert_eq!(page(&place, &format!("/api/logs?at={there}&limit=1"))["lines"][0], *line);
-        let tail = page(&place, &format!("/api/logs/tail?at={at}&lines=3"));
+        let tail = page(&place, &format!("/api/logs/tail?at={at}&limit=3"));
         assert_eq!(tail["lines"].as_array().map(Vec::as_slice), Some(&lines[n.max(5)..]), "the last ones from {at}");
         let run = &line["run_id"];
         let wanted: Vec<&Value> = lines[n..].iter().filter(|line| line["run_id"] == *run).collect();
@@ -302,7 +302,7 @@ fn who_waits_for_a_text_is_answered_when_the_server_stops() {
 fn who_is_gone_keeps_no_place_among_those_who_wait() {
     let place = Place::serving("sleep.sh");
     place.start();
-    let end = number(&page(&place, "/api/logs/tail?lines=1")["next"]);
+    let end = number(&page(&place, "/api/logs/tail?limit=1")["next"]);
     let path = format!("/api/logs?since={end}&{WAIT}");
     // Those of the requests above end a little after their answers.
     until_true("nobody is connected", || connections(&place) == 0);

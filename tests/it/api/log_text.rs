@@ -118,7 +118,7 @@ fn a_place_with(bytes: u32) -> (Place, i64) {
     place.start_server();
     let (_, run_id) = place.start_with(json!({"script": "much.sh"}));
     place.until_settled(run_id);
-    until_true("the shim has left", || place.get(&format!("/api/logs/tail?run={run_id}&lines=1")).ok()["end"].is_u64());
+    until_true("the shim has left", || place.get(&format!("/api/logs/tail?run={run_id}&limit=1")).ok()["end"].is_u64());
     (place, run_id)
 }
 
@@ -363,7 +363,7 @@ fn so_many_are_sent_at_once_in_so_much_memory() {
     assert_eq!((refused.status, refused.error()), (503, "too_many_downloads"));
     assert!(refused.header("Retry-After").is_some());
     // The pages are served meanwhile.
-    assert_eq!(place.get("/api/logs/tail?lines=1").status, 200);
+    assert_eq!(place.get("/api/logs/tail?limit=1").status, 200);
     let during = Footprint::of(place.server_pid());
     assert!(during.pss_kb < before.pss_kb + 16 * 1024, "before: {before}, with sixteen on their way: {during}");
     // Two for each, less than a third, and some for the server's own, which packs meanwhile.

@@ -353,7 +353,16 @@ fn a_wrong_query_is_refused() {
     let before = place.footprint();
     let numbers = ["", "x", "-1", "+1", "1.5", "1e3", "0x10", "%31", "99999999999999999999", "1;2", "1=1", "%D9%A1"];
     let mut wire = place.wire();
-    for key in ["pipeline?after", "pipeline?wait", "runs?limit", "runs?before", "logs?since", "logs?limit", "logs/tail?lines"] {
+    for key in [
+        "pipeline?after",
+        "pipeline?wait",
+        "runs?limit",
+        "runs?before",
+        "logs?since",
+        "logs?limit",
+        "logs/tail?limit",
+        "logs/tail?lines",
+    ] {
         for number in numbers {
             let path = format!("/api/{key}={number}");
             assert_refused(&path, &wire.get(&path), 400, "invalid_query");
@@ -362,12 +371,16 @@ fn a_wrong_query_is_refused() {
         assert_refused(&path, &wire.get(&path), 400, "invalid_query");
     }
     for path in "pipeline?after=0&wait=61 runs?limit=0 runs?limit=501 runs?before=0 runs?before=9223372036854775808 \
-        logs?limit=0 logs?limit=5001 logs/tail?lines=0 logs/tail?lines=5001 logs?source= logs?source=Pipeline \
-        logs?source=../backend logs?source=shim logs/tail?name=backend.log logs/tail?name"
+        logs?limit=0 logs?limit=5001 logs/tail?lines=0 logs/tail?lines=5001 logs/tail?limit=0 logs/tail?limit=5001 logs?source= logs?source=Pipeline \
+        logs?source=../backend logs?source=shim logs/tail?source=backend.log logs/tail?source \
+        logs/tail?name=pipeline&limit=1 logs/tail?source=pipeline&lines=1"
         .split_whitespace()
     {
         let path = format!("/api/{path}");
         assert_refused(&path, &wire.get(&path), 400, "invalid_query");
+    }
+    for path in ["/api/logs/tail?name=backend.log", "/api/logs/tail?name", "/api/logs/tail?name=shim&lines=10"] {
+        assert_refused(path, &wire.get(path), 400, "unknown_log");
     }
     // No digit of another script is one, and unescaped it is not even part of a URI.
     assert_refused("a digit that is not ASCII", &wire.get("/api/runs?limit=\u{661}"), 400, "invalid_request");

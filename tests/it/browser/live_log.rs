@@ -184,7 +184,7 @@ fn what_is_gone_is_told() {
     place.set_env("AUTOAPPDEV_LOG_RUN_MB", "2");
     place.start_server();
     place.start();
-    let tail = || place.get("/api/logs/tail?lines=1").body;
+    let tail = || place.get("/api/logs/tail?limit=1").body;
     wait_until("the log has it", PATIENCE, || {
         tail()["lines"][0]["line"].as_str().is_some_and(|line| line.starts_with("line 40000 ")) && tail()["first"] != 0
     });

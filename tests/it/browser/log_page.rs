@@ -60,6 +60,6 @@ pub(super) fn wait_for_row(browser: &Browser, wanted: &str) {
 
 /// The last line that the API has.
 pub(super) fn last_line(place: &Place) -> String {
-    let tail = place.get("/api/logs/tail?lines=1").body;
+    let tail = place.get("/api/logs/tail?limit=1").body;
     tail["lines"][0]["line"].as_str().unwrap_or_default().to_owned()
 }

@@ -433,8 +433,8 @@ impl Log {
             request.line[at..].split('&').next()?.parse().ok()
         };
         let (since, limit) = (number("since=").unwrap_or(0), number("limit=").unwrap_or(u64::MAX));
-        let skipped =
-            number("&lines=").map_or(0, |wanted: u64| lines.len().saturating_sub(usize::try_from(wanted).expect("small")));
+        let is_tail = request.line.contains("/tail?");
+        let skipped = if is_tail { lines.len().saturating_sub(usize::try_from(limit).expect("small")) } else { 0 };
         let page: Vec<_> = lines
             .iter()
             .skip(skipped)
@@ -609,7 +609,7 @@ fn logs_end_with_the_last_line_and_json_gives_the_document() {
     assert_eq!((code, out.lines().count()), (0, 1));
     let document: serde_json::Value = serde_json::from_str(&out).expect("JSON");
     assert_eq!(document["lines"].as_array().map(Vec::len), Some(3));
-    assert_eq!(server.requests()[2].line, "GET /api/logs/tail?name=backend&lines=200");
+    assert_eq!(server.requests()[2].line, "GET /api/logs/tail?source=backend&limit=200");
 }
 
 #[test]

@@ -45,7 +45,7 @@ fn a_life_by_the_command_line() {
     place.until_line("ready");
     assert_eq!(ok(&["logs", "--no-timestamps"]), "ready\n");
     assert!(ok(&["logs", "-n", "1"]).ends_with("Z stdout ready\n"));
-    assert_eq!(json_of(&ok(&["logs", "--json"])), place.get("/api/logs/tail?lines=200").ok());
+    assert_eq!(json_of(&ok(&["logs", "--json"])), place.get("/api/logs/tail?limit=200").ok());
     assert_eq!(ok(&["stop", "--now"]), "stopped  run 1\n");
     assert!(ok(&["status"]).starts_with("stopped  run 1  sleep.sh  stopped on request (SIG"));
     let runs = ok(&["runs"]);

@@ -368,7 +368,7 @@ fn cross_site_page_cannot_occupy_a_stream_download_or_long_poll_slot() {
     let place = Place::serving("sleep.sh");
     let (_, run_id) = place.start();
     let version = place.pipeline()["version"].as_u64().expect("a number");
-    let end = place.get("/api/logs/tail?lines=1").ok()["next"].as_u64().expect("a position");
+    let end = place.get("/api/logs/tail?limit=1").ok()["next"].as_u64().expect("a position");
     // Another port of the same host, which is the same site, and another name of it, which is not.
     for host in ["127.0.0.1", "localhost"] {
         browser.open(&hostile_site());

@@ -225,7 +225,7 @@ fn a_longer_answer_does_not_wait_for_an_acknowledgement() {
         "#!/bin/bash\nhead -c 300000 /dev/zero | tr '\\0' x | fold -w 100\necho\necho ready\nexec sleep 600\n",
     );
     place.start_with(serde_json::json!({"script": "talk.sh"}));
-    until_true("it has talked", || place.get("/api/logs/tail?lines=1").ok()["lines"][0]["line"] == "ready");
+    until_true("it has talked", || place.get("/api/logs/tail?limit=1").ok()["lines"][0]["line"] == "ready");
     let mut wire = place.wire();
     let mut took = |method: &str, path: &str| {
         let began = Instant::now();
@@ -233,7 +233,7 @@ fn a_longer_answer_does_not_wait_for_an_acknowledgement() {
         assert_eq!(wire.try_answer(method == "HEAD").expect("an answer").status, 200);
         began.elapsed()
     };
-    for path in ["/api/version", "/static/app.js", "/api/logs/tail?lines=50", "/api/logs/tail?lines=400"] {
+    for path in ["/api/version", "/static/app.js", "/api/logs/tail?limit=50", "/api/logs/tail?limit=400"] {
         // An answer without a body is one piece, whatever becomes of the others. The two by turns, so that both meet the same machine.
         let (mut shorts, mut longs): (Vec<Duration>, Vec<Duration>) =
             (0..61).map(|_| (took("HEAD", "/api/version"), took("GET", path))).unzip();
@@ -291,7 +291,7 @@ fn who_does_not_read_or_says_nothing_is_let_go() {
         "#!/bin/bash\nhead -c 3000000 /dev/zero | tr '\\0' x | fold -w 1000\necho\necho ready\nexec sleep 600\n",
     );
     place.start_with(serde_json::json!({"script": "talk.sh"}));
-    until_true("it has talked", || place.get("/api/logs/tail?lines=1").ok()["lines"][0]["line"] == "ready");
+    until_true("it has talked", || place.get("/api/logs/tail?limit=1").ok()["lines"][0]["line"] == "ready");
     let quiet = footprint(&place);
     let mut silent = place.wire();
     let mut used = place.wire();

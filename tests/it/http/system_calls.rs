@@ -171,7 +171,7 @@ fn calls_with_history(runs: i64) -> Option<[usize; 3]> {
     ptrace::interrupt(tid).expect("it is traced");
     waitpid(tid, Some(WaitPidFlag::__WALL)).expect("it is traced");
     let client = thread::spawn(move || {
-        let tail = wire.get("/api/logs/tail?lines=5").ok();
+        let tail = wire.get("/api/logs/tail?limit=5").ok();
         assert_eq!(tail["lines"].as_array().map(Vec::len), Some(5));
         let end = tail["next"].as_u64().expect("a number");
         for path in [

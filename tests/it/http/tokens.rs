@@ -410,7 +410,7 @@ fn no_secret_is_in_a_log_a_record_an_answer_or_a_process() {
             }
         };
         for path in
-            READS.iter().chain(&["/api/session", "/api/logs?source=backend", "/api/logs/tail?name=backend", "/static/login.js"])
+            READS.iter().chain(&["/api/session", "/api/logs?source=backend", "/api/logs/tail?source=backend", "/static/login.js"])
         {
             let answer = place.get(path);
             look(path, format!("{} {:?}", answer.body, answer.headers).as_bytes(), &[]);

@@ -118,7 +118,7 @@ fn a_million_lines_of_any_bytes_come_back_as_they_were_through_rotation_and_thre
     place.set_env("AUTOAPPDEV_LOG_RUN_MB", "512");
     place.start_server();
     let (_, run_id) = place.start();
-    let end = |place: &Place| place.get("/api/logs/tail?lines=1").ok()["next"].as_u64().expect("a position");
+    let end = |place: &Place| place.get("/api/logs/tail?limit=1").ok()["next"].as_u64().expect("a position");
     for quarter in 0..3 {
         let before = end(&place);
         // However long the restart took: there is more to come behind it.

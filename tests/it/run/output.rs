@@ -25,7 +25,7 @@ fn both_streams_come_whole_and_in_order_with_their_marks() {
     assert!(ids.is_sorted_by(|a, b| a < b));
     let times: Vec<&str> = records.iter().map(|record| record["ts"].as_str().expect("a time")).collect();
     assert!(times.is_sorted());
-    let tail = place.get("/api/logs/tail?lines=5").ok();
+    let tail = place.get("/api/logs/tail?limit=5").ok();
     assert_eq!(tail["lines"].as_array().map(Vec::len), Some(5));
 }
 

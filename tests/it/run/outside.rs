@@ -67,9 +67,9 @@ fn a_stop_that_is_taken_back_at_once_leaves_it_running() {
     until_true("it counts", || place.lines().len() > 3);
     for round in 0..100 {
         send_in_a_row(pid, &[Signal::STOP, Signal::CONT], Duration::from_micros(20 * round));
-        let before = place.get("/api/logs/tail?lines=1").ok()["next"].clone();
+        let before = place.get("/api/logs/tail?limit=1").ok()["next"].clone();
         until_true("it counts on, and nobody says anything else", || {
-            let goes_on = place.get("/api/logs/tail?lines=1").ok()["next"] != before;
+            let goes_on = place.get("/api/logs/tail?limit=1").ok()["next"] != before;
             goes_on && place.state() == "running" && !place.pause_file().exists() && is_all_awake(&place)
         });
     }

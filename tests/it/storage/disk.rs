@@ -198,7 +198,7 @@ fn a_log_whose_mark_of_a_loss_is_not_written_yet_has_no_end() {
     fs::write(place.root().join("go"), "").expect("an empty file takes no page");
     assert_eq!(place.until_ended(run_id)["exit_code"], json!(7));
     let end_of = |path: &str| place.get(path).ok()["end"].take();
-    for path in [format!("/api/logs?run={run_id}&limit=1"), format!("/api/logs/tail?run={run_id}&lines=1")] {
+    for path in [format!("/api/logs?run={run_id}&limit=1"), format!("/api/logs/tail?run={run_id}&limit=1")] {
         assert_eq!(end_of(&path), json!(null), "{path}: its shim has a mark to write yet");
     }
     let mut since = 0;

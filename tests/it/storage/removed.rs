@@ -81,7 +81,7 @@ fn who_follows_a_log_whose_folder_was_removed_sees_each_line_as_it_comes() {
         let comments = stream.comments;
         fs::remove_dir_all(place.run_dir(run_id).join("log")).expect("removes");
         let begun = Instant::now();
-        let mut next = place.get("/api/logs/tail?lines=1").body["next"].clone();
+        let mut next = place.get("/api/logs/tail?limit=1").body["next"].clone();
         for _ in 0..20 {
             let page = place.get(&format!("/api/logs?since={next}&limit=1&wait=60")).body;
             // The new folder's file may be there before its first line: then what is gone is the news.

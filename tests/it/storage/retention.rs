@@ -259,7 +259,7 @@ fn a_million_lines_come_back_byte_for_byte_through_three_killed_servers() {
         let page = place.get(&format!("/api/logs?since={since}&limit=2")).ok();
         assert_eq!((said(&page["lines"][0]), said(&page["lines"][1])), (wanted(next), wanted(next + 1)));
     }
-    let tail = place.get("/api/logs/tail?lines=3").ok();
+    let tail = place.get("/api/logs/tail?limit=3").ok();
     let tail: Vec<String> = tail["lines"].as_array().expect("a list").iter().map(said).collect();
     assert_eq!(tail, [wanted(total - 2), wanted(total - 1), wanted(total)]);
     // Any tool reads it; the newest may be as it was.
