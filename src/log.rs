@@ -15,7 +15,9 @@ mod listing;
 mod loss;
 mod needle;
 mod packed;
+mod packing;
 mod reader;
+mod record;
 mod run_logs;
 mod said;
 mod seek;
@@ -23,98 +25,20 @@ mod segment;
 mod text;
 mod writer;
 
-use crate::clock::{TIMESTAMP_LEN, Timestamp};
-
 pub use backend::{BACKEND_LOG, BackendFiles, BackendLog};
 pub use capture::{LineSplitter, RECORDS_ENOUGH};
 pub use cursor::{Cursor, Item, RawLine};
-pub use listing::{Listing, Place, RunLog, SegmentList, ShortLog};
+pub use listing::{Listing, RunLog, SegmentList, ShortLog};
 pub use needle::Needle;
-pub use packed::{Packing, pack, remove_unfinished};
-pub use reader::{Line, Page, Part, SEARCH_BYTES_MAX, read_last, read_page, read_since, read_tail};
+pub use packing::{Packing, pack, remove_unfinished};
+pub use reader::{Line, Page, Part, SEARCH_BYTES_MAX, read_last, read_page};
+pub use record::{Stream, TEXT_MAX};
 pub use run_logs::RunLogs;
 pub use said::{Counted, Form, Said, SaidRange};
 pub use seek::position_at;
-pub use segment::{Segment, all_segments_in, end_of_log, segments_in};
+pub use segment::{Place, Segment, all_segments_in, segments_in};
 pub use text::{RunText, TextReader};
 pub use writer::{LOSS_MARK_BYTES_MAX, Limits, SegmentWriter};
-
-/// The most text that one record holds, in bytes.
-pub const TEXT_MAX: usize = 64 * 1024;
-
-/// The bytes of a record in front of its text.
-const HEAD_LEN: usize = TIMESTAMP_LEN + 4;
-
-/// The most bytes of a record, newline included.
-const RECORD_MAX: usize = HEAD_LEN + TEXT_MAX + 1;
-
-/// Where a line came from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stream {
-    /// The pipeline's standard output.
-    Stdout,
-    /// The pipeline's standard error.
-    Stderr,
-    /// The server itself.
-    Backend,
-}
-
-impl Stream {
-    const fn mark(self) -> u8 {
-        match self {
-            Self::Stdout => b'o',
-            Self::Stderr => b'e',
-            Self::Backend => b'b',
-        }
-    }
-
-    const fn from_mark(mark: u8) -> Option<Self> {
-        match mark {
-            b'o' => Some(Self::Stdout),
-            b'e' => Some(Self::Stderr),
-            b'b' => Some(Self::Backend),
-            _ => None,
-        }
-    }
-}
-
-/// Appends one record. `text` holds no newline and at most [`TEXT_MAX`] bytes; `at` is a [`Timestamp`] as text.
-fn push_record(out: &mut Vec<u8>, at: &[u8], stream: Stream, goes_on: bool, text: &[u8]) {
-    out.extend_from_slice(&record_head(at, stream, goes_on));
-    out.extend_from_slice(text);
-    out.push(b'\n');
-}
-
-/// What stands in front of a record's text.
-fn record_head(at: &[u8], stream: Stream, goes_on: bool) -> [u8; HEAD_LEN] {
-    let mut head = [b' '; HEAD_LEN];
-    head[..TIMESTAMP_LEN].copy_from_slice(at);
-    head[TIMESTAMP_LEN + 1] = stream.mark();
-    head[TIMESTAMP_LEN + 2] = if goes_on { b'+' } else { b'.' };
-    head
-}
-
-/// A record taken apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Record<'a> {
-    at: Timestamp,
-    stream: Stream,
-    goes_on: bool,
-    text: &'a [u8],
-}
-
-/// Takes a record without its newline apart; `None` when it is none: the file was damaged, or written by somebody else.
-fn parse_record(line: &[u8]) -> Option<Record<'_>> {
-    let (head, text) = line.split_at_checked(HEAD_LEN)?;
-    let at = std::str::from_utf8(&head[..TIMESTAMP_LEN]).ok()?.parse().ok()?;
-    let [b' ', mark, end, b' '] = head[TIMESTAMP_LEN..] else { return None };
-    let goes_on = match end {
-        b'+' => true,
-        b'.' => false,
-        _ => return None,
-    };
-    Some(Record { at, stream: Stream::from_mark(mark)?, goes_on, text })
-}
 
 #[cfg(test)]
 mod reader_tests;
@@ -122,36 +46,3 @@ mod reader_tests;
 mod search_tests;
 #[cfg(test)]
 mod text_tests;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_record_reads_as_it_was_written_whatever_its_bytes() {
-        let at = Timestamp::from_unix_ms(1_700_000_000_007);
-        for stream in [Stream::Stdout, Stream::Stderr, Stream::Backend] {
-            for goes_on in [false, true] {
-                for text in [&b""[..], b"hello", b" o. ", b"a\0b\rc\x0c\xff\xfe", "h\u{e9}".as_bytes()] {
-                    let mut out = Vec::new();
-                    push_record(&mut out, at.to_string().as_bytes(), stream, goes_on, text);
-                    let line = out.strip_suffix(b"\n").expect("ends with a newline");
-                    assert_eq!(parse_record(line), Some(Record { at, stream, goes_on, text }));
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn what_is_no_record_is_none() {
-        for line in [
-            &b""[..],
-            b"hello",
-            b"2023-11-14T22:13:20.007Z",
-            b"2023-11-14T22:13:20.007Z x. hi",
-            b"2023-11-14T22:13:20.007Z o? hi",
-        ] {
-            assert_eq!(parse_record(line), None);
-        }
-    }
-}

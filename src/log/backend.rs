@@ -8,9 +8,9 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use super::listing::listed_each_time;
-use super::segment::position;
-use super::{Segment, SegmentList, ShortLog, Stream, TEXT_MAX, push_record};
+use super::listing::{SegmentList, ShortLog, listed_each_time};
+use super::record::{Stream, TEXT_MAX, push_record};
+use super::segment::{Segment, position};
 use crate::clock::{Clock, SystemClock};
 use crate::console;
 use crate::private::private_file;
@@ -158,7 +158,7 @@ fn backend_segments(dir: &Path) -> io::Result<Vec<Segment>> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::read_since;
+    use super::super::reader_tests::read_since;
     use super::*;
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Stream, TEXT_MAX, push_record, record_head};
+use super::record::{Stream, TEXT_MAX, push_record, record_head};
 use crate::pipeline::{MARK_BYTES_MAX, Mark};
 
 /// How long an unfinished line, a prompt or a progress bar, may wait before it is written as far as it goes.
@@ -161,7 +161,7 @@ fn whole_characters(bytes: &[u8]) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::super::parse_record;
+    use super::super::record::parse_record;
     use super::*;
 
     const AT: &[u8] = b"2023-11-14T22:13:20.007Z";

@@ -6,9 +6,10 @@
 use std::io;
 use std::ops::Range;
 
-use super::listing::{Listing, Place};
-use super::segment::{Segment, SegmentFile};
-use super::{LOSS_MARK_BYTES_MAX, RECORD_MAX, Stream, parse_record};
+use super::listing::Listing;
+use super::record::{RECORD_MAX, Stream, parse_record};
+use super::segment::{Place, Segment, SegmentFile};
+use super::writer::LOSS_MARK_BYTES_MAX;
 use crate::clock::Timestamp;
 
 /// What is read at once while lines are looked for, in bytes.

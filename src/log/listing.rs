@@ -6,14 +6,10 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::segment::{Segment, segments_in};
+use super::segment::{Place, Segment, segments_in};
 
 /// Segments in the order of their positions.
 pub type SegmentList = Arc<[Segment]>;
-
-/// The place of a segment among all: where it begins, and its run. Of two that begin at the same position the first is empty: a shim was
-/// killed before it wrote anything there, and the next run began.
-pub type Place = (u64, Option<i64>);
 
 /// The source of a reader. Each answer is a snapshot.
 pub trait Listing {
@@ -77,30 +73,30 @@ pub trait ShortLog {
 /// Makes a [`ShortLog`] a [`Listing`].
 macro_rules! listed_each_time {
     ($($log:ty),+) => {$(
-        impl $crate::log::Listing for $log {
-            fn oldest(&self) -> std::io::Result<Option<$crate::log::Segment>> {
+        impl $crate::log::listing::Listing for $log {
+            fn oldest(&self) -> std::io::Result<Option<$crate::log::segment::Segment>> {
                 Ok(self.segments()?.first().cloned())
             }
 
-            fn newest(&self) -> std::io::Result<Option<$crate::log::Segment>> {
+            fn newest(&self) -> std::io::Result<Option<$crate::log::segment::Segment>> {
                 Ok(self.segments()?.last().cloned())
             }
 
-            fn holding(&self, position: u64) -> std::io::Result<Option<$crate::log::Segment>> {
+            fn holding(&self, position: u64) -> std::io::Result<Option<$crate::log::segment::Segment>> {
                 Ok($crate::log::listing::holding(&self.segments()?, position).cloned())
             }
 
-            fn after(&self, place: $crate::log::Place) -> std::io::Result<Option<$crate::log::Segment>> {
+            fn after(&self, place: $crate::log::segment::Place) -> std::io::Result<Option<$crate::log::segment::Segment>> {
                 let list = self.segments()?;
                 Ok(list.get(list.partition_point(|segment| segment.place() <= place)).cloned())
             }
 
-            fn before(&self, place: $crate::log::Place) -> std::io::Result<Option<$crate::log::Segment>> {
+            fn before(&self, place: $crate::log::segment::Place) -> std::io::Result<Option<$crate::log::segment::Segment>> {
                 let list = self.segments()?;
                 Ok(list[..list.partition_point(|segment| segment.place() < place)].last().cloned())
             }
 
-            fn after_run(&self, run_id: i64) -> std::io::Result<Option<$crate::log::Segment>> {
+            fn after_run(&self, run_id: i64) -> std::io::Result<Option<$crate::log::segment::Segment>> {
                 Ok(self.segments()?.iter().find(|segment| segment.run_id > Some(run_id)).cloned())
             }
         }

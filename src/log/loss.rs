@@ -1,6 +1,6 @@
 //! How many lines found no room on the disk.
 
-use super::{Stream, parse_record};
+use super::record::{Stream, parse_record};
 
 /// Counts lines, not records: one that was written in parts is lost once, whichever of its parts were.
 #[derive(Debug, Default)]
@@ -52,7 +52,7 @@ fn marks(records: &[u8]) -> impl Iterator<Item = (usize, bool)> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::push_record;
+    use super::super::record::push_record;
     use super::*;
 
     const AT: &[u8] = b"2023-11-14T22:13:20.007Z";

@@ -21,11 +21,6 @@ impl Needle {
         Self { text, finder, has_replacement }
     }
 
-    /// What is looked for.
-    pub fn text(&self) -> &str {
-        &self.text
-    }
-
     /// Whether it is in a line of these bytes, as that is shown.
     pub fn is_in(&self, bytes: &[u8]) -> bool {
         // Whole characters are found in the bytes exactly where they are found in what is shown of them: a character's first byte is

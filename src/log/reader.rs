@@ -8,8 +8,9 @@ use serde::Serialize;
 use super::cursor::{ATTEMPTS_MAX, Cursor, Item, RawLine};
 use super::listing::Listing;
 use super::needle::Needle;
+use super::record::{RECORD_MAX, Stream};
 use super::segment::SegmentFile;
-use super::{LOSS_MARK_BYTES_MAX, RECORD_MAX, Stream};
+use super::writer::LOSS_MARK_BYTES_MAX;
 use crate::clock::Timestamp;
 
 /// The most text that one page carries, in bytes: limits a reply, however long the lines are.
@@ -91,18 +92,6 @@ pub struct Part<'n> {
     pub needle: Option<&'n Needle>,
 }
 
-impl Part<'_> {
-    /// Everything behind a position.
-    pub const fn since(since: u64) -> Self {
-        Self { since, up_to: u64::MAX, end: None, needle: None }
-    }
-}
-
-/// Up to `limit` lines with an id above `since`.
-pub fn read_since(log: impl Listing, since: u64, limit: usize) -> io::Result<Page> {
-    read_page(log, Part::since(since), limit)
-}
-
 /// The first lines of a part, up to `limit`. Where it is searched, no more than [`SEARCH_BYTES_MAX`] of it.
 pub fn read_page(log: impl Listing, part: Part<'_>, limit: usize) -> io::Result<Page> {
     let mut cursor = Cursor::until(log, part.since, part.end);
@@ -142,11 +131,6 @@ pub fn read_page(log: impl Listing, part: Part<'_>, limit: usize) -> io::Result<
     page.is_whole = page.is_at_end || page.lines.len() >= limit;
     page.first = cursor.first()?;
     Ok(page)
-}
-
-/// The last `lines` lines of a log.
-pub fn read_tail(log: impl Listing, lines: usize) -> io::Result<Page> {
-    read_last(log, Part::since(0), 0, lines)
 }
 
 /// The last `lines` lines of a part, but none from before a place where some are missing. The work grows with the lines, not with the log; where

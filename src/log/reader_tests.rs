@@ -5,9 +5,27 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use super::reader::PAGE_BYTES_MAX;
+use super::record::{RECORD_MAX, push_record};
 use super::*;
 
 const AT: &[u8] = b"2023-11-14T22:13:20.007Z";
+
+impl Part<'_> {
+    /// Everything behind a position.
+    pub(super) const fn since(since: u64) -> Self {
+        Self { since, up_to: u64::MAX, end: None, needle: None }
+    }
+}
+
+/// Up to `limit` lines with an id above `since`.
+pub(super) fn read_since(log: impl Listing, since: u64, limit: usize) -> io::Result<Page> {
+    read_page(log, Part::since(since), limit)
+}
+
+/// The last `lines` lines of a log.
+pub(super) fn read_tail(log: impl Listing, lines: usize) -> io::Result<Page> {
+    read_last(log, Part::since(0), 0, lines)
+}
 
 /// Two runs of small segments, each line its number.
 fn a_log(dir: &Path) -> (SegmentList, Vec<Line>) {
@@ -39,7 +57,7 @@ fn every_number_is_a_good_cursor() {
     let (segments, all) = a_log(dir.path());
     assert_eq!(all.len(), 60);
     assert!(segments.len() > 10);
-    let end = end_of_log(&segments).expect("a look");
+    let end = segments.end().expect("a look");
     for since in 0..=end + 3 {
         let page = read_since(&segments, since, 1_000).expect("reads");
         let wanted: Vec<Line> = all.iter().filter(|line| line.id > since).cloned().collect();
@@ -90,12 +108,8 @@ fn a_tail_is_not_shorter_for_a_record_in_the_making_or_an_empty_segment() {
     }
     file.set_len(file.metadata().expect("there").len() - 32).expect("cuts");
     // A run that has said nothing yet, and one that is in the middle of its first word.
-    let next = Segment {
-        start: end_of_log(&segments).expect("a look"),
-        path: dir.path().join("next.log"),
-        run_id: Some(3),
-        packed_end: None,
-    };
+    let next =
+        Segment { start: segments.end().expect("a look"), path: dir.path().join("next.log"), run_id: Some(3), packed_end: None };
     let with_next: SegmentList = segments.iter().cloned().chain([next.clone()]).collect();
     for said in ["", "2023"] {
         fs::write(&next.path, said).expect("writes");
@@ -113,7 +127,7 @@ fn a_record_in_the_making_is_not_shown_and_a_torn_one_is() {
     File::options().append(true).open(&last.path).expect("there").write_all(b"2023-11-14T22:13:20.007Z o. half").expect("writes");
     assert_eq!(read_since(&segments, 0, 1_000).expect("reads").lines, all);
     // Once another run's segment follows, nobody will finish it.
-    let start = end_of_log(&segments).expect("a look");
+    let start = segments.end().expect("a look");
     let next = Segment { start, packed_end: None, path: dir.path().join("next.log"), run_id: Some(3) };
     File::create(&next.path).expect("creates");
     let segments: SegmentList = [&segments[..], &[next]].concat().into();
@@ -160,7 +174,7 @@ fn look_again(dir: &Path) -> SegmentList {
 fn packed_and_plain_read_the_same_from_every_cursor() {
     let dir = tempfile::tempdir().expect("a temp folder");
     let (segments, all) = a_log(dir.path());
-    let end = end_of_log(&segments).expect("a look");
+    let end = segments.end().expect("a look");
     for (n, segment) in segments.iter().enumerate() {
         if n % 3 != 1 {
             assert_eq!(pack(segment, || true).expect("packs"), Packing::Done);
@@ -168,7 +182,7 @@ fn packed_and_plain_read_the_same_from_every_cursor() {
     }
     let packed = look_again(dir.path());
     assert!(packed.iter().any(|segment| segment.packed_end.is_some()) && packed.len() == segments.len());
-    assert_eq!(end_of_log(&packed).expect("a look"), end);
+    assert_eq!(packed.end().expect("a look"), end);
     for since in 0..=end {
         let wanted: Vec<Line> = all.iter().filter(|line| line.id > since).cloned().collect();
         assert_eq!(read_since(&packed, since, 1_000).expect("reads").lines, wanted, "since {since}");
@@ -253,7 +267,7 @@ fn room_for_a_mark_between_two_runs_is_no_hole() {
 fn a_run_that_begins_where_an_empty_segment_does_is_read() {
     let dir = tempfile::tempdir().expect("a temp folder");
     let (segments, all) = a_log(dir.path());
-    let end = end_of_log(&segments).expect("a look");
+    let end = segments.end().expect("a look");
     let more = |run_id: i64, text: &str| {
         let path = dir.path().join(format!("{run_id}.log"));
         let mut bytes = Vec::new();

@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use super::listing::{Listing, Place, RunLog, SegmentList, holding};
-use super::segment::{Segment, segments_in};
+use super::listing::{Listing, RunLog, SegmentList, holding};
+use super::segment::{Place, Segment, segments_in};
 use crate::latest_run::{RUNS_DIR, latest_run};
 
 /// A folder that changed this recently may change again without a new time stamp: file systems count in ticks of up to ten

@@ -8,8 +8,8 @@ use std::ops::Range;
 
 use super::cursor::{Cursor, Item};
 use super::listing::RunLog;
+use super::record::{Stream, push_record};
 use super::text::{RunText, missing_mark, removed};
-use super::{Stream, push_record};
 
 /// How much is put together at a time, in bytes.
 const PIECE_BYTES: usize = 16 * 1024;

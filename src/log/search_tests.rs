@@ -4,6 +4,8 @@ use std::fs;
 use std::path::Path;
 
 use super::reader::SEARCH_BLOCK_BYTES;
+use super::reader_tests::read_since;
+use super::record::{HEAD_LEN, RECORD_MAX, push_record};
 use super::*;
 
 const AT: &[u8] = b"2023-11-14T22:13:20.007Z";
@@ -85,7 +87,7 @@ fn what_is_searched_for_is_found_each_time_and_once_in_pages_of_any_size_both_wa
         }
         let absent = Needle::new("Needle".to_owned());
         let page = read_page(&list, Part { needle: Some(&absent), ..part }, 10).expect("reads");
-        assert_eq!((page.lines.len(), page.next, page.is_whole), (0, end_of_log(&list).expect("a look"), true));
+        assert_eq!((page.lines.len(), page.next, page.is_whole), (0, list.end().expect("a look"), true));
         let page = read_last(&list, Part { needle: Some(&absent), ..part }, 1_000, 10).expect("reads");
         assert_eq!((page.lines.len(), page.first, page.gone, page.is_whole), (0, 1_000, 0, true));
     }
@@ -185,11 +187,11 @@ fn a_searched_tail_does_not_go_back_beyond_what_is_missing_and_says_how_much() {
 fn a_log_that_has_ended_shows_what_was_torn_off_and_what_is_missing_at_its_end() {
     let dir = tempfile::tempdir().expect("a temp folder");
     let list = a_run(dir.path(), 30, 700);
-    let (lines, end) = (all(&list), end_of_log(&list).expect("a look"));
+    let (lines, end) = (all(&list), list.end().expect("a look"));
     let newest = list.last().expect("some");
     let torn = [&fs::read(&newest.path).expect("reads")[..], b"2023-11-14T22:13:20.007Z o. half a needle"].concat();
     fs::write(&newest.path, torn).expect("writes");
-    let torn_end = end_of_log(&list).expect("a look");
+    let torn_end = list.end().expect("a look");
     let needle = needle();
     for needle in [None, Some(&needle)] {
         let part = Part { needle, ..Part::since(1_000) };

@@ -8,8 +8,8 @@ use std::io;
 use super::cursor::{ATTEMPTS_MAX, Cursor, Item};
 use super::listing::Listing;
 use super::reader::files_change_too_fast;
+use super::record::{RECORD_MAX, parse_record};
 use super::segment::{Segment, SegmentFile};
-use super::{RECORD_MAX, parse_record};
 use crate::clock::Timestamp;
 
 /// What is read to find a stamp: wherever it begins there is a whole record in it.
@@ -162,7 +162,9 @@ fn stamp_from(file: &mut SegmentFile, offset: u64) -> io::Result<Option<(Timesta
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Limits, SegmentList, SegmentWriter, Stream, end_of_log, pack, push_record, read_since, segments_in};
+    use super::super::reader_tests::read_since;
+    use super::super::record::push_record;
+    use super::super::{Limits, SegmentList, SegmentWriter, Stream, pack, segments_in};
     use super::*;
     use std::fs;
     use std::path::Path;
@@ -204,7 +206,7 @@ mod tests {
             lines.extend(page.lines);
         }
         assert!(lines.len() > 10);
-        let end = end_of_log(list).expect("a look");
+        let end = list.end().expect("a look");
         for ms in times {
             let at = stamp(ms);
             let position = position_at(list, at, begin, None, |_| false).expect("seeks");

@@ -9,8 +9,11 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use super::listing::Place;
 use super::packed::PackedFile;
+
+/// The place of a segment among all: where it begins, and its run. Of two that begin at the same position the first is empty: a shim was
+/// killed before it wrote anything there, and the next run began.
+pub type Place = (u64, Option<i64>);
 
 /// One file of a log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,11 +111,6 @@ pub fn all_segments_in(dir: &Path, run_id: Option<i64>) -> io::Result<Vec<Segmen
     }
     segments.sort_unstable_by_key(|segment| (segment.start, segment.packed_end));
     Ok(segments)
-}
-
-/// The position after the last byte of the last segment.
-pub fn end_of_log(segments: &[Segment]) -> io::Result<u64> {
-    segments.last().map_or(Ok(0), Segment::end)
 }
 
 /// An open segment. It stays whole to who has it open, whatever becomes of its name.

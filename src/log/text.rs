@@ -9,8 +9,9 @@ use std::ops::Range;
 use super::cursor::ATTEMPTS_MAX;
 use super::listing::{RunLog, SegmentList, ShortLog};
 use super::reader::files_change_too_fast;
+use super::record::RECORD_MAX;
 use super::segment::{Segment, SegmentFile};
-use super::{LOSS_MARK_BYTES_MAX, RECORD_MAX};
+use super::writer::LOSS_MARK_BYTES_MAX;
 
 /// A run's log at one moment.
 #[derive(Debug)]

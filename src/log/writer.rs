@@ -9,8 +9,8 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use super::loss::Loss;
+use super::record::{Stream, push_record};
 use super::segment::{all_segments_in, plain_name};
-use super::{Stream, push_record};
 use crate::kill_point::KillPoint;
 use crate::private::private_file;
 
@@ -178,7 +178,8 @@ impl SegmentWriter {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{SegmentList, read_since, segments_in};
+    use super::super::reader_tests::read_since;
+    use super::super::{SegmentList, segments_in};
     use super::*;
 
     const AT: &[u8] = b"2023-11-14T22:13:20.007Z";

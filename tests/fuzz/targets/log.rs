@@ -1,13 +1,13 @@
 //! The log: the reader over whatever lies on the disk, torn anywhere; and what the writer wrote, read again.
 
 use std::fs;
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::Path;
 use std::time::Duration;
 
 use autoappdev::log::{
-    Limits, LineSplitter, Needle, Page, Part, RunLogs, RunText, Segment, SegmentList, SegmentWriter, Stream, end_of_log,
-    position_at, read_last, read_page, read_since, read_tail, segments_in,
+    Limits, LineSplitter, Listing, Needle, Page, Part, RunLogs, RunText, Segment, SegmentList, SegmentWriter, Stream,
+    position_at, read_last, read_page, segments_in,
 };
 
 use super::cut::{choices, pieces};
@@ -18,6 +18,19 @@ const ALL: usize = 100_000;
 /// A page ends after 1 MiB; what is read here stays well below.
 const INPUT_BYTES_MAX: usize = 64 * 1024;
 const AT: &[u8] = b"2023-11-14T22:13:20.007Z";
+
+/// Everything behind a position.
+fn part_since(since: u64) -> Part<'static> {
+    Part { since, up_to: u64::MAX, end: None, needle: None }
+}
+
+fn read_since(segments: &SegmentList, since: u64, limit: usize) -> io::Result<Page> {
+    read_page(segments, part_since(since), limit)
+}
+
+fn read_tail(segments: &SegmentList, lines: usize) -> io::Result<Page> {
+    read_last(segments, part_since(0), 0, lines)
+}
 
 pub fn run(bytes: &[u8]) {
     let (choices, content) = choices::<6>(bytes);
@@ -61,7 +74,7 @@ fn read_what_lies_there(folder: &Path, [mode, first, second, third, how, lines]:
     let expected = expected(&segments, &content);
     let segments: SegmentList = segments.into_iter().map(|(segment, _)| segment).collect();
     assert_eq!(segments_in(folder, Some(7)).expect("a look"), *segments);
-    assert_eq!(end_of_log(&segments).expect("a look"), begin + content.len() as u64);
+    assert_eq!(segments.end().expect("a look"), begin + content.len() as u64);
 
     let whole = read_since(&segments, 0, ALL).expect("reads");
     assert_eq!((whole.first, whole.gone), (segments[0].start, begin));
@@ -98,18 +111,17 @@ fn read_what_lies_there(folder: &Path, [mode, first, second, third, how, lines]:
         assert!(whole.lines.starts_with(&got));
     }
     // What holds a text, from both ends; and before any place.
-    let needle = Needle::new(
-        whole.lines.get(usize::from(how) % whole.lines.len().max(1)).map_or_else(|| "x".to_owned(), |line| line.line.clone()),
-    );
+    let wanted = whole.lines.get(usize::from(how) % whole.lines.len().max(1)).map_or("x", |line| &line.line);
+    let needle = Needle::new(wanted.to_owned());
     let cut = begin + content.len() as u64 * u64::from(how) / 255;
     for up_to in [u64::MAX, cut] {
-        let wanted: Vec<_> =
-            whole.lines.iter().filter(|line| line.id <= up_to && line.line.contains(needle.text())).cloned().collect();
-        let part = Part { up_to, needle: Some(&needle), ..Part::since(begin) };
-        assert_eq!(read_page(&segments, part, ALL).expect("reads").lines, wanted, "up to {up_to}");
+        let matching: Vec<_> =
+            whole.lines.iter().filter(|line| line.id <= up_to && line.line.contains(wanted)).cloned().collect();
+        let part = Part { up_to, needle: Some(&needle), ..part_since(begin) };
+        assert_eq!(read_page(&segments, part, ALL).expect("reads").lines, matching, "up to {up_to}");
         let last = usize::from(lines) % 7 + 1;
         let tail = read_last(&segments, part, begin, last).expect("reads");
-        assert_eq!(tail.lines, wanted[wanted.len().saturating_sub(last)..], "the last {last} up to {up_to}");
+        assert_eq!(tail.lines, matching[matching.len().saturating_sub(last)..], "the last {last} up to {up_to}");
     }
     // A time leads to the first line from then on, where times do not go back.
     let times: Vec<_> = whole.lines.iter().filter_map(|line| line.ts).collect();
@@ -197,5 +209,5 @@ fn read_what_was_written(folder: &Path, [_, how, segment_bytes, waits, _, lines]
         wanted.push('\n');
     }
     assert!(read == wanted, "written {wanted:?}, read {read:?}");
-    assert_eq!(end_of_log(&segments).expect("a look"), writer.position());
+    assert_eq!(segments.end().expect("a look"), writer.position());
 }

@@ -1,0 +1,208 @@
+//! Packing: a segment to which nothing is added any more becomes a packed one.
+//!
+//! If killed while packing: what is half made has a name of its own and is removed with the next attempt; the plain segment is there
+//! until the packed one is on the disk under its name.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::Path;
+
+use super::packed::{TEXT_BYTES_MAX, write_packed};
+use super::segment::{Segment, packed_name};
+use crate::kill_point::KillPoint;
+
+/// What is in the making.
+const UNFINISHED: &str = "packing.tmp";
+
+/// What came of packing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Packing {
+    /// It is packed, or was.
+    Done,
+    /// It was removed meanwhile, or is too long, or empty: it stays as it is.
+    Left,
+    /// `goes_on` said no.
+    GivenUp,
+}
+
+/// Packs a plain segment to which nothing is added any more, and removes the plain one. `goes_on` is asked before each frame.
+pub fn pack(segment: &Segment, mut goes_on: impl FnMut() -> bool) -> io::Result<Packing> {
+    let Some(dir) = segment.path.parent().filter(|_| segment.packed_end.is_none()) else { return Ok(Packing::Left) };
+    let Some(len) = len_unless_gone(&segment.path)?.filter(|len| (1..=TEXT_BYTES_MAX).contains(len)) else {
+        return Ok(Packing::Left);
+    };
+    let unfinished = dir.join(UNFINISHED);
+    let packed = dir.join(packed_name(segment.start, segment.start + len));
+    // One that is there already got its name after it was on the disk: only the removal is left to do.
+    if !packed.exists() {
+        let written = write_packed(&segment.path, len, &unfinished, &mut goes_on);
+        if !matches!(written, Ok(true)) {
+            // A disk that is full must not keep what does not help it.
+            let _removed_by_the_next = fs::remove_file(&unfinished);
+            return written.map(|_| Packing::GivenUp);
+        }
+        KillPoint::ServerSegmentPacked.reach();
+        fs::rename(&unfinished, &packed)?;
+        File::open(dir)?.sync_all()?;
+        KillPoint::ServerSegmentNamed.reach();
+    }
+    match fs::remove_file(&segment.path) {
+        // The shim removed it while it was packed, because it was the oldest of too many: then this one has no place either.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => fs::remove_file(&packed).map(|()| Packing::Left),
+        other => other.map(|()| Packing::Done),
+    }
+}
+
+/// Removes what a packing left that was killed.
+pub fn remove_unfinished(dir: &Path) -> io::Result<()> {
+    match fs::remove_file(dir.join(UNFINISHED)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+fn len_unless_gone(path: &Path) -> io::Result<Option<u64>> {
+    match fs::symlink_metadata(path) {
+        Ok(metadata) => Ok(metadata.is_file().then_some(metadata.len())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::packed::FRAME_BYTES;
+    use super::super::segment::{SegmentFile, all_segments_in, plain_name, segments_in};
+    use super::*;
+    use std::io::Read;
+    use std::slice;
+
+    /// Text of that length which is neither all the same nor without order, and where it lies.
+    fn a_segment(dir: &Path, start: u64, len: usize) -> (Segment, Vec<u8>) {
+        let mut seed = 1_u32;
+        let text: Vec<u8> = (0..len)
+            .map(|n| {
+                seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                if n % 100 == 99 { b'\n' } else { b'a' + u8::try_from(seed >> 29).expect("three bits") }
+            })
+            .collect();
+        fs::write(dir.join(plain_name(start)), &text).expect("writes");
+        let segment = segments_in(dir, None).expect("a look").into_iter().find(|segment| segment.start == start);
+        (segment.expect("there"), text)
+    }
+
+    fn read_all(file: &mut SegmentFile, from: u64) -> Vec<u8> {
+        let (mut text, mut at) = (Vec::new(), from);
+        let mut buffer = vec![0; 10_007];
+        loop {
+            match file.read_at(&mut buffer, at).expect("reads") {
+                0 => return text,
+                count => {
+                    text.extend_from_slice(&buffer[..count]);
+                    at += count as u64;
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_packed_is_smaller_and_reads_the_same_from_every_place() {
+        let frame = usize::try_from(FRAME_BYTES).expect("small");
+        for len in [1, 99, frame - 1, frame, frame + 1, 3 * frame + 77] {
+            let dir = tempfile::tempdir().expect("a temp folder");
+            let (segment, text) = a_segment(dir.path(), 5_000, len);
+            assert_eq!(pack(&segment, || true).expect("packs"), Packing::Done);
+            let packed = segments_in(dir.path(), None).expect("a look").remove(0);
+            assert_eq!((packed.start, packed.packed_end), (5_000, Some(5_000 + len as u64)));
+            assert!(len < 1000 || packed.bytes_on_disk().expect("there") < len as u64 / 2);
+            let mut file = packed.open().expect("opens").expect("there");
+            assert_eq!(file.len().expect("known"), len as u64);
+            for from in [0, 1, len / 2, len - 1, len, frame.min(len), len + 5] {
+                assert!(read_all(&mut file, from as u64) == text[from.min(len)..], "{len} bytes from {from}");
+            }
+            // Any tool reads it: members one after the other are one text.
+            let bytes = fs::read(&packed.path).expect("reads");
+            let mut unpacked = Vec::new();
+            flate2::read::MultiGzDecoder::new(&bytes[..]).read_to_end(&mut unpacked).expect("is gzip");
+            assert!(unpacked == text);
+            assert_eq!(pack(&packed, || true).expect("nothing to do"), Packing::Left);
+        }
+    }
+
+    #[test]
+    fn what_a_killed_packing_left_is_put_right() {
+        let dir = tempfile::tempdir().expect("a temp folder");
+        let (segment, text) = a_segment(dir.path(), 0, 300_000);
+        // Killed in the middle: something is there that is no segment.
+        assert_eq!(pack(&segment, || false).expect("gives up"), Packing::GivenUp);
+        fs::write(dir.path().join(UNFINISHED), "half").expect("writes");
+        assert_eq!(segments_in(dir.path(), None).expect("a look").as_slice(), slice::from_ref(&segment));
+        // Killed before the plain one was removed: both are there, and the plain one counts.
+        let plain = fs::read(&segment.path).expect("reads");
+        assert_eq!(pack(&segment, || true).expect("packs"), Packing::Done);
+        fs::write(&segment.path, plain).expect("writes");
+        assert_eq!(segments_in(dir.path(), None).expect("a look").as_slice(), slice::from_ref(&segment));
+        assert_eq!(all_segments_in(dir.path(), None).expect("a look").len(), 2);
+        assert_eq!(pack(&segment, || panic!("it is packed already")).expect("removes"), Packing::Done);
+        let left = segments_in(dir.path(), None).expect("a look");
+        assert!(left.len() == 1 && left[0].packed_end == Some(300_000), "{left:?}");
+        assert!(read_all(&mut left[0].open().expect("opens").expect("there"), 0) == text);
+        fs::write(dir.path().join(UNFINISHED), "half").expect("writes");
+        remove_unfinished(dir.path()).expect("removes");
+        remove_unfinished(dir.path()).expect("nothing to do");
+        assert_eq!(fs::read_dir(dir.path()).expect("there").count(), 1);
+    }
+
+    #[test]
+    fn a_segment_that_is_removed_while_it_is_packed_leaves_nothing() {
+        let dir = tempfile::tempdir().expect("a temp folder");
+        let (segment, _) = a_segment(dir.path(), 0, 300_000);
+        let path = segment.path.clone();
+        let removed_meanwhile = || {
+            let _only_the_first_time = fs::remove_file(&path);
+            true
+        };
+        assert_eq!(pack(&segment, removed_meanwhile).expect("packs what it has open"), Packing::Left);
+        assert_eq!(fs::read_dir(dir.path()).expect("there").count(), 0);
+        assert_eq!(pack(&segment, || true).expect("is gone"), Packing::Left);
+    }
+
+    #[test]
+    fn no_damage_is_taken_for_text_and_none_takes_the_memory() {
+        let dir = tempfile::tempdir().expect("a temp folder");
+        let (segment, text) = a_segment(dir.path(), 0, 400_000);
+        pack(&segment, || true).expect("packs");
+        let packed = segments_in(dir.path(), None).expect("a look").remove(0);
+        let good = fs::read(&packed.path).expect("reads");
+        let mut seed = 7_u64;
+        let mut harmed = 0;
+        for round in 0..300 {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let at = usize::try_from(seed >> 20).expect("64 bits") % good.len();
+            let mut bad = good.clone();
+            match round % 3 {
+                0 => bad[at] ^= 1 << (seed & 7),
+                1 => bad.truncate(at),
+                _ => bad.insert(at, 0),
+            }
+            fs::write(&packed.path, &bad).expect("writes");
+            let mut file = packed.open().expect("opens").expect("there");
+            let (mut at, mut buffer) = (0, vec![0; 50_000]);
+            while at < text.len() {
+                match file.read_at(&mut buffer, at as u64) {
+                    Ok(0) => panic!("it ends early"),
+                    Ok(count) => {
+                        assert!(buffer[..count] == text[at..at + count], "round {round}: other text at {at}");
+                        at += count;
+                    }
+                    Err(error) => {
+                        assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
+                        at = usize::try_from(file.after_damage(at as u64)).expect("small");
+                        harmed += 1;
+                    }
+                }
+            }
+        }
+        assert!(harmed >= 300, "{harmed} frames were damaged");
+    }
+}
