@@ -166,7 +166,6 @@ pub enum Fact {
         /// Its start time in clock ticks since boot (`proc_pid_stat(5)`, field 22), which makes the pid an identity.
         start_ticks: u64,
         /// What holds it and all that it starts together.
-        #[serde(default = "by_looking")]
         containment: Containment,
     },
     /// Every process of the tree was looked at and is stopped.
@@ -202,7 +201,7 @@ pub enum Fact {
         paused_ms: u64,
         /// The position in the log after its last byte.
         log_end: u64,
-        /// The processes killed at the end: those that the leader left behind, or that had not ended within the grace. Older shims omit it.
+        /// The processes killed at the end: those that the leader left behind, or that had not ended within the grace.
         #[serde(flatten)]
         killed: Killed,
     },
@@ -219,18 +218,13 @@ pub enum Fact {
     SpawnFailed {
         /// Why, for people.
         error: String,
-        /// The resource whose lack is the cause, if any. An older shim omits it.
+        /// The resource whose lack is the cause, if any.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         lack: Option<Lack>,
     },
     /// Written by a newer shim; kept in the history, changes nothing here.
     #[serde(other)]
     Unknown,
-}
-
-/// Shims that did not say so had nothing else.
-const fn by_looking() -> Containment {
-    Containment::Tree
 }
 
 impl Fact {

@@ -32,7 +32,7 @@ pub use protocol::{
     Command, LaunchSpec, LineReader, Message, Note, Reply, ReplyError, Rotated, Trouble, TroublePart, from_line, to_line,
 };
 
-/// The version of everything in a run directory. A reader accepts its own and every earlier one.
+/// The version of everything in a run directory. A reader refuses every later one.
 pub const FORMAT: u32 = 1;
 
 /// The environment variable that carries the run's id into the pipeline: half of the cookie.

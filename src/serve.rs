@@ -168,8 +168,8 @@ fn serve_at(listeners: Vec<Listener>, config: Config, root_now: &Path) -> anyhow
     let addresses = server.addresses();
     let info = ServerInfo {
         pid: std::process::id(),
-        id: Some(identity.id.clone()),
-        dir: FileId::of(runtime_dir).ok(),
+        id: identity.id.clone(),
+        dir: FileId::of(runtime_dir).map_err(cannot("read the runtime directory"))?,
         address: addresses.first().copied(),
         more_addresses: addresses.iter().skip(1).copied().collect(),
         socket: config.socket.filter(|path| path.exists()),

@@ -155,8 +155,7 @@ struct ErrorDocument {
 /// The part of `GET /api/version` that identifies the server.
 #[derive(Deserialize)]
 struct VersionDocument {
-    name: String,
-    server: Option<ToldIdentity>,
+    server: ToldIdentity,
 }
 
 #[derive(Deserialize)]
@@ -260,9 +259,8 @@ impl Client {
             let nothing = Credentials { id: None, token: None };
             match self.read_at(&way, "/api/version", NEIGHBOUR_TIMEOUT, &nothing) {
                 Ok(answer) => Some(match answer.read() {
-                    Ok(VersionDocument { server: Some(server), .. }) => Neighbour::Server(server.runtime_dir),
-                    Ok(VersionDocument { name, server: None }) if name == env!("CARGO_PKG_NAME") => Neighbour::OtherVersion,
-                    Ok(_) | Err(_) => Neighbour::Stranger,
+                    Ok(VersionDocument { server }) => Neighbour::Server(server.runtime_dir),
+                    Err(_) => Neighbour::Stranger,
                 }),
                 Err(ClientError::Unreachable { .. }) => None,
                 Err(ClientError::Failed { status: 401, .. }) => Some(Neighbour::AsksForToken),
@@ -297,8 +295,8 @@ impl Client {
     fn credentials(&self, way: &Way, meant: &Meant) -> Result<Option<Credentials>, ClientError> {
         let (id, its_dir) = match (meant, &self.target) {
             (Meant::Any, _) | (Meant::OwnIfItSaysSo, Target::Place(_)) => (None, None),
-            (Meant::Own(id), Target::Place(_)) => (id.clone(), None),
-            (Meant::Own(id), Target::Folder(folder)) => (id.clone(), Some(&*folder.runtime_dir)),
+            (Meant::Own(id), Target::Place(_)) => (Some(id.clone()), None),
+            (Meant::Own(id), Target::Folder(folder)) => (Some(id.clone()), Some(&*folder.runtime_dir)),
             (Meant::OwnIfItSaysSo, Target::Folder(folder)) => match self.id_of_own(way, &folder.runtime_dir)? {
                 Some(id) => (Some(id), Some(&*folder.runtime_dir)),
                 None => return Ok(None),
@@ -316,7 +314,7 @@ impl Client {
             Err(error @ ClientError::NoAnswer { .. }) => return Err(error),
             Err(_) => None,
         };
-        let server = document.and_then(|document| document.server);
+        let server = document.map(|document| document.server);
         let is_own = |told: &Path| FileId::of(told).ok().is_some_and(|told| FileId::of(runtime_dir).ok() == Some(told));
         Ok(server.filter(|server| is_own(&server.runtime_dir)).map(|server| server.id))
     }

@@ -35,8 +35,8 @@ impl fmt::Display for Way {
 pub(super) enum Meant {
     /// Any server: the user named the place.
     Any,
-    /// The server of the runtime directory, which has recorded this id there. An earlier version has no id.
-    Own(Option<String>),
+    /// The server of the runtime directory, which has recorded this id there.
+    Own(String),
     /// The same, but the server must first report its id, because it could not record it.
     OwnIfItSaysSo,
 }
@@ -121,8 +121,6 @@ pub(super) enum Neighbour {
     Server(PathBuf),
     /// A server that reports nothing without a token.
     AsksForToken,
-    /// A server of a version that does not report its runtime directory.
-    OtherVersion,
     /// Another program.
     Stranger,
 }
@@ -190,7 +188,6 @@ impl fmt::Display for Absence {
             ),
             Neighbour::Server(dir) => write!(formatter, " (a server for {} {name_it})", printable_project(dir)),
             Neighbour::AsksForToken => write!(formatter, " (a server that asks for a token {name_it})"),
-            Neighbour::OtherVersion => write!(formatter, " (a server of another version {name_it})"),
             Neighbour::Stranger => {
                 write!(formatter, "; start one with `autoappdev serve --port PORT` (another program answers on {address})")
             }
@@ -211,6 +208,7 @@ mod tests {
     use rustix::fs::FlockOperation;
 
     use super::*;
+    use crate::file_id::FileId;
 
     fn folder(runtime_dir: &Path) -> Folder {
         Folder {
@@ -227,7 +225,7 @@ mod tests {
     fn shown(folder: &Folder) -> Vec<String> {
         let meant = |place: &Place| match &place.meant {
             Meant::Any => String::new(),
-            Meant::Own(id) => format!(" {}", id.as_deref().unwrap_or("unknown")),
+            Meant::Own(id) => format!(" {id}"),
             Meant::OwnIfItSaysSo => " ?".to_owned(),
         };
         places_of(folder).list.iter().map(|place| format!("{}{}", place.way, meant(place))).collect()
@@ -240,7 +238,8 @@ mod tests {
         let usual = folder(dir.path());
         let named = Folder { named_address: Some("0.0.0.0:9000".parse().expect("an address")), ..usual.clone() };
         let socket = Folder { socket: None, named_socket: Some("/n.sock".into()), ..usual.clone() };
-        let written = r#"{"pid":1,"id":"abc","address":"[::]:4000","socket":"/elsewhere"}"#;
+        let id = serde_json::to_string(&FileId::of(dir.path()).expect("there")).expect("plain data");
+        let written = format!(r#"{{"pid":1,"id":"abc","dir":{id},"address":"[::]:4000","socket":"/elsewhere"}}"#);
         fs::write(&file, written).expect("written");
         // It is stale.
         assert_eq!(shown(&usual), Vec::<String>::new(), "the usual address does not count");
@@ -250,8 +249,6 @@ mod tests {
         assert_eq!(shown(&usual), ["/elsewhere abc", "http://[::1]:4000 abc", "/b/server.sock ?"]);
         assert_eq!(shown(&named), ["/elsewhere abc", "http://[::1]:4000 abc", "/b/server.sock ?", "http://127.0.0.1:9000"]);
         assert_eq!(shown(&socket), ["/elsewhere abc", "http://[::1]:4000 abc", "/n.sock ?", "/n.sock"]);
-        fs::write(&file, r#"{"pid":1,"address":"127.0.0.1:4000"}"#).expect("written");
-        assert_eq!(shown(&usual), ["http://127.0.0.1:4000 unknown", "/b/server.sock ?"]);
         for torn in [r#"{"pid":1,"addr"#, "", "[]", r#"{"address":"example.org:80"}"#] {
             fs::write(&file, torn).expect("written");
             assert_eq!(shown(&usual), ["/b/server.sock ?"], "{torn}");
@@ -276,7 +273,6 @@ mod tests {
             absent(Own::Nobody, Some(Neighbour::AsksForToken)),
             format!("{none} (a server that asks for a token {name_it})")
         );
-        assert_eq!(absent(Own::Nobody, Some(Neighbour::OtherVersion)), format!("{none} (a server of another version {name_it})"));
         assert_eq!(
             absent(Own::Nobody, Some(Neighbour::Stranger)),
             format!("{none}; start one with `autoappdev serve --port PORT` (another program answers on 127.0.0.1:8788)")

@@ -84,8 +84,8 @@ impl Places {
     fn stopped_shim(&self, run_id: i64) -> Option<String> {
         let header = run_dir::read_header(&self.runs.run(run_id).journal_path()).ok()?;
         let shim = header.shim_pid;
-        let is_it = |found: Identity| header.shim_start_ticks.is_none_or(|ticks| found.start_ticks == ticks);
-        let is_stopped = process::read_stat(shim).is_ok_and(|stat| stat.state.is_stopped() && is_it(stat.identity));
+        let identity = Identity { pid: shim, start_ticks: header.shim_start_ticks };
+        let is_stopped = process::read_stat(shim).is_ok_and(|stat| stat.state.is_stopped() && stat.identity == identity);
         is_stopped.then(|| {
             format!("the live run's own process (the shim) does not answer: a signal has stopped it; resume it with `kill -CONT {shim}`")
         })

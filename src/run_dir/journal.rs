@@ -28,9 +28,8 @@ pub struct Header {
     pub boot_id: String,
     /// The shim's pid.
     pub shim_pid: u32,
-    /// The shim's start time in clock ticks since boot, which makes its pid an identity. Shims of the first version did not say it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub shim_start_ticks: Option<u64>,
+    /// The shim's start time in clock ticks since boot, which makes its pid an identity.
+    pub shim_start_ticks: u64,
     /// The folder of the control group that was made for the run, if one was.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "path_json::option")]
     pub cgroup: Option<PathBuf>,
@@ -39,8 +38,8 @@ pub struct Header {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub socket: Option<String>,
     /// The runtime directory's path as it was then: half of the cookie that the run's processes carry.
-    #[serde(default, skip_serializing_if = "Option::is_none", with = "path_json::option")]
-    pub runtime_dir: Option<PathBuf>,
+    #[serde(with = "path_json")]
+    pub runtime_dir: PathBuf,
     /// When the start was asked for.
     pub created_at: Timestamp,
     /// The script as it was named.
@@ -277,10 +276,10 @@ mod tests {
             run_id: 7,
             boot_id: "b".into(),
             shim_pid: 42,
-            shim_start_ticks: Some(77),
+            shim_start_ticks: 77,
             cgroup: Some("/sys/fs/cgroup/x".into()),
             socket: Some("autoappdev-0-7-0".into()),
-            runtime_dir: Some("/r".into()),
+            runtime_dir: "/r".into(),
             created_at: Timestamp::from_unix_ms(1_000),
             script: "demo.sh".into(),
             args: vec!["--fast".into()],
@@ -385,11 +384,11 @@ mod tests {
     }
 
     #[test]
-    fn end_from_an_older_shim_names_nothing_killed() {
+    fn an_end_without_kills_has_no_key_for_them() {
         let line = br#"{"seq":2,"at":"2026-01-31T10:00:00.123Z","boot_ms":5,"fact":"exited","exit":{"code":0},"asked":false,"paused_ms":0,"log_end":7}"#;
         let entry: Entry = serde_json::from_slice(line).expect("reads");
         assert!(matches!(&entry.fact, Fact::Exited { killed, .. } if killed.is_empty()), "{entry:?}");
-        assert_eq!(serde_json::to_vec(&entry).expect("writes"), line, "nor does the line of a run in which nothing was killed");
+        assert_eq!(serde_json::to_vec(&entry).expect("writes"), line, "and is written the same way");
     }
 
     #[test]

@@ -52,7 +52,6 @@ pub struct LaunchSpec {
     /// The size of all of this run's segments above which the oldest goes, in bytes.
     pub log_run_bytes: u64,
     /// Whether to make a control group for the run where this user may.
-    #[serde(default)]
     pub uses_cgroups: bool,
 }
 
@@ -158,7 +157,7 @@ pub struct TroublePart {
     pub detail: String,
 }
 
-/// The log has gone on to another segment: the one before is finished. An older server skips the line, an older shim never says it.
+/// The log has gone on to another segment: the one before is finished.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rotated {
     /// The position of the log's end then.

@@ -63,13 +63,11 @@ pub enum Found {
 pub struct ServerInfo {
     /// The server's process id.
     pub pid: u32,
-    /// [`ServerIdentity::id`]; an earlier version has none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub id: Option<String>,
+    /// [`ServerIdentity::id`].
+    pub id: String,
     /// The runtime directory that the file was written into: a copy of the folder is another one. A
-    /// live server keeps the directory open, so no other one has this meanwhile. An earlier version says nothing.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub dir: Option<FileId>,
+    /// live server keeps the directory open, so no other one has this meanwhile.
+    pub dir: FileId,
     /// Where it listens: the first of its addresses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<SocketAddr>,
@@ -115,7 +113,7 @@ impl ServerInfo {
         };
         let info = serde_json::from_slice(&text).ok();
         let dir = FileId::of(runtime_dir)?;
-        Ok(info.filter(|info: &Self| info.dir.is_none_or(|written_for| written_for == dir)))
+        Ok(info.filter(|info: &Self| info.dir == dir))
     }
 
     /// Writes it. On an error the one of the server before is gone all the same: it would send clients to where nobody is.
@@ -167,11 +165,11 @@ fn is_absence(error: &io::Error) -> bool {
 mod tests {
     use super::*;
 
-    fn info() -> ServerInfo {
+    fn info(dir: &Path) -> ServerInfo {
         ServerInfo {
             pid: 7,
-            id: Some("abc".to_owned()),
-            dir: None,
+            id: "abc".to_owned(),
+            dir: FileId::of(dir).expect("there"),
             address: Some("127.0.0.1:9".parse().expect("an address")),
             more_addresses: vec!["[::1]:9".parse().expect("an address")],
             socket: Some("/r/server.sock".into()),
@@ -193,12 +191,11 @@ mod tests {
     fn notes_round_trip_and_damaged_notes_are_rejected() {
         let dir = tempfile::tempdir().expect("a temp folder");
         assert_eq!(ServerInfo::read(dir.path()), None);
-        let info = info();
+        let info = info(dir.path());
         info.write(dir.path()).expect("writes");
-        assert_eq!(ServerInfo::read(dir.path()), Some(info.clone()));
+        assert_eq!(ServerInfo::read(dir.path()), Some(info));
         fs::write(dir.path().join(NAME), r#"{"pid":7,"address":"127.0.0.1:9"}"#).expect("writes");
-        let older = ServerInfo { id: None, more_addresses: Vec::new(), socket: None, ..info };
-        assert_eq!(ServerInfo::read(dir.path()), Some(older), "an older server's");
+        assert_eq!(ServerInfo::read(dir.path()), None, "it does not say for which directory");
         fs::write(dir.path().join(NAME), "{\"pid\":7").expect("writes");
         assert_eq!(ServerInfo::read(dir.path()), None);
         ServerInfo::remove(dir.path()).expect("there");
@@ -213,8 +210,8 @@ mod tests {
             assert_eq!(find(), Found::Nobody);
             let lock = own(dir.path(), name);
             assert_eq!(find(), Found::Silent);
-            info().write(dir.path()).expect("writes");
-            assert_eq!(find(), Found::Live(info()));
+            info(dir.path()).write(dir.path()).expect("writes");
+            assert_eq!(find(), Found::Live(info(dir.path())));
             drop(lock);
             assert_eq!(find(), Found::Nobody, "it is stale");
             ServerInfo::remove(dir.path()).expect("there");
@@ -225,7 +222,7 @@ mod tests {
     #[test]
     fn copy_of_server_info_in_another_directory_is_ignored() {
         let (dir, copy) = (tempfile::tempdir().expect("a temp folder"), tempfile::tempdir().expect("a temp folder"));
-        let info = ServerInfo { dir: Some(FileId::of(dir.path()).expect("there")), ..info() };
+        let info = info(dir.path());
         info.write(dir.path()).expect("writes");
         fs::copy(dir.path().join(NAME), copy.path().join(NAME)).expect("copies");
         let _locks = [own(dir.path(), ""), own(copy.path(), "")];

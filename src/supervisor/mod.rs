@@ -293,7 +293,7 @@ impl Supervisor {
         let (database, retention, segment_bytes) = (store.path().to_owned(), settings.retention, settings.log_segment_bytes);
         let conductor = Conductor::boot(Noted::new(store, &pulse), Noted::new(shims, &pulse), SystemClock, settings)?;
         let watch = conductor.watch();
-        // A server of an earlier version set no link, and a power cut can have taken it.
+        // A power cut can have taken it.
         if let Some(run_id) = watch.get().snapshot.run_id.max(runs.latest_id().ok().flatten()) {
             runs.note_latest(run_id);
         }

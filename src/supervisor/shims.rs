@@ -281,8 +281,8 @@ impl Shims for RealShims {
     fn kill_leftovers(&self, run_id: i64) -> io::Result<Leftovers> {
         // As it was given to the run, whose directory may have been moved since.
         let header = run_dir::read_header(&self.runs.run(run_id).journal_path()).ok();
-        let (given, socket) = header.map_or((None, None), |header| (header.runtime_dir, header.socket));
-        let given = given.map_or_else(|| self.runs.clone(), Runs::new);
+        let (given, socket) =
+            header.map_or_else(|| (self.runs.clone(), None), |header| (Runs::new(header.runtime_dir), header.socket));
         let is_elsewhere = given.runtime_dir() != self.runs.runtime_dir();
         // The copy of a directory names the path of the original, where the numbers may have begun anew since.
         if strays::has_namesake(&given, run_id, socket.as_deref())?

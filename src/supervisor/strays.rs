@@ -27,9 +27,7 @@ pub(super) enum Whereabouts {
 
 /// Where the shim of this journal, which is in the run directory `dir`, is. An error only for a shortage, which leaves the answer open.
 pub(super) fn whereabouts_of_shim(header: &Header, dir: &Path) -> io::Result<Whereabouts> {
-    // The first shims did not record when they started, so theirs cannot be distinguished from another process with that pid.
-    let Some(start_ticks) = header.shim_start_ticks else { return Ok(Whereabouts::Unseen) };
-    let shim = Identity { pid: header.shim_pid, start_ticks };
+    let shim = Identity { pid: header.shim_pid, start_ticks: header.shim_start_ticks };
     match process::lives(shim)? {
         Some(true) => {}
         Some(false) => return Ok(Whereabouts::Dead),

@@ -57,10 +57,11 @@ impl Place {
             format: FORMAT,
             run_id,
             boot_id: boot_id.to_owned(),
+            // Process 1 never began at that moment: the shim is dead.
             shim_pid: 1,
-            shim_start_ticks: None,
+            shim_start_ticks: u64::MAX,
             socket: None,
-            runtime_dir: None,
+            runtime_dir: self.runtime(),
             cgroup: None,
             created_at,
             script: "sleep.sh".to_owned(),

@@ -55,10 +55,13 @@ impl Run {
             run_id: spec.run_id,
             boot_id: process::boot_id().in_step("read the boot id")?,
             shim_pid: std::process::id(),
-            shim_start_ticks: process::read_stat(std::process::id()).ok().map(|stat| stat.identity.start_ticks),
+            shim_start_ticks: process::read_stat(std::process::id())
+                .in_step("read when this process began")?
+                .identity
+                .start_ticks,
             cgroup: cgroup.as_ref().map(|cgroup| cgroup.path().to_owned()),
             socket: socket.clone(),
-            runtime_dir: Some(spec.runtime_dir.clone()),
+            runtime_dir: spec.runtime_dir.clone(),
             created_at: spec.created_at,
             script: spec.script.clone(),
             args: spec.args.clone(),

@@ -473,9 +473,9 @@ fn not_now(asker: Asker, run: &Run, env: &mut Env) {
 
 fn header(run: &Run) -> Header {
     Header {
-        shim_start_ticks: None,
+        shim_start_ticks: 1,
         socket: None,
-        runtime_dir: None,
+        runtime_dir: "/r".into(),
         cgroup: None,
         format: FORMAT,
         run_id: run.id,
