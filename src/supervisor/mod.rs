@@ -9,6 +9,7 @@ mod keeper;
 mod kill_points;
 mod pulse;
 mod records;
+mod reply;
 mod shims;
 #[cfg(test)]
 mod simulation;
@@ -33,9 +34,10 @@ use crate::run_dir::{Message, Runs};
 use crate::script::ScriptError;
 use crate::store::{Store, StoreError};
 
-use conductor::{Conductor, ReplyTo};
+use conductor::Conductor;
 use keeper::{Keeper, Waker};
 use pulse::{Noted, Pulse};
+use reply::ReplyTo;
 use shims::{ConnectionNumber, RealShims};
 pub use snapshot::{Published, Seen, Snapshot, Watch};
 

@@ -6,15 +6,16 @@
 use std::ffi::OsString;
 use std::time::Duration;
 
-use super::{Conductor, Link, ReplyTo, UnderWay, Waiter, answer};
-use crate::clock::{Clock, whole_ms};
-use crate::kill_point::KillPoint;
-use crate::pipeline::{ConditionCode, Pending, Refusal, Step, decide};
+use super::in_flight::Waiter;
+use super::parts::Conductor;
+use crate::clock::{Clock, Timestamp, whole_ms};
+use crate::pipeline::{Pending, Refusal, Step, decide};
 use crate::process::{explain_lack, is_disk_full, lack_of};
 use crate::run_dir::{Command, FORMAT, LaunchSpec, Trouble};
 use crate::script::{self, Attempt, ScriptError};
-use crate::store::NewRun;
+use crate::store::{NewRun, StoreError};
 use crate::supervisor::records::Records;
+use crate::supervisor::reply::{ReplyTo, answer};
 use crate::supervisor::shims::Shims;
 use crate::supervisor::{ActionError, Ask, StartRequest, kill_points};
 
@@ -24,9 +25,6 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
 /// How long beyond the grace a stop is waited for.
 const STOP_ANSWER_LIMIT: Duration = Duration::from_secs(20);
-
-/// The most that wait for one stop. Each of them holds a connection; one more, and the first is told that it is still under way.
-const WAITERS_MAX: usize = 64;
 
 impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
     /// Takes an action. The answer comes when it is so, or at once when it cannot be.
@@ -44,14 +42,12 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
             self.note_store_failure(&error);
             return answer(reply_to, Err(error.into()));
         }
-        let pending = self.under_way.as_ref().map(|under_way| under_way.pending);
-        let step = match decide(self.known_state(), pending, action, now + grace) {
+        let step = match decide(self.ledger.known_state(), self.in_flight.pending(), action, now + grace) {
             Ok(step) => step,
             Err(refusal) => return answer(reply_to, Err(ActionError::Refused(refusal))),
         };
         let waiter = |limit| Waiter { reply_to: reply_to.clone(), until: now + limit };
-        let tag = self.next_tag;
-        self.next_tag += 1;
+        let tag = self.in_flight.new_tag();
         match (step, ask) {
             (Step::Launch, Ask::Start(request)) => match unrecorded {
                 Ok(()) => self.launch(&request, waiter(ANSWER_LIMIT)),
@@ -82,26 +78,19 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         };
         let run_id = spec.run_id;
         self.grace = Duration::from_millis(spec.grace_ms);
-        self.forget_troubles();
+        self.signs.forget_troubles();
         // Its shim takes away what is left of another run.
-        self.pause_file_stays();
-        self.under_way = Some(UnderWay { pending: Pending::Start, tag: 0, asked_ms: 0, waiters: vec![waiter] });
+        self.pause_file.disown();
+        self.in_flight.begin_start(waiter);
         self.publish();
-        match self.shims.launch(&spec) {
-            Ok(number) => {
-                self.link = Link::Connected { number };
-                // Of the run before, if anything was wrong at all.
-                self.set_condition(ConditionCode::ShimSilent, None);
-                self.expect_to_hear();
-            }
+        match self.link.launch(&spec, self.clock.awake()) {
+            Ok(()) => self.show_conditions(),
             Err(error) => {
                 // Whether a shim was born before that went wrong is for a look to say, not for a guess.
                 ::log::error!("run {run_id}: its shim could not be started: {error}");
-                self.shims.disconnect();
                 let detail = explain_lack("the run's own process could not be started", &error);
-                let is_disk_full = is_disk_full(&error);
-                let lack = lack_of(&error);
-                self.last_words = Some(Trouble { trouble: Some(detail.clone()), is_disk_full, lack, parts: Vec::new() });
+                let (is_disk_full, lack) = (is_disk_full(&error), lack_of(&error));
+                self.signs.note_last_words(Trouble { trouble: Some(detail.clone()), is_disk_full, lack, parts: Vec::new() });
                 if let Err(error) = self.settle(&detail) {
                     self.forget_and_retry(&error);
                     self.publish();
@@ -123,33 +112,13 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         let search_path = request.env.get("PATH").map(OsString::from).or_else(|| std::env::var_os("PATH"));
         let attempt = Attempt { file: &file, name: &script_name, cwd: &cwd, search_path: search_path.as_deref() };
         let program = attempt.program().map_err(ScriptError::from)?;
-        let log_start = self.shims.log_end().map_err(ActionError::Io)?.max(self.store.log_position_max()?);
+        let log_start = self.link.world().log_end().map_err(ActionError::Io)?.max(self.ledger.log_position_max()?);
         let at = self.clock.now();
         let new = NewRun { script: script_name, cwd: cwd.display().to_string(), args: request.args.clone(), log_start };
-        let begun = match self.store.begin_run(&new, at) {
-            Ok(begun) => begun,
-            Err(error) => {
-                // It may be kept all the same: an error can come after the change has reached the log. Then the next look ends it.
-                self.forget_and_retry(&error);
-                return Err(error.into());
-            }
-        };
-        KillPoint::ServerStartingCommitted.reach();
-        (self.note, self.progress, self.is_awaited) = (None, None, false);
-        (self.last_seq, self.settled_seq, self.last_words) = (0, 0, None);
-        self.run = match self.store.run(begun.run_id) {
-            Ok(run) => run,
-            Err(error) => {
-                // Committed, and never to be launched: the next look ends it.
-                self.forget_and_retry(&error);
-                return Err(error.into());
-            }
-        };
-        self.row = begun.row;
-        self.note_store_success();
+        let run_id = self.begin_run(&new, at).inspect_err(|error| self.forget_and_retry(error))?;
         Ok(LaunchSpec {
             format: FORMAT,
-            run_id: begun.run_id,
+            run_id,
             runtime_dir: self.settings.runtime_dir.clone(),
             created_at: at,
             script: new.script,
@@ -166,45 +135,34 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         })
     }
 
+    /// Commits the run. If that fails it may be kept all the same, and never launched: then the next look ends it.
+    fn begin_run(&mut self, new: &NewRun, at: Timestamp) -> Result<i64, StoreError> {
+        let begun = self.ledger.begin_run(new, at)?;
+        let run_id = begun.run_id;
+        self.link.await_nothing();
+        self.signs.begin_run();
+        self.in_flight.begin_run();
+        self.ledger.enter(begun)?;
+        self.ledger.note_success();
+        Ok(run_id)
+    }
+
     /// Sends a command down, and notes that its fact is awaited.
     fn command(&mut self, command: &Command, tag: u64, pending: Pending, waiter: Waiter) {
         let asked_ms = whole_ms(self.clock.since_boot());
-        let sent = match self.link {
-            Link::Connected { .. } => self.shims.send(command).is_ok(),
-            Link::Idle | Link::Silent { .. } => false,
-        };
-        if !sent {
+        if !self.link.send(command, self.clock.awake()) {
             // It may have left after an end that is still on its way to us, and stands in its journal.
-            if let Link::Connected { .. } = self.link {
+            if self.link.is_connected() {
                 self.let_go_and_look();
             }
-            let from = self.known_state();
-            let refusal = Refusal { from, action: pending.action(), pending: self.pending().map(Pending::action) };
+            let (from, other) = (self.ledger.known_state(), self.in_flight.pending());
+            let refusal = Refusal { from, action: pending.action(), pending: other.map(Pending::action) };
             let has_ended = self.live_run().is_none();
             let error = if has_ended { ActionError::Refused(refusal) } else { ActionError::ShimSilent };
             return answer(&waiter.reply_to, Err(error));
         }
         kill_points::sent(command);
-        self.expect_to_hear();
-        match &mut self.under_way {
-            // A second stop: whoever waits for the first waits for the same end.
-            Some(under_way) if pending.action() == under_way.pending.action() => {
-                under_way.pending = pending;
-                under_way.waiters.push(waiter);
-                if under_way.waiters.len() > WAITERS_MAX {
-                    let longest = under_way.waiters.remove(0);
-                    answer(&longest.reply_to, Err(ActionError::StillUnderWay(pending.action())));
-                }
-            }
-            Some(_) | None => {
-                let given_up = self.under_way.replace(UnderWay { pending, tag, asked_ms, waiters: vec![waiter] });
-                if let Some(given_up) = given_up {
-                    let action = given_up.pending.action();
-                    let refusal = Refusal { from: self.known_state(), action, pending: Some(pending.action()) };
-                    given_up.answer_all(|| Err(ActionError::Refused(refusal)));
-                }
-            }
-        }
+        self.in_flight.sent(pending, (tag, asked_ms), waiter, self.ledger.known_state());
         // The shim is at work already; who waits for news gets to know that something is under way.
         self.tell_that_something_changed();
     }

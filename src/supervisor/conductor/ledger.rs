@@ -1,0 +1,337 @@
+//! What is on record, and what is still owed to the database: it may refuse changes for want of room, or because it fails. Facts are kept
+//! then, and the database is tried again. What is published is what is on record; what is decided goes by what is known.
+//!
+//! If killed here: what was committed is what the next boot finds; what is owed is in the journal, and the next boot records it.
+
+use std::time::Duration;
+
+use crate::clock::Timestamp;
+use crate::kill_point::KillPoint;
+use crate::pipeline::{ConditionCode, Entry, Exit, Fact, Killed, State, Transition, observe};
+use crate::store::{Begun, NewRun, PipelineRow, RunRow, StoreError, UnseenEnd};
+use crate::supervisor::kill_points;
+use crate::supervisor::records::Records;
+
+/// How often the database is tried again after it did not take something.
+pub(super) const STORE_RETRY: Duration = Duration::from_millis(500);
+
+/// The most facts that are kept for a database that does not take them. With more, all are left to the journal, which has them too.
+const UNRECORDED_MAX: usize = 10_000;
+
+/// Why the database can refuse a change: at most one of these is set at a time.
+const STORE_FAILURES: [ConditionCode; 4] =
+    [ConditionCode::DiskFull, ConditionCode::DatabaseLocked, ConditionCode::DatabaseReplaced, ConditionCode::DatabaseFailing];
+
+fn code_of(error: &StoreError) -> ConditionCode {
+    match error {
+        StoreError::Full { .. } => ConditionCode::DiskFull,
+        StoreError::Busy { .. } => ConditionCode::DatabaseLocked,
+        StoreError::Gone { .. } | StoreError::Missing { .. } => ConditionCode::DatabaseReplaced,
+        StoreError::Damaged { .. }
+        | StoreError::Newer { .. }
+        | StoreError::Divergent { .. }
+        | StoreError::Foreign { .. }
+        | StoreError::NotWritable { .. }
+        | StoreError::Setting { .. }
+        | StoreError::Conflict { .. }
+        | StoreError::UnknownWord { .. }
+        | StoreError::Migration { .. }
+        | StoreError::Sqlite { .. } => ConditionCode::DatabaseFailing,
+    }
+}
+
+/// Why the database refuses what it is given.
+struct Failure {
+    code: ConditionCode,
+    detail: String,
+}
+
+/// Facts that were committed.
+pub(super) struct Committed {
+    pub(super) facts: Vec<(Entry, Option<Transition>)>,
+    /// Whether what they made of the run could be read back. If not, nothing of it is published.
+    pub(super) read_back: Result<(), StoreError>,
+}
+
+/// See the module.
+pub(super) struct Ledger<R> {
+    store: R,
+    row: PipelineRow,
+    run: Option<RunRow>,
+    /// The latest run's last recorded fact.
+    last_seq: u64,
+    /// Facts after that one which the database has not taken yet. What is published does not know of them; what is allowed does.
+    unrecorded: Vec<Entry>,
+    /// While the database does not take what it is given: when it is tried again.
+    retry_at: Option<Duration>,
+    /// Why it does not.
+    failure: Option<Failure>,
+    /// Whether the database may hold more than is remembered here: something failed, before, in the middle of, or after a change.
+    is_behind: bool,
+}
+
+impl<R: Records> Ledger<R> {
+    /// Reads what is stored.
+    pub(super) fn open(store: R) -> Result<Self, StoreError> {
+        let row = store.row()?;
+        let run = store.latest_run()?;
+        let last_seq = run.as_ref().map_or(Ok(0), |run| store.last_seq(run.id))?;
+        Ok(Self { store, row, run, last_seq, unrecorded: Vec::new(), retry_at: None, failure: None, is_behind: false })
+    }
+
+    // ---- what is known
+
+    /// The state as of the last commit.
+    pub(super) fn row(&self) -> &PipelineRow {
+        &self.row
+    }
+
+    /// The latest run as of the last commit.
+    pub(super) fn run(&self) -> Option<&RunRow> {
+        self.run.as_ref()
+    }
+
+    /// The latest run, if it lives.
+    pub(super) fn live_run(&self) -> Option<i64> {
+        self.run.as_ref().filter(|run| run.status.is_live()).map(|run| run.id)
+    }
+
+    /// The latest run's last recorded fact.
+    pub(super) fn last_seq(&self) -> u64 {
+        self.last_seq
+    }
+
+    /// The facts that are still owed to the database.
+    pub(super) fn unrecorded(&self) -> &[Entry] {
+        &self.unrecorded
+    }
+
+    /// What the pipeline is, as far as this server has heard: what is published, and what the database has not taken yet.
+    pub(super) fn known_state(&self) -> State {
+        self.unrecorded
+            .iter()
+            .fold(self.row.state, |state, entry| observe(state, &entry.fact).map_or(state, |transition| transition.to))
+    }
+
+    /// Whether a run was committed as `starting`, and not as `running`: its first fact is on the way, or it never began.
+    pub(super) fn is_starting(&self) -> bool {
+        self.live_run().is_some() && self.row.state == State::Stopped && self.unrecorded.is_empty()
+    }
+
+    /// The shortest grace of a stop that is on record.
+    pub(super) fn shortest_grace(&self, run_id: i64) -> Result<Option<Duration>, StoreError> {
+        Ok(self.store.shortest_grace_ms(run_id)?.map(Duration::from_millis))
+    }
+
+    /// The highest log position that is on record.
+    pub(super) fn log_position_max(&self) -> Result<u64, StoreError> {
+        self.store.log_position_max()
+    }
+
+    // ---- reading
+
+    pub(super) fn is_behind(&self) -> bool {
+        self.is_behind
+    }
+
+    /// From what is stored, not from what is remembered: a read that failed after a commit leaves the two apart.
+    pub(super) fn read_again(&mut self) -> Result<(), StoreError> {
+        let row = self.store.row()?;
+        self.run = self.store.latest_run()?;
+        self.row = row;
+        self.is_behind = false;
+        Ok(())
+    }
+
+    /// Reads how many of a run's facts are on record. What was kept for the next try may be recorded by now.
+    pub(super) fn read_last_seq(&mut self, run_id: i64) -> Result<(), StoreError> {
+        self.last_seq = self.store.last_seq(run_id)?;
+        self.drop_recorded();
+        Ok(())
+    }
+
+    fn drop_recorded(&mut self) {
+        let last_seq = self.last_seq;
+        self.unrecorded.retain(|entry| entry.seq > last_seq);
+    }
+
+    // ---- changes
+
+    /// Commits the beginning of a run. Even after an error it may be kept: the error can come after the change has reached the log.
+    pub(super) fn begin_run(&mut self, new: &NewRun, at: Timestamp) -> Result<Begun, StoreError> {
+        let begun = self.store.begin_run(new, at)?;
+        KillPoint::ServerStartingCommitted.reach();
+        Ok(begun)
+    }
+
+    /// Commits a run that is known from its directory alone.
+    pub(super) fn adopt_unknown_run(&mut self, id: i64, new: &NewRun, at: Timestamp) -> Result<Begun, StoreError> {
+        let begun = self.store.adopt_unknown_run(id, new, at)?;
+        ::log::warn!("run {id} was not in the database; its journal tells of it");
+        KillPoint::ServerUnknownRunCommitted.reach();
+        Ok(begun)
+    }
+
+    /// Goes on to a run that was committed. After an error it is on record and not known here: the next look ends it.
+    pub(super) fn enter(&mut self, begun: Begun) -> Result<(), StoreError> {
+        self.last_seq = 0;
+        self.run = self.store.run(begun.run_id)?;
+        self.row = begun.row;
+        Ok(())
+    }
+
+    /// No run gets an id up to `highest` any more.
+    pub(super) fn reserve_run_ids(&mut self, highest: i64) -> Result<(), StoreError> {
+        self.store.reserve_run_ids(highest)?;
+        KillPoint::ServerRunIdsReserved.reach();
+        Ok(())
+    }
+
+    /// Commits those of `entries` that are not recorded yet; `None` if there are none.
+    pub(super) fn commit(&mut self, entries: Vec<Entry>) -> Result<Option<Committed>, StoreError> {
+        let Some(run_id) = self.run.as_ref().map(|run| run.id) else { return Ok(None) };
+        let mut state = self.row.state;
+        let mut facts: Vec<(Entry, Option<Transition>)> = Vec::new();
+        for entry in entries.into_iter().filter(|entry| entry.seq > self.last_seq) {
+            let transition = observe(state, &entry.fact);
+            state = transition.map_or(state, |transition| transition.to);
+            facts.push((entry, transition));
+        }
+        let Some(last_seq) = facts.last().map(|(last, _)| last.seq) else { return Ok(None) };
+        kill_points::heard(&facts);
+        // Behind until the call has come back well: an error can come after the change has reached the log.
+        self.is_behind = true;
+        let row = self.store.record_all(run_id, &facts)?.row;
+        self.is_behind = false;
+        kill_points::committed(&facts);
+        self.last_seq = last_seq;
+        self.drop_recorded();
+        let read_back = self.store.run(run_id);
+        // Row and run are of one moment, or what is published is of none.
+        self.is_behind = read_back.is_err();
+        let read_back = read_back.map(|run| (self.row, self.run) = (row, run));
+        Ok(Some(Committed { facts, read_back }))
+    }
+
+    /// Commits an end that nobody saw.
+    pub(super) fn end_run(
+        &mut self,
+        run_id: i64,
+        end: UnseenEnd,
+        at: Timestamp,
+        why: &str,
+        killed: &Killed,
+    ) -> Result<(), StoreError> {
+        let row = self.store.end_run(run_id, end, at, why, killed)?;
+        ::log::warn!("run {run_id}: {why}");
+        match end {
+            UnseenEnd::Lost => KillPoint::ServerLostCommitted.reach(),
+            UnseenEnd::NeverBegan => KillPoint::ServerNeverBeganCommitted.reach(),
+        }
+        self.unrecorded.clear();
+        self.run = self.store.run(run_id)?;
+        self.row = row;
+        Ok(())
+    }
+
+    /// Counts a change that no row shows.
+    pub(super) fn touch(&mut self, at: Timestamp) -> Result<(), StoreError> {
+        let row = self.store.touch(at)?;
+        // The row alone, beside a run that could not be read, would be of no moment at all.
+        if !self.is_behind {
+            self.row = row;
+        }
+        Ok(())
+    }
+
+    /// Takes runs out of the history that are kept no longer.
+    pub(super) fn forget_runs(&mut self, ids: &[i64]) -> Result<(), StoreError> {
+        self.store.forget_runs(ids)?;
+        KillPoint::ServerRunForgotten.reach();
+        Ok(())
+    }
+
+    /// Whether the database takes anything at all.
+    pub(super) fn try_writing(&mut self) -> Result<(), StoreError> {
+        self.store.try_writing()
+    }
+
+    // ---- what is owed
+
+    /// Keeps those of `entries` that are not recorded, instead of what was kept before.
+    pub(super) fn keep(&mut self, entries: Vec<Entry>) {
+        self.unrecorded = entries;
+        self.drop_recorded();
+    }
+
+    /// Hands out what is kept.
+    pub(super) fn take_unrecorded(&mut self) -> Vec<Entry> {
+        std::mem::take(&mut self.unrecorded)
+    }
+
+    /// Whether as much is kept as can be.
+    pub(super) fn has_too_many(&self) -> bool {
+        self.unrecorded.len() > UNRECORDED_MAX
+    }
+
+    /// The database did not take something. It is tried again and again.
+    pub(super) fn note_failure(&mut self, error: &StoreError, now: Duration) {
+        // Not anew with each try.
+        if self.retry_at.is_none() {
+            ::log::error!("failed to {error}");
+        }
+        self.is_behind = true;
+        self.retry_at = Some(now + STORE_RETRY);
+        self.failure = Some(Failure { code: code_of(error), detail: format!("nothing can be recorded: failed to {error}") });
+    }
+
+    /// The database has taken something.
+    pub(super) fn note_success(&mut self) {
+        if self.unrecorded.is_empty() && !self.is_behind && self.retry_at.take().is_some() {
+            ::log::info!("the database takes what happens again");
+            self.failure = None;
+        }
+    }
+
+    /// When the database is tried again.
+    pub(super) fn retry_at(&self) -> Option<Duration> {
+        self.retry_at
+    }
+
+    /// What health says of the database.
+    pub(super) fn conditions(&self) -> impl Iterator<Item = (ConditionCode, Option<String>)> {
+        let failures = STORE_FAILURES.map(|code| {
+            let failure = self.failure.as_ref().filter(|failure| failure.code == code);
+            (code, failure.map(|failure| failure.detail.clone()))
+        });
+        failures.into_iter().chain([(ConditionCode::NotRecorded, self.say_what_is_not_recorded())])
+    }
+
+    /// A sentence about the changes that could not be recorded yet; `None` if all are recorded.
+    fn say_what_is_not_recorded(&self) -> Option<String> {
+        let latest = self.unrecorded.iter().find(|entry| entry.fact.is_end()).or(self.unrecorded.last())?;
+        let run_id = self.run.as_ref().map_or(0, |run| run.id);
+        let at = latest.at;
+        let what = match &latest.fact {
+            Fact::Exited { exit: Exit::Code(code), .. } => format!("ended at {at} with exit code {code}"),
+            Fact::Exited { exit: Exit::Signal(signal), .. } => format!("was terminated at {at} by signal {signal}"),
+            Fact::SpawnFailed { error, .. } => format!("failed to start at {at} ({error})"),
+            Fact::Spawned { .. } => format!("started at {at}"),
+            Fact::Paused { .. } => format!("was paused at {at}"),
+            Fact::Resumed { .. } => format!("was resumed at {at}"),
+            Fact::Stopping { .. } => format!("was asked to stop at {at}"),
+            Fact::Usage { .. } | Fact::Unknown => format!("had another event at {at}"),
+        };
+        let why = match self.failure.as_ref().map(|failure| failure.code) {
+            Some(ConditionCode::DiskFull) => "the disk is full; it will be recorded as soon as there is room",
+            Some(ConditionCode::DatabaseLocked) => {
+                "another process has locked the database; it will be recorded as soon as the lock is released"
+            }
+            Some(ConditionCode::DatabaseReplaced) => {
+                "the database file was removed or replaced; it will be recorded as soon as the file is put back"
+            }
+            _ => "the database cannot be written; it will be recorded as soon as it can",
+        };
+        Some(format!("run {run_id} {what}, but that could not be recorded yet: {why}"))
+    }
+}

@@ -1,0 +1,83 @@
+//! The parts of the conductor, and what readers see of them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::in_flight::InFlight;
+use super::ledger::Ledger;
+use super::pause_file::PauseFile;
+use super::shim_link::ShimLink;
+use super::signs::Signs;
+use crate::clock::Clock;
+use crate::pipeline::{Action, ConditionCode, allowed};
+use crate::supervisor::Settings;
+use crate::supervisor::records::Records;
+use crate::supervisor::shims::Shims;
+use crate::supervisor::snapshot::{Snapshot, Watch};
+
+/// See the room. Each part changes only what it owns; the methods of the other files say what is done with them, in which order.
+pub(in crate::supervisor) struct Conductor<R, S, C> {
+    pub(super) settings: Settings,
+    pub(super) clock: C,
+    pub(super) watch: Arc<Watch>,
+    /// What is on record, and what is owed to the database.
+    pub(super) ledger: Ledger<R>,
+    /// The connection to the live run's shim.
+    pub(super) link: ShimLink<S>,
+    /// The action under way, and who waits for it.
+    pub(super) in_flight: InFlight,
+    /// What the shim says beside the facts.
+    pub(super) signs: Signs,
+    /// The PAUSE file of a run that has ended.
+    pub(super) pause_file: PauseFile,
+    /// The grace of a stop that names none: the live run's.
+    pub(super) grace: Duration,
+}
+
+impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
+    /// What readers hold on to.
+    pub(in crate::supervisor) fn watch(&self) -> Arc<Watch> {
+        self.watch.clone()
+    }
+
+    /// The run that goes on when this server stops.
+    pub(in crate::supervisor) fn live_run(&self) -> Option<i64> {
+        self.ledger.live_run()
+    }
+
+    /// Makes what is on record what readers see.
+    pub(super) fn publish(&self) {
+        self.show_conditions();
+        let (row, pending) = (self.ledger.row(), self.in_flight.pending());
+        let note = self.signs.note().filter(|_| self.live_run().is_some());
+        let (default_script, progress) = (self.settings.default_script.as_deref(), self.signs.progress_of(row.run_id));
+        let mut snapshot = Snapshot::new(row, self.ledger.run(), pending, note, default_script, progress);
+        if let Some(kill_at) = self.in_flight.own_kill_at() {
+            snapshot.kill_at = Some(self.clock.now().after(kill_at.saturating_sub(self.clock.awake())));
+        }
+        if !self.ledger.unrecorded().is_empty() {
+            // Decided by what is known. A start has to wait until the end of the run before is on record.
+            snapshot.allowed = allowed(self.ledger.known_state(), pending);
+            snapshot.allowed.retain(|&action| action != Action::Start);
+        }
+        self.watch.publish(snapshot);
+    }
+
+    /// Publishes what the parts report as wrong.
+    pub(super) fn show_conditions(&self) {
+        let now = self.clock.now();
+        let own = [(ConditionCode::ShimSilent, self.link.silence()), (ConditionCode::PauseFileLeft, self.pause_file.obstacle())];
+        let of_signs = self.signs.conditions(self.live_run().is_some());
+        for (code, detail) in own.into_iter().chain(of_signs).chain(self.ledger.conditions()) {
+            self.watch.set_condition(code, detail, now);
+        }
+    }
+
+    /// Publishes how far the latest run is, where that is news.
+    pub(super) fn show_progress(&self) {
+        let run_id = self.ledger.row().run_id;
+        if let (Some(run_id), Some(told)) = (run_id, self.signs.progress_of(run_id)) {
+            self.watch.publish_progress(run_id, told);
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! The connection to the live run's shim: whether there is one, when it is tried again, and for how long nothing was heard on it.
+
+use std::io;
+use std::time::Duration;
+
+use crate::run_dir::{Command, LaunchSpec};
+use crate::supervisor::shims::{ConnectionNumber, Shims};
+
+/// How long a shim may be silent, its lock held, before health says so.
+const SILENCE_LIMIT: Duration = Duration::from_secs(5);
+
+/// What health says then.
+const SILENT_SHIM: &str = "the live run's own process (the shim) does not answer; the state is what it last said, and no other run is started; look at shim.log in its run directory; a TERM to the `shim_pid` in its journal.jsonl ends the run as a stop does";
+
+/// How often a shim that does not answer is tried again: often while it may just be leaving or beginning, seldom later.
+const RETRY_SOON: Duration = Duration::from_millis(5);
+const RETRY_LATER: Duration = Duration::from_secs(1);
+
+/// How the live run's shim is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Link {
+    /// There is no live run.
+    Idle,
+    /// It is connected.
+    Connected { number: ConnectionNumber },
+    /// It lives and does not answer: since when, and when it is tried again.
+    Silent { since: Duration, retry_at: Duration },
+}
+
+/// See the module. All times are in awake time.
+pub(super) struct ShimLink<S> {
+    shims: S,
+    link: Link,
+    /// Since when the shim owes a sign of life: it was told something and has said nothing yet.
+    unheard_since: Option<Duration>,
+    /// Whether health says that the shim does not answer.
+    is_called_silent: bool,
+    /// Whether the latest run has ended, and its shim has still to leave.
+    is_awaited: bool,
+}
+
+impl<S: Shims> ShimLink<S> {
+    pub(super) fn new(shims: S) -> Self {
+        Self { shims, link: Link::Idle, unheard_since: None, is_called_silent: false, is_awaited: false }
+    }
+
+    /// What can be looked at, and done, without a connection.
+    pub(super) fn world(&self) -> &S {
+        &self.shims
+    }
+
+    pub(super) fn is_connected(&self) -> bool {
+        matches!(self.link, Link::Connected { .. })
+    }
+
+    /// Whether this is the connection that counts; an earlier one is not heard any more.
+    pub(super) fn is_connection(&self, number: ConnectionNumber) -> bool {
+        self.link == Link::Connected { number }
+    }
+
+    /// What health says of it.
+    pub(super) fn silence(&self) -> Option<String> {
+        self.is_called_silent.then(|| SILENT_SHIM.to_owned())
+    }
+
+    // ---- talking
+
+    /// Starts a shim, which owes a sign of life from now on.
+    pub(super) fn launch(&mut self, spec: &LaunchSpec, now: Duration) -> io::Result<()> {
+        match self.shims.launch(spec) {
+            Ok(number) => {
+                self.link = Link::Connected { number };
+                // Of the run before, if anything was wrong at all.
+                self.is_called_silent = false;
+                self.expect_to_hear(now);
+                Ok(())
+            }
+            Err(error) => {
+                self.shims.disconnect();
+                Err(error)
+            }
+        }
+    }
+
+    /// Connects to the shim of a run and says `commands`.
+    pub(super) fn attach(&mut self, run_id: i64, commands: &[Command]) -> io::Result<()> {
+        let connected = self.shims.connect(run_id).and_then(|number| {
+            commands.iter().try_for_each(|command| self.shims.send(command))?;
+            Ok(number)
+        });
+        match connected {
+            Ok(number) => self.link = Link::Connected { number },
+            Err(_) => self.shims.disconnect(),
+        }
+        connected.map(drop)
+    }
+
+    /// The shim that was attached to goes on with the run, and owes a sign of life.
+    pub(super) fn adopt(&mut self, now: Duration) {
+        self.is_called_silent = false;
+        self.expect_to_hear(now);
+    }
+
+    /// Says something to the shim; whether it could be said.
+    pub(super) fn send(&mut self, command: &Command, now: Duration) -> bool {
+        let is_sent = self.is_connected() && self.shims.send(command).is_ok();
+        if is_sent {
+            self.expect_to_hear(now);
+        }
+        is_sent
+    }
+
+    fn expect_to_hear(&mut self, now: Duration) {
+        self.unheard_since.get_or_insert(now);
+    }
+
+    /// Something came up.
+    pub(super) fn hear(&mut self) {
+        self.unheard_since = None;
+        self.is_called_silent = false;
+    }
+
+    // ---- letting go
+
+    /// Lets the connection go, if there is one.
+    pub(super) fn let_go(&mut self) {
+        self.shims.disconnect();
+        self.link = Link::Idle;
+        self.hear();
+    }
+
+    /// Lets the connection go; it is tried again at `retry_at`.
+    pub(super) fn be_silent(&mut self, since: Duration, retry_at: Duration) {
+        self.shims.disconnect();
+        self.unheard_since = None;
+        self.link = Link::Silent { since, retry_at };
+    }
+
+    /// The shim holds its lock and cannot be reached: tried again soon, and seldom later.
+    pub(super) fn fall_silent(&mut self, now: Duration, is_live: bool) {
+        let since = match self.link {
+            Link::Silent { since, .. } => since,
+            Link::Idle | Link::Connected { .. } => now,
+        };
+        let is_long = now.saturating_sub(since) >= SILENCE_LIMIT;
+        self.be_silent(since, now + if is_long { RETRY_LATER } else { RETRY_SOON });
+        self.is_called_silent |= is_long && is_live;
+    }
+
+    /// The run has ended, and its shim holds the lock still: it is looked at again in a moment.
+    pub(super) fn await_leave(&mut self, now: Duration) {
+        self.fall_silent(now, false);
+        self.is_awaited = true;
+    }
+
+    /// Nothing more is to come of an earlier run.
+    pub(super) fn await_nothing(&mut self) {
+        self.is_awaited = false;
+    }
+
+    /// There is no shim to be reached.
+    pub(super) fn be_idle(&mut self) {
+        self.link = Link::Idle;
+    }
+
+    /// After a look that found no live run. What has ended may still be heard out or awaited.
+    pub(super) fn rest(&mut self) {
+        if !self.is_awaited && matches!(self.link, Link::Silent { .. }) {
+            self.be_idle();
+        }
+        self.forgive_silence();
+    }
+
+    /// There is no live run, so health has nothing to say of its shim.
+    pub(super) fn forgive_silence(&mut self) {
+        self.is_called_silent = false;
+    }
+
+    // ---- deadlines
+
+    pub(super) fn deadline(&self) -> Option<Duration> {
+        let silence = self.unheard_since.filter(|_| !self.is_called_silent).map(|since| since + SILENCE_LIMIT);
+        [self.retry_at(), silence].into_iter().flatten().min()
+    }
+
+    /// When the shim that does not answer is tried again.
+    pub(super) fn retry_at(&self) -> Option<Duration> {
+        match self.link {
+            Link::Silent { retry_at, .. } => Some(retry_at),
+            Link::Idle | Link::Connected { .. } => None,
+        }
+    }
+
+    /// Notes that a connected shim has been silent for too long.
+    pub(super) fn note_silence(&mut self, now: Duration) {
+        self.is_called_silent |= self.unheard_since.is_some_and(|since| now.saturating_sub(since) >= SILENCE_LIMIT);
+    }
+}
