@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::clock::Timestamp;
 
 pub use condition::{Condition, ConditionCode, Conditions};
-pub use exit::Exit;
+pub use exit::{Exit, signal_name};
 pub use killed::{Killed, KilledProcess};
 pub use lack::Lack;
 pub use progress::{Label, MARK_BYTES_MAX, Mark, Percent, Progress, WorkStep};

@@ -63,7 +63,7 @@ pub struct Store {
 pub struct Opened {
     /// The connection.
     pub store: Store,
-    /// The migrations that were applied just now, such as `V1__pipeline`.
+    /// The migrations that were applied just now, such as `V1__first_release`.
     pub applied: Vec<String>,
 }
 
@@ -152,11 +152,8 @@ impl Store {
     /// The shortest grace that any recorded stop of the run gave, in milliseconds; none while nobody has asked it to end.
     pub fn shortest_grace_ms(&self, run_id: i64) -> Result<Option<u64>, StoreError> {
         let grace: Option<i64> = self.read(|conn| {
-            // The detail of such an event is `grace 500 ms`, and a CAST takes the digits that a text begins with.
-            conn.prepare_cached(
-                "SELECT min(CAST(substr(detail, 7) AS INTEGER)) FROM pipeline_events WHERE run_id = ?1 AND kind = 'stopping'",
-            )?
-            .query_row([run_id], |row| row.get(0))
+            conn.prepare_cached("SELECT min(grace_ms) FROM pipeline_events WHERE run_id = ?1 AND kind = 'stopping'")?
+                .query_row([run_id], |row| row.get(0))
         })?;
         Ok(grace.and_then(|grace| u64::try_from(grace).ok()))
     }

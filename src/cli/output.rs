@@ -12,7 +12,7 @@ use super::duration::{between, since, took};
 use super::printable::printable;
 use super::progress::{self, Progress};
 use crate::clock::Timestamp;
-use crate::pipeline::{Action, RunStatus, State};
+use crate::pipeline::{Action, RunStatus, State, signal_name};
 
 /// The answer of `GET /api/pipeline`.
 #[derive(Deserialize)]
@@ -206,13 +206,13 @@ fn outcome(status: RunStatus, exit_code: Option<i32>, signal: Option<i32>, error
         RunStatus::Starting | RunStatus::Running | RunStatus::Paused | RunStatus::Completed => status.to_string(),
         RunStatus::Failed => match (exit_code, signal, error) {
             (Some(code), _, _) => format!("failed with exit code {code}"),
-            (None, Some(number), _) => format!("ended by {}", signal_name(number)),
+            (None, Some(number), _) => format!("ended by {}", name_of_signal(number)),
             (None, None, Some(error)) => format!("did not start: {}", printable(error)),
             (None, None, None) => "failed".to_owned(),
         },
         RunStatus::Stopped => match (exit_code, signal) {
             (Some(code), _) => format!("stopped on request (exit code {code})"),
-            (None, Some(number)) => format!("stopped on request ({})", signal_name(number)),
+            (None, Some(number)) => format!("stopped on request ({})", name_of_signal(number)),
             (None, None) => "stopped on request".to_owned(),
         },
         RunStatus::Lost => format!("lost: {}", error.map_or_else(|| "how it ended is unknown".to_owned(), printable)),
@@ -311,15 +311,9 @@ fn moment(at: Timestamp) -> String {
     format!("{} {} UTC", &text[..10], &text[11..19])
 }
 
-/// A signal's name as on x86, ARM and RISC-V (`signal(7)`); its number where it has none.
-fn signal_name(number: i32) -> String {
-    const NAMES: [&str; 31] = [
-        "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE", "ALRM", "TERM",
-        "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ", "VTALRM", "PROF", "WINCH", "IO", "PWR",
-        "SYS",
-    ];
-    let name = usize::try_from(number).ok().and_then(|number| NAMES.get(number.checked_sub(1)?));
-    name.map_or_else(|| format!("signal {number}"), |name| format!("SIG{name}"))
+/// A signal's name; its number where it has none.
+fn name_of_signal(number: i32) -> String {
+    signal_name(number).map_or_else(|| format!("signal {number}"), str::to_owned)
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! How a process ended, and whether it did that to itself.
 
+use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 
 /// How a process ended.
@@ -21,7 +22,28 @@ const OWN_SIGNALS: [i32; 13] = {
     [SIGABRT, SIGALRM, SIGBUS, SIGFPE, SIGILL, SIGPIPE, SIGPROF, SIGSEGV, SIGSYS, SIGTRAP, SIGVTALRM, SIGXCPU, SIGXFSZ]
 };
 
+/// A signal's name on this machine, such as `SIGTERM`; none for a real-time signal, and for a number that is no signal (`signal(7)`).
+pub fn signal_name(signal: i32) -> Option<&'static str> {
+    Signal::try_from(signal).ok().map(Signal::as_str)
+}
+
 impl Exit {
+    /// The exit code of a process that ended by itself.
+    pub const fn code(self) -> Option<i32> {
+        match self {
+            Self::Code(code) => Some(code),
+            Self::Signal(_) => None,
+        }
+    }
+
+    /// The signal that ended the process.
+    pub const fn signal(self) -> Option<i32> {
+        match self {
+            Self::Code(_) => None,
+            Self::Signal(signal) => Some(signal),
+        }
+    }
+
     /// Whether somebody else ended it: by a signal that no fault of its own brings. The kernel does not tell the sender of a deadly signal,
     /// so a process that sends itself a KILL looks the same.
     pub fn is_from_outside(self) -> bool {

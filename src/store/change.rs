@@ -5,7 +5,7 @@
 
 use rusqlite::{OptionalExtension, Transaction};
 
-use super::rows::{self, PipelineRow, RunRow};
+use super::rows::{self, EventRow, PipelineRow, RunRow};
 use super::{Begun, NewRun, UnseenEnd};
 use crate::clock::Timestamp;
 use crate::pipeline::{Cause, Entry, Exit, Fact, Killed, RunStatus, State, StopOrigin, Transition};
@@ -39,7 +39,7 @@ pub(super) fn begin(tx: &Transaction<'_>, id: Option<i64>, new: &NewRun, at: Tim
     )?
     .execute((id, RunStatus::Starting, &new.script, &new.cwd, args, at, rows::stored(new.log_start)))?;
     let run_id = tx.last_insert_rowid();
-    let event = NewEvent { cause: Some(cause), ..NewEvent::new(0, at, KIND_STARTING) };
+    let event = EventRow { cause: Some(cause), ..EventRow::new(0, at, KIND_STARTING) };
     insert_event(tx, run_id, &event)?;
     row.run_id = Some(run_id);
     row.version += 1;
@@ -71,10 +71,12 @@ pub(super) fn record(
     }
     let (_, last_at) = last_event(tx, run_id)?;
     let at = entry.at.max(last_at);
-    let cause = transition.map(|transition| cause_override.unwrap_or(transition.cause));
-    let change = transition.map(|transition| (transition.from, transition.to));
-    let (detail, killed) = (detail(&entry.fact), killed(&entry.fact));
-    let event = NewEvent { change, cause, detail: detail.as_deref(), killed, ..NewEvent::new(entry.seq, at, entry.fact.kind()) };
+    let event = EventRow {
+        from_state: transition.map(|transition| transition.from),
+        to_state: transition.map(|transition| transition.to),
+        cause: transition.map(|transition| cause_override.unwrap_or(transition.cause)),
+        ..describe(entry.seq, at, &entry.fact)
+    };
     insert_event(tx, run_id, &event)?;
     if let Some(transition) = transition {
         let mut run = live_run(tx, run_id)?;
@@ -116,9 +118,14 @@ pub(super) fn end(
     run.error = Some(error.to_owned());
     run.killed = killed.clone();
     let row = ended(&before, &run, at);
-    let change = Some((before.state, State::Stopped));
-    let cause = Some(Cause::Recovery);
-    let event = NewEvent { change, cause, detail: Some(error), killed: Some(killed), ..NewEvent::new(last_seq + 1, at, kind) };
+    let event = EventRow {
+        from_state: Some(before.state),
+        to_state: Some(State::Stopped),
+        cause: Some(Cause::Recovery),
+        killed: killed.clone(),
+        detail: Some(error.to_owned()),
+        ..EventRow::new(last_seq + 1, at, kind)
+    };
     insert_event(tx, run_id, &event)?;
     write_run(tx, &run)?;
     write_row(tx, &row, before.state, Some(run_id))?;
@@ -155,10 +162,7 @@ fn follow(
             row.resumed_at = Some(at);
         }
         Fact::Exited { exit, paused_ms, log_end, killed, .. } => {
-            match exit {
-                Exit::Code(code) => run.exit_code = Some(*code),
-                Exit::Signal(signal) => run.signal = Some(*signal),
-            }
+            (run.exit_code, run.signal) = (exit.code(), exit.signal());
             run.stopped_at = Some(at);
             run.paused_ms = *paused_ms;
             run.log_end = Some((*log_end).max(run.log_start));
@@ -213,42 +217,29 @@ fn last_event(tx: &Transaction<'_>, run_id: i64) -> Result<(u64, Timestamp), Gav
     Ok((u64::try_from(seq).unwrap_or(0), at))
 }
 
-/// An event that is recorded.
-struct NewEvent<'a> {
-    seq: u64,
-    at: Timestamp,
-    kind: &'a str,
-    change: Option<(State, State)>,
-    cause: Option<Cause>,
-    detail: Option<&'a str>,
-    killed: Option<&'a Killed>,
-}
-
-impl<'a> NewEvent<'a> {
-    /// An event without further details.
-    const fn new(seq: u64, at: Timestamp, kind: &'a str) -> Self {
-        Self { seq, at, kind, change: None, cause: None, detail: None, killed: None }
-    }
-}
-
-fn insert_event(tx: &Transaction<'_>, run_id: i64, event: &NewEvent<'_>) -> Result<(), GaveUp> {
-    let (from, to) = event.change.unzip();
-    let (killed, killed_count) = event.killed.and_then(rows::stored_killed).unzip();
+fn insert_event(tx: &Transaction<'_>, run_id: i64, event: &EventRow) -> Result<(), GaveUp> {
+    let (killed, killed_count) = rows::stored_killed(&event.killed).unzip();
     tx.prepare_cached(
-        "INSERT INTO pipeline_events (run_id, seq, at, kind, from_state, to_state, cause, detail, killed, killed_count)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+        "INSERT INTO pipeline_events (run_id, seq, at, kind, from_state, to_state, cause, pid, exit_code, signal, grace_ms,
+             paused_ms, killed, killed_count, detail)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
     )?
     .execute((
         run_id,
         rows::stored(event.seq),
         event.at,
-        event.kind,
-        from,
-        to,
+        &event.kind,
+        event.from_state,
+        event.to_state,
         event.cause,
-        event.detail,
+        event.pid,
+        event.exit_code,
+        event.signal,
+        event.grace_ms.map(rows::stored),
+        event.paused_ms.map(rows::stored),
         killed,
         killed_count,
+        &event.detail,
     ))?;
     Ok(())
 }
@@ -307,39 +298,42 @@ fn write_row(tx: &Transaction<'_>, row: &PipelineRow, expected: State, of_run: O
     }
 }
 
-/// More about a fact, for people.
-fn detail(fact: &Fact) -> Option<String> {
+/// A fact as the history shows it: its values, and a sentence for people.
+fn describe(seq: u64, at: Timestamp, fact: &Fact) -> EventRow {
+    let mut event = EventRow::new(seq, at, fact.kind());
     match fact {
-        Fact::Spawned { pid, .. } => Some(format!("pid {pid}")),
-        Fact::Stopping { grace_ms, origin: Some(StopOrigin::Shutdown) } => {
-            Some(format!("grace {grace_ms} ms; the server was asked to exit, and stops the run first"))
+        Fact::Spawned { pid, .. } => {
+            event.pid = Some(*pid);
+            event.detail = Some(format!("pid {pid}"));
         }
-        Fact::Stopping { grace_ms, origin: Some(StopOrigin::Unknown) | None } => Some(format!("grace {grace_ms} ms")),
-        Fact::Exited { exit, asked, killed, .. } => {
+        Fact::Stopping { grace_ms, origin } => {
+            event.grace_ms = Some(*grace_ms);
+            let why = match origin {
+                Some(StopOrigin::Shutdown) => "; the server was asked to exit, and stops the run first",
+                Some(StopOrigin::Unknown) | None => "",
+            };
+            event.detail = Some(format!("grace {grace_ms} ms{why}"));
+        }
+        Fact::Exited { exit, asked, paused_ms, killed, .. } => {
+            (event.exit_code, event.signal) = (exit.code(), exit.signal());
+            event.paused_ms = Some(*paused_ms);
+            event.killed = killed.clone();
             let exit = match exit {
                 Exit::Code(code) => format!("exit code {code}"),
                 Exit::Signal(signal) => format!("signal {signal}"),
             };
-            Some(std::iter::once(exit).chain(killed.at_end(*asked)).collect::<Vec<_>>().join("; "))
+            event.detail = Some(std::iter::once(exit).chain(killed.at_end(*asked)).collect::<Vec<_>>().join("; "));
         }
         Fact::Usage { cpu_user_ms, cpu_system_ms, max_rss_kb } => {
-            Some(format!("CPU {cpu_user_ms} ms user, {cpu_system_ms} ms system; at most {max_rss_kb} KiB a process"))
+            let used = format!("CPU {cpu_user_ms} ms user, {cpu_system_ms} ms system; at most {max_rss_kb} KiB a process");
+            event.detail = Some(used);
         }
-        Fact::SpawnFailed { error, .. } => Some(error.clone()),
-        Fact::Resumed { detail, .. } => detail.clone(),
-        Fact::Paused { .. } | Fact::Unknown => None,
+        Fact::SpawnFailed { error, .. } => event.detail = Some(error.clone()),
+        Fact::Resumed { paused_ms, detail, .. } => {
+            event.paused_ms = Some(*paused_ms);
+            event.detail.clone_from(detail);
+        }
+        Fact::Paused { .. } | Fact::Unknown => {}
     }
-}
-
-fn killed(fact: &Fact) -> Option<&Killed> {
-    match fact {
-        Fact::Exited { killed, .. } => Some(killed),
-        Fact::Spawned { .. }
-        | Fact::Paused { .. }
-        | Fact::Resumed { .. }
-        | Fact::Stopping { .. }
-        | Fact::Usage { .. }
-        | Fact::SpawnFailed { .. }
-        | Fact::Unknown => None,
-    }
+    event
 }

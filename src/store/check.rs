@@ -7,8 +7,8 @@ use std::path::Path;
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 use super::error::StoreError;
-use super::open;
 use super::rows::{PipelineRow, RunRow};
+use super::{known, open};
 
 /// What a check found, in the order of looking.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,7 +76,7 @@ type SchemaObject = (String, String, Option<String>);
 /// How the schema differs from the one that the migrations make in an empty database.
 fn schema_differences(conn: &Connection) -> rusqlite::Result<Vec<String>> {
     let mut model = Connection::open_in_memory()?;
-    open::runner().run(&mut model).expect("the migrations apply to an empty database: a test says so");
+    known::runner().run(&mut model).expect("the migrations apply to an empty database: a test says so");
     let ours = schema(&model)?;
     let found = schema(conn)?;
     let name = |(kind, name, _): &SchemaObject| format!("{kind} {name}");

@@ -41,9 +41,9 @@ pub enum StoreError {
         /// The highest schema version of this program.
         known: i64,
     },
-    /// The file's history names migrations that this program knows differently. It has not been touched.
+    /// The file's history names migrations that this program knows differently: a development version wrote it. It has not been touched.
     #[error(
-        "use {path}: its schema is of another make: {reason}; it has not been touched: run the version that wrote it, or move it aside and start again",
+        "use {path}: a development version wrote it, and no release can use its schema: {reason}; it has not been touched: move it aside with its -wal and -shm files and start again, or run the version that wrote it",
         path = .path.display()
     )]
     Divergent {

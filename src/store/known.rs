@@ -2,6 +2,9 @@
 
 use std::fmt;
 
+#[cfg(not(test))]
+use refinery::Runner;
+
 /// A migration's entry in the history, as refinery writes it.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Known {
@@ -11,8 +14,28 @@ pub(super) struct Known {
     pub(super) checksum: u64,
 }
 
-/// All of them, by version. Written by `build.rs`.
-pub(super) const KNOWN: &[Known] = include!(concat!(env!("OUT_DIR"), "/migrations.rs"));
+/// Written by `build.rs`.
+const KNOWN: &[Known] = include!(concat!(env!("OUT_DIR"), "/migrations.rs"));
+
+mod embedded {
+    refinery::embed_migrations!("migrations");
+}
+
+/// All of them, by version.
+#[cfg(not(test))]
+pub(super) const fn all() -> &'static [Known] {
+    KNOWN
+}
+
+/// The migrations, ready to run. Grouped: by itself refinery commits a migration apart from its line in the history, and a kill in
+/// between would leave a file that can't be migrated any more.
+#[cfg(not(test))]
+pub(super) fn runner() -> Runner {
+    embedded::migrations::runner().set_grouped(true)
+}
+
+#[cfg(test)]
+pub(super) use later::{all, runner};
 
 impl fmt::Display for Known {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -20,14 +43,56 @@ impl fmt::Display for Known {
     }
 }
 
+/// Lets a test be a later version of this program, with one more migration: the first release has no older schema to come from.
+#[cfg(test)]
+pub(super) mod later {
+    use std::cell::Cell;
+
+    use refinery::{Migration, Runner};
+
+    use super::{KNOWN, Known, embedded};
+
+    /// Adds to each run what only the later version knows of it.
+    const SQL: &str = "ALTER TABLE pipeline_runs ADD COLUMN mood TEXT; UPDATE pipeline_runs SET mood = status || '!'";
+
+    thread_local! {
+        /// The migrations of the later version, on this thread while it plays one.
+        static LATER: Cell<Option<&'static [Known]>> = const { Cell::new(None) };
+    }
+
+    fn migration() -> Migration {
+        Migration::unapplied(&format!("V{}__later", KNOWN.len() + 1), SQL).expect("a good name")
+    }
+
+    /// Runs `act` as the later version.
+    pub(in crate::store) fn as_later_version<T>(act: impl FnOnce() -> T) -> T {
+        let later = migration();
+        let known = KNOWN.iter().map(|known| Known { ..*known });
+        let later = Known { version: later.version().into(), name: "later", checksum: later.checksum() };
+        LATER.set(Some(known.chain([later]).collect::<Vec<_>>().leak()));
+        let done = act();
+        LATER.set(None);
+        done
+    }
+
+    pub(in crate::store) fn all() -> &'static [Known] {
+        LATER.get().unwrap_or(KNOWN)
+    }
+
+    pub(in crate::store) fn runner() -> Runner {
+        let mut migrations = embedded::migrations::runner().get_migrations().clone();
+        migrations.extend(LATER.get().map(|_| migration()));
+        Runner::new(&migrations).set_grouped(true)
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::super::open;
     use super::*;
 
     #[test]
     fn known_migrations_are_those_that_refinery_runs() {
-        let runner = open::runner();
+        let runner = embedded::migrations::runner();
         let mut carried: Vec<_> = runner.get_migrations().iter().collect();
         carried.sort();
         assert!(!carried.is_empty());

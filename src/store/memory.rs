@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
-use super::{Recorded, Store, StoreError, open};
+use super::{Recorded, Store, StoreError, known};
 use crate::pipeline::{Cause, Entry, Transition};
 
 impl Store {
@@ -15,7 +15,7 @@ impl Store {
         let mut conn = Connection::open_in_memory().expect("memory");
         conn.pragma_update(None, "foreign_keys", 1).expect("SQLite has foreign keys");
         conn.set_prepared_statement_cache_capacity(64);
-        open::runner().run(&mut conn).expect("the migrations fit");
+        known::runner().run(&mut conn).expect("the migrations fit");
         Self { conn, path: PathBuf::from("memory"), file: None, is_relaxed: false, patience: Cell::new(Duration::ZERO) }
     }
 

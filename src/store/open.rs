@@ -13,19 +13,14 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use refinery::Runner;
 use rusqlite::types::Value;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, TransactionBehavior};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::error::StoreError;
-use super::known::KNOWN;
+use super::known::{self, runner};
 use crate::kill_point::KillPoint;
-
-mod embedded {
-    refinery::embed_migrations!("migrations");
-}
 
 /// How long opening the database waits for a lock that another process holds. Our own locks last less than a millisecond, those of
 /// `autoappdev migrate` and `check` little more.
@@ -51,15 +46,9 @@ enum Look {
     Filled,
 }
 
-/// The migrations that this program carries, ready to run. Grouped: by itself refinery commits a migration apart from its line in the
-/// history, and a kill in between would leave a file that can't be migrated any more.
-pub(super) fn runner() -> Runner {
-    embedded::migrations::runner().set_grouped(true)
-}
-
 /// The schema this program works with: its highest migration's number.
 pub fn schema_version() -> i64 {
-    KNOWN.last().map_or(0, |newest| newest.version)
+    known::all().last().map_or(0, |newest| newest.version)
 }
 
 /// Opens the database at `path` for writing, up to date; also says which migrations were applied.
@@ -136,7 +125,7 @@ fn create(path: &Path) -> Result<(), StoreError> {
 pub(super) fn look_over(path: &Path) -> Result<Option<Vec<String>>, StoreError> {
     match look(path)? {
         Look::Absent => Err(StoreError::Missing { path: path.to_owned() }),
-        Look::Empty => Ok(Some(KNOWN.iter().map(ToString::to_string).collect())),
+        Look::Empty => Ok(Some(known::all().iter().map(ToString::to_string).collect())),
         Look::Filled => inspect(path),
     }
 }
@@ -271,7 +260,7 @@ fn lacking(conn: &Connection, path: &Path) -> Result<Vec<String>, StoreError> {
         }
     }
     compare(&history, path)?;
-    let lacking = KNOWN.iter().filter(|ours| history.iter().all(|applied| applied.version != ours.version));
+    let lacking = known::all().iter().filter(|ours| history.iter().all(|applied| applied.version != ours.version));
     Ok(lacking.map(ToString::to_string).collect())
 }
 
@@ -318,19 +307,20 @@ fn history(conn: &Connection, path: &Path) -> Result<Vec<Applied>, StoreError> {
 fn compare(history: &[Applied], path: &Path) -> Result<(), StoreError> {
     let newest_known = schema_version();
     let newest_applied = history.iter().map(|applied| applied.version).max().unwrap_or(0);
-    if newest_applied > newest_known {
-        return Err(StoreError::Newer { path: path.to_owned(), found: newest_applied, known: newest_known });
-    }
     let divergent = |reason| Err(StoreError::Divergent { path: path.to_owned(), reason });
-    for applied in history {
-        let Some(ours) = KNOWN.iter().find(|ours| ours.version == applied.version) else {
+    // Before the versions: a history that does not begin as this one does is not a later part of it.
+    for applied in history.iter().filter(|applied| applied.version <= newest_known) {
+        let Some(ours) = known::all().iter().find(|ours| ours.version == applied.version) else {
             return divergent(format!("it has V{}__{}, which this program never had", applied.version, applied.name));
         };
         if ours.name != applied.name || ours.checksum != applied.checksum {
             return divergent(format!("its V{}__{} is not this program's {ours}", applied.version, applied.name));
         }
     }
-    for ours in KNOWN {
+    if newest_applied > newest_known {
+        return Err(StoreError::Newer { path: path.to_owned(), found: newest_applied, known: newest_known });
+    }
+    for ours in known::all() {
         if ours.version < newest_applied && history.iter().all(|applied| applied.version != ours.version) {
             return divergent(format!("it lacks {ours} but has a later one"));
         }

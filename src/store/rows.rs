@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::clock::Timestamp;
-use crate::pipeline::{Cause, Containment, Killed, RunStatus, State};
+use crate::pipeline::{Cause, Containment, Killed, RunStatus, State, signal_name};
 
 /// Stores words and times as their one text. A text that is none is an error when read, never a default.
 macro_rules! stored_as_text {
@@ -130,7 +130,19 @@ pub struct EventRow {
     pub to_state: Option<State>,
     /// What made it happen, where that is known.
     pub cause: Option<Cause>,
-    /// More, for people.
+    /// The leader that was spawned.
+    pub pid: Option<u32>,
+    /// The exit code of a leader that ended.
+    pub exit_code: Option<i32>,
+    /// The signal that ended the leader.
+    pub signal: Option<i32>,
+    /// That signal's name, such as `SIGTERM`, where it has one.
+    pub signal_name: Option<&'static str>,
+    /// From TERM to KILL, of a stop that begins.
+    pub grace_ms: Option<u64>,
+    /// Milliseconds that the run has been paused in all, as of a resume or the end.
+    pub paused_ms: Option<u64>,
+    /// A sentence for people.
     pub detail: Option<String>,
     /// What was killed at the end.
     #[serde(flatten)]
@@ -261,6 +273,26 @@ impl RunLogRow {
 }
 
 impl EventRow {
+    /// An event of which nothing more is known.
+    pub(super) fn new(seq: u64, at: Timestamp, kind: &str) -> Self {
+        Self {
+            seq,
+            at,
+            kind: kind.to_owned(),
+            from_state: None,
+            to_state: None,
+            cause: None,
+            pid: None,
+            exit_code: None,
+            signal: None,
+            signal_name: None,
+            grace_ms: None,
+            paused_ms: None,
+            detail: None,
+            killed: Killed::default(),
+        }
+    }
+
     /// Everything that happened in a run, oldest first.
     pub(super) fn of_run(conn: &Connection, run_id: i64) -> rusqlite::Result<Vec<Self>> {
         conn.prepare_cached("SELECT * FROM pipeline_events WHERE run_id = ?1 ORDER BY seq")?
@@ -283,6 +315,7 @@ impl EventRow {
     }
 
     fn from_row(row: &Row<'_>) -> rusqlite::Result<Self> {
+        let signal: Option<i32> = row.get("signal")?;
         Ok(Self {
             seq: count(row, "seq")?,
             at: row.get("at")?,
@@ -290,6 +323,12 @@ impl EventRow {
             from_state: row.get("from_state")?,
             to_state: row.get("to_state")?,
             cause: row.get("cause")?,
+            pid: row.get("pid")?,
+            exit_code: row.get("exit_code")?,
+            signal,
+            signal_name: signal.and_then(signal_name),
+            grace_ms: optional_count(row, "grace_ms")?,
+            paused_ms: optional_count(row, "paused_ms")?,
             detail: row.get("detail")?,
             killed: killed(row)?,
         })

@@ -172,8 +172,37 @@ fn a_life_from_start_to_end_is_told_in_all_three_tables() {
     assert_eq!(
         event,
         json!({"seq": 1, "at": at(10), "kind": "spawned", "from_state": "stopped", "to_state": "running", "cause": "request",
+               "pid": 4711, "exit_code": null, "signal": null, "signal_name": null, "grace_ms": null, "paused_ms": null,
                "detail": "pid 4711"})
     );
+}
+
+#[test]
+fn event_has_the_values_of_its_fact_as_fields() {
+    let mut bench = Bench::new();
+    let killed = Killed::default;
+    for (exit, fields) in [
+        (Exit::Code(3), (Some(3), None, None)),
+        (Exit::Signal(9), (None, Some(9), Some("SIGKILL"))),
+        (Exit::Signal(34), (None, Some(34), None)),
+    ] {
+        let id = bench.begin(0);
+        bench.see(id, 1, 1, spawned(4711));
+        bench.see(id, 2, 2, Fact::Paused { cause: Cause::Request });
+        bench.see(id, 3, 3, Fact::Resumed { cause: Cause::Request, paused_ms: 7, detail: None });
+        assert_eq!(bench.store.shortest_grace_ms(id).expect("readable"), None);
+        for (seq, grace_ms) in [(4, 10_000), (5, 90), (6, 500)] {
+            bench.see(id, seq, 4, Fact::Stopping { grace_ms, origin: None });
+        }
+        assert_eq!(bench.store.shortest_grace_ms(id).expect("readable"), Some(90));
+        bench.see(id, 7, 5, Fact::Exited { exit, asked: true, paused_ms: 8, log_end: 900, killed: killed() });
+        let events = bench.events(id);
+        assert_eq!(events.iter().filter_map(|event| event.pid).collect::<Vec<_>>(), [4711]);
+        assert_eq!(events.iter().filter_map(|event| event.grace_ms).collect::<Vec<_>>(), [10_000, 90, 500]);
+        assert_eq!(events.iter().filter_map(|event| event.paused_ms).collect::<Vec<_>>(), [7, 8]);
+        let exited = &events[7];
+        assert_eq!((exited.exit_code, exited.signal, exited.signal_name), fields);
+    }
 }
 
 #[test]
@@ -275,7 +304,7 @@ fn what_does_not_follow_from_what_is_stored_is_a_conflict() {
 }
 
 #[test]
-fn the_schema_itself_refuses_a_second_live_run_and_unknown_words() {
+fn schema_refuses_a_second_live_run_and_broken_forms() {
     let mut bench = Bench::new();
     let id = bench.begin(0);
     for sql in [
@@ -285,16 +314,36 @@ fn the_schema_itself_refuses_a_second_live_run_and_unknown_words() {
         "UPDATE pipeline_state SET state = 'running'",
         "UPDATE pipeline_state SET updated_at = 'yesterday'",
         "UPDATE pipeline_state SET run_id = 99",
-        "UPDATE pipeline_runs SET status = 'done'",
         "UPDATE pipeline_runs SET status = 'completed'",
+        "UPDATE pipeline_runs SET stopped_at = '2026-01-01T00:00:00.000Z'",
+        "UPDATE pipeline_runs SET signal = 9",
         "UPDATE pipeline_runs SET args = '{}'",
         "UPDATE pipeline_runs SET paused_ms = 'long'",
-        "UPDATE pipeline_events SET kind = 'rumour'",
+        "UPDATE pipeline_runs SET started_by = 'me'",
+        "UPDATE pipeline_events SET origin = '[]'",
+        "UPDATE pipeline_events SET grace_ms = -1",
+        "UPDATE pipeline_events SET killed_count = 1",
+        "UPDATE pipeline_events SET from_state = 'idle', to_state = 'stopped', cause = 'exit'",
         "DELETE FROM pipeline_runs",
     ] {
         assert!(bench.store.conn.execute(sql, []).is_err(), "{sql}");
     }
     assert_eq!(bench.run(id).status, RunStatus::Starting);
+}
+
+#[test]
+fn schema_takes_words_of_a_later_version_and_reading_names_them() {
+    let mut bench = Bench::new();
+    let id = bench.begin(0);
+    for (sql, word) in [
+        ("UPDATE pipeline_events SET cause = 'schedule'", "schedule"),
+        ("UPDATE pipeline_runs SET containment = 'jail'", "jail"),
+        ("UPDATE pipeline_runs SET status = 'waiting'", "waiting"),
+    ] {
+        bench.store.conn.execute(sql, []).unwrap_or_else(|e| panic!("{sql}: {e}"));
+        let error = bench.reader().run(id).expect_err("this version does not know the word");
+        assert!(matches!(&error, StoreError::UnknownWord { word: unknown, .. } if unknown.text == word), "{error}");
+    }
 }
 
 #[test]

@@ -272,7 +272,9 @@ fn history_comes_in_pages_newest_first() {
     let events = events.as_array().expect("a list");
     let mut last = None;
     for event in events {
-        assert_keys(event, &["seq", "at", "kind", "from_state", "to_state", "cause", "detail"]);
+        let words = ["seq", "at", "kind", "from_state", "to_state", "cause", "detail"];
+        let values = ["pid", "exit_code", "signal", "signal_name", "grace_ms", "paused_ms"];
+        assert_keys(event, &[&words[..], &values].concat());
         assert_time(&event["at"]);
         assert!(event["seq"].as_u64() > last, "in order");
         last = event["seq"].as_u64();

@@ -91,7 +91,11 @@ fn the_events_tell_the_whole_story_in_order() {
     let events = run["events"].as_array().expect("a list");
     let seqs: Vec<u64> = events.iter().map(|event| event["seq"].as_u64().expect("a number")).collect();
     assert_eq!(seqs, [0, 1, 2, 3, 4, 5, 6]);
-    assert_eq!(events[1]["detail"], format!("pid {pid}"));
+    assert_eq!((&events[1]["pid"], &events[1]["detail"]), (&json!(pid), &json!(format!("pid {pid}"))));
+    assert_eq!(["pid", "signal", "grace_ms"].map(|field| &events[0][field]), [&Value::Null; 3]);
+    assert_eq!((&events[5]["exit_code"], &events[5]["signal"]), (&run["exit_code"], &run["signal"]));
+    assert_eq!((&events[3]["paused_ms"], &events[5]["paused_ms"]), (&run["paused_ms"], &run["paused_ms"]));
+    assert_eq!(events[4]["grace_ms"], 10_000);
     assert_eq!(events[1]["from_state"], "stopped");
     assert_eq!(events[5]["from_state"], "running");
 

@@ -385,7 +385,7 @@ fn an_adopted_run_keeps_its_own_grace() {
     place.set_env("AUTOAPPDEV_GRACE_S", "3000");
     place.start_server();
     place.act("stop").ok();
-    assert_eq!(place.event(run_id, "stopping")["detail"], "grace 200 ms");
+    assert_eq!(place.event(run_id, "stopping")["grace_ms"], 200);
 }
 
 #[test]

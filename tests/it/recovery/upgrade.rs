@@ -1,7 +1,8 @@
 //! What earlier versions wrote must go on working: their runtime directories, and shims of theirs that are still alive.
 //!
 //! `fixtures/runtime/format-<n>` was written by a real server and its shims at the last commit that had format n, and killed with
-//! `kill -9` while run 5 was paused. It is never edited; a new format brings a new one.
+//! `kill -9` while run 5 was paused. It is never edited; a new format brings a new one. Its database is `autoappdev.sql`, a dump, and
+//! has the schema of the first release.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
@@ -37,6 +38,9 @@ fn runtime_directory_of_each_earlier_format_is_served_with_all_that_it_holds() {
         let mut place = Place::new();
         let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/fixtures/runtime/format-{format}"));
         copy(&fixture, &place.runtime());
+        let dump = place.runtime().join("autoappdev.sql");
+        place.edit_database(&fs::read_to_string(&dump).expect("there"));
+        fs::remove_file(dump).expect("there");
         assert!(place.pause_file().exists());
         place.start_server();
         let runs = place.get("/api/runs").ok()["runs"].take();

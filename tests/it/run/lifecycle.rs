@@ -140,8 +140,8 @@ fn the_start_says_the_grace_of_a_stop_that_names_none() {
     place.act("stop").ok();
     let run = place.until_ended(run_id);
     let events = run["events"].as_array().expect("a list");
-    assert_eq!(events[2]["detail"], "grace 250 ms");
-    assert_eq!(run["signal"], 9);
+    assert_eq!((&events[2]["grace_ms"], &events[2]["detail"]), (&json!(250), &json!("grace 250 ms")));
+    assert_eq!((&run["signal"], &events[3]["signal"], &events[3]["signal_name"]), (&json!(9), &json!(9), &json!("SIGKILL")));
 }
 
 #[test]

@@ -494,7 +494,7 @@ fn run_starts_although_the_binary_is_gone() {
 /// Makes a database that must be refused out of a good one.
 type Spoil = fn(&Place);
 
-const BAD_DATABASES: [(&str, Spoil, &str); 5] = [
+const BAD_DATABASES: [(&str, Spoil, &str); 6] = [
     (
         "no database",
         |place| fs::write(place.database(), "this is no database, but somebody's text\n").expect("writes"),
@@ -510,6 +510,14 @@ const BAD_DATABASES: [(&str, Spoil, &str); 5] = [
             );
         },
         "newer version",
+    ),
+    (
+        "a development version's",
+        |place| {
+            fs::remove_file(place.database()).expect("there");
+            place.edit_database(include_str!("../../fixtures/schema/development.sql"));
+        },
+        "a development version wrote it",
     ),
     ("another program's", |place| place.edit_database("PRAGMA application_id = 77"), "another program"),
     ("a folder", |place| fs::create_dir(place.database()).expect("creates"), "folder"),

@@ -1,7 +1,8 @@
 -- The pipeline's present, its runs, and what happened in each.
 --
 -- Times are RFC 3339 in UTC with exactly three digits of milliseconds: 24 characters, so texts sort like times.
--- Every closed set of words has its CHECK, and so has every rule between two columns that holds for each row.
+-- SQLite cannot change a CHECK. So a CHECK here describes a form, or a rule between columns that holds for ever; the words that may grow
+-- (status, kind, cause, containment, origin) are checked by the code that reads them.
 
 -- Says whose file this is (https://www.sqlite.org/pragma.html#pragma_application_id): the letters "AADv".
 PRAGMA application_id = 0x41414476;
@@ -9,7 +10,7 @@ PRAGMA application_id = 0x41414476;
 -- One life of the pipeline each. AUTOINCREMENT: an id names a folder and is never used twice.
 CREATE TABLE pipeline_runs (
     id            INTEGER PRIMARY KEY AUTOINCREMENT CHECK (id > 0),
-    status        TEXT    NOT NULL CHECK (status IN ('starting', 'running', 'paused', 'completed', 'failed', 'stopped', 'lost')),
+    status        TEXT    NOT NULL,
     -- The leader's; kept after the end, for the reader. It names no process then.
     pid           INTEGER CHECK (pid > 0),
     script        TEXT    NOT NULL,
@@ -18,6 +19,9 @@ CREATE TABLE pipeline_runs (
     created_at    TEXT    NOT NULL CHECK (created_at GLOB '????-??-??T??:??:??.???Z'),
     started_at    TEXT    CHECK (started_at GLOB '????-??-??T??:??:??.???Z'),
     stopped_at    TEXT    CHECK (stopped_at GLOB '????-??-??T??:??:??.???Z'),
+    -- Who started it and who stopped it, as JSON; null where nobody is known to have done so.
+    started_by    TEXT    CHECK (started_by IS NULL OR json_valid(started_by) AND json_type(started_by) = 'object'),
+    stopped_by    TEXT    CHECK (stopped_by IS NULL OR json_valid(stopped_by) AND json_type(stopped_by) = 'object'),
     exit_code     INTEGER,
     signal        INTEGER CHECK (signal > 0),
     paused_ms     INTEGER NOT NULL DEFAULT 0 CHECK (paused_ms >= 0),
@@ -25,44 +29,62 @@ CREATE TABLE pipeline_runs (
     cpu_system_ms INTEGER CHECK (cpu_system_ms >= 0),
     max_rss_kb    INTEGER CHECK (max_rss_kb >= 0),
     error         TEXT,
+    -- What holds, or held, its processes together; null while it was not seen to run.
+    containment   TEXT,
+    -- What was killed at its end: a JSON array of the first of them, each with its pid and its name, and how many there were in all.
+    killed        TEXT    CHECK (killed IS NULL OR json_valid(killed) AND json_type(killed) = 'array'),
+    killed_count  INTEGER CHECK (killed_count > 0),
     -- Positions in the pipeline's log: before the run's first byte, after its last.
     log_start     INTEGER NOT NULL CHECK (log_start >= 0),
     log_end       INTEGER CHECK (log_end >= log_start),
 
     -- A live run has no end, an ended one has.
-    CHECK ((status IN ('starting', 'running', 'paused')) = (stopped_at IS NULL)),
+    CHECK (status NOT IN ('starting', 'running', 'paused') OR stopped_at IS NULL),
+    CHECK (status NOT IN ('completed', 'failed', 'stopped', 'lost') OR stopped_at IS NOT NULL),
     -- It has a leader exactly since it was seen to run.
     CHECK ((pid IS NULL) = (started_at IS NULL)),
     CHECK (status <> 'starting' OR started_at IS NULL),
     CHECK (status NOT IN ('running', 'paused', 'completed', 'stopped') OR started_at IS NOT NULL),
     -- How the leader ended: by itself or by a signal, known only of an end that was seen.
     CHECK (exit_code IS NULL OR signal IS NULL),
-    CHECK (status IN ('completed', 'failed', 'stopped') OR (exit_code IS NULL AND signal IS NULL)),
+    CHECK (status NOT IN ('starting', 'running', 'paused', 'lost') OR (exit_code IS NULL AND signal IS NULL)),
     CHECK (status <> 'completed' OR (exit_code IS NOT NULL AND exit_code = 0)),
     CHECK (status <> 'stopped' OR exit_code IS NOT NULL OR signal IS NOT NULL),
     -- An end that nobody saw, or a life that never began, comes with a sentence.
     CHECK (status <> 'lost' OR error IS NOT NULL),
-    CHECK (status <> 'failed' OR exit_code IS NOT NULL OR signal IS NOT NULL OR error IS NOT NULL)
+    CHECK (status <> 'failed' OR exit_code IS NOT NULL OR signal IS NOT NULL OR error IS NOT NULL),
+    CHECK ((killed IS NULL) = (killed_count IS NULL))
 ) STRICT;
 
 -- At most one run is alive. The expression is 1 for each row of the index.
 CREATE UNIQUE INDEX pipeline_runs_one_live ON pipeline_runs (stopped_at IS NULL) WHERE stopped_at IS NULL;
 
 -- What happened in a run. seq is the journal's number, so recording a fact twice is harmless; 0 is the commit before the start.
+-- What a program needs of a fact has a column; detail is a sentence for people, which no program reads.
 CREATE TABLE pipeline_events (
-    run_id     INTEGER NOT NULL REFERENCES pipeline_runs (id) ON DELETE CASCADE,
-    seq        INTEGER NOT NULL CHECK (seq >= 0),
-    at         TEXT    NOT NULL CHECK (at GLOB '????-??-??T??:??:??.???Z'),
-    kind       TEXT    NOT NULL CHECK (kind IN ('starting', 'spawned', 'paused', 'resumed', 'stopping', 'exited', 'usage',
-                                                'spawn_failed', 'lost', 'unknown')),
-    from_state TEXT    CHECK (from_state IN ('stopped', 'running', 'paused')),
-    to_state   TEXT    CHECK (to_state IN ('stopped', 'running', 'paused')),
-    cause      TEXT    CHECK (cause IN ('request', 'outside', 'exit', 'recovery')),
-    detail     TEXT,
+    run_id       INTEGER NOT NULL REFERENCES pipeline_runs (id) ON DELETE CASCADE,
+    seq          INTEGER NOT NULL CHECK (seq >= 0),
+    at           TEXT    NOT NULL CHECK (at GLOB '????-??-??T??:??:??.???Z'),
+    kind         TEXT    NOT NULL,
+    from_state   TEXT    CHECK (from_state IN ('stopped', 'running', 'paused')),
+    to_state     TEXT    CHECK (to_state IN ('stopped', 'running', 'paused')),
+    cause        TEXT,
+    -- Who wanted it, as JSON; null where nobody did, or where that is unknown.
+    origin       TEXT    CHECK (origin IS NULL OR json_valid(origin) AND json_type(origin) = 'object'),
+    pid          INTEGER CHECK (pid > 0),
+    exit_code    INTEGER,
+    signal       INTEGER CHECK (signal > 0),
+    grace_ms     INTEGER CHECK (grace_ms >= 0),
+    paused_ms    INTEGER CHECK (paused_ms >= 0),
+    killed       TEXT    CHECK (killed IS NULL OR json_valid(killed) AND json_type(killed) = 'array'),
+    killed_count INTEGER CHECK (killed_count > 0),
+    detail       TEXT,
 
     PRIMARY KEY (run_id, seq),
     CHECK ((from_state IS NULL) = (to_state IS NULL)),
-    CHECK (from_state IS NULL OR cause IS NOT NULL)
+    CHECK (from_state IS NULL OR cause IS NOT NULL),
+    CHECK (exit_code IS NULL OR signal IS NULL),
+    CHECK ((killed IS NULL) = (killed_count IS NULL))
 ) STRICT, WITHOUT ROWID;
 
 -- What the pipeline is now: one row. version counts changes and never goes back.
