@@ -3,9 +3,12 @@
 //! Level 0, pure: no I/O, no clock. Every rule of the life cycle stands here once; the server, the page and the command line
 //! ask this file. The matches are exhaustive on purpose: a new word does not compile until every rule has said what it means.
 
+mod condition;
 mod exit;
 mod killed;
+mod lack;
 mod progress;
+mod words;
 
 use std::time::Duration;
 
@@ -18,51 +21,8 @@ pub use exit::{Exit, signal_name};
 pub use killed::{Killed, KilledProcess};
 pub use lack::Lack;
 pub use progress::{Label, MARK_BYTES_MAX, Mark, Percent, Progress, WorkStep};
-
-/// Declares a closed set of words: an enum, its texts in one place, and the way back.
-macro_rules! words {
-    ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident = $text:literal),+ $(,)? }) => {
-        $(#[$meta])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-        pub enum $name { $($(#[$doc])* #[serde(rename = $text)] $variant),+ }
-
-        impl $name {
-            /// Every word of the set, in order of declaration.
-            pub const ALL: &[Self] = &[$(Self::$variant),+];
-
-            /// The word as it is stored and sent.
-            pub const fn as_str(self) -> &'static str {
-                match self { $(Self::$variant => $text),+ }
-            }
-        }
-
-        impl std::fmt::Display for $name {
-            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result { f.pad(self.as_str()) }
-        }
-
-        impl std::str::FromStr for $name {
-            type Err = UnknownWord;
-            fn from_str(text: &str) -> Result<Self, UnknownWord> {
-                Self::ALL.iter().copied().find(|word| word.as_str() == text)
-                    .ok_or_else(|| UnknownWord { set: stringify!($name), text: text.to_owned() })
-            }
-        }
-    };
-}
-
-// Below the macro that it uses.
-mod condition;
-mod lack;
-
-/// A stored or sent text that is none of the set's words: written by a newer version, or damaged.
-#[derive(Debug, thiserror::Error)]
-#[error("{text:?} is no {set} this version knows; it was written by a newer version or is damaged")]
-pub struct UnknownWord {
-    /// The set that was expected.
-    pub set: &'static str,
-    /// What stood there.
-    pub text: String,
-}
+pub use words::UnknownWord;
+pub(crate) use words::words;
 
 words! {
     /// What the pipeline is.

@@ -7,7 +7,7 @@ use std::hash::{Hash, Hasher};
 
 use serde::{Deserialize, Serialize};
 
-use super::UnknownWord;
+use super::words::words;
 use crate::clock::Timestamp;
 
 words! {
@@ -53,11 +53,14 @@ words! {
         ServerInfoMissing = "server_info_missing",
         /// A file that holds a token or the session key is missing.
         TokenMissing = "token_missing",
+        /// A problem that only a newer version knows.
+        #[serde(other)]
+        Unknown = "unknown",
     }
 }
 
 /// Something that is wrong now.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Condition {
     /// What it is.
     pub code: ConditionCode,
@@ -68,7 +71,7 @@ pub struct Condition {
 }
 
 /// All current problems: at most one condition for each code.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Conditions(Vec<Condition>);
 

@@ -53,6 +53,7 @@ mod recovery {
     mod upgrade;
 }
 mod rules {
+    mod api;
     mod architecture;
     mod docs;
 }

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The one import between files of the same level: the journal's words carry time stamps.
-const SAME_LEVEL: [(&str, &str); 1] = [("pipeline", "clock")];
+/// The imports between modules of the same level: the journal's words carry time stamps, and the contract carries both.
+const SAME_LEVEL: [(&str, &str); 3] = [("pipeline", "clock"), ("api", "pipeline"), ("api", "clock")];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -1,0 +1,63 @@
+//! The event stream: the words of its events, and their data.
+
+use serde::{Deserialize, Serialize};
+
+use super::query::{Key, Kind, Query};
+use super::runs::Event;
+use crate::pipeline::{Progress, words};
+
+/// The query of `GET /api/events`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct EventsQuery {
+    /// Begins with the lines of the log behind this id.
+    pub since: Option<u64>,
+}
+
+impl Query for EventsQuery {
+    const KEYS: &'static [Key] = &[Key { name: "since", kind: Kind::Number(0, u64::MAX) }];
+}
+
+words! {
+    /// What an event of the stream is about.
+    EventKind {
+        /// The state: a [`super::pipeline::Pipeline`].
+        State = "state",
+        /// Something happened in a run: a [`RunEvent`].
+        Run = "run",
+        /// A line of the log: a [`super::logs::Line`].
+        Log = "log",
+        /// How far a run is: a [`ProgressEvent`].
+        Progress = "progress",
+        /// Lines that were removed: a [`Gap`].
+        Gap = "gap",
+    }
+}
+
+/// Something that happened in a run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunEvent {
+    /// The run.
+    pub run_id: i64,
+    /// What happened.
+    #[serde(flatten)]
+    pub event: Event,
+}
+
+/// How far the latest run is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProgressEvent<P = Option<Progress>> {
+    /// The run.
+    pub run_id: Option<i64>,
+    /// What it says; none if it says nothing.
+    pub progress: P,
+}
+
+/// A part of the log that is missing and was not sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gap {
+    /// The position in front of it.
+    pub from: u64,
+    /// The position behind it.
+    pub to: u64,
+}

@@ -1,0 +1,17 @@
+//! The HTTP contract: every request, answer, event and error as a type, and the one table of routes.
+//!
+//! Level 0, no I/O. The server writes these types and reads the requests, the command line does the reverse, so each of them
+//! serialises both ways. `docs/api-contracts.md` describes them for people; a test compares its tables with this code.
+
+pub mod body;
+pub mod error;
+pub mod events;
+pub mod health;
+pub mod logs;
+mod nearest;
+pub mod pipeline;
+pub mod query;
+pub mod routes;
+pub mod runs;
+pub mod session;
+pub mod version;

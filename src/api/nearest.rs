@@ -1,0 +1,38 @@
+//! "Did you mean …?" for the keys of bodies and queries.
+
+/// A sentence about a key that is not known: the nearest known one, or all of them.
+pub(super) fn unknown_key(key: &str, known: &[&str]) -> String {
+    match nearest(key, known) {
+        Some(near) => format!("{key:?} is not known here; did you mean {near:?}?"),
+        None if known.is_empty() => format!("{key:?} is not known here; this takes nothing"),
+        None => format!("{key:?} is not known here; this takes {}", known.join(", ")),
+    }
+}
+
+/// The known name with the fewest edits between it and `name`; `None` if more than a third of its letters differ.
+fn nearest<'k>(name: &str, known: &[&'k str]) -> Option<&'k str> {
+    // A distance is as much work as both lengths multiplied, and no key is that long.
+    const NAME_BYTES_MAX: usize = 64;
+    let name = (name.len() <= NAME_BYTES_MAX).then(|| name.to_lowercase())?;
+    let distances = known.iter().map(|known| (strsim::osa_distance(&name, known), *known));
+    let (distance, near) = distances.min_by_key(|(distance, _)| *distance)?;
+    (distance <= near.len().div_ceil(3)).then_some(near)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_key_names_the_nearest_known_one_or_all() {
+        let known = ["script", "args", "cwd", "env", "grace_s"];
+        for (key, near) in [("Script", "script"), ("scirpt", "script"), ("grace", "grace_s"), ("arg", "args"), ("cdw", "cwd")] {
+            assert_eq!(unknown_key(key, &known), format!("{key:?} is not known here; did you mean {near:?}?"));
+        }
+        for key in ["", "pid", "unknown", &"script".repeat(1000)] {
+            let sentence = unknown_key(key, &known);
+            assert!(sentence.ends_with("this takes script, args, cwd, env, grace_s"), "{sentence}");
+        }
+        assert_eq!(unknown_key("x", &[]), "\"x\" is not known here; this takes nothing");
+    }
+}

@@ -1,0 +1,180 @@
+//! The pipeline: its state, and the actions.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::query::{Key, Kind, Query};
+use crate::clock::Timestamp;
+use crate::pipeline::{Action, Conditions, Containment, Progress, RunStatus, State};
+
+/// The longest wait of an answer, in seconds.
+pub const WAIT_S_MAX: u64 = 60;
+
+/// The query of `GET /api/pipeline`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PipelineQuery {
+    /// The version that the client has: the answer waits for another one.
+    pub after: Option<u64>,
+    /// For how long it waits, in seconds.
+    pub wait: Option<u64>,
+}
+
+impl Query for PipelineQuery {
+    const KEYS: &'static [Key] =
+        &[Key { name: "after", kind: Kind::Number(0, u64::MAX) }, Key { name: "wait", kind: Kind::Number(0, WAIT_S_MAX) }];
+}
+
+/// The answer of `GET /api/pipeline`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PipelineResponse<P = Pipeline> {
+    /// The state.
+    pub pipeline: P,
+}
+
+/// The state of the pipeline at one version.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pipeline {
+    /// What it is.
+    pub state: State,
+    /// The action under way.
+    pub pending: Option<Action>,
+    /// When the grace of the stop under way is over and KILL follows, by the wall clock.
+    pub kill_at: Option<Timestamp>,
+    /// The actions that would not be refused.
+    pub allowed: Vec<Action>,
+    /// The leader; none when stopped.
+    pub pid: Option<u32>,
+    /// The latest run.
+    pub run_id: Option<i64>,
+    /// When the latest run was seen to run.
+    pub started_at: Option<Timestamp>,
+    /// Its latest pause.
+    pub paused_at: Option<Timestamp>,
+    /// Its latest resume.
+    pub resumed_at: Option<Timestamp>,
+    /// When it was seen to have ended.
+    pub stopped_at: Option<Timestamp>,
+    /// When anything of this changed.
+    pub updated_at: Timestamp,
+    /// Counts changes.
+    pub version: u64,
+    /// The latest run's status; none before the first run.
+    #[serde(with = "or_idle")]
+    pub status: Option<RunStatus>,
+    /// The latest run's script, or the one that a start without a name takes.
+    pub script: Option<String>,
+    /// The script that a start without a name takes.
+    pub default_script: Option<String>,
+    /// The latest run's exit code.
+    pub exit_code: Option<i32>,
+    /// The signal that ended the latest run.
+    pub signal: Option<i32>,
+    /// Why the latest run never came to life, or was lost.
+    pub error: Option<String>,
+    /// What holds the latest run's processes together; none before it was seen to run.
+    pub containment: Option<Containment>,
+    /// A note about the state, such as a pause that does not hold, or the processes killed at the end.
+    pub detail: Option<String>,
+    /// How far the latest run is, as its pipeline says; none if it says nothing. The version does not count it.
+    pub progress: Option<Progress>,
+    /// The current conditions. The version does not count them.
+    pub conditions: Conditions,
+}
+
+/// A status that is `idle` before the first run.
+mod or_idle {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error as _};
+
+    use crate::pipeline::RunStatus;
+
+    const IDLE: &str = "idle";
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes it so")]
+    #[expect(clippy::ref_option, reason = "serde passes it so")]
+    pub(super) fn serialize<S: Serializer>(status: &Option<RunStatus>, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(status.map_or(IDLE, RunStatus::as_str))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<RunStatus>, D::Error> {
+        let word = String::deserialize(deserializer)?;
+        if word == IDLE { Ok(None) } else { word.parse().map(Some).map_err(D::Error::custom) }
+    }
+}
+
+/// The answer of `GET /api/pipeline/status`, which older clients read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusResponse {
+    /// The state in short.
+    pub status: Status,
+}
+
+/// The state in short.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Whether it runs; false while it is paused.
+    pub running: bool,
+    /// The leader; none when stopped.
+    pub pid: Option<u32>,
+    /// The latest run.
+    pub run_id: Option<i64>,
+    /// The latest run's status; none before the first run.
+    #[serde(with = "or_idle")]
+    pub state: Option<RunStatus>,
+}
+
+/// The body of a start.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct StartRequest {
+    /// The script, relative to the root or absolute.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub script: Option<String>,
+    /// Its arguments.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub args: Vec<String>,
+    /// The folder it runs in, in the root.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cwd: Option<String>,
+    /// What is added to its environment.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+    /// Seconds from TERM to KILL for a stop that names none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grace_s: Option<f64>,
+}
+
+/// The body of a stop.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct StopRequest {
+    /// Seconds from TERM to KILL.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grace_s: Option<f64>,
+}
+
+/// The body of an action that takes nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EmptyRequest {}
+
+/// The answer to an action that was done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ActionResponse {
+    /// True.
+    pub ok: bool,
+    /// What the pipeline is now.
+    pub state: State,
+    /// After a start: the leader.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
+    /// The run.
+    pub run_id: Option<i64>,
+    /// After a start: the script that was started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub script: Option<String>,
+    /// The version of the state.
+    pub version: u64,
+    /// The current conditions.
+    pub conditions: Conditions,
+}

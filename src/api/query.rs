@@ -1,0 +1,267 @@
+//! Queries: which keys a route takes, of which type and range, and how they are read and written.
+//!
+//! A query is a struct of optional values. Its [`Key`]s say what a text in the query may be; its `Deserialize` and `Serialize`
+//! say the same of the values.
+
+use std::fmt::Write as _;
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::nearest::unknown_key;
+use crate::clock::Timestamp;
+
+/// The highest id of a run, as it is stored.
+pub const RUN_ID_MAX: u64 = i64::MAX as u64;
+
+/// A key of a query.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Key {
+    /// Its name.
+    pub name: &'static str,
+    /// Its values.
+    pub kind: Kind,
+}
+
+/// What the value of a key can be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A whole number in this range, both ends included.
+    Number(u64, u64),
+    /// One of these words.
+    Word(&'static [&'static str]),
+    /// A text of 1 to so many bytes.
+    Text(usize),
+    /// An RFC 3339 time.
+    Time,
+    /// `1` for yes, `0` for no.
+    Switch,
+}
+
+/// The query of a route.
+pub trait Query: Default + Serialize + DeserializeOwned {
+    /// The keys that it takes.
+    const KEYS: &'static [Key];
+}
+
+/// The query of a route that takes none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NoQuery {}
+
+impl Query for NoQuery {
+    const KEYS: &'static [Key] = &[];
+}
+
+/// A key that is not known, or a value that it cannot have; a sentence for people.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{detail}")]
+pub struct BadQuery {
+    /// The key.
+    pub key: String,
+    /// What is wrong.
+    pub detail: String,
+}
+
+/// Reads what stands behind the `?` of a target. Of several values of a key the first counts.
+pub fn read<Q: Query>(raw: &str) -> Result<Q, BadQuery> {
+    // Nearly every request has none.
+    if raw.is_empty() {
+        return Ok(Q::default());
+    }
+    let mut values = Map::new();
+    for pair in raw.split('&').filter(|pair| !pair.is_empty()) {
+        let (name, text) = pair.split_once('=').unwrap_or((pair, ""));
+        let bad = |detail: String| BadQuery { key: name.to_owned(), detail };
+        let Some(key) = Q::KEYS.iter().find(|key| key.name == name) else {
+            let known: Vec<&str> = Q::KEYS.iter().map(|key| key.name).collect();
+            let shown = decoded(name).unwrap_or_else(|| name.to_owned());
+            return Err(bad(unknown_key(&shown, &known)));
+        };
+        if !values.contains_key(name) {
+            let value = key.kind.read(text).ok_or_else(|| bad(format!("{name} must be {}", key.kind.wanted())))?;
+            values.insert(name.to_owned(), value);
+        }
+    }
+    let bad = |error: serde_json::Error| BadQuery { key: String::new(), detail: error.to_string() };
+    serde_json::from_value(Value::Object(values)).map_err(bad)
+}
+
+/// Appends a query to a path, with `?` and without the values that are not set.
+pub fn write<Q: Query>(path: &mut String, query: &Q) {
+    /// Percent encoding leaves only what no part of a URI gives a meaning (RFC 3986, section 2.3).
+    const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b':');
+    let values = serde_json::to_value(query).expect("a query is plain data");
+    let mut separator = '?';
+    for key in Q::KEYS {
+        let text = match &values[key.name] {
+            Value::Null => continue,
+            Value::String(text) => text.clone(),
+            Value::Bool(is_on) => u8::from(*is_on).to_string(),
+            other => other.to_string(),
+        };
+        write!(path, "{separator}{}={}", key.name, utf8_percent_encode(&text, ENCODED)).expect("a string takes everything");
+        separator = '&';
+    }
+}
+
+impl Kind {
+    /// The value of a text; `None` if it has none.
+    fn read(self, text: &str) -> Option<Value> {
+        match self {
+            Self::Number(at_least, at_most) => {
+                let number = text.parse().ok().filter(|number| (at_least..=at_most).contains(number))?;
+                text.bytes().all(|byte| byte.is_ascii_digit()).then_some(Value::from(number))
+            }
+            Self::Word(words) => words.contains(&text).then(|| Value::from(text)),
+            // `+` is a blank, as a form sends it.
+            Self::Text(bytes_max) => {
+                let text = decoded(&text.replace('+', " "))?;
+                (1..=bytes_max).contains(&text.len()).then_some(Value::String(text))
+            }
+            // The sign of an offset is sent as it is or in percent encoding, and no time has a blank.
+            Self::Time => decoded(text).and_then(|text| Timestamp::from_rfc3339(&text).ok()).map(|at| at.to_string().into()),
+            Self::Switch => ["0", "1"].contains(&text).then(|| Value::from(text == "1")),
+        }
+    }
+
+    /// What a value must be, for people.
+    pub fn wanted(self) -> String {
+        match self {
+            Self::Number(at_least, at_most) => format!("a whole number from {at_least} to {at_most}"),
+            Self::Word(words) => words.join(" or "),
+            Self::Text(bytes_max) => {
+                format!("a text of 1 to {bytes_max} bytes, UTF-8 in percent encoding (curl -G --data-urlencode)")
+            }
+            Self::Time => "an RFC 3339 time such as 2026-01-31T10:00:00Z or 2026-01-31T11:00:00.5+01:00".to_owned(),
+            Self::Switch => "0 or 1".to_owned(),
+        }
+    }
+}
+
+/// Percent encoding taken back (RFC 3986, section 2.1); `None` where that is broken or leads to no UTF-8.
+fn decoded(text: &str) -> Option<String> {
+    let is_digit = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_hexdigit);
+    let bytes = text.as_bytes();
+    let is_whole = memchr::memchr_iter(b'%', bytes).all(|at| is_digit(bytes.get(at + 1)) && is_digit(bytes.get(at + 2)));
+    is_whole.then(|| percent_decode_str(text).decode_utf8().ok().map(Into::into)).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::logs::{LogTextQuery, LogsQuery, Source, StreamName, TailQuery};
+
+    fn refusal(raw: &str) -> String {
+        read::<LogsQuery>(raw).expect_err(raw).detail
+    }
+
+    #[test]
+    fn query_numbers_are_whole_and_in_range() {
+        let limit = |raw: &str| read::<LogsQuery>(raw).map(|query| query.limit);
+        assert_eq!(limit("since=5&limit=7"), Ok(Some(7)));
+        assert_eq!(limit("since=18446744073709551615&limit=0005"), Ok(Some(5)));
+        assert_eq!(limit("limit=7&limit=x"), Ok(Some(7)), "the first counts");
+        assert_eq!((limit(""), limit("&")), (Ok(None), Ok(None)));
+        for bad in
+            "limit= limit limit=x limit=0 limit=5001 limit=-1 limit=+5 limit=5=5 limit=99999999999999999999 limit=%35".split(' ')
+        {
+            assert_eq!(refusal(bad), "limit must be a whole number from 1 to 5000", "{bad}");
+        }
+    }
+
+    #[test]
+    fn query_texts_are_decoded_and_bounded() {
+        let text = |raw: &str| read::<LogsQuery>(raw).map(|query| query.grep);
+        let longest = "x".repeat(200);
+        for (raw, wanted) in [
+            ("grep=a", "a"),
+            ("grep=a+b%2B%25", "a b+%"),
+            ("grep=%C3%A9&grep=x", "\u{e9}"),
+            ("since=1&grep==%3d=", "==="),
+            ("grep=%00", "\0"),
+            (&format!("grep={longest}"), &longest),
+        ] {
+            assert_eq!(text(raw), Ok(Some(wanted.to_owned())), "{raw}");
+        }
+        for bad in
+            ["grep", "grep=", "grep=%", "grep=%4", "grep=%g1", "grep=%+1", "grep=%ff", "grep=%C3", &format!("grep=x{longest}")]
+        {
+            assert!(refusal(bad).starts_with("grep must be a text of 1 to 200 bytes"), "{bad}");
+        }
+    }
+
+    #[test]
+    fn query_times_and_words_are_checked() {
+        for good in ["2026-01-31T10:00:00Z", "2026-01-31T11:00:00+01:00", "2026-01-31T11%3A00:00.000%2B01:00"] {
+            let query: LogsQuery = read(&format!("at={good}")).expect(good);
+            assert_eq!(query.at.expect("there").to_string(), "2026-01-31T10:00:00.000Z");
+        }
+        for bad in ["at=", "at=now", "at=2026-01-31"] {
+            assert!(refusal(bad).starts_with("at must be an RFC 3339 time"), "{bad}");
+        }
+        assert_eq!(read("source=backend"), Ok(LogsQuery { source: Some(Source::Backend), ..LogsQuery::default() }));
+        for bad in ["source", "source=", "source=Pipeline", "source=../etc"] {
+            assert_eq!(refusal(bad), "source must be pipeline or backend", "{bad}");
+        }
+        let text: LogTextQuery = read("timestamps=0&stream=stderr&download=1").expect("good");
+        assert_eq!(text, LogTextQuery { timestamps: Some(false), stream: Some(StreamName::Stderr), download: Some(true) });
+        assert!(read::<LogTextQuery>("download=yes").is_err() && read::<LogTextQuery>("stream=").is_err());
+    }
+
+    #[test]
+    fn unknown_query_key_is_refused_with_the_nearest_known_one() {
+        assert_eq!(refusal("sinse=5"), "\"sinse\" is not known here; did you mean \"since\"?");
+        assert_eq!(refusal("limit=5&Limit=5"), "\"Limit\" is not known here; did you mean \"limit\"?");
+        assert!(refusal("%67rep=x").contains("\"grep\""), "names are not decoded to be compared");
+        assert_eq!(read::<NoQuery>("_=1").expect_err("unknown").detail, "\"_\" is not known here; this takes nothing");
+        assert_eq!(read::<NoQuery>(""), Ok(NoQuery {}));
+    }
+
+    #[test]
+    fn query_reads_as_it_was_written() {
+        let at = "2026-01-31T10:00:00.123Z".parse().expect("a time");
+        let all = TailQuery {
+            source: Some(Source::Pipeline),
+            limit: Some(2),
+            before: Some(52),
+            at: Some(at),
+            run: Some(7),
+            grep: Some("50% & \u{e4}\n#a+b=c".to_owned()),
+            name: None,
+            lines: None,
+        };
+        let mut path = "/api/logs/tail".to_owned();
+        write(&mut path, &all);
+        let grep = "50%25%20%26%20%C3%A4%0A%23a%2Bb%3Dc";
+        assert_eq!(
+            path,
+            format!("/api/logs/tail?source=pipeline&limit=2&before=52&at=2026-01-31T10:00:00.123Z&run=7&grep={grep}")
+        );
+        assert_eq!(read(path.split_once('?').expect("a query").1), Ok(all));
+        let switches = LogTextQuery { timestamps: Some(false), stream: None, download: Some(true) };
+        let mut path = String::new();
+        write(&mut path, &switches);
+        assert_eq!((path.as_str(), read(&path[1..])), ("?timestamps=0&download=1", Ok(switches)));
+        let mut path = "/".to_owned();
+        write(&mut path, &NoQuery {});
+        assert_eq!(path, "/");
+    }
+
+    /// Every key has a field, and every field a key.
+    #[test]
+    fn keys_of_a_query_are_its_fields() {
+        fn check<Q: Query>() {
+            let names: Vec<&str> = Q::KEYS.iter().map(|key| key.name).collect();
+            assert_eq!(names, crate::api::body::keys::<Q>());
+        }
+        check::<NoQuery>();
+        check::<LogsQuery>();
+        check::<TailQuery>();
+        check::<LogTextQuery>();
+        check::<crate::api::events::EventsQuery>();
+        check::<crate::api::pipeline::PipelineQuery>();
+        check::<crate::api::runs::RunsQuery>();
+    }
+}

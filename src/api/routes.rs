@@ -1,0 +1,346 @@
+//! The one table of routes. The router, `Allow`, the access checks, the command line and the list in `docs/api-contracts.md`
+//! come from it.
+
+use super::events::EventsQuery;
+use super::health::HealthResponse;
+use super::logs::{LogTextQuery, LogsQuery, LogsResponse, TailQuery};
+use super::pipeline::{ActionResponse, EmptyRequest, PipelineQuery, PipelineResponse, StartRequest, StatusResponse, StopRequest};
+use super::query::{self, Key, NoQuery, Query};
+use super::runs::{RunResponse, RunsQuery, RunsResponse};
+use super::session::{LoginRequest, LoginResponse, OkResponse, SessionResponse};
+use super::version::VersionResponse;
+
+/// The longest body of a request, in bytes.
+pub const BODY_BYTES_MAX: usize = 1024 * 1024;
+
+/// A method that some route takes. HEAD is GET without a body, and OPTIONS is answered from this table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    /// Reads, and changes nothing.
+    Get,
+    /// Acts.
+    Post,
+}
+
+impl Method {
+    /// Every method, in the order in which `Allow` names them.
+    pub const ALL: [Self; 2] = [Self::Get, Self::Post];
+
+    /// The method's name.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Get => "GET",
+            Self::Post => "POST",
+        }
+    }
+
+    /// The method of a request; `None` if no route takes it.
+    pub fn of(name: &str) -> Option<Self> {
+        match name {
+            "GET" | "HEAD" => Some(Self::Get),
+            "POST" => Some(Self::Post),
+            _ => None,
+        }
+    }
+}
+
+/// Who may use a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Everybody, without a token.
+    Anyone,
+    /// Whoever has a token or a log-in.
+    Viewer,
+    /// Whoever has the token that acts.
+    Operator,
+}
+
+impl Access {
+    /// The word in the documentation.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Anyone => "anyone",
+            Self::Viewer => "viewer",
+            Self::Operator => "operator",
+        }
+    }
+}
+
+/// How long an answer can be, in bytes and in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Length {
+    /// A few KiB, at once.
+    Short,
+    /// Short, and it can wait for news.
+    Waits,
+    /// Up to some MiB; a few of these are made at a time.
+    Long,
+    /// Without a limit: sent while it is read.
+    Stream,
+}
+
+impl Length {
+    /// The word in the documentation.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Short => "short",
+            Self::Waits => "waits",
+            Self::Long => "long",
+            Self::Stream => "stream",
+        }
+    }
+}
+
+/// What a route takes and gives.
+#[derive(Clone, Copy, Debug)]
+pub struct Spec {
+    /// The method.
+    pub method: Method,
+    /// The path, with at most one parameter: `/api/runs/<id>/log`.
+    pub path: &'static str,
+    /// The path in front of the parameter and behind it; `None` if it has none.
+    around: Option<(&'static str, &'static str)>,
+    /// Who may use it.
+    pub access: Access,
+    /// How long its answer can be.
+    pub length: Length,
+    /// The longest body, in bytes; 0 if a body is ignored.
+    pub body_bytes_max: usize,
+    /// The keys of its query; `None` if the query is ignored.
+    pub keys: Option<&'static [Key]>,
+    /// The type of its body; empty if a body is ignored.
+    pub request: &'static str,
+    /// The type of its answer.
+    pub response: &'static str,
+    /// What it does.
+    pub summary: &'static str,
+}
+
+/// The parts of a path around its parameter.
+const fn around(path: &'static str) -> Option<(&'static str, &'static str)> {
+    let bytes = path.as_bytes();
+    let (mut begin, mut end) = (0, bytes.len());
+    while begin < bytes.len() && bytes[begin] != b'<' {
+        begin += 1;
+    }
+    if begin == bytes.len() {
+        return None;
+    }
+    while bytes[end - 1] != b'>' {
+        end -= 1;
+    }
+    Some((path.split_at(begin).0, path.split_at(end).1))
+}
+
+/// Answers that are not JSON: their names in the table.
+mod plain {
+    /// A file of the page.
+    pub(super) struct PageFile;
+    /// Text.
+    pub(super) struct Text;
+    /// Server-Sent Events, whose data are the types in [`super::super::events`].
+    pub(super) struct EventStream;
+}
+use plain::{EventStream, PageFile, Text};
+
+/// Declares the routes: an enum, and the [`Spec`] of each. A query of `any` and a body of `none` are ignored.
+macro_rules! routes {
+    (@keys any) => { None };
+    (@keys $query:ident) => { Some(<$query as Query>::KEYS) };
+    (@body none) => { ("", 0) };
+    (@body $body:ident) => { (stringify!($body), if size_of::<$body>() < BODY_BYTES_MAX { BODY_BYTES_MAX } else { 0 }) };
+    ($(
+        $route:ident: $method:ident $path:literal $access:ident, $query:tt, $body:tt => $response:ident $length:ident, $summary:literal;
+    )+) => {
+        /// A route. Code that must know every route matches on this exhaustively.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Route { $(#[doc = $summary] $route),+ }
+
+        impl Route {
+            /// Every route.
+            pub const ALL: &[Self] = &[$(Self::$route),+];
+
+            /// What the route takes and gives.
+            pub const fn spec(self) -> &'static Spec {
+                match self {
+                    $(Self::$route => {
+                        const BODY: (&str, usize) = routes!(@body $body);
+                        const _: usize = size_of::<$response>();
+                        &Spec {
+                            method: Method::$method,
+                            path: $path,
+                            around: const { around($path) },
+                            access: Access::$access,
+                            length: Length::$length,
+                            body_bytes_max: BODY.1,
+                            keys: routes!(@keys $query),
+                            request: BODY.0,
+                            response: stringify!($response),
+                            summary: $summary,
+                        }
+                    })+
+                }
+            }
+        }
+    };
+}
+
+// What is asked for most often stands first: a look-up goes from the first to the last.
+routes! {
+    Pipeline: Get "/api/pipeline" Viewer, PipelineQuery, none => PipelineResponse Waits, "The state; with `after`, once it has changed";
+    Status: Get "/api/pipeline/status" Viewer, NoQuery, none => StatusResponse Short, "The state in short";
+    Start: Post "/api/pipeline/start" Operator, NoQuery, StartRequest => ActionResponse Waits, "Begins a run";
+    Pause: Post "/api/pipeline/pause" Operator, NoQuery, EmptyRequest => ActionResponse Waits, "Stops every process of the run where it is";
+    Resume: Post "/api/pipeline/resume" Operator, NoQuery, EmptyRequest => ActionResponse Waits, "Lets a paused run go on";
+    Stop: Post "/api/pipeline/stop" Operator, NoQuery, StopRequest => ActionResponse Waits, "Ends the run";
+    Logs: Get "/api/logs" Viewer, LogsQuery, none => LogsResponse Long, "Lines of a log from a position or a time on; with `wait`, once there are some";
+    LogTail: Get "/api/logs/tail" Viewer, TailQuery, none => LogsResponse Long, "The last lines of a log";
+    Events: Get "/api/events" Viewer, EventsQuery, none => EventStream Stream, "What happens, as it happens";
+    Runs: Get "/api/runs" Viewer, RunsQuery, none => RunsResponse Long, "The history, newest run first";
+    Run: Get "/api/runs/<id>" Viewer, NoQuery, none => RunResponse Long, "One run, with its events and its progress";
+    RunLog: Get "/api/runs/<id>/log" Viewer, LogTextQuery, none => Text Stream, "The log of one run as text";
+    Health: Get "/api/health" Anyone, NoQuery, none => HealthResponse Short, "Whether the server works; without a token only that";
+    Version: Get "/api/version" Viewer, NoQuery, none => VersionResponse Short, "Which server this is";
+    Session: Get "/api/session" Viewer, NoQuery, none => SessionResponse Short, "What the client may do, and until when";
+    Login: Post "/api/login" Anyone, NoQuery, LoginRequest => LoginResponse Short, "Takes a token and sets a cookie";
+    Logout: Post "/api/logout" Anyone, NoQuery, EmptyRequest => OkResponse Short, "Removes the cookie";
+    Index: Get "/" Anyone, any, none => PageFile Short, "The status page";
+    PageFile: Get "/static/<name>" Anyone, any, none => PageFile Short, "A file of the status page";
+}
+
+/// What a method and a path lead to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found<'p> {
+    /// A route, with the value of its parameter; empty if it has none.
+    Route(Route, &'p str),
+    /// A path that does not take this method. The parameter's value comes with the first route at this path.
+    OtherMethod(Route, &'p str),
+    /// Nothing.
+    Nothing,
+}
+
+/// Finds the route of a request. The path is compared as it was sent, because no path here needs an escape.
+pub fn find<'p>(method: &str, path: &'p str) -> Found<'p> {
+    let method = Method::of(method);
+    let mut at_path = None;
+    for route in Route::ALL.iter().copied() {
+        if let Some(parameter) = route.parameter_in(path) {
+            if Some(route.spec().method) == method {
+                return Found::Route(route, parameter);
+            }
+            at_path = at_path.or(Some(Found::OtherMethod(route, parameter)));
+        }
+    }
+    at_path.unwrap_or(Found::Nothing)
+}
+
+/// The methods of the routes that are wanted, as in `Allow`.
+fn methods(is_wanted: impl Fn(Route) -> bool) -> String {
+    let mut names = Vec::new();
+    for method in Method::ALL {
+        if Route::ALL.iter().any(|&route| is_wanted(route) && route.spec().method == method) {
+            names.push(method.as_str());
+            names.extend((method == Method::Get).then_some("HEAD"));
+        }
+    }
+    names.push("OPTIONS");
+    names.join(", ")
+}
+
+/// Every method that some path takes, as in `Allow`.
+pub fn all_methods() -> String {
+    methods(|_| true)
+}
+
+impl Route {
+    /// The methods that the path of this route takes, as in `Allow`.
+    pub fn allow(self) -> String {
+        methods(|other| other.spec().path == self.spec().path)
+    }
+
+    /// The value of the parameter in a path that is this route's; empty if it has none.
+    fn parameter_in(self, path: &str) -> Option<&str> {
+        let spec = self.spec();
+        match spec.around {
+            None => (spec.path == path).then_some(""),
+            Some((before, behind)) => {
+                path.strip_prefix(before)?.strip_suffix(behind).filter(|parameter| !parameter.contains('/'))
+            }
+        }
+    }
+
+    /// The path, for a route without a parameter and without a query.
+    pub fn path(self) -> String {
+        self.url("", &NoQuery {})
+    }
+
+    /// The path with this parameter and this query. Every parameter so far is one that needs no escape.
+    pub fn url(self, parameter: &str, query: &impl Query) -> String {
+        let spec = self.spec();
+        let mut path = match spec.around {
+            None => spec.path.to_owned(),
+            Some((before, behind)) => format!("{before}{parameter}{behind}"),
+        };
+        query::write(&mut path, query);
+        path
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_route_is_found_by_its_method_and_path() {
+        for route in Route::ALL.iter().copied() {
+            let (spec, path) = (route.spec(), route.url("7", &NoQuery {}));
+            let parameter = if spec.path.contains('<') { "7" } else { "" };
+            assert_eq!(find(spec.method.as_str(), &path), Found::Route(route, parameter), "{path}");
+            assert_eq!(find("BREW", &path), Found::OtherMethod(route, parameter), "{path}");
+            assert_eq!(find(&spec.method.as_str().to_lowercase(), &path), Found::OtherMethod(route, parameter), "{path}");
+            assert!(spec.path.starts_with('/') && spec.path.matches('<').count() <= 1, "{path}");
+            assert_eq!(spec.body_bytes_max > 0, spec.method != Method::Get, "{path} acts only by what it is sent");
+            assert_eq!(spec.access == Access::Operator, spec.method != Method::Get && spec.access != Access::Anyone, "{path}");
+        }
+        assert_eq!(find("HEAD", "/api/runs/7"), Found::Route(Route::Run, "7"));
+    }
+
+    #[test]
+    fn other_paths_lead_to_nothing() {
+        for path in [
+            "",
+            "*",
+            "/api",
+            "/api/",
+            "/api/pipeline/",
+            "//api/pipeline",
+            "/API/pipeline",
+            "api/pipeline",
+            "/api/runs/7/",
+            "/api/runs/7/log/",
+            "/api/runs/7/8/log",
+            "/static",
+            "/static/a/b",
+            "/index.html",
+        ] {
+            assert_eq!(find("GET", path), Found::Nothing, "{path}");
+        }
+        assert_eq!(find("GET", "/api/runs/"), Found::Route(Route::Run, ""));
+        assert_eq!(find("GET", "/api/runs/log"), Found::Route(Route::Run, "log"));
+        assert_eq!(find("GET", "/api/runs//log"), Found::Route(Route::RunLog, ""));
+    }
+
+    #[test]
+    fn allow_names_the_methods_of_a_path() {
+        assert_eq!(Route::Pipeline.allow(), "GET, HEAD, OPTIONS");
+        assert_eq!(Route::Start.allow(), "POST, OPTIONS");
+        assert_eq!(all_methods(), "GET, HEAD, POST, OPTIONS");
+    }
+
+    #[test]
+    fn url_has_the_parameter_and_the_query() {
+        assert_eq!(Route::Pipeline.path(), "/api/pipeline");
+        assert_eq!(Route::RunLog.url("7", &NoQuery {}), "/api/runs/7/log");
+        assert_eq!(Route::Runs.url("", &RunsQuery { limit: Some(20), before: None }), "/api/runs?limit=20");
+    }
+}

@@ -1,0 +1,51 @@
+//! Which server this is.
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Timestamp;
+
+/// The version of the HTTP contract.
+pub const API_VERSION: u32 = 1;
+
+/// The answer of `GET /api/version`. Older clients read `ok`, `app`, `service`, `build` and `started_at`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VersionResponse {
+    /// True.
+    pub ok: bool,
+    /// The program.
+    pub name: String,
+    /// The program.
+    pub app: String,
+    /// Which service answers.
+    pub service: String,
+    /// The program's version.
+    pub version: String,
+    /// Which build of it this is.
+    pub build: String,
+    /// The version of the HTTP contract.
+    pub api: u32,
+    /// The version of the database's schema.
+    pub schema: i64,
+    /// When the server started.
+    pub started_at: Timestamp,
+    /// Which server this is.
+    pub server: Server,
+}
+
+/// The part of the answer by which a client of any version knows a server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Introduction {
+    /// The program.
+    pub name: String,
+    /// Which server it is; early versions do not say.
+    pub server: Option<Server>,
+}
+
+/// What tells a server from others.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Server {
+    /// Random, and new at each start.
+    pub id: String,
+    /// Absolute and without links. Bytes that are not UTF-8 show as U+FFFD.
+    pub runtime_dir: String,
+}

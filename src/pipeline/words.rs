@@ -1,0 +1,44 @@
+//! Closed sets of words, each with its texts in one place.
+
+/// Declares a closed set of words: an enum, its texts in one place, and the way back.
+macro_rules! words {
+    ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident = $text:literal),+ $(,)? }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+        pub enum $name { $($(#[$doc])* #[serde(rename = $text)] $variant),+ }
+
+        impl $name {
+            /// Every word of the set, in order of declaration.
+            pub const ALL: &[Self] = &[$(Self::$variant),+];
+
+            /// The word as it is stored and sent.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text),+ }
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result { f.pad(self.as_str()) }
+        }
+
+        impl std::str::FromStr for $name {
+            type Err = $crate::pipeline::UnknownWord;
+            fn from_str(text: &str) -> Result<Self, $crate::pipeline::UnknownWord> {
+                Self::ALL.iter().copied().find(|word| word.as_str() == text)
+                    .ok_or_else(|| $crate::pipeline::UnknownWord { set: stringify!($name), text: text.to_owned() })
+            }
+        }
+    };
+}
+
+pub(crate) use words;
+
+/// A stored or sent text that is none of the set's words: written by a newer version, or damaged.
+#[derive(Debug, thiserror::Error)]
+#[error("{text:?} is no {set} this version knows; it was written by a newer version or is damaged")]
+pub struct UnknownWord {
+    /// The set that was expected.
+    pub set: &'static str,
+    /// What stood there.
+    pub text: String,
+}

@@ -1,0 +1,78 @@
+//! `docs/api-contracts.md` and the code of the contract say the same.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+
+use autoappdev::api::health::HealthResponse;
+use autoappdev::api::pipeline::{ActionResponse, PipelineResponse, StatusResponse};
+use autoappdev::api::query::Kind;
+use autoappdev::api::routes::Route;
+use autoappdev::api::session::{LoginResponse, SessionResponse};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+fn contract() -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/api-contracts.md")).expect("the contract")
+}
+
+/// The rows of the table under a heading.
+fn table<'d>(docs: &'d str, heading: &str) -> Vec<&'d str> {
+    let section = docs.split_once(&format!("\n## {heading}\n")).expect("the heading").1;
+    section.lines().skip_while(|line| !line.starts_with('|')).take_while(|line| line.starts_with('|')).skip(2).collect()
+}
+
+#[test]
+fn docs_list_every_route_as_the_code_has_it() {
+    let mut wanted = String::new();
+    for spec in Route::ALL.iter().map(|route| route.spec()) {
+        let key = |key: &autoappdev::api::query::Key| match key.kind {
+            Kind::Number(_, u64::MAX) | Kind::Word(_) | Kind::Text(_) | Kind::Time | Kind::Switch => format!("`{}`", key.name),
+            Kind::Number(at_least, at_most) if at_most > 1 << 53 => format!("`{}` {at_least}–", key.name),
+            Kind::Number(at_least, at_most) => format!("`{}` {at_least}–{at_most}", key.name),
+        };
+        let keys = spec.keys.map_or("any".to_owned(), |keys| keys.iter().map(key).collect::<Vec<_>>().join(", "));
+        let (method, path, access, length) = (spec.method.as_str(), spec.path, spec.access.as_str(), spec.length.as_str());
+        writeln!(
+            wanted,
+            "| `{method} {path}` | {access} | {keys} | {} | {} | {length} | {} |",
+            spec.request, spec.response, spec.summary
+        )
+        .expect("a string takes everything");
+    }
+    let docs = contract();
+    assert_eq!(table(&docs, "Routes"), wanted.lines().collect::<Vec<_>>(), "the table under \"Routes\" should be\n{wanted}");
+}
+
+/// The first JSON document behind `mark`: in a block or in a line of code.
+fn example(docs: &str, mark: &str) -> Value {
+    let behind = docs.split_once(mark).unwrap_or_else(|| panic!("{mark} is not in the contract")).1;
+    let text = &behind[behind.find('{').expect("an example")..];
+    serde_json::Deserializer::from_str(text)
+        .into_iter()
+        .next()
+        .expect("a document")
+        .unwrap_or_else(|e| panic!("{mark}: {e}: {text:.200}"))
+}
+
+/// The example reads as the type, and the type writes the example: no key more or less, no other form.
+fn is_example_of<T: Serialize + DeserializeOwned>(example: &Value) {
+    let read: T = serde_json::from_value(example.clone()).unwrap_or_else(|error| panic!("{error}: {example}"));
+    assert_eq!(&serde_json::to_value(read).expect("plain data"), example, "{}", std::any::type_name::<T>());
+}
+
+#[test]
+fn examples_in_the_docs_are_what_the_types_read_and_write() {
+    let docs = contract();
+    is_example_of::<PipelineResponse>(&example(&docs, "### `GET /api/pipeline`\n"));
+    is_example_of::<StatusResponse>(&example(&docs, "### `GET /api/pipeline/status`\n"));
+    for action in ["`200 {\"ok\":true,\"state\":\"running\"", "`200 {\"ok\":true,\"state\":\"paused\""] {
+        let at = docs.find(action).expect("an answer to an action");
+        is_example_of::<ActionResponse>(&example(&docs[at..], "`200 "));
+    }
+    is_example_of::<LoginResponse>(&example(&docs, "`POST /api/login`: `200 "));
+    is_example_of::<SessionResponse>(&example(&docs, "- `GET /api/session`: `"));
+    let health = docs.find("- `GET /api/health`").expect("health");
+    is_example_of::<HealthResponse>(&example(&docs[health..], "`200 "));
+}
