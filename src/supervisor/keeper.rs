@@ -20,7 +20,8 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, SyncSender};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::{Event, Retention, Settings};
+use super::event::Event;
+use super::settings::{Retention, Settings};
 use crate::clock::{Clock, SystemClock};
 use crate::held_dir::HeldDir;
 use crate::log::{self, Packing, RunLogs, Segment};

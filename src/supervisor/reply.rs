@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 
-use super::ActionError;
+use super::error::ActionError;
 use super::snapshot::Published;
 
 /// Takes one answer.

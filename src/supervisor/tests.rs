@@ -7,14 +7,15 @@ mod shims;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::io;
 use std::rc::Rc;
 use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
 
 use super::conductor::Conductor;
-use super::shims::{Finding, Leftovers, Shims};
+use super::shims::{ConnectionNumber, Finding, Leftovers, Shims};
 use super::*;
 use crate::clock::Timestamp;
-use crate::pipeline::{Cause, ConditionCode, Containment, Entry, Exit, Fact, Found, Killed, State};
+use crate::pipeline::{Action, Cause, ConditionCode, Containment, Entry, Exit, Fact, Found, Killed, State};
 use crate::run_dir::{
     Command, FORMAT, Header, LaunchSpec, Note, NumberedProgress, ProgressError, ReadJournal, Reply, ReplyError, Trouble,
     TroublePart,

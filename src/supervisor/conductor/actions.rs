@@ -14,10 +14,12 @@ use crate::process::{explain_lack, is_disk_full, lack_of};
 use crate::run_dir::{Command, FORMAT, LaunchSpec, Trouble};
 use crate::script::{self, Attempt, ScriptError};
 use crate::store::{NewRun, StoreError};
+use crate::supervisor::ask::{Ask, StartRequest};
+use crate::supervisor::error::ActionError;
+use crate::supervisor::kill_points;
 use crate::supervisor::records::Records;
 use crate::supervisor::reply::{ReplyTo, answer};
 use crate::supervisor::shims::Shims;
-use crate::supervisor::{ActionError, Ask, StartRequest, kill_points};
 
 /// How long a start, a pause or a resume is waited for before its client is told that it is still under way. The shim gives up a
 /// pause earlier than that.

@@ -14,10 +14,11 @@ use crate::clock::Clock;
 use crate::pipeline::Found;
 use crate::run_dir::ReadJournal;
 use crate::store::NewRun;
+use crate::supervisor::error::BootError;
 use crate::supervisor::records::Records;
+use crate::supervisor::settings::Settings;
 use crate::supervisor::shims::{Finding, Shims};
 use crate::supervisor::snapshot::{Snapshot, Watch};
-use crate::supervisor::{BootError, Settings};
 
 impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
     /// When this returns, what is published is true.

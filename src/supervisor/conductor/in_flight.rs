@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::pipeline::{Action, Entry, Fact, Pending, Refusal, State};
-use crate::supervisor::ActionError;
+use crate::supervisor::error::ActionError;
 use crate::supervisor::reply::{ReplyTo, answer};
 use crate::supervisor::snapshot::Published;
 

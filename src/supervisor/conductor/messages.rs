@@ -6,7 +6,7 @@ use super::parts::Conductor;
 use crate::clock::Clock;
 use crate::pipeline::{Found, Refusal, RunStatus};
 use crate::run_dir::{Message, Reply, ReplyError};
-use crate::supervisor::ActionError;
+use crate::supervisor::error::ActionError;
 use crate::supervisor::records::Records;
 use crate::supervisor::shims::{ConnectionNumber, Finding, Shims};
 

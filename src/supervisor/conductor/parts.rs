@@ -10,8 +10,8 @@ use super::shim_link::ShimLink;
 use super::signs::Signs;
 use crate::clock::Clock;
 use crate::pipeline::{Action, ConditionCode, allowed};
-use crate::supervisor::Settings;
 use crate::supervisor::records::Records;
+use crate::supervisor::settings::Settings;
 use crate::supervisor::shims::Shims;
 use crate::supervisor::snapshot::{Snapshot, Watch};
 

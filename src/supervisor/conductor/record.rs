@@ -10,9 +10,9 @@ use crate::clock::Clock;
 use crate::kill_point::KillPoint;
 use crate::pipeline::{Entry, Fact, Pending, RunStatus};
 use crate::store::StoreError;
+use crate::supervisor::error::{ActionError, Obstacle};
 use crate::supervisor::records::Records;
 use crate::supervisor::shims::Shims;
-use crate::supervisor::{ActionError, Obstacle};
 
 impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
     /// Commits facts that are not recorded yet, publishes what they make of the pipeline, and answers who waited for it.

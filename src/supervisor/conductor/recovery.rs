@@ -11,7 +11,7 @@ use crate::pipeline::{Containment, Entry, Fact, Found, Killed, Pending, Plan, Re
 use crate::process::{UNKNOWN_BOOT, is_shortage};
 use crate::run_dir::Command;
 use crate::store::{StoreError, UnseenEnd};
-use crate::supervisor::ActionError;
+use crate::supervisor::error::ActionError;
 use crate::supervisor::records::Records;
 use crate::supervisor::shims::{Finding, Shims};
 

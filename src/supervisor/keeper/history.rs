@@ -8,11 +8,11 @@ use std::io;
 use std::path::Path;
 use std::sync::mpsc::Sender;
 
-use super::super::Event;
 use super::{KeepError, Standing};
 use crate::kill_point::KillPoint;
 use crate::run_dir::{self, LockState, Runs};
 use crate::store::Reader;
+use crate::supervisor::event::Event;
 
 /// How many rows one transaction deletes, which limits how long the supervisor is busy.
 const FORGOTTEN_AT_ONCE: usize = 100;

@@ -1,0 +1,51 @@
+//! What clients ask of the supervisor.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::pipeline::{Action, StopOrigin};
+
+/// What a client asks for.
+#[derive(Clone, Debug)]
+pub enum Ask {
+    /// Begin a run.
+    Start(StartRequest),
+    /// Pause it.
+    Pause,
+    /// Let it go on.
+    Resume,
+    /// End it.
+    Stop {
+        /// From TERM to KILL; the run's own where none is named.
+        grace: Option<Duration>,
+        /// The origin, if no client requested it.
+        origin: Option<StopOrigin>,
+    },
+}
+
+impl Ask {
+    /// The action's word.
+    pub const fn action(&self) -> Action {
+        match self {
+            Self::Start(_) => Action::Start,
+            Self::Pause => Action::Pause,
+            Self::Resume => Action::Resume,
+            Self::Stop { .. } => Action::Stop,
+        }
+    }
+}
+
+/// What a start can say; each thing has a default.
+#[derive(Clone, Debug, Default)]
+pub struct StartRequest {
+    /// The script, by its name in the root.
+    pub script: Option<String>,
+    /// Its arguments.
+    pub args: Vec<String>,
+    /// Where it runs, in the root.
+    pub cwd: Option<String>,
+    /// Added to its environment.
+    pub env: BTreeMap<String, String>,
+    /// The grace of a stop that names none.
+    pub grace: Option<Duration>,
+}

@@ -1,0 +1,130 @@
+//! Why an action was not done, and why a server cannot begin.
+
+use std::io;
+
+use crate::pipeline::{Action, Lack, Refusal};
+use crate::process;
+use crate::script::ScriptError;
+use crate::store::StoreError;
+
+/// Why an action was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum ActionError {
+    /// The state does not allow it, or another client was faster.
+    #[error("{0}")]
+    Refused(Refusal),
+    /// The script or the working directory is no good.
+    #[error(transparent)]
+    Script(#[from] ScriptError),
+    /// A run was begun, and its script could not be executed.
+    #[error("{detail}")]
+    SpawnFailed {
+        /// The run that failed.
+        run_id: i64,
+        /// Why.
+        detail: String,
+        /// The resource whose lack is the cause, if any.
+        lack: Option<Lack>,
+    },
+    /// A process would not stop in time; the pause is undone.
+    #[error("{0}")]
+    PauseTimeout(String),
+    /// The leader would not go on.
+    #[error("{0}")]
+    ResumeFailed(String),
+    /// The shim refused for a reason that this version does not know.
+    #[error("{0}")]
+    Shim(String),
+    /// The shim does not answer.
+    #[error("the run's own process does not answer; the pipeline goes on as it is, look at /api/health")]
+    ShimSilent,
+    /// It is not done yet; it may be, later.
+    #[error("{0} is still under way; look at GET /api/pipeline (`autoappdev status`)")]
+    StillUnderWay(Action),
+    /// It was done, and the database could not take that yet.
+    #[error("it was done but could not be recorded yet: {}", unrecorded_because(*.obstacle))]
+    Unrecorded {
+        /// The obstacle.
+        obstacle: Obstacle,
+    },
+    /// The disk is full.
+    #[error("the disk is full; make room, and look at /api/pipeline before you try again")]
+    DiskFull,
+    /// Another process holds a lock on the database.
+    #[error(
+        "another process has locked the database (a backup, or a sqlite3 shell with an open transaction); end that process or wait, then try again"
+    )]
+    DatabaseLocked,
+    /// The database did not take it.
+    #[error("the database did not take it: {0}")]
+    Store(String),
+    /// A folder could not be read.
+    #[error("the runtime directory could not be read: {0}")]
+    Io(io::Error),
+    /// The server stops.
+    #[error("the server is stopping; the pipeline goes on as it is")]
+    Stopping,
+}
+
+/// Why the database refuses a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Obstacle {
+    /// The disk is full.
+    DiskFull,
+    /// Another process holds a lock on it.
+    Locked,
+    /// Anything else.
+    Other,
+}
+
+impl Obstacle {
+    pub(super) const fn of(error: &StoreError) -> Self {
+        if error.is_disk_full() {
+            Self::DiskFull
+        } else if error.is_locked() {
+            Self::Locked
+        } else {
+            Self::Other
+        }
+    }
+}
+
+const fn unrecorded_because(obstacle: Obstacle) -> &'static str {
+    match obstacle {
+        Obstacle::DiskFull => "the disk is full; it will be recorded as soon as there is room",
+        Obstacle::Locked => "another process has locked the database; it will be recorded as soon as the lock is released",
+        Obstacle::Other => {
+            "the database cannot be written; it will be recorded as soon as it can, and the server's log has the cause"
+        }
+    }
+}
+
+impl ActionError {
+    pub(super) fn store(error: &StoreError) -> Self {
+        match Obstacle::of(error) {
+            Obstacle::DiskFull => Self::DiskFull,
+            Obstacle::Locked => Self::DatabaseLocked,
+            Obstacle::Other => Self::Store(error.to_string()),
+        }
+    }
+}
+
+impl From<StoreError> for ActionError {
+    fn from(error: StoreError) -> Self {
+        Self::store(&error)
+    }
+}
+
+/// Why a server cannot begin. Each sentence fits after "failed to".
+#[derive(Debug, thiserror::Error)]
+pub enum BootError {
+    /// The database did not tell what is stored, or did not take what was found.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A thread that the life cycle needs could not be started.
+    #[error("{}", process::explain_lack("start a thread", .0))]
+    Thread(io::Error),
+    /// It cannot be said whether a run lives that the database knows nothing of, and whose id it would give again.
+    #[error("look at the run directories: {0}")]
+    Runs(io::Error),
+}

@@ -1,0 +1,366 @@
+//! The real world on the supervisor's side: starting a shim, talking to it, and looking what a run left behind.
+//!
+//! If killed between the run's directory and the shim's start: the lock falls with this process, and the next boot finds a run that
+//! never began.
+
+use std::collections::BTreeSet;
+use std::io::{self, Read, Write};
+use std::net::Shutdown;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Stdio};
+use std::sync::mpsc::{self, Sender};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use super::event::Event;
+use super::inherited;
+use super::shims::{ConnectionNumber, Finding, Leftovers, Shims};
+use super::strays::{self, Whereabouts};
+use crate::abstract_socket;
+use crate::kill_point::KillPoint;
+use crate::log::{Listing, RunLogs};
+use crate::pipeline::{Found, Killed};
+use crate::private::private_file;
+use crate::process::{self, Cgroup};
+use crate::run_dir::{
+    self, Command, JournalError, LaunchSpec, LineReader, LockState, Message, NumberedProgress, PAUSE_FILE, ProgressError, Runs,
+    to_line,
+};
+
+/// How long a shim may not read what it is told before it counts as silent.
+const SEND_LIMIT: Duration = Duration::from_secs(2);
+
+/// The longest line from a shim, in bytes. Its facts are a few hundred.
+const MESSAGE_BYTES_MAX: usize = 1024 * 1024;
+
+/// How long the leftovers of a run may take to die of SIGKILL before the search for them is given up and said so.
+const KILL_LIMIT: Duration = Duration::from_secs(5);
+
+/// Processes, sockets and files.
+#[derive(Debug)]
+pub(super) struct RealShims {
+    runs: Runs,
+    logs: RunLogs,
+    stream: Option<UnixStream>,
+    /// To the thread that reads messages from shims. It exists from the start, because at the limit of processes it could not be created.
+    to_reader: Sender<(UnixStream, ConnectionNumber)>,
+    next_number: ConnectionNumber,
+    /// The shim that this server started, to be reaped when it has left.
+    children: Vec<Child>,
+    /// Variables of the environment from which this server took a setting.
+    taken: Vec<&'static str>,
+    /// Runs that lived at the start of this server and carry this runtime directory's path, wherever their directories are.
+    strays: Vec<i64>,
+}
+
+impl RealShims {
+    /// Starts. Messages from shims go to `events`.
+    pub(super) fn start(runs: Runs, logs: RunLogs, taken: Vec<&'static str>, events: Sender<Event>) -> io::Result<Self> {
+        let (to_reader, streams) = mpsc::channel();
+        // Ends once no other stream can arrive.
+        let read = move || streams.iter().for_each(|(stream, number)| read_messages(stream, number, &events));
+        thread::Builder::new().name("shim-reader".to_owned()).spawn(read)?;
+        let strays = strays::all(&runs);
+        Ok(Self { runs, logs, stream: None, to_reader, next_number: 1, children: Vec::new(), taken, strays })
+    }
+
+    /// Keeps `stream` for sending, and passes `reader`, the same stream, to the reading thread. Drops the previous one.
+    fn listen_to(&mut self, stream: UnixStream, reader: UnixStream) -> ConnectionNumber {
+        self.disconnect();
+        let number = self.next_number;
+        self.next_number += 1;
+        self.to_reader.send((reader, number)).expect("the thread that reads ends after this");
+        self.stream = Some(stream);
+        number
+    }
+
+    /// The run's control group, there or not. A journal says whether there was one. Without a journal it is looked for by its name, which
+    /// no other has: it may have been made a moment before the shim was killed, or somebody removed the run's directory.
+    fn cgroup(&self, run_id: i64) -> Option<Cgroup> {
+        let name = self.runs.cgroup_name(run_id).ok()?;
+        match run_dir::read_header(&self.runs.run(run_id).journal_path()) {
+            Ok(header) => header.cgroup.filter(|dir| dir.ends_with(&name)).map(Cgroup::at),
+            Err(_) => Cgroup::below_own(&name),
+        }
+    }
+
+    /// The control group that the journal names, if the directory has been replaced since. Another directory can now have
+    /// the number that is in its name, so nothing in it is killed.
+    fn former_cgroup(&self, run_id: i64) -> Option<Cgroup> {
+        let name = self.runs.cgroup_name(run_id).ok()?;
+        let header = run_dir::read_header(&self.runs.run(run_id).journal_path()).ok()?;
+        let is_of_this_boot = process::boot_id().is_ok_and(|boot_id| boot_id == header.boot_id);
+        header.cgroup.filter(|dir| is_of_this_boot && !dir.ends_with(&name)).map(Cgroup::at)
+    }
+
+    /// Takes shims that have left out of the process table.
+    fn reap(&mut self) {
+        self.children.retain_mut(|child| matches!(child.try_wait(), Ok(None)));
+    }
+}
+
+impl Shims for RealShims {
+    fn launch(&mut self, spec: &LaunchSpec) -> io::Result<ConnectionNumber> {
+        self.reap();
+        let (dir, lock) = self.runs.create(spec.run_id)?;
+        KillPoint::ServerRunDirMade.reach();
+        // Our own resources are reserved before the shim is started.
+        let (ours, its) = UnixStream::pair()?;
+        let reader = ours.try_clone()?;
+        let shim_log = private_file().append(true).open(dir.shim_log_path())?;
+        // The path that /proc/self/exe leads to may hold a newer binary by now; the link itself always starts this one.
+        let mut command = std::process::Command::new("/proc/self/exe");
+        command.arg0("autoappdev").arg("shim").arg(dir.path());
+        for name in inherited::not_for_pipelines(std::env::vars_os(), &self.taken) {
+            command.env_remove(name);
+        }
+        command.stdin(OwnedFd::from(its)).stdout(lock).stderr(Stdio::from(shim_log));
+        let child = command.spawn()?;
+        // Our copies of the lock and of the shim's end go with the command: from here on only the shim holds them.
+        drop(command);
+        self.children.push(child);
+        KillPoint::ServerShimSpawned.reach();
+        // While the shim is being loaded. It starts nothing before it has the specification.
+        self.runs.note_latest(spec.run_id);
+        let mut stream = ours;
+        stream.set_write_timeout(Some(SEND_LIMIT))?;
+        // A time-out has the same error number as a lack of processes.
+        stream
+            .write_all(&to_line(spec))
+            .map_err(|error| io::Error::other(format!("it does not accept the run's specification: {error}")))?;
+        KillPoint::ServerLaunchSent.reach();
+        Ok(self.listen_to(stream, reader))
+    }
+
+    fn connect(&mut self, run_id: i64) -> io::Result<ConnectionNumber> {
+        let dir = self.runs.run(run_id);
+        let stream = dir.connect().or_else(|error| {
+            let header = run_dir::read_header(&dir.journal_path()).ok();
+            let socket = header.and_then(|header| header.socket).or_else(|| strays::socket_of(&self.runs, run_id).ok().flatten());
+            let (stream, _) = abstract_socket::connect(&socket.ok_or(error)?)?;
+            Ok::<_, io::Error>(stream)
+        })?;
+        stream.set_write_timeout(Some(SEND_LIMIT))?;
+        let reader = stream.try_clone()?;
+        Ok(self.listen_to(stream, reader))
+    }
+
+    fn send(&mut self, command: &Command) -> io::Result<()> {
+        match &mut self.stream {
+            Some(stream) => stream.write_all(&to_line(command)),
+            None => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+
+    fn disconnect(&mut self) {
+        if let Some(stream) = self.stream.take() {
+            // Ends the reading thread too. An error means that the other side was faster.
+            let _already_closed = stream.shutdown(Shutdown::Both);
+        }
+        self.reap();
+    }
+
+    fn find(&self, run_id: i64) -> io::Result<Finding> {
+        let dir = self.runs.run(run_id);
+        // The lock first: a journal read after the lock was seen free will not grow any more.
+        let lock = dir.lock_state()?;
+        let (journal, mut damage) = match run_dir::read_journal(&dir.journal_path()) {
+            Ok(journal) => (Some(journal), None),
+            Err(JournalError::Absent) => (None, None),
+            // It passes. A run whose journal may tell its end is not given up for it.
+            Err(JournalError::Io(error)) if process::is_shortage(&error) => return Err(error),
+            Err(error @ (JournalError::Damaged(_) | JournalError::Newer { .. } | JournalError::Io(_))) => {
+                (None, Some(error.to_string()))
+            }
+        };
+        let found = match (lock, &journal) {
+            (LockState::Held, _) => Found::ShimAlive,
+            // Its directory may have been emptied or removed under it.
+            (LockState::Free, None) if strays::socket_of(&self.runs, run_id)?.is_some() => Found::ShimAlive,
+            (LockState::Free, None) if damage.is_none() => Found::NeverBegan,
+            // Nobody can read what it was: look for what it left, which is harmless where there is nothing.
+            (LockState::Free, None) => Found::Vanished { same_boot: true },
+            (LockState::Free, Some(journal)) if journal.entries.iter().any(|entry| entry.fact.is_end()) => Found::Ended,
+            (LockState::Free, Some(journal)) if journal.header.boot_id != process::boot_id()? => {
+                Found::Vanished { same_boot: false }
+            }
+            // The lock may be a copy, or have been recreated.
+            (LockState::Free, Some(journal)) => match strays::whereabouts_of_shim(&journal.header, dir.path())? {
+                // The peer at the socket is the shim, in whatever namespace. A dying shim closes its lock before its socket.
+                Whereabouts::Unseen if dir.connect().is_ok() => Found::ShimAlive,
+                // A backup was put in the place of a later run with this number, whose directory was removed: that one lives.
+                Whereabouts::Dead | Whereabouts::Unseen
+                    if strays::socket_of(&self.runs, run_id)?.is_some_and(|other| journal.header.socket != Some(other)) =>
+                {
+                    Found::ShimAlive
+                }
+                Whereabouts::Dead | Whereabouts::Unseen => Found::Vanished { same_boot: true },
+                Whereabouts::Here => Found::ShimAlive,
+                Whereabouts::Elsewhere(place) => {
+                    let place = place.display();
+                    damage =
+                        Some(format!("this runtime directory is a copy, and the run continues in its own directory, {place}"));
+                    Found::Elsewhere
+                }
+            },
+        };
+        Ok(Finding { found, journal, damage })
+    }
+
+    fn progress(&self, run_id: i64) -> Result<Option<NumberedProgress>, ProgressError> {
+        run_dir::read_progress(&self.runs.run(run_id).progress_path())
+    }
+
+    fn run_ids(&self) -> io::Result<Vec<i64>> {
+        let mut ids = self.runs.ids()?;
+        ids.extend(&self.strays);
+        ids.sort_unstable();
+        ids.dedup();
+        Ok(ids)
+    }
+
+    fn latest_run_id(&self) -> io::Result<Option<i64>> {
+        Ok(self.runs.latest_id()?.max(self.strays.iter().max().copied()))
+    }
+
+    fn log_end(&self) -> io::Result<u64> {
+        // Positions grow from run to run: the newest run that has any log has the end of it.
+        self.logs.end()
+    }
+
+    fn kill_leftovers(&self, run_id: i64) -> io::Result<Leftovers> {
+        // As it was given to the run, whose directory may have been moved since.
+        let header = run_dir::read_header(&self.runs.run(run_id).journal_path()).ok();
+        let (given, socket) =
+            header.map_or_else(|| (self.runs.clone(), None), |header| (Runs::new(header.runtime_dir), header.socket));
+        let is_elsewhere = given.runtime_dir() != self.runs.runtime_dir();
+        // The copy of a directory names the path of the original, where the numbers may have begun anew since.
+        if strays::has_namesake(&given, run_id, socket.as_deref())?
+            || (is_elsewhere && given.run(run_id).lock_state().is_ok_and(|state| state == LockState::Held))
+        {
+            let given = given.runtime_dir().display();
+            return Err(io::Error::other(format!("a later run {run_id} of {given} lives, and its processes look the same")));
+        }
+        let cookie = given.cookie(run_id).map(|(name, value)| process::environment_entry(name, &value));
+        let cgroup = self.cgroup(run_id);
+        let deadline = Instant::now() + KILL_LIMIT;
+        let mut pause = Duration::from_micros(200);
+        // In the order in which they were found, the first of them with their names.
+        let mut found: Vec<(u32, Option<String>)> = Vec::new();
+        let mut known = BTreeSet::new();
+        // A process that was found counts until it is dead, although its environment becomes unreadable before that.
+        let mut carriers = BTreeSet::new();
+        let mut leftovers = loop {
+            // Before any signal: a dead process has no name.
+            let mut name = |pid| {
+                if known.insert(pid) {
+                    let name = (found.len() < 2 * Killed::NAMED_MAX).then(|| process::name_of(pid)).flatten();
+                    found.push((pid, name));
+                }
+            };
+            let (members, is_populated) = match &cgroup {
+                Some(cgroup) if is_populated(cgroup)? => {
+                    let members = cgroup.members().unwrap_or_default();
+                    members.iter().copied().for_each(&mut name);
+                    // Whoever may not be killed this way is a member still, and counted.
+                    let _found_again = cgroup.kill();
+                    (members, true)
+                }
+                Some(_) | None => (Vec::new(), false),
+            };
+            carriers.extend(process::carriers(&cookie)?);
+            carriers.retain(process::is_alive);
+            carriers.iter().map(|carrier| carrier.pid).for_each(&mut name);
+            if (!is_populated && carriers.is_empty()) || Instant::now() > deadline {
+                let mut alive: BTreeSet<u32> = carriers.iter().map(|carrier| carrier.pid).collect();
+                alive.extend(&members);
+                let mut killed = Killed::default();
+                for (pid, name) in found.into_iter().filter(|(pid, _)| !alive.contains(pid)) {
+                    killed.add(pid, || name);
+                }
+                // Not every group below is listed; a process in none of these counts too.
+                break Leftovers { killed, alive: alive.len().max(usize::from(is_populated)) };
+            }
+            // Stopped first, so that they bear no more children while the others are dealt with.
+            for signal in [Signal::STOP, Signal::KILL] {
+                for &carrier in &carriers {
+                    match process::signal(carrier, signal) {
+                        Err(error) if process::is_shortage(&error) => return Err(error),
+                        // One that may not be signalled is found again, and counted at the end.
+                        Ok(_) | Err(_) => {}
+                    }
+                }
+            }
+            thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(50));
+        };
+        KillPoint::ServerLeftoversKilled.reach();
+        if let (Some(cgroup), 0) = (cgroup, leftovers.alive)
+            && let Err(error) = cgroup.remove()
+        {
+            // An empty folder holds nobody up.
+            ::log::warn!("run {run_id}: failed to remove its control group {}: {error}", cgroup.path().display());
+        }
+        if let Some(former) = self.former_cgroup(run_id) {
+            if is_populated(&former)? {
+                // Without the run's id in their environment they cannot be distinguished from other processes.
+                leftovers.alive += former.members().map_or(1, |members| members.len().max(1));
+            } else {
+                // A process that has ended, or belongs to another user, is no obstacle.
+                let _not_ours = former.remove();
+            }
+        }
+        KillPoint::ServerLeftoversCgroupRemoved.reach();
+        Ok(leftovers)
+    }
+
+    fn remove_pause_file(&self) -> io::Result<()> {
+        match std::fs::remove_file(self.runs.runtime_dir().join(PAUSE_FILE)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+}
+
+/// A group that is not there, or not any more, has nobody in it; of one that could not be looked at nobody knows.
+fn is_populated(cgroup: &Cgroup) -> io::Result<bool> {
+    match cgroup.is_populated() {
+        Err(error) if !process::is_shortage(&error) => Ok(false),
+        other => other,
+    }
+}
+
+fn read_messages(mut stream: UnixStream, number: ConnectionNumber, events: &Sender<Event>) {
+    let mut lines = LineReader::new(MESSAGE_BYTES_MAX);
+    let mut buffer = vec![0; 16 * 1024];
+    let mut understands_all = true;
+    loop {
+        let count = match stream.read(&mut buffer) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Ok(0) | Err(_) => break,
+            Ok(count) => count,
+        };
+        lines.push(&buffer[..count]);
+        let mut messages: Vec<Message> = Vec::new();
+        while let Some(line) = lines.next_line() {
+            match run_dir::from_line(&line) {
+                Ok(message) => messages.push(message),
+                // Once is enough: a newer shim may say it several times a second, and the log has other things to tell.
+                Err(error) if std::mem::take(&mut understands_all) => {
+                    ::log::warn!("the shim said something that this version does not understand: {error}");
+                }
+                Err(_) => {}
+            }
+        }
+        // What came together is recorded together.
+        if lines.is_over_limit() || events.send(Event::FromShim { number, messages }).is_err() {
+            break;
+        }
+    }
+    // The supervisor has ended if nobody takes this.
+    let _nobody_left = events.send(Event::ShimGone { number });
+}
