@@ -1,5 +1,7 @@
 //! The integration tests: the whole binary, real scripts, real files, real clients, by subject. One crate, so that it is linked once.
 
+#[path = "../support/chromium.rs"]
+mod chromium;
 mod fake_server;
 #[path = "../support/mod.rs"]
 mod support;
@@ -28,6 +30,7 @@ mod browser {
     mod looks;
     mod page;
     mod progress;
+    mod sharing;
     mod which_server;
 }
 mod cli {

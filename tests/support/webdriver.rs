@@ -1,21 +1,14 @@
 //! A real browser for the tests: chromium, driven through chromedriver by the `WebDriver` protocol (<https://www.w3.org/TR/webdriver2/>).
-//!
-//! Owns the two programs and the browser's temporary profile, and leaves none of them behind. Speaks only the handful of commands
-//! that the tests need. Tests take turns: one browser at a time is enough for a small machine.
+//! Speaks only the handful of commands that the tests need. `chromium.rs` has the processes.
 
-use std::fs;
-use std::io::{BufRead, BufReader};
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use serde_json::{Value, json};
 
-use super::support::not_run;
+use super::chromium::{Driver, Programs, Turn, runner};
 
 /// How long anything may take before a test gives up. Generous: a loaded machine is slow, and a condition that holds costs no wait.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
@@ -28,12 +21,6 @@ pub(crate) const ENTER: &str = "\u{e007}";
 /// The key that scrolls up by a screen.
 pub(crate) const PAGE_UP: &str = "\u{e00e}";
 
-/// How often chromedriver is started before that is given up.
-const DRIVER_STARTS_MAX: u32 = 5;
-
-/// One browser at a time.
-static TURN: Mutex<()> = Mutex::new(());
-
 /// Looks again and again until `condition` holds; panics with `what` when it does not within `limit`.
 pub(crate) fn wait_until(what: &str, limit: Duration, mut condition: impl FnMut() -> bool) {
     let begun = Instant::now();
@@ -43,36 +30,52 @@ pub(crate) fn wait_until(what: &str, limit: Duration, mut condition: impl FnMut(
     }
 }
 
-/// A browser with one window. Dropping it ends the session and kills what is left of browser and driver.
+/// A browser with one window. Dropping the shared one closes what the test has opened, and leaves it to the next test; after a failure, and
+/// where that does not work, the browser ends.
 pub(crate) struct Browser {
-    driver: Child,
-    agent: ureq::Agent,
-    session: String,
-    profile: tempfile::TempDir,
-    _turn: MutexGuard<'static, ()>,
+    driver: Driver,
+    session: Session,
+    /// The turn. `None` only while this is dropped or given on.
+    turn: Option<Turn>,
+    is_shared: bool,
+    /// The origins that were opened.
+    origins: RefCell<BTreeSet<String>>,
 }
 
 impl Browser {
-    /// Starts a browser, or says that there is none and returns `None`. With `AUTOAPPDEV_REQUIRE_BROWSER=1` having none is a failure.
+    /// The browser that the tests of this run share, without cookies, caches, and anything that pages have stored. `None` where there is none.
     pub(crate) fn start() -> Option<Self> {
-        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-        let browser = ["chromium", "chromium-browser", "google-chrome"].iter().find_map(|name| find_on_path(name));
-        let (Some(browser), Some(driver)) = (browser, find_on_path("chromedriver")) else {
-            not_run(
-                "chromium or chromedriver is not on PATH; to run it: apt-get install chromium chromium-driver",
-                "AUTOAPPDEV_REQUIRE_BROWSER",
-            );
-            return None;
-        };
-        Some(Self::launch(&browser, &driver, turn))
+        Some(Self::take_over(&Programs::find()?, Turn::wait()))
     }
 
-    fn launch(browser: &Path, driver: &Path, turn: MutexGuard<'static, ()>) -> Self {
-        let profile = tempfile::Builder::new().prefix("autoappdev-browser-").tempdir().expect("a temporary folder can be made");
-        let (driver, port) = start_driver(driver);
-        let config = ureq::Agent::config_builder().http_status_as_error(false).proxy(None).timeout_global(Some(PATIENCE)).build();
-        let mut this = Self { driver, agent: config.new_agent(), session: String::new(), profile, _turn: turn };
+    /// A browser of its own, with a new profile. `None` where there is none.
+    pub(crate) fn fresh() -> Option<Self> {
+        Some(Self::launch(&Programs::find()?, Turn::wait(), false))
+    }
 
+    /// The shared browser; a new one where there is none yet, or where that one does not answer.
+    pub(crate) fn take_over(programs: &Programs, mut turn: Turn) -> Self {
+        if let Some((driver, url)) = turn.take() {
+            let session = Session::new(url);
+            match session.clean() {
+                Ok(()) => return Self { driver, session, turn: Some(turn), is_shared: true, origins: RefCell::default() },
+                Err(error) => {
+                    eprintln!("the browser of the tests before is replaced: {error}");
+                    driver.end();
+                }
+            }
+        }
+        Self::launch(programs, turn, true)
+    }
+
+    fn launch(programs: &Programs, mut turn: Turn, is_shared: bool) -> Self {
+        let driver = Driver::start(programs, if is_shared { runner() } else { std::process::id() });
+        if is_shared {
+            turn.write(&driver, None);
+        }
+        let server = format!("http://127.0.0.1:{}/session", driver.port);
+        let session = Session::new(server.clone());
+        let mut this = Self { driver, session, turn: Some(turn), is_shared, origins: RefCell::default() };
         let mut args: Vec<String> = [
             "--headless=new",
             "--disable-gpu",
@@ -90,22 +93,46 @@ impl Browser {
         if rustix::process::geteuid().is_root() {
             args.push("--no-sandbox".into());
         }
-        args.push(format!("--user-data-dir={}", this.profile.path().display()));
+        args.push(format!("--user-data-dir={}", this.driver.profile().display()));
         let capabilities = json!({"capabilities": {"alwaysMatch": {
             "browserName": "chrome",
             // Where frames come slowly a script that waits for some of them needs more than the usual half a minute.
             "timeouts": {"script": PATIENCE.as_millis()},
-            "goog:chromeOptions": {"binary": browser, "args": args},
+            "goog:chromeOptions": {"binary": programs.browser, "args": args},
             "goog:loggingPrefs": {"browser": "ALL"},
         }}});
-        let server = format!("http://127.0.0.1:{port}/session");
-        let session = this.request(Some(&capabilities), &server);
-        this.session = format!("{server}/{}", session["sessionId"].as_str().expect("a session has an id"));
+        let started = this.session.post("", &capabilities).unwrap_or_else(|error| panic!("no browser starts: {error}"));
+        this.session.url = format!("{server}/{}", started["sessionId"].as_str().expect("a session has an id"));
         this
+    }
+
+    /// Leaves the shared browser to the next test, and keeps the turn.
+    pub(crate) fn give_on(mut self) -> Turn {
+        self.leave();
+        self.turn.take().expect("it has the turn until it is dropped")
+    }
+
+    /// The browser's driver, and its folder.
+    pub(crate) fn driver(&self) -> &Driver {
+        &self.driver
+    }
+
+    fn leave(&mut self) {
+        let cleaned = if self.is_shared && !thread::panicking() { self.session.clean() } else { Err(String::new()) };
+        match (cleaned, &mut self.turn) {
+            (Ok(()), Some(turn)) => turn.write(&self.driver, Some(&self.session.url)),
+            _ => self.driver.end(),
+        }
     }
 
     /// Opens `url` and waits until it is loaded.
     pub(crate) fn open(&self, url: &str) {
+        let origin = url.splitn(4, '/').take(3).collect::<Vec<_>>().join("/");
+        // A server of an earlier test may have had this port.
+        if self.origins.borrow_mut().insert(origin.clone()) && origin.starts_with("http") {
+            let kinds = "local_storage,indexeddb,cache_storage,service_workers";
+            self.devtools("Storage.clearDataForOrigin", &json!({"origin": origin, "storageTypes": kinds}));
+        }
         self.command("url", &json!({ "url": url }));
     }
 
@@ -117,7 +144,7 @@ impl Browser {
 
     /// The window that commands go to.
     pub(crate) fn window(&self) -> Value {
-        self.get("window")
+        self.session.get("window").unwrap_or_else(|error| panic!("the browser tells no window: {error}"))
     }
 
     /// Goes on in this window.
@@ -180,31 +207,31 @@ impl Browser {
 
     /// Every cookie that the browser would send to this page, those that no script sees as well.
     pub(crate) fn cookies(&self) -> Value {
-        let answer = self.command("goog/cdp/execute", &json!({"cmd": "Network.getCookies", "params": {}}));
+        let answer = self.devtools("Network.getCookies", &json!({}));
         answer["cookies"].clone()
     }
 
     /// Takes every cookie away.
     pub(crate) fn forget_cookies(&self) {
-        self.command("goog/cdp/execute", &json!({"cmd": "Network.clearBrowserCookies", "params": {}}));
+        self.devtools("Network.clearBrowserCookies", &json!({}));
     }
 
     /// Makes the window a phone's screen of this many CSS pixels (Chrome `DevTools` protocol, `Emulation`).
     pub(crate) fn be_a_phone(&self, width: u32, height: u32) {
         let params = json!({"width": width, "height": height, "deviceScaleFactor": 2, "mobile": true});
-        self.command("goog/cdp/execute", &json!({"cmd": "Emulation.setDeviceMetricsOverride", "params": params}));
+        self.devtools("Emulation.setDeviceMetricsOverride", &params);
     }
 
     /// Lets the person prefer something, as a media feature and its value (Chrome `DevTools` protocol, `Emulation`).
     pub(crate) fn prefer(&self, feature: &str, value: &str) {
         let params = json!({"features": [{"name": feature, "value": value}]});
-        self.command("goog/cdp/execute", &json!({"cmd": "Emulation.setEmulatedMedia", "params": params}));
+        self.devtools("Emulation.setEmulatedMedia", &params);
     }
 
     /// Runs `script` before those of each page that is opened from now on (Chrome `DevTools` protocol, `Page`).
     pub(crate) fn before_each_page(&self, script: &str) {
         let params = json!({ "source": script });
-        self.command("goog/cdp/execute", &json!({"cmd": "Page.addScriptToEvaluateOnNewDocument", "params": params}));
+        self.devtools("Page.addScriptToEvaluateOnNewDocument", &params);
     }
 
     /// What the browser's console got since the last look: messages of the page and of the browser, violations of the policy among them.
@@ -213,113 +240,70 @@ impl Browser {
         entries.as_array().expect("a log is a list").iter().map(|it| format!("{}: {}", it["level"], it["message"])).collect()
     }
 
-    fn get(&self, path: &str) -> Value {
-        let mut answer = self.agent.get(format!("{}/{path}", self.session)).call().expect("the driver answers");
-        let text = answer.body_mut().read_to_string().expect("text");
-        let mut reply: Value = serde_json::from_str(&text).expect("JSON");
-        reply["value"].take()
-    }
-
-    fn command(&self, path: &str, body: &Value) -> Value {
-        self.request(Some(body), &format!("{}/{path}", self.session))
+    /// A command of the Chrome `DevTools` protocol.
+    fn devtools(&self, command: &str, params: &Value) -> Value {
+        self.command("goog/cdp/execute", &json!({"cmd": command, "params": params}))
     }
 
     /// One command of the protocol; panics with the driver's message when it fails.
-    fn request(&self, body: Option<&Value>, url: &str) -> Value {
-        self.try_request(body, url).unwrap_or_else(|error| panic!("the browser did not do {url}: {error}"))
-    }
-
-    /// POST with a body, DELETE without.
-    fn try_request(&self, body: Option<&Value>, url: &str) -> Result<Value, String> {
-        let answer = match body {
-            Some(body) => self.agent.post(url).content_type("application/json").send(body.to_string()),
-            None => self.agent.delete(url).call(),
-        };
-        let mut answer = answer.map_err(|error| error.to_string())?;
-        let text = answer.body_mut().read_to_string().map_err(|error| error.to_string())?;
-        let mut reply: Value = serde_json::from_str(&text).map_err(|error| format!("{error} in {text}"))?;
-        if answer.status().is_success() { Ok(reply["value"].take()) } else { Err(reply["value"]["message"].to_string()) }
+    fn command(&self, path: &str, body: &Value) -> Value {
+        self.session.post(path, body).unwrap_or_else(|error| panic!("the browser did not do {path}: {error}"))
     }
 }
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        if !self.session.is_empty() {
-            if thread::panicking() {
-                let page = self.try_request(
-                    Some(&json!({"script": "return document.body.innerText", "args": []})),
-                    &format!("{}/execute/sync", self.session),
-                );
-                eprintln!("--- the page at the end:\n{}", page.unwrap_or_default().as_str().unwrap_or_default());
-            }
-            // A session that is already gone is as good as one that was ended.
-            let _ = self.try_request(None, &self.session);
+        if thread::panicking() {
+            let page = self.session.post("execute/sync", &json!({"script": "return document.body.innerText", "args": []}));
+            eprintln!("--- the page at the end:\n{}", page.unwrap_or_default().as_str().unwrap_or_default());
         }
-        // The driver is not reaped yet, so its number is still its own, and so is its group.
-        let _ = kill_process_group(Pid::from_child(&self.driver), Signal::KILL);
-        let _ = self.driver.wait();
-        // The browser's processes carry the path of its profile, which is ours alone.
-        let begun = Instant::now();
-        while !kill_naming(self.profile.path()) && begun.elapsed() < PATIENCE {
-            thread::sleep(Duration::from_millis(20));
+        if self.turn.is_some() {
+            self.leave();
         }
     }
 }
 
-/// Starts chromedriver and waits for its port. It wants the same one of IPv4 and of IPv6, and ends where the second is taken: then it is
-/// started again.
-fn start_driver(driver: &Path) -> (Child, u16) {
-    for _ in 0..DRIVER_STARTS_MAX {
-        let mut driver = Command::new(driver)
-            .arg("--port=0")
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .process_group(0)
-            .spawn()
-            .expect("chromedriver starts");
-        let output = driver.stdout.take().expect("its stdout is piped");
-        let (send, ports) = mpsc::channel();
-        // Reads to the end, so that the driver never blocks on a full pipe; ends with the driver.
-        thread::spawn(move || {
-            for line in BufReader::new(output).lines().map_while(Result::ok) {
-                if let Some(port) = port_of(&line) {
-                    // Nobody listens any more after the first: that is all right.
-                    let _ = send.send(port);
-                }
-            }
-        });
-        if let Ok(port) = ports.recv_timeout(PATIENCE) {
-            return (driver, port);
-        }
-        // It has ended, or hangs.
-        let _ = driver.kill();
-        driver.wait().expect("it is ours");
+/// A session of chromedriver, by its URL.
+struct Session {
+    agent: ureq::Agent,
+    url: String,
+}
+
+impl Session {
+    fn new(url: String) -> Self {
+        let config = ureq::Agent::config_builder().http_status_as_error(false).proxy(None).timeout_global(Some(PATIENCE)).build();
+        Self { agent: config.new_agent(), url }
     }
-    panic!("chromedriver was started {DRIVER_STARTS_MAX} times and said no port");
-}
 
-/// Kills each process that has `path` in its command line. Returns whether there was none.
-fn kill_naming(path: &Path) -> bool {
-    let needle = path.as_os_str().as_encoded_bytes();
-    let mut none = true;
-    for entry in fs::read_dir("/proc").expect("/proc is readable").flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw) else { continue };
-        // It may end while we look: then there is nothing to kill.
-        let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        if line.windows(needle.len()).any(|part| part == needle) {
-            none = false;
-            let _ = kill_process(pid, Signal::KILL);
+    /// Leaves one empty window, and no cookies, caches or messages.
+    fn clean(&self) -> Result<(), String> {
+        let old = self.get("window/handles")?;
+        let new = self.post("window/new", &json!({"type": "tab"}))?;
+        for window in old.as_array().into_iter().flatten() {
+            self.post("window", &json!({ "handle": window }))?;
+            answer_of(self.agent.delete(format!("{}/window", self.url)).call())?;
         }
+        self.post("window", &json!({ "handle": new["handle"] }))?;
+        for command in ["Network.clearBrowserCookies", "Network.clearBrowserCache"] {
+            self.post("goog/cdp/execute", &json!({"cmd": command, "params": {}}))?;
+        }
+        self.post("se/log", &json!({"type": "browser"})).map(drop)
     }
-    none
+
+    fn get(&self, path: &str) -> Result<Value, String> {
+        answer_of(self.agent.get(format!("{}/{path}", self.url)).call())
+    }
+
+    fn post(&self, path: &str, body: &Value) -> Result<Value, String> {
+        let url = format!("{}/{path}", self.url);
+        answer_of(self.agent.post(url.trim_end_matches('/')).content_type("application/json").send(body.to_string()))
+    }
 }
 
-/// The port in chromedriver's line `ChromeDriver was started successfully on port 12345.`
-fn port_of(line: &str) -> Option<u16> {
-    line.split_once("started successfully on port ")?.1.trim_end_matches('.').parse().ok()
-}
-
-fn find_on_path(name: &str) -> Option<PathBuf> {
-    std::env::split_paths(&std::env::var_os("PATH")?).map(|folder| folder.join(name)).find(|file| file.is_file())
+/// The value of an answer, or the driver's message.
+fn answer_of(answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Result<Value, String> {
+    let mut answer = answer.map_err(|error| error.to_string())?;
+    let text = answer.body_mut().read_to_string().map_err(|error| error.to_string())?;
+    let mut reply: Value = serde_json::from_str(&text).map_err(|error| format!("{error} in {text}"))?;
+    if answer.status().is_success() { Ok(reply["value"].take()) } else { Err(reply["value"]["message"].to_string()) }
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 const TOKEN: &str = "test-token-of-a-phone-7Q/+&%";
 
 fn set_up() -> Option<(Browser, Place)> {
-    let browser = Browser::start()?;
+    let browser = Browser::fresh()?;
     let mut place = Place::new();
     place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "count.sh");
     place.use_token(TOKEN);

@@ -346,7 +346,7 @@ fn a_hostile_page_in_a_browser_changes_nothing_and_reads_nothing() {
 /// with all that it can be made to send (ports do not count, RFC 6265, section 8.5).
 #[test]
 fn a_hostile_page_changes_nothing_in_a_browser_that_is_logged_in() {
-    let Some(browser) = Browser::start() else { return };
+    let Some(browser) = Browser::fresh() else { return };
     let mut place = Place::new();
     place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh");
     place.use_token(TOKEN);
@@ -406,7 +406,7 @@ fn cross_site_page_cannot_occupy_a_stream_download_or_long_poll_slot() {
 /// A link from somewhere shows a stranger nothing, and a link with a wrong token neither.
 #[test]
 fn a_stolen_link_without_its_token_opens_nothing() {
-    let Some(browser) = Browser::start() else { return };
+    let Some(browser) = Browser::fresh() else { return };
     let mut place = Place::new();
     place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh");
     place.use_token(TOKEN);
