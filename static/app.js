@@ -2,10 +2,10 @@
 // comes from), log.js, find.js and ansi.js (what becomes of it).
 //
 // It holds no rule of the life cycle: which action is possible now is what the API lists in `allowed`. What it cannot know it
-// calls unknown: without a connection nothing old is shown as the present. Two loops run, one for the log (a stream) and one for the
-// state, which asks when the stream tells of a change and waits with a long poll only where there is no stream: a browser has six
-// connections for all its windows, and one that waits in each of them is enough. While the page is hidden there is no stream, and one of
-// all hidden pages waits for the state (quiet.js). Text from outside is put in by textContent only.
+// calls unknown: without a connection nothing old is shown as the present. Two loops run. One follows the event stream, which brings the
+// log and the state. The other asks for the state where there is no stream: first, after a lost connection, and with a long poll while
+// streams are not to be had. While the page is hidden there is no stream, and one of all hidden pages waits for the state (quiet.js). Of
+// two states from one server the one with the lower version is dropped. Text from outside is put in by textContent only.
 
 import { makeFeed } from './feed.js';
 import { searchHooks } from './find.js';
@@ -13,8 +13,8 @@ import { attach } from './log.js';
 import { enterByLink, isLearned, learn, lock, mayOnlyLook } from './login.js';
 import { showProgress, tick } from './progress.js';
 import { makeQuiet } from './quiet.js';
-import { identify, isOfThisProject, project, toThisServer, whatHasMoved } from './server.js';
-import { TONES, ago, clock, localTime, look, title } from './words.js';
+import { identify, isOfThisProject, project, serverId, toThisServer, whatHasMoved } from './server.js';
+import { HINTS, TONES, ago, clock, localTime, look, sentence, title } from './words.js';
 
 const ACTIONS = ['start', 'pause', 'resume', 'stop', 'kill'];
 const TIMES = ['started_at', 'paused_at', 'resumed_at', 'stopped_at'];
@@ -23,27 +23,10 @@ const WAIT_PENDING_S = 1;    // while an action is under way: its end may change
 const ANSWER_MS = 5000;      // how much longer than asked an answer may take
 const BACKOFF_MS = [1000, 10000];
 const ACT_MS = 3700e3;       // an action's answer: a stop may wait for the longest grace
+const CHECK_MS = 25000;      // how often it is checked that the log-in is still good
 const STALE_MS = 40000;      // an older state is not shown as current when a hidden page becomes visible again
 const SETTLE_MS = 700;       // after a click no button works, so that a double click is not two actions
 const ASK_MS = 400;          // how long a confirmation is disabled, so that a double click does not confirm
-
-// What to do next, by the API's stable error code.
-const HINTS = {
-  invalid_transition: 'The pipeline had changed already, by itself or through another client. The state above is up to date.',
-  script_not_found: 'Put the script back, or name another in AUTOAPPDEV_PIPELINE_SCRIPT and restart the server.',
-  invalid_script: 'Name a script file in AUTOAPPDEV_PIPELINE_SCRIPT and restart the server.',
-  script_outside_root: 'Move the script into the root folder (AUTOAPPDEV_PIPELINE_CWD), or set another root and restart the server.',
-  spawn_failed: 'Check the script’s first line (#!…), its execute bit and the log, then press Start again.',
-  busy: 'The action may still be under way. Watch the state above before trying again.',
-  pause_timeout: 'The pause was undone. Try again in a moment: a process waiting for a disk or the network can’t be stopped.',
-  resume_failed: 'Press Resume again, or Stop.',
-  storage_failed: 'Check the disk and the server’s log, backend.log, then try again.',
-  disk_full: 'Free some space on the server’s disk, then try again.',
-  unauthorized: 'Log in above, then try again.',
-  read_only: 'Log out, and log in with the other token or its link.',
-  other_server: 'Nothing was done.',
-  lost: 'The action may or may not have happened. The state above will tell as soon as the server answers.',
-};
 
 // All icons, loaded in advance: without a connection they cannot be fetched.
 const icons = Object.fromEntries(TONES.map((tone) => [tone, Object.assign(new Image(), { src: `static/icon-${tone}.svg` })]));
@@ -52,14 +35,13 @@ const $ = (id) => document.getElementById(id);
 // Of two words on one run's progress: an answer and the stream may pass each other.
 const later = (a, b) => (a && !(b?.at >= a.at) ? a : b);
 
-let pipeline = null;      // the latest answer; kept while disconnected, as the last known
+let pipeline = null;      // the latest state; kept while disconnected, as the last known
+let source;               // the id of the server that it is of
 let connected = false;
-let isMet = false;        // whether this page itself had a state from the server; a hidden one may have it from another page
 let failures = 0;         // state requests in a row without a state
 let refusal = '';         // what the server said in place of a state
 let locked = false;       // the server asks for its token
-let doubt = false;        // the next state request is to be answered at once
-let isAsked = false;      // whether one that is answered at once is under way
+let doubt = false;        // the state is to be asked for, with an answer at once
 let heard = Date.now();   // when the server last answered as it should, by this device's clock
 let skew = 0;             // the server's clock minus this device's, in ms
 let looks = null;         // the words, the icon and the title that are shown
@@ -68,13 +50,9 @@ let asking = null;        // the run about which that is being asked
 let question = null;      // what the open question is about
 let answerable;           // the timer from which on it takes a yes
 let clicked = -Infinity;  // when an action was last sent, by performance.now()
-let settled = true;       // whether a state has come in since then
+let awaited = 0;          // the version of the state from which on buttons work again after that
 let said;                 // what a screen reader was last told
 const asked = new Set();  // the actions sent and not yet answered
-
-function sentence(text) {
-  return text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?…]$/.test(text) ? '' : '.');
-}
 
 function set(element, text) {
   if (element.textContent !== text) element.textContent = text;
@@ -203,7 +181,7 @@ function showButtons() {
   document.body.toggleAttribute('data-look', mayOnlyLook);
   const isStopping = pipeline.pending === 'stop';
   const can = (action) => connected && pipeline.allowed.includes(action);
-  const ready = connected && isLearned && !mayOnlyLook && settled && performance.now() - clicked >= SETTLE_MS;
+  const ready = connected && isLearned && !mayOnlyLook && pipeline.version >= awaited && performance.now() - clicked >= SETTLE_MS;
   const start = starts();
   set($('what'), start?.words ?? '');
   $('start').title = start ? `Start ${start.words}` : '';
@@ -332,25 +310,46 @@ function loop(step, isQuiet = false) {
   return () => { kicked = true; abort.abort(); wake?.(); };
 }
 
+// Keeps a state of this server, unless a later one is there already.
+function keep(state, server) {
+  if (server !== source) awaited = 0;
+  else if (state.version < pipeline?.version) return;
+  if (pipeline?.run_id === state.run_id) state.progress = later(pipeline.progress, state.progress);
+  [pipeline, source] = [state, server];
+}
+
+// Takes a state from the server.
+function take(state) {
+  keep(state, serverId());
+  connected = true;
+  failures = 0;
+  show();
+  share();
+}
+
+// Tells the hidden pages.
+const share = () => quiet.say({ pipeline, heard, skew, connected, project: project(), server: source });
+
 async function followState(signal) {
   await entry;
   const rest = quiet.pause();
   if (rest > 0) return rest;
+  if (connected && !doubt && feed.isStreaming()) return Infinity;
   const began = performance.now();
   const wait = pipeline?.pending || asked.size ? WAIT_PENDING_S : WAIT_S;
-  // After a lost connection the server may be another one with lower versions: begin without ours.
-  const known = connected && !doubt && !feed.isStreaming() ? pipeline.version : null;
+  // A hidden page may have the state from another page, and not know the server yet.
+  const isNew = !(connected && serverId());
+  const known = connected && !doubt ? pipeline.version : null;
   doubt = false;
-  isAsked = known === null;
   let answer;
   refusal = '';
   try {
-    if (!(connected && isMet) && !await whoAnswers(signal)) return Infinity;
+    if (isNew && !await whoAnswers(signal)) return Infinity;
     answer = known === null ? await ask('api/pipeline', signal, ANSWER_MS)
       : await ask(`api/pipeline?after=${known}&wait=${wait}`, signal, ANSWER_MS + wait * 1000);
     // A server that was started since then. It is identified at once; a second such answer is a failure like others.
     if (answer.body.error === 'other_server' && !failures) {
-      connected = isAsked = false;
+      connected = false;
       failures++;
       return 0;
     }
@@ -359,45 +358,42 @@ async function followState(signal) {
   } catch {
     answer = null;
   }
-  isAsked = false;
   if (!answer?.ok) {
     // Told to begin again, or hidden: no fault of the server. The request's own timeout does not abort this signal.
     if (signal.aborted) return 0;
     connected = false;
+    if (locked) kickLog();
     const pause = Math.min(BACKOFF_MS[0] * 2 ** failures++, BACKOFF_MS[1]);
     show();
-    if (pipeline) quiet.say({ pipeline, heard, skew, connected, project: project() });
+    if (pipeline) share();
     // A log-in begins again, here or in another tab that is left for this one.
     return answer?.status === 401 ? Infinity : pause;
   }
-  if (!(connected && isMet)) learn().then(show);
-  isMet = true;
-  const wasConnected = connected;
-  const before = pipeline;
-  pipeline = answer.body.pipeline;
-  if (before?.run_id === pipeline.run_id) pipeline.progress = later(before.progress, pipeline.progress);
-  connected = true;
   locked = false;
-  failures = 0;
-  if (began >= clicked) settled = true;
-  show();
-  quiet.say({ pipeline, heard, skew, connected, project: project() });
-  if (!wasConnected) kickLog();
-  const { streaming, busy } = feed.watch();
-  if (streaming && doubt) return 0;
-  if (streaming) return busy || pipeline.pending || asked.size ? WAIT_PENDING_S * 1000 : WAIT_S * 1000;
+  take(answer.body.pipeline);
+  if (isNew) {
+    check();
+    kickLog();
+  }
   // A server that does not wait must not be asked a thousand times a second.
   return pipeline.version === known && performance.now() - began < 200 ? 1000 : 0;
+}
+
+// Learns what this page may do, and whether its log-in is still good.
+async function check() {
+  await learn(ask);
+  if (locked) refresh();
+  show();
+  if (pipeline) share();
 }
 
 async function act(action) {
   const body = action === 'start' ? starts()?.body : action === 'kill' ? { grace_s: 0 } : {};
   asked.add(action);
   clicked = performance.now();
-  settled = false;
+  awaited = pipeline.version + 1;
   clearError();
   showButtons();
-  refresh();
   setTimeout(() => pipeline && showButtons(), SETTLE_MS + 20);
   try {
     const post = () => ask(`api/pipeline/${action === 'kill' ? 'stop' : action}`, null, ACT_MS, {
@@ -408,24 +404,23 @@ async function act(action) {
     let posted = await post();
     if (posted.body.error === 'other_server' && await whoAnswers(null)) posted = await post();
     const { ok, status, body: answer } = posted;
+    awaited = (ok && answer.version) || 0;
     if (!ok) showError(action, { error: answer.error, detail: answer.detail || `the server answered ${status}` });
   } catch {
+    awaited = 0;
+    doubt = true;
     showError(action, { error: 'lost', detail: 'the connection broke before the server answered' });
   }
   asked.delete(action);
-  refresh();
+  // The stream brings what the action led to.
+  if (doubt || locked || !feed.isStreaming()) refresh();
+  showButtons();
 }
 
 // Asks for the state now, without waiting for a change.
 function refresh() {
   doubt = true;
   kickState();
-}
-
-// The same, when the stream tells of a change. Of many in a row each would end the question that the one before it led to.
-function hint() {
-  doubt = true;
-  if (!isAsked) kickState();
 }
 
 // ---- Wiring ----------------------------------------------------------------------------------------------------------
@@ -462,8 +457,15 @@ setInterval(() => {
   if (connected) tick(now());
 }, 1000);
 
+setInterval(() => { if (connected && !document.hidden) check(); }, CHECK_MS);
+// The browser does not say that a download was refused.
+$('downloads').addEventListener('click', check);
+
 const feed = makeFeed({
-  ask, refresh, hint, isConnected: () => connected,
+  ask, refresh, isConnected: () => connected && serverId() !== null,
+  // It ends a request for the state that is under way.
+  take(state) { take(state); doubt = false; kickState(); },
+  hear: () => { heard = Date.now(); },
   showProgress({ run_id, progress }) {
     if (pipeline?.run_id !== run_id) return;
     pipeline.progress = later(pipeline.progress, progress);
@@ -479,8 +481,11 @@ const quiet = makeQuiet({
   take(message) {
     if (locked) return;
     // Another project's server has this address now: nobody answers for this project.
-    if (isOfThisProject(message.project)) ({ pipeline, heard, skew, connected } = message);
-    else connected = false;
+    connected = isOfThisProject(message.project) && message.connected;
+    if (isOfThisProject(message.project)) {
+      ({ heard, skew } = message);
+      keep(message.pipeline, message.server);
+    }
     if (connected) failures = 0;
     show();
   },

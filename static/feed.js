@@ -1,10 +1,13 @@
 // Where the page's lines come from: the last ones, then the event stream behind them, and older ones when they are asked for. The place in
 // the log is a number that any server on the same database goes on from, so that nothing is missing or shown twice, whatever was
-// restarted in between. Where there is no stream to be had (64 are open, or something between here and the server holds it back), lines are polled.
+// restarted in between. The stream also brings the pipeline's state and progress. Where there is no stream to be had (64 are open, or
+// something between here and the server holds it back), lines are polled.
 //
-// Not by EventSource: it tells neither why it was refused nor that the line has gone silent, and takes in a flood faster than it can be shown.
+// Not by EventSource: it tells neither why it was refused nor that the line has gone silent, takes in a flood faster than it can be shown,
+// and cannot name the server that it is meant for.
 
 import * as view from './log.js';
+import { toThisServer } from './server.js';
 
 const FIRST = 500;            // lines to begin with
 const BEHIND_MAX = 1 << 20;   // further behind than this many bytes it begins again with the last lines
@@ -23,25 +26,26 @@ const POLLING_MS = 60000;     // until the next try of a stream
 const SHORT_MS = 2000;        // of a stream
 const BUSY_MS = 12;           // as long as this the page may be kept from drawing
 
-// `ask` is a request as app.js makes it, `refresh` has the state looked at, `hint` too where it is not being looked at already, and `showProgress` takes an event's data.
-export function makeFeed({ ask, refresh, hint, isConnected, showProgress }) {
+// `ask` is a request as app.js makes it, and `refresh` has the state asked for. `take` receives the state, `showProgress` the data of a
+// progress event, and `hear` is called whenever the server says something.
+export function makeFeed({ ask, refresh, isConnected, take, showProgress, hear }) {
   let next = null;      // the cursor for the next lines; null: begin with the last ones
   let begin = null;     // the first line's id
   let pollUntil = 0;    // by performance.now()
   let resting = false;  // whether lines wait until the reader is back at the end
   let asking = false;   // whether older lines are under way
-  let streaming = false; // whether a stream tells of each change of the state
-  let busy = false;     // whether lines came since that was last asked: then it may tell late
+  let streaming = false; // whether a stream brings the state, or is about to
 
   // One round: until the stream ends, or one page. Resolves to the pause before the next in ms.
   async function follow(signal) {
     resting = view.takesNone();
     if (!isConnected() || resting) return Infinity;
+    streaming = performance.now() >= pollUntil;
     try {
       const { ok, status, body } = await ask(`api/logs/tail?source=pipeline&limit=${next === null ? FIRST : 1}`, signal, ANSWER_MS);
       if (!ok) {
-        // Logged out is for the state's loop to find.
-        if (status === 401) refresh();
+        // A log-in that has ended and another server are for the state's loop to find.
+        if (status === 401 || status === 421) refresh();
         else tell(`The log can’t be read now (${body.detail || status}); trying again.`);
         return REFUSED_MS;
       }
@@ -61,16 +65,21 @@ export function makeFeed({ ask, refresh, hint, isConnected, showProgress }) {
         next = null;
         return 0;
       }
-      return performance.now() < pollUntil ? await poll(signal) : await stream(signal);
+      return streaming ? await stream(signal) : await poll(signal);
     } catch {
       // The state's loop finds out what is wrong, and begins this one again when the server answers.
       if (signal.aborted) return 0;
       refresh();
       return RETRY_MS;
+    } finally {
+      if (streaming) {
+        streaming = false;
+        if (isConnected()) refresh();
+      }
     }
   }
 
-  function take(lines) {
+  function add(lines) {
     next = lines.reduce((last, line) => Math.max(last, line.id ?? line.to), next);
     begin ??= lines.find((line) => line.id)?.id ?? null;
     view.append(lines);
@@ -79,8 +88,8 @@ export function makeFeed({ ask, refresh, hint, isConnected, showProgress }) {
   async function poll(signal) {
     const { ok, body } = await ask(`api/logs?source=pipeline&since=${next}&limit=1000&wait=${POLL_WAIT_S}`, signal, ANSWER_MS + POLL_WAIT_S * 1000);
     if (!ok) return REFUSED_MS;
-    if (body.gone) take([{ gone: body.gone, to: next }]);
-    take(body.lines);
+    if (body.gone) add([{ gone: body.gone, to: next }]);
+    add(body.lines);
     next = Math.max(next, body.next);
     if (body.lines.length) refresh();
     return POLL_MS;
@@ -98,11 +107,10 @@ export function makeFeed({ ask, refresh, hint, isConnected, showProgress }) {
     if (signal.aborted) stop();
     try {
       expect(FIRST_WORD_MS);
-      const response = await fetch(`api/events?since=${next}`, { cache: 'no-store', signal: abort.signal });
+      const response = await fetch(`api/events?since=${next}`, { cache: 'no-store', headers: toThisServer(), signal: abort.signal });
       if (!response.ok) {
-        // Logged out is for the state's loop to find; with too many streams, polling goes on.
-        if (response.status === 401) refresh();
-        pollUntil = performance.now() + POLLING_MS;
+        // With too many streams, lines are polled.
+        if (response.status !== 401 && response.status !== 421) pollUntil = performance.now() + POLLING_MS;
         return 0;
       }
       return await read(response.body.getReader(), () => expect(SILENCE_MS));
@@ -114,14 +122,10 @@ export function makeFeed({ ask, refresh, hint, isConnected, showProgress }) {
       clearTimeout(timer);
       signal.removeEventListener('abort', stop);
       stop();
-      if (streaming) {
-        streaming = false;
-        hint();
-      }
     }
   }
 
-  async function read(reader, heard) {
+  async function read(reader, expectMore) {
     const decoder = new TextDecoder();
     const openedAt = performance.now();
     let rest = '', count = 0, drawnAt = openedAt;
@@ -132,27 +136,20 @@ export function makeFeed({ ask, refresh, hint, isConnected, showProgress }) {
         if (performance.now() - openedAt < SHORT_MS) pollUntil = performance.now() + POLLING_MS;
         return RETRY_MS / 4;
       }
-      heard();
+      expectMore();
+      hear();
       const events = (rest + decoder.decode(value, { stream: true })).split('\n\n');
       rest = events.pop();
       const lines = [];
       for (const event of events) {
         const [, kind] = /^event: (.*)$/m.exec(event) ?? [];
-        if (kind === 'state') {
-          // Only a hint: it may have waited behind a flood of lines, and what is shown is what the server says when it is asked.
-          streaming = true;
-          hint();
-        }
-        if (kind !== 'log' && kind !== 'gap' && kind !== 'progress') continue;
+        if (!['state', 'progress', 'log', 'gap'].includes(kind)) continue;
         const data = JSON.parse(event.slice(event.indexOf('data: ') + 6));
-        if (kind === 'log') lines.push(data);
-        else if (kind === 'gap') lines.push({ gone: data.to - data.from, to: data.to });
-        else showProgress(data);
+        if (kind === 'state') take(data);
+        else if (kind === 'progress') showProgress(data);
+        else lines.push(kind === 'log' ? data : { gone: data.to - data.from, to: data.to });
       }
-      if (lines.length) {
-        busy = true;
-        take(lines);
-      }
+      if (lines.length) add(lines);
       if (view.takesNone()) return 0;
       count += lines.length;
       if (count >= LOOK_LINES) {
@@ -214,14 +211,7 @@ export function makeFeed({ ask, refresh, hint, isConnected, showProgress }) {
     view.tellFront(first ? `The log begins here; ${view.bytes(first)} before are not kept any more.` : 'The log begins here.', false);
   }
 
-  // Whether the state need not be waited for, and whether it should be looked at soon all the same.
-  function watch() {
-    const watched = { streaming, busy };
-    busy = false;
-    return watched;
-  }
-
-  return { follow, earlier, watch, isStreaming: () => streaming, isResting: () => resting };
+  return { follow, earlier, isStreaming: () => streaming, isResting: () => resting };
 }
 
 // What is wrong with the log, above it.

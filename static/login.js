@@ -29,12 +29,11 @@ export function lock(isLocked) {
   else $('login-error').textContent = $('token').value = '';
 }
 
-// Asks what this page may do here: called whenever the server answers again.
-export async function learn() {
+// Asks what this page may do here, by `ask` of app.js, which also learns of a log-in that has ended.
+export async function learn(ask) {
   try {
-    const response = await fetch('api/session', { cache: 'no-store', signal: AbortSignal.timeout(ANSWER_MS) });
-    if (!response.ok) return;
-    const { session } = await response.json();
+    const { ok, body: { session } } = await ask('api/session', null, ANSWER_MS);
+    if (!ok) return;
     mayOnlyLook = session.may === 'look';
     $('may').textContent = mayOnlyLook ? 'Read-only access' : '';
     $('log-out').hidden = session.expires_at === null;

@@ -2,7 +2,7 @@
 // the others. A browser allows six connections to a server for all its windows, so not every page can have its own.
 //
 // How they choose: a page that polls announces that with its random number, and of two the one with the smaller number goes on. A page that
-// is visible has the smallest, because it polls anyway. A page that has heard nothing for a while starts to poll.
+// is visible has the smallest, because it follows the state anyway. A page that has heard nothing for a while starts to poll.
 
 const SILENCE_MS = 70000;     // longer than the polling page is ever silent
 const FOLLOW_UP_MS = 1000;    // within this time another page takes over from a closed one

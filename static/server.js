@@ -5,6 +5,7 @@ let server = null;        // the one of this project that answered last: its id,
 let home = null;          // the runtime directory of the project that is shown
 
 // Header fields by which another server knows that a request is not meant for it; it answers 421.
+export const serverId = () => server?.id ?? null;
 export const toThisServer = () => (server ? { 'AutoAppDev-Server': server.id } : {});
 
 // Learns which server answers. Returns whether it serves the project that is shown. For another one the page is loaded again.

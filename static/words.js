@@ -1,4 +1,5 @@
-// The words that users see: the state of the pipeline or the end of its latest run, and times. Pure: values in, texts out.
+// The words that users see: the state of the pipeline or the end of its latest run, times, and what to do after an error. Pure: values in,
+// texts out.
 //
 // `look` decides the word, the tone (a colour and an icon of that name) and the details, for the page, its title and its icon alike. Green
 // means success and nothing else.
@@ -125,4 +126,28 @@ export function title({ word, tone, short, left }, p) {
   const percent = tone === 'running' && word === 'Running' ? p.progress?.percent ?? null : null;
   const what = percent === null ? `${word}${short === undefined ? '' : ` (${short})`}` : `${percent} %`;
   return [`${GLYPHS[tone]} ${what}`, left, name, 'AutoAppDev'].filter(Boolean).join(' · ');
+}
+
+// ---- Errors ----------------------------------------------------------------------------------------------------------
+
+// What to do next, by the API's stable error code.
+export const HINTS = {
+  invalid_transition: 'The pipeline had changed already, by itself or through another client. The state above is up to date.',
+  script_not_found: 'Put the script back, or name another in AUTOAPPDEV_PIPELINE_SCRIPT and restart the server.',
+  invalid_script: 'Name a script file in AUTOAPPDEV_PIPELINE_SCRIPT and restart the server.',
+  script_outside_root: 'Move the script into the root folder (AUTOAPPDEV_PIPELINE_CWD), or set another root and restart the server.',
+  spawn_failed: 'Check the script’s first line (#!…), its execute bit and the log, then press Start again.',
+  busy: 'The action may still be under way. Watch the state above before trying again.',
+  pause_timeout: 'The pause was undone. Try again in a moment: a process waiting for a disk or the network can’t be stopped.',
+  resume_failed: 'Press Resume again, or Stop.',
+  storage_failed: 'Check the disk and the server’s log, backend.log, then try again.',
+  disk_full: 'Free some space on the server’s disk, then try again.',
+  unauthorized: 'Log in above, then try again.',
+  read_only: 'Log out, and log in with the other token or its link.',
+  other_server: 'Nothing was done.',
+  lost: 'The action may or may not have happened. The state above will tell as soon as the server answers.',
+};
+
+export function sentence(text) {
+  return text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?…]$/.test(text) ? '' : '.');
 }

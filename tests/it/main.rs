@@ -32,6 +32,7 @@ mod browser {
     mod progress;
     mod sharing;
     mod which_server;
+    mod state;
 }
 mod cli {
     mod client;

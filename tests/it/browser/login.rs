@@ -202,3 +202,19 @@ fn a_download_that_is_refused_leads_nowhere() {
     wait_for_form(&browser);
     assert_eq!(browser.script("return location.pathname"), "/");
 }
+
+#[test]
+fn page_notices_by_itself_that_its_log_in_has_ended() {
+    let Some((browser, place)) = set_up() else { return };
+    // Its clock runs 25 times as fast, and nothing is clicked.
+    browser.before_each_page("const real = setInterval; window.setInterval = (step, ms) => real(step, ms / 25);");
+    place.start_with(json!({"script": "sleep.sh"}));
+    browser.open(&link(&place, &[]));
+    wait_for_state(&browser, "running");
+    browser.forget_cookies();
+    wait_for_form(&browser);
+    wait_until("nothing old is shown as the present", PATIENCE, || browser.state() == "unknown");
+    browser.type_into("token", TOKEN);
+    browser.press(ENTER);
+    wait_for_state(&browser, "running");
+}
