@@ -41,6 +41,9 @@ pub enum ActionError {
     /// It is not done yet; it may be, later.
     #[error("{0} is still under way; look at GET /api/pipeline (`autoappdev status`)")]
     StillUnderWay(Action),
+    /// Many clients wait for the same stop, and this one has waited longest.
+    #[error("too many clients wait for the same {0}, and this one has waited longest; it is still under way")]
+    TooManyWaiting(Action),
     /// It was done, and the database could not take that yet.
     #[error("it was done but could not be recorded yet: {}", unrecorded_because(*.obstacle))]
     Unrecorded {

@@ -1,26 +1,25 @@
 //! Every error as a client sees it: one exhaustive match from causes to status codes and stable words. No endpoint picks a number.
 
-use std::borrow::Cow;
 use std::net::IpAddr;
 
 use rouille::Response;
-use serde_json::{Map, Value, json};
 
-use super::json::json as json_answer;
-use crate::pipeline::{Lack, State};
+use super::json::json;
+use crate::api::error::{ErrorCode, ErrorResponse, Refused};
+use crate::pipeline::{Lack, Refusal};
 use crate::process::lack_of;
 use crate::script::ScriptError;
 use crate::store::StoreError;
 use crate::supervisor::{ActionError, Obstacle};
 use crate::transport::Broken;
 
-/// The status code and the error code for a lack of a limited resource.
-const fn of_lack(lack: Lack) -> (u16, &'static str) {
+/// The code for a lack of a limited resource.
+const fn of_lack(lack: Lack) -> ErrorCode {
     match lack {
-        Lack::Processes => (503, "out_of_processes"),
-        Lack::Descriptors => (503, "out_of_descriptors"),
-        Lack::Memory => (503, "out_of_memory"),
-        Lack::Unknown => (503, "spawn_failed"),
+        Lack::Processes => ErrorCode::OutOfProcesses,
+        Lack::Descriptors => ErrorCode::OutOfDescriptors,
+        Lack::Memory => ErrorCode::OutOfMemory,
+        Lack::Unknown => ErrorCode::OutOfResources,
     }
 }
 
@@ -29,9 +28,11 @@ const fn of_lack(lack: Lack) -> (u16, &'static str) {
 pub(super) enum ApiError {
     #[error(transparent)]
     Broken(#[from] Broken),
-    #[error("too many long requests at once; try again")]
-    Crowded,
-    #[error("the body is no JSON: {0}")]
+    #[error("too many requests wait for a long answer; try again")]
+    TooManyReads,
+    #[error("the client closed the connection before the answer was ready")]
+    ClientLeft,
+    #[error("the body is not JSON: {0}")]
     NotJson(String),
     #[error("{0}")]
     BadBody(String),
@@ -46,7 +47,7 @@ pub(super) enum ApiError {
     #[error("there is no run {0}; GET /api/runs (`autoappdev runs`) lists those there are")]
     NoSuchRun(String),
     #[error("this is not a method for it; it takes {0}")]
-    MethodNotAllowed(&'static str),
+    MethodNotAllowed(String),
     #[error("the body must be sent as Content-Type: application/json (curl --json)")]
     NotSentAsJson,
     #[error(
@@ -54,17 +55,17 @@ pub(super) enum ApiError {
     )]
     HostNotAllowed(String),
     #[error(
-        "a page of {0:?} role not use the API here; add its origin to AUTOAPPDEV_ALLOW_ORIGIN if it should. If you followed a link, open the \
+        "a page of {0:?} may not use the API here; add its origin to AUTOAPPDEV_ALLOW_ORIGIN if it should. If you followed a link, open the \
          address from the address bar instead"
     )]
     OriginNotAllowed(String),
     #[error("the request is meant for another server: the id in AutoAppDev-Server is not this server's; nothing was done")]
     OtherServer,
     #[error(
-        "as many streams are open as there role be; come back in a few seconds, or ask GET /api/logs and /api/pipeline with wait"
+        "as many streams are open as there may be; come back in a few seconds, or ask GET /api/logs and /api/pipeline with wait"
     )]
     TooManyStreams,
-    #[error("as many logs are being sent as there role be; come back in a few seconds, or ask GET /api/logs for pages")]
+    #[error("as many logs are being sent as there may be; come back in a few seconds, or ask GET /api/logs for pages")]
     TooManyDownloads,
     #[error(
         "the log has {len} bytes in this form, and nothing of that range; ask without Range, or for its end (`Range: bytes=-10000`)"
@@ -82,7 +83,7 @@ pub(super) enum ApiError {
     WrongToken,
     #[error("too many wrong tokens came from {from}; try again in {wait_s} s. Who has logged in before is not affected")]
     TooManyTries { from: IpAddr, wait_s: u64 },
-    #[error("this token role look and not act; log in with the other one (AUTOAPPDEV_TOKEN, `autoappdev pair`)")]
+    #[error("this token may look and not act; log in with the other one (AUTOAPPDEV_TOKEN, `autoappdev pair`)")]
     ReadOnly,
     #[error(transparent)]
     Action(#[from] ActionError),
@@ -93,125 +94,159 @@ pub(super) enum ApiError {
 }
 
 impl ApiError {
-    /// The status code and the stable word.
-    fn code(&self) -> (u16, &'static str) {
+    /// The stable code.
+    fn code(&self) -> ErrorCode {
         match self {
             Self::Broken(broken) => match broken {
-                Broken::Malformed(_) => (400, "invalid_request"),
-                Broken::HeadTooLarge => (431, "head_too_large"),
-                Broken::TargetTooLong => (414, "uri_too_long"),
-                Broken::BodyTooLarge => (413, "body_too_large"),
-                Broken::TimedOut => (408, "request_timeout"),
-                Broken::TooManyBodies | Broken::TooManyConnections => (503, "busy"),
-                Broken::NoThread => (503, "out_of_processes"),
-                Broken::NotServed(_) => (501, "not_implemented"),
-                Broken::Fault => (500, "internal"),
+                Broken::Malformed(_) => ErrorCode::InvalidRequest,
+                Broken::HeadTooLarge => ErrorCode::HeadTooLarge,
+                Broken::TargetTooLong => ErrorCode::UriTooLong,
+                Broken::BodyTooLarge => ErrorCode::BodyTooLarge,
+                Broken::TimedOut => ErrorCode::RequestTimeout,
+                Broken::TooManyBodies => ErrorCode::TooManyBodies,
+                Broken::TooManyConnections => ErrorCode::TooManyConnections,
+                Broken::NoThread => ErrorCode::OutOfProcesses,
+                Broken::NotServed(_) => ErrorCode::NotImplemented,
+                Broken::Fault => ErrorCode::Internal,
             },
-            Self::Crowded => (503, "busy"),
-            Self::NotJson(_) => (400, "invalid_json"),
-            Self::BadBody(_) => (400, "invalid_body"),
-            Self::BadArgs => (400, "args_must_be_list"),
-            Self::BadQuery(_) => (400, "invalid_query"),
-            Self::UnknownLog(_) => (400, "unknown_log"),
-            Self::NotFound | Self::NoSuchRun(_) => (404, "not_found"),
-            Self::MethodNotAllowed(_) => (405, "method_not_allowed"),
-            Self::NotSentAsJson => (415, "unsupported_media_type"),
-            Self::HostNotAllowed(_) => (421, "host_not_allowed"),
-            // RFC 9110, section 15.5.20: the request came to the wrong server, and may be sent to another one.
-            Self::OtherServer => (421, "other_server"),
-            Self::TooManyStreams => (503, "too_many_streams"),
-            Self::TooManyDownloads => (503, "too_many_downloads"),
-            Self::NoSuchRange { .. } => (416, "no_such_range"),
-            Self::OriginNotAllowed(_) => (403, "origin_not_allowed"),
-            Self::TokenNeeded | Self::WrongToken => (401, "unauthorized"),
-            Self::TooManyTries { .. } => (429, "too_many_tries"),
-            Self::ReadOnly => (403, "read_only"),
+            Self::TooManyReads => ErrorCode::TooManyReads,
+            Self::ClientLeft => ErrorCode::ClientLeft,
+            Self::NotJson(_) => ErrorCode::InvalidJson,
+            Self::BadBody(_) => ErrorCode::InvalidBody,
+            Self::BadArgs => ErrorCode::ArgsMustBeList,
+            Self::BadQuery(_) => ErrorCode::InvalidQuery,
+            Self::UnknownLog(_) => ErrorCode::UnknownLog,
+            Self::NotFound | Self::NoSuchRun(_) => ErrorCode::NotFound,
+            Self::MethodNotAllowed(_) => ErrorCode::MethodNotAllowed,
+            Self::NotSentAsJson => ErrorCode::UnsupportedMediaType,
+            Self::HostNotAllowed(_) => ErrorCode::HostNotAllowed,
+            Self::OtherServer => ErrorCode::OtherServer,
+            Self::TooManyStreams => ErrorCode::TooManyStreams,
+            Self::TooManyDownloads => ErrorCode::TooManyDownloads,
+            Self::NoSuchRange { .. } => ErrorCode::NoSuchRange,
+            Self::OriginNotAllowed(_) => ErrorCode::OriginNotAllowed,
+            Self::TokenNeeded | Self::WrongToken => ErrorCode::Unauthorized,
+            Self::TooManyTries { .. } => ErrorCode::TooManyTries,
+            Self::ReadOnly => ErrorCode::ReadOnly,
             Self::Action(error) => match error {
-                ActionError::Refused(_) => (409, "invalid_transition"),
+                ActionError::Refused(_) => ErrorCode::InvalidTransition,
                 ActionError::Script(error) => match error {
                     ScriptError::Unnamed
                     | ScriptError::NotAFile { .. }
                     | ScriptError::Unrunnable(_)
-                    | ScriptError::Unreadable { .. } => (400, "invalid_script"),
+                    | ScriptError::Unreadable { .. } => ErrorCode::InvalidScript,
                     ScriptError::BadName { .. } | ScriptError::NotAFolder(_) | ScriptError::ClosedFolder(_) => {
-                        (400, "invalid_body")
+                        ErrorCode::InvalidBody
                     }
-                    ScriptError::NotFound { .. } | ScriptError::NoRoot { .. } => (404, "script_not_found"),
-                    ScriptError::OutsideRoot { .. } => (400, "script_outside_root"),
+                    ScriptError::NotFound { .. } | ScriptError::NoRoot { .. } => ErrorCode::ScriptNotFound,
+                    ScriptError::OutsideRoot { .. } => ErrorCode::ScriptOutsideRoot,
                 },
-                ActionError::SpawnFailed { lack, .. } => lack.map_or((422, "spawn_failed"), of_lack),
-                ActionError::PauseTimeout(_) => (503, "pause_timeout"),
-                ActionError::ResumeFailed(_) => (503, "resume_failed"),
-                ActionError::ShimSilent | ActionError::StillUnderWay(_) | ActionError::Stopping | ActionError::Shim(_) => {
-                    (503, "busy")
-                }
-                ActionError::DiskFull | ActionError::Unrecorded { obstacle: Obstacle::DiskFull } => (507, "disk_full"),
-                ActionError::DatabaseLocked | ActionError::Unrecorded { obstacle: Obstacle::Locked } => (503, "database_locked"),
-                ActionError::Unrecorded { obstacle: Obstacle::Other } | ActionError::Store(_) => (503, "storage_failed"),
-                ActionError::Io(error) => lack_of(error).map_or((503, "storage_failed"), of_lack),
+                ActionError::SpawnFailed { lack, .. } => lack.map_or(ErrorCode::SpawnFailed, of_lack),
+                ActionError::PauseTimeout(_) => ErrorCode::PauseTimeout,
+                ActionError::ResumeFailed(_) => ErrorCode::ResumeFailed,
+                ActionError::ShimSilent => ErrorCode::ShimSilent,
+                ActionError::Shim(_) => ErrorCode::ShimRefused,
+                ActionError::StillUnderWay(_) => ErrorCode::StillUnderWay,
+                ActionError::TooManyWaiting(_) => ErrorCode::TooManyWaiting,
+                ActionError::Stopping => ErrorCode::ServerStopping,
+                ActionError::DiskFull => ErrorCode::DiskFull,
+                ActionError::DatabaseLocked => ErrorCode::DatabaseLocked,
+                ActionError::Unrecorded { obstacle } => match obstacle {
+                    Obstacle::DiskFull => ErrorCode::DiskFull,
+                    Obstacle::Locked => ErrorCode::DatabaseLocked,
+                    Obstacle::Other => ErrorCode::StorageFailed,
+                },
+                ActionError::Store(_) => ErrorCode::StorageFailed,
+                ActionError::Io(error) => lack_of(error).map_or(ErrorCode::StorageFailed, of_lack),
             },
-            Self::Store(error) if error.is_disk_full() => (507, "disk_full"),
-            Self::Store(error) if error.is_locked() => (503, "database_locked"),
-            Self::Store(_) => (503, "storage_failed"),
-            Self::Log(_) => (503, "storage_failed"),
+            Self::Store(error) if error.is_disk_full() => ErrorCode::DiskFull,
+            Self::Store(error) if error.is_locked() => ErrorCode::DatabaseLocked,
+            Self::Store(_) | Self::Log(_) => ErrorCode::StorageFailed,
         }
     }
 
-    /// What a client gets. Causes that name paths go to the log instead.
+    /// What a client reads. Causes that name paths go to the log instead.
+    fn detail(&self) -> String {
+        match self {
+            Self::Action(ActionError::Store(_)) => "the database did not take it; the server's log has the cause".to_owned(),
+            Self::Store(error) if error.is_locked() => {
+                "another process has locked the database; try again in a moment".to_owned()
+            }
+            Self::Action(ActionError::Io(error)) => {
+                let advice = lack_of(error).map_or("the server's log has the cause", Lack::advice);
+                format!("the runtime directory could not be read; {advice}")
+            }
+            other => other.to_string(),
+        }
+    }
+
+    /// The answer.
     pub(super) fn into_response(self) -> Response {
-        let (status, word) = self.code();
         match &self {
             Self::Store(cause) => ::log::error!("failed to {cause}"),
             Self::Log(cause) => ::log::error!("failed to read a log: {cause}"),
             Self::Action(cause @ (ActionError::Store(_) | ActionError::Io(_))) => ::log::error!("{cause}"),
             _ => {}
         }
-        let detail = match &self {
-            Self::Action(ActionError::Store(_)) => "the database did not take it; the server's log has the cause".to_owned(),
-            Self::Store(error) if error.is_locked() => {
-                "another process has locked the database; try again in a moment".to_owned()
+        let code = self.code();
+        let mut body = ErrorResponse::new(code, self.detail());
+        match &self {
+            Self::Action(ActionError::Refused(Refusal { from, action, pending })) => {
+                body.refused = Some(Refused { from: *from, action: *action, pending: *pending });
             }
-            Self::Action(ActionError::Io(error)) if lack_of(error).is_some() => {
-                let advice = lack_of(error).map_or("", Lack::advice);
-                format!("the runtime directory could not be read; {advice}")
-            }
-            Self::Action(ActionError::Io(_)) => {
-                "the runtime directory could not be read; the server's log has the cause".to_owned()
-            }
-            other => other.to_string(),
-        };
-        let mut body = Map::new();
-        body.insert("ok".to_owned(), false.into());
-        body.insert("error".to_owned(), word.into());
-        body.insert("detail".to_owned(), detail.into());
-        let mut response_headers = Vec::new();
-        match self {
-            Self::Action(ActionError::Refused(refusal)) => {
-                let from: State = refusal.from;
-                body.insert("from".to_owned(), json!(from));
-                body.insert("action".to_owned(), json!(refusal.action));
-                body.insert("pending".to_owned(), json!(refusal.pending));
-            }
-            Self::Action(ActionError::SpawnFailed { run_id, .. }) => {
-                body.insert("run_id".to_owned(), run_id.into());
-            }
-            Self::MethodNotAllowed(allow) => response_headers.push(("Allow", Cow::from(allow))),
-            Self::Broken(Broken::TooManyConnections | Broken::NoThread) => response_headers.push(("Retry-After", "1".into())),
-            Self::TooManyStreams | Self::TooManyDownloads => response_headers.push(("Retry-After", "5".into())),
-            Self::NoSuchRange { len } => response_headers.push(("Content-Range", format!("bytes */{len}").into())),
-            Self::TokenNeeded | Self::WrongToken => {
-                response_headers.push(("WWW-Authenticate", "Bearer realm=\"autoappdev\"".into()));
-            }
-            Self::TooManyTries { wait_s, .. } => response_headers.push(("Retry-After", wait_s.to_string().into())),
+            Self::Action(ActionError::SpawnFailed { run_id, .. }) => body.run_id = Some(*run_id),
             _ => {}
         }
-        if word == "database_locked" {
-            response_headers.push(("Retry-After", "1".into()));
+        let mut response = json(&body).with_status_code(code.status());
+        let retry_after_s = match &self {
+            Self::TooManyTries { wait_s, .. } => Some(*wait_s),
+            _ => code.retry_after_s(),
+        };
+        if let Some(seconds) = retry_after_s {
+            response = response.with_unique_header("Retry-After", seconds.to_string());
         }
-        let mut response = json_answer(&Value::Object(body)).with_status_code(status);
-        for (name, value) in response_headers {
-            response = response.with_unique_header(name, value);
+        match self {
+            Self::MethodNotAllowed(allow) => response.with_unique_header("Allow", allow),
+            Self::NoSuchRange { len } => response.with_unique_header("Content-Range", format!("bytes */{len}")),
+            Self::TokenNeeded | Self::WrongToken => {
+                response.with_unique_header("WWW-Authenticate", "Bearer realm=\"autoappdev\"")
+            }
+            _ => response,
         }
-        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn field(response: &Response, name: &str) -> Option<String> {
+        response.headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.to_string())
+    }
+
+    #[test]
+    fn each_cause_of_a_busy_server_has_its_code_and_says_when_to_come_back() {
+        let from = "10.0.0.1".parse().expect("an address");
+        let action = crate::pipeline::Action::Stop;
+        for (error, code, retry_after) in [
+            (ApiError::Broken(Broken::TooManyConnections), "too_many_connections", Some("1")),
+            (ApiError::Broken(Broken::TooManyBodies), "too_many_bodies", Some("1")),
+            (ApiError::Broken(Broken::NoThread), "out_of_processes", Some("5")),
+            (ApiError::TooManyReads, "too_many_reads", Some("1")),
+            (ApiError::ClientLeft, "client_left", None),
+            (ApiError::TooManyTries { from, wait_s: 7 }, "too_many_tries", Some("7")),
+            (ActionError::ShimSilent.into(), "shim_silent", Some("5")),
+            (ActionError::Shim("no".into()).into(), "shim_refused", None),
+            (ActionError::StillUnderWay(action).into(), "still_under_way", None),
+            (ActionError::TooManyWaiting(action).into(), "too_many_waiting", Some("1")),
+            (ActionError::Stopping.into(), "server_stopping", Some("5")),
+            (ActionError::Unrecorded { obstacle: Obstacle::Locked }.into(), "database_locked", Some("1")),
+        ] {
+            let response = error.into_response();
+            assert_eq!(field(&response, "Retry-After").as_deref(), retry_after, "{code}");
+            let (mut body, _) = response.data.into_reader_and_size();
+            let body: ErrorResponse = serde_json::from_reader(&mut body).expect("an error");
+            assert!(body.error == code && !body.detail.is_empty(), "{body:?}");
+        }
     }
 }

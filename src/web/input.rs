@@ -127,7 +127,7 @@ fn env(value: Value) -> Result<BTreeMap<String, String>, ApiError> {
                 return Err(bad(format!("env has a bad name: {name:?}")));
             }
             if name.starts_with(OUR_VARS) {
-                return Err(bad(format!("env role not set {name}: names that begin with {OUR_VARS} are the server's own")));
+                return Err(bad(format!("env may not set {name}: names that begin with {OUR_VARS} are the server's own")));
             }
             let Value::String(text) = value else { return Err(bad(format!("env.{name} must be a string"))) };
             // The kernel is given `NAME=VALUE` as one string.

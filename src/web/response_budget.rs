@@ -77,7 +77,7 @@ impl ResponseBudget {
         };
         makers = self.made.wait_while(makers, awaits).unwrap_or_else(PoisonError::into_inner);
         if !makers.waiting.remove(&number) {
-            return Err(ApiError::Crowded);
+            return Err(ApiError::TooManyReads);
         }
         makers.at_work += 1;
         drop(makers);

@@ -128,5 +128,5 @@ fn allowed_methods(segments: &[&str]) -> Option<&'static str> {
 
 /// Why there is nothing for this method at this path.
 fn no_such(segments: &[&str]) -> ApiError {
-    allowed_methods(segments).map_or(ApiError::NotFound, ApiError::MethodNotAllowed)
+    allowed_methods(segments).map_or(ApiError::NotFound, |allow| ApiError::MethodNotAllowed(allow.to_owned()))
 }

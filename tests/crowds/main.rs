@@ -98,7 +98,7 @@ impl Scene {
     fn counted(&self) -> u64 {
         let tail = until("the log can be read", || {
             let answer = self.place.get("/api/logs/tail?limit=1");
-            if answer.error() == "busy" { None } else { Some(answer.ok()) }
+            if answer.error() == "too_many_reads" { None } else { Some(answer.ok()) }
         });
         let line = tail["lines"][0]["line"].as_str().expect("text");
         line.strip_prefix("line ").and_then(|number| number.parse().ok()).expect("it counts")

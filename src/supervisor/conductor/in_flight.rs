@@ -110,7 +110,7 @@ impl InFlight {
                 under_way.waiters.push(waiter);
                 if under_way.waiters.len() > WAITERS_MAX {
                     let longest = under_way.waiters.remove(0);
-                    answer(&longest.reply_to, Err(ActionError::StillUnderWay(pending.action())));
+                    answer(&longest.reply_to, Err(ActionError::TooManyWaiting(pending.action())));
                 }
             }
             Some(_) | None => {

@@ -196,6 +196,7 @@ pub(super) fn kind(error: &ActionError) -> &'static str {
         ActionError::Shim(_) => "shim",
         ActionError::ShimSilent => "shim silent",
         ActionError::StillUnderWay(_) => "still under way",
+        ActionError::TooManyWaiting(_) => "too many waiting",
         ActionError::DiskFull => "disk full",
         ActionError::Unrecorded { .. } => "unrecorded",
         ActionError::Store(_) => "store",

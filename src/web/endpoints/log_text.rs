@@ -77,7 +77,7 @@ impl App {
         if asked.is_some() || text.len() <= COUNTED_BYTES_MAX {
             // Read twice: to know how long it is, and to send it.
             // A client that is gone comes back and has it counted again: for each that left one would go on.
-            let counted = Said::count(&text, form, || client.is_left())?.ok_or(ApiError::Crowded)?;
+            let counted = Said::count(&text, form, || client.is_left())?.ok_or(ApiError::ClientLeft)?;
             let len = counted.len();
             return part(response, asked, len, |range| Body {
                 run_id,

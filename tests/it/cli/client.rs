@@ -103,8 +103,8 @@ fn a_refusal_by_the_state_exits_with_3() {
 fn another_failure_exits_with_1_and_cannot_drive_the_terminal() {
     let server = FakeServer::canned(404, r#"{"ok":false,"error":"script_not_found","detail":"no script \u001b[2J"}"#);
     assert_eq!(run_against(&server, &["start", "x"]), (1, String::new(), "autoappdev: no script \\u{1b}[2J\n".to_owned()));
-    let server = FakeServer::canned(503, r#"{"ok":false,"error":"busy"}"#);
-    assert_eq!(run_against(&server, &["resume"]), (1, String::new(), "autoappdev: busy\n".to_owned()));
+    let server = FakeServer::canned(503, r#"{"ok":false,"error":"server_stopping"}"#);
+    assert_eq!(run_against(&server, &["resume"]), (1, String::new(), "autoappdev: server_stopping\n".to_owned()));
 }
 
 #[test]

@@ -410,7 +410,7 @@ fn one_that_takes_the_question_and_does_not_answer_is_asked_again_for_a_while() 
     let asked = AtomicUsize::new(0);
     let server = FakeServer::start(move |_| match asked.fetch_add(1, Ordering::SeqCst) {
         0 => Reply::Nothing,
-        1 => Reply::Json(503, json!({"ok": false, "error": "busy"}).to_string()),
+        1 => Reply::Json(503, json!({"ok": false, "error": "too_many_reads"}).to_string()),
         _ => Reply::Json(200, page(100, &["one"]).to_string()),
     });
     let answer = against(&place, &server, &["logs", "--no-timestamps"]);

@@ -398,7 +398,7 @@ fn long_polls_of_one_address_delay_no_other_client() {
         assert_eq!(ask_socket(&socket, "GET /api/pipeline").0, 200);
         let is_overtaken = is_unanswered(&waits);
         let answer = waits.answer();
-        assert!(answer.status == 200 || (answer.status, answer.error()) == (503, "busy"), "{answer:?}");
+        assert!(answer.status == 200 || (answer.status, answer.error()) == (503, "too_many_connections"), "{answer:?}");
         is_overtaken
     };
     // A stop that another one overtook on its way is refused, and its connection gives way: a further stop takes that slot.

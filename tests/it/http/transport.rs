@@ -269,7 +269,7 @@ fn two_hundred_that_ask_whether_all_is_well_take_no_more_than_their_connections(
     for wire in &mut wires {
         for _ in 0..REQUESTS {
             let answer = wire.answer();
-            assert!(answer.status == 200 || answer.error() == "busy", "{}", answer.body);
+            assert!(answer.status == 200 || answer.error() == "too_many_reads", "{}", answer.body);
             most = most.max(Footprint::of(place.server_pid()).descriptors);
         }
     }
@@ -297,7 +297,7 @@ fn who_asks_for_the_end_again_and_again_does_not_fill_the_server() {
         })
         .collect();
     let first = stops[0].answer();
-    assert_eq!((first.status, first.error()), (503, "busy"), "{}", first.body);
+    assert_eq!((first.status, first.error()), (503, "too_many_waiting"), "{}", first.body);
     place.post("/api/pipeline/stop", json!({"grace_s": 0})).ok();
     let told: Vec<u16> = stops.split_off(1).iter_mut().map(|wire| wire.answer().status).collect();
     let count = |status| told.iter().filter(|&&it| it == status).count();

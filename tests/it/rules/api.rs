@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
+use autoappdev::api::error::ErrorCode;
 use autoappdev::api::health::HealthResponse;
 use autoappdev::api::pipeline::{ActionResponse, PipelineResponse, StatusResponse};
 use autoappdev::api::query::Kind;
@@ -43,6 +44,20 @@ fn docs_list_every_route_as_the_code_has_it() {
     }
     let docs = contract();
     assert_eq!(table(&docs, "Routes"), wanted.lines().collect::<Vec<_>>(), "the table under \"Routes\" should be\n{wanted}");
+}
+
+#[test]
+fn docs_list_every_error_code_with_its_status_and_retry_after() {
+    let row = |code: &ErrorCode| {
+        let retry = code.retry_after_s().map_or_else(|| "–".to_owned(), |seconds| seconds.to_string());
+        format!("| {} | `{code}` | {retry} |", code.status())
+    };
+    let wanted: Vec<String> = ErrorCode::ALL.iter().map(row).collect();
+    let docs = contract();
+    let listed = table(&docs, "Codes");
+    let missing: Vec<&String> = wanted.iter().filter(|wanted| !listed.iter().any(|row| row.starts_with(*wanted))).collect();
+    assert!(missing.is_empty(), "docs/api-contracts.md has no rows that begin with {missing:#?}");
+    assert_eq!(listed.len(), wanted.len(), "docs/api-contracts.md has more codes than src/api/error.rs, or one of them twice");
 }
 
 /// The first JSON document behind `mark`: in a block or in a line of code.

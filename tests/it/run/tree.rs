@@ -11,7 +11,7 @@ const TREE: usize = 8;
 /// Does it, also where the machine is so slow that the answer comes first: then what comes of it is waited for.
 fn done(place: &Place, action: &str, state: &str) {
     let answer = place.act(action);
-    if answer.error() == "busy" {
+    if answer.error() == "still_under_way" {
         until_true("it is done", || place.pipeline()["pending"].is_null());
         assert_eq!(place.state(), state, "{}", answer.body);
     } else {
