@@ -1,6 +1,7 @@
 //! The database: opening it, its schema, and all SQL.
 //!
-//! Level 1. The supervisor owns the one [`Store`], which writes; HTTP threads open a [`Reader`] for each use. A change is one IMMEDIATE
+//! Level 1. The supervisor owns the one [`Store`], which writes, and takes in what others hand it through a [`Writer`]; HTTP threads open a
+//! [`Reader`] for each use. A change is one IMMEDIATE
 //! transaction that is on the disk when the call returns (WAL, `synchronous=FULL`: <https://www.sqlite.org/pragma.html#pragma_synchronous>),
 //! and counts `version` up by one for each thing newly known. If killed here: all of a change is there, or nothing.
 //!
@@ -16,6 +17,7 @@ mod memory;
 mod open;
 mod reader;
 mod rows;
+mod work;
 
 #[cfg(test)]
 mod tests;
@@ -36,6 +38,7 @@ pub use self::error::StoreError;
 pub use self::open::{BUSY_TIMEOUT, schema_version};
 pub use self::reader::Reader;
 pub use self::rows::{EventRow, PipelineRow, RunLogRow, RunRow};
+pub use self::work::{Work, WorkError, Writer};
 
 /// How long the writer waits for a lock that another process holds. This blocks the supervisor's thread.
 const PATIENCE: Duration = Duration::from_millis(200);

@@ -6,9 +6,9 @@ use super::ask::Ask;
 use super::reply::ReplyTo;
 use super::shims::ConnectionNumber;
 use crate::run_dir::Message;
+use crate::store::Work;
 
 /// What the thread takes in.
-#[derive(Debug)]
 pub(super) enum Event {
     Act {
         ask: Ask,
@@ -21,10 +21,8 @@ pub(super) enum Event {
     ShimGone {
         number: ConnectionNumber,
     },
-    /// The directories of these runs are gone, because they are kept no longer: their rows go, too.
-    Forget {
-        ids: Vec<i64>,
-    },
+    /// Another thread wants this done to the database.
+    Work(Box<dyn Work>),
     /// Somebody asks whether the thread runs.
     Ping {
         reply_to: SyncSender<()>,

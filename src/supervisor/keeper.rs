@@ -16,18 +16,17 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, SyncSender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::event::Event;
 use super::settings::{Retention, Settings};
 use crate::clock::{Clock, SystemClock};
 use crate::held_dir::HeldDir;
 use crate::log::{self, Packing, RunLogs, Segment};
 use crate::process;
 use crate::run_dir::Runs;
-use crate::store::{Reader, StoreError};
+use crate::store::{Reader, StoreError, Writer};
 
 use self::history::History;
 use self::logs::{Disk, Logs, Sizes};
@@ -80,18 +79,18 @@ impl Waker {
 }
 
 impl Keeper {
-    /// Begins, and looks at once. What is to be forgotten of the database goes to `events`.
+    /// Begins, and looks at once. What is to be forgotten of the database goes to `writer`.
     pub(super) fn start(
         runs: Runs,
         logs: RunLogs,
         database: PathBuf,
         retention: Retention,
         segment_bytes: u64,
-        events: Sender<Event>,
+        writer: Writer,
     ) -> io::Result<Self> {
         let (sender, wakes) = mpsc::sync_channel(1);
         let is_stopping = Arc::new(AtomicBool::new(false));
-        let mut housekeeping = Housekeeping::new(runs, logs, database, retention, segment_bytes, events, is_stopping.clone());
+        let mut housekeeping = Housekeeping::new(runs, logs, database, retention, segment_bytes, writer, is_stopping.clone());
         let thread = thread::Builder::new().name("keeper".to_owned()).spawn(move || {
             // Where that is not allowed it does its work all the same.
             let _only_politeness = rustix::process::setpriority_process(None, PRIORITY);
@@ -166,7 +165,7 @@ struct Housekeeping {
     database: PathBuf,
     retention: Retention,
     segment_bytes: u64,
-    events: Sender<Event>,
+    writer: Writer,
     is_stopping: Arc<AtomicBool>,
     memory: Memory,
     /// The stored part of that.
@@ -184,7 +183,7 @@ impl Housekeeping {
         database: PathBuf,
         retention: Retention,
         segment_bytes: u64,
-        events: Sender<Event>,
+        writer: Writer,
         is_stopping: Arc<AtomicBool>,
     ) -> Self {
         let memory = Memory::load(runs.runtime_dir(), &database, &runs.path());
@@ -198,7 +197,7 @@ impl Housekeeping {
             database,
             retention,
             segment_bytes,
-            events,
+            writer,
             is_stopping,
             history: History::default(),
             sizes: Sizes::default(),
@@ -315,7 +314,7 @@ impl Housekeeping {
         let too_old = self.retention.ended_for.and_then(|age| self.memory.witness.ended_for(age));
         let limits = history::Limits { runs: self.retention.runs, too_old };
         let is_stopping = self.is_stopping.clone();
-        self.history.forget(&self.runs, reader, limits, &self.events, || !is_stopping.load(Ordering::Relaxed))
+        self.history.forget(&self.runs, reader, limits, &self.writer, || !is_stopping.load(Ordering::Relaxed))
     }
 
     /// Removes the oldest segments until the logs are within their limits. Returns whether they are.

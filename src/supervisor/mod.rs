@@ -31,7 +31,7 @@ use std::time::Duration;
 use crate::clock::{Clock, SystemClock};
 use crate::log::RunLogs;
 use crate::run_dir::{Message, Runs};
-use crate::store::Store;
+use crate::store::{Store, StoreError, WorkError, Writer};
 
 pub use ask::{Ask, StartRequest};
 use conductor::Conductor;
@@ -74,8 +74,8 @@ impl Supervisor {
             runs.note_latest(run_id);
         }
         // After the boot: what was found to have ended is recorded by then.
-        let keeper =
-            Keeper::start(runs, logs.clone(), database, retention, segment_bytes, events.clone()).map_err(BootError::Thread)?;
+        let keeper = Keeper::start(runs, logs.clone(), database, retention, segment_bytes, writer_to(&events))
+            .map_err(BootError::Thread)?;
         let waker = keeper.waker();
         let thread = thread::Builder::new()
             .name("supervisor".to_owned())
@@ -94,7 +94,12 @@ impl Supervisor {
 
     /// How others reach it.
     pub fn handle(&self) -> Handle {
-        Handle { events: self.events.clone(), watch: self.watch.clone(), pulse: self.pulse.clone() }
+        Handle {
+            events: self.events.clone(),
+            writer: writer_to(&self.events),
+            watch: self.watch.clone(),
+            pulse: self.pulse.clone(),
+        }
     }
 
     /// Ends the thread after what it is doing. Returns the run that goes on without it; `Err` when the thread had died of a fault.
@@ -128,6 +133,7 @@ impl<F: FnOnce()> Drop for AtEnd<F> {
 #[derive(Clone, Debug)]
 pub struct Handle {
     events: Sender<Event>,
+    writer: Writer,
     watch: Arc<Watch>,
     pulse: Arc<Pulse>,
 }
@@ -143,6 +149,15 @@ impl Handle {
         let (reply_to, reply) = mpsc::sync_channel(1);
         self.events.send(Event::Act { ask, reply_to }).map_err(|_| ActionError::Stopping)?;
         Ok(reply)
+    }
+
+    /// Has the one thread that writes make a change of the database, and waits for its result; see [`Writer::write`]. The change must not
+    /// be one of the pipeline's state, which facts alone change.
+    pub fn write<T: Send + 'static>(
+        &self,
+        change: impl FnOnce(&mut Store) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, WorkError> {
+        self.writer.write(change)
     }
 
     /// Whether the thread is alive: it answers within `limit`, or it has waited for the disk for less than
@@ -164,6 +179,12 @@ impl Handle {
     }
 }
 
+/// Takes work to the thread.
+fn writer_to(events: &Sender<Event>) -> Writer {
+    let events = events.clone();
+    Writer::new(move |work| events.send(Event::Work(work)).is_ok())
+}
+
 fn conduct(
     mut conductor: Conductor<Noted<Store>, Noted<RealShims>, SystemClock>,
     queue: &Receiver<Event>,
@@ -183,7 +204,7 @@ fn conduct(
                 }
                 conductor.hear(number, messages);
             }
-            Ok(Event::Forget { ids }) => conductor.forget(&ids),
+            Ok(Event::Work(work)) => conductor.carry_out(work),
             Ok(Event::ShimGone { number }) => conductor.lose_shim(number),
             // Who asked may have given it up.
             Ok(Event::Ping { reply_to }) => drop(reply_to.try_send(())),

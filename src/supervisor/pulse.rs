@@ -14,7 +14,7 @@ use super::shims::{ConnectionNumber, Finding, Leftovers, Shims};
 use crate::clock::{Clock, SystemClock, Timestamp, whole_ms};
 use crate::pipeline::{Entry, Killed, Transition};
 use crate::run_dir::{Command, LaunchSpec, NumberedProgress, ProgressError};
-use crate::store::{Begun, NewRun, PipelineRow, Recorded, RunRow, StoreError, UnseenEnd};
+use crate::store::{Begun, NewRun, PipelineRow, Recorded, RunRow, StoreError, UnseenEnd, Work};
 
 /// Since when the thread waits for the disk.
 #[derive(Debug, Default)]
@@ -116,8 +116,8 @@ impl<R: Records> Records for Noted<R> {
         self.pulse.during(|| self.inner.try_writing())
     }
 
-    fn forget_runs(&mut self, ids: &[i64]) -> Result<(), StoreError> {
-        self.pulse.during(|| self.inner.forget_runs(ids))
+    fn carry_out(&mut self, work: &mut dyn Work) -> Result<(), StoreError> {
+        self.pulse.during(|| self.inner.carry_out(work))
     }
 }
 
@@ -174,7 +174,7 @@ mod tests {
     use std::sync::mpsc;
 
     use super::*;
-    use crate::store::Store;
+    use crate::store::{Store, Writer};
     use crate::supervisor::{Handle, Snapshot, Watch};
 
     #[test]
@@ -183,7 +183,7 @@ mod tests {
         let watch = Arc::new(Watch::new(Snapshot::new(&row, None, None, None, None, None)));
         // The thread handles no event.
         let (events, _queue) = mpsc::channel();
-        let handle = Handle { events, watch, pulse: Arc::default() };
+        let handle = Handle { events, writer: Writer::new(|_| false), watch, pulse: Arc::default() };
         let hour = Duration::from_hours(1);
         assert!(!handle.is_alive(Duration::ZERO, hour), "it does not answer, and no disk is at fault");
         handle.pulse.during(|| {

@@ -4,7 +4,7 @@
 
 use crate::clock::Timestamp;
 use crate::pipeline::{Entry, Killed, Transition};
-use crate::store::{Begun, NewRun, PipelineRow, Recorded, RunRow, Store, StoreError, UnseenEnd};
+use crate::store::{Begun, NewRun, PipelineRow, Recorded, RunRow, Store, StoreError, UnseenEnd, Work};
 
 /// What is stored, and its changes: each is wholly there when the call returns, or an error and not there at all.
 pub(super) trait Records {
@@ -41,8 +41,8 @@ pub(super) trait Records {
     fn touch(&mut self, at: Timestamp) -> Result<PipelineRow, StoreError>;
     /// See [`Store::try_writing`].
     fn try_writing(&mut self) -> Result<(), StoreError>;
-    /// See [`Store::forget_runs`].
-    fn forget_runs(&mut self, ids: &[i64]) -> Result<(), StoreError>;
+    /// Does work that was handed in; see [`Work::run`].
+    fn carry_out(&mut self, work: &mut dyn Work) -> Result<(), StoreError>;
 }
 
 impl Records for Store {
@@ -105,7 +105,7 @@ impl Records for Store {
         Self::try_writing(self)
     }
 
-    fn forget_runs(&mut self, ids: &[i64]) -> Result<(), StoreError> {
-        Self::forget_runs(self, ids)
+    fn carry_out(&mut self, work: &mut dyn Work) -> Result<(), StoreError> {
+        work.run(self)
     }
 }

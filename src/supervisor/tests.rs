@@ -4,6 +4,7 @@ mod actions;
 mod database;
 mod recovery;
 mod shims;
+mod work;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -280,8 +281,12 @@ fn try_boot(
     clock: &HandClock,
 ) -> Result<Conductor<Store, FakeShims, HandClock>, BootError> {
     let store = Store::open(&dir.path().join("db")).expect("opens").store;
+    Conductor::boot(store, world.clone(), clock.clone(), settings(dir))
+}
+
+fn settings(dir: &tempfile::TempDir) -> Settings {
     let root = dir.path().canonicalize().expect("there");
-    let settings = Settings {
+    Settings {
         runtime_dir: root.clone(),
         root,
         default_script: Some("a.sh".into()),
@@ -291,8 +296,7 @@ fn try_boot(
         log_segment_bytes: 1 << 20,
         log_run_bytes: 1 << 24,
         retention: Retention { log_bytes: 1 << 30, runs: 1000, ended_for: None, disk_free_bytes: None },
-    };
-    Conductor::boot(store, world.clone(), clock.clone(), settings)
+    }
 }
 
 fn header(run_id: i64) -> Header {

@@ -31,8 +31,8 @@ mod browser {
     mod page;
     mod progress;
     mod sharing;
-    mod which_server;
     mod state;
+    mod which_server;
 }
 mod cli {
     mod client;

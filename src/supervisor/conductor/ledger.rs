@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::clock::Timestamp;
 use crate::kill_point::KillPoint;
 use crate::pipeline::{ConditionCode, Entry, Exit, Fact, Killed, State, Transition, observe};
-use crate::store::{Begun, NewRun, PipelineRow, RunRow, StoreError, UnseenEnd};
+use crate::store::{Begun, NewRun, PipelineRow, RunRow, StoreError, UnseenEnd, Work};
 use crate::supervisor::kill_points;
 use crate::supervisor::records::Records;
 
@@ -244,11 +244,9 @@ impl<R: Records> Ledger<R> {
         Ok(())
     }
 
-    /// Takes runs out of the history that are kept no longer.
-    pub(super) fn forget_runs(&mut self, ids: &[i64]) -> Result<(), StoreError> {
-        self.store.forget_runs(ids)?;
-        KillPoint::ServerRunForgotten.reach();
-        Ok(())
+    /// Does what another thread has handed in.
+    pub(super) fn carry_out(&mut self, work: &mut dyn Work) -> Result<(), StoreError> {
+        self.store.carry_out(work)
     }
 
     /// Whether the database takes anything at all.

@@ -9,7 +9,7 @@ use super::parts::Conductor;
 use crate::clock::Clock;
 use crate::kill_point::KillPoint;
 use crate::pipeline::{Entry, Fact, Pending, RunStatus};
-use crate::store::StoreError;
+use crate::store::{StoreError, Work};
 use crate::supervisor::error::{ActionError, Obstacle};
 use crate::supervisor::records::Records;
 use crate::supervisor::shims::Shims;
@@ -95,12 +95,15 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         self.publish();
     }
 
-    /// Takes runs out of the history that are kept no longer. Nothing of the pipeline changes by it.
-    pub(in crate::supervisor) fn forget(&mut self, ids: &[i64]) {
-        if let Err(error) = self.ledger.forget_runs(ids) {
-            // Found again with the next look.
-            ::log::warn!("failed to forget runs that are kept no longer: {error}");
+    /// Does what another thread has handed in, which must not change what the pipeline is.
+    pub(in crate::supervisor) fn carry_out(&mut self, mut work: Box<dyn Work>) {
+        let done = self.ledger.carry_out(&mut *work);
+        if let Err(error) = &done
+            && error.may_pass()
+        {
+            self.note_store_failure(error);
         }
+        work.answer(done);
     }
 
     /// From what is stored, not from what is remembered. Who waited was told so when that failed.

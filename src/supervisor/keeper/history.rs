@@ -6,13 +6,11 @@
 use std::fs;
 use std::io;
 use std::path::Path;
-use std::sync::mpsc::Sender;
 
 use super::{KeepError, Standing};
 use crate::kill_point::KillPoint;
 use crate::run_dir::{self, LockState, Runs};
-use crate::store::Reader;
-use crate::supervisor::event::Event;
+use crate::store::{Reader, Writer};
 
 /// How many rows one transaction deletes, which limits how long the supervisor is busy.
 const FORGOTTEN_AT_ONCE: usize = 100;
@@ -98,7 +96,7 @@ impl History {
         runs: &Runs,
         reader: &Reader,
         limits: Limits,
-        events: &Sender<Event>,
+        writer: &Writer,
         goes_on: impl Fn() -> bool,
     ) -> Result<bool, KeepError> {
         let count = reader.count_runs(0, self.low)?.0 + self.above_low + self.unknown.len() as u64;
@@ -146,8 +144,15 @@ impl History {
                 }
             }
             if !forgotten.is_empty() {
-                // When the server ends, the request is dropped; the next server finds the rows again.
-                let _found_again = events.send(Event::Forget { ids: forgotten });
+                // What is not done, the next pass finds again, or the next server.
+                let _found_again = writer.begin(move |store| {
+                    let forgot = store.forget_runs(&forgotten);
+                    match &forgot {
+                        Ok(()) => KillPoint::ServerRunForgotten.reach(),
+                        Err(error) => ::log::warn!("failed to forget runs that are kept no longer: {error}"),
+                    }
+                    forgot
+                });
             }
             if is_last {
                 break;

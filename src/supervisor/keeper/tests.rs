@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use super::*;
 use crate::clock::Timestamp;
 use crate::pipeline::{Containment, Entry, Exit, Fact, Killed, observe};
-use crate::store::{NewRun, Store};
+use crate::store::{NewRun, Store, Work};
 
 const MIB: u64 = 1 << 20;
 
@@ -14,16 +14,16 @@ struct World {
     dir: tempfile::TempDir,
     store: Store,
     position: u64,
-    events: mpsc::Receiver<Event>,
-    sender: Sender<Event>,
+    handed: mpsc::Receiver<Box<dyn Work>>,
+    writer: Writer,
 }
 
 impl World {
     fn new() -> Self {
         let dir = tempfile::tempdir().expect("a temp folder");
         let store = Store::open(&dir.path().join("test.db")).expect("opens").store;
-        let (sender, events) = mpsc::channel();
-        Self { dir, store, position: 0, events, sender }
+        let (sender, handed) = mpsc::channel();
+        Self { dir, store, position: 0, handed, writer: Writer::new(move |work| sender.send(work).is_ok()) }
     }
 
     fn runs(&self) -> Runs {
@@ -37,7 +37,7 @@ impl World {
             self.store.path().to_owned(),
             retention,
             MIB,
-            self.sender.clone(),
+            self.writer.clone(),
             Arc::default(),
         )
     }
@@ -88,12 +88,20 @@ impl World {
         ids.map(|id| fs::read_dir(self.runs().run(id).log_dir()).map_or(0, Iterator::count)).collect()
     }
 
-    fn forgotten(&self) -> Vec<i64> {
-        let mut all = Vec::new();
-        while let Ok(Event::Forget { ids }) = self.events.try_recv() {
-            all.extend(ids);
+    fn handed(&self) -> Vec<Box<dyn Work>> {
+        self.handed.try_iter().collect()
+    }
+
+    /// Does what was handed over, as the supervisor does; the runs whose rows went.
+    fn carry_out(&mut self, handed: Vec<Box<dyn Work>>) -> Vec<i64> {
+        let ids = || Reader::open(&self.dir.path().join("test.db")).and_then(|reader| reader.run_ids()).expect("reads");
+        let before = ids();
+        for mut work in handed {
+            let done = work.run(&mut self.store);
+            work.answer(done);
         }
-        all
+        let after = ids();
+        before.into_iter().filter(|id| !after.contains(id)).collect()
     }
 }
 
@@ -199,17 +207,19 @@ fn excess_runs_are_removed_even_if_their_rows_are_deleted_late() {
     }
     let mut keeper = world.keeper(Retention { runs: 10, ..ALL });
     assert_eq!(look(&mut keeper), Look::Done);
-    let forgotten = world.forgotten();
-    assert_eq!(forgotten, (1..=240).collect::<Vec<_>>());
+    let mut handed = world.handed();
+    assert_eq!(handed.len(), 3, "not all at once");
     assert!(!world.runs().run(240).path().exists() && world.runs().run(241).path().exists());
-    // Half of the rows could not be deleted: they are found again, and nothing else.
-    world.store.forget_runs(&forgotten[..120]).expect("deletes");
+    // Some of the rows could not be deleted: they are found again, and nothing else.
+    handed.truncate(1);
+    assert_eq!(world.carry_out(handed), (1..=100).collect::<Vec<_>>());
     assert_eq!(look(&mut keeper), Look::Done);
-    assert_eq!(world.forgotten(), (121..=240).collect::<Vec<_>>());
-    world.store.forget_runs(&forgotten[120..]).expect("deletes");
+    let handed = world.handed();
+    assert_eq!(world.carry_out(handed), (101..=240).collect::<Vec<_>>());
     world.run(&[]);
     assert_eq!(look(&mut keeper), Look::Done);
-    assert_eq!(world.forgotten(), [241]);
+    let handed = world.handed();
+    assert_eq!(world.carry_out(handed), [241]);
 }
 
 #[test]
@@ -222,14 +232,15 @@ fn retention_keeps_a_run_that_a_shim_still_holds() {
     }
     let mut keeper = world.keeper(Retention { runs: 3, ..ALL });
     assert_eq!(look(&mut keeper), Look::Again);
-    assert_eq!(world.forgotten(), [2]);
-    world.store.forget_runs(&[2]).expect("deletes");
+    let handed = world.handed();
+    assert_eq!(world.carry_out(handed), [2]);
     drop(held);
     let deadline = Instant::now() + Duration::from_mins(1);
     while look(&mut keeper) != Look::Done {
         assert!(Instant::now() < deadline, "its lock is free");
     }
-    assert_eq!(world.forgotten(), [1]);
+    let handed = world.handed();
+    assert_eq!(world.carry_out(handed), [1]);
 }
 
 #[test]

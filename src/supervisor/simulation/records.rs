@@ -10,7 +10,7 @@ use super::shims::moment;
 use super::world::{Shared, World};
 use crate::clock::Timestamp;
 use crate::pipeline::{Conditions, Entry, Killed, RunStatus, Transition};
-use crate::store::{Begun, NewRun, PipelineRow, Recorded, RunRow, Store, StoreError, UnseenEnd};
+use crate::store::{Begun, NewRun, PipelineRow, Recorded, RunRow, Store, StoreError, UnseenEnd, Work};
 use crate::supervisor::records::Records;
 use crate::supervisor::snapshot::Snapshot;
 
@@ -287,7 +287,7 @@ impl Records for SimRecords {
         self.write("try_writing", Store::try_writing)
     }
 
-    fn forget_runs(&mut self, ids: &[i64]) -> Result<(), StoreError> {
-        self.write("forget_runs", |store| store.forget_runs(ids))
+    fn carry_out(&mut self, work: &mut dyn Work) -> Result<(), StoreError> {
+        self.write("work", |store| work.run(store))
     }
 }
