@@ -105,7 +105,7 @@ impl OldShim {
             std::process::id()
         );
         let spawned = format!(
-            r#"{{"seq":1,"at":"2026-01-31T10:00:00.010Z","boot_ms":1000,"fact":"spawned","pid":{leader},"start_ticks":100}}"#
+            r#"{{"seq":1,"at":"2026-01-31T10:00:00.010Z","boot_ms":1000,"fact":"spawned","pid":{leader},"start_ticks":100,"containment":"tree"}}"#
         );
         writeln!(journal, "{header}\n{spawned}").expect("writes");
         let listener = dir.listen().expect("binds");
