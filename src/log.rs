@@ -34,7 +34,7 @@ pub use packing::{Packing, pack, remove_unfinished};
 pub use reader::{Line, Page, Part, SEARCH_BYTES_MAX, read_last, read_page};
 pub use record::{Stream, TEXT_MAX};
 pub use run_logs::RunLogs;
-pub use said::{Counted, Form, Said, SaidRange};
+pub use said::{Form, Said};
 pub use seek::position_at;
 pub use segment::{Place, Segment, all_segments_in, segments_in};
 pub use text::{RunText, TextReader};

@@ -47,8 +47,6 @@ words! {
         UriTooLong = "uri_too_long",
         /// The body is not sent as JSON.
         UnsupportedMediaType = "unsupported_media_type",
-        /// Nothing of the range is there.
-        NoSuchRange = "no_such_range",
         /// The host is not a name of this server.
         HostNotAllowed = "host_not_allowed",
         /// The request is meant for another server.
@@ -75,8 +73,6 @@ words! {
         TooManyStreams = "too_many_streams",
         /// Many clients wait for the same stop, and this one has waited longest.
         TooManyWaiting = "too_many_waiting",
-        /// The client closed the connection before the answer was ready.
-        ClientLeft = "client_left",
         /// The action is still under way after its wait.
         StillUnderWay = "still_under_way",
         /// The process that controls the run does not answer.
@@ -127,7 +123,6 @@ impl ErrorCode {
             Self::BodyTooLarge => 413,
             Self::UriTooLong => 414,
             Self::UnsupportedMediaType => 415,
-            Self::NoSuchRange => 416,
             // Section 15.5.20: the request came to the wrong server, and may be sent to another one.
             Self::HostNotAllowed | Self::OtherServer => 421,
             Self::SpawnFailed => 422,
@@ -141,7 +136,6 @@ impl ErrorCode {
             | Self::TooManyDownloads
             | Self::TooManyStreams
             | Self::TooManyWaiting
-            | Self::ClientLeft
             | Self::StillUnderWay
             | Self::ShimSilent
             | Self::ShimRefused
@@ -195,14 +189,12 @@ impl ErrorCode {
             | Self::BodyTooLarge
             | Self::UriTooLong
             | Self::UnsupportedMediaType
-            | Self::NoSuchRange
             | Self::HostNotAllowed
             | Self::OtherServer
             | Self::SpawnFailed
             | Self::HeadTooLarge
             | Self::Internal
             | Self::NotImplemented
-            | Self::ClientLeft
             // The action goes on: to ask again would be another one.
             | Self::StillUnderWay
             | Self::ShimRefused

@@ -1,4 +1,4 @@
-//! The log of one run as text: its records as they stand in the segments, so that any range of it is a seek.
+//! The log of one run as text: its records as they stand in the segments.
 //!
 //! What the text is, is decided once, when it is looked at; to be read it takes a descriptor and the frame that is being read. What is missing
 //! is a line that says so. Damage is not found by looking, so it is told in as many bytes as it takes, and all else stays where it was.
@@ -108,13 +108,8 @@ impl RunText {
     }
 
     /// The text's length, in bytes.
-    pub fn len(&self) -> u64 {
+    pub fn byte_count(&self) -> u64 {
         self.len
-    }
-
-    /// Whether there is no text.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
     }
 
     /// How many bytes of the log are not there any more in front of what is kept.
@@ -127,9 +122,9 @@ impl RunText {
         (self.up_to, self.missing)
     }
 
-    /// That range of the text.
-    pub fn into_reader(self, range: Range<u64>) -> TextReader {
-        TextReader { at: range.start, to: range.end.min(self.len), text: self, open: None }
+    /// Reads it.
+    pub fn into_reader(self) -> TextReader {
+        TextReader { text: self, at: 0, open: None }
     }
 }
 
@@ -155,19 +150,18 @@ fn whole_records(file: &mut SegmentFile, len: u64) -> io::Result<u64> {
     }
 }
 
-/// Reads a range of the text. Fails where what was there has been removed meanwhile: what is handed out is the text or nothing.
+/// Reads the text. Fails where what was there has been removed meanwhile: what is handed out is the text or nothing.
 #[derive(Debug)]
 pub struct TextReader {
     text: RunText,
     at: u64,
-    to: u64,
     /// The piece that is being read, and its file.
     open: Option<(usize, SegmentFile)>,
 }
 
 impl Read for TextReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let left = usize::try_from(self.to.saturating_sub(self.at)).unwrap_or(usize::MAX);
+        let left = usize::try_from(self.text.len - self.at).unwrap_or(usize::MAX);
         let wanted = buffer.len().min(left);
         if wanted == 0 {
             return Ok(0);

@@ -1,4 +1,4 @@
-//! A run's text in all of its forms, held against what was said: random streams, small segments, plain and packed, in random ranges.
+//! A run's text in all of its forms, held against what was said: random streams, small segments, plain and packed.
 
 use std::fs;
 use std::io::Read;
@@ -23,12 +23,6 @@ impl Dice {
 
     fn size(&mut self, limit: u64) -> usize {
         usize::try_from(self.below(limit)).expect("small")
-    }
-
-    /// A range of so many bytes.
-    fn range(&mut self, len: u64) -> std::ops::Range<u64> {
-        let start = self.below(len + 1);
-        start..start + self.below(len - start + 1)
     }
 }
 
@@ -109,36 +103,12 @@ fn read(mut reader: impl Read) -> Vec<u8> {
     bytes
 }
 
-fn count(text: &RunText, form: Form) -> Counted {
-    Said::count(text, form, || false).expect("reads").expect("somebody wants to know")
-}
-
-fn slice(bytes: &[u8], range: &std::ops::Range<u64>) -> Vec<u8> {
-    bytes[usize::try_from(range.start).expect("small")..usize::try_from(range.end).expect("small")].to_vec()
-}
-
-/// Reads that form in pieces of random sizes, and random ranges of it.
-fn look_at_said(dice: &mut Dice, log: &RunLog, end: Option<u64>, form: Form, wanted: &[u8]) {
-    let text = look(log, end);
-    assert!(read(Said::new(&text, form)) == wanted, "{form:?} in one");
-    assert_eq!(count(&text, form).len(), wanted.len() as u64);
-    let (mut at, mut pieces) = (0, Vec::new());
-    while at < wanted.len() as u64 {
-        let range = at..(at + 1 + dice.below(wanted.len() as u64)).min(wanted.len() as u64);
-        let counted = count(&text, form);
-        pieces.extend(read(Said::range(&text, form, counted, &range)));
-        at = range.end;
-    }
-    assert!(pieces == wanted, "{form:?} in ranges one after the other");
-    for _ in 0..3 {
-        let range = dice.range(wanted.len() as u64);
-        let counted = count(&text, form);
-        assert!(read(Said::range(&text, form, counted, &range)) == slice(wanted, &range), "{form:?}, {range:?}");
-    }
+fn look_at_said(log: &RunLog, end: Option<u64>, form: Form, wanted: &[u8]) {
+    assert!(read(Said::new(&look(log, end), form)) == wanted, "{form:?}");
 }
 
 #[test]
-fn any_stream_comes_back_byte_for_byte_in_any_ranges() {
+fn any_stream_comes_back_byte_for_byte() {
     let mut dice = Dice(20_260_131);
     for round in 0..12 {
         let dir = tempfile::tempdir().expect("a temp folder");
@@ -155,76 +125,18 @@ fn any_stream_comes_back_byte_for_byte_in_any_ranges() {
         }
         for end in [None, Some(end), Some(end + LOSS_MARK_BYTES_MAX)] {
             let text = look(&log, end);
-            assert_eq!((text.len(), text.gone(), text.version()), (records.len() as u64, 0, (BEGIN + text.len(), 0)));
-            assert!(read(text.into_reader(0..u64::MAX)) == records);
-            for _ in 0..8 {
-                let range = dice.range(records.len() as u64);
-                assert!(read(look(&log, end).into_reader(range.clone())) == slice(&records, &range), "{range:?}");
-            }
+            assert_eq!(
+                (text.byte_count(), text.gone(), text.version()),
+                (records.len() as u64, 0, (BEGIN + text.byte_count(), 0))
+            );
+            assert!(read(text.into_reader()) == records);
         }
         for (stream, wanted) in [(None, &told.all), (Some(Stream::Stdout), &told.stdout), (Some(Stream::Stderr), &told.stderr)] {
-            look_at_said(&mut dice, &log, Some(end), Form { has_heads: false, stream }, wanted);
+            look_at_said(&log, Some(end), Form { has_heads: false, stream }, wanted);
             let of_stream = |line: &&[u8]| stream.is_none_or(|stream| line[TIMESTAMP_LEN + 1] == stream.mark());
             let wanted = records.split_inclusive(|&byte| byte == b'\n').filter(of_stream).collect::<Vec<_>>().concat();
-            look_at_said(&mut dice, &log, None, Form { has_heads: true, stream }, &wanted);
+            look_at_said(&log, None, Form { has_heads: true, stream }, &wanted);
         }
-    }
-}
-
-#[test]
-fn more_than_a_milestone_is_read_on_from_there() {
-    let dir = tempfile::tempdir().expect("a temp folder");
-    let (log, log_dir) = run_log(dir.path());
-    let mut writer =
-        SegmentWriter::create(&log_dir, BEGIN, Limits { segment_bytes: 3 << 20, run_bytes: 1 << 40 }).expect("creates");
-    let mut wanted = Vec::new();
-    for n in 0..700 {
-        let (mut out, line) = (Vec::new(), format!("{n} ").repeat(5_000));
-        push_record(&mut out, AT, Stream::Stdout, n % 5 == 4, line.as_bytes());
-        writer.write(&out, AT).expect("writes");
-        wanted.extend_from_slice(line.as_bytes());
-        wanted.extend((n % 5 != 4).then_some(b'\n'));
-    }
-    // The last one was to go on.
-    wanted.push(b'\n');
-    let form = Form { has_heads: false, stream: None };
-    let len = wanted.len() as u64;
-    assert!(len > 12 << 20);
-    for range in [0..1, (4 << 20) - 9..(4 << 20) + 9, 9_000_000..9_500_000, len - 500..len, len..len] {
-        let text = look(&log, None);
-        let counted = count(&text, form);
-        assert_eq!(counted.len(), len);
-        assert!(read(Said::range(&text, form, counted, &range)) == slice(&wanted, &range), "{range:?}");
-    }
-}
-
-#[test]
-fn a_count_that_nobody_waits_for_any_more_ends_soon_in_every_form() {
-    let dir = tempfile::tempdir().expect("a temp folder");
-    let (log, log_dir) = run_log(dir.path());
-    let mut writer =
-        SegmentWriter::create(&log_dir, BEGIN, Limits { segment_bytes: 3 << 20, run_bytes: 1 << 40 }).expect("creates");
-    let mut out = Vec::new();
-    for _ in 0..20 {
-        push_record(&mut out, AT, Stream::Stdout, false, "x".repeat(60_000).as_bytes());
-    }
-    for _ in 0..20 {
-        writer.write(&out, AT).expect("writes");
-    }
-    let text = look(&log, None);
-    assert!(text.len() > 20 << 20);
-    // Of stderr there is nothing: it is found out all the same.
-    for stream in [None, Some(Stream::Stdout), Some(Stream::Stderr)] {
-        let form = Form { has_heads: false, stream };
-        let looks = std::cell::Cell::new(0);
-        let is_left = |wanted| {
-            looks.set(looks.get() + 1);
-            looks.get() == wanted
-        };
-        assert!(Said::count(&text, form, || is_left(2)).expect("reads").is_none(), "{stream:?}");
-        assert_eq!(looks.replace(0), 2, "{stream:?}");
-        let counted = Said::count(&text, form, || is_left(0)).expect("reads").expect("nobody left");
-        assert_eq!((looks.get() > 3, counted.len()), (true, read(Said::new(&text, form)).len() as u64), "{stream:?}");
     }
 }
 
@@ -253,17 +165,12 @@ fn with_holes(dir: &Path) -> (RunLog, String, u64) {
 }
 
 #[test]
-fn what_is_missing_is_a_line_in_every_form_and_in_every_range() {
+fn what_is_missing_is_a_line_in_every_form() {
     let dir = tempfile::tempdir().expect("a temp folder");
     let (log, wanted, front) = with_holes(dir.path());
-    let mut dice = Dice(7);
     let text = look(&log, None);
-    assert_eq!((text.gone(), text.len()), (front, wanted.len() as u64));
-    assert_eq!(String::from_utf8(read(text.into_reader(0..u64::MAX))).expect("text"), wanted);
-    for _ in 0..50 {
-        let range = dice.range(wanted.len() as u64);
-        assert!(read(look(&log, None).into_reader(range.clone())) == slice(wanted.as_bytes(), &range));
-    }
+    assert_eq!((text.gone(), text.byte_count()), (front, wanted.len() as u64));
+    assert_eq!(String::from_utf8(read(text.into_reader())).expect("text"), wanted);
     let mut said = String::new();
     for line in wanted.lines() {
         if line.starts_with('[') {
@@ -277,21 +184,21 @@ fn what_is_missing_is_a_line_in_every_form_and_in_every_range() {
             said.push_str(if line.contains("o+") { "" } else { "\n" });
         }
     }
-    look_at_said(&mut dice, &log, None, Form { has_heads: false, stream: None }, said.as_bytes());
+    look_at_said(&log, None, Form { has_heads: false, stream: None }, said.as_bytes());
     // At the end of one that is over; and all of it.
     let end = look(&log, None).version().0;
     let text = look(&log, Some(end + 1_000));
     assert_eq!((text.gone(), text.version().0), (front, end + 1_000));
     let whole = wanted.clone() + "[autoappdev: 1000 bytes of this log are missing here]\n";
-    assert_eq!(String::from_utf8(read(text.into_reader(0..u64::MAX))).expect("text"), whole);
+    assert_eq!(String::from_utf8(read(text.into_reader())).expect("text"), whole);
     fs::remove_dir_all(dir.path().join("runs/7")).expect("there");
     let text = look(&log, Some(end));
     let all = format!("[autoappdev: the first {} bytes of this log are not kept any more]\n", end - BEGIN);
     assert_eq!(text.gone(), end - BEGIN);
     assert_eq!(String::from_utf8(read(Said::new(&text, Form { has_heads: false, stream: None }))).expect("text"), all);
-    assert_eq!(String::from_utf8(read(text.into_reader(0..u64::MAX))).expect("text"), all);
+    assert_eq!(String::from_utf8(read(text.into_reader())).expect("text"), all);
     let text = look(&log, None);
-    assert!(text.is_empty() && text.has_nothing());
+    assert!(text.byte_count() == 0 && text.has_nothing());
 }
 
 #[test]
@@ -305,14 +212,11 @@ fn what_is_packed_while_it_is_read_is_read_on_and_what_is_removed_is_no_text() {
         let records: Vec<u8> = segments.iter().flat_map(|segment| fs::read(&segment.path).expect("reads")).collect();
         let end = segments.last().expect("it said something").end().expect("a look");
         let text = look(&log, Some(end));
-        let counted = count(&text, form);
-        let mut said = Said::range(&text, form, counted, &(0..told.all.len() as u64));
-        let mut streamed = Said::new(&text, form);
-        let mut reader = text.into_reader(0..u64::MAX);
-        let mut begun = [vec![0; 100], vec![0; 100], vec![0; 100]];
+        let mut said = Said::new(&text, form);
+        let mut reader = text.into_reader();
+        let mut begun = [vec![0; 100], vec![0; 100]];
         reader.read_exact(&mut begun[0]).expect("reads");
         said.read_exact(&mut begun[1]).expect("reads");
-        streamed.read_exact(&mut begun[2]).expect("reads");
         for segment in &segments {
             if is_packed {
                 pack(segment, || true).expect("packs");
@@ -321,19 +225,15 @@ fn what_is_packed_while_it_is_read_is_read_on_and_what_is_removed_is_no_text() {
         if !is_packed {
             fs::remove_file(&segments[segments.len() / 2].path).expect("there");
         }
-        let results = [
-            reader.read_to_end(&mut begun[0]).is_ok(),
-            said.read_to_end(&mut begun[1]).is_ok(),
-            streamed.read_to_end(&mut begun[2]).is_ok(),
-        ];
+        let results = [reader.read_to_end(&mut begun[0]).is_ok(), said.read_to_end(&mut begun[1]).is_ok()];
         if is_packed {
-            assert_eq!(results, [true; 3]);
-            assert!(begun == [records, told.all.clone(), told.all]);
+            assert_eq!(results, [true; 2]);
+            assert!(begun == [records, told.all]);
         } else {
             // Who was promised a length gets no other text; who was not is told what is missing.
-            assert_eq!(results, [false, false, true]);
-            assert!(records.starts_with(&begun[0]) && told.all.starts_with(&begun[1]));
-            assert!(String::from_utf8_lossy(&begun[2]).contains("bytes of this log are missing here]\n"));
+            assert_eq!(results, [false, true]);
+            assert!(records.starts_with(&begun[0]));
+            assert!(String::from_utf8_lossy(&begun[1]).contains("bytes of this log are missing here]\n"));
         }
     }
 }
@@ -348,28 +248,25 @@ fn a_live_runs_text_is_whole_records_and_what_comes_later_is_not_in_it() {
     let plain = fs::read(&newest.path).expect("reads");
     fs::write(&newest.path, [&plain[..], &AT[..9]].concat()).expect("writes");
     let text = look(&log, None);
-    let len = text.len();
+    let len = text.byte_count();
     let said = Said::new(&text, form);
     let later = [&plain[..], AT, b" o. later\n"].concat();
     fs::write(&newest.path, later).expect("writes");
     fs::write(log_dir.join("00000000000099999999.log"), [AT, b" o. much later\n"].concat()).expect("writes");
     assert!(read(said) == told.all);
-    assert_eq!(read(text.into_reader(0..u64::MAX)).len() as u64, len);
+    assert_eq!(read(text.into_reader()).len() as u64, len);
     // One that is over has all that is there, torn or not.
     fs::remove_file(log_dir.join("00000000000099999999.log")).expect("there");
     fs::write(&newest.path, [&plain[..], AT, b" o. torn"].concat()).expect("writes");
     let end = newest.start + plain.len() as u64 + AT.len() as u64 + 8;
     assert!(read(Said::new(&look(&log, Some(end)), form)) == [&told.all[..], b"torn\n"].concat());
-    assert!(read(look(&log, Some(end)).into_reader(0..u64::MAX)).ends_with(b"o. torn\n"));
+    assert!(read(look(&log, Some(end)).into_reader()).ends_with(b"o. torn\n"));
     // A line that was to go on ends with the text, too.
     fs::write(&newest.path, [&plain[..], AT, b" o+ half\n"].concat()).expect("writes");
     for end in [None, Some(newest.start + plain.len() as u64 + AT.len() as u64 + 9)] {
         let text = look(&log, end);
         let wanted = [&told.all[..], b"half\n"].concat();
         assert!(read(Said::new(&text, form)) == wanted);
-        let (counted, len) = (count(&text, form), wanted.len() as u64);
-        assert_eq!(counted.len(), len);
-        assert_eq!(read(Said::range(&text, form, counted, &(len - 2..len))), b"f\n");
     }
 }
 
@@ -392,19 +289,13 @@ fn damage_takes_as_many_bytes_as_it_is_long_and_all_else_stays_where_it_was() {
     let middle = bytes.len() / 2;
     bytes[middle..middle + 40].fill(0x55);
     fs::write(&packed.path, bytes).expect("writes");
-    let read_range = |range| read(look(&log, None).into_reader(range));
-    let text = read_range(0..u64::MAX);
+    let text = read(look(&log, None).into_reader());
     assert_eq!(text.len(), whole.len());
     let differs: Vec<usize> = (0..whole.len()).filter(|&at| text[at] != whole[at]).collect();
     let (first, last) = (differs[0], differs[differs.len() - 1]);
     assert!(last - first < 128 * 1024 && first > 0 && last + 1 < whole.len());
     let shown = String::from_utf8_lossy(&text);
     assert_eq!(shown.matches("\n[autoappdev: 131072 bytes of this log are damaged here]").count(), 1);
-    let mut dice = Dice(11);
-    for _ in 0..30 {
-        let range = dice.range(whole.len() as u64);
-        assert!(read_range(range.clone()) == slice(&text, &range), "{range:?}");
-    }
     // In the other form it is told as what is missing.
     let said = read(Said::new(&look(&log, None), Form { has_heads: false, stream: None }));
     let said = String::from_utf8_lossy(&said);

@@ -117,7 +117,6 @@ fn put_status(out: &mut Vec<u8>, status: u16) {
     let text = match status {
         200 => "200 OK",
         204 => "204 No Content",
-        206 => "206 Partial Content",
         304 => "304 Not Modified",
         400 => "400 Bad Request",
         401 => "401 Unauthorized",
@@ -129,7 +128,6 @@ fn put_status(out: &mut Vec<u8>, status: u16) {
         413 => "413 Content Too Large",
         414 => "414 URI Too Long",
         415 => "415 Unsupported Media Type",
-        416 => "416 Range Not Satisfiable",
         421 => "421 Misdirected Request",
         422 => "422 Unprocessable Content",
         429 => "429 Too Many Requests",

@@ -30,8 +30,6 @@ pub(super) enum ApiError {
     Broken(#[from] Broken),
     #[error("too many requests wait for a long answer; try again")]
     TooManyReads,
-    #[error("the client closed the connection before the answer was ready")]
-    ClientLeft,
     #[error("the body is not JSON: {0}")]
     NotJson(String),
     #[error("{0}")]
@@ -67,10 +65,6 @@ pub(super) enum ApiError {
     TooManyStreams,
     #[error("as many logs are being sent as there may be; come back in a few seconds, or ask GET /api/logs for pages")]
     TooManyDownloads,
-    #[error(
-        "the log has {len} bytes in this form, and nothing of that range; ask without Range, or for its end (`Range: bytes=-10000`)"
-    )]
-    NoSuchRange { len: u64 },
     #[error(
         "this asks for the token: send it as `Authorization: Bearer …`, or log in on the page. It is what AUTOAPPDEV_TOKEN says, else it is \
          in the file `token` in the server's runtime directory; `autoappdev pair` on that machine makes a link of it"
@@ -110,7 +104,6 @@ impl ApiError {
                 Broken::Fault => ErrorCode::Internal,
             },
             Self::TooManyReads => ErrorCode::TooManyReads,
-            Self::ClientLeft => ErrorCode::ClientLeft,
             Self::NotJson(_) => ErrorCode::InvalidJson,
             Self::BadBody(_) => ErrorCode::InvalidBody,
             Self::BadArgs => ErrorCode::ArgsMustBeList,
@@ -123,7 +116,6 @@ impl ApiError {
             Self::OtherServer => ErrorCode::OtherServer,
             Self::TooManyStreams => ErrorCode::TooManyStreams,
             Self::TooManyDownloads => ErrorCode::TooManyDownloads,
-            Self::NoSuchRange { .. } => ErrorCode::NoSuchRange,
             Self::OriginNotAllowed(_) => ErrorCode::OriginNotAllowed,
             Self::TokenNeeded | Self::WrongToken => ErrorCode::Unauthorized,
             Self::TooManyTries { .. } => ErrorCode::TooManyTries,
@@ -207,7 +199,6 @@ impl ApiError {
         }
         match self {
             Self::MethodNotAllowed(allow) => response.with_unique_header("Allow", allow),
-            Self::NoSuchRange { len } => response.with_unique_header("Content-Range", format!("bytes */{len}")),
             Self::TokenNeeded | Self::WrongToken => {
                 response.with_unique_header("WWW-Authenticate", "Bearer realm=\"autoappdev\"")
             }
@@ -233,7 +224,6 @@ mod tests {
             (ApiError::Broken(Broken::TooManyBodies), "too_many_bodies", Some("1")),
             (ApiError::Broken(Broken::NoThread), "out_of_processes", Some("5")),
             (ApiError::TooManyReads, "too_many_reads", Some("1")),
-            (ApiError::ClientLeft, "client_left", None),
             (ApiError::TooManyTries { from, wait_s: 7 }, "too_many_tries", Some("7")),
             (ActionError::ShimSilent.into(), "shim_silent", Some("5")),
             (ActionError::Shim("no".into()).into(), "shim_refused", None),

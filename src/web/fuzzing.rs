@@ -43,12 +43,6 @@ pub fn query_text(target: &str, name: &str, bytes_max: usize) -> Result<Option<S
     input::query_text(&request, name, bytes_max).map_err(ApiError::into_response)
 }
 
-/// The one range that a request with this `Range` gets of `len` bytes: all where it is none, nothing where there is nothing of it.
-pub fn byte_range(range: &str, len: u64) -> Option<std::ops::Range<u64>> {
-    let request = Request::fake_http("GET", "/", vec![("Range".to_owned(), range.to_owned())], Vec::new());
-    super::range::asked(&request, "").map_or(Some(0..len), |asked| asked.within(len))
-}
-
 /// The path by which `target` is routed.
 pub fn route_path(target: &str) -> String {
     path_of(&Request::fake_http("GET", target, Vec::new(), Vec::new())).to_owned()

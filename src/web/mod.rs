@@ -17,7 +17,6 @@ mod input;
 mod json;
 mod long_poll;
 mod page;
-mod range;
 mod response_budget;
 mod router;
 mod target;

@@ -92,7 +92,7 @@ impl App {
             ("GET", ["api", "events"]) => self.events(request),
             ("GET", ["api", "runs"]) => self.budget.make(|| self.runs(request)),
             ("GET", ["api", "runs", id]) => self.budget.make(|| self.run(id)),
-            ("GET", ["api", "runs", id, "log"]) => self.log_text(request, id, client),
+            ("GET", ["api", "runs", id, "log"]) => self.log_text(request, id),
             ("GET", ["api", "logs"]) => self.logs(request, client),
             ("GET", ["api", "logs", "tail"]) => self.budget.make(|| self.tail(request)),
             ("GET", ["api", "version"]) => Ok(self.version()),

@@ -1,4 +1,4 @@
-//! `GET /api/runs/<id>/log`: what a run said, as text to be looked at, downloaded, resumed, or read from its end.
+//! `GET /api/runs/<id>/log`: what a run said, as text to be looked at or downloaded.
 //!
 //! Nothing of it is held: it is read from the disk as fast as its client takes it. Where something goes meanwhile the connection ends before
 //! the length that was promised, without the last chunk, or broken (HTTP/1.0): no client takes that for the whole.
@@ -8,14 +8,10 @@ use std::io::{self, Read};
 use rouille::{Request, Response, ResponseBody};
 
 use crate::log::{Form, RunText, Said, Stream};
-use crate::transport::Client;
 use crate::web::app::App;
 use crate::web::downloads::Place;
 use crate::web::error::ApiError;
-use crate::web::{etag, input, range};
-
-/// A log up to this size is read beforehand, so that its length can be told.
-const COUNTED_BYTES_MAX: u64 = 1024 * 1024;
+use crate::web::{etag, input};
 
 /// The text of a run of which nobody knows how much it said, when nothing of that is there.
 const NOTHING_LEFT: &str = "[autoappdev: nothing of this log is there any more]\n";
@@ -34,7 +30,7 @@ impl<R: Read> Read for Body<R> {
 }
 
 impl App {
-    pub(in crate::web) fn log_text(&self, request: &Request, id: &str, client: &Client<'_>) -> Result<Response, ApiError> {
+    pub(in crate::web) fn log_text(&self, request: &Request, id: &str) -> Result<Response, ApiError> {
         let run_id = id.parse::<i64>().ok().filter(|_| id.bytes().all(|byte| byte.is_ascii_digit()));
         let run_id = run_id.ok_or_else(|| ApiError::NoSuchRun(id.to_owned()))?;
         let has_heads = input::query_word(request, "timestamps", &["1", "0"])? == "1";
@@ -62,30 +58,23 @@ impl App {
         let suffix = form_suffix(form);
         // The same for as long as the text is; the time is for a run of the same number in another database.
         let tag = format!("\"{run_id}-{:x}-{up_to:x}-{missing:x}{suffix}\"", span.created_at.unix_ms());
-        let response = response
-            .with_unique_header("Accept-Ranges", "bytes")
-            .with_unique_header("AutoAppDev-Log-Gone", text.gone().to_string());
+        let response = response.with_unique_header("AutoAppDev-Log-Gone", text.gone().to_string());
         let response = etag::with_tag(response, request, &tag);
         if response.status_code == 304 {
             return Ok(response);
         }
-        let asked = range::asked(request, &tag);
-        if has_heads && stream.is_none() {
-            let len = text.len();
-            return part(response, asked, len, |range| Body { run_id, reader: text.into_reader(range), _place: place });
-        }
-        if asked.is_some() || text.len() <= COUNTED_BYTES_MAX {
-            // Read twice: to know how long it is, and to send it.
-            // A client that is gone comes back and has it counted again: for each that left one would go on.
-            let counted = Said::count(&text, form, || client.is_left())?.ok_or(ApiError::ClientLeft)?;
-            let len = counted.len();
-            return part(response, asked, len, |range| Body {
-                run_id,
-                reader: Said::range(&text, form, counted, &range),
-                _place: place,
-            });
-        }
-        let data = ResponseBody::from_reader(Body { run_id, reader: Said::new(&text, form), _place: place });
+        let data = if has_heads && stream.is_none() {
+            let len = usize::try_from(text.byte_count());
+            let body = Body { run_id, reader: text.into_reader(), _place: place };
+            // Longer than the memory of this machine could be: sent without its length.
+            match len {
+                Ok(len) => ResponseBody::from_reader_and_size(body, len),
+                Err(_) => ResponseBody::from_reader(body),
+            }
+        } else {
+            // Its length is known only after all of it was read.
+            ResponseBody::from_reader(Body { run_id, reader: Said::new(&text, form), _place: place })
+        };
         Ok(Response { data, ..response })
     }
 }
@@ -105,29 +94,4 @@ fn form_suffix(form: Form) -> &'static str {
         (false, Some(Stream::Stdout)) => "-stdout-plain",
         (false, Some(Stream::Stderr)) => "-stderr-plain",
     }
-}
-
-/// The part of a body that was asked for, or all of it.
-fn part<R: Read + Send + 'static>(
-    response: Response,
-    asked: Option<range::Asked>,
-    len: u64,
-    body: impl FnOnce(std::ops::Range<u64>) -> R,
-) -> Result<Response, ApiError> {
-    // Of the end of nothing one gets nothing, and no error: a run may have said nothing yet.
-    let asked = asked.filter(|asked| len > 0 || matches!(asked, range::Asked::FromTo(..)));
-    let (response, range) = match asked {
-        None => (response, 0..len),
-        Some(asked) => {
-            let range = asked.within(len).ok_or(ApiError::NoSuchRange { len })?;
-            let content_range = format!("bytes {}-{}/{len}", range.start, range.end - 1);
-            (response.with_unique_header("Content-Range", content_range).with_status_code(206), range)
-        }
-    };
-    let data = match usize::try_from(range.end - range.start) {
-        Ok(wanted) => ResponseBody::from_reader_and_size(body(range), wanted),
-        // Longer than the memory of this machine could be: sent without its length.
-        Err(_) => ResponseBody::from_reader(body(range)),
-    };
-    Ok(Response { data, ..response })
 }

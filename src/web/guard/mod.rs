@@ -78,10 +78,9 @@ impl Guard {
         }
         let response = response.with_additional_header("Vary", "Origin");
         match request.header("Origin").filter(|origin| self.allows(origin)) {
-            Some(origin) => response.with_unique_header("Access-Control-Allow-Origin", origin.to_owned()).with_unique_header(
-                "Access-Control-Expose-Headers",
-                "ETag, Date, Retry-After, Content-Range, AutoAppDev-Log-Gone",
-            ),
+            Some(origin) => response
+                .with_unique_header("Access-Control-Allow-Origin", origin.to_owned())
+                .with_unique_header("Access-Control-Expose-Headers", "ETag, Date, Retry-After, AutoAppDev-Log-Gone"),
             None => response,
         }
     }
@@ -94,10 +93,7 @@ impl Guard {
         }
         response
             .with_unique_header("Access-Control-Allow-Methods", METHODS)
-            .with_unique_header(
-                "Access-Control-Allow-Headers",
-                "authorization, content-type, if-none-match, if-range, last-event-id, range",
-            )
+            .with_unique_header("Access-Control-Allow-Headers", "authorization, content-type, if-none-match, last-event-id")
             .with_unique_header("Access-Control-Max-Age", PREFLIGHT_MAX_AGE_S)
     }
 

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use crate::support::DEADLINE;
 use crate::support::wire::Wire;
 use autoappdev::transport::{Broken, Entrance, Handler, Listener, Server};
-use rouille::{ReadWrite, Request, Response, ResponseBody, Upgrade};
+use rouille::{Request, Response, ResponseBody};
 use serde_json::json;
 
 /// Answers as its path says.
@@ -56,9 +56,6 @@ impl Handler for Desk {
                 with_data(ResponseBody::from_reader((&b"first"[..]).chain(Fails(|| Err(io::Error::other("gone"))))))
             }
             "/reader-panics" => with_data(ResponseBody::from_reader((&b"first"[..]).chain(Fails(|| panic!("on purpose"))))),
-            "/upgrade" => Response { upgrade: Some(Box::new(Shouts)), ..Response::text("") }
-                .with_status_code(101)
-                .with_unique_header("Upgrade", "shout"),
             _ => text,
         }
     }
@@ -66,21 +63,6 @@ impl Handler for Desk {
     fn refuse(&self, broken: &Broken, _request: Option<&Request>) -> Response {
         let status = if matches!(broken, Broken::Fault) { 500 } else { 400 };
         Response::json(&json!({"ok": false, "detail": broken.to_string()})).with_status_code(status)
-    }
-}
-
-/// Takes a connection over, and gives each byte back in capitals, until there is no more.
-struct Shouts;
-
-impl Upgrade for Shouts {
-    fn build(&mut self, mut socket: Box<dyn ReadWrite + Send>) {
-        let mut byte = [0];
-        while socket.read(&mut byte).is_ok_and(|count| count == 1) {
-            byte.make_ascii_uppercase();
-            if socket.write_all(&byte).and_then(|()| socket.flush()).is_err() {
-                return;
-            }
-        }
     }
 }
 
@@ -364,20 +346,4 @@ fn a_stop_ends_while_streams_that_never_end_are_read() {
     assert!(idle.ends_silently() && begun.ends_silently());
     let refused = TcpStream::connect(running.address).expect_err("nobody listens");
     assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
-}
-
-#[test]
-fn an_upgrade_gets_the_socket_with_all_that_was_sent_on_it() {
-    let running = Running::new();
-    let request = "GET /upgrade HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: shout\r\n\r\nsent with it, ";
-    let mut stream = running.raw(request);
-    let head = read_until(&mut stream, "\r\n\r\n");
-    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
-    let lower = head.to_ascii_lowercase();
-    assert!(lower.contains("\r\nconnection: upgrade\r\n") && lower.contains("\r\nupgrade: shout\r\n"), "{head}");
-    assert!(!lower.contains("content-length") && !lower.contains("transfer-encoding"), "RFC 9110, section 15.2: {head}");
-    stream.write_all(b"and after it.").expect("it is taken");
-    assert_eq!(read_until(&mut stream, "IT."), "SENT WITH IT, AND AFTER IT.");
-    // A stop does not wait for it.
-    running.server.stop();
 }

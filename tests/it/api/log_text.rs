@@ -1,4 +1,4 @@
-//! A run's log as text, on the whole binary: byte for byte, in ranges, while the run goes on, and when it goes away while it is sent.
+//! A run's log as text, on the whole binary: byte for byte, while the run goes on, and when it goes away while it is sent.
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -41,10 +41,6 @@ fn fetch(place: &Place, path: &str) -> Text {
     let text = fetch_with(place, path, &[]);
     assert_eq!(text.status, 200, "{path}: {}", String::from_utf8_lossy(&text.bytes));
     text
-}
-
-fn fetch_range(place: &Place, path: &str, range: &str) -> Text {
-    fetch_with(place, path, &[("Range", range)])
 }
 
 /// A run's segments, in their order.
@@ -140,7 +136,7 @@ fn what_a_run_said_is_given_as_it_was_in_every_form() {
     let records = fetch(&place, &format!("/api/runs/{run_id}/log"));
     assert!(records.bytes == on_disk(&place, run_id));
     assert_eq!(records.header("Content-Type"), "text/plain; charset=utf-8");
-    assert_eq!((records.header("Accept-Ranges"), records.header("AutoAppDev-Log-Gone")), ("bytes", "0"));
+    assert_eq!((records.header("Accept-Ranges"), records.header("AutoAppDev-Log-Gone")), ("", "0"));
     assert_eq!((records.header("Content-Disposition"), records.header("X-Content-Type-Options")), ("", "nosniff"));
     let stdout = b"one\0\r\n\xff\xfe two\nhalf a line\nno newline\n";
     let both = b"one\0\r\n\xff\xfe two\noops\nhalf a line\nno newline\n";
@@ -148,13 +144,6 @@ fn what_a_run_said_is_given_as_it_was_in_every_form() {
         let path = format!("/api/runs/{run_id}/log?timestamps=0{query}");
         let text = fetch(&place, &path);
         assert!(text.bytes == wanted, "{path}: {}", String::from_utf8_lossy(&text.bytes));
-        for (range, from, to) in
-            [("bytes=0-0", 0, 1), ("bytes=2-", 2, wanted.len()), ("bytes=-3", wanted.len() - 3, wanted.len())]
-        {
-            let part = fetch_range(&place, &path, range);
-            assert_eq!((part.status, part.bytes.as_slice()), (206, &wanted[from..to]), "{path} {range}");
-            assert_eq!(part.header("Content-Range"), format!("bytes {from}-{}/{}", to - 1, wanted.len()));
-        }
     }
     let lines = fetch(&place, &format!("/api/runs/{run_id}/log?stream=stderr&download=1"));
     assert!(lines.bytes.ends_with(b"Z e. oops\n") && lines.bytes.split(|&byte| byte == b'\n').count() == 2);
@@ -180,52 +169,31 @@ fn what_a_run_said_is_given_as_it_was_in_every_form() {
 }
 
 #[test]
-fn ranges_tags_and_heads_are_those_of_a_file() {
+fn tags_and_heads_are_those_of_a_file() {
     let (place, run_id) = a_place_with(6_000_000);
     let path = format!("/api/runs/{run_id}/log");
     let whole = fetch(&place, &path);
     let (bytes, len) = (&whole.bytes, whole.bytes.len());
     assert!(len > 6_000_000 && *bytes == on_disk(&place, run_id));
     assert_eq!(whole.header("Content-Length"), len.to_string());
-    for (range, from, to) in [
-        ("bytes=0-0".to_owned(), 0, 1),
-        ("bytes=-500".to_owned(), len - 500, len),
-        (format!("bytes={}-", len - 1), len - 1, len),
-        ("bytes=1048000-3146000".to_owned(), 1_048_000, 3_146_001),
-        (format!("bytes=3000000-{}9", u64::MAX), 3_000_000, len),
-        (format!("bytes=-{}9", u64::MAX), 0, len),
-    ] {
-        let part = fetch_range(&place, &path, &range);
-        assert!(part.status == 206 && part.bytes == bytes[from..to], "{range}");
-        assert_eq!(part.header("Content-Range"), format!("bytes {from}-{}/{len}", to - 1), "{range}");
-    }
-    for range in [format!("bytes={len}-"), "bytes=99999999999999999999-".to_owned(), "bytes=-0".to_owned()] {
-        let refused = place.request("GET", &path, &[("Range", &range)], None);
-        assert_eq!((refused.status, refused.error()), (416, "no_such_range"), "{range}");
-        assert_eq!(refused.header("Content-Range"), Some(&*format!("bytes */{len}")));
-    }
     let tag = whole.header("ETag").to_owned();
     assert_eq!(fetch_with(&place, &path, &[("If-None-Match", &tag)]).status, 304);
-    let resumed = [("Range", "bytes=5-9"), ("If-Range", &*tag)];
-    assert!(fetch_with(&place, &path, &resumed).bytes == bytes[5..10]);
-    for all in [[("Range", "bytes=0-1,5-6"), ("Accept", "*/*")], [("Range", "bytes=5-9"), ("If-Range", "\"other\"")]] {
-        let answer = fetch_with(&place, &path, &all);
-        assert!(answer.status == 200 && answer.bytes.len() == len, "{all:?}");
-    }
+    // No part of it is given: a client that asks for one gets all of it (RFC 9110, section 14.2).
+    let asked = fetch_with(&place, &path, &[("Range", "bytes=5-9")]);
+    assert!(asked.status == 200 && asked.bytes == *bytes);
     let mut wire = place.wire();
-    wire.send(format!("HEAD {path} HTTP/1.1\r\nHost: localhost\r\nRange: bytes=0-0\r\n\r\n"));
+    wire.send(format!("HEAD {path} HTTP/1.1\r\nHost: localhost\r\n\r\n"));
     let head = wire.answer_to_head();
     assert_eq!((head.status, head.header("Content-Length")), (200, Some(&*len.to_string())));
     assert_eq!((head.header("ETag"), wire.get("/api/version").status), (Some(&*tag), 200), "nothing follows it");
 
-    // Too much to be read beforehand: it comes in chunks, and its ranges all the same. Packed it is what it was.
+    // Its length is known only after all of it was read: it comes in chunks. Packed it is what it was.
     let said = format!("{path}?timestamps=0");
     let joined = fetch(&place, &said);
     let wanted = [b"first\n", "x".repeat(1_000).as_bytes(), b"\n"].concat();
     assert!(joined.bytes.starts_with(&wanted) && joined.bytes.len() == 6_006_011);
     assert_ne!(joined.header("ETag"), tag);
-    assert!(fetch_range(&place, &said, "bytes=-9").bytes == b"xxx\nlast\n");
-    assert!(fetch_range(&place, &said, "bytes=3000000-3001999").bytes == joined.bytes[3_000_000..3_002_000]);
+    assert_eq!((joined.header("Content-Length"), joined.header("Transfer-Encoding")), ("", "chunked"));
     let is_packed = |path: &PathBuf| path.extension().is_some_and(|end| end == "gz");
     // How much is left for the newest one lies with how much the shim read at a time: one that is small stays as it is.
     let is_small = |path: &PathBuf| path.metadata().is_ok_and(|metadata| metadata.len() < 64 * 1024);
@@ -237,10 +205,10 @@ fn ranges_tags_and_heads_are_those_of_a_file() {
     assert!(segments(&place, run_id).iter().filter(|path| is_packed(path)).count() > 2);
     let packed = fetch_with(&place, &path, &[("If-None-Match", "\"other\"")]);
     assert!(packed.header("ETag") == tag && packed.bytes == *bytes);
-    assert!(fetch_range(&place, &said, "bytes=3000000-3001999").bytes == joined.bytes[3_000_000..3_002_000]);
+    assert!(fetch(&place, &said).bytes == joined.bytes);
 }
 
-/// A download that is resumed must not put the halves of two logs together.
+/// A client that has the text of the first must not take it for that of the second.
 #[test]
 fn run_1_of_another_database_is_another_text() {
     let mut place = Place::new();
@@ -274,9 +242,6 @@ fn a_live_runs_text_is_what_is_there_and_one_that_said_nothing_is_empty() {
     for (n, line) in text.lines().enumerate() {
         assert_eq!(line, format!("line {n}"));
     }
-    // A part of what it was before is not put together with what it is now.
-    let resumed = fetch_with(&place, &path, &[("Range", "bytes=3-"), ("If-Range", first.header("ETag"))]);
-    assert!(resumed.status == 200 && resumed.bytes.starts_with(&first.bytes));
     place.post("/api/pipeline/stop", json!({"grace_s": 0})).ok();
 
     place.script("bad.sh", "echo a text with an execute bit and nothing that runs it\n");
@@ -290,8 +255,6 @@ fn a_live_runs_text_is_what_is_there_and_one_that_said_nothing_is_empty() {
             let path = format!("/api/runs/{run_id}/log{query}");
             let empty = fetch(&place, &path);
             assert_eq!((empty.bytes.len(), empty.header("AutoAppDev-Log-Gone")), (0, "0"), "{path}");
-            assert_eq!(fetch_range(&place, &path, "bytes=-500").status, 200);
-            assert_eq!(fetch_range(&place, &path, "bytes=0-").status, 416);
         }
     }
 }
@@ -370,7 +333,7 @@ fn so_many_are_sent_at_once_in_so_much_memory() {
     assert!(during.descriptors <= before.descriptors + 2 * 16 + 14, "before: {before}, with sixteen on their way: {during}");
     assert!(read_rest(&mut open[0]) > 40_000_000);
     open.truncate(8);
-    until("there is room again", || Some(fetch_with(&place, &path, &[("Range", "bytes=0-9")])).filter(|text| text.status == 206));
+    until("there is room again", || Some(fetch_with(&place, &path, &[])).filter(|text| text.status == 200));
     drop(open);
     until_true("their threads are gone", || Footprint::of(place.server_pid()).threads <= before.threads + 1);
 }
