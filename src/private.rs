@@ -1,8 +1,8 @@
-//! How files are written that nobody but their owner may read.
+//! How files are written that nobody but their owner may read, and how their names are made durable.
 //!
 //! Level 0.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -12,6 +12,11 @@ pub fn private_file() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.write(true).create(true).mode(0o600);
     options
+}
+
+/// Makes entries of a directory durable (`fsync(2)`: syncing a file does not sync the entry that names it).
+pub fn sync_dir(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
 }
 
 /// Puts `text` in the place of the file at `path`, whole or not at all: it is written beside it and renamed. Not synced. `before_rename` is

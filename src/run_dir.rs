@@ -5,7 +5,9 @@
 //!
 //! If killed here: a directory without a lock holder and without a journal is a run that never began; recovery says so.
 
+mod format;
 mod journal;
+mod lines;
 mod progress;
 mod protocol;
 
@@ -26,14 +28,11 @@ use crate::private::private_file;
 use crate::random;
 use crate::socket_path::SocketPath;
 
+pub use format::FORMAT;
 pub use journal::{Header, Journal, JournalError, ReadJournal, read_header, read_journal};
+pub use lines::{LineReader, from_line, to_line};
 pub use progress::{NumberedProgress, ProgressError, parse_progress, read_progress, write_progress};
-pub use protocol::{
-    Command, LaunchSpec, LineReader, Message, Note, Reply, ReplyError, Rotated, Trouble, TroublePart, from_line, to_line,
-};
-
-/// The version of everything in a run directory. A reader refuses every later one.
-pub const FORMAT: u32 = 1;
+pub use protocol::{Command, LaunchSpec, Message, Note, Reply, ReplyError, Rotated, Trouble, TroublePart};
 
 /// The environment variable that carries the run's id into the pipeline: half of the cookie.
 pub const RUN_ID_VAR: &str = "AUTOAPPDEV_RUN_ID";
@@ -45,11 +44,6 @@ pub const PAUSE_FILE: &str = "PAUSE";
 /// Creates a private directory (mode 0700) and its parents; one that is there is left as it is.
 pub fn create_private_dir(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
-}
-
-/// Makes entries of a directory durable (`fsync(2)`: syncing a file does not sync the entry that names it).
-pub fn sync_dir(path: &Path) -> io::Result<()> {
-    File::open(path)?.sync_all()
 }
 
 /// All run directories of one runtime directory.

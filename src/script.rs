@@ -6,6 +6,7 @@
 mod elf;
 mod first_line;
 mod program;
+mod shell_word;
 
 use std::fs;
 use std::io;
@@ -13,6 +14,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::Access;
 use rustix::io::Errno;
+
+use self::shell_word::quoted;
 
 pub use program::{Attempt, Program, Unrunnable};
 
@@ -135,15 +138,6 @@ pub fn find_cwd(root: &Path, name: &str) -> Result<PathBuf, ScriptError> {
         Ok(_) | Err(ScriptError::Unreadable { .. }) => Err(ScriptError::NotAFolder(name.to_owned())),
         Err(error) => Err(error),
     }
-}
-
-/// A name, quoted for a shell as one word.
-fn quoted(name: &str) -> String {
-    let is_plain = |c: char| c.is_alphanumeric() || "_./+,:@%-".contains(c);
-    if !name.is_empty() && name.chars().all(is_plain) {
-        return name.to_owned();
-    }
-    format!("'{}'", name.replace('\'', "'\\''"))
 }
 
 /// The command that was probably meant: a script together with its arguments in one name, or the script's interpreter in its place.

@@ -9,7 +9,7 @@ use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use super::is_shortage;
+use super::lack::is_shortage;
 
 /// How many groups are listed in one look: a pipeline may make some of its own, within reason.
 const GROUPS_MAX: usize = 1000;

@@ -6,8 +6,10 @@ use std::io;
 use rustix::io::Errno;
 use rustix::process::{WaitId, WaitIdOptions};
 
+use super::signal::raw_pid;
+use super::stat::{ProcState, read_stat};
 use super::tree::{children_of, has_children_files};
-use super::{ProcState, read_stat, reap};
+use crate::pipeline::Exit;
 
 /// Whether a child of this process is alive. A child of a process that dies becomes this one's before anything can see that death, so
 /// without a living child there is no living descendant.
@@ -50,4 +52,68 @@ pub fn reap_all_but(keep: Option<u32>) {
     for pid in children_of(std::process::id()).unwrap_or_default().into_iter().filter(|&pid| pid != keep) {
         let _not_ended_yet = reap(pid);
     }
+}
+
+/// How our child `pid` ended, without reaping it: its pid stays its own. `None` while it has not.
+pub fn peek_exit(pid: u32) -> io::Result<Option<Exit>> {
+    wait(pid, WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT)
+}
+
+/// Whether somebody's SIGCONT has continued our child `pid` since it was stopped last. One that is dying of a SIGKILL is awake too, but was
+/// not continued (`waitid(2)`, `WCONTINUED`). Nobody else may wait for that. An error
+/// where it has ended.
+pub fn was_continued(pid: u32) -> io::Result<bool> {
+    let options = WaitIdOptions::CONTINUED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    Ok(rustix::process::waitid(WaitId::Pid(raw_pid(pid)?), options)?.is_some_and(|status| status.continued()))
+}
+
+/// Takes our child `pid`, which has ended, out of the process table. `None` when it has not ended yet.
+pub fn reap(pid: u32) -> io::Result<Option<Exit>> {
+    wait(pid, WaitIdOptions::EXITED | WaitIdOptions::NOHANG)
+}
+
+fn wait(pid: u32, options: WaitIdOptions) -> io::Result<Option<Exit>> {
+    let Some(status) = rustix::process::waitid(WaitId::Pid(raw_pid(pid)?), options)? else {
+        return Ok(None);
+    };
+    Ok(match (status.exit_status(), status.terminating_signal()) {
+        (Some(code), _) => Some(Exit::Code(code)),
+        (None, Some(signal)) => Some(Exit::Signal(signal)),
+        (None, None) => None,
+    })
+}
+
+/// Waits until our child `pid` has ended, and takes it out of the process table.
+pub fn wait_for_end(pid: u32) -> io::Result<()> {
+    let wait = || rustix::process::waitid(WaitId::Pid(raw_pid(pid)?), WaitIdOptions::EXITED).map_err(io::Error::from);
+    loop {
+        match wait() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            other => return other.map(drop),
+        }
+    }
+}
+
+/// What every reaped child of this process used in all.
+#[derive(Clone, Copy, Debug)]
+pub struct ChildrenUsage {
+    /// CPU time in user mode, in milliseconds.
+    pub cpu_user_ms: u64,
+    /// CPU time in the kernel, in milliseconds.
+    pub cpu_system_ms: u64,
+    /// The largest resident set among them, in KiB.
+    pub max_rss_kb: u64,
+}
+
+/// Reads [`ChildrenUsage`] (`getrusage(2)`, `RUSAGE_CHILDREN`): covers what was reaped, and what those had reaped.
+pub fn usage_of_children() -> io::Result<ChildrenUsage> {
+    let usage = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_CHILDREN)?;
+    let ms = |time: nix::sys::time::TimeVal| {
+        u64::try_from(time.tv_sec()).unwrap_or(0) * 1000 + u64::try_from(time.tv_usec()).unwrap_or(0) / 1000
+    };
+    Ok(ChildrenUsage {
+        cpu_user_ms: ms(usage.user_time()),
+        cpu_system_ms: ms(usage.system_time()),
+        max_rss_kb: u64::try_from(usage.max_rss()).unwrap_or(0),
+    })
 }

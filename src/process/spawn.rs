@@ -20,7 +20,11 @@ use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
 use rustix::process::Signal;
 
-use super::{Cgroup, Identity, begin_session, lack_of, read_stat, wait_for_end};
+use super::cgroup::Cgroup;
+use super::children::wait_for_end;
+use super::lack::lack_of;
+use super::own::begin_session;
+use super::stat::{Identity, read_stat};
 use crate::kill_point::KillPoint;
 
 /// `CLONE_INTO_CGROUP` of `clone(2)`, Linux 5.7.
@@ -277,7 +281,7 @@ mod tests {
         let (child, _) = spawn("/bin/sleep", &["600"], None, Path::new("/")).expect("spawns");
         let stat = read_stat(child.identity.pid).expect("it lives");
         assert_eq!((stat.identity, stat.ppid, child.is_in_cgroup), (child.identity, std::process::id(), false));
-        let group = rustix::process::getpgid(super::super::raw_pid(child.identity.pid).ok()).expect("it lives");
+        let group = rustix::process::getpgid(super::super::signal::raw_pid(child.identity.pid).ok()).expect("it lives");
         assert_eq!(u32::try_from(group.as_raw_nonzero().get()), Ok(child.identity.pid), "it leads its process group");
         assert_ne!(stat.session, read_stat(std::process::id()).expect("alive").session, "the session is a new one");
         assert_eq!(read_stat(stat.session).expect_err("the session's leader has ended").kind(), io::ErrorKind::NotFound);

@@ -3,7 +3,16 @@
 use std::fs;
 use std::io;
 
-use super::{Identity, is_shortage};
+use super::lack::is_shortage;
+
+/// A process that no other can be mistaken for within one boot: a pid is used again, a pid with its start time is not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Identity {
+    /// The process id.
+    pub pid: u32,
+    /// Start time in clock ticks since boot (`proc_pid_stat(5)`, field 22).
+    pub start_ticks: u64,
+}
 
 /// What a process does, as far as a pause cares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

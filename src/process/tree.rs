@@ -5,7 +5,8 @@ use std::fs;
 use std::io;
 use std::sync::OnceLock;
 
-use super::{Stat, is_shortage, read_stat};
+use super::lack::is_shortage;
+use super::stat::{Stat, read_stat};
 
 /// What one pass over a tree found.
 #[derive(Clone, Debug, Default)]

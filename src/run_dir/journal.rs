@@ -11,11 +11,11 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{FORMAT, from_line, sync_dir};
+use super::format::{FORMAT, format_of};
 use crate::clock::Timestamp;
 use crate::path_json;
 use crate::pipeline::{Entry, Fact};
-use crate::private::private_file;
+use crate::private::{private_file, sync_dir};
 
 /// The journal's first line: what this run is, written before the pipeline is spawned.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -121,16 +121,11 @@ pub fn read_header(path: &Path) -> Result<Header, JournalError> {
 }
 
 fn parse_header(line: &[u8]) -> Result<Header, JournalError> {
-    let format: FormatOnly = from_line(line).map_err(JournalError::Damaged)?;
-    if format.format > FORMAT {
-        return Err(JournalError::Newer { found: format.format });
+    let found = format_of(line).map_err(JournalError::Damaged)?;
+    if found > FORMAT {
+        return Err(JournalError::Newer { found });
     }
     serde_json::from_slice(line).map_err(JournalError::Damaged)
-}
-
-#[derive(Deserialize)]
-struct FormatOnly {
-    format: u32,
 }
 
 /// What has not been synced yet is kept in memory up to this many bytes; then it is synced.

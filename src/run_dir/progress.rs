@@ -11,14 +11,15 @@ use std::path::Path;
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
-use super::{FORMAT, from_line, sync_dir};
+use super::format::{FORMAT, format_of};
+use super::lines::from_line;
 use crate::pipeline::Progress;
-use crate::private::private_file;
+use crate::private::{private_file, sync_dir};
 
 /// The longest file that is read, in bytes: several times what any of ours has.
 const FILE_BYTES_MAX: u64 = 128 * 1024;
 
-/// How far the pipeline is, as a line that comes up and as what is stored. An older server skips the line, an older shim never says it.
+/// How far the pipeline is, as a line that comes up and as what is stored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NumberedProgress {
     /// What it says. The key tells this line from others.
@@ -93,11 +94,7 @@ pub fn read_progress(path: &Path) -> Result<Option<NumberedProgress>, ProgressEr
 
 /// Understands what such a file holds.
 pub fn parse_progress(text: &[u8]) -> Result<NumberedProgress, ProgressError> {
-    #[derive(Deserialize)]
-    struct FormatOnly {
-        format: u32,
-    }
-    let FormatOnly { format } = from_line(text).map_err(ProgressError::Damaged)?;
+    let format = format_of(text).map_err(ProgressError::Damaged)?;
     if format > FORMAT {
         return Err(ProgressError::Newer(format));
     }

@@ -15,7 +15,7 @@ use rustix::io::Errno;
 
 use super::elf::Elf;
 use super::first_line::{Beginning, HEAD_BYTES, beginning};
-use super::quoted;
+use super::shell_word::quoted;
 
 /// Where a program without a slash in its name is searched for if there is no `PATH`, as in `process/spawn.rs`.
 const PATH_DEFAULT: &str = "/bin:/usr/bin";

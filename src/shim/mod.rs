@@ -7,13 +7,19 @@
 //! If killed here: the lock falls, the control connections break. The pipeline goes on without a parent until the next look of
 //! a server, which kills what is in the run's control group or carries its cookie, and calls the run lost.
 
+mod beginning;
 mod connections;
+mod ending;
+mod failure;
 mod kill_points;
 mod output;
 mod pause_file;
+mod phase;
 mod place;
 mod progress;
 mod run;
+mod signals;
+mod steps;
 mod tree;
 mod trouble;
 
@@ -22,12 +28,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use signal_hook::consts::signal;
-
+use self::failure::{InStep, ShimError, complain};
+use self::signals::signals;
 use crate::kill_point::KillPoint;
 use crate::process::{self, is_disk_full};
 use crate::run_dir::{LaunchSpec, LineReader, RunDir, Trouble, from_line, to_line};
@@ -37,31 +41,6 @@ const SPEC_WAIT: Duration = Duration::from_secs(10);
 
 /// The longest launch specification, in bytes: a request body and some paths.
 const SPEC_BYTES_MAX: usize = 8 * 1024 * 1024;
-
-/// Not to be caught: two that cannot be, and those by which a fault of this process must end it.
-const LEFT_ALONE: [i32; 6] = [signal::SIGKILL, signal::SIGSTOP, signal::SIGILL, signal::SIGBUS, signal::SIGFPE, signal::SIGSEGV];
-
-/// Why a shim could not do its work. Goes to `shim.log`.
-#[derive(Debug, thiserror::Error)]
-enum ShimError {
-    #[error("failed to {0}: {1}")]
-    Step(&'static str, io::Error),
-    #[error("the launch specification is no good: {0}")]
-    Spec(serde_json::Error),
-    #[error("no launch specification came")]
-    NoSpec,
-}
-
-/// Names the step that failed.
-trait InStep<T> {
-    fn in_step(self, step: &'static str) -> Result<T, ShimError>;
-}
-
-impl<T, E: Into<io::Error>> InStep<T> for Result<T, E> {
-    fn in_step(self, step: &'static str) -> Result<T, ShimError> {
-        self.map_err(|error| ShimError::Step(step, error.into()))
-    }
-}
 
 /// The whole life of a shim for the run directory `dir` (absolute). Standard input is a stream socket to the server that asked, standard
 /// output the run's lock, already held; it stays open, untouched, until the end of this process.
@@ -73,11 +52,6 @@ pub fn run(dir: &Path) -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-/// To `shim.log`. It may lie on a disk that is full, where `eprintln!` would panic and take the run with it.
-fn complain(text: std::fmt::Arguments<'_>) {
-    let _no_one_to_tell = writeln!(io::stderr(), "autoappdev shim: {text}");
 }
 
 fn live(dir: &Path) -> Result<(), ShimError> {
@@ -122,30 +96,6 @@ fn live(dir: &Path) -> Result<(), ShimError> {
             Err(error)
         }
     }
-}
-
-/// What wakes the loop from signal handlers.
-struct Signals {
-    /// A byte for each SIGCHLD.
-    children: UnixStream,
-    /// A byte for each SIGTERM.
-    terminate: UnixStream,
-}
-
-fn signals() -> io::Result<Signals> {
-    // A server started in the background, or by another program, may have been told to ignore some. One that is caught here is back at its
-    // default in what is executed (`execve(2)`), one that is ignored would stay ignored.
-    let ours = [signal::SIGCHLD, signal::SIGTERM];
-    for number in (1..=31).filter(|number| !LEFT_ALONE.contains(number) && !ours.contains(number)) {
-        signal_hook::flag::register(number, Arc::new(AtomicBool::new(false)))?;
-    }
-    let pipe_for = |number| {
-        let (reader, writer) = UnixStream::pair()?;
-        reader.set_nonblocking(true)?;
-        signal_hook::low_level::pipe::register(number, writer)?;
-        Ok::<_, io::Error>(reader)
-    };
-    Ok(Signals { children: pipe_for(signal::SIGCHLD)?, terminate: pipe_for(signal::SIGTERM)? })
 }
 
 /// Reads the first line, and hands back what followed it: commands.

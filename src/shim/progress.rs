@@ -7,6 +7,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::failure::complain;
 use crate::clock::{Timestamp, whole_ms};
 use crate::pipeline::{Mark, Progress};
 use crate::process::is_disk_full;
@@ -132,7 +133,7 @@ impl ProgressKeeper {
                 self.storing.is_due = true;
                 let complaint = format!("failed to store the progress: {error}");
                 if self.complaint.as_ref() != Some(&complaint) {
-                    super::complain(format_args!("{complaint}"));
+                    complain(format_args!("{complaint}"));
                     self.complaint = Some(complaint);
                 }
             }

@@ -6,6 +6,7 @@
 use std::io;
 use std::time::Duration;
 
+use super::failure::complain;
 use crate::pipeline::ConditionCode;
 use crate::process::is_disk_full;
 use crate::run_dir::{Trouble, TroublePart};
@@ -39,7 +40,7 @@ impl Said {
             return None;
         }
         if text.is_some() && text != self.complaint {
-            super::complain(format_args!("{}", text.as_deref().unwrap_or_default()));
+            complain(format_args!("{}", text.as_deref().unwrap_or_default()));
             self.complaint.clone_from(&text);
         }
         let is_disk_full = failures.iter().any(|(_, _, why)| is_disk_full(why));

@@ -10,23 +10,26 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use super::{Phase, Restops, Run};
+use super::connections::Connections;
+use super::failure::{InStep, ShimError};
+use super::output::Output;
+use super::pause_file::PauseFile;
+use super::phase::{Phase, Restops};
+use super::progress::ProgressKeeper;
+use super::run::Run;
+use super::signals::Signals;
+use super::tree::Tree;
+use super::trouble::Said;
 use crate::abstract_socket;
 use crate::clock::{Clock, SystemClock};
 use crate::held_dir::HeldDir;
 use crate::kill_point::KillPoint;
 use crate::log::Limits;
 use crate::pipeline::{Containment, Fact};
+use crate::private::sync_dir;
 use crate::process::{self, Cgroup, Identity, Launch};
-use crate::run_dir::{self, FORMAT, Header, Journal, LaunchSpec, RUN_ID_VAR, RUNTIME_DIR_VAR, RunDir, Runs};
+use crate::run_dir::{FORMAT, Header, Journal, LaunchSpec, RUN_ID_VAR, RUNTIME_DIR_VAR, RunDir, Runs};
 use crate::script::Attempt;
-use crate::shim::connections::Connections;
-use crate::shim::output::Output;
-use crate::shim::pause_file::PauseFile;
-use crate::shim::progress::ProgressKeeper;
-use crate::shim::tree::Tree;
-use crate::shim::trouble::Said;
-use crate::shim::{InStep, ShimError, Signals};
 
 /// How long after the start its memory is freed: once the client has its answer and the pipeline has the processors.
 const TRIM_AFTER: Duration = Duration::from_secs(1);
@@ -34,7 +37,7 @@ const TRIM_AFTER: Duration = Duration::from_secs(1);
 impl Run {
     /// Spawns the pipeline. An error that is the script's is a fact and ends the run; an error that is ours ends this process, before
     /// anything was spawned.
-    pub(in crate::shim) fn begin(
+    pub(super) fn begin(
         dir: RunDir,
         spec: LaunchSpec,
         signals: Signals,
@@ -131,7 +134,7 @@ impl Run {
         }
         // The names of the files must be as durable as what is in them.
         for folder in [run.dir.path().to_owned(), run.place.path().join("runs")] {
-            run.or_log("make the run directory durable", run_dir::sync_dir(&folder));
+            run.or_log("make the run directory durable", sync_dir(&folder));
         }
         KillPoint::ShimNamesSynced.reach();
         Ok(run)

@@ -2,16 +2,28 @@
 
 use std::time::Duration;
 
-use super::{
-    Asker, Frozen, JOURNAL_RETRY, LINGER_LIMIT, LINGER_SILENCE, LeaderEnd, PAUSE_LIMIT, PAUSE_LOOK_MAX, PAUSE_LOOK_MIN, Phase,
-    RESTOPS_MAX, RESUME_LIMIT, Restops, Run, Thawed,
-};
+use super::failure::complain;
+use super::phase::{Asker, Frozen, LINGER_LIMIT, LINGER_SILENCE, LeaderEnd, Phase, Restops, Thawed};
+use super::run::{JOURNAL_RETRY, Run};
+use super::tree::{Freeze, Kill, Look, Thaw};
 use crate::clock::{Clock, SystemClock, whole_ms};
 use crate::kill_point::KillPoint;
 use crate::pipeline::{Cause, Exit, Fact, StopOrigin};
 use crate::process::{self, ProcState};
 use crate::run_dir::ReplyError;
-use crate::shim::tree::{Freeze, Kill, Look, Thaw};
+
+/// How long a pause may take before it is refused and undone.
+const PAUSE_LIMIT: Duration = Duration::from_secs(4);
+
+/// How long the leader may take to go on.
+const RESUME_LIMIT: Duration = Duration::from_secs(4);
+
+/// How often a paused tree is looked at where only signals hold it: often at first, seldom later. Whoever undoes a stop by itself does so at once.
+const PAUSE_LOOK_MIN: Duration = Duration::from_millis(20);
+const PAUSE_LOOK_MAX: Duration = Duration::from_secs(1);
+
+/// How often a pause that somebody breaks is made good again before it is given up.
+const RESTOPS_MAX: u32 = 10;
 
 impl Run {
     pub(super) fn freeze(&mut self, then: Frozen, asker: Option<Asker>, now: Duration) {
@@ -112,7 +124,7 @@ impl Run {
                 return;
             }
             Ok(None) => {}
-            Err(error) => crate::shim::complain(format_args!("failed to wait for the leader: {error}")),
+            Err(error) => complain(format_args!("failed to wait for the leader: {error}")),
         }
         let Ok(stat) = process::read_stat(self.leader.pid) else { return };
         match (&self.phase, stat.state) {

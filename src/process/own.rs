@@ -1,0 +1,45 @@
+//! What a process settles about itself, and the boot that it lives in.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::OwnedFd;
+
+/// The value of [`boot_id`] if the id is unknown. It equals itself, so processes left behind by a run of an unknown boot are searched for.
+pub const UNKNOWN_BOOT: &str = "unknown";
+
+/// The id that the kernel drew at this boot (`random(4)`, `/proc/sys/kernel/random/boot_id`). A `/proc` with processes alone (`subset=pid` in
+/// `proc(5)`, `ProcSubset=pid` in a systemd unit) has no such file.
+pub fn boot_id() -> io::Result<String> {
+    match fs::read_to_string("/proc/sys/kernel/random/boot_id") {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(UNKNOWN_BOOT.to_owned()),
+        other => Ok(other?.trim().to_owned()),
+    }
+}
+
+/// Makes this process the one that inherits every orphan of its tree (`PR_SET_CHILD_SUBREAPER(2const)`).
+pub fn adopt_orphans() -> io::Result<()> {
+    Ok(rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?)
+}
+
+/// Leaves the caller's session and terminal. Fails in a process-group leader (`setsid(2)`).
+pub fn begin_session() -> io::Result<()> {
+    rustix::process::setsid()?;
+    Ok(())
+}
+
+/// Lets every signal through to this thread and to all that it starts: a mask outlives execve(2).
+pub fn unblock_signals() -> io::Result<()> {
+    Ok(nix::sys::signal::SigSet::empty().thread_set_mask()?)
+}
+
+/// Whether this process ignores a signal, as set by the program that started it (`proc_pid_status(5)`, `SigIgn`).
+pub fn is_ignored(signal: i32) -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let set = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    set.and_then(|set| u64::from_str_radix(set.trim(), 16).ok()).is_some_and(|set| set & (1 << (signal - 1)) != 0)
+}
+
+/// `/dev/null` for reading, as a standard input.
+pub fn null() -> io::Result<OwnedFd> {
+    File::open("/dev/null").map(OwnedFd::from)
+}

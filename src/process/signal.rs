@@ -1,0 +1,39 @@
+//! Signals, by identity.
+
+use std::io;
+
+use rustix::process::{Pid, PidfdFlags, Signal};
+
+use super::stat::{Identity, read_stat};
+
+/// Sends `signal` to our child `pid`, which has not been reaped: its pid is its own. Needs no `/proc`.
+pub fn signal_child(pid: u32, signal: Signal) -> io::Result<()> {
+    Ok(rustix::process::kill_process(raw_pid(pid)?, signal)?)
+}
+
+/// Sends `signal` to exactly this process. `Ok(false)` when it is gone (a zombie counts as there).
+///
+/// The descriptor pins the process; the start time read after that tells whether it is the one that was meant.
+pub fn signal(target: Identity, signal: Signal) -> io::Result<bool> {
+    let gone = |error: &io::Error| {
+        matches!(error.raw_os_error(), Some(code) if code == rustix::io::Errno::SRCH.raw_os_error())
+            || error.kind() == io::ErrorKind::NotFound
+    };
+    let sent = (|| {
+        let pidfd = rustix::process::pidfd_open(raw_pid(target.pid)?, PidfdFlags::empty())?;
+        if read_stat(target.pid)?.identity != target {
+            return Ok(false);
+        }
+        rustix::process::pidfd_send_signal(pidfd, signal)?;
+        Ok(true)
+    })();
+    match sent {
+        Err(error) if gone(&error) => Ok(false),
+        other => other,
+    }
+}
+
+/// A pid as the kernel's calls take it.
+pub(super) fn raw_pid(pid: u32) -> io::Result<Pid> {
+    i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))
+}

@@ -1,0 +1,17 @@
+//! The version of everything in a run directory.
+
+use serde::Deserialize;
+
+use super::lines::from_line;
+
+/// The version that this program writes. A reader refuses every later one.
+pub const FORMAT: u32 = 1;
+
+/// The version that a file names in its first line.
+pub(super) fn format_of(line: &[u8]) -> Result<u32, serde_json::Error> {
+    #[derive(Deserialize)]
+    struct FormatOnly {
+        format: u32,
+    }
+    from_line(line).map(|FormatOnly { format }| format)
+}

@@ -1,0 +1,84 @@
+//! The end of a run: what is still in the pipes, the fact `exited`, and only then the leader's reaping.
+
+use std::time::Duration;
+
+use super::phase::Phase;
+use super::run::{JOURNAL_RETRY, Run};
+use super::tree::Kill;
+use crate::clock::{Clock, SystemClock, whole_ms};
+use crate::kill_point::KillPoint;
+use crate::pipeline::{Exit, Fact, Killed};
+use crate::process;
+
+/// How long what is in the pipes at the end is read, against a writer outside of the tree.
+const DRAIN_LIMIT: Duration = Duration::from_secs(1);
+
+impl Run {
+    /// With an empty tree the pipes hold all that there will be, unless somebody outside of it has the other end.
+    pub(super) fn is_over(&self) -> bool {
+        self.leader_end.is_some() && self.tree.is_empty()
+    }
+
+    pub(super) fn finish(&mut self) {
+        KillPoint::ShimTreeEnded.reach();
+        let began = SystemClock.awake();
+        let ran = self.ran();
+        self.output.close(|| SystemClock.awake() > began + DRAIN_LIMIT, began, ran);
+        KillPoint::ShimDrained.reach();
+        if let Some(progress) = self.output.progress().end(ran) {
+            self.connections.tell_all(&[progress]);
+        }
+        KillPoint::ShimProgressStored.reach();
+        self.count_pause();
+        self.pause_file.set(false);
+        KillPoint::ShimEndPauseFileRemoved.reach();
+        // Before the end is told: nothing of the run is left then.
+        self.or_log("remove the control group", self.tree.remove());
+        KillPoint::ShimCgroupRemoved.reach();
+        let exit = self.leader_end.as_ref().map_or(Exit::Code(0), |end| end.exit);
+        let (asked, paused_ms, log_end) = (self.asked, whole_ms(self.paused_in_all), self.output.end_position());
+        let killed = match &mut self.phase {
+            Phase::Killing { kill } => std::mem::take(&mut kill.killed),
+            Phase::Running | Phase::Freezing { .. } | Phase::Paused | Phase::Thawing { .. } | Phase::Stopping { .. } => {
+                Killed::default()
+            }
+        };
+        let mut last = vec![self.write_down(Fact::Exited { exit, asked, paused_ms, log_end, killed }, true)];
+        if self.journal.is_behind() {
+            // A disk without room must not cost the exit status: this process is the only one that has it. A server that is there gets it
+            // at once, one that comes later as well.
+            self.connections.tell_all(&std::mem::take(&mut last));
+            self.wait_while(|run| run.catch_up().is_err());
+        }
+        // Only now: until here a kill of this process would have left the exit status with the kernel.
+        process::reap_all_but(None);
+        KillPoint::ShimReaped.reach();
+        let usage = process::usage_of_children().map(|used| Fact::Usage {
+            cpu_user_ms: used.cpu_user_ms,
+            cpu_system_ms: used.cpu_system_ms,
+            max_rss_kb: used.max_rss_kb,
+        });
+        if let Ok(usage) = usage {
+            last.push(self.write_down(usage, false));
+        }
+        // Together: a server that knows the end may start the next run before it hears any more of this one.
+        self.connections.tell_all(&last);
+        self.connections.turn();
+        KillPoint::ShimEndSent.reach();
+        // The end is on record. What the log lost, and how far the pipeline came, is nowhere but here.
+        self.wait_while(|run| run.output.owes_a_mark() || run.pause_file.failure().is_some() || run.output.progress().is_owed());
+    }
+
+    /// After the end: does nothing but answer, and try again what the disk does not take.
+    pub(super) fn wait_while(&mut self, is_so: impl Fn(&mut Self) -> bool) {
+        self.phase = Phase::Killing { kill: Kill::new() };
+        while is_so(self) {
+            self.tell_trouble();
+            self.tell_progress();
+            self.wait(Some(SystemClock.awake() + JOURNAL_RETRY));
+            self.take_events();
+            self.retry_pause_file();
+        }
+        self.tell_trouble();
+    }
+}
