@@ -6,12 +6,10 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc2822;
 use ureq::Agent;
 
 use super::local;
@@ -403,10 +401,10 @@ fn read_answer(url: String, mut response: ureq::http::Response<ureq::Body>) -> R
     }
 }
 
-/// A `Date` (RFC 9110, section 5.6.7), whose form a mail's date may have, too.
+/// A `Date` (RFC 9110, section 5.6.7).
 fn date_of(text: &str) -> Option<Timestamp> {
-    let at = OffsetDateTime::parse(text, &Rfc2822).ok()?;
-    at.unix_timestamp().checked_mul(1000).map(Timestamp::from_unix_ms)
+    let since = httpdate::parse_http_date(text).ok()?.duration_since(UNIX_EPOCH).ok()?;
+    i64::try_from(since.as_millis()).ok().map(Timestamp::from_unix_ms)
 }
 
 #[cfg(test)]

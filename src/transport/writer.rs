@@ -2,11 +2,10 @@
 
 use std::borrow::Cow;
 use std::io::{self, Read, Write};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use http::StatusCode;
 use rouille::Response;
-use time::OffsetDateTime;
-use time::macros::format_description;
 
 /// How a client knows where an answer's body ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,20 +91,19 @@ fn put(out: &mut Vec<u8>, texts: &[&str]) {
     }
 }
 
+/// The last second of the year 9999, after which HTTP has no dates, in Unix time.
+const LAST_SECOND: u64 = 253_402_300_799;
+
 /// Appends the time as HTTP writes it (RFC 9110, section 5.6.7), made once a second for each thread.
 fn put_date(out: &mut Vec<u8>) {
     use std::cell::RefCell;
     thread_local! {
         static LAST: RefCell<(u64, String)> = const { RefCell::new((u64::MAX, String::new())) };
     }
-    let second = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let second = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs().min(LAST_SECOND));
     LAST.with_borrow_mut(|(at, text)| {
         if *at != second {
-            let format =
-                format_description!("[weekday repr:short], [day] [month repr:short] [year] [hour]:[minute]:[second] GMT");
-            let now =
-                OffsetDateTime::from_unix_timestamp(i64::try_from(second).unwrap_or(0)).unwrap_or(OffsetDateTime::UNIX_EPOCH);
-            *text = now.format(format).unwrap_or_default();
+            *text = httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(second));
             *at = second;
         }
         put(out, &[text]);
@@ -114,29 +112,8 @@ fn put_date(out: &mut Vec<u8>) {
 
 /// Appends a status with its words, which are for people only (RFC 9112, section 4).
 fn put_status(out: &mut Vec<u8>, status: u16) {
-    let text = match status {
-        200 => "200 OK",
-        204 => "204 No Content",
-        304 => "304 Not Modified",
-        400 => "400 Bad Request",
-        401 => "401 Unauthorized",
-        403 => "403 Forbidden",
-        404 => "404 Not Found",
-        405 => "405 Method Not Allowed",
-        408 => "408 Request Timeout",
-        409 => "409 Conflict",
-        413 => "413 Content Too Large",
-        414 => "414 URI Too Long",
-        415 => "415 Unsupported Media Type",
-        421 => "421 Misdirected Request",
-        422 => "422 Unprocessable Content",
-        429 => "429 Too Many Requests",
-        431 => "431 Request Header Fields Too Large",
-        500 => "500 Internal Server Error",
-        501 => "501 Not Implemented",
-        503 => "503 Service Unavailable",
-        507 => "507 Insufficient Storage",
-        _ => return put(out, &[&status.to_string(), " "]),
-    };
-    put(out, &[text]);
+    match StatusCode::from_u16(status) {
+        Ok(status) => put(out, &[status.as_str(), " ", status.canonical_reason().unwrap_or_default()]),
+        Err(_) => put(out, &[&status.to_string(), " "]),
+    }
 }
