@@ -28,6 +28,7 @@ mod browser {
     mod log_page;
     mod login;
     mod looks;
+    mod old_client;
     mod page;
     mod progress;
     mod sharing;

@@ -21,6 +21,8 @@ pub(crate) struct Request {
 pub(crate) enum Reply {
     /// A status and a JSON body.
     Json(u16, String),
+    /// A page of HTML.
+    Page(&'static str),
     /// JSON from a server whose clock says this, as HTTP writes it.
     At(&'static str, String),
     /// A redirect to this address.
@@ -40,21 +42,23 @@ pub(crate) struct FakeServer {
 }
 
 impl FakeServer {
-    pub(crate) fn start(answer: impl Fn(&Request) -> Reply + Send + 'static) -> Self {
+    pub(crate) fn start(answer: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port of the kernel's choice");
         let address = listener.local_addr().expect("it is bound");
         let requests = Arc::new(Mutex::new(Vec::new()));
         let ended = Arc::new(AtomicBool::new(false));
         let thread = std::thread::spawn({
-            let (requests, ended) = (Arc::clone(&requests), Arc::clone(&ended));
+            let (requests, ended, answer) = (Arc::clone(&requests), Arc::clone(&ended), Arc::new(answer));
             move || {
                 for stream in listener.incoming() {
                     if ended.load(Ordering::SeqCst) {
                         return;
                     }
                     let stream = stream.expect("a connection");
+                    let (requests, answer) = (Arc::clone(&requests), Arc::clone(&answer));
+                    // A browser opens connections in advance, which say nothing; none of them may keep another waiting.
                     // A client that gave up is no failure of the test by itself: the test looks at the client.
-                    let _ = serve(&stream, &requests, &answer);
+                    std::thread::spawn(move || serve(&stream, &requests, &*answer));
                 }
             }
         });
@@ -104,11 +108,13 @@ fn serve(mut stream: &TcpStream, requests: &Mutex<Vec<Request>>, answer: &impl F
     let length = request.headers.iter().find_map(|header| header.strip_prefix("content-length: ")?.parse().ok());
     reader.take(length.unwrap_or(0)).read_to_string(&mut request.body)?;
     requests.lock().unwrap_or_else(PoisonError::into_inner).push(request.clone());
-    let head = |status: u16, length: usize| {
-        format!("HTTP/1.1 {status} Canned\r\nContent-Type: application/json\r\nContent-Length: {length}\r\nConnection: close\r\n")
+    let head_of = |kind: &str, status: u16, length: usize| {
+        format!("HTTP/1.1 {status} Canned\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\nConnection: close\r\n")
     };
+    let head = |status: u16, length: usize| head_of("application/json", status, length);
     match answer(&request) {
         Reply::Json(status, body) => write!(stream, "{}\r\n{body}", head(status, body.len())),
+        Reply::Page(text) => write!(stream, "{}\r\n{text}", head_of("text/html", 200, text.len())),
         Reply::At(date, body) => write!(stream, "{}Date: {date}\r\n\r\n{body}", head(200, body.len())),
         Reply::Redirect(to) => write!(stream, "{}Location: {to}\r\n\r\n", head(302, 0)),
         Reply::Half(body) => write!(stream, "{}\r\n{}", head(200, body.len()), &body[..body.len() / 2]),
