@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -367,8 +368,7 @@ fn only_a_live_server_json_or_the_user_names_a_server() {
     // A `server.json` counts while its directory is locked, wherever that is.
     dotenv("AUTOAPPDEV_RUNTIME_DIR=data\nPORT=1\n");
     fs::create_dir(folder.path().join("data")).expect("made");
-    let written = format!(r#"{{"pid":1,"id":"abc","address":"{}"}}"#, server.address);
-    fs::write(folder.path().join("data/server.json"), written).expect("written");
+    write_server_json(&folder.path().join("data"), "abc", &server);
     let (code, _, err) = run(&[]);
     assert_eq!((code, err), (4, format!("{none}/data; start one with `autoappdev serve`\n")), "it is stale");
     let lock = hold(&folder.path().join("data"));
@@ -517,12 +517,20 @@ fn hold(runtime: &Path) -> fs::File {
     lock
 }
 
+/// Writes what a server with this id writes into its runtime directory.
+fn write_server_json(runtime: &Path, id: &str, server: &FakeServer) {
+    let dir = fs::metadata(runtime).expect("there");
+    let dir = format!(r#"{{"dev":{},"ino":{}}}"#, dir.dev(), dir.ino());
+    let text = format!(r#"{{"pid":1,"id":"{id}","dir":{dir},"address":"{}"}}"#, server.address);
+    fs::write(runtime.join("server.json"), text).expect("written");
+}
+
 /// Announces this as the server of the folder until the returned value is dropped.
 #[must_use]
 fn announce(folder: &Path, server: &FakeServer) -> fs::File {
     let runtime = folder.join("runtime");
     fs::create_dir_all(&runtime).expect("made");
-    fs::write(runtime.join("server.json"), format!(r#"{{"pid":1,"id":"x","address":"{}"}}"#, server.address)).expect("written");
+    write_server_json(&runtime, "x", server);
     hold(&runtime)
 }
 
