@@ -107,6 +107,7 @@ fn serve_at(listeners: Vec<Listener>, config: Config, root_now: &Path) -> anyhow
         None
     };
     let settings = Settings {
+        taken_vars: config.taken(),
         runtime_dir: runtime_dir.to_owned(),
         root: config.pipeline_root.clone(),
         default_script: config.pipeline_script,
@@ -120,7 +121,6 @@ fn serve_at(listeners: Vec<Listener>, config: Config, root_now: &Path) -> anyhow
             ended_for: config.runs_keep_for,
             disk_free_bytes: config.disk_free_bytes,
         },
-        taken_vars: config.taken,
     };
     database.belong_to(runtime_dir)?;
     let supervisor = Supervisor::start(opened.store, settings, move || {

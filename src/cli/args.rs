@@ -6,11 +6,12 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::error::ErrorKind;
+use clap::{Arg, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use super::exit_code::EXIT_CODES;
 use super::since::Since;
-use crate::config::{Flags, grace_from_text, server_url};
+use crate::config::{Flag, SETTINGS, URL_SETTING, grace_from_text, server_url};
 
 /// The most lines, and the longest text to look for, that the API takes.
 const LINES_MAX: u32 = 5000;
@@ -23,7 +24,9 @@ of this folder runs, with AUTOAPPDEV_SOCKET, AUTOAPPDEV_PORT or AUTOAPPDEV_HOST.
 If a server asks for a token, it is sent AUTOAPPDEV_TOKEN (or AUTOAPPDEV_READ_TOKEN) or, if it is the server of this folder, the one in the \
 runtime directory.";
 
-const URL_HELP: &str = "The server to ask, http://HOST:PORT [env: AUTOAPPDEV_URL] [default: the one of this folder]";
+const SETTINGS_FROM: &str = "\
+Settings come from flags, then the environment, then a .env file in this folder, in which other programs' lines are ignored. \
+These have no flag:";
 
 const LOGS_HELP: &str = "\
 Examples:
@@ -39,34 +42,58 @@ bytes of the log are missing (the oldest are removed when a limit is reached).
 --since counts back from the server's clock. A time without a zone is in the local time zone (TZ, else /etc/localtime). A time that occurs twice \
 because clocks are set back means the first of the two; a time that is skipped means the moment at which clocks are set forward.";
 
-const SETTINGS: &str = "\
-Settings come from flags, then the environment, then a .env file in this folder, in which other programs' lines are ignored:
-  AUTOAPPDEV_HOST             --host; several addresses may be named, comma-separated
-  AUTOAPPDEV_PORT, PORT       --port
-  AUTOAPPDEV_SOCKET           a Unix socket for this user alone; off: none [default: server.sock in the runtime directory]
-  AUTOAPPDEV_RUNTIME_DIR      --runtime-dir
-  DATABASE_URL                --database, as sqlite:<path>
-  AUTOAPPDEV_PIPELINE_CWD     --root
-  AUTOAPPDEV_PIPELINE_SCRIPT  --script
-  AUTOAPPDEV_ALLOW_ORIGIN     origins whose pages may use the API, comma-separated [default: none]
-  AUTOAPPDEV_ALLOW_HOST       more names of this server, comma-separated [default: none]
-  AUTOAPPDEV_TOKEN            who has it may look and act [default: one in the runtime folder, beyond loopback]
-  AUTOAPPDEV_READ_TOKEN       who has it may look [default: likewise]
-  AUTOAPPDEV_CONTAINMENT      auto: a control group for a run where one can be had; tree: never [default: auto]
-  AUTOAPPDEV_ON_TERM          what happens to the run when the server is asked to exit. leave: it keeps running; stop: it is stopped first
-                              [default: leave; stop if the server is process 1, or runs under tini or a similar init]
-  AUTOAPPDEV_GRACE_S          seconds from TERM to KILL, 0 to 3600 [default: 10]
-  AUTOAPPDEV_LOG_SEGMENT_MB   MiB in a log segment, 1 to 1024 [default: 16]
-  AUTOAPPDEV_LOG_RUN_MB       MiB kept of one run's log [default: 256]
-  AUTOAPPDEV_LOG_TOTAL_MB     MiB kept of all runs' logs [default: 1024]
-  AUTOAPPDEV_DISK_FREE_MB     MiB of the disk that logs leave free; 0: off [default: 15% of it, at most 4096]
-  AUTOAPPDEV_RUNS_KEEP        runs kept in the history, with their logs [default: 1000]
-  AUTOAPPDEV_RUNS_KEEP_DAYS   days for which runs are kept after their end [default: for ever]";
-
 /// The exit codes, and how a command finds its server.
 fn after_help() -> String {
     let codes = EXIT_CODES.map(|(code, meaning)| format!("  {code}  {meaning}\n")).concat();
     format!("Exit codes:\n{codes}\n{FINDING}")
+}
+
+/// The command line's definition: the derived one, and flags from the table of settings.
+pub(super) fn definition() -> clap::Command {
+    definition_with(with_flags)
+}
+
+fn definition_with(flags: fn(clap::Command) -> clap::Command) -> clap::Command {
+    let commands = ["serve", "migrate", "check"].into_iter();
+    commands.fold(Cli::command(), |definition, name| definition.mut_subcommand(name, |command| command.defer(flags)))
+}
+
+fn with_flags(command: clap::Command) -> clap::Command {
+    let name = command.get_name().to_owned();
+    command.args(SETTINGS.iter().filter_map(|setting| {
+        let (flag, word, _) = setting.flag.filter(|(.., commands)| commands.contains(&&*name))?;
+        Some(Arg::new(flag).long(flag.trim_start_matches('-')).value_name(word).value_parser(clap::value_parser!(OsString)))
+    }))
+}
+
+fn with_flags_and_texts(command: clap::Command) -> clap::Command {
+    let command = with_flags(command).mut_args(|arg| {
+        let setting = SETTINGS.iter().find(|setting| setting.flag.is_some_and(|(flag, ..)| flag == arg.get_id()));
+        if let Some(setting) = setting { arg.help(setting.help()) } else { arg }
+    });
+    if command.get_name() == "serve" { command.after_help(variables_help()) } else { command }
+}
+
+/// The settings that have no flag.
+fn variables_help() -> String {
+    let variables = SETTINGS.iter().filter(|setting| setting.flag.is_none());
+    let variables = variables.map(|setting| format!("\n  {}\n          {}", setting.names.join(", "), setting.help()));
+    format!("{SETTINGS_FROM}{}", variables.collect::<String>())
+}
+
+/// What was typed, and of the settings that have a flag those that were, by flag.
+pub(super) fn parse(args: &[OsString]) -> Result<(Cli, Vec<Flag>), clap::Error> {
+    let matches = definition().try_get_matches_from(args).or_else(|error| match error.kind() {
+        // The texts are made only for who asks for them.
+        ErrorKind::DisplayHelp => definition_with(with_flags_and_texts).try_get_matches_from(args),
+        _ => Err(error),
+    })?;
+    let typed = |(flag, ..): (&'static str, _, _)| {
+        let value = matches.subcommand()?.1.try_get_one::<OsString>(flag).ok()??;
+        Some((flag, value.clone()))
+    };
+    let settings = SETTINGS.iter().filter_map(|setting| setting.flag.and_then(typed)).collect();
+    Ok((Cli::from_arg_matches(&matches)?, settings))
 }
 
 /// Controls one long-running pipeline script: start, pause, resume, stop
@@ -76,7 +103,7 @@ pub(super) struct Cli {
     /// Print the API's JSON as it is, one document a line
     #[arg(long, global = true, display_order = 100)]
     pub(super) json: bool,
-    #[arg(long, global = true, value_name = "URL", value_parser = server_url, help = URL_HELP, display_order = 101)]
+    #[arg(long, global = true, value_name = "URL", value_parser = server_url, help = URL_SETTING.help(), display_order = 101)]
     pub(super) url: Option<String>,
     #[command(subcommand)]
     pub(super) command: Option<Command>,
@@ -89,10 +116,10 @@ impl Cli {
         let (json, url) = (flag(self.json, "--json"), flag(self.url.is_some(), "--url"));
         match &self.command {
             None => json.or(url).map(|flag| (flag, "")),
-            Some(Command::Serve(_)) => json.or(url).map(|flag| (flag, "serve")),
+            Some(Command::Serve) => json.or(url).map(|flag| (flag, "serve")),
             Some(Command::Shim { .. }) => json.or(url).map(|flag| (flag, "shim")),
-            Some(Command::Migrate(_)) => url.map(|flag| (flag, "migrate")),
-            Some(Command::Check(_)) => url.map(|flag| (flag, "check")),
+            Some(Command::Migrate) => url.map(|flag| (flag, "migrate")),
+            Some(Command::Check) => url.map(|flag| (flag, "check")),
             Some(Command::Ask(_) | Command::Pair(_)) => None,
         }
     }
@@ -101,16 +128,15 @@ impl Cli {
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Run the server
-    #[command(after_help = SETTINGS)]
-    Serve(ServeFlags),
+    Serve,
     #[command(flatten)]
     Ask(Ask),
     /// Print a link and a QR code by which a phone logs in
     Pair(PairArgs),
     /// Bring the database's schema up to date
-    Migrate(StorageFlags),
+    Migrate,
     /// Check that the database is whole and can be written
-    Check(StorageFlags),
+    Check,
     /// Stand between the server and one run; the server starts this by itself
     #[command(hide = true)]
     Shim {
@@ -136,48 +162,6 @@ pub(super) enum Ask {
     Logs(LogsArgs),
     /// List the runs, newest first, or show one with its events
     Runs(RunsArgs),
-}
-
-#[derive(Debug, Args)]
-pub(super) struct ServeFlags {
-    /// The address to listen on; 0.0.0.0 is every one of this machine, and asks for a token [default: 127.0.0.1]
-    #[arg(long, value_name = "ADDRESS")]
-    host: Option<OsString>,
-    /// The port to listen on; 0 lets the kernel pick one [default: 8788]
-    #[arg(long)]
-    port: Option<OsString>,
-    #[command(flatten)]
-    storage: StorageFlags,
-    /// The folder in which scripts lie [default: this folder]
-    #[arg(long, value_name = "DIR")]
-    root: Option<OsString>,
-    /// The script to start when none is named, relative to the root
-    #[arg(long)]
-    script: Option<OsString>,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct StorageFlags {
-    /// The folder for everything written at run time [default: runtime]
-    #[arg(long, value_name = "DIR")]
-    runtime_dir: Option<OsString>,
-    /// The database file [default: autoappdev.db in the runtime folder]
-    #[arg(long, value_name = "FILE")]
-    database: Option<OsString>,
-}
-
-impl From<ServeFlags> for Flags {
-    fn from(typed: ServeFlags) -> Self {
-        let ServeFlags { host, port, storage, root, script } = typed;
-        Self { host, port, root, script, ..storage.into() }
-    }
-}
-
-impl From<StorageFlags> for Flags {
-    fn from(typed: StorageFlags) -> Self {
-        let StorageFlags { runtime_dir, database } = typed;
-        Self { runtime_dir, database, ..Self::default() }
-    }
 }
 
 #[derive(Debug, Args)]
@@ -321,17 +305,15 @@ fn variable(text: &str) -> Result<(String, String), &'static str> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     fn parse(line: &str) -> Result<Cli, clap::Error> {
-        Cli::try_parse_from(line.split(' '))
+        super::parse(&line.split(' ').map(OsString::from).collect::<Vec<_>>()).map(|(cli, _)| cli)
     }
 
     #[test]
     fn the_definition_is_sound() {
-        Cli::command().debug_assert();
+        definition().debug_assert();
     }
 
     #[test]
@@ -345,9 +327,13 @@ mod tests {
 
     #[test]
     fn serve_help_tells_every_setting() {
-        let help = SETTINGS;
-        for name in crate::config::NAMES.iter().filter(|&&name| name != "AUTOAPPDEV_URL") {
-            assert!(help.contains(name), "{name} is missing");
+        let mut definition = definition_with(with_flags_and_texts);
+        definition.build();
+        let help = definition.find_subcommand_mut("serve").expect("there").render_help().to_string();
+        for setting in SETTINGS {
+            for word in setting.names.iter().copied().chain(setting.flag.map(|(flag, ..)| flag)) {
+                assert!(help.contains(word), "{word} is missing in {help}");
+            }
         }
     }
 
@@ -367,17 +353,14 @@ mod tests {
     #[test]
     fn serve_passes_its_flags_on_as_typed() {
         let line = "autoappdev serve --host h --port p --runtime-dir r --database d --root o --script s";
-        let Some(Command::Serve(flags)) = parse(line).expect("right").command else { panic!("not serve") };
-        let some = |text: &str| Some(OsString::from(text));
-        let expected = Flags {
-            host: some("h"),
-            port: some("p"),
-            runtime_dir: some("r"),
-            database: some("d"),
-            root: some("o"),
-            script: some("s"),
-        };
-        assert_eq!(Flags::from(flags), expected);
+        let typed =
+            |line: &str| super::parse(&line.split(' ').map(OsString::from).collect::<Vec<_>>()).map(|(_, settings)| settings);
+        let pairs =
+            [("--host", "h"), ("--port", "p"), ("--runtime-dir", "r"), ("--database", "d"), ("--root", "o"), ("--script", "s")];
+        assert_eq!(typed(line).expect("right"), pairs.map(|(flag, value)| (flag, value.into())));
+        assert_eq!(typed("autoappdev check --database d").expect("right"), [("--database", "d".into())]);
+        assert_eq!(typed("autoappdev status --url http://x").expect("right"), []);
+        assert!(typed("autoappdev check --port 1").is_err());
     }
 
     #[test]

@@ -26,17 +26,16 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::error::ErrorKind;
-use clap::{CommandFactory, Parser};
 use serde_json::{Map, Value, json};
 
-use self::args::{Ask, Cli, Command, PairArgs, StartArgs, StopArgs};
+use self::args::{Ask, Command, PairArgs, StartArgs, StopArgs};
 use self::client::{ACTION_TIMEOUT, Answer, Client, ClientError, STOP_MARGIN};
 pub use self::exit_code::EXIT_CODES;
 use self::exit_code::{FAILURE, REFUSED, UNREACHABLE, WRONG_USAGE};
 use self::logs::LogsError;
 use self::pair::PairError;
 use crate::clock::{Clock, SystemClock};
-use crate::config::{Config, ConfigError, Endpoint, Flags, GRACE_S_MAX, Tokens, parse_dotenv};
+use crate::config::{Config, ConfigError, Endpoint, Flag, GRACE_S_MAX, Tokens, parse_dotenv};
 
 /// The largest `.env` file that is read.
 const DOTENV_BYTES_MAX: u64 = 1024 * 1024;
@@ -101,12 +100,12 @@ pub fn run(args: impl IntoIterator<Item = OsString>, modes: &Modes) -> ExitCode 
         // What a shim touches stays in its memory for the whole of a run, and a command line's parser is as large as all that it needs.
         return (modes.shim)(Path::new(dir));
     }
-    let cli = match Cli::try_parse_from(args) {
-        Ok(cli) => cli,
+    let (cli, flags) = match args::parse(&args) {
+        Ok(parsed) => parsed,
         Err(error) => return wrong_usage(&error),
     };
     if let Some((flag, command)) = cli.useless_flag() {
-        let mut definition = Cli::command();
+        let mut definition = args::definition();
         // Gives the subcommands their names in the usage.
         definition.build();
         let (definition, sentence) = match definition.find_subcommand_mut(command) {
@@ -118,13 +117,13 @@ pub fn run(args: impl IntoIterator<Item = OsString>, modes: &Modes) -> ExitCode 
     let done = match cli.command {
         None => {
             // As above: without a reader there is nobody to help.
-            let _ = Cli::command().print_help();
+            let _ = args::definition().print_help();
             Ok(ExitCode::SUCCESS)
         }
         Some(Command::Shim { dir }) => Ok((modes.shim)(&dir)),
-        Some(Command::Serve(flags)) => resolve(&flags.into()).map(modes.serve),
-        Some(Command::Migrate(flags)) => resolve(&flags.into()).map(|config| (modes.migrate)(&config, cli.json)),
-        Some(Command::Check(flags)) => resolve(&flags.into()).map(|config| (modes.check)(&config, cli.json)),
+        Some(Command::Serve) => resolve(&flags).map(modes.serve),
+        Some(Command::Migrate) => resolve(&flags).map(|config| (modes.migrate)(&config, cli.json)),
+        Some(Command::Check) => resolve(&flags).map(|config| (modes.check)(&config, cli.json)),
         Some(Command::Ask(question)) => ask(&question, cli.url, cli.json).map(|()| ExitCode::SUCCESS),
         Some(Command::Pair(args)) => pair_phone(&args, cli.url, cli.json).map(|()| ExitCode::SUCCESS),
     };
@@ -166,7 +165,7 @@ fn report(failure: &Failure, json: bool) -> ExitCode {
     ExitCode::from(code)
 }
 
-fn resolve(flags: &Flags) -> Result<Config, Failure> {
+fn resolve(flags: &[Flag]) -> Result<Config, Failure> {
     let (dotenv, cwd) = surroundings()?;
     Ok(Config::resolve(flags, |name| std::env::var_os(name), &dotenv, &cwd)?)
 }
@@ -303,7 +302,7 @@ mod tests {
     use super::*;
 
     fn question(line: &str) -> Ask {
-        match Cli::try_parse_from(line.split(' ')).expect("right").command {
+        match args::parse(&line.split(' ').map(OsString::from).collect::<Vec<_>>()).expect("right").0.command {
             Some(Command::Ask(question)) => question,
             other => panic!("{other:?}"),
         }

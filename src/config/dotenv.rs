@@ -7,7 +7,8 @@
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 
-use super::{ConfigError, DATABASE_URL, NAMES, PORT_ALIAS};
+use super::setting::{ConfigError, is_shared};
+use super::settings::names;
 
 /// The pairs of a `.env` file whose names are ours, in the order of the file; where a name stands twice, the later one counts.
 ///
@@ -21,7 +22,7 @@ pub fn parse_dotenv(bytes: &[u8]) -> Result<Vec<(String, OsString)>, ConfigError
         let line = first_line(rest);
         let mut taken = line.len();
         match Owner::of(line) {
-            Owner::Ours(name) => match value_of_ours(line) {
+            Owner::Ours { name, rest: after_name, is_exported } => match value_of_ours(after_name, is_exported) {
                 Ok(Some(value)) => pairs.push((name.to_owned(), OsString::from_vec(value))),
                 Ok(None) => {}
                 // Other programs use these names too, with other rules.
@@ -40,29 +41,30 @@ pub fn parse_dotenv(bytes: &[u8]) -> Result<Vec<(String, OsString)>, ConfigError
 }
 
 /// Which program a line belongs to.
-enum Owner {
+enum Owner<'a> {
     /// It begins with this name of ours.
-    Ours(&'static str),
+    Ours {
+        name: &'static str,
+        rest: &'a [u8],
+        is_exported: bool,
+    },
     Another,
     /// It is empty or a comment.
     Nobody,
 }
 
-impl Owner {
-    fn of(line: &[u8]) -> Self {
+impl<'a> Owner<'a> {
+    fn of(line: &'a [u8]) -> Self {
         let line = line.trim_ascii();
         if line.is_empty() || line[0] == b'#' {
             return Self::Nobody;
         }
-        let word = without_export(line);
-        let end = word.iter().position(|byte| !is_name_byte(*byte)).unwrap_or(word.len());
-        let name = NAMES.iter().find(|name| name.as_bytes() == &word[..end]);
-        name.map_or(Self::Another, |name| Self::Ours(name))
+        let exported = line.strip_prefix(b"export").filter(|rest| rest.starts_with(b" ") || rest.starts_with(b"\t"));
+        let assignment = exported.map_or(line, <[u8]>::trim_ascii_start);
+        let (name, rest) = assignment.split_at(assignment.iter().take_while(|byte| is_name_byte(**byte)).count());
+        let ours = names().find(|ours| ours.as_bytes() == name);
+        ours.map_or(Self::Another, |name| Self::Ours { name, rest, is_exported: exported.is_some() })
     }
-}
-
-fn is_shared(name: &str) -> bool {
-    [PORT_ALIAS, DATABASE_URL].contains(&name)
 }
 
 fn is_name_byte(byte: u8) -> bool {
@@ -73,25 +75,13 @@ fn first_line(text: &[u8]) -> &[u8] {
     &text[..text.iter().position(|byte| *byte == b'\n').unwrap_or(text.len())]
 }
 
-fn without_export(line: &[u8]) -> &[u8] {
-    match line.strip_prefix(b"export") {
-        Some(rest) if rest.starts_with(b" ") || rest.starts_with(b"\t") => rest.trim_ascii_start(),
-        _ => line,
-    }
-}
-
-/// The value on a line that begins with a name of ours; `None` where the line only exports it.
-fn value_of_ours(line: &[u8]) -> Result<Option<Vec<u8>>, &'static str> {
-    let line = line.trim_ascii();
-    let assignment = without_export(line);
-    if line.contains(&0) {
+/// The value after a name of ours; `None` where the line only exports it, as in a shell, for a variable that was set before.
+fn value_of_ours(rest: &[u8], is_exported: bool) -> Result<Option<Vec<u8>>, &'static str> {
+    if rest.contains(&0) {
         return Err("contains a NUL");
     }
-    let name_end = assignment.iter().position(|byte| !is_name_byte(*byte)).unwrap_or(assignment.len());
-    let rest = assignment[name_end..].trim_ascii_start();
-    // As in a shell, for a variable that was set before.
-    let only_exports = assignment.len() < line.len() && (rest.is_empty() || rest[0] == b'#');
-    if only_exports {
+    let rest = rest.trim_ascii_start();
+    if is_exported && (rest.is_empty() || rest[0] == b'#') {
         return Ok(None);
     }
     let value = rest.strip_prefix(b"=").ok_or("is not KEY=value")?.trim_ascii_start();
@@ -227,7 +217,7 @@ mod tests {
     #[test]
     fn comments_empty_lines_and_names_of_others_are_skipped() {
         let text = "# PORT=1\n\n   \nNODE_ENV=dev\nmy.own-key=x\nexported=1\nPORT=2\nPORT=3\n";
-        let pair = |value: &str| (PORT_ALIAS.to_owned(), OsString::from(value));
+        let pair = |value: &str| ("PORT".to_owned(), OsString::from(value));
         assert_eq!(read(text.as_bytes()), [pair("2"), pair("3")]);
     }
 

@@ -7,12 +7,14 @@ use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use super::{ConfigError, HOST, PORT, PORT_DEFAULT, SOCKET, Sources, URL, in_folder, server_url, values};
+use super::setting::{ConfigError, Given, Source};
+use super::settings::{HOST, PORT, RUNTIME_DIR_DEFAULT, SOCKET, URL};
+use super::sources::{Sources, in_folder};
 
 /// Where a client command looks for its server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Endpoint {
-    /// At this address and nowhere else, `http://HOST[:PORT]` as [`server_url`] gives it.
+    /// At this address and nowhere else, `http://HOST[:PORT]` as [`super::server_url`] gives it.
     Url(String),
     /// In a runtime directory.
     Folder(Folder),
@@ -44,17 +46,19 @@ impl Endpoint {
         dotenv: &[(String, OsString)],
         cwd: &Path,
     ) -> Result<Self, ConfigError> {
-        let sources = Sources { env, dotenv };
-        if let Some(url) = sources.in_environment(URL) {
-            return url.parsed(server_url).map(Self::Url);
+        let sources = Sources { flags: &[], env, dotenv };
+        if let Some(url) = sources.optional(&URL)? {
+            return Ok(Self::Url(url));
         }
-        let url_in_dotenv = sources.in_dotenv(URL).map(|url| url.parsed(server_url)).transpose()?;
-        let (port, hosts) = (sources.port(None)?, sources.hosts(None)?);
+        let url_in_dotenv = sources.in_dotenv(&URL.setting, URL.setting.names[0]);
+        let url_in_dotenv = url_in_dotenv.map(|url| (URL.parse)(&url)).transpose()?;
+        let (port, hosts) = (sources.value(&PORT)?, sources.value(&HOST)?);
         let usual_address = Some(SocketAddr::new(hosts[0], port)).filter(|address| address.port() != 0);
-        let runtime_dir = sources.runtime_dir(None, cwd)?;
-        let is_usual = runtime_dir == in_folder(cwd, Path::new("runtime"));
+        let runtime_dir = sources.runtime_dir(cwd)?;
+        let is_usual = runtime_dir == in_folder(cwd, Path::new(RUNTIME_DIR_DEFAULT));
         let socket = sources.socket(&runtime_dir, cwd)?;
-        let (socket, named_socket) = if sources.in_environment(SOCKET).is_some() { (None, socket) } else { (socket, None) };
+        let is_named = sources.found(&SOCKET.setting).is_some_and(|given| given.source == Source::Environment);
+        let (socket, named_socket) = if is_named { (None, socket) } else { (socket, None) };
         Ok(Self::Folder(Folder {
             project: if is_usual { in_folder(cwd, Path::new("")) } else { runtime_dir.clone() },
             runtime_dir,
@@ -72,21 +76,18 @@ impl<E: Fn(&str) -> Option<OsString>> Sources<'_, E> {
     /// `AUTOAPPDEV_HOST`. The wildcard (`0.0.0.0`) does not count, and a port in the `.env` file belongs to the folder. `PORT` alone is set for all
     /// kinds of programs.
     fn named_address(&self) -> Result<Option<SocketAddr>, ConfigError> {
-        let host = match self.in_environment(HOST) {
-            Some(given) => given.list(values::host)?.first().copied(),
+        let is_in_environment = |given: &Given| given.source == Source::Environment;
+        let host = match self.found(&HOST.setting).filter(is_in_environment) {
+            Some(given) => (HOST.parse)(&given)?.first().copied(),
             None => None,
         };
-        if let Some(given) = self.in_environment(PORT) {
-            let port = given.parsed(values::port)?;
-            let host = host.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
-            return Ok((port != 0).then(|| SocketAddr::new(host, port)));
-        }
-        let Some(host) = host.filter(|host| !host.is_unspecified()) else { return Ok(None) };
-        let port = match self.in_dotenv(PORT).or_else(|| self.port_alias()) {
-            Some(given) if given.from_dotenv => 0,
-            Some(given) => given.parsed(values::port)?,
-            None => PORT_DEFAULT,
+        let Some(port) = self.found(&PORT.setting) else { return Ok(None) };
+        let host = if is_in_environment(&port) && port.name == PORT.setting.names[0] {
+            Some(host.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)))
+        } else {
+            host.filter(|host| !host.is_unspecified() && port.source != Source::Dotenv)
         };
-        Ok((port != 0).then(|| SocketAddr::new(host, port)))
+        let port = (PORT.parse)(&port)?;
+        Ok(host.filter(|_| port != 0).map(|host| SocketAddr::new(host, port)))
     }
 }

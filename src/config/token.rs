@@ -72,6 +72,22 @@ impl fmt::Debug for Token {
     }
 }
 
+/// The tokens that somebody set.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tokens {
+    /// Who has it may look and act.
+    pub token: Option<Token>,
+    /// Who has it may look.
+    pub read_token: Option<Token>,
+}
+
+impl Tokens {
+    /// Whether there is one.
+    pub fn is_set(&self) -> bool {
+        self.token.is_some() || self.read_token.is_some()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

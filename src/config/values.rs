@@ -8,7 +8,20 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{GRACE_S_MAX, LOG_RUN_MB_MAX, LOG_TOTAL_MB_MAX, OnTerm};
+/// The longest time from TERM to KILL, in seconds.
+pub const GRACE_S_MAX: f64 = GRACE_MAX as f64;
+pub(super) const GRACE_MAX: u16 = 3600;
+
+/// What happens to the run when the server is asked to exit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnTerm {
+    /// It keeps running, unless the end of the server would kill it.
+    Auto,
+    /// It goes on.
+    Leave,
+    /// It is stopped first.
+    Stop,
+}
 
 pub(super) fn port(text: &str) -> Result<u16, String> {
     digits(text).and_then(|port| u16::try_from(port).ok()).ok_or_else(|| "is not a port: a number from 0 to 65535".to_owned())
@@ -37,7 +50,6 @@ pub fn grace_from_text(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| format!("is not a grace: seconds from 0 to {GRACE_S_MAX}, fractions allowed"))
 }
 
-/// What happens to the run when the server is asked to exit.
 pub(super) fn on_term(text: &str) -> Result<OnTerm, String> {
     match text {
         "leave" => Ok(OnTerm::Leave),
@@ -57,27 +69,11 @@ pub(super) fn uses_cgroups(text: &str) -> Result<bool, String> {
     }
 }
 
-pub(super) fn megabytes(text: &str, min: u64, max: u64) -> Result<u64, String> {
-    digits(text)
-        .filter(|mb| (min..=max).contains(mb))
-        .ok_or_else(|| format!("is not a size: a whole number of MiB from {min} to {max}"))
-}
+/// What a size is, for [`number`].
+pub(super) const MEGABYTES: &str = "a size: a whole number of MiB";
 
-/// The room for a run's log, at least one segment.
-pub(super) fn run_megabytes(text: &str, segment_mb: u64) -> Result<u64, String> {
-    megabytes(text, segment_mb, LOG_RUN_MB_MAX).map_err(|problem| format!("{problem}; a segment takes {segment_mb} of them"))
-}
-
-/// The room for the logs of all runs, at least what one may take.
-pub(super) fn total_megabytes(text: &str, run_mb: u64) -> Result<u64, String> {
-    megabytes(text, run_mb, LOG_TOTAL_MB_MAX).map_err(|problem| format!("{problem}; one run's log may take {run_mb} of them"))
-}
-
-/// How many of something to keep.
-pub(super) fn count(text: &str, what: &str, max: u64) -> Result<u64, String> {
-    digits(text)
-        .filter(|count| (1..=max).contains(count))
-        .ok_or_else(|| format!("is not a number of {what}: a whole number from 1 to {max}"))
+pub(super) fn number(text: &str, (min, max): (u64, u64), what: &str) -> Result<u64, String> {
+    digits(text).filter(|number| (min..=max).contains(number)).ok_or_else(|| format!("is not {what} from {min} to {max}"))
 }
 
 /// A browser's origin, as it would send it.

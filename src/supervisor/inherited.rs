@@ -2,7 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 
-use crate::config::{NAMES, NAMES_FOR_PIPELINES};
+use crate::config::is_for_server_only;
 
 /// The variables that a service manager sets for the process that it started (`sd_notify(3)`, `sd_listen_fds(3)`): a pipeline that used them
 /// would act as the server.
@@ -37,13 +37,10 @@ pub(super) fn not_for_pipelines(
     let is_in_make = environment.iter().any(|(name, _)| name == "MAKELEVEL");
     let is_in_cargo = environment.iter().any(|(name, value)| name == "CARGO_PKG_NAME" && value == env!("CARGO_PKG_NAME"));
     let is_of = |names: &[&str], name: &OsStr| names.iter().any(|of| name == *of);
-    let is_setting = |name: &OsStr| {
-        name.as_encoded_bytes().starts_with(b"AUTOAPPDEV_") && is_of(NAMES, name) && !is_of(NAMES_FOR_PIPELINES, name)
-    };
     let names = environment.into_iter().map(|(name, _)| name);
     names
         .filter(|name| {
-            is_setting(name)
+            is_for_server_only(name)
                 || is_of(SERVICE_MANAGER, name)
                 || is_of(taken, name)
                 || (is_in_make && is_of(MAKE, name))
@@ -55,6 +52,7 @@ pub(super) fn not_for_pipelines(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::SETTINGS;
 
     fn removed(environment: &[(&str, &str)], taken: &[&'static str]) -> Vec<String> {
         let environment = environment.iter().map(|(name, value)| (OsString::from(name), OsString::from(value)));
@@ -64,9 +62,10 @@ mod tests {
 
     #[test]
     fn pipeline_environment_lacks_settings_and_secrets_of_the_server() {
-        let environment = NAMES.iter().map(|name| (*name, "x")).collect::<Vec<_>>();
+        let names: Vec<&str> = SETTINGS.iter().flat_map(|setting| setting.names).copied().collect();
+        let environment = names.iter().map(|name| (*name, "x")).collect::<Vec<_>>();
         let removed = removed(&environment, &[]);
-        for name in NAMES {
+        for name in &names {
             let is_kept = ["AUTOAPPDEV_RUNTIME_DIR", "AUTOAPPDEV_URL", "PORT", "DATABASE_URL"].contains(name);
             assert_eq!(removed.iter().any(|removed| removed == name), !is_kept, "{name}");
         }
