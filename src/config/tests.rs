@@ -125,6 +125,13 @@ fn flags_go_before_the_environment_before_dotenv_before_defaults() {
 }
 
 #[test]
+fn each_set_value_tells_its_source() {
+    let dotenv = [(GRACE, "5"), (HOST, "::1"), (URL, "http://box")];
+    let config = resolve(&[("--port", "1")], &[(HOST, "127.0.0.1"), (PORT, "2")], &dotenv).expect("right");
+    assert_eq!(config.given, [(HOST, Source::Environment), ("--port", Source::Flag), (GRACE, Source::Dotenv)]);
+}
+
+#[test]
 fn shared_variable_counts_as_used_only_if_its_value_is_used() {
     let taken = |flags: &[(&'static str, &str)], env: &[(&str, &str)], dotenv: &[(&str, &str)]| {
         resolve(flags, env, dotenv).unwrap_or_else(|error| panic!("{error}")).taken()
