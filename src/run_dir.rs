@@ -10,6 +10,7 @@ mod journal;
 mod lines;
 mod progress;
 mod protocol;
+mod signs;
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
@@ -32,7 +33,8 @@ pub use format::FORMAT;
 pub use journal::{Header, Journal, JournalError, ReadJournal, read_header, read_journal};
 pub use lines::{LineReader, from_line, to_line};
 pub use progress::{NumberedProgress, ProgressError, parse_progress, read_progress, write_progress};
-pub use protocol::{Command, LaunchSpec, Message, Note, Reply, ReplyError, Rotated, Trouble, TroublePart};
+pub use protocol::{Command, LaunchSpec, Message, Reply, ReplyError, Rotated};
+pub use signs::{NumberedSigns, Signs, Trouble};
 
 /// The environment variable that carries the run's id into the pipeline: half of the cookie.
 pub const RUN_ID_VAR: &str = "AUTOAPPDEV_RUN_ID";

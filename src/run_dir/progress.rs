@@ -19,12 +19,12 @@ use crate::private::{private_file, sync_dir};
 /// The longest file that is read, in bytes: several times what any of ours has.
 const FILE_BYTES_MAX: u64 = 128 * 1024;
 
-/// How far the pipeline is, as a line that comes up and as what is stored.
+/// How far the pipeline is, as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NumberedProgress {
-    /// What it says. The key tells this line from others.
+    /// What it says.
     pub progress: Progress,
-    /// Counts what was said in this run: of two that come on different ways the higher is the later.
+    /// The number of the signs that had it: of what was stored and what was told the higher is the later.
     pub number: u64,
 }
 
@@ -53,9 +53,9 @@ struct Stored<'a> {
 }
 
 /// Puts it in its place, whole or not at all. With `durable` it is there after a power cut, too, once this returns `Ok`.
-pub fn write_progress(path: &Path, progress: &NumberedProgress, durable: bool) -> io::Result<()> {
+pub fn write_progress(path: &Path, progress: &Progress, number: u64, durable: bool) -> io::Result<()> {
     let beside = path.with_extension("new");
-    let stored = Stored { format: FORMAT, number: progress.number, progress: &progress.progress };
+    let stored = Stored { format: FORMAT, number, progress };
     let mut text = serde_json::to_vec(&stored).expect("plain data with text keys");
     text.push(b'\n');
     let open = || private_file().create_new(true).open(&beside);
@@ -123,7 +123,7 @@ mod tests {
         let path = dir.path().join("progress.json");
         assert_eq!(read_progress(&path).expect("a look"), None);
         for (number, durable) in [(1, false), (2, true)] {
-            write_progress(&path, &progress(number), durable).expect("writes");
+            write_progress(&path, &progress(number).progress, number, durable).expect("writes");
             assert_eq!(read_progress(&path).expect("reads"), Some(progress(number)));
         }
         let text = fs::read_to_string(&path).expect("text");
@@ -133,11 +133,11 @@ mod tests {
         // Neither a piece that a kill left there nor what somebody made in its place.
         let beside = dir.path().join("progress.new");
         rustix::fs::mkfifoat(rustix::fs::CWD, &beside, Mode::RWXU).expect("creates");
-        write_progress(&path, &progress(3), false).expect("writes");
+        write_progress(&path, &progress(3).progress, 3, false).expect("writes");
         let other = dir.path().join("other");
         fs::write(&other, "kept").expect("writes");
         std::os::unix::fs::symlink(&other, &beside).expect("links");
-        write_progress(&path, &progress(4), false).expect("writes");
+        write_progress(&path, &progress(4).progress, 4, false).expect("writes");
         assert_eq!(fs::read_to_string(&other).expect("there"), "kept");
         assert_eq!(read_progress(&path).expect("reads"), Some(progress(4)));
         assert_eq!(read_progress(&path.join("x")).expect("a look"), None, "no folder is no error");
@@ -147,7 +147,7 @@ mod tests {
     fn what_is_torn_or_somebody_elses_is_an_error_and_never_a_wait() {
         let dir = tempfile::tempdir().expect("a temp folder");
         let path = dir.path().join("progress.json");
-        write_progress(&path, &progress(1), false).expect("writes");
+        write_progress(&path, &progress(1).progress, 1, false).expect("writes");
         let whole = fs::read(&path).expect("reads");
         for len in 0..whole.len() - 1 {
             fs::write(&path, &whole[..len]).expect("writes");

@@ -1,5 +1,5 @@
-//! What server and shim say to each other: JSON, one object a line. Commands go down; facts (journal entries), replies,
-//! notes, troubles and progress come up.
+//! What server and shim say to each other: JSON, one object a line. Commands go down; facts (journal entries), replies
+//! and signs come up.
 //!
 //! The first line on the stream that the shim was born with is a [`LaunchSpec`]; from then on it is like every other
 //! connection to the control socket. Unknown keys are ignored and unknown words are [`Command::Unknown`] or skipped, so
@@ -10,10 +10,10 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::progress::NumberedProgress;
+use super::signs::NumberedSigns;
 use crate::clock::Timestamp;
 use crate::path_json;
-use crate::pipeline::{Entry, Lack, StopOrigin};
+use crate::pipeline::{Entry, StopOrigin};
 
 /// All that a shim needs to run a pipeline. It goes over the socket and never to the disk: `env` can hold secrets.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -120,42 +120,6 @@ pub struct Reply {
     pub detail: Option<String>,
 }
 
-/// What a shim has to say about the state as it is, beside its facts. Said anew to each server, and forgotten with the run.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Note {
-    /// A sentence for people; `None` once it does not hold any more. The key is always there: it tells a note from what this version does
-    /// not know.
-    #[serde(deserialize_with = "Option::deserialize")]
-    pub note: Option<String>,
-}
-
-/// What a shim cannot do as it should, said once when it begins and once when it has passed. No fact: nothing is recorded of it. An
-/// older server skips the line, an older shim never says it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Trouble {
-    /// A sentence for people; `None` when all is well again. Never absent: that tells this line from others.
-    #[serde(deserialize_with = "Option::deserialize")]
-    pub trouble: Option<String>,
-    /// Whether that is for want of room on the disk.
-    #[serde(default)]
-    pub is_disk_full: bool,
-    /// The resource whose lack kept a run from beginning, if any.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub lack: Option<Lack>,
-    /// The same, each problem separately and with its code. An older shim sends none.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub parts: Vec<TroublePart>,
-}
-
-/// One of the shim's problems.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TroublePart {
-    /// A condition's code. One that the server does not know is from a newer shim.
-    pub code: String,
-    /// A sentence for people.
-    pub detail: String,
-}
-
 /// The log has gone on to another segment: the one before is finished.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rotated {
@@ -171,14 +135,10 @@ pub enum Message {
     Fact(Entry),
     /// A command was taken or not.
     Reply(Reply),
-    /// Something about the state.
-    Note(Note),
-    /// Something cannot be written, or can be again.
-    Trouble(Trouble),
+    /// The latest of what changes often.
+    Signs(NumberedSigns),
     /// A segment of the log is finished.
     Rotated(Rotated),
-    /// How far the pipeline is.
-    Progress(NumberedProgress),
 }
 
 #[cfg(test)]
@@ -207,18 +167,13 @@ mod tests {
         let fact = r#"{"seq":1,"at":"2026-01-31T10:00:00.123Z","boot_ms":5,"fact":"stopping","grace_ms":0}"#;
         assert!(matches!(serde_json::from_str(fact), Ok(Message::Fact(_))));
         assert!(matches!(serde_json::from_str(r#"{"reply":1}"#), Ok(Message::Reply(_))));
-        assert!(matches!(serde_json::from_str(r#"{"note":"so"}"#), Ok(Message::Note(_))));
-        assert!(matches!(serde_json::from_str(r#"{"note":null}"#), Ok(Message::Note(_))));
-        let trouble = r#"{"trouble":"no room","new":1}"#;
-        assert!(matches!(
-            serde_json::from_str(trouble),
-            Ok(Message::Trouble(Trouble { trouble: Some(_), is_disk_full: false, .. }))
-        ));
+        let signs = r#"{"signs":{"progress":null,"note":"so","trouble":[{"code":"x","detail":"y","new":1}],"new":1},"number":7}"#;
+        let Ok(Message::Signs(NumberedSigns { signs, number: 7 })) = serde_json::from_str(signs) else { panic!("signs") };
+        assert_eq!((signs.note.as_deref(), signs.trouble[0].is_disk_full), (Some("so"), false));
+        let none = serde_json::from_str(r#"{"signs":{},"number":0}"#);
+        assert!(matches!(none, Ok(Message::Signs(signs)) if signs == NumberedSigns::default()));
         assert!(matches!(serde_json::from_str(r#"{"rotated":5}"#), Ok(Message::Rotated(Rotated { rotated: 5 }))));
-        let progress =
-            r#"{"progress":{"percent":40.5,"text":null,"at":"2026-01-31T10:00:00.123Z","steps":[],"steps_before":0},"number":7}"#;
-        assert!(matches!(serde_json::from_str(progress), Ok(Message::Progress(NumberedProgress { number: 7, .. }))));
         let unknown: Result<Message, _> = serde_json::from_str(r#"{"weather":"fine"}"#);
-        assert!(unknown.is_err(), "what no version of this knows is no trouble that has passed");
+        assert!(unknown.is_err(), "what no version of this knows is no sign");
     }
 }

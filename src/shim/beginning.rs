@@ -18,8 +18,9 @@ use super::phase::{Phase, Restops};
 use super::progress::ProgressKeeper;
 use super::run::Run;
 use super::signals::Signals;
+use super::signs::SignBoard;
 use super::tree::Tree;
-use super::trouble::Said;
+use super::trouble::Troubles;
 use crate::abstract_socket;
 use crate::clock::{Clock, SystemClock};
 use crate::held_dir::HeldDir;
@@ -96,14 +97,14 @@ impl Run {
             pause_file: PauseFile::new(place.path()),
             place,
             socket,
-            said_trouble: Said::default(),
+            signs: SignBoard::default(),
+            troubles: Troubles::default(),
             leader: Identity { pid: 0, start_ticks: 0 },
             phase: Phase::Running,
             look_at: None,
             look_at_leader: true,
             tree: Tree::new(None),
             restops: Restops::default(),
-            note: None,
             asked: false,
             leader_end: None,
             paused_since: None,

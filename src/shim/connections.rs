@@ -4,8 +4,10 @@ use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 
+use serde::Serialize;
+
 use crate::abstract_socket;
-use crate::run_dir::{Command, LineReader, Message, Reply, ReplyError, from_line, to_line};
+use crate::run_dir::{Command, LineReader, Reply, ReplyError, from_line, to_line};
 
 /// More than this many at once are not servers of ours: the one that has been here longest goes.
 const CONNECTIONS_MAX: usize = 4;
@@ -90,23 +92,23 @@ impl Connections {
     }
 
     /// Sends to one connection, if it is still there.
-    pub(super) fn tell(&mut self, id: ConnectionId, message: &Message) {
+    pub(super) fn tell(&mut self, id: ConnectionId, message: &impl Serialize) {
         if let Some(connection) = self.open.iter_mut().find(|connection| connection.id == id) {
             connection.push(&to_line(message));
         }
     }
 
     /// Sends to every connection that asked for facts; what is sent together arrives together.
-    pub(super) fn tell_all(&mut self, messages: &[Message]) {
+    pub(super) fn tell_all(&mut self, messages: &[impl Serialize]) {
         let lines: Vec<u8> = messages.iter().flat_map(to_line).collect();
         for connection in self.open.iter_mut().filter(|connection| connection.is_attached) {
             connection.push(&lines);
         }
     }
 
-    /// Says how something is now to every connection that asked for facts. A server that does not read hears the last one alone.
-    pub(super) fn tell_latest(&mut self, message: &Message) {
-        let line = to_line(message);
+    /// Says how everything is now to every connection that asked for facts. A server that does not read hears the last one alone.
+    pub(super) fn tell_latest(&mut self, latest: &impl Serialize) {
+        let line = to_line(latest);
         for connection in self.open.iter_mut().filter(|connection| connection.is_attached) {
             connection.latest.clone_from(&line);
             connection.send();
@@ -215,9 +217,7 @@ impl Connection {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::Timestamp;
-    use crate::pipeline::Progress;
-    use crate::run_dir::{NumberedProgress, Rotated};
+    use crate::run_dir::{Message, NumberedSigns, Rotated, Signs};
 
     #[test]
     fn a_server_that_does_not_read_hears_the_latest_alone_and_each_of_the_others() {
@@ -227,10 +227,9 @@ mod tests {
         let (ours, its) = UnixStream::pair().expect("a pair");
         let mut connections = Connections::new(listener, None, ours, b"").expect("begins");
         for number in 1..=100_000 {
-            let progress = Progress::new(Timestamp::from_unix_ms(0));
-            connections.tell_latest(&Message::Progress(NumberedProgress { progress, number }));
+            connections.tell_latest(&NumberedSigns { signs: Signs { note: Some("x".repeat(40)), ..Signs::default() }, number });
             if number % 1000 == 0 {
-                connections.tell_all(&[Message::Rotated(Rotated { rotated: number })]);
+                connections.tell_all(&[Rotated { rotated: number }]);
             }
         }
         assert!(connections.open[0].unsent.len() < 64 * 1024 && !connections.open[0].is_broken);
@@ -243,7 +242,7 @@ mod tests {
             lines.push(&buffer[..count]);
             while let Some(line) = lines.next_line() {
                 match from_line(&line).expect("a message") {
-                    Message::Progress(NumberedProgress { number, .. }) => numbers.push(number),
+                    Message::Signs(NumberedSigns { number, .. }) => numbers.push(number),
                     Message::Rotated(Rotated { rotated: number }) => rotated.push(number),
                     other => panic!("{other:?}"),
                 }

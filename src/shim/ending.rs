@@ -23,10 +23,11 @@ impl Run {
         KillPoint::ShimTreeEnded.reach();
         let began = SystemClock.awake();
         let ran = self.ran();
-        self.output.close(|| SystemClock.awake() > began + DRAIN_LIMIT, began, ran);
+        self.output.close(|| SystemClock.awake() > began + DRAIN_LIMIT, began, ran, &mut self.signs);
         KillPoint::ShimDrained.reach();
-        if let Some(progress) = self.output.progress().end(ran) {
-            self.connections.tell_all(&[progress]);
+        self.output.progress().end(ran, &mut self.signs);
+        if let Some(signs) = self.signs.take_last(began) {
+            self.connections.tell_all(&[signs]);
         }
         KillPoint::ShimProgressStored.reach();
         self.count_pause();
@@ -73,12 +74,11 @@ impl Run {
     pub(super) fn wait_while(&mut self, is_so: impl Fn(&mut Self) -> bool) {
         self.phase = Phase::Killing { kill: Kill::new() };
         while is_so(self) {
-            self.tell_trouble();
-            self.tell_progress();
+            self.tell_signs();
             self.wait(Some(SystemClock.awake() + JOURNAL_RETRY));
             self.take_events();
             self.retry_pause_file();
         }
-        self.tell_trouble();
+        self.tell_signs();
     }
 }

@@ -8,6 +8,7 @@
 //! a server, which kills what is in the run's control group or carries its cookie, and calls the run lost.
 
 mod beginning;
+mod chore;
 mod connections;
 mod ending;
 mod failure;
@@ -19,6 +20,7 @@ mod place;
 mod progress;
 mod run;
 mod signals;
+mod signs;
 mod steps;
 mod tree;
 mod trouble;
@@ -34,7 +36,7 @@ use self::failure::{InStep, ShimError, complain};
 use self::signals::signals;
 use crate::kill_point::KillPoint;
 use crate::process::{self, is_disk_full};
-use crate::run_dir::{LaunchSpec, LineReader, RunDir, Trouble, from_line, to_line};
+use crate::run_dir::{LaunchSpec, LineReader, NumberedSigns, RunDir, Signs, Trouble, from_line, to_line};
 
 /// How long the server may take to say what to run. It wrote that before it looked at anything else, so a longer silence means that it died.
 const SPEC_WAIT: Duration = Duration::from_secs(10);
@@ -90,7 +92,8 @@ fn live(dir: &Path) -> Result<(), ShimError> {
             };
             let advice = lack.map_or_else(String::new, |lack| format!("; {}", lack.advice()));
             let text = format!("the run's own process (the shim) failed before the run began: {error}{advice}");
-            let last_words = to_line(&Trouble { trouble: Some(text), is_disk_full, lack, parts: Vec::new() });
+            let signs = Signs { trouble: vec![Trouble::last_words(text, is_disk_full, lack)], ..Signs::default() };
+            let last_words = to_line(&NumberedSigns { signs, number: 1 });
             // Who is gone learns of it from `shim.log`, or finds no journal.
             let _best_effort = to_server.and_then(|mut server| server.write_all(&last_words));
             Err(error)

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::progress::ProgressKeeper;
+use super::signs::SignBoard;
 use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::log::{LOSS_MARK_BYTES_MAX, Limits, LineSplitter, RECORDS_ENOUGH, SegmentWriter, Stream};
 
@@ -117,7 +118,7 @@ impl Output {
         self.failure.as_ref().is_some_and(|error| error.kind() != io::ErrorKind::NotFound)
     }
 
-    /// How far the pipeline says it is.
+    /// What keeps how far the pipeline says it is.
     pub(super) fn progress(&mut self) -> &mut ProgressKeeper {
         &mut self.progress
     }
@@ -137,7 +138,7 @@ impl Output {
 
     /// Takes what came and writes it, and unfinished lines that have waited for long enough. `ran`: how long the run has gone on by now,
     /// without its pauses. Whether anything came.
-    pub(super) fn turn(&mut self, now: Duration, ran: Duration) -> bool {
+    pub(super) fn turn(&mut self, now: Duration, ran: Duration, board: &mut SignBoard) -> bool {
         self.ran = ran;
         let at = self.stamp();
         let at = at.as_bytes();
@@ -160,7 +161,7 @@ impl Output {
                     Some(count) => {
                         has_read = true;
                         is_full |= count == self.buffer.len();
-                        self.take(n, count, at, now);
+                        self.take(n, count, at, now, board);
                     }
                     None => {}
                 }
@@ -180,11 +181,11 @@ impl Output {
     }
 
     /// Makes records of the first `count` bytes of the buffer, which stream `n` brought; writes them where they are many.
-    fn take(&mut self, n: usize, count: usize, at: &[u8], now: Duration) {
+    fn take(&mut self, n: usize, count: usize, at: &[u8], now: Duration, board: &mut SignBoard) {
         let mut used = 0;
         while used < count {
             used += self.streams[n].lines.push(&self.buffer[used..count], at, now, &mut self.records);
-            self.progress.take(self.streams[n].lines.take_marks(), self.last_at, self.ran);
+            self.progress.take(self.streams[n].lines.take_marks(), self.last_at, self.ran, board);
             if self.records.len() >= RECORDS_ENOUGH {
                 self.write(at);
                 self.records.clear();
@@ -194,8 +195,8 @@ impl Output {
 
     /// Takes what the pipes hold now and closes them, whoever may still have the other end: the run is over. Bounded by `deadline` against a
     /// writer outside of the tree.
-    pub(super) fn close(&mut self, deadline: impl Fn() -> bool, now: Duration, ran: Duration) {
-        while self.turn(now, ran) && !deadline() {}
+    pub(super) fn close(&mut self, deadline: impl Fn() -> bool, now: Duration, ran: Duration, board: &mut SignBoard) {
+        while self.turn(now, ran, board) && !deadline() {}
         let at = self.stamp();
         self.records.clear();
         for mut source in self.streams.drain(..) {

@@ -1,20 +1,18 @@
-//! How far the pipeline says it is: what is kept of it, when the servers hear of it, and when it is stored.
+//! How far the pipeline says it is: what becomes of it among the signs, and when it is stored.
 //!
-//! A sign and no record: no fact waits for it, and a disk that does not take it stops nothing. However much of it is printed, a server is
-//! told a few times a second and the disk every ten. What a run came to is all that a later server has of it: on a full disk the shim stays,
-//! behind the run's end, until there is room.
+//! No fact waits for it, and a disk that does not take it stops nothing. However much of it is printed, it is stored every ten seconds. What
+//! a run came to is all that a later server has of it: on a full disk the shim stays, behind the run's end, until there is room.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::chore::Chore;
 use super::failure::complain;
+use super::signs::SignBoard;
 use crate::clock::{Timestamp, whole_ms};
 use crate::pipeline::{Mark, Progress};
 use crate::process::is_disk_full;
-use crate::run_dir::{Message, NumberedProgress, write_progress};
-
-/// The least time between two that are said.
-const SAID_EVERY: Duration = Duration::from_millis(200);
+use crate::run_dir::write_progress;
 
 /// The least time between two that are stored: each is a write, and the flash of a board is to outlive years of them. A server reads it
 /// only where the shim is gone: what was said in between is lost with one that was killed, and with no other.
@@ -23,36 +21,11 @@ const STORED_EVERY: Duration = Duration::from_secs(10);
 /// The same where the last one could not be stored.
 const RETRIED_EVERY: Duration = Duration::from_secs(1);
 
-/// Something that is done for the newest progress, and not too often.
-#[derive(Debug, Default)]
-struct Chore {
-    /// When it was done last, in awake time.
-    done_at: Option<Duration>,
-    is_due: bool,
-}
-
-impl Chore {
-    fn due_at(&self, every: Duration) -> Option<Duration> {
-        self.is_due.then(|| self.done_at.map_or(Duration::ZERO, |at| at + every))
-    }
-
-    /// Whether it is to be done now; then it counts as done.
-    fn take(&mut self, every: Duration, now: Duration) -> bool {
-        let is_due = self.due_at(every).is_some_and(|at| at <= now);
-        if is_due {
-            (self.done_at, self.is_due) = (Some(now), false);
-        }
-        is_due
-    }
-}
-
 /// See the module.
 pub(super) struct ProgressKeeper {
     path: PathBuf,
-    current: Option<NumberedProgress>,
     /// When the latest step began, in the run's own time: pauses are no part of it.
     step_began: Duration,
-    saying: Chore,
     storing: Chore,
     has_ended: bool,
     /// Whether the disk was full when it was stored last.
@@ -63,42 +36,39 @@ pub(super) struct ProgressKeeper {
 impl ProgressKeeper {
     /// Nothing was said yet. What will be is stored at `path`.
     pub(super) fn new(path: PathBuf) -> Self {
-        let (saying, storing) = Default::default();
-        let (has_ended, lacks_room) = (false, false);
-        Self { path, current: None, step_began: Duration::ZERO, saying, storing, has_ended, lacks_room, complaint: None }
+        let storing = Chore::default();
+        Self { path, step_began: Duration::ZERO, storing, has_ended: false, lacks_room: false, complaint: None }
     }
 
     /// Takes what was read at `at`, when the run had gone on for `ran` without its pauses.
-    pub(super) fn take(&mut self, marks: Vec<Mark>, at: Timestamp, ran: Duration) {
+    pub(super) fn take(&mut self, marks: Vec<Mark>, at: Timestamp, ran: Duration, board: &mut SignBoard) {
         for mark in marks {
-            let current = self.current.get_or_insert_with(|| NumberedProgress { progress: Progress::new(at), number: 0 });
             let is_step = matches!(mark, Mark::Step { .. });
-            current.progress.take(mark, at, whole_ms(ran.saturating_sub(self.step_began)));
-            current.number += 1;
+            let step_ms = whole_ms(ran.saturating_sub(self.step_began));
+            board.change(|signs| signs.progress.get_or_insert_with(|| Progress::new(at)).take(mark, at, step_ms));
             if is_step {
                 self.step_began = ran;
             }
-            (self.saying.is_due, self.storing.is_due) = (true, true);
+            self.storing.is_due = true;
         }
     }
 
-    /// Stores what is due, and returns what is to be said to the servers.
-    pub(super) fn turn(&mut self, now: Duration) -> Option<Message> {
+    /// Stores what is due.
+    pub(super) fn turn(&mut self, now: Duration, board: &SignBoard) {
         if self.storing.take(self.store_every(), now) {
-            self.store();
+            self.store(board);
         }
-        if self.saying.take(SAID_EVERY, now) { self.current() } else { None }
     }
 
-    /// The run has ended, having gone on for `ran`: what it came to is stored, and to be said.
-    pub(super) fn end(&mut self, ran: Duration) -> Option<Message> {
-        let current = self.current.as_mut()?;
-        current.progress.end(whole_ms(ran.saturating_sub(self.step_began)));
-        current.number += 1;
-        (self.saying.is_due, self.storing.is_due) = (false, false);
-        self.has_ended = true;
-        self.store();
-        self.current()
+    /// The run has ended, having gone on for `ran`: what it came to is stored.
+    pub(super) fn end(&mut self, ran: Duration, board: &mut SignBoard) {
+        if board.signs().progress.is_none() {
+            return;
+        }
+        let step_ms = whole_ms(ran.saturating_sub(self.step_began));
+        board.change(|signs| signs.progress.iter_mut().for_each(|progress| progress.end(step_ms)));
+        (self.storing.is_due, self.has_ended) = (false, true);
+        self.store(board);
     }
 
     /// Whether the run has ended and what it came to found no room yet. For what else may be in the way nobody waits: it can be there for ever.
@@ -106,14 +76,9 @@ impl ProgressKeeper {
         self.has_ended && self.lacks_room
     }
 
-    /// What a server that comes now has to know.
-    pub(super) fn current(&self) -> Option<Message> {
-        self.current.clone().map(Message::Progress)
-    }
-
     /// When there is something to do although nothing happens.
     pub(super) fn due_at(&self) -> Option<Duration> {
-        [self.saying.due_at(SAID_EVERY), self.storing.due_at(self.store_every())].into_iter().flatten().min()
+        self.storing.due_at(self.store_every())
     }
 
     fn store_every(&self) -> Duration {
@@ -121,9 +86,9 @@ impl ProgressKeeper {
     }
 
     /// The last one has to outlive a power cut as the run's end does.
-    fn store(&mut self) {
-        let Some(current) = &self.current else { return };
-        let stored = write_progress(&self.path, current, self.has_ended);
+    fn store(&mut self, board: &SignBoard) {
+        let Some(progress) = &board.signs().progress else { return };
+        let stored = write_progress(&self.path, progress, board.latest().number, self.has_ended);
         self.lacks_room = stored.as_ref().is_err_and(is_disk_full);
         match stored {
             Ok(()) => self.complaint = None,
@@ -144,7 +109,7 @@ impl ProgressKeeper {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::run_dir::read_progress;
+    use crate::run_dir::{NumberedProgress, NumberedSigns, read_progress};
 
     const MS: fn(u64) -> Duration = Duration::from_millis;
 
@@ -156,69 +121,66 @@ mod tests {
         Timestamp::from_unix_ms(1_700_000_000_000 + ms)
     }
 
-    fn said(message: Option<Message>) -> NumberedProgress {
-        match message {
-            Some(Message::Progress(progress)) => progress,
-            other => panic!("{other:?}"),
-        }
-    }
-
     #[test]
-    fn a_flood_is_said_and_stored_now_and_then_and_its_last_word_in_the_end() {
+    fn a_flood_is_stored_now_and_then_and_its_last_word_in_the_end() {
         let dir = tempfile::tempdir().expect("a temp folder");
         let path = dir.path().join("progress.json");
-        let mut keeper = ProgressKeeper::new(path.clone());
-        assert_eq!((keeper.turn(MS(0)), keeper.due_at()), (None, None));
-        let (mut heard, mut stored) = (0, 0);
+        let (mut keeper, mut board) = (ProgressKeeper::new(path.clone()), SignBoard::default());
+        keeper.turn(MS(0), &board);
+        assert_eq!(keeper.due_at(), None);
+        let mut stored = 0;
         let mut now = 0;
         for n in 0..20_000_u64 {
             now = 1_000 + n;
-            keeper.take(marks(&[&format!("::progress {}", n % 101), "::step x"]), at(0), MS(n));
+            keeper.take(marks(&[&format!("::progress {}", n % 101), "::step x"]), at(0), MS(n), &mut board);
             let before = std::fs::read(&path).ok();
-            heard += u64::from(keeper.turn(MS(now)).is_some());
+            keeper.turn(MS(now), &board);
             stored += u64::from(std::fs::read(&path).ok() != before);
-            assert!(n > 0 || (heard, stored) == (1, 1), "the first one at once");
+            assert!(n > 0 || stored == 1, "the first one at once");
         }
-        assert_eq!((heard, stored), (100, 2), "in twenty seconds");
-        let due = keeper.due_at().expect("the last one is not said yet");
-        assert!(due > MS(now) && keeper.turn(MS(now)).is_none());
-        assert_eq!(said(keeper.turn(due)).number, 40_000);
-        keeper.turn(due + STORED_EVERY);
+        assert_eq!(stored, 2, "in twenty seconds");
+        let due = keeper.due_at().expect("the last one is not stored yet");
+        assert!(due > MS(now));
+        keeper.turn(due, &board);
         assert_eq!(read_progress(&path).expect("whole").expect("there").number, 40_000);
-        assert_eq!(keeper.due_at(), None, "nothing to do is nothing to wake up for");
+        assert_eq!((board.latest().number, keeper.due_at()), (40_000, None), "nothing to do is nothing to wake up for");
     }
 
     #[test]
     fn steps_last_as_long_as_the_run_went_on_in_them() {
         let dir = tempfile::tempdir().expect("a temp folder");
         let path = dir.path().join("progress.json");
-        let mut keeper = ProgressKeeper::new(path.clone());
-        assert_eq!(keeper.end(MS(1)), None, "who never said anything has none");
-        keeper.take(marks(&["::step a"]), at(1), MS(100));
-        keeper.take(marks(&["::progress 5", "::step b", "::step c"]), at(2), MS(150));
-        keeper.turn(MS(0));
-        let last = said(keeper.end(MS(190)));
-        let lasted: Vec<_> = last.progress.steps.iter().map(|step| step.ms).collect();
+        let (mut keeper, mut board) = (ProgressKeeper::new(path.clone()), SignBoard::default());
+        keeper.end(MS(1), &mut board);
+        assert_eq!(board.latest(), &NumberedSigns::default(), "who never said anything has none");
+        keeper.take(marks(&["::step a"]), at(1), MS(100), &mut board);
+        keeper.take(marks(&["::progress 5", "::step b", "::step c"]), at(2), MS(150), &mut board);
+        keeper.turn(MS(0), &board);
+        keeper.end(MS(190), &mut board);
+        let progress = board.signs().progress.clone().expect("there");
+        let lasted: Vec<_> = progress.steps.iter().map(|step| step.ms).collect();
         assert_eq!(lasted, [Some(50), Some(0), Some(40)]);
-        assert_eq!(read_progress(&path).expect("whole"), Some(last));
-        assert_eq!((keeper.due_at(), keeper.turn(MS(10_000))), (None, None));
+        assert_eq!(board.take_last(MS(0)).map(|told| told.number), Some(5), "it is told");
+        assert_eq!(read_progress(&path).expect("whole"), Some(NumberedProgress { progress, number: 5 }));
+        assert_eq!(keeper.due_at(), None);
     }
 
     #[test]
     fn a_disk_that_does_not_take_it_is_tried_again_and_a_folder_that_is_gone_is_not() {
         let dir = tempfile::tempdir().expect("a temp folder");
         let path = dir.path().join("progress.json");
-        let mut keeper = ProgressKeeper::new(path.clone());
+        let (mut keeper, mut board) = (ProgressKeeper::new(path.clone()), SignBoard::default());
         std::fs::create_dir(&path).expect("something is in the way");
-        keeper.take(marks(&["::step a"]), at(1), MS(0));
-        assert!(keeper.turn(MS(5_000)).is_some(), "it is said all the same");
+        keeper.take(marks(&["::step a"]), at(1), MS(0), &mut board);
+        keeper.turn(MS(5_000), &board);
+        assert!(board.turn(MS(5_000)).is_some(), "it is said all the same");
         assert_eq!(keeper.due_at(), Some(MS(6_000)));
         std::fs::remove_dir(&path).expect("removes");
-        keeper.turn(MS(6_000));
+        keeper.turn(MS(6_000), &board);
         assert_eq!(read_progress(&path).expect("whole").expect("there").number, 1);
         drop(dir);
-        keeper.take(marks(&["::step b"]), at(2), MS(0));
-        assert!(keeper.turn(MS(16_000)).is_some());
+        keeper.take(marks(&["::step b"]), at(2), MS(0), &mut board);
+        keeper.turn(MS(16_000), &board);
         assert_eq!(keeper.due_at(), None);
     }
 }

@@ -17,14 +17,15 @@ use super::pause_file::PauseFile;
 use super::phase::{Asker, Frozen, LeaderEnd, Phase, Restops, Thawed};
 use super::place;
 use super::signals::{Signals, drain};
+use super::signs::SignBoard;
 use super::tree::Tree;
-use super::trouble::Said;
+use super::trouble::Troubles;
 use crate::clock::{Clock, SystemClock, whole_ms};
 use crate::held_dir::HeldDir;
 use crate::kill_point::KillPoint;
 use crate::pipeline::{Cause, ConditionCode, Fact};
 use crate::process::{self, Identity};
-use crate::run_dir::{self, Journal, LaunchSpec, Message, Note, Reply, ReplyError, Rotated, RunDir};
+use crate::run_dir::{self, Journal, LaunchSpec, Message, Reply, ReplyError, Rotated, RunDir};
 
 /// How often lines that the disk did not take are tried again.
 pub(super) const JOURNAL_RETRY: Duration = Duration::from_secs(1);
@@ -43,7 +44,8 @@ pub(super) struct Run {
     pub(super) place: HeldDir,
     /// The name of the second control socket.
     pub(super) socket: Option<String>,
-    pub(super) said_trouble: Said,
+    pub(super) signs: SignBoard,
+    pub(super) troubles: Troubles,
     pub(super) leader: Identity,
     pub(super) phase: Phase,
     /// When `phase` is to be looked at again.
@@ -52,8 +54,6 @@ pub(super) struct Run {
     pub(super) look_at_leader: bool,
     pub(super) tree: Tree,
     pub(super) restops: Restops,
-    /// What there is to say about the state.
-    pub(super) note: Option<String>,
     /// Whether somebody asked for the end before the leader ended.
     pub(super) asked: bool,
     pub(super) leader_end: Option<LeaderEnd>,
@@ -70,11 +70,10 @@ impl Run {
         while self.leader.pid != 0 {
             let now = SystemClock.awake();
             let deadline = self.advance(now);
-            self.tell_trouble();
-            self.tell_progress();
+            self.tell_signs();
             self.trim(now);
-            let deadline = deadline.into_iter().chain(self.said_trouble.due_at()).chain(self.output.progress().due_at());
-            let deadline = deadline.chain(self.trim_at).min();
+            let due = [self.signs.due_at(), self.troubles.due_at(), self.output.progress().due_at(), self.trim_at];
+            let deadline = deadline.into_iter().chain(due.into_iter().flatten()).min();
             if self.is_over() {
                 // What the sockets do not take any more is in the journal.
                 return self.finish();
@@ -129,9 +128,9 @@ impl Run {
             self.stop(self.grace(None), None, now);
         }
         let ran = self.ran();
-        let has_written = self.output.turn(now, ran);
+        let has_written = self.output.turn(now, ran, &mut self.signs);
         if let Some(rotated) = self.output.take_rotated() {
-            self.connections.tell_all(&[Message::Rotated(Rotated { rotated })]);
+            self.connections.tell_all(&[Rotated { rotated }]);
         }
         if let (true, Some(end)) = (has_written, &mut self.leader_end) {
             end.linger(now);
@@ -150,15 +149,7 @@ impl Run {
                 self.follow_directory();
                 self.replay(connection, after);
                 self.connections.attach(connection);
-                if self.note.is_some() {
-                    self.connections.tell(connection, &Message::Note(Note { note: self.note.clone() }));
-                }
-                if let Some(trouble) = self.said_trouble.current() {
-                    self.connections.tell(connection, &Message::Trouble(trouble));
-                }
-                if let Some(progress) = self.output.progress().current() {
-                    self.connections.tell(connection, &progress);
-                }
+                self.connections.tell(connection, self.signs.latest());
                 self.answer((connection, tag), None);
             }
             run_dir::Command::Pause { tag } => match &mut self.phase {
@@ -262,9 +253,9 @@ impl Run {
 
     /// Says something about the state, or takes it back.
     pub(super) fn say(&mut self, note: Option<String>) {
-        if self.note != note {
-            self.note.clone_from(&note);
-            self.connections.tell_all(&[Message::Note(Note { note })]);
+        if self.signs.signs().note != note {
+            self.signs.change_at_once(|signs| signs.note = note);
+            self.send_signs();
         }
     }
 
@@ -301,22 +292,24 @@ impl Run {
         Ok(latest.is_none_or(|id| id <= self.spec.run_id))
     }
 
-    /// Says what cannot be written, and that it can be again.
-    pub(super) fn tell_trouble(&mut self) {
+    /// Says what has changed, as often as is due, and stores what is to be stored of it.
+    pub(super) fn tell_signs(&mut self) {
         let failures = [
             (ConditionCode::JournalUnwritable, "its journal cannot be written", self.journal_failure.as_ref()),
             (ConditionCode::LogDropped, "lines of the log are lost", self.output.failure()),
             (ConditionCode::PauseFileFailed, "the PAUSE file cannot be made or removed", self.pause_file.failure()),
         ];
-        if let Some(trouble) = self.said_trouble.turn(&failures, SystemClock.awake()) {
-            self.connections.tell_all(&[Message::Trouble(trouble)]);
+        let now = SystemClock.awake();
+        if let Some(trouble) = self.troubles.turn(&failures, &self.signs.signs().trouble, now) {
+            self.signs.change_at_once(|signs| signs.trouble = trouble);
         }
+        self.output.progress().turn(now, &self.signs);
+        self.send_signs();
     }
 
-    /// Says how far the pipeline is, and stores it, as often as is due.
-    pub(super) fn tell_progress(&mut self) {
-        if let Some(progress) = self.output.progress().turn(SystemClock.awake()) {
-            self.connections.tell_latest(&progress);
+    fn send_signs(&mut self) {
+        if let Some(signs) = self.signs.turn(SystemClock.awake()) {
+            self.connections.tell_latest(signs);
         }
     }
 

@@ -319,7 +319,7 @@ impl Run {
     fn count_resume(&mut self, then: Thawed) {
         let (cause, detail) = match then {
             Thawed::Tell(cause) => (cause, None),
-            Thawed::GiveUp => (Cause::Outside, self.note.clone()),
+            Thawed::GiveUp => (Cause::Outside, self.signs.signs().note.clone()),
             Thawed::Keep { .. } => return,
         };
         if detail.is_none() {

@@ -283,15 +283,14 @@ impl Watch {
     }
 
     /// Says how far a run is, if it is the one that is published. Who waits for a newer version is left to wait: it is no change of the state.
-    pub(super) fn publish_progress(&self, run_id: i64, told: &NumberedProgress) {
+    pub(super) fn publish_progress(&self, run_id: Option<i64>, told: Option<&NumberedProgress>) {
         let _nobody_else_publishes = self.lock_wrong();
         let published = self.get();
         let snapshot = &published.snapshot;
-        if snapshot.run_id != Some(run_id) || (snapshot.progress.is_some() && snapshot.progress_number == told.number) {
-            return;
+        let progress = told.map(|told| told.progress.shown(snapshot.run_ended_at));
+        if snapshot.run_id == run_id && snapshot.progress != progress {
+            self.replace(Snapshot { progress, progress_number: told.map_or(0, |told| told.number), ..snapshot.clone() });
         }
-        let progress = Some(told.progress.shown(snapshot.run_ended_at));
-        self.replace(Snapshot { progress, progress_number: told.number, ..snapshot.clone() });
     }
 
     /// Publishes a change that no version counts.

@@ -18,8 +18,8 @@ use super::*;
 use crate::clock::Timestamp;
 use crate::pipeline::{Action, Cause, ConditionCode, Containment, Entry, Exit, Fact, Found, Killed, State};
 use crate::run_dir::{
-    Command, FORMAT, Header, LaunchSpec, Note, NumberedProgress, ProgressError, ReadJournal, Reply, ReplyError, Trouble,
-    TroublePart,
+    Command, FORMAT, Header, LaunchSpec, NumberedProgress, NumberedSigns, ProgressError, ReadJournal, Reply, ReplyError, Signs,
+    Trouble,
 };
 
 impl Watch {
@@ -163,6 +163,8 @@ struct Stage {
     world: FakeShims,
     clock: HandClock,
     conductor: Conductor<Store, FakeShims, HandClock>,
+    /// What the shim said last beside the facts.
+    signs: NumberedSigns,
 }
 
 impl Stage {
@@ -171,7 +173,7 @@ impl Stage {
         std::fs::write(dir.path().join("a.sh"), "echo hi\n").expect("writes");
         let (world, clock) = (FakeShims::default(), HandClock::default());
         let conductor = boot(&dir, &world, &clock);
-        Self { dir, world, clock, conductor }
+        Self { dir, world, clock, conductor, signs: NumberedSigns::default() }
     }
 
     /// A stage with run 1 running, connected by connection 1.
@@ -185,10 +187,10 @@ impl Stage {
 
     /// The server dies and another one boots.
     fn reboot(self) -> Self {
-        let Self { dir, world, clock, conductor } = self;
+        let Self { dir, world, clock, conductor, signs } = self;
         drop(conductor);
         let conductor = boot(&dir, &world, &clock);
-        Self { dir, world, clock, conductor }
+        Self { dir, world, clock, conductor, signs }
     }
 
     fn ask(&mut self, ask: Ask) -> Waiting {
@@ -202,6 +204,14 @@ impl Stage {
         let number = self.world.0.borrow().connections;
         let messages = facts.iter().map(|(seq, fact)| Message::Fact(self.entry(*seq, fact.clone()))).collect();
         self.conductor.hear(number, messages);
+    }
+
+    /// The shim has something else to say beside the facts.
+    fn hear_signs(&mut self, change: impl FnOnce(&mut Signs)) {
+        change(&mut self.signs.signs);
+        self.signs.number += 1;
+        let number = self.world.0.borrow().connections;
+        self.conductor.hear(number, vec![Message::Signs(self.signs.clone())]);
     }
 
     fn refuse(&mut self, tag: u64, error: ReplyError) {

@@ -80,7 +80,6 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         };
         let run_id = spec.run_id;
         self.grace = Duration::from_millis(spec.grace_ms);
-        self.signs.forget_troubles();
         // Its shim takes away what is left of another run.
         self.pause_file.disown();
         self.in_flight.begin_start(waiter);
@@ -91,8 +90,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
                 // Whether a shim was born before that went wrong is for a look to say, not for a guess.
                 ::log::error!("run {run_id}: its shim could not be started: {error}");
                 let detail = explain_lack("the run's own process could not be started", &error);
-                let (is_disk_full, lack) = (is_disk_full(&error), lack_of(&error));
-                self.signs.note_last_words(Trouble { trouble: Some(detail.clone()), is_disk_full, lack, parts: Vec::new() });
+                self.signs.note_last_words(Trouble::last_words(detail.clone(), is_disk_full(&error), lack_of(&error)));
                 if let Err(error) = self.settle(&detail) {
                     self.forget_and_retry(&error);
                     self.publish();

@@ -27,15 +27,9 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
                 // Kept already: it was said again on a new connection.
                 Message::Fact(_) => {}
                 Message::Reply(reply) => replies.push(reply),
-                Message::Note(note) => is_noted |= self.signs.hear_note(note.note),
-                Message::Trouble(trouble) => self.signs.hear_trouble(trouble),
+                Message::Signs(told) => is_noted |= run_id.is_some_and(|run_id| self.signs.hear(run_id, told)),
                 // For the keeper.
                 Message::Rotated(_) => {}
-                Message::Progress(told) => {
-                    if let Some(run_id) = run_id {
-                        self.signs.hear_progress(run_id, told);
-                    }
-                }
             }
         }
         self.show_conditions();

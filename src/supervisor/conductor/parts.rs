@@ -76,8 +76,6 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
     /// Publishes how far the latest run is, where that is news.
     pub(super) fn show_progress(&self) {
         let run_id = self.ledger.row().run_id;
-        if let (Some(run_id), Some(told)) = (run_id, self.signs.progress_of(run_id)) {
-            self.watch.publish_progress(run_id, told);
-        }
+        self.watch.publish_progress(run_id, self.signs.progress_of(run_id));
     }
 }

@@ -97,7 +97,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
                 if let Err(error) = self.link.world().kill_leftovers(run_id) {
                     ::log::warn!("run {run_id}: failed to clean up after it: {error}");
                 }
-                let why = self.signs.last_words().unwrap_or(why_it_never_began).to_owned();
+                let why = self.signs.last_words().unwrap_or_else(|| why_it_never_began.to_owned());
                 self.end_unseen(run_id, UnseenEnd::NeverBegan, self.clock.now(), &why, &Killed::default())?;
             }
             Plan::KillAndLose => {
@@ -195,7 +195,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         let is_latest = self.link.world().latest_run_id().is_ok_and(|latest| latest.is_none_or(|id| id <= run_id));
         self.link.await_nothing();
         self.look_at_progress(run_id);
-        self.signs.forget_troubles();
+        self.signs.lose_shim();
         if is_latest {
             self.take_pause_file_away();
         }
@@ -278,7 +278,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         }
         self.link.be_idle();
         self.link.forgive_silence();
-        self.signs.forget_troubles();
+        self.signs.lose_shim();
         let (is_disk_full, lack) = self.signs.take_last_words();
         let under_way = self.in_flight.take();
         self.publish();

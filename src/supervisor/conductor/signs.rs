@@ -1,12 +1,12 @@
-//! What the live run's shim says of it beside the facts: a note about the state, what the shim cannot write, and how far the pipeline is.
-//! It changes often and may be lost, so nothing waits for it and the database knows nothing of it.
+//! The signs of the live run, as its shim said them last, and how far a run came. Nothing waits for them, and the database knows nothing
+//! of them.
 //!
-//! If killed here: the shim says it again to the next server, and the last progress of a run that has ended is stored in its directory.
+//! If killed here: the shim says them again to the next server, and the last progress of a run that has ended is stored in its directory.
 
 use std::time::Duration;
 
 use crate::pipeline::{ConditionCode, Lack};
-use crate::run_dir::{NumberedProgress, ProgressError, Trouble, TroublePart};
+use crate::run_dir::{NumberedProgress, NumberedSigns, ProgressError, Trouble};
 
 /// The shim's own problems.
 const SHIM_TROUBLES: [ConditionCode; 4] =
@@ -19,14 +19,6 @@ const NOT_HOLDING: &str = "pause not holding";
 const UNREAD_RETRY_MIN: Duration = Duration::from_secs(1);
 const UNREAD_RETRY_MAX: Duration = Duration::from_mins(1);
 
-/// How far a run is, and who says so.
-struct KnownProgress {
-    run_id: i64,
-    told: NumberedProgress,
-    /// Its shim, and not its directory, where anybody could have put anything.
-    is_the_shims: bool,
-}
-
 /// A stored progress that could not be read, which is said once.
 struct UnreadProgress {
     run_id: i64,
@@ -38,39 +30,32 @@ struct UnreadProgress {
 /// See the module.
 #[derive(Default)]
 pub(super) struct Signs {
-    note: Option<String>,
-    trouble: Option<Trouble>,
+    /// What the connected shim said last; its progress is below.
+    said: Option<NumberedSigns>,
     /// What the shim of a run that has not come to life yet could not do.
-    last_words: Option<Trouble>,
-    /// How far a run is, usually the latest.
-    progress: Option<KnownProgress>,
+    last_words: Vec<Trouble>,
+    /// How far a run is, usually the latest, and which one.
+    progress: Option<(i64, NumberedProgress)>,
     unread: Option<UnreadProgress>,
 }
 
 impl Signs {
-    // ---- from the shim
-
-    /// Whether the note is another one than before.
-    pub(super) fn hear_note(&mut self, note: Option<String>) -> bool {
-        let is_news = self.note != note;
-        self.note = note;
-        is_news
-    }
-
-    pub(super) fn hear_trouble(&mut self, trouble: Trouble) {
-        if let Some(text) = &trouble.trouble {
-            ::log::warn!("told by the live run: {text}");
+    /// Takes what the shim of a run says. Whether its note is another one than before.
+    pub(super) fn hear(&mut self, run_id: i64, mut told: NumberedSigns) -> bool {
+        if self.said.as_ref().is_some_and(|said| said.number >= told.number) {
+            return false;
         }
-        let trouble = Some(trouble).filter(|trouble| trouble.trouble.is_some());
-        self.last_words.clone_from(&trouble);
-        self.trouble = trouble;
-    }
-
-    pub(super) fn hear_progress(&mut self, run_id: i64, told: NumberedProgress) {
-        let is_known = |known: &KnownProgress| known.run_id == run_id && known.is_the_shims && known.told.number >= told.number;
-        if !self.progress.as_ref().is_some_and(is_known) {
-            self.progress = Some(KnownProgress { run_id, told, is_the_shims: true });
+        // A shim that lives knows better than any file, where anybody could have put anything.
+        let progress = told.signs.progress.take();
+        self.progress = progress.map(|progress| (run_id, NumberedProgress { progress, number: told.number }));
+        let trouble = &told.signs.trouble;
+        if !trouble.is_empty() && trouble != self.trouble() {
+            ::log::warn!("told by the live run: {}", details(trouble));
         }
+        self.last_words.clone_from(trouble);
+        let is_noted = told.signs.note.as_deref() != self.note();
+        self.said = Some(told);
+        is_noted
     }
 
     // ---- from the run's directory
@@ -80,9 +65,8 @@ impl Signs {
         let before = self.unread.take().filter(|before| before.run_id == run_id);
         match stored {
             Ok(Some(told)) => {
-                let is_known = |known: &KnownProgress| known.run_id == run_id && known.told.number >= told.number;
-                if !self.progress.as_ref().is_some_and(is_known) {
-                    self.progress = Some(KnownProgress { run_id, told, is_the_shims: false });
+                if self.progress_of(Some(run_id)).is_none_or(|known| known.number < told.number) {
+                    self.progress = Some((run_id, told));
                 }
             }
             Ok(None) => {}
@@ -114,70 +98,69 @@ impl Signs {
 
     /// A run begins, and says everything anew.
     pub(super) fn begin_run(&mut self) {
-        (self.note, self.progress, self.last_words) = (None, None, None);
+        *self = Self::default();
     }
 
-    /// The connection is gone: its shim says both again to the next one, if they are so still.
+    /// The connection is gone, or the shim: it says everything again to the next one. What is known of the progress stays.
     pub(super) fn lose_shim(&mut self) {
-        self.note = None;
-        self.forget_troubles();
-    }
-
-    pub(super) fn forget_troubles(&mut self) {
-        self.trouble = None;
+        self.said = None;
     }
 
     // ---- why a run has never begun
 
-    /// A shim could not be started, or said why it cannot begin.
+    /// A shim could not be started.
     pub(super) fn note_last_words(&mut self, words: Trouble) {
-        self.last_words = Some(words);
+        self.last_words = vec![words];
     }
 
-    pub(super) fn last_words(&self) -> Option<&str> {
-        self.last_words.as_ref()?.trouble.as_deref()
+    pub(super) fn last_words(&self) -> Option<String> {
+        (!self.last_words.is_empty()).then(|| details(&self.last_words))
     }
 
     /// Whether it was for want of room on the disk, and what else was lacking.
     pub(super) fn take_last_words(&mut self) -> (bool, Option<Lack>) {
-        self.last_words.take().map_or((false, None), |words| (words.is_disk_full, words.lack))
+        let words = std::mem::take(&mut self.last_words);
+        (words.iter().any(|words| words.is_disk_full), words.iter().find_map(|words| words.lack))
     }
 
     // ---- what is shown
 
     pub(super) fn note(&self) -> Option<&str> {
-        self.note.as_deref()
+        self.said.as_ref()?.signs.note.as_deref()
+    }
+
+    fn trouble(&self) -> &[Trouble] {
+        self.said.as_ref().map_or(&[], |said| &said.signs.trouble)
     }
 
     /// How far this run is.
     pub(super) fn progress_of(&self, run_id: Option<i64>) -> Option<&NumberedProgress> {
-        self.progress.as_ref().filter(|known| Some(known.run_id) == run_id).map(|known| &known.told)
+        self.progress.as_ref().filter(|(of, _)| Some(*of) == run_id).map(|(_, told)| told)
     }
 
     /// What health says of it; of a note only while a run is live.
     pub(super) fn conditions(&self, is_live: bool) -> impl Iterator<Item = (ConditionCode, Option<String>)> {
         let note = self.note().filter(|note| is_live && note.starts_with(NOT_HOLDING));
-        let troubles = SHIM_TROUBLES.map(|code| (code, self.trouble.as_ref().and_then(|trouble| sentence_of(trouble, code))));
+        let troubles = SHIM_TROUBLES.map(|code| (code, sentence_of(self.trouble(), code)));
         troubles.into_iter().chain([(ConditionCode::PauseNotHolding, note.map(str::to_owned))])
     }
 }
 
+/// The sentences of all problems.
+fn details(troubles: &[Trouble]) -> String {
+    troubles.iter().map(|trouble| trouble.detail.as_str()).collect::<Vec<_>>().join(", ")
+}
+
 /// A problem that a shim reported, with the remedy.
-fn sentence_of(trouble: &Trouble, code: ConditionCode) -> Option<String> {
-    let text = trouble.trouble.as_ref()?;
-    let is_of_code = |part: &&TroublePart| match part.code.parse() {
+fn sentence_of(troubles: &[Trouble], code: ConditionCode) -> Option<String> {
+    let is_of_code = |trouble: &&Trouble| match trouble.code.parse() {
         Ok(known) if SHIM_TROUBLES.contains(&known) => known == code,
         // From a newer shim.
         Ok(_) | Err(_) => code == ConditionCode::ShimTrouble,
     };
-    let parts: Vec<&str> = trouble.parts.iter().filter(is_of_code).map(|part| part.detail.as_str()).collect();
-    let text = match parts.is_empty() {
-        false => parts.join(", "),
-        // An older shim sends only the whole sentence.
-        true if trouble.parts.is_empty() && code == ConditionCode::ShimTrouble => text.clone(),
-        true => return None,
-    };
-    let remedy = if trouble.is_disk_full { "make room on the disk" } else { "repair the runtime directory or its disk" };
+    let troubles: Vec<Trouble> = troubles.iter().filter(is_of_code).cloned().collect();
+    let is_disk_full = troubles.first().map(|_| troubles.iter().any(|trouble| trouble.is_disk_full))?;
+    let remedy = if is_disk_full { "make room on the disk" } else { "repair the runtime directory or its disk" };
     let advice = match code {
         ConditionCode::JournalUnwritable => {
             format!("{remedy}, and keep the server running until then: only the server knows what happens in the meantime")
@@ -185,5 +168,5 @@ fn sentence_of(trouble: &Trouble, code: ConditionCode) -> Option<String> {
         ConditionCode::LogDropped => format!("{remedy}: the log says how many lines are missing and where"),
         _ => remedy.to_owned(),
     };
-    Some(format!("the live run's own process (the shim) has trouble: {text}; {advice}"))
+    Some(format!("the live run's own process (the shim) has trouble: {}; {advice}", details(&troubles)))
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::env::SECOND;
 use super::play::{Play, what_is_wrong};
 use super::run::Run;
+use super::shim::signs::how_far;
 use crate::pipeline::{Exit, Fact, RunStatus, State, outcome};
 use crate::store::RunRow;
 use crate::supervisor::{Ask, Snapshot, StartRequest};
@@ -113,7 +114,7 @@ impl Play {
             return Err(format!("{told:?} is told, {truth:?} is true"));
         }
         let latest = world.runs.values().next_back();
-        let note = latest.and_then(|run| run.shim.as_ref()).and_then(|shim| shim.note.clone());
+        let note = latest.and_then(|run| run.shim.as_ref()).and_then(|shim| shim.note());
         // That the row says what the journal says is looked at above.
         let row = snapshot.run_id.and_then(|id| database.store.run(id).ok().flatten());
         let killed = row.filter(|row| row.status != RunStatus::Lost);
@@ -124,11 +125,12 @@ impl Play {
         }
         if let Some(run) = snapshot.run_id.and_then(|id| world.runs.get(&id)) {
             // A shim that lives, or has left, has said its last word; of one that was killed there is what it stored, or more.
-            let least = if run.shim_was_killed { run.stored_progress } else { run.progress };
-            if snapshot.progress_number < least {
-                return Err(format!("progress {} is told, {least} is known", snapshot.progress_number));
+            let least = if run.shim_was_killed { run.stored_progress.0 } else { run.progress };
+            let told = how_far(snapshot.progress.as_ref());
+            if told < least {
+                return Err(format!("progress {told} is told, {least} is known"));
             }
-            if snapshot.progress_number > 0 && run.shim.is_none() {
+            if told > 0 && run.shim.is_none() {
                 world.env.cover("peace found the progress of a run that has ended");
             }
         }

@@ -12,10 +12,12 @@ use std::time::Duration;
 use super::clients::{self, Asked};
 use super::env::{Due, Env, MS, SECOND};
 use super::records::{Database, SharedDatabase, SimRecords};
+use super::shim::signs::how_far;
 use super::shims::{Killed, SimClock, SimShims};
 use super::wires::Input;
 use super::world::{Shared, World};
 use crate::pipeline::{Action, ConditionCode, Fact};
+use crate::run_dir::{Message, NumberedSigns};
 use crate::store::Store;
 use crate::supervisor::conductor::Conductor;
 use crate::supervisor::{Ask, Retention, Settings, Watch};
@@ -390,7 +392,7 @@ impl Play {
             return Err(format!("the published version goes back from {} to {version}", self.seen));
         }
         self.seen = version;
-        let progress = (published.snapshot.run_id, published.snapshot.progress_number);
+        let progress = (published.snapshot.run_id, how_far(published.snapshot.progress.as_ref()));
         if progress.0 == self.seen_progress.0 && progress.1 < self.seen_progress.1 {
             return Err(format!("the progress of a run goes back from {:?} to {progress:?}", self.seen_progress));
         }
@@ -454,22 +456,28 @@ pub(super) fn what_is_wrong(watch: &Watch) -> Option<String> {
 }
 
 /// Notes what is about to be heard.
-fn hears(world: &Shared, number: u64, messages: &[crate::run_dir::Message], conductor: &Server) {
+fn hears(world: &Shared, number: u64, messages: &[Message], conductor: &Server) {
     let env = &mut world.borrow_mut().env;
     let snapshot = conductor.watch().get().snapshot.clone();
     for message in messages {
         env.note(|| format!("the server hears on connection {number}: {message:?}"));
-        if let crate::run_dir::Message::Fact(entry) = message {
+        if let Message::Fact(entry) = message {
             let pending = snapshot.pending.map_or("nothing", Action::as_str);
             env.cover(&format!("heard {} while {pending} is pending", entry.fact.kind()));
         }
         match message {
-            crate::run_dir::Message::Note(note) => env.cover(if note.note.is_some() { "heard a note" } else { "heard no note" }),
-            crate::run_dir::Message::Trouble(said) => {
-                env.cover(if said.trouble.is_some() { "heard of trouble" } else { "heard that trouble is over" });
+            Message::Signs(NumberedSigns { signs, .. }) => {
+                let had_trouble = snapshot.conditions.list().iter().any(|one| one.code == ConditionCode::JournalUnwritable);
+                let heard = [
+                    ("heard a note", signs.note.is_some()),
+                    ("heard that a note is over", signs.note.is_none() && snapshot.detail.is_some()),
+                    ("heard of trouble", !signs.trouble.is_empty()),
+                    ("heard that trouble is over", signs.trouble.is_empty() && had_trouble),
+                    ("heard of progress", signs.progress.is_some()),
+                ];
+                heard.into_iter().filter(|(_, is_so)| *is_so).for_each(|(what, _)| env.cover(what));
             }
-            crate::run_dir::Message::Progress(_) => env.cover("heard of progress"),
-            crate::run_dir::Message::Fact(_) | crate::run_dir::Message::Reply(_) | crate::run_dir::Message::Rotated(_) => {}
+            Message::Fact(_) | Message::Reply(_) | Message::Rotated(_) => {}
         }
     }
     if env.wires.get(&number).is_some_and(|wire| wire.server_is_there) {

@@ -22,9 +22,9 @@ pub(super) struct Run {
     /// The truth about who wanted an end: a client's stop or a TERM has reached the shim before the leader ended.
     pub(super) end_was_asked: bool,
     pub(super) shim_was_killed: bool,
-    /// How far the pipeline has said that it is, and how far its shim has stored that: the numbers of the last words.
+    /// How far the pipeline has said that it is, and how far its shim has stored that, with the number of the signs then.
     pub(super) progress: u64,
-    pub(super) stored_progress: u64,
+    pub(super) stored_progress: (u64, u64),
     /// What the database says of it.
     pub(super) status: RunStatus,
 }
@@ -46,7 +46,7 @@ impl Run {
             end_was_asked: false,
             shim_was_killed: false,
             progress: 0,
-            stored_progress: 0,
+            stored_progress: (0, 0),
             status: RunStatus::Starting,
         }
     }

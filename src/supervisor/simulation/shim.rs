@@ -1,16 +1,16 @@
 //! A simulated shim: the order of steps of `src/shim/`, on simulated processes. Each turn of its loop is a step of the world, so
 //! anything can come between two of them, its death as well.
 
-pub(super) mod progress;
+pub(super) mod signs;
 mod steps;
 
-use self::progress::Telling;
+use self::signs::Board;
 use super::env::{Due, Env, MS, SECOND};
 use super::pipeline::Leader;
 use super::run::Run;
 use super::wires::Down;
 use crate::pipeline::{Cause, Containment, Exit, Fact, Killed};
-use crate::run_dir::{Command, FORMAT, Header, Message, Note, Reply, ReplyError, Trouble};
+use crate::run_dir::{Command, FORMAT, Header, Message, Reply, ReplyError};
 
 const RETRY: u64 = SECOND;
 
@@ -73,12 +73,7 @@ pub(super) struct Shim {
     pub(super) looks_at_helpers: bool,
     phase: Phase,
     restops: u32,
-    /// What there is to say about the state.
-    pub(super) note: Option<String>,
-    /// Whether trouble was said, and when anything was.
-    said_trouble: bool,
-    said_at: Option<u64>,
-    telling: Telling,
+    board: Board,
     look_at: Option<u64>,
     timer: Option<u64>,
     asked: bool,
@@ -118,10 +113,7 @@ impl Shim {
             sees_what_is_unknown: false,
             looks_at_helpers: false,
             restops: 0,
-            note: None,
-            said_trouble: false,
-            said_at: None,
-            telling: Telling::default(),
+            board: Board::default(),
             phase: Phase::Running,
             look_at: None,
             timer: None,
@@ -133,6 +125,11 @@ impl Shim {
             last: Vec::new(),
             is_struck: false,
         }
+    }
+
+    /// What there is to say about the state.
+    pub(super) fn note(&self) -> Option<String> {
+        self.board.note().map(str::to_owned)
     }
 
     /// Whether it says of itself that nothing is under way, for the end of a simulation.
@@ -210,7 +207,7 @@ impl Shim {
                 }
             }
             Stage::Finishing => {
-                self.end_progress(run, env);
+                self.end_signs(run, env);
                 self.count_pause(env);
                 env.pause_file = false;
                 let exit = self.leader_end.map_or(Exit::Code(0), |(exit, _)| exit);
@@ -234,7 +231,7 @@ impl Shim {
             Stage::Flushing => {
                 self.take_commands(run, env);
                 let is_written = run.journal.flush(env);
-                self.tell_trouble(run, env);
+                self.tell_signs(run, env);
                 if is_written {
                     let has_lived = run.pipeline.leader != Leader::Unborn;
                     self.go_to(if has_lived { Stage::Reaping } else { Stage::Leaving }, run, env);
@@ -256,7 +253,7 @@ impl Shim {
             Stage::Leaving => {
                 self.phase = Phase::Killing;
                 self.take_commands(run, env);
-                if progress::is_stored(run, env) {
+                if self.has_stored(run, env) {
                     return false;
                 }
                 self.set_timer(env.awake_us() + RETRY, run.id, env);
@@ -312,15 +309,7 @@ impl Shim {
                     env.tell(number, &[message]);
                 }
                 env.attach(number);
-                if self.note.is_some() {
-                    env.tell(number, &[Message::Note(Note { note: self.note.clone() })]);
-                }
-                if self.said_trouble {
-                    env.tell(number, &[trouble(true)]);
-                }
-                if run.progress > 0 {
-                    env.tell(number, &[progress::message(run)]);
-                }
+                env.tell(number, &[self.board.message()]);
                 answer((number, tag), None, env);
             }
             Command::Pause { tag } => match &mut self.phase {
@@ -408,28 +397,6 @@ impl Shim {
 
     // ---- what others see
 
-    /// Says something about the state, or takes it back.
-    fn say(&mut self, note: Option<String>, run: &Run, env: &mut Env) {
-        if self.note != note {
-            self.note.clone_from(&note);
-            env.tell_all(run.id, &[Message::Note(Note { note })]);
-        }
-    }
-
-    /// Says that the journal cannot be written, or that it can be again. Returns when there is more to say.
-    fn tell_trouble(&mut self, run: &Run, env: &mut Env) -> Option<u64> {
-        let now = env.awake_us();
-        if run.journal.is_behind() == self.said_trouble {
-            return None;
-        }
-        if let Some(due) = self.said_at.map(|at| at + SAID_EVERY).filter(|&due| now < due) {
-            return Some(due);
-        }
-        (self.said_trouble, self.said_at) = (!self.said_trouble, Some(now));
-        env.tell_all(run.id, &[trouble(self.said_trouble)]);
-        None
-    }
-
     fn record(&mut self, fact: Fact, durable: bool, run: &mut Run, env: &mut Env) {
         let message = write_down(fact, durable, run, env);
         if env.mishap(env.temper.torn_telling) {
@@ -440,15 +407,6 @@ impl Shim {
             env.tell_all(run.id, &[message]);
         }
     }
-}
-
-fn trouble(is_there: bool) -> Message {
-    Message::Trouble(Trouble {
-        trouble: is_there.then(|| "its journal cannot be written".to_owned()),
-        is_disk_full: is_there,
-        lack: None,
-        parts: vec![],
-    })
 }
 
 fn write_down(fact: Fact, durable: bool, run: &mut Run, env: &mut Env) -> Message {

@@ -6,7 +6,7 @@ use std::panic::resume_unwind;
 
 use super::env::{Env, SECOND};
 use super::run::Run;
-use super::shim::progress::numbered;
+use super::shim::signs::stored;
 use super::wires::Down;
 use super::world::Shared;
 use crate::clock::{Clock, Timestamp};
@@ -184,8 +184,7 @@ impl Shims for SimShims {
     fn progress(&self, run_id: i64) -> Result<Option<NumberedProgress>, ProgressError> {
         moment(&self.world, "before", "a look at the progress");
         self.stumble("look at the progress")?;
-        let stored = self.world.borrow().runs.get(&run_id).map_or(0, |run| run.stored_progress);
-        Ok((stored > 0).then(|| numbered(stored)))
+        Ok(self.world.borrow().runs.get(&run_id).and_then(stored))
     }
 
     fn run_ids(&self) -> io::Result<Vec<i64>> {

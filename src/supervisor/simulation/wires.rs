@@ -143,6 +143,21 @@ impl Env {
         }
     }
 
+    /// Says how everything is now to every connection that asked for facts. What a server has not read may give way to it.
+    pub(super) fn tell_latest(&mut self, run_id: i64, latest: &Message) {
+        let (now, gives_way) = (self.now, self.rng.chance(300));
+        let mut is_loss = false;
+        for wire in self.wires.values_mut().filter(|wire| wire.run_id == run_id && wire.is_attached && gives_way) {
+            let before = wire.up.len();
+            wire.up.retain(|(at, message)| *at <= now || !matches!(message, Message::Signs(_)));
+            is_loss |= wire.up.len() < before;
+        }
+        if is_loss {
+            self.cover("signs gave way to newer ones");
+        }
+        self.tell_all(run_id, std::slice::from_ref(latest));
+    }
+
     /// What has arrived at a shim; who hung up is forgotten.
     pub(super) fn take_down(&mut self, run_id: i64) -> Vec<(u64, Down)> {
         let now = self.now;

@@ -261,7 +261,7 @@ impl World {
             if run.boot + 1 == self.env.boot {
                 run.journal.lose_power(&mut self.env);
                 // Of what was not synced the disk has an older one, or none.
-                run.stored_progress = if run.journal.holds_end() { run.stored_progress } else { 0 };
+                run.stored_progress = if run.journal.holds_end() { run.stored_progress } else { (0, 0) };
             }
         }
         if self.env.temper.strike_every.is_some() {

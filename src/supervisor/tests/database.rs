@@ -183,10 +183,8 @@ fn conditions_describe_an_unrecorded_end() {
 #[test]
 fn pause_not_holding_condition_ends_with_its_note() {
     let mut stage = Stage::running();
-    let number = stage.world.0.borrow().connections;
     let says = |stage: &mut Stage, note: Option<&str>| {
-        let note = Note { note: note.map(str::to_owned) };
-        stage.conductor.hear(number, vec![Message::Note(note)]);
+        stage.hear_signs(|signs| signs.note = note.map(str::to_owned));
         codes(&stage.snapshot())
     };
     assert_eq!(says(&mut stage, Some("pause not holding: somebody")), [ConditionCode::PauseNotHolding]);

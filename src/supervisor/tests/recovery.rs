@@ -102,7 +102,7 @@ fn an_end_whose_beginning_is_damaged_does_not_block_the_next_run() {
 
 #[test]
 fn a_server_that_cannot_say_which_runs_there_are_does_not_boot_and_gives_no_id_twice() {
-    let Stage { dir, world, clock, conductor } = Stage::new();
+    let Stage { dir, world, clock, conductor, .. } = Stage::new();
     drop(conductor);
     world.0.borrow_mut().found.insert(4, (Found::Ended, None));
     world.0.borrow_mut().lists_fail = true;
@@ -120,7 +120,7 @@ fn run_directories_are_not_listed_if_the_link_names_a_recorded_run() {
     let waiting = stage.ask(Ask::Start(StartRequest::default()));
     stage.hear(&[(1, spawned())]);
     assert!(got(&waiting).is_ok());
-    let Stage { dir, world, clock, conductor } = stage;
+    let Stage { dir, world, clock, conductor, .. } = stage;
     drop(conductor);
     world.0.borrow_mut().found.insert(1, (Found::ShimAlive, None));
     world.0.borrow_mut().lists_fail = true;
@@ -131,7 +131,7 @@ fn run_directories_are_not_listed_if_the_link_names_a_recorded_run() {
     assert!(matches!(try_boot(&dir, &world, &clock), Err(BootError::Runs(_))));
     world.0.borrow_mut().link = None;
     assert!(matches!(try_boot(&dir, &world, &clock), Err(BootError::Runs(_))));
-    let Stage { dir, world, clock, conductor } = Stage::new();
+    let Stage { dir, world, clock, conductor, .. } = Stage::new();
     drop(conductor);
     world.0.borrow_mut().lists_fail = true;
     world.0.borrow_mut().link = Some(1);

@@ -121,9 +121,8 @@ fn a_command_that_went_down_with_its_connection_is_given_up_or_sent_again() {
 fn what_a_shim_cannot_write_is_said_until_it_can_or_is_gone() {
     let mut stage = Stage::running();
     let says = |stage: &mut Stage, text: Option<&str>| {
-        let trouble = Trouble { trouble: text.map(str::to_owned), is_disk_full: false, lack: None, parts: vec![] };
-        let number = stage.world.0.borrow().connections;
-        stage.conductor.hear(number, vec![Message::Trouble(trouble)]);
+        let trouble = text.map(|text| Trouble::last_words(text.to_owned(), false, None));
+        stage.hear_signs(|signs| signs.trouble = trouble.into_iter().collect());
     };
     says(&mut stage, Some("no pen"));
     assert!(stage.conductor.watch().degraded().is_some_and(|why| why.contains("no pen")));
@@ -138,12 +137,10 @@ fn what_a_shim_cannot_write_is_said_until_it_can_or_is_gone() {
 #[test]
 fn each_shim_problem_becomes_its_own_condition() {
     let mut stage = Stage::running();
-    let part = |code: &str| TroublePart { code: code.to_owned(), detail: format!("{code}: no ink") };
+    let trouble =
+        |code: &str| Trouble { code: code.to_owned(), detail: format!("{code}: no ink"), is_disk_full: true, lack: None };
     let says = |stage: &mut Stage, codes: &[&str]| {
-        let parts: Vec<_> = codes.iter().map(|code| part(code)).collect();
-        let text = (!parts.is_empty()).then(|| "no ink".to_owned());
-        let number = stage.world.0.borrow().connections;
-        stage.conductor.hear(number, vec![Message::Trouble(Trouble { trouble: text, is_disk_full: true, lack: None, parts })]);
+        stage.hear_signs(|signs| signs.trouble = codes.iter().map(|code| trouble(code)).collect());
         stage.snapshot().conditions.list().iter().map(|condition| condition.code.as_str()).collect::<Vec<_>>()
     };
     assert_eq!(says(&mut stage, &["log_dropped"]), ["log_dropped"]);
@@ -170,10 +167,10 @@ fn a_start_beside_one_that_cannot_be_looked_at_is_refused_by_the_rules() {
 #[test]
 fn what_a_shim_said_before_its_server_let_it_go_is_not_said_for_ever() {
     let mut stage = Stage::running();
-    let number = stage.world.0.borrow().connections;
-    let trouble = Trouble { trouble: Some("no ink".into()), is_disk_full: false, lack: None, parts: vec![] };
-    let note = Note { note: Some("pause not holding".into()) };
-    stage.conductor.hear(number, vec![Message::Trouble(trouble), Message::Note(note)]);
+    stage.hear_signs(|signs| {
+        signs.trouble = vec![Trouble::last_words("no ink".into(), false, None)];
+        signs.note = Some("pause not holding".into());
+    });
     assert_eq!(stage.snapshot().detail.as_deref(), Some("pause not holding"));
     stage.finds(1, Found::ShimAlive, &[(1, spawned()), (2, Fact::Paused { cause: Cause::Outside })]);
     stage.make_unreadable();
@@ -191,10 +188,15 @@ fn progress(line: &str, number: u64) -> NumberedProgress {
     NumberedProgress { progress, number }
 }
 
+fn told(line: &str, number: u64) -> Message {
+    let NumberedProgress { progress, number } = progress(line, number);
+    Message::Signs(NumberedSigns { signs: Signs { progress: Some(progress), ..Signs::default() }, number })
+}
+
 impl Stage {
     fn hear_progress(&mut self, line: &str, number: u64) {
         let connection = self.world.0.borrow().connections;
-        self.conductor.hear(connection, vec![Message::Progress(progress(line, number))]);
+        self.conductor.hear(connection, vec![told(line, number)]);
     }
 
     /// The text of what is published, or the name of the step.
@@ -226,7 +228,7 @@ fn progress_is_published_without_a_version_and_tells_its_tag_and_its_followers()
     // With a fact it is published once, and the next run begins without.
     let number = stage.world.0.borrow().connections;
     let exited = Message::Fact(stage.entry(2, exited(0, false)));
-    stage.conductor.hear(number, vec![Message::Progress(progress("::step last", 8)), exited]);
+    stage.conductor.hear(number, vec![told("::step last", 8), exited]);
     let step = &stage.snapshot().progress.expect("it stays").steps[0];
     assert_eq!(step.ended_at, stage.snapshot().stopped_at, "the run's end is its last step's");
     let next = stage.ask(Ask::Start(StartRequest::default()));
@@ -235,6 +237,44 @@ fn progress_is_published_without_a_version_and_tells_its_tag_and_its_followers()
     got(&next).expect("started");
     stage.hear_progress("::progress 1 new", 1);
     assert_eq!(stage.told().as_deref(), Some("new"));
+}
+
+#[test]
+fn signs_that_are_outdated_or_say_nothing_new_change_nothing() {
+    let mut stage = Stage::running();
+    stage.hear_signs(|signs| signs.note = Some("one".to_owned()));
+    let outdated = Message::Signs(stage.signs.clone());
+    stage.hear_signs(|signs| signs.note = Some("two".to_owned()));
+    let before = stage.snapshot();
+    assert_eq!(before.detail.as_deref(), Some("two"));
+    let number = stage.world.0.borrow().connections;
+    stage.conductor.hear(number, vec![outdated]);
+    assert_eq!(stage.snapshot(), before);
+    // Another sign has changed: that is no change of the note, which the version counts.
+    stage.hear_signs(|signs| signs.progress = Some(progress("::step x", 0).progress));
+    let after = stage.snapshot();
+    assert_eq!((after.version, after.detail.as_deref(), after.progress.is_some()), (before.version, Some("two"), true));
+    let seen = stage.conductor.watch().seen();
+    stage.hear_signs(|_| {});
+    assert_eq!(stage.conductor.watch().seen(), seen, "no stream is woken for what is known");
+    // The same signs again on a new connection, as a shim says them to it.
+    stage.finds(1, Found::ShimAlive, &[(1, spawned())]);
+    stage.lose_shim();
+    assert_eq!(stage.snapshot().detail, None);
+    let number = stage.world.0.borrow().connections;
+    stage.conductor.hear(number, vec![Message::Signs(stage.signs.clone())]);
+    assert_eq!(stage.snapshot().detail.as_deref(), Some("two"));
+}
+
+#[test]
+fn live_shim_without_progress_clears_one_that_a_file_claims() {
+    let mut stage = Stage::running();
+    stage.world.0.borrow_mut().progress.insert(1, Some(progress("::step claimed", 1_000)));
+    stage.finds(1, Found::ShimAlive, &[(1, spawned())]);
+    stage.lose_shim();
+    assert_eq!(stage.told().as_deref(), Some("claimed"));
+    stage.hear_signs(|_| {});
+    assert_eq!(stage.told(), None, "it lives, and knows better than any file");
 }
 
 #[test]

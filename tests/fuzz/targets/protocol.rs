@@ -36,10 +36,8 @@ fn tells_what_it_is(line: &[u8]) {
     let key = match message {
         Message::Fact(_) => "fact",
         Message::Reply(_) => "reply",
-        Message::Note(_) => "note",
-        Message::Trouble(_) => "trouble",
+        Message::Signs(_) => "signs",
         Message::Rotated(_) => "rotated",
-        Message::Progress(_) => "progress",
     };
     assert!(said.contains_key(key), "{said:?} was taken for a {key}");
 }

@@ -37,9 +37,8 @@ impl Shim {
             run.journal.flush(env);
             now + RETRY
         });
-        let said = self.tell_trouble(run, env);
-        let progress = self.tell_progress(run, env);
-        if let Some(at) = [self.look_at, linger, retry, said, progress].into_iter().flatten().min() {
+        let signs = self.tell_signs(run, env);
+        if let Some(at) = [self.look_at, linger, retry, signs].into_iter().flatten().min() {
             self.set_timer(at, run.id, env);
         }
     }
@@ -179,7 +178,7 @@ impl Shim {
     fn count_resume(&mut self, then: Thawed, run: &mut Run, env: &mut Env) {
         let (cause, detail) = match then {
             Thawed::Tell(cause) => (cause, None),
-            Thawed::GiveUp => (Cause::Outside, self.note.clone()),
+            Thawed::GiveUp => (Cause::Outside, self.note()),
             Thawed::Keep { .. } => return,
         };
         if detail.is_none() {
