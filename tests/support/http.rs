@@ -2,27 +2,28 @@
 
 use std::time::Duration;
 
+use autoappdev::api::query::NoQuery;
+use autoappdev::api::routes::{Access, Method, Route};
 use serde_json::{Value, json};
 
 use super::{DEADLINE, Place, until, until_true, wire};
 
-/// Every path that is read, an example where it has a parameter.
-pub const READS: [&str; 11] = [
-    "/",
-    "/static/app.js",
-    "/api/pipeline",
-    "/api/pipeline/status",
-    "/api/runs",
-    "/api/runs/1",
-    "/api/runs/1/log",
-    "/api/logs",
-    "/api/logs/tail",
-    "/api/health",
-    "/api/version",
-];
+/// An example of the route's path: the first run, a file of the page.
+pub fn example(route: Route) -> String {
+    route.url(if route == Route::PageFile { "app.js" } else { "1" }, &NoQuery {})
+}
 
-/// Every path that changes something.
-pub const ACTS: [&str; 4] = ["/api/pipeline/start", "/api/pipeline/pause", "/api/pipeline/resume", "/api/pipeline/stop"];
+/// Every path that is read, apart from the events, whose answer does not end.
+pub fn reads() -> Vec<String> {
+    let reads = Route::ALL.iter().filter(|&&route| route.spec().method == Method::Get && route != Route::Events);
+    reads.map(|&route| example(route)).collect()
+}
+
+/// Every path that acts on the pipeline.
+pub fn acts() -> Vec<String> {
+    Route::ALL.iter().filter(|route| route.spec().access == Access::Operator).map(|&route| example(route)).collect()
+}
+
 /// An answer: the status and the JSON.
 #[derive(Clone, Debug)]
 pub struct Answer {

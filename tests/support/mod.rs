@@ -21,7 +21,7 @@ mod processes;
 pub mod sse;
 pub mod wire;
 mod witness;
-pub use http::{ACTS, Answer, READS};
+pub use http::{Answer, acts, example, reads};
 pub use missing::{full_name, not_run};
 pub use processes::{describe, is_alive, is_stopped, letter, letters, pids, processes_with, signal, stat_field};
 pub use witness::{can_make_cgroups, members, own_cgroup};

@@ -5,7 +5,8 @@ use std::os::unix::fs::{FileTypeExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::process::Command;
 
-use crate::support::{ACTS, Answer, Place, READS, until_true};
+use crate::support::{Answer, Place, example, until_true};
+use autoappdev::api::routes::{Method, Route};
 use serde_json::{Value, json};
 
 /// A refusal has this status and this word, a sentence for people, and the keys that every refusal has.
@@ -54,26 +55,28 @@ fn what_is_not_there_is_not_found_in_json() {
 fn a_wrong_method_is_told_the_right_ones() {
     let place = Place::serving("sleep.sh");
     let before = place.footprint();
-    let (read, act) = ("GET, HEAD, OPTIONS", "POST, OPTIONS");
-    for (paths, allow, wrong) in [
-        (&READS[..], read, &["POST", "PUT", "PATCH", "DELETE", "TRACE", "get", "BREW"][..]),
-        (&ACTS, act, &["GET", "HEAD", "PUT", "PATCH", "DELETE", "post"]),
-    ] {
+    for &route in Route::ALL {
+        let path = &example(route);
+        let takes =
+            |method| Route::ALL.iter().any(|other| other.spec().path == route.spec().path && other.spec().method == method);
+        let (allow, wrong) = match (takes(Method::Get), takes(Method::Post)) {
+            (true, false) => ("GET, HEAD, OPTIONS", &["POST", "PUT", "PATCH", "DELETE", "TRACE", "get", "BREW"][..]),
+            (false, true) => ("POST, OPTIONS", &["GET", "HEAD", "PUT", "PATCH", "DELETE", "post"][..]),
+            _ => ("GET, HEAD, POST, OPTIONS", &["PUT", "PATCH", "DELETE", "TRACE", "get", "post"][..]),
+        };
         let mut wire = place.wire();
-        for path in paths {
-            for method in wrong {
-                wire.ask(method, path);
-                let answer = if *method == "HEAD" { wire.answer_to_head() } else { wire.answer() };
-                assert_eq!((answer.status, answer.header("Allow")), (405, Some(allow)), "{method} {path}");
-                if *method != "HEAD" {
-                    assert_refused(path, &answer, 405, "method_not_allowed");
-                }
+        for method in wrong {
+            wire.ask(method, path);
+            let answer = if *method == "HEAD" { wire.answer_to_head() } else { wire.answer() };
+            assert_eq!((answer.status, answer.header("Allow")), (405, Some(allow)), "{method} {path}");
+            if *method != "HEAD" {
+                assert_refused(path, &answer, 405, "method_not_allowed");
             }
-            wire.ask("OPTIONS", path);
-            let answer = wire.answer();
-            assert_eq!((answer.status, answer.header("Allow")), (204, Some(allow)), "OPTIONS {path}");
-            assert_eq!(answer.header("Access-Control-Allow-Methods"), None, "nobody was allowed anything");
         }
+        wire.ask("OPTIONS", path);
+        let answer = wire.answer();
+        assert_eq!((answer.status, answer.header("Allow")), (204, Some(allow)), "OPTIONS {path}");
+        assert_eq!(answer.header("Access-Control-Allow-Methods"), None, "nobody was allowed anything");
     }
     let mut wire = place.wire();
     wire.ask("OPTIONS", "*");

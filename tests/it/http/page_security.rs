@@ -4,8 +4,9 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::thread;
 
-use crate::support::{ACTS, Answer, Place, READS};
+use crate::support::{Answer, Place, acts, example};
 use crate::webdriver::{Browser, PATIENCE, wait_until};
+use autoappdev::api::routes::{Method, Route};
 use serde_json::{Value, json};
 
 const FRIEND: &str = "http://localhost:5173";
@@ -37,7 +38,8 @@ fn assert_open(answer: &Answer, origin: &str, what: &str) {
 #[test]
 fn an_allowed_origin_gets_its_preflight_on_every_route() {
     let place = open_place();
-    for (path, method) in READS.iter().map(|path| (path, "GET")).chain(ACTS.iter().map(|path| (path, "POST"))) {
+    for &route in Route::ALL {
+        let (path, method) = (&example(route), route.spec().method.as_str());
         let ask = |origin: &str| {
             let headers = [
                 ("Origin", origin),
@@ -141,7 +143,7 @@ fn another_origin_can_neither_read_nor_act() {
             for (_, answer) in one_of_each(&place, origin) {
                 assert_eq!(opened(&answer), Vec::<&str>::new(), "{origin}: {}", answer.body);
             }
-            for path in ACTS {
+            for path in &acts() {
                 for headers in [&[JSON][..], &[("Content-Type", "text/plain")], &[]] {
                     let headers = [&[("Origin", origin)][..], headers].concat();
                     let answer = place.request("POST", path, &headers, Some("{}"));
@@ -168,11 +170,12 @@ fn api_refuses_every_cross_site_request() {
         for foreign in
             [("Sec-Fetch-Site", "cross-site"), ("Sec-Fetch-Site", "same-site"), ("Origin", STRANGER), ("Origin", "null")]
         {
-            for path in READS.iter().chain(&["/api/runs/1/log", "/api/nothing"]).filter(|path| path.starts_with("/api/")) {
+            let routes = Route::ALL.iter().filter(|route| route.spec().method == Method::Get).map(|&route| example(route));
+            for path in routes.chain(["/api/nothing".to_owned()]).filter(|path| path.starts_with("/api/")) {
                 // A link is a request of the site that shows it, and a navigation can end in a download without leaving that site's page.
                 for kind in [&[][..], &[("Sec-Fetch-Mode", "navigate"), ("Sec-Fetch-Dest", "document"), ("Sec-Fetch-User", "?1")]]
                 {
-                    let answer = ask(path, &[&[foreign], kind].concat());
+                    let answer = ask(&path, &[&[foreign], kind].concat());
                     assert_eq!((answer.status, answer.error()), (403, "origin_not_allowed"), "{path} {foreign:?} {kind:?}");
                 }
             }
@@ -248,14 +251,9 @@ fn a_name_that_is_not_this_servers_is_turned_away() {
         "2130706433",
         "",
     ] {
-        for (method, path) in [
-            ("GET", "/"),
-            ("GET", "/api/pipeline"),
-            ("GET", "/api/logs"),
-            ("POST", "/api/pipeline/start"),
-            ("OPTIONS", "/api/pipeline"),
-        ] {
-            let answer = ask(method, path, host);
+        let routes = Route::ALL.iter().map(|&route| (route.spec().method.as_str(), example(route)));
+        for (method, path) in routes.chain([("OPTIONS", example(Route::Pipeline))]) {
+            let answer = ask(method, &path, host);
             assert_eq!(
                 (answer.status, answer.error()),
                 (421, "host_not_allowed"),
@@ -273,7 +271,9 @@ fn a_name_that_is_not_this_servers_is_turned_away() {
 #[test]
 fn the_page_and_the_api_are_served_closed() {
     let place = Place::serving("sleep.sh");
-    for path in READS.iter().chain(&ACTS).chain(&["/nothing"]) {
+    let routes = Route::ALL.iter().filter(|&&route| route != Route::Events).map(|&route| example(route));
+    for path in routes.chain(["/nothing".to_owned()]) {
+        let path = path.as_str();
         let answer = place.get(path);
         for (name, value) in [
             ("X-Content-Type-Options", "nosniff"),
@@ -284,7 +284,7 @@ fn the_page_and_the_api_are_served_closed() {
             assert_eq!(answer.header(name), Some(value), "{path}");
         }
         assert!(answer.header("Server").is_none() && answer.header("Set-Cookie").is_none(), "{path}");
-        let is_page = *path == "/" || path.starts_with("/static/");
+        let is_page = path == "/" || path.starts_with("/static/");
         assert_eq!(answer.header("Cache-Control"), Some(if is_page { "no-cache" } else { "no-store" }), "{path}");
     }
     let page = place.get("/");

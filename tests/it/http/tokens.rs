@@ -10,7 +10,8 @@ use std::process::Stdio;
 use std::thread;
 
 use crate::support::wire::Wire;
-use crate::support::{ACTS, Answer, DEADLINE, Place, READS, until_true};
+use crate::support::{Answer, DEADLINE, Place, acts, example, reads, until_true};
+use autoappdev::api::routes::{Method, Route};
 use serde_json::{Value, json};
 
 const TOKEN: &str = "test-token-that-acts-7Qx";
@@ -63,7 +64,7 @@ fn in_no_state_does_anybody_act_without_the_token_or_look_without_one() {
     let (read_cookie, read_bearer) = (log_in(&place, READ_TOKEN), format!("Bearer {READ_TOKEN}"));
     let look = |what: &str| {
         let before = place.footprint();
-        for path in ACTS.iter().chain(&["/api/nothing"]) {
+        for path in acts().iter().map(String::as_str).chain(["/api/nothing"]) {
             for body in ["", "{}", "{", r#"{"grace_s":0}"#] {
                 let nobody: &[&[(&str, &str)]] = &[
                     &[],
@@ -91,12 +92,19 @@ fn in_no_state_does_anybody_act_without_the_token_or_look_without_one() {
                 }
             }
         }
-        for path in READS.iter().filter(|path| path.starts_with("/api/")) {
+        for &route in
+            Route::ALL.iter().filter(|route| route.spec().method == Method::Get && route.spec().path.starts_with("/api/"))
+        {
+            let path = &example(route);
             let answer = ask(&place, "GET", path, &[], "");
-            if *path == "/api/health" {
+            if route == Route::Health {
                 assert_eq!(answer.body, json!({"ok": true, "service": "autoappdev-backend"}), "{what}");
             } else {
                 assert_eq!((answer.status, answer.error()), (401, "unauthorized"), "{what}: {path}");
+            }
+            if route == Route::Events {
+                // Whom it serves it does not leave.
+                continue;
             }
             let told = place.get(path);
             for fields in [("Cookie", read_cookie.as_str()), ("Authorization", &read_bearer)] {
@@ -130,7 +138,8 @@ fn a_cookie_alone_does_not_make_another_page_an_own_one() {
         ("Origin", "http://localhost:1"),
         ("Sec-Fetch-Site", "cross-site"),
     ] {
-        for path in ACTS.iter().chain(&["/api/login", "/api/logout"]) {
+        for &route in Route::ALL.iter().filter(|route| route.spec().method == Method::Post) {
+            let path = &example(route);
             let answer = ask(&place, "POST", path, &[("Cookie", &cookie), fields], "{}");
             assert_eq!((answer.status, answer.error()), (403, "origin_not_allowed"), "{path} {fields:?}");
             assert_eq!(answer.header("Set-Cookie"), None);
@@ -409,9 +418,8 @@ fn no_secret_is_in_a_log_a_record_an_answer_or_a_process() {
                 assert!(!holds(bytes, secret), "{secret} is in {what}");
             }
         };
-        for path in
-            READS.iter().chain(&["/api/session", "/api/logs?source=backend", "/api/logs/tail?source=backend", "/static/login.js"])
-        {
+        let others = ["/api/logs?source=backend", "/api/logs/tail?source=backend", "/static/login.js"].map(String::from);
+        for path in reads().iter().chain(&others) {
             let answer = place.get(path);
             look(path, format!("{} {:?}", answer.body, answer.headers).as_bytes(), &[]);
         }

@@ -2,7 +2,7 @@
 
 use crate::support::footprint::Footprint;
 use crate::support::wire::Wire;
-use crate::support::{Answer, Place, READS, until};
+use crate::support::{Answer, Place, reads, until};
 use serde_json::json;
 
 const HOST: &str = "Host: localhost\r\n";
@@ -365,7 +365,8 @@ fn head_says_what_get_would_and_no_more() {
     // What the run has to say is said, so that both answers are of the same log.
     place.until_line("ready");
     let mut wire = place.wire();
-    for path in READS.iter().copied().chain(["/nowhere", "/api/runs/99", "/api/logs?limit=x"]) {
+    let others = ["/nowhere", "/api/runs/99", "/api/logs?limit=x"].map(String::from);
+    for path in reads().iter().chain(&others).map(String::as_str) {
         let full = wire.get(path);
         wire.ask("HEAD", path);
         let head = wire.answer_to_head();

@@ -65,8 +65,8 @@ fn a_pipeline_that_fills_the_disk_goes_on_and_each_line_is_kept_or_counted() {
     until_degraded(place, "log");
     assert!(is_alive(pid));
     assert_eq!(place.state(), "running");
-    for path in crate::support::READS {
-        assert_eq!(place.get(path).status, 200, "{path} on a full disk");
+    for path in crate::support::reads() {
+        assert_eq!(place.get(&path).status, 200, "{path} on a full disk");
     }
     small.disk.free();
     until_well(place);
