@@ -36,7 +36,7 @@ const LET_GO_LOOK: Duration = Duration::from_millis(2);
 const OWN_TRIES: usize = 10;
 
 /// Creates and locks the runtime directory, or names its owner; returns its path without links. Locks both the directory, whose lock does not vanish
-/// with a file that looks like a leftover, and the file in it, which is the only lock that earlier versions check.
+/// with a file that looks like a leftover, and the file in it, because not every file system can lock directories.
 pub(super) fn own(path: &Path, made: &mut Made) -> anyhow::Result<(PathBuf, [File; 2])> {
     for _ in 0..OWN_TRIES {
         let runtime_dir = create_private_dir(path).and_then(|()| path.canonicalize()).with_context(|| {

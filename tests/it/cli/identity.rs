@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::support::{DEADLINE, Place, is_alive, not_run, until};
+use autoappdev::file_id::FileId;
 use serde_json::{Value, json};
 
 /// Two projects, each a folder with its runtime directory in the usual place.
@@ -181,7 +182,7 @@ fn request_to_an_address_taken_over_by_another_server_is_refused() {
     fs::create_dir(&to).expect("creates");
     let mut written: Value = serde_json::from_str(&fs::read_to_string(from).expect("text")).expect("JSON");
     written["id"] = json!("0123456789abcdef0123456789abcdef");
-    written.as_object_mut().expect("an object").remove("dir");
+    written["dir"] = json!(FileId::of(&to).expect("there"));
     fs::write(to.join("server.json"), written.to_string()).expect("writes");
     let lock = fs::File::open(&to).expect("there");
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).expect("free");

@@ -242,7 +242,7 @@ fn unreachable_shim_ends_the_run_on_term() {
     let mut place = Place::serving("sleep.sh");
     let (_, run_id) = place.start();
     fs::remove_file(place.run_dir(run_id).join("ctl.sock")).expect("there");
-    // One of an earlier version has no second socket. Nor does a recreated lock show that it is alive.
+    // As if no second socket could be had. Nor does a recreated lock show that it is alive.
     let journal = place.run_dir(run_id).join("journal.jsonl");
     let text = fs::read_to_string(&journal).expect("there");
     fs::write(&journal, text.replacen("\"socket\"", "\"unknwn\"", 1)).expect("writes");

@@ -1,8 +1,8 @@
 //! What earlier versions wrote must go on working: their runtime directories, and shims of theirs that are still alive.
 //!
-//! `fixtures/runtime/format-<n>` was written by a real server and its shims at the last commit that had format n, and killed with
-//! `kill -9` while run 5 was paused. It is never edited; a new format brings a new one. Its database is `autoappdev.sql`, a dump, and
-//! has the schema of the first release.
+//! `fixtures/runtime/format-<n>` was written by a real server and its shims, and killed with `kill -9` while run 5 was paused. From the
+//! first release on it is never edited; a new format brings a new one. Its database is `autoappdev.sql`, a dump, and has the schema of
+//! the first release.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
@@ -14,7 +14,7 @@ use std::thread;
 
 use crate::support::{Place, until, until_true};
 use autoappdev::clock::{Clock, SystemClock, whole_ms};
-use autoappdev::process::boot_id;
+use autoappdev::process::{boot_id, read_stat};
 use autoappdev::run_dir::{FORMAT, RunDir};
 use serde_json::{Value, json};
 
@@ -101,8 +101,10 @@ impl OldShim {
         let boot_id = boot_id().expect("/proc is mounted");
         let mut journal = File::create(dir.journal_path()).expect("creates");
         let header = format!(
-            r#"{{"format":1,"run_id":{run_id},"boot_id":"{boot_id}","shim_pid":{},"created_at":"2026-01-31T10:00:00.000Z","script":"sleep.sh","args":[],"cwd":"/srv","grace_ms":10000,"log_start":0}}"#,
-            std::process::id()
+            r#"{{"format":1,"run_id":{run_id},"boot_id":"{boot_id}","shim_pid":{},"shim_start_ticks":{},"runtime_dir":{},"created_at":"2026-01-31T10:00:00.000Z","script":"sleep.sh","args":[],"cwd":"/srv","grace_ms":10000,"log_start":0}}"#,
+            std::process::id(),
+            read_stat(std::process::id()).expect("it lives").identity.start_ticks,
+            json!(place.runtime())
         );
         let spawned = format!(
             r#"{{"seq":1,"at":"2026-01-31T10:00:00.010Z","boot_ms":1000,"fact":"spawned","pid":{leader},"start_ticks":100,"containment":"tree"}}"#
