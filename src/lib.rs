@@ -21,6 +21,7 @@ pub mod pipeline;
 pub mod private;
 pub mod process;
 pub mod random;
+pub mod retention;
 pub mod run_dir;
 pub mod runtime_dir;
 pub mod script;

@@ -25,11 +25,12 @@ use crate::kill_point::KillPoint;
 use crate::log::{BACKEND_LOG, BackendLog};
 use crate::made::Made;
 use crate::process;
+use crate::retention::{self, Retention};
 use crate::run_dir::Runs;
 use crate::runtime_dir::{GIT_IGNORE, Secret, Secrets, ServerIdentity, ServerInfo, keep_out_of_git};
 use crate::service_manager::{self, Watchdog};
 use crate::store::Store;
-use crate::supervisor::{Retention, Settings, Supervisor};
+use crate::supervisor::{Settings, Supervisor};
 use crate::transport::{Entrance, Listener, Reach, Server};
 use crate::web::{App, Authenticator, Guard, ResponseBudget};
 
@@ -106,6 +107,13 @@ fn serve_at(listeners: Vec<Listener>, config: Config, root_now: &Path) -> anyhow
     } else {
         None
     };
+    let limits = retention::Limits {
+        log_bytes: config.log_total_bytes,
+        runs: usize::try_from(config.runs_keep).unwrap_or(usize::MAX),
+        ended_for: config.runs_keep_for,
+        disk_free_bytes: config.disk_free_bytes,
+    };
+    let segment_bytes = retention::segment_bytes_on(runtime_dir, config.log_segment_bytes, &limits);
     let settings = Settings {
         taken_vars: config.taken(),
         runtime_dir: runtime_dir.to_owned(),
@@ -113,23 +121,33 @@ fn serve_at(listeners: Vec<Listener>, config: Config, root_now: &Path) -> anyhow
         default_script: config.pipeline_script,
         grace: config.grace,
         uses_cgroups: config.uses_cgroups,
-        log_segment_bytes: config.log_segment_bytes,
+        log_segment_bytes: segment_bytes,
         log_run_bytes: config.log_run_bytes,
-        retention: Retention {
-            log_bytes: config.log_total_bytes,
-            runs: usize::try_from(config.runs_keep).unwrap_or(usize::MAX),
-            ended_for: config.runs_keep_for,
-            disk_free_bytes: config.disk_free_bytes,
-        },
     };
     database.belong_to(runtime_dir)?;
-    let supervisor = Supervisor::start(opened.store, settings, move || {
+    let (waker, queue) = retention::Waker::new();
+    let wake_retention = {
+        let waker = waker.clone();
+        move || waker.wake()
+    };
+    let supervisor = Supervisor::start(opened.store, settings, wake_retention, move || {
         // Nobody reads it when the server is stopping anyway.
         let _nobody_reads = (&bell).write_all(&[SUPERVISOR_ENDED]);
     })
     .map_err(|error| anyhow!("failed to {error}"))?;
     let runs = Runs::new(runtime_dir.to_owned());
     let logs = supervisor.logs();
+    // After the boot of the supervisor: what was found to have ended is recorded by then.
+    let retention = Retention::start(
+        (waker, queue),
+        runs.clone(),
+        logs.clone(),
+        config.database.clone(),
+        limits,
+        segment_bytes,
+        supervisor.handle().writer().clone(),
+    )
+    .map_err(cannot("start the retention thread"))?;
     let upkeep = Upkeep::default();
     let inspector = upkeep::inspector(&supervisor.handle(), &runs, &config.database, upkeep.clone())
         .map_err(cannot("start the health thread"))?;
@@ -239,6 +257,7 @@ fn serve_at(listeners: Vec<Listener>, config: Config, root_now: &Path) -> anyhow
     // First, so that those who wait for news and are answered by the supervisor's end are told not to ask on here.
     server.begin_stop();
     let live = supervisor.stop();
+    retention.stop();
     server.stop();
     KillPoint::ServerSupervisorEnded.reach();
     // Best effort: a client that finds a stale one finds nobody at its address.

@@ -260,8 +260,8 @@ fn clock_jump_removes_no_history_and_elapsed_days_do() {
         ids.insert(0, run(&timed));
         assert_eq!(history(&timed.place), ids, "{wall_ms} ms");
     }
-    // Only a noted end grows old, and the keeper notes it when the processor has nothing else to do.
-    until_true("the keeper has noted the end of the latest run", || {
+    // Only a noted end grows old, and retention notes it when the processor has nothing else to do.
+    until_true("retention has noted the end of the latest run", || {
         assert_eq!(timed.place.stop_server(), 0);
         let notes = fs::read_to_string(timed.place.runtime().join("retention.json")).unwrap_or_default();
         timed.place.start_server();

@@ -53,7 +53,7 @@ impl Writer {
         change: impl FnOnce(&mut Store) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<Receiver<Result<T, StoreError>>, WorkError> {
         let (reply_to, reply) = mpsc::sync_channel(1);
-        let is_sent = self.0(Box::new(Change { change: Some(change), value: None, reply_to }));
+        let is_sent = self.0(Box::new(Change { make: Some(change), value: None, reply_to }));
         if is_sent { Ok(reply) } else { Err(WorkError::Stopping) }
     }
 }
@@ -66,14 +66,14 @@ impl fmt::Debug for Writer {
 
 /// A change, its value once it is made, and where the answer goes.
 struct Change<F, T> {
-    change: Option<F>,
+    make: Option<F>,
     value: Option<T>,
     reply_to: SyncSender<Result<T, StoreError>>,
 }
 
 impl<F: FnOnce(&mut Store) -> Result<T, StoreError> + Send, T: Send> Work for Change<F, T> {
     fn run(&mut self, store: &mut Store) -> Result<(), StoreError> {
-        let change = self.change.take().expect("work is done once");
+        let change = self.make.take().expect("work is done once");
         self.value = Some(change(store)?);
         Ok(())
     }

@@ -8,7 +8,6 @@ mod conductor;
 mod error;
 mod event;
 mod inherited;
-mod keeper;
 mod kill_points;
 mod pulse;
 mod real_shims;
@@ -31,16 +30,15 @@ use std::time::Duration;
 use crate::clock::{Clock, SystemClock};
 use crate::log::RunLogs;
 use crate::run_dir::{Message, Runs};
-use crate::store::{Store, StoreError, WorkError, Writer};
+use crate::store::{Store, Writer};
 
 pub use ask::{Ask, StartRequest};
 use conductor::Conductor;
 pub use error::{ActionError, BootError, Obstacle};
 use event::Event;
-use keeper::{Keeper, Waker};
 use pulse::{Noted, Pulse};
 use real_shims::RealShims;
-pub use settings::{Retention, Settings};
+pub use settings::Settings;
 pub use snapshot::{Published, Seen, Snapshot, Watch};
 
 /// The running thread.
@@ -51,40 +49,38 @@ pub struct Supervisor {
     pulse: Arc<Pulse>,
     logs: RunLogs,
     thread: JoinHandle<Option<i64>>,
-    keeper: Keeper,
 }
 
 impl Supervisor {
-    /// Recovers what the last server left, and begins. When this returns, the snapshot is true. `at_end` is called when the thread ends, by
-    /// [`Supervisor::stop`] or by a panic: a server without it must not go on as if all were well.
-    pub fn start(store: Store, settings: Settings, at_end: impl FnOnce() + Send + 'static) -> Result<Self, BootError> {
+    /// Recovers what the last server left, and begins. When this returns, the snapshot is true. `wake_retention` is called when a run has
+    /// begun or ended, and when its log has gone on to another segment: there may be something to remove or to pack. `at_end` is called
+    /// when the thread ends, by [`Supervisor::stop`] or by a panic: a server without it must not go on as if all were well.
+    pub fn start(
+        store: Store,
+        settings: Settings,
+        wake_retention: impl Fn() + Send + 'static,
+        at_end: impl FnOnce() + Send + 'static,
+    ) -> Result<Self, BootError> {
         let (events, queue) = mpsc::channel();
-        let mut settings = settings;
-        settings.log_segment_bytes = keeper::segment_bytes_on(&settings);
         let pulse = Arc::new(Pulse::default());
         let runs = Runs::new(settings.runtime_dir.clone());
         let logs = RunLogs::new(settings.runtime_dir.clone());
         let shims = RealShims::start(runs.clone(), logs.clone(), settings.taken_vars.clone(), events.clone())
             .map_err(BootError::Thread)?;
-        let (database, retention, segment_bytes) = (store.path().to_owned(), settings.retention, settings.log_segment_bytes);
         let conductor = Conductor::boot(Noted::new(store, &pulse), Noted::new(shims, &pulse), SystemClock, settings)?;
         let watch = conductor.watch();
         // A power cut can have taken it.
         if let Some(run_id) = watch.get().snapshot.run_id.max(runs.latest_id().ok().flatten()) {
             runs.note_latest(run_id);
         }
-        // After the boot: what was found to have ended is recorded by then.
-        let keeper = Keeper::start(runs, logs.clone(), database, retention, segment_bytes, writer_to(&events))
-            .map_err(BootError::Thread)?;
-        let waker = keeper.waker();
         let thread = thread::Builder::new()
             .name("supervisor".to_owned())
             .spawn(move || {
                 let _called_even_by_a_panic = AtEnd(Some(at_end));
-                conduct(conductor, &queue, &waker)
+                conduct(conductor, &queue, &wake_retention)
             })
             .map_err(BootError::Thread)?;
-        Ok(Self { events, watch, pulse, logs, thread, keeper })
+        Ok(Self { events, watch, pulse, logs, thread })
     }
 
     /// The logs of all runs. Copies share their cache.
@@ -107,9 +103,7 @@ impl Supervisor {
         self.watch.close();
         // It cannot be told if it has died; then there is nothing to wait for either.
         let _has_died = self.events.send(Event::Stop);
-        let ended = self.thread.join().map_err(|_| SupervisorDied);
-        self.keeper.stop();
-        ended
+        self.thread.join().map_err(|_| SupervisorDied)
     }
 }
 
@@ -151,13 +145,10 @@ impl Handle {
         Ok(reply)
     }
 
-    /// Has the one thread that writes make a change of the database, and waits for its result; see [`Writer::write`]. The change must not
-    /// be one of the pipeline's state, which facts alone change.
-    pub fn write<T: Send + 'static>(
-        &self,
-        change: impl FnOnce(&mut Store) -> Result<T, StoreError> + Send + 'static,
-    ) -> Result<T, WorkError> {
-        self.writer.write(change)
+    /// Has the one thread that writes make a change of the database. The change must not be one of the pipeline's state, which facts
+    /// alone change.
+    pub fn writer(&self) -> &Writer {
+        &self.writer
     }
 
     /// Whether the thread is alive: it answers within `limit`, or it has waited for the disk for less than
@@ -188,7 +179,7 @@ fn writer_to(events: &Sender<Event>) -> Writer {
 fn conduct(
     mut conductor: Conductor<Noted<Store>, Noted<RealShims>, SystemClock>,
     queue: &Receiver<Event>,
-    keeper: &Waker,
+    wake_retention: &dyn Fn(),
 ) -> Option<i64> {
     let mut live = conductor.live_run();
     loop {
@@ -200,7 +191,7 @@ fn conduct(
             Ok(Event::Act { ask, reply_to }) => conductor.act(ask, &reply_to),
             Ok(Event::FromShim { number, messages }) => {
                 if messages.iter().any(|message| matches!(message, Message::Rotated(_))) {
-                    keeper.wake();
+                    wake_retention();
                 }
                 conductor.hear(number, messages);
             }
@@ -214,7 +205,7 @@ fn conduct(
         conductor.tick();
         let now_live = conductor.live_run();
         if std::mem::replace(&mut live, now_live) != now_live {
-            keeper.wake();
+            wake_retention();
         }
     }
 }

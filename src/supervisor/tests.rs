@@ -305,7 +305,6 @@ fn settings(dir: &tempfile::TempDir) -> Settings {
         taken_vars: Vec::new(),
         log_segment_bytes: 1 << 20,
         log_run_bytes: 1 << 24,
-        retention: Retention { log_bytes: 1 << 30, runs: 1000, ended_for: None, disk_free_bytes: None },
     }
 }
 

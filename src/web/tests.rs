@@ -19,7 +19,7 @@ use crate::log::RunLogs;
 use crate::run_dir::Runs;
 use crate::runtime_dir::{Secrets, ServerIdentity};
 use crate::store::Store;
-use crate::supervisor::{Retention, Settings, Supervisor};
+use crate::supervisor::{Settings, Supervisor};
 use crate::transport::{Handler, Reach};
 
 const TOKEN: &str = "the-token-that-acts";
@@ -75,9 +75,8 @@ impl House {
             taken_vars: Vec::new(),
             log_segment_bytes: 1 << 20,
             log_run_bytes: 1 << 20,
-            retention: Retention { log_bytes: 1 << 30, runs: 1000, ended_for: None, disk_free_bytes: None },
         };
-        let supervisor = Some(Supervisor::start(store, settings, || {}).expect("starts"));
+        let supervisor = Some(Supervisor::start(store, settings, || {}, || {}).expect("starts"));
         Self { dir, supervisor, inspector: Inspector::start(|| None).expect("starts"), clock: HandClock::new() }
     }
 

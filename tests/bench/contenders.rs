@@ -15,7 +15,7 @@ use autoappdev::log::RunLogs;
 use autoappdev::run_dir::Runs;
 use autoappdev::runtime_dir::ServerIdentity;
 use autoappdev::store::Store;
-use autoappdev::supervisor::{Retention, Settings, Supervisor};
+use autoappdev::supervisor::{Settings, Supervisor};
 use autoappdev::transport::{Handler, Reach};
 use autoappdev::web::{App, Guard};
 
@@ -165,11 +165,10 @@ pub(crate) fn be_rouille(dir: &Path) {
         uses_cgroups: false,
         log_segment_bytes: 1 << 20,
         log_run_bytes: 1 << 24,
-        retention: Retention { log_bytes: 1 << 30, runs: 1000, ended_for: None, disk_free_bytes: None },
         taken_vars: Vec::new(),
     };
     let store = Store::open(&database).expect("a new database").store;
-    let supervisor = Supervisor::start(store, settings, || ()).expect("nothing to recover");
+    let supervisor = Supervisor::start(store, settings, || (), || ()).expect("nothing to recover");
     let runs = Runs::new(dir);
     let logs = RunLogs::new(runs.runtime_dir().to_owned());
     let inspector = Inspector::start(|| None).expect("a thread");

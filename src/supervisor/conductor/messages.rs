@@ -28,7 +28,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
                 Message::Fact(_) => {}
                 Message::Reply(reply) => replies.push(reply),
                 Message::Signs(told) => is_noted |= run_id.is_some_and(|run_id| self.signs.hear(run_id, told)),
-                // For the keeper.
+                // For the retention thread.
                 Message::Rotated(_) => {}
             }
         }

@@ -20,7 +20,7 @@ use crate::pipeline::{Action, ConditionCode, Fact};
 use crate::run_dir::{Message, NumberedSigns};
 use crate::store::Store;
 use crate::supervisor::conductor::Conductor;
-use crate::supervisor::{Ask, Retention, Settings, Watch};
+use crate::supervisor::{Ask, Settings, Watch};
 
 type Server = Conductor<SimRecords, SimShims, SimClock>;
 
@@ -90,7 +90,6 @@ impl Play {
             taken_vars: Vec::new(),
             log_segment_bytes: 1 << 20,
             log_run_bytes: 1 << 24,
-            retention: Retention { log_bytes: 1 << 30, runs: 1000, ended_for: None, disk_free_bytes: None },
         };
         Self {
             world: Rc::new(RefCell::new(World { env, runs: BTreeMap::new() })),

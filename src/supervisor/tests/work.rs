@@ -3,24 +3,24 @@
 use std::time::Instant;
 
 use super::*;
-use crate::store::{WorkError, Writer};
+use crate::store::{StoreError, WorkError, Writer};
 
 #[test]
 fn handed_work_is_done_by_the_supervisor_and_refused_once_it_stops() {
     let dir = tempfile::tempdir().expect("a temp folder");
     let store = Store::open(&dir.path().join("db")).expect("opens").store;
-    let supervisor = Supervisor::start(store, settings(&dir), || {}).expect("starts");
+    let supervisor = Supervisor::start(store, settings(&dir), || {}, || {}).expect("starts");
     let handle = supervisor.handle();
-    let name = handle.write(|store| {
+    let name = handle.writer().write(|store| {
         store.reserve_run_ids(41)?;
         Ok(thread::current().name().map(str::to_owned))
     });
     assert_eq!(name.expect("it is written"), Some("supervisor".to_owned()));
-    let refused = handle.write(|store| store.adopt_unknown_run(0, &unknown_run(), Timestamp::from_unix_ms(0)));
+    let refused = handle.writer().write(|store| store.adopt_unknown_run(0, &unknown_run(), Timestamp::from_unix_ms(0)));
     assert!(matches!(refused, Err(WorkError::Store(StoreError::Conflict { .. }))), "the schema takes no id 0: {refused:?}");
     assert_eq!(handle.watch().degraded(), None, "the database is well");
     supervisor.stop().expect("no fault");
-    let refused = handle.write(|store| store.reserve_run_ids(42));
+    let refused = handle.writer().write(|store| store.reserve_run_ids(42));
     assert!(matches!(refused, Err(WorkError::Stopping)), "{refused:?}");
     let store = Store::open(&dir.path().join("db")).expect("opens").store;
     assert_eq!({ store }.begin_run(&unknown_run(), Timestamp::from_unix_ms(0)).expect("stopped").run_id, 42);
@@ -45,13 +45,13 @@ fn handed_work_and_actions_do_not_wait_for_a_lock_held_by_another_process() {
     let dir = tempfile::tempdir().expect("a temp folder");
     std::fs::write(dir.path().join("a.sh"), "echo hi\n").expect("writes");
     let store = Store::open(&dir.path().join("db")).expect("opens").store;
-    let supervisor = Supervisor::start(store, settings(&dir), || {}).expect("starts");
+    let supervisor = Supervisor::start(store, settings(&dir), || {}, || {}).expect("starts");
     let handle = supervisor.handle();
     let other = rusqlite::Connection::open(dir.path().join("db")).expect("opens");
     other.execute_batch("BEGIN IMMEDIATE").expect("locks");
     let began = Instant::now();
     for _ in 0..50 {
-        let work = handle.write(|store| store.reserve_run_ids(41));
+        let work = handle.writer().write(|store| store.reserve_run_ids(41));
         assert!(matches!(work, Err(WorkError::Store(StoreError::Busy { .. }))), "{work:?}");
         let start = handle.act(Ask::Start(StartRequest::default()));
         assert!(matches!(start, Err(ActionError::DatabaseLocked)), "{start:?}");
@@ -69,6 +69,6 @@ fn handed_work_and_actions_do_not_wait_for_a_lock_held_by_another_process() {
         assert!(Instant::now() < deadline, "a trial finds the lock released");
         thread::yield_now();
     }
-    handle.write(|store| store.reserve_run_ids(41)).expect("the lock is released");
+    handle.writer().write(|store| store.reserve_run_ids(41)).expect("the lock is released");
     supervisor.stop().expect("no fault");
 }

@@ -147,7 +147,7 @@ fn make_history(place: &Place, runs: i64) {
 }
 
 /// The system calls needed to answer about a history of this many runs, and to begin and end one more: by the connection's thread, by the
-/// supervisor's, and by the keeper's. `None` where nothing can be traced.
+/// supervisor's, and by the one that keeps the limits. `None` where nothing can be traced.
 fn calls_with_history(runs: i64) -> Option<[usize; 3]> {
     let mut place = Place::new();
     place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "exit.sh");
@@ -188,7 +188,7 @@ fn calls_with_history(runs: i64) -> Option<[usize; 3]> {
     });
     let reading = calls_until_its_end(server, tid).values().sum();
     client.join().expect("every request was answered");
-    let threads = ["supervisor", "keeper"].map(|name| calls_of(server, thread_named(server, name)));
+    let threads = ["supervisor", "retention"].map(|name| calls_of(server, thread_named(server, name)));
     let (_, run_id) = place.start();
     assert_eq!(run_id, runs + 1);
     place.until_ended(run_id);

@@ -39,7 +39,7 @@ pub(super) struct Witness {
 
 impl Witness {
     /// Reads the clocks.
-    pub(super) fn look(&mut self, boot_id: &str, since_boot: Duration, now: Timestamp) {
+    pub(super) fn read_clocks(&mut self, boot_id: &str, since_boot: Duration, now: Timestamp) {
         let boot_ms = whole_ms(since_boot);
         let new_ms = match self.wall {
             None => 0,
@@ -125,7 +125,7 @@ mod tests {
         }
 
         fn look(&mut self) {
-            self.witness.look(&format!("boot-{}", self.boots), self.since_boot, Timestamp::from_unix_ms(self.wall_ms));
+            self.witness.read_clocks(&format!("boot-{}", self.boots), self.since_boot, Timestamp::from_unix_ms(self.wall_ms));
         }
 
         fn run_for(&mut self, time: Duration) {

@@ -1,4 +1,4 @@
-//! `retention.json` in the runtime directory: the keeper's notes, kept from one server to the next.
+//! `retention.json` in the runtime directory: what retention has noted, kept from one server to the next.
 //!
 //! They can be lost: ages are then counted anew, and logs are read once more. So the file is not synced, and an unreadable file
 //! is ignored, as is one about another database or other run directories. It is written under a temporary name first; if killed in

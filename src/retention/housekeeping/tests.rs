@@ -1,6 +1,7 @@
-//! The keeper on made histories, without a server around it.
+//! Passes over made histories, without a server around it.
 
 use std::fs::{self, File};
+use std::sync::mpsc;
 
 use super::*;
 use crate::clock::Timestamp;
@@ -30,12 +31,12 @@ impl World {
         Runs::new(self.dir.path().to_owned())
     }
 
-    fn keeper(&self, retention: Retention) -> Housekeeping {
+    fn housekeeping(&self, limits: Limits) -> Housekeeping {
         Housekeeping::new(
             self.runs(),
             RunLogs::new(self.dir.path().to_owned()),
             self.store.path().to_owned(),
-            retention,
+            limits,
             MIB,
             self.writer.clone(),
             Arc::default(),
@@ -105,42 +106,42 @@ impl World {
     }
 }
 
-const ALL: Retention = Retention { log_bytes: u64::MAX, runs: usize::MAX, ended_for: None, disk_free_bytes: Some(0) };
+const ALL: Limits = Limits { log_bytes: u64::MAX, runs: usize::MAX, ended_for: None, disk_free_bytes: Some(0) };
 
-fn look(keeper: &mut Housekeeping) -> Look {
+fn pass(housekeeping: &mut Housekeeping) -> Pass {
     let (_waker, wakes) = mpsc::sync_channel(1);
-    keeper.look(&wakes).expect("a look")
+    housekeeping.pass(&wakes).expect("a pass")
 }
 
 /// Everything but the packing, on a disk of this size and with this much free.
-fn free_disk(keeper: &mut Housekeeping, disk: Disk) -> bool {
-    let reader = Reader::open(&keeper.database).expect("opens");
-    keeper.history.look(&keeper.runs, &reader).expect("a look");
+fn free_disk(housekeeping: &mut Housekeeping, disk: Disk) -> bool {
+    let reader = Reader::open(&housekeeping.database).expect("opens");
+    housekeeping.history.refresh(&housekeeping.runs, &reader).expect("a scan");
     let logs = Logs {
-        runs: &keeper.runs,
-        all: &keeper.logs,
+        runs: &housekeeping.runs,
+        all: &housekeeping.logs,
         reader: &reader,
-        history: &keeper.history,
-        segment_bytes: keeper.segment_bytes,
+        history: &housekeeping.history,
+        segment_bytes: housekeeping.segment_bytes,
         goes_on: &|| true,
     };
-    logs.free_disk(disk, disk.free_share(keeper.retention.disk_free_bytes)).expect("a look")
+    logs.free_disk(disk, disk.free_share(housekeeping.limits.disk_free_bytes)).expect("a scan")
 }
 
 #[test]
-fn keeper_packs_only_segments_that_no_longer_grow() {
+fn retention_packs_only_segments_that_no_longer_grow() {
     let mut world = World::new();
     let (id, lock) = world.begin(&[PACKED_BYTES_MIN, PACKED_BYTES_MIN - 1, PACKED_BYTES_MIN]);
-    let keeper = world.keeper(ALL);
+    let housekeeping = world.housekeeping(ALL);
     let second = 2 * PACKED_BYTES_MIN - 1;
     let finished = |standing| {
         let mut is_done = true;
-        let (segments, _) = keeper.finished_of(id, standing, &mut is_done).expect("a look");
+        let (segments, _) = housekeeping.finished_of(id, standing, &mut is_done).expect("a scan");
         (segments.iter().map(|segment| segment.start).collect::<Vec<_>>(), is_done)
     };
     assert_eq!(finished(Standing::Unknown), (vec![], true));
     assert_eq!(finished(Standing::Live), (vec![0], true), "not the newest, and none that is small");
-    assert_eq!(finished(Standing::Ended), (vec![0], false), "its shim has something to add: looked at again");
+    assert_eq!(finished(Standing::Ended), (vec![0], false), "its shim has something to add: scanned again");
     drop(lock);
     let deadline = Instant::now() + Duration::from_mins(1);
     while finished(Standing::Ended) != (vec![0, second], true) {
@@ -149,15 +150,15 @@ fn keeper_packs_only_segments_that_no_longer_grow() {
     }
 }
 
-/// A live run's newest segment grows until the next look, which may be a segment away.
+/// A live run's newest segment grows until the next pass, which may be a segment away.
 #[test]
-fn keeper_frees_room_for_the_next_segment_of_a_live_run() {
+fn retention_frees_room_for_the_next_segment_of_a_live_run() {
     for (log_bytes, kept) in [(3000 + MIB, [3, 1]), (2999 + MIB, [2, 1]), (100, [0, 1])] {
         let mut world = World::new();
         world.run(&[1000, 1000, 1000]);
         let _live = world.begin(&[10]);
-        let mut keeper = world.keeper(Retention { log_bytes, ..ALL });
-        assert_eq!(look(&mut keeper), Look::Done);
+        let mut housekeeping = world.housekeeping(Limits { log_bytes, ..ALL });
+        assert_eq!(pass(&mut housekeeping), Pass::Done);
         assert_eq!(world.kept(1..=2), kept, "{log_bytes}");
     }
 }
@@ -168,19 +169,19 @@ fn oldest_logs_are_removed_first_and_not_scanned_again() {
     for _ in 0..200 {
         world.run(&[500, 500]);
     }
-    let mut keeper = world.keeper(Retention { log_bytes: 10_000, ..ALL });
-    assert_eq!(look(&mut keeper), Look::Done);
+    let mut housekeeping = world.housekeeping(Limits { log_bytes: 10_000, ..ALL });
+    assert_eq!(pass(&mut housekeeping), Pass::Done);
     let kept = world.kept(1..=200);
     assert!(kept[..190].iter().all(|&count| count == 0) && kept[190..].iter().all(|&count| count == 2), "{kept:?}");
-    assert_eq!((keeper.memory.log_floor, keeper.memory.settled), (191, 200));
+    assert_eq!((housekeeping.memory.log_floor, housekeeping.memory.settled), (191, 200));
     // One more, and the oldest one makes room.
     world.run(&[400, 400]);
-    assert_eq!(look(&mut keeper), Look::Done);
+    assert_eq!(pass(&mut housekeeping), Pass::Done);
     assert_eq!(world.kept(190..=192), [0, 0, 2]);
-    assert_eq!(keeper.sizes.total_and_sum(), (9800, 9800));
+    assert_eq!(housekeeping.sizes.total_and_sum(), (9800, 9800));
     // The notes are valid for the next server.
-    keeper.remember(true);
-    let next = world.keeper(ALL);
+    housekeeping.remember(true);
+    let next = world.housekeeping(ALL);
     assert_eq!((next.memory.log_floor, next.memory.settled), (192, 201));
 }
 
@@ -190,13 +191,13 @@ fn run_directory_moved_away_and_back_is_read_again() {
     for _ in 0..4 {
         world.run(&[500]);
     }
-    let mut keeper = world.keeper(ALL);
+    let mut housekeeping = world.housekeeping(ALL);
     let (dir, away) = (world.runs().run(1).path().to_owned(), world.dir.path().join("away"));
     fs::rename(&dir, &away).expect("moves");
-    assert_eq!(look(&mut keeper), Look::Done);
-    assert_eq!(keeper.logs.first_run().expect("a look"), Some(2));
+    assert_eq!(pass(&mut housekeeping), Pass::Done);
+    assert_eq!(housekeeping.logs.first_run().expect("a scan"), Some(2));
     fs::rename(&away, &dir).expect("moves");
-    assert_eq!(keeper.logs.first_run().expect("a look"), Some(1));
+    assert_eq!(housekeeping.logs.first_run().expect("a scan"), Some(1));
 }
 
 #[test]
@@ -205,19 +206,19 @@ fn excess_runs_are_removed_even_if_their_rows_are_deleted_late() {
     for _ in 0..250 {
         world.run(&[]);
     }
-    let mut keeper = world.keeper(Retention { runs: 10, ..ALL });
-    assert_eq!(look(&mut keeper), Look::Done);
+    let mut housekeeping = world.housekeeping(Limits { runs: 10, ..ALL });
+    assert_eq!(pass(&mut housekeeping), Pass::Done);
     let mut handed = world.handed();
     assert_eq!(handed.len(), 3, "not all at once");
     assert!(!world.runs().run(240).path().exists() && world.runs().run(241).path().exists());
     // Some of the rows could not be deleted: they are found again, and nothing else.
     handed.truncate(1);
     assert_eq!(world.carry_out(handed), (1..=100).collect::<Vec<_>>());
-    assert_eq!(look(&mut keeper), Look::Done);
+    assert_eq!(pass(&mut housekeeping), Pass::Done);
     let handed = world.handed();
     assert_eq!(world.carry_out(handed), (101..=240).collect::<Vec<_>>());
     world.run(&[]);
-    assert_eq!(look(&mut keeper), Look::Done);
+    assert_eq!(pass(&mut housekeeping), Pass::Done);
     let handed = world.handed();
     assert_eq!(world.carry_out(handed), [241]);
 }
@@ -230,13 +231,13 @@ fn retention_keeps_a_run_that_a_shim_still_holds() {
     for _ in 0..4 {
         world.run(&[]);
     }
-    let mut keeper = world.keeper(Retention { runs: 3, ..ALL });
-    assert_eq!(look(&mut keeper), Look::Again);
+    let mut housekeeping = world.housekeeping(Limits { runs: 3, ..ALL });
+    assert_eq!(pass(&mut housekeeping), Pass::Again);
     let handed = world.handed();
     assert_eq!(world.carry_out(handed), [2]);
     drop(held);
     let deadline = Instant::now() + Duration::from_mins(1);
-    while look(&mut keeper) != Look::Done {
+    while pass(&mut housekeeping) != Pass::Done {
         assert!(Instant::now() < deadline, "its lock is free");
     }
     let handed = world.handed();
@@ -253,11 +254,11 @@ fn oldest_segments_are_removed_to_keep_a_share_of_the_disk_free() {
             world.run(&[MIB, MIB, MIB]);
         }
         let _live = world.begin(&[MIB, MIB, MIB]);
-        let mut keeper = world.keeper(Retention { disk_free_bytes: None, ..ALL });
-        assert!(free_disk(&mut keeper, disk(free_mib)));
+        let mut housekeeping = world.housekeeping(Limits { disk_free_bytes: None, ..ALL });
+        assert!(free_disk(&mut housekeeping, disk(free_mib)));
         assert_eq!(world.kept(1..=3), kept, "{free_mib} MiB are free");
         // Nothing more goes for what cannot be reached.
-        assert!(free_disk(&mut keeper, disk(0)));
+        assert!(free_disk(&mut housekeeping, disk(0)));
         assert_eq!(world.kept(1..=3), [0, 1, 3]);
     }
 }
@@ -267,21 +268,13 @@ fn live_run_loses_its_oldest_segments_only_after_all_ended_runs() {
     let mut world = World::new();
     world.run(&[MIB]);
     let _live = world.begin(&[MIB; 10]);
-    let mut keeper = world.keeper(Retention { disk_free_bytes: Some(50 * MIB), ..ALL });
-    assert!(free_disk(&mut keeper, Disk { bytes: 60 * MIB, free_bytes: 46 * MIB }));
+    let mut housekeeping = world.housekeeping(Limits { disk_free_bytes: Some(50 * MIB), ..ALL });
+    assert!(free_disk(&mut housekeeping, Disk { bytes: 60 * MIB, free_bytes: 46 * MIB }));
     assert_eq!(world.kept(1..=2), [0, 7], "four MiB in all");
     // A twentieth of so small a disk is three MiB.
-    assert!(free_disk(&mut keeper, Disk { bytes: 61 * MIB, free_bytes: 0 }));
+    assert!(free_disk(&mut housekeeping, Disk { bytes: 61 * MIB, free_bytes: 0 }));
     assert_eq!(world.kept(1..=2), [0, 3]);
     // And the newest of a smaller one still.
-    assert!(free_disk(&mut keeper, Disk { bytes: MIB, free_bytes: 0 }));
+    assert!(free_disk(&mut housekeeping, Disk { bytes: MIB, free_bytes: 0 }));
     assert_eq!(world.kept(1..=2), [0, 1]);
-}
-
-#[test]
-fn free_share_is_capped_and_can_be_set() {
-    let share = |bytes, wanted| Disk { bytes, free_bytes: 0 }.free_share(wanted);
-    assert_eq!(share(2000 * MIB, None), 300 * MIB);
-    assert_eq!(share(1 << 40, None), 4 << 30);
-    assert_eq!(share(1 << 40, Some(7)), 7);
 }

@@ -1,42 +1,34 @@
-//! Keeps what is on the disk within its limits: old runs are forgotten, old log segments removed, finished ones packed.
+//! Passes over runs and logs: old runs are forgotten, old log segments removed, finished ones packed.
 //!
-//! A thread of its own with the lowest priority, asleep until the supervisor wakes it: at boot, when a run begins or has ended, and when a
-//! log has gone on to another segment. It decides from the current files and rows, so it can be killed anywhere and start again; what it
-//! remembers saves repeated scans and records how old runs are. Of a run that is not recorded as ended it packs the
-//! finished segments and, if the disk is nearly full, removes the oldest of them; the run's shim limits the size of the log.
+//! A pass follows each wake: at boot, when a run begins or has ended, and when a log has gone on to another segment. It decides from the
+//! current files and rows, so it can be killed anywhere and start again; what it remembers saves repeated scans and records how old runs
+//! are. Of a run that is not recorded as ended it packs the finished segments and, if the disk is nearly full, removes the oldest of them;
+//! the run's shim limits the size of the log.
 //!
 //! If killed between a run's directory and its row: the row is found again, and goes then.
 
-mod age;
-mod history;
-mod logs;
-mod memory;
-
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
-use std::thread::{self, JoinHandle};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use super::settings::{Retention, Settings};
+use super::disk::Disk;
+use super::error::RetentionError;
+use super::history::{self, History, Standing};
+use super::limits::Limits;
+use super::logs::{Logs, Sizes};
+use super::memory::Memory;
 use crate::clock::{Clock, SystemClock};
 use crate::held_dir::HeldDir;
 use crate::log::{self, Packing, RunLogs, Segment};
 use crate::process;
 use crate::run_dir::Runs;
-use crate::store::{Reader, StoreError, Writer};
-
-use self::history::History;
-use self::logs::{Disk, Logs, Sizes};
-use self::memory::Memory;
+use crate::store::{Reader, Writer};
 
 /// How often what cannot be done yet is tried again: a shim that still has something to write, a disk that fails.
 const RETRY: Duration = Duration::from_secs(1);
-
-/// The lowest priority (`setpriority(2)`): whoever has anything to do goes first.
-const PRIORITY: i32 = 19;
 
 /// It packs once no log has gone on to another segment for this long: a pipeline that pours out output has better use for the processor.
 const QUIET: Duration = Duration::from_secs(1);
@@ -49,93 +41,16 @@ const LEISURE_MAX: Duration = Duration::from_millis(20);
 /// A smaller segment is not packed: a file takes a block of the disk in any case.
 const PACKED_BYTES_MIN: u64 = 64 * 1024;
 
-/// The smallest segment on a small disk.
-const SEGMENT_BYTES_MIN: u64 = 1024 * 1024;
-
 /// How many runs one turn scans for segments to pack.
-const LOOKED_THROUGH_AT_ONCE: usize = 500;
+const SCANNED_AT_ONCE: usize = 500;
 
 /// The notes are stored after this many more runs are settled, and once this much more time was observed.
 const STORED_RUNS: i64 = 32;
 const STORED_EVERY: Duration = Duration::from_mins(10);
 
-/// The thread, and how it is told.
-#[derive(Debug)]
-pub(super) struct Keeper {
-    waker: Waker,
-    is_stopping: Arc<AtomicBool>,
-    thread: JoinHandle<()>,
-}
-
-/// Tells the keeper that there may be something to do. Costs nothing, and is never waited for.
-#[derive(Clone, Debug)]
-pub(super) struct Waker(SyncSender<()>);
-
-impl Waker {
-    pub(super) fn wake(&self) {
-        // Full: it is about to look anyway. Closed: the server ends.
-        let _looks_anyway = self.0.try_send(());
-    }
-}
-
-impl Keeper {
-    /// Begins, and looks at once. What is to be forgotten of the database goes to `writer`.
-    pub(super) fn start(
-        runs: Runs,
-        logs: RunLogs,
-        database: PathBuf,
-        retention: Retention,
-        segment_bytes: u64,
-        writer: Writer,
-    ) -> io::Result<Self> {
-        let (sender, wakes) = mpsc::sync_channel(1);
-        let is_stopping = Arc::new(AtomicBool::new(false));
-        let mut housekeeping = Housekeeping::new(runs, logs, database, retention, segment_bytes, writer, is_stopping.clone());
-        let thread = thread::Builder::new().name("keeper".to_owned()).spawn(move || {
-            // Where that is not allowed it does its work all the same.
-            let _only_politeness = rustix::process::setpriority_process(None, PRIORITY);
-            housekeeping.go_on(&wakes);
-        })?;
-        Ok(Self { waker: Waker(sender), is_stopping, thread })
-    }
-
-    pub(super) fn waker(&self) -> Waker {
-        self.waker.clone()
-    }
-
-    /// Ends it after the step that it is at.
-    pub(super) fn stop(self) {
-        self.is_stopping.store(true, Ordering::Relaxed);
-        self.waker.wake();
-        if self.thread.join().is_err() {
-            ::log::error!("the keeper of runs and logs had ended by a fault of ours");
-        }
-    }
-}
-
-/// Why nothing, or not all, was kept within its limits.
-#[derive(Debug, thiserror::Error)]
-enum KeepError {
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    #[error("look at the run directories: {0}")]
-    Runs(io::Error),
-}
-
-/// How a run stands, as far as is on record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Standing {
-    /// Its row has no end.
-    Live,
-    /// It has ended, according to its row or, if the database does not know the run, to its journal.
-    Ended,
-    /// Nobody says that it has ended.
-    Unknown,
-}
-
 /// One pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Look {
+enum Pass {
     /// All is as it should be.
     Done,
     /// Something was left for later.
@@ -157,13 +72,13 @@ enum Progress {
     IfPacked,
 }
 
-struct Housekeeping {
+pub(super) struct Housekeeping {
     runs: Runs,
     /// The runtime directory, for the notes: they must not get into another directory that now has its path.
     dir: Option<HeldDir>,
     logs: RunLogs,
     database: PathBuf,
-    retention: Retention,
+    limits: Limits,
     segment_bytes: u64,
     writer: Writer,
     is_stopping: Arc<AtomicBool>,
@@ -177,11 +92,11 @@ struct Housekeeping {
 }
 
 impl Housekeeping {
-    fn new(
+    pub(super) fn new(
         runs: Runs,
         logs: RunLogs,
         database: PathBuf,
-        retention: Retention,
+        limits: Limits,
         segment_bytes: u64,
         writer: Writer,
         is_stopping: Arc<AtomicBool>,
@@ -195,7 +110,7 @@ impl Housekeeping {
             runs,
             logs,
             database,
-            retention,
+            limits,
             segment_bytes,
             writer,
             is_stopping,
@@ -204,21 +119,22 @@ impl Housekeeping {
         }
     }
 
-    fn go_on(&mut self, wakes: &Receiver<()>) {
+    /// Passes until the server stops, each after a wake.
+    pub(super) fn go_on(&mut self, wakes: &Receiver<()>) {
         let mut complaint = None;
         while !self.is_stopping() {
-            let look = self.look(wakes).unwrap_or_else(|error| {
+            let pass = self.pass(wakes).unwrap_or_else(|error| {
                 let error = error.to_string();
                 if complaint.as_ref() != Some(&error) {
                     ::log::error!("failed to {error}; old runs and logs stay for now");
                     complaint = Some(error);
                 }
-                Look::Again
+                Pass::Again
             });
-            let woken = match look {
-                Look::Interrupted | Look::More => Ok(()),
-                Look::Again => wakes.recv_timeout(RETRY),
-                Look::Done => {
+            let woken = match pass {
+                Pass::Interrupted | Pass::More => Ok(()),
+                Pass::Again => wakes.recv_timeout(RETRY),
+                Pass::Done => {
                     complaint = None;
                     wakes.recv().map_err(|_| RecvTimeoutError::Disconnected)
                 }
@@ -235,9 +151,9 @@ impl Housekeeping {
         self.is_stopping.load(Ordering::Relaxed)
     }
 
-    fn look(&mut self, wakes: &Receiver<()>) -> Result<Look, KeepError> {
+    fn pass(&mut self, wakes: &Receiver<()>) -> Result<Pass, RetentionError> {
         let reader = Reader::open(&self.database)?;
-        self.history.look(&self.runs, &reader)?;
+        self.history.refresh(&self.runs, &reader)?;
         let latest = self.history.latest();
         self.memory.keep_to(latest);
         self.logs.set_floor(self.memory.log_floor);
@@ -249,25 +165,25 @@ impl Housekeeping {
         let (finished, progress) = self.finished(&reader, &mut is_done)?;
         self.remember(false);
         if !finished.is_empty() && wakes.recv_timeout(QUIET) != Err(RecvTimeoutError::Timeout) {
-            return Ok(Look::Interrupted);
+            return Ok(Pass::Interrupted);
         }
         let mut has_packed = false;
         for segment in finished {
             if wakes.try_recv().is_ok() {
-                return Ok(Look::Interrupted);
+                return Ok(Pass::Interrupted);
             }
             match log::pack(&segment, self.at_leisure()) {
                 Ok(Packing::Done | Packing::Left) => has_packed = true,
-                Ok(Packing::GivenUp) => return Ok(Look::Interrupted),
-                // The plain one is as good, it takes more room; it is tried again with the next look.
+                Ok(Packing::GivenUp) => return Ok(Pass::Interrupted),
+                // The plain one is as good, it takes more room; the next pass tries again.
                 Err(error) => ::log::warn!("failed to pack {}: {error}", segment.path.display()),
             }
         }
         Ok(match (progress, is_done) {
-            (Progress::Some, _) => Look::More,
-            (Progress::IfPacked, _) if has_packed => Look::More,
-            (Progress::IfPacked | Progress::All, true) => Look::Done,
-            (Progress::IfPacked | Progress::All, false) => Look::Again,
+            (Progress::Some, _) => Pass::More,
+            (Progress::IfPacked, _) if has_packed => Pass::More,
+            (Progress::IfPacked | Progress::All, true) => Pass::Done,
+            (Progress::IfPacked | Progress::All, false) => Pass::Again,
         })
     }
 
@@ -285,7 +201,7 @@ impl Housekeeping {
     fn witness(&mut self) {
         // Without it no run ages, and none is removed for its age.
         if let Ok(boot_id) = process::boot_id() {
-            self.memory.witness.look(&boot_id, SystemClock.since_boot(), SystemClock.now());
+            self.memory.witness.read_clocks(&boot_id, SystemClock.since_boot(), SystemClock.now());
         }
     }
 
@@ -310,15 +226,15 @@ impl Housekeeping {
     }
 
     /// Removes runs beyond the limits of number and age. Returns whether all of them were removed.
-    fn forget(&mut self, reader: &Reader) -> Result<bool, KeepError> {
-        let too_old = self.retention.ended_for.and_then(|age| self.memory.witness.ended_for(age));
-        let limits = history::Limits { runs: self.retention.runs, too_old };
+    fn forget(&mut self, reader: &Reader) -> Result<bool, RetentionError> {
+        let too_old = self.limits.ended_for.and_then(|age| self.memory.witness.ended_for(age));
+        let bounds = history::Bounds { runs: self.limits.runs, too_old };
         let is_stopping = self.is_stopping.clone();
-        self.history.forget(&self.runs, reader, limits, &self.writer, || !is_stopping.load(Ordering::Relaxed))
+        self.history.forget(&self.runs, reader, bounds, &self.writer, || !is_stopping.load(Ordering::Relaxed))
     }
 
     /// Removes the oldest segments until the logs are within their limits. Returns whether they are.
-    fn trim(&mut self, reader: &Reader) -> Result<bool, KeepError> {
+    fn trim(&mut self, reader: &Reader) -> Result<bool, RetentionError> {
         let is_stopping = self.is_stopping.clone();
         let logs = Logs {
             runs: &self.runs,
@@ -330,20 +246,20 @@ impl Housekeeping {
         };
         let mut is_done = true;
         // Without `runs/` there is nothing to remove.
-        if self.retention.disk_free_bytes != Some(0)
+        if self.limits.disk_free_bytes != Some(0)
             && let Ok(disk) = Disk::of(&self.runs.path())
         {
-            is_done &= logs.free_disk(disk, disk.free_share(self.retention.disk_free_bytes))?;
+            is_done &= logs.free_disk(disk, disk.free_share(self.limits.disk_free_bytes))?;
         }
-        is_done &= logs.limit_total(&mut self.sizes, self.retention.log_bytes, self.memory.settled)?;
+        is_done &= logs.limit_total(&mut self.sizes, self.limits.log_bytes, self.memory.settled)?;
         Ok(is_done)
     }
 
     /// Raises the floor below which no run has any log, over runs whose logs were removed here. A directory that was moved away
     /// may come back.
-    fn raise_floor(&mut self, reader: &Reader) -> Result<(), KeepError> {
+    fn raise_floor(&mut self, reader: &Reader) -> Result<(), RetentionError> {
         let latest = self.history.latest();
-        let first = self.logs.first_run().map_err(KeepError::Runs)?.unwrap_or(latest).min(latest);
+        let first = self.logs.first_run().map_err(RetentionError::Runs)?.unwrap_or(latest).min(latest);
         for id in self.memory.log_floor.max(1)..first {
             let never_had_any = reader.run_log(id)?.is_none_or(|row| !row.was_seen);
             if !never_had_any && !self.runs.run(id).log_dir().is_dir() {
@@ -356,12 +272,12 @@ impl Housekeeping {
     }
 
     /// The segments of unsettled runs that no longer grow and are worth packing.
-    fn finished(&mut self, reader: &Reader, is_done: &mut bool) -> Result<(Vec<Segment>, Progress), KeepError> {
+    fn finished(&mut self, reader: &Reader, is_done: &mut bool) -> Result<(Vec<Segment>, Progress), RetentionError> {
         let mut finished = Vec::new();
         let mut all_before_are_settled = true;
         let mut from = self.memory.settled.saturating_add(1);
-        for _ in 0..LOOKED_THROUGH_AT_ONCE {
-            let Some((id, _)) = self.logs.run_from(from).map_err(KeepError::Runs)? else {
+        for _ in 0..SCANNED_AT_ONCE {
+            let Some((id, _)) = self.logs.run_from(from).map_err(RetentionError::Runs)? else {
                 return Ok((finished, Progress::All));
             };
             from = id.saturating_add(1);
@@ -390,12 +306,12 @@ impl Housekeeping {
     }
 
     /// The same for one run, and whether it has anything worth packing, now or later.
-    fn finished_of(&self, id: i64, standing: Standing, is_done: &mut bool) -> Result<(Vec<Segment>, bool), KeepError> {
+    fn finished_of(&self, id: i64, standing: Standing, is_done: &mut bool) -> Result<(Vec<Segment>, bool), RetentionError> {
         if standing == Standing::Unknown {
             return Ok((Vec::new(), false));
         }
         let dir = self.runs.run(id).log_dir();
-        let mut segments = log::all_segments_in(&dir, Some(id)).map_err(KeepError::Runs)?;
+        let mut segments = log::all_segments_in(&dir, Some(id)).map_err(RetentionError::Runs)?;
         let newest = segments.last().map(|segment| segment.start);
         segments.retain(|segment| {
             segment.packed_end.is_none() && segment.bytes_on_disk().is_ok_and(|bytes| bytes >= PACKED_BYTES_MIN)
@@ -417,18 +333,6 @@ impl Housekeeping {
             }
         }
         Ok((segments, true))
-    }
-}
-
-/// The size at which a segment is closed: the configured size, or less on a small disk. The keeper learns of a flood when a segment is full, and
-/// must act before the disk is full.
-pub(super) fn segment_bytes_on(settings: &Settings) -> u64 {
-    let Retention { disk_free_bytes, .. } = settings.retention;
-    match Disk::of(&settings.runtime_dir) {
-        Ok(disk) if disk_free_bytes != Some(0) => {
-            settings.log_segment_bytes.min((disk.free_share(disk_free_bytes) / 4).max(SEGMENT_BYTES_MIN))
-        }
-        Ok(_) | Err(_) => settings.log_segment_bytes,
     }
 }
 

@@ -6,22 +6,13 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::path::Path;
 
-use super::history::{History, is_left};
-use super::{KeepError, Standing};
+use super::disk::Disk;
+use super::error::RetentionError;
+use super::history::{History, Standing, is_left};
 use crate::log::{self, Listing, Place, RunLogs, Segment};
 use crate::run_dir::Runs;
 use crate::store::Reader;
-
-/// The default share of the disk that is kept free: a percentage, and the most in bytes.
-const FREE_PERCENT: u64 = 15;
-const FREE_BYTES_MAX: u64 = 4 << 30;
-
-/// Of the newest segments this percentage of the disk is always kept, but no more than this many full segments, so that other files that fill
-/// the disk do not displace the whole log.
-const KEPT_PERCENT: u64 = 5;
-const KEPT_SEGMENTS: u64 = 4;
 
 /// The input of a pass.
 pub(super) struct Logs<'a> {
@@ -43,36 +34,9 @@ pub(super) struct Sizes {
     total: u64,
 }
 
-/// The disk that the logs are on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Disk {
-    /// Its size, and what of it is free for this user, in bytes.
-    pub(super) bytes: u64,
-    pub(super) free_bytes: u64,
-}
-
-impl Disk {
-    /// The one that a folder is on.
-    pub(super) fn of(dir: &Path) -> io::Result<Self> {
-        let stat = rustix::fs::statvfs(dir)?;
-        let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
-        Ok(Self { bytes: bytes(stat.f_blocks), free_bytes: bytes(stat.f_bavail) })
-    }
-
-    /// The bytes to keep free; `wanted` is the setting.
-    pub(super) fn free_share(self, wanted: Option<u64>) -> u64 {
-        wanted.unwrap_or_else(|| (self.bytes / 100 * FREE_PERCENT).min(FREE_BYTES_MAX))
-    }
-
-    /// How much of the newest log is always kept.
-    fn kept_bytes(self, segment_bytes: u64) -> u64 {
-        (self.bytes / 100 * KEPT_PERCENT).min(segment_bytes.saturating_mul(KEPT_SEGMENTS))
-    }
-}
-
 impl Logs<'_> {
     /// Removes the oldest segments until a share of the disk is free, or only the newest are left. Returns whether nothing needs another try.
-    pub(super) fn free_disk(&self, disk: Disk, share: u64) -> Result<bool, KeepError> {
+    pub(super) fn free_disk(&self, disk: Disk, share: u64) -> Result<bool, RetentionError> {
         let lacking = share.saturating_sub(disk.free_bytes);
         if lacking == 0 {
             return Ok(true);
@@ -89,11 +53,11 @@ impl Logs<'_> {
     }
 
     /// Where the newest segments begin that have at most this many bytes together; always includes the newest one.
-    fn newest_of(&self, bytes: u64) -> Result<Option<Segment>, KeepError> {
-        let Some(mut kept) = self.all.newest().map_err(KeepError::Runs)? else { return Ok(None) };
-        let mut sum = kept.bytes_on_disk().map_err(KeepError::Runs)?;
-        while let Some(before) = self.all.before(kept.place()).map_err(KeepError::Runs)? {
-            sum += before.bytes_on_disk().map_err(KeepError::Runs)?;
+    fn newest_of(&self, bytes: u64) -> Result<Option<Segment>, RetentionError> {
+        let Some(mut kept) = self.all.newest().map_err(RetentionError::Runs)? else { return Ok(None) };
+        let mut sum = kept.bytes_on_disk().map_err(RetentionError::Runs)?;
+        while let Some(before) = self.all.before(kept.place()).map_err(RetentionError::Runs)? {
+            sum += before.bytes_on_disk().map_err(RetentionError::Runs)?;
             if sum > bytes {
                 break;
             }
@@ -104,15 +68,15 @@ impl Logs<'_> {
 
     /// Removes the oldest segments of runs that have ended until all logs together are within their limit. `settled` is the last run up
     /// to which none can have changed since the last time. Returns whether nothing needs another try.
-    pub(super) fn limit_total(&self, sizes: &mut Sizes, limit: u64, settled: i64) -> Result<bool, KeepError> {
-        let Some(newest) = self.all.newest().map_err(KeepError::Runs)? else { return Ok(true) };
-        let first = self.all.oldest().map_err(KeepError::Runs)?.map_or(newest.start, |first| first.start);
-        let newest_bytes = newest.bytes_on_disk().map_err(KeepError::Runs)?;
+    pub(super) fn limit_total(&self, sizes: &mut Sizes, limit: u64, settled: i64) -> Result<bool, RetentionError> {
+        let Some(newest) = self.all.newest().map_err(RetentionError::Runs)? else { return Ok(true) };
+        let first = self.all.oldest().map_err(RetentionError::Runs)?.map_or(newest.start, |first| first.start);
+        let newest_bytes = newest.bytes_on_disk().map_err(RetentionError::Runs)?;
         // A live run's newest segment may grow up to its limit before the next pass.
         let is_live = newest.run_id.is_some_and(|id| self.history.standing(self.reader, id).is_ok_and(|it| it == Standing::Live));
         let growth = if is_live { self.segment_bytes.saturating_sub(newest_bytes) } else { 0 };
         // All of the log has these positions. What does not become smaller by packing becomes a little larger.
-        let span = self.all.end().map_err(KeepError::Runs)?.saturating_sub(first);
+        let span = self.all.end().map_err(RetentionError::Runs)?.saturating_sub(first);
         if !sizes.is_known && (span + span / 256).saturating_add(growth) <= limit {
             return Ok(true);
         }
@@ -124,19 +88,19 @@ impl Logs<'_> {
     }
 
     /// How large all logs are.
-    fn add_up(&self, sizes: &mut Sizes, settled: i64) -> Result<u64, KeepError> {
+    fn add_up(&self, sizes: &mut Sizes, settled: i64) -> Result<u64, RetentionError> {
         let mut from = if sizes.is_known { settled.saturating_add(1) } else { 0 };
         for (_, bytes) in sizes.by_run.split_off(&from) {
             sizes.total -= bytes;
         }
-        while let Some((id, _)) = self.all.run_from(from).map_err(KeepError::Runs)? {
+        while let Some((id, _)) = self.all.run_from(from).map_err(RetentionError::Runs)? {
             if !(self.goes_on)() {
                 // The total is unknown, so nothing is removed.
                 *sizes = Sizes::default();
                 return Ok(0);
             }
-            let segments = log::all_segments_in(&self.runs.run(id).log_dir(), Some(id)).map_err(KeepError::Runs)?;
-            let bytes = segments.iter().map(Segment::bytes_on_disk).sum::<io::Result<u64>>().map_err(KeepError::Runs)?;
+            let segments = log::all_segments_in(&self.runs.run(id).log_dir(), Some(id)).map_err(RetentionError::Runs)?;
+            let bytes = segments.iter().map(Segment::bytes_on_disk).sum::<io::Result<u64>>().map_err(RetentionError::Runs)?;
             sizes.by_run.insert(id, bytes);
             sizes.total += bytes;
             from = id.saturating_add(1);
@@ -153,11 +117,11 @@ impl Logs<'_> {
         kept_from: Option<Place>,
         live_too: bool,
         removed: &mut dyn FnMut(i64, u64),
-    ) -> Result<bool, KeepError> {
+    ) -> Result<bool, RetentionError> {
         let (mut is_done, mut sum, mut from) = (true, 0, 0);
-        while let Some((id, _)) = self.all.run_from(from).map_err(KeepError::Runs)? {
+        while let Some((id, _)) = self.all.run_from(from).map_err(RetentionError::Runs)? {
             from = id.saturating_add(1);
-            let mut segments = log::all_segments_in(&self.runs.run(id).log_dir(), Some(id)).map_err(KeepError::Runs)?;
+            let mut segments = log::all_segments_in(&self.runs.run(id).log_dir(), Some(id)).map_err(RetentionError::Runs)?;
             if sum >= excess
                 || !(self.goes_on)()
                 || segments.first().is_some_and(|oldest| kept_from.is_some_and(|kept| oldest.place() >= kept))
@@ -179,7 +143,7 @@ impl Logs<'_> {
                 if sum >= excess || kept_from.is_some_and(|kept| segment.place() >= kept) {
                     return Ok(is_done);
                 }
-                let bytes = segment.bytes_on_disk().map_err(KeepError::Runs)?;
+                let bytes = segment.bytes_on_disk().map_err(RetentionError::Runs)?;
                 match fs::remove_file(&segment.path) {
                     Err(error) if error.kind() != io::ErrorKind::NotFound => {
                         ::log::warn!("failed to remove {}: {error}", segment.path.display());

@@ -7,13 +7,24 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use super::{KeepError, Standing};
+use super::error::RetentionError;
 use crate::kill_point::KillPoint;
 use crate::run_dir::{self, LockState, Runs};
 use crate::store::{Reader, Writer};
 
-/// How many rows one transaction deletes, which limits how long the supervisor is busy.
+/// How many rows one transaction deletes, which limits how long the thread that writes is busy.
 const FORGOTTEN_AT_ONCE: usize = 100;
+
+/// How a run stands, as far as is on record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// Its row has no end.
+    Live,
+    /// It has ended, according to its row or, if the database does not know the run, to its journal.
+    Ended,
+    /// Nobody says that it has ended.
+    Unknown,
+}
 
 /// The known contents of the history.
 #[derive(Debug, Default)]
@@ -31,9 +42,9 @@ pub(super) struct History {
     unknown: Vec<(i64, bool)>,
 }
 
-/// The limits.
+/// Which runs are beyond the limits now.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Limits {
+pub(super) struct Bounds {
     /// How many runs are kept.
     pub(super) runs: usize,
     /// All runs up to this one are too old.
@@ -42,10 +53,10 @@ pub(super) struct Limits {
 
 impl History {
     /// Adds new runs; the first time, all runs.
-    pub(super) fn look(&mut self, runs: &Runs, reader: &Reader) -> Result<(), KeepError> {
+    pub(super) fn refresh(&mut self, runs: &Runs, reader: &Reader) -> Result<(), RetentionError> {
         if !self.is_counted {
             let rows = reader.run_ids()?;
-            let dirs = runs.ids().map_err(KeepError::Runs)?;
+            let dirs = runs.ids().map_err(RetentionError::Runs)?;
             // A run that begins between the two reads is not an unknown one.
             let newest = rows.last().copied().unwrap_or(0);
             let is_new = |id: i64| id > newest && reader.has_ended(id).is_ok_and(|row| row.is_some());
@@ -75,7 +86,7 @@ impl History {
     }
 
     /// How a run stands.
-    pub(super) fn standing(&self, reader: &Reader, id: i64) -> Result<Standing, KeepError> {
+    pub(super) fn standing(&self, reader: &Reader, id: i64) -> Result<Standing, RetentionError> {
         if self.live == Some(id) {
             return Ok(Standing::Live);
         }
@@ -90,17 +101,17 @@ impl History {
         })
     }
 
-    /// Removes runs beyond the limits, never the latest. The supervisor deletes their rows. Returns whether all of them were removed.
+    /// Removes runs beyond the limits, never the latest. Their rows are handed over. Returns whether all of them were removed.
     pub(super) fn forget(
         &mut self,
         runs: &Runs,
         reader: &Reader,
-        limits: Limits,
+        bounds: Bounds,
         writer: &Writer,
         goes_on: impl Fn() -> bool,
-    ) -> Result<bool, KeepError> {
+    ) -> Result<bool, RetentionError> {
         let count = reader.count_runs(0, self.low)?.0 + self.above_low + self.unknown.len() as u64;
-        let surplus = usize::try_from(count).unwrap_or(usize::MAX).saturating_sub(limits.runs.max(1));
+        let surplus = usize::try_from(count).unwrap_or(usize::MAX).saturating_sub(bounds.runs.max(1));
         let latest = self.latest();
         let (mut at, mut looked_at, mut is_done) = (0, 0, true);
         let mut gone = (None, 0);
@@ -109,7 +120,7 @@ impl History {
             let mut forgotten = Vec::new();
             let mut is_last = due.is_empty();
             for (id, has_ended, is_row) in due {
-                let is_due = looked_at < surplus || limits.too_old.is_some_and(|too_old| id <= too_old);
+                let is_due = looked_at < surplus || bounds.too_old.is_some_and(|too_old| id <= too_old);
                 if !is_due || id >= latest || !goes_on() {
                     is_last = true;
                     is_done &= goes_on();
@@ -165,7 +176,7 @@ impl History {
     }
 
     /// The oldest runs with ids above `after`: id, whether it has ended, whether there is a row.
-    fn oldest(&self, reader: &Reader, after: i64) -> Result<Vec<(i64, bool, bool)>, KeepError> {
+    fn oldest(&self, reader: &Reader, after: i64) -> Result<Vec<(i64, bool, bool)>, RetentionError> {
         let mut all: Vec<(i64, bool, bool)> =
             reader.oldest_runs(after, FORGOTTEN_AT_ONCE)?.into_iter().map(|(id, has_ended)| (id, has_ended, true)).collect();
         let from = self.unknown.partition_point(|&(id, _)| id <= after);

@@ -1,0 +1,16 @@
+//! Why nothing, or not everything, was kept within its limits.
+
+use std::io;
+
+use crate::store::StoreError;
+
+/// Each sentence fits after "failed to".
+#[derive(Debug, thiserror::Error)]
+pub(super) enum RetentionError {
+    /// The database could not be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The directories of the runs could not be read.
+    #[error("look at the run directories: {0}")]
+    Runs(io::Error),
+}
