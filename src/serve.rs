@@ -1,22 +1,26 @@
 //! The server as a whole: one runtime directory and one database with a lock each, one supervisor, one listening socket, and an orderly end.
 //!
-//! Level 4. If killed here: the locks fall by themselves, `server.json` stays and is overwritten by the next server.
+//! Level 5. If killed here: the locks fall by themselves, `server.json` stays and is overwritten by the next server.
 
+mod announcing;
 mod ending;
+mod listening;
 mod ownership;
 mod upkeep;
 
 use std::backtrace::Backtrace;
 use std::io::{self, Write};
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 
+use self::announcing::announce;
 use self::ending::{Alarm, Rung, SUPERVISOR_ENDED, StopsRun};
-use crate::config::{Config, SOCKET_DEFAULT};
+use self::listening::{listen, listen_on_socket};
+use self::ownership::{OwnDatabase, beside, database_lock_path, own};
+use crate::config::Config;
 use crate::console::{self, say};
 use crate::feed::Streams;
 use crate::file_id::FileId;
@@ -33,8 +37,6 @@ use crate::store::Store;
 use crate::supervisor::{Settings, Supervisor};
 use crate::transport::{Entrance, Listener, Reach, Server};
 use crate::web::{App, Authenticator, Guard, ResponseBudget};
-
-use ownership::{OwnDatabase, beside, database_lock_path, own, owned_already, patiently};
 
 /// How many times longer the supervisor may wait for the disk than for anything else before the watchdog counts it as hung: with the 30 s
 /// of the README's unit, five minutes.
@@ -202,27 +204,10 @@ fn serve_at(listeners: Vec<Listener>, config: Config, root_now: &Path) -> anyhow
     for socket in own_sockets {
         upkeep.keep(upkeep::socket(socket));
     }
-    let ways: Vec<String> = addresses
-        .iter()
-        .map(|address| format!("http://{address}/"))
-        .chain(info.socket.iter().map(|path| path.display().to_string()))
-        .collect();
-    ::log::info!("listening on {}", ways.join(" and "));
-    for (n, way) in ways.iter().enumerate().filter(|(n, _)| *n < addresses.len().max(1)) {
-        say(&format!("autoappdev {}listens on {way}", if n > 0 { "also " } else { "" }));
-    }
-    if root_now != config.pipeline_root {
-        let root = format!("{} (now {})", config.pipeline_root.display(), root_now.display());
-        ::log::info!("scripts are looked up in {root}");
-        say(&format!("scripts are looked up in {root}; each start resolves that path again"));
-    }
+    let ways = announcing::say_where(addresses, info.socket.as_deref());
+    announcing::say_root(&config.pipeline_root, root_now);
     if authenticator.is_some() {
-        let place = match config.tokens.token {
-            Some(_) => "what AUTOAPPDEV_TOKEN says".to_owned(),
-            None => format!("in {}", Secret::Token.path(runtime_dir).display()),
-        };
-        let pair = if is_open { "; `autoappdev pair` makes a link for a phone" } else { "" };
-        say(&format!("it asks for the token, which is {place}{pair}"));
+        announcing::say_token(&config.tokens, runtime_dir, is_open);
     }
     let watchdog = Watchdog::start({
         let (probe, life_cycle) = (server.probe(), supervisor.handle());
@@ -230,7 +215,7 @@ fn serve_at(listeners: Vec<Listener>, config: Config, root_now: &Path) -> anyhow
         move |limit| probe.is_answered(limit / 2) && life_cycle.is_alive(limit / 2, limit * STORAGE_LIMITS)
     })
     .map_err(cannot("start a thread for the watchdog"))?;
-    service_manager::tell_ready(&format!("listening on {}", ways.join(" and ")));
+    service_manager::tell_ready(&format!("listening on {ways}"));
 
     // Until a signal, or the supervisor's end.
     let has_died = loop {
@@ -274,65 +259,4 @@ fn serve_at(listeners: Vec<Listener>, config: Config, root_now: &Path) -> anyhow
 /// Describes an operation that failed for lack of a thread or a descriptor, and the remedy.
 fn cannot(what: &str) -> impl FnOnce(io::Error) -> anyhow::Error + '_ {
     move |error| anyhow!("cannot {}", process::explain_lack(what, &error))
-}
-
-/// Every TCP socket to serve on: those that the service manager holds, else the addresses of the configuration.
-fn listen(config: &Config) -> anyhow::Result<Vec<Listener>> {
-    let mut listeners = Listener::inherited().context("cannot use the sockets of the service manager (LISTEN_FDS)")?;
-    if listeners.is_empty() {
-        let mut port = config.port;
-        for host in &config.hosts {
-            let address = SocketAddr::new(*host, port);
-            let listener =
-                patiently(&config.runtime_dir, || Listener::tcp(address), io::ErrorKind::AddrInUse).map_err(|error| {
-                    if error.kind() == io::ErrorKind::AddrInUse
-                        && let Some(info) = ServerInfo::read_live(&config.runtime_dir)
-                    {
-                        return owned_already(&config.runtime_dir, Some(&info));
-                    }
-                    let advice = match (error.kind(), process::lack_of(&error)) {
-                        (io::ErrorKind::AddrInUse, _) => {
-                            "if another program has that port, set AUTOAPPDEV_PORT (or --port) to another one"
-                        }
-                        (_, Some(lack)) => lack.advice(),
-                        (_, None) => "is it an address of this machine? set AUTOAPPDEV_HOST (or --host) to one that is",
-                    };
-                    anyhow!("cannot listen on {address}: {error}; {advice}")
-                })?;
-            // Where the kernel picks the port, it is the same one at every address.
-            port = listener.address().map_or(port, |address| address.port());
-            listeners.push(listener);
-        }
-    }
-    Ok(listeners)
-}
-
-/// The Unix socket, if there is to be one.
-fn listen_on_socket(config: &Config) -> anyhow::Result<Option<Listener>> {
-    let Some(path) = &config.socket else { return Ok(None) };
-    let listener = match patiently(&config.runtime_dir, || Listener::unix(path), io::ErrorKind::AddrInUse) {
-        Ok(listener) => Some(listener),
-        // The user did not request this socket by name, so a full file system, or one without sockets, is no reason to fail.
-        Err(error) if *path == config.runtime_dir.join(SOCKET_DEFAULT) => {
-            console::complain(&format!("autoappdev: no Unix socket at {}: {error}; clients use the address", path.display()));
-            None
-        }
-        Err(error) => {
-            let advice = "set AUTOAPPDEV_SOCKET to a path that is free and that this user can write, or to off";
-            bail!("cannot listen on {}: {error}; {advice}", path.display());
-        }
-    };
-    KillPoint::ServerSocketBound.reach();
-    Ok(listener)
-}
-
-/// Writes `server.json`. On a full disk the server serves without: what is asked by its address is answered.
-fn announce(info: &ServerInfo, runtime_dir: &Path) -> bool {
-    match info.write(runtime_dir) {
-        Ok(()) => true,
-        Err(error) => {
-            ::log::warn!("cannot write server.json: {error}; until it can be, client commands have to be told the address");
-            false
-        }
-    }
 }

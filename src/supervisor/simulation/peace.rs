@@ -114,7 +114,7 @@ impl Play {
             return Err(format!("{told:?} is told, {truth:?} is true"));
         }
         let latest = world.runs.values().next_back();
-        let note = latest.and_then(|run| run.shim.as_ref()).and_then(|shim| shim.note());
+        let note = latest.and_then(|run| run.shim.as_ref()).and_then(super::shim::Shim::note);
         // That the row says what the journal says is looked at above.
         let row = snapshot.run_id.and_then(|id| database.store.run(id).ok().flatten());
         let killed = row.filter(|row| row.status != RunStatus::Lost);

@@ -69,9 +69,9 @@ fn page_takes_the_state_from_its_stream_and_asks_for_none() {
         let is_enabled = || browser.script(&format!("return !document.getElementById('{action}').disabled")) == true;
         wait_until("the button works", PATIENCE, is_enabled);
         if action == "stop" {
-            browser.click_and_confirm(action)
+            browser.click_and_confirm(action);
         } else {
-            browser.click(action)
+            browser.click(action);
         }
         wait_for_state(&browser, state);
     }

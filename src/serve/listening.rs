@@ -1,0 +1,64 @@
+//! The sockets to serve on.
+
+use std::io;
+use std::net::SocketAddr;
+
+use anyhow::{Context, anyhow, bail};
+
+use super::ownership::{owned_already, patiently};
+use crate::config::{Config, SOCKET_DEFAULT};
+use crate::console;
+use crate::kill_point::KillPoint;
+use crate::process;
+use crate::runtime_dir::ServerInfo;
+use crate::transport::Listener;
+
+/// Every TCP socket to serve on: those that the service manager holds, else the addresses of the configuration.
+pub(super) fn listen(config: &Config) -> anyhow::Result<Vec<Listener>> {
+    let mut listeners = Listener::inherited().context("cannot use the sockets of the service manager (LISTEN_FDS)")?;
+    if listeners.is_empty() {
+        let mut port = config.port;
+        for host in &config.hosts {
+            let address = SocketAddr::new(*host, port);
+            let listener =
+                patiently(&config.runtime_dir, || Listener::tcp(address), io::ErrorKind::AddrInUse).map_err(|error| {
+                    if error.kind() == io::ErrorKind::AddrInUse
+                        && let Some(info) = ServerInfo::read_live(&config.runtime_dir)
+                    {
+                        return owned_already(&config.runtime_dir, Some(&info));
+                    }
+                    let advice = match (error.kind(), process::lack_of(&error)) {
+                        (io::ErrorKind::AddrInUse, _) => {
+                            "if another program has that port, set AUTOAPPDEV_PORT (or --port) to another one"
+                        }
+                        (_, Some(lack)) => lack.advice(),
+                        (_, None) => "is it an address of this machine? set AUTOAPPDEV_HOST (or --host) to one that is",
+                    };
+                    anyhow!("cannot listen on {address}: {error}; {advice}")
+                })?;
+            // Where the kernel picks the port, it is the same one at every address.
+            port = listener.address().map_or(port, |address| address.port());
+            listeners.push(listener);
+        }
+    }
+    Ok(listeners)
+}
+
+/// The Unix socket, if there is to be one.
+pub(super) fn listen_on_socket(config: &Config) -> anyhow::Result<Option<Listener>> {
+    let Some(path) = &config.socket else { return Ok(None) };
+    let listener = match patiently(&config.runtime_dir, || Listener::unix(path), io::ErrorKind::AddrInUse) {
+        Ok(listener) => Some(listener),
+        // The user did not request this socket by name, so a full file system, or one without sockets, is no reason to fail.
+        Err(error) if *path == config.runtime_dir.join(SOCKET_DEFAULT) => {
+            console::complain(&format!("autoappdev: no Unix socket at {}: {error}; clients use the address", path.display()));
+            None
+        }
+        Err(error) => {
+            let advice = "set AUTOAPPDEV_SOCKET to a path that is free and that this user can write, or to off";
+            bail!("cannot listen on {}: {error}; {advice}", path.display());
+        }
+    };
+    KillPoint::ServerSocketBound.reach();
+    Ok(listener)
+}
