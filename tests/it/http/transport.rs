@@ -41,7 +41,7 @@ fn pipelined_requests_are_answered_in_order_each_once() {
     let mut wire = place.wire();
     let body = r#"{"grace_s":0}"#;
     let requests = [
-        format!("GET /api/version HTTP/1.1\r\n{HOST}\r\n"),
+        format!("GET /api/pipeline HTTP/1.1\r\n{HOST}\r\n"),
         format!("POST /api/pipeline/start HTTP/1.1\r\n{HOST}{JSON}Content-Length: 2\r\n\r\n{{}}"),
         format!("HEAD /api/pipeline HTTP/1.1\r\n{HOST}\r\n"),
         format!("POST /api/pipeline/pause HTTP/1.1\r\n{HOST}\r\n"),
@@ -62,7 +62,7 @@ fn pipelined_requests_are_answered_in_order_each_once() {
     let mut kinds = vec![kind(&wire.answer()), kind(&wire.answer())];
     kinds.push(kind(&wire.answer_to_head()));
     kinds.extend((0..4).map(|_| kind(&wire.answer())));
-    assert_eq!(kinds, ["200 api", "200 ok", "200 ", "200 ok", "404 ok", "200 ok", "200 status"]);
+    assert_eq!(kinds, ["200 pipeline", "200 ok", "200 ", "200 ok", "404 ok", "200 ok", "200 status"]);
     assert!(wire.ends_silently(), "nothing is answered after a close");
     assert_eq!((place.state().as_str(), place.footprint().2), ("stopped", 1), "what follows a close is not done");
 }
