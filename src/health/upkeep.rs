@@ -6,8 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::Findings;
-use super::look::id_at;
+use super::findings::Findings;
 use crate::file_id::FileId;
 use crate::pipeline::ConditionCode;
 
@@ -54,7 +53,7 @@ impl fmt::Debug for Kept {
 impl Kept {
     /// The file that is at `path` now. `make` recreates it; `code` is the condition if it cannot.
     pub fn new(path: PathBuf, code: ConditionCode, make: impl FnMut() -> Made + Send + 'static) -> Self {
-        Self { id: id_at(&path), path, code, make: Box::new(make), held: None, missing_since: None }
+        Self { id: FileId::of(&path).ok(), path, code, make: Box::new(make), held: None, missing_since: None }
     }
 }
 
@@ -89,7 +88,7 @@ impl Upkeep {
         }
         let State { files, settle, .. } = &mut *state;
         for kept in files {
-            if id_at(&kept.path) == kept.id || lost.is_some_and(|lost| kept.path.starts_with(lost)) {
+            if FileId::of(&kept.path).ok() == kept.id || lost.is_some_and(|lost| kept.path.starts_with(lost)) {
                 kept.missing_since = None;
                 continue;
             }
@@ -102,7 +101,7 @@ impl Upkeep {
             match (kept.make)() {
                 Ok(held) => {
                     ::log::warn!("{path} was removed or replaced by another program; the server has recreated it");
-                    (kept.id, kept.held, kept.missing_since) = (id_at(&kept.path), held, None);
+                    (kept.id, kept.held, kept.missing_since) = (FileId::of(&kept.path).ok(), held, None);
                 }
                 Err(why) => findings.push((kept.code, format!("{path} was removed or replaced by another program: {why}"))),
             }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::Findings;
+use super::findings::Findings;
 use crate::file_id::FileId;
 use crate::pipeline::ConditionCode;
 use crate::process::{self, Identity};
@@ -27,7 +27,7 @@ impl Places {
     /// Remembers what is there now, which is what the server uses.
     pub fn new(runs: Runs, database: PathBuf, mut secrets: Vec<PathBuf>) -> Self {
         secrets.retain(|path| path.exists());
-        let (runtime_dir_id, database_id) = (id_at(runs.runtime_dir()), id_at(&database));
+        let (runtime_dir_id, database_id) = (FileId::of(runs.runtime_dir()).ok(), FileId::of(&database).ok());
         Self { runs, database, secrets, runtime_dir_id, database_id }
     }
 
@@ -55,7 +55,7 @@ impl Places {
     /// The runtime directory, if its path now leads to another directory or to none.
     pub fn lost_dir(&self) -> Option<&Path> {
         let dir = self.runs.runtime_dir();
-        (id_at(dir) != self.runtime_dir_id).then_some(dir)
+        (FileId::of(dir).ok() != self.runtime_dir_id).then_some(dir)
     }
 
     /// Not recreated: the user may have removed it so that the next start makes a new one.
@@ -69,7 +69,7 @@ impl Places {
 
     /// `SQLite` keeps using a file that no longer has a name, so everything that is committed there is lost.
     fn replaced_database(&self) -> Option<String> {
-        let now = id_at(&self.database);
+        let now = FileId::of(&self.database).ok();
         if now == self.database_id {
             return None;
         }
@@ -108,8 +108,4 @@ impl Places {
             }
         })
     }
-}
-
-pub(super) fn id_at(path: &Path) -> Option<FileId> {
-    FileId::of(path).ok()
 }

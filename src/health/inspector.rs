@@ -1,12 +1,7 @@
-//! Problems that no message reports: low disk space, removed or replaced files, a stopped shim.
+//! When to scan: when a client requests the state, at most once a second, and while a stream of events is open.
 //!
-//! Level 2. An [`Inspector`] scans when a client requests the state, at most once a second, and while a stream of events is open. Its thread
-//! sleeps otherwise. It does not check what the supervisor learns by messages. Only this thread waits for the disk: an answer
+//! The thread of the [`Inspector`] sleeps otherwise. It does not check what the supervisor learns by messages. Only this thread waits for the disk: an answer
 //! waits for a scan for `LOOK_WAIT` at most, so a disk that hangs delays no client for longer than that.
-
-mod look;
-mod upkeep;
-mod watch;
 
 use std::fmt;
 use std::path::Path;
@@ -15,11 +10,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::watch;
 use crate::clock::whole_ms;
-use crate::pipeline::ConditionCode;
-
-pub use look::Places;
-pub use upkeep::{Kept, Upkeep};
 
 /// The least time between two scans that requests for the state cause, and the time between two scans while a stream is open.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -29,9 +21,6 @@ const LOOK_WAIT: Duration = Duration::from_millis(200);
 
 /// The stack of the thread that scans, in bytes: a few paths, a sentence, and the making of a file.
 const STACK_BYTES: usize = 128 * 1024;
-
-/// The problems that a scan has found.
-pub type Findings = Vec<(ConditionCode, String)>;
 
 /// Scans for problems on request.
 #[derive(Clone)]
