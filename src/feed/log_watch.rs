@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 
+use super::waker::Waker;
 use crate::run_dir::Runs;
-use crate::supervisor::Handle;
 
 /// How often a follower looks by itself where the kernel does not tell: its table of watches is full, or it has none.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -21,7 +21,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// What is watched, for any number of followers.
 #[derive(Debug)]
 pub(super) struct LogWatch {
-    supervisor: Handle,
+    waker: Arc<Waker>,
     runs: Runs,
     watched: Arc<Mutex<Watched>>,
 }
@@ -42,8 +42,8 @@ pub(super) struct Follower {
 }
 
 impl LogWatch {
-    pub(super) fn new(supervisor: Handle, runs: Runs) -> Self {
-        Self { supervisor, runs, watched: Arc::default() }
+    pub(super) fn new(waker: Arc<Waker>, runs: Runs) -> Self {
+        Self { waker, runs, watched: Arc::default() }
     }
 
     pub(super) fn follow(self: &Arc<Self>) -> Follower {
@@ -65,8 +65,8 @@ impl LogWatch {
             queue.clone()
         } else {
             let queue = Arc::new(inotify::init(CreateFlags::CLOEXEC)?);
-            let (read, supervisor, shared) = (queue.clone(), self.supervisor.clone(), self.watched.clone());
-            let tell = move || tell(&read, &supervisor, &shared);
+            let (read, waker, shared) = (queue.clone(), self.waker.clone(), self.watched.clone());
+            let tell = move || tell(&read, &waker, &shared);
             thread::Builder::new().name("log-watch".to_owned()).stack_size(64 * 1024).spawn(tell)?;
             watched.queue = Some(queue.clone());
             queue
@@ -127,7 +127,7 @@ fn lock(watched: &Mutex<Watched>) -> MutexGuard<'_, Watched> {
 }
 
 /// Reads what the kernel tells, and passes on that there is something. What it is the readers see for themselves.
-fn tell(queue: &OwnedFd, supervisor: &Handle, watched: &Mutex<Watched>) {
+fn tell(queue: &OwnedFd, waker: &Waker, watched: &Mutex<Watched>) {
     let mut buffer = [MaybeUninit::uninit(); 4096];
     let mut told = inotify::Reader::new(queue, &mut buffer);
     loop {
@@ -139,7 +139,7 @@ fn tell(queue: &OwnedFd, supervisor: &Handle, watched: &Mutex<Watched>) {
                     lock(watched).forget();
                 }
                 if told.is_buffer_empty() {
-                    supervisor.watch().wake_followers();
+                    waker.wake();
                 }
             }
             Err(rustix::io::Errno::INTR) => {}

@@ -39,7 +39,7 @@ use event::Event;
 use pulse::{Noted, Pulse};
 use real_shims::RealShims;
 pub use settings::Settings;
-pub use snapshot::{Published, Seen, Snapshot, Watch};
+pub use snapshot::{Notice, Published, Snapshot, Watch};
 
 /// The running thread.
 #[derive(Debug)]

@@ -1,6 +1,7 @@
 //! What readers see: the state as of the last commit, and what is under way. Immutable, swapped whole; nobody waits for the writer.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -142,6 +143,8 @@ pub struct Published {
     /// The version as an `ETag`, quotes and all; with the number of the progress if there is one, and with a digest of the conditions
     /// if there are any.
     pub etag: String,
+    /// How many states were published before it, which a change of its progress or conditions does not count.
+    pub number: u64,
 }
 
 /// Where the current snapshot hangs, for any number of readers.
@@ -152,22 +155,25 @@ pub struct Watch {
     /// that have been replaced meanwhile. Taken before the lock of `current`; readers never take it.
     wrong: Mutex<Wrong>,
     changed: Condvar,
-    /// For those who follow the log too: a line more is no news to the others.
-    news: Condvar,
+    notified: Mutex<Notified>,
 }
 
-/// How much of the news somebody has seen: counts that grow.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Seen {
-    published: u64,
-    /// How often there was more to read: a line of the log, the progress, or the conditions.
-    more: u64,
+/// What those who follow are told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// Something was published.
+    Published,
+    /// The server stops.
+    Closing,
 }
 
-impl Seen {
-    /// How many states were published.
-    pub fn published(self) -> u64 {
-        self.published
+/// Who is told.
+#[derive(Default)]
+struct Notified(Vec<Box<dyn Fn(Notice) + Send + Sync>>);
+
+impl fmt::Debug for Notified {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_tuple("Notified").field(&self.0.len()).finish()
     }
 }
 
@@ -190,7 +196,6 @@ impl Wrong {
 struct Current {
     published: Arc<Published>,
     is_closing: bool,
-    seen: Seen,
     /// Who waits, by a number that grows.
     waiting: BTreeSet<u64>,
     next_waiter: u64,
@@ -198,9 +203,9 @@ struct Current {
 
 impl Watch {
     pub(super) fn new(snapshot: Snapshot) -> Self {
-        let published = publish(snapshot);
-        let current = Current { published, is_closing: false, seen: Seen::default(), waiting: BTreeSet::new(), next_waiter: 0 };
-        Self { current: Mutex::new(current), wrong: Mutex::default(), changed: Condvar::new(), news: Condvar::new() }
+        let published = publish(snapshot, 0);
+        let current = Current { published, is_closing: false, waiting: BTreeSet::new(), next_waiter: 0 };
+        Self { current: Mutex::new(current), wrong: Mutex::default(), changed: Condvar::new(), notified: Mutex::default() }
     }
 
     /// The state as of the last commit.
@@ -231,35 +236,15 @@ impl Watch {
         current.published.clone()
     }
 
-    /// What there is of news, to be asked before one looks what they are.
-    pub fn seen(&self) -> Seen {
-        self.lock().seen
-    }
-
-    /// Waits for a change of the state, a growth of the log or progress that `seen` does not have, at most for `limit`, and not beyond
-    /// [`Watch::close`]. Whether there can be more: false once the server stops.
-    pub fn wait_news(&self, seen: Seen, limit: Duration) -> bool {
-        let deadline = Instant::now() + limit;
-        let mut current = self.lock();
-        while current.seen == seen && !current.is_closing {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                break;
-            }
-            current = self.news.wait_timeout(current, left).unwrap_or_else(PoisonError::into_inner).0;
-        }
-        !current.is_closing
-    }
-
-    /// Who follows the log is to look: it has grown, or each is to see whether its client is still there.
-    pub fn wake_followers(&self) {
-        self.lock().seen.more += 1;
-        self.news.notify_all();
+    /// Has `follower` called after each publication, and when the server stops. It must not wait.
+    pub fn notify(&self, follower: impl Fn(Notice) + Send + Sync + 'static) {
+        self.lock_notified().0.push(Box::new(follower));
     }
 
     /// Wakes all waiters, to check whether to go on.
     pub fn hurry(&self) {
-        self.wake_followers();
+        // A waiter holds the lock from its check until it waits.
+        drop(self.lock());
         self.changed.notify_all();
     }
 
@@ -267,19 +252,15 @@ impl Watch {
     pub fn close(&self) {
         self.lock().is_closing = true;
         self.changed.notify_all();
-        self.news.notify_all();
+        self.tell(Notice::Closing);
     }
 
     pub(super) fn publish(&self, snapshot: Snapshot) {
         let wrong = self.lock_wrong();
-        let published = publish(Snapshot { conditions: wrong.all(), ..snapshot });
-        {
-            let mut current = self.lock();
-            current.published = published;
-            current.seen.published += 1;
-        }
+        let published = publish(Snapshot { conditions: wrong.all(), ..snapshot }, self.get().number + 1);
+        self.lock().published = published;
         self.changed.notify_all();
-        self.news.notify_all();
+        self.tell(Notice::Published);
     }
 
     /// Says how far a run is, if it is the one that is published. Who waits for a newer version is left to wait: it is no change of the state.
@@ -295,13 +276,15 @@ impl Watch {
 
     /// Publishes a change that no version counts.
     fn replace(&self, snapshot: Snapshot) {
-        let published = publish(snapshot);
-        {
-            let mut current = self.lock();
-            current.published = published;
-            current.seen.more += 1;
+        let published = publish(snapshot, self.get().number);
+        self.lock().published = published;
+        self.tell(Notice::Published);
+    }
+
+    fn tell(&self, notice: Notice) {
+        for follower in &self.lock_notified().0 {
+            follower(notice);
         }
-        self.news.notify_all();
     }
 
     /// Sets a condition, or with `None` clears it.
@@ -337,13 +320,18 @@ impl Watch {
         self.wrong.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The list grows by one call that cannot panic.
+    fn lock_notified(&self) -> MutexGuard<'_, Notified> {
+        self.notified.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Values are swapped whole under this lock, so what a panicking holder left is as good as any.
     fn lock(&self) -> MutexGuard<'_, Current> {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn publish(snapshot: Snapshot) -> Arc<Published> {
+fn publish(snapshot: Snapshot, number: u64) -> Arc<Published> {
     #[derive(Serialize)]
     struct Body<'a> {
         pipeline: &'a Snapshot,
@@ -353,5 +341,5 @@ fn publish(snapshot: Snapshot) -> Arc<Published> {
     let conditions = &snapshot.conditions;
     let wrong = if conditions.is_empty() { String::new() } else { format!("-{:x}", conditions.digest()) };
     let etag = format!("\"{}{progress}{wrong}\"", snapshot.version);
-    Arc::new(Published { snapshot, body, etag })
+    Arc::new(Published { snapshot, body, etag, number })
 }

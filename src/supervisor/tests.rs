@@ -10,6 +10,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::io;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
 
 use super::conductor::Conductor;
@@ -26,6 +27,16 @@ impl Watch {
     /// Why not everything is well.
     fn degraded(&self) -> Option<String> {
         self.get().snapshot.conditions.sentence()
+    }
+
+    /// How often a follower is told of something from here on.
+    fn count_notices(&self) -> Arc<AtomicUsize> {
+        let count = Arc::new(AtomicUsize::new(0));
+        let counted = count.clone();
+        self.notify(move |_| {
+            counted.fetch_add(1, Ordering::SeqCst);
+        });
+        count
     }
 }
 

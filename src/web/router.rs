@@ -24,6 +24,7 @@ impl Handler for App {
 
     fn hurry(&self) {
         self.supervisor.watch().hurry();
+        self.streams.hurry();
     }
 
     fn refuse(&self, broken: &Broken, request: Option<&Request>) -> Response {

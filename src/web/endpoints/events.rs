@@ -1,11 +1,27 @@
-//! `GET /api/events`: the event stream (`crate::feed`) as an answer.
+//! `GET /api/events`: the event stream (`crate::feed`) as Server-Sent Events (HTML, section 9.2).
+
+use std::io::{self, Read, Write};
+use std::time::{Duration, Instant};
 
 use rouille::{Request, Response, ResponseBody};
+use serde::Serialize;
 
-use crate::feed::Begin;
+use crate::api::events::EventKind;
+use crate::feed::{Begin, Event, EventStream, Position, Sink};
+use crate::store::EventRow;
 use crate::web::app::App;
 use crate::web::error::ApiError;
 use crate::web::input;
+
+/// A stream without news says something at least this often, so that both sides notice when the other is gone.
+const SILENCE_MAX: Duration = Duration::from_secs(10);
+
+/// When a client is to come back, in milliseconds: after a broken connection, and after this server's end.
+const RETRY_MS: u32 = 1000;
+const RETRY_AT_END_MS: u32 = 300;
+
+/// How many bytes of lines, about, are written before the state is read again.
+const BYTES_AT_ONCE: usize = 128 * 1024;
 
 impl App {
     pub(in crate::web) fn events(&self, request: &Request) -> Result<Response, ApiError> {
@@ -19,6 +35,98 @@ impl App {
         };
         let stream = self.streams.open(begin)?.ok_or(ApiError::TooManyStreams)?;
         let response = Response::from_data("text/event-stream", Vec::new()).with_unique_header("X-Accel-Buffering", "no");
-        Ok(Response { data: ResponseBody::from_reader(stream), ..response })
+        Ok(Response { data: ResponseBody::from_reader(Body::new(stream)), ..response })
+    }
+}
+
+/// The body of an answer that never ends by itself: reading waits for news. It is interrupted where the connection is to check whether its
+/// client is still there.
+struct Body {
+    stream: EventStream,
+    text: Text,
+    /// How much of the text was read.
+    read: usize,
+    spoke_at: Instant,
+    is_over: bool,
+}
+
+impl Body {
+    fn new(stream: EventStream) -> Self {
+        let text = Text(format!("retry: {RETRY_MS}\n\n").into_bytes());
+        Self { stream, text, read: 0, spoke_at: Instant::now(), is_over: false }
+    }
+
+    /// Puts what is new into the text, or waits until there may be something.
+    fn write_more(&mut self) -> io::Result<()> {
+        self.stream.gather(&mut self.text)?;
+        if !self.text.0.is_empty() {
+            return Ok(());
+        }
+        if !self.stream.wait(SILENCE_MAX.saturating_sub(self.spoke_at.elapsed())) {
+            self.is_over = true;
+            write!(self.text.0, "retry: {RETRY_AT_END_MS}\n\n")?;
+        } else if self.spoke_at.elapsed() >= SILENCE_MAX {
+            self.text.0.extend_from_slice(b":\n\n");
+        }
+        Ok(())
+    }
+}
+
+impl Read for Body {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.read == self.text.0.len() {
+            if self.is_over {
+                return Ok(0);
+            }
+            if self.stream.is_check_due() {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+            self.text.0.clear();
+            self.read = 0;
+            self.write_more()?;
+        }
+        let count = (&self.text.0[self.read..]).read(buffer)?;
+        self.read += count;
+        self.spoke_at = Instant::now();
+        Ok(count)
+    }
+}
+
+/// The text of events.
+struct Text(Vec<u8>);
+
+impl Sink for Text {
+    fn take(&mut self, position: Option<&Position>, event: &Event<'_>) -> io::Result<()> {
+        #[derive(Serialize)]
+        struct Run<'a> {
+            run_id: i64,
+            #[serde(flatten)]
+            event: &'a EventRow,
+        }
+        // Who comes back after an event without an id does so with the one before.
+        if let Some(position) = position {
+            writeln!(self.0, "id: {position}")?;
+        }
+        match event {
+            Event::State(snapshot) => self.write(EventKind::State, snapshot),
+            Event::Run { run_id, event } => self.write(EventKind::Run, &Run { run_id: *run_id, event }),
+            Event::Log(line) => self.write(EventKind::Log, line),
+            Event::Progress(progress) => self.write(EventKind::Progress, progress),
+            Event::Gap(gap) => self.write(EventKind::Gap, gap),
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.0.len() >= BYTES_AT_ONCE
+    }
+}
+
+impl Text {
+    fn write(&mut self, kind: EventKind, data: &impl Serialize) -> io::Result<()> {
+        write!(self.0, "event: {kind}\ndata: ")?;
+        // JSON on one line: a line break within it would end the data.
+        serde_json::to_writer(&mut self.0, data)?;
+        self.0.extend_from_slice(b"\n\n");
+        Ok(())
     }
 }

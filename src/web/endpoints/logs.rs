@@ -7,7 +7,7 @@ use rouille::{Request, Response};
 use serde::Serialize;
 
 use crate::clock::Timestamp;
-use crate::feed::Look;
+use crate::feed::Found;
 use crate::log::{self, BackendFiles, Cursor, Item, Listing, Needle, Page, Part, SEARCH_BYTES_MAX};
 use crate::run_dir::LockState;
 use crate::store::Reader;
@@ -219,34 +219,34 @@ impl App {
         let log = self.log(asked);
         let mut cursor = Cursor::new(&*log, from);
         let mut searched = from;
-        let look = || -> Result<Look, ApiError> {
+        let scan = || -> Result<Found, ApiError> {
             loop {
                 match cursor.next()? {
                     Some(Item::Line(line)) if asked.needle.as_ref().is_some_and(|needle| !needle.is_in(line.text)) => {
                         searched = line.id;
                         // As much as one request may search.
                         if searched - from >= SEARCH_BYTES_MAX {
-                            return Ok(Look::There);
+                            return Ok(Found::Yes);
                         }
                     }
-                    Some(Item::Line(_) | Item::Gone { .. }) => return Ok(Look::There),
-                    None => return asked.run.map_or(Ok(Look::NotYet), |run| self.look_for_end(run.run_id)),
+                    Some(Item::Line(_) | Item::Gone { .. }) => return Ok(Found::Yes),
+                    None => return asked.run.map_or(Ok(Found::NotYet), |run| self.look_for_end(run.run_id)),
                 }
             }
         };
-        client.idle(|| self.streams.wait_for_lines(limit, client, look))?;
+        client.idle(|| self.streams.wait_for_lines(limit, client, scan))?;
         Ok(searched)
     }
 
-    fn look_for_end(&self, run_id: i64) -> Result<Look, ApiError> {
+    fn look_for_end(&self, run_id: i64) -> Result<Found, ApiError> {
         let published = self.supervisor.watch().get();
         // The usual case, at each growth of the log, without a question to the database.
         if published.snapshot.run_id == Some(run_id) && published.snapshot.pid.is_some() {
-            return Ok(Look::NotYet);
+            return Ok(Found::NotYet);
         }
         match self.run_span(run_id)?.end {
-            Some(_) => Ok(Look::There),
-            None => Ok(Look::Soon(LEFT_LOOK)),
+            Some(_) => Ok(Found::Yes),
+            None => Ok(Found::AgainAfter(LEFT_LOOK)),
         }
     }
 }

@@ -1,0 +1,108 @@
+//! How many follow at once, and the way by which slots of clients that are gone become free.
+//!
+//! A closed page leaves its slot behind until something is written to it. So where all slots are taken, every follower is asked to check
+//! whether its client is still there.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::waker::Waker;
+
+/// The most streams at once.
+const STREAMS_MAX: usize = 64;
+
+/// The most requests that wait for lines at once.
+const WAITING_MAX: usize = 64;
+
+/// How long a new stream waits for a slot when all are taken: until followers have checked their clients.
+const SLOT_LIMIT: Duration = Duration::from_millis(500);
+
+/// The slots of a server.
+#[derive(Debug)]
+pub(super) struct Slots {
+    waker: Arc<Waker>,
+    streams: Mutex<usize>,
+    /// A stream has ended.
+    freed: Condvar,
+    waiting: AtomicUsize,
+    /// How often followers were asked to check their clients.
+    checks: AtomicU64,
+}
+
+/// The slot of a stream.
+#[derive(Debug)]
+pub(super) struct StreamSlot(Arc<Slots>);
+
+/// The slot of a request that waits.
+#[derive(Debug)]
+pub(super) struct WaitingSlot<'a>(&'a Slots);
+
+/// Which checks somebody has made.
+#[derive(Debug)]
+pub(super) struct Checked(u64);
+
+impl Slots {
+    pub(super) fn new(waker: Arc<Waker>) -> Self {
+        let (streams, waiting, checks) = (Mutex::new(0), AtomicUsize::new(0), AtomicU64::new(0));
+        Self { waker, streams, freed: Condvar::new(), waiting, checks }
+    }
+
+    /// A slot for a stream, where need be that of a client that is gone; `None` if there is none.
+    pub(super) fn take(self: &Arc<Self>) -> Option<StreamSlot> {
+        let mut streams = self.lock();
+        if *streams >= STREAMS_MAX {
+            self.ask_for_checks();
+            let is_full = |streams: &mut usize| *streams >= STREAMS_MAX;
+            streams = self.freed.wait_timeout_while(streams, SLOT_LIMIT, is_full).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        if *streams >= STREAMS_MAX {
+            return None;
+        }
+        *streams += 1;
+        Some(StreamSlot(self.clone()))
+    }
+
+    /// A slot for a request that waits, and whether there are more of those than may be.
+    pub(super) fn begin_to_wait(&self) -> (WaitingSlot<'_>, bool) {
+        let is_crowded = self.waiting.fetch_add(1, Ordering::SeqCst) >= WAITING_MAX;
+        if is_crowded {
+            self.ask_for_checks();
+        }
+        (WaitingSlot(self), is_crowded)
+    }
+
+    /// The checks that were asked for so far.
+    pub(super) fn checked(&self) -> Checked {
+        Checked(self.checks.load(Ordering::SeqCst))
+    }
+
+    /// Whether one more check was asked for than somebody has made; it counts as made from here on.
+    pub(super) fn is_check_due(&self, checked: &mut Checked) -> bool {
+        let now = self.checked();
+        std::mem::replace(&mut checked.0, now.0) != now.0
+    }
+
+    fn ask_for_checks(&self) {
+        self.checks.fetch_add(1, Ordering::SeqCst);
+        self.waker.wake();
+    }
+
+    /// A number is counted under this lock.
+    fn lock(&self) -> MutexGuard<'_, usize> {
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for StreamSlot {
+    fn drop(&mut self) {
+        *self.0.lock() -= 1;
+        self.0.freed.notify_one();
+    }
+}
+
+impl Drop for WaitingSlot<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::SeqCst);
+    }
+}

@@ -1,0 +1,98 @@
+//! Wakes whoever follows: one count of everything that is new, and one condition to wait on.
+
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Counts what is new: a publication, a growth of the log, or a reason for each follower to check its client.
+#[derive(Debug, Default)]
+pub(super) struct Waker {
+    news: Mutex<News>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct News {
+    count: u64,
+    is_closing: bool,
+}
+
+/// How much somebody has seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Seen(u64);
+
+impl Waker {
+    /// How much there is, to be asked before one looks what it is.
+    pub(super) fn seen(&self) -> Seen {
+        Seen(self.lock().count)
+    }
+
+    /// There is something new.
+    pub(super) fn wake(&self) {
+        self.lock().count += 1;
+        self.changed.notify_all();
+    }
+
+    /// There will be nothing new: the server stops.
+    pub(super) fn close(&self) {
+        self.lock().is_closing = true;
+        self.changed.notify_all();
+    }
+
+    /// Waits for something that `seen` does not have, at most for `limit`, and not beyond [`Waker::close`]. Returns whether there can be
+    /// more.
+    pub(super) fn wait(&self, seen: Seen, limit: Duration) -> bool {
+        let deadline = Instant::now() + limit;
+        let mut news = self.lock();
+        while Seen(news.count) == seen && !news.is_closing {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            news = self.changed.wait_timeout(news, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        !news.is_closing
+    }
+
+    /// A number is counted and a flag set under this lock.
+    fn lock(&self) -> MutexGuard<'_, News> {
+        self.news.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_mins(1);
+
+    #[test]
+    fn waker_ends_a_wait_for_what_came_after_it_was_seen() {
+        let waker = Waker::default();
+        let seen = waker.seen();
+        assert!(waker.wait(seen, Duration::ZERO), "nothing new is no end");
+        waker.wake();
+        let began = Instant::now();
+        assert!(waker.wait(seen, LONG) && began.elapsed() < LONG, "it came between the two");
+        let seen = waker.seen();
+        thread::scope(|scope| {
+            let waits = scope.spawn(|| waker.wait(seen, LONG));
+            waker.wake();
+            assert!(waits.join().expect("no panic"));
+        });
+        assert!(began.elapsed() < LONG);
+    }
+
+    #[test]
+    fn waker_lets_everybody_go_once_the_server_stops() {
+        let waker = Waker::default();
+        let began = Instant::now();
+        thread::scope(|scope| {
+            let waits = scope.spawn(|| waker.wait(waker.seen(), LONG));
+            waker.close();
+            assert!(!waits.join().expect("no panic"));
+        });
+        assert!(!waker.wait(waker.seen(), LONG) && began.elapsed() < LONG, "and who comes later does not begin to wait");
+    }
+}
