@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The imports between modules of the same level: the journal's words carry time stamps, and the contract carries both.
-const SAME_LEVEL: [(&str, &str); 3] = [("clock"), ("api", "pipeline"), ("api", "clock")];
+const SAME_LEVEL: [(&str, &str); 3] = [("pipeline", "clock"), ("api", "pipeline"), ("api", "clock")];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
