@@ -23,6 +23,7 @@ mod api {
 }
 mod browser {
     mod controls;
+    mod hostile_page;
     mod live_log;
     mod log_lines;
     mod log_page;
@@ -37,7 +38,9 @@ mod browser {
 }
 mod cli {
     mod client;
+    mod command;
     mod commands;
+    mod follow;
     mod identity;
     mod logs;
     mod pair;
@@ -68,12 +71,15 @@ mod run {
     mod left_behind;
     mod lifecycle;
     mod million;
+    mod odd_names;
+    mod odd_starts;
     mod output;
     mod outside;
     mod scripts;
     mod tree;
 }
 mod server {
+    mod files;
     mod process_limit;
     mod program;
     mod starved;
@@ -81,6 +87,8 @@ mod server {
 mod storage {
     mod directories;
     mod disk;
+    mod disk_control;
+    mod full_disk;
     mod io_errors;
     mod removed;
     mod retention;

@@ -1,0 +1,212 @@
+//! A hostile page in a real browser: it changes nothing, reads nothing, and keeps nobody out.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
+use std::thread;
+
+use crate::support::Place;
+use crate::webdriver::{Browser, PATIENCE, wait_until};
+use serde_json::{Value, json};
+
+const TOKEN: &str = "test-token-of-a-page-7Qx";
+
+/// A page of another site: whatever is asked of it, this is what it answers. Returns its origin.
+fn hostile_site() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let origin = format!("http://127.0.0.1:{}", listener.local_addr().expect("bound").port());
+    // Ends with the test's process.
+    thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            let mut reader = BufReader::new(&stream);
+            let mut line = String::new();
+            while reader.read_line(&mut line).is_ok_and(|count| count > 2) {
+                line.clear();
+            }
+            let body = "<!doctype html><title>evil</title><body>";
+            let head = format!(
+                "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+                body.len()
+            );
+            let _left_already = (&stream).write_all((head + body).as_bytes());
+        }
+    });
+    origin
+}
+
+/// Where nothing is asked for, the page is kept out by what the browser says of it alone.
+#[test]
+fn a_hostile_page_in_a_browser_changes_nothing_and_reads_nothing() {
+    let Some(browser) = Browser::start() else { return };
+    let place = Place::serving("sleep.sh");
+    place.start();
+    be_hostile(&browser, &place);
+}
+
+/// The worst that can be: the browser has the log-in, and the hostile page is on the same host, so that the browser sends the cookie along
+/// with all that it can be made to send (ports do not count, RFC 6265, section 8.5).
+#[test]
+fn a_hostile_page_changes_nothing_in_a_browser_that_is_logged_in() {
+    let Some(browser) = Browser::fresh() else { return };
+    let mut place = Place::new();
+    place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh");
+    place.use_token(TOKEN);
+    place.start_server();
+    place.start();
+    let target = format!("http://127.0.0.1:{}", place.port());
+    browser.open(&format!("{target}/#token={TOKEN}"));
+    wait_until("the page is logged in", PATIENCE, || browser.state() == "running");
+    be_hostile(&browser, &place);
+    assert_eq!(browser.cookies().as_array().map(Vec::len), Some(1), "it was logged in all the time");
+    browser.open(&target);
+    wait_until("the page is logged in still", PATIENCE, || browser.state() == "running");
+}
+
+/// A cross-site page that cannot read answers could still occupy slots: each of these would wait for a minute, or stream for ever.
+#[test]
+fn cross_site_page_cannot_occupy_a_stream_download_or_long_poll_slot() {
+    let Some(browser) = Browser::start() else { return };
+    let place = Place::serving("sleep.sh");
+    let (_, run_id) = place.start();
+    let version = place.pipeline()["version"].as_u64().expect("a number");
+    let end = place.get("/api/logs/tail?limit=1").ok()["next"].as_u64().expect("a position");
+    // Another port of the same host, which is the same site, and another name of it, which is not.
+    for host in ["127.0.0.1", "localhost"] {
+        browser.open(&hostile_site());
+        let target = format!("http://{host}:{}", place.port());
+        browser.script(&format!(
+            "window.settled = 0; window.sent = 0;
+             const done = () => {{ settled += 1; }};
+             for (const path of ['/api/pipeline?after={version}&wait=60', '/api/logs?since={end}&wait=60', '/api/events',
+                                 '/api/runs/{run_id}/log', '/api/logs?grep=x']) {{
+               for (let n = 0; n < 20; n += 1) {{
+                 sent += 2;
+                 fetch('{target}' + path, {{ mode: 'no-cors' }}).then((it) => it.text()).then(done, done);
+                 const image = new Image(); image.onload = done; image.onerror = done; image.src = '{target}' + path + (path.includes('?') ? '&' : '?') + 'n=' + n;
+               }}
+             }}"
+        ));
+        wait_until("no request waits", PATIENCE, || browser.script("return settled === sent && sent === 200") == true);
+        // A link is followed to the page, and not into the API.
+        let follow = |path: &str| browser.script(&format!("location.href = '{target}{path}'"));
+        let shown = "return location.pathname + ' ' + (document.body?.innerText ?? '')";
+        follow(&format!("/api/runs/{run_id}/log"));
+        wait_until("the refusal is shown", PATIENCE, || {
+            browser.script(shown).as_str().is_some_and(|text| text.starts_with("/api/") && text.contains("origin_not_allowed"))
+        });
+        browser.open(&hostile_site());
+        follow("/");
+        wait_until("the page is shown and works", PATIENCE, || {
+            browser.script("return !!document.getElementById('state')") == true && browser.state() == "running"
+        });
+        browser.open(&format!("{target}/api/runs/{run_id}/log"));
+        assert!(browser.script(shown).as_str().is_some_and(|text| text.contains("ready")), "the user's own doing");
+    }
+}
+
+/// A link from somewhere shows a stranger nothing, and a link with a wrong token neither.
+#[test]
+fn a_stolen_link_without_its_token_opens_nothing() {
+    let Some(browser) = Browser::fresh() else { return };
+    let mut place = Place::new();
+    place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh");
+    place.use_token(TOKEN);
+    place.start_server();
+    place.start();
+    let before = place.footprint();
+    let target = format!("http://127.0.0.1:{}", place.port());
+    for link in [
+        &target,
+        &format!("{target}/#token="),
+        &format!("{target}/#token=not-the-right-token"),
+        &format!("{target}/?token={TOKEN}"),
+    ] {
+        browser.open("about:blank");
+        browser.open(link);
+        wait_until("the form is shown", PATIENCE, || {
+            browser.script("return !!document.getElementById('login')") == true && browser.shows("login")
+        });
+        assert_eq!(browser.text("state"), "…", "{link}");
+        assert!(!browser.shows("hero") && !browser.shows("log"), "{link}");
+        assert_eq!((browser.text("log").as_str(), browser.text("pid").as_str()), ("", "–"), "{link}");
+        for action in ["start", "pause", "resume", "stop"] {
+            assert_eq!(browser.script(&format!("return document.getElementById('{action}').disabled")), true, "{link}");
+        }
+        assert_eq!(browser.cookies(), json!([]), "{link}");
+    }
+    assert_eq!(place.footprint(), before);
+}
+
+/// Everything that a page of another origin can make a browser send.
+fn be_hostile(browser: &Browser, place: &Place) {
+    let before = place.footprint();
+    let site = hostile_site();
+    let target = format!("http://127.0.0.1:{}", place.port());
+    browser.open(&site);
+    // What a script of that page can send, and what it gets to see of the answers. Each promise is counted when it is settled.
+    browser.script(&format!(
+        "window.seen = []; window.settled = 0; window.sent = 0;
+         const send = (path, init) => {{ sent += 1; fetch('{target}' + path, init)
+           .then(async (it) => {{ if (it.type !== 'opaque') seen.push(path + ' ' + await it.text()); }}, () => {{}})
+           .finally(() => {{ settled += 1; }}); }};
+         for (const mode of ['cors', 'no-cors']) for (const credentials of ['omit', 'include']) {{
+           for (const path of ['/', '/api/pipeline', '/api/logs', '/api/runs', '/api/session']) send(path, {{ mode, credentials }});
+           for (const type of ['text/plain', 'application/x-www-form-urlencoded', 'multipart/form-data; boundary=x', 'application/json', '']) {{
+             for (const action of ['stop', 'pause', 'start']) {{
+               const body = new Blob(['{{}}'], {{ type }});
+               send('/api/pipeline/' + action, {{ method: 'POST', mode, credentials, body }});
+               send('/api/pipeline/' + action, {{ method: 'POST', mode, credentials }});
+             }}
+           }}
+           send('/api/logout', {{ method: 'POST', mode, credentials }});
+           send('/api/pipeline/stop', {{ method: 'POST', mode, credentials, headers: {{ Authorization: 'Bearer x' }} }});
+         }}
+         for (const action of ['stop', 'pause']) navigator.sendBeacon('{target}/api/pipeline/' + action, '{{}}');
+         const image = new Image(); image.src = '{target}/api/pipeline/stop'; document.body.append(image);
+         // What may be loaded from anywhere, unless the server says that it may not.
+         const load = (tag, name, path) => {{ sent += 1; const it = document.createElement(tag);
+           it.onload = () => {{ seen.push(tag + ' ' + path); settled += 1; }}; it.onerror = () => {{ settled += 1; }};
+           if (tag === 'link') it.rel = 'stylesheet'; it[name] = '{target}' + path; document.body.append(it); }};
+         load('img', 'src', '/static/icon-idle.svg'); load('img', 'src', '/api/pipeline'); load('script', 'src', '/static/app.js');
+         load('script', 'src', '/api/pipeline'); load('script', 'src', '/api/logs'); load('link', 'href', '/static/style.css');
+         // And what no rule for reading holds back.
+         const socket = new WebSocket('{target}/api/pipeline'.replace('http', 'ws')); sent += 1;
+         socket.onopen = () => {{ seen.push('a socket'); settled += 1; }}; socket.onerror = () => {{ settled += 1; }};
+         for (const withCredentials of [false, true]) {{
+           const events = new EventSource('{target}/api/logs', {{ withCredentials }}); sent += 1;
+           events.onopen = () => {{ seen.push('events'); settled += 1; }}; events.onerror = () => {{ events.close(); settled += 1; }};
+         }}"
+    ));
+    wait_until("every request is settled", PATIENCE, || browser.script("return settled === sent && sent > 140") == true);
+    assert_eq!(browser.script("return seen"), json!([]), "nothing could be read");
+
+    // Forms, which need no permission to be sent, into a frame, which may not be shown.
+    browser.script(&format!(
+        "for (const type of ['text/plain', 'application/x-www-form-urlencoded', 'multipart/form-data']) {{
+           const frame = document.createElement('iframe'); frame.name = 'f' + type; document.body.append(frame);
+           const form = document.createElement('form');
+           Object.assign(form, {{ method: 'POST', action: '{target}/api/pipeline/stop', enctype: type, target: frame.name }});
+           const field = document.createElement('input'); field.name = '{{\"grace_s\":0,\"x\":\"'; field.value = '\"}}';
+           form.append(field); document.body.append(form); form.submit();
+         }}
+         const frame = document.createElement('iframe'); frame.id = 'framed'; window.framed = 0;
+         frame.onload = () => {{ framed += 1; }}; frame.src = '{target}/'; document.body.append(frame);"
+    ));
+    wait_until("the frame is loaded or refused", PATIENCE, || browser.script("return framed > 0") == true);
+    wait_until("the browser says that the frame is refused", PATIENCE, || {
+        browser
+            .console()
+            .iter()
+            .any(|line| line.contains("frame") && (line.contains("X-Frame-Options") || line.contains("frame-ancestors")))
+    });
+    assert_eq!(place.footprint(), before, "nothing has changed");
+    // And a form that takes the whole window along: the server's refusal is what is shown.
+    browser.script(&format!(
+        "const form = document.createElement('form'); form.method = 'POST'; form.action = '{target}/api/pipeline/stop'; document.body.append(form); form.submit();"
+    ));
+    let body = "return document.body?.innerText ?? ''";
+    wait_until("the refusal is shown", PATIENCE, || {
+        browser.script(body).as_str().is_some_and(|text| text.contains("origin_not_allowed"))
+    });
+    assert_eq!(place.footprint(), before, "nothing has changed");
+    assert_eq!(place.pipeline()["state"], Value::from("running"));
+}

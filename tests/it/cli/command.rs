@@ -1,0 +1,76 @@
+//! A client command in a folder of its own, and what came of it.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::fake_server::FakeServer;
+use tempfile::TempDir;
+
+/// For everything that must happen at all.
+pub(super) const DEADLINE: Duration = Duration::from_mins(1);
+
+/// The binary in a folder of its own and with nothing of this environment but a proxy that must not be asked.
+pub(super) fn command(folder: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_autoappdev"));
+    command.current_dir(folder).env_clear().args(args).stdin(Stdio::null());
+    command.env("http_proxy", "http://127.0.0.1:1").env("ALL_PROXY", "http://127.0.0.1:1");
+    command
+}
+
+/// Exit code, stdout, stderr.
+pub(super) fn finished(output: Output) -> (i32, String, String) {
+    let text = |bytes| String::from_utf8(bytes).expect("text");
+    (output.status.code().expect("an exit code"), text(output.stdout), text(output.stderr))
+}
+
+pub(super) fn run_in(folder: &Path, args: &[&str]) -> (i32, String, String) {
+    finished(command(folder, args).output().expect("the binary runs"))
+}
+
+pub(super) fn run_against(server: &FakeServer, args: &[&str]) -> (i32, String, String) {
+    let folder = folder();
+    let url = server.url();
+    run_in(folder.path(), &[&["--url", url.as_str()], args].concat())
+}
+
+pub(super) fn folder() -> TempDir {
+    tempfile::tempdir().expect("a temporary folder")
+}
+
+pub(super) fn exit_code(child: &mut Child) -> Option<i32> {
+    let deadline = Instant::now() + DEADLINE;
+    while Instant::now() < deadline {
+        if let Some(status) = child.try_wait().expect("it is our child") {
+            return status.code();
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    panic!("it did not end");
+}
+
+/// Locks a runtime directory as a server does. A locked one stays locked.
+pub(super) fn hold(runtime: &Path) -> fs::File {
+    let lock = fs::File::open(runtime).expect("there");
+    let _is_held = rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive);
+    lock
+}
+
+/// Writes what a server with this id writes into its runtime directory.
+pub(super) fn write_server_json(runtime: &Path, id: &str, server: &FakeServer) {
+    let dir = fs::metadata(runtime).expect("there");
+    let dir = format!(r#"{{"dev":{},"ino":{}}}"#, dir.dev(), dir.ino());
+    let text = format!(r#"{{"pid":1,"id":"{id}","dir":{dir},"address":"{}"}}"#, server.address);
+    fs::write(runtime.join("server.json"), text).expect("written");
+}
+
+/// Announces this as the server of the folder until the returned value is dropped.
+#[must_use]
+pub(super) fn announce(folder: &Path, server: &FakeServer) -> fs::File {
+    let runtime = folder.join("runtime");
+    fs::create_dir_all(&runtime).expect("made");
+    write_server_json(&runtime, "x", server);
+    hold(&runtime)
+}
