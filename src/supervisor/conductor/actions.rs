@@ -112,7 +112,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         let search_path = request.env.get("PATH").map(OsString::from).or_else(|| std::env::var_os("PATH"));
         let attempt = Attempt { file: &file, name: &script_name, cwd: &cwd, search_path: search_path.as_deref() };
         let program = attempt.program().map_err(ScriptError::from)?;
-        let log_start = self.link.world().log_end().map_err(ActionError::Io)?.max(self.ledger.log_position_max()?);
+        let log_start = self.link.world().log_end().map_err(ActionError::Io)?.max(self.ledger.store().log_position_max()?);
         let at = self.clock.now();
         let new = NewRun { script: script_name, cwd: cwd.display().to_string(), args: request.args.clone(), log_start };
         let run_id = self.begin_run(&new, at).inspect_err(|error| self.forget_and_retry(error))?;

@@ -40,12 +40,6 @@ fn code_of(error: &StoreError) -> ConditionCode {
     }
 }
 
-/// Why the database refuses what it is given.
-struct Failure {
-    code: ConditionCode,
-    detail: String,
-}
-
 /// Facts that were committed.
 pub(super) struct Committed {
     pub(super) facts: Vec<(Entry, Option<Transition>)>,
@@ -64,8 +58,8 @@ pub(super) struct Ledger<R> {
     unrecorded: Vec<Entry>,
     /// While the database does not take what it is given: when it is tried again.
     retry_at: Option<Duration>,
-    /// Why it does not.
-    failure: Option<Failure>,
+    /// Why it does not, as a condition and its sentence.
+    failure: Option<(ConditionCode, String)>,
     /// Whether the database may hold more than is remembered here: something failed, before, in the middle of, or after a change.
     is_behind: bool,
 }
@@ -118,14 +112,9 @@ impl<R: Records> Ledger<R> {
         self.live_run().is_some() && self.row.state == State::Stopped && self.unrecorded.is_empty()
     }
 
-    /// The shortest grace of a stop that is on record.
-    pub(super) fn shortest_grace(&self, run_id: i64) -> Result<Option<Duration>, StoreError> {
-        Ok(self.store.shortest_grace_ms(run_id)?.map(Duration::from_millis))
-    }
-
-    /// The highest log position that is on record.
-    pub(super) fn log_position_max(&self) -> Result<u64, StoreError> {
-        self.store.log_position_max()
+    /// What else can be read.
+    pub(super) fn store(&self) -> &R {
+        &self.store
     }
 
     // ---- reading
@@ -256,20 +245,16 @@ impl<R: Records> Ledger<R> {
 
     // ---- what is owed
 
-    /// Keeps those of `entries` that are not recorded, instead of what was kept before.
-    pub(super) fn keep(&mut self, entries: Vec<Entry>) {
+    /// Keeps those of `entries` that are not recorded, instead of what was kept before. Whether there are any, and not too many.
+    pub(super) fn keep(&mut self, entries: Vec<Entry>) -> bool {
         self.unrecorded = entries;
         self.drop_recorded();
+        (1..=UNRECORDED_MAX).contains(&self.unrecorded.len())
     }
 
     /// Hands out what is kept.
     pub(super) fn take_unrecorded(&mut self) -> Vec<Entry> {
         std::mem::take(&mut self.unrecorded)
-    }
-
-    /// Whether as much is kept as can be.
-    pub(super) fn has_too_many(&self) -> bool {
-        self.unrecorded.len() > UNRECORDED_MAX
     }
 
     /// The database did not take something. It is tried again and again.
@@ -280,7 +265,7 @@ impl<R: Records> Ledger<R> {
         }
         self.is_behind = true;
         self.retry_at = Some(now + STORE_RETRY);
-        self.failure = Some(Failure { code: code_of(error), detail: format!("nothing can be recorded: failed to {error}") });
+        self.failure = Some((code_of(error), format!("nothing can be recorded: failed to {error}")));
     }
 
     /// The database has taken something.
@@ -298,10 +283,8 @@ impl<R: Records> Ledger<R> {
 
     /// What health says of the database.
     pub(super) fn conditions(&self) -> impl Iterator<Item = (ConditionCode, Option<String>)> {
-        let failures = STORE_FAILURES.map(|code| {
-            let failure = self.failure.as_ref().filter(|failure| failure.code == code);
-            (code, failure.map(|failure| failure.detail.clone()))
-        });
+        let failures =
+            STORE_FAILURES.map(|code| (code, self.failure.clone().filter(|(of, _)| *of == code).map(|(_, detail)| detail)));
         failures.into_iter().chain([(ConditionCode::NotRecorded, self.say_what_is_not_recorded())])
     }
 
@@ -320,7 +303,7 @@ impl<R: Records> Ledger<R> {
             Fact::Stopping { .. } => format!("was asked to stop at {at}"),
             Fact::Usage { .. } | Fact::Unknown => format!("had another event at {at}"),
         };
-        let why = match self.failure.as_ref().map(|failure| failure.code) {
+        let why = match self.failure.as_ref().map(|(code, _)| *code) {
             Some(ConditionCode::DiskFull) => "the disk is full; it will be recorded as soon as there is room",
             Some(ConditionCode::DatabaseLocked) => {
                 "another process has locked the database; it will be recorded as soon as the lock is released"

@@ -53,9 +53,8 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
     /// waited for them is told so, and the next one is decided by them.
     pub(super) fn record_or_keep(&mut self, entries: Vec<Entry>) -> Result<(), StoreError> {
         let Err(error) = self.record(entries.clone()) else { return Ok(()) };
-        self.ledger.keep(entries);
         // None left means that they were committed and could not be read back.
-        if !error.may_pass() || self.ledger.unrecorded().is_empty() || self.ledger.has_too_many() {
+        if !self.ledger.keep(entries) || !error.may_pass() {
             self.ledger.take_unrecorded();
             return Err(error);
         }

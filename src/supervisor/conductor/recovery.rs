@@ -44,7 +44,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         let plan = recover(status, finding.found);
         let Finding { journal, damage, .. } = finding;
         // An earlier server may have heard of a stop while the journal had no room for it.
-        let recorded_grace = if plan == Plan::Adopt { self.ledger.shortest_grace(run_id)? } else { None };
+        let recorded_grace = if plan == Plan::Adopt { self.ledger.store().shortest_grace_ms(run_id)? } else { None };
         let last_at = journal.as_ref().and_then(|journal| journal.entries.last()).map(|entry| entry.at);
         // What was heard and not recorded counts too: the journal may have been removed since.
         let mut entries = journal.as_ref().map_or_else(Vec::new, |journal| journal.entries.clone());
@@ -56,7 +56,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
                 ::log::error!("run {run_id}: {} lines of its journal are damaged and left out", journal.damaged_lines);
             }
         }
-        let stop = stop_under_way(&entries).or(recorded_grace);
+        let stop = stop_under_way(&entries).or(recorded_grace.map(Duration::from_millis));
         if plan == Plan::Adopt {
             // A shim that lives is controlled although nothing can be recorded.
             self.record_or_keep(entries)?;
