@@ -7,6 +7,7 @@ mod condition;
 mod exit;
 mod killed;
 mod lack;
+mod origin;
 mod progress;
 mod words;
 
@@ -20,6 +21,7 @@ pub use condition::{Condition, ConditionCode, Conditions};
 pub use exit::{Exit, signal_name};
 pub use killed::{Killed, KilledProcess};
 pub use lack::Lack;
+pub use origin::{Origin, Peer, Role};
 pub use progress::{Label, MARK_BYTES_MAX, Mark, Percent, Progress, WorkStep};
 pub use words::UnknownWord;
 pub(crate) use words::words;
@@ -104,17 +106,6 @@ words! {
     }
 }
 
-/// Who wants a stop that nobody asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum StopOrigin {
-    /// The server was asked to exit, and stops the run first.
-    Shutdown,
-    /// Any other, from a newer version.
-    #[serde(other)]
-    Unknown,
-}
-
 /// What the shim saw happen. The journal holds them numbered; only facts change state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "fact", rename_all = "snake_case")]
@@ -147,9 +138,6 @@ pub enum Fact {
     Stopping {
         /// The grace in milliseconds.
         grace_ms: u64,
-        /// The origin, if no client requested it.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        origin: Option<StopOrigin>,
     },
     /// No process of the tree is alive any more.
     Exited {
@@ -225,6 +213,9 @@ pub struct Entry {
     pub at: Timestamp,
     /// The boot-time clock in milliseconds.
     pub boot_ms: u64,
+    /// Who wanted what the fact says; none where nobody did, or an older server did not say. Of an end the first who asked for it.
+    #[serde(default, deserialize_with = "Origin::read_if_any", skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
     /// What was seen.
     #[serde(flatten)]
     pub fact: Fact,

@@ -30,14 +30,14 @@ use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
 
 use crate::clock::Timestamp;
 use crate::file_id::FileId;
-use crate::pipeline::{Cause, Entry, Killed, Transition};
+use crate::pipeline::{Cause, Entry, Killed, Origin, Transition};
 
 use self::change::{GaveUp, KIND_LOST, KIND_SPAWN_FAILED, KIND_STARTING};
 pub use self::check::{CheckReport, CheckStep, check};
 pub use self::error::StoreError;
 pub use self::open::{BUSY_TIMEOUT, schema_version};
 pub use self::reader::Reader;
-pub use self::rows::{EventRow, PipelineRow, RunLogRow, RunRow};
+pub use self::rows::{EventRow, PipelineRow, RunLogRow, RunRow, StopRow};
 pub use self::work::{Work, WorkError, Writer};
 
 /// How long the writer waits for a lock that another process holds. This blocks the supervisor's thread.
@@ -81,6 +81,8 @@ pub struct NewRun {
     pub args: Vec<String>,
     /// The position in the log before its first byte.
     pub log_start: u64,
+    /// Who wants it; none if that is unknown.
+    pub origin: Option<Origin>,
 }
 
 /// A run that was committed and may now be started.
@@ -152,13 +154,9 @@ impl Store {
         Ok(seq.and_then(|seq| u64::try_from(seq).ok()).unwrap_or(0))
     }
 
-    /// The shortest grace that any recorded stop of the run gave, in milliseconds; none while nobody has asked it to end.
-    pub fn shortest_grace_ms(&self, run_id: i64) -> Result<Option<u64>, StoreError> {
-        let grace: Option<i64> = self.read(|conn| {
-            conn.prepare_cached("SELECT min(grace_ms) FROM pipeline_events WHERE run_id = ?1 AND kind = 'stopping'")?
-                .query_row([run_id], |row| row.get(0))
-        })?;
-        Ok(grace.and_then(|grace| u64::try_from(grace).ok()))
+    /// The recorded stops of the run as one; none while nobody has asked it to end.
+    pub fn stop_of(&self, run_id: i64) -> Result<Option<StopRow>, StoreError> {
+        self.read(|conn| StopRow::read(conn, run_id))
     }
 
     /// The highest position in the log that any run is known to have reached, in bytes; 0 before the first run.

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::query::{Key, Kind, Query};
 use crate::clock::Timestamp;
-use crate::pipeline::{Action, Conditions, Containment, Progress, RunStatus, State};
+use crate::pipeline::{Action, Conditions, Containment, Origin, Progress, RunStatus, State};
 
 /// The longest wait of an answer, in seconds.
 pub const WAIT_S_MAX: u64 = 60;
@@ -40,6 +40,8 @@ pub struct Pipeline {
     pub state: State,
     /// The action under way.
     pub pending: Option<Action>,
+    /// Who wants that, if it is known.
+    pub pending_origin: Option<Origin>,
     /// When the grace of the stop under way is over and KILL follows, by the wall clock.
     pub kill_at: Option<Timestamp>,
     /// The actions that would not be refused.

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::query::{Key, Kind, Query, RUN_ID_MAX};
 use crate::clock::Timestamp;
-use crate::pipeline::{Containment, Killed, Progress, RunStatus, State};
+use crate::pipeline::{Containment, Killed, Origin, Progress, RunStatus, State};
 
 /// The most runs of one answer.
 pub const RUNS_MAX: u64 = 500;
@@ -73,6 +73,10 @@ pub struct Run {
     pub started_at: Option<Timestamp>,
     /// When it was seen to have ended, or was given up.
     pub stopped_at: Option<Timestamp>,
+    /// Who started it, if that is known.
+    pub started_by: Option<Origin>,
+    /// Who stopped it, if anybody did: the first who asked for that.
+    pub stopped_by: Option<Origin>,
     /// The leader's exit code.
     pub exit_code: Option<i32>,
     /// The signal that ended the leader.
@@ -106,7 +110,21 @@ pub struct Event {
     pub to_state: Option<State>,
     /// What made it happen, if that is known. More words can follow.
     pub cause: Option<String>,
-    /// More, for people.
+    /// Who wanted it, if anybody did and that is known.
+    pub origin: Option<Origin>,
+    /// The leader that was spawned.
+    pub pid: Option<u32>,
+    /// The exit code of a leader that ended.
+    pub exit_code: Option<i32>,
+    /// The signal that ended the leader.
+    pub signal: Option<i32>,
+    /// That signal's name, such as `SIGTERM`, if it has one.
+    pub signal_name: Option<String>,
+    /// From TERM to KILL, of a stop that begins.
+    pub grace_ms: Option<u64>,
+    /// Milliseconds that the run has been paused in all, as of a resume or the end.
+    pub paused_ms: Option<u64>,
+    /// A sentence for people.
     pub detail: Option<String>,
     /// What was killed at the end.
     #[serde(flatten)]

@@ -12,7 +12,7 @@ use super::duration::{between, since, took};
 use super::printable::printable;
 use super::progress::{self, Progress};
 use crate::clock::Timestamp;
-use crate::pipeline::{Action, RunStatus, State, signal_name};
+use crate::pipeline::{Action, Origin, RunStatus, State, signal_name};
 
 /// The answer of `GET /api/pipeline`.
 #[derive(Deserialize)]
@@ -25,6 +25,9 @@ pub(super) struct PipelineDocument {
 pub(super) struct Pipeline {
     state: State,
     pending: Option<Action>,
+    /// Who wants that, if it is known.
+    #[serde(default, deserialize_with = "Origin::read_if_any")]
+    pending_origin: Option<Origin>,
     /// An older server omits it.
     kill_at: Option<Timestamp>,
     pid: Option<u32>,
@@ -108,6 +111,10 @@ pub(super) struct Run {
     created_at: Option<Timestamp>,
     started_at: Option<Timestamp>,
     stopped_at: Option<Timestamp>,
+    #[serde(default, deserialize_with = "Origin::read_if_any")]
+    started_by: Option<Origin>,
+    #[serde(default, deserialize_with = "Origin::read_if_any")]
+    stopped_by: Option<Origin>,
     exit_code: Option<i32>,
     signal: Option<i32>,
     paused_ms: Option<u64>,
@@ -149,13 +156,14 @@ pub(super) fn status(pipeline: &Pipeline, now: Timestamp) -> String {
         Some(RunStatus::Running) => parts.extend(since(pipeline.started_at)),
         Some(RunStatus::Paused) => parts.extend(since(pipeline.paused_at)),
         Some(ended @ (RunStatus::Completed | RunStatus::Failed | RunStatus::Stopped | RunStatus::Lost)) => {
-            parts.push(outcome(ended, pipeline.exit_code, pipeline.signal, pipeline.error.as_deref()));
+            parts.push(outcome(ended, pipeline.exit_code, pipeline.signal, pipeline.error.as_deref(), None));
             let ago = |at| format!("{} ago ({})", self::since(between(at, now)), moment(at));
             parts.extend(pipeline.stopped_at.map(ago));
         }
     }
     let left = pipeline.kill_at.filter(|at| *at > now).map(|at| format!(", {} left until KILL", self::since(between(now, at))));
-    parts.extend(pipeline.pending.map(|action| format!("({action} under way{})", left.unwrap_or_default())));
+    let who = pipeline.pending_origin.map_or_else(String::new, |origin| format!(", asked for {origin}"));
+    parts.extend(pipeline.pending.map(|action| format!("({action} under way{who}{})", left.unwrap_or_default())));
     parts.extend(pipeline.detail.as_deref().map(printable));
     let mut text = parts.join("  ") + "\n";
     text.extend(pipeline.conditions.iter().map(Condition::describe));
@@ -201,7 +209,13 @@ impl Condition {
 }
 
 /// How a run stands, or how it ended, in words.
-fn outcome(status: RunStatus, exit_code: Option<i32>, signal: Option<i32>, error: Option<&str>) -> String {
+fn outcome(
+    status: RunStatus,
+    exit_code: Option<i32>,
+    signal: Option<i32>,
+    error: Option<&str>,
+    stopped_by: Option<Origin>,
+) -> String {
     match status {
         RunStatus::Starting | RunStatus::Running | RunStatus::Paused | RunStatus::Completed => status.to_string(),
         RunStatus::Failed => match (exit_code, signal, error) {
@@ -210,11 +224,14 @@ fn outcome(status: RunStatus, exit_code: Option<i32>, signal: Option<i32>, error
             (None, None, Some(error)) => format!("did not start: {}", printable(error)),
             (None, None, None) => "failed".to_owned(),
         },
-        RunStatus::Stopped => match (exit_code, signal) {
-            (Some(code), _) => format!("stopped on request (exit code {code})"),
-            (None, Some(number)) => format!("stopped on request ({})", name_of_signal(number)),
-            (None, None) => "stopped on request".to_owned(),
-        },
+        RunStatus::Stopped => {
+            let who = stopped_by.map_or_else(|| "on request".to_owned(), |origin| origin.to_string());
+            match (exit_code, signal) {
+                (Some(code), _) => format!("stopped {who} (exit code {code})"),
+                (None, Some(number)) => format!("stopped {who} ({})", name_of_signal(number)),
+                (None, None) => format!("stopped {who}"),
+            }
+        }
         RunStatus::Lost => format!("lost: {}", error.map_or_else(|| "how it ended is unknown".to_owned(), printable)),
     }
 }
@@ -231,7 +248,7 @@ pub(super) fn runs(runs: &[Run], now: Timestamp) -> String {
             run.started_at.map_or_else(|| "-".to_owned(), moment),
             run.took(now).map_or_else(|| "-".to_owned(), |length| run.length(length)),
             printable(&run.script),
-            outcome(run.status, run.exit_code, run.signal, run.error.as_deref()),
+            run.outcome(),
         ]
     }));
     let width = |column: usize| table.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
@@ -246,7 +263,7 @@ pub(super) fn runs(runs: &[Run], now: Timestamp) -> String {
 /// `runs ID`: everything about one run, then its events.
 pub(super) fn run(run: &Run, now: Timestamp) -> String {
     let script = printable(&run.script);
-    let ended = outcome(run.status, run.exit_code, run.signal, run.error.as_deref());
+    let ended = run.outcome();
     let args = serde_json::to_string(&run.args).expect("texts are JSON");
     let cpu = run.cpu_user_ms.zip(run.cpu_system_ms);
     let rows = [
@@ -255,6 +272,7 @@ pub(super) fn run(run: &Run, now: Timestamp) -> String {
         ("pid", run.pid.map(|pid| pid.to_string())),
         ("created", run.created_at.map(moment)),
         ("started", run.started_at.map(moment)),
+        ("asked for", run.started_by.map(|origin| origin.to_string())),
         ("ended", run.stopped_at.map(moment)),
         ("took", run.took(now).map(|length| run.length(length))),
         ("paused", run.paused_ms.filter(|&ms| ms > 0).map(|ms| took(Duration::from_millis(ms)))),
@@ -274,6 +292,10 @@ pub(super) fn run(run: &Run, now: Timestamp) -> String {
 }
 
 impl Run {
+    fn outcome(&self) -> String {
+        outcome(self.status, self.exit_code, self.signal, self.error.as_deref(), self.stopped_by)
+    }
+
     /// From its start to its end, or to now where it has none.
     fn took(&self, now: Timestamp) -> Option<Duration> {
         let end = if self.status.is_live() { Some(now) } else { self.stopped_at };

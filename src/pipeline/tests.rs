@@ -20,7 +20,7 @@ fn facts() -> Vec<Fact> {
         Fact::Paused { cause: Cause::Outside },
         Fact::Resumed { cause: Cause::Request, paused_ms: 0, detail: None },
         Fact::Resumed { cause: Cause::Outside, paused_ms: 0, detail: None },
-        Fact::Stopping { grace_ms: 0, origin: None },
+        Fact::Stopping { grace_ms: 0 },
         exited(Exit::Code(0), false),
         exited(Exit::Code(3), false),
         exited(Exit::Signal(9), false),

@@ -201,7 +201,7 @@ impl Journal {
             None => (1, at.max(not_before)),
         };
         self.last = Some((seq, at));
-        Entry { seq, at, boot_ms, fact }
+        Entry { seq, at, boot_ms, origin: None, fact }
     }
 
     /// Writes an entry; with `durable` it is on the disk when this returns `Ok`. On an error the entry waits and is not lost.
@@ -291,7 +291,7 @@ mod tests {
             Fact::Spawned { pid: 43, start_ticks: 1234, containment: Containment::Tree },
             Fact::Paused { cause: Cause::Outside },
             Fact::Resumed { cause: Cause::Request, paused_ms: 17, detail: None },
-            Fact::Stopping { grace_ms: 500, origin: None },
+            Fact::Stopping { grace_ms: 500 },
             Fact::Exited { exit: Exit::Signal(15), asked: true, paused_ms: 17, log_end: 4096, killed },
             Fact::Usage { cpu_user_ms: 1, cpu_system_ms: 2, max_rss_kb: 3 },
         ]
@@ -325,12 +325,7 @@ mod tests {
         let mut journal = Journal::create(&path, &header()).expect("creates");
         let copy = fs::read(&path).expect("there");
         let write = |journal: &mut Journal| {
-            let entry = journal.number(
-                Timestamp::from_unix_ms(2_000),
-                header().created_at,
-                0,
-                Fact::Stopping { grace_ms: 0, origin: None },
-            );
+            let entry = journal.number(Timestamp::from_unix_ms(2_000), header().created_at, 0, Fact::Stopping { grace_ms: 0 });
             journal.append(&entry, true).expect("writes");
             entry
         };
@@ -421,7 +416,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temp folder");
         let mut journal = Journal::create(&dir.path().join("j"), &header()).expect("creates");
         let at = |ms| Timestamp::from_unix_ms(ms);
-        let fact = Fact::Stopping { grace_ms: 0, origin: None };
+        let fact = Fact::Stopping { grace_ms: 0 };
         assert_eq!(journal.number(at(10), at(1_000), 0, fact.clone()).at, at(1_000), "not before the start was asked for");
         assert_eq!(journal.number(at(5_000), at(1_000), 0, fact.clone()).at, at(5_000));
         let after_a_step = journal.number(at(1), at(1_000), 0, fact);

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::signs::NumberedSigns;
 use crate::clock::Timestamp;
 use crate::path_json;
-use crate::pipeline::{Entry, StopOrigin};
+use crate::pipeline::{Entry, Origin};
 
 /// All that a shim needs to run a pipeline. It goes over the socket and never to the disk: `env` can hold secrets.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +27,9 @@ pub struct LaunchSpec {
     pub runtime_dir: PathBuf,
     /// When the start was asked for.
     pub created_at: Timestamp,
+    /// Who asked for it.
+    #[serde(default, deserialize_with = "Origin::read")]
+    pub origin: Origin,
     /// The script as it was named, for people.
     pub script: String,
     /// What to execute: an absolute path, or a name that is looked up in `PATH`.
@@ -69,11 +72,17 @@ pub enum Command {
     Pause {
         /// Names the reply.
         tag: u64,
+        /// Who wants it.
+        #[serde(default, deserialize_with = "Origin::read")]
+        origin: Origin,
     },
     /// Let the tree go on.
     Resume {
         /// Names the reply.
         tag: u64,
+        /// Who wants it.
+        #[serde(default, deserialize_with = "Origin::read")]
+        origin: Origin,
     },
     /// End the run. A second one can only shorten the grace. The reply comes at once; the end is a fact.
     Stop {
@@ -81,9 +90,9 @@ pub enum Command {
         tag: u64,
         /// From TERM to KILL in milliseconds; the run's own where it is absent.
         grace_ms: Option<u64>,
-        /// The origin, if no client requested it.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        origin: Option<StopOrigin>,
+        /// Who wants it.
+        #[serde(default, deserialize_with = "Origin::read")]
+        origin: Origin,
     },
     /// Said by a newer server; answered with [`ReplyError::UnknownCommand`].
     #[serde(other)]

@@ -14,7 +14,7 @@ use rustix::process::Pid;
 use signal_hook::consts::signal::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
 use crate::config::OnTerm;
-use crate::pipeline::{Action, State, StopOrigin};
+use crate::pipeline::{Action, Origin, State};
 use crate::process;
 use crate::run_dir::{Runs, read_header};
 use crate::supervisor::{ActionError, Ask, Handle, Snapshot};
@@ -149,7 +149,7 @@ impl StopsRun {
 
 /// Asks for the stop and waits for its answer. Needs no thread: the run may have left none to be had.
 fn ask(alarm: &Alarm, supervisor: &Handle, grace: Option<Duration>) -> io::Result<Result<(), ActionError>> {
-    let begin = |grace| supervisor.begin(Ask::Stop { grace, origin: Some(StopOrigin::Shutdown) });
+    let begin = |grace| supervisor.begin(Ask::Stop { grace }, Origin::Shutdown);
     let answer = match begin(grace) {
         Ok(answer) => answer,
         Err(error) => return Ok(Err(error)),

@@ -105,7 +105,7 @@ impl Run {
             look_at_leader: true,
             tree: Tree::new(None),
             restops: Restops::default(),
-            asked: false,
+            stopped_by: None,
             leader_end: None,
             paused_since: None,
             paused_in_all: Duration::ZERO,
@@ -125,12 +125,12 @@ impl Run {
                     Containment::Cgroup => run.tree = Tree::new(cgroup),
                     Containment::Tree => run.or_log("remove the control group", cgroup.map_or(Ok(()), |cgroup| cgroup.remove())),
                 }
-                run.record(Fact::Spawned { pid, start_ticks, containment }, true);
+                run.record(Fact::Spawned { pid, start_ticks, containment }, Some(run.spec.origin), true);
             }
             Err(error) => {
                 run.or_log("remove the control group", cgroup.map_or(Ok(()), |cgroup| cgroup.remove()));
                 let lack = process::lack_of(&error);
-                run.record(Fact::SpawnFailed { error: run.explain(&error), lack }, true);
+                run.record(Fact::SpawnFailed { error: run.explain(&error), lack }, Some(run.spec.origin), true);
             }
         }
         // The names of the files must be as durable as what is in them.

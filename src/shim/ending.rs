@@ -37,14 +37,15 @@ impl Run {
         self.or_log("remove the control group", self.tree.remove());
         KillPoint::ShimCgroupRemoved.reach();
         let exit = self.leader_end.as_ref().map_or(Exit::Code(0), |end| end.exit);
-        let (asked, paused_ms, log_end) = (self.asked, whole_ms(self.paused_in_all), self.output.end_position());
+        let (asked, paused_ms, log_end) = (self.stopped_by.is_some(), whole_ms(self.paused_in_all), self.output.end_position());
         let killed = match &mut self.phase {
             Phase::Killing { kill } => std::mem::take(&mut kill.killed),
             Phase::Running | Phase::Freezing { .. } | Phase::Paused | Phase::Thawing { .. } | Phase::Stopping { .. } => {
                 Killed::default()
             }
         };
-        let mut last = vec![self.write_down(Fact::Exited { exit, asked, paused_ms, log_end, killed }, true)];
+        let end = Fact::Exited { exit, asked, paused_ms, log_end, killed };
+        let mut last = vec![self.write_down(end, self.stopped_by, true)];
         if self.journal.is_behind() {
             // A disk without room must not cost the exit status: this process is the only one that has it. A server that is there gets it
             // at once, one that comes later as well.
@@ -60,7 +61,7 @@ impl Run {
             max_rss_kb: used.max_rss_kb,
         });
         if let Ok(usage) = usage {
-            last.push(self.write_down(usage, false));
+            last.push(self.write_down(usage, None, false));
         }
         // Together: a server that knows the end may start the next run before it hears any more of this one.
         self.connections.tell_all(&last);

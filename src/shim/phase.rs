@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::connections::ConnectionId;
 use super::tree::{Freeze, Kill, Thaw};
-use crate::pipeline::{Cause, Exit};
+use crate::pipeline::{Exit, Origin};
 
 /// How long what the leader left behind after a natural end may be silent and asleep before it is killed: the `tee` of a `> >(tee log)` still
 /// has something to write. Until then the state says running, so it is below the 50 ms within which an end must be known.
@@ -34,8 +34,8 @@ pub(super) enum Phase {
 
 /// What follows when all is stopped.
 pub(super) enum Frozen {
-    /// The fact that it is paused.
-    Tell(Cause),
+    /// The fact that it is paused, and who wants that; none: a signal from outside.
+    Tell(Option<Origin>),
     /// Nothing to tell: it was paused before and a resume has failed.
     Keep,
 }
@@ -43,8 +43,8 @@ pub(super) enum Frozen {
 /// What follows when all goes on.
 #[derive(Clone, Copy)]
 pub(super) enum Thawed {
-    /// The fact that it is resumed.
-    Tell(Cause),
+    /// The fact that it is resumed, and who wants that; none: a signal from outside.
+    Tell(Option<Origin>),
     /// Nothing to tell: it was never wholly paused.
     Keep { spares_leader: bool },
     /// The fact that it is resumed, because the pause would not hold.
@@ -55,7 +55,7 @@ impl Thawed {
     /// Whether the leader was continued by somebody else, who may stop it again.
     pub(super) fn spares_leader(self) -> bool {
         match self {
-            Self::Tell(cause) => cause == Cause::Outside,
+            Self::Tell(origin) => origin.is_none(),
             Self::Keep { spares_leader } => spares_leader,
             Self::GiveUp => false,
         }

@@ -23,7 +23,7 @@ use super::trouble::Troubles;
 use crate::clock::{Clock, SystemClock, whole_ms};
 use crate::held_dir::HeldDir;
 use crate::kill_point::KillPoint;
-use crate::pipeline::{Cause, ConditionCode, Fact};
+use crate::pipeline::{ConditionCode, Fact, Origin};
 use crate::process::{self, Identity};
 use crate::run_dir::{self, Journal, LaunchSpec, Message, Reply, ReplyError, Rotated, RunDir};
 
@@ -54,8 +54,8 @@ pub(super) struct Run {
     pub(super) look_at_leader: bool,
     pub(super) tree: Tree,
     pub(super) restops: Restops,
-    /// Whether somebody asked for the end before the leader ended.
-    pub(super) asked: bool,
+    /// Who asked for the end first, before the leader ended.
+    pub(super) stopped_by: Option<Origin>,
     pub(super) leader_end: Option<LeaderEnd>,
     /// In boot time: a suspended machine adds to the pause.
     pub(super) paused_since: Option<Duration>,
@@ -125,7 +125,7 @@ impl Run {
         }
         if drain(&self.signals.terminate) {
             // The machine shuts down, or somebody wants this run to end.
-            self.stop(self.grace(None), None, now);
+            self.stop(self.grace(None), Origin::Signal, now);
         }
         let ran = self.ran();
         let has_written = self.output.turn(now, ran, &mut self.signs);
@@ -152,19 +152,19 @@ impl Run {
                 self.connections.tell(connection, self.signs.latest());
                 self.answer((connection, tag), None);
             }
-            run_dir::Command::Pause { tag } => match &mut self.phase {
+            run_dir::Command::Pause { tag, origin } => match &mut self.phase {
                 // One that was never wholly paused is running for everybody else, although it is still being let go.
                 Phase::Running | Phase::Thawing { then: Thawed::Keep { .. }, .. } if self.leader_end.is_none() => {
-                    self.freeze(Frozen::Tell(Cause::Request), Some((connection, tag)), now);
+                    self.freeze(Frozen::Tell(Some(origin)), Some((connection, tag)), now);
                 }
                 // Somebody's SIGSTOP came first; the client gets what it wanted.
                 Phase::Freezing { asker: asker @ None, then: Frozen::Tell(_), .. } => *asker = Some((connection, tag)),
                 _ => self.not_now((connection, tag)),
             },
-            run_dir::Command::Resume { tag } => match self.phase {
+            run_dir::Command::Resume { tag, origin } => match self.phase {
                 // It was paused already when somebody continued a process of it.
                 Phase::Paused | Phase::Freezing { then: Frozen::Keep, asker: None, .. } if self.leader_end.is_none() => {
-                    self.thaw(Thawed::Tell(Cause::Request), Some((connection, tag)), now);
+                    self.thaw(Thawed::Tell(Some(origin)), Some((connection, tag)), now);
                 }
                 _ => self.not_now((connection, tag)),
             },
@@ -244,9 +244,9 @@ impl Run {
 
     // ---- what others see
 
-    /// Writes a fact down and sends it up.
-    pub(super) fn record(&mut self, fact: Fact, durable: bool) {
-        let message = self.write_down(fact, durable);
+    /// Writes a fact down, with who wanted it, and sends it up.
+    pub(super) fn record(&mut self, fact: Fact, origin: Option<Origin>, durable: bool) {
+        let message = self.write_down(fact, origin, durable);
         self.connections.tell_all(std::slice::from_ref(&message));
         kill_points::sent(&message);
     }
@@ -259,9 +259,10 @@ impl Run {
         }
     }
 
-    pub(super) fn write_down(&mut self, fact: Fact, durable: bool) -> Message {
+    pub(super) fn write_down(&mut self, fact: Fact, origin: Option<Origin>, durable: bool) -> Message {
         let boot_ms = whole_ms(SystemClock.since_boot());
-        let entry = self.journal.number(SystemClock.now(), self.spec.created_at, boot_ms, fact);
+        let mut entry = self.journal.number(SystemClock.now(), self.spec.created_at, boot_ms, fact);
+        entry.origin = origin;
         self.journal_failure = self.journal.append(&entry, durable).err();
         kill_points::written(&entry.fact);
         Message::Fact(entry)

@@ -8,7 +8,7 @@ use super::run::{JOURNAL_RETRY, Run};
 use super::tree::{Freeze, Kill, Look, Thaw};
 use crate::clock::{Clock, SystemClock, whole_ms};
 use crate::kill_point::KillPoint;
-use crate::pipeline::{Cause, Exit, Fact, StopOrigin};
+use crate::pipeline::{Cause, Exit, Fact, Origin};
 use crate::process::{self, ProcState};
 use crate::run_dir::ReplyError;
 
@@ -39,7 +39,7 @@ impl Run {
     }
 
     /// TERM to all, and KILL after the grace. Asked again it only gets shorter.
-    pub(super) fn stop(&mut self, grace: Duration, origin: Option<StopOrigin>, now: Duration) {
+    pub(super) fn stop(&mut self, grace: Duration, origin: Origin, now: Duration) {
         // It may have ended by itself a moment ago.
         self.watch_leader(now);
         let mut kill_at = now + grace;
@@ -50,15 +50,17 @@ impl Run {
             // Who asked for what is given up here learns it from the facts that follow.
             Phase::Stopping { .. } | Phase::Running | Phase::Paused | Phase::Freezing { .. } | Phase::Thawing { .. } => {}
         }
-        if self.leader_end.is_some() && !self.asked {
+        if self.leader_end.is_some() && self.stopped_by.is_none() {
             // It ended by itself; what it left behind gets no more time than it would have had.
             kill_at = now;
         }
-        self.asked |= self.leader_end.is_none();
+        if self.leader_end.is_none() {
+            self.stopped_by.get_or_insert(origin);
+        }
         self.pause_file.set(false);
         KillPoint::ShimStopPauseFileRemoved.reach();
         if kill_at > now {
-            self.record(Fact::Stopping { grace_ms: whole_ms(grace), origin }, false);
+            self.record(Fact::Stopping { grace_ms: whole_ms(grace) }, Some(origin), false);
             // Many programs take a second TERM for an order to drop everything.
             if is_first {
                 self.tree.terminate();
@@ -128,15 +130,15 @@ impl Run {
         }
         let Ok(stat) = process::read_stat(self.leader.pid) else { return };
         match (&self.phase, stat.state) {
-            (Phase::Running, ProcState::Stopped) => self.freeze(Frozen::Tell(Cause::Outside), None, now),
+            (Phase::Running, ProcState::Stopped) => self.freeze(Frozen::Tell(None), None, now),
             (Phase::Paused, ProcState::Awake | ProcState::Uninterruptible) if self.is_continued() => {
-                self.thaw(Thawed::Tell(Cause::Outside), None, now);
+                self.thaw(Thawed::Tell(None), None, now);
             }
             (Phase::Stopping { .. }, ProcState::Awake | ProcState::Uninterruptible) if self.paused_since.is_some() => {
                 // The stop let it go on, so that it sees the TERM: through the grace it runs.
                 self.count_pause();
                 let paused_ms = whole_ms(self.paused_in_all);
-                self.record(Fact::Resumed { cause: Cause::Request, paused_ms, detail: None }, false);
+                self.record(Fact::Resumed { cause: Cause::Request, paused_ms, detail: None }, self.stopped_by, false);
             }
             (
                 Phase::Running
@@ -162,17 +164,17 @@ impl Run {
         let Ok(state) = process::read_stat(self.leader.pid).map(|stat| stat.state) else { return false };
         match (&self.phase, state) {
             // Somebody stopped the leader and has already thought better of it.
-            (Phase::Freezing { then: Frozen::Tell(Cause::Outside), asker: None, .. }, ProcState::Awake) => {
+            (Phase::Freezing { then: Frozen::Tell(None), asker: None, .. }, ProcState::Awake) => {
                 self.thaw(Thawed::Keep { spares_leader: true }, None, now);
             }
             (Phase::Freezing { then: Frozen::Keep, .. }, ProcState::Awake) if self.is_continued() => {
-                self.thaw(Thawed::Tell(Cause::Outside), None, now);
+                self.thaw(Thawed::Tell(None), None, now);
             }
-            (Phase::Thawing { then: Thawed::Tell(Cause::Outside), .. }, ProcState::Stopped) => {
+            (Phase::Thawing { then: Thawed::Tell(None), .. }, ProcState::Stopped) => {
                 self.freeze(Frozen::Keep, None, now);
             }
             (Phase::Thawing { then: Thawed::Keep { spares_leader: true }, .. }, ProcState::Stopped) => {
-                self.freeze(Frozen::Tell(Cause::Outside), None, now);
+                self.freeze(Frozen::Tell(None), None, now);
             }
             (
                 Phase::Running
@@ -195,7 +197,7 @@ impl Run {
             Phase::Running => {}
             Phase::Paused => self.hold_on(now),
             Phase::Freezing { freeze, since, then, asker } => {
-                let is_asked = asker.is_some() || matches!(then, Frozen::Tell(Cause::Request));
+                let is_asked = asker.is_some() || matches!(then, Frozen::Tell(Some(_)));
                 match freeze.look(&self.tree, now, (!is_asked).then_some(self.leader)) {
                     Look::Again(at) => {
                         KillPoint::ShimStopsSent.reach();
@@ -221,11 +223,11 @@ impl Run {
                         self.phase = Phase::Paused;
                         self.pause_file.set(true);
                         KillPoint::ShimPauseFileMade.reach();
-                        if let Frozen::Tell(cause) = then {
+                        if let Frozen::Tell(origin) = then {
                             self.restops = Restops::default();
                             self.say(None);
                             self.paused_since = Some(SystemClock.since_boot());
-                            self.record(Fact::Paused { cause }, false);
+                            self.record(Fact::Paused { cause: cause_of(origin) }, origin, false);
                         }
                         self.look_again_at_pause(now);
                         if let Some(asker) = asker {
@@ -317,16 +319,17 @@ impl Run {
 
     /// The tree goes on: the fact, unless it was never known to stand still.
     fn count_resume(&mut self, then: Thawed) {
-        let (cause, detail) = match then {
-            Thawed::Tell(cause) => (cause, None),
-            Thawed::GiveUp => (Cause::Outside, self.signs.signs().note.clone()),
+        let (origin, detail) = match then {
+            Thawed::Tell(origin) => (origin, None),
+            Thawed::GiveUp => (None, self.signs.signs().note.clone()),
             Thawed::Keep { .. } => return,
         };
         if detail.is_none() {
             self.say(None);
         }
         self.count_pause();
-        self.record(Fact::Resumed { cause, paused_ms: whole_ms(self.paused_in_all), detail }, false);
+        let resumed = Fact::Resumed { cause: cause_of(origin), paused_ms: whole_ms(self.paused_in_all), detail };
+        self.record(resumed, origin, false);
     }
 
     /// Nothing is done to the tree any more; what somebody else does to the leader is to be seen.
@@ -340,6 +343,11 @@ impl Run {
         self.phase = Phase::Killing { kill: Kill::new() };
         self.look_at = Some(now);
     }
+}
+
+/// Why a pause begins or ends: a signal from outside has no origin.
+const fn cause_of(origin: Option<Origin>) -> Cause {
+    if origin.is_some() { Cause::Request } else { Cause::Outside }
 }
 
 /// Who it is, for people: ` 4711 (sleep)`.

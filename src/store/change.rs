@@ -8,7 +8,7 @@ use rusqlite::{OptionalExtension, Transaction};
 use super::rows::{self, EventRow, PipelineRow, RunRow};
 use super::{Begun, NewRun, UnseenEnd};
 use crate::clock::Timestamp;
-use crate::pipeline::{Cause, Entry, Exit, Fact, Killed, RunStatus, State, StopOrigin, Transition};
+use crate::pipeline::{Cause, Entry, Exit, Fact, Killed, RunStatus, State, Transition};
 
 /// The event before a run's first fact: its commit.
 pub(super) const KIND_STARTING: &str = "starting";
@@ -35,11 +35,22 @@ pub(super) fn begin(tx: &Transaction<'_>, id: Option<i64>, new: &NewRun, at: Tim
     let args = serde_json::to_string(&new.args).expect("a list of strings is JSON");
     // The unique index over live runs refuses a second one.
     tx.prepare_cached(
-        "INSERT INTO pipeline_runs (id, status, script, cwd, args, created_at, log_start) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+        "INSERT INTO pipeline_runs (id, status, script, cwd, args, created_at, log_start, started_by)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
     )?
-    .execute((id, RunStatus::Starting, &new.script, &new.cwd, args, at, rows::stored(new.log_start)))?;
+    .execute((
+        id,
+        RunStatus::Starting,
+        &new.script,
+        &new.cwd,
+        args,
+        at,
+        rows::stored(new.log_start),
+        rows::stored_origin(new.origin),
+    ))?;
     let run_id = tx.last_insert_rowid();
-    let event = EventRow { cause: Some(cause), ..EventRow::new(0, at, KIND_STARTING) };
+    let detail = new.origin.map(|origin| format!("started {origin}"));
+    let event = EventRow { cause: Some(cause), origin: new.origin, detail, ..EventRow::new(0, at, KIND_STARTING) };
     insert_event(tx, run_id, &event)?;
     row.run_id = Some(run_id);
     row.version += 1;
@@ -75,12 +86,12 @@ pub(super) fn record(
         from_state: transition.map(|transition| transition.from),
         to_state: transition.map(|transition| transition.to),
         cause: transition.map(|transition| cause_override.unwrap_or(transition.cause)),
-        ..describe(entry.seq, at, &entry.fact)
+        ..describe(entry, at)
     };
     insert_event(tx, run_id, &event)?;
     if let Some(transition) = transition {
         let mut run = live_run(tx, run_id)?;
-        let row = follow(before, &mut run, transition, &entry.fact, at)?;
+        let row = follow(before, &mut run, transition, entry, at)?;
         write_run(tx, &run)?;
         write_row(tx, &row, transition.from, Some(run_id))?;
         return Ok(Some(row));
@@ -132,14 +143,15 @@ pub(super) fn end(
     Ok(row)
 }
 
-/// What the pipeline and its run become by a transition that `fact` brought at `at`.
+/// What the pipeline and its run become by a transition that the fact of `entry` brought at `at`.
 fn follow(
     before: &PipelineRow,
     run: &mut RunRow,
     transition: Transition,
-    fact: &Fact,
+    entry: &Entry,
     at: Timestamp,
 ) -> Result<PipelineRow, GaveUp> {
+    let fact = &entry.fact;
     run.status = transition.status;
     let mut row = PipelineRow {
         state: transition.to,
@@ -151,6 +163,8 @@ fn follow(
         Fact::Spawned { pid, containment, .. } => {
             run.pid = Some(*pid);
             run.containment = Some(*containment);
+            // The database may have been lost since the start.
+            run.started_by = run.started_by.or(entry.origin);
             run.started_at = Some(at);
             row.pid = Some(*pid);
             row.started_at = Some(at);
@@ -164,6 +178,7 @@ fn follow(
         Fact::Exited { exit, paused_ms, log_end, killed, .. } => {
             (run.exit_code, run.signal) = (exit.code(), exit.signal());
             run.stopped_at = Some(at);
+            run.stopped_by = entry.origin;
             run.paused_ms = *paused_ms;
             run.log_end = Some((*log_end).max(run.log_start));
             run.killed = killed.clone();
@@ -220,9 +235,9 @@ fn last_event(tx: &Transaction<'_>, run_id: i64) -> Result<(u64, Timestamp), Gav
 fn insert_event(tx: &Transaction<'_>, run_id: i64, event: &EventRow) -> Result<(), GaveUp> {
     let (killed, killed_count) = rows::stored_killed(&event.killed).unzip();
     tx.prepare_cached(
-        "INSERT INTO pipeline_events (run_id, seq, at, kind, from_state, to_state, cause, pid, exit_code, signal, grace_ms,
+        "INSERT INTO pipeline_events (run_id, seq, at, kind, from_state, to_state, cause, origin, pid, exit_code, signal, grace_ms,
              paused_ms, killed, killed_count, detail)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)",
     )?
     .execute((
         run_id,
@@ -232,6 +247,7 @@ fn insert_event(tx: &Transaction<'_>, run_id: i64, event: &EventRow) -> Result<(
         event.from_state,
         event.to_state,
         event.cause,
+        rows::stored_origin(event.origin),
         event.pid,
         event.exit_code,
         event.signal,
@@ -249,7 +265,8 @@ fn write_run(tx: &Transaction<'_>, run: &RunRow) -> Result<(), GaveUp> {
     let (killed, killed_count) = rows::stored_killed(&run.killed).unzip();
     tx.prepare_cached(
         "UPDATE pipeline_runs SET status = ?2, pid = ?3, started_at = ?4, stopped_at = ?5, exit_code = ?6, signal = ?7,
-             paused_ms = ?8, error = ?9, log_end = ?10, containment = ?11, killed = ?12, killed_count = ?13
+             paused_ms = ?8, error = ?9, log_end = ?10, containment = ?11, killed = ?12, killed_count = ?13, started_by = ?14,
+             stopped_by = ?15
          WHERE id = ?1",
     )?
     .execute((
@@ -266,6 +283,8 @@ fn write_run(tx: &Transaction<'_>, run: &RunRow) -> Result<(), GaveUp> {
         run.containment,
         killed,
         killed_count,
+        rows::stored_origin(run.started_by),
+        rows::stored_origin(run.stopped_by),
     ))?;
     Ok(())
 }
@@ -299,20 +318,23 @@ fn write_row(tx: &Transaction<'_>, row: &PipelineRow, expected: State, of_run: O
 }
 
 /// A fact as the history shows it: its values, and a sentence for people.
-fn describe(seq: u64, at: Timestamp, fact: &Fact) -> EventRow {
-    let mut event = EventRow::new(seq, at, fact.kind());
-    match fact {
+fn describe(entry: &Entry, at: Timestamp) -> EventRow {
+    let origin = entry.origin;
+    let mut event = EventRow { origin, ..EventRow::new(entry.seq, at, entry.fact.kind()) };
+    let by = |what: &str| origin.map(|origin| format!("{what} {origin}"));
+    let told: [Option<String>; 3] = match &entry.fact {
         Fact::Spawned { pid, .. } => {
             event.pid = Some(*pid);
-            event.detail = Some(format!("pid {pid}"));
+            [Some(format!("pid {pid}")), None, None]
         }
-        Fact::Stopping { grace_ms, origin } => {
+        Fact::Paused { .. } => [by("paused"), None, None],
+        Fact::Resumed { paused_ms, detail, .. } => {
+            event.paused_ms = Some(*paused_ms);
+            [by("resumed"), detail.clone(), None]
+        }
+        Fact::Stopping { grace_ms } => {
             event.grace_ms = Some(*grace_ms);
-            let why = match origin {
-                Some(StopOrigin::Shutdown) => "; the server was asked to exit, and stops the run first",
-                Some(StopOrigin::Unknown) | None => "",
-            };
-            event.detail = Some(format!("grace {grace_ms} ms{why}"));
+            [by("stopped"), Some(format!("grace {grace_ms} ms")), None]
         }
         Fact::Exited { exit, asked, paused_ms, killed, .. } => {
             (event.exit_code, event.signal) = (exit.code(), exit.signal());
@@ -322,18 +344,16 @@ fn describe(seq: u64, at: Timestamp, fact: &Fact) -> EventRow {
                 Exit::Code(code) => format!("exit code {code}"),
                 Exit::Signal(signal) => format!("signal {signal}"),
             };
-            event.detail = Some(std::iter::once(exit).chain(killed.at_end(*asked)).collect::<Vec<_>>().join("; "));
+            [by("stopped"), Some(exit), killed.at_end(*asked)]
         }
         Fact::Usage { cpu_user_ms, cpu_system_ms, max_rss_kb } => {
             let used = format!("CPU {cpu_user_ms} ms user, {cpu_system_ms} ms system; at most {max_rss_kb} KiB a process");
-            event.detail = Some(used);
+            [Some(used), None, None]
         }
-        Fact::SpawnFailed { error, .. } => event.detail = Some(error.clone()),
-        Fact::Resumed { paused_ms, detail, .. } => {
-            event.paused_ms = Some(*paused_ms);
-            event.detail.clone_from(detail);
-        }
-        Fact::Paused { .. } | Fact::Unknown => {}
-    }
+        Fact::SpawnFailed { error, .. } => [Some(error.clone()), None, None],
+        Fact::Unknown => [None, None, None],
+    };
+    let told: Vec<String> = told.into_iter().flatten().collect();
+    event.detail = (!told.is_empty()).then(|| told.join("; "));
     event
 }

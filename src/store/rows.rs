@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::clock::Timestamp;
-use crate::pipeline::{Cause, Containment, Killed, RunStatus, State, signal_name};
+use crate::pipeline::{Cause, Containment, Killed, Origin, RunStatus, State, signal_name};
 
 /// Stores words and times as their one text. A text that is none is an error when read, never a default.
 macro_rules! stored_as_text {
@@ -73,6 +73,10 @@ pub struct RunRow {
     pub started_at: Option<Timestamp>,
     /// When it was seen to have ended, or was given up.
     pub stopped_at: Option<Timestamp>,
+    /// Who started it, if that is known.
+    pub started_by: Option<Origin>,
+    /// Who stopped it, if anybody did: the first who asked for that.
+    pub stopped_by: Option<Origin>,
     /// The leader's exit code.
     pub exit_code: Option<i32>,
     /// The signal that ended the leader.
@@ -130,6 +134,8 @@ pub struct EventRow {
     pub to_state: Option<State>,
     /// What made it happen, where that is known.
     pub cause: Option<Cause>,
+    /// Who wanted it, if anybody did and that is known.
+    pub origin: Option<Origin>,
     /// The leader that was spawned.
     pub pid: Option<u32>,
     /// The exit code of a leader that ended.
@@ -147,6 +153,15 @@ pub struct EventRow {
     /// What was killed at the end.
     #[serde(flatten)]
     pub killed: Killed,
+}
+
+/// The stops of a run, put together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StopRow {
+    /// The shortest grace that any of them gave, in milliseconds.
+    pub grace_ms: u64,
+    /// Who asked first.
+    pub origin: Option<Origin>,
 }
 
 /// The most arguments that one page of runs carries, in bytes of JSON; the run that reaches it is the page's last.
@@ -180,6 +195,11 @@ fn json<T: DeserializeOwned>(row: &Row<'_>, column: &str) -> rusqlite::Result<Op
 
 fn killed(row: &Row<'_>) -> rusqlite::Result<Killed> {
     Ok(Killed { named: json(row, "killed")?.unwrap_or_default(), count: count(row, "killed_count")? })
+}
+
+/// An origin as its column.
+pub(super) fn stored_origin(origin: Option<Origin>) -> Option<String> {
+    origin.map(|origin| serde_json::to_string(&origin).expect("words and numbers are JSON"))
 }
 
 /// What was killed, as its two columns.
@@ -219,6 +239,8 @@ impl RunRow {
             created_at: row.get("created_at")?,
             started_at: row.get("started_at")?,
             stopped_at: row.get("stopped_at")?,
+            started_by: json(row, "started_by")?,
+            stopped_by: json(row, "stopped_by")?,
             exit_code: row.get("exit_code")?,
             signal: row.get("signal")?,
             paused_ms: count(row, "paused_ms")?,
@@ -272,6 +294,21 @@ impl RunLogRow {
     }
 }
 
+impl StopRow {
+    /// Those of a run.
+    pub(super) fn read(conn: &Connection, run_id: i64) -> rusqlite::Result<Option<Self>> {
+        let sql = "SELECT grace_ms, origin FROM pipeline_events WHERE run_id = ?1 AND kind = 'stopping' ORDER BY seq";
+        let mut statement = conn.prepare_cached(sql)?;
+        let mut stops =
+            statement.query_map([run_id], |row| Ok(Self { grace_ms: count(row, "grace_ms")?, origin: json(row, "origin")? }))?;
+        stops.try_fold(None, |first: Option<Self>, next| {
+            let next = next?;
+            let grace_ms = first.map_or(next.grace_ms, |first| first.grace_ms.min(next.grace_ms));
+            Ok(Some(Self { grace_ms, ..first.unwrap_or(next) }))
+        })
+    }
+}
+
 impl EventRow {
     /// An event of which nothing more is known.
     pub(super) fn new(seq: u64, at: Timestamp, kind: &str) -> Self {
@@ -282,6 +319,7 @@ impl EventRow {
             from_state: None,
             to_state: None,
             cause: None,
+            origin: None,
             pid: None,
             exit_code: None,
             signal: None,
@@ -323,6 +361,7 @@ impl EventRow {
             from_state: row.get("from_state")?,
             to_state: row.get("to_state")?,
             cause: row.get("cause")?,
+            origin: json(row, "origin")?,
             pid: row.get("pid")?,
             exit_code: row.get("exit_code")?,
             signal,

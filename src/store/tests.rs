@@ -9,7 +9,7 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use super::*;
-use crate::pipeline::{Containment, Exit, Fact, Killed, RunStatus, State, observe};
+use crate::pipeline::{Containment, Exit, Fact, Killed, Origin, Peer, RunStatus, State, observe};
 
 /// A store in a folder of its own.
 struct Bench {
@@ -51,21 +51,35 @@ impl Bench {
 
     /// Records what the rules make of a fact in the stored state.
     fn see(&mut self, run_id: i64, seq: u64, ms: i64, fact: Fact) -> Recorded {
+        self.see_by(None, run_id, seq, ms, fact)
+    }
+
+    /// The same of a fact that somebody wanted.
+    fn see_by(&mut self, origin: Option<Origin>, run_id: i64, seq: u64, ms: i64, fact: Fact) -> Recorded {
         let transition = observe(self.row().state, &fact);
-        self.store.record(run_id, &entry(seq, ms, fact), transition, None).expect("what follows from the rules is recorded")
+        let entry = Entry { origin, ..entry(seq, ms, fact) };
+        self.store.record(run_id, &entry, transition, None).expect("what follows from the rules is recorded")
     }
 }
+
+const CLIENT: Origin = Origin::operator(Peer::Uid(1000));
 
 fn at(ms: i64) -> Timestamp {
     Timestamp::from_unix_ms(1_700_000_000_000 + ms)
 }
 
 fn entry(seq: u64, ms: i64, fact: Fact) -> Entry {
-    Entry { seq, at: at(ms), boot_ms: 0, fact }
+    Entry { seq, at: at(ms), boot_ms: 0, origin: None, fact }
 }
 
 fn new_run() -> NewRun {
-    NewRun { script: "demo.sh".to_owned(), cwd: "/srv".to_owned(), args: vec!["a b".to_owned(), "\"".to_owned()], log_start: 100 }
+    NewRun {
+        script: "demo.sh".to_owned(),
+        cwd: "/srv".to_owned(),
+        args: vec!["a b".to_owned(), "\"".to_owned()],
+        log_start: 100,
+        origin: Some(CLIENT),
+    }
 }
 
 fn spawned(pid: u32) -> Fact {
@@ -109,13 +123,14 @@ fn a_life_from_start_to_end_is_told_in_all_three_tables() {
     assert_eq!((row.state, row.pid, row.started_at), (State::Running, Some(4711), Some(at(10))));
     let row = bench.see(id, 2, 20, Fact::Paused { cause: Cause::Outside }).row;
     assert_eq!((row.state, row.paused_at, row.resumed_at), (State::Paused, Some(at(20)), None));
-    let row = bench.see(id, 3, 50, Fact::Resumed { cause: Cause::Request, paused_ms: 30, detail: None }).row;
+    let resumed = Fact::Resumed { cause: Cause::Request, paused_ms: 30, detail: None };
+    let row = bench.see_by(Some(CLIENT), id, 3, 50, resumed).row;
     assert_eq!((row.state, row.paused_at, row.resumed_at), (State::Running, Some(at(20)), Some(at(50))));
     assert_eq!(bench.run(id).paused_ms, 30);
-    bench.see(id, 4, 60, Fact::Stopping { grace_ms: 10_000, origin: None });
+    bench.see_by(Some(Origin::Signal), id, 4, 60, Fact::Stopping { grace_ms: 10_000 });
     let facts = [exited(Exit::Signal(15), true), usage()];
     let both = [
-        (entry(5, 70, facts[0].clone()), observe(State::Running, &facts[0])),
+        (Entry { origin: Some(Origin::Signal), ..entry(5, 70, facts[0].clone()) }, observe(State::Running, &facts[0])),
         (entry(6, 71, facts[1].clone()), observe(State::Stopped, &facts[1])),
     ];
     let recorded = bench.store.record_all(id, &both, None).expect("an end");
@@ -144,6 +159,7 @@ fn a_life_from_start_to_end_is_told_in_all_three_tables() {
             "id": 1, "status": "stopped", "pid": 4711, "script": "demo.sh", "cwd": "/srv", "args": ["a b", "\""],
             "created_at": at(0), "started_at": at(10), "stopped_at": at(70), "exit_code": null, "signal": 15, "paused_ms": 30,
             "cpu_user_ms": 5, "cpu_system_ms": 6, "max_rss_kb": 7, "error": null, "containment": "tree",
+            "started_by": {"by": "client", "role": "operator", "uid": 1000}, "stopped_by": {"by": "signal"},
         })
     );
     let told: Vec<String> = bench
@@ -159,19 +175,19 @@ fn a_life_from_start_to_end_is_told_in_all_three_tables() {
     assert_eq!(
         told,
         [
-            "0 starting - - request -",
+            "0 starting - - request started by a client with user id 1000",
             "1 spawned stopped running request pid 4711",
             "2 paused running paused outside -",
-            "3 resumed paused running request -",
-            "4 stopping - - - grace 10000 ms",
-            "5 exited running stopped request signal 15",
+            "3 resumed paused running request resumed by a client with user id 1000",
+            "4 stopping - - - stopped because its shim got a SIGTERM, as at a shutdown of the machine; grace 10000 ms",
+            "5 exited running stopped request stopped because its shim got a SIGTERM, as at a shutdown of the machine; signal 15",
             "6 usage - - - CPU 5 ms user, 6 ms system; at most 7 KiB a process",
         ]
     );
     let event = serde_json::to_value(&bench.events(id)[1]).expect("JSON");
     assert_eq!(
         event,
-        json!({"seq": 1, "at": at(10), "kind": "spawned", "from_state": "stopped", "to_state": "running", "cause": "request",
+        json!({"seq": 1, "at": at(10), "kind": "spawned", "from_state": "stopped", "to_state": "running", "cause": "request", "origin": null,
                "pid": 4711, "exit_code": null, "signal": null, "signal_name": null, "grace_ms": null, "paused_ms": null,
                "detail": "pid 4711"})
     );
@@ -190,11 +206,11 @@ fn event_has_the_values_of_its_fact_as_fields() {
         bench.see(id, 1, 1, spawned(4711));
         bench.see(id, 2, 2, Fact::Paused { cause: Cause::Request });
         bench.see(id, 3, 3, Fact::Resumed { cause: Cause::Request, paused_ms: 7, detail: None });
-        assert_eq!(bench.store.shortest_grace_ms(id).expect("readable"), None);
-        for (seq, grace_ms) in [(4, 10_000), (5, 90), (6, 500)] {
-            bench.see(id, seq, 4, Fact::Stopping { grace_ms, origin: None });
+        assert_eq!(bench.store.stop_of(id).expect("readable"), None);
+        for (seq, grace_ms, origin) in [(4, 10_000, Origin::Limit), (5, 90, CLIENT), (6, 500, Origin::Shutdown)] {
+            bench.see_by(Some(origin), id, seq, 4, Fact::Stopping { grace_ms });
         }
-        assert_eq!(bench.store.shortest_grace_ms(id).expect("readable"), Some(90));
+        assert_eq!(bench.store.stop_of(id).expect("readable"), Some(StopRow { grace_ms: 90, origin: Some(Origin::Limit) }));
         bench.see(id, 7, 5, Fact::Exited { exit, asked: true, paused_ms: 8, log_end: 900, killed: killed() });
         let events = bench.events(id);
         assert_eq!(events.iter().filter_map(|event| event.pid).collect::<Vec<_>>(), [4711]);
@@ -352,7 +368,7 @@ fn every_fact_can_be_kept() {
     let id = bench.begin(0);
     let facts = [
         Fact::Unknown,
-        Fact::Stopping { grace_ms: u64::MAX, origin: None },
+        Fact::Stopping { grace_ms: u64::MAX },
         Fact::Usage { cpu_user_ms: u64::MAX, cpu_system_ms: 0, max_rss_kb: u64::MAX },
         spawned(u32::MAX),
         Fact::Paused { cause: Cause::Request },

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::pipeline::{Action, StopOrigin};
+use crate::pipeline::Action;
 
 /// What a client asks for.
 #[derive(Clone, Debug)]
@@ -18,8 +18,6 @@ pub enum Ask {
     Stop {
         /// From TERM to KILL; the run's own where none is named.
         grace: Option<Duration>,
-        /// The origin, if no client requested it.
-        origin: Option<StopOrigin>,
     },
 }
 

@@ -5,6 +5,7 @@ use std::sync::mpsc::SyncSender;
 use super::ask::Ask;
 use super::reply::ReplyTo;
 use super::shims::ConnectionNumber;
+use crate::pipeline::Origin;
 use crate::run_dir::Message;
 use crate::store::Work;
 
@@ -12,6 +13,7 @@ use crate::store::Work;
 pub(super) enum Event {
     Act {
         ask: Ask,
+        origin: Origin,
         reply_to: ReplyTo,
     },
     FromShim {

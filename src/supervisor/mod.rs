@@ -29,6 +29,7 @@ use std::time::Duration;
 
 use crate::clock::{Clock, SystemClock};
 use crate::log::RunLogs;
+use crate::pipeline::Origin;
 use crate::run_dir::{Message, Runs};
 use crate::store::{Store, Writer};
 
@@ -133,15 +134,15 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// Asks for an action, and waits until it is so or refused. The wait is bounded by the supervisor.
-    pub fn act(&self, ask: Ask) -> Result<Arc<Published>, ActionError> {
-        self.begin(ask)?.recv().unwrap_or(Err(ActionError::Stopping))
+    /// Asks for an action that `origin` wants, and waits until it is so or refused. The wait is bounded by the supervisor.
+    pub fn act(&self, ask: Ask, origin: Origin) -> Result<Arc<Published>, ActionError> {
+        self.begin(ask, origin)?.recv().unwrap_or(Err(ActionError::Stopping))
     }
 
     /// Asks for an action. The answer comes where this returns; who does not want it drops that.
-    pub fn begin(&self, ask: Ask) -> Result<Receiver<Result<Arc<Published>, ActionError>>, ActionError> {
+    pub fn begin(&self, ask: Ask, origin: Origin) -> Result<Receiver<Result<Arc<Published>, ActionError>>, ActionError> {
         let (reply_to, reply) = mpsc::sync_channel(1);
-        self.events.send(Event::Act { ask, reply_to }).map_err(|_| ActionError::Stopping)?;
+        self.events.send(Event::Act { ask, origin, reply_to }).map_err(|_| ActionError::Stopping)?;
         Ok(reply)
     }
 
@@ -188,7 +189,7 @@ fn conduct(
             Some(at) => queue.recv_timeout(at.saturating_sub(SystemClock.awake())),
         };
         match event {
-            Ok(Event::Act { ask, reply_to }) => conductor.act(ask, &reply_to),
+            Ok(Event::Act { ask, origin, reply_to }) => conductor.act(ask, origin, &reply_to),
             Ok(Event::FromShim { number, messages }) => {
                 if messages.iter().any(|message| matches!(message, Message::Rotated(_))) {
                     wake_retention();

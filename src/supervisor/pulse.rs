@@ -14,7 +14,7 @@ use super::shims::{ConnectionNumber, Finding, Leftovers, Shims};
 use crate::clock::{Clock, SystemClock, Timestamp, whole_ms};
 use crate::pipeline::{Entry, Killed, Transition};
 use crate::run_dir::{Command, LaunchSpec, NumberedProgress, ProgressError};
-use crate::store::{Begun, NewRun, PipelineRow, Recorded, RunRow, StoreError, UnseenEnd, Work};
+use crate::store::{Begun, NewRun, PipelineRow, Recorded, RunRow, StopRow, StoreError, UnseenEnd, Work};
 
 /// Since when the thread waits for the disk.
 #[derive(Debug, Default)]
@@ -73,8 +73,8 @@ impl<R: Records> Records for Noted<R> {
         self.pulse.during(|| self.inner.last_seq(run_id))
     }
 
-    fn shortest_grace_ms(&self, run_id: i64) -> Result<Option<u64>, StoreError> {
-        self.pulse.during(|| self.inner.shortest_grace_ms(run_id))
+    fn stop_of(&self, run_id: i64) -> Result<Option<StopRow>, StoreError> {
+        self.pulse.during(|| self.inner.stop_of(run_id))
     }
 
     fn log_position_max(&self) -> Result<u64, StoreError> {

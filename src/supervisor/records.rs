@@ -4,7 +4,7 @@
 
 use crate::clock::Timestamp;
 use crate::pipeline::{Entry, Killed, Transition};
-use crate::store::{Begun, NewRun, PipelineRow, Recorded, RunRow, Store, StoreError, UnseenEnd, Work};
+use crate::store::{Begun, NewRun, PipelineRow, Recorded, RunRow, StopRow, Store, StoreError, UnseenEnd, Work};
 
 /// What is stored, and its changes: each is wholly there when the call returns, or an error and not there at all.
 pub(super) trait Records {
@@ -16,8 +16,8 @@ pub(super) trait Records {
     fn run(&self, id: i64) -> Result<Option<RunRow>, StoreError>;
     /// See [`Store::last_seq`].
     fn last_seq(&self, run_id: i64) -> Result<u64, StoreError>;
-    /// See [`Store::shortest_grace_ms`].
-    fn shortest_grace_ms(&self, run_id: i64) -> Result<Option<u64>, StoreError>;
+    /// See [`Store::stop_of`].
+    fn stop_of(&self, run_id: i64) -> Result<Option<StopRow>, StoreError>;
     /// See [`Store::log_position_max`].
     fn log_position_max(&self) -> Result<u64, StoreError>;
     /// See [`Store::reserve_run_ids`].
@@ -62,8 +62,8 @@ impl Records for Store {
         Self::last_seq(self, run_id)
     }
 
-    fn shortest_grace_ms(&self, run_id: i64) -> Result<Option<u64>, StoreError> {
-        Self::shortest_grace_ms(self, run_id)
+    fn stop_of(&self, run_id: i64) -> Result<Option<StopRow>, StoreError> {
+        Self::stop_of(self, run_id)
     }
 
     fn log_position_max(&self) -> Result<u64, StoreError> {

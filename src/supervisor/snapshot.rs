@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use crate::clock::Timestamp;
-use crate::pipeline::{Action, ConditionCode, Conditions, Containment, Pending, Progress, RunStatus, State, allowed};
+use crate::pipeline::{Action, ConditionCode, Conditions, Containment, Origin, Pending, Progress, RunStatus, State, allowed};
 use crate::run_dir::NumberedProgress;
 use crate::store::{PipelineRow, RunRow};
 
@@ -19,6 +19,8 @@ pub struct Snapshot {
     pub state: State,
     /// The action under way.
     pub pending: Option<Action>,
+    /// Who wants that, if it is known.
+    pub pending_origin: Option<Origin>,
     /// When the grace of the stop under way is over and KILL follows, by the wall clock.
     pub kill_at: Option<Timestamp>,
     /// The actions that would not be refused.
@@ -84,6 +86,7 @@ impl Snapshot {
         Self {
             state: row.state,
             pending: pending.map(Pending::action),
+            pending_origin: None,
             kill_at: None,
             allowed: allowed(row.state, pending),
             pid: row.pid,

@@ -17,7 +17,7 @@ use super::conductor::Conductor;
 use super::shims::{ConnectionNumber, Finding, Leftovers, Shims};
 use super::*;
 use crate::clock::Timestamp;
-use crate::pipeline::{Action, Cause, ConditionCode, Containment, Entry, Exit, Fact, Found, Killed, State};
+use crate::pipeline::{Action, Cause, ConditionCode, Containment, Entry, Exit, Fact, Found, Killed, Origin, Peer, State};
 use crate::run_dir::{
     Command, FORMAT, Header, LaunchSpec, NumberedProgress, NumberedSigns, ProgressError, ReadJournal, Reply, ReplyError, Signs,
     Trouble,
@@ -166,6 +166,9 @@ impl Clock for HandClock {
     }
 }
 
+/// Who asks where it makes no difference.
+const CLIENT: Origin = Origin::operator(Peer::Uid(1000));
+
 type Waiting = Receiver<Result<Arc<Published>, ActionError>>;
 
 /// A conductor and all that is around it.
@@ -205,8 +208,12 @@ impl Stage {
     }
 
     fn ask(&mut self, ask: Ask) -> Waiting {
+        self.ask_as(CLIENT, ask)
+    }
+
+    fn ask_as(&mut self, origin: Origin, ask: Ask) -> Waiting {
         let (reply_to, waiting) = sync_channel(1);
-        self.conductor.act(ask, &reply_to);
+        self.conductor.act(ask, origin, &reply_to);
         waiting
     }
 
@@ -239,7 +246,7 @@ impl Stage {
     }
 
     fn entry(&self, seq: u64, fact: Fact) -> Entry {
-        Entry { seq, at: self.clock.now(), boot_ms: whole(self.clock.since_boot()), fact }
+        Entry { seq, at: self.clock.now(), boot_ms: whole(self.clock.since_boot()), origin: None, fact }
     }
 
     fn finds(&self, run_id: i64, found: Found, facts: &[(u64, Fact)]) {
@@ -351,7 +358,7 @@ fn exited(code: i32, asked: bool) -> Fact {
 }
 
 fn stop(grace: Duration) -> Ask {
-    Ask::Stop { grace: Some(grace), origin: None }
+    Ask::Stop { grace: Some(grace) }
 }
 
 fn got(waiting: &Waiting) -> Result<Arc<Published>, ActionError> {

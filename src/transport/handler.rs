@@ -38,6 +38,11 @@ impl<'a> Client<'a> {
         Self { connection: Some((stream, slot)), has_thread }
     }
 
+    /// The user whose process connected, at a Unix socket (`SO_PEERCRED`, `unix(7)`).
+    pub fn uid(&self) -> Option<u32> {
+        self.connection.and_then(|(stream, _)| stream.uid())
+    }
+
     /// Whether it has gone.
     pub fn is_left(&self) -> bool {
         self.connection.is_some_and(|(stream, _)| stream.is_left())

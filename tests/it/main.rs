@@ -73,6 +73,7 @@ mod run {
     mod million;
     mod odd_names;
     mod odd_starts;
+    mod origin;
     mod output;
     mod outside;
     mod scripts;

@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use autoappdev::kill_point::KillPoint;
+use autoappdev::pipeline::Origin;
 use autoappdev::process;
 use autoappdev::run_dir::Command;
 use serde_json::{Value, json};
@@ -161,7 +162,7 @@ impl Case {
                 self.place.start_server();
                 let run_id = self.start_family();
                 self.place.kill_server();
-                self.place.tell_shim(run_id, &Command::Pause { tag: 1 });
+                self.place.tell_shim(run_id, &Command::Pause { tag: 1, origin: Origin::Unknown });
                 self.place.until_fact(run_id, "paused");
                 self.boot_armed();
             }

@@ -26,8 +26,13 @@ impl Place {
 
     /// Commits a run as `starting`.
     pub fn past_starting(&self) -> i64 {
-        let new =
-            NewRun { script: "sleep.sh".to_owned(), cwd: self.root().display().to_string(), args: Vec::new(), log_start: 0 };
+        let new = NewRun {
+            script: "sleep.sh".to_owned(),
+            cwd: self.root().display().to_string(),
+            args: Vec::new(),
+            log_start: 0,
+            origin: None,
+        };
         self.store().begin_run(&new, Timestamp::from_unix_ms(BEGAN)).expect("begins").run_id
     }
 

@@ -41,6 +41,9 @@ fn a_live_run_is_told_in_one_line() {
         line(&json!({"pending": "stop"})),
         "running  run 7  pid 4711  demo.sh  since 3 min 20 s (2026-01-31 10:00:00 UTC)  (stop under way)\n"
     );
+    let whose =
+        line(&json!({"pending": "stop", "pending_origin": {"by": "client", "role": "operator", "address": "192.168.1.7"}}));
+    assert!(whose.contains("(stop under way, asked for by a client at 192.168.1.7)"), "{whose}");
     let stopping = line(&json!({"pending": "stop", "kill_at": "2026-01-31T10:03:27.400Z"}));
     assert!(stopping.ends_with("  (stop under way, 7 s left until KILL)\n"), "{stopping}");
     let late = line(&json!({"pending": "stop", "kill_at": "2026-01-31T10:03:20.000Z"}));
@@ -162,6 +165,7 @@ fn history() -> Vec<Run> {
     let mut failed = run(9, "failed");
     failed["stopped_at"] = "2026-01-31T10:00:42.100Z".into();
     failed["exit_code"] = 3.into();
+    failed["started_by"] = json!({"by": "schedule"});
     failed["paused_ms"] = 2000.into();
     failed["cpu_user_ms"] = 1234.into();
     failed["cpu_system_ms"] = 50.into();
@@ -191,6 +195,20 @@ RUN  STARTED                        TOOK  SCRIPT   OUTCOME
 }
 
 #[test]
+fn outcome_of_a_stopped_run_names_who_stopped_it() {
+    let stopped = |by: Value| {
+        let mut run =
+            json!({"id": 3, "status": "stopped", "script": "a", "cwd": "/", "args": [], "exit_code": null, "signal": 15});
+        run["stopped_by"] = by;
+        serde_json::from_value::<Run>(run).expect("the contract's shape").outcome()
+    };
+    assert_eq!(stopped(Value::Null), "stopped on request (SIGTERM)");
+    assert_eq!(stopped(json!({"by": "limit"})), "stopped by a limit (SIGTERM)");
+    assert_eq!(stopped(json!({"by": "shutdown"})), "stopped because the server was shut down (SIGTERM)");
+    assert_eq!(stopped(json!({"by": "weather"})), "stopped by a request of unknown origin (SIGTERM)");
+}
+
+#[test]
 fn one_run_is_told_in_full() {
     let expected = "\
 run 9  demo.sh  failed with exit code 3
@@ -199,6 +217,7 @@ run 9  demo.sh  failed with exit code 3
   pid        4711
   created    2026-01-31 10:00:00 UTC
   started    2026-01-31 10:00:00 UTC
+  asked for  by the schedule
   ended      2026-01-31 10:00:42 UTC
   took       42 s
   paused     2.0 s

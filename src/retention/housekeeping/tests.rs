@@ -46,7 +46,8 @@ impl World {
     /// A live run, with segments of these sizes. The lock is held for as long as the file is kept.
     fn begin(&mut self, segments: &[u64]) -> (i64, File) {
         let at = Timestamp::from_unix_ms(0);
-        let new = NewRun { script: "s".to_owned(), cwd: "/".to_owned(), args: Vec::new(), log_start: self.position };
+        let new =
+            NewRun { script: "s".to_owned(), cwd: "/".to_owned(), args: Vec::new(), log_start: self.position, origin: None };
         let id = self.store.begin_run(&new, at).expect("begins").run_id;
         let (run, lock) = self.runs().create(id).expect("creates");
         self.runs().note_latest(id);
@@ -62,7 +63,7 @@ impl World {
 
     fn see(&mut self, id: i64, seq: u64, fact: Fact) {
         let transition = observe(self.store.row().expect("reads").state, &fact);
-        let entry = Entry { seq, at: Timestamp::from_unix_ms(0), boot_ms: 0, fact };
+        let entry = Entry { seq, at: Timestamp::from_unix_ms(0), boot_ms: 0, origin: None, fact };
         self.store.record(id, &entry, transition, None).expect("records");
     }
 

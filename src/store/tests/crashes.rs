@@ -99,7 +99,7 @@ impl Dice {
             0..=2 => spawned(4711),
             3..=5 => Fact::Paused { cause },
             6 | 7 => Fact::Resumed { cause, paused_ms: 10, detail: None },
-            8 => Fact::Stopping { grace_ms: 1, origin: None },
+            8 => Fact::Stopping { grace_ms: 1 },
             9 => exited(exit, self.below(2) == 0),
             10 => usage(),
             _ => Fact::SpawnFailed { error: "no".to_owned(), lack: None },

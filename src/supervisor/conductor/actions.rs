@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::in_flight::Waiter;
 use super::parts::Conductor;
 use crate::clock::{Clock, Timestamp, whole_ms};
-use crate::pipeline::{Pending, Refusal, Step, decide};
+use crate::pipeline::{Origin, Pending, Refusal, Step, decide};
 use crate::process::{explain_lack, is_disk_full, lack_of};
 use crate::run_dir::{Command, FORMAT, LaunchSpec, Trouble};
 use crate::script::{self, Attempt, ScriptError};
@@ -29,12 +29,12 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 const STOP_ANSWER_LIMIT: Duration = Duration::from_secs(20);
 
 impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
-    /// Takes an action. The answer comes when it is so, or at once when it cannot be.
-    pub(in crate::supervisor) fn act(&mut self, ask: Ask, reply_to: &ReplyTo) {
+    /// Takes an action that `origin` wants. The answer comes when it is so, or at once when it cannot be.
+    pub(in crate::supervisor) fn act(&mut self, ask: Ask, origin: Origin, reply_to: &ReplyTo) {
         let now = self.clock.awake();
         let action = ask.action();
         let grace = match &ask {
-            Ask::Stop { grace, .. } => grace.unwrap_or(self.grace),
+            Ask::Stop { grace } => grace.unwrap_or(self.grace),
             Ask::Start(_) | Ask::Pause | Ask::Resume => Duration::ZERO,
         };
         // There may be room by now.
@@ -52,20 +52,20 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         let tag = self.in_flight.new_tag();
         match (step, ask) {
             (Step::Launch, Ask::Start(request)) => match unrecorded {
-                Ok(()) => self.launch(&request, waiter(ANSWER_LIMIT)),
+                Ok(()) => self.launch(&request, origin, waiter(ANSWER_LIMIT)),
                 // The end of the run before has to be on record first.
                 Err(error) => answer(reply_to, Err(error.into())),
             },
-            (Step::Pause, _) => self.command(&Command::Pause { tag }, tag, Pending::Pause, waiter(ANSWER_LIMIT)),
-            (Step::Resume, _) => self.command(&Command::Resume { tag }, tag, Pending::Resume, waiter(ANSWER_LIMIT)),
-            (Step::Stop | Step::Hasten, ask) => {
-                let origin = match ask {
-                    Ask::Stop { origin, .. } => origin,
-                    Ask::Start(_) | Ask::Pause | Ask::Resume => None,
-                };
+            (Step::Pause, _) => {
+                self.command(&Command::Pause { tag, origin }, (tag, origin), Pending::Pause, waiter(ANSWER_LIMIT));
+            }
+            (Step::Resume, _) => {
+                self.command(&Command::Resume { tag, origin }, (tag, origin), Pending::Resume, waiter(ANSWER_LIMIT));
+            }
+            (Step::Stop | Step::Hasten, _) => {
                 let command = Command::Stop { tag, grace_ms: Some(whole_ms(grace)), origin };
                 let pending = Pending::Stop { kill_at: now + grace };
-                self.command(&command, tag, pending, waiter(grace + STOP_ANSWER_LIMIT));
+                self.command(&command, (tag, origin), pending, waiter(grace + STOP_ANSWER_LIMIT));
             }
             (Step::Launch, Ask::Pause | Ask::Resume | Ask::Stop { .. }) => {
                 unreachable!("decide() answers Launch to a start only")
@@ -73,8 +73,8 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         }
     }
 
-    fn launch(&mut self, request: &StartRequest, waiter: Waiter) {
-        let spec = match self.prepare(request) {
+    fn launch(&mut self, request: &StartRequest, origin: Origin, waiter: Waiter) {
+        let spec = match self.prepare(request, origin) {
             Ok(spec) => spec,
             Err(error) => return answer(&waiter.reply_to, Err(error)),
         };
@@ -82,7 +82,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         self.grace = Duration::from_millis(spec.grace_ms);
         // Its shim takes away what is left of another run.
         self.pause_file.disown();
-        self.in_flight.begin_start(waiter);
+        self.in_flight.begin_start(origin, waiter);
         self.publish();
         match self.link.launch(&spec, self.clock.awake()) {
             Ok(()) => self.show_conditions(),
@@ -100,7 +100,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
     }
 
     /// Checks the request and commits the run. A refused request changes nothing.
-    fn prepare(&mut self, request: &StartRequest) -> Result<LaunchSpec, ActionError> {
+    fn prepare(&mut self, request: &StartRequest, origin: Origin) -> Result<LaunchSpec, ActionError> {
         let name = request.script.as_deref().or(self.settings.default_script.as_deref());
         let script_name = name.ok_or(ScriptError::Unnamed)?.to_owned();
         let root = script::find_root(&self.settings.root)?;
@@ -114,13 +114,15 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         let program = attempt.program().map_err(ScriptError::from)?;
         let log_start = self.link.world().log_end().map_err(ActionError::Io)?.max(self.ledger.store().log_position_max()?);
         let at = self.clock.now();
-        let new = NewRun { script: script_name, cwd: cwd.display().to_string(), args: request.args.clone(), log_start };
+        let (cwd_text, args) = (cwd.display().to_string(), request.args.clone());
+        let new = NewRun { script: script_name, cwd: cwd_text, args, log_start, origin: Some(origin) };
         let run_id = self.begin_run(&new, at).inspect_err(|error| self.forget_and_retry(error))?;
         Ok(LaunchSpec {
             format: FORMAT,
             run_id,
             runtime_dir: self.settings.runtime_dir.clone(),
             created_at: at,
+            origin,
             script: new.script,
             program: program.program,
             program_args: program.args,
@@ -148,7 +150,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
     }
 
     /// Sends a command down, and notes that its fact is awaited.
-    fn command(&mut self, command: &Command, tag: u64, pending: Pending, waiter: Waiter) {
+    fn command(&mut self, command: &Command, (tag, origin): (u64, Origin), pending: Pending, waiter: Waiter) {
         let asked_ms = whole_ms(self.clock.since_boot());
         if !self.link.send(command, self.clock.awake()) {
             // It may have left after an end that is still on its way to us, and stands in its journal.
@@ -162,7 +164,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
             return answer(&waiter.reply_to, Err(error));
         }
         kill_points::sent(command);
-        self.in_flight.sent(pending, (tag, asked_ms), waiter, self.ledger.known_state());
+        self.in_flight.sent(pending, origin, (tag, asked_ms), waiter, self.ledger.known_state());
         // The shim is at work already; who waits for news gets to know that something is under way.
         self.tell_that_something_changed();
     }

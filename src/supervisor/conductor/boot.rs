@@ -71,11 +71,14 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
             Finding { .. } => return Ok(()),
         };
         let (new, created_at) = if let Some(ReadJournal { header, .. }) = may_live {
-            let new = NewRun { script: header.script, cwd: header.cwd, args: header.args, log_start: header.log_start };
+            // Who started it stands with its first fact.
+            let (script, cwd, args, log_start) = (header.script, header.cwd, header.args, header.log_start);
+            let new = NewRun { script, cwd, args, log_start, origin: None };
             (new, header.created_at)
         } else {
             // Damaged, or of a newer version. Whatever it is, beside it no other may be started.
-            let new = NewRun { script: "(unknown)".to_owned(), cwd: String::new(), args: Vec::new(), log_start: 0 };
+            let script = "(unknown)".to_owned();
+            let new = NewRun { script, cwd: String::new(), args: Vec::new(), log_start: 0, origin: None };
             (new, self.clock.now())
         };
         let begun = self.ledger.adopt_unknown_run(id, &new, created_at)?;

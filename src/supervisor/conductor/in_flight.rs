@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::pipeline::{Action, Entry, Fact, Pending, Refusal, State};
+use crate::pipeline::{Action, Entry, Fact, Origin, Pending, Refusal, State};
 use crate::supervisor::error::ActionError;
 use crate::supervisor::reply::{ReplyTo, answer};
 use crate::supervisor::snapshot::Published;
@@ -23,6 +23,10 @@ pub(super) struct Waiter {
 /// An action under way.
 pub(super) struct UnderWay {
     pending: Pending,
+    /// Who wants it, if that is known; of several stops the first.
+    origin: Option<Origin>,
+    /// Whether a fact has told that.
+    is_origin_told: bool,
     /// The command's tag; 0 if this server did not send it.
     tag: u64,
     /// When it was asked for, on the boot-time clock in milliseconds: what the shim had seen before that is no answer to it.
@@ -68,6 +72,11 @@ impl InFlight {
         self.under_way.as_ref().map(|under_way| under_way.pending)
     }
 
+    /// Who wants what is under way.
+    pub(super) fn origin(&self) -> Option<Origin> {
+        self.under_way.as_ref().and_then(|under_way| under_way.origin)
+    }
+
     /// When the KILL of a stop follows that this server asked for, in awake time. Of another one only the latest possible moment is known.
     pub(super) fn own_kill_at(&self) -> Option<Duration> {
         match self.under_way {
@@ -93,17 +102,31 @@ impl InFlight {
     }
 
     /// A shim is being started.
-    pub(super) fn begin_start(&mut self, waiter: Waiter) {
-        self.under_way = Some(UnderWay { pending: Pending::Start, tag: 0, asked_ms: 0, waiters: vec![waiter] });
+    pub(super) fn begin_start(&mut self, origin: Origin, waiter: Waiter) {
+        self.take_over(Pending::Start, Some(origin));
+        if let Some(start) = &mut self.under_way {
+            start.waiters.push(waiter);
+        }
     }
 
     /// An action is under way that this server did not ask for. Returns the one that it ends.
-    pub(super) fn take_over(&mut self, pending: Pending) -> Option<UnderWay> {
-        self.under_way.replace(UnderWay { pending, tag: 0, asked_ms: 0, waiters: Vec::new() })
+    pub(super) fn take_over(&mut self, pending: Pending, origin: Option<Origin>) -> Option<UnderWay> {
+        let under_way = UnderWay { pending, origin, is_origin_told: true, tag: 0, asked_ms: 0, waiters: Vec::new() };
+        self.under_way.replace(under_way)
+    }
+
+    /// A stop is under way since before this look at the run, first wanted by `origin`. Facts may have told of it just now, and this server
+    /// may have asked for another thing meanwhile.
+    pub(super) fn adopt_stop(&mut self, kill_at: Duration, origin: Option<Origin>) {
+        match &mut self.under_way {
+            None => drop(self.take_over(Pending::Stop { kill_at }, origin)),
+            Some(stop) if matches!(stop.pending, Pending::Stop { .. }) => (stop.origin, stop.is_origin_told) = (origin, true),
+            Some(_) => {}
+        }
     }
 
     /// A command went down in state `from`. Whoever waits for a stop waits for the same end as the next one; any other action is given up.
-    pub(super) fn sent(&mut self, pending: Pending, (tag, asked_ms): (u64, u64), waiter: Waiter, from: State) {
+    pub(super) fn sent(&mut self, pending: Pending, origin: Origin, (tag, asked_ms): (u64, u64), waiter: Waiter, from: State) {
         match &mut self.under_way {
             Some(under_way) if pending.action() == under_way.pending.action() => {
                 under_way.pending = pending;
@@ -114,7 +137,9 @@ impl InFlight {
                 }
             }
             Some(_) | None => {
-                let given_up = self.under_way.replace(UnderWay { pending, tag, asked_ms, waiters: vec![waiter] });
+                let origin = Some(origin);
+                let under_way = UnderWay { pending, origin, is_origin_told: false, tag, asked_ms, waiters: vec![waiter] };
+                let given_up = self.under_way.replace(under_way);
                 if let Some(given_up) = given_up {
                     let refusal = Refusal { from, action: given_up.pending.action(), pending: Some(pending.action()) };
                     given_up.answer_all(|| Err(ActionError::Refused(refusal)));
@@ -133,9 +158,15 @@ impl InFlight {
         self.settled_seq = *seq;
         if let (Fact::Stopping { grace_ms, .. }, None | Some(Pending::Pause | Pending::Resume)) = (fact, self.pending()) {
             // A stop that this server did not ask for: from before its time, or the shim got a TERM.
-            let given_up = self.take_over(Pending::Stop { kill_at: now + Duration::from_millis(*grace_ms) })?;
+            let given_up = self.take_over(Pending::Stop { kill_at: now + Duration::from_millis(*grace_ms) }, entry.origin)?;
             let refusal = Refusal { from, action: given_up.pending.action(), pending: Some(Action::Stop) };
             return Some((given_up, Outcome::Refused(refusal)));
+        }
+        if let (Fact::Stopping { .. }, Some(stop)) = (fact, &mut self.under_way)
+            && !std::mem::replace(&mut stop.is_origin_told, true)
+        {
+            // Another stop may have reached the shim before.
+            stop.origin = entry.origin.or(stop.origin);
         }
         let is_news = self.under_way.as_ref().is_some_and(|under_way| *boot_ms >= under_way.asked_ms);
         let outcome = match (self.pending()?, fact) {

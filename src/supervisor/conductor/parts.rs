@@ -52,6 +52,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         let note = self.signs.note().filter(|_| self.live_run().is_some());
         let (default_script, progress) = (self.settings.default_script.as_deref(), self.signs.progress_of(row.run_id));
         let mut snapshot = Snapshot::new(row, self.ledger.run(), pending, note, default_script, progress);
+        snapshot.pending_origin = self.in_flight.origin();
         if let Some(kill_at) = self.in_flight.own_kill_at() {
             snapshot.kill_at = Some(self.clock.now().after(kill_at.saturating_sub(self.clock.awake())));
         }

@@ -111,7 +111,8 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         if self.live_run().is_none() {
             self.in_flight.take();
         } else if self.ledger.is_starting() && self.in_flight.pending().is_none() {
-            self.in_flight.take_over(Pending::Start);
+            let origin = self.ledger.run().and_then(|run| run.started_by);
+            self.in_flight.take_over(Pending::Start, origin);
         }
         Ok(())
     }

@@ -10,7 +10,7 @@ use crate::kill_point::KillPoint;
 use crate::pipeline::{Containment, Entry, Fact, Found, Killed, Pending, Plan, Refusal, RunStatus, State, recover};
 use crate::process::{UNKNOWN_BOOT, is_shortage};
 use crate::run_dir::Command;
-use crate::store::{StoreError, UnseenEnd};
+use crate::store::{StopRow, StoreError, UnseenEnd};
 use crate::supervisor::error::ActionError;
 use crate::supervisor::records::Records;
 use crate::supervisor::shims::{Finding, Shims};
@@ -44,7 +44,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         let plan = recover(status, finding.found);
         let Finding { journal, damage, .. } = finding;
         // An earlier server may have heard of a stop while the journal had no room for it.
-        let recorded_grace = if plan == Plan::Adopt { self.ledger.store().shortest_grace_ms(run_id)? } else { None };
+        let recorded_stop = if plan == Plan::Adopt { self.ledger.store().stop_of(run_id)? } else { None };
         let last_at = journal.as_ref().and_then(|journal| journal.entries.last()).map(|entry| entry.at);
         // What was heard and not recorded counts too: the journal may have been removed since.
         let mut entries = journal.as_ref().map_or_else(Vec::new, |journal| journal.entries.clone());
@@ -56,7 +56,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
                 ::log::error!("run {run_id}: {} lines of its journal are damaged and left out", journal.damaged_lines);
             }
         }
-        let stop = stop_under_way(&entries).or(recorded_grace.map(Duration::from_millis));
+        let stop = stop_under_way(&entries).or(recorded_stop);
         if plan == Plan::Adopt {
             // A shim that lives is controlled although nothing can be recorded.
             self.record_or_keep(entries)?;
@@ -77,9 +77,9 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
             return Ok(());
         }
         let is_over = self.ledger.unrecorded().iter().any(|entry| entry.fact.is_end());
-        if let (Plan::Adopt, Some(grace), None, false) = (plan, stop, self.in_flight.pending(), is_over) {
+        if let (Plan::Adopt, Some(stop), false) = (plan, stop, is_over) {
             // The shim kills by then at the latest: how long the machine was awake since the journal does not tell.
-            self.in_flight.take_over(Pending::Stop { kill_at: self.clock.awake() + grace });
+            self.in_flight.adopt_stop(self.clock.awake() + Duration::from_millis(stop.grace_ms), stop.origin);
         }
         match plan {
             Plan::Nothing => {}
@@ -227,7 +227,8 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
             // Asked for by this server, and may have gone down with the connection before. A shim that has it takes nothing but a
             // shorter grace. One that the journal tells of the shim has for certain.
             let left = kill_at.saturating_sub(self.clock.awake());
-            commands.push(Command::Stop { tag: 0, grace_ms: Some(whole_ms(left).saturating_add(2)), origin: None });
+            let origin = self.in_flight.origin().unwrap_or_default();
+            commands.push(Command::Stop { tag: 0, grace_ms: Some(whole_ms(left).saturating_add(2)), origin });
         }
         match self.link.attach(run_id, &commands) {
             Ok(()) => {
@@ -298,12 +299,16 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
     }
 }
 
-/// The grace of the stop that a live run's journal tells of: asked for by an earlier server, and still to be done.
-fn stop_under_way(entries: &[Entry]) -> Option<Duration> {
-    let stops = entries.iter().filter_map(|entry| match entry.fact {
-        // A damaged line can contain any number.
-        Fact::Stopping { grace_ms, .. } => Some((entry.boot_ms.saturating_add(grace_ms), grace_ms)),
-        _ => None,
-    });
-    stops.min().map(|(_, grace_ms)| Duration::from_millis(grace_ms))
+/// The stop that a live run's journal tells of: asked for by an earlier server, and still to be done.
+fn stop_under_way(entries: &[Entry]) -> Option<StopRow> {
+    let stops = || {
+        entries.iter().filter_map(|entry| match entry.fact {
+            // A damaged line can contain any number.
+            Fact::Stopping { grace_ms } => Some((entry.boot_ms.saturating_add(grace_ms), grace_ms, entry.origin)),
+            _ => None,
+        })
+    };
+    let (_, _, origin) = stops().next()?;
+    let (_, grace_ms, _) = stops().min_by_key(|(kill_ms, ..)| *kill_ms)?;
+    Some(StopRow { grace_ms, origin })
 }

@@ -56,7 +56,7 @@ pub(super) fn think_of(rng: &mut Rng, snapshot: &Snapshot) -> Ask {
         }
         Action::Pause => Ask::Pause,
         Action::Resume => Ask::Resume,
-        Action::Stop => Ask::Stop { grace, origin: None },
+        Action::Stop => Ask::Stop { grace },
     }
 }
 
@@ -66,7 +66,7 @@ impl Asked {
         let run = world.runs.values().next_back();
         let wait = match ask {
             Ask::Start(_) | Ask::Pause | Ask::Resume => 10 * SECOND,
-            Ask::Stop { grace, .. } => {
+            Ask::Stop { grace } => {
                 let own = run.map_or(0, |run| run.spec.grace_ms);
                 grace.map_or(own, |grace| u64::try_from(grace.as_millis()).expect("some seconds")) * 1000 + 20 * SECOND
             }

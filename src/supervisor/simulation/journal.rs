@@ -2,7 +2,7 @@
 
 use super::env::Env;
 use crate::clock::{Timestamp, whole_ms};
-use crate::pipeline::{Entry, Fact};
+use crate::pipeline::{Entry, Fact, Origin};
 use crate::run_dir::{Header, ReadJournal};
 
 /// See the module. `synced` ≤ `written` ≤ all entries.
@@ -19,9 +19,16 @@ pub(super) struct Journal {
 
 impl Journal {
     /// Numbers a fact and writes it, as far as the disk lets it.
-    pub(super) fn append(&mut self, env: &Env, not_before: Timestamp, fact: Fact, durable: bool) -> Entry {
+    pub(super) fn append(
+        &mut self,
+        env: &Env,
+        not_before: Timestamp,
+        fact: Fact,
+        origin: Option<Origin>,
+        durable: bool,
+    ) -> Entry {
         let (seq, floor) = self.entries.last().map_or((1, not_before), |last| (last.seq + 1, last.at));
-        let entry = Entry { seq, at: env.wall().max(floor), boot_ms: whole_ms(env.since_boot()), fact };
+        let entry = Entry { seq, at: env.wall().max(floor), boot_ms: whole_ms(env.since_boot()), origin, fact };
         self.entries.push(entry.clone());
         self.owes_sync |= durable;
         self.flush(env);

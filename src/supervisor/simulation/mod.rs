@@ -10,6 +10,7 @@ mod clients;
 mod coverage;
 mod env;
 mod journal;
+mod origins;
 mod peace;
 mod pipeline;
 mod play;

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use super::clients::{self, Asked};
 use super::env::{Due, Env, MS, SECOND};
+use super::origins::Origins;
 use super::records::{Database, SharedDatabase, SimRecords};
 use super::shim::signs::how_far;
 use super::shims::{Killed, SimClock, SimShims};
@@ -38,6 +39,7 @@ pub(super) struct Outcome {
 pub(super) struct Play {
     pub(super) world: Shared,
     pub(super) database: SharedDatabase,
+    pub(super) origins: Origins,
     settings: Settings,
     server: Option<(Box<Server>, Arc<Watch>)>,
     /// When the server's thread comes back by itself, and how often it did so in vain.
@@ -94,6 +96,7 @@ impl Play {
         Self {
             world: Rc::new(RefCell::new(World { env, runs: BTreeMap::new() })),
             database: Rc::new(RefCell::new(Database::new(store))),
+            origins: Origins::default(),
             settings,
             server: None,
             wake_at: None,
@@ -249,6 +252,7 @@ impl Play {
 
     pub(super) fn ask(&mut self, ask: Ask) -> Result<(), String> {
         self.may_be_killed(15);
+        let origin = self.origins.of_new(ask.action());
         let (reply_to, waiting) = sync_channel(1);
         let Some((conductor, watch)) = &mut self.server else { return Ok(()) };
         let (before, was_well) = (watch.get().snapshot.clone(), what_is_wrong(watch).is_none());
@@ -258,11 +262,11 @@ impl Play {
             if let (Action::Stop, Some(id)) = (asked.action, runs.keys().next_back()) {
                 env.happens(*id, "stop asked");
             }
-            env.note(|| format!("a client asks: {ask:?}"));
+            env.note(|| format!("a client asks: {ask:?}, {origin}"));
             env.awake_us()
         };
         let done = catch_unwind(AssertUnwindSafe(|| {
-            conductor.act(ask, &reply_to);
+            conductor.act(ask, origin, &reply_to);
             conductor.tick();
         }));
         drop(reply_to);
@@ -316,7 +320,7 @@ impl Play {
         self.seen_progress = (None, 0);
         self.asked.clear();
         self.wake_at = None;
-        if let Err(violation) = self.database.borrow_mut().audit() {
+        if let Err(violation) = self.database.borrow_mut().audit(&self.origins) {
             self.with_env(|env| env.violate(|| violation));
         }
         let world = &mut *self.world.borrow_mut();
@@ -417,9 +421,13 @@ impl Play {
             return Ok(());
         };
         let is_recorded = self.database.borrow().store.last_seq(run.id).is_ok_and(|last| last >= stop.seq);
-        match watch.get().snapshot.pending {
-            pending if is_recorded && pending != Some(Action::Stop) => {
+        let snapshot = &watch.get().snapshot;
+        match (snapshot.pending, snapshot.pending_origin) {
+            (pending, _) if is_recorded && pending != Some(Action::Stop) => {
                 Err(format!("run {} is being stopped, and {pending:?} is said to be pending", run.id))
+            }
+            (_, origin) if is_recorded && origin != stop.origin => {
+                Err(format!("run {} is being stopped by {:?}, and {origin:?} is said to want it", run.id, stop.origin))
             }
             _ => Ok(()),
         }

@@ -6,20 +6,22 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::rc::Rc;
 
+use super::origins::Origins;
 use super::shims::moment;
 use super::world::{Shared, World};
 use crate::clock::Timestamp;
 use crate::pipeline::{Conditions, Entry, Killed, RunStatus, Transition};
-use crate::store::{Begun, NewRun, PipelineRow, Recorded, RunRow, Store, StoreError, UnseenEnd, Work};
+use crate::store::{Begun, NewRun, PipelineRow, Recorded, RunRow, StopRow, Store, StoreError, UnseenEnd, Work};
 use crate::supervisor::records::Records;
 use crate::supervisor::snapshot::Snapshot;
 
 const EVENTS: &str = "SELECT printf('%05d %05d ', run_id, seq) || at || ' ' || kind || ' ' || coalesce(from_state, '-') || ' ' ||
-    coalesce(to_state, '-') || ' ' || coalesce(cause, '-') || ' ' || coalesce(detail, '-') FROM pipeline_events ORDER BY run_id, seq";
+    coalesce(to_state, '-') || ' ' || coalesce(cause, '-') || ' ' ||
+    coalesce(json_extract(origin, '$.uid'), json_extract(origin, '$.by'), '-') || ' ' || coalesce(detail, '-') FROM pipeline_events ORDER BY run_id, seq";
 
 const ENDED_RUNS: &str = "SELECT printf('%05d ', id) || status || ' ' || coalesce(started_at, '-') || ' ' || stopped_at || ' ' ||
     coalesce(exit_code, '-') || ' ' || coalesce(signal, '-') || ' ' || paused_ms || ' ' || log_start || ' ' ||
-    coalesce(log_end, '-') || ' ' || coalesce(error, '-') FROM pipeline_runs WHERE stopped_at IS NOT NULL ORDER BY id";
+    coalesce(log_end, '-') || ' ' || coalesce(started_by, '-') || coalesce(stopped_by, '-') || ' ' || coalesce(error, '-') FROM pipeline_runs WHERE stopped_at IS NOT NULL ORDER BY id";
 
 /// The file, which outlives every server.
 pub(super) struct Database {
@@ -95,7 +97,8 @@ impl Database {
     /// What is published must be what was committed under its version.
     pub(super) fn judge(&self, published: &Snapshot) -> Result<(), String> {
         let mut published = published.clone();
-        (published.pending, published.kill_at, published.allowed) = (None, None, Vec::new());
+        (published.pending, published.pending_origin) = (None, None);
+        (published.kill_at, published.allowed) = (None, Vec::new());
         if published.run_ended_at.is_none() {
             // Its shim's note.
             published.detail = None;
@@ -110,14 +113,18 @@ impl Database {
         }
     }
 
-    /// The whole history: what was there is there still, and time goes forward.
-    pub(super) fn audit(&mut self) -> Result<(), String> {
+    /// The whole history: what was there is there still, time goes forward, and each event names who wanted it.
+    pub(super) fn audit(&mut self, origins: &Origins) -> Result<(), String> {
         let events = self.store.dump(EVENTS);
         // 12 characters of numbers, then the time.
         for pair in events.windows(2) {
             if pair[0][..5] == pair[1][..5] && pair[0][12..36] > pair[1][12..36] {
                 return Err(format!("time goes back within a run: {pair:?}"));
             }
+        }
+        for event in &events {
+            let fields: Vec<&str> = event.split(' ').collect();
+            origins.judge(fields[3], fields[6], fields[7]).map_err(|why| format!("{why}: {event}"))?;
         }
         keeps(&self.events, &events)?;
         let ended = self.store.dump(ENDED_RUNS);
@@ -152,7 +159,7 @@ fn learn_run(row: &RunRow, world: &mut World) {
     env.cover(&format!("a run became {}", row.status));
     let is_unseen = row.exit_code.is_none() && row.signal.is_none();
     match row.status {
-        RunStatus::Stopped if !run.end_was_asked => {
+        RunStatus::Stopped if run.stopped_by.is_none() => {
             env.violate(|| format!("run {} is recorded as stopped, and nobody asked for that", row.id));
         }
         RunStatus::Lost if run.journal.holds_end() => {
@@ -244,8 +251,8 @@ impl Records for SimRecords {
         self.read("last_seq", |store| store.last_seq(run_id))
     }
 
-    fn shortest_grace_ms(&self, run_id: i64) -> Result<Option<u64>, StoreError> {
-        self.read("shortest_grace_ms", |store| store.shortest_grace_ms(run_id))
+    fn stop_of(&self, run_id: i64) -> Result<Option<StopRow>, StoreError> {
+        self.read("stop_of", |store| store.stop_of(run_id))
     }
 
     fn log_position_max(&self) -> Result<u64, StoreError> {

@@ -4,7 +4,7 @@ use super::env::{Due, Env, MS, SECOND};
 use super::journal::Journal;
 use super::pipeline::{Leader, Pipeline};
 use super::shim::Shim;
-use crate::pipeline::{Exit, RunStatus};
+use crate::pipeline::{Exit, Origin, RunStatus};
 use crate::run_dir::LaunchSpec;
 
 /// All that there is of one run: its directory, its shim, its processes.
@@ -19,8 +19,8 @@ pub(super) struct Run {
     pub(super) journal: Journal,
     pub(super) pipeline: Pipeline,
     pub(super) shim: Option<Shim>,
-    /// The truth about who wanted an end: a client's stop or a TERM has reached the shim before the leader ended.
-    pub(super) end_was_asked: bool,
+    /// The truth about who wanted an end: the first client's stop, or TERM, that has reached the shim before the leader ended.
+    pub(super) stopped_by: Option<Origin>,
     pub(super) shim_was_killed: bool,
     /// How far the pipeline has said that it is, and how far its shim has stored that, with the number of the signs then.
     pub(super) progress: u64,
@@ -43,7 +43,7 @@ impl Run {
             journal: Journal::default(),
             pipeline: Pipeline::unborn(pid),
             shim: None,
-            end_was_asked: false,
+            stopped_by: None,
             shim_was_killed: false,
             progress: 0,
             stored_progress: (0, 0),

@@ -9,7 +9,7 @@ use super::env::{Due, Env, MS, SECOND};
 use super::pipeline::Leader;
 use super::run::Run;
 use super::wires::Down;
-use crate::pipeline::{Cause, Containment, Exit, Fact, Killed};
+use crate::pipeline::{Containment, Exit, Fact, Killed, Origin};
 use crate::run_dir::{Command, FORMAT, Header, Message, Reply, ReplyError};
 
 const RETRY: u64 = SECOND;
@@ -39,13 +39,13 @@ type Asker = (u64, u64);
 
 #[derive(Clone, Copy, Debug)]
 enum Frozen {
-    Tell(Cause),
+    Tell(Option<Origin>),
     Keep,
 }
 
 #[derive(Clone, Copy, Debug)]
 enum Thawed {
-    Tell(Cause),
+    Tell(Option<Origin>),
     Keep { spares_leader: bool },
     GiveUp,
 }
@@ -76,7 +76,7 @@ pub(super) struct Shim {
     board: Board,
     look_at: Option<u64>,
     timer: Option<u64>,
-    asked: bool,
+    stopped_by: Option<Origin>,
     /// How the leader ended, and when what it left behind is killed.
     leader_end: Option<(Exit, u64)>,
     paused_since: Option<u64>,
@@ -117,7 +117,7 @@ impl Shim {
             phase: Phase::Running,
             look_at: None,
             timer: None,
-            asked: false,
+            stopped_by: None,
             leader_end: None,
             paused_since: None,
             paused_in_all: 0,
@@ -185,16 +185,13 @@ impl Shim {
             }
             Stage::Telling => {
                 if run.pipeline.leader == Leader::Unborn {
-                    self.record(Fact::SpawnFailed { error: "no such interpreter".to_owned(), lack: None }, true, run, env);
+                    let failed = Fact::SpawnFailed { error: "no such interpreter".to_owned(), lack: None };
+                    self.record(failed, Some(run.spec.origin), true, run, env);
                     self.phase = Phase::Killing;
                     self.go_to(if run.journal.is_behind() { Stage::Flushing } else { Stage::Leaving }, run, env);
                 } else {
-                    self.record(
-                        Fact::Spawned { pid: run.pipeline.pid, start_ticks: 7, containment: Containment::Tree },
-                        true,
-                        run,
-                        env,
-                    );
+                    let spawned = Fact::Spawned { pid: run.pipeline.pid, start_ticks: 7, containment: Containment::Tree };
+                    self.record(spawned, Some(run.spec.origin), true, run, env);
                     self.go_to(Stage::Going, run, env);
                 }
             }
@@ -217,8 +214,8 @@ impl Shim {
                 if !killed.is_empty() {
                     env.cover("an end named what was killed");
                 }
-                let fact = Fact::Exited { exit, asked: self.asked, paused_ms, log_end, killed };
-                self.last.push(write_down(fact, true, run, env));
+                let fact = Fact::Exited { exit, asked: self.stopped_by.is_some(), paused_ms, log_end, killed };
+                self.last.push(write_down(fact, self.stopped_by, true, run, env));
                 self.stage = Stage::Reaping;
                 if run.journal.is_behind() {
                     env.cover("the end waited for room on the disk");
@@ -241,7 +238,7 @@ impl Shim {
             }
             Stage::Reaping => {
                 let usage = Fact::Usage { cpu_user_ms: 1, cpu_system_ms: 1, max_rss_kb: 1 };
-                self.last.push(write_down(usage, false, run, env));
+                self.last.push(write_down(usage, None, false, run, env));
                 if env.mishap(env.temper.torn_telling) {
                     env.cover("a shim was killed before it told its end");
                     self.is_struck = true;
@@ -286,10 +283,10 @@ impl Shim {
 
     fn take_commands(&mut self, run: &mut Run, env: &mut Env) {
         if std::mem::take(&mut self.sees_what_is_unknown) {
-            self.record(Fact::Unknown, false, run, env);
+            self.record(Fact::Unknown, None, false, run, env);
         }
         if std::mem::take(&mut self.got_term) {
-            self.stop(run.spec.grace_ms * MS, run, env);
+            self.stop(run.spec.grace_ms * MS, Origin::Signal, run, env);
         }
         for (number, what) in env.take_down(run.id) {
             let Down::Command(command) = what else { continue };
@@ -312,21 +309,21 @@ impl Shim {
                 env.tell(number, &[self.board.message()]);
                 answer((number, tag), None, env);
             }
-            Command::Pause { tag } => match &mut self.phase {
+            Command::Pause { tag, origin } => match &mut self.phase {
                 Phase::Running | Phase::Thawing { then: Thawed::Keep { .. }, .. } if self.leader_end.is_none() => {
-                    self.freeze(Frozen::Tell(Cause::Request), Some((number, tag)), now, run, env);
+                    self.freeze(Frozen::Tell(Some(origin)), Some((number, tag)), now, run, env);
                 }
                 Phase::Freezing { asker: asker @ None, then: Frozen::Tell(_), .. } => *asker = Some((number, tag)),
                 _ => not_now((number, tag), run, env),
             },
-            Command::Resume { tag } => match self.phase {
+            Command::Resume { tag, origin } => match self.phase {
                 Phase::Paused | Phase::Freezing { then: Frozen::Keep, asker: None, .. } if self.leader_end.is_none() => {
-                    self.thaw(Thawed::Tell(Cause::Request), Some((number, tag)), now, run, env);
+                    self.thaw(Thawed::Tell(Some(origin)), Some((number, tag)), now, run, env);
                 }
                 _ => not_now((number, tag), run, env),
             },
-            Command::Stop { tag, grace_ms, .. } => {
-                self.stop(grace_ms.unwrap_or(run.spec.grace_ms) * MS, run, env);
+            Command::Stop { tag, grace_ms, origin } => {
+                self.stop(grace_ms.unwrap_or(run.spec.grace_ms) * MS, origin, run, env);
                 answer((number, tag), None, env);
             }
             Command::Unknown => {}
@@ -350,7 +347,7 @@ impl Shim {
         self.set_timer(done_at, run.id, env);
     }
 
-    fn stop(&mut self, grace: u64, run: &mut Run, env: &mut Env) {
+    fn stop(&mut self, grace: u64, origin: Origin, run: &mut Run, env: &mut Env) {
         let now = env.awake_us();
         self.watch_leader(now, run, env);
         let mut kill_at = now + grace;
@@ -360,15 +357,19 @@ impl Shim {
             Phase::Stopping { kill_at: before } if before <= kill_at => return,
             Phase::Stopping { .. } | Phase::Running | Phase::Paused | Phase::Freezing { .. } | Phase::Thawing { .. } => {}
         }
-        if self.leader_end.is_some() && !self.asked {
+        if self.leader_end.is_some() && self.stopped_by.is_none() {
             kill_at = now;
         }
-        self.asked |= self.leader_end.is_none();
-        run.end_was_asked |= run.pipeline.leader_is_alive();
+        if self.leader_end.is_none() {
+            self.stopped_by.get_or_insert(origin);
+        }
+        if run.pipeline.leader_is_alive() {
+            run.stopped_by.get_or_insert(origin);
+        }
         env.pause_file = false;
         self.phase = Phase::Stopping { kill_at };
         if kill_at > now {
-            self.record(Fact::Stopping { grace_ms: grace / MS, origin: None }, false, run, env);
+            self.record(Fact::Stopping { grace_ms: grace / MS }, Some(origin), false, run, env);
             if is_first {
                 self.terminate(run, env);
             }
@@ -397,8 +398,8 @@ impl Shim {
 
     // ---- what others see
 
-    fn record(&mut self, fact: Fact, durable: bool, run: &mut Run, env: &mut Env) {
-        let message = write_down(fact, durable, run, env);
+    fn record(&mut self, fact: Fact, origin: Option<Origin>, durable: bool, run: &mut Run, env: &mut Env) {
+        let message = write_down(fact, origin, durable, run, env);
         if env.mishap(env.temper.torn_telling) {
             env.cover("a shim was killed between a fact and its telling");
             self.is_struck = true;
@@ -409,9 +410,9 @@ impl Shim {
     }
 }
 
-fn write_down(fact: Fact, durable: bool, run: &mut Run, env: &mut Env) -> Message {
+fn write_down(fact: Fact, origin: Option<Origin>, durable: bool, run: &mut Run, env: &mut Env) -> Message {
     env.happens(run.id, fact.kind());
-    let entry = run.journal.append(env, run.spec.created_at, fact, durable);
+    let entry = run.journal.append(env, run.spec.created_at, fact, origin, durable);
     if run.journal.is_behind() {
         env.cover("a fact waited for room on the disk");
     }

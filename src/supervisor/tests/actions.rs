@@ -112,7 +112,7 @@ fn a_suspended_machine_takes_nothing_from_any_wait() {
 #[test]
 fn a_stop_of_an_earlier_server_is_the_shims_to_time() {
     let stage = Stage::running();
-    stage.finds(1, Found::ShimAlive, &[(1, spawned()), (2, Fact::Stopping { grace_ms: 60_000, origin: None })]);
+    stage.finds(1, Found::ShimAlive, &[(1, spawned()), (2, Fact::Stopping { grace_ms: 60_000 })]);
     stage.clock.suspend(Duration::from_secs(3_600));
     let mut stage = stage.reboot();
     assert_eq!(stage.snapshot().pending, Some(Action::Stop));
@@ -137,7 +137,7 @@ fn a_stop_wins_over_a_pending_pause() {
     assert!(matches!(got(&pause), Err(ActionError::Refused(refusal)) if refusal.pending == Some(Action::Stop)));
     assert!(waits(&stopping));
     // The pause had been done before the stop came in: that is history, and the stop is still under way.
-    stage.hear(&[(2, Fact::Paused { cause: Cause::Request }), (3, Fact::Stopping { grace_ms: 3_000, origin: None })]);
+    stage.hear(&[(2, Fact::Paused { cause: Cause::Request }), (3, Fact::Stopping { grace_ms: 3_000 })]);
     assert_eq!((stage.snapshot().state, stage.snapshot().pending), (State::Paused, Some(Action::Stop)));
     stage.hear(&[(4, exited(143, true))]);
     assert_eq!(got(&stopping).expect("stopped").snapshot.state, State::Stopped);
@@ -178,7 +178,7 @@ fn a_pause_that_the_shim_refuses_leaves_the_pipeline_running() {
         (ReplyError::Other, |error| matches!(error, ActionError::Shim(_))),
     ] {
         let waiting = stage.ask(Ask::Pause);
-        let Command::Pause { tag } = stage.last_sent() else { panic!("{:?}", stage.last_sent()) };
+        let Command::Pause { tag, .. } = stage.last_sent() else { panic!("{:?}", stage.last_sent()) };
         stage.refuse(tag + 1, ReplyError::PauseTimeout);
         assert!(waits(&waiting), "an answer to something else");
         stage.refuse(tag, error);

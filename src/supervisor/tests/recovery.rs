@@ -11,7 +11,7 @@ fn a_server_that_reboots_goes_on_where_it_was() {
     let mut stage = stage.reboot();
     assert_eq!((stage.snapshot().state, stage.snapshot().pid), (State::Paused, Some(42)));
     assert_eq!(stage.last_sent(), Command::Attach { tag: 0, after: 2 });
-    let waiting = stage.ask(Ask::Stop { grace: None, origin: None });
+    let waiting = stage.ask(Ask::Stop { grace: None });
     assert!(matches!(stage.last_sent(), Command::Stop { grace_ms: Some(7_000), .. }), "the run's own grace, from its journal");
     stage.hear(&[(3, exited(0, true))]);
     assert!(got(&waiting).is_ok());
@@ -20,8 +20,8 @@ fn a_server_that_reboots_goes_on_where_it_was() {
 #[test]
 fn a_reboot_in_the_middle_of_a_stop_knows_that_it_is_under_way() {
     let mut stage = Stage::running();
-    stage.finds(1, Found::ShimAlive, &[(1, spawned()), (2, Fact::Stopping { grace_ms: 60_000, origin: None })]);
-    stage.hear(&[(2, Fact::Stopping { grace_ms: 60_000, origin: None })]);
+    stage.finds(1, Found::ShimAlive, &[(1, spawned()), (2, Fact::Stopping { grace_ms: 60_000 })]);
+    stage.hear(&[(2, Fact::Stopping { grace_ms: 60_000 })]);
     let stage = stage.reboot();
     assert_eq!(stage.snapshot().pending, Some(Action::Stop), "also when the fact had been recorded before");
 }
@@ -151,7 +151,7 @@ fn an_older_run_that_the_database_does_not_know_is_left_alone() {
 #[test]
 fn a_stop_that_is_recorded_and_not_yet_in_the_journal_is_known_to_the_next_server() {
     let mut stage = Stage::running();
-    stage.hear(&[(2, Fact::Stopping { grace_ms: 60_000, origin: None }), (3, Fact::Stopping { grace_ms: 50_000, origin: None })]);
+    stage.hear(&[(2, Fact::Stopping { grace_ms: 60_000 }), (3, Fact::Stopping { grace_ms: 50_000 })]);
     // Both wait for room.
     stage.finds(1, Found::ShimAlive, &[(1, spawned())]);
     let mut stage = stage.reboot();

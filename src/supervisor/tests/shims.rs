@@ -11,7 +11,7 @@ fn signals_from_outside_change_the_state_without_an_action() {
     stage.hear(&[(3, Fact::Resumed { cause: Cause::Outside, paused_ms: 5, detail: None })]);
     assert_eq!(stage.snapshot().state, State::Running);
     let pause = stage.ask(Ask::Pause);
-    stage.hear(&[(4, Fact::Stopping { grace_ms: 10_000, origin: None })]);
+    stage.hear(&[(4, Fact::Stopping { grace_ms: 10_000 })]);
     assert!(matches!(got(&pause), Err(ActionError::Refused(refusal)) if refusal.pending == Some(Action::Stop)));
     assert_eq!(stage.snapshot().pending, Some(Action::Stop), "the shim was told to end by somebody else");
     let hasten = stage.ask(stop(Duration::from_secs(1)));
@@ -38,7 +38,7 @@ fn a_shim_that_dies_loses_the_run_and_nothing_of_it_is_left() {
 fn a_shim_that_left_after_the_end_leaves_the_end_in_its_journal() {
     let mut stage = Stage::running();
     let waiting = stage.ask(stop(Duration::from_secs(1)));
-    stage.finds(1, Found::Ended, &[(1, spawned()), (2, Fact::Stopping { grace_ms: 1_000, origin: None }), (3, exited(3, true))]);
+    stage.finds(1, Found::Ended, &[(1, spawned()), (2, Fact::Stopping { grace_ms: 1_000 }), (3, exited(3, true))]);
     stage.lose_shim();
     assert!(got(&waiting).is_ok());
     assert_eq!(stage.stored(), (State::Stopped, "stopped".into()));
@@ -87,7 +87,7 @@ fn a_shim_that_does_not_answer_is_tried_for_ever_and_never_doubled() {
 fn a_shim_that_has_told_its_end_and_still_holds_its_lock_leaves_nothing_pending() {
     for facts in [
         vec![(1, spawned()), (2, exited(0, false))],
-        vec![(1, spawned()), (2, Fact::Stopping { grace_ms: 60_000, origin: None }), (3, exited(0, true))],
+        vec![(1, spawned()), (2, Fact::Stopping { grace_ms: 60_000 }), (3, exited(0, true))],
     ] {
         let stage = Stage::running();
         stage.finds(1, Found::ShimAlive, &facts);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rouille::{Request, Response, ResponseBody};
 use serde_json::json;
 
-use crate::pipeline::State;
+use crate::pipeline::{Origin, Peer, State};
 use crate::supervisor::{Ask, Published};
 use crate::transport::Client;
 use crate::web::app::App;
@@ -15,8 +15,8 @@ use crate::web::long_poll::{WAIT_S_DEFAULT, WAIT_S_MAX, wait_for};
 use crate::web::{common_fields, etag, input};
 
 impl App {
-    pub(in crate::web) fn start(&self, request: &Request) -> Result<Response, ApiError> {
-        let published = self.act(Ask::Start(input::start_request(request)?))?;
+    pub(in crate::web) fn start(&self, request: &Request, client: &Client<'_>) -> Result<Response, ApiError> {
+        let published = self.act(Ask::Start(input::start_request(request)?), request, client)?;
         let snapshot = &published.snapshot;
         Ok(json(&json!({
             "ok": true, "state": snapshot.state, "pid": snapshot.run_pid, "run_id": snapshot.run_id, "script": snapshot.script,
@@ -24,23 +24,25 @@ impl App {
         })))
     }
 
-    pub(in crate::web) fn pause(&self, request: &Request) -> Result<Response, ApiError> {
+    pub(in crate::web) fn pause(&self, request: &Request, client: &Client<'_>) -> Result<Response, ApiError> {
         input::empty_request(request)?;
-        self.act(Ask::Pause).map(|published| done(&published))
+        self.act(Ask::Pause, request, client).map(|published| done(&published))
     }
 
-    pub(in crate::web) fn resume(&self, request: &Request) -> Result<Response, ApiError> {
+    pub(in crate::web) fn resume(&self, request: &Request, client: &Client<'_>) -> Result<Response, ApiError> {
         input::empty_request(request)?;
-        self.act(Ask::Resume).map(|published| done(&published))
+        self.act(Ask::Resume, request, client).map(|published| done(&published))
     }
 
-    pub(in crate::web) fn stop(&self, request: &Request) -> Result<Response, ApiError> {
+    pub(in crate::web) fn stop(&self, request: &Request, client: &Client<'_>) -> Result<Response, ApiError> {
         let grace = input::stop_request(request)?;
-        self.act(Ask::Stop { grace, origin: None }).map(|published| done(&published))
+        self.act(Ask::Stop { grace }, request, client).map(|published| done(&published))
     }
 
-    fn act(&self, ask: Ask) -> Result<Arc<Published>, ApiError> {
-        Ok(self.supervisor.act(ask)?)
+    /// Has the supervisor act for this client. Whoever comes this far may act.
+    fn act(&self, ask: Ask, request: &Request, client: &Client<'_>) -> Result<Arc<Published>, ApiError> {
+        let peer = client.uid().map_or_else(|| Peer::Address(request.remote_addr().ip()), Peer::Uid);
+        Ok(self.supervisor.act(ask, Origin::operator(peer))?)
     }
 
     pub(in crate::web) fn pipeline(&self, request: &Request, client: &Client<'_>) -> Result<Response, ApiError> {

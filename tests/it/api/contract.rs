@@ -31,6 +31,7 @@ fn look(place: &Place) -> Value {
         &[
             "state",
             "pending",
+            "pending_origin",
             "kill_at",
             "allowed",
             "containment",
@@ -245,6 +246,8 @@ fn history_comes_in_pages_newest_first() {
         "created_at",
         "started_at",
         "stopped_at",
+        "started_by",
+        "stopped_by",
         "exit_code",
         "signal",
         "paused_ms",
@@ -272,7 +275,7 @@ fn history_comes_in_pages_newest_first() {
     let events = events.as_array().expect("a list");
     let mut last = None;
     for event in events {
-        let words = ["seq", "at", "kind", "from_state", "to_state", "cause", "detail"];
+        let words = ["seq", "at", "kind", "from_state", "to_state", "cause", "origin", "detail"];
         let values = ["pid", "exit_code", "signal", "signal_name", "grace_ms", "paused_ms"];
         assert_keys(event, &[&words[..], &values].concat());
         assert_time(&event["at"]);

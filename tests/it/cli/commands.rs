@@ -49,7 +49,7 @@ fn a_life_by_the_command_line() {
     assert_eq!(ok(&["stop", "--now"]), "stopped  run 1\n");
     assert!(ok(&["status"]).starts_with("stopped  run 1  sleep.sh  stopped on request (SIG"));
     let runs = ok(&["runs"]);
-    assert!(runs.lines().count() == 2 && runs.contains("sleep.sh  stopped on request (SIG"), "{runs}");
+    assert!(runs.lines().count() == 2 && runs.contains("sleep.sh  stopped by a client with user id "), "{runs}");
     assert!(ok(&["runs", "1"]).contains("spawned  stopped -> running  (request)"));
     assert_eq!(json_of(&ok(&["runs", "--json"])), place.get("/api/runs?limit=20").ok());
     assert!(ok(&["logs", "--source", "backend"]).contains("listening on"));

@@ -9,7 +9,7 @@ use std::process::Stdio;
 use crate::support::past::{BEGAN, carrier, cookie_of};
 use crate::support::{Place, until_true};
 use autoappdev::clock::Timestamp;
-use autoappdev::pipeline::{Cause, Containment, Exit, Fact, Killed};
+use autoappdev::pipeline::{Cause, Containment, Exit, Fact, Killed, Origin};
 use autoappdev::process::boot_id;
 use autoappdev::run_dir::{FORMAT, LaunchSpec, to_line};
 use serde_json::{Value, json};
@@ -112,6 +112,7 @@ fn server_killed_while_the_shim_begins_is_adopted() {
         run_id,
         runtime_dir: place.runtime().canonicalize().expect("there"),
         created_at: Timestamp::from_unix_ms(BEGAN),
+        origin: Origin::Autostart,
         script: "sleep.sh".to_owned(),
         program: place.root().join("sleep.sh"),
         program_args: Vec::new(),
@@ -283,7 +284,7 @@ fn torn_last_journal_line_is_left_out() {
 fn damaged_journal_line_does_not_hide_the_end() {
     let mut place = Place::new();
     let run_id = place.past_starting();
-    place.past_journal(run_id, &this_boot(), &[spawned(4_000_000), Fact::Stopping { grace_ms: 5, origin: None }, exited(0)]);
+    place.past_journal(run_id, &this_boot(), &[spawned(4_000_000), Fact::Stopping { grace_ms: 5 }, exited(0)]);
     let path = place.run_dir(run_id).join("journal.jsonl");
     let text = fs::read_to_string(&path).expect("a journal").replacen("\"fact\":\"stopping\"", "\"fact\":\0\0", 1);
     fs::write(&path, text).expect("writes");

@@ -8,6 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::support::{Place, is_alive, letter, signal, until, until_true};
+use autoappdev::pipeline::Origin;
 use autoappdev::run_dir::Command;
 use serde_json::{Value, json};
 
@@ -211,7 +212,7 @@ fn stop_asked_for_while_no_server_was_there_is_pending_after_boot() {
     let (_, run_id) = place.start();
     place.until_line("ready");
     place.kill_server();
-    place.tell_shim(run_id, &Command::Stop { tag: 1, grace_ms: Some(3_000_000), origin: None });
+    place.tell_shim(run_id, &Command::Stop { tag: 1, grace_ms: Some(3_000_000), origin: Origin::Unknown });
     place.until_fact(run_id, "stopping");
     place.start_server();
     let pipeline = until("the stop is known", || Some(place.pipeline()).filter(|pipeline| pipeline["pending"] == "stop"));
@@ -227,7 +228,7 @@ fn server_killed_before_paused_is_committed_is_paused_after_boot() {
     place.until_line("stubborn");
     place.until_tree();
     place.kill_server();
-    place.tell_shim(run_id, &Command::Pause { tag: 1 });
+    place.tell_shim(run_id, &Command::Pause { tag: 1, origin: Origin::Unknown });
     let paused = place.until_fact(run_id, "paused");
     assert_eq!(place.stored_state(), "running", "nobody recorded it");
     place.start_server();
@@ -243,7 +244,7 @@ fn server_killed_before_resumed_is_committed_is_running_after_boot() {
     let (_, run_id) = place.start();
     place.act("pause").ok();
     place.kill_server();
-    place.tell_shim(run_id, &Command::Resume { tag: 1 });
+    place.tell_shim(run_id, &Command::Resume { tag: 1, origin: Origin::Unknown });
     let resumed = place.until_fact(run_id, "resumed");
     assert_eq!(place.stored_state(), "paused", "nobody recorded it");
     place.start_server();

@@ -4,6 +4,7 @@ use std::fs;
 use std::io::Read;
 
 use crate::support::{Place, is_alive, letter, signal, until_true};
+use autoappdev::pipeline::Origin;
 use autoappdev::run_dir::Command;
 use serde_json::{Value, json};
 
@@ -266,7 +267,7 @@ fn command_of_a_dead_server_to_a_silent_shim_is_done_once_it_goes_on() {
     place.kill_server();
     signal(shim, "STOP");
     until_true("the shim is stopped", || letter(shim) == Some('T'));
-    place.tell_shim(run_id, &Command::Pause { tag: 1 });
+    place.tell_shim(run_id, &Command::Pause { tag: 1, origin: Origin::Unknown });
     place.start_server();
     assert_eq!(place.state(), "running");
     signal(shim, "CONT");

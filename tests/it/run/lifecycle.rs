@@ -140,7 +140,8 @@ fn the_start_says_the_grace_of_a_stop_that_names_none() {
     place.act("stop").ok();
     let run = place.until_ended(run_id);
     let events = run["events"].as_array().expect("a list");
-    assert_eq!((&events[2]["grace_ms"], &events[2]["detail"]), (&json!(250), &json!("grace 250 ms")));
+    let detail = "stopped by a client at 127.0.0.1; grace 250 ms";
+    assert_eq!((&events[2]["grace_ms"], &events[2]["detail"]), (&json!(250), &json!(detail)));
     assert_eq!((&run["signal"], &events[3]["signal"], &events[3]["signal_name"]), (&json!(9), &json!(9), &json!("SIGKILL")));
 }
 
@@ -362,8 +363,10 @@ fn assert_stopped_by_shutdown(place: &mut Place, said: &str, why: &str, grace_ms
     let run = place.run(1);
     assert_eq!((&run["status"], &run["exit_code"]), (&json!("stopped"), &json!(4)), "{run}");
     assert!(place.lines().contains(&"asked".to_owned()));
-    let detail = format!("grace {grace_ms} ms; the server was asked to exit, and stops the run first");
-    assert_eq!(place.event(1, "stopping")["detail"], detail);
+    assert_eq!(run["stopped_by"], json!({"by": "shutdown"}));
+    let stopping = place.event(1, "stopping");
+    let detail = format!("stopped because the server was shut down; grace {grace_ms} ms");
+    assert_eq!((&stopping["origin"], &stopping["detail"]), (&run["stopped_by"], &json!(detail)));
     place.kill_server();
 }
 

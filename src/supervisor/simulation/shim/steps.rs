@@ -1,7 +1,7 @@
 //! What is done to the simulated processes, step by step.
 
 use super::{Frozen, Phase, RETRY, Shim, Thawed, answer};
-use crate::pipeline::{Cause, Exit, Fact};
+use crate::pipeline::{Cause, Exit, Fact, Origin};
 use crate::run_dir::ReplyError;
 use crate::supervisor::simulation::env::{Due, Env, MS, SECOND};
 use crate::supervisor::simulation::pipeline::Leader;
@@ -55,12 +55,12 @@ impl Shim {
                     self.kill(run, env);
                 }
             }
-            (Leader::Stopped, Phase::Running) => self.freeze(Frozen::Tell(Cause::Outside), None, now, run, env),
-            (Leader::Awake, Phase::Paused) => self.thaw(Thawed::Tell(Cause::Outside), None, now, run, env),
+            (Leader::Stopped, Phase::Running) => self.freeze(Frozen::Tell(None), None, now, run, env),
+            (Leader::Awake, Phase::Paused) => self.thaw(Thawed::Tell(None), None, now, run, env),
             (Leader::Awake, Phase::Stopping { .. }) if self.paused_since.is_some() => {
                 self.count_pause(env);
                 let paused_ms = self.paused_in_all / MS;
-                self.record(Fact::Resumed { cause: Cause::Request, paused_ms, detail: None }, false, run, env);
+                self.record(Fact::Resumed { cause: Cause::Request, paused_ms, detail: None }, self.stopped_by, false, run, env);
             }
             _ => {}
         }
@@ -69,17 +69,17 @@ impl Shim {
     /// What somebody else did to the leader last is seen here; whether it changed what is being done.
     fn follow_the_leader(&mut self, now: u64, run: &mut Run, env: &mut Env) -> bool {
         match (self.phase, run.pipeline.leader) {
-            (Phase::Freezing { then: Frozen::Tell(Cause::Outside), asker: None, .. }, Leader::Awake) => {
+            (Phase::Freezing { then: Frozen::Tell(None), asker: None, .. }, Leader::Awake) => {
                 self.thaw(Thawed::Keep { spares_leader: true }, None, now, run, env);
             }
             (Phase::Freezing { then: Frozen::Keep, .. }, Leader::Awake) => {
-                self.thaw(Thawed::Tell(Cause::Outside), None, now, run, env);
+                self.thaw(Thawed::Tell(None), None, now, run, env);
             }
-            (Phase::Thawing { then: Thawed::Tell(Cause::Outside), .. }, Leader::Stopped) => {
+            (Phase::Thawing { then: Thawed::Tell(None), .. }, Leader::Stopped) => {
                 self.freeze(Frozen::Keep, None, now, run, env);
             }
             (Phase::Thawing { then: Thawed::Keep { spares_leader: true }, .. }, Leader::Stopped) => {
-                self.freeze(Frozen::Tell(Cause::Outside), None, now, run, env);
+                self.freeze(Frozen::Tell(None), None, now, run, env);
             }
             _ => return false,
         }
@@ -98,11 +98,11 @@ impl Shim {
                     run.pipeline.freeze();
                     self.phase = Phase::Paused;
                     env.pause_file = true;
-                    if let Frozen::Tell(cause) = then {
+                    if let Frozen::Tell(origin) = then {
                         self.restops = 0;
                         self.say(None, run, env);
                         self.paused_since = Some(now);
-                        self.record(Fact::Paused { cause }, false, run, env);
+                        self.record(Fact::Paused { cause: cause_of(origin) }, origin, false, run, env);
                     }
                     if let Some(asker) = asker {
                         answer(asker, None, env);
@@ -176,16 +176,17 @@ impl Shim {
     }
 
     fn count_resume(&mut self, then: Thawed, run: &mut Run, env: &mut Env) {
-        let (cause, detail) = match then {
-            Thawed::Tell(cause) => (cause, None),
-            Thawed::GiveUp => (Cause::Outside, self.note()),
+        let (origin, detail) = match then {
+            Thawed::Tell(origin) => (origin, None),
+            Thawed::GiveUp => (None, self.note()),
             Thawed::Keep { .. } => return,
         };
         if detail.is_none() {
             self.say(None, run, env);
         }
         self.count_pause(env);
-        self.record(Fact::Resumed { cause, paused_ms: self.paused_in_all / MS, detail }, false, run, env);
+        let resumed = Fact::Resumed { cause: cause_of(origin), paused_ms: self.paused_in_all / MS, detail };
+        self.record(resumed, origin, false, run, env);
     }
 
     fn run_on(&mut self, run: &Run, env: &mut Env) {
@@ -206,4 +207,8 @@ impl Shim {
             self.paused_in_all += env.boot_us().saturating_sub(since);
         }
     }
+}
+
+const fn cause_of(origin: Option<Origin>) -> Cause {
+    if origin.is_some() { Cause::Request } else { Cause::Outside }
 }
