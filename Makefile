@@ -30,16 +30,24 @@ run: export AUTOAPPDEV_RUNTIME_DIR ?= ./runtime
 run: binary ## Build, and serve the demo pipeline on http://127.0.0.1:8788/ (another port: PORT=9000)
 	@exec $(BINARY) serve
 
-# With cargo-nextest each test has a process of its own, and one that fails is tried once more and listed as flaky (.config/nextest.toml).
-# Tests wait more than they compute.
+# With cargo-nextest each test has a process of its own, and one that fails is tried once more (.config/nextest.toml). A test that passes then is
+# named at the end of all output, from nextest's report. Tests wait more than they compute.
 test: export RUST_TEST_THREADS ?= 4
 test: need-tools ## Run every test
 	@target="$${CARGO_TARGET_DIR:-target}"; mkdir -p -- "$$target"; target=$$(CDPATH= cd -- "$$target" && pwd); \
 	export AUTOAPPDEV_NOT_RUN_LIST="$$target/not-run.txt"; : > "$$AUTOAPPDEV_NOT_RUN_LIST"; failed=0; \
+	flaky="$$target/flaky.txt"; report="$$target/nextest/default/junit.xml"; : > "$$flaky"; rm -f -- "$$report"; \
 	if $(CARGO) nextest --version >/dev/null 2>&1; then run=(nextest run); else run=(test --no-fail-fast); fi; \
-	$(CARGO) "$${run[@]}" --locked || failed=1; \
-	$(CARGO) "$${run[@]}" --locked --features faults,fuzzing $(FAULTY_TESTS) || failed=1; \
-	cat "$$AUTOAPPDEV_NOT_RUN_LIST"; exit $$failed
+	run_tests() { \
+	  $(CARGO) "$${run[@]}" --locked "$$@" || failed=1; \
+	  [ ! -f "$$report" ] || awk "$$LIST_FLAKY" "$$report" >> "$$flaky"; rm -f -- "$$report"; \
+	}; \
+	run_tests; \
+	run_tests --features faults,fuzzing $(FAULTY_TESTS); \
+	cat "$$AUTOAPPDEV_NOT_RUN_LIST" "$$flaky"; exit $$failed
+# A test case of nextest's report that failed before it passed.
+test: export LIST_FLAKY = /<testcase / { match($$0, / name="[^"]*"/); name = substr($$0, RSTART + 7, RLENGTH - 8) } \
+  /<flakyFailure/ { print "FLAKY: " name " failed, and passed when it was tried again" }
 
 # The same as in `make test`, on the release build and with more newcomers: prints how long they waited, what the server took, and how long its
 # stop was. One after another, since they are measured.
