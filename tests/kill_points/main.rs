@@ -5,6 +5,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod dead_processes;
 mod plan;
 
 use std::collections::BTreeSet;
@@ -22,6 +23,7 @@ use autoappdev::process;
 use autoappdev::run_dir::Command;
 use serde_json::{Value, json};
 
+use dead_processes::{is_dying, reap_orphans};
 use plan::{Outcome, Plan, Scene, plan};
 use support::{Place, is_alive, letter, signal, until, until_true};
 
@@ -81,19 +83,6 @@ fn play_all(play: fn(Case)) {
         players.into_iter().flat_map(|player| player.join().expect("it only counts")).collect()
     });
     assert!(failed.is_empty(), "{} of {} points failed: {failed:?}", failed.len(), points.len());
-}
-
-/// Takes the dead of ended cases out of the process table, but none that a test waits for.
-fn reap_orphans() {
-    for pid in process::children_of(std::process::id()).unwrap_or_default() {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        let name = stat.split_once('(').and_then(|(_, rest)| rest.rsplit_once(')')).map(|(name, _)| name);
-        let is_orphan =
-            name.is_some_and(|name| ["bash", "sleep", "setsid", "exe", "autoappdev-shim", "family.sh"].contains(&name));
-        if is_orphan && letter(pid) == Some('Z') {
-            let _taken_by_the_other_player = process::reap(pid);
-        }
-    }
 }
 
 /// One point, played once.
@@ -497,18 +486,4 @@ impl Case {
         let (code, said, _) = self.place.client(&["check"]);
         assert_eq!(code, 0, "{said}");
     }
-}
-
-/// Whether a process has a KILL on it, or is in its exit: it executes nothing of its own any more (`proc_pid_status(5)`; the flag is the
-/// kernel's `PF_EXITING`).
-fn is_dying(pid: u32) -> bool {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let pending = |name| {
-        let mask =
-            status.lines().find_map(|line| line.strip_prefix(name)).and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
-        mask.is_some_and(|mask| mask >> 8 & 1 == 1)
-    };
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let flags = stat.rsplit_once(") ").and_then(|(_, fields)| fields.split(' ').nth(6)?.parse::<u64>().ok());
-    pending("SigPnd:") || pending("ShdPnd:") || flags.is_some_and(|flags| flags & 4 == 4)
 }
