@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::env::SECOND;
 use super::play::{Play, what_is_wrong};
 use super::run::Run;
+use super::shim::Shim;
 use super::shim::signs::how_far;
 use crate::pipeline::{Exit, Fact, RunStatus, State, outcome};
 use crate::store::RunRow;
@@ -29,20 +30,20 @@ impl Play {
             return Err("somebody waits still".to_owned());
         }
         self.is_true()?;
-        self.database.borrow_mut().audit(&self.origins)?;
+        self.database.borrow_mut().audit()?;
         if self.snapshot()?.state != State::Stopped {
-            self.is_done(Ask::Stop { grace: Some(Duration::ZERO) }, State::Stopped)?;
+            self.is_done(Ask::Stop { grace: Some(Duration::ZERO), origin: None }, State::Stopped)?;
         }
         for (ask, state) in [
             (Ask::Start(StartRequest::default()), State::Running),
             (Ask::Pause, State::Paused),
             (Ask::Resume, State::Running),
-            (Ask::Stop { grace: Some(Duration::from_secs(1)) }, State::Stopped),
+            (Ask::Stop { grace: Some(Duration::from_secs(1)), origin: None }, State::Stopped),
         ] {
             self.is_done(ask, state)?;
         }
         self.is_true()?;
-        self.database.borrow_mut().audit(&self.origins)
+        self.database.borrow_mut().audit()
     }
 
     fn snapshot(&self) -> Result<Snapshot, String> {
@@ -101,10 +102,6 @@ impl Play {
             let row = database.store.run(run.id).map_err(|error| error.to_string())?;
             if let Some(row) = &row {
                 is_run_true(run, row).map_err(|why| format!("run {}: {why}; recorded is {row:?}", run.id))?;
-                // Of a run that a new database has only from its journal, the first fact says who started it.
-                if row.started_by != Some(run.spec.origin) && (row.started_at.is_some() || row.started_by.is_some()) {
-                    return Err(format!("run {} was started by {:?}; recorded is {row:?}", run.id, run.spec.origin));
-                }
             }
             if run.pipeline.is_alive() {
                 living = Some((run.id, row.map(|row| row.status), run.pipeline.is_paused(), run.pipeline.pid));
@@ -118,7 +115,7 @@ impl Play {
             return Err(format!("{told:?} is told, {truth:?} is true"));
         }
         let latest = world.runs.values().next_back();
-        let note = latest.and_then(|run| run.shim.as_ref()).and_then(super::shim::Shim::note);
+        let note = latest.and_then(|run| run.shim.as_ref()).and_then(Shim::note);
         // That the row says what the journal says is looked at above.
         let row = snapshot.run_id.and_then(|id| database.store.run(id).ok().flatten());
         let killed = row.filter(|row| row.status != RunStatus::Lost);
@@ -160,12 +157,12 @@ fn is_run_true(run: &Run, row: &RunRow) -> Result<(), String> {
             RunStatus::Completed | RunStatus::Failed | RunStatus::Stopped,
             Some(Fact::Exited { exit, asked, paused_ms, log_end, killed }),
         ) => {
-            let told = (row.exit_code, row.signal, row.paused_ms, row.log_end, &row.killed, row.stopped_by);
+            let told = (row.exit_code, row.signal, row.paused_ms, row.log_end, &row.killed);
             let (code, signal) = match exit {
                 Exit::Code(code) => (Some(*code), None),
                 Exit::Signal(signal) => (None, Some(*signal)),
             };
-            let truth = (code, signal, *paused_ms, Some(*log_end), killed, run.stopped_by.filter(|_| *asked));
+            let truth = (code, signal, *paused_ms, Some(*log_end), killed);
             if row.status != outcome(*exit, *asked) || told != truth {
                 return Err(format!("{truth:?} is true"));
             }
