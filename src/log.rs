@@ -31,7 +31,7 @@ pub use cursor::{Cursor, Item, RawLine};
 pub use listing::{Listing, RunLog, SegmentList, ShortLog};
 pub use needle::Needle;
 pub use packing::{Packing, pack, remove_unfinished};
-pub use reader::{Line, Page, Part, SEARCH_BYTES_MAX, read_last, read_page};
+pub use reader::{Page, Part, SEARCH_BYTES_MAX, read_last, read_page};
 pub use record::{Stream, TEXT_MAX};
 pub use run_logs::RunLogs;
 pub use said::{Form, Said};

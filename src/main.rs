@@ -8,7 +8,33 @@ use autoappdev::config::Config;
 use autoappdev::made::Made;
 use autoappdev::store::CheckStep;
 use autoappdev::{run_dir, serve, shim, store};
-use serde_json::{Value, json};
+use serde::Serialize;
+
+/// What `migrate --json` prints.
+#[derive(Serialize)]
+struct Migrated<'a> {
+    ok: bool,
+    applied: &'a [String],
+    schema: i64,
+}
+
+/// What `check --json` prints.
+#[derive(Serialize)]
+struct Checked<'a> {
+    ok: bool,
+    steps: Vec<CheckedStep<'a>>,
+}
+
+#[derive(Serialize)]
+struct CheckedStep<'a> {
+    name: &'a str,
+    ok: bool,
+    found: &'a str,
+}
+
+fn text_of(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("plain data")
+}
 
 fn main() -> ExitCode {
     let modes = Modes { serve: serve_mode, shim: shim::run, migrate, check };
@@ -36,7 +62,7 @@ fn migrate(config: &Config, json: bool) -> ExitCode {
         made.keep();
     }
     match migrated {
-        Ok(applied) if json => say(&json!({"ok": true, "applied": applied, "schema": store::schema_version()}).to_string()),
+        Ok(applied) if json => say(&text_of(&Migrated { ok: true, applied: &applied, schema: store::schema_version() })),
         Ok(applied) => {
             let lines = applied.iter().map(|migration| format!("applied {migration}\n")).collect::<Vec<_>>().concat();
             let nothing = if applied.is_empty() { "nothing to apply; " } else { "" };
@@ -50,15 +76,15 @@ fn check(config: &Config, json: bool) -> ExitCode {
     match store::check(&config.database) {
         Ok(report) => {
             let said = if json {
-                let steps: Vec<Value> = report
+                let steps = report
                     .steps
                     .iter()
                     .map(|step| {
                         let (Ok(found) | Err(found)) = &step.result;
-                        json!({"name": step.name, "ok": step.result.is_ok(), "found": found})
+                        CheckedStep { name: step.name, ok: step.result.is_ok(), found }
                     })
                     .collect();
-                say(&json!({"ok": report.is_ok(), "steps": steps}).to_string())
+                say(&text_of(&Checked { ok: report.is_ok(), steps }))
             } else {
                 let line = |step: &CheckStep| match &step.result {
                     Ok(found) => format!("ok      {}: {found}", step.name),

@@ -82,16 +82,16 @@ pub struct TailQuery {
     pub source: Option<Source>,
     /// The most lines.
     pub limit: Option<u64>,
-    /// Only lines with an id up to this one.
-    pub before: Option<u64>,
     /// Only lines of that time or later.
     pub at: Option<Timestamp>,
+    /// Only lines with an id up to this one.
+    pub before: Option<u64>,
     /// Only lines of this run.
     pub run: Option<u64>,
     /// Only lines that hold this text.
     pub grep: Option<String>,
     /// An older word for `source`.
-    pub name: Option<String>,
+    pub name: Option<Source>,
     /// An older word for `limit`.
     pub lines: Option<u64>,
 }
@@ -107,11 +107,11 @@ impl Query for TailQuery {
     const KEYS: &'static [Key] = &[
         Key { name: "source", kind: SOURCES },
         LIMIT,
-        Key { name: "before", kind: Kind::Number(0, u64::MAX) },
         AT,
+        Key { name: "before", kind: Kind::Number(0, u64::MAX) },
         RUN,
         GREP,
-        Key { name: "name", kind: Kind::Text(GREP_BYTES_MAX) },
+        Key { name: "name", kind: SOURCES },
         Key { name: "lines", kind: Kind::Number(1, LINES_MAX) },
     ];
 }
@@ -141,7 +141,7 @@ impl Query for LogTextQuery {
 pub struct LogsResponse {
     /// Whose log.
     pub source: Source,
-    /// Where the page begins; absent in a tail.
+    /// The id that the page begins behind; absent in a tail.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<u64>,
     /// Where a run's log ends; absent if the page is not of one run.
@@ -155,6 +155,7 @@ pub struct LogsResponse {
     /// Where the kept log begins. In a tail that was searched: how far back it was.
     pub first: u64,
     /// How many bytes of the log right before the first of these lines are missing.
+    #[serde(default)]
     pub gone: u64,
     /// Oldest first.
     pub lines: Vec<Line>,

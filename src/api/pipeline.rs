@@ -41,6 +41,7 @@ pub struct Pipeline {
     /// The action under way.
     pub pending: Option<Action>,
     /// Who wants that, if it is known.
+    #[serde(default, deserialize_with = "Origin::read_if_any")]
     pub pending_origin: Option<Origin>,
     /// When the grace of the stop under way is over and KILL follows, by the wall clock.
     pub kill_at: Option<Timestamp>,
@@ -82,6 +83,7 @@ pub struct Pipeline {
     /// How far the latest run is, as its pipeline says; none if it says nothing. The version does not count it.
     pub progress: Option<Progress>,
     /// The current conditions. The version does not count them.
+    #[serde(default)]
     pub conditions: Conditions,
 }
 
@@ -178,5 +180,6 @@ pub struct ActionResponse {
     /// The version of the state.
     pub version: u64,
     /// The current conditions.
+    #[serde(default)]
     pub conditions: Conditions,
 }

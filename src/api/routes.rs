@@ -71,9 +71,9 @@ impl Access {
 pub enum Length {
     /// A few KiB, at once.
     Short,
-    /// Short, and it can wait for news.
+    /// It can wait for news before it is sent.
     Waits,
-    /// Up to some MiB; a few of these are made at a time.
+    /// Up to some MiB; two of these are made at a time.
     Long,
     /// Without a limit: sent while it is read.
     Stream,
@@ -193,7 +193,7 @@ routes! {
     Pause: Post "/api/pipeline/pause" Operator, NoQuery, EmptyRequest => ActionResponse Waits, "Stops every process of the run where it is";
     Resume: Post "/api/pipeline/resume" Operator, NoQuery, EmptyRequest => ActionResponse Waits, "Lets a paused run go on";
     Stop: Post "/api/pipeline/stop" Operator, NoQuery, StopRequest => ActionResponse Waits, "Ends the run";
-    Logs: Get "/api/logs" Viewer, LogsQuery, none => LogsResponse Long, "Lines of a log from a position or a time on; with `wait`, once there are some";
+    Logs: Get "/api/logs" Viewer, LogsQuery, none => LogsResponse Waits, "Lines of a log from a position or a time on; with `wait`, once there are some";
     LogTail: Get "/api/logs/tail" Viewer, TailQuery, none => LogsResponse Long, "The last lines of a log";
     Events: Get "/api/events" Viewer, EventsQuery, none => EventStream Stream, "What happens, as it happens";
     Runs: Get "/api/runs" Viewer, RunsQuery, none => RunsResponse Long, "The history, newest run first";

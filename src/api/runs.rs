@@ -49,6 +49,7 @@ pub struct WholeRun {
     /// How far it is or came, as it says.
     pub progress: Option<Progress>,
     /// What happened in it, oldest first.
+    #[serde(default)]
     pub events: Vec<Event>,
 }
 
@@ -74,8 +75,10 @@ pub struct Run {
     /// When it was seen to have ended, or was given up.
     pub stopped_at: Option<Timestamp>,
     /// Who started it, if that is known.
+    #[serde(default, deserialize_with = "Origin::read_if_any")]
     pub started_by: Option<Origin>,
     /// Who stopped it, if anybody did: the first who asked for that.
+    #[serde(default, deserialize_with = "Origin::read_if_any")]
     pub stopped_by: Option<Origin>,
     /// The leader's exit code.
     pub exit_code: Option<i32>,
@@ -111,6 +114,7 @@ pub struct Event {
     /// What made it happen, if that is known. More words can follow.
     pub cause: Option<String>,
     /// Who wanted it, if anybody did and that is known.
+    #[serde(default, deserialize_with = "Origin::read_if_any")]
     pub origin: Option<Origin>,
     /// The leader that was spawned.
     pub pid: Option<u32>,

@@ -35,10 +35,8 @@ pub struct VersionResponse {
 /// The part of the answer by which a client of any version knows a server.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Introduction {
-    /// The program.
-    pub name: String,
-    /// Which server it is; early versions do not say.
-    pub server: Option<Server>,
+    /// Which server it is.
+    pub server: Server,
 }
 
 /// What tells a server from others.

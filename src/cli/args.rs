@@ -6,16 +6,14 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::error::ErrorKind;
-use clap::{Arg, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap::{Arg, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use super::exit_code::EXIT_CODES;
 use super::since::Since;
+use crate::api::logs::{GREP_BYTES_MAX, LINES_MAX, Source};
 use crate::config::{Flag, SETTINGS, URL_SETTING, grace_from_text, server_url};
-
-/// The most lines, and the longest text to look for, that the API takes.
-const LINES_MAX: u32 = 5000;
-const GREP_BYTES_MAX: usize = 200;
 
 const FINDING: &str = "\
 A client command acts on the server of this folder: the one that owns the runtime directory (AUTOAPPDEV_RUNTIME_DIR) and has recorded \
@@ -228,7 +226,7 @@ pub(super) struct LogsArgs {
     #[arg(long, hide = true, conflicts_with_all = ["no_timestamps", "json"])]
     timestamps: bool,
     /// Whose lines
-    #[arg(long, value_enum, default_value_t = Source::Pipeline)]
+    #[arg(long, default_value_t = Source::Pipeline, value_parser = source())]
     pub(super) source: Source,
 }
 
@@ -251,23 +249,9 @@ pub(super) struct RunsArgs {
     pub(super) limit: u32,
 }
 
-/// Whose log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(super) enum Source {
-    /// The pipeline's output.
-    Pipeline,
-    /// The server's own log.
-    Backend,
-}
-
-impl Source {
-    /// The word the API takes.
-    pub(super) const fn as_str(self) -> &'static str {
-        match self {
-            Self::Pipeline => "pipeline",
-            Self::Backend => "backend",
-        }
-    }
+fn source() -> impl TypedValueParser<Value = Source> {
+    let words = Source::ALL.iter().map(|source| source.as_str());
+    PossibleValuesParser::new(words).map(|word| word.parse().expect("one of the words"))
 }
 
 fn address(text: &str) -> Result<String, &'static str> {
@@ -281,7 +265,10 @@ fn amount(text: &str) -> Result<Amount, &'static str> {
         return Ok(Amount::All);
     }
     let number = text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten();
-    number.filter(|number| *number <= LINES_MAX).map(Amount::Latest).ok_or("a number from 0 to 5000 is expected, or all")
+    number
+        .filter(|number| u64::from(*number) <= LINES_MAX)
+        .map(Amount::Latest)
+        .ok_or("a number from 0 to 5000 is expected, or all")
 }
 
 fn search_text(text: &str) -> Result<String, &'static str> {

@@ -5,16 +5,19 @@
 //! failure.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 
-use serde::Deserialize;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use ureq::Agent;
 
 use super::local;
 use super::places::{Absence, Meant, Neighbour, Own, Place, Places, Way, places_of};
 use super::printable::printable;
+use crate::api::error::{ErrorCode, ErrorResponse};
+use crate::api::routes::Route;
+use crate::api::version::Introduction;
 use crate::clock::Timestamp;
 use crate::config::{Endpoint, Folder, Token, Tokens};
 use crate::file_id::FileId;
@@ -30,9 +33,8 @@ pub(super) const STOP_MARGIN: Duration = Duration::from_secs(30);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long to ask which server answers at the usual address; the answer only improves an error message.
 const NEIGHBOUR_TIMEOUT: Duration = Duration::from_secs(2);
-/// The header field that names the intended server, and the error code with which another server refuses it.
+/// The header field that names the intended server.
 const MEANT_FOR: &str = "autoappdev-server";
-const OTHER_SERVER: &str = "other_server";
 /// The longest answer: a page of 1 MiB of text and one more line, each byte as six (`\u0000`), with room.
 const BODY_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// Why there is no good answer. The texts are for people and end up after `autoappdev: `.
@@ -97,7 +99,7 @@ impl ClientError {
     /// Whether the server that answered is not the intended one.
     fn is_from_other_server(&self) -> bool {
         let Self::Failed { status: 421, document, .. } = self else { return false };
-        document.read().is_ok_and(|ErrorDocument { error, .. }| error == OTHER_SERVER)
+        document.read().is_ok_and(|ErrorResponse { error, .. }| error == ErrorCode::OtherServer.as_str())
     }
 
     /// Whether asking again later may help.
@@ -141,25 +143,6 @@ impl Answer {
             status: self.status,
         })
     }
-}
-
-/// The API's error, as far as it is shown.
-#[derive(Deserialize)]
-struct ErrorDocument {
-    error: String,
-    detail: Option<String>,
-}
-
-/// The part of `GET /api/version` that identifies the server.
-#[derive(Deserialize)]
-struct VersionDocument {
-    server: ToldIdentity,
-}
-
-#[derive(Deserialize)]
-struct ToldIdentity {
-    id: String,
-    runtime_dir: PathBuf,
 }
 
 /// Asks one server.
@@ -238,8 +221,8 @@ impl Client {
     }
 
     /// Asks `path` to do something, and waits up to `timeout` for it to be so.
-    pub(super) fn post(&self, path: &str, body: &serde_json::Value, timeout: Duration) -> Result<Answer, ClientError> {
-        let body = body.to_string();
+    pub(super) fn post(&self, path: &str, body: &impl Serialize, timeout: Duration) -> Result<Answer, ClientError> {
+        let body = serde_json::to_string(body).expect("requests are plain data");
         self.ask(|way, credentials| {
             self.send(way, |agent, base| {
                 let request = agent.post(format!("{base}{path}")).header("connection", "close").content_type("application/json");
@@ -255,9 +238,9 @@ impl Client {
         absence.neighbour = absence.usual_address().and_then(|address| {
             let way = Way::Address(format!("http://{address}"));
             let nothing = Credentials { id: None, token: None };
-            match self.read_at(&way, "/api/version", NEIGHBOUR_TIMEOUT, &nothing) {
+            match self.read_at(&way, &Route::Version.path(), NEIGHBOUR_TIMEOUT, &nothing) {
                 Ok(answer) => Some(match answer.read() {
-                    Ok(VersionDocument { server }) => Neighbour::Server(server.runtime_dir),
+                    Ok(Introduction { server }) => Neighbour::Server(server.runtime_dir.into()),
                     Err(_) => Neighbour::Stranger,
                 }),
                 Err(ClientError::Unreachable { .. }) => None,
@@ -306,14 +289,14 @@ impl Client {
     /// The id of the server there, if it is the server of this runtime directory.
     fn id_of_own(&self, way: &Way, runtime_dir: &Path) -> Result<Option<String>, ClientError> {
         let nothing = Credentials { id: None, token: None };
-        let document = match self.read_at(way, "/api/version", READ_TIMEOUT, &nothing) {
-            Ok(answer) => answer.read::<VersionDocument>().ok(),
+        let document = match self.read_at(way, &Route::Version.path(), READ_TIMEOUT, &nothing) {
+            Ok(answer) => answer.read::<Introduction>().ok(),
             // The server is overloaded or shutting down: a follower of the log waits for it.
             Err(error @ ClientError::NoAnswer { .. }) => return Err(error),
             Err(_) => None,
         };
         let server = document.map(|document| document.server);
-        let is_own = |told: &Path| FileId::of(told).ok().is_some_and(|told| FileId::of(runtime_dir).ok() == Some(told));
+        let is_own = |told: &str| FileId::of(Path::new(told)).ok().is_some_and(|told| FileId::of(runtime_dir).ok() == Some(told));
         Ok(server.filter(|server| is_own(&server.runtime_dir)).map(|server| server.id))
     }
 
@@ -388,12 +371,12 @@ fn read_answer(url: String, mut response: ureq::http::Response<ureq::Body>) -> R
     if (200..300).contains(&status) {
         return Ok(document);
     }
-    let ErrorDocument { error, detail } = document.read().map_err(|_| ClientError::Stranger {
+    let ErrorResponse { error, detail, .. } = document.read().map_err(|_| ClientError::Stranger {
         url: document.url.clone(),
         cause: format!("HTTP status {status} without a reason"),
         status,
     })?;
-    let detail = printable(&detail.unwrap_or(error));
+    let detail = printable(if detail.is_empty() { &error } else { &detail });
     if status == 409 {
         Err(ClientError::Refused { detail, document })
     } else {

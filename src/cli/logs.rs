@@ -16,12 +16,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use self::link::{Link, longer};
-use self::page::{Begin, PAGE_LINES, Page, RunEnd, Tail, Wanted};
+use self::page::{Begin, PAGE_LINES, Tail, Wanted, is_at_end, is_last};
 use self::printer::{Printer, warn};
-use super::args::{Amount, LogsArgs, Source};
+use super::args::{Amount, LogsArgs};
 use super::client::{Answer, Client, ClientError};
 use super::since::{Day, Since};
 use super::zone::{Zone, ZoneError};
+use crate::api::logs::{LogsResponse, RunEnd, Source};
 use crate::clock::{Clock, SystemClock, Timestamp};
 
 /// How many lines are printed where nothing says how many.
@@ -122,7 +123,7 @@ impl Reading<'_> {
             let now = Wanted { grep: None, ..self.wanted };
             let answer = self.link.get(&now.tail(Tail { lines: 1, at: None, before: None }))?;
             at = args.since.map(|since| moment(since, &zone, &answer)).transpose()?;
-            end = answer.read::<Page>()?.next;
+            end = answer.read::<LogsResponse>()?.next;
         }
         match amount {
             Amount::Latest(lines) => {
@@ -138,14 +139,14 @@ impl Reading<'_> {
     /// An answer to a search looks back only so far: it is asked on from there.
     fn print_latest(&mut self, lines: u32, at: Option<Timestamp>) -> Result<u64, LogsError> {
         // Newest first.
-        let mut pages: Vec<(Answer, Page)> = Vec::new();
+        let mut pages: Vec<(Answer, LogsResponse)> = Vec::new();
         // The API gives at least one line; its `next` is needed for none, too.
         let mut tail = Tail { lines: lines.max(1), at, before: None };
         let mut bytes = 0;
         loop {
             let answer = self.link.get(&self.wanted.tail(tail))?;
             let page = self.understand(&answer)?;
-            bytes += page.lines.iter().map(|line| line.text.len()).sum::<usize>();
+            bytes += page.lines.iter().map(|line| line.line.len()).sum::<usize>();
             tail.lines = tail.lines.saturating_sub(u32::try_from(page.lines.len()).unwrap_or(u32::MAX));
             let went_back = tail.before.is_none_or(|before| page.first < before);
             let is_done = page.searched_all != Some(false) || !went_back || tail.lines == 0 || bytes >= LATEST_BYTES_MAX;
@@ -172,24 +173,25 @@ impl Reading<'_> {
         loop {
             let can_wait = self.follow && self.wanted.source == Source::Pipeline && matches!(begin, Begin::Behind(_));
             let asked_at = Instant::now();
-            let answer = self.link.get_waiting(&self.wanted.page(begin), can_wait.then_some(WAIT))?;
+            let answer = self.link.get_waiting(&|wait| self.wanted.page(begin, wait), can_wait.then_some(WAIT))?;
             let page = self.understand(&answer)?;
             // Of a run and of a search the answer itself tells.
-            let is_before = |at| page.since == Some(0) && page.lines.first().and_then(|line| line.ts).is_some_and(|ts| ts < at);
+            let is_before =
+                |at| page.since == Some(0) && page.lines.first().and_then(|line| line.at).is_some_and(|came| came < at);
             if matches!(begin, Begin::At(at) if is_before(at)) && self.wanted.run.is_none() && self.wanted.grep.is_none() {
                 return Err(LogsError::OlderServer("--since"));
             }
             self.print(&answer, &page, std::mem::take(&mut is_first))?;
             let next = match begin {
                 // Where no line is so late, what was there before is not wanted.
-                Begin::At(_) if page.is_at_end() => page.next.max(end.unwrap_or(0)),
+                Begin::At(_) if is_at_end(&page) => page.next.max(end.unwrap_or(0)),
                 Begin::At(_) | Begin::Behind(_) => page.next,
             };
-            if page.is_last() {
+            if is_last(&page) {
                 return Ok(());
             }
             let has_moved = begin != Begin::Behind(next);
-            if !self.follow && (page.is_at_end() || !has_moved || end.is_some_and(|end| next >= end)) {
+            if !self.follow && (is_at_end(&page) || !has_moved || end.is_some_and(|end| next >= end)) {
                 return Ok(());
             }
             begin = Begin::Behind(next);
@@ -215,7 +217,7 @@ impl Reading<'_> {
     /// whoever waited for the old ids would wait for ever.
     fn after_a_loss(&mut self, next: u64) -> Result<u64, LogsError> {
         let all = Wanted { run: None, grep: None, ..self.wanted };
-        let end = self.link.get(&all.tail(Tail { lines: 1, at: None, before: None }))?.read::<Page>()?.next;
+        let end = self.link.get(&all.tail(Tail { lines: 1, at: None, before: None }))?.read::<LogsResponse>()?.next;
         if end >= next {
             return Ok(next);
         }
@@ -228,8 +230,8 @@ impl Reading<'_> {
     }
 
     /// What the answer says, where it is one to what was asked: a server that does not know a word of the question leaves it out.
-    fn understand(&self, answer: &Answer) -> Result<Page, LogsError> {
-        let page: Page = answer.read()?;
+    fn understand(&self, answer: &Answer) -> Result<LogsResponse, LogsError> {
+        let page: LogsResponse = answer.read()?;
         if self.wanted.run.is_some() && page.end == RunEnd::Untold {
             return Err(LogsError::OlderServer("--run"));
         }
@@ -240,7 +242,7 @@ impl Reading<'_> {
     }
 
     /// Prints a page; as JSON one with nothing in it, too, where it `has_to_be`.
-    fn print(&mut self, answer: &Answer, page: &Page, has_to_be: bool) -> io::Result<()> {
+    fn print(&mut self, answer: &Answer, page: &LogsResponse, has_to_be: bool) -> io::Result<()> {
         if page.gone > 0 {
             self.printer.finish()?;
             warn(&format!("{} bytes of the log before this are gone", page.gone));

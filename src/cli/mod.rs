@@ -26,7 +26,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::error::ErrorKind;
-use serde_json::{Map, Value, json};
+use serde::Serialize;
 
 use self::args::{Ask, Command, PairArgs, StartArgs, StopArgs};
 use self::client::{ACTION_TIMEOUT, Answer, Client, ClientError, STOP_MARGIN};
@@ -34,6 +34,10 @@ pub use self::exit_code::EXIT_CODES;
 use self::exit_code::{FAILURE, REFUSED, UNREACHABLE, WRONG_USAGE};
 use self::logs::LogsError;
 use self::pair::PairError;
+use crate::api::pipeline::{ActionResponse, EmptyRequest, Pipeline, PipelineResponse, StartRequest, StopRequest};
+use crate::api::query::NoQuery;
+use crate::api::routes::Route;
+use crate::api::runs::{RunResponse, RunsQuery, RunsResponse};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, ConfigError, Endpoint, Flag, GRACE_S_MAX, Tokens, parse_dotenv};
 
@@ -220,23 +224,25 @@ fn ask_by(client: &Client, question: &Ask, json: bool) -> Result<(), Failure> {
     let now = || SystemClock.now();
     let text = match question {
         Ask::Logs(wanted) => return Ok(logs::print_logs(client, wanted, json)?),
-        Ask::Status => show(&client.get("/api/pipeline")?, json, |document: output::PipelineDocument| {
-            output::status(&document.pipeline, now())
+        Ask::Status => show(&client.get(&Route::Pipeline.path())?, json, |PipelineResponse::<Pipeline> { pipeline }| {
+            output::status(&pipeline, now())
         }),
-        Ask::Start(args) => act(client, "start", &start_body(args), ACTION_TIMEOUT, json),
-        Ask::Pause => act(client, "pause", &json!({}), ACTION_TIMEOUT, json),
-        Ask::Resume => act(client, "resume", &json!({}), ACTION_TIMEOUT, json),
+        Ask::Start(args) => act(client, Route::Start, &start_body(args), ACTION_TIMEOUT, json),
+        Ask::Pause => act(client, Route::Pause, &EmptyRequest {}, ACTION_TIMEOUT, json),
+        Ask::Resume => act(client, Route::Resume, &EmptyRequest {}, ACTION_TIMEOUT, json),
         Ask::Stop(args) => {
             let (body, timeout) = stop_body(args);
-            act(client, "stop", &body, timeout, json)
+            act(client, Route::Stop, &body, timeout, json)
         }
         Ask::Runs(args) => match args.id {
-            Some(id) => show(&client.get(&format!("/api/runs/{id}"))?, json, |document: output::RunDocument| {
-                output::run(&document.run, now())
-            }),
-            None => show(&client.get(&format!("/api/runs?limit={}", args.limit))?, json, |document: output::RunsDocument| {
-                output::runs(&document.runs, now())
-            }),
+            Some(id) => {
+                let answer = client.get(&Route::Run.url(&id.to_string(), &NoQuery {}))?;
+                show(&answer, json, |RunResponse { run }| output::run(&run, now()))
+            }
+            None => {
+                let answer = client.get(&Route::Runs.url("", &RunsQuery { limit: Some(args.limit.into()), before: None }))?;
+                show(&answer, json, |RunsResponse { runs, .. }| output::runs(&runs, now()))
+            }
         },
     }?;
     Ok(say(&text).map_err(ClientError::Output)?)
@@ -248,10 +254,11 @@ fn pair_phone(args: &PairArgs, url: Option<String>, json: bool) -> Result<(), Fa
     Ok(say(&text).map_err(ClientError::Output)?)
 }
 
-fn act(client: &Client, action: &str, body: &Value, timeout: Duration, json: bool) -> Result<String, ClientError> {
-    let answer = client.post(&format!("/api/pipeline/{action}"), body, timeout)?;
+fn act(client: &Client, route: Route, body: &impl Serialize, timeout: Duration, json: bool) -> Result<String, ClientError> {
+    let answer = client.post(&route.path(), body, timeout)?;
     // Conditions are not part of the command's answer. If stderr cannot be written, `status` still shows them.
-    let _ = write!(io::stderr(), "{}", answer.read().map_or_else(|_| String::new(), |done| output::warnings_of(&done)));
+    let warnings = answer.read().map_or_else(|_| String::new(), |done: ActionResponse| output::warnings_of(&done.conditions));
+    let _ = write!(io::stderr(), "{warnings}");
     show(&answer, json, |done| output::done(&done))
 }
 
@@ -271,34 +278,27 @@ fn say(text: &str) -> io::Result<()> {
 }
 
 /// Only what was typed: the defaults are the server's.
-fn start_body(args: &StartArgs) -> Value {
-    let mut body = Map::new();
-    let texts = [("script", &args.script), ("cwd", &args.cwd)];
-    body.extend(texts.into_iter().filter_map(|(key, text)| Some((key.to_owned(), json!(text.as_ref()?)))));
-    if !args.args.is_empty() {
-        body.insert("args".to_owned(), json!(args.args));
+fn start_body(args: &StartArgs) -> StartRequest {
+    StartRequest {
+        script: args.script.clone(),
+        args: args.args.clone(),
+        cwd: args.cwd.clone(),
+        env: args.env.iter().cloned().collect(),
+        grace_s: args.grace.map(|grace| grace.as_secs_f64()),
     }
-    if !args.env.is_empty() {
-        let env: Map<_, _> = args.env.iter().map(|(name, value)| (name.clone(), json!(value))).collect();
-        body.insert("env".to_owned(), Value::Object(env));
-    }
-    if let Some(grace) = args.grace {
-        body.insert("grace_s".to_owned(), json!(grace.as_secs_f64()));
-    }
-    Value::Object(body)
 }
 
 /// The body of a stop, and how long to wait for its answer: for the grace, or the longest one where the run's is not known here.
-fn stop_body(args: &StopArgs) -> (Value, Duration) {
+fn stop_body(args: &StopArgs) -> (StopRequest, Duration) {
     let grace = if args.now { Some(Duration::ZERO) } else { args.grace };
-    match grace {
-        Some(grace) => (json!({"grace_s": grace.as_secs_f64()}), grace + STOP_MARGIN),
-        None => (json!({}), Duration::from_secs_f64(GRACE_S_MAX) + STOP_MARGIN),
-    }
+    let wait = grace.unwrap_or(Duration::from_secs_f64(GRACE_S_MAX)) + STOP_MARGIN;
+    (StopRequest { grace_s: grace.map(|grace| grace.as_secs_f64()) }, wait)
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn question(line: &str) -> Ask {
@@ -312,7 +312,7 @@ mod tests {
     fn a_start_sends_only_what_was_typed() {
         let body = |line| {
             let Ask::Start(args) = question(line) else { panic!("{line}") };
-            start_body(&args)
+            serde_json::to_value(start_body(&args)).expect("plain data")
         };
         assert_eq!(body("autoappdev start"), json!({}));
         assert_eq!(
@@ -325,7 +325,8 @@ mod tests {
     fn a_stop_is_waited_for_longer_than_its_grace() {
         let body = |line| {
             let Ask::Stop(args) = question(line) else { panic!("{line}") };
-            stop_body(&args)
+            let (body, wait) = stop_body(&args);
+            (serde_json::to_value(body).expect("plain data"), wait)
         };
         assert_eq!(body("autoappdev stop"), (json!({}), Duration::from_secs(3630)));
         assert_eq!(body("autoappdev stop --grace 5"), (json!({"grace_s": 5.0}), Duration::from_secs(35)));

@@ -6,146 +6,17 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use serde::{Deserialize, Deserializer};
-
 use super::duration::{between, since, took};
 use super::printable::printable;
-use super::progress::{self, Progress};
+use super::progress;
+use crate::api::pipeline::{ActionResponse, Pipeline};
+use crate::api::runs::{Event, Run, WholeRun};
 use crate::clock::Timestamp;
-use crate::pipeline::{Action, Origin, RunStatus, State, signal_name};
-
-/// The answer of `GET /api/pipeline`.
-#[derive(Deserialize)]
-pub(super) struct PipelineDocument {
-    pub(super) pipeline: Pipeline,
-}
-
-/// What the pipeline is.
-#[derive(Deserialize)]
-pub(super) struct Pipeline {
-    state: State,
-    pending: Option<Action>,
-    /// Who wants that, if it is known.
-    #[serde(default, deserialize_with = "Origin::read_if_any")]
-    pending_origin: Option<Origin>,
-    /// An older server omits it.
-    kill_at: Option<Timestamp>,
-    pid: Option<u32>,
-    run_id: Option<u64>,
-    started_at: Option<Timestamp>,
-    paused_at: Option<Timestamp>,
-    stopped_at: Option<Timestamp>,
-    #[serde(deserialize_with = "none_when_idle")]
-    status: Option<RunStatus>,
-    script: Option<String>,
-    exit_code: Option<i32>,
-    signal: Option<i32>,
-    error: Option<String>,
-    /// An older server omits it.
-    detail: Option<String>,
-    /// Nor this.
-    progress: Option<Progress>,
-    /// The script that a start without a name takes. An older server omits the key; null means that none is configured.
-    #[serde(default)]
-    default_script: Told,
-    /// The current conditions. An older server omits them.
-    #[serde(default)]
-    conditions: Vec<Condition>,
-}
-
-/// The configured script, as the server reports it.
-#[derive(Default, Deserialize)]
-#[serde(untagged)]
-enum Told {
-    /// It is this one.
-    Script(String),
-    /// There is none.
-    None,
-    /// Nothing.
-    #[default]
-    #[serde(skip)]
-    Nothing,
-}
-
-/// Something that is wrong.
-#[derive(Deserialize)]
-struct Condition {
-    code: String,
-    since: Timestamp,
-    detail: String,
-}
-
-/// The answer to an action that was done.
-#[derive(Deserialize)]
-pub(super) struct Done {
-    state: State,
-    run_id: Option<u64>,
-    pid: Option<u32>,
-    /// After a start, the script that runs. An older server omits it.
-    script: Option<String>,
-    #[serde(default)]
-    conditions: Vec<Condition>,
-}
-
-/// The answer of `GET /api/runs`.
-#[derive(Deserialize)]
-pub(super) struct RunsDocument {
-    pub(super) runs: Vec<Run>,
-}
-
-/// The answer of `GET /api/runs/<id>`.
-#[derive(Deserialize)]
-pub(super) struct RunDocument {
-    pub(super) run: Run,
-}
-
-/// One run of the history.
-#[derive(Deserialize)]
-pub(super) struct Run {
-    id: u64,
-    status: RunStatus,
-    pid: Option<u32>,
-    script: String,
-    cwd: String,
-    args: Vec<String>,
-    created_at: Option<Timestamp>,
-    started_at: Option<Timestamp>,
-    stopped_at: Option<Timestamp>,
-    #[serde(default, deserialize_with = "Origin::read_if_any")]
-    started_by: Option<Origin>,
-    #[serde(default, deserialize_with = "Origin::read_if_any")]
-    stopped_by: Option<Origin>,
-    exit_code: Option<i32>,
-    signal: Option<i32>,
-    paused_ms: Option<u64>,
-    cpu_user_ms: Option<u64>,
-    cpu_system_ms: Option<u64>,
-    max_rss_kb: Option<u64>,
-    error: Option<String>,
-    progress: Option<Progress>,
-    #[serde(default)]
-    events: Vec<Event>,
-}
-
-#[derive(Deserialize)]
-struct Event {
-    seq: u64,
-    at: Timestamp,
-    kind: String,
-    from_state: Option<String>,
-    to_state: Option<String>,
-    cause: Option<String>,
-    detail: Option<serde_json::Value>,
-}
-
-fn none_when_idle<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<RunStatus>, D::Error> {
-    let word = String::deserialize(deserializer)?;
-    if word == "idle" { Ok(None) } else { word.parse().map(Some).map_err(serde::de::Error::custom) }
-}
+use crate::pipeline::{Condition, ConditionCode, Conditions, Origin, RunStatus, State, signal_name};
 
 /// `status`: the state in one line, then the conditions, the script of the next start if it differs, and the progress of the run.
 pub(super) fn status(pipeline: &Pipeline, now: Timestamp) -> String {
-    let is_behind = pipeline.conditions.iter().any(|condition| condition.code == Condition::NOT_RECORDED);
+    let is_behind = pipeline.conditions.list().iter().any(|condition| condition.code == ConditionCode::NotRecorded);
     let mut parts = vec![if is_behind { format!("last recorded: {}", pipeline.state) } else { pipeline.state.to_string() }];
     parts.push(pipeline.run_id.map_or_else(|| "no run yet".to_owned(), |id| format!("run {id}")));
     parts.extend(pipeline.pid.map(|pid| format!("pid {pid}")));
@@ -166,7 +37,7 @@ pub(super) fn status(pipeline: &Pipeline, now: Timestamp) -> String {
     parts.extend(pipeline.pending.map(|action| format!("({action} under way{who}{})", left.unwrap_or_default())));
     parts.extend(pipeline.detail.as_deref().map(printable));
     let mut text = parts.join("  ") + "\n";
-    text.extend(pipeline.conditions.iter().map(Condition::describe));
+    text.extend(pipeline.conditions.list().iter().map(describe_condition));
     text.push_str(&next_start(pipeline));
     text.push_str(&pipeline.progress.as_ref().map_or_else(String::new, |progress| progress::describe(progress, now)));
     text
@@ -175,19 +46,19 @@ pub(super) fn status(pipeline: &Pipeline, now: Timestamp) -> String {
 /// The script that a start without a name would run, if it is not the script in the line above.
 fn next_start(pipeline: &Pipeline) -> String {
     match &pipeline.default_script {
-        Told::None if pipeline.state == State::Stopped => {
+        None if pipeline.state == State::Stopped => {
             "start     no script is configured: `autoappdev start NAME`, or set AUTOAPPDEV_PIPELINE_SCRIPT for the server\n"
                 .to_owned()
         }
-        Told::Script(script) if pipeline.script.as_ref() != Some(script) => {
+        Some(script) if pipeline.script.as_ref() != Some(script) => {
             format!("start     `autoappdev start` starts {}\n", printable(script))
         }
-        Told::None | Told::Script(_) | Told::Nothing => String::new(),
+        None | Some(_) => String::new(),
     }
 }
 
 /// What an action led to: one line.
-pub(super) fn done(done: &Done) -> String {
+pub(super) fn done(done: &ActionResponse) -> String {
     let run = done.run_id.map(|id| format!("run {id}"));
     let pid = done.pid.map(|pid| format!("pid {pid}"));
     let script = done.script.as_deref().map(printable);
@@ -195,17 +66,12 @@ pub(super) fn done(done: &Done) -> String {
 }
 
 /// The conditions after an action, one line each, for stderr.
-pub(super) fn warnings_of(done: &Done) -> String {
-    done.conditions.iter().flat_map(|condition| ["autoappdev: ".to_owned(), condition.describe()]).collect()
+pub(super) fn warnings_of(conditions: &Conditions) -> String {
+    conditions.list().iter().flat_map(|condition| ["autoappdev: ".to_owned(), describe_condition(condition)]).collect()
 }
 
-impl Condition {
-    /// The published state is outdated, because a later change could not be recorded yet.
-    const NOT_RECORDED: &str = "not_recorded";
-
-    fn describe(&self) -> String {
-        format!("warning: {} (since {})\n", printable(&self.detail), moment(self.since))
-    }
+fn describe_condition(condition: &Condition) -> String {
+    format!("warning: {} (since {})\n", printable(&condition.detail), moment(condition.since))
 }
 
 /// How a run stands, or how it ended, in words.
@@ -246,9 +112,9 @@ pub(super) fn runs(runs: &[Run], now: Timestamp) -> String {
         [
             run.id.to_string(),
             run.started_at.map_or_else(|| "-".to_owned(), moment),
-            run.took(now).map_or_else(|| "-".to_owned(), |length| run.length(length)),
+            took_by(run, now).unwrap_or_else(|| "-".to_owned()),
             printable(&run.script),
-            run.outcome(),
+            outcome(run.status, run.exit_code, run.signal, run.error.as_deref(), run.stopped_by),
         ]
     }));
     let width = |column: usize| table.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
@@ -261,21 +127,22 @@ pub(super) fn runs(runs: &[Run], now: Timestamp) -> String {
 }
 
 /// `runs ID`: everything about one run, then its events.
-pub(super) fn run(run: &Run, now: Timestamp) -> String {
+pub(super) fn run(whole: &WholeRun, now: Timestamp) -> String {
+    let WholeRun { run, progress, events } = whole;
     let script = printable(&run.script);
-    let ended = run.outcome();
+    let ended = outcome(run.status, run.exit_code, run.signal, run.error.as_deref(), run.stopped_by);
     let args = serde_json::to_string(&run.args).expect("texts are JSON");
     let cpu = run.cpu_user_ms.zip(run.cpu_system_ms);
     let rows = [
         ("folder", Some(printable(&run.cwd))),
         ("arguments", (!run.args.is_empty()).then(|| printable(&args))),
         ("pid", run.pid.map(|pid| pid.to_string())),
-        ("created", run.created_at.map(moment)),
+        ("created", Some(moment(run.created_at))),
         ("started", run.started_at.map(moment)),
         ("asked for", run.started_by.map(|origin| origin.to_string())),
         ("ended", run.stopped_at.map(moment)),
-        ("took", run.took(now).map(|length| run.length(length))),
-        ("paused", run.paused_ms.filter(|&ms| ms > 0).map(|ms| took(Duration::from_millis(ms)))),
+        ("took", took_by(run, now)),
+        ("paused", (run.paused_ms > 0).then(|| took(Duration::from_millis(run.paused_ms)))),
         ("CPU time", cpu.map(|(user, system)| format!("{} user, {} system", seconds(user), seconds(system)))),
         ("memory", run.max_rss_kb.map(|kb| format!("{} MiB at most in one process", kb.div_ceil(1024)))),
     ];
@@ -285,42 +152,27 @@ pub(super) fn run(run: &Run, now: Timestamp) -> String {
             writeln!(text, "  {name:<10} {value}").expect("a String takes everything");
         }
     }
-    let progress = run.progress.as_ref().map_or_else(String::new, |progress| progress::describe(progress, now));
+    let progress = progress.as_ref().map_or_else(String::new, |progress| progress::describe(progress, now));
     text.extend(progress.lines().map(|line| format!("  {line}\n")));
-    text.extend(run.events.iter().map(Event::describe));
+    text.extend(events.iter().map(describe_event));
     text
 }
 
-impl Run {
-    fn outcome(&self) -> String {
-        outcome(self.status, self.exit_code, self.signal, self.error.as_deref(), self.stopped_by)
-    }
-
-    /// From its start to its end, or to now where it has none.
-    fn took(&self, now: Timestamp) -> Option<Duration> {
-        let end = if self.status.is_live() { Some(now) } else { self.stopped_at };
-        self.started_at.zip(end).map(|(start, end)| between(start, end))
-    }
-
-    /// That time in words.
-    fn length(&self, length: Duration) -> String {
-        if self.status.is_live() { since(length) } else { took(length) }
-    }
+/// From the run's start to its end, or to now if it has none, in words.
+fn took_by(run: &Run, now: Timestamp) -> Option<String> {
+    let is_live = run.status.is_live();
+    let length = between(run.started_at?, if is_live { now } else { run.stopped_at? });
+    Some(if is_live { since(length) } else { took(length) })
 }
 
-impl Event {
-    fn describe(&self) -> String {
-        let mut parts = vec![format!("{:>5}", self.seq), self.at.to_string(), printable(&self.kind)];
-        if let (Some(from), Some(to)) = (&self.from_state, &self.to_state) {
-            parts.push(format!("{} -> {}", printable(from), printable(to)));
-        }
-        parts.extend(self.cause.as_deref().map(|cause| format!("({})", printable(cause))));
-        parts.extend(self.detail.as_ref().map(|detail| match detail {
-            serde_json::Value::String(sentence) => printable(sentence),
-            other => printable(&other.to_string()),
-        }));
-        parts.join("  ") + "\n"
+fn describe_event(event: &Event) -> String {
+    let mut parts = vec![format!("{:>5}", event.seq), event.at.to_string(), printable(&event.kind)];
+    if let (Some(from), Some(to)) = (event.from_state, event.to_state) {
+        parts.push(format!("{from} -> {to}"));
     }
+    parts.extend(event.cause.as_deref().map(|cause| format!("({})", printable(cause))));
+    parts.extend(event.detail.as_deref().map(printable));
+    parts.join("  ") + "\n"
 }
 
 fn seconds(ms: u64) -> String {

@@ -8,12 +8,14 @@ use std::net::{IpAddr, SocketAddr};
 
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::InterfaceFlags;
-use serde_json::json;
+use serde::Serialize;
 
 use super::args::PairArgs;
 use super::client::{Client, ClientError};
 use super::places::{Absence, Meant, Place, Way, dialable, places_of};
 use super::qr::{self, Screen};
+use crate::api::routes::Route;
+use crate::api::session::Role;
 use crate::config::{Endpoint, Folder, Token, Tokens};
 use crate::runtime_dir::{Secret, SecretError, ServerInfo};
 use crate::transport::Reach;
@@ -40,6 +42,13 @@ pub(super) enum PairError {
     Secret(#[from] SecretError),
     #[error(transparent)]
     Client(#[from] ClientError),
+}
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Pairing {
+    may: Role,
+    links: Vec<String>,
 }
 
 /// What to print.
@@ -70,15 +79,15 @@ pub(super) fn pair(args: &PairArgs, endpoint: Endpoint, tokens: Tokens, json: bo
     };
     // A link that does not work is found out here, not on the phone.
     let only_this = Tokens { token: Some(token.clone()), read_token: None };
-    match Client::at(place, only_this).get("/api/session") {
+    match Client::at(place, only_this).get(&Route::Session.path()) {
         Ok(_) => {}
         Err(ClientError::Failed { status: 401, .. }) => return Err(PairError::OtherToken(variable)),
         Err(error) => return Err(error.into()),
     }
     let links: Vec<String> = bases.iter().map(|base| link(base, &token)).collect();
-    let may = if args.read_only { "look" } else { "act" };
     if json {
-        return Ok(json!({"may": may, "links": links}).to_string() + "\n");
+        let may = if args.read_only { Role::Viewer } else { Role::Operator };
+        return Ok(serde_json::to_string(&Pairing { may, links }).expect("plain data") + "\n");
     }
     let env = |name: &str| std::env::var(name).ok();
     let screen = Screen { is_utf8: qr::is_utf8(env), is_terminal: std::io::stdout().is_terminal() };

@@ -5,12 +5,10 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use serde::Deserialize;
-
 use super::duration::{between, since, took};
 use super::printable::printable;
 use crate::clock::Timestamp;
-use crate::pipeline::Percent;
+use crate::pipeline::Progress;
 
 /// The most steps that are shown; the API lists more.
 const STEPS_SHOWN: usize = 10;
@@ -18,43 +16,25 @@ const STEPS_SHOWN: usize = 10;
 /// How many characters the bar has.
 const BAR: usize = 20;
 
-/// The `progress` of the API.
-#[derive(Deserialize)]
-pub(super) struct Progress {
-    percent: Option<Percent>,
-    text: Option<String>,
-    #[serde(default)]
-    steps: Vec<Step>,
-    #[serde(default)]
-    steps_before: u64,
-}
-
-#[derive(Deserialize)]
-struct Step {
-    name: String,
-    started_at: Timestamp,
-    ended_at: Option<Timestamp>,
-    ms: Option<u64>,
-}
-
 /// Some lines, or none.
 pub(super) fn describe(progress: &Progress, now: Timestamp) -> String {
     let mut text = String::new();
-    let said = progress.text.as_deref().map(printable);
+    let said = progress.text.as_ref().map(|text| printable(text.as_str()));
     if let Some(percent) = progress.percent {
         let full = usize::from(percent.tenths()) * BAR / 1000;
         let line =
             format!("progress  [{}{}]  {percent} %  {}", "#".repeat(full), "-".repeat(BAR - full), said.unwrap_or_default());
         writeln!(text, "{}", line.trim_end()).expect("a String takes everything");
     }
-    let shown = &progress.steps[progress.steps.len().saturating_sub(STEPS_SHOWN)..];
-    let before = progress.steps_before + (progress.steps.len() - shown.len()) as u64;
+    let hidden = progress.steps.len().saturating_sub(STEPS_SHOWN);
+    let before = progress.steps_before + hidden as u64;
     if before > 0 {
         writeln!(text, "steps     {before} before these").expect("a String takes everything");
     }
-    let names: Vec<String> = shown.iter().map(|step| printable(&step.name)).collect();
+    let shown = || progress.steps.iter().skip(hidden);
+    let names: Vec<String> = shown().map(|step| printable(step.name.as_str())).collect();
     let width = names.iter().map(|name| name.chars().count()).max().unwrap_or(0).min(40);
-    for (step, name) in shown.iter().zip(names) {
+    for (step, name) in shown().zip(names) {
         let length = match (step.ended_at, step.ms) {
             (_, Some(ms)) => format!("took {}", took(Duration::from_millis(ms))),
             (None, None) => format!("since {}", since(between(step.started_at, now))),
@@ -113,11 +93,13 @@ step      test      since 12 s
     #[test]
     fn only_the_latest_steps_are_shown_and_none_drives_the_terminal() {
         let steps: Vec<Value> = (0..12).map(|n| step(&format!("{n}"), true, Some(0))).collect();
-        let told = text(json!({"percent": null, "text": null, "at": "", "steps": steps, "steps_before": 5}));
+        let told =
+            text(json!({"percent": null, "text": null, "at": "2026-01-31T10:03:20.000Z", "steps": steps, "steps_before": 5}));
         assert!(told.starts_with("steps     7 before these\nstep      2   took 0.0 s\n"), "{told}");
         assert_eq!(told.lines().count(), 11);
-        let steps = [step("a\u{1b}[2J\u{202e}", true, None)];
-        let told = text(json!({"percent": null, "text": null, "at": "", "steps": steps, "steps_before": 0}));
-        assert_eq!(told, "step      a\\u{1b}[2J\\u{202e}  nobody saw its end\n");
+        let steps = [step("a\u{202e}b", true, None)];
+        let told =
+            text(json!({"percent": null, "text": null, "at": "2026-01-31T10:03:20.000Z", "steps": steps, "steps_before": 0}));
+        assert_eq!(told, "step      a\\u{202e}b  nobody saw its end\n");
     }
 }

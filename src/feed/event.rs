@@ -3,24 +3,18 @@
 use std::io;
 
 use super::position::Position;
-use crate::api::events::{Gap, ProgressEvent};
-use crate::log::Line;
+use crate::api::events::{Gap, ProgressEvent, RunEvent};
+use crate::api::logs::Line;
+use crate::api::pipeline::Pipeline;
 use crate::pipeline::Progress;
-use crate::store::EventRow;
-use crate::supervisor::Snapshot;
 
 /// An event.
 #[derive(Debug)]
 pub enum Event<'a> {
     /// The state, or the conditions, changed.
-    State(&'a Snapshot),
+    State(&'a Pipeline),
     /// Something happened in a run.
-    Run {
-        /// The run.
-        run_id: i64,
-        /// What happened.
-        event: EventRow,
-    },
+    Run(RunEvent),
     /// A line of the log.
     Log(&'a Line),
     /// How far a run is.

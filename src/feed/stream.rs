@@ -15,9 +15,11 @@ use super::position::Position;
 use super::slots::{Checked, StreamSlot};
 use super::sources::Sources;
 use super::waker::Seen;
-use crate::api::events::{Gap, ProgressEvent};
+use crate::api::events::{Gap, ProgressEvent, RunEvent};
+use crate::api::logs::Line;
+use crate::api::pipeline::Pipeline;
 use crate::health::Attendance;
-use crate::log::{Cursor, Item, Line, RunLogs};
+use crate::log::{Cursor, Item, RunLogs};
 use crate::store::{EventRow, Reader};
 use crate::supervisor::Snapshot;
 
@@ -88,7 +90,7 @@ impl EventStream {
         let shown = (Some(published.snapshot.version), published.snapshot.conditions.digest());
         if (self.at.version, self.at.wrong) != shown {
             (self.at.version, self.at.wrong) = shown;
-            sink.take(Some(&self.at), &Event::State(&published.snapshot))?;
+            sink.take(Some(&self.at), &Event::State(&published.snapshot.pipeline))?;
         }
         self.hand_out_progress(&published.snapshot, sink)
     }
@@ -101,7 +103,7 @@ impl EventStream {
 
     /// How far the run is, where this client does not have that yet.
     fn hand_out_progress(&mut self, snapshot: &Snapshot, sink: &mut impl Sink) -> io::Result<()> {
-        let Snapshot { run_id, progress, progress_number, run_ended_at, .. } = snapshot;
+        let Snapshot { pipeline: Pipeline { run_id, progress, .. }, progress_number, run_ended_at, .. } = snapshot;
         // Its end closes the step that a run was at, and nothing where it was at none.
         let is_closed = progress.is_some() && run_ended_at.is_some();
         let sent = Some((*run_id, *progress_number, is_closed));
@@ -126,7 +128,7 @@ impl EventStream {
                 }
                 Some(Item::Line(line)) => {
                     let line = Line::from(line);
-                    if let Some(at) = line.ts {
+                    if let Some(at) = line.at {
                         self.hand_out_history(history, sink, |event| event.at <= at)?;
                     }
                     self.at.log = line.id;
@@ -147,7 +149,7 @@ impl EventStream {
         while history.front().is_some_and(|(_, event)| due(event)) {
             let Some((run_id, event)) = history.pop_front() else { break };
             self.at.event = (run_id, event.seq);
-            sink.take(Some(&self.at), &Event::Run { run_id, event })?;
+            sink.take(Some(&self.at), &Event::Run(RunEvent { run_id, event: event.into() }))?;
         }
         Ok(())
     }

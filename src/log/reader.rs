@@ -3,15 +3,13 @@
 use std::collections::VecDeque;
 use std::io;
 
-use serde::Serialize;
-
 use super::cursor::{ATTEMPTS_MAX, Cursor, Item, RawLine};
 use super::listing::Listing;
 use super::needle::Needle;
 use super::record::{RECORD_MAX, Stream};
 use super::segment::SegmentFile;
 use super::writer::LOSS_MARK_BYTES_MAX;
-use crate::clock::Timestamp;
+use crate::api::logs::{Line, Source, StreamName};
 
 /// The most text that one page carries, in bytes: limits a reply, however long the lines are.
 pub(super) const PAGE_BYTES_MAX: usize = 1024 * 1024;
@@ -22,36 +20,17 @@ pub const SEARCH_BYTES_MAX: u64 = 8 * 1024 * 1024;
 /// A tail is searched in blocks of so many bytes, the last one first.
 pub(super) const SEARCH_BLOCK_BYTES: u64 = 512 * 1024;
 
-/// One line for a client.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Line {
-    /// The position after its last byte; the `since` that goes on behind it.
-    pub id: u64,
-    /// When it came.
-    pub ts: Option<Timestamp>,
-    /// `pipeline` or `backend`.
-    pub source: &'static str,
-    /// `stdout` or `stderr`; none for the server's own.
-    pub stream: Option<&'static str>,
-    /// The run that said it.
-    pub run_id: Option<i64>,
-    /// The text, bad UTF-8 replaced.
-    pub line: String,
-    /// Whether the text goes on in the next line of this stream.
-    pub partial: bool,
-}
-
 impl From<RawLine<'_>> for Line {
     fn from(raw: RawLine<'_>) -> Self {
         let stream = raw.head.and_then(|(_, stream)| match stream {
-            Stream::Stdout => Some("stdout"),
-            Stream::Stderr => Some("stderr"),
+            Stream::Stdout => Some(StreamName::Stdout),
+            Stream::Stderr => Some(StreamName::Stderr),
             Stream::Backend => None,
         });
         Self {
             id: raw.id,
-            ts: raw.head.map(|(at, _)| at),
-            source: if raw.run_id.is_some() { "pipeline" } else { "backend" },
+            at: raw.head.map(|(at, _)| at),
+            source: if raw.run_id.is_some() { Source::Pipeline } else { Source::Backend },
             stream,
             run_id: raw.run_id,
             line: String::from_utf8_lossy(raw.text).into_owned(),
@@ -61,7 +40,7 @@ impl From<RawLine<'_>> for Line {
 }
 
 /// Lines in order, and where to go on.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Page {
     /// The `since` to ask on with.
     pub next: u64,
@@ -72,10 +51,8 @@ pub struct Page {
     /// Oldest first.
     pub lines: Vec<Line>,
     /// Whether it has as many lines as were asked for, or all there are.
-    #[serde(skip)]
     pub is_whole: bool,
     /// Whether all was looked at that is there now behind `since`.
-    #[serde(skip)]
     pub is_at_end: bool,
 }
 

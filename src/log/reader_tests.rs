@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use super::reader::PAGE_BYTES_MAX;
 use super::record::{RECORD_MAX, push_record};
 use super::*;
+use crate::api::logs::Line;
 
 const AT: &[u8] = b"2023-11-14T22:13:20.007Z";
 
@@ -343,7 +344,7 @@ fn a_damaged_frame_costs_that_frame_and_says_so() {
         got.extend(page.lines);
     }
     assert!((1..=2 * 128 * 1024 + 100).contains(&gone), "{gone} bytes gone");
-    let good: Vec<&Line> = got.iter().filter(|line| line.ts.is_some()).collect();
+    let good: Vec<&Line> = got.iter().filter(|line| line.at.is_some()).collect();
     assert!(got.len() - good.len() <= 2, "at most what the damage breaks off");
     assert!(good.iter().all(|line| whole.contains(line)) && good.len() > whole.len() / 2);
     assert_eq!(got.last(), whole.last());

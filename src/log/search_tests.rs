@@ -7,6 +7,7 @@ use super::reader::SEARCH_BLOCK_BYTES;
 use super::reader_tests::read_since;
 use super::record::{HEAD_LEN, RECORD_MAX, push_record};
 use super::*;
+use crate::api::logs::Line;
 
 const AT: &[u8] = b"2023-11-14T22:13:20.007Z";
 

@@ -210,7 +210,7 @@ mod tests {
         for ms in times {
             let at = stamp(ms);
             let position = position_at(list, at, begin, None, |_| false).expect("seeks");
-            let wanted = lines.iter().find(|line| line.ts.is_some_and(|ts| ts >= at));
+            let wanted = lines.iter().find(|line| line.at.is_some_and(|came| came >= at));
             let found = read_since(list, position, 1).expect("reads");
             assert_eq!(found.lines.first(), wanted, "{ms} ms");
             assert!(wanted.is_some() || position == end, "{ms} ms: {position} is not the end");
@@ -265,8 +265,8 @@ mod tests {
             let position = position_at(&kept, stamp(ms), 0, None, |_| false).expect("seeks");
             let page = read_since(&kept, position, 1).expect("reads");
             let line = &page.lines[0];
-            assert!(line.ts.is_some_and(|ts| ts >= stamp(ms)));
-            let is_exact = line.ts == Some(stamp(ms));
+            assert!(line.at.is_some_and(|came| came >= stamp(ms)));
+            let is_exact = line.at == Some(stamp(ms));
             assert!(is_exact || page.gone > 0, "{ms} ms: nothing is said of what is missing");
         }
     }

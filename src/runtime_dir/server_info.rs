@@ -28,14 +28,13 @@ pub const LOCK_FILE: &str = "server.lock";
 const BYTES_MAX: u64 = 64 * 1024;
 
 /// The identity of a server, which `GET /api/version` shows and with which the field `AutoAppDev-Server` of a request is compared.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerIdentity {
     /// Random, and new at each start.
     pub id: String,
     /// Absolute and without links. Bytes that are not UTF-8 show as U+FFFD.
     pub runtime_dir: String,
-    /// When it started. No part of the identity as clients see it: `GET /api/version` shows it beside that.
-    #[serde(skip)]
+    /// When it started.
     pub started_at: Timestamp,
 }
 

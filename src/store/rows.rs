@@ -4,9 +4,9 @@
 
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
 use rusqlite::{Connection, OptionalExtension, Row};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::api::runs::{Event, Run};
 use crate::clock::Timestamp;
 use crate::pipeline::{Cause, Containment, Killed, Origin, RunStatus, State, signal_name};
 
@@ -52,8 +52,8 @@ pub struct PipelineRow {
     pub version: u64,
 }
 
-/// A row of `pipeline_runs`: one life of the pipeline. As JSON it is the run of `docs/api-contracts.md`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+/// A row of `pipeline_runs`: one life of the pipeline.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunRow {
     /// Its id, never used twice.
     pub id: i64,
@@ -93,14 +93,11 @@ pub struct RunRow {
     pub error: Option<String>,
     /// What holds or held its processes together; known since it was seen to run.
     pub containment: Option<Containment>,
-    /// What was killed at its end. As JSON it is part of the event.
-    #[serde(skip)]
+    /// What was killed at its end. Clients see it in the event.
     pub killed: Killed,
     /// The position in the log before its first byte.
-    #[serde(skip)]
     pub log_start: u64,
     /// The position in the log after its last byte; known after an end that was seen.
-    #[serde(skip)]
     pub log_end: Option<u64>,
 }
 
@@ -119,8 +116,8 @@ pub struct RunLogRow {
     pub created_at: Timestamp,
 }
 
-/// A row of `pipeline_events`: something that happened in a run. As JSON it is the event of `docs/api-contracts.md`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+/// A row of `pipeline_events`: something that happened in a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EventRow {
     /// The journal's number; 0 for the commit before the start.
     pub seq: u64,
@@ -151,7 +148,6 @@ pub struct EventRow {
     /// A sentence for people.
     pub detail: Option<String>,
     /// What was killed at the end.
-    #[serde(flatten)]
     pub killed: Killed,
 }
 
@@ -371,6 +367,54 @@ impl EventRow {
             detail: row.get("detail")?,
             killed: killed(row)?,
         })
+    }
+}
+
+impl From<RunRow> for Run {
+    fn from(row: RunRow) -> Self {
+        Self {
+            id: row.id,
+            status: row.status,
+            pid: row.pid,
+            script: row.script,
+            cwd: row.cwd,
+            args: row.args,
+            created_at: row.created_at,
+            started_at: row.started_at,
+            stopped_at: row.stopped_at,
+            started_by: row.started_by,
+            stopped_by: row.stopped_by,
+            exit_code: row.exit_code,
+            signal: row.signal,
+            paused_ms: row.paused_ms,
+            cpu_user_ms: row.cpu_user_ms,
+            cpu_system_ms: row.cpu_system_ms,
+            max_rss_kb: row.max_rss_kb,
+            error: row.error,
+            containment: row.containment,
+        }
+    }
+}
+
+impl From<EventRow> for Event {
+    fn from(row: EventRow) -> Self {
+        Self {
+            seq: row.seq,
+            at: row.at,
+            kind: row.kind,
+            from_state: row.from_state,
+            to_state: row.to_state,
+            cause: row.cause.map(|cause| cause.as_str().to_owned()),
+            origin: row.origin,
+            pid: row.pid,
+            exit_code: row.exit_code,
+            signal: row.signal,
+            signal_name: row.signal_name.map(str::to_owned),
+            grace_ms: row.grace_ms,
+            paused_ms: row.paused_ms,
+            detail: row.detail,
+            killed: row.killed,
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use super::*;
+use crate::api::runs::{Event, Run};
 use crate::pipeline::{Containment, Exit, Fact, Killed, Origin, Peer, RunStatus, State, observe};
 
 /// A store in a folder of its own.
@@ -152,7 +153,7 @@ fn a_life_from_start_to_end_is_told_in_all_three_tables() {
     assert_eq!(bench.store.last_seq(id).expect("readable"), 6);
     assert_eq!(bench.store.log_position_max().expect("readable"), 900);
 
-    let run = serde_json::to_value(bench.run(id)).expect("JSON");
+    let run = serde_json::to_value(Run::from(bench.run(id))).expect("JSON");
     assert_eq!(
         run,
         json!({
@@ -184,7 +185,7 @@ fn a_life_from_start_to_end_is_told_in_all_three_tables() {
             "6 usage - - - CPU 5 ms user, 6 ms system; at most 7 KiB a process",
         ]
     );
-    let event = serde_json::to_value(&bench.events(id)[1]).expect("JSON");
+    let event = serde_json::to_value(Event::from(bench.events(id)[1].clone())).expect("JSON");
     assert_eq!(
         event,
         json!({"seq": 1, "at": at(10), "kind": "spawned", "from_state": "stopped", "to_state": "running", "cause": "request", "origin": null,
@@ -405,7 +406,7 @@ fn end_keeps_what_was_killed_with_the_event_and_with_the_run() {
         let (run, events) = bench.reader().run(id).expect("readable").expect("the run");
         assert_eq!((&run.killed, &events[2].killed, events[2].detail.as_deref()), (&two_killed(), &two_killed(), Some(sentence)));
         assert!(events[1].killed.is_empty());
-        let said = serde_json::to_value(&events[2]).expect("JSON");
+        let said = serde_json::to_value(Event::from(events[2].clone())).expect("JSON");
         assert_eq!(said["killed"], serde_json::json!([{"pid": 7, "name": "tee"}, {"pid": 8, "name": ""}]));
     }
     let id = bench.begin(10);

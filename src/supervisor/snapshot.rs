@@ -2,74 +2,35 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::ops::Deref;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
-
+use crate::api::pipeline::{Pipeline, PipelineResponse};
 use crate::clock::Timestamp;
-use crate::pipeline::{Action, ConditionCode, Conditions, Containment, Origin, Pending, Progress, RunStatus, State, allowed};
+use crate::pipeline::{ConditionCode, Conditions, Pending, RunStatus, allowed};
 use crate::run_dir::NumberedProgress;
 use crate::store::{PipelineRow, RunRow};
 
-/// The state of the pipeline at one version. As JSON it is the `pipeline` of `GET /api/pipeline`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+/// The state of the pipeline at one version: what clients see of it, and what the server alone knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {
-    /// What it is.
-    pub state: State,
-    /// The action under way.
-    pub pending: Option<Action>,
-    /// Who wants that, if it is known.
-    pub pending_origin: Option<Origin>,
-    /// When the grace of the stop under way is over and KILL follows, by the wall clock.
-    pub kill_at: Option<Timestamp>,
-    /// The actions that would not be refused.
-    pub allowed: Vec<Action>,
-    /// The leader; none when stopped.
-    pub pid: Option<u32>,
-    /// The latest run.
-    pub run_id: Option<i64>,
-    /// When the latest run was seen to run.
-    pub started_at: Option<Timestamp>,
-    /// Its latest pause.
-    pub paused_at: Option<Timestamp>,
-    /// Its latest resume.
-    pub resumed_at: Option<Timestamp>,
-    /// When it was seen to have ended.
-    pub stopped_at: Option<Timestamp>,
-    /// When anything of this changed.
-    pub updated_at: Timestamp,
-    /// Counts changes.
-    pub version: u64,
-    /// The latest run's status as a word; `idle` before the first run.
-    pub status: &'static str,
-    /// The latest run's script, or the one that a start without a name takes.
-    pub script: Option<String>,
-    /// The script that a start without a name takes.
-    pub default_script: Option<String>,
-    /// The latest run's exit code.
-    pub exit_code: Option<i32>,
-    /// The signal that ended the latest run.
-    pub signal: Option<i32>,
-    /// Why the latest run never came to life, or was lost.
-    pub error: Option<String>,
-    /// What holds the latest run's processes together; none before it was seen to run.
-    pub containment: Option<Containment>,
-    /// A note about the state, such as a pause that does not hold, or the processes killed at the end.
-    pub detail: Option<String>,
-    /// How far the latest run is, as its pipeline says; none where it says nothing. The version does not count it.
-    pub progress: Option<Progress>,
-    /// The current conditions. The version does not count them.
-    pub conditions: Conditions,
+    /// What clients see.
+    pub pipeline: Pipeline,
     /// What tells that progress from others of the run.
-    #[serde(skip)]
     pub progress_number: u64,
     /// When the latest run was seen to have ended.
-    #[serde(skip)]
     pub run_ended_at: Option<Timestamp>,
     /// The latest run's leader, also after its end: for the answer to a start whose run was over before it could be given.
-    #[serde(skip)]
     pub run_pid: Option<u32>,
+}
+
+impl Deref for Snapshot {
+    type Target = Pipeline;
+
+    fn deref(&self) -> &Pipeline {
+        &self.pipeline
+    }
 }
 
 impl Snapshot {
@@ -83,7 +44,7 @@ impl Snapshot {
         progress: Option<&NumberedProgress>,
     ) -> Self {
         let run_ended_at = run.filter(|run| !run.status.is_live()).and_then(|run| run.stopped_at);
-        Self {
+        let pipeline = Pipeline {
             state: row.state,
             pending: pending.map(Pending::action),
             pending_origin: None,
@@ -97,7 +58,7 @@ impl Snapshot {
             stopped_at: row.stopped_at,
             updated_at: row.updated_at,
             version: row.version,
-            status: run.map_or(IDLE, |run| run.status.as_str()),
+            status: run.map(|run| run.status),
             script: run.map(|run| run.script.as_str()).or(default_script).map(str::to_owned),
             default_script: default_script.map(str::to_owned),
             exit_code: run.and_then(|run| run.exit_code),
@@ -107,6 +68,9 @@ impl Snapshot {
             detail: note.map(str::to_owned).or_else(|| run.and_then(told_at_end)),
             progress: progress.map(|told| told.progress.shown(run_ended_at)),
             conditions: Conditions::default(),
+        };
+        Self {
+            pipeline,
             progress_number: progress.map_or(0, |told| told.number),
             run_ended_at,
             run_pid: run.and_then(|run| run.pid),
@@ -129,8 +93,6 @@ impl Snapshot {
         self.run_id.filter(|_| self.pid.is_some())
     }
 }
-
-const IDLE: &str = "idle";
 
 /// The most that wait for news at once. One more, and the one that has waited longest is answered before its time: whoever asks and
 /// leaves without waiting for the answer must not fill the server with threads that do.
@@ -260,7 +222,9 @@ impl Watch {
 
     pub(super) fn publish(&self, snapshot: Snapshot) {
         let wrong = self.lock_wrong();
-        let published = publish(Snapshot { conditions: wrong.all(), ..snapshot }, self.get().number + 1);
+        let mut snapshot = snapshot;
+        snapshot.pipeline.conditions = wrong.all();
+        let published = publish(snapshot, self.get().number + 1);
         self.lock().published = published;
         self.changed.notify_all();
         self.tell(Notice::Published);
@@ -273,7 +237,10 @@ impl Watch {
         let snapshot = &published.snapshot;
         let progress = told.map(|told| told.progress.shown(snapshot.run_ended_at));
         if snapshot.run_id == run_id && snapshot.progress != progress {
-            self.replace(Snapshot { progress, progress_number: told.map_or(0, |told| told.number), ..snapshot.clone() });
+            let mut snapshot = snapshot.clone();
+            snapshot.pipeline.progress = progress;
+            snapshot.progress_number = told.map_or(0, |told| told.number);
+            self.replace(snapshot);
         }
     }
 
@@ -314,7 +281,9 @@ impl Watch {
     fn replace_conditions(&self, conditions: Conditions) {
         let published = self.get();
         if published.snapshot.conditions != conditions {
-            self.replace(Snapshot { conditions, ..published.snapshot.clone() });
+            let mut snapshot = published.snapshot.clone();
+            snapshot.pipeline.conditions = conditions;
+            self.replace(snapshot);
         }
     }
 
@@ -335,11 +304,8 @@ impl Watch {
 }
 
 fn publish(snapshot: Snapshot, number: u64) -> Arc<Published> {
-    #[derive(Serialize)]
-    struct Body<'a> {
-        pipeline: &'a Snapshot,
-    }
-    let body = serde_json::to_string(&Body { pipeline: &snapshot }).expect("a snapshot is plain data");
+    let response = PipelineResponse { pipeline: &snapshot.pipeline };
+    let body = serde_json::to_string(&response).expect("a snapshot is plain data");
     let progress = snapshot.progress.as_ref().map_or_else(String::new, |_| format!(".{}", snapshot.progress_number));
     let conditions = &snapshot.conditions;
     let wrong = if conditions.is_empty() { String::new() } else { format!("-{:x}", conditions.digest()) };

@@ -9,6 +9,7 @@ use super::auth::{Authenticator, Caller};
 use super::error::ApiError;
 use super::guard::Guard;
 use super::response_budget::ResponseBudget;
+use crate::api::session::Role;
 use crate::feed::Streams;
 use crate::health::Inspector;
 use crate::log::RunLogs;
@@ -50,5 +51,14 @@ impl App {
     /// Who asks. At a listener that does not ask everybody is the owner.
     pub(in crate::web) fn caller(&self, request: &Request) -> Result<Caller, ApiError> {
         self.authenticator.as_ref().map_or(Ok(Caller::OWNER), |keys| keys.caller(request))
+    }
+
+    /// The same, if that client may act.
+    pub(in crate::web) fn operator(&self, request: &Request) -> Result<Caller, ApiError> {
+        let caller = self.caller(request)?;
+        match caller.role {
+            Role::Operator => Ok(caller),
+            Role::Viewer => Err(ApiError::ReadOnly),
+        }
     }
 }

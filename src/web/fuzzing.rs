@@ -10,6 +10,7 @@ use rouille::{Request, Response};
 use super::error::ApiError;
 use super::input;
 use super::target::path_of;
+use crate::api::logs::LogsQuery;
 use crate::supervisor::StartRequest;
 
 fn request_with(body: &[u8]) -> Request {
@@ -31,16 +32,10 @@ pub fn empty_request(body: &[u8]) -> Result<(), Response> {
     input::empty_request(&request_with(body)).map_err(ApiError::into_response)
 }
 
-/// A number from the query of `target`, or the refusal.
-pub fn query_number(target: &str, name: &str, at_least: u64, at_most: u64) -> Result<Option<u64>, Response> {
+/// The query of `target`, read as that of a page of a log.
+pub fn logs_query(target: &str) -> Result<LogsQuery, Response> {
     let request = Request::fake_http("GET", target, Vec::new(), Vec::new());
-    input::query_number(&request, name, at_least, at_most).map_err(ApiError::into_response)
-}
-
-/// A text from the query of `target`, or the refusal.
-pub fn query_text(target: &str, name: &str, bytes_max: usize) -> Result<Option<String>, Response> {
-    let request = Request::fake_http("GET", target, Vec::new(), Vec::new());
-    input::query_text(&request, name, bytes_max).map_err(ApiError::into_response)
+    input::query(&request).map_err(ApiError::into_response)
 }
 
 /// The path by which `target` is routed.

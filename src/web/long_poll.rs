@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use crate::transport::Client;
 
-/// The longest wait of a long poll, and the one where none is named, in seconds.
-pub(super) const WAIT_S_MAX: u64 = 60;
+/// The wait of a long poll that names none, in seconds.
 pub(super) const WAIT_S_DEFAULT: u64 = 30;
 /// The longest wait if no thread can be created for the client. Not zero: a client that asks again at once would keep the thread from others.
 const WAIT_LENT_MAX: Duration = Duration::from_secs(1);

@@ -3,14 +3,17 @@
 use rouille::{Request, Response};
 
 use super::app::App;
-use super::auth::{Caller, Role};
+use super::auth::Caller;
 use super::error::ApiError;
 use super::target::path_of;
 use super::{common_fields, guard, input, page};
+use crate::api::query::NoQuery;
+use crate::api::routes::{self, Access, Found, Route};
 use crate::transport::{Broken, Client, Handler};
 
 /// The request field with the id of the intended server.
 const MEANT_FOR: &str = "AutoAppDev-Server";
+
 impl Handler for App {
     fn handle(&self, request: &Request) -> Response {
         self.handle_for(request, &Client::PATIENT)
@@ -42,62 +45,73 @@ impl App {
     }
 
     fn route(&self, request: &Request, client: &Client<'_>) -> Result<Response, ApiError> {
-        let path = path_of(request);
-        let segments: Vec<&str> = path.strip_prefix('/').unwrap_or(path).split('/').collect();
-        // HEAD is GET without a body, which the connection leaves out.
-        let method = if request.method() == "HEAD" { "GET" } else { request.method() };
-        match (method, segments.as_slice()) {
-            // What a page needs before anybody has logged in, and preflights, which carry no token: nothing here tells a secret.
-            ("GET", [""]) => page::index(request).map(|page| self.renew(request, page)).ok_or(ApiError::NotFound),
-            ("GET", ["static", name]) => page::file(request, name).ok_or(ApiError::NotFound),
-            ("POST", ["api", "login"]) => self.log_in(request),
-            ("POST", ["api", "logout"]) => {
-                input::empty_request(request)?;
-                Ok(self.log_out())
+        let (method, path) = (request.method(), path_of(request));
+        if method == "OPTIONS" {
+            // A preflight carries no token, and nothing here tells a secret.
+            return match routes::find(method, path) {
+                _ if path == "*" => Ok(self.guard.preflight(request, routes::all_methods())),
+                Found::OtherMethod(route, parameter) if is_there(route, parameter) => {
+                    Ok(self.guard.preflight(request, route.allow()))
+                }
+                Found::Route(..) | Found::OtherMethod(..) | Found::Nothing => Err(ApiError::NotFound),
+            };
+        }
+        match routes::find(method, path) {
+            Found::Route(route, parameter) => {
+                let caller = match route.spec().access {
+                    Access::Anyone => None,
+                    Access::Viewer => Some(self.caller(request)?),
+                    Access::Operator => Some(self.operator(request)?),
+                };
+                self.answer(route, parameter, request, caller, client)
             }
-            // A monitor or a load balancer has no token, and whether somebody serves here can be seen anyway.
-            ("GET", ["api", "health"]) => self.health(request),
-            ("OPTIONS", ["*"]) => Ok(self.guard.preflight(request, guard::METHODS)),
-            ("OPTIONS", path) => {
-                allowed_methods(path).map(|allow| self.guard.preflight(request, allow)).ok_or(ApiError::NotFound)
+            // What is not there is told only to callers who may use the rest of the API.
+            found => {
+                if guard::is_of_api(path) {
+                    let _is_let_in = if guard::changes_nothing(request) { self.caller(request) } else { self.operator(request) }?;
+                }
+                Err(match found {
+                    Found::OtherMethod(route, parameter) if is_there(route, parameter) => {
+                        ApiError::MethodNotAllowed(route.allow())
+                    }
+                    Found::Route(..) | Found::OtherMethod(..) | Found::Nothing => ApiError::NotFound,
+                })
             }
-            // Everything else of the API, what is not there too, is for who may come in.
-            (_, ["api", ..]) => {
-                let caller = self.caller(request)?;
-                self.route_api(request, method, &segments, caller, client)
-            }
-            (_, path) => Err(no_such(path)),
         }
     }
 
-    fn route_api(
+    /// Calls the endpoint of a route: a new route does not compile without one.
+    fn answer(
         &self,
+        route: Route,
+        parameter: &str,
         request: &Request,
-        method: &str,
-        segments: &[&str],
-        caller: Caller,
+        caller: Option<Caller>,
         client: &Client<'_>,
     ) -> Result<Response, ApiError> {
-        if caller.role == Role::Viewer && !guard::changes_nothing(request) {
-            return Err(ApiError::ReadOnly);
+        if route.spec().keys.is_some_and(<[_]>::is_empty) {
+            let NoQuery {} = input::query(request)?;
         }
-        match (method, segments) {
-            ("GET", ["api", "session"]) => Ok(self.session(caller)),
-            ("GET", ["api", "pipeline"]) => self.pipeline(request, client),
-            ("GET", ["api", "pipeline", "status"]) => Ok(self.status()),
-            ("POST", ["api", "pipeline", "start"]) => self.start(request, client),
-            ("POST", ["api", "pipeline", "pause"]) => self.pause(request, client),
-            ("POST", ["api", "pipeline", "resume"]) => self.resume(request, client),
-            ("POST", ["api", "pipeline", "stop"]) => self.stop(request, client),
-            ("GET", ["api", "events"]) if !client.has_thread() => Err(ApiError::TooManyStreams),
-            ("GET", ["api", "events"]) => self.events(request),
-            ("GET", ["api", "runs"]) => self.budget.make(|| self.runs(request)),
-            ("GET", ["api", "runs", id]) => self.budget.make(|| self.run(id)),
-            ("GET", ["api", "runs", id, "log"]) => self.log_text(request, id),
-            ("GET", ["api", "logs"]) => self.logs(request, client),
-            ("GET", ["api", "logs", "tail"]) => self.budget.make(|| self.tail(request)),
-            ("GET", ["api", "version"]) => Ok(self.version()),
-            (_, path) => Err(no_such(path)),
+        match route {
+            Route::Pipeline => self.pipeline(request, client),
+            Route::Status => Ok(self.status()),
+            Route::Start => self.start(request, client),
+            Route::Pause => self.pause(request, client),
+            Route::Resume => self.resume(request, client),
+            Route::Stop => self.stop(request, client),
+            Route::Logs => self.logs(request, client),
+            Route::LogTail => self.budget.make(|| self.tail(request)),
+            Route::Events => self.events(request, client),
+            Route::Runs => self.budget.make(|| self.runs(request)),
+            Route::Run => self.budget.make(|| self.run(parameter)),
+            Route::RunLog => self.log_text(request, parameter),
+            Route::Health => self.health(request),
+            Route::Version => Ok(self.version()),
+            Route::Session => self.session(caller),
+            Route::Login => self.log_in(request),
+            Route::Logout => self.log_out(request),
+            Route::Index => page::index(request).map(|page| self.renew(request, page)).ok_or(ApiError::NotFound),
+            Route::PageFile => page::file(request, parameter).ok_or(ApiError::NotFound),
         }
     }
 
@@ -112,22 +126,8 @@ impl App {
     }
 }
 
-/// The `Allow` of a path that is known, for any method that it does not take.
-fn allowed_methods(segments: &[&str]) -> Option<&'static str> {
-    match segments {
-        ["api", "login" | "logout"] | ["api", "pipeline", "start" | "pause" | "resume" | "stop"] => Some("POST, OPTIONS"),
-        ["static", name] => page::has_file(name).then_some("GET, HEAD, OPTIONS"),
-        [""]
-        | ["api", "runs", _]
-        | ["api", "runs", _, "log"]
-        | ["api", "pipeline" | "runs" | "logs" | "events" | "health" | "version" | "session"]
-        | ["api", "pipeline", "status"]
-        | ["api", "logs", "tail"] => Some("GET, HEAD, OPTIONS"),
-        _ => None,
-    }
-}
-
-/// Why there is nothing for this method at this path.
-fn no_such(segments: &[&str]) -> ApiError {
-    allowed_methods(segments).map_or(ApiError::NotFound, |allow| ApiError::MethodNotAllowed(allow.to_owned()))
+/// Whether something stands at this path. Of the paths with a parameter only those of the page's files tell that without a question to
+/// the database.
+fn is_there(route: Route, parameter: &str) -> bool {
+    route != Route::PageFile || page::has_file(parameter)
 }

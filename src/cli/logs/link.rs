@@ -35,20 +35,22 @@ impl<'c> Link<'c> {
 
     /// Reads `path`.
     pub(super) fn get(&mut self, path: &str) -> Result<Answer, ClientError> {
-        self.get_waiting(path, None)
+        self.get_waiting(&|_| path.to_owned(), None)
     }
 
-    /// Reads `path`, whose answer may wait for news so long. One that had to be asked for again does not, so that it comes as soon as the
-    /// server is back.
-    pub(super) fn get_waiting(&mut self, path: &str, wait: Option<Duration>) -> Result<Answer, ClientError> {
+    /// Reads the path of an answer that may wait for news so long. One that had to be asked for again does not, so that it comes as soon as
+    /// the server is back.
+    pub(super) fn get_waiting(
+        &mut self,
+        path: &dyn Fn(Option<Duration>) -> String,
+        wait: Option<Duration>,
+    ) -> Result<Answer, ClientError> {
         let mut retry = RETRY_MIN;
         let mut lost_at = None;
         let mut stranger_at = None;
         loop {
-            let result = match wait.filter(|_| lost_at.is_none()) {
-                Some(wait) => self.client.get_within(&format!("{path}&wait={}", wait.as_secs()), wait + READ_TIMEOUT),
-                None => self.client.get(path),
-            };
+            let wait = wait.filter(|_| lost_at.is_none());
+            let result = self.client.get_within(&path(wait), wait.unwrap_or_default() + READ_TIMEOUT);
             let error = match result {
                 Ok(answer) => {
                     if lost_at.is_some() {

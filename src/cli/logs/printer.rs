@@ -2,8 +2,7 @@
 
 use std::io::{self, Write};
 
-use super::super::printable::printable;
-use super::page::Line;
+use crate::api::logs::{Line, StreamName};
 
 /// Writes lines, and joins those that came in parts.
 pub(super) struct Printer<W> {
@@ -12,7 +11,7 @@ pub(super) struct Printer<W> {
     /// Whether the parts of a line are put together.
     joins: bool,
     /// Whose line is still unfinished: its run and stream.
-    open: Option<(Option<u64>, Option<String>)>,
+    open: Option<(Option<i64>, Option<StreamName>)>,
 }
 
 impl<W: Write> Printer<W> {
@@ -29,21 +28,21 @@ impl<W: Write> Printer<W> {
     /// A part is shown at once, as a prompt must be. Where another stream's line comes between two parts, the first ends there.
     pub(super) fn lines(&mut self, lines: &[Line]) -> io::Result<()> {
         for line in lines {
-            let whose = (line.run_id, line.stream.clone());
+            let whose = (line.run_id, line.stream);
             let goes_on = self.open.as_ref() == Some(&whose);
             if !goes_on {
                 self.end_open_line()?;
                 if self.timestamps {
-                    match line.ts {
-                        Some(ts) => write!(self.out, "{ts} ")?,
+                    match line.at {
+                        Some(at) => write!(self.out, "{at} ")?,
                         None => write!(self.out, "{:24} ", "-")?,
                     }
-                    if let Some(stream) = &line.stream {
-                        write!(self.out, "{} ", printable(stream))?;
+                    if let Some(stream) = line.stream {
+                        write!(self.out, "{stream} ")?;
                     }
                 }
             }
-            self.out.write_all(line.text.as_bytes())?;
+            self.out.write_all(line.line.as_bytes())?;
             self.open = Some(whose);
             if !(line.partial && self.joins) {
                 self.end_open_line()?;
@@ -72,15 +71,17 @@ pub(super) fn warn(sentence: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::logs::Source;
     use crate::clock::Timestamp;
 
     fn line(stream: &str, text: &str, partial: bool) -> Line {
-        let stream = (!stream.is_empty()).then(|| stream.to_owned());
         Line {
-            ts: Some(Timestamp::from_unix_ms(0)),
-            run_id: stream.is_some().then_some(7),
-            stream,
-            text: text.to_owned(),
+            id: 0,
+            at: Some(Timestamp::from_unix_ms(0)),
+            source: Source::Pipeline,
+            stream: stream.parse().ok(),
+            run_id: (!stream.is_empty()).then_some(7),
+            line: text.to_owned(),
             partial,
         }
     }

@@ -12,13 +12,13 @@ fn line(changes: &Value) -> String {
         "state": "running", "pending": null, "allowed": ["pause", "stop"], "pid": 4711, "run_id": 7,
         "started_at": "2026-01-31T10:00:00.123Z", "paused_at": null, "resumed_at": null, "stopped_at": null,
         "updated_at": "2026-01-31T10:00:00.123Z", "version": 15,
-        "status": "running", "script": "demo.sh", "exit_code": null, "signal": null, "error": null,
+        "status": "running", "script": "demo.sh", "default_script": "demo.sh", "exit_code": null, "signal": null,
+        "error": null, "conditions": [],
     });
     for (key, value) in changes.as_object().expect("an object") {
         pipeline[key] = value.clone();
     }
-    let document: PipelineDocument = serde_json::from_value(json!({ "pipeline": pipeline })).expect("the contract's shape");
-    status(&document.pipeline, now())
+    status(&serde_json::from_value(pipeline).expect("the contract's shape"), now())
 }
 
 fn ended(changes: &Value) -> String {
@@ -106,16 +106,16 @@ fn a_clock_that_was_set_back_makes_no_negative_length() {
 fn done_tells_state_run_and_pid() {
     let text = |document: Value| done(&serde_json::from_value(document).expect("the contract's shape"));
     assert_eq!(
-        text(json!({"ok": true, "state": "running", "pid": 4711, "run_id": 7, "version": 15})),
+        text(json!({"ok": true, "state": "running", "pid": 4711, "run_id": 7, "version": 15, "conditions": []})),
         "running  run 7  pid 4711\n"
     );
-    assert_eq!(text(json!({"ok": true, "state": "stopped", "run_id": 7, "version": 16})), "stopped  run 7\n");
+    assert_eq!(text(json!({"ok": true, "state": "stopped", "run_id": 7, "version": 16, "conditions": []})), "stopped  run 7\n");
 }
 
 #[test]
 fn a_start_says_which_script_it_started() {
-    let document = json!({"state": "running", "pid": 4711, "run_id": 7, "script": "a\u{1b}.sh", "version": 15, "conditions": []});
-    let done: Done = serde_json::from_value(document).expect("the contract's shape");
+    let document = json!({"ok": true, "state": "running", "pid": 4711, "run_id": 7, "script": "a\u{1b}.sh", "version": 15, "conditions": []});
+    let done: ActionResponse = serde_json::from_value(document).expect("the contract's shape");
     assert_eq!(super::done(&done), "running  run 7  pid 4711  a\\u{1b}.sh\n");
 }
 
@@ -147,19 +147,20 @@ fn status_shows_what_is_wrong_and_does_not_pass_an_old_state_off_as_the_present_
 #[test]
 fn an_action_tells_what_is_wrong_beside() {
     let condition = json!({"code": "disk_full", "since": "2026-01-31T10:03:00.000Z", "detail": "the disk is full"});
-    let done: Done =
-        serde_json::from_value(json!({"state": "stopped", "run_id": 7, "conditions": [condition]})).expect("the shape");
-    assert_eq!(warnings_of(&done), "autoappdev: warning: the disk is full (since 2026-01-31 10:03:00 UTC)\n");
+    let done: ActionResponse =
+        serde_json::from_value(json!({"ok": true, "state": "stopped", "run_id": 7, "version": 1, "conditions": [condition]}))
+            .expect("the shape");
+    assert_eq!(warnings_of(&done.conditions), "autoappdev: warning: the disk is full (since 2026-01-31 10:03:00 UTC)\n");
     assert_eq!(super::done(&done), "stopped  run 7\n");
 }
 
-fn history() -> Vec<Run> {
+fn history() -> Vec<WholeRun> {
     let run = |id: u64, status: &str| {
         json!({
             "id": id, "status": status, "pid": 4711, "script": "demo.sh", "cwd": "/srv", "args": ["-v", "a b"],
             "created_at": "2026-01-31T10:00:00.000Z", "started_at": "2026-01-31T10:00:00.100Z", "stopped_at": null,
             "exit_code": null, "signal": null, "paused_ms": 0, "cpu_user_ms": null, "cpu_system_ms": null,
-            "max_rss_kb": null, "error": null,
+            "max_rss_kb": null, "error": null, "events": [],
         })
     };
     let mut failed = run(9, "failed");
@@ -190,17 +191,16 @@ RUN  STARTED                        TOOK  SCRIPT   OUTCOME
   9  2026-01-31 10:00:00 UTC        42 s  demo.sh  failed with exit code 3
   8  -                                 -  demo.sh  did not start: no such\\tfile
 ";
-    assert_eq!(runs(&history(), now()), expected);
+    let all: Vec<Run> = history().into_iter().map(|whole| whole.run).collect();
+    assert_eq!(runs(&all, now()), expected);
     assert_eq!(runs(&[], now()), "no run yet\n");
 }
 
 #[test]
 fn outcome_of_a_stopped_run_names_who_stopped_it() {
     let stopped = |by: Value| {
-        let mut run =
-            json!({"id": 3, "status": "stopped", "script": "a", "cwd": "/", "args": [], "exit_code": null, "signal": 15});
-        run["stopped_by"] = by;
-        serde_json::from_value::<Run>(run).expect("the contract's shape").outcome()
+        let by = Origin::read_if_any(by).expect("any value will do");
+        outcome(RunStatus::Stopped, None, Some(15), None, by)
     };
     assert_eq!(stopped(Value::Null), "stopped on request (SIGTERM)");
     assert_eq!(stopped(json!({"by": "limit"})), "stopped by a limit (SIGTERM)");

@@ -52,14 +52,14 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         let note = self.signs.note().filter(|_| self.live_run().is_some());
         let (default_script, progress) = (self.settings.default_script.as_deref(), self.signs.progress_of(row.run_id));
         let mut snapshot = Snapshot::new(row, self.ledger.run(), pending, note, default_script, progress);
-        snapshot.pending_origin = self.in_flight.origin();
+        snapshot.pipeline.pending_origin = self.in_flight.origin();
         if let Some(kill_at) = self.in_flight.own_kill_at() {
-            snapshot.kill_at = Some(self.clock.now().after(kill_at.saturating_sub(self.clock.awake())));
+            snapshot.pipeline.kill_at = Some(self.clock.now().after(kill_at.saturating_sub(self.clock.awake())));
         }
         if !self.ledger.unrecorded().is_empty() {
             // Decided by what is known. A start has to wait until the end of the run before is on record.
-            snapshot.allowed = allowed(self.ledger.known_state(), pending);
-            snapshot.allowed.retain(|&action| action != Action::Start);
+            snapshot.pipeline.allowed = allowed(self.ledger.known_state(), pending);
+            snapshot.pipeline.allowed.retain(|&action| action != Action::Start);
         }
         self.watch.publish(snapshot);
     }

@@ -30,20 +30,20 @@ impl Play {
             return Err("somebody waits still".to_owned());
         }
         self.is_true()?;
-        self.database.borrow_mut().audit()?;
+        self.database.borrow_mut().audit(&self.origins)?;
         if self.snapshot()?.state != State::Stopped {
-            self.is_done(Ask::Stop { grace: Some(Duration::ZERO), origin: None }, State::Stopped)?;
+            self.is_done(Ask::Stop { grace: Some(Duration::ZERO) }, State::Stopped)?;
         }
         for (ask, state) in [
             (Ask::Start(StartRequest::default()), State::Running),
             (Ask::Pause, State::Paused),
             (Ask::Resume, State::Running),
-            (Ask::Stop { grace: Some(Duration::from_secs(1)), origin: None }, State::Stopped),
+            (Ask::Stop { grace: Some(Duration::from_secs(1)) }, State::Stopped),
         ] {
             self.is_done(ask, state)?;
         }
         self.is_true()?;
-        self.database.borrow_mut().audit()
+        self.database.borrow_mut().audit(&self.origins)
     }
 
     fn snapshot(&self) -> Result<Snapshot, String> {
@@ -102,6 +102,10 @@ impl Play {
             let row = database.store.run(run.id).map_err(|error| error.to_string())?;
             if let Some(row) = &row {
                 is_run_true(run, row).map_err(|why| format!("run {}: {why}; recorded is {row:?}", run.id))?;
+                // Of a run that a new database has only from its journal, the first fact says who started it.
+                if row.started_by != Some(run.spec.origin) && (row.started_at.is_some() || row.started_by.is_some()) {
+                    return Err(format!("run {} was started by {:?}; recorded is {row:?}", run.id, run.spec.origin));
+                }
             }
             if run.pipeline.is_alive() {
                 living = Some((run.id, row.map(|row| row.status), run.pipeline.is_paused(), run.pipeline.pid));
@@ -157,12 +161,12 @@ fn is_run_true(run: &Run, row: &RunRow) -> Result<(), String> {
             RunStatus::Completed | RunStatus::Failed | RunStatus::Stopped,
             Some(Fact::Exited { exit, asked, paused_ms, log_end, killed }),
         ) => {
-            let told = (row.exit_code, row.signal, row.paused_ms, row.log_end, &row.killed);
+            let told = (row.exit_code, row.signal, row.paused_ms, row.log_end, &row.killed, row.stopped_by);
             let (code, signal) = match exit {
                 Exit::Code(code) => (Some(*code), None),
                 Exit::Signal(signal) => (None, Some(*signal)),
             };
-            let truth = (code, signal, *paused_ms, Some(*log_end), killed);
+            let truth = (code, signal, *paused_ms, Some(*log_end), killed, run.stopped_by.filter(|_| *asked));
             if row.status != outcome(*exit, *asked) || told != truth {
                 return Err(format!("{truth:?} is true"));
             }

@@ -17,7 +17,7 @@ use super::shim::signs::how_far;
 use super::shims::{Killed, SimClock, SimShims};
 use super::wires::Input;
 use super::world::{Shared, World};
-use crate::pipeline::{Action, ConditionCode, Fact};
+use crate::pipeline::{Action, ConditionCode, Fact, RunStatus};
 use crate::run_dir::{Message, NumberedSigns};
 use crate::store::Store;
 use crate::supervisor::conductor::Conductor;
@@ -442,7 +442,7 @@ impl Play {
         let Some((_, watch)) = &self.server else { return Ok(()) };
         let env = &self.world.borrow().env;
         // A run that has ended is heard out, and nobody cares how long that takes.
-        let is_live = matches!(watch.get().snapshot.status, "starting" | "running" | "paused");
+        let is_live = watch.get().snapshot.status.is_some_and(RunStatus::is_live);
         if is_live && env.is_owed_too_long(began) && what_is_wrong(watch).is_none() {
             return Err("the shim is silent, and health says nothing".to_owned());
         }

@@ -97,15 +97,16 @@ impl Database {
     /// What is published must be what was committed under its version.
     pub(super) fn judge(&self, published: &Snapshot) -> Result<(), String> {
         let mut published = published.clone();
-        (published.pending, published.pending_origin) = (None, None);
-        (published.kill_at, published.allowed) = (None, Vec::new());
+        let told = &mut published.pipeline;
+        (told.pending, told.pending_origin) = (None, None);
+        (told.kill_at, told.allowed) = (None, Vec::new());
         if published.run_ended_at.is_none() {
             // Its shim's note.
-            published.detail = None;
+            told.detail = None;
         }
         // No version counts these.
-        (published.progress, published.progress_number) = (None, 0);
-        published.conditions = Conditions::default();
+        (told.progress, told.conditions) = (None, Conditions::default());
+        published.progress_number = 0;
         match self.committed.get(&published.version) {
             None => Err(format!("version {} is published and was never committed", published.version)),
             Some(committed) if *committed != published => Err(format!("published is {published:?}, committed was {committed:?}")),
@@ -144,7 +145,7 @@ fn keeps(old: &[String], new: &[String]) -> Result<(), String> {
 
 fn plain(row: &PipelineRow, run: Option<&RunRow>) -> Snapshot {
     let mut snapshot = Snapshot::new(row, run, None, None, Some("a.sh"), None);
-    snapshot.allowed.clear();
+    snapshot.pipeline.allowed.clear();
     snapshot
 }
 

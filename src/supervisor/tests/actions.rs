@@ -210,7 +210,7 @@ fn a_start_that_failed_is_not_pending_any_more() {
     let mut stage = Stage::new();
     stage.world.0.borrow_mut().launch_fails = true;
     assert!(got(&stage.ask(Ask::Start(StartRequest::default()))).is_err());
-    assert_eq!((stage.snapshot().pending, stage.snapshot().allowed), (None, vec![Action::Start]));
+    assert_eq!((stage.snapshot().pending, stage.snapshot().pipeline.allowed), (None, vec![Action::Start]));
 }
 
 #[test]

@@ -28,7 +28,7 @@ fn a_shim_that_dies_loses_the_run_and_nothing_of_it_is_left() {
     assert!(matches!(got(&waiting), Err(ActionError::Refused(_))));
     assert_eq!(stage.stored(), (State::Stopped, "lost".into()));
     assert_eq!(stage.world.0.borrow().killed_leftovers_of, [1]);
-    assert!(stage.snapshot().error.expect("a reason").contains("was killed"));
+    assert!(stage.snapshot().pipeline.error.expect("a reason").contains("was killed"));
     let again = stage.ask(Ask::Start(StartRequest::default()));
     stage.hear(&[(1, spawned())]);
     assert!(got(&again).is_ok());
@@ -178,7 +178,7 @@ fn what_a_shim_said_before_its_server_let_it_go_is_not_said_for_ever() {
     stage.make_readable();
     // Meanwhile both have passed; the shim has nothing to say to the next connection.
     stage.pass(Duration::from_secs(1));
-    assert_eq!((stage.snapshot().state, stage.snapshot().detail), (State::Paused, None));
+    assert_eq!((stage.snapshot().state, stage.snapshot().pipeline.detail), (State::Paused, None));
     assert_eq!(stage.conductor.watch().degraded(), None);
 }
 
@@ -201,7 +201,7 @@ impl Stage {
 
     /// The text of what is published, or the name of the step.
     fn told(&self) -> Option<String> {
-        let progress = self.snapshot().progress?;
+        let progress = self.snapshot().pipeline.progress?;
         let step = progress.steps.back().map(|step| &step.name);
         Some(progress.text.as_ref().or(step)?.as_str().to_owned())
     }
@@ -228,7 +228,7 @@ fn progress_is_published_without_a_version_and_tells_its_tag_and_its_followers()
     let number = stage.world.0.borrow().connections;
     let exited = Message::Fact(stage.entry(2, exited(0, false)));
     stage.conductor.hear(number, vec![told("::step last", 8), exited]);
-    let step = &stage.snapshot().progress.expect("it stays").steps[0];
+    let step = &stage.snapshot().pipeline.progress.expect("it stays").steps[0];
     assert_eq!(step.ended_at, stage.snapshot().stopped_at, "the run's end is its last step's");
     let next = stage.ask(Ask::Start(StartRequest::default()));
     assert_eq!(stage.told(), None);
@@ -295,8 +295,8 @@ fn the_later_of_what_was_said_and_what_was_stored_is_told() {
     stage.finds(1, Found::Vanished { same_boot: true }, &[(1, spawned())]);
     stage.lose_shim();
     let ended = stage.snapshot();
-    let step = &ended.progress.expect("it stays").steps[0];
-    assert_eq!((step.name.as_str(), step.ended_at, step.ms), ("last", ended.stopped_at, None), "the run is {}", ended.status);
+    let step = &ended.progress.as_ref().expect("it stays").steps[0];
+    assert_eq!((step.name.as_str(), step.ended_at, step.ms), ("last", ended.stopped_at, None), "the run is {:?}", ended.status);
 
     // The next server has what is stored, of a run that has ended as well.
     let mut stage = stage.reboot();

@@ -8,9 +8,9 @@ use hmac::{Hmac, Mac};
 use rouille::Request;
 use sha2::Sha256;
 
-use super::role::Role;
 use super::session::{Session, Sessions, bytes, mac, sign};
 use super::throttle::Throttle;
+use crate::api::session::Role;
 use crate::clock::{Clock, SystemClock};
 use crate::runtime_dir::Secrets;
 use crate::web::error::ApiError;

@@ -1,10 +1,8 @@
 //! Who sent a request, and what that client may do: roles, tokens, log-ins, and a limit on wrong tokens.
 
 mod authenticator;
-mod role;
 mod session;
 mod throttle;
 
 pub use authenticator::Authenticator;
 pub(super) use authenticator::Caller;
-pub(super) use role::Role;

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use rouille::{Request, Response, ResponseBody};
 use serde::Serialize;
 
-use crate::api::events::EventKind;
+use crate::api::events::{EventKind, EventsQuery};
 use crate::feed::{Begin, Event, EventStream, Position, Sink};
-use crate::store::EventRow;
+use crate::transport::Client;
 use crate::web::app::App;
 use crate::web::error::ApiError;
 use crate::web::input;
@@ -24,8 +24,11 @@ const RETRY_AT_END_MS: u32 = 300;
 const BYTES_AT_ONCE: usize = 128 * 1024;
 
 impl App {
-    pub(in crate::web) fn events(&self, request: &Request) -> Result<Response, ApiError> {
-        let since = input::query_number(request, "since", 0, u64::MAX)?;
+    pub(in crate::web) fn events(&self, request: &Request, client: &Client<'_>) -> Result<Response, ApiError> {
+        if !client.has_thread() {
+            return Err(ApiError::TooManyStreams);
+        }
+        let EventsQuery { since } = input::query(request)?;
         // A browser sends it when it comes back; what it says then counts more than what its page once asked for.
         let begin = match request.header("Last-Event-ID") {
             Some(id) => id.parse().map(Begin::Behind).map_err(|()| {
@@ -97,19 +100,13 @@ struct Text(Vec<u8>);
 
 impl Sink for Text {
     fn take(&mut self, position: Option<&Position>, event: &Event<'_>) -> io::Result<()> {
-        #[derive(Serialize)]
-        struct Run<'a> {
-            run_id: i64,
-            #[serde(flatten)]
-            event: &'a EventRow,
-        }
         // Who comes back after an event without an id does so with the one before.
         if let Some(position) = position {
             writeln!(self.0, "id: {position}")?;
         }
         match event {
-            Event::State(snapshot) => self.write(EventKind::State, snapshot),
-            Event::Run { run_id, event } => self.write(EventKind::Run, &Run { run_id: *run_id, event }),
+            Event::State(pipeline) => self.write(EventKind::State, pipeline),
+            Event::Run(event) => self.write(EventKind::Run, event),
             Event::Log(line) => self.write(EventKind::Log, line),
             Event::Progress(progress) => self.write(EventKind::Progress, progress),
             Event::Gap(gap) => self.write(EventKind::Gap, gap),

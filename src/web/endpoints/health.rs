@@ -1,8 +1,8 @@
 //! `GET /api/health`.
 
 use rouille::{Request, Response};
-use serde_json::json;
 
+use crate::api::health::{Database, Details, HealthResponse};
 use crate::pipeline::ConditionCode;
 use crate::store::Reader;
 use crate::web::app::{App, SERVICE};
@@ -28,14 +28,12 @@ impl App {
         // The database now at its path is not the one that the server writes to.
         let is_replaced = conditions.list().iter().any(|condition| condition.code == ConditionCode::DatabaseReplaced);
         let is_ok = time.is_some() && !is_replaced;
-        let health = if is_known {
-            json!({
-                "ok": is_ok, "service": SERVICE, "db": {"ok": is_ok, "time": time.filter(|_| is_ok)},
-                "degraded": conditions.sentence(), "conditions": conditions,
-            })
-        } else {
-            json!({"ok": is_ok, "service": SERVICE})
-        };
+        let details = is_known.then(|| Details {
+            db: Database { ok: is_ok, time: time.filter(|_| is_ok) },
+            degraded: conditions.sentence(),
+            conditions: conditions.clone(),
+        });
+        let health = HealthResponse { ok: is_ok, service: SERVICE.to_owned(), details };
         Ok(json(&health).with_status_code(if is_ok { 200 } else { 503 }))
     }
 }

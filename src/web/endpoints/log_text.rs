@@ -7,6 +7,8 @@ use std::io::{self, Read};
 
 use rouille::{Request, Response, ResponseBody};
 
+use super::runs::run_id_of;
+use crate::api::logs::{LogTextQuery, StreamName};
 use crate::log::{Form, RunText, Said, Stream};
 use crate::web::app::App;
 use crate::web::downloads::Place;
@@ -31,23 +33,19 @@ impl<R: Read> Read for Body<R> {
 
 impl App {
     pub(in crate::web) fn log_text(&self, request: &Request, id: &str) -> Result<Response, ApiError> {
-        let run_id = id.parse::<i64>().ok().filter(|_| id.bytes().all(|byte| byte.is_ascii_digit()));
-        let run_id = run_id.ok_or_else(|| ApiError::NoSuchRun(id.to_owned()))?;
-        let has_heads = input::query_word(request, "timestamps", &["1", "0"])? == "1";
-        let stream = input::query_word(request, "stream", &["", "stdout", "stderr"])?;
-        let stream = match stream {
-            "stdout" => Some(Stream::Stdout),
-            "stderr" => Some(Stream::Stderr),
-            _ => None,
-        };
-        let is_download = input::query_word(request, "download", &["0", "1"])? == "1";
+        let run_id = run_id_of(id)?;
+        let LogTextQuery { timestamps, stream, download } = input::query(request)?;
+        let stream = stream.map(|stream| match stream {
+            StreamName::Stdout => Stream::Stdout,
+            StreamName::Stderr => Stream::Stderr,
+        });
         let place = self.budget.downloads().take_place()?;
 
         let span = self.run_span(run_id)?;
         let text = RunText::look(&self.logs.of_run(run_id), span.begin, span.end)?;
-        let form = Form { has_heads, stream };
+        let form = Form { has_heads: timestamps.unwrap_or(true), stream };
         let mut response = Response::text(NOTHING_LEFT);
-        if is_download {
+        if download == Some(true) {
             let disposition = format!("attachment; filename=\"{}\"", file_name(run_id, form));
             response = response.with_unique_header("Content-Disposition", disposition);
         }
@@ -63,7 +61,7 @@ impl App {
         if response.status_code == 304 {
             return Ok(response);
         }
-        let data = if has_heads && stream.is_none() {
+        let data = if form.has_heads && stream.is_none() {
             let len = usize::try_from(text.byte_count());
             let body = Body { run_id, reader: text.into_reader(), _place: place };
             // Longer than the memory of this machine could be: sent without its length.

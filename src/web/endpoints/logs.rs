@@ -4,8 +4,8 @@ use std::ops::ControlFlow::{Break, Continue};
 use std::time::Duration;
 
 use rouille::{Request, Response};
-use serde::Serialize;
 
+use crate::api::logs::{LogsQuery, LogsResponse, PlainTail, RunEnd, Source, TailQuery};
 use crate::clock::Timestamp;
 use crate::feed::Found;
 use crate::log::{self, BackendFiles, Cursor, Item, Listing, Needle, Page, Part, SEARCH_BYTES_MAX};
@@ -16,19 +16,11 @@ use crate::web::app::App;
 use crate::web::error::ApiError;
 use crate::web::input;
 use crate::web::json::long_bytes;
-use crate::web::long_poll::{WAIT_S_MAX, wait_for};
+use crate::web::long_poll::wait_for;
 
-/// The most lines of one answer, and how many where no number is named.
-const LINES_MAX: u64 = 5000;
+/// How many lines a page and a tail have if no number is named.
 const LINES_DEFAULT: u64 = 500;
 const TAIL_DEFAULT: u64 = 200;
-
-/// The longest text to look for, in bytes.
-const NEEDLE_BYTES_MAX: usize = 200;
-
-/// What can be asked for in a log.
-const SOURCES: [&str; 2] = ["pipeline", BACKEND];
-const BACKEND: &str = "backend";
 
 /// How soon to look again whether a run that has ended has been left by its shim, which may have the mark of a loss to write.
 const LEFT_LOOK: Duration = Duration::from_millis(50);
@@ -48,37 +40,10 @@ pub(in crate::web) struct RunSpan {
 
 /// Which log is read, and what of it.
 struct Asked {
-    source: &'static str,
+    source: Source,
     run: Option<RunSpan>,
     needle: Option<Needle>,
     at: Option<Timestamp>,
-}
-
-/// Where a run's log ends.
-#[derive(Serialize)]
-#[serde(transparent)]
-struct End(Option<u64>);
-
-/// A page of a log, written as it is: a `json!` would copy every line of it first.
-#[derive(Serialize)]
-struct Lines<'a> {
-    source: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    since: Option<u64>,
-    /// Of one run's log alone: null while more may come.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    end: Option<End>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    searched_all: Option<bool>,
-    #[serde(flatten)]
-    page: Page,
-}
-
-/// The last lines as an older client reads them: their texts alone.
-#[derive(Serialize)]
-struct PlainTail<'a> {
-    name: &'a str,
-    lines: Vec<String>,
 }
 
 impl Asked {
@@ -91,31 +56,36 @@ impl Asked {
         Part { since: since.max(self.begin()), up_to, end: self.run.and_then(|run| run.end), needle: self.needle.as_ref() }
     }
 
-    fn answer(&self, page: Page) -> Lines<'_> {
-        let mut page = page;
-        // Less where nothing of it is there yet.
-        page.first = page.first.max(self.begin());
-        let searched_all = self.needle.as_ref().map(|_| page.is_whole);
-        Lines { source: self.source, since: None, end: self.run.map(|run| End(run.end)), searched_all, page }
+    /// The answer, without `since`.
+    fn answer(&self, page: Page) -> LogsResponse {
+        LogsResponse {
+            source: self.source,
+            since: None,
+            end: self.run.map_or(RunEnd::Untold, |run| RunEnd::of(run.end)),
+            searched_all: self.needle.as_ref().map(|_| page.is_whole),
+            next: page.next,
+            // Less where nothing of it is there yet.
+            first: page.first.max(self.begin()),
+            gone: page.gone,
+            lines: page.lines,
+        }
     }
 }
 
 impl App {
     pub(in crate::web) fn logs(&self, request: &Request, client: &Client<'_>) -> Result<Response, ApiError> {
-        let mut asked = self.asked(request, "source")?;
-        let since = input::query_number(request, "since", 0, u64::MAX)?;
-        let limit = input::query_number(request, "limit", 1, LINES_MAX)?.unwrap_or(LINES_DEFAULT);
-        let limit = usize::try_from(limit).expect("at most LINES_MAX");
-        let wait = input::query_number(request, "wait", 0, WAIT_S_MAX)?.unwrap_or(0);
-        if wait > 0 && asked.source == BACKEND {
+        let LogsQuery { source, since, at, limit, wait, run, grep } = input::query(request)?;
+        let (limit, wait) = (lines(limit.unwrap_or(LINES_DEFAULT)), wait.unwrap_or(0));
+        if wait > 0 && source == Some(Source::Backend) {
             return Err(ApiError::BadQuery("wait is for the pipeline's log; leave it out for the server's own".to_owned()));
         }
-        if since.is_some() && asked.at.is_some() {
+        if since.is_some() && at.is_some() {
             return Err(ApiError::BadQuery("at stands in place of since; leave out one of them".to_owned()));
         }
+        let mut asked = self.asked(source, run, grep, at)?;
         // A page is written down in the turn in which it is read: to wait with it in hand would be memory that nobody counts.
         let answer =
-            |asked: &Asked, since, page| self.budget.json(long_bytes(&Lines { since: Some(since), ..asked.answer(page) }));
+            |asked: &Asked, since, page| self.budget.json(long_bytes(&LogsResponse { since: Some(since), ..asked.answer(page) }));
         let (since, end) = match self.budget.make(|| {
             let since = self.since(&asked, since.unwrap_or(0))?;
             let page = self.page(&asked, since, limit)?;
@@ -132,20 +102,17 @@ impl App {
     }
 
     pub(in crate::web) fn tail(&self, request: &Request) -> Result<Response, ApiError> {
-        // An older client names these keys, and reads texts.
-        let is_plain = input::has_query(request, &["name", "lines"]);
-        if is_plain && input::has_query(request, &["source", "limit"]) {
+        let query: TailQuery = input::query(request)?;
+        let is_plain = query.is_old();
+        if is_plain && (query.source.is_some() || query.limit.is_some()) {
             return Err(ApiError::BadQuery(
                 "name and lines ask for texts, source and limit for whole lines; use one pair".to_owned(),
             ));
         }
-        let (source, limit) = if is_plain { ("name", "lines") } else { ("source", "limit") };
-        let asked = self.asked(request, source)?;
-        let limit = input::query_number(request, limit, 1, LINES_MAX)?.unwrap_or(TAIL_DEFAULT);
-        let limit = usize::try_from(limit).expect("at most LINES_MAX");
-        let before = input::query_number(request, "before", 0, u64::MAX)?.unwrap_or(u64::MAX);
+        let asked = self.asked(query.source.or(query.name), query.run, query.grep, query.at)?;
+        let limit = lines(query.limit.or(query.lines).unwrap_or(TAIL_DEFAULT));
         let log = self.log(&asked);
-        let part = asked.part(self.since(&asked, 0)?, before);
+        let part = asked.part(self.since(&asked, 0)?, query.before.unwrap_or(u64::MAX));
         let page = log::read_last(&*log, part, asked.begin(), limit)?;
         Ok(self.budget.json(if is_plain {
             long_bytes(&PlainTail { name: asked.source, lines: page.lines.into_iter().map(|line| line.line).collect() })
@@ -154,23 +121,23 @@ impl App {
         }))
     }
 
-    /// What both endpoints take alike. `source` is the name by which this one asks for a log.
-    fn asked(&self, request: &Request, source: &str) -> Result<Asked, ApiError> {
-        let source = input::query_word(request, source, &SOURCES).map_err(|error| match error {
-            ApiError::BadQuery(detail) if source == "name" => ApiError::UnknownLog(detail),
-            error => error,
-        })?;
-        let run_id = input::query_number(request, "run", 1, i64::MAX as u64)?;
-        if run_id.is_some() && source == BACKEND {
+    /// What both endpoints take alike.
+    fn asked(
+        &self,
+        source: Option<Source>,
+        run: Option<u64>,
+        grep: Option<String>,
+        at: Option<Timestamp>,
+    ) -> Result<Asked, ApiError> {
+        let source = source.unwrap_or(Source::Pipeline);
+        if run.is_some() && source == Source::Backend {
             return Err(ApiError::BadQuery("run is for the pipeline's log; leave it out for the server's own".to_owned()));
         }
-        let needle = input::query_text(request, "grep", NEEDLE_BYTES_MAX)?;
-        if needle.as_ref().is_some_and(|needle| needle.contains('\n')) {
+        if grep.as_ref().is_some_and(|text| text.contains('\n')) {
             return Err(ApiError::BadQuery("grep is looked for in single lines; leave out the line break (%0A)".to_owned()));
         }
-        let at = input::query_time(request, "at")?;
-        let run = run_id.map(|id| self.run_span(id.cast_signed())).transpose()?;
-        Ok(Asked { source, run, needle: needle.map(Needle::new), at })
+        let run = run.map(|id| self.run_span(id.cast_signed())).transpose()?;
+        Ok(Asked { source, run, needle: grep.map(Needle::new), at })
     }
 
     /// The run's place in the log. An unknown run is a refusal, one without a log is none.
@@ -192,7 +159,7 @@ impl App {
 
     fn log(&self, asked: &Asked) -> Box<dyn Listing> {
         match asked.run {
-            _ if asked.source == BACKEND => Box::new(BackendFiles::new(self.runs.runtime_dir())),
+            _ if asked.source == Source::Backend => Box::new(BackendFiles::new(self.runs.runtime_dir())),
             Some(run) => Box::new(self.logs.of_run(run.run_id)),
             None => Box::new(self.logs.clone()),
         }
@@ -203,7 +170,7 @@ impl App {
         let Some(at) = asked.at else { return Ok(since) };
         let log = self.log(asked);
         let over = match asked.run {
-            None if asked.source != BACKEND => Reader::open(&self.database)?.runs_over_before(at)?,
+            None if asked.source != Source::Backend => Reader::open(&self.database)?.runs_over_before(at)?,
             None | Some(_) => Vec::new(),
         };
         let is_before = |run_id: i64| over.binary_search(&run_id).is_ok();
@@ -249,4 +216,9 @@ impl App {
             None => Ok(Found::AgainAfter(LEFT_LOOK)),
         }
     }
+}
+
+/// A number of lines, which is at most [`LINES_MAX`](crate::api::logs::LINES_MAX).
+fn lines(number: u64) -> usize {
+    usize::try_from(number).expect("at most LINES_MAX")
 }

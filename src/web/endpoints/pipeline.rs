@@ -3,40 +3,37 @@
 use std::sync::Arc;
 
 use rouille::{Request, Response, ResponseBody};
-use serde_json::json;
 
+use crate::api::pipeline::{ActionResponse, Pipeline, PipelineQuery, Status, StatusResponse};
 use crate::pipeline::{Origin, Peer, State};
-use crate::supervisor::{Ask, Published};
+use crate::supervisor::{Ask, Published, Snapshot};
 use crate::transport::Client;
 use crate::web::app::App;
 use crate::web::error::ApiError;
 use crate::web::json::json;
-use crate::web::long_poll::{WAIT_S_DEFAULT, WAIT_S_MAX, wait_for};
+use crate::web::long_poll::{WAIT_S_DEFAULT, wait_for};
 use crate::web::{common_fields, etag, input};
 
 impl App {
     pub(in crate::web) fn start(&self, request: &Request, client: &Client<'_>) -> Result<Response, ApiError> {
         let published = self.act(Ask::Start(input::start_request(request)?), request, client)?;
-        let snapshot = &published.snapshot;
-        Ok(json(&json!({
-            "ok": true, "state": snapshot.state, "pid": snapshot.run_pid, "run_id": snapshot.run_id, "script": snapshot.script,
-            "version": snapshot.version, "conditions": snapshot.conditions,
-        })))
+        let Snapshot { pipeline, run_pid, .. } = &published.snapshot;
+        Ok(json(&ActionResponse { pid: *run_pid, script: pipeline.script.clone(), ..done(pipeline) }))
     }
 
     pub(in crate::web) fn pause(&self, request: &Request, client: &Client<'_>) -> Result<Response, ApiError> {
         input::empty_request(request)?;
-        self.act(Ask::Pause, request, client).map(|published| done(&published))
+        Ok(json(&done(&self.act(Ask::Pause, request, client)?.snapshot)))
     }
 
     pub(in crate::web) fn resume(&self, request: &Request, client: &Client<'_>) -> Result<Response, ApiError> {
         input::empty_request(request)?;
-        self.act(Ask::Resume, request, client).map(|published| done(&published))
+        Ok(json(&done(&self.act(Ask::Resume, request, client)?.snapshot)))
     }
 
     pub(in crate::web) fn stop(&self, request: &Request, client: &Client<'_>) -> Result<Response, ApiError> {
         let grace = input::stop_request(request)?;
-        self.act(Ask::Stop { grace }, request, client).map(|published| done(&published))
+        Ok(json(&done(&self.act(Ask::Stop { grace }, request, client)?.snapshot)))
     }
 
     /// Has the supervisor act for this client. Whoever comes this far may act.
@@ -46,8 +43,8 @@ impl App {
     }
 
     pub(in crate::web) fn pipeline(&self, request: &Request, client: &Client<'_>) -> Result<Response, ApiError> {
-        let after = input::query_number(request, "after", 0, u64::MAX)?;
-        let wait = input::query_number(request, "wait", 0, WAIT_S_MAX)?.unwrap_or(WAIT_S_DEFAULT);
+        let PipelineQuery { after, wait } = input::query(request)?;
+        let wait = wait.unwrap_or(WAIT_S_DEFAULT);
         let watch = self.supervisor.watch();
         self.inspector.refresh();
         let now = watch.get();
@@ -68,16 +65,20 @@ impl App {
 
     pub(in crate::web) fn status(&self) -> Response {
         let published = self.supervisor.watch().get();
-        let snapshot = &published.snapshot;
-        json(&json!({"status": {
-            "running": snapshot.state == State::Running, "pid": snapshot.pid, "run_id": snapshot.run_id, "state": snapshot.status,
-        }}))
+        let Pipeline { state, pid, run_id, status, .. } = &published.snapshot.pipeline;
+        json(&StatusResponse { status: Status { running: *state == State::Running, pid: *pid, run_id: *run_id, state: *status } })
     }
 }
 
-fn done(published: &Published) -> Response {
-    let snapshot = &published.snapshot;
-    json(&json!({
-        "ok": true, "state": snapshot.state, "run_id": snapshot.run_id, "version": snapshot.version, "conditions": snapshot.conditions,
-    }))
+/// The answer to an action that was done.
+fn done(pipeline: &Pipeline) -> ActionResponse {
+    ActionResponse {
+        ok: true,
+        state: pipeline.state,
+        pid: None,
+        run_id: pipeline.run_id,
+        script: None,
+        version: pipeline.version,
+        conditions: pipeline.conditions.clone(),
+    }
 }

@@ -1,31 +1,32 @@
 //! `POST /api/login`, `POST /api/logout` and `GET /api/session`: who the client is, and the cookie of a page.
 
 use rouille::{Request, Response};
-use serde_json::json;
 
+use crate::api::session::{LoginRequest, LoginResponse, OkResponse, Role, Session, SessionResponse};
 use crate::web::app::App;
-use crate::web::auth::{Caller, Role};
+use crate::web::auth::Caller;
 use crate::web::error::ApiError;
 use crate::web::input;
 use crate::web::json::json;
 
 impl App {
     pub(in crate::web) fn log_in(&self, request: &Request) -> Result<Response, ApiError> {
-        let token = input::login_request(request)?;
+        let LoginRequest { token } = input::body(request)?;
         // A link for a phone works where no token is asked for, too.
         let Some(authenticator) = &self.authenticator else {
-            return Ok(json(&json!({"ok": true, "may": Role::Operator.as_str()})));
+            return Ok(json(&LoginResponse { ok: true, may: Role::Operator }));
         };
-        let (role, cookie) = authenticator.log_in(request, &token)?;
-        Ok(json(&json!({"ok": true, "may": role.as_str()})).with_additional_header("Set-Cookie", cookie))
+        let (may, cookie) = authenticator.log_in(request, &token)?;
+        Ok(json(&LoginResponse { ok: true, may }).with_additional_header("Set-Cookie", cookie))
     }
 
-    pub(in crate::web) fn log_out(&self) -> Response {
-        let response = json(&json!({"ok": true}));
-        match &self.authenticator {
+    pub(in crate::web) fn log_out(&self, request: &Request) -> Result<Response, ApiError> {
+        input::empty_request(request)?;
+        let response = json(&OkResponse { ok: true });
+        Ok(match &self.authenticator {
             Some(authenticator) => response.with_additional_header("Set-Cookie", authenticator.log_out()),
             None => response,
-        }
+        })
     }
 
     /// A page that is opened now and then stays logged in.
@@ -39,11 +40,15 @@ impl App {
         }
     }
 
-    pub(in crate::web) fn session(&self, caller: Caller) -> Response {
-        json(&json!({"session": {
-            "may": caller.role.as_str(),
-            "token_needed": self.authenticator.is_some(),
-            "expires_at": caller.session.map(|session| session.expires_at),
-        }}))
+    /// `caller` is the client that the router let in.
+    pub(in crate::web) fn session(&self, caller: Option<Caller>) -> Result<Response, ApiError> {
+        let caller = caller.ok_or(ApiError::TokenNeeded)?;
+        Ok(json(&SessionResponse {
+            session: Session {
+                may: caller.role,
+                token_needed: self.authenticator.is_some(),
+                expires_at: caller.session.map(|session| session.expires_at),
+            },
+        }))
     }
 }

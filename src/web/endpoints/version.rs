@@ -1,8 +1,9 @@
 //! `GET /api/version`.
 
 use rouille::Response;
-use serde_json::json;
 
+use crate::api::version::{API_VERSION, Server, VersionResponse};
+use crate::runtime_dir::ServerIdentity;
 use crate::store::schema_version;
 use crate::web::app::{App, SERVICE};
 use crate::web::json::json;
@@ -11,14 +12,21 @@ use crate::web::json::json;
 const NAME: &str = env!("CARGO_PKG_NAME");
 /// Which build of it this is: the same source for the same target has the same word.
 const BUILD: &str = concat!(env!("CARGO_PKG_VERSION"), " ", env!("BUILD_TARGET"));
-/// The version of the HTTP contract.
-const API_VERSION: u32 = 1;
 
 impl App {
     pub(in crate::web) fn version(&self) -> Response {
-        json(&json!({
-            "ok": true, "name": NAME, "app": NAME, "service": SERVICE, "version": env!("CARGO_PKG_VERSION"), "build": BUILD,
-            "api": API_VERSION, "schema": schema_version(), "started_at": self.identity.started_at, "server": &*self.identity,
-        }))
+        let ServerIdentity { id, runtime_dir, started_at } = &*self.identity;
+        json(&VersionResponse {
+            ok: true,
+            name: NAME.to_owned(),
+            app: NAME.to_owned(),
+            service: SERVICE.to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            build: BUILD.to_owned(),
+            api: API_VERSION,
+            schema: schema_version(),
+            started_at: *started_at,
+            server: Server { id: id.clone(), runtime_dir: runtime_dir.clone() },
+        })
     }
 }

@@ -9,10 +9,8 @@ use rouille::{Request, Response};
 
 use super::error::ApiError;
 use super::target::path_of;
+use crate::api::routes;
 use crate::transport::Reach;
-
-/// The methods that any path here takes, for preflights.
-pub(super) const METHODS: &str = "GET, HEAD, POST, OPTIONS";
 
 /// How long a browser may remember a preflight's answer, in seconds.
 const PREFLIGHT_MAX_AGE_S: &str = "600";
@@ -86,13 +84,13 @@ impl Guard {
     }
 
     /// The answer to `OPTIONS`.
-    pub(super) fn preflight(&self, request: &Request, allow: &'static str) -> Response {
+    pub(super) fn preflight(&self, request: &Request, allow: String) -> Response {
         let response = Response::empty_204().with_unique_header("Allow", allow);
         if !request.header("Origin").is_some_and(|origin| self.allows(origin)) {
             return response;
         }
         response
-            .with_unique_header("Access-Control-Allow-Methods", METHODS)
+            .with_unique_header("Access-Control-Allow-Methods", routes::all_methods())
             .with_unique_header("Access-Control-Allow-Headers", "authorization, content-type, if-none-match, last-event-id")
             .with_unique_header("Access-Control-Max-Age", PREFLIGHT_MAX_AGE_S)
     }
@@ -123,9 +121,12 @@ impl Guard {
 /// or a long poll, so this holds for all of the API, whatever the method. What is left is the server's own page and its files. A WebSocket
 /// begins with a GET, and a page of any origin may read what comes over it (RFC 6455, section 10.2).
 fn is_for_own_pages(request: &Request) -> bool {
-    let path = path_of(request);
-    let first = path.strip_prefix('/').unwrap_or(path).split('/').next();
-    first == Some("api") || !changes_nothing(request) || request.header("Upgrade").is_some()
+    is_of_api(path_of(request)) || !changes_nothing(request) || request.header("Upgrade").is_some()
+}
+
+/// Whether a path is one of the API, known or not.
+pub(super) fn is_of_api(path: &str) -> bool {
+    path.strip_prefix('/').unwrap_or(path).split('/').next() == Some("api")
 }
 
 /// Whether the method is one that only looks.

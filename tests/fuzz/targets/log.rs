@@ -5,6 +5,7 @@ use std::io::{self, Read};
 use std::path::Path;
 use std::time::Duration;
 
+use autoappdev::api::logs::StreamName;
 use autoappdev::log::{
     Limits, LineSplitter, Listing, Needle, Page, Part, RunLogs, RunText, Segment, SegmentList, SegmentWriter, Stream,
     position_at, read_last, read_page, segments_in,
@@ -124,12 +125,12 @@ fn read_what_lies_there(folder: &Path, [mode, first, second, third, how, lines]:
         assert_eq!(tail.lines, matching[matching.len().saturating_sub(last)..], "the last {last} up to {up_to}");
     }
     // A time leads to the first line from then on, where times do not go back.
-    let times: Vec<_> = whole.lines.iter().filter_map(|line| line.ts).collect();
+    let times: Vec<_> = whole.lines.iter().filter_map(|line| line.at).collect();
     if times.is_sorted() {
         for at in times.iter().step_by(times.len() / 4 + 1) {
             let position = position_at(&&segments, *at, begin, None, |_| false).expect("seeks");
             let found = read_since(&segments, position, 1).expect("reads").lines;
-            assert_eq!(found.first(), whole.lines.iter().find(|line| line.ts >= Some(*at)));
+            assert_eq!(found.first(), whole.lines.iter().find(|line| line.at >= Some(*at)));
         }
     }
     // As text it is what lies there, as far as it is whole.
@@ -193,7 +194,7 @@ fn read_what_was_written(folder: &Path, [_, how, segment_bytes, waits, _, lines]
             break;
         }
         for line in page.lines {
-            assert!(line.stream == Some("stdout") && line.ts.is_some());
+            assert!(line.stream == Some(StreamName::Stdout) && line.at.is_some());
             read.push_str(&line.line);
             if !line.partial {
                 read.push('\n');

@@ -3,7 +3,7 @@
 use crate::support::{Place, assert_keys, assert_time, until, values};
 use serde_json::{Value, json};
 
-const LINE_KEYS: [&str; 7] = ["id", "ts", "source", "stream", "run_id", "line", "partial"];
+const LINE_KEYS: [&str; 8] = ["id", "at", "ts", "source", "stream", "run_id", "line", "partial"];
 
 /// One page of the log, its shape looked at.
 fn log_page(place: &Place, query: &str, keys: &[&str]) -> Value {
@@ -13,8 +13,11 @@ fn log_page(place: &Place, query: &str, keys: &[&str]) -> Value {
     let mut last = None;
     for line in page["lines"].as_array().expect("a list") {
         assert_keys(line, &LINE_KEYS);
-        assert!(line["ts"].is_string() && line["line"].is_string() && line["partial"].is_boolean(), "{line}");
-        assert_time(&line["ts"]);
+        assert!(
+            line["at"].is_string() && line["at"] == line["ts"] && line["line"].is_string() && line["partial"].is_boolean(),
+            "{line}"
+        );
+        assert_time(&line["at"]);
         assert!(line["id"].as_u64() > last, "ids grow");
         last = line["id"].as_u64();
     }

@@ -127,7 +127,7 @@ fn actions_are_posted_as_the_contract_says() {
     assert_eq!(
         asked,
         [
-            ("POST /api/pipeline/start", r#"{"args":["-v","a b"],"cwd":"d","env":{"A":"ä"},"grace_s":2.5,"script":"a.sh"}"#),
+            ("POST /api/pipeline/start", r#"{"script":"a.sh","args":["-v","a b"],"cwd":"d","env":{"A":"ä"},"grace_s":2.5}"#),
             ("POST /api/pipeline/pause", "{}"),
             ("POST /api/pipeline/resume", "{}"),
             ("POST /api/pipeline/stop", "{}"),

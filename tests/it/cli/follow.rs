@@ -42,7 +42,7 @@ impl Log {
             .filter(|(id, ..)| *id > since)
             .take(usize::try_from(limit).unwrap_or(usize::MAX))
             .map(|(id, line, partial)| {
-                serde_json::json!({"id": id, "ts": "2026-01-31T10:00:00.123Z", "source": "pipeline", "stream": "stdout",
+                serde_json::json!({"id": id, "at": "2026-01-31T10:00:00.123Z", "source": "pipeline", "stream": "stdout",
                     "run_id": 7, "line": line, "partial": partial})
             })
             .collect();

@@ -43,7 +43,7 @@ fn page(next: u64, lines: &[&str]) -> Value {
         .iter()
         .zip(1..)
         .map(|(line, id)| {
-            json!({"id": id, "ts": "2026-01-31T10:00:00.123Z", "source": "pipeline", "stream": "stdout", "run_id": 7, "line": line,
+            json!({"id": id, "at": "2026-01-31T10:00:00.123Z", "source": "pipeline", "stream": "stdout", "run_id": 7, "line": line,
                 "partial": false})
         })
         .collect();
@@ -314,7 +314,7 @@ fn odd_arguments_have_a_sentence_and_exit_with_2() {
         Reply::Json(200, page.to_string())
     });
     assert_eq!(against(&place, &server, &["logs", "--no-timestamps", "--grep", "-x"]).1, "-x\n");
-    assert!(server.requests()[1].line.ends_with("&grep=%2Dx"));
+    assert!(server.requests()[1].line.ends_with("&grep=-x"));
 }
 
 #[test]

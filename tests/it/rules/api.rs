@@ -6,10 +6,12 @@ use std::path::Path;
 
 use autoappdev::api::error::ErrorCode;
 use autoappdev::api::health::HealthResponse;
+use autoappdev::api::logs::LogsResponse;
 use autoappdev::api::pipeline::{ActionResponse, PipelineResponse, StatusResponse};
 use autoappdev::api::query::Kind;
 use autoappdev::api::routes::Route;
 use autoappdev::api::session::{LoginResponse, SessionResponse};
+use autoappdev::api::version::VersionResponse;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -87,6 +89,8 @@ fn examples_in_the_docs_are_what_the_types_read_and_write() {
         is_example_of::<ActionResponse>(&example(&docs[at..], "`200 "));
     }
     is_example_of::<LoginResponse>(&example(&docs, "`POST /api/login`: `200 "));
+    is_example_of::<LogsResponse>(&example(&docs, "- `GET /api/logs?"));
+    is_example_of::<VersionResponse>(&example(&docs, "- `GET /api/version`:"));
     is_example_of::<SessionResponse>(&example(&docs, "- `GET /api/session`: `"));
     let health = docs.find("- `GET /api/health`").expect("health");
     is_example_of::<HealthResponse>(&example(&docs[health..], "`200 "));
