@@ -9,7 +9,7 @@ mod killed;
 mod lack;
 mod origin;
 mod progress;
-mod words;
+pub(crate) mod words;
 
 use std::time::Duration;
 

@@ -22,10 +22,10 @@ macro_rules! words {
         }
 
         impl std::str::FromStr for $name {
-            type Err = $crate::pipeline::UnknownWord;
-            fn from_str(text: &str) -> Result<Self, $crate::pipeline::UnknownWord> {
+            type Err = $crate::pipeline::words::UnknownWord;
+            fn from_str(text: &str) -> Result<Self, $crate::pipeline::words::UnknownWord> {
                 Self::ALL.iter().copied().find(|word| word.as_str() == text)
-                    .ok_or_else(|| $crate::pipeline::UnknownWord { set: stringify!($name), text: text.to_owned() })
+                    .ok_or_else(|| $crate::pipeline::words::UnknownWord { set: stringify!($name), text: text.to_owned() })
             }
         }
     };
