@@ -18,6 +18,15 @@ fn a_start_is_answered_once_it_runs_and_that_is_stored() {
 }
 
 #[test]
+fn transition_notifies_followers() {
+    let mut stage = Stage::running();
+    let notices = stage.conductor.watch().count_notices();
+    stage.hear(&[(2, Fact::Paused { cause: Cause::Outside })]);
+    assert_eq!(stage.snapshot().state, State::Paused);
+    assert!(notices.load(Ordering::SeqCst) > 0, "an event stream would sleep on");
+}
+
+#[test]
 fn a_run_that_is_over_before_the_answer_still_answers_with_its_pid() {
     let mut stage = Stage::new();
     let waiting = stage.ask(Ask::Start(StartRequest::default()));
