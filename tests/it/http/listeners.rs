@@ -374,6 +374,8 @@ fn long_polls_of_one_address_delay_no_other_client() {
     drop((polls, neighbour));
     // A change answers all that are left.
     place.start();
+    // A TERM that comes before its trap would end it.
+    place.until_line("ready");
     until_true("nobody is served", || served() == 0);
 
     // Streams and slow stops never give way. Each stop is for a shorter grace than the one before it, or it would be refused at once.
