@@ -234,16 +234,15 @@ fn ask_by(client: &Client, question: &Ask, json: bool) -> Result<(), Failure> {
             let (body, timeout) = stop_body(args);
             act(client, Route::Stop, &body, timeout, json)
         }
-        Ask::Runs(args) => match args.id {
-            Some(id) => {
+        Ask::Runs(args) => {
+            if let Some(id) = args.id {
                 let answer = client.get(&Route::Run.url(&id.to_string(), &NoQuery {}))?;
                 show(&answer, json, |RunResponse { run }| output::run(&run, now()))
-            }
-            None => {
+            } else {
                 let answer = client.get(&Route::Runs.url("", &RunsQuery { limit: Some(args.limit.into()), before: None }))?;
                 show(&answer, json, |RunsResponse { runs, .. }| output::runs(&runs, now()))
             }
-        },
+        }
     }?;
     Ok(say(&text).map_err(ClientError::Output)?)
 }

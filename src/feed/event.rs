@@ -14,7 +14,7 @@ pub enum Event<'a> {
     /// The state, or the conditions, changed.
     State(&'a Pipeline),
     /// Something happened in a run.
-    Run(RunEvent),
+    Run(&'a RunEvent),
     /// A line of the log.
     Log(&'a Line),
     /// How far a run is.

@@ -149,7 +149,8 @@ impl EventStream {
         while history.front().is_some_and(|(_, event)| due(event)) {
             let Some((run_id, event)) = history.pop_front() else { break };
             self.at.event = (run_id, event.seq);
-            sink.take(Some(&self.at), &Event::Run(RunEvent { run_id, event: event.into() }))?;
+            let happened = RunEvent { run_id, event: event.into() };
+            sink.take(Some(&self.at), &Event::Run(&happened))?;
         }
         Ok(())
     }
