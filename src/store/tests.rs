@@ -1,6 +1,7 @@
 //! What is written and what is refused.
 
 mod crashes;
+mod reading;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -465,76 +466,4 @@ fn a_run_that_outlived_the_database_is_taken_in_with_its_id() {
     assert!(bench.events(12).iter().all(|event| event.cause == Some(Cause::Recovery)));
     bench.store.end_run(12, UnseenEnd::Lost, at(3), "gone", &Killed::default()).expect("alive");
     assert_eq!(bench.begin(4), 13);
-}
-
-#[test]
-fn history_comes_newest_first_page_by_page() {
-    let mut bench = Bench::new();
-    for ms in 0..5 {
-        let id = bench.begin(ms);
-        bench.store.end_run(id, UnseenEnd::Lost, at(ms), "gone", &Killed::default()).expect("alive");
-    }
-    let reader = bench.reader();
-    let ids = |before, limit| -> Vec<i64> { reader.runs(before, limit).expect("readable").iter().map(|run| run.id).collect() };
-    assert_eq!(ids(None, 2), [5, 4]);
-    assert_eq!(ids(Some(4), 2), [3, 2]);
-    assert_eq!(ids(Some(2), 2), [1]);
-    assert_eq!(ids(Some(1), 2), Vec::<i64>::new());
-    assert_eq!(bench.store.latest_run().expect("readable").map(|run| run.id), Some(5));
-}
-
-#[test]
-fn a_reader_cannot_write_and_sees_whole_transactions_only() {
-    let mut bench = Bench::new();
-    let id = bench.begin(0);
-    let reader = bench.reader();
-    assert!(reader.conn.execute("DELETE FROM pipeline_events", []).is_err());
-    let tx = bench.store.conn.transaction().expect("no other");
-    tx.execute("UPDATE pipeline_runs SET script = 'half'", []).expect("a change");
-    assert_eq!(reader.run(id).expect("not blocked").expect("the run").0.script, "demo.sh");
-    tx.commit().expect("room");
-    assert_eq!(reader.run(id).expect("readable").expect("the run").0.script, "half");
-}
-
-#[test]
-fn a_full_disk_is_told_apart_and_changes_nothing() {
-    let mut bench = Bench::new();
-    let pages: i64 = bench.store.conn.pragma_query_value(None, "page_count", |row| row.get(0)).expect("a number");
-    bench.store.conn.pragma_update(None, "max_page_count", pages).expect("a limit");
-    let before = bench.row();
-    let mut large = new_run();
-    large.args = vec!["x".repeat(100_000)];
-    let error = bench.store.begin_run(&large, at(0)).expect_err("no room");
-    assert!(error.is_disk_full(), "{error}");
-    assert!(error.to_string().contains("disk is full; make room"), "{error}");
-    assert_eq!(bench.row(), before);
-    bench.store.conn.pragma_update(None, "max_page_count", pages + 100).expect("room again");
-    bench.store.begin_run(&large, at(0)).expect("room again");
-}
-
-#[test]
-fn a_second_writer_waits_and_then_says_so() {
-    let mut bench = Bench::new();
-    let mut other = Store::open(&bench.path()).expect("two can open it").store;
-    other.conn.busy_timeout(Duration::from_millis(20)).expect("a setting");
-    let tx = bench.store.conn.transaction_with_behavior(TransactionBehavior::Immediate).expect("no other");
-    let error = other.touch(at(0)).expect_err("the other writes");
-    assert!(matches!(error, StoreError::Busy { .. }), "{error}");
-    assert!(!error.is_disk_full());
-    drop(tx);
-    assert_eq!(other.touch(at(0)).expect("free again").version, 1);
-    assert_eq!(bench.store.touch(at(0)).expect("free again").version, 2);
-}
-
-#[test]
-fn a_word_from_a_newer_version_is_an_error_with_a_hint() {
-    let bench = Bench::new();
-    bench
-        .store
-        .conn
-        .execute_batch("PRAGMA ignore_check_constraints = 1; UPDATE pipeline_state SET state = 'frozen'")
-        .expect("forced");
-    let error = bench.store.row().expect_err("no such state");
-    assert!(matches!(&error, StoreError::UnknownWord { word, .. } if word.text == "frozen"), "{error}");
-    assert!(error.to_string().contains("restore a backup"), "{error}");
 }

@@ -1,5 +1,7 @@
 //! Files by kind of damage and kind of maker: what is opened, and what is refused and left as it is.
 
+mod checking;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -465,65 +467,6 @@ fn database_of_a_development_version_is_refused_with_advice() {
     let text = error.to_string();
     assert!(text.contains("a development version wrote it") && text.contains("its V1__pipeline is not"), "{text}");
     assert!(text.contains("move it aside with its -wal and -shm files and start again"), "{text}");
-}
-
-fn told(report: &CheckReport) -> Vec<(&'static str, bool)> {
-    report.steps.iter().map(|step| (step.name, step.result.is_ok())).collect()
-}
-
-#[test]
-fn a_check_of_a_good_file_changes_nothing_even_beside_a_live_server() {
-    let folder = filled();
-    let path = folder.path().join(NAME);
-    let good = [("file", true), ("schema", true), ("integrity", true), ("foreign keys", true), ("write", true)];
-    let before = contents(&folder);
-    let report = check(&path).expect("a good file");
-    assert_eq!(told(&report), good, "{report:?}");
-    assert!(report.is_ok());
-    assert!(contents(&folder) == before);
-
-    let mut live = Store::open(&path).expect("a good file").store;
-    let row = live.touch(Timestamp::from_unix_ms(1)).expect("room");
-    assert_eq!(told(&check(&path).expect("a good file")), good);
-    assert_eq!(live.row().expect("the row"), row);
-    let killed = changed_and_killed("UPDATE pipeline_state SET version = 99");
-    assert_eq!(told(&check(&killed.path().join(NAME)).expect("a kill is no damage")), good);
-}
-
-#[test]
-fn a_check_makes_no_database_and_migrates_none() {
-    let empty = folder();
-    let error = check(&empty.path().join(NAME)).expect_err("there is nothing");
-    assert!(matches!(error, StoreError::Missing { .. }), "{error}");
-    assert!(error.to_string().contains("there is no such file; `autoappdev migrate` creates it"), "{error}");
-    assert!(Reader::open(&empty.path().join(NAME)).is_err());
-    assert!(contents(&empty).is_empty());
-
-    let folder = holding(b"");
-    let report = check(&folder.path().join(NAME)).expect("an empty file is no damage");
-    assert_eq!(told(&report), [("file", true), ("schema", false)]);
-    let lacks = format!("it lacks {}; run `autoappdev migrate`", all_migrations().join(", "));
-    assert_eq!(report.steps[1].result, Err(lacks));
-    assert_eq!(contents(&folder)[&OsString::from(NAME)], b"");
-}
-
-#[test]
-fn a_check_tells_what_opening_overlooks() {
-    for (sql, step) in [
-        ("DROP INDEX pipeline_runs_one_live", "schema"),
-        ("CREATE TRIGGER extra AFTER UPDATE ON pipeline_state BEGIN SELECT 1; END", "schema"),
-        ("ALTER TABLE pipeline_events ADD COLUMN extra TEXT", "schema"),
-        (
-            "PRAGMA foreign_keys = 0; INSERT INTO pipeline_events (run_id, seq, at, kind) VALUES (99, 0, '2000-01-01T00:00:00.000Z', 'lost')",
-            "foreign keys",
-        ),
-        ("CREATE TRIGGER refuse BEFORE INSERT ON pipeline_runs BEGIN SELECT RAISE (FAIL, 'no'); END", "schema"),
-    ] {
-        let report = check(&changed(sql).path().join(NAME)).expect("it can be read");
-        let bad: Vec<_> = told(&report).into_iter().filter(|(_, good)| !good).collect();
-        assert_eq!(bad, [(step, false)], "{sql}: {report:?}");
-        assert!(!report.is_ok());
-    }
 }
 
 #[test]
