@@ -3,7 +3,8 @@
 # Fuzzes every target, one after another, for so many seconds in all; `make fuzz SECONDS=600` calls it. Fails where anything was found.
 #
 #   tests/fuzz/run.sh 600 [target…]     all targets, or those that are named
-#   tests/fuzz/run.sh keep [target…]    takes over into corpus/ what earlier runs found and reaches code that corpus/ does not
+#   tests/fuzz/run.sh keep [target…]    makes corpus/ as small as it can be: the inputs with names of their own, and the few of all others, also of
+#                                       those that earlier runs found, that together reach all the code that all of them reach
 #
 # What is found on the way is kept below tests/fuzz/target/corpus, for the next run; an input that breaks a property goes to tests/fuzz/artifacts.
 set -euo pipefail
@@ -37,11 +38,28 @@ length_max() {
   esac
 }
 
+# How many edges the inputs in these folders reach.
+edges() {
+  "$bin/$1" -runs=0 -max_len="$(length_max "$1")" "${@:2}" 2>&1 | grep -ao 'cov: [0-9]*' | tail -n 1 | cut -d ' ' -f 2
+}
+
 if [[ $what == keep ]]; then
+  printf '%-12s %12s %12s %12s %12s\n' target "files before" "files after" "edges before" "edges after"
   for target in "${targets[@]}"; do
-    mkdir -p "target/corpus/$target"
+    all=("corpus/$target" "target/corpus/$target") kept=target/kept/$target
+    rm -rf "$kept"
+    mkdir -p "${all[@]}" "$kept"
+    # The fuzzer names an input by its SHA-1.
+    find "corpus/$target" -type f -regextype posix-extended ! -regex '.*/[0-9a-f]{40}' -exec cp -t "$kept" {} +
     # By edges alone: how often each was passed makes ten times as many inputs, which the next run finds again in seconds.
-    "$bin/$target" -merge=1 -use_counters=0 -max_len="$(length_max "$target")" "corpus/$target" "target/corpus/$target" 2>&1 | tail -n 1
+    if ! "$bin/$target" -set_cover_merge=1 -use_counters=0 -max_len="$(length_max "$target")" "$kept" "${all[@]}" >"target/$target.log" 2>&1; then
+      echo "fuzz: the fuzzer failed, corpus/$target is as it was; what it says is in tests/fuzz/target/$target.log" >&2
+      exit 1
+    fi
+    printf '%-12s %12s %12s %12s %12s\n' "$target" "$(find "corpus/$target" -type f | wc -l)" "$(find "$kept" -type f | wc -l)" \
+      "$(edges "$target" "${all[@]}")" "$(edges "$target" "$kept")"
+    rm -r "corpus/$target"
+    mv "$kept" "corpus/$target"
   done
   exit 0
 fi
