@@ -43,11 +43,35 @@ pub fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, BadBody> {
             let alone = Map::from_iter([((*key).clone(), object[*key].clone())]);
             T::deserialize(&alone).is_err_and(|alone| alone.to_string() == error.to_string())
         };
+        let detail = in_json_words(&error.to_string());
         match object.keys().find(is_wrong) {
-            Some(key) => wrong(Some(key.clone()), format!("{key}: {error}")),
-            None => wrong(None, error.to_string()),
+            Some(key) => wrong(Some(key.clone()), format!("{key}: {detail}")),
+            None => wrong(None, detail),
         }
     })
+}
+
+/// A sentence of serde's with JSON's names for types, and without the value, which can be long.
+fn in_json_words(sentence: &str) -> String {
+    if let Some(key) = sentence.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`')) {
+        return format!("{key} is missing");
+    }
+    let types = sentence.strip_prefix("invalid type: ").and_then(|rest| rest.rsplit_once(", expected "));
+    let Some((found, expected)) = types else { return sentence.to_owned() };
+    let found = match found.split(' ').next() {
+        Some("string") => "a string",
+        Some("integer" | "floating") => "a number",
+        Some("boolean") => "a boolean",
+        Some("sequence") => "a list",
+        Some("map") => "an object",
+        Some(_) | None => found,
+    };
+    let expected = match expected {
+        "f64" => "a number",
+        "a map" => "an object of strings",
+        other => other,
+    };
+    format!("expected {expected}, not {found}")
 }
 
 /// The keys of a struct, as its `Deserialize` names them.
@@ -116,8 +140,30 @@ mod tests {
         assert_eq!(detail("[]").1, "the body must be a JSON object such as {}");
         assert_eq!(detail(r#"{"nmae":1}"#), (None, "\"nmae\" is not known here; did you mean \"name\"?".into()));
         let (key, sentence) = detail(r#"{"name":"x","count":"many"}"#);
-        assert_eq!(key.as_deref(), Some("count"));
-        assert!(sentence.starts_with("count: invalid type: string \"many\""), "{sentence}");
+        assert_eq!((key.as_deref(), &*sentence), (Some("count"), "count: expected u32, not a string"));
+    }
+
+    #[test]
+    fn wrong_types_have_their_json_names_and_no_value() {
+        use crate::api::pipeline::StartRequest;
+        use crate::api::session::LoginRequest;
+        let sentence = |body: Result<(), BadBody>| match body {
+            Err(BadBody::Wrong { detail, .. }) => detail,
+            other => panic!("{other:?}"),
+        };
+        for (text, wanted) in [
+            (r#"{"script":1.5}"#, "script: expected a string, not a number"),
+            (r#"{"cwd":["a, expected b"]}"#, "cwd: expected a string, not a list"),
+            (r#"{"env":null}"#, "env: expected an object of strings, not null"),
+            (r#"{"env":{"A":{}}}"#, "env: expected a string, not an object"),
+            (r#"{"grace_s":"1, expected 2"}"#, "grace_s: expected a number, not a string"),
+            (r#"{"grace_s":true}"#, "grace_s: expected a number, not a boolean"),
+        ] {
+            assert_eq!(sentence(read::<StartRequest>(text.as_bytes()).map(drop)), wanted, "{text}");
+        }
+        for (text, wanted) in [("", "token is missing"), (r#"{"token":7}"#, "token: expected a string, not a number")] {
+            assert_eq!(sentence(read::<LoginRequest>(text.as_bytes()).map(drop)), wanted, "{text}");
+        }
     }
 
     #[test]

@@ -225,7 +225,7 @@ pub(super) struct LogsArgs {
     /// Put the time and the stream before each line (the default)
     #[arg(long, hide = true, conflicts_with_all = ["no_timestamps", "json"])]
     timestamps: bool,
-    /// Whose lines
+    /// Whose lines: what the pipeline writes, or the server's own log (backend)
     #[arg(long, default_value_t = Source::Pipeline, value_parser = source())]
     pub(super) source: Source,
 }
