@@ -6,9 +6,50 @@
 use rusqlite::{OptionalExtension, Transaction};
 
 use super::rows::{self, EventRow, PipelineRow, RunRow};
-use super::{Begun, NewRun, UnseenEnd};
 use crate::clock::Timestamp;
-use crate::pipeline::{Cause, Entry, Exit, Fact, Killed, RunStatus, State, Transition};
+use crate::pipeline::{Cause, Entry, Exit, Fact, Killed, Origin, RunStatus, State, Transition};
+
+/// What a run begins with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewRun {
+    /// The script as it was asked for.
+    pub script: String,
+    /// The folder it runs in.
+    pub cwd: String,
+    /// Its arguments.
+    pub args: Vec<String>,
+    /// The position in the log before its first byte.
+    pub log_start: u64,
+    /// Who wants it; none if that is unknown.
+    pub origin: Option<Origin>,
+}
+
+/// A run that was committed and may now be started.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Begun {
+    /// Its id.
+    pub run_id: i64,
+    /// What the pipeline is now: still stopped.
+    pub row: PipelineRow,
+}
+
+/// What came of recording facts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recorded {
+    /// What the pipeline is now.
+    pub row: PipelineRow,
+    /// How many of the facts were new; the others had been recorded before and changed nothing.
+    pub new: usize,
+}
+
+/// How a run ends that nobody saw end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UnseenEnd {
+    /// It may have lived; how it ended is unknown.
+    Lost,
+    /// It never came to life. Only for a run that is still `starting`.
+    NeverBegan,
+}
 
 /// The event before a run's first fact: its commit.
 pub(super) const KIND_STARTING: &str = "starting";

@@ -11,7 +11,8 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::api::runs::{Event, Run};
-use crate::pipeline::{Containment, Exit, Fact, Killed, Origin, Peer, RunStatus, State, observe};
+use crate::clock::Timestamp;
+use crate::pipeline::{Cause, Containment, Entry, Exit, Fact, Killed, Origin, Peer, RunStatus, State, observe};
 
 /// A store in a folder of its own.
 struct Bench {

@@ -6,7 +6,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, SyncSender};
 
-use super::{Store, StoreError};
+use super::connection::Store;
+use super::error::StoreError;
 
 /// A piece of work whose result's type only its owner knows.
 pub trait Work: Send {

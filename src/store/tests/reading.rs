@@ -1,5 +1,7 @@
 //! Reading beside the writer, and what the database or its disk refuses.
 
+use rusqlite::TransactionBehavior;
+
 use super::*;
 
 #[test]

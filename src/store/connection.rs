@@ -1,0 +1,262 @@
+//! The one connection that writes: opening it, its patience with locks of other processes, and each change as one transaction.
+
+use std::cell::Cell;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
+
+use super::change::{self, Begun, GaveUp, KIND_LOST, KIND_SPAWN_FAILED, KIND_STARTING, NewRun, Recorded, UnseenEnd};
+use super::error::StoreError;
+use super::open::{self, BUSY_TIMEOUT};
+use super::rows::{self, PipelineRow, RunRow, StopRow};
+use crate::clock::Timestamp;
+use crate::file_id::FileId;
+use crate::pipeline::{Cause, Entry, Killed, Transition};
+
+/// How long the writer waits for a lock that another process holds. This blocks the supervisor's thread.
+const PATIENCE: Duration = Duration::from_millis(200);
+
+/// The same once the lock is known to be held: no wait, except in [`Store::try_writing`], which finds out when it is released.
+/// A few attempts within a moment find a gap that a single one would miss where the other process takes the lock again and again.
+const PATIENCE_WHILE_LOCKED: Duration = Duration::ZERO;
+const PATIENCE_OF_A_TRIAL: Duration = Duration::from_millis(20);
+
+/// The one connection that writes.
+#[derive(Debug)]
+pub struct Store {
+    pub(super) conn: Connection,
+    pub(super) path: PathBuf,
+    /// Which file that is.
+    pub(super) file: Option<FileId>,
+    /// Whether the last commit was not synced, so that the next one must ask for that again.
+    pub(super) is_relaxed: bool,
+    /// How long to wait for a lock of another process now.
+    pub(super) patience: Cell<Duration>,
+}
+
+/// An opened database.
+#[derive(Debug)]
+pub struct Opened {
+    /// The connection.
+    pub store: Store,
+    /// The migrations that were applied just now, such as `V1__first_release`.
+    pub applied: Vec<String>,
+}
+
+/// Applies what is lacking to the database at `path`, creating it where there is none; gives the names of what was applied. Idempotent.
+pub fn migrate(path: &Path) -> Result<Vec<String>, StoreError> {
+    Store::open(path).map(|opened| opened.applied)
+}
+
+impl Store {
+    /// Opens the database at `path` and brings its schema up to date. A file that is not there is made, with mode 0600; its folder is
+    /// not. A file that is damaged, newer, of another program or not writable is refused and left as it is.
+    pub fn open(path: &Path) -> Result<Opened, StoreError> {
+        let (conn, applied) = open::open(path)?;
+        let patience = Cell::new(BUSY_TIMEOUT);
+        let store = Self { conn, path: path.to_owned(), file: FileId::of(path).ok(), is_relaxed: false, patience };
+        store.be_patient_for(PATIENCE);
+        Ok(Opened { store, applied })
+    }
+
+    /// What the pipeline is.
+    pub fn row(&self) -> Result<PipelineRow, StoreError> {
+        self.read(PipelineRow::read)
+    }
+
+    /// The run with the highest id; none before the first.
+    pub fn latest_run(&self) -> Result<Option<RunRow>, StoreError> {
+        self.read(|conn| RunRow::page(conn, i64::MAX, 1)).map(|mut page| page.pop())
+    }
+
+    /// The run with this id.
+    pub fn run(&self, id: i64) -> Result<Option<RunRow>, StoreError> {
+        self.read(|conn| RunRow::read(conn, id))
+    }
+
+    /// The number of the last fact of the run's journal that is recorded; 0 when none is. What the store itself added does not count.
+    pub fn last_seq(&self, run_id: i64) -> Result<u64, StoreError> {
+        let seq: Option<i64> = self.read(|conn| {
+            conn.prepare_cached(
+                "SELECT max(seq) FROM pipeline_events WHERE run_id = ?1 AND kind NOT IN (?2, ?3) AND NOT (kind = ?4 AND cause IS ?5)",
+            )?
+            .query_row((run_id, KIND_STARTING, KIND_LOST, KIND_SPAWN_FAILED, Cause::Recovery), |row| row.get(0))
+        })?;
+        Ok(seq.and_then(|seq| u64::try_from(seq).ok()).unwrap_or(0))
+    }
+
+    /// The recorded stops of the run as one; none while nobody has asked it to end.
+    pub fn stop_of(&self, run_id: i64) -> Result<Option<StopRow>, StoreError> {
+        self.read(|conn| StopRow::read(conn, run_id))
+    }
+
+    /// The highest position in the log that any run is known to have reached, in bytes; 0 before the first run.
+    pub fn log_position_max(&self) -> Result<u64, StoreError> {
+        self.read(rows::log_position_max)
+    }
+
+    /// Keeps every id up to `highest` from being given to a new run: folders of these ids exist, perhaps from before the database was
+    /// removed. No change of the pipeline, so `version` stays.
+    pub fn reserve_run_ids(&mut self, highest: i64) -> Result<(), StoreError> {
+        self.write(|tx| {
+            // AUTOINCREMENT takes the successor of what stands here: https://www.sqlite.org/autoinc.html
+            let given: Option<i64> =
+                tx.query_row("SELECT seq FROM sqlite_sequence WHERE name = 'pipeline_runs'", [], |row| row.get(0)).optional()?;
+            match given {
+                Some(given) if given >= highest => {}
+                Some(_) => {
+                    tx.execute("UPDATE sqlite_sequence SET seq = ?1 WHERE name = 'pipeline_runs'", [highest])?;
+                }
+                None if highest <= 0 => {}
+                None => {
+                    tx.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ('pipeline_runs', ?1)", [highest])?;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Commits a run as `starting`, before anything of it exists. The pipeline must be stopped and no run alive. The state and the times
+    /// of the run before stay until this one is seen to run.
+    pub fn begin_run(&mut self, new: &NewRun, at: Timestamp) -> Result<Begun, StoreError> {
+        self.write(|tx| change::begin(tx, None, new, at, Cause::Request))
+    }
+
+    /// Commits a run that the database knows nothing of but whose shim lives: the database was lost meanwhile. Its journal, recorded
+    /// from the beginning, tells the rest.
+    pub fn adopt_unknown_run(&mut self, id: i64, new: &NewRun, at: Timestamp) -> Result<Begun, StoreError> {
+        self.write(|tx| change::begin(tx, Some(id), new, at, Cause::Recovery))
+    }
+
+    /// Records facts of a run in the order of its journal, all in one transaction. A number that is recorded already changes nothing.
+    /// A transition must start from the stored state and be of the latest run, alive as far as is known; otherwise it is a
+    /// [`StoreError::Conflict`] and nothing of the whole call is kept. `cause_override` takes the place of the transitions' own cause.
+    pub fn record_all(
+        &mut self,
+        run_id: i64,
+        facts: &[(Entry, Option<Transition>)],
+        cause_override: Option<Cause>,
+    ) -> Result<Recorded, StoreError> {
+        self.write(|tx| {
+            let mut recorded = Recorded { row: PipelineRow::read(tx)?, new: 0 };
+            for (entry, transition) in facts {
+                if let Some(row) = change::record(tx, run_id, entry, *transition, cause_override, &recorded.row)? {
+                    recorded = Recorded { row, new: recorded.new + 1 };
+                }
+            }
+            Ok(recorded)
+        })
+    }
+
+    /// Ends the latest run, which counts as alive, without an observed end. `error` is the reason, for users; `killed` are the processes that
+    /// recovery killed.
+    pub fn end_run(
+        &mut self,
+        run_id: i64,
+        end: UnseenEnd,
+        at: Timestamp,
+        error: &str,
+        killed: &Killed,
+    ) -> Result<PipelineRow, StoreError> {
+        self.write(|tx| change::end(tx, run_id, end, at, error, killed))
+    }
+
+    /// Where the database is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Takes runs that have ended out of the history, with their events; never the latest.
+    pub fn forget_runs(&mut self, ids: &[i64]) -> Result<(), StoreError> {
+        self.write(|tx| {
+            for id in ids {
+                tx.prepare_cached(
+                    "DELETE FROM pipeline_runs
+                     WHERE id = ?1 AND stopped_at IS NOT NULL AND id <> (SELECT max(id) FROM pipeline_runs)",
+                )?
+                .execute([id])?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Counts `version` up for a change that is not stored here but that clients wait for, such as an action that is now pending.
+    pub fn touch(&mut self, at: Timestamp) -> Result<PipelineRow, StoreError> {
+        // Not worth a sync, which is all that takes time here: a kill keeps it, and what a power cut takes with it nobody waits for any more.
+        self.is_relaxed = true;
+        self.synchronous("NORMAL")?;
+        self.change(|tx| {
+            let mut row = PipelineRow::read(tx)?;
+            row.version += 1;
+            row.updated_at = row.updated_at.max(at);
+            tx.prepare_cached("UPDATE pipeline_state SET version = ?1, updated_at = ?2 WHERE id = 1")?
+                .execute((rows::stored(row.version), row.updated_at))?;
+            Ok(row)
+        })
+    }
+
+    /// Writes what is there already, to find out whether the database takes it: `Ok` means that it does again.
+    pub fn try_writing(&mut self) -> Result<(), StoreError> {
+        self.be_patient_for(self.patience.get().max(PATIENCE_OF_A_TRIAL));
+        self.write(|tx| {
+            // An UPDATE to the values that are there writes nothing; the header's page is written whatever it is set to.
+            Ok(tx.pragma_update(None, "application_id", open::APPLICATION_ID)?)
+        })
+    }
+
+    fn synchronous(&self, mode: &str) -> Result<(), StoreError> {
+        self.conn.pragma_update(None, "synchronous", mode).map_err(|e| StoreError::new(&self.path, e))
+    }
+
+    fn read<T>(&self, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, StoreError> {
+        read(&self.conn).map_err(|e| StoreError::new(&self.path, e)).inspect_err(|error| self.learn_of_failure(error))
+    }
+
+    /// After one failed wait for a lock, no caller waits for the same lock again: the next successful change shows that it is released.
+    /// A successful read proves nothing, because a writer does not lock readers out.
+    fn learn_of_failure(&self, error: &StoreError) {
+        if error.is_locked() {
+            self.be_patient_for(PATIENCE_WHILE_LOCKED);
+        }
+    }
+
+    fn be_patient_for(&self, patience: Duration) {
+        if self.patience.replace(patience) != patience {
+            self.conn.busy_timeout(patience).expect("SQLite takes every number");
+        }
+    }
+
+    /// Runs `change` as one transaction that is on the disk when this returns.
+    fn write<T>(&mut self, change: impl FnOnce(&Transaction<'_>) -> Result<T, GaveUp>) -> Result<T, StoreError> {
+        if self.is_relaxed {
+            self.synchronous("FULL")?;
+            self.is_relaxed = false;
+        }
+        self.change(change)
+    }
+
+    /// Runs `change` as one transaction. IMMEDIATE takes the write lock at once, so nobody writes between what it reads and what it
+    /// writes, and a busy file is known before anything was done. Dropping the transaction rolls it back.
+    fn change<T>(&mut self, change: impl FnOnce(&Transaction<'_>) -> Result<T, GaveUp>) -> Result<T, StoreError> {
+        let Self { conn, path, file, .. } = &mut *self;
+        // SQLite goes on with a file that has no name any more: what is committed there, nobody finds again.
+        if FileId::of(path).ok() != *file {
+            return Err(StoreError::Gone { path: path.clone() });
+        }
+        let done = conn.transaction_with_behavior(TransactionBehavior::Immediate).map_err(GaveUp::from).and_then(|tx| {
+            let value = change(&tx)?;
+            tx.commit()?;
+            Ok(value)
+        });
+        let done = done.map_err(|gave_up| match gave_up {
+            GaveUp::Sqlite(error) => StoreError::new(path, error),
+            GaveUp::Conflict(reason) => StoreError::Conflict { path: path.clone(), reason },
+        });
+        match &done {
+            Ok(_) => self.be_patient_for(PATIENCE),
+            Err(error) => self.learn_of_failure(error),
+        }
+        done
+    }
+}
