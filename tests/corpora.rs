@@ -1,4 +1,5 @@
-//! Every file of the fuzzer's corpora through its target, without the fuzzer. A file that is added is run with nothing else to be done.
+//! Every input of the fuzzer's corpora through its target, without the fuzzer: the files with names of their own in a target's folder, and what the
+//! fuzzer found, in the archive beside the folder. A file that is added is run with nothing else to be done.
 
 #[path = "fuzz/targets/mod.rs"]
 #[expect(unreachable_pub, reason = "in the fuzzer's crate they are a library")]
@@ -8,6 +9,9 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tempfile::TempDir;
 
 fn fuzz() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz")
@@ -34,11 +38,23 @@ fn run_corpus(name: &str, target: targets::Target, corpus: &Path) -> usize {
     files.len()
 }
 
+/// What the fuzzer found, out of the archive.
+fn unpacked(archive: &Path) -> TempDir {
+    let dir = tempfile::tempdir().expect("a temp folder");
+    let tar = Command::new("tar").arg("-xzf").arg(archive).arg("-C").arg(dir.path()).status().expect("runs tar");
+    assert!(tar.success(), "{}: {tar}", archive.display());
+    dir
+}
+
 #[test]
-fn every_file_of_every_corpus_holds_its_targets_properties() {
+fn every_input_of_every_corpus_holds_its_targets_properties() {
     for (name, target) in targets::ALL {
-        let files = run_corpus(name, target, &fuzz().join("corpus").join(name));
-        assert!(files >= 3, "the corpus of {name} has {files} files: it proves nothing");
+        let corpus = fuzz().join("corpus");
+        let found = unpacked(&corpus.join(name).with_extension("tgz"));
+        for (inputs, least) in [(corpus.join(name).as_path(), 3), (found.path(), 1)] {
+            let files = run_corpus(name, target, inputs);
+            assert!(files >= least, "the corpus of {name} has {files} files in {}: it proves nothing", inputs.display());
+        }
     }
 }
 

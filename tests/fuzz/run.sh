@@ -3,8 +3,8 @@
 # Fuzzes every target, one after another, for so many seconds in all; `make fuzz SECONDS=600` calls it. Fails where anything was found.
 #
 #   tests/fuzz/run.sh 600 [target…]     all targets, or those that are named
-#   tests/fuzz/run.sh keep [target…]    makes corpus/ as small as it can be: the inputs with names of their own, and the few of all others, also of
-#                                       those that earlier runs found, that together reach all the code that all of them reach
+#   tests/fuzz/run.sh keep [target…]    packs anew into corpus/TARGET.tgz the few of all inputs that were found, there and by earlier runs, that the
+#                                       same coverage needs beside those with names of their own in corpus/TARGET/
 #
 # What is found on the way is kept below tests/fuzz/target/corpus, for the next run; an input that breaks a property goes to tests/fuzz/artifacts.
 set -euo pipefail
@@ -22,8 +22,9 @@ fi
 what=${1:?how many seconds in all, or keep}
 shift
 targets=("$@")
-((${#targets[@]} > 0)) || targets=(corpus/*)
+((${#targets[@]} > 0)) || targets=(corpus/*/)
 targets=("${targets[@]#corpus/}")
+targets=("${targets[@]%/}")
 
 # No sanitizer: there is no unsafe code in what is fuzzed, and without one it is twice as fast. Overflows and debug assertions are checked.
 cargo +nightly fuzz build --fuzz-dir . --sanitizer none
@@ -38,28 +39,44 @@ length_max() {
   esac
 }
 
+# Unpacks what was found earlier for a target to target/found/TARGET.
+unpack() {
+  rm -rf "target/found/$1"
+  mkdir -p "target/found/$1"
+  # A new target has none.
+  [[ ! -f corpus/$1.tgz ]] || tar -xzf "corpus/$1.tgz" -C "target/found/$1"
+}
+
 # How many edges the inputs in these folders reach.
 edges() {
   "$bin/$1" -runs=0 -max_len="$(length_max "$1")" "${@:2}" 2>&1 | grep -ao 'cov: [0-9]*' | tail -n 1 | cut -d ' ' -f 2
 }
 
 if [[ $what == keep ]]; then
-  printf '%-12s %12s %12s %12s %12s\n' target "files before" "files after" "edges before" "edges after"
+  printf '%-12s %12s %12s %12s %12s\n' target "inputs before" "inputs after" "edges before" "edges after"
   for target in "${targets[@]}"; do
-    all=("corpus/$target" "target/corpus/$target") kept=target/kept/$target
+    unpack "$target"
+    all=("corpus/$target" "target/found/$target" "target/corpus/$target") kept=target/kept/$target
     rm -rf "$kept"
     mkdir -p "${all[@]}" "$kept"
-    # The fuzzer names an input by its SHA-1.
-    find "corpus/$target" -type f -regextype posix-extended ! -regex '.*/[0-9a-f]{40}' -exec cp -t "$kept" {} +
-    # By edges alone: how often each was passed makes ten times as many inputs, which the next run finds again in seconds.
-    if ! "$bin/$target" -set_cover_merge=1 -use_counters=0 -max_len="$(length_max "$target")" "$kept" "${all[@]}" >"target/$target.log" 2>&1; then
-      echo "fuzz: the fuzzer failed, corpus/$target is as it was; what it says is in tests/fuzz/target/$target.log" >&2
-      exit 1
-    fi
-    printf '%-12s %12s %12s %12s %12s\n' "$target" "$(find "corpus/$target" -type f | wc -l)" "$(find "$kept" -type f | wc -l)" \
+    cp "corpus/$target"/* "$kept"
+    # By edges alone: how often each was passed makes ten times as many inputs, which the next run finds again in seconds. Twice, because some
+    # edges also depend on the inputs before: what the first time missed is added.
+    for _ in 1 2; do
+      if ! "$bin/$target" -set_cover_merge=1 -use_counters=0 -max_len="$(length_max "$target")" "$kept" "${all[@]}" >"target/$target.log" 2>&1; then
+        echo "fuzz: the fuzzer failed, corpus/$target.tgz is as it was; what it says is in tests/fuzz/target/$target.log" >&2
+        exit 1
+      fi
+    done
+    printf '%-12s %12s %12s %12s %12s\n' "$target" "$(find "${all[@]:0:2}" -type f | wc -l)" "$(find "$kept" -type f | wc -l)" \
       "$(edges "$target" "${all[@]}")" "$(edges "$target" "$kept")"
-    rm -r "corpus/$target"
-    mv "$kept" "corpus/$target"
+    for named in "corpus/$target"/*; do
+      rm "$kept/${named##*/}"
+    done
+    # The same inputs make the same archive.
+    find "$kept" -type f -printf '%f\n' | LC_ALL=C sort |
+      tar --format=ustar --mtime=@0 --owner=0 --group=0 --numeric-owner --mode=644 -C "$kept" -T - -c | gzip -9n >"$kept.tgz"
+    mv "$kept.tgz" "corpus/$target.tgz"
   done
   exit 0
 fi
@@ -71,13 +88,14 @@ failed=()
 printf '%-12s %12s %10s %8s %9s %8s\n' target executions per-second edges inputs found
 for target in "${targets[@]}"; do
   mkdir -p "target/corpus/$target" "artifacts/$target"
+  unpack "$target"
   log=target/$target.log
   before=$(find "artifacts/$target" -type f | wc -l)
   options=(-max_total_time="$each" -max_len="$(length_max "$target")" -timeout=60 -report_slow_units=60 -rss_limit_mb=2048 -print_final_stats=1
     -artifact_prefix="artifacts/$target/")
   [[ ! -f dictionaries/$target.dict ]] || options+=(-dict="dictionaries/$target.dict")
   status=0
-  "$bin/$target" "${options[@]}" "target/corpus/$target" "corpus/$target" >"$log" 2>&1 || status=$?
+  "$bin/$target" "${options[@]}" "target/corpus/$target" "corpus/$target" "target/found/$target" >"$log" 2>&1 || status=$?
   found=$(($(find "artifacts/$target" -type f | wc -l) - before))
   stat() { sed -n "s/^stat::$1: *//p" "$log" | tail -n 1; }
   progress() { grep -ao "$1: [0-9]*" "$log" | tail -n 1 | cut -d ' ' -f 2; }

@@ -1,7 +1,8 @@
 //! What the fuzzer runs: one function a target, bytes in, a panic where a property does not hold.
 //!
-//! `tests/corpora.rs` runs the same functions over the files in `../corpus` on stable Rust. A target is a file here with a `run`, a row in
-//! [`ALL`], a line in `../fuzz_targets`, a `[[bin]]` in `../Cargo.toml` and a folder of seeds; that test fails where one of them is missing.
+//! `tests/corpora.rs` runs the same functions over the inputs in `../corpus` on stable Rust. A target is a file here with a `run`, a row in
+//! [`ALL`], a line in `../fuzz_targets`, a `[[bin]]` in `../Cargo.toml`, a folder of seeds, and the archive beside it that `../run.sh keep` makes;
+//! that test fails where one of them is missing.
 
 pub mod body;
 pub mod connection;
