@@ -189,6 +189,12 @@ fn json<T: DeserializeOwned>(row: &Row<'_>, column: &str) -> rusqlite::Result<Op
     row.get_ref(index)?.as_str_or_null()?.map(parse).transpose()
 }
 
+/// The origin in a column. A newer version's counts as unknown, as on the wire: nothing depends on it, so it must not make the row unreadable.
+fn origin(row: &Row<'_>, column: &str) -> rusqlite::Result<Option<Origin>> {
+    let value: Option<serde_json::Value> = json(row, column)?;
+    Ok(value.map(|value| Origin::read(value).unwrap_or_default()))
+}
+
 fn killed(row: &Row<'_>) -> rusqlite::Result<Killed> {
     Ok(Killed { named: json(row, "killed")?.unwrap_or_default(), count: count(row, "killed_count")? })
 }
@@ -235,8 +241,8 @@ impl RunRow {
             created_at: row.get("created_at")?,
             started_at: row.get("started_at")?,
             stopped_at: row.get("stopped_at")?,
-            started_by: json(row, "started_by")?,
-            stopped_by: json(row, "stopped_by")?,
+            started_by: origin(row, "started_by")?,
+            stopped_by: origin(row, "stopped_by")?,
             exit_code: row.get("exit_code")?,
             signal: row.get("signal")?,
             paused_ms: count(row, "paused_ms")?,
@@ -295,8 +301,8 @@ impl StopRow {
     pub(super) fn read(conn: &Connection, run_id: i64) -> rusqlite::Result<Option<Self>> {
         let sql = "SELECT grace_ms, origin FROM pipeline_events WHERE run_id = ?1 AND kind = 'stopping' ORDER BY seq";
         let mut statement = conn.prepare_cached(sql)?;
-        let mut stops =
-            statement.query_map([run_id], |row| Ok(Self { grace_ms: count(row, "grace_ms")?, origin: json(row, "origin")? }))?;
+        let mut stops = statement
+            .query_map([run_id], |row| Ok(Self { grace_ms: count(row, "grace_ms")?, origin: origin(row, "origin")? }))?;
         stops.try_fold(None, |first: Option<Self>, next| {
             let next = next?;
             let grace_ms = first.map_or(next.grace_ms, |first| first.grace_ms.min(next.grace_ms));
@@ -357,7 +363,7 @@ impl EventRow {
             from_state: row.get("from_state")?,
             to_state: row.get("to_state")?,
             cause: row.get("cause")?,
-            origin: json(row, "origin")?,
+            origin: origin(row, "origin")?,
             pid: row.get("pid")?,
             exit_code: row.get("exit_code")?,
             signal,
@@ -426,4 +432,28 @@ pub(super) fn log_position_max(conn: &Connection) -> rusqlite::Result<u64> {
     let position: Option<i64> =
         conn.prepare_cached(&format!("SELECT max(position) FROM ({latest})"))?.query_row([], |row| row.get(0))?;
     Ok(position.and_then(|position| u64::try_from(position).ok()).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{NewRun, Store};
+
+    #[test]
+    fn origin_that_only_a_newer_version_knows_leaves_its_row_readable() {
+        let mut store = Store::in_memory();
+        let new =
+            NewRun { script: "a.sh".into(), cwd: "/".into(), args: Vec::new(), log_start: 0, origin: Some(Origin::Schedule) };
+        let id = store.begin_run(&new, Timestamp::from_unix_ms(0)).expect("begins").run_id;
+        assert_eq!(store.run(id).expect("readable").expect("there").started_by, Some(Origin::Schedule));
+        for newer in
+            [r#"{"by":"weather"}"#, r#"{"by":"client","role":"guest","uid":0}"#, r#"{"by":"client","role":"operator","door":1}"#]
+        {
+            store.conn.execute("UPDATE pipeline_runs SET started_by = ?1", [newer]).expect("writes");
+            store.conn.execute("UPDATE pipeline_events SET origin = ?1", [newer]).expect("writes");
+            assert_eq!(store.run(id).expect("readable").expect("there").started_by, Some(Origin::Unknown), "{newer}");
+            let events = EventRow::of_run(&store.conn, id).expect("readable");
+            assert_eq!(events[0].origin, Some(Origin::Unknown), "{newer}");
+        }
+    }
 }
