@@ -27,6 +27,8 @@ pub(super) struct UnderWay {
     origin: Option<Origin>,
     /// Whether a fact has told that.
     is_origin_told: bool,
+    /// Who wants the latest command.
+    commanded_by: Origin,
     /// The command's tag; 0 if this server did not send it.
     tag: u64,
     /// When it was asked for, on the boot-time clock in milliseconds: what the shim had seen before that is no answer to it.
@@ -77,6 +79,11 @@ impl InFlight {
         self.under_way.as_ref().and_then(|under_way| under_way.origin)
     }
 
+    /// Who wants the latest command: of several stops the one with the shortest grace.
+    pub(super) fn commanded_by(&self) -> Origin {
+        self.under_way.as_ref().map(|under_way| under_way.commanded_by).unwrap_or_default()
+    }
+
     /// When the KILL of a stop follows that this server asked for, in awake time. Of another one only the latest possible moment is known.
     pub(super) fn own_kill_at(&self) -> Option<Duration> {
         match self.under_way {
@@ -111,7 +118,8 @@ impl InFlight {
 
     /// An action is under way that this server did not ask for. Returns the one that it ends.
     pub(super) fn take_over(&mut self, pending: Pending, origin: Option<Origin>) -> Option<UnderWay> {
-        let under_way = UnderWay { pending, origin, is_origin_told: true, tag: 0, asked_ms: 0, waiters: Vec::new() };
+        let (commanded_by, waiters) = (origin.unwrap_or_default(), Vec::new());
+        let under_way = UnderWay { pending, origin, is_origin_told: true, commanded_by, tag: 0, asked_ms: 0, waiters };
         self.under_way.replace(under_way)
     }
 
@@ -129,7 +137,7 @@ impl InFlight {
     pub(super) fn sent(&mut self, pending: Pending, origin: Origin, (tag, asked_ms): (u64, u64), waiter: Waiter, from: State) {
         match &mut self.under_way {
             Some(under_way) if pending.action() == under_way.pending.action() => {
-                under_way.pending = pending;
+                (under_way.pending, under_way.commanded_by) = (pending, origin);
                 under_way.waiters.push(waiter);
                 if under_way.waiters.len() > WAITERS_MAX {
                     let longest = under_way.waiters.remove(0);
@@ -137,8 +145,8 @@ impl InFlight {
                 }
             }
             Some(_) | None => {
-                let origin = Some(origin);
-                let under_way = UnderWay { pending, origin, is_origin_told: false, tag, asked_ms, waiters: vec![waiter] };
+                let (commanded_by, origin, waiters) = (origin, Some(origin), vec![waiter]);
+                let under_way = UnderWay { pending, origin, is_origin_told: false, commanded_by, tag, asked_ms, waiters };
                 let given_up = self.under_way.replace(under_way);
                 if let Some(given_up) = given_up {
                     let refusal = Refusal { from, action: given_up.pending.action(), pending: Some(pending.action()) };

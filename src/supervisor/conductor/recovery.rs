@@ -227,7 +227,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
             // Asked for by this server, and may have gone down with the connection before. A shim that has it takes nothing but a
             // shorter grace. One that the journal tells of the shim has for certain.
             let left = kill_at.saturating_sub(self.clock.awake());
-            let origin = self.in_flight.origin().unwrap_or_default();
+            let origin = self.in_flight.commanded_by();
             commands.push(Command::Stop { tag: 0, grace_ms: Some(whole_ms(left).saturating_add(2)), origin });
         }
         match self.link.attach(run_id, &commands) {

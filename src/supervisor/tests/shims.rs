@@ -111,10 +111,15 @@ fn a_command_that_went_down_with_its_connection_is_given_up_or_sent_again() {
     let stopping = stage.ask(stop(Duration::from_secs(8)));
     stage.clock.advance(Duration::from_secs(3));
     stage.lose_shim();
-    assert!(matches!(stage.last_sent(), Command::Stop { grace_ms: Some(4_980..=5_010), .. }), "{:?}", stage.last_sent());
+    let is_again = matches!(stage.last_sent(), Command::Stop { grace_ms: Some(4_980..=5_010), origin: CLIENT, .. });
+    assert!(is_again, "{:?}", stage.last_sent());
     assert!(waits(&stopping));
+    let hastening = stage.ask_as(Origin::Schedule, stop(Duration::from_secs(1)));
+    stage.lose_shim();
+    assert!(matches!(stage.last_sent(), Command::Stop { grace_ms: Some(980..=1_010), origin: Origin::Schedule, .. }));
+    assert_eq!(stage.snapshot().pending_origin, Some(CLIENT), "the first who wanted it");
     stage.hear(&[(2, exited(0, true))]);
-    assert!(got(&stopping).is_ok());
+    assert!(got(&stopping).is_ok() && got(&hastening).is_ok());
 }
 
 #[test]
