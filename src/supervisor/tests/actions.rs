@@ -236,3 +236,18 @@ fn a_pause_is_not_answered_by_one_that_was_over_before_it_was_asked_for() {
     stage.hear(&[(4, Fact::Paused { cause: Cause::Request })]);
     assert_eq!(got(&pause).expect("paused").snapshot.state, State::Paused);
 }
+
+#[test]
+fn stop_that_reached_the_shim_first_names_who_wants_the_end() {
+    let mut stage = Stage::running();
+    let stopping = stage.ask(stop(Duration::from_secs(8)));
+    assert_eq!(stage.snapshot().pending_origin, Some(CLIENT), "as far as is known");
+    let number = stage.world.0.borrow().connections;
+    for (seq, origin) in [(2, Origin::Signal), (3, CLIENT)] {
+        let stopping = Entry { origin: Some(origin), ..stage.entry(seq, Fact::Stopping { grace_ms: 10_000 - 1_000 * seq }) };
+        stage.conductor.hear(number, vec![Message::Fact(stopping)]);
+        assert_eq!(stage.snapshot().pending_origin, Some(Origin::Signal), "the shim got a TERM before");
+    }
+    stage.hear(&[(4, exited(0, true))]);
+    assert!(got(&stopping).is_ok());
+}

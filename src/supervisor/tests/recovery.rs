@@ -248,3 +248,36 @@ fn the_pause_file_of_a_run_that_has_ended_goes_once_it_can() {
     stage.lose_shim();
     assert_eq!(stage.conductor.watch().degraded(), None, "it is not touched");
 }
+
+#[test]
+fn first_of_the_stops_in_a_journal_is_who_wants_the_end() {
+    let stage = Stage::running();
+    let stops = [(2, Origin::Signal, 60_000), (3, CLIENT, 5_000), (4, Origin::Limit, 1_000)];
+    let stopping = |(seq, origin, grace_ms)| Entry { origin: Some(origin), ..stage.entry(seq, Fact::Stopping { grace_ms }) };
+    let entries = [stage.entry(1, spawned())].into_iter().chain(stops.map(stopping)).collect();
+    let journal = ReadJournal { header: header(1), entries, damaged_lines: 0 };
+    stage.world.0.borrow_mut().found.insert(1, (Found::ShimAlive, Some(journal)));
+    // Once from the journal, and once from the database alone.
+    let stage = stage.reboot();
+    assert_eq!(stage.snapshot().pending_origin, Some(Origin::Signal));
+    stage.finds(1, Found::ShimAlive, &[(1, spawned())]);
+    let stage = stage.reboot();
+    assert_eq!(stage.snapshot().pending_origin, Some(Origin::Signal));
+}
+
+#[test]
+fn who_started_a_run_is_known_while_it_starts_and_to_a_database_that_has_lost_it() {
+    let mut stage = Stage::new();
+    let _waits = stage.ask(Ask::Start(StartRequest::default()));
+    stage.finds(1, Found::ShimAlive, &[]);
+    let stage = stage.reboot();
+    assert_eq!((stage.snapshot().pending, stage.snapshot().pending_origin), (Some(Action::Start), Some(CLIENT)));
+
+    let stage = Stage::new();
+    let spawned = Entry { origin: Some(Origin::Schedule), ..stage.entry(1, spawned()) };
+    let journal = ReadJournal { header: header(1), entries: vec![spawned], damaged_lines: 0 };
+    stage.world.0.borrow_mut().found.insert(1, (Found::ShimAlive, Some(journal)));
+    let stage = stage.reboot();
+    let store = Store::open(&stage.dir.path().join("db")).expect("opens").store;
+    assert_eq!(store.run(1).expect("readable").expect("taken in").started_by, Some(Origin::Schedule));
+}
