@@ -106,3 +106,21 @@ impl Drop for WaitingSlot<'_> {
         self.0.waiting.fetch_sub(1, Ordering::SeqCst);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stream_without_a_slot_wakes_the_others_to_check_their_clients() {
+        let waker = Arc::new(Waker::default());
+        let slots = Arc::new(Slots::new(waker.clone()));
+        let mut taken: Vec<_> = (0..STREAMS_MAX).map(|_| slots.take().expect("there are as many")).collect();
+        let (mut checked, seen) = (slots.checked(), waker.seen());
+        assert!(slots.take().is_none());
+        assert!(slots.is_check_due(&mut checked) && !slots.is_check_due(&mut checked), "each follower checks once");
+        assert_ne!(waker.seen(), seen, "or they would sleep on");
+        taken.pop();
+        assert!(slots.take().is_some(), "a slot that became free");
+    }
+}

@@ -87,3 +87,66 @@ impl Streams {
         Ok(Position { log, version: None, event: event.unwrap_or((0, 0)), wrong: 0 })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::clock::Timestamp;
+    use crate::feed::event::{Event, Sink};
+    use crate::pipeline::ConditionCode;
+    use crate::store::Store;
+    use crate::supervisor::{Settings, Supervisor};
+
+    const LONG: Duration = Duration::from_mins(1);
+
+    /// Counts conditions in the states that it takes.
+    #[derive(Default)]
+    struct Conditions(Vec<bool>);
+
+    impl Sink for Conditions {
+        fn take(&mut self, _position: Option<&Position>, event: &Event<'_>) -> io::Result<()> {
+            if let Event::State(pipeline) = event {
+                self.0.push(!pipeline.conditions.is_empty());
+            }
+            Ok(())
+        }
+
+        fn is_full(&self) -> bool {
+            false
+        }
+    }
+
+    #[test]
+    fn publication_between_reading_and_waiting_ends_the_wait_and_so_does_the_servers_end() {
+        let dir = tempfile::tempdir().expect("a temp folder");
+        let root = dir.path().canonicalize().expect("there");
+        let store = Store::open(&root.join("db")).expect("opens").store;
+        let settings = Settings {
+            runtime_dir: root.clone(),
+            root: root.clone(),
+            default_script: None,
+            grace: Duration::ZERO,
+            uses_cgroups: false,
+            log_segment_bytes: 1 << 20,
+            log_run_bytes: 1 << 20,
+            taken_vars: Vec::new(),
+        };
+        let supervisor = Supervisor::start(store, settings, || {}, || {}).expect("starts");
+        let inspector = Inspector::start(|| None).expect("starts");
+        let (handle, runs) = (supervisor.handle(), Runs::new(root.clone()));
+        let streams = Streams::new(handle.clone(), inspector, runs, supervisor.logs(), root.join("db"));
+        let mut stream = streams.open(Begin::Now).expect("opens").expect("there is a slot");
+        let mut states = Conditions::default();
+        stream.gather(&mut states).expect("reads");
+        let began = Instant::now();
+        handle.watch().set_found(&[(ConditionCode::DiskLow, "1 KiB is free".to_owned())], Timestamp::from_unix_ms(0));
+        assert!(stream.wait(LONG), "the server goes on");
+        stream.gather(&mut states).expect("reads");
+        assert_eq!(states.0, [false, true]);
+        supervisor.stop().expect("no fault");
+        assert!(!stream.wait(LONG), "nothing more will come");
+        assert!(began.elapsed() < LONG, "neither wait lasted to its limit");
+    }
+}

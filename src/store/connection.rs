@@ -15,11 +15,11 @@ use crate::file_id::FileId;
 use crate::pipeline::{Cause, Entry, Killed, Transition};
 
 /// How long the writer waits for a lock that another process holds. This blocks the supervisor's thread.
-const PATIENCE: Duration = Duration::from_millis(200);
+pub(super) const PATIENCE: Duration = Duration::from_millis(200);
 
 /// The same once the lock is known to be held: no wait, except in [`Store::try_writing`], which finds out when it is released.
 /// A few attempts within a moment find a gap that a single one would miss where the other process takes the lock again and again.
-const PATIENCE_WHILE_LOCKED: Duration = Duration::ZERO;
+pub(super) const PATIENCE_WHILE_LOCKED: Duration = Duration::ZERO;
 const PATIENCE_OF_A_TRIAL: Duration = Duration::from_millis(20);
 
 /// The one connection that writes.

@@ -1,6 +1,7 @@
 //! What is written and what is refused.
 
 mod crashes;
+mod locked;
 mod reading;
 
 use std::path::PathBuf;

@@ -53,6 +53,7 @@ fn handed_work_and_actions_do_not_wait_for_a_lock_held_by_another_process() {
     for _ in 0..50 {
         let work = handle.writer().write(|store| store.reserve_run_ids(41));
         assert!(matches!(work, Err(WorkError::Store(StoreError::Busy { .. }))), "{work:?}");
+        assert!(handle.watch().degraded().is_some(), "also where no action meets the lock");
         let start = handle.act(Ask::Start(StartRequest::default()), CLIENT);
         assert!(matches!(start, Err(ActionError::DatabaseLocked)), "{start:?}");
         let pause = handle.act(Ask::Pause, CLIENT);
