@@ -192,6 +192,8 @@ impl ApiError {
         let mut response = json(&body).with_status_code(code.status());
         let retry_after_s = match &self {
             Self::TooManyTries { wait_s, .. } => Some(*wait_s),
+            // It was done: the same request would be refused.
+            Self::Action(ActionError::Unrecorded { .. }) => None,
             _ => code.retry_after_s(),
         };
         if let Some(seconds) = retry_after_s {
@@ -230,7 +232,8 @@ mod tests {
             (ActionError::StillUnderWay(action).into(), "still_under_way", None),
             (ActionError::TooManyWaiting(action).into(), "too_many_waiting", Some("1")),
             (ActionError::Stopping.into(), "server_stopping", Some("5")),
-            (ActionError::Unrecorded { obstacle: Obstacle::Locked }.into(), "database_locked", Some("1")),
+            (ActionError::Unrecorded { obstacle: Obstacle::Locked }.into(), "database_locked", None),
+            (ActionError::DatabaseLocked.into(), "database_locked", Some("1")),
         ] {
             let response = error.into_response();
             assert_eq!(field(&response, "Retry-After").as_deref(), retry_after, "{code}");
