@@ -151,13 +151,13 @@ fn inspect(path: &Path) -> Result<Option<Vec<String>>, StoreError> {
     }
 }
 
-/// What changes on the outside when a file is written.
 /// Whether there is a write-ahead log with something in it. One that a kill left with its header alone holds nothing, and `SQLite`, when it
 /// may not write, tries for ten seconds to read it and gives up with `SQLITE_PROTOCOL`.
 fn has_log(path: &Path) -> bool {
     fs::metadata(beside(path, "-wal")).is_ok_and(|meta| meta.len() > WAL_HEADER_BYTES)
 }
 
+/// What changes on the outside when a file is written.
 #[derive(PartialEq)]
 struct Marks {
     bytes: Option<u64>,
