@@ -241,9 +241,8 @@ fn serve_at(listeners: Vec<Listener>, config: Config, root_now: &Path) -> anyhow
     upkeep.end();
     // First, so that those who wait for news and are answered by the supervisor's end are told not to ask on here.
     server.begin_stop();
-    // Before the supervisor, whose connection to the database must be the last one: it folds the write-ahead log into the database file.
-    retention.stop();
     let live = supervisor.stop();
+    retention.stop();
     server.stop();
     KillPoint::ServerSupervisorEnded.reach();
     // Best effort: a client that finds a stale one finds nobody at its address.

@@ -168,6 +168,7 @@ fn second_serve_beside_a_live_server_leaves_no_files() {
     let place = Place::serving("sleep.sh");
     place.start();
     let names = || everything(&place.runtime()).into_iter().map(|(name, _)| name).collect::<Vec<_>>();
+    until_true("retention has stored its notes", || place.runtime().join("retention.json").exists());
     let before = names();
     let port = place.port().to_string();
     for (name, value) in
