@@ -91,6 +91,7 @@ fn serve_at(listeners: Vec<Listener>, config: Config, root_now: &Path) -> anyhow
     }
     let opened = Store::open(&config.database).map_err(|error| anyhow!("failed to {error}"))?;
     KillPoint::ServerDatabaseOpened.reach();
+    let database_file = opened.store.file().clone();
     for migration in &opened.applied {
         ::log::info!("applied migration {migration}");
     }
@@ -144,7 +145,7 @@ fn serve_at(listeners: Vec<Listener>, config: Config, root_now: &Path) -> anyhow
         (waker, queue),
         runs.clone(),
         logs.clone(),
-        config.database.clone(),
+        database_file.clone(),
         limits,
         segment_bytes,
         supervisor.handle().writer().clone(),
@@ -154,7 +155,7 @@ fn serve_at(listeners: Vec<Listener>, config: Config, root_now: &Path) -> anyhow
     let inspector = upkeep::inspector(&supervisor.handle(), &runs, &config.database, upkeep.clone())
         .map_err(cannot("start the health thread"))?;
     let streams =
-        Arc::new(Streams::new(supervisor.handle(), inspector.clone(), runs.clone(), logs.clone(), config.database.clone()));
+        Arc::new(Streams::new(supervisor.handle(), inspector.clone(), runs.clone(), logs.clone(), database_file.clone()));
     let (budget, health_budget) = (Arc::new(ResponseBudget::default()), Arc::new(ResponseBudget::default()));
     let identity = Arc::new(ServerIdentity::new(runtime_dir).context("cannot get random bytes from the kernel")?);
     let app = |reach| App {
@@ -162,7 +163,7 @@ fn serve_at(listeners: Vec<Listener>, config: Config, root_now: &Path) -> anyhow
         supervisor: supervisor.handle(),
         runs: runs.clone(),
         logs: logs.clone(),
-        database: config.database.clone(),
+        database: database_file.clone(),
         guard: Guard::new(reach, config.allow_hosts.clone(), config.allow_origins.clone()),
         authenticator: authenticator.clone().filter(|_| reach != Reach::Socket),
         inspector: inspector.clone(),

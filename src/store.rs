@@ -12,6 +12,7 @@ mod change;
 mod check;
 mod connection;
 mod error;
+mod file;
 mod known;
 #[cfg(test)]
 mod memory;
@@ -27,6 +28,7 @@ pub use self::change::{Begun, NewRun, Recorded, UnseenEnd};
 pub use self::check::{CheckReport, CheckStep, check};
 pub use self::connection::{Opened, Store, migrate};
 pub use self::error::StoreError;
+pub use self::file::DatabaseFile;
 pub use self::open::{BUSY_TIMEOUT, schema_version};
 pub use self::reader::Reader;
 pub use self::rows::{EventRow, PipelineRow, RunLogRow, RunRow, StopRow};

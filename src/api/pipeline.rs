@@ -40,7 +40,7 @@ pub struct Pipeline {
     pub state: State,
     /// The action under way.
     pub pending: Option<Action>,
-    /// Who wants that, if it is known.
+    /// The origin of that action, if it is known.
     #[serde(default, deserialize_with = "Origin::read_if_any")]
     pub pending_origin: Option<Origin>,
     /// When the grace of the stop under way is over and KILL follows, by the wall clock.

@@ -44,14 +44,14 @@ impl Method {
     }
 }
 
-/// Who may use a route.
+/// The access that a route requires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// Everybody, without a token.
+    /// No token.
     Anyone,
-    /// Whoever has a token or a log-in.
+    /// A token or a log-in of either role.
     Viewer,
-    /// Whoever has the token that acts.
+    /// A token or a log-in of the operator.
     Operator,
 }
 
@@ -100,7 +100,7 @@ pub struct Spec {
     pub path: &'static str,
     /// The path in front of the parameter and behind it; `None` if it has none.
     around: Option<(&'static str, &'static str)>,
-    /// Who may use it.
+    /// The access that it requires.
     pub access: Access,
     /// How long its answer can be.
     pub length: Length,

@@ -74,10 +74,10 @@ pub struct Run {
     pub started_at: Option<Timestamp>,
     /// When it was seen to have ended, or was given up.
     pub stopped_at: Option<Timestamp>,
-    /// Who started it, if that is known.
+    /// The origin of its start, if it is known.
     #[serde(default, deserialize_with = "Origin::read_if_any")]
     pub started_by: Option<Origin>,
-    /// Who stopped it, if anybody did: the first who asked for that.
+    /// The origin of its stop: of the first one, if there were several. None if nobody stopped it.
     #[serde(default, deserialize_with = "Origin::read_if_any")]
     pub stopped_by: Option<Origin>,
     /// The leader's exit code.
@@ -113,7 +113,7 @@ pub struct Event {
     pub to_state: Option<State>,
     /// What made it happen, if that is known. More words can follow.
     pub cause: Option<String>,
-    /// Who wanted it, if anybody did and that is known.
+    /// The origin of the action that led to it, if there was one and it is known.
     #[serde(default, deserialize_with = "Origin::read_if_any")]
     pub origin: Option<Origin>,
     /// The leader that was spawned.

@@ -1,4 +1,4 @@
-//! The event stream: state, history and log, merged at a position, and the waking of whoever follows.
+//! The event stream: state, history and log, merged at a position, and the wake-up of its followers.
 //!
 //! Level 3. [`Streams`] is what a server has one of: it opens an [`EventStream`], which hands out events, and waits for lines on behalf of
 //! a request. How an event is written is a matter of the one who asks.

@@ -1,6 +1,5 @@
 //! Where streams read, and what they share: one for all listeners of a server.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::log_watch::LogWatch;
@@ -8,6 +7,7 @@ use super::slots::Slots;
 use super::waker::Waker;
 use crate::health::Inspector;
 use crate::log::RunLogs;
+use crate::store::DatabaseFile;
 use crate::supervisor::Handle;
 
 /// The sources.
@@ -17,7 +17,7 @@ pub(super) struct Sources {
     pub(super) inspector: Inspector,
     pub(super) logs: RunLogs,
     /// Read for the history.
-    pub(super) database: PathBuf,
+    pub(super) database: DatabaseFile,
     pub(super) log_watch: Arc<LogWatch>,
     pub(super) slots: Arc<Slots>,
     pub(super) waker: Arc<Waker>,

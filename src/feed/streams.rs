@@ -1,7 +1,6 @@
 //! The front of the room: opens streams, and waits for lines.
 
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +14,7 @@ use super::waker::Waker;
 use crate::health::Inspector;
 use crate::log::{Listing, RunLogs};
 use crate::run_dir::Runs;
-use crate::store::Reader;
+use crate::store::{DatabaseFile, Reader};
 use crate::supervisor::{Handle, Notice};
 use crate::transport::Client;
 
@@ -36,7 +35,7 @@ pub struct Streams(Arc<Sources>);
 
 impl Streams {
     /// None yet. `database` is read for the history.
-    pub fn new(supervisor: Handle, inspector: Inspector, runs: Runs, logs: RunLogs, database: PathBuf) -> Self {
+    pub fn new(supervisor: Handle, inspector: Inspector, runs: Runs, logs: RunLogs, database: DatabaseFile) -> Self {
         let waker = Arc::new(Waker::default());
         let woken = waker.clone();
         supervisor.watch().notify(move |notice| match notice {
@@ -136,7 +135,7 @@ mod tests {
         let supervisor = Supervisor::start(store, settings, || {}, || {}).expect("starts");
         let inspector = Inspector::start(|| None).expect("starts");
         let (handle, runs) = (supervisor.handle(), Runs::new(root.clone()));
-        let streams = Streams::new(handle.clone(), inspector, runs, supervisor.logs(), root.join("db"));
+        let streams = Streams::new(handle.clone(), inspector, runs, supervisor.logs(), DatabaseFile::at(&root.join("db")));
         let mut stream = streams.open(Begin::Now).expect("opens").expect("there is a slot");
         let mut states = Conditions::default();
         stream.gather(&mut states).expect("reads");

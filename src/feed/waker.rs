@@ -1,4 +1,4 @@
-//! Wakes whoever follows: one count of everything that is new, and one condition to wait on.
+//! Wakes the followers: one count of everything new, and one condition variable to wait on.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};

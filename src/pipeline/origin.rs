@@ -1,11 +1,11 @@
-//! Who wants an action: it goes with the command to the shim, comes back with the facts, and stays in the history.
+//! The origin of an action. It travels with the command to the shim, returns with the facts, and is kept in the history.
 
 use std::fmt;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-/// Who wants an action. As JSON an object whose `by` names it.
+/// The origin of an action: the client or the rule that requested it. In JSON, an object whose `by` names it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "by", rename_all = "snake_case")]
 pub enum Origin {

@@ -7,7 +7,7 @@
 //!
 //! If killed between a run's directory and its row: the row is found again, and goes then.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -25,7 +25,7 @@ use crate::held_dir::HeldDir;
 use crate::log::{self, Packing, RunLogs, Segment};
 use crate::process;
 use crate::run_dir::Runs;
-use crate::store::{Reader, Writer};
+use crate::store::{DatabaseFile, Reader, Writer};
 
 /// How often what cannot be done yet is tried again: a shim that still has something to write, a disk that fails.
 const RETRY: Duration = Duration::from_secs(1);
@@ -77,7 +77,7 @@ pub(super) struct Housekeeping {
     /// The runtime directory, for the notes: they must not get into another directory that now has its path.
     dir: Option<HeldDir>,
     logs: RunLogs,
-    database: PathBuf,
+    database: DatabaseFile,
     limits: Limits,
     segment_bytes: u64,
     writer: Writer,
@@ -95,13 +95,13 @@ impl Housekeeping {
     pub(super) fn new(
         runs: Runs,
         logs: RunLogs,
-        database: PathBuf,
+        database: DatabaseFile,
         limits: Limits,
         segment_bytes: u64,
         writer: Writer,
         is_stopping: Arc<AtomicBool>,
     ) -> Self {
-        let memory = Memory::load(runs.runtime_dir(), &database, &runs.path());
+        let memory = Memory::load(runs.runtime_dir(), database.path(), &runs.path());
         Self {
             stored: memory.clone(),
             cleaned_up_to: memory.settled,
@@ -217,7 +217,7 @@ impl Housekeeping {
                 || !new.witness.is_of_boot_of(&old.witness)
         };
         if let Some(dir) = self.dir.as_ref().filter(|_| has_changed) {
-            match self.memory.store(dir.path(), &self.database, &self.runs.path()) {
+            match self.memory.store(dir.path(), self.database.path(), &self.runs.path()) {
                 Ok(()) => self.stored = self.memory.clone(),
                 // Tried again in the next pass; until then the previous file stays.
                 Err(error) => ::log::debug!("cannot write retention.json: {error}"),

@@ -1,7 +1,6 @@
 //! The thread that keeps what is on the disk within its limits, and how it is woken.
 
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, SyncSender};
@@ -11,7 +10,7 @@ use super::housekeeping::Housekeeping;
 use super::limits::Limits;
 use crate::log::RunLogs;
 use crate::run_dir::Runs;
-use crate::store::Writer;
+use crate::store::{DatabaseFile, Writer};
 
 /// The lowest priority (`setpriority(2)`): whoever has anything to do goes first.
 const PRIORITY: i32 = 19;
@@ -49,7 +48,7 @@ impl Retention {
         (waker, queue): (Waker, Receiver<()>),
         runs: Runs,
         logs: RunLogs,
-        database: PathBuf,
+        database: DatabaseFile,
         limits: Limits,
         segment_bytes: u64,
         writer: Writer,

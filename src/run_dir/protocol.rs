@@ -72,7 +72,7 @@ pub enum Command {
     Pause {
         /// Names the reply.
         tag: u64,
-        /// Who wants it.
+        /// Its origin.
         #[serde(default, deserialize_with = "Origin::read")]
         origin: Origin,
     },
@@ -80,7 +80,7 @@ pub enum Command {
     Resume {
         /// Names the reply.
         tag: u64,
-        /// Who wants it.
+        /// Its origin.
         #[serde(default, deserialize_with = "Origin::read")]
         origin: Origin,
     },
@@ -90,7 +90,7 @@ pub enum Command {
         tag: u64,
         /// From TERM to KILL in milliseconds; the run's own where it is absent.
         grace_ms: Option<u64>,
-        /// Who wants it.
+        /// Its origin.
         #[serde(default, deserialize_with = "Origin::read")]
         origin: Origin,
     },

@@ -20,7 +20,7 @@ pub struct NewRun {
     pub args: Vec<String>,
     /// The position in the log before its first byte.
     pub log_start: u64,
-    /// Who wants it; none if that is unknown.
+    /// The origin of its start; none if it is unknown.
     pub origin: Option<Origin>,
 }
 

@@ -1,17 +1,17 @@
 //! The one connection that writes: opening it, its patience with locks of other processes, and each change as one transaction.
 
 use std::cell::Cell;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
 
 use super::change::{self, Begun, GaveUp, KIND_LOST, KIND_SPAWN_FAILED, KIND_STARTING, NewRun, Recorded, UnseenEnd};
 use super::error::StoreError;
+use super::file::DatabaseFile;
 use super::open::{self, BUSY_TIMEOUT};
 use super::rows::{self, PipelineRow, RunRow, StopRow};
 use crate::clock::Timestamp;
-use crate::file_id::FileId;
 use crate::pipeline::{Cause, Entry, Killed, Transition};
 
 /// How long the writer waits for a lock that another process holds. This blocks the supervisor's thread.
@@ -26,9 +26,7 @@ const PATIENCE_OF_A_TRIAL: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub struct Store {
     pub(super) conn: Connection,
-    pub(super) path: PathBuf,
-    /// Which file that is.
-    pub(super) file: Option<FileId>,
+    pub(super) file: DatabaseFile,
     /// Whether the last commit was not synced, so that the next one must ask for that again.
     pub(super) is_relaxed: bool,
     /// How long to wait for a lock of another process now.
@@ -55,7 +53,7 @@ impl Store {
     pub fn open(path: &Path) -> Result<Opened, StoreError> {
         let (conn, applied) = open::open(path)?;
         let patience = Cell::new(BUSY_TIMEOUT);
-        let store = Self { conn, path: path.to_owned(), file: FileId::of(path).ok(), is_relaxed: false, patience };
+        let store = Self { conn, file: DatabaseFile::at(path), is_relaxed: false, patience };
         store.be_patient_for(PATIENCE);
         Ok(Opened { store, applied })
     }
@@ -162,9 +160,9 @@ impl Store {
         self.write(|tx| change::end(tx, run_id, end, at, error, killed))
     }
 
-    /// Where the database is.
-    pub fn path(&self) -> &Path {
-        &self.path
+    /// Where the database is, and which file that is.
+    pub fn file(&self) -> &DatabaseFile {
+        &self.file
     }
 
     /// Takes runs that have ended out of the history, with their events; never the latest.
@@ -206,11 +204,11 @@ impl Store {
     }
 
     fn synchronous(&self, mode: &str) -> Result<(), StoreError> {
-        self.conn.pragma_update(None, "synchronous", mode).map_err(|e| StoreError::new(&self.path, e))
+        self.conn.pragma_update(None, "synchronous", mode).map_err(|e| StoreError::new(self.file.path(), e))
     }
 
     fn read<T>(&self, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, StoreError> {
-        read(&self.conn).map_err(|e| StoreError::new(&self.path, e)).inspect_err(|error| self.learn_of_failure(error))
+        read(&self.conn).map_err(|e| StoreError::new(self.file.path(), e)).inspect_err(|error| self.learn_of_failure(error))
     }
 
     /// After one failed wait for a lock, no caller waits for the same lock again: the next successful change shows that it is released.
@@ -239,19 +237,16 @@ impl Store {
     /// Runs `change` as one transaction. IMMEDIATE takes the write lock at once, so nobody writes between what it reads and what it
     /// writes, and a busy file is known before anything was done. Dropping the transaction rolls it back.
     fn change<T>(&mut self, change: impl FnOnce(&Transaction<'_>) -> Result<T, GaveUp>) -> Result<T, StoreError> {
-        let Self { conn, path, file, .. } = &mut *self;
-        // SQLite goes on with a file that has no name any more: what is committed there, nobody finds again.
-        if FileId::of(path).ok() != *file {
-            return Err(StoreError::Gone { path: path.clone() });
-        }
+        let Self { conn, file, .. } = &mut *self;
+        file.check()?;
         let done = conn.transaction_with_behavior(TransactionBehavior::Immediate).map_err(GaveUp::from).and_then(|tx| {
             let value = change(&tx)?;
             tx.commit()?;
             Ok(value)
         });
         let done = done.map_err(|gave_up| match gave_up {
-            GaveUp::Sqlite(error) => StoreError::new(path, error),
-            GaveUp::Conflict(reason) => StoreError::Conflict { path: path.clone(), reason },
+            GaveUp::Sqlite(error) => StoreError::new(file.path(), error),
+            GaveUp::Conflict(reason) => StoreError::Conflict { path: file.path().to_owned(), reason },
         });
         match &done {
             Ok(_) => self.be_patient_for(PATIENCE),

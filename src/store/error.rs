@@ -88,9 +88,9 @@ pub enum StoreError {
         /// The database file.
         path: PathBuf,
     },
-    /// The file was removed or replaced while it is open: what is written there is lost.
+    /// The file was removed or replaced while it is open.
     #[error(
-        "write {path}: it was removed or replaced; put it back, or stop the pipeline and restart the server",
+        "use {path}: it was removed or replaced; put it back, or stop the pipeline and restart the server",
         path = .path.display()
     )]
     Gone {

@@ -1,12 +1,12 @@
 //! What only tests ask of a store: a database that lives in memory, for those that need very many of them, and its whole content.
 
 use std::cell::Cell;
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::Duration;
 
 use rusqlite::Connection;
 
-use super::{Recorded, Store, StoreError, known};
+use super::{DatabaseFile, Recorded, Store, StoreError, known};
 use crate::pipeline::{Cause, Entry, Transition};
 
 impl Store {
@@ -16,7 +16,7 @@ impl Store {
         conn.pragma_update(None, "foreign_keys", 1).expect("SQLite has foreign keys");
         conn.set_prepared_statement_cache_capacity(64);
         known::runner().run(&mut conn).expect("the migrations fit");
-        Self { conn, path: PathBuf::from("memory"), file: None, is_relaxed: false, patience: Cell::new(Duration::ZERO) }
+        Self { conn, file: DatabaseFile::at(Path::new("memory")), is_relaxed: false, patience: Cell::new(Duration::ZERO) }
     }
 
     /// Takes everything out, as if the file had been removed.

@@ -2,12 +2,13 @@
 //!
 //! WAL lets it read while the writer writes; it sees whole transactions only (<https://www.sqlite.org/wal.html>).
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 
 use super::error::StoreError;
+use super::file::DatabaseFile;
 use super::open;
 use super::rows::{EventRow, RunLogRow, RunRow};
 use crate::clock::Timestamp;
@@ -27,11 +28,13 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Opens the database at `path`, which must exist. Nothing is read yet.
-    pub fn open(path: &Path) -> Result<Self, StoreError> {
+    /// Opens the database, which must exist and be the file that the store opened. Nothing is read yet.
+    pub fn open(file: &DatabaseFile) -> Result<Self, StoreError> {
+        let path = file.path();
         if !path.exists() {
             return Err(StoreError::Missing { path: path.to_owned() });
         }
+        file.check()?;
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let conn = Connection::open_with_flags(open::absolute(path)?, flags)
             .and_then(|conn| {

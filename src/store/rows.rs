@@ -2,6 +2,8 @@
 //!
 //! Reading only; what writes them is the parent module.
 
+use std::ops::{Deref, DerefMut};
+
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
 use rusqlite::{Connection, OptionalExtension, Row};
 use serde::de::DeserializeOwned;
@@ -55,50 +57,28 @@ pub struct PipelineRow {
 /// A row of `pipeline_runs`: one life of the pipeline.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunRow {
-    /// Its id, never used twice.
-    pub id: i64,
-    /// How it stands or how it ended.
-    pub status: RunStatus,
-    /// The leader's process id, kept after the end.
-    pub pid: Option<u32>,
-    /// The script as it was asked for.
-    pub script: String,
-    /// The folder it runs in.
-    pub cwd: String,
-    /// Its arguments.
-    pub args: Vec<String>,
-    /// When it was committed.
-    pub created_at: Timestamp,
-    /// When it was seen to run.
-    pub started_at: Option<Timestamp>,
-    /// When it was seen to have ended, or was given up.
-    pub stopped_at: Option<Timestamp>,
-    /// Who started it, if that is known.
-    pub started_by: Option<Origin>,
-    /// Who stopped it, if anybody did: the first who asked for that.
-    pub stopped_by: Option<Origin>,
-    /// The leader's exit code.
-    pub exit_code: Option<i32>,
-    /// The signal that ended the leader.
-    pub signal: Option<i32>,
-    /// Milliseconds it has been paused, as of the latest resume or the end.
-    pub paused_ms: u64,
-    /// CPU time of the tree in user mode, in milliseconds; known after the end.
-    pub cpu_user_ms: Option<u64>,
-    /// CPU time of the tree in the kernel, in milliseconds; known after the end.
-    pub cpu_system_ms: Option<u64>,
-    /// The largest resident set of any of its processes, in KiB; known after the end.
-    pub max_rss_kb: Option<u64>,
-    /// Why it never came to life, or was lost; for people.
-    pub error: Option<String>,
-    /// What holds or held its processes together; known since it was seen to run.
-    pub containment: Option<Containment>,
+    /// What clients see of it.
+    pub run: Run,
     /// What was killed at its end. Clients see it in the event.
     pub killed: Killed,
     /// The position in the log before its first byte.
     pub log_start: u64,
     /// The position in the log after its last byte; known after an end that was seen.
     pub log_end: Option<u64>,
+}
+
+impl Deref for RunRow {
+    type Target = Run;
+
+    fn deref(&self) -> &Run {
+        &self.run
+    }
+}
+
+impl DerefMut for RunRow {
+    fn deref_mut(&mut self) -> &mut Run {
+        &mut self.run
+    }
 }
 
 /// What a row of `pipeline_runs` says of the run's log.
@@ -131,7 +111,7 @@ pub struct EventRow {
     pub to_state: Option<State>,
     /// What made it happen, where that is known.
     pub cause: Option<Cause>,
-    /// Who wanted it, if anybody did and that is known.
+    /// The origin of the action that led to it, if there was one and it is known.
     pub origin: Option<Origin>,
     /// The leader that was spawned.
     pub pid: Option<u32>,
@@ -231,7 +211,7 @@ impl PipelineRow {
 
 impl RunRow {
     fn from_row(row: &Row<'_>) -> rusqlite::Result<Self> {
-        Ok(Self {
+        let run = Run {
             id: row.get("id")?,
             status: row.get("status")?,
             pid: row.get("pid")?,
@@ -250,11 +230,9 @@ impl RunRow {
             cpu_system_ms: optional_count(row, "cpu_system_ms")?,
             max_rss_kb: optional_count(row, "max_rss_kb")?,
             error: row.get("error")?,
-            log_start: count(row, "log_start")?,
             containment: row.get("containment")?,
-            killed: killed(row)?,
-            log_end: optional_count(row, "log_end")?,
-        })
+        };
+        Ok(Self { run, killed: killed(row)?, log_start: count(row, "log_start")?, log_end: optional_count(row, "log_end")? })
     }
 
     /// The run with this id.
@@ -373,32 +351,6 @@ impl EventRow {
             detail: row.get("detail")?,
             killed: killed(row)?,
         })
-    }
-}
-
-impl From<RunRow> for Run {
-    fn from(row: RunRow) -> Self {
-        Self {
-            id: row.id,
-            status: row.status,
-            pid: row.pid,
-            script: row.script,
-            cwd: row.cwd,
-            args: row.args,
-            created_at: row.created_at,
-            started_at: row.started_at,
-            stopped_at: row.stopped_at,
-            started_by: row.started_by,
-            stopped_by: row.stopped_by,
-            exit_code: row.exit_code,
-            signal: row.signal,
-            paused_ms: row.paused_ms,
-            cpu_user_ms: row.cpu_user_ms,
-            cpu_system_ms: row.cpu_system_ms,
-            max_rss_kb: row.max_rss_kb,
-            error: row.error,
-            containment: row.containment,
-        }
     }
 }
 

@@ -11,7 +11,7 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use super::*;
-use crate::api::runs::{Event, Run};
+use crate::api::runs::Event;
 use crate::clock::Timestamp;
 use crate::pipeline::{Cause, Containment, Entry, Exit, Fact, Killed, Origin, Peer, RunStatus, State, observe};
 
@@ -33,7 +33,7 @@ impl Bench {
     }
 
     fn reader(&self) -> Reader {
-        Reader::open(&self.path()).expect("a reader")
+        Reader::open(&DatabaseFile::at(&self.path())).expect("a reader")
     }
 
     fn row(&self) -> PipelineRow {
@@ -156,7 +156,7 @@ fn a_life_from_start_to_end_is_told_in_all_three_tables() {
     assert_eq!(bench.store.last_seq(id).expect("readable"), 6);
     assert_eq!(bench.store.log_position_max().expect("readable"), 900);
 
-    let run = serde_json::to_value(Run::from(bench.run(id))).expect("JSON");
+    let run = serde_json::to_value(bench.run(id).run).expect("JSON");
     assert_eq!(
         run,
         json!({

@@ -270,7 +270,7 @@ impl Stage {
 
     /// What a reader of the database sees: the state and the latest run's status.
     fn stored(&self) -> (State, String) {
-        let reader = crate::store::Reader::open(&self.dir.path().join("db")).expect("opens");
+        let reader = crate::store::Reader::open(&crate::store::DatabaseFile::at(&self.dir.path().join("db"))).expect("opens");
         let status = reader.runs(None, 1).expect("reads").first().map_or("none".into(), |run| run.status.to_string());
         (self.snapshot().state, status)
     }

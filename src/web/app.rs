@@ -1,6 +1,5 @@
 //! What the endpoints work with. There is one for each listener, so that it knows by which one a request came.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use rouille::Request;
@@ -15,6 +14,7 @@ use crate::health::Inspector;
 use crate::log::RunLogs;
 use crate::run_dir::Runs;
 use crate::runtime_dir::ServerIdentity;
+use crate::store::DatabaseFile;
 use crate::supervisor::Handle;
 
 /// Which service answers, in health and version.
@@ -32,7 +32,7 @@ pub struct App {
     /// What they said.
     pub logs: RunLogs,
     /// The database, for history.
-    pub database: PathBuf,
+    pub database: DatabaseFile,
     /// Which pages and names may ask.
     pub guard: Guard,
     /// Checks who sends a request; `None` where the listener asks for nothing.

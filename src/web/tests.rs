@@ -18,7 +18,7 @@ use crate::health::Inspector;
 use crate::log::RunLogs;
 use crate::run_dir::Runs;
 use crate::runtime_dir::{Secrets, ServerIdentity};
-use crate::store::Store;
+use crate::store::{DatabaseFile, Store};
 use crate::supervisor::{Settings, Supervisor};
 use crate::transport::{Handler, Reach};
 
@@ -96,7 +96,7 @@ impl House {
             supervisor: self.supervisor.as_ref().expect("it runs").handle(),
             runs: Runs::new(self.dir.path().to_owned()),
             logs: RunLogs::new(self.dir.path().to_owned()),
-            database: self.dir.path().join("autoappdev.db"),
+            database: DatabaseFile::at(&self.dir.path().join("autoappdev.db")),
             guard: Guard::new(reach, vec![], vec![]),
             authenticator,
             budget: Arc::default(),
@@ -107,7 +107,7 @@ impl House {
                 self.inspector.clone(),
                 Runs::new(self.dir.path().to_owned()),
                 RunLogs::new(self.dir.path().to_owned()),
-                self.dir.path().join("autoappdev.db"),
+                DatabaseFile::at(&self.dir.path().join("autoappdev.db")),
             )),
         }
     }

@@ -168,6 +168,7 @@ pub(crate) fn be_rouille(dir: &Path) {
         taken_vars: Vec::new(),
     };
     let store = Store::open(&database).expect("a new database").store;
+    let database = store.file().clone();
     let supervisor = Supervisor::start(store, settings, || (), || ()).expect("nothing to recover");
     let runs = Runs::new(dir);
     let logs = RunLogs::new(runs.runtime_dir().to_owned());

@@ -6,7 +6,7 @@ use std::sync::mpsc;
 use super::*;
 use crate::clock::Timestamp;
 use crate::pipeline::{Containment, Entry, Exit, Fact, Killed, observe};
-use crate::store::{NewRun, Store, Work};
+use crate::store::{DatabaseFile, NewRun, Store, Work};
 
 const MIB: u64 = 1 << 20;
 
@@ -35,7 +35,7 @@ impl World {
         Housekeeping::new(
             self.runs(),
             RunLogs::new(self.dir.path().to_owned()),
-            self.store.path().to_owned(),
+            self.store.file().clone(),
             limits,
             MIB,
             self.writer.clone(),
@@ -96,7 +96,9 @@ impl World {
 
     /// Does what was handed over, as the supervisor does; the runs whose rows went.
     fn carry_out(&mut self, handed: Vec<Box<dyn Work>>) -> Vec<i64> {
-        let ids = || Reader::open(&self.dir.path().join("test.db")).and_then(|reader| reader.run_ids()).expect("reads");
+        let ids = || {
+            Reader::open(&DatabaseFile::at(&self.dir.path().join("test.db"))).and_then(|reader| reader.run_ids()).expect("reads")
+        };
         let before = ids();
         for mut work in handed {
             let done = work.run(&mut self.store);

@@ -9,7 +9,7 @@ use std::os::unix::fs::PermissionsExt;
 use rustix::thread::CapabilitySet;
 use tempfile::TempDir;
 
-use super::super::{CheckReport, NewRun, PipelineRow, Reader, Store, UnseenEnd, check, migrate};
+use super::super::{CheckReport, DatabaseFile, NewRun, PipelineRow, Reader, Store, UnseenEnd, check, migrate};
 use super::*;
 use crate::clock::Timestamp;
 use crate::pipeline::Killed;
@@ -413,7 +413,7 @@ fn older_schema_is_migrated_with_its_data() {
             assert_eq!(opened.applied, all_migrations()[all_migrations().len() - lacking..], "V{version}");
             let row = opened.store.row().expect("the row");
             assert_eq!((row.run_id, row.version), (Some(2), 9), "V{version}");
-            let reader = Reader::open(&path).expect("a reader");
+            let reader = Reader::open(&DatabaseFile::at(&path)).expect("a reader");
             let runs = reader.runs(None, 10).expect("readable");
             assert_eq!(runs.iter().map(|run| run.status.as_str()).collect::<Vec<_>>(), ["lost", "completed"], "V{version}");
             let (_, events) = reader.run(2).expect("readable").expect("the run");

@@ -75,3 +75,17 @@ fn a_word_from_a_newer_version_is_an_error_with_a_hint() {
     assert!(matches!(&error, StoreError::UnknownWord { word, .. } if word.text == "frozen"), "{error}");
     assert!(error.to_string().contains("restore a backup"), "{error}");
 }
+
+#[test]
+fn reader_refuses_a_file_that_replaced_the_database() {
+    let bench = Bench::new();
+    let (path, file) = (bench.path(), bench.store.file().clone());
+    Reader::open(&file).and_then(|reader| reader.time()).expect("it is the store's file");
+    let (aside, copy) = (path.with_file_name("aside"), path.with_file_name("copy"));
+    std::fs::copy(&path, &copy).expect("copies");
+    std::fs::rename(&path, &aside).expect("renames");
+    std::fs::rename(&copy, &path).expect("renames");
+    assert!(matches!(Reader::open(&file), Err(StoreError::Gone { .. })));
+    std::fs::rename(&aside, &path).expect("renames");
+    Reader::open(&file).and_then(|reader| reader.time()).expect("it is back");
+}

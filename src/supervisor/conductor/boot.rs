@@ -71,7 +71,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
             Finding { .. } => return Ok(()),
         };
         let (new, created_at) = if let Some(ReadJournal { header, .. }) = may_live {
-            // Who started it stands with its first fact.
+            // The origin of its start comes with its first fact.
             let (script, cwd, args, log_start) = (header.script, header.cwd, header.args, header.log_start);
             let new = NewRun { script, cwd, args, log_start, origin: None };
             (new, header.created_at)

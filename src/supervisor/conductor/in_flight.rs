@@ -23,11 +23,11 @@ pub(super) struct Waiter {
 /// An action under way.
 pub(super) struct UnderWay {
     pending: Pending,
-    /// Who wants it, if that is known; of several stops the first.
+    /// The origin, if it is known; of several stops, that of the first.
     origin: Option<Origin>,
     /// Whether a fact has told that.
     is_origin_told: bool,
-    /// Who wants the latest command.
+    /// The origin of the latest command.
     commanded_by: Origin,
     /// The command's tag; 0 if this server did not send it.
     tag: u64,
@@ -74,12 +74,12 @@ impl InFlight {
         self.under_way.as_ref().map(|under_way| under_way.pending)
     }
 
-    /// Who wants what is under way.
+    /// The origin of the action under way.
     pub(super) fn origin(&self) -> Option<Origin> {
         self.under_way.as_ref().and_then(|under_way| under_way.origin)
     }
 
-    /// Who wants the latest command: of several stops the one with the shortest grace.
+    /// The origin of the latest command: of several stops, the one with the shortest grace.
     pub(super) fn commanded_by(&self) -> Origin {
         self.under_way.as_ref().map(|under_way| under_way.commanded_by).unwrap_or_default()
     }

@@ -25,7 +25,7 @@ pub(in crate::web) struct Caller {
 }
 
 impl Caller {
-    /// Whoever comes by a listener that asks for nothing.
+    /// A client of a listener that requires no token.
     pub(in crate::web) const OWNER: Self = Self { role: Role::Operator, session: None };
 }
 

@@ -3,8 +3,7 @@
 use rouille::{Request, Response};
 
 use crate::api::health::{Database, Details, HealthResponse};
-use crate::pipeline::ConditionCode;
-use crate::store::Reader;
+use crate::store::{Reader, StoreError};
 use crate::web::app::{App, SERVICE};
 use crate::web::error::ApiError;
 use crate::web::json::json;
@@ -21,15 +20,15 @@ impl App {
         let published = self.supervisor.watch().get();
         let conditions = &published.snapshot.conditions;
         let time = self.health_budget.make(|| Ok(Reader::open(&self.database).and_then(|reader| reader.time())))?;
-        if let Err(error) = &time {
-            ::log::error!("failed to {error}");
+        match &time {
+            // A file that was removed or replaced is a condition: the log need not repeat it with each request.
+            Ok(_) | Err(StoreError::Gone { .. }) => {}
+            Err(error) => ::log::error!("failed to {error}"),
         }
         let time = time.ok();
-        // The database now at its path is not the one that the server writes to.
-        let is_replaced = conditions.list().iter().any(|condition| condition.code == ConditionCode::DatabaseReplaced);
-        let is_ok = time.is_some() && !is_replaced;
+        let is_ok = time.is_some();
         let details = is_known.then(|| Details {
-            db: Database { ok: is_ok, time: time.filter(|_| is_ok) },
+            db: Database { ok: is_ok, time },
             degraded: conditions.sentence(),
             conditions: conditions.clone(),
         });

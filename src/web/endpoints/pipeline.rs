@@ -36,7 +36,7 @@ impl App {
         Ok(json(&done(&self.act(Ask::Stop { grace }, request, client)?.snapshot)))
     }
 
-    /// Has the supervisor act for this client. Whoever comes this far may act.
+    /// Has the supervisor act for this client, whose role the router has checked.
     fn act(&self, ask: Ask, request: &Request, client: &Client<'_>) -> Result<Arc<Published>, ApiError> {
         let peer = client.uid().map_or_else(|| Peer::Address(request.remote_addr().ip()), Peer::Uid);
         Ok(self.supervisor.act(ask, Origin::operator(peer))?)

@@ -2,7 +2,7 @@
 
 use rouille::{Request, Response};
 
-use crate::api::runs::{Event, Run, RunResponse, RunsQuery, RunsResponse, WholeRun};
+use crate::api::runs::{Event, RunResponse, RunsQuery, RunsResponse, WholeRun};
 use crate::pipeline::Progress;
 use crate::run_dir;
 use crate::store::{Reader, RunRow};
@@ -25,7 +25,7 @@ impl App {
             Some(last) if !reader.runs(Some(last.id), 1)?.is_empty() => Some(last.id),
             Some(_) | None => None,
         };
-        let runs = runs.into_iter().map(Run::from).collect();
+        let runs = runs.into_iter().map(|row| row.run).collect();
         Ok(self.budget.json(long_bytes(&RunsResponse { runs, next_before })))
     }
 
@@ -35,7 +35,7 @@ impl App {
         let (run, events) = found.ok_or_else(|| ApiError::NoSuchRun(id.to_owned()))?;
         let progress = self.progress(&run);
         let events = events.into_iter().map(Event::from).collect();
-        Ok(json(&RunResponse { run: WholeRun { run: run.into(), progress, events } }))
+        Ok(json(&RunResponse { run: WholeRun { run: run.run, progress, events } }))
     }
 
     /// How far a run is or came: the latest one's is known, of the others there is what their shims stored.

@@ -31,7 +31,7 @@ fn a_check_makes_no_database_and_migrates_none() {
     let error = check(&empty.path().join(NAME)).expect_err("there is nothing");
     assert!(matches!(error, StoreError::Missing { .. }), "{error}");
     assert!(error.to_string().contains("there is no such file; `autoappdev migrate` creates it"), "{error}");
-    assert!(Reader::open(&empty.path().join(NAME)).is_err());
+    assert!(Reader::open(&DatabaseFile::at(&empty.path().join(NAME))).is_err());
     assert!(contents(&empty).is_empty());
 
     let folder = holding(b"");

@@ -1,0 +1,33 @@
+//! The database's file: where it is, and whether it is still the one that the store opened.
+
+use std::path::{Path, PathBuf};
+
+use super::error::StoreError;
+use crate::file_id::FileId;
+
+/// The file of an open database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DatabaseFile {
+    path: PathBuf,
+    id: Option<FileId>,
+}
+
+impl DatabaseFile {
+    /// The file that is at `path` now.
+    pub fn at(path: &Path) -> Self {
+        Self { path: path.to_owned(), id: FileId::of(path).ok() }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Refuses a file that was removed or replaced.
+    pub(super) fn check(&self) -> Result<(), StoreError> {
+        // SQLite continues to write to a removed file, and nobody finds the changes again. Opening a file that replaced it is worse: both
+        // have the same -shm file, which SQLite truncates because locks do not exclude one another within a process
+        // (https://www.sqlite.org/howtocorrupt.html, section 2.2). A thread that reads the first file at that moment gets SIGBUS.
+        if FileId::of(&self.path).ok() == self.id { Ok(()) } else { Err(StoreError::Gone { path: self.path.clone() }) }
+    }
+}
