@@ -1,11 +1,14 @@
 //! `GET /api/runs` and `GET /api/runs/<id>`: the history.
 
+use std::time::Duration;
+
 use rouille::{Request, Response};
 
 use crate::api::runs::{Event, RunResponse, RunsQuery, RunsResponse, WholeRun};
 use crate::pipeline::Progress;
 use crate::run_dir;
 use crate::store::{Reader, RunRow};
+use crate::supervisor::Published;
 use crate::web::app::App;
 use crate::web::error::ApiError;
 use crate::web::input;
@@ -13,6 +16,9 @@ use crate::web::json::{json, long_bytes};
 
 /// How many runs an answer has if no number is named.
 const RUNS_DEFAULT: u64 = 50;
+
+/// How long the publication of a committed end is waited for. It follows the commit at once.
+const PUBLICATION_LIMIT: Duration = Duration::from_secs(1);
 
 impl App {
     pub(in crate::web) fn runs(&self, request: &Request) -> Result<Response, ApiError> {
@@ -40,10 +46,15 @@ impl App {
 
     /// How far a run is or came: the latest one's is known, of the others there is what their shims stored.
     fn progress(&self, run: &RunRow) -> Option<Progress> {
-        let published = self.supervisor.watch().get();
-        // Between the commit of its end and the publication only its shim has said how that left it: it stored that before.
-        let is_published = run.status.is_live() || published.snapshot.run_ended_at.is_some();
-        if published.snapshot.run_id == Some(run.id) && is_published {
+        let watch = self.supervisor.watch();
+        let is_of_run = |published: &Published| published.snapshot.run_id == Some(run.id);
+        let has_its_end = |published: &Published| run.status.is_live() || published.snapshot.run_ended_at.is_some();
+        let mut published = watch.get();
+        if is_of_run(&published) && !has_its_end(&published) {
+            // The end was read from the database before it was published. What the shim stored can be older, if the disk was full.
+            published = watch.wait_newer(published.snapshot.version, PUBLICATION_LIMIT, &|| false);
+        }
+        if is_of_run(&published) && has_its_end(&published) {
             return published.snapshot.progress.clone();
         }
         let stored = run_dir::read_progress(&self.runs.run(run.id).progress_path()).unwrap_or_else(|error| {
