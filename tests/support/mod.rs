@@ -192,7 +192,23 @@ impl Place {
         self.start_server_with(command);
     }
 
-    pub fn start_server_with(&mut self, mut command: Command) {
+    pub fn start_server_with(&mut self, command: Command) {
+        if let Err(said) = self.try_start_server_with(command) {
+            panic!("the server did not come up: {said:?}\n{}", fs::read_to_string(&self.log).unwrap_or_default());
+        }
+    }
+
+    /// Starts the server as a service manager does: again until it stays up.
+    pub fn start_server_until_it_serves(&mut self) {
+        let deadline = Instant::now() + DEADLINE;
+        while let Err(said) = self.try_start_server_with(self.command()) {
+            let log = || fs::read_to_string(&self.log).unwrap_or_default();
+            assert!(Instant::now() < deadline, "the server does not come up: {said:?}\n{}", log());
+        }
+    }
+
+    /// An error is what it printed instead of its address.
+    fn try_start_server_with(&mut self, mut command: Command) -> Result<(), String> {
         assert!(self.server.is_none(), "one at a time");
         let log = fs::OpenOptions::new().create(true).append(true).open(&self.log).expect("opens");
         let mut child = command.arg("serve").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).spawn().expect("spawns");
@@ -203,9 +219,10 @@ impl Place {
         let Some(port) = port else {
             let _ended = child.kill();
             let _ended = child.wait();
-            panic!("the server did not come up: {line:?}\n{}", fs::read_to_string(&self.log).unwrap_or_default());
+            return Err(line);
         };
         self.server = Some(RunningServer { child, stdout, port });
+        Ok(())
     }
 
     /// `kill -9`.
