@@ -250,7 +250,7 @@ impl Pending {
 }
 
 /// An action that the state does not allow: an answer, not a fault.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {
     /// What the pipeline was.
     pub from: State,

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use rouille::Response;
 
 use super::json::json;
-use crate::api::error::{ErrorCode, ErrorResponse, Refused};
-use crate::pipeline::{Lack, Refusal};
+use crate::api::error::{ErrorCode, ErrorResponse};
+use crate::pipeline::Lack;
 use crate::process::lack_of;
 use crate::script::ScriptError;
 use crate::store::StoreError;
@@ -183,9 +183,7 @@ impl ApiError {
         let code = self.code();
         let mut body = ErrorResponse::new(code, self.detail());
         match &self {
-            Self::Action(ActionError::Refused(Refusal { from, action, pending })) => {
-                body.refused = Some(Refused { from: *from, action: *action, pending: *pending });
-            }
+            Self::Action(ActionError::Refused(refusal)) => body.refused = Some(*refusal),
             Self::Action(ActionError::SpawnFailed { run_id, .. }) => body.run_id = Some(*run_id),
             _ => {}
         }
