@@ -9,38 +9,15 @@ use super::query::{self, Key, NoQuery, Query};
 use super::runs::{RunResponse, RunsQuery, RunsResponse};
 use super::session::{LoginRequest, LoginResponse, OkResponse, SessionResponse};
 use super::version::VersionResponse;
+use crate::pipeline::words;
 
-/// The longest body of a request, in bytes.
-pub const BODY_BYTES_MAX: usize = 1024 * 1024;
-
-/// A method that some route takes. HEAD is GET without a body, and OPTIONS is answered from this table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Method {
-    /// Reads, and changes nothing.
-    Get,
-    /// Acts.
-    Post,
-}
-
-impl Method {
-    /// Every method, in the order in which `Allow` names them.
-    pub const ALL: [Self; 2] = [Self::Get, Self::Post];
-
-    /// The method's name.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Get => "GET",
-            Self::Post => "POST",
-        }
-    }
-
-    /// The method of a request; `None` if no route takes it.
-    pub fn of(name: &str) -> Option<Self> {
-        match name {
-            "GET" | "HEAD" => Some(Self::Get),
-            "POST" => Some(Self::Post),
-            _ => None,
-        }
+words! {
+    /// A method that some route takes. HEAD is GET without a body, and OPTIONS is answered from this table.
+    Method {
+        /// Reads, and changes nothing.
+        Get = "GET",
+        /// Acts.
+        Post = "POST",
     }
 }
 
@@ -53,17 +30,6 @@ pub enum Access {
     Viewer,
     /// A token or a log-in of the operator.
     Operator,
-}
-
-impl Access {
-    /// The word in the documentation.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Anyone => "anyone",
-            Self::Viewer => "viewer",
-            Self::Operator => "operator",
-        }
-    }
 }
 
 /// How long an answer can be, in bytes and in time.
@@ -79,18 +45,6 @@ pub enum Length {
     Stream,
 }
 
-impl Length {
-    /// The word in the documentation.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Short => "short",
-            Self::Waits => "waits",
-            Self::Long => "long",
-            Self::Stream => "stream",
-        }
-    }
-}
-
 /// What a route takes and gives.
 #[derive(Clone, Copy, Debug)]
 pub struct Spec {
@@ -98,14 +52,10 @@ pub struct Spec {
     pub method: Method,
     /// The path, with at most one parameter: `/api/runs/<id>/log`.
     pub path: &'static str,
-    /// The path in front of the parameter and behind it; `None` if it has none.
-    around: Option<(&'static str, &'static str)>,
     /// The access that it requires.
     pub access: Access,
     /// How long its answer can be.
     pub length: Length,
-    /// The longest body, in bytes; 0 if a body is ignored.
-    pub body_bytes_max: usize,
     /// The keys of its query; `None` if the query is ignored.
     pub keys: Option<&'static [Key]>,
     /// The type of its body; empty if a body is ignored.
@@ -116,39 +66,28 @@ pub struct Spec {
     pub summary: &'static str,
 }
 
-/// The parts of a path around its parameter.
-const fn around(path: &'static str) -> Option<(&'static str, &'static str)> {
-    let bytes = path.as_bytes();
-    let (mut begin, mut end) = (0, bytes.len());
-    while begin < bytes.len() && bytes[begin] != b'<' {
-        begin += 1;
+impl Spec {
+    /// The parts of the path around its parameter; `None` if it has none.
+    fn around(&self) -> Option<(&'static str, &'static str)> {
+        let (before, rest) = self.path.split_once('<')?;
+        Some((before, rest.split_once('>')?.1))
     }
-    if begin == bytes.len() {
-        return None;
-    }
-    while bytes[end - 1] != b'>' {
-        end -= 1;
-    }
-    Some((path.split_at(begin).0, path.split_at(end).1))
 }
 
-/// Answers that are not JSON: their names in the table.
-mod plain {
-    /// A file of the page.
-    pub(super) struct PageFile;
-    /// Text.
-    pub(super) struct Text;
-    /// Server-Sent Events, whose data are the types in [`super::super::events`].
-    pub(super) struct EventStream;
-}
-use plain::{EventStream, PageFile, Text};
+// Answers that are not JSON.
+struct PageFile;
+struct Text;
+struct EventStream;
 
 /// Declares the routes: an enum, and the [`Spec`] of each. A query of `any` and a body of `none` are ignored.
 macro_rules! routes {
     (@keys any) => { None };
     (@keys $query:ident) => { Some(<$query as Query>::KEYS) };
-    (@body none) => { ("", 0) };
-    (@body $body:ident) => { (stringify!($body), if size_of::<$body>() < BODY_BYTES_MAX { BODY_BYTES_MAX } else { 0 }) };
+    (@type none) => { "" };
+    (@type $type:ident) => {{
+        const _: usize = size_of::<$type>();
+        stringify!($type)
+    }};
     ($(
         $route:ident: $method:ident $path:literal $access:ident, $query:tt, $body:tt => $response:ident $length:ident, $summary:literal;
     )+) => {
@@ -163,22 +102,16 @@ macro_rules! routes {
             /// What the route takes and gives.
             pub const fn spec(self) -> &'static Spec {
                 match self {
-                    $(Self::$route => {
-                        const BODY: (&str, usize) = routes!(@body $body);
-                        const _: usize = size_of::<$response>();
-                        &Spec {
-                            method: Method::$method,
-                            path: $path,
-                            around: const { around($path) },
-                            access: Access::$access,
-                            length: Length::$length,
-                            body_bytes_max: BODY.1,
-                            keys: routes!(@keys $query),
-                            request: BODY.0,
-                            response: stringify!($response),
-                            summary: $summary,
-                        }
-                    })+
+                    $(Self::$route => &Spec {
+                        method: Method::$method,
+                        path: $path,
+                        access: Access::$access,
+                        length: Length::$length,
+                        keys: routes!(@keys $query),
+                        request: routes!(@type $body),
+                        response: routes!(@type $response),
+                        summary: $summary,
+                    },)+
                 }
             }
         }
@@ -221,7 +154,7 @@ pub enum Found<'p> {
 
 /// Finds the route of a request. The path is compared as it was sent, because no path here needs an escape.
 pub fn find<'p>(method: &str, path: &'p str) -> Found<'p> {
-    let method = Method::of(method);
+    let method = if method == "HEAD" { Some(Method::Get) } else { method.parse().ok() };
     let mut at_path = None;
     for route in Route::ALL.iter().copied() {
         if let Some(parameter) = route.parameter_in(path) {
@@ -237,7 +170,7 @@ pub fn find<'p>(method: &str, path: &'p str) -> Found<'p> {
 /// The methods of the routes that are wanted, as in `Allow`.
 fn methods(is_wanted: impl Fn(Route) -> bool) -> String {
     let mut names = Vec::new();
-    for method in Method::ALL {
+    for &method in Method::ALL {
         if Route::ALL.iter().any(|&route| is_wanted(route) && route.spec().method == method) {
             names.push(method.as_str());
             names.extend((method == Method::Get).then_some("HEAD"));
@@ -261,7 +194,7 @@ impl Route {
     /// The value of the parameter in a path that is this route's; empty if it has none.
     fn parameter_in(self, path: &str) -> Option<&str> {
         let spec = self.spec();
-        match spec.around {
+        match spec.around() {
             None => (spec.path == path).then_some(""),
             Some((before, behind)) => {
                 path.strip_prefix(before)?.strip_suffix(behind).filter(|parameter| !parameter.contains('/'))
@@ -277,7 +210,7 @@ impl Route {
     /// The path with this parameter and this query. Every parameter so far is one that needs no escape.
     pub fn url(self, parameter: &str, query: &impl Query) -> String {
         let spec = self.spec();
-        let mut path = match spec.around {
+        let mut path = match spec.around() {
             None => spec.path.to_owned(),
             Some((before, behind)) => format!("{before}{parameter}{behind}"),
         };
@@ -299,7 +232,7 @@ mod tests {
             assert_eq!(find("BREW", &path), Found::OtherMethod(route, parameter), "{path}");
             assert_eq!(find(&spec.method.as_str().to_lowercase(), &path), Found::OtherMethod(route, parameter), "{path}");
             assert!(spec.path.starts_with('/') && spec.path.matches('<').count() <= 1, "{path}");
-            assert_eq!(spec.body_bytes_max > 0, spec.method != Method::Get, "{path} acts only by what it is sent");
+            assert_eq!(!spec.request.is_empty(), spec.method != Method::Get, "{path} acts only by what it is sent");
             assert_eq!(spec.access == Access::Operator, spec.method != Method::Get && spec.access != Access::Anyone, "{path}");
         }
         assert_eq!(find("HEAD", "/api/runs/7"), Found::Route(Route::Run, "7"));

@@ -9,10 +9,7 @@ use super::target::path_of;
 use super::{common_fields, guard, input, page};
 use crate::api::query::NoQuery;
 use crate::api::routes::{self, Access, Found, Route};
-use crate::transport::{BODY_BYTES_MAX, Broken, Client, Handler};
-
-// The table says what the transport enforces.
-const _: () = assert!(routes::BODY_BYTES_MAX == BODY_BYTES_MAX);
+use crate::transport::{Broken, Client, Handler};
 
 /// The request field with the id of the intended server.
 const MEANT_FOR: &str = "AutoAppDev-Server";

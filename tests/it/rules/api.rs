@@ -36,7 +36,8 @@ fn docs_list_every_route_as_the_code_has_it() {
             Kind::Number(at_least, at_most) => format!("`{}` {at_least}–{at_most}", key.name),
         };
         let keys = spec.keys.map_or("any".to_owned(), |keys| keys.iter().map(key).collect::<Vec<_>>().join(", "));
-        let (method, path, access, length) = (spec.method.as_str(), spec.path, spec.access.as_str(), spec.length.as_str());
+        let [access, length] = [format!("{:?}", spec.access), format!("{:?}", spec.length)].map(|word| word.to_lowercase());
+        let (method, path) = (spec.method, spec.path);
         writeln!(
             wanted,
             "| `{method} {path}` | {access} | {keys} | {} | {} | {length} | {} |",
