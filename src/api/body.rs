@@ -1,8 +1,6 @@
 //! Bodies of requests: a JSON object whose keys are all known, or nothing at all.
 
-use serde::Deserialize;
-use serde::de::value::Error as FieldsError;
-use serde::de::{DeserializeOwned, Deserializer, Error as _, Visitor};
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::nearest::unknown_key;
@@ -21,7 +19,7 @@ pub enum BadBody {
     },
 }
 
-/// Reads a body. An empty one is `{}`.
+/// Reads a body of a type that denies unknown fields. An empty one is `{}`.
 pub fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, BadBody> {
     let wrong = |key: Option<String>, detail: String| BadBody::Wrong { key, detail };
     let object: Map<String, Value> = if bytes.trim_ascii().is_empty() {
@@ -33,22 +31,28 @@ pub fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, BadBody> {
             Err(error) => return Err(BadBody::NotJson(error.to_string())),
         }
     };
-    let known = keys::<T>();
-    if let Some(key) = object.keys().find(|key| !known.contains(&key.as_str())) {
-        return Err(wrong(None, unknown_key(key, known)));
-    }
-    // By reference: the object is still needed to find the key with the wrong value.
+    // By reference: the object is still needed to find the key that is wrong.
     T::deserialize(&object).map_err(|error| {
-        let is_wrong = |key: &&String| {
-            let alone = Map::from_iter([((*key).clone(), object[*key].clone())]);
-            T::deserialize(&alone).is_err_and(|alone| alone.to_string() == error.to_string())
+        let error_of = |key: &String, value: &Value| {
+            let alone = Map::from_iter([(key.clone(), value.clone())]);
+            T::deserialize(&alone).err().map(|error| error.to_string())
         };
+        if let Some(unknown) = object.keys().find_map(|key| about_unknown(key, &error_of(key, &Value::Null)?)) {
+            return wrong(None, unknown);
+        }
         let detail = in_json_words(&error.to_string());
-        match object.keys().find(is_wrong) {
-            Some(key) => wrong(Some(key.clone()), format!("{key}: {detail}")),
+        match object.iter().find(|(key, value)| error_of(key, value).is_some_and(|alone| alone == error.to_string())) {
+            Some((key, _)) => wrong(Some(key.clone()), format!("{key}: {detail}")),
             None => wrong(None, detail),
         }
     })
+}
+
+/// A sentence of serde's about an unknown key in our words; `None` if it is about something else.
+fn about_unknown(key: &str, sentence: &str) -> Option<String> {
+    // It goes on with the known ones: "`, expected one of `a`, `b`".
+    let known = sentence.strip_prefix("unknown field `")?.strip_prefix(key)?.split('`').skip(2).step_by(2);
+    Some(unknown_key(key, &known.collect::<Vec<_>>()))
 }
 
 /// A sentence of serde's with JSON's names for types, and without the value, which can be long.
@@ -74,46 +78,14 @@ fn in_json_words(sentence: &str) -> String {
     format!("expected {expected}, not {found}")
 }
 
-/// The keys of a struct, as its `Deserialize` names them.
-pub(crate) fn keys<'de, T: Deserialize<'de>>() -> &'static [&'static str] {
-    let mut found: &'static [&'static str] = &[];
-    // It fails by design: the names are all that is wanted.
-    let _names_only = T::deserialize(Keys(&mut found));
-    found
-}
-
-/// Takes the names of the fields, and gives no values.
-struct Keys<'k>(&'k mut &'static [&'static str]);
-
-impl<'de> Deserializer<'de> for Keys<'_> {
-    type Error = FieldsError;
-
-    fn deserialize_struct<V: Visitor<'de>>(
-        self,
-        _name: &'static str,
-        fields: &'static [&'static str],
-        _visitor: V,
-    ) -> Result<V::Value, FieldsError> {
-        *self.0 = fields;
-        Err(FieldsError::custom("only the names"))
-    }
-
-    fn deserialize_any<V: Visitor<'de>>(self, _visitor: V) -> Result<V::Value, FieldsError> {
-        Err(FieldsError::custom("no struct"))
-    }
-
-    serde::forward_to_deserialize_any! {
-        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit unit_struct newtype_struct
-        seq tuple tuple_struct map enum identifier ignored_any
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use serde::Deserialize;
+
     use super::*;
 
     #[derive(Debug, Default, PartialEq, Deserialize)]
-    #[serde(default)]
+    #[serde(default, deny_unknown_fields)]
     struct Body {
         name: Option<String>,
         count: u32,
@@ -164,11 +136,5 @@ mod tests {
         for (text, wanted) in [("", "token is missing"), (r#"{"token":7}"#, "token: expected a string, not a number")] {
             assert_eq!(sentence(read::<LoginRequest>(text.as_bytes()).map(drop)), wanted, "{text}");
         }
-    }
-
-    #[test]
-    fn keys_are_those_of_the_struct() {
-        assert_eq!(keys::<Body>(), ["name", "count"]);
-        assert!(keys::<Vec<u8>>().is_empty());
     }
 }

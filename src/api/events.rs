@@ -2,20 +2,16 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::query::{Key, Kind, Query};
+use super::query::{Kind, query};
 use super::runs::Event;
 use crate::pipeline::{Progress, words};
 
-/// The query of `GET /api/events`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct EventsQuery {
-    /// Begins with the lines of the log behind this id.
-    pub since: Option<u64>,
-}
-
-impl Query for EventsQuery {
-    const KEYS: &'static [Key] = &[Key { name: "since", kind: Kind::Number(0, u64::MAX) }];
+query! {
+    /// The query of `GET /api/events`.
+    EventsQuery {
+        /// Begins with the lines of the log behind this id.
+        since: u64 = Kind::Number(0, u64::MAX),
+    }
 }
 
 words! {

@@ -1,10 +1,10 @@
 //! Logs: pages of lines, and the log of a run as text.
 
 use serde::ser::SerializeStruct;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::pipeline::WAIT_S_MAX;
-use super::query::{Key, Kind, Query, RUN_ID_MAX};
+use super::query::{Kind, RUN_ID_MAX, query};
 use crate::clock::Timestamp;
 use crate::pipeline::words;
 
@@ -36,104 +36,63 @@ words! {
 
 const SOURCES: Kind = Kind::Word(&[Source::Pipeline.as_str(), Source::Backend.as_str()]);
 const STREAMS: Kind = Kind::Word(&[StreamName::Stdout.as_str(), StreamName::Stderr.as_str()]);
+const POSITION: Kind = Kind::Number(0, u64::MAX);
+const LINES: Kind = Kind::Number(1, LINES_MAX);
+const RUN: Kind = Kind::Number(1, RUN_ID_MAX);
+const GREP: Kind = Kind::Text(GREP_BYTES_MAX);
 
-/// The query of `GET /api/logs`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct LogsQuery {
-    /// Whose log; the pipeline's if none is named.
-    pub source: Option<Source>,
-    /// Only lines with an id above this one.
-    pub since: Option<u64>,
-    /// In place of `since`: begins with the first line of that time or later.
-    pub at: Option<Timestamp>,
-    /// The most lines.
-    pub limit: Option<u64>,
-    /// For how long the answer waits for a line, in seconds.
-    pub wait: Option<u64>,
-    /// Only lines of this run.
-    pub run: Option<u64>,
-    /// Only lines that hold this text.
-    pub grep: Option<String>,
-}
-
-const RUN: Key = Key { name: "run", kind: Kind::Number(1, RUN_ID_MAX) };
-const GREP: Key = Key { name: "grep", kind: Kind::Text(GREP_BYTES_MAX) };
-const LIMIT: Key = Key { name: "limit", kind: Kind::Number(1, LINES_MAX) };
-const AT: Key = Key { name: "at", kind: Kind::Time };
-
-impl Query for LogsQuery {
-    const KEYS: &'static [Key] = &[
-        Key { name: "source", kind: SOURCES },
-        Key { name: "since", kind: Kind::Number(0, u64::MAX) },
-        AT,
-        LIMIT,
-        Key { name: "wait", kind: Kind::Number(0, WAIT_S_MAX) },
-        RUN,
-        GREP,
-    ];
-}
-
-/// The query of `GET /api/logs/tail`. `name` and `lines` are older clients' words; with either, the answer is a [`PlainTail`].
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct TailQuery {
-    /// Whose log; the pipeline's if none is named.
-    pub source: Option<Source>,
-    /// The most lines.
-    pub limit: Option<u64>,
-    /// Only lines of that time or later.
-    pub at: Option<Timestamp>,
-    /// Only lines with an id up to this one.
-    pub before: Option<u64>,
-    /// Only lines of this run.
-    pub run: Option<u64>,
-    /// Only lines that hold this text.
-    pub grep: Option<String>,
-    /// An older word for `source`.
-    pub name: Option<Source>,
-    /// An older word for `limit`.
-    pub lines: Option<u64>,
-}
-
-impl TailQuery {
-    /// Whether an older client asks.
-    pub fn is_old(&self) -> bool {
-        self.name.is_some() || self.lines.is_some()
+query! {
+    /// The query of `GET /api/logs`.
+    LogsQuery {
+        /// Whose log; the pipeline's if none is named.
+        source: Source = SOURCES,
+        /// Only lines with an id above this one.
+        since: u64 = POSITION,
+        /// In place of `since`: begins with the first line of that time or later.
+        at: Timestamp = Kind::Time,
+        /// The most lines.
+        limit: u64 = LINES,
+        /// For how long the answer waits for a line, in seconds.
+        wait: u64 = Kind::Number(0, WAIT_S_MAX),
+        /// Only lines of this run.
+        run: u64 = RUN,
+        /// Only lines that hold this text.
+        grep: String = GREP,
     }
 }
 
-impl Query for TailQuery {
-    const KEYS: &'static [Key] = &[
-        Key { name: "source", kind: SOURCES },
-        LIMIT,
-        AT,
-        Key { name: "before", kind: Kind::Number(0, u64::MAX) },
-        RUN,
-        GREP,
-        Key { name: "name", kind: SOURCES },
-        Key { name: "lines", kind: Kind::Number(1, LINES_MAX) },
-    ];
+query! {
+    /// The query of `GET /api/logs/tail`. `name` and `lines` are older clients' words; with either, the answer is a [`PlainTail`].
+    TailQuery {
+        /// Whose log; the pipeline's if none is named.
+        source: Source = SOURCES,
+        /// The most lines.
+        limit: u64 = LINES,
+        /// Only lines of that time or later.
+        at: Timestamp = Kind::Time,
+        /// Only lines with an id up to this one.
+        before: u64 = POSITION,
+        /// Only lines of this run.
+        run: u64 = RUN,
+        /// Only lines that hold this text.
+        grep: String = GREP,
+        /// An older word for `source`.
+        name: Source = SOURCES,
+        /// An older word for `limit`.
+        lines: u64 = LINES,
+    }
 }
 
-/// The query of `GET /api/runs/<id>/log`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct LogTextQuery {
-    /// Whether each record stands behind its time and stream, as it does on the disk; it does if not said otherwise.
-    pub timestamps: Option<bool>,
-    /// Only this stream.
-    pub stream: Option<StreamName>,
-    /// Whether a browser is to save it as a file.
-    pub download: Option<bool>,
-}
-
-impl Query for LogTextQuery {
-    const KEYS: &'static [Key] = &[
-        Key { name: "timestamps", kind: Kind::Switch },
-        Key { name: "stream", kind: STREAMS },
-        Key { name: "download", kind: Kind::Switch },
-    ];
+query! {
+    /// The query of `GET /api/runs/<id>/log`.
+    LogTextQuery {
+        /// Whether each record stands behind its time and stream, as it does on the disk; it does if not said otherwise.
+        timestamps: bool = Kind::Switch,
+        /// Only this stream.
+        stream: StreamName = STREAMS,
+        /// Whether a browser is to save it as a file.
+        download: bool = Kind::Switch,
+    }
 }
 
 /// A page of a log.
@@ -207,12 +166,14 @@ impl Serialize for Line {
 }
 
 /// Where a run's log ends.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
 pub enum RunEnd {
     /// The answer is not about one run.
     #[default]
+    #[serde(skip)]
     Untold,
-    /// More may come.
+    /// More may come: `null`.
     Open,
     /// No line of it has an id above this one, and none will.
     At(u64),
@@ -226,20 +187,5 @@ impl RunEnd {
 
     fn is_untold(&self) -> bool {
         *self == Self::Untold
-    }
-}
-
-impl Serialize for RunEnd {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Self::At(end) => serializer.serialize_some(end),
-            Self::Open | Self::Untold => serializer.serialize_none(),
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for RunEnd {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Ok(Self::of(Option::deserialize(deserializer)?))
     }
 }

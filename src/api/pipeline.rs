@@ -4,26 +4,21 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::query::{Key, Kind, Query};
+use super::query::{Kind, query};
 use crate::clock::Timestamp;
 use crate::pipeline::{Action, Conditions, Containment, Origin, Progress, RunStatus, State};
 
 /// The longest wait of an answer, in seconds.
 pub const WAIT_S_MAX: u64 = 60;
 
-/// The query of `GET /api/pipeline`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct PipelineQuery {
-    /// The version that the client has: the answer waits for another one.
-    pub after: Option<u64>,
-    /// For how long it waits, in seconds.
-    pub wait: Option<u64>,
-}
-
-impl Query for PipelineQuery {
-    const KEYS: &'static [Key] =
-        &[Key { name: "after", kind: Kind::Number(0, u64::MAX) }, Key { name: "wait", kind: Kind::Number(0, WAIT_S_MAX) }];
+query! {
+    /// The query of `GET /api/pipeline`.
+    PipelineQuery {
+        /// The version that the client has: the answer waits for another one.
+        after: u64 = Kind::Number(0, u64::MAX),
+        /// For how long it waits, in seconds.
+        wait: u64 = Kind::Number(0, WAIT_S_MAX),
+    }
 }
 
 /// The answer of `GET /api/pipeline`.
@@ -130,7 +125,7 @@ pub struct Status {
 
 /// The body of a start.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct StartRequest {
     /// The script, relative to the root or absolute.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -151,7 +146,7 @@ pub struct StartRequest {
 
 /// The body of a stop.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct StopRequest {
     /// Seconds from TERM to KILL.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -160,6 +155,7 @@ pub struct StopRequest {
 
 /// The body of an action that takes nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct EmptyRequest {}
 
 /// The answer to an action that was done.

@@ -2,26 +2,21 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::query::{Key, Kind, Query, RUN_ID_MAX};
+use super::query::{Kind, RUN_ID_MAX, query};
 use crate::clock::Timestamp;
 use crate::pipeline::{Containment, Killed, Origin, Progress, RunStatus, State};
 
 /// The most runs of one answer.
 pub const RUNS_MAX: u64 = 500;
 
-/// The query of `GET /api/runs`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct RunsQuery {
-    /// The most runs.
-    pub limit: Option<u64>,
-    /// Only runs with an id below this one.
-    pub before: Option<u64>,
-}
-
-impl Query for RunsQuery {
-    const KEYS: &'static [Key] =
-        &[Key { name: "limit", kind: Kind::Number(1, RUNS_MAX) }, Key { name: "before", kind: Kind::Number(1, RUN_ID_MAX) }];
+query! {
+    /// The query of `GET /api/runs`.
+    RunsQuery {
+        /// The most runs.
+        limit: u64 = Kind::Number(1, RUNS_MAX),
+        /// Only runs with an id below this one.
+        before: u64 = Kind::Number(1, RUN_ID_MAX),
+    }
 }
 
 /// The answer of `GET /api/runs`.

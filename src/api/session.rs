@@ -17,6 +17,7 @@ words! {
 
 /// The body of a log-in.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct LoginRequest {
     /// The token.
     pub token: String,

@@ -103,7 +103,7 @@ impl App {
 
     pub(in crate::web) fn tail(&self, request: &Request) -> Result<Response, ApiError> {
         let query: TailQuery = input::query(request)?;
-        let is_plain = query.is_old();
+        let is_plain = query.name.is_some() || query.lines.is_some();
         if is_plain && (query.source.is_some() || query.limit.is_some()) {
             return Err(ApiError::BadQuery(
                 "name and lines ask for texts, source and limit for whole lines; use one pair".to_owned(),
