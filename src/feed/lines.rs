@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::sources::Sources;
+use super::streams::Streams;
 use crate::transport::Client;
 
 /// What a scan for what a request waits for has found.
@@ -16,10 +16,10 @@ pub enum Found {
     AgainAfter(Duration),
 }
 
-impl Sources {
-    /// Waits until `scan` finds what it is for, at most for `limit`. Where too many wait already it does not wait, and requests whose
+impl Streams {
+    /// Waits until the log has what a request asks for, as `scan` tells, at most for `limit`. Where too many wait already it does not wait, and requests whose
     /// clients are gone end their wait.
-    pub(super) fn wait_for_lines<E>(
+    pub fn wait_for_lines<E>(
         &self,
         limit: Duration,
         client: &Client<'_>,

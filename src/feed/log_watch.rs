@@ -47,12 +47,8 @@ impl LogWatch {
     }
 
     pub(super) fn follow(self: &Arc<Self>) -> Follower {
-        self.lock().followers += 1;
+        lock(&self.watched).followers += 1;
         Follower { watch: self.clone() }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Watched> {
-        lock(&self.watched)
     }
 
     fn watch_run(&self, watched: &mut Watched, run_id: i64) -> io::Result<()> {
@@ -91,7 +87,7 @@ impl Follower {
     /// Sees to it that growth of the run's log is told from now on. Returns for how long to wait for that at most, `None` for as long as
     /// one likes: what was written before this call is told to nobody.
     pub(super) fn watch_run(&self, run_id: Option<i64>) -> Option<Duration> {
-        let watched = &mut self.watch.lock();
+        let watched = &mut lock(&self.watch.watched);
         match run_id.map(|run_id| self.watch.watch_run(watched, run_id)) {
             None | Some(Ok(())) => None,
             // Its folder may be gone, and with it the growth; or the kernel has no room for a watch. Looking is right for both.
@@ -102,7 +98,7 @@ impl Follower {
 
 impl Drop for Follower {
     fn drop(&mut self) {
-        let mut watched = self.watch.lock();
+        let mut watched = lock(&self.watch.watched);
         watched.followers -= 1;
         if watched.followers == 0 {
             watched.forget();

@@ -3,7 +3,7 @@
 //! A closed page leaves its slot behind until something is written to it. So where all slots are taken, every follower is asked to check
 //! whether its client is still there.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -25,7 +25,8 @@ pub(super) struct Slots {
     streams: Mutex<usize>,
     /// A stream has ended.
     freed: Condvar,
-    waiting: AtomicUsize,
+    /// A reference for each request that waits, and this one.
+    waiting: Arc<()>,
     /// How often followers were asked to check their clients.
     checks: AtomicU64,
 }
@@ -34,18 +35,13 @@ pub(super) struct Slots {
 #[derive(Debug)]
 pub(super) struct StreamSlot(Arc<Slots>);
 
-/// The slot of a request that waits.
-#[derive(Debug)]
-pub(super) struct WaitingSlot<'a>(&'a Slots);
-
 /// Which checks somebody has made.
 #[derive(Debug)]
 pub(super) struct Checked(u64);
 
 impl Slots {
     pub(super) fn new(waker: Arc<Waker>) -> Self {
-        let (streams, waiting, checks) = (Mutex::new(0), AtomicUsize::new(0), AtomicU64::new(0));
-        Self { waker, streams, freed: Condvar::new(), waiting, checks }
+        Self { waker, streams: Mutex::new(0), freed: Condvar::new(), waiting: Arc::default(), checks: AtomicU64::new(0) }
     }
 
     /// A slot for a stream, where need be that of a client that is gone; `None` if there is none.
@@ -64,12 +60,13 @@ impl Slots {
     }
 
     /// A slot for a request that waits, and whether there are more of those than may be.
-    pub(super) fn begin_to_wait(&self) -> (WaitingSlot<'_>, bool) {
-        let is_crowded = self.waiting.fetch_add(1, Ordering::SeqCst) >= WAITING_MAX;
+    pub(super) fn begin_to_wait(&self) -> (Arc<()>, bool) {
+        let slot = self.waiting.clone();
+        let is_crowded = Arc::strong_count(&slot) > 1 + WAITING_MAX;
         if is_crowded {
             self.ask_for_checks();
         }
-        (WaitingSlot(self), is_crowded)
+        (slot, is_crowded)
     }
 
     /// The checks that were asked for so far.
@@ -98,12 +95,6 @@ impl Drop for StreamSlot {
     fn drop(&mut self) {
         *self.0.lock() -= 1;
         self.0.freed.notify_one();
-    }
-}
-
-impl Drop for WaitingSlot<'_> {
-    fn drop(&mut self) {
-        self.0.waiting.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

@@ -9,27 +9,70 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::event::{Event, Sink};
 use super::log_watch::Follower;
 use super::position::Position;
 use super::slots::{Checked, StreamSlot};
-use super::sources::Sources;
+use super::streams::Streams;
+use super::text::EventText;
 use super::waker::Seen;
-use crate::api::events::{Gap, ProgressEvent, RunEvent};
+use crate::api::events::{EventKind, Gap, ProgressEvent, RunEvent};
 use crate::api::logs::Line;
 use crate::api::pipeline::Pipeline;
 use crate::health::Attendance;
-use crate::log::{Cursor, Item, RunLogs};
+use crate::log::{Cursor, Item, Listing, RunLogs};
 use crate::store::{EventRow, Reader};
 use crate::supervisor::Snapshot;
 
 /// How many log lines are handed out before the state is read again.
 const LINES_AT_ONCE: usize = 500;
 
+/// Where a new stream begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Begin {
+    /// Behind what a client has.
+    Behind(Position),
+    /// With the log from a cursor on, the state as it is, and what happens from now on.
+    Log(u64),
+    /// With the state as it is, and what happens from now on.
+    Now,
+}
+
+impl Streams {
+    /// Opens a stream; `None` when there are as many as there may be.
+    pub fn open(self: &Arc<Self>, begin: Begin) -> io::Result<Option<EventStream>> {
+        let Some(slot) = self.slots.take() else { return Ok(None) };
+        let attendance = self.inspector.attend();
+        // The first state that is sent is current.
+        self.inspector.refresh();
+        // The end of the log and of the history. The state is not taken for seen.
+        let event = Reader::open(&self.database).and_then(|reader| reader.last_event()).map_err(io::Error::other)?;
+        let now = Position { log: self.logs.end()?, version: None, event: event.unwrap_or((0, 0)), wrong: 0 };
+        let at = match begin {
+            // What is not there yet is of another database: that client has nothing of this one.
+            Begin::Behind(position) if position.log <= now.log && position.event <= now.event => position,
+            Begin::Log(log) if log <= now.log => Position { log, ..now },
+            Begin::Behind(_) | Begin::Log(_) | Begin::Now => now,
+        };
+        Ok(Some(EventStream {
+            follower: self.log_watch.follow(),
+            checked: self.slots.checked(),
+            _slot: slot,
+            log: Cursor::new(self.logs.clone(), at.log),
+            at,
+            history_read_at: None,
+            progress_sent: None,
+            _attendance: attendance,
+            seen: self.waker.seen(),
+            read_again: None,
+            streams: self.clone(),
+        }))
+    }
+}
+
 /// A stream that never ends by itself.
 #[derive(Debug)]
 pub struct EventStream {
-    sources: Arc<Sources>,
+    streams: Arc<Streams>,
     follower: Follower,
     checked: Checked,
     _slot: StreamSlot,
@@ -47,62 +90,46 @@ pub struct EventStream {
 }
 
 impl EventStream {
-    pub(super) fn new(sources: Arc<Sources>, slot: StreamSlot, attendance: Attendance, at: Position) -> Self {
-        Self {
-            follower: sources.log_watch.follow(),
-            checked: sources.slots.checked(),
-            _slot: slot,
-            log: Cursor::new(sources.logs.clone(), at.log),
-            at,
-            history_read_at: None,
-            progress_sent: None,
-            _attendance: attendance,
-            seen: sources.waker.seen(),
-            read_again: None,
-            sources,
-        }
-    }
-
     /// Whether the connection is to check that its client is still there; once for each time that a check is asked for.
     pub fn is_check_due(&mut self) -> bool {
-        self.sources.slots.is_check_due(&mut self.checked)
+        self.streams.slots.is_check_due(&mut self.checked)
     }
 
-    /// Hands what is new to `sink`, if anything is.
-    pub fn gather(&mut self, sink: &mut impl Sink) -> io::Result<()> {
+    /// Adds what is new to `text`, if anything is.
+    pub fn gather(&mut self, text: &mut EventText) -> io::Result<()> {
         // Taken before all reads below: what comes after them ends the wait.
-        self.seen = self.sources.waker.seen();
-        let published = self.sources.supervisor.watch().get();
+        self.seen = self.streams.waker.seen();
+        let published = self.streams.supervisor.watch().get();
         self.read_again = self.follower.watch_run(published.snapshot.run_id);
         let mut history = VecDeque::new();
         if self.history_read_at != Some(published.number) {
             let (run_id, seq) = self.at.event;
-            let events = Reader::open(&self.sources.database).and_then(|reader| reader.events_after(run_id, seq));
+            let events = Reader::open(&self.streams.database).and_then(|reader| reader.events_after(run_id, seq));
             history.extend(events.map_err(io::Error::other)?);
             if history.is_empty() {
                 self.history_read_at = Some(published.number);
             }
         }
-        if self.hand_out_log(&mut history, sink)? {
-            self.hand_out_history(&mut history, sink, |_| true)?;
+        if self.hand_out_log(&mut history, text)? {
+            self.hand_out_history(&mut history, text, |_| true)?;
         }
         // Never behind more than a page of lines: whoever watches a flood on a slow line has to see that it was paused.
         let shown = (Some(published.snapshot.version), published.snapshot.conditions.digest());
         if (self.at.version, self.at.wrong) != shown {
             (self.at.version, self.at.wrong) = shown;
-            sink.take(Some(&self.at), &Event::State(&published.snapshot.pipeline))?;
+            text.add(Some(&self.at), EventKind::State, &published.snapshot.pipeline)?;
         }
-        self.hand_out_progress(&published.snapshot, sink)
+        self.hand_out_progress(&published.snapshot, text)
     }
 
     /// Waits until there may be something that the last [`EventStream::gather`] did not have, at most for `limit`. Returns whether there can
     /// be more: false once the server stops.
     pub fn wait(&self, limit: Duration) -> bool {
-        self.sources.waker.wait(self.seen, self.read_again.map_or(limit, |read_again| read_again.min(limit)))
+        self.streams.waker.wait(self.seen, self.read_again.map_or(limit, |read_again| read_again.min(limit)))
     }
 
     /// How far the run is, where this client does not have that yet.
-    fn hand_out_progress(&mut self, snapshot: &Snapshot, sink: &mut impl Sink) -> io::Result<()> {
+    fn hand_out_progress(&mut self, snapshot: &Snapshot, text: &mut EventText) -> io::Result<()> {
         let Snapshot { pipeline: Pipeline { run_id, progress, .. }, progress_number, run_ended_at, .. } = snapshot;
         // Its end closes the step that a run was at, and nothing where it was at none.
         let is_closed = progress.is_some() && run_ended_at.is_some();
@@ -111,28 +138,28 @@ impl EventStream {
             return Ok(());
         }
         self.progress_sent = sent;
-        sink.take(None, &Event::Progress(ProgressEvent { run_id: *run_id, progress }))
+        text.add(None, EventKind::Progress, &ProgressEvent { run_id: *run_id, progress })
     }
 
     /// The next lines, and between them what happened before each. Returns whether that was all there is.
-    fn hand_out_log(&mut self, history: &mut VecDeque<(i64, EventRow)>, sink: &mut impl Sink) -> io::Result<bool> {
+    fn hand_out_log(&mut self, history: &mut VecDeque<(i64, EventRow)>, text: &mut EventText) -> io::Result<bool> {
         for _ in 0..LINES_AT_ONCE {
-            if sink.is_full() {
+            if text.is_full() {
                 return Ok(false);
             }
             match self.log.next()? {
                 None => return Ok(true),
                 Some(Item::Gone { from, to }) => {
                     self.at.log = to;
-                    sink.take(Some(&self.at), &Event::Gap(Gap { from, to }))?;
+                    text.add(Some(&self.at), EventKind::Gap, &Gap { from, to })?;
                 }
                 Some(Item::Line(line)) => {
                     let line = Line::from(line);
                     if let Some(at) = line.at {
-                        self.hand_out_history(history, sink, |event| event.at <= at)?;
+                        self.hand_out_history(history, text, |event| event.at <= at)?;
                     }
                     self.at.log = line.id;
-                    sink.take(Some(&self.at), &Event::Log(&line))?;
+                    text.add(Some(&self.at), EventKind::Log, &line)?;
                 }
             }
         }
@@ -143,15 +170,65 @@ impl EventStream {
     fn hand_out_history(
         &mut self,
         history: &mut VecDeque<(i64, EventRow)>,
-        sink: &mut impl Sink,
+        text: &mut EventText,
         due: impl Fn(&EventRow) -> bool,
     ) -> io::Result<()> {
         while history.front().is_some_and(|(_, event)| due(event)) {
             let Some((run_id, event)) = history.pop_front() else { break };
             self.at.event = (run_id, event.seq);
-            let happened = RunEvent { run_id, event: event.into() };
-            sink.take(Some(&self.at), &Event::Run(&happened))?;
+            text.add(Some(&self.at), EventKind::Run, &RunEvent { run_id, event: event.into() })?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::clock::Timestamp;
+    use crate::health::Inspector;
+    use crate::pipeline::ConditionCode;
+    use crate::run_dir::Runs;
+    use crate::store::{DatabaseFile, Store};
+    use crate::supervisor::{Settings, Supervisor};
+
+    const LONG: Duration = Duration::from_mins(1);
+
+    #[test]
+    fn publication_between_reading_and_waiting_ends_the_wait_and_so_does_the_servers_end() {
+        let dir = tempfile::tempdir().expect("a temp folder");
+        let root = dir.path().canonicalize().expect("there");
+        let store = Store::open(&root.join("db")).expect("opens").store;
+        let settings = Settings {
+            runtime_dir: root.clone(),
+            root: root.clone(),
+            default_script: None,
+            grace: Duration::ZERO,
+            uses_cgroups: false,
+            log_segment_bytes: 1 << 20,
+            log_run_bytes: 1 << 20,
+            taken_vars: Vec::new(),
+        };
+        let supervisor = Supervisor::start(store, settings, || {}, || {}).expect("starts");
+        let inspector = Inspector::start(|| None).expect("starts");
+        let (handle, runs) = (supervisor.handle(), Runs::new(root.clone()));
+        let database = DatabaseFile::at(&root.join("db"));
+        let streams = Arc::new(Streams::new(handle.clone(), inspector, runs, supervisor.logs(), database));
+        let mut stream = streams.open(Begin::Now).expect("opens").expect("there is a slot");
+        let mut text = EventText::default();
+        stream.gather(&mut text).expect("reads");
+        let began = Instant::now();
+        handle.watch().set_found(&[(ConditionCode::DiskLow, "1 KiB is free".to_owned())], Timestamp::from_unix_ms(0));
+        assert!(stream.wait(LONG), "the server goes on");
+        stream.gather(&mut text).expect("reads");
+        let text = String::from_utf8(text.0).expect("text");
+        let states = text.split("event: state\ndata: ").skip(1).map(|rest| rest.lines().next().expect("data"));
+        let has_conditions = |state| !serde_json::from_str::<Pipeline>(state).expect("a state").conditions.is_empty();
+        assert_eq!(states.map(has_conditions).collect::<Vec<_>>(), [false, true]);
+        supervisor.stop().expect("no fault");
+        assert!(!stream.wait(LONG), "nothing more will come");
+        assert!(began.elapsed() < LONG, "neither wait lasted to its limit");
     }
 }

@@ -1,7 +1,7 @@
 //! Wakes the followers: one count of everything new, and one condition variable to wait on.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Counts what is new: a publication, a growth of the log, or a reason for each follower to check its client.
 #[derive(Debug, Default)]
@@ -41,16 +41,9 @@ impl Waker {
     /// Waits for something that `seen` does not have, at most for `limit`, and not beyond [`Waker::close`]. Returns whether there can be
     /// more.
     pub(super) fn wait(&self, seen: Seen, limit: Duration) -> bool {
-        let deadline = Instant::now() + limit;
-        let mut news = self.lock();
-        while Seen(news.count) == seen && !news.is_closing {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                break;
-            }
-            news = self.changed.wait_timeout(news, left).unwrap_or_else(PoisonError::into_inner).0;
-        }
-        !news.is_closing
+        let has_none = |news: &mut News| Seen(news.count) == seen && !news.is_closing;
+        let waited = self.changed.wait_timeout_while(self.lock(), limit, has_none);
+        !waited.unwrap_or_else(PoisonError::into_inner).0.is_closing
     }
 
     /// A number is counted and a flag set under this lock.
@@ -62,6 +55,7 @@ impl Waker {
 #[cfg(test)]
 mod tests {
     use std::thread;
+    use std::time::Instant;
 
     use super::*;
 

@@ -1,13 +1,12 @@
-//! `GET /api/events`: the event stream (`crate::feed`) as Server-Sent Events (HTML, section 9.2).
+//! `GET /api/events`: the event stream (`crate::feed`).
 
 use std::io::{self, Read, Write};
 use std::time::{Duration, Instant};
 
 use rouille::{Request, Response, ResponseBody};
-use serde::Serialize;
 
-use crate::api::events::{EventKind, EventsQuery};
-use crate::feed::{Begin, Event, EventStream, Position, Sink};
+use crate::api::events::EventsQuery;
+use crate::feed::{Begin, EventStream, EventText};
 use crate::transport::Client;
 use crate::web::app::App;
 use crate::web::error::ApiError;
@@ -19,9 +18,6 @@ const SILENCE_MAX: Duration = Duration::from_secs(10);
 /// When a client is to come back, in milliseconds: after a broken connection, and after this server's end.
 const RETRY_MS: u32 = 1000;
 const RETRY_AT_END_MS: u32 = 300;
-
-/// How many bytes of lines, about, are written before the state is read again.
-const BYTES_AT_ONCE: usize = 128 * 1024;
 
 impl App {
     pub(in crate::web) fn events(&self, request: &Request, client: &Client<'_>) -> Result<Response, ApiError> {
@@ -46,7 +42,7 @@ impl App {
 /// client is still there.
 struct Body {
     stream: EventStream,
-    text: Text,
+    text: EventText,
     /// How much of the text was read.
     read: usize,
     spoke_at: Instant,
@@ -55,7 +51,7 @@ struct Body {
 
 impl Body {
     fn new(stream: EventStream) -> Self {
-        let text = Text(format!("retry: {RETRY_MS}\n\n").into_bytes());
+        let text = EventText(format!("retry: {RETRY_MS}\n\n").into_bytes());
         Self { stream, text, read: 0, spoke_at: Instant::now(), is_over: false }
     }
 
@@ -92,38 +88,5 @@ impl Read for Body {
         self.read += count;
         self.spoke_at = Instant::now();
         Ok(count)
-    }
-}
-
-/// The text of events.
-struct Text(Vec<u8>);
-
-impl Sink for Text {
-    fn take(&mut self, position: Option<&Position>, event: &Event<'_>) -> io::Result<()> {
-        // Who comes back after an event without an id does so with the one before.
-        if let Some(position) = position {
-            writeln!(self.0, "id: {position}")?;
-        }
-        match event {
-            Event::State(pipeline) => self.write(EventKind::State, pipeline),
-            Event::Run(event) => self.write(EventKind::Run, event),
-            Event::Log(line) => self.write(EventKind::Log, line),
-            Event::Progress(progress) => self.write(EventKind::Progress, progress),
-            Event::Gap(gap) => self.write(EventKind::Gap, gap),
-        }
-    }
-
-    fn is_full(&self) -> bool {
-        self.0.len() >= BYTES_AT_ONCE
-    }
-}
-
-impl Text {
-    fn write(&mut self, kind: EventKind, data: &impl Serialize) -> io::Result<()> {
-        write!(self.0, "event: {kind}\ndata: ")?;
-        // JSON on one line: a line break within it would end the data.
-        serde_json::to_writer(&mut self.0, data)?;
-        self.0.extend_from_slice(b"\n\n");
-        Ok(())
     }
 }
