@@ -20,6 +20,7 @@ use self::announcing::announce;
 use self::ending::{Alarm, Rung, SUPERVISOR_ENDED, StopsRun};
 use self::listening::{listen, listen_on_socket};
 use self::ownership::{OwnDatabase, beside, database_lock_path, own};
+use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::console::{self, say};
 use crate::feed::Streams;
@@ -31,7 +32,7 @@ use crate::made::Made;
 use crate::process;
 use crate::retention::{self, Retention};
 use crate::run_dir::Runs;
-use crate::runtime_dir::{GIT_IGNORE, Secret, Secrets, ServerIdentity, ServerInfo, keep_out_of_git};
+use crate::runtime_dir::{GIT_IGNORE, Secret, Secrets, ServerInfo, keep_out_of_git, new_identity};
 use crate::service_manager::{self, Watchdog};
 use crate::store::Store;
 use crate::supervisor::{Settings, Supervisor};
@@ -157,9 +158,11 @@ fn serve_at(listeners: Vec<Listener>, config: Config, root_now: &Path) -> anyhow
     let streams =
         Arc::new(Streams::new(supervisor.handle(), inspector.clone(), runs.clone(), logs.clone(), database_file.clone()));
     let (budget, health_budget) = (Arc::new(ResponseBudget::default()), Arc::new(ResponseBudget::default()));
-    let identity = Arc::new(ServerIdentity::new(runtime_dir).context("cannot get random bytes from the kernel")?);
+    let identity = Arc::new(new_identity(runtime_dir).context("cannot get random bytes from the kernel")?);
+    let started_at = SystemClock.now();
     let app = |reach| App {
         identity: identity.clone(),
+        started_at,
         supervisor: supervisor.handle(),
         runs: runs.clone(),
         logs: logs.clone(),

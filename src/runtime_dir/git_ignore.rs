@@ -2,7 +2,6 @@
 //!
 //! Level 1. Written to a temporary name and renamed, so it is never incomplete. If killed here: the next server writes it.
 
-use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -44,16 +43,13 @@ pub fn keep_out_of_git(runtime_dir: &Path) -> io::Result<()> {
 
 fn holds_only_ours(runtime_dir: &Path) -> io::Result<bool> {
     for entry in fs::read_dir(runtime_dir)? {
-        if !is_ours(&entry?.file_name()) {
+        let name = entry?.file_name();
+        let name = name.to_string_lossy();
+        if name != BESIDE && !OURS.iter().any(|ours| name.starts_with(ours)) {
             return Ok(false);
         }
     }
     Ok(true)
-}
-
-fn is_ours(name: &OsStr) -> bool {
-    let name = name.to_string_lossy();
-    name == BESIDE || OURS.iter().any(|ours| name.starts_with(ours))
 }
 
 #[cfg(test)]

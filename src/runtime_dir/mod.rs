@@ -8,4 +8,4 @@ mod server_info;
 
 pub use git_ignore::{NAME as GIT_IGNORE, keep_out_of_git};
 pub use secrets::{Secret, SecretError, Secrets};
-pub use server_info::{Found, LOCK_FILE, NAME as SERVER_INFO, ServerIdentity, ServerInfo};
+pub use server_info::{Found, LOCK_FILE, NAME as SERVER_INFO, ServerInfo, new_identity};

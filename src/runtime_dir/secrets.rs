@@ -41,15 +41,11 @@ impl Secret {
     /// What is in its file, if there is one. An empty one counts as none: nobody can have been given what was in it.
     pub fn find(self, runtime_dir: &Path) -> Result<Option<Token>, SecretError> {
         let path = self.path(runtime_dir);
-        let text = match read(&path) {
-            Ok(text) => text,
-            Err(Unread::Absent) => return Ok(None),
-            Err(Unread::Io(cause)) => return Err(SecretError::Io { path, cause }),
-            Err(Unread::Wrong(problem)) => return Err(SecretError::Wrong { path, problem }),
-        };
-        match text.trim() {
-            "" => Ok(None),
-            text => Token::new(text).map(Some).map_err(|problem| SecretError::Wrong { path, problem: problem.to_owned() }),
+        match read(&path) {
+            Ok(Ok(token)) => Ok(token),
+            Ok(Err(problem)) => Err(SecretError::Wrong { path, problem }),
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(cause) => Err(SecretError::Io { path, cause }),
         }
     }
 
@@ -117,38 +113,30 @@ pub enum SecretError {
     },
 }
 
-/// Why there is no text.
-enum Unread {
-    Absent,
-    Io(io::Error),
-    Wrong(String),
-}
-
-impl From<io::Error> for Unread {
-    fn from(error: io::Error) -> Self {
-        if error.kind() == io::ErrorKind::NotFound { Self::Absent } else { Self::Io(error) }
-    }
-}
-
-/// The text of a file that is its owner's alone.
-fn read(path: &Path) -> Result<String, Unread> {
+/// What is in a file that is its owner's alone, or what is wrong with it.
+fn read(path: &Path) -> io::Result<Result<Option<Token>, String>> {
+    let wrong = |problem: &str| Ok(Err(problem.to_owned()));
     // Looked at first: to open a FIFO would wait for ever.
     if !fs::metadata(path)?.is_file() {
-        return Err(Unread::Wrong("is no file".to_owned()));
+        return wrong("is no file");
     }
     let file = File::open(path)?;
     let about = file.metadata()?;
     // Root may read every file, and what root wrote here was meant.
     let (owner, us) = (about.uid(), rustix::process::geteuid().as_raw());
     if owner != us && owner != 0 {
-        return Err(Unread::Wrong(format!("belongs to another user (uid {owner}), who knows what is in it")));
+        return wrong(&format!("belongs to another user (uid {owner}), who knows what is in it"));
     }
     if about.permissions().mode() & 0o077 != 0 {
-        return Err(Unread::Wrong("can be read by others (`chmod 600` on it mends that, if nobody has)".to_owned()));
+        return wrong("can be read by others (`chmod 600` on it mends that, if nobody has)");
     }
     let mut bytes = Vec::new();
     file.take(BYTES_MAX).read_to_end(&mut bytes)?;
-    String::from_utf8(bytes).map_err(|_| Unread::Wrong("is not text".to_owned()))
+    let Ok(text) = String::from_utf8(bytes) else { return wrong("is not text") };
+    Ok(match text.trim() {
+        "" => Ok(None),
+        text => Token::new(text).map(Some).map_err(str::to_owned),
+    })
 }
 
 fn make(path: &Path) -> io::Result<Token> {

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
-use crate::clock::{Clock, SystemClock, Timestamp};
+use crate::api::version::Server;
 use crate::file_id::FileId;
 use crate::kill_point::KillPoint;
 use crate::path_json;
@@ -27,23 +27,11 @@ pub const LOCK_FILE: &str = "server.lock";
 /// The longest one that is read, in bytes.
 const BYTES_MAX: u64 = 64 * 1024;
 
-/// The identity of a server, which `GET /api/version` shows and with which the field `AutoAppDev-Server` of a request is compared.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ServerIdentity {
-    /// Random, and new at each start.
-    pub id: String,
-    /// Absolute and without links. Bytes that are not UTF-8 show as U+FFFD.
-    pub runtime_dir: String,
-    /// When it started.
-    pub started_at: Timestamp,
-}
-
-impl ServerIdentity {
-    /// The identity of a server that starts now.
-    pub fn new(runtime_dir: &Path) -> io::Result<Self> {
-        let id = format!("{:032x}", u128::from_ne_bytes(random::bytes()?));
-        Ok(Self { id, runtime_dir: runtime_dir.to_string_lossy().into_owned(), started_at: SystemClock.now() })
-    }
+/// The identity of a server that starts now, which `GET /api/version` shows and with which the field `AutoAppDev-Server` of a request is
+/// compared.
+pub fn new_identity(runtime_dir: &Path) -> io::Result<Server> {
+    let id = format!("{:032x}", u128::from_ne_bytes(random::bytes()?));
+    Ok(Server { id, runtime_dir: runtime_dir.to_string_lossy().into_owned() })
 }
 
 /// Which server is in a runtime directory.
@@ -62,7 +50,7 @@ pub enum Found {
 pub struct ServerInfo {
     /// The server's process id.
     pub pid: u32,
-    /// [`ServerIdentity::id`].
+    /// [`Server::id`].
     pub id: String,
     /// The runtime directory that the file was written into: a copy of the folder is another one. A
     /// live server keeps the directory open, so no other one has this meanwhile.
@@ -117,18 +105,13 @@ impl ServerInfo {
 
     /// Writes it. On an error the one of the server before is gone all the same: it would send clients to where nobody is.
     pub fn write(&self, runtime_dir: &Path) -> io::Result<()> {
-        let written = self.try_to_write(runtime_dir);
-        if written.is_err() {
+        let text = serde_json::to_vec(self).expect("plain data");
+        let write = || replace_file(&runtime_dir.join(NAME), &text, || KillPoint::ServerInfoBeside.reach());
+        write().or_else(|_| {
             // On a full disk this makes the room that is needed.
             let _was_none = Self::remove(runtime_dir);
-            return self.try_to_write(runtime_dir);
-        }
-        written
-    }
-
-    fn try_to_write(&self, runtime_dir: &Path) -> io::Result<()> {
-        let text = serde_json::to_vec(self).expect("plain data");
-        replace_file(&runtime_dir.join(NAME), &text, || KillPoint::ServerInfoBeside.reach())
+            write()
+        })
     }
 
     /// Takes it away at an orderly end.
@@ -231,7 +214,7 @@ mod tests {
 
     #[test]
     fn each_server_identity_is_unique() {
-        let new = || ServerIdentity::new(Path::new("/srv/a")).expect("random bytes");
+        let new = || new_identity(Path::new("/srv/a")).expect("random bytes");
         let (one, other) = (new(), new());
         assert!(one.id != other.id && one.id.len() == 32 && one.id.bytes().all(|byte| byte.is_ascii_hexdigit()), "{one:?}");
         assert_eq!(one.runtime_dir, "/srv/a");

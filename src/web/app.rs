@@ -9,11 +9,12 @@ use super::error::ApiError;
 use super::guard::Guard;
 use super::response_budget::ResponseBudget;
 use crate::api::session::Role;
+use crate::api::version::Server;
+use crate::clock::Timestamp;
 use crate::feed::Streams;
 use crate::health::Inspector;
 use crate::log::RunLogs;
 use crate::run_dir::Runs;
-use crate::runtime_dir::ServerIdentity;
 use crate::store::DatabaseFile;
 use crate::supervisor::Handle;
 
@@ -24,7 +25,9 @@ pub(super) const SERVICE: &str = "autoappdev-backend";
 #[derive(Clone, Debug)]
 pub struct App {
     /// The identity of this server.
-    pub identity: Arc<ServerIdentity>,
+    pub identity: Arc<Server>,
+    /// When it started.
+    pub started_at: Timestamp,
     /// The life cycle.
     pub supervisor: Handle,
     /// Where the runs are.

@@ -11,13 +11,14 @@ use serde_json::{Value, json};
 use super::app::App;
 use super::auth::Authenticator;
 use super::guard::Guard;
+use crate::api::version::Server;
 use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::config::Token;
 use crate::feed::Streams;
 use crate::health::Inspector;
 use crate::log::RunLogs;
 use crate::run_dir::Runs;
-use crate::runtime_dir::{Secrets, ServerIdentity};
+use crate::runtime_dir::Secrets;
 use crate::store::{DatabaseFile, Store};
 use crate::supervisor::{Settings, Supervisor};
 use crate::transport::{Handler, Reach};
@@ -88,11 +89,8 @@ impl House {
 
     fn app(&self, reach: Reach, authenticator: Option<Arc<Authenticator>>) -> App {
         App {
-            identity: Arc::new(ServerIdentity {
-                id: SERVER_ID.to_owned(),
-                runtime_dir: "/srv/a/runtime".to_owned(),
-                started_at: SystemClock.now(),
-            }),
+            identity: Arc::new(Server { id: SERVER_ID.to_owned(), runtime_dir: "/srv/a/runtime".to_owned() }),
+            started_at: SystemClock.now(),
             supervisor: self.supervisor.as_ref().expect("it runs").handle(),
             runs: Runs::new(self.dir.path().to_owned()),
             logs: RunLogs::new(self.dir.path().to_owned()),

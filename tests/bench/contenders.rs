@@ -9,11 +9,12 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use autoappdev::clock::{Clock, SystemClock};
 use autoappdev::feed::Streams;
 use autoappdev::health::Inspector;
 use autoappdev::log::RunLogs;
 use autoappdev::run_dir::Runs;
-use autoappdev::runtime_dir::ServerIdentity;
+use autoappdev::runtime_dir::new_identity;
 use autoappdev::store::Store;
 use autoappdev::supervisor::{Settings, Supervisor};
 use autoappdev::transport::{Handler, Reach};
@@ -175,7 +176,8 @@ pub(crate) fn be_rouille(dir: &Path) {
     let inspector = Inspector::start(|| None).expect("a thread");
     let streams = Streams::new(supervisor.handle(), inspector.clone(), runs.clone(), logs.clone(), database.clone());
     let app = App {
-        identity: Arc::new(ServerIdentity::new(runs.runtime_dir()).expect("random bytes")),
+        identity: Arc::new(new_identity(runs.runtime_dir()).expect("random bytes")),
+        started_at: SystemClock.now(),
         supervisor: supervisor.handle(),
         runs,
         logs,

@@ -3,7 +3,6 @@
 use rouille::Response;
 
 use crate::api::version::{API_VERSION, Server, VersionResponse};
-use crate::runtime_dir::ServerIdentity;
 use crate::store::schema_version;
 use crate::web::app::{App, SERVICE};
 use crate::web::json::json;
@@ -15,7 +14,6 @@ const BUILD: &str = concat!(env!("CARGO_PKG_VERSION"), " ", env!("BUILD_TARGET")
 
 impl App {
     pub(in crate::web) fn version(&self) -> Response {
-        let ServerIdentity { id, runtime_dir, started_at } = &*self.identity;
         json(&VersionResponse {
             ok: true,
             name: NAME.to_owned(),
@@ -25,8 +23,8 @@ impl App {
             build: BUILD.to_owned(),
             api: API_VERSION,
             schema: schema_version(),
-            started_at: *started_at,
-            server: Server { id: id.clone(), runtime_dir: runtime_dir.clone() },
+            started_at: self.started_at,
+            server: Server::clone(&self.identity),
         })
     }
 }
