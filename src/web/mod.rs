@@ -5,7 +5,6 @@
 mod app;
 mod auth;
 mod common_fields;
-mod downloads;
 mod endpoints;
 mod error;
 mod etag;

@@ -10,7 +10,6 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use rouille::{Response, ResponseBody};
 
-use super::downloads::Downloads;
 use super::error::ApiError;
 
 /// What all unread answers may hold, in bytes; one alone may hold more.
@@ -22,13 +21,17 @@ const MAKERS_MAX: usize = 2;
 /// The most that wait for their turn; the newest are served.
 const WAITING_MAX: usize = 64;
 
+/// The most logs that are sent as text at once: each keeps a thread, a descriptor, and some hundred KiB.
+const DOWNLOADS_MAX: usize = 16;
+
 /// The long answers of one server.
 #[derive(Debug, Default)]
 pub struct ResponseBudget {
     held: Arc<Mutex<Held>>,
     makers: Mutex<Makers>,
     made: Condvar,
-    downloads: Downloads,
+    /// A reference for each log that is being sent as text, and this one.
+    downloads: Arc<()>,
 }
 
 #[derive(Debug, Default)]
@@ -55,9 +58,10 @@ struct Answer {
 }
 
 impl ResponseBudget {
-    /// Those that are too long to be held at all.
-    pub(super) fn downloads(&self) -> &Downloads {
-        &self.downloads
+    /// A place for a log that is sent as text, which is too long to be held at all.
+    pub(super) fn begin_download(&self) -> Result<Arc<()>, ApiError> {
+        let place = self.downloads.clone();
+        if Arc::strong_count(&place) > 1 + DOWNLOADS_MAX { Err(ApiError::TooManyDownloads) } else { Ok(place) }
     }
 
     /// Waits for a turn to make a long answer, and makes it. Refuses where many wait and this one has waited longest: who waits keeps a
