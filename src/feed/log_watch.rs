@@ -70,16 +70,11 @@ impl LogWatch {
         let run = self.runs.run(run_id);
         // The outer one first: what becomes of the folder from here on is told.
         let outer = inotify::add_watch(&*queue, run.path(), WatchFlags::CREATE | WatchFlags::DELETE | WatchFlags::MOVE)?;
-        match inotify::add_watch(&*queue, run.log_dir(), WatchFlags::MODIFY | WatchFlags::CREATE) {
-            Ok(inner) => {
-                watched.run = Some((run_id, [outer, inner]));
-                Ok(())
-            }
-            Err(error) => {
-                let _is_gone = inotify::remove_watch(&*queue, outer);
-                Err(error.into())
-            }
-        }
+        let inner = inotify::add_watch(&*queue, run.log_dir(), WatchFlags::MODIFY | WatchFlags::CREATE).inspect_err(|_| {
+            let _is_gone = inotify::remove_watch(&*queue, outer);
+        })?;
+        watched.run = Some((run_id, [outer, inner]));
+        Ok(())
     }
 }
 

@@ -3,33 +3,19 @@
 #[cfg(all(feature = "fuzzing", not(debug_assertions)))]
 compile_error!("the feature `fuzzing` opens what is private: it is for tests and the fuzzer alone, never for a release");
 
-use std::time::Duration;
-
 use rouille::{Request, Response};
 
 use super::error::ApiError;
 use super::input;
 use super::target::path_of;
 use crate::api::logs::LogsQuery;
-use crate::supervisor::StartRequest;
+use crate::pipeline::Action;
+use crate::supervisor::Ask;
 
-fn request_with(body: &[u8]) -> Request {
-    Request::fake_http("POST", "/", Vec::new(), body.to_vec())
-}
-
-/// The body of a start, or the refusal.
-pub fn start_request(body: &[u8]) -> Result<StartRequest, Response> {
-    input::start_request(&request_with(body)).map_err(ApiError::into_response)
-}
-
-/// The body of a stop, or the refusal.
-pub fn stop_request(body: &[u8]) -> Result<Option<Duration>, Response> {
-    input::stop_request(&request_with(body)).map_err(ApiError::into_response)
-}
-
-/// The body of an action that says nothing, or the refusal.
-pub fn empty_request(body: &[u8]) -> Result<(), Response> {
-    input::empty_request(&request_with(body)).map_err(ApiError::into_response)
+/// What is asked for by this action and body, or the refusal.
+pub fn ask(action: Action, body: &[u8]) -> Result<Ask, Response> {
+    let request = Request::fake_http("POST", "/", Vec::new(), body.to_vec());
+    input::ask(action, &request).map_err(ApiError::into_response)
 }
 
 /// The query of `target`, read as that of a page of a log.

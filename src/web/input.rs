@@ -11,7 +11,8 @@ use crate::api::body::{self, BadBody};
 use crate::api::pipeline::{EmptyRequest, StartRequest, StopRequest};
 use crate::api::query::{self, Query};
 use crate::config::GRACE_S_MAX;
-use crate::supervisor;
+use crate::pipeline::Action;
+use crate::supervisor::{self, Ask};
 
 /// The longest single argument or environment entry, in bytes (`MAX_ARG_STRLEN`, `execve(2)`).
 const ARG_BYTES_MAX: usize = 128 * 1024 - 1;
@@ -46,8 +47,20 @@ fn bad(why: impl Into<String>) -> ApiError {
     ApiError::BadBody(why.into())
 }
 
-/// The body of a start.
-pub(super) fn start_request(request: &Request) -> Result<supervisor::StartRequest, ApiError> {
+/// What a client asks for by this action and the body of its request.
+pub(super) fn ask(action: Action, request: &Request) -> Result<Ask, ApiError> {
+    Ok(match action {
+        Action::Start => Ask::Start(start_request(request)?),
+        Action::Pause => body(request).map(|EmptyRequest {}| Ask::Pause)?,
+        Action::Resume => body(request).map(|EmptyRequest {}| Ask::Resume)?,
+        Action::Stop => {
+            let StopRequest { grace_s } = body(request)?;
+            Ask::Stop { grace: grace(grace_s)? }
+        }
+    })
+}
+
+fn start_request(request: &Request) -> Result<supervisor::StartRequest, ApiError> {
     let StartRequest { script, args, cwd, env, grace_s } = body(request)?;
     for (key, entries) in [("args", args.len()), ("env", env.len())] {
         if entries > ARGS_MAX {
@@ -71,17 +84,6 @@ pub(super) fn start_request(request: &Request) -> Result<supervisor::StartReques
         check_executable("env", value)?;
     }
     Ok(supervisor::StartRequest { script, args, cwd, env, grace: grace(grace_s)? })
-}
-
-/// The body of a stop: its grace.
-pub(super) fn stop_request(request: &Request) -> Result<Option<Duration>, ApiError> {
-    let StopRequest { grace_s } = body(request)?;
-    grace(grace_s)
-}
-
-/// The body of an action that says nothing.
-pub(super) fn empty_request(request: &Request) -> Result<(), ApiError> {
-    body(request).map(|EmptyRequest {}| ())
 }
 
 /// Checks that a text can be handed to a program.
@@ -159,8 +161,10 @@ mod tests {
         for body in [r#"{"args":"x"}"#, r#"{"args":[1]}"#, r#"{"args":{}}"#, r#"{"args":null}"#] {
             assert!(matches!(start_request(&post(body)), Err(ApiError::BadArgs)), "{body}");
         }
-        assert!(empty_request(&post(r#"{"grace_s":1}"#)).is_err());
-        assert!(stop_request(&post(r#"{"script":"x"}"#)).is_err());
+        for action in [Action::Pause, Action::Resume] {
+            assert!(ask(action, &post(r#"{"grace_s":1}"#)).is_err());
+        }
+        assert!(ask(Action::Stop, &post(r#"{"script":"x"}"#)).is_err());
     }
 
     #[test]

@@ -8,11 +8,7 @@ const LONG_BYTES: usize = 2 * 1024 * 1024;
 
 /// A JSON answer.
 pub(super) fn json(value: &impl Serialize) -> Response {
-    Response::from_data("application/json", bytes(value))
-}
-
-fn bytes(value: &impl Serialize) -> Vec<u8> {
-    serde_json::to_vec(value).expect("answers are plain data")
+    Response::from_data("application/json", serde_json::to_vec(value).expect("answers are plain data"))
 }
 
 /// The same for what can be long, written in one piece, which the kernel gets back whole. What is not used of it is not there.

@@ -23,11 +23,6 @@ static PACKED: LazyLock<HashMap<&'static Path, Vec<u8>>> =
 const CSP: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
                    base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// The page itself.
-pub(super) fn index(request: &Request) -> Option<Response> {
-    file(request, "index.html")
-}
-
 /// One of its files.
 pub(super) fn file(request: &Request, name: &str) -> Option<Response> {
     let file = FILES.get_file(name)?;
@@ -124,7 +119,7 @@ mod tests {
     fn who_takes_gzip_gets_it_and_nobody_else() {
         let get = |accepted: Option<&str>| {
             let headers = accepted.map(|value| ("accept-encoding".to_owned(), value.to_owned())).into_iter().collect();
-            index(&Request::fake_http("GET", "/", headers, vec![])).expect("there")
+            file(&Request::fake_http("GET", "/", headers, vec![]), "index.html").expect("there")
         };
         let plain = FILES.get_file("index.html").expect("there").contents();
         for (accepted, is_packed) in [
@@ -158,9 +153,9 @@ mod tests {
     #[test]
     fn a_file_that_has_not_changed_is_not_sent_again() {
         let get = |headers| Request::fake_http("GET", "/", headers, vec![]);
-        let first = index(&get(vec![])).expect("there");
+        let first = file(&get(vec![]), "index.html").expect("there");
         let etag = first.headers.iter().find(|(name, _)| name == "ETag").map(|(_, value)| value.to_string()).expect("has one");
-        let second = index(&get(vec![("If-None-Match".to_owned(), etag)])).expect("there");
+        let second = file(&get(vec![("If-None-Match".to_owned(), etag)]), "index.html").expect("there");
         assert_eq!((first.status_code, second.status_code), (200, 304));
         assert!(file(&get(vec![]), "../Cargo.toml").is_none() && file(&get(vec![]), "nothing").is_none());
     }

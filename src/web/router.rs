@@ -3,12 +3,12 @@
 use rouille::{Request, Response};
 
 use super::app::App;
-use super::auth::Caller;
 use super::error::ApiError;
 use super::target::path_of;
 use super::{common_fields, guard, input, page};
 use crate::api::query::NoQuery;
 use crate::api::routes::{self, Access, Found, Route};
+use crate::pipeline::Action;
 use crate::transport::{Broken, Client, Handler};
 
 /// The request field with the id of the intended server.
@@ -46,59 +46,43 @@ impl App {
 
     fn route(&self, request: &Request, client: &Client<'_>) -> Result<Response, ApiError> {
         let (method, path) = (request.method(), path_of(request));
-        if method == "OPTIONS" {
-            // A preflight carries no token, and nothing here tells a secret.
-            return match routes::find(method, path) {
-                _ if path == "*" => Ok(self.guard.preflight(request, routes::all_methods())),
-                Found::OtherMethod(route, parameter) if is_there(route, parameter) => {
-                    Ok(self.guard.preflight(request, route.allow()))
-                }
-                Found::Route(..) | Found::OtherMethod(..) | Found::Nothing => Err(ApiError::NotFound),
-            };
-        }
-        match routes::find(method, path) {
+        let allow = match routes::find(method, path) {
             Found::Route(route, parameter) => {
-                let caller = match route.spec().access {
+                let _let_in = match route.spec().access {
                     Access::Anyone => None,
                     Access::Viewer => Some(self.caller(request)?),
                     Access::Operator => Some(self.operator(request)?),
                 };
-                self.answer(route, parameter, request, caller, client)
+                return self.answer(route, parameter, request, client);
             }
-            // What is not there is told only to callers who may use the rest of the API.
-            found => {
-                if guard::is_of_api(path) {
-                    let _is_let_in = if guard::changes_nothing(request) { self.caller(request) } else { self.operator(request) }?;
-                }
-                Err(match found {
-                    Found::OtherMethod(route, parameter) if is_there(route, parameter) => {
-                        ApiError::MethodNotAllowed(route.allow())
-                    }
-                    Found::Route(..) | Found::OtherMethod(..) | Found::Nothing => ApiError::NotFound,
-                })
-            }
+            // Of the paths with a parameter only those of the page's files tell without a question to the database whether they are there.
+            Found::OtherMethod(route, name) => (route != Route::PageFile || page::has_file(name)).then(|| route.allow()),
+            Found::Nothing => None,
+        };
+        if method == "OPTIONS" {
+            // A preflight carries no token, and nothing here tells a secret.
+            let allow = if path == "*" { Some(routes::all_methods()) } else { allow };
+            return allow.map(|allow| self.guard.preflight(request, allow)).ok_or(ApiError::NotFound);
         }
+        // What is not there is told only to callers who may use the rest of the API.
+        if guard::is_of_api(path) {
+            let _let_in = if guard::changes_nothing(request) { self.caller(request) } else { self.operator(request) }?;
+        }
+        Err(allow.map_or(ApiError::NotFound, ApiError::MethodNotAllowed))
     }
 
     /// Calls the endpoint of a route: a new route does not compile without one.
-    fn answer(
-        &self,
-        route: Route,
-        parameter: &str,
-        request: &Request,
-        caller: Option<Caller>,
-        client: &Client<'_>,
-    ) -> Result<Response, ApiError> {
+    fn answer(&self, route: Route, parameter: &str, request: &Request, client: &Client<'_>) -> Result<Response, ApiError> {
         if route.spec().keys.is_some_and(<[_]>::is_empty) {
             let NoQuery {} = input::query(request)?;
         }
         match route {
             Route::Pipeline => self.pipeline(request, client),
             Route::Status => Ok(self.status()),
-            Route::Start => self.start(request, client),
-            Route::Pause => self.pause(request, client),
-            Route::Resume => self.resume(request, client),
-            Route::Stop => self.stop(request, client),
+            Route::Start => self.act(Action::Start, request, client),
+            Route::Pause => self.act(Action::Pause, request, client),
+            Route::Resume => self.act(Action::Resume, request, client),
+            Route::Stop => self.act(Action::Stop, request, client),
             Route::Logs => self.logs(request, client),
             Route::LogTail => self.budget.make(|| self.tail(request)),
             Route::Events => self.events(request, client),
@@ -107,10 +91,10 @@ impl App {
             Route::RunLog => self.log_text(request, parameter),
             Route::Health => self.health(request),
             Route::Version => Ok(self.version()),
-            Route::Session => self.session(caller),
+            Route::Session => self.session(request),
             Route::Login => self.log_in(request),
             Route::Logout => self.log_out(request),
-            Route::Index => page::index(request).map(|page| self.renew(request, page)).ok_or(ApiError::NotFound),
+            Route::Index => page::file(request, "index.html").map(|page| self.renew(request, page)).ok_or(ApiError::NotFound),
             Route::PageFile => page::file(request, parameter).ok_or(ApiError::NotFound),
         }
     }
@@ -124,10 +108,4 @@ impl App {
             None => response,
         }
     }
-}
-
-/// Whether something stands at this path. Of the paths with a parameter only those of the page's files tell that without a question to
-/// the database.
-fn is_there(route: Route, parameter: &str) -> bool {
-    route != Route::PageFile || page::has_file(parameter)
 }

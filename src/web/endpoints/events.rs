@@ -34,7 +34,9 @@ impl App {
         };
         let stream = self.streams.open(begin)?.ok_or(ApiError::TooManyStreams)?;
         let response = Response::from_data("text/event-stream", Vec::new()).with_unique_header("X-Accel-Buffering", "no");
-        Ok(Response { data: ResponseBody::from_reader(Body::new(stream)), ..response })
+        let text = EventText(format!("retry: {RETRY_MS}\n\n").into_bytes());
+        let body = Body { stream, text, read: 0, spoke_at: Instant::now(), is_over: false };
+        Ok(Response { data: ResponseBody::from_reader(body), ..response })
     }
 }
 
@@ -50,11 +52,6 @@ struct Body {
 }
 
 impl Body {
-    fn new(stream: EventStream) -> Self {
-        let text = EventText(format!("retry: {RETRY_MS}\n\n").into_bytes());
-        Self { stream, text, read: 0, spoke_at: Instant::now(), is_over: false }
-    }
-
     /// Puts what is new into the text, or waits until there may be something.
     fn write_more(&mut self) -> io::Result<()> {
         self.stream.gather(&mut self.text)?;

@@ -1,12 +1,10 @@
 //! `GET /api/pipeline`, `GET /api/pipeline/status`, and the four actions.
 
-use std::sync::Arc;
-
 use rouille::{Request, Response, ResponseBody};
 
 use crate::api::pipeline::{ActionResponse, Pipeline, PipelineQuery, Status, StatusResponse};
-use crate::pipeline::{Origin, Peer, State};
-use crate::supervisor::{Ask, Published, Snapshot};
+use crate::pipeline::{Action, Origin, Peer, State};
+use crate::supervisor::Snapshot;
 use crate::transport::Client;
 use crate::web::app::App;
 use crate::web::error::ApiError;
@@ -15,31 +13,22 @@ use crate::web::long_poll::{WAIT_S_DEFAULT, wait_for};
 use crate::web::{common_fields, etag, input};
 
 impl App {
-    pub(in crate::web) fn start(&self, request: &Request, client: &Client<'_>) -> Result<Response, ApiError> {
-        let published = self.act(Ask::Start(input::start_request(request)?), request, client)?;
-        let Snapshot { pipeline, run_pid, .. } = &published.snapshot;
-        Ok(json(&ActionResponse { pid: *run_pid, script: pipeline.script.clone(), ..done(pipeline) }))
-    }
-
-    pub(in crate::web) fn pause(&self, request: &Request, client: &Client<'_>) -> Result<Response, ApiError> {
-        input::empty_request(request)?;
-        Ok(json(&done(&self.act(Ask::Pause, request, client)?.snapshot)))
-    }
-
-    pub(in crate::web) fn resume(&self, request: &Request, client: &Client<'_>) -> Result<Response, ApiError> {
-        input::empty_request(request)?;
-        Ok(json(&done(&self.act(Ask::Resume, request, client)?.snapshot)))
-    }
-
-    pub(in crate::web) fn stop(&self, request: &Request, client: &Client<'_>) -> Result<Response, ApiError> {
-        let grace = input::stop_request(request)?;
-        Ok(json(&done(&self.act(Ask::Stop { grace }, request, client)?.snapshot)))
-    }
-
     /// Has the supervisor act for this client, whose role the router has checked.
-    fn act(&self, ask: Ask, request: &Request, client: &Client<'_>) -> Result<Arc<Published>, ApiError> {
+    pub(in crate::web) fn act(&self, action: Action, request: &Request, client: &Client<'_>) -> Result<Response, ApiError> {
+        let ask = input::ask(action, request)?;
         let peer = client.uid().map_or_else(|| Peer::Address(request.remote_addr().ip()), Peer::Uid);
-        Ok(self.supervisor.act(ask, Origin::operator(peer))?)
+        let published = self.supervisor.act(ask, Origin::operator(peer))?;
+        let Snapshot { pipeline, run_pid, .. } = &published.snapshot;
+        let is_start = action == Action::Start;
+        Ok(json(&ActionResponse {
+            ok: true,
+            state: pipeline.state,
+            pid: run_pid.filter(|_| is_start),
+            run_id: pipeline.run_id,
+            script: pipeline.script.clone().filter(|_| is_start),
+            version: pipeline.version,
+            conditions: pipeline.conditions.clone(),
+        }))
     }
 
     pub(in crate::web) fn pipeline(&self, request: &Request, client: &Client<'_>) -> Result<Response, ApiError> {
@@ -67,18 +56,5 @@ impl App {
         let published = self.supervisor.watch().get();
         let Pipeline { state, pid, run_id, status, .. } = &published.snapshot.pipeline;
         json(&StatusResponse { status: Status { running: *state == State::Running, pid: *pid, run_id: *run_id, state: *status } })
-    }
-}
-
-/// The answer to an action that was done.
-fn done(pipeline: &Pipeline) -> ActionResponse {
-    ActionResponse {
-        ok: true,
-        state: pipeline.state,
-        pid: None,
-        run_id: pipeline.run_id,
-        script: None,
-        version: pipeline.version,
-        conditions: pipeline.conditions.clone(),
     }
 }

@@ -2,9 +2,9 @@
 
 use rouille::{Request, Response};
 
+use crate::api::pipeline::EmptyRequest;
 use crate::api::session::{LoginRequest, LoginResponse, OkResponse, Role, Session, SessionResponse};
 use crate::web::app::App;
-use crate::web::auth::Caller;
 use crate::web::error::ApiError;
 use crate::web::input;
 use crate::web::json::json;
@@ -21,7 +21,7 @@ impl App {
     }
 
     pub(in crate::web) fn log_out(&self, request: &Request) -> Result<Response, ApiError> {
-        input::empty_request(request)?;
+        let EmptyRequest {} = input::body(request)?;
         let response = json(&OkResponse { ok: true });
         Ok(match &self.authenticator {
             Some(authenticator) => response.with_additional_header("Set-Cookie", authenticator.log_out()),
@@ -40,9 +40,8 @@ impl App {
         }
     }
 
-    /// `caller` is the client that the router let in.
-    pub(in crate::web) fn session(&self, caller: Option<Caller>) -> Result<Response, ApiError> {
-        let caller = caller.ok_or(ApiError::TokenNeeded)?;
+    pub(in crate::web) fn session(&self, request: &Request) -> Result<Response, ApiError> {
+        let caller = self.caller(request)?;
         Ok(json(&SessionResponse {
             session: Session {
                 may: caller.role,

@@ -1,6 +1,8 @@
 //! The JSON bodies of start, stop and the actions that say nothing.
 
-use autoappdev::web::fuzzing::{empty_request, start_request, stop_request};
+use autoappdev::pipeline::Action;
+use autoappdev::supervisor::{Ask, StartRequest};
+use autoappdev::web::fuzzing::ask;
 use rouille::Response;
 use serde_json::{Map, Value, json};
 
@@ -12,8 +14,12 @@ pub fn run(bytes: &[u8]) {
     let read: Option<Value> = serde_json::from_slice(bytes).ok();
     let is_nothing = bytes.trim_ascii().is_empty();
     let start = start_request(bytes).map_err(is_refusal);
-    let stop = stop_request(bytes).map_err(is_refusal);
-    let empty = empty_request(bytes).map_err(is_refusal);
+    let stop = ask(Action::Stop, bytes).map_err(is_refusal).map(|stop| match stop {
+        Ask::Stop { grace } => grace,
+        other => panic!("{other:?}"),
+    });
+    let empty = ask(Action::Pause, bytes).map_err(is_refusal);
+    assert_eq!(empty.is_ok(), ask(Action::Resume, bytes).is_ok());
     // What is no object is taken by none.
     let object = match &read {
         Some(Value::Object(object)) => Some(object.clone()),
@@ -48,6 +54,13 @@ pub fn run(bytes: &[u8]) {
         let again = serde_json::to_vec(&object).expect("it was JSON");
         assert_eq!(format!("{:?}", start_request(&again).ok()), format!("{:?}", Some(start)));
     }
+}
+
+fn start_request(bytes: &[u8]) -> Result<StartRequest, Response> {
+    ask(Action::Start, bytes).map(|start| match start {
+        Ask::Start(start) => start,
+        other => panic!("{other:?}"),
+    })
 }
 
 /// A refusal is a 4xx with a word and a sentence in one line of text.
