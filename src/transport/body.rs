@@ -11,9 +11,10 @@ const SIZE_LINE_BYTES_MAX: usize = 8 * 1024;
 const EXTENSION_BYTES_MAX: usize = 16 * 1024;
 
 /// What comes next in the coding.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Next {
     /// A line with a chunk's size.
+    #[default]
     Size,
     /// This many bytes of a chunk.
     Data(usize),
@@ -24,22 +25,17 @@ enum Next {
 }
 
 /// Undoes the chunked coding of one body.
-#[derive(Debug)]
-pub(super) struct Chunks {
+#[derive(Debug, Default)]
+pub struct Chunks {
     body: Vec<u8>,
     next: Next,
     extension_bytes: usize,
 }
 
 impl Chunks {
-    /// Before the first byte.
-    pub(super) fn new() -> Self {
-        Self { body: Vec::new(), next: Next::Size, extension_bytes: 0 }
-    }
-
     /// Takes what it can off the front of `bytes`: how many those are, and whether the body is whole. What was not taken belongs in front
     /// of what comes next.
-    pub(super) fn take(&mut self, bytes: &[u8]) -> Result<(usize, bool), Broken> {
+    pub fn take(&mut self, bytes: &[u8]) -> Result<(usize, bool), Broken> {
         let mut used = 0;
         loop {
             let rest = &bytes[used..];
@@ -86,18 +82,18 @@ impl Chunks {
     }
 
     /// How many bytes of the body there are.
-    pub(super) fn body_bytes(&self) -> usize {
+    pub fn body_bytes(&self) -> usize {
         self.body.len()
     }
 
     /// Takes the room for the longest body in one piece, which the kernel gets back whole: one that grows leaves its smaller selves to
     /// the allocator. What is not used of it is not there.
-    pub(super) fn grow_no_more(&mut self) {
+    pub fn grow_no_more(&mut self) {
         self.body.reserve_exact(BODY_BYTES_MAX - self.body.len());
     }
 
     /// What the chunks carried.
-    pub(super) fn into_body(self) -> Vec<u8> {
+    pub fn into_body(self) -> Vec<u8> {
         self.body
     }
 }
@@ -157,7 +153,7 @@ mod tests {
 
     /// The body and what is left behind it.
     fn decode(bytes: &[u8]) -> Result<Option<(Vec<u8>, usize)>, Broken> {
-        let mut chunks = Chunks::new();
+        let mut chunks = Chunks::default();
         let (used, is_whole) = chunks.take(bytes)?;
         Ok(is_whole.then(|| (chunks.into_body(), bytes.len() - used)))
     }
@@ -174,7 +170,7 @@ mod tests {
             for cut in 0..coded.len() {
                 assert_eq!(decode(&coded[..cut]), Ok(None), "{} cut at {cut}", coded.escape_ascii());
             }
-            let mut bytewise = Chunks::new();
+            let mut bytewise = Chunks::default();
             let (mut waiting, mut ended_at) = (Vec::new(), None);
             for (at, byte) in coded.iter().enumerate() {
                 waiting.push(*byte);

@@ -141,8 +141,8 @@ impl Wire<'_> {
                 self.unread.drain(..blank.len());
             }
             if !self.unread.is_empty() {
-                if let Some((length, head)) = head::parse(&self.unread).map_err(|broken| End::Refused(broken, None))? {
-                    self.unread.drain(..length);
+                if let Some(head) = head::parse(&self.unread).map_err(|broken| End::Refused(broken, None))? {
+                    self.unread.drain(..head.length);
                     return Ok(head);
                 }
                 if deadline.is_none() {
@@ -187,7 +187,7 @@ impl Wire<'_> {
 
     fn read_chunks(&mut self) -> Result<Vec<u8>, End> {
         let deadline = Instant::now() + self.terms.body;
-        let mut chunks = Chunks::new();
+        let mut chunks = Chunks::default();
         let mut counted = SMALL_BODY_BYTES;
         loop {
             let (used, is_whole) = chunks.take(&self.unread).map_err(|broken| End::Refused(broken, None))?;

@@ -6,11 +6,11 @@ use std::net::SocketAddr;
 use rouille::Request;
 
 /// The longest head, in bytes.
-pub(super) const HEAD_BYTES_MAX: usize = 16 * 1024;
+pub const HEAD_BYTES_MAX: usize = 16 * 1024;
 /// The most header fields.
-pub(super) const FIELDS_MAX: usize = 100;
+pub const FIELDS_MAX: usize = 100;
 /// The longest request target, in bytes.
-pub(super) const TARGET_BYTES_MAX: usize = 8 * 1024;
+pub const TARGET_BYTES_MAX: usize = 8 * 1024;
 /// The longest body, in bytes.
 pub const BODY_BYTES_MAX: usize = 1024 * 1024;
 
@@ -53,7 +53,7 @@ pub enum Broken {
 
 /// How a body's end is known (RFC 9112, section 6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Framing {
+pub enum Framing {
     /// This many bytes; 0 where nothing is said.
     Length(usize),
     /// Chunked transfer coding.
@@ -62,17 +62,23 @@ pub(super) enum Framing {
 
 /// A head, read whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Head {
-    pub(super) method: String,
-    pub(super) target: String,
-    pub(super) fields: Vec<(String, String)>,
+pub struct Head {
+    /// How many bytes it took.
+    pub length: usize,
+    /// The method as sent.
+    pub method: String,
+    /// The target as it is routed.
+    pub target: String,
+    /// The fields in their order.
+    pub fields: Vec<(String, String)>,
     /// How its body ends, or why no body is read.
-    pub(super) framing: Result<Framing, Broken>,
+    pub framing: Result<Framing, Broken>,
     /// Whether the client waits for a word before it sends the body.
-    pub(super) expects_continue: bool,
-    pub(super) keep_alive: bool,
+    pub expects_continue: bool,
+    /// Whether the client lets the connection stay open.
+    pub keep_alive: bool,
     /// An HTTP/1.0 client understands no chunked coding.
-    pub(super) is_http_1_0: bool,
+    pub is_http_1_0: bool,
 }
 
 impl Head {
@@ -82,8 +88,8 @@ impl Head {
     }
 }
 
-/// Takes a head off the front of `bytes`: how long it was, and what it says. `Ok(None)` while it is not all there.
-pub(super) fn parse(bytes: &[u8]) -> Result<Option<(usize, Head)>, Broken> {
+/// Reads the head at the front of `bytes`. `Ok(None)` while it is not all there.
+pub fn parse(bytes: &[u8]) -> Result<Option<Head>, Broken> {
     // Not filled in before: to clear room for a hundred fields costs more than to parse the few that there are.
     let mut fields = [const { MaybeUninit::uninit() }; FIELDS_MAX];
     let mut request = httparse::Request::new(&mut []);
@@ -119,6 +125,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Option<(usize, Head)>, Broken> {
         kept.push((field.name.to_owned(), text(field.value)));
     }
     let head = Head {
+        length,
         method: request.method.expect("a complete head has a method").to_owned(),
         target: origin_form(target, read.host)?,
         fields: kept,
@@ -130,7 +137,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Option<(usize, Head)>, Broken> {
     if read.hosts > 1 || (read.hosts == 0 && !is_http_1_0) {
         return Err(Broken::Malformed("it needs exactly one Host"));
     }
-    Ok(Some((length, head)))
+    Ok(Some(head))
 }
 
 /// A value as text. Nearly every one is ASCII, for which this is one look and one copy.
@@ -218,7 +225,7 @@ mod tests {
     use super::*;
 
     fn head(text: &str) -> Result<Head, Broken> {
-        parse(text.as_bytes()).map(|parsed| parsed.expect("all there").1)
+        parse(text.as_bytes()).map(|parsed| parsed.expect("all there"))
     }
 
     fn framing(text: &str) -> Result<Framing, Broken> {
@@ -246,7 +253,7 @@ mod tests {
         for cut in 0..text.len() - 4 {
             assert_eq!(parse(&text[..cut]), Ok(None), "cut at {cut}");
         }
-        assert_eq!(parse(text).expect("reads").expect("whole").0, text.len() - 4);
+        assert_eq!(parse(text).expect("reads").expect("whole").length, text.len() - 4);
     }
 
     #[test]

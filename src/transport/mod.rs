@@ -5,12 +5,14 @@
 //! threads, and `connection` speaks HTTP.
 
 mod accept;
+#[cfg_attr(not(feature = "fuzzing"), expect(unreachable_pub, reason = "the feature `fuzzing` opens it"))]
 mod body;
 mod connection;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
 mod handler;
+#[cfg_attr(not(feature = "fuzzing"), expect(unreachable_pub, reason = "the feature `fuzzing` opens it"))]
 mod head;
 mod limits;
 mod listener;

@@ -15,7 +15,7 @@ use std::io::Write;
 use std::path::Path;
 
 use autoappdev::transport::BODY_BYTES_MAX;
-use autoappdev::transport::fuzzing::{BodyEnd, Chunks, read_head};
+use autoappdev::transport::fuzzing::{Chunks, Framing, parse};
 
 /// One request as somebody read it. What is compared only is a number of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,19 +58,19 @@ fn ours(bytes: &[u8]) -> Reading {
         while let Some(blank) = [&b"\r\n"[..], b"\n"].into_iter().find(|blank| bytes[at..].starts_with(blank)) {
             at += blank.len();
         }
-        let head = match read_head(&bytes[at..]) {
+        let head = match parse(&bytes[at..]) {
             Ok(Some(head)) => head,
             Ok(None) => break End::WaitsForMore,
             Err(_) => break End::Refused,
         };
         at += head.length;
-        let body = match head.body {
-            Ok(BodyEnd::Length(length)) if bytes.len() - at < length => break End::WaitsForMore,
-            Ok(BodyEnd::Length(length)) => {
+        let body = match head.framing {
+            Ok(Framing::Length(length)) if bytes.len() - at < length => break End::WaitsForMore,
+            Ok(Framing::Length(length)) => {
                 at += length;
                 bytes[at - length..at].to_vec()
             }
-            Ok(BodyEnd::Chunked) => {
+            Ok(Framing::Chunked) => {
                 let mut chunks = Chunks::default();
                 match chunks.take(&bytes[at..]) {
                     Ok((used, true)) => {

@@ -8,7 +8,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use autoappdev::transport::fuzzing::{BodyEnd, TARGET_BYTES_MAX};
+use autoappdev::transport::fuzzing::{Framing, TARGET_BYTES_MAX};
 use autoappdev::transport::{BODY_BYTES_MAX, Broken, Entrance, Handler, Listener, Server};
 use rouille::{Request, Response, ResponseBody};
 
@@ -157,8 +157,8 @@ fn may_be_refused(request: &StrictRequest) -> bool {
     let expects = request.head.fields.iter().any(|(name, _)| name.eq_ignore_ascii_case("expect"));
     let is_big = target.len() > TARGET_BYTES_MAX
         || request.head.fields.len() > 100
-        || matches!(request.head.body, Ok(BodyEnd::Length(length)) if length > BODY_BYTES_MAX);
-    !is_path || expects || is_big || request.head.body == Ok(BodyEnd::Chunked)
+        || matches!(request.head.body, Ok(Framing::Length(length)) if length > BODY_BYTES_MAX);
+    !is_path || expects || is_big || request.head.body == Ok(Framing::Chunked)
 }
 
 /// The answers are whole and in order, one for each that was seen.

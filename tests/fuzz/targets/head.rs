@@ -1,7 +1,7 @@
 //! The parser of a request's head.
 
 use autoappdev::transport::BODY_BYTES_MAX;
-use autoappdev::transport::fuzzing::{BodyEnd, FIELDS_MAX, HEAD_BYTES_MAX, ReadHead, TARGET_BYTES_MAX, read_head};
+use autoappdev::transport::fuzzing::{FIELDS_MAX, Framing, HEAD_BYTES_MAX, Head, TARGET_BYTES_MAX, parse};
 
 use super::strict;
 
@@ -9,9 +9,9 @@ use super::strict;
 const EVERY_CUT_BYTES: usize = 400;
 
 pub fn run(bytes: &[u8]) {
-    let whole = read_head(bytes);
+    let whole = parse(bytes);
     let step = 1 + bytes.len() / EVERY_CUT_BYTES;
-    let decided = (0..bytes.len()).step_by(step).find_map(|cut| read_head(&bytes[..cut]).transpose().map(|read| (cut, read)));
+    let decided = (0..bytes.len()).step_by(step).find_map(|cut| parse(&bytes[..cut]).transpose().map(|read| (cut, read)));
     match (&whole, decided) {
         (Ok(Some(head)), Some((_, early))) => assert_eq!(Ok(head), early.as_ref(), "what comes behind a head changes it"),
         (Ok(Some(head)), None) => assert!(head.length + step > bytes.len(), "a head was whole, and not seen to be"),
@@ -21,14 +21,14 @@ pub fn run(bytes: &[u8]) {
     }
     if let Ok(Some(head)) = whole {
         check(&bytes[..head.length], &head);
-        assert_eq!(read_head(&bytes[..head.length]), Ok(Some(head.clone())));
-        assert_eq!(read_head(&[&bytes[..head.length], b"\0 anything \r\n\r\n"].concat()), Ok(Some(head.clone())));
+        assert_eq!(parse(&bytes[..head.length]), Ok(Some(head.clone())));
+        assert_eq!(parse(&[&bytes[..head.length], b"\0 anything \r\n\r\n"].concat()), Ok(Some(head.clone())));
         written_again(&head);
     }
 }
 
 /// An accepted head is within the limits, and a strict reading sees the same in it.
-fn check(bytes: &[u8], head: &ReadHead) {
+fn check(bytes: &[u8], head: &Head) {
     assert!(head.length <= HEAD_BYTES_MAX && head.fields.len() <= FIELDS_MAX && head.target.len() <= TARGET_BYTES_MAX + 1);
     assert!(head.target == "*" || head.target.starts_with('/'), "{:?}", head.target);
     // The connection takes empty lines away; the parser takes those that are left.
@@ -41,10 +41,10 @@ fn check(bytes: &[u8], head: &ReadHead) {
     let fields: Vec<(String, String)> =
         strict.fields.iter().map(|(name, value)| (name.clone(), String::from_utf8_lossy(value).into_owned())).collect();
     assert_eq!(fields, head.fields);
-    match (&strict.body, &head.body) {
+    match (&strict.body, &head.framing) {
         (Ok(strict), Ok(ours)) => {
             assert_eq!(strict, ours);
-            assert!(!matches!(ours, BodyEnd::Length(length) if *length > BODY_BYTES_MAX));
+            assert!(!matches!(ours, Framing::Length(length) if *length > BODY_BYTES_MAX));
             assert_eq!(strict::keeps_alive(strict_fields(&fields), head.is_http_1_0), head.keep_alive);
         }
         (Err(why), Ok(ours)) => panic!("a strict reading knows no end of its body, {why}; here it is {ours:?}"),
@@ -58,7 +58,7 @@ fn strict_fields(fields: &[(String, String)]) -> impl Iterator<Item = (&str, &[u
 }
 
 /// Written from what was read, it reads the same.
-fn written_again(head: &ReadHead) {
+fn written_again(head: &Head) {
     let mut text = format!("{} {} HTTP/1.{}\r\n", head.method, head.target, u8::from(!head.is_http_1_0));
     for (name, value) in &head.fields {
         text.extend([name, ": ", value, "\r\n"]);
@@ -66,6 +66,6 @@ fn written_again(head: &ReadHead) {
     text.push_str("\r\n");
     // Blanks that were left out before may not fit now.
     if text.len() <= HEAD_BYTES_MAX && head.target.len() <= TARGET_BYTES_MAX {
-        assert_eq!(read_head(text.as_bytes()), Ok(Some(ReadHead { length: text.len(), ..head.clone() })), "{text:?}");
+        assert_eq!(parse(text.as_bytes()), Ok(Some(Head { length: text.len(), ..head.clone() })), "{text:?}");
     }
 }

@@ -1,7 +1,7 @@
 //! A second reading of requests, by the grammar of RFC 9112 and nothing else: slow, plain, and without a line of the program's or its
 //! parser's. It takes all that the RFC lets a server take, so whatever the server takes has to be here as well.
 
-use autoappdev::transport::fuzzing::BodyEnd;
+use autoappdev::transport::fuzzing::Framing;
 
 /// A head by the grammar.
 #[derive(Debug)]
@@ -11,7 +11,7 @@ pub struct StrictHead {
     pub target: String,
     pub is_http_1_0: bool,
     pub fields: Vec<(String, Vec<u8>)>,
-    pub body: Result<BodyEnd, &'static str>,
+    pub body: Result<Framing, &'static str>,
 }
 
 impl StrictHead {
@@ -60,9 +60,9 @@ pub fn requests(mut bytes: &[u8]) -> (Vec<StrictRequest>, Tail) {
         };
         let behind = &bytes[head.length..];
         let (body, used) = match head.body {
-            Ok(BodyEnd::Length(length)) if behind.len() < length => return (requests, Tail::Open),
-            Ok(BodyEnd::Length(length)) => (behind[..length].to_vec(), length),
-            Ok(BodyEnd::Chunked) => match chunks(behind) {
+            Ok(Framing::Length(length)) if behind.len() < length => return (requests, Tail::Open),
+            Ok(Framing::Length(length)) => (behind[..length].to_vec(), length),
+            Ok(Framing::Chunked) => match chunks(behind) {
                 Ok(read) => read,
                 Err(why) => return (requests, tail(why)),
             },
@@ -135,17 +135,17 @@ pub fn head(bytes: &[u8]) -> Result<StrictHead, &'static str> {
 }
 
 /// Section 6.3.
-fn body_end(fields: &[(String, Vec<u8>)], is_http_1_0: bool) -> Result<BodyEnd, &'static str> {
+fn body_end(fields: &[(String, Vec<u8>)], is_http_1_0: bool) -> Result<Framing, &'static str> {
     let all = |wanted: &str| -> Vec<&[u8]> {
         fields.iter().filter(|(name, _)| name.eq_ignore_ascii_case(wanted)).map(|(_, value)| value.as_slice()).collect()
     };
     match (all("transfer-encoding").as_slice(), all("content-length").as_slice()) {
-        ([], []) => Ok(BodyEnd::Length(0)),
+        ([], []) => Ok(Framing::Length(0)),
         ([], [length]) if !length.is_empty() && length.iter().all(u8::is_ascii_digit) => {
-            text(length).parse().map(BodyEnd::Length).map_err(|_| "its length is beyond counting")
+            text(length).parse().map(Framing::Length).map_err(|_| "its length is beyond counting")
         }
         ([], _) => Err("its length is no number"),
-        ([coding], []) if coding.eq_ignore_ascii_case(b"chunked") && !is_http_1_0 => Ok(BodyEnd::Chunked),
+        ([coding], []) if coding.eq_ignore_ascii_case(b"chunked") && !is_http_1_0 => Ok(Framing::Chunked),
         _ => Err("its transfer coding is not chunked alone"),
     }
 }
