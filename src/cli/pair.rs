@@ -12,13 +12,13 @@ use serde::Serialize;
 
 use super::args::PairArgs;
 use super::client::{Client, ClientError};
-use super::places::{Absence, Meant, Place, Way, dialable, places_of};
+use super::places::{Absence, Meant, Place, Way, places_of};
 use super::qr::{self, Screen};
 use crate::api::routes::Route;
 use crate::api::session::Role;
 use crate::config::{Endpoint, Folder, Token, Tokens};
 use crate::runtime_dir::{Secret, SecretError, ServerInfo};
-use crate::transport::Reach;
+use crate::transport::{Reach, dialable};
 
 /// Why there is no link. The texts end up after `autoappdev: `.
 #[derive(Debug, thiserror::Error)]

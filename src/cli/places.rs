@@ -5,12 +5,13 @@
 
 use std::fmt;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::config::Folder;
 use crate::runtime_dir::{Found, ServerInfo};
+use crate::transport::dialable;
 
 /// A way to a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,15 +95,6 @@ pub(super) fn places_of(folder: &Folder) -> Places {
 
 fn at(address: SocketAddr) -> Way {
     Way::Address(format!("http://{}", dialable(address)))
-}
-
-/// The address at which a client on this machine can reach a server that listens at `address`; a wildcard address cannot be called.
-pub(super) fn dialable(address: SocketAddr) -> SocketAddr {
-    match address {
-        SocketAddr::V4(four) if four.ip().is_unspecified() => (Ipv4Addr::LOCALHOST, four.port()).into(),
-        SocketAddr::V6(six) if six.ip().is_unspecified() => (Ipv6Addr::LOCALHOST, six.port()).into(),
-        other => other,
-    }
 }
 
 /// Why no server was asked. The text ends up after `autoappdev: `.

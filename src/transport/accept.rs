@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,7 +17,7 @@ use rustix::io::Errno;
 use super::handler::{Entrance, Handler};
 use super::head::Broken;
 use super::limits::{Limits, Peer};
-use super::listener::{Awaited, Stream};
+use super::listener::Stream;
 use super::reach::Reach;
 use super::slots::{Full, Slots};
 use super::workers::{Job, Task, Workers};
@@ -113,7 +114,7 @@ impl<'a> Acceptor<'a> {
         let open: Vec<&Entrance> = entrances.iter().filter(takes_from).collect();
         // Connections without a thread whose request has not arrived yet.
         let silent = || self.parked.iter().filter(|parked| parked.until.is_none());
-        let awaited: Vec<Awaited<'_>> = open.iter().map(|entrance| entrance.listener.awaited()).collect();
+        let awaited: Vec<Arc<OwnedFd>> = open.iter().map(|entrance| entrance.listener.latest()).collect();
         let mut fds: Vec<PollFd<'_>> = awaited.iter().map(|socket| PollFd::new(socket, PollFlags::IN)).collect();
         fds.extend(silent().map(|parked| PollFd::new(&*parked.job.stream, PollFlags::IN)));
         fds.push(PollFd::new(woken, PollFlags::IN));

@@ -1,11 +1,12 @@
 //! One connection, on its own thread: read a request, have it answered, write the answer, again.
 
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr};
+use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use rouille::{Request, Response};
+use rustix::net::Shutdown;
 
 use super::body::Chunks;
 use super::handler::{Client, Handler};

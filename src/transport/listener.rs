@@ -3,8 +3,8 @@
 
 use std::fs;
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -13,9 +13,10 @@ use std::time::Duration;
 
 use listenfd::ListenFd;
 use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::net::{AddressFamily, SendFlags, Shutdown, SocketFlags, sockopt};
 
-use super::own_socket::{BACKLOG, Bound, OwnSocket};
-use super::reach::Reach;
+use super::own_socket::{BACKLOG, OwnSocket};
+use super::reach::{Reach, dialable};
 use crate::socket_path::SocketPath;
 
 /// What a client of a Unix socket has for an address: it has none, and comes from this machine.
@@ -25,16 +26,17 @@ const NO_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 
 #[derive(Debug)]
 pub struct Listener {
     socket: Socket,
+    /// By which way this server reaches itself here.
+    pub(super) way_in: WayIn,
     reach: Reach,
 }
 
 #[derive(Debug)]
 enum Socket {
-    Tcp(TcpListener, SocketAddr),
-    /// One that this server has made.
-    Unix(Arc<OwnSocket>),
-    /// One that the service manager holds.
-    Held(UnixListener),
+    /// The same for as long as the server runs.
+    Lasting(Arc<OwnedFd>),
+    /// A Unix socket that this server has made.
+    Own(Arc<OwnSocket>),
 }
 
 impl Listener {
@@ -48,7 +50,8 @@ impl Listener {
         listener.set_nonblocking(true)?;
         // Once more, for a longer queue than the library's.
         rustix::net::listen(&listener, BACKLOG)?;
-        Ok(Self { socket: Socket::Tcp(listener, address), reach: Reach::at(address) })
+        let socket = Socket::Lasting(Arc::new(listener.into()));
+        Ok(Self { socket, way_in: WayIn::Tcp(address), reach: Reach::at(address) })
     }
 
     /// Listens on a Unix socket at `path`, which only this user may use. One that a killed server left is taken away.
@@ -56,7 +59,8 @@ impl Listener {
     /// # Errors
     /// `AddrInUse` if a server answers there, or if something else has that name.
     pub fn unix(path: &Path) -> io::Result<Self> {
-        Ok(Self { socket: Socket::Unix(Arc::new(OwnSocket::bind(path)?)), reach: Reach::Socket })
+        let socket = Socket::Own(Arc::new(OwnSocket::bind(path)?));
+        Ok(Self { socket, way_in: WayIn::Unix(path.to_owned()), reach: Reach::Socket })
     }
 
     /// The sockets that the service manager holds for this process (`LISTEN_FDS`, `sd_listen_fds(3)`), none where it holds none.
@@ -66,26 +70,24 @@ impl Listener {
         for index in 0..held.len() {
             // A socket that is not TCP is asked for as the other kind, and refused there by name if it is neither.
             let listener = match held.take_tcp_listener(index) {
-                Ok(Some(listener)) => Self::from_tcp(listener)?,
-                Ok(None) => continue,
-                Err(_) => match held.take_unix_listener(index)? {
-                    Some(listener) => Self::from_unix(listener)?,
-                    None => continue,
-                },
+                Ok(listener) => listener.map(Self::from_tcp),
+                Err(_) => held.take_unix_listener(index)?.map(Self::from_unix),
             };
-            listeners.push(listener);
+            listeners.extend(listener.transpose()?);
         }
         Ok(listeners)
     }
 
     fn from_unix(listener: UnixListener) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
         // Its file has the mode that the unit gave it, which is 0666 where that says nothing (`systemd.socket(5)`, `SocketMode=`).
         // One without a file, or whose file is out of sight, may be anybody's to open.
-        let found = listener.local_addr()?.as_pathname().and_then(|path| fs::metadata(path).ok());
+        let found = address.as_pathname().and_then(|path| fs::metadata(path).ok());
         let is_private = found
             .is_some_and(|found| found.mode() & 0o022 == 0 && [rustix::process::geteuid().as_raw(), 0].contains(&found.uid()));
-        Ok(Self { socket: Socket::Held(listener), reach: if is_private { Reach::Socket } else { Reach::Network } })
+        let reach = if is_private { Reach::Socket } else { Reach::Network };
+        Ok(Self { socket: Socket::Lasting(Arc::new(listener.into())), way_in: WayIn::Inherited(address), reach })
     }
 
     /// Who can reach it.
@@ -95,87 +97,42 @@ impl Listener {
 
     /// The address, where it has one.
     pub fn address(&self) -> Option<SocketAddr> {
-        match &self.socket {
-            Socket::Tcp(_, address) => Some(*address),
-            Socket::Unix(_) | Socket::Held(_) => None,
+        match self.way_in {
+            WayIn::Tcp(address) => Some(address),
+            WayIn::Unix(_) | WayIn::Inherited(_) => None,
         }
     }
 
     /// Recreates the file of this server's own Unix socket; `None` for other listeners.
     pub fn own_socket(&self) -> Option<Arc<OwnSocket>> {
         match &self.socket {
-            Socket::Unix(socket) => Some(socket.clone()),
-            Socket::Tcp(..) | Socket::Held(_) => None,
+            Socket::Own(socket) => Some(socket.clone()),
+            Socket::Lasting(_) => None,
         }
     }
 
-    /// By which way this server reaches itself here.
-    pub(super) fn way_in(&self) -> io::Result<WayIn> {
+    /// What clients of today come in by, held open while it is waited for.
+    pub(super) fn latest(&self) -> Arc<OwnedFd> {
         match &self.socket {
-            Socket::Tcp(_, address) => {
-                let mut address = *address;
-                match address.ip() {
-                    IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
-                    IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
-                    IpAddr::V4(_) | IpAddr::V6(_) => {}
-                }
-                Ok(WayIn::Tcp(address))
-            }
-            Socket::Unix(socket) => Ok(WayIn::Unix(socket.path().to_owned())),
-            Socket::Held(listener) => listener.local_addr().map(WayIn::Inherited),
-        }
-    }
-
-    /// What to wait for until the next connection comes.
-    pub(super) fn awaited(&self) -> Awaited<'_> {
-        match &self.socket {
-            Socket::Tcp(listener, _) => Awaited::Lasting(listener.as_fd()),
-            Socket::Unix(socket) => Awaited::Own(socket.latest()),
-            Socket::Held(listener) => Awaited::Lasting(listener.as_fd()),
+            Socket::Lasting(socket) => socket.clone(),
+            Socket::Own(socket) => socket.latest(),
         }
     }
 
     /// Takes the next connection. Never waits for one.
     pub(super) fn accept(&self) -> io::Result<(Stream, SocketAddr)> {
-        match &self.socket {
-            Socket::Tcp(listener, _) => {
-                let (stream, from) = listener.accept()?;
-                stream.set_nonblocking(false)?;
-                // An answer is one write; waiting for more to send would only delay it.
-                // One that has been reset meanwhile may not take it, and is found out when it is read.
-                let _already_gone = stream.set_nodelay(true);
-                Ok((Stream::Tcp(stream), SocketAddr::new(from.ip().to_canonical(), from.port())))
-            }
-            Socket::Unix(socket) => Self::from_accepted(socket.latest().accept()),
-            Socket::Held(listener) => Self::from_accepted(listener.accept()),
-        }
-    }
-
-    fn from_accepted(accepted: io::Result<(UnixStream, std::os::unix::net::SocketAddr)>) -> io::Result<(Stream, SocketAddr)> {
-        let (stream, _) = accepted?;
-        stream.set_nonblocking(false)?;
-        Ok((Stream::Unix(stream), NO_ADDRESS))
-    }
-}
-
-/// What a client of today comes in by, held open while it is waited for.
-pub(super) enum Awaited<'a> {
-    Lasting(BorrowedFd<'a>),
-    Own(Arc<Bound>),
-}
-
-impl AsFd for Awaited<'_> {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Self::Lasting(socket) => *socket,
-            Self::Own(socket) => socket.as_fd(),
-        }
+        let (stream, from) = rustix::net::acceptfrom_with(self.latest(), SocketFlags::CLOEXEC)?;
+        let Some(from) = from.and_then(|from| SocketAddr::try_from(from).ok()) else { return Ok((Stream(stream), NO_ADDRESS)) };
+        // An answer is one write; waiting for more to send would only delay it.
+        // One that has been reset meanwhile may not take it, and is found out when it is read.
+        let _already_gone = sockopt::set_tcp_nodelay(&stream, true);
+        Ok((Stream(stream), SocketAddr::new(from.ip().to_canonical(), from.port())))
     }
 }
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        if let Socket::Unix(socket) = &self.socket {
+        if let Socket::Own(socket) = &self.socket {
             socket.remove();
         }
     }
@@ -186,17 +143,17 @@ impl Drop for Listener {
 pub(super) enum WayIn {
     Tcp(SocketAddr),
     Unix(PathBuf),
-    /// A socket of the service manager's, with or without a file.
+    /// A Unix socket of the service manager's, with or without a file.
     Inherited(std::os::unix::net::SocketAddr),
 }
 
 impl WayIn {
     pub(super) fn connect(&self, limit: Duration) -> io::Result<Stream> {
-        match self {
-            Self::Tcp(address) => TcpStream::connect_timeout(address, limit).map(Stream::Tcp),
-            Self::Unix(path) => SocketPath::open(path)?.connect().map(Stream::Unix),
-            Self::Inherited(address) => UnixStream::connect_addr(address).map(Stream::Unix),
-        }
+        Ok(Stream(match self {
+            Self::Tcp(address) => TcpStream::connect_timeout(&dialable(*address), limit)?.into(),
+            Self::Unix(path) => SocketPath::open(path)?.connect()?.into(),
+            Self::Inherited(address) => UnixStream::connect_addr(address)?.into(),
+        }))
     }
 
     /// Whether this connection error says nothing about whether this server answers: the service manager may hold a socket for others
@@ -212,32 +169,20 @@ impl WayIn {
 
 /// A connection's two directions.
 #[derive(Debug)]
-pub(super) enum Stream {
-    Tcp(TcpStream),
-    Unix(UnixStream),
-}
+pub(super) struct Stream(pub(super) OwnedFd);
 
 impl Stream {
     pub(super) fn set_read_timeout(&self, limit: Option<Duration>) -> io::Result<()> {
-        match self {
-            Self::Tcp(stream) => stream.set_read_timeout(limit),
-            Self::Unix(stream) => stream.set_read_timeout(limit),
-        }
+        Ok(sockopt::set_socket_timeout(&self.0, sockopt::Timeout::Recv, limit)?)
     }
 
     pub(super) fn set_write_timeout(&self, limit: Duration) -> io::Result<()> {
-        match self {
-            Self::Tcp(stream) => stream.set_write_timeout(Some(limit)),
-            Self::Unix(stream) => stream.set_write_timeout(Some(limit)),
-        }
+        Ok(sockopt::set_socket_timeout(&self.0, sockopt::Timeout::Send, Some(limit))?)
     }
 
     /// From here on neither reading nor writing waits.
     pub(super) fn set_nonblocking(&self) -> io::Result<()> {
-        match self {
-            Self::Tcp(stream) => stream.set_nonblocking(true),
-            Self::Unix(stream) => stream.set_nonblocking(true),
-        }
+        Ok(rustix::io::ioctl_fionbio(&self.0, true)?)
     }
 
     /// Whether the other side says nothing more, as one that has closed does. One that has only ended its own direction may still read.
@@ -250,64 +195,49 @@ impl Stream {
     /// From here on the connection ends where the other side's machine has not even acknowledged something for so long. Without this the
     /// kernel sends it again for a quarter of an hour.
     pub(super) fn end_when_unheard(&self, limit: Duration) -> io::Result<()> {
-        match self {
-            Self::Tcp(stream) => {
-                let limit_ms = u32::try_from(limit.as_millis()).unwrap_or(u32::MAX);
-                Ok(rustix::net::sockopt::set_tcp_user_timeout(stream, limit_ms)?)
-            }
-            Self::Unix(_) => Ok(()),
+        if self.is_unix()? {
+            return Ok(());
         }
+        let limit_ms = u32::try_from(limit.as_millis()).unwrap_or(u32::MAX);
+        Ok(sockopt::set_tcp_user_timeout(&self.0, limit_ms)?)
     }
 
     /// Whether the other side is told that the connection broke, however it is closed (`SO_LINGER`, `socket(7)`). On a Unix socket nothing can
     /// say that.
     pub(super) fn set_broken_at_end(&self, is_broken: bool) -> io::Result<()> {
-        match self {
-            Self::Tcp(stream) => Ok(rustix::net::sockopt::set_socket_linger(stream, is_broken.then_some(Duration::ZERO))?),
-            Self::Unix(_) => Ok(()),
-        }
+        Ok(sockopt::set_socket_linger(&self.0, is_broken.then_some(Duration::ZERO))?)
     }
 
     /// The user at the other end of a Unix socket.
     pub(super) fn uid(&self) -> Option<u32> {
-        match self {
-            Self::Tcp(_) => None,
-            Self::Unix(stream) => rustix::net::sockopt::socket_peercred(stream).ok().map(|peer| peer.uid.as_raw()),
-        }
+        let peer = self.is_unix().is_ok_and(|is_unix| is_unix).then(|| sockopt::socket_peercred(&self.0));
+        peer?.ok().map(|peer| peer.uid.as_raw())
+    }
+
+    fn is_unix(&self) -> io::Result<bool> {
+        Ok(sockopt::socket_domain(&self.0)? == AddressFamily::UNIX)
     }
 
     pub(super) fn shutdown(&self, how: Shutdown) -> io::Result<()> {
-        match self {
-            Self::Tcp(stream) => stream.shutdown(how),
-            Self::Unix(stream) => stream.shutdown(how),
-        }
+        Ok(rustix::net::shutdown(&self.0, how)?)
     }
 }
 
 impl AsFd for Stream {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Self::Tcp(stream) => stream.as_fd(),
-            Self::Unix(stream) => stream.as_fd(),
-        }
+        self.0.as_fd()
     }
 }
 
 impl Read for &Stream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Stream::Tcp(stream) => (&mut &*stream).read(buffer),
-            Stream::Unix(stream) => (&mut &*stream).read(buffer),
-        }
+        Ok(rustix::io::read(&self.0, buffer)?)
     }
 }
 
 impl Write for &Stream {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Stream::Tcp(stream) => (&mut &*stream).write(bytes),
-            Stream::Unix(stream) => (&mut &*stream).write(bytes),
-        }
+        Ok(rustix::net::send(&self.0, bytes, SendFlags::NOSIGNAL)?)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -358,13 +288,13 @@ mod tests {
         for (held, is_reached) in [(of_no_file, true), (gone, false)] {
             let listener = Listener::from_unix(held).expect("serves");
             assert_eq!(listener.reach(), Reach::Network);
-            let way_in = listener.way_in().expect("has one");
+            let way_in = listener.way_in.clone();
             match way_in.connect(Duration::from_secs(1)) {
                 Ok(_) => assert!(is_reached),
                 Err(error) => assert!(!is_reached && way_in.is_for_others(&error), "{error}"),
             }
         }
-        let way_in = Listener::unix(&path).expect("binds").way_in().expect("has one");
+        let way_in = Listener::unix(&path).expect("binds").way_in.clone();
         let error = way_in.connect(Duration::from_secs(1)).expect_err("it left with its listener");
         assert!(way_in.is_for_others(&error), "a removed file does not mean that the server is dead: it is recreated");
         drop(UnixListener::bind(&path).expect("binds"));

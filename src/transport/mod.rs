@@ -28,5 +28,5 @@ pub use handler::{Client, Entrance, Handler};
 pub use head::{BODY_BYTES_MAX, Broken};
 pub use listener::Listener;
 pub use own_socket::OwnSocket;
-pub use reach::{Reach, network_of};
+pub use reach::{Reach, dialable, network_of};
 pub use server::{Probe, Server};

@@ -2,9 +2,8 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileTypeExt;
-use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -22,13 +21,13 @@ pub(super) const BACKLOG: i32 = 1024;
 #[derive(Debug)]
 pub struct OwnSocket {
     path: PathBuf,
-    latest: Mutex<Arc<Bound>>,
+    latest: Mutex<Bound>,
 }
 
 /// A socket and its file.
 #[derive(Debug)]
-pub(super) struct Bound {
-    listener: UnixListener,
+struct Bound {
+    socket: Arc<OwnedFd>,
     /// Another server may have another one by that name meanwhile.
     file: Option<FileId>,
 }
@@ -39,7 +38,7 @@ impl OwnSocket {
     /// # Errors
     /// `AddrInUse` if a server answers there, or if something else has that name.
     pub(super) fn bind(path: &Path) -> io::Result<Self> {
-        Ok(Self { path: path.to_owned(), latest: Mutex::new(Arc::new(Bound::new(path)?)) })
+        Ok(Self { path: path.to_owned(), latest: Mutex::new(bind(path)?) })
     }
 
     /// Where it is.
@@ -48,8 +47,8 @@ impl OwnSocket {
     }
 
     /// What clients of today come in by.
-    pub(super) fn latest(&self) -> Arc<Bound> {
-        self.lock().clone()
+    pub(super) fn latest(&self) -> Arc<OwnedFd> {
+        self.lock().socket.clone()
     }
 
     /// Recreates the socket after its file was removed.
@@ -57,70 +56,52 @@ impl OwnSocket {
     /// # Errors
     /// As for the first one.
     pub fn renew(&self) -> io::Result<()> {
-        let renewed = Arc::new(Bound::new(&self.path)?);
+        let renewed = bind(&self.path)?;
         let before = std::mem::replace(&mut *self.lock(), renewed);
         // Whoever waits for clients of the one before wakes up, and waits for those of this one.
-        let _nobody_waits = rustix::net::shutdown(&before.listener, Shutdown::Both);
+        let _nobody_waits = rustix::net::shutdown(&before.socket, Shutdown::Both);
         Ok(())
     }
 
     /// Removes the file, if it is this socket's.
     pub(super) fn remove(&self) {
-        let latest = self.latest();
-        if latest.file.is_some() && latest.file == FileId::of_name(&self.path).ok() {
+        let file = self.lock().file;
+        if file.is_some() && file == FileId::of_name(&self.path).ok() {
             // One that stays is taken away by the next server.
             let _stays = fs::remove_file(&self.path);
         }
     }
 
     /// A value is swapped whole under this lock.
-    fn lock(&self) -> MutexGuard<'_, Arc<Bound>> {
+    fn lock(&self) -> MutexGuard<'_, Bound> {
         self.latest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Bound {
-    fn new(path: &Path) -> io::Result<Self> {
-        let place = SocketPath::open(path)?;
-        let bind = || -> io::Result<UnixListener> {
-            let socket = rustix::net::socket_with(
-                AddressFamily::UNIX,
-                SocketType::STREAM,
-                SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
-                None,
-            )?;
-            // The file gets the mode that the socket has: there is no moment in which it is open to others (`unix(7)`).
-            rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
-            rustix::net::bind(&socket, &SocketAddrUnix::new(place.address())?)?;
-            rustix::net::listen(&socket, BACKLOG)?;
-            Ok(UnixListener::from(socket))
-        };
-        let listener = match bind() {
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-                let is_socket = fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
-                let is_left_over =
-                    is_socket && place.connect().is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
-                if !is_left_over {
-                    return Err(error);
-                }
-                fs::remove_file(path)?;
-                bind()?
+fn bind(path: &Path) -> io::Result<Bound> {
+    let place = SocketPath::open(path)?;
+    let bind = || -> io::Result<OwnedFd> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        // The file gets the mode that the socket has: there is no moment in which it is open to others (`unix(7)`).
+        rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
+        rustix::net::bind(&socket, &SocketAddrUnix::new(place.address())?)?;
+        rustix::net::listen(&socket, BACKLOG)?;
+        Ok(socket)
+    };
+    let socket = match bind() {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            let is_socket = fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
+            let is_left_over = is_socket && place.connect().is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
+            if !is_left_over {
+                return Err(error);
             }
-            other => other?,
-        };
-        Ok(Self { listener, file: FileId::of_name(path).ok() })
-    }
-
-    /// Takes the next connection.
-    pub(super) fn accept(&self) -> io::Result<(UnixStream, SocketAddr)> {
-        self.listener.accept()
-    }
-}
-
-impl AsFd for Bound {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.listener.as_fd()
-    }
+            fs::remove_file(path)?;
+            bind()?
+        }
+        other => other?,
+    };
+    Ok(Bound { socket: Arc::new(socket), file: FileId::of_name(path).ok() })
 }
 
 #[cfg(test)]
@@ -137,11 +118,11 @@ mod tests {
         fs::remove_file(&path).expect("removes");
         socket.renew().expect("binds again");
         // It waits for clients no more: whoever polls it is woken for good.
-        let mut fds = [rustix::event::PollFd::new(&*before, rustix::event::PollFlags::IN)];
+        let mut fds = [rustix::event::PollFd::new(&before, rustix::event::PollFlags::IN)];
         assert_eq!(rustix::event::poll(&mut fds, None), Ok(1));
         assert_eq!(Arc::strong_count(&before), 1, "its descriptor is closed once nobody waits for it");
         let _client = SocketPath::open(&path).expect("the folder").connect().expect("it listens");
-        socket.latest().accept().expect("the client is there");
+        rustix::net::accept(socket.latest()).expect("the client is there");
         socket.remove();
         assert!(!path.exists(), "it leaves with its listener");
     }

@@ -1,6 +1,6 @@
 //! Who can reach a listener, and which client addresses count as one.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// Who can reach a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,11 +21,16 @@ impl Reach {
 
     /// Whether other machines reach it.
     pub fn is_open(self) -> bool {
-        match self {
-            Self::Socket | Self::Loopback => false,
-            Self::Network => true,
-        }
+        self == Self::Network
     }
+}
+
+/// The address at which a client on this machine can reach a server that listens at `address`; a wildcard address cannot be called.
+pub fn dialable(mut address: SocketAddr) -> SocketAddr {
+    if address.ip().is_unspecified() {
+        address.set_ip(if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() });
+    }
+    address
 }
 
 /// The part of a client's address that counts as one client: all of an IPv4 address, also if it is written as IPv6; the first 64 bits

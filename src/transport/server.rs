@@ -43,7 +43,7 @@ impl Server {
 
     fn start_with(entrances: Vec<Entrance>, idle_limit: Duration) -> io::Result<Self> {
         let addresses = entrances.iter().filter_map(|entrance| entrance.listener.address()).collect();
-        let probe = Probe { ways_in: entrances.iter().map(|entrance| entrance.listener.way_in()).collect::<io::Result<_>>()? };
+        let probe = Probe { ways_in: entrances.iter().map(|entrance| entrance.listener.way_in.clone()).collect() };
         let (wake, woken) = UnixStream::pair()?;
         let slots = Arc::new(Slots::new());
         let workers = Arc::<Workers>::default();
@@ -207,7 +207,7 @@ mod tests {
         for (came, answered) in [("GET / HTTP/1.1\r\nHost: h\r\n\r\n", true), ("GET / HTTP/1.1\r\nHo", false), ("", false)] {
             let (ours, mut theirs) = UnixStream::pair().expect("a pair");
             theirs.write_all(came.as_bytes()).expect("there is room");
-            let (slots, stream) = (Arc::new(Slots::new()), Arc::new(Stream::Unix(ours)));
+            let (slots, stream) = (Arc::new(Slots::new()), Arc::new(Stream(ours.into())));
             let handler: Arc<dyn Handler> = Arc::new(Hello);
             let slot = Arc::new(slots.take(1, &stream, Peer::Local).expect("room"));
             slots.begin_stop();
@@ -226,7 +226,7 @@ mod tests {
             let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
             let mut theirs = TcpStream::connect(listener.local_addr().expect("bound")).expect("it listens");
             let (ours, from) = listener.accept().expect("somebody is there");
-            let (slots, stream) = (Arc::new(Slots::new()), Arc::new(Stream::Tcp(ours)));
+            let (slots, stream) = (Arc::new(Slots::new()), Arc::new(Stream(ours.into())));
             let handler: Arc<dyn Handler> = Arc::new(Hello);
             let slot = Arc::new(slots.take(1, &stream, Peer::Local).expect("room"));
             // Nothing has come yet.

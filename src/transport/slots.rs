@@ -8,12 +8,12 @@
 //! Nothing here waits for a slot: a new connection gets one at once or not at all, and `accept` tries again.
 
 use std::collections::BTreeMap;
-use std::net::Shutdown;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::io::ioctl_fionread;
+use rustix::net::Shutdown;
 
 use super::limits::{KINDS, Limits, ONE_MORE_IN, Peer};
 use super::listener::Stream;
