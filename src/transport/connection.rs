@@ -14,7 +14,7 @@ use super::head::{self, BODY_BYTES_MAX, Broken, Framing, Head};
 use super::listener::Stream;
 use super::slots::{Slot, Works};
 use super::terms::Terms;
-use super::writer::{self, Framed, Persistence};
+use super::writer;
 
 /// How long the machine of one that is sent what happens may be out of reach.
 const UNHEARD_LIMIT: Duration = Duration::from_secs(30);
@@ -36,12 +36,18 @@ enum End {
     /// The other side closed, or reading or writing failed: there is nobody to tell.
     Silent,
     /// The request was not one that can be answered; this can.
-    Refused(Broken, Option<Box<Head>>),
+    Refused(Broken),
 }
 
 impl From<io::Error> for End {
     fn from(_: io::Error) -> Self {
         Self::Silent
+    }
+}
+
+impl From<Broken> for End {
+    fn from(broken: Broken) -> Self {
+        Self::Refused(broken)
     }
 }
 
@@ -66,12 +72,12 @@ pub(super) fn serve(stream: &Stream, from: SocketAddr, slot: &Slot, handler: &dy
         }
         let (head, body) = match read {
             Ok(read) => read,
-            Err(End::Silent) => return,
-            Err(End::Refused(broken, head)) => {
-                let method = head.as_ref().map(|head| head.method.clone());
+            Err((End::Silent, _)) => return,
+            Err((End::Refused(broken), head)) => {
+                let is_head = head.as_ref().is_some_and(|head| head.method == "HEAD");
                 let request = head.map(|head| head.into_request(from, Vec::new()));
                 let response = handler.refuse(&broken, request.as_ref());
-                if wire.write(response, method.as_deref() == Some("HEAD"), false, false).is_ok() {
+                if wire.write(response, is_head, false, false).is_ok() {
                     wire.linger();
                 }
                 return;
@@ -97,7 +103,7 @@ pub(super) fn serve(stream: &Stream, from: SocketAddr, slot: &Slot, handler: &dy
 
 /// Calls the handler. A panic in it is an answer too, and the connection goes on.
 fn answer(handler: &dyn Handler, request: &Request, client: &Client<'_>) -> Response {
-    catch_unwind(AssertUnwindSafe(|| handler.handle_for(request, client))).unwrap_or_else(|_| {
+    catch_unwind(AssertUnwindSafe(|| handler.handle(request, client))).unwrap_or_else(|_| {
         ::log::error!("a fault of ours: {} {} panicked", request.method(), request.raw_url());
         handler.refuse(&Broken::Fault, Some(request))
     })
@@ -117,21 +123,13 @@ struct Wire<'a> {
 }
 
 impl Wire<'_> {
-    fn read_request(&mut self) -> Result<(Head, Vec<u8>), End> {
-        let head = self.read_head()?;
-        let framing = head.framing.clone().map_err(|broken| End::Refused(broken, None).with(&head))?;
-        let body = match framing {
-            Framing::Length(0) => Vec::new(),
-            Framing::Length(length) => {
-                self.say_continue(&head)?;
-                self.read_body(length).map_err(|end| end.with(&head))?
-            }
-            Framing::Chunked => {
-                self.say_continue(&head)?;
-                self.read_chunks().map_err(|end| end.with(&head))?
-            }
-        };
-        Ok((head, body))
+    /// A request, or why there is none, with its head if only its body went wrong.
+    fn read_request(&mut self) -> Result<(Head, Vec<u8>), (End, Option<Box<Head>>)> {
+        let head = self.read_head().map_err(|end| (end, None))?;
+        match self.read_body(&head) {
+            Ok(body) => Ok((head, body)),
+            Err(end) => Err((end, Some(Box::new(head)))),
+        }
     }
 
     fn read_head(&mut self) -> Result<Head, End> {
@@ -142,7 +140,7 @@ impl Wire<'_> {
                 self.unread.drain(..blank.len());
             }
             if !self.unread.is_empty() {
-                if let Some(head) = head::parse(&self.unread).map_err(|broken| End::Refused(broken, None))? {
+                if let Some(head) = head::parse(&self.unread)? {
                     self.unread.drain(..head.length);
                     return Ok(head);
                 }
@@ -153,33 +151,34 @@ impl Wire<'_> {
                 }
             }
             let limit = deadline.map(left_until).transpose()?;
-            if self.read_more(limit)? == 0 {
-                return Err(End::Silent);
-            }
+            self.read_more(limit)?;
         }
     }
 
-    fn say_continue(&mut self, head: &Head) -> io::Result<()> {
+    fn read_body(&mut self, head: &Head) -> Result<Vec<u8>, End> {
+        let framing = head.framing.clone()?;
+        if framing == Framing::Length(0) {
+            return Ok(Vec::new());
+        }
         if head.expects_continue && self.unread.is_empty() {
             self.send(b"HTTP/1.1 100 Continue\r\n\r\n")?;
             self.slot.waits();
         }
-        Ok(())
+        match framing {
+            Framing::Length(length) => self.read_length(length),
+            Framing::Chunked => self.read_chunks(),
+        }
     }
 
-    fn read_body(&mut self, length: usize) -> Result<Vec<u8>, End> {
+    fn read_length(&mut self, length: usize) -> Result<Vec<u8>, End> {
         if length > SMALL_BODY_BYTES {
-            if !self.slot.takes(length) {
-                return Err(End::Refused(Broken::TooManyBodies, None));
-            }
+            self.slot.takes(length)?;
             // In one piece, which the kernel gets back whole: one that grows leaves its smaller selves to the allocator.
             self.unread.reserve_exact(length.saturating_sub(self.unread.len()) + READ_BYTES);
         }
         let deadline = Instant::now() + self.terms.body;
         while self.unread.len() < length {
-            if self.read_more(Some(left_until(deadline)?))? == 0 {
-                return Err(End::Silent);
-            }
+            self.read_more(Some(left_until(deadline)?))?;
         }
         // The connection does not keep the room that a long body took.
         let rest = self.unread.split_off(length);
@@ -191,7 +190,7 @@ impl Wire<'_> {
         let mut chunks = Chunks::default();
         let mut counted = SMALL_BODY_BYTES;
         loop {
-            let (used, is_whole) = chunks.take(&self.unread).map_err(|broken| End::Refused(broken, None))?;
+            let (used, is_whole) = chunks.take(&self.unread)?;
             self.unread.drain(..used);
             if is_whole {
                 self.unread.shrink_to(READ_BYTES);
@@ -199,18 +198,14 @@ impl Wire<'_> {
             }
             if chunks.body_bytes() > counted {
                 counted = chunks.body_bytes() + SMALL_BODY_BYTES;
-                if !self.slot.takes(counted) {
-                    return Err(End::Refused(Broken::TooManyBodies, None));
-                }
+                self.slot.takes(counted)?;
                 chunks.grow_no_more();
             }
-            if self.read_more(Some(left_until(deadline)?))? == 0 {
-                return Err(End::Silent);
-            }
+            self.read_more(Some(left_until(deadline)?))?;
         }
     }
 
-    /// Reads what there is, waiting at most `limit` for the first of it, where there is one. 0 at the end.
+    /// Reads what there is, waiting at most `limit` for the first of it, where there is one. How many bytes that was.
     fn read_more(&mut self, limit: Option<Duration>) -> Result<usize, End> {
         if self.limit != limit {
             self.stream.set_read_timeout(limit)?;
@@ -218,13 +213,14 @@ impl Wire<'_> {
         }
         loop {
             match self.stream.read(&mut self.buffer) {
+                Ok(0) => return Err(End::Silent),
                 Ok(count) => {
                     self.unread.extend_from_slice(&self.buffer[..count]);
                     return Ok(count);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
-                    return Err(End::Refused(Broken::TimedOut, None));
+                    return Err(Broken::TimedOut.into());
                 }
                 Err(_) => return Err(End::Silent),
             }
@@ -239,20 +235,15 @@ impl Wire<'_> {
         // Without a length the end is told by chunks, or by the end of the connection where the client knows no chunks.
         let is_chunked = has_body && length.is_none() && !is_http_1_0;
         let keep_alive = keep_alive && (length.is_some() || is_chunked || !has_body);
-
-        let framing = match length {
-            _ if !has_body => Framed::WithoutBody,
-            Some(length) => Framed::Length(length),
-            None if is_chunked => Framed::Chunked,
-            None => Framed::ByItsEnd,
-        };
+        let framing = if is_chunked { "\r\nTransfer-Encoding: chunked" } else { "" };
         let persistence = match (keep_alive, is_http_1_0) {
-            (false, _) => Persistence::Close,
-            (true, true) => Persistence::KeepAlive,
-            (true, false) => Persistence::Default,
+            (false, _) => "\r\nConnection: close",
+            // HTTP/1.1 stays open by default; an HTTP/1.0 client has to be told.
+            (true, true) => "\r\nConnection: keep-alive",
+            (true, false) => "",
         };
         let mut out = Vec::with_capacity(512 + length.unwrap_or(0).min(ONE_WRITE_BYTES));
-        writer::put_head(&mut out, status_code, &headers, framing, persistence);
+        writer::put_head(&mut out, status_code, &headers, length.filter(|_| has_body), &[framing, persistence]);
 
         if !has_body || is_head {
             self.send(&out)?;
@@ -293,10 +284,7 @@ impl Wire<'_> {
                     other => other?,
                 };
                 if is_chunked {
-                    let mut chunk = format!("{count:x}\r\n").into_bytes();
-                    chunk.extend_from_slice(&piece[..count]);
-                    chunk.extend_from_slice(b"\r\n");
-                    self.send(&chunk)?;
+                    self.send(&[format!("{count:x}\r\n").as_bytes(), &piece[..count], b"\r\n"].concat())?;
                 } else {
                     self.send(&piece[..count])?;
                 }
@@ -344,24 +332,14 @@ impl Wire<'_> {
         while let Ok(limit) = left_until(deadline) {
             self.unread.clear();
             match self.read_more(Some(limit)) {
-                Ok(count) if count > 0 && thrown_away < LINGER_BYTES => thrown_away += count,
+                Ok(count) if thrown_away < LINGER_BYTES => thrown_away += count,
                 Ok(_) | Err(_) => return,
             }
         }
     }
 }
 
-impl End {
-    /// Adds the head that was read before the body went wrong.
-    fn with(self, head: &Head) -> Self {
-        match self {
-            Self::Silent => Self::Silent,
-            Self::Refused(broken, _) => Self::Refused(broken, Some(Box::new(head.clone()))),
-        }
-    }
-}
-
-fn left_until(deadline: Instant) -> Result<Duration, End> {
+fn left_until(deadline: Instant) -> Result<Duration, Broken> {
     let left = deadline.saturating_duration_since(Instant::now());
-    if left.is_zero() { Err(End::Refused(Broken::TimedOut, None)) } else { Ok(left) }
+    if left.is_zero() { Err(Broken::TimedOut) } else { Ok(left) }
 }

@@ -10,12 +10,8 @@ use super::slots::Slot;
 
 /// What answers requests.
 pub trait Handler: Send + Sync + 'static {
-    /// Answers a request. May wait, may panic.
-    fn handle(&self, request: &Request) -> Response;
-    /// The same for one client: long work can be abandoned when the client has left, or not be begun.
-    fn handle_for(&self, request: &Request, _client: &Client<'_>) -> Response {
-        self.handle(request)
-    }
+    /// Answers a request. May wait, may panic. Long work can be abandoned when the client has left, or not be begun.
+    fn handle(&self, request: &Request, client: &Client<'_>) -> Response;
     /// Wakes the long polls, because one of them gives way ([`Client::gives_way`]). Never waits.
     fn hurry(&self) {}
     /// Answers what is no request that [`Handler::handle`] may see. `request` is its head if that could be read. Called on the accepting

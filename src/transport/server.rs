@@ -134,7 +134,7 @@ mod tests {
 
     use super::*;
     use crate::transport::connection;
-    use crate::transport::handler::Handler;
+    use crate::transport::handler::{Client, Handler};
     use crate::transport::head::Broken;
     use crate::transport::limits::Peer;
     use crate::transport::listener::{Listener, Stream};
@@ -145,7 +145,7 @@ mod tests {
     struct Hello;
 
     impl Handler for Hello {
-        fn handle(&self, _: &Request) -> Response {
+        fn handle(&self, _: &Request, _: &Client<'_>) -> Response {
             Response::text("hello")
         }
 

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use rustix::io::ioctl_fionread;
 use rustix::net::Shutdown;
 
+use super::head::Broken;
 use super::limits::{KINDS, Limits, ONE_MORE_IN, Peer};
 use super::listener::Stream;
 
@@ -383,13 +384,15 @@ impl Slot {
         now
     }
 
-    /// The request that is being read has a body of so many bytes. False where there is no room for that: all that is held belongs to
-    /// requests that are being answered.
-    pub(super) fn takes(&self, body_bytes: usize) -> bool {
+    /// The request that is being read has a body of so many bytes.
+    ///
+    /// # Errors
+    /// There is no room for that: all that is held belongs to requests that are being answered.
+    pub(super) fn takes(&self, body_bytes: usize) -> Result<(), Broken> {
         let (activity, deadline) = (&self.activity, Instant::now() + BODY_ROOM_LIMIT);
         // It is the newest of those that are waited for, unless it has given way already.
         if matches!(activity.set(Doing::Waits, Instant::now()), Doing::GivesWay | Doing::Leaves) {
-            return false;
+            return Err(Broken::TooManyBodies);
         }
         // One at a time: those that wait for memory must not keep the accepting thread from its lock.
         let _turn = self.slots.bodies.lock().unwrap_or_else(PoisonError::into_inner);
@@ -398,10 +401,10 @@ impl Slot {
             let held: usize = open.values().map(|occupant| occupant.activity.body_bytes.load(Ordering::SeqCst)).sum();
             if held - activity.body_bytes.load(Ordering::SeqCst) + body_bytes <= BODIES_BYTES_MAX {
                 activity.body_bytes.store(body_bytes, Ordering::SeqCst);
-                return true;
+                return Ok(());
             }
             if Instant::now() >= deadline || matches!(doing(activity.load()), Doing::GivesWay | Doing::Leaves) {
-                return false;
+                return Err(Broken::TooManyBodies);
             }
             let others = open
                 .iter()

@@ -7,54 +7,24 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use http::StatusCode;
 use rouille::Response;
 
-/// How a client knows where an answer's body ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Framed {
-    /// The status has none.
-    WithoutBody,
-    /// It has this many bytes.
-    Length(usize),
-    /// It is sent in chunks.
-    Chunked,
-    /// By the end of the connection.
-    ByItsEnd,
-}
-
-/// What the head says about the connection after this answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Persistence {
-    /// It stays open, as HTTP/1.1 does by default.
-    Default,
-    /// It stays open, which an HTTP/1.0 client has to be told.
-    KeepAlive,
-    /// This was the last answer.
-    Close,
-}
-
-/// Appends the head of an answer with its empty line.
+/// Appends the head of an answer with its empty line. `own` are fields about the connection, each with a line break in front.
 pub(super) fn put_head(
     out: &mut Vec<u8>,
     status: u16,
     fields: &[(Cow<'static, str>, Cow<'static, str>)],
-    framed: Framed,
-    persistence: Persistence,
+    length: Option<usize>,
+    own: &[&str],
 ) {
     put(out, &["HTTP/1.1 "]);
     put_status(out, status);
     put(out, &["\r\nDate: "]);
     put_date(out);
     put_fields(out, fields);
-    match framed {
-        Framed::WithoutBody | Framed::ByItsEnd => {}
-        Framed::Length(length) => write!(out, "\r\nContent-Length: {length}").expect("a vector takes all"),
-        Framed::Chunked => put(out, &["\r\nTransfer-Encoding: chunked"]),
+    if let Some(length) = length {
+        write!(out, "\r\nContent-Length: {length}").expect("a vector takes all");
     }
-    let connection = match persistence {
-        Persistence::Default => "",
-        Persistence::KeepAlive => "\r\nConnection: keep-alive",
-        Persistence::Close => "\r\nConnection: close",
-    };
-    put(out, &[connection, "\r\n\r\n"]);
+    put(out, own);
+    put(out, &["\r\n\r\n"]);
 }
 
 /// A short answer as a whole, the last one of its connection.
@@ -63,7 +33,7 @@ pub(super) fn last_answer(response: Response) -> io::Result<Vec<u8>> {
     let mut body = Vec::new();
     data.into_reader_and_size().0.read_to_end(&mut body)?;
     let mut out = Vec::with_capacity(512 + body.len());
-    put_head(&mut out, status_code, &headers, Framed::Length(body.len()), Persistence::Close);
+    put_head(&mut out, status_code, &headers, Some(body.len()), &["\r\nConnection: close"]);
     out.extend_from_slice(&body);
     Ok(out)
 }

@@ -15,11 +15,7 @@ use crate::transport::{Broken, Client, Handler};
 const MEANT_FOR: &str = "AutoAppDev-Server";
 
 impl Handler for App {
-    fn handle(&self, request: &Request) -> Response {
-        self.handle_for(request, &Client::PATIENT)
-    }
-
-    fn handle_for(&self, request: &Request, client: &Client<'_>) -> Response {
+    fn handle(&self, request: &Request, client: &Client<'_>) -> Response {
         let checked = self.guard.check(request).and_then(|()| self.check_meant(request));
         let routed = checked.and_then(|()| self.route(request, client));
         self.finish(Some(request), routed.unwrap_or_else(ApiError::into_response))

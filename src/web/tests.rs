@@ -21,7 +21,7 @@ use crate::run_dir::Runs;
 use crate::runtime_dir::Secrets;
 use crate::store::{DatabaseFile, Store};
 use crate::supervisor::{Settings, Supervisor};
-use crate::transport::{Handler, Reach};
+use crate::transport::{Client, Handler, Reach};
 
 const TOKEN: &str = "the-token-that-acts";
 const READ_TOKEN: &str = "the-token-that-looks";
@@ -134,7 +134,8 @@ fn ask(app: &App, from: &str, method: &str, path: &str, fields: &[(&str, &str)],
         headers.push(("Content-Type".to_owned(), "application/json".to_owned()));
         headers.push(("Content-Length".to_owned(), body.len().to_string()));
     }
-    app.handle(&Request::fake_http_from(address(from), method, path, headers, body.as_bytes().to_vec()))
+    let request = Request::fake_http_from(address(from), method, path, headers, body.as_bytes().to_vec());
+    app.handle(&request, &Client::PATIENT)
 }
 
 fn header(response: &Response, name: &str) -> Option<String> {

@@ -17,7 +17,7 @@ use autoappdev::run_dir::Runs;
 use autoappdev::runtime_dir::new_identity;
 use autoappdev::store::Store;
 use autoappdev::supervisor::{Settings, Supervisor};
-use autoappdev::transport::{Handler, Reach};
+use autoappdev::transport::{Client, Handler, Reach};
 use autoappdev::web::{App, Guard};
 
 use crate::floor;
@@ -189,7 +189,8 @@ pub(crate) fn be_rouille(dir: &Path) {
         inspector,
         streams: Arc::new(streams),
     };
-    let server = rouille::Server::new("127.0.0.1:0", move |request| app.handle(request)).expect("a port").pool_size(4);
+    let server =
+        rouille::Server::new("127.0.0.1:0", move |request| app.handle(request, &Client::PATIENT)).expect("a port").pool_size(4);
     println!("{}", server.server_addr());
     thread::spawn(move || server.run());
     until_the_bench_ends();

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use autoappdev::transport::fuzzing::{Framing, TARGET_BYTES_MAX};
-use autoappdev::transport::{BODY_BYTES_MAX, Broken, Entrance, Handler, Listener, Server};
+use autoappdev::transport::{BODY_BYTES_MAX, Broken, Client, Entrance, Handler, Listener, Server};
 use rouille::{Request, Response, ResponseBody};
 
 use super::cut::{choices, pieces};
@@ -39,7 +39,7 @@ impl Recorder {
 }
 
 impl Handler for Recorder {
-    fn handle(&self, request: &Request) -> Response {
+    fn handle(&self, request: &Request, _: &Client<'_>) -> Response {
         let mut body = Vec::new();
         request.data().expect("nobody has taken it").read_to_end(&mut body).expect("it is in memory");
         let number = self.note(Seen::Handled {

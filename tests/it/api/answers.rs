@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use crate::support::DEADLINE;
 use crate::support::wire::Wire;
-use autoappdev::transport::{Broken, Entrance, Handler, Listener, Server};
+use autoappdev::transport::{Broken, Client, Entrance, Handler, Listener, Server};
 use rouille::{Request, Response, ResponseBody};
 use serde_json::json;
 
@@ -18,7 +18,7 @@ struct Desk {
 }
 
 impl Handler for Desk {
-    fn handle(&self, request: &Request) -> Response {
+    fn handle(&self, request: &Request, _: &Client<'_>) -> Response {
         let text = Response::text("text");
         match request.url().as_str() {
             "/panics" => panic!("on purpose"),
