@@ -3,9 +3,8 @@
 //! Any wait of this thread would delay every client at every listener. So it waits only in poll(2), for a new
 //! connection or for the time of the next check. A new connection without a slot, or without a thread, waits in a list meanwhile.
 
-use std::collections::VecDeque;
 use std::io::{self, Read, Write};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -18,7 +17,6 @@ use super::handler::{Entrance, Handler};
 use super::head::Broken;
 use super::limits::{Limits, Peer};
 use super::listener::Stream;
-use super::reach::Reach;
 use super::slots::{Full, Slots};
 use super::workers::{Job, Task, Workers};
 use super::writer::last_answer;
@@ -64,10 +62,10 @@ struct Parked {
 struct Acceptor<'a> {
     slots: &'a Arc<Slots>,
     workers: &'a Workers,
-    waiting: VecDeque<Newcomer<'a>>,
+    waiting: Vec<Newcomer<'a>>,
     parked: Vec<Parked>,
     /// More clients of this machine can arrive at once than may wait here, and slots will become free for them: the others wait in the kernel.
-    is_held_back: [bool; 2],
+    held_back: Vec<Peer>,
     rest_until: Option<Instant>,
     rest: Duration,
     warned: Option<Instant>,
@@ -80,9 +78,9 @@ pub(super) fn accept(slots: &Arc<Slots>, workers: &Workers, entrances: &[Entranc
     let mut acceptor = Acceptor {
         slots,
         workers,
-        waiting: VecDeque::new(),
+        waiting: Vec::new(),
         parked: Vec::new(),
-        is_held_back: [false; 2],
+        held_back: Vec::new(),
         rest_until: None,
         rest: REST,
         warned: None,
@@ -110,7 +108,7 @@ impl<'a> Acceptor<'a> {
         let is_tried_again = !self.waiting.is_empty() || self.parked.iter().any(|parked| parked.until.is_some());
         let limit = [idle, rest, is_tried_again.then_some(LOOK_EVERY)].into_iter().flatten().min();
         let limit = limit.and_then(|limit| Timespec::try_from(limit).ok());
-        let takes_from = |entrance: &&Entrance| rest.is_none() && !self.is_held_back[held_back(entrance.listener.reach())];
+        let takes_from = |entrance: &&Entrance| rest.is_none() && !self.is_held_back(entrance);
         let open: Vec<&Entrance> = entrances.iter().filter(takes_from).collect();
         // Connections without a thread whose request has not arrived yet.
         let silent = || self.parked.iter().filter(|parked| parked.until.is_none());
@@ -132,7 +130,7 @@ impl<'a> Acceptor<'a> {
 
     fn accept_at(&mut self, entrance: &'a Entrance) {
         for _ in 0..ACCEPTED_IN_A_TURN {
-            if self.slots.is_stopping() || self.is_held_back[held_back(entrance.listener.reach())] {
+            if self.slots.is_stopping() || self.is_held_back(entrance) {
                 return;
             }
             match entrance.listener.accept() {
@@ -161,20 +159,15 @@ impl<'a> Acceptor<'a> {
     /// Finds a new connection a slot, or lets it wait behind those of its kind, or refuses it.
     fn take(&mut self, newcomer: Newcomer<'a>) {
         let peer = newcomer.peer;
-        let is_behind = self.waiting.iter().any(|other| is_in_the_way(other.peer, peer));
-        let (newcomer, is_passing) = if is_behind {
-            (newcomer, true)
-        } else {
-            match self.slot(newcomer) {
-                Ok(()) => return,
-                Err((newcomer, Full { is_passing })) => (newcomer, is_passing),
-            }
-        };
+        // Other addresses of other machines can still get a slot.
+        let is_behind = self.waiting.iter().any(|other| other.peer == peer);
+        let tried = if is_behind { Err((newcomer, Full { is_passing: true })) } else { self.slot(newcomer) };
+        let Err((newcomer, Full { is_passing })) = tried else { return };
         let (of_address_max, of_kind_max) = Limits::now().waiting(peer);
-        let count = |is_counted: &dyn Fn(Peer) -> bool| self.waiting.iter().filter(|other| is_counted(other.peer)).count();
-        let of_kind = count(&|other| is_of_a_kind(other, peer));
-        if count(&|other| other == peer) < of_address_max && of_kind < of_kind_max {
-            self.waiting.push_back(newcomer);
+        let of_address = self.waiting.iter().filter(|other| other.peer == peer).count();
+        let of_kind = self.waiting_of_kind(peer);
+        if of_address < of_address_max && of_kind < of_kind_max {
+            self.waiting.push(newcomer);
             // The last one that may wait. The next check shows whether there will be a slot.
             if is_passing && of_kind + 1 == of_kind_max {
                 self.hold_back(peer);
@@ -184,59 +177,53 @@ impl<'a> Acceptor<'a> {
         }
     }
 
+    fn waiting_of_kind(&self, peer: Peer) -> usize {
+        self.waiting.iter().filter(|other| other.peer.kind() == peer.kind()).count()
+    }
+
     /// Only clients of this machine, whose kind has its own slots: other clients must not wait for one of many addresses.
     fn hold_back(&mut self, peer: Peer) {
-        match peer {
-            Peer::Owner => self.is_held_back[held_back(Reach::Socket)] = true,
-            Peer::Local => self.is_held_back[held_back(Reach::Loopback)] = true,
-            Peer::Remote(_) => {}
+        if !matches!(peer, Peer::Remote(_)) {
+            self.held_back.push(peer);
         }
+    }
+
+    /// Whether the clients of this machine at a listener are held back, and all others there with them.
+    fn is_held_back(&self, entrance: &Entrance) -> bool {
+        self.held_back.contains(&Peer::at(entrance.listener.reach(), Ipv4Addr::LOCALHOST.into()))
     }
 
     /// Checks all waiting connections again, in their order.
     fn look(&mut self) {
-        self.is_held_back = [false; 2];
+        self.held_back.clear();
         self.rest_until.take_if(|until| *until <= Instant::now());
         let mut still_full: Vec<(Peer, Full)> = Vec::new();
         for newcomer in std::mem::take(&mut self.waiting) {
             let peer = newcomer.peer;
-            let tried = if still_full.iter().any(|(other, _)| is_in_the_way(*other, peer)) {
-                Err(newcomer)
+            let newcomer = if still_full.iter().any(|(other, _)| *other == peer) {
+                newcomer
             } else {
-                self.slot(newcomer).map_err(|(newcomer, full)| {
-                    still_full.push((peer, full));
-                    newcomer
-                })
+                let Err((newcomer, full)) = self.slot(newcomer) else { continue };
+                still_full.push((peer, full));
+                newcomer
             };
-            match tried {
-                Ok(()) => {}
-                Err(newcomer) if newcomer.until <= Instant::now() => {
-                    turn_away(&newcomer.stream, &**newcomer.handler, &Broken::TooManyConnections);
-                }
-                Err(newcomer) => self.waiting.push_back(newcomer),
+            if newcomer.until <= Instant::now() {
+                turn_away(&newcomer.stream, &**newcomer.handler, &Broken::TooManyConnections);
+            } else {
+                self.waiting.push(newcomer);
             }
         }
         for (peer, _) in still_full.into_iter().filter(|(_, full)| full.is_passing) {
-            let of_a_kind = self.waiting.iter().filter(|other| is_of_a_kind(other.peer, peer)).count();
-            if of_a_kind >= Limits::now().waiting(peer).1 {
+            if self.waiting_of_kind(peer) >= Limits::now().waiting(peer).1 {
                 self.hold_back(peer);
             }
         }
-        let mut is_busy = false;
         for parked in std::mem::take(&mut self.parked) {
             let Some(until) = parked.until else {
                 self.parked.push(parked);
                 continue;
             };
-            let job = if is_busy {
-                parked.job
-            } else {
-                match self.workers.hand_over(Task::Serve(parked.job)) {
-                    Err(Task::Serve(job)) => job,
-                    Ok(()) | Err(Task::Warn(_)) => continue,
-                }
-            };
-            is_busy = true;
+            let Err(Task::Serve(job)) = self.workers.hand_over(Task::Serve(parked.job)) else { continue };
             if until <= Instant::now() {
                 turn_away(&job.stream, &*job.handler, &Broken::NoThread);
             } else {
@@ -272,27 +259,10 @@ impl<'a> Acceptor<'a> {
     }
 }
 
-/// Which entry of [`Acceptor::is_held_back`] is for a listener: the owner's socket, or all others, at which clients of this machine arrive too.
-fn held_back(reach: Reach) -> usize {
-    match reach {
-        Reach::Socket => 0,
-        Reach::Loopback | Reach::Network => 1,
-    }
-}
-
-fn is_of_a_kind(one: Peer, other: Peer) -> bool {
-    std::mem::discriminant(&one) == std::mem::discriminant(&other)
-}
-
-/// Whether `other` has no slot as long as `one` has none. If one address has reached its limit, another address can still get a slot.
-fn is_in_the_way(one: Peer, other: Peer) -> bool {
-    one == other
-}
-
 /// Whether it is for want of something of this machine's that nobody was accepted. A socket can lack buffers as well (`accept(2)`).
 fn is_shortage(error: &io::Error) -> bool {
     let shortages = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS];
-    shortages.iter().any(|shortage| error.raw_os_error() == Some(shortage.raw_os_error()))
+    Errno::from_io_error(error).is_some_and(|errno| shortages.contains(&errno))
 }
 
 /// Sends a refusal to a client. Best effort, and never waits: a client that does not read it still sees the end.

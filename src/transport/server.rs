@@ -2,7 +2,6 @@
 //!
 //! A thread for each connection reads, calls the handler and answers; no request passes from one thread to another.
 
-use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::os::unix::net::UnixStream;
@@ -45,7 +44,7 @@ impl Server {
         let addresses = entrances.iter().filter_map(|entrance| entrance.listener.address()).collect();
         let probe = Probe { ways_in: entrances.iter().map(|entrance| entrance.listener.way_in.clone()).collect() };
         let (wake, woken) = UnixStream::pair()?;
-        let slots = Arc::new(Slots::new());
+        let slots = Arc::<Slots>::default();
         let workers = Arc::<Workers>::default();
         let (accepting, serving) = (slots.clone(), workers.clone());
         let accept = move || accept::accept(&accepting, &serving, &entrances, &woken, idle_limit);
@@ -117,12 +116,6 @@ impl Probe {
         let mut answer = [0; 9];
         stream.read_exact(&mut answer)?;
         Ok(&answer == b"HTTP/1.1 ")
-    }
-}
-
-impl fmt::Debug for Server {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Server").field("addresses", &self.addresses).finish_non_exhaustive()
     }
 }
 
@@ -207,7 +200,7 @@ mod tests {
         for (came, answered) in [("GET / HTTP/1.1\r\nHost: h\r\n\r\n", true), ("GET / HTTP/1.1\r\nHo", false), ("", false)] {
             let (ours, mut theirs) = UnixStream::pair().expect("a pair");
             theirs.write_all(came.as_bytes()).expect("there is room");
-            let (slots, stream) = (Arc::new(Slots::new()), Arc::new(Stream(ours.into())));
+            let (slots, stream) = (Arc::<Slots>::default(), Arc::new(Stream(ours.into())));
             let handler: Arc<dyn Handler> = Arc::new(Hello);
             let slot = Arc::new(slots.take(1, &stream, Peer::Local).expect("room"));
             slots.begin_stop();
@@ -226,7 +219,7 @@ mod tests {
             let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
             let mut theirs = TcpStream::connect(listener.local_addr().expect("bound")).expect("it listens");
             let (ours, from) = listener.accept().expect("somebody is there");
-            let (slots, stream) = (Arc::new(Slots::new()), Arc::new(Stream(ours.into())));
+            let (slots, stream) = (Arc::<Slots>::default(), Arc::new(Stream(ours.into())));
             let handler: Arc<dyn Handler> = Arc::new(Hello);
             let slot = Arc::new(slots.take(1, &stream, Peer::Local).expect("room"));
             // Nothing has come yet.

@@ -8,7 +8,7 @@
 //! Nothing here waits for a slot: a new connection gets one at once or not at all, and `accept` tries again.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -42,8 +42,8 @@ pub(super) struct Full {
 }
 
 /// The connection slots of a server.
+#[derive(Default)]
 pub(super) struct Slots {
-    began: Instant,
     is_stopping: AtomicBool,
     /// A long poll gave way and has not been woken yet.
     is_hurried: AtomicBool,
@@ -60,107 +60,87 @@ struct Occupant {
     activity: Arc<Activity>,
 }
 
-/// What a connection does, and since when.
+/// What a connection does, and what it holds.
 struct Activity {
-    began: Instant,
-    /// The two in one number, so that both are seen and changed together: [`Doing`] in the lowest bits, above it the milliseconds since
-    /// the server began.
-    packed: AtomicU64,
+    doing: Mutex<Doing>,
     /// How long the body is that is read or answered, in bytes.
     body_bytes: AtomicUsize,
 }
 
-/// What a connection does.
+/// What a connection does, and since when, where that matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Doing {
     /// It waits for its client to ask.
-    Waits,
+    Waits(Instant),
     /// Its request is being answered.
     Works,
     /// It waits for its client to take an answer.
-    Writes,
+    Writes(Instant),
     /// It gave way while it waited, and its thread has not noticed yet: no more comes in. What had come is answered.
     GivesWay,
     /// It gave way while its client took no answer: nothing goes out any more.
     Leaves,
     /// Its request is a long poll, and can be answered at any time with the unchanged state.
-    Idles,
+    Idles(Instant),
 }
 
-/// The bits that [`Doing`] takes.
-const DOING_BITS: u32 = 3;
-
-const fn doing(packed: u64) -> Doing {
-    match packed & ((1 << DOING_BITS) - 1) {
-        0 => Doing::Waits,
-        1 => Doing::Works,
-        2 => Doing::Writes,
-        3 => Doing::GivesWay,
-        4 => Doing::Leaves,
-        _ => Doing::Idles,
+impl Doing {
+    fn gives_way(self) -> bool {
+        matches!(self, Self::GivesWay | Self::Leaves)
     }
-}
-
-/// Since when, in milliseconds after the server began.
-const fn since_ms(packed: u64) -> u64 {
-    packed >> DOING_BITS
 }
 
 impl Activity {
-    fn pack(&self, doing: Doing, now: Instant) -> u64 {
-        let since_ms = u64::try_from(now.saturating_duration_since(self.began).as_millis()).unwrap_or(u64::MAX >> DOING_BITS);
-        since_ms << DOING_BITS | doing as u64
+    /// Nothing under this lock waits or can panic.
+    fn lock(&self) -> MutexGuard<'_, Doing> {
+        self.doing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn load(&self) -> u64 {
-        self.packed.load(Ordering::SeqCst)
+    /// What it does now.
+    fn doing(&self) -> Doing {
+        *self.lock()
     }
 
     /// What it did before. One that has given way stays so, with the exception of one that [`Doing::GivesWay`] and begins to work.
-    fn set(&self, what: Doing, now: Instant) -> Doing {
-        let new = self.pack(what, now);
-        let stays = |old| match doing(old) {
-            Doing::Waits | Doing::Works | Doing::Writes | Doing::Idles => false,
-            Doing::GivesWay => what != Doing::Works,
+    fn set(&self, new: Doing) -> Doing {
+        let mut doing = self.lock();
+        let before = *doing;
+        let stays = match before {
+            Doing::Waits(_) | Doing::Works | Doing::Writes(_) | Doing::Idles(_) => false,
+            Doing::GivesWay => new != Doing::Works,
             Doing::Leaves => true,
         };
-        let before = self.packed.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |old| (!stays(old)).then_some(new));
-        doing(before.unwrap_or_else(|stayed| stayed))
+        if !stays {
+            *doing = new;
+        }
+        before
     }
 }
 
 impl Occupant {
-    /// Ends the connection, if it has been doing the same since then. Its thread wakes up from reading or writing and ends; one
+    /// Ends the connection, if it still does what was `seen`. Its thread wakes up from reading or writing and ends; one
     /// with a long poll must be woken ([`Slots::has_hurried`]).
-    fn give_way(&self, packed: u64, is_hurried: &AtomicBool) {
+    fn give_way(&self, seen: Doing, is_hurried: &AtomicBool) {
         // What came since it was looked at, or was read already, is answered.
-        let (what, how) = match doing(packed) {
-            Doing::Waits | Doing::Idles => (Doing::GivesWay, Shutdown::Read),
-            Doing::Works | Doing::Writes | Doing::GivesWay | Doing::Leaves => (Doing::Leaves, Shutdown::Both),
+        let (new, how) = match seen {
+            Doing::Waits(_) | Doing::Idles(_) => (Doing::GivesWay, Shutdown::Read),
+            Doing::Works | Doing::Writes(_) | Doing::GivesWay | Doing::Leaves => (Doing::Leaves, Shutdown::Both),
         };
-        let new = self.activity.pack(what, Instant::now());
-        if self.activity.packed.compare_exchange(packed, new, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
-            // One that has closed meanwhile is what is wanted.
-            let _closed = self.stream.shutdown(how);
-            if doing(packed) == Doing::Idles {
-                is_hurried.store(true, Ordering::SeqCst);
-            }
+        let mut doing = self.activity.lock();
+        if *doing != seen {
+            return;
+        }
+        *doing = new;
+        drop(doing);
+        // One that has closed meanwhile is what is wanted.
+        let _closed = self.stream.shutdown(how);
+        if matches!(seen, Doing::Idles(_)) {
+            is_hurried.store(true, Ordering::SeqCst);
         }
     }
 }
 
 impl Slots {
-    pub(super) fn new() -> Self {
-        Self {
-            began: Instant::now(),
-            is_stopping: AtomicBool::new(false),
-            is_hurried: AtomicBool::new(false),
-            open: Mutex::new(BTreeMap::new()),
-            closed: Condvar::new(),
-            bodies: Mutex::new(()),
-        }
-    }
-
     /// Whether no further request is taken.
     pub(super) fn is_stopping(&self) -> bool {
         self.is_stopping.load(Ordering::SeqCst)
@@ -176,7 +156,7 @@ impl Slots {
         self.begin_stop();
         let deadline = Instant::now() + limit;
         let mut open = self.lock();
-        for occupant in open.values().filter(|occupant| doing(occupant.activity.load()) == Doing::Waits) {
+        for occupant in open.values().filter(|occupant| matches!(occupant.activity.doing(), Doing::Waits(_))) {
             // What has arrived can still be read, and is answered. One that has closed meanwhile is what is wanted.
             let _closed = occupant.stream.shutdown(Shutdown::Read);
         }
@@ -196,8 +176,8 @@ impl Slots {
         }
         let mut open = self.lock();
         make_way_for(peer, &open, Limits::now(), &self.is_hurried)?;
-        let activity = Arc::new(Activity { began: self.began, packed: AtomicU64::new(0), body_bytes: AtomicUsize::new(0) });
-        activity.set(Doing::Waits, Instant::now());
+        let doing = Mutex::new(Doing::Waits(Instant::now()));
+        let activity = Arc::new(Activity { doing, body_bytes: AtomicUsize::new(0) });
         open.insert(number, Occupant { stream: stream.clone(), peer, activity: activity.clone() });
         Ok(Slot { number, slots: self.clone(), activity })
     }
@@ -205,27 +185,24 @@ impl Slots {
     /// Has those give way that have waited for a request for `limit`. After what time to look again; `None` where nobody is connected: the
     /// server sleeps.
     pub(super) fn close_idle(&self, limit: Duration) -> Option<Duration> {
-        self.close_idle_at(self.began.elapsed(), limit)
+        self.close_idle_at(Instant::now(), limit)
     }
 
-    fn close_idle_at(&self, now: Duration, limit: Duration) -> Option<Duration> {
+    fn close_idle_at(&self, now: Instant, limit: Duration) -> Option<Duration> {
         let open = self.lock();
         // Who is busy now can begin to wait right after this look, and is due a limit after that.
         let mut next = (!open.is_empty()).then_some(limit)?;
         for occupant in open.values() {
-            let packed = occupant.activity.load();
-            if doing(packed) != Doing::Waits {
-                continue;
-            }
-            let waited = now.saturating_sub(Duration::from_millis(since_ms(packed)));
-            if waited >= limit {
-                occupant.give_way(packed, &self.is_hurried);
+            let doing = occupant.activity.doing();
+            let Doing::Waits(since) = doing else { continue };
+            let left = limit.saturating_sub(now.saturating_duration_since(since));
+            if left.is_zero() {
+                occupant.give_way(doing, &self.is_hurried);
             } else {
-                next = next.min(limit.saturating_sub(waited));
+                next = next.min(left);
             }
         }
-        // Stamps are whole milliseconds: not a moment before.
-        Some(next + Duration::from_millis(1))
+        Some(next)
     }
 
     /// Whether a long poll gave way since the last call and must be woken.
@@ -236,8 +213,8 @@ impl Slots {
     /// Makes the one that has waited longest give way.
     pub(super) fn make_room(&self) {
         let open = self.lock();
-        if let Some((packed, occupant)) = waits_longest(open.values()) {
-            occupant.give_way(packed, &self.is_hurried);
+        if let Some((seen, occupant)) = waits_longest(open.values()) {
+            occupant.give_way(seen, &self.is_hurried);
         }
     }
 
@@ -280,37 +257,42 @@ fn make_way<'a, I: Iterator<Item = &'a Occupant>>(
     if count < limit {
         return Ok(());
     }
-    let is_doing = |occupant: &&Occupant, what: &[Doing]| what.contains(&doing(occupant.activity.load()));
-    let leaving = occupants().filter(|occupant| is_doing(occupant, &[Doing::GivesWay, Doing::Leaves])).count();
+    let leaving = occupants().filter(|occupant| occupant.activity.doing().gives_way()).count();
     let mut gives_way = false;
     if leaving <= count - limit
-        && let Some((packed, occupant)) = waits_longest(occupants())
+        && let Some((seen, occupant)) = waits_longest(occupants())
     {
-        occupant.give_way(packed, is_hurried);
+        occupant.give_way(seen, is_hurried);
         gives_way = true;
     }
     if count < limit + (limit / ONE_MORE_IN).max(1) {
         return Ok(());
     }
     // One that waits and cannot give way has a request that lies there unread.
-    Err(Full { is_passing: gives_way || leaving > 0 || occupants().any(|occupant| is_doing(&occupant, &[Doing::Waits])) })
+    let waits = |occupant: &Occupant| matches!(occupant.activity.doing(), Doing::Waits(_));
+    Err(Full { is_passing: gives_way || leaving > 0 || occupants().any(waits) })
 }
 
 /// The connection whose client has kept us waiting for longest, and what it does. Where a request lies there unread it is not the
 /// client's fault: its thread has not run yet.
-fn waits_longest<'a>(occupants: impl Iterator<Item = &'a Occupant>) -> Option<(u64, &'a Occupant)> {
-    let is_waited_for = |packed: u64, occupant: &Occupant| match doing(packed) {
-        Doing::Waits => true,
-        Doing::Writes => occupant.activity.began.elapsed() >= Duration::from_millis(since_ms(packed)) + WRITE_PATIENCE,
-        Doing::Idles => occupant.activity.began.elapsed() >= Duration::from_millis(since_ms(packed)) + NEWS_PATIENCE,
-        Doing::Works | Doing::GivesWay | Doing::Leaves => false,
-    };
-    let waiting = occupants.map(|occupant| (occupant.activity.load(), occupant));
-    let mut waiting: Vec<_> = waiting.filter(|(packed, occupant)| is_waited_for(*packed, occupant)).collect();
-    waiting.sort_unstable_by_key(|(packed, _)| since_ms(*packed));
-    waiting.into_iter().find(|(packed, occupant)| {
-        doing(*packed) == Doing::Writes || ioctl_fionread(&*occupant.stream).is_ok_and(|bytes| bytes == 0)
-    })
+fn waits_longest<'a>(occupants: impl Iterator<Item = &'a Occupant>) -> Option<(Doing, &'a Occupant)> {
+    let mut waiting: Vec<_> = occupants
+        .filter_map(|occupant| {
+            let doing = occupant.activity.doing();
+            let (since, patience) = match doing {
+                Doing::Waits(since) => (since, Duration::ZERO),
+                Doing::Writes(since) => (since, WRITE_PATIENCE),
+                Doing::Idles(since) => (since, NEWS_PATIENCE),
+                Doing::Works | Doing::GivesWay | Doing::Leaves => return None,
+            };
+            (since.elapsed() >= patience).then_some((since, doing, occupant))
+        })
+        .collect();
+    waiting.sort_unstable_by_key(|(since, ..)| *since);
+    let (_, doing, occupant) = waiting.into_iter().find(|(_, doing, occupant)| {
+        matches!(doing, Doing::Writes(_)) || ioctl_fionread(&*occupant.stream).is_ok_and(|bytes| bytes == 0)
+    })?;
+    Some((doing, occupant))
 }
 
 /// A connection's own view of its slot: says what it does. The slot is free once this is dropped.
@@ -341,7 +323,7 @@ impl Slot {
     pub(super) fn waits(&self) -> bool {
         self.has_no_body();
         // One that gives way finds out when it has read what has come.
-        self.activity.set(Doing::Waits, Instant::now()) != Doing::Leaves
+        self.activity.set(Doing::Waits(Instant::now())) != Doing::Leaves
     }
 
     /// The request's body is no longer held.
@@ -351,9 +333,8 @@ impl Slot {
 
     /// A request has been read and is to be answered.
     pub(super) fn works(&self) -> Works {
-        // Since when it works is nobody's business, so no clock is read.
-        match self.activity.set(Doing::Works, self.activity.began) {
-            Doing::Waits | Doing::Works | Doing::Writes | Doing::Idles => Works::On,
+        match self.activity.set(Doing::Works) {
+            Doing::Waits(_) | Doing::Works | Doing::Writes(_) | Doing::Idles(_) => Works::On,
             Doing::GivesWay => Works::ForTheLastTime,
             Doing::Leaves => Works::NoMore,
         }
@@ -361,26 +342,27 @@ impl Slot {
 
     /// The request that is being answered is a long poll.
     pub(super) fn idles(&self) {
-        self.activity.set(Doing::Idles, Instant::now());
+        self.activity.set(Doing::Idles(Instant::now()));
     }
 
     /// It no longer waits. If it gave way meanwhile, that stays so.
     pub(super) fn idles_no_more(&self) {
-        let works = self.activity.pack(Doing::Works, self.activity.began);
-        let idles = |packed| (doing(packed) == Doing::Idles).then_some(works);
-        let _gave_way = self.activity.packed.fetch_update(Ordering::SeqCst, Ordering::SeqCst, idles);
+        let mut doing = self.activity.lock();
+        if matches!(*doing, Doing::Idles(_)) {
+            *doing = Doing::Works;
+        }
     }
 
     /// Whether it gave way: what is being answered is its last.
     pub(super) fn gives_way(&self) -> bool {
-        matches!(doing(self.activity.load()), Doing::GivesWay | Doing::Leaves)
+        self.activity.doing().gives_way()
     }
 
     /// The client is to take an answer, or its next piece, from now on.
     pub(super) fn writes(&self) -> Instant {
         let now = Instant::now();
         // One that has given way finds out when it writes.
-        let _has_given_way = self.activity.set(Doing::Writes, now);
+        let _has_given_way = self.activity.set(Doing::Writes(now));
         now
     }
 
@@ -391,7 +373,7 @@ impl Slot {
     pub(super) fn takes(&self, body_bytes: usize) -> Result<(), Broken> {
         let (activity, deadline) = (&self.activity, Instant::now() + BODY_ROOM_LIMIT);
         // It is the newest of those that are waited for, unless it has given way already.
-        if matches!(activity.set(Doing::Waits, Instant::now()), Doing::GivesWay | Doing::Leaves) {
+        if activity.set(Doing::Waits(Instant::now())).gives_way() {
             return Err(Broken::TooManyBodies);
         }
         // One at a time: those that wait for memory must not keep the accepting thread from its lock.
@@ -403,15 +385,15 @@ impl Slot {
                 activity.body_bytes.store(body_bytes, Ordering::SeqCst);
                 return Ok(());
             }
-            if Instant::now() >= deadline || matches!(doing(activity.load()), Doing::GivesWay | Doing::Leaves) {
+            if Instant::now() >= deadline || activity.doing().gives_way() {
                 return Err(Broken::TooManyBodies);
             }
             let others = open
                 .iter()
                 .filter(|(number, occupant)| **number != self.number && occupant.activity.body_bytes.load(Ordering::SeqCst) > 0)
                 .map(|(_, occupant)| occupant);
-            if let Some((packed, occupant)) = waits_longest(others) {
-                occupant.give_way(packed, &self.slots.is_hurried);
+            if let Some((seen, occupant)) = waits_longest(others) {
+                occupant.give_way(seen, &self.slots.is_hurried);
             }
             let _looked_at_again = self.slots.closed.wait_timeout(open, BODY_ROOM_LOOK);
         }
