@@ -37,8 +37,9 @@ pub use ask::{Ask, StartRequest};
 use conductor::Conductor;
 pub use error::{ActionError, BootError, Obstacle};
 use event::Event;
-use pulse::{Noted, Pulse};
+use pulse::Pulse;
 use real_shims::RealShims;
+use records::NotedStore;
 pub use settings::Settings;
 pub use snapshot::{Notice, Published, Snapshot, Watch};
 
@@ -66,9 +67,10 @@ impl Supervisor {
         let pulse = Arc::new(Pulse::default());
         let runs = Runs::new(settings.runtime_dir.clone());
         let logs = RunLogs::new(settings.runtime_dir.clone());
-        let shims = RealShims::start(runs.clone(), logs.clone(), settings.taken_vars.clone(), events.clone())
+        let shims = RealShims::start(runs.clone(), logs.clone(), settings.taken_vars.clone(), events.clone(), pulse.clone())
             .map_err(BootError::Thread)?;
-        let conductor = Conductor::boot(Noted::new(store, &pulse), Noted::new(shims, &pulse), SystemClock, settings)?;
+        let store = NotedStore { store, pulse: pulse.clone() };
+        let conductor = Conductor::boot(store, shims, SystemClock, settings)?;
         let watch = conductor.watch();
         // A power cut can have taken it.
         if let Some(run_id) = watch.get().snapshot.run_id.max(runs.latest_id().ok().flatten()) {
@@ -178,7 +180,7 @@ fn writer_to(events: &Sender<Event>) -> Writer {
 }
 
 fn conduct(
-    mut conductor: Conductor<Noted<Store>, Noted<RealShims>, SystemClock>,
+    mut conductor: Conductor<NotedStore, RealShims, SystemClock>,
     queue: &Receiver<Event>,
     wake_retention: &dyn Fn(),
 ) -> Option<i64> {

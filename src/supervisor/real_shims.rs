@@ -10,6 +10,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Stdio};
+use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -18,6 +19,7 @@ use rustix::process::Signal;
 
 use super::event::Event;
 use super::inherited;
+use super::pulse::Pulse;
 use super::shims::{ConnectionNumber, Finding, Leftovers, Shims};
 use super::strays::{self, Whereabouts};
 use crate::abstract_socket;
@@ -55,17 +57,24 @@ pub(super) struct RealShims {
     taken: Vec<&'static str>,
     /// Runs that lived at the start of this server and carry this runtime directory's path, wherever their directories are.
     strays: Vec<i64>,
+    pulse: Arc<Pulse>,
 }
 
 impl RealShims {
     /// Starts. Messages from shims go to `events`.
-    pub(super) fn start(runs: Runs, logs: RunLogs, taken: Vec<&'static str>, events: Sender<Event>) -> io::Result<Self> {
+    pub(super) fn start(
+        runs: Runs,
+        logs: RunLogs,
+        taken: Vec<&'static str>,
+        events: Sender<Event>,
+        pulse: Arc<Pulse>,
+    ) -> io::Result<Self> {
         let (to_reader, streams) = mpsc::channel();
         // Ends once no other stream can arrive.
         let read = move || streams.iter().for_each(|(stream, number)| read_messages(stream, number, &events));
         thread::Builder::new().name("shim-reader".to_owned()).spawn(read)?;
         let strays = strays::all(&runs);
-        Ok(Self { runs, logs, stream: None, to_reader, next_number: 1, children: Vec::new(), taken, strays })
+        Ok(Self { runs, logs, stream: None, to_reader, next_number: 1, children: Vec::new(), taken, strays, pulse })
     }
 
     /// Keeps `stream` for sending, and passes `reader`, the same stream, to the reading thread. Drops the previous one.
@@ -105,6 +114,8 @@ impl RealShims {
 
 impl Shims for RealShims {
     fn launch(&mut self, spec: &LaunchSpec) -> io::Result<ConnectionNumber> {
+        let pulse = self.pulse.clone();
+        let _noted = pulse.begin_storage();
         self.reap();
         let (dir, lock) = self.runs.create(spec.run_id)?;
         KillPoint::ServerRunDirMade.reach();
@@ -165,6 +176,7 @@ impl Shims for RealShims {
     }
 
     fn find(&self, run_id: i64) -> io::Result<Finding> {
+        let _noted = self.pulse.begin_storage();
         let dir = self.runs.run(run_id);
         // The lock first: a journal read after the lock was seen free will not grow any more.
         let lock = dir.lock_state()?;
@@ -212,10 +224,12 @@ impl Shims for RealShims {
     }
 
     fn progress(&self, run_id: i64) -> Result<Option<NumberedProgress>, ProgressError> {
+        let _noted = self.pulse.begin_storage();
         run_dir::read_progress(&self.runs.run(run_id).progress_path())
     }
 
     fn run_ids(&self) -> io::Result<Vec<i64>> {
+        let _noted = self.pulse.begin_storage();
         let mut ids = self.runs.ids()?;
         ids.extend(&self.strays);
         ids.sort_unstable();
@@ -224,10 +238,12 @@ impl Shims for RealShims {
     }
 
     fn latest_run_id(&self) -> io::Result<Option<i64>> {
+        let _noted = self.pulse.begin_storage();
         Ok(self.runs.latest_id()?.max(self.strays.iter().max().copied()))
     }
 
     fn log_end(&self) -> io::Result<u64> {
+        let _noted = self.pulse.begin_storage();
         // Positions grow from run to run: the newest run that has any log has the end of it.
         self.logs.end()
     }
@@ -319,6 +335,7 @@ impl Shims for RealShims {
     }
 
     fn remove_pause_file(&self) -> io::Result<()> {
+        let _noted = self.pulse.begin_storage();
         match std::fs::remove_file(self.runs.runtime_dir().join(PAUSE_FILE)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             Ok(()) | Err(_) => Ok(()),

@@ -13,7 +13,7 @@ use crate::pipeline::{Origin, Pending, Refusal, Step, decide};
 use crate::process::{explain_lack, is_disk_full, lack_of};
 use crate::run_dir::{Command, FORMAT, LaunchSpec, Trouble};
 use crate::script::{self, Attempt, ScriptError};
-use crate::store::{NewRun, StoreError};
+use crate::store::{NewRun, Store, StoreError};
 use crate::supervisor::ask::{Ask, StartRequest};
 use crate::supervisor::error::ActionError;
 use crate::supervisor::kill_points;
@@ -112,7 +112,12 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         let search_path = request.env.get("PATH").map(OsString::from).or_else(|| std::env::var_os("PATH"));
         let attempt = Attempt { file: &file, name: &script_name, cwd: &cwd, search_path: search_path.as_deref() };
         let program = attempt.program().map_err(ScriptError::from)?;
-        let log_start = self.link.world().log_end().map_err(ActionError::Io)?.max(self.ledger.store().log_position_max()?);
+        let log_start = self
+            .link
+            .world()
+            .log_end()
+            .map_err(ActionError::Io)?
+            .max(self.ledger.store().read("log_position_max", Store::log_position_max)?);
         let at = self.clock.now();
         let (cwd_text, args) = (cwd.display().to_string(), request.args.clone());
         let new = NewRun { script: script_name, cwd: cwd_text, args, log_start, origin: Some(origin) };

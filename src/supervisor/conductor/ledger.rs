@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::clock::Timestamp;
 use crate::kill_point::KillPoint;
 use crate::pipeline::{ConditionCode, Entry, Exit, Fact, Killed, State, Transition, observe};
-use crate::store::{Begun, NewRun, PipelineRow, RunRow, StoreError, UnseenEnd, Work};
+use crate::store::{Begun, NewRun, PipelineRow, RunRow, Store, StoreError, UnseenEnd, Work};
 use crate::supervisor::kill_points;
 use crate::supervisor::records::Records;
 
@@ -67,9 +67,9 @@ pub(super) struct Ledger<R> {
 impl<R: Records> Ledger<R> {
     /// Reads what is stored.
     pub(super) fn open(store: R) -> Result<Self, StoreError> {
-        let row = store.row()?;
-        let run = store.latest_run()?;
-        let last_seq = run.as_ref().map_or(Ok(0), |run| store.last_seq(run.id))?;
+        let row = store.read("row", Store::row)?;
+        let run = store.read("latest_run", Store::latest_run)?;
+        let last_seq = run.as_ref().map_or(Ok(0), |run| store.read("last_seq", |store| store.last_seq(run.id)))?;
         Ok(Self { store, row, run, last_seq, unrecorded: Vec::new(), retry_at: None, failure: None, is_behind: false })
     }
 
@@ -125,8 +125,8 @@ impl<R: Records> Ledger<R> {
 
     /// From what is stored, not from what is remembered: a read that failed after a commit leaves the two apart.
     pub(super) fn read_again(&mut self) -> Result<(), StoreError> {
-        let row = self.store.row()?;
-        self.run = self.store.latest_run()?;
+        let row = self.store.read("row", Store::row)?;
+        self.run = self.store.read("latest_run", Store::latest_run)?;
         self.row = row;
         self.is_behind = false;
         Ok(())
@@ -134,7 +134,7 @@ impl<R: Records> Ledger<R> {
 
     /// Reads how many of a run's facts are on record. What was kept for the next try may be recorded by now.
     pub(super) fn read_last_seq(&mut self, run_id: i64) -> Result<(), StoreError> {
-        self.last_seq = self.store.last_seq(run_id)?;
+        self.last_seq = self.store.read("last_seq", |store| store.last_seq(run_id))?;
         self.drop_recorded();
         Ok(())
     }
@@ -148,14 +148,14 @@ impl<R: Records> Ledger<R> {
 
     /// Commits the beginning of a run. Even after an error it may be kept: the error can come after the change has reached the log.
     pub(super) fn begin_run(&mut self, new: &NewRun, at: Timestamp) -> Result<Begun, StoreError> {
-        let begun = self.store.begin_run(new, at)?;
+        let begun = self.store.change("begin_run", |store| store.begin_run(new, at))?;
         KillPoint::ServerStartingCommitted.reach();
         Ok(begun)
     }
 
     /// Commits a run that is known from its directory alone.
     pub(super) fn adopt_unknown_run(&mut self, id: i64, new: &NewRun, at: Timestamp) -> Result<Begun, StoreError> {
-        let begun = self.store.adopt_unknown_run(id, new, at)?;
+        let begun = self.store.change("adopt_unknown_run", |store| store.adopt_unknown_run(id, new, at))?;
         ::log::warn!("run {id} was not in the database; its journal tells of it");
         KillPoint::ServerUnknownRunCommitted.reach();
         Ok(begun)
@@ -164,14 +164,14 @@ impl<R: Records> Ledger<R> {
     /// Goes on to a run that was committed. After an error it is on record and not known here: the next look ends it.
     pub(super) fn enter(&mut self, begun: Begun) -> Result<(), StoreError> {
         self.last_seq = 0;
-        self.run = self.store.run(begun.run_id)?;
+        self.run = self.store.read("run", |store| store.run(begun.run_id))?;
         self.row = begun.row;
         Ok(())
     }
 
     /// No run gets an id up to `highest` any more.
     pub(super) fn reserve_run_ids(&mut self, highest: i64) -> Result<(), StoreError> {
-        self.store.reserve_run_ids(highest)?;
+        self.store.change("reserve_run_ids", |store| store.reserve_run_ids(highest))?;
         KillPoint::ServerRunIdsReserved.reach();
         Ok(())
     }
@@ -190,12 +190,12 @@ impl<R: Records> Ledger<R> {
         kill_points::heard(&facts);
         // Behind until the call has come back well: an error can come after the change has reached the log.
         self.is_behind = true;
-        let row = self.store.record_all(run_id, &facts)?.row;
+        let row = self.store.change("record_all", |store| store.record_all(run_id, &facts, None))?.row;
         self.is_behind = false;
         kill_points::committed(&facts);
         self.last_seq = last_seq;
         self.drop_recorded();
-        let read_back = self.store.run(run_id);
+        let read_back = self.store.read("run", |store| store.run(run_id));
         // Row and run are of one moment, or what is published is of none.
         self.is_behind = read_back.is_err();
         let read_back = read_back.map(|run| (self.row, self.run) = (row, run));
@@ -211,21 +211,21 @@ impl<R: Records> Ledger<R> {
         why: &str,
         killed: &Killed,
     ) -> Result<(), StoreError> {
-        let row = self.store.end_run(run_id, end, at, why, killed)?;
+        let row = self.store.change("end_run", |store| store.end_run(run_id, end, at, why, killed))?;
         ::log::warn!("run {run_id}: {why}");
         match end {
             UnseenEnd::Lost => KillPoint::ServerLostCommitted.reach(),
             UnseenEnd::NeverBegan => KillPoint::ServerNeverBeganCommitted.reach(),
         }
         self.unrecorded.clear();
-        self.run = self.store.run(run_id)?;
+        self.run = self.store.read("run", |store| store.run(run_id))?;
         self.row = row;
         Ok(())
     }
 
     /// Counts a change that no row shows.
     pub(super) fn touch(&mut self, at: Timestamp) -> Result<(), StoreError> {
-        let row = self.store.touch(at)?;
+        let row = self.store.change("touch", |store| store.touch(at))?;
         // The row alone, beside a run that could not be read, would be of no moment at all.
         if !self.is_behind {
             self.row = row;
@@ -235,12 +235,12 @@ impl<R: Records> Ledger<R> {
 
     /// Does what another thread has handed in.
     pub(super) fn carry_out(&mut self, work: &mut dyn Work) -> Result<(), StoreError> {
-        self.store.carry_out(work)
+        self.store.change("work", |store| work.run(store))
     }
 
     /// Whether the database takes anything at all.
     pub(super) fn try_writing(&mut self) -> Result<(), StoreError> {
-        self.store.try_writing()
+        self.store.change("try_writing", Store::try_writing)
     }
 
     // ---- what is owed

@@ -44,7 +44,8 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         let plan = recover(status, finding.found);
         let Finding { journal, damage, .. } = finding;
         // An earlier server may have heard of a stop while the journal had no room for it.
-        let recorded_stop = if plan == Plan::Adopt { self.ledger.store().stop_of(run_id)? } else { None };
+        let recorded_stop =
+            if plan == Plan::Adopt { self.ledger.store().read("stop_of", |store| store.stop_of(run_id))? } else { None };
         let last_at = journal.as_ref().and_then(|journal| journal.entries.last()).map(|entry| entry.at);
         // What was heard and not recorded counts too: the journal may have been removed since.
         let mut entries = journal.as_ref().map_or_else(Vec::new, |journal| journal.entries.clone());

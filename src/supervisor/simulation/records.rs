@@ -10,8 +10,8 @@ use super::origins::Origins;
 use super::shims::moment;
 use super::world::{Shared, World};
 use crate::clock::Timestamp;
-use crate::pipeline::{Conditions, Entry, Killed, RunStatus, Transition};
-use crate::store::{Begun, NewRun, PipelineRow, Recorded, RunRow, StopRow, Store, StoreError, UnseenEnd, Work};
+use crate::pipeline::{Conditions, RunStatus};
+use crate::store::{PipelineRow, RunRow, Store, StoreError};
 use crate::supervisor::records::Records;
 use crate::supervisor::snapshot::Snapshot;
 
@@ -199,14 +199,20 @@ impl SimRecords {
         env.note(|| format!("the database fails at {place}"));
         Err(if is_full { StoreError::Full { path: path() } } else { io_error() })
     }
+}
 
-    fn read<T>(&self, place: &str, read: impl FnOnce(&Store) -> Result<T, StoreError>) -> Result<T, StoreError> {
+impl Records for SimRecords {
+    fn read<T>(&self, place: &'static str, read: impl FnOnce(&Store) -> Result<T, StoreError>) -> Result<T, StoreError> {
         moment(&self.world, "before reading", place);
         self.fault(place, false)?;
         read(&self.database.borrow().store)
     }
 
-    fn write<T>(&self, place: &str, write: impl FnOnce(&mut Store) -> Result<T, StoreError>) -> Result<T, StoreError> {
+    fn change<T>(
+        &mut self,
+        place: &'static str,
+        write: impl FnOnce(&mut Store) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
         moment(&self.world, "before", place);
         self.fault(place, true)?;
         let written = {
@@ -233,69 +239,4 @@ impl SimRecords {
 fn io_error() -> StoreError {
     let failure = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR);
     StoreError::Sqlite { path: PathBuf::from("memory"), source: rusqlite::Error::SqliteFailure(failure, None) }
-}
-
-impl Records for SimRecords {
-    fn row(&self) -> Result<PipelineRow, StoreError> {
-        self.read("row", Store::row)
-    }
-
-    fn latest_run(&self) -> Result<Option<RunRow>, StoreError> {
-        self.read("latest_run", Store::latest_run)
-    }
-
-    fn run(&self, id: i64) -> Result<Option<RunRow>, StoreError> {
-        self.read("run", |store| store.run(id))
-    }
-
-    fn last_seq(&self, run_id: i64) -> Result<u64, StoreError> {
-        self.read("last_seq", |store| store.last_seq(run_id))
-    }
-
-    fn stop_of(&self, run_id: i64) -> Result<Option<StopRow>, StoreError> {
-        self.read("stop_of", |store| store.stop_of(run_id))
-    }
-
-    fn log_position_max(&self) -> Result<u64, StoreError> {
-        self.read("log_position_max", Store::log_position_max)
-    }
-
-    fn reserve_run_ids(&mut self, highest: i64) -> Result<(), StoreError> {
-        self.write("reserve_run_ids", |store| store.reserve_run_ids(highest))
-    }
-
-    fn begin_run(&mut self, new: &NewRun, at: Timestamp) -> Result<Begun, StoreError> {
-        self.write("begin_run", |store| store.begin_run(new, at))
-    }
-
-    fn adopt_unknown_run(&mut self, id: i64, new: &NewRun, at: Timestamp) -> Result<Begun, StoreError> {
-        self.write("adopt_unknown_run", |store| store.adopt_unknown_run(id, new, at))
-    }
-
-    fn record_all(&mut self, run_id: i64, facts: &[(Entry, Option<Transition>)]) -> Result<Recorded, StoreError> {
-        self.write("record_all", |store| store.record_all(run_id, facts, None))
-    }
-
-    fn end_run(
-        &mut self,
-        run_id: i64,
-        end: UnseenEnd,
-        at: Timestamp,
-        error: &str,
-        killed: &Killed,
-    ) -> Result<PipelineRow, StoreError> {
-        self.write("end_run", |store| store.end_run(run_id, end, at, error, killed))
-    }
-
-    fn touch(&mut self, at: Timestamp) -> Result<PipelineRow, StoreError> {
-        self.write("touch", |store| store.touch(at))
-    }
-
-    fn try_writing(&mut self) -> Result<(), StoreError> {
-        self.write("try_writing", Store::try_writing)
-    }
-
-    fn carry_out(&mut self, work: &mut dyn Work) -> Result<(), StoreError> {
-        self.write("work", |store| work.run(store))
-    }
 }
