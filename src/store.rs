@@ -24,12 +24,12 @@ mod work;
 #[cfg(test)]
 mod tests;
 
-pub use self::change::{Begun, NewRun, Recorded, UnseenEnd};
+pub use self::change::{NewRun, UnseenEnd};
 pub use self::check::{CheckReport, CheckStep, check};
 pub use self::connection::{Opened, Store, migrate};
 pub use self::error::StoreError;
 pub use self::file::DatabaseFile;
 pub use self::open::{BUSY_TIMEOUT, schema_version};
 pub use self::reader::Reader;
-pub use self::rows::{EventRow, PipelineRow, RunLogRow, RunRow, StopRow};
+pub use self::rows::{PipelineRow, RunLogRow, RunRow, StopRow};
 pub use self::work::{Work, WorkError, Writer};

@@ -20,7 +20,7 @@ use crate::api::logs::Line;
 use crate::api::pipeline::Pipeline;
 use crate::health::Attendance;
 use crate::log::{Cursor, Item, Listing, RunLogs};
-use crate::store::{EventRow, Reader};
+use crate::store::Reader;
 use crate::supervisor::Snapshot;
 
 /// How many log lines are handed out before the state is read again.
@@ -142,7 +142,7 @@ impl EventStream {
     }
 
     /// The next lines, and between them what happened before each. Returns whether that was all there is.
-    fn hand_out_log(&mut self, history: &mut VecDeque<(i64, EventRow)>, text: &mut EventText) -> io::Result<bool> {
+    fn hand_out_log(&mut self, history: &mut VecDeque<RunEvent>, text: &mut EventText) -> io::Result<bool> {
         for _ in 0..LINES_AT_ONCE {
             if text.is_full() {
                 return Ok(false);
@@ -156,7 +156,7 @@ impl EventStream {
                 Some(Item::Line(line)) => {
                     let line = Line::from(line);
                     if let Some(at) = line.at {
-                        self.hand_out_history(history, text, |event| event.at <= at)?;
+                        self.hand_out_history(history, text, |happened| happened.event.at <= at)?;
                     }
                     self.at.log = line.id;
                     text.add(Some(&self.at), EventKind::Log, &line)?;
@@ -169,14 +169,13 @@ impl EventStream {
     /// What happened, as long as it is `due`.
     fn hand_out_history(
         &mut self,
-        history: &mut VecDeque<(i64, EventRow)>,
+        history: &mut VecDeque<RunEvent>,
         text: &mut EventText,
-        due: impl Fn(&EventRow) -> bool,
+        due: impl Fn(&RunEvent) -> bool,
     ) -> io::Result<()> {
-        while history.front().is_some_and(|(_, event)| due(event)) {
-            let Some((run_id, event)) = history.pop_front() else { break };
-            self.at.event = (run_id, event.seq);
-            text.add(Some(&self.at), EventKind::Run, &RunEvent { run_id, event: event.into() })?;
+        while let Some(happened) = history.pop_front_if(|happened| due(happened)) {
+            self.at.event = (happened.run_id, happened.event.seq);
+            text.add(Some(&self.at), EventKind::Run, &happened)?;
         }
         Ok(())
     }

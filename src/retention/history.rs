@@ -59,7 +59,7 @@ impl History {
             let dirs = runs.ids().map_err(RetentionError::Runs)?;
             // A run that begins between the two reads is not an unknown one.
             let newest = rows.last().copied().unwrap_or(0);
-            let is_new = |id: i64| id > newest && reader.has_ended(id).is_ok_and(|row| row.is_some());
+            let is_new = |id: i64| id > newest && reader.run_log(id).is_ok_and(|row| row.is_some());
             self.unknown = dirs
                 .into_iter()
                 .filter(|&id| rows.binary_search(&id).is_err() && !is_new(id))
@@ -90,7 +90,7 @@ impl History {
         if self.live == Some(id) {
             return Ok(Standing::Live);
         }
-        Ok(match reader.has_ended(id)? {
+        Ok(match reader.run_log(id)?.map(|row| row.is_over) {
             Some(true) => Standing::Ended,
             Some(false) => Standing::Live,
             None => match self.unknown.binary_search_by_key(&id, |&(unknown, _)| unknown) {

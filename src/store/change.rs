@@ -5,7 +5,8 @@
 
 use rusqlite::{OptionalExtension, Transaction};
 
-use super::rows::{self, EventRow, PipelineRow, RunRow};
+use super::rows::{self, PipelineRow, RunRow};
+use crate::api::runs::Event;
 use crate::clock::Timestamp;
 use crate::pipeline::{Cause, Entry, Exit, Fact, Killed, Origin, RunStatus, State, Transition};
 
@@ -22,24 +23,6 @@ pub struct NewRun {
     pub log_start: u64,
     /// The origin of its start; none if it is unknown.
     pub origin: Option<Origin>,
-}
-
-/// A run that was committed and may now be started.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Begun {
-    /// Its id.
-    pub run_id: i64,
-    /// What the pipeline is now: still stopped.
-    pub row: PipelineRow,
-}
-
-/// What came of recording facts.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Recorded {
-    /// What the pipeline is now.
-    pub row: PipelineRow,
-    /// How many of the facts were new; the others had been recorded before and changed nothing.
-    pub new: usize,
 }
 
 /// How a run ends that nobody saw end.
@@ -70,9 +53,9 @@ impl From<rusqlite::Error> for GaveUp {
     }
 }
 
-/// Inserts a run that is `starting`, with an id of its own or the one given.
-pub(super) fn begin(tx: &Transaction<'_>, id: Option<i64>, new: &NewRun, at: Timestamp, cause: Cause) -> Result<Begun, GaveUp> {
-    let mut row = PipelineRow::read(tx)?;
+/// Inserts a run that is `starting`, with an id of its own or the one given. Returns the id.
+pub(super) fn begin(tx: &Transaction<'_>, id: Option<i64>, new: &NewRun, at: Timestamp, cause: Cause) -> Result<i64, GaveUp> {
+    let row = PipelineRow::read(tx)?;
     let args = serde_json::to_string(&new.args).expect("a list of strings is JSON");
     // The unique index over live runs refuses a second one.
     tx.prepare_cached(
@@ -91,60 +74,58 @@ pub(super) fn begin(tx: &Transaction<'_>, id: Option<i64>, new: &NewRun, at: Tim
     ))?;
     let run_id = tx.last_insert_rowid();
     let detail = new.origin.map(|origin| format!("started {origin}"));
-    let event = EventRow { cause: Some(cause), origin: new.origin, detail, ..EventRow::new(0, at, KIND_STARTING) };
+    let event = Event { cause: Some(cause.to_string()), origin: new.origin, detail, ..rows::event(0, at, KIND_STARTING) };
     insert_event(tx, run_id, &event)?;
-    row.run_id = Some(run_id);
-    row.version += 1;
     // A new run is a new line of time: a clock that was set back before it is believed.
-    row.updated_at = at;
     let changed = tx
-        .prepare_cached("UPDATE pipeline_state SET run_id = ?1, version = ?2, updated_at = ?3 WHERE id = 1 AND state = ?4")?
-        .execute((run_id, rows::stored(row.version), at, State::Stopped))?;
+        .prepare_cached(
+            "UPDATE pipeline_state SET run_id = ?1, version = version + 1, updated_at = ?2 WHERE id = 1 AND state = ?3",
+        )?
+        .execute((run_id, at, State::Stopped))?;
     if changed == 0 {
         return Err(GaveUp::Conflict(format!("no run can begin while the pipeline is {}", row.state)));
     }
-    Ok(Begun { run_id, row })
+    Ok(run_id)
 }
 
-/// Records one fact on top of `before`; nothing where its number is there already.
+/// Records one fact on top of `before`, which stays where the fact's number is there already.
 pub(super) fn record(
     tx: &Transaction<'_>,
     run_id: i64,
     entry: &Entry,
     transition: Option<Transition>,
-    cause_override: Option<Cause>,
-    before: &PipelineRow,
-) -> Result<Option<PipelineRow>, GaveUp> {
+    before: PipelineRow,
+) -> Result<PipelineRow, GaveUp> {
     let known: bool = tx
         .prepare_cached("SELECT count(*) FROM pipeline_events WHERE run_id = ?1 AND seq = ?2")?
         .query_row((run_id, rows::stored(entry.seq)), |row| row.get(0))?;
     if known {
-        return Ok(None);
+        return Ok(before);
     }
     let (_, last_at) = last_event(tx, run_id)?;
     let at = entry.at.max(last_at);
-    let event = EventRow {
+    let event = Event {
         from_state: transition.map(|transition| transition.from),
         to_state: transition.map(|transition| transition.to),
-        cause: transition.map(|transition| cause_override.unwrap_or(transition.cause)),
+        cause: transition.map(|transition| transition.cause.to_string()),
         ..describe(entry, at)
     };
     insert_event(tx, run_id, &event)?;
     if let Some(transition) = transition {
         let mut run = live_run(tx, run_id)?;
-        let row = follow(before, &mut run, transition, entry, at)?;
+        let row = follow(&before, &mut run, transition, entry, at)?;
         write_run(tx, &run)?;
         write_row(tx, &row, transition.from, Some(run_id))?;
-        return Ok(Some(row));
+        return Ok(row);
     }
     if let Fact::Usage { cpu_user_ms, cpu_system_ms, max_rss_kb } = entry.fact {
         tx.prepare_cached("UPDATE pipeline_runs SET cpu_user_ms = ?2, cpu_system_ms = ?3, max_rss_kb = ?4 WHERE id = ?1")?
             .execute((run_id, rows::stored(cpu_user_ms), rows::stored(cpu_system_ms), rows::stored(max_rss_kb)))?;
     }
-    let row = PipelineRow { version: before.version + 1, updated_at: before.updated_at.max(at), ..before.clone() };
+    let row = PipelineRow { version: before.version + 1, updated_at: before.updated_at.max(at), ..before };
     // Such a fact may come late, of a run that is not the latest any more.
-    write_row(tx, &row, before.state, before.run_id)?;
-    Ok(Some(row))
+    write_row(tx, &row, row.state, row.run_id)?;
+    Ok(row)
 }
 
 /// Ends a run that is alive as far as is known.
@@ -170,13 +151,13 @@ pub(super) fn end(
     run.error = Some(error.to_owned());
     run.killed = killed.clone();
     let row = ended(&before, &run, at);
-    let event = EventRow {
+    let event = Event {
         from_state: Some(before.state),
         to_state: Some(State::Stopped),
-        cause: Some(Cause::Recovery),
+        cause: Some(Cause::Recovery.to_string()),
         killed: killed.clone(),
         detail: Some(error.to_owned()),
-        ..EventRow::new(last_seq + 1, at, kind)
+        ..rows::event(last_seq + 1, at, kind)
     };
     insert_event(tx, run_id, &event)?;
     write_run(tx, &run)?;
@@ -273,7 +254,7 @@ fn last_event(tx: &Transaction<'_>, run_id: i64) -> Result<(u64, Timestamp), Gav
     Ok((u64::try_from(seq).unwrap_or(0), at))
 }
 
-fn insert_event(tx: &Transaction<'_>, run_id: i64, event: &EventRow) -> Result<(), GaveUp> {
+fn insert_event(tx: &Transaction<'_>, run_id: i64, event: &Event) -> Result<(), GaveUp> {
     let (killed, killed_count) = rows::stored_killed(&event.killed).unzip();
     tx.prepare_cached(
         "INSERT INTO pipeline_events (run_id, seq, at, kind, from_state, to_state, cause, origin, pid, exit_code, signal, grace_ms,
@@ -287,7 +268,7 @@ fn insert_event(tx: &Transaction<'_>, run_id: i64, event: &EventRow) -> Result<(
         &event.kind,
         event.from_state,
         event.to_state,
-        event.cause,
+        &event.cause,
         rows::stored_origin(event.origin),
         event.pid,
         event.exit_code,
@@ -359,9 +340,9 @@ fn write_row(tx: &Transaction<'_>, row: &PipelineRow, expected: State, of_run: O
 }
 
 /// A fact as the history shows it: its values, and a sentence for people.
-fn describe(entry: &Entry, at: Timestamp) -> EventRow {
+fn describe(entry: &Entry, at: Timestamp) -> Event {
     let origin = entry.origin;
-    let mut event = EventRow { origin, ..EventRow::new(entry.seq, at, entry.fact.kind()) };
+    let mut event = Event { origin, ..rows::event(entry.seq, at, entry.fact.kind()) };
     let by = |what: &str| origin.map(|origin| format!("{what} {origin}"));
     let told: [Option<String>; 3] = match &entry.fact {
         Fact::Spawned { pid, .. } => {

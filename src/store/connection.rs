@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
 
-use super::change::{self, Begun, GaveUp, KIND_LOST, KIND_SPAWN_FAILED, KIND_STARTING, NewRun, Recorded, UnseenEnd};
+use super::change::{self, GaveUp, KIND_LOST, KIND_SPAWN_FAILED, KIND_STARTING, NewRun, UnseenEnd};
 use super::error::StoreError;
 use super::file::DatabaseFile;
 use super::open::{self, BUSY_TIMEOUT};
@@ -116,34 +116,25 @@ impl Store {
     }
 
     /// Commits a run as `starting`, before anything of it exists. The pipeline must be stopped and no run alive. The state and the times
-    /// of the run before stay until this one is seen to run.
-    pub fn begin_run(&mut self, new: &NewRun, at: Timestamp) -> Result<Begun, StoreError> {
+    /// of the run before stay until this one is seen to run. Returns its id.
+    pub fn begin_run(&mut self, new: &NewRun, at: Timestamp) -> Result<i64, StoreError> {
         self.write(|tx| change::begin(tx, None, new, at, Cause::Request))
     }
 
     /// Commits a run that the database knows nothing of but whose shim lives: the database was lost meanwhile. Its journal, recorded
     /// from the beginning, tells the rest.
-    pub fn adopt_unknown_run(&mut self, id: i64, new: &NewRun, at: Timestamp) -> Result<Begun, StoreError> {
+    pub fn adopt_unknown_run(&mut self, id: i64, new: &NewRun, at: Timestamp) -> Result<i64, StoreError> {
         self.write(|tx| change::begin(tx, Some(id), new, at, Cause::Recovery))
     }
 
     /// Records facts of a run in the order of its journal, all in one transaction. A number that is recorded already changes nothing.
     /// A transition must start from the stored state and be of the latest run, alive as far as is known; otherwise it is a
-    /// [`StoreError::Conflict`] and nothing of the whole call is kept. `cause_override` takes the place of the transitions' own cause.
-    pub fn record_all(
-        &mut self,
-        run_id: i64,
-        facts: &[(Entry, Option<Transition>)],
-        cause_override: Option<Cause>,
-    ) -> Result<Recorded, StoreError> {
+    /// [`StoreError::Conflict`] and nothing of the whole call is kept. Returns what the pipeline is now.
+    pub fn record_all(&mut self, run_id: i64, facts: &[(Entry, Option<Transition>)]) -> Result<PipelineRow, StoreError> {
         self.write(|tx| {
-            let mut recorded = Recorded { row: PipelineRow::read(tx)?, new: 0 };
-            for (entry, transition) in facts {
-                if let Some(row) = change::record(tx, run_id, entry, *transition, cause_override, &recorded.row)? {
-                    recorded = Recorded { row, new: recorded.new + 1 };
-                }
-            }
-            Ok(recorded)
+            facts
+                .iter()
+                .try_fold(PipelineRow::read(tx)?, |row, (entry, transition)| change::record(tx, run_id, entry, *transition, row))
         })
     }
 

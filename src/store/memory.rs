@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
-use super::{DatabaseFile, Recorded, Store, StoreError, known};
-use crate::pipeline::{Cause, Entry, Transition};
+use super::{DatabaseFile, PipelineRow, Store, StoreError, known};
+use crate::pipeline::{Entry, Transition};
 
 impl Store {
     /// The schema of today, nothing in it.
@@ -36,9 +36,8 @@ impl Store {
         run_id: i64,
         entry: &Entry,
         transition: Option<Transition>,
-        cause_override: Option<Cause>,
-    ) -> Result<Recorded, StoreError> {
-        self.record_all(run_id, &[(entry.clone(), transition)], cause_override)
+    ) -> Result<PipelineRow, StoreError> {
+        self.record_all(run_id, &[(entry.clone(), transition)])
     }
 
     /// Runs SQL past all rules.

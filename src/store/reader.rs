@@ -10,7 +10,9 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension};
 use super::error::StoreError;
 use super::file::DatabaseFile;
 use super::open;
-use super::rows::{EventRow, RunLogRow, RunRow};
+use super::rows::{self, RunLogRow, RunRow};
+use crate::api::events::RunEvent;
+use crate::api::runs::Event;
 use crate::clock::Timestamp;
 
 /// How long a reader waits for a lock that another process holds. A process that writes locks no readers out; one that has the file to itself
@@ -59,23 +61,23 @@ impl Reader {
     }
 
     /// The run with this id and everything that happened in it, oldest first, both of one moment.
-    pub fn run(&self, id: i64) -> Result<Option<(RunRow, Vec<EventRow>)>, StoreError> {
+    pub fn run(&self, id: i64) -> Result<Option<(RunRow, Vec<Event>)>, StoreError> {
         self.read(|conn| {
             let tx = conn.unchecked_transaction()?;
             let Some(run) = RunRow::read(&tx, id)? else { return Ok(None) };
-            let events = EventRow::of_run(&tx, id)?;
+            let events = rows::events_of(&tx, id)?;
             Ok(Some((run, events)))
         })
     }
 
-    /// What happened after event `seq` of run `run_id`, in order, a page of it at most: runs and their events.
-    pub fn events_after(&self, run_id: i64, seq: u64) -> Result<Vec<(i64, EventRow)>, StoreError> {
-        self.read(|conn| EventRow::after(conn, run_id, seq, EVENTS_MAX))
+    /// What happened after event `seq` of run `run_id`, in order, a page of it at most.
+    pub fn events_after(&self, run_id: i64, seq: u64) -> Result<Vec<RunEvent>, StoreError> {
+        self.read(|conn| rows::events_after(conn, run_id, seq, EVENTS_MAX))
     }
 
     /// The last thing that happened: the run and the event's number there.
     pub fn last_event(&self) -> Result<Option<(i64, u64)>, StoreError> {
-        self.read(EventRow::last)
+        self.read(rows::last_event)
     }
 
     /// The oldest runs with ids above `after`, at most `limit` of them, and whether they have ended.
@@ -105,15 +107,6 @@ impl Reader {
         self.read(|conn| {
             conn.prepare_cached("SELECT id FROM pipeline_runs WHERE stopped_at IS NULL")?
                 .query_row([], |row| row.get(0))
-                .optional()
-        })
-    }
-
-    /// Whether a run has ended; `None` where there is no such run.
-    pub fn has_ended(&self, id: i64) -> Result<Option<bool>, StoreError> {
-        self.read(|conn| {
-            conn.prepare_cached("SELECT stopped_at IS NOT NULL FROM pipeline_runs WHERE id = ?1")?
-                .query_row([id], |row| row.get(0))
                 .optional()
         })
     }

@@ -8,6 +8,7 @@ use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, 
 use rusqlite::{Connection, OptionalExtension, Row};
 use serde::de::DeserializeOwned;
 
+use crate::api::events::RunEvent;
 use crate::api::runs::{Event, Run};
 use crate::clock::Timestamp;
 use crate::pipeline::{Cause, Containment, Killed, Origin, RunStatus, State, signal_name};
@@ -94,41 +95,6 @@ pub struct RunLogRow {
     pub was_seen: bool,
     /// When it was committed.
     pub created_at: Timestamp,
-}
-
-/// A row of `pipeline_events`: something that happened in a run.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EventRow {
-    /// The journal's number; 0 for the commit before the start.
-    pub seq: u64,
-    /// When it was seen; does not go back within a run.
-    pub at: Timestamp,
-    /// `starting`, `lost`, or the fact's word ([`crate::pipeline::Fact::kind`]).
-    pub kind: String,
-    /// What the pipeline was, where it changed.
-    pub from_state: Option<State>,
-    /// What it became, where it changed.
-    pub to_state: Option<State>,
-    /// What made it happen, where that is known.
-    pub cause: Option<Cause>,
-    /// The origin of the action that led to it, if there was one and it is known.
-    pub origin: Option<Origin>,
-    /// The leader that was spawned.
-    pub pid: Option<u32>,
-    /// The exit code of a leader that ended.
-    pub exit_code: Option<i32>,
-    /// The signal that ended the leader.
-    pub signal: Option<i32>,
-    /// That signal's name, such as `SIGTERM`, where it has one.
-    pub signal_name: Option<&'static str>,
-    /// From TERM to KILL, of a stop that begins.
-    pub grace_ms: Option<u64>,
-    /// Milliseconds that the run has been paused in all, as of a resume or the end.
-    pub paused_ms: Option<u64>,
-    /// A sentence for people.
-    pub detail: Option<String>,
-    /// What was killed at the end.
-    pub killed: Killed,
 }
 
 /// The stops of a run, put together.
@@ -289,91 +255,68 @@ impl StopRow {
     }
 }
 
-impl EventRow {
-    /// An event of which nothing more is known.
-    pub(super) fn new(seq: u64, at: Timestamp, kind: &str) -> Self {
-        Self {
-            seq,
-            at,
-            kind: kind.to_owned(),
-            from_state: None,
-            to_state: None,
-            cause: None,
-            origin: None,
-            pid: None,
-            exit_code: None,
-            signal: None,
-            signal_name: None,
-            grace_ms: None,
-            paused_ms: None,
-            detail: None,
-            killed: Killed::default(),
-        }
-    }
-
-    /// Everything that happened in a run, oldest first.
-    pub(super) fn of_run(conn: &Connection, run_id: i64) -> rusqlite::Result<Vec<Self>> {
-        conn.prepare_cached("SELECT * FROM pipeline_events WHERE run_id = ?1 ORDER BY seq")?
-            .query_map([run_id], Self::from_row)?
-            .collect()
-    }
-
-    /// What happened after an event, in order, with the run that it happened in; at most `limit` of it.
-    pub(super) fn after(conn: &Connection, run_id: i64, seq: u64, limit: u32) -> rusqlite::Result<Vec<(i64, Self)>> {
-        conn.prepare_cached("SELECT * FROM pipeline_events WHERE (run_id, seq) > (?1, ?2) ORDER BY run_id, seq LIMIT ?3")?
-            .query_map((run_id, stored(seq), limit), |row| Ok((row.get("run_id")?, Self::from_row(row)?)))?
-            .collect()
-    }
-
-    /// The last thing that happened: the run and its number there.
-    pub(super) fn last(conn: &Connection) -> rusqlite::Result<Option<(i64, u64)>> {
-        conn.prepare_cached("SELECT run_id, seq FROM pipeline_events ORDER BY run_id DESC, seq DESC LIMIT 1")?
-            .query_row([], |row| Ok((row.get("run_id")?, count(row, "seq")?)))
-            .optional()
-    }
-
-    fn from_row(row: &Row<'_>) -> rusqlite::Result<Self> {
-        let signal: Option<i32> = row.get("signal")?;
-        Ok(Self {
-            seq: count(row, "seq")?,
-            at: row.get("at")?,
-            kind: row.get("kind")?,
-            from_state: row.get("from_state")?,
-            to_state: row.get("to_state")?,
-            cause: row.get("cause")?,
-            origin: origin(row, "origin")?,
-            pid: row.get("pid")?,
-            exit_code: row.get("exit_code")?,
-            signal,
-            signal_name: signal.and_then(signal_name),
-            grace_ms: optional_count(row, "grace_ms")?,
-            paused_ms: optional_count(row, "paused_ms")?,
-            detail: row.get("detail")?,
-            killed: killed(row)?,
-        })
+/// An event of which nothing more is known.
+pub(super) fn event(seq: u64, at: Timestamp, kind: &str) -> Event {
+    Event {
+        seq,
+        at,
+        kind: kind.to_owned(),
+        from_state: None,
+        to_state: None,
+        cause: None,
+        origin: None,
+        pid: None,
+        exit_code: None,
+        signal: None,
+        signal_name: None,
+        grace_ms: None,
+        paused_ms: None,
+        detail: None,
+        killed: Killed::default(),
     }
 }
 
-impl From<EventRow> for Event {
-    fn from(row: EventRow) -> Self {
-        Self {
-            seq: row.seq,
-            at: row.at,
-            kind: row.kind,
-            from_state: row.from_state,
-            to_state: row.to_state,
-            cause: row.cause.map(|cause| cause.as_str().to_owned()),
-            origin: row.origin,
-            pid: row.pid,
-            exit_code: row.exit_code,
-            signal: row.signal,
-            signal_name: row.signal_name.map(str::to_owned),
-            grace_ms: row.grace_ms,
-            paused_ms: row.paused_ms,
-            detail: row.detail,
-            killed: row.killed,
-        }
-    }
+/// Everything that happened in a run, oldest first.
+pub(super) fn events_of(conn: &Connection, run_id: i64) -> rusqlite::Result<Vec<Event>> {
+    conn.prepare_cached("SELECT * FROM pipeline_events WHERE run_id = ?1 ORDER BY seq")?
+        .query_map([run_id], event_of_row)?
+        .collect()
+}
+
+/// What happened after an event, in order, in whatever run; at most `limit` of it.
+pub(super) fn events_after(conn: &Connection, run_id: i64, seq: u64, limit: u32) -> rusqlite::Result<Vec<RunEvent>> {
+    conn.prepare_cached("SELECT * FROM pipeline_events WHERE (run_id, seq) > (?1, ?2) ORDER BY run_id, seq LIMIT ?3")?
+        .query_map((run_id, stored(seq), limit), |row| Ok(RunEvent { run_id: row.get("run_id")?, event: event_of_row(row)? }))?
+        .collect()
+}
+
+/// The last thing that happened: the run and its number there.
+pub(super) fn last_event(conn: &Connection) -> rusqlite::Result<Option<(i64, u64)>> {
+    conn.prepare_cached("SELECT run_id, seq FROM pipeline_events ORDER BY run_id DESC, seq DESC LIMIT 1")?
+        .query_row([], |row| Ok((row.get("run_id")?, count(row, "seq")?)))
+        .optional()
+}
+
+fn event_of_row(row: &Row<'_>) -> rusqlite::Result<Event> {
+    let signal: Option<i32> = row.get("signal")?;
+    let cause: Option<Cause> = row.get("cause")?;
+    Ok(Event {
+        seq: count(row, "seq")?,
+        at: row.get("at")?,
+        kind: row.get("kind")?,
+        from_state: row.get("from_state")?,
+        to_state: row.get("to_state")?,
+        cause: cause.map(|cause| cause.to_string()),
+        origin: origin(row, "origin")?,
+        pid: row.get("pid")?,
+        exit_code: row.get("exit_code")?,
+        signal,
+        signal_name: signal.and_then(signal_name).map(str::to_owned),
+        grace_ms: optional_count(row, "grace_ms")?,
+        paused_ms: optional_count(row, "paused_ms")?,
+        detail: row.get("detail")?,
+        killed: killed(row)?,
+    })
 }
 
 /// The highest position in the log that any run is known to have reached, in bytes; 0 before the first run. Each run begins where those
@@ -396,7 +339,7 @@ mod tests {
         let mut store = Store::in_memory();
         let new =
             NewRun { script: "a.sh".into(), cwd: "/".into(), args: Vec::new(), log_start: 0, origin: Some(Origin::Schedule) };
-        let id = store.begin_run(&new, Timestamp::from_unix_ms(0)).expect("begins").run_id;
+        let id = store.begin_run(&new, Timestamp::from_unix_ms(0)).expect("begins");
         assert_eq!(store.run(id).expect("readable").expect("there").started_by, Some(Origin::Schedule));
         for newer in
             [r#"{"by":"weather"}"#, r#"{"by":"client","role":"guest","uid":0}"#, r#"{"by":"client","role":"operator","door":1}"#]
@@ -404,7 +347,7 @@ mod tests {
             store.conn.execute("UPDATE pipeline_runs SET started_by = ?1", [newer]).expect("writes");
             store.conn.execute("UPDATE pipeline_events SET origin = ?1", [newer]).expect("writes");
             assert_eq!(store.run(id).expect("readable").expect("there").started_by, Some(Origin::Unknown), "{newer}");
-            let events = EventRow::of_run(&store.conn, id).expect("readable");
+            let events = events_of(&store.conn, id).expect("readable");
             assert_eq!(events[0].origin, Some(Origin::Unknown), "{newer}");
         }
     }

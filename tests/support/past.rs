@@ -33,7 +33,7 @@ impl Place {
             log_start: 0,
             origin: None,
         };
-        self.store().begin_run(&new, Timestamp::from_unix_ms(BEGAN)).expect("begins").run_id
+        self.store().begin_run(&new, Timestamp::from_unix_ms(BEGAN)).expect("begins")
     }
 
     /// Creates a run's directory. The lock is held for as long as the file is kept.
@@ -89,7 +89,7 @@ impl Place {
         let journal = autoappdev::run_dir::read_journal(&RunDir::at(self.run_dir(run_id)).journal_path()).expect("reads");
         for entry in &journal.entries[..count] {
             let transition = observe(store.row().expect("reads").state, &entry.fact);
-            store.record_all(run_id, &[(entry.clone(), transition)], None).expect("records");
+            store.record_all(run_id, &[(entry.clone(), transition)]).expect("records");
         }
     }
 

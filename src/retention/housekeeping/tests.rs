@@ -48,7 +48,7 @@ impl World {
         let at = Timestamp::from_unix_ms(0);
         let new =
             NewRun { script: "s".to_owned(), cwd: "/".to_owned(), args: Vec::new(), log_start: self.position, origin: None };
-        let id = self.store.begin_run(&new, at).expect("begins").run_id;
+        let id = self.store.begin_run(&new, at).expect("begins");
         let (run, lock) = self.runs().create(id).expect("creates");
         self.runs().note_latest(id);
         for &bytes in segments {
@@ -64,7 +64,7 @@ impl World {
     fn see(&mut self, id: i64, seq: u64, fact: Fact) {
         let transition = observe(self.store.row().expect("reads").state, &fact);
         let entry = Entry { seq, at: Timestamp::from_unix_ms(0), boot_ms: 0, origin: None, fact };
-        self.store.record(id, &entry, transition, None).expect("records");
+        self.store.record(id, &entry, transition).expect("records");
     }
 
     fn end(&mut self, id: i64) {

@@ -27,7 +27,7 @@ fn filled() -> TempDir {
     let new =
         NewRun { script: "demo.sh".to_owned(), cwd: "/srv".to_owned(), args: vec!["x".repeat(3000)], log_start: 0, origin: None };
     for ms in 0..20 {
-        let run_id = store.begin_run(&new, Timestamp::from_unix_ms(ms)).expect("stopped").run_id;
+        let run_id = store.begin_run(&new, Timestamp::from_unix_ms(ms)).expect("stopped");
         store.end_run(run_id, UnseenEnd::Lost, Timestamp::from_unix_ms(ms), "lost", &Killed::default()).expect("alive");
     }
     folder

@@ -144,12 +144,11 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
 
     /// Commits the run. If that fails it may be kept all the same, and never launched: then the next look ends it.
     fn begin_run(&mut self, new: &NewRun, at: Timestamp) -> Result<i64, StoreError> {
-        let begun = self.ledger.begin_run(new, at)?;
-        let run_id = begun.run_id;
+        let run_id = self.ledger.begin_run(new, at)?;
         self.link.await_nothing();
         self.signs.begin_run();
         self.in_flight.begin_run();
-        self.ledger.enter(begun)?;
+        self.ledger.enter()?;
         self.ledger.note_success();
         Ok(run_id)
     }

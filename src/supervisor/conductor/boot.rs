@@ -81,9 +81,9 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
             let new = NewRun { script, cwd: String::new(), args: Vec::new(), log_start: 0, origin: None };
             (new, self.clock.now())
         };
-        let begun = self.ledger.adopt_unknown_run(id, &new, created_at)?;
+        self.ledger.adopt_unknown_run(id, &new, created_at)?;
         self.in_flight.begin_run();
-        self.ledger.enter(begun)?;
+        self.ledger.enter()?;
         Ok(self.look_at_run()?)
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::clock::Timestamp;
 use crate::kill_point::KillPoint;
 use crate::pipeline::{ConditionCode, Entry, Exit, Fact, Killed, State, Transition, observe};
-use crate::store::{Begun, NewRun, PipelineRow, RunRow, Store, StoreError, UnseenEnd, Work};
+use crate::store::{NewRun, PipelineRow, RunRow, Store, StoreError, UnseenEnd, Work};
 use crate::supervisor::kill_points;
 use crate::supervisor::records::Records;
 
@@ -147,26 +147,24 @@ impl<R: Records> Ledger<R> {
     // ---- changes
 
     /// Commits the beginning of a run. Even after an error it may be kept: the error can come after the change has reached the log.
-    pub(super) fn begin_run(&mut self, new: &NewRun, at: Timestamp) -> Result<Begun, StoreError> {
-        let begun = self.store.change("begin_run", |store| store.begin_run(new, at))?;
+    pub(super) fn begin_run(&mut self, new: &NewRun, at: Timestamp) -> Result<i64, StoreError> {
+        let run_id = self.store.change("begin_run", |store| store.begin_run(new, at))?;
         KillPoint::ServerStartingCommitted.reach();
-        Ok(begun)
+        Ok(run_id)
     }
 
     /// Commits a run that is known from its directory alone.
-    pub(super) fn adopt_unknown_run(&mut self, id: i64, new: &NewRun, at: Timestamp) -> Result<Begun, StoreError> {
-        let begun = self.store.change("adopt_unknown_run", |store| store.adopt_unknown_run(id, new, at))?;
+    pub(super) fn adopt_unknown_run(&mut self, id: i64, new: &NewRun, at: Timestamp) -> Result<(), StoreError> {
+        self.store.change("adopt_unknown_run", |store| store.adopt_unknown_run(id, new, at))?;
         ::log::warn!("run {id} was not in the database; its journal tells of it");
         KillPoint::ServerUnknownRunCommitted.reach();
-        Ok(begun)
+        Ok(())
     }
 
     /// Goes on to a run that was committed. After an error it is on record and not known here: the next look ends it.
-    pub(super) fn enter(&mut self, begun: Begun) -> Result<(), StoreError> {
+    pub(super) fn enter(&mut self) -> Result<(), StoreError> {
         self.last_seq = 0;
-        self.run = self.store.read("run", |store| store.run(begun.run_id))?;
-        self.row = begun.row;
-        Ok(())
+        self.read_again()
     }
 
     /// No run gets an id up to `highest` any more.
@@ -190,7 +188,7 @@ impl<R: Records> Ledger<R> {
         kill_points::heard(&facts);
         // Behind until the call has come back well: an error can come after the change has reached the log.
         self.is_behind = true;
-        let row = self.store.change("record_all", |store| store.record_all(run_id, &facts, None))?.row;
+        let row = self.store.change("record_all", |store| store.record_all(run_id, &facts))?;
         self.is_behind = false;
         kill_points::committed(&facts);
         self.last_seq = last_seq;

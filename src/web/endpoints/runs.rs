@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rouille::{Request, Response};
 
-use crate::api::runs::{Event, RunResponse, RunsQuery, RunsResponse, WholeRun};
+use crate::api::runs::{RunResponse, RunsQuery, RunsResponse, WholeRun};
 use crate::pipeline::Progress;
 use crate::run_dir;
 use crate::store::{Reader, RunRow};
@@ -40,7 +40,6 @@ impl App {
         let found = Reader::open(&self.database)?.run(number)?;
         let (run, events) = found.ok_or_else(|| ApiError::NoSuchRun(id.to_owned()))?;
         let progress = self.progress(&run);
-        let events = events.into_iter().map(Event::from).collect();
         Ok(json(&RunResponse { run: WholeRun { run: run.run, progress, events } }))
     }
 
