@@ -25,9 +25,9 @@ mod work;
 mod tests;
 
 pub use self::change::{NewRun, UnseenEnd};
-pub use self::check::{CheckReport, CheckStep, check};
+pub use self::check::{CheckStep, check};
 pub use self::connection::{Opened, Store, migrate};
-pub use self::error::StoreError;
+pub use self::error::{StoreError, StoreErrorKind};
 pub use self::file::DatabaseFile;
 pub use self::open::{BUSY_TIMEOUT, schema_version};
 pub use self::reader::Reader;

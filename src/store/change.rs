@@ -5,6 +5,7 @@
 
 use rusqlite::{OptionalExtension, Transaction};
 
+use super::error::StoreErrorKind;
 use super::rows::{self, PipelineRow, RunRow};
 use crate::api::runs::Event;
 use crate::clock::Timestamp;
@@ -41,20 +42,14 @@ pub(super) const KIND_LOST: &str = "lost";
 /// The event of a run that never came to life, told by its shim or found out at boot.
 pub(super) const KIND_SPAWN_FAILED: &str = "spawn_failed";
 
-/// Why a change is given up in the middle: the transaction is rolled back and nothing of it is kept.
-pub(super) enum GaveUp {
-    Sqlite(rusqlite::Error),
-    Conflict(String),
-}
-
-impl From<rusqlite::Error> for GaveUp {
-    fn from(error: rusqlite::Error) -> Self {
-        Self::Sqlite(error)
-    }
-}
-
 /// Inserts a run that is `starting`, with an id of its own or the one given. Returns the id.
-pub(super) fn begin(tx: &Transaction<'_>, id: Option<i64>, new: &NewRun, at: Timestamp, cause: Cause) -> Result<i64, GaveUp> {
+pub(super) fn begin(
+    tx: &Transaction<'_>,
+    id: Option<i64>,
+    new: &NewRun,
+    at: Timestamp,
+    cause: Cause,
+) -> Result<i64, StoreErrorKind> {
     let row = PipelineRow::read(tx)?;
     let args = serde_json::to_string(&new.args).expect("a list of strings is JSON");
     // The unique index over live runs refuses a second one.
@@ -83,7 +78,7 @@ pub(super) fn begin(tx: &Transaction<'_>, id: Option<i64>, new: &NewRun, at: Tim
         )?
         .execute((run_id, at, State::Stopped))?;
     if changed == 0 {
-        return Err(GaveUp::Conflict(format!("no run can begin while the pipeline is {}", row.state)));
+        return Err(StoreErrorKind::Conflict(format!("no run can begin while the pipeline is {}", row.state)));
     }
     Ok(run_id)
 }
@@ -95,7 +90,7 @@ pub(super) fn record(
     entry: &Entry,
     transition: Option<Transition>,
     before: PipelineRow,
-) -> Result<PipelineRow, GaveUp> {
+) -> Result<PipelineRow, StoreErrorKind> {
     let known: bool = tx
         .prepare_cached("SELECT count(*) FROM pipeline_events WHERE run_id = ?1 AND seq = ?2")?
         .query_row((run_id, rows::stored(entry.seq)), |row| row.get(0))?;
@@ -136,13 +131,13 @@ pub(super) fn end(
     at: Timestamp,
     error: &str,
     killed: &Killed,
-) -> Result<PipelineRow, GaveUp> {
+) -> Result<PipelineRow, StoreErrorKind> {
     let before = PipelineRow::read(tx)?;
     let mut run = live_run(tx, run_id)?;
     let (status, kind) = match end {
         UnseenEnd::Lost => (RunStatus::Lost, KIND_LOST),
         UnseenEnd::NeverBegan if run.status == RunStatus::Starting => (RunStatus::Failed, KIND_SPAWN_FAILED),
-        UnseenEnd::NeverBegan => return Err(GaveUp::Conflict(format!("run {run_id} did begin: it is {}", run.status))),
+        UnseenEnd::NeverBegan => return Err(StoreErrorKind::Conflict(format!("run {run_id} did begin: it is {}", run.status))),
     };
     let (last_seq, last_at) = last_event(tx, run_id)?;
     let at = at.max(last_at);
@@ -172,7 +167,7 @@ fn follow(
     transition: Transition,
     entry: &Entry,
     at: Timestamp,
-) -> Result<PipelineRow, GaveUp> {
+) -> Result<PipelineRow, StoreErrorKind> {
     let fact = &entry.fact;
     run.status = transition.status;
     let mut row = PipelineRow {
@@ -212,7 +207,7 @@ fn follow(
             row = ended(before, run, at);
         }
         Fact::Stopping { .. } | Fact::Usage { .. } | Fact::Unknown => {
-            return Err(GaveUp::Conflict(format!("`{}` brings no transition to {}", fact.kind(), transition.to)));
+            return Err(StoreErrorKind::Conflict(format!("`{}` brings no transition to {}", fact.kind(), transition.to)));
         }
     }
     Ok(row)
@@ -236,25 +231,25 @@ fn ended(before: &PipelineRow, run: &RunRow, at: Timestamp) -> PipelineRow {
 }
 
 /// The run, which must not have ended: an end is final.
-fn live_run(tx: &Transaction<'_>, run_id: i64) -> Result<RunRow, GaveUp> {
+fn live_run(tx: &Transaction<'_>, run_id: i64) -> Result<RunRow, StoreErrorKind> {
     match RunRow::read(tx, run_id)? {
         Some(run) if run.status.is_live() => Ok(run),
-        Some(run) => Err(GaveUp::Conflict(format!("run {run_id} has ended: it is {}", run.status))),
-        None => Err(GaveUp::Conflict(format!("run {run_id} is not recorded"))),
+        Some(run) => Err(StoreErrorKind::Conflict(format!("run {run_id} has ended: it is {}", run.status))),
+        None => Err(StoreErrorKind::Conflict(format!("run {run_id} is not recorded"))),
     }
 }
 
 /// The number and the time of what happened last in the run. Later events are not earlier than this, whatever the clock says.
-fn last_event(tx: &Transaction<'_>, run_id: i64) -> Result<(u64, Timestamp), GaveUp> {
+fn last_event(tx: &Transaction<'_>, run_id: i64) -> Result<(u64, Timestamp), StoreErrorKind> {
     let last: Option<(i64, Timestamp)> = tx
         .prepare_cached("SELECT seq, at FROM pipeline_events WHERE run_id = ?1 ORDER BY seq DESC LIMIT 1")?
         .query_row([run_id], |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()?;
-    let (seq, at) = last.ok_or_else(|| GaveUp::Conflict(format!("run {run_id} is not recorded")))?;
+    let (seq, at) = last.ok_or_else(|| StoreErrorKind::Conflict(format!("run {run_id} is not recorded")))?;
     Ok((u64::try_from(seq).unwrap_or(0), at))
 }
 
-fn insert_event(tx: &Transaction<'_>, run_id: i64, event: &Event) -> Result<(), GaveUp> {
+fn insert_event(tx: &Transaction<'_>, run_id: i64, event: &Event) -> Result<(), StoreErrorKind> {
     let (killed, killed_count) = rows::stored_killed(&event.killed).unzip();
     tx.prepare_cached(
         "INSERT INTO pipeline_events (run_id, seq, at, kind, from_state, to_state, cause, origin, pid, exit_code, signal, grace_ms,
@@ -283,7 +278,7 @@ fn insert_event(tx: &Transaction<'_>, run_id: i64, event: &Event) -> Result<(), 
 }
 
 /// Writes what can change of a run.
-fn write_run(tx: &Transaction<'_>, run: &RunRow) -> Result<(), GaveUp> {
+fn write_run(tx: &Transaction<'_>, run: &RunRow) -> Result<(), StoreErrorKind> {
     let (killed, killed_count) = rows::stored_killed(&run.killed).unzip();
     tx.prepare_cached(
         "UPDATE pipeline_runs SET status = ?2, pid = ?3, started_at = ?4, stopped_at = ?5, exit_code = ?6, signal = ?7,
@@ -312,7 +307,7 @@ fn write_run(tx: &Transaction<'_>, run: &RunRow) -> Result<(), GaveUp> {
 }
 
 /// Writes what the pipeline is, if it still is what the change started from.
-fn write_row(tx: &Transaction<'_>, row: &PipelineRow, expected: State, of_run: Option<i64>) -> Result<(), GaveUp> {
+fn write_row(tx: &Transaction<'_>, row: &PipelineRow, expected: State, of_run: Option<i64>) -> Result<(), StoreErrorKind> {
     let changed = tx
         .prepare_cached(
             "UPDATE pipeline_state SET state = ?1, pid = ?2, started_at = ?3, paused_at = ?4, resumed_at = ?5, stopped_at = ?6,
@@ -335,7 +330,7 @@ fn write_row(tx: &Transaction<'_>, row: &PipelineRow, expected: State, of_run: O
         Ok(())
     } else {
         let run = of_run.map_or_else(|| "no run".to_owned(), |run| format!("run {run}"));
-        Err(GaveUp::Conflict(format!("the pipeline is not {expected} with {run}")))
+        Err(StoreErrorKind::Conflict(format!("the pipeline is not {expected} with {run}")))
     }
 }
 

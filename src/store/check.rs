@@ -6,16 +6,9 @@ use std::path::Path;
 
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
-use super::error::StoreError;
+use super::error::{StoreError, StoreErrorKind};
 use super::rows::{PipelineRow, RunRow};
 use super::{known, open};
-
-/// What a check found, in the order of looking.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CheckReport {
-    /// Each step with its result. A step that failed may keep later ones from being taken.
-    pub steps: Vec<CheckStep>,
-}
 
 /// One step of a check.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,17 +19,14 @@ pub struct CheckStep {
     pub result: Result<String, String>,
 }
 
-impl CheckReport {
-    /// Whether every step was good.
-    pub fn is_ok(&self) -> bool {
-        self.steps.iter().all(|step| step.result.is_ok())
-    }
+/// Looks the database at `path` over; gives the steps in the order of looking. A step that failed may keep later ones from being taken.
+/// An error where there is nothing to look over: no file, not ours, newer, damaged so that it can't be read, not writable. Creates and
+/// migrates nothing.
+pub fn check(path: &Path) -> Result<Vec<CheckStep>, StoreError> {
+    steps(path).map_err(|kind| StoreError::new(path, kind.found()))
 }
 
-/// Looks the database at `path` over. An error where there is nothing to look over: no file, not ours, newer, damaged so that it can't
-/// be read, not writable. Creates and migrates nothing.
-pub fn check(path: &Path) -> Result<CheckReport, StoreError> {
-    let told = |e| StoreError::found(path, e);
+fn steps(path: &Path) -> Result<Vec<CheckStep>, StoreErrorKind> {
     let lacking = open::look_over(path)?;
     let mut steps = vec![CheckStep { name: "file", result: Ok(format!("{} is ours and can be read", path.display())) }];
     if let Some(lacking) = lacking
@@ -44,22 +34,22 @@ pub fn check(path: &Path) -> Result<CheckReport, StoreError> {
     {
         let behind = format!("it lacks {}; run `autoappdev migrate`", lacking.join(", "));
         steps.push(CheckStep { name: "schema", result: Err(behind) });
-        return Ok(CheckReport { steps });
+        return Ok(steps);
     }
     let mut conn = open::connect(path)?;
-    let differences = schema_differences(&conn).map_err(told)?;
+    let differences = schema_differences(&conn)?;
     let schema_is_ours = differences.is_empty();
     steps.push(CheckStep {
         name: "schema",
         result: if schema_is_ours { Ok(format!("version {}", open::schema_version())) } else { Err(differences.join("; ")) },
     });
-    steps.push(CheckStep { name: "integrity", result: verdict(&conn, "PRAGMA integrity_check(5)", "ok").map_err(told)? });
-    steps.push(CheckStep { name: "foreign keys", result: verdict(&conn, "PRAGMA foreign_key_check", "").map_err(told)? });
+    steps.push(CheckStep { name: "integrity", result: verdict(&conn, "PRAGMA integrity_check(5)", "ok")? });
+    steps.push(CheckStep { name: "foreign keys", result: verdict(&conn, "PRAGMA foreign_key_check", "")? });
     // What is written goes to tables and columns that must be there.
     if schema_is_ours {
         steps.push(CheckStep { name: "write", result: write_and_read_back(&mut conn, path)? });
     }
-    Ok(CheckReport { steps })
+    Ok(steps)
 }
 
 /// Runs a checking pragma: good when all that it says, its first column joined, is `good`.
@@ -101,13 +91,12 @@ fn schema(conn: &Connection) -> rusqlite::Result<Vec<SchemaObject>> {
 }
 
 /// Writes a run, an event and the state, reads them back, and rolls all of it back.
-fn write_and_read_back(conn: &mut Connection, path: &Path) -> Result<Result<String, String>, StoreError> {
-    let told = |e| StoreError::new(path, e);
-    let before = PipelineRow::read(conn).map_err(told)?;
-    let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate).map_err(told)?;
+fn write_and_read_back(conn: &mut Connection, path: &Path) -> rusqlite::Result<Result<String, String>> {
+    let before = PipelineRow::read(conn)?;
+    let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let read_back = try_writing(&tx);
-    tx.rollback().map_err(told)?;
-    let after = PipelineRow::read(conn).map_err(told)?;
+    tx.rollback()?;
+    let after = PipelineRow::read(conn)?;
     Ok(match read_back {
         // A live server may have gone on in the meantime; what must not be there is what was written here.
         Ok(written) if after.version < before.version || after == written => {

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
 
-use super::change::{self, GaveUp, KIND_LOST, KIND_SPAWN_FAILED, KIND_STARTING, NewRun, UnseenEnd};
-use super::error::StoreError;
+use super::change::{self, KIND_LOST, KIND_SPAWN_FAILED, KIND_STARTING, NewRun, UnseenEnd};
+use super::error::{StoreError, StoreErrorKind};
 use super::file::DatabaseFile;
 use super::open::{self, BUSY_TIMEOUT};
 use super::rows::{self, PipelineRow, RunRow, StopRow};
@@ -51,7 +51,7 @@ impl Store {
     /// Opens the database at `path` and brings its schema up to date. A file that is not there is made, with mode 0600; its folder is
     /// not. A file that is damaged, newer, of another program or not writable is refused and left as it is.
     pub fn open(path: &Path) -> Result<Opened, StoreError> {
-        let (conn, applied) = open::open(path)?;
+        let (conn, applied) = open::open(path).map_err(|kind| StoreError::new(path, kind.found()))?;
         let patience = Cell::new(BUSY_TIMEOUT);
         let store = Self { conn, file: DatabaseFile::at(path), is_relaxed: false, patience };
         store.be_patient_for(PATIENCE);
@@ -129,7 +129,7 @@ impl Store {
 
     /// Records facts of a run in the order of its journal, all in one transaction. A number that is recorded already changes nothing.
     /// A transition must start from the stored state and be of the latest run, alive as far as is known; otherwise it is a
-    /// [`StoreError::Conflict`] and nothing of the whole call is kept. Returns what the pipeline is now.
+    /// [`StoreErrorKind::Conflict`] and nothing of the whole call is kept. Returns what the pipeline is now.
     pub fn record_all(&mut self, run_id: i64, facts: &[(Entry, Option<Transition>)]) -> Result<PipelineRow, StoreError> {
         self.write(|tx| {
             facts
@@ -205,7 +205,7 @@ impl Store {
     /// After one failed wait for a lock, no caller waits for the same lock again: the next successful change shows that it is released.
     /// A successful read proves nothing, because a writer does not lock readers out.
     fn learn_of_failure(&self, error: &StoreError) {
-        if error.is_locked() {
+        if matches!(error.kind, StoreErrorKind::Busy) {
             self.be_patient_for(PATIENCE_WHILE_LOCKED);
         }
     }
@@ -217,7 +217,7 @@ impl Store {
     }
 
     /// Runs `change` as one transaction that is on the disk when this returns.
-    fn write<T>(&mut self, change: impl FnOnce(&Transaction<'_>) -> Result<T, GaveUp>) -> Result<T, StoreError> {
+    fn write<T>(&mut self, change: impl FnOnce(&Transaction<'_>) -> Result<T, StoreErrorKind>) -> Result<T, StoreError> {
         if self.is_relaxed {
             self.synchronous("FULL")?;
             self.is_relaxed = false;
@@ -227,18 +227,15 @@ impl Store {
 
     /// Runs `change` as one transaction. IMMEDIATE takes the write lock at once, so nobody writes between what it reads and what it
     /// writes, and a busy file is known before anything was done. Dropping the transaction rolls it back.
-    fn change<T>(&mut self, change: impl FnOnce(&Transaction<'_>) -> Result<T, GaveUp>) -> Result<T, StoreError> {
+    fn change<T>(&mut self, change: impl FnOnce(&Transaction<'_>) -> Result<T, StoreErrorKind>) -> Result<T, StoreError> {
         let Self { conn, file, .. } = &mut *self;
-        file.check()?;
-        let done = conn.transaction_with_behavior(TransactionBehavior::Immediate).map_err(GaveUp::from).and_then(|tx| {
+        let done = file.check().and_then(|()| {
+            let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
             let value = change(&tx)?;
             tx.commit()?;
             Ok(value)
         });
-        let done = done.map_err(|gave_up| match gave_up {
-            GaveUp::Sqlite(error) => StoreError::new(file.path(), error),
-            GaveUp::Conflict(reason) => StoreError::Conflict { path: file.path().to_owned(), reason },
-        });
+        let done = done.map_err(|kind| StoreError::new(file.path(), kind));
         match &done {
             Ok(_) => self.be_patient_for(PATIENCE),
             Err(error) => self.learn_of_failure(error),

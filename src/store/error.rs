@@ -1,7 +1,9 @@
 //! What can go wrong with the database, in sentences that say the file, the reason and what to do next.
 //!
-//! Which variant an error of `SQLite` becomes is decided here once.
+//! Which kind an error of `SQLite` is of is decided here once.
 
+use std::fmt;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use rusqlite::ErrorCode;
@@ -9,33 +11,30 @@ use rusqlite::ErrorCode;
 use crate::pipeline::UnknownWord;
 
 /// Why the database did not do what was asked. Nothing of a failed change was kept.
+#[derive(Debug)]
+pub struct StoreError {
+    /// The database file.
+    pub path: PathBuf,
+    /// What went wrong.
+    pub kind: StoreErrorKind,
+}
+
+/// What went wrong with a database. Texts are the reasons, as far as there is more to say than the kind.
 #[derive(Debug, thiserror::Error)]
-pub enum StoreError {
+pub enum StoreErrorKind {
     /// There is no file, and the caller asked for one that is there.
-    #[error("use {path}: there is no such file; `autoappdev migrate` creates it, or DATABASE_URL names another", path = .path.display())]
-    Missing {
-        /// The database file.
-        path: PathBuf,
-    },
+    #[error("there is no such file; `autoappdev migrate` creates it, or DATABASE_URL names another")]
+    Missing,
     /// The file is no database, or an inconsistent one. It has not been touched.
     #[error(
-        "use {path}: it is damaged: {reason}; it has not been touched: move it aside with its -wal and -shm files and start again, or restore a backup",
-        path = .path.display()
+        "it is damaged: {0}; it has not been touched: move it aside with its -wal and -shm files and start again, or restore a backup"
     )]
-    Damaged {
-        /// The database file.
-        path: PathBuf,
-        /// What a look at it found.
-        reason: String,
-    },
+    Damaged(String),
     /// A newer version of this program wrote the file. It has not been touched.
     #[error(
-        "use {path}: a newer version wrote it: it has schema {found} and this program knows {known}; it has not been touched: run the newer version, or move it aside and start again",
-        path = .path.display()
+        "a newer version wrote it: it has schema {found} and this program knows {known}; it has not been touched: run the newer version, or move it aside and start again"
     )]
     Newer {
-        /// The database file.
-        path: PathBuf,
         /// The highest schema version in the file's history.
         found: i64,
         /// The highest schema version of this program.
@@ -43,173 +42,129 @@ pub enum StoreError {
     },
     /// The file's history names migrations that this program knows differently: a development version wrote it. It has not been touched.
     #[error(
-        "use {path}: a development version wrote it, and no release can use its schema: {reason}; it has not been touched: move it aside with its -wal and -shm files and start again, or run the version that wrote it",
-        path = .path.display()
+        "a development version wrote it, and no release can use its schema: {0}; it has not been touched: move it aside with its -wal and -shm files and start again, or run the version that wrote it"
     )]
-    Divergent {
-        /// The database file.
-        path: PathBuf,
-        /// Which migration, and how it differs.
-        reason: String,
-    },
+    Divergent(String),
     /// The file is a `SQLite` database of another program. It has not been touched.
     #[error(
-        "use {path}: it belongs to another program: {reason}; it has not been touched: name another file with DATABASE_URL, or move it aside and start again",
-        path = .path.display()
+        "it belongs to another program: {0}; it has not been touched: name another file with DATABASE_URL, or move it aside and start again"
     )]
-    Foreign {
-        /// The database file.
-        path: PathBuf,
-        /// What gave it away.
-        reason: String,
-    },
+    Foreign(String),
     /// The file or its folder can't be read or written.
-    #[error(
-        "open {path} for writing: {reason}; let this user write the file and its folder, or name another file with DATABASE_URL",
-        path = .path.display()
-    )]
-    NotWritable {
-        /// The database file.
-        path: PathBuf,
-        /// What stood in the way.
-        reason: String,
-    },
-    /// A setting that durability or safety stands on was not taken.
-    #[error("use {path}: SQLite did not take {setting}; put the file on a local file system that has shared memory and locks", path = .path.display())]
-    Setting {
-        /// The database file.
-        path: PathBuf,
-        /// The setting, as `name=value`.
-        setting: String,
-    },
-    /// There is no room for the change.
-    #[error("write {path}: the disk is full; make room and try again", path = .path.display())]
-    Full {
-        /// The database file.
-        path: PathBuf,
-    },
+    #[error("{0}; let this user write the file and its folder, or name another file with DATABASE_URL")]
+    NotWritable(String),
+    /// A setting that durability or safety stands on, as `name=value`, was not taken.
+    #[error("SQLite did not take {0}; put the file on a local file system that has shared memory and locks")]
+    Setting(String),
+    /// There is no room for the change. It passes by itself once there is.
+    #[error("the disk is full; make room and try again")]
+    Full,
     /// The file was removed or replaced while it is open.
+    #[error("it was removed or replaced; put it back, or stop the pipeline and restart the server")]
+    Gone,
+    /// Another process has held a lock for longer than the wait. It passes with that lock.
     #[error(
-        "use {path}: it was removed or replaced; put it back, or stop the pipeline and restart the server",
-        path = .path.display()
+        "another process has locked it, such as a backup or a sqlite3 shell with an open transaction; end that process or wait, then try again"
     )]
-    Gone {
-        /// The database file.
-        path: PathBuf,
-    },
-    /// Another process has held a lock for longer than the wait.
-    #[error(
-        "use {path}: another process has locked it, such as a backup or a sqlite3 shell with an open transaction; end that process or wait, then try again",
-        path = .path.display()
-    )]
-    Busy {
-        /// The database file.
-        path: PathBuf,
-    },
+    Busy,
     /// The change does not fit to what is stored: a fault of the caller, or somebody else wrote in between.
-    #[error("change {path}: {reason}; look at the state again", path = .path.display())]
-    Conflict {
-        /// The database file.
-        path: PathBuf,
-        /// What does not fit.
-        reason: String,
-    },
+    #[error("{0}; look at the state again")]
+    Conflict(String),
     /// A stored value is none of the set that its column holds.
-    #[error("read {path}: {word}; run the version that wrote it, or restore a backup", path = .path.display())]
-    UnknownWord {
-        /// The database file.
-        path: PathBuf,
-        /// The set and the text.
-        word: UnknownWord,
-    },
+    #[error("{0}; run the version that wrote it, or restore a backup")]
+    UnknownWord(UnknownWord),
     /// A migration did not go through; the file is as it was.
-    #[error("migrate {path}: {reason}; it is as it was: `autoappdev check` looks it over", path = .path.display())]
-    Migration {
-        /// The database file.
-        path: PathBuf,
-        /// Which step, and what `SQLite` said.
-        reason: String,
-    },
+    #[error("{0}; it is as it was: `autoappdev check` looks it over")]
+    Migration(String),
     /// Anything else that `SQLite` reports.
-    #[error("use {path}: {source}; `autoappdev check` looks it over", path = .path.display())]
-    Sqlite {
-        /// The database file.
-        path: PathBuf,
-        /// What `SQLite` said.
-        source: rusqlite::Error,
-    },
+    #[error("{0}; `autoappdev check` looks it over")]
+    Sqlite(rusqlite::Error),
 }
 
-impl StoreError {
-    /// Whether there was no room: the caller answers that apart from all else, for it passes by itself once there is.
-    pub const fn is_disk_full(&self) -> bool {
-        matches!(self, Self::Full { .. })
+impl fmt::Display for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = self.path.display();
+        match &self.kind {
+            StoreErrorKind::NotWritable(_) => write!(f, "open {path} for writing"),
+            StoreErrorKind::Full => write!(f, "write {path}"),
+            StoreErrorKind::Conflict(_) => write!(f, "change {path}"),
+            StoreErrorKind::UnknownWord(_) => write!(f, "read {path}"),
+            StoreErrorKind::Migration(_) => write!(f, "migrate {path}"),
+            _ => write!(f, "use {path}"),
+        }?;
+        write!(f, ": {}", self.kind)
     }
+}
 
-    /// Whether another process holds a lock, a condition that ends with that lock.
-    pub const fn is_locked(&self) -> bool {
-        matches!(self, Self::Busy { .. })
+impl std::error::Error for StoreError {}
+
+impl StoreError {
+    /// An error about the file at `path`.
+    pub(super) fn new(path: &Path, kind: impl Into<StoreErrorKind>) -> Self {
+        Self { path: path.to_owned(), kind: kind.into() }
     }
 
     /// Whether the same change can go through later: the file, the disk or another process stood in the way, and not what is stored.
     pub const fn may_pass(&self) -> bool {
-        match self {
-            Self::Full { .. }
-            | Self::Busy { .. }
-            | Self::NotWritable { .. }
-            | Self::Gone { .. }
-            | Self::Missing { .. }
-            | Self::Sqlite { .. } => true,
-            Self::Damaged { .. }
-            | Self::Newer { .. }
-            | Self::Divergent { .. }
-            | Self::Foreign { .. }
-            | Self::Setting { .. }
-            | Self::Conflict { .. }
-            | Self::UnknownWord { .. }
-            | Self::Migration { .. } => false,
-        }
-    }
-
-    /// The variant for an error of `SQLite` about the file at `path`.
-    pub(super) fn new(path: &Path, error: rusqlite::Error) -> Self {
-        let path = path.to_owned();
-        match error {
-            rusqlite::Error::FromSqlConversionFailure(column, kind, cause) => match cause.downcast::<UnknownWord>() {
-                Ok(word) => Self::UnknownWord { path, word: *word },
-                Err(cause) => Self::Sqlite { path, source: rusqlite::Error::FromSqlConversionFailure(column, kind, cause) },
-            },
-            rusqlite::Error::SqliteFailure(failure, _) if is_full(failure) => Self::Full { path },
-            rusqlite::Error::SqliteFailure(failure, ref said) => {
-                let reason = || said.clone().unwrap_or_else(|| failure.to_string());
-                match failure.code {
-                    ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => Self::Busy { path },
-                    ErrorCode::ReadOnly | ErrorCode::PermissionDenied => Self::NotWritable { path, reason: reason() },
-                    // A broken CHECK, key or unique index: what was asked for does not fit to what is there.
-                    ErrorCode::ConstraintViolation => Self::Conflict { path, reason: reason() },
-                    _ => Self::Sqlite { path, source: error },
-                }
-            }
-            source => Self::Sqlite { path, source },
-        }
-    }
-
-    /// As [`StoreError::new`], for a file that is only being looked at: there, damage is damage and not an accident.
-    pub(super) fn found(path: &Path, error: rusqlite::Error) -> Self {
-        let told = error.to_string();
-        match error.sqlite_error_code() {
-            Some(ErrorCode::NotADatabase) => {
-                Self::Damaged { path: path.to_owned(), reason: "it is not a SQLite database".to_owned() }
-            }
-            Some(ErrorCode::DatabaseCorrupt) => Self::Damaged { path: path.to_owned(), reason: told },
-            Some(ErrorCode::CannotOpen) => Self::NotWritable { path: path.to_owned(), reason: told },
-            _ => Self::new(path, error),
+        use StoreErrorKind as Kind;
+        match self.kind {
+            Kind::Full | Kind::Busy | Kind::NotWritable(_) | Kind::Gone | Kind::Missing | Kind::Sqlite(_) => true,
+            Kind::Damaged(_)
+            | Kind::Newer { .. }
+            | Kind::Divergent(_)
+            | Kind::Foreign(_)
+            | Kind::Setting(_)
+            | Kind::Conflict(_)
+            | Kind::UnknownWord(_)
+            | Kind::Migration(_) => false,
         }
     }
 }
 
-/// Whether `SQLite` found no room. Growing the shared memory file has a code of its own, and fails for that reason
-/// (<https://www.sqlite.org/rescode.html#ioerr_shmsize>).
-fn is_full(failure: rusqlite::ffi::Error) -> bool {
-    failure.code == ErrorCode::DiskFull || failure.extended_code == rusqlite::ffi::SQLITE_IOERR_SHMSIZE
+impl StoreErrorKind {
+    /// The same for a file that is only being looked at: there, damage is damage and not an accident.
+    pub(super) fn found(self) -> Self {
+        let Self::Sqlite(error) = self else { return self };
+        match error.sqlite_error_code() {
+            Some(ErrorCode::NotADatabase) => Self::Damaged("it is not a SQLite database".to_owned()),
+            Some(ErrorCode::DatabaseCorrupt) => Self::Damaged(error.to_string()),
+            Some(ErrorCode::CannotOpen) => Self::NotWritable(error.to_string()),
+            _ => Self::Sqlite(error),
+        }
+    }
+}
+
+impl From<rusqlite::Error> for StoreErrorKind {
+    fn from(error: rusqlite::Error) -> Self {
+        match error {
+            rusqlite::Error::FromSqlConversionFailure(column, kind, cause) => match cause.downcast::<UnknownWord>() {
+                Ok(word) => Self::UnknownWord(*word),
+                Err(cause) => Self::Sqlite(rusqlite::Error::FromSqlConversionFailure(column, kind, cause)),
+            },
+            rusqlite::Error::SqliteFailure(failure, ref said) => {
+                let reason = || said.clone().unwrap_or_else(|| failure.to_string());
+                match failure.code {
+                    ErrorCode::DiskFull => Self::Full,
+                    // Growing the shared memory file fails for want of room too (https://www.sqlite.org/rescode.html#ioerr_shmsize).
+                    _ if failure.extended_code == rusqlite::ffi::SQLITE_IOERR_SHMSIZE => Self::Full,
+                    ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => Self::Busy,
+                    ErrorCode::ReadOnly | ErrorCode::PermissionDenied => Self::NotWritable(reason()),
+                    // A broken CHECK, key or unique index: what was asked for does not fit to what is there.
+                    ErrorCode::ConstraintViolation => Self::Conflict(reason()),
+                    _ => Self::Sqlite(error),
+                }
+            }
+            other => Self::Sqlite(other),
+        }
+    }
+}
+
+/// Of the file itself or its folder.
+impl From<io::Error> for StoreErrorKind {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::StorageFull => Self::Full,
+            _ => Self::NotWritable(error.to_string()),
+        }
+    }
 }

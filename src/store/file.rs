@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::error::StoreError;
+use super::error::StoreErrorKind;
 use crate::file_id::FileId;
 
 /// The file of an open database.
@@ -24,10 +24,10 @@ impl DatabaseFile {
     }
 
     /// Refuses a file that was removed or replaced.
-    pub(super) fn check(&self) -> Result<(), StoreError> {
+    pub(super) fn check(&self) -> Result<(), StoreErrorKind> {
         // SQLite continues to write to a removed file, and nobody finds the changes again. Opening a file that replaced it is worse: both
         // have the same -shm file, which SQLite truncates because locks do not exclude one another within a process
         // (https://www.sqlite.org/howtocorrupt.html, section 2.2). A thread that reads the first file at that moment gets SIGBUS.
-        if FileId::of(&self.path).ok() == self.id { Ok(()) } else { Err(StoreError::Gone { path: self.path.clone() }) }
+        if FileId::of(&self.path).ok() == self.id { Ok(()) } else { Err(StoreErrorKind::Gone) }
     }
 }

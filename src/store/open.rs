@@ -7,7 +7,7 @@
 use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::fs::{self, OpenOptions};
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, Transactio
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::error::StoreError;
+use super::error::StoreErrorKind;
 use super::known::{self, runner};
 use crate::kill_point::KillPoint;
 
@@ -52,7 +52,7 @@ pub fn schema_version() -> i64 {
 }
 
 /// Opens the database at `path` for writing, up to date; also says which migrations were applied.
-pub(super) fn open(path: &Path) -> Result<(Connection, Vec<String>), StoreError> {
+pub(super) fn open(path: &Path) -> Result<(Connection, Vec<String>), StoreErrorKind> {
     let looked_through = match look(path)? {
         Look::Absent => {
             create(path)?;
@@ -66,23 +66,23 @@ pub(super) fn open(path: &Path) -> Result<(Connection, Vec<String>), StoreError>
     if !looked_through {
         pending(&conn, path)?;
     }
-    configure(&conn, path)?;
-    let applied = migrate(&mut conn, path)?;
+    configure(&conn)?;
+    let applied = migrate(&mut conn)?;
     KillPoint::ServerDatabaseMigrated.reach();
-    prove_writable(&conn, path)?;
+    prove_writable(&conn)?;
     Ok((conn, applied))
 }
 
 /// Refuses what is no file, and what has lost its file: `SQLite` would silently delete the write-ahead log of one that is missing or empty.
-fn look(path: &Path) -> Result<Look, StoreError> {
-    let refused = |reason: String| StoreError::NotWritable { path: path.to_owned(), reason };
+fn look(path: &Path) -> Result<Look, StoreErrorKind> {
+    let refused = |reason: &str| Err(StoreErrorKind::NotWritable(reason.to_owned()));
     let look = match fs::metadata(path) {
-        Ok(meta) if meta.is_dir() => return Err(refused("it is a folder".to_owned())),
-        Ok(meta) if !meta.is_file() => return Err(refused("it is no regular file".to_owned())),
+        Ok(meta) if meta.is_dir() => return refused("it is a folder"),
+        Ok(meta) if !meta.is_file() => return refused("it is no regular file"),
         Ok(meta) if meta.len() > 0 => return Ok(Look::Filled),
         Ok(_) => Look::Empty,
         Err(e) if e.kind() == ErrorKind::NotFound => Look::Absent,
-        Err(e) => return Err(refused(e.to_string())),
+        Err(e) => return Err(e.into()),
     };
     let wal = beside(path, "-wal");
     let holds_data = |path: &Path| fs::metadata(path).is_ok_and(|meta| meta.len() > 0);
@@ -95,7 +95,7 @@ fn look(path: &Path) -> Result<Look, StoreError> {
     }
     let what = if matches!(look, Look::Absent) { "missing" } else { "empty" };
     let reason = format!("the file is {what} while its write-ahead log {} still holds data", wal.display());
-    Err(StoreError::Damaged { path: path.to_owned(), reason })
+    Err(StoreErrorKind::Damaged(reason))
 }
 
 /// The file that `SQLite` keeps next to the database, with symbolic links resolved as `SQLite` resolves them.
@@ -106,25 +106,23 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
 }
 
 /// The path from the root. Some relative ones mean something else to `SQLite`: `:memory:`, and all that begin with `file:`.
-pub(super) fn absolute(path: &Path) -> Result<PathBuf, StoreError> {
-    std::path::absolute(path).map_err(|e| StoreError::NotWritable { path: path.to_owned(), reason: e.to_string() })
+pub(super) fn absolute(path: &Path) -> io::Result<PathBuf> {
+    std::path::absolute(path)
 }
 
 /// Makes an empty file that only its owner can read. `SQLite` gives its other files the same mode.
-fn create(path: &Path) -> Result<(), StoreError> {
+fn create(path: &Path) -> io::Result<()> {
     match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
-        Ok(_) => Ok(()),
         // Another process made it since: as good as ours.
         Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(()),
-        Err(e) if e.kind() == ErrorKind::StorageFull => Err(StoreError::Full { path: path.to_owned() }),
-        Err(e) => Err(StoreError::NotWritable { path: path.to_owned(), reason: e.to_string() }),
+        other => other.map(drop),
     }
 }
 
 /// Looks through a file without writing, as [`inspect`] does; an empty one lacks everything.
-pub(super) fn look_over(path: &Path) -> Result<Option<Vec<String>>, StoreError> {
+pub(super) fn look_over(path: &Path) -> Result<Option<Vec<String>>, StoreErrorKind> {
     match look(path)? {
-        Look::Absent => Err(StoreError::Missing { path: path.to_owned() }),
+        Look::Absent => Err(StoreErrorKind::Missing),
         Look::Empty => Ok(Some(known::all().iter().map(ToString::to_string).collect())),
         Look::Filled => inspect(path),
     }
@@ -135,7 +133,7 @@ pub(super) fn look_over(path: &Path) -> Result<Option<Vec<String>>, StoreError> 
 ///
 /// The file is never opened by other means than `SQLite`'s: closing any descriptor of it would drop the locks of all of this process's
 /// connections to it (<https://www.sqlite.org/howtocorrupt.html>, 2.2).
-fn inspect(path: &Path) -> Result<Option<Vec<String>>, StoreError> {
+fn inspect(path: &Path) -> Result<Option<Vec<String>>, StoreErrorKind> {
     if fs::metadata(beside(path, "-journal")).is_ok_and(|meta| meta.len() > 0) {
         return Ok(None);
     }
@@ -174,7 +172,7 @@ fn marks(path: &Path) -> Marks {
     }
 }
 
-fn look_through(path: &Path, has_wal: bool) -> Result<Vec<String>, StoreError> {
+fn look_through(path: &Path, has_wal: bool) -> Result<Vec<String>, StoreErrorKind> {
     let conn = inspection(path, has_wal)?;
     let lacking = pending(&conn, path)?;
     if !has_wal {
@@ -185,18 +183,17 @@ fn look_through(path: &Path, has_wal: bool) -> Result<Vec<String>, StoreError> {
 
 /// Refuses a file whose last page is cut off: `SQLite` reads what is missing of it as zeros. For a file without a write-ahead log; one
 /// with a log may have been cut off by a kill in the middle of a checkpoint, and the log still has that page.
-fn whole_pages(conn: &Connection, path: &Path) -> Result<(), StoreError> {
-    let page_bytes: u32 = conn.pragma_query_value(None, "page_size", |row| row.get(0)).map_err(|e| StoreError::found(path, e))?;
-    let bytes = fs::metadata(path).map_err(|e| StoreError::NotWritable { path: path.to_owned(), reason: e.to_string() })?.len();
-    if bytes.is_multiple_of(u64::from(page_bytes)) {
+fn whole_pages(conn: &Connection, path: &Path) -> Result<(), StoreErrorKind> {
+    let page_bytes: u32 = conn.pragma_query_value(None, "page_size", |row| row.get(0))?;
+    if fs::metadata(path)?.len().is_multiple_of(u64::from(page_bytes)) {
         Ok(())
     } else {
-        Err(StoreError::Damaged { path: path.to_owned(), reason: "its last page is cut off".to_owned() })
+        Err(StoreErrorKind::Damaged("its last page is cut off".to_owned()))
     }
 }
 
 /// A connection that writes nothing, not even beside the file where that can be had. <https://www.sqlite.org/uri.html>
-fn inspection(path: &Path, has_wal: bool) -> Result<Connection, StoreError> {
+fn inspection(path: &Path, has_wal: bool) -> Result<Connection, StoreErrorKind> {
     let parameters = match (has_wal, beside(path, "-shm").exists()) {
         // Without a write-ahead log the file is all there is; by default even a reader would create one.
         (false, true | false) => "immutable=1",
@@ -215,36 +212,34 @@ fn inspection(path: &Path, has_wal: bool) -> Result<Connection, StoreError> {
     uri.push('?');
     uri.push_str(parameters);
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let conn = Connection::open_with_flags(uri, flags).map_err(|e| StoreError::found(path, e))?;
-    conn.busy_timeout(BUSY_TIMEOUT).map_err(|e| StoreError::new(path, e))?;
+    let conn = Connection::open_with_flags(uri, flags)?;
+    conn.busy_timeout(BUSY_TIMEOUT)?;
     Ok(conn)
 }
 
 /// Refuses a file that is foreign, newer, divergent or damaged, in this order; gives the names of the migrations it lacks.
-fn pending(conn: &Connection, path: &Path) -> Result<Vec<String>, StoreError> {
-    let found = |e| StoreError::found(path, e);
-    let lacking = lacking(conn, path)?;
+fn pending(conn: &Connection, path: &Path) -> Result<Vec<String>, StoreErrorKind> {
+    let lacking = lacking(conn)?;
     // Not `integrity_check`, which also compares every index with its table: that is for `autoappdev check`. Nor, where that takes longer
     // with each run in the history, all tables: it took seconds for a hundred thousand runs.
     let is_small = fs::metadata(path).is_ok_and(|meta| meta.len() <= CHECKED_BYTES_MAX);
     let check = if is_small { "PRAGMA quick_check(1)" } else { "PRAGMA quick_check('pipeline_state')" };
-    let verdict: String = conn.query_row(check, [], |row| row.get(0)).map_err(found)?;
-    if verdict == "ok" { Ok(lacking) } else { Err(StoreError::Damaged { path: path.to_owned(), reason: verdict }) }
+    let verdict: String = conn.query_row(check, [], |row| row.get(0))?;
+    if verdict == "ok" { Ok(lacking) } else { Err(StoreErrorKind::Damaged(verdict)) }
 }
 
 /// Whose file it is and which migrations it lacks.
 ///
 /// refinery compares too, but panics on a history it can't parse, so it only ever gets one that went through here.
-fn lacking(conn: &Connection, path: &Path) -> Result<Vec<String>, StoreError> {
-    let found = |e| StoreError::found(path, e);
+fn lacking(conn: &Connection) -> Result<Vec<String>, StoreErrorKind> {
     // All of one moment: another process may be migrating. Dropped at the end, for there is nothing to commit.
-    let _moment = Transaction::new_unchecked(conn, TransactionBehavior::Deferred).map_err(found)?;
-    let foreign = |reason| Err(StoreError::Foreign { path: path.to_owned(), reason });
-    let application_id: i32 = conn.query_row("PRAGMA application_id", [], |row| row.get(0)).map_err(found)?;
+    let _moment = Transaction::new_unchecked(conn, TransactionBehavior::Deferred)?;
+    let foreign = |reason| Err(StoreErrorKind::Foreign(reason));
+    let application_id: i32 = conn.query_row("PRAGMA application_id", [], |row| row.get(0))?;
     if application_id != 0 && application_id != APPLICATION_ID {
         return foreign(format!("its application id is {application_id:#010x}"));
     }
-    let history = history(conn, path)?;
+    let history = history(conn)?;
     if history.is_empty() {
         let table: Option<String> = conn
             .query_row(
@@ -252,14 +247,13 @@ fn lacking(conn: &Connection, path: &Path) -> Result<Vec<String>, StoreError> {
                 [HISTORY_TABLE],
                 |row| row.get(0),
             )
-            .optional()
-            .map_err(found)?;
+            .optional()?;
         // Neither tables nor a history is what a kill between creating the file and its first migration leaves.
         if let Some(name) = table {
             return foreign(format!("it has {name:?} in it and no history of ours"));
         }
     }
-    compare(&history, path)?;
+    compare(&history)?;
     let lacking = known::all().iter().filter(|ours| history.iter().all(|applied| applied.version != ours.version));
     Ok(lacking.map(ToString::to_string).collect())
 }
@@ -272,21 +266,18 @@ struct Applied {
 }
 
 /// The migrations that were applied, as refinery wrote them; none where there is no such table.
-fn history(conn: &Connection, path: &Path) -> Result<Vec<Applied>, StoreError> {
-    let found = |e| StoreError::found(path, e);
-    let exists: bool = conn
-        .query_row("SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = ?1", [HISTORY_TABLE], |row| row.get(0))
-        .map_err(found)?;
+fn history(conn: &Connection) -> Result<Vec<Applied>, StoreErrorKind> {
+    let exists: bool =
+        conn.query_row("SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = ?1", [HISTORY_TABLE], |row| {
+            row.get(0)
+        })?;
     if !exists {
         return Ok(Vec::new());
     }
-    let mut statement = conn
-        .prepare(&format!("SELECT version, name, checksum, applied_on FROM {HISTORY_TABLE} ORDER BY version"))
-        .map_err(found)?;
-    let lines: Vec<[Value; 4]> = statement
-        .query_map([], |row| Ok([row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?]))
-        .and_then(Iterator::collect)
-        .map_err(found)?;
+    let mut statement =
+        conn.prepare(&format!("SELECT version, name, checksum, applied_on FROM {HISTORY_TABLE} ORDER BY version"))?;
+    let lines: Vec<[Value; 4]> =
+        statement.query_map([], |row| Ok([row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?])).and_then(Iterator::collect)?;
     lines
         .into_iter()
         .map(|line| {
@@ -296,18 +287,17 @@ fn history(conn: &Connection, path: &Path) -> Result<Vec<Applied>, StoreError> {
             {
                 Ok(Applied { version: *version, name: name.clone(), checksum })
             } else {
-                let reason = format!("its schema history has a line that makes no sense: {line:?}");
-                Err(StoreError::Damaged { path: path.to_owned(), reason })
+                Err(StoreErrorKind::Damaged(format!("its schema history has a line that makes no sense: {line:?}")))
             }
         })
         .collect()
 }
 
 /// Refuses a history that this program can't go on from.
-fn compare(history: &[Applied], path: &Path) -> Result<(), StoreError> {
+fn compare(history: &[Applied]) -> Result<(), StoreErrorKind> {
     let newest_known = schema_version();
     let newest_applied = history.iter().map(|applied| applied.version).max().unwrap_or(0);
-    let divergent = |reason| Err(StoreError::Divergent { path: path.to_owned(), reason });
+    let divergent = |reason| Err(StoreErrorKind::Divergent(reason));
     // Before the versions: a history that does not begin as this one does is not a later part of it.
     for applied in history.iter().filter(|applied| applied.version <= newest_known) {
         let Some(ours) = known::all().iter().find(|ours| ours.version == applied.version) else {
@@ -318,7 +308,7 @@ fn compare(history: &[Applied], path: &Path) -> Result<(), StoreError> {
         }
     }
     if newest_applied > newest_known {
-        return Err(StoreError::Newer { path: path.to_owned(), found: newest_applied, known: newest_known });
+        return Err(StoreErrorKind::Newer { found: newest_applied, known: newest_known });
     }
     for ours in known::all() {
         if ours.version < newest_applied && history.iter().all(|applied| applied.version != ours.version) {
@@ -329,33 +319,30 @@ fn compare(history: &[Applied], path: &Path) -> Result<(), StoreError> {
 }
 
 /// Opens a file that exists, for writing.
-pub(super) fn connect(path: &Path) -> Result<Connection, StoreError> {
-    let refused = |reason: String| StoreError::NotWritable { path: path.to_owned(), reason };
+pub(super) fn connect(path: &Path) -> Result<Connection, StoreErrorKind> {
     // Without CREATE: a file that has vanished since it was looked at is an error, not an empty database.
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let conn = Connection::open_with_flags(absolute(path)?, flags).map_err(|e| StoreError::found(path, e))?;
+    let conn = Connection::open_with_flags(absolute(path)?, flags)?;
     // SQLite falls back to reading without a word: https://www.sqlite.org/c3ref/open.html
-    if conn.is_readonly(rusqlite::MAIN_DB).map_err(|e| StoreError::new(path, e))? {
-        return Err(refused("it is write-protected".to_owned()));
+    if conn.is_readonly(rusqlite::MAIN_DB)? {
+        return Err(StoreErrorKind::NotWritable("it is write-protected".to_owned()));
     }
-    conn.busy_timeout(BUSY_TIMEOUT).map_err(|e| StoreError::new(path, e))?;
+    conn.busy_timeout(BUSY_TIMEOUT)?;
     Ok(conn)
 }
 
 /// Sets what the promises stand on, and reads each setting back: `SQLite` ignores one that it can't take.
-fn configure(conn: &Connection, path: &Path) -> Result<(), StoreError> {
-    let not_taken = |setting: String| Err(StoreError::Setting { path: path.to_owned(), setting });
-    let mode: String =
-        conn.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0)).map_err(|e| StoreError::found(path, e))?;
+fn configure(conn: &Connection) -> Result<(), StoreErrorKind> {
+    let mode: String = conn.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))?;
     if mode != "wal" {
-        return not_taken("journal_mode=WAL".to_owned());
+        return Err(StoreErrorKind::Setting("journal_mode=WAL".to_owned()));
     }
     // 2 is FULL: the log is synced at each commit, so what was committed survives a power cut.
     for (name, value) in [("synchronous", 2), ("foreign_keys", 1), ("trusted_schema", 0)] {
-        conn.pragma_update(None, name, value).map_err(|e| StoreError::new(path, e))?;
-        let taken: i64 = conn.pragma_query_value(None, name, |row| row.get(0)).map_err(|e| StoreError::new(path, e))?;
+        conn.pragma_update(None, name, value)?;
+        let taken: i64 = conn.pragma_query_value(None, name, |row| row.get(0))?;
         if taken != value {
-            return not_taken(format!("{name}={value}"));
+            return Err(StoreErrorKind::Setting(format!("{name}={value}")));
         }
     }
     conn.set_prepared_statement_cache_capacity(32);
@@ -363,40 +350,40 @@ fn configure(conn: &Connection, path: &Path) -> Result<(), StoreError> {
 }
 
 /// Applies the migrations that are lacking, each with its line in the history, all in one transaction.
-fn migrate(conn: &mut Connection, path: &Path) -> Result<Vec<String>, StoreError> {
-    if lacking(conn, path)?.is_empty() {
+fn migrate(conn: &mut Connection) -> Result<Vec<String>, StoreErrorKind> {
+    if lacking(conn)?.is_empty() {
         return Ok(Vec::new());
     }
     conn.set_transaction_behavior(TransactionBehavior::Immediate);
     match runner().run(conn) {
         Ok(report) => Ok(report.applied_migrations().iter().map(ToString::to_string).collect()),
         // refinery looks and writes in two steps. Where another process got in between and did the work, there is nothing left to do.
-        Err(_) if lacking(conn, path).is_ok_and(|left| left.is_empty()) => Ok(Vec::new()),
-        Err(e) => Err(migration_failed(path, &e)),
+        Err(_) if lacking(conn).is_ok_and(|left| left.is_empty()) => Ok(Vec::new()),
+        Err(e) => Err(migration_failed(&e)),
     }
 }
 
 /// A failed migration by its cause: a full disk and a busy file have their own words.
-fn migration_failed(path: &Path, error: &refinery::Error) -> StoreError {
+fn migration_failed(error: &refinery::Error) -> StoreErrorKind {
     let refinery::error::Kind::Connection(step, cause) = error.kind() else {
-        return StoreError::Migration { path: path.to_owned(), reason: error.to_string() };
+        return StoreErrorKind::Migration(error.to_string());
     };
-    if let Some(rusqlite::Error::SqliteFailure(failure, said)) = cause.downcast_ref::<rusqlite::Error>() {
-        let known = StoreError::new(path, rusqlite::Error::SqliteFailure(*failure, said.clone()));
-        if matches!(known, StoreError::Full { .. } | StoreError::Busy { .. } | StoreError::NotWritable { .. }) {
+    if let Some(rusqlite::Error::SqliteFailure(failure, said)) = cause.downcast_ref() {
+        let known = rusqlite::Error::SqliteFailure(*failure, said.clone()).into();
+        if matches!(known, StoreErrorKind::Full | StoreErrorKind::Busy | StoreErrorKind::NotWritable(_)) {
             return known;
         }
     }
-    StoreError::Migration { path: path.to_owned(), reason: format!("{step}: {cause}") }
+    StoreErrorKind::Migration(format!("{step}: {cause}"))
 }
 
 /// Writes and takes it back: better refused at the start than at the first transition. Only a statement that writes proves it; where
 /// `SQLite` can't write, BEGIN IMMEDIATE begins a reading transaction without a word.
-fn prove_writable(conn: &Connection, path: &Path) -> Result<(), StoreError> {
+fn prove_writable(conn: &Connection) -> rusqlite::Result<()> {
     let written = conn.execute_batch("BEGIN IMMEDIATE; UPDATE pipeline_state SET version = version WHERE id = 1");
     // Without a transaction to take back this fails, and the other error is the one to tell.
     let taken_back = conn.execute_batch("ROLLBACK");
-    written.and(taken_back).map_err(|e| StoreError::found(path, e))
+    written.and(taken_back)
 }
 
 #[cfg(test)]

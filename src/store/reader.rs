@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 
-use super::error::StoreError;
+use super::error::{StoreError, StoreErrorKind};
 use super::file::DatabaseFile;
 use super::open;
 use super::rows::{self, RunLogRow, RunRow};
@@ -33,18 +33,18 @@ impl Reader {
     /// Opens the database, which must exist and be the file that the store opened. Nothing is read yet.
     pub fn open(file: &DatabaseFile) -> Result<Self, StoreError> {
         let path = file.path();
-        if !path.exists() {
-            return Err(StoreError::Missing { path: path.to_owned() });
-        }
-        file.check()?;
-        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let conn = Connection::open_with_flags(open::absolute(path)?, flags)
-            .and_then(|conn| {
-                conn.busy_timeout(PATIENCE)?;
-                conn.execute_batch("PRAGMA query_only = 1; PRAGMA trusted_schema = 0")?;
-                Ok(conn)
-            })
-            .map_err(|e| StoreError::new(path, e))?;
+        let open = || {
+            if !path.exists() {
+                return Err(StoreErrorKind::Missing);
+            }
+            file.check()?;
+            let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+            let conn = Connection::open_with_flags(open::absolute(path)?, flags)?;
+            conn.busy_timeout(PATIENCE)?;
+            conn.execute_batch("PRAGMA query_only = 1; PRAGMA trusted_schema = 0")?;
+            Ok(conn)
+        };
+        let conn = open().map_err(|kind| StoreError::new(path, kind))?;
         Ok(Self { conn, path: path.to_owned() })
     }
 

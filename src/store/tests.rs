@@ -99,7 +99,7 @@ fn usage() -> Fact {
 }
 
 fn is_conflict<T>(result: &Result<T, StoreError>) -> bool {
-    matches!(result, Err(StoreError::Conflict { .. }))
+    matches!(result, Err(StoreError { kind: StoreErrorKind::Conflict(_), .. }))
 }
 
 #[test]
@@ -361,7 +361,7 @@ fn schema_takes_words_of_a_later_version_and_reading_names_them() {
     ] {
         bench.store.conn.execute(sql, []).unwrap_or_else(|e| panic!("{sql}: {e}"));
         let error = bench.reader().run(id).expect_err("this version does not know the word");
-        assert!(matches!(&error, StoreError::UnknownWord { word: unknown, .. } if unknown.text == word), "{error}");
+        assert!(matches!(&error.kind, StoreErrorKind::UnknownWord(unknown) if unknown.text == word), "{error}");
     }
 }
 

@@ -5,7 +5,7 @@ use std::io;
 use crate::pipeline::{Action, Lack, Refusal};
 use crate::process;
 use crate::script::ScriptError;
-use crate::store::StoreError;
+use crate::store::{StoreError, StoreErrorKind};
 
 /// Why an action was not done.
 #[derive(Debug, thiserror::Error)]
@@ -82,12 +82,10 @@ pub enum Obstacle {
 
 impl Obstacle {
     pub(super) const fn of(error: &StoreError) -> Self {
-        if error.is_disk_full() {
-            Self::DiskFull
-        } else if error.is_locked() {
-            Self::Locked
-        } else {
-            Self::Other
+        match error.kind {
+            StoreErrorKind::Full => Self::DiskFull,
+            StoreErrorKind::Busy => Self::Locked,
+            _ => Self::Other,
         }
     }
 }

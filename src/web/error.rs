@@ -9,7 +9,7 @@ use crate::api::error::{ErrorCode, ErrorResponse};
 use crate::pipeline::Lack;
 use crate::process::lack_of;
 use crate::script::ScriptError;
-use crate::store::StoreError;
+use crate::store::{StoreError, StoreErrorKind};
 use crate::supervisor::{ActionError, Obstacle};
 use crate::transport::Broken;
 
@@ -151,8 +151,8 @@ impl ApiError {
                 ActionError::Store(_) => ErrorCode::StorageFailed,
                 ActionError::Io(error) => lack_of(error).map_or(ErrorCode::StorageFailed, of_lack),
             },
-            Self::Store(error) if error.is_disk_full() => ErrorCode::DiskFull,
-            Self::Store(error) if error.is_locked() => ErrorCode::DatabaseLocked,
+            Self::Store(StoreError { kind: StoreErrorKind::Full, .. }) => ErrorCode::DiskFull,
+            Self::Store(StoreError { kind: StoreErrorKind::Busy, .. }) => ErrorCode::DatabaseLocked,
             Self::Store(_) | Self::Log(_) => ErrorCode::StorageFailed,
         }
     }
@@ -161,7 +161,7 @@ impl ApiError {
     fn detail(&self) -> String {
         match self {
             Self::Action(ActionError::Store(_)) => "the database did not take it; the server's log has the cause".to_owned(),
-            Self::Store(error) if error.is_locked() => {
+            Self::Store(StoreError { kind: StoreErrorKind::Busy, .. }) => {
                 "another process has locked the database; try again in a moment".to_owned()
             }
             Self::Action(ActionError::Io(error)) => {

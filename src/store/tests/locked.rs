@@ -13,7 +13,7 @@ fn writer_waits_once_for_a_lock_and_again_after_its_release() {
     assert_eq!(patience(&bench), PATIENCE);
     for _ in 0..2 {
         other.execute_batch("BEGIN IMMEDIATE").expect("locks");
-        assert!(matches!(bench.store.touch(at(1)), Err(StoreError::Busy { .. })));
+        assert!(matches!(bench.store.touch(at(1)), Err(StoreError { kind: StoreErrorKind::Busy, .. })));
         assert_eq!(patience(&bench), PATIENCE_WHILE_LOCKED, "the next one does not wait for the same lock");
         bench.row();
         assert_eq!(patience(&bench), PATIENCE_WHILE_LOCKED, "a lock keeps no reader out");

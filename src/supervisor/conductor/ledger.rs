@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::clock::Timestamp;
 use crate::kill_point::KillPoint;
 use crate::pipeline::{ConditionCode, Entry, Exit, Fact, Killed, State, Transition, observe};
-use crate::store::{NewRun, PipelineRow, RunRow, Store, StoreError, UnseenEnd, Work};
+use crate::store::{NewRun, PipelineRow, RunRow, Store, StoreError, StoreErrorKind, UnseenEnd, Work};
 use crate::supervisor::kill_points;
 use crate::supervisor::records::Records;
 
@@ -23,20 +23,11 @@ const STORE_FAILURES: [ConditionCode; 4] =
     [ConditionCode::DiskFull, ConditionCode::DatabaseLocked, ConditionCode::DatabaseReplaced, ConditionCode::DatabaseFailing];
 
 fn code_of(error: &StoreError) -> ConditionCode {
-    match error {
-        StoreError::Full { .. } => ConditionCode::DiskFull,
-        StoreError::Busy { .. } => ConditionCode::DatabaseLocked,
-        StoreError::Gone { .. } | StoreError::Missing { .. } => ConditionCode::DatabaseReplaced,
-        StoreError::Damaged { .. }
-        | StoreError::Newer { .. }
-        | StoreError::Divergent { .. }
-        | StoreError::Foreign { .. }
-        | StoreError::NotWritable { .. }
-        | StoreError::Setting { .. }
-        | StoreError::Conflict { .. }
-        | StoreError::UnknownWord { .. }
-        | StoreError::Migration { .. }
-        | StoreError::Sqlite { .. } => ConditionCode::DatabaseFailing,
+    match error.kind {
+        StoreErrorKind::Full => ConditionCode::DiskFull,
+        StoreErrorKind::Busy => ConditionCode::DatabaseLocked,
+        StoreErrorKind::Gone | StoreErrorKind::Missing => ConditionCode::DatabaseReplaced,
+        _ => ConditionCode::DatabaseFailing,
     }
 }
 

@@ -3,7 +3,6 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::rc::Rc;
 
 use super::origins::Origins;
@@ -11,7 +10,7 @@ use super::shims::moment;
 use super::world::{Shared, World};
 use crate::clock::Timestamp;
 use crate::pipeline::{Conditions, RunStatus};
-use crate::store::{PipelineRow, RunRow, Store, StoreError};
+use crate::store::{PipelineRow, RunRow, Store, StoreError, StoreErrorKind};
 use crate::supervisor::records::Records;
 use crate::supervisor::snapshot::Snapshot;
 
@@ -188,7 +187,6 @@ impl SimRecords {
 
     fn fault(&self, place: &str, is_write: bool) -> Result<(), StoreError> {
         let env = &mut self.world.borrow_mut().env;
-        let path = || PathBuf::from("memory");
         let is_full = is_write && env.disk.database_is_full;
         let is_ill = env.disk.database_is_ill && env.rng.chance(500) || env.mishap(env.temper.database);
         if !is_full && !is_ill {
@@ -197,7 +195,7 @@ impl SimRecords {
         env.database_faults += 1;
         env.cover(&format!("database failed at {place}"));
         env.note(|| format!("the database fails at {place}"));
-        Err(if is_full { StoreError::Full { path: path() } } else { io_error() })
+        Err(if is_full { StoreError { path: "memory".into(), kind: StoreErrorKind::Full } } else { io_error() })
     }
 }
 
@@ -238,5 +236,5 @@ impl Records for SimRecords {
 
 fn io_error() -> StoreError {
     let failure = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR);
-    StoreError::Sqlite { path: PathBuf::from("memory"), source: rusqlite::Error::SqliteFailure(failure, None) }
+    StoreError { path: "memory".into(), kind: rusqlite::Error::SqliteFailure(failure, None).into() }
 }

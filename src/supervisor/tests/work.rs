@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::*;
-use crate::store::{StoreError, WorkError, Writer};
+use crate::store::{StoreError, StoreErrorKind, WorkError, Writer};
 
 #[test]
 fn handed_work_is_done_by_the_supervisor_and_refused_once_it_stops() {
@@ -17,7 +17,10 @@ fn handed_work_is_done_by_the_supervisor_and_refused_once_it_stops() {
     });
     assert_eq!(name.expect("it is written"), Some("supervisor".to_owned()));
     let refused = handle.writer().write(|store| store.adopt_unknown_run(0, &unknown_run(), Timestamp::from_unix_ms(0)));
-    assert!(matches!(refused, Err(WorkError::Store(StoreError::Conflict { .. }))), "the schema takes no id 0: {refused:?}");
+    assert!(
+        matches!(refused, Err(WorkError::Store(StoreError { kind: StoreErrorKind::Conflict(_), .. }))),
+        "the schema takes no id 0: {refused:?}"
+    );
     assert_eq!(handle.watch().degraded(), None, "the database is well");
     supervisor.stop().expect("no fault");
     let refused = handle.writer().write(|store| store.reserve_run_ids(42));
@@ -52,7 +55,7 @@ fn handed_work_and_actions_do_not_wait_for_a_lock_held_by_another_process() {
     let began = Instant::now();
     for _ in 0..50 {
         let work = handle.writer().write(|store| store.reserve_run_ids(41));
-        assert!(matches!(work, Err(WorkError::Store(StoreError::Busy { .. }))), "{work:?}");
+        assert!(matches!(work, Err(WorkError::Store(StoreError { kind: StoreErrorKind::Busy, .. }))), "{work:?}");
         assert!(handle.watch().degraded().is_some(), "also where no action meets the lock");
         let start = handle.act(Ask::Start(StartRequest::default()), CLIENT);
         assert!(matches!(start, Err(ActionError::DatabaseLocked)), "{start:?}");

@@ -3,7 +3,7 @@
 use rouille::{Request, Response};
 
 use crate::api::health::{Database, Details, HealthResponse};
-use crate::store::{Reader, StoreError};
+use crate::store::{Reader, StoreError, StoreErrorKind};
 use crate::web::app::{App, SERVICE};
 use crate::web::error::ApiError;
 use crate::web::json::json;
@@ -22,7 +22,7 @@ impl App {
         let time = self.health_budget.make(|| Ok(Reader::open(&self.database).and_then(|reader| reader.time())))?;
         match &time {
             // A file that was removed or replaced is a condition: the log need not repeat it with each request.
-            Ok(_) | Err(StoreError::Gone { .. }) => {}
+            Ok(_) | Err(StoreError { kind: StoreErrorKind::Gone, .. }) => {}
             Err(error) => ::log::error!("failed to {error}"),
         }
         let time = time.ok();

@@ -2,8 +2,8 @@
 
 use super::*;
 
-fn told(report: &CheckReport) -> Vec<(&'static str, bool)> {
-    report.steps.iter().map(|step| (step.name, step.result.is_ok())).collect()
+fn told(steps: &[CheckStep]) -> Vec<(&'static str, bool)> {
+    steps.iter().map(|step| (step.name, step.result.is_ok())).collect()
 }
 
 #[test]
@@ -14,7 +14,6 @@ fn a_check_of_a_good_file_changes_nothing_even_beside_a_live_server() {
     let before = contents(&folder);
     let report = check(&path).expect("a good file");
     assert_eq!(told(&report), good, "{report:?}");
-    assert!(report.is_ok());
     assert!(contents(&folder) == before);
 
     let mut live = Store::open(&path).expect("a good file").store;
@@ -29,7 +28,7 @@ fn a_check_of_a_good_file_changes_nothing_even_beside_a_live_server() {
 fn a_check_makes_no_database_and_migrates_none() {
     let empty = folder();
     let error = check(&empty.path().join(NAME)).expect_err("there is nothing");
-    assert!(matches!(error, StoreError::Missing { .. }), "{error}");
+    assert!(matches!(error.kind, StoreErrorKind::Missing), "{error}");
     assert!(error.to_string().contains("there is no such file; `autoappdev migrate` creates it"), "{error}");
     assert!(Reader::open(&DatabaseFile::at(&empty.path().join(NAME))).is_err());
     assert!(contents(&empty).is_empty());
@@ -38,7 +37,7 @@ fn a_check_makes_no_database_and_migrates_none() {
     let report = check(&folder.path().join(NAME)).expect("an empty file is no damage");
     assert_eq!(told(&report), [("file", true), ("schema", false)]);
     let lacks = format!("it lacks {}; run `autoappdev migrate`", all_migrations().join(", "));
-    assert_eq!(report.steps[1].result, Err(lacks));
+    assert_eq!(report[1].result, Err(lacks));
     assert_eq!(contents(&folder)[&OsString::from(NAME)], b"");
 }
 
@@ -57,6 +56,5 @@ fn a_check_tells_what_opening_overlooks() {
         let report = check(&changed(sql).path().join(NAME)).expect("it can be read");
         let bad: Vec<_> = told(&report).into_iter().filter(|(_, good)| !good).collect();
         assert_eq!(bad, [(step, false)], "{sql}: {report:?}");
-        assert!(!report.is_ok());
     }
 }
