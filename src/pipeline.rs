@@ -269,47 +269,31 @@ impl std::fmt::Display for Refusal {
     }
 }
 
-/// What an allowed action makes the supervisor do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
-    /// Commit a run and launch its shim.
-    Launch,
-    /// Tell the shim to pause.
-    Pause,
-    /// Tell the shim to resume.
-    Resume,
-    /// Tell the shim to stop; an action that is still pending is given up for it.
-    Stop,
-    /// Tell the shim that the stop under way has less time.
-    Hasten,
-}
-
-/// Whether `action` may be taken, and what it means. `kill_at` is when a stop asked for now would kill; no other action reads it.
-pub fn decide(state: State, pending: Option<Pending>, action: Action, kill_at: Duration) -> Result<Step, Refusal> {
-    let refused = Err(Refusal { from: state, action, pending: pending.map(Pending::action) });
-    match pending {
+/// Whether `action` may be taken. `kill_at` is when a stop asked for now would kill; no other action reads it. A stop gives up any other
+/// action that is pending; a second one only shortens the time of the first.
+pub fn decide(state: State, pending: Option<Pending>, action: Action, kill_at: Duration) -> Result<(), Refusal> {
+    let is_allowed = match pending {
         None => match (state, action) {
-            (State::Stopped, Action::Start) => Ok(Step::Launch),
-            (State::Stopped, Action::Pause | Action::Resume | Action::Stop) => refused,
-            (State::Running, Action::Pause) => Ok(Step::Pause),
-            (State::Running, Action::Stop) => Ok(Step::Stop),
-            (State::Running, Action::Start | Action::Resume) => refused,
-            (State::Paused, Action::Resume) => Ok(Step::Resume),
-            (State::Paused, Action::Stop) => Ok(Step::Stop),
-            (State::Paused, Action::Start | Action::Pause) => refused,
+            (State::Stopped, Action::Start)
+            | (State::Running, Action::Pause | Action::Stop)
+            | (State::Paused, Action::Resume | Action::Stop) => true,
+            (State::Stopped, Action::Pause | Action::Resume | Action::Stop)
+            | (State::Running, Action::Start | Action::Resume)
+            | (State::Paused, Action::Start | Action::Pause) => false,
         },
         Some(Pending::Start) => match action {
-            Action::Start | Action::Pause | Action::Resume | Action::Stop => refused,
+            Action::Start | Action::Pause | Action::Resume | Action::Stop => false,
         },
         Some(Pending::Pause | Pending::Resume) => match action {
-            Action::Stop => Ok(Step::Stop),
-            Action::Start | Action::Pause | Action::Resume => refused,
+            Action::Stop => true,
+            Action::Start | Action::Pause | Action::Resume => false,
         },
         Some(Pending::Stop { kill_at: before }) => match action {
-            Action::Stop if kill_at < before => Ok(Step::Hasten),
-            Action::Stop | Action::Start | Action::Pause | Action::Resume => refused,
+            Action::Stop => kill_at < before,
+            Action::Start | Action::Pause | Action::Resume => false,
         },
-    }
+    };
+    if is_allowed { Ok(()) } else { Err(Refusal { from: state, action, pending: pending.map(Pending::action) }) }
 }
 
 /// The actions that would not be refused now; a stop counts when one with the shortest grace would not.

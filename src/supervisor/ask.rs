@@ -1,8 +1,12 @@
-//! What clients ask of the supervisor.
+//! What clients ask of the supervisor, and where the answer goes.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
+use super::error::ActionError;
+use super::snapshot::Published;
 use crate::pipeline::Action;
 
 /// What a client asks for.
@@ -46,4 +50,12 @@ pub struct StartRequest {
     pub env: BTreeMap<String, String>,
     /// The grace of a stop that names none.
     pub grace: Option<Duration>,
+}
+
+/// Takes one answer.
+pub(super) type ReplyTo = SyncSender<Result<Arc<Published>, ActionError>>;
+
+/// Answers. A client that has hung up does not take its answer; what happened is recorded all the same.
+pub(super) fn answer(reply_to: &ReplyTo, result: Result<Arc<Published>, ActionError>) {
+    let _client_may_be_gone = reply_to.try_send(result);
 }

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::pipeline::{Action, Lack, Refusal};
+use crate::pipeline::{Action, ConditionCode, Lack, Refusal};
 use crate::process;
 use crate::script::ScriptError;
 use crate::store::{StoreError, StoreErrorKind};
@@ -47,8 +47,8 @@ pub enum ActionError {
     /// It was done, and the database could not take that yet.
     #[error("it was done but could not be recorded yet: {}", unrecorded_because(*.obstacle))]
     Unrecorded {
-        /// The obstacle.
-        obstacle: Obstacle,
+        /// The database's condition.
+        obstacle: ConditionCode,
     },
     /// The disk is full.
     #[error("the disk is full; make room, and look at /api/pipeline before you try again")]
@@ -69,43 +69,36 @@ pub enum ActionError {
     Stopping,
 }
 
-/// Why the database refuses a change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Obstacle {
-    /// The disk is full.
-    DiskFull,
-    /// Another process holds a lock on it.
-    Locked,
-    /// Anything else.
-    Other,
-}
-
-impl Obstacle {
-    pub(super) const fn of(error: &StoreError) -> Self {
-        match error.kind {
-            StoreErrorKind::Full => Self::DiskFull,
-            StoreErrorKind::Busy => Self::Locked,
-            _ => Self::Other,
-        }
+/// The condition of a database that has refused a change.
+pub(super) const fn condition_of(error: &StoreError) -> ConditionCode {
+    match error.kind {
+        StoreErrorKind::Full => ConditionCode::DiskFull,
+        StoreErrorKind::Busy => ConditionCode::DatabaseLocked,
+        StoreErrorKind::Gone | StoreErrorKind::Missing => ConditionCode::DatabaseReplaced,
+        _ => ConditionCode::DatabaseFailing,
     }
 }
 
-const fn unrecorded_because(obstacle: Obstacle) -> &'static str {
+/// Why something that happened is not on record yet, by the database's condition, and when it will be.
+pub(super) const fn unrecorded_because(obstacle: ConditionCode) -> &'static str {
     match obstacle {
-        Obstacle::DiskFull => "the disk is full; it will be recorded as soon as there is room",
-        Obstacle::Locked => "another process has locked the database; it will be recorded as soon as the lock is released",
-        Obstacle::Other => {
-            "the database cannot be written; it will be recorded as soon as it can, and the server's log has the cause"
+        ConditionCode::DiskFull => "the disk is full; it will be recorded as soon as there is room",
+        ConditionCode::DatabaseLocked => {
+            "another process has locked the database; it will be recorded as soon as the lock is released"
         }
+        ConditionCode::DatabaseReplaced => {
+            "the database file was removed or replaced; it will be recorded as soon as the file is put back"
+        }
+        _ => "the database cannot be written; it will be recorded as soon as it can, and the server's log has the cause",
     }
 }
 
 impl ActionError {
     pub(super) fn store(error: &StoreError) -> Self {
-        match Obstacle::of(error) {
-            Obstacle::DiskFull => Self::DiskFull,
-            Obstacle::Locked => Self::DatabaseLocked,
-            Obstacle::Other => Self::Store(error.to_string()),
+        match condition_of(error) {
+            ConditionCode::DiskFull => Self::DiskFull,
+            ConditionCode::DatabaseLocked => Self::DatabaseLocked,
+            _ => Self::Store(error.to_string()),
         }
     }
 }

@@ -2,8 +2,7 @@
 
 use std::sync::mpsc::SyncSender;
 
-use super::ask::Ask;
-use super::reply::ReplyTo;
+use super::ask::{Ask, ReplyTo};
 use super::shims::ConnectionNumber;
 use crate::pipeline::Origin;
 use crate::run_dir::Message;

@@ -4,35 +4,28 @@ use crate::kill_point::KillPoint;
 use crate::pipeline::{Entry, Fact, Transition};
 use crate::run_dir::Command;
 
-/// They are here, and not committed.
-pub(super) fn heard(facts: &[(Entry, Option<Transition>)]) {
-    for (entry, _) in facts {
-        match entry.fact {
-            Fact::Spawned { .. } => KillPoint::ServerSpawnedHeard.reach(),
-            Fact::SpawnFailed { .. } => KillPoint::ServerSpawnFailedHeard.reach(),
-            Fact::Paused { .. } => KillPoint::ServerPausedHeard.reach(),
-            Fact::Resumed { .. } => KillPoint::ServerResumedHeard.reach(),
-            Fact::Stopping { .. } => KillPoint::ServerStoppingHeard.reach(),
-            Fact::Exited { .. } => KillPoint::ServerExitedHeard.reach(),
-            // It comes with `exited`, and is committed with it.
-            Fact::Usage { .. } | Fact::Unknown => {}
-        }
+/// The kill points of a fact: it is here, and not committed; it is committed, and nobody is told.
+const fn points_of(fact: &Fact) -> Option<[KillPoint; 2]> {
+    match fact {
+        Fact::Spawned { .. } => Some([KillPoint::ServerSpawnedHeard, KillPoint::ServerSpawnedCommitted]),
+        Fact::SpawnFailed { .. } => Some([KillPoint::ServerSpawnFailedHeard, KillPoint::ServerSpawnFailedCommitted]),
+        Fact::Paused { .. } => Some([KillPoint::ServerPausedHeard, KillPoint::ServerPausedCommitted]),
+        Fact::Resumed { .. } => Some([KillPoint::ServerResumedHeard, KillPoint::ServerResumedCommitted]),
+        Fact::Stopping { .. } => Some([KillPoint::ServerStoppingHeard, KillPoint::ServerStoppingCommitted]),
+        Fact::Exited { .. } => Some([KillPoint::ServerExitedHeard, KillPoint::ServerExitedCommitted]),
+        // It comes with `exited`, and is committed with it.
+        Fact::Usage { .. } | Fact::Unknown => None,
     }
 }
 
-/// They are committed, and nobody is told.
+/// These facts are here.
+pub(super) fn heard(facts: &[(Entry, Option<Transition>)]) {
+    facts.iter().filter_map(|(entry, _)| points_of(&entry.fact)).for_each(|[heard, _]| heard.reach());
+}
+
+/// They are committed.
 pub(super) fn committed(facts: &[(Entry, Option<Transition>)]) {
-    for (entry, _) in facts {
-        match entry.fact {
-            Fact::Spawned { .. } => KillPoint::ServerSpawnedCommitted.reach(),
-            Fact::SpawnFailed { .. } => KillPoint::ServerSpawnFailedCommitted.reach(),
-            Fact::Paused { .. } => KillPoint::ServerPausedCommitted.reach(),
-            Fact::Resumed { .. } => KillPoint::ServerResumedCommitted.reach(),
-            Fact::Stopping { .. } => KillPoint::ServerStoppingCommitted.reach(),
-            Fact::Exited { .. } => KillPoint::ServerExitedCommitted.reach(),
-            Fact::Usage { .. } | Fact::Unknown => {}
-        }
-    }
+    facts.iter().filter_map(|(entry, _)| points_of(&entry.fact)).for_each(|[_, committed]| committed.reach());
 }
 
 /// It went down to the shim.

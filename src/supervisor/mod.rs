@@ -12,7 +12,6 @@ mod kill_points;
 mod pulse;
 mod real_shims;
 mod records;
-mod reply;
 mod settings;
 mod shims;
 #[cfg(test)]
@@ -35,7 +34,7 @@ use crate::store::{Store, Writer};
 
 pub use ask::{Ask, StartRequest};
 use conductor::Conductor;
-pub use error::{ActionError, BootError, Obstacle};
+pub use error::{ActionError, BootError};
 use event::Event;
 use pulse::Pulse;
 use real_shims::RealShims;
@@ -46,9 +45,7 @@ pub use snapshot::{Notice, Published, Snapshot, Watch};
 /// The running thread.
 #[derive(Debug)]
 pub struct Supervisor {
-    events: Sender<Event>,
-    watch: Arc<Watch>,
-    pulse: Arc<Pulse>,
+    handle: Handle,
     logs: RunLogs,
     thread: JoinHandle<Option<i64>>,
 }
@@ -83,7 +80,9 @@ impl Supervisor {
                 conduct(conductor, &queue, &wake_retention)
             })
             .map_err(BootError::Thread)?;
-        Ok(Self { events, watch, pulse, logs, thread })
+        let for_work = events.clone();
+        let writer = Writer::new(move |work| for_work.send(Event::Work(work)).is_ok());
+        Ok(Self { handle: Handle { events, writer, watch, pulse }, logs, thread })
     }
 
     /// The logs of all runs. Copies share their cache.
@@ -93,19 +92,14 @@ impl Supervisor {
 
     /// How others reach it.
     pub fn handle(&self) -> Handle {
-        Handle {
-            events: self.events.clone(),
-            writer: writer_to(&self.events),
-            watch: self.watch.clone(),
-            pulse: self.pulse.clone(),
-        }
+        self.handle.clone()
     }
 
     /// Ends the thread after what it is doing. Returns the run that goes on without it; `Err` when the thread had died of a fault.
     pub fn stop(self) -> Result<Option<i64>, SupervisorDied> {
-        self.watch.close();
+        self.handle.watch.close();
         // It cannot be told if it has died; then there is nothing to wait for either.
-        let _has_died = self.events.send(Event::Stop);
+        let _has_died = self.handle.events.send(Event::Stop);
         self.thread.join().map_err(|_| SupervisorDied)
     }
 }
@@ -171,12 +165,6 @@ impl Handle {
     pub fn watch(&self) -> &Watch {
         &self.watch
     }
-}
-
-/// Takes work to the thread.
-fn writer_to(events: &Sender<Event>) -> Writer {
-    let events = events.clone();
-    Writer::new(move |work| events.send(Event::Work(work)).is_ok())
 }
 
 fn conduct(

@@ -257,21 +257,22 @@ impl Watch {
         }
     }
 
-    /// Sets a condition, or with `None` clears it.
-    pub(super) fn set_condition(&self, code: ConditionCode, detail: Option<String>, now: Timestamp) {
-        let mut wrong = self.lock_wrong();
-        if wrong.told.set(code, detail, now) {
-            self.replace_conditions(wrong.all());
-        }
+    /// Sets the conditions that the supervisor reports, and clears those that it no longer does.
+    pub(super) fn set_told(&self, told: &[(ConditionCode, String)], now: Timestamp) {
+        self.set_conditions(told, now, |wrong| &mut wrong.told);
     }
 
     /// Sets the conditions that a scan has found, and clears those that it no longer finds.
     pub fn set_found(&self, found: &[(ConditionCode, String)], now: Timestamp) {
+        self.set_conditions(found, now, |wrong| &mut wrong.found);
+    }
+
+    fn set_conditions(&self, all: &[(ConditionCode, String)], now: Timestamp, of_source: fn(&mut Wrong) -> &mut Conditions) {
         let mut wrong = self.lock_wrong();
         let mut has_changed = false;
         for code in ConditionCode::ALL {
-            let detail = found.iter().find(|(found, _)| found == code).map(|(_, detail)| detail.clone());
-            has_changed |= wrong.found.set(*code, detail, now);
+            let detail = all.iter().find(|(of, _)| of == code).map(|(_, detail)| detail.clone());
+            has_changed |= of_source(&mut wrong).set(*code, detail, now);
         }
         if has_changed {
             self.replace_conditions(wrong.all());

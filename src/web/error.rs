@@ -6,11 +6,11 @@ use rouille::Response;
 
 use super::json::json;
 use crate::api::error::{ErrorCode, ErrorResponse};
-use crate::pipeline::Lack;
+use crate::pipeline::{ConditionCode, Lack};
 use crate::process::lack_of;
 use crate::script::ScriptError;
 use crate::store::{StoreError, StoreErrorKind};
-use crate::supervisor::{ActionError, Obstacle};
+use crate::supervisor::ActionError;
 use crate::transport::Broken;
 
 /// The code for a lack of a limited resource.
@@ -144,9 +144,9 @@ impl ApiError {
                 ActionError::DiskFull => ErrorCode::DiskFull,
                 ActionError::DatabaseLocked => ErrorCode::DatabaseLocked,
                 ActionError::Unrecorded { obstacle } => match obstacle {
-                    Obstacle::DiskFull => ErrorCode::DiskFull,
-                    Obstacle::Locked => ErrorCode::DatabaseLocked,
-                    Obstacle::Other => ErrorCode::StorageFailed,
+                    ConditionCode::DiskFull => ErrorCode::DiskFull,
+                    ConditionCode::DatabaseLocked => ErrorCode::DatabaseLocked,
+                    _ => ErrorCode::StorageFailed,
                 },
                 ActionError::Store(_) => ErrorCode::StorageFailed,
                 ActionError::Io(error) => lack_of(error).map_or(ErrorCode::StorageFailed, of_lack),
@@ -230,7 +230,7 @@ mod tests {
             (ActionError::StillUnderWay(action).into(), "still_under_way", None),
             (ActionError::TooManyWaiting(action).into(), "too_many_waiting", Some("1")),
             (ActionError::Stopping.into(), "server_stopping", Some("5")),
-            (ActionError::Unrecorded { obstacle: Obstacle::Locked }.into(), "database_locked", None),
+            (ActionError::Unrecorded { obstacle: ConditionCode::DatabaseLocked }.into(), "database_locked", None),
             (ActionError::DatabaseLocked.into(), "database_locked", Some("1")),
         ] {
             let response = error.into_response();

@@ -9,16 +9,15 @@ use std::time::Duration;
 use super::in_flight::Waiter;
 use super::parts::Conductor;
 use crate::clock::{Clock, Timestamp, whole_ms};
-use crate::pipeline::{Origin, Pending, Refusal, Step, decide};
+use crate::pipeline::{Origin, Pending, Refusal, decide};
 use crate::process::{explain_lack, is_disk_full, lack_of};
 use crate::run_dir::{Command, FORMAT, LaunchSpec, Trouble};
 use crate::script::{self, Attempt, ScriptError};
 use crate::store::{NewRun, Store, StoreError};
-use crate::supervisor::ask::{Ask, StartRequest};
+use crate::supervisor::ask::{Ask, ReplyTo, StartRequest, answer};
 use crate::supervisor::error::ActionError;
 use crate::supervisor::kill_points;
 use crate::supervisor::records::Records;
-use crate::supervisor::reply::{ReplyTo, answer};
 use crate::supervisor::shims::Shims;
 
 /// How long a start, a pause or a resume is waited for before its client is told that it is still under way. The shim gives up a
@@ -44,31 +43,27 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
             self.note_store_failure(&error);
             return answer(reply_to, Err(error.into()));
         }
-        let step = match decide(self.ledger.known_state(), self.in_flight.pending(), action, now + grace) {
-            Ok(step) => step,
-            Err(refusal) => return answer(reply_to, Err(ActionError::Refused(refusal))),
-        };
+        if let Err(refusal) = decide(self.ledger.known_state(), self.in_flight.pending(), action, now + grace) {
+            return answer(reply_to, Err(ActionError::Refused(refusal)));
+        }
         let waiter = |limit| Waiter { reply_to: reply_to.clone(), until: now + limit };
         let tag = self.in_flight.new_tag();
-        match (step, ask) {
-            (Step::Launch, Ask::Start(request)) => match unrecorded {
+        match ask {
+            Ask::Start(request) => match unrecorded {
                 Ok(()) => self.launch(&request, origin, waiter(ANSWER_LIMIT)),
                 // The end of the run before has to be on record first.
                 Err(error) => answer(reply_to, Err(error.into())),
             },
-            (Step::Pause, _) => {
+            Ask::Pause => {
                 self.command(&Command::Pause { tag, origin }, (tag, origin), Pending::Pause, waiter(ANSWER_LIMIT));
             }
-            (Step::Resume, _) => {
+            Ask::Resume => {
                 self.command(&Command::Resume { tag, origin }, (tag, origin), Pending::Resume, waiter(ANSWER_LIMIT));
             }
-            (Step::Stop | Step::Hasten, _) => {
+            Ask::Stop { .. } => {
                 let command = Command::Stop { tag, grace_ms: Some(whole_ms(grace)), origin };
                 let pending = Pending::Stop { kill_at: now + grace };
                 self.command(&command, (tag, origin), pending, waiter(grace + STOP_ANSWER_LIMIT));
-            }
-            (Step::Launch, Ask::Pause | Ask::Resume | Ask::Stop { .. }) => {
-                unreachable!("decide() answers Launch to a start only")
             }
         }
     }

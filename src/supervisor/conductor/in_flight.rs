@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::pipeline::{Action, Entry, Fact, Origin, Pending, Refusal, State};
+use crate::supervisor::ask::{ReplyTo, answer};
 use crate::supervisor::error::ActionError;
-use crate::supervisor::reply::{ReplyTo, answer};
 use crate::supervisor::snapshot::Published;
 
 /// The most that wait for one action. Each of them holds a connection; one more, and the first is told that it is still under way.

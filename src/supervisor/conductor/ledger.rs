@@ -8,7 +8,8 @@ use std::time::Duration;
 use crate::clock::Timestamp;
 use crate::kill_point::KillPoint;
 use crate::pipeline::{ConditionCode, Entry, Exit, Fact, Killed, State, Transition, observe};
-use crate::store::{NewRun, PipelineRow, RunRow, Store, StoreError, StoreErrorKind, UnseenEnd, Work};
+use crate::store::{NewRun, PipelineRow, RunRow, Store, StoreError, UnseenEnd, Work};
+use crate::supervisor::error::{condition_of, unrecorded_because};
 use crate::supervisor::kill_points;
 use crate::supervisor::records::Records;
 
@@ -17,19 +18,6 @@ pub(super) const STORE_RETRY: Duration = Duration::from_millis(500);
 
 /// The most facts that are kept for a database that does not take them. With more, all are left to the journal, which has them too.
 const UNRECORDED_MAX: usize = 10_000;
-
-/// Why the database can refuse a change: at most one of these is set at a time.
-const STORE_FAILURES: [ConditionCode; 4] =
-    [ConditionCode::DiskFull, ConditionCode::DatabaseLocked, ConditionCode::DatabaseReplaced, ConditionCode::DatabaseFailing];
-
-fn code_of(error: &StoreError) -> ConditionCode {
-    match error.kind {
-        StoreErrorKind::Full => ConditionCode::DiskFull,
-        StoreErrorKind::Busy => ConditionCode::DatabaseLocked,
-        StoreErrorKind::Gone | StoreErrorKind::Missing => ConditionCode::DatabaseReplaced,
-        _ => ConditionCode::DatabaseFailing,
-    }
-}
 
 /// Facts that were committed.
 pub(super) struct Committed {
@@ -254,7 +242,7 @@ impl<R: Records> Ledger<R> {
         }
         self.is_behind = true;
         self.retry_at = Some(now + STORE_RETRY);
-        self.failure = Some((code_of(error), format!("nothing can be recorded: failed to {error}")));
+        self.failure = Some((condition_of(error), format!("nothing can be recorded: failed to {error}")));
     }
 
     /// The database has taken something.
@@ -271,10 +259,9 @@ impl<R: Records> Ledger<R> {
     }
 
     /// What health says of the database.
-    pub(super) fn conditions(&self) -> impl Iterator<Item = (ConditionCode, Option<String>)> {
-        let failures =
-            STORE_FAILURES.map(|code| (code, self.failure.clone().filter(|(of, _)| *of == code).map(|(_, detail)| detail)));
-        failures.into_iter().chain([(ConditionCode::NotRecorded, self.say_what_is_not_recorded())])
+    pub(super) fn conditions(&self) -> impl Iterator<Item = (ConditionCode, String)> {
+        let not_recorded = self.say_what_is_not_recorded().map(|told| (ConditionCode::NotRecorded, told));
+        self.failure.clone().into_iter().chain(not_recorded)
     }
 
     /// A sentence about the changes that could not be recorded yet; `None` if all are recorded.
@@ -292,16 +279,7 @@ impl<R: Records> Ledger<R> {
             Fact::Stopping { .. } => format!("was asked to stop at {at}"),
             Fact::Usage { .. } | Fact::Unknown => format!("had another event at {at}"),
         };
-        let why = match self.failure.as_ref().map(|(code, _)| *code) {
-            Some(ConditionCode::DiskFull) => "the disk is full; it will be recorded as soon as there is room",
-            Some(ConditionCode::DatabaseLocked) => {
-                "another process has locked the database; it will be recorded as soon as the lock is released"
-            }
-            Some(ConditionCode::DatabaseReplaced) => {
-                "the database file was removed or replaced; it will be recorded as soon as the file is put back"
-            }
-            _ => "the database cannot be written; it will be recorded as soon as it can",
-        };
+        let why = unrecorded_because(self.failure.as_ref().map_or(ConditionCode::DatabaseFailing, |(code, _)| *code));
         Some(format!("run {run_id} {what}, but that could not be recorded yet: {why}"))
     }
 }

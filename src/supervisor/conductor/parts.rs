@@ -66,12 +66,10 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
 
     /// Publishes what the parts report as wrong.
     pub(super) fn show_conditions(&self) {
-        let now = self.clock.now();
         let own = [(ConditionCode::ShimSilent, self.link.silence()), (ConditionCode::PauseFileLeft, self.pause_file.obstacle())];
-        let of_signs = self.signs.conditions(self.live_run().is_some());
-        for (code, detail) in own.into_iter().chain(of_signs).chain(self.ledger.conditions()) {
-            self.watch.set_condition(code, detail, now);
-        }
+        let own = own.into_iter().filter_map(|(code, detail)| Some((code, detail?)));
+        let told: Vec<_> = own.chain(self.signs.conditions(self.live_run().is_some())).chain(self.ledger.conditions()).collect();
+        self.watch.set_told(&told, self.clock.now());
     }
 
     /// Publishes how far the latest run is, where that is news.

@@ -10,7 +10,7 @@ use crate::clock::Clock;
 use crate::kill_point::KillPoint;
 use crate::pipeline::{Entry, Fact, Pending, RunStatus};
 use crate::store::{StoreError, Work};
-use crate::supervisor::error::{ActionError, Obstacle};
+use crate::supervisor::error::{ActionError, condition_of};
 use crate::supervisor::records::Records;
 use crate::supervisor::shims::Shims;
 
@@ -59,7 +59,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
             return Err(error);
         }
         self.note_store_failure(&error);
-        let (state, now, obstacle) = (self.ledger.row().state, self.clock.awake(), Obstacle::of(&error));
+        let (state, now, obstacle) = (self.ledger.row().state, self.clock.awake(), condition_of(&error));
         for entry in self.ledger.unrecorded() {
             let Some((under_way, outcome)) = self.in_flight.settle(entry, state, now) else { continue };
             under_way.answer_all(|| {

@@ -82,24 +82,24 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
             // The shim kills by then at the latest: how long the machine was awake since the journal does not tell.
             self.in_flight.adopt_stop(self.clock.awake() + Duration::from_millis(stop.grace_ms), stop.origin);
         }
-        match plan {
-            Plan::Nothing => {}
-            Plan::Adopt => self.adopt(run_id),
+        // Nothing of it can be alive, but its control group can be there.
+        if matches!(plan, Plan::FailSpawn | Plan::Lose)
+            && let Err(error) = self.link.world().kill_leftovers(run_id)
+        {
+            ::log::warn!("run {run_id}: failed to clean up after it: {error}");
+        }
+        let (mut end, mut killed, mut at) = (UnseenEnd::Lost, Killed::default(), None);
+        let why = match plan {
+            Plan::Nothing => return Ok(()),
+            Plan::Adopt => {
+                self.adopt(run_id);
+                return Ok(());
+            }
             // An end without the beginning that it ends: the line between is damaged.
-            Plan::RecordEnd => self.end_unseen(
-                run_id,
-                UnseenEnd::Lost,
-                self.clock.now(),
-                "its journal is damaged, so how it ended is unknown",
-                &Killed::default(),
-            )?,
+            Plan::RecordEnd => "its journal is damaged, so how it ended is unknown".to_owned(),
             Plan::FailSpawn => {
-                // No process can be alive, but the control group can have been made.
-                if let Err(error) = self.link.world().kill_leftovers(run_id) {
-                    ::log::warn!("run {run_id}: failed to clean up after it: {error}");
-                }
-                let why = self.signs.last_words().unwrap_or_else(|| why_it_never_began.to_owned());
-                self.end_unseen(run_id, UnseenEnd::NeverBegan, self.clock.now(), &why, &Killed::default())?;
+                end = UnseenEnd::NeverBegan;
+                self.signs.last_words().unwrap_or_else(|| why_it_never_began.to_owned())
             }
             Plan::KillAndLose => {
                 let mut why = match (&journal, &damage) {
@@ -113,19 +113,17 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
                 if let Some(damage) = damage {
                     why = format!("{why}; {damage}");
                 }
-                let mut killed = Killed::default();
-                let leftovers = self.link.world().kill_leftovers(run_id).map(|leftovers| {
-                    killed = leftovers.killed;
-                    why.extend(killed.in_recovery().into_iter().flat_map(|told| ["; ".to_owned(), told]));
-                    leftovers.alive
-                });
-                match leftovers {
-                    Ok(0) => why.push_str(match self.ledger.run().and_then(|run| run.containment) {
-                        Some(Containment::Cgroup) => "; nothing of it is alive",
-                        // Who has thrown its environment away cannot be told from anybody else.
-                        Some(Containment::Tree) | None => "; nothing that carries its id is alive",
-                    }),
-                    Ok(left) => why = format!("{why}; {left} of its processes could not be killed: end them by hand"),
+                match self.link.world().kill_leftovers(run_id) {
+                    Ok(leftovers) => {
+                        killed = leftovers.killed;
+                        why.extend(killed.in_recovery().into_iter().flat_map(|told| ["; ".to_owned(), told]));
+                        match (leftovers.alive, self.ledger.run().and_then(|run| run.containment)) {
+                            (0, Some(Containment::Cgroup)) => why.push_str("; nothing of it is alive"),
+                            // Who has thrown its environment away cannot be told from anybody else.
+                            (0, Some(Containment::Tree) | None) => why.push_str("; nothing that carries its id is alive"),
+                            (left, _) => why = format!("{why}; {left} of its processes could not be killed: end them by hand"),
+                        }
+                    }
                     Err(error) if is_shortage(&error) => {
                         // It passes. Until then nobody may be told that it has ended, with something of it alive.
                         ::log::error!("run {run_id}: failed to look for its processes: {error}");
@@ -136,26 +134,20 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
                 }
                 self.take_pause_file_away();
                 KillPoint::ServerLeftoversRemoved.reach();
-                self.end_unseen(run_id, UnseenEnd::Lost, self.clock.now(), &why, &killed)?;
+                why
             }
             Plan::Disown => {
-                let why =
-                    damage.unwrap_or_else(|| "this runtime directory is a copy, and the run continues in another one".to_owned());
                 self.take_pause_file_away();
-                self.end_unseen(run_id, UnseenEnd::Lost, self.clock.now(), &why, &Killed::default())?;
+                damage.unwrap_or_else(|| "this runtime directory is a copy, and the run continues in another one".to_owned())
             }
             Plan::Lose => {
-                // Nothing of it can be alive, but its control group can be there.
-                if let Err(error) = self.link.world().kill_leftovers(run_id) {
-                    ::log::warn!("run {run_id}: failed to clean up after it: {error}");
-                }
-                let why = "the machine went down while it ran, so how it ended is unknown";
-                let at = last_at.or(self.ledger.run().map(|run| run.created_at)).unwrap_or_else(|| self.clock.now());
                 self.take_pause_file_away();
-                self.end_unseen(run_id, UnseenEnd::Lost, at, why, &Killed::default())?;
+                at = last_at.or(self.ledger.run().map(|run| run.created_at));
+                "the machine went down while it ran, so how it ended is unknown".to_owned()
             }
-        }
-        Ok(())
+        };
+        let at = at.unwrap_or_else(|| self.clock.now());
+        self.end_unseen(run_id, end, at, &why, &killed)
     }
 
     /// Removes the PAUSE file of a run that has ended: who waits for it to go must not wait beyond the run.

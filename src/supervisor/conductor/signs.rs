@@ -139,10 +139,10 @@ impl Signs {
     }
 
     /// What health says of it; of a note only while a run is live.
-    pub(super) fn conditions(&self, is_live: bool) -> impl Iterator<Item = (ConditionCode, Option<String>)> {
+    pub(super) fn conditions(&self, is_live: bool) -> impl Iterator<Item = (ConditionCode, String)> {
         let note = self.note().filter(|note| is_live && note.starts_with(NOT_HOLDING));
-        let troubles = SHIM_TROUBLES.map(|code| (code, sentence_of(self.trouble(), code)));
-        troubles.into_iter().chain([(ConditionCode::PauseNotHolding, note.map(str::to_owned))])
+        let troubles = SHIM_TROUBLES.into_iter().filter_map(|code| Some((code, sentence_of(self.trouble(), code)?)));
+        troubles.chain(note.map(|note| (ConditionCode::PauseNotHolding, note.to_owned())))
     }
 }
 

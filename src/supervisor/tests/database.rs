@@ -52,7 +52,7 @@ fn facts_that_cannot_be_recorded_decide_what_comes_next_and_are_recorded_in_orde
     without_database(&mut stage, |stage| {
         let pause = stage.ask(Ask::Pause);
         stage.hear(&[(2, Fact::Paused { cause: Cause::Request })]);
-        assert!(matches!(got(&pause), Err(ActionError::Unrecorded { obstacle: Obstacle::Other })));
+        assert!(matches!(got(&pause), Err(ActionError::Unrecorded { obstacle: ConditionCode::DatabaseReplaced })));
         assert_eq!((stage.snapshot().state, stage.snapshot().pending), (State::Running, None), "what is on record");
         assert_eq!(stage.snapshot().allowed, [Action::Resume, Action::Stop], "what would be taken");
         let resume = stage.ask(Ask::Resume);
