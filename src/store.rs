@@ -14,8 +14,6 @@ mod connection;
 mod error;
 mod file;
 mod known;
-#[cfg(test)]
-mod memory;
 mod open;
 mod reader;
 mod rows;

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
-use super::{DatabaseFile, PipelineRow, Store, StoreError, known};
 use crate::pipeline::{Entry, Transition};
+use crate::store::{DatabaseFile, PipelineRow, Store, StoreError, known};
 
 impl Store {
     /// The schema of today, nothing in it.

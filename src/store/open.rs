@@ -11,7 +11,7 @@ use std::io::{self, ErrorKind};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use rusqlite::types::Value;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, TransactionBehavior};
@@ -138,12 +138,13 @@ fn inspect(path: &Path) -> Result<Option<Vec<String>>, StoreErrorKind> {
         return Ok(None);
     }
     // Who looks without locks promises that nobody writes. Where somebody did meanwhile, a bad finding proves nothing.
+    let marks = || (fs::metadata(path).ok().map(|meta| (meta.len(), meta.modified().ok())), has_log(path));
     let mut attempts = 5;
     loop {
-        let before = marks(path);
-        let found = look_through(path, before.has_wal);
+        let before = marks();
+        let found = look_through(path, before.1);
         attempts -= 1;
-        if found.is_ok() || attempts == 0 || marks(path) == before {
+        if found.is_ok() || attempts == 0 || marks() == before {
             return found.map(Some);
         }
     }
@@ -153,23 +154,6 @@ fn inspect(path: &Path) -> Result<Option<Vec<String>>, StoreErrorKind> {
 /// may not write, tries for ten seconds to read it and gives up with `SQLITE_PROTOCOL`.
 fn has_log(path: &Path) -> bool {
     fs::metadata(beside(path, "-wal")).is_ok_and(|meta| meta.len() > WAL_HEADER_BYTES)
-}
-
-/// What changes on the outside when a file is written.
-#[derive(PartialEq)]
-struct Marks {
-    bytes: Option<u64>,
-    modified: Option<SystemTime>,
-    has_wal: bool,
-}
-
-fn marks(path: &Path) -> Marks {
-    let meta = fs::metadata(path).ok();
-    Marks {
-        bytes: meta.as_ref().map(fs::Metadata::len),
-        modified: meta.and_then(|meta| meta.modified().ok()),
-        has_wal: has_log(path),
-    }
 }
 
 fn look_through(path: &Path, has_wal: bool) -> Result<Vec<String>, StoreErrorKind> {

@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags, OptionalExtension};
+use rusqlite::{Connection, OpenFlags, Params, Row};
 
 use super::error::{StoreError, StoreErrorKind};
 use super::file::DatabaseFile;
@@ -82,11 +82,8 @@ impl Reader {
 
     /// The oldest runs with ids above `after`, at most `limit` of them, and whether they have ended.
     pub fn oldest_runs(&self, after: i64, limit: usize) -> Result<Vec<(i64, bool)>, StoreError> {
-        self.read(|conn| {
-            conn.prepare_cached("SELECT id, stopped_at IS NOT NULL FROM pipeline_runs WHERE id > ?1 ORDER BY id LIMIT ?2")?
-                .query_map((after, i64::try_from(limit).unwrap_or(i64::MAX)), |row| Ok((row.get(0)?, row.get(1)?)))?
-                .collect()
-        })
+        let sql = "SELECT id, stopped_at IS NOT NULL FROM pipeline_runs WHERE id > ?1 ORDER BY id LIMIT ?2";
+        self.list(sql, (after, i64::try_from(limit).unwrap_or(i64::MAX)), |row| Ok((row.get(0)?, row.get(1)?)))
     }
 
     /// The number of runs with ids above `above` and up to `up_to`, and the highest of these ids.
@@ -99,16 +96,12 @@ impl Reader {
 
     /// The ids of all runs, ascending.
     pub fn run_ids(&self) -> Result<Vec<i64>, StoreError> {
-        self.read(|conn| conn.prepare("SELECT id FROM pipeline_runs ORDER BY id")?.query_map([], |row| row.get(0))?.collect())
+        self.list("SELECT id FROM pipeline_runs ORDER BY id", (), |row| row.get(0))
     }
 
     /// The run that has not ended.
     pub fn live_run(&self) -> Result<Option<i64>, StoreError> {
-        self.read(|conn| {
-            conn.prepare_cached("SELECT id FROM pipeline_runs WHERE stopped_at IS NULL")?
-                .query_row([], |row| row.get(0))
-                .optional()
-        })
+        Ok(self.list("SELECT id FROM pipeline_runs WHERE stopped_at IS NULL", (), |row| row.get(0))?.pop())
     }
 
     /// Where a run's log lies; `None` where there is no such run.
@@ -118,11 +111,17 @@ impl Reader {
 
     /// The runs whose end was seen before this, in the order of their ids. What an end that nobody saw leaves out, a log may still hold.
     pub fn runs_over_before(&self, at: Timestamp) -> Result<Vec<i64>, StoreError> {
-        self.read(|conn| {
-            conn.prepare("SELECT id FROM pipeline_runs WHERE stopped_at < ?1 AND log_end IS NOT NULL ORDER BY id")?
-                .query_map([at], |row| row.get(0))?
-                .collect()
-        })
+        let sql = "SELECT id FROM pipeline_runs WHERE stopped_at < ?1 AND log_end IS NOT NULL ORDER BY id";
+        self.list(sql, [at], |row| row.get(0))
+    }
+
+    fn list<T>(
+        &self,
+        sql: &str,
+        params: impl Params,
+        of_row: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
+    ) -> Result<Vec<T>, StoreError> {
+        self.read(|conn| conn.prepare_cached(sql)?.query_map(params, of_row)?.collect())
     }
 
     fn read<T>(&self, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, StoreError> {

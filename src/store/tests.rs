@@ -2,6 +2,7 @@
 
 mod crashes;
 mod locked;
+mod memory;
 mod reading;
 
 use std::path::PathBuf;
