@@ -12,5 +12,5 @@ pub(super) enum RetentionError {
     Store(#[from] StoreError),
     /// The directories of the runs could not be read.
     #[error("look at the run directories: {0}")]
-    Runs(io::Error),
+    Runs(#[from] io::Error),
 }

@@ -42,21 +42,12 @@ pub(super) struct History {
     unknown: Vec<(i64, bool)>,
 }
 
-/// Which runs are beyond the limits now.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Bounds {
-    /// How many runs are kept.
-    pub(super) runs: usize,
-    /// All runs up to this one are too old.
-    pub(super) too_old: Option<i64>,
-}
-
 impl History {
     /// Adds new runs; the first time, all runs.
     pub(super) fn refresh(&mut self, runs: &Runs, reader: &Reader) -> Result<(), RetentionError> {
         if !self.is_counted {
             let rows = reader.run_ids()?;
-            let dirs = runs.ids().map_err(RetentionError::Runs)?;
+            let dirs = runs.ids()?;
             // A run that begins between the two reads is not an unknown one.
             let newest = rows.last().copied().unwrap_or(0);
             let is_new = |id: i64| id > newest && reader.run_log(id).is_ok_and(|row| row.is_some());
@@ -101,17 +92,19 @@ impl History {
         })
     }
 
-    /// Removes runs beyond the limits, never the latest. Their rows are handed over. Returns whether all of them were removed.
+    /// Removes the oldest runs beyond `kept` and all up to `too_old`, never the latest. Their rows are handed over. Returns whether all of
+    /// them were removed.
     pub(super) fn forget(
         &mut self,
         runs: &Runs,
         reader: &Reader,
-        bounds: Bounds,
+        kept: usize,
+        too_old: Option<i64>,
         writer: &Writer,
         goes_on: impl Fn() -> bool,
     ) -> Result<bool, RetentionError> {
         let count = reader.count_runs(0, self.low)?.0 + self.above_low + self.unknown.len() as u64;
-        let surplus = usize::try_from(count).unwrap_or(usize::MAX).saturating_sub(bounds.runs.max(1));
+        let surplus = usize::try_from(count).unwrap_or(usize::MAX).saturating_sub(kept.max(1));
         let latest = self.latest();
         let (mut at, mut looked_at, mut is_done) = (0, 0, true);
         let mut gone = (None, 0);
@@ -120,7 +113,7 @@ impl History {
             let mut forgotten = Vec::new();
             let mut is_last = due.is_empty();
             for (id, has_ended, is_row) in due {
-                let is_due = looked_at < surplus || bounds.too_old.is_some_and(|too_old| id <= too_old);
+                let is_due = looked_at < surplus || too_old.is_some_and(|too_old| id <= too_old);
                 if !is_due || id >= latest || !goes_on() {
                     is_last = true;
                     is_done &= goes_on();

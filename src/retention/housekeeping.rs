@@ -7,7 +7,6 @@
 //!
 //! If killed between a run's directory and its row: the row is found again, and goes then.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -115,7 +114,7 @@ impl Housekeeping {
             writer,
             is_stopping,
             history: History::default(),
-            sizes: Sizes::default(),
+            sizes: None,
         }
     }
 
@@ -228,9 +227,9 @@ impl Housekeeping {
     /// Removes runs beyond the limits of number and age. Returns whether all of them were removed.
     fn forget(&mut self, reader: &Reader) -> Result<bool, RetentionError> {
         let too_old = self.limits.ended_for.and_then(|age| self.memory.witness.ended_for(age));
-        let bounds = history::Bounds { runs: self.limits.runs, too_old };
         let is_stopping = self.is_stopping.clone();
-        self.history.forget(&self.runs, reader, bounds, &self.writer, || !is_stopping.load(Ordering::Relaxed))
+        let goes_on = || !is_stopping.load(Ordering::Relaxed);
+        self.history.forget(&self.runs, reader, self.limits.runs, too_old, &self.writer, goes_on)
     }
 
     /// Removes the oldest segments until the logs are within their limits. Returns whether they are.
@@ -259,7 +258,7 @@ impl Housekeeping {
     /// may come back.
     fn raise_floor(&mut self, reader: &Reader) -> Result<(), RetentionError> {
         let latest = self.history.latest();
-        let first = self.logs.first_run().map_err(RetentionError::Runs)?.unwrap_or(latest).min(latest);
+        let first = self.logs.first_run()?.unwrap_or(latest).min(latest);
         for id in self.memory.log_floor.max(1)..first {
             let never_had_any = reader.run_log(id)?.is_none_or(|row| !row.was_seen);
             if !never_had_any && !self.runs.run(id).log_dir().is_dir() {
@@ -277,7 +276,7 @@ impl Housekeeping {
         let mut all_before_are_settled = true;
         let mut from = self.memory.settled.saturating_add(1);
         for _ in 0..SCANNED_AT_ONCE {
-            let Some((id, _)) = self.logs.run_from(from).map_err(RetentionError::Runs)? else {
+            let Some((id, _)) = self.logs.run_from(from)? else {
                 return Ok((finished, Progress::All));
             };
             from = id.saturating_add(1);
@@ -311,7 +310,7 @@ impl Housekeeping {
             return Ok((Vec::new(), false));
         }
         let dir = self.runs.run(id).log_dir();
-        let mut segments = log::all_segments_in(&dir, Some(id)).map_err(RetentionError::Runs)?;
+        let mut segments = log::all_segments_in(&dir, Some(id))?;
         let newest = segments.last().map(|segment| segment.start);
         segments.retain(|segment| {
             segment.packed_end.is_none() && segment.bytes_on_disk().is_ok_and(|bytes| bytes >= PACKED_BYTES_MIN)
@@ -320,7 +319,7 @@ impl Housekeeping {
             return Ok((segments, false));
         }
         // The last free space on a disk is for new output, not for packing old output.
-        let room = free_bytes(&dir).saturating_sub(2 * self.segment_bytes);
+        let room = Disk::of(&dir).map_or(0, |disk| disk.free_bytes).saturating_sub(2 * self.segment_bytes);
         segments.retain(|segment| segment.bytes_on_disk().is_ok_and(|bytes| bytes <= room));
         if segments.last().is_some_and(|last| Some(last.start) == newest) {
             let may_grow = match standing {
@@ -334,11 +333,6 @@ impl Housekeeping {
         }
         Ok((segments, true))
     }
-}
-
-/// The free space on the disk; none if it is unknown.
-fn free_bytes(dir: &Path) -> u64 {
-    Disk::of(dir).map_or(0, |disk| disk.free_bytes)
 }
 
 #[cfg(test)]

@@ -26,13 +26,8 @@ pub(super) struct Logs<'a> {
     pub(super) goes_on: &'a dyn Fn() -> bool,
 }
 
-/// The size of each run's log; empty until it was needed.
-#[derive(Debug, Default)]
-pub(super) struct Sizes {
-    is_known: bool,
-    by_run: BTreeMap<i64, u64>,
-    total: u64,
-}
+/// The size of each run's log; none until it was needed.
+pub(super) type Sizes = Option<BTreeMap<i64, u64>>;
 
 impl Logs<'_> {
     /// Removes the oldest segments until a share of the disk is free, or only the newest are left. Returns whether nothing needs another try.
@@ -54,10 +49,10 @@ impl Logs<'_> {
 
     /// Where the newest segments begin that have at most this many bytes together; always includes the newest one.
     fn newest_of(&self, bytes: u64) -> Result<Option<Segment>, RetentionError> {
-        let Some(mut kept) = self.all.newest().map_err(RetentionError::Runs)? else { return Ok(None) };
-        let mut sum = kept.bytes_on_disk().map_err(RetentionError::Runs)?;
-        while let Some(before) = self.all.before(kept.place()).map_err(RetentionError::Runs)? {
-            sum += before.bytes_on_disk().map_err(RetentionError::Runs)?;
+        let Some(mut kept) = self.all.newest()? else { return Ok(None) };
+        let mut sum = kept.bytes_on_disk()?;
+        while let Some(before) = self.all.before(kept.place())? {
+            sum += before.bytes_on_disk()?;
             if sum > bytes {
                 break;
             }
@@ -69,44 +64,43 @@ impl Logs<'_> {
     /// Removes the oldest segments of runs that have ended until all logs together are within their limit. `settled` is the last run up
     /// to which none can have changed since the last time. Returns whether nothing needs another try.
     pub(super) fn limit_total(&self, sizes: &mut Sizes, limit: u64, settled: i64) -> Result<bool, RetentionError> {
-        let Some(newest) = self.all.newest().map_err(RetentionError::Runs)? else { return Ok(true) };
-        let first = self.all.oldest().map_err(RetentionError::Runs)?.map_or(newest.start, |first| first.start);
-        let newest_bytes = newest.bytes_on_disk().map_err(RetentionError::Runs)?;
+        let Some(newest) = self.all.newest()? else { return Ok(true) };
+        let first = self.all.oldest()?.map_or(newest.start, |first| first.start);
+        let newest_bytes = newest.bytes_on_disk()?;
         // A live run's newest segment may grow up to its limit before the next pass.
         let is_live = newest.run_id.is_some_and(|id| self.history.standing(self.reader, id).is_ok_and(|it| it == Standing::Live));
         let growth = if is_live { self.segment_bytes.saturating_sub(newest_bytes) } else { 0 };
         // All of the log has these positions. What does not become smaller by packing becomes a little larger.
-        let span = self.all.end().map_err(RetentionError::Runs)?.saturating_sub(first);
-        if !sizes.is_known && (span + span / 256).saturating_add(growth) <= limit {
+        let span = self.all.end()?.saturating_sub(first);
+        if sizes.is_none() && (span + span / 256).saturating_add(growth) <= limit {
             return Ok(true);
         }
-        let total = growth + self.add_up(sizes, settled)?;
-        if total <= limit {
-            return Ok(true);
-        }
-        self.remove_oldest(total - limit, None, false, &mut |id, bytes| sizes.shrink(id, bytes))
+        let Some(mut by_run) = self.measure(sizes.take(), settled)? else { return Ok(true) };
+        let total = growth + by_run.values().sum::<u64>();
+        let is_done = total <= limit
+            || self.remove_oldest(total - limit, None, false, &mut |id, bytes| {
+                if let Some(size) = by_run.get_mut(&id) {
+                    *size = size.saturating_sub(bytes);
+                }
+            })?;
+        *sizes = Some(by_run);
+        Ok(is_done)
     }
 
-    /// How large all logs are.
-    fn add_up(&self, sizes: &mut Sizes, settled: i64) -> Result<u64, RetentionError> {
-        let mut from = if sizes.is_known { settled.saturating_add(1) } else { 0 };
-        for (_, bytes) in sizes.by_run.split_off(&from) {
-            sizes.total -= bytes;
-        }
-        while let Some((id, _)) = self.all.run_from(from).map_err(RetentionError::Runs)? {
+    /// How large each run's log is, measuring those that may have changed. `None` if the server stops meanwhile.
+    fn measure(&self, known: Sizes, settled: i64) -> Result<Sizes, RetentionError> {
+        let mut from = if known.is_some() { settled.saturating_add(1) } else { 0 };
+        let mut by_run = known.unwrap_or_default();
+        by_run.split_off(&from);
+        while let Some((id, _)) = self.all.run_from(from)? {
             if !(self.goes_on)() {
-                // The total is unknown, so nothing is removed.
-                *sizes = Sizes::default();
-                return Ok(0);
+                return Ok(None);
             }
-            let segments = log::all_segments_in(&self.runs.run(id).log_dir(), Some(id)).map_err(RetentionError::Runs)?;
-            let bytes = segments.iter().map(Segment::bytes_on_disk).sum::<io::Result<u64>>().map_err(RetentionError::Runs)?;
-            sizes.by_run.insert(id, bytes);
-            sizes.total += bytes;
+            let segments = log::all_segments_in(&self.runs.run(id).log_dir(), Some(id))?;
+            by_run.insert(id, segments.iter().map(Segment::bytes_on_disk).sum::<io::Result<u64>>()?);
             from = id.saturating_add(1);
         }
-        sizes.is_known = true;
-        Ok(sizes.total)
+        Ok(Some(by_run))
     }
 
     /// Removes the oldest segments until this many bytes are freed, but none from `kept_from` on and none that is still written to. Returns whether
@@ -119,9 +113,9 @@ impl Logs<'_> {
         removed: &mut dyn FnMut(i64, u64),
     ) -> Result<bool, RetentionError> {
         let (mut is_done, mut sum, mut from) = (true, 0, 0);
-        while let Some((id, _)) = self.all.run_from(from).map_err(RetentionError::Runs)? {
+        while let Some((id, _)) = self.all.run_from(from)? {
             from = id.saturating_add(1);
-            let mut segments = log::all_segments_in(&self.runs.run(id).log_dir(), Some(id)).map_err(RetentionError::Runs)?;
+            let mut segments = log::all_segments_in(&self.runs.run(id).log_dir(), Some(id))?;
             if sum >= excess
                 || !(self.goes_on)()
                 || segments.first().is_some_and(|oldest| kept_from.is_some_and(|kept| oldest.place() >= kept))
@@ -143,7 +137,7 @@ impl Logs<'_> {
                 if sum >= excess || kept_from.is_some_and(|kept| segment.place() >= kept) {
                     return Ok(is_done);
                 }
-                let bytes = segment.bytes_on_disk().map_err(RetentionError::Runs)?;
+                let bytes = segment.bytes_on_disk()?;
                 match fs::remove_file(&segment.path) {
                     Err(error) if error.kind() != io::ErrorKind::NotFound => {
                         ::log::warn!("failed to remove {}: {error}", segment.path.display());
@@ -157,20 +151,5 @@ impl Logs<'_> {
             }
         }
         Ok(is_done)
-    }
-}
-
-impl Sizes {
-    #[cfg(test)]
-    pub(super) fn total_and_sum(&self) -> (u64, u64) {
-        (self.total, self.by_run.values().sum())
-    }
-
-    fn shrink(&mut self, run_id: i64, bytes: u64) {
-        if let Some(size) = self.by_run.get_mut(&run_id) {
-            let bytes = bytes.min(*size);
-            *size -= bytes;
-            self.total -= bytes;
-        }
     }
 }
