@@ -2,7 +2,7 @@
 //! own, so that a test can be the whole world around it.
 //!
 //! Each part owns its fields: `ledger` (what is on record), `shim_link` (the connection to the shim), `in_flight` (the action under way),
-//! `signs` (what the shim says beside the facts) and `pause_file`. The other files say what is done with them, and when:
+//! and `signs` (what the shim says beside the facts). The other files say what is done with them, and when:
 //!
 //! | what comes | goes through |
 //! |---|---|
@@ -23,7 +23,6 @@ mod in_flight;
 mod ledger;
 mod messages;
 mod parts;
-mod pause_file;
 mod record;
 mod recovery;
 mod shim_link;

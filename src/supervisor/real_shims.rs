@@ -29,8 +29,8 @@ use crate::pipeline::{Found, Killed};
 use crate::private::private_file;
 use crate::process::{self, Cgroup};
 use crate::run_dir::{
-    self, Command, JournalError, LaunchSpec, LineReader, LockState, Message, NumberedProgress, PAUSE_FILE, ProgressError, Runs,
-    to_line,
+    self, Command, Header, JournalError, LaunchSpec, LineReader, LockState, Message, NumberedProgress, PAUSE_FILE, ProgressError,
+    Runs, to_line,
 };
 
 /// How long a shim may not read what it is told before it counts as silent.
@@ -87,23 +87,20 @@ impl RealShims {
         number
     }
 
-    /// The run's control group, there or not. A journal says whether there was one. Without a journal it is looked for by its name, which
-    /// no other has: it may have been made a moment before the shim was killed, or somebody removed the run's directory.
-    fn cgroup(&self, run_id: i64) -> Option<Cgroup> {
-        let name = self.runs.cgroup_name(run_id).ok()?;
-        match run_dir::read_header(&self.runs.run(run_id).journal_path()) {
-            Ok(header) => header.cgroup.filter(|dir| dir.ends_with(&name)).map(Cgroup::at),
-            Err(_) => Cgroup::below_own(&name),
+    /// The run's control group, there or not, and the one that the journal names, if the directory has been replaced since. Another
+    /// directory can now have the number that is in that one's name, so nothing in it is killed.
+    fn cgroups(&self, run_id: i64, header: Option<&Header>) -> (Option<Cgroup>, Option<Cgroup>) {
+        let Ok(name) = self.runs.cgroup_name(run_id) else { return (None, None) };
+        // Without a journal it is looked for by its name, which no other has: it may have been made a moment before the shim was killed,
+        // or somebody removed the run's directory.
+        let Some(header) = header else { return (Cgroup::below_own(&name), None) };
+        match &header.cgroup {
+            Some(dir) if dir.ends_with(&name) => (Some(Cgroup::at(dir.clone())), None),
+            Some(dir) if process::boot_id().is_ok_and(|boot_id| boot_id == header.boot_id) => {
+                (None, Some(Cgroup::at(dir.clone())))
+            }
+            Some(_) | None => (None, None),
         }
-    }
-
-    /// The control group that the journal names, if the directory has been replaced since. Another directory can now have
-    /// the number that is in its name, so nothing in it is killed.
-    fn former_cgroup(&self, run_id: i64) -> Option<Cgroup> {
-        let name = self.runs.cgroup_name(run_id).ok()?;
-        let header = run_dir::read_header(&self.runs.run(run_id).journal_path()).ok()?;
-        let is_of_this_boot = process::boot_id().is_ok_and(|boot_id| boot_id == header.boot_id);
-        header.cgroup.filter(|dir| is_of_this_boot && !dir.ends_with(&name)).map(Cgroup::at)
     }
 
     /// Takes shims that have left out of the process table.
@@ -251,18 +248,18 @@ impl Shims for RealShims {
     fn kill_leftovers(&self, run_id: i64) -> io::Result<Leftovers> {
         // As it was given to the run, whose directory may have been moved since.
         let header = run_dir::read_header(&self.runs.run(run_id).journal_path()).ok();
-        let (given, socket) =
-            header.map_or_else(|| (self.runs.clone(), None), |header| (Runs::new(header.runtime_dir), header.socket));
+        let given = header.as_ref().map_or_else(|| self.runs.clone(), |header| Runs::new(header.runtime_dir.clone()));
+        let socket = header.as_ref().and_then(|header| header.socket.as_deref());
         let is_elsewhere = given.runtime_dir() != self.runs.runtime_dir();
         // The copy of a directory names the path of the original, where the numbers may have begun anew since.
-        if strays::has_namesake(&given, run_id, socket.as_deref())?
+        if strays::has_namesake(&given, run_id, socket)?
             || (is_elsewhere && given.run(run_id).lock_state().is_ok_and(|state| state == LockState::Held))
         {
             let given = given.runtime_dir().display();
             return Err(io::Error::other(format!("a later run {run_id} of {given} lives, and its processes look the same")));
         }
         let cookie = given.cookie(run_id).map(|(name, value)| process::environment_entry(name, &value));
-        let cgroup = self.cgroup(run_id);
+        let (cgroup, former) = self.cgroups(run_id, header.as_ref());
         let deadline = Instant::now() + KILL_LIMIT;
         let mut pause = Duration::from_micros(200);
         // In the order in which they were found, the first of them with their names.
@@ -321,7 +318,7 @@ impl Shims for RealShims {
             // An empty folder holds nobody up.
             ::log::warn!("run {run_id}: failed to remove its control group {}: {error}", cgroup.path().display());
         }
-        if let Some(former) = self.former_cgroup(run_id) {
+        if let Some(former) = former {
             if is_populated(&former)? {
                 // Without the run's id in their environment they cannot be distinguished from other processes.
                 leftovers.alive += former.members().map_or(1, |members| members.len().max(1));

@@ -76,7 +76,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         let run_id = spec.run_id;
         self.grace = Duration::from_millis(spec.grace_ms);
         // Its shim takes away what is left of another run.
-        self.pause_file.disown();
+        self.pause_file = None;
         self.in_flight.begin_start(origin, waiter);
         self.publish();
         match self.link.launch(&spec, self.clock.awake()) {

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use super::in_flight::InFlight;
 use super::ledger::Ledger;
 use super::parts::Conductor;
-use super::pause_file::PauseFile;
 use super::shim_link::ShimLink;
 use super::signs::Signs;
 use crate::clock::Clock;
@@ -31,7 +30,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
             in_flight: InFlight::new(ledger.last_seq()),
             link: ShimLink::new(shims),
             signs: Signs::default(),
-            pause_file: PauseFile::default(),
+            pause_file: None,
             settings,
             clock,
             ledger,

@@ -10,7 +10,7 @@ use crate::supervisor::shims::Shims;
 impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
     /// When [`Conductor::tick`] has something to do.
     pub(in crate::supervisor) fn deadline(&self) -> Option<Duration> {
-        let retries = [self.ledger.retry_at(), self.pause_file.retry_at(), self.signs.retry_at()];
+        let retries = [self.ledger.retry_at(), self.pause_file.as_ref().map(|(at, _)| *at), self.signs.retry_at()];
         retries.into_iter().chain([self.link.deadline(), self.in_flight.deadline()]).flatten().min()
     }
 
@@ -29,7 +29,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
                 self.publish();
             }
         }
-        if is_due(self.pause_file.retry_at()) {
+        if is_due(self.pause_file.as_ref().map(|(at, _)| *at)) {
             self.take_pause_file_away();
         }
         // The shim of a run that goes on tells by itself, and of an earlier run nobody asks any more.

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use super::in_flight::InFlight;
 use super::ledger::Ledger;
-use super::pause_file::PauseFile;
 use super::shim_link::ShimLink;
 use super::signs::Signs;
 use crate::clock::Clock;
@@ -28,8 +27,8 @@ pub(in crate::supervisor) struct Conductor<R, S, C> {
     pub(super) in_flight: InFlight,
     /// What the shim says beside the facts.
     pub(super) signs: Signs,
-    /// The PAUSE file of a run that has ended.
-    pub(super) pause_file: PauseFile,
+    /// The PAUSE file of a run that has ended, if it cannot be removed: when that is tried again, and what health says of it.
+    pub(super) pause_file: Option<(Duration, String)>,
     /// The grace of a stop that names none: the live run's.
     pub(super) grace: Duration,
 }
@@ -66,7 +65,8 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
 
     /// Publishes what the parts report as wrong.
     pub(super) fn show_conditions(&self) {
-        let own = [(ConditionCode::ShimSilent, self.link.silence()), (ConditionCode::PauseFileLeft, self.pause_file.obstacle())];
+        let pause_file = self.pause_file.as_ref().map(|(_, obstacle)| obstacle.clone());
+        let own = [(ConditionCode::ShimSilent, self.link.silence()), (ConditionCode::PauseFileLeft, pause_file)];
         let own = own.into_iter().filter_map(|(code, detail)| Some((code, detail?)));
         let told: Vec<_> = own.chain(self.signs.conditions(self.live_run().is_some())).chain(self.ledger.conditions()).collect();
         self.watch.set_told(&told, self.clock.now());

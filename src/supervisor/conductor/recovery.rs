@@ -15,6 +15,9 @@ use crate::supervisor::error::ActionError;
 use crate::supervisor::records::Records;
 use crate::supervisor::shims::{Finding, Shims};
 
+/// How often the PAUSE file of a run that has ended is tried again.
+const PAUSE_FILE_RETRY: Duration = Duration::from_secs(1);
+
 impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
     /// The boot table, for the latest run: at boot, and whenever its shim's connection broke.
     pub(super) fn look_at_run(&mut self) -> Result<(), StoreError> {
@@ -150,9 +153,19 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         self.end_unseen(run_id, end, at, &why, &killed)
     }
 
-    /// Removes the PAUSE file of a run that has ended: who waits for it to go must not wait beyond the run.
+    /// Removes the PAUSE file of a run that has ended: who waits for it to go must not wait beyond the run. It is a sign, so the run's end
+    /// does not wait for its removal.
     pub(super) fn take_pause_file_away(&mut self) {
-        self.pause_file.note_removal(self.link.world().remove_pause_file(), self.clock.awake());
+        let before = self.pause_file.take();
+        if let Err(error) = self.link.world().remove_pause_file() {
+            if before.is_none() {
+                ::log::error!("failed to remove the PAUSE file of a run that has ended: {error}");
+            }
+            let obstacle = format!(
+                "nothing is paused, and the PAUSE file cannot be removed: {error}; it is tried again each second, or remove it by hand"
+            );
+            self.pause_file = Some((self.clock.awake() + PAUSE_FILE_RETRY, obstacle));
+        }
         self.show_conditions();
     }
 
