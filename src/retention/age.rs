@@ -57,14 +57,9 @@ impl Witness {
         (self.boot_ms, self.wall) = (boot_ms, Some(now));
     }
 
-    /// Whether both last read the clocks in the same boot of the machine.
-    pub(super) fn is_of_boot_of(&self, other: &Self) -> bool {
-        self.boot_id == other.boot_id
-    }
-
-    /// The time observed so far.
-    pub(super) fn witnessed(&self) -> Duration {
-        Duration::from_millis(self.witnessed_ms)
+    /// Whether it has read the clocks in another boot of the machine than `before`, or has observed at least `time` since.
+    pub(super) fn is_ahead_of(&self, before: &Self, time: Duration) -> bool {
+        self.boot_id != before.boot_id || self.witnessed_ms.saturating_sub(before.witnessed_ms) >= whole_ms(time)
     }
 
     /// All runs up to this one have ended by now.

@@ -212,8 +212,7 @@ impl Housekeeping {
         } else {
             new.settled.abs_diff(old.settled) >= STORED_RUNS.unsigned_abs()
                 || new.log_floor.abs_diff(old.log_floor) >= STORED_RUNS.unsigned_abs()
-                || new.witness.witnessed().saturating_sub(old.witness.witnessed()) >= STORED_EVERY
-                || !new.witness.is_of_boot_of(&old.witness)
+                || new.witness.is_ahead_of(&old.witness, STORED_EVERY)
         };
         if let Some(dir) = self.dir.as_ref().filter(|_| has_changed) {
             match self.memory.store(dir.path(), self.database.path(), &self.runs.path()) {
