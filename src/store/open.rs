@@ -142,7 +142,13 @@ fn inspect(path: &Path) -> Result<Option<Vec<String>>, StoreErrorKind> {
     let mut attempts = 5;
     loop {
         let before = marks();
-        let found = look_through(path, before.1);
+        let found = inspection(path, before.1).and_then(|conn| {
+            let lacking = pending(&conn, path)?;
+            if !before.1 {
+                whole_pages(&conn, path)?;
+            }
+            Ok(lacking)
+        });
         attempts -= 1;
         if found.is_ok() || attempts == 0 || marks() == before {
             return found.map(Some);
@@ -154,15 +160,6 @@ fn inspect(path: &Path) -> Result<Option<Vec<String>>, StoreErrorKind> {
 /// may not write, tries for ten seconds to read it and gives up with `SQLITE_PROTOCOL`.
 fn has_log(path: &Path) -> bool {
     fs::metadata(beside(path, "-wal")).is_ok_and(|meta| meta.len() > WAL_HEADER_BYTES)
-}
-
-fn look_through(path: &Path, has_wal: bool) -> Result<Vec<String>, StoreErrorKind> {
-    let conn = inspection(path, has_wal)?;
-    let lacking = pending(&conn, path)?;
-    if !has_wal {
-        whole_pages(&conn, path)?;
-    }
-    Ok(lacking)
 }
 
 /// Refuses a file whose last page is cut off: `SQLite` reads what is missing of it as zeros. For a file without a write-ahead log; one

@@ -72,12 +72,16 @@ impl Reader {
 
     /// What happened after event `seq` of run `run_id`, in order, a page of it at most.
     pub fn events_after(&self, run_id: i64, seq: u64) -> Result<Vec<RunEvent>, StoreError> {
-        self.read(|conn| rows::events_after(conn, run_id, seq, EVENTS_MAX))
+        let sql = "SELECT * FROM pipeline_events WHERE (run_id, seq) > (?1, ?2) ORDER BY run_id, seq LIMIT ?3";
+        self.list(sql, (run_id, rows::stored(seq), EVENTS_MAX), |row| {
+            Ok(RunEvent { run_id: row.get("run_id")?, event: rows::event_of_row(row)? })
+        })
     }
 
     /// The last thing that happened: the run and the event's number there.
     pub fn last_event(&self) -> Result<Option<(i64, u64)>, StoreError> {
-        self.read(rows::last_event)
+        let sql = "SELECT run_id, seq FROM pipeline_events ORDER BY run_id DESC, seq DESC LIMIT 1";
+        Ok(self.list(sql, (), |row| Ok((row.get(0)?, rows::count(row, "seq")?)))?.pop())
     }
 
     /// The oldest runs with ids above `after`, at most `limit` of them, and whether they have ended.

@@ -8,7 +8,6 @@ use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, 
 use rusqlite::{Connection, OptionalExtension, Row};
 use serde::de::DeserializeOwned;
 
-use crate::api::events::RunEvent;
 use crate::api::runs::{Event, Run};
 use crate::clock::Timestamp;
 use crate::pipeline::{Cause, Containment, Killed, Origin, RunStatus, State, signal_name};
@@ -115,7 +114,7 @@ pub(super) fn stored(count: u64) -> i64 {
 }
 
 /// A count from a column whose CHECK keeps it from being negative.
-fn count(row: &Row<'_>, column: &str) -> rusqlite::Result<u64> {
+pub(super) fn count(row: &Row<'_>, column: &str) -> rusqlite::Result<u64> {
     Ok(optional_count(row, column)?.unwrap_or(0))
 }
 
@@ -283,21 +282,8 @@ pub(super) fn events_of(conn: &Connection, run_id: i64) -> rusqlite::Result<Vec<
         .collect()
 }
 
-/// What happened after an event, in order, in whatever run; at most `limit` of it.
-pub(super) fn events_after(conn: &Connection, run_id: i64, seq: u64, limit: u32) -> rusqlite::Result<Vec<RunEvent>> {
-    conn.prepare_cached("SELECT * FROM pipeline_events WHERE (run_id, seq) > (?1, ?2) ORDER BY run_id, seq LIMIT ?3")?
-        .query_map((run_id, stored(seq), limit), |row| Ok(RunEvent { run_id: row.get("run_id")?, event: event_of_row(row)? }))?
-        .collect()
-}
-
-/// The last thing that happened: the run and its number there.
-pub(super) fn last_event(conn: &Connection) -> rusqlite::Result<Option<(i64, u64)>> {
-    conn.prepare_cached("SELECT run_id, seq FROM pipeline_events ORDER BY run_id DESC, seq DESC LIMIT 1")?
-        .query_row([], |row| Ok((row.get("run_id")?, count(row, "seq")?)))
-        .optional()
-}
-
-fn event_of_row(row: &Row<'_>) -> rusqlite::Result<Event> {
+/// An event.
+pub(super) fn event_of_row(row: &Row<'_>) -> rusqlite::Result<Event> {
     let signal: Option<i32> = row.get("signal")?;
     let cause: Option<Cause> = row.get("cause")?;
     Ok(Event {
