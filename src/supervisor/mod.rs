@@ -68,7 +68,7 @@ impl Supervisor {
             .map_err(BootError::Thread)?;
         let store = NotedStore { store, pulse: pulse.clone() };
         let conductor = Conductor::boot(store, shims, SystemClock, settings)?;
-        let watch = conductor.watch();
+        let watch = conductor.watch.clone();
         // A power cut can have taken it.
         if let Some(run_id) = watch.get().snapshot.run_id.max(runs.latest_id().ok().flatten()) {
             runs.note_latest(run_id);

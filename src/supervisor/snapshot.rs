@@ -35,14 +35,7 @@ impl Deref for Snapshot {
 
 impl Snapshot {
     /// Puts together what is stored and what is under way.
-    pub(super) fn new(
-        row: &PipelineRow,
-        run: Option<&RunRow>,
-        pending: Option<Pending>,
-        note: Option<&str>,
-        default_script: Option<&str>,
-        progress: Option<&NumberedProgress>,
-    ) -> Self {
+    pub(super) fn new(row: &PipelineRow, run: Option<&RunRow>, pending: Option<Pending>, default_script: Option<&str>) -> Self {
         let run_ended_at = run.filter(|run| !run.status.is_live()).and_then(|run| run.stopped_at);
         let pipeline = Pipeline {
             state: row.state,
@@ -65,16 +58,22 @@ impl Snapshot {
             signal: run.and_then(|run| run.signal),
             error: run.and_then(|run| run.error.clone()),
             containment: run.and_then(|run| run.containment),
-            detail: note.map(str::to_owned).or_else(|| run.and_then(told_at_end)),
-            progress: progress.map(|told| told.progress.shown(run_ended_at)),
+            detail: run.and_then(told_at_end),
+            progress: None,
             conditions: Conditions::default(),
         };
-        Self {
-            pipeline,
-            progress_number: progress.map_or(0, |told| told.number),
-            run_ended_at,
-            run_pid: run.and_then(|run| run.pid),
-        }
+        Self { pipeline, progress_number: 0, run_ended_at, run_pid: run.and_then(|run| run.pid) }
+    }
+
+    /// Takes in how far the run is.
+    pub(super) fn show_progress(&mut self, told: Option<&NumberedProgress>) {
+        self.pipeline.progress = told.map(|told| told.progress.shown(self.run_ended_at));
+        self.progress_number = told.map_or(0, |told| told.number);
+    }
+
+    /// The run that lives; `None` when none does.
+    pub fn live_run(&self) -> Option<i64> {
+        self.run_id.filter(|_| self.pid.is_some())
     }
 }
 
@@ -84,13 +83,6 @@ fn told_at_end(run: &RunRow) -> Option<String> {
         RunStatus::Completed | RunStatus::Failed => run.killed.at_end(false),
         RunStatus::Stopped => run.killed.at_end(true),
         RunStatus::Starting | RunStatus::Running | RunStatus::Paused | RunStatus::Lost => None,
-    }
-}
-
-impl Snapshot {
-    /// The run that lives; `None` when none does.
-    pub fn live_run(&self) -> Option<i64> {
-        self.run_id.filter(|_| self.pid.is_some())
     }
 }
 
@@ -175,14 +167,14 @@ impl Watch {
 
     /// The state as of the last commit.
     pub fn get(&self) -> Arc<Published> {
-        self.lock().published.clone()
+        lock(&self.current).published.clone()
     }
 
     /// Waits until the version is newer than `after`, at most for `limit`, and not beyond [`Watch::close`]. Nor beyond [`Watch::hurry`] where
     /// `gives_way` says so then.
     pub fn wait_newer(&self, after: u64, limit: Duration, gives_way: &dyn Fn() -> bool) -> Arc<Published> {
         let deadline = Instant::now() + limit;
-        let mut current = self.lock();
+        let mut current = lock(&self.current);
         let number = current.next_waiter;
         current.next_waiter += 1;
         current.waiting.insert(number);
@@ -203,43 +195,41 @@ impl Watch {
 
     /// Has `follower` called after each publication, and when the server stops. It must not wait.
     pub fn notify(&self, follower: impl Fn(Notice) + Send + Sync + 'static) {
-        self.lock_notified().0.push(Box::new(follower));
+        lock(&self.notified).0.push(Box::new(follower));
     }
 
     /// Wakes all waiters, to check whether to go on.
     pub fn hurry(&self) {
         // A waiter holds the lock from its check until it waits.
-        drop(self.lock());
+        drop(lock(&self.current));
         self.changed.notify_all();
     }
 
     /// Lets everybody who waits go: the server stops.
     pub fn close(&self) {
-        self.lock().is_closing = true;
+        lock(&self.current).is_closing = true;
         self.changed.notify_all();
         self.tell(Notice::Closing);
     }
 
     pub(super) fn publish(&self, snapshot: Snapshot) {
-        let wrong = self.lock_wrong();
+        let wrong = lock(&self.wrong);
         let mut snapshot = snapshot;
         snapshot.pipeline.conditions = wrong.all();
         let published = publish(snapshot, self.get().number + 1);
-        self.lock().published = published;
+        lock(&self.current).published = published;
         self.changed.notify_all();
         self.tell(Notice::Published);
     }
 
     /// Says how far a run is, if it is the one that is published. Who waits for a newer version is left to wait: it is no change of the state.
     pub(super) fn publish_progress(&self, run_id: Option<i64>, told: Option<&NumberedProgress>) {
-        let _nobody_else_publishes = self.lock_wrong();
-        let published = self.get();
-        let snapshot = &published.snapshot;
-        let progress = told.map(|told| told.progress.shown(snapshot.run_ended_at));
-        if snapshot.run_id == run_id && snapshot.progress != progress {
+        let _nobody_else_publishes = lock(&self.wrong);
+        let Published { snapshot, .. } = &*self.get();
+        let shown = told.map(|told| told.progress.shown(snapshot.run_ended_at));
+        if snapshot.run_id == run_id && snapshot.progress != shown {
             let mut snapshot = snapshot.clone();
-            snapshot.pipeline.progress = progress;
-            snapshot.progress_number = told.map_or(0, |told| told.number);
+            snapshot.show_progress(told);
             self.replace(snapshot);
         }
     }
@@ -247,12 +237,12 @@ impl Watch {
     /// Publishes a change that no version counts.
     fn replace(&self, snapshot: Snapshot) {
         let published = publish(snapshot, self.get().number);
-        self.lock().published = published;
+        lock(&self.current).published = published;
         self.tell(Notice::Published);
     }
 
     fn tell(&self, notice: Notice) {
-        for follower in &self.lock_notified().0 {
+        for follower in &lock(&self.notified).0 {
             follower(notice);
         }
     }
@@ -267,41 +257,26 @@ impl Watch {
         self.set_conditions(found, now, |wrong| &mut wrong.found);
     }
 
-    fn set_conditions(&self, all: &[(ConditionCode, String)], now: Timestamp, of_source: fn(&mut Wrong) -> &mut Conditions) {
-        let mut wrong = self.lock_wrong();
+    fn set_conditions(&self, current: &[(ConditionCode, String)], now: Timestamp, of_source: fn(&mut Wrong) -> &mut Conditions) {
+        let mut wrong = lock(&self.wrong);
         let mut has_changed = false;
         for code in ConditionCode::ALL {
-            let detail = all.iter().find(|(of, _)| of == code).map(|(_, detail)| detail.clone());
+            let detail = current.iter().find(|(of, _)| of == code).map(|(_, detail)| detail.clone());
             has_changed |= of_source(&mut wrong).set(*code, detail, now);
         }
-        if has_changed {
-            self.replace_conditions(wrong.all());
-        }
-    }
-
-    fn replace_conditions(&self, conditions: Conditions) {
-        let published = self.get();
-        if published.snapshot.conditions != conditions {
-            let mut snapshot = published.snapshot.clone();
-            snapshot.pipeline.conditions = conditions;
+        let all = wrong.all();
+        if has_changed && self.get().snapshot.conditions != all {
+            let mut snapshot = self.get().snapshot.clone();
+            snapshot.pipeline.conditions = all;
             self.replace(snapshot);
         }
     }
+}
 
-    /// Each change under this lock is one call that cannot panic.
-    fn lock_wrong(&self) -> MutexGuard<'_, Wrong> {
-        self.wrong.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The list grows by one call that cannot panic.
-    fn lock_notified(&self) -> MutexGuard<'_, Notified> {
-        self.notified.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Values are swapped whole under this lock, so what a panicking holder left is as good as any.
-    fn lock(&self) -> MutexGuard<'_, Current> {
-        self.current.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+/// Under each of these locks a value is swapped whole, or changed by one call that cannot panic: what a panicking holder left is as good as
+/// any.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn publish(snapshot: Snapshot, number: u64) -> Arc<Published> {

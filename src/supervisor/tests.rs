@@ -261,7 +261,7 @@ impl Stage {
     }
 
     fn snapshot(&self) -> Snapshot {
-        self.conductor.watch().get().snapshot.clone()
+        self.conductor.watch.get().snapshot.clone()
     }
 
     fn last_sent(&self) -> Command {

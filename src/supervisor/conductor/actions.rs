@@ -109,10 +109,10 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         let program = attempt.program().map_err(ScriptError::from)?;
         let log_start = self
             .link
-            .world()
+            .shims
             .log_end()
             .map_err(ActionError::Io)?
-            .max(self.ledger.store().read("log_position_max", Store::log_position_max)?);
+            .max(self.ledger.store.read("log_position_max", Store::log_position_max)?);
         let at = self.clock.now();
         let (cwd_text, args) = (cwd.display().to_string(), request.args.clone());
         let new = NewRun { script: script_name, cwd: cwd_text, args, log_start, origin: Some(origin) };

@@ -23,11 +23,11 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
     /// When this returns, what is published is true.
     pub(in crate::supervisor) fn boot(store: R, shims: S, clock: C, settings: Settings) -> Result<Self, BootError> {
         let ledger = Ledger::open(store)?;
-        let snapshot = Snapshot::new(ledger.row(), ledger.run(), None, None, settings.default_script.as_deref(), None);
+        let snapshot = Snapshot::new(&ledger.row, ledger.run(), None, settings.default_script.as_deref());
         let mut conductor = Self {
             watch: Arc::new(Watch::new(snapshot)),
             grace: settings.grace,
-            in_flight: InFlight::new(ledger.last_seq()),
+            in_flight: InFlight::new(ledger.last_seq),
             link: ShimLink::new(shims),
             signs: Signs::default(),
             pause_file: None,
@@ -57,15 +57,15 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
     fn take_in_unknown_runs(&mut self) -> Result<(), BootError> {
         let known = self.ledger.run().map_or(0, |run| run.id);
         // The usual case, without reading each of them. A database without any run may be new.
-        if known > 0 && self.link.world().latest_run_id().map_err(BootError::Runs)?.is_some_and(|latest| latest <= known) {
+        if known > 0 && self.link.shims.latest_run_id().map_err(BootError::Runs)?.is_some_and(|latest| latest <= known) {
             return Ok(());
         }
-        let ids = self.link.world().run_ids().map_err(BootError::Runs)?;
+        let ids = self.link.shims.run_ids().map_err(BootError::Runs)?;
         // Only the latest can live: none begins before the one before it is recorded as ended. To clean up after an older one would take
         // the PAUSE file of one that lives.
         let Some(id) = ids.last().copied().filter(|&id| id > known) else { return Ok(()) };
         self.ledger.reserve_run_ids(id)?;
-        let may_live = match self.link.world().find(id).map_err(BootError::Runs)? {
+        let may_live = match self.link.shims.find(id).map_err(BootError::Runs)? {
             Finding { found: Found::ShimAlive | Found::Vanished { .. }, journal, .. } if self.live_run().is_none() => journal,
             Finding { .. } => return Ok(()),
         };

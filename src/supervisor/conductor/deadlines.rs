@@ -10,7 +10,7 @@ use crate::supervisor::shims::Shims;
 impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
     /// When [`Conductor::tick`] has something to do.
     pub(in crate::supervisor) fn deadline(&self) -> Option<Duration> {
-        let retries = [self.ledger.retry_at(), self.pause_file.as_ref().map(|(at, _)| *at), self.signs.retry_at()];
+        let retries = [self.ledger.retry_at, self.pause_file.as_ref().map(|(at, _)| *at), self.signs.retry_at()];
         retries.into_iter().chain([self.link.deadline(), self.in_flight.deadline()]).flatten().min()
     }
 
@@ -34,12 +34,12 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         }
         // The shim of a run that goes on tells by itself, and of an earlier run nobody asks any more.
         if let Some(run_id) = self.signs.take_due_look(now)
-            && self.ledger.row().run_id == Some(run_id)
+            && self.ledger.row.run_id == Some(run_id)
             && self.live_run().is_none()
         {
             self.look_at_progress(run_id);
         }
-        if is_due(self.ledger.retry_at()) {
+        if is_due(self.ledger.retry_at) {
             self.try_store_again();
         }
         self.link.note_silence(now);

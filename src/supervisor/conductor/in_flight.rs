@@ -22,7 +22,7 @@ pub(super) struct Waiter {
 
 /// An action under way.
 pub(super) struct UnderWay {
-    pending: Pending,
+    pub(super) pending: Pending,
     /// The origin, if it is known; of several stops, that of the first.
     origin: Option<Origin>,
     /// Whether a fact has told that.
@@ -37,10 +37,6 @@ pub(super) struct UnderWay {
 }
 
 impl UnderWay {
-    pub(super) fn pending(&self) -> Pending {
-        self.pending
-    }
-
     pub(super) fn answer_all(self, result: impl Fn() -> Result<Arc<Published>, ActionError>) {
         for waiter in self.waiters {
             answer(&waiter.reply_to, result());

@@ -26,21 +26,22 @@ pub(super) struct Committed {
     pub(super) read_back: Result<(), StoreError>,
 }
 
-/// See the module.
+/// See the module. What others may read is visible to them, and changed here alone.
 pub(super) struct Ledger<R> {
-    store: R,
-    row: PipelineRow,
+    pub(super) store: R,
+    /// The state as of the last commit.
+    pub(super) row: PipelineRow,
     run: Option<RunRow>,
     /// The latest run's last recorded fact.
-    last_seq: u64,
+    pub(super) last_seq: u64,
     /// Facts after that one which the database has not taken yet. What is published does not know of them; what is allowed does.
-    unrecorded: Vec<Entry>,
+    pub(super) unrecorded: Vec<Entry>,
     /// While the database does not take what it is given: when it is tried again.
-    retry_at: Option<Duration>,
+    pub(super) retry_at: Option<Duration>,
     /// Why it does not, as a condition and its sentence.
     failure: Option<(ConditionCode, String)>,
     /// Whether the database may hold more than is remembered here: something failed, before, in the middle of, or after a change.
-    is_behind: bool,
+    pub(super) is_behind: bool,
 }
 
 impl<R: Records> Ledger<R> {
@@ -50,13 +51,6 @@ impl<R: Records> Ledger<R> {
         let run = store.read("latest_run", Store::latest_run)?;
         let last_seq = run.as_ref().map_or(Ok(0), |run| store.read("last_seq", |store| store.last_seq(run.id)))?;
         Ok(Self { store, row, run, last_seq, unrecorded: Vec::new(), retry_at: None, failure: None, is_behind: false })
-    }
-
-    // ---- what is known
-
-    /// The state as of the last commit.
-    pub(super) fn row(&self) -> &PipelineRow {
-        &self.row
     }
 
     /// The latest run as of the last commit.
@@ -69,16 +63,6 @@ impl<R: Records> Ledger<R> {
         self.run.as_ref().filter(|run| run.status.is_live()).map(|run| run.id)
     }
 
-    /// The latest run's last recorded fact.
-    pub(super) fn last_seq(&self) -> u64 {
-        self.last_seq
-    }
-
-    /// The facts that are still owed to the database.
-    pub(super) fn unrecorded(&self) -> &[Entry] {
-        &self.unrecorded
-    }
-
     /// What the pipeline is, as far as this server has heard: what is published, and what the database has not taken yet.
     pub(super) fn known_state(&self) -> State {
         self.unrecorded
@@ -89,17 +73,6 @@ impl<R: Records> Ledger<R> {
     /// Whether a run was committed as `starting`, and not as `running`: its first fact is on the way, or it never began.
     pub(super) fn is_starting(&self) -> bool {
         self.live_run().is_some() && self.row.state == State::Stopped && self.unrecorded.is_empty()
-    }
-
-    /// What else can be read.
-    pub(super) fn store(&self) -> &R {
-        &self.store
-    }
-
-    // ---- reading
-
-    pub(super) fn is_behind(&self) -> bool {
-        self.is_behind
     }
 
     /// From what is stored, not from what is remembered: a read that failed after a commit leaves the two apart.
@@ -251,11 +224,6 @@ impl<R: Records> Ledger<R> {
             ::log::info!("the database takes what happens again");
             self.failure = None;
         }
-    }
-
-    /// When the database is tried again.
-    pub(super) fn retry_at(&self) -> Option<Duration> {
-        self.retry_at
     }
 
     /// What health says of the database.

@@ -18,7 +18,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         }
         self.link.hear();
         let run_id = self.ledger.run().map(|run| run.id);
-        let mut entries = self.ledger.unrecorded().to_vec();
+        let mut entries = self.ledger.unrecorded.clone();
         let mut replies = Vec::new();
         let mut is_noted = false;
         for message in messages {
@@ -34,11 +34,11 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         }
         self.show_conditions();
         // The signs come before the facts that came with them: who waits for one of those finds both.
-        let version = self.ledger.row().version;
+        let version = self.ledger.row.version;
         if let Err(error) = self.record_or_keep(entries) {
             return self.forget_and_retry(&error);
         }
-        if is_noted && self.ledger.row().version == version {
+        if is_noted && self.ledger.row.version == version {
             self.tell_that_something_changed();
         }
         // Where a fact came with it that is published with the fact.
@@ -52,7 +52,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         let Some(error) = reply.error else { return };
         let Some(under_way) = self.in_flight.take_refused(reply.reply) else { return };
         let detail = reply.detail.unwrap_or_else(|| "the run's own process refused".to_owned());
-        let action = under_way.pending().action();
+        let action = under_way.pending.action();
         ::log::warn!("{action} was not done: {detail}");
         // Before the answer: who asked finds it so.
         self.tell_that_something_changed();
@@ -73,7 +73,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
             return;
         }
         let may_add = self.ledger.run().filter(|run| run.status != RunStatus::Lost);
-        let finding = may_add.map(|run| self.link.world().find(run.id));
+        let finding = may_add.map(|run| self.link.shims.find(run.id));
         if let Some(Ok(Finding { found: Found::ShimAlive, .. })) = finding {
             // A process that dies closes its connections a little before its lock falls. One that lives can be reached again later as well.
             self.let_go();

@@ -18,7 +18,8 @@ use crate::supervisor::snapshot::{Snapshot, Watch};
 pub(in crate::supervisor) struct Conductor<R, S, C> {
     pub(super) settings: Settings,
     pub(super) clock: C,
-    pub(super) watch: Arc<Watch>,
+    /// What readers hold on to.
+    pub(in crate::supervisor) watch: Arc<Watch>,
     /// What is on record, and what is owed to the database.
     pub(super) ledger: Ledger<R>,
     /// The connection to the live run's shim.
@@ -34,11 +35,6 @@ pub(in crate::supervisor) struct Conductor<R, S, C> {
 }
 
 impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
-    /// What readers hold on to.
-    pub(in crate::supervisor) fn watch(&self) -> Arc<Watch> {
-        self.watch.clone()
-    }
-
     /// The run that goes on when this server stops.
     pub(in crate::supervisor) fn live_run(&self) -> Option<i64> {
         self.ledger.live_run()
@@ -47,15 +43,18 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
     /// Makes what is on record what readers see.
     pub(super) fn publish(&self) {
         self.show_conditions();
-        let (row, pending) = (self.ledger.row(), self.in_flight.pending());
+        let (row, pending) = (&self.ledger.row, self.in_flight.pending());
         let note = self.signs.note().filter(|_| self.live_run().is_some());
-        let (default_script, progress) = (self.settings.default_script.as_deref(), self.signs.progress_of(row.run_id));
-        let mut snapshot = Snapshot::new(row, self.ledger.run(), pending, note, default_script, progress);
+        let mut snapshot = Snapshot::new(row, self.ledger.run(), pending, self.settings.default_script.as_deref());
+        snapshot.show_progress(self.signs.progress_of(row.run_id));
+        if let Some(note) = note {
+            snapshot.pipeline.detail = Some(note.to_owned());
+        }
         snapshot.pipeline.pending_origin = self.in_flight.origin();
         if let Some(kill_at) = self.in_flight.own_kill_at() {
             snapshot.pipeline.kill_at = Some(self.clock.now().after(kill_at.saturating_sub(self.clock.awake())));
         }
-        if !self.ledger.unrecorded().is_empty() {
+        if !self.ledger.unrecorded.is_empty() {
             // Decided by what is known. A start has to wait until the end of the run before is on record.
             snapshot.pipeline.allowed = allowed(self.ledger.known_state(), pending);
             snapshot.pipeline.allowed.retain(|&action| action != Action::Start);
@@ -74,7 +73,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
 
     /// Publishes how far the latest run is, where that is news.
     pub(super) fn show_progress(&self) {
-        let run_id = self.ledger.row().run_id;
+        let run_id = self.ledger.row.run_id;
         self.watch.publish_progress(run_id, self.signs.progress_of(run_id));
     }
 }

@@ -20,7 +20,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         self.catch_up()?;
         let Some(Committed { facts, read_back }) = self.ledger.commit(entries)? else { return Ok(()) };
         // Before anything else can fail: what is committed is under way no more.
-        let (state, now) = (self.ledger.row().state, self.clock.awake());
+        let (state, now) = (self.ledger.row.state, self.clock.awake());
         let answers: Vec<_> = facts.iter().filter_map(|(entry, _)| self.in_flight.settle(entry, state, now)).collect();
         if let Err(error) = read_back {
             for (under_way, _) in answers {
@@ -59,8 +59,8 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
             return Err(error);
         }
         self.note_store_failure(&error);
-        let (state, now, obstacle) = (self.ledger.row().state, self.clock.awake(), condition_of(&error));
-        for entry in self.ledger.unrecorded() {
+        let (state, now, obstacle) = (self.ledger.row.state, self.clock.awake(), condition_of(&error));
+        for entry in &self.ledger.unrecorded {
             let Some((under_way, outcome)) = self.in_flight.settle(entry, state, now) else { continue };
             under_way.answer_all(|| {
                 Err(match (&outcome, &entry.fact) {
@@ -76,10 +76,10 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
 
     /// Tries to record what the database did not take before. On an error it is kept on.
     pub(super) fn record_unrecorded(&mut self) -> Result<(), StoreError> {
-        if self.ledger.unrecorded().is_empty() {
+        if self.ledger.unrecorded.is_empty() {
             return Ok(());
         }
-        self.record(self.ledger.unrecorded().to_vec())?;
+        self.record(self.ledger.unrecorded.clone())?;
         self.ledger.take_unrecorded();
         Ok(())
     }
@@ -119,7 +119,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
 
     /// After a read that failed behind a commit: what is published is what is stored again.
     pub(super) fn catch_up(&mut self) -> Result<(), StoreError> {
-        if self.ledger.is_behind() {
+        if self.ledger.is_behind {
             self.read_again()?;
             self.publish();
         }

@@ -29,12 +29,12 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         self.link.await_nothing();
         let Some((run_id, status)) = self.ledger.run().map(|run| (run.id, run.status)) else { return Ok(()) };
         self.ledger.read_last_seq(run_id)?;
-        self.in_flight.skip_to(self.ledger.last_seq());
+        self.in_flight.skip_to(self.ledger.last_seq);
         if !status.is_live() {
             self.look_at_progress(run_id);
             return self.look_after_the_end(run_id, status);
         }
-        let finding = match self.link.world().find(run_id) {
+        let finding = match self.link.shims.find(run_id) {
             Ok(finding) => finding,
             Err(error) => {
                 ::log::error!("run {run_id}: failed to look at its directory: {error}");
@@ -48,7 +48,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         let Finding { journal, damage, .. } = finding;
         // An earlier server may have heard of a stop while the journal had no room for it.
         let recorded_stop =
-            if plan == Plan::Adopt { self.ledger.store().read("stop_of", |store| store.stop_of(run_id))? } else { None };
+            if plan == Plan::Adopt { self.ledger.store.read("stop_of", |store| store.stop_of(run_id))? } else { None };
         let last_at = journal.as_ref().and_then(|journal| journal.entries.last()).map(|entry| entry.at);
         // What was heard and not recorded counts too: the journal may have been removed since.
         let mut entries = journal.as_ref().map_or_else(Vec::new, |journal| journal.entries.clone());
@@ -80,14 +80,14 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
             self.tidy_up(run_id);
             return Ok(());
         }
-        let is_over = self.ledger.unrecorded().iter().any(|entry| entry.fact.is_end());
+        let is_over = self.ledger.unrecorded.iter().any(|entry| entry.fact.is_end());
         if let (Plan::Adopt, Some(stop), false) = (plan, stop, is_over) {
             // The shim kills by then at the latest: how long the machine was awake since the journal does not tell.
             self.in_flight.adopt_stop(self.clock.awake() + Duration::from_millis(stop.grace_ms), stop.origin);
         }
         // Nothing of it can be alive, but its control group can be there.
         if matches!(plan, Plan::FailSpawn | Plan::Lose)
-            && let Err(error) = self.link.world().kill_leftovers(run_id)
+            && let Err(error) = self.link.shims.kill_leftovers(run_id)
         {
             ::log::warn!("run {run_id}: failed to clean up after it: {error}");
         }
@@ -116,7 +116,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
                 if let Some(damage) = damage {
                     why = format!("{why}; {damage}");
                 }
-                match self.link.world().kill_leftovers(run_id) {
+                match self.link.shims.kill_leftovers(run_id) {
                     Ok(leftovers) => {
                         killed = leftovers.killed;
                         why.extend(killed.in_recovery().into_iter().flat_map(|told| ["; ".to_owned(), told]));
@@ -157,7 +157,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
     /// does not wait for its removal.
     pub(super) fn take_pause_file_away(&mut self) {
         let before = self.pause_file.take();
-        if let Err(error) = self.link.world().remove_pause_file() {
+        if let Err(error) = self.link.shims.remove_pause_file() {
             if before.is_none() {
                 ::log::error!("failed to remove the PAUSE file of a run that has ended: {error}");
             }
@@ -171,7 +171,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
 
     /// The shim of a run that has ended holds its lock still: it is on its way out, and may have something to add.
     fn hear_out(&mut self, run_id: i64) -> Result<(), StoreError> {
-        let attached = self.link.attach(run_id, &[Command::Attach { tag: 0, after: self.ledger.last_seq() }]);
+        let attached = self.link.attach(run_id, &[Command::Attach { tag: 0, after: self.ledger.last_seq }]);
         // It may have closed its socket: then its journal is whole once its lock has fallen.
         if let (Err(_), Some(status)) = (attached, self.ledger.run().map(|run| run.status)) {
             match self.record_what_followed_the_end(run_id, status)? {
@@ -198,7 +198,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
     /// The shim of a run that has ended is gone. It can have been killed before it could remove the PAUSE file.
     fn tidy_up(&mut self, run_id: i64) {
         // A database that was put back does not know of a later run, whose file it may be.
-        let is_latest = self.link.world().latest_run_id().is_ok_and(|latest| latest.is_none_or(|id| id <= run_id));
+        let is_latest = self.link.shims.latest_run_id().is_ok_and(|latest| latest.is_none_or(|id| id <= run_id));
         self.link.await_nothing();
         self.look_at_progress(run_id);
         self.signs.lose_shim();
@@ -214,7 +214,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
             // A live run has no end yet, and of a lost one nothing more can come.
             RunStatus::Starting | RunStatus::Running | RunStatus::Paused | RunStatus::Lost => return Ok(None),
         }
-        match self.link.world().find(run_id) {
+        match self.link.shims.find(run_id) {
             Ok(Finding { found, journal, .. }) => {
                 self.record(journal.map_or_else(Vec::new, |journal| journal.entries))?;
                 Ok(Some(found))
@@ -228,7 +228,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
     }
 
     fn adopt(&mut self, run_id: i64) {
-        let mut commands = vec![Command::Attach { tag: 0, after: self.ledger.last_seq() }];
+        let mut commands = vec![Command::Attach { tag: 0, after: self.ledger.last_seq }];
         if let Some(kill_at) = self.in_flight.own_kill_at() {
             // Asked for by this server, and may have gone down with the connection before. A shim that has it takes nothing but a
             // shorter grace. One that the journal tells of the shim has for certain.
@@ -274,7 +274,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
 
     /// What its shim stored of a run's progress counts where it is later than what was heard.
     pub(super) fn look_at_progress(&mut self, run_id: i64) {
-        self.signs.take_stored(run_id, self.link.world().progress(run_id), self.clock.awake());
+        self.signs.take_stored(run_id, self.link.shims.progress(run_id), self.clock.awake());
         self.show_progress();
     }
 
@@ -291,7 +291,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         self.publish();
         let published = self.watch.get();
         if let Some(under_way) = under_way {
-            let pending = under_way.pending();
+            let pending = under_way.pending;
             under_way.answer_all(|| match pending {
                 Pending::Start if is_disk_full => Err(ActionError::DiskFull),
                 Pending::Start => Err(ActionError::SpawnFailed { run_id, detail: why.to_owned(), lack }),

@@ -29,7 +29,8 @@ enum Link {
 
 /// See the module. All times are in awake time.
 pub(super) struct ShimLink<S> {
-    shims: S,
+    /// Others look at runs, and clean up after them, without a connection.
+    pub(super) shims: S,
     link: Link,
     /// Since when the shim owes a sign of life: it was told something and has said nothing yet.
     unheard_since: Option<Duration>,
@@ -42,11 +43,6 @@ pub(super) struct ShimLink<S> {
 impl<S: Shims> ShimLink<S> {
     pub(super) fn new(shims: S) -> Self {
         Self { shims, link: Link::Idle, unheard_since: None, is_called_silent: false, is_awaited: false }
-    }
-
-    /// What can be looked at, and done, without a connection.
-    pub(super) fn world(&self) -> &S {
-        &self.shims
     }
 
     pub(super) fn is_connected(&self) -> bool {

@@ -204,7 +204,7 @@ impl Play {
         let settings = self.settings.clone();
         match catch_unwind(AssertUnwindSafe(|| Conductor::boot(records, shims, clock, settings))) {
             Ok(Ok(conductor)) => {
-                let watch = conductor.watch();
+                let watch = conductor.watch.clone();
                 self.server = Some((Box::new(conductor), watch));
                 self.rest();
                 Ok(())
@@ -465,7 +465,7 @@ pub(super) fn what_is_wrong(watch: &Watch) -> Option<String> {
 /// Notes what is about to be heard.
 fn hears(world: &Shared, number: u64, messages: &[Message], conductor: &Server) {
     let env = &mut world.borrow_mut().env;
-    let snapshot = conductor.watch().get().snapshot.clone();
+    let snapshot = conductor.watch.get().snapshot.clone();
     for message in messages {
         env.note(|| format!("the server hears on connection {number}: {message:?}"));
         if let Message::Fact(entry) = message {

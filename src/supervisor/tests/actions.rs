@@ -20,7 +20,7 @@ fn a_start_is_answered_once_it_runs_and_that_is_stored() {
 #[test]
 fn transition_notifies_followers() {
     let mut stage = Stage::running();
-    let notices = stage.conductor.watch().count_notices();
+    let notices = stage.conductor.watch.count_notices();
     stage.hear(&[(2, Fact::Paused { cause: Cause::Outside })]);
     assert_eq!(stage.snapshot().state, State::Paused);
     assert!(notices.load(Ordering::SeqCst) > 0, "an event stream would sleep on");
@@ -87,14 +87,14 @@ fn a_start_whose_shim_stalls_is_told_so_and_not_forgotten() {
     let mut stage = Stage::new();
     let waiting = stage.ask(Ask::Start(StartRequest::default()));
     stage.pass(Duration::from_secs(6));
-    assert!(stage.conductor.watch().degraded().is_some(), "a silent shim shows in health");
+    assert!(stage.conductor.watch.degraded().is_some(), "a silent shim shows in health");
     stage.pass(Duration::from_secs(6));
     assert!(matches!(got(&waiting), Err(ActionError::StillUnderWay(Action::Start))));
     let second = stage.ask(Ask::Start(StartRequest::default()));
     assert!(matches!(got(&second), Err(ActionError::Refused(_))), "never a second one");
     stage.hear(&[(1, spawned())]);
     assert_eq!(stage.stored(), (State::Running, "running".into()));
-    assert!(stage.conductor.watch().degraded().is_none());
+    assert!(stage.conductor.watch.degraded().is_none());
 }
 
 #[test]
@@ -103,9 +103,9 @@ fn a_suspended_machine_takes_nothing_from_any_wait() {
     let pause = stage.ask(Ask::Pause);
     stage.clock.suspend(Duration::from_secs(3_600));
     stage.pass(Duration::from_secs(4));
-    assert!(waits(&pause) && stage.conductor.watch().degraded().is_none(), "nobody had the time to answer");
+    assert!(waits(&pause) && stage.conductor.watch.degraded().is_none(), "nobody had the time to answer");
     stage.pass(Duration::from_secs(1));
-    assert!(stage.conductor.watch().degraded().is_some(), "five seconds of silence");
+    assert!(stage.conductor.watch.degraded().is_some(), "five seconds of silence");
     stage.pass(Duration::from_secs(5));
     assert!(matches!(got(&pause), Err(ActionError::StillUnderWay(Action::Pause))));
 

@@ -19,13 +19,13 @@ fn a_fact_that_the_database_refuses_is_recorded_later() {
     stage.finds(1, Found::ShimAlive, &[(1, spawned()), (2, Fact::Paused { cause: Cause::Request })]);
     stage.hear(&[(2, Fact::Paused { cause: Cause::Request })]);
     assert!(matches!(got(&waiting), Err(ActionError::Store(_))), "not acknowledged: it is not on the disk");
-    assert!(stage.conductor.watch().degraded().is_some());
+    assert!(stage.conductor.watch.degraded().is_some());
     stage.pass(Duration::from_secs(1));
     assert_eq!(stage.stored(), (State::Running, "running".into()));
     stage.sql("DROP TRIGGER no_room");
     stage.pass(Duration::from_secs(1));
     assert_eq!(stage.stored(), (State::Paused, "paused".into()), "well again by itself");
-    assert!(stage.conductor.watch().degraded().is_none());
+    assert!(stage.conductor.watch.degraded().is_none());
     assert_eq!(stage.snapshot().pending, None);
 }
 
@@ -62,7 +62,7 @@ fn facts_that_cannot_be_recorded_decide_what_comes_next_and_are_recorded_in_orde
     });
     stage.pass(Duration::from_secs(1));
     assert_eq!(stage.stored(), (State::Running, "running".into()), "both are recorded");
-    assert!(stage.conductor.watch().degraded().is_none());
+    assert!(stage.conductor.watch.degraded().is_none());
     let again = again.expect("asked");
     assert!(waits(&again), "the pause before is not this one");
     stage.hear(&[(4, Fact::Paused { cause: Cause::Request })]);
@@ -89,7 +89,7 @@ fn an_end_that_cannot_be_recorded_comes_before_the_next_start_and_outlives_its_j
     stage.pass(Duration::from_secs(1));
     assert_eq!(stage.stored(), (State::Stopped, "stopped".into()), "as it was heard, although nothing else tells of it");
     assert_eq!(stage.snapshot().exit_code, Some(9));
-    assert!(stage.conductor.watch().degraded().is_none());
+    assert!(stage.conductor.watch.degraded().is_none());
     let start = stage.ask(Ask::Start(StartRequest::default()));
     stage.hear(&[(1, spawned())]);
     assert_eq!(got(&start).expect("started").snapshot.run_id, Some(2));
@@ -120,7 +120,7 @@ fn a_start_that_is_committed_and_cannot_be_read_is_seen_to_run_a_moment_later() 
     stage.make_readable();
     stage.pass(Duration::from_secs(1));
     assert_eq!((stage.snapshot().state, stage.snapshot().pending), (State::Running, None));
-    assert!(stage.conductor.watch().degraded().is_none());
+    assert!(stage.conductor.watch.degraded().is_none());
 }
 
 #[test]
@@ -157,12 +157,12 @@ fn codes(snapshot: &Snapshot) -> Vec<ConditionCode> {
 #[test]
 fn conditions_describe_an_unrecorded_end() {
     let mut stage = Stage::running();
-    let published = stage.conductor.watch().get();
-    let notices = stage.conductor.watch().count_notices();
+    let published = stage.conductor.watch.get();
+    let notices = stage.conductor.watch.count_notices();
     let mut began = None;
     without_database(&mut stage, |stage| {
         stage.hear(&[(2, exited(9, false))]);
-        let now = stage.conductor.watch().get();
+        let now = stage.conductor.watch.get();
         assert_eq!((now.snapshot.state, now.snapshot.version), (State::Running, published.snapshot.version));
         assert_ne!(now.etag, published.etag, "a request with the previous tag gets the new state");
         assert!(notices.load(Ordering::SeqCst) > 0, "and so does a follower");
@@ -213,10 +213,10 @@ fn a_start_after_an_end_that_could_not_be_read_leaves_health_well() {
     stage.finds(1, Found::Ended, &[(1, spawned()), (2, exited(0, false))]);
     stage.make_unreadable();
     stage.hear(&[(2, exited(0, false))]);
-    assert!(stage.conductor.watch().degraded().is_some());
+    assert!(stage.conductor.watch.degraded().is_some());
     stage.make_readable();
     let waiting = stage.ask(Ask::Start(StartRequest::default()));
     stage.hear(&[(1, spawned())]);
     assert_eq!(got(&waiting).expect("started").snapshot.run_id, Some(2));
-    assert!(stage.conductor.watch().degraded().is_none());
+    assert!(stage.conductor.watch.degraded().is_none());
 }

@@ -194,14 +194,14 @@ fn a_pause_file_that_cannot_be_removed_does_not_hold_up_the_end_and_is_tried_unt
         stage.lose_shim();
         assert_eq!(stage.world.0.borrow().killed_leftovers_of.last(), Some(&1));
         assert_eq!(stage.stored(), (State::Stopped, "lost".into()), "nothing is paused any more");
-        assert!(stage.conductor.watch().degraded().is_some_and(|why| why.contains("PAUSE")));
+        assert!(stage.conductor.watch.degraded().is_some_and(|why| why.contains("PAUSE")));
         if is_reboot {
             stage = stage.reboot();
-            assert!(stage.conductor.watch().degraded().is_some_and(|why| why.contains("PAUSE")));
+            assert!(stage.conductor.watch.degraded().is_some_and(|why| why.contains("PAUSE")));
         }
         stage.world.0.borrow_mut().pause_file_stays = false;
         stage.pass(Duration::from_secs(1));
-        assert_eq!(stage.conductor.watch().degraded(), None);
+        assert_eq!(stage.conductor.watch.degraded(), None);
         assert_eq!(stage.conductor.deadline(), None, "nothing is left to be done");
     }
 }
@@ -216,13 +216,13 @@ fn a_silence_that_ends_with_the_run_is_not_said_any_more() {
         for _ in 0..100 {
             stage.pass(Duration::from_millis(99));
         }
-        assert!(stage.conductor.watch().degraded().is_some_and(|why| why.contains("does not answer")));
+        assert!(stage.conductor.watch.degraded().is_some_and(|why| why.contains("does not answer")));
     });
     for _ in 0..10 {
         stage.pass(Duration::from_millis(99));
     }
     assert_eq!(stage.stored(), (State::Stopped, "completed".into()));
-    assert_eq!(stage.conductor.watch().degraded(), None);
+    assert_eq!(stage.conductor.watch.degraded(), None);
 }
 
 /// Its shim was killed between the end that it told and the removal of its PAUSE file, which the disk refused.
@@ -233,20 +233,20 @@ fn the_pause_file_of_a_run_that_has_ended_goes_once_it_can() {
     stage.finds(1, Found::Vanished { same_boot: true }, &[(1, spawned())]);
     stage.world.0.borrow_mut().pause_file_stays = true;
     stage.lose_shim();
-    assert!(stage.conductor.watch().degraded().is_some_and(|why| why.contains("PAUSE")));
+    assert!(stage.conductor.watch.degraded().is_some_and(|why| why.contains("PAUSE")));
     stage.pass(Duration::from_mins(1));
     assert_eq!(stage.snapshot().allowed, [Action::Start], "that holds up nothing");
     stage.world.0.borrow_mut().pause_file_stays = false;
     stage.pass(Duration::from_secs(1));
     stage.pass(Duration::from_secs(1));
-    assert_eq!(stage.conductor.watch().degraded(), None);
+    assert_eq!(stage.conductor.watch.degraded(), None);
     assert_eq!(stage.stored(), (State::Stopped, "stopped".into()));
 
     // A run that the database does not know may have it now.
     stage.world.0.borrow_mut().pause_file_stays = true;
     stage.finds(2, Found::ShimAlive, &[(1, spawned())]);
     stage.lose_shim();
-    assert_eq!(stage.conductor.watch().degraded(), None, "it is not touched");
+    assert_eq!(stage.conductor.watch.degraded(), None, "it is not touched");
 }
 
 #[test]

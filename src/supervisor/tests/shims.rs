@@ -67,11 +67,11 @@ fn a_shim_that_does_not_answer_is_tried_for_ever_and_never_doubled() {
     stage.finds(1, Found::ShimAlive, &[]);
     stage.world.0.borrow_mut().connect_fails = true;
     stage.lose_shim();
-    assert!(stage.conductor.watch().degraded().is_none(), "it may just be leaving");
+    assert!(stage.conductor.watch.degraded().is_none(), "it may just be leaving");
     for _ in 0..20 {
         stage.pass(Duration::from_secs(1));
     }
-    assert!(stage.conductor.watch().degraded().is_some());
+    assert!(stage.conductor.watch.degraded().is_some());
     assert_eq!(stage.stored(), (State::Running, "running".into()), "the state is what it last said");
     let start = stage.ask(Ask::Start(StartRequest::default()));
     assert!(matches!(got(&start), Err(ActionError::Refused(_))));
@@ -79,7 +79,7 @@ fn a_shim_that_does_not_answer_is_tried_for_ever_and_never_doubled() {
     assert!(matches!(got(&pause), Err(ActionError::ShimSilent)));
     stage.world.0.borrow_mut().connect_fails = false;
     stage.pass(Duration::from_secs(2));
-    assert!(stage.conductor.watch().degraded().is_none());
+    assert!(stage.conductor.watch.degraded().is_none());
     assert_eq!(stage.last_sent(), Command::Attach { tag: 0, after: 1 });
 }
 
@@ -130,13 +130,13 @@ fn what_a_shim_cannot_write_is_said_until_it_can_or_is_gone() {
         stage.hear_signs(|signs| signs.trouble = trouble.into_iter().collect());
     };
     says(&mut stage, Some("no pen"));
-    assert!(stage.conductor.watch().degraded().is_some_and(|why| why.contains("no pen")));
+    assert!(stage.conductor.watch.degraded().is_some_and(|why| why.contains("no pen")));
     says(&mut stage, None);
-    assert!(stage.conductor.watch().degraded().is_none());
+    assert!(stage.conductor.watch.degraded().is_none());
     says(&mut stage, Some("no ink"));
     stage.finds(1, Found::Ended, &[(1, spawned()), (2, exited(0, false))]);
     stage.lose_shim();
-    assert!(stage.conductor.watch().degraded().is_none(), "nobody is there to take it back");
+    assert!(stage.conductor.watch.degraded().is_none(), "nobody is there to take it back");
 }
 
 #[test]
@@ -184,7 +184,7 @@ fn what_a_shim_said_before_its_server_let_it_go_is_not_said_for_ever() {
     // Meanwhile both have passed; the shim has nothing to say to the next connection.
     stage.pass(Duration::from_secs(1));
     assert_eq!((stage.snapshot().state, stage.snapshot().pipeline.detail), (State::Paused, None));
-    assert_eq!(stage.conductor.watch().degraded(), None);
+    assert_eq!(stage.conductor.watch.degraded(), None);
 }
 
 fn progress(line: &str, number: u64) -> NumberedProgress {
@@ -215,7 +215,7 @@ impl Stage {
 #[test]
 fn progress_is_published_without_a_version_and_tells_its_tag_and_its_followers() {
     let mut stage = Stage::running();
-    let watch = stage.conductor.watch();
+    let watch = stage.conductor.watch.clone();
     let (before, notices) = (watch.get(), watch.count_notices());
     assert_eq!((before.snapshot.progress.as_ref(), before.etag.as_str()), (None, &*format!("\"{}\"", before.snapshot.version)));
     stage.hear_progress("::progress 40 one", 7);
@@ -258,7 +258,7 @@ fn signs_that_are_outdated_or_say_nothing_new_change_nothing() {
     stage.hear_signs(|signs| signs.progress = Some(progress("::step x", 0).progress));
     let after = stage.snapshot();
     assert_eq!((after.version, after.detail.as_deref(), after.progress.is_some()), (before.version, Some("two"), true));
-    let notices = stage.conductor.watch().count_notices();
+    let notices = stage.conductor.watch.count_notices();
     stage.hear_signs(|_| {});
     assert_eq!(notices.load(Ordering::SeqCst), 0, "no stream is woken for what is known");
     // The same signs again on a new connection, as a shim says them to it.
