@@ -30,7 +30,7 @@ pub fn lives(target: Identity) -> io::Result<Option<bool>> {
         if stat.identity != target {
             return Ok(None);
         }
-        Ok(Some(!stat.is_zombie && !is_leaving(target.pid)?))
+        Ok(Some(stat.state != ProcState::Dead && !is_leaving(target.pid)?))
     };
     match look() {
         Err(error) if !is_shortage(&error) => Ok(None),

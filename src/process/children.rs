@@ -9,7 +9,7 @@ use rustix::process::{WaitId, WaitIdOptions};
 use super::signal::raw_pid;
 use super::stat::{ProcState, read_stat};
 use super::tree::{children_of, has_children_files};
-use crate::pipeline::Exit;
+use crate::pipeline::{Exit, Fact};
 
 /// Whether a child of this process is alive. A child of a process that dies becomes this one's before anything can see that death, so
 /// without a living child there is no living descendant.
@@ -85,33 +85,18 @@ fn wait(pid: u32, options: WaitIdOptions) -> io::Result<Option<Exit>> {
 
 /// Waits until our child `pid` has ended, and takes it out of the process table.
 pub fn wait_for_end(pid: u32) -> io::Result<()> {
-    let wait = || rustix::process::waitid(WaitId::Pid(raw_pid(pid)?), WaitIdOptions::EXITED).map_err(io::Error::from);
-    loop {
-        match wait() {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            other => return other.map(drop),
-        }
-    }
+    let pid = raw_pid(pid)?;
+    rustix::io::retry_on_intr(|| rustix::process::waitid(WaitId::Pid(pid), WaitIdOptions::EXITED))?;
+    Ok(())
 }
 
-/// What every reaped child of this process used in all.
-#[derive(Clone, Copy, Debug)]
-pub struct ChildrenUsage {
-    /// CPU time in user mode, in milliseconds.
-    pub cpu_user_ms: u64,
-    /// CPU time in the kernel, in milliseconds.
-    pub cpu_system_ms: u64,
-    /// The largest resident set among them, in KiB.
-    pub max_rss_kb: u64,
-}
-
-/// Reads [`ChildrenUsage`] (`getrusage(2)`, `RUSAGE_CHILDREN`): covers what was reaped, and what those had reaped.
-pub fn usage_of_children() -> io::Result<ChildrenUsage> {
+/// What every reaped child of this process used in all, and what those had reaped (`getrusage(2)`, `RUSAGE_CHILDREN`), as the fact that says so.
+pub fn usage_of_children() -> io::Result<Fact> {
     let usage = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_CHILDREN)?;
     let ms = |time: nix::sys::time::TimeVal| {
         u64::try_from(time.tv_sec()).unwrap_or(0) * 1000 + u64::try_from(time.tv_usec()).unwrap_or(0) / 1000
     };
-    Ok(ChildrenUsage {
+    Ok(Fact::Usage {
         cpu_user_ms: ms(usage.user_time()),
         cpu_system_ms: ms(usage.system_time()),
         max_rss_kb: u64::try_from(usage.max_rss()).unwrap_or(0),

@@ -22,12 +22,14 @@ pub fn lack_of(error: &io::Error) -> Option<Lack> {
     }
 }
 
-/// The same as a sentence: what could not be done, why, and, if known, what to do about it.
+/// What to do about it, to be put behind a sentence; nothing if that is not known.
+pub fn advice_for(error: &io::Error) -> String {
+    lack_of(error).map_or_else(String::new, |lack| format!("; {}", lack.advice()))
+}
+
+/// A sentence: what could not be done, why, and what to do about it.
 pub fn explain_lack(what: &str, error: &io::Error) -> String {
-    match lack_of(error) {
-        Some(lack) => format!("{what}: {error}; {}", lack.advice()),
-        None => format!("{what}: {error}"),
-    }
+    format!("{what}: {error}{}", advice_for(error))
 }
 
 /// Whether `error` says that a file could not grow: no room, or none for this user.

@@ -1,8 +1,7 @@
 //! What a process settles about itself, and the boot that it lives in.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
 
 /// The value of [`boot_id`] if the id is unknown. It equals itself, so processes left behind by a run of an unknown boot are searched for.
 pub const UNKNOWN_BOOT: &str = "unknown";
@@ -37,9 +36,4 @@ pub fn is_ignored(signal: i32) -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let set = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     set.and_then(|set| u64::from_str_radix(set.trim(), 16).ok()).is_some_and(|set| set & (1 << (signal - 1)) != 0)
-}
-
-/// `/dev/null` for reading, as a standard input.
-pub fn null() -> io::Result<OwnedFd> {
-    File::open("/dev/null").map(OwnedFd::from)
 }

@@ -26,6 +26,7 @@ use super::lack::lack_of;
 use super::own::begin_session;
 use super::stat::{Identity, read_stat};
 use crate::kill_point::KillPoint;
+use crate::pipeline::Containment;
 
 /// `CLONE_INTO_CGROUP` of `clone(2)`, Linux 5.7.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
@@ -48,24 +49,16 @@ pub struct Launch {
     pub stdio: [OwnedFd; 3],
 }
 
-/// A child that executes its program.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Spawned {
-    /// Its identity. Its process id is also its process group, and stays reserved until we reap it.
-    pub identity: Identity,
-    /// Whether it was born in the control group.
-    pub is_in_cgroup: bool,
-}
-
 /// Spawns a leader in a new session. When this returns, the child is in it and has executed its program: an error of either comes back
-/// here. Into `cgroup` if the kernel lets it; otherwise without. Only for a process with a single thread.
-pub fn spawn_in_session(launch: &Launch, cgroup: Option<&Cgroup>) -> io::Result<Spawned> {
+/// here. Into `cgroup` if the kernel lets it; otherwise without. Only for a process with a single thread. The leader's process id is also its
+/// process group, and stays reserved until we reap it.
+pub fn spawn_in_session(launch: &Launch, cgroup: Option<&Cgroup>) -> io::Result<(Identity, Containment)> {
     let image = Image::of(launch)?;
     // Closed by execve(2): then the end of the stream says that it has gone well.
     let (mut report, reporter) =
         rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map(|(read, write)| (File::from(read), File::from(write)))?;
     let group = cgroup.and_then(|cgroup| cgroup.open().ok());
-    let Forked::Parent(founder) = fork(&Fork::Child)? else { found_session(&image, launch, group.as_ref(), &reporter) };
+    let Some(founder) = fork(&Fork::Child)? else { found_session(&image, launch, group.as_ref(), &reporter) };
     drop(reporter);
     let mut said = Vec::new();
     let read = report.read_to_end(&mut said);
@@ -74,8 +67,8 @@ pub fn spawn_in_session(launch: &Launch, cgroup: Option<&Cgroup>) -> io::Result<
     let said: Vec<u64> = said.as_chunks().0.iter().map(|word| u64::from_ne_bytes(*word)).collect();
     match said[..] {
         [pid, start_ticks, is_in_cgroup] => {
-            let identity = Identity { pid: word_to(pid)?, start_ticks };
-            Ok(Spawned { identity, is_in_cgroup: is_in_cgroup != 0 })
+            let containment = if is_in_cgroup == 0 { Containment::Tree } else { Containment::Cgroup };
+            Ok((Identity { pid: word_to(pid)?, start_ticks }, containment))
         }
         [pid, _, _, error] => {
             // It kills itself right after it has said so.
@@ -119,19 +112,14 @@ fn found_session(image: &Image, launch: &Launch, group: Option<&File>, reporter:
         Some(Err(_)) | None => Ok((fork(&Fork::Sibling(None))?, false)),
     });
     match born {
-        Ok((Forked::Parent(_), _)) => {}
-        Ok((Forked::Child, is_in_cgroup)) => {
+        Ok((Some(_leader), _)) => {}
+        Ok((None, is_in_cgroup)) => {
             let Err(error) = image.become_it(launch, is_in_cgroup, reporter);
             report(reporter, &[error_word(&error)]);
         }
         Err(error) => report(reporter, &[error_word(&error)]),
     }
     die()
-}
-
-enum Forked {
-    Parent(u32),
-    Child,
 }
 
 /// How a process is made.
@@ -142,7 +130,8 @@ enum Fork<'a> {
     Sibling(Option<&'a File>),
 }
 
-fn fork(how: &Fork<'_>) -> io::Result<Forked> {
+/// The new process's id; `None` in the new process.
+fn fork(how: &Fork<'_>) -> io::Result<Option<u32>> {
     let into_group = |group: &File| Clone3Args {
         // The signal at its end is the caller's own: `clone(2)`.
         flags: u64::try_from(libc::CLONE_PARENT).expect("a flag is positive") | CLONE_INTO_CGROUP,
@@ -165,8 +154,7 @@ fn fork(how: &Fork<'_>) -> io::Result<Forked> {
         }
     };
     match u32::try_from(pid) {
-        Ok(0) => Ok(Forked::Child),
-        Ok(pid) => Ok(Forked::Parent(pid)),
+        Ok(pid) => Ok((pid != 0).then_some(pid)),
         Err(_) => Err(io::Error::last_os_error()),
     }
 }
@@ -254,12 +242,13 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
     use std::path::Path;
 
+    use super::super::signal::raw_pid;
     use super::super::signal_child;
     use super::super::tests::write_program;
     use super::*;
 
     /// Without a control group: this process has other threads, of which only fork(3) knows.
-    fn spawn(program: impl Into<PathBuf>, args: &[&str], path: Option<&Path>, cwd: &Path) -> io::Result<(Spawned, File)> {
+    fn spawn(program: impl Into<PathBuf>, args: &[&str], path: Option<&Path>, cwd: &Path) -> io::Result<(Identity, File)> {
         let (said, out) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
         let null = || File::open("/dev/null").map(OwnedFd::from);
         let launch = Launch {
@@ -269,23 +258,27 @@ mod tests {
             cwd: cwd.to_owned(),
             stdio: [null()?, out, null()?],
         };
-        Ok((spawn_in_session(&launch, None)?, File::from(said)))
+        let (leader, containment) = spawn_in_session(&launch, None)?;
+        assert_eq!(containment, Containment::Tree);
+        Ok((leader, File::from(said)))
     }
 
-    fn reap_it(child: Spawned) {
-        wait_for_end(child.identity.pid).expect("our child");
+    fn reap_it(child: Identity) {
+        wait_for_end(child.pid).expect("our child");
     }
 
     #[test]
     fn spawned_leader_is_a_child_in_a_session_without_a_leader() {
         let (child, _) = spawn("/bin/sleep", &["600"], None, Path::new("/")).expect("spawns");
-        let stat = read_stat(child.identity.pid).expect("it lives");
-        assert_eq!((stat.identity, stat.ppid, child.is_in_cgroup), (child.identity, std::process::id(), false));
-        let group = rustix::process::getpgid(super::super::signal::raw_pid(child.identity.pid).ok()).expect("it lives");
-        assert_eq!(u32::try_from(group.as_raw_nonzero().get()), Ok(child.identity.pid), "it leads its process group");
-        assert_ne!(stat.session, read_stat(std::process::id()).expect("alive").session, "the session is a new one");
-        assert_eq!(read_stat(stat.session).expect_err("the session's leader has ended").kind(), io::ErrorKind::NotFound);
-        signal_child(child.identity.pid, Signal::KILL).expect("our child");
+        let stat = read_stat(child.pid).expect("it lives");
+        assert_eq!((stat.identity, stat.ppid), (child, std::process::id()));
+        let group = rustix::process::getpgid(raw_pid(child.pid).ok()).expect("it lives");
+        assert_eq!(u32::try_from(group.as_raw_nonzero().get()), Ok(child.pid), "it leads its process group");
+        let session_of = |pid: u32| rustix::process::getsid(raw_pid(pid).ok()).expect("it lives").as_raw_nonzero().get();
+        let session = session_of(child.pid).unsigned_abs();
+        assert_ne!(session, session_of(std::process::id()).unsigned_abs(), "the session is a new one");
+        assert_eq!(read_stat(session).expect_err("the session's leader has ended").kind(), io::ErrorKind::NotFound);
+        signal_child(child.pid, Signal::KILL).expect("our child");
         reap_it(child);
     }
 

@@ -14,8 +14,8 @@ pub struct Identity {
     pub start_ticks: u64,
 }
 
-/// What a process does, as far as a pause cares.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What a process does, as far as a pause cares; the least quiet first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ProcState {
     /// It runs or can be woken by anything.
     Awake,
@@ -46,30 +46,17 @@ pub struct Stat {
     pub identity: Identity,
     /// Its parent's pid.
     pub ppid: u32,
-    /// Its session's id.
-    pub session: u32,
     /// What it does, all threads considered.
     pub state: ProcState,
     /// Whether a thread of it runs, waits for a processor, or for a disk: it has something to do that nobody else keeps it from.
     pub is_busy: bool,
-    /// Whether it can be reaped: its leading thread is a zombie and no other thread is left.
-    pub is_zombie: bool,
 }
 
 /// Reads `/proc/<pid>/stat`, and the threads' own where there are several. `NotFound` when there is no such process.
 pub fn read_stat(pid: u32) -> io::Result<Stat> {
-    let raw = fs::read(format!("/proc/{pid}/stat")).map_err(gone_as_not_found)?;
-    let fields = parse(&raw).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "unreadable /proc stat"))?;
-    let (state, is_busy) =
-        if fields.threads > 1 { state_of_threads(pid)? } else { (state_of(fields.letter), is_busy(fields.letter)) };
-    Ok(Stat {
-        identity: Identity { pid, start_ticks: fields.start_ticks },
-        ppid: fields.ppid,
-        session: fields.session,
-        state,
-        is_busy,
-        is_zombie: state == ProcState::Dead,
-    })
+    let Fields { letter, ppid, threads, start_ticks, .. } = fields_of(pid)?;
+    let (state, is_busy) = if threads > 1 { state_of_threads(pid)? } else { (state_of(letter), is_busy(letter)) };
+    Ok(Stat { identity: Identity { pid, start_ticks }, ppid, state, is_busy })
 }
 
 /// Whether the process executes nothing of its own any more, and is not dead yet: it gives back what it has, its memory first, with the
@@ -78,28 +65,18 @@ pub(super) fn is_leaving(pid: u32) -> io::Result<bool> {
     /// `PF_EXITING` and `PF_KTHREAD` of the kernel's `include/linux/sched.h`; a kernel thread never had an environment.
     const EXITING: u32 = 0x4;
     const KERNEL_THREAD: u32 = 0x0020_0000;
-    let raw = fs::read(format!("/proc/{pid}/stat")).map_err(gone_as_not_found)?;
-    // Counted from field 3: 3 letter, 9 flags.
-    let parse = || {
-        let after_name = raw.iter().rposition(|&byte| byte == b')')? + 1;
-        let mut fields = std::str::from_utf8(&raw[after_name..]).ok()?.split_ascii_whitespace();
-        Some((*fields.next()?.as_bytes().first()?, fields.nth(5)?.parse::<u32>().ok()?))
-    };
-    let (letter, flags) = parse().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "unreadable /proc stat"))?;
+    let Fields { letter, flags, .. } = fields_of(pid)?;
     Ok(state_of(letter) != ProcState::Dead && flags & (EXITING | KERNEL_THREAD) == EXITING)
 }
 
 /// Whether the process has memory and no environment in it, not even an empty one: the kernel is about to lay out what it executes.
 pub(super) fn is_in_execve(pid: u32) -> io::Result<bool> {
+    fields_of(pid).map(|fields| fields.memory_bytes > 0 && fields.env_end == Some(0))
+}
+
+fn fields_of(pid: u32) -> io::Result<Fields> {
     let raw = fs::read(format!("/proc/{pid}/stat")).map_err(gone_as_not_found)?;
-    // Counted from field 3: 23 vsize, 0 where there is no memory; 51 env_end.
-    let number = |fields: &mut std::str::SplitAsciiWhitespace<'_>, n| fields.nth(n)?.parse::<u64>().ok();
-    let parse = || {
-        let after_name = raw.iter().rposition(|&byte| byte == b')')? + 1;
-        let mut fields = std::str::from_utf8(&raw[after_name..]).ok()?.split_ascii_whitespace();
-        Some((number(&mut fields, 20)?, number(&mut fields, 27)?))
-    };
-    Ok(parse().is_some_and(|(memory, env_end)| memory > 0 && env_end == 0))
+    parse(&raw).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "unreadable /proc stat"))
 }
 
 /// A process that ends while its files are read answers ESRCH instead of ENOENT.
@@ -120,13 +97,7 @@ fn state_of_threads(pid: u32) -> io::Result<(ProcState, bool)> {
         };
         let Some(fields) = parse(&raw) else { continue };
         any_busy |= is_busy(fields.letter);
-        all = match (all, state_of(fields.letter)) {
-            (ProcState::Awake, _) | (_, ProcState::Awake) => ProcState::Awake,
-            (ProcState::Uninterruptible, _) | (_, ProcState::Uninterruptible) => ProcState::Uninterruptible,
-            (ProcState::Stopped, _) | (_, ProcState::Stopped) => ProcState::Stopped,
-            (ProcState::Traced, _) | (_, ProcState::Traced) => ProcState::Traced,
-            (ProcState::Dead, ProcState::Dead) => ProcState::Dead,
-        };
+        all = all.min(state_of(fields.letter));
     }
     Ok((all, any_busy))
 }
@@ -150,22 +121,29 @@ fn state_of(letter: u8) -> ProcState {
 struct Fields {
     letter: u8,
     ppid: u32,
-    session: u32,
+    flags: u32,
     threads: u32,
     start_ticks: u64,
+    /// 0 for a process without memory, such as a zombie.
+    memory_bytes: u64,
+    /// Where its environment ends.
+    env_end: Option<u64>,
 }
 
 /// The fields after the command name, which is in parentheses and can itself hold spaces and parentheses.
 fn parse(raw: &[u8]) -> Option<Fields> {
     let after_name = raw.iter().rposition(|&byte| byte == b')')? + 1;
     let mut fields = std::str::from_utf8(&raw[after_name..]).ok()?.split_ascii_whitespace();
-    // Counted from field 3: 4 ppid, 6 session, 20 num_threads, 22 starttime.
-    let letter = *fields.next()?.as_bytes().first()?;
-    let ppid = fields.next()?.parse().ok()?;
-    let session = fields.nth(1)?.parse().ok()?;
-    let threads = fields.nth(13)?.parse().ok()?;
-    let start_ticks = fields.nth(1)?.parse().ok()?;
-    Some(Fields { letter, ppid, session, threads, start_ticks })
+    // Counted from field 3: 4 ppid, 9 flags, 20 num_threads, 22 starttime, 23 vsize, 51 env_end.
+    Some(Fields {
+        letter: *fields.next()?.as_bytes().first()?,
+        ppid: fields.next()?.parse().ok()?,
+        flags: fields.nth(4)?.parse().ok()?,
+        threads: fields.nth(10)?.parse().ok()?,
+        start_ticks: fields.nth(1)?.parse().ok()?,
+        memory_bytes: fields.next()?.parse().ok()?,
+        env_end: fields.nth(27).and_then(|end| end.parse().ok()),
+    })
 }
 
 #[cfg(test)]
@@ -176,7 +154,8 @@ mod tests {
     fn a_command_name_cannot_shift_the_fields() {
         let raw = b"42 (a) R 1 (b) T 7 8 9 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 3 0 12345 1 2\n";
         let fields = parse(raw).expect("well formed");
-        assert_eq!((fields.letter, fields.ppid, fields.session, fields.threads, fields.start_ticks), (b'T', 7, 9, 3, 12345));
+        assert_eq!((fields.letter, fields.ppid, fields.flags, fields.threads), (b'T', 7, 4_194_560, 3));
+        assert_eq!((fields.start_ticks, fields.memory_bytes, fields.env_end), (12345, 1, None));
     }
 
     #[test]
@@ -190,7 +169,6 @@ mod tests {
     fn this_process_is_awake_and_nobody_else() {
         let me = read_stat(std::process::id()).expect("alive");
         assert_eq!(me.state, ProcState::Awake);
-        assert!(!me.is_zombie);
         assert_eq!(read_stat(u32::MAX / 2).expect_err("no such process").kind(), io::ErrorKind::NotFound);
     }
 }

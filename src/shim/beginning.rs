@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -115,7 +116,7 @@ impl Run {
         // One from a run whose shim was killed while it was paused would make a program that looks for it wait for ever.
         run.pause_file.set(false);
         KillPoint::ShimOldPauseFileRemoved.reach();
-        let stdio = process::null().map(|null| [null, stdout_writer.into(), stderr_writer.into()]);
+        let stdio = File::open("/dev/null").map(|null| [null.into(), stdout_writer.into(), stderr_writer.into()]);
         match stdio.and_then(|stdio| run.spawn(stdio, cgroup.as_ref())) {
             Ok((leader, containment)) => {
                 run.leader = leader;
@@ -156,9 +157,7 @@ impl Run {
             cwd: spec.cwd.clone(),
             stdio,
         };
-        let spawned = process::spawn_in_session(&launch, cgroup)?;
-        let containment = if spawned.is_in_cgroup { Containment::Cgroup } else { Containment::Tree };
-        Ok((spawned.identity, containment))
+        process::spawn_in_session(&launch, cgroup)
     }
 
     fn explain(&self, error: &io::Error) -> String {
@@ -167,10 +166,6 @@ impl Run {
         // The script stands last where the program is its interpreter.
         let file = spec.program_args.last().unwrap_or(&spec.program);
         let attempt = Attempt { file, name: &spec.script, cwd: &spec.cwd, search_path: search_path.as_deref() };
-        let why = attempt.explain(error);
-        match process::lack_of(error) {
-            Some(lack) => format!("{why}; {}", lack.advice()),
-            None => why,
-        }
+        attempt.explain(error) + &process::advice_for(error)
     }
 }

@@ -55,12 +55,7 @@ impl Run {
         // Only now: until here a kill of this process would have left the exit status with the kernel.
         process::reap_all_but(None);
         KillPoint::ShimReaped.reach();
-        let usage = process::usage_of_children().map(|used| Fact::Usage {
-            cpu_user_ms: used.cpu_user_ms,
-            cpu_system_ms: used.cpu_system_ms,
-            max_rss_kb: used.max_rss_kb,
-        });
-        if let Ok(usage) = usage {
+        if let Ok(usage) = process::usage_of_children() {
             last.push(self.write_down(usage, None, false));
         }
         // Together: a server that knows the end may start the next run before it hears any more of this one.

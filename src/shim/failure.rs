@@ -4,13 +4,10 @@ use std::io::{self, Write};
 
 /// Why a shim could not do its work. Goes to `shim.log`.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum ShimError {
-    #[error("failed to {0}: {1}")]
-    Step(&'static str, io::Error),
-    #[error("the launch specification is no good: {0}")]
-    Spec(serde_json::Error),
-    #[error("no launch specification came")]
-    NoSpec,
+#[error("failed to {step}: {cause}")]
+pub(super) struct ShimError {
+    step: &'static str,
+    pub(super) cause: io::Error,
 }
 
 /// Names the step that failed.
@@ -20,7 +17,7 @@ pub(super) trait InStep<T> {
 
 impl<T, E: Into<io::Error>> InStep<T> for Result<T, E> {
     fn in_step(self, step: &'static str) -> Result<T, ShimError> {
-        self.map_err(|error| ShimError::Step(step, error.into()))
+        self.map_err(|error| ShimError { step, cause: error.into() })
     }
 }
 

@@ -85,14 +85,10 @@ fn live(dir: &Path) -> Result<(), ShimError> {
             Ok(())
         }
         Err(error) => {
-            let is_disk_full = matches!(&error, ShimError::Step(_, cause) if is_disk_full(cause));
-            let lack = match &error {
-                ShimError::Step(_, cause) => process::lack_of(cause),
-                ShimError::Spec(_) | ShimError::NoSpec => None,
-            };
-            let advice = lack.map_or_else(String::new, |lack| format!("; {}", lack.advice()));
+            let advice = process::advice_for(&error.cause);
             let text = format!("the run's own process (the shim) failed before the run began: {error}{advice}");
-            let signs = Signs { trouble: vec![Trouble::last_words(text, is_disk_full, lack)], ..Signs::default() };
+            let trouble = Trouble::last_words(text, is_disk_full(&error.cause), process::lack_of(&error.cause));
+            let signs = Signs { trouble: vec![trouble], ..Signs::default() };
             let last_words = to_line(&NumberedSigns { signs, number: 1 });
             // Who is gone learns of it from `shim.log`, or finds no journal.
             let _best_effort = to_server.and_then(|mut server| server.write_all(&last_words));
@@ -115,11 +111,11 @@ fn read_spec(stdin: OwnedFd) -> Result<(LaunchSpec, UnixStream, Vec<u8>), ShimEr
         };
         lines.push(&buffer[..count]);
         if let Some(line) = lines.next_line() {
-            let spec = from_line(&line).map_err(ShimError::Spec)?;
+            let spec = from_line(&line).in_step("understand the launch specification")?;
             return Ok((spec, stream, lines.into_rest()));
         }
         if count == 0 || lines.is_over_limit() {
-            return Err(ShimError::NoSpec);
+            return Err(io::Error::other("no whole one came")).in_step("read the launch specification");
         }
     }
 }
