@@ -1,4 +1,4 @@
-//! The link `latest-run` in the runtime directory, which leads to the directory of the latest run.
+//! The ids of the runs that have a directory, and the link `latest-run` in the runtime directory, which leads to that of the latest.
 //!
 //! Level 0. It saves listing `runs/`, which takes longer with each run in the history. The link is set after a run directory is made
 //! and before anything can live in it, so it never names an earlier run than the latest one that may live. It is a hint, not a record: it is
@@ -18,6 +18,20 @@ const LINK: &str = "latest-run";
 pub fn latest_run(runtime_dir: &Path) -> Option<i64> {
     let target = fs::read_link(runtime_dir.join(LINK)).ok()?;
     target.to_str()?.strip_prefix(RUNS_DIR)?.strip_prefix('/')?.parse().ok().filter(|&id| id > 0)
+}
+
+/// The ids that have a run directory, ascending. None where there is no `runs/` yet.
+pub fn run_ids(runtime_dir: &Path) -> io::Result<Vec<i64>> {
+    let entries = match fs::read_dir(runtime_dir.join(RUNS_DIR)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other?,
+    };
+    let mut ids = Vec::new();
+    for entry in entries {
+        ids.extend(entry?.file_name().to_str().and_then(|name| name.parse().ok()).filter(|&id: &i64| id > 0));
+    }
+    ids.sort_unstable();
+    Ok(ids)
 }
 
 /// Makes the link lead to this run. On an error there is no link, unless it cannot be removed either.

@@ -24,7 +24,7 @@ use sha2::{Digest, Sha256};
 
 use crate::file_id::FileId;
 use crate::kill_point::KillPoint;
-use crate::latest_run::{RUNS_DIR, latest_run, set_latest_run};
+use crate::latest_run::{RUNS_DIR, latest_run, run_ids, set_latest_run};
 use crate::private::private_file;
 use crate::random;
 use crate::socket_path::SocketPath;
@@ -77,14 +77,7 @@ impl Runs {
 
     /// The ids that have a directory, ascending. None where there is no `runs/` yet.
     pub fn ids(&self) -> io::Result<Vec<i64>> {
-        let entries = match fs::read_dir(self.path()) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            other => other?,
-        };
-        let mut ids: Vec<i64> =
-            entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).filter(|&id| id > 0).collect();
-        ids.sort_unstable();
-        Ok(ids)
+        run_ids(&self.runtime_dir)
     }
 
     /// The highest id that has or had a directory: that of the latest run. Reads the link that names it, and lists the directory only

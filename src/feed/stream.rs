@@ -57,7 +57,7 @@ impl Streams {
             follower: self.log_watch.follow(),
             checked: self.slots.checked(),
             _slot: slot,
-            log: Cursor::new(self.logs.clone(), at.log),
+            log: Cursor::new(Box::new(self.logs.clone()), at.log),
             at,
             history_read_at: None,
             progress_sent: None,
@@ -76,7 +76,7 @@ pub struct EventStream {
     follower: Follower,
     checked: Checked,
     _slot: StreamSlot,
-    log: Cursor<RunLogs>,
+    log: Cursor<Box<RunLogs>>,
     at: Position,
     /// Up to which published state the history was read.
     history_read_at: Option<u64>,

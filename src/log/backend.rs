@@ -8,7 +8,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use super::listing::{SegmentList, ShortLog, listed_each_time};
+use super::listing::{SegmentList, ShortLog};
 use super::record::{Stream, TEXT_MAX, push_record};
 use super::segment::{Segment, position};
 use crate::clock::{Clock, SystemClock};
@@ -133,8 +133,6 @@ impl ShortLog for BackendFiles {
     }
 }
 
-listed_each_time!(BackendFiles);
-
 /// The segments of the server's own log, in order.
 fn backend_segments(dir: &Path) -> io::Result<Vec<Segment>> {
     let mut segments = Vec::new();
@@ -173,7 +171,7 @@ mod tests {
         log.newest.lock().expect("whole").file = real;
         log.append(at, "after").expect("writes");
         log.append(at, "later").expect("writes");
-        let page = read_since(BackendFiles::new(dir.path()), 0, 100).expect("reads");
+        let page = read_since(&BackendFiles::new(dir.path()), 0, 100).expect("reads");
         let lines: Vec<&str> = page.lines.iter().map(|line| line.line.as_str()).collect();
         let mark = "[autoappdev: 3 lines lost here: they could not be written to the disk]";
         assert_eq!(lines, ["before", mark, "after", "later"]);
@@ -188,7 +186,7 @@ mod tests {
             let opened = BackendLog::open(dir.path()).expect("opens");
             for n in 0..40 {
                 opened.append("2023-11-14T22:13:20.007Z", &format!("{restart} {n} {long}")).expect("writes");
-                let page = read_since(BackendFiles::new(dir.path()), last, 10).expect("reads");
+                let page = read_since(&BackendFiles::new(dir.path()), last, 10).expect("reads");
                 assert_eq!(page.lines.len(), 1, "one new line");
                 assert!(page.lines[0].line.starts_with(&format!("{restart} {n} ")));
                 assert!(page.lines[0].id > last);

@@ -4,7 +4,7 @@
 //! is removed while it is read is told as gone, in bytes, exactly between the two lines between which it was.
 
 use std::io;
-use std::ops::Range;
+use std::ops::{Deref, Range};
 
 use super::listing::Listing;
 use super::record::{RECORD_MAX, Stream, parse_record};
@@ -87,7 +87,7 @@ struct Open {
     is_finished: bool,
 }
 
-impl<L: Listing> Cursor<L> {
+impl<L: Deref<Target: Listing>> Cursor<L> {
     /// Begins behind position `since`: with the first line whose id is larger. Any number is a good one.
     pub fn new(log: L, since: u64) -> Self {
         Self::until(log, since, None)
@@ -192,13 +192,17 @@ impl<L: Listing> Cursor<L> {
             self.open = Some(Open::new(segment, file, begin));
             return Ok(if is_hole { Found::Hole { from, to } } else { Found::Segment });
         }
-        Err(io::Error::other("the log's files change faster than they can be opened"))
+        Err(files_change_too_fast())
     }
+}
+
+pub(super) fn files_change_too_fast() -> io::Error {
+    io::Error::other("the log's files change faster than they can be opened")
 }
 
 /// Whether `bytes` in front of a segment are missing. Behind a run's last line there may be room that was left for the mark of a loss.
 fn is_hole(done: Option<Place>, segment: &Segment, bytes: u64) -> bool {
-    let follows_a_run = done.is_some_and(|(_, run_id)| run_id != segment.run_id);
+    let follows_a_run = done.is_some_and(|(run_id, _)| run_id != segment.run_id);
     !follows_a_run || bytes > LOSS_MARK_BYTES_MAX
 }
 
@@ -261,7 +265,7 @@ impl Open {
     /// Leaves out what is damaged, and the line that it breaks off.
     fn skip_damage(&mut self) {
         let offset = self.at - self.segment.start + (self.buffer.len() - self.used) as u64;
-        self.at = self.segment.start + self.file.after_damage(offset);
+        self.at = self.segment.start + self.file.damage_at(offset).end;
         self.buffer.clear();
         (self.used, self.searched, self.line) = (0, 0, 0..0);
     }

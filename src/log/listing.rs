@@ -15,52 +15,23 @@ pub type SegmentList = Arc<[Segment]>;
 pub trait Listing {
     /// The oldest segment.
     fn oldest(&self) -> io::Result<Option<Segment>>;
-    /// The newest segment.
-    fn newest(&self) -> io::Result<Option<Segment>>;
     /// The last segment that begins at `position` or before it; if none does, the oldest.
     fn holding(&self, position: u64) -> io::Result<Option<Segment>>;
     /// The one after this place.
     fn after(&self, place: Place) -> io::Result<Option<Segment>>;
     /// The one before this place.
     fn before(&self, place: Place) -> io::Result<Option<Segment>>;
-    /// The oldest of the runs after this one.
-    fn after_run(&self, run_id: i64) -> io::Result<Option<Segment>>;
     /// An answer was outdated: cached results must not be trusted.
     fn look_again(&self) {}
+
+    /// The newest segment.
+    fn newest(&self) -> io::Result<Option<Segment>> {
+        self.holding(u64::MAX)
+    }
 
     /// The position after the last byte; 0 for an empty log.
     fn end(&self) -> io::Result<u64> {
         self.newest()?.map_or(Ok(0), |newest| newest.end())
-    }
-}
-
-impl<L: Listing + ?Sized> Listing for &L {
-    fn oldest(&self) -> io::Result<Option<Segment>> {
-        (**self).oldest()
-    }
-
-    fn newest(&self) -> io::Result<Option<Segment>> {
-        (**self).newest()
-    }
-
-    fn holding(&self, position: u64) -> io::Result<Option<Segment>> {
-        (**self).holding(position)
-    }
-
-    fn after(&self, place: Place) -> io::Result<Option<Segment>> {
-        (**self).after(place)
-    }
-
-    fn before(&self, place: Place) -> io::Result<Option<Segment>> {
-        (**self).before(place)
-    }
-
-    fn after_run(&self, run_id: i64) -> io::Result<Option<Segment>> {
-        (**self).after_run(run_id)
-    }
-
-    fn look_again(&self) {
-        (**self).look_again();
     }
 }
 
@@ -70,39 +41,25 @@ pub trait ShortLog {
     fn segments(&self) -> io::Result<SegmentList>;
 }
 
-/// Makes a [`ShortLog`] a [`Listing`].
-macro_rules! listed_each_time {
-    ($($log:ty),+) => {$(
-        impl $crate::log::listing::Listing for $log {
-            fn oldest(&self) -> std::io::Result<Option<$crate::log::segment::Segment>> {
-                Ok(self.segments()?.first().cloned())
-            }
+impl<L: ShortLog> Listing for L {
+    fn oldest(&self) -> io::Result<Option<Segment>> {
+        Ok(self.segments()?.first().cloned())
+    }
 
-            fn newest(&self) -> std::io::Result<Option<$crate::log::segment::Segment>> {
-                Ok(self.segments()?.last().cloned())
-            }
+    fn holding(&self, position: u64) -> io::Result<Option<Segment>> {
+        Ok(holding(&self.segments()?, position).cloned())
+    }
 
-            fn holding(&self, position: u64) -> std::io::Result<Option<$crate::log::segment::Segment>> {
-                Ok($crate::log::listing::holding(&self.segments()?, position).cloned())
-            }
+    fn after(&self, place: Place) -> io::Result<Option<Segment>> {
+        let list = self.segments()?;
+        Ok(list.get(list.partition_point(|segment| segment.place() <= place)).cloned())
+    }
 
-            fn after(&self, place: $crate::log::segment::Place) -> std::io::Result<Option<$crate::log::segment::Segment>> {
-                let list = self.segments()?;
-                Ok(list.get(list.partition_point(|segment| segment.place() <= place)).cloned())
-            }
-
-            fn before(&self, place: $crate::log::segment::Place) -> std::io::Result<Option<$crate::log::segment::Segment>> {
-                let list = self.segments()?;
-                Ok(list[..list.partition_point(|segment| segment.place() < place)].last().cloned())
-            }
-
-            fn after_run(&self, run_id: i64) -> std::io::Result<Option<$crate::log::segment::Segment>> {
-                Ok(self.segments()?.iter().find(|segment| segment.run_id > Some(run_id)).cloned())
-            }
-        }
-    )+};
+    fn before(&self, place: Place) -> io::Result<Option<Segment>> {
+        let list = self.segments()?;
+        Ok(list[..list.partition_point(|segment| segment.place() < place)].last().cloned())
+    }
 }
-pub(super) use listed_each_time;
 
 /// A fixed listing.
 impl ShortLog for SegmentList {
@@ -110,8 +67,6 @@ impl ShortLog for SegmentList {
         Ok(self.clone())
     }
 }
-
-listed_each_time!(SegmentList, RunLog);
 
 /// See [`Listing::holding`].
 pub(super) fn holding(list: &[Segment], position: u64) -> Option<&Segment> {

@@ -89,11 +89,6 @@ impl PackedFile {
         start..(start + FRAME_BYTES).min(self.len)
     }
 
-    /// Where the frame after the one with this offset begins, or the text ends.
-    pub(super) fn next_frame(&self, offset: u64) -> u64 {
-        self.frame_at(offset).end
-    }
-
     /// See [`super::segment::SegmentFile::read_at`].
     pub(super) fn read_at(&mut self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         if offset >= self.len || buffer.is_empty() {

@@ -19,12 +19,12 @@ impl Part<'_> {
 }
 
 /// Up to `limit` lines with an id above `since`.
-pub(super) fn read_since(log: impl Listing, since: u64, limit: usize) -> io::Result<Page> {
+pub(super) fn read_since(log: &dyn Listing, since: u64, limit: usize) -> io::Result<Page> {
     read_page(log, Part::since(since), limit)
 }
 
 /// The last `lines` lines of a log.
-pub(super) fn read_tail(log: impl Listing, lines: usize) -> io::Result<Page> {
+pub(super) fn read_tail(log: &dyn Listing, lines: usize) -> io::Result<Page> {
     read_last(log, Part::since(0), 0, lines)
 }
 
@@ -237,7 +237,7 @@ fn what_is_gone_is_said_exactly_where_it_was() {
     let one = tempfile::tempdir().expect("a temp folder");
     let (segments, _) = a_log(one.path());
     fs::remove_file(&segments[0].path).expect("there");
-    let page = read_tail(look_again(one.path()), 1_000).expect("reads");
+    let page = read_tail(&look_again(one.path()), 1_000).expect("reads");
     assert_eq!(page.gone, segments[1].start, "a tail that reaches the beginning says what lay before");
 }
 
@@ -301,17 +301,15 @@ impl ShortLog for PackedMeanwhile {
     }
 }
 
-super::listing::listed_each_time!(PackedMeanwhile);
-
 #[test]
 fn what_is_packed_between_each_look_and_the_opening_is_not_gone() {
     let dir = tempfile::tempdir().expect("a temp folder");
     let (_, all) = a_log(dir.path());
-    let page = read_since(PackedMeanwhile { dir: dir.path().to_owned() }, 0, 1_000).expect("reads");
+    let page = read_since(&PackedMeanwhile { dir: dir.path().to_owned() }, 0, 1_000).expect("reads");
     assert_eq!((page.lines, page.gone), (all, 0));
     let dir = tempfile::tempdir().expect("a temp folder");
     let (_, all) = a_log(dir.path());
-    let page = read_tail(PackedMeanwhile { dir: dir.path().to_owned() }, 50).expect("reads");
+    let page = read_tail(&PackedMeanwhile { dir: dir.path().to_owned() }, 50).expect("reads");
     assert_eq!((&page.lines[..], page.gone), (&all[10..], 0));
 }
 

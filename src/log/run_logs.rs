@@ -14,14 +14,14 @@ use std::time::{Duration, SystemTime};
 
 use super::listing::{Listing, RunLog, SegmentList, holding};
 use super::segment::{Place, Segment, segments_in};
-use crate::latest_run::{RUNS_DIR, latest_run};
+use crate::latest_run::{RUNS_DIR, latest_run, run_ids};
 
 /// A folder that changed this recently may change again without a new time stamp: file systems count in ticks of up to ten
 /// milliseconds.
 const STAMP_TICK: Duration = Duration::from_millis(50);
 
 /// How many ids in a row are tried before all ids are listed.
-const MISSES_MAX: u32 = 64;
+const MISSES_MAX: i64 = 64;
 
 /// For how many runs the segments are cached: as many as a tail of lines may come from.
 const KNOWN_RUNS_MAX: usize = 256;
@@ -158,61 +158,31 @@ impl RunLogs {
         {
             return Ok(ids.clone());
         }
-        let mut ids: Vec<i64> = Vec::new();
-        match fs::read_dir(&self.runs) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            entries => {
-                for entry in entries? {
-                    ids.extend(entry?.file_name().to_str().and_then(|name| name.parse().ok()).filter(|&id: &i64| id > 0));
-                }
-            }
-        }
-        ids.sort_unstable();
-        let ids: Arc<[i64]> = ids.into();
+        let ids: Arc<[i64]> = run_ids(&self.runtime_dir)?.into();
         self.known().ids = Some((stamp, ids.clone()));
         Ok(ids)
     }
 
     /// The log of the first run in this range that has one.
-    fn first_in(&self, range: Range<i64>) -> io::Result<Option<SegmentList>> {
-        let mut misses = 0;
-        for id in range.clone() {
-            let log = self.log(id)?;
-            if !log.is_empty() {
-                return Ok(Some(log));
-            }
-            misses += 1;
-            if misses > MISSES_MAX {
-                let ids = self.ids()?;
-                let from = ids.partition_point(|&listed| listed <= id);
-                let rest = ids[from..].iter().take_while(|&&listed| listed < range.end);
-                return self.first_of(rest);
-            }
+    fn first_in(&self, Range { start, end }: Range<i64>) -> io::Result<Option<SegmentList>> {
+        let far = end.min(start.saturating_add(MISSES_MAX));
+        match self.first_of(start..far)? {
+            None if far < end => self.first_of(within(&self.ids()?, far..end)),
+            found => Ok(found),
         }
-        Ok(None)
     }
 
     /// The log of the last run in this range that has one.
-    fn last_in(&self, range: Range<i64>) -> io::Result<Option<SegmentList>> {
-        let mut misses = 0;
-        for id in range.clone().rev() {
-            let log = self.log(id)?;
-            if !log.is_empty() {
-                return Ok(Some(log));
-            }
-            misses += 1;
-            if misses > MISSES_MAX {
-                let ids = self.ids()?;
-                let to = ids.partition_point(|&listed| listed < id);
-                let rest = ids[..to].iter().rev().take_while(|&&listed| listed >= range.start);
-                return self.first_of(rest);
-            }
+    fn last_in(&self, Range { start, end }: Range<i64>) -> io::Result<Option<SegmentList>> {
+        let far = start.max(end.saturating_sub(MISSES_MAX));
+        match self.first_of((far..end).rev())? {
+            None if start < far => self.first_of(within(&self.ids()?, start..far).rev()),
+            found => Ok(found),
         }
-        Ok(None)
     }
 
-    fn first_of<'a>(&self, ids: impl Iterator<Item = &'a i64>) -> io::Result<Option<SegmentList>> {
-        for &id in ids {
+    fn first_of(&self, ids: impl Iterator<Item = i64>) -> io::Result<Option<SegmentList>> {
+        for id in ids {
             let log = self.log(id)?;
             if !log.is_empty() {
                 return Ok(Some(log));
@@ -263,29 +233,31 @@ impl RunLogs {
     }
 }
 
+/// Those of the ids, which ascend, that are in the range.
+fn within(ids: &[i64], Range { start, end }: Range<i64>) -> impl DoubleEndedIterator<Item = i64> {
+    let from = |id| ids.partition_point(|&listed| listed < id);
+    ids[from(start)..from(end)].iter().copied()
+}
+
 impl Listing for RunLogs {
     fn oldest(&self) -> io::Result<Option<Segment>> {
         Ok(self.first_log()?.and_then(|log| log.first().cloned()))
-    }
-
-    fn newest(&self) -> io::Result<Option<Segment>> {
-        Ok(self.last_log()?.and_then(|log| log.last().cloned()))
     }
 
     fn holding(&self, position: u64) -> io::Result<Option<Segment>> {
         Ok(self.log_holding(position)?.and_then(|log| holding(&log, position).cloned()))
     }
 
-    fn after(&self, (start, run_id): Place) -> io::Result<Option<Segment>> {
+    fn after(&self, (run_id, start): Place) -> io::Result<Option<Segment>> {
         let run_id = run_id.unwrap_or(0);
         let log = self.log(run_id)?;
         if let Some(segment) = log.iter().find(|segment| segment.start > start) {
             return Ok(Some(segment.clone()));
         }
-        self.after_run(run_id)
+        Ok(self.run_from(run_id.saturating_add(1))?.and_then(|(_, log)| log.first().cloned()))
     }
 
-    fn before(&self, (start, run_id): Place) -> io::Result<Option<Segment>> {
+    fn before(&self, (run_id, start): Place) -> io::Result<Option<Segment>> {
         let run_id = run_id.unwrap_or(0);
         let log = self.log(run_id)?;
         if let Some(segment) = log.iter().rev().find(|segment| segment.start < start) {
@@ -293,10 +265,6 @@ impl Listing for RunLogs {
         }
         let before = self.last_in(self.floor.load(Ordering::Relaxed)..run_id)?;
         Ok(before.and_then(|log| log.last().cloned()))
-    }
-
-    fn after_run(&self, run_id: i64) -> io::Result<Option<Segment>> {
-        Ok(self.run_from(run_id.saturating_add(1))?.and_then(|(_, log)| log.first().cloned()))
     }
 
     fn look_again(&self) {
@@ -417,7 +385,7 @@ mod tests {
                 }
             }
         }
-        assert_eq!(logs.after_run(11).expect("a look").map(|segment| segment.start), Some(20_000));
+        assert_eq!(logs.after((Some(11), u64::MAX)).expect("a look").map(|segment| segment.start), Some(20_000));
         logs.set_floor(5);
         assert_eq!(logs.first_run().expect("a look"), Some(9), "what is below it is not looked for");
     }

@@ -25,7 +25,7 @@ pub struct Form {
 /// Reads what was said, from the beginning on.
 #[derive(Debug)]
 pub struct Said {
-    cursor: Cursor<RunLog>,
+    cursor: Cursor<Box<RunLog>>,
     begin: u64,
     up_to: u64,
     form: Form,
@@ -39,7 +39,7 @@ impl Said {
     /// Of a run's log as it was looked at.
     pub fn new(text: &RunText, form: Form) -> Self {
         Self {
-            cursor: Cursor::until(text.log.clone(), text.begin, text.end),
+            cursor: Cursor::until(Box::new(text.log.clone()), text.begin, text.end),
             begin: text.begin,
             up_to: text.up_to,
             form,

@@ -5,9 +5,8 @@
 
 use std::io;
 
-use super::cursor::{ATTEMPTS_MAX, Cursor, Item};
+use super::cursor::{ATTEMPTS_MAX, Cursor, Item, files_change_too_fast};
 use super::listing::Listing;
-use super::reader::files_change_too_fast;
 use super::record::{RECORD_MAX, parse_record};
 use super::segment::{Segment, SegmentFile};
 use crate::clock::Timestamp;
@@ -22,7 +21,7 @@ const STRETCH_BYTES: u64 = 4 * RECORD_MAX as u64;
 /// of that line is missing, the position is in front of what is missing, so that it is told. Without such a line it is the end of what there
 /// is now. `begin` is where the log began; `end` as for [`Cursor::until`]; `is_before` says of which runs nothing is that late.
 pub fn position_at(
-    log: &impl Listing,
+    log: &dyn Listing,
     at: Timestamp,
     begin: u64,
     end: Option<u64>,
@@ -41,7 +40,7 @@ pub fn position_at(
 
 /// `None` where one of those listed is not there any more.
 fn try_position_at(
-    log: &impl Listing,
+    log: &dyn Listing,
     at: Timestamp,
     begin: u64,
     end: Option<u64>,
@@ -56,7 +55,7 @@ fn try_position_at(
             while is_before(run_id + 1) {
                 run_id += 1;
             }
-            next = log.after_run(run_id)?;
+            next = log.after((Some(run_id), u64::MAX))?;
             floor = match &next {
                 Some(next) => log.before(next.place())?.map_or(Ok(floor), |before| before.end())?,
                 None => log.end()?,
@@ -84,7 +83,7 @@ fn try_position_at(
 }
 
 /// Reads through a run from `since` on; `None` where no line in it came at or after `at`.
-fn first_in_run(log: &impl Listing, since: u64, run_id: Option<i64>, at: Timestamp, end: Option<u64>) -> io::Result<Option<u64>> {
+fn first_in_run(log: &dyn Listing, since: u64, run_id: Option<i64>, at: Timestamp, end: Option<u64>) -> io::Result<Option<u64>> {
     let mut cursor = Cursor::until(log, since, end);
     // In front of the item, and of the hole before it.
     let mut position = since;

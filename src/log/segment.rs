@@ -11,9 +11,9 @@ use std::path::{Path, PathBuf};
 
 use super::packed::PackedFile;
 
-/// The place of a segment among all: where it begins, and its run. Of two that begin at the same position the first is empty: a shim was
+/// The place of a segment among all: its run, and where it begins. Of two that begin at the same position the first is empty: a shim was
 /// killed before it wrote anything there, and the next run began.
-pub type Place = (u64, Option<i64>);
+pub type Place = (Option<i64>, u64);
 
 /// One file of a log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,7 +43,7 @@ impl Segment {
 
     /// Its place among all.
     pub fn place(&self) -> Place {
-        (self.start, self.run_id)
+        (self.run_id, self.start)
     }
 
     /// The position after its last byte, as of now. One that is gone ends where it begins.
@@ -130,7 +130,7 @@ impl SegmentFile {
     }
 
     /// Reads from `offset` on, as much as is at hand; 0 at the end. What is damaged is [`io::ErrorKind::InvalidData`]: then
-    /// [`SegmentFile::after_damage`] says where to go on.
+    /// [`SegmentFile::damage_at`] says how far that goes.
     pub(super) fn read_at(&mut self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         match self {
             Self::Plain(file) => file.read_at(buffer, offset),
@@ -157,14 +157,6 @@ impl SegmentFile {
         match self {
             Self::Plain(_) => offset..offset + 1,
             Self::Packed(packed) => packed.frame_at(offset),
-        }
-    }
-
-    /// The first offset after `offset` that damage there does not reach.
-    pub(super) fn after_damage(&self, offset: u64) -> u64 {
-        match self {
-            Self::Plain(_) => offset,
-            Self::Packed(packed) => packed.next_frame(offset),
         }
     }
 }

@@ -6,9 +6,8 @@
 use std::io::{self, Read};
 use std::ops::Range;
 
-use super::cursor::ATTEMPTS_MAX;
+use super::cursor::{ATTEMPTS_MAX, files_change_too_fast};
 use super::listing::{RunLog, SegmentList, ShortLog};
-use super::reader::files_change_too_fast;
 use super::record::RECORD_MAX;
 use super::segment::{Segment, SegmentFile};
 use super::writer::LOSS_MARK_BYTES_MAX;

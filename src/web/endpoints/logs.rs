@@ -174,7 +174,7 @@ impl App {
             None | Some(_) => Vec::new(),
         };
         let is_before = |run_id: i64| over.binary_search(&run_id).is_ok();
-        Ok(log::position_at(&&*log, at, asked.begin(), asked.part(0, 0).end, is_before)?)
+        Ok(log::position_at(&*log, at, asked.begin(), asked.part(0, 0).end, is_before)?)
     }
 
     fn page(&self, asked: &Asked, since: u64, limit: usize) -> Result<Page, ApiError> {

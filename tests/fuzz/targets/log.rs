@@ -128,7 +128,7 @@ fn read_what_lies_there(folder: &Path, [mode, first, second, third, how, lines]:
     let times: Vec<_> = whole.lines.iter().filter_map(|line| line.at).collect();
     if times.is_sorted() {
         for at in times.iter().step_by(times.len() / 4 + 1) {
-            let position = position_at(&&segments, *at, begin, None, |_| false).expect("seeks");
+            let position = position_at(&segments, *at, begin, None, |_| false).expect("seeks");
             let found = read_since(&segments, position, 1).expect("reads").lines;
             assert_eq!(found.first(), whole.lines.iter().find(|line| line.at >= Some(*at)));
         }
