@@ -9,6 +9,8 @@ use std::io;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
+use crate::absent::if_there;
+
 /// The folder of all run directories, in the runtime directory.
 pub const RUNS_DIR: &str = "runs";
 
@@ -22,10 +24,7 @@ pub fn latest_run(runtime_dir: &Path) -> Option<i64> {
 
 /// The ids that have a run directory, ascending. None where there is no `runs/` yet.
 pub fn run_ids(runtime_dir: &Path) -> io::Result<Vec<i64>> {
-    let entries = match fs::read_dir(runtime_dir.join(RUNS_DIR)) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        other => other?,
-    };
+    let Some(entries) = if_there(fs::read_dir(runtime_dir.join(RUNS_DIR)))? else { return Ok(Vec::new()) };
     let mut ids = Vec::new();
     for entry in entries {
         ids.extend(entry?.file_name().to_str().and_then(|name| name.parse().ok()).filter(|&id: &i64| id > 0));
@@ -38,14 +37,9 @@ pub fn run_ids(runtime_dir: &Path) -> io::Result<Vec<i64>> {
 pub fn set_latest_run(runtime_dir: &Path, run_id: i64) -> io::Result<()> {
     let link = runtime_dir.join(LINK);
     let new = runtime_dir.join(format!("{LINK}.new"));
-    let target = format!("{RUNS_DIR}/{run_id}");
-    let made = symlink(&target, &new)
-        .or_else(|error| match error.kind() {
-            // A server was killed between the two steps.
-            io::ErrorKind::AlreadyExists => fs::remove_file(&new).and_then(|()| symlink(&target, &new)),
-            _ => Err(error),
-        })
-        .and_then(|()| fs::rename(&new, &link));
+    // Left by a server that was killed between the two steps.
+    let _was_none = fs::remove_file(&new);
+    let made = symlink(format!("{RUNS_DIR}/{run_id}"), &new).and_then(|()| fs::rename(&new, &link));
     if made.is_err() {
         // A link to an earlier run would be trusted. If it cannot be removed, no run directory can be created either.
         let _is_missing_or_stuck = fs::remove_file(&link);

@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::FlockOperation;
 use sha2::{Digest, Sha256};
 
+use crate::absent::if_there;
 use crate::file_id::FileId;
 use crate::kill_point::KillPoint;
 use crate::latest_run::{RUNS_DIR, latest_run, run_ids, set_latest_run};
@@ -196,12 +197,9 @@ impl RunDir {
     /// Looks who holds the lock. A shared lock is tried for a moment: it disturbs nobody, since a run's lock is taken once, at its
     /// creation, and never again.
     pub fn lock_state(&self) -> io::Result<LockState> {
-        let file = match File::open(self.lock_path()) {
+        let Some(file) = if_there(File::open(self.lock_path()))? else {
             // Somebody removed it, and with it the word of who holds it. The socket of a process that is gone takes nobody.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Ok(if self.connect().is_ok() { LockState::Held } else { LockState::Free });
-            }
-            other => other?,
+            return Ok(if self.connect().is_ok() { LockState::Held } else { LockState::Free });
         };
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared) {
             Ok(()) => Ok(LockState::Free),

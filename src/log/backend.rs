@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use super::listing::{SegmentList, ShortLog};
+use super::loss::loss_mark;
 use super::record::{Stream, TEXT_MAX, push_record};
 use super::segment::{Segment, position};
 use crate::clock::{Clock, SystemClock};
@@ -63,11 +64,7 @@ impl BackendLog {
         // Nothing in here can panic half-way through a change, so a poisoned lock guards whole values.
         let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
         if newest.lost > 0 {
-            let mut mark = Vec::new();
-            let text = format!("[autoappdev: {} lines lost here: they could not be written to the disk]", newest.lost);
-            push_record(&mut mark, at.as_bytes(), Stream::Backend, false, text.as_bytes());
-            mark.append(&mut records);
-            records = mark;
+            records.splice(..0, loss_mark(at.as_bytes(), Stream::Backend, newest.lost));
         }
         let count = text.split('\n').count() as u64;
         let written = self.write(&mut newest, &records);

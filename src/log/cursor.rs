@@ -60,16 +60,6 @@ pub struct Cursor<L> {
     end: Option<u64>,
 }
 
-enum Found {
-    Nothing,
-    Segment,
-    /// One, and what lay in front of it is missing.
-    Hole {
-        from: u64,
-        to: u64,
-    },
-}
-
 /// The segment that is being read.
 #[derive(Debug)]
 struct Open {
@@ -115,9 +105,9 @@ impl<L: Deref<Target: Listing>> Cursor<L> {
         loop {
             let Some(open) = &mut self.open else {
                 match self.find()? {
-                    Found::Nothing => return self.missing_end(),
-                    Found::Segment => continue,
-                    Found::Hole { from, to } => return Ok(Some(Item::Gone { from, to })),
+                    None => return self.missing_end(),
+                    Some(hole) if hole.is_empty() => continue,
+                    Some(hole) => return Ok(Some(Item::Gone { from: hole.start, to: hole.end })),
                 }
             };
             match open.read_line() {
@@ -170,8 +160,8 @@ impl<L: Deref<Target: Listing>> Cursor<L> {
         Ok(is_hole.then_some(Item::Gone { from, to }))
     }
 
-    /// Opens the segment in which it goes on.
-    fn find(&mut self) -> io::Result<Found> {
+    /// Opens the segment in which it goes on, if there is one. Returns what is missing in front of it.
+    fn find(&mut self) -> io::Result<Option<Range<u64>>> {
         for attempt in 0..ATTEMPTS_MAX {
             if attempt > 0 {
                 self.log.look_again();
@@ -180,7 +170,7 @@ impl<L: Deref<Target: Listing>> Cursor<L> {
                 Some(done) => self.log.after(done)?,
                 None => self.log.holding(self.position)?,
             };
-            let Some(segment) = found else { return Ok(Found::Nothing) };
+            let Some(segment) = found else { return Ok(None) };
             // Listed, and not there: it was packed or removed a moment ago. Only what is not listed any more is gone.
             let Some(mut file) = segment.open()? else { continue };
             let begin = segment.start + line_start_before(&mut file, self.position.saturating_sub(segment.start))?;
@@ -190,7 +180,7 @@ impl<L: Deref<Target: Listing>> Cursor<L> {
             let to = segment.start;
             let is_hole = to > from && is_hole(done, &segment, to - from);
             self.open = Some(Open::new(segment, file, begin));
-            return Ok(if is_hole { Found::Hole { from, to } } else { Found::Segment });
+            return Ok(Some(from..if is_hole { to } else { from }));
         }
         Err(files_change_too_fast())
     }

@@ -1,6 +1,6 @@
 //! How many lines found no room on the disk.
 
-use super::record::{Stream, parse_record};
+use super::record::{Stream, parse_record, push_record};
 
 /// Counts lines, not records: one that was written in parts is lost once, whichever of its parts were.
 #[derive(Debug, Default)]
@@ -40,6 +40,14 @@ impl Loss {
             self.is_counted[stream] &= goes_on;
         }
     }
+}
+
+/// The record that says how many lines were lost.
+pub(super) fn loss_mark(at: &[u8], stream: Stream, lines: u64) -> Vec<u8> {
+    let mut mark = Vec::new();
+    let text = format!("[autoappdev: {lines} lines lost here: they could not be written to the disk]");
+    push_record(&mut mark, at, stream, false, text.as_bytes());
+    mark
 }
 
 /// Of each record its stream, and whether its line goes on.

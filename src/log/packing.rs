@@ -9,6 +9,7 @@ use std::path::Path;
 
 use super::packed::{TEXT_BYTES_MAX, write_packed};
 use super::segment::{Segment, packed_name};
+use crate::absent::if_there;
 use crate::kill_point::KillPoint;
 
 /// What is in the making.
@@ -28,9 +29,11 @@ pub enum Packing {
 /// Packs a plain segment to which nothing is added any more, and removes the plain one. `goes_on` is asked before each frame.
 pub fn pack(segment: &Segment, mut goes_on: impl FnMut() -> bool) -> io::Result<Packing> {
     let Some(dir) = segment.path.parent().filter(|_| segment.packed_end.is_none()) else { return Ok(Packing::Left) };
-    let Some(len) = len_unless_gone(&segment.path)?.filter(|len| (1..=TEXT_BYTES_MAX).contains(len)) else {
+    let Some(file) = if_there(fs::symlink_metadata(&segment.path))? else { return Ok(Packing::Left) };
+    let len = file.len();
+    if !file.is_file() || !(1..=TEXT_BYTES_MAX).contains(&len) {
         return Ok(Packing::Left);
-    };
+    }
     let unfinished = dir.join(UNFINISHED);
     let packed = dir.join(packed_name(segment.start, segment.start + len));
     // One that is there already got its name after it was on the disk: only the removal is left to do.
@@ -46,27 +49,17 @@ pub fn pack(segment: &Segment, mut goes_on: impl FnMut() -> bool) -> io::Result<
         File::open(dir)?.sync_all()?;
         KillPoint::ServerSegmentNamed.reach();
     }
-    match fs::remove_file(&segment.path) {
+    if if_there(fs::remove_file(&segment.path))?.is_none() {
         // The shim removed it while it was packed, because it was the oldest of too many: then this one has no place either.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => fs::remove_file(&packed).map(|()| Packing::Left),
-        other => other.map(|()| Packing::Done),
+        fs::remove_file(&packed)?;
+        return Ok(Packing::Left);
     }
+    Ok(Packing::Done)
 }
 
 /// Removes what a packing left that was killed.
 pub fn remove_unfinished(dir: &Path) -> io::Result<()> {
-    match fs::remove_file(dir.join(UNFINISHED)) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        Ok(()) | Err(_) => Ok(()),
-    }
-}
-
-fn len_unless_gone(path: &Path) -> io::Result<Option<u64>> {
-    match fs::symlink_metadata(path) {
-        Ok(metadata) => Ok(metadata.is_file().then_some(metadata.len())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
-    }
+    if_there(fs::remove_file(dir.join(UNFINISHED))).map(|_| ())
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use std::time::{Duration, SystemTime};
 
 use super::listing::{Listing, RunLog, SegmentList, holding};
 use super::segment::{Place, Segment, segments_in};
+use crate::absent::if_there;
 use crate::latest_run::{RUNS_DIR, latest_run, run_ids};
 
 /// A folder that changed this recently may change again without a new time stamp: file systems count in ticks of up to ten
@@ -64,14 +65,10 @@ enum Stamp {
 
 impl Stamp {
     fn of(dir: &Path) -> io::Result<Self> {
-        match fs::metadata(dir).and_then(|metadata| metadata.modified()) {
-            Ok(at) => {
-                let is_old = SystemTime::now().duration_since(at).is_ok_and(|age| age > STAMP_TICK);
-                Ok(if is_old { Self::At(at) } else { Self::Hot })
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::Absent),
-            Err(error) => Err(error),
-        }
+        let Some(metadata) = if_there(fs::metadata(dir))? else { return Ok(Self::Absent) };
+        let at = metadata.modified()?;
+        let is_old = SystemTime::now().duration_since(at).is_ok_and(|age| age > STAMP_TICK);
+        Ok(if is_old { Self::At(at) } else { Self::Hot })
     }
 
     /// Whether nothing was added or removed between the two.

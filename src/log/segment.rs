@@ -10,6 +10,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::packed::PackedFile;
+use crate::absent::if_there;
 
 /// The place of a segment among all: its run, and where it begins. Of two that begin at the same position the first is empty: a shim was
 /// killed before it wrote anything there, and the next run began.
@@ -56,23 +57,15 @@ impl Segment {
 
     /// How long its file is. One that is gone has none.
     pub fn bytes_on_disk(&self) -> io::Result<u64> {
-        match fs::symlink_metadata(&self.path) {
-            Ok(metadata) => Ok(metadata.len()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
-            Err(error) => Err(error),
-        }
+        Ok(if_there(fs::symlink_metadata(&self.path))?.map_or(0, |metadata| metadata.len()))
     }
 
     /// Its bytes; `None` where it is gone.
     pub(super) fn open(&self) -> io::Result<Option<SegmentFile>> {
-        match File::open(&self.path) {
-            Ok(file) => Ok(Some(match self.packed_end {
-                None => SegmentFile::Plain(file),
-                Some(end) => SegmentFile::Packed(PackedFile::new(file, end.saturating_sub(self.start))),
-            })),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        }
+        Ok(if_there(File::open(&self.path))?.map(|file| match self.packed_end {
+            None => SegmentFile::Plain(file),
+            Some(end) => SegmentFile::Packed(PackedFile::new(file, end.saturating_sub(self.start))),
+        }))
     }
 }
 
@@ -101,10 +94,7 @@ pub fn segments_in(dir: &Path, run_id: Option<i64>) -> io::Result<Vec<Segment>> 
 
 /// The same; where one is there in both forms both are listed, the plain one first.
 pub fn all_segments_in(dir: &Path, run_id: Option<i64>) -> io::Result<Vec<Segment>> {
-    let entries = match fs::read_dir(dir) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        other => other?,
-    };
+    let Some(entries) = if_there(fs::read_dir(dir))? else { return Ok(Vec::new()) };
     let mut segments = Vec::new();
     for entry in entries {
         segments.extend(Segment::of_file(entry?.path(), run_id));

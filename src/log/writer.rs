@@ -8,9 +8,10 @@ use std::io::{self, Read, Seek};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use super::loss::Loss;
-use super::record::{Stream, push_record};
+use super::loss::{Loss, loss_mark};
+use super::record::Stream;
 use super::segment::{all_segments_in, plain_name};
+use crate::absent::if_there;
 use crate::kill_point::KillPoint;
 use crate::private::private_file;
 
@@ -71,15 +72,10 @@ impl SegmentWriter {
     /// Continues in `dir`, a copy of the previous folder, where the current segment is completed. On an error the next record begins a new one.
     pub fn move_to(&mut self, dir: &Path) -> io::Result<()> {
         dir.clone_into(&mut self.dir);
-        match DirBuilder::new().mode(0o700).create(dir) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-            Ok(()) | Err(_) => {}
-        }
+        // One that is there is left as it is.
+        DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
         let path = dir.join(plain_name(self.start));
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            Ok(()) | Err(_) => {}
-        }
+        if_there(fs::remove_file(&path))?;
         let mut file = private_file().read(true).create_new(true).open(path)?;
         let mut before = &self.file;
         before.rewind()?;
@@ -102,10 +98,7 @@ impl SegmentWriter {
     /// Tries to write down how many lines were lost.
     pub fn report_loss(&mut self, at: &[u8]) -> io::Result<()> {
         if self.has_unreported_loss() {
-            let mut mark = Vec::new();
-            let text = format!("[autoappdev: {} lines lost here: they could not be written to the disk]", self.loss.lines());
-            push_record(&mut mark, at, Stream::Stderr, false, text.as_bytes());
-            self.append(&mark)?;
+            self.append(&loss_mark(at, Stream::Stderr, self.loss.lines()))?;
             self.loss.reported();
         }
         Ok(())
@@ -179,6 +172,7 @@ impl SegmentWriter {
 #[cfg(test)]
 mod tests {
     use super::super::reader_tests::read_since;
+    use super::super::record::push_record;
     use super::super::{SegmentList, segments_in};
     use super::*;
 

@@ -10,6 +10,7 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use super::lack::is_shortage;
+use crate::absent::if_there;
 
 /// How many groups are listed in one look: a pipeline may make some of its own, within reason.
 const GROUPS_MAX: usize = 1000;
@@ -106,10 +107,7 @@ impl Cgroup {
     /// Removes it and the groups below it, however many; it must be empty. One that is not there is removed already.
     pub fn remove(&self) -> io::Result<()> {
         loop {
-            let dirs = match self.dirs() {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-                other => other?,
-            };
+            let Some(dirs) = if_there(self.dirs())? else { return Ok(()) };
             // The deepest first. One may have groups below it that this look did not come to: the next one does.
             let (mut any_gone, mut last) = (false, Ok(()));
             for dir in dirs.iter().rev() {

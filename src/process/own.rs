@@ -3,16 +3,16 @@
 use std::fs;
 use std::io;
 
+use crate::absent::if_there;
+
 /// The value of [`boot_id`] if the id is unknown. It equals itself, so processes left behind by a run of an unknown boot are searched for.
 pub const UNKNOWN_BOOT: &str = "unknown";
 
 /// The id that the kernel drew at this boot (`random(4)`, `/proc/sys/kernel/random/boot_id`). A `/proc` with processes alone (`subset=pid` in
 /// `proc(5)`, `ProcSubset=pid` in a systemd unit) has no such file.
 pub fn boot_id() -> io::Result<String> {
-    match fs::read_to_string("/proc/sys/kernel/random/boot_id") {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(UNKNOWN_BOOT.to_owned()),
-        other => Ok(other?.trim().to_owned()),
-    }
+    let id = if_there(fs::read_to_string("/proc/sys/kernel/random/boot_id"))?;
+    Ok(id.as_deref().map_or(UNKNOWN_BOOT, str::trim).to_owned())
 }
 
 /// Makes this process the one that inherits every orphan of its tree (`PR_SET_CHILD_SUBREAPER(2const)`).

@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::format::{FORMAT, format_of};
+use super::lines::to_line;
+use crate::absent::if_there;
 use crate::clock::Timestamp;
 use crate::path_json;
 use crate::pipeline::{Entry, Fact};
@@ -87,11 +89,7 @@ pub struct ReadJournal {
 
 /// Reads a journal that may still grow and may be torn.
 pub fn read_journal(path: &Path) -> Result<ReadJournal, JournalError> {
-    let bytes = match fs::read(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(JournalError::Absent),
-        other => other?,
-    };
-    parse_journal(&bytes)
+    parse_journal(&if_there(fs::read(path))?.ok_or(JournalError::Absent)?)
 }
 
 fn parse_journal(bytes: &[u8]) -> Result<ReadJournal, JournalError> {
@@ -111,10 +109,7 @@ fn parse_journal(bytes: &[u8]) -> Result<ReadJournal, JournalError> {
 
 /// Reads only the first line of a journal, however long it is.
 pub fn read_header(path: &Path) -> Result<Header, JournalError> {
-    let file = match File::open(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(JournalError::Absent),
-        other => other?,
-    };
+    let file = if_there(File::open(path))?.ok_or(JournalError::Absent)?;
     let mut line = Vec::new();
     BufReader::new(file).read_until(b'\n', &mut line)?;
     parse_header(line.strip_suffix(b"\n").ok_or(JournalError::Absent)?)
@@ -163,7 +158,7 @@ impl Journal {
             has_sync_failed: false,
             last: None,
         };
-        journal.write_whole(&line_of(header))?;
+        journal.write_whole(&to_line(header))?;
         Ok(journal)
     }
 
@@ -206,7 +201,7 @@ impl Journal {
 
     /// Writes an entry; with `durable` it is on the disk when this returns `Ok`. On an error the entry waits and is not lost.
     pub fn append(&mut self, entry: &Entry, durable: bool) -> io::Result<()> {
-        self.waiting.push_back(line_of(entry));
+        self.waiting.push_back(to_line(entry));
         self.must_sync |= durable || self.unsynced.len() > UNSYNCED_BYTES_MAX;
         self.flush()
     }
@@ -252,12 +247,6 @@ impl Journal {
         self.unsynced.extend_from_slice(line);
         Ok(())
     }
-}
-
-fn line_of(value: &impl Serialize) -> Vec<u8> {
-    let mut line = serde_json::to_vec(value).expect("headers and entries are plain data");
-    line.push(b'\n');
-    line
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
 use super::format::{FORMAT, format_of};
-use super::lines::from_line;
+use super::lines::{from_line, to_line};
 use crate::pipeline::Progress;
 use crate::private::{private_file, sync_dir};
 
@@ -56,16 +56,10 @@ struct Stored<'a> {
 pub fn write_progress(path: &Path, progress: &Progress, number: u64, durable: bool) -> io::Result<()> {
     let beside = path.with_extension("new");
     let stored = Stored { format: FORMAT, number, progress };
-    let mut text = serde_json::to_vec(&stored).expect("plain data with text keys");
-    text.push(b'\n');
-    let open = || private_file().create_new(true).open(&beside);
-    let opened = open().or_else(|error| match error.kind() {
-        // Left by a kill. What it is does not matter: it is not written to, and nobody waits for the other end of a pipe.
-        io::ErrorKind::AlreadyExists => fs::remove_file(&beside).and_then(|()| open()),
-        _ => Err(error),
-    });
-    let written = opened.and_then(|mut file| {
-        file.write_all(&text)?;
+    // Left by a kill. What it is does not matter: it is not written to, and nobody waits for the other end of a pipe.
+    let _was_none = fs::remove_file(&beside);
+    let written = private_file().create_new(true).open(&beside).and_then(|mut file| {
+        file.write_all(&to_line(&stored))?;
         if durable { file.sync_data() } else { Ok(()) }
     });
     written.and_then(|()| fs::rename(&beside, path)).inspect_err(|_| {

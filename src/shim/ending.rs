@@ -68,7 +68,7 @@ impl Run {
 
     /// After the end: does nothing but answer, and try again what the disk does not take.
     pub(super) fn wait_while(&mut self, is_so: impl Fn(&mut Self) -> bool) {
-        self.phase = Phase::Killing { kill: Kill::new() };
+        self.phase = Phase::Killing { kill: Kill::default() };
         while is_so(self) {
             self.tell_signs();
             self.wait(Some(SystemClock.awake() + JOURNAL_RETRY));

@@ -7,6 +7,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::absent::if_there;
 use crate::private::private_file;
 use crate::run_dir::PAUSE_FILE;
 
@@ -38,11 +39,8 @@ impl PauseFile {
     /// Tries again.
     pub(super) fn retry(&mut self) {
         let done = if self.is_wanted { private_file().open(&self.path).map(drop) } else { fs::remove_file(&self.path) };
-        self.failure = match done {
-            // Without the folder there is nobody to look for it either.
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Some(error),
-            Ok(()) | Err(_) => None,
-        };
+        // Without the folder there is nobody to look for it either.
+        self.failure = if_there(done).err();
     }
 
     /// It is somebody else's by now.

@@ -37,11 +37,13 @@ pub(super) enum Look {
 #[derive(Debug)]
 struct Backoff(Duration);
 
-impl Backoff {
-    fn new() -> Self {
+impl Default for Backoff {
+    fn default() -> Self {
         Self(LOOK_AGAIN_MIN)
     }
+}
 
+impl Backoff {
     fn again(&mut self, now: Duration) -> Look {
         let at = now + self.0;
         self.0 = (self.0 * 2).min(LOOK_AGAIN_MAX);
@@ -61,10 +63,6 @@ impl Tree {
     pub(super) fn new(cgroup: Option<Cgroup>) -> Self {
         let events = cgroup.as_ref().and_then(|cgroup| cgroup.events().ok());
         Self { cgroup, events }
-    }
-
-    fn can_hold(&self) -> bool {
-        self.cgroup.is_some()
     }
 
     /// Whether the kernel keeps all of it where it is, until [`Tree::events`] say something else. A process with the right to it can have
@@ -94,15 +92,7 @@ impl Tree {
         members.unwrap_or_default().into_iter().collect()
     }
 
-    /// Whatever continues it, nobody in the control group gets a processor until [`Tree::release`].
-    fn hold(&self) {
-        self.freeze(true);
-    }
-
-    fn release(&self) {
-        self.freeze(false);
-    }
-
+    /// Whatever continues it, nobody in the control group gets a processor until it is thawed again.
     fn freeze(&self, is_to_freeze: bool) {
         if let Some(cgroup) = &self.cgroup {
             // Without it there are the signals, and what they did is looked at.
@@ -168,7 +158,7 @@ impl Tree {
 
     /// Asks every process to end: TERM, then CONT, because a stopped process does not see TERM before it goes on.
     pub(super) fn terminate(&self) {
-        self.release();
+        self.freeze(false);
         let (mut asked, mut asked_unseen) = (BTreeSet::new(), BTreeSet::new());
         // Twice, for those that were born during the first time; later ones are killed after the grace.
         for _ in 0..2 {
@@ -226,7 +216,7 @@ pub(super) struct Freeze {
 #[derive(Clone, Copy, Debug)]
 enum Grip {
     /// Signals alone; the group is told to freeze then.
-    Loose { until: Option<Duration>, pause: Duration },
+    Loose { until: Duration, pause: Duration },
     /// The group was told to freeze. Once it has, nobody can be born before everybody has its signal.
     Closing { until: Duration, pause: Duration },
 }
@@ -237,26 +227,25 @@ const GRIP_AFTER: Duration = Duration::from_millis(1);
 const GRIP_LIMIT: Duration = Duration::from_millis(50);
 
 impl Freeze {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(now: Duration) -> Self {
         Self {
-            backoff: Backoff::new(),
+            backoff: Backoff::default(),
             stopped: None,
             told_while_traced: BTreeSet::new(),
             uninterruptible_since: None,
-            grip: Grip::Loose { until: None, pause: GRIP_AFTER },
+            grip: Grip::Loose { until: now + GRIP_AFTER, pause: GRIP_AFTER },
         }
     }
 
     /// Whether the signals are to wait for the group to freeze, and when to look again then.
     fn tighten(&mut self, tree: &Tree, now: Duration) -> Option<Look> {
-        match self.grip {
-            Grip::Loose { until: None, pause } => self.grip = Grip::Loose { until: Some(now + pause), pause },
-            Grip::Loose { until: Some(until), pause } if until <= now && tree.can_hold() => {
-                tree.hold();
-                self.grip = Grip::Closing { until: now + GRIP_LIMIT, pause };
-                self.backoff = Backoff::new();
-            }
-            Grip::Loose { .. } | Grip::Closing { .. } => {}
+        if let Grip::Loose { until, pause } = self.grip
+            && until <= now
+            && tree.cgroup.is_some()
+        {
+            tree.freeze(true);
+            self.grip = Grip::Closing { until: now + GRIP_LIMIT, pause };
+            self.backoff = Backoff::default();
         }
         match self.grip {
             Grip::Closing { until, .. } if !tree.is_frozen() && now < until => Some(self.backoff.again(now)),
@@ -267,8 +256,8 @@ impl Freeze {
     /// Everybody has its signal, which takes effect before anything else that one may do.
     fn loosen(&mut self, tree: &Tree, now: Duration) {
         if let Grip::Closing { pause, .. } = self.grip {
-            tree.release();
-            self.grip = Grip::Loose { until: Some(now + pause * 2), pause: pause * 2 };
+            tree.freeze(false);
+            self.grip = Grip::Loose { until: now + pause * 2, pause: pause * 2 };
         }
     }
 
@@ -320,7 +309,7 @@ impl Freeze {
             && living == *living_before
             && dead.is_subset(dead_before)
         {
-            tree.hold();
+            tree.freeze(true);
             return Look::Done;
         }
         // A tree that is all stopped is looked at again at once.
@@ -349,13 +338,13 @@ pub(super) struct Thaw {
 
 impl Thaw {
     pub(super) fn new(leader: Identity) -> Self {
-        Self { backoff: Backoff::new(), leader, continued: BTreeSet::new() }
+        Self { backoff: Backoff::default(), leader, continued: BTreeSet::new() }
     }
 
     /// Done when a look finds nobody stopped who was not continued, and the leader not stopped. One that stops itself again is left to
     /// itself. `spares_leader`: somebody else continued it, and may stop it.
     pub(super) fn look(&mut self, tree: &Tree, now: Duration, spares_leader: bool) -> Look {
-        tree.release();
+        tree.freeze(false);
         let mut found_new = false;
         let mut leader_stopped = false;
         let mut any_seen = false;
@@ -378,7 +367,7 @@ impl Thaw {
 }
 
 /// Kills until nothing is left.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Kill {
     backoff: Backoff,
     since: Option<Duration>,
@@ -389,16 +378,6 @@ pub(super) struct Kill {
 }
 
 impl Kill {
-    pub(super) fn new() -> Self {
-        Self {
-            backoff: Backoff::new(),
-            since: None,
-            killed: Killed::default(),
-            known: BTreeSet::new(),
-            known_unseen: BTreeSet::new(),
-        }
-    }
-
     /// Done when nothing of the tree is alive.
     pub(super) fn look(&mut self, tree: &Tree, now: Duration) -> Look {
         self.since.get_or_insert(now);

@@ -6,6 +6,7 @@
 use std::io;
 use std::time::Duration;
 
+use super::chore::Chore;
 use super::failure::complain;
 use crate::pipeline::ConditionCode;
 use crate::process::is_disk_full;
@@ -17,10 +18,7 @@ const SAID_EVERY: Duration = Duration::from_secs(1);
 /// When it changed last, and what was complained of.
 #[derive(Default)]
 pub(super) struct Troubles {
-    /// In awake time.
-    changed_at: Option<Duration>,
-    /// Whether there is something else to say by now.
-    is_stale: bool,
+    saying: Chore,
     complaint: Option<String>,
 }
 
@@ -40,8 +38,8 @@ impl Troubles {
             lack: None,
         };
         let troubles: Vec<Trouble> = failures.map(trouble).collect();
-        self.is_stale = troubles != said;
-        if !self.is_stale || self.changed_at.is_some_and(|at| now < at + SAID_EVERY) {
+        self.saying.is_due = troubles != said;
+        if !self.saying.take(SAID_EVERY, now) {
             return None;
         }
         let text = troubles.iter().map(|trouble| trouble.detail.as_str()).collect::<Vec<_>>().join(", ");
@@ -49,13 +47,12 @@ impl Troubles {
             complain(format_args!("{text}"));
             self.complaint = Some(text);
         }
-        (self.changed_at, self.is_stale) = (Some(now), false);
         Some(troubles)
     }
 
     /// When there is something to say although nothing happens.
     pub(super) fn due_at(&self) -> Option<Duration> {
-        self.changed_at.filter(|_| self.is_stale).map(|at| at + SAID_EVERY)
+        self.saying.due_at(SAID_EVERY)
     }
 }
 
