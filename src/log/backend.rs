@@ -21,7 +21,6 @@ const BACKEND_FILE_BYTES_MAX: u64 = 1024 * 1024;
 
 /// The newest segment's file.
 pub const BACKEND_LOG: &str = "backend.log";
-const NEWEST: &str = BACKEND_LOG;
 
 /// The logger.
 #[derive(Debug)]
@@ -42,8 +41,9 @@ struct Newest {
 impl BackendLog {
     /// Opens the log in the runtime directory; what is there is gone on with.
     pub fn open(dir: &Path) -> io::Result<Self> {
-        let start = backend_segments(dir)?.iter().find(|segment| segment.path.ends_with(NEWEST)).map_or(0, |newest| newest.start);
-        let file = private_file().append(true).open(dir.join(NEWEST))?;
+        let start =
+            backend_segments(dir)?.iter().find(|segment| segment.path.ends_with(BACKEND_LOG)).map_or(0, |newest| newest.start);
+        let file = private_file().append(true).open(dir.join(BACKEND_LOG))?;
         let len = file.metadata()?.len();
         Ok(Self { dir: dir.to_owned(), newest: Mutex::new(Newest { file, start, len, lost: 0 }) })
     }
@@ -74,11 +74,11 @@ impl BackendLog {
 
     fn write(&self, newest: &mut Newest, records: &[u8]) -> io::Result<()> {
         if newest.len >= BACKEND_FILE_BYTES_MAX {
-            for old in backend_segments(&self.dir)?.iter().filter(|segment| !segment.path.ends_with(NEWEST)) {
+            for old in backend_segments(&self.dir)?.iter().filter(|segment| !segment.path.ends_with(BACKEND_LOG)) {
                 fs::remove_file(&old.path)?;
             }
-            fs::rename(self.dir.join(NEWEST), self.dir.join(format!("backend-{:020}.log", newest.start)))?;
-            newest.file = private_file().append(true).open(self.dir.join(NEWEST))?;
+            fs::rename(self.dir.join(BACKEND_LOG), self.dir.join(format!("backend-{:020}.log", newest.start)))?;
+            newest.file = private_file().append(true).open(self.dir.join(BACKEND_LOG))?;
             newest.start += newest.len;
             newest.len = 0;
         }
@@ -144,7 +144,7 @@ fn backend_segments(dir: &Path) -> io::Result<Vec<Segment>> {
         }
     }
     segments.sort_unstable_by_key(|segment| segment.start);
-    let path = dir.join(NEWEST);
+    let path = dir.join(BACKEND_LOG);
     if path.exists() {
         segments.push(Segment { start: newest_start, packed_end: None, path, run_id: None });
     }

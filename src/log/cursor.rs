@@ -60,7 +60,6 @@ pub struct Cursor<L> {
     end: Option<u64>,
 }
 
-/// The segment that is being read.
 #[derive(Debug)]
 struct Open {
     segment: Segment,
@@ -239,7 +238,6 @@ impl Open {
         self.at += (len + newline) as u64;
     }
 
-    /// The line that was taken last.
     fn taken(&self) -> RawLine<'_> {
         let line = &self.buffer[self.line.clone()];
         let (id, run_id) = (self.at, self.segment.run_id);

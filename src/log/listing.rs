@@ -61,7 +61,6 @@ impl<L: ShortLog> Listing for L {
     }
 }
 
-/// A fixed listing.
 impl ShortLog for SegmentList {
     fn segments(&self) -> io::Result<SegmentList> {
         Ok(self.clone())

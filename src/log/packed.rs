@@ -61,7 +61,6 @@ pub(super) fn write_packed(from: &Path, len: u64, to: &Path, goes_on: &mut impl 
     Ok(true)
 }
 
-/// A packed segment, open.
 #[derive(Debug)]
 pub(super) struct PackedFile {
     file: File,
@@ -78,7 +77,6 @@ impl PackedFile {
         Self { file, len, frames: Vec::new(), current: None }
     }
 
-    /// The length of the text.
     pub(super) fn len(&self) -> u64 {
         self.len
     }
@@ -89,7 +87,6 @@ impl PackedFile {
         start..(start + FRAME_BYTES).min(self.len)
     }
 
-    /// See [`super::segment::SegmentFile::read_at`].
     pub(super) fn read_at(&mut self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         if offset >= self.len || buffer.is_empty() {
             return Ok(0);

@@ -12,7 +12,6 @@ use super::segment::{Segment, packed_name};
 use crate::absent::if_there;
 use crate::kill_point::KillPoint;
 
-/// What is in the making.
 const UNFINISHED: &str = "packing.tmp";
 
 /// What came of packing.

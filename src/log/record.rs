@@ -48,7 +48,6 @@ pub(super) fn push_record(out: &mut Vec<u8>, at: &[u8], stream: Stream, goes_on:
     out.push(b'\n');
 }
 
-/// What stands in front of a record's text.
 pub(super) fn record_head(at: &[u8], stream: Stream, goes_on: bool) -> [u8; HEAD_LEN] {
     let mut head = [b' '; HEAD_LEN];
     head[..TIMESTAMP_LEN].copy_from_slice(at);
@@ -57,7 +56,6 @@ pub(super) fn record_head(at: &[u8], stream: Stream, goes_on: bool) -> [u8; HEAD
     head
 }
 
-/// A record taken apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Record<'a> {
     pub(super) at: Timestamp,

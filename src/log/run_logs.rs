@@ -41,7 +41,6 @@ pub struct RunLogs {
 struct Known {
     /// The segments of some runs, the one that was asked for last in front.
     logs: Vec<KnownLog>,
-    /// The ids that have a directory.
     ids: Option<(Stamp, Arc<[i64]>)>,
     /// The oldest run that had a log when `runs/` had this state.
     first: Option<(Stamp, i64)>,
@@ -116,7 +115,6 @@ impl RunLogs {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The highest id that there is.
     fn newest_id(&self) -> io::Result<Option<i64>> {
         match latest_run(&self.runtime_dir) {
             Some(id) => Ok(Some(id)),
@@ -147,7 +145,6 @@ impl RunLogs {
         Ok(segments)
     }
 
-    /// The ids that have a directory, ascending.
     fn ids(&self) -> io::Result<Arc<[i64]>> {
         let stamp = Stamp::of(&self.runs)?;
         if let Some((before, ids)) = &self.known().ids

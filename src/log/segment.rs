@@ -80,7 +80,6 @@ pub(super) fn plain_name(start: u64) -> String {
     format!("{start:020}.log")
 }
 
-/// See [`plain_name`].
 pub(super) fn packed_name(start: u64, end: u64) -> String {
     format!("{start:020}-{end:020}.log.gz")
 }
@@ -111,7 +110,6 @@ pub(super) enum SegmentFile {
 }
 
 impl SegmentFile {
-    /// Its length, as of now.
     pub(super) fn len(&self) -> io::Result<u64> {
         match self {
             Self::Plain(file) => Ok(file.metadata()?.len()),
@@ -128,7 +126,6 @@ impl SegmentFile {
         }
     }
 
-    /// Fills the buffer from `offset` on.
     pub(super) fn read_exact_at(&mut self, mut buffer: &mut [u8], mut offset: u64) -> io::Result<()> {
         while !buffer.is_empty() {
             match self.read_at(buffer, offset)? {

@@ -37,7 +37,6 @@ pub struct SegmentWriter {
     file: File,
     /// Whether part of a record may stand behind `len`.
     is_torn: bool,
-    /// What found no room.
     loss: Loss,
     /// Whether a segment was finished since somebody asked.
     has_rotated: bool,
@@ -61,7 +60,7 @@ impl SegmentWriter {
         if records.is_empty() {
             return Ok(());
         }
-        let written = self.try_write(records, at);
+        let written = self.report_loss(at).and_then(|()| self.append(records));
         match written {
             Ok(()) => self.loss.kept(records),
             Err(_) => self.loss.lost(records),
@@ -102,11 +101,6 @@ impl SegmentWriter {
             self.loss.reported();
         }
         Ok(())
-    }
-
-    fn try_write(&mut self, records: &[u8], at: &[u8]) -> io::Result<()> {
-        self.report_loss(at)?;
-        self.append(records)
     }
 
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {

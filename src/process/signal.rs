@@ -4,7 +4,8 @@ use std::io;
 
 use rustix::process::{Pid, PidfdFlags, Signal};
 
-use super::stat::{Identity, read_stat};
+use super::stat::{Identity, gone_as_not_found, read_stat};
+use crate::absent::if_there;
 
 /// Sends `signal` to our child `pid`, which has not been reaped: its pid is its own. Needs no `/proc`.
 pub fn signal_child(pid: u32, signal: Signal) -> io::Result<()> {
@@ -15,22 +16,15 @@ pub fn signal_child(pid: u32, signal: Signal) -> io::Result<()> {
 ///
 /// The descriptor pins the process; the start time read after that tells whether it is the one that was meant.
 pub fn signal(target: Identity, signal: Signal) -> io::Result<bool> {
-    let gone = |error: &io::Error| {
-        matches!(error.raw_os_error(), Some(code) if code == rustix::io::Errno::SRCH.raw_os_error())
-            || error.kind() == io::ErrorKind::NotFound
-    };
-    let sent = (|| {
+    let send = || {
         let pidfd = rustix::process::pidfd_open(raw_pid(target.pid)?, PidfdFlags::empty())?;
         if read_stat(target.pid)?.identity != target {
             return Ok(false);
         }
         rustix::process::pidfd_send_signal(pidfd, signal)?;
         Ok(true)
-    })();
-    match sent {
-        Err(error) if gone(&error) => Ok(false),
-        other => other,
-    }
+    };
+    Ok(if_there(send().map_err(gone_as_not_found))?.unwrap_or(false))
 }
 
 /// A pid as the kernel's calls take it.

@@ -122,7 +122,6 @@ fn found_session(image: &Image, launch: &Launch, group: Option<&File>, reporter:
     die()
 }
 
-/// How a process is made.
 enum Fork<'a> {
     /// As by `fork(2)`.
     Child,

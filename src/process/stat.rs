@@ -80,7 +80,7 @@ fn fields_of(pid: u32) -> io::Result<Fields> {
 }
 
 /// A process that ends while its files are read answers ESRCH instead of ENOENT.
-fn gone_as_not_found(error: io::Error) -> io::Error {
+pub(super) fn gone_as_not_found(error: io::Error) -> io::Error {
     if error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) { io::ErrorKind::NotFound.into() } else { error }
 }
 

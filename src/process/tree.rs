@@ -45,7 +45,6 @@ pub fn children_of(pid: u32) -> io::Result<Vec<u32>> {
     Ok(children)
 }
 
-/// Every pid in `/proc`.
 pub(super) fn all_pids() -> io::Result<impl Iterator<Item = u32>> {
     Ok(fs::read_dir("/proc")?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()))
 }

@@ -55,15 +55,13 @@ impl Run {
         // Nor on the second socket, which is not needed as long as the directory stays where it is.
         let socket = runs.new_socket_name(spec.run_id).and_then(|name| Ok((abstract_socket::bind(&name)?, name))).ok();
         let (second, socket) = socket.unzip();
+        let this_process = process::read_stat(std::process::id()).in_step("read when this process began")?;
         let header = Header {
             format: FORMAT,
             run_id: spec.run_id,
             boot_id: process::boot_id().in_step("read the boot id")?,
             shim_pid: std::process::id(),
-            shim_start_ticks: process::read_stat(std::process::id())
-                .in_step("read when this process began")?
-                .identity
-                .start_ticks,
+            shim_start_ticks: this_process.identity.start_ticks,
             cgroup: cgroup.as_ref().map(|cgroup| cgroup.path().to_owned()),
             socket: socket.clone(),
             runtime_dir: spec.runtime_dir.clone(),

@@ -18,7 +18,6 @@ const COMMAND_BYTES_MAX: usize = 4096;
 /// What a server that does not read may leave waiting, in bytes. It is cut off then; it finds everything in the journal.
 const UNREAD_BYTES_MAX: usize = 4 * 1024 * 1024;
 
-/// Names a connection for as long as it lasts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct ConnectionId(u64);
 
@@ -56,12 +55,10 @@ impl Connections {
         Ok(connections)
     }
 
-    /// The sockets that take new connections.
     pub(super) fn listeners(&self) -> impl Iterator<Item = &UnixListener> {
         std::iter::once(&self.listener).chain(&self.second)
     }
 
-    /// Replaces the socket in the run's directory.
     pub(super) fn listen_at(&mut self, listener: UnixListener) {
         self.listener = listener;
     }
@@ -91,7 +88,6 @@ impl Connections {
         commands
     }
 
-    /// Sends to one connection, if it is still there.
     pub(super) fn tell(&mut self, id: ConnectionId, message: &impl Serialize) {
         if let Some(connection) = self.open.iter_mut().find(|connection| connection.id == id) {
             connection.push(&to_line(message));
@@ -115,7 +111,6 @@ impl Connections {
         }
     }
 
-    /// From now on this connection gets facts.
     pub(super) fn attach(&mut self, id: ConnectionId) {
         if let Some(connection) = self.open.iter_mut().find(|connection| connection.id == id) {
             connection.is_attached = true;

@@ -29,7 +29,6 @@ const BURST_GAP: Duration = Duration::from_millis(2);
 /// How often a loss that the log does not tell of yet is tried again.
 const LOSS_RETRY: Duration = Duration::from_secs(1);
 
-/// Both pipes and the log.
 pub(super) struct Output {
     streams: Vec<Source>,
     log: SegmentWriter,
@@ -37,7 +36,6 @@ pub(super) struct Output {
     failure: Option<io::Error>,
     /// The stamp of what came last: those of a run never go back, even when the clock does.
     last_at: Timestamp,
-    /// How far the pipeline says it is.
     progress: ProgressKeeper,
     /// How long the run had gone on without its pauses when it was looked at last.
     ran: Duration,
@@ -118,12 +116,10 @@ impl Output {
         self.failure.as_ref().is_some_and(|error| error.kind() != io::ErrorKind::NotFound)
     }
 
-    /// What keeps how far the pipeline says it is.
     pub(super) fn progress(&mut self) -> &mut ProgressKeeper {
         &mut self.progress
     }
 
-    /// Now, as text.
     fn stamp(&mut self) -> String {
         self.last_at = self.last_at.max(SystemClock.now());
         self.last_at.to_string()

@@ -11,11 +11,9 @@ use crate::absent::if_there;
 use crate::private::private_file;
 use crate::run_dir::PAUSE_FILE;
 
-/// See the module.
 pub(super) struct PauseFile {
     path: PathBuf,
     is_wanted: bool,
-    /// Why it is not as it is wanted.
     failure: Option<io::Error>,
 }
 
@@ -30,13 +28,11 @@ impl PauseFile {
         self.retry();
     }
 
-    /// Makes it, or takes it away.
     pub(super) fn set(&mut self, is_wanted: bool) {
         self.is_wanted = is_wanted;
         self.retry();
     }
 
-    /// Tries again.
     pub(super) fn retry(&mut self) {
         let done = if self.is_wanted { private_file().open(&self.path).map(drop) } else { fs::remove_file(&self.path) };
         // Without the folder there is nobody to look for it either.
@@ -48,7 +44,6 @@ impl PauseFile {
         self.failure = None;
     }
 
-    /// Why it is not as it should be.
     pub(super) fn failure(&self) -> Option<&io::Error> {
         self.failure.as_ref()
     }

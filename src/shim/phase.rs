@@ -18,17 +18,11 @@ pub(super) type Asker = (ConnectionId, u64);
 
 /// What is being done to the tree.
 pub(super) enum Phase {
-    /// Nothing: it runs.
     Running,
-    /// It is being stopped.
     Freezing { freeze: Freeze, since: Duration, then: Frozen, asker: Option<Asker> },
-    /// All of it is stopped.
     Paused,
-    /// It is being continued.
     Thawing { thaw: Thaw, since: Duration, then: Thawed, asker: Option<Asker> },
-    /// It was asked to end.
     Stopping { kill_at: Duration },
-    /// It is being killed.
     Killing { kill: Kill },
 }
 

@@ -21,7 +21,6 @@ const STORED_EVERY: Duration = Duration::from_secs(10);
 /// The same where the last one could not be stored.
 const RETRIED_EVERY: Duration = Duration::from_secs(1);
 
-/// See the module.
 pub(super) struct ProgressKeeper {
     path: PathBuf,
     /// When the latest step began, in the run's own time: pauses are no part of it.
@@ -53,7 +52,6 @@ impl ProgressKeeper {
         }
     }
 
-    /// Stores what is due.
     pub(super) fn turn(&mut self, now: Duration, board: &SignBoard) {
         if self.storing.take(self.store_every(), now) {
             self.store(board);

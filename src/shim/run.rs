@@ -30,7 +30,6 @@ use crate::run_dir::{self, Journal, LaunchSpec, Message, Reply, ReplyError, Rota
 /// How often lines that the disk did not take are tried again.
 pub(super) const JOURNAL_RETRY: Duration = Duration::from_secs(1);
 
-/// A run that has begun.
 pub(super) struct Run {
     pub(super) spec: LaunchSpec,
     pub(super) dir: RunDir,
@@ -268,7 +267,6 @@ impl Run {
         Message::Fact(entry)
     }
 
-    /// Tries again what the journal did not take.
     pub(super) fn catch_up(&mut self) -> Result<(), ()> {
         self.journal_failure = self.journal.flush().err();
         if self.journal_failure.is_none() { Ok(()) } else { Err(()) }

@@ -18,7 +18,6 @@ pub(super) struct Signals {
     pub(super) terminate: UnixStream,
 }
 
-/// Catches what can be caught.
 pub(super) fn signals() -> io::Result<Signals> {
     // A server started in the background, or by another program, may have been told to ignore some. One that is caught here is back at its
     // default in what is executed (`execve(2)`), one that is ignored would stay ignored.

@@ -9,7 +9,6 @@ use crate::run_dir::{NumberedSigns, Signs};
 /// The least time between two messages about what comes in floods.
 const TOLD_EVERY: Duration = Duration::from_millis(200);
 
-/// See the module.
 #[derive(Default)]
 pub(super) struct SignBoard {
     latest: NumberedSigns,
@@ -40,7 +39,6 @@ impl SignBoard {
         self.is_urgent = true;
     }
 
-    /// What is to be said to the servers now, if anything.
     pub(super) fn turn(&mut self, now: Duration) -> Option<&NumberedSigns> {
         let every = self.every();
         self.is_urgent = false;
@@ -53,7 +51,6 @@ impl SignBoard {
         self.turn(now)
     }
 
-    /// When there is something to be said although nothing happens.
     pub(super) fn due_at(&self) -> Option<Duration> {
         self.telling.due_at(self.every())
     }

@@ -24,10 +24,8 @@ const VFORK_SUSPECTED_AFTER: Duration = Duration::from_millis(10);
 /// How long a process may take to die of SIGKILL before it is reported: a process with much memory takes a while.
 const SURVIVES_AFTER: Duration = Duration::from_secs(1);
 
-/// What a look found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Look {
-    /// It is so.
     Done,
     /// Look again at this moment of awake time.
     Again(Duration),
@@ -200,7 +198,6 @@ fn send_unseen(pid: u32, signal: Signal) -> bool {
     is_living_child(pid) && process::signal_child(pid, signal).is_ok()
 }
 
-/// Stops every process where it stands.
 #[derive(Debug)]
 pub(super) struct Freeze {
     backoff: Backoff,
@@ -328,7 +325,6 @@ fn let_vforked_children_go(tree: &[Stat]) {
     }
 }
 
-/// Lets every process go on.
 #[derive(Debug)]
 pub(super) struct Thaw {
     backoff: Backoff,
@@ -366,7 +362,6 @@ impl Thaw {
     }
 }
 
-/// Kills until nothing is left.
 #[derive(Debug, Default)]
 pub(super) struct Kill {
     backoff: Backoff,

@@ -15,7 +15,6 @@ use crate::run_dir::Trouble;
 /// The least time between two that are said.
 const SAID_EVERY: Duration = Duration::from_secs(1);
 
-/// When it changed last, and what was complained of.
 #[derive(Default)]
 pub(super) struct Troubles {
     saying: Chore,
@@ -50,7 +49,6 @@ impl Troubles {
         Some(troubles)
     }
 
-    /// When there is something to say although nothing happens.
     pub(super) fn due_at(&self) -> Option<Duration> {
         self.saying.due_at(SAID_EVERY)
     }
