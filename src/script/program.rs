@@ -4,13 +4,13 @@
 //! checks again after execve(2) has failed, because a file can change in between and only the kernel can detect some problems.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Access, OFlags, StatVfsMountFlags};
+use rustix::fs::{Access, Mode, OFlags, StatVfsMountFlags};
 use rustix::io::Errno;
 
 use super::elf::Elf;
@@ -62,155 +62,46 @@ pub struct Attempt<'a> {
     pub search_path: Option<&'a OsStr>,
 }
 
-/// Why an existing file cannot be run. Each text is a sentence that says what to do.
+/// Why an existing file cannot be run: a sentence that says what to do.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Unrunnable {
-    /// The first line ends with CR LF.
-    #[error(
-        "the script {0} has Windows line endings, which neither the kernel nor a shell understands; convert it with `sed -i 's/\\r$//' {0}`"
-    )]
-    WindowsLines(String),
-    /// A byte order mark hides the first line.
-    #[error(
-        "the script {0} begins with a byte order mark, which hides its first line from the kernel and from a shell; remove it with `sed -i '1s/^\\xEF\\xBB\\xBF//' {0}`"
-    )]
-    ByteOrderMark(String),
-    /// It is UTF-16.
-    #[error(
-        "the script {0} is saved as UTF-16, which neither the kernel nor a shell understands; save it as UTF-8, without a byte order mark"
-    )]
-    Utf16(String),
-    /// `#!` without a usable name.
-    #[error("the first line of {0} names no interpreter; write a line such as `#!/bin/bash`")]
-    NoInterpreter(String),
-    /// The name of the interpreter is cut off.
-    #[error(
-        "the first line of {0} does not name its interpreter within the first 256 bytes, which is all that the kernel reads; use a shorter path, for example a link to the interpreter"
-    )]
-    LongInterpreter(String),
-    /// The interpreter is not there.
-    #[error("{interpreter}, named in the first line of {script}, does not exist; install it, or correct that line")]
-    MissingInterpreter {
-        /// As the first line names it.
-        interpreter: String,
-        /// The script.
-        script: String,
-    },
-    /// The interpreter may not be executed.
-    #[error("{interpreter}, named in the first line of {script}, cannot be executed: {reason}")]
-    BadInterpreter {
-        /// As the first line names it.
-        interpreter: String,
-        /// The script.
-        script: String,
-        /// What is wrong with it.
-        reason: &'static str,
-    },
-    /// `env` would not find it.
-    #[error(
-        "{interpreter}, named in the first line of {script}, was not found in PATH ({path}); install it, or set PATH for the server or for this start"
-    )]
-    NotInPath {
-        /// The program that `env` is to run.
-        interpreter: String,
-        /// The script.
-        script: String,
-        /// Where it was searched for.
-        path: String,
-    },
-    /// `env` takes one name there, and the line has more.
-    #[error(
-        "the first line of {script} passes {name:?} to env as one name; to pass arguments to {interpreter}, write `#!/usr/bin/env -S {name}`"
-    )]
-    EnvNeedsSplit {
-        /// All that follows `env`.
-        name: String,
-        /// Its first word.
-        interpreter: String,
-        /// The script.
-        script: String,
-    },
-    /// There is no shell.
-    #[error(
-        "{script} has neither an execute bit nor a first line that names an interpreter, so bash would run it, and bash was not found in PATH ({path})"
-    )]
-    NoShell {
-        /// The script.
-        script: String,
-        /// Where it was searched for.
-        path: String,
-    },
-    /// A text of another language, which would be given to bash.
-    #[error(
-        "{script} does not name its interpreter, and bash would treat it as a shell script; add a first line such as `#!/usr/bin/env {interpreter}`"
-    )]
-    OtherLanguage {
-        /// The script.
-        script: String,
-        /// What probably runs it.
-        interpreter: &'static str,
-    },
-    /// A program without its execute bit.
-    #[error("{0} is a program, not a script, and its execute bit is not set; set it with `chmod +x {0}`")]
-    NoExecuteBit(String),
-    /// Its execute bit is for others.
-    #[error("the server's user cannot execute {0}; allow it with `chmod a+x {0}`, or give the file to that user")]
-    NotAllowed(String),
-    /// The file system forbids it.
-    #[error("{script} is on a file system that is mounted noexec; {advice}")]
-    NoExec {
-        /// The script.
-        script: String,
-        /// What to do.
-        advice: String,
-    },
-    /// The loader of a program is not there.
-    #[error(
-        "{program} needs the loader {loader}, which does not exist: the program was built for another system or C library; build it for this one, or statically"
-    )]
-    MissingLoader {
-        /// The program.
-        program: String,
-        /// The path in its header.
-        loader: String,
-    },
-    /// It could not be read.
-    #[error("{script} could not be read: {reason}; give the server's user permission to read it")]
-    Unreadable {
-        /// The script.
-        script: String,
-        /// The kernel's error.
-        reason: String,
-    },
-}
+#[error("{0}")]
+pub struct Unrunnable(String);
 
 impl Attempt<'_> {
     /// How it is run: directly if it has its execute bit, otherwise by the interpreter that its first line names, otherwise by `bash`.
     pub fn program(&self) -> Result<Program, Unrunnable> {
-        let script = || quoted(self.name);
-        let unreadable = |error: &io::Error| Unrunnable::Unreadable { script: script(), reason: error.to_string() };
-        let opened = open(self.file);
-        let mode = match &opened {
-            Ok(file) => file.metadata(),
-            Err(_) => fs::metadata(self.file),
+        let script = quoted(self.name);
+        let refused = |why| Err(Unrunnable(why));
+        let unreadable = |error: io::Error| {
+            Unrunnable(format!("{script} could not be read: {error}; give the server's user permission to read it"))
         };
-        let has_execute_bit = mode.map_err(|error| unreadable(&error))?.permissions().mode() & 0o111 != 0;
+        let has_execute_bit = fs::metadata(self.file).map_err(unreadable)?.permissions().mode() & 0o111 != 0;
         if has_execute_bit {
             self.check_executable()?;
         }
-        let file = match opened {
+        let file = match open(self.file) {
             Ok(file) => file,
             // The kernel needs no permission to read a program; a script's interpreter does, and says so itself.
             Err(_) if has_execute_bit => return Ok(self.as_it_is()),
-            Err(error) => return Err(unreadable(&error)),
+            Err(error) => return Err(unreadable(error)),
         };
-        let head = read_head(&file).map_err(|error| unreadable(&error))?;
+        let head = read_head(&file).map_err(unreadable)?;
         match beginning(&head) {
-            Beginning::WindowsLine => Err(Unrunnable::WindowsLines(script())),
-            Beginning::ByteOrderMark => Err(Unrunnable::ByteOrderMark(script())),
-            Beginning::Utf16 => Err(Unrunnable::Utf16(script())),
-            Beginning::NoInterpreter => Err(Unrunnable::NoInterpreter(script())),
-            Beginning::LongInterpreter => Err(Unrunnable::LongInterpreter(script())),
+            Beginning::WindowsLine => refused(format!(
+                "the script {script} has Windows line endings, which neither the kernel nor a shell understands; convert it with `sed -i 's/\\r$//' {script}`"
+            )),
+            Beginning::ByteOrderMark => refused(format!(
+                "the script {script} begins with a byte order mark, which hides its first line from the kernel and from a shell; remove it with `sed -i '1s/^\\xEF\\xBB\\xBF//' {script}`"
+            )),
+            Beginning::Utf16 => refused(format!(
+                "the script {script} is saved as UTF-16, which neither the kernel nor a shell understands; save it as UTF-8, without a byte order mark"
+            )),
+            Beginning::NoInterpreter => {
+                refused(format!("the first line of {script} names no interpreter; write a line such as `#!/bin/bash`"))
+            }
+            Beginning::LongInterpreter => refused(format!(
+                "the first line of {script} does not name its interpreter within the first {HEAD_BYTES} bytes, which is all that the kernel reads; use a shorter path, for example a link to the interpreter"
+            )),
             Beginning::Interpreter { path, argument } => {
                 self.check_interpreter(path, argument)?;
                 Ok(if has_execute_bit { self.as_it_is() } else { self.by(path, argument) })
@@ -218,7 +109,9 @@ impl Attempt<'_> {
             Beginning::Elf if has_execute_bit => self.check_loader(&file).map(|()| self.as_it_is()),
             // Only the kernel knows whether it has a handler for it, for example in binfmt_misc.
             Beginning::Text { .. } | Beginning::Binary if has_execute_bit => Ok(self.as_it_is()),
-            Beginning::Elf | Beginning::Binary => Err(Unrunnable::NoExecuteBit(script())),
+            Beginning::Elf | Beginning::Binary => refused(format!(
+                "{script} is a program, not a script, and its execute bit is not set; set it with `chmod +x {script}`"
+            )),
             Beginning::Text { .. } => self.by_shell(),
         }
     }
@@ -292,48 +185,59 @@ impl Attempt<'_> {
         let ending = Path::new(self.name).extension().or_else(|| self.file.extension());
         let other = OTHER_LANGUAGES.iter().find(|(other, _)| ending == Some(OsStr::new(other)));
         if let Some((_, interpreter)) = other {
-            return Err(Unrunnable::OtherLanguage { script, interpreter });
+            return Err(Unrunnable(format!(
+                "{script} does not name its interpreter, and bash would treat it as a shell script; add a first line such as `#!/usr/bin/env {interpreter}`"
+            )));
         }
-        if !self.is_in_path(SHELL.as_bytes()) {
-            return Err(Unrunnable::NoShell { script, path: self.shown_search_path() });
+        if !self.is_in_path(SHELL) {
+            return Err(Unrunnable(format!(
+                "{script} has neither an execute bit nor a first line that names an interpreter, so bash would run it, and bash was not found in PATH ({})",
+                self.shown_search_path()
+            )));
         }
         Ok(Program { program: SHELL.into(), args: vec![self.file.to_owned()] })
     }
 
     /// The execute bit is set: checks whether it applies to this user and the file system honours it.
     fn check_executable(&self) -> Result<(), Unrunnable> {
+        let script = quoted(self.name);
         match rustix::fs::access(self.file, Access::EXEC_OK) {
             Err(Errno::ACCESS) if is_noexec(self.file) => {
-                let script = quoted(self.name);
                 let is_text = open(self.file).and_then(|file| read_head(&file)).is_ok_and(|head| {
                     matches!(beginning(&head), Beginning::Interpreter { .. } | Beginning::Text { is_empty: false })
                 });
-                let mut advice = "copy it to another file system".to_owned();
-                if is_text {
-                    advice = format!("{advice}, or remove its execute bit (`chmod -x {script}`) to run it with its interpreter");
-                }
-                Err(Unrunnable::NoExec { script, advice })
+                let or = format!(", or remove its execute bit (`chmod -x {script}`) to run it with its interpreter");
+                Err(Unrunnable(format!(
+                    "{script} is on a file system that is mounted noexec; copy it to another file system{}",
+                    if is_text { &or } else { "" }
+                )))
             }
-            Err(Errno::ACCESS) => Err(Unrunnable::NotAllowed(quoted(self.name))),
+            Err(Errno::ACCESS) => Err(Unrunnable(format!(
+                "the server's user cannot execute {script}; allow it with `chmod a+x {script}`, or give the file to that user"
+            ))),
             // The kernel reports everything else.
             Ok(()) | Err(_) => Ok(()),
         }
     }
 
     fn check_interpreter(&self, path: &[u8], argument: Option<&[u8]>) -> Result<(), Unrunnable> {
-        let (interpreter, script) = (String::from_utf8_lossy(path).into_owned(), quoted(self.name));
         let named = self.cwd.join(OsStr::from_bytes(path));
-        let bad = |reason| Unrunnable::BadInterpreter { interpreter: interpreter.clone(), script: script.clone(), reason };
+        let unusable = |why| {
+            let (interpreter, script) = (String::from_utf8_lossy(path), quoted(self.name));
+            Err(Unrunnable(format!("{interpreter}, named in the first line of {script}, {why}")))
+        };
         match fs::metadata(&named) {
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-                return Err(Unrunnable::MissingInterpreter { interpreter, script });
+                return unusable("does not exist; install it, or correct that line");
             }
             // The kernel may be able to use an interpreter that cannot be read here.
             Err(_) => {}
-            Ok(metadata) if !metadata.is_file() => return Err(bad("it is not a program")),
+            Ok(metadata) if !metadata.is_file() => return unusable("cannot be executed: it is not a program"),
             Ok(_) => match rustix::fs::access(&named, Access::EXEC_OK) {
-                Err(Errno::ACCESS) if is_noexec(&named) => return Err(bad("it is on a file system that is mounted noexec")),
-                Err(Errno::ACCESS) => return Err(bad("the server's user cannot execute it")),
+                Err(Errno::ACCESS) if is_noexec(&named) => {
+                    return unusable("cannot be executed: it is on a file system that is mounted noexec");
+                }
+                Err(Errno::ACCESS) => return unusable("cannot be executed: the server's user cannot execute it"),
                 Ok(()) | Err(_) => {}
             },
         }
@@ -345,40 +249,45 @@ impl Attempt<'_> {
 
     /// `env` searches for the program in `PATH`; if it is missing, the run would end at once with code 127.
     fn check_env(&self, argument: &[u8]) -> Result<(), Unrunnable> {
-        let argument = String::from_utf8_lossy(argument).into_owned();
+        let argument = String::from_utf8_lossy(argument);
         let is_plain = |word: &str| !word.starts_with('-') && !word.contains(['=', '/', '"', '\'', '\\', '$', '#']);
-        let split = argument.strip_prefix("-S");
-        let name = match split {
+        let name = match argument.strip_prefix("-S") {
             Some(rest) => rest.split_ascii_whitespace().next().unwrap_or_default(),
             None => &argument,
         };
-        if name.is_empty() || !is_plain(name) {
+        if name.is_empty() || !is_plain(name) || self.is_in_path(name) {
             return Ok(());
         }
-        let script = || quoted(self.name);
-        match name.split_ascii_whitespace().next() {
-            Some(first) if first != name && self.is_in_path(first.as_bytes()) => {
-                Err(Unrunnable::EnvNeedsSplit { interpreter: first.to_owned(), script: script(), name: name.to_owned() })
-            }
-            _ if self.is_in_path(name.as_bytes()) => Ok(()),
-            _ => Err(Unrunnable::NotInPath { interpreter: name.to_owned(), script: script(), path: self.shown_search_path() }),
-        }
+        let script = quoted(self.name);
+        Err(Unrunnable(match name.split_ascii_whitespace().next() {
+            Some(first) if first != name && self.is_in_path(first) => format!(
+                "the first line of {script} passes {name:?} to env as one name; to pass arguments to {first}, write `#!/usr/bin/env -S {name}`"
+            ),
+            _ => format!(
+                "{name}, named in the first line of {script}, was not found in PATH ({}); install it, or set PATH for the server or for this start",
+                self.shown_search_path()
+            ),
+        }))
     }
 
     fn check_loader(&self, file: &File) -> Result<(), Unrunnable> {
         match Elf::read(file).filter(Elf::is_native).and_then(|elf| elf.loader) {
             Some(loader) if matches!(fs::metadata(self.cwd.join(&loader)), Err(error) if error.kind() == io::ErrorKind::NotFound) => {
-                Err(Unrunnable::MissingLoader { program: quoted(self.name), loader: loader.display().to_string() })
+                Err(Unrunnable(format!(
+                    "{} needs the loader {}, which does not exist: the program was built for another system or C library; build it for this one, or statically",
+                    quoted(self.name),
+                    loader.display()
+                )))
             }
             Some(_) | None => Ok(()),
         }
     }
 
     /// Whether a folder of `PATH` has an executable of that name, or cannot be checked.
-    fn is_in_path(&self, name: &[u8]) -> bool {
+    fn is_in_path(&self, name: &str) -> bool {
         let path = self.search_path.unwrap_or(OsStr::new(PATH_DEFAULT));
         std::env::split_paths(path).any(|folder| {
-            let program = self.cwd.join(folder).join(OsStr::from_bytes(name));
+            let program = self.cwd.join(folder).join(name);
             match fs::metadata(&program) {
                 Ok(metadata) => metadata.is_file() && rustix::fs::access(&program, Access::EXEC_OK).is_ok(),
                 Err(error) => !matches!(
@@ -401,8 +310,8 @@ impl Attempt<'_> {
 
 /// Opens a file that was regular a moment ago. If it is a pipe now, this does not wait for its other end.
 fn open(path: &Path) -> io::Result<File> {
-    let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits();
-    let file = OpenOptions::new().read(true).custom_flags(i32::try_from(flags).unwrap_or(0)).open(path)?;
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
     if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("it is no longer a regular file")) }
 }
 
