@@ -2,8 +2,6 @@
 //!
 //! Level 1. Where none asked to be told (`NOTIFY_SOCKET`, `WATCHDOG_USEC`; `sd_notify(3)`) nothing is done and nobody wakes up.
 
-use std::ffi::OsStr;
-use std::fmt::Write as _;
 use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
@@ -11,8 +9,6 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, TryRecvError};
 use std::thread;
 use std::time::Duration;
-
-use sd_notify::NotifyState;
 
 /// The shortest time of a watchdog that is kept, for whoever sets one by hand: below it nothing would be done but feeding.
 const WATCHDOG_MIN: Duration = Duration::from_millis(100);
@@ -22,36 +18,25 @@ const REST_MAX: Duration = Duration::from_millis(500);
 
 /// The server answers requests.
 pub fn tell_ready(status: &str) {
-    tell(&[NotifyState::Ready, NotifyState::Status(status)]);
+    tell(&format!("READY=1\nSTATUS={status}"));
 }
 
 /// The server has begun to stop.
 pub fn tell_stopping() {
-    tell(&[NotifyState::Stopping]);
+    tell("STOPPING=1");
 }
 
-fn tell(what: &[NotifyState<'_>]) {
-    // It finds out by itself what it was not told: that a process ended, or that a watchdog was not fed.
-    let told = match std::env::var_os("NOTIFY_SOCKET") {
-        Some(path) if !path.is_empty() => match path.as_bytes().strip_prefix(b"@") {
-            Some(name) => tell_abstract(OsStr::from_bytes(name), what),
-            None => sd_notify::notify(what),
-        },
-        Some(_) | None => Ok(()),
+fn tell(what: &str) {
+    let Some(path) = std::env::var_os("NOTIFY_SOCKET").filter(|path| !path.is_empty()) else { return };
+    let address = match path.as_bytes().strip_prefix(b"@") {
+        Some(name) => SocketAddr::from_abstract_name(name),
+        None => SocketAddr::from_pathname(&path),
     };
+    let told = address.and_then(|address| UnixDatagram::unbound()?.send_to_addr(what.as_bytes(), &address));
+    // It finds out by itself what it was not told: that a process ended, or that a watchdog was not fed.
     if let Err(error) = told {
         ::log::warn!("cannot tell the service manager: {error}");
     }
-}
-
-/// To a socket that is no file, which the library does not know of (`sd_notify(3)`: one that begins with `@`).
-fn tell_abstract(name: &OsStr, what: &[NotifyState<'_>]) -> io::Result<()> {
-    let text = what.iter().fold(String::new(), |mut text, state| {
-        let _never_fails = writeln!(text, "{state}");
-        text
-    });
-    let address = SocketAddr::from_abstract_name(name.as_bytes())?;
-    UnixDatagram::unbound()?.send_to_addr(text.as_bytes(), &address).map(drop)
 }
 
 /// Feeds the service manager's watchdog for as long as it lives.
@@ -72,7 +57,7 @@ impl Watchdog {
         let Some(limit) = sd_notify::watchdog_enabled().filter(|limit| !limit.is_zero()) else { return Ok(None) };
         let limit = limit.max(WATCHDOG_MIN);
         let (end, ended) = mpsc::channel();
-        let feed = move || feed_while(limit, answers, || tell(&[NotifyState::Watchdog]), &ended);
+        let feed = move || feed_while(limit, answers, || tell("WATCHDOG=1"), &ended);
         // Not waited for at the end: it may be in the middle of a question, and nothing depends on it.
         thread::Builder::new().name("watchdog".to_owned()).spawn(feed)?;
         Ok(Some(Self { _end: end }))
