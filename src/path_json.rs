@@ -4,79 +4,71 @@
 //! on a field: this module for one path, [`option`] and [`list`] for the others.
 
 use std::ffi::OsString;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A path as it is written.
-#[derive(Serialize)]
+#[derive(Serialize, Deserialize)]
 #[serde(untagged)]
-enum Written<'p> {
-    Text(&'p str),
-    Bytes(&'p [u8]),
-}
-
-/// A path as it is read.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Read {
+enum Written {
     Text(String),
     Bytes(Vec<u8>),
 }
 
-impl<'p> From<&'p Path> for Written<'p> {
-    fn from(path: &'p Path) -> Self {
-        path.to_str().map_or(Self::Bytes(path.as_os_str().as_bytes()), Self::Text)
+impl From<&PathBuf> for Written {
+    fn from(path: &PathBuf) -> Self {
+        path.clone().into_os_string().into_string().map_or_else(|odd| Self::Bytes(odd.into_vec()), Self::Text)
     }
 }
 
-impl From<Read> for PathBuf {
-    fn from(read: Read) -> Self {
-        match read {
-            Read::Text(text) => text.into(),
-            Read::Bytes(bytes) => OsString::from_vec(bytes).into(),
+impl From<Written> for PathBuf {
+    fn from(written: Written) -> Self {
+        match written {
+            Written::Text(text) => text.into(),
+            Written::Bytes(bytes) => OsString::from_vec(bytes).into(),
         }
     }
 }
 
 /// Writes a path.
-pub fn serialize<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+pub fn serialize<S: Serializer>(path: &PathBuf, serializer: S) -> Result<S::Ok, S::Error> {
     Written::from(path).serialize(serializer)
 }
 
 /// Reads a path.
 pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
-    Read::deserialize(deserializer).map(Into::into)
+    Written::deserialize(deserializer).map(Into::into)
 }
 
 /// A path that may be absent.
 pub mod option {
-    use super::{Deserialize, Deserializer, Path, PathBuf, Read, Serialize, Serializer, Written};
+    use super::{Deserialize, Deserializer, PathBuf, Serialize, Serializer, Written};
 
     /// Writes it, or null.
     pub fn serialize<S: Serializer>(path: &Option<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
-        path.as_deref().map(<Written<'_> as From<&Path>>::from).serialize(serializer)
+        path.as_ref().map(Written::from).serialize(serializer)
     }
 
     /// Reads it.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {
-        Ok(Option::<Read>::deserialize(deserializer)?.map(Into::into))
+        Ok(Option::<Written>::deserialize(deserializer)?.map(Into::into))
     }
 }
 
 /// Several paths.
 pub mod list {
-    use super::{Deserialize, Deserializer, PathBuf, Read, Serializer, Written};
+    use super::{Deserialize, Deserializer, PathBuf, Serializer, Written};
 
     /// Writes them in order.
     pub fn serialize<S: Serializer>(paths: &[PathBuf], serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(paths.iter().map(|path| Written::from(path.as_path())))
+        serializer.collect_seq(paths.iter().map(Written::from))
     }
 
     /// Reads them.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<PathBuf>, D::Error> {
-        Ok(Vec::<Read>::deserialize(deserializer)?.into_iter().map(Into::into).collect())
+        Ok(Vec::<Written>::deserialize(deserializer)?.into_iter().map(Into::into).collect())
     }
 }
 
