@@ -3,15 +3,12 @@
 //! The thread of the [`Inspector`] sleeps otherwise. It does not check what the supervisor learns by messages. Only this thread waits for the disk: an answer
 //! waits for a scan for `LOOK_WAIT` at most, so a disk that hangs delays no client for longer than that.
 
-use std::fmt;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::watch;
-use crate::clock::whole_ms;
 
 /// The least time between two scans that requests for the state cause, and the time between two scans while a stream is open.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -23,17 +20,15 @@ const LOOK_WAIT: Duration = Duration::from_millis(200);
 const STACK_BYTES: usize = 128 * 1024;
 
 /// Scans for problems on request.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Inspector {
     shared: Arc<Shared>,
     /// The thread ends with the last of them.
     _end: Arc<Over>,
 }
 
+#[derive(Debug, Default)]
 struct Shared {
-    /// When the latest finished scan began: milliseconds after `began`, plus one; 0 before the first.
-    looked_at_ms: AtomicU64,
-    began: Instant,
     turns: Mutex<Turns>,
     changed: Condvar,
 }
@@ -43,6 +38,8 @@ struct Turns {
     /// How many scans were requested, and how many are done.
     asked: u64,
     done: u64,
+    /// When the latest finished scan began.
+    looked_at: Option<Instant>,
     /// The scan under way has taken longer than an answer waits.
     is_slow: bool,
     /// How many streams are open.
@@ -50,32 +47,20 @@ struct Turns {
     is_over: bool,
 }
 
-impl fmt::Debug for Inspector {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Inspector").finish_non_exhaustive()
-    }
-}
-
 impl Inspector {
     /// Starts the thread that calls `look`, which passes its findings to the publisher. It returns the time until the next scan that is due
     /// without a request; `None` if there is no need.
     pub fn start(mut look: impl FnMut() -> Option<Duration> + Send + 'static) -> std::io::Result<Self> {
-        let shared = Arc::new(Shared {
-            looked_at_ms: AtomicU64::new(0),
-            began: Instant::now(),
-            turns: Mutex::default(),
-            changed: Condvar::new(),
-        });
+        let shared = Arc::new(Shared::default());
         let looking = shared.clone();
         thread::Builder::new().name("health".to_owned()).stack_size(STACK_BYTES).spawn(move || {
             let _said_even_by_a_panic = Over(looking.clone());
             let mut again_at = None;
             while let Some(turn) = looking.wait_for_turn(again_at) {
-                let began_ms = looking.now_ms();
+                let began = Instant::now();
                 again_at = look().map(|again| Instant::now() + again);
-                looking.looked_at_ms.store(began_ms, Ordering::Release);
                 let mut turns = looking.lock();
-                (turns.done, turns.is_slow) = (turn, false);
+                (turns.done, turns.looked_at, turns.is_slow) = (turn, Some(began), false);
                 looking.changed.notify_all();
             }
         })?;
@@ -84,8 +69,8 @@ impl Inspector {
 
     /// Makes sure that the findings are at most a second old. If they are, this costs one reading of the clock.
     pub fn refresh(&self) {
-        let looked_at_ms = self.shared.looked_at_ms.load(Ordering::Acquire);
-        if looked_at_ms == 0 || self.shared.now_ms().saturating_sub(looked_at_ms) >= whole_ms(LOOK_EVERY) {
+        let looked_at = self.shared.lock().looked_at;
+        if looked_at.is_none_or(|at| at.elapsed() >= LOOK_EVERY) {
             self.look();
         }
     }
@@ -112,8 +97,7 @@ impl Inspector {
     /// Looks also when one of these names is removed from `dir` or replaced there, whether anybody asks or not.
     pub fn watch(&self, dir: &Path, names: Vec<String>) -> std::io::Result<()> {
         let shared = Arc::downgrade(&self.shared);
-        let matters = move |name: &[u8]| names.iter().any(|known| known.as_bytes() == name);
-        watch::watch(dir, matters, move || {
+        watch::watch(dir, names, move || {
             if let Some(shared) = shared.upgrade() {
                 drop(shared.ask_for_a_look());
             }
@@ -129,13 +113,8 @@ impl Inspector {
 }
 
 /// A client follows the state.
+#[derive(Debug)]
 pub struct Attendance(Arc<Shared>);
-
-impl fmt::Debug for Attendance {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Attendance").finish_non_exhaustive()
-    }
-}
 
 impl Drop for Attendance {
     fn drop(&mut self) {
@@ -144,6 +123,7 @@ impl Drop for Attendance {
 }
 
 /// The thread is no longer needed, or it has ended for whatever reason, and no request waits for it.
+#[derive(Debug)]
 struct Over(Arc<Shared>);
 
 impl Drop for Over {
@@ -174,24 +154,17 @@ impl Shared {
             if turns.asked > turns.done {
                 return Some(turns.done + 1);
             }
-            let for_streams = (turns.attended > 0).then(|| {
-                let since = Duration::from_millis(self.now_ms().saturating_sub(self.looked_at_ms.load(Ordering::Acquire)));
-                LOOK_EVERY.saturating_sub(since)
-            });
-            let again = again_at.map(|at| at.saturating_duration_since(Instant::now()));
-            turns = match for_streams.into_iter().chain(again).min() {
+            let now = Instant::now();
+            let for_streams = (turns.attended > 0).then(|| turns.looked_at.map_or(now, |at| at + LOOK_EVERY));
+            turns = match for_streams.into_iter().chain(again_at).min() {
                 None => self.changed.wait(turns).unwrap_or_else(PoisonError::into_inner),
-                Some(Duration::ZERO) => {
+                Some(due) if due <= now => {
                     turns.asked += 1;
                     return Some(turns.done + 1);
                 }
-                Some(left) => self.changed.wait_timeout(turns, left).unwrap_or_else(PoisonError::into_inner).0,
+                Some(due) => self.changed.wait_timeout(turns, due - now).unwrap_or_else(PoisonError::into_inner).0,
             };
         }
-    }
-
-    fn now_ms(&self) -> u64 {
-        whole_ms(self.began.elapsed()) + 1
     }
 
     /// Numbers are counted under this lock.
@@ -202,7 +175,7 @@ impl Shared {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicUsize;
+    use std::sync::atomic::{AtomicUsize, Ordering};
     use std::sync::mpsc;
 
     use super::*;

@@ -3,13 +3,11 @@
 //! Level 2. An [`Inspector`] scans on request; [`Places`] says what one scan finds, and [`Upkeep`] recreates files that were removed. Each
 //! finding has the code of a condition (`pipeline/condition.rs`).
 
-mod findings;
 mod inspector;
 mod scan;
 mod upkeep;
 mod watch;
 
-pub use findings::Findings;
 pub use inspector::{Attendance, Inspector};
-pub use scan::Places;
+pub use scan::{Findings, Places};
 pub use upkeep::{Kept, Upkeep};

@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use super::findings::Findings;
 use crate::file_id::FileId;
 use crate::pipeline::ConditionCode;
 use crate::process::{self, Identity};
@@ -11,6 +10,9 @@ use crate::run_dir::{self, Runs};
 /// Less room than this on a disk is a condition: in bytes, and in files.
 const FREE_BYTES_MIN: u64 = 1024 * 1024;
 const FREE_FILES_MIN: u64 = 16;
+
+/// The problems that a scan has found, each with its sentence.
+pub type Findings = Vec<(ConditionCode, String)>;
 
 /// Where to look, and what was there when the server began.
 #[derive(Debug)]

@@ -1,12 +1,11 @@
 //! Files that the server recreates when they are removed, by a cleaner of temporary files or by a user who takes them for leftovers.
 
-use std::fmt;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::findings::Findings;
+use super::scan::Findings;
 use crate::file_id::FileId;
 use crate::pipeline::ConditionCode;
 
@@ -14,10 +13,9 @@ use crate::pipeline::ConditionCode;
 const SETTLE: Duration = Duration::from_secs(1);
 
 /// All of them, for the thread that scans and for callers that add one.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Upkeep(Arc<Mutex<State>>);
 
-#[derive(Debug)]
 struct State {
     files: Vec<Kept>,
     settle: Duration,
@@ -43,12 +41,6 @@ pub struct Kept {
 
 /// The result of recreating a file: for a lock, the open file that holds it; on failure, the cause and what to do.
 type Made = Result<Option<File>, String>;
-
-impl fmt::Debug for Kept {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Kept").field("path", &self.path).finish_non_exhaustive()
-    }
-}
 
 impl Kept {
     /// The file that is at `path` now. `make` recreates it; `code` is the condition if it cannot.
@@ -94,7 +86,7 @@ impl Upkeep {
             }
             let left = settle.saturating_sub(kept.missing_since.get_or_insert_with(Instant::now).elapsed());
             if !left.is_zero() {
-                again = Some(again.map_or(left, |again: Duration| again.min(left)));
+                again = again.into_iter().chain([left]).min();
                 continue;
             }
             let path = kept.path.display();

@@ -13,22 +13,19 @@ use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 /// The stack of the thread that waits for the kernel, in bytes.
 const STACK_BYTES: usize = 64 * 1024;
 
-/// Calls `look` each time a name that `matters` is removed from `dir` or replaced there, and when `dir` itself is removed. Ends with the process, and
+/// Calls `look` each time one of the names is removed from `dir` or replaced there, and when `dir` itself is removed. Ends with the process, and
 /// costs nothing until then.
-pub(super) fn watch(
-    dir: &Path,
-    matters: impl Fn(&[u8]) -> bool + Send + 'static,
-    look: impl Fn() + Send + 'static,
-) -> io::Result<()> {
+pub(super) fn watch(dir: &Path, names: Vec<String>, look: impl Fn() + Send + 'static) -> io::Result<()> {
     let queue = inotify::init(CreateFlags::CLOEXEC)?;
-    let names = WatchFlags::DELETE | WatchFlags::MOVED_FROM | WatchFlags::MOVED_TO;
-    let flags = names | WatchFlags::DELETE_SELF | WatchFlags::MOVE_SELF | WatchFlags::ONLYDIR;
+    let of_names = WatchFlags::DELETE | WatchFlags::MOVED_FROM | WatchFlags::MOVED_TO;
+    let flags = of_names | WatchFlags::DELETE_SELF | WatchFlags::MOVE_SELF | WatchFlags::ONLYDIR;
     inotify::add_watch(&queue, dir, flags)?;
+    let matters = move |name: &CStr| names.iter().any(|known| known.as_bytes() == name.to_bytes());
     let tell = move || {
         let mut buffer = [MaybeUninit::uninit(); 1024];
         let mut told = inotify::Reader::new(&queue, &mut buffer);
         loop {
-            match told.next().map(|event| event.file_name().map(CStr::to_bytes).is_none_or(&matters)) {
+            match told.next().map(|event| event.file_name().is_none_or(&matters)) {
                 Ok(true) => look(),
                 Ok(false) | Err(rustix::io::Errno::INTR) => {}
                 // A missing file is then noticed at the next request.
