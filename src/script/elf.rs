@@ -25,23 +25,19 @@ pub(super) struct Elf {
 }
 
 impl Elf {
-    /// Reads it; `None` if it is damaged.
-    pub(super) fn read(file: &File) -> Option<Self> {
-        let mut head = [0; 64];
-        // A program of 32 bits may be shorter than the header of one of 64.
-        let count = read_at(file, &mut head, 0)?;
-        let is_64_bit = match head[4] {
+    /// Reads it, given the beginning of the file; `None` if it is damaged.
+    pub(super) fn read(head: &[u8], file: &File) -> Option<Self> {
+        let is_64_bit = match head.get(4)? {
             1 => false,
             2 => true,
             _ => return None,
         };
-        let is_big_endian = head[5] == 2;
+        let is_big_endian = *head.get(5)? == 2;
         let number = |bytes: &[u8], at: usize, len: usize| -> Option<u64> {
             let bytes = bytes.get(at..at.checked_add(len)?)?;
             let add = |sum: u64, byte: &u8| (sum << 8) | u64::from(*byte);
             Some(if is_big_endian { bytes.iter().fold(0, add) } else { bytes.iter().rev().fold(0, add) })
         };
-        let head = &head[..count];
         let machine = number(head, 18, 2)?;
         let (table_at, entry_len, entries) = if is_64_bit {
             (number(head, 32, 8)?, number(head, 54, 2)?, number(head, 56, 2)?)
@@ -100,20 +96,6 @@ const MACHINES: [(u64, &str); 12] = [
     (258, "loongarch64"),
 ];
 
-/// As much as there is.
-fn read_at(file: &File, buffer: &mut [u8], at: u64) -> Option<usize> {
-    let mut read = 0;
-    while read < buffer.len() {
-        match file.read_at(&mut buffer[read..], at + read as u64) {
-            Ok(0) => break,
-            Ok(count) => read += count,
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(_) => return None,
-        }
-    }
-    Some(read)
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
@@ -121,16 +103,18 @@ mod tests {
 
     use super::*;
 
-    fn file_of(bytes: &[u8]) -> File {
+    fn read(bytes: &[u8]) -> Option<Elf> {
         let mut file = tempfile::tempfile().expect("a temporary file");
         file.write_all(bytes).expect("writes");
-        file
+        Elf::read(&bytes[..bytes.len().min(256)], &file)
     }
 
     #[test]
     fn own_binary_is_native_and_has_its_loader() {
         let exe = File::open("/proc/self/exe").expect("it runs");
-        let elf = Elf::read(&exe).expect("it is one");
+        let mut head = [0; 64];
+        exe.read_exact_at(&mut head, 0).expect("it has a head");
+        let elf = Elf::read(&head, &exe).expect("it is one");
         assert!(elf.is_native(), "{elf:?}");
         assert_eq!(elf.machine(), std::env::consts::ARCH);
         assert!(elf.loader.is_none_or(|loader| loader.exists()));
@@ -141,17 +125,17 @@ mod tests {
         let whole = fs::read("/proc/self/exe").expect("it runs");
         let head = &whole[..1024];
         for len in 0..130 {
-            let _any = Elf::read(&file_of(&head[..len]));
+            let _any = read(&head[..len]);
         }
         for at in 0..64 {
             for value in [0, 1, 0x7f, 0xff] {
                 let mut damaged = head.to_vec();
                 damaged[at] = value;
-                let _any = Elf::read(&file_of(&damaged));
+                let _any = read(&damaged);
                 damaged[at..(at + 8).min(64)].fill(value);
-                let _any = Elf::read(&file_of(&damaged));
+                let _any = read(&damaged);
             }
         }
-        assert_eq!(Elf::read(&file_of(&head[..20])), None);
+        assert_eq!(read(&head[..20]), None);
     }
 }

@@ -106,7 +106,7 @@ impl Attempt<'_> {
                 self.check_interpreter(path, argument)?;
                 Ok(if has_execute_bit { self.as_it_is() } else { self.by(path, argument) })
             }
-            Beginning::Elf if has_execute_bit => self.check_loader(&file).map(|()| self.as_it_is()),
+            Beginning::Elf if has_execute_bit => self.check_loader(&head, &file).map(|()| self.as_it_is()),
             // Only the kernel knows whether it has a handler for it, for example in binfmt_misc.
             Beginning::Text { .. } | Beginning::Binary if has_execute_bit => Ok(self.as_it_is()),
             Beginning::Elf | Beginning::Binary => refused(format!(
@@ -148,7 +148,7 @@ impl Attempt<'_> {
         let script = quoted(self.name);
         let file = open(self.file).ok();
         let head = file.as_ref().and_then(|file| read_head(file).ok()).unwrap_or_default();
-        let elf = file.as_ref().filter(|_| beginning(&head) == Beginning::Elf).map(Elf::read);
+        let elf = file.filter(|_| beginning(&head) == Beginning::Elf).map(|file| Elf::read(&head, &file));
         let reason = match (elf, beginning(&head)) {
             (Some(Some(elf)), _) if !elf.is_native() => {
                 format!("it is a program for {}, and this machine is {}", elf.machine(), std::env::consts::ARCH)
@@ -270,8 +270,8 @@ impl Attempt<'_> {
         }))
     }
 
-    fn check_loader(&self, file: &File) -> Result<(), Unrunnable> {
-        match Elf::read(file).filter(Elf::is_native).and_then(|elf| elf.loader) {
+    fn check_loader(&self, head: &[u8], file: &File) -> Result<(), Unrunnable> {
+        match Elf::read(head, file).filter(Elf::is_native).and_then(|elf| elf.loader) {
             Some(loader) if matches!(fs::metadata(self.cwd.join(&loader)), Err(error) if error.kind() == io::ErrorKind::NotFound) => {
                 Err(Unrunnable(format!(
                     "{} needs the loader {}, which does not exist: the program was built for another system or C library; build it for this one, or statically",
