@@ -19,8 +19,8 @@ use std::time::Duration;
 
 pub use self::dotenv::parse_dotenv;
 pub use self::endpoint::{Endpoint, Folder};
-pub use self::setting::{ConfigError, Flag, Source};
-use self::setting::{Given, is_shared};
+pub use self::setting::{ConfigError, Flag};
+use self::setting::{Given, Source, is_shared};
 pub use self::settings::{DATABASE_DEFAULT, SOCKET_DEFAULT};
 pub(crate) use self::settings::{SETTINGS, URL_SETTING, is_for_server_only};
 use self::sources::{Sources, in_folder};
@@ -71,8 +71,9 @@ pub struct Config {
     pub runs_keep: u64,
     /// For how long it keeps those that have ended; `None`: for ever.
     pub runs_keep_for: Option<Duration>,
-    /// The variable or flag of each setting that is set, and where it was found. All others have their default.
-    pub given: Vec<(&'static str, Source)>,
+    /// Environment variables with names that other programs share and from which a setting was taken: `PORT`, `DATABASE_URL`. They were
+    /// meant for the server, so they are not for its pipelines.
+    pub taken_vars: Vec<&'static str>,
     /// Settings that were found and ignored, one sentence each, for the server's log.
     pub notes: Vec<String>,
 }
@@ -92,12 +93,9 @@ impl Config {
         let runtime_dir = sources.runtime_dir(cwd)?;
         let log_segment_mb = sources.value(&settings::LOG_SEGMENT)?;
         let log_run_mb = sources.room(&settings::LOG_RUN, log_segment_mb, "a segment takes")?;
-        let mut notes = Vec::new();
-        sources.find(&settings::DATABASE.setting, &mut |given| {
-            notes.extend(given.is_foreign().then(|| ignored(given)));
-            !given.is_foreign()
-        });
-        let set = SETTINGS.iter().filter_map(|setting| sources.find(setting, &mut |given| !given.is_foreign()));
+        let foreign = sources.candidates(&settings::DATABASE.setting).take_while(Given::is_foreign);
+        let taken =
+            SETTINGS.iter().filter_map(|setting| sources.set(setting)).filter(|given| given.source == Source::Environment);
         Ok(Self {
             hosts,
             port,
@@ -121,16 +119,9 @@ impl Config {
             disk_free_bytes: sources.optional(&settings::DISK_FREE)?.map(|mb| mb * MIB),
             runs_keep: sources.value(&settings::RUNS_KEEP)?,
             runs_keep_for: sources.optional(&settings::RUNS_KEEP_DAYS)?.map(|days| Duration::from_secs(days * 24 * 60 * 60)),
-            given: set.map(|given| (given.name, given.source)).collect(),
-            notes,
+            taken_vars: taken.map(|given| given.name).filter(|name| is_shared(name)).collect(),
+            notes: foreign.map(|given| ignored(&given)).collect(),
         })
-    }
-
-    /// Environment variables with names that other programs share and from which a setting was taken: `PORT`, `DATABASE_URL`. They were
-    /// meant for the server, so they are not for its pipelines.
-    pub fn taken(&self) -> Vec<&'static str> {
-        let variables = self.given.iter().filter(|(_, source)| *source == Source::Environment).map(|(name, _)| *name);
-        variables.filter(|name| is_shared(name)).collect()
     }
 }
 

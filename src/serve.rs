@@ -119,7 +119,7 @@ fn serve_at(listeners: Vec<Listener>, config: Config, root_now: &Path) -> anyhow
     };
     let segment_bytes = retention::segment_bytes_on(runtime_dir, config.log_segment_bytes, &limits);
     let settings = Settings {
-        taken_vars: config.taken(),
+        taken_vars: config.taken_vars,
         runtime_dir: runtime_dir.to_owned(),
         root: config.pipeline_root.clone(),
         default_script: config.pipeline_script,

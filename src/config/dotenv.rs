@@ -21,16 +21,15 @@ pub fn parse_dotenv(bytes: &[u8]) -> Result<Vec<(String, OsString)>, ConfigError
     while !rest.is_empty() {
         let line = first_line(rest);
         let mut taken = line.len();
-        match Owner::of(line) {
-            Owner::Ours { name, rest: after_name, is_exported } => match value_of_ours(after_name, is_exported) {
+        match ours(line) {
+            Some((name, after_name, is_exported)) => match value_of_ours(after_name, is_exported) {
                 Ok(Some(value)) => pairs.push((name.to_owned(), OsString::from_vec(value))),
                 Ok(None) => {}
                 // Other programs use these names too, with other rules.
                 Err(_) if is_shared(name) => taken = end_of_foreign(rest, line),
                 Err(problem) => return Err(ConfigError::Dotenv { line: number, problem }),
             },
-            Owner::Another => taken = end_of_foreign(rest, line),
-            Owner::Nobody => {}
+            None => taken = end_of_foreign(rest, line),
         }
         // With the line's end, unless that is the file's.
         let (before, after) = rest.split_at((taken + 1).min(rest.len()));
@@ -40,31 +39,13 @@ pub fn parse_dotenv(bytes: &[u8]) -> Result<Vec<(String, OsString)>, ConfigError
     Ok(pairs)
 }
 
-/// Which program a line belongs to.
-enum Owner<'a> {
-    /// It begins with this name of ours.
-    Ours {
-        name: &'static str,
-        rest: &'a [u8],
-        is_exported: bool,
-    },
-    Another,
-    /// It is empty or a comment.
-    Nobody,
-}
-
-impl<'a> Owner<'a> {
-    fn of(line: &'a [u8]) -> Self {
-        let line = line.trim_ascii();
-        if line.is_empty() || line[0] == b'#' {
-            return Self::Nobody;
-        }
-        let exported = line.strip_prefix(b"export").filter(|rest| rest.starts_with(b" ") || rest.starts_with(b"\t"));
-        let assignment = exported.map_or(line, <[u8]>::trim_ascii_start);
-        let (name, rest) = assignment.split_at(assignment.iter().take_while(|byte| is_name_byte(**byte)).count());
-        let ours = names().find(|ours| ours.as_bytes() == name);
-        ours.map_or(Self::Another, |name| Self::Ours { name, rest, is_exported: exported.is_some() })
-    }
+/// A line that begins with a name of ours: the name, what follows it, and whether `export` stands before it.
+fn ours(line: &[u8]) -> Option<(&'static str, &[u8], bool)> {
+    let line = line.trim_ascii();
+    let exported = line.strip_prefix(b"export").filter(|rest| rest.starts_with(b" ") || rest.starts_with(b"\t"));
+    let assignment = exported.map_or(line, <[u8]>::trim_ascii_start);
+    let (name, rest) = assignment.split_at(assignment.iter().take_while(|byte| is_name_byte(**byte)).count());
+    names().find(|ours| ours.as_bytes() == name).map(|name| (name, rest, exported.is_some()))
 }
 
 fn is_name_byte(byte: u8) -> bool {
@@ -137,7 +118,7 @@ fn nothing_follows(rest: &[u8]) -> Result<(), &'static str> {
     if after.is_empty() || is_comment { Ok(()) } else { Err("has text after the closing quote") }
 }
 
-/// Where another program's assignment that begins with `line` ends: at the end of this line, or of the line that closes its quote. A quote
+/// Where another program's line ends, or its assignment that begins with `line`: at the end of the line that closes its quote. A quote
 /// counts as closed only if nothing but a comment follows, as in programs that read such values; otherwise the value is this line.
 fn end_of_foreign(text: &[u8], line: &[u8]) -> usize {
     // Some programs also read `KEY: value`.
@@ -145,7 +126,7 @@ fn end_of_foreign(text: &[u8], line: &[u8]) -> usize {
         .iter()
         .enumerate()
         .find(|&(at, byte)| *byte == b'=' || (*byte == b':' && line.get(at + 1).is_some_and(u8::is_ascii_whitespace)));
-    let Some((separator, _)) = separator else { return line.len() };
+    let Some((separator, _)) = separator.filter(|_| !line.trim_ascii_start().starts_with(b"#")) else { return line.len() };
     let blanks = line[separator + 1..].iter().take_while(|byte| byte.is_ascii_whitespace()).count();
     let begin = separator + 1 + blanks;
     let Some(&quote) = line.get(begin).filter(|byte| b"'\"`".contains(byte)) else { return line.len() };

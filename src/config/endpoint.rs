@@ -50,7 +50,7 @@ impl Endpoint {
         if let Some(url) = sources.optional(&URL)? {
             return Ok(Self::Url(url));
         }
-        let url_in_dotenv = sources.in_dotenv(&URL.setting, URL.setting.names[0]);
+        let url_in_dotenv = sources.in_dotenv(&URL.setting, URL.setting.names[0]).filter(|given| !given.value.is_empty());
         let url_in_dotenv = url_in_dotenv.map(|url| (URL.parse)(&url)).transpose()?;
         let (port, hosts) = (sources.value(&PORT)?, sources.value(&HOST)?);
         let usual_address = Some(SocketAddr::new(hosts[0], port)).filter(|address| address.port() != 0);

@@ -99,7 +99,7 @@ pub(super) struct Typed<T> {
 
 /// Where a value comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Source {
+pub(crate) enum Source {
     /// The command line.
     Flag,
     /// A variable of the environment.

@@ -19,37 +19,33 @@ pub(super) struct Sources<'a, E> {
 }
 
 impl<E: Fn(&str) -> Option<OsString>> Sources<'_, E> {
-    /// The strongest value that is set, is not empty and is wanted.
-    pub(super) fn find(&self, setting: &'static Setting, is_wanted: &mut dyn FnMut(&Given) -> bool) -> Option<Given> {
-        if let Some((flag, ..)) = setting.flag
-            && let Some((name, value)) = self.flags.iter().find(|(name, value)| *name == flag && !value.is_empty())
-        {
-            return Some(Given { setting, name, value: value.clone(), source: Source::Flag });
-        }
-        for &name in setting.names {
-            let found = self.in_environment(setting, name).filter(&mut *is_wanted);
-            let in_dotenv = || self.in_dotenv(setting, name).filter(|given| setting.is_in_dotenv && is_wanted(given));
-            if let Some(given) = found.or_else(in_dotenv) {
-                return Some(given);
-            }
-        }
-        None
-    }
-
-    pub(super) fn in_environment(&self, setting: &'static Setting, name: &'static str) -> Option<Given> {
-        let value = (self.env)(name).filter(|value| !value.is_empty())?;
-        Some(Given { setting, name, value, source: Source::Environment })
+    /// All values that are set and not empty, the strongest first.
+    pub(super) fn candidates(&self, setting: &'static Setting) -> impl Iterator<Item = Given> {
+        let flag = self.flags.iter().find(|(name, _)| setting.flag.is_some_and(|(flag, ..)| flag == *name));
+        let flag = flag.map(|(name, value)| Given { setting, name, value: value.clone(), source: Source::Flag });
+        let named = setting.names.iter().flat_map(move |&name| {
+            let value = (self.env)(name);
+            let in_environment = value.map(|value| Given { setting, name, value, source: Source::Environment });
+            let in_dotenv = self.in_dotenv(setting, name).filter(|_| setting.is_in_dotenv);
+            in_environment.into_iter().chain(in_dotenv)
+        });
+        flag.into_iter().chain(named).filter(|given| !given.value.is_empty())
     }
 
     /// The last line counts.
     pub(super) fn in_dotenv(&self, setting: &'static Setting, name: &'static str) -> Option<Given> {
         let (_, value) = self.dotenv.iter().rev().find(|(key, _)| key == name)?;
-        (!value.is_empty()).then(|| Given { setting, name, value: value.clone(), source: Source::Dotenv })
+        Some(Given { setting, name, value: value.clone(), source: Source::Dotenv })
+    }
+
+    /// The value that somebody set for this program.
+    pub(super) fn set(&self, setting: &'static Setting) -> Option<Given> {
+        self.candidates(setting).find(|given| !given.is_foreign())
     }
 
     /// The value in force; `None` if nobody set it and the default is no value.
     pub(super) fn found(&self, setting: &'static Setting) -> Option<Given> {
-        self.find(setting, &mut |given| !given.is_foreign()).or_else(|| match setting.default {
+        self.set(setting).or_else(|| match setting.default {
             Default::Value(value) => {
                 Some(Given { setting, name: setting.names[0], value: value.into(), source: Source::Default })
             }
@@ -68,8 +64,7 @@ impl<E: Fn(&str) -> Option<OsString>> Sources<'_, E> {
 
     /// A size that has room for `least` MiB, which `what` takes; its default grows with that.
     pub(super) fn room(&self, typed: &'static Typed<u64>, least: u64, what: &str) -> Result<u64, ConfigError> {
-        let given = self.found(&typed.setting).filter(|given| given.source != Source::Default);
-        let Some(given) = given else { return Ok(self.value(typed)?.max(least)) };
+        let Some(given) = self.set(&typed.setting) else { return Ok(self.value(typed)?.max(least)) };
         let range = (least, typed.setting.range.1);
         given.parsed(|text| {
             values::number(text, range, values::MEGABYTES).map_err(|problem| format!("{problem}; {what} {least} of them"))

@@ -56,7 +56,7 @@ fn nothing_set_is_the_documented_default() {
         disk_free_bytes: None,
         runs_keep: 1000,
         runs_keep_for: None,
-        given: vec![],
+        taken_vars: vec![],
         notes: vec![],
     };
     assert_eq!(config, expected);
@@ -127,14 +127,18 @@ fn flags_go_before_the_environment_before_dotenv_before_defaults() {
 #[test]
 fn each_set_value_tells_its_source() {
     let dotenv = [(GRACE, "5"), (HOST, "::1"), (URL, "http://box")];
-    let config = resolve(&[("--port", "1")], &[(HOST, "127.0.0.1"), (PORT, "2")], &dotenv).expect("right");
-    assert_eq!(config.given, [(HOST, Source::Environment), ("--port", Source::Flag), (GRACE, Source::Dotenv)]);
+    let dotenv = dotenv.map(|(name, value)| (name.to_owned(), value.into()));
+    let env = lookup(&[(HOST, "127.0.0.1"), (PORT, "2")]);
+    let sources = Sources { flags: &[("--port", "1".into())], env, dotenv: &dotenv };
+    let set = SETTINGS.iter().filter_map(|setting| sources.set(setting)).map(|given| (given.name, given.source));
+    let expected = [(HOST, Source::Environment), ("--port", Source::Flag), (GRACE, Source::Dotenv)];
+    assert_eq!(set.collect::<Vec<_>>(), expected);
 }
 
 #[test]
 fn shared_variable_counts_as_used_only_if_its_value_is_used() {
     let taken = |flags: &[(&'static str, &str)], env: &[(&str, &str)], dotenv: &[(&str, &str)]| {
-        resolve(flags, env, dotenv).unwrap_or_else(|error| panic!("{error}")).taken()
+        resolve(flags, env, dotenv).unwrap_or_else(|error| panic!("{error}")).taken_vars
     };
     let none = [];
     let flags = [("--port", "1"), ("--database", "x.db")];
@@ -152,8 +156,6 @@ fn every_flag_is_read_and_named_in_its_error() {
     let flags = [&flags[..], &[("--database", "d.db"), ("--root", "root"), ("--script", "s.sh")]].concat();
     let env: Vec<_> = SETTINGS.iter().flat_map(|setting| setting.names).map(|&name| (name, "")).collect();
     let config = resolve(&flags, &env, &[]).expect("all right");
-    let given: Vec<_> = flags.iter().map(|&(flag, _)| (flag, Source::Flag)).collect();
-    assert_eq!(config.given, given);
     assert_eq!(SocketAddr::new(config.hosts[0], config.port).to_string(), "[::1]:1");
     assert_eq!(config.runtime_dir, Path::new("/srv/box/r"));
     assert_eq!(config.database, Path::new("/srv/box/d.db"));

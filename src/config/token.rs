@@ -2,6 +2,7 @@
 //!
 //! Level 0, pure. Its text never gets into a message, a log or a `Debug` output by accident: whoever needs it says [`Token::expose`].
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 /// The fewest and the most characters.
@@ -39,10 +40,7 @@ impl Token {
         if text.len() > CHARS_MAX {
             return Err("is too long: a token has at most 256 characters");
         }
-        let mut different: Vec<u8> = text.bytes().collect();
-        different.sort_unstable();
-        different.dedup();
-        if different.len() < DIFFERENT_MIN {
+        if text.bytes().collect::<BTreeSet<u8>>().len() < DIFFERENT_MIN {
             return Err("is too easy to guess: `openssl rand -hex 16` makes a good token");
         }
         Ok(Self(text.to_owned()))
@@ -50,14 +48,8 @@ impl Token {
 
     /// One made of random bytes, five bits of each.
     pub fn made_of(random: [u8; Self::RANDOM_BYTES]) -> Self {
-        let mut text = String::with_capacity(MADE_CHARS + MADE_CHARS / GROUP);
-        for (at, byte) in random.into_iter().enumerate() {
-            if at > 0 && at % GROUP == 0 {
-                text.push('-');
-            }
-            text.push(char::from(ALPHABET[usize::from(byte) % ALPHABET.len()]));
-        }
-        Self(text)
+        let letters = random.map(|byte| char::from(ALPHABET[usize::from(byte) % ALPHABET.len()]));
+        Self(letters.chunks(GROUP).map(String::from_iter).collect::<Vec<_>>().join("-"))
     }
 
     /// Its text: to be sent, shown to its owner, or made a key of.
