@@ -12,14 +12,12 @@ use std::backtrace::Backtrace;
 use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 
-use self::announcing::announce;
 use self::ending::{Alarm, Rung, SUPERVISOR_ENDED, StopsRun};
 use self::listening::{listen, listen_on_socket};
-use self::ownership::{OwnDatabase, beside, database_lock_path, own};
+use self::ownership::{OwnDatabase, beside, own};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::console::{self, say};
@@ -43,9 +41,6 @@ use crate::web::{App, Authenticator, Guard, ResponseBudget};
 /// of the README's unit, five minutes.
 const STORAGE_LIMITS: u32 = 40;
 
-/// How often `server.json` is tried again where the disk did not take it.
-const ANNOUNCE_RETRY: Duration = Duration::from_secs(1);
-
 /// Serves until SIGTERM, SIGINT, SIGHUP or SIGQUIT. The pipeline then keeps running, unless the end of the server would kill it.
 pub fn serve(config: Config) -> anyhow::Result<()> {
     // Whoever started this server may wait for the other end of what it left open: no shim, which lives longer, must hold on to that.
@@ -64,7 +59,7 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
     serve_at(listeners, config, &root_now)
 }
 
-fn serve_at(listeners: Vec<Listener>, config: Config, root_now: &Path) -> anyhow::Result<()> {
+fn serve_at(addresses: Vec<Listener>, config: Config, root_now: &Path) -> anyhow::Result<()> {
     // Declared before the files that are removed after a failure, so that the locks outlive them.
     let (runtime_dir, _lock, database);
     let mut made = Made::default();
@@ -77,18 +72,18 @@ fn serve_at(listeners: Vec<Listener>, config: Config, root_now: &Path) -> anyhow
     let bell = alarm.bell().map_err(cannot("open a socket pair"))?;
     ending::reap_orphans().context("cannot reap orphans as process 1")?;
     let stops_run = StopsRun::of(config.on_term);
-    // It is in the runtime directory, which must exist first and is removed last.
-    let mut listeners = listeners;
-    listeners.extend(listen_on_socket(&config)?);
+    // The Unix socket is in the runtime directory, which must exist first and is removed last.
+    let listeners: Vec<_> = addresses.into_iter().chain(listen_on_socket(&config)?).collect();
 
+    let secrets = [Secret::Token, Secret::ReadToken, Secret::SessionKey].map(|secret| secret.path(runtime_dir));
+    let files = [BACKEND_LOG, GIT_IGNORE].map(|name| runtime_dir.join(name)).into_iter().chain(secrets);
+    for file in files.chain(["", "-wal", "-shm"].map(|suffix| beside(&config.database, suffix))) {
+        made.file(&file);
+    }
     // A second logger in one process is only possible in tests; the first one serves.
-    made.file(&runtime_dir.join(BACKEND_LOG));
     let _first_one_serves = BackendLog::open(runtime_dir).context("cannot open backend.log")?.install();
     for note in &config.notes {
         ::log::info!("{note}");
-    }
-    for suffix in ["", "-wal", "-shm"] {
-        made.file(&beside(&config.database, suffix));
     }
     let opened = Store::open(&config.database).map_err(|error| anyhow!("failed to {error}"))?;
     KillPoint::ServerDatabaseOpened.reach();
@@ -96,21 +91,14 @@ fn serve_at(listeners: Vec<Listener>, config: Config, root_now: &Path) -> anyhow
     for migration in &opened.applied {
         ::log::info!("applied migration {migration}");
     }
-    made.file(&runtime_dir.join(GIT_IGNORE));
     if let Err(error) = keep_out_of_git(runtime_dir) {
         ::log::warn!("cannot write .gitignore in the runtime directory: {error}; exclude that directory from git yourself");
     }
     // One listener that other machines reach, or a token that somebody set, and every TCP listener asks for it.
     let is_open = listeners.iter().any(|listener| listener.reach().is_open());
-    let authenticator = if config.tokens.is_set() || is_open {
-        for secret in [Secret::Token, Secret::ReadToken, Secret::SessionKey] {
-            made.file(&secret.path(runtime_dir));
-        }
-        let secrets = Secrets::keep(&config.tokens, runtime_dir).map_err(|error| anyhow!("failed to {error}"))?;
-        Some(Arc::new(Authenticator::new(&secrets)))
-    } else {
-        None
-    };
+    let secrets = (is_open || config.tokens.is_set()).then(|| Secrets::keep(&config.tokens, runtime_dir)).transpose();
+    let secrets = secrets.map_err(|error| anyhow!("failed to {error}"))?;
+    let authenticator = secrets.map(|secrets| Arc::new(Authenticator::new(&secrets)));
     let limits = retention::Limits {
         log_bytes: config.log_total_bytes,
         runs: usize::try_from(config.runs_keep).unwrap_or(usize::MAX),
@@ -177,17 +165,12 @@ fn serve_at(listeners: Vec<Listener>, config: Config, root_now: &Path) -> anyhow
     let own_sockets: Vec<_> = listeners.iter().filter_map(Listener::own_socket).collect();
     let entrances =
         listeners.into_iter().map(|listener| Entrance { handler: Arc::new(app(listener.reach())), listener }).collect();
-    let server = match Server::start(entrances) {
-        Ok(server) => server,
-        Err(error) => {
-            // It accepted before the failure: the record of a run that a client started stays.
-            if supervisor.handle().watch().get().snapshot.run_id.is_some() {
-                made.keep();
-            }
-            return Err(cannot("begin to serve")(error));
-        }
-    };
-    made.keep();
+    let server = Server::start(entrances);
+    // If it failed after it had accepted a client, the record of a run that the client started stays.
+    if server.is_ok() || supervisor.handle().watch().get().snapshot.run_id.is_some() {
+        made.keep();
+    }
+    let server = server.map_err(cannot("begin to serve"))?;
     KillPoint::ServerRecovered.reach();
     let addresses = server.addresses();
     let info = ServerInfo {
@@ -198,17 +181,14 @@ fn serve_at(listeners: Vec<Listener>, config: Config, root_now: &Path) -> anyhow
         more_addresses: addresses.iter().skip(1).copied().collect(),
         socket: config.socket.filter(|path| path.exists()),
     };
-    let mut is_announced = announce(&info, runtime_dir);
+    if let Err(error) = info.write(runtime_dir) {
+        ::log::warn!("cannot write server.json: {error}; until it can be, client commands have to be told the address");
+    }
     KillPoint::ServerInfoWritten.reach();
-    upkeep.keep(upkeep::lock_file(runtime_dir));
-    upkeep.keep(upkeep::database_lock(database_lock_path(&config.database), &config.database, runtime_dir));
-    if is_announced {
-        upkeep.keep(upkeep::server_json(info.clone(), runtime_dir));
-    }
-    for socket in own_sockets {
-        upkeep.keep(upkeep::socket(socket));
-    }
-    let ways = announcing::say_where(addresses, info.socket.as_deref());
+    let ways = announcing::say_where(&info);
+    upkeep::keep_files(&upkeep, info, own_sockets, runtime_dir, &config.database);
+    // So that the first client has no scan to wait for.
+    inspector.begin_look();
     announcing::say_root(&config.pipeline_root, root_now);
     if authenticator.is_some() {
         announcing::say_token(&config.tokens, runtime_dir, is_open);
@@ -221,25 +201,11 @@ fn serve_at(listeners: Vec<Listener>, config: Config, root_now: &Path) -> anyhow
     .map_err(cannot("start a thread for the watchdog"))?;
     service_manager::tell_ready(&format!("listening on {ways}"));
 
-    // Until a signal, or the supervisor's end.
-    let has_died = loop {
-        match alarm.wait((!is_announced).then_some(ANNOUNCE_RETRY)).context("cannot wait for signals")? {
-            Rung::Nothing => {
-                is_announced = info.write(runtime_dir).is_ok();
-                if is_announced {
-                    upkeep.keep(upkeep::server_json(info.clone(), runtime_dir));
-                }
-            }
-            Rung::Signal => break false,
-            Rung::SupervisorEnded => break true,
-        }
-    };
+    let woken_by = alarm.wait(None);
     service_manager::tell_stopping();
-    let stopped = match stops_run.filter(|_| !has_died) {
-        Some(stops) => {
-            stops.stop(&alarm, &supervisor.handle(), runtime_dir).context("cannot wait for signals")?.zip(Some(stops.why))
-        }
-        None => None,
+    let stopped = match (woken_by, stops_run) {
+        (Rung::Signal, Some(stops)) => stops.stop(&alarm, &supervisor.handle(), runtime_dir),
+        _ => None,
     };
     drop(watchdog);
     upkeep.end();

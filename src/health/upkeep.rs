@@ -31,6 +31,7 @@ impl Default for Upkeep {
 /// One of them.
 pub struct Kept {
     path: PathBuf,
+    /// `None` if it could not be written yet.
     id: Option<FileId>,
     code: ConditionCode,
     make: Box<dyn FnMut() -> Made + Send>,
@@ -80,7 +81,8 @@ impl Upkeep {
         }
         let State { files, settle, .. } = &mut *state;
         for kept in files {
-            if FileId::of(&kept.path).ok() == kept.id || lost.is_some_and(|lost| kept.path.starts_with(lost)) {
+            let is_there = kept.id.is_some() && FileId::of(&kept.path).ok() == kept.id;
+            if is_there || lost.is_some_and(|lost| kept.path.starts_with(lost)) {
                 kept.missing_since = None;
                 continue;
             }
@@ -89,13 +91,17 @@ impl Upkeep {
                 again = again.into_iter().chain([left]).min();
                 continue;
             }
-            let path = kept.path.display();
+            let what = if kept.id.is_some() { "was removed or replaced by another program" } else { "could not be written" };
+            let what = format!("{} {what}", kept.path.display());
             match (kept.make)() {
                 Ok(held) => {
-                    ::log::warn!("{path} was removed or replaced by another program; the server has recreated it");
+                    ::log::warn!("{what}; the server has recreated it");
                     (kept.id, kept.held, kept.missing_since) = (FileId::of(&kept.path).ok(), held, None);
                 }
-                Err(why) => findings.push((kept.code, format!("{path} was removed or replaced by another program: {why}"))),
+                Err(why) => {
+                    findings.push((kept.code, format!("{what}: {why}")));
+                    again = again.into_iter().chain([SETTLE]).min();
+                }
             }
         }
         (findings, again)

@@ -1,22 +1,20 @@
-//! What a server says when it begins: `server.json`, and lines for people on stdout and in the log.
+//! What a server says when it begins, for people, on stdout and in the log.
 
-use std::net::SocketAddr;
 use std::path::Path;
 
 use crate::config::Tokens;
 use crate::console::say;
 use crate::runtime_dir::{Secret, ServerInfo};
 
-/// Says where it listens; what that is as a sentence's part.
-pub(super) fn say_where(addresses: &[SocketAddr], socket: Option<&Path>) -> String {
-    let ways: Vec<String> = addresses
-        .iter()
-        .map(|address| format!("http://{address}/"))
-        .chain(socket.iter().map(|path| path.display().to_string()))
-        .collect();
+/// Says where it listens; returns that as a part of a sentence.
+pub(super) fn say_where(info: &ServerInfo) -> String {
+    let addresses = info.address.iter().chain(&info.more_addresses).map(|address| format!("http://{address}/"));
+    let ways: Vec<String> = addresses.chain(info.socket.iter().map(|path| path.display().to_string())).collect();
     let all = ways.join(" and ");
     ::log::info!("listening on {all}");
-    for (n, way) in ways.iter().enumerate().filter(|(n, _)| *n < addresses.len().max(1)) {
+    // The socket is for client commands, which find it by themselves, unless there is nothing else.
+    let shown = ways.len() - usize::from(info.socket.is_some() && ways.len() > 1);
+    for (n, way) in ways[..shown].iter().enumerate() {
         say(&format!("autoappdev {}listens on {way}", if n > 0 { "also " } else { "" }));
     }
     all
@@ -39,15 +37,4 @@ pub(super) fn say_token(tokens: &Tokens, runtime_dir: &Path, is_open: bool) {
     };
     let pair = if is_open { "; `autoappdev pair` makes a link for a phone" } else { "" };
     say(&format!("it asks for the token, which is {place}{pair}"));
-}
-
-/// Writes `server.json`. On a full disk the server serves without: what is asked by its address is answered.
-pub(super) fn announce(info: &ServerInfo, runtime_dir: &Path) -> bool {
-    match info.write(runtime_dir) {
-        Ok(()) => true,
-        Err(error) => {
-            ::log::warn!("cannot write server.json: {error}; until it can be, client commands have to be told the address");
-            false
-        }
-    }
 }

@@ -68,22 +68,14 @@ impl Alarm {
     }
 
     /// Waits, for `limit` at most.
-    pub(super) fn wait(&self, limit: Option<Duration>) -> io::Result<Rung> {
-        self.stream.set_read_timeout(limit)?;
+    pub(super) fn wait(&self, limit: Option<Duration>) -> Rung {
+        self.stream.set_read_timeout(limit).expect("no limit is zero");
         let mut byte = [0];
-        loop {
-            match (&self.stream).read_exact(&mut byte) {
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Rung::Nothing),
-                // A pair of which both ends are held here does not break.
-                Err(_) => return Ok(Rung::SupervisorEnded),
-                Ok(()) => {
-                    return Ok(match byte[0] {
-                        SUPERVISOR_ENDED => Rung::SupervisorEnded,
-                        _ => Rung::Signal,
-                    });
-                }
-            }
+        // An interrupted call is repeated. A pair of which both ends are held here does not break.
+        match (&self.stream).read_exact(&mut byte) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Rung::Nothing,
+            Ok(()) if byte != [SUPERVISOR_ENDED] => Rung::Signal,
+            Ok(()) | Err(_) => Rung::SupervisorEnded,
         }
     }
 }
@@ -91,7 +83,7 @@ impl Alarm {
 /// Why this server stops the run when it is asked to exit; `None` if the run keeps running.
 pub(super) struct StopsRun {
     /// Shown after "because".
-    pub(super) why: &'static str,
+    why: &'static str,
     /// The longest grace, if the setting did not request the stop.
     grace_max: Option<Duration>,
 }
@@ -108,32 +100,32 @@ impl StopsRun {
         }
     }
 
-    /// Stops the run. Another signal shortens the grace to nothing. Returns the run that was stopped; a run that could not be stopped is left.
-    pub(super) fn stop(&self, alarm: &Alarm, supervisor: &Handle, runtime_dir: &Path) -> io::Result<Option<i64>> {
+    /// Stops the run. Another signal shortens the grace to nothing. Returns the run that was stopped, and why; a run that could not be stopped is left.
+    pub(super) fn stop(&self, alarm: &Alarm, supervisor: &Handle, runtime_dir: &Path) -> Option<(i64, &'static str)> {
         let mut stopped = None;
         let mut patience_until = None;
         loop {
             let snapshot = supervisor.watch().get().snapshot.clone();
-            if !is_live(&snapshot) {
-                return Ok(stopped);
+            if snapshot.state == State::Stopped && snapshot.pending.is_none() {
+                return stopped.zip(Some(self.why));
             }
             let grace = self.grace(&snapshot, runtime_dir);
             let until = *patience_until.get_or_insert_with(|| Instant::now() + grace.unwrap_or_default() + PATIENCE);
             if snapshot.allowed.contains(&Action::Stop) {
                 stopped = stopped.or(snapshot.run_id);
                 ::log::info!("asked to exit; stopping the run first, because {}", self.why);
-                match ask(alarm, supervisor, grace)? {
+                match ask(alarm, supervisor, grace) {
                     Ok(()) | Err(ActionError::Refused(_)) => {}
                     Err(error) => {
                         ::log::error!("the run could not be stopped: {error}");
-                        return Ok(None);
+                        return None;
                     }
                 }
             } else if Instant::now() > until {
                 ::log::error!("the run could not be stopped in time");
-                return Ok(None);
-            } else if let Rung::SupervisorEnded = alarm.wait(Some(LOOK))? {
-                return Ok(None);
+                return None;
+            } else if let Rung::SupervisorEnded = alarm.wait(Some(LOOK)) {
+                return None;
             }
         }
     }
@@ -148,29 +140,22 @@ impl StopsRun {
 }
 
 /// Asks for the stop and waits for its answer. Needs no thread: the run may have left none to be had.
-fn ask(alarm: &Alarm, supervisor: &Handle, grace: Option<Duration>) -> io::Result<Result<(), ActionError>> {
+fn ask(alarm: &Alarm, supervisor: &Handle, grace: Option<Duration>) -> Result<(), ActionError> {
     let begin = |grace| supervisor.begin(Ask::Stop { grace }, Origin::Shutdown);
-    let answer = match begin(grace) {
-        Ok(answer) => answer,
-        Err(error) => return Ok(Err(error)),
-    };
+    let answer = begin(grace)?;
     loop {
         match answer.try_recv() {
-            Ok(answer) => return Ok(answer.map(drop)),
-            Err(TryRecvError::Disconnected) => return Ok(Err(ActionError::Stopping)),
+            Ok(answer) => return answer.map(drop),
+            Err(TryRecvError::Disconnected) => return Err(ActionError::Stopping),
             Err(TryRecvError::Empty) => {}
         }
-        match alarm.wait(Some(LOOK))? {
+        match alarm.wait(Some(LOOK)) {
             // The first request is answered when the run has ended, so nobody waits for this one.
             Rung::Signal => drop(begin(Some(Duration::ZERO))),
             Rung::Nothing => {}
-            Rung::SupervisorEnded => return Ok(Err(ActionError::Stopping)),
+            Rung::SupervisorEnded => return Err(ActionError::Stopping),
         }
     }
-}
-
-fn is_live(snapshot: &Snapshot) -> bool {
-    snapshot.state != State::Stopped || snapshot.pending.is_some()
 }
 
 fn is_below_small_init() -> bool {

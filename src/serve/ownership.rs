@@ -190,12 +190,10 @@ pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
 /// kill, and a restart does not wait for that.
 pub(super) fn patiently<T>(runtime_dir: &Path, attempt: impl Fn() -> io::Result<T>, taken: io::ErrorKind) -> io::Result<T> {
     let began = Instant::now();
+    let is_early = |waited| waited < LET_GO_LIMIT || waited < LET_GO_LIMIT_OF_DEAD && was_killed(runtime_dir);
     loop {
         match attempt() {
-            Err(error) if error.kind() == taken && began.elapsed() < LET_GO_LIMIT => thread::sleep(LET_GO_LOOK),
-            Err(error) if error.kind() == taken && began.elapsed() < LET_GO_LIMIT_OF_DEAD && was_killed(runtime_dir) => {
-                thread::sleep(LET_GO_LOOK);
-            }
+            Err(error) if error.kind() == taken && is_early(began.elapsed()) => thread::sleep(LET_GO_LOOK),
             other => return other,
         }
     }

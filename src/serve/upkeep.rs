@@ -1,13 +1,13 @@
 //! The server's upkeep: publishes problems, and recreates removed files.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::fs::FlockOperation;
 
-use super::ownership::{DATABASE_LOCK_SUFFIX, OwnDatabase};
+use super::ownership::{DATABASE_LOCK_SUFFIX, OwnDatabase, database_lock_path};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{DATABASE_DEFAULT, SOCKET_DEFAULT};
 use crate::health::{Inspector, Kept, Places, Upkeep};
@@ -39,8 +39,6 @@ pub(super) fn inspector(supervisor: &Handle, runs: &Runs, database: &Path, upkee
         watch.set_found(&found, SystemClock.now());
         again
     })?;
-    // So that the first client has no scan to wait for.
-    inspector.begin_look();
     // What lies elsewhere, or has another name there, is missed when somebody asks.
     let mut names = [LOCK_FILE, SERVER_INFO, SOCKET_DEFAULT, DATABASE_DEFAULT].map(str::to_owned).to_vec();
     names.push(format!("{DATABASE_DEFAULT}{DATABASE_LOCK_SUFFIX}"));
@@ -50,45 +48,33 @@ pub(super) fn inspector(supervisor: &Handle, runs: &Runs, database: &Path, upkee
     Ok(inspector)
 }
 
-/// The lock of the runtime directory. The directory itself is locked as well, so no other server can take it meanwhile.
-pub(super) fn lock_file(runtime_dir: &Path) -> Kept {
-    let path = runtime_dir.join(LOCK_FILE);
-    Kept::new(path.clone(), ConditionCode::LockMissing, move || {
+/// Keeps the server's own files: both locks, `server.json` and the sockets. A `server.json` that is missing, because the disk did not take it, is
+/// written as soon as the disk does.
+pub(super) fn keep_files(upkeep: &Upkeep, info: ServerInfo, sockets: Vec<Arc<OwnSocket>>, runtime_dir: &Path, database: &Path) {
+    let (path, dir) = (runtime_dir.join(LOCK_FILE), runtime_dir.to_owned());
+    // The directory itself is locked as well, so no other server can take it meanwhile.
+    upkeep.keep(Kept::new(path.clone(), ConditionCode::LockMissing, move || {
         let made = private_file().open(&path).and_then(|lock| {
             rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
             Ok(Some(lock))
         });
         made.map_err(|error| format!("it cannot be recreated ({error}); do not start a second server for this directory"))
-    })
-}
-
-/// The lock beside the database.
-pub(super) fn database_lock(path: PathBuf, database: &Path, runtime_dir: &Path) -> Kept {
-    let (database, runtime_dir) = (database.to_owned(), runtime_dir.to_owned());
-    Kept::new(path, ConditionCode::LockMissing, move || {
+    }));
+    let (database, its_dir) = (database.to_owned(), dir.clone());
+    upkeep.keep(Kept::new(database_lock_path(&database), ConditionCode::LockMissing, move || {
         let mut made = Made::default();
-        let own = OwnDatabase::take(&database, &runtime_dir, &mut made);
-        let lock = own.and_then(|own| own.belong_to(&runtime_dir).map(|()| own.into_lock()));
+        let own = OwnDatabase::take(&database, &its_dir, &mut made);
+        let lock = own.and_then(|own| own.belong_to(&its_dir).map(|()| own.into_lock()));
         lock.inspect(|_| made.keep()).map(Some).map_err(|error| format!("{error:#}"))
-    })
-}
-
-/// `server.json`.
-pub(super) fn server_json(info: ServerInfo, runtime_dir: &Path) -> Kept {
-    let runtime_dir = runtime_dir.to_owned();
-    Kept::new(runtime_dir.join(SERVER_INFO), ConditionCode::ServerInfoMissing, move || {
-        info.write(&runtime_dir).map(|()| None).map_err(|error| {
-            format!("it cannot be written again ({error}); until it can, give client commands the address with --url")
-        })
-    })
-}
-
-/// The server's own Unix socket.
-pub(super) fn socket(socket: Arc<OwnSocket>) -> Kept {
-    Kept::new(socket.path().to_owned(), ConditionCode::SocketMissing, move || {
-        socket
-            .renew()
-            .map(|()| None)
-            .map_err(|error| format!("it cannot be recreated ({error}); until the server is restarted, clients use the address"))
-    })
+    }));
+    upkeep.keep(Kept::new(dir.join(SERVER_INFO), ConditionCode::ServerInfoMissing, move || {
+        let advice = "until it can, give client commands the address with --url";
+        info.write(&dir).map(|()| None).map_err(|error| format!("it cannot be written ({error}); {advice}"))
+    }));
+    for socket in sockets {
+        upkeep.keep(Kept::new(socket.path().to_owned(), ConditionCode::SocketMissing, move || {
+            let advice = "until the server is restarted, clients use the address";
+            socket.renew().map(|()| None).map_err(|error| format!("it cannot be recreated ({error}); {advice}"))
+        }));
+    }
 }
