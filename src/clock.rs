@@ -119,14 +119,14 @@ impl Clock for SystemClock {
         let since_epoch = OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000_000;
         let since_epoch = i64::try_from(since_epoch).unwrap_or(0);
         #[cfg(feature = "faults")]
-        let since_epoch = since_epoch + faults::steps().wall_ms;
+        let since_epoch = since_epoch + faults::steps_ms().unwrap_or_default().0;
         Timestamp::from_unix_ms(since_epoch)
     }
 
     fn since_boot(&self) -> Duration {
         let since_boot = kernel_clock(ClockId::Boottime);
         #[cfg(feature = "faults")]
-        let since_boot = since_boot + Duration::from_millis(faults::steps().suspended_ms);
+        let since_boot = since_boot + Duration::from_millis(faults::steps_ms().unwrap_or_default().1);
         since_boot
     }
 
@@ -146,20 +146,12 @@ fn kernel_clock(id: ClockId) -> Duration {
 /// A machine whose clock is set and which is suspended while the real binary runs, for tests. Not in a release.
 #[cfg(feature = "faults")]
 mod faults {
-    /// How far the clocks are from the machine's.
-    #[derive(Default)]
-    pub(super) struct Steps {
-        pub(super) wall_ms: i64,
-        pub(super) suspended_ms: u64,
-    }
-
-    /// Reads them anew from the file that `AUTOAPPDEV_FAULT_CLOCK` names: two numbers of milliseconds, those of the wall clock first.
-    pub(super) fn steps() -> Steps {
-        let text = std::env::var_os("AUTOAPPDEV_FAULT_CLOCK").and_then(|path| std::fs::read_to_string(path).ok());
-        let numbers = text.as_deref().and_then(|text| text.trim().split_once(' '));
-        let steps = numbers
-            .and_then(|(wall, suspended)| Some(Steps { wall_ms: wall.parse().ok()?, suspended_ms: suspended.parse().ok()? }));
-        steps.unwrap_or_default()
+    /// By how many milliseconds the wall clock was set, and how long the machine was suspended: reads both anew from the file that
+    /// `AUTOAPPDEV_FAULT_CLOCK` names.
+    pub(super) fn steps_ms() -> Option<(i64, u64)> {
+        let text = std::fs::read_to_string(std::env::var_os("AUTOAPPDEV_FAULT_CLOCK")?).ok()?;
+        let (wall, suspended) = text.trim().split_once(' ')?;
+        Some((wall.parse().ok()?, suspended.parse().ok()?))
     }
 }
 
