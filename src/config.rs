@@ -120,15 +120,14 @@ impl Config {
             runs_keep: sources.value(&settings::RUNS_KEEP)?,
             runs_keep_for: sources.optional(&settings::RUNS_KEEP_DAYS)?.map(|days| Duration::from_secs(days * 24 * 60 * 60)),
             taken_vars: taken.map(|given| given.name).filter(|name| is_shared(name)).collect(),
-            notes: foreign.map(|given| ignored(&given)).collect(),
+            notes: foreign
+                .map(|given| {
+                    let (name, place) = (given.name, if given.source == Source::Dotenv { ".env" } else { "the environment" });
+                    format!("{name} in {place} is not used: its value is not sqlite:<path>, so it is meant for another program")
+                })
+                .collect(),
         })
     }
-}
-
-/// The note about a value that is meant for another program.
-fn ignored(given: &Given) -> String {
-    let (name, place) = (given.name, if given.source == Source::Dotenv { ".env" } else { "the environment" });
-    format!("{name} in {place} is not used: its value is not sqlite:<path>, so it is meant for another program")
 }
 
 #[cfg(test)]

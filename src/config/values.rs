@@ -6,6 +6,7 @@ use std::ffi::OsStr;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 /// The longest time from TERM to KILL, in seconds.
@@ -24,7 +25,7 @@ pub enum OnTerm {
 }
 
 pub(super) fn port(text: &str) -> Result<u16, String> {
-    digits(text).and_then(|port| u16::try_from(port).ok()).ok_or_else(|| "is not a port: a number from 0 to 65535".to_owned())
+    digits(text).ok_or_else(|| "is not a port: a number from 0 to 65535".to_owned())
 }
 
 /// The address to listen on.
@@ -73,7 +74,7 @@ pub(super) fn uses_cgroups(text: &str) -> Result<bool, String> {
 pub(super) const MEGABYTES: &str = "a size: a whole number of MiB";
 
 pub(super) fn number(text: &str, (min, max): (u64, u64), what: &str) -> Result<u64, String> {
-    digits(text).filter(|number| (min..=max).contains(number)).ok_or_else(|| format!("is not {what} from {min} to {max}"))
+    digits(text).filter(|number: &u64| (min..=max).contains(number)).ok_or_else(|| format!("is not {what} from {min} to {max}"))
 }
 
 /// A browser's origin, as it would send it.
@@ -153,10 +154,11 @@ fn host_and_port(text: &str) -> Option<(String, Option<u16>)> {
         let is_name = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_'));
         (is_name.then(|| name.to_ascii_lowercase())?, port)
     };
-    match port {
-        None => Some((host, None)),
-        Some(port) => Some((host, Some(digits(port).and_then(|port| u16::try_from(port).ok()).filter(|&port| port > 0)?))),
-    }
+    let port = match port {
+        None => None,
+        Some(port) => Some(digits(port).filter(|&port| port > 0)?),
+    };
+    Some((host, port))
 }
 
 fn join_origin(scheme: &str, host: &str, port: Option<u16>) -> String {
@@ -167,6 +169,6 @@ fn join_origin(scheme: &str, host: &str, port: Option<u16>) -> String {
 }
 
 /// A number written in digits only: no sign, no blanks.
-fn digits(text: &str) -> Option<u64> {
+fn digits<T: FromStr>(text: &str) -> Option<T> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
 }
