@@ -8,46 +8,38 @@ use std::path::{Path, PathBuf};
 
 /// The files and folders. Dropped, it removes them, the newest first.
 #[derive(Debug, Default)]
-pub struct Made {
-    folders: Vec<PathBuf>,
-    files: Vec<PathBuf>,
-}
+pub struct Made(Vec<PathBuf>);
 
 impl Made {
     /// Registers a folder that is about to be created, with the missing folders above it.
     pub fn folder(&mut self, path: &Path) {
         let missing: Vec<&Path> = path.ancestors().take_while(|folder| is_absent(folder)).collect();
-        self.folders.extend(missing.into_iter().rev().map(Path::to_owned));
+        self.0.extend(missing.into_iter().rev().map(Path::to_owned));
     }
 
     /// Registers a file that is about to be created, unless it exists. The caller holds the lock that keeps others from creating it.
     pub fn file(&mut self, path: &Path) {
         if is_absent(path) {
-            self.files.push(path.to_owned());
+            self.made_file(path);
         }
     }
 
     /// Registers a file that was created.
     pub fn made_file(&mut self, path: &Path) {
-        self.files.push(path.to_owned());
+        self.0.push(path.to_owned());
     }
 
     /// The start has succeeded: nothing is removed.
-    pub fn keep(self) {
-        let mut kept = self;
-        kept.folders.clear();
-        kept.files.clear();
+    pub fn keep(mut self) {
+        self.0.clear();
     }
 }
 
 impl Drop for Made {
     fn drop(&mut self) {
         // A file that was not created after all, or a folder with contents, stays as it is: the start already reports its error.
-        for file in self.files.iter().rev() {
-            let _was_not_made = fs::remove_file(file);
-        }
-        for folder in self.folders.iter().rev() {
-            let _is_not_empty = fs::remove_dir(folder);
+        for path in self.0.iter().rev() {
+            let _was_not_made_or_is_not_empty = fs::remove_file(path).or_else(|_| fs::remove_dir(path));
         }
     }
 }
