@@ -17,7 +17,7 @@ use anyhow::{Context, anyhow, bail};
 
 use self::ending::{Alarm, Rung, SUPERVISOR_ENDED, StopsRun};
 use self::listening::{listen, listen_on_socket};
-use self::ownership::{OwnDatabase, beside, own};
+use self::ownership::{OwnDatabase, own};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::console::{self, say};
@@ -27,6 +27,7 @@ use crate::health::Upkeep;
 use crate::kill_point::KillPoint;
 use crate::log::{BACKEND_LOG, BackendLog};
 use crate::made::Made;
+use crate::private::beside;
 use crate::process;
 use crate::retention::{self, Retention};
 use crate::run_dir::Runs;
@@ -68,8 +69,7 @@ fn serve_at(addresses: Vec<Listener>, config: Config, root_now: &Path) -> anyhow
     let runtime_dir = &*runtime_dir;
     KillPoint::ServerDirectoryOwned.reach();
     database = OwnDatabase::take(&config.database, runtime_dir, &mut made)?;
-    let alarm = Alarm::set().context("cannot catch signals")?;
-    let bell = alarm.bell().map_err(cannot("open a socket pair"))?;
+    let (alarm, bell) = Alarm::set().map_err(cannot("catch signals"))?;
     ending::reap_orphans().context("cannot reap orphans as process 1")?;
     let stops_run = StopsRun::of(config.on_term);
     // The Unix socket is in the runtime directory, which must exist first and is removed last.

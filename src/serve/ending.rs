@@ -45,34 +45,27 @@ pub(super) enum Rung {
 }
 
 /// Sleeps until a signal arrives or a bell rings.
-pub(super) struct Alarm {
-    stream: UnixStream,
-    bell: UnixStream,
-}
+pub(super) struct Alarm(UnixStream);
 
 impl Alarm {
     /// Catches the signals from now on. A closing terminal and Ctrl-\ also request the end, unless they were ignored from the start (`nohup(1)`).
-    pub(super) fn set() -> io::Result<Self> {
+    /// Also returns the bell for others to ring.
+    pub(super) fn set() -> io::Result<(Self, UnixStream)> {
         let (stream, bell) = UnixStream::pair()?;
         for number in [SIGTERM, SIGINT, SIGHUP, SIGQUIT] {
             if [SIGTERM, SIGINT].contains(&number) || !process::is_ignored(number) {
                 signal_hook::low_level::pipe::register(number, bell.try_clone()?)?;
             }
         }
-        Ok(Self { stream, bell })
-    }
-
-    /// For others to ring.
-    pub(super) fn bell(&self) -> io::Result<UnixStream> {
-        self.bell.try_clone()
+        Ok((Self(stream), bell))
     }
 
     /// Waits, for `limit` at most.
     pub(super) fn wait(&self, limit: Option<Duration>) -> Rung {
-        self.stream.set_read_timeout(limit).expect("no limit is zero");
+        self.0.set_read_timeout(limit).expect("no limit is zero");
         let mut byte = [0];
-        // An interrupted call is repeated. A pair of which both ends are held here does not break.
-        match (&self.stream).read_exact(&mut byte) {
+        // The handlers of the signals hold the other end for as long as the process lives, so the pair does not break.
+        match (&self.0).read_exact(&mut byte) {
             Err(error) if error.kind() == ErrorKind::WouldBlock => Rung::Nothing,
             Ok(()) if byte != [SUPERVISOR_ENDED] => Rung::Signal,
             Ok(()) | Err(_) => Rung::SupervisorEnded,

@@ -12,12 +12,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
-use rustix::fs::FlockOperation;
 
 use crate::file_id::FileId;
 use crate::kill_point::KillPoint;
 use crate::made::Made;
-use crate::private::private_file;
+use crate::private::{beside, private_file};
 use crate::process::{self, ProcState};
 use crate::run_dir::{LockState, Runs, create_private_dir, read_header};
 use crate::runtime_dir::{LOCK_FILE, ServerInfo};
@@ -52,10 +51,7 @@ pub(super) fn own(path: &Path, made: &mut Made) -> anyhow::Result<(PathBuf, [Fil
 
 /// `None` if the directory was removed meanwhile, for example by a server that had created it and could not start.
 fn own_existing(runtime_dir: &Path, made: &mut Made) -> anyhow::Result<Option<[File; 2]>> {
-    let take = |what: &File| {
-        let taken = || Ok(rustix::fs::flock(what, FlockOperation::NonBlockingLockExclusive)?);
-        patiently(runtime_dir, taken, io::ErrorKind::WouldBlock)
-    };
+    let take = |what: &File| patiently(runtime_dir, || Ok(what.try_lock()?), io::ErrorKind::WouldBlock);
     let refused = |path: &Path, error: io::Error| match error.kind() {
         io::ErrorKind::WouldBlock => owned_already(runtime_dir, ServerInfo::read(runtime_dir).as_ref()),
         _ => anyhow!("cannot lock {}: {error}", path.display()),
@@ -124,8 +120,7 @@ impl OwnDatabase {
         let (mut lock, is_new) = open_lock(&path).with_context(|| {
             format!("cannot open {}; let this user write that folder, or name another database with DATABASE_URL", path.display())
         })?;
-        let take = || Ok(rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)?);
-        patiently(runtime_dir, take, io::ErrorKind::WouldBlock).map_err(|error| {
+        patiently(runtime_dir, || Ok(lock.try_lock()?), io::ErrorKind::WouldBlock).map_err(|error| {
             anyhow!(
                 "cannot use {}: another server uses it ({error}); name another database with DATABASE_URL",
                 database.display()
@@ -177,13 +172,6 @@ impl OwnDatabase {
 /// Beside the database, under its real name, even if a link leads to it.
 pub(super) fn database_lock_path(database: &Path) -> PathBuf {
     beside(&database.canonicalize().unwrap_or_else(|_| database.to_owned()), DATABASE_LOCK_SUFFIX)
-}
-
-/// `path` with a suffix.
-pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
-    let mut path = path.as_os_str().to_owned();
-    path.push(suffix);
-    PathBuf::from(path)
 }
 
 /// Retries for a moment while the result is `taken`: the lock and the port of a killed server are released a little after the

@@ -5,8 +5,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::fs::FlockOperation;
-
 use super::ownership::{DATABASE_LOCK_SUFFIX, OwnDatabase, database_lock_path};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{DATABASE_DEFAULT, SOCKET_DEFAULT};
@@ -54,10 +52,7 @@ pub(super) fn keep_files(upkeep: &Upkeep, info: ServerInfo, sockets: Vec<Arc<Own
     let (path, dir) = (runtime_dir.join(LOCK_FILE), runtime_dir.to_owned());
     // The directory itself is locked as well, so no other server can take it meanwhile.
     upkeep.keep(Kept::new(path.clone(), ConditionCode::LockMissing, move || {
-        let made = private_file().open(&path).and_then(|lock| {
-            rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
-            Ok(Some(lock))
-        });
+        let made = private_file().open(&path).and_then(|lock| Ok(lock.try_lock().map(|()| Some(lock))?));
         made.map_err(|error| format!("it cannot be recreated ({error}); do not start a second server for this directory"))
     }));
     let (database, its_dir) = (database.to_owned(), dir.clone());
