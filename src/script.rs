@@ -29,7 +29,7 @@ const MEANT_WORDS_MAX: usize = 8;
 /// Arguments that are shorter than this together are repeated in the advice.
 const SHOWN_ARGS_BYTES_MAX: usize = 200;
 
-/// Why a script or a working directory cannot be used.
+/// Why a script or a working directory cannot be used, as far as clients tell one reason from another. Each text is a sentence that says what to do.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ScriptError {
     /// No script was named, and none is configured.
@@ -37,112 +37,76 @@ pub enum ScriptError {
         "no script was named, and none is configured; name one (`autoappdev start NAME`, or {{\"script\": \"NAME\"}} in a request), or set AUTOAPPDEV_PIPELINE_SCRIPT for the server"
     )]
     Unnamed,
-    /// The root existed when the server started and does not exist now.
-    #[error("the pipeline's root {root:?} cannot be used now: {reason}; AUTOAPPDEV_PIPELINE_CWD (or --root) names it")]
-    NoRoot {
-        /// As it is configured.
-        root: String,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// A NUL, an empty name, or one too long for the kernel.
-    #[error("{what} {reason}")]
-    BadName {
-        /// `script` or `cwd`.
-        what: &'static str,
-        /// What is wrong with it.
-        reason: &'static str,
-    },
-    /// There is nothing of that name.
-    #[error("there is no script {name:?} in the pipeline's root; {}", hint.as_deref().unwrap_or("names are relative to it (AUTOAPPDEV_PIPELINE_CWD)"))]
-    NotFound {
-        /// As it was named.
-        name: String,
-        /// What was probably meant.
-        hint: Option<String>,
-    },
+    /// A name that no file can have, or a working directory that cannot be used.
+    #[error("{0}")]
+    BadName(String),
+    /// There is nothing of that name, or the root is missing.
+    #[error("{0}")]
+    NotFound(String),
     /// Every link resolved, it lies outside of the root.
-    #[error("{what} {name:?} is outside the pipeline's root; {}", hint.as_deref().unwrap_or("put it in there, or set AUTOAPPDEV_PIPELINE_CWD"))]
-    OutsideRoot {
-        /// `script` or `cwd`.
-        what: &'static str,
-        /// As it was named.
-        name: String,
-        /// What was probably meant.
-        hint: Option<String>,
-    },
-    /// A folder, a device, a socket, a pipe.
-    #[error("script {name:?} is {what}, not a regular file; name a script")]
-    NotAFile {
-        /// As it was named.
-        name: String,
-        /// What it is.
-        what: &'static str,
-    },
+    #[error("{0}")]
+    OutsideRoot(String),
+    /// It is no regular file, or could not be read.
+    #[error("{0}")]
+    Unusable(String),
     /// It exists and cannot be run.
     #[error(transparent)]
     Unrunnable(#[from] Unrunnable),
-    /// The working directory is missing or no folder.
-    #[error("cwd {0:?} is no folder in the pipeline's root; create it, or name another")]
-    NotAFolder(String),
-    /// This user cannot enter the working directory.
-    #[error("the server's user cannot enter cwd {0:?}; allow it with `chmod`, or name another folder")]
-    ClosedFolder(String),
-    /// It could not be read.
-    #[error("{what} {name:?} could not be looked at: {reason}; let this user read it")]
-    Unreadable {
-        /// `script` or `cwd`.
-        what: &'static str,
-        /// As it was named.
-        name: String,
-        /// The kernel's error.
-        reason: String,
-    },
 }
 
 /// Resolves the configured root, which may be a link whose target has changed.
 pub fn find_root(configured: &Path) -> Result<PathBuf, ScriptError> {
-    let unusable = |reason| ScriptError::NoRoot { root: configured.display().to_string(), reason };
-    let root = configured.canonicalize().map_err(|error| unusable(error.to_string()))?;
-    if root.is_dir() { Ok(root) } else { Err(unusable("it is not a folder".to_owned())) }
+    let unusable = |reason: &str| {
+        let root = configured.display().to_string();
+        let advice = "AUTOAPPDEV_PIPELINE_CWD (or --root) names it";
+        ScriptError::NotFound(format!("the pipeline's root {root:?} cannot be used now: {reason}; {advice}"))
+    };
+    let root = configured.canonicalize().map_err(|error| unusable(&error.to_string()))?;
+    if root.is_dir() { Ok(root) } else { Err(unusable("it is not a folder")) }
 }
 
 /// Resolves `name` in `root`, which is absolute and without links, to a regular file. `args` are the client's: they help to suggest the intended
 /// command if there is no such file.
 pub fn find_script(root: &Path, name: &str, args: &[String]) -> Result<PathBuf, ScriptError> {
     const WHAT: &str = "script";
-    let path = match resolve(root, WHAT, name) {
-        Ok(Some(path)) => path,
-        Ok(None) => return Err(ScriptError::NotFound { name: name.to_owned(), hint: what_was_meant(root, name, args) }),
-        Err(ScriptError::OutsideRoot { what, name: outside, .. }) => {
-            return Err(ScriptError::OutsideRoot { what, name: outside, hint: what_was_meant(root, name, args) });
+    let path = match resolve(root, WHAT, name)? {
+        Place::Inside(path) => path,
+        Place::Outside => return Err(outside(WHAT, name, what_was_meant(root, name, args).as_deref())),
+        Place::Nowhere => {
+            let hint = what_was_meant(root, name, args);
+            let hint = hint.as_deref().unwrap_or("names are relative to it (AUTOAPPDEV_PIPELINE_CWD)");
+            return Err(ScriptError::NotFound(format!("there is no script {name:?} in the pipeline's root; {hint}")));
         }
-        Err(error) => return Err(error),
     };
     let metadata = fs::metadata(&path).map_err(|error| unreadable(WHAT, name, &error))?;
     if metadata.is_file() {
         return Ok(path);
     }
     let what = if metadata.is_dir() { "a folder" } else { "a device, a socket or a pipe" };
-    Err(ScriptError::NotAFile { name: name.to_owned(), what })
+    Err(ScriptError::Unusable(format!("script {name:?} is {what}, not a regular file; name a script")))
 }
 
 /// Resolves a working directory in `root`.
 pub fn find_cwd(root: &Path, name: &str) -> Result<PathBuf, ScriptError> {
     const WHAT: &str = "cwd";
     match resolve(root, WHAT, name) {
-        Ok(Some(path)) if path.is_dir() => match rustix::fs::access(&path, Access::EXEC_OK) {
-            Err(Errno::ACCESS) => Err(ScriptError::ClosedFolder(name.to_owned())),
+        Ok(Place::Inside(path)) if path.is_dir() => match rustix::fs::access(&path, Access::EXEC_OK) {
+            Err(Errno::ACCESS) => Err(ScriptError::BadName(format!(
+                "the server's user cannot enter cwd {name:?}; allow it with `chmod`, or name another folder"
+            ))),
             Ok(()) | Err(_) => Ok(path),
         },
-        Ok(_) | Err(ScriptError::Unreadable { .. }) => Err(ScriptError::NotAFolder(name.to_owned())),
+        Ok(Place::Outside) => Err(outside(WHAT, name, None)),
+        Ok(Place::Inside(_) | Place::Nowhere) | Err(ScriptError::Unusable(_)) => {
+            Err(ScriptError::BadName(format!("cwd {name:?} is no folder in the pipeline's root; create it, or name another")))
+        }
         Err(error) => Err(error),
     }
 }
 
 /// The command that was probably meant: a script together with its arguments in one name, or the script's interpreter in its place.
 fn what_was_meant(root: &Path, name: &str, args: &[String]) -> Option<String> {
-    let is_script = |word: &str| matches!(resolve(root, "script", word), Ok(Some(path)) if path.is_file());
+    let is_script = |word: &str| matches!(resolve(root, "script", word), Ok(Place::Inside(path)) if path.is_file());
     let mut words: Vec<&str> = name.split_ascii_whitespace().collect();
     let has_arguments = words.len() > 1;
     words.extend(args.iter().map(String::as_str));
@@ -163,25 +127,33 @@ fn what_was_meant(root: &Path, name: &str, args: &[String]) -> Option<String> {
     }
 }
 
-/// The path without links, `None` where there is nothing, an error where it leaves the root.
-fn resolve(root: &Path, what: &'static str, name: &str) -> Result<Option<PathBuf>, ScriptError> {
+/// Where a name leads to.
+enum Place {
+    /// To this path without links, in the root.
+    Inside(PathBuf),
+    Outside,
+    /// To nothing.
+    Nowhere,
+}
+
+fn resolve(root: &Path, what: &str, name: &str) -> Result<Place, ScriptError> {
+    let bad = |reason| Err(ScriptError::BadName(format!("{what} {reason}")));
     if name.is_empty() {
-        return Err(ScriptError::BadName { what, reason: "is empty" });
+        return bad("is empty");
     }
     if name.contains('\0') {
-        return Err(ScriptError::BadName { what, reason: "contains a NUL" });
+        return bad("contains a NUL");
     }
     if name.len() > PATH_BYTES_MAX || name.split('/').any(|part| part.len() > PART_BYTES_MAX) {
-        return Err(ScriptError::BadName { what, reason: "is longer than a path can be" });
+        return bad("is longer than a path can be");
     }
-    let outside = || ScriptError::OutsideRoot { what, name: name.to_owned(), hint: None };
     let named = root.join(name);
     match named.canonicalize() {
-        Ok(path) if path.starts_with(root) => Ok(Some(path)),
-        Ok(_) => Err(outside()),
+        Ok(path) if path.starts_with(root) => Ok(Place::Inside(path)),
+        Ok(_) => Ok(Place::Outside),
         // What cannot be resolved must not tell what is there outside of the root.
-        Err(_) if leaves(root, &named) => Err(outside()),
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
+        Err(_) if leaves(root, &named) => Ok(Place::Outside),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(Place::Nowhere),
         Err(error) => Err(unreadable(what, name, &error)),
     }
 }
@@ -200,8 +172,13 @@ fn leaves(root: &Path, path: &Path) -> bool {
     true
 }
 
-fn unreadable(what: &'static str, name: &str, error: &io::Error) -> ScriptError {
-    ScriptError::Unreadable { what, name: name.to_owned(), reason: error.to_string() }
+fn outside(what: &str, name: &str, hint: Option<&str>) -> ScriptError {
+    let hint = hint.unwrap_or("put it in there, or set AUTOAPPDEV_PIPELINE_CWD");
+    ScriptError::OutsideRoot(format!("{what} {name:?} is outside the pipeline's root; {hint}"))
+}
+
+fn unreadable(what: &str, name: &str, error: &io::Error) -> ScriptError {
+    ScriptError::Unusable(format!("{what} {name:?} could not be looked at: {error}; let this user read it"))
 }
 
 #[cfg(test)]

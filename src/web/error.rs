@@ -123,15 +123,10 @@ impl ApiError {
             Self::Action(error) => match error {
                 ActionError::Refused(_) => ErrorCode::InvalidTransition,
                 ActionError::Script(error) => match error {
-                    ScriptError::Unnamed
-                    | ScriptError::NotAFile { .. }
-                    | ScriptError::Unrunnable(_)
-                    | ScriptError::Unreadable { .. } => ErrorCode::InvalidScript,
-                    ScriptError::BadName { .. } | ScriptError::NotAFolder(_) | ScriptError::ClosedFolder(_) => {
-                        ErrorCode::InvalidBody
-                    }
-                    ScriptError::NotFound { .. } | ScriptError::NoRoot { .. } => ErrorCode::ScriptNotFound,
-                    ScriptError::OutsideRoot { .. } => ErrorCode::ScriptOutsideRoot,
+                    ScriptError::Unnamed | ScriptError::Unusable(_) | ScriptError::Unrunnable(_) => ErrorCode::InvalidScript,
+                    ScriptError::BadName(_) => ErrorCode::InvalidBody,
+                    ScriptError::NotFound(_) => ErrorCode::ScriptNotFound,
+                    ScriptError::OutsideRoot(_) => ErrorCode::ScriptOutsideRoot,
                 },
                 ActionError::SpawnFailed { lack, .. } => lack.map_or(ErrorCode::SpawnFailed, of_lack),
                 ActionError::PauseTimeout(_) => ErrorCode::PauseTimeout,
