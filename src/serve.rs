@@ -98,7 +98,7 @@ fn serve_at(addresses: Vec<Listener>, config: Config, root_now: &Path) -> anyhow
     let is_open = listeners.iter().any(|listener| listener.reach().is_open());
     let secrets = (is_open || config.tokens.is_set()).then(|| Secrets::keep(&config.tokens, runtime_dir)).transpose();
     let secrets = secrets.map_err(|error| anyhow!("failed to {error}"))?;
-    let authenticator = secrets.map(|secrets| Arc::new(Authenticator::new(&secrets)));
+    let authenticator = secrets.map(|secrets| Arc::new(Authenticator::new(&secrets, Box::new(SystemClock))));
     let limits = retention::Limits {
         log_bytes: config.log_total_bytes,
         runs: usize::try_from(config.runs_keep).unwrap_or(usize::MAX),

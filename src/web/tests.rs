@@ -84,7 +84,7 @@ impl House {
     fn authenticator(&self, token: &str) -> Arc<Authenticator> {
         let [token, read_token, session_key] =
             [token, READ_TOKEN, "the-key-of-sessions"].map(|text| Token::new(text).expect("good"));
-        Arc::new(Authenticator::with_clock(&Secrets { token, read_token, session_key }, Box::new(self.clock.clone())))
+        Arc::new(Authenticator::new(&Secrets { token, read_token, session_key }, Box::new(self.clock.clone())))
     }
 
     fn app(&self, reach: Reach, authenticator: Option<Arc<Authenticator>>) -> App {

@@ -1,7 +1,7 @@
 //! Who sent a request, at listeners that ask: the two tokens, the log-ins made with them, and what wrong tokens cost.
 
 use std::fmt;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use hmac::{Hmac, Mac};
@@ -11,7 +11,7 @@ use sha2::Sha256;
 use super::session::{Session, Sessions, bytes, mac, sign};
 use super::throttle::Throttle;
 use crate::api::session::Role;
-use crate::clock::{Clock, SystemClock};
+use crate::clock::{Clock, Timestamp};
 use crate::runtime_dir::Secrets;
 use crate::web::error::ApiError;
 use crate::web::guard::is_of_own_page;
@@ -20,13 +20,13 @@ use crate::web::guard::is_of_own_page;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::web) struct Caller {
     pub(in crate::web) role: Role,
-    /// The log-in by which that was shown, if it was one.
-    pub(in crate::web) session: Option<Session>,
+    /// When the log-in ends by which that was shown, if it was one.
+    pub(in crate::web) expires_at: Option<Timestamp>,
 }
 
 impl Caller {
     /// A client of a listener that requires no token.
-    pub(in crate::web) const OWNER: Self = Self { role: Role::Operator, session: None };
+    pub(in crate::web) const OWNER: Self = Self { role: Role::Operator, expires_at: None };
 }
 
 /// Checks tokens and log-ins. One for all listeners that ask.
@@ -48,11 +48,7 @@ impl fmt::Debug for Authenticator {
 
 impl Authenticator {
     /// Checks by these secrets.
-    pub fn new(secrets: &Secrets) -> Self {
-        Self::with_clock(secrets, Box::new(SystemClock))
-    }
-
-    pub(in crate::web) fn with_clock(secrets: &Secrets, clock: Box<dyn Clock + Send + Sync>) -> Self {
+    pub fn new(secrets: &Secrets, clock: Box<dyn Clock + Send + Sync>) -> Self {
         let comparer = mac(secrets.session_key.expose().as_bytes());
         Self {
             act: bytes(sign(&comparer, secrets.token.expose())),
@@ -68,15 +64,12 @@ impl Authenticator {
     /// an old one must not lock its owner out.
     pub(in crate::web) fn caller(&self, request: &Request) -> Result<Caller, ApiError> {
         if let Some(token) = bearer(request) {
-            return self.check(request, token).map(|role| Caller { role, session: None });
+            return self.check(request, token).map(|role| Caller { role, expires_at: None });
         }
-        let session = self.session(request).filter(|_| is_of_own_page(request)).ok_or(ApiError::TokenNeeded)?;
-        Ok(Caller { role: session.role, session: Some(session) })
-    }
-
-    /// The log-in that a request shows. Never slowed down: nobody can guess one.
-    pub(in crate::web) fn session(&self, request: &Request) -> Option<Session> {
-        self.sessions.of(request, self.clock.now())
+        // Never slowed down: nobody can guess a log-in.
+        let session = self.sessions.of(request, self.clock.now()).filter(|_| is_of_own_page(request));
+        let Session { role, expires_at } = session.ok_or(ApiError::TokenNeeded)?;
+        Ok(Caller { role, expires_at: Some(expires_at) })
     }
 
     /// A log-in: what it may, and its cookie.
@@ -85,10 +78,10 @@ impl Authenticator {
         Ok((role, self.sessions.begin(role, self.clock.now())))
     }
 
-    /// The cookie that takes a log-in's place when that is half over.
-    pub(in crate::web) fn renewed(&self, session: Session) -> Option<String> {
+    /// The cookie that takes the place of the request's log-in once that is half over.
+    pub(in crate::web) fn renewed(&self, request: &Request) -> Option<String> {
         let now = self.clock.now();
-        session.is_half_over(now).then(|| self.sessions.begin(session.role, now))
+        self.sessions.renewed(self.sessions.of(request, now)?, now)
     }
 
     /// The cookie that ends a log-in.
@@ -101,7 +94,8 @@ impl Authenticator {
     fn check(&self, request: &Request, token: &str) -> Result<Role, ApiError> {
         let (from, now) = (request.remote_addr().ip(), self.clock.since_boot());
         // Held from the look to the note: many tries at once are as many as one after another.
-        let mut throttle = self.throttle();
+        // Nothing under this lock can panic half-way through a change.
+        let mut throttle = self.throttle.lock().unwrap_or_else(PoisonError::into_inner);
         let wait = throttle.wait(from, now);
         if !wait.is_zero() {
             return Err(ApiError::TooManyTries { from: from.to_canonical(), wait_s: whole_seconds(wait) });
@@ -125,11 +119,6 @@ impl Authenticator {
                 Err(ApiError::WrongToken)
             }
         }
-    }
-
-    /// Nothing under this lock can panic half-way through a change.
-    fn throttle(&self) -> MutexGuard<'_, Throttle> {
-        self.throttle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

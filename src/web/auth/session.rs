@@ -22,16 +22,9 @@ const TRIED_MAX: usize = 4;
 
 /// A log-in that holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::web) struct Session {
-    pub(in crate::web) role: Role,
-    pub(in crate::web) expires_at: Timestamp,
-}
-
-impl Session {
-    /// Whether its page should get a new one.
-    pub(super) fn is_half_over(&self, now: Timestamp) -> bool {
-        self.expires_at.unix_ms() - now.unix_ms() < LIFETIME_S * 1000 / 2
-    }
+pub(super) struct Session {
+    pub(super) role: Role,
+    pub(super) expires_at: Timestamp,
 }
 
 /// Writes and reads cookies.
@@ -56,6 +49,12 @@ impl Sessions {
         let said = format!("{}.{expires_s}", role.as_str());
         let signature = hex(&bytes(sign(self.signer(role), &said)));
         self.cookie(&format!("{said}.{signature}"), LIFETIME_S)
+    }
+
+    /// The `Set-Cookie` that takes the log-in's place once that is half over.
+    pub(super) fn renewed(&self, session: Session, now: Timestamp) -> Option<String> {
+        let is_half_over = session.expires_at.unix_ms() - now.unix_ms() < LIFETIME_S * 1000 / 2;
+        is_half_over.then(|| self.begin(session.role, now))
     }
 
     /// The `Set-Cookie` of a log-out.

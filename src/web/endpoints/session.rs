@@ -31,9 +31,7 @@ impl App {
 
     /// A page that is opened now and then stays logged in.
     pub(in crate::web) fn renew(&self, request: &Request, page: Response) -> Response {
-        let renewed =
-            self.authenticator.as_ref().and_then(|keys| keys.session(request).and_then(|session| keys.renewed(session)));
-        match renewed {
+        match self.authenticator.as_ref().and_then(|keys| keys.renewed(request)) {
             // A cache in between may keep a page, and must not hand somebody's log-in to the next one who asks.
             Some(cookie) => page.with_additional_header("Set-Cookie", cookie).with_unique_header("Cache-Control", "no-store"),
             None => page,
@@ -43,11 +41,7 @@ impl App {
     pub(in crate::web) fn session(&self, request: &Request) -> Result<Response, ApiError> {
         let caller = self.caller(request)?;
         Ok(json(&SessionResponse {
-            session: Session {
-                may: caller.role,
-                token_needed: self.authenticator.is_some(),
-                expires_at: caller.session.map(|session| session.expires_at),
-            },
+            session: Session { may: caller.role, token_needed: self.authenticator.is_some(), expires_at: caller.expires_at },
         }))
     }
 }
