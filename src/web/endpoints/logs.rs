@@ -88,7 +88,7 @@ impl App {
             |asked: &Asked, since, page| self.budget.json(long_bytes(&LogsResponse { since: Some(since), ..asked.answer(page) }));
         let (since, end) = match self.budget.make(|| {
             let since = self.since(&asked, since.unwrap_or(0))?;
-            let page = self.page(&asked, since, limit)?;
+            let page = log::read_page(&*self.log(&asked), asked.part(since, u64::MAX), limit)?;
             let has_something = !page.is_at_end || !page.lines.is_empty() || page.gone > 0 || asked.part(0, 0).end.is_some();
             Ok(if wait == 0 || has_something { Break(answer(&asked, since, page)) } else { Continue((since, page.next)) })
         })? {
@@ -98,7 +98,10 @@ impl App {
         let from = self.await_lines(&asked, end, wait_for(wait, client), client)?;
         // Whether it has ended is asked first: then nothing is added behind what is read.
         asked.run = asked.run.map(|run| self.run_span(run.run_id)).transpose()?;
-        self.budget.make(|| Ok(answer(&asked, since, self.page(&asked, from, limit)?)))
+        self.budget.make(|| {
+            let page = log::read_page(&*self.log(&asked), asked.part(from, u64::MAX), limit)?;
+            Ok(answer(&asked, since, page))
+        })
     }
 
     pub(in crate::web) fn tail(&self, request: &Request) -> Result<Response, ApiError> {
@@ -143,18 +146,16 @@ impl App {
     /// The run's place in the log. An unknown run is a refusal, one without a log is none.
     pub(in crate::web) fn run_span(&self, run_id: i64) -> Result<RunSpan, ApiError> {
         let row = Reader::open(&self.database)?.run_log(run_id)?.ok_or_else(|| ApiError::NoSuchRun(run_id.to_string()))?;
-        let (begin, is_end_unknown) = (row.start, row.is_over && row.end.is_none() && row.was_seen);
-        let span = RunSpan { run_id, begin, end: None, is_end_unknown, created_at: row.created_at };
         // A shim may have the mark of a loss to write after it told of the end: on a full disk, for hours.
-        if !row.is_over || matches!(self.runs.run(run_id).lock_state(), Ok(LockState::Held)) {
-            return Ok(span);
-        }
+        let is_open = !row.is_over || matches!(self.runs.run(run_id).lock_state(), Ok(LockState::Held));
         let end = match row.end {
-            Some(end) => end,
+            _ if is_open => None,
             // An end that nobody saw: what is there is all.
-            None => self.logs.of_run(run_id).end()?.max(begin),
+            None => Some(self.logs.of_run(run_id).end()?.max(row.start)),
+            seen => seen,
         };
-        Ok(RunSpan { end: Some(end), ..span })
+        let is_end_unknown = row.is_over && row.end.is_none() && row.was_seen;
+        Ok(RunSpan { run_id, begin: row.start, end, is_end_unknown, created_at: row.created_at })
     }
 
     fn log(&self, asked: &Asked) -> Box<dyn Listing> {
@@ -175,10 +176,6 @@ impl App {
         };
         let is_before = |run_id: i64| over.binary_search(&run_id).is_ok();
         Ok(log::position_at(&*log, at, asked.begin(), asked.part(0, 0).end, is_before)?)
-    }
-
-    fn page(&self, asked: &Asked, since: u64, limit: usize) -> Result<Page, ApiError> {
-        Ok(log::read_page(&*self.log(asked), asked.part(since, u64::MAX), limit)?)
     }
 
     /// Waits behind `from`, the end of what there is, for a line that is wanted, or for the run's end. Where to read on.
