@@ -180,11 +180,6 @@ pub enum RunEnd {
 }
 
 impl RunEnd {
-    /// Of one run's log, which ends there, or goes on.
-    pub fn of(end: Option<u64>) -> Self {
-        end.map_or(Self::Open, Self::At)
-    }
-
     fn is_untold(&self) -> bool {
         *self == Self::Untold
     }

@@ -6,8 +6,8 @@ compile_error!("the feature `fuzzing` opens what is private: it is for tests and
 use rouille::{Request, Response};
 
 use super::error::ApiError;
+use super::guard::path_of;
 use super::input;
-use super::target::path_of;
 use crate::api::logs::LogsQuery;
 use crate::pipeline::Action;
 use crate::supervisor::Ask;

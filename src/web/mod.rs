@@ -18,7 +18,6 @@ mod long_poll;
 mod page;
 mod response_budget;
 mod router;
-mod target;
 #[cfg(test)]
 mod tests;
 

@@ -4,7 +4,6 @@ use rouille::{Request, Response};
 
 use super::app::App;
 use super::error::ApiError;
-use super::target::path_of;
 use super::{common_fields, guard, input, page};
 use crate::api::query::NoQuery;
 use crate::api::routes::{self, Access, Found, Route};
@@ -41,7 +40,7 @@ impl App {
     }
 
     fn route(&self, request: &Request, client: &Client<'_>) -> Result<Response, ApiError> {
-        let (method, path) = (request.method(), path_of(request));
+        let (method, path) = (request.method(), guard::path_of(request));
         let allow = match routes::find(method, path) {
             Found::Route(route, parameter) => {
                 let _let_in = match route.spec().access {
@@ -96,8 +95,7 @@ impl App {
     }
 
     /// What every answer carries.
-    fn finish(&self, request: Option<&Request>, response: Response) -> Response {
-        let mut response = response;
+    fn finish(&self, request: Option<&Request>, mut response: Response) -> Response {
         common_fields::add(&mut response);
         match request {
             Some(request) => self.guard.open_to_origin(request, response),

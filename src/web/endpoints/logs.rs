@@ -61,7 +61,7 @@ impl Asked {
         LogsResponse {
             source: self.source,
             since: None,
-            end: self.run.map_or(RunEnd::Untold, |run| RunEnd::of(run.end)),
+            end: self.run.map_or(RunEnd::Untold, |run| run.end.map_or(RunEnd::Open, RunEnd::At)),
             searched_all: self.needle.as_ref().map(|_| page.is_whole),
             next: page.next,
             // Less where nothing of it is there yet.

@@ -8,7 +8,6 @@ use std::net::IpAddr;
 use rouille::{Request, Response};
 
 use super::error::ApiError;
-use super::target::path_of;
 use crate::api::routes;
 use crate::transport::Reach;
 
@@ -122,6 +121,13 @@ impl Guard {
 /// begins with a GET, and a page of any origin may read what comes over it (RFC 6455, section 10.2).
 fn is_for_own_pages(request: &Request) -> bool {
     is_of_api(path_of(request)) || !changes_nothing(request) || request.header("Upgrade").is_some()
+}
+
+/// The path that is asked for, as it was sent: no path here needs an escape, and one that hides a slash is not what somebody in front of
+/// us took it for.
+pub(super) fn path_of(request: &Request) -> &str {
+    let target = request.raw_url();
+    target.split_once('?').map_or(target, |(path, _)| path)
 }
 
 /// Whether a path is one of the API, known or not.
