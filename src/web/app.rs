@@ -22,7 +22,7 @@ use crate::supervisor::Handle;
 pub(super) const SERVICE: &str = "autoappdev-backend";
 
 /// All that the endpoints need, by one listener. Each listener has its own.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct App {
     /// The identity of this server.
     pub identity: Arc<Server>,
