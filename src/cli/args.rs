@@ -7,7 +7,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use clap::error::ErrorKind;
 use clap::{Arg, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use super::exit_code::EXIT_CODES;
@@ -48,28 +47,18 @@ fn after_help() -> String {
 
 /// The command line's definition: the derived one, and flags from the table of settings.
 pub(super) fn definition() -> clap::Command {
-    definition_with(with_flags)
-}
-
-fn definition_with(flags: fn(clap::Command) -> clap::Command) -> clap::Command {
     let commands = ["serve", "migrate", "check"].into_iter();
-    commands.fold(Cli::command(), |definition, name| definition.mut_subcommand(name, |command| command.defer(flags)))
+    commands.fold(Cli::command(), |definition, name| definition.mut_subcommand(name, |command| command.defer(with_flags)))
 }
 
 fn with_flags(command: clap::Command) -> clap::Command {
     let name = command.get_name().to_owned();
+    let command = if name == "serve" { command.after_help(variables_help()) } else { command };
     command.args(SETTINGS.iter().filter_map(|setting| {
         let (flag, word, _) = setting.flag.filter(|(.., commands)| commands.contains(&&*name))?;
-        Some(Arg::new(flag).long(flag.trim_start_matches('-')).value_name(word).value_parser(clap::value_parser!(OsString)))
+        let arg = Arg::new(flag).long(flag.trim_start_matches('-')).value_name(word).help(setting.help());
+        Some(arg.value_parser(clap::value_parser!(OsString)))
     }))
-}
-
-fn with_flags_and_texts(command: clap::Command) -> clap::Command {
-    let command = with_flags(command).mut_args(|arg| {
-        let setting = SETTINGS.iter().find(|setting| setting.flag.is_some_and(|(flag, ..)| flag == arg.get_id()));
-        if let Some(setting) = setting { arg.help(setting.help()) } else { arg }
-    });
-    if command.get_name() == "serve" { command.after_help(variables_help()) } else { command }
 }
 
 /// The settings that have no flag.
@@ -81,11 +70,7 @@ fn variables_help() -> String {
 
 /// What was typed, and of the settings that have a flag those that were, by flag.
 pub(super) fn parse(args: &[OsString]) -> Result<(Cli, Vec<Flag>), clap::Error> {
-    let matches = definition().try_get_matches_from(args).or_else(|error| match error.kind() {
-        // The texts are made only for who asks for them.
-        ErrorKind::DisplayHelp => definition_with(with_flags_and_texts).try_get_matches_from(args),
-        _ => Err(error),
-    })?;
+    let matches = definition().try_get_matches_from(args)?;
     let typed = |(flag, ..): (&'static str, _, _)| {
         let value = matches.subcommand()?.1.try_get_one::<OsString>(flag).ok()??;
         Some((flag, value.clone()))
@@ -314,7 +299,7 @@ mod tests {
 
     #[test]
     fn serve_help_tells_every_setting() {
-        let mut definition = definition_with(with_flags_and_texts);
+        let mut definition = definition();
         definition.build();
         let help = definition.find_subcommand_mut("serve").expect("there").render_help().to_string();
         for setting in SETTINGS {

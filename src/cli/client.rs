@@ -11,9 +11,10 @@ use std::time::{Duration, UNIX_EPOCH};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use ureq::Agent;
+use ureq::http::Request;
 
 use super::local;
-use super::places::{Absence, Meant, Neighbour, Own, Place, Places, Way, places_of};
+use super::places::{Absence, Meant, Neighbour, Place, Way, places_of};
 use super::printable::printable;
 use crate::api::error::{ErrorCode, ErrorResponse};
 use crate::api::routes::Route;
@@ -23,7 +24,6 @@ use crate::config::{Endpoint, Folder, Token, Tokens};
 use crate::file_id::FileId;
 use crate::runtime_dir::Secret;
 
-/// For an answer that needs no waiting.
 pub(super) const READ_TIMEOUT: Duration = Duration::from_secs(10);
 /// For a start, a pause or a resume: the server itself bounds them, and this only has to be longer.
 pub(super) const ACTION_TIMEOUT: Duration = Duration::from_secs(90);
@@ -33,58 +33,32 @@ pub(super) const STOP_MARGIN: Duration = Duration::from_secs(30);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long to ask which server answers at the usual address; the answer only improves an error message.
 const NEIGHBOUR_TIMEOUT: Duration = Duration::from_secs(2);
-/// The header field that names the intended server.
 const MEANT_FOR: &str = "autoappdev-server";
 /// The longest answer: a page of 1 MiB of text and one more line, each byte as six (`\u0000`), with room.
 const BODY_BYTES_MAX: u64 = 16 * 1024 * 1024;
-/// Why there is no good answer. The texts are for people and end up after `autoappdev: `.
+
+/// Why there is no good answer. The texts are for people and end up after `autoappdev: `. A `detail` is the server's sentence, made printable,
+/// and a `document` its JSON.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ClientError {
     /// Nobody listens there: nothing was sent.
     #[error("no server answers at {url}; start one with `autoappdev serve`")]
-    Unreachable {
-        /// The server that was named.
-        url: String,
-    },
+    Unreachable { url: String },
     /// This runtime directory has no server, or it cannot be found; no request was sent.
     #[error("{0}")]
     NoServer(Box<Absence>),
     /// The connection broke or the time ran out: what was asked may have been done or not.
     #[error("the answer of the server at {url} was cut off ({cause}); `autoappdev status` shows the current state")]
-    NoAnswer {
-        /// The server.
-        url: String,
-        /// What broke.
-        cause: String,
-    },
+    NoAnswer { url: String, cause: String },
     /// 409: the state does not allow it.
     #[error("{detail}")]
-    Refused {
-        /// The server's sentence, made printable.
-        detail: String,
-        /// Its JSON.
-        document: Answer,
-    },
+    Refused { detail: String, document: Answer },
     /// Any other answer that is no success.
     #[error("{detail}")]
-    Failed {
-        /// The HTTP status.
-        status: u16,
-        /// The server's sentence, made printable.
-        detail: String,
-        /// Its JSON.
-        document: Answer,
-    },
+    Failed { status: u16, detail: String, document: Answer },
     /// An answer that is not this API's.
     #[error("what answers at {url} is not understood ({cause}); is it an autoappdev server of this version?")]
-    Stranger {
-        /// The server.
-        url: String,
-        /// What was not understood.
-        cause: String,
-        /// The HTTP status.
-        status: u16,
-    },
+    Stranger { url: String, cause: String, status: u16 },
     /// The answer could not be printed; a reader that went away is the usual cause.
     #[error("cannot write the output: {0}")]
     Output(#[from] io::Error),
@@ -120,8 +94,8 @@ pub(super) struct Answer {
     url: String,
     status: u16,
     text: String,
-    /// The server's clock, to the second.
-    date: Option<Timestamp>,
+    /// What time it was at the server, to the second.
+    pub(super) date: Option<Timestamp>,
 }
 
 impl Answer {
@@ -130,12 +104,6 @@ impl Answer {
         self.text.replace(['\n', '\r'], "")
     }
 
-    /// What time it was at the server.
-    pub(super) fn date(&self) -> Option<Timestamp> {
-        self.date
-    }
-
-    /// What the JSON says.
     pub(super) fn read<T: DeserializeOwned>(&self) -> Result<T, ClientError> {
         serde_json::from_str(&self.text).map_err(|error| ClientError::Stranger {
             url: self.url.clone(),
@@ -145,7 +113,6 @@ impl Answer {
     }
 }
 
-/// Asks one server.
 #[derive(Debug)]
 pub(super) struct Client {
     agent: Agent,
@@ -157,29 +124,29 @@ pub(super) struct Client {
 /// The server to ask.
 #[derive(Debug)]
 enum Target {
-    /// The server at this place.
     Place(Place),
-    /// The server of this folder.
     Folder(Folder),
 }
 
-/// The credentials that accompany a request.
+#[derive(Default)]
 struct Credentials {
     /// The id of the intended server.
     id: Option<String>,
     token: Option<Token>,
 }
 
-impl Credentials {
-    fn add_to<B>(&self, request: ureq::RequestBuilder<B>) -> ureq::RequestBuilder<B> {
-        let request = match &self.id {
-            Some(id) => request.header(MEANT_FOR, id),
-            None => request,
-        };
-        match &self.token {
-            Some(token) => request.header("authorization", format!("Bearer {}", token.expose())),
-            None => request,
-        }
+/// What is asked, the same at each place.
+struct Question<'a> {
+    path: &'a str,
+    /// The body of a POST; a GET has none.
+    body: Option<String>,
+    /// For the whole of the answer.
+    timeout: Duration,
+}
+
+impl<'a> Question<'a> {
+    fn get(path: &'a str, timeout: Duration) -> Self {
+        Self { path, body: None, timeout }
     }
 }
 
@@ -192,7 +159,6 @@ impl Client {
         Self::of(target, tokens)
     }
 
-    /// Asks at one place only.
     pub(super) fn at(place: Place, tokens: Tokens) -> Self {
         Self::of(Target::Place(place), tokens)
     }
@@ -210,25 +176,19 @@ impl Client {
         Self { agent: settings.into(), target, tokens }
     }
 
-    /// Reads `path`.
     pub(super) fn get(&self, path: &str) -> Result<Answer, ClientError> {
         self.get_within(path, READ_TIMEOUT)
     }
 
     /// Reads `path`, and waits up to `timeout` for the whole of it.
     pub(super) fn get_within(&self, path: &str, timeout: Duration) -> Result<Answer, ClientError> {
-        self.ask(|way, credentials| self.read_at(way, path, timeout, credentials))
+        self.ask(&Question::get(path, timeout))
     }
 
     /// Asks `path` to do something, and waits up to `timeout` for it to be so.
     pub(super) fn post(&self, path: &str, body: &impl Serialize, timeout: Duration) -> Result<Answer, ClientError> {
         let body = serde_json::to_string(body).expect("requests are plain data");
-        self.ask(|way, credentials| {
-            self.send(way, |agent, base| {
-                let request = agent.post(format!("{base}{path}")).header("connection", "close").content_type("application/json");
-                credentials.add_to(request).config().timeout_global(Some(timeout)).build().send(&body)
-            })
-        })
+        self.ask(&Question { path, body: Some(body), timeout })
     }
 
     /// Adds to an error which server answers at the usual address of this folder's server. It only asks that server for its name,
@@ -237,8 +197,7 @@ impl Client {
         let ClientError::NoServer(mut absence) = error else { return error };
         absence.neighbour = absence.usual_address().and_then(|address| {
             let way = Way::Address(format!("http://{address}"));
-            let nothing = Credentials { id: None, token: None };
-            match self.read_at(&way, &Route::Version.path(), NEIGHBOUR_TIMEOUT, &nothing) {
+            match self.send(&way, &Credentials::default(), &Question::get(&Route::Version.path(), NEIGHBOUR_TIMEOUT)) {
                 Ok(answer) => Some(match answer.read() {
                     Ok(Introduction { server }) => Neighbour::Server(server.runtime_dir.into()),
                     Err(_) => Neighbour::Stranger,
@@ -253,23 +212,23 @@ impl Client {
 
     /// Asks the first intended server that accepts a connection. Once a request was sent, no other server is asked, because an action must be sent only once.
     /// A server that answers `other_server` has done nothing.
-    fn ask(&self, ask: impl Fn(&Way, &Credentials) -> Result<Answer, ClientError>) -> Result<Answer, ClientError> {
-        let places = match &self.target {
-            Target::Place(place) => Places { list: vec![place.clone()], own: Own::Said },
-            Target::Folder(folder) => places_of(folder),
+    fn ask(&self, question: &Question<'_>) -> Result<Answer, ClientError> {
+        let (places, failure) = match &self.target {
+            Target::Place(place) => (vec![place.clone()], ClientError::Unreachable { url: place.way.to_string() }),
+            Target::Folder(folder) => {
+                let (places, absence) = places_of(folder);
+                (places, ClientError::NoServer(Box::new(absence)))
+            }
         };
-        for Place { way, meant } in &places.list {
+        for Place { way, meant } in &places {
             let Some(credentials) = self.credentials(way, meant)? else { continue };
-            match ask(way, &credentials) {
+            match self.send(way, &credentials, question) {
                 Err(ClientError::Unreachable { .. }) => {}
                 Err(error) if error.is_from_other_server() => {}
                 answered => return answered,
             }
         }
-        Err(match &self.target {
-            Target::Place(place) => ClientError::Unreachable { url: place.way.to_string() },
-            Target::Folder(folder) => ClientError::NoServer(Box::new(Absence::new(folder, places.own))),
-        })
+        Err(failure)
     }
 
     /// The credentials for a place; `None` if the server there is not the intended one.
@@ -288,8 +247,7 @@ impl Client {
 
     /// The id of the server there, if it is the server of this runtime directory.
     fn id_of_own(&self, way: &Way, runtime_dir: &Path) -> Result<Option<String>, ClientError> {
-        let nothing = Credentials { id: None, token: None };
-        let document = match self.read_at(way, &Route::Version.path(), READ_TIMEOUT, &nothing) {
+        let document = match self.send(way, &Credentials::default(), &Question::get(&Route::Version.path(), READ_TIMEOUT)) {
             Ok(answer) => answer.read::<Introduction>().ok(),
             // The server is overloaded or shutting down: a follower of the log waits for it.
             Err(error @ ClientError::NoAnswer { .. }) => return Err(error),
@@ -309,25 +267,30 @@ impl Client {
         token.or_else(|| kept(Secret::Token)).or(read_token).or_else(|| kept(Secret::ReadToken))
     }
 
-    fn read_at(&self, way: &Way, path: &str, timeout: Duration, credentials: &Credentials) -> Result<Answer, ClientError> {
-        self.send(way, |agent, base| {
-            let request = credentials.add_to(agent.get(format!("{base}{path}")).header("connection", "close"));
-            request.config().timeout_global(Some(timeout)).build().call()
-        })
-    }
-
     /// Sends one request. The error is `Unreachable` only if no connection was made.
-    fn send(
-        &self,
-        way: &Way,
-        send: impl FnOnce(&Agent, &str) -> Result<ureq::http::Response<ureq::Body>, ureq::Error>,
-    ) -> Result<Answer, ClientError> {
-        let answer = match way {
-            Way::Socket(path) => send(&local::agent(self.agent.config().clone(), path), local::BASE),
-            Way::Address(base) => send(&self.agent, base),
+    fn send(&self, way: &Way, credentials: &Credentials, question: &Question<'_>) -> Result<Answer, ClientError> {
+        let (agent, base) = match way {
+            Way::Socket(path) => (local::agent(self.agent.config().clone(), path), local::BASE),
+            Way::Address(base) => (self.agent.clone(), &**base),
+        };
+        let mut request = Request::builder().uri(format!("{base}{}", question.path)).header("connection", "close");
+        if let Some(id) = &credentials.id {
+            request = request.header(MEANT_FOR, id);
+        }
+        if let Some(token) = &credentials.token {
+            request = request.header("authorization", format!("Bearer {}", token.expose()));
+        }
+        let run = |timeout| -> Result<_, ureq::Error> {
+            match &question.body {
+                Some(body) => {
+                    let request = request.method("POST").header("content-type", "application/json").body(body)?;
+                    agent.run(agent.configure_request(request).timeout_global(timeout).build())
+                }
+                None => agent.run(agent.configure_request(request.body(())?).timeout_global(timeout).build()),
+            }
         };
         let url = way.to_string();
-        match answer {
+        match run(Some(question.timeout)) {
             Ok(response) => read_answer(url, response),
             Err(error) if is_unreached(&error) => Err(ClientError::Unreachable { url }),
             Err(error) => Err(ClientError::NoAnswer { url, cause: error.to_string() }),

@@ -16,7 +16,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use self::link::{Link, longer};
-use self::page::{Begin, PAGE_LINES, Tail, Wanted, is_at_end, is_last};
+use self::page::{Begin, PAGE_LINES, Wanted, is_at_end, is_last};
 use self::printer::{Printer, warn};
 use super::args::{Amount, LogsArgs};
 use super::client::{Answer, Client, ClientError};
@@ -61,16 +61,6 @@ pub(super) enum LogsError {
     OtherLog(u64),
     #[error(transparent)]
     Client(#[from] ClientError),
-}
-
-impl LogsError {
-    /// Whether what was typed is the cause.
-    pub(super) fn is_wrong_usage(&self) -> bool {
-        match self {
-            Self::RunOfBackend | Self::Ahead { .. } | Self::NoMoment | Self::Zone(_) => true,
-            Self::OlderServer(_) | Self::OtherLog(_) | Self::Client(_) => false,
-        }
-    }
 }
 
 impl From<io::Error> for LogsError {
@@ -121,7 +111,7 @@ impl Reading<'_> {
         if amount == Amount::All || args.since.is_some() {
             // What time it is there, and how far the log goes now: one that grows as fast as it is read would never be read to its end.
             let now = Wanted { grep: None, ..self.wanted };
-            let answer = self.link.get(&now.tail(Tail { lines: 1, at: None, before: None }))?;
+            let answer = self.link.get(&now.tail(1, None, None))?;
             at = args.since.map(|since| moment(since, &zone, &answer)).transpose()?;
             end = answer.read::<LogsResponse>()?.next;
         }
@@ -141,16 +131,15 @@ impl Reading<'_> {
         // Newest first.
         let mut pages: Vec<(Answer, LogsResponse)> = Vec::new();
         // The API gives at least one line; its `next` is needed for none, too.
-        let mut tail = Tail { lines: lines.max(1), at, before: None };
-        let mut bytes = 0;
+        let (mut left, mut before, mut bytes) = (lines.max(1), None, 0);
         loop {
-            let answer = self.link.get(&self.wanted.tail(tail))?;
+            let answer = self.link.get(&self.wanted.tail(left, at, before))?;
             let page = self.understand(&answer)?;
             bytes += page.lines.iter().map(|line| line.line.len()).sum::<usize>();
-            tail.lines = tail.lines.saturating_sub(u32::try_from(page.lines.len()).unwrap_or(u32::MAX));
-            let went_back = tail.before.is_none_or(|before| page.first < before);
-            let is_done = page.searched_all != Some(false) || !went_back || tail.lines == 0 || bytes >= LATEST_BYTES_MAX;
-            tail.before = Some(page.first);
+            left = left.saturating_sub(u32::try_from(page.lines.len()).unwrap_or(u32::MAX));
+            let went_back = before.is_none_or(|before| page.first < before);
+            let is_done = page.searched_all != Some(false) || !went_back || left == 0 || bytes >= LATEST_BYTES_MAX;
+            before = Some(page.first);
             if pages.is_empty() || !page.lines.is_empty() || page.gone > 0 {
                 pages.push((answer, page));
             }
@@ -217,7 +206,7 @@ impl Reading<'_> {
     /// whoever waited for the old ids would wait for ever.
     fn after_a_loss(&mut self, next: u64) -> Result<u64, LogsError> {
         let all = Wanted { run: None, grep: None, ..self.wanted };
-        let end = self.link.get(&all.tail(Tail { lines: 1, at: None, before: None }))?.read::<LogsResponse>()?.next;
+        let end = self.link.get(&all.tail(1, None, None))?.read::<LogsResponse>()?.next;
         if end >= next {
             return Ok(next);
         }
@@ -259,7 +248,7 @@ impl Reading<'_> {
 
 /// The moment that is meant, by the clock of the server that answered.
 fn moment(since: Since, zone: &Zone, answer: &Answer) -> Result<Timestamp, LogsError> {
-    let now = answer.date().unwrap_or_else(|| SystemClock.now());
+    let now = answer.date.unwrap_or_else(|| SystemClock.now());
     let at = since.moment(now, zone).ok_or(LogsError::NoMoment)?;
     if at.before(DATE_STEP) > now {
         return Err(LogsError::Ahead { at, now, is_today: matches!(since, Since::Local(Day::Today, _)) });

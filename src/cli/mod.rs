@@ -41,7 +41,6 @@ use crate::api::runs::{RunResponse, RunsQuery, RunsResponse};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, ConfigError, Endpoint, Flag, GRACE_S_MAX, Tokens, parse_dotenv};
 
-/// The largest `.env` file that is read.
 const DOTENV_BYTES_MAX: u64 = 1024 * 1024;
 
 /// What this binary does beside asking a server.
@@ -69,27 +68,9 @@ enum Failure {
     #[error(transparent)]
     Client(#[from] ClientError),
     #[error(transparent)]
-    Logs(LogsError),
+    Logs(#[from] LogsError),
     #[error(transparent)]
-    Pair(PairError),
-}
-
-impl From<LogsError> for Failure {
-    fn from(error: LogsError) -> Self {
-        match error {
-            LogsError::Client(error) => Self::Client(error),
-            other => Self::Logs(other),
-        }
-    }
-}
-
-impl From<PairError> for Failure {
-    fn from(error: PairError) -> Self {
-        match error {
-            PairError::Client(error) => Self::Client(error),
-            other => Self::Pair(other),
-        }
-    }
+    Pair(#[from] PairError),
 }
 
 /// Does what the command line `args`, the program's name first, says.
@@ -149,16 +130,17 @@ fn wrong_usage(error: &clap::Error) -> ExitCode {
 /// Says what went wrong and gives its exit code; with `--json` the server's own answer goes to stdout, too.
 fn report(failure: &Failure, json: bool) -> ExitCode {
     let (code, document) = match failure {
-        Failure::Config(_) => (WRONG_USAGE, None),
-        Failure::Logs(error) if error.is_wrong_usage() => (WRONG_USAGE, None),
-        Failure::Logs(_) | Failure::WorkingDirectory(_) | Failure::Dotenv(_) | Failure::Pair(_) => (FAILURE, None),
-        Failure::Client(error) => match error {
+        Failure::Client(error) | Failure::Logs(LogsError::Client(error)) | Failure::Pair(PairError::Client(error)) => match error
+        {
             ClientError::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => return ExitCode::SUCCESS,
             ClientError::Refused { document, .. } => (REFUSED, Some(document)),
             ClientError::Failed { document, .. } => (FAILURE, Some(document)),
             ClientError::Unreachable { .. } | ClientError::NoServer(_) | ClientError::NoAnswer { .. } => (UNREACHABLE, None),
             ClientError::Stranger { .. } | ClientError::Output(_) => (FAILURE, None),
         },
+        Failure::Logs(LogsError::OlderServer(_) | LogsError::OtherLog(_)) => (FAILURE, None),
+        Failure::Config(_) | Failure::Logs(_) => (WRONG_USAGE, None),
+        Failure::WorkingDirectory(_) | Failure::Dotenv(_) | Failure::Pair(_) => (FAILURE, None),
     };
     if let Some(document) = document.filter(|_| json) {
         // The sentence and the code below still tell it.
@@ -174,7 +156,6 @@ fn resolve(flags: &[Flag]) -> Result<Config, Failure> {
     Ok(Config::resolve(flags, |name| std::env::var_os(name), &dotenv, &cwd)?)
 }
 
-/// The server to ask, and the tokens that were set.
 fn find_server(url: Option<String>) -> Result<(Endpoint, Tokens), Failure> {
     let (dotenv, cwd) = surroundings()?;
     let env = |name: &str| std::env::var_os(name);
@@ -186,7 +167,6 @@ fn find_server(url: Option<String>) -> Result<(Endpoint, Tokens), Failure> {
     Ok((endpoint, tokens))
 }
 
-/// The `.env` file's pairs and the working directory.
 fn surroundings() -> Result<(Vec<(String, OsString)>, PathBuf), Failure> {
     let cwd = std::env::current_dir().map_err(Failure::WorkingDirectory)?;
     let path = cwd.join(".env");
@@ -210,12 +190,11 @@ fn read_bounded(file: File) -> io::Result<Vec<u8>> {
     }
 }
 
-/// Asks the server and prints its answer.
 fn ask(question: &Ask, url: Option<String>, json: bool) -> Result<(), Failure> {
     let (endpoint, tokens) = find_server(url)?;
     let client = Client::new(endpoint, tokens);
     ask_by(&client, question, json).map_err(|failure| match failure {
-        Failure::Client(error) => Failure::Client(client.explain(error)),
+        Failure::Client(error) | Failure::Logs(LogsError::Client(error)) => Failure::Client(client.explain(error)),
         other => other,
     })
 }

@@ -2,21 +2,23 @@
 //!
 //! The token stands in the link's fragment, which a browser sends to nobody: the page takes it from there and logs in with it.
 
+use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::io::IsTerminal;
 use std::net::{IpAddr, SocketAddr};
 
-use nix::ifaddrs::getifaddrs;
+use nix::ifaddrs::{InterfaceAddress, getifaddrs};
 use nix::net::if_::InterfaceFlags;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
 
 use super::args::PairArgs;
 use super::client::{Client, ClientError};
-use super::places::{Absence, Meant, Place, Way, places_of};
+use super::places::{Meant, Place, Way, places_of};
 use super::qr::{self, Screen};
 use crate::api::routes::Route;
 use crate::api::session::Role;
-use crate::config::{Endpoint, Folder, Token, Tokens};
+use crate::config::{Endpoint, Token, Tokens};
 use crate::runtime_dir::{Secret, SecretError, ServerInfo};
 use crate::transport::{Reach, dialable};
 
@@ -51,7 +53,6 @@ struct Pairing {
     links: Vec<String>,
 }
 
-/// What to print.
 pub(super) fn pair(args: &PairArgs, endpoint: Endpoint, tokens: Tokens, json: bool) -> Result<String, PairError> {
     let (given, secret, variable) = if args.read_only {
         (tokens.read_token, Secret::ReadToken, "AUTOAPPDEV_READ_TOKEN")
@@ -74,7 +75,11 @@ pub(super) fn pair(args: &PairArgs, endpoint: Endpoint, tokens: Tokens, json: bo
                 (found.ok_or(PairError::NoToken(variable))?, Place { way, meant: Meant::Own(info.id) }, bases)
             }
             (None, Some(address)) => at_url(format!("http://{}", dialable(address)), given)?,
-            (None, None) => return Err(no_server(folder).into()),
+            (None, None) => {
+                // In the same words as for any other command.
+                let absent = ClientError::NoServer(Box::new(places_of(&folder).1));
+                return Err(Client::new(Endpoint::Folder(folder), Tokens::default()).explain(absent).into());
+            }
         },
     };
     // A link that does not work is found out here, not on the phone.
@@ -94,12 +99,6 @@ pub(super) fn pair(args: &PairArgs, endpoint: Endpoint, tokens: Tokens, json: bo
     Ok(describe(&links, args.read_only, screen))
 }
 
-/// Why the folder's server cannot be paired with, in the same words as for any other command.
-fn no_server(folder: Folder) -> ClientError {
-    let absence = Absence::new(&folder, places_of(&folder).own);
-    Client::new(Endpoint::Folder(folder), Tokens::default()).explain(ClientError::NoServer(Box::new(absence)))
-}
-
 fn describe(links: &[String], is_read_only: bool, screen: Screen) -> String {
     let Some((first, others)) = links.split_first() else { return String::new() };
     let mut text = qr::code(first, screen).unwrap_or_default();
@@ -107,9 +106,7 @@ fn describe(links: &[String], is_read_only: bool, screen: Screen) -> String {
     let _never_fails = writeln!(text, "Scan this with the phone, or open the link there. Whoever has it may {may}:\n\n  {first}");
     if !others.is_empty() {
         text.push_str("\nThe same by other addresses of this machine:\n");
-        for other in others {
-            let _never_fails = writeln!(text, "  {other}");
-        }
+        text.extend(others.iter().map(|other| format!("  {other}\n")));
     }
     text.push_str("\nNothing on the way is encrypted: use it in a network that you trust.\n");
     text
@@ -136,34 +133,32 @@ fn bases(named: Option<&str>, address: SocketAddr, more: &[SocketAddr]) -> Resul
             found.push(address);
         }
     }
-    let mut bases: Vec<String> = Vec::new();
-    for base in found.iter().map(|address| format!("http://{address}")) {
-        if !bases.contains(&base) {
-            bases.push(base);
-        }
+    let mut seen = HashSet::new();
+    found.retain(|address| seen.insert(*address));
+    if found.is_empty() {
+        Err(PairError::NoAddress)
+    } else {
+        Ok(found.iter().map(|address| format!("http://{address}")).collect())
     }
-    if bases.is_empty() { Err(PairError::NoAddress) } else { Ok(bases) }
 }
 
 /// This machine's addresses that others may reach, and whether each belongs to a bridge of containers or virtual machines.
 fn own_addresses() -> Vec<(bool, IpAddr)> {
-    let Ok(interfaces) = getifaddrs() else { return Vec::new() };
-    let mut found = Vec::new();
-    for interface in interfaces {
+    let address_of = |interface: InterfaceAddress| {
         let is_used = interface.flags.contains(InterfaceFlags::IFF_UP) && !interface.flags.contains(InterfaceFlags::IFF_LOOPBACK);
-        let Some(address) = interface.address.filter(|_| is_used) else { continue };
+        let address = interface.address.filter(|_| is_used)?;
         let ip: IpAddr = match (address.as_sockaddr_in(), address.as_sockaddr_in6()) {
             (Some(four), _) => four.ip().into(),
             // One that means something on one wire only cannot be written into a link (RFC 6874 was never taken up).
             (None, Some(six)) if !six.ip().is_unicast_link_local() => six.ip().into(),
-            (None, _) => continue,
+            (None, _) => return None,
         };
         let is_virtual = ["docker", "br-", "veth", "virbr", "podman", "cni", "lxc"]
             .iter()
             .any(|name| interface.interface_name.starts_with(name));
-        found.push((is_virtual, ip));
-    }
-    found
+        Some((is_virtual, ip))
+    };
+    getifaddrs().into_iter().flatten().filter_map(address_of).collect()
 }
 
 /// What somebody named as an address: with its own port, or the server's.
@@ -184,15 +179,8 @@ fn port_of(url: &str) -> Option<u16> {
 
 /// The link. What could be taken for something else in a fragment is written as the page's `decodeURIComponent` reads it.
 fn link(base: &str, token: &Token) -> String {
-    let mut link = format!("{base}/#token=");
-    for byte in token.expose().bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            link.push(char::from(byte));
-        } else {
-            let _never_fails = write!(link, "%{byte:02X}");
-        }
-    }
-    link
+    const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+    format!("{base}/#token={}", utf8_percent_encode(token.expose(), ESCAPED))
 }
 
 #[cfg(test)]

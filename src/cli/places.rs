@@ -13,10 +13,8 @@ use crate::config::Folder;
 use crate::runtime_dir::{Found, ServerInfo};
 use crate::transport::dialable;
 
-/// A way to a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Way {
-    /// A Unix socket.
     Socket(PathBuf),
     /// An address, as a URL without a path.
     Address(String),
@@ -42,55 +40,30 @@ pub(super) enum Meant {
     OwnIfItSaysSo,
 }
 
-/// A way, and the server that is intended there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Place {
     pub(super) way: Way,
     pub(super) meant: Meant,
 }
 
-/// All places of a folder, the likeliest first, and why the list may be empty.
-#[derive(Debug)]
-pub(super) struct Places {
-    pub(super) list: Vec<Place>,
-    pub(super) own: Own,
-}
-
-/// What the runtime directory says.
-#[derive(Debug)]
-pub(super) enum Own {
-    /// A live server, which is among the places.
-    Said,
-    /// A live server that has not recorded its address.
-    Silent,
-    /// No live server.
-    Nobody,
-    /// It cannot be read.
-    Unreadable(io::Error),
-}
-
-/// Looked up again for each request: a restarted server has another id and may have another port.
-pub(super) fn places_of(folder: &Folder) -> Places {
+/// All places of a folder, the likeliest first, and what to say if none has the server. Looked up again for each request: a restarted
+/// server has another id and may have another port.
+pub(super) fn places_of(folder: &Folder) -> (Vec<Place>, Absence) {
     let mut list = Vec::new();
     let mut add = |way, meant| list.push(Place { way, meant });
-    let own = match ServerInfo::find(&folder.runtime_dir) {
-        Ok(Found::Live(info)) => {
-            info.socket.into_iter().for_each(|path| add(Way::Socket(path), Meant::Own(info.id.clone())));
-            info.address.into_iter().for_each(|address| add(at(address), Meant::Own(info.id.clone())));
-            Own::Said
-        }
-        Ok(Found::Silent) => Own::Silent,
-        Ok(Found::Nobody) => Own::Nobody,
-        Err(error) => Own::Unreadable(error),
-    };
+    let own = ServerInfo::find(&folder.runtime_dir);
+    if let Ok(Found::Live(info)) = &own {
+        info.socket.iter().for_each(|path| add(Way::Socket(path.clone()), Meant::Own(info.id.clone())));
+        info.address.iter().for_each(|address| add(at(*address), Meant::Own(info.id.clone())));
+    }
     // While a server starts, the file may still be the previous server's.
-    if matches!(own, Own::Said | Own::Silent) {
+    if matches!(own, Ok(Found::Live(_) | Found::Silent)) {
         let sockets = folder.socket.iter().chain(&folder.named_socket);
         sockets.for_each(|path| add(Way::Socket(path.clone()), Meant::OwnIfItSaysSo));
     }
     folder.named_socket.iter().for_each(|path| add(Way::Socket(path.clone()), Meant::Any));
     folder.named_address.into_iter().for_each(|address| add(at(address), Meant::Any));
-    Places { list, own }
+    (list, Absence { folder: folder.clone(), own, neighbour: None })
 }
 
 fn at(address: SocketAddr) -> Way {
@@ -101,7 +74,8 @@ fn at(address: SocketAddr) -> Way {
 #[derive(Debug)]
 pub(super) struct Absence {
     folder: Folder,
-    own: Own,
+    /// What the runtime directory says.
+    own: io::Result<Found>,
     /// What answers at the usual address, once that was checked.
     pub(super) neighbour: Option<Neighbour>,
 }
@@ -113,19 +87,14 @@ pub(super) enum Neighbour {
     Server(PathBuf),
     /// A server that reports nothing without a token.
     AsksForToken,
-    /// Another program.
     Stranger,
 }
 
 impl Absence {
-    pub(super) fn new(folder: &Folder, own: Own) -> Self {
-        Self { folder: folder.clone(), own, neighbour: None }
-    }
-
     /// The address at which to check for a server: only on this machine, and only if the user named no other.
     pub(super) fn usual_address(&self) -> Option<SocketAddr> {
         let is_named = self.folder.named_address.is_some() || self.folder.named_socket.is_some();
-        let usual = self.folder.usual_address.filter(|_| !is_named && matches!(self.own, Own::Nobody)).map(dialable);
+        let usual = self.folder.usual_address.filter(|_| !is_named && matches!(self.own, Ok(Found::Nobody))).map(dialable);
         usual.filter(|address| address.ip().to_canonical().is_loopback())
     }
 }
@@ -135,16 +104,16 @@ impl fmt::Display for Absence {
         let Folder { project, runtime_dir, named_address, named_socket, url_in_dotenv, .. } = &self.folder;
         let project_text = project.display();
         match &self.own {
-            Own::Said => write!(
+            Ok(Found::Live(_)) => write!(
                 formatter,
                 "the server for {project_text} does not answer at its recorded address; it may be starting or stopping, so try again"
             )?,
-            Own::Silent => write!(
+            Ok(Found::Silent) => write!(
                 formatter,
                 "the server for {project_text} has not recorded its address; try again if it is starting, or name it with --url if it cannot \
                  write its server.json"
             )?,
-            Own::Unreadable(error) => {
+            Err(error) => {
                 write!(formatter, "cannot tell whether a server is running for {project_text}: ")?;
                 write!(formatter, "{} cannot be read: {error}; ", runtime_dir.display())?;
                 if error.kind() == io::ErrorKind::PermissionDenied {
@@ -156,14 +125,14 @@ impl fmt::Display for Absence {
                 }
                 write!(formatter, "name the server with --url")?;
             }
-            Own::Nobody => write!(formatter, "no server is running for {project_text}")?,
+            Ok(Found::Nobody) => write!(formatter, "no server is running for {project_text}")?,
         }
         let named = named_socket.iter().map(|path| path.display().to_string());
         let named: Vec<String> = named.chain(named_address.iter().map(|address| at(*address).to_string())).collect();
         if !named.is_empty() {
             write!(formatter, ", and none answers at {}, which the environment names", named.join(" or "))?;
         }
-        if !matches!(self.own, Own::Nobody) {
+        if !matches!(self.own, Ok(Found::Nobody)) {
             return Ok(());
         }
         if let Some(url) = url_in_dotenv {
@@ -220,7 +189,7 @@ mod tests {
             Meant::Own(id) => format!(" {id}"),
             Meant::OwnIfItSaysSo => " ?".to_owned(),
         };
-        places_of(folder).list.iter().map(|place| format!("{}{}", place.way, meant(place))).collect()
+        places_of(folder).0.iter().map(|place| format!("{}{}", place.way, meant(place))).collect()
     }
 
     #[test]
@@ -250,40 +219,44 @@ mod tests {
     #[test]
     fn absence_names_the_project_and_the_server_at_the_usual_address() {
         let dir = Path::new("/home/me/B/runtime");
-        let absent = |own, neighbour| Absence { neighbour, ..Absence::new(&folder(dir), own) }.to_string();
+        let absent = |own, neighbour| Absence { folder: folder(dir), own, neighbour }.to_string();
+        let nobody = |folder: Folder| Absence { folder, own: Ok(Found::Nobody), neighbour: None };
         let none = "no server is running for /home/me/B";
         let server = |dir: &str| Some(Neighbour::Server(dir.into()));
         let name_it = "answers on 127.0.0.1:8788; to use it, name it with --url";
-        assert_eq!(absent(Own::Nobody, None), format!("{none}; start one with `autoappdev serve`"));
-        assert_eq!(absent(Own::Nobody, server("/home/me/A/runtime")), format!("{none} (a server for /home/me/A {name_it})"));
+        assert_eq!(absent(Ok(Found::Nobody), None), format!("{none}; start one with `autoappdev serve`"));
         assert_eq!(
-            absent(Own::Nobody, server("/var/lib/\u{1b}x")),
+            absent(Ok(Found::Nobody), server("/home/me/A/runtime")),
+            format!("{none} (a server for /home/me/A {name_it})")
+        );
+        assert_eq!(
+            absent(Ok(Found::Nobody), server("/var/lib/\u{1b}x")),
             format!("{none} (a server for /var/lib/\\u{{1b}}x {name_it})")
         );
-        assert!(absent(Own::Nobody, server("/home/me/B/runtime")).contains("moved or replaced"));
+        assert!(absent(Ok(Found::Nobody), server("/home/me/B/runtime")).contains("moved or replaced"));
         assert_eq!(
-            absent(Own::Nobody, Some(Neighbour::AsksForToken)),
+            absent(Ok(Found::Nobody), Some(Neighbour::AsksForToken)),
             format!("{none} (a server that asks for a token {name_it})")
         );
         assert_eq!(
-            absent(Own::Nobody, Some(Neighbour::Stranger)),
+            absent(Ok(Found::Nobody), Some(Neighbour::Stranger)),
             format!("{none}; start one with `autoappdev serve --port PORT` (another program answers on 127.0.0.1:8788)")
         );
-        let denied = absent(Own::Unreadable(io::ErrorKind::PermissionDenied.into()), None);
+        let denied = absent(Err(io::ErrorKind::PermissionDenied.into()), None);
         assert!(
             denied.contains("/home/me/B/runtime cannot be read: permission denied") && !denied.contains("no server"),
             "{denied}"
         );
 
         let address = Some("192.168.1.5:9000".parse().expect("an address"));
-        let named = Absence::new(&Folder { named_address: address, ..folder(dir) }, Own::Nobody);
+        let named = nobody(Folder { named_address: address, ..folder(dir) });
         assert_eq!(named.usual_address(), None);
         let sentence =
             ", and none answers at http://192.168.1.5:9000, which the environment names; start one with `autoappdev serve`";
         assert_eq!(named.to_string(), format!("{none}{sentence}"));
-        let remote = Absence::new(&Folder { usual_address: address, ..folder(dir) }, Own::Nobody);
+        let remote = nobody(Folder { usual_address: address, ..folder(dir) });
         assert_eq!(remote.usual_address(), None, "no other machine is asked");
-        let url = Absence::new(&Folder { url_in_dotenv: Some("http://box".into()), ..folder(dir) }, Own::Nobody);
+        let url = nobody(Folder { url_in_dotenv: Some("http://box".into()), ..folder(dir) });
         assert_eq!(
             url.to_string(),
             format!("{none} (.env names http://box, but only --url or the environment can name a server)")

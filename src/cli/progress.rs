@@ -13,7 +13,6 @@ use crate::pipeline::Progress;
 /// The most steps that are shown; the API lists more.
 const STEPS_SHOWN: usize = 10;
 
-/// How many characters the bar has.
 const BAR: usize = 20;
 
 /// Some lines, or none.

@@ -3,17 +3,25 @@
 use std::str::FromStr;
 use std::time::Duration;
 
-use time::{Date, Month, PrimitiveDateTime, Time};
+use time::format_description::BorrowedFormatItem;
+use time::format_description::well_known::Rfc3339;
+use time::macros::format_description;
+use time::{Date, PrimitiveDateTime, Time, UtcOffset};
 
 use super::zone::Zone;
 use crate::clock::Timestamp;
+
+const DATE: &[BorrowedFormatItem<'_>] = format_description!("[year]-[month]-[day]");
+/// `8:15`, `08:15:09`, `08:15:09.123`.
+const TIME: &[BorrowedFormatItem<'_>] =
+    format_description!(version = 2, "[hour padding:none]:[minute][optional [:[second][optional [.[subsecond]]]]]");
+const OFFSET: &[BorrowedFormatItem<'_>] = format_description!("[offset_hour sign:mandatory]:[offset_minute]");
 
 /// From when on lines are wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Since {
     /// This long before now, by the server's clock, because the server stamps the lines.
     Ago(Duration),
-    /// A moment.
     At(Timestamp),
     /// A time of day in the local time zone.
     Local(Day, Time),
@@ -27,7 +35,6 @@ pub(super) enum Day {
     Date(Date),
 }
 
-/// The text has none of these forms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "give a duration (90s, 1h30m, 3 days), a time of today (14:00, 08:15:09), today, yesterday, \"yesterday 14:00\", a date (2026-01-31), \
@@ -52,7 +59,6 @@ impl Since {
         }
     }
 
-    /// Whether the moment depends on the local time zone.
     pub(super) fn is_local(self) -> bool {
         matches!(self, Self::Local(..))
     }
@@ -102,7 +108,8 @@ fn day_and_time(text: &str) -> Option<Since> {
     let day = match first {
         "today" => Some(Day::Today),
         "yesterday" => Some(Day::Yesterday),
-        _ => date(first).map(Day::Date),
+        // The parser would also take a sign.
+        _ => Date::parse(first, DATE).ok().filter(|date| date.to_string() == first).map(Day::Date),
     };
     let (day, rest) = match (day, rest) {
         (Some(day), rest) => (day, rest),
@@ -110,58 +117,18 @@ fn day_and_time(text: &str) -> Option<Since> {
         (None, Some(_)) => return None,
     };
     let Some(rest) = rest else { return Some(Since::Local(day, Time::MIDNIGHT)) };
-    if let Some(time) = time_of_day(rest) {
+    if let Ok(time) = Time::parse(rest, TIME) {
         return Some(Since::Local(day, time));
     }
     // RFC 3339 allows no blank before the zone and requires seconds; users often write a blank and omit the seconds.
     let Day::Date(date) = day else { return None };
-    let zone_at = rest.find(['Z', 'U', '+', '-'])?;
-    let (time, zone) = (time_of_day(rest[..zone_at].trim_end())?, &rest[zone_at..]);
+    let (time, zone) = rest.split_at(rest.find(['Z', 'U', '+', '-'])?);
     let offset = match zone {
-        "Z" | "UTC" => "Z",
-        other => other,
+        "Z" | "UTC" => UtcOffset::UTC,
+        other => UtcOffset::parse(other, OFFSET).ok()?,
     };
-    Timestamp::from_rfc3339(&format!(
-        "{date}T{:02}:{:02}:{:02}.{:03}{offset}",
-        time.hour(),
-        time.minute(),
-        time.second(),
-        time.millisecond()
-    ))
-    .ok()
-    .map(Since::At)
-}
-
-/// `2026-01-31`.
-fn date(text: &str) -> Option<Date> {
-    let mut parts = text.splitn(3, '-');
-    let (year, month, day) = (digits(parts.next()?, 4..=4)?, digits(parts.next()?, 2..=2)?, digits(parts.next()?, 2..=2)?);
-    let month = Month::try_from(u8::try_from(month).ok()?).ok()?;
-    Date::from_calendar_date(i32::try_from(year).ok()?, month, u8::try_from(day).ok()?).ok()
-}
-
-/// `8:15`, `08:15:09`, `08:15:09.123`.
-fn time_of_day(text: &str) -> Option<Time> {
-    let (whole, fraction) = text.split_once('.').map_or((text, None), |(whole, fraction)| (whole, Some(fraction)));
-    let mut parts = whole.splitn(3, ':');
-    let (hour, minute) = (digits(parts.next()?, 1..=2)?, digits(parts.next()?, 2..=2)?);
-    let second = parts.next().map(|second| digits(second, 2..=2));
-    let ms = match fraction {
-        None => 0,
-        // A fraction needs seconds.
-        Some(_) if second.is_none() => return None,
-        Some(fraction) => {
-            digits(fraction, 1..=9)?;
-            format!("{fraction:0<3}")[..3].parse().ok()?
-        }
-    };
-    let byte = |number: u32| u8::try_from(number).ok();
-    Time::from_hms_milli(byte(hour)?, byte(minute)?, byte(second.unwrap_or(Some(0))?)?, ms).ok()
-}
-
-/// A number with exactly this many digits.
-fn digits(text: &str, count: std::ops::RangeInclusive<usize>) -> Option<u32> {
-    (count.contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit())).then(|| text.parse().ok()).flatten()
+    let at = PrimitiveDateTime::new(date, Time::parse(time.trim_end(), TIME).ok()?).assume_offset(offset);
+    Timestamp::from_rfc3339(&at.format(&Rfc3339).ok()?).ok().map(Since::At)
 }
 
 #[cfg(test)]

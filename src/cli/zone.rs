@@ -21,7 +21,6 @@ pub(super) enum ZoneError {
     Localtime(tz::Error),
 }
 
-/// A time zone.
 pub(super) struct Zone(TimeZone);
 
 impl Zone {
@@ -40,7 +39,6 @@ impl Zone {
         }
     }
 
-    /// UTC.
     pub(super) fn utc() -> Self {
         Self(TimeZone::utc())
     }

@@ -33,7 +33,6 @@ impl<'c> Link<'c> {
         Self { client, patience, has_answered: false, was_lost: false }
     }
 
-    /// Reads `path`.
     pub(super) fn get(&mut self, path: &str) -> Result<Answer, ClientError> {
         self.get_waiting(&|_| path.to_owned(), None)
     }

@@ -6,10 +6,8 @@ use crate::api::logs::{LogsQuery, LogsResponse, RunEnd, Source, TailQuery};
 use crate::api::routes::Route;
 use crate::clock::Timestamp;
 
-/// How many lines one page has at most.
 pub(super) const PAGE_LINES: usize = 1000;
 
-/// Which lines are wanted.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Wanted<'a> {
     pub(super) source: Source,
@@ -17,15 +15,6 @@ pub(super) struct Wanted<'a> {
     pub(super) grep: Option<&'a str>,
 }
 
-/// Of the last lines: how many, of that moment or later ones, and from before the line behind which this position lies.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Tail {
-    pub(super) lines: u32,
-    pub(super) at: Option<Timestamp>,
-    pub(super) before: Option<u64>,
-}
-
-/// Where a page begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Begin {
     /// Behind the line with this id.
@@ -35,10 +24,9 @@ pub(super) enum Begin {
 }
 
 impl Wanted<'_> {
-    /// The path of the last lines.
-    pub(super) fn tail(&self, tail: Tail) -> String {
+    /// The path of the last lines: how many, of that moment or later ones, and from before the line behind which this position lies.
+    pub(super) fn tail(&self, lines: u32, at: Option<Timestamp>, before: Option<u64>) -> String {
         let Self { source, run, grep } = *self;
-        let Tail { lines, at, before } = tail;
         let (source, limit, grep) = (Some(source), Some(lines.into()), grep.map(str::to_owned));
         Route::LogTail.url("", &TailQuery { source, limit, before, at, run, grep, name: None, lines: None })
     }
@@ -72,8 +60,7 @@ mod tests {
     #[test]
     fn what_is_asked_for_stands_in_the_path() {
         let all = Wanted { source: Source::Pipeline, run: None, grep: None };
-        let last = |lines| Tail { lines, at: None, before: None };
-        assert_eq!(all.tail(last(200)), "/api/logs/tail?source=pipeline&limit=200");
+        assert_eq!(all.tail(200, None, None), "/api/logs/tail?source=pipeline&limit=200");
         assert_eq!(all.page(Begin::Behind(7), None), "/api/logs?source=pipeline&since=7&limit=1000");
         let at = "2026-01-31T10:00:00.123Z".parse().expect("a time stamp");
         let some = Wanted { source: Source::Pipeline, run: Some(7), grep: Some("50% & ä\n#a+b=c") };
@@ -82,8 +69,8 @@ mod tests {
             some.page(Begin::At(at), None),
             format!("/api/logs?source=pipeline&at=2026-01-31T10:00:00.123Z&limit=1000{filters}")
         );
-        assert_eq!(some.tail(last(1)), format!("/api/logs/tail?source=pipeline&limit=1{filters}"));
-        let tail = all.tail(Tail { lines: 2, at: Some(at), before: Some(52) });
+        assert_eq!(some.tail(1, None, None), format!("/api/logs/tail?source=pipeline&limit=1{filters}"));
+        let tail = all.tail(2, Some(at), Some(52));
         assert_eq!(tail, "/api/logs/tail?source=pipeline&limit=2&at=2026-01-31T10:00:00.123Z&before=52");
     }
 

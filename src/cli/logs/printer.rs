@@ -62,7 +62,6 @@ impl<W: Write> Printer<W> {
     }
 }
 
-/// Prints a note to stderr.
 pub(super) fn warn(sentence: &str) {
     // Where stderr is gone nobody can be told; the lines still have their reader.
     let _ = writeln!(io::stderr(), "autoappdev: {sentence}");
