@@ -27,7 +27,6 @@ const ACCEPTED_IN_A_TURN: usize = 64;
 /// The longest wait of a new connection for a slot, or of a connection for a thread. Both usually come at once, but on a busy machine
 /// the threads that hold them may not run for a while, and waiting is better than a refusal.
 const WAIT_LIMIT: Duration = Duration::from_secs(2);
-/// How often the waiting connections are checked.
 const LOOK_EVERY: Duration = Duration::from_millis(2);
 
 /// For how long nothing is accepted after accept(2) failed for lack of descriptors or memory. Doubles with each failure.
@@ -48,28 +47,22 @@ struct Newcomer<'a> {
     from: SocketAddr,
     peer: Peer,
     handler: &'a Arc<dyn Handler>,
-    /// When it is refused.
     until: Instant,
-}
-
-/// A connection without a thread.
-struct Parked {
-    job: Job,
-    /// When it is refused, once its request has arrived.
-    until: Option<Instant>,
 }
 
 struct Acceptor<'a> {
     slots: &'a Arc<Slots>,
     workers: &'a Workers,
     waiting: Vec<Newcomer<'a>>,
-    parked: Vec<Parked>,
+    /// Connections without a thread whose request has not arrived yet.
+    silent: Vec<Job>,
+    /// Those whose request has arrived, and when each is refused.
+    parked: Vec<(Job, Instant)>,
     /// More clients of this machine can arrive at once than may wait here, and slots will become free for them: the others wait in the kernel.
     held_back: Vec<Peer>,
     rest_until: Option<Instant>,
     rest: Duration,
     warned: Option<Instant>,
-    /// The last connection's.
     number: u64,
 }
 
@@ -79,6 +72,7 @@ pub(super) fn accept(slots: &Arc<Slots>, workers: &Workers, entrances: &[Entranc
         slots,
         workers,
         waiting: Vec::new(),
+        silent: Vec::new(),
         parked: Vec::new(),
         held_back: Vec::new(),
         rest_until: None,
@@ -87,7 +81,7 @@ pub(super) fn accept(slots: &Arc<Slots>, workers: &Workers, entrances: &[Entranc
         number: 0,
     };
     while !slots.is_stopping() {
-        let idle = slots.close_idle(idle_limit);
+        let idle = slots.close_idle(Instant::now(), idle_limit);
         acceptor.look();
         for entrance in acceptor.poll(entrances, woken, idle) {
             acceptor.accept_at(entrance);
@@ -105,26 +99,22 @@ impl<'a> Acceptor<'a> {
     fn poll<'e>(&mut self, entrances: &'e [Entrance], woken: &UnixStream, idle: Option<Duration>) -> Vec<&'e Entrance> {
         let now = Instant::now();
         let rest = self.rest_until.map(|until| until.saturating_duration_since(now)).filter(|rest| !rest.is_zero());
-        let is_tried_again = !self.waiting.is_empty() || self.parked.iter().any(|parked| parked.until.is_some());
+        let is_tried_again = !self.waiting.is_empty() || !self.parked.is_empty();
         let limit = [idle, rest, is_tried_again.then_some(LOOK_EVERY)].into_iter().flatten().min();
         let limit = limit.and_then(|limit| Timespec::try_from(limit).ok());
         let takes_from = |entrance: &&Entrance| rest.is_none() && !self.is_held_back(entrance);
         let open: Vec<&Entrance> = entrances.iter().filter(takes_from).collect();
-        // Connections without a thread whose request has not arrived yet.
-        let silent = || self.parked.iter().filter(|parked| parked.until.is_none());
         let awaited: Vec<Arc<OwnedFd>> = open.iter().map(|entrance| entrance.listener.latest()).collect();
         let mut fds: Vec<PollFd<'_>> = awaited.iter().map(|socket| PollFd::new(socket, PollFlags::IN)).collect();
-        fds.extend(silent().map(|parked| PollFd::new(&*parked.job.stream, PollFlags::IN)));
+        fds.extend(self.silent.iter().map(|job| PollFd::new(&*job.stream, PollFlags::IN)));
         fds.push(PollFd::new(woken, PollFlags::IN));
         if rustix::event::poll(&mut fds, limit.as_ref()).is_err() {
             return Vec::new();
         }
         let is_ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
-        let (at_listeners, of_parked) = is_ready.split_at(open.len());
-        let silent = self.parked.iter_mut().filter(|parked| parked.until.is_none());
-        for (parked, _) in silent.zip(of_parked).filter(|(_, is_ready)| **is_ready) {
-            parked.until = Some(Instant::now() + WAIT_LIMIT);
-        }
+        let (at_listeners, of_silent) = is_ready.split_at(open.len());
+        let (mut of_silent, until) = (of_silent.iter(), Instant::now() + WAIT_LIMIT);
+        self.parked.extend(self.silent.extract_if(.., |_| of_silent.next() == Some(&true)).map(|job| (job, until)));
         open.into_iter().zip(at_listeners).filter(|(_, is_ready)| **is_ready).map(|(entrance, _)| entrance).collect()
     }
 
@@ -193,7 +183,6 @@ impl<'a> Acceptor<'a> {
         self.held_back.contains(&Peer::at(entrance.listener.reach(), Ipv4Addr::LOCALHOST.into()))
     }
 
-    /// Checks all waiting connections again, in their order.
     fn look(&mut self) {
         self.held_back.clear();
         self.rest_until.take_if(|until| *until <= Instant::now());
@@ -218,16 +207,12 @@ impl<'a> Acceptor<'a> {
                 self.hold_back(peer);
             }
         }
-        for parked in std::mem::take(&mut self.parked) {
-            let Some(until) = parked.until else {
-                self.parked.push(parked);
-                continue;
-            };
-            let Err(Task::Serve(job)) = self.workers.hand_over(Task::Serve(parked.job)) else { continue };
+        for (job, until) in std::mem::take(&mut self.parked) {
+            let Err(Task::Serve(job)) = self.workers.hand_over(Task::Serve(job)) else { continue };
             if until <= Instant::now() {
                 turn_away(&job.stream, &*job.handler, &Broken::NoThread);
             } else {
-                self.parked.push(Parked { job, until: Some(until) });
+                self.parked.push((job, until));
             }
         }
     }
@@ -245,7 +230,7 @@ impl<'a> Acceptor<'a> {
                 "no thread can be made for a connection: {error}; a few in reserve serve until one can. This user or this service is at its limit \
                  of processes: end some, or raise it (ulimit -u, TasksMax=)"
             ));
-            self.parked.push(Parked { job, until: None });
+            self.silent.push(job);
         }
         Ok(())
     }
@@ -268,7 +253,7 @@ fn is_shortage(error: &io::Error) -> bool {
 /// Sends a refusal to a client. Best effort, and never waits: a client that does not read it still sees the end.
 fn turn_away(mut stream: &Stream, handler: &dyn Handler, broken: &Broken) {
     let response = handler.refuse(broken, None);
-    if stream.set_nonblocking().is_ok() {
+    if rustix::io::ioctl_fionbio(stream, true).is_ok() {
         let _not_taken = last_answer(response).and_then(|answer| stream.write_all(&answer));
         let mut unread = [0; UNREAD_BYTES];
         let _thrown_away = stream.read(&mut unread);

@@ -13,7 +13,6 @@ use super::handler::{Client, Handler};
 use super::head::{self, BODY_BYTES_MAX, Broken, Framing, Head};
 use super::listener::Stream;
 use super::slots::{Slot, Works};
-use super::terms::Terms;
 use super::writer;
 
 /// How long the machine of one that is sent what happens may be out of reach.
@@ -22,7 +21,6 @@ const UNHEARD_LIMIT: Duration = Duration::from_secs(30);
 /// A body up to this size is not counted; a chunked one is counted anew each time that it has grown by so much.
 const SMALL_BODY_BYTES: usize = 16 * 1024;
 
-/// What is read at a time, in bytes.
 const READ_BYTES: usize = 4 * 1024;
 /// An answer up to this size goes out in one write with its head; a longer one follows in pieces of this size.
 const ONE_WRITE_BYTES: usize = 16 * 1024;
@@ -51,6 +49,39 @@ impl From<Broken> for End {
     }
 }
 
+/// How long things may take on a connection: by a thread of its own, and by one that others wait for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Terms {
+    /// How long a head may take: from its first byte on, or from the beginning where the thread is lent.
+    pub(super) head: Duration,
+    pub(super) body: Duration,
+    /// How long a client may take to read what is written at once, a piece of an answer at most.
+    pub(super) write: Duration,
+    /// How long what a client still sends is read after its last answer.
+    pub(super) linger: Duration,
+    /// The thread is one of few that serve everybody, and serves one request.
+    pub(super) is_lent: bool,
+}
+
+impl Terms {
+    /// By a thread of its own.
+    pub(super) const OWN: Self = Self {
+        head: Duration::from_secs(10),
+        body: Duration::from_secs(30),
+        write: Duration::from_secs(15),
+        linger: Duration::from_millis(500),
+        is_lent: false,
+    };
+    /// By one of the reserve: others wait for it.
+    pub(super) const LENT: Self = Self {
+        head: Duration::from_secs(1),
+        body: Duration::from_secs(2),
+        write: Duration::from_secs(2),
+        linger: Duration::from_millis(50),
+        is_lent: true,
+    };
+}
+
 /// Serves until either side ends it.
 pub(super) fn serve(stream: &Stream, from: SocketAddr, slot: &Slot, handler: &dyn Handler, terms: &Terms) {
     let mut wire = Wire { stream, slot, terms, unread: Vec::new(), limit: None, buffer: vec![0; READ_BYTES] };
@@ -62,7 +93,7 @@ pub(super) fn serve(stream: &Stream, from: SocketAddr, slot: &Slot, handler: &dy
             return;
         }
         // What has arrived is answered even so, also where this thread runs only now; nothing more is waited for.
-        if slot.is_stopping() && stream.shutdown(Shutdown::Read).is_err() {
+        if slot.is_stopping() && rustix::net::shutdown(stream, Shutdown::Read).is_err() {
             return;
         }
         let read = wire.read_request();
@@ -324,7 +355,7 @@ impl Wire<'_> {
 
     fn linger(&mut self) {
         // All of this is best effort: the answer is out, the rest is courtesy. It gives way like any other that nothing is done for.
-        if !self.slot.waits() || self.stream.shutdown(Shutdown::Write).is_err() {
+        if !self.slot.waits() || rustix::net::shutdown(self.stream, Shutdown::Write).is_err() {
             return;
         }
         let deadline = Instant::now() + self.terms.linger;

@@ -46,14 +46,10 @@ impl<'a> Client<'a> {
 
     /// Waits for a change on its behalf, and lets it give way meanwhile: then [`Handler::hurry`] is called.
     pub fn idle<T>(&self, wait: impl FnOnce() -> T) -> T {
-        let slot = self.connection.map(|(_, slot)| slot);
-        if let Some(slot) = slot {
-            slot.idles();
-        }
+        let Some((_, slot)) = self.connection else { return wait() };
+        slot.idles();
         let outcome = wait();
-        if let Some(slot) = slot {
-            slot.idles_no_more();
-        }
+        slot.idles_no_more();
         outcome
     }
 

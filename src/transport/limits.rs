@@ -52,7 +52,6 @@ impl Peer {
     }
 }
 
-/// How many kinds of [`Peer`] there are.
 pub(super) const KINDS: usize = 3;
 
 /// How many connections there may be.
@@ -60,9 +59,7 @@ pub(super) const KINDS: usize = 3;
 pub(super) struct Limits {
     /// Of any kind, beside the limits of their own.
     pub(super) shared: usize,
-    /// For each kind alone.
     pub(super) own: usize,
-    /// From one address of another machine.
     pub(super) of_one_address: usize,
 }
 

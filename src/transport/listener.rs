@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use listenfd::ListenFd;
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::net::{AddressFamily, SendFlags, Shutdown, SocketFlags, sockopt};
+use rustix::net::{AddressFamily, SendFlags, SocketFlags, sockopt};
 
 use super::own_socket::{BACKLOG, OwnSocket};
 use super::reach::{Reach, dialable};
@@ -26,7 +26,6 @@ const NO_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 
 #[derive(Debug)]
 pub struct Listener {
     socket: Socket,
-    /// By which way this server reaches itself here.
     pub(super) way_in: WayIn,
     reach: Reach,
 }
@@ -167,7 +166,6 @@ impl WayIn {
     }
 }
 
-/// A connection's two directions.
 #[derive(Debug)]
 pub(super) struct Stream(pub(super) OwnedFd);
 
@@ -178,11 +176,6 @@ impl Stream {
 
     pub(super) fn set_write_timeout(&self, limit: Duration) -> io::Result<()> {
         Ok(sockopt::set_socket_timeout(&self.0, sockopt::Timeout::Send, Some(limit))?)
-    }
-
-    /// From here on neither reading nor writing waits.
-    pub(super) fn set_nonblocking(&self) -> io::Result<()> {
-        Ok(rustix::io::ioctl_fionbio(&self.0, true)?)
     }
 
     /// Whether the other side says nothing more, as one that has closed does. One that has only ended its own direction may still read.
@@ -216,10 +209,6 @@ impl Stream {
 
     fn is_unix(&self) -> io::Result<bool> {
         Ok(sockopt::socket_domain(&self.0)? == AddressFamily::UNIX)
-    }
-
-    pub(super) fn shutdown(&self, how: Shutdown) -> io::Result<()> {
-        Ok(rustix::net::shutdown(&self.0, how)?)
     }
 }
 

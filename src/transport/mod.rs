@@ -20,7 +20,6 @@ mod own_socket;
 mod reach;
 mod server;
 mod slots;
-mod terms;
 mod workers;
 mod writer;
 

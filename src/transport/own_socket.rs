@@ -24,7 +24,6 @@ pub struct OwnSocket {
     latest: Mutex<Bound>,
 }
 
-/// A socket and its file.
 #[derive(Debug)]
 struct Bound {
     socket: Arc<OwnedFd>,
@@ -34,9 +33,6 @@ struct Bound {
 
 impl OwnSocket {
     /// Listens at `path`. A socket that a killed server left is removed.
-    ///
-    /// # Errors
-    /// `AddrInUse` if a server answers there, or if something else has that name.
     pub(super) fn bind(path: &Path) -> io::Result<Self> {
         Ok(Self { path: path.to_owned(), latest: Mutex::new(bind(path)?) })
     }
@@ -46,15 +42,11 @@ impl OwnSocket {
         &self.path
     }
 
-    /// What clients of today come in by.
     pub(super) fn latest(&self) -> Arc<OwnedFd> {
         self.lock().socket.clone()
     }
 
     /// Recreates the socket after its file was removed.
-    ///
-    /// # Errors
-    /// As for the first one.
     pub fn renew(&self) -> io::Result<()> {
         let renewed = bind(&self.path)?;
         let before = std::mem::replace(&mut *self.lock(), renewed);

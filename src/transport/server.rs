@@ -10,10 +10,10 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::accept;
+use super::connection::Terms;
 use super::handler::Entrance;
 use super::listener::WayIn;
 use super::slots::Slots;
-use super::terms::Terms;
 use super::workers::Workers;
 
 /// How long a connection may wait for its next request. From the first byte of one on it has the limits of a head and of a body, which
@@ -51,13 +51,11 @@ impl Server {
         let thread = thread::Builder::new().name("accept".to_owned()).spawn(accept)?;
         let server = Self { addresses, probe, slots, workers, wake, thread };
         // Only now: the first clients do not wait until all of these threads exist.
-        match server.workers.start_reserve() {
-            Ok(()) => Ok(server),
-            Err(error) => {
-                server.stop();
-                Err(error)
-            }
+        if let Err(error) = server.workers.start_reserve() {
+            server.stop();
+            return Err(error);
         }
+        Ok(server)
     }
 
     /// Where it listens, as far as that has an address.

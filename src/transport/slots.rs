@@ -31,7 +31,6 @@ const BODIES_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// How long a body waits at most for the memory that it needs.
 const BODY_ROOM_LIMIT: Duration = Duration::from_secs(2);
 
-/// How often a body that waits for memory tries again.
 const BODY_ROOM_LOOK: Duration = Duration::from_millis(2);
 
 /// There is no slot for a new connection now.
@@ -96,7 +95,6 @@ impl Activity {
         self.doing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What it does now.
     fn doing(&self) -> Doing {
         *self.lock()
     }
@@ -133,7 +131,7 @@ impl Occupant {
         *doing = new;
         drop(doing);
         // One that has closed meanwhile is what is wanted.
-        let _closed = self.stream.shutdown(how);
+        let _closed = rustix::net::shutdown(&self.stream, how);
         if matches!(seen, Doing::Idles(_)) {
             is_hurried.store(true, Ordering::SeqCst);
         }
@@ -141,7 +139,6 @@ impl Occupant {
 }
 
 impl Slots {
-    /// Whether no further request is taken.
     pub(super) fn is_stopping(&self) -> bool {
         self.is_stopping.load(Ordering::SeqCst)
     }
@@ -158,7 +155,7 @@ impl Slots {
         let mut open = self.lock();
         for occupant in open.values().filter(|occupant| matches!(occupant.activity.doing(), Doing::Waits(_))) {
             // What has arrived can still be read, and is answered. One that has closed meanwhile is what is wanted.
-            let _closed = occupant.stream.shutdown(Shutdown::Read);
+            let _closed = rustix::net::shutdown(&occupant.stream, Shutdown::Read);
         }
         while !open.is_empty() {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -184,11 +181,7 @@ impl Slots {
 
     /// Has those give way that have waited for a request for `limit`. After what time to look again; `None` where nobody is connected: the
     /// server sleeps.
-    pub(super) fn close_idle(&self, limit: Duration) -> Option<Duration> {
-        self.close_idle_at(Instant::now(), limit)
-    }
-
-    fn close_idle_at(&self, now: Instant, limit: Duration) -> Option<Duration> {
+    pub(super) fn close_idle(&self, now: Instant, limit: Duration) -> Option<Duration> {
         let open = self.lock();
         // Who is busy now can begin to wait right after this look, and is due a limit after that.
         let mut next = (!open.is_empty()).then_some(limit)?;
@@ -210,7 +203,6 @@ impl Slots {
         self.is_hurried.swap(false, Ordering::SeqCst)
     }
 
-    /// Makes the one that has waited longest give way.
     pub(super) fn make_room(&self) {
         let open = self.lock();
         if let Some((seen, occupant)) = waits_longest(open.values()) {

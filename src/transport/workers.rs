@@ -11,11 +11,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use super::connection;
+use super::connection::{self, Terms};
 use super::handler::Handler;
 use super::listener::Stream;
 use super::slots::Slot;
-use super::terms::Terms;
 
 /// How many threads are kept in reserve: enough for a page, a client command and actions that wait for their end. One that sleeps takes a few
 /// pages of memory.
@@ -24,11 +23,10 @@ const RESERVE: usize = 8;
 /// The stack of a connection's thread, in bytes: what the deepest JSON and a page of log lines need, many times over.
 const STACK_BYTES: usize = 512 * 1024;
 
-/// A connection with its slot.
 #[derive(Clone)]
 pub(super) struct Job {
-    /// Numbers connections.
     pub(super) number: u64,
+    /// Before `slot`, because fields are dropped in their order: a newcomer that waits for the slot also needs the descriptor.
     pub(super) stream: Arc<Stream>,
     pub(super) from: SocketAddr,
     pub(super) slot: Arc<Slot>,
@@ -37,11 +35,7 @@ pub(super) struct Job {
 
 impl Job {
     fn serve(self, terms: &Terms) {
-        let Self { stream, from, slot, handler, .. } = self;
-        connection::serve(&stream, from, &slot, &*handler, terms);
-        // The descriptor is free before the slot is: a newcomer that waits for the slot needs both.
-        drop(stream);
-        drop(slot);
+        connection::serve(&self.stream, self.from, &self.slot, &*self.handler, terms);
     }
 }
 

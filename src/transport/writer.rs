@@ -7,14 +7,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use http::StatusCode;
 use rouille::Response;
 
+type Fields = [(Cow<'static, str>, Cow<'static, str>)];
+
 /// Appends the head of an answer with its empty line. `own` are fields about the connection, each with a line break in front.
-pub(super) fn put_head(
-    out: &mut Vec<u8>,
-    status: u16,
-    fields: &[(Cow<'static, str>, Cow<'static, str>)],
-    length: Option<usize>,
-    own: &[&str],
-) {
+pub(super) fn put_head(out: &mut Vec<u8>, status: u16, fields: &Fields, length: Option<usize>, own: &[&str]) {
     put(out, &["HTTP/1.1 "]);
     put_status(out, status);
     put(out, &["\r\nDate: "]);
@@ -39,7 +35,7 @@ pub(super) fn last_answer(response: Response) -> io::Result<Vec<u8>> {
 }
 
 /// Appends the fields that a handler may say, each after a line break.
-fn put_fields(out: &mut Vec<u8>, fields: &[(Cow<'static, str>, Cow<'static, str>)]) {
+fn put_fields(out: &mut Vec<u8>, fields: &Fields) {
     for (name, value) in fields {
         // These are the connection's own to say.
         let is_framing = ["content-length", "transfer-encoding", "connection", "date"]

@@ -58,22 +58,22 @@ fn client_that_does_not_read_is_closed_after_its_time() {
 #[test]
 fn next_timeout_check_is_due_with_the_first_silent_client() {
     let (slots, limit, s) = (Arc::<Slots>::default(), Duration::from_secs(60), Duration::from_secs);
-    assert_eq!(slots.close_idle_at(Instant::now(), limit), None);
+    assert_eq!(slots.close_idle(Instant::now(), limit), None);
     let (first, first_stream) = sit(&slots, 1, "127.0.0.1").expect("room");
     let (second, second_stream) = sit(&slots, 2, "127.0.0.1").expect("room");
     assert_eq!(second.works(), Works::On);
     let Doing::Waits(began) = first.activity.doing() else { panic!("it waits") };
-    assert_eq!(slots.close_idle_at(began + s(20), limit), Some(s(40)));
-    assert_eq!(slots.close_idle_at(began + s(60), limit), Some(limit), "the other is busy");
+    assert_eq!(slots.close_idle(began + s(20), limit), Some(s(40)));
+    assert_eq!(slots.close_idle(began + s(60), limit), Some(limit), "the other is busy");
     assert!(takes_no_more(&first_stream) && !takes_no_more(&second_stream));
     assert!(!is_closed(&first_stream), "it can be told something yet");
     assert!(first.waits());
     assert_eq!(first.works(), Works::ForTheLastTime, "what it was asked meanwhile is answered");
     // A client that reads an answer slowly has another limit.
     let writes_since = second.writes();
-    assert!(slots.close_idle_at(writes_since + s(600), limit).is_some() && !takes_no_more(&second_stream));
+    assert!(slots.close_idle(writes_since + s(600), limit).is_some() && !takes_no_more(&second_stream));
     drop((first, second));
-    assert_eq!(slots.close_idle_at(began + s(1000), limit), None);
+    assert_eq!(slots.close_idle(began + s(1000), limit), None);
 }
 
 #[test]
