@@ -76,26 +76,16 @@ pub struct Condition {
 pub struct Conditions(Vec<Condition>);
 
 impl Conditions {
-    /// Sets a condition, or with `None` clears it. A condition that was already set keeps its start time.
+    /// Makes these the current ones; of several with one code the first counts. A condition that was already set keeps its start time.
     /// Returns whether anything changed.
-    pub fn set(&mut self, code: ConditionCode, detail: Option<String>, now: Timestamp) -> bool {
-        let place = self.0.binary_search_by_key(&(code as usize), |condition| condition.code as usize);
-        match (place, detail) {
-            (Ok(at), Some(detail)) => {
-                let is_new = self.0[at].detail != detail;
-                self.0[at].detail = detail;
-                is_new
-            }
-            (Ok(at), None) => {
-                self.0.remove(at);
-                true
-            }
-            (Err(at), Some(detail)) => {
-                self.0.insert(at, Condition { code, since: now, detail });
-                true
-            }
-            (Err(_), None) => false,
-        }
+    pub fn replace(&mut self, current: &[(ConditionCode, String)], now: Timestamp) -> bool {
+        let condition = |&code: &ConditionCode| {
+            let (_, detail) = current.iter().find(|(of, _)| *of == code)?;
+            let since = self.0.iter().find(|condition| condition.code == code).map_or(now, |condition| condition.since);
+            Some(Condition { code, since, detail: detail.clone() })
+        };
+        let list = ConditionCode::ALL.iter().filter_map(condition).collect();
+        std::mem::replace(&mut self.0, list) != self.0
     }
 
     /// Merges both lists. If both have a code, this list's sentence and the earlier time are kept.
@@ -150,25 +140,26 @@ mod tests {
     #[test]
     fn condition_keeps_its_since_time_until_it_ends() {
         let mut wrong = Conditions::default();
-        assert!(wrong.set(ConditionCode::DiskLow, Some("512 KiB".into()), at(1)));
-        assert!(!wrong.set(ConditionCode::DiskLow, Some("512 KiB".into()), at(2)), "nothing new");
+        let low = |detail: &str| [(ConditionCode::DiskLow, detail.to_owned())];
+        assert!(wrong.replace(&low("512 KiB"), at(1)));
+        assert!(!wrong.replace(&low("512 KiB"), at(2)), "nothing new");
         let digest = wrong.digest();
-        assert!(wrong.set(ConditionCode::DiskLow, Some("12 KiB".into()), at(3)));
+        assert!(wrong.replace(&low("12 KiB"), at(3)));
         assert_eq!((wrong.list()[0].since, wrong.list()[0].detail.as_str()), (at(1), "12 KiB"));
         assert_ne!(wrong.digest(), digest);
-        assert!(wrong.set(ConditionCode::DiskLow, None, at(4)) && !wrong.set(ConditionCode::DiskLow, None, at(5)));
+        assert!(wrong.replace(&[], at(4)) && !wrong.replace(&[], at(5)));
         assert!(wrong.is_empty() && wrong.sentence().is_none());
-        wrong.set(ConditionCode::DiskLow, Some("12 KiB".into()), at(6));
+        wrong.replace(&low("12 KiB"), at(6));
         assert_eq!(wrong.list()[0].since, at(6), "it began anew");
     }
 
     #[test]
     fn conditions_are_listed_by_importance_and_merged_by_code() {
         let (mut told, mut found) = (Conditions::default(), Conditions::default());
-        told.set(ConditionCode::ShimSilent, Some("silent".into()), at(5));
-        told.set(ConditionCode::DatabaseReplaced, Some("told".into()), at(5));
-        found.set(ConditionCode::DatabaseReplaced, Some("found".into()), at(3));
-        found.set(ConditionCode::DiskLow, Some("low".into()), at(4));
+        told.replace(&[(ConditionCode::ShimSilent, "silent".into()), (ConditionCode::DatabaseReplaced, "told".into())], at(5));
+        found.replace(&[(ConditionCode::DatabaseReplaced, "found".into())], at(3));
+        let both = [(ConditionCode::DatabaseReplaced, "found".into()), (ConditionCode::DiskLow, "low".into())];
+        found.replace(&both, at(4));
         let all = told.with(&found);
         let listed: Vec<_> = all.list().iter().map(|c| (c.code.as_str(), c.since, c.detail.as_str())).collect();
         assert_eq!(listed, [("database_replaced", at(3), "told"), ("shim_silent", at(5), "silent"), ("disk_low", at(4), "low")]);

@@ -51,7 +51,7 @@ mod tests {
     #[test]
     fn thread_waiting_for_the_disk_gets_a_longer_limit() {
         let row = Store::in_memory().row().expect("a row");
-        let watch = Arc::new(Watch::new(Snapshot::new(&row, None, None, None)));
+        let watch = Arc::new(Watch::new(Snapshot::new(&row, None, None)));
         // The thread handles no event.
         let (events, _queue) = mpsc::channel();
         let handle = Handle { events, writer: Writer::new(|_| false), watch, pulse: Arc::default() };

@@ -1,4 +1,4 @@
-//! What the conductor needs of the database. [`Store`] is the real one; the simulation puts one in its place that can fail.
+//! What the conductor needs of the database. [`NotedStore`] is the real one; the simulation puts one in its place that can fail.
 
 use std::sync::Arc;
 
@@ -16,16 +16,6 @@ pub(super) trait Records {
         what: &'static str,
         change: impl FnOnce(&mut Store) -> Result<T, StoreError>,
     ) -> Result<T, StoreError>;
-}
-
-impl Records for Store {
-    fn read<T>(&self, _: &'static str, read: impl FnOnce(&Store) -> Result<T, StoreError>) -> Result<T, StoreError> {
-        read(self)
-    }
-
-    fn change<T>(&mut self, _: &'static str, change: impl FnOnce(&mut Store) -> Result<T, StoreError>) -> Result<T, StoreError> {
-        change(self)
-    }
 }
 
 /// The real database, with each call to it noted.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::api::pipeline::{Pipeline, PipelineResponse};
 use crate::clock::Timestamp;
-use crate::pipeline::{ConditionCode, Conditions, Pending, RunStatus, allowed};
+use crate::pipeline::{ConditionCode, Conditions, RunStatus, allowed};
 use crate::run_dir::NumberedProgress;
 use crate::store::{PipelineRow, RunRow};
 
@@ -34,15 +34,15 @@ impl Deref for Snapshot {
 }
 
 impl Snapshot {
-    /// Puts together what is stored and what is under way.
-    pub(super) fn new(row: &PipelineRow, run: Option<&RunRow>, pending: Option<Pending>, default_script: Option<&str>) -> Self {
+    /// What is stored, with nothing under way.
+    pub(super) fn new(row: &PipelineRow, run: Option<&RunRow>, default_script: Option<&str>) -> Self {
         let run_ended_at = run.filter(|run| !run.status.is_live()).and_then(|run| run.stopped_at);
         let pipeline = Pipeline {
             state: row.state,
-            pending: pending.map(Pending::action),
+            pending: None,
             pending_origin: None,
             kill_at: None,
-            allowed: allowed(row.state, pending),
+            allowed: allowed(row.state, None),
             pid: row.pid,
             run_id: row.run_id,
             started_at: row.started_at,
@@ -259,11 +259,7 @@ impl Watch {
 
     fn set_conditions(&self, current: &[(ConditionCode, String)], now: Timestamp, of_source: fn(&mut Wrong) -> &mut Conditions) {
         let mut wrong = lock(&self.wrong);
-        let mut has_changed = false;
-        for code in ConditionCode::ALL {
-            let detail = current.iter().find(|(of, _)| of == code).map(|(_, detail)| detail.clone());
-            has_changed |= of_source(&mut wrong).set(*code, detail, now);
-        }
+        let has_changed = of_source(&mut wrong).replace(current, now);
         let all = wrong.all();
         if has_changed && self.get().snapshot.conditions != all {
             let mut snapshot = self.get().snapshot.clone();

@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
 
 use super::conductor::Conductor;
+use super::records::Records;
 use super::shims::{ConnectionNumber, Finding, Leftovers, Shims};
 use super::*;
 use crate::clock::Timestamp;
@@ -22,6 +23,7 @@ use crate::run_dir::{
     Command, FORMAT, Header, LaunchSpec, NumberedProgress, NumberedSigns, ProgressError, ReadJournal, Reply, ReplyError, Signs,
     Trouble,
 };
+use crate::store::StoreError;
 
 impl Watch {
     /// Why not everything is well.
@@ -37,6 +39,16 @@ impl Watch {
             counted.fetch_add(1, Ordering::SeqCst);
         });
         count
+    }
+}
+
+impl Records for Store {
+    fn read<T>(&self, _: &'static str, read: impl FnOnce(&Store) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        read(self)
+    }
+
+    fn change<T>(&mut self, _: &'static str, change: impl FnOnce(&mut Store) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        change(self)
     }
 }
 

@@ -77,7 +77,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         self.grace = Duration::from_millis(spec.grace_ms);
         // Its shim takes away what is left of another run.
         self.pause_file = None;
-        self.in_flight.begin_start(origin, waiter);
+        self.in_flight.take_over(Pending::Start, Some(origin), vec![waiter]);
         self.publish();
         match self.link.launch(&spec, self.clock.awake()) {
             Ok(()) => self.show_conditions(),

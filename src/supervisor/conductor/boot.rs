@@ -23,7 +23,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
     /// When this returns, what is published is true.
     pub(in crate::supervisor) fn boot(store: R, shims: S, clock: C, settings: Settings) -> Result<Self, BootError> {
         let ledger = Ledger::open(store)?;
-        let snapshot = Snapshot::new(&ledger.row, ledger.run(), None, settings.default_script.as_deref());
+        let snapshot = Snapshot::new(&ledger.row, ledger.run(), settings.default_script.as_deref());
         let mut conductor = Self {
             watch: Arc::new(Watch::new(snapshot)),
             grace: settings.grace,

@@ -104,17 +104,9 @@ impl InFlight {
         self.settled_seq = self.settled_seq.max(seq);
     }
 
-    /// A shim is being started.
-    pub(super) fn begin_start(&mut self, origin: Origin, waiter: Waiter) {
-        self.take_over(Pending::Start, Some(origin));
-        if let Some(start) = &mut self.under_way {
-            start.waiters.push(waiter);
-        }
-    }
-
-    /// An action is under way that this server did not ask for. Returns the one that it ends.
-    pub(super) fn take_over(&mut self, pending: Pending, origin: Option<Origin>) -> Option<UnderWay> {
-        let (commanded_by, waiters) = (origin.unwrap_or_default(), Vec::new());
+    /// An action is under way that no command of this server began: a start, or one from before. Returns the one that it ends.
+    pub(super) fn take_over(&mut self, pending: Pending, origin: Option<Origin>, waiters: Vec<Waiter>) -> Option<UnderWay> {
+        let commanded_by = origin.unwrap_or_default();
         let under_way = UnderWay { pending, origin, is_origin_told: true, commanded_by, tag: 0, asked_ms: 0, waiters };
         self.under_way.replace(under_way)
     }
@@ -123,7 +115,7 @@ impl InFlight {
     /// may have asked for another thing meanwhile.
     pub(super) fn adopt_stop(&mut self, kill_at: Duration, origin: Option<Origin>) {
         match &mut self.under_way {
-            None => drop(self.take_over(Pending::Stop { kill_at }, origin)),
+            None => drop(self.take_over(Pending::Stop { kill_at }, origin, Vec::new())),
             Some(stop) if matches!(stop.pending, Pending::Stop { .. }) => (stop.origin, stop.is_origin_told) = (origin, true),
             Some(_) => {}
         }
@@ -162,7 +154,8 @@ impl InFlight {
         self.settled_seq = *seq;
         if let (Fact::Stopping { grace_ms, .. }, None | Some(Pending::Pause | Pending::Resume)) = (fact, self.pending()) {
             // A stop that this server did not ask for: from before its time, or the shim got a TERM.
-            let given_up = self.take_over(Pending::Stop { kill_at: now + Duration::from_millis(*grace_ms) }, entry.origin)?;
+            let stop = Pending::Stop { kill_at: now + Duration::from_millis(*grace_ms) };
+            let given_up = self.take_over(stop, entry.origin, Vec::new())?;
             let refusal = Refusal { from, action: given_up.pending.action(), pending: Some(Action::Stop) };
             return Some((given_up, Outcome::Refused(refusal)));
         }

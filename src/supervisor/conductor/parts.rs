@@ -8,7 +8,7 @@ use super::ledger::Ledger;
 use super::shim_link::ShimLink;
 use super::signs::Signs;
 use crate::clock::Clock;
-use crate::pipeline::{Action, ConditionCode, allowed};
+use crate::pipeline::{Action, ConditionCode, Pending, allowed};
 use crate::supervisor::records::Records;
 use crate::supervisor::settings::Settings;
 use crate::supervisor::shims::Shims;
@@ -44,10 +44,11 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
     pub(super) fn publish(&self) {
         self.show_conditions();
         let (row, pending) = (&self.ledger.row, self.in_flight.pending());
-        let note = self.signs.note().filter(|_| self.live_run().is_some());
-        let mut snapshot = Snapshot::new(row, self.ledger.run(), pending, self.settings.default_script.as_deref());
+        let mut snapshot = Snapshot::new(row, self.ledger.run(), self.settings.default_script.as_deref());
+        snapshot.pipeline.pending = pending.map(Pending::action);
+        snapshot.pipeline.allowed = allowed(self.ledger.known_state(), pending);
         snapshot.show_progress(self.signs.progress_of(row.run_id));
-        if let Some(note) = note {
+        if let Some(note) = self.signs.note().filter(|_| self.live_run().is_some()) {
             snapshot.pipeline.detail = Some(note.to_owned());
         }
         snapshot.pipeline.pending_origin = self.in_flight.origin();
@@ -55,8 +56,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
             snapshot.pipeline.kill_at = Some(self.clock.now().after(kill_at.saturating_sub(self.clock.awake())));
         }
         if !self.ledger.unrecorded.is_empty() {
-            // Decided by what is known. A start has to wait until the end of the run before is on record.
-            snapshot.pipeline.allowed = allowed(self.ledger.known_state(), pending);
+            // A start has to wait until the end of the run before is on record.
             snapshot.pipeline.allowed.retain(|&action| action != Action::Start);
         }
         self.watch.publish(snapshot);

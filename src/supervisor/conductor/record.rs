@@ -112,7 +112,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
             self.in_flight.take();
         } else if self.ledger.is_starting() && self.in_flight.pending().is_none() {
             let origin = self.ledger.run().and_then(|run| run.started_by);
-            self.in_flight.take_over(Pending::Start, origin);
+            self.in_flight.take_over(Pending::Start, origin, Vec::new());
         }
         Ok(())
     }

@@ -143,7 +143,7 @@ fn keeps(old: &[String], new: &[String]) -> Result<(), String> {
 }
 
 fn plain(row: &PipelineRow, run: Option<&RunRow>) -> Snapshot {
-    let mut snapshot = Snapshot::new(row, run, None, Some("a.sh"));
+    let mut snapshot = Snapshot::new(row, run, Some("a.sh"));
     snapshot.pipeline.allowed.clear();
     snapshot
 }
