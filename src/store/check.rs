@@ -2,6 +2,7 @@
 //!
 //! May run beside a live server: it holds the write lock for about a millisecond.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use rusqlite::{Connection, Transaction, TransactionBehavior};
@@ -60,33 +61,27 @@ fn verdict(conn: &Connection, pragma: &str, good: &str) -> rusqlite::Result<Resu
     Ok(if said == good { Ok("ok".to_owned()) } else { Err(said) })
 }
 
-/// A table, index or trigger: its type, name and text.
-type SchemaObject = (String, String, Option<String>);
-
 /// How the schema differs from the one that the migrations make in an empty database.
 fn schema_differences(conn: &Connection) -> rusqlite::Result<Vec<String>> {
     let mut model = Connection::open_in_memory()?;
     known::runner().run(&mut model).expect("the migrations apply to an empty database: a test says so");
-    let ours = schema(&model)?;
-    let found = schema(conn)?;
-    let name = |(kind, name, _): &SchemaObject| format!("{kind} {name}");
+    let (ours, found) = (schema(&model)?, schema(conn)?);
     let mut differences = Vec::new();
-    for object in &ours {
-        match found.iter().find(|other| (&other.0, &other.1) == (&object.0, &object.1)) {
-            None => differences.push(format!("{} is missing", name(object))),
-            Some(other) if other != object => differences.push(format!("{} was changed", name(object))),
+    for (object, sql) in &ours {
+        match found.get(object) {
+            None => differences.push(format!("{object} is missing")),
+            Some(other) if other != sql => differences.push(format!("{object} was changed")),
             Some(_) => {}
         }
     }
-    let known = |object: &&SchemaObject| ours.iter().any(|other| (&other.0, &other.1) == (&object.0, &object.1));
-    differences.extend(found.iter().filter(|object| !known(object)).map(|object| format!("{} is not ours", name(object))));
+    differences.extend(found.keys().filter(|object| !ours.contains_key(*object)).map(|object| format!("{object} is not ours")));
     Ok(differences)
 }
 
-/// All but `SQLite`'s own tables, which it makes as it needs them.
-fn schema(conn: &Connection) -> rusqlite::Result<Vec<SchemaObject>> {
-    conn.prepare("SELECT type, name, sql FROM sqlite_schema WHERE name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY type, name")?
-        .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+/// The text of each table, index and trigger, by type and name; all but `SQLite`'s own tables, which it makes as it needs them.
+fn schema(conn: &Connection) -> rusqlite::Result<BTreeMap<String, Option<String>>> {
+    conn.prepare("SELECT type || ' ' || name, sql FROM sqlite_schema WHERE name NOT LIKE 'sqlite\\_%' ESCAPE '\\'")?
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
         .collect()
 }
 

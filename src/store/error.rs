@@ -106,18 +106,8 @@ impl StoreError {
 
     /// Whether the same change can go through later: the file, the disk or another process stood in the way, and not what is stored.
     pub const fn may_pass(&self) -> bool {
-        use StoreErrorKind as Kind;
-        match self.kind {
-            Kind::Full | Kind::Busy | Kind::NotWritable(_) | Kind::Gone | Kind::Missing | Kind::Sqlite(_) => true,
-            Kind::Damaged(_)
-            | Kind::Newer { .. }
-            | Kind::Divergent(_)
-            | Kind::Foreign(_)
-            | Kind::Setting(_)
-            | Kind::Conflict(_)
-            | Kind::UnknownWord(_)
-            | Kind::Migration(_) => false,
-        }
+        use StoreErrorKind::{Busy, Full, Gone, Missing, NotWritable, Sqlite};
+        matches!(self.kind, Full | Busy | NotWritable(_) | Gone | Missing | Sqlite(_))
     }
 }
 
