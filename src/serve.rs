@@ -99,13 +99,14 @@ fn serve_at(addresses: Vec<Listener>, config: Config, root_now: &Path) -> anyhow
     let secrets = (is_open || config.tokens.is_set()).then(|| Secrets::keep(&config.tokens, runtime_dir)).transpose();
     let secrets = secrets.map_err(|error| anyhow!("failed to {error}"))?;
     let authenticator = secrets.map(|secrets| Arc::new(Authenticator::new(&secrets, Box::new(SystemClock))));
+    let segment_bytes = retention::segment_bytes_on(runtime_dir, config.log_segment_bytes, config.disk_free_bytes);
     let limits = retention::Limits {
         log_bytes: config.log_total_bytes,
         runs: usize::try_from(config.runs_keep).unwrap_or(usize::MAX),
         ended_for: config.runs_keep_for,
         disk_free_bytes: config.disk_free_bytes,
+        segment_bytes,
     };
-    let segment_bytes = retention::segment_bytes_on(runtime_dir, config.log_segment_bytes, &limits);
     let settings = Settings {
         taken_vars: config.taken_vars,
         runtime_dir: runtime_dir.to_owned(),
@@ -136,7 +137,6 @@ fn serve_at(addresses: Vec<Listener>, config: Config, root_now: &Path) -> anyhow
         logs.clone(),
         database_file.clone(),
         limits,
-        segment_bytes,
         supervisor.handle().writer().clone(),
     )
     .map_err(cannot("start the retention thread"))?;

@@ -78,7 +78,6 @@ pub(super) struct Housekeeping {
     logs: RunLogs,
     database: DatabaseFile,
     limits: Limits,
-    segment_bytes: u64,
     writer: Writer,
     is_stopping: Arc<AtomicBool>,
     memory: Memory,
@@ -96,7 +95,6 @@ impl Housekeeping {
         logs: RunLogs,
         database: DatabaseFile,
         limits: Limits,
-        segment_bytes: u64,
         writer: Writer,
         is_stopping: Arc<AtomicBool>,
     ) -> Self {
@@ -110,7 +108,6 @@ impl Housekeeping {
             logs,
             database,
             limits,
-            segment_bytes,
             writer,
             is_stopping,
             history: History::default(),
@@ -239,7 +236,7 @@ impl Housekeeping {
             all: &self.logs,
             reader,
             history: &self.history,
-            segment_bytes: self.segment_bytes,
+            segment_bytes: self.limits.segment_bytes,
             goes_on: &|| !is_stopping.load(Ordering::Relaxed),
         };
         let mut is_done = true;
@@ -318,7 +315,7 @@ impl Housekeeping {
             return Ok((segments, false));
         }
         // The last free space on a disk is for new output, not for packing old output.
-        let room = Disk::of(&dir).map_or(0, |disk| disk.free_bytes).saturating_sub(2 * self.segment_bytes);
+        let room = Disk::of(&dir).map_or(0, |disk| disk.free_bytes).saturating_sub(2 * self.limits.segment_bytes);
         segments.retain(|segment| segment.bytes_on_disk().is_ok_and(|bytes| bytes <= room));
         if segments.last().is_some_and(|last| Some(last.start) == newest) {
             let may_grow = match standing {

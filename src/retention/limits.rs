@@ -19,15 +19,15 @@ pub struct Limits {
     pub ended_for: Option<Duration>,
     /// How much of the disk is kept free by removing the oldest segments, in bytes; none: a share of it; 0: no limit.
     pub disk_free_bytes: Option<u64>,
+    /// The size at which a segment is closed.
+    pub segment_bytes: u64,
 }
 
 /// The size at which a segment is closed: the configured size, or less on a small disk. Retention learns of a flood when a segment is full, and
 /// must act before the disk is full.
-pub fn segment_bytes_on(dir: &Path, configured: u64, limits: &Limits) -> u64 {
+pub fn segment_bytes_on(dir: &Path, configured: u64, disk_free_bytes: Option<u64>) -> u64 {
     match Disk::of(dir) {
-        Ok(disk) if limits.disk_free_bytes != Some(0) => {
-            configured.min((disk.free_share(limits.disk_free_bytes) / 4).max(SEGMENT_BYTES_MIN))
-        }
+        Ok(disk) if disk_free_bytes != Some(0) => configured.min((disk.free_share(disk_free_bytes) / 4).max(SEGMENT_BYTES_MIN)),
         Ok(_) | Err(_) => configured,
     }
 }

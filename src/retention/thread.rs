@@ -50,11 +50,10 @@ impl Retention {
         logs: RunLogs,
         database: DatabaseFile,
         limits: Limits,
-        segment_bytes: u64,
         writer: Writer,
     ) -> io::Result<Self> {
         let is_stopping = Arc::new(AtomicBool::new(false));
-        let mut housekeeping = Housekeeping::new(runs, logs, database, limits, segment_bytes, writer, is_stopping.clone());
+        let mut housekeeping = Housekeeping::new(runs, logs, database, limits, writer, is_stopping.clone());
         let thread = thread::Builder::new().name("retention".to_owned()).spawn(move || {
             // Where that is not allowed it does its work all the same.
             let _only_politeness = rustix::process::setpriority_process(None, PRIORITY);

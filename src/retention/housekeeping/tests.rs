@@ -37,7 +37,6 @@ impl World {
             RunLogs::new(self.dir.path().to_owned()),
             self.store.file().clone(),
             limits,
-            MIB,
             self.writer.clone(),
             Arc::default(),
         )
@@ -109,7 +108,8 @@ impl World {
     }
 }
 
-const ALL: Limits = Limits { log_bytes: u64::MAX, runs: usize::MAX, ended_for: None, disk_free_bytes: Some(0) };
+const ALL: Limits =
+    Limits { log_bytes: u64::MAX, runs: usize::MAX, ended_for: None, disk_free_bytes: Some(0), segment_bytes: MIB };
 
 fn pass(housekeeping: &mut Housekeeping) -> Pass {
     let (_waker, wakes) = mpsc::sync_channel(1);
@@ -125,7 +125,7 @@ fn free_disk(housekeeping: &mut Housekeeping, disk: Disk) -> bool {
         all: &housekeeping.logs,
         reader: &reader,
         history: &housekeeping.history,
-        segment_bytes: housekeeping.segment_bytes,
+        segment_bytes: housekeeping.limits.segment_bytes,
         goes_on: &|| true,
     };
     logs.free_disk(disk, disk.free_share(housekeeping.limits.disk_free_bytes)).expect("a scan")
