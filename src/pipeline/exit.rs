@@ -28,19 +28,11 @@ pub fn signal_name(signal: i32) -> Option<&'static str> {
 }
 
 impl Exit {
-    /// The exit code of a process that ended by itself.
-    pub const fn code(self) -> Option<i32> {
+    /// The exit code, or the signal.
+    pub const fn code_or_signal(self) -> (Option<i32>, Option<i32>) {
         match self {
-            Self::Code(code) => Some(code),
-            Self::Signal(_) => None,
-        }
-    }
-
-    /// The signal that ended the process.
-    pub const fn signal(self) -> Option<i32> {
-        match self {
-            Self::Code(_) => None,
-            Self::Signal(signal) => Some(signal),
+            Self::Code(code) => (Some(code), None),
+            Self::Signal(signal) => (None, Some(signal)),
         }
     }
 

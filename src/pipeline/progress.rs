@@ -3,7 +3,6 @@
 //! `::progress <percent> [text]` and `::step <name>`, each alone on a line from its first byte. Everything else is an ordinary line, and
 //! these stay in the log as well: whoever printed one by accident has lost nothing. All that is kept has a limit, whatever is printed.
 
-use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::fmt;
 
@@ -101,11 +100,11 @@ impl Label {
 }
 
 impl TryFrom<String> for Label {
-    type Error = Cow<'static, str>;
+    type Error = &'static str;
 
     fn try_from(text: String) -> Result<Self, Self::Error> {
         let is_fit = !text.is_empty() && text.chars().nth(LABEL_CHARS_MAX).is_none() && !text.chars().any(char::is_control);
-        if is_fit { Ok(Self(text)) } else { Err("no text of a progress".into()) }
+        if is_fit { Ok(Self(text)) } else { Err("no text of a progress") }
     }
 }
 

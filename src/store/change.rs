@@ -193,7 +193,7 @@ fn follow(
             row.resumed_at = Some(at);
         }
         Fact::Exited { exit, paused_ms, log_end, killed, .. } => {
-            (run.exit_code, run.signal) = (exit.code(), exit.signal());
+            (run.exit_code, run.signal) = exit.code_or_signal();
             run.stopped_at = Some(at);
             run.stopped_by = entry.origin;
             run.paused_ms = *paused_ms;
@@ -354,7 +354,7 @@ fn describe(entry: &Entry, at: Timestamp) -> Event {
             [by("stopped"), Some(format!("grace {grace_ms} ms")), None]
         }
         Fact::Exited { exit, asked, paused_ms, killed, .. } => {
-            (event.exit_code, event.signal) = (exit.code(), exit.signal());
+            (event.exit_code, event.signal) = exit.code_or_signal();
             event.paused_ms = Some(*paused_ms);
             event.killed = killed.clone();
             let exit = match exit {

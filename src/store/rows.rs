@@ -305,16 +305,6 @@ pub(super) fn event_of_row(row: &Row<'_>) -> rusqlite::Result<Event> {
     })
 }
 
-/// The highest position in the log that any run is known to have reached, in bytes; 0 before the first run. Each run begins where those
-/// before it had ended, so the latest ones are enough. More than one is read, because a run that was recorded without a readable journal
-/// has an unknown position, stored as 0.
-pub(super) fn log_position_max(conn: &Connection) -> rusqlite::Result<u64> {
-    let latest = "SELECT coalesce(log_end, log_start) AS position FROM pipeline_runs ORDER BY id DESC LIMIT 64";
-    let position: Option<i64> =
-        conn.prepare_cached(&format!("SELECT max(position) FROM ({latest})"))?.query_row([], |row| row.get(0))?;
-    Ok(position.and_then(|position| u64::try_from(position).ok()).unwrap_or(0))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
