@@ -173,7 +173,8 @@ impl EventStream {
         text: &mut EventText,
         due: impl Fn(&RunEvent) -> bool,
     ) -> io::Result<()> {
-        while let Some(happened) = history.pop_front_if(|happened| due(happened)) {
+        while history.front().is_some_and(&due) {
+            let Some(happened) = history.pop_front() else { break };
             self.at.event = (happened.run_id, happened.event.seq);
             text.add(Some(&self.at), EventKind::Run, &happened)?;
         }

@@ -104,15 +104,17 @@ pub struct Published {
     pub number: u64,
 }
 
+type Follower = Box<dyn Fn(Notice) + Send + Sync>;
+
 /// Where the current snapshot hangs, for any number of readers.
-#[derive(Debug)]
 pub struct Watch {
     current: Mutex<Current>,
     /// The conditions. A publisher holds this lock while it builds the text, so that no state is published with conditions
     /// that have been replaced meanwhile. Taken before the lock of `current`; readers never take it.
     wrong: Mutex<Wrong>,
     changed: Condvar,
-    notified: Mutex<Notified>,
+    /// Who is told.
+    notified: Mutex<Vec<Follower>>,
 }
 
 /// What those who follow are told.
@@ -124,18 +126,14 @@ pub enum Notice {
     Closing,
 }
 
-/// Who is told.
-#[derive(Default)]
-struct Notified(Vec<Box<dyn Fn(Notice) + Send + Sync>>);
-
-impl fmt::Debug for Notified {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_tuple("Notified").field(&self.0.len()).finish()
+impl fmt::Debug for Watch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Watch(…)")
     }
 }
 
 /// The conditions, by source. A code can be in both lists: each source withdraws only its own.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Wrong {
     /// Those that the supervisor reports.
     told: Conditions,
@@ -149,7 +147,6 @@ impl Wrong {
     }
 }
 
-#[derive(Debug)]
 struct Current {
     published: Arc<Published>,
     is_closing: bool,
@@ -195,7 +192,7 @@ impl Watch {
 
     /// Has `follower` called after each publication, and when the server stops. It must not wait.
     pub fn notify(&self, follower: impl Fn(Notice) + Send + Sync + 'static) {
-        lock(&self.notified).0.push(Box::new(follower));
+        lock(&self.notified).push(Box::new(follower));
     }
 
     /// Wakes all waiters, to check whether to go on.
@@ -242,7 +239,7 @@ impl Watch {
     }
 
     fn tell(&self, notice: Notice) {
-        for follower in &lock(&self.notified).0 {
+        for follower in &*lock(&self.notified) {
             follower(notice);
         }
     }

@@ -43,7 +43,7 @@ pub(super) fn whereabouts_of_shim(header: &Header, dir: &Path) -> io::Result<Whe
 /// The socket of the shim of run `run_id`, if that lives and its directory was removed.
 /// An error only for a shortage.
 pub(super) fn socket_of(runs: &Runs, run_id: i64) -> io::Result<Option<String>> {
-    for socket in unless_short(abstract_socket::listening(&format!("{}{run_id}-", runs.socket_prefix())))?.unwrap_or_default() {
+    for socket in sockets_of(runs, run_id)? {
         if is_stray(&socket)? {
             return Ok(Some(socket));
         }
@@ -51,13 +51,15 @@ pub(super) fn socket_of(runs: &Runs, run_id: i64) -> io::Result<Option<String>> 
     Ok(None)
 }
 
+fn sockets_of(runs: &Runs, run_id: i64) -> io::Result<Vec<String>> {
+    let all = abstract_socket::listening(&format!("{}{run_id}-", runs.socket_prefix()));
+    Ok(unless_short(all)?.unwrap_or_default())
+}
+
 /// Whether another run lives whose processes carry the cookie of run `run_id` of `runs`: the numbers began anew there since the journal
 /// that names `socket` was copied. An error only for a shortage.
 pub(super) fn has_namesake(runs: &Runs, run_id: i64, socket: Option<&str>) -> io::Result<bool> {
-    for other in unless_short(abstract_socket::listening(&format!("{}{run_id}-", runs.socket_prefix())))?.unwrap_or_default() {
-        if socket == Some(other.as_str()) {
-            continue;
-        }
+    for other in sockets_of(runs, run_id)?.into_iter().filter(|other| socket != Some(other.as_str())) {
         let Some((_, pid)) = unless_short(abstract_socket::connect(&other))? else { continue };
         // One that dies closes its sockets last.
         let Some(stat) = unless_short(process::read_stat(pid))? else { continue };

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::clock::Timestamp;
 use crate::kill_point::KillPoint;
 use crate::pipeline::{ConditionCode, Entry, Exit, Fact, Killed, State, Transition, observe};
-use crate::store::{NewRun, PipelineRow, RunRow, Store, StoreError, UnseenEnd, Work};
+use crate::store::{NewRun, PipelineRow, RunRow, Store, StoreError, UnseenEnd};
 use crate::supervisor::error::{condition_of, unrecorded_because};
 use crate::supervisor::kill_points;
 use crate::supervisor::records::Records;
@@ -28,6 +28,7 @@ pub(super) struct Committed {
 
 /// See the module. What others may read is visible to them, and changed here alone.
 pub(super) struct Ledger<R> {
+    /// Others read from it, and write what is not remembered here.
     pub(super) store: R,
     /// The state as of the last commit.
     pub(super) row: PipelineRow,
@@ -68,11 +69,6 @@ impl<R: Records> Ledger<R> {
         self.unrecorded
             .iter()
             .fold(self.row.state, |state, entry| observe(state, &entry.fact).map_or(state, |transition| transition.to))
-    }
-
-    /// Whether a run was committed as `starting`, and not as `running`: its first fact is on the way, or it never began.
-    pub(super) fn is_starting(&self) -> bool {
-        self.live_run().is_some() && self.row.state == State::Stopped && self.unrecorded.is_empty()
     }
 
     /// From what is stored, not from what is remembered: a read that failed after a commit leaves the two apart.
@@ -181,16 +177,6 @@ impl<R: Records> Ledger<R> {
             self.row = row;
         }
         Ok(())
-    }
-
-    /// Does what another thread has handed in.
-    pub(super) fn carry_out(&mut self, work: &mut dyn Work) -> Result<(), StoreError> {
-        self.store.change("work", |store| work.run(store))
-    }
-
-    /// Whether the database takes anything at all.
-    pub(super) fn try_writing(&mut self) -> Result<(), StoreError> {
-        self.store.change("try_writing", Store::try_writing)
     }
 
     // ---- what is owed

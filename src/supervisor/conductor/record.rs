@@ -8,8 +8,8 @@ use super::ledger::{Committed, STORE_RETRY};
 use super::parts::Conductor;
 use crate::clock::Clock;
 use crate::kill_point::KillPoint;
-use crate::pipeline::{Entry, Fact, Pending, RunStatus};
-use crate::store::{StoreError, Work};
+use crate::pipeline::{Entry, Fact, Pending, RunStatus, State};
+use crate::store::{Store, StoreError, Work};
 use crate::supervisor::error::{ActionError, condition_of};
 use crate::supervisor::records::Records;
 use crate::supervisor::shims::Shims;
@@ -96,7 +96,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
 
     /// Does what another thread has handed in, which must not change what the pipeline is.
     pub(in crate::supervisor) fn carry_out(&mut self, mut work: Box<dyn Work>) {
-        let done = self.ledger.carry_out(&mut *work);
+        let done = self.ledger.store.change("work", |store| work.run(store));
         if let Err(error) = &done
             && error.may_pass()
         {
@@ -110,7 +110,11 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         self.ledger.read_again()?;
         if self.live_run().is_none() {
             self.in_flight.take();
-        } else if self.ledger.is_starting() && self.in_flight.pending().is_none() {
+        } else if self.ledger.row.state == State::Stopped
+            && self.ledger.unrecorded.is_empty()
+            && self.in_flight.pending().is_none()
+        {
+            // Its first fact is on the way, or it never began.
             let origin = self.ledger.run().and_then(|run| run.started_by);
             self.in_flight.take_over(Pending::Start, origin, Vec::new());
         }
@@ -135,7 +139,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
     }
 
     pub(super) fn try_store_again(&mut self) {
-        let written = self.record_unrecorded().and_then(|()| self.ledger.try_writing());
+        let written = self.record_unrecorded().and_then(|()| self.ledger.store.change("try_writing", Store::try_writing));
         match written.and_then(|()| self.catch_up()) {
             Ok(()) => {
                 self.ledger.note_success();

@@ -32,7 +32,13 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         self.in_flight.skip_to(self.ledger.last_seq);
         if !status.is_live() {
             self.look_at_progress(run_id);
-            return self.look_after_the_end(run_id, status);
+            // A server can be killed, or its connection break, between the end and what its shim has to add.
+            match self.record_what_followed_the_end(run_id, status)? {
+                Some(Found::ShimAlive) => self.hear_out(run_id)?,
+                Some(_) => self.tidy_up(run_id),
+                None => {}
+            }
+            return Ok(());
         }
         let finding = match self.link.shims.find(run_id) {
             Ok(finding) => finding,
@@ -181,18 +187,6 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
             }
         }
         Ok(())
-    }
-
-    /// A server can be killed, or its connection break, between the end and what its shim has to add.
-    fn look_after_the_end(&mut self, run_id: i64, status: RunStatus) -> Result<(), StoreError> {
-        match self.record_what_followed_the_end(run_id, status)? {
-            Some(Found::ShimAlive) => self.hear_out(run_id),
-            Some(_) => {
-                self.tidy_up(run_id);
-                Ok(())
-            }
-            None => Ok(()),
-        }
     }
 
     /// The shim of a run that has ended is gone. It can have been killed before it could remove the PAUSE file.
