@@ -11,34 +11,16 @@ pub(super) const HEAD_LEN: usize = TIMESTAMP_LEN + 4;
 /// The most bytes of a record, newline included.
 pub(super) const RECORD_MAX: usize = HEAD_LEN + TEXT_MAX + 1;
 
-/// Where a line came from.
+/// Where a line came from; in a record a letter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
 pub enum Stream {
     /// The pipeline's standard output.
-    Stdout,
+    Stdout = b'o',
     /// The pipeline's standard error.
-    Stderr,
+    Stderr = b'e',
     /// The server itself.
-    Backend,
-}
-
-impl Stream {
-    pub(super) const fn mark(self) -> u8 {
-        match self {
-            Self::Stdout => b'o',
-            Self::Stderr => b'e',
-            Self::Backend => b'b',
-        }
-    }
-
-    const fn from_mark(mark: u8) -> Option<Self> {
-        match mark {
-            b'o' => Some(Self::Stdout),
-            b'e' => Some(Self::Stderr),
-            b'b' => Some(Self::Backend),
-            _ => None,
-        }
-    }
+    Backend = b'b',
 }
 
 /// Appends one record. `text` holds no newline and at most [`TEXT_MAX`] bytes; `at` is a [`Timestamp`] as text.
@@ -51,7 +33,7 @@ pub(super) fn push_record(out: &mut Vec<u8>, at: &[u8], stream: Stream, goes_on:
 pub(super) fn record_head(at: &[u8], stream: Stream, goes_on: bool) -> [u8; HEAD_LEN] {
     let mut head = [b' '; HEAD_LEN];
     head[..TIMESTAMP_LEN].copy_from_slice(at);
-    head[TIMESTAMP_LEN + 1] = stream.mark();
+    head[TIMESTAMP_LEN + 1] = stream as u8;
     head[TIMESTAMP_LEN + 2] = if goes_on { b'+' } else { b'.' };
     head
 }
@@ -74,7 +56,8 @@ pub(super) fn parse_record(line: &[u8]) -> Option<Record<'_>> {
         b'.' => false,
         _ => return None,
     };
-    Some(Record { at, stream: Stream::from_mark(mark)?, goes_on, text })
+    let stream = [Stream::Stdout, Stream::Stderr, Stream::Backend].into_iter().find(|stream| *stream as u8 == mark)?;
+    Some(Record { at, stream, goes_on, text })
 }
 
 #[cfg(test)]

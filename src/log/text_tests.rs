@@ -133,7 +133,7 @@ fn any_stream_comes_back_byte_for_byte() {
         }
         for (stream, wanted) in [(None, &told.all), (Some(Stream::Stdout), &told.stdout), (Some(Stream::Stderr), &told.stderr)] {
             look_at_said(&log, Some(end), Form { has_heads: false, stream }, wanted);
-            let of_stream = |line: &&[u8]| stream.is_none_or(|stream| line[TIMESTAMP_LEN + 1] == stream.mark());
+            let of_stream = |line: &&[u8]| stream.is_none_or(|stream| line[TIMESTAMP_LEN + 1] == stream as u8);
             let wanted = records.split_inclusive(|&byte| byte == b'\n').filter(of_stream).collect::<Vec<_>>().concat();
             look_at_said(&log, None, Form { has_heads: true, stream }, &wanted);
         }

@@ -81,8 +81,5 @@ fn carries(pid: u32, cookie: &[Vec<u8>], deadline: Instant) -> io::Result<bool> 
 
 /// The `NAME=value` text of an environment entry, as bytes.
 pub fn environment_entry(name: &str, value: &Path) -> Vec<u8> {
-    let mut entry = name.as_bytes().to_vec();
-    entry.push(b'=');
-    entry.extend_from_slice(value.as_os_str().as_bytes());
-    entry
+    [name.as_bytes(), b"=", value.as_os_str().as_bytes()].concat()
 }

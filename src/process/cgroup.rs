@@ -64,11 +64,6 @@ impl Cgroup {
         File::open(self.dir.join("cgroup.events"))
     }
 
-    /// The folder, opened, for a child to be born in it.
-    pub(super) fn open(&self) -> io::Result<File> {
-        File::open(&self.dir)
-    }
-
     /// The processes in it and in the groups below it. Who ends meanwhile may be in the list, zombies are not.
     pub fn members(&self) -> io::Result<Vec<u32>> {
         let mut members = Vec::new();

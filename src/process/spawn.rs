@@ -57,7 +57,7 @@ pub fn spawn_in_session(launch: &Launch, cgroup: Option<&Cgroup>) -> io::Result<
     // Closed by execve(2): then the end of the stream says that it has gone well.
     let (mut report, reporter) =
         rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map(|(read, write)| (File::from(read), File::from(write)))?;
-    let group = cgroup.and_then(|cgroup| cgroup.open().ok());
+    let group = cgroup.and_then(|cgroup| File::open(cgroup.path()).ok());
     let Some(founder) = fork(&Fork::Child)? else { found_session(&image, launch, group.as_ref(), &reporter) };
     drop(reporter);
     let mut said = Vec::new();

@@ -38,12 +38,8 @@ impl Run {
         KillPoint::ShimCgroupRemoved.reach();
         let exit = self.leader_end.as_ref().map_or(Exit::Code(0), |end| end.exit);
         let (asked, paused_ms, log_end) = (self.stopped_by.is_some(), whole_ms(self.paused_in_all), self.output.end_position());
-        let killed = match &mut self.phase {
-            Phase::Killing { kill } => std::mem::take(&mut kill.killed),
-            Phase::Running | Phase::Freezing { .. } | Phase::Paused | Phase::Thawing { .. } | Phase::Stopping { .. } => {
-                Killed::default()
-            }
-        };
+        let killed =
+            if let Phase::Killing { kill } = &mut self.phase { std::mem::take(&mut kill.killed) } else { Killed::default() };
         let end = Fact::Exited { exit, asked, paused_ms, log_end, killed };
         let mut last = vec![self.write_down(end, self.stopped_by, true)];
         if self.journal.is_behind() {

@@ -44,9 +44,9 @@ impl Run {
         self.watch_leader(now);
         let mut kill_at = now + grace;
         let is_first = !matches!(self.phase, Phase::Stopping { .. });
-        match std::mem::replace(&mut self.phase, Phase::Running) {
-            Phase::Killing { kill } => return self.phase = Phase::Killing { kill },
-            Phase::Stopping { kill_at: before } if before <= kill_at => return self.phase = Phase::Stopping { kill_at: before },
+        match self.phase {
+            Phase::Killing { .. } => return,
+            Phase::Stopping { kill_at: before } if before <= kill_at => return,
             // Who asked for what is given up here learns it from the facts that follow.
             Phase::Stopping { .. } | Phase::Running | Phase::Paused | Phase::Freezing { .. } | Phase::Thawing { .. } => {}
         }
@@ -119,9 +119,8 @@ impl Run {
                 KillPoint::ShimLeaderEnded.reach();
                 // What is left of a stopped tree cannot write any more, and nobody can resume it. Who asked for something learns from the
                 // end that it cannot be.
-                match &self.phase {
-                    Phase::Freezing { .. } | Phase::Thawing { .. } | Phase::Paused => self.kill(now),
-                    Phase::Running | Phase::Stopping { .. } | Phase::Killing { .. } => {}
+                if matches!(self.phase, Phase::Freezing { .. } | Phase::Thawing { .. } | Phase::Paused) {
+                    self.kill(now);
                 }
                 return;
             }
