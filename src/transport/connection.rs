@@ -33,8 +33,8 @@ const LINGER_BYTES: usize = 16 * BODY_BYTES_MAX;
 enum End {
     /// The other side closed, or reading or writing failed: there is nobody to tell.
     Silent,
-    /// The request was not one that can be answered; this can.
-    Refused(Broken),
+    /// The request was not one that can be answered; this can. With its head if only its body went wrong.
+    Refused(Broken, Option<Box<Head>>),
 }
 
 impl From<io::Error> for End {
@@ -45,7 +45,7 @@ impl From<io::Error> for End {
 
 impl From<Broken> for End {
     fn from(broken: Broken) -> Self {
-        Self::Refused(broken)
+        Self::Refused(broken, None)
     }
 }
 
@@ -103,8 +103,8 @@ pub(super) fn serve(stream: &Stream, from: SocketAddr, slot: &Slot, handler: &dy
         }
         let (head, body) = match read {
             Ok(read) => read,
-            Err((End::Silent, _)) => return,
-            Err((End::Refused(broken), head)) => {
+            Err(End::Silent) => return,
+            Err(End::Refused(broken, head)) => {
                 let is_head = head.as_ref().is_some_and(|head| head.method == "HEAD");
                 let request = head.map(|head| head.into_request(from, Vec::new()));
                 let response = handler.refuse(&broken, request.as_ref());
@@ -154,12 +154,12 @@ struct Wire<'a> {
 }
 
 impl Wire<'_> {
-    /// A request, or why there is none, with its head if only its body went wrong.
-    fn read_request(&mut self) -> Result<(Head, Vec<u8>), (End, Option<Box<Head>>)> {
-        let head = self.read_head().map_err(|end| (end, None))?;
+    fn read_request(&mut self) -> Result<(Head, Vec<u8>), End> {
+        let head = self.read_head()?;
         match self.read_body(&head) {
             Ok(body) => Ok((head, body)),
-            Err(end) => Err((end, Some(Box::new(head)))),
+            Err(End::Refused(broken, _)) => Err(End::Refused(broken, Some(Box::new(head)))),
+            Err(End::Silent) => Err(End::Silent),
         }
     }
 
