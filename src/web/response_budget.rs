@@ -31,7 +31,7 @@ pub struct ResponseBudget {
     makers: Mutex<Makers>,
     made: Condvar,
     /// A reference for each log that is being sent as text, and this one.
-    downloads: Arc<()>,
+    downloads: Mutex<Arc<()>>,
 }
 
 #[derive(Debug, Default)]
@@ -60,8 +60,9 @@ struct Answer {
 impl ResponseBudget {
     /// A place for a log that is sent as text, which is too long to be held at all.
     pub(super) fn begin_download(&self) -> Result<Arc<()>, ApiError> {
-        let place = self.downloads.clone();
-        if Arc::strong_count(&place) > 1 + DOWNLOADS_MAX { Err(ApiError::TooManyDownloads) } else { Ok(place) }
+        // Counted and taken under the lock: of two that come at once for the last place, one gets it.
+        let places = self.downloads.lock().unwrap_or_else(PoisonError::into_inner);
+        if Arc::strong_count(&places) > DOWNLOADS_MAX { Err(ApiError::TooManyDownloads) } else { Ok(places.clone()) }
     }
 
     /// Waits for a turn to make a long answer, and makes it. Refuses where many wait and this one has waited longest: who waits keeps a
