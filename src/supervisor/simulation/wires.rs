@@ -164,10 +164,9 @@ impl Env {
         let mut taken = Vec::new();
         let mut is_posthumous = false;
         for (number, wire) in self.wires.iter_mut().filter(|(_, wire)| wire.run_id == run_id && wire.shim_is_there) {
-            while let Some((_, what)) = wire.down.pop_front_if(|(at, _)| *at <= now) {
-                taken.push((*number, what));
-                is_posthumous |= !wire.server_is_there;
-            }
+            let arrived = wire.down.iter().take_while(|(at, _)| *at <= now).count();
+            is_posthumous |= arrived > 0 && !wire.server_is_there;
+            taken.extend(wire.down.drain(..arrived).map(|(_, what)| (*number, what)));
             wire.shim_is_there = wire.server_is_there || !wire.down.is_empty();
         }
         if is_posthumous {
@@ -180,7 +179,8 @@ impl Env {
     pub(super) fn take_spec(&mut self, number: u64) -> bool {
         let now = self.now;
         let Some(wire) = self.wires.get_mut(&number) else { return false };
-        wire.down.pop_front_if(|(at, what)| *at <= now && matches!(what, Down::Spec)).is_some()
+        let is_there = wire.down.front().is_some_and(|(at, what)| *at <= now && matches!(what, Down::Spec));
+        is_there && wire.down.pop_front().is_some()
     }
 
     /// From now on this connection gets facts.
