@@ -403,8 +403,9 @@ fn long_polls_of_one_address_delay_no_other_client() {
         assert!(answer.status == 200 || (answer.status, answer.error()) == (503, "too_many_connections"), "{answer:?}");
         is_overtaken
     };
-    // A stop that another one overtook on its way is refused, and its connection gives way: a further stop takes that slot.
-    let is_overtaken = (0..40).any(|_| {
+    // A stop that another one overtook on its way is refused, and its connection gives way: a further stop takes that slot. On a busy machine
+    // that can be each of them.
+    until_true("a client of another address is answered before one that waits", || {
         let is_overtaken = overtakes();
         if !is_overtaken {
             let mut wire = come();
@@ -413,7 +414,6 @@ fn long_polls_of_one_address_delay_no_other_client() {
         }
         is_overtaken
     });
-    assert!(is_overtaken, "everybody waited for one address");
     // The stop requests are answered when it has ended.
     let (exit, out, err) = place.client(&["stop", "--grace", "0"]);
     assert_eq!(exit, 0, "{out}{err}");
