@@ -130,7 +130,10 @@ pub fn read_last(log: &dyn Listing, part: Part<'_>, begin: u64, limit: usize) ->
     let mut block_bytes = if part.needle.is_some() { SEARCH_BLOCK_BYTES } else { few };
     let (mut bytes, mut searched) = (0, 0);
     'blocks: while upper > floor && searched < SEARCH_BYTES_MAX {
-        let lower = upper.saturating_sub(block_bytes).max(floor);
+        let mut lower = upper.saturating_sub(block_bytes).max(floor);
+        if part.needle.is_none() {
+            lower = begin_of_last(log, limit - found.len(), lower, upper)?;
+        }
         block_bytes = (block_bytes * 2).min(SEARCH_BLOCK_BYTES);
         searched += upper - lower;
         let mut cursor = Cursor::until(log, lower, part.end);
@@ -190,6 +193,16 @@ pub fn read_last(log: &dyn Listing, part: Part<'_>, begin: u64, limit: usize) ->
     };
     page.lines = found.into();
     Ok(page)
+}
+
+/// Where the last `segments` segments before `upper` begin, or `lower` if that is later: a segment has a line, so no more of them are read.
+fn begin_of_last(log: &dyn Listing, segments: usize, lower: u64, upper: u64) -> io::Result<u64> {
+    let mut begin = log.holding(upper - 1)?;
+    for _ in 1..segments {
+        let Some(segment) = begin.as_ref().filter(|segment| segment.start > lower) else { break };
+        begin = log.before(segment.place())?;
+    }
+    Ok(begin.filter(|segment| segment.start < upper).map_or(lower, |segment| segment.start.max(lower)))
 }
 
 /// Where a hole begins of which `from` to `to` was seen: where the segment in front of it ends, or with the damaged frame.
