@@ -9,8 +9,6 @@ use std::io;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use crate::absent::if_there;
-
 /// The folder of all run directories, in the runtime directory.
 pub const RUNS_DIR: &str = "runs";
 
@@ -24,7 +22,10 @@ pub fn latest_run(runtime_dir: &Path) -> Option<i64> {
 
 /// The ids that have a run directory, ascending. None where there is no `runs/` yet.
 pub fn run_ids(runtime_dir: &Path) -> io::Result<Vec<i64>> {
-    let Some(entries) = if_there(fs::read_dir(runtime_dir.join(RUNS_DIR)))? else { return Ok(Vec::new()) };
+    let entries = match fs::read_dir(runtime_dir.join(RUNS_DIR)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other?,
+    };
     let mut ids = Vec::new();
     for entry in entries {
         ids.extend(entry?.file_name().to_str().and_then(|name| name.parse().ok()).filter(|&id: &i64| id > 0));
