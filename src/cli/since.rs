@@ -109,7 +109,7 @@ fn day_and_time(text: &str) -> Option<Since> {
         "today" => Some(Day::Today),
         "yesterday" => Some(Day::Yesterday),
         // The parser would also take a sign.
-        _ => Date::parse(first, DATE).ok().filter(|date| date.to_string() == first).map(Day::Date),
+        _ => Date::parse(first, DATE).ok().filter(|_| !first.starts_with(['+', '-'])).map(Day::Date),
     };
     let (day, rest) = match (day, rest) {
         (Some(day), rest) => (day, rest),
@@ -224,6 +224,9 @@ mod tests {
             "14:00.5",
             "14:00Z",
             "2026-1-31",
+            "+2026-01-31",
+            "-2026-01-31",
+            "-2026-01-31 08:00",
             "31.01.2026",
             "01/31/2026",
             "2026-02-30",
