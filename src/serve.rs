@@ -181,12 +181,13 @@ fn serve_at(addresses: Vec<Listener>, config: Config, root_now: &Path) -> anyhow
         more_addresses: addresses.iter().skip(1).copied().collect(),
         socket: config.socket.filter(|path| path.exists()),
     };
-    if let Err(error) = info.write(runtime_dir) {
+    let written = info.write(runtime_dir);
+    if let Err(error) = &written {
         ::log::warn!("cannot write server.json: {error}; until it can be, client commands have to be told the address");
     }
     KillPoint::ServerInfoWritten.reach();
     let ways = announcing::say_where(&info);
-    upkeep::keep_files(&upkeep, info, own_sockets, runtime_dir, &config.database);
+    upkeep::keep_files(&upkeep, (info, written.is_ok()), own_sockets, runtime_dir, &config.database);
     // So that the first client has no scan to wait for.
     inspector.begin_look();
     announcing::say_root(&config.pipeline_root, root_now);

@@ -48,6 +48,12 @@ impl Kept {
     pub fn new(path: PathBuf, code: ConditionCode, make: impl FnMut() -> Made + Send + 'static) -> Self {
         Self { id: FileId::of(&path).ok(), path, code, make: Box::new(make), held: None, missing_since: None }
     }
+
+    /// The same, if it could not be written yet: what is at `path` now is another one.
+    #[must_use]
+    pub fn unwritten(self) -> Self {
+        Self { id: None, ..self }
+    }
 }
 
 impl Upkeep {
@@ -137,6 +143,19 @@ mod tests {
         fs::remove_file(&path).expect("removes");
         assert_eq!(upkeep.look(None), (vec![], None));
         assert!(!path.exists(), "the server itself removed it");
+    }
+
+    #[test]
+    fn upkeep_writes_a_file_in_the_place_of_an_old_one_that_could_not_be_removed() {
+        let dir = tempfile::tempdir().expect("a temp folder");
+        let path = dir.path().join("file");
+        fs::write(&path, "of the server before").expect("writes");
+        let upkeep = Upkeep::with_settle(Duration::ZERO);
+        let its_path = path.clone();
+        let make = move || fs::write(&its_path, "ours").map(|()| None).map_err(|error| error.to_string());
+        upkeep.keep(Kept::new(path.clone(), ConditionCode::ServerInfoMissing, make).unwritten());
+        assert_eq!(upkeep.look(None), (vec![], None));
+        assert_eq!(fs::read_to_string(&path).expect("there"), "ours");
     }
 
     #[test]

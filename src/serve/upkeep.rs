@@ -46,9 +46,15 @@ pub(super) fn inspector(supervisor: &Handle, runs: &Runs, database: &Path, upkee
     Ok(inspector)
 }
 
-/// Keeps the server's own files: both locks, `server.json` and the sockets. A `server.json` that is missing, because the disk did not take it, is
-/// written as soon as the disk does.
-pub(super) fn keep_files(upkeep: &Upkeep, info: ServerInfo, sockets: Vec<Arc<OwnSocket>>, runtime_dir: &Path, database: &Path) {
+/// Keeps the server's own files: both locks, `server.json` and the sockets. A `server.json` that was not written, because the disk did not
+/// take it, is written as soon as the disk does.
+pub(super) fn keep_files(
+    upkeep: &Upkeep,
+    (info, is_written): (ServerInfo, bool),
+    sockets: Vec<Arc<OwnSocket>>,
+    runtime_dir: &Path,
+    database: &Path,
+) {
     let (path, dir) = (runtime_dir.join(LOCK_FILE), runtime_dir.to_owned());
     // The directory itself is locked as well, so no other server can take it meanwhile.
     upkeep.keep(Kept::new(path.clone(), ConditionCode::LockMissing, move || {
@@ -62,10 +68,12 @@ pub(super) fn keep_files(upkeep: &Upkeep, info: ServerInfo, sockets: Vec<Arc<Own
         let lock = own.and_then(|own| own.belong_to(&its_dir).map(|()| own.into_lock()));
         lock.inspect(|_| made.keep()).map(Some).map_err(|error| format!("{error:#}"))
     }));
-    upkeep.keep(Kept::new(dir.join(SERVER_INFO), ConditionCode::ServerInfoMissing, move || {
+    let server_info = Kept::new(dir.join(SERVER_INFO), ConditionCode::ServerInfoMissing, move || {
         let advice = "until it can, give client commands the address with --url";
         info.write(&dir).map(|()| None).map_err(|error| format!("it cannot be written ({error}); {advice}"))
-    }));
+    });
+    // Where the disk takes nothing, the one of the server before may still be there.
+    upkeep.keep(if is_written { server_info } else { server_info.unwritten() });
     for socket in sockets {
         upkeep.keep(Kept::new(socket.path().to_owned(), ConditionCode::SocketMissing, move || {
             let advice = "until the server is restarted, clients use the address";
