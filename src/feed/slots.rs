@@ -26,7 +26,7 @@ pub(super) struct Slots {
     /// A stream has ended.
     freed: Condvar,
     /// A reference for each request that waits, and this one.
-    waiting: Arc<()>,
+    waiting: Mutex<Arc<()>>,
     /// How often followers were asked to check their clients.
     checks: AtomicU64,
 }
@@ -41,7 +41,7 @@ pub(super) struct Checked(u64);
 
 impl Slots {
     pub(super) fn new(waker: Arc<Waker>) -> Self {
-        Self { waker, streams: Mutex::new(0), freed: Condvar::new(), waiting: Arc::default(), checks: AtomicU64::new(0) }
+        Self { waker, streams: Mutex::new(0), freed: Condvar::new(), waiting: Mutex::default(), checks: AtomicU64::new(0) }
     }
 
     /// A slot for a stream, where need be that of a client that is gone; `None` if there is none.
@@ -61,8 +61,11 @@ impl Slots {
 
     /// A slot for a request that waits, and whether there are more of those than may be.
     pub(super) fn begin_to_wait(&self) -> (Arc<()>, bool) {
-        let slot = self.waiting.clone();
-        let is_crowded = Arc::strong_count(&slot) > 1 + WAITING_MAX;
+        // Counted and taken under the lock: of two that come at once for the last slot, one gets it.
+        let (slot, is_crowded) = {
+            let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            (waiting.clone(), Arc::strong_count(&waiting) > 1 + WAITING_MAX)
+        };
         if is_crowded {
             self.ask_for_checks();
         }
