@@ -97,16 +97,19 @@ impl Upkeep {
                 again = again.into_iter().chain([left]).min();
                 continue;
             }
-            let what = if kept.id.is_some() { "was removed or replaced by another program" } else { "could not be written" };
+            let what = if kept.id.is_some() { "was removed or replaced by another program" } else { "is missing" };
             let what = format!("{} {what}", kept.path.display());
             match (kept.make)() {
                 Ok(held) => {
-                    ::log::warn!("{what}; the server has recreated it");
+                    ::log::warn!("{what}; the server has written it");
                     (kept.id, kept.held, kept.missing_since) = (FileId::of(&kept.path).ok(), held, None);
                 }
                 Err(why) => {
                     findings.push((kept.code, format!("{what}: {why}")));
-                    again = again.into_iter().chain([SETTLE]).min();
+                    // Commands find the server by this one. A lock is tried for longer than a look may last.
+                    if kept.code == ConditionCode::ServerInfoMissing {
+                        again = again.into_iter().chain([SETTLE]).min();
+                    }
                 }
             }
         }

@@ -207,8 +207,16 @@ impl<'a> Acceptor<'a> {
                 self.hold_back(peer);
             }
         }
+        let mut is_busy = false;
         for (job, until) in std::mem::take(&mut self.parked) {
-            let Err(Task::Serve(job)) = self.workers.hand_over(Task::Serve(job)) else { continue };
+            // None overtakes one that came before it.
+            let job = if is_busy {
+                job
+            } else {
+                let Err(Task::Serve(job)) = self.workers.hand_over(Task::Serve(job)) else { continue };
+                job
+            };
+            is_busy = true;
             if until <= Instant::now() {
                 turn_away(&job.stream, &*job.handler, &Broken::NoThread);
             } else {

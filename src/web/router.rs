@@ -3,6 +3,7 @@
 use rouille::{Request, Response};
 
 use super::app::App;
+use super::auth::Caller;
 use super::error::ApiError;
 use super::{common_fields, guard, input, page};
 use crate::api::query::NoQuery;
@@ -43,12 +44,12 @@ impl App {
         let (method, path) = (request.method(), guard::path_of(request));
         let allow = match routes::find(method, path) {
             Found::Route(route, parameter) => {
-                let _let_in = match route.spec().access {
+                let caller = match route.spec().access {
                     Access::Anyone => None,
                     Access::Viewer => Some(self.caller(request)?),
                     Access::Operator => Some(self.operator(request)?),
                 };
-                return self.answer(route, parameter, request, client);
+                return self.answer(route, parameter, request, caller, client);
             }
             // Of the paths with a parameter only those of the page's files tell without a question to the database whether they are there.
             Found::OtherMethod(route, name) => (route != Route::PageFile || page::has_file(name)).then(|| route.allow()),
@@ -67,7 +68,14 @@ impl App {
     }
 
     /// Calls the endpoint of a route: a new route does not compile without one.
-    fn answer(&self, route: Route, parameter: &str, request: &Request, client: &Client<'_>) -> Result<Response, ApiError> {
+    fn answer(
+        &self,
+        route: Route,
+        parameter: &str,
+        request: &Request,
+        caller: Option<Caller>,
+        client: &Client<'_>,
+    ) -> Result<Response, ApiError> {
         if route.spec().keys.is_some_and(<[_]>::is_empty) {
             let NoQuery {} = input::query(request)?;
         }
@@ -86,7 +94,7 @@ impl App {
             Route::RunLog => self.log_text(request, parameter),
             Route::Health => self.health(request),
             Route::Version => Ok(self.version()),
-            Route::Session => self.session(request),
+            Route::Session => self.session(caller),
             Route::Login => self.log_in(request),
             Route::Logout => self.log_out(request),
             Route::Index => page::file(request, "index.html").map(|page| self.renew(request, page)).ok_or(ApiError::NotFound),

@@ -5,6 +5,7 @@ use rouille::{Request, Response};
 use crate::api::pipeline::EmptyRequest;
 use crate::api::session::{LoginRequest, LoginResponse, OkResponse, Role, Session, SessionResponse};
 use crate::web::app::App;
+use crate::web::auth::Caller;
 use crate::web::error::ApiError;
 use crate::web::input;
 use crate::web::json::json;
@@ -38,8 +39,8 @@ impl App {
         }
     }
 
-    pub(in crate::web) fn session(&self, request: &Request) -> Result<Response, ApiError> {
-        let caller = self.caller(request)?;
+    pub(in crate::web) fn session(&self, caller: Option<Caller>) -> Result<Response, ApiError> {
+        let caller = caller.ok_or(ApiError::TokenNeeded)?;
         Ok(json(&SessionResponse {
             session: Session { may: caller.role, token_needed: self.authenticator.is_some(), expires_at: caller.expires_at },
         }))
