@@ -75,23 +75,26 @@ impl Logs<'_> {
         if sizes.is_none() && (span + span / 256).saturating_add(growth) <= limit {
             return Ok(true);
         }
-        let Some(mut by_run) = self.measure(sizes.take(), settled)? else { return Ok(true) };
+        // On an error those that were known stay known: to measure all runs again with each try would take long.
+        let first = if sizes.is_some() { settled.saturating_add(1) } else { 0 };
+        let Some(mut measured) = self.measure(first)? else { return Ok(true) };
+        let by_run = sizes.get_or_insert_default();
+        by_run.split_off(&first);
+        by_run.append(&mut measured);
         let total = growth + by_run.values().sum::<u64>();
-        let is_done = total <= limit
-            || self.remove_oldest(total - limit, None, false, &mut |id, bytes| {
-                if let Some(size) = by_run.get_mut(&id) {
-                    *size = size.saturating_sub(bytes);
-                }
-            })?;
-        *sizes = Some(by_run);
-        Ok(is_done)
+        if total <= limit {
+            return Ok(true);
+        }
+        self.remove_oldest(total - limit, None, false, &mut |id, bytes| {
+            if let Some(size) = by_run.get_mut(&id) {
+                *size = size.saturating_sub(bytes);
+            }
+        })
     }
 
-    /// How large each run's log is, measuring those that may have changed. `None` if the server stops meanwhile.
-    fn measure(&self, known: Sizes, settled: i64) -> Result<Sizes, RetentionError> {
-        let mut from = if known.is_some() { settled.saturating_add(1) } else { 0 };
-        let mut by_run = known.unwrap_or_default();
-        by_run.split_off(&from);
+    /// How large each run's log is, from run `from` on. `None` if the server stops meanwhile.
+    fn measure(&self, mut from: i64) -> Result<Sizes, RetentionError> {
+        let mut by_run = BTreeMap::new();
         while let Some((id, _)) = self.all.run_from(from)? {
             if !(self.goes_on)() {
                 return Ok(None);
