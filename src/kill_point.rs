@@ -69,6 +69,7 @@ kill_points! {
     /// All is recovered, `server.json` is not written.
     ServerRecovered = "server.recovered",
     ServerInfoBeside = "server.info_beside",
+    /// `server.json` is written, or could not be; the address is not said.
     ServerInfoWritten = "server.info_written",
     ServerSupervisorEnded = "server.supervisor_ended",
     ServerInfoRemoved = "server.info_removed",
@@ -111,6 +112,7 @@ kill_points! {
     ShimCgroupMade = "shim.cgroup_made",
     ShimSocketBound = "shim.socket_bound",
     ShimLogBegun = "shim.log_begun",
+    /// The journal has its header.
     ShimHeaderWritten = "shim.header_written",
     ShimOldPauseFileRemoved = "shim.old_pause_file_removed",
     /// The leader is a child that has not executed the script yet.
@@ -146,6 +148,7 @@ kill_points! {
     ShimStopPauseFileRemoved = "shim.stop_pause_file_removed",
     ShimStoppingWritten = "shim.stopping_written",
     ShimStoppingSent = "shim.stopping_sent",
+    /// The tree was sent TERM.
     ShimTermsSent = "shim.terms_sent",
     /// Something woke it in the middle of the grace.
     ShimInGrace = "shim.in_grace",

@@ -49,7 +49,7 @@ words! {
         LockMissing = "lock_missing",
         /// The Unix socket is missing and could not be recreated.
         SocketMissing = "socket_missing",
-        /// `server.json` is missing and could not be written again.
+        /// `server.json` is missing and could not be written.
         ServerInfoMissing = "server_info_missing",
         /// A file that holds a token or the session key is missing.
         TokenMissing = "token_missing",
