@@ -106,8 +106,12 @@ impl StoreError {
 
     /// Whether the same change can go through later: the file, the disk or another process stood in the way, and not what is stored.
     pub const fn may_pass(&self) -> bool {
-        use StoreErrorKind::{Busy, Full, Gone, Missing, NotWritable, Sqlite};
-        matches!(self.kind, Full | Busy | NotWritable(_) | Gone | Missing | Sqlite(_))
+        use StoreErrorKind as Kind;
+        match self.kind {
+            Kind::Full | Kind::Busy | Kind::NotWritable(_) | Kind::Gone | Kind::Missing | Kind::Sqlite(_) => true,
+            Kind::Damaged(_) | Kind::Newer { .. } | Kind::Divergent(_) | Kind::Foreign(_) | Kind::Setting(_) => false,
+            Kind::Conflict(_) | Kind::UnknownWord(_) | Kind::Migration(_) => false,
+        }
     }
 }
 
