@@ -363,6 +363,14 @@ fn migrate_and_check_say_what_they_did() {
     assert_eq!(place.until_all_agree(), "running");
 
     place.kill_server();
+    place.edit_database("CREATE TABLE extra (x)");
+    for (args, failed) in [(&["check"][..], "FAILED  schema: table extra is not ours"), (&["check", "--json"], r#"{"ok":false"#)]
+    {
+        let output = place.command().args(args).output().expect("runs");
+        let said = String::from_utf8(output.stdout).expect("text");
+        assert!(output.status.code() == Some(1) && said.contains(failed), "{said}");
+    }
+    place.edit_database("DROP TABLE extra");
     place.edit_database("PRAGMA wal_checkpoint(TRUNCATE)");
     spoil_pages(&place.database());
     let (code, said) = mode(&place, "check");
