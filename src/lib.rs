@@ -15,6 +15,7 @@ pub mod health;
 pub mod held_dir;
 pub mod kill_point;
 pub mod latest_run;
+pub mod lock;
 pub mod log;
 pub mod made;
 pub mod path_json;

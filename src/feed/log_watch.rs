@@ -6,13 +6,14 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 
 use super::waker::Waker;
+use crate::lock::lock;
 use crate::run_dir::Runs;
 
 /// How often a follower looks by itself where the kernel does not tell: its table of watches is full, or it has none.
@@ -110,11 +111,6 @@ impl Watched {
             }
         }
     }
-}
-
-/// Numbers and a descriptor are swapped under this lock; nothing in between can panic.
-fn lock(watched: &Mutex<Watched>) -> MutexGuard<'_, Watched> {
-    watched.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Reads what the kernel tells, and passes on that there is something. What it is the readers see for themselves.

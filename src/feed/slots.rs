@@ -4,10 +4,11 @@
 //! whether its client is still there.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::waker::Waker;
+use crate::lock::lock;
 
 /// The most streams at once.
 const STREAMS_MAX: usize = 64;
@@ -46,7 +47,7 @@ impl Slots {
 
     /// A slot for a stream, where need be that of a client that is gone; `None` if there is none.
     pub(super) fn take(self: &Arc<Self>) -> Option<StreamSlot> {
-        let mut streams = self.lock();
+        let mut streams = lock(&self.streams);
         if *streams >= STREAMS_MAX {
             self.ask_for_checks();
             let is_full = |streams: &mut usize| *streams >= STREAMS_MAX;
@@ -63,7 +64,7 @@ impl Slots {
     pub(super) fn begin_to_wait(&self) -> (Arc<()>, bool) {
         // Counted and taken under the lock: of two that come at once for the last slot, one gets it.
         let (slot, is_crowded) = {
-            let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            let waiting = lock(&self.waiting);
             (waiting.clone(), Arc::strong_count(&waiting) > 1 + WAITING_MAX)
         };
         if is_crowded {
@@ -87,16 +88,11 @@ impl Slots {
         self.checks.fetch_add(1, Ordering::SeqCst);
         self.waker.wake();
     }
-
-    /// A number is counted under this lock.
-    fn lock(&self) -> MutexGuard<'_, usize> {
-        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Drop for StreamSlot {
     fn drop(&mut self) {
-        *self.0.lock() -= 1;
+        *lock(&self.0.streams) -= 1;
         self.0.freed.notify_one();
     }
 }

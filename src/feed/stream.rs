@@ -70,7 +70,6 @@ impl Streams {
 }
 
 /// A stream that never ends by itself.
-#[derive(Debug)]
 pub struct EventStream {
     streams: Arc<Streams>,
     follower: Follower,

@@ -12,7 +12,6 @@ use crate::store::DatabaseFile;
 use crate::supervisor::{Handle, Notice};
 
 /// Who streams: one for all listeners of a server.
-#[derive(Debug)]
 pub struct Streams {
     pub(super) supervisor: Handle,
     pub(super) inspector: Inspector,

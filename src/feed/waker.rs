@@ -1,6 +1,7 @@
 //! Wakes the followers: one count of everything new, and one condition variable to wait on.
 
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use crate::lock::lock;
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 /// Counts what is new: a publication, a growth of the log, or a reason for each follower to check its client.
@@ -23,18 +24,18 @@ pub(super) struct Seen(u64);
 impl Waker {
     /// How much there is, to be asked before one looks what it is.
     pub(super) fn seen(&self) -> Seen {
-        Seen(self.lock().count)
+        Seen(lock(&self.news).count)
     }
 
     /// There is something new.
     pub(super) fn wake(&self) {
-        self.lock().count += 1;
+        lock(&self.news).count += 1;
         self.changed.notify_all();
     }
 
     /// There will be nothing new: the server stops.
     pub(super) fn close(&self) {
-        self.lock().is_closing = true;
+        lock(&self.news).is_closing = true;
         self.changed.notify_all();
     }
 
@@ -42,13 +43,8 @@ impl Waker {
     /// more.
     pub(super) fn wait(&self, seen: Seen, limit: Duration) -> bool {
         let has_none = |news: &mut News| Seen(news.count) == seen && !news.is_closing;
-        let waited = self.changed.wait_timeout_while(self.lock(), limit, has_none);
+        let waited = self.changed.wait_timeout_while(lock(&self.news), limit, has_none);
         !waited.unwrap_or_else(PoisonError::into_inner).0.is_closing
-    }
-
-    /// A number is counted and a flag set under this lock.
-    fn lock(&self) -> MutexGuard<'_, News> {
-        self.news.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -9,6 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::watch;
+use crate::lock::lock;
 
 /// The least time between two scans that requests for the state cause, and the time between two scans while a stream is open.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -59,7 +60,7 @@ impl Inspector {
             while let Some(turn) = looking.wait_for_turn(again_at) {
                 let began = Instant::now();
                 again_at = look().map(|again| Instant::now() + again);
-                let mut turns = looking.lock();
+                let mut turns = lock(&looking.turns);
                 (turns.done, turns.looked_at, turns.is_slow) = (turn, Some(began), false);
                 looking.changed.notify_all();
             }
@@ -69,7 +70,7 @@ impl Inspector {
 
     /// Makes sure that the findings are at most a second old. If they are, this costs one reading of the clock.
     pub fn refresh(&self) {
-        let looked_at = self.shared.lock().looked_at;
+        let looked_at = lock(&self.shared.turns).looked_at;
         if looked_at.is_none_or(|at| at.elapsed() >= LOOK_EVERY) {
             self.look();
         }
@@ -106,7 +107,7 @@ impl Inspector {
 
     /// Scans once a second until the returned value is dropped.
     pub fn attend(&self) -> Attendance {
-        self.shared.lock().attended += 1;
+        lock(&self.shared.turns).attended += 1;
         self.shared.changed.notify_all();
         Attendance(self.shared.clone())
     }
@@ -118,7 +119,7 @@ pub struct Attendance(Arc<Shared>);
 
 impl Drop for Attendance {
     fn drop(&mut self) {
-        self.0.lock().attended -= 1;
+        lock(&self.0.turns).attended -= 1;
     }
 }
 
@@ -128,7 +129,7 @@ struct Over(Arc<Shared>);
 
 impl Drop for Over {
     fn drop(&mut self) {
-        self.0.lock().is_over = true;
+        lock(&self.0.turns).is_over = true;
         self.0.changed.notify_all();
     }
 }
@@ -136,7 +137,7 @@ impl Drop for Over {
 impl Shared {
     /// Requests a scan that begins after this call. Returns its number.
     fn ask_for_a_look(&self) -> (MutexGuard<'_, Turns>, u64) {
-        let mut turns = self.lock();
+        let mut turns = lock(&self.turns);
         // A scan under way may already have passed the file that has changed.
         turns.asked = (turns.asked + 1).min(turns.done + 2);
         self.changed.notify_all();
@@ -146,7 +147,7 @@ impl Shared {
 
     /// Waits until a scan is due and returns its number; `None` once no inspector is left.
     fn wait_for_turn(&self, again_at: Option<Instant>) -> Option<u64> {
-        let mut turns = self.lock();
+        let mut turns = lock(&self.turns);
         loop {
             if turns.is_over {
                 return None;
@@ -165,11 +166,6 @@ impl Shared {
                 Some(due) => self.changed.wait_timeout(turns, due - now).unwrap_or_else(PoisonError::into_inner).0,
             };
         }
-    }
-
-    /// Numbers are counted under this lock.
-    fn lock(&self) -> MutexGuard<'_, Turns> {
-        self.turns.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -215,7 +211,7 @@ mod tests {
             thread::sleep(Duration::from_millis(5));
         }
         drop(attendance);
-        assert_eq!(inspector.shared.lock().attended, 0);
+        assert_eq!(lock(&inspector.shared.turns).attended, 0);
     }
 
     #[test]
@@ -227,7 +223,7 @@ mod tests {
         })
         .expect("starts");
         inspector.refresh();
-        assert!(inspector.shared.lock().is_slow, "no request waits for it any more");
+        assert!(lock(&inspector.shared.turns).is_slow, "no request waits for it any more");
         // While it hangs no request begins to wait. A thousand waits of 200 ms would not return in time.
         let began = Instant::now();
         for _ in 0..1_000 {
@@ -237,7 +233,7 @@ mod tests {
         assert!(began.elapsed() < LOOK_WAIT * 500);
         go.send(()).expect("it waits for it");
         let deadline = Instant::now() + Duration::from_mins(1);
-        while inspector.shared.lock().is_slow {
+        while lock(&inspector.shared.turns).is_slow {
             assert!(Instant::now() < deadline, "it does not go on");
             thread::yield_now();
         }

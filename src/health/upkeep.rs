@@ -2,11 +2,12 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::scan::Findings;
 use crate::file_id::FileId;
+use crate::lock::lock;
 use crate::pipeline::ConditionCode;
 
 /// How long a file must be missing before it is recreated, so that removing the whole folder does not leave it filled again.
@@ -63,17 +64,12 @@ impl Upkeep {
 
     /// Adds one.
     pub fn keep(&self, kept: Kept) {
-        self.lock().files.push(kept);
+        lock(&self.0).files.push(kept);
     }
 
     /// Recreates nothing from here on: the server stops, and removes some of the files itself. Recreated locks stay held.
     pub fn end(&self) {
-        self.lock().is_over = true;
-    }
-
-    /// A file whose `make` panicked is tried again.
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0).is_over = true;
     }
 
     /// Recreates files that have been missing for a while, but none below `lost`, because a folder that was replaced belongs to another program. Returns
@@ -81,7 +77,7 @@ impl Upkeep {
     pub fn look(&self, lost: Option<&Path>) -> (Findings, Option<Duration>) {
         let mut findings = Findings::new();
         let mut again = None;
-        let mut state = self.lock();
+        let mut state = lock(&self.0);
         if state.is_over {
             return (findings, again);
         }

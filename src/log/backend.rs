@@ -6,7 +6,7 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use super::listing::{SegmentList, ShortLog};
 use super::loss::loss_mark;
@@ -14,6 +14,7 @@ use super::record::{Stream, TEXT_MAX, push_record};
 use super::segment::{Segment, position};
 use crate::clock::{Clock, SystemClock};
 use crate::console;
+use crate::lock::lock;
 use crate::private::private_file;
 
 /// A file of this size is closed. Two of them are kept at most.
@@ -62,7 +63,7 @@ impl BackendLog {
             push_record(&mut records, at.as_bytes(), Stream::Backend, false, &line.as_bytes()[..end]);
         }
         // Nothing in here can panic half-way through a change, so a poisoned lock guards whole values.
-        let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut newest = lock(&self.newest);
         if newest.lost > 0 {
             records.splice(..0, loss_mark(at.as_bytes(), Stream::Backend, newest.lost));
         }

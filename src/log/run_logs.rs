@@ -9,13 +9,14 @@ use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use super::listing::{Listing, RunLog, SegmentList, holding};
 use super::segment::{Place, Segment, segments_in};
 use crate::absent::if_there;
 use crate::latest_run::{RUNS_DIR, latest_run, run_ids};
+use crate::lock::lock;
 
 /// A folder that changed this recently may change again without a new time stamp: file systems count in ticks of up to ten
 /// milliseconds.
@@ -110,11 +111,6 @@ impl RunLogs {
         self.runs.join(run_id.to_string()).join("log")
     }
 
-    /// Whole values are swapped under this lock, and nothing is read from the disk.
-    fn known(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn newest_id(&self) -> io::Result<Option<i64>> {
         match latest_run(&self.runtime_dir) {
             Some(id) => Ok(Some(id)),
@@ -131,14 +127,14 @@ impl RunLogs {
             return Ok([].into());
         }
         {
-            let logs = &mut self.known().logs;
+            let logs = &mut lock(&self.known).logs;
             if let Some(n) = logs.iter().position(|known| known.run_id == run_id && known.stamp.is_same(stamp)) {
                 logs[..=n].rotate_right(1);
                 return Ok(logs[0].segments.clone());
             }
         }
         let segments: SegmentList = segments_in(&dir, Some(run_id))?.into();
-        let logs = &mut self.known().logs;
+        let logs = &mut lock(&self.known).logs;
         logs.retain(|known| known.run_id != run_id);
         logs.truncate(KNOWN_RUNS_MAX - 1);
         logs.insert(0, KnownLog { run_id, stamp, segments: segments.clone() });
@@ -147,13 +143,13 @@ impl RunLogs {
 
     fn ids(&self) -> io::Result<Arc<[i64]>> {
         let stamp = Stamp::of(&self.runs)?;
-        if let Some((before, ids)) = &self.known().ids
+        if let Some((before, ids)) = &lock(&self.known).ids
             && before.is_same(stamp)
         {
             return Ok(ids.clone());
         }
         let ids: Arc<[i64]> = run_ids(&self.runtime_dir)?.into();
-        self.known().ids = Some((stamp, ids.clone()));
+        lock(&self.known).ids = Some((stamp, ids.clone()));
         Ok(ids)
     }
 
@@ -189,10 +185,10 @@ impl RunLogs {
         let Some(newest) = self.newest_id()? else { return Ok(None) };
         let floor = self.floor.load(Ordering::Relaxed);
         let stamp = Stamp::of(&self.runs)?;
-        let remembered = self.known().first.filter(|(before, _)| before.is_same(stamp)).map_or(floor, |(_, id)| id);
+        let remembered = lock(&self.known).first.filter(|(before, _)| before.is_same(stamp)).map_or(floor, |(_, id)| id);
         let found = self.first_in(remembered.max(floor)..newest.saturating_add(1))?;
         if let Some(run_id) = found.as_ref().and_then(|log| log.first()?.run_id) {
-            self.known().first = Some((stamp, run_id));
+            lock(&self.known).first = Some((stamp, run_id));
         }
         Ok(found)
     }
@@ -262,7 +258,7 @@ impl Listing for RunLogs {
     }
 
     fn look_again(&self) {
-        *self.known() = Known::default();
+        *lock(&self.known) = Known::default();
     }
 }
 
@@ -398,6 +394,6 @@ mod tests {
             holding(&logs, position);
         }
         assert_eq!(logs.oldest().expect("a look").map(|segment| segment.start), Some(10));
-        assert!(logs.known().ids.is_none(), "they were listed");
+        assert!(lock(&logs.known).ids.is_none(), "they were listed");
     }
 }

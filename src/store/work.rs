@@ -2,7 +2,6 @@
 //!
 //! The supervisor's thread owns the [`Store`] and does this work between its own. Whoever hands it over needs to know nothing of that thread.
 
-use std::fmt;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, SyncSender};
 
@@ -56,12 +55,6 @@ impl Writer {
         let (reply_to, reply) = mpsc::sync_channel(1);
         let is_sent = self.0(Box::new(Change { make: Some(change), value: None, reply_to }));
         if is_sent { Ok(reply) } else { Err(WorkError::Stopping) }
-    }
-}
-
-impl fmt::Debug for Writer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Writer(…)")
     }
 }
 

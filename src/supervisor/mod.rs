@@ -43,7 +43,6 @@ pub use settings::Settings;
 pub use snapshot::{Notice, Published, Snapshot, Watch};
 
 /// The running thread.
-#[derive(Debug)]
 pub struct Supervisor {
     handle: Handle,
     logs: RunLogs,
@@ -121,7 +120,7 @@ impl<F: FnOnce()> Drop for AtEnd<F> {
 }
 
 /// How HTTP threads reach the supervisor.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Handle {
     events: Sender<Event>,
     writer: Writer,

@@ -1,13 +1,13 @@
 //! What readers see: the state as of the last commit, and what is under way. Immutable, swapped whole; nobody waits for the writer.
 
 use std::collections::BTreeSet;
-use std::fmt;
 use std::ops::Deref;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::api::pipeline::{Pipeline, PipelineResponse};
 use crate::clock::Timestamp;
+use crate::lock::lock;
 use crate::pipeline::{ConditionCode, Conditions, RunStatus, allowed};
 use crate::run_dir::NumberedProgress;
 use crate::store::{PipelineRow, RunRow};
@@ -124,12 +124,6 @@ pub enum Notice {
     Published,
     /// The server stops.
     Closing,
-}
-
-impl fmt::Debug for Watch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Watch(…)")
-    }
 }
 
 /// The conditions, by source. A code can be in both lists: each source withdraws only its own.
@@ -264,12 +258,6 @@ impl Watch {
             self.replace(snapshot);
         }
     }
-}
-
-/// Under each of these locks a value is swapped whole, or changed by one call that cannot panic: what a panicking holder left is as good as
-/// any.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn publish(snapshot: Snapshot, number: u64) -> Arc<Published> {

@@ -5,12 +5,13 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use rustix::fs::Mode;
 use rustix::net::{AddressFamily, Shutdown, SocketAddrUnix, SocketFlags, SocketType};
 
 use crate::file_id::FileId;
+use crate::lock::lock;
 use crate::socket_path::SocketPath;
 
 /// How many connections may wait while the accepting thread does not run. Beyond that the kernel lets a newcomer try again after a second.
@@ -43,13 +44,13 @@ impl OwnSocket {
     }
 
     pub(super) fn latest(&self) -> Arc<OwnedFd> {
-        self.lock().socket.clone()
+        lock(&self.latest).socket.clone()
     }
 
     /// Recreates the socket after its file was removed.
     pub fn renew(&self) -> io::Result<()> {
         let renewed = bind(&self.path)?;
-        let before = std::mem::replace(&mut *self.lock(), renewed);
+        let before = std::mem::replace(&mut *lock(&self.latest), renewed);
         // Whoever waits for clients of the one before wakes up, and waits for those of this one.
         let _nobody_waits = rustix::net::shutdown(&before.socket, Shutdown::Both);
         Ok(())
@@ -57,16 +58,11 @@ impl OwnSocket {
 
     /// Removes the file, if it is this socket's.
     pub(super) fn remove(&self) {
-        let file = self.lock().file;
+        let file = lock(&self.latest).file;
         if file.is_some() && file == FileId::of_name(&self.path).ok() {
             // One that stays is taken away by the next server.
             let _stays = fs::remove_file(&self.path);
         }
-    }
-
-    /// A value is swapped whole under this lock.
-    fn lock(&self) -> MutexGuard<'_, Bound> {
-        self.latest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

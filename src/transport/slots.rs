@@ -9,7 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::io::ioctl_fionread;
@@ -18,6 +18,7 @@ use rustix::net::Shutdown;
 use super::head::Broken;
 use super::limits::{KINDS, Limits, ONE_MORE_IN, Peer};
 use super::listener::Stream;
+use crate::lock::lock;
 
 /// How long a client that is to take an answer is not suspected of not taking it. The answer may be out all but one system call, whose
 /// thread does not run just now; to be cut off there would hide what was done.
@@ -90,18 +91,13 @@ impl Doing {
 }
 
 impl Activity {
-    /// Nothing under this lock waits or can panic.
-    fn lock(&self) -> MutexGuard<'_, Doing> {
-        self.doing.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn doing(&self) -> Doing {
-        *self.lock()
+        *lock(&self.doing)
     }
 
     /// What it did before. One that has given way stays so, with the exception of one that [`Doing::GivesWay`] and begins to work.
     fn set(&self, new: Doing) -> Doing {
-        let mut doing = self.lock();
+        let mut doing = lock(&self.doing);
         let before = *doing;
         let stays = match before {
             Doing::Waits(_) | Doing::Works | Doing::Writes(_) | Doing::Idles(_) => false,
@@ -124,7 +120,7 @@ impl Occupant {
             Doing::Waits(_) | Doing::Idles(_) => (Doing::GivesWay, Shutdown::Read),
             Doing::Works | Doing::Writes(_) | Doing::GivesWay | Doing::Leaves => (Doing::Leaves, Shutdown::Both),
         };
-        let mut doing = self.activity.lock();
+        let mut doing = lock(&self.activity.doing);
         if *doing != seen {
             return;
         }
@@ -152,7 +148,7 @@ impl Slots {
     pub(super) fn stop(&self, limit: Duration) {
         self.begin_stop();
         let deadline = Instant::now() + limit;
-        let mut open = self.lock();
+        let mut open = lock(&self.open);
         for occupant in open.values().filter(|occupant| matches!(occupant.activity.doing(), Doing::Waits(_))) {
             // What has arrived can still be read, and is answered. One that has closed meanwhile is what is wanted.
             let _closed = rustix::net::shutdown(&occupant.stream, Shutdown::Read);
@@ -171,7 +167,7 @@ impl Slots {
         if self.is_stopping() {
             return Err(Full { is_passing: false });
         }
-        let mut open = self.lock();
+        let mut open = lock(&self.open);
         make_way_for(peer, &open, Limits::now(), &self.is_hurried)?;
         let doing = Mutex::new(Doing::Waits(Instant::now()));
         let activity = Arc::new(Activity { doing, body_bytes: AtomicUsize::new(0) });
@@ -182,7 +178,7 @@ impl Slots {
     /// Has those give way that have waited for a request for `limit`. After what time to look again; `None` where nobody is connected: the
     /// server sleeps.
     pub(super) fn close_idle(&self, now: Instant, limit: Duration) -> Option<Duration> {
-        let open = self.lock();
+        let open = lock(&self.open);
         // Who is busy now can begin to wait right after this look, and is due a limit after that.
         let mut next = (!open.is_empty()).then_some(limit)?;
         for occupant in open.values() {
@@ -204,15 +200,10 @@ impl Slots {
     }
 
     pub(super) fn make_room(&self) {
-        let open = self.lock();
+        let open = lock(&self.open);
         if let Some((seen, occupant)) = waits_longest(open.values()) {
             occupant.give_way(seen, &self.is_hurried);
         }
-    }
-
-    /// Nothing under this lock can panic half-way through a change.
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Occupant>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -339,7 +330,7 @@ impl Slot {
 
     /// It no longer waits. If it gave way meanwhile, that stays so.
     pub(super) fn idles_no_more(&self) {
-        let mut doing = self.activity.lock();
+        let mut doing = lock(&self.activity.doing);
         if matches!(*doing, Doing::Idles(_)) {
             *doing = Doing::Works;
         }
@@ -369,9 +360,9 @@ impl Slot {
             return Err(Broken::TooManyBodies);
         }
         // One at a time: those that wait for memory must not keep the accepting thread from its lock.
-        let _turn = self.slots.bodies.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = lock(&self.slots.bodies);
         loop {
-            let open = self.slots.lock();
+            let open = lock(&self.slots.open);
             let held: usize = open.values().map(|occupant| occupant.activity.body_bytes.load(Ordering::SeqCst)).sum();
             if held - activity.body_bytes.load(Ordering::SeqCst) + body_bytes <= BODIES_BYTES_MAX {
                 activity.body_bytes.store(body_bytes, Ordering::SeqCst);
@@ -394,7 +385,7 @@ impl Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.slots.lock().remove(&self.number);
+        lock(&self.slots.open).remove(&self.number);
         self.slots.closed.notify_all();
     }
 }

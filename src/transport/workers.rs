@@ -8,13 +8,14 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 
 use super::connection::{self, Terms};
 use super::handler::Handler;
 use super::listener::Stream;
 use super::slots::Slot;
+use crate::lock::lock;
 
 /// How many threads are kept in reserve: enough for a page, a client command and actions that wait for their end. One that sleeps takes a few
 /// pages of memory.
@@ -85,7 +86,7 @@ impl Workers {
 
     /// Gives a task to the reserve, or gives it back if all of it is busy.
     pub(super) fn hand_over(&self, task: Task) -> Result<(), Task> {
-        let mut tasks = self.lock();
+        let mut tasks = lock(&self.tasks);
         if tasks.queue.len() >= tasks.free {
             return Err(task);
         }
@@ -96,7 +97,7 @@ impl Workers {
 
     /// Ends the reserve, once it has finished its tasks.
     pub(super) fn end(&self) {
-        self.lock().is_over = true;
+        lock(&self.tasks).is_over = true;
         self.come.notify_all();
     }
 
@@ -111,16 +112,11 @@ impl Workers {
     }
 
     fn next(&self) -> Option<Task> {
-        let mut tasks = self.lock();
+        let mut tasks = lock(&self.tasks);
         tasks.free += 1;
         let awaits = |tasks: &mut Tasks| tasks.queue.is_empty() && !tasks.is_over;
         tasks = self.come.wait_while(tasks, awaits).unwrap_or_else(PoisonError::into_inner);
         tasks.free -= 1;
         tasks.queue.pop_front()
-    }
-
-    /// Nothing under this lock can panic.
-    fn lock(&self) -> MutexGuard<'_, Tasks> {
-        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -6,11 +6,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use rouille::{Response, ResponseBody};
 
 use super::error::ApiError;
+use crate::lock::lock;
 
 /// What all unread answers may hold, in bytes; one alone may hold more.
 const HELD_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -61,14 +62,14 @@ impl ResponseBudget {
     /// A place for a log that is sent as text, which is too long to be held at all.
     pub(super) fn begin_download(&self) -> Result<Arc<()>, ApiError> {
         // Counted and taken under the lock: of two that come at once for the last place, one gets it.
-        let places = self.downloads.lock().unwrap_or_else(PoisonError::into_inner);
+        let places = lock(&self.downloads);
         if Arc::strong_count(&places) > DOWNLOADS_MAX { Err(ApiError::TooManyDownloads) } else { Ok(places.clone()) }
     }
 
     /// Waits for a turn to make a long answer, and makes it. Refuses where many wait and this one has waited longest: who waits keeps a
     /// connection from others.
     pub(super) fn make<T>(&self, make: impl FnOnce() -> Result<T, ApiError>) -> Result<T, ApiError> {
-        let mut makers = self.makers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut makers = lock(&self.makers);
         let number = makers.next;
         makers.next += 1;
         makers.waiting.insert(number);
@@ -109,7 +110,7 @@ struct Turn<'a>(&'a ResponseBudget);
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        self.0.makers.lock().unwrap_or_else(PoisonError::into_inner).at_work -= 1;
+        lock(&self.0.makers).at_work -= 1;
         self.0.made.notify_all();
     }
 }
@@ -164,11 +165,6 @@ impl Drop for Reader {
     fn drop(&mut self) {
         lock(&self.held).let_go(self.number);
     }
-}
-
-/// Nothing under this lock can panic half-way through a change.
-fn lock(held: &Mutex<Held>) -> MutexGuard<'_, Held> {
-    held.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -38,7 +38,7 @@ fn client_that_does_not_read_is_closed_after_its_time() {
     assert_eq!(slot.works(), Works::On);
     let (began, patience) = (slot.writes(), WRITE_PATIENCE);
     let give_way = || {
-        let open = slots.lock();
+        let open = lock(&slots.open);
         if let Some((seen, occupant)) = waits_longest(open.values()) {
             occupant.give_way(seen, &slots.is_hurried);
         }

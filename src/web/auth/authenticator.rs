@@ -1,6 +1,6 @@
 //! Who sent a request, at listeners that ask: the two tokens, the log-ins made with them, and what wrong tokens cost.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use hmac::{Hmac, Mac};
@@ -11,6 +11,7 @@ use super::session::{Session, Sessions, bytes, mac, sign};
 use super::throttle::Throttle;
 use crate::api::session::Role;
 use crate::clock::{Clock, Timestamp};
+use crate::lock::lock;
 use crate::runtime_dir::Secrets;
 use crate::web::error::ApiError;
 use crate::web::guard::is_of_own_page;
@@ -88,7 +89,7 @@ impl Authenticator {
         let (from, now) = (request.remote_addr().ip(), self.clock.since_boot());
         // Held from the look to the note: many tries at once are as many as one after another.
         // Nothing under this lock can panic half-way through a change.
-        let mut throttle = self.throttle.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut throttle = lock(&self.throttle);
         let wait = throttle.wait(from, now);
         if !wait.is_zero() {
             return Err(ApiError::TooManyTries { from: from.to_canonical(), wait_s: whole_seconds(wait) });
