@@ -27,7 +27,7 @@ const RESTOPS_MAX: u32 = 10;
 
 impl Run {
     pub(super) fn freeze(&mut self, then: Frozen, asker: Option<Asker>, now: Duration) {
-        self.phase = Phase::Freezing { freeze: Freeze::new(now), since: now, then, asker };
+        self.phase = Phase::Freezing { freeze: Freeze::default(), since: now, then, asker };
         self.look_at = Some(now);
     }
 

@@ -198,7 +198,7 @@ fn send_unseen(pid: u32, signal: Signal) -> bool {
     is_living_child(pid) && process::signal_child(pid, signal).is_ok()
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Freeze {
     backoff: Backoff,
     /// The living and the dead of the look before, if all of the living were stopped.
@@ -206,7 +206,8 @@ pub(super) struct Freeze {
     /// Who was held by a tracer when it was told to stop: it does once the tracer lets it go on.
     told_while_traced: BTreeSet<Identity>,
     uninterruptible_since: Option<Duration>,
-    grip: Grip,
+    /// None before the first look.
+    grip: Option<Grip>,
 }
 
 /// The control group's part in stopping a tree: signals alone may never catch up with one that forks all the time.
@@ -218,33 +219,25 @@ enum Grip {
     Closing { until: Duration, pause: Duration },
 }
 
-/// How long signals alone are tried, before the group is frozen for the first time; the time doubles.
+/// How long signals alone are tried, from the first look on, before the group is frozen for the first time; the time doubles.
 const GRIP_AFTER: Duration = Duration::from_millis(1);
 /// How long a group may take to freeze: one that sleeps uninterruptibly keeps it from that.
 const GRIP_LIMIT: Duration = Duration::from_millis(50);
 
 impl Freeze {
-    pub(super) fn new(now: Duration) -> Self {
-        Self {
-            backoff: Backoff::default(),
-            stopped: None,
-            told_while_traced: BTreeSet::new(),
-            uninterruptible_since: None,
-            grip: Grip::Loose { until: now + GRIP_AFTER, pause: GRIP_AFTER },
-        }
-    }
-
     /// Whether the signals are to wait for the group to freeze, and when to look again then.
     fn tighten(&mut self, tree: &Tree, now: Duration) -> Option<Look> {
-        if let Grip::Loose { until, pause } = self.grip
+        // Not from an earlier moment: a group that is frozen before anybody has its signal must be let go again before anybody can stop.
+        let grip = self.grip.get_or_insert(Grip::Loose { until: now + GRIP_AFTER, pause: GRIP_AFTER });
+        if let Grip::Loose { until, pause } = *grip
             && until <= now
             && tree.cgroup.is_some()
         {
             tree.freeze(true);
-            self.grip = Grip::Closing { until: now + GRIP_LIMIT, pause };
+            *grip = Grip::Closing { until: now + GRIP_LIMIT, pause };
             self.backoff = Backoff::default();
         }
-        match self.grip {
+        match *grip {
             Grip::Closing { until, .. } if !tree.is_frozen() && now < until => Some(self.backoff.again(now)),
             Grip::Loose { .. } | Grip::Closing { .. } => None,
         }
@@ -252,9 +245,9 @@ impl Freeze {
 
     /// Everybody has its signal, which takes effect before anything else that one may do.
     fn loosen(&mut self, tree: &Tree, now: Duration) {
-        if let Grip::Closing { pause, .. } = self.grip {
+        if let Some(Grip::Closing { pause, .. }) = self.grip {
             tree.freeze(false);
-            self.grip = Grip::Loose { until: now + pause * 2, pause: pause * 2 };
+            self.grip = Some(Grip::Loose { until: now + pause * 2, pause: pause * 2 });
         }
     }
 
