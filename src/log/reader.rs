@@ -119,9 +119,9 @@ pub fn read_last(log: &dyn Listing, part: Part<'_>, begin: u64, limit: usize) ->
     let end = log.end()?.max(begin);
     let floor = first.unwrap_or(begin).max(part.since);
     let mut page = Page { next: end.min(part.up_to), is_at_end: true, ..Page::default() };
-    if let (None, Some(end)) = (first, part.end) {
-        // Nothing of it is there any more.
-        return Ok(Page { next: end, first: end, gone: end - begin, is_whole: true, ..page });
+    if page.next <= floor {
+        // No line of it is there: what is missing is told as in any page.
+        return read_page(log, part, limit);
     }
     let mut found: VecDeque<Line> = VecDeque::new();
     let mut upper = page.next;
@@ -139,12 +139,17 @@ pub fn read_last(log: &dyn Listing, part: Part<'_>, begin: u64, limit: usize) ->
         let mut cursor = Cursor::until(log, lower, part.end);
         let mut block: VecDeque<(u64, Line)> = VecDeque::new();
         let (mut hole, mut last) = (None, lower);
-        while let Some(item) = cursor.next()? {
-            match item {
-                // Of these the block behind has told.
-                Item::Line(line) if line.id > upper => break,
-                Item::Gone { to, .. } if to > upper => break,
-                Item::Line(line) => {
+        loop {
+            match cursor.next()? {
+                // Behind the room that a run left for the mark of a loss, too: that may be its end.
+                None => {
+                    last = cursor.position();
+                    break;
+                }
+                // Of these the block behind has told, or nobody has asked.
+                Some(Item::Line(line)) if line.id > upper => break,
+                Some(Item::Gone { to, .. }) if to > upper || to == part.up_to => break,
+                Some(Item::Line(line)) => {
                     let line_begin = std::mem::replace(&mut last, line.id);
                     if part.needle.is_none_or(|needle| needle.is_in(line.text)) {
                         block.push_back((line_begin, line.into()));
@@ -154,7 +159,7 @@ pub fn read_last(log: &dyn Listing, part: Part<'_>, begin: u64, limit: usize) ->
                         block.pop_front();
                     }
                 }
-                Item::Gone { from, to } => {
+                Some(Item::Gone { from, to }) => {
                     block.clear();
                     (hole, last) = (Some((from, to)), to);
                 }

@@ -154,6 +154,7 @@ fn a_searched_tail_does_not_go_back_beyond_what_is_missing_and_says_how_much() {
     let list = a_run(dir.path(), 400, 2_000);
     let lines = all(&list);
     let (hole, behind) = (list[9].start..list[11].start, list[11].start);
+    let first_text = fs::read(&list[0].path).expect("reads");
     for gone in &list[9..11] {
         fs::remove_file(&gone.path).expect("there");
     }
@@ -164,12 +165,17 @@ fn a_searched_tail_does_not_go_back_beyond_what_is_missing_and_says_how_much() {
     let wanted: Vec<&Line> = lines.iter().filter(|line| line.id > behind && line.line.contains("needle")).collect();
     assert_eq!(page.lines.iter().collect::<Vec<_>>(), wanted);
     assert_eq!((page.gone, page.first, page.is_whole), (hole.end - hole.start, behind, true));
-    // In front of it, and in the middle of it.
-    for up_to in [hole.start, hole.start + 10] {
+    // In front of it, in the middle of it, and right behind it.
+    for up_to in [hole.start, hole.start + 10, hole.end] {
         let page = read_last(&kept, Part { up_to, ..part }, 1_000, 5_000).expect("reads");
         let wanted: Vec<&Line> = lines.iter().filter(|line| line.id <= hole.start && line.line.contains("needle")).collect();
         assert_eq!((page.lines.iter().collect::<Vec<_>>(), page.gone), (wanted, 0), "up to {up_to}");
     }
+    // In front of all that is kept.
+    fs::remove_file(&list[0].path).expect("there");
+    let page = read_last(&look(dir.path()), Part { up_to: 1_010, ..Part::since(1_000) }, 1_000, 5_000).expect("reads");
+    assert_eq!((page.lines.len(), page.gone), (0, list[1].start - 1_000));
+    fs::write(&list[0].path, first_text).expect("writes");
     // Forward a page ends in front of it, whatever was found, and the next one tells of it.
     let (mut since, mut told) = (1_000, Vec::new());
     loop {
@@ -205,6 +211,8 @@ fn a_log_that_has_ended_shows_what_was_torn_off_and_what_is_missing_at_its_end()
             // What is missing is told behind the last line; what is room for a mark is not missing.
             let page = read_page(&list, Part { since: torn_end, ..ended }, 100).expect("reads");
             assert_eq!((page.next, page.gone, page.is_at_end), (log_end, room, true));
+            let tail_next = if room == 0 { log_end } else { torn_end };
+            assert_eq!(read_last(&list, ended, 1_000, 100).expect("reads").next, tail_next, "{log_end}");
         }
         // While it goes on, half a line is none.
         for page in [read_page(&list, part, 100), read_last(&list, part, 1_000, 100)] {
