@@ -135,7 +135,7 @@ pub fn read_last(log: &dyn Listing, part: Part<'_>, begin: u64, limit: usize) ->
             lower = begin_of_last(log, limit - found.len(), lower, upper)?;
         }
         block_bytes = (block_bytes * 2).min(SEARCH_BLOCK_BYTES);
-        searched += upper - lower;
+        searched += if part.needle.is_some() { upper - lower } else { 0 };
         let mut cursor = Cursor::until(log, lower, part.end);
         let mut block: VecDeque<(u64, Line)> = VecDeque::new();
         let (mut hole, mut last) = (None, lower);

@@ -121,10 +121,8 @@ impl OwnDatabase {
             format!("cannot open {}; let this user write that folder, or name another database with DATABASE_URL", path.display())
         })?;
         patiently(runtime_dir, || Ok(lock.try_lock()?), io::ErrorKind::WouldBlock).map_err(|error| {
-            anyhow!(
-                "cannot use {}: another server uses it ({error}); name another database with DATABASE_URL",
-                database.display()
-            )
+            let why = if error.kind() == io::ErrorKind::WouldBlock { "another server uses it" } else { &*error.to_string() };
+            anyhow!("cannot use {}: {why}; name another database with DATABASE_URL", database.display())
         })?;
         if is_new {
             made.made_file(&path);

@@ -141,20 +141,21 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
                     }
                     Err(error) => why = format!("{why}; its processes could not be looked for: {error}"),
                 }
-                self.take_pause_file_away();
-                KillPoint::ServerLeftoversRemoved.reach();
                 why
             }
             Plan::Disown => {
-                self.take_pause_file_away();
                 damage.unwrap_or_else(|| "this runtime directory is a copy, and the run continues in another one".to_owned())
             }
             Plan::Lose => {
-                self.take_pause_file_away();
                 at = last_at.or(self.ledger.run().map(|run| run.created_at));
                 "the machine went down while it ran, so how it ended is unknown".to_owned()
             }
         };
+        // Its shim may not have come as far as removing the one of the run before.
+        self.take_pause_file_away();
+        if plan == Plan::KillAndLose {
+            KillPoint::ServerLeftoversRemoved.reach();
+        }
         let at = at.unwrap_or_else(|| self.clock.now());
         self.end_unseen(run_id, end, at, &why, &killed)
     }

@@ -249,6 +249,23 @@ fn the_pause_file_of_a_run_that_has_ended_goes_once_it_can() {
     assert_eq!(stage.conductor.watch.degraded(), None, "it is not touched");
 }
 
+/// A shim removes the PAUSE file that another run left, but only if it lives long enough.
+#[test]
+fn a_run_that_never_began_leaves_no_pause_file_of_the_run_before() {
+    let mut stage = Stage::running();
+    stage.finds(1, Found::Vanished { same_boot: true }, &[(1, spawned()), (2, Fact::Paused { cause: Cause::Outside })]);
+    stage.world.0.borrow_mut().pause_file_stays = true;
+    stage.lose_shim();
+    let waiting = stage.ask(Ask::Start(StartRequest::default()));
+    assert_eq!(stage.conductor.watch.degraded(), None, "the new shim is expected to remove it");
+    stage.lose_shim();
+    assert!(matches!(got(&waiting), Err(ActionError::SpawnFailed { .. })));
+    assert!(stage.conductor.watch.degraded().is_some_and(|why| why.contains("PAUSE")));
+    stage.world.0.borrow_mut().pause_file_stays = false;
+    stage.pass(Duration::from_secs(1));
+    assert_eq!(stage.conductor.watch.degraded(), None);
+}
+
 #[test]
 fn first_of_the_stops_in_a_journal_is_who_wants_the_end() {
     let stage = Stage::running();
