@@ -68,7 +68,7 @@ impl Inspector {
         Ok(Self { _end: Arc::new(Over(shared.clone())), shared })
     }
 
-    /// Makes sure that the findings are at most a second old. If they are, this costs one reading of the clock.
+    /// Makes sure that the findings are at most a second old. If they are, this costs a lock and one reading of the clock.
     pub fn refresh(&self) {
         let looked_at = lock(&self.shared.turns).looked_at;
         if looked_at.is_none_or(|at| at.elapsed() >= LOOK_EVERY) {
