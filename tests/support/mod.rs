@@ -19,11 +19,13 @@ pub mod network;
 pub mod past;
 mod processes;
 pub mod sse;
+mod waiting;
 pub mod wire;
 mod witness;
 pub use http::{Answer, acts, example, reads};
 pub use missing::{full_name, not_run};
 pub use processes::{describe, is_alive, is_stopped, letter, letters, pids, processes_with, signal, stat_field};
+pub use waiting::{DEADLINE, until, until_true};
 pub use witness::{can_make_cgroups, members, own_cgroup};
 
 use std::collections::BTreeSet;
@@ -36,26 +38,6 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OpenFlags};
 use serde_json::Value;
-
-/// How long a condition may take on a slow, noisy machine. Nothing waits that long unless it fails.
-pub const DEADLINE: Duration = Duration::from_mins(1);
-
-/// Waits for `holds` to give something, with a deadline; never for time to pass.
-pub fn until<T>(what: &str, mut holds: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + DEADLINE;
-    loop {
-        if let Some(value) = holds() {
-            return value;
-        }
-        assert!(Instant::now() < deadline, "never came true: {what}");
-        thread::sleep(Duration::from_millis(2));
-    }
-}
-
-/// Waits for a condition.
-pub fn until_true(what: &str, mut holds: impl FnMut() -> bool) {
-    until(what, || holds().then_some(()));
-}
 
 /// A folder with scripts and a runtime directory, and the server on it, if one runs.
 pub struct Place {
