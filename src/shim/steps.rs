@@ -12,8 +12,9 @@ use crate::pipeline::{Cause, Exit, Fact, Origin};
 use crate::process::{self, ProcState};
 use crate::run_dir::ReplyError;
 
-/// How long a pause may take before it is refused and undone.
+/// How long a pause may take before it is refused and undone, and the fewest looks that it has: one at a large tree on a busy machine takes a second.
 const PAUSE_LIMIT: Duration = Duration::from_secs(4);
+const PAUSE_LOOKS_MIN: u32 = 6;
 
 /// How long the leader may take to go on.
 const RESUME_LIMIT: Duration = Duration::from_secs(4);
@@ -201,7 +202,7 @@ impl Run {
                     Look::Again(at) => {
                         KillPoint::ShimStopsSent.reach();
                         self.look_at = Some(at);
-                        let is_late = now.saturating_sub(*since) > PAUSE_LIMIT;
+                        let is_late = now.saturating_sub(*since) > PAUSE_LIMIT && freeze.looks >= PAUSE_LOOKS_MIN;
                         match (is_late, *asker, &then) {
                             (true, Some(asker), _) => {
                                 let who = self.tree.straggler(None).map_or_else(String::new, describe);

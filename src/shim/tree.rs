@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
+use crate::clock::{Clock, SystemClock};
 use crate::pipeline::Killed;
 use crate::process::{self, Cgroup, Descendants, Identity, ProcState, Stat};
 
@@ -208,6 +209,8 @@ pub(super) struct Freeze {
     uninterruptible_since: Option<Duration>,
     /// None before the first look.
     grip: Option<Grip>,
+    /// How many times the tree was looked at.
+    pub(super) looks: u32,
 }
 
 /// The control group's part in stopping a tree: signals alone may never catch up with one that forks all the time.
@@ -243,11 +246,14 @@ impl Freeze {
         }
     }
 
-    /// Everybody has its signal, which takes effect before anything else that one may do.
-    fn loosen(&mut self, tree: &Tree, now: Duration) {
+    /// Every process has its signal, which takes effect before anything else that it may do, but not while the group is frozen. A large tree on a
+    /// busy machine needs as long for that as the look that began at `began` did.
+    fn loosen(&mut self, tree: &Tree, began: Duration) {
         if let Some(Grip::Closing { pause, .. }) = self.grip {
             tree.freeze(false);
-            self.grip = Some(Grip::Loose { until: now + pause * 2, pause: pause * 2 });
+            let now = SystemClock.awake();
+            let pause = (pause * 2).max(now.saturating_sub(began));
+            self.grip = Some(Grip::Loose { until: now + pause, pause });
         }
     }
 
@@ -259,6 +265,7 @@ impl Freeze {
         if let Some(later) = self.tighten(tree, now) {
             return later;
         }
+        self.looks += 1;
         let Descendants { found, is_torn, .. } = tree.all();
         let (dead, living): (Vec<Stat>, Vec<Stat>) = found.into_iter().partition(|stat| stat.state == ProcState::Dead);
         let mut all_stopped = !is_torn;
