@@ -57,19 +57,19 @@ error_codes! {
     SpawnFailed = "spawn_failed" 422, "The script could not be executed";
     TooManyTries = "too_many_tries" 429 retry 60, "Too many wrong tokens came from this address";
     HeadTooLarge = "head_too_large" 431, "The request's head is too long";
-    Internal = "internal" 500, "A fault of the server's";
+    Internal = "internal" 500, "An internal error";
     NotImplemented = "not_implemented" 501, "The server does not implement what the request needs";
     TooManyConnections = "too_many_connections" 503 retry 1, "Every connection slot is taken";
     TooManyBodies = "too_many_bodies" 503 retry 1, "Other requests with long bodies take all the memory for them";
     TooManyReads = "too_many_reads" 503 retry 1, "Many requests wait for long answers, and this one has waited longest";
-    TooManyDownloads = "too_many_downloads" 503 retry 5, "As many logs are being sent as can be";
-    TooManyStreams = "too_many_streams" 503 retry 5, "As many event streams are open as can be";
+    TooManyDownloads = "too_many_downloads" 503 retry 5, "The maximum number of log downloads is running";
+    TooManyStreams = "too_many_streams" 503 retry 5, "The maximum number of event streams is open";
     TooManyWaiting = "too_many_waiting" 503 retry 1, "Many clients wait for the same stop, and this one has waited longest";
     // The action goes on: to ask again would be another one.
     StillUnderWay = "still_under_way" 503, "The action is still under way after its wait";
     ShimSilent = "shim_silent" 503 retry 5, "The process that controls the run does not answer";
     ShimRefused = "shim_refused" 503, "The process that controls the run refused the action";
-    ServerStopping = "server_stopping" 503 retry 5, "The server stops";
+    ServerStopping = "server_stopping" 503 retry 5, "The server is stopping";
     PauseTimeout = "pause_timeout" 503 retry 5, "A process could not be stopped in time";
     ResumeFailed = "resume_failed" 503 retry 5, "A process could not be continued";
     OutOfProcesses = "out_of_processes" 503 retry 5, "No further process or thread can be made";

@@ -44,7 +44,7 @@ const GREP: Kind = Kind::Text(GREP_BYTES_MAX);
 query! {
     /// The query of `GET /api/logs`.
     LogsQuery {
-        /// Whose log; the pipeline's if none is named.
+        /// The source of the log; the pipeline by default.
         source: Source = SOURCES,
         /// Only lines with an id above this one.
         since: u64 = POSITION,
@@ -64,7 +64,7 @@ query! {
 query! {
     /// The query of `GET /api/logs/tail`. `name` and `lines` are older clients' words; with either, the answer is a [`PlainTail`].
     TailQuery {
-        /// Whose log; the pipeline's if none is named.
+        /// The source of the log; the pipeline by default.
         source: Source = SOURCES,
         /// The most lines.
         limit: u64 = LINES,

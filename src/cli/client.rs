@@ -94,7 +94,7 @@ pub(super) struct Answer {
     url: String,
     status: u16,
     text: String,
-    /// What time it was at the server, to the second.
+    /// The server's time, in whole seconds.
     pub(super) date: Option<Timestamp>,
 }
 
@@ -135,7 +135,7 @@ struct Credentials {
     token: Option<Token>,
 }
 
-/// What is asked, the same at each place.
+/// The request, the same at each place.
 struct Question<'a> {
     path: &'a str,
     /// The body of a POST; a GET has none.

@@ -48,7 +48,7 @@ impl Streams {
         let event = Reader::open(&self.database).and_then(|reader| reader.last_event()).map_err(io::Error::other)?;
         let now = Position { log: self.logs.end()?, version: None, event: event.unwrap_or((0, 0)), wrong: 0 };
         let at = match begin {
-            // What is not there yet is of another database: that client has nothing of this one.
+            // A position beyond the end comes from another database: the client has nothing from this one.
             Begin::Behind(position) if position.log <= now.log && position.event <= now.event => position,
             Begin::Log(log) if log <= now.log => Position { log, ..now },
             Begin::Behind(_) | Begin::Log(_) | Begin::Now => now,

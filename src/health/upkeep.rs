@@ -102,7 +102,7 @@ impl Upkeep {
                 }
                 Err(why) => {
                     findings.push((kept.code, format!("{what}: {why}")));
-                    // Commands find the server by this one. A lock is tried for longer than a look may last.
+                    // Client commands need this file. Retrying a lock would block this thread for half a second each time.
                     if kept.code == ConditionCode::ServerInfoMissing {
                         again = again.into_iter().chain([SETTLE]).min();
                     }

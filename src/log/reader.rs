@@ -125,7 +125,7 @@ pub fn read_last(log: &dyn Listing, part: Part<'_>, begin: u64, limit: usize) ->
     }
     let mut found: VecDeque<Line> = VecDeque::new();
     let mut upper = page.next;
-    // Where it is not searched, about as much as so many lines have: nearly all that is read is wanted.
+    // Without a search, about the size of that many lines: nearly everything that is read is returned.
     let few = (limit as u64).saturating_mul(LINE_BYTES_USUAL).clamp(RECORD_MAX as u64, SEARCH_BLOCK_BYTES);
     let mut block_bytes = if part.needle.is_some() { SEARCH_BLOCK_BYTES } else { few };
     let (mut bytes, mut searched) = (0, 0);
@@ -141,12 +141,12 @@ pub fn read_last(log: &dyn Listing, part: Part<'_>, begin: u64, limit: usize) ->
         let (mut hole, mut last) = (None, lower);
         loop {
             match cursor.next()? {
-                // Behind the room that a run left for the mark of a loss, too: that may be its end.
+                // A run may have reserved room for a loss mark after its last line: its end is behind that.
                 None => {
                     last = cursor.position();
                     break;
                 }
-                // Of these the block behind has told, or nobody has asked.
+                // The later block has returned these, or they are beyond the requested part.
                 Some(Item::Line(line)) if line.id > upper => break,
                 Some(Item::Gone { to, .. }) if to > upper || to == part.up_to => break,
                 Some(Item::Line(line)) => {
@@ -166,7 +166,7 @@ pub fn read_last(log: &dyn Listing, part: Part<'_>, begin: u64, limit: usize) ->
             }
         }
         if upper == page.next {
-            // Not behind a record in the making, which may never be one.
+            // An unfinished record is not included: it may never be completed.
             page.next = last;
         }
         while let Some((line_begin, line)) = block.pop_back() {
@@ -200,7 +200,7 @@ pub fn read_last(log: &dyn Listing, part: Part<'_>, begin: u64, limit: usize) ->
     Ok(page)
 }
 
-/// Where the last `segments` segments before `upper` begin, or `lower` if that is later: a segment has a line, so no more of them are read.
+/// The start of the last `segments` segments before `upper`, or `lower` if that is later. Each has at least a line, so more need not be read.
 fn begin_of_last(log: &dyn Listing, segments: usize, lower: u64, upper: u64) -> io::Result<u64> {
     let mut begin = log.holding(upper - 1)?;
     for _ in 1..segments {
@@ -210,7 +210,7 @@ fn begin_of_last(log: &dyn Listing, segments: usize, lower: u64, upper: u64) -> 
     Ok(begin.filter(|segment| segment.start < upper).map_or(lower, |segment| segment.start.max(lower)))
 }
 
-/// Where a hole begins of which `from` to `to` was seen: where the segment in front of it ends, or with the damaged frame.
+/// The start of a hole that was seen from `from` to `to`: the end of the segment before it, or the damaged frame.
 fn begin_of_hole(log: &dyn Listing, from: u64, to: u64, begin: u64) -> io::Result<u64> {
     let Some(segment) = log.holding(from)?.filter(|segment| segment.start <= from) else { return Ok(begin.min(from)) };
     let end = segment.end()?;

@@ -71,7 +71,7 @@ impl SegmentWriter {
     /// Continues in `dir`, a copy of the previous folder, where the current segment is completed. On an error the next record begins a new one.
     pub fn move_to(&mut self, dir: &Path) -> io::Result<()> {
         dir.clone_into(&mut self.dir);
-        // One that is there is left as it is.
+        // An existing folder is left as it is.
         DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
         let path = dir.join(plain_name(self.start));
         if_there(fs::remove_file(&path))?;

@@ -72,7 +72,7 @@ pub(super) fn keep_files(
         let advice = "until it can, give client commands the address with --url";
         info.write(&dir).map(|()| None).map_err(|error| format!("it cannot be written ({error}); {advice}"))
     });
-    // Where the disk takes nothing, the one of the server before may still be there.
+    // If the disk is full or read-only, the previous server's file may still be there.
     upkeep.keep(if is_written { server_info } else { server_info.unwritten() });
     for socket in sockets {
         upkeep.keep(Kept::new(socket.path().to_owned(), ConditionCode::SocketMissing, move || {

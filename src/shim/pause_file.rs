@@ -35,7 +35,7 @@ impl PauseFile {
 
     pub(super) fn retry(&mut self) {
         let done = if self.is_wanted { private_file().open(&self.path).map(drop) } else { fs::remove_file(&self.path) };
-        // Without the folder there is nobody to look for it either.
+        // If the folder is gone, no program can look for the file in it either.
         self.failure = if_there(done).err();
     }
 

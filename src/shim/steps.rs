@@ -12,7 +12,7 @@ use crate::pipeline::{Cause, Exit, Fact, Origin};
 use crate::process::{self, ProcState};
 use crate::run_dir::ReplyError;
 
-/// How long a pause may take before it is refused and undone, and the fewest looks that it has: one at a large tree on a busy machine takes a second.
+/// A pause is refused and undone after this time, but not before this many scans: on a busy machine, one scan of a large tree takes a second.
 const PAUSE_LIMIT: Duration = Duration::from_secs(4);
 const PAUSE_LOOKS_MIN: u32 = 6;
 

@@ -91,7 +91,7 @@ impl Tree {
         members.unwrap_or_default().into_iter().collect()
     }
 
-    /// Whatever continues it, nobody in the control group gets a processor until it is thawed again.
+    /// Freezes or thaws the control group. While it is frozen, no process in it runs, even if something sends CONT.
     fn freeze(&self, is_to_freeze: bool) {
         if let Some(cgroup) = &self.cgroup {
             // Without it there are the signals, and what they did is looked at.
@@ -209,7 +209,7 @@ pub(super) struct Freeze {
     uninterruptible_since: Option<Duration>,
     /// None before the first look.
     grip: Option<Grip>,
-    /// How many times the tree was looked at.
+    /// The number of scans so far.
     pub(super) looks: u32,
 }
 
@@ -230,7 +230,7 @@ const GRIP_LIMIT: Duration = Duration::from_millis(50);
 impl Freeze {
     /// Whether the signals are to wait for the group to freeze, and when to look again then.
     fn tighten(&mut self, tree: &Tree, now: Duration) -> Option<Look> {
-        // Not from an earlier moment: a group that is frozen before anybody has its signal must be let go again before anybody can stop.
+        // From the first scan on, not earlier: if the group is frozen before the signals are sent, it must be thawed before any process can stop.
         let grip = self.grip.get_or_insert(Grip::Loose { until: now + GRIP_AFTER, pause: GRIP_AFTER });
         if let Grip::Loose { until, pause } = *grip
             && until <= now
@@ -246,8 +246,8 @@ impl Freeze {
         }
     }
 
-    /// Every process has its signal, which takes effect before anything else that it may do, but not while the group is frozen. A large tree on a
-    /// busy machine needs as long for that as the look that began at `began` did.
+    /// Thaws the group: a frozen process does not stop until then. The next freeze waits at least as long as the scan that began at `began`
+    /// took, because a large tree on a busy machine needs that time to stop.
     fn loosen(&mut self, tree: &Tree, began: Duration) {
         if let Some(Grip::Closing { pause, .. }) = self.grip {
             tree.freeze(false);

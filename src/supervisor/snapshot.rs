@@ -113,7 +113,7 @@ pub struct Watch {
     /// that have been replaced meanwhile. Taken before the lock of `current`; readers never take it.
     wrong: Mutex<Wrong>,
     changed: Condvar,
-    /// Who is told.
+    /// Called at each change.
     notified: Mutex<Vec<Follower>>,
 }
 

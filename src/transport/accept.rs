@@ -209,7 +209,7 @@ impl<'a> Acceptor<'a> {
         }
         let mut is_busy = false;
         for (job, until) in std::mem::take(&mut self.parked) {
-            // None overtakes one that came before it.
+            // First come, first served.
             let job = if is_busy {
                 job
             } else {

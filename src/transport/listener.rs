@@ -123,7 +123,7 @@ impl Listener {
         let (stream, from) = rustix::net::acceptfrom_with(self.latest(), SocketFlags::CLOEXEC)?;
         let Some(from) = from.and_then(|from| SocketAddr::try_from(from).ok()) else { return Ok((Stream(stream), NO_ADDRESS)) };
         // An answer is one write; waiting for more to send would only delay it.
-        // One that has been reset meanwhile may not take it, and is found out when it is read.
+        // This fails if the client has reset the connection meanwhile; the next read reports that.
         let _already_gone = sockopt::set_tcp_nodelay(&stream, true);
         Ok((Stream(stream), SocketAddr::new(from.ip().to_canonical(), from.port())))
     }

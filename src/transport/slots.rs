@@ -126,7 +126,7 @@ impl Occupant {
         }
         *doing = new;
         drop(doing);
-        // One that has closed meanwhile is what is wanted.
+        // If the client has closed the connection meanwhile, nothing is left to do.
         let _closed = rustix::net::shutdown(&self.stream, how);
         if matches!(seen, Doing::Idles(_)) {
             is_hurried.store(true, Ordering::SeqCst);
@@ -150,7 +150,7 @@ impl Slots {
         let deadline = Instant::now() + limit;
         let mut open = lock(&self.open);
         for occupant in open.values().filter(|occupant| matches!(occupant.activity.doing(), Doing::Waits(_))) {
-            // What has arrived can still be read, and is answered. One that has closed meanwhile is what is wanted.
+            // Data that has arrived can still be read, and is answered. An error means that the connection is closed already.
             let _closed = rustix::net::shutdown(&occupant.stream, Shutdown::Read);
         }
         while !open.is_empty() {

@@ -61,7 +61,7 @@ struct Answer {
 impl ResponseBudget {
     /// A place for a log that is sent as text, which is too long to be held at all.
     pub(super) fn begin_download(&self) -> Result<Arc<()>, ApiError> {
-        // Counted and taken under the lock: of two that come at once for the last place, one gets it.
+        // The lock makes counting and taking one step, so that one of two concurrent requests gets the last place.
         let places = lock(&self.downloads);
         if Arc::strong_count(&places) > DOWNLOADS_MAX { Err(ApiError::TooManyDownloads) } else { Ok(places.clone()) }
     }

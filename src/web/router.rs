@@ -60,7 +60,7 @@ impl App {
             let allow = if path == "*" { Some(routes::all_methods()) } else { allow };
             return allow.map(|allow| self.guard.preflight(request, allow)).ok_or(ApiError::NotFound);
         }
-        // What is not there is told only to callers who may use the rest of the API.
+        // Only callers with access to the API learn that a path does not exist.
         if guard::is_of_api(path) {
             let _let_in = if guard::changes_nothing(request) { self.caller(request) } else { self.operator(request) }?;
         }

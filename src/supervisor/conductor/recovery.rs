@@ -128,7 +128,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
                         why.extend(killed.in_recovery().into_iter().flat_map(|told| ["; ".to_owned(), told]));
                         match (leftovers.alive, self.ledger.run().and_then(|run| run.containment)) {
                             (0, Some(Containment::Cgroup)) => why.push_str("; nothing of it is alive"),
-                            // Who has thrown its environment away cannot be told from anybody else.
+                            // A process that cleared its environment cannot be recognised.
                             (0, Some(Containment::Tree) | None) => why.push_str("; nothing that carries its id is alive"),
                             (left, _) => why = format!("{why}; {left} of its processes could not be killed: end them by hand"),
                         }
@@ -151,7 +151,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
                 "the machine went down while it ran, so how it ended is unknown".to_owned()
             }
         };
-        // Its shim may not have come as far as removing the one of the run before.
+        // Its shim may have been killed before it removed the file that an earlier run left.
         self.take_pause_file_away();
         if plan == Plan::KillAndLose {
             KillPoint::ServerLeftoversRemoved.reach();

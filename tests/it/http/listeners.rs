@@ -404,7 +404,7 @@ fn long_polls_of_one_address_delay_no_other_client() {
         is_overtaken
     };
     // A stop that another one overtook on its way is refused, and its connection gives way: a further stop takes that slot. On a busy machine
-    // that can be each of them.
+    // all of them can be refused.
     until_true("a client of another address is answered before one that waits", || {
         let is_overtaken = overtakes();
         if !is_overtaken {

@@ -167,7 +167,7 @@ fn failed_serve_leaves_no_files() {
 fn second_serve_beside_a_live_server_leaves_no_files() {
     let place = Place::serving("sleep.sh");
     place.start();
-    // The live server replaces the notes of retention while the directory is read: which of their two names is seen is chance.
+    // The live server may replace retention.json while the directory is read, so either of its two names can appear.
     let names = || {
         let found = everything(&place.runtime()).into_iter().map(|(name, _)| name);
         found.filter(|name| !name.contains("/retention.json")).collect::<Vec<_>>()

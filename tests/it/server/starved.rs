@@ -123,8 +123,8 @@ fn start_without_descriptors_fails_with_the_cause_and_leaves_no_files() {
     let mut wire = place.wire();
     wire.get("/api/pipeline").ok();
     let start = "POST /api/pipeline/start HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n";
-    // From enough to too few, and further: a descriptor that is closed after they were counted is one more. After the failed start enough is
-    // free to see that nothing was started.
+    // From enough descriptors down to none: one that the server closes after they are counted can be used again. After the failed start
+    // enough are free to check that nothing was started.
     let is_told = (0..20).rev().any(|left| {
         let starved = Starved::to(server, left);
         wire.send(start);
