@@ -9,6 +9,9 @@ use std::os::fd::AsFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 
+use nix::sys::socket::getsockopt;
+use nix::sys::socket::sockopt::PeerCredentials;
+
 /// The flag of a socket that listens, in `/proc/net/unix` (`__SO_ACCEPTCON` of the kernel's `include/uapi/linux/net.h`).
 const LISTENS: u32 = 1 << 16;
 
@@ -19,20 +22,25 @@ pub fn bind(name: &str) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// Connects to the socket of this user, or of root, that has the name. Also returns the process that listens.
-pub fn connect(name: &str) -> io::Result<(UnixStream, u32)> {
+/// Connects to the socket of this user, or of root, that has the name. Also returns the process that listens, if it has a pid here.
+pub fn connect(name: &str) -> io::Result<(UnixStream, Option<u32>)> {
     let stream = UnixStream::connect_addr(&SocketAddr::from_abstract_name(name)?)?;
     let peer = peer(&stream)?;
     Ok((stream, peer))
 }
 
-/// The peer process, if it belongs to this user or root; otherwise [`io::ErrorKind::PermissionDenied`].
-pub fn peer(stream: &impl AsFd) -> io::Result<u32> {
-    let peer = rustix::net::sockopt::socket_peercred(stream)?;
-    if peer.uid != rustix::process::geteuid() && !peer.uid.is_root() {
-        return Err(io::ErrorKind::PermissionDenied.into());
-    }
-    u32::try_from(peer.pid.as_raw_nonzero().get()).map_err(io::Error::other)
+/// The pid of a peer that belongs to this user or root; otherwise [`io::ErrorKind::PermissionDenied`]. `None` for a process of a PID
+/// namespace that cannot be seen from here.
+pub fn peer(stream: &impl AsFd) -> io::Result<Option<u32>> {
+    let (uid, pid) = credentials(stream)?;
+    if uid == rustix::process::geteuid().as_raw() || uid == 0 { Ok(pid) } else { Err(io::ErrorKind::PermissionDenied.into()) }
+}
+
+/// The user and the pid at the other end of a Unix socket (`SO_PEERCRED`, `unix(7)`), with no pid for a process of a PID namespace that cannot
+/// be seen from here. The kernel gives 0 for it, which the type that rustix has for a pid cannot hold.
+pub fn credentials(stream: &impl AsFd) -> io::Result<(u32, Option<u32>)> {
+    let peer = getsockopt(&stream.as_fd(), PeerCredentials)?;
+    Ok((peer.uid(), u32::try_from(peer.pid()).ok().filter(|&pid| pid != 0)))
 }
 
 /// The names that begin with `prefix` and have a listener.
@@ -61,9 +69,9 @@ mod tests {
         let listener = bind(&name).expect("binds");
         assert_eq!(listening(&prefix).expect("a list"), [name.as_str()]);
         let (_stream, pid) = connect(&name).expect("connects");
-        assert_eq!(pid, std::process::id());
+        assert_eq!(pid, Some(std::process::id()));
         let (accepted, _) = listener.accept().expect("it is there");
-        assert_eq!(peer(&accepted).expect("this user"), std::process::id());
+        assert_eq!(peer(&accepted).expect("this user"), Some(std::process::id()));
         drop(listener);
         assert_eq!(connect(&name).expect_err("nobody listens").kind(), io::ErrorKind::ConnectionRefused);
         assert!(listening(&prefix).expect("a list").is_empty());

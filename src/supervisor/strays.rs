@@ -60,7 +60,7 @@ fn sockets_of(runs: &Runs, run_id: i64) -> io::Result<Vec<String>> {
 /// that names `socket` was copied. An error only for a shortage.
 pub(super) fn has_namesake(runs: &Runs, run_id: i64, socket: Option<&str>) -> io::Result<bool> {
     for other in sockets_of(runs, run_id)?.into_iter().filter(|other| socket != Some(other.as_str())) {
-        let Some((_, pid)) = unless_short(abstract_socket::connect(&other))? else { continue };
+        let Some((_, Some(pid))) = unless_short(abstract_socket::connect(&other))? else { continue };
         // One that dies closes its sockets last.
         let Some(stat) = unless_short(process::read_stat(pid))? else { continue };
         if process::lives(stat.identity)? == Some(true) {
@@ -80,7 +80,7 @@ pub(super) fn all(runs: &Runs) -> Vec<i64> {
 /// Whether a shim of this user whose directory was removed listens there. A shim whose directory is elsewhere belongs to the server there.
 fn is_stray(socket: &str) -> io::Result<bool> {
     let connected = unless_short(abstract_socket::connect(socket))?;
-    Ok(connected.is_some_and(|(_, pid)| directory_of(pid).is_none()))
+    Ok(connected.and_then(|(_, pid)| pid).is_some_and(|pid| directory_of(pid).is_none()))
 }
 
 /// The result, if there is one.

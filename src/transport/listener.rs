@@ -17,6 +17,7 @@ use rustix::net::{AddressFamily, SendFlags, SocketFlags, sockopt};
 
 use super::own_socket::{BACKLOG, OwnSocket};
 use super::reach::{Reach, dialable};
+use crate::abstract_socket;
 use crate::socket_path::SocketPath;
 
 /// What a client of a Unix socket has for an address: it has none, and comes from this machine.
@@ -203,8 +204,8 @@ impl Stream {
 
     /// The user at the other end of a Unix socket.
     pub(super) fn uid(&self) -> Option<u32> {
-        let peer = self.is_unix().is_ok_and(|is_unix| is_unix).then(|| sockopt::socket_peercred(&self.0));
-        peer?.ok().map(|peer| peer.uid.as_raw())
+        let peer = self.is_unix().is_ok_and(|is_unix| is_unix).then(|| abstract_socket::credentials(&self.0));
+        peer?.ok().map(|(uid, _)| uid)
     }
 
     fn is_unix(&self) -> io::Result<bool> {

@@ -330,7 +330,7 @@ fn a_shim_lets_go_of_what_only_its_start_needed() {
 }
 
 /// A command whose last word is to be `serve`, as process 1 of a PID namespace or below `init`, or `None` if this user may not create one.
-fn in_namespace(place: &Place, init: Option<&Path>) -> Option<Command> {
+pub(super) fn in_namespace(place: &Place, init: Option<&Path>) -> Option<Command> {
     let words = ["--pid", "--fork", "--kill-child", "--mount-proc"];
     if !Command::new("unshare").args(words).arg("true").status().is_ok_and(|status| status.success()) {
         not_run("no PID namespace can be made here; it takes root and unshare(1)", "AUTOAPPDEV_REQUIRE_PIDNS");

@@ -1,5 +1,6 @@
 //! Who asked: a client by TCP, a client by the Unix socket, a signal to the shim, and the server's own shutdown are told apart everywhere.
 
+use crate::run::lifecycle::in_namespace;
 use crate::support::{Place, signal, until_true};
 use serde_json::{Value, json};
 
@@ -55,6 +56,17 @@ fn each_way_to_stop_a_run_is_told_apart_in_its_history() {
         assert_eq!(place.stop_server(), 0);
         place.start_server();
     });
+}
+
+/// A server in a container, and a client outside of it with the same runtime directory.
+#[test]
+fn client_outside_the_servers_pid_namespace_is_named_by_its_user() {
+    let mut place = Place::new();
+    let Some(command) = in_namespace(&place, None) else { return };
+    place.start_server_with(command);
+    let (code, out, err) = place.client(&["start", "sleep.sh"]);
+    assert_eq!(code, 0, "{out}{err}");
+    assert_eq!(place.run(1)["started_by"], by_socket());
 }
 
 #[test]
