@@ -1,4 +1,5 @@
-//! Tells cargo to build again when a file is added to a folder that is compiled in, passes on the target, and computes the migrations' checksums.
+//! Tells cargo to build again when a file is added to a folder that is compiled in, passes on the target, strips the release, and computes the
+//! migrations' checksums.
 //!
 //! `embed_migrations!` and `include_dir!` name only the files they found, so a new one would go unseen. refinery computes the checksums too, but
 //! it first compiles a regular expression, which took two thirds of the instructions of each start of the server.
@@ -16,6 +17,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         println!("cargo::rerun-if-changed={folder}");
     }
     println!("cargo::rustc-env=BUILD_TARGET={}", env::var("TARGET")?);
+    // Only the release is without debug information.
+    if env::var("DEBUG")? == "false" {
+        println!("cargo::rustc-link-arg-bins=-Wl,--strip-all");
+    }
     let mut migrations = Vec::new();
     for entry in fs::read_dir("migrations")? {
         let path = entry?.path();
