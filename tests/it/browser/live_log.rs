@@ -3,7 +3,7 @@
 use crate::support::sse::EventStream;
 use crate::webdriver::{Browser, ENTER, PAGE_UP, PATIENCE, wait_until};
 
-use super::log_page::{TOLD, last_line, lines, open, rows, say_up_to, set_up, wait_for_row};
+use super::log_page::{TOLD, last_line, lines, open, rows, say_up_to, set_up, shows_line, wait_for_row};
 
 /// How far the log is from its end, in pixels.
 fn distance_from_end(browser: &Browser) -> f64 {
@@ -150,7 +150,7 @@ fn who_reads_further_up_is_not_moved_and_comes_back_by_a_button() {
     wait_until("the end is in view", PATIENCE, || distance_from_end(&browser) < 2.0 && !browser.shows("latest"));
     say_up_to(&place, 470);
     wait_for_row(&browser, "line 470");
-    wait_until("and stays so", PATIENCE, || distance_from_end(&browser) < 2.0 && browser.text("log").contains("line 470"));
+    wait_until("and stays so", PATIENCE, || distance_from_end(&browser) < 2.0 && shows_line(&browser, "line 470"));
 }
 
 #[test]
@@ -207,7 +207,7 @@ fn a_flood_is_bounded_and_searched_without_hurry() {
     say_up_to(&place, 1);
     wait_for_row(&browser, "line 1");
     say_up_to(&place, 103_000);
-    wait_until("the end is drawn", PATIENCE, || browser.text("log").contains("line 103000"));
+    wait_until("the end is drawn", PATIENCE, || shows_line(&browser, "line 103000"));
     let count = browser.script("return import('/static/log.js').then(({ bounds: b }) => b()[1] - b()[0])");
     assert!(count.as_u64() <= Some(100_000), "{count} are kept");
     assert!(count.as_u64() > Some(90_000), "{count} are kept: a flood that fits is taken in whole");

@@ -58,6 +58,13 @@ pub(super) fn wait_for_row(browser: &Browser, wanted: &str) {
     wait_until(&format!("{wanted:?} is the last line"), PATIENCE, || rows(browser).last().is_some_and(|last| last == wanted));
 }
 
+/// Whether the document shows this line. In its text content the time of the next line follows without a space: shortly after midnight
+/// "line 1030" and "00:05:09" would read as "line 103000".
+pub(super) fn shows_line(browser: &Browser, wanted: &str) -> bool {
+    let text = browser.script("return document.getElementById('log').innerText");
+    text.as_str().is_some_and(|text| text.lines().any(|line| line.trim_end().ends_with(wanted)))
+}
+
 /// The last line that the API has.
 pub(super) fn last_line(place: &Place) -> String {
     let tail = place.get("/api/logs/tail?limit=1").body;
