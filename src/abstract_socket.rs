@@ -29,15 +29,14 @@ pub fn connect(name: &str) -> io::Result<(UnixStream, Option<u32>)> {
     Ok((stream, peer))
 }
 
-/// The pid of a peer that belongs to this user or root; otherwise [`io::ErrorKind::PermissionDenied`]. `None` for a process of a PID
-/// namespace that cannot be seen from here.
+/// The pid, if it has one here, of a peer that belongs to this user or root; otherwise [`io::ErrorKind::PermissionDenied`].
 pub fn peer(stream: &impl AsFd) -> io::Result<Option<u32>> {
     let (uid, pid) = credentials(stream)?;
     if uid == rustix::process::geteuid().as_raw() || uid == 0 { Ok(pid) } else { Err(io::ErrorKind::PermissionDenied.into()) }
 }
 
-/// The user and the pid at the other end of a Unix socket (`SO_PEERCRED`, `unix(7)`), with no pid for a process of a PID namespace that cannot
-/// be seen from here. The kernel gives 0 for it, which the type that rustix has for a pid cannot hold.
+/// The user and the pid at the other end of a Unix socket (`SO_PEERCRED`, `unix(7)`). A process that cannot be seen from this PID namespace
+/// has no pid here: the kernel reports 0, which rustix's type for a pid cannot hold.
 pub fn credentials(stream: &impl AsFd) -> io::Result<(u32, Option<u32>)> {
     let peer = getsockopt(&stream.as_fd(), PeerCredentials)?;
     Ok((peer.uid(), u32::try_from(peer.pid()).ok().filter(|&pid| pid != 0)))

@@ -1,5 +1,4 @@
-//! Where clients come in: TCP on either kind of address, a Unix socket, or a socket that the service manager holds. And what comes
-//! out of it: a stream that reads, writes and ends the same whatever it is.
+//! The listeners, on TCP, on a Unix socket or on a socket that the service manager holds, and the streams that they accept.
 
 use std::fs;
 use std::io::{self, Read, Write};
