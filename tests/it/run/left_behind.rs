@@ -43,7 +43,12 @@ fn assert_names(place: &mut Place, run_id: i64, sentence: &str, pid: u32) {
 fn end_names_the_process_that_the_leader_left_behind() {
     for containment in ["auto", "tree"] {
         let mut place = Place::serving_with("leave.sh", containment);
-        place.script("leave.sh", "#!/bin/bash\nsleep 600 >/dev/null 2>&1 &\necho $! >child\nexit 3\n");
+        // The child is called as the script until it executes its program.
+        let until_it_executes = "until [ \"$(</proc/$!/comm)\" = sleep ]; do :; done";
+        place.script(
+            "leave.sh",
+            &format!("#!/bin/bash\nsleep 600 >/dev/null 2>&1 &\necho $! >child\n{until_it_executes}\nexit 3\n"),
+        );
         let (_, run_id) = place.start();
         place.until_ended(run_id);
         let pid = pid_in(&place, "child");
