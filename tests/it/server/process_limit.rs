@@ -4,6 +4,7 @@
 //! Root has no such limit, so a test that runs as root runs the server as an unused user.
 
 use std::fs;
+use std::hash::{BuildHasher, RandomState};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -12,13 +13,12 @@ use crate::support::wire::Wire;
 use crate::support::{Place, not_run, until, until_true};
 use rustix::process::{Resource, geteuid, getrlimit};
 
-/// No user of any machine.
-const NOBODY_ELSE: u32 = 1_847_302_915;
-
 /// A place whose servers have a limit of processes that counts.
 struct Limited {
     place: Place,
     binary: PathBuf,
+    /// No user of any machine, and of no other test: the kernel counts all processes of a user together.
+    uid: u32,
 }
 
 impl Limited {
@@ -28,15 +28,16 @@ impl Limited {
         // A group of its own would need rights that this user does not have.
         place.set_env("AUTOAPPDEV_CONTAINMENT", "tree");
         if !geteuid().is_root() {
-            return Self { binary: PathBuf::from(env!("CARGO_BIN_EXE_autoappdev")), place };
+            return Self { binary: PathBuf::from(env!("CARGO_BIN_EXE_autoappdev")), place, uid: geteuid().as_raw() };
         }
         // The build may be in a folder that only root can read. Copied by another process: a file open for writing here can't be executed.
         let binary = place.folder().join("autoappdev");
         let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_autoappdev")).arg(&binary).status();
         assert!(copied.expect("cp(1) is there").success());
-        let owned = Command::new("chown").args(["-R", &NOBODY_ELSE.to_string()]).arg(place.folder()).status();
+        let uid = 1_000_000_000 + u32::try_from(RandomState::new().hash_one(()) % 1_000_000_000).expect("small");
+        let owned = Command::new("chown").args(["-R", &uid.to_string()]).arg(place.folder()).status();
         assert!(owned.expect("chown(1) is there").success());
-        Self { place, binary }
+        Self { place, binary, uid }
     }
 
     fn serving() -> Self {
@@ -53,14 +54,21 @@ impl Limited {
     fn command(&self) -> Command {
         let mut command = self.place.command_of(&self.binary);
         if geteuid().is_root() {
-            command.uid(NOBODY_ELSE).gid(NOBODY_ELSE);
+            command.uid(self.uid).gid(self.uid);
         }
         command
     }
 
     /// While this is kept, neither the server nor its children can create a process or a thread.
     fn at_its_limit(&self) -> AtLimit {
-        AtLimit::of(self.place.server_pid(), 0)
+        self.limited_to(0)
+    }
+
+    /// The same, with so many of them in all.
+    fn limited_to(&self, processes: usize) -> AtLimit {
+        let limit = AtLimit { pid: self.place.server_pid(), uid: self.uid };
+        assert!(limit.set(&format!("{processes}:")), "prlimit(1) sets the limit of a process of its own user");
+        limit
     }
 
     /// Runs a server that may have `limit` processes and threads with all others of its user, and must refuse: its end and its words.
@@ -71,7 +79,7 @@ impl Limited {
         command.current_dir(self.place.folder()).env_clear();
         command.envs(serve.get_envs().filter_map(|(name, value)| Some((name, value?))));
         if geteuid().is_root() {
-            command.uid(NOBODY_ELSE).gid(NOBODY_ELSE);
+            command.uid(self.uid).gid(self.uid);
         }
         let output = command.stdin(Stdio::null()).output().expect("bash is there");
         (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
@@ -81,20 +89,16 @@ impl Limited {
 /// A process at its limit, until this goes out of scope.
 struct AtLimit {
     pid: u32,
+    uid: u32,
 }
 
 impl AtLimit {
-    fn of(pid: u32, processes: usize) -> Self {
-        assert!(Self::set(pid, &format!("{processes}:")), "prlimit(1) sets the limit of a process of its own user");
-        Self { pid }
-    }
-
     /// By a process of the same user: root may have lost the right to do it.
-    fn set(pid: u32, limit: &str) -> bool {
+    fn set(&self, limit: &str) -> bool {
         let mut command = Command::new("prlimit");
-        command.args(["--pid", &pid.to_string(), &format!("--nproc={limit}")]);
+        command.args(["--pid", &self.pid.to_string(), &format!("--nproc={limit}")]);
         if geteuid().is_root() {
-            command.uid(NOBODY_ELSE).gid(NOBODY_ELSE);
+            command.uid(self.uid).gid(self.uid);
         }
         command.status().expect("prlimit(1) is there").success()
     }
@@ -104,7 +108,7 @@ impl Drop for AtLimit {
     fn drop(&mut self) {
         let before = getrlimit(Resource::Nproc).current.map_or_else(|| "unlimited".to_owned(), |limit| limit.to_string());
         // It may have ended.
-        let _gone = Self::set(self.pid, &format!("{before}:"));
+        let _gone = self.set(&format!("{before}:"));
     }
 }
 
@@ -193,7 +197,7 @@ fn start_fails_with_the_cause_if_the_leader_cannot_be_forked() {
     wire.get("/api/pipeline").ok();
     // Threads that have just ended are counted for a moment, and then there is room for the leader.
     let refused = until("the shim is made, and nothing more", || {
-        let _limit = AtLimit::of(place.server_pid(), place.server_threads() + 1);
+        let _limit = limited.limited_to(place.server_threads() + 1);
         wire.send("POST /api/pipeline/start HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n");
         let answer = wire.answer();
         if answer.status == 200 {
