@@ -17,7 +17,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         println!("cargo::rerun-if-changed={folder}");
     }
     println!("cargo::rustc-env=BUILD_TARGET={}", env::var("TARGET")?);
-    // Only the release is without debug information.
+    // Strips the release, the only profile without debug information.
     if env::var("DEBUG")? == "false" {
         println!("cargo::rustc-link-arg-bins=-Wl,--strip-all");
     }
