@@ -1,17 +1,57 @@
-//! How files are written that nobody but their owner may read, and how their names are made durable.
+//! How the program's own files are opened, and how their names are made durable.
+//!
+//! Somebody may have put a link, a pipe or a folder where a file belongs, in a project that was cloned for example. None of these functions
+//! follows a link at the end of a path or waits for the other end of a pipe.
 //!
 //! Level 0.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
+use rustix::io::Errno;
 
 /// Opens or creates a file for writing, mode 0600 from its first moment.
 pub fn private_file() -> OpenOptions {
     let mut options = OpenOptions::new();
-    options.write(true).create(true).mode(0o600);
+    options.write(true).create(true).mode(0o600).custom_flags(open_flags());
     options
+}
+
+/// Opens a regular file for reading; anything else is [`io::ErrorKind::InvalidInput`].
+pub fn open(path: &Path) -> io::Result<File> {
+    let opened = OpenOptions::new().read(true).custom_flags(open_flags()).open(path);
+    regular(opened.map_err(|error| match error.raw_os_error().map(Errno::from_raw_os_error) {
+        Some(Errno::LOOP) => io::Error::new(io::ErrorKind::InvalidInput, "it is a symbolic link"),
+        // A socket.
+        Some(Errno::NXIO) => io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"),
+        _ => error,
+    })?)
+}
+
+/// The file, if it is a regular one; anything else is [`io::ErrorKind::InvalidInput`].
+pub fn regular(file: File) -> io::Result<File> {
+    if file.metadata()?.is_file() {
+        Ok(file)
+    } else {
+        Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"))
+    }
+}
+
+/// Reads a regular file of at most this many bytes; a longer one is [`io::ErrorKind::FileTooLarge`].
+pub fn read(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let count = open(path)?.take(bytes_max + 1).read_to_end(&mut bytes)?;
+    if count as u64 > bytes_max {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it is larger than {bytes_max} bytes")));
+    }
+    Ok(bytes)
+}
+
+fn open_flags() -> i32 {
+    (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed()
 }
 
 /// Makes entries of a directory durable (`fsync(2)`: syncing a file does not sync the entry that names it).
@@ -45,6 +85,25 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+
+    #[test]
+    fn only_a_regular_file_of_a_bounded_size_is_read() {
+        let dir = tempfile::tempdir().expect("a temp folder");
+        let path = |name: &str| dir.path().join(name);
+        fs::write(path("file"), "text").expect("writes");
+        std::os::unix::fs::symlink(path("file"), path("link")).expect("links");
+        rustix::fs::mknodat(rustix::fs::CWD, path("pipe"), rustix::fs::FileType::Fifo, 0o600.into(), 0).expect("makes");
+        fs::create_dir(path("folder")).expect("creates");
+        assert_eq!(read(&path("file"), 4).expect("fits"), b"text");
+        assert_eq!(read(&path("file"), 3).expect_err("too long").kind(), io::ErrorKind::FileTooLarge);
+        for name in ["link", "pipe", "folder"] {
+            open(&path(name)).expect_err(name);
+            // Opened to be written too, a pipe waits for nobody; whether it is a file is then a question of its own.
+            private_file().read(true).open(path(name)).and_then(regular).expect_err(name);
+        }
+        assert_eq!(open(&path("missing")).expect_err("missing").kind(), io::ErrorKind::NotFound);
+        assert_eq!(fs::read(path("file")).expect("there"), b"text");
+    }
 
     #[test]
     fn replaced_file_is_private_and_a_failure_leaves_nothing_beside_it() {

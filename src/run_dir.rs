@@ -26,7 +26,7 @@ use crate::absent::if_there;
 use crate::file_id::FileId;
 use crate::kill_point::KillPoint;
 use crate::latest_run::{RUNS_DIR, latest_run, run_ids, set_latest_run};
-use crate::private::private_file;
+use crate::private::{self, private_file};
 use crate::random;
 use crate::socket_path::SocketPath;
 
@@ -197,7 +197,7 @@ impl RunDir {
     /// Looks who holds the lock. A shared lock is tried for a moment: it disturbs nobody, since a run's lock is taken once, at its
     /// creation, and never again.
     pub fn lock_state(&self) -> io::Result<LockState> {
-        let Some(file) = if_there(File::open(self.lock_path()))? else {
+        let Some(file) = if_there(private::open(&self.lock_path()))? else {
             // Somebody removed it, and with it the word of who holds it. The socket of a process that is gone takes nobody.
             return Ok(if self.connect().is_ok() { LockState::Held } else { LockState::Free });
         };

@@ -19,8 +19,7 @@ mod since;
 mod zone;
 
 use std::ffi::OsString;
-use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -40,6 +39,7 @@ use crate::api::routes::Route;
 use crate::api::runs::{RunResponse, RunsQuery, RunsResponse};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, ConfigError, Endpoint, Flag, GRACE_S_MAX, Tokens, parse_dotenv};
+use crate::private;
 
 const DOTENV_BYTES_MAX: u64 = 1024 * 1024;
 
@@ -170,24 +170,14 @@ fn find_server(url: Option<String>) -> Result<(Endpoint, Tokens), Failure> {
 fn surroundings() -> Result<(Vec<(String, OsString)>, PathBuf), Failure> {
     let cwd = std::env::current_dir().map_err(Failure::WorkingDirectory)?;
     let path = cwd.join(".env");
-    let bytes = match std::fs::metadata(&path) {
-        Ok(found) if found.is_file() => File::open(&path).and_then(read_bounded).map_err(Failure::Dotenv)?,
-        // A folder named `.env` belongs to Python, and opening a FIFO would block.
-        Ok(_) => Vec::new(),
+    let bytes = match private::read(&path, DOTENV_BYTES_MAX) {
+        Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        // A folder named `.env` belongs to Python.
+        Err(_) if path.is_dir() => Vec::new(),
         Err(error) => return Err(Failure::Dotenv(error)),
     };
     Ok((parse_dotenv(&bytes)?, cwd))
-}
-
-fn read_bounded(file: File) -> io::Result<Vec<u8>> {
-    let mut text = Vec::new();
-    let bytes = file.take(DOTENV_BYTES_MAX + 1).read_to_end(&mut text)?;
-    if u64::try_from(bytes).is_ok_and(|bytes| bytes <= DOTENV_BYTES_MAX) {
-        Ok(text)
-    } else {
-        Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than 1 MiB"))
-    }
 }
 
 fn ask(question: &Ask, url: Option<String>, json: bool) -> Result<(), Failure> {

@@ -13,7 +13,7 @@ use flate2::bufread::GzDecoder;
 use flate2::write::GzEncoder;
 use flate2::{Compression, GzBuilder};
 
-use crate::private::private_file;
+use crate::private::{self, private_file};
 
 /// How much text a frame holds: all but the last exactly this, in bytes.
 pub(super) const FRAME_BYTES: u64 = 128 * 1024;
@@ -34,7 +34,7 @@ pub(super) const TEXT_BYTES_MAX: u64 = FRAME_BYTES * 16_000;
 
 /// Writes the packed form of the first `len` bytes of the file `from`, and syncs it; false where `goes_on` said no.
 pub(super) fn write_packed(from: &Path, len: u64, to: &Path, goes_on: &mut impl FnMut() -> bool) -> io::Result<bool> {
-    let plain = File::open(from)?;
+    let plain = private::open(from)?;
     let mut out = private_file().truncate(true).open(to)?;
     let (mut text, mut table) = (Vec::new(), Vec::new());
     let mut at = 0;
@@ -123,7 +123,9 @@ impl PackedFile {
     }
 
     fn read_table(&self) -> io::Result<Vec<u64>> {
-        let count = usize::try_from(self.len.div_ceil(FRAME_BYTES)).map_err(|_| damaged("its name"))?;
+        // Its name says how long it is, and anybody may have given it that.
+        let count = Some(self.len).filter(|&len| len <= TEXT_BYTES_MAX).map(|len| len.div_ceil(FRAME_BYTES));
+        let count = count.and_then(|count| usize::try_from(count).ok()).ok_or_else(|| damaged("its name"))?;
         let last_len = HEAD_LEN + EXTRA_HEAD + 4 * count + EMPTY.len();
         let file_len = self.file.metadata()?.len();
         let from = file_len.checked_sub(last_len as u64).ok_or_else(|| damaged("its end is missing"))?;

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use super::packed::PackedFile;
 use crate::absent::if_there;
+use crate::private;
 
 /// The place of a segment among all: its run, and where it begins. Of two that begin at the same position the first is empty: a shim was
 /// killed before it wrote anything there, and the next run began.
@@ -62,7 +63,7 @@ impl Segment {
 
     /// Its bytes; `None` where it is gone.
     pub(super) fn open(&self) -> io::Result<Option<SegmentFile>> {
-        Ok(if_there(File::open(&self.path))?.map(|file| match self.packed_end {
+        Ok(if_there(private::open(&self.path))?.map(|file| match self.packed_end {
             None => SegmentFile::Plain(file),
             Some(end) => SegmentFile::Packed(PackedFile::new(file, end.saturating_sub(self.start))),
         }))

@@ -4,7 +4,6 @@
 //! is ignored, as is one about another database or other run directories. It is written under a temporary name first; if killed in
 //! between, the previous file stays.
 
-use std::fs;
 use std::io;
 use std::path::Path;
 
@@ -12,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::age::Witness;
 use crate::file_id::FileId;
-use crate::private::replace_file;
+use crate::private::{self, replace_file};
 
 const FILE: &str = "retention.json";
 
@@ -52,8 +51,7 @@ impl Memory {
 
     fn read(runtime_dir: &Path) -> Self {
         let path = runtime_dir.join(FILE);
-        let is_small = fs::metadata(&path).is_ok_and(|metadata| metadata.len() <= BYTES_MAX);
-        let memory = is_small.then(|| fs::read(&path).ok()).flatten().and_then(|text| serde_json::from_slice(&text).ok());
+        let memory = private::read(&path, BYTES_MAX).ok().and_then(|text| serde_json::from_slice(&text).ok());
         memory.filter(|memory: &Self| memory.format == FORMAT).unwrap_or_default()
     }
 
@@ -75,6 +73,8 @@ impl Memory {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -17,7 +17,7 @@ use crate::absent::if_there;
 use crate::clock::Timestamp;
 use crate::path_json;
 use crate::pipeline::{Entry, Fact};
-use crate::private::{private_file, sync_dir};
+use crate::private::{self, private_file, sync_dir};
 
 /// The journal's first line: what this run is, written before the pipeline is spawned.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -87,9 +87,14 @@ pub struct ReadJournal {
     pub damaged_lines: usize,
 }
 
+/// The longest journal that is read, in bytes: more than a million pauses.
+const JOURNAL_BYTES_MAX: u64 = 256 << 20;
+/// The longest first line, in bytes: several times what the kernel takes as arguments.
+const HEADER_BYTES_MAX: u64 = 32 << 20;
+
 /// Reads a journal that may still grow and may be torn.
 pub fn read_journal(path: &Path) -> Result<ReadJournal, JournalError> {
-    parse_journal(&if_there(fs::read(path))?.ok_or(JournalError::Absent)?)
+    parse_journal(&if_there(private::read(path, JOURNAL_BYTES_MAX))?.ok_or(JournalError::Absent)?)
 }
 
 fn parse_journal(bytes: &[u8]) -> Result<ReadJournal, JournalError> {
@@ -107,9 +112,9 @@ fn parse_journal(bytes: &[u8]) -> Result<ReadJournal, JournalError> {
     Ok(journal)
 }
 
-/// Reads only the first line of a journal, however long it is.
+/// Reads only the first line of a journal.
 pub fn read_header(path: &Path) -> Result<Header, JournalError> {
-    let file = if_there(File::open(path))?.ok_or(JournalError::Absent)?;
+    let file = if_there(private::open(path))?.ok_or(JournalError::Absent)?.take(HEADER_BYTES_MAX);
     let mut line = Vec::new();
     BufReader::new(file).read_until(b'\n', &mut line)?;
     parse_header(line.strip_suffix(b"\n").ok_or(JournalError::Absent)?)

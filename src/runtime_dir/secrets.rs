@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use crate::config::{Token, Tokens};
 use crate::kill_point::KillPoint;
-use crate::private::private_file;
+use crate::private::{self, private_file};
 use crate::random;
 
 /// The longest file that is read, in bytes.
@@ -116,11 +116,10 @@ pub enum SecretError {
 /// What is in a file that is its owner's alone, or what is wrong with it.
 fn read(path: &Path) -> io::Result<Result<Option<Token>, String>> {
     let wrong = |problem: &str| Ok(Err(problem.to_owned()));
-    // Looked at first: to open a FIFO would wait for ever.
-    if !fs::metadata(path)?.is_file() {
-        return wrong("is no file");
-    }
-    let file = File::open(path)?;
+    let file = match private::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => return wrong("is not a regular file"),
+        opened => opened?,
+    };
     let about = file.metadata()?;
     // Root may read every file, and what root wrote here was meant.
     let (owner, us) = (about.uid(), rustix::process::geteuid().as_raw());
@@ -221,7 +220,7 @@ mod tests {
         }
         fs::remove_file(&path).expect("there");
         fs::create_dir(&path).expect("creates");
-        assert!(Secrets::keep(&NONE, dir.path()).expect_err("a folder").to_string().contains("is no file"));
+        assert!(Secrets::keep(&NONE, dir.path()).expect_err("a folder").to_string().contains("is not a regular file"));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::api::version::Server;
 use crate::file_id::FileId;
 use crate::kill_point::KillPoint;
 use crate::path_json;
-use crate::private::replace_file;
+use crate::private::{self, replace_file};
 use crate::random;
 
 /// Its name in the runtime directory.
@@ -93,7 +93,7 @@ impl ServerInfo {
 
     fn try_to_read(runtime_dir: &Path) -> io::Result<Option<Self>> {
         let mut text = Vec::new();
-        match File::open(runtime_dir.join(NAME)) {
+        match private::open(&runtime_dir.join(NAME)) {
             Ok(file) => file.take(BYTES_MAX).read_to_end(&mut text)?,
             Err(error) if is_absence(&error) => return Ok(None),
             Err(error) => return Err(error),
