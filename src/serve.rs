@@ -35,8 +35,8 @@ use crate::runtime_dir::{GIT_IGNORE, Secret, Secrets, ServerInfo, keep_out_of_gi
 use crate::service_manager::{self, Watchdog};
 use crate::store::Store;
 use crate::supervisor::{Settings, Supervisor};
-use crate::transport::{Entrance, Listener, Reach, Server};
-use crate::web::{App, Authenticator, Guard, ResponseBudget};
+use crate::transport::{Entrance, Listener, Server};
+use crate::web::{App, Authenticator, Guard, ResponseBudget, Trust};
 
 /// How many times longer the supervisor may wait for the disk than for anything else before the watchdog counts it as hung: with the 30 s
 /// of the README's unit, five minutes.
@@ -96,9 +96,9 @@ fn serve_at(addresses: Vec<Listener>, config: Config, root_now: &Path) -> anyhow
     }
     // One listener that other machines reach, or a token that somebody set, and every TCP listener asks for it.
     let is_open = listeners.iter().any(|listener| listener.reach().is_open());
-    let secrets = (is_open || config.tokens.is_set()).then(|| Secrets::keep(&config.tokens, runtime_dir)).transpose();
-    let secrets = secrets.map_err(|error| anyhow!("failed to {error}"))?;
-    let authenticator = secrets.map(|secrets| Arc::new(Authenticator::new(&secrets, Box::new(SystemClock))));
+    let needs_token = is_open || config.tokens.is_set();
+    let secrets = Secrets::keep(&config.tokens, runtime_dir).map_err(|error| anyhow!("failed to {error}"))?;
+    let authenticator = Arc::new(Authenticator::new(&secrets, Box::new(SystemClock)));
     let segment_bytes = retention::segment_bytes_on(runtime_dir, config.log_segment_bytes, config.disk_free_bytes);
     let limits = retention::Limits {
         log_bytes: config.log_total_bytes,
@@ -156,7 +156,8 @@ fn serve_at(addresses: Vec<Listener>, config: Config, root_now: &Path) -> anyhow
         logs: logs.clone(),
         database: database_file.clone(),
         guard: Guard::new(reach, config.allow_hosts.clone(), config.allow_origins.clone()),
-        authenticator: authenticator.clone().filter(|_| reach != Reach::Socket),
+        authenticator: authenticator.clone(),
+        trust: Trust::of(reach, needs_token),
         inspector: inspector.clone(),
         streams: streams.clone(),
         budget: budget.clone(),
@@ -191,7 +192,7 @@ fn serve_at(addresses: Vec<Listener>, config: Config, root_now: &Path) -> anyhow
     // So that the first client has no scan to wait for.
     inspector.begin_look();
     announcing::say_root(&config.pipeline_root, root_now);
-    if authenticator.is_some() {
+    if needs_token {
         announcing::say_token(&config.tokens, runtime_dir, is_open);
     }
     let watchdog = Watchdog::start({

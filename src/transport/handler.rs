@@ -24,19 +24,23 @@ pub trait Handler: Send + Sync + 'static {
 pub struct Client<'a> {
     connection: Option<(&'a Stream, &'a Slot)>,
     has_thread: bool,
+    /// The user of a client without a connection.
+    uid: Option<u32>,
 }
 
 impl<'a> Client<'a> {
-    /// One that never leaves, with a thread of its own.
-    pub const PATIENT: Self = Self { connection: None, has_thread: true };
-
-    pub(super) fn new(stream: &'a Stream, slot: &'a Slot, has_thread: bool) -> Self {
-        Self { connection: Some((stream, slot)), has_thread }
+    /// One of this user that never leaves, with a thread of its own.
+    pub const fn patient(uid: Option<u32>) -> Self {
+        Self { connection: None, has_thread: true, uid }
     }
 
-    /// The user whose process connected, at a Unix socket (`SO_PEERCRED`, `unix(7)`).
+    pub(super) fn new(stream: &'a Stream, slot: &'a Slot, has_thread: bool) -> Self {
+        Self { connection: Some((stream, slot)), has_thread, uid: None }
+    }
+
+    /// The user whose process is at the other end, if that is on this machine and the kernel knows it.
     pub fn uid(&self) -> Option<u32> {
-        self.connection.and_then(|(stream, _)| stream.uid())
+        self.connection.map_or(self.uid, |(stream, _)| stream.uid())
     }
 
     /// Whether it has gone.

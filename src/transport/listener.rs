@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use listenfd::ListenFd;
@@ -15,6 +15,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, sockopt};
 
 use super::own_socket::{BACKLOG, OwnSocket};
+use super::peer_user::user_of_peer;
 use super::reach::{Reach, dialable};
 use crate::abstract_socket;
 use crate::socket_path::SocketPath;
@@ -121,11 +122,11 @@ impl Listener {
     /// Takes the next connection. Never waits for one.
     pub(super) fn accept(&self) -> io::Result<(Stream, SocketAddr)> {
         let (stream, from) = rustix::net::acceptfrom_with(self.latest(), SocketFlags::CLOEXEC)?;
-        let Some(from) = from.and_then(|from| SocketAddr::try_from(from).ok()) else { return Ok((Stream(stream), NO_ADDRESS)) };
+        let Some(from) = from.and_then(|from| SocketAddr::try_from(from).ok()) else { return Ok((stream.into(), NO_ADDRESS)) };
         // An answer is one write; waiting for more to send would only delay it.
         // This fails if the client has reset the connection meanwhile; the next read reports that.
         let _already_gone = sockopt::set_tcp_nodelay(&stream, true);
-        Ok((Stream(stream), SocketAddr::new(from.ip().to_canonical(), from.port())))
+        Ok((stream.into(), SocketAddr::new(from.ip().to_canonical(), from.port())))
     }
 }
 
@@ -148,11 +149,12 @@ pub(super) enum WayIn {
 
 impl WayIn {
     pub(super) fn connect(&self, limit: Duration) -> io::Result<Stream> {
-        Ok(Stream(match self {
+        let socket: OwnedFd = match self {
             Self::Tcp(address) => TcpStream::connect_timeout(&dialable(*address), limit)?.into(),
             Self::Unix(path) => SocketPath::open(path)?.connect()?.into(),
             Self::Inherited(address) => UnixStream::connect_addr(address)?.into(),
-        }))
+        };
+        Ok(socket.into())
     }
 
     /// Whether this connection error says nothing about whether this server answers: the service manager may hold a socket for others
@@ -167,15 +169,25 @@ impl WayIn {
 }
 
 #[derive(Debug)]
-pub(super) struct Stream(pub(super) OwnedFd);
+pub(super) struct Stream {
+    socket: OwnedFd,
+    /// Looked up once: the kernel would have to search for it with each request.
+    uid: OnceLock<Option<u32>>,
+}
+
+impl From<OwnedFd> for Stream {
+    fn from(socket: OwnedFd) -> Self {
+        Self { socket, uid: OnceLock::new() }
+    }
+}
 
 impl Stream {
     pub(super) fn set_read_timeout(&self, limit: Option<Duration>) -> io::Result<()> {
-        Ok(sockopt::set_socket_timeout(&self.0, sockopt::Timeout::Recv, limit)?)
+        Ok(sockopt::set_socket_timeout(&self.socket, sockopt::Timeout::Recv, limit)?)
     }
 
     pub(super) fn set_write_timeout(&self, limit: Duration) -> io::Result<()> {
-        Ok(sockopt::set_socket_timeout(&self.0, sockopt::Timeout::Send, Some(limit))?)
+        Ok(sockopt::set_socket_timeout(&self.socket, sockopt::Timeout::Send, Some(limit))?)
     }
 
     /// Whether the other side says nothing more, as one that has closed does. One that has only ended its own direction may still read.
@@ -192,41 +204,44 @@ impl Stream {
             return Ok(());
         }
         let limit_ms = u32::try_from(limit.as_millis()).unwrap_or(u32::MAX);
-        Ok(sockopt::set_tcp_user_timeout(&self.0, limit_ms)?)
+        Ok(sockopt::set_tcp_user_timeout(&self.socket, limit_ms)?)
     }
 
     /// Whether the other side is told that the connection broke, however it is closed (`SO_LINGER`, `socket(7)`). On a Unix socket nothing can
     /// say that.
     pub(super) fn set_broken_at_end(&self, is_broken: bool) -> io::Result<()> {
-        Ok(sockopt::set_socket_linger(&self.0, is_broken.then_some(Duration::ZERO))?)
+        Ok(sockopt::set_socket_linger(&self.socket, is_broken.then_some(Duration::ZERO))?)
     }
 
-    /// The user at the other end of a Unix socket.
+    /// The user at the other end, if that is on this machine and can be known.
     pub(super) fn uid(&self) -> Option<u32> {
-        let peer = self.is_unix().is_ok_and(|is_unix| is_unix).then(|| abstract_socket::credentials(&self.0));
-        peer?.ok().map(|(uid, _)| uid)
+        *self.uid.get_or_init(|| match self.is_unix() {
+            Ok(true) => abstract_socket::credentials(&self.socket).ok().map(|(uid, _)| uid),
+            Ok(false) => user_of_peer(&self.socket),
+            Err(_) => None,
+        })
     }
 
     fn is_unix(&self) -> io::Result<bool> {
-        Ok(sockopt::socket_domain(&self.0)? == AddressFamily::UNIX)
+        Ok(sockopt::socket_domain(&self.socket)? == AddressFamily::UNIX)
     }
 }
 
 impl AsFd for Stream {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.socket.as_fd()
     }
 }
 
 impl Read for &Stream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        Ok(rustix::io::read(&self.0, buffer)?)
+        Ok(rustix::io::read(&self.socket, buffer)?)
     }
 }
 
 impl Write for &Stream {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        Ok(rustix::net::send(&self.0, bytes, SendFlags::NOSIGNAL)?)
+        Ok(rustix::net::send(&self.socket, bytes, SendFlags::NOSIGNAL)?)
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -17,6 +17,7 @@ mod head;
 mod limits;
 mod listener;
 mod own_socket;
+mod peer_user;
 mod reach;
 mod server;
 mod slots;

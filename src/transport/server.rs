@@ -198,7 +198,7 @@ mod tests {
         for (came, answered) in [("GET / HTTP/1.1\r\nHost: h\r\n\r\n", true), ("GET / HTTP/1.1\r\nHo", false), ("", false)] {
             let (ours, mut theirs) = UnixStream::pair().expect("a pair");
             theirs.write_all(came.as_bytes()).expect("there is room");
-            let (slots, stream) = (Arc::<Slots>::default(), Arc::new(Stream(ours.into())));
+            let (slots, stream) = (Arc::<Slots>::default(), Arc::new(Stream::from(std::os::fd::OwnedFd::from(ours))));
             let handler: Arc<dyn Handler> = Arc::new(Hello);
             let slot = Arc::new(slots.take(1, &stream, Peer::Local).expect("room"));
             slots.begin_stop();
@@ -217,7 +217,7 @@ mod tests {
             let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
             let mut theirs = TcpStream::connect(listener.local_addr().expect("bound")).expect("it listens");
             let (ours, from) = listener.accept().expect("somebody is there");
-            let (slots, stream) = (Arc::<Slots>::default(), Arc::new(Stream(ours.into())));
+            let (slots, stream) = (Arc::<Slots>::default(), Arc::new(Stream::from(std::os::fd::OwnedFd::from(ours))));
             let handler: Arc<dyn Handler> = Arc::new(Hello);
             let slot = Arc::new(slots.take(1, &stream, Peer::Local).expect("room"));
             // Nothing has come yet.

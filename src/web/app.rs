@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use rouille::Request;
 
-use super::auth::{Authenticator, Caller};
+use super::auth::{Authenticator, Caller, Trust};
 use super::error::ApiError;
 use super::guard::Guard;
 use super::response_budget::ResponseBudget;
@@ -17,6 +17,7 @@ use crate::log::RunLogs;
 use crate::run_dir::Runs;
 use crate::store::DatabaseFile;
 use crate::supervisor::Handle;
+use crate::transport::Client;
 
 /// Which service answers, in health and version.
 pub(super) const SERVICE: &str = "autoappdev-backend";
@@ -38,8 +39,10 @@ pub struct App {
     pub database: DatabaseFile,
     /// Which pages and names may ask.
     pub guard: Guard,
-    /// Checks who sends a request; `None` where the listener asks for nothing.
-    pub authenticator: Option<Arc<Authenticator>>,
+    /// Checks the tokens and sessions of clients that the listener does not trust without them.
+    pub authenticator: Arc<Authenticator>,
+    /// Which clients need neither.
+    pub trust: Trust,
     /// Checks for problems on request.
     pub inspector: Inspector,
     /// Who streams, at whatever listener.
@@ -51,14 +54,19 @@ pub struct App {
 }
 
 impl App {
-    /// Who asks. At a listener that does not ask everybody is the owner.
-    pub(in crate::web) fn caller(&self, request: &Request) -> Result<Caller, ApiError> {
-        self.authenticator.as_ref().map_or(Ok(Caller::OWNER), |keys| keys.caller(request))
+    /// Whether a client needs neither a token nor a session.
+    pub(in crate::web) fn trusts(&self, request: &Request, client: &Client<'_>) -> bool {
+        self.trust.includes(request, client)
+    }
+
+    /// Who sent the request: the owner, or a client that showed a token or a session.
+    pub(in crate::web) fn caller(&self, request: &Request, client: &Client<'_>) -> Result<Caller, ApiError> {
+        if self.trusts(request, client) { Ok(Caller::OWNER) } else { self.authenticator.caller(request) }
     }
 
     /// The same, if that client may act.
-    pub(in crate::web) fn operator(&self, request: &Request) -> Result<Caller, ApiError> {
-        let caller = self.caller(request)?;
+    pub(in crate::web) fn operator(&self, request: &Request, client: &Client<'_>) -> Result<Caller, ApiError> {
+        let caller = self.caller(request, client)?;
         match caller.role {
             Role::Operator => Ok(caller),
             Role::Viewer => Err(ApiError::ReadOnly),

@@ -22,6 +22,6 @@ mod router;
 mod tests;
 
 pub use app::App;
-pub use auth::Authenticator;
+pub use auth::{Authenticator, Trust};
 pub use guard::Guard;
 pub use response_budget::ResponseBudget;

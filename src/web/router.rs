@@ -46,8 +46,8 @@ impl App {
             Found::Route(route, parameter) => {
                 let caller = match route.spec().access {
                     Access::Anyone => None,
-                    Access::Viewer => Some(self.caller(request)?),
-                    Access::Operator => Some(self.operator(request)?),
+                    Access::Viewer => Some(self.caller(request, client)?),
+                    Access::Operator => Some(self.operator(request, client)?),
                 };
                 return self.answer(route, parameter, request, caller, client);
             }
@@ -62,7 +62,8 @@ impl App {
         }
         // Only callers with access to the API learn that a path does not exist.
         if guard::is_of_api(path) {
-            let _let_in = if guard::changes_nothing(request) { self.caller(request) } else { self.operator(request) }?;
+            let _let_in =
+                if guard::changes_nothing(request) { self.caller(request, client) } else { self.operator(request, client) }?;
         }
         Err(allow.map_or(ApiError::NotFound, ApiError::MethodNotAllowed))
     }
@@ -92,10 +93,10 @@ impl App {
             Route::Runs => self.budget.make(|| self.runs(request)),
             Route::Run => self.budget.make(|| self.run(parameter)),
             Route::RunLog => self.log_text(request, parameter),
-            Route::Health => self.health(request),
+            Route::Health => self.health(request, client),
             Route::Version => Ok(self.version()),
-            Route::Session => self.session(caller),
-            Route::Login => self.log_in(request),
+            Route::Session => self.session(caller, self.trusts(request, client)),
+            Route::Login => self.log_in(request, client),
             Route::Logout => self.log_out(request),
             Route::Index => page::file(request, "index.html").map(|page| self.renew(request, page)).ok_or(ApiError::NotFound),
             Route::PageFile => page::file(request, parameter).ok_or(ApiError::NotFound),

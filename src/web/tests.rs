@@ -9,7 +9,7 @@ use rouille::{Request, Response};
 use serde_json::{Value, json};
 
 use super::app::App;
-use super::auth::Authenticator;
+use super::auth::{Authenticator, Trust};
 use super::guard::Guard;
 use crate::api::version::Server;
 use crate::clock::{Clock, SystemClock, Timestamp};
@@ -87,7 +87,8 @@ impl House {
         Arc::new(Authenticator::new(&Secrets { token, read_token, session_key }, Box::new(self.clock.clone())))
     }
 
-    fn app(&self, reach: Reach, authenticator: Option<Arc<Authenticator>>) -> App {
+    /// A listener with the usual tokens.
+    fn app(&self, reach: Reach, needs_token: bool) -> App {
         App {
             identity: Arc::new(Server { id: SERVER_ID.to_owned(), runtime_dir: "/srv/a/runtime".to_owned() }),
             started_at: SystemClock.now(),
@@ -96,7 +97,8 @@ impl House {
             logs: RunLogs::new(self.dir.path().to_owned()),
             database: DatabaseFile::at(&self.dir.path().join("autoappdev.db")),
             guard: Guard::new(reach, vec![], vec![]),
-            authenticator,
+            authenticator: self.authenticator(TOKEN),
+            trust: Trust::of(reach, needs_token),
             budget: Arc::default(),
             health_budget: Arc::default(),
             inspector: self.inspector.clone(),
@@ -112,7 +114,7 @@ impl House {
 
     /// The door to the network, with the usual keys.
     fn network(&self) -> App {
-        self.app(Reach::at(address(NETWORK)), Some(self.authenticator(TOKEN)))
+        self.app(Reach::at(address(NETWORK)), true)
     }
 }
 
@@ -127,6 +129,11 @@ fn address(text: &str) -> SocketAddr {
 }
 
 fn ask(app: &App, from: &str, method: &str, path: &str, fields: &[(&str, &str)], body: &str) -> Response {
+    ask_as(Some(own_uid()), app, from, method, path, fields, body)
+}
+
+/// Asks as a process of this user.
+fn ask_as(uid: Option<u32>, app: &App, from: &str, method: &str, path: &str, fields: &[(&str, &str)], body: &str) -> Response {
     let mut headers: Vec<(String, String)> =
         fields.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
     headers.push(("Host".to_owned(), "localhost".to_owned()));
@@ -135,7 +142,11 @@ fn ask(app: &App, from: &str, method: &str, path: &str, fields: &[(&str, &str)],
         headers.push(("Content-Length".to_owned(), body.len().to_string()));
     }
     let request = Request::fake_http_from(address(from), method, path, headers, body.as_bytes().to_vec());
-    app.handle(&request, &Client::PATIENT)
+    app.handle(&request, &Client::patient(uid))
+}
+
+fn own_uid() -> u32 {
+    rustix::process::geteuid().as_raw()
 }
 
 fn header(response: &Response, name: &str) -> Option<String> {
@@ -161,9 +172,9 @@ fn bearer(token: &str) -> Vec<(&'static str, String)> {
 }
 
 /// One cell of the table: the status, and what tells more.
-fn cell(app: &App, method: &str, path: &str, fields: &[(&str, String)]) -> String {
+fn cell(uid: Option<u32>, app: &App, method: &str, path: &str, fields: &[(&str, String)]) -> String {
     let fields: Vec<(&str, &str)> = fields.iter().map(|(name, value)| (*name, value.as_str())).collect();
-    let response = ask(app, PHONE, method, path, &fields, if method == "POST" { "{}" } else { "" });
+    let response = ask_as(uid, app, PHONE, method, path, &fields, if method == "POST" { "{}" } else { "" });
     let status = response.status_code;
     let body = read(response);
     let more = match (path, status) {
@@ -200,16 +211,21 @@ fn request_for_another_server_is_refused_before_the_token_check() {
 #[test]
 fn each_door_and_credential_opens_what_it_should() {
     let house = House::new();
-    let doors: [(&str, Reach, bool); 4] = [
-        ("socket", Reach::Socket, false),
-        ("loopback", Reach::at(address(LOOPBACK)), false),
-        ("loopback+token", Reach::at(address(LOOPBACK)), true),
-        ("network", Reach::at(address(NETWORK)), true),
+    let (own, other) = (Some(own_uid()), Some(own_uid() + 1));
+    let loopback = Reach::at(address(LOOPBACK));
+    let doors: [(&str, Reach, bool, Option<u32>); 7] = [
+        ("socket", Reach::Socket, false, own),
+        ("socket, other user", Reach::Socket, true, other),
+        ("loopback", loopback, false, own),
+        ("loopback, other user", loopback, false, other),
+        ("loopback, unknown", loopback, false, None),
+        ("loopback + token", loopback, true, own),
+        ("network", Reach::at(address(NETWORK)), true, own),
     ];
     let network = house.network();
     let (acts, looks) = (log_in(&network, TOKEN), log_in(&network, READ_TOKEN));
-    let former =
-        log_in(&house.app(Reach::at(address(NETWORK)), Some(house.authenticator("the-former-token"))), "the-former-token");
+    let former = App { authenticator: house.authenticator("the-former-token"), ..house.network() };
+    let former = log_in(&former, "the-former-token");
     let cookie = |pair: &str| vec![("Cookie", pair.to_owned())];
     let credentials: [(&str, Vec<(&str, String)>); 9] = [
         ("nothing", vec![]),
@@ -223,12 +239,11 @@ fn each_door_and_credential_opens_what_it_should() {
         ("log-in, wrong token", [cookie(&acts), bearer("not-the-right-token")].concat()),
     ];
     let mut table =
-        String::from("door           | with                | page file none | look act                | health  session\n");
-    for (name, door, asks) in doors {
+        String::from("door                 | with                | page file none | look act                | health  session\n");
+    for (name, door, needs_token, uid) in doors {
         for (with, fields) in &credentials {
             // Each cell has keys that know of no wrong tries.
-            let cell =
-                |method: &str, path: &str| cell(&house.app(door, asks.then(|| house.authenticator(TOKEN))), method, path, fields);
+            let cell = |method: &str, path: &str| cell(uid, &house.app(door, needs_token), method, path, fields);
             let free = [cell("GET", "/"), cell("GET", "/static/app.js"), cell("GET", "/nothing")].join("  ");
             let (look, act) = (cell("GET", "/api/pipeline"), cell("POST", "/api/pipeline/pause"));
             let (health, session) = (cell("GET", "/api/health"), cell("GET", "/api/session"));
@@ -242,50 +257,77 @@ fn each_door_and_credential_opens_what_it_should() {
                 assert_eq!(status, act, "{name}, {with}: {path} is acted on like a pause");
             }
             assert_eq!(cell("GET", "/api/nothing"), if look == "200" { "404" } else { "401" }, "{name}, {with}");
-            let _never_fails = writeln!(table, "{name:14} | {with:19} | {free}  | {look}  {act:18} | {health:7} {session}");
+            let _never_fails = writeln!(table, "{name:20} | {with:19} | {free}  | {look}  {act:18} | {health:7} {session}");
         }
     }
     assert_eq!(table, TABLE, "the table is now:\n{table}");
 }
 
 const TABLE: &str = "\
-door           | with                | page file none | look act                | health  session
-socket         | nothing             | 200  200  404  | 200  409                | 200 all 200 act
-socket         | a wrong token       | 200  200  404  | 200  409                | 200 all 200 act
-socket         | no Bearer           | 200  200  404  | 200  409                | 200 all 200 act
-socket         | the read token      | 200  200  404  | 200  409                | 200 all 200 act
-socket         | the token           | 200  200  404  | 200  409                | 200 all 200 act
-socket         | a read log-in       | 200  200  404  | 200  409                | 200 all 200 act
-socket         | a log-in            | 200  200  404  | 200  409                | 200 all 200 act
-socket         | a former log-in     | 200  200  404  | 200  409                | 200 all 200 act
-socket         | log-in, wrong token | 200  200  404  | 200  409                | 200 all 200 act
-loopback       | nothing             | 200  200  404  | 200  409                | 200 all 200 act
-loopback       | a wrong token       | 200  200  404  | 200  409                | 200 all 200 act
-loopback       | no Bearer           | 200  200  404  | 200  409                | 200 all 200 act
-loopback       | the read token      | 200  200  404  | 200  409                | 200 all 200 act
-loopback       | the token           | 200  200  404  | 200  409                | 200 all 200 act
-loopback       | a read log-in       | 200  200  404  | 200  409                | 200 all 200 act
-loopback       | a log-in            | 200  200  404  | 200  409                | 200 all 200 act
-loopback       | a former log-in     | 200  200  404  | 200  409                | 200 all 200 act
-loopback       | log-in, wrong token | 200  200  404  | 200  409                | 200 all 200 act
-loopback+token | nothing             | 200  200  404  | 401  401                | 200     401
-loopback+token | a wrong token       | 200  200  404  | 401  401                | 401     401
-loopback+token | no Bearer           | 200  200  404  | 401  401                | 200     401
-loopback+token | the read token      | 200  200  404  | 200  403 read_only      | 200 all 200 look
-loopback+token | the token           | 200  200  404  | 200  409                | 200 all 200 act
-loopback+token | a read log-in       | 200  200  404  | 200  403 read_only      | 200 all 200 look
-loopback+token | a log-in            | 200  200  404  | 200  409                | 200 all 200 act
-loopback+token | a former log-in     | 200  200  404  | 401  401                | 200     401
-loopback+token | log-in, wrong token | 200  200  404  | 401  401                | 401     401
-network        | nothing             | 200  200  404  | 401  401                | 200     401
-network        | a wrong token       | 200  200  404  | 401  401                | 401     401
-network        | no Bearer           | 200  200  404  | 401  401                | 200     401
-network        | the read token      | 200  200  404  | 200  403 read_only      | 200 all 200 look
-network        | the token           | 200  200  404  | 200  409                | 200 all 200 act
-network        | a read log-in       | 200  200  404  | 200  403 read_only      | 200 all 200 look
-network        | a log-in            | 200  200  404  | 200  409                | 200 all 200 act
-network        | a former log-in     | 200  200  404  | 401  401                | 200     401
-network        | log-in, wrong token | 200  200  404  | 401  401                | 401     401
+door                 | with                | page file none | look act                | health  session
+socket               | nothing             | 200  200  404  | 200  409                | 200 all 200 act
+socket               | a wrong token       | 200  200  404  | 200  409                | 200 all 200 act
+socket               | no Bearer           | 200  200  404  | 200  409                | 200 all 200 act
+socket               | the read token      | 200  200  404  | 200  409                | 200 all 200 act
+socket               | the token           | 200  200  404  | 200  409                | 200 all 200 act
+socket               | a read log-in       | 200  200  404  | 200  409                | 200 all 200 act
+socket               | a log-in            | 200  200  404  | 200  409                | 200 all 200 act
+socket               | a former log-in     | 200  200  404  | 200  409                | 200 all 200 act
+socket               | log-in, wrong token | 200  200  404  | 200  409                | 200 all 200 act
+socket, other user   | nothing             | 200  200  404  | 401  401                | 200     401
+socket, other user   | a wrong token       | 200  200  404  | 401  401                | 401     401
+socket, other user   | no Bearer           | 200  200  404  | 401  401                | 200     401
+socket, other user   | the read token      | 200  200  404  | 200  403 read_only      | 200 all 200 look
+socket, other user   | the token           | 200  200  404  | 200  409                | 200 all 200 act
+socket, other user   | a read log-in       | 200  200  404  | 200  403 read_only      | 200 all 200 look
+socket, other user   | a log-in            | 200  200  404  | 200  409                | 200 all 200 act
+socket, other user   | a former log-in     | 200  200  404  | 401  401                | 200     401
+socket, other user   | log-in, wrong token | 200  200  404  | 401  401                | 401     401
+loopback             | nothing             | 200  200  404  | 200  409                | 200 all 200 act
+loopback             | a wrong token       | 200  200  404  | 200  409                | 200 all 200 act
+loopback             | no Bearer           | 200  200  404  | 200  409                | 200 all 200 act
+loopback             | the read token      | 200  200  404  | 200  409                | 200 all 200 act
+loopback             | the token           | 200  200  404  | 200  409                | 200 all 200 act
+loopback             | a read log-in       | 200  200  404  | 200  409                | 200 all 200 act
+loopback             | a log-in            | 200  200  404  | 200  409                | 200 all 200 act
+loopback             | a former log-in     | 200  200  404  | 200  409                | 200 all 200 act
+loopback             | log-in, wrong token | 200  200  404  | 200  409                | 200 all 200 act
+loopback, other user | nothing             | 200  200  404  | 401  401                | 200     401
+loopback, other user | a wrong token       | 200  200  404  | 401  401                | 401     401
+loopback, other user | no Bearer           | 200  200  404  | 401  401                | 200     401
+loopback, other user | the read token      | 200  200  404  | 200  403 read_only      | 200 all 200 look
+loopback, other user | the token           | 200  200  404  | 200  409                | 200 all 200 act
+loopback, other user | a read log-in       | 200  200  404  | 200  403 read_only      | 200 all 200 look
+loopback, other user | a log-in            | 200  200  404  | 200  409                | 200 all 200 act
+loopback, other user | a former log-in     | 200  200  404  | 401  401                | 200     401
+loopback, other user | log-in, wrong token | 200  200  404  | 401  401                | 401     401
+loopback, unknown    | nothing             | 200  200  404  | 401  401                | 200     401
+loopback, unknown    | a wrong token       | 200  200  404  | 401  401                | 401     401
+loopback, unknown    | no Bearer           | 200  200  404  | 401  401                | 200     401
+loopback, unknown    | the read token      | 200  200  404  | 200  403 read_only      | 200 all 200 look
+loopback, unknown    | the token           | 200  200  404  | 200  409                | 200 all 200 act
+loopback, unknown    | a read log-in       | 200  200  404  | 200  403 read_only      | 200 all 200 look
+loopback, unknown    | a log-in            | 200  200  404  | 200  409                | 200 all 200 act
+loopback, unknown    | a former log-in     | 200  200  404  | 401  401                | 200     401
+loopback, unknown    | log-in, wrong token | 200  200  404  | 401  401                | 401     401
+loopback + token     | nothing             | 200  200  404  | 401  401                | 200     401
+loopback + token     | a wrong token       | 200  200  404  | 401  401                | 401     401
+loopback + token     | no Bearer           | 200  200  404  | 401  401                | 200     401
+loopback + token     | the read token      | 200  200  404  | 200  403 read_only      | 200 all 200 look
+loopback + token     | the token           | 200  200  404  | 200  409                | 200 all 200 act
+loopback + token     | a read log-in       | 200  200  404  | 200  403 read_only      | 200 all 200 look
+loopback + token     | a log-in            | 200  200  404  | 200  409                | 200 all 200 act
+loopback + token     | a former log-in     | 200  200  404  | 401  401                | 200     401
+loopback + token     | log-in, wrong token | 200  200  404  | 401  401                | 401     401
+network              | nothing             | 200  200  404  | 401  401                | 200     401
+network              | a wrong token       | 200  200  404  | 401  401                | 401     401
+network              | no Bearer           | 200  200  404  | 401  401                | 200     401
+network              | the read token      | 200  200  404  | 200  403 read_only      | 200 all 200 look
+network              | the token           | 200  200  404  | 200  409                | 200 all 200 act
+network              | a read log-in       | 200  200  404  | 200  403 read_only      | 200 all 200 look
+network              | a log-in            | 200  200  404  | 200  409                | 200 all 200 act
+network              | a former log-in     | 200  200  404  | 401  401                | 200     401
+network              | log-in, wrong token | 200  200  404  | 401  401                | 401     401
 ";
 
 #[test]
@@ -312,7 +354,7 @@ fn a_log_in_says_what_it_may_and_a_log_out_ends_it() {
             && log_in(&app, TOKEN).starts_with(out.split('=').next().expect("a name"))
     );
     // A door that asks for nothing takes every log-in and remembers none.
-    let open = house.app(Reach::Socket, None);
+    let open = house.app(Reach::Socket, false);
     let response = ask(&open, PHONE, "POST", "/api/login", &[], r#"{"token":"whatever"}"#);
     assert_eq!((response.status_code, header(&response, "Set-Cookie")), (200, None));
     assert_eq!(
@@ -427,7 +469,7 @@ fn preflights_need_no_token_and_allow_one() {
 #[test]
 fn a_path_that_is_not_there_takes_no_method() {
     let house = House::new();
-    for app in [house.network(), house.app(Reach::Socket, None)] {
+    for app in [house.network(), house.app(Reach::Socket, false)] {
         for method in ["GET", "HEAD", "POST", "OPTIONS", "DELETE"] {
             for path in ["/static/nothing.js", "/static/", "/static/app.js/x", "/nothing"] {
                 assert_eq!(ask(&app, PHONE, method, path, &[], "").status_code, 404, "{method} {path}");

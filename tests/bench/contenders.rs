@@ -10,15 +10,16 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use autoappdev::clock::{Clock, SystemClock};
+use autoappdev::config::Tokens;
 use autoappdev::feed::Streams;
 use autoappdev::health::Inspector;
 use autoappdev::log::RunLogs;
 use autoappdev::run_dir::Runs;
-use autoappdev::runtime_dir::new_identity;
+use autoappdev::runtime_dir::{Secrets, new_identity};
 use autoappdev::store::Store;
 use autoappdev::supervisor::{Settings, Supervisor};
 use autoappdev::transport::{Client, Handler, Reach};
-use autoappdev::web::{App, Guard};
+use autoappdev::web::{App, Authenticator, Guard, Trust};
 
 use crate::floor;
 use crate::support::{Place, signal, stat_field};
@@ -175,6 +176,9 @@ pub(crate) fn be_rouille(dir: &Path) {
     let logs = RunLogs::new(runs.runtime_dir().to_owned());
     let inspector = Inspector::start(|| None).expect("a thread");
     let streams = Streams::new(supervisor.handle(), inspector.clone(), runs.clone(), logs.clone(), database.clone());
+    let secrets = Secrets::keep(&Tokens::default(), runs.runtime_dir()).expect("a new folder");
+    let authenticator = Arc::new(Authenticator::new(&secrets, Box::new(SystemClock)));
+    let this_user = Client::patient(Some(rustix::process::geteuid().as_raw()));
     let app = App {
         identity: Arc::new(new_identity(runs.runtime_dir()).expect("random bytes")),
         started_at: SystemClock.now(),
@@ -183,14 +187,15 @@ pub(crate) fn be_rouille(dir: &Path) {
         logs,
         database,
         guard: Guard::new(Reach::Loopback, Vec::new(), Vec::new()),
-        authenticator: None,
+        authenticator,
+        trust: Trust::OwnUser,
         budget: Arc::default(),
         health_budget: Arc::default(),
         inspector,
         streams: Arc::new(streams),
     };
     let server =
-        rouille::Server::new("127.0.0.1:0", move |request| app.handle(request, &Client::PATIENT)).expect("a port").pool_size(4);
+        rouille::Server::new("127.0.0.1:0", move |request| app.handle(request, &this_user)).expect("a port").pool_size(4);
     println!("{}", server.server_addr());
     thread::spawn(move || server.run());
     until_the_bench_ends();

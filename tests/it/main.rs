@@ -52,6 +52,7 @@ mod http {
     mod system_calls;
     mod tokens;
     mod transport;
+    mod trust;
 }
 mod recovery {
     mod boot;

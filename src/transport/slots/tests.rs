@@ -17,7 +17,7 @@ fn sit(slots: &Arc<Slots>, number: u64, from: &str) -> Option<(Slot, UnixStream)
 
 fn sit_as(slots: &Arc<Slots>, number: u64, peer: Peer) -> Result<(Slot, UnixStream), Full> {
     let (ours, theirs) = UnixStream::pair().expect("a pair");
-    let slot = slots.take(number, &Arc::new(Stream(ours.into())), peer)?;
+    let slot = slots.take(number, &Arc::new(Stream::from(std::os::fd::OwnedFd::from(ours))), peer)?;
     theirs.set_nonblocking(true).expect("ours");
     Ok((slot, theirs))
 }

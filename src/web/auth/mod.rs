@@ -3,6 +3,8 @@
 mod authenticator;
 mod session;
 mod throttle;
+mod trust;
 
 pub use authenticator::Authenticator;
 pub(super) use authenticator::Caller;
+pub use trust::Trust;

@@ -4,14 +4,15 @@ use rouille::{Request, Response};
 
 use crate::api::health::{Database, Details, HealthResponse};
 use crate::store::{Reader, StoreError, StoreErrorKind};
+use crate::transport::Client;
 use crate::web::app::{App, SERVICE};
 use crate::web::error::ApiError;
 use crate::web::json::json;
 
 impl App {
     /// Strangers are told whether it serves, not what is wrong: that names paths.
-    pub(in crate::web) fn health(&self, request: &Request) -> Result<Response, ApiError> {
-        let is_known = match self.caller(request) {
+    pub(in crate::web) fn health(&self, request: &Request, client: &Client<'_>) -> Result<Response, ApiError> {
+        let is_known = match self.caller(request, client) {
             Ok(_) => true,
             Err(ApiError::TokenNeeded) => false,
             Err(error) => return Err(error),

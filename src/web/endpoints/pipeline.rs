@@ -7,6 +7,7 @@ use crate::pipeline::{Action, Origin, Peer, State};
 use crate::supervisor::Snapshot;
 use crate::transport::Client;
 use crate::web::app::App;
+use crate::web::auth::Trust;
 use crate::web::error::ApiError;
 use crate::web::json::json;
 use crate::web::long_poll::{WAIT_S_DEFAULT, wait_for};
@@ -16,7 +17,10 @@ impl App {
     /// Has the supervisor act for this client, whose role the router has checked.
     pub(in crate::web) fn act(&self, action: Action, request: &Request, client: &Client<'_>) -> Result<Response, ApiError> {
         let ask = input::ask(action, request)?;
-        let peer = client.uid().map_or_else(|| Peer::Address(request.remote_addr().ip()), Peer::Uid);
+        let peer = match client.uid() {
+            Some(uid) if self.trust == Trust::OwnUserAndRoot => Peer::Uid(uid),
+            Some(_) | None => Peer::Address(request.remote_addr().ip()),
+        };
         let published = self.supervisor.act(ask, Origin::operator(peer))?;
         let Snapshot { pipeline, run_pid, .. } = &published.snapshot;
         let is_start = action == Action::Start;

@@ -1,0 +1,232 @@
+//! Which user of this machine is at the other end of a TCP connection.
+//!
+//! Both ends of a connection within one machine are sockets of one kernel, which records the user of each. The kernel is asked for that one
+//! socket (`sock_diag(7)`). Where it was built without that, its table of all sockets is read (`proc_net(5)`), which takes longer.
+//!
+//! The kernel reports user 0 for a socket that its process has closed. So that a client cannot send a request and close in order to be taken for
+//! root, only a socket with an inode counts, which a closed one no longer has.
+
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, sockopt};
+
+/// `SOCK_DIAG_BY_FAMILY` (`include/uapi/linux/sock_diag.h`).
+const SOCK_DIAG_BY_FAMILY: u16 = 20;
+/// `NLM_F_REQUEST` (`netlink(7)`).
+const NLM_F_REQUEST: u16 = 1;
+/// `IPPROTO_TCP`.
+const TCP: u8 = 6;
+/// The bytes of `struct nlmsghdr`, before the content of a message.
+const HEADER_BYTES: usize = 16;
+/// The bytes of a whole request: the header and `struct inet_diag_req_v2` (`include/uapi/linux/inet_diag.h`).
+const REQUEST_BYTES: usize = HEADER_BYTES + 56;
+/// The bytes of both ports and both addresses at the beginning of `struct inet_diag_sockid`.
+const ENDS_BYTES: usize = 36;
+/// Where `struct inet_diag_msg` has the ends, the user and the inode.
+const ENDS_AT: usize = HEADER_BYTES + 4;
+const UID_AT: usize = HEADER_BYTES + 64;
+const INODE_AT: usize = HEADER_BYTES + 68;
+const ANSWER_BYTES: usize = HEADER_BYTES + 72;
+/// The kernel answers within the call that asks; this only keeps a fault in it from holding a thread.
+const ANSWER_LIMIT: Duration = Duration::from_secs(1);
+
+/// The user whose process holds the other end of an established TCP connection. `None` where that cannot be known: on another machine, for a
+/// process that has closed its end, and for a user who has no number in this server's user namespace.
+pub(super) fn user_of_peer(stream: &impl AsFd) -> Option<u32> {
+    let ours = SocketAddr::try_from(rustix::net::getsockname(stream).ok()?).ok()?;
+    let theirs = SocketAddr::try_from(rustix::net::getpeername(stream).ok()??).ok()?;
+    let [ours, theirs] = [ours, theirs].map(|end| SocketAddr::new(end.ip().to_canonical(), end.port()));
+    let uid = ask_kernel(theirs, ours).or_else(|_| find_in_table(theirs, ours)).ok()??;
+    // As long as our end is connected, no other socket can have the same two addresses.
+    (is_connected(stream) && !may_be_several(uid)).then_some(uid)
+}
+
+fn is_connected(stream: &impl AsFd) -> bool {
+    let mut fds = [PollFd::new(stream, PollFlags::empty())];
+    // Errors and the end of both directions are reported without being asked for.
+    rustix::event::poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|count| count == 0)
+}
+
+/// Asks for the socket with these ends. An error where this kernel does not answer such questions, or has no such socket.
+fn ask_kernel(local: SocketAddr, remote: SocketAddr) -> io::Result<Option<u32>> {
+    let socket = netlink_socket()?;
+    let mut request = [0; REQUEST_BYTES];
+    request[..4].copy_from_slice(&(REQUEST_BYTES as u32).to_ne_bytes());
+    request[4..6].copy_from_slice(&SOCK_DIAG_BY_FAMILY.to_ne_bytes());
+    request[6..8].copy_from_slice(&NLM_F_REQUEST.to_ne_bytes());
+    let family = if local.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    request[HEADER_BYTES] = u8::try_from(family.as_raw()).map_err(io::Error::other)?;
+    request[HEADER_BYTES + 1] = TCP;
+    // In any state (idiag_states).
+    request[HEADER_BYTES + 4..HEADER_BYTES + 8].fill(0xff);
+    let wanted = ends(local, remote);
+    request[HEADER_BYTES + 8..][..ENDS_BYTES].copy_from_slice(&wanted);
+    // Without a cookie (INET_DIAG_NOCOOKIE), which would name one socket for good.
+    request[REQUEST_BYTES - 8..].fill(0xff);
+    rustix::net::send(&socket, &request, SendFlags::empty())?;
+    let mut answer = [0; 512];
+    let (_, length) = rustix::net::recv(&socket, &mut answer[..], RecvFlags::empty())?;
+    let kind = u16::from_ne_bytes([answer[4], answer[5]]);
+    if kind != SOCK_DIAG_BY_FAMILY || length < ANSWER_BYTES {
+        return Err(ErrorKind::NotFound.into());
+    }
+    // It is the listening socket of that port if there is no connection. An IPv6 socket may have an IPv4 connection.
+    let mapped = [local, remote].map(|end| match end.ip() {
+        IpAddr::V4(ip) => SocketAddr::new(ip.to_ipv6_mapped().into(), end.port()),
+        IpAddr::V6(_) => end,
+    });
+    if ![wanted, ends(mapped[0], mapped[1])].iter().any(|ends| answer[ENDS_AT..].starts_with(ends)) {
+        return Ok(None);
+    }
+    let number = |at: usize| u32::from_ne_bytes(answer[at..at + 4].try_into().expect("four bytes"));
+    Ok((number(INODE_AT) != 0).then(|| number(UID_AT)))
+}
+
+fn netlink_socket() -> io::Result<OwnedFd> {
+    let protocol = Some(netlink::SOCK_DIAG);
+    let socket = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::DGRAM, SocketFlags::CLOEXEC, protocol)?;
+    sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(ANSWER_LIMIT))?;
+    // To the kernel: only its messages arrive then.
+    rustix::net::connect(&socket, &netlink::SocketAddrNetlink::new(0, 0))?;
+    Ok(socket)
+}
+
+/// Both ends of a socket as `struct inet_diag_sockid` begins: in network byte order, an IPv4 address in the first four bytes of its field.
+fn ends(local: SocketAddr, remote: SocketAddr) -> [u8; ENDS_BYTES] {
+    let mut ends = [0; ENDS_BYTES];
+    ends[..2].copy_from_slice(&local.port().to_be_bytes());
+    ends[2..4].copy_from_slice(&remote.port().to_be_bytes());
+    for (address, at) in [(local, 4), (remote, 20)] {
+        match address.ip() {
+            IpAddr::V4(ip) => ends[at..at + 4].copy_from_slice(&ip.octets()),
+            IpAddr::V6(ip) => ends[at..at + 16].copy_from_slice(&ip.octets()),
+        }
+    }
+    ends
+}
+
+/// Finds the socket in the tables. An IPv4 connection of an IPv6 socket is in the second one.
+fn find_in_table(local: SocketAddr, remote: SocketAddr) -> io::Result<Option<u32>> {
+    let mut failed = None;
+    for path in ["/proc/net/tcp", "/proc/net/tcp6"] {
+        match fs::read_to_string(path) {
+            Ok(table) => {
+                if let Some(owner) = table.lines().find_map(|line| owner_in(line, local, remote)) {
+                    return Ok(owner);
+                }
+            }
+            Err(error) => failed = Some(error),
+        }
+    }
+    failed.map_or(Ok(None), Err)
+}
+
+/// The user of a line's socket, if the line is the wanted one's; `Some(None)` for a closed one.
+fn owner_in(line: &str, local: SocketAddr, remote: SocketAddr) -> Option<Option<u32>> {
+    // sl local_address rem_address st tx_queue:rx_queue tr:tm->when retrnsmt uid timeout inode
+    let mut fields = line.split_ascii_whitespace();
+    let ends = (end_in(fields.nth(1)?)?, end_in(fields.next()?)?);
+    if ends != (local, remote) {
+        return None;
+    }
+    let uid = fields.nth(4)?.parse().ok()?;
+    let inode: u64 = fields.nth(1)?.parse().ok()?;
+    Some((inode != 0).then_some(uid))
+}
+
+/// `0100007F:2254`: the address in words of this machine's byte order, the port as a number.
+fn end_in(text: &str) -> Option<SocketAddr> {
+    let (address, port) = text.split_once(':')?;
+    let port = u16::from_str_radix(port, 16).ok()?;
+    let mut bytes = Vec::with_capacity(16);
+    for at in (0..address.len()).step_by(8) {
+        bytes.extend(u32::from_str_radix(address.get(at..at + 8)?, 16).ok()?.to_ne_bytes());
+    }
+    let ip: IpAddr = match <[u8; 4]>::try_from(&*bytes) {
+        Ok(octets) => octets.into(),
+        Err(_) => <[u8; 16]>::try_from(&*bytes).ok()?.into(),
+    };
+    Some(SocketAddr::new(ip.to_canonical(), port))
+}
+
+/// Whether the number stands for each user that has none in this user namespace (`user_namespaces(7)`).
+fn may_be_several(uid: u32) -> bool {
+    static OVERFLOW_UID: LazyLock<Option<u32>> = LazyLock::new(|| {
+        // All users have their own numbers in the first namespace, the one with this single line.
+        let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+        if map.split_ascii_whitespace().eq(["0", "0", "4294967295"]) {
+            return None;
+        }
+        let configured = fs::read_to_string("/proc/sys/kernel/overflowuid").ok().and_then(|text| text.trim().parse().ok());
+        Some(configured.unwrap_or(65_534))
+    });
+    *OVERFLOW_UID == Some(uid)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv6Addr, TcpListener, TcpStream};
+
+    use super::*;
+
+    fn connected(listen: &str, call: impl Fn(u16) -> SocketAddr) -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind(listen).expect("binds");
+        let client = TcpStream::connect(call(listener.local_addr().expect("bound").port())).expect("connects");
+        (listener.accept().expect("a connection").0, client)
+    }
+
+    fn ends_of(server: &TcpStream) -> (SocketAddr, SocketAddr) {
+        let canonical = |end: SocketAddr| SocketAddr::new(end.ip().to_canonical(), end.port());
+        (canonical(server.peer_addr().expect("connected")), canonical(server.local_addr().expect("bound")))
+    }
+
+    #[test]
+    fn peer_on_this_machine_is_known_by_both_ways_of_asking() {
+        let us = rustix::process::geteuid().as_raw();
+        let mapped = std::net::Ipv4Addr::LOCALHOST.to_ipv6_mapped();
+        let v4 = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let pairs = [
+            ("127.0.0.1:0", Box::new(v4) as Box<dyn Fn(u16) -> SocketAddr>),
+            ("127.0.0.1:0", Box::new(move |port| SocketAddr::new(mapped.into(), port))),
+            ("[::]:0", Box::new(v4)),
+            ("[::1]:0", Box::new(|port| SocketAddr::new(Ipv6Addr::LOCALHOST.into(), port))),
+        ];
+        for (listen, call) in pairs {
+            if listen.starts_with('[') && TcpListener::bind("[::1]:0").is_err() {
+                continue;
+            }
+            let (server, client) = connected(listen, call);
+            let (theirs, ours) = ends_of(&server);
+            assert_eq!(user_of_peer(&server), Some(us), "{theirs} {ours}");
+            assert_eq!(ask_kernel(theirs, ours).expect("this kernel answers"), Some(us), "{theirs} {ours}");
+            assert_eq!(find_in_table(theirs, ours).expect("there is a table"), Some(us), "{theirs} {ours}");
+            // It has sent all that it will, and still has its socket.
+            client.shutdown(std::net::Shutdown::Write).expect("connected");
+            assert_eq!(user_of_peer(&server), Some(us), "{theirs} {ours}");
+        }
+    }
+
+    #[test]
+    fn peer_that_has_closed_is_nobody() {
+        let (server, client) = connected("127.0.0.1:0", |port| ([127, 0, 0, 1], port).into());
+        let (theirs, ours) = ends_of(&server);
+        drop(client);
+        assert_eq!(user_of_peer(&server), None);
+        assert_eq!((ask_kernel(theirs, ours).ok().flatten(), find_in_table(theirs, ours).expect("a table")), (None, None));
+    }
+
+    #[test]
+    fn port_without_a_connection_has_no_peer_though_somebody_listens_there() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("binds");
+        let listening = listener.local_addr().expect("bound");
+        let nobody = SocketAddr::from(([127, 0, 0, 1], 9));
+        assert_eq!(ask_kernel(listening, nobody).ok().flatten(), None);
+        assert_eq!(find_in_table(listening, nobody).expect("a table"), None);
+    }
+}

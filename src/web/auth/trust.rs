@@ -1,0 +1,81 @@
+//! Which clients are the owner without a token: processes of the server's own user on this machine.
+//!
+//! Everybody who may act can run any program as the server's user. A process of that user can do so anyway, so it gains nothing. Any other user
+//! of the machine would, and so would whoever reaches a proxy on it.
+
+use rouille::Request;
+
+use crate::transport::{Client, Reach};
+
+/// The request fields by which proxies name the client that they act for (RFC 7239, RFC 9110 section 7.6.3, and what came before them).
+const OF_PROXIES: [&str; 3] = ["Forwarded", "X-Real-IP", "Via"];
+const OF_PROXIES_PREFIX: &str = "X-Forwarded-";
+
+/// Which clients of a listener need no token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trust {
+    /// No one: a token is set, or other machines reach the server.
+    Nobody,
+    /// Processes of the server's user.
+    OwnUser,
+    /// The same and root, who can open the server's Unix socket and read its token.
+    OwnUserAndRoot,
+}
+
+impl Trust {
+    /// Which clients a listener trusts. `needs_token` is whether every TCP listener asks for one.
+    pub fn of(reach: Reach, needs_token: bool) -> Self {
+        match reach {
+            Reach::Socket => Self::OwnUserAndRoot,
+            Reach::Loopback if !needs_token => Self::OwnUser,
+            Reach::Loopback | Reach::Network => Self::Nobody,
+        }
+    }
+
+    pub(in crate::web) fn includes(self, request: &Request, client: &Client<'_>) -> bool {
+        let own = rustix::process::geteuid().as_raw();
+        // The kernel is asked last, and not at all where the answer cannot matter.
+        match self {
+            Self::Nobody => false,
+            Self::OwnUser => !is_passed_on(request) && client.uid() == Some(own),
+            Self::OwnUserAndRoot => !is_passed_on(request) && client.uid().is_some_and(|uid| uid == own || uid == 0),
+        }
+    }
+}
+
+/// Whether a proxy says that it passes on the request of somebody else.
+fn is_passed_on(request: &Request) -> bool {
+    request.headers().any(|(name, _)| {
+        OF_PROXIES.iter().any(|of_proxies| name.eq_ignore_ascii_case(of_proxies))
+            || name.get(..OF_PROXIES_PREFIX.len()).is_some_and(|start| start.eq_ignore_ascii_case(OF_PROXIES_PREFIX))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_processes_of_the_own_user_that_speak_for_themselves_are_trusted() {
+        let own = rustix::process::geteuid().as_raw();
+        let (other, root) = (own + 1, 0);
+        let trusts = |trust: Trust, uid, field: Option<&str>| {
+            let fields = field.into_iter().map(|name| (name.to_owned(), "for=203.0.113.7".to_owned())).collect();
+            trust.includes(&Request::fake_http("POST", "/api/pipeline/start", fields, vec![]), &Client::patient(uid))
+        };
+        for uid in [Some(own), Some(other), Some(root), None] {
+            assert_eq!(trusts(Trust::OwnUser, uid, None), uid == Some(own), "{uid:?}");
+            assert_eq!(trusts(Trust::OwnUserAndRoot, uid, None), uid == Some(own) || uid == Some(root), "{uid:?}");
+            assert!(!trusts(Trust::Nobody, uid, None));
+        }
+        for field in ["Forwarded", "x-forwarded-for", "X-Forwarded-Proto", "X-FORWARDED-ANYTHING", "X-Real-IP", "via"] {
+            assert!(
+                !trusts(Trust::OwnUser, Some(own), Some(field)) && !trusts(Trust::OwnUserAndRoot, Some(root), Some(field)),
+                "{field}"
+            );
+        }
+        for field in ["X-Forwarded", "Accept", "X-Real"] {
+            assert!(trusts(Trust::OwnUser, Some(own), Some(field)), "{field}");
+        }
+    }
+}
