@@ -17,7 +17,7 @@ use rustix::io::Errno;
 
 use self::shell_word::quoted;
 
-pub use program::{Attempt, Program, Unrunnable};
+pub use program::{Attempt, Program, Unrunnable, decides_what_env_runs};
 
 /// The longest path, in bytes (`PATH_MAX`, `path_resolution(7)`), and the longest of its parts.
 const PATH_BYTES_MAX: usize = 4095;

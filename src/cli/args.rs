@@ -2,6 +2,7 @@
 //!
 //! A flag of `serve` stays as it was typed; `config` says what is right, for the flag and its variable alike.
 
+use std::env::VarError;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -154,8 +155,9 @@ pub(super) struct StartArgs {
     /// The working directory, relative to the server's root or absolute [default: the root]
     #[arg(long, value_name = "DIR")]
     pub(super) cwd: Option<String>,
-    /// Add a variable to the script's environment; may be given again
-    #[arg(long, value_name = "NAME=VALUE", value_parser = variable)]
+    /// Add a variable to the script's environment; may be given again. NAME alone takes the value from the environment of this command, so that
+    /// other users do not see it in the list of processes
+    #[arg(long, value_name = "NAME[=VALUE]", value_parser = variable)]
     pub(super) env: Vec<(String, String)>,
     /// Seconds from TERM to KILL when this run is stopped [default: the server's]
     #[arg(long, value_name = "SECONDS", value_parser = grace_from_text)]
@@ -268,11 +270,21 @@ fn search_text(text: &str) -> Result<String, &'static str> {
     }
 }
 
-fn variable(text: &str) -> Result<(String, String), &'static str> {
-    match text.split_once('=') {
-        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
-        Some(_) | None => Err("NAME=VALUE is expected"),
+fn variable(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').map_or((text, None), |(name, value)| (name, Some(value)));
+    if name.is_empty() {
+        return Err("NAME or NAME=VALUE is expected".to_owned());
     }
+    let value = match value {
+        Some(value) => value.to_owned(),
+        None => std::env::var(name).map_err(|error| match error {
+            VarError::NotPresent => {
+                format!("{name} is not set in the environment of this command; set it, or write {name}=VALUE")
+            }
+            VarError::NotUnicode(_) => format!("the value of {name} in the environment of this command is not UTF-8"),
+        })?,
+    };
+    Ok((name.to_owned(), value))
 }
 
 #[cfg(test)]
@@ -340,7 +352,8 @@ mod tests {
         for line in [
             "autoappdev nonsense",
             "autoappdev start a b",
-            "autoappdev start --env A",
+            "autoappdev start --env AUTOAPPDEV_NOT_SET",
+            "autoappdev start --env ",
             "autoappdev start --env =A",
             "autoappdev start --grace 3601",
             "autoappdev stop --grace 1 --now",

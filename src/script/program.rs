@@ -42,7 +42,7 @@ const OTHER_LANGUAGES: [(&str, &str); 9] = [
 /// What to execute.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Program {
-    /// The file, absolute and without links; or its interpreter: as the first line names it, or `bash` from `PATH`.
+    /// The file, absolute and without links; or its interpreter: as the first line names it, or as it was found in the server's `PATH`.
     pub program: PathBuf,
     /// The arguments before the client's if the program is an interpreter: its own argument, if the first line has one, and
     /// the script.
@@ -58,8 +58,16 @@ pub struct Attempt<'a> {
     pub name: &'a str,
     /// Where it is to run.
     pub cwd: &'a Path,
-    /// The `PATH` that it is to have; `None` where it has none.
+    /// The server's `PATH`, in which interpreters are searched for; `None` if it has none.
     pub search_path: Option<&'a OsStr>,
+    /// Whether the start sets variables that would make `env` run something else: [`decides_what_env_runs`].
+    pub has_own_path: bool,
+}
+
+/// Whether a variable decides which program `/usr/bin/env NAME` becomes: `PATH`, and what the loader reads before the first instruction of
+/// `env` (`ld.so(8)`). A run gets them, but not before its interpreter was found.
+pub fn decides_what_env_runs(variable: &str) -> bool {
+    variable == "PATH" || variable == "GLIBC_TUNABLES" || variable.starts_with("LD_")
 }
 
 /// Why an existing file cannot be run: a sentence that says what to do.
@@ -104,7 +112,11 @@ impl Attempt<'_> {
             )),
             Beginning::Interpreter { path, argument } => {
                 self.check_interpreter(path, argument)?;
-                Ok(if has_execute_bit { self.as_it_is() } else { self.by(path, argument) })
+                Ok(match argument.filter(|_| self.has_own_path && is_env(path)) {
+                    Some(argument) => self.in_place_of_env(path, argument)?,
+                    None if has_execute_bit => self.as_it_is(),
+                    None => self.by(path, argument),
+                })
             }
             Beginning::Elf if has_execute_bit => self.check_loader(&head, &file).map(|()| self.as_it_is()),
             // Only the kernel knows whether it has a handler for it, for example in binfmt_misc.
@@ -189,13 +201,38 @@ impl Attempt<'_> {
                 "{script} does not name its interpreter, and bash would treat it as a shell script; add a first line such as `#!/usr/bin/env {interpreter}`"
             )));
         }
-        if !self.is_in_path(SHELL) {
+        let Some(shell) = self.find_in_path(SHELL) else {
             return Err(Unrunnable(format!(
-                "{script} has neither an execute bit nor a first line that names an interpreter, so bash would run it, and bash was not found in PATH ({})",
+                "{script} has neither an execute bit nor a first line that names an interpreter, so bash would run it, and bash was not found in the server's PATH ({})",
                 self.shown_search_path()
             )));
-        }
-        Ok(Program { program: SHELL.into(), args: vec![self.file.to_owned()] })
+        };
+        Ok(Program { program: shell, args: vec![self.file.to_owned()] })
+    }
+
+    /// What `env` would run with the server's environment. It gets the run's, which would lead it elsewhere, so it is left out.
+    fn in_place_of_env(&self, env: &[u8], argument: &[u8]) -> Result<Program, Unrunnable> {
+        let argument = String::from_utf8_lossy(argument);
+        let (words, splits) = match argument.strip_prefix("-S") {
+            Some(rest) => (rest, true),
+            None => (&*argument, false),
+        };
+        // Everything else is an option, an assignment or a quoted word, which only `env` understands.
+        let is_plain = !words.trim_start().starts_with('-') && !words.contains(['=', '"', '\'', '\\', '$', '#']);
+        let mut words = if splits { words.split_ascii_whitespace().collect() } else { vec![words] }.into_iter();
+        let Some(name) = words.next().filter(|_| is_plain) else {
+            return Err(Unrunnable(format!(
+                "the first line of {} passes {argument:?} to {}, which would search for the interpreter in the PATH of this start; name the interpreter with its path there, or leave PATH and LD_… out of the start's variables",
+                quoted(self.name),
+                String::from_utf8_lossy(env)
+            )));
+        };
+        let found = if name.contains('/') { Some(self.cwd.join(name)) } else { self.find_in_path(name) };
+        Ok(match found {
+            Some(program) => Program { program, args: words.map(PathBuf::from).chain([self.file.to_owned()]).collect() },
+            // It was there a moment ago. `env` finds it just as little.
+            None => self.by(env, Some(argument.as_bytes())),
+        })
     }
 
     /// The execute bit is set: checks whether it applies to this user and the file system honours it.
@@ -242,7 +279,7 @@ impl Attempt<'_> {
             },
         }
         match argument {
-            Some(argument) if named.file_name() == Some(OsStr::new("env")) => self.check_env(argument),
+            Some(argument) if is_env(path) => self.check_env(argument),
             _ => Ok(()),
         }
     }
@@ -264,7 +301,7 @@ impl Attempt<'_> {
                 "the first line of {script} passes {name:?} to env as one name; to pass arguments to {first}, write `#!/usr/bin/env -S {name}`"
             ),
             _ => format!(
-                "{name}, named in the first line of {script}, was not found in PATH ({}); install it, or set PATH for the server or for this start",
+                "{name}, named in the first line of {script}, was not found in the server's PATH ({}); install it, or set PATH for the server",
                 self.shown_search_path()
             ),
         }))
@@ -283,19 +320,29 @@ impl Attempt<'_> {
         }
     }
 
-    /// Whether a folder of `PATH` has an executable of that name, or cannot be checked.
     fn is_in_path(&self, name: &str) -> bool {
+        self.find_in_path(name).is_some()
+    }
+
+    /// The first executable of that name in a folder of `PATH`; without one, the first that cannot be checked.
+    fn find_in_path(&self, name: &str) -> Option<PathBuf> {
         let path = self.search_path.unwrap_or(OsStr::new(PATH_DEFAULT));
-        std::env::split_paths(path).any(|folder| {
-            let program = self.cwd.join(folder).join(name);
+        let mut unchecked = None;
+        for program in std::env::split_paths(path).map(|folder| self.cwd.join(folder).join(name)) {
             match fs::metadata(&program) {
-                Ok(metadata) => metadata.is_file() && rustix::fs::access(&program, Access::EXEC_OK).is_ok(),
-                Err(error) => !matches!(
-                    error.kind(),
-                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::InvalidFilename
-                ),
+                Ok(metadata) if metadata.is_file() && rustix::fs::access(&program, Access::EXEC_OK).is_ok() => {
+                    return Some(program);
+                }
+                Ok(_) => {}
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::InvalidFilename
+                    ) => {}
+                Err(_) => unchecked = unchecked.or(Some(program)),
             }
-        })
+        }
+        unchecked
     }
 
     fn shown_search_path(&self) -> String {
@@ -319,6 +366,11 @@ fn read_head(file: &File) -> io::Result<Vec<u8>> {
     let mut head = Vec::with_capacity(HEAD_BYTES);
     file.take(HEAD_BYTES as u64).read_to_end(&mut head)?;
     Ok(head)
+}
+
+/// Whether an interpreter is the program that searches for another one.
+fn is_env(interpreter: &[u8]) -> bool {
+    Path::new(OsStr::from_bytes(interpreter)).file_name() == Some(OsStr::new("env"))
 }
 
 fn is_noexec(path: &Path) -> bool {

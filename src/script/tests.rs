@@ -37,7 +37,7 @@ fn find(root: &Path, name: &str) -> Result<PathBuf, ScriptError> {
 /// How a file in `root` is run.
 fn program(root: &Path, name: &str) -> Result<Program, Unrunnable> {
     let file = find(root, name).expect("it is there");
-    Attempt { file: &file, name, cwd: root, search_path: Some(OsStr::new("/usr/bin:/bin")) }.program()
+    Attempt { file: &file, name, cwd: root, search_path: Some(OsStr::new("/usr/bin:/bin")), has_own_path: false }.program()
 }
 
 #[test]
@@ -162,9 +162,9 @@ fn script_is_executed_directly_or_by_its_interpreter_or_by_bash() {
         ("d.sh", "#!sub/sh\n", "sub/sh"),
         ("e.sh", "#!sh\n", "./sh"),
         ("f.py", "#!/usr/bin/env sh\n", "/usr/bin/env"),
-        ("g.sh", "echo hi\n", "bash"),
-        ("h", "echo hi\n", "bash"),
-        ("i.txt", "", "bash"),
+        ("g.sh", "echo hi\n", "/usr/bin/bash"),
+        ("h", "echo hi\n", "/usr/bin/bash"),
+        ("i.txt", "", "/usr/bin/bash"),
     ] {
         for interpreter in ["sub/sh", "sh"] {
             let _there_already = fs::copy("/bin/true", root.join(interpreter));
@@ -203,7 +203,7 @@ fn start_refuses_an_unrunnable_script_with_the_cause() {
         (
             "x.py",
             b"#!/usr/bin/env python9\n",
-            "python9, named in the first line of x.py, was not found in PATH (/usr/bin:/bin)",
+            "python9, named in the first line of x.py, was not found in the server's PATH (/usr/bin:/bin)",
             "install it",
         ),
         ("x.py", b"#!/usr/bin/env -S python9 -u\n", "python9, named in the first line of x.py", "install it"),
@@ -233,23 +233,75 @@ fn start_refuses_an_unrunnable_script_with_the_cause() {
 }
 
 #[test]
-fn bash_and_interpreters_are_searched_in_the_path_of_the_run() {
+fn variables_of_a_start_do_not_choose_the_interpreter() {
+    let (_dir, root) = a_root();
+    let look = |has_own_path| {
+        let file = root.join("x.py");
+        Attempt { file: &file, name: "x.py", cwd: &root, search_path: Some(OsStr::new("sub:/usr/bin:/bin")), has_own_path }
+            .program()
+    };
+    write(&root, "sub/tool9", b"#!/bin/sh\n", 0o755);
+    let found = |program: &str, args: &[&str]| Program {
+        program: root.join(program),
+        args: args.iter().map(PathBuf::from).chain([root.join("x.py")]).collect(),
+    };
+    for (line, program) in [
+        ("#!/usr/bin/env tool9", found("sub/tool9", &[])),
+        ("#! /usr/bin/env  tool9 ", found("sub/tool9", &[])),
+        ("#!/usr/bin/env -S tool9 -u x", found("sub/tool9", &["-u", "x"])),
+        ("#!/usr/bin/env -Stool9", found("sub/tool9", &[])),
+        ("#!/usr/bin/env sub/tool9", found("sub/tool9", &[])),
+        ("#!/usr/bin/env sh", found("/usr/bin/sh", &[])),
+    ] {
+        for mode in [0o644, 0o755] {
+            write(&root, "x.py", line.as_bytes(), mode);
+            assert_eq!(look(true), Ok(program.clone()), "{line}");
+            let usual = look(false).expect("runs");
+            assert!(usual.program.ends_with("env") || usual.program.ends_with("x.py"), "{line}: {usual:?}");
+        }
+    }
+    for line in ["-i sh", "A=1 sh", "-S A=1 sh", "-S sh '-u'", "-S", "-S -i sh", "-S \\tsh", "-S ${SHELL}"] {
+        write(&root, "x.py", format!("#!/usr/bin/env {line}").as_bytes(), 0o755);
+        let said = look(true).expect_err(line).to_string();
+        assert!(said.contains("PATH of this start") && said.contains("with its path"), "{line}: {said}");
+        assert!(look(false).is_ok(), "{line}");
+    }
+    // With no search there is nothing to decide.
+    write(&root, "x.py", b"#!/bin/sh\n", 0o755);
+    assert_eq!(look(true), look(false));
+    for (name, decides) in [
+        ("PATH", true),
+        ("LD_PRELOAD", true),
+        ("LD_LIBRARY_PATH", true),
+        ("GLIBC_TUNABLES", true),
+        ("PATHS", false),
+        ("LANG", false),
+    ] {
+        assert_eq!(decides_what_env_runs(name), decides, "{name}");
+    }
+}
+
+#[test]
+fn bash_and_interpreters_are_searched_in_the_path_of_the_server() {
     let (_dir, root) = a_root();
     write(&root, "x.py", b"#!/usr/bin/env tool9\n", 0o755);
     write(&root, "sub/tool9", b"#!/bin/sh\n", 0o644);
     let look = |name: &str, path: Option<&str>| {
         let file = root.join(name);
-        Attempt { file: &file, name, cwd: &root, search_path: path.map(OsStr::new) }.program()
+        Attempt { file: &file, name, cwd: &root, search_path: path.map(OsStr::new), has_own_path: false }.program()
     };
     let refused = |name: &str, path: Option<&str>| look(name, path).expect_err("refused").to_string();
     let said = refused("x.py", Some("sub:/usr/bin"));
-    assert!(said.starts_with("tool9, named in the first line of x.py, was not found in PATH (sub:/usr/bin)"), "{said}");
+    assert!(
+        said.starts_with("tool9, named in the first line of x.py, was not found in the server's PATH (sub:/usr/bin)"),
+        "{said}"
+    );
     write(&root, "sub/tool9", b"#!/bin/sh\n", 0o755);
     assert!(look("x.py", Some("sub:/usr/bin")).is_ok(), "a folder of PATH is taken from the working directory");
     let said = refused("x.py", None);
-    assert!(said.contains("was not found in PATH (/bin:/usr/bin)"), "{said}");
+    assert!(said.contains("was not found in the server's PATH (/bin:/usr/bin)"), "{said}");
     let said = refused("plain.sh", Some("/nowhere"));
-    assert!(said.contains("bash would run it, and bash was not found in PATH (/nowhere)"), "{said}");
+    assert!(said.contains("bash would run it, and bash was not found in the server's PATH (/nowhere)"), "{said}");
     assert!(look("plain.sh", None).is_ok(), "without PATH there is a default");
     for long in ["/größer".repeat(20_000), "/größer:".repeat(5_000)] {
         let said = refused("plain.sh", Some(&long));
@@ -279,7 +331,7 @@ fn kernel_error_is_explained() {
     let (_dir, root) = a_root();
     let said = |name: &str, cwd: &Path, errno: Errno| {
         let file = root.join(name);
-        Attempt { file: &file, name, cwd, search_path: None }.explain(&io::Error::from(errno))
+        Attempt { file: &file, name, cwd, search_path: None, has_own_path: false }.explain(&io::Error::from(errno))
     };
     write(&root, "text", b"echo hi\n", 0o755);
     write(&root, "empty", b"", 0o755);

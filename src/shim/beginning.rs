@@ -31,7 +31,7 @@ use crate::pipeline::{Containment, Fact};
 use crate::private::sync_dir;
 use crate::process::{self, Cgroup, Identity, Launch};
 use crate::run_dir::{FORMAT, Header, Journal, LaunchSpec, RUN_ID_VAR, RUNTIME_DIR_VAR, RunDir, Runs};
-use crate::script::Attempt;
+use crate::script::{Attempt, decides_what_env_runs};
 
 /// How long after the start its memory is freed: once the client has its answer and the pipeline has the processors.
 const TRIM_AFTER: Duration = Duration::from_secs(1);
@@ -160,10 +160,12 @@ impl Run {
 
     fn explain(&self, error: &io::Error) -> String {
         let spec = &self.spec;
-        let search_path = spec.env.get("PATH").map(OsString::from).or_else(|| std::env::var_os("PATH"));
+        // The server's own, which its shim has inherited.
+        let search_path = std::env::var_os("PATH");
+        let has_own_path = spec.env.keys().any(|name| decides_what_env_runs(name));
         // The script stands last where the program is its interpreter.
         let file = spec.program_args.last().unwrap_or(&spec.program);
-        let attempt = Attempt { file, name: &spec.script, cwd: &spec.cwd, search_path: search_path.as_deref() };
+        let attempt = Attempt { file, name: &spec.script, cwd: &spec.cwd, search_path: search_path.as_deref(), has_own_path };
         attempt.explain(error) + &process::advice_for(error)
     }
 }

@@ -3,7 +3,6 @@
 //! If killed here: who asked gets no answer. A run that was committed and not launched is ended by the next boot; a command that was sent
 //! is done by the shim all the same.
 
-use std::ffi::OsString;
 use std::time::Duration;
 
 use super::in_flight::Waiter;
@@ -104,8 +103,9 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
             Some(name) => script::find_cwd(&root, name)?,
             None => root,
         };
-        let search_path = request.env.get("PATH").map(OsString::from).or_else(|| std::env::var_os("PATH"));
-        let attempt = Attempt { file: &file, name: &script_name, cwd: &cwd, search_path: search_path.as_deref() };
+        let search_path = std::env::var_os("PATH");
+        let has_own_path = request.env.keys().any(|name| script::decides_what_env_runs(name));
+        let attempt = Attempt { file: &file, name: &script_name, cwd: &cwd, search_path: search_path.as_deref(), has_own_path };
         let program = attempt.program().map_err(ScriptError::from)?;
         let log_start = self
             .link

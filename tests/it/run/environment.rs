@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -295,4 +296,70 @@ impl Drop for Killed {
 fn server_binary(place: &Place) -> PathBuf {
     let command: Command = place.command();
     command.get_program().into()
+}
+
+/// What runs is what the server's PATH names: the variables of a start are the run's, and do not choose its interpreter.
+#[test]
+fn path_of_a_start_reaches_the_run_and_does_not_choose_its_interpreter() {
+    let mut place = Place::new();
+    let folder = |name: &str| place.folder().join(name).display().to_string();
+    let (good, evil) = (folder("good"), folder("evil"));
+    for (folder, word) in [(&good, "good"), (&evil, "evil")] {
+        fs::create_dir(folder).expect("creates");
+        for tool in ["tool9", "bash"] {
+            let path = Path::new(folder).join(tool);
+            fs::write(&path, format!("#!/bin/sh\necho {word} $PATH\n")).expect("writes");
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("ours");
+        }
+    }
+    let path = format!("{good}:/usr/bin:/bin");
+    place.set_env("PATH", &path);
+    place.start_server();
+    for (name, text, mode) in [
+        ("a.x", "#!/usr/bin/env tool9\n", 0o755),
+        ("b.x", "#!/usr/bin/env tool9\n", 0o644),
+        ("c.x", "#!/usr/bin/env -S tool9 -v\n", 0o755),
+        ("d.x", "no first line\n", 0o644),
+    ] {
+        let script = place.script(name, text);
+        fs::set_permissions(script, fs::Permissions::from_mode(mode)).expect("ours");
+        for (env, said) in [(json!({}), format!("good {path}")), (json!({"PATH": evil}), format!("good {evil}"))] {
+            let (_, run_id) = place.start_with(json!({"script": name, "env": env}));
+            place.until_ended(run_id);
+            assert_eq!(place.said(run_id, "stdout"), [said], "{name} {env}");
+        }
+    }
+    // What only `env` understands is refused, and leaves no run.
+    place.script("e.x", "#!/usr/bin/env -i tool9\n");
+    let before = place.footprint();
+    for variable in ["PATH", "LD_PRELOAD", "GLIBC_TUNABLES"] {
+        let answer = place.post("/api/pipeline/start", json!({"script": "e.x", "env": {variable: evil}}));
+        assert_eq!((answer.status, answer.error()), (400, "invalid_script"), "{}", answer.body);
+    }
+    assert_eq!(place.footprint(), before);
+}
+
+/// A value on a command line is in the list of processes, which every user of the machine can read.
+#[test]
+fn variable_without_a_value_comes_from_the_environment_of_the_client() {
+    let place = Place::serving("sleep.sh");
+    place.script("tell.sh", "#!/bin/sh\necho \"<$SECRET>\"\n");
+    let start = |value: Option<&str>| {
+        let mut command = place.command();
+        command.args(["start", "tell.sh", "--env", "SECRET"]).env_remove("SECRET");
+        command.envs(value.map(|value| ("SECRET", value)));
+        let output = command.output().expect("the binary runs");
+        (output.status.code(), String::from_utf8(output.stderr).expect("text"))
+    };
+    let before = place.footprint();
+    let (code, said) = start(None);
+    assert!(code == Some(2) && said.contains("SECRET is not set in the environment of this command"), "{said}");
+    assert_eq!(place.footprint(), before);
+    for value in ["a=b ' \"", ""] {
+        let (code, said) = start(Some(value));
+        assert_eq!((code, said.as_str()), (Some(0), ""));
+        let run_id = place.pipeline()["run_id"].as_i64().expect("a run");
+        place.until_ended(run_id);
+        assert_eq!(place.said(run_id, "stdout"), [format!("<{value}>")]);
+    }
 }
