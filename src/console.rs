@@ -3,6 +3,12 @@
 //! Level 0. Whoever reads there may have stopped to: a terminal after Ctrl-S, a line to another machine that hangs, a pager. A write would
 //! wait for them, and with it whatever thread had something to say: no stop would end, and no action either. So what there is no room for
 //! is left out and counted. `backend.log` has the log in any case.
+//!
+//! What comes from elsewhere may be written to drive a terminal: everything here is made printable first, and so is everything that a client command
+//! prints, by the same functions.
+
+mod printable;
+mod terminal_line;
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Write};
@@ -11,6 +17,9 @@ use std::sync::{LazyLock, Mutex, PoisonError};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{FileType, Mode, OFlags};
+
+pub use self::printable::{json_line, printable, printable_lines};
+pub use self::terminal_line::{Shown, TerminalLine};
 
 /// A pipe that has any room has room for so much (`pipe(7)`, `PIPE_BUF`).
 const AT_ONCE_BYTES: usize = 4096;
@@ -53,7 +62,7 @@ impl Console {
             let _memory_takes_it =
                 writeln!(line, "[autoappdev: {} lines are left out here, since nobody took them]", self.left_out);
         }
-        line.extend_from_slice(text.as_bytes());
+        line.extend_from_slice(printable_lines(text).as_bytes());
         line.push(b'\n');
         match self.write(&line) {
             0 => self.left_out += 1,
@@ -181,6 +190,13 @@ mod tests {
             assert!(whole + left_out + 1 >= said, "each is there or counted, and one may have broken off: {what}");
             drop(write);
         }
+    }
+
+    #[test]
+    fn nothing_that_is_said_drives_a_terminal() {
+        let [read, write] = pipe();
+        on(&write).say("root \u{1b}]52;c;x\u{7} \u{9b}2J\nlast");
+        assert_eq!(lines_until(read, "last"), [r"root \u{1b}]52;c;x\u{7} \u{9b}2J", "last"]);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Context, anyhow};
 use autoappdev::cli::{self, Modes};
 use autoappdev::config::Config;
+use autoappdev::console::{json_line, printable_lines};
 use autoappdev::made::Made;
 use autoappdev::{run_dir, serve, shim, store};
 use serde::Serialize;
@@ -45,7 +46,7 @@ fn main() -> ExitCode {
 fn exit_code(ended: anyhow::Result<ExitCode>) -> ExitCode {
     ended.unwrap_or_else(|error| {
         // If stderr cannot be written, the exit code still reports the failure.
-        let _ = writeln!(io::stderr(), "autoappdev: {error:#}");
+        let _ = writeln!(io::stderr(), "autoappdev: {}", printable_lines(&format!("{error:#}")));
         ExitCode::FAILURE
     })
 }
@@ -85,12 +86,12 @@ fn check(config: &Config, json: bool) -> anyhow::Result<ExitCode> {
 }
 
 fn text_of(value: &impl Serialize) -> String {
-    serde_json::to_string(value).expect("plain data")
+    json_line(&serde_json::to_string(value).expect("plain data"))
 }
 
 /// Prints the result; an unwritable stdout is a failure.
 fn say(text: &str) -> anyhow::Result<ExitCode> {
-    match writeln!(io::stdout(), "{text}") {
+    match writeln!(io::stdout(), "{}", printable_lines(text)) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error).context("cannot write the output"),
         Ok(()) | Err(_) => Ok(ExitCode::SUCCESS),
     }

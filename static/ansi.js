@@ -3,8 +3,14 @@
 // A carriage return, a backspace and the few escapes that move within a line or erase it act as on a terminal; SGR chooses the tone; every
 // other escape and control character is left out. A tone lasts to the end of its line, however many records that came in, and no further:
 // a page that begins in the middle of a log could not know better. What an escape without an end would swallow is shown.
+//
+// A record can hold thousands of sequences that each erase or move over a whole line. So what one record may cost is limited, and further
+// sequences that cost more than a character are left out.
 
 const CHARS_MAX = 8000; // of one line shown
+const COST_MAX = 8 * CHARS_MAX; // of the sequences of one record, in characters
+const CODES_MAX = 32;   // of one SGR sequence, as in xterm
+const COLOUR_COST = 50; // of finding the nearest of 16 colours
 
 const CONTROL = /\x1b\[([0-?]*)[ -/]*([@-~])|\x1b[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[ -/]*[0-~]|[\0-\x08\n-\x1f\x7f-\x9f]/g;
 const ANY_CONTROL = /[\0-\x08\n-\x1f\x7f-\x9f]/;
@@ -21,7 +27,11 @@ const NAMES = [[1 << 10, 'bold'], [1 << 11, 'dim'], [1 << 12, 'italic'], [1 << 1
 
 // The line at work, in place: a thousand returns in one record must not copy it a thousand times.
 const units = new Uint16Array(CHARS_MAX), tones = new Uint16Array(CHARS_MAX);
-let length, column, tone, isCut;
+let length, column, tone, isCut, left;
+let count = 0;
+
+// How many steps all records have taken, for tests: time depends on the machine.
+export const steps = () => count;
 
 // A line without anything.
 export function blank() {
@@ -43,7 +53,9 @@ export function write(line, record, goesOn) {
     text = text.slice(0, end.index);
   }
   ({ column, tone, isCut } = line);
+  left = COST_MAX;
   length = line.text.length;
+  count += text.length + 2 * length;
   for (let n = 0; n < length; n++) {
     units[n] = line.text.charCodeAt(n);
     tones[n] = line.tones.charCodeAt(n) || 0;
@@ -64,7 +76,9 @@ export function write(line, record, goesOn) {
 }
 
 function put(text, from, to) {
-  if (from < to) for (; length < column; length++) erase(length);
+  if (from >= to) return;
+  if (column > length && !spend(column - length)) column = length;
+  for (; length < column; length++) erase(length);
   for (let n = from; n < to; n++) {
     if (column >= CHARS_MAX) {
       isCut = true;
@@ -76,7 +90,14 @@ function put(text, from, to) {
   }
 }
 
+// Whether the record may still cost that much.
+function spend(cost) {
+  left -= cost;
+  return left >= 0;
+}
+
 function erase(n) {
+  count += 1;
   units[n] = 32;
   tones[n] = 0;
 }
@@ -85,21 +106,22 @@ function obey([all, params, final]) {
   if (all === '\r') column = 0;
   if (all === '\b') column = Math.max(0, column - 1);
   if (!final || /[<-?]/.test(params)) return;
-  const count = parseInt(params, 10) || 0;
-  const move = Math.max(1, count);
+  const number = parseInt(params, 10) || 0;
+  const move = Math.max(1, number);
   if (final === 'm') tone = paint(tone, params);
   if (final === 'C') column = Math.min(CHARS_MAX, column + move);
   if (final === 'D') column = Math.max(0, column - move);
   if (final === 'G') column = Math.min(CHARS_MAX, move - 1);
   if (final !== 'K' && final !== 'J') return;
-  if (count === 1) for (let n = 0; n < Math.min(length, column + 1); n++) erase(n);
-  else length = count ? 0 : Math.min(length, column);
+  const end = Math.min(length, column + 1);
+  if (number !== 1) length = number ? 0 : Math.min(length, column);
+  else if (spend(end)) for (let n = 0; n < end; n++) erase(n);
 }
 
 // ECMA-48, 8.3.117; colours beyond the 16 as xterm takes them, with semicolons or colons.
 function paint(before, params) {
   let now = before;
-  const codes = params.split(';');
+  const codes = params.split(';', CODES_MAX);
   for (let n = 0; n < codes.length; n++) {
     const [code, ...sub] = codes[n].split(':').map(Number);
     if (code === 0) now = 0;
@@ -116,6 +138,7 @@ function paint(before, params) {
     else if (code === 38 || code === 48) {
       const args = sub.length ? sub : codes.slice(n + 1, n + (codes[n + 1] === '2' ? 5 : 3)).map(Number);
       if (!sub.length) n += args.length;
+      if (!spend(COLOUR_COST)) return now;
       const colour = args[0] === 5 ? indexed(args[1]) : args[0] === 2 && args.length > 3 ? nearest(args.slice(-3)) : null;
       if (colour !== null) now = coloured(now, code === 38 ? 0 : 5, colour);
     }
@@ -135,6 +158,7 @@ function indexed(n) {
 }
 
 function nearest(rgb) {
+  count += COLOUR_COST;
   const far = PALETTE.map((colour) => colour.reduce((sum, part, n) => sum + (part - rgb[n]) ** 2, 0));
   const best = far.indexOf(Math.min(...far));
   return best < 0 ? null : best;

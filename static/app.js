@@ -14,7 +14,7 @@ import { enterByLink, isLearned, learn, lock, mayOnlyLook } from './login.js';
 import { showProgress, tick } from './progress.js';
 import { makeQuiet } from './quiet.js';
 import { identify, isOfThisProject, project, serverId, toThisServer, whatHasMoved } from './server.js';
-import { HINTS, TONES, ago, clock, localTime, look, sentence, title } from './words.js';
+import { HINTS, TONES, ago, clock, localTime, look, sentence, title, visible } from './words.js';
 
 const ACTIONS = ['start', 'pause', 'resume', 'stop', 'kill'];
 const TIMES = ['started_at', 'paused_at', 'resumed_at', 'stopped_at'];
@@ -55,7 +55,8 @@ let said;                 // what a screen reader was last told
 const asked = new Set();  // the actions sent and not yet answered
 
 function set(element, text) {
-  if (element.textContent !== text) element.textContent = text;
+  const shown = visible(text);
+  if (element.textContent !== shown) element.textContent = shown;
 }
 
 // ---- The state -------------------------------------------------------------------------------------------------------
@@ -76,7 +77,7 @@ function show() {
   set($('detail'), detail);
   $('detail').hidden = !detail;
   set($('script'), p.script || '');
-  $('script').title = p.script || '';
+  $('script').title = visible(p.script || '');
   set($('run-id'), String(p.run_id ?? '–'));
   set($('pid'), String(p.pid ?? '–'));
   showTimes();
@@ -117,7 +118,7 @@ function showConditions() {
     const [item, time] = [document.createElement('li'), document.createElement('time')];
     time.dateTime = time.title = since;
     time.textContent = `Since ${localTime(Date.parse(since), now())}.`;
-    item.append(`${sentence(detail)} `, time);
+    item.append(`${visible(sentence(detail))} `, time);
     return item;
   }));
 }
@@ -184,7 +185,7 @@ function showButtons() {
   const ready = connected && isLearned && !mayOnlyLook && pipeline.version >= awaited && performance.now() - clicked >= SETTLE_MS;
   const start = starts();
   set($('what'), start?.words ?? '');
-  $('start').title = start ? `Start ${start.words}` : '';
+  $('start').title = start ? visible(`Start ${start.words}`) : '';
   $('start').hidden = !start && connected && pipeline.allowed.includes('start');
   $('no-script').hidden = !can('start') || !!start || mayOnlyLook || pipeline.run_id !== null && asking === pipeline.run_id;
   $('kill').hidden = !(isStopping && can('stop'));
@@ -229,7 +230,7 @@ function showConnection() {
 
 // Tells a screen reader, once for each change; the first state is on the page anyway.
 function say(text) {
-  if (said !== undefined && said !== text) $('announce').textContent = text;
+  if (said !== undefined && said !== text) $('announce').textContent = visible(text);
   said = text;
 }
 
@@ -244,7 +245,7 @@ function tell(what, ...lines) {
   title.textContent = what;
   $('error').replaceChildren(title, ...lines.map((line) => {
     const p = document.createElement('p');
-    p.textContent = line;
+    p.textContent = visible(line);
     return p;
   }));
 }

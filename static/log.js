@@ -11,6 +11,7 @@ export const LINES_MAX = 100000;
 const CHARS_MAX = 32e6;       // of all lines
 const CHUNK_LINES = 100;
 const PIECES_MAX = 500;       // of one line, each with its own looks
+const CHUNK_PIECES_MAX = 8000;
 const RAW_CHARS_MAX = 65536;
 const END_PX = 40;            // this close to the end is at the end
 const FILLS_MAX = 5;          // how often a short log is made longer without being asked
@@ -30,6 +31,7 @@ let lastRun, lastDay = '';
 let lineHeight = 20, lastTop = 0, fills = 0;
 let isScheduled = false;
 let needle = null, current = null; // what to mark, and in which row one is
+const stale = new Set();      // rows to be painted with the next frame: once, however many records they got
 let hooks;
 
 const front = document.createElement('div'); // the text before the first line
@@ -87,7 +89,7 @@ export function append(lines) {
     heads[line.stream] ??= row;
     take(row, line);
     hooks.changed(row);
-    if (row.element) paint(row);
+    if (row.element) stale.add(row);
     open[line.stream] = line.partial ? row : null;
   }
   schedule();
@@ -175,13 +177,16 @@ function push(row) {
   let chunk = chunks.at(-1);
   if (!chunk || chunk.rows.length >= CHUNK_LINES) chunks.push(chunk = newChunk([]));
   row.number = end++;
+  row.chunk = chunk;
   chunk.rows.push(row);
   chunk.height += lineHeight;
   if (!following && !row.isMark) fresh += 1;
 }
 
 function newChunk(rows) {
-  return { element: document.createElement('div'), rows, height: rows.length * lineHeight, isDrawn: false, isNew: true };
+  const chunk = { element: document.createElement('div'), rows, height: rows.length * lineHeight, pieces: 0, isDrawn: false, isNew: true };
+  for (const row of rows) row.chunk = chunk;
+  return chunk;
 }
 
 // The oldest lines go, but none within a screen of where somebody reads.
@@ -231,6 +236,8 @@ function schedule() {
 
 function frame() {
   isScheduled = false;
+  for (const row of stale) if (row.element) paint(row);
+  stale.clear();
   const view = log.clientHeight;
   if (!view || !chunks.length) return;
   const anchor = following ? null : anchorRow();
@@ -284,7 +291,8 @@ function drawNear(view) {
     if (near) chunk.element.replaceChildren(...chunk.rows.map(draw));
     else {
       chunk.element.replaceChildren();
-      for (const row of chunk.rows) row.element = null;
+      chunk.pieces = 0;
+      for (const row of chunk.rows) Object.assign(row, { element: null, pieces: 0 });
     }
   }
   let height = 0, count = 0;
@@ -344,18 +352,24 @@ function paint(row) {
   const text = row.element.lastChild;
   text.classList.toggle('cut', row.isCut);
   row.element.classList.toggle('current', row === current);
-  text.replaceChildren(...pieces(row));
+  const { chunk } = row;
+  chunk.pieces -= row.pieces ?? 0;
+  const nodes = pieces(row, Math.min(PIECES_MAX, CHUNK_PIECES_MAX - chunk.pieces));
+  row.pieces = nodes.length;
+  chunk.pieces += nodes.length;
+  text.replaceChildren(...nodes);
 }
 
-function pieces({ text, tones }) {
+// A line's text in pieces; what is beyond the limit is one.
+function pieces({ text, tones }, most) {
   const nodes = [];
   const hits = needle ? [...text.matchAll(needle)] : [];
   for (let at = 0, to, hit = 0; at < text.length; at = to) {
     const { index = text.length, 0: { length } = '' } = hits[hit] ?? {};
-    const isHit = at >= index && nodes.length <= PIECES_MAX;
+    const isHit = at >= index && nodes.length <= most;
     const tone = tones.charCodeAt(at) || 0;
-    const limit = nodes.length > PIECES_MAX ? text.length : isHit ? index + length : index;
-    for (to = at + 1; to < limit && (nodes.length > PIECES_MAX || (tones.charCodeAt(to) || 0) === tone);) to += 1;
+    const limit = nodes.length > most ? text.length : isHit ? index + length : index;
+    for (to = at + 1; to < limit && (nodes.length > most || (tones.charCodeAt(to) || 0) === tone);) to += 1;
     if (isHit && to === limit) hit += 1;
     let node = text.slice(at, to);
     if (tone || isHit) {

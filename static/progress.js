@@ -1,7 +1,7 @@
 // How far the pipeline says that it is: a bar with per cent and words, and the steps with how long each took. A step's time stands still while
 // the pipeline is paused, as the server counts it too; for the running one the pauses are read from the run's history.
 
-import { since, took } from './words.js';
+import { since, took, visible } from './words.js';
 
 const END_PX = 40; // this close to the end is at the end
 
@@ -67,12 +67,12 @@ function draw(now) {
   bar.hidden = percent === null;
   if (percent !== null) {
     bar.setAttribute('aria-valuenow', percent);
-    bar.setAttribute('aria-valuetext', `${percent} %${text ? `, ${text}` : ''}`);
+    bar.setAttribute('aria-valuetext', visible(`${percent} %${text ? `, ${text}` : ''}`));
     bar.firstElementChild.style.width = `${percent}%`;
   }
   set($('percent'), percent === null ? '' : `${percent} %`);
   set($('doing'), text ?? '');
-  $('doing').title = text ?? '';
+  $('doing').title = visible(text ?? '');
   const list = $('steps');
   list.hidden = !steps.length;
   set($('steps-before'), before ? `${before} earlier step${before === 1 ? '' : 's'}` : '');
@@ -87,8 +87,7 @@ function draw(now) {
       list.append(item);
     }
     const [name, time] = list.children[n].children;
-    // What turns the direction of writing would turn the time, too, and no isolation holds what it does not close.
-    set(name, step.name.replace(/[\u202a-\u202e\u2066-\u2069]/g, ''));
+    set(name, step.name);
     set(time, (step.ended_at === null ? since : took)(elapsed(step, now)));
     if (step.ended_at === null) list.children[n].setAttribute('aria-current', 'step');
     else list.children[n].removeAttribute('aria-current');
@@ -98,5 +97,6 @@ function draw(now) {
 }
 
 function set(element, text) {
-  if (element.textContent !== text) element.textContent = text;
+  const shown = visible(text);
+  if (element.textContent !== shown) element.textContent = shown;
 }

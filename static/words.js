@@ -27,6 +27,13 @@ export function localTime(ms, now) {
   return (day === today ? '' : day + ', ') + clock(ms);
 }
 
+// A name, or a sentence with names in it: characters that would change the order in which the text around it is read, and control characters, are
+// shown as escapes, as on the command line.
+export function visible(text) {
+  return text.replace(/[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]/g,
+    (c) => ({ '\n': '\\n', '\r': '\\r', '\t': '\\t' })[c] ?? `\\u{${c.charCodeAt(0).toString(16)}}`);
+}
+
 // ---- Durations: the two largest units, rounded, as on the command line ------------------------------------------------------
 
 const rounded = (ms, unit) => Math.floor((ms + unit / 2) / unit);
@@ -125,7 +132,7 @@ export function title({ word, tone, short, left }, p) {
   const name = (p.script ?? p.default_script)?.split('/').pop();
   const percent = tone === 'running' && word === 'Running' ? p.progress?.percent ?? null : null;
   const what = percent === null ? `${word}${short === undefined ? '' : ` (${short})`}` : `${percent} %`;
-  return [`${GLYPHS[tone]} ${what}`, left, name, 'AutoAppDev'].filter(Boolean).join(' · ');
+  return visible([`${GLYPHS[tone]} ${what}`, left, name, 'AutoAppDev'].filter(Boolean).join(' · '));
 }
 
 // ---- Errors ----------------------------------------------------------------------------------------------------------

@@ -34,7 +34,8 @@ Examples:
   autoappdev logs --run 7 --lines all      all that is kept of run 7
   autoappdev logs -f --run 7               until run 7 has ended; then it exits with 0, however the run ended
 
-Lines go to stdout as the pipeline wrote them. Notes go to stderr: that the connection to the server was lost or is back, and how many \
+On a terminal, lines are text and colours: other control characters and sequences are shown as escapes (\u{1b}), and a line that was overwritten \
+with carriage returns is shown as it was last. Into a file or a pipe, and with --raw, lines go as the pipeline wrote them. Notes go to stderr: that the connection to the server was lost or is back, and how many \
 bytes of the log are missing (the oldest are removed when a limit is reached).
 
 --since counts back from the server's clock. A time without a zone is in the local time zone (TZ, else /etc/localtime). A time that occurs twice \
@@ -84,7 +85,7 @@ pub(super) fn parse(args: &[OsString]) -> Result<(Cli, Vec<Flag>), clap::Error> 
 #[derive(Debug, Parser)]
 #[command(name = "autoappdev", version, after_help = after_help())]
 pub(super) struct Cli {
-    /// Print the API's JSON as it is, one document a line
+    /// Print the API's JSON, one document a line, with control characters as \u escapes
     #[arg(long, global = true, display_order = 100)]
     pub(super) json: bool,
     #[arg(long, global = true, value_name = "URL", value_parser = server_url, help = URL_SETTING.help(), display_order = 101)]
@@ -209,6 +210,9 @@ pub(super) struct LogsArgs {
     /// Leave out the time and the stream before each line
     #[arg(long, conflicts_with = "json")]
     pub(super) no_timestamps: bool,
+    /// Print lines as the pipeline wrote them on a terminal, too, which then obeys every control sequence in them
+    #[arg(long, conflicts_with = "json")]
+    pub(super) raw: bool,
     /// Put the time and the stream before each line (the default)
     #[arg(long, hide = true, conflicts_with_all = ["no_timestamps", "json"])]
     timestamps: bool,
@@ -369,6 +373,7 @@ mod tests {
             "autoappdev logs --grep ",
             "autoappdev logs --timestamps --no-timestamps",
             "autoappdev logs --no-timestamps --json",
+            "autoappdev logs --raw --json",
             "autoappdev runs 1 --limit 2",
             "autoappdev runs x",
             "autoappdev runs --limit 0",

@@ -15,12 +15,12 @@ use ureq::http::Request;
 
 use super::local;
 use super::places::{Absence, Meant, Neighbour, Place, Way, places_of};
-use super::printable::printable;
 use crate::api::error::{ErrorCode, ErrorResponse};
 use crate::api::routes::Route;
 use crate::api::version::Introduction;
 use crate::clock::Timestamp;
 use crate::config::{Endpoint, Folder, Token, Tokens};
+use crate::console::{json_line, printable};
 use crate::file_id::FileId;
 use crate::runtime_dir::Secret;
 
@@ -99,9 +99,9 @@ pub(super) struct Answer {
 }
 
 impl Answer {
-    /// The JSON as the server wrote it, on one line. A line break in JSON is always between tokens, so that it can go.
+    /// The server's JSON on one line, which cannot drive a terminal.
     pub(super) fn as_line(&self) -> String {
-        self.text.replace(['\n', '\r'], "")
+        json_line(&self.text)
     }
 
     pub(super) fn read<T: DeserializeOwned>(&self) -> Result<T, ClientError> {

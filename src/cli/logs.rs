@@ -9,7 +9,7 @@ mod page;
 mod printer;
 mod reader_gone;
 
-use std::io::{self, StdoutLock};
+use std::io::{self, IsTerminal, StdoutLock};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread;
@@ -81,6 +81,7 @@ pub(super) fn print_logs(client: &Client, args: &LogsArgs, json: bool) -> Result
     }
     reader_gone::end_without_a_reader();
     let printer = Printer::new(io::BufWriter::new(io::stdout().lock()), !args.no_timestamps, args.grep.is_none());
+    let printer = if io::stdout().is_terminal() && !args.raw { printer.for_terminal() } else { printer };
     let link = Link::new(client, (!args.follow).then_some(PATIENCE));
     let mut reading = Reading { wanted, link, printer, json, follow: args.follow };
     reading.read(args)?;

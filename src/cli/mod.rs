@@ -12,7 +12,6 @@ mod logs;
 mod output;
 mod pair;
 mod places;
-mod printable;
 mod progress;
 mod qr;
 mod since;
@@ -39,6 +38,7 @@ use crate::api::routes::Route;
 use crate::api::runs::{RunResponse, RunsQuery, RunsResponse};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, ConfigError, Endpoint, Flag, GRACE_S_MAX, Tokens, parse_dotenv};
+use crate::console::{TerminalLine, printable_lines};
 use crate::private;
 
 const DOTENV_BYTES_MAX: u64 = 1024 * 1024;
@@ -120,7 +120,7 @@ fn wrong_usage(error: &clap::Error) -> ExitCode {
     // If neither stdout nor stderr can be written, the exit code still reports the result.
     if error.use_stderr() {
         let text = error.render().to_string();
-        let _ = write!(io::stderr(), "autoappdev: {}", text.strip_prefix("error: ").unwrap_or(&text));
+        let _ = write!(io::stderr(), "autoappdev: {}", printable_lines(text.strip_prefix("error: ").unwrap_or(&text)));
     } else {
         let _ = error.print();
     }
@@ -147,7 +147,7 @@ fn report(failure: &Failure, json: bool) -> ExitCode {
         let _ = say(&(document.as_line() + "\n"));
     }
     // If stderr cannot be written, the exit code still reports the failure.
-    let _ = writeln!(io::stderr(), "autoappdev: {failure}");
+    let _ = writeln!(io::stderr(), "autoappdev: {}", printable_lines(&failure.to_string()));
     ExitCode::from(code)
 }
 
@@ -226,7 +226,7 @@ fn act(client: &Client, route: Route, body: &impl Serialize, timeout: Duration, 
     let answer = client.post(&route.path(), body, timeout)?;
     // Conditions are not part of the command's answer. If stderr cannot be written, `status` still shows them.
     let warnings = answer.read().map_or_else(|_| String::new(), |done: ActionResponse| output::warnings_of(&done.conditions));
-    let _ = write!(io::stderr(), "{warnings}");
+    let _ = write!(io::stderr(), "{}", printable_lines(&warnings));
     show(&answer, json, |done| output::done(&done))
 }
 
@@ -239,9 +239,14 @@ fn show<T: serde::de::DeserializeOwned>(
     if json { Ok(answer.as_line() + "\n") } else { answer.read().map(describe) }
 }
 
+/// Prints an answer. Its fields are printable already; what was forgotten does not drive a terminal either.
 fn say(text: &str) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
-    stdout.write_all(text.as_bytes())?;
+    for line in text.split_inclusive('\n') {
+        let whole = line.strip_suffix('\n');
+        stdout.write_all(TerminalLine::default().part(whole.unwrap_or(line), false).text.as_bytes())?;
+        stdout.write_all(if whole.is_some() { b"\n" } else { b"" })?;
+    }
     stdout.flush()
 }
 

@@ -7,11 +7,11 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use super::duration::{between, since, took};
-use super::printable::printable;
 use super::progress;
 use crate::api::pipeline::{ActionResponse, Pipeline};
 use crate::api::runs::{Event, Run, WholeRun};
 use crate::clock::Timestamp;
+use crate::console::printable;
 use crate::pipeline::{Condition, ConditionCode, Conditions, Origin, RunStatus, State, signal_name};
 
 /// `status`: the state in one line, then the conditions, the script of the next start if it differs, and the progress of the run.

@@ -19,6 +19,7 @@ use super::qr::{self, Screen};
 use crate::api::routes::Route;
 use crate::api::session::Role;
 use crate::config::{Endpoint, Token, Tokens};
+use crate::console::json_line;
 use crate::runtime_dir::{Secret, SecretError, ServerInfo};
 use crate::transport::{Reach, dialable};
 
@@ -92,7 +93,7 @@ pub(super) fn pair(args: &PairArgs, endpoint: Endpoint, tokens: Tokens, json: bo
     let links: Vec<String> = bases.iter().map(|base| link(base, &token)).collect();
     if json {
         let may = if args.read_only { Role::Viewer } else { Role::Operator };
-        return Ok(serde_json::to_string(&Pairing { may, links }).expect("plain data") + "\n");
+        return Ok(json_line(&serde_json::to_string(&Pairing { may, links }).expect("plain data")) + "\n");
     }
     let env = |name: &str| std::env::var(name).ok();
     let screen = Screen { is_utf8: qr::is_utf8(env), is_terminal: std::io::stdout().is_terminal() };

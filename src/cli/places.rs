@@ -159,7 +159,7 @@ impl fmt::Display for Absence {
 /// The project of a server as users know it: the folder that has the runtime directory in its usual place.
 fn printable_project(runtime_dir: &Path) -> String {
     let project = runtime_dir.parent().filter(|_| runtime_dir.ends_with("runtime")).unwrap_or(runtime_dir);
-    super::printable::printable(&project.to_string_lossy())
+    crate::console::printable(&project.to_string_lossy())
 }
 
 #[cfg(test)]

@@ -6,8 +6,8 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use super::duration::{between, since, took};
-use super::printable::printable;
 use crate::clock::Timestamp;
+use crate::console::printable;
 use crate::pipeline::Progress;
 
 /// The most steps that are shown; the API lists more.

@@ -24,6 +24,7 @@ mod api {
 mod browser {
     mod controls;
     mod hostile_page;
+    mod hostile_text;
     mod live_log;
     mod log_lines;
     mod log_page;
@@ -44,6 +45,7 @@ mod cli {
     mod identity;
     mod logs;
     mod pair;
+    mod terminal;
 }
 mod http {
     mod listeners;

@@ -1,8 +1,9 @@
-//! Lines on standard output, as they are, as `cat` would print them; notes on standard error.
+//! Lines on standard output: as they are, as `cat` would print them, or safe for a terminal; notes on standard error.
 
 use std::io::{self, Write};
 
 use crate::api::logs::{Line, StreamName};
+use crate::console::{TerminalLine, printable_lines};
 
 /// Writes lines, and joins those that came in parts.
 pub(super) struct Printer<W> {
@@ -12,12 +13,19 @@ pub(super) struct Printer<W> {
     joins: bool,
     /// Whose line is still unfinished: its run and stream.
     open: Option<(Option<i64>, Option<StreamName>)>,
+    /// That line for a terminal, if it is for one.
+    screen: Option<TerminalLine>,
 }
 
 impl<W: Write> Printer<W> {
     /// Of a search not every part comes, so that what follows a part need not be its continuation: `joins` is false then.
     pub(super) fn new(out: W, timestamps: bool, joins: bool) -> Self {
-        Self { out, timestamps, joins, open: None }
+        Self { out, timestamps, joins, open: None, screen: None }
+    }
+
+    /// Lets only text and colours pass, because a terminal obeys everything else.
+    pub(super) fn for_terminal(self) -> Self {
+        Self { screen: Some(TerminalLine::default()), ..self }
     }
 
     pub(super) fn document(&mut self, json: &str) -> io::Result<()> {
@@ -32,27 +40,47 @@ impl<W: Write> Printer<W> {
             let goes_on = self.open.as_ref() == Some(&whose);
             if !goes_on {
                 self.end_open_line()?;
-                if self.timestamps {
-                    match line.at {
-                        Some(at) => write!(self.out, "{at} ")?,
-                        None => write!(self.out, "{:24} ", "-")?,
-                    }
-                    if let Some(stream) = line.stream {
-                        write!(self.out, "{stream} ")?;
-                    }
-                }
+                self.head(line)?;
             }
-            self.out.write_all(line.line.as_bytes())?;
+            let goes_on = line.partial && self.joins;
+            if let Some(screen) = &mut self.screen {
+                let shown = screen.part(&line.line, goes_on);
+                if shown.replaces {
+                    // What was shown stays: the cursor may be in another row by now.
+                    self.out.write_all(b"\n")?;
+                    self.head(line)?;
+                }
+                self.out.write_all(shown.text.as_bytes())?;
+            } else {
+                self.out.write_all(line.line.as_bytes())?;
+            }
             self.open = Some(whose);
-            if !(line.partial && self.joins) {
+            if !goes_on {
                 self.end_open_line()?;
             }
         }
         self.out.flush()
     }
 
+    fn head(&mut self, line: &Line) -> io::Result<()> {
+        if !self.timestamps {
+            return Ok(());
+        }
+        match line.at {
+            Some(at) => write!(self.out, "{at} ")?,
+            None => write!(self.out, "{:24} ", "-")?,
+        }
+        line.stream.map_or(Ok(()), |stream| write!(self.out, "{stream} "))
+    }
+
     fn end_open_line(&mut self) -> io::Result<()> {
-        if self.open.take().is_some() { self.out.write_all(b"\n") } else { Ok(()) }
+        if self.open.take().is_none() {
+            return Ok(());
+        }
+        if let Some(screen) = &mut self.screen {
+            self.out.write_all(std::mem::take(screen).end().as_bytes())?;
+        }
+        self.out.write_all(b"\n")
     }
 
     /// Ends the line that is unfinished, so that something else can be said.
@@ -64,7 +92,7 @@ impl<W: Write> Printer<W> {
 
 pub(super) fn warn(sentence: &str) {
     // Where stderr is gone nobody can be told; the lines still have their reader.
-    let _ = writeln!(io::stderr(), "autoappdev: {sentence}");
+    let _ = writeln!(io::stderr(), "autoappdev: {}", printable_lines(sentence));
 }
 
 #[cfg(test)]
@@ -125,6 +153,26 @@ mod tests {
         let page = [line("stdout", "a", true), line("stdout", "b", false), line("stderr", "c", false), line("", "d", false)];
         let expected = "1970-01-01T00:00:00.000Z stdout ab\n1970-01-01T00:00:00.000Z stderr c\n1970-01-01T00:00:00.000Z d\n";
         assert_eq!(printed(true, &[&page]), expected);
+    }
+
+    #[test]
+    fn on_a_terminal_parts_are_one_line_and_its_states_are_rows() {
+        let mut out = Vec::new();
+        let mut printer = Printer::new(&mut out, true, true).for_terminal();
+        let part = |text| line("stdout", text, true);
+        let page = [
+            part("\u{1b}[3"),
+            part("1mred"),
+            line("stderr", "\u{1b}[2Jx", false),
+            part("10%\r"),
+            part("20%"),
+            line("stdout", "\r", false),
+        ];
+        printer.lines(&page).and_then(|()| printer.lines(&[part("end\u{1b}[")])).expect("memory takes everything");
+        printer.finish().expect("memory takes everything");
+        let at = "1970-01-01T00:00:00.000Z";
+        let lines = ["stdout \u{1b}[0;31mred\u{1b}[0m", r"stderr \u{1b}[2Jx", "stdout 10%", "stdout 20%", r"stdout end\u{1b}["];
+        assert_eq!(String::from_utf8(out).expect("text"), lines.map(|line| format!("{at} {line}\n")).concat());
     }
 
     #[test]

@@ -1,0 +1,67 @@
+//! Text from elsewhere, made safe to print: nothing in it can drive a terminal or change the order in which text is read.
+//!
+//! Names, sentences and JSON take the functions here, and a line of output takes `terminal_line.rs`, which lets colours pass.
+
+use std::fmt::Write as _;
+
+/// `text` with every character that [`acts`] written as an escape, such as `\u{1b}`; line breaks and tabs, too.
+pub fn printable(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    text.chars().for_each(|c| push_printable(&mut safe, c));
+    safe
+}
+
+/// The same for a text that may have several lines.
+pub fn printable_lines(text: &str) -> String {
+    text.split('\n').map(printable).collect::<Vec<_>>().join("\n")
+}
+
+/// A JSON document on one line that means the same, without characters that [`acts`]. A line break in JSON is always between tokens, so that it
+/// can go; other characters that act can only be in strings, where an escape is the same character (RFC 8259, section 7).
+pub fn json_line(json: &str) -> String {
+    let mut safe = String::with_capacity(json.len());
+    for c in json.chars() {
+        match c {
+            '\n' | '\r' => {}
+            '\t' => safe.push(' '),
+            c if acts(c) => write!(safe, "\\u{:04x}", u32::from(c)).expect("a String takes everything"),
+            c => safe.push(c),
+        }
+    }
+    safe
+}
+
+/// Whether a terminal takes a character as a command: a control character (C0, DEL or C1), one that changes the reading direction
+/// (`UAX #9`), or one that begins another line.
+pub(super) fn acts(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+pub(super) fn push_printable(text: &mut String, c: char) {
+    if acts(c) { text.extend(c.escape_default()) } else { text.push(c) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_character_that_acts_is_shown_as_its_escape() {
+        let text = "a\u{1b}[2J\u{9b}H\u{7f}\r\n\t\u{202e}b\u{2066}\u{200f}\u{61c}\u{2028}\0ä☃";
+        let safe = r"a\u{1b}[2J\u{9b}H\u{7f}\r\n\t\u{202e}b\u{2066}\u{200f}\u{61c}\u{2028}\u{0}ä☃";
+        assert_eq!(printable(text), safe);
+        assert_eq!(printable_lines("a\n\rb\n"), "a\n\\rb\n");
+        for c in (0..=0x20ff).filter_map(char::from_u32) {
+            assert!(!printable(&c.to_string()).chars().any(acts), "{c:?}");
+        }
+    }
+
+    #[test]
+    fn json_means_the_same_and_has_no_character_that_acts() {
+        let texts: Vec<String> = (0..=0x20ff).filter_map(char::from_u32).map(|c| format!("x{c}y")).collect();
+        let json = serde_json::to_string_pretty(&texts).expect("plain data").replace("  ", "\t");
+        let line = json_line(&json);
+        assert!(!line.chars().any(acts), "{line}");
+        assert_eq!(serde_json::from_str::<Vec<String>>(&line).expect("still JSON"), texts);
+    }
+}

@@ -1,0 +1,210 @@
+//! What a script, a name or a server says cannot drive the terminal on which a client command prints it.
+
+use std::fs::File;
+use std::io::Read;
+use std::process::{Command, Stdio};
+
+use nix::pty::openpty;
+use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
+use serde_json::json;
+
+use crate::fake_server::FakeServer;
+use crate::support::{Place, until};
+
+/// Sets the clipboard and the title, makes the terminal answer, writes over other lines, hides text, and turns the order of reading: in
+/// seven and in eight bits, cut off, and too long.
+const ATTACKS: [&str; 24] = [
+    "\u{1b}]52;c;cm0gLXJmIH4=\u{7}",
+    "\u{1b}]52;c;cm0gLXJmIH4=\u{1b}\\",
+    "\u{1b}]0;title\u{7}",
+    "\u{9d}0;title\u{9c}",
+    "\u{1b}[c",
+    "\u{1b}[>c\u{1b}[=c\u{1b}[5n\u{1b}[6n",
+    "\u{1b}P$qm\u{1b}\\",
+    "\u{90}$qm\u{9c}",
+    "\u{1b}[21t\u{1b}[18t",
+    "\u{9b}6n",
+    "\u{1b}[2A\u{1b}[1G",
+    "\u{1b}[2J\u{1b}[H\u{1b}[1;1f",
+    "\u{1b}[1K\u{1b}[1J\u{1b}[3X\u{1b}[2P",
+    "\u{1b}M\u{1b}D\u{1b}E\u{85}\u{8d}",
+    "\u{1b}c\u{1b}[!p\u{1b}[?1049h\u{1b}[?25l",
+    "abc\u{8}\u{8}\u{8}xyz",
+    "\u{b}\u{c}\u{e}\u{f}\u{7f}\u{0}\u{5}",
+    "\u{1b}_apc\u{1b}\\\u{1b}^pm\u{1b}\\\u{1b}Xsos\u{1b}\\",
+    "\u{1b}[8mconcealed",
+    "\u{1b}[31mcolour that goes on\u{1b}[7m",
+    "\u{202e}drawkcab\u{2066}\u{200f}\u{61c}",
+    "\u{1b}]8;;http://example.invalid\u{1b}\\link\u{1b}]8;;\u{1b}\\",
+    "\u{1b}[>4;2m\u{1b}[?4m",
+    "at the end of a line \u{1b}",
+];
+
+/// Bytes that are no UTF-8: eight-bit controls, an overlong escape, and a character that is cut off.
+const RAW_BYTES: &[u8] = b"raw \x9b2J \x9d0;t\x9c \xc0\x9b[2J \xe0\x80\x9b[2J \xf0\x80\x80\x9b[c \xe2\x80\n";
+
+/// What a command prints on a terminal, both of its streams, and its exit code.
+fn on_a_terminal(mut command: Command, args: &[&str]) -> (String, Option<i32>) {
+    let pair = openpty(None, None).expect("a terminal");
+    let mut settings = tcgetattr(&pair.slave).expect("a terminal");
+    // The line discipline would change line breaks.
+    cfmakeraw(&mut settings);
+    tcsetattr(&pair.slave, SetArg::TCSANOW, &settings).expect("a terminal");
+    let [out, error] = [(); 2].map(|()| Stdio::from(pair.slave.try_clone().expect("a copy")));
+    let mut child = command.args(args).stdin(Stdio::null()).stdout(out).stderr(error).spawn().expect("it runs");
+    drop((pair.slave, command));
+    let mut master = File::from(pair.master);
+    let reader = std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        // It ends with an error once nobody has the other end open (`pty(7)`).
+        let _hung_up = master.read_to_end(&mut bytes);
+        bytes
+    });
+    let code = until("the command ends", || child.try_wait().expect("ours")).code();
+    (String::from_utf8(reader.join().expect("reads")).expect("UTF-8"), code)
+}
+
+/// Takes the SGR sequences out of a line, whose last one must be a reset.
+fn without_colours(line: &str) -> String {
+    let (mut text, mut last, mut rest) = (String::new(), "0", line);
+    while let Some((before, after)) = rest.split_once("\u{1b}[") {
+        let (params, after) = after.split_once('m').expect("a sequence has an end");
+        assert!(params.bytes().all(|byte| byte.is_ascii_digit() || byte == b';'), "{line:?}");
+        assert!(!params.split(';').any(|code| code == "8"), "it conceals: {line:?}");
+        text.push_str(before);
+        (last, rest) = (params, after);
+    }
+    assert_eq!(last, "0", "its colour goes on in the next line: {line:?}");
+    text + rest
+}
+
+fn assert_harmless(printed: &str, what: &str) {
+    for line in printed.split('\n') {
+        let text = without_colours(line);
+        let acts = |c: &char| {
+            c.is_control() && *c != '\t'
+                || "\u{61c}\u{200e}\u{200f}".contains(*c)
+                || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+        };
+        assert_eq!(text.chars().find(acts), None, "{what}: {line:?}");
+    }
+}
+
+/// A place whose run wrote all of it, and ended.
+fn attacked() -> (Place, i64) {
+    let place = Place::serving("attack.sh");
+    let output = place.root().join("output");
+    std::fs::write(&output, [ATTACKS.join("\n").as_bytes(), b"\n", RAW_BYTES].concat()).expect("writes");
+    let folder = "folder\u{1b}]0;t\u{7}\u{202e}";
+    std::fs::create_dir(place.root().join(folder)).expect("creates");
+    let name = "attack\u{1b}[2J\u{9b}c\u{202e}.sh";
+    // A program has no NUL in its text, nor in its arguments.
+    let words = ATTACKS.map(|attack| attack.replace('\0', ""));
+    let steps: String = words.iter().map(|word| format!("echo '::step {word}'; echo '::progress 50 {word}'\n")).collect();
+    let cut = "printf 'half\\x1b]0;t'; sleep 0.6; printf 'le\\a\\n'";
+    place.script(name, &format!("#!/bin/bash\n{steps}cat '{}'\n{cut}\n", output.display()));
+    let (_, run_id) = place.start_with(json!({"script": name, "cwd": folder, "args": words}));
+    place.until_ended(run_id);
+    (place, run_id)
+}
+
+#[test]
+fn nothing_that_a_run_says_or_is_called_drives_the_terminal() {
+    let (place, run_id) = attacked();
+    let id = run_id.to_string();
+    for args in [
+        &["logs", "--lines", "all"][..],
+        &["logs", "--no-timestamps", "--run", &id],
+        &["logs", "-f", "--run", &id],
+        &["logs", "--grep", "x"],
+        &["logs", "--source", "backend"],
+        &["status"],
+        &["runs"],
+        &["runs", &id],
+        &["start", "no\u{1b}[2J\u{9b}\u{202e}.sh"],
+        &["start", "--\u{1b}]0;t\u{7}"],
+        &["status", "--url", "http://127.0.0.1:1/\u{1b}[2J"],
+        &["check", "--database", "\u{1b}]0;t\u{7}\u{9b}2J"],
+    ] {
+        let (printed, _) = on_a_terminal(place.command(), args);
+        assert!(!printed.is_empty(), "{args:?}");
+        assert_harmless(&printed, &format!("{args:?}"));
+    }
+    let (lines, code) = on_a_terminal(place.command(), &["logs", "--no-timestamps", "--lines", "all"]);
+    assert_eq!(code, Some(0));
+    for line in [
+        r"\u{1b}]52;c;cm0gLXJmIH4=\u{7}",
+        r"\u{9b}6n",
+        r"abc\u{8}\u{8}\u{8}xyz",
+        "\u{1b}[0;31mcolour that goes on\u{1b}[0m",
+        r"half\u{1b}]0;tle\u{7}",
+    ] {
+        assert!(lines.lines().any(|shown| shown == line), "{line} is missing in {lines}");
+    }
+    // On request, and where no terminal reads, lines are what the script wrote.
+    let (raw, _) = on_a_terminal(place.command(), &["logs", "--raw", "--no-timestamps", "--lines", "all"]);
+    let (_, piped, _) = place.client(&["logs", "--no-timestamps", "--lines", "all"]);
+    assert_eq!(raw, piped);
+    assert!(ATTACKS.iter().all(|attack| piped.contains(attack)));
+}
+
+#[test]
+fn json_says_the_same_without_a_character_that_acts() {
+    let (place, run_id) = attacked();
+    let id = run_id.to_string();
+    for (args, path) in [
+        (&["logs", "--json"][..], "/api/logs/tail?limit=200".to_owned()),
+        (&["status", "--json"], "/api/pipeline".to_owned()),
+        (&["runs", "--json"], "/api/runs?limit=20".to_owned()),
+        (&["runs", &id, "--json"], format!("/api/runs/{id}")),
+    ] {
+        let (code, printed, _) = place.client(args);
+        let line = printed.strip_suffix('\n').expect("a line");
+        assert_harmless(line, &format!("{args:?}"));
+        assert_eq!((code, serde_json::from_str(line).ok()), (0, Some(place.get(&path).ok())), "{args:?}");
+    }
+    let (_, printed, _) = place.client(&["logs", "--json"]);
+    assert!(printed.contains(r"\u009b6n") && printed.contains(r"\u202edrawkcab"), "{printed}");
+}
+
+#[test]
+fn what_a_server_answers_does_not_drive_the_terminal() {
+    let evil = "\u{1b}]0;t\u{7}\u{9b}2J\u{7f}\u{202e}\n\r";
+    let detail = json!({"ok": false, "error": format!("e{evil}"), "detail": format!("d{evil}")}).to_string();
+    for (status, body) in
+        [(409, detail.as_str()), (404, &detail), (503, &detail), (200, evil), (500, evil), (200, "{\"\u{9b}2J\": \"\u{9d}0;t\"}")]
+    {
+        let server = FakeServer::canned(status, body);
+        for args in [&["status"][..], &["stop"], &["runs"], &["logs"], &["status", "--json"], &["pair"], &["pause", "--json"]] {
+            let folder = super::command::folder();
+            let url = server.url();
+            let command = super::command::command(folder.path(), &["--url", &url]);
+            let (printed, _) = on_a_terminal(command, args);
+            assert_harmless(&printed, &format!("{args:?} {status} {body:?}"));
+        }
+    }
+}
+
+#[test]
+fn first_lines_of_a_server_do_not_drive_the_terminal() {
+    let mut place = Place::with_runtime("runtime\u{1b}]0;t\u{7}\u{9b}2J\u{202e}");
+    place.use_token("some-token-of-32-characters-or-so");
+    let command = || {
+        let mut command = place.command();
+        command.env("DATABASE_URL", format!("sqlite:{}/no/folder\u{1b}[2J", place.runtime().display()));
+        command
+    };
+    let (printed, code) = on_a_terminal(command(), &["serve"]);
+    assert!(code == Some(1) && printed.contains(r"\u{1b}"), "{printed}");
+    assert_harmless(&printed, "serve");
+    let link = place.folder().join("link\u{1b}]0;t\u{7}");
+    std::os::unix::fs::symlink(place.root(), &link).expect("links");
+    place.set_env("AUTOAPPDEV_PIPELINE_CWD", link.to_str().expect("text"));
+    place.start_server();
+    let log = until("it is in the log", || Some(place.server_log()).filter(|log| log.contains("link")));
+    let (_, said) = place.stop_server_and_listen();
+    for text in [log, said] {
+        assert_harmless(&text, "what a running server said");
+        assert!(text.contains(r"link\u{1b}]0;t\u{7}"), "{text}");
+    }
+}
