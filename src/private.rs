@@ -1,7 +1,8 @@
 //! How the program's own files are opened, and how their names are made durable.
 //!
 //! Somebody may have put a link, a pipe or a folder where a file belongs, in a project that was cloned for example. None of these functions
-//! follows a link at the end of a path or waits for the other end of a pipe.
+//! follows a link at the end of a path, waits for the other end of a pipe, or returns anything but a regular file. Every file of a runtime
+//! directory is opened by one of them.
 //!
 //! Level 0.
 
@@ -13,7 +14,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-/// Opens or creates a file for writing, mode 0600 from its first moment.
+/// Opens or creates a file for writing, mode 0600 from its first moment. For `create_new`, which finds nothing: what may be there already is
+/// opened by [`writable`] or [`append`].
 pub fn private_file() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.write(true).create(true).mode(0o600).custom_flags(open_flags());
@@ -22,32 +24,60 @@ pub fn private_file() -> OpenOptions {
 
 /// Opens a regular file for reading; anything else is [`io::ErrorKind::InvalidInput`].
 pub fn open(path: &Path) -> io::Result<File> {
-    let opened = OpenOptions::new().read(true).custom_flags(open_flags()).open(path);
-    regular(opened.map_err(|error| match error.raw_os_error().map(Errno::from_raw_os_error) {
-        Some(Errno::LOOP) => io::Error::new(io::ErrorKind::InvalidInput, "it is a symbolic link"),
-        // A socket.
-        Some(Errno::NXIO) => io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"),
-        _ => error,
-    })?)
+    regular(OpenOptions::new().read(true).custom_flags(open_flags()).open(path))
 }
 
-/// The file, if it is a regular one; anything else is [`io::ErrorKind::InvalidInput`].
-pub fn regular(file: File) -> io::Result<File> {
-    if file.metadata()?.is_file() {
-        Ok(file)
-    } else {
-        Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"))
+/// Opens or creates a regular file for reading and writing.
+pub fn writable(path: &Path) -> io::Result<File> {
+    regular(private_file().read(true).open(path))
+}
+
+/// Opens or creates a regular file, to which is only added.
+pub fn append(path: &Path) -> io::Result<File> {
+    regular(private_file().append(true).open(path))
+}
+
+/// Creates a file in the place of one that a kill may have left, whatever that is.
+pub fn create_anew(path: &Path) -> io::Result<File> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    private_file().read(true).create_new(true).open(path)
+}
+
+/// Opens a directory. A link to one is followed: a user may keep large directories elsewhere.
+pub fn open_dir(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).custom_flags(OFlags::DIRECTORY.bits().cast_signed()).open(path)
+}
+
+/// What was opened, if it is a regular file.
+fn regular(opened: io::Result<File>) -> io::Result<File> {
+    let wrong = |what| Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+    match opened {
+        Ok(file) if file.metadata()?.is_file() => Ok(file),
+        Ok(_) => wrong("it is not a regular file"),
+        Err(error) => match error.raw_os_error().map(Errno::from_raw_os_error) {
+            Some(Errno::LOOP) => wrong("it is a symbolic link"),
+            // A socket, a pipe that nobody reads, or a folder.
+            Some(Errno::NXIO | Errno::ISDIR) => wrong("it is not a regular file"),
+            _ => Err(error),
+        },
     }
 }
 
 /// Reads a regular file of at most this many bytes; a longer one is [`io::ErrorKind::FileTooLarge`].
 pub fn read(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    let count = open(path)?.take(bytes_max + 1).read_to_end(&mut bytes)?;
-    if count as u64 > bytes_max {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it is larger than {bytes_max} bytes")));
+    let too_large = || io::Error::new(io::ErrorKind::FileTooLarge, format!("it is larger than {bytes_max} bytes"));
+    let file = open(path)?;
+    // A file of nothing but a hole is as large as somebody wants, and must not be read to find that out.
+    if file.metadata()?.len() > bytes_max {
+        return Err(too_large());
     }
-    Ok(bytes)
+    let mut bytes = Vec::new();
+    // It may grow meanwhile.
+    let count = file.take(bytes_max + 1).read_to_end(&mut bytes)?;
+    if count as u64 > bytes_max { Err(too_large()) } else { Ok(bytes) }
 }
 
 fn open_flags() -> i32 {
@@ -56,7 +86,7 @@ fn open_flags() -> i32 {
 
 /// Makes entries of a directory durable (`fsync(2)`: syncing a file does not sync the entry that names it).
 pub fn sync_dir(path: &Path) -> io::Result<()> {
-    File::open(path)?.sync_all()
+    open_dir(path)?.sync_all()
 }
 
 /// `path` with a suffix.
@@ -70,7 +100,7 @@ pub fn beside(path: &Path, suffix: &str) -> PathBuf {
 /// called in between. On an error nothing is left beside it, where it would keep room on a full disk from others.
 pub fn replace_file(path: &Path, text: &[u8], before_rename: impl FnOnce()) -> io::Result<()> {
     let beside = beside(path, ".new");
-    let written = private_file().truncate(true).open(&beside).and_then(|mut file| file.write_all(text));
+    let written = create_anew(&beside).and_then(|mut file| file.write_all(text));
     let renamed = written.and_then(|()| {
         before_rename();
         fs::rename(&beside, path)
@@ -96,11 +126,18 @@ mod tests {
         fs::create_dir(path("folder")).expect("creates");
         assert_eq!(read(&path("file"), 4).expect("fits"), b"text");
         assert_eq!(read(&path("file"), 3).expect_err("too long").kind(), io::ErrorKind::FileTooLarge);
-        for name in ["link", "pipe", "folder"] {
-            open(&path(name)).expect_err(name);
-            // Opened to be written too, a pipe waits for nobody; whether it is a file is then a question of its own.
-            private_file().read(true).open(path(name)).and_then(regular).expect_err(name);
+        let _socket = std::os::unix::net::UnixListener::bind(path("socket")).expect("binds");
+        std::os::unix::fs::symlink("nowhere", path("dangling")).expect("links");
+        for name in ["link", "pipe", "folder", "socket", "dangling"] {
+            for opened in [open(&path(name)), writable(&path(name)), append(&path(name))] {
+                assert_eq!(opened.expect_err(name).kind(), io::ErrorKind::InvalidInput, "{name}");
+            }
         }
+        assert!(!path("nowhere").exists());
+        open_dir(&path("pipe")).expect_err("a pipe");
+        open_dir(&path("folder")).expect("a folder");
+        File::create(path("hole")).and_then(|file| file.set_len(400 << 30)).expect("a hole");
+        assert_eq!(read(&path("hole"), 1 << 38).expect_err("not read at all").kind(), io::ErrorKind::FileTooLarge);
         assert_eq!(open(&path("missing")).expect_err("missing").kind(), io::ErrorKind::NotFound);
         assert_eq!(fs::read(path("file")).expect("there"), b"text");
     }
@@ -114,6 +151,15 @@ mod tests {
             assert_eq!(fs::read_to_string(&path).expect("there"), text);
         }
         assert_eq!(fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o600);
+        // What stands where the text is written first is neither waited for nor followed.
+        let beside = dir.path().join("a.json.new");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &beside, 0o600.into()).expect("makes");
+        replace_file(&path, b"again", || ()).expect("writes");
+        let other = dir.path().join("other");
+        fs::write(&other, "kept").expect("writes");
+        std::os::unix::fs::symlink(&other, &beside).expect("links");
+        replace_file(&path, b"short", || ()).expect("writes");
+        assert_eq!((fs::read(&path).expect("there"), fs::read(&other).expect("there")), (b"short".to_vec(), b"kept".to_vec()));
         let folder = dir.path().join("b.json");
         fs::create_dir(&folder).expect("creates");
         replace_file(&folder, b"text", || ()).expect_err("a folder is in the way");

@@ -9,6 +9,8 @@ use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Mode, OFlags};
+
 /// A socket's place, whether there is one or not.
 #[derive(Debug)]
 pub struct SocketPath {
@@ -21,7 +23,10 @@ impl SocketPath {
     pub fn open(path: &Path) -> io::Result<Self> {
         let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_owned();
         let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        Ok(Self { dir: File::open(dir)?, name })
+        Ok(Self {
+            dir: File::from(rustix::fs::open(dir, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?),
+            name,
+        })
     }
 
     /// A path for `bind(2)` and `connect(2)`, good for as long as this lives.

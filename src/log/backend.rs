@@ -12,10 +12,11 @@ use super::listing::{SegmentList, ShortLog};
 use super::loss::loss_mark;
 use super::record::{Stream, TEXT_MAX, push_record};
 use super::segment::{Segment, position};
+use crate::absent::if_there;
 use crate::clock::{Clock, SystemClock};
 use crate::console;
 use crate::lock::lock;
-use crate::private::private_file;
+use crate::private;
 
 /// A file of this size is closed. Two of them are kept at most.
 const BACKEND_FILE_BYTES_MAX: u64 = 1024 * 1024;
@@ -44,7 +45,7 @@ impl BackendLog {
     pub fn open(dir: &Path) -> io::Result<Self> {
         let start =
             backend_segments(dir)?.iter().find(|segment| segment.path.ends_with(BACKEND_LOG)).map_or(0, |newest| newest.start);
-        let file = private_file().append(true).open(dir.join(BACKEND_LOG))?;
+        let file = private::append(&dir.join(BACKEND_LOG))?;
         let len = file.metadata()?.len();
         Ok(Self { dir: dir.to_owned(), newest: Mutex::new(Newest { file, start, len, lost: 0 }) })
     }
@@ -79,7 +80,7 @@ impl BackendLog {
                 fs::remove_file(&old.path)?;
             }
             fs::rename(self.dir.join(BACKEND_LOG), self.dir.join(format!("backend-{:020}.log", newest.start)))?;
-            newest.file = private_file().append(true).open(self.dir.join(BACKEND_LOG))?;
+            newest.file = private::append(&self.dir.join(BACKEND_LOG))?;
             newest.start += newest.len;
             newest.len = 0;
         }
@@ -139,8 +140,11 @@ fn backend_segments(dir: &Path) -> io::Result<Vec<Segment>> {
         let path = entry?.path();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let start = name.strip_prefix("backend-").and_then(|rest| rest.strip_suffix(".log")).and_then(position);
-        if let Some(start) = start {
-            newest_start = newest_start.max(start + fs::metadata(&path)?.len());
+        // What is no file is not one of ours, whatever it is called.
+        if let Some(start) = start
+            && let Some(file) = if_there(fs::symlink_metadata(&path))?.filter(fs::Metadata::is_file)
+        {
+            newest_start = newest_start.max(start + file.len());
             segments.push(Segment { start, packed_end: None, path, run_id: None });
         }
     }

@@ -13,7 +13,7 @@ use flate2::bufread::GzDecoder;
 use flate2::write::GzEncoder;
 use flate2::{Compression, GzBuilder};
 
-use crate::private::{self, private_file};
+use crate::private;
 
 /// How much text a frame holds: all but the last exactly this, in bytes.
 pub(super) const FRAME_BYTES: u64 = 128 * 1024;
@@ -35,7 +35,7 @@ pub(super) const TEXT_BYTES_MAX: u64 = FRAME_BYTES * 16_000;
 /// Writes the packed form of the first `len` bytes of the file `from`, and syncs it; false where `goes_on` said no.
 pub(super) fn write_packed(from: &Path, len: u64, to: &Path, goes_on: &mut impl FnMut() -> bool) -> io::Result<bool> {
     let plain = private::open(from)?;
-    let mut out = private_file().truncate(true).open(to)?;
+    let mut out = private::create_anew(to)?;
     let (mut text, mut table) = (Vec::new(), Vec::new());
     let mut at = 0;
     while at < len {

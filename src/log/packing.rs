@@ -3,7 +3,7 @@
 //! If killed while packing: what is half made has a name of its own and is removed with the next attempt; the plain segment is there
 //! until the packed one is on the disk under its name.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::Path;
 
@@ -11,6 +11,7 @@ use super::packed::{TEXT_BYTES_MAX, write_packed};
 use super::segment::{Segment, packed_name};
 use crate::absent::if_there;
 use crate::kill_point::KillPoint;
+use crate::private::sync_dir;
 
 const UNFINISHED: &str = "packing.tmp";
 
@@ -45,7 +46,7 @@ pub fn pack(segment: &Segment, mut goes_on: impl FnMut() -> bool) -> io::Result<
         }
         KillPoint::ServerSegmentPacked.reach();
         fs::rename(&unfinished, &packed)?;
-        File::open(dir)?.sync_all()?;
+        sync_dir(dir)?;
         KillPoint::ServerSegmentNamed.reach();
     }
     if if_there(fs::remove_file(&segment.path))?.is_none() {

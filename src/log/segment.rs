@@ -97,7 +97,10 @@ pub fn all_segments_in(dir: &Path, run_id: Option<i64>) -> io::Result<Vec<Segmen
     let Some(entries) = if_there(fs::read_dir(dir))? else { return Ok(Vec::new()) };
     let mut segments = Vec::new();
     for entry in entries {
-        segments.extend(Segment::of_file(entry?.path(), run_id));
+        let entry = entry?;
+        let segment = Segment::of_file(entry.path(), run_id);
+        // What is no file is not one of ours, whatever it is called.
+        segments.extend(segment.filter(|_| entry.file_type().is_ok_and(|kind| kind.is_file())));
     }
     segments.sort_unstable_by_key(|segment| (segment.start, segment.packed_end));
     Ok(segments)

@@ -4,17 +4,16 @@
 //! If killed while writing: the one before stays, and what is beside it is written over. A power cut while the run goes on can leave an
 //! older one, an empty one or none; the last one is on the disk before the run's end is.
 
-use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::fs;
+use std::io::{self, ErrorKind, Write};
 use std::path::Path;
 
-use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
 use super::format::{FORMAT, format_of};
 use super::lines::{from_line, to_line};
 use crate::pipeline::Progress;
-use crate::private::{private_file, sync_dir};
+use crate::private::{self, private_file, sync_dir};
 
 /// The longest file that is read, in bytes: several times what any of ours has.
 const FILE_BYTES_MAX: u64 = 128 * 1024;
@@ -71,19 +70,11 @@ pub fn write_progress(path: &Path, progress: &Progress, number: u64, durable: bo
 
 /// Reads what is stored; `None` where nothing is. The pipeline could have put anything in its place.
 pub fn read_progress(path: &Path) -> Result<Option<NumberedProgress>, ProgressError> {
-    // To open a pipe must not wait for somebody who writes, and a link leads elsewhere.
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOFOLLOW;
-    let file = match rustix::fs::open(path, flags, Mode::empty()) {
-        Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => return Ok(None),
-        // A link, or a socket.
-        Err(rustix::io::Errno::LOOP | rustix::io::Errno::NXIO) => return Err(ProgressError::Strange),
-        other => File::from(other.map_err(io::Error::from)?),
-    };
-    let mut text = Vec::new();
-    if !file.metadata()?.is_file() || file.take(FILE_BYTES_MAX + 1).read_to_end(&mut text)? as u64 > FILE_BYTES_MAX {
-        return Err(ProgressError::Strange);
+    match private::read(path, FILE_BYTES_MAX) {
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
+        Err(error) if matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::FileTooLarge) => Err(ProgressError::Strange),
+        text => parse_progress(&text?).map(Some),
     }
-    parse_progress(&text).map(Some)
 }
 
 /// Understands what such a file holds.
@@ -98,6 +89,8 @@ pub fn parse_progress(text: &[u8]) -> Result<NumberedProgress, ProgressError> {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
+
+    use rustix::fs::Mode;
 
     use super::*;
     use crate::clock::Timestamp;

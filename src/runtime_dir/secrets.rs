@@ -4,7 +4,7 @@
 //! randomness, written whole and renamed: if killed here, the file is not there and the next boot makes another, or it is there
 //! and whole. What somebody else may have read or written is refused, never used and never replaced.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -153,7 +153,7 @@ fn make(path: &Path) -> io::Result<Token> {
     fs::rename(&beside, path)?;
     // Who was given it must find that it still holds after a power cut.
     if let Some(folder) = path.parent() {
-        File::open(folder)?.sync_all()?;
+        private::sync_dir(folder)?;
     }
     KillPoint::ServerSecretKept.reach();
     Ok(token)

@@ -3,7 +3,7 @@
 //! Level 1. It is written whole and renamed, so a reader finds all of it or nothing. A killed server leaves it behind, and a copied
 //! folder has a copy of it. It therefore counts only while a server holds the lock of the directory that the file was written for.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, ErrorKind, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -124,8 +124,8 @@ impl ServerInfo {
 fn is_owned(runtime_dir: &Path) -> io::Result<bool> {
     let mut unreadable = None;
     let mut has_looked = false;
-    for path in [runtime_dir.to_owned(), runtime_dir.join(LOCK_FILE)] {
-        match File::open(path) {
+    for opened in [private::open_dir(runtime_dir), private::open(&runtime_dir.join(LOCK_FILE))] {
+        match opened {
             // Holding the lock for this moment delays no server: a starting server retries.
             Ok(lock) => match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockShared) {
                 Err(rustix::io::Errno::WOULDBLOCK) => return Ok(true),
@@ -145,6 +145,8 @@ fn is_absence(error: &io::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+
     use super::*;
 
     fn info(dir: &Path) -> ServerInfo {

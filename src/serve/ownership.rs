@@ -16,7 +16,7 @@ use anyhow::{Context, anyhow, bail};
 use crate::file_id::FileId;
 use crate::kill_point::KillPoint;
 use crate::made::Made;
-use crate::private::{beside, private_file};
+use crate::private::{self, beside, private_file};
 use crate::process::{self, ProcState};
 use crate::run_dir::{LockState, Runs, create_private_dir, read_header};
 use crate::runtime_dir::{LOCK_FILE, ServerInfo};
@@ -30,6 +30,9 @@ const LET_GO_LIMIT: Duration = Duration::from_millis(500);
 /// busy machine delays.
 const LET_GO_LIMIT_OF_DEAD: Duration = Duration::from_secs(10);
 const LET_GO_LOOK: Duration = Duration::from_millis(2);
+
+/// The longest path (`PATH_MAX`, `path_resolution(7)`).
+const PATH_BYTES_MAX: u64 = 4095;
 
 /// How often to create a runtime directory that another process removes meanwhile.
 const OWN_TRIES: usize = 10;
@@ -56,7 +59,7 @@ fn own_existing(runtime_dir: &Path, made: &mut Made) -> anyhow::Result<Option<[F
         io::ErrorKind::WouldBlock => owned_already(runtime_dir, ServerInfo::read(runtime_dir).as_ref()),
         _ => anyhow!("cannot lock {}: {error}", path.display()),
     };
-    let dir = match File::open(runtime_dir) {
+    let dir = match private::open_dir(runtime_dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         opened => opened.map_err(|error| cannot_open(runtime_dir, &error))?,
     };
@@ -99,7 +102,7 @@ pub(super) fn owned_already(runtime_dir: &Path, info: Option<&ServerInfo>) -> an
 /// Opens a lock file, and reports whether this created it.
 fn open_lock(path: &Path) -> io::Result<(File, bool)> {
     match private_file().read(true).create_new(true).open(path) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok((private_file().read(true).open(path)?, false)),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok((private::writable(path)?, false)),
         made => Ok((made?, true)),
     }
 }
@@ -128,7 +131,7 @@ impl OwnDatabase {
             made.made_file(&path);
         }
         let mut owner = Vec::new();
-        lock.read_to_end(&mut owner).with_context(|| format!("cannot read {}", path.display()))?;
+        (&mut lock).take(PATH_BYTES_MAX).read_to_end(&mut owner).with_context(|| format!("cannot read {}", path.display()))?;
         let owner = PathBuf::from(OsString::from_vec(owner));
         if owner != runtime_dir && !owner.as_os_str().is_empty() {
             let runs = Runs::new(owner.clone());

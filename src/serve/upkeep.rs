@@ -11,7 +11,7 @@ use crate::config::{DATABASE_DEFAULT, SOCKET_DEFAULT};
 use crate::health::{Inspector, Kept, Places, Upkeep};
 use crate::made::Made;
 use crate::pipeline::ConditionCode;
-use crate::private::private_file;
+use crate::private;
 use crate::run_dir::Runs;
 use crate::runtime_dir::{LOCK_FILE, SERVER_INFO, Secret, ServerInfo};
 use crate::supervisor::Handle;
@@ -58,7 +58,7 @@ pub(super) fn keep_files(
     let (path, dir) = (runtime_dir.join(LOCK_FILE), runtime_dir.to_owned());
     // The directory itself is locked as well, so no other server can take it meanwhile.
     upkeep.keep(Kept::new(path.clone(), ConditionCode::LockMissing, move || {
-        let made = private_file().open(&path).and_then(|lock| Ok(lock.try_lock().map(|()| Some(lock))?));
+        let made = private::writable(&path).and_then(|lock| Ok(lock.try_lock().map(|()| Some(lock))?));
         made.map_err(|error| format!("it cannot be recreated ({error}); do not start a second server for this directory"))
     }));
     let (database, its_dir) = (database.to_owned(), dir.clone());

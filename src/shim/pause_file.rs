@@ -8,7 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::absent::if_there;
-use crate::private::private_file;
+use crate::private;
 use crate::run_dir::PAUSE_FILE;
 
 pub(super) struct PauseFile {
@@ -34,7 +34,7 @@ impl PauseFile {
     }
 
     pub(super) fn retry(&mut self) {
-        let done = if self.is_wanted { private_file().open(&self.path).map(drop) } else { fs::remove_file(&self.path) };
+        let done = if self.is_wanted { private::writable(&self.path).map(drop) } else { fs::remove_file(&self.path) };
         // If the folder is gone, no program can look for the file in it either.
         self.failure = if_there(done).err();
     }

@@ -15,7 +15,7 @@ use std::path::Path;
 use rustix::fs::FlockOperation;
 
 use crate::held_dir::HeldDir;
-use crate::private::private_file;
+use crate::private;
 use crate::run_dir::{RunDir, Runs, read_header};
 
 /// Whether the working directory, the run's, was removed.
@@ -37,7 +37,7 @@ pub(super) fn enter_copy(runtime_dir: &Path, run_id: i64, socket: &str) -> io::R
         return Err(io::Error::other("the directory at its path belongs to another run"));
     }
     let place = HeldDir::open(runtime_dir)?;
-    let lock: File = private_file().open(there.lock_path())?;
+    let lock: File = private::writable(&there.lock_path())?;
     rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
     rustix::process::fchdir(dir.as_fd())?;
     rustix::stdio::dup2_stdout(&lock)?;

@@ -79,11 +79,15 @@ fn look(path: &Path) -> Result<Look, StoreErrorKind> {
     let look = match fs::metadata(path) {
         Ok(meta) if meta.is_dir() => return refused("it is a folder"),
         Ok(meta) if !meta.is_file() => return refused("it is no regular file"),
-        Ok(meta) if meta.len() > 0 => return Ok(Look::Filled),
+        Ok(meta) if meta.len() > 0 => {
+            files_beside(path)?;
+            return Ok(Look::Filled);
+        }
         Ok(_) => Look::Empty,
         Err(e) if e.kind() == ErrorKind::NotFound => Look::Absent,
         Err(e) => return Err(e.into()),
     };
+    files_beside(path)?;
     let wal = beside(path, "-wal");
     let holds_data = |path: &Path| fs::metadata(path).is_ok_and(|meta| meta.len() > 0);
     if !holds_data(&wal) {
@@ -96,6 +100,19 @@ fn look(path: &Path) -> Result<Look, StoreErrorKind> {
     let what = if matches!(look, Look::Absent) { "missing" } else { "empty" };
     let reason = format!("the file is {what} while its write-ahead log {} still holds data", wal.display());
     Err(StoreErrorKind::Damaged(reason))
+}
+
+/// Refuses what is no file where `SQLite` keeps its other files: it would wait for somebody to write into a pipe, for example.
+pub(super) fn files_beside(path: &Path) -> Result<(), StoreErrorKind> {
+    for path in ["-journal", "-wal", "-shm"].map(|suffix| beside(path, suffix)) {
+        match fs::symlink_metadata(&path) {
+            Ok(meta) if !meta.is_file() => {
+                return Err(StoreErrorKind::NotWritable(format!("{} is no regular file; move it away", path.display())));
+            }
+            Ok(_) | Err(_) => {}
+        }
+    }
+    Ok(())
 }
 
 /// The file that `SQLite` keeps next to the database, with symbolic links resolved as `SQLite` resolves them.

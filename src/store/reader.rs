@@ -38,6 +38,7 @@ impl Reader {
                 return Err(StoreErrorKind::Missing);
             }
             file.check()?;
+            open::files_beside(path)?;
             let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
             let conn = Connection::open_with_flags(open::absolute(path)?, flags)?;
             conn.busy_timeout(PATIENCE)?;

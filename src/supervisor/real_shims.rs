@@ -26,7 +26,7 @@ use crate::abstract_socket;
 use crate::kill_point::KillPoint;
 use crate::log::{Listing, RunLogs};
 use crate::pipeline::{Found, Killed};
-use crate::private::private_file;
+use crate::private;
 use crate::process::{self, Cgroup};
 use crate::run_dir::{
     self, Command, Header, JournalError, LaunchSpec, LineReader, LockState, Message, NumberedProgress, PAUSE_FILE, ProgressError,
@@ -119,7 +119,7 @@ impl Shims for RealShims {
         // Our own resources are reserved before the shim is started.
         let (ours, its) = UnixStream::pair()?;
         let reader = ours.try_clone()?;
-        let shim_log = private_file().append(true).open(dir.shim_log_path())?;
+        let shim_log = private::append(&dir.shim_log_path())?;
         // The path that /proc/self/exe leads to may hold a newer binary by now; the link itself always starts this one.
         let mut command = std::process::Command::new("/proc/self/exe");
         command.arg0("autoappdev").arg("shim").arg(dir.path());

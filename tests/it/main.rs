@@ -94,6 +94,7 @@ mod storage {
     mod disk_control;
     mod full_disk;
     mod io_errors;
+    mod odd_files;
     mod removed;
     mod retention;
 }

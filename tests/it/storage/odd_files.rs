@@ -1,0 +1,332 @@
+//! Files of a runtime directory that are not what they should be: a pipe, a link, a folder, a socket, an endless file. Each is put in the place of each
+//! file, before a boot and during a run. Nothing waits for it, follows it or reads it without end.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use rustix::fs::{CWD, Mode, mkfifoat};
+
+use crate::support::{DEADLINE, Place, signal, until};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Pipe,
+    /// A link to `/dev/zero`, which has no end.
+    Endless,
+    /// A link to a file elsewhere.
+    Foreign,
+    Folder,
+    Socket,
+    /// 400 GB that take no room.
+    Hole,
+}
+
+/// What a file elsewhere holds, before and after.
+const FOREIGN: &str = "{\"pid\":1,\"address\":\"127.0.0.1:1\"}\n";
+
+/// How much memory a server may have used, in kB. One that has read such a file has used more, if it lives.
+const MEMORY_KB_MAX: u64 = 400_000;
+
+/// As much of an answer as is read.
+const ANSWER_BYTES_MAX: u64 = 8 << 20;
+
+/// Puts it in the place of whatever is there.
+fn put(kind: Kind, path: &Path, foreign: &Path) {
+    let _there_or_not = fs::remove_file(path).or_else(|_| fs::remove_dir_all(path));
+    match kind {
+        Kind::Pipe => mkfifoat(CWD, path, Mode::RUSR | Mode::WUSR).expect("makes"),
+        Kind::Endless => symlink("/dev/zero", path).expect("links"),
+        Kind::Foreign => symlink(foreign, path).expect("links"),
+        Kind::Folder => fs::create_dir(path).expect("creates"),
+        // Its listener leaves, and the file stays.
+        Kind::Socket => drop(UnixListener::bind(path).expect("binds")),
+        Kind::Hole => File::create(path).and_then(|file| file.set_len(400 << 30)).expect("a hole"),
+    }
+}
+
+/// A server with its standard output in a file: to wait for a line of one that hangs would hang, too.
+struct Serving {
+    child: Child,
+    out: PathBuf,
+}
+
+impl Serving {
+    fn start(place: &Place) -> Self {
+        let out = place.folder().join("serve.out");
+        let file = File::create(&out).expect("creates");
+        let error = file.try_clone().expect("a copy");
+        let child = place.command().arg("serve").stdin(Stdio::null()).stdout(file).stderr(error).spawn().expect("spawns");
+        Self { child, out }
+    }
+
+    fn said(&self) -> String {
+        String::from_utf8_lossy(&fs::read(&self.out).expect("there")).into_owned()
+    }
+
+    /// Its port, once it serves; `None` once it has refused to.
+    fn port(&mut self, what: &str) -> Option<u16> {
+        until(what, || {
+            let said = self.said();
+            let port = said.lines().find_map(|line| {
+                line.strip_prefix("autoappdev listens on http://")?.trim_end_matches('/').rsplit(':').next()?.parse().ok()
+            });
+            let has_ended = self.child.try_wait().expect("ours").is_some();
+            port.map(Some).or(has_ended.then_some(None))
+        })
+    }
+
+    fn memory_kb(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        line.and_then(|line| line.trim().split(' ').next()?.parse().ok()).unwrap_or(0)
+    }
+
+    /// Ends it in order.
+    fn end(&mut self, what: &str) {
+        if self.child.try_wait().expect("ours").is_none() {
+            signal(self.child.id(), "TERM");
+        }
+        until(what, || self.child.try_wait().expect("ours"));
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        let _ended_already = self.child.kill();
+        let _reaped = self.child.wait();
+    }
+}
+
+/// The status of an answer that has come whole, or as far as it is read.
+fn get(port: u16, path: &str) -> String {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("connects");
+    stream.set_read_timeout(Some(DEADLINE)).expect("a limit");
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").as_bytes()).expect("writes");
+    let mut answer = Vec::new();
+    stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer).expect("it comes in time");
+    String::from_utf8_lossy(&answer).split(' ').nth(1).unwrap_or_default().to_owned()
+}
+
+/// Runs a command to its end; its exit code, and what it said on standard error.
+fn run(place: &Place, args: &[&str], what: &str) -> (i32, String) {
+    let mut child = spawn(place.command(), args);
+    let code = until(&format!("{args:?} ends: {what}"), || child.try_wait().expect("ours")).code().expect("it ends by itself");
+    let mut said = String::new();
+    child.stderr.take().expect("piped").read_to_string(&mut said).expect("text");
+    (code, said)
+}
+
+fn spawn(mut command: Command, args: &[&str]) -> Child {
+    command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it runs")
+}
+
+/// Everything that reads or writes what is in a runtime directory.
+fn use_all(place: &Place, port: u16, what: &str) {
+    for path in [
+        "/api/health",
+        "/api/pipeline",
+        "/api/runs",
+        "/api/runs/1",
+        "/api/logs?since=0",
+        "/api/logs/tail",
+        "/api/logs?since=0&grep=x",
+        "/api/logs?since=0&source=backend",
+        "/api/runs/1/log",
+    ] {
+        assert!(!get(port, path).is_empty(), "{path}: {what}");
+    }
+    for args in [
+        &["status"][..],
+        &["runs"],
+        &["runs", "1"],
+        &["logs"],
+        &["logs", "--run", "1", "--lines", "all"],
+        &["logs", "--grep", "x"],
+        &["pair"],
+        &["check"],
+    ] {
+        let (_, said) = run(place, args, what);
+        assert!(!said.contains("panicked"), "{args:?}: {what}: {said}");
+    }
+}
+
+/// A place whose server has ended after a run, with a packed and a plain segment, and its files.
+fn used() -> Place {
+    let mut place = Place::new();
+    place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh");
+    place.set_env("AUTOAPPDEV_GRACE_S", "1");
+    place.start_server();
+    place.start();
+    place.until_line("ready");
+    place.act("stop").ok();
+    place.stop_server();
+    place
+}
+
+fn log_file(place: &Place, run_id: i64) -> String {
+    let mut entries = fs::read_dir(place.run_dir(run_id).join("log")).expect("there");
+    let name = entries.next().expect("a segment").expect("there").file_name().into_string().expect("text");
+    format!("runs/{run_id}/log/{name}")
+}
+
+fn boots_among(kind: Kind) {
+    let place = used();
+    let aside = place.folder().join("aside");
+    fs::rename(place.runtime(), &aside).expect("moves");
+    let foreign = place.folder().join("foreign");
+    // The end of a name that says that it is packed and a terabyte long.
+    let packed = "runs/1/log/00000000000000000000-00000001099511627776.log.gz".to_owned();
+    let segment = format!(
+        "runs/1/log/{}",
+        fs::read_dir(aside.join("runs/1/log")).expect("there").next().expect("a segment").expect("there").file_name().display()
+    );
+    let names = [
+        "server.lock",
+        "server.json",
+        "server.json.new",
+        "server.sock",
+        "autoappdev.db",
+        "autoappdev.db-wal",
+        "autoappdev.db-shm",
+        "autoappdev.db-journal",
+        "autoappdev.db-server.lock",
+        "backend.log",
+        "backend-00000000000000000000.log",
+        "token",
+        "read-token",
+        "session-key",
+        "session-key.new",
+        "retention.json",
+        "retention.json.new",
+        "latest-run",
+        "PAUSE",
+        ".gitignore",
+        ".gitignore.new",
+        "runs/1/lock",
+        "runs/1/journal.jsonl",
+        "runs/1/journal.new",
+        "runs/1/progress.json",
+        "runs/1/shim.log",
+        "runs/1/ctl.sock",
+        "runs/1/log/packing.tmp",
+        "runs/1/log",
+        "runs/1",
+        "runs",
+        "runs/2",
+    ];
+    for name in names.into_iter().map(str::to_owned).chain([segment, packed]) {
+        let what = format!("{name} is {kind:?}");
+        let _was_none = fs::remove_dir_all(place.runtime());
+        let copied = Command::new("cp").arg("-a").arg(&aside).arg(place.runtime()).status().expect("cp is there");
+        assert!(copied.success());
+        fs::write(&foreign, FOREIGN).expect("writes");
+        put(kind, &place.runtime().join(&name), &foreign);
+        // Without a server, too.
+        run(&place, &["status"], &what);
+        let mut server = Serving::start(&place);
+        if let Some(port) = server.port(&what) {
+            use_all(&place, port, &what);
+            let started = run(&place, &["start"], &what);
+            if started.0 == 0 {
+                let (code, said) = run(&place, &["stop", "--now"], &what);
+                assert_eq!(code, 0, "{what}: {said}");
+            }
+            assert!(server.memory_kb() < MEMORY_KB_MAX, "{what}: {} kB", server.memory_kb());
+        } else {
+            let said = server.said();
+            assert!(said.lines().any(|line| line.starts_with("autoappdev: ")), "{what}: it refuses with a sentence: {said}");
+        }
+        server.end(&what);
+        assert!(!server.said().contains("panicked"), "{what}: {}", server.said());
+        assert_eq!(fs::read_to_string(&foreign).expect("there"), FOREIGN, "{what}");
+    }
+}
+
+#[test]
+fn boot_among_pipes_waits_for_nobody() {
+    boots_among(Kind::Pipe);
+}
+
+#[test]
+fn boot_among_links_to_an_endless_file_reads_none() {
+    boots_among(Kind::Endless);
+}
+
+#[test]
+fn boot_among_links_to_another_file_follows_none() {
+    boots_among(Kind::Foreign);
+}
+
+#[test]
+fn boot_among_folders_reads_none() {
+    boots_among(Kind::Folder);
+}
+
+#[test]
+fn boot_among_sockets_connects_to_none() {
+    boots_among(Kind::Socket);
+}
+
+#[test]
+fn boot_among_huge_holes_reads_none_to_its_end() {
+    boots_among(Kind::Hole);
+}
+
+/// In the middle of a run, under the hands of server and shim.
+#[test]
+fn odd_file_in_a_live_run_keeps_nobody() {
+    for kind in [Kind::Pipe, Kind::Endless, Kind::Foreign, Kind::Folder, Kind::Socket, Kind::Hole] {
+        let mut place = Place::new();
+        place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh");
+        place.set_env("AUTOAPPDEV_GRACE_S", "1");
+        let foreign = place.folder().join("foreign");
+        let mut run_id = 0;
+        for name in ["lock", "journal.jsonl", "progress.json", "progress.new", "shim.log", "ctl.sock", "log"] {
+            let what = format!("{name} of a live run is {kind:?}");
+            fs::write(&foreign, FOREIGN).expect("writes");
+            let mut server = Serving::start(&place);
+            let port = server.port(&what).unwrap_or_else(|| panic!("{what}: {}", server.said()));
+            let (code, said) = run(&place, &["start"], &what);
+            assert_eq!(code, 0, "{what}: {said}");
+            run_id += 1;
+            let name = if name == "log" { log_file(&place, run_id) } else { format!("runs/{run_id}/{name}") };
+            put(kind, &place.runtime().join(&name), &foreign);
+            for file in ["autoappdev.db-journal", "PAUSE", "server.json", "server.lock"] {
+                put(kind, &place.runtime().join(file), &foreign);
+            }
+            for path in [
+                "/api/health",
+                "/api/pipeline",
+                "/api/runs",
+                &format!("/api/runs/{run_id}"),
+                "/api/logs/tail",
+                &format!("/api/runs/{run_id}/log"),
+            ] {
+                assert!(!get(port, path).is_empty(), "{path}: {what}");
+            }
+            let url = format!("http://127.0.0.1:{port}");
+            for args in [
+                &["status"][..],
+                &["logs"],
+                &["pause", "--url", &url],
+                &["resume", "--url", &url],
+                &["stop", "--now", "--url", &url],
+            ] {
+                run(&place, args, &what);
+            }
+            assert!(server.memory_kb() < MEMORY_KB_MAX, "{what}: {} kB", server.memory_kb());
+            server.end(&what);
+            assert!(!server.said().contains("panicked"), "{what}: {}", server.said());
+            assert_eq!(fs::read_to_string(&foreign).expect("there"), FOREIGN, "{what}");
+            for file in ["autoappdev.db-journal", "PAUSE", "server.json", "server.lock", &name] {
+                let path = place.runtime().join(file);
+                let _there_or_not = fs::remove_file(&path).or_else(|_| fs::remove_dir_all(&path));
+            }
+        }
+    }
+}
