@@ -1,4 +1,4 @@
--- The pipeline's present, its runs, and what happened in each.
+-- The pipeline's present, its runs, what happened in each, and who is logged in.
 --
 -- Times are RFC 3339 in UTC with exactly three digits of milliseconds: 24 characters, so texts sort like times.
 -- SQLite cannot change a CHECK. So a CHECK here describes a form, or a rule between columns that holds for ever; the words that may grow
@@ -105,6 +105,25 @@ CREATE TABLE pipeline_state (
     CHECK (state = 'stopped' OR (run_id IS NOT NULL AND started_at IS NOT NULL AND stopped_at IS NULL)),
     CHECK (state <> 'paused' OR paused_at IS NOT NULL)
 ) STRICT;
+
+-- Who is logged in on the page. Neither the cookie nor a token can be found out from a row: secret is a digest of the cookie's secret, and
+-- made_with one of the token that the session came from, both by a key outside of this file.
+CREATE TABLE sessions (
+    id         TEXT PRIMARY KEY CHECK (length(id) > 0),
+    secret     TEXT NOT NULL CHECK (length(secret) = 64),
+    role       TEXT NOT NULL,
+    made_with  TEXT NOT NULL CHECK (length(made_with) = 64),
+    created_at TEXT NOT NULL CHECK (created_at GLOB '????-??-??T??:??:??.???Z'),
+    -- Coarse: written at most once an hour.
+    used_at    TEXT NOT NULL CHECK (used_at GLOB '????-??-??T??:??:??.???Z'),
+    expires_at TEXT NOT NULL CHECK (expires_at GLOB '????-??-??T??:??:??.???Z'),
+    -- The latest that expires_at can become.
+    ends_at    TEXT NOT NULL CHECK (ends_at GLOB '????-??-??T??:??:??.???Z'),
+    address    TEXT NOT NULL,
+    user_agent TEXT NOT NULL,
+
+    CHECK (expires_at <= ends_at)
+) STRICT, WITHOUT ROWID;
 
 INSERT OR IGNORE INTO pipeline_state (id, state, updated_at, version)
 VALUES (1, 'stopped', strftime('%Y-%m-%dT%H:%M:%fZ', 'now'), 0);

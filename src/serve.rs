@@ -98,7 +98,6 @@ fn serve_at(addresses: Vec<Listener>, config: Config, root_now: &Path) -> anyhow
     let is_open = listeners.iter().any(|listener| listener.reach().is_open());
     let needs_token = is_open || config.tokens.is_set();
     let secrets = Secrets::keep(&config.tokens, runtime_dir).map_err(|error| anyhow!("failed to {error}"))?;
-    let authenticator = Arc::new(Authenticator::new(&secrets, Box::new(SystemClock)));
     let segment_bytes = retention::segment_bytes_on(runtime_dir, config.log_segment_bytes, config.disk_free_bytes);
     let limits = retention::Limits {
         log_bytes: config.log_total_bytes,
@@ -145,6 +144,11 @@ fn serve_at(addresses: Vec<Listener>, config: Config, root_now: &Path) -> anyhow
         .map_err(cannot("start the health thread"))?;
     let streams =
         Arc::new(Streams::new(supervisor.handle(), inspector.clone(), runs.clone(), logs.clone(), database_file.clone()));
+    let authenticator = Authenticator::start(&secrets, Box::new(SystemClock), supervisor.handle().writer().clone(), {
+        let streams = streams.clone();
+        move || streams.check()
+    });
+    let authenticator = Arc::new(authenticator.map_err(|error| anyhow!("failed to {error}"))?);
     let (budget, health_budget) = (Arc::new(ResponseBudget::default()), Arc::new(ResponseBudget::default()));
     let identity = Arc::new(new_identity(runtime_dir).context("cannot get random bytes from the kernel")?);
     let started_at = SystemClock.now();

@@ -17,6 +17,7 @@ mod known;
 mod open;
 mod reader;
 mod rows;
+mod sessions;
 mod work;
 
 #[cfg(test)]
@@ -30,4 +31,5 @@ pub use self::file::DatabaseFile;
 pub use self::open::{BUSY_TIMEOUT, schema_version};
 pub use self::reader::Reader;
 pub use self::rows::{PipelineRow, RunLogRow, RunRow, StopRow};
+pub use self::sessions::SessionRow;
 pub use self::work::{Work, WorkError, Writer};

@@ -10,7 +10,7 @@
 import { makeFeed } from './feed.js';
 import { searchHooks } from './find.js';
 import { attach } from './log.js';
-import { enterByLink, isLearned, learn, lock, mayOnlyLook } from './login.js';
+import { enterByLink, isLearned, learn, linkProof, lock, mayOnlyLook, proof } from './login.js';
 import { showProgress, tick } from './progress.js';
 import { makeQuiet } from './quiet.js';
 import { identify, isOfThisProject, project, serverId, toThisServer, whatHasMoved } from './server.js';
@@ -142,7 +142,7 @@ function showTimes() {
 function showDownloads() {
   $('downloads').hidden = pipeline.run_id === null;
   const log = `api/runs/${pipeline.run_id}/log?download=1`;
-  for (const [id, href] of [['download', log], ['download-plain', `${log}&timestamps=0`]]) {
+  for (const [id, href] of [['download', log + linkProof()], ['download-plain', `${log}&timestamps=0${linkProof()}`]]) {
     if ($(id).getAttribute('href') !== href) $(id).setAttribute('href', href);
   }
 }
@@ -266,7 +266,7 @@ async function ask(path, signal, timeoutMs, init, meantFor = toThisServer()) {
   signal?.addEventListener('abort', stop);
   if (signal?.aborted) stop();
   try {
-    const headers = { ...init?.headers, ...meantFor };
+    const headers = { ...init?.headers, ...meantFor, ...proof() };
     const response = await fetch(path, { cache: 'no-store', ...init, headers, signal: abort.signal });
     const body = await response.json();
     if (response.ok) heard = Date.now();
@@ -378,6 +378,12 @@ async function followState(signal) {
   }
   // A server that does not wait must not be asked a thousand times a second.
   return pipeline.version === known && performance.now() - began < 200 ? 1000 : 0;
+}
+
+// After a log-in, which may be one of another role.
+function enter() {
+  refresh();
+  check();
 }
 
 // Learns what this page may do, and whether its log-in is still good.
@@ -494,6 +500,6 @@ const quiet = makeQuiet({
 
 const moved = whatHasMoved();
 if (moved) tell(...moved);
-const entry = enterByLink(refresh);
+const entry = enterByLink(enter, tell);
 const kickState = loop(followState, true);
 const kickLog = loop(feed.follow);

@@ -7,6 +7,7 @@
 // and cannot name the server that it is meant for.
 
 import * as view from './log.js';
+import { proof } from './login.js';
 import { toThisServer } from './server.js';
 
 const FIRST = 500;            // lines to begin with
@@ -107,7 +108,7 @@ export function makeFeed({ ask, refresh, isConnected, take, showProgress, hear }
     if (signal.aborted) stop();
     try {
       expect(FIRST_WORD_MS);
-      const response = await fetch(`api/events?since=${next}`, { cache: 'no-store', headers: toThisServer(), signal: abort.signal });
+      const response = await fetch(`api/events?since=${next}`, { cache: 'no-store', headers: { ...toThisServer(), ...proof() }, signal: abort.signal });
       if (!response.ok) {
         // With too many streams, lines are polled.
         if (response.status !== 401 && response.status !== 421) pollUntil = performance.now() + POLLING_MS;

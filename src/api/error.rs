@@ -41,9 +41,10 @@ error_codes! {
     UnknownLog = "unknown_log" 400, "There is no log of that name";
     InvalidRequest = "invalid_request" 400, "The request is not HTTP";
     Unauthorized = "unauthorized" 401, "The request has no token, or a wrong one";
+    InvalidCode = "invalid_code" 401, "The one-time code is wrong, was used or has expired";
     ReadOnly = "read_only" 403, "The token may not act";
     OriginNotAllowed = "origin_not_allowed" 403, "The request comes from a page of another origin";
-    NotFound = "not_found" 404, "There is no such route or run";
+    NotFound = "not_found" 404, "There is no such route, run or session";
     ScriptNotFound = "script_not_found" 404, "There is no such script";
     MethodNotAllowed = "method_not_allowed" 405, "The route takes other methods";
     RequestTimeout = "request_timeout" 408, "The request did not arrive in time";
@@ -55,7 +56,7 @@ error_codes! {
     HostNotAllowed = "host_not_allowed" 421, "The host is not a name of this server";
     OtherServer = "other_server" 421, "The request is meant for another server";
     SpawnFailed = "spawn_failed" 422, "The script could not be executed";
-    TooManyTries = "too_many_tries" 429 retry 60, "Too many wrong tokens came from this address";
+    TooManyTries = "too_many_tries" 429 retry 60, "Too many wrong tokens or codes came from here, or from everywhere";
     HeadTooLarge = "head_too_large" 431, "The request's head is too long";
     Internal = "internal" 500, "An internal error";
     NotImplemented = "not_implemented" 501, "The server does not implement what the request needs";

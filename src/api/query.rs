@@ -215,7 +215,10 @@ mod tests {
             assert_eq!(refusal(bad), "source must be pipeline or backend", "{bad}");
         }
         let text: LogTextQuery = read("timestamps=0&stream=stderr&download=1").expect("good");
-        assert_eq!(text, LogTextQuery { timestamps: Some(false), stream: Some(StreamName::Stderr), download: Some(true) });
+        assert_eq!(
+            text,
+            LogTextQuery { timestamps: Some(false), stream: Some(StreamName::Stderr), download: Some(true), proof: None }
+        );
         assert!(read::<LogTextQuery>("download=yes").is_err() && read::<LogTextQuery>("stream=").is_err());
     }
 
@@ -249,7 +252,7 @@ mod tests {
             format!("/api/logs/tail?source=pipeline&limit=2&at=2026-01-31T10:00:00.123Z&before=52&run=7&grep={grep}")
         );
         assert_eq!(read(path.split_once('?').expect("a query").1), Ok(all));
-        let switches = LogTextQuery { timestamps: Some(false), stream: None, download: Some(true) };
+        let switches = LogTextQuery { timestamps: Some(false), stream: None, download: Some(true), proof: None };
         let mut path = String::new();
         write(&mut path, &switches);
         assert_eq!((path.as_str(), read(&path[1..])), ("?timestamps=0&download=1", Ok(switches)));

@@ -7,7 +7,10 @@ use super::logs::{LogTextQuery, LogsQuery, LogsResponse, TailQuery};
 use super::pipeline::{ActionResponse, EmptyRequest, PipelineQuery, PipelineResponse, StartRequest, StatusResponse, StopRequest};
 use super::query::{self, Key, NoQuery, Query};
 use super::runs::{RunResponse, RunsQuery, RunsResponse};
-use super::session::{LoginRequest, LoginResponse, OkResponse, SessionResponse};
+use super::session::{
+    EndSessionsRequest, EndSessionsResponse, LoginRequest, LoginResponse, OkResponse, PairRequest, PairResponse, SessionResponse,
+    SessionsResponse,
+};
 use super::version::VersionResponse;
 use crate::pipeline::words;
 
@@ -135,8 +138,11 @@ routes! {
     Health: Get "/api/health" Anyone, NoQuery, none => HealthResponse Short, "Whether the server works; without a token only that";
     Version: Get "/api/version" Viewer, NoQuery, none => VersionResponse Short, "Which server this is";
     Session: Get "/api/session" Viewer, NoQuery, none => SessionResponse Short, "What the client may do, and until when";
-    Login: Post "/api/login" Anyone, NoQuery, LoginRequest => LoginResponse Short, "Takes a token and sets a cookie";
-    Logout: Post "/api/logout" Anyone, NoQuery, EmptyRequest => OkResponse Short, "Removes the cookie";
+    Login: Post "/api/login" Anyone, NoQuery, LoginRequest => LoginResponse Short, "Takes a token or a one-time code, and begins a session";
+    Logout: Post "/api/logout" Anyone, NoQuery, EmptyRequest => OkResponse Short, "Ends the session of the client";
+    Sessions: Get "/api/sessions" Operator, NoQuery, none => SessionsResponse Short, "Who is logged in";
+    EndSessions: Post "/api/sessions/end" Operator, NoQuery, EndSessionsRequest => EndSessionsResponse Short, "Ends a session, or all of them";
+    Pair: Post "/api/pair" Operator, NoQuery, PairRequest => PairResponse Short, "Makes a one-time code for a log-in";
     Index: Get "/" Anyone, any, none => PageFile Short, "The status page";
     PageFile: Get "/static/<name>" Anyone, any, none => PageFile Short, "A file of the status page";
 }
@@ -233,7 +239,9 @@ mod tests {
             assert_eq!(find(&spec.method.as_str().to_lowercase(), &path), Found::OtherMethod(route, parameter), "{path}");
             assert!(spec.path.starts_with('/') && spec.path.matches('<').count() <= 1, "{path}");
             assert_eq!(!spec.request.is_empty(), spec.method != Method::Get, "{path} acts only by what it is sent");
-            assert_eq!(spec.access == Access::Operator, spec.method != Method::Get && spec.access != Access::Anyone, "{path}");
+            // Who is logged in from where is nothing for viewers.
+            let is_for_operators = spec.method != Method::Get && spec.access != Access::Anyone || route == Route::Sessions;
+            assert_eq!(spec.access == Access::Operator, is_for_operators, "{path}");
         }
         assert_eq!(find("HEAD", "/api/runs/7"), Found::Route(Route::Run, "7"));
     }

@@ -116,7 +116,7 @@ pub(super) enum Command {
     Serve,
     #[command(flatten)]
     Ask(Ask),
-    /// Print a link and a QR code by which a phone logs in
+    /// Print a link and a QR code by which a phone logs in, once and within ten minutes
     Pair(PairArgs),
     /// Bring the database's schema up to date
     Migrate,
@@ -147,6 +147,8 @@ pub(super) enum Ask {
     Logs(LogsArgs),
     /// List the runs, newest first, or show one with its events
     Runs(RunsArgs),
+    /// List who is logged in on the page, or end that
+    Sessions(SessionsArgs),
 }
 
 #[derive(Debug, Args)]
@@ -238,6 +240,29 @@ pub(super) struct RunsArgs {
     /// How many runs to list, 1 to 500
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=500))]
     pub(super) limit: u32,
+}
+
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(super) struct SessionsArgs {
+    #[command(subcommand)]
+    pub(super) command: Option<SessionsCommand>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum SessionsCommand {
+    /// End one session, or all of them: what it has open ends at once
+    End(EndArgs),
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(super) struct EndArgs {
+    /// The session's id in the list
+    pub(super) id: Option<String>,
+    /// End every session
+    #[arg(long)]
+    pub(super) all: bool,
 }
 
 fn source() -> impl TypedValueParser<Value = Source> {
@@ -382,6 +407,9 @@ mod tests {
             "autoappdev pair --address http://x",
             "autoappdev pair --address x/y",
             "autoappdev pair --token x",
+            "autoappdev sessions end",
+            "autoappdev sessions end x --all",
+            "autoappdev sessions x",
         ] {
             let error = parse(line).expect_err(line);
             assert_eq!(error.exit_code(), 2, "{line}: {error}");

@@ -159,10 +159,6 @@ impl Client {
         Self::of(target, tokens)
     }
 
-    pub(super) fn at(place: Place, tokens: Tokens) -> Self {
-        Self::of(Target::Place(place), tokens)
-    }
-
     fn of(target: Target, tokens: Tokens) -> Self {
         let settings = Agent::config_builder()
             .proxy(None)

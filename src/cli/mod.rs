@@ -14,6 +14,7 @@ mod pair;
 mod places;
 mod progress;
 mod qr;
+mod sessions;
 mod since;
 mod zone;
 
@@ -203,6 +204,7 @@ fn ask_by(client: &Client, question: &Ask, json: bool) -> Result<(), Failure> {
             let (body, timeout) = stop_body(args);
             act(client, Route::Stop, &body, timeout, json)
         }
+        Ask::Sessions(args) => sessions::sessions(client, args, now(), json),
         Ask::Runs(args) => {
             if let Some(id) = args.id {
                 let answer = client.get(&Route::Run.url(&id.to_string(), &NoQuery {}))?;

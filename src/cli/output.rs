@@ -180,7 +180,7 @@ fn seconds(ms: u64) -> String {
 }
 
 /// A stamp for people, to the second.
-fn moment(at: Timestamp) -> String {
+pub(super) fn moment(at: Timestamp) -> String {
     let text = at.to_string();
     format!("{} {} UTC", &text[..10], &text[11..19])
 }

@@ -1,6 +1,7 @@
 //! `autoappdev pair`: a link, and a QR code of it, by which a phone logs in.
 //!
-//! The token stands in the link's fragment, which a browser sends to nobody: the page takes it from there and logs in with it.
+//! The link has a one-time code of the server's and no token: browsers keep links in their history, and share that. The code stands in the
+//! link's fragment, which a browser sends to nobody: the page takes it from there and logs in with it.
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
@@ -9,18 +10,18 @@ use std::net::{IpAddr, SocketAddr};
 
 use nix::ifaddrs::{InterfaceAddress, getifaddrs};
 use nix::net::if_::InterfaceFlags;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
 
 use super::args::PairArgs;
-use super::client::{Client, ClientError};
-use super::places::{Meant, Place, Way, places_of};
+use super::client::{Client, ClientError, READ_TIMEOUT};
+use super::places::places_of;
 use super::qr::{self, Screen};
 use crate::api::routes::Route;
-use crate::api::session::Role;
-use crate::config::{Endpoint, Token, Tokens};
+use crate::api::session::{PairRequest, PairResponse, Role};
+use crate::clock::Timestamp;
+use crate::config::{Endpoint, Tokens};
 use crate::console::json_line;
-use crate::runtime_dir::{Secret, SecretError, ServerInfo};
+use crate::runtime_dir::ServerInfo;
 use crate::transport::{Reach, dialable};
 
 /// Why there is no link. The texts end up after `autoappdev: `.
@@ -35,14 +36,6 @@ pub(super) enum PairError {
     Closed(SocketAddr),
     #[error("this machine has no address that others could reach; is it in a network? Name one with --address")]
     NoAddress,
-    #[error("no token is known here: set {0} to the one that the server has")]
-    NoToken(&'static str),
-    #[error(
-        "the server does not take the token that is known here; it was started with another one: set {0} to that, or restart the server"
-    )]
-    OtherToken(&'static str),
-    #[error("failed to {0}")]
-    Secret(#[from] SecretError),
     #[error(transparent)]
     Client(#[from] ClientError),
 }
@@ -52,64 +45,60 @@ pub(super) enum PairError {
 struct Pairing {
     may: Role,
     links: Vec<String>,
+    expires_at: Timestamp,
 }
 
 pub(super) fn pair(args: &PairArgs, endpoint: Endpoint, tokens: Tokens, json: bool) -> Result<String, PairError> {
-    let (given, secret, variable) = if args.read_only {
-        (tokens.read_token, Secret::ReadToken, "AUTOAPPDEV_READ_TOKEN")
-    } else {
-        (tokens.token, Secret::Token, "AUTOAPPDEV_TOKEN")
+    let at_url = |url: &str| match &args.address {
+        Some(address) => with_host(address, port_of(url)),
+        None => url.to_owned(),
     };
-    let at_url = |url: String, given: Option<Token>| {
-        let token = given.ok_or(PairError::NoToken(variable))?;
-        let base = args.address.as_ref().map_or_else(|| url.clone(), |address| with_host(address, port_of(&url)));
-        Ok::<_, PairError>((token, Place { way: Way::Address(url), meant: Meant::Any }, vec![base]))
-    };
-    let (token, place, bases) = match endpoint {
-        Endpoint::Url(url) => at_url(url, given)?,
+    // No code is made for a link that would lead nowhere.
+    let bases = match &endpoint {
+        Endpoint::Url(url) => vec![at_url(url)],
         Endpoint::Folder(folder) => match (ServerInfo::read_live(&folder.runtime_dir), folder.named_address) {
             (Some(info), _) => {
                 let address = info.address.ok_or(PairError::SocketOnly)?;
-                let bases = bases(args.address.as_deref(), address, &info.more_addresses)?;
-                let found = if given.is_some() { given } else { secret.find(&folder.runtime_dir)? };
-                let way = Way::Address(format!("http://{}", dialable(address)));
-                (found.ok_or(PairError::NoToken(variable))?, Place { way, meant: Meant::Own(info.id) }, bases)
+                bases(args.address.as_deref(), address, &info.more_addresses)?
             }
-            (None, Some(address)) => at_url(format!("http://{}", dialable(address)), given)?,
+            (None, Some(address)) => vec![at_url(&format!("http://{}", dialable(address)))],
             (None, None) => {
                 // In the same words as for any other command.
-                let absent = ClientError::NoServer(Box::new(places_of(&folder).1));
-                return Err(Client::new(Endpoint::Folder(folder), Tokens::default()).explain(absent).into());
+                let absent = ClientError::NoServer(Box::new(places_of(folder).1));
+                return Err(Client::new(endpoint, Tokens::default()).explain(absent).into());
             }
         },
     };
-    // A link that does not work is found out here, not on the phone.
-    let only_this = Tokens { token: Some(token.clone()), read_token: None };
-    match Client::at(place, only_this).get(&Route::Session.path()) {
-        Ok(_) => {}
-        Err(ClientError::Failed { status: 401, .. }) => return Err(PairError::OtherToken(variable)),
-        Err(error) => return Err(error.into()),
-    }
-    let links: Vec<String> = bases.iter().map(|base| link(base, &token)).collect();
+    let may = if args.read_only { Role::Viewer } else { Role::Operator };
+    let client = Client::new(endpoint, tokens);
+    let made = client.post(&Route::Pair.path(), &PairRequest { may: Some(may) }, READ_TIMEOUT);
+    let PairResponse { may, code, expires_at, .. } = made.map_err(|error| client.explain(error))?.read()?;
+    let links: Vec<String> = bases.iter().map(|base| format!("{base}/#code={code}")).collect();
     if json {
-        let may = if args.read_only { Role::Viewer } else { Role::Operator };
-        return Ok(json_line(&serde_json::to_string(&Pairing { may, links }).expect("plain data")) + "\n");
+        return Ok(json_line(&serde_json::to_string(&Pairing { may, links, expires_at }).expect("plain data")) + "\n");
     }
     let env = |name: &str| std::env::var(name).ok();
     let screen = Screen { is_utf8: qr::is_utf8(env), is_terminal: std::io::stdout().is_terminal() };
-    Ok(describe(&links, args.read_only, screen))
+    Ok(describe(&links, may, screen))
 }
 
-fn describe(links: &[String], is_read_only: bool, screen: Screen) -> String {
+fn describe(links: &[String], may: Role, screen: Screen) -> String {
     let Some((first, others)) = links.split_first() else { return String::new() };
     let mut text = qr::code(first, screen).unwrap_or_default();
-    let may = if is_read_only { "look, and change nothing" } else { "look, and start, pause, resume and stop" };
-    let _never_fails = writeln!(text, "Scan this with the phone, or open the link there. Whoever has it may {may}:\n\n  {first}");
+    let may = match may {
+        Role::Viewer => "look, and change nothing",
+        Role::Operator => "look, and start, pause, resume and stop",
+    };
+    let _never_fails =
+        writeln!(text, "Scan this with the phone, or open the link there. It logs in one browser, which may {may}:\n\n  {first}");
     if !others.is_empty() {
         text.push_str("\nThe same by other addresses of this machine:\n");
         text.extend(others.iter().map(|other| format!("  {other}\n")));
     }
-    text.push_str("\nNothing on the way is encrypted: use it in a network that you trust.\n");
+    text.push_str(
+        "\nIt works once, within 10 minutes. `autoappdev sessions` lists who is logged in.\n\
+         Nothing on the way is encrypted: use it in a network that you trust.\n",
+    );
     text
 }
 
@@ -178,21 +167,9 @@ fn port_of(url: &str) -> Option<u16> {
     url.rsplit_once(':').and_then(|(_, port)| port.parse().ok())
 }
 
-/// The link. What could be taken for something else in a fragment is written as the page's `decodeURIComponent` reads it.
-fn link(base: &str, token: &Token) -> String {
-    const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
-    format!("{base}/#token={}", utf8_percent_encode(token.expose(), ESCAPED))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_link_has_the_token_in_its_fragment() {
-        let token = Token::new("abc-._~/+=%#&é".replace('é', "xyz").as_str()).expect("good");
-        assert_eq!(link("http://192.168.1.5:8788", &token), "http://192.168.1.5:8788/#token=abc-._~%2F%2B%3D%25%23%26xyz");
-    }
 
     #[test]
     fn a_named_address_gets_the_servers_port() {
@@ -225,12 +202,13 @@ mod tests {
 
     #[test]
     fn the_text_names_every_link_and_what_it_allows() {
-        let links = ["http://10.0.0.5:1/#token=x".to_owned(), "http://10.0.0.6:1/#token=x".to_owned()];
+        let links = ["http://10.0.0.5:1/#code=x".to_owned(), "http://10.0.0.6:1/#code=x".to_owned()];
         let screen = Screen { is_utf8: false, is_terminal: false };
-        let text = describe(&links, false, screen);
+        let text = describe(&links, Role::Operator, screen);
         assert!(
             links.iter().all(|link| text.contains(link)) && text.contains("may look, and start, pause") && text.contains("####")
         );
-        assert!(describe(&links[..1], true, screen).contains("change nothing"));
+        assert!(text.contains("works once, within 10 minutes"), "{text}");
+        assert!(describe(&links[..1], Role::Viewer, screen).contains("change nothing"));
     }
 }

@@ -84,7 +84,7 @@ impl Slots {
         std::mem::replace(&mut checked.0, now.0) != now.0
     }
 
-    fn ask_for_checks(&self) {
+    pub(super) fn ask_for_checks(&self) {
         self.checks.fetch_add(1, Ordering::SeqCst);
         self.waker.wake();
     }

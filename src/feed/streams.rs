@@ -37,6 +37,11 @@ impl Streams {
         Self { supervisor, inspector, logs, database, log_watch, slots, waker }
     }
 
+    /// Has every stream's connection look whether it is to go on.
+    pub fn check(&self) {
+        self.slots.ask_for_checks();
+    }
+
     /// Wakes all followers, to check whether to go on.
     pub fn hurry(&self) {
         self.waker.wake();

@@ -202,7 +202,7 @@ impl Store {
         self.conn.pragma_update(None, "synchronous", mode).map_err(|e| StoreError::new(self.file.path(), e))
     }
 
-    fn read<T>(&self, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, StoreError> {
+    pub(super) fn read<T>(&self, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, StoreError> {
         read(&self.conn).map_err(|e| StoreError::new(self.file.path(), e)).inspect_err(|error| self.learn_of_failure(error))
     }
 
@@ -221,7 +221,10 @@ impl Store {
     }
 
     /// Runs `change` as one transaction that is on the disk when this returns.
-    fn write<T>(&mut self, change: impl FnOnce(&Transaction<'_>) -> Result<T, StoreErrorKind>) -> Result<T, StoreError> {
+    pub(super) fn write<T>(
+        &mut self,
+        change: impl FnOnce(&Transaction<'_>) -> Result<T, StoreErrorKind>,
+    ) -> Result<T, StoreError> {
         if self.is_relaxed {
             self.synchronous("FULL")?;
             self.is_relaxed = false;

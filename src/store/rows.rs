@@ -1,4 +1,4 @@
-//! The rows of the three tables as values, and the texts of their columns.
+//! The rows of the pipeline's three tables as values, and the texts of their columns.
 //!
 //! Reading only; what writes them is the parent module.
 
@@ -9,6 +9,7 @@ use rusqlite::{Connection, OptionalExtension, Row};
 use serde::de::DeserializeOwned;
 
 use crate::api::runs::{Event, Run};
+use crate::api::session::Role;
 use crate::clock::Timestamp;
 use crate::pipeline::{Cause, Containment, Killed, Origin, RunStatus, State, signal_name};
 
@@ -29,7 +30,7 @@ macro_rules! stored_as_text {
     )+};
 }
 
-stored_as_text!(State, RunStatus, Cause, Containment, Timestamp);
+stored_as_text!(State, RunStatus, Cause, Containment, Timestamp, Role);
 
 /// The one row of `pipeline_state`: what the pipeline is now.
 #[derive(Clone, Debug, PartialEq, Eq)]

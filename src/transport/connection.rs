@@ -135,7 +135,12 @@ pub(super) fn serve(stream: &Stream, from: SocketAddr, slot: &Slot, handler: &dy
 /// Calls the handler. A panic in it is an answer too, and the connection goes on.
 fn answer(handler: &dyn Handler, request: &Request, client: &Client<'_>) -> Response {
     catch_unwind(AssertUnwindSafe(|| handler.handle(request, client))).unwrap_or_else(|_| {
-        ::log::error!("a fault of ours: {} {} panicked", request.method(), request.raw_url());
+        // Without its query, which may hold the proof of a session.
+        ::log::error!(
+            "a fault of ours: {} {} panicked",
+            request.method(),
+            request.raw_url().split('?').next().unwrap_or_default()
+        );
         handler.refuse(&Broken::Fault, Some(request))
     })
 }

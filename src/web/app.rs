@@ -61,7 +61,17 @@ impl App {
 
     /// Who sent the request: the owner, or a client that showed a token or a session.
     pub(in crate::web) fn caller(&self, request: &Request, client: &Client<'_>) -> Result<Caller, ApiError> {
-        if self.trusts(request, client) { Ok(Caller::OWNER) } else { self.authenticator.caller(request) }
+        self.caller_by(request, client, None)
+    }
+
+    /// The same for a route that a link leads to: the proof of a session may be in its query.
+    pub(in crate::web) fn caller_by(
+        &self,
+        request: &Request,
+        client: &Client<'_>,
+        link_proof: Option<&str>,
+    ) -> Result<Caller, ApiError> {
+        if self.trusts(request, client) { Ok(Caller::OWNER) } else { self.authenticator.caller(request, client, link_proof) }
     }
 
     /// The same, if that client may act.

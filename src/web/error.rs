@@ -1,7 +1,5 @@
 //! Every error as a client sees it: one exhaustive match from causes to status codes and stable words. No endpoint picks a number.
 
-use std::net::IpAddr;
-
 use rouille::Response;
 
 use super::json::json;
@@ -9,7 +7,7 @@ use crate::api::error::{ErrorCode, ErrorResponse};
 use crate::pipeline::{ConditionCode, Lack};
 use crate::process::lack_of;
 use crate::script::ScriptError;
-use crate::store::{StoreError, StoreErrorKind};
+use crate::store::{StoreError, StoreErrorKind, WorkError};
 use crate::supervisor::ActionError;
 use crate::transport::Broken;
 
@@ -20,6 +18,27 @@ const fn of_lack(lack: Lack) -> ErrorCode {
         Lack::Descriptors => ErrorCode::OutOfDescriptors,
         Lack::Memory => ErrorCode::OutOfMemory,
         Lack::Unknown => ErrorCode::OutOfResources,
+    }
+}
+
+/// The code for a database that does not do what it is asked.
+const fn of_store(error: &StoreError) -> ErrorCode {
+    match error.kind {
+        StoreErrorKind::Full => ErrorCode::DiskFull,
+        StoreErrorKind::Busy => ErrorCode::DatabaseLocked,
+        _ => ErrorCode::StorageFailed,
+    }
+}
+
+/// What keeps the database from taking something, without a path.
+const fn obstacle(error: &WorkError) -> &'static str {
+    match error {
+        WorkError::Stopping => "the server is stopping",
+        WorkError::Store(StoreError { kind: StoreErrorKind::Full, .. }) => "the disk is full; make room and try again",
+        WorkError::Store(StoreError { kind: StoreErrorKind::Busy, .. }) => {
+            "another process has locked the database; try again in a moment"
+        }
+        WorkError::Store(_) => "the server's log (backend.log) has the cause",
     }
 }
 
@@ -75,8 +94,24 @@ pub(super) enum ApiError {
          runtime directory; `autoappdev pair` on that machine makes a link of it"
     )]
     WrongToken,
-    #[error("too many wrong tokens came from {from}; try again in {wait_s} s. Who has logged in before is not affected")]
-    TooManyTries { from: IpAddr, wait_s: u64 },
+    #[error(
+        "this link cannot log in: its code was used, has expired or is wrong. `autoappdev pair` on the server's machine makes a new link"
+    )]
+    InvalidCode,
+    #[error(
+        "too many wrong tokens or codes came from {from}; try again in {wait_s} s. Sessions are not affected, and neither is a new link of \
+         `autoappdev pair`"
+    )]
+    TooManyTries { from: String, wait_s: u64 },
+    #[error("there is no session {0}; GET /api/sessions (`autoappdev sessions`) lists those there are")]
+    NoSuchSession(String),
+    #[error("nobody was logged in, because the session could not be stored: {}", obstacle(.0))]
+    SessionNotStored(WorkError),
+    #[error(
+        "the session has ended, but that could not be stored: {}. It is stored once it can be; if the server is restarted before, the session goes on",
+        obstacle(.0)
+    )]
+    SessionEndNotStored(WorkError),
     #[error("this token may look and not act; log in with the other one (AUTOAPPDEV_TOKEN, `autoappdev pair`)")]
     ReadOnly,
     #[error(transparent)]
@@ -109,7 +144,7 @@ impl ApiError {
             Self::BadArgs => ErrorCode::ArgsMustBeList,
             Self::BadQuery(_) => ErrorCode::InvalidQuery,
             Self::UnknownLog(_) => ErrorCode::UnknownLog,
-            Self::NotFound | Self::NoSuchRun(_) => ErrorCode::NotFound,
+            Self::NotFound | Self::NoSuchRun(_) | Self::NoSuchSession(_) => ErrorCode::NotFound,
             Self::MethodNotAllowed(_) => ErrorCode::MethodNotAllowed,
             Self::NotSentAsJson => ErrorCode::UnsupportedMediaType,
             Self::HostNotAllowed(_) => ErrorCode::HostNotAllowed,
@@ -118,7 +153,14 @@ impl ApiError {
             Self::TooManyDownloads => ErrorCode::TooManyDownloads,
             Self::OriginNotAllowed(_) => ErrorCode::OriginNotAllowed,
             Self::TokenNeeded | Self::WrongToken => ErrorCode::Unauthorized,
+            Self::InvalidCode => ErrorCode::InvalidCode,
             Self::TooManyTries { .. } => ErrorCode::TooManyTries,
+            Self::SessionNotStored(WorkError::Stopping) | Self::SessionEndNotStored(WorkError::Stopping) => {
+                ErrorCode::ServerStopping
+            }
+            Self::SessionNotStored(WorkError::Store(error)) | Self::SessionEndNotStored(WorkError::Store(error)) => {
+                of_store(error)
+            }
             Self::ReadOnly => ErrorCode::ReadOnly,
             Self::Action(error) => match error {
                 ActionError::Refused(_) => ErrorCode::InvalidTransition,
@@ -146,9 +188,8 @@ impl ApiError {
                 ActionError::Store(_) => ErrorCode::StorageFailed,
                 ActionError::Io(error) => lack_of(error).map_or(ErrorCode::StorageFailed, of_lack),
             },
-            Self::Store(StoreError { kind: StoreErrorKind::Full, .. }) => ErrorCode::DiskFull,
-            Self::Store(StoreError { kind: StoreErrorKind::Busy, .. }) => ErrorCode::DatabaseLocked,
-            Self::Store(_) | Self::Log(_) => ErrorCode::StorageFailed,
+            Self::Store(error) => of_store(error),
+            Self::Log(_) => ErrorCode::StorageFailed,
         }
     }
 
@@ -171,6 +212,9 @@ impl ApiError {
     pub(super) fn into_response(self) -> Response {
         match &self {
             Self::Store(cause) => ::log::error!("failed to {cause}"),
+            Self::SessionNotStored(cause) | Self::SessionEndNotStored(cause) => {
+                ::log::error!("a session's begin or end was not stored: failed to {cause}");
+            }
             Self::Log(cause) => ::log::error!("failed to read a log: {cause}"),
             Self::Action(cause @ (ActionError::Store(_) | ActionError::Io(_))) => ::log::error!("{cause}"),
             _ => {}
@@ -186,7 +230,7 @@ impl ApiError {
         let retry_after_s = match &self {
             Self::TooManyTries { wait_s, .. } => Some(*wait_s),
             // It was done: the same request would be refused.
-            Self::Action(ActionError::Unrecorded { .. }) => None,
+            Self::Action(ActionError::Unrecorded { .. }) | Self::SessionEndNotStored(_) => None,
             _ => code.retry_after_s(),
         };
         if let Some(seconds) = retry_after_s {
@@ -194,7 +238,7 @@ impl ApiError {
         }
         match self {
             Self::MethodNotAllowed(allow) => response.with_unique_header("Allow", allow),
-            Self::TokenNeeded | Self::WrongToken => {
+            Self::TokenNeeded | Self::WrongToken | Self::InvalidCode => {
                 response.with_unique_header("WWW-Authenticate", "Bearer realm=\"autoappdev\"")
             }
             _ => response,
@@ -212,7 +256,7 @@ mod tests {
 
     #[test]
     fn each_cause_of_a_busy_server_has_its_code_and_says_when_to_come_back() {
-        let from = "10.0.0.1".parse().expect("an address");
+        let from = "10.0.0.1".to_owned();
         let action = crate::pipeline::Action::Stop;
         for (error, code, retry_after) in [
             (ApiError::Broken(Broken::TooManyConnections), "too_many_connections", Some("1")),

@@ -10,6 +10,7 @@ use super::error::ApiError;
 use crate::api::body::{self, BadBody};
 use crate::api::pipeline::{EmptyRequest, StartRequest, StopRequest};
 use crate::api::query::{self, Query};
+use crate::api::session::LoginRequest;
 use crate::config::GRACE_S_MAX;
 use crate::pipeline::Action;
 use crate::supervisor::{self, Ask};
@@ -41,6 +42,15 @@ pub(super) fn body<T: DeserializeOwned>(request: &Request) -> Result<T, ApiError
         BadBody::Wrong { key, .. } if key.as_deref() == Some("args") => ApiError::BadArgs,
         BadBody::Wrong { detail, .. } => ApiError::BadBody(detail),
     })
+}
+
+/// What somebody logs in with: one of two, and not both.
+pub(super) fn log_in(request: &Request) -> Result<LoginRequest, ApiError> {
+    let request: LoginRequest = body(request)?;
+    if request.token.is_some() == request.code.is_some() {
+        return Err(bad("the body needs one of token and code, and not both"));
+    }
+    Ok(request)
 }
 
 fn bad(why: impl Into<String>) -> ApiError {
@@ -109,7 +119,6 @@ fn grace(seconds: Option<f64>) -> Result<Option<Duration>, ApiError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::session::LoginRequest;
 
     fn post(body: &str) -> Request {
         Request::fake_http("POST", "/api/pipeline/start", vec![], body.as_bytes().to_vec())
@@ -168,11 +177,13 @@ mod tests {
     }
 
     #[test]
-    fn a_log_in_says_a_token_and_nothing_else() {
-        let login_request = |request: &Request| body::<LoginRequest>(request).map(|LoginRequest { token }| token);
-        assert_eq!(login_request(&post(r#"{"token":"x"}"#)).expect("good"), "x");
-        for body in ["", "{}", r#"{"token":null}"#, r#"{"token":1}"#, r#"{"token":"x","remember":true}"#] {
-            assert!(matches!(login_request(&post(body)), Err(ApiError::BadBody(_))), "{body}");
+    fn a_log_in_says_a_token_or_a_code_and_nothing_else() {
+        assert_eq!(log_in(&post(r#"{"token":"x"}"#)).expect("good").token.as_deref(), Some("x"));
+        assert_eq!(log_in(&post(r#"{"code":"x"}"#)).expect("good").code.as_deref(), Some("x"));
+        for body in
+            ["", "{}", r#"{"token":null}"#, r#"{"token":1}"#, r#"{"token":"x","remember":true}"#, r#"{"token":"x","code":"y"}"#]
+        {
+            assert!(matches!(log_in(&post(body)), Err(ApiError::BadBody(_))), "{body}");
         }
     }
 }

@@ -20,6 +20,7 @@ mod response_budget;
 mod router;
 #[cfg(test)]
 mod tests;
+mod while_logged_in;
 
 pub use app::App;
 pub use auth::{Authenticator, Trust};

@@ -1,13 +1,16 @@
 //! The router: checks a request, calls its endpoint, and completes the answer.
 
+use std::sync::Arc;
+
 use rouille::{Request, Response};
 
 use super::app::App;
-use super::auth::Caller;
+use super::auth::{Caller, Session};
 use super::error::ApiError;
-use super::{common_fields, guard, input, page};
+use super::while_logged_in::End;
+use super::{common_fields, guard, input, page, while_logged_in};
 use crate::api::query::NoQuery;
-use crate::api::routes::{self, Access, Found, Route};
+use crate::api::routes::{self, Access, Found, Length, Route};
 use crate::pipeline::Action;
 use crate::transport::{Broken, Client, Handler};
 
@@ -46,10 +49,16 @@ impl App {
             Found::Route(route, parameter) => {
                 let caller = match route.spec().access {
                     Access::Anyone => None,
+                    Access::Viewer if route == Route::RunLog => Some(self.caller_by(request, client, link_proof(request))?),
                     Access::Viewer => Some(self.caller(request, client)?),
                     Access::Operator => Some(self.operator(request, client)?),
                 };
-                return self.answer(route, parameter, request, caller, client);
+                let session = caller.as_ref().and_then(|caller| caller.session.clone());
+                let response = self.answer(route, parameter, request, caller, client)?;
+                return match session {
+                    Some(session) => self.while_logged_in(route, request, response, session),
+                    None => Ok(response),
+                };
             }
             // Of the paths with a parameter only those of the page's files tell without a question to the database whether they are there.
             Found::OtherMethod(route, name) => (route != Route::PageFile || page::has_file(name)).then(|| route.allow()),
@@ -66,6 +75,25 @@ impl App {
                 if guard::changes_nothing(request) { self.caller(request, client) } else { self.operator(request, client) }?;
         }
         Err(allow.map_or(ApiError::NotFound, ApiError::MethodNotAllowed))
+    }
+
+    /// An answer that took its time, or still does, is given as long as the session that asked for it lasts. An action that was done is
+    /// answered in any case.
+    fn while_logged_in(
+        &self,
+        route: Route,
+        request: &Request,
+        response: Response,
+        session: Arc<Session>,
+    ) -> Result<Response, ApiError> {
+        if guard::changes_nothing(request) && self.authenticator.is_over(&session) {
+            return Err(ApiError::TokenNeeded);
+        }
+        if route.spec().length != Length::Stream {
+            return Ok(response);
+        }
+        let end = if route == Route::Events { End::Clean } else { End::Broken };
+        Ok(while_logged_in::limit(response, self.authenticator.clone(), session, end))
     }
 
     /// Calls the endpoint of a route: a new route does not compile without one.
@@ -95,10 +123,13 @@ impl App {
             Route::RunLog => self.log_text(request, parameter),
             Route::Health => self.health(request, client),
             Route::Version => Ok(self.version()),
-            Route::Session => self.session(caller, self.trusts(request, client)),
+            Route::Session => self.session(request, caller, self.trusts(request, client)),
             Route::Login => self.log_in(request, client),
             Route::Logout => self.log_out(request),
-            Route::Index => page::file(request, "index.html").map(|page| self.renew(request, page)).ok_or(ApiError::NotFound),
+            Route::Sessions => Ok(self.sessions(caller.as_ref())),
+            Route::EndSessions => self.end_sessions(request),
+            Route::Pair => self.pair(request),
+            Route::Index => page::file(request, "index.html").ok_or(ApiError::NotFound),
             Route::PageFile => page::file(request, parameter).ok_or(ApiError::NotFound),
         }
     }
@@ -111,4 +142,9 @@ impl App {
             None => response,
         }
     }
+}
+
+/// The proof of a session in the address of a link. It is hexadecimal, so nothing in it is escaped.
+fn link_proof(request: &Request) -> Option<&str> {
+    request.raw_query_string().split('&').find_map(|pair| pair.strip_prefix("proof="))
 }

@@ -1,5 +1,7 @@
 //! The application behind its doors, without sockets: who gets what by which door.
 
+mod sessions;
+
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -84,11 +86,17 @@ impl House {
     fn authenticator(&self, token: &str) -> Arc<Authenticator> {
         let [token, read_token, session_key] =
             [token, READ_TOKEN, "the-key-of-sessions"].map(|text| Token::new(text).expect("good"));
-        Arc::new(Authenticator::new(&Secrets { token, read_token, session_key }, Box::new(self.clock.clone())))
+        let writer = self.supervisor.as_ref().expect("it runs").handle().writer().clone();
+        let secrets = Secrets { token, read_token, session_key };
+        Arc::new(Authenticator::start(&secrets, Box::new(self.clock.clone()), writer, || {}).expect("it reads"))
     }
 
     /// A listener with the usual tokens.
     fn app(&self, reach: Reach, needs_token: bool) -> App {
+        self.app_with(reach, needs_token, TOKEN)
+    }
+
+    fn app_with(&self, reach: Reach, needs_token: bool, token: &str) -> App {
         App {
             identity: Arc::new(Server { id: SERVER_ID.to_owned(), runtime_dir: "/srv/a/runtime".to_owned() }),
             started_at: SystemClock.now(),
@@ -97,7 +105,7 @@ impl House {
             logs: RunLogs::new(self.dir.path().to_owned()),
             database: DatabaseFile::at(&self.dir.path().join("autoappdev.db")),
             guard: Guard::new(reach, vec![], vec![]),
-            authenticator: self.authenticator(TOKEN),
+            authenticator: self.authenticator(token),
             trust: Trust::of(reach, needs_token),
             budget: Arc::default(),
             health_budget: Arc::default(),
@@ -160,11 +168,22 @@ fn read(response: Response) -> Value {
     serde_json::from_str(&text).unwrap_or(Value::String(text))
 }
 
-/// Logs in, and gives what a browser then sends as `Cookie`.
-fn log_in(app: &App, token: &str) -> String {
-    let response = ask(app, "10.9.9.9:1", "POST", "/api/login", &[], &format!(r#"{{"token":"{token}"}}"#));
+/// What a page sends once it has logged in: its cookie, and the proof that belongs to it.
+type Credentials = Vec<(&'static str, String)>;
+
+fn credentials_of(response: Response) -> Credentials {
     assert_eq!(response.status_code, 200);
-    header(&response, "Set-Cookie").expect("a cookie").split(';').next().expect("a pair").to_owned()
+    let cookie = header(&response, "Set-Cookie").expect("a cookie").split(';').next().expect("a pair").to_owned();
+    let proof = read(response)["proof"].as_str().expect("a proof").to_owned();
+    vec![("Cookie", cookie), ("X-AutoAppDev-Proof", proof)]
+}
+
+fn log_in(app: &App, token: &str) -> Credentials {
+    credentials_of(ask(app, "10.9.9.9:1", "POST", "/api/login", &[], &format!(r#"{{"token":"{token}"}}"#)))
+}
+
+fn fields(credentials: &Credentials) -> Vec<(&str, &str)> {
+    credentials.iter().map(|(name, value)| (*name, value.as_str())).collect()
 }
 
 fn bearer(token: &str) -> Vec<(&'static str, String)> {
@@ -222,21 +241,24 @@ fn each_door_and_credential_opens_what_it_should() {
         ("loopback + token", loopback, true, own),
         ("network", Reach::at(address(NETWORK)), true, own),
     ];
+    let former = house.app_with(Reach::at(address(NETWORK)), true, "the-former-token");
+    let former = log_in(&former, "the-former-token");
     let network = house.network();
     let (acts, looks) = (log_in(&network, TOKEN), log_in(&network, READ_TOKEN));
-    let former = App { authenticator: house.authenticator("the-former-token"), ..house.network() };
-    let former = log_in(&former, "the-former-token");
-    let cookie = |pair: &str| vec![("Cookie", pair.to_owned())];
-    let credentials: [(&str, Vec<(&str, String)>); 9] = [
+    let of_both = vec![acts[0].clone(), looks[1].clone()];
+    let credentials: [(&str, Credentials); 12] = [
         ("nothing", vec![]),
         ("a wrong token", bearer("not-the-right-token")),
         ("no Bearer", vec![("Authorization", format!("Basic {TOKEN}"))]),
         ("the read token", bearer(READ_TOKEN)),
         ("the token", bearer(TOKEN)),
-        ("a read log-in", cookie(&looks)),
-        ("a log-in", cookie(&acts)),
-        ("a former log-in", cookie(&former)),
-        ("log-in, wrong token", [cookie(&acts), bearer("not-the-right-token")].concat()),
+        ("a read log-in", looks),
+        ("a log-in", acts.clone()),
+        ("a former log-in", former),
+        ("log-in, wrong token", [acts.clone(), bearer("not-the-right-token")].concat()),
+        ("a cookie alone", acts[..1].to_vec()),
+        ("a proof alone", acts[1..].to_vec()),
+        ("of two log-ins", of_both),
     ];
     let mut table =
         String::from("door                 | with                | page file none | look act                | health  session\n");
@@ -274,6 +296,9 @@ socket               | a read log-in       | 200  200  404  | 200  409          
 socket               | a log-in            | 200  200  404  | 200  409                | 200 all 200 act
 socket               | a former log-in     | 200  200  404  | 200  409                | 200 all 200 act
 socket               | log-in, wrong token | 200  200  404  | 200  409                | 200 all 200 act
+socket               | a cookie alone      | 200  200  404  | 200  409                | 200 all 200 act
+socket               | a proof alone       | 200  200  404  | 200  409                | 200 all 200 act
+socket               | of two log-ins      | 200  200  404  | 200  409                | 200 all 200 act
 socket, other user   | nothing             | 200  200  404  | 401  401                | 200     401
 socket, other user   | a wrong token       | 200  200  404  | 401  401                | 401     401
 socket, other user   | no Bearer           | 200  200  404  | 401  401                | 200     401
@@ -283,6 +308,9 @@ socket, other user   | a read log-in       | 200  200  404  | 200  403 read_only
 socket, other user   | a log-in            | 200  200  404  | 200  409                | 200 all 200 act
 socket, other user   | a former log-in     | 200  200  404  | 401  401                | 200     401
 socket, other user   | log-in, wrong token | 200  200  404  | 401  401                | 401     401
+socket, other user   | a cookie alone      | 200  200  404  | 401  401                | 200     401
+socket, other user   | a proof alone       | 200  200  404  | 401  401                | 200     401
+socket, other user   | of two log-ins      | 200  200  404  | 401  401                | 200     401
 loopback             | nothing             | 200  200  404  | 200  409                | 200 all 200 act
 loopback             | a wrong token       | 200  200  404  | 200  409                | 200 all 200 act
 loopback             | no Bearer           | 200  200  404  | 200  409                | 200 all 200 act
@@ -292,6 +320,9 @@ loopback             | a read log-in       | 200  200  404  | 200  409          
 loopback             | a log-in            | 200  200  404  | 200  409                | 200 all 200 act
 loopback             | a former log-in     | 200  200  404  | 200  409                | 200 all 200 act
 loopback             | log-in, wrong token | 200  200  404  | 200  409                | 200 all 200 act
+loopback             | a cookie alone      | 200  200  404  | 200  409                | 200 all 200 act
+loopback             | a proof alone       | 200  200  404  | 200  409                | 200 all 200 act
+loopback             | of two log-ins      | 200  200  404  | 200  409                | 200 all 200 act
 loopback, other user | nothing             | 200  200  404  | 401  401                | 200     401
 loopback, other user | a wrong token       | 200  200  404  | 401  401                | 401     401
 loopback, other user | no Bearer           | 200  200  404  | 401  401                | 200     401
@@ -301,6 +332,9 @@ loopback, other user | a read log-in       | 200  200  404  | 200  403 read_only
 loopback, other user | a log-in            | 200  200  404  | 200  409                | 200 all 200 act
 loopback, other user | a former log-in     | 200  200  404  | 401  401                | 200     401
 loopback, other user | log-in, wrong token | 200  200  404  | 401  401                | 401     401
+loopback, other user | a cookie alone      | 200  200  404  | 401  401                | 200     401
+loopback, other user | a proof alone       | 200  200  404  | 401  401                | 200     401
+loopback, other user | of two log-ins      | 200  200  404  | 401  401                | 200     401
 loopback, unknown    | nothing             | 200  200  404  | 401  401                | 200     401
 loopback, unknown    | a wrong token       | 200  200  404  | 401  401                | 401     401
 loopback, unknown    | no Bearer           | 200  200  404  | 401  401                | 200     401
@@ -310,6 +344,9 @@ loopback, unknown    | a read log-in       | 200  200  404  | 200  403 read_only
 loopback, unknown    | a log-in            | 200  200  404  | 200  409                | 200 all 200 act
 loopback, unknown    | a former log-in     | 200  200  404  | 401  401                | 200     401
 loopback, unknown    | log-in, wrong token | 200  200  404  | 401  401                | 401     401
+loopback, unknown    | a cookie alone      | 200  200  404  | 401  401                | 200     401
+loopback, unknown    | a proof alone       | 200  200  404  | 401  401                | 200     401
+loopback, unknown    | of two log-ins      | 200  200  404  | 401  401                | 200     401
 loopback + token     | nothing             | 200  200  404  | 401  401                | 200     401
 loopback + token     | a wrong token       | 200  200  404  | 401  401                | 401     401
 loopback + token     | no Bearer           | 200  200  404  | 401  401                | 200     401
@@ -319,6 +356,9 @@ loopback + token     | a read log-in       | 200  200  404  | 200  403 read_only
 loopback + token     | a log-in            | 200  200  404  | 200  409                | 200 all 200 act
 loopback + token     | a former log-in     | 200  200  404  | 401  401                | 200     401
 loopback + token     | log-in, wrong token | 200  200  404  | 401  401                | 401     401
+loopback + token     | a cookie alone      | 200  200  404  | 401  401                | 200     401
+loopback + token     | a proof alone       | 200  200  404  | 401  401                | 200     401
+loopback + token     | of two log-ins      | 200  200  404  | 401  401                | 200     401
 network              | nothing             | 200  200  404  | 401  401                | 200     401
 network              | a wrong token       | 200  200  404  | 401  401                | 401     401
 network              | no Bearer           | 200  200  404  | 401  401                | 200     401
@@ -328,6 +368,9 @@ network              | a read log-in       | 200  200  404  | 200  403 read_only
 network              | a log-in            | 200  200  404  | 200  409                | 200 all 200 act
 network              | a former log-in     | 200  200  404  | 401  401                | 200     401
 network              | log-in, wrong token | 200  200  404  | 401  401                | 401     401
+network              | a cookie alone      | 200  200  404  | 401  401                | 200     401
+network              | a proof alone       | 200  200  404  | 401  401                | 200     401
+network              | of two log-ins      | 200  200  404  | 401  401                | 200     401
 ";
 
 #[test]
@@ -338,8 +381,11 @@ fn a_log_in_says_what_it_may_and_a_log_out_ends_it() {
         let response = ask(&app, PHONE, "POST", "/api/login", &[], &format!(r#"{{"token":"{token}"}}"#));
         let cookie = header(&response, "Set-Cookie").expect("a cookie");
         assert!(!cookie.contains(token));
-        assert_eq!(read(response), json!({"ok": true, "may": may}));
-        let session = read(ask(&app, PHONE, "GET", "/api/session", &[("Cookie", &cookie)], ""));
+        let answer = read(response);
+        assert_eq!((&answer["ok"], &answer["may"]), (&json!(true), &json!(may)));
+        let proof = answer["proof"].as_str().expect("a proof");
+        assert_ne!(answer["proof"], answer["download_proof"]);
+        let session = read(ask(&app, PHONE, "GET", "/api/session", &[("Cookie", &cookie), ("X-AutoAppDev-Proof", proof)], ""));
         assert_eq!(session["session"]["may"], may);
         assert_eq!(session["session"]["token_needed"], true);
         assert!(session["session"]["expires_at"].as_str().is_some_and(|at| at.starts_with("2027-02-14T")), "{session}");
@@ -351,40 +397,17 @@ fn a_log_in_says_what_it_may_and_a_log_out_ends_it() {
     assert!(
         out.contains("=; ")
             && out.contains("Max-Age=0")
-            && log_in(&app, TOKEN).starts_with(out.split('=').next().expect("a name"))
+            && log_in(&app, TOKEN)[0].1.starts_with(out.split('=').next().expect("a name"))
     );
     // A door that asks for nothing takes every log-in and remembers none.
     let open = house.app(Reach::Socket, false);
     let response = ask(&open, PHONE, "POST", "/api/login", &[], r#"{"token":"whatever"}"#);
     assert_eq!((response.status_code, header(&response, "Set-Cookie")), (200, None));
+    assert_eq!(read(response), json!({"ok": true, "may": "act"}));
     assert_eq!(
         read(ask(&open, PHONE, "GET", "/api/session", &[], ""))["session"],
-        json!({"may": "act", "token_needed": false, "expires_at": null})
+        json!({"may": "act", "token_needed": false, "expires_at": null, "id": null})
     );
-}
-
-#[test]
-fn a_page_that_is_opened_stays_logged_in() {
-    let house = House::new();
-    let app = house.network();
-    let day = Duration::from_secs(24 * 60 * 60);
-    let mut cookie = log_in(&app, TOKEN);
-    let open = |cookie: &str| {
-        let page = ask(&app, PHONE, "GET", "/", &[("Cookie", cookie)], "");
-        let renewed = header(&page, "Set-Cookie");
-        let kept = header(&page, "Cache-Control");
-        assert_eq!(kept.as_deref(), Some(if renewed.is_some() { "no-store" } else { "no-cache" }), "no cache keeps a log-in");
-        renewed
-    };
-    let status = |cookie: &str| ask(&app, PHONE, "GET", "/api/pipeline", &[("Cookie", cookie)], "").status_code;
-    assert_eq!(open(&cookie), None, "it has hardly begun");
-    for _ in 0..4 {
-        house.clock.forward(16 * day);
-        cookie = open(&cookie).expect("another one").split(';').next().expect("a pair").to_owned();
-        assert_eq!(status(&cookie), 200);
-    }
-    house.clock.forward(30 * day);
-    assert_eq!((status(&cookie), open(&cookie)), (401, None), "one that is over is not renewed");
 }
 
 #[test]
@@ -397,9 +420,9 @@ fn wrong_tokens_make_their_address_wait_and_nobody_else() {
         let field = format!("Bearer {token}");
         ask(&app, from, "GET", "/api/pipeline", &[("Authorization", &field)], "")
     };
-    let former = "autoappdev-00000000=act.1900000000.00";
+    let former = [("Cookie", "autoappdev-00000000=abcd-efgh.abcd"), ("X-AutoAppDev-Proof", "00")];
     for _ in 0..50 {
-        let status = ask(&app, guesser, "GET", "/api/pipeline", &[("Cookie", former)], "").status_code;
+        let status = ask(&app, guesser, "GET", "/api/pipeline", &former, "").status_code;
         assert_eq!(status, 401, "an old log-in is no wrong try");
     }
     for _ in 0..5 {
@@ -415,11 +438,7 @@ fn wrong_tokens_make_their_address_wait_and_nobody_else() {
     assert_eq!(ask(&app, guesser, "POST", "/api/login", &[], &format!(r#"{{"token":"{TOKEN}"}}"#)).status_code, 429);
     assert_eq!(ask(&app, guesser, "GET", "/api/pipeline", &[], "").status_code, 401, "who shows nothing guesses nothing");
     assert_eq!(ask(&app, guesser, "GET", "/", &[], "").status_code, 200);
-    assert_eq!(
-        ask(&app, guesser, "GET", "/api/pipeline", &[("Cookie", &session)], "").status_code,
-        200,
-        "who is logged in stays so"
-    );
+    assert_eq!(ask(&app, guesser, "GET", "/api/pipeline", &fields(&session), "").status_code, 200, "who is logged in stays so");
     assert_eq!(look(owner, TOKEN).status_code, 200, "another address never waits");
     house.clock.forward(Duration::from_secs(1));
     assert_eq!(look(guesser, TOKEN).status_code, 200);

@@ -175,9 +175,10 @@ pub(crate) fn be_rouille(dir: &Path) {
     let runs = Runs::new(dir);
     let logs = RunLogs::new(runs.runtime_dir().to_owned());
     let inspector = Inspector::start(|| None).expect("a thread");
-    let streams = Streams::new(supervisor.handle(), inspector.clone(), runs.clone(), logs.clone(), database.clone());
+    let streams = Arc::new(Streams::new(supervisor.handle(), inspector.clone(), runs.clone(), logs.clone(), database.clone()));
     let secrets = Secrets::keep(&Tokens::default(), runs.runtime_dir()).expect("a new folder");
-    let authenticator = Arc::new(Authenticator::new(&secrets, Box::new(SystemClock)));
+    let writer = supervisor.handle().writer().clone();
+    let authenticator = Authenticator::start(&secrets, Box::new(SystemClock), writer, || ()).expect("no sessions to read");
     let this_user = Client::patient(Some(rustix::process::geteuid().as_raw()));
     let app = App {
         identity: Arc::new(new_identity(runs.runtime_dir()).expect("random bytes")),
@@ -187,12 +188,12 @@ pub(crate) fn be_rouille(dir: &Path) {
         logs,
         database,
         guard: Guard::new(Reach::Loopback, Vec::new(), Vec::new()),
-        authenticator,
+        authenticator: Arc::new(authenticator),
         trust: Trust::OwnUser,
         budget: Arc::default(),
         health_budget: Arc::default(),
         inspector,
-        streams: Arc::new(streams),
+        streams,
     };
     let server =
         rouille::Server::new("127.0.0.1:0", move |request| app.handle(request, &this_user)).expect("a port").pool_size(4);

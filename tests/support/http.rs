@@ -19,9 +19,10 @@ pub fn reads() -> Vec<String> {
     reads.map(|&route| example(route)).collect()
 }
 
-/// Every path that acts on the pipeline.
+/// Every path that acts: on the pipeline, on sessions, or by making a code that may act.
 pub fn acts() -> Vec<String> {
-    Route::ALL.iter().filter(|route| route.spec().access == Access::Operator).map(|&route| example(route)).collect()
+    let acts = Route::ALL.iter().filter(|route| route.spec().access == Access::Operator && route.spec().method == Method::Post);
+    acts.map(|&route| example(route)).collect()
 }
 
 /// An answer: the status and the JSON.

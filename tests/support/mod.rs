@@ -14,6 +14,7 @@ pub mod disk;
 pub mod follower;
 pub mod footprint;
 pub mod http;
+pub mod login;
 mod missing;
 pub mod network;
 pub mod past;

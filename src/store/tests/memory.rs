@@ -22,7 +22,8 @@ impl Store {
     /// Takes everything out, as if the file had been removed.
     pub(crate) fn clear(&self) {
         self.execute(
-            "DELETE FROM pipeline_events;
+            "DELETE FROM sessions;
+             DELETE FROM pipeline_events;
              UPDATE pipeline_state SET state = 'stopped', pid = NULL, run_id = NULL, started_at = NULL, paused_at = NULL,
                  resumed_at = NULL, stopped_at = NULL, updated_at = '2020-01-01T00:00:00.000Z', version = 0;
              DELETE FROM pipeline_runs;

@@ -1,118 +1,253 @@
-//! Who sent a request, at listeners that ask: the two tokens, the log-ins made with them, and what wrong tokens cost.
+//! Who sent a request, at listeners that ask: by a token or by a session, and what wrong tokens and codes cost.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use hmac::{Hmac, Mac};
 use rouille::Request;
-use sha2::Sha256;
 
-use super::session::{Session, Sessions, bytes, mac, sign};
-use super::throttle::Throttle;
-use crate::api::session::Role;
+use super::keys::{Keys, Of};
+use super::pairing::{CODE_LIFETIME, Codes};
+use super::sessions::{BeginError, Begun, Newcomer, Proofs, Session, Sessions};
+use super::throttle::{Source, Throttle, Wait};
+use crate::api::session::{ListedSession, Role};
 use crate::clock::{Clock, Timestamp};
 use crate::lock::lock;
 use crate::runtime_dir::Secrets;
+use crate::store::{WorkError, Writer};
+use crate::transport::Client;
 use crate::web::error::ApiError;
 use crate::web::guard::is_of_own_page;
 
+/// The request field with the proof that belongs to the cookie.
+const PROOF: &str = "X-AutoAppDev-Proof";
+
 /// Who was let in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(in crate::web) struct Caller {
     pub(in crate::web) role: Role,
-    /// When the log-in ends by which that was shown, if it was one.
-    pub(in crate::web) expires_at: Option<Timestamp>,
+    /// The session that was shown, if it was one.
+    pub(in crate::web) session: Option<Arc<Session>>,
 }
 
 impl Caller {
     /// A client of a listener that requires no token.
-    pub(in crate::web) const OWNER: Self = Self { role: Role::Operator, expires_at: None };
+    pub(in crate::web) const OWNER: Self = Self { role: Role::Operator, session: None };
 }
 
-/// Checks tokens and log-ins. One for all listeners that ask.
+/// What somebody logs in with.
+#[derive(Clone, Copy)]
+pub(in crate::web) enum Shown<'a> {
+    Token(&'a str),
+    Code(&'a str),
+}
+
+/// Checks tokens, codes and sessions. One for all listeners that ask.
 pub struct Authenticator {
-    /// Tokens are compared by these, in constant time; what is compared has one length, so that the time tells not even that of a token.
-    comparer: Hmac<Sha256>,
-    act: [u8; 32],
-    look: [u8; 32],
+    keys: Keys,
+    /// The tokens' digests. They are compared by these, in constant time; what is compared has one length, so that the time tells not even
+    /// that of a token.
+    acts: String,
+    looks: String,
     sessions: Sessions,
+    codes: Mutex<Codes>,
     throttle: Mutex<Throttle>,
     clock: Box<dyn Clock + Send + Sync>,
 }
 
 impl Authenticator {
-    /// Checks by these secrets.
-    pub fn new(secrets: &Secrets, clock: Box<dyn Clock + Send + Sync>) -> Self {
-        let comparer = mac(secrets.session_key.expose().as_bytes());
-        Self {
-            act: bytes(sign(&comparer, secrets.token.expose())),
-            look: bytes(sign(&comparer, secrets.read_token.expose())),
-            sessions: Sessions::new(&secrets.session_key, &secrets.token, &secrets.read_token),
-            comparer,
+    /// Checks by these secrets, and takes over the sessions that `writer` has. `wake` wakes whoever waits on behalf of a client, because a
+    /// session was ended.
+    ///
+    /// # Errors
+    /// The stored sessions could not be read.
+    pub fn start(
+        secrets: &Secrets,
+        clock: Box<dyn Clock + Send + Sync>,
+        writer: Writer,
+        wake: impl Fn() + Send + Sync + 'static,
+    ) -> Result<Self, WorkError> {
+        let keys = Keys::new(&secrets.session_key);
+        let tokens = (&secrets.token, &secrets.read_token);
+        let sessions = Sessions::load(&keys, tokens, clock.now(), writer, Box::new(wake))?;
+        Ok(Self {
+            acts: keys.digest(Of::Token, secrets.token.expose()),
+            looks: keys.digest(Of::Token, secrets.read_token.expose()),
+            keys,
+            sessions,
+            codes: Mutex::default(),
             throttle: Mutex::default(),
             clock,
-        }
+        })
     }
 
-    /// Who asks: by the token in `Authorization`, else by a log-in. A log-in that does not hold is nobody's, and no wrong try: a phone with
-    /// an old one must not lock its owner out.
-    pub(in crate::web) fn caller(&self, request: &Request) -> Result<Caller, ApiError> {
+    /// Who asks: by the token in `Authorization`, else by a session. `link_proof` is the proof in the address of a link. A session that does
+    /// not hold is nobody's, and no wrong try: a phone with an old one must not lock its owner out.
+    pub(in crate::web) fn caller(
+        &self,
+        request: &Request,
+        client: &Client<'_>,
+        link_proof: Option<&str>,
+    ) -> Result<Caller, ApiError> {
+        let session = self.session(request, link_proof);
         if let Some(token) = bearer(request) {
-            return self.check(request, token).map(|role| Caller { role, expires_at: None });
+            let role = self.check_token(request, client, session.as_deref(), token)?;
+            return Ok(Caller { role, session: None });
         }
-        // Never slowed down: nobody can guess a log-in.
-        let session = self.sessions.of(request, self.clock.now()).filter(|_| is_of_own_page(request));
-        let Session { role, expires_at } = session.ok_or(ApiError::TokenNeeded)?;
-        Ok(Caller { role, expires_at: Some(expires_at) })
+        // Never slowed down: nobody can guess a session.
+        let session = session.ok_or(ApiError::TokenNeeded)?;
+        self.sessions.note_use(&session, self.clock.now());
+        Ok(Caller { role: session.role(), session: Some(session) })
     }
 
-    /// A log-in: what it may, and its cookie.
-    pub(in crate::web) fn log_in(&self, request: &Request, token: &str) -> Result<(Role, String), ApiError> {
-        let role = self.check(request, token)?;
-        Ok((role, self.sessions.begin(role, self.clock.now())))
+    /// The session that the request shows, if it holds and a page of this server sent it.
+    fn session(&self, request: &Request, link_proof: Option<&str>) -> Option<Arc<Session>> {
+        let proofs = Proofs { field: request.header(PROOF), link: link_proof };
+        self.sessions.of(&self.keys, request, proofs, self.clock.now()).filter(|_| is_of_own_page(request))
     }
 
-    /// The cookie that takes the place of the request's log-in once that is half over.
-    pub(in crate::web) fn renewed(&self, request: &Request) -> Option<String> {
-        let now = self.clock.now();
-        self.sessions.renewed(self.sessions.of(request, now)?, now)
+    /// A log-in: what it may, its cookie and its proofs.
+    pub(in crate::web) fn log_in(&self, request: &Request, client: &Client<'_>, shown: Shown<'_>) -> Result<Begun, ApiError> {
+        let replaced = self.session(request, None);
+        let (role, code) = match shown {
+            Shown::Token(token) => (self.check_token(request, client, replaced.as_deref(), token)?, None),
+            Shown::Code(text) => {
+                let code = lock(&self.codes).take(&self.keys, text, self.clock.since_boot());
+                let Some(code) = code else {
+                    return Err(self.refuse_code(request, client, replaced.as_deref()));
+                };
+                lock(&self.throttle).note_right(Source::of(request, client));
+                (code.role, Some(code))
+            }
+        };
+        let address = request.remote_addr().ip().to_canonical().to_string();
+        let user_agent = request.header("User-Agent").unwrap_or_default();
+        let newcomer = Newcomer { role, address, user_agent, replaced };
+        self.sessions.begin(&self.keys, &newcomer, self.clock.now()).map_err(|error| {
+            // It was not used: the same link works once there is room.
+            if let Some(code) = code {
+                lock(&self.codes).give_back(code);
+            }
+            match error {
+                BeginError::Store(error) => ApiError::SessionNotStored(error),
+                BeginError::Random(error) => ApiError::Log(error),
+            }
+        })
     }
 
-    /// The cookie that ends a log-in.
-    pub(in crate::web) fn log_out(&self) -> String {
-        self.sessions.end()
+    /// Ends the session that the request shows, and gives the cookie that takes the browser's away in any case.
+    pub(in crate::web) fn log_out(&self, request: &Request) -> (String, Result<(), ApiError>) {
+        let ended = match self.session(request, None) {
+            Some(session) => self.end(Some(session.id())).map(drop),
+            None => Ok(()),
+        };
+        (self.keys.set_cookie("", 0), ended)
     }
 
-    /// What a token may do. From an address that has to wait none is looked at, the right one neither: otherwise waiting would slow down
+    /// The cookie by which the browser keeps the session for longer, if it is time for that.
+    pub(in crate::web) fn renew(&self, request: &Request, session: &Session) -> Option<String> {
+        self.sessions.renew(&self.keys, request, session, self.clock.now())
+    }
+
+    /// Every session; `own` is the one that asks.
+    pub(in crate::web) fn list(&self, own: Option<&Session>) -> Vec<ListedSession> {
+        if let Err(error) = self.sessions.record_ends() {
+            ::log::warn!("sessions that have ended are still stored: failed to {error}");
+        }
+        self.sessions.list(own.map(Session::id), self.clock.now())
+    }
+
+    /// Ends the session with this id, or all of them; how many. None with that id is an error.
+    pub(in crate::web) fn end(&self, id: Option<&str>) -> Result<usize, ApiError> {
+        let ended = self.sessions.end(|session| id.is_none_or(|id| session.id() == id)).map_err(ApiError::SessionEndNotStored)?;
+        match id {
+            Some(id) if ended == 0 => Err(ApiError::NoSuchSession(id.to_owned())),
+            Some(_) | None => Ok(ended),
+        }
+    }
+
+    /// Makes a one-time code, and says until when it is good.
+    pub(in crate::web) fn make_code(&self, role: Role) -> Result<(String, Timestamp), ApiError> {
+        let code = lock(&self.codes).make(&self.keys, role, self.clock.since_boot())?;
+        Ok((code, self.clock.now().after(CODE_LIFETIME)))
+    }
+
+    /// Whether a session is over by now.
+    pub(in crate::web) fn is_over(&self, session: &Session) -> bool {
+        session.is_over(self.clock.now())
+    }
+
+    /// What a token may do. From a source that has to wait none is looked at, the right one neither: otherwise waiting would slow down
     /// nobody who guesses.
-    fn check(&self, request: &Request, token: &str) -> Result<Role, ApiError> {
-        let (from, now) = (request.remote_addr().ip(), self.clock.since_boot());
+    fn check_token(
+        &self,
+        request: &Request,
+        client: &Client<'_>,
+        session: Option<&Session>,
+        token: &str,
+    ) -> Result<Role, ApiError> {
+        // Both are always compared.
+        let (may_act, may_look) = (self.keys.is(Of::Token, token, &self.acts), self.keys.is(Of::Token, token, &self.looks));
+        let right = match (may_act, may_look) {
+            (true, _) => Some(Role::Operator),
+            (false, true) => Some(Role::Viewer),
+            (false, false) => None,
+        };
+        let now = self.clock.since_boot();
+        let from = match session.map(|session| (session.role(), session.id())) {
+            // It can do everything already.
+            Some((Role::Operator, _)) => return right.ok_or(ApiError::WrongToken),
+            Some((Role::Viewer, id)) => Source::Session(id.to_owned()),
+            // A right one costs no question to the kernel while nobody guesses.
+            None if right.is_some() && request.remote_addr().ip().is_loopback() && lock(&self.throttle).is_at_rest(now) => {
+                return right.ok_or(ApiError::WrongToken);
+            }
+            None => Source::of(request, client),
+        };
         // Held from the look to the note: many tries at once are as many as one after another.
         // Nothing under this lock can panic half-way through a change.
         let mut throttle = lock(&self.throttle);
-        let wait = throttle.wait(from, now);
-        if !wait.is_zero() {
-            return Err(ApiError::TooManyTries { from: from.to_canonical(), wait_s: whole_seconds(wait) });
+        let wait = throttle.wait(&from, now);
+        if !wait.length.is_zero() {
+            return Err(too_many_tries(&from, wait));
         }
-        // Both are always compared.
-        let signed = sign(&self.comparer, token);
-        let may_act = signed.clone().verify_slice(&self.act).is_ok();
-        let may_look = signed.verify_slice(&self.look).is_ok();
-        match (may_act, may_look) {
-            (true, _) => Ok(Role::Operator),
-            (false, true) => Ok(Role::Viewer),
-            (false, false) => {
-                throttle.note_wrong(from, now);
-                let wait = throttle.wait(from, now);
-                let is_worth_a_line = !wait.is_zero() && throttle.is_worth_a_line(now);
-                drop(throttle);
-                if is_worth_a_line {
-                    let wait_s = whole_seconds(wait);
-                    ::log::warn!("several wrong tokens came from {from}; for {wait_s} s none from there is looked at");
-                }
-                Err(ApiError::WrongToken)
-            }
+        if let Some(role) = right {
+            throttle.note_right(from);
+            return Ok(role);
         }
+        note_wrong(&mut throttle, &from, now);
+        Err(ApiError::WrongToken)
+    }
+
+    /// The error for a code that is good for nothing. It is a wrong try, unless whoever sent it is signed in and may act anyway.
+    fn refuse_code(&self, request: &Request, client: &Client<'_>, session: Option<&Session>) -> ApiError {
+        let from = match session.map(|session| (session.role(), session.id())) {
+            Some((Role::Operator, _)) => return ApiError::InvalidCode,
+            Some((Role::Viewer, id)) => Source::Session(id.to_owned()),
+            None => Source::of(request, client),
+        };
+        let now = self.clock.since_boot();
+        let mut throttle = lock(&self.throttle);
+        let wait = throttle.wait(&from, now);
+        if !wait.length.is_zero() {
+            return too_many_tries(&from, wait);
+        }
+        note_wrong(&mut throttle, &from, now);
+        ApiError::InvalidCode
+    }
+}
+
+fn too_many_tries(from: &Source, wait: Wait) -> ApiError {
+    let from = if wait.is_for_all { "many addresses".to_owned() } else { from.to_string() };
+    ApiError::TooManyTries { from, wait_s: whole_seconds(wait.length) }
+}
+
+/// Counts a wrong try, and tells the log now and then.
+fn note_wrong(throttle: &mut Throttle, from: &Source, now: Duration) {
+    throttle.note_wrong(from, now);
+    let wait = throttle.wait(from, now);
+    if !wait.length.is_zero() && throttle.is_worth_a_line(now) {
+        let wait_s = whole_seconds(wait.length);
+        ::log::warn!("several wrong tokens or codes came from {from}; for {wait_s} s none from there is looked at");
     }
 }
 

@@ -1,10 +1,13 @@
-//! Who sent a request, and what that client may do: roles, tokens, log-ins, and a limit on wrong tokens.
+//! Who sent a request, and what that client may do: roles, tokens, sessions, one-time codes, and a limit on wrong ones.
 
 mod authenticator;
-mod session;
+mod keys;
+mod pairing;
+mod sessions;
 mod throttle;
 mod trust;
 
 pub use authenticator::Authenticator;
-pub(super) use authenticator::Caller;
+pub(super) use authenticator::{Caller, Shown};
+pub(super) use sessions::Session;
 pub use trust::Trust;

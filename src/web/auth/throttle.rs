@@ -1,12 +1,17 @@
-//! Wrong tokens: how many came from an address, and how long it has to wait before the next one is looked at.
+//! Wrong tokens and codes: how many came from where, and how long the next one has to wait.
 //!
-//! Nobody sleeps here: who has to wait is told so at once, so that guessing holds no thread. Other addresses never wait for it.
+//! Nobody sleeps here: who has to wait is told so at once, so that guessing holds no thread. There are two limits. Each source has its own
+//! wait, so that a neighbour's guesses cost only the neighbour. All sources together have a budget, because a network has more addresses than
+//! can be remembered; where it is spent, sources from which a right token came before do not wait for it. Requests with a session are not
+//! asked here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::transport::network_of;
+use rouille::Request;
+
+use crate::transport::{Client, network_of};
 
 /// So many wrong ones cost nothing: a typing error is no attack.
 const FREE_TRIES: u32 = 5;
@@ -14,14 +19,60 @@ const FREE_TRIES: u32 = 5;
 const WAIT_FIRST: Duration = Duration::from_secs(1);
 /// The longest wait: 288 tries a day.
 const WAIT_MAX: Duration = Duration::from_mins(5);
-/// An address from which no wrong one has come for so long begins anew. Longer than any wait.
+/// A source from which no wrong one has come for so long begins anew. Longer than any wait.
 const FORGET_AFTER: Duration = Duration::from_hours(1);
-/// The most addresses that are remembered; for another one the one that was quiet longest is forgotten.
-const ADDRESSES_MAX: usize = 1024;
+/// The most sources that are remembered; for another one the one that was quiet longest is forgotten.
+const SOURCES_MAX: usize = 1024;
 /// How often the log may be told: guessing from many addresses must not push everything else out of it.
 const TELL_EVERY: Duration = Duration::from_mins(1);
 
-/// What is remembered of an address.
+/// How many wrong ones all sources have together at first, and how long it takes until there is one more: 14,400 a day.
+const BUDGET: u32 = 100;
+const BUDGET_EVERY: Duration = Duration::from_secs(6);
+/// The most sources of right tokens that are remembered.
+const KNOWN_MAX: usize = 64;
+
+/// Who guesses, as far as that can be told.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Source {
+    /// An address; for IPv6 its /64. On loopback, processes of the server's own user, which need not guess.
+    Network(IpAddr),
+    /// Another user of this machine, from whatever address: one may take any of loopback's sixteen million.
+    User(u32),
+    /// Somebody on this machine whose user the kernel does not tell.
+    Unidentified,
+    /// The holder of a session that may only look.
+    Session(String),
+}
+
+impl Source {
+    /// Who sent the request. This can cost a question to the kernel.
+    pub(super) fn of(request: &Request, client: &Client<'_>) -> Self {
+        let address = request.remote_addr().ip().to_canonical();
+        if !address.is_loopback() {
+            return Self::Network(network_of(address));
+        }
+        match client.uid() {
+            Some(uid) if uid == rustix::process::geteuid().as_raw() => Self::Network(address),
+            Some(uid) => Self::User(uid),
+            None => Self::Unidentified,
+        }
+    }
+}
+
+impl std::fmt::Display for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Network(IpAddr::V6(network)) if !network.is_loopback() => write!(f, "{network}/64"),
+            Self::Network(address) => write!(f, "{address}"),
+            Self::User(uid) => write!(f, "user {uid} of this machine"),
+            Self::Unidentified => f.write_str("an unknown user of this machine"),
+            Self::Session(id) => write!(f, "session {id}"),
+        }
+    }
+}
+
+/// What is remembered of a source.
 #[derive(Clone, Copy, Debug)]
 struct Tries {
     wrong: u32,
@@ -31,31 +82,70 @@ struct Tries {
     closed_until: Duration,
 }
 
-/// The addresses from which wrong tokens came. Times are since some moment, the same for all calls.
+/// How long to wait, and because of whom.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Wait {
+    pub(super) length: Duration,
+    /// Whether the budget of all is spent, and not the source's own.
+    pub(super) is_for_all: bool,
+}
+
+/// The sources from which wrong ones came. Times are since some moment, the same for all calls.
 #[derive(Debug, Default)]
 pub(super) struct Throttle {
-    addresses: BTreeMap<IpAddr, Tries>,
+    sources: BTreeMap<Source, Tries>,
+    /// Until when the budget of all is spent, if all of it was unspent at first.
+    spent_until: Duration,
+    /// When the last wrong one came, from anywhere.
+    last_wrong: Option<Duration>,
+    /// From where right ones came, the latest last.
+    known: VecDeque<Source>,
     /// When the log was last told of one that has to wait.
     told: Option<Duration>,
 }
 
 impl Throttle {
-    /// How long this address still has to wait; zero where what it sends may be looked at.
-    pub(super) fn wait(&self, from: IpAddr, now: Duration) -> Duration {
-        self.addresses.get(&network_of(from)).map_or(Duration::ZERO, |tries| tries.closed_until.saturating_sub(now))
+    /// Whether nobody has guessed lately, so that nobody has to wait, whoever it is.
+    pub(super) fn is_at_rest(&self, now: Duration) -> bool {
+        self.last_wrong.is_none_or(|last| now.saturating_sub(last) >= FORGET_AFTER)
     }
 
-    /// A wrong one came. A right one is not told here: whoever has the read-only token could open the way for guessing the other.
-    pub(super) fn note_wrong(&mut self, from: IpAddr, now: Duration) {
-        let from = network_of(from);
-        if !self.addresses.contains_key(&from) && self.addresses.len() >= ADDRESSES_MAX {
-            self.addresses.retain(|_, tries| now.saturating_sub(tries.last) < FORGET_AFTER);
-            let quietest = self.addresses.iter().min_by_key(|(_, tries)| tries.last).map(|(address, _)| *address);
-            if let Some(address) = quietest.filter(|_| self.addresses.len() >= ADDRESSES_MAX) {
-                self.addresses.remove(&address);
+    /// How long this source still has to wait; zero where what it sends may be looked at.
+    pub(super) fn wait(&self, from: &Source, now: Duration) -> Wait {
+        let own = self.sources.get(from).map_or(Duration::ZERO, |tries| tries.closed_until.saturating_sub(now));
+        if !own.is_zero() || self.known.contains(from) {
+            return Wait { length: own, is_for_all: false };
+        }
+        // There is one left as long as less than all but one is spent.
+        let length = self.spent_until.saturating_sub(now + BUDGET_EVERY * (BUDGET - 1));
+        Wait { length, is_for_all: !length.is_zero() }
+    }
+
+    /// A right one came. That does not open the way for guesses: whoever has the read-only token could guess the other.
+    pub(super) fn note_right(&mut self, from: Source) {
+        if self.known.back() == Some(&from) {
+            return;
+        }
+        self.known.retain(|known| *known != from);
+        if self.known.len() >= KNOWN_MAX {
+            self.known.pop_front();
+        }
+        self.known.push_back(from);
+    }
+
+    /// A wrong one came.
+    pub(super) fn note_wrong(&mut self, from: &Source, now: Duration) {
+        self.last_wrong = Some(now);
+        // Known sources and sessions guess from it too, and cannot spend more than there is.
+        self.spent_until = (self.spent_until.max(now) + BUDGET_EVERY).min(now + BUDGET_EVERY * BUDGET);
+        if !self.sources.contains_key(from) && self.sources.len() >= SOURCES_MAX {
+            self.sources.retain(|_, tries| now.saturating_sub(tries.last) < FORGET_AFTER);
+            let quietest = self.sources.iter().min_by_key(|(_, tries)| tries.last).map(|(source, _)| source.clone());
+            if let Some(source) = quietest.filter(|_| self.sources.len() >= SOURCES_MAX) {
+                self.sources.remove(&source);
             }
         }
-        let tries = self.addresses.entry(from).or_insert(Tries { wrong: 0, last: now, closed_until: Duration::ZERO });
+        let tries = self.sources.entry(from.clone()).or_insert(Tries { wrong: 0, last: now, closed_until: Duration::ZERO });
         if now.saturating_sub(tries.last) >= FORGET_AFTER {
             tries.wrong = 0;
         }
@@ -81,8 +171,8 @@ impl Throttle {
 mod tests {
     use super::*;
 
-    fn ip(text: &str) -> IpAddr {
-        text.parse().expect("an address")
+    fn net(text: &str) -> Source {
+        Source::Network(network_of(text.parse().expect("an address")))
     }
 
     const fn s(seconds: u64) -> Duration {
@@ -91,50 +181,85 @@ mod tests {
 
     #[test]
     fn waits_begin_after_a_few_double_and_end_at_a_bound() {
-        let (mut throttle, from, mut now) = (Throttle::default(), ip("192.0.2.1"), s(1000));
+        let (mut throttle, from, mut now) = (Throttle::default(), net("192.0.2.1"), s(1000));
         let mut waits = Vec::new();
         for _ in 0..16 {
-            throttle.note_wrong(from, now);
-            let wait = throttle.wait(from, now);
+            throttle.note_wrong(&from, now);
+            let wait = throttle.wait(&from, now).length;
             waits.push(wait.as_secs());
             now += wait;
-            assert_eq!(throttle.wait(from, now), Duration::ZERO, "the wait has an end");
+            assert_eq!(throttle.wait(&from, now), Wait::default(), "the wait has an end");
         }
         assert_eq!(waits, [0, 0, 0, 0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300]);
-        throttle.note_wrong(from, now + FORGET_AFTER);
-        assert_eq!(throttle.wait(from, now + FORGET_AFTER), Duration::ZERO, "forgotten after an hour");
+        throttle.note_wrong(&from, now + FORGET_AFTER);
+        assert_eq!(throttle.wait(&from, now + FORGET_AFTER), Wait::default(), "forgotten after an hour");
         for _ in 0..100 {
-            throttle.note_wrong(from, now);
+            throttle.note_wrong(&from, now);
         }
-        assert_eq!(throttle.wait(from, now), WAIT_MAX, "no overflow");
+        assert_eq!(throttle.wait(&from, now).length, WAIT_MAX, "no overflow");
     }
 
     #[test]
-    fn addresses_do_not_wait_for_each_other() {
+    fn sources_do_not_wait_for_each_other() {
         let mut throttle = Throttle::default();
-        let close = |throttle: &mut Throttle, from: &str| (0..FREE_TRIES).for_each(|_| throttle.note_wrong(ip(from), s(1)));
-        close(&mut throttle, "192.0.2.1");
-        close(&mut throttle, "2001:db8:0:1::1");
-        let waits = |from: &str| throttle.wait(ip(from), s(1)) > Duration::ZERO;
+        let close = |throttle: &mut Throttle, from: &Source| (0..FREE_TRIES).for_each(|_| throttle.note_wrong(from, s(1)));
+        for from in [net("192.0.2.1"), net("2001:db8:0:1::1"), Source::User(1000), Source::Session("abcd-efgh".to_owned())] {
+            close(&mut throttle, &from);
+        }
+        let waits = |from: &Source| !throttle.wait(from, s(1)).length.is_zero();
         for same in ["192.0.2.1", "::ffff:192.0.2.1", "2001:db8:0:1::1", "2001:db8:0:1:ffff::2"] {
-            assert!(waits(same), "{same}");
+            assert!(waits(&net(same)), "{same}");
         }
+        assert!(waits(&Source::User(1000)));
         for other in ["192.0.2.2", "::ffff:192.0.2.2", "2001:db8:0:2::1", "::", "127.0.0.1"] {
-            assert!(!waits(other), "{other}");
+            assert!(!waits(&net(other)), "{other}");
         }
+        for other in [Source::User(1001), Source::Unidentified, Source::Session("abcd-efgi".to_owned())] {
+            assert!(!waits(&other), "{other}");
+        }
+    }
+
+    #[test]
+    fn all_sources_together_have_a_budget_that_known_ones_do_not_wait_for() {
+        let (mut throttle, now) = (Throttle::default(), s(5000));
+        let (owner, stranger) = (net("198.51.100.1"), net("198.51.100.2"));
+        throttle.note_right(owner.clone());
+        let guesser = |number: u32| Source::Network(IpAddr::from((0x0a00_0000 + number).to_be_bytes()));
+        let looked_at = (0..1000).filter(|&number| {
+            let is_looked_at = throttle.wait(&guesser(number), now).length.is_zero();
+            if is_looked_at {
+                throttle.note_wrong(&guesser(number), now);
+            }
+            is_looked_at
+        });
+        assert_eq!(looked_at.count(), usize::try_from(BUDGET).expect("small"));
+        assert_eq!(throttle.wait(&stranger, now), Wait { length: BUDGET_EVERY, is_for_all: true });
+        assert_eq!(throttle.wait(&owner, now), Wait::default(), "its right token came before");
+        assert_eq!(throttle.wait(&stranger, now + BUDGET_EVERY), Wait::default(), "one at a time");
+        throttle.note_wrong(&stranger, now + BUDGET_EVERY);
+        assert!(throttle.wait(&net("198.51.100.3"), now + BUDGET_EVERY).is_for_all);
+        // What is known does not guess for nothing.
+        (0..FREE_TRIES).for_each(|_| throttle.note_wrong(&owner, now));
+        assert_eq!(throttle.wait(&owner, now), Wait { length: WAIT_FIRST, is_for_all: false });
+        let rested = now + BUDGET_EVERY * (BUDGET + 10);
+        assert_eq!(
+            (0..BUDGET).map(|n| throttle.wait(&guesser(5000 + n), rested)).max_by_key(|wait| wait.length),
+            Some(Wait::default())
+        );
     }
 
     #[test]
     fn memory_has_a_bound_and_the_latest_are_remembered() {
         let mut throttle = Throttle::default();
-        let of = |number: u32| IpAddr::from(number.to_be_bytes());
+        let of = |number: u32| Source::Network(IpAddr::from(number.to_be_bytes()));
         for number in 0..5000 {
+            throttle.note_right(of(number));
             for _ in 0..FREE_TRIES {
-                throttle.note_wrong(of(number), s(u64::from(number)));
+                throttle.note_wrong(&of(number), s(u64::from(number)));
             }
         }
-        assert_eq!(throttle.addresses.len(), ADDRESSES_MAX);
-        assert!(throttle.wait(of(4999), s(4999)) > Duration::ZERO);
-        assert_eq!(throttle.wait(of(0), s(0)), Duration::ZERO);
+        assert_eq!((throttle.sources.len(), throttle.known.len()), (SOURCES_MAX, KNOWN_MAX));
+        assert!(!throttle.wait(&of(4999), s(4999)).length.is_zero());
+        assert_eq!(throttle.wait(&of(0), s(100_000)), Wait::default());
     }
 }

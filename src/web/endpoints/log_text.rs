@@ -34,7 +34,7 @@ impl<R: Read> Read for Body<R> {
 impl App {
     pub(in crate::web) fn log_text(&self, request: &Request, id: &str) -> Result<Response, ApiError> {
         let run_id = run_id_of(id)?;
-        let LogTextQuery { timestamps, stream, download } = input::query(request)?;
+        let LogTextQuery { timestamps, stream, download, proof: _ } = input::query(request)?;
         let place = self.budget.begin_download()?;
 
         let span = self.run_span(run_id)?;

@@ -1,45 +1,90 @@
-//! `POST /api/login`, `POST /api/logout` and `GET /api/session`: who the client is, and the cookie of a page.
+//! Who the client is (`/api/session`, `/api/login`, `/api/logout`), who else is logged in (`/api/sessions`), and one-time codes
+//! (`/api/pair`).
 
 use rouille::{Request, Response};
 
 use crate::api::pipeline::EmptyRequest;
-use crate::api::session::{LoginRequest, LoginResponse, OkResponse, Role, Session, SessionResponse};
+use crate::api::session::{
+    EndSessionsRequest, EndSessionsResponse, LoginRequest, LoginResponse, OkResponse, PairRequest, PairResponse, Role, Session,
+    SessionResponse, SessionsResponse,
+};
 use crate::transport::Client;
 use crate::web::app::App;
-use crate::web::auth::Caller;
+use crate::web::auth::{Caller, Shown};
 use crate::web::error::ApiError;
 use crate::web::input;
 use crate::web::json::json;
 
 impl App {
     pub(in crate::web) fn log_in(&self, request: &Request, client: &Client<'_>) -> Result<Response, ApiError> {
-        let LoginRequest { token } = input::body(request)?;
-        // A link for a phone also works for a client that needs no token.
+        let LoginRequest { token, code } = input::log_in(request)?;
+        let shown = match (&token, &code) {
+            (Some(token), _) => Shown::Token(token),
+            (None, code) => Shown::Code(code.as_deref().unwrap_or_default()),
+        };
+        // A link for a phone also works for a client that needs none, which does not use it up.
         if self.trusts(request, client) {
-            return Ok(json(&LoginResponse { ok: true, may: Role::Operator }));
+            return Ok(json(&LoginResponse { ok: true, may: Role::Operator, proof: None, download_proof: None }));
         }
-        let (may, cookie) = self.authenticator.log_in(request, &token)?;
-        Ok(json(&LoginResponse { ok: true, may }).with_additional_header("Set-Cookie", cookie))
+        let begun = self.authenticator.log_in(request, client, shown)?;
+        let (proof, download_proof) = (Some(begun.proof), Some(begun.download_proof));
+        let answer = LoginResponse { ok: true, may: begun.role, proof, download_proof };
+        Ok(json(&answer).with_additional_header("Set-Cookie", begun.set_cookie))
     }
 
+    /// The browser forgets its cookie even where the end of the session cannot be stored.
     pub(in crate::web) fn log_out(&self, request: &Request) -> Result<Response, ApiError> {
         let EmptyRequest {} = input::body(request)?;
-        Ok(json(&OkResponse { ok: true }).with_additional_header("Set-Cookie", self.authenticator.log_out()))
+        let (cookie, ended) = self.authenticator.log_out(request);
+        let response = ended.map_or_else(ApiError::into_response, |()| json(&OkResponse { ok: true }));
+        Ok(response.with_additional_header("Set-Cookie", cookie))
     }
 
-    /// A page that is opened now and then stays logged in.
-    pub(in crate::web) fn renew(&self, request: &Request, page: Response) -> Response {
-        match self.authenticator.renewed(request) {
-            // A cache in between may keep a page, and must not hand somebody's log-in to the next one who asks.
-            Some(cookie) => page.with_additional_header("Set-Cookie", cookie).with_unique_header("Cache-Control", "no-store"),
-            None => page,
-        }
+    /// A page that is open now and then stays logged in: it asks this.
+    pub(in crate::web) fn session(
+        &self,
+        request: &Request,
+        caller: Option<Caller>,
+        is_trusted: bool,
+    ) -> Result<Response, ApiError> {
+        let Caller { role, session } = caller.ok_or(ApiError::TokenNeeded)?;
+        let session = session.as_deref();
+        let cookie = session.and_then(|session| self.authenticator.renew(request, session));
+        let response = json(&SessionResponse {
+            session: Session {
+                may: role,
+                token_needed: !is_trusted,
+                expires_at: session.map(crate::web::auth::Session::expires_at),
+                id: session.map(|session| session.id().to_owned()),
+            },
+        });
+        Ok(match cookie {
+            Some(cookie) => response.with_additional_header("Set-Cookie", cookie),
+            None => response,
+        })
     }
 
-    pub(in crate::web) fn session(&self, caller: Option<Caller>, is_trusted: bool) -> Result<Response, ApiError> {
-        let caller = caller.ok_or(ApiError::TokenNeeded)?;
-        Ok(json(&SessionResponse {
-            session: Session { may: caller.role, token_needed: !is_trusted, expires_at: caller.expires_at },
-        }))
+    pub(in crate::web) fn sessions(&self, caller: Option<&Caller>) -> Response {
+        let own = caller.and_then(|caller| caller.session.as_deref());
+        json(&SessionsResponse { sessions: self.authenticator.list(own) })
+    }
+
+    pub(in crate::web) fn end_sessions(&self, request: &Request) -> Result<Response, ApiError> {
+        let id = match input::body(request)? {
+            EndSessionsRequest { id: Some(id), all: None | Some(false) } => Some(id),
+            EndSessionsRequest { id: None, all: Some(true) } => None,
+            EndSessionsRequest { .. } => {
+                return Err(ApiError::BadBody("the body needs the id of a session, or all: true".to_owned()));
+            }
+        };
+        let ended = self.authenticator.end(id.as_deref())?;
+        Ok(json(&EndSessionsResponse { ok: true, ended: ended as u64 }))
+    }
+
+    pub(in crate::web) fn pair(&self, request: &Request) -> Result<Response, ApiError> {
+        let PairRequest { may } = input::body(request)?;
+        let may = may.unwrap_or(Role::Operator);
+        let (code, expires_at) = self.authenticator.make_code(may)?;
+        Ok(json(&PairResponse { ok: true, may, code, expires_at }))
     }
 }

@@ -44,7 +44,7 @@ fn assert_token_is_nowhere(browser: &Browser) {
                  document.documentElement.outerHTML, document.getElementById('token').value].join('\\n')",
     );
     let seen = seen.as_str().expect("text");
-    for form in [TOKEN, "test-token-of-a-phone", "#token"] {
+    for form in [TOKEN, "test-token-of-a-phone", "#token", "#code", "code="] {
         assert!(!seen.contains(form), "{form} is in {seen}");
     }
     let cookies = browser.cookies();
@@ -54,6 +54,7 @@ fn assert_token_is_nowhere(browser: &Browser) {
         (&true.into(), &"Strict".into(), Some(1))
     );
     assert!(!cookie["value"].as_str().expect("text").contains(TOKEN));
+    assert!(!seen.contains(cookie["value"].as_str().expect("text")), "{seen}");
 }
 
 #[test]
@@ -121,7 +122,10 @@ fn who_may_only_look_is_offered_nothing_else() {
     }
     assert!(!browser.shows("controls"));
     // And where the page would let it: the server does not.
-    let status = browser.script("return fetch('api/pipeline/stop', { method: 'POST' }).then((answer) => answer.status)");
+    let headers = "{ 'X-AutoAppDev-Proof': JSON.parse(localStorage.getItem('autoappdev-proof')).proof }";
+    let stop =
+        format!("return fetch('api/pipeline/stop', {{ method: 'POST', headers: {headers} }}).then((answer) => answer.status)");
+    let status = browser.script(&stop);
     assert_eq!((status, place.state().as_str()), (403.into(), "running"));
     // The other link opens more.
     browser.open("about:blank");

@@ -85,6 +85,8 @@ const COMMANDS: &[&[&str]] = &[
     &["logs", "-f"],
     &["runs"],
     &["runs", "1"],
+    &["sessions"],
+    &["sessions", "end", "--all"],
     &["pair"],
 ];
 

@@ -1,13 +1,14 @@
 //! `autoappdev pair`: the link that opens the door, and the door beyond loopback itself, in a network of the test's own.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::Stdio;
 
 use crate::support::network::{OWN_ADDRESS, OWN_ADDRESS_OF_SIX, is_within_own_network};
-use crate::support::{DEADLINE, Place};
-use serde_json::Value;
+use crate::support::{Answer, DEADLINE, Place};
+use serde_json::{Value, json};
 
 const TOKEN: &str = "test-token-of-a-pair-7Q/+&";
 
@@ -28,33 +29,53 @@ fn a_server_on_loopback_says_how_to_open_the_door() {
     assert!(code == 1 && out.is_empty() && said.contains("AUTOAPPDEV_HOST=0.0.0.0") && said.contains("--address"), "{said}");
 }
 
+/// Logs in with a link's code.
+fn log_in(place: &Place, link: &str) -> Answer {
+    let code = link.split_once("/#code=").expect("a code").1;
+    place.request("POST", "/api/login", &[("Content-Type", "application/json")], Some(&json!({ "code": code }).to_string()))
+}
+
 #[test]
-fn a_link_has_the_token_that_the_server_takes() {
+fn link_has_a_code_that_logs_in_once_and_no_token() {
     let mut place = Place::new();
     place.use_token(TOKEN);
     place.start_server();
     let port = place.port();
-    let named = ["--address", "board.local"];
-    assert_eq!(links(&place, &named), [format!("http://board.local:{port}/#token=test-token-of-a-pair-7Q%2F%2B%26")]);
-    let read_token = fs::read_to_string(place.runtime().join("read-token")).expect("it was made").trim().to_owned();
-    assert_eq!(links(&place, &["--read-only", "--address", "10.0.0.5:80"]), [format!("http://10.0.0.5:80/#token={read_token}")]);
+    let tokens = ["token", "read-token"].map(|name| fs::read_to_string(place.runtime().join(name)).unwrap_or_default());
+    let made = links(&place, &["--address", "board.local"]);
+    let (base, code) = made[0].split_once("/#code=").expect("a code");
+    assert_eq!((made.len(), base), (1, &*format!("http://board.local:{port}")));
+    assert!(code.len() >= 24 && code != TOKEN && !tokens.iter().any(|token| token.trim() == code), "{code}");
+    let answer = log_in(&place, &made[0]).ok();
+    assert_eq!(answer["may"], "act");
+    assert_eq!(log_in(&place, &made[0]).error(), "invalid_code", "it was used");
+    let reader = links(&place, &["--read-only", "--address", "10.0.0.5:80"]);
+    assert!(reader[0].starts_with("http://10.0.0.5:80/#code="));
+    assert_eq!(log_in(&place, &reader[0]).ok()["may"], "look");
+    assert_ne!(links(&place, &["--address", "x"]), links(&place, &["--address", "x"]), "each link has a code of its own");
 
     let mut command = place.command();
     let output =
         command.args(["pair", "--address", "board.local"]).env("LC_ALL", "C.UTF-8").stdin(Stdio::null()).output().expect("runs");
     let text = String::from_utf8(output.stdout).expect("text");
-    assert!(text.contains(&format!("http://board.local:{port}/#token=")) && text.contains("▀"), "{text}");
+    assert!(text.contains(&format!("http://board.local:{port}/#code=")) && text.contains("▀"), "{text}");
+    assert!(!text.contains(TOKEN) && text.contains("works once"), "{text}");
     let output = command.env("LC_ALL", "C").output().expect("runs");
     assert!(output.stdout.is_ascii() && output.stdout.windows(4).any(|part| part == b"####"));
 
-    // One that the server does not take is found out before somebody stands before a locked door with a phone.
+    // By its address a server elsewhere is paired as well, by whoever may act there.
+    place.set_env("AUTOAPPDEV_SOCKET", "off");
+    place.restart_server();
+    let url = format!("http://127.0.0.1:{}", place.port());
+    assert!(links(&place, &["--url", &url])[0].starts_with(&format!("{url}/#code=")));
     place.set_env("AUTOAPPDEV_TOKEN", "another-token-of-a-pair");
-    let (code, out, said) = place.client(&["pair", "--address", "board.local"]);
-    assert!(code == 1 && out.is_empty() && said.contains("does not take the token"), "{said}");
-    // By its address a server elsewhere is paired as well.
-    place.set_env("AUTOAPPDEV_TOKEN", TOKEN);
-    let url = format!("http://127.0.0.1:{port}");
-    assert_eq!(links(&place, &["--url", &url]), [format!("{url}/#token=test-token-of-a-pair-7Q%2F%2B%26")]);
+    let (code, out, said) = place.client(&["pair", "--url", &url]);
+    assert!(code == 1 && out.is_empty() && said.contains("not this server's"), "{said}");
+    // Whoever may only look makes no link, for lookers neither: it would outlive the read-only token's owner.
+    place.unset_env("AUTOAPPDEV_TOKEN");
+    place.set_env("AUTOAPPDEV_READ_TOKEN", tokens[1].trim());
+    let (code, out, said) = place.client(&["pair", "--url", &url, "--read-only"]);
+    assert!(code == 1 && out.is_empty() && said.contains("may look and not act"), "{said}");
     place.kill_server();
     assert_eq!(place.client(&["pair", "--url", &url]).0, 4);
 }
@@ -103,18 +124,20 @@ fn a_door_beyond_loopback_asks_for_the_token_that_was_made() {
         assert_eq!(status("POST /api/pipeline/stop", &own, &format!("{with}\r\nOrigin: http://evil.example")), "403");
 
         let links = links(&place, &[]);
-        let own_link = |address: &str| format!("http://{address}:{port}/#token={token}");
+        let own_link = |address: &str| format!("http://{address}:{port}/");
         let expected: Vec<String> = match host {
             "::" => vec![own_link(OWN_ADDRESS), own_link(&format!("[{OWN_ADDRESS_OF_SIX}]"))],
             _ => vec![own_link(OWN_ADDRESS)],
         };
-        assert_eq!(links, expected, "at {host}");
+        let (bases, codes): (Vec<&str>, BTreeSet<&str>) =
+            links.iter().map(|link| link.split_once("#code=").expect("a code")).unzip();
+        assert_eq!((bases, codes.len()), (expected.iter().map(String::as_str).collect(), 1), "at {host}");
         // The server's owner needs no more than before.
         let (code, out, said) = place.client(&["status", "--json"]);
         assert_eq!(code, 0, "{said}");
         assert_eq!(serde_json::from_str::<Value>(&out).expect("JSON")["pipeline"]["state"], "running");
         place.client(&["stop", "--now"]);
-        let session = r#"{"session":{"may":"act","token_needed":true,"expires_at":null}}"#;
+        let session = r#"{"session":{"may":"act","token_needed":true,"expires_at":null,"id":null}}"#;
         assert!(ask(to, port, &format!("GET /api/session HTTP/1.1\r\nHost: {own}{with}")).ends_with(session));
     }
 }

@@ -9,6 +9,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::thread;
 
+use crate::support::login::LogIn;
 use crate::support::wire::Wire;
 use crate::support::{Answer, DEADLINE, Place, acts, example, reads, until_true};
 use autoappdev::api::routes::{Method, Route};
@@ -43,25 +44,20 @@ fn ask(place: &Place, method: &str, path: &str, fields: &[(&str, &str)], body: &
     ask_from("127.0.0.1", place, method, path, fields, body)
 }
 
-/// Logs in from an address; the cookie's `name=value`.
-fn log_in_from(source: &str, place: &Place, token: &str) -> String {
-    let answer = ask_from(source, place, "POST", "/api/login", &[], &json!({ "token": token }).to_string());
-    assert_eq!(answer.status, 200, "{}", answer.body);
-    let cookie = answer.header("Set-Cookie").expect("a cookie");
-    for part in ["; HttpOnly", "; SameSite=Strict", "; Path=/", "; Max-Age=2592000"] {
-        assert!(cookie.contains(part), "{cookie}");
-    }
-    cookie.split(';').next().expect("a pair").to_owned()
+/// Logs in from an address.
+fn log_in_from(source: &str, place: &Place, token: &str) -> LogIn {
+    LogIn::of(&ask_from(source, place, "POST", "/api/login", &[], &json!({ "token": token }).to_string()))
 }
 
-fn log_in(place: &Place, token: &str) -> String {
+fn log_in(place: &Place, token: &str) -> LogIn {
     log_in_from("127.0.0.1", place, token)
 }
 
 #[test]
 fn in_no_state_does_anybody_act_without_the_token_or_look_without_one() {
     let place = closed_place();
-    let (read_cookie, read_bearer) = (log_in(&place, READ_TOKEN), format!("Bearer {READ_TOKEN}"));
+    let (read_log_in, read_bearer) = (log_in(&place, READ_TOKEN), format!("Bearer {READ_TOKEN}"));
+    let readers = [read_log_in.fields().to_vec(), vec![("Authorization", read_bearer.as_str())]];
     let look = |what: &str| {
         let before = place.footprint();
         for path in acts().iter().map(String::as_str).chain(["/api/nothing"]) {
@@ -69,6 +65,8 @@ fn in_no_state_does_anybody_act_without_the_token_or_look_without_one() {
                 let nobody: &[&[(&str, &str)]] = &[
                     &[],
                     &[("Cookie", "autoappdev=act.9999999999.00")],
+                    &[("Cookie", &read_log_in.cookie)],
+                    &[("X-AutoAppDev-Proof", &read_log_in.proof)],
                     &[("Authorization", "Basic Og==")],
                     &[("Authorization", TOKEN)],
                     &[("X-Token", TOKEN)],
@@ -86,8 +84,8 @@ fn in_no_state_does_anybody_act_without_the_token_or_look_without_one() {
                 }
                 let query = format!("{path}?token={TOKEN}&access_token={TOKEN}");
                 assert_eq!(ask(&place, "POST", &query, &[], body).status, 401, "{what}: a token in an address is none");
-                for fields in [("Cookie", read_cookie.as_str()), ("Authorization", &read_bearer)] {
-                    let answer = ask(&place, "POST", path, &[fields], body);
+                for fields in &readers {
+                    let answer = ask(&place, "POST", path, fields, body);
                     assert_eq!((answer.status, answer.error()), (403, "read_only"), "{what}: {path} {body}");
                 }
             }
@@ -106,10 +104,10 @@ fn in_no_state_does_anybody_act_without_the_token_or_look_without_one() {
                 // Whom it serves it does not leave.
                 continue;
             }
-            let told = place.get(path);
-            for fields in [("Cookie", read_cookie.as_str()), ("Authorization", &read_bearer)] {
-                let answer = ask(&place, "GET", path, &[fields], "");
-                assert_eq!(answer.status, told.status, "{what}: {path}");
+            let told = if route == Route::Sessions { 403 } else { place.get(path).status };
+            for fields in &readers {
+                let answer = ask(&place, "GET", path, fields, "");
+                assert_eq!(answer.status, told, "{what}: {path}");
             }
         }
         assert_eq!(place.footprint(), before, "{what}: nothing has changed");
@@ -120,16 +118,18 @@ fn in_no_state_does_anybody_act_without_the_token_or_look_without_one() {
     place.act("pause").ok();
     look("paused");
     // And who has the right one acts, by each way.
-    let cookie = log_in(&place, TOKEN);
-    assert_eq!(ask(&place, "POST", "/api/pipeline/resume", &[("Cookie", &cookie)], "{}").status, 200);
+    let log_in = log_in(&place, TOKEN);
+    assert_eq!(ask(&place, "POST", "/api/pipeline/resume", &log_in.fields(), "{}").status, 200);
     let bearer = format!("bearer  {TOKEN}");
     assert_eq!(ask(&place, "POST", "/api/pipeline/stop", &[("Authorization", &bearer)], "").status, 200);
 }
 
 #[test]
-fn a_cookie_alone_does_not_make_another_page_an_own_one() {
+fn a_session_does_not_make_another_page_an_own_one() {
     let place = closed_place();
-    let cookie = log_in(&place, TOKEN);
+    let log_in = log_in(&place, TOKEN);
+    let with = |fields: &[(&'static str, &'static str)]| [&log_in.fields()[..], fields].concat();
+    let lines = format!("Cookie: {}\r\nX-AutoAppDev-Proof: {}\r\n", log_in.cookie, log_in.proof);
     place.start();
     let before = place.footprint();
     for fields in [
@@ -140,7 +140,7 @@ fn a_cookie_alone_does_not_make_another_page_an_own_one() {
     ] {
         for &route in Route::ALL.iter().filter(|route| route.spec().method == Method::Post) {
             let path = &example(route);
-            let answer = ask(&place, "POST", path, &[("Cookie", &cookie), fields], "{}");
+            let answer = ask(&place, "POST", path, &with(&[fields]), "{}");
             assert_eq!((answer.status, answer.error()), (403, "origin_not_allowed"), "{path} {fields:?}");
             assert_eq!(answer.header("Set-Cookie"), None);
         }
@@ -148,18 +148,18 @@ fn a_cookie_alone_does_not_make_another_page_an_own_one() {
     let mut wire = place.wire();
     let form = "token=x";
     wire.send(format!(
-        "POST /api/pipeline/stop HTTP/1.1\r\nHost: localhost\r\nCookie: {cookie}\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: {}\r\n\r\n{form}",
+        "POST /api/pipeline/stop HTTP/1.1\r\nHost: localhost\r\n{lines}Content-Type: application/x-www-form-urlencoded\r\nContent-Length: {}\r\n\r\n{form}",
         form.len()
     ));
     assert_eq!(wire.answer().error(), "unsupported_media_type");
     let mut wire = place.wire();
-    wire.send(format!("POST /api/pipeline/stop HTTP/1.1\r\nHost: evil.example\r\nCookie: {cookie}\r\n\r\n"));
+    wire.send(format!("POST /api/pipeline/stop HTTP/1.1\r\nHost: evil.example\r\n{lines}\r\n"));
     assert_eq!(wire.answer().error(), "host_not_allowed", "a bent name, with the cookie");
     let answer = ask(
         &place,
         "GET",
         "/api/pipeline",
-        &[("Cookie", &cookie), ("Origin", "http://evil.example"), ("Upgrade", "websocket"), ("Connection", "Upgrade")],
+        &with(&[("Origin", "http://evil.example"), ("Upgrade", "websocket"), ("Connection", "Upgrade")]),
         "",
     );
     assert_eq!((answer.status, answer.error()), (403, "origin_not_allowed"));
@@ -175,12 +175,13 @@ fn a_neighbours_page_acts_with_its_own_token_or_not_at_all() {
     place.set_env("AUTOAPPDEV_ALLOW_HOST", "board.example");
     place.use_token(TOKEN);
     place.start_server();
-    let cookie = log_in(&place, TOKEN);
-    let (cookie, neighbour) = (("Cookie", cookie.as_str()), ("Origin", "http://localhost:3000"));
+    let log_in = log_in(&place, TOKEN);
+    let (own, neighbour) = (log_in.fields(), ("Origin", "http://localhost:3000"));
     let before = place.footprint();
-    for fields in [&[cookie, neighbour][..], &[cookie, neighbour, ("Sec-Fetch-Site", "same-site")]] {
+    // Even if it knew the proof, which stands in the storage of another origin.
+    for fields in [[&own[..], &[neighbour]].concat(), [&own[..], &[neighbour, ("Sec-Fetch-Site", "same-site")]].concat()] {
         for (method, path) in [("POST", "/api/pipeline/start"), ("GET", "/api/pipeline"), ("GET", "/api/events")] {
-            let answer = ask(&place, method, path, fields, "");
+            let answer = ask(&place, method, path, &fields, "");
             assert_eq!((answer.status, answer.error()), (401, "unauthorized"), "{method} {path} {fields:?}");
         }
     }
@@ -189,10 +190,11 @@ fn a_neighbours_page_acts_with_its_own_token_or_not_at_all() {
     assert_eq!(ask(&place, "POST", "/api/pipeline/start", &[neighbour, ("Authorization", &bearer)], "").status, 200);
     // The own page by a proxy that speaks TLS: the Host is passed on, or the browser's word for it is.
     let mut wire = place.wire();
-    let fields = format!("Cookie: {}\r\nOrigin: https://board.example\r\n", cookie.1);
+    let lines = format!("Cookie: {}\r\nX-AutoAppDev-Proof: {}\r\n", log_in.cookie, log_in.proof);
+    let fields = format!("{lines}Origin: https://board.example\r\n");
     wire.send(format!("POST /api/pipeline/pause HTTP/1.1\r\nHost: board.example\r\n{fields}\r\n"));
     assert_eq!(wire.answer().status, 200);
-    let by_tls = [cookie, ("Origin", "https://board.example"), ("Sec-Fetch-Site", "same-origin")];
+    let by_tls = [own[0], own[1], ("Origin", "https://board.example"), ("Sec-Fetch-Site", "same-origin")];
     assert_eq!(ask(&place, "POST", "/api/pipeline/stop", &by_tls, "").status, 200);
 }
 
@@ -200,7 +202,7 @@ fn a_neighbours_page_acts_with_its_own_token_or_not_at_all() {
 fn guessing_is_slowed_down_for_who_guesses_alone() {
     let place = closed_place();
     let (guesser, other) = ("127.0.0.2", "127.0.0.3");
-    let cookie = log_in_from(guesser, &place, TOKEN);
+    let log_in = log_in_from(guesser, &place, TOKEN);
     let bearer = format!("Bearer {TOKEN}");
     let look = |from: &str, bearer: &str| ask_from(from, &place, "GET", "/api/pipeline", &[("Authorization", bearer)], "");
     let wrong = |guess: u32| {
@@ -212,25 +214,9 @@ fn guessing_is_slowed_down_for_who_guesses_alone() {
     assert_eq!((refused.status, refused.error()), (429, "too_many_tries"));
     assert!(refused.header("Retry-After").is_some_and(|wait| (1..=300).contains(&wait.parse::<u64>().expect("seconds"))));
     assert_eq!(look(other, &bearer).status, 200, "another address does not wait");
-    let with_cookie = ask_from(guesser, &place, "GET", "/api/pipeline", &[("Cookie", &cookie)], "");
-    assert_eq!(with_cookie.status, 200, "who is logged in does not wait either");
+    let with_session = ask_from(guesser, &place, "GET", "/api/pipeline", &log_in.fields(), "");
+    assert_eq!(with_session.status, 200, "who is logged in does not wait either");
     until_true("the wait has an end", || look(guesser, &bearer).status == 200);
-}
-
-#[test]
-fn a_log_in_outlives_the_server_and_ends_with_the_token() {
-    let mut place = closed_place();
-    let (cookie, read_cookie) = (log_in(&place, TOKEN), log_in(&place, READ_TOKEN));
-    let status = |place: &Place, cookie: &str| ask(place, "GET", "/api/pipeline", &[("Cookie", cookie)], "").status;
-    place.restart_server();
-    assert_eq!((status(&place, &cookie), status(&place, &read_cookie)), (200, 200));
-    place.kill_server();
-    place.use_token("another-token-that-acts");
-    place.start_server();
-    for _ in 0..20 {
-        assert_eq!((status(&place, &cookie), status(&place, &read_cookie)), (401, 200));
-    }
-    log_in(&place, "another-token-that-acts");
 }
 
 #[test]
@@ -392,7 +378,7 @@ fn no_secret_is_in_a_log_a_record_an_answer_or_a_process() {
         let token = if is_made { kept("token") } else { TOKEN.to_owned() };
         let session_key = kept("session-key");
         place.bring_token(&token);
-        let (cookie, read_cookie) = (log_in(&place, &token), log_in(&place, READ_TOKEN));
+        let (log_in, reader) = (log_in(&place, &token), log_in(&place, READ_TOKEN));
         let secret_of_the_script = "known-to-the-script-only-5512";
 
         // Everything is said that may be written down somewhere: wrong tokens, tokens in wrong places, broken requests.
@@ -401,7 +387,11 @@ fn no_secret_is_in_a_log_a_record_an_answer_or_a_process() {
         for _ in 0..7 {
             ask_from("127.0.0.9", &place, "POST", "/api/login", &[], &json!({ "token": wrong }).to_string());
         }
-        ask(&place, "GET", &format!("/api/pipeline?token={token}"), &[("Cookie", &cookie)], "");
+        ask(&place, "GET", &format!("/api/pipeline?token={token}"), &log_in.fields(), "");
+        // A download brings its proof in the address.
+        let download = format!("/api/runs/{run_id}/log?download=1&proof={}", log_in.download_proof);
+        assert_eq!(ask(&place, "GET", &download, &[("Cookie", &log_in.cookie)], "").status, 200);
+        let code = place.post("/api/pair", json!({})).ok()["code"].as_str().expect("a code").to_owned();
         ask(&place, "POST", "/api/login", &[], &format!("{{\"token\":\"{token}"));
         ask(&place, "GET", "/api/runs?limit=x", &[("Authorization", &format!("Bearer {token}"))], "");
         let mut wire = place.wire();
@@ -412,7 +402,10 @@ fn no_secret_is_in_a_log_a_record_an_answer_or_a_process() {
         });
         let shim = place.shim_pid(run_id);
 
-        let secrets = [token.as_str(), READ_TOKEN, &session_key, &cookie, &read_cookie, wrong];
+        let of_log_ins = [&log_in, &reader].into_iter().flat_map(|it| [&it.cookie, &it.proof, &it.download_proof]);
+        // Of a cookie its secret: its id stands in the list of sessions.
+        let of_log_ins = of_log_ins.map(|text| text.rsplit('.').next().expect("a part"));
+        let secrets: Vec<&str> = [token.as_str(), READ_TOKEN, &session_key, &code, wrong].into_iter().chain(of_log_ins).collect();
         let look = |what: &str, bytes: &[u8], own: &[&str]| {
             for secret in secrets.iter().chain(&[secret_of_the_script]).filter(|secret| !own.contains(secret)) {
                 assert!(!holds(bytes, secret), "{secret} is in {what}");

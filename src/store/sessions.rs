@@ -1,0 +1,152 @@
+//! The table of sessions: who is logged in, by digests that lead neither to a cookie nor to a token.
+//!
+//! Only `web/auth` decides what holds; this file keeps it. A change is one transaction, so if killed here a session is there or not.
+
+use rusqlite::Row;
+
+use super::connection::Store;
+use super::error::StoreError;
+use crate::api::session::Role;
+use crate::clock::Timestamp;
+
+/// A row of `sessions`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionRow {
+    /// By which it is listed and ended. No secret.
+    pub id: String,
+    /// The digest of the cookie's secret, 64 hexadecimal digits.
+    pub secret: String,
+    /// What it may do.
+    pub role: Role,
+    /// The fingerprint of the token that it came from, 64 hexadecimal digits.
+    pub made_with: String,
+    /// When it began.
+    pub created_at: Timestamp,
+    /// When it was last used, by the hour.
+    pub used_at: Timestamp,
+    /// When it ends unless it is renewed.
+    pub expires_at: Timestamp,
+    /// When it ends in any case.
+    pub ends_at: Timestamp,
+    /// The address that it came from.
+    pub address: String,
+    /// What the browser calls itself.
+    pub user_agent: String,
+}
+
+impl SessionRow {
+    fn of(row: &Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self {
+            id: row.get("id")?,
+            secret: row.get("secret")?,
+            role: row.get("role")?,
+            made_with: row.get("made_with")?,
+            created_at: row.get("created_at")?,
+            used_at: row.get("used_at")?,
+            expires_at: row.get("expires_at")?,
+            ends_at: row.get("ends_at")?,
+            address: row.get("address")?,
+            user_agent: row.get("user_agent")?,
+        })
+    }
+}
+
+impl Store {
+    /// Every session that was not ended, the oldest first. Some may have expired.
+    pub fn sessions(&self) -> Result<Vec<SessionRow>, StoreError> {
+        self.read(|conn| {
+            conn.prepare_cached("SELECT * FROM sessions ORDER BY created_at, id")?.query_map((), SessionRow::of)?.collect()
+        })
+    }
+
+    /// Begins a session and ends those that make room for it.
+    pub fn begin_session(&mut self, new: &SessionRow, ended: &[String]) -> Result<(), StoreError> {
+        self.write(|tx| {
+            for id in ended {
+                tx.prepare_cached("DELETE FROM sessions WHERE id = ?1")?.execute([id])?;
+            }
+            tx.prepare_cached(
+                "INSERT INTO sessions (id, secret, role, made_with, created_at, used_at, expires_at, ends_at, address, user_agent)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+            )?
+            .execute((
+                &new.id,
+                &new.secret,
+                new.role,
+                &new.made_with,
+                new.created_at,
+                new.used_at,
+                new.expires_at,
+                new.ends_at,
+                &new.address,
+                &new.user_agent,
+            ))?;
+            Ok(())
+        })
+    }
+
+    /// Ends these; one that is not there has ended.
+    pub fn end_sessions(&mut self, ids: &[String]) -> Result<(), StoreError> {
+        self.write(|tx| {
+            for id in ids {
+                tx.prepare_cached("DELETE FROM sessions WHERE id = ?1")?.execute([id])?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Records that a session was used, and until when it holds. One that has ended stays so.
+    pub fn note_session(&mut self, id: &str, used_at: Timestamp, expires_at: Timestamp) -> Result<(), StoreError> {
+        self.write(|tx| {
+            tx.prepare_cached("UPDATE sessions SET used_at = ?2, expires_at = ?3 WHERE id = ?1")?
+                .execute((id, used_at, expires_at))?;
+            Ok(())
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(id: &str) -> SessionRow {
+        let at = |ms| Timestamp::from_unix_ms(ms);
+        SessionRow {
+            id: id.to_owned(),
+            secret: "a".repeat(64),
+            role: Role::Viewer,
+            made_with: "b".repeat(64),
+            created_at: at(1000),
+            used_at: at(2000),
+            expires_at: at(3000),
+            ends_at: at(4000),
+            address: "192.0.2.1".to_owned(),
+            user_agent: "a browser".to_owned(),
+        }
+    }
+
+    #[test]
+    fn session_is_kept_noted_and_ended() {
+        let mut store = Store::in_memory();
+        store.begin_session(&row("one"), &[]).expect("kept");
+        store.begin_session(&row("two"), &["none".to_owned()]).expect("kept");
+        assert_eq!(store.sessions().expect("read"), [row("one"), row("two")]);
+        assert!(store.begin_session(&row("one"), &[]).is_err(), "an id is one session's");
+        let (used_at, expires_at) = (Timestamp::from_unix_ms(2500), Timestamp::from_unix_ms(3500));
+        store.note_session("two", used_at, expires_at).expect("noted");
+        store.note_session("none", used_at, expires_at).expect("nothing to note");
+        assert_eq!(store.sessions().expect("read"), [row("one"), SessionRow { used_at, expires_at, ..row("two") }]);
+        assert!(store.note_session("two", used_at, Timestamp::from_unix_ms(4001)).is_err(), "none lasts beyond its end");
+        store.begin_session(&row("three"), &["one".to_owned()]).expect("kept");
+        store.end_sessions(&["two".to_owned(), "none".to_owned()]).expect("ended");
+        assert_eq!(store.sessions().expect("read"), [row("three")]);
+    }
+
+    #[test]
+    fn role_of_a_newer_version_is_an_error_and_not_a_default() {
+        let mut store = Store::in_memory();
+        store.begin_session(&row("one"), &[]).expect("kept");
+        store.execute("UPDATE sessions SET role = 'owner'");
+        assert!(store.sessions().is_err());
+    }
+}

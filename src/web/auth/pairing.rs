@@ -1,0 +1,90 @@
+//! One-time codes: what `autoappdev pair` puts into a link in place of a token.
+//!
+//! They are in memory only, so a restart of the server ends all of them. A browser keeps a link in its history; what is there logs nobody
+//! in any more. No rule here slows down guesses, because a code of 120 bits that is good for ten minutes cannot be guessed.
+
+use std::io;
+use std::time::Duration;
+
+use super::keys::{Keys, Of};
+use crate::api::session::Role;
+use crate::config::Token;
+use crate::random;
+
+/// How long a code is good, by the boot-time clock.
+pub(super) const CODE_LIFETIME: Duration = Duration::from_mins(10);
+/// The most codes at once. Another one takes the place of the oldest.
+const CODES_MAX: usize = 8;
+
+/// A code that nobody has used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Code {
+    digest: String,
+    pub(super) role: Role,
+    good_until: Duration,
+}
+
+/// The codes that are good. Times are since boot.
+#[derive(Debug, Default)]
+pub(super) struct Codes(Vec<Code>);
+
+impl Codes {
+    /// Makes a code and returns it.
+    pub(super) fn make(&mut self, keys: &Keys, role: Role, now: Duration) -> io::Result<String> {
+        let text = Token::made_of(random::bytes()?).expose().to_owned();
+        self.0.retain(|code| now < code.good_until);
+        if self.0.len() >= CODES_MAX {
+            self.0.remove(0);
+        }
+        self.0.push(Code { digest: keys.digest(Of::Code, &text), role, good_until: now + CODE_LIFETIME });
+        Ok(text)
+    }
+
+    /// Takes the code with this text: of two that come with the same one, one gets it.
+    pub(super) fn take(&mut self, keys: &Keys, text: &str, now: Duration) -> Option<Code> {
+        self.0.retain(|code| now < code.good_until);
+        let found = self.0.iter().position(|code| keys.is(Of::Code, text, &code.digest))?;
+        Some(self.0.remove(found))
+    }
+
+    /// Gives a code back that was not used after all.
+    pub(super) fn give_back(&mut self, code: Code) {
+        if self.0.len() < CODES_MAX {
+            self.0.insert(0, code);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Duration = Duration::from_secs(1000);
+
+    fn keys() -> Keys {
+        Keys::new(&Token::new("the-key-of-sessions").expect("good"))
+    }
+
+    #[test]
+    fn code_is_good_once_and_for_ten_minutes() {
+        let (keys, mut codes) = (keys(), Codes::default());
+        let first = codes.make(&keys, Role::Viewer, NOW).expect("made");
+        let second = codes.make(&keys, Role::Operator, NOW).expect("made");
+        assert!(first != second && first.len() >= 24);
+        assert_eq!(codes.take(&keys, &first, NOW).map(|code| code.role), Some(Role::Viewer));
+        assert_eq!(codes.take(&keys, &first, NOW), None, "it was used");
+        assert_eq!(codes.take(&keys, "", NOW), None);
+        let taken =
+            codes.take(&keys, &second, NOW + CODE_LIFETIME.saturating_sub(Duration::from_millis(1))).expect("the last moment");
+        codes.give_back(taken);
+        assert_eq!(codes.take(&keys, &second, NOW + CODE_LIFETIME), None, "it has expired");
+    }
+
+    #[test]
+    fn only_the_latest_codes_are_good() {
+        let (keys, mut codes) = (keys(), Codes::default());
+        let made: Vec<String> = (0..=CODES_MAX).map(|_| codes.make(&keys, Role::Operator, NOW).expect("made")).collect();
+        assert_eq!(codes.take(&keys, &made[0], NOW), None);
+        assert!(made[1..].iter().all(|text| codes.take(&keys, text, NOW).is_some()));
+    }
+}

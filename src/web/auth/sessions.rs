@@ -1,0 +1,317 @@
+//! Who is logged in: the sessions, in memory for each request, and in the database for the next server.
+//!
+//! A cookie alone shows nothing. A browser sends it to every port of the host, and so to whoever serves another one; what only our page has
+//! is the proof, which stands in its storage, and that is bound to the port. Both are derived from the session's secret, of which only a
+//! digest is kept.
+//!
+//! A log-in is stored before it is answered. If killed there, the session is in the list and nobody has its cookie. A session that ends does so in memory
+//! first; where that cannot be stored, it is tried again with each later change.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rouille::Request;
+
+use super::keys::{Keys, Of};
+use crate::api::session::{ListedSession, Role};
+use crate::clock::Timestamp;
+use crate::config::Token;
+use crate::lock::lock;
+use crate::random;
+use crate::store::{SessionRow, WorkError, Writer};
+
+/// How long a session lasts that is not renewed.
+const LIFETIME: Duration = Duration::from_hours(30 * 24);
+/// How long one lasts at most, however often it is renewed.
+const AGE_MAX: Duration = Duration::from_hours(90 * 24);
+/// How often its use is stored: a board's flash wears.
+const NOTE_EVERY: Duration = Duration::from_hours(1);
+/// The most sessions of each role. Another one takes the place of the one that was not used for longest; viewers take none from operators.
+const SESSIONS_MAX: usize = 32;
+/// How much of what a browser calls itself is kept, in bytes.
+const USER_AGENT_BYTES: usize = 200;
+/// The letters of an id, with a dash in the middle.
+const ID_LETTERS: usize = 9;
+
+/// A session that was begun and not ended. It may have expired.
+#[derive(Debug)]
+pub(in crate::web) struct Session {
+    /// What was stored when it began. Times that change are beside it.
+    row: SessionRow,
+    used_ms: AtomicI64,
+    stored_ms: AtomicI64,
+    expires_ms: AtomicI64,
+    has_ended: AtomicBool,
+}
+
+impl Session {
+    fn of(row: SessionRow) -> Self {
+        let (used, expires) = (row.used_at.unix_ms(), row.expires_at.unix_ms());
+        Self { row, used_ms: used.into(), stored_ms: used.into(), expires_ms: expires.into(), has_ended: AtomicBool::new(false) }
+    }
+
+    pub(in crate::web) fn id(&self) -> &str {
+        &self.row.id
+    }
+
+    pub(in crate::web) fn role(&self) -> Role {
+        self.row.role
+    }
+
+    pub(in crate::web) fn expires_at(&self) -> Timestamp {
+        Timestamp::from_unix_ms(self.expires_ms.load(Ordering::Relaxed))
+    }
+
+    fn used_at(&self) -> Timestamp {
+        Timestamp::from_unix_ms(self.used_ms.load(Ordering::Relaxed))
+    }
+
+    /// Whether it was ended or has expired.
+    pub(in crate::web) fn is_over(&self, now: Timestamp) -> bool {
+        self.has_ended.load(Ordering::SeqCst) || now >= self.expires_at()
+    }
+}
+
+/// Where a request may have its proof.
+#[derive(Clone, Copy, Debug, Default)]
+pub(in crate::web) struct Proofs<'r> {
+    /// In the header field of the page's own requests.
+    pub(in crate::web) field: Option<&'r str>,
+    /// In the query of a link to a log. Only routes that are links give it.
+    pub(in crate::web) link: Option<&'r str>,
+}
+
+/// What a log-in gives.
+pub(in crate::web) struct Begun {
+    pub(in crate::web) role: Role,
+    pub(in crate::web) set_cookie: String,
+    pub(in crate::web) proof: String,
+    pub(in crate::web) download_proof: String,
+}
+
+/// Who logs in.
+#[derive(Clone, Debug)]
+pub(super) struct Newcomer<'a> {
+    pub(super) role: Role,
+    pub(super) address: String,
+    pub(super) user_agent: &'a str,
+    /// The session of the same browser, which the new one replaces.
+    pub(super) replaced: Option<Arc<Session>>,
+}
+
+/// The sessions of a server.
+pub(super) struct Sessions {
+    /// The fingerprints of the tokens.
+    acts: String,
+    looks: String,
+    live: Mutex<Vec<Arc<Session>>>,
+    /// Those that have ended but are still stored.
+    unrecorded: Mutex<BTreeSet<String>>,
+    writer: Writer,
+    /// Called when a session was ended, so that whoever waits on its behalf looks.
+    wake: Box<dyn Fn() + Send + Sync>,
+}
+
+impl Sessions {
+    /// Takes over what is stored. What was made with another token ends here, and so does what has expired.
+    pub(super) fn load(
+        keys: &Keys,
+        tokens: (&Token, &Token),
+        now: Timestamp,
+        writer: Writer,
+        wake: Box<dyn Fn() + Send + Sync>,
+    ) -> Result<Self, WorkError> {
+        let [acts, looks] = [tokens.0, tokens.1].map(|token| keys.digest(Of::Token, token.expose()));
+        let rows = writer.write(|store| store.sessions())?;
+        let this = Self { acts, looks, live: Mutex::default(), unrecorded: Mutex::default(), writer, wake };
+        let (kept, ended): (Vec<_>, Vec<_>) =
+            rows.into_iter().partition(|row| row.made_with == this.made_with(row.role) && now < row.expires_at);
+        *lock(&this.live) = kept.into_iter().map(|row| Arc::new(Session::of(row))).collect();
+        lock(&this.unrecorded).extend(ended.into_iter().map(|row| row.id));
+        this.make_room();
+        if let Err(error) = this.record_ends() {
+            // They are not let in, and are removed with the next change that is stored.
+            ::log::warn!("sessions that have ended are still stored: failed to {error}");
+        }
+        Ok(this)
+    }
+
+    fn made_with(&self, role: Role) -> &str {
+        match role {
+            Role::Operator => &self.acts,
+            Role::Viewer => &self.looks,
+        }
+    }
+
+    /// The session that a request shows: by a cookie and the proof that belongs to it.
+    pub(super) fn of(&self, keys: &Keys, request: &Request, proofs: Proofs<'_>, now: Timestamp) -> Option<Arc<Session>> {
+        if proofs.field.is_none() && proofs.link.is_none() {
+            return None;
+        }
+        keys.cookies(request).find_map(|value| {
+            let (id, secret) = value.split_once('.')?;
+            let session = lock(&self.live).iter().find(|session| session.row.id == id).cloned()?;
+            let holds = !session.is_over(now)
+                && keys.is(Of::Secret, secret, &session.row.secret)
+                && (proofs.field.is_some_and(|proof| keys.is(Of::Proof, value, proof))
+                    || proofs.link.is_some_and(|proof| keys.is(Of::DownloadProof, value, proof)));
+            holds.then_some(session)
+        })
+    }
+
+    /// Begins a session. It is stored when this returns.
+    pub(super) fn begin(&self, keys: &Keys, who: &Newcomer<'_>, now: Timestamp) -> Result<Begun, BeginError> {
+        let text = || random::bytes().map(|bytes| Token::made_of(bytes).expose().to_owned());
+        let (id, secret) = (text()?[..ID_LETTERS].to_owned(), text()?);
+        let row = SessionRow {
+            secret: keys.digest(Of::Secret, &secret),
+            role: who.role,
+            made_with: self.made_with(who.role).to_owned(),
+            created_at: now,
+            used_at: now,
+            expires_at: now.after(LIFETIME),
+            ends_at: now.after(AGE_MAX),
+            address: who.address.clone(),
+            user_agent: printable(who.user_agent),
+            id: id.clone(),
+        };
+        let mut ended: Vec<String> = lock(&self.unrecorded).iter().cloned().collect();
+        ended.extend(who.replaced.iter().map(|session| session.row.id.clone()));
+        ended.extend(lock(&self.live).iter().filter(|session| session.is_over(now)).map(|session| session.row.id.clone()));
+        let (new, old) = (row.clone(), ended.clone());
+        self.writer.write(move |store| store.begin_session(&new, &old))?;
+        lock(&self.unrecorded).retain(|id| !ended.contains(id));
+        lock(&self.live).push(Arc::new(Session::of(row)));
+        self.end_in_memory(|session| ended.contains(&session.row.id));
+        self.make_room();
+        if let Err(error) = self.record_ends() {
+            ::log::warn!("a session that was ended to make room is still stored: failed to {error}");
+        }
+        let value = format!("{id}.{secret}");
+        Ok(Begun {
+            role: who.role,
+            set_cookie: keys.set_cookie(&value, LIFETIME.as_secs()),
+            proof: keys.digest(Of::Proof, &value),
+            download_proof: keys.digest(Of::DownloadProof, &value),
+        })
+    }
+
+    /// Ends the sessions of each role that are too many, in memory.
+    fn make_room(&self) {
+        for role in Role::ALL {
+            let mut of_role: Vec<_> = lock(&self.live).iter().filter(|session| session.row.role == *role).cloned().collect();
+            of_role.sort_by_key(|session| std::cmp::Reverse(session.used_at()));
+            let ids: BTreeSet<String> = of_role.into_iter().skip(SESSIONS_MAX).map(|session| session.row.id.clone()).collect();
+            if !ids.is_empty() {
+                self.end_in_memory(|session| ids.contains(&session.row.id));
+                lock(&self.unrecorded).extend(ids);
+            }
+        }
+    }
+
+    /// Notes that a session is used, and stores that now and then.
+    pub(super) fn note_use(&self, session: &Session, now: Timestamp) {
+        let (now_ms, note_every) = (now.unix_ms(), i64::try_from(NOTE_EVERY.as_millis()).unwrap_or(i64::MAX));
+        session.used_ms.store(now_ms, Ordering::Relaxed);
+        let stored_ms = session.stored_ms.load(Ordering::Relaxed);
+        // A clock that was set back is stored as well.
+        let is_due = now_ms.abs_diff(stored_ms) >= note_every.unsigned_abs();
+        if is_due && session.stored_ms.compare_exchange(stored_ms, now_ms, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+            let (id, expires_at) = (session.row.id.clone(), session.expires_at());
+            // Nobody waits for it, and the next hour brings it again.
+            let _nobody_waits = self.writer.begin(move |store| store.note_session(&id, now, expires_at));
+        }
+    }
+
+    /// The cookie by which a browser keeps a session for longer, once half of its time is over; none before that, at the end of its age, and
+    /// where it cannot be stored.
+    pub(super) fn renew(&self, keys: &Keys, request: &Request, session: &Session, now: Timestamp) -> Option<String> {
+        let expires_at = now.after(LIFETIME).min(session.row.ends_at);
+        let is_half_over = now.after(LIFETIME / 2) > session.expires_at();
+        if !is_half_over || expires_at <= session.expires_at() {
+            return None;
+        }
+        let value = keys.cookies(request).find(|value| {
+            value
+                .split_once('.')
+                .is_some_and(|(id, secret)| id == session.row.id && keys.is(Of::Secret, secret, &session.row.secret))
+        })?;
+        let id = session.row.id.clone();
+        if let Err(error) = self.writer.write(move |store| store.note_session(&id, now, expires_at)) {
+            ::log::warn!("a session was not renewed: failed to {error}");
+            return None;
+        }
+        session.expires_ms.store(expires_at.unix_ms(), Ordering::Relaxed);
+        session.stored_ms.store(now.unix_ms(), Ordering::Relaxed);
+        let lifetime_ms = expires_at.unix_ms().saturating_sub(now.unix_ms());
+        Some(keys.set_cookie(value, u64::try_from(lifetime_ms / 1000).unwrap_or(0)))
+    }
+
+    /// Ends those that are chosen, at once; how many. An error means that they are over, and still stored.
+    pub(super) fn end(&self, is_chosen: impl Fn(&Session) -> bool) -> Result<usize, WorkError> {
+        let ended = self.end_in_memory(is_chosen);
+        let count = ended.len();
+        lock(&self.unrecorded).extend(ended);
+        self.record_ends()?;
+        Ok(count)
+    }
+
+    /// Removes what has ended from the database.
+    pub(super) fn record_ends(&self) -> Result<(), WorkError> {
+        let ids: Vec<String> = lock(&self.unrecorded).iter().cloned().collect();
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let removed = ids.clone();
+        self.writer.write(move |store| store.end_sessions(&removed))?;
+        lock(&self.unrecorded).retain(|id| !ids.contains(id));
+        Ok(())
+    }
+
+    fn end_in_memory(&self, is_chosen: impl Fn(&Session) -> bool) -> Vec<String> {
+        let ended: Vec<Arc<Session>> = lock(&self.live).extract_if(.., |session| is_chosen(session)).collect();
+        for session in &ended {
+            session.has_ended.store(true, Ordering::SeqCst);
+        }
+        if !ended.is_empty() {
+            (self.wake)();
+        }
+        ended.iter().map(|session| session.row.id.clone()).collect()
+    }
+
+    /// Every session that holds, the latest used first.
+    pub(super) fn list(&self, own: Option<&str>, now: Timestamp) -> Vec<ListedSession> {
+        let mut live: Vec<Arc<Session>> = lock(&self.live).iter().filter(|session| !session.is_over(now)).cloned().collect();
+        live.sort_by_key(|session| std::cmp::Reverse(session.used_at()));
+        let listed = |session: &Arc<Session>| ListedSession {
+            id: session.row.id.clone(),
+            may: session.row.role,
+            created_at: session.row.created_at,
+            used_at: session.used_at(),
+            expires_at: session.expires_at(),
+            ends_at: session.row.ends_at,
+            address: session.row.address.clone(),
+            user_agent: session.row.user_agent.clone(),
+            is_own: own == Some(session.id()),
+        };
+        live.iter().map(listed).collect()
+    }
+}
+
+/// Why a session was not begun. Nothing of it is kept.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum BeginError {
+    #[error(transparent)]
+    Store(#[from] WorkError),
+    #[error("get random bytes: {0}")]
+    Random(#[from] io::Error),
+}
+
+/// What a stranger's browser calls itself, for a terminal: printable ASCII, and not much of it.
+fn printable(user_agent: &str) -> String {
+    let readable = user_agent.chars().map(|letter| if letter.is_ascii_graphic() || letter == ' ' { letter } else { '?' });
+    readable.take(USER_AGENT_BYTES).collect()
+}

@@ -1,0 +1,31 @@
+//! A page's log-in, made by hand: the cookie and the proof that belongs to it.
+
+use super::Answer;
+
+/// What a browser keeps of a log-in.
+#[derive(Clone, Debug)]
+pub struct LogIn {
+    /// `name=value`.
+    pub cookie: String,
+    pub proof: String,
+    pub download_proof: String,
+}
+
+impl LogIn {
+    /// Takes it from the answer of `POST /api/login`.
+    pub fn of(answer: &Answer) -> Self {
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        let cookie = answer.header("Set-Cookie").expect("a cookie");
+        for part in ["; HttpOnly", "; SameSite=Strict", "; Path=/", "; Max-Age=2592000"] {
+            assert!(cookie.contains(part), "{cookie}");
+        }
+        let [proof, download_proof] =
+            ["proof", "download_proof"].map(|key| answer.body[key].as_str().expect("a proof").to_owned());
+        Self { cookie: cookie.split(';').next().expect("a pair").to_owned(), proof, download_proof }
+    }
+
+    /// The header fields by which the page shows it.
+    pub fn fields(&self) -> [(&str, &str); 2] {
+        [("Cookie", &self.cookie), ("X-AutoAppDev-Proof", &self.proof)]
+    }
+}
