@@ -192,6 +192,7 @@ pub(super) struct PairArgs {
 
 #[derive(Debug, Args)]
 #[command(after_help = LOGS_HELP)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub(super) struct LogsArgs {
     /// Go on with new lines as they come, also across a restart of the server, until Ctrl-C or, with --run, the run's end
     #[arg(short, long)]

@@ -66,14 +66,14 @@ fn nodes_and_changes_of_a_colourful_log_are_limited() {
     let Some((browser, place)) = set_up("#!/bin/bash\n") else { return };
     open(&browser, &place);
     until_read(&browser);
-    let colourful: String = (0..1000).map(|n| format!("\u{1b}[3{}mx", 1 + n % 6)).collect();
+    let colours = |count: u32| (0..count).map(|n| format!("\u{1b}[3{}mx", 1 + n % 6)).collect::<Vec<_>>().concat();
+    let colourful = colours(1000);
     append(&browser, &vec![(colourful.clone(), false); 400]);
     wait_until("it is drawn", PATIENCE, || browser.script("return document.querySelectorAll('#log .row').length >= 100") == true);
     let nodes = browser.script("return document.querySelectorAll('#log *').length").as_u64().expect("a number");
     assert!((4_000..30_000).contains(&nodes), "{nodes} nodes");
     // As colourful as usual lines are, none of them loses a colour.
-    let usual: String = (0..60).map(|n| format!("\u{1b}[3{}mx", 1 + n % 6)).collect();
-    append(&browser, &vec![(usual, false); 400]);
+    append(&browser, &vec![(colours(60), false); 400]);
     wait_until("the last line is in colour", PATIENCE, || {
         browser.script(
             "const row = [...document.querySelectorAll('#log .row')].at(-1); return row.querySelectorAll('[class^=fg]').length",
@@ -143,7 +143,7 @@ fn direction_in_a_line_turns_only_that_line() {
            const box = (node) => { range.selectNodeContents(node); return range.getBoundingClientRect(); };
            const [time, text] = [box(row.firstChild), box(row.lastChild)];
            range.setStart(row.firstChild.firstChild, 0); range.setEnd(row.firstChild.firstChild, 1); const digit = range.getBoundingClientRect();
-           return [time.right <= text.left + 1, digit.left <= time.left + 1, Math.round(time.left), row.firstChild.textContent]; })",
+           return [time.right <= text.left + 1 && getComputedStyle(row.lastChild).unicodeBidi === 'isolate', digit.left <= time.left + 1, Math.round(time.left), row.firstChild.textContent]; })",
     );
     let places = places.as_array().expect("a list");
     for (place, text) in places.iter().zip(texts) {

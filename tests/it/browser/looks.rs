@@ -96,7 +96,7 @@ fn a_hundred_steps_leave_the_log_in_reach_of_a_thumb() {
     let Some((browser, place)) = set_up(&script) else { return };
     browser.be_a_phone(320, 640);
     place.start();
-    wait_until("the last is there", PATIENCE, || browser.text("steps").contains("turned round"));
+    wait_until("the last is there", PATIENCE, || browser.text("steps").contains(r"\u{202e}turned\u{2067} round"));
     let count = browser.script("return document.querySelectorAll('#steps li').length");
     assert!(count.as_u64() > Some(90), "{count}");
     let seen = browser.script(

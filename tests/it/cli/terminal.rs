@@ -100,7 +100,7 @@ fn attacked() -> (Place, i64) {
     let name = "attack\u{1b}[2J\u{9b}c\u{202e}.sh";
     // A program has no NUL in its text, nor in its arguments.
     let words = ATTACKS.map(|attack| attack.replace('\0', ""));
-    let steps: String = words.iter().map(|word| format!("echo '::step {word}'; echo '::progress 50 {word}'\n")).collect();
+    let steps = words.clone().map(|word| format!("echo '::step {word}'; echo '::progress 50 {word}'\n")).concat();
     let cut = "printf 'half\\x1b]0;t'; sleep 0.6; printf 'le\\a\\n'";
     place.script(name, &format!("#!/bin/bash\n{steps}cat '{}'\n{cut}\n", output.display()));
     let (_, run_id) = place.start_with(json!({"script": name, "cwd": folder, "args": words}));

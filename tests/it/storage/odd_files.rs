@@ -60,7 +60,10 @@ impl Serving {
         let out = place.folder().join("serve.out");
         let file = File::create(&out).expect("creates");
         let error = file.try_clone().expect("a copy");
-        let child = place.command().arg("serve").stdin(Stdio::null()).stdout(file).stderr(error).spawn().expect("spawns");
+        // One that read an endless file would otherwise take the machine's memory before the test sees it.
+        let mut command = place.command_of(Path::new("bash"));
+        command.args(["-c", "ulimit -v 12000000; exec \"$0\" serve", env!("CARGO_BIN_EXE_autoappdev")]);
+        let child = command.stdin(Stdio::null()).stdout(file).stderr(error).spawn().expect("spawns");
         Self { child, out }
     }
 
@@ -140,16 +143,7 @@ fn use_all(place: &Place, port: u16, what: &str) {
     ] {
         assert!(!get(port, path).is_empty(), "{path}: {what}");
     }
-    for args in [
-        &["status"][..],
-        &["runs"],
-        &["runs", "1"],
-        &["logs"],
-        &["logs", "--run", "1", "--lines", "all"],
-        &["logs", "--grep", "x"],
-        &["pair"],
-        &["check"],
-    ] {
+    for args in [&["status"][..], &["runs", "1"], &["logs", "--run", "1", "--lines", "all"], &["pair"], &["check"]] {
         let (_, said) = run(place, args, what);
         assert!(!said.contains("panicked"), "{args:?}: {what}: {said}");
     }
@@ -179,8 +173,8 @@ fn boots_among(kind: Kind) {
     let aside = place.folder().join("aside");
     fs::rename(place.runtime(), &aside).expect("moves");
     let foreign = place.folder().join("foreign");
-    // The end of a name that says that it is packed and a terabyte long.
-    let packed = "runs/1/log/00000000000000000000-00000001099511627776.log.gz".to_owned();
+    // Its name says how long the table at its end is: nearly 400 GB, which a hole of that size has.
+    let packed = "runs/1/log/00000000000000100000-00013000000000000000.log.gz".to_owned();
     let segment = format!(
         "runs/1/log/{}",
         fs::read_dir(aside.join("runs/1/log")).expect("there").next().expect("a segment").expect("there").file_name().display()
