@@ -61,7 +61,7 @@ pub(super) fn is_utf8(env: impl Fn(&str) -> Option<String>) -> bool {
 mod tests {
     use super::*;
 
-    const LINK: &str = "http://192.168.100.200:8788/#token=abcd-efgh-ijkm-npqr-stuv-wxyz";
+    const LINK: &str = "http://192.168.100.200:8788/#code=abcd-efgh-ijkm-npqr-stuv-wxyz";
 
     /// The modules as drawn: true is light.
     fn read(drawn: &str, is_utf8: bool) -> Vec<Vec<bool>> {

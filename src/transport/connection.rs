@@ -9,6 +9,7 @@ use rouille::{Request, Response};
 use rustix::net::Shutdown;
 
 use super::body::Chunks;
+use super::cookies;
 use super::handler::{Client, Handler};
 use super::head::{self, BODY_BYTES_MAX, Broken, Framing, Head};
 use super::listener::Stream;
@@ -22,6 +23,8 @@ const UNHEARD_LIMIT: Duration = Duration::from_secs(30);
 const SMALL_BODY_BYTES: usize = 16 * 1024;
 
 const READ_BYTES: usize = 4 * 1024;
+/// How much of a head is read whose length is the cookies of others. A browser keeps 180 of 4 KiB for a host.
+const TAKEN_BYTES_MAX: usize = 1024 * 1024;
 /// An answer up to this size goes out in one write with its head; a longer one follows in pieces of this size.
 const ONE_WRITE_BYTES: usize = 16 * 1024;
 
@@ -84,7 +87,7 @@ impl Terms {
 
 /// Serves until either side ends it.
 pub(super) fn serve(stream: &Stream, from: SocketAddr, slot: &Slot, handler: &dyn Handler, terms: &Terms) {
-    let mut wire = Wire { stream, slot, terms, unread: Vec::new(), limit: None, buffer: vec![0; READ_BYTES] };
+    let mut wire = Wire { stream, slot, handler, terms, unread: Vec::new(), limit: None, buffer: vec![0; READ_BYTES] };
     if stream.set_write_timeout(terms.write).is_err() {
         return;
     }
@@ -149,6 +152,7 @@ fn answer(handler: &dyn Handler, request: &Request, client: &Client<'_>) -> Resp
 struct Wire<'a> {
     stream: &'a Stream,
     slot: &'a Slot,
+    handler: &'a dyn Handler,
     terms: &'a Terms,
     unread: Vec<u8>,
     /// The read time-out that is set, so that it is set again only when another is wanted: it costs a system call. None while the next
@@ -170,10 +174,15 @@ impl Wire<'_> {
 
     fn read_head(&mut self) -> Result<Head, End> {
         let mut deadline = self.terms.is_lent.then(|| Instant::now() + self.terms.head);
+        let mut taken = 0;
         loop {
             // Some clients send an empty line after a body (RFC 9112, section 2.2).
             while let Some(blank) = [&b"\r\n"[..], b"\n"].into_iter().find(|blank| self.unread.starts_with(blank)) {
                 self.unread.drain(..blank.len());
+            }
+            if self.unread.len() > cookies::THIN_FROM && taken <= TAKEN_BYTES_MAX {
+                let handler = self.handler;
+                cookies::thin_out(&mut self.unread, &|cookie| handler.takes_cookie(cookie));
             }
             if !self.unread.is_empty() {
                 if let Some(head) = head::parse(&self.unread)? {
@@ -187,7 +196,7 @@ impl Wire<'_> {
                 }
             }
             let limit = deadline.map(left_until).transpose()?;
-            self.read_more(limit)?;
+            taken += self.read_more(limit)?;
         }
     }
 

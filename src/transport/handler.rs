@@ -12,6 +12,10 @@ use super::slots::Slot;
 pub trait Handler: Send + Sync + 'static {
     /// Answers a request. May wait, may panic. Long work can be abandoned when the client has left, or not be begun.
     fn handle(&self, request: &Request, client: &Client<'_>) -> Response;
+    /// Whether a cookie, `name=value`, may be one of this server's. Of a long head the others are dropped.
+    fn takes_cookie(&self, _cookie: &[u8]) -> bool {
+        true
+    }
     /// Wakes the long polls, because one of them gives way ([`Client::gives_way`]). Never waits.
     fn hurry(&self) {}
     /// Answers what is no request that [`Handler::handle`] may see. `request` is its head if that could be read. Called on the accepting

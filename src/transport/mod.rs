@@ -8,6 +8,7 @@ mod accept;
 #[cfg_attr(not(feature = "fuzzing"), expect(unreachable_pub, reason = "the feature `fuzzing` opens it"))]
 mod body;
 mod connection;
+mod cookies;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;

@@ -24,6 +24,10 @@ impl Handler for App {
         self.finish(Some(request), routed.unwrap_or_else(ApiError::into_response))
     }
 
+    fn takes_cookie(&self, cookie: &[u8]) -> bool {
+        self.authenticator.takes_cookie(cookie)
+    }
+
     fn hurry(&self) {
         self.supervisor.watch().hurry();
         self.streams.hurry();

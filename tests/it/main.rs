@@ -30,6 +30,7 @@ mod browser {
     mod log_page;
     mod login;
     mod looks;
+    mod neighbour;
     mod old_client;
     mod page;
     mod progress;
@@ -51,6 +52,7 @@ mod http {
     mod listeners;
     mod page_security;
     mod rouille_faults;
+    mod sessions;
     mod system_calls;
     mod tokens;
     mod transport;

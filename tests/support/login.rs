@@ -1,6 +1,8 @@
 //! A page's log-in, made by hand: the cookie and the proof that belongs to it.
 
-use super::Answer;
+use serde_json::json;
+
+use super::{Answer, Place};
 
 /// What a browser keeps of a log-in.
 #[derive(Clone, Debug)]
@@ -27,5 +29,13 @@ impl LogIn {
     /// The header fields by which the page shows it.
     pub fn fields(&self) -> [(&str, &str); 2] {
         [("Cookie", &self.cookie), ("X-AutoAppDev-Proof", &self.proof)]
+    }
+}
+
+impl Place {
+    /// A link that logs one browser in, by the address that the server listens on.
+    pub fn login_link(&self) -> String {
+        let code = self.post("/api/pair", json!({})).ok()["code"].as_str().expect("a code").to_owned();
+        format!("http://127.0.0.1:{}/#code={code}", self.port())
     }
 }

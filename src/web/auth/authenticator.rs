@@ -171,6 +171,11 @@ impl Authenticator {
         Ok((code, self.clock.now().after(CODE_LIFETIME)))
     }
 
+    /// Whether a cookie, `name=value`, may be that of a session.
+    pub(in crate::web) fn takes_cookie(&self, cookie: &[u8]) -> bool {
+        self.keys.takes_cookie(cookie)
+    }
+
     /// Whether a session is over by now.
     pub(in crate::web) fn is_over(&self, session: &Session) -> bool {
         session.is_over(self.clock.now())

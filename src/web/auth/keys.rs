@@ -11,6 +11,9 @@ use sha2::Sha256;
 
 use crate::config::Token;
 
+/// Longer than any value of a cookie of ours, in bytes: an id, a dot and a secret.
+const VALUE_BYTES_MAX: usize = 64;
+
 /// What a digest is of. Each has a word of its own, so that none can stand for another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Of {
@@ -72,6 +75,11 @@ impl Keys {
             signer.update(part.as_bytes());
         }
         signer
+    }
+
+    /// Whether a cookie, `name=value`, has our name and is no longer than one of ours.
+    pub(super) fn takes_cookie(&self, cookie: &[u8]) -> bool {
+        cookie.strip_prefix(self.name.as_bytes()).is_some_and(|rest| rest.starts_with(b"=") && rest.len() <= VALUE_BYTES_MAX)
     }
 
     /// The values of the cookies with our name, in the order in which they came. All of them are tried: any port of this host can set

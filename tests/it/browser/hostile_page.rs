@@ -53,7 +53,7 @@ fn a_hostile_page_changes_nothing_in_a_browser_that_is_logged_in() {
     place.start_server();
     place.start();
     let target = format!("http://127.0.0.1:{}", place.port());
-    browser.open(&format!("{target}/#token={TOKEN}"));
+    browser.open(&place.login_link());
     wait_until("the page is logged in", PATIENCE, || browser.state() == "running");
     be_hostile(&browser, &place);
     assert_eq!(browser.cookies().as_array().map(Vec::len), Some(1), "it was logged in all the time");
@@ -116,8 +116,9 @@ fn a_stolen_link_without_its_token_opens_nothing() {
     let target = format!("http://127.0.0.1:{}", place.port());
     for link in [
         &target,
-        &format!("{target}/#token="),
-        &format!("{target}/#token=not-the-right-token"),
+        &format!("{target}/#code="),
+        &format!("{target}/#code=not-the-right-code"),
+        &format!("{target}/#token={TOKEN}"),
         &format!("{target}/?token={TOKEN}"),
     ] {
         browser.open("about:blank");

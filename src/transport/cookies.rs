@@ -1,0 +1,117 @@
+//! Cookies of others in a head that is long: they are taken out as it arrives, so that they cannot make it too long.
+//!
+//! Any server on another port of this host can set cookies that a browser then sends here, 180 of 4 KiB each. A head over its limit is
+//! refused, and the owner's page could not be opened any more. Only the values of complete `Cookie` fields are shortened, so lines and framing stay
+//! as they were.
+
+/// A shorter head is left alone: nearly every one is.
+pub(super) const THIN_FROM: usize = 8 * 1024;
+/// How much of a cookie is kept whose end has not arrived. More than any that is wanted.
+const UNFINISHED_BYTES: usize = 256;
+
+/// Takes out of the head at the front of `bytes`, which may not be all there, each cookie that is not wanted.
+pub(super) fn thin_out(bytes: &mut Vec<u8>, is_wanted: &dyn Fn(&[u8]) -> bool) {
+    let mut thin = Vec::with_capacity(bytes.len());
+    let mut rest = &bytes[..];
+    let mut is_first = true;
+    while !rest.is_empty() {
+        let end = memchr::memchr(b'\n', rest).map(|at| at + 1);
+        let (line, behind) = rest.split_at(end.unwrap_or(rest.len()));
+        if matches!(line, b"\r\n" | b"\n") {
+            break;
+        }
+        // The request's own line cannot be a field.
+        match value_of_cookies(line).filter(|_| !is_first) {
+            Some((name, value, line_end)) => {
+                thin.extend_from_slice(name);
+                put_wanted(&mut thin, value, end.is_some(), is_wanted);
+                thin.extend_from_slice(line_end);
+            }
+            None => thin.extend_from_slice(line),
+        }
+        (rest, is_first) = (behind, false);
+    }
+    thin.extend_from_slice(rest);
+    *bytes = thin;
+}
+
+/// A line's field name with the colon, the cookies, and the end of the line as far as it is there; none for another field, and for a value
+/// that no field has.
+fn value_of_cookies(line: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
+    const NAME: &[u8] = b"cookie:";
+    let (name, value) = line.split_at_checked(NAME.len())?;
+    let end = value.iter().rposition(|byte| !matches!(byte, b'\r' | b'\n')).map_or(0, |last| last + 1);
+    let (value, line_end) = value.split_at(end);
+    let is_text = value.iter().all(|&byte| byte == b'\t' || (byte >= b' ' && byte != 0x7f));
+    (name.eq_ignore_ascii_case(NAME) && is_text).then_some((name, value, line_end))
+}
+
+fn put_wanted(thin: &mut Vec<u8>, cookies: &[u8], is_whole: bool, is_wanted: &dyn Fn(&[u8]) -> bool) {
+    let mut cookies = cookies.split(|&byte| byte == b';').peekable();
+    let mut separator: &[u8] = b" ";
+    while let Some(cookie) = cookies.next() {
+        let is_unfinished = cookies.peek().is_none() && !is_whole;
+        let kept = match cookie.trim_ascii_start() {
+            unfinished if is_unfinished => &unfinished[..unfinished.len().min(UNFINISHED_BYTES)],
+            whole if is_wanted(whole.trim_ascii_end()) => whole,
+            _ => continue,
+        };
+        thin.extend_from_slice(separator);
+        thin.extend_from_slice(kept);
+        separator = b"; ";
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn is_ours(cookie: &[u8]) -> bool {
+        cookie.starts_with(b"ours=") && cookie.len() < 40
+    }
+
+    fn thinned(head: &str) -> String {
+        let mut bytes = head.as_bytes().to_vec();
+        thin_out(&mut bytes, &is_ours);
+        String::from_utf8(bytes).expect("text")
+    }
+
+    #[test]
+    fn cookies_of_others_go_and_nothing_else_changes() {
+        let long = "x".repeat(5000);
+        let head =
+            |cookies: &str| format!("GET /cookie: HTTP/1.1\r\nHost: a\r\n{cookies}X: cookie: a=b; c=d\r\n\r\nCookie: body=1\r\n");
+        for (cookies, left) in [
+            ("Cookie: a=b\r\n".to_owned(), "Cookie:\r\n"),
+            (format!("cookie: a={long}; ours=1; ours={long};ours=2 ; b\r\n"), "cookie: ours=1; ours=2 \r\n"),
+            ("COOKIE:ours=1\n".to_owned(), "COOKIE: ours=1\n"),
+            ("Cookies: a=b\r\n".to_owned(), "Cookies: a=b\r\n"),
+            // What is refused anyway is left as it is.
+            ("Cookie: a=b\rc; d=e\r\n".to_owned(), "Cookie: a=b\rc; d=e\r\n"),
+            ("Cookie: a=\0b\r\n".to_owned(), "Cookie: a=\0b\r\n"),
+        ] {
+            assert_eq!(thinned(&head(&cookies)), head(left), "{cookies:.60}");
+        }
+        for other in ["", "\r\n", "Cookie: a=b\r\nX: y\r\n\r\n", "GET / HTTP/1.1\r\n\r\nCookie: a=b\r\n", "GET / HTTP/1.1\r\nCoo"]
+        {
+            assert_eq!(thinned(other), other);
+        }
+    }
+
+    #[test]
+    fn head_that_arrives_in_any_pieces_is_thinned_to_the_same() {
+        let cookies = (0..60).map(|number| format!("c{number}={}", "x".repeat(number * 7))).collect::<Vec<_>>().join("; ");
+        let head = format!("GET / HTTP/1.1\r\nHost: a\r\nCookie: {cookies}; ours=1; {cookies}\r\nX: y\r\n\r\n");
+        for piece in [1, 2, 3, 7, 64, 255, 256, 257, 1000] {
+            let mut bytes = Vec::new();
+            let mut longest = 0;
+            for piece in head.as_bytes().chunks(piece) {
+                bytes.extend_from_slice(piece);
+                thin_out(&mut bytes, &is_ours);
+                longest = longest.max(bytes.len());
+            }
+            assert_eq!(bytes, b"GET / HTTP/1.1\r\nHost: a\r\nCookie: ours=1\r\nX: y\r\n\r\n", "{piece}");
+            assert!(longest < 2000, "{piece}: {longest}");
+        }
+    }
+}
