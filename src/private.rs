@@ -96,6 +96,15 @@ pub fn beside(path: &Path, suffix: &str) -> PathBuf {
     path.into()
 }
 
+/// Creates a file for writing in the place of whatever has that name. What is there may be a link, or may have more names: it is not written to.
+pub fn create_anew(path: &Path) -> io::Result<File> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    private_file().create_new(true).open(path)
+}
+
 /// Puts `text` in the place of the file at `path`, whole or not at all: it is written beside it and renamed. Not synced. `before_rename` is
 /// called in between. On an error nothing is left beside it, where it would keep room on a full disk from others.
 pub fn replace_file(path: &Path, text: &[u8], before_rename: impl FnOnce()) -> io::Result<()> {
@@ -140,6 +149,23 @@ mod tests {
         assert_eq!(read(&path("hole"), 1 << 38).expect_err("not read at all").kind(), io::ErrorKind::FileTooLarge);
         assert_eq!(open(&path("missing")).expect_err("missing").kind(), io::ErrorKind::NotFound);
         assert_eq!(fs::read(path("file")).expect("there"), b"text");
+    }
+
+    #[test]
+    fn temporary_name_is_not_written_through() {
+        let dir = tempfile::tempdir().expect("a temp folder");
+        let (path, beside, victim) = (dir.path().join("a"), dir.path().join("a.new"), dir.path().join("victim"));
+        fs::write(&victim, "precious").expect("writes");
+        std::os::unix::fs::symlink(&victim, &beside).expect("links");
+        replace_file(&path, b"text", || ()).expect("writes");
+        fs::hard_link(&victim, &beside).expect("links");
+        replace_file(&path, b"text", || ()).expect("writes");
+        rustix::fs::mknodat(rustix::fs::CWD, &beside, rustix::fs::FileType::Fifo, 0o600.into(), 0).expect("makes");
+        replace_file(&path, b"text", || ()).expect("writes");
+        assert_eq!(
+            (fs::read(&path).expect("there"), fs::read(&victim).expect("there")),
+            (b"text".to_vec(), b"precious".to_vec())
+        );
     }
 
     #[test]

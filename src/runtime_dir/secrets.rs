@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use crate::config::{Token, Tokens};
 use crate::kill_point::KillPoint;
-use crate::private::{self, private_file};
+use crate::private;
 use crate::random;
 
 /// The longest file that is read, in bytes.
@@ -141,12 +141,7 @@ fn read(path: &Path) -> io::Result<Result<Option<Token>, String>> {
 fn make(path: &Path) -> io::Result<Token> {
     let token = Token::made_of(random::bytes()?);
     let beside = path.with_extension("new");
-    // One that a killed server left may be whole or not: whose it is has not been looked at, so it is not written into.
-    match fs::remove_file(&beside) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        Ok(()) | Err(_) => {}
-    }
-    let mut file = private_file().create_new(true).open(&beside)?;
+    let mut file = private::create_anew(&beside)?;
     file.write_all(format!("{}\n", token.expose()).as_bytes())?;
     file.sync_all()?;
     KillPoint::ServerSecretBeside.reach();
