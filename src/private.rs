@@ -37,7 +37,7 @@ pub fn append(path: &Path) -> io::Result<File> {
     regular(private_file().append(true).open(path))
 }
 
-/// Creates a file in the place of one that a kill may have left, whatever that is.
+/// Creates a file in the place of whatever has that name. What is there may be a link, or may have more names: it is not written to.
 pub fn create_anew(path: &Path) -> io::Result<File> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -94,15 +94,6 @@ pub fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut path = path.as_os_str().to_owned();
     path.push(suffix);
     path.into()
-}
-
-/// Creates a file for writing in the place of whatever has that name. What is there may be a link, or may have more names: it is not written to.
-pub fn create_anew(path: &Path) -> io::Result<File> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        Ok(()) | Err(_) => {}
-    }
-    private_file().create_new(true).open(path)
 }
 
 /// Puts `text` in the place of the file at `path`, whole or not at all: it is written beside it and renamed. Not synced. `before_rename` is

@@ -182,6 +182,7 @@ fn serve_at(addresses: Vec<Listener>, config: Config, root_now: &Path) -> anyhow
         pid: std::process::id(),
         id: identity.id.clone(),
         dir: FileId::of(runtime_dir).map_err(cannot("read the runtime directory"))?,
+        path: Some(config.runtime_dir.clone()),
         address: addresses.first().copied(),
         more_addresses: addresses.iter().skip(1).copied().collect(),
         socket: config.socket.filter(|path| path.exists()),
@@ -195,6 +196,7 @@ fn serve_at(addresses: Vec<Listener>, config: Config, root_now: &Path) -> anyhow
     upkeep::keep_files(&upkeep, (info, written.is_ok()), own_sockets, runtime_dir, &config.database);
     // So that the first client has no scan to wait for.
     inspector.begin_look();
+    announcing::say_runtime_dir(&config.runtime_dir, runtime_dir);
     announcing::say_root(&config.pipeline_root, root_now);
     if needs_token {
         announcing::say_token(&config.tokens, runtime_dir, is_open);

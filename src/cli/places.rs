@@ -10,7 +10,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::config::Folder;
-use crate::runtime_dir::{Found, ServerInfo};
+use crate::runtime_dir::{Distrust, Found, ServerInfo};
 use crate::transport::dialable;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -113,6 +113,9 @@ impl fmt::Display for Absence {
                 "the server for {project_text} has not recorded its address; try again if it is starting, or name it with --url if it cannot \
                  write its server.json"
             )?,
+            Err(error) if Distrust::of(error).is_some() => {
+                write!(formatter, "the runtime directory {} is not used: {error}", runtime_dir.display())?;
+            }
             Err(error) => {
                 write!(formatter, "cannot tell whether a server is running for {project_text}: ")?;
                 write!(formatter, "{} cannot be read: {error}; ", runtime_dir.display())?;

@@ -1,11 +1,13 @@
-//! The runtime directory: its secrets, `server.json` and `.gitignore`.
+//! The runtime directory: its secrets, `server.json`, `.gitignore`, and whether it is its user's own.
 //!
 //! Level 1.
 
 mod git_ignore;
 mod secrets;
 mod server_info;
+mod trusted;
 
 pub use git_ignore::{NAME as GIT_IGNORE, keep_out_of_git};
 pub use secrets::{Secret, SecretError, Secrets};
 pub use server_info::{Found, LOCK_FILE, NAME as SERVER_INFO, ServerInfo, new_identity};
+pub use trusted::{Distrust, check_for_server, is_own, target_of_link};

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
+use super::trusted::{Distrust, check_for_client, target_of_link};
 use crate::api::version::Server;
 use crate::file_id::FileId;
 use crate::kill_point::KillPoint;
@@ -55,6 +56,9 @@ pub struct ServerInfo {
     /// The runtime directory that the file was written into: a copy of the folder is another one. A
     /// live server keeps the directory open, so no other one has this meanwhile.
     pub dir: FileId,
+    /// The path by which the server was started, which may be a link. A client that comes by another link has not been sent there by the owner.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "path_json::option")]
+    pub path: Option<PathBuf>,
     /// Where it listens: the first of its addresses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<SocketAddr>,
@@ -83,12 +87,24 @@ impl ServerInfo {
     /// Finds the live server of a runtime directory.
     ///
     /// # Errors
-    /// The directory, or a file that is needed from it, cannot be read, so the answer is unknown.
+    /// The directory, or a file that is needed from it, cannot be read, so the answer is unknown; or what it says is not to be believed, for the
+    /// reason that is the error's [`Distrust`].
     pub fn find(runtime_dir: &Path) -> io::Result<Found> {
+        match check_for_client(runtime_dir) {
+            Err(error) if is_absence(&error) => return Ok(Found::Nobody),
+            checked => checked?,
+        }
         if !is_owned(runtime_dir)? {
             return Ok(Found::Nobody);
         }
-        Ok(Self::try_to_read(runtime_dir)?.map_or(Found::Silent, Found::Live))
+        let info = Self::try_to_read(runtime_dir)?;
+        if let Some(target) = target_of_link(runtime_dir)? {
+            let path_of_server = info.as_ref().and_then(|info| info.path.as_deref());
+            if path_of_server != Some(runtime_dir) {
+                return Err(Distrust::Link { target }.into());
+            }
+        }
+        Ok(info.map_or(Found::Silent, Found::Live))
     }
 
     fn try_to_read(runtime_dir: &Path) -> io::Result<Option<Self>> {
@@ -154,6 +170,7 @@ mod tests {
             pid: 7,
             id: "abc".to_owned(),
             dir: FileId::of(dir).expect("there"),
+            path: Some(dir.to_owned()),
             address: Some("127.0.0.1:9".parse().expect("an address")),
             more_addresses: vec!["[::1]:9".parse().expect("an address")],
             socket: Some("/r/server.sock".into()),

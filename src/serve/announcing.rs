@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::config::Tokens;
 use crate::console::say;
-use crate::runtime_dir::{Secret, ServerInfo};
+use crate::runtime_dir::{Secret, ServerInfo, target_of_link};
 
 /// Says where it listens; returns that as a part of a sentence.
 pub(super) fn say_where(info: &ServerInfo) -> String {
@@ -18,6 +18,13 @@ pub(super) fn say_where(info: &ServerInfo) -> String {
         say(&format!("autoappdev {}listens on {way}", if n > 0 { "also " } else { "" }));
     }
     all
+}
+
+/// Says which directory the runtime directory is, if a link leads there.
+pub(super) fn say_runtime_dir(path: &Path, real: &Path) {
+    if let Ok(Some(_)) = target_of_link(path) {
+        say(&format!("the runtime directory {} is a link to {}", path.display(), real.display()));
+    }
 }
 
 /// Says where scripts are looked up, if the root is a link.

@@ -19,7 +19,7 @@ use crate::made::Made;
 use crate::private::{self, beside, private_file};
 use crate::process::{self, ProcState};
 use crate::run_dir::{LockState, Runs, create_private_dir, read_header};
-use crate::runtime_dir::{LOCK_FILE, ServerInfo};
+use crate::runtime_dir::{LOCK_FILE, ServerInfo, check_for_server};
 
 /// Beside the database: held by the server that uses it, and names that server's runtime directory.
 pub(super) const DATABASE_LOCK_SUFFIX: &str = "-server.lock";
@@ -45,6 +45,12 @@ pub(super) fn own(path: &Path, made: &mut Made) -> anyhow::Result<(PathBuf, [Fil
             let advice = "set AUTOAPPDEV_RUNTIME_DIR (or --runtime-dir) to a folder that this user can write";
             format!("cannot use {} as the runtime directory; {advice}", path.display())
         })?;
+        // Before a file in it is opened.
+        if let Err(error) = check_for_server(&runtime_dir) {
+            let advice =
+                "serve as the user that owns it, or set AUTOAPPDEV_RUNTIME_DIR (or --runtime-dir) to a folder of this user alone";
+            bail!("cannot use {} as the runtime directory: {error}; {advice}", runtime_dir.display());
+        }
         if let Some(locks) = own_existing(&runtime_dir, made)? {
             return Ok((runtime_dir, locks));
         }

@@ -1,0 +1,160 @@
+//! Whether a runtime directory is its user's own: nobody else can have put into it what a server or a client reads there.
+//!
+//! Level 1. The tokens, the socket, the address of the server and the scripts' records all come from this directory, so whoever can change it
+//! acts as the user who serves from it.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use rustix::process::geteuid;
+
+const WRITABLE_BY_OTHERS: u32 = 0o002;
+const WRITABLE_BY_GROUP: u32 = 0o020;
+const STICKY: u32 = 0o1000;
+
+/// Why a runtime directory is not used. To be read after its path and a colon.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Distrust {
+    /// Its owner can replace every file in it.
+    #[error("it belongs to another user (uid {owner}), who could put anything into it")]
+    Owner {
+        /// That user.
+        owner: u32,
+    },
+    /// Others can create files in it, or put another directory in its place.
+    #[error("{by} can write to {} (mode {mode:03o}); `chmod {change} {}` prevents that", path.display(), path.display())]
+    Writable {
+        /// The directory, or one that it lies in.
+        path: PathBuf,
+        /// Its permissions.
+        mode: u32,
+        /// Who can write to it.
+        by: &'static str,
+        /// What `chmod` has to change.
+        change: &'static str,
+    },
+    /// A link leads to it that its server was not started with. Projects can contain links to the directories of others.
+    #[error(
+        "it is a link to {}, and the server there was not started by this path; if the link is yours, set AUTOAPPDEV_RUNTIME_DIR to {}",
+        target.display(),
+        target.display()
+    )]
+    Link {
+        /// Where the link leads.
+        target: PathBuf,
+    },
+}
+
+impl Distrust {
+    /// The one that an error of [`super::ServerInfo::find`] holds.
+    pub fn of(error: &io::Error) -> Option<&Self> {
+        error.get_ref()?.downcast_ref()
+    }
+}
+
+impl From<Distrust> for io::Error {
+    fn from(distrust: Distrust) -> Self {
+        Self::other(distrust)
+    }
+}
+
+/// Checks that a server of this user can use the directory. Root is no exception: the directory's owner would decide what root runs.
+pub fn check_for_server(runtime_dir: &Path) -> io::Result<()> {
+    check(runtime_dir, |owner| owner == geteuid().as_raw())
+}
+
+/// Checks that a client of this user can believe what it reads there. Root may ask every user's server; it sends its own tokens to none of them.
+pub(super) fn check_for_client(runtime_dir: &Path) -> io::Result<()> {
+    check(runtime_dir, |owner| geteuid().is_root() || is_own_or_roots(owner))
+}
+
+/// Whether the directory is this user's or root's, so that its server may get this user's tokens.
+pub fn is_own(runtime_dir: &Path) -> bool {
+    fs::metadata(runtime_dir).is_ok_and(|found| is_own_or_roots(found.uid()))
+}
+
+fn is_own_or_roots(owner: u32) -> bool {
+    owner == geteuid().as_raw() || owner == 0
+}
+
+fn check(runtime_dir: &Path, is_right_owner: impl Fn(u32) -> bool) -> io::Result<()> {
+    let real = runtime_dir.canonicalize()?;
+    let found = fs::metadata(&real)?;
+    if !is_right_owner(found.uid()) {
+        return Err(Distrust::Owner { owner: found.uid() }.into());
+    }
+    let is_bad = |mode: u32, bits: u32| mode & bits != 0;
+    if is_bad(found.mode(), WRITABLE_BY_GROUP | WRITABLE_BY_OTHERS) {
+        let by = if is_bad(found.mode(), WRITABLE_BY_OTHERS) { "every user" } else { "its group" };
+        return Err(Distrust::Writable { path: real, mode: found.mode() & 0o7777, by, change: "go-w" }.into());
+    }
+    for above in real.ancestors().skip(1) {
+        let mode = fs::metadata(above)?.mode();
+        // In a sticky one only a file's owner can rename it. Groups are left out: many users' own folders can be written by a group of which they
+        // are the only member.
+        if is_bad(mode, WRITABLE_BY_OTHERS) && !is_bad(mode, STICKY) {
+            let path = above.to_owned();
+            return Err(Distrust::Writable { path, mode: mode & 0o7777, by: "every user", change: "o-w" }.into());
+        }
+    }
+    Ok(())
+}
+
+/// Where a path leads if a part of it is a link.
+pub fn target_of_link(path: &Path) -> io::Result<Option<PathBuf>> {
+    let is_link = path.ancestors().any(|part| fs::symlink_metadata(part).is_ok_and(|found| found.is_symlink()));
+    is_link.then(|| path.canonicalize()).transpose()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    fn set_mode(path: &Path, mode: u32) {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("ours");
+    }
+
+    fn distrust(checked: io::Result<()>) -> Option<Distrust> {
+        checked.err().map(|error| Distrust::of(&error).expect("a reason").clone())
+    }
+
+    #[test]
+    fn directory_that_others_can_change_is_not_trusted() {
+        let above = tempfile::tempdir().expect("a temp folder");
+        let dir = above.path().canonicalize().expect("there").join("runtime");
+        fs::create_dir(&dir).expect("creates");
+        for (mode, by) in
+            [(0o700, None), (0o755, None), (0o770, Some("its group")), (0o702, Some("every user")), (0o1777, Some("every user"))]
+        {
+            set_mode(&dir, mode);
+            let change = "go-w";
+            let expected = by.map(|by| Distrust::Writable { path: dir.clone(), mode, by, change });
+            assert_eq!(distrust(check_for_server(&dir)), expected, "{mode:o}");
+            assert_eq!(distrust(check_for_client(&dir)), expected, "{mode:o}");
+        }
+        set_mode(&dir, 0o700);
+        for (mode, is_trusted) in [(0o777, false), (0o1777, true), (0o775, true), (0o703, false)] {
+            set_mode(above.path(), mode);
+            assert_eq!(distrust(check_for_server(&dir)).is_none(), is_trusted, "{mode:o}");
+            assert_eq!(distrust(check_for_client(&dir)).is_none(), is_trusted, "{mode:o}");
+        }
+    }
+
+    #[test]
+    fn link_is_seen_wherever_it_is_in_the_path() {
+        let dir = tempfile::tempdir().expect("a temp folder");
+        let dir = dir.path().canonicalize().expect("there");
+        fs::create_dir_all(dir.join("a/b")).expect("creates");
+        symlink(dir.join("a"), dir.join("link")).expect("links");
+        assert_eq!(target_of_link(&dir.join("a/b")).expect("there"), None);
+        assert_eq!(target_of_link(&dir.join("a/../a/b")).expect("there"), None);
+        for path in ["link/b", "link/../link/b"] {
+            let target = target_of_link(&dir.join(path)).expect("there").expect("a link");
+            assert!(target.ends_with("b"), "{path}");
+        }
+    }
+}
