@@ -31,7 +31,7 @@ use crate::private::beside;
 use crate::process;
 use crate::retention::{self, Retention};
 use crate::run_dir::Runs;
-use crate::runtime_dir::{GIT_IGNORE, Secret, Secrets, ServerInfo, keep_out_of_git, new_identity};
+use crate::runtime_dir::{GIT_IGNORE, Prover, Secret, Secrets, ServerInfo, keep_out_of_git, new_identity};
 use crate::service_manager::{self, Watchdog};
 use crate::store::Store;
 use crate::supervisor::{Settings, Supervisor};
@@ -98,6 +98,7 @@ fn serve_at(addresses: Vec<Listener>, config: Config, root_now: &Path) -> anyhow
     let is_open = listeners.iter().any(|listener| listener.reach().is_open());
     let needs_token = is_open || config.tokens.is_set();
     let secrets = Secrets::keep(&config.tokens, runtime_dir).map_err(|error| anyhow!("failed to {error}"))?;
+    let prover = Arc::new(Prover::new(&secrets.session_key));
     let segment_bytes = retention::segment_bytes_on(runtime_dir, config.log_segment_bytes, config.disk_free_bytes);
     let limits = retention::Limits {
         log_bytes: config.log_total_bytes,
@@ -161,6 +162,7 @@ fn serve_at(addresses: Vec<Listener>, config: Config, root_now: &Path) -> anyhow
         database: database_file.clone(),
         guard: Guard::new(reach, config.allow_hosts.clone(), config.allow_origins.clone()),
         authenticator: authenticator.clone(),
+        prover: prover.clone(),
         trust: Trust::of(reach, needs_token),
         inspector: inspector.clone(),
         streams: streams.clone(),

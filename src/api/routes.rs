@@ -11,7 +11,7 @@ use super::session::{
     EndSessionsRequest, EndSessionsResponse, LoginRequest, LoginResponse, OkResponse, PairRequest, PairResponse, SessionResponse,
     SessionsResponse,
 };
-use super::version::VersionResponse;
+use super::version::{VersionQuery, VersionResponse};
 use crate::pipeline::words;
 
 words! {
@@ -136,7 +136,7 @@ routes! {
     Run: Get "/api/runs/<id>" Viewer, NoQuery, none => RunResponse Long, "One run, with its events and its progress";
     RunLog: Get "/api/runs/<id>/log" Viewer, LogTextQuery, none => Text Stream, "The log of one run as text";
     Health: Get "/api/health" Anyone, NoQuery, none => HealthResponse Short, "Whether the server works; without a token only that";
-    Version: Get "/api/version" Viewer, NoQuery, none => VersionResponse Short, "Which server this is";
+    Version: Get "/api/version" Anyone, VersionQuery, none => VersionResponse Short, "Which server this is, to viewers; with `challenge`, to anyone, a proof";
     Session: Get "/api/session" Viewer, NoQuery, none => SessionResponse Short, "What the client may do, and until when";
     Login: Post "/api/login" Anyone, NoQuery, LoginRequest => LoginResponse Short, "Takes a token or a one-time code, and begins a session";
     Logout: Post "/api/logout" Anyone, NoQuery, EmptyRequest => OkResponse Short, "Ends the session of the client";

@@ -2,7 +2,30 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::query::Kind;
 use crate::clock::Timestamp;
+
+use super::query::query;
+
+query! {
+    /// The query of `GET /api/version`.
+    VersionQuery {
+        /// What the server is to sign, to prove that it owns its runtime directory: 32 hexadecimal digits in lower case.
+        challenge: String = Kind::Text(CHALLENGE_BYTES_MAX),
+    }
+}
+
+/// The longest challenge, in bytes.
+const CHALLENGE_BYTES_MAX: usize = 32;
+
+/// The answer of `GET /api/version` to a challenge.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProofResponse {
+    /// True.
+    pub ok: bool,
+    /// HMAC-SHA256 over the challenge and the address of the server's end of the connection, in hexadecimal digits.
+    pub proof: String,
+}
 
 /// The version of the HTTP contract.
 pub const API_VERSION: u32 = 1;

@@ -1,5 +1,6 @@
 //! The seam between the sockets and the rest of the program.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use rouille::{Request, Response};
@@ -45,6 +46,11 @@ impl<'a> Client<'a> {
     /// The user whose process is at the other end, if that is on this machine and the kernel knows it.
     pub fn uid(&self) -> Option<u32> {
         self.connection.map_or(self.uid, |(stream, _)| stream.uid())
+    }
+
+    /// The address that it has connected to, the server's end of the connection; none on a Unix socket.
+    pub fn reached_address(&self) -> Option<SocketAddr> {
+        self.connection.and_then(|(stream, _)| stream.local_address())
     }
 
     /// Whether it has gone.

@@ -222,6 +222,11 @@ impl Stream {
         })
     }
 
+    /// The address of this end; none on a Unix socket.
+    pub(super) fn local_address(&self) -> Option<SocketAddr> {
+        SocketAddr::try_from(rustix::net::getsockname(&self.socket).ok()?).ok()
+    }
+
     fn is_unix(&self) -> io::Result<bool> {
         Ok(sockopt::socket_domain(&self.socket)? == AddressFamily::UNIX)
     }

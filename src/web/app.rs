@@ -15,6 +15,7 @@ use crate::feed::Streams;
 use crate::health::Inspector;
 use crate::log::RunLogs;
 use crate::run_dir::Runs;
+use crate::runtime_dir::Prover;
 use crate::store::DatabaseFile;
 use crate::supervisor::Handle;
 use crate::transport::Client;
@@ -41,6 +42,8 @@ pub struct App {
     pub guard: Guard,
     /// Checks the tokens and sessions of clients that the listener does not trust without them.
     pub authenticator: Arc<Authenticator>,
+    /// Proves to clients that this server owns its runtime directory.
+    pub prover: Arc<Prover>,
     /// Which clients need neither.
     pub trust: Trust,
     /// Checks for problems on request.

@@ -20,7 +20,7 @@ use crate::feed::Streams;
 use crate::health::Inspector;
 use crate::log::RunLogs;
 use crate::run_dir::Runs;
-use crate::runtime_dir::Secrets;
+use crate::runtime_dir::{Prover, Secrets};
 use crate::store::{DatabaseFile, Store};
 use crate::supervisor::{Settings, Supervisor};
 use crate::transport::{Client, Handler, Reach};
@@ -106,6 +106,7 @@ impl House {
             database: DatabaseFile::at(&self.dir.path().join("autoappdev.db")),
             guard: Guard::new(reach, vec![], vec![]),
             authenticator: self.authenticator(token),
+            prover: Arc::new(Prover::new(&Token::new("the-key-of-sessions").expect("good"))),
             trust: Trust::of(reach, needs_token),
             budget: Arc::default(),
             health_budget: Arc::default(),

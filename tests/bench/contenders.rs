@@ -15,7 +15,7 @@ use autoappdev::feed::Streams;
 use autoappdev::health::Inspector;
 use autoappdev::log::RunLogs;
 use autoappdev::run_dir::Runs;
-use autoappdev::runtime_dir::{Secrets, new_identity};
+use autoappdev::runtime_dir::{Prover, Secrets, new_identity};
 use autoappdev::store::Store;
 use autoappdev::supervisor::{Settings, Supervisor};
 use autoappdev::transport::{Client, Handler, Reach};
@@ -189,6 +189,7 @@ pub(crate) fn be_rouille(dir: &Path) {
         database,
         guard: Guard::new(Reach::Loopback, Vec::new(), Vec::new()),
         authenticator: Arc::new(authenticator),
+        prover: Arc::new(Prover::new(&secrets.session_key)),
         trust: Trust::OwnUser,
         budget: Arc::default(),
         health_budget: Arc::default(),

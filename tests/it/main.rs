@@ -51,6 +51,7 @@ mod cli {
 mod http {
     mod listeners;
     mod page_security;
+    mod proof;
     mod rouille_faults;
     mod sessions;
     mod system_calls;

@@ -1,10 +1,14 @@
 //! `GET /api/version`.
 
-use rouille::Response;
+use rouille::{Request, Response};
 
-use crate::api::version::{API_VERSION, Server, VersionResponse};
+use crate::api::version::{API_VERSION, ProofResponse, Server, VersionQuery, VersionResponse};
+use crate::runtime_dir::is_challenge;
 use crate::store::schema_version;
+use crate::transport::Client;
 use crate::web::app::{App, SERVICE};
+use crate::web::error::ApiError;
+use crate::web::input;
 use crate::web::json::json;
 
 /// The program's name.
@@ -13,8 +17,15 @@ const NAME: &str = env!("CARGO_PKG_NAME");
 const BUILD: &str = concat!(env!("CARGO_PKG_VERSION"), " ", env!("BUILD_TARGET"));
 
 impl App {
-    pub(in crate::web) fn version(&self) -> Response {
-        json(&VersionResponse {
+    /// A client that has a token asks for the proof before it sends that, so it gets an answer without one.
+    pub(in crate::web) fn version(&self, request: &Request, client: &Client<'_>) -> Result<Response, ApiError> {
+        let query = input::query(request);
+        if let Ok(VersionQuery { challenge: Some(challenge) }) = &query {
+            return self.proof(challenge, client);
+        }
+        self.caller(request, client)?;
+        query?;
+        Ok(json(&VersionResponse {
             ok: true,
             name: NAME.to_owned(),
             app: NAME.to_owned(),
@@ -25,6 +36,17 @@ impl App {
             schema: schema_version(),
             started_at: self.started_at,
             server: Server::clone(&self.identity),
-        })
+        }))
+    }
+
+    fn proof(&self, challenge: &str, client: &Client<'_>) -> Result<Response, ApiError> {
+        let bad = |why: &str| Err(ApiError::BadQuery(why.to_owned()));
+        if !is_challenge(challenge) {
+            return bad("challenge must be 32 hexadecimal digits in lower case");
+        }
+        let Some(address) = client.reached_address() else {
+            return bad("challenge is answered over TCP; on a Unix socket the kernel tells the server's user");
+        };
+        Ok(json(&ProofResponse { ok: true, proof: self.prover.proof(challenge, address) }))
     }
 }

@@ -11,7 +11,7 @@ use autoappdev::api::pipeline::{ActionResponse, PipelineResponse, StatusResponse
 use autoappdev::api::query::Kind;
 use autoappdev::api::routes::Route;
 use autoappdev::api::session::{LoginResponse, SessionResponse};
-use autoappdev::api::version::VersionResponse;
+use autoappdev::api::version::{ProofResponse, VersionResponse};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -92,6 +92,7 @@ fn examples_in_the_docs_are_what_the_types_read_and_write() {
     is_example_of::<LoginResponse>(&example(&docs, "`POST /api/login`: `200 "));
     is_example_of::<LogsResponse>(&example(&docs, "- `GET /api/logs?"));
     is_example_of::<VersionResponse>(&example(&docs, "- `GET /api/version`:"));
+    is_example_of::<ProofResponse>(&example(&docs, "- `GET /api/version?challenge="));
     is_example_of::<SessionResponse>(&example(&docs, "- `GET /api/session`: `"));
     let health = docs.find("- `GET /api/health`").expect("health");
     is_example_of::<HealthResponse>(&example(&docs[health..], "`200 "));
