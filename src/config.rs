@@ -23,8 +23,9 @@ pub use self::setting::{ConfigError, Flag};
 use self::setting::{Given, Source, is_shared};
 pub use self::settings::{DATABASE_DEFAULT, SOCKET_DEFAULT};
 pub(crate) use self::settings::{SETTINGS, URL_SETTING, is_for_server_only};
-use self::sources::{Sources, in_folder};
-pub use self::token::{Token, Tokens};
+pub use self::sources::refuse_guarded;
+use self::sources::{Sources, in_folder, names_from};
+pub use self::token::{FoundToken, FoundTokens, Origin, Token, Tokens};
 pub use self::values::{GRACE_S_MAX, OnTerm, grace_from_text, server_url};
 
 /// One MiB in bytes.
@@ -74,6 +75,8 @@ pub struct Config {
     /// Environment variables with names that other programs share and from which a setting was taken: `PORT`, `DATABASE_URL`. They were
     /// meant for the server, so they are not for its pipelines.
     pub taken_vars: Vec<&'static str>,
+    /// Which settings were taken from where, one sentence each. Flags are not among them: they stand on the command line.
+    pub taken: Vec<String>,
     /// Settings that were found and ignored, one sentence each, for the server's log.
     pub notes: Vec<String>,
 }
@@ -94,8 +97,11 @@ impl Config {
         let log_segment_mb = sources.value(&settings::LOG_SEGMENT)?;
         let log_run_mb = sources.room(&settings::LOG_RUN, log_segment_mb, "a segment takes")?;
         let foreign = sources.candidates(&settings::DATABASE.setting).take_while(Given::is_foreign);
-        let taken =
-            SETTINGS.iter().filter_map(|setting| sources.set(setting)).filter(|given| given.source == Source::Environment);
+        let set = || SETTINGS.iter().filter_map(|setting| sources.set(setting));
+        let taken_vars = set().filter(|given| given.source == Source::Environment).map(|given| given.name);
+        let places =
+            [(Source::Dotenv, cwd.join(".env").display().to_string()), (Source::Environment, "the environment".to_owned())];
+        let taken = places.into_iter().map(|(source, place)| (names_from(set(), source), place));
         Ok(Self {
             hosts,
             port,
@@ -119,7 +125,11 @@ impl Config {
             disk_free_bytes: sources.optional(&settings::DISK_FREE)?.map(|mb| mb * MIB),
             runs_keep: sources.value(&settings::RUNS_KEEP)?,
             runs_keep_for: sources.optional(&settings::RUNS_KEEP_DAYS)?.map(|days| Duration::from_secs(days * 24 * 60 * 60)),
-            taken_vars: taken.map(|given| given.name).filter(|name| is_shared(name)).collect(),
+            taken_vars: taken_vars.filter(|name| is_shared(name)).collect(),
+            taken: taken
+                .filter(|(names, _)| !names.is_empty())
+                .map(|(names, place)| format!("settings from {place}: {names}"))
+                .collect(),
             notes: foreign
                 .map(|given| {
                     let (name, place) = (given.name, if given.source == Source::Dotenv { ".env" } else { "the environment" });

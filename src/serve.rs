@@ -198,6 +198,7 @@ fn serve_at(addresses: Vec<Listener>, config: Config, root_now: &Path) -> anyhow
     upkeep::keep_files(&upkeep, (info, written.is_ok()), own_sockets, runtime_dir, &config.database);
     // So that the first client has no scan to wait for.
     inspector.begin_look();
+    announcing::say_taken(&config.taken);
     announcing::say_runtime_dir(&config.runtime_dir, runtime_dir);
     announcing::say_root(&config.pipeline_root, root_now);
     if needs_token {

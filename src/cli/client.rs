@@ -1,8 +1,8 @@
 //! The API from the outside: one request, its answer, and what can go wrong with it.
 //!
 //! It never follows a redirect, uses no proxy and keeps no connection. A request reaches only the intended server (`places`): it
-//! carries that server's id, and any other server refuses it. This file does not interpret answers beyond success, refusal and
-//! failure.
+//! carries that server's id, and any other server refuses it. A token goes only to a server that may have it (`credentials`). This file does
+//! not interpret answers beyond success, refusal and failure.
 
 use std::io;
 use std::path::Path;
@@ -13,16 +13,16 @@ use serde::de::DeserializeOwned;
 use ureq::Agent;
 use ureq::http::Request;
 
-use super::local;
+use super::connection::{self, Proof, Unproven};
+use super::credentials::Credentials;
 use super::places::{Absence, Meant, Neighbour, Place, Way, places_of};
 use crate::api::error::{ErrorCode, ErrorResponse};
 use crate::api::routes::Route;
 use crate::api::version::Introduction;
 use crate::clock::Timestamp;
-use crate::config::{Endpoint, Folder, Token, Tokens};
+use crate::config::{Endpoint, Folder, FoundTokens};
 use crate::console::{json_line, printable};
 use crate::file_id::FileId;
-use crate::runtime_dir::Secret;
 
 pub(super) const READ_TIMEOUT: Duration = Duration::from_secs(10);
 /// For a start, a pause or a resume: the server itself bounds them, and this only has to be longer.
@@ -47,6 +47,9 @@ pub(super) enum ClientError {
     /// This runtime directory has no server, or it cannot be found; no request was sent.
     #[error("{0}")]
     NoServer(Box<Absence>),
+    /// The server there is not known to be the one of this folder; no request was sent.
+    #[error("what answers at {url} {cause}, so nothing was sent to it; if that server is meant, name it with --url")]
+    Unproven { url: String, cause: String },
     /// The connection broke or the time ran out: what was asked may have been done or not.
     #[error("the answer of the server at {url} was cut off ({cause}); `autoappdev status` shows the current state")]
     NoAnswer { url: String, cause: String },
@@ -67,7 +70,7 @@ pub(super) enum ClientError {
 impl ClientError {
     /// Whether no server received the request.
     pub(super) fn is_unreached(&self) -> bool {
-        matches!(self, Self::Unreachable { .. } | Self::NoServer(_))
+        matches!(self, Self::Unreachable { .. } | Self::NoServer(_) | Self::Unproven { .. })
     }
 
     /// Whether the server that answered is not the intended one.
@@ -76,10 +79,20 @@ impl ClientError {
         document.read().is_ok_and(|ErrorResponse { error, .. }| error == ErrorCode::OtherServer.as_str())
     }
 
+    /// Adds to a server's demand for a token why it was not sent one.
+    fn with_reason(self, withheld: Option<&str>) -> Self {
+        match (self, withheld) {
+            (Self::Failed { status: 401, detail, document }, Some(reason)) => {
+                Self::Failed { status: 401, detail: format!("{detail} ({reason})"), document }
+            }
+            (error, _) => error,
+        }
+    }
+
     /// Whether asking again later may help.
     pub(super) fn may_pass(&self) -> bool {
         match self {
-            Self::Unreachable { .. } | Self::NoServer(_) | Self::NoAnswer { .. } => true,
+            Self::Unreachable { .. } | Self::NoServer(_) | Self::Unproven { .. } | Self::NoAnswer { .. } => true,
             Self::Failed { status, .. } => *status >= 500,
             // What a proxy says whose server is away (RFC 9110, section 15.6).
             Self::Stranger { status, .. } => matches!(status, 502..=504),
@@ -118,7 +131,7 @@ pub(super) struct Client {
     agent: Agent,
     target: Target,
     /// Those that were set.
-    tokens: Tokens,
+    tokens: FoundTokens,
 }
 
 /// The server to ask.
@@ -126,13 +139,6 @@ pub(super) struct Client {
 enum Target {
     Place(Place),
     Folder(Folder),
-}
-
-#[derive(Default)]
-struct Credentials {
-    /// The id of the intended server.
-    id: Option<String>,
-    token: Option<Token>,
 }
 
 /// The request, the same at each place.
@@ -151,7 +157,7 @@ impl<'a> Question<'a> {
 }
 
 impl Client {
-    pub(super) fn new(endpoint: Endpoint, tokens: Tokens) -> Self {
+    pub(super) fn new(endpoint: Endpoint, tokens: FoundTokens) -> Self {
         let target = match endpoint {
             Endpoint::Url(url) => Target::Place(Place { way: Way::Address(url), meant: Meant::Any }),
             Endpoint::Folder(folder) => Target::Folder(folder),
@@ -159,7 +165,7 @@ impl Client {
         Self::of(target, tokens)
     }
 
-    fn of(target: Target, tokens: Tokens) -> Self {
+    fn of(target: Target, tokens: FoundTokens) -> Self {
         let settings = Agent::config_builder()
             .proxy(None)
             .http_status_as_error(false)
@@ -193,7 +199,7 @@ impl Client {
         let ClientError::NoServer(mut absence) = error else { return error };
         absence.neighbour = absence.usual_address().and_then(|address| {
             let way = Way::Address(format!("http://{address}"));
-            match self.send(&way, &Credentials::default(), &Question::get(&Route::Version.path(), NEIGHBOUR_TIMEOUT)) {
+            match self.send(&way, &Credentials::none(), &Question::get(&Route::Version.path(), NEIGHBOUR_TIMEOUT)) {
                 Ok(answer) => Some(match answer.read() {
                     Ok(Introduction { server }) => Neighbour::Server(server.runtime_dir.into()),
                     Err(_) => Neighbour::Stranger,
@@ -209,7 +215,7 @@ impl Client {
     /// Asks the first intended server that accepts a connection. Once a request was sent, no other server is asked, because an action must be sent only once.
     /// A server that answers `other_server` has done nothing.
     fn ask(&self, question: &Question<'_>) -> Result<Answer, ClientError> {
-        let (places, failure) = match &self.target {
+        let (places, mut failure) = match &self.target {
             Target::Place(place) => (vec![place.clone()], ClientError::Unreachable { url: place.way.to_string() }),
             Target::Folder(folder) => {
                 let (places, absence) = places_of(folder);
@@ -217,36 +223,58 @@ impl Client {
             }
         };
         for Place { way, meant } in &places {
-            let Some(credentials) = self.credentials(way, meant)? else { continue };
-            match self.send(way, &credentials, question) {
-                Err(ClientError::Unreachable { .. }) => {}
+            match self.ask_at(way, meant, question) {
+                Ok(None) | Err(ClientError::Unreachable { .. }) => {}
                 Err(error) if error.is_from_other_server() => {}
-                answered => return answered,
+                Err(error @ ClientError::Unproven { .. }) => failure = error,
+                Ok(Some(answer)) => return Ok(answer),
+                Err(error) => return Err(error),
             }
         }
         Err(failure)
     }
 
+    /// Asks at one place; `None` if the server there is not the intended one.
+    fn ask_at(&self, way: &Way, meant: &Meant, question: &Question<'_>) -> Result<Option<Answer>, ClientError> {
+        let Some(credentials) = self.credentials(way, meant)? else { return Ok(None) };
+        match self.send(way, &credentials, question) {
+            // The user named it, so it is asked without the token. Nothing of the request was sent yet.
+            Err(ClientError::Unproven { url, cause }) if credentials.is_named => {
+                let without = Credentials::for_stranger(&self.tokens, &format!("what answers at {url} {cause}"));
+                self.send(way, &without, question)
+            }
+            answered => answered,
+        }
+        .map(Some)
+    }
+
     /// The credentials for a place; `None` if the server there is not the intended one.
     fn credentials(&self, way: &Way, meant: &Meant) -> Result<Option<Credentials>, ClientError> {
-        let (id, its_dir) = match (meant, &self.target) {
-            (Meant::Any, _) | (Meant::OwnIfItSaysSo, Target::Place(_)) => (None, None),
-            (Meant::Own(id), Target::Place(_)) => (Some(id.clone()), None),
-            (Meant::Own(id), Target::Folder(folder)) => (Some(id.clone()), Some(&*folder.runtime_dir)),
-            (Meant::OwnIfItSaysSo, Target::Folder(folder)) => match self.id_of_own(way, &folder.runtime_dir)? {
-                Some(id) => (Some(id), Some(&*folder.runtime_dir)),
-                None => return Ok(None),
-            },
+        let runtime_dir = match &self.target {
+            Target::Folder(folder) => Some(&*folder.runtime_dir),
+            Target::Place(_) => self.tokens.runtime_dir.as_deref(),
         };
-        Ok(Some(Credentials { id, token: self.token(its_dir) }))
+        let own = |id| runtime_dir.and_then(|dir| Credentials::for_own(&self.tokens, dir, way, id));
+        match (meant, runtime_dir) {
+            (Meant::Any, _) | (_, None) => Ok(Some(Credentials::for_named(&self.tokens, way))),
+            (Meant::Own(id), Some(_)) => Ok(own(Some(id.clone()))),
+            (Meant::OwnIfItSaysSo, Some(runtime_dir)) => {
+                let id = match own(None) {
+                    Some(credentials) => self.id_of_own(way, credentials.proof, runtime_dir)?,
+                    None => None,
+                };
+                Ok(id.and_then(|id| own(Some(id))))
+            }
+        }
     }
 
     /// The id of the server there, if it is the server of this runtime directory.
-    fn id_of_own(&self, way: &Way, runtime_dir: &Path) -> Result<Option<String>, ClientError> {
-        let document = match self.send(way, &Credentials::default(), &Question::get(&Route::Version.path(), READ_TIMEOUT)) {
+    fn id_of_own(&self, way: &Way, proof: Proof, runtime_dir: &Path) -> Result<Option<String>, ClientError> {
+        let credentials = Credentials { proof, ..Credentials::none() };
+        let document = match self.send(way, &credentials, &Question::get(&Route::Version.path(), READ_TIMEOUT)) {
             Ok(answer) => answer.read::<Introduction>().ok(),
             // The server is overloaded or shutting down: a follower of the log waits for it.
-            Err(error @ ClientError::NoAnswer { .. }) => return Err(error),
+            Err(error @ (ClientError::NoAnswer { .. } | ClientError::Unproven { .. })) => return Err(error),
             Err(_) => None,
         };
         let server = document.map(|document| document.server);
@@ -254,20 +282,13 @@ impl Client {
         Ok(server.filter(|server| is_own(&server.runtime_dir)).map(|server| server.id))
     }
 
-    /// The most powerful token. Configured tokens go to the server that the user named; tokens in the runtime directory go only to the live, intended server
-    /// that owns the directory.
-    fn token(&self, its_dir: Option<&Path>) -> Option<Token> {
-        // An unusable token file is the server's concern: it reports the file, or requires no token.
-        let kept = |secret: Secret| its_dir.and_then(|dir| secret.find(dir).ok().flatten());
-        let Tokens { token, read_token } = self.tokens.clone();
-        token.or_else(|| kept(Secret::Token)).or(read_token).or_else(|| kept(Secret::ReadToken))
-    }
-
     /// Sends one request. The error is `Unreachable` only if no connection was made.
     fn send(&self, way: &Way, credentials: &Credentials, question: &Question<'_>) -> Result<Answer, ClientError> {
-        let (agent, base) = match way {
-            Way::Socket(path) => (local::agent(self.agent.config().clone(), path), local::BASE),
-            Way::Address(base) => (self.agent.clone(), &**base),
+        let (settings, proof) = (self.agent.config().clone(), credentials.proof.clone());
+        let (agent, base) = match (way, &proof) {
+            (Way::Socket(path), _) => (connection::to_socket(settings, path, proof, credentials.is_named), connection::BASE),
+            (Way::Address(base), Proof::None) => (self.agent.clone(), &**base),
+            (Way::Address(base), _) => (connection::to_address(settings, proof), &**base),
         };
         let mut request = Request::builder().uri(format!("{base}{}", question.path)).header("connection", "close");
         if let Some(id) = &credentials.id {
@@ -287,7 +308,10 @@ impl Client {
         };
         let url = way.to_string();
         match run(Some(question.timeout)) {
-            Ok(response) => read_answer(url, response),
+            Ok(response) => read_answer(url, response).map_err(|error| error.with_reason(credentials.withheld.as_deref())),
+            Err(ureq::Error::Other(error)) if error.is::<Unproven>() => {
+                Err(ClientError::Unproven { url, cause: error.to_string() })
+            }
             Err(error) if is_unreached(&error) => Err(ClientError::Unreachable { url }),
             Err(error) => Err(ClientError::NoAnswer { url, cause: error.to_string() }),
         }

@@ -5,9 +5,11 @@
 
 mod args;
 mod client;
+mod connection;
+mod credentials;
+mod dotenv;
 mod duration;
 mod exit_code;
-mod local;
 mod logs;
 mod output;
 mod pair;
@@ -29,6 +31,7 @@ use serde::Serialize;
 
 use self::args::{Ask, Command, PairArgs, StartArgs, StopArgs};
 use self::client::{ACTION_TIMEOUT, Answer, Client, ClientError, STOP_MARGIN};
+use self::dotenv::Dotenv;
 pub use self::exit_code::EXIT_CODES;
 use self::exit_code::{FAILURE, REFUSED, UNREACHABLE, WRONG_USAGE};
 use self::logs::LogsError;
@@ -38,11 +41,8 @@ use crate::api::query::NoQuery;
 use crate::api::routes::Route;
 use crate::api::runs::{RunResponse, RunsQuery, RunsResponse};
 use crate::clock::{Clock, SystemClock};
-use crate::config::{Config, ConfigError, Endpoint, Flag, GRACE_S_MAX, Tokens, parse_dotenv};
+use crate::config::{Config, ConfigError, Endpoint, Flag, FoundTokens, GRACE_S_MAX, refuse_guarded};
 use crate::console::{TerminalLine, printable_lines};
-use crate::private;
-
-const DOTENV_BYTES_MAX: u64 = 1024 * 1024;
 
 /// What this binary does beside asking a server.
 #[derive(Clone, Copy, Debug)]
@@ -136,7 +136,10 @@ fn report(failure: &Failure, json: bool) -> ExitCode {
             ClientError::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => return ExitCode::SUCCESS,
             ClientError::Refused { document, .. } => (REFUSED, Some(document)),
             ClientError::Failed { document, .. } => (FAILURE, Some(document)),
-            ClientError::Unreachable { .. } | ClientError::NoServer(_) | ClientError::NoAnswer { .. } => (UNREACHABLE, None),
+            ClientError::Unreachable { .. }
+            | ClientError::NoServer(_)
+            | ClientError::Unproven { .. }
+            | ClientError::NoAnswer { .. } => (UNREACHABLE, None),
             ClientError::Stranger { .. } | ClientError::Output(_) => (FAILURE, None),
         },
         Failure::Logs(LogsError::OlderServer(_) | LogsError::OtherLog(_)) => (FAILURE, None),
@@ -153,14 +156,14 @@ fn report(failure: &Failure, json: bool) -> ExitCode {
 }
 
 fn resolve(flags: &[Flag]) -> Result<Config, Failure> {
-    let (dotenv, cwd) = surroundings()?;
+    let (dotenv, cwd) = surroundings(flags)?;
     Ok(Config::resolve(flags, |name| std::env::var_os(name), &dotenv, &cwd)?)
 }
 
-fn find_server(url: Option<String>) -> Result<(Endpoint, Tokens), Failure> {
-    let (dotenv, cwd) = surroundings()?;
+fn find_server(url: Option<String>) -> Result<(Endpoint, FoundTokens), Failure> {
+    let (dotenv, cwd) = surroundings(&[])?;
     let env = |name: &str| std::env::var_os(name);
-    let tokens = Tokens::resolve(env, &dotenv)?;
+    let tokens = FoundTokens::resolve(env, &dotenv, &cwd)?;
     let endpoint = match url {
         Some(url) => Endpoint::Url(url),
         None => Endpoint::resolve(env, &dotenv, &cwd)?,
@@ -168,17 +171,14 @@ fn find_server(url: Option<String>) -> Result<(Endpoint, Tokens), Failure> {
     Ok((endpoint, tokens))
 }
 
-fn surroundings() -> Result<(Vec<(String, OsString)>, PathBuf), Failure> {
+/// The settings of the `.env` file and the working directory.
+fn surroundings(flags: &[Flag]) -> Result<(Vec<(String, OsString)>, PathBuf), Failure> {
     let cwd = std::env::current_dir().map_err(Failure::WorkingDirectory)?;
-    let path = cwd.join(".env");
-    let bytes = match private::read(&path, DOTENV_BYTES_MAX) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-        // A folder named `.env` belongs to Python.
-        Err(_) if path.is_dir() => Vec::new(),
-        Err(error) => return Err(Failure::Dotenv(error)),
-    };
-    Ok((parse_dotenv(&bytes)?, cwd))
+    let Dotenv { pairs, problem } = Dotenv::read(&cwd).map_err(Failure::Dotenv)??;
+    if let Some(problem) = problem {
+        refuse_guarded(flags, |name| std::env::var_os(name), &pairs, (&cwd.join(".env"), &problem))?;
+    }
+    Ok((pairs, cwd))
 }
 
 fn ask(question: &Ask, url: Option<String>, json: bool) -> Result<(), Failure> {

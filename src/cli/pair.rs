@@ -19,7 +19,7 @@ use super::qr::{self, Screen};
 use crate::api::routes::Route;
 use crate::api::session::{PairRequest, PairResponse, Role};
 use crate::clock::Timestamp;
-use crate::config::{Endpoint, Tokens};
+use crate::config::{Endpoint, FoundTokens};
 use crate::console::json_line;
 use crate::runtime_dir::ServerInfo;
 use crate::transport::{Reach, dialable};
@@ -48,7 +48,7 @@ struct Pairing {
     expires_at: Timestamp,
 }
 
-pub(super) fn pair(args: &PairArgs, endpoint: Endpoint, tokens: Tokens, json: bool) -> Result<String, PairError> {
+pub(super) fn pair(args: &PairArgs, endpoint: Endpoint, tokens: FoundTokens, json: bool) -> Result<String, PairError> {
     let at_url = |url: &str| match &args.address {
         Some(address) => with_host(address, port_of(url)),
         None => url.to_owned(),
@@ -65,7 +65,7 @@ pub(super) fn pair(args: &PairArgs, endpoint: Endpoint, tokens: Tokens, json: bo
             (None, None) => {
                 // In the same words as for any other command.
                 let absent = ClientError::NoServer(Box::new(places_of(folder).1));
-                return Err(Client::new(endpoint, Tokens::default()).explain(absent).into());
+                return Err(Client::new(endpoint, FoundTokens::default()).explain(absent).into());
             }
         },
     };

@@ -14,6 +14,7 @@ pub(super) const HIDDEN: &str = "…";
 
 /// The column of each row of the table.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a column of its own in the table")]
 pub(crate) struct Setting {
     /// The variables, the strongest first. A name that does not begin with `AUTOAPPDEV_` is shared with other programs.
     pub(crate) names: &'static [&'static str],
@@ -21,6 +22,9 @@ pub(crate) struct Setting {
     pub(crate) flag: Option<(&'static str, &'static str, &'static [&'static str])>,
     /// Whether a `.env` file may set it.
     pub(crate) is_in_dotenv: bool,
+    /// Whether it says who may act, where the server listens and writes, or what runs: it is taken only from a `.env` file that nobody else can
+    /// have written.
+    pub(crate) is_guarded: bool,
     /// What is in force where it is not set.
     pub(crate) default: Default,
     /// The smallest and the largest number.
@@ -52,6 +56,7 @@ impl Setting {
         names: &[],
         flag: None,
         is_in_dotenv: true,
+        is_guarded: false,
         default: Default::Words("none"),
         range: (0, u64::MAX),
         help: "",
@@ -209,5 +214,18 @@ pub enum ConfigError {
         line: usize,
         /// What is wrong with it, to be read after the line.
         problem: &'static str,
+    },
+    /// The `.env` file has settings that count only if nobody else can have written them.
+    #[error(
+        "{names} in {} is not used, because {problem}; make the file this user's own (`chmod go-w .env`, or chown), or set what is needed in the \
+         environment", path.display()
+    )]
+    UntrustedDotenv {
+        /// The settings, separated by commas.
+        names: String,
+        /// The file.
+        path: PathBuf,
+        /// Who else can have written it.
+        problem: String,
     },
 }

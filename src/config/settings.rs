@@ -48,39 +48,42 @@ settings! {
     HOST: Vec<IpAddr> = addresses, ["AUTOAPPDEV_HOST"], Value("127.0.0.1"),
         "The addresses to listen on, comma-separated (`127.0.0.1,::1`); `0.0.0.0` is every address of this machine. If one is beyond \
          loopback, clients need a token",
-        flag: Some(("--host", "ADDRESS", SERVE));
+        flag: Some(("--host", "ADDRESS", SERVE)), is_guarded: true;
     PORT: u16 = |given| given.parsed(values::port), ["AUTOAPPDEV_PORT", "PORT"], Value("8788"),
         "The port to listen on; `0` lets the kernel pick one",
-        flag: Some(("--port", "PORT", SERVE)),
+        flag: Some(("--port", "PORT", SERVE)), is_guarded: true,
         is_foreign: |given| given.source == Source::Dotenv && given.parsed(values::port).is_err();
     SOCKET: Option<PathBuf> = |given| if given.value == "off" { Ok(None) } else { given.path().map(Some) },
         ["AUTOAPPDEV_SOCKET"], InRuntimeDir(SOCKET_DEFAULT),
-        "A Unix socket that only this user and root can reach, and that client commands use by themselves; `off`: none";
+        "A Unix socket that only this user and root can reach, and that client commands use by themselves; `off`: none",
+        is_guarded: true;
     RUNTIME_DIR: PathBuf = Given::path, ["AUTOAPPDEV_RUNTIME_DIR"], Value(RUNTIME_DIR_DEFAULT),
         "The directory of everything that is written at run time: database, logs, runs. Only its owner can read the files. One server at \
          a time owns it",
-        flag: Some(("--runtime-dir", "DIR", STORAGE)), is_for_pipelines: true;
+        flag: Some(("--runtime-dir", "DIR", STORAGE)), is_for_pipelines: true, is_guarded: true;
     DATABASE: PathBuf = Given::database, ["DATABASE_URL"], InRuntimeDir(DATABASE_DEFAULT),
         "The database: `sqlite:<path>`, or, as a flag, a path. One file belongs to one runtime directory. If the variable has the URL of \
          another kind of database (`postgres:…`), it is ignored, with a note in the server's log",
-        flag: Some(("--database", "FILE", STORAGE)), is_foreign: is_database_of_another_program;
+        flag: Some(("--database", "FILE", STORAGE)), is_foreign: is_database_of_another_program, is_guarded: true;
     ROOT: PathBuf = Given::path, ["AUTOAPPDEV_PIPELINE_CWD"], Words("the working directory"),
         "The root: scripts and their working directories must be inside it. A link is resolved again at each start",
-        flag: Some(("--root", "DIR", SERVE));
+        flag: Some(("--root", "DIR", SERVE)), is_guarded: true;
     SCRIPT: String = |given| given.text().map(str::to_owned), ["AUTOAPPDEV_PIPELINE_SCRIPT"], Words("none"),
         "The script of a start that names none, relative to the root",
         flag: Some(("--script", "SCRIPT", SERVE));
     ALLOW_ORIGIN: Vec<String> = |given| given.list(values::origin), ["AUTOAPPDEV_ALLOW_ORIGIN"], Words("none"),
-        "The origins (comma-separated, exact) whose web pages may use the API";
+        "The origins (comma-separated, exact) whose web pages may use the API",
+        is_guarded: true;
     ALLOW_HOST: Vec<String> = |given| given.list(values::host_name), ["AUTOAPPDEV_ALLOW_HOST"], Words("none"),
         "More names (comma-separated) by which requests may call this server. The names of loopback are always allowed; beyond loopback, \
-         IP addresses and the names of this machine are allowed too";
+         IP addresses and the names of this machine are allowed too",
+        is_guarded: true;
     TOKEN: Token = Given::token, ["AUTOAPPDEV_TOKEN"], Words("`token` in the runtime directory, where clients need one"),
         "The token of operators, who can read and act: at least 16 characters without blanks. If it is set, loopback needs it too",
-        is_secret: true;
+        is_secret: true, is_guarded: true;
     READ_TOKEN: Token = Given::token, ["AUTOAPPDEV_READ_TOKEN"], Words("`read-token`, likewise"),
         "The token of viewers, who can only read",
-        is_secret: true;
+        is_secret: true, is_guarded: true;
     CONTAINMENT: bool = |given| given.parsed(values::uses_cgroups), ["AUTOAPPDEV_CONTAINMENT"], Value("auto"),
         "`auto`: a run gets a control group of its own if this user can create one; `tree`: never";
     ON_TERM: OnTerm = |given| given.parsed(values::on_term),

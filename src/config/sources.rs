@@ -7,8 +7,8 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use super::setting::{ConfigError, Default, Flag, Given, HIDDEN, Setting, Source, Typed};
-use super::settings::{READ_TOKEN, RUNTIME_DIR, SOCKET, SOCKET_DEFAULT, TOKEN};
-use super::token::Tokens;
+use super::settings::{READ_TOKEN, RUNTIME_DIR, SETTINGS, SOCKET, SOCKET_DEFAULT, TOKEN};
+use super::token::{FoundToken, FoundTokens, Origin, Token, Tokens};
 use super::values;
 
 /// What the caller read: flags, a look-up of variables, and [`super::parse_dotenv`]'s answer.
@@ -91,11 +91,48 @@ impl<E: Fn(&str) -> Option<OsString>> Sources<'_, E> {
     }
 }
 
-impl Tokens {
+impl FoundTokens {
     /// What a client command finds: as `Config::resolve` does.
-    pub fn resolve(env: impl Fn(&str) -> Option<OsString>, dotenv: &[(String, OsString)]) -> Result<Self, ConfigError> {
-        Sources { flags: &[], env, dotenv }.tokens()
+    pub fn resolve(
+        env: impl Fn(&str) -> Option<OsString>,
+        dotenv: &[(String, OsString)],
+        cwd: &Path,
+    ) -> Result<Self, ConfigError> {
+        let sources = Sources { flags: &[], env, dotenv };
+        let Tokens { token, read_token } = sources.tokens()?;
+        let found = |token: Option<Token>, setting: &'static Setting| {
+            let is_in_dotenv = sources.found(setting).is_some_and(|given| given.source == Source::Dotenv);
+            token.map(|token| FoundToken { token, origin: if is_in_dotenv { Origin::Dotenv } else { Origin::Environment } })
+        };
+        // A wrong value is not in the way of a server that the user names.
+        let runtime_dir = sources.runtime_dir(cwd).ok();
+        Ok(Self { token: found(token, &TOKEN.setting), read_token: found(read_token, &READ_TOKEN.setting), runtime_dir })
     }
+}
+
+/// Refuses guarded settings that would be taken from a `.env` file at `path`, which others can have written, as `problem` says.
+///
+/// # Errors
+/// Names them. Other settings count: they say how the pipeline is run, and everybody who can write this file can usually write that, too.
+pub fn refuse_guarded(
+    flags: &[Flag],
+    env: impl Fn(&str) -> Option<OsString>,
+    dotenv: &[(String, OsString)],
+    (path, problem): (&Path, &str),
+) -> Result<(), ConfigError> {
+    let sources = Sources { flags, env, dotenv };
+    let guarded = SETTINGS.iter().filter(|setting| setting.is_guarded).filter_map(|setting| sources.set(setting));
+    let names = names_from(guarded, Source::Dotenv);
+    if names.is_empty() {
+        return Ok(());
+    }
+    Err(ConfigError::UntrustedDotenv { names, path: path.to_owned(), problem: problem.to_owned() })
+}
+
+/// Which of the settings are from there, separated by commas.
+pub(super) fn names_from(given: impl Iterator<Item = Given>, source: Source) -> String {
+    let names: Vec<_> = given.filter(|given| given.source == source).map(|given| given.name).collect();
+    names.join(", ")
 }
 
 /// `path` as seen from `cwd`, without `.` and doubled slashes; `..` stays, since what it means depends on links.

@@ -4,6 +4,7 @@ use super::settings::names::*;
 use super::*;
 
 mod endpoint;
+mod origins;
 mod values;
 
 const CWD: &str = "/srv/box";
@@ -57,6 +58,7 @@ fn nothing_set_is_the_documented_default() {
         runs_keep: 1000,
         runs_keep_for: None,
         taken_vars: vec![],
+        taken: vec![],
         notes: vec![],
     };
     assert_eq!(config, expected);

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::path::PathBuf;
 
 /// The fewest and the most characters.
 const CHARS_MIN: usize = 16;
@@ -78,6 +79,37 @@ impl Tokens {
     pub fn is_set(&self) -> bool {
         self.token.is_some() || self.read_token.is_some()
     }
+}
+
+/// Where a client command found a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// In the environment of the user.
+    Environment,
+    /// In the `.env` file of the working directory.
+    Dotenv,
+    /// In the runtime directory.
+    RuntimeDir,
+}
+
+/// A token that a client command can send, and which servers may get it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FoundToken {
+    /// The token.
+    pub token: Token,
+    /// Where it is from.
+    pub origin: Origin,
+}
+
+/// The tokens that somebody set, for a client command.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FoundTokens {
+    /// Who has it may look and act.
+    pub token: Option<FoundToken>,
+    /// Who has it may look.
+    pub read_token: Option<FoundToken>,
+    /// The runtime directory of the folder: all of them may go to a server that proves that it owns this directory.
+    pub runtime_dir: Option<PathBuf>,
 }
 
 #[cfg(test)]

@@ -20,6 +20,14 @@ pub(super) fn say_where(info: &ServerInfo) -> String {
     all
 }
 
+/// Says which settings were taken from where, without their values. A project that was cloned may have brought a `.env`.
+pub(super) fn say_taken(taken: &[String]) {
+    for line in taken {
+        ::log::info!("{line}");
+        say(line);
+    }
+}
+
 /// Says which directory the runtime directory is, if a link leads there.
 pub(super) fn say_runtime_dir(path: &Path, real: &Path) {
     if let Ok(Some(_)) = target_of_link(path) {

@@ -44,6 +44,7 @@ mod cli {
     mod commands;
     mod follow;
     mod identity;
+    mod known_server;
     mod logs;
     mod pair;
     mod terminal;
@@ -87,6 +88,7 @@ mod run {
 }
 mod server {
     mod files;
+    mod foreign_files;
     mod process_limit;
     mod program;
     mod starved;

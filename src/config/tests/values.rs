@@ -48,7 +48,7 @@ fn tokens_are_good_and_two_and_never_shown() {
         assert!(error.to_string().starts_with(&format!("{name}=… ")), "{error}");
         assert!(!format!("{error} {error:?}").contains("secret"), "{error:?}");
         let pair = (name.to_owned(), value.into());
-        let error = Tokens::resolve(lookup(&[]), &[pair]).expect_err(value);
+        let error = FoundTokens::resolve(lookup(&[]), &[pair], Path::new(CWD)).expect_err(value);
         assert!(error.to_string().starts_with(&format!("{name}=… (in .env) ")), "{error}");
     }
     let error = both("secret-that-is-the-same", "secret-that-is-the-same").expect_err("one").to_string();

@@ -1,0 +1,272 @@
+//! A connection to a server, as a transport of the HTTP client: over a Unix socket, or over TCP with a proof that the server owns the runtime
+//! directory. Nothing of a request is sent before the server is known.
+
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::net::{SendFlags, sockopt};
+use ureq::config::Config;
+use ureq::unversioned::resolver::DefaultResolver;
+use ureq::unversioned::transport::{Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, Transport};
+use ureq::{Agent, Error};
+
+use crate::abstract_socket;
+use crate::api::routes::Route;
+use crate::api::version::{ProofResponse, VersionQuery};
+use crate::random;
+use crate::runtime_dir::Prover;
+use crate::socket_path::SocketPath;
+
+/// What stands in a URL for the server behind the socket: a number, so that nobody is asked for a name.
+pub(super) const BASE: &str = "http://127.0.0.1";
+/// The longest answer to a challenge, head and body, in bytes.
+const ANSWER_BYTES_MAX: usize = 16 * 1024;
+/// How many fields its head can have.
+const FIELDS_MAX: usize = 64;
+
+/// What the server must show before anything is sent to it.
+#[derive(Clone, Debug)]
+pub(super) enum Proof {
+    /// Nothing.
+    None,
+    /// That its process is one of these users: the kernel tells who listens on a Unix socket (`SO_PEERCRED`, `unix(7)`).
+    User(Vec<u32>),
+    /// That it has the session key.
+    Key(Prover),
+}
+
+/// Why a server is not known. To be read after its address.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Unproven {
+    #[error("belongs to another user (uid {0})")]
+    User(u32),
+    #[error("does not prove that it is the server of this folder")]
+    Key,
+}
+
+impl From<Unproven> for Error {
+    fn from(unproven: Unproven) -> Self {
+        Self::Other(Box::new(unproven))
+    }
+}
+
+/// An agent whose every connection goes to the socket at `path`, which can be a link only if the user named it.
+pub(super) fn to_socket(settings: Config, path: &Path, proof: Proof, may_be_link: bool) -> Agent {
+    Agent::with_parts(settings, ToServer { socket: Some((path.to_owned(), may_be_link)), proof }, DefaultResolver::default())
+}
+
+/// An agent that sends requests to an address only after the server there has shown its proof.
+pub(super) fn to_address(settings: Config, proof: Proof) -> Agent {
+    Agent::with_parts(settings, ToServer { socket: None, proof }, DefaultResolver::default())
+}
+
+#[derive(Debug)]
+struct ToServer {
+    socket: Option<(PathBuf, bool)>,
+    proof: Proof,
+}
+
+impl Connector for ToServer {
+    type Out = Connection;
+
+    fn connect(&self, details: &ConnectionDetails<'_>, _: Option<()>) -> Result<Option<Connection>, Error> {
+        let (socket, reached): (OwnedFd, _) = if let Some((path, may_be_link)) = &self.socket {
+            if !may_be_link && path.symlink_metadata()?.is_symlink() {
+                return Err(io::Error::from(io::ErrorKind::NotFound).into());
+            }
+            (SocketPath::open(path)?.connect()?.into(), None)
+        } else {
+            let stream = connect_tcp(details)?;
+            let reached = stream.peer_addr()?;
+            (stream.into(), Some(reached))
+        };
+        let buffers = LazyBuffers::new(details.config.input_buffer_size(), details.config.output_buffer_size());
+        let mut connection = Connection { socket, buffers };
+        match (&self.proof, reached) {
+            (Proof::None, _) => {}
+            (Proof::User(users), _) => {
+                let (uid, _) = abstract_socket::credentials(&connection.socket)?;
+                if !users.contains(&uid) {
+                    return Err(Unproven::User(uid).into());
+                }
+            }
+            (Proof::Key(prover), Some(reached)) => challenge(&mut connection, prover, reached, details.timeout)?,
+            (Proof::Key(_), None) => return Err(Unproven::Key.into()),
+        }
+        Ok(Some(connection))
+    }
+}
+
+fn connect_tcp(details: &ConnectionDetails<'_>) -> Result<TcpStream, Error> {
+    let mut failed = Error::HostNotFound;
+    for address in &details.addrs {
+        let connected = match limit(details.timeout) {
+            Some(limit) => TcpStream::connect_timeout(address, limit),
+            None => TcpStream::connect(address),
+        };
+        match connected {
+            Ok(stream) => {
+                // A request is one or two writes, which must not wait for one another.
+                stream.set_nodelay(true)?;
+                return Ok(stream);
+            }
+            Err(error) => failed = late(error, details.timeout),
+        }
+    }
+    Err(failed)
+}
+
+/// Has the server prove that it owns the runtime directory, on the connection that the request will use: another process may get the address
+/// between two connections.
+fn challenge(connection: &mut Connection, prover: &Prover, reached: SocketAddr, timeout: NextTimeout) -> Result<(), Error> {
+    let challenge = format!("{:032x}", u128::from_ne_bytes(random::bytes()?));
+    let url = Route::Version.url("", &VersionQuery { challenge: Some(challenge.clone()) });
+    // A name that every server is called by, whatever else it is configured for.
+    let request = format!("GET {url} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    connection.send(request.as_bytes(), timeout)?;
+    let mut answer = Vec::new();
+    let proof = loop {
+        if let Some(proof) = proof_in(&answer)? {
+            break proof;
+        }
+        let mut part = [0; 4096];
+        let count = connection.receive(&mut part, timeout)?;
+        if count == 0 {
+            return Err(Unproven::Key.into());
+        }
+        answer.extend_from_slice(&part[..count]);
+    };
+    if prover.is_proof(&proof, &challenge, reached) { Ok(()) } else { Err(Unproven::Key.into()) }
+}
+
+/// The proof in an answer; `None` where more of it has to come. An error where it is another answer, or more follows it.
+fn proof_in(answer: &[u8]) -> Result<Option<String>, Unproven> {
+    let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
+    let mut head = httparse::Response::new(&mut fields);
+    let head_bytes = match head.parse(answer) {
+        Ok(httparse::Status::Complete(bytes)) => bytes,
+        Ok(httparse::Status::Partial) if answer.len() <= ANSWER_BYTES_MAX => return Ok(None),
+        Ok(httparse::Status::Partial) | Err(_) => return Err(Unproven::Key),
+    };
+    let is_length = |field: &&httparse::Header<'_>| field.name.eq_ignore_ascii_case("content-length");
+    let length =
+        head.headers.iter().find(is_length).and_then(|field| std::str::from_utf8(field.value).ok()?.parse::<usize>().ok());
+    let length = length.filter(|length| head.code == Some(200) && *length <= ANSWER_BYTES_MAX).ok_or(Unproven::Key)?;
+    let body = &answer[head_bytes..];
+    if body.len() < length {
+        return Ok(None);
+    }
+    // What follows would be taken for the answer to the request.
+    let ProofResponse { proof, .. } = serde_json::from_slice(body).ok().filter(|_| body.len() == length).ok_or(Unproven::Key)?;
+    Ok(Some(proof))
+}
+
+struct Connection {
+    socket: OwnedFd,
+    buffers: LazyBuffers,
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Connection").field("socket", &self.socket).finish_non_exhaustive()
+    }
+}
+
+impl Connection {
+    fn send(&self, mut bytes: &[u8], timeout: NextTimeout) -> Result<(), Error> {
+        set_limit(&self.socket, sockopt::Timeout::Send, timeout)?;
+        while !bytes.is_empty() {
+            match rustix::net::send(&self.socket, bytes, SendFlags::NOSIGNAL) {
+                Ok(count) => bytes = &bytes[count..],
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(late(error.into(), timeout)),
+            }
+        }
+        Ok(())
+    }
+
+    fn receive(&self, buffer: &mut [u8], timeout: NextTimeout) -> Result<usize, Error> {
+        receive(&self.socket, buffer, timeout)
+    }
+}
+
+fn receive(socket: &OwnedFd, buffer: &mut [u8], timeout: NextTimeout) -> Result<usize, Error> {
+    set_limit(socket, sockopt::Timeout::Recv, timeout)?;
+    loop {
+        match rustix::io::read(socket, &mut *buffer) {
+            Ok(count) => return Ok(count),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(late(error.into(), timeout)),
+        }
+    }
+}
+
+impl Transport for Connection {
+    fn buffers(&mut self) -> &mut dyn Buffers {
+        &mut self.buffers
+    }
+
+    fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
+        let output = self.buffers.output()[..amount].to_vec();
+        self.send(&output, timeout)
+    }
+
+    fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
+        let count = receive(&self.socket, self.buffers.input_append_buf(), timeout)?;
+        self.buffers.input_appended(count);
+        Ok(count > 0)
+    }
+
+    fn is_open(&mut self) -> bool {
+        // No connection is kept for another request.
+        false
+    }
+}
+
+/// As the socket takes it: none at all, or more than nothing.
+fn limit(timeout: NextTimeout) -> Option<Duration> {
+    timeout.not_zero().map(|left| *left)
+}
+
+fn set_limit(socket: &OwnedFd, which: sockopt::Timeout, timeout: NextTimeout) -> io::Result<()> {
+    Ok(sockopt::set_socket_timeout(socket, which, limit(timeout))?)
+}
+
+fn late(error: io::Error, timeout: NextTimeout) -> Error {
+    if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) {
+        Error::Timeout(timeout.reason)
+    } else {
+        error.into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn proof_is_read_from_one_whole_answer() {
+        let body = r#"{"ok":true,"proof":"ab"}"#;
+        let answer = format!("HTTP/1.1 200 OK\r\nDate: x\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+        for cut in 0..answer.len() {
+            assert!(matches!(proof_in(&answer.as_bytes()[..cut]), Ok(None)), "{cut}");
+        }
+        assert_eq!(proof_in(answer.as_bytes()).expect("good").as_deref(), Some("ab"));
+        let bad = |from: &str, to: &str| answer.replace(from, to);
+        for other in [
+            bad("200 OK", "401 Unauthorized"),
+            bad("content-length", "transfer-encoding"),
+            bad(&body.len().to_string(), "99999999999"),
+            bad("proof", "proofs"),
+            bad("HTTP/1.1", "SSH-2.0"),
+            answer.clone() + "HTTP/1.1 200 OK\r\n",
+        ] {
+            proof_in(other.as_bytes()).expect_err(&other);
+        }
+        proof_in(format!("HTTP/1.1 200 OK\r\nx: {}", "x".repeat(ANSWER_BYTES_MAX)).as_bytes()).expect_err("it is too long");
+    }
+}

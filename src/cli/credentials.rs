@@ -1,0 +1,111 @@
+//! What a request carries to show who sends it, and what the server must show first.
+//!
+//! A token goes to an address from the same source, or to a server that proves that it owns the runtime directory: by the user of its Unix socket,
+//! or by the directory's session key. It never goes to an address because that is the default or stands in a file of the project.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use rustix::process::geteuid;
+
+use super::connection::Proof;
+use super::places::Way;
+use crate::config::{FoundToken, FoundTokens, Origin, Token};
+use crate::runtime_dir::{Prover, Secret, is_own};
+
+/// How to show who asks at a place.
+#[derive(Debug)]
+pub(super) struct Credentials {
+    /// The id of the intended server.
+    pub(super) id: Option<String>,
+    pub(super) token: Option<Token>,
+    pub(super) proof: Proof,
+    /// Whether the user named the place; a link there is the user's.
+    pub(super) is_named: bool,
+    /// Why a token that is known was not sent, if one was not.
+    pub(super) withheld: Option<String>,
+}
+
+impl Credentials {
+    /// For a question that tells nothing.
+    pub(super) fn none() -> Self {
+        Self { id: None, token: None, proof: Proof::None, is_named: false, withheld: None }
+    }
+
+    /// For a place that the user named. A token of the environment goes there as it is, and one of the `.env` file to a server that has shown
+    /// that it is the one of this folder.
+    pub(super) fn for_named(tokens: &FoundTokens, way: &Way) -> Self {
+        let named = Self { is_named: true, ..Self::none() };
+        match tokens.token.as_ref().or(tokens.read_token.as_ref()) {
+            None => named,
+            Some(FoundToken { token, origin: Origin::Environment }) => Self { token: Some(token.clone()), ..named },
+            Some(FoundToken { token, origin: Origin::Dotenv | Origin::RuntimeDir }) => {
+                match tokens.runtime_dir.as_deref().and_then(|dir| proof_of(dir, way)) {
+                    Some(proof) => Self { token: Some(token.clone()), proof, ..named },
+                    None => Self::for_stranger(
+                        tokens,
+                        "no session key can be read with which the server there could prove that it is the one of this folder",
+                    ),
+                }
+            }
+        }
+    }
+
+    /// For the same place, after the server there has not shown that it is the one of this folder.
+    pub(super) fn for_stranger(tokens: &FoundTokens, why: &str) -> Self {
+        let of_environment =
+            [&tokens.token, &tokens.read_token].into_iter().flatten().find(|found| found.origin == Origin::Environment);
+        let advice = "to send it there all the same, set it in the environment";
+        Self {
+            token: of_environment.map(|found| found.token.clone()),
+            is_named: true,
+            withheld: Some(format!("the token in .env was not sent, because {why}; {advice}")),
+            ..Self::none()
+        }
+    }
+
+    /// For the server of a runtime directory, which proves that first. `None` if it cannot, and root's request would go wherever the directory's
+    /// owner says.
+    pub(super) fn for_own(tokens: &FoundTokens, runtime_dir: &Path, way: &Way, id: Option<String>) -> Option<Self> {
+        let own = Self { id, ..Self::none() };
+        if !is_own(runtime_dir) {
+            // Root asks the server of another user, which gets nothing of root's.
+            return matches!(way, Way::Socket(_)).then(|| Self { proof: Proof::User(owner_of(runtime_dir)), ..own });
+        }
+        let token = most_powerful(tokens, runtime_dir);
+        if let Some(proof) = proof_of(runtime_dir, way) {
+            return Some(Self { token, proof, ..own });
+        }
+        let why = || {
+            let key = Secret::SessionKey.path(runtime_dir);
+            format!(
+                "no token was sent, because {} cannot be read, with which the server would prove that it owns that directory; name the server \
+                 with --url, and set the token in the environment",
+                key.display()
+            )
+        };
+        Some(Self { withheld: token.map(|_| why()), ..own })
+    }
+}
+
+/// How the server of a runtime directory can prove that it owns it; `None` where this user cannot check that.
+fn proof_of(runtime_dir: &Path, way: &Way) -> Option<Proof> {
+    match way {
+        Way::Socket(_) => Some(Proof::User(vec![geteuid().as_raw(), 0])),
+        Way::Address(_) => Secret::SessionKey.find(runtime_dir).ok().flatten().map(|key| Proof::Key(Prover::new(&key))),
+    }
+}
+
+/// The owner of a directory, whose process its server must be.
+fn owner_of(runtime_dir: &Path) -> Vec<u32> {
+    fs::metadata(runtime_dir).map(|found| found.uid()).into_iter().collect()
+}
+
+/// Of those that were set and those in the directory.
+fn most_powerful(tokens: &FoundTokens, runtime_dir: &Path) -> Option<Token> {
+    // An unusable token file is the server's concern: it reports the file, or requires no token.
+    let kept = |secret: Secret| secret.find(runtime_dir).ok().flatten();
+    let set = |found: &Option<FoundToken>| found.as_ref().map(|found| found.token.clone());
+    set(&tokens.token).or_else(|| kept(Secret::Token)).or_else(|| set(&tokens.read_token)).or_else(|| kept(Secret::ReadToken))
+}

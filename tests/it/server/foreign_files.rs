@@ -1,0 +1,285 @@
+//! Files and directories that somebody else can have written: a server takes neither its doors nor its data from them.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use rustix::fs::{CWD, FileType, FlockOperation, flock, mknodat};
+use serde_json::json;
+
+use crate::fake_server::FakeServer;
+use crate::support::{Place, not_run, until};
+
+/// Any two users who are not root.
+const ANOTHER: u32 = 65_534;
+const THIRD: u32 = 65_533;
+const TOKEN: &str = "a-token-that-opens-the-door";
+
+fn is_root() -> bool {
+    let is_root = rustix::process::geteuid().is_root();
+    if !is_root {
+        not_run("files of another user can only be made by root", "AUTOAPPDEV_REQUIRE_ROOT");
+    }
+    is_root
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, Permissions::from_mode(mode)).expect("ours");
+}
+
+/// A command in the folder of the place, with nothing of ours in its environment.
+fn bare(place: &Place, args: &[&str]) -> Command {
+    let mut command = place.command();
+    for name in ["HOST", "PORT", "RUNTIME_DIR", "PIPELINE_CWD", "DISK_FREE_MB"] {
+        command.env_remove(format!("AUTOAPPDEV_{name}"));
+    }
+    command.args(args);
+    command
+}
+
+/// Exit code and standard error of a command that ends by itself.
+fn ended(mut command: Command) -> (i32, String) {
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("spawns");
+    let mut stderr = child.stderr.take().expect("piped");
+    let said = std::thread::spawn(move || std::io::read_to_string(&mut stderr).expect("text"));
+    let deadline = std::time::Instant::now() + crate::support::DEADLINE;
+    let status = loop {
+        match child.try_wait().expect("ours") {
+            Some(status) => break status,
+            None if std::time::Instant::now() > deadline => {
+                let _ended = child.kill();
+                panic!("{command:?} does not end: {}", said.join().expect("text"));
+            }
+            None => std::thread::sleep(std::time::Duration::from_millis(2)),
+        }
+    };
+    (status.code().expect("an exit code"), said.join().expect("text"))
+}
+
+fn entries(dir: &Path) -> Vec<PathBuf> {
+    let mut entries: Vec<_> = fs::read_dir(dir).expect("there").flatten().map(|entry| entry.path()).collect();
+    entries.sort();
+    entries
+}
+
+#[test]
+fn dotenv_that_others_can_write_opens_no_door() {
+    if !is_root() {
+        return;
+    }
+    let place = Place::new();
+    let dotenv = place.folder().join(".env");
+    let before = |place: &Place| entries(place.folder());
+    for (owner, mode, why) in [
+        (0, 0o666, "every user can write to it (mode 666)"),
+        (0, 0o664, "its group can write to it (mode 664)"),
+        (ANOTHER, 0o600, "it belongs to another user (uid 65534)"),
+    ] {
+        for (setting, value) in [
+            ("AUTOAPPDEV_HOST", "0.0.0.0"),
+            ("AUTOAPPDEV_PORT", "0"),
+            ("AUTOAPPDEV_TOKEN", TOKEN),
+            ("AUTOAPPDEV_PIPELINE_CWD", "/tmp"),
+            ("AUTOAPPDEV_RUNTIME_DIR", "elsewhere"),
+            ("AUTOAPPDEV_ALLOW_ORIGIN", "http://evil.example"),
+            ("AUTOAPPDEV_SOCKET", "/tmp/open.sock"),
+            ("DATABASE_URL", "sqlite:elsewhere.db"),
+        ] {
+            fs::write(&dotenv, format!("AUTOAPPDEV_PIPELINE_SCRIPT=sleep.sh\n{setting}={value}\n")).expect("writes");
+            set_mode(&dotenv, mode);
+            chown(&dotenv, Some(owner), None).expect("we are root");
+            let there = before(&place);
+            for command in ["serve", "status", "check"] {
+                let (code, err) = ended(bare(&place, &[command]));
+                let path = dotenv.canonicalize().expect("there");
+                let sentence = format!("autoappdev: {setting} in {} is not used, because {why}; make the file", path.display());
+                assert!(code == 2 && err.starts_with(&sentence) && err.contains("`chmod go-w .env`"), "{command}: {err}");
+                assert!(!err.contains(TOKEN), "{err}");
+            }
+            assert_eq!(before(&place), there, "nothing was made");
+        }
+    }
+}
+
+#[test]
+fn dotenv_of_anybody_may_say_how_the_pipeline_is_run() {
+    let mut place = Place::new();
+    let dotenv = place.folder().join(".env");
+    fs::write(
+        &dotenv,
+        format!("AUTOAPPDEV_PIPELINE_SCRIPT=sleep.sh\nAUTOAPPDEV_GRACE_S=1\nAUTOAPPDEV_HOST=0.0.0.0\nAUTOAPPDEV_TOKEN={TOKEN}\n"),
+    )
+    .expect("writes");
+    set_mode(&dotenv, 0o666);
+    // What the environment says is not taken from the file.
+    place.use_token("a-token-of-the-environment");
+    place.start_server();
+    assert_eq!(place.pipeline()["default_script"], "sleep.sh");
+    let (code, said) = place.stop_server_and_listen();
+    let path = dotenv.canonicalize().expect("there");
+    assert!(
+        code == 0
+            && said.contains(&format!("settings from {}: AUTOAPPDEV_PIPELINE_SCRIPT, AUTOAPPDEV_GRACE_S\n", path.display())),
+        "{said}"
+    );
+    let log = fs::read_to_string(place.runtime().join("backend.log")).expect("text");
+    let line = log.lines().find(|line| line.contains("INFO settings from the environment: ")).expect("a line");
+    assert!(["HOST", "PORT", "RUNTIME_DIR", "PIPELINE_CWD", "TOKEN"].iter().all(|name| line.contains(name)), "{line}");
+    assert!([said, log].iter().all(|text| !text.contains("a-token-of-the-environment") && !text.contains(TOKEN)));
+}
+
+#[test]
+fn start_says_what_a_cloned_dotenv_has_set() {
+    let mut place = Place::new();
+    let dotenv = place.folder().join(".env");
+    fs::write(
+        &dotenv,
+        format!("AUTOAPPDEV_HOST=127.0.0.1\nAUTOAPPDEV_PORT=0\nAUTOAPPDEV_TOKEN={TOKEN}\nAUTOAPPDEV_PIPELINE_CWD=root\n"),
+    )
+    .expect("writes");
+    let command = bare(&place, &[]);
+    place.start_server_with(command);
+    let (code, said) = place.stop_server_and_listen();
+    let names = "AUTOAPPDEV_HOST, AUTOAPPDEV_PORT, AUTOAPPDEV_PIPELINE_CWD, AUTOAPPDEV_TOKEN";
+    let sentence = format!("settings from {}: {names}\n", dotenv.canonicalize().expect("there").display());
+    assert!(code == 0 && said.contains(&sentence) && !said.contains(TOKEN), "{said}");
+}
+
+#[test]
+fn runtime_directory_that_others_can_change_is_refused() {
+    let place = Place::new();
+    let runtime = place.runtime();
+    fs::create_dir(&runtime).expect("creates");
+    let real = runtime.canonicalize().expect("there");
+    let refused = |why: &str| {
+        let (code, err) = ended({
+            let mut command = place.command();
+            command.arg("serve");
+            command
+        });
+        assert!(code == 1 && err.contains("as the runtime directory") && err.contains(why), "{err}");
+        assert_eq!(entries(&runtime), Vec::<PathBuf>::new(), "nothing was made in it");
+        let (code, _, err) = place.client(&["stop"]);
+        assert!(code == 4 && err.contains("is not used: ") && err.contains(why), "{err}");
+    };
+    for (mode, who) in [(0o770, "its group"), (0o777, "every user"), (0o1777, "every user")] {
+        set_mode(&runtime, mode);
+        refused(&format!(
+            "{who} can write to {} (mode {mode:03o}); `chmod go-w {}` prevents that",
+            real.display(),
+            real.display()
+        ));
+    }
+    set_mode(&runtime, 0o700);
+    // Somebody could put another directory in its place, unless only owners can rename what is there.
+    set_mode(place.folder(), 0o777);
+    let above = place.folder().canonicalize().expect("there");
+    refused(&format!("every user can write to {} (mode 777); `chmod o-w {}` prevents that", above.display(), above.display()));
+    set_mode(place.folder(), 0o1777);
+    let mut place = place;
+    place.start_server();
+    assert_eq!(place.client(&["status"]).0, 0);
+}
+
+#[test]
+fn runtime_directory_of_another_user_is_refused() {
+    if !is_root() {
+        return;
+    }
+    let place = Place::new();
+    let runtime = place.runtime();
+    fs::create_dir(&runtime).expect("creates");
+    set_mode(&runtime, 0o700);
+    chown(&runtime, Some(ANOTHER), None).expect("we are root");
+    // Root is refused too: the owner could put in what root then runs or tells.
+    let err = place.refused_server(("AUTOAPPDEV_PORT", "0"));
+    assert!(err.contains("it belongs to another user (uid 65534)") && err.contains("serve as the user that owns it"), "{err}");
+    assert_eq!(entries(&runtime), Vec::<PathBuf>::new(), "nothing was made in it");
+
+    // And a client of a third user, to whom that directory announces a server.
+    let stranger = FakeServer::canned(200, r#"{"ok":true}"#);
+    let dir = autoappdev::file_id::FileId::of(&runtime).expect("there");
+    let info = json!({"pid": 1, "id": "x", "dir": dir, "address": stranger.address});
+    fs::write(runtime.join("server.json"), info.to_string()).expect("writes");
+    for (path, mode) in [(&*runtime, 0o755), (&runtime.join("server.json"), 0o644), (place.folder(), 0o755)] {
+        set_mode(path, mode);
+    }
+    let lock = fs::File::open(&runtime).expect("there");
+    flock(&lock, FlockOperation::NonBlockingLockExclusive).expect("free");
+    let binary = place.folder().join("autoappdev");
+    fs::copy(place.command().get_program(), &binary).expect("copies");
+    for args in [&["status"][..], &["start", "x.sh", "--env", "KEY=secret"], &["pair", "--address", "x"]] {
+        let mut command = place.command_of(&binary);
+        command.env_remove("AUTOAPPDEV_PORT").env_remove("AUTOAPPDEV_HOST").env("AUTOAPPDEV_TOKEN", TOKEN);
+        let (code, err) = ended({
+            command.args(args).uid(THIRD).gid(THIRD);
+            command
+        });
+        assert!(code == 4 && err.contains("is not used: it belongs to another user (uid 65534)"), "{args:?}: {err}");
+    }
+    // Root asks nobody at an address that another user has written down.
+    let mut command = place.command();
+    command.env_remove("AUTOAPPDEV_PORT").env_remove("AUTOAPPDEV_HOST").env("AUTOAPPDEV_TOKEN", TOKEN).args(["start", "x.sh"]);
+    assert_eq!(ended(command).0, 4);
+    assert_eq!(stranger.requests().len(), 0);
+}
+
+#[test]
+fn root_asks_the_server_of_another_user_by_its_socket_and_tells_it_no_token() {
+    if !is_root() {
+        return;
+    }
+    let mut place = Place::new();
+    place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh");
+    set_mode(place.folder(), 0o755);
+    fs::create_dir(place.runtime()).expect("creates");
+    set_mode(&place.runtime(), 0o700);
+    chown(place.runtime(), Some(ANOTHER), Some(ANOTHER)).expect("we are root");
+    let binary = place.folder().join("autoappdev");
+    fs::copy(place.command().get_program(), &binary).expect("copies");
+    let mut command = place.command_of(&binary);
+    command.uid(ANOTHER).gid(ANOTHER);
+    place.start_server_with(command);
+    let ask = |args: &[&str]| {
+        let mut command = place.command();
+        command.env_remove("AUTOAPPDEV_PORT").env_remove("AUTOAPPDEV_HOST").env("AUTOAPPDEV_TOKEN", TOKEN).args(args);
+        ended(command)
+    };
+    // Its wrong token would be refused.
+    for args in [&["start"][..], &["status"], &["stop", "--now"]] {
+        let (code, err) = ask(args);
+        assert_eq!(code, 0, "{args:?}: {err}");
+    }
+}
+
+#[test]
+fn what_lies_at_a_temporary_name_is_not_written_to() {
+    let mut place = Place::new();
+    let runtime = place.runtime();
+    fs::create_dir(&runtime).expect("creates");
+    set_mode(&runtime, 0o700);
+    let victim = place.folder().join("victim");
+    let names = ["server.json.new", "token.new", "read-token.new", "session-key.new", "latest-run.new", "retention.json.new"];
+    for what in ["a link", "another name", "a pipe"] {
+        let make = |path: &Path| match what {
+            "a link" => symlink(&victim, path).expect("links"),
+            "another name" => fs::hard_link(&victim, path).expect("links"),
+            _ => mknodat(CWD, path, FileType::Fifo, 0o600.into(), 0).expect("makes"),
+        };
+        fs::write(&victim, "precious").expect("writes");
+        for name in names {
+            let path = runtime.join(name);
+            let _was_none = fs::remove_file(&path);
+            make(&path);
+        }
+        let _first_start = ["token", "read-token", "session-key"].map(|name| fs::remove_file(runtime.join(name)));
+        place.start_server();
+        until("the server has written where it is", || fs::read(runtime.join("server.json")).ok());
+        place.start_with(json!({"script": "exit.sh"}));
+        assert_eq!(place.stop_server(), 0);
+        assert_eq!(fs::read_to_string(&victim).expect("there"), "precious", "{what}");
+        assert!(runtime.join("token").symlink_metadata().expect("made").is_file(), "{what}");
+    }
+}
