@@ -13,7 +13,7 @@ import { attach } from './log.js';
 import { enterByLink, isLearned, learn, linkProof, lock, mayOnlyLook, proof } from './login.js';
 import { showProgress, tick } from './progress.js';
 import { makeQuiet } from './quiet.js';
-import { identify, isOfThisProject, project, serverId, toThisServer, whatHasMoved } from './server.js';
+import { OWN, identify, isOfThisProject, project, serverId, toThisServer, whatHasMoved } from './server.js';
 import { HINTS, TONES, ago, clock, localTime, look, sentence, title, visible } from './words.js';
 
 const ACTIONS = ['start', 'pause', 'resume', 'stop', 'kill'];
@@ -266,7 +266,7 @@ async function ask(path, signal, timeoutMs, init, meantFor = toThisServer()) {
   signal?.addEventListener('abort', stop);
   if (signal?.aborted) stop();
   try {
-    const headers = { ...init?.headers, ...meantFor, ...proof() };
+    const headers = { ...init?.headers, ...OWN, ...meantFor, ...proof() };
     const response = await fetch(path, { cache: 'no-store', ...init, headers, signal: abort.signal });
     const body = await response.json();
     if (response.ok) heard = Date.now();

@@ -5,6 +5,8 @@
 // each is good for nothing without the other. A link's code stands in its fragment, which goes to no server, and is wiped from the address
 // bar before anything else.
 
+import { OWN } from './server.js';
+
 const ANSWER_MS = 10000;
 const KEY = 'autoappdev-proof';
 
@@ -95,7 +97,7 @@ export async function learn(ask) {
 
 async function request(path, init) {
   const response = await fetch(path, {
-    cache: 'no-store', signal: AbortSignal.timeout(ANSWER_MS), ...init, headers: { ...init.headers, ...proof() },
+    cache: 'no-store', signal: AbortSignal.timeout(ANSWER_MS), ...init, headers: { ...init.headers, ...OWN, ...proof() },
   });
   return { ok: response.ok, ...await response.json() };
 }

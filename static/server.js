@@ -4,9 +4,13 @@
 let server = null;        // the one of this project that answered last: its id, which changes with each start
 let home = null;          // the runtime directory of the project that is shown
 
+// Every request has this field. A page of another origin may not set it, so the server knows that a request is this page's, also in a browser that
+// does not say where requests come from.
+export const OWN = { 'AutoAppDev-Client': 'page' };
+
 // Header fields by which another server knows that a request is not meant for it; it answers 421.
 export const serverId = () => server?.id ?? null;
-export const toThisServer = () => (server ? { 'AutoAppDev-Server': server.id } : {});
+export const toThisServer = () => (server ? { ...OWN, 'AutoAppDev-Server': server.id } : OWN);
 
 // Learns which server answers. Returns whether it serves the project that is shown. For another one the page is loaded again.
 // Until another server of this project is known, requests stay meant for the one before: a click may come at any time.

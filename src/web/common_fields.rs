@@ -3,7 +3,7 @@
 use rouille::Response;
 
 /// How many there are.
-pub(super) const COUNT: usize = 5;
+pub(super) const COUNT: usize = 7;
 
 /// What every answer carries, where its endpoint has not said something else.
 const FIELDS: [(&str, &str); COUNT] = [
@@ -12,6 +12,10 @@ const FIELDS: [(&str, &str); COUNT] = [
     ("Referrer-Policy", "no-referrer"),
     // No page of another origin gets it as an image, a script or a frame.
     ("Cross-Origin-Resource-Policy", "same-origin"),
+    // What another site's page opened as a window of its own is none of ours.
+    ("Cross-Origin-Opener-Policy", "same-origin"),
+    // What an answer is shown as, it may load and run nothing, is in no frame, and has no origin of its own: a log is a script's words.
+    ("Content-Security-Policy", "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; sandbox"),
     ("Cache-Control", "no-store"),
 ];
 

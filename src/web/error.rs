@@ -76,6 +76,15 @@ pub(super) enum ApiError {
          address from the address bar instead"
     )]
     OriginNotAllowed(String),
+    #[error(
+        "the browser does not say which page sent this, so it may be any; open the server's page instead. A program sends the field \
+         AutoAppDev-Client, with any value, or a token"
+    )]
+    PageUnknown,
+    #[error(
+        "a browser must send this as Content-Type: application/json, or with the field AutoAppDev-Client; a body is not needed"
+    )]
+    NotMarkedAsJson,
     #[error("the request is meant for another server: the id in AutoAppDev-Server is not this server's; nothing was done")]
     OtherServer,
     #[error(
@@ -146,12 +155,12 @@ impl ApiError {
             Self::UnknownLog(_) => ErrorCode::UnknownLog,
             Self::NotFound | Self::NoSuchRun(_) | Self::NoSuchSession(_) => ErrorCode::NotFound,
             Self::MethodNotAllowed(_) => ErrorCode::MethodNotAllowed,
-            Self::NotSentAsJson => ErrorCode::UnsupportedMediaType,
+            Self::NotSentAsJson | Self::NotMarkedAsJson => ErrorCode::UnsupportedMediaType,
             Self::HostNotAllowed(_) => ErrorCode::HostNotAllowed,
             Self::OtherServer => ErrorCode::OtherServer,
             Self::TooManyStreams => ErrorCode::TooManyStreams,
             Self::TooManyDownloads => ErrorCode::TooManyDownloads,
-            Self::OriginNotAllowed(_) => ErrorCode::OriginNotAllowed,
+            Self::OriginNotAllowed(_) | Self::PageUnknown => ErrorCode::OriginNotAllowed,
             Self::TokenNeeded | Self::WrongToken => ErrorCode::Unauthorized,
             Self::InvalidCode => ErrorCode::InvalidCode,
             Self::TooManyTries { .. } => ErrorCode::TooManyTries,

@@ -19,9 +19,11 @@ static FILES: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/static");
 static PACKED: LazyLock<HashMap<&'static Path, Vec<u8>>> =
     LazyLock::new(|| FILES.files().map(|file| (file.path(), pack(file.contents()))).collect());
 
-/// Nothing but what this server itself serves as files, no frame around it, no form to elsewhere.
+/// Nothing but what this server itself serves as files, no frame around it, no form to elsewhere, and no text that becomes markup or a script: no
+/// policy for Trusted Types may be made, so the browser refuses each attempt.
 const CSP: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
-                   base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+                   base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
+                   require-trusted-types-for 'script'; trusted-types 'none'";
 
 /// One of its files.
 pub(super) fn file(request: &Request, name: &str) -> Option<Response> {
@@ -32,8 +34,8 @@ pub(super) fn file(request: &Request, name: &str) -> Option<Response> {
         .with_additional_header("Vary", "Accept-Encoding")
         .with_unique_header("Content-Security-Policy", CSP)
         .with_unique_header("Cache-Control", caching(name))
-        // What another site's page opened as a window of its own is none of ours.
-        .with_unique_header("Cross-Origin-Opener-Policy", "same-origin");
+        // Its own requests name the page, so that browsers without Fetch Metadata show that too. No other server hears of it.
+        .with_unique_header("Referrer-Policy", "same-origin");
     let response = if packed.is_some() { response.with_unique_header("Content-Encoding", "gzip") } else { response };
     // Of the bytes that are sent: packed and not they are two things (RFC 9110, section 8.8.3.3).
     Some(etag::with_tag(response, request, &tag(contents)))

@@ -23,6 +23,7 @@ mod api {
 }
 mod browser {
     mod controls;
+    mod foreign_reads;
     mod hostile_page;
     mod hostile_text;
     mod live_log;
@@ -53,6 +54,7 @@ mod http {
     mod listeners;
     mod page_security;
     mod proof;
+    pub(crate) mod reading;
     mod rouille_faults;
     mod sessions;
     mod system_calls;

@@ -50,7 +50,12 @@ impl Browser {
 
     /// A browser of its own, with a new profile. `None` where there is none.
     pub(crate) fn fresh() -> Option<Self> {
-        Some(Self::launch(&Programs::find()?, Turn::wait(), false))
+        Self::fresh_with(&[])
+    }
+
+    /// The same, started with more arguments.
+    pub(crate) fn fresh_with(arguments: &[&str]) -> Option<Self> {
+        Some(Self::launch(&Programs::find()?, Turn::wait(), false, arguments))
     }
 
     /// The shared browser; a new one where there is none yet, or where that one does not answer.
@@ -65,10 +70,10 @@ impl Browser {
                 }
             }
         }
-        Self::launch(programs, turn, true)
+        Self::launch(programs, turn, true, &[])
     }
 
-    fn launch(programs: &Programs, mut turn: Turn, is_shared: bool) -> Self {
+    fn launch(programs: &Programs, mut turn: Turn, is_shared: bool, more: &[&str]) -> Self {
         let driver = Driver::start(programs, if is_shared { runner() } else { std::process::id() });
         if is_shared {
             turn.write(&driver, None);
@@ -90,6 +95,7 @@ impl Browser {
         ]
         .map(String::from)
         .into();
+        args.extend(more.iter().map(|argument| (*argument).to_owned()));
         if rustix::process::geteuid().is_root() {
             args.push("--no-sandbox".into());
         }

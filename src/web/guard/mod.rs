@@ -3,10 +3,13 @@
 //! A page of another site that finds this port can make a browser send requests to it. Its Origin gives it away; where it has
 //! bent a host name of its own to this address, the Host does. Whether somebody has a token is asked after this, by `auth`.
 
+mod browser;
+
 use std::net::IpAddr;
 
 use rouille::{Request, Response};
 
+use self::browser::{is_of_own_scripts, is_own_origin, may_be_browser, referring_origin, site};
 use super::error::ApiError;
 use crate::api::routes;
 use crate::transport::Reach;
@@ -41,30 +44,44 @@ impl Guard {
         {
             return Err(ApiError::HostNotAllowed(host.to_owned()));
         }
-        if is_for_own_pages(request)
-            && let Some(origin) = self.foreign_origin(request)
-        {
-            return Err(ApiError::OriginNotAllowed(origin));
+        if is_for_own_pages(request) {
+            self.check_page(request)?;
         }
         // A GET may have a body, which is ignored.
-        if !changes_nothing(request) && has_body(request) && !request.header("Content-Type").is_some_and(is_json) {
+        if changes_nothing(request) || request.header("Content-Type").is_some_and(is_json) {
+            return Ok(());
+        }
+        if has_body(request) {
             return Err(ApiError::NotSentAsJson);
+        }
+        // A form or a beacon of any page can post without a body. It can name no such type or field without a preflight.
+        if may_be_browser(request) && !is_of_own_scripts(request) {
+            return Err(ApiError::NotMarkedAsJson);
         }
         Ok(())
     }
 
-    /// The origin of a page that is neither this server's nor allowed, as named by the browser; `None` for every other request.
-    fn foreign_origin(&self, request: &Request) -> Option<String> {
-        match request.header("Origin") {
-            Some(origin) if is_own_origin(request, origin) || self.allows(origin) => None,
-            Some(origin) => Some(origin.to_owned()),
-            // Browsers leave the Origin out of a GET that the page cannot read, such as an image or a link, but then say this. `same-site` is
-            // another port of this host too, and its page's requests carry our cookie. `none` is the user's own doing: the address bar, a
-            // bookmark, a link in another program (Fetch Metadata, section 2.3).
-            None => {
-                let site = request.header("Sec-Fetch-Site")?;
-                (!["same-origin", "none"].contains(&site)).then(|| "another site".to_owned())
-            }
+    /// Refuses what a page sends that is neither this server's nor allowed.
+    fn check_page(&self, request: &Request) -> Result<(), ApiError> {
+        let is_good = |origin: &str| is_own_origin(request, origin) || self.allows(origin);
+        if let Some(origin) = request.header("Origin") {
+            return if is_good(origin) { Ok(()) } else { Err(ApiError::OriginNotAllowed(origin.to_owned())) };
+        }
+        // Browsers leave the Origin out of a GET that the page cannot read, such as an image or a link, but then say this. `same-site` is
+        // another port of this host too, and its page's requests carry our cookie. `none` is the user's own doing: the address bar, a
+        // bookmark, a link in another program (Fetch Metadata, section 2.3).
+        if let Some(site) = site(request) {
+            let is_good = ["same-origin", "none"].contains(&site);
+            return if is_good { Ok(()) } else { Err(ApiError::OriginNotAllowed("another site".to_owned())) };
+        }
+        if !may_be_browser(request) || is_of_own_scripts(request) {
+            return Ok(());
+        }
+        // A page can leave its referrer out, but cannot name another one. So does who types an address, who cannot be told from a frame.
+        match referring_origin(request) {
+            Some(origin) if is_own_origin(request, origin) => Ok(()),
+            Some(origin) => Err(ApiError::OriginNotAllowed(origin.to_owned())),
+            None => Err(ApiError::PageUnknown),
         }
     }
 
@@ -147,12 +164,6 @@ fn own_names(node: &str) -> Vec<String> {
     if first.is_empty() || first.parse::<u32>().is_ok() { Vec::new() } else { vec![format!("{first}.local"), first] }
 }
 
-/// Whether the page comes from this server, by the name that it was asked for with; [`Guard::check`] has looked at that.
-fn is_own_origin(request: &Request, origin: &str) -> bool {
-    let own = request.header("Host").map(|host| format!("http://{host}"));
-    own.is_some_and(|own| own.eq_ignore_ascii_case(origin))
-}
-
 /// Whether a page of this server itself can have sent this, over TLS in front of it too: only its requests may bring a log-in. A
 /// neighbour on another port is of the same site for a browser, which sends it our cookie.
 pub(super) fn is_of_own_page(request: &Request) -> bool {
@@ -203,6 +214,8 @@ mod tests {
             ..Guard::new(reach, vec!["board.local".into()], vec!["http://localhost:5173".into()])
         }
     }
+
+    const JSON: (&str, &str) = ("Content-Type", "application/json");
 
     fn request(method: &str, headers: &[(&str, &str)]) -> Request {
         of_path(method, "/api/pipeline/start", headers)
@@ -310,7 +323,7 @@ mod tests {
     fn only_own_and_allowed_pages_change_anything() {
         let host = ("Host", "127.0.0.1:8788");
         for origin in [None, Some("http://127.0.0.1:8788"), Some("http://localhost:5173")] {
-            let mut headers = vec![host];
+            let mut headers = vec![host, JSON];
             headers.extend(origin.map(|origin| ("Origin", origin)));
             assert!(guard().check(&request("POST", &headers)).is_ok(), "{origin:?}");
         }
@@ -328,7 +341,7 @@ mod tests {
         for (site, is_good) in
             [("cross-site", false), ("same-site", false), ("Cross-Site", false), ("same-origin", true), ("none", true)]
         {
-            let from = [host, ("Sec-Fetch-Site", site)];
+            let from = [host, JSON, ("Sec-Fetch-Site", site)];
             assert_eq!(guard().check(&request("POST", &from)).is_ok(), is_good, "{site}");
             for path in ["/api/pipeline?wait=60", "/api/runs/7/log", "/api/health", "/api", "/api/nothing"] {
                 assert_eq!(guard().check(&of_path("GET", path, &from)).is_ok(), is_good, "{site} {path}");
@@ -362,5 +375,46 @@ mod tests {
             assert!(matches!(refused, Err(ApiError::NotSentAsJson)), "{kind}");
         }
         assert!(guard().check(&request("POST", &[host, ("Content-Type", "text/plain")])).is_ok(), "no body, no type to mind");
+    }
+
+    #[test]
+    fn browser_that_posts_without_a_body_needs_a_preflight() {
+        let own = [("Host", "localhost"), ("Origin", "http://localhost")];
+        let post = |fields: &[(&str, &str)]| guard().check(&request("POST", &[&own, fields].concat()));
+        for fields in [&[][..], &[("Content-Type", "text/plain")], &[("Authorization", "Basic Og==")]] {
+            assert!(matches!(post(fields), Err(ApiError::NotMarkedAsJson)), "{fields:?}");
+        }
+        for field in [JSON, ("AutoAppDev-Client", "page"), ("Authorization", "Bearer x")] {
+            assert!(post(&[field]).is_ok(), "{field:?}");
+        }
+        assert!(guard().check(&request("POST", &own[..1])).is_ok(), "a program");
+    }
+
+    /// Old ones, and all at an address without TLS beyond loopback.
+    #[test]
+    fn browser_that_does_not_say_where_a_request_comes_from_must_name_the_page_otherwise() {
+        let agent = ("User-Agent", "Mozilla/5.0 (X11; Linux x86_64; rv:60.0) Gecko/20100101 Firefox/60.0");
+        let ask = |method, path, more: &[(&str, &str)]| {
+            guard().check(&of_path(method, path, &[&[("Host", "board.local:8788"), agent, JSON], more].concat()))
+        };
+        for (method, path) in [("GET", "/api/logs?grep=x&wait=60"), ("HEAD", "/api/runs/7/log"), ("POST", "/api/pipeline/stop")] {
+            assert!(matches!(ask(method, path, &[]), Err(ApiError::PageUnknown)), "{path}");
+            for referrer in ["http://board.local:3000/", "https://board.local:8788/", "http://board.local:8788.evil.example/"] {
+                assert!(matches!(ask(method, path, &[("Referer", referrer)]), Err(ApiError::OriginNotAllowed(_))), "{referrer}");
+            }
+            for own in [
+                ("Referer", "http://board.local:8788/"),
+                ("Referer", "http://Board.local:8788/?a"),
+                ("AutoAppDev-Client", "page"),
+                ("Authorization", "Bearer x"),
+            ] {
+                assert!(ask(method, path, &[own]).is_ok(), "{own:?}");
+            }
+            // An allowed page's scripts send their Origin; its images could be those of any page on the same host.
+            assert!(ask(method, path, &[("Referer", "http://localhost:5173/")]).is_err());
+        }
+        for path in ["/", "/static/app.js"] {
+            assert!(ask("GET", path, &[]).is_ok() && ask("GET", path, &[("Referer", "http://evil.example/")]).is_ok(), "{path}");
+        }
     }
 }

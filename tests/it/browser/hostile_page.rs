@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 const TOKEN: &str = "test-token-of-a-page-7Qx";
 
 /// A page of another site: whatever is asked of it, this is what it answers. Returns its origin.
-fn hostile_site() -> String {
+pub(super) fn hostile_site() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let origin = format!("http://127.0.0.1:{}", listener.local_addr().expect("bound").port());
     // Ends with the test's process.
@@ -39,7 +39,7 @@ fn a_hostile_page_in_a_browser_changes_nothing_and_reads_nothing() {
     let Some(browser) = Browser::start() else { return };
     let place = Place::serving("sleep.sh");
     place.start();
-    be_hostile(&browser, &place);
+    be_hostile(&browser, &place, "127.0.0.1");
 }
 
 /// The worst that can be: the browser has the log-in, and the hostile page is on the same host, so that the browser sends the cookie along
@@ -55,7 +55,7 @@ fn a_hostile_page_changes_nothing_in_a_browser_that_is_logged_in() {
     let target = format!("http://127.0.0.1:{}", place.port());
     browser.open(&place.login_link());
     wait_until("the page is logged in", PATIENCE, || browser.state() == "running");
-    be_hostile(&browser, &place);
+    be_hostile(&browser, &place, "127.0.0.1");
     assert_eq!(browser.cookies().as_array().map(Vec::len), Some(1), "it was logged in all the time");
     browser.open(&target);
     wait_until("the page is logged in still", PATIENCE, || browser.state() == "running");
@@ -81,7 +81,7 @@ fn cross_site_page_cannot_occupy_a_stream_download_or_long_poll_slot() {
                for (let n = 0; n < 20; n += 1) {{
                  sent += 2;
                  fetch('{target}' + path, {{ mode: 'no-cors' }}).then((it) => it.text()).then(done, done);
-                 const image = new Image(); image.onload = done; image.onerror = done; image.src = '{target}' + path + (path.includes('?') ? '&' : '?') + 'n=' + n;
+                 const image = new Image(); image.onload = done; image.onerror = done; image.src = '{target}' + path + '#' + n;
                }}
              }}"
         ));
@@ -137,11 +137,43 @@ fn a_stolen_link_without_its_token_opens_nothing() {
     assert_eq!(place.footprint(), before);
 }
 
-/// Everything that a page of another origin can make a browser send.
-fn be_hostile(browser: &Browser, place: &Place) {
-    let before = place.footprint();
-    let site = hostile_site();
+/// Whatever a pipeline prints, a text in the page stays text, and an answer that is shown as a document has neither scripts nor an origin.
+#[test]
+fn browser_refuses_markup_from_text_and_shows_answers_without_an_origin() {
+    let Some(browser) = Browser::start() else { return };
+    let place = Place::serving("sleep.sh");
+    place.start();
     let target = format!("http://127.0.0.1:{}", place.port());
+    browser.open(&target);
+    wait_until("the page works", PATIENCE, || browser.state() == "running");
+    let tried = browser.script(
+        "const tries = {
+           innerHTML: () => { document.getElementById('script').innerHTML = '<img src=x onerror=alert(1)>'; },
+           insertAdjacentHTML: () => document.body.insertAdjacentHTML('beforeend', '<b>x</b>'),
+           srcdoc: () => { document.createElement('iframe').srcdoc = '<b>x</b>'; },
+           script: () => { document.createElement('script').textContent = 'alert(1)'; },
+           src: () => { document.createElement('script').src = 'static/app.js'; },
+           write: () => document.write('x'),
+           parse: () => new DOMParser().parseFromString('<b>x</b>', 'text/html'),
+           timer: () => setTimeout('alert(1)'),
+           policy: () => trustedTypes.createPolicy('default', { createHTML: (text) => text }),
+         };
+         return Object.entries(tries).filter(([, attempt]) => { try { attempt(); return true; } catch { return false; } }).map(([name]) => name)",
+    );
+    assert_eq!(tried, json!([]), "these were let through");
+    assert_eq!(browser.state(), "running");
+    for path in ["/api/runs/1/log", "/api/pipeline", "/api/nothing", "/nothing"] {
+        browser.open(&format!("{target}{path}"));
+        let origin = browser.script("return [self.origin, document.body.innerText.length > 0]");
+        assert_eq!(origin, json!(["null", true]), "{path}");
+    }
+}
+
+/// Everything that a page of another origin can make a browser send.
+pub(super) fn be_hostile(browser: &Browser, place: &Place, host: &str) {
+    let before = place.footprint();
+    let site = hostile_site().replace("127.0.0.1", host);
+    let target = format!("http://{host}:{}", place.port());
     browser.open(&site);
     // What a script of that page can send, and what it gets to see of the answers. Each promise is counted when it is settled.
     browser.script(&format!(

@@ -272,18 +272,30 @@ fn the_page_and_the_api_are_served_closed() {
         for (name, value) in [
             ("X-Content-Type-Options", "nosniff"),
             ("X-Frame-Options", "DENY"),
-            ("Referrer-Policy", "no-referrer"),
             ("Cross-Origin-Resource-Policy", "same-origin"),
+            ("Cross-Origin-Opener-Policy", "same-origin"),
         ] {
             assert_eq!(answer.header(name), Some(value), "{path}");
         }
         assert!(answer.header("Server").is_none() && answer.header("Set-Cookie").is_none(), "{path}");
         let is_page = path == "/" || path.starts_with("/static/");
+        assert_eq!(answer.header("Referrer-Policy"), Some(if is_page { "same-origin" } else { "no-referrer" }), "{path}");
+        let policy: Vec<&str> = answer.header("Content-Security-Policy").expect("a policy").split("; ").collect();
+        for rule in ["default-src 'none'", "frame-ancestors 'none'", "base-uri 'none'", "form-action 'none'"] {
+            assert!(policy.contains(&rule), "{path}: {rule} in {policy:?}");
+        }
+        assert_eq!(policy.contains(&"sandbox"), !is_page, "{path}: {policy:?}");
         assert_eq!(answer.header("Cache-Control"), Some(if is_page { "no-cache" } else { "no-store" }), "{path}");
     }
     let page = place.get("/");
     let policy = page.header("Content-Security-Policy").expect("a policy").to_owned();
-    for rule in ["default-src 'none'", "script-src 'self'", "frame-ancestors 'none'", "base-uri 'none'", "form-action 'none'"] {
+    for rule in [
+        "default-src 'none'",
+        "script-src 'self'",
+        "frame-ancestors 'none'",
+        "require-trusted-types-for 'script'",
+        "trusted-types 'none'",
+    ] {
         assert!(policy.split("; ").any(|part| part == rule), "{rule} in {policy}");
     }
     assert!(!policy.contains("unsafe") && !policy.contains('*'), "{policy}");

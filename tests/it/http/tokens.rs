@@ -70,7 +70,7 @@ fn in_no_state_does_anybody_act_without_the_token_or_look_without_one() {
                     &[("Authorization", "Basic Og==")],
                     &[("Authorization", TOKEN)],
                     &[("X-Token", TOKEN)],
-                    &[("Referer", &format!("http://localhost/#token={TOKEN}"))],
+                    &[JSON, ("Referer", &format!("http://localhost/#token={TOKEN}"))],
                 ];
                 for fields in nobody {
                     let answer = ask(&place, "POST", path, fields, body);
@@ -180,8 +180,10 @@ fn a_neighbours_page_acts_with_its_own_token_or_not_at_all() {
     let before = place.footprint();
     // Even if it knew the proof, which stands in the storage of another origin.
     for fields in [[&own[..], &[neighbour]].concat(), [&own[..], &[neighbour, ("Sec-Fetch-Site", "same-site")]].concat()] {
-        for (method, path) in [("POST", "/api/pipeline/start"), ("GET", "/api/pipeline"), ("GET", "/api/events")] {
-            let answer = ask(&place, method, path, &fields, "");
+        for (method, path, body) in
+            [("POST", "/api/pipeline/start", "{}"), ("GET", "/api/pipeline", ""), ("GET", "/api/events", "")]
+        {
+            let answer = ask(&place, method, path, &fields, body);
             assert_eq!((answer.status, answer.error()), (401, "unauthorized"), "{method} {path} {fields:?}");
         }
     }
@@ -191,11 +193,11 @@ fn a_neighbours_page_acts_with_its_own_token_or_not_at_all() {
     // The own page by a proxy that speaks TLS: the Host is passed on, or the browser's word for it is.
     let mut wire = place.wire();
     let lines = format!("Cookie: {}\r\nX-AutoAppDev-Proof: {}\r\n", log_in.cookie, log_in.proof);
-    let fields = format!("{lines}Origin: https://board.example\r\n");
+    let fields = format!("{lines}Origin: https://board.example\r\nContent-Type: application/json\r\n");
     wire.send(format!("POST /api/pipeline/pause HTTP/1.1\r\nHost: board.example\r\n{fields}\r\n"));
     assert_eq!(wire.answer().status, 200);
     let by_tls = [own[0], own[1], ("Origin", "https://board.example"), ("Sec-Fetch-Site", "same-origin")];
-    assert_eq!(ask(&place, "POST", "/api/pipeline/stop", &by_tls, "").status, 200);
+    assert_eq!(ask(&place, "POST", "/api/pipeline/stop", &by_tls, "{}").status, 200);
 }
 
 #[test]

@@ -1,0 +1,108 @@
+//! What a request says about the browser and the page that sent it.
+//!
+//! Browsers of today mark every request with `Origin` or `Sec-Fetch-Site`. Two kinds of GET come without either: those of older browsers
+//! (Chrome before 76, Firefox before 90, Safari before 16.4), and those of every browser to an address without TLS beyond loopback, which
+//! gets no Fetch Metadata. They count as the own page's only if they carry something that a page of another origin cannot send.
+
+use rouille::Request;
+
+/// The request field of the page's own scripts. A page of another origin would have to ask for it by a preflight, which is refused; any
+/// value will do.
+pub(super) const CLIENT: &str = "AutoAppDev-Client";
+
+/// The request fields that a browser sends only for a page of this origin, or after a preflight (Fetch, section 4.10).
+const OF_OWN_SCRIPTS: [&str; 2] = [CLIENT, "AutoAppDev-Server"];
+
+/// What a page's site is, as the browser sees it: `same-origin`, `same-site`, `cross-site`, or `none` for what the user did (Fetch Metadata).
+pub(super) fn site(request: &Request) -> Option<&str> {
+    request.header("Sec-Fetch-Site")
+}
+
+/// Whether a browser may have sent this. Every browser calls itself Mozilla, names its languages, or sends fields that no page can set
+/// (`Sec-…`); no page of another origin can leave all of these out.
+pub(super) fn may_be_browser(request: &Request) -> bool {
+    request.headers().any(|(name, value)| {
+        let is = |other: &str| name.eq_ignore_ascii_case(other);
+        let is_secure = name.get(..4).is_some_and(|start| start.eq_ignore_ascii_case("Sec-"));
+        let is_named = is("User-Agent") && ["Mozilla/", "Opera/"].iter().any(|browser| value.contains(browser));
+        is_secure || is_named || is("Origin") || is("Referer") || is("Accept-Language")
+    })
+}
+
+/// Whether the request carries a field that no page of another origin can send. Credentials count only if a script has put them there: those of
+/// the scheme `Basic`, which a proxy may ask for, a browser adds to the requests of every page.
+pub(super) fn is_of_own_scripts(request: &Request) -> bool {
+    let has_token = || {
+        request
+            .header("Authorization")
+            .and_then(|it| it.trim_start().get(..7))
+            .is_some_and(|it| it.eq_ignore_ascii_case("Bearer "))
+    };
+    OF_OWN_SCRIPTS.iter().any(|name| request.header(name).is_some()) || has_token()
+}
+
+/// The origin of the page that a request names as its referrer.
+pub(super) fn referring_origin(request: &Request) -> Option<&str> {
+    let referrer = request.header("Referer")?;
+    let authority_at = referrer.find("://")? + 3;
+    let end = referrer[authority_at..].find(['/', '?', '#']).map_or(referrer.len(), |at| authority_at + at);
+    Some(&referrer[..end])
+}
+
+/// Whether the page comes from this server, by the name that it was asked for with; [`Guard::check`](super::Guard::check) has looked at that.
+pub(super) fn is_own_origin(request: &Request, origin: &str) -> bool {
+    let own = request.header("Host").map(|host| format!("http://{host}"));
+    own.is_some_and(|own| own.eq_ignore_ascii_case(origin))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(fields: &[(&str, &str)]) -> Request {
+        let fields = fields.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Request::fake_http("GET", "/api/pipeline", fields, vec![])
+    }
+
+    #[test]
+    fn browsers_are_told_from_programs() {
+        for field in [
+            ("User-Agent", "Mozilla/5.0 (X11; Linux x86_64; rv:60.0) Gecko/20100101 Firefox/60.0"),
+            ("user-agent", "Opera/9.80 (Windows NT 6.1) Presto/2.12.388 Version/12.16"),
+            ("Accept-Language", "de"),
+            ("Referer", ""),
+            ("Origin", "null"),
+            ("sec-fetch-mode", "no-cors"),
+            ("Sec-CH-UA", "\"Chromium\";v=\"80\""),
+        ] {
+            assert!(may_be_browser(&request(&[field])), "{field:?}");
+        }
+        for fields in [&[][..], &[("User-Agent", "curl/8.5.0"), ("Accept", "*/*"), ("Cookie", "a=b"), ("Se", "")]] {
+            assert!(!may_be_browser(&request(fields)), "{fields:?}");
+        }
+    }
+
+    #[test]
+    fn own_scripts_are_told_by_fields_that_no_other_page_can_send() {
+        for field in [("autoappdev-client", ""), ("AutoAppDev-Server", "x"), ("Authorization", "bearer x")] {
+            assert!(is_of_own_scripts(&request(&[field])), "{field:?}");
+        }
+        for field in [("Authorization", "Basic Og=="), ("Authorization", "Bearer"), ("Cookie", "a=b"), ("Accept", "*/*")] {
+            assert!(!is_of_own_scripts(&request(&[field])), "{field:?}");
+        }
+    }
+
+    #[test]
+    fn referrer_is_reduced_to_its_origin() {
+        for (referrer, origin) in [
+            ("http://localhost:8788/", Some("http://localhost:8788")),
+            ("http://localhost:8788", Some("http://localhost:8788")),
+            ("http://localhost:8788?a=http://b/", Some("http://localhost:8788")),
+            ("http://localhost:8788@evil.example/", Some("http://localhost:8788@evil.example")),
+            ("about:blank", None),
+            ("", None),
+        ] {
+            assert_eq!(referring_origin(&request(&[("Referer", referrer)])), origin, "{referrer}");
+        }
+    }
+}

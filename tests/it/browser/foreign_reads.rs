@@ -1,0 +1,167 @@
+//! Pages of other origins try to read in a real browser: from another host name, from another port of the same host with the owner's cookie, and
+//! where the browser says nothing of where a request comes from.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use serde_json::{Value, json};
+
+use super::hostile_page::{be_hostile, hostile_site};
+use crate::http::reading::assert_slots_are_free;
+use crate::support::Place;
+use crate::webdriver::{Browser, PATIENCE, wait_until};
+
+const TOKEN: &str = "test-token-of-a-board-7Qx";
+
+/// A name that leads here, as a router gives one to a board: no browser sends Fetch Metadata to an address without TLS beyond loopback.
+const BOARD: &str = "board.test";
+
+/// Says a line, and then enough that no download of it ends before somebody reads it.
+const LONG: &str = "#!/bin/bash\necho 'the secret is x'\nhead -c 12000000 /dev/zero | tr '\\0' y | fold -w 1000\necho\necho ready\nexec sleep 600\n";
+
+fn place_with(token: Option<&str>) -> (Place, u64) {
+    let mut place = Place::new();
+    place.script("long.sh", LONG);
+    place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "long.sh");
+    place.set_env("AUTOAPPDEV_HOST", "127.0.0.1,127.0.0.2,127.0.0.3");
+    place.set_env("AUTOAPPDEV_ALLOW_HOST", BOARD);
+    if let Some(token) = token {
+        place.use_token(token);
+    }
+    place.start_server();
+    place.start();
+    wait_until("all is said", PATIENCE, || place.get("/api/logs/tail?limit=1").ok()["lines"][0]["line"] == "ready");
+    let end = place.get("/api/logs/tail?limit=1").ok()["next"].as_u64().expect("a position");
+    (place, end)
+}
+
+/// All ways in which a page asks for something of another origin's, to each of `hosts`, for answers that would keep a slot for a minute or for ever.
+/// Waits until each is refused; sixty times more requests than a browser sends at once would take an hour if one in six waited.
+fn read_in_every_way(browser: &Browser, place: &Place, hosts: &[&str], end: u64) {
+    let version = place.pipeline()["version"].as_u64().expect("a number");
+    let targets: Vec<String> = hosts.iter().map(|host| format!("http://{host}:{}", place.port())).collect();
+    browser.script(&format!(
+        "window.settled = 0; window.sent = 0; window.seen = [];
+         const done = () => {{ settled += 1; }};
+         const load = (tag, set, policy) => {{ sent += 1; const it = document.createElement(tag); it.onload = done; it.onerror = done;
+           if (policy) it.referrerPolicy = policy; set(it); document.body.append(it); }};
+         const paths = ['/api/pipeline?after={version}&wait=60', '/api/logs?since={end}&grep=s&wait=60', '/api/logs?since={end}&wait=60',
+                        '/api/events', '/api/runs/1/log', '/api/runs/1/log?download=1', '/api/logs/tail?grep=the%20secret'];
+         for (const target of {targets}) for (const path of paths) for (const policy of ['no-referrer', 'unsafe-url']) {{
+           const url = () => target + path + '#' + sent;
+           for (const init of [{{ mode: 'no-cors', credentials: 'include' }}, {{ credentials: 'include' }}, {{ mode: 'no-cors', method: 'HEAD' }}]) {{
+             sent += 1;
+             fetch(url(), {{ ...init, referrerPolicy: policy }}).then(async (it) => {{ const text = await it.text(); if (text) seen.push(text); }}).then(done, done);
+           }}
+           load('img', (it) => {{ it.src = url(); }}, policy);
+           load('script', (it) => {{ it.src = url(); }}, policy);
+           load('link', (it) => {{ it.rel = 'stylesheet'; it.href = url(); }}, policy);
+           load('iframe', (it) => {{ it.src = url(); }}, policy);
+           load('object', (it) => {{ it.data = url(); }});
+           load('video', (it) => {{ it.onloadeddata = done; it.src = url(); }});
+           load('iframe', (it) => {{ it.name = 'of' + sent; }});
+           sent += 1;
+           const events = new EventSource(url(), {{ withCredentials: true }});
+           events.onopen = () => {{ seen.push('events'); done(); }}; events.onerror = () => {{ events.close(); done(); }};
+         }}",
+        targets = json!(targets),
+    ));
+    wait_until("every request is refused at once", PATIENCE, || browser.script("return settled >= sent") == true);
+    assert_eq!(browser.script("return [seen, sent >= 100]"), json!([[], true]), "nothing was read");
+    // Forms and links into a frame: the refusal is what loads, or a download begins.
+    browser.script(&format!(
+        "window.settled = 0; window.sent = 0;
+         for (const target of {targets}) for (const path of ['/api/events', '/api/runs/1/log', '/api/runs/1/log?download=1']) {{
+           for (const rel of ['noreferrer', '']) {{
+             const frame = document.createElement('iframe'); frame.name = 'into' + sent; sent += 1;
+             document.body.append(frame); frame.onload = () => {{ settled += 1; }};
+             const link = Object.assign(document.createElement('a'), {{ href: target + path, target: frame.name, rel, download: rel }});
+             document.body.append(link); link.click();
+             const form = Object.assign(document.createElement('form'), {{ action: target + path, target: frame.name }});
+             document.body.append(form); form.submit();
+           }}
+         }}",
+        targets = json!(targets),
+    ));
+    wait_until("every frame is loaded", PATIENCE, || browser.script("return settled >= sent && sent > 0") == true);
+}
+
+/// From one host by another name and from another port, with more downloads than there are slots: a browser keeps six connections to each name.
+#[test]
+fn pages_of_other_origins_neither_read_nor_take_a_slot() {
+    let Some(browser) = Browser::fresh() else { return };
+    let (place, end) = place_with(None);
+    let hosts = ["127.0.0.1", "localhost", "127.0.0.2", "127.0.0.3"];
+    browser.open(&hostile_site());
+    read_in_every_way(&browser, &place, &hosts, end);
+    // None of these is read, so each would keep its slot for as long as this page is open.
+    browser.script(&format!(
+        "window.settled = 0; window.sent = 0;
+         for (const host of {hosts}) for (let n = 0; n < 6; n += 1) {{ sent += 1;
+           fetch(`http://${{host}}:{port}/api/runs/1/log?stream=stdout`, {{ mode: 'no-cors' }}).then(() => {{ settled += 1; }}, () => {{ settled += 1; }}); }}",
+        hosts = json!(hosts),
+        port = place.port(),
+    ));
+    wait_until("all are answered", PATIENCE, || browser.script("return settled === sent && sent === 24") == true);
+    assert_slots_are_free(&place);
+}
+
+/// A server of the same host that keeps what it is sent. Returns its port.
+fn witness() -> (u16, Arc<Mutex<Vec<String>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("bound").port();
+    let heads = Arc::<Mutex<Vec<String>>>::default();
+    let kept = heads.clone();
+    // Ends with the test's process.
+    thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            let lines = BufReader::new(&stream).lines().map_while(Result::ok).take_while(|line| !line.is_empty());
+            kept.lock().expect("whole").push(lines.collect::<Vec<_>>().join("\n"));
+            let _left_already = (&stream).write_all(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n");
+        }
+    });
+    (port, heads)
+}
+
+/// The owner is logged in at an address without TLS, and the hostile page is on another port of that host: the browser sends the cookie along and
+/// does not say where a GET comes from.
+#[test]
+fn page_on_a_neighbour_port_reads_nothing_where_the_browser_does_not_tell_it_apart() {
+    let Some(browser) = Browser::fresh_with(&["--host-resolver-rules=MAP board.test 127.0.0.1"]) else { return };
+    let (place, end) = place_with(Some(TOKEN));
+    let target = format!("http://{BOARD}:{}", place.port());
+    browser.open(&format!("{target}/#token={TOKEN}"));
+    wait_until("the page works there", PATIENCE, || browser.state() == "running");
+    browser.click("pause");
+    wait_until("and acts", PATIENCE, || browser.state() == "paused");
+    place.act("resume").ok();
+
+    let (port, heads) = witness();
+    browser.open(&hostile_site().replace("127.0.0.1", BOARD));
+    browser.script(&format!(
+        "return fetch('http://{BOARD}:{port}/', {{ mode: 'no-cors', credentials: 'include' }}).then(() => null)"
+    ));
+    let head = heads.lock().expect("whole").first().cloned().expect("it was asked");
+    assert!(
+        head.contains("\nCookie: ") && !head.contains("Sec-Fetch") && !head.contains("\nOrigin"),
+        "the attack is about another browser: {head}"
+    );
+
+    read_in_every_way(&browser, &place, &[BOARD], end);
+    assert_eq!(browser.cookies().as_array().map(Vec::len), Some(1), "it was logged in all the time");
+    be_hostile(&browser, &place, BOARD);
+
+    // What the owner does from the page: a link to a log. An address that is typed is as good as a frame's, and opens the page's own only.
+    let text = || browser.script("return document.body?.innerText ?? ''").as_str().unwrap_or_default().to_owned();
+    browser.open(&target);
+    wait_until("the page is logged in still", PATIENCE, || browser.state() == "running");
+    browser.script("document.body.append(Object.assign(document.createElement('a'), { href: 'api/runs/1', id: 'a-link' })); document.getElementById('a-link').click()");
+    wait_until("a link of the page is followed", PATIENCE, || {
+        serde_json::from_str::<Value>(&text()).is_ok_and(|it| it["run"]["id"] == 1)
+    });
+    browser.open("about:blank");
+    browser.open(&format!("{target}/api/runs/1"));
+    assert!(text().contains("origin_not_allowed"), "{}", text());
+}
