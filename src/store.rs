@@ -13,6 +13,7 @@ mod check;
 mod connection;
 mod error;
 mod file;
+mod hardening;
 mod known;
 mod open;
 mod reader;

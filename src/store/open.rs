@@ -19,6 +19,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::error::StoreErrorKind;
+use super::hardening::harden;
 use super::known::{self, runner};
 use crate::kill_point::KillPoint;
 
@@ -211,6 +212,7 @@ fn inspection(path: &Path, has_wal: bool) -> Result<Connection, StoreErrorKind> 
     uri.push_str(parameters);
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let conn = Connection::open_with_flags(uri, flags)?;
+    harden(&conn)?;
     conn.busy_timeout(BUSY_TIMEOUT)?;
     Ok(conn)
 }
@@ -321,6 +323,7 @@ pub(super) fn connect(path: &Path) -> Result<Connection, StoreErrorKind> {
     // Without CREATE: a file that has vanished since it was looked at is an error, not an empty database.
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let conn = Connection::open_with_flags(absolute(path)?, flags)?;
+    harden(&conn)?;
     // SQLite falls back to reading without a word: https://www.sqlite.org/c3ref/open.html
     if conn.is_readonly(rusqlite::MAIN_DB)? {
         return Err(StoreErrorKind::NotWritable("it is write-protected".to_owned()));
@@ -336,7 +339,7 @@ fn configure(conn: &Connection) -> Result<(), StoreErrorKind> {
         return Err(StoreErrorKind::Setting("journal_mode=WAL".to_owned()));
     }
     // 2 is FULL: the log is synced at each commit, so what was committed survives a power cut.
-    for (name, value) in [("synchronous", 2), ("foreign_keys", 1), ("trusted_schema", 0)] {
+    for (name, value) in [("synchronous", 2), ("foreign_keys", 1)] {
         conn.pragma_update(None, name, value)?;
         let taken: i64 = conn.pragma_query_value(None, name, |row| row.get(0))?;
         if taken != value {

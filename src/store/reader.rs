@@ -3,17 +3,20 @@
 //! WAL lets it read while the writer writes; it sees whole transactions only (<https://www.sqlite.org/wal.html>).
 
 use std::path::PathBuf;
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, Params, Row};
 
 use super::error::{StoreError, StoreErrorKind};
 use super::file::DatabaseFile;
+use super::hardening::harden;
 use super::open;
 use super::rows::{self, RunLogRow, RunRow};
 use crate::api::events::RunEvent;
 use crate::api::runs::Event;
 use crate::clock::Timestamp;
+use crate::lock::lock;
 
 /// How long a reader waits for a lock that another process holds. A process that writes locks no readers out; one that has the file to itself
 /// (`locking_mode=EXCLUSIVE`) does.
@@ -22,17 +25,47 @@ const PATIENCE: Duration = Duration::from_millis(500);
 /// The most events that are read at once.
 const EVENTS_MAX: u32 = 500;
 
+/// How many there may be at once in this process; others wait, for as long as a reading takes. Each keeps two descriptors, and whoever asks on
+/// hundreds of connections must not leave the writer and the start of a run without.
+const READERS_MAX: usize = 4;
+
+static READERS: (Mutex<usize>, Condvar) = (Mutex::new(0), Condvar::new());
+
+/// The turn of a reader. Who has one must not ask for another.
+#[derive(Debug)]
+struct Turn;
+
+impl Turn {
+    fn wait() -> Self {
+        let (readers, ended) = &READERS;
+        let is_full = |readers: &mut usize| *readers >= READERS_MAX;
+        *ended.wait_while(lock(readers), is_full).unwrap_or_else(PoisonError::into_inner) += 1;
+        Self
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let (readers, ended) = &READERS;
+        *lock(readers) -= 1;
+        ended.notify_one();
+    }
+}
+
 /// A connection that can't write.
 #[derive(Debug)]
 pub struct Reader {
     pub(super) conn: Connection,
     path: PathBuf,
+    /// After `conn`, because fields are dropped in their order.
+    _turn: Turn,
 }
 
 impl Reader {
     /// Opens the database, which must exist and be the file that the store opened. Nothing is read yet.
     pub fn open(file: &DatabaseFile) -> Result<Self, StoreError> {
         let path = file.path();
+        let turn = Turn::wait();
         let open = || {
             if !path.exists() {
                 return Err(StoreErrorKind::Missing);
@@ -41,12 +74,13 @@ impl Reader {
             open::files_beside(path)?;
             let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
             let conn = Connection::open_with_flags(open::absolute(path)?, flags)?;
+            harden(&conn)?;
             conn.busy_timeout(PATIENCE)?;
-            conn.execute_batch("PRAGMA query_only = 1; PRAGMA trusted_schema = 0")?;
+            conn.execute_batch("PRAGMA query_only = 1")?;
             Ok(conn)
         };
         let conn = open().map_err(|kind| StoreError::new(path, kind))?;
-        Ok(Self { conn, path: path.to_owned() })
+        Ok(Self { conn, path: path.to_owned(), _turn: turn })
     }
 
     /// The database's clock, asked together with a row: an answer proves that the file can be read.
