@@ -50,6 +50,8 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
     // The one that is there waits until somebody reads it.
     std::panic::set_hook(Box::new(|panic| console::complain(&format!("{panic}\n{}", Backtrace::capture()))));
     process::unblock_signals().context("cannot unblock signals")?;
+    // Its memory holds the tokens. The shims inherit this, and give their pipelines what this server was given.
+    let core_bytes_max = process::forgo_core_dumps().context("cannot give up core dumps")?;
     // The checks that fail most often come before any file is created. The root is resolved again at each start of a run, because it may be a link.
     let root_now = config.pipeline_root.canonicalize().ok().filter(|root| root.is_dir());
     let Some(root_now) = root_now else {
@@ -57,10 +59,10 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
         bail!("cannot use {} as the root: {advice}", config.pipeline_root.display());
     };
     let listeners = listen(&config)?;
-    serve_at(listeners, config, &root_now)
+    serve_at(listeners, config, &root_now, core_bytes_max)
 }
 
-fn serve_at(addresses: Vec<Listener>, config: Config, root_now: &Path) -> anyhow::Result<()> {
+fn serve_at(addresses: Vec<Listener>, config: Config, root_now: &Path, core_bytes_max: Option<u64>) -> anyhow::Result<()> {
     // Declared before the files that are removed after a failure, so that the locks outlive them.
     let (runtime_dir, _lock, database);
     let mut made = Made::default();
@@ -114,6 +116,7 @@ fn serve_at(addresses: Vec<Listener>, config: Config, root_now: &Path) -> anyhow
         default_script: config.pipeline_script,
         grace: config.grace,
         uses_cgroups: config.uses_cgroups,
+        core_bytes_max,
         log_segment_bytes: segment_bytes,
         log_run_bytes: config.log_run_bytes,
     };

@@ -206,6 +206,7 @@ mod tests {
             default_script: None,
             grace: Duration::ZERO,
             uses_cgroups: false,
+            core_bytes_max: None,
             log_segment_bytes: 1 << 20,
             log_run_bytes: 1 << 20,
             taken_vars: Vec::new(),

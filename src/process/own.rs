@@ -3,7 +3,13 @@
 use std::fs;
 use std::io;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
 use crate::absent::if_there;
+
+/// The limit of core dumps at which there is none, in bytes. With 0 the kernel would still start the program of a `core_pattern` that is a pipe,
+/// such as systemd-coredump; 1 keeps it from that too (`do_coredump` in the kernel's `fs/coredump.c`), and is too little for a file.
+const NO_CORE_BYTES: u64 = 1;
 
 /// The value of [`boot_id`] if the id is unknown. It equals itself, so processes left behind by a run of an unknown boot are searched for.
 pub const UNKNOWN_BOOT: &str = "unknown";
@@ -13,6 +19,18 @@ pub const UNKNOWN_BOOT: &str = "unknown";
 pub fn boot_id() -> io::Result<String> {
     let id = if_there(fs::read_to_string("/proc/sys/kernel/random/boot_id"))?;
     Ok(id.as_deref().map_or(UNKNOWN_BOOT, str::trim).to_owned())
+}
+
+/// Keeps a crash of this process from writing its memory, which holds tokens or a pipeline's environment, to a file. Returns the limit before, which
+/// is for pipelines: `None` if there was none.
+///
+/// Not by `PR_SET_DUMPABLE(2const)`, which also closes `/proc/<pid>`: a server of the same user looks there for the working directory of a shim that
+/// it lost, and the user for what a process has open. Only the soft limit changes, so that it can be given back.
+pub fn forgo_core_dumps() -> io::Result<Option<u64>> {
+    let before = getrlimit(Resource::Core);
+    let current = Some(before.maximum.map_or(NO_CORE_BYTES, |most| most.min(NO_CORE_BYTES)));
+    setrlimit(Resource::Core, Rlimit { current, ..before })?;
+    Ok(before.current)
 }
 
 /// Makes this process the one that inherits every orphan of its tree (`PR_SET_CHILD_SUBREAPER(2const)`).

@@ -18,7 +18,7 @@ use std::path::PathBuf;
 use nix::libc;
 use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
-use rustix::process::Signal;
+use rustix::process::{Resource, Rlimit, Signal, getrlimit};
 
 use super::cgroup::Cgroup;
 use super::children::wait_for_end;
@@ -45,6 +45,8 @@ pub struct Launch {
     pub environment: BTreeMap<OsString, OsString>,
     /// The working directory.
     pub cwd: PathBuf,
+    /// Its limit of core dumps, in bytes; `None` is no limit. This process has given up its own ([`super::forgo_core_dumps`]).
+    pub core_bytes_max: Option<u64>,
     /// Its standard input, output and error.
     pub stdio: [OwnedFd; 3],
 }
@@ -214,6 +216,8 @@ impl Image {
         rustix::stdio::dup2_stdout(stdout)?;
         rustix::stdio::dup2_stderr(stderr)?;
         rustix::process::chdir(&launch.cwd)?;
+        let core = Rlimit { current: launch.core_bytes_max, ..getrlimit(Resource::Core) };
+        rustix::process::setrlimit(Resource::Core, core)?;
         // execvp(3) would give what the kernel does not take for a program to sh: whatever that makes of it, it is not what was asked for.
         let mut error = Errno::NOENT;
         for path in &self.paths {
@@ -255,6 +259,7 @@ mod tests {
             args: args.iter().map(Into::into).collect(),
             environment: path.map(|path| ("PATH".into(), path.into())).into_iter().collect(),
             cwd: cwd.to_owned(),
+            core_bytes_max: getrlimit(Resource::Core).current,
             stdio: [null()?, out, null()?],
         };
         let (leader, containment) = spawn_in_session(&launch, None)?;

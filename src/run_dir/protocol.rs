@@ -55,6 +55,8 @@ pub struct LaunchSpec {
     pub log_run_bytes: u64,
     /// Whether to make a control group for the run where this user may.
     pub uses_cgroups: bool,
+    /// The pipeline's limit of core dumps, in bytes; null is no limit. The server's own is lower, and the shim inherits that one.
+    pub core_bytes_max: Option<u64>,
 }
 
 /// What a server asks of a shim. `tag` comes back in the [`Reply`].

@@ -153,6 +153,7 @@ impl Run {
             args: spec.program_args.iter().map(Into::into).chain(spec.args.iter().map(Into::into)).collect(),
             environment,
             cwd: spec.cwd.clone(),
+            core_bytes_max: spec.core_bytes_max,
             stdio,
         };
         process::spawn_in_session(&launch, cgroup)

@@ -332,6 +332,7 @@ fn settings(dir: &tempfile::TempDir) -> Settings {
         default_script: Some("a.sh".into()),
         grace: Duration::from_secs(10),
         uses_cgroups: true,
+        core_bytes_max: None,
         taken_vars: Vec::new(),
         log_segment_bytes: 1 << 20,
         log_run_bytes: 1 << 24,

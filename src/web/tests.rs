@@ -75,6 +75,7 @@ impl House {
             default_script: None,
             grace: Duration::ZERO,
             uses_cgroups: false,
+            core_bytes_max: None,
             taken_vars: Vec::new(),
             log_segment_bytes: 1 << 20,
             log_run_bytes: 1 << 20,

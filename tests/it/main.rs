@@ -91,6 +91,7 @@ mod run {
 mod server {
     mod files;
     mod foreign_files;
+    mod hardening;
     mod process_limit;
     mod program;
     mod starved;

@@ -33,7 +33,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -210,9 +210,14 @@ impl Place {
 
     /// `kill -9`.
     pub fn kill_server(&mut self) {
+        self.crash_server("KILL");
+    }
+
+    /// Any signal that ends it.
+    pub fn crash_server(&mut self, name: &str) -> ExitStatus {
         let mut server = self.server.take().expect("a server runs");
-        server.child.kill().expect("ours");
-        server.child.wait().expect("ours");
+        signal(server.child.id(), name);
+        server.child.wait().expect("ours")
     }
 
     /// SIGTERM; the exit code.

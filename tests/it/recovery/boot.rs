@@ -124,6 +124,7 @@ fn server_killed_while_the_shim_begins_is_adopted() {
         log_segment_bytes: 1 << 20,
         log_run_bytes: 1 << 24,
         uses_cgroups: true,
+        core_bytes_max: None,
     };
     let (mut shim, stream) = shim_of_a_dead_server(&place, run_id, &to_line(&spec));
     drop(stream);
