@@ -9,12 +9,7 @@ use std::time::Duration;
 
 use super::waker::Waker;
 use crate::lock::lock;
-
-/// The most streams at once.
-const STREAMS_MAX: usize = 64;
-
-/// The most requests that wait for lines at once.
-const WAITING_MAX: usize = 64;
+use crate::transport::LongRequests;
 
 /// How long a new stream waits for a slot when all are taken: until followers have checked their clients.
 const SLOT_LIMIT: Duration = Duration::from_millis(500);
@@ -45,15 +40,16 @@ impl Slots {
         Self { waker, streams: Mutex::new(0), freed: Condvar::new(), waiting: Mutex::default(), checks: AtomicU64::new(0) }
     }
 
-    /// A slot for a stream, where need be that of a client that is gone; `None` if there is none.
-    pub(super) fn take(self: &Arc<Self>) -> Option<StreamSlot> {
+    /// A slot for a stream, where need be that of a client that is gone; `None` if there is none. Some are only for the owner at the Unix socket.
+    pub(super) fn take(self: &Arc<Self>, is_owner: bool) -> Option<StreamSlot> {
+        let most = LongRequests::now(is_owner).streams;
         let mut streams = lock(&self.streams);
-        if *streams >= STREAMS_MAX {
+        if *streams >= most {
             self.ask_for_checks();
-            let is_full = |streams: &mut usize| *streams >= STREAMS_MAX;
+            let is_full = |streams: &mut usize| *streams >= most;
             streams = self.freed.wait_timeout_while(streams, SLOT_LIMIT, is_full).unwrap_or_else(PoisonError::into_inner).0;
         }
-        if *streams >= STREAMS_MAX {
+        if *streams >= most {
             return None;
         }
         *streams += 1;
@@ -61,11 +57,11 @@ impl Slots {
     }
 
     /// A slot for a request that waits, and whether there are more of those than may be.
-    pub(super) fn begin_to_wait(&self) -> (Arc<()>, bool) {
+    pub(super) fn begin_to_wait(&self, is_owner: bool) -> (Arc<()>, bool) {
         // Counted and taken under the lock: of two that come at once for the last slot, one gets it.
         let (slot, is_crowded) = {
             let waiting = lock(&self.waiting);
-            (waiting.clone(), Arc::strong_count(&waiting) > 1 + WAITING_MAX)
+            (waiting.clone(), Arc::strong_count(&waiting) > 1 + LongRequests::now(is_owner).waits)
         };
         if is_crowded {
             self.ask_for_checks();
@@ -105,12 +101,14 @@ mod tests {
     fn stream_without_a_slot_wakes_the_others_to_check_their_clients() {
         let waker = Arc::new(Waker::default());
         let slots = Arc::new(Slots::new(waker.clone()));
-        let mut taken: Vec<_> = (0..STREAMS_MAX).map(|_| slots.take().expect("there are as many")).collect();
+        let mut taken: Vec<_> =
+            (0..LongRequests::now(false).streams).map(|_| slots.take(false).expect("there are as many")).collect();
         let (mut checked, seen) = (slots.checked(), waker.seen());
-        assert!(slots.take().is_none());
+        assert!(slots.take(false).is_none());
         assert!(slots.is_check_due(&mut checked) && !slots.is_check_due(&mut checked), "each follower checks once");
         assert_ne!(waker.seen(), seen, "or they would sleep on");
+        assert!(slots.take(true).is_some(), "some are the owner's alone");
         taken.pop();
-        assert!(slots.take().is_some(), "a slot that became free");
+        assert!(slots.take(false).is_some(), "a slot that became free");
     }
 }

@@ -38,9 +38,9 @@ pub enum Begin {
 }
 
 impl Streams {
-    /// Opens a stream; `None` when there are as many as there may be.
-    pub fn open(self: &Arc<Self>, begin: Begin) -> io::Result<Option<EventStream>> {
-        let Some(slot) = self.slots.take() else { return Ok(None) };
+    /// Opens a stream; `None` when there are as many as there may be, for the owner at the Unix socket or for everybody else.
+    pub fn open(self: &Arc<Self>, begin: Begin, is_owner: bool) -> io::Result<Option<EventStream>> {
+        let Some(slot) = self.slots.take(is_owner) else { return Ok(None) };
         let attendance = self.inspector.attend();
         // The first state that is sent is current.
         self.inspector.refresh();
@@ -216,7 +216,7 @@ mod tests {
         let (handle, runs) = (supervisor.handle(), Runs::new(root.clone()));
         let database = DatabaseFile::at(&root.join("db"));
         let streams = Arc::new(Streams::new(handle.clone(), inspector, runs, supervisor.logs(), database));
-        let mut stream = streams.open(Begin::Now).expect("opens").expect("there is a slot");
+        let mut stream = streams.open(Begin::Now, false).expect("opens").expect("there is a slot");
         let mut text = EventText::default();
         stream.gather(&mut text).expect("reads");
         let began = Instant::now();

@@ -53,6 +53,11 @@ impl<'a> Client<'a> {
         self.connection.and_then(|(stream, _)| stream.local_address())
     }
 
+    /// Whether it came by the owner's Unix socket, which has slots of its own.
+    pub fn is_owner(&self) -> bool {
+        self.connection.is_some_and(|(_, slot)| slot.is_owner())
+    }
+
     /// Whether it has gone.
     pub fn is_left(&self) -> bool {
         self.connection.is_some_and(|(stream, _)| stream.is_left())

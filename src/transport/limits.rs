@@ -12,6 +12,12 @@ pub(super) const CONNECTIONS_MAX: usize = 512;
 pub(super) const CONNECTIONS_MIN: usize = 16;
 /// One in this many is kept for the owner's socket, one for this machine, and one for all others: no other kind of client can take those.
 const OWN_PLACE_IN: usize = 64;
+/// The fewest of these: an owner who follows the log at the Unix socket can still look and act there.
+const OWN_MIN: usize = 4;
+/// One descriptor in this many is for the files that clients read for long: of streams, of waits for lines, of downloads.
+const FILE_IN: usize = 5;
+const FILES_MIN: usize = 16;
+const FILES_MAX: usize = 160;
 /// The descriptors that are left for the rest of the server, which needs them to read logs and the database.
 pub(super) const OWN_DESCRIPTORS: u64 = 64;
 /// One more for each this many connections is admitted while those that gave way are still ending, or all are being answered. Beyond that a
@@ -70,10 +76,11 @@ impl Limits {
     }
 
     pub(super) fn of(descriptors: u64) -> Self {
-        let descriptors = usize::try_from(descriptors.saturating_sub(OWN_DESCRIPTORS)).unwrap_or(usize::MAX);
+        let rest = OWN_DESCRIPTORS + files_of(descriptors) as u64;
+        let descriptors = usize::try_from(descriptors.saturating_sub(rest)).unwrap_or(usize::MAX);
         // Besides the slots there are connections admitted beyond them, and waiting connections of each kind: an eighth of that each.
         let all = (descriptors - descriptors / 3).clamp(CONNECTIONS_MIN, CONNECTIONS_MAX);
-        let own = (all / OWN_PLACE_IN).max(1);
+        let own = (all / OWN_PLACE_IN).max(OWN_MIN);
         let of_one_address = (all / ONE_MORE_IN).clamp(FROM_ONE_ADDRESS_MIN, FROM_ONE_ADDRESS_MAX);
         Self { shared: all - KINDS * own, own, of_one_address }
     }
@@ -85,5 +92,40 @@ impl Limits {
             Peer::Owner | Peer::Local => (of_a_kind, of_a_kind),
             Peer::Remote(_) => ((self.of_one_address / ONE_MORE_IN).max(1), of_a_kind),
         }
+    }
+}
+
+/// How many descriptors the files have that clients read for long.
+fn files_of(descriptors: u64) -> usize {
+    usize::try_from(descriptors).unwrap_or(usize::MAX).div_euclid(FILE_IN).clamp(FILES_MIN, FILES_MAX)
+}
+
+/// How many requests there may be at once that keep a connection and a file for long, and give way to nobody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LongRequests {
+    /// Event streams.
+    pub streams: usize,
+    /// Requests that wait for lines of the log.
+    pub waits: usize,
+    /// Logs that are sent as text.
+    pub downloads: usize,
+}
+
+impl LongRequests {
+    /// For the owner at the Unix socket, or for all other clients together: of each kind of request some are the owner's alone.
+    pub fn now(is_owner: bool) -> Self {
+        Self::of(getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX), is_owner)
+    }
+
+    pub(super) fn of(descriptors: u64, is_owner: bool) -> Self {
+        let files = files_of(descriptors);
+        let Limits { shared, own, .. } = Limits::of(descriptors);
+        // What one kind of client can have. The other half is for requests that end: whoever comes new must find a slot that gives way.
+        let half = (shared + own) / 2;
+        let part = |files: usize, slots: usize| {
+            let all = files.min(slots).max(2);
+            if is_owner { all } else { all - (all / ONE_MORE_IN).max(1) }
+        };
+        Self { streams: part(files * 2 / 5, half), waits: part(files * 2 / 5, usize::MAX), downloads: part(files / 10, half / 2) }
     }
 }

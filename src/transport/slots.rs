@@ -172,7 +172,7 @@ impl Slots {
         let doing = Mutex::new(Doing::Waits(Instant::now()));
         let activity = Arc::new(Activity { doing, body_bytes: AtomicUsize::new(0) });
         open.insert(number, Occupant { stream: stream.clone(), peer, activity: activity.clone() });
-        Ok(Slot { number, slots: self.clone(), activity })
+        Ok(Slot { number, is_owner: peer == Peer::Owner, slots: self.clone(), activity })
     }
 
     /// Has those give way that have waited for a request for `limit`. After what time to look again; `None` where nobody is connected: the
@@ -281,6 +281,7 @@ fn waits_longest<'a>(occupants: impl Iterator<Item = &'a Occupant>) -> Option<(D
 /// A connection's own view of its slot: says what it does. The slot is free once this is dropped.
 pub(super) struct Slot {
     number: u64,
+    is_owner: bool,
     slots: Arc<Slots>,
     activity: Arc<Activity>,
 }
@@ -297,6 +298,11 @@ pub(super) enum Works {
 }
 
 impl Slot {
+    /// Whether the client came by the owner's Unix socket.
+    pub(super) fn is_owner(&self) -> bool {
+        self.is_owner
+    }
+
     /// Whether no further request is taken.
     pub(super) fn is_stopping(&self) -> bool {
         self.slots.is_stopping()

@@ -12,6 +12,7 @@ use rouille::{Response, ResponseBody};
 
 use super::error::ApiError;
 use crate::lock::lock;
+use crate::transport::LongRequests;
 
 /// What all unread answers may hold, in bytes; one alone may hold more.
 const HELD_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -21,9 +22,6 @@ const SHORT_BYTES_MAX: usize = 32 * 1024;
 const MAKERS_MAX: usize = 2;
 /// The most that wait for their turn; the newest are served.
 const WAITING_MAX: usize = 64;
-
-/// The most logs that are sent as text at once: each keeps a thread, a descriptor, and some hundred KiB.
-const DOWNLOADS_MAX: usize = 16;
 
 /// The long answers of one server.
 #[derive(Debug, Default)]
@@ -59,11 +57,12 @@ struct Answer {
 }
 
 impl ResponseBudget {
-    /// A place for a log that is sent as text, which is too long to be held at all.
-    pub(super) fn begin_download(&self) -> Result<Arc<()>, ApiError> {
+    /// A place for a log that is sent as text, which is too long to be held at all: each keeps a thread, a descriptor, and some hundred KiB.
+    pub(super) fn begin_download(&self, is_owner: bool) -> Result<Arc<()>, ApiError> {
+        let most = LongRequests::now(is_owner).downloads;
         // The lock makes counting and taking one step, so that one of two concurrent requests gets the last place.
         let places = lock(&self.downloads);
-        if Arc::strong_count(&places) > DOWNLOADS_MAX { Err(ApiError::TooManyDownloads) } else { Ok(places.clone()) }
+        if Arc::strong_count(&places) > most { Err(ApiError::TooManyDownloads) } else { Ok(places.clone()) }
     }
 
     /// Waits for a turn to make a long answer, and makes it. Refuses where many wait and this one has waited longest: who waits keeps a

@@ -124,7 +124,7 @@ impl App {
             Route::Events => self.events(request, client),
             Route::Runs => self.budget.make(|| self.runs(request)),
             Route::Run => self.budget.make(|| self.run(parameter)),
-            Route::RunLog => self.log_text(request, parameter),
+            Route::RunLog => self.log_text(request, parameter, client),
             Route::Health => self.health(request, client),
             Route::Session => self.session(request, caller, self.trusts(request, client)),
             Route::Version => self.version(request, client),

@@ -89,6 +89,7 @@ mod run {
     mod tree;
 }
 mod server {
+    mod few_descriptors;
     mod files;
     mod foreign_files;
     mod hardening;

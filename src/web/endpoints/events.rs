@@ -32,7 +32,7 @@ impl App {
             })?,
             None => since.map_or(Begin::Now, Begin::Log),
         };
-        let stream = self.streams.open(begin)?.ok_or(ApiError::TooManyStreams)?;
+        let stream = self.streams.open(begin, client.is_owner())?.ok_or(ApiError::TooManyStreams)?;
         let response = Response::from_data("text/event-stream", Vec::new()).with_unique_header("X-Accel-Buffering", "no");
         let text = EventText(format!("retry: {RETRY_MS}\n\n").into_bytes());
         let body = Body { stream, text, read: 0, spoke_at: Instant::now(), is_over: false };

@@ -11,6 +11,7 @@ use rouille::{Request, Response, ResponseBody};
 use super::runs::run_id_of;
 use crate::api::logs::{LogTextQuery, StreamName};
 use crate::log::{Form, RunText, Said, Stream};
+use crate::transport::Client;
 use crate::web::app::App;
 use crate::web::error::ApiError;
 use crate::web::{etag, input};
@@ -32,10 +33,10 @@ impl<R: Read> Read for Body<R> {
 }
 
 impl App {
-    pub(in crate::web) fn log_text(&self, request: &Request, id: &str) -> Result<Response, ApiError> {
+    pub(in crate::web) fn log_text(&self, request: &Request, id: &str, client: &Client<'_>) -> Result<Response, ApiError> {
         let run_id = run_id_of(id)?;
         let LogTextQuery { timestamps, stream, download, proof: _ } = input::query(request)?;
-        let place = self.budget.begin_download()?;
+        let place = self.budget.begin_download(client.is_owner())?;
 
         let span = self.run_span(run_id)?;
         let text = RunText::look(&self.logs.of_run(run_id), span.begin, span.end)?;

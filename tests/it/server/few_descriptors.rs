@@ -1,0 +1,137 @@
+//! A server with few descriptors (`ulimit -n`) and a client with a read-only token that opens all it can: the owner still looks and acts.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::process::Command;
+
+use crate::support::{DEADLINE, Place, until_true};
+
+const TOKEN: &str = "test-token-that-acts-7Qx";
+const READ_TOKEN: &str = "test-token-that-looks-9Zk";
+
+/// Says more than any socket holds, then a line now and then.
+const TALKS: &str = "#!/bin/bash\nhead -c 9000000 /dev/zero | tr '\\0' y | fold -w 1000\necho\necho ready\n\
+                     n=0\nwhile :; do echo \"line $n\"; n=$((n + 1)); sleep 0.05; done\n";
+
+/// A server that can open this many files.
+fn place_with(descriptors: u32) -> Place {
+    let mut place = Place::new();
+    place.script("talks.sh", TALKS);
+    place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "talks.sh");
+    place.set_env("AUTOAPPDEV_READ_TOKEN", READ_TOKEN);
+    place.use_token(TOKEN);
+    let mut command = Command::new("bash");
+    command.args(["-c", &format!("ulimit -n {descriptors} && exec \"$@\""), "bash"]).arg(env!("CARGO_BIN_EXE_autoappdev"));
+    let plain = place.command();
+    command.current_dir(place.folder()).env_clear();
+    command.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?)))).env("PATH", "/usr/bin:/bin");
+    place.start_server_with(command);
+    place
+}
+
+/// Connections of the viewer: each has asked, and none reads its answer.
+struct Viewer(Vec<TcpStream>);
+
+impl Viewer {
+    fn besiege(place: &Place) -> Self {
+        let end = place.get("/api/logs/tail?limit=1").ok()["next"].as_u64().expect("a position");
+        let version = place.pipeline()["version"].as_u64().expect("a number");
+        let targets = [
+            "/api/events?since=0".to_owned(),
+            "/api/events".to_owned(),
+            "/api/runs/1/log?stream=stdout".to_owned(),
+            "/api/runs/1/log".to_owned(),
+            format!("/api/logs?since={end}&grep=nothing&wait=60&run=1"),
+            "/api/logs?since=0&limit=5000".to_owned(),
+            format!("/api/pipeline?after={version}&wait=60"),
+            "/api/runs?limit=500".to_owned(),
+        ];
+        let mut connections = Vec::new();
+        for _ in 0..60 {
+            for target in &targets {
+                // One that finds no place is closed, and the next one tries.
+                let Ok(mut stream) = TcpStream::connect(("127.0.0.1", place.port())) else { continue };
+                let head = format!("GET {target} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {READ_TOKEN}\r\n\r\n");
+                let _closed_already = stream.write_all(head.as_bytes());
+                connections.push(stream);
+            }
+        }
+        Self(connections)
+    }
+
+    /// How many it holds: those that the server has not closed.
+    fn holds(&self) -> usize {
+        let is_open = |stream: &&TcpStream| {
+            stream.set_nonblocking(true).expect("an option");
+            let mut byte = [0];
+            let peeked = stream.peek(&mut byte);
+            peeked.map_or_else(|error| error.kind() == std::io::ErrorKind::WouldBlock, |count| count > 0)
+        };
+        self.0.iter().filter(is_open).count()
+    }
+}
+
+/// One request at the Unix socket, and the first line of its answer. The connection, for those that go on.
+fn ask_at_socket(place: &Place, request: &str) -> (String, UnixStream) {
+    let mut stream = UnixStream::connect(place.runtime().join("server.sock")).expect("it listens");
+    stream.set_read_timeout(Some(DEADLINE)).expect("a limit");
+    stream.write_all(format!("{request} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n").as_bytes()).expect("sent");
+    let mut line = Vec::new();
+    while !line.ends_with(b"\r\n") {
+        let mut byte = [0];
+        stream
+            .read_exact(&mut byte)
+            .unwrap_or_else(|error| panic!("{request}: {error} after {:?}", String::from_utf8_lossy(&line)));
+        line.extend(byte);
+    }
+    (String::from_utf8_lossy(&line).trim_end().to_owned(), stream)
+}
+
+#[test]
+fn viewer_that_takes_all_it_can_keeps_the_owner_from_nothing() {
+    for descriptors in [100, 160, 256, 400] {
+        let place = place_with(descriptors);
+        place.start();
+        until_true("it talks", || {
+            let tail = place.get("/api/logs/tail?limit=1").ok();
+            tail["lines"][0]["line"].as_str().is_some_and(|line| line.starts_with("line "))
+        });
+        let viewer = Viewer::besiege(&place);
+        assert!(viewer.holds() > 4, "with {descriptors} descriptors the siege holds {} connections", viewer.holds());
+        // All that the owner may want at once, each on a connection of its own that stays open.
+        let mut kept = Vec::new();
+        for request in [
+            "GET /api/events",
+            "GET /api/runs/1/log",
+            "GET /api/pipeline",
+            "POST /api/pipeline/pause",
+            "POST /api/pipeline/resume",
+        ] {
+            let (line, stream) = ask_at_socket(&place, request);
+            assert_eq!(line, "HTTP/1.1 200 OK", "{request} with {descriptors} descriptors");
+            kept.push(stream);
+            kept.truncate(2);
+        }
+        // The command line, which takes its way by itself.
+        for command in [
+            &["status"][..],
+            &["pause"],
+            &["resume"],
+            &["logs", "--lines", "5"],
+            &["stop", "--grace", "0"],
+            &["start"],
+            &["runs"],
+        ] {
+            let (code, out, said) = place.client(command);
+            assert_eq!(code, 0, "{command:?} with {descriptors} descriptors: {out}{said}");
+        }
+        // Another machine's operator, or one by TCP: finds a slot among those that only wait.
+        until_true("an operator by TCP acts", || {
+            place.try_request("POST", "/api/pipeline/pause", &[], None).is_some_and(|answer| answer.status == 200)
+        });
+        let log = place.server_log() + &std::fs::read_to_string(place.runtime().join("backend.log")).unwrap_or_default();
+        assert!(!log.contains("Too many open files") && !log.contains("os error 24"), "with {descriptors} descriptors: {log}");
+        drop((viewer, kept));
+    }
+}
