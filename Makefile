@@ -14,6 +14,10 @@ CARGO ?= cargo
 # set for the server of `make run`, because its pipelines would inherit it.
 $(filter-out run,$(or $(MAKECMDGOALS),help)) binary: export CARGO_FUTURE_INCOMPAT_REPORT_FREQUENCY ?= never
 BINARY := $(or $(CARGO_TARGET_DIR),target)/release/autoappdev
+# Panics name the files of dependencies. Without this they name them by their whole path on the machine of the builder, with the builder's home
+# directory. Cargo can do that by itself only with `trim-paths`, which is not stable; of several prefixes the last counts.
+CARGO_DIR := $(or $(CARGO_HOME),$(HOME)/.cargo)
+REMAP := --config 'build.rustflags=["--remap-path-prefix=$(HOME)=/home", "--remap-path-prefix=$(CARGO_DIR)=/cargo", "--remap-path-prefix=$(CURDIR)=/src"]'
 # They need a binary that can be killed at named points, whose clocks can be set, and whose parsers are open.
 FAULTY_TESTS := --test kill_points --test clock_steps --test corpora --test differential
 SCRIPTS := .ci/run tests/fuzz/run.sh $(wildcard examples/*.sh)
@@ -53,19 +57,19 @@ test: export LIST_FLAKY = /<testcase / { match($$0, / name="[^"]*"/); name = sub
 # stop was. One after another, since they are measured.
 crowds: export AUTOAPPDEV_CROWDS_QUESTIONS := $(or $(QUESTIONS),500)
 crowds: need-tools ## Set thousands of idle, slow and hostile connections on the release build, and print what newcomers and memory say
-	$(CARGO) test --release --locked --test crowds -- --nocapture --test-threads=1
+	$(CARGO) test --release --locked $(REMAP) --test crowds -- --nocapture --test-threads=1
 
 # The release binary, beside floors and peers that are measured in the same run; nginx and strace are used where they are installed.
 bench: need-tools ## Measure speed and memory in ROUNDS=20 rounds, and print the tables of docs/performance.md
-	BENCH_ROUNDS=$(or $(ROUNDS),20) $(CARGO) bench --locked --bench bench
+	BENCH_ROUNDS=$(or $(ROUNDS),20) $(CARGO) bench --locked $(REMAP) --bench bench
 
 bench-log: need-tools ## Measure how fast output is taken in and found again, in ROUNDS=7 rounds, beside `cat > file`
-	BENCH_ROUNDS=$(or $(ROUNDS),7) $(CARGO) bench --locked --bench log
+	BENCH_ROUNDS=$(or $(ROUNDS),7) $(CARGO) bench --locked $(REMAP) --bench log
 
 # The variables are always set: one that is left over in the environment would otherwise decide.
 torture: need-tools ## Kill and hurt the release build N=1000 times at random; SEED=<number> brings the decisions of another time back
 	AUTOAPPDEV_TORTURE_ROUNDS=$(or $(N),1000) AUTOAPPDEV_TORTURE_SEED=$(SEED) \
-	  $(CARGO) test --release --locked --test torture -- --nocapture
+	  $(CARGO) test --release --locked $(REMAP) --test torture -- --nocapture
 
 # A seed decides a whole run of the simulated world (src/supervisor/simulation/); one that fails prints its trace and how to repeat it.
 simulate: export SIMULATE_SEEDS := $(or $(SEEDS),100000)
@@ -101,7 +105,7 @@ clean: ## Remove what the build made (the runtime directory, with its history, s
 	$(CARGO) clean
 
 binary: need-tools
-	@$(CARGO) build --release --locked
+	@$(CARGO) build --release --locked $(REMAP)
 
 # Both are asked for before anything else: without a C compiler the build would fail minutes later, inside SQLite.
 need-tools:

@@ -72,6 +72,7 @@ mod recovery {
 mod rules {
     mod api;
     mod architecture;
+    mod builder_paths;
     mod docs;
 }
 mod run {
