@@ -112,7 +112,7 @@ pub struct LongRequests {
 }
 
 impl LongRequests {
-    /// For the owner at the Unix socket, or for all other clients together: of each kind of request some are the owner's alone.
+    /// For all clients together, or for the owner at the Unix socket, who finds a place when all others are taken.
     pub fn now(is_owner: bool) -> Self {
         Self::of(getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX), is_owner)
     }
@@ -124,7 +124,7 @@ impl LongRequests {
         let half = (shared + own) / 2;
         let part = |files: usize, slots: usize| {
             let all = files.min(slots).max(2);
-            if is_owner { all } else { all - (all / ONE_MORE_IN).max(1) }
+            if is_owner { all + (all / ONE_MORE_IN).max(1) } else { all }
         };
         Self { streams: part(files * 2 / 5, half), waits: part(files * 2 / 5, usize::MAX), downloads: part(files / 10, half / 2) }
     }

@@ -36,8 +36,8 @@ pub struct ResponseBudget {
 #[derive(Debug, Default)]
 struct Makers {
     at_work: usize,
-    /// Who waits for a turn, by a number that grows.
-    waiting: BTreeSet<u64>,
+    /// Who waits for a turn: whether it is no owner, and a number that grows.
+    waiting: BTreeSet<(bool, u64)>,
     next: u64,
 }
 
@@ -66,14 +66,15 @@ impl ResponseBudget {
     }
 
     /// Waits for a turn to make a long answer, and makes it. Refuses where many wait and this one has waited longest: who waits keeps a
-    /// connection from others.
-    pub(super) fn make<T>(&self, make: impl FnOnce() -> Result<T, ApiError>) -> Result<T, ApiError> {
+    /// connection from others. The owner at the Unix socket is next, however many wait.
+    pub(super) fn make<T>(&self, is_owner: bool, make: impl FnOnce() -> Result<T, ApiError>) -> Result<T, ApiError> {
         let mut makers = lock(&self.makers);
-        let number = makers.next;
+        let number = (!is_owner, makers.next);
         makers.next += 1;
         makers.waiting.insert(number);
         if makers.waiting.len() > WAITING_MAX {
-            makers.waiting.pop_first();
+            let longest = makers.waiting.iter().find(|(is_other, _)| *is_other).or(makers.waiting.first()).copied();
+            longest.map(|longest| makers.waiting.remove(&longest));
             self.made.notify_all();
         }
         // In their order: without one, whoever comes new would overtake.
@@ -212,10 +213,10 @@ mod tests {
     fn a_turn_ends_with_a_panic_too() {
         let answers = ResponseBudget::default();
         for _ in 0..=MAKERS_MAX {
-            let panics = std::panic::AssertUnwindSafe(|| answers.make::<()>(|| panic!("on purpose")));
+            let panics = std::panic::AssertUnwindSafe(|| answers.make::<()>(false, || panic!("on purpose")));
             assert!(std::panic::catch_unwind(panics).is_err());
         }
-        assert_eq!(answers.make(|| Ok(1)).expect("a turn"), 1);
+        assert_eq!(answers.make(false, || Ok(1)).expect("a turn"), 1);
     }
 
     #[test]
@@ -231,21 +232,29 @@ mod tests {
             }
         };
         std::thread::scope(|scope| {
-            let working: Vec<_> = (0..MAKERS_MAX).map(|_| scope.spawn(|| answers.make(hold).is_ok())).collect();
+            let working: Vec<_> = (0..MAKERS_MAX).map(|_| scope.spawn(|| answers.make(false, hold).is_ok())).collect();
             until(&|makers| makers.at_work == MAKERS_MAX);
             let waiting: Vec<_> = (0..WAITING_MAX + 2)
                 .map(|n| {
-                    let waits = scope.spawn(|| answers.make(|| Ok(())).is_ok());
+                    let waits = scope.spawn(|| answers.make(false, || Ok(())).is_ok());
                     until(&|makers| makers.next == (MAKERS_MAX + n + 1) as u64);
                     waits
                 })
                 .collect();
             until(&|makers| makers.waiting.len() == WAITING_MAX);
+            // The owner comes last, is next, and is not the one that has waited longest.
+            let owner = scope.spawn(|| {
+                let first = || Ok(answers.makers.lock().expect("whole").waiting.len());
+                answers.make(true, first).expect("a turn")
+            });
+            until(&|makers| makers.waiting.first().is_some_and(|(is_other, _)| !is_other));
             *open.lock().expect("whole") = true;
             is_open.notify_all();
             assert!(working.into_iter().all(|thread| thread.join().expect("no panic")));
             let served: Vec<bool> = waiting.into_iter().map(|thread| thread.join().expect("no panic")).collect();
-            assert!(!served[0] && !served[1] && served[2..].iter().all(|&is| is), "{served:?}");
+            assert!(served[..3].iter().all(|&is| !is) && served[3..].iter().all(|&is| is), "{served:?}");
+            let waiting_behind = owner.join().expect("no panic");
+            assert!(waiting_behind >= WAITING_MAX - MAKERS_MAX, "{waiting_behind} waited behind the owner");
         });
     }
 }

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 
 use super::*;
-use crate::transport::limits::{CONNECTIONS_MAX, CONNECTIONS_MIN, FROM_ONE_ADDRESS_MAX, OWN_DESCRIPTORS};
+use crate::transport::limits::{CONNECTIONS_MAX, CONNECTIONS_MIN, FROM_ONE_ADDRESS_MAX, LongRequests, OWN_DESCRIPTORS};
 use crate::transport::reach::Reach;
 
 fn peer(from: &str) -> Peer {
@@ -206,4 +206,19 @@ fn slots_leave_enough_descriptors_for_the_rest() {
         assert!(is_within || all == CONNECTIONS_MIN, "{limits:?} of {descriptors}");
     }
     assert_eq!(Limits::of(1024), Limits { shared: 488, own: 8, of_one_address: 64 });
+}
+
+#[test]
+fn long_requests_leave_slots_to_others_and_some_to_the_owner() {
+    for descriptors in [0, 64, 80, 100, 128, 256, 400, 512, 1024, 4096, 1 << 40] {
+        let Limits { shared, own, .. } = Limits::of(descriptors);
+        let (all, of_owner) = (LongRequests::of(descriptors, false), LongRequests::of(descriptors, true));
+        // What one kind of client can have, and nobody else gets.
+        assert!(all.streams + all.downloads < shared + own, "{all:?} of {shared} and {own} with {descriptors}");
+        for (all, of_owner) in [(all.streams, of_owner.streams), (all.waits, of_owner.waits), (all.downloads, of_owner.downloads)]
+        {
+            assert!(0 < all && all < of_owner, "{all} and {of_owner} with {descriptors}");
+        }
+    }
+    assert_eq!(LongRequests::of(1024, false), LongRequests { streams: 64, waits: 64, downloads: 16 });
 }
