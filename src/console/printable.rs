@@ -4,7 +4,7 @@
 
 use std::fmt::Write as _;
 
-/// `text` with every character that [`acts`] written as an escape, such as `\u{1b}`; line breaks and tabs, too.
+/// `text` with every character that acts on a terminal written as an escape, such as `\u{1b}`; line breaks and tabs, too.
 pub fn printable(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     text.chars().for_each(|c| push_printable(&mut safe, c));
@@ -16,8 +16,8 @@ pub fn printable_lines(text: &str) -> String {
     text.split('\n').map(printable).collect::<Vec<_>>().join("\n")
 }
 
-/// A JSON document on one line that means the same, without characters that [`acts`]. A line break in JSON is always between tokens, so that it
-/// can go; other characters that act can only be in strings, where an escape is the same character (RFC 8259, section 7).
+/// A JSON document on one line that means the same, without characters that act on a terminal. A line break in JSON is always between tokens,
+/// so that it can go; other characters that act can only be in strings, where an escape is the same character (RFC 8259, section 7).
 pub fn json_line(json: &str) -> String {
     let mut safe = String::with_capacity(json.len());
     for c in json.chars() {
