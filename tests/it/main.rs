@@ -74,6 +74,7 @@ mod rules {
     mod architecture;
     mod builder_paths;
     mod docs;
+    mod unit;
 }
 mod run {
     mod containment;
