@@ -121,11 +121,15 @@ impl LongRequests {
         let files = files_of(descriptors);
         let Limits { shared, own, .. } = Limits::of(descriptors);
         // What one kind of client can have. The other half is for requests that end: whoever comes new must find a slot that gives way.
-        let half = (shared + own) / 2;
+        let of_one_kind = shared + own;
         let part = |files: usize, slots: usize| {
             let all = files.min(slots).max(2);
             if is_owner { all + (all / ONE_MORE_IN).max(1) } else { all }
         };
-        Self { streams: part(files * 2 / 5, half), waits: part(files * 2 / 5, usize::MAX), downloads: part(files / 10, half / 2) }
+        Self {
+            streams: part(files * 2 / 5, of_one_kind / 2),
+            waits: part(files * 2 / 5, usize::MAX),
+            downloads: part(files / 10, of_one_kind / 4),
+        }
     }
 }

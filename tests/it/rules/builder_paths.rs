@@ -15,8 +15,9 @@ fn write_packages(home: &Path) {
         (
             home.join("work/Cargo.toml"),
             format!(
-                "[package]\nname = \"small\"\nversion = \"1.0.0\"\nedition = \"2024\"\n[workspace]\n[dependencies]\npanics = {{ path = {dependency:?} }}\n\
-                 [profile.release]\nstrip = true\n"
+                "[package]\nname = \"small\"\nversion = \"1.0.0\"\nedition = \"2024\"\n[workspace]\n[dependencies]\npanics = {{ path = \"{}\" }}\n\
+                 [profile.release]\nstrip = true\n",
+                dependency.display()
             ),
         ),
         (home.join("work/src/main.rs"), "fn main() { panics::panics(std::env::args().next().map(|_| 1)); }\n".to_owned()),

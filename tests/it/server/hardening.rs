@@ -68,7 +68,7 @@ fn crash_of_server_or_shim_leaves_no_memory_behind_and_the_pipelines_does() {
     assert_eq!(inherited, String::from_utf8_lossy(&own.stdout).trim(), "as this test has it");
 }
 
-/// An overrun of an array in SQLite's C code is noticed: the compiler was told to guard it (`.cargo/config.toml`).
+/// An overrun of an array in `SQLite`'s C code is noticed: the compiler was told to guard it (`.cargo/config.toml`).
 #[test]
 fn bundled_c_code_has_stack_protection() {
     let binary = fs::read(env!("CARGO_BIN_EXE_autoappdev")).expect("it is there");
