@@ -32,8 +32,9 @@ impl Neighbour {
                 let mut head = String::new();
                 while reader.read_line(&mut head).is_ok_and(|count| count > 2) {}
                 kept.lock().expect("never poisoned").push(head);
-                let fields: String =
-                    set.lock().expect("never poisoned").iter().map(|cookie| format!("Set-Cookie: {cookie}\r\n")).collect();
+                let set = set.lock().expect("never poisoned").clone();
+                let fields: Vec<String> = set.iter().map(|cookie| format!("Set-Cookie: {cookie}\r\n")).collect();
+                let fields = fields.concat();
                 let body = "<!doctype html><title>neighbour</title><body>";
                 let head = format!("HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: {}\r\n", body.len());
                 let _left_already = (&stream).write_all(format!("{head}{fields}Connection: close\r\n\r\n{body}").as_bytes());

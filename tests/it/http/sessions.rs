@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::time::Instant;
 
 use rustix::process::geteuid;
 use serde_json::{Value, json};
@@ -31,7 +32,8 @@ fn closed_place() -> Place {
 
 /// Asks with these header fields, as the page does, and without a token.
 fn ask_by(mut wire: Wire, method: &str, path: &str, fields: &[(&str, &str)], body: &str) -> Answer {
-    let fields = fields.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect::<String>();
+    let fields: Vec<String> = fields.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let fields = fields.concat();
     let framing = format!("Content-Type: application/json\r\nContent-Length: {}\r\n", body.len());
     let framing = if method == "POST" { framing } else { String::new() };
     wire.send(format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n{fields}{framing}\r\n{body}"));
@@ -109,7 +111,9 @@ fn stream(place: &Place, log_in: &LogIn) -> TcpStream {
 
 fn read_until(stream: &mut TcpStream, mark: &str) {
     let mut seen = Vec::new();
+    let begun = Instant::now();
     while !String::from_utf8_lossy(&seen).contains(mark) {
+        assert!(begun.elapsed() < DEADLINE, "no {mark:?} came");
         let mut piece = [0; 4096];
         let count = stream.read(&mut piece).expect("it goes on");
         assert!(count > 0, "it ended before {mark:?}: {}", String::from_utf8_lossy(&seen));
