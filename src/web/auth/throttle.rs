@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use rouille::Request;
 
+use super::trust::own_uid;
 use crate::transport::{Client, network_of};
 
 /// So many wrong ones cost nothing: a typing error is no attack.
@@ -53,7 +54,7 @@ impl Source {
             return Self::Network(network_of(address));
         }
         match client.uid() {
-            Some(uid) if uid == rustix::process::geteuid().as_raw() => Self::Network(address),
+            Some(uid) if uid == own_uid() => Self::Network(address),
             Some(uid) => Self::User(uid),
             None => Self::Unidentified,
         }

@@ -3,6 +3,8 @@
 //! Everybody who may act can run any program as the server's user. A process of that user can do so anyway, so it gains nothing. Any other user
 //! of the machine would, and so would whoever reaches a proxy on it.
 
+use std::sync::OnceLock;
+
 use rouille::Request;
 
 use crate::transport::{Client, Reach};
@@ -33,7 +35,7 @@ impl Trust {
     }
 
     pub(in crate::web) fn includes(self, request: &Request, client: &Client<'_>) -> bool {
-        let own = rustix::process::geteuid().as_raw();
+        let own = own_uid();
         // The kernel is asked last, and not at all where the answer cannot matter.
         match self {
             Self::Nobody => false,
@@ -41,6 +43,12 @@ impl Trust {
             Self::OwnUserAndRoot => !is_passed_on(request) && client.uid().is_some_and(|uid| uid == own || uid == 0),
         }
     }
+}
+
+/// The server's user. It never changes, and to ask for it is a system call, which no request should cost.
+pub(super) fn own_uid() -> u32 {
+    static OWN: OnceLock<u32> = OnceLock::new();
+    *OWN.get_or_init(|| rustix::process::geteuid().as_raw())
 }
 
 /// Whether a proxy says that it passes on the request of somebody else.
