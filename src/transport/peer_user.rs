@@ -57,7 +57,7 @@ fn is_connected(stream: &impl AsFd) -> bool {
 fn ask_kernel(local: SocketAddr, remote: SocketAddr) -> io::Result<Option<u32>> {
     let socket = netlink_socket()?;
     let mut request = [0; REQUEST_BYTES];
-    request[..4].copy_from_slice(&(REQUEST_BYTES as u32).to_ne_bytes());
+    request[..4].copy_from_slice(&u32::try_from(REQUEST_BYTES).map_err(io::Error::other)?.to_ne_bytes());
     request[4..6].copy_from_slice(&SOCK_DIAG_BY_FAMILY.to_ne_bytes());
     request[6..8].copy_from_slice(&NLM_F_REQUEST.to_ne_bytes());
     let family = if local.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
@@ -117,8 +117,8 @@ fn find_in_table(local: SocketAddr, remote: SocketAddr) -> io::Result<Option<u32
     for path in ["/proc/net/tcp", "/proc/net/tcp6"] {
         match fs::read_to_string(path) {
             Ok(table) => {
-                if let Some(owner) = table.lines().find_map(|line| owner_in(line, local, remote)) {
-                    return Ok(owner);
+                if let Some((uid, inode)) = table.lines().find_map(|line| owner_in(line, local, remote)) {
+                    return Ok((inode != 0).then_some(uid));
                 }
             }
             Err(error) => failed = Some(error),
@@ -127,17 +127,15 @@ fn find_in_table(local: SocketAddr, remote: SocketAddr) -> io::Result<Option<u32
     failed.map_or(Ok(None), Err)
 }
 
-/// The user of a line's socket, if the line is the wanted one's; `Some(None)` for a closed one.
-fn owner_in(line: &str, local: SocketAddr, remote: SocketAddr) -> Option<Option<u32>> {
+/// User and inode of a line's socket, if the line is the wanted one's.
+fn owner_in(line: &str, local: SocketAddr, remote: SocketAddr) -> Option<(u32, u64)> {
     // sl local_address rem_address st tx_queue:rx_queue tr:tm->when retrnsmt uid timeout inode
     let mut fields = line.split_ascii_whitespace();
     let ends = (end_in(fields.nth(1)?)?, end_in(fields.next()?)?);
     if ends != (local, remote) {
         return None;
     }
-    let uid = fields.nth(4)?.parse().ok()?;
-    let inode: u64 = fields.nth(1)?.parse().ok()?;
-    Some((inode != 0).then_some(uid))
+    Some((fields.nth(4)?.parse().ok()?, fields.nth(1)?.parse().ok()?))
 }
 
 /// `0100007F:2254`: the address in words of this machine's byte order, the port as a number.

@@ -95,6 +95,12 @@ impl Place {
         self.bring_token(token);
     }
 
+    /// The requests made here bring the token that the server made: a server of another user knows us by nothing else.
+    pub fn bring_own_token(&mut self) {
+        let token = fs::read_to_string(self.runtime().join("token")).expect("made at the first boot");
+        self.bring_token(token.trim());
+    }
+
     /// The requests made here bring this token.
     pub fn bring_token(&mut self, token: &str) {
         self.bearer = Some(format!("Bearer {token}"));

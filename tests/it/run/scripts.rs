@@ -264,6 +264,7 @@ fn serve_without_rights(place: &mut Place) {
     let mut command = place.command_of(Path::new("setpriv"));
     command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&binary);
     place.start_server_with(command);
+    place.bring_own_token();
 }
 
 #[test]

@@ -49,6 +49,7 @@ impl Limited {
     fn start_server(&mut self) {
         let command = self.command();
         self.place.start_server_with(command);
+        self.place.bring_own_token();
     }
 
     fn command(&self) -> Command {
