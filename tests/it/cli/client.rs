@@ -176,7 +176,9 @@ fn no_command_takes_a_flag_that_it_ignores() {
         "GET /api/pipeline" => Reply::Json(200, RUNNING.to_owned()),
         line if line.starts_with("GET /api/logs") => Log::default().answer(request),
         line if line.starts_with("GET /api/runs") => Reply::Json(200, r#"{"runs":[],"next_before":null}"#.to_owned()),
-        "GET /api/session" => Reply::Json(200, r#"{"session":{"may":"act","token_needed":true,"expires_at":null}}"#.to_owned()),
+        "POST /api/pair" => {
+            Reply::Json(200, r#"{"ok":true,"may":"act","code":"x","expires_at":"2026-01-31T10:00:00.000Z"}"#.to_owned())
+        }
         _ => Reply::Json(200, r#"{"ok":true,"state":"running","run_id":7,"pid":1,"version":15}"#.to_owned()),
     });
     let help = run_in(folder().path(), &["--help"]).1;
