@@ -122,7 +122,8 @@ fn who_may_only_look_is_offered_nothing_else() {
     }
     assert!(!browser.shows("controls"));
     // And where the page would let it: the server does not.
-    let headers = "{ 'AutoAppDev-Client': 'page', 'X-AutoAppDev-Proof': JSON.parse(localStorage.getItem('autoappdev-proof')).proof }";
+    let headers =
+        "{ 'AutoAppDev-Client': 'page', 'X-AutoAppDev-Proof': JSON.parse(localStorage.getItem('autoappdev-proof')).proof }";
     let stop =
         format!("return fetch('api/pipeline/stop', {{ method: 'POST', headers: {headers} }}).then((answer) => answer.status)");
     let status = browser.script(&stop);

@@ -31,16 +31,18 @@ fn quoted(text: &str) -> Vec<&str> {
     text.split('`').skip(1).step_by(2).collect()
 }
 
-#[test]
-fn every_row_of_the_crash_matrix_names_tests_that_exist_or_kill_points() {
+/// A row of a table whose last column names tests.
+struct Proved<'a> {
+    line: &'a str,
+    kill_points: Vec<&'a str>,
+}
+
+/// The rows of the tables with the last column `proved by`. Each test that they name exists.
+fn proved_rows<'a>(file: &str, text: &'a str) -> Vec<Proved<'a>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let code = sources(&root.join("tests")) + &sources(&root.join("src"));
-    let matrix = fs::read_to_string(root.join("docs/crash-matrix.md")).expect("the matrix");
-    let mut in_proved_table = false;
-    let mut points_at = None;
-    let mut points: Vec<&str> = Vec::new();
-    let mut rows = 0;
-    for line in matrix.lines() {
+    let (mut in_proved_table, mut points_at, mut rows) = (false, None, Vec::new());
+    for line in text.lines() {
         let Some(cells) = cells(line) else {
             in_proved_table = false;
             continue;
@@ -50,27 +52,46 @@ fn every_row_of_the_crash_matrix_names_tests_that_exist_or_kill_points() {
             in_proved_table = true;
             points_at = cells.iter().position(|cell| *cell == "kill points");
         } else if in_proved_table && !last.starts_with("---") {
-            rows += 1;
-            let points_here = points_at.map(|at| quoted(cells[at])).unwrap_or_default();
+            let kill_points = points_at.map(|at| quoted(cells[at])).unwrap_or_default();
             let names = quoted(last);
-            assert!(!names.is_empty() || !points_here.is_empty(), "nothing proves it: {line}");
-            points.extend(points_here);
+            assert!(!names.is_empty() || !kill_points.is_empty(), "nothing proves it: {line}");
             for name in names {
-                assert!(code.contains(&format!("fn {name}(")), "{name} is named in docs/crash-matrix.md, and is no test");
+                assert!(code.contains(&format!("fn {name}(")), "{name} is named in {file}, and is no test");
             }
+            rows.push(Proved { line, kill_points });
         }
     }
+    assert!(rows.len() >= 20, "only {} rows were found in {file}: this test reads the tables wrongly", rows.len());
+    rows
+}
+
+fn document(file: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).expect(file)
+}
+
+#[test]
+fn every_row_of_the_crash_matrix_names_tests_that_exist_or_kill_points() {
+    let matrix = document("docs/crash-matrix.md");
+    let mut points: Vec<&str> =
+        proved_rows("docs/crash-matrix.md", &matrix).iter().flat_map(|row| row.kill_points.clone()).collect();
     // The points of the rows and those of the code are the same, each once.
     points.sort_unstable();
     let mut known: Vec<&str> = KillPoint::ALL.iter().map(|point| point.name()).collect();
     known.sort_unstable();
     assert_eq!(points, known, "the kill points of docs/crash-matrix.md and of src/kill_point.rs");
-    assert!(rows >= 20, "only {rows} rows were found: this test reads the tables wrongly");
+}
+
+#[test]
+fn every_attack_in_the_security_document_names_the_tests_that_play_it() {
+    let attacks = document("docs/security.md");
+    for row in proved_rows("docs/security.md", &attacks) {
+        assert_eq!(cells(row.line).map(|cells| cells.len()), Some(3), "attack, what happens, proved by: {}", row.line);
+    }
 }
 
 #[test]
 fn readme_lists_the_exit_codes_of_the_program() {
-    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).expect("the README");
+    let readme = document("README.md");
     let rows: Vec<(u8, &str)> = readme
         .lines()
         .skip_while(|line| !line.starts_with("| exit code |"))

@@ -52,6 +52,11 @@ impl Limited {
         self.place.bring_own_token();
     }
 
+    /// A connection of the server's user.
+    fn wire(&self) -> Wire {
+        if geteuid().is_root() { Wire::open_as(self.uid, self.place.port()) } else { self.place.wire() }
+    }
+
     fn command(&self) -> Command {
         let mut command = self.place.command_of(&self.binary);
         if geteuid().is_root() {
@@ -126,7 +131,7 @@ fn server_at_its_process_limit_answers_and_carries_out_actions() {
         assert_eq!(place.get(path).status, 200, "{path}");
     }
     // More silent connections than threads in reserve: they block no other client.
-    let mut silent: Vec<Wire> = (0..40).map(|_| place.wire()).collect();
+    let mut silent: Vec<Wire> = (0..40).map(|_| limited.wire()).collect();
     assert_eq!(place.state(), "running");
     let (code, out, err) = place.client(&["status"]);
     assert!(code == 0 && out.contains("running"), "{out}{err}");
@@ -140,7 +145,7 @@ fn server_at_its_process_limit_answers_and_carries_out_actions() {
     let version = place.pipeline()["version"].as_u64().expect("a number");
     let mut polls: Vec<Wire> = (0..20)
         .map(|_| {
-            let mut wire = place.wire();
+            let mut wire = limited.wire();
             wire.ask("GET", &format!("/api/pipeline?after={version}&wait=60"));
             wire
         })
@@ -166,7 +171,7 @@ fn server_at_its_process_limit_answers_and_carries_out_actions() {
 
     drop(limit);
     let (_, run_id) = place.start();
-    let mut wire = place.wire();
+    let mut wire = limited.wire();
     assert_eq!(wire.get("/api/pipeline").header("Connection"), None, "it has a thread of its own again");
     place.act("stop").ok();
     place.assert_nothing_left(run_id);
@@ -194,7 +199,7 @@ fn start_fails_with_the_cause_if_the_leader_cannot_be_forked() {
     let limited = Limited::serving();
     let place = &limited.place;
     // The thread of this connection is counted with the others.
-    let mut wire = place.wire();
+    let mut wire = limited.wire();
     wire.get("/api/pipeline").ok();
     // Threads that have just ended are counted for a moment, and then there is room for the leader.
     let refused = until("the shim is made, and nothing more", || {
