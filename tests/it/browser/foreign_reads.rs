@@ -6,7 +6,7 @@ use std::net::TcpListener;
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::hostile_page::{be_hostile, hostile_site};
 use crate::http::reading::assert_slots_are_free;
@@ -18,8 +18,8 @@ const TOKEN: &str = "test-token-of-a-board-7Qx";
 /// A name that leads here, as a router gives one to a board: no browser sends Fetch Metadata to an address without TLS beyond loopback.
 const BOARD: &str = "board.test";
 
-/// Says a line, and then enough that no download of it ends before somebody reads it.
-const LONG: &str = "#!/bin/bash\necho 'the secret is x'\nhead -c 12000000 /dev/zero | tr '\\0' y | fold -w 1000\necho\necho ready\nexec sleep 600\n";
+/// Says a line on each stream, and then enough that no download of it ends before somebody reads it.
+const LONG: &str = "#!/bin/bash\necho 'the secret is x'\necho 'a warning' >&2\nhead -c 12000000 /dev/zero | tr '\\0' y | fold -w 1000\necho\necho ready\nexec sleep 600\n";
 
 fn place_with(token: Option<&str>) -> (Place, u64) {
     let mut place = Place::new();
@@ -132,7 +132,7 @@ fn page_on_a_neighbour_port_reads_nothing_where_the_browser_does_not_tell_it_apa
     let Some(browser) = Browser::fresh_with(&["--host-resolver-rules=MAP board.test 127.0.0.1"]) else { return };
     let (place, end) = place_with(Some(TOKEN));
     let target = format!("http://{BOARD}:{}", place.port());
-    browser.open(&format!("{target}/#token={TOKEN}"));
+    browser.open(&place.login_link().replace("127.0.0.1", BOARD));
     wait_until("the page works there", PATIENCE, || browser.state() == "running");
     browser.click("pause");
     wait_until("and acts", PATIENCE, || browser.state() == "paused");
@@ -157,11 +157,15 @@ fn page_on_a_neighbour_port_reads_nothing_where_the_browser_does_not_tell_it_apa
     let text = || browser.script("return document.body?.innerText ?? ''").as_str().unwrap_or_default().to_owned();
     browser.open(&target);
     wait_until("the page is logged in still", PATIENCE, || browser.state() == "running");
-    browser.script("document.body.append(Object.assign(document.createElement('a'), { href: 'api/runs/1', id: 'a-link' })); document.getElementById('a-link').click()");
-    wait_until("a link of the page is followed", PATIENCE, || {
-        serde_json::from_str::<Value>(&text()).is_ok_and(|it| it["run"]["id"] == 1)
-    });
+    let log = browser.script(
+        "const { download_proof } = JSON.parse(localStorage.getItem('autoappdev-proof'));
+         return new URL(`api/runs/1/log?stream=stderr&proof=${download_proof}`, location).href",
+    );
+    browser.script(&format!(
+        "document.body.append(Object.assign(document.createElement('a'), {{ href: {log}, id: 'a-link' }})); document.getElementById('a-link').click()"
+    ));
+    wait_until("a link of the page is followed", PATIENCE, || text().contains("a warning"));
     browser.open("about:blank");
-    browser.open(&format!("{target}/api/runs/1"));
+    browser.open(log.as_str().expect("an address"));
     assert!(text().contains("origin_not_allowed"), "{}", text());
 }
