@@ -291,7 +291,11 @@ fn an_empty_log_is_said_to_be_so_only_once_it_was_read() {
     wait_until("nothing more will come", PATIENCE, || said(&browser) == json!("\"No output.\""));
     // As the server gives it, and looked at before the page reads the log again.
     let anew = browser.script(
-        "const page = new DOMParser().parseFromString(await (await fetch('/')).text(), 'text/html');
+        "const page = await new Promise((done) => {
+           const request = Object.assign(new XMLHttpRequest(), { responseType: 'document', onload: () => done(request.responseXML) });
+           request.open('GET', '/');
+           request.send();
+         });
          document.getElementById('log').replaceWith(page.getElementById('log'));
          return getComputedStyle(document.getElementById('log'), '::before').content",
     );
