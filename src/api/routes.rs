@@ -136,13 +136,13 @@ routes! {
     Run: Get "/api/runs/<id>" Viewer, NoQuery, none => RunResponse Long, "One run, with its events and its progress";
     RunLog: Get "/api/runs/<id>/log" Viewer, LogTextQuery, none => Text Stream, "The log of one run as text";
     Health: Get "/api/health" Anyone, NoQuery, none => HealthResponse Short, "Whether the server works; without a token only that";
-    Version: Get "/api/version" Anyone, VersionQuery, none => VersionResponse Short, "Which server this is, to viewers; with `challenge`, to anyone, a proof";
+    Version: Get "/api/version" Anyone, VersionQuery, none => VersionResponse Short, "Which server this is, for viewers; with `challenge`, a proof, for anyone";
     Session: Get "/api/session" Viewer, NoQuery, none => SessionResponse Short, "What the client may do, and until when";
     Login: Post "/api/login" Anyone, NoQuery, LoginRequest => LoginResponse Short, "Takes a token or a one-time code, and begins a session";
     Logout: Post "/api/logout" Anyone, NoQuery, EmptyRequest => OkResponse Short, "Ends the session of the client";
     Sessions: Get "/api/sessions" Operator, NoQuery, none => SessionsResponse Short, "Who is logged in";
     EndSessions: Post "/api/sessions/end" Operator, NoQuery, EndSessionsRequest => EndSessionsResponse Short, "Ends a session, or all of them";
-    Pair: Post "/api/pair" Operator, NoQuery, PairRequest => PairResponse Short, "Makes a one-time code for a log-in";
+    Pair: Post "/api/pair" Operator, NoQuery, PairRequest => PairResponse Short, "Makes a one-time code for a login";
     Index: Get "/" Anyone, any, none => PageFile Short, "The status page";
     PageFile: Get "/static/<name>" Anyone, any, none => PageFile Short, "A file of the status page";
 }

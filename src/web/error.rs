@@ -77,12 +77,12 @@ pub(super) enum ApiError {
     )]
     OriginNotAllowed(String),
     #[error(
-        "the browser does not say which page sent this, so it may be any; open the server's page instead. A program sends the field \
-         AutoAppDev-Client, with any value, or a token"
+        "the browser does not say which page sent this request, so it is refused; open the server's page instead. A program can send the header \
+         field AutoAppDev-Client, with any value, or a token"
     )]
     PageUnknown,
     #[error(
-        "a browser must send this as Content-Type: application/json, or with the field AutoAppDev-Client; a body is not needed"
+        "a browser must send this request with Content-Type: application/json or the header field AutoAppDev-Client; a body is not needed"
     )]
     NotMarkedAsJson,
     #[error("the request is meant for another server: the id in AutoAppDev-Server is not this server's; nothing was done")]
@@ -104,20 +104,21 @@ pub(super) enum ApiError {
     )]
     WrongToken,
     #[error(
-        "this link cannot log in: its code was used, has expired or is wrong. `autoappdev pair` on the server's machine makes a new link"
+        "this link cannot log you in: its code was used, has expired or is wrong. To make a new link, run `autoappdev pair` on the server's machine"
     )]
     InvalidCode,
     #[error(
-        "too many wrong tokens or codes came from {from}; try again in {wait_s} s. Sessions are not affected, and neither is a new link of \
-         `autoappdev pair`"
+        "too many wrong tokens or codes came from {from}; try again in {wait_s} s. Sessions and new links made by `autoappdev pair` are \
+         not affected"
     )]
     TooManyTries { from: String, wait_s: u64 },
     #[error("there is no session {0}; GET /api/sessions (`autoappdev sessions`) lists those there are")]
     NoSuchSession(String),
-    #[error("nobody was logged in, because the session could not be stored: {}", obstacle(.0))]
+    #[error("the login failed, because the session could not be stored: {}", obstacle(.0))]
     SessionNotStored(WorkError),
     #[error(
-        "the session has ended, but that could not be stored: {}. It is stored once it can be; if the server is restarted before, the session goes on",
+        "the session has ended, but its end could not be stored: {}. The server tries again later; if it restarts before that succeeds, the session \
+         comes back",
         obstacle(.0)
     )]
     SessionEndNotStored(WorkError),
