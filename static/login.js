@@ -1,9 +1,9 @@
 // Logging in: by a link that `autoappdev pair` made, by the form, and again when the server asks for it in the middle.
 //
-// Neither a token nor a code is kept here. What stays is a cookie that no script can read, and its proof, which this page keeps in its
-// storage. A browser sends the cookie to every port of the host, and so to whoever serves another one; the storage is this port's alone, and
-// each is good for nothing without the other. A link's code stands in its fragment, which goes to no server, and is wiped from the address
-// bar before anything else.
+// The page stores neither a token nor a code. A log-in leaves a cookie, which no script can read, and its proof, which this page keeps in
+// localStorage. A browser sends the cookie to every port of the host, and so to servers on other ports; the storage is separate for each port,
+// and neither is valid without the other. A link's code is in the fragment, which the browser sends to no server, and the page removes it from
+// the address bar before anything else.
 
 import { OWN } from './server.js';
 
@@ -12,13 +12,13 @@ const KEY = 'autoappdev-proof';
 
 const $ = (id) => document.getElementById(id);
 
-let entered = () => {};   // called when somebody has logged in, here or in another window
+let entered = () => {};   // called after a log-in, here or in another window
 let tell = () => {};      // shows a notice
 let kept = stored();      // the proof of this browser's log-in
 export let mayOnlyLook = false;
 export let isLearned = false; // whether that was asked: until then nothing is offered
 
-// A browser may forbid storage. Then a log-in lasts as long as the page.
+// If the browser forbids storage, a log-in lasts only until the page is closed or reloaded.
 function stored() {
   try {
     return JSON.parse(localStorage.getItem(KEY)) ?? {};
@@ -37,9 +37,9 @@ function keep(proofs) {
   }
 }
 
-// The header field of each request that is made for whoever is logged in.
+// The header field that each request of a logged-in page carries.
 export const proof = () => (kept.proof ? { 'X-AutoAppDev-Proof': kept.proof } : {});
-// The same in a link to a log. It is good for nothing else, because a browser keeps the addresses of downloads.
+// The same for a link to a log. It is valid for nothing else, because browsers keep the addresses of downloads in their history.
 export const linkProof = () => (kept.download_proof ? `&proof=${kept.download_proof}` : '');
 
 // Logs in with the link's code, if there is one. `then` is called after this and each later log-in, and `say` shows a notice.
@@ -50,9 +50,9 @@ export async function enterByLink(then = entered, say = tell) {
   if (code === null && !link.has('token')) return;
   history.replaceState(null, '', location.pathname + location.search);
   if (code === null) return;
-  // Whoever may act needs no link: this one stays good for another device, and if it is wrong, that is no wrong try.
+  // A browser with full control needs no link: the code remains valid for another device, and a wrong one does not count as a wrong try.
   if (await mayAct()) {
-    tell('This browser has full control already.', 'The link was not used: it still works, once, in another browser.');
+    tell('This browser has full control already.', 'The link was not used. You can still use it, once, in another browser.');
     return;
   }
   const problem = await logIn({ code });
@@ -84,7 +84,7 @@ export async function learn(ask) {
     if (!ok) return;
     mayOnlyLook = session.may === 'look';
     const isLoggedIn = session.expires_at !== null;
-    // Of several log-ins of one browser the latest counts, in all of its windows.
+    // If a browser has logged in more than once, the latest log-in applies in all of its windows.
     $('may').textContent = mayOnlyLook ? 'Read-only access' : isLoggedIn ? 'Logged in, with full control' : '';
     $('log-out').hidden = !isLoggedIn;
     $('session').hidden = !mayOnlyLook && !isLoggedIn;
@@ -105,7 +105,7 @@ async function request(path, init) {
 const send = (path, body) =>
   request(path, { method: 'POST', headers: { 'Content-Type': 'application/json' }, body: JSON.stringify(body) });
 
-// The form stays, with what the server says, until it is right. Resolves to what is wrong.
+// The form stays open, with the server's error, until the log-in succeeds. Resolves to that error, or to an empty text.
 async function logIn(shown) {
   const button = $('log-in');
   button.disabled = true;
@@ -135,7 +135,7 @@ $('log-out').addEventListener('click', async () => {
   try {
     const { ok, detail } = await send('api/logout', {});
     keep({});
-    // Nothing of what was seen stays on the screen. What went wrong is said on the next page.
+    // The reload clears the screen. An error is shown after the reload.
     history.replaceState(ok ? null : { problem: detail }, '');
     location.reload();
   } catch {

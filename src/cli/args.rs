@@ -34,9 +34,10 @@ Examples:
   autoappdev logs --run 7 --lines all      all that is kept of run 7
   autoappdev logs -f --run 7               until run 7 has ended; then it exits with 0, however the run ended
 
-On a terminal, lines are text and colours: other control characters and sequences are shown as escapes (\u{1b}), and a line that was overwritten \
-with carriage returns is shown as it was last. Into a file or a pipe, and with --raw, lines go as the pipeline wrote them. Notes go to stderr: that the connection to the server was lost or is back, and how many \
-bytes of the log are missing (the oldest are removed when a limit is reached).
+On a terminal, only text and colours are printed: other control characters and sequences are shown as escapes (\u{1b}), and of a line that was \
+overwritten with carriage returns only the last version is shown. Files and pipes get the lines exactly as the pipeline wrote them, and so does \
+a terminal with --raw. Notes go to stderr: that the connection to the server was lost or is back, and how many bytes of the log are missing \
+(the oldest are removed when a limit is reached).
 
 --since counts back from the server's clock. A time without a zone is in the local time zone (TZ, else /etc/localtime). A time that occurs twice \
 because clocks are set back means the first of the two; a time that is skipped means the moment at which clocks are set forward.";
@@ -116,7 +117,7 @@ pub(super) enum Command {
     Serve,
     #[command(flatten)]
     Ask(Ask),
-    /// Print a link and a QR code by which a phone logs in, once and within ten minutes
+    /// Print a link and a QR code that log a phone in, once, within ten minutes
     Pair(PairArgs),
     /// Bring the database's schema up to date
     Migrate,
@@ -147,7 +148,7 @@ pub(super) enum Ask {
     Logs(LogsArgs),
     /// List the runs, newest first, or show one with its events
     Runs(RunsArgs),
-    /// List who is logged in on the page, or end that
+    /// List who is logged in on the page, or end sessions
     Sessions(SessionsArgs),
 }
 
@@ -158,8 +159,8 @@ pub(super) struct StartArgs {
     /// The working directory, relative to the server's root or absolute [default: the root]
     #[arg(long, value_name = "DIR")]
     pub(super) cwd: Option<String>,
-    /// Add a variable to the script's environment; may be given again. NAME alone takes the value from the environment of this command, so that
-    /// other users do not see it in the list of processes
+    /// Add a variable to the script's environment; may be given again. With NAME alone, the value is taken from the environment of this command,
+    /// so that other users cannot see it in the list of processes
     #[arg(long, value_name = "NAME[=VALUE]", value_parser = variable)]
     pub(super) env: Vec<(String, String)>,
     /// Seconds from TERM to KILL when this run is stopped [default: the server's]
@@ -213,7 +214,7 @@ pub(super) struct LogsArgs {
     /// Leave out the time and the stream before each line
     #[arg(long, conflicts_with = "json")]
     pub(super) no_timestamps: bool,
-    /// Print lines as the pipeline wrote them on a terminal, too, which then obeys every control sequence in them
+    /// Print lines exactly as the pipeline wrote them, even on a terminal, which then obeys every control sequence in them
     #[arg(long, conflicts_with = "json")]
     pub(super) raw: bool,
     /// Put the time and the stream before each line (the default)
@@ -252,7 +253,7 @@ pub(super) struct SessionsArgs {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum SessionsCommand {
-    /// End one session, or all of them: what it has open ends at once
+    /// End one session, or all of them, together with their open streams and downloads
     End(EndArgs),
 }
 

@@ -48,7 +48,7 @@ pub(super) enum ClientError {
     #[error("{0}")]
     NoServer(Box<Absence>),
     /// The server there is not known to be the one of this folder; no request was sent.
-    #[error("what answers at {url} {cause}, so nothing was sent to it; if that server is meant, name it with --url")]
+    #[error("the server at {url} {cause}, so nothing was sent to it; to use it anyway, name it with --url")]
     Unproven { url: String, cause: String },
     /// The connection broke or the time ran out: what was asked may have been done or not.
     #[error("the answer of the server at {url} was cut off ({cause}); `autoappdev status` shows the current state")]
@@ -240,7 +240,7 @@ impl Client {
         match self.send(way, &credentials, question) {
             // The user named it, so it is asked without the token. Nothing of the request was sent yet.
             Err(ClientError::Unproven { url, cause }) if credentials.is_named => {
-                let without = Credentials::for_stranger(&self.tokens, &format!("what answers at {url} {cause}"));
+                let without = Credentials::for_stranger(&self.tokens, &format!("the server at {url} {cause}"));
                 self.send(way, &without, question)
             }
             answered => answered,

@@ -45,7 +45,7 @@ impl Credentials {
                     Some(proof) => Self { token: Some(token.clone()), proof, ..named },
                     None => Self::for_stranger(
                         tokens,
-                        "no session key can be read with which the server there could prove that it is the one of this folder",
+                        "the session key of this folder, which is needed to verify the server, cannot be read",
                     ),
                 }
             }
@@ -56,7 +56,7 @@ impl Credentials {
     pub(super) fn for_stranger(tokens: &FoundTokens, why: &str) -> Self {
         let of_environment =
             [&tokens.token, &tokens.read_token].into_iter().flatten().find(|found| found.origin == Origin::Environment);
-        let advice = "to send it there all the same, set it in the environment";
+        let advice = "to send it anyway, set it in the environment";
         Self {
             token: of_environment.map(|found| found.token.clone()),
             is_named: true,
@@ -80,8 +80,8 @@ impl Credentials {
         let why = || {
             let key = Secret::SessionKey.path(runtime_dir);
             format!(
-                "no token was sent, because {} cannot be read, with which the server would prove that it owns that directory; name the server \
-                 with --url, and set the token in the environment",
+                "no token was sent, because {} cannot be read, which is needed to verify that the server owns that directory; to send the token \
+                 anyway, name the server with --url and set the token in the environment",
                 key.display()
             )
         };

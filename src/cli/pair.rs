@@ -86,18 +86,20 @@ fn describe(links: &[String], may: Role, screen: Screen) -> String {
     let Some((first, others)) = links.split_first() else { return String::new() };
     let mut text = qr::code(first, screen).unwrap_or_default();
     let may = match may {
-        Role::Viewer => "look, and change nothing",
-        Role::Operator => "look, and start, pause, resume and stop",
+        Role::Viewer => "see everything, and change nothing",
+        Role::Operator => "see everything, and start, pause, resume and stop",
     };
-    let _never_fails =
-        writeln!(text, "Scan this with the phone, or open the link there. It logs in one browser, which may {may}:\n\n  {first}");
+    let _never_fails = writeln!(
+        text,
+        "Scan this with your phone, or open the link there. It logs in one browser, which can then {may}:\n\n  {first}"
+    );
     if !others.is_empty() {
         text.push_str("\nThe same by other addresses of this machine:\n");
         text.extend(others.iter().map(|other| format!("  {other}\n")));
     }
     text.push_str(
         "\nIt works once, within 10 minutes. `autoappdev sessions` lists who is logged in.\n\
-         Nothing on the way is encrypted: use it in a network that you trust.\n",
+         The connection is not encrypted: use it only on a network that you trust.\n",
     );
     text
 }
@@ -206,7 +208,9 @@ mod tests {
         let screen = Screen { is_utf8: false, is_terminal: false };
         let text = describe(&links, Role::Operator, screen);
         assert!(
-            links.iter().all(|link| text.contains(link)) && text.contains("may look, and start, pause") && text.contains("####")
+            links.iter().all(|link| text.contains(link))
+                && text.contains("can then see everything, and start, pause")
+                && text.contains("####")
         );
         assert!(text.contains("works once, within 10 minutes"), "{text}");
         assert!(describe(&links[..1], Role::Viewer, screen).contains("change nothing"));

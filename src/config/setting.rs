@@ -217,8 +217,8 @@ pub enum ConfigError {
     },
     /// The `.env` file has settings that count only if nobody else can have written them.
     #[error(
-        "{names} in {} is not used, because {problem}; make the file this user's own (`chmod go-w .env`, or chown), or set what is needed in the \
-         environment", path.display()
+        "{names} in {} is not used, because {problem}; make the file one that only this user can write to (`chmod go-w .env` or `chown`), or \
+         put these settings into the environment", path.display()
     )]
     UntrustedDotenv {
         /// The settings, separated by commas.

@@ -37,7 +37,7 @@ pub enum Distrust {
     },
     /// A link leads to it that its server was not started with. Projects can contain links to the directories of others.
     #[error(
-        "it is a link to {}, and the server there was not started by this path; if the link is yours, set AUTOAPPDEV_RUNTIME_DIR to {}",
+        "it is a link to {}, and the server there was not started with this path; if you trust the link, set AUTOAPPDEV_RUNTIME_DIR to {}",
         target.display(),
         target.display()
     )]

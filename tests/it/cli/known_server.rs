@@ -275,7 +275,7 @@ fn token_of_a_dotenv_goes_only_to_the_server_of_its_folder() {
     let named = |project: &Project, args: &[&str], envs: &[(&str, &str)]| {
         let (code, _, err) = project.run(args, envs);
         assert_eq!(code, 1, "{err}");
-        assert!(err.contains("a token is needed (the token in .env was not sent, because what answers at http://"), "{err}");
+        assert!(err.contains("a token is needed (the token in .env was not sent, because the server at http://"), "{err}");
         assert!(err.contains("set it in the environment") && !err.contains(OF_DOTENV), "{err}");
     };
     named(&project, &["--url", &url, "status"], &[]);
@@ -435,7 +435,7 @@ fn links_in_a_cloned_project_do_not_lead_to_the_files_of_a_live_server() {
     fs::remove_dir_all(&runtime).expect("ours");
     symlink(&from, &runtime).expect("links");
     let real = from.canonicalize().expect("there");
-    let says = format!("it is a link to {}, and the server there was not started by this path", real.display());
+    let says = format!("it is a link to {}, and the server there was not started with this path", real.display());
     assert_none(&says, "a linked directory");
     fs::rename(from.join("server.json"), from.join("aside")).expect("ours");
     assert_none(&says, "and the server has not recorded by which path it was started");
