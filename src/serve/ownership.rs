@@ -47,7 +47,8 @@ pub(super) fn own(path: &Path, made: &mut Made) -> anyhow::Result<(PathBuf, [Fil
         })?;
         // Before a file in it is opened.
         if let Err(error) = check_for_server(&runtime_dir) {
-            let advice = "serve as the user that owns it, or set AUTOAPPDEV_RUNTIME_DIR (or --runtime-dir) to a folder that only this user owns and can write to";
+            let advice = "serve as the user that owns it, or set AUTOAPPDEV_RUNTIME_DIR (or --runtime-dir) to a folder that belongs to this \
+                          user and that no other user can write to";
             bail!("cannot use {} as the runtime directory: {error}; {advice}", runtime_dir.display());
         }
         if let Some(locks) = own_existing(&runtime_dir, made)? {
