@@ -95,12 +95,12 @@ pub(super) enum ApiError {
     TooManyDownloads,
     #[error(
         "this asks for the token: send it as `Authorization: Bearer …`, or log in on the page. It is what AUTOAPPDEV_TOKEN says, else it is \
-         in the file `token` in the server's runtime directory; `autoappdev pair` on that machine makes a link of it"
+         in the file `token` in the server's runtime directory; `autoappdev pair` on that machine makes a link that logs a browser in"
     )]
     TokenNeeded,
     #[error(
         "that token is not this server's. The right one is what AUTOAPPDEV_TOKEN says, else it is in the file `token` in the server's \
-         runtime directory; `autoappdev pair` on that machine makes a link of it"
+         runtime directory; `autoappdev pair` on that machine makes a link that logs a browser in"
     )]
     WrongToken,
     #[error(

@@ -400,6 +400,7 @@ fn serve_as_nobody(place: &mut Place, group: &Path) {
     }
     command.current_dir(place.folder());
     place.start_server_with(command);
+    place.bring_own_token();
 }
 
 fn give_away(path: &Path) {

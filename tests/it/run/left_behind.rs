@@ -165,6 +165,7 @@ fn with_hidden_processes(script: &str, proc_options: &str) -> Option<Place> {
     }
     command.current_dir(place.folder());
     place.start_server_with(command);
+    place.bring_own_token();
     Some(place)
 }
 
