@@ -6,7 +6,7 @@ use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::net::{SendFlags, sockopt};
 use ureq::config::Config;
@@ -46,6 +46,9 @@ pub(super) enum Unproven {
     User(u32),
     #[error("does not prove that it is the server of this folder")]
     Key,
+    /// It has proved who it is, and answers no second request on the connection.
+    #[error("has no thread to spare, or is stopping; nothing was done")]
+    Closing,
 }
 
 impl From<Unproven> for Error {
@@ -128,23 +131,46 @@ fn challenge(connection: &mut Connection, prover: &Prover, reached: SocketAddr, 
     // A name that every server is called by, whatever else it is configured for.
     let request = format!("GET {url} HTTP/1.1\r\nHost: localhost\r\n\r\n");
     connection.send(request.as_bytes(), timeout)?;
+    let deadline = limit(timeout).map(|limit| Instant::now() + limit);
     let mut answer = Vec::new();
     let proof = loop {
         if let Some(proof) = proof_in(&answer)? {
             break proof;
         }
         let mut part = [0; 4096];
-        let count = connection.receive(&mut part, timeout)?;
+        // For the whole answer: a stranger may send it byte by byte.
+        let after = match deadline {
+            Some(deadline) => {
+                let left = deadline.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    return Err(Error::Timeout(timeout.reason));
+                }
+                left.into()
+            }
+            None => timeout.after,
+        };
+        let count = connection.receive(&mut part, NextTimeout { after, ..timeout })?;
         if count == 0 {
             return Err(Unproven::Key.into());
         }
         answer.extend_from_slice(&part[..count]);
     };
-    if prover.is_proof(&proof, &challenge, reached) { Ok(()) } else { Err(Unproven::Key.into()) }
+    if !prover.is_proof(&proof.text, &challenge, reached) {
+        return Err(Unproven::Key.into());
+    }
+    if proof.is_last { Err(Unproven::Closing.into()) } else { Ok(()) }
+}
+
+/// What a server answers to a challenge.
+#[derive(Debug, PartialEq, Eq)]
+struct Answer {
+    text: String,
+    /// Whether the server closes the connection after it.
+    is_last: bool,
 }
 
 /// The proof in an answer; `None` where more of it has to come. An error where it is another answer, or more follows it.
-fn proof_in(answer: &[u8]) -> Result<Option<String>, Unproven> {
+fn proof_in(answer: &[u8]) -> Result<Option<Answer>, Unproven> {
     let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
     let mut head = httparse::Response::new(&mut fields);
     let head_bytes = match head.parse(answer) {
@@ -162,7 +188,11 @@ fn proof_in(answer: &[u8]) -> Result<Option<String>, Unproven> {
     }
     // What follows would be taken for the answer to the request.
     let ProofResponse { proof, .. } = serde_json::from_slice(body).ok().filter(|_| body.len() == length).ok_or(Unproven::Key)?;
-    Ok(Some(proof))
+    let is_last = head
+        .headers
+        .iter()
+        .any(|field| field.name.eq_ignore_ascii_case("connection") && field.value.eq_ignore_ascii_case(b"close"));
+    Ok(Some(Answer { text: proof, is_last }))
 }
 
 struct Connection {
@@ -246,7 +276,13 @@ fn late(error: io::Error, timeout: NextTimeout) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+    use std::net::TcpListener;
+    use std::sync::mpsc;
+    use std::thread;
+
     use super::*;
+    use crate::config::Token;
 
     #[test]
     fn proof_is_read_from_one_whole_answer() {
@@ -255,7 +291,9 @@ mod tests {
         for cut in 0..answer.len() {
             assert!(matches!(proof_in(&answer.as_bytes()[..cut]), Ok(None)), "{cut}");
         }
-        assert_eq!(proof_in(answer.as_bytes()).expect("good").as_deref(), Some("ab"));
+        let read = |is_last| Some(Answer { text: "ab".to_owned(), is_last });
+        assert_eq!(proof_in(answer.as_bytes()).expect("good"), read(false));
+        assert_eq!(proof_in(answer.replace("Date: x", "Connection: close").as_bytes()).expect("good"), read(true));
         let bad = |from: &str, to: &str| answer.replace(from, to);
         for other in [
             bad("200 OK", "401 Unauthorized"),
@@ -268,5 +306,30 @@ mod tests {
             proof_in(other.as_bytes()).expect_err(&other);
         }
         proof_in(format!("HTTP/1.1 200 OK\r\nx: {}", "x".repeat(ANSWER_BYTES_MAX)).as_bytes()).expect_err("it is too long");
+    }
+
+    #[test]
+    fn stranger_that_answers_byte_by_byte_has_one_limit_for_all_of_them() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let (limit, patience) = (Duration::from_millis(200), Duration::from_secs(60));
+        thread::spawn(move || {
+            let (mut stranger, _) = listener.accept().expect("somebody connects");
+            let mut bytes = b"HTTP/1.1 200 OK\r\nx: ".to_vec();
+            // Ends with the connection.
+            while stranger.write_all(&bytes).is_ok() {
+                bytes = b"x".to_vec();
+                thread::sleep(limit / 4);
+            }
+        });
+        let (done, ends) = mpsc::channel();
+        thread::spawn(move || {
+            let socket = TcpStream::connect(address).expect("it listens").into();
+            let mut connection = Connection { socket, buffers: LazyBuffers::new(1024, 1024) };
+            let prover = Prover::new(&Token::new("a-session-key-of-a-folder").expect("good"));
+            let timeout = NextTimeout { after: limit.into(), reason: ureq::Timeout::Global, ..NextTimeout::default() };
+            let _test_has_ended = done.send(challenge(&mut connection, &prover, address, timeout).expect_err("no proof"));
+        });
+        assert!(matches!(ends.recv_timeout(patience), Ok(Error::Timeout(ureq::Timeout::Global))), "one limit");
     }
 }

@@ -23,6 +23,14 @@ pub enum Distrust {
         /// That user.
         owner: u32,
     },
+    /// The owner of a directory above it can put another one in its place.
+    #[error("{} above it belongs to another user (uid {owner}), who could put another directory in its place", path.display())]
+    OwnerAbove {
+        /// The directory above.
+        path: PathBuf,
+        /// That user.
+        owner: u32,
+    },
     /// Others can create files in it, or put another directory in its place.
     #[error("{by} can write to {} (mode {mode:03o}); `chmod {change} {}` prevents that", path.display(), path.display())]
     Writable {
@@ -91,7 +99,11 @@ fn check(runtime_dir: &Path, is_right_owner: impl Fn(u32) -> bool) -> io::Result
         return Err(Distrust::Writable { path: real, mode: found.mode() & 0o7777, by, change: "go-w" }.into());
     }
     for above in real.ancestors().skip(1) {
-        let mode = fs::metadata(above)?.mode();
+        let found = fs::metadata(above)?;
+        let (mode, owner) = (found.mode(), found.uid());
+        if owner != 0 && !is_right_owner(owner) {
+            return Err(Distrust::OwnerAbove { path: above.to_owned(), owner }.into());
+        }
         // In a sticky one only a file's owner can rename it. Groups are left out: many users' own folders can be written by a group of which they
         // are the only member.
         if is_bad(mode, WRITABLE_BY_OTHERS) && !is_bad(mode, STICKY) {

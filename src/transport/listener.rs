@@ -215,11 +215,18 @@ impl Stream {
 
     /// The user at the other end, if that is on this machine and can be known.
     pub(super) fn uid(&self) -> Option<u32> {
-        *self.uid.get_or_init(|| match self.is_unix() {
-            Ok(true) => abstract_socket::credentials(&self.socket).ok().map(|(uid, _)| uid),
-            Ok(false) => user_of_peer(&self.socket),
-            Err(_) => None,
-        })
+        if let Some(known) = self.uid.get() {
+            return *known;
+        }
+        let found = self.is_unix().and_then(|is_unix| {
+            if is_unix {
+                Ok(abstract_socket::credentials(&self.socket).ok().map(|(uid, _)| uid))
+            } else {
+                user_of_peer(&self.socket)
+            }
+        });
+        // A failure, as without a free descriptor, says nothing about the next request.
+        found.ok().and_then(|found| *self.uid.get_or_init(|| found))
     }
 
     /// The address of this end; none on a Unix socket.

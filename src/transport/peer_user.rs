@@ -38,13 +38,16 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(1);
 
 /// The user whose process holds the other end of an established TCP connection. `None` where that cannot be known: on another machine, for a
 /// process that has closed its end, and for a user who has no number in this server's user namespace.
-pub(super) fn user_of_peer(stream: &impl AsFd) -> Option<u32> {
-    let ours = SocketAddr::try_from(rustix::net::getsockname(stream).ok()?).ok()?;
-    let theirs = SocketAddr::try_from(rustix::net::getpeername(stream).ok()??).ok()?;
-    let [ours, theirs] = [ours, theirs].map(|end| SocketAddr::new(end.ip().to_canonical(), end.port()));
-    let uid = ask_kernel(theirs, ours).or_else(|_| find_in_table(theirs, ours)).ok()??;
+///
+/// # Errors
+/// The kernel could not be asked, for lack of descriptors for example; a later try may succeed.
+pub(super) fn user_of_peer(stream: &impl AsFd) -> io::Result<Option<u32>> {
+    let ours = SocketAddr::try_from(rustix::net::getsockname(stream)?)?;
+    let Some(theirs) = rustix::net::getpeername(stream)? else { return Ok(None) };
+    let [ours, theirs] = [ours, SocketAddr::try_from(theirs)?].map(|end| SocketAddr::new(end.ip().to_canonical(), end.port()));
+    let uid = ask_kernel(theirs, ours).or_else(|_| find_in_table(theirs, ours))?;
     // As long as our end is connected, no other socket can have the same two addresses.
-    (is_connected(stream) && !may_be_several(uid)).then_some(uid)
+    Ok(uid.filter(|uid| is_connected(stream) && !may_be_several(*uid)))
 }
 
 fn is_connected(stream: &impl AsFd) -> bool {
@@ -201,12 +204,12 @@ mod tests {
             }
             let (server, client) = connected(listen, call);
             let (theirs, ours) = ends_of(&server);
-            assert_eq!(user_of_peer(&server), Some(us), "{theirs} {ours}");
+            assert_eq!(user_of_peer(&server).expect("asked"), Some(us), "{theirs} {ours}");
             assert_eq!(ask_kernel(theirs, ours).expect("this kernel answers"), Some(us), "{theirs} {ours}");
             assert_eq!(find_in_table(theirs, ours).expect("there is a table"), Some(us), "{theirs} {ours}");
             // It has sent all that it will, and still has its socket.
             client.shutdown(std::net::Shutdown::Write).expect("connected");
-            assert_eq!(user_of_peer(&server), Some(us), "{theirs} {ours}");
+            assert_eq!(user_of_peer(&server).expect("asked"), Some(us), "{theirs} {ours}");
         }
     }
 
@@ -215,7 +218,7 @@ mod tests {
         let (server, client) = connected("127.0.0.1:0", |port| ([127, 0, 0, 1], port).into());
         let (theirs, ours) = ends_of(&server);
         drop(client);
-        assert_eq!(user_of_peer(&server), None);
+        assert_eq!(user_of_peer(&server).expect("asked"), None);
         assert_eq!((ask_kernel(theirs, ours).ok().flatten(), find_in_table(theirs, ours).expect("a table")), (None, None));
     }
 

@@ -70,8 +70,9 @@ impl Place {
     /// Sends a POST and does not wait for its answer, which comes on the stream if at all.
     pub fn shoot(&self, path: &str, body: &str) -> TcpStream {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port())).expect("connects");
+        let bearer = self.bearer.as_ref().map_or_else(String::new, |bearer| format!("Authorization: {bearer}\r\n"));
         let request = format!(
-            "POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            "POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{}\r\n{bearer}Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
             self.port(),
             body.len()
         );

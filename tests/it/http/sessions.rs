@@ -207,7 +207,7 @@ fn full_disk_refuses_a_log_in_and_keeps_no_session_alive() {
     let told = |answer: &Answer| {
         assert_eq!((answer.status, answer.error()), (507, "disk_full"), "{}", answer.body);
         let detail = answer.body["detail"].as_str().expect("a sentence");
-        assert!(detail.contains("has ended") && detail.contains("restarted"), "{detail}");
+        assert!(detail.contains("has ended") && detail.contains("restarts"), "{detail}");
     };
     let answer = ask(place, "POST", "/api/logout", &out.fields(), "{}");
     told(&answer);

@@ -89,7 +89,7 @@ fn examples_in_the_docs_are_what_the_types_read_and_write() {
         let at = docs.find(action).expect("an answer to an action");
         is_example_of::<ActionResponse>(&example(&docs[at..], "`200 "));
     }
-    is_example_of::<LoginResponse>(&example(&docs, "`POST /api/login`: `200 "));
+    is_example_of::<LoginResponse>(&example(&docs, "for a one-time code: `200 "));
     is_example_of::<LogsResponse>(&example(&docs, "- `GET /api/logs?"));
     is_example_of::<VersionResponse>(&example(&docs, "- `GET /api/version`:"));
     is_example_of::<ProofResponse>(&example(&docs, "- `GET /api/version?challenge="));

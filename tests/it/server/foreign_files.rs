@@ -183,6 +183,27 @@ fn runtime_directory_that_others_can_change_is_refused() {
     assert_eq!(place.client(&["status"]).0, 0);
 }
 
+/// Sticky or not, the owner of a directory can rename what is in it.
+#[test]
+fn runtime_directory_in_a_directory_of_another_user_is_refused() {
+    if !is_root() {
+        return;
+    }
+    let mut place = Place::new();
+    for mode in [0o755, 0o1777] {
+        let theirs = place.folder().join(format!("theirs-{mode:o}"));
+        let runtime = theirs.join("runtime");
+        fs::create_dir_all(&runtime).expect("creates");
+        chown(&theirs, Some(ANOTHER), None).expect("we are root");
+        set_mode(&runtime, 0o700);
+        set_mode(&theirs, mode);
+        place.set_env("AUTOAPPDEV_RUNTIME_DIR", runtime.to_str().expect("text"));
+        let err = place.refused_server(("AUTOAPPDEV_PORT", "0"));
+        assert!(err.contains("above it belongs to another user (uid 65534)"), "{err}");
+        assert_eq!(entries(&runtime), Vec::<PathBuf>::new(), "nothing was made in it");
+    }
+}
+
 #[test]
 fn runtime_directory_of_another_user_is_refused() {
     if !is_root() {
