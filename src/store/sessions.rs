@@ -52,10 +52,23 @@ impl SessionRow {
 }
 
 impl Store {
-    /// Every session that was not ended, the oldest first. Some may have expired.
+    /// Every session that was not ended, the oldest first. Some may have expired. A row that this version cannot read lets nobody in and
+    /// stays where it is: it must not keep the server, and so the pipeline, from starting.
     pub fn sessions(&self) -> Result<Vec<SessionRow>, StoreError> {
         self.read(|conn| {
-            conn.prepare_cached("SELECT * FROM sessions ORDER BY created_at, id")?.query_map((), SessionRow::of)?.collect()
+            let mut statement = conn.prepare_cached("SELECT * FROM sessions ORDER BY created_at, id")?;
+            let rows = statement.query_map((), |row| Ok((row.get::<_, String>("id"), SessionRow::of(row))))?;
+            let mut sessions = Vec::new();
+            for row in rows {
+                match row? {
+                    (_, Ok(session)) => sessions.push(session),
+                    (id, Err(error)) => {
+                        let id = id.unwrap_or_default();
+                        ::log::warn!("session {id:?} in the database cannot be read, so it is ignored: {error}");
+                    }
+                }
+            }
+            Ok(sessions)
         })
     }
 
@@ -143,10 +156,25 @@ mod tests {
     }
 
     #[test]
-    fn role_of_a_newer_version_is_an_error_and_not_a_default() {
+    fn row_that_cannot_be_read_is_left_out_and_stays() {
+        let mut store = Store::in_memory();
+        for id in ["one", "two", "three"] {
+            store.begin_session(&row(id), &[]).expect("kept");
+        }
+        store.execute("UPDATE sessions SET role = 'owner' WHERE id = 'one'");
+        store.execute("UPDATE sessions SET created_at = '2026-99-31T10:00:00.000Z' WHERE id = 'two'");
+        assert_eq!(store.sessions().expect("the others"), [row("three")]);
+        assert!(store.begin_session(&row("one"), &[]).is_err(), "it is still there");
+    }
+
+    #[test]
+    fn note_that_comes_late_does_not_take_a_renewal_back() {
         let mut store = Store::in_memory();
         store.begin_session(&row("one"), &[]).expect("kept");
-        store.execute("UPDATE sessions SET role = 'owner'");
-        assert!(store.sessions().is_err());
+        let at = Timestamp::from_unix_ms;
+        store.note_session("one", at(2500), at(3500)).expect("renewed");
+        store.note_session("one", at(2600), at(3000)).expect("noted, with what was read before the renewal");
+        let expected = SessionRow { used_at: at(2600), expires_at: at(3500), ..row("one") };
+        assert_eq!(store.sessions().expect("read"), [expected]);
     }
 }
