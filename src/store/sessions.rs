@@ -108,10 +108,11 @@ impl Store {
         })
     }
 
-    /// Records that a session was used, and until when it holds. One that has ended stays so.
+    /// Records that a session was used, and until when it holds at least: a renewal may have overtaken a note that was begun before it. One
+    /// that has ended stays so.
     pub fn note_session(&mut self, id: &str, used_at: Timestamp, expires_at: Timestamp) -> Result<(), StoreError> {
         self.write(|tx| {
-            tx.prepare_cached("UPDATE sessions SET used_at = ?2, expires_at = ?3 WHERE id = ?1")?
+            tx.prepare_cached("UPDATE sessions SET used_at = ?2, expires_at = max(expires_at, ?3) WHERE id = ?1")?
                 .execute((id, used_at, expires_at))?;
             Ok(())
         })
