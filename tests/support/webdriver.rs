@@ -179,8 +179,10 @@ impl Browser {
         self.script(&format!("return document.getElementById('{id}').checkVisibility()")) == true
     }
 
-    /// Clicks the middle of the element with this id, as a mouse does: it has to be visible and not covered.
+    /// Clicks the middle of the element with this id once it is visible, as a mouse does: it must not be covered. The page shows some buttons
+    /// only when it has learned what it may do.
     pub(crate) fn click(&self, id: &str) {
+        wait_until(&format!("{id} is visible"), PATIENCE, || self.shows(id));
         let element = self.command("element", &json!({"using": "css selector", "value": format!("#{id}")}));
         let reference =
             element.as_object().and_then(|it| it.values().next()).and_then(Value::as_str).expect("an element has a reference");
