@@ -132,7 +132,7 @@ impl App {
             Route::Logout => self.log_out(request),
             Route::Sessions => Ok(self.sessions(caller.as_ref())),
             Route::EndSessions => self.end_sessions(request),
-            Route::Pair => self.pair(request),
+            Route::Pair => self.pair(request, caller),
             Route::Index => page::file(request, "index.html").ok_or(ApiError::NotFound),
             Route::PageFile => page::file(request, parameter).ok_or(ApiError::NotFound),
         }

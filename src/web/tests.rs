@@ -21,7 +21,7 @@ use crate::health::Inspector;
 use crate::log::RunLogs;
 use crate::run_dir::Runs;
 use crate::runtime_dir::{Prover, Secrets};
-use crate::store::{DatabaseFile, Store};
+use crate::store::{DatabaseFile, Store, Writer};
 use crate::supervisor::{Settings, Supervisor};
 use crate::transport::{Client, Handler, Reach};
 
@@ -85,9 +85,12 @@ impl House {
     }
 
     fn authenticator(&self, token: &str) -> Arc<Authenticator> {
+        self.authenticator_with(token, self.supervisor.as_ref().expect("it runs").handle().writer().clone())
+    }
+
+    fn authenticator_with(&self, token: &str, writer: Writer) -> Arc<Authenticator> {
         let [token, read_token, session_key] =
             [token, READ_TOKEN, "the-key-of-sessions"].map(|text| Token::new(text).expect("good"));
-        let writer = self.supervisor.as_ref().expect("it runs").handle().writer().clone();
         let secrets = Secrets { token, read_token, session_key };
         Arc::new(Authenticator::start(&secrets, Box::new(self.clock.clone()), writer, || {}).expect("it reads"))
     }

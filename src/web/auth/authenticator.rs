@@ -112,7 +112,7 @@ impl Authenticator {
             Shown::Token(token) => (self.check_token(request, client, replaced.as_deref(), token)?, None),
             Shown::Code(text) => {
                 let code = lock(&self.codes).take(&self.keys, text, self.clock.since_boot());
-                let Some(code) = code else {
+                let Some(code) = code.filter(|code| self.sessions.holds(&code.grant)) else {
                     return Err(self.refuse_code(request, client, replaced.as_deref()));
                 };
                 lock(&self.throttle).note_right(Source::of(request, client));
@@ -121,7 +121,7 @@ impl Authenticator {
         };
         let address = request.remote_addr().ip().to_canonical().to_string();
         let user_agent = request.header("User-Agent").unwrap_or_default();
-        let newcomer = Newcomer { role, address, user_agent, replaced };
+        let newcomer = Newcomer { role, address, user_agent, replaced, grant: code.as_ref().map(|code| code.grant.clone()) };
         self.sessions.begin(&self.keys, &newcomer, self.clock.now()).map_err(|error| {
             // It was not used: the same link works once there is room.
             if let Some(code) = code {
@@ -129,6 +129,7 @@ impl Authenticator {
             }
             match error {
                 BeginError::Store(error) => ApiError::SessionNotStored(error),
+                BeginError::TakenBack => ApiError::InvalidCode,
                 BeginError::Random(error) => ApiError::Log(error),
             }
         })
@@ -158,16 +159,17 @@ impl Authenticator {
 
     /// Ends the session with this id, or all of them; how many. None with that id is an error.
     pub(in crate::web) fn end(&self, id: Option<&str>) -> Result<usize, ApiError> {
-        let ended = self.sessions.end(|session| id.is_none_or(|id| session.id() == id)).map_err(ApiError::SessionEndNotStored)?;
+        let ended = self.sessions.end(id).map_err(ApiError::SessionEndNotStored)?;
         match id {
             Some(id) if ended == 0 => Err(ApiError::NoSuchSession(id.to_owned())),
             Some(_) | None => Ok(ended),
         }
     }
 
-    /// Makes a one-time code, and says until when it is good.
-    pub(in crate::web) fn make_code(&self, role: Role) -> Result<(String, Timestamp), ApiError> {
-        let code = lock(&self.codes).make(&self.keys, role, self.clock.since_boot())?;
+    /// Makes a one-time code, and says until when it is good. `by` is the session that asks for it.
+    pub(in crate::web) fn make_code(&self, role: Role, by: Option<Arc<Session>>) -> Result<(String, Timestamp), ApiError> {
+        let grant = self.sessions.grant(by);
+        let code = lock(&self.codes).make(&self.keys, role, grant, self.clock.since_boot())?;
         Ok((code, self.clock.now().after(CODE_LIFETIME)))
     }
 

@@ -7,6 +7,7 @@ use std::io;
 use std::time::Duration;
 
 use super::keys::{Keys, Of};
+use super::sessions::Grant;
 use crate::api::session::Role;
 use crate::config::Token;
 use crate::random;
@@ -17,10 +18,12 @@ pub(super) const CODE_LIFETIME: Duration = Duration::from_mins(10);
 const CODES_MAX: usize = 8;
 
 /// A code that nobody has used.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(super) struct Code {
     digest: String,
     pub(super) role: Role,
+    /// It ends with what it was made by.
+    pub(super) grant: Grant,
     good_until: Duration,
 }
 
@@ -30,13 +33,13 @@ pub(super) struct Codes(Vec<Code>);
 
 impl Codes {
     /// Makes a code and returns it.
-    pub(super) fn make(&mut self, keys: &Keys, role: Role, now: Duration) -> io::Result<String> {
+    pub(super) fn make(&mut self, keys: &Keys, role: Role, grant: Grant, now: Duration) -> io::Result<String> {
         let text = Token::made_of(random::bytes()?).expose().to_owned();
         self.0.retain(|code| now < code.good_until);
         if self.0.len() >= CODES_MAX {
             self.0.remove(0);
         }
-        self.0.push(Code { digest: keys.digest(Of::Code, &text), role, good_until: now + CODE_LIFETIME });
+        self.0.push(Code { digest: keys.digest(Of::Code, &text), role, grant, good_until: now + CODE_LIFETIME });
         Ok(text)
     }
 
@@ -68,23 +71,24 @@ mod tests {
     #[test]
     fn code_is_good_once_and_for_ten_minutes() {
         let (keys, mut codes) = (keys(), Codes::default());
-        let first = codes.make(&keys, Role::Viewer, NOW).expect("made");
-        let second = codes.make(&keys, Role::Operator, NOW).expect("made");
+        let first = codes.make(&keys, Role::Viewer, Grant::default(), NOW).expect("made");
+        let second = codes.make(&keys, Role::Operator, Grant::default(), NOW).expect("made");
         assert!(first != second && first.len() >= 24);
         assert_eq!(codes.take(&keys, &first, NOW).map(|code| code.role), Some(Role::Viewer));
-        assert_eq!(codes.take(&keys, &first, NOW), None, "it was used");
-        assert_eq!(codes.take(&keys, "", NOW), None);
+        assert!(codes.take(&keys, &first, NOW).is_none(), "it was used");
+        assert!(codes.take(&keys, "", NOW).is_none());
         let taken =
             codes.take(&keys, &second, NOW + CODE_LIFETIME.saturating_sub(Duration::from_millis(1))).expect("the last moment");
         codes.give_back(taken);
-        assert_eq!(codes.take(&keys, &second, NOW + CODE_LIFETIME), None, "it has expired");
+        assert!(codes.take(&keys, &second, NOW + CODE_LIFETIME).is_none(), "it has expired");
     }
 
     #[test]
     fn only_the_latest_codes_are_good() {
         let (keys, mut codes) = (keys(), Codes::default());
-        let made: Vec<String> = (0..=CODES_MAX).map(|_| codes.make(&keys, Role::Operator, NOW).expect("made")).collect();
-        assert_eq!(codes.take(&keys, &made[0], NOW), None);
+        let made: Vec<String> =
+            (0..=CODES_MAX).map(|_| codes.make(&keys, Role::Operator, Grant::default(), NOW).expect("made")).collect();
+        assert!(codes.take(&keys, &made[0], NOW).is_none());
         assert!(made[1..].iter().all(|text| codes.take(&keys, text, NOW).is_some()));
     }
 }

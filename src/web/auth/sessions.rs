@@ -9,7 +9,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -75,6 +75,15 @@ impl Session {
     }
 }
 
+/// By whom a one-time code was made. A session that is ended, and the end of all, take back what they could hand on.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Grant {
+    /// None where it was made with the token, or by a client that needs none.
+    session: Option<Arc<Session>>,
+    /// How often all sessions had been ended by then.
+    all_ended: u64,
+}
+
 /// Where a request may have its proof.
 #[derive(Clone, Copy, Debug, Default)]
 pub(in crate::web) struct Proofs<'r> {
@@ -100,6 +109,8 @@ pub(super) struct Newcomer<'a> {
     pub(super) user_agent: &'a str,
     /// The session of the same browser, which the new one replaces.
     pub(super) replaced: Option<Arc<Session>>,
+    /// Of the one-time code, if there is one.
+    pub(super) grant: Option<Grant>,
 }
 
 /// The sessions of a server.
@@ -108,6 +119,8 @@ pub(super) struct Sessions {
     acts: String,
     looks: String,
     live: Mutex<Vec<Arc<Session>>>,
+    /// How often all were ended. It counts up before they are, so that what is added meanwhile is either seen there or not added.
+    all_ended: AtomicU64,
     /// Those that have ended but are still stored.
     unrecorded: Mutex<BTreeSet<String>>,
     writer: Writer,
@@ -126,7 +139,15 @@ impl Sessions {
     ) -> Result<Self, WorkError> {
         let [acts, looks] = [tokens.0, tokens.1].map(|token| keys.digest(Of::Token, token.expose()));
         let rows = writer.write(|store| store.sessions())?;
-        let this = Self { acts, looks, live: Mutex::default(), unrecorded: Mutex::default(), writer, wake };
+        let this = Self {
+            acts,
+            looks,
+            live: Mutex::default(),
+            all_ended: AtomicU64::new(0),
+            unrecorded: Mutex::default(),
+            writer,
+            wake,
+        };
         let (kept, ended): (Vec<_>, Vec<_>) =
             rows.into_iter().partition(|row| row.made_with == this.made_with(row.role) && now < row.expires_at);
         *lock(&this.live) = kept.into_iter().map(|row| Arc::new(Session::of(row))).collect();
@@ -162,6 +183,17 @@ impl Sessions {
         })
     }
 
+    /// What a code carries that this session makes now.
+    pub(super) fn grant(&self, session: Option<Arc<Session>>) -> Grant {
+        Grant { session, all_ended: self.all_ended.load(Ordering::SeqCst) }
+    }
+
+    /// Whether what was handed on has not been taken back.
+    pub(super) fn holds(&self, grant: &Grant) -> bool {
+        grant.all_ended == self.all_ended.load(Ordering::SeqCst)
+            && grant.session.as_ref().is_none_or(|session| !session.has_ended.load(Ordering::SeqCst))
+    }
+
     /// Begins a session. It is stored when this returns.
     pub(super) fn begin(&self, keys: &Keys, who: &Newcomer<'_>, now: Timestamp) -> Result<Begun, BeginError> {
         let text = || random::bytes().map(|bytes| Token::made_of(bytes).expose().to_owned());
@@ -184,7 +216,12 @@ impl Sessions {
         let (new, old) = (row.clone(), ended.clone());
         self.writer.write(move |store| store.begin_session(&new, &old))?;
         lock(&self.unrecorded).retain(|id| !ended.contains(id));
-        lock(&self.live).push(Arc::new(Session::of(row)));
+        if !self.add(Session::of(row), who.grant.as_ref()) {
+            lock(&self.unrecorded).insert(id);
+            // It is in nobody's hands, and is removed with the next change that is stored.
+            let _tried_again = self.record_ends();
+            return Err(BeginError::TakenBack);
+        }
         self.end_in_memory(|session| ended.contains(&session.row.id));
         self.make_room();
         if let Err(error) = self.record_ends() {
@@ -197,6 +234,16 @@ impl Sessions {
             proof: keys.digest(Of::Proof, &value),
             download_proof: keys.digest(Of::DownloadProof, &value),
         })
+    }
+
+    /// Lets a session in, unless its code was taken back while it was being stored.
+    fn add(&self, session: Session, grant: Option<&Grant>) -> bool {
+        let mut live = lock(&self.live);
+        let may = grant.is_none_or(|grant| self.holds(grant));
+        if may {
+            live.push(Arc::new(session));
+        }
+        may
     }
 
     /// Ends the sessions of each role that are too many, in memory.
@@ -250,9 +297,12 @@ impl Sessions {
         Some(keys.set_cookie(value, u64::try_from(lifetime_ms / 1000).unwrap_or(0)))
     }
 
-    /// Ends those that are chosen, at once; how many. An error means that they are over, and still stored.
-    pub(super) fn end(&self, is_chosen: impl Fn(&Session) -> bool) -> Result<usize, WorkError> {
-        let ended = self.end_in_memory(is_chosen);
+    /// Ends the one with this id, or all, at once, and the codes that they made; how many. An error means that they are over, and still stored.
+    pub(super) fn end(&self, id: Option<&str>) -> Result<usize, WorkError> {
+        if id.is_none() {
+            self.all_ended.fetch_add(1, Ordering::SeqCst);
+        }
+        let ended = self.end_in_memory(|session| id.is_none_or(|id| session.id() == id));
         let count = ended.len();
         lock(&self.unrecorded).extend(ended);
         self.record_ends()?;
@@ -306,6 +356,8 @@ impl Sessions {
 pub(super) enum BeginError {
     #[error(transparent)]
     Store(#[from] WorkError),
+    #[error("the one-time code was taken back")]
+    TakenBack,
     #[error("get random bytes: {0}")]
     Random(#[from] io::Error),
 }

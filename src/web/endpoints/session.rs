@@ -81,10 +81,10 @@ impl App {
         Ok(json(&EndSessionsResponse { ok: true, ended: ended as u64 }))
     }
 
-    pub(in crate::web) fn pair(&self, request: &Request) -> Result<Response, ApiError> {
+    pub(in crate::web) fn pair(&self, request: &Request, caller: Option<Caller>) -> Result<Response, ApiError> {
         let PairRequest { may } = input::body(request)?;
         let may = may.unwrap_or(Role::Operator);
-        let (code, expires_at) = self.authenticator.make_code(may)?;
+        let (code, expires_at) = self.authenticator.make_code(may, caller.and_then(|caller| caller.session))?;
         Ok(json(&PairResponse { ok: true, may, code, expires_at }))
     }
 }

@@ -328,3 +328,69 @@ fn house_code(app: &App) -> String {
     let answer = read(ask(app, "10.9.9.9:7", "POST", "/api/pair", &[("Authorization", &with)], "{}"));
     answer["code"].as_str().expect("a code").to_owned()
 }
+
+/// A code that these credentials make.
+fn code_of(app: &App, who: &Credentials) -> String {
+    let answer = read(ask(app, PHONE, "POST", "/api/pair", &fields(who), r#"{"may":"act"}"#));
+    answer["code"].as_str().expect("a code").to_owned()
+}
+
+fn end_sessions(app: &App, body: &Value) {
+    let with = format!("Bearer {TOKEN}");
+    let response = ask(app, PHONE, "POST", "/api/sessions/end", &[("Authorization", &with)], &body.to_string());
+    assert_eq!(response.status_code, 200);
+}
+
+#[test]
+fn codes_end_with_the_session_that_made_them_and_with_all() {
+    let house = House::new();
+    let app = house.network();
+    let (revoked, leaves, stays) = (log_in(&app, TOKEN), log_in(&app, TOKEN), log_in(&app, TOKEN));
+    let [of_revoked, of_leaves, of_stays] = [&revoked, &leaves, &stays].map(|who| code_of(&app, who));
+    let id = revoked[0].1.split_once('=').and_then(|(_, value)| value.split_once('.')).expect("an id").0;
+    end_sessions(&app, &json!({ "id": id }));
+    assert_eq!(status(&app, PHONE, "POST", "/api/logout", &leaves), 200);
+    let at = |code: &str| use_code(&app, PHONE, code, &vec![]).status_code;
+    assert_eq!([&of_revoked, &of_leaves, &of_stays].map(|code| at(code)), [401, 401, 200]);
+    let (of_session, of_token) = (code_of(&app, &stays), code_of(&app, &bearer(TOKEN)));
+    end_sessions(&app, &json!({ "all": true }));
+    assert_eq!([&of_session, &of_token].map(|code| at(code)), [401, 401]);
+    assert!(sessions(&app).is_empty());
+    assert_eq!(at(&code_of(&app, &bearer(TOKEN))), 200, "a new one is good");
+}
+
+/// The usual writer, which calls this before it hands a change on.
+fn writer_with(house: &House, before: impl Fn() + Send + Sync + 'static) -> Writer {
+    let writer = house.supervisor.as_ref().expect("it runs").handle().writer().clone();
+    Writer::new(move |mut work| {
+        before();
+        let change = move |store: &mut Store| {
+            let done = work.run(store);
+            work.answer(done);
+            Ok(())
+        };
+        writer.begin(change).is_ok()
+    })
+}
+
+#[test]
+fn log_in_that_is_being_stored_while_all_are_ended_is_ended_too() {
+    let house = House::new();
+    let (usual, ends_all) = (house.network(), Arc::new(Mutex::new(None::<Arc<Authenticator>>)));
+    let writer = writer_with(&house, {
+        let ends_all = ends_all.clone();
+        // Once: the end of all writes, too.
+        move || {
+            let authenticator = ends_all.lock().expect("never poisoned").take();
+            if let Some(authenticator) = authenticator {
+                authenticator.end(None).expect("ended");
+            }
+        }
+    });
+    let app = App { authenticator: house.authenticator_with(TOKEN, writer), ..usual };
+    let of_token = code_of(&app, &bearer(TOKEN));
+    *ends_all.lock().expect("never poisoned") = Some(app.authenticator.clone());
+    assert_eq!(use_code(&app, PHONE, &of_token, &vec![]).status_code, 401);
+    assert!(sessions(&app).is_empty() && sessions(&house.network()).is_empty(), "nothing of it is stored");
+    assert!(ends_all.lock().expect("never poisoned").is_none(), "all were ended meanwhile");
+}
