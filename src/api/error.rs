@@ -56,7 +56,7 @@ error_codes! {
     HostNotAllowed = "host_not_allowed" 421, "The host is not a name of this server";
     OtherServer = "other_server" 421, "The request is meant for another server";
     SpawnFailed = "spawn_failed" 422, "The script could not be executed";
-    TooManyTries = "too_many_tries" 429 retry 60, "Too many wrong tokens or codes came from this source, or from all sources together";
+    TooManyTries = "too_many_tries" 429 retry 60, "Too many wrong tokens or codes came from this source, or from all sources together, or too many logins of viewers from this source";
     HeadTooLarge = "head_too_large" 431, "The request's head is too long";
     Internal = "internal" 500, "An internal error";
     NotImplemented = "not_implemented" 501, "The server does not implement what the request needs";
@@ -66,6 +66,7 @@ error_codes! {
     TooManyDownloads = "too_many_downloads" 503 retry 5, "The maximum number of log downloads is running";
     TooManyStreams = "too_many_streams" 503 retry 5, "The maximum number of event streams is open";
     TooManyWaiting = "too_many_waiting" 503 retry 1, "Many clients wait for the same stop, and this one has waited longest";
+    TooManyLogins = "too_many_logins" 503 retry 1, "Other logins are being stored";
     // The action goes on: to ask again would be another one.
     StillUnderWay = "still_under_way" 503, "The action is still under way after its wait";
     ShimSilent = "shim_silent" 503 retry 5, "The process that controls the run does not answer";

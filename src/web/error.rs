@@ -112,6 +112,10 @@ pub(super) enum ApiError {
          not affected"
     )]
     TooManyTries { from: String, wait_s: u64 },
+    #[error("too many logins with the read-only token came from {from}; try again in {wait_s} s. Sessions are not affected")]
+    TooManyLoginsFrom { from: String, wait_s: u64 },
+    #[error("other logins are being stored; try again in a moment")]
+    TooManyLogins,
     #[error("there is no session {0}; GET /api/sessions (`autoappdev sessions`) lists those there are")]
     NoSuchSession(String),
     #[error("the login failed, because the session could not be stored: {}", obstacle(.0))]
@@ -164,7 +168,8 @@ impl ApiError {
             Self::OriginNotAllowed(_) | Self::PageUnknown => ErrorCode::OriginNotAllowed,
             Self::TokenNeeded | Self::WrongToken => ErrorCode::Unauthorized,
             Self::InvalidCode => ErrorCode::InvalidCode,
-            Self::TooManyTries { .. } => ErrorCode::TooManyTries,
+            Self::TooManyTries { .. } | Self::TooManyLoginsFrom { .. } => ErrorCode::TooManyTries,
+            Self::TooManyLogins => ErrorCode::TooManyLogins,
             Self::SessionNotStored(WorkError::Stopping) | Self::SessionEndNotStored(WorkError::Stopping) => {
                 ErrorCode::ServerStopping
             }
@@ -238,7 +243,7 @@ impl ApiError {
         }
         let mut response = json(&body).with_status_code(code.status());
         let retry_after_s = match &self {
-            Self::TooManyTries { wait_s, .. } => Some(*wait_s),
+            Self::TooManyTries { wait_s, .. } | Self::TooManyLoginsFrom { wait_s, .. } => Some(*wait_s),
             // It was done: the same request would be refused.
             Self::Action(ActionError::Unrecorded { .. }) | Self::SessionEndNotStored(_) => None,
             _ => code.retry_after_s(),
@@ -274,6 +279,8 @@ mod tests {
             (ApiError::Broken(Broken::NoThread), "out_of_processes", Some("5")),
             (ApiError::TooManyReads, "too_many_reads", Some("1")),
             (ApiError::TooManyTries { from, wait_s: 7 }, "too_many_tries", Some("7")),
+            (ApiError::TooManyLoginsFrom { from: "10.0.0.2".to_owned(), wait_s: 120 }, "too_many_tries", Some("120")),
+            (ApiError::TooManyLogins, "too_many_logins", Some("1")),
             (ActionError::ShimSilent.into(), "shim_silent", Some("5")),
             (ActionError::Shim("no".into()).into(), "shim_refused", None),
             (ActionError::StillUnderWay(action).into(), "still_under_way", None),

@@ -109,7 +109,14 @@ impl Authenticator {
     pub(in crate::web) fn log_in(&self, request: &Request, client: &Client<'_>, shown: Shown<'_>) -> Result<Begun, ApiError> {
         let replaced = self.session(request, None);
         let (role, code) = match shown {
-            Shown::Token(token) => (self.check_token(request, client, replaced.as_deref(), token)?, None),
+            Shown::Token(token) => {
+                let role = self.check_token(request, client, replaced.as_deref(), token)?;
+                // An operator need not flood, and a viewer's code is one that an operator made.
+                if role == Role::Viewer {
+                    self.admit_viewer(&Source::of(request, client))?;
+                }
+                (role, None)
+            }
             Shown::Code(text) => {
                 let code = lock(&self.codes).take(&self.keys, text, self.clock.since_boot());
                 let Some(code) = code.filter(|code| self.sessions.holds(&code.grant)) else {
@@ -129,10 +136,19 @@ impl Authenticator {
             }
             match error {
                 BeginError::Store(error) => ApiError::SessionNotStored(error),
+                BeginError::Busy => ApiError::TooManyLogins,
                 BeginError::TakenBack => ApiError::InvalidCode,
                 BeginError::Random(error) => ApiError::Log(error),
             }
         })
+    }
+
+    fn admit_viewer(&self, from: &Source) -> Result<(), ApiError> {
+        let wait = lock(&self.throttle).admit_viewer(from, self.clock.since_boot());
+        if wait.is_zero() {
+            return Ok(());
+        }
+        Err(ApiError::TooManyLoginsFrom { from: from.to_string(), wait_s: whole_seconds(wait) })
     }
 
     /// Ends the session that the request shows, and gives the cookie that takes the browser's away in any case.

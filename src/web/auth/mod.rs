@@ -6,6 +6,7 @@ mod pairing;
 mod sessions;
 mod throttle;
 mod trust;
+mod turnstile;
 
 pub use authenticator::Authenticator;
 pub(super) use authenticator::{Caller, Shown};

@@ -16,6 +16,7 @@ use std::time::Duration;
 use rouille::Request;
 
 use super::keys::{Keys, Of};
+use super::turnstile::Turnstile;
 use crate::api::session::{ListedSession, Role};
 use crate::clock::Timestamp;
 use crate::config::Token;
@@ -33,6 +34,8 @@ const NOTE_EVERY: Duration = Duration::from_hours(1);
 const SESSIONS_MAX: usize = 32;
 /// How much of what a browser calls itself is kept, in bytes.
 const USER_AGENT_BYTES: usize = 200;
+/// How long a log-in waits for others that are being stored.
+const TURN_MAX: Duration = Duration::from_secs(2);
 /// The letters of an id, with a dash in the middle.
 const ID_LETTERS: usize = 9;
 
@@ -124,6 +127,9 @@ pub(super) struct Sessions {
     /// Those that have ended but are still stored.
     unrecorded: Mutex<BTreeSet<String>>,
     writer: Writer,
+    /// The owner's actions wait behind what is being stored, so of each role one log-in is at a time, and operators wait for no viewer.
+    operators: Turnstile,
+    viewers: Turnstile,
     /// Called when a session was ended, so that whoever waits on its behalf looks.
     wake: Box<dyn Fn() + Send + Sync>,
 }
@@ -146,13 +152,19 @@ impl Sessions {
             all_ended: AtomicU64::new(0),
             unrecorded: Mutex::default(),
             writer,
+            operators: Turnstile::default(),
+            viewers: Turnstile::default(),
             wake,
         };
         let (kept, ended): (Vec<_>, Vec<_>) =
             rows.into_iter().partition(|row| row.made_with == this.made_with(row.role) && now < row.expires_at);
         *lock(&this.live) = kept.into_iter().map(|row| Arc::new(Session::of(row))).collect();
         lock(&this.unrecorded).extend(ended.into_iter().map(|row| row.id));
-        this.make_room();
+        for role in Role::ALL {
+            let ended = this.too_many(*role, SESSIONS_MAX, &[]);
+            this.end_in_memory(|session| ended.contains(&session.row.id));
+            lock(&this.unrecorded).extend(ended);
+        }
         if let Err(error) = this.record_ends() {
             // They are not let in, and are removed with the next change that is stored.
             ::log::warn!("sessions that have ended are still stored: failed to {error}");
@@ -196,6 +208,11 @@ impl Sessions {
 
     /// Begins a session. It is stored when this returns.
     pub(super) fn begin(&self, keys: &Keys, who: &Newcomer<'_>, now: Timestamp) -> Result<Begun, BeginError> {
+        let turnstile = match who.role {
+            Role::Operator => &self.operators,
+            Role::Viewer => &self.viewers,
+        };
+        let _passage = turnstile.enter(TURN_MAX).ok_or(BeginError::Busy)?;
         let text = || random::bytes().map(|bytes| Token::made_of(bytes).expose().to_owned());
         let (id, secret) = (text()?[..ID_LETTERS].to_owned(), text()?);
         let row = SessionRow {
@@ -213,6 +230,8 @@ impl Sessions {
         let mut ended: Vec<String> = lock(&self.unrecorded).iter().cloned().collect();
         ended.extend(who.replaced.iter().map(|session| session.row.id.clone()));
         ended.extend(lock(&self.live).iter().filter(|session| session.is_over(now)).map(|session| session.row.id.clone()));
+        // Chosen before the write, so that a log-in is one transaction.
+        ended.extend(self.too_many(who.role, SESSIONS_MAX - 1, &ended));
         let (new, old) = (row.clone(), ended.clone());
         self.writer.write(move |store| store.begin_session(&new, &old))?;
         lock(&self.unrecorded).retain(|id| !ended.contains(id));
@@ -223,10 +242,6 @@ impl Sessions {
             return Err(BeginError::TakenBack);
         }
         self.end_in_memory(|session| ended.contains(&session.row.id));
-        self.make_room();
-        if let Err(error) = self.record_ends() {
-            ::log::warn!("a session that was ended to make room is still stored: failed to {error}");
-        }
         let value = format!("{id}.{secret}");
         Ok(Begun {
             role: who.role,
@@ -246,17 +261,15 @@ impl Sessions {
         may
     }
 
-    /// Ends the sessions of each role that are too many, in memory.
-    fn make_room(&self) {
-        for role in Role::ALL {
-            let mut of_role: Vec<_> = lock(&self.live).iter().filter(|session| session.row.role == *role).cloned().collect();
-            of_role.sort_by_key(|session| std::cmp::Reverse(session.used_at()));
-            let ids: BTreeSet<String> = of_role.into_iter().skip(SESSIONS_MAX).map(|session| session.row.id.clone()).collect();
-            if !ids.is_empty() {
-                self.end_in_memory(|session| ids.contains(&session.row.id));
-                lock(&self.unrecorded).extend(ids);
-            }
-        }
+    /// The sessions of a role beyond so many, those unused for longest, where these have ended already.
+    fn too_many(&self, role: Role, max: usize, ended: &[String]) -> Vec<String> {
+        let mut of_role: Vec<_> = lock(&self.live)
+            .iter()
+            .filter(|session| session.row.role == role && !ended.contains(&session.row.id))
+            .cloned()
+            .collect();
+        of_role.sort_by_key(|session| std::cmp::Reverse(session.used_at()));
+        of_role.into_iter().skip(max).map(|session| session.row.id.clone()).collect()
     }
 
     /// Notes that a session is used, and stores that now and then.
@@ -356,6 +369,8 @@ impl Sessions {
 pub(super) enum BeginError {
     #[error(transparent)]
     Store(#[from] WorkError),
+    #[error("other log-ins are being stored")]
+    Busy,
     #[error("the one-time code was taken back")]
     TakenBack,
     #[error("get random bytes: {0}")]

@@ -33,6 +33,11 @@ const BUDGET_EVERY: Duration = Duration::from_secs(6);
 /// The most sources of right tokens that are remembered.
 const KNOWN_MAX: usize = 64;
 
+/// How many viewers may log in from one source at first, and how long it takes until there may be one more. Each log-in is a write, before
+/// which the owner's actions wait; fewer than there may be sessions, so that one source does not take all of them.
+const LOG_INS: u32 = 30;
+const LOG_IN_EVERY: Duration = Duration::from_mins(2);
+
 /// Who guesses, as far as that can be told.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Source {
@@ -101,6 +106,8 @@ pub(super) struct Throttle {
     last_wrong: Option<Duration>,
     /// From where right ones came, the latest last.
     known: VecDeque<Source>,
+    /// Until when a source's log-ins of viewers are spent, if all of them were unspent at first.
+    log_ins: BTreeMap<Source, Duration>,
     /// When the log was last told of one that has to wait.
     told: Option<Duration>,
 }
@@ -132,6 +139,23 @@ impl Throttle {
             self.known.pop_front();
         }
         self.known.push_back(from);
+    }
+
+    /// A viewer logs in with the right token: how long that still has to wait, and where it need not, it is counted.
+    pub(super) fn admit_viewer(&mut self, from: &Source, now: Duration) -> Duration {
+        let spent_until = self.log_ins.get(from).map_or(now, |&spent_until| spent_until.max(now));
+        let wait = spent_until.saturating_sub(now + LOG_IN_EVERY * (LOG_INS - 1));
+        if wait.is_zero() {
+            if self.log_ins.len() >= SOURCES_MAX {
+                self.log_ins.retain(|_, spent_until| *spent_until > now);
+                let calmest = self.log_ins.iter().min_by_key(|(_, spent_until)| **spent_until).map(|(source, _)| source.clone());
+                if let Some(source) = calmest.filter(|_| self.log_ins.len() >= SOURCES_MAX) {
+                    self.log_ins.remove(&source);
+                }
+            }
+            self.log_ins.insert(from.clone(), spent_until + LOG_IN_EVERY);
+        }
+        wait
     }
 
     /// A wrong one came.
@@ -247,6 +271,22 @@ mod tests {
             (0..BUDGET).map(|n| throttle.wait(&guesser(5000 + n), rested)).max_by_key(|wait| wait.length),
             Some(Wait::default())
         );
+    }
+
+    #[test]
+    fn viewers_of_one_source_log_in_so_many_times_and_then_now_and_then() {
+        let (mut throttle, now) = (Throttle::default(), s(5000));
+        let (flood, other) = (net("192.0.2.1"), net("192.0.2.2"));
+        let waits: Vec<Duration> = (0..LOG_INS + 2).map(|_| throttle.admit_viewer(&flood, now)).collect();
+        assert!(waits[..30].iter().all(Duration::is_zero));
+        assert_eq!(waits[30..], [LOG_IN_EVERY; 2], "a refused one costs nothing more");
+        assert_eq!(throttle.admit_viewer(&other, now), Duration::ZERO);
+        assert_eq!(throttle.admit_viewer(&flood, now + LOG_IN_EVERY), Duration::ZERO);
+        assert_eq!(throttle.admit_viewer(&flood, now + LOG_IN_EVERY), LOG_IN_EVERY);
+        for number in 0..5000_u32 {
+            throttle.admit_viewer(&Source::Network(IpAddr::from(number.to_be_bytes())), now);
+        }
+        assert_eq!(throttle.log_ins.len(), SOURCES_MAX);
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Sessions, one-time codes, and who waits for whose guesses.
 
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+
 use super::*;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -165,7 +167,7 @@ fn sessions_have_a_bound_for_each_role_and_the_one_unused_longest_goes() {
     let owner = log_in(&app, TOKEN);
     let (kept, forgotten) = (log_in(&app, READ_TOKEN), log_in(&app, READ_TOKEN));
     for _ in 0..31 {
-        house.clock.forward(Duration::from_secs(1));
+        house.clock.forward(Duration::from_secs(120));
         assert_eq!(status(&app, PHONE, "GET", "/api/pipeline", &kept), 200);
         log_in(&app, READ_TOKEN);
     }
@@ -393,4 +395,59 @@ fn log_in_that_is_being_stored_while_all_are_ended_is_ended_too() {
     assert_eq!(use_code(&app, PHONE, &of_token, &vec![]).status_code, 401);
     assert!(sessions(&app).is_empty() && sessions(&house.network()).is_empty(), "nothing of it is stored");
     assert!(ends_all.lock().expect("never poisoned").is_none(), "all were ended meanwhile");
+}
+
+#[test]
+fn flood_of_a_viewers_log_ins_is_one_write_at_a_time() {
+    let house = House::new();
+    let usual = house.network();
+    let [begun, under_way, most] = [(); 3].map(|()| Arc::new(AtomicUsize::new(0)));
+    let real = house.supervisor.as_ref().expect("it runs").handle().writer().clone();
+    let writer = Writer::new({
+        let (begun, most) = (begun.clone(), most.clone());
+        move |mut work| {
+            begun.fetch_add(1, SeqCst);
+            most.fetch_max(under_way.fetch_add(1, SeqCst) + 1, SeqCst);
+            let under_way = under_way.clone();
+            let change = move |store: &mut Store| {
+                let done = work.run(store);
+                under_way.fetch_sub(1, SeqCst);
+                work.answer(done);
+                Ok(())
+            };
+            real.begin(change).is_ok()
+        }
+    });
+    let app = App { authenticator: house.authenticator_with(TOKEN, writer), ..usual };
+    let by_start = begun.load(SeqCst);
+    let log_in = |number: usize| {
+        let body = json!({ "token": READ_TOKEN }).to_string();
+        ask(&app, &format!("10.1.1.{number}:5"), "POST", "/api/login", &[], &body).status_code
+    };
+    std::thread::scope(|scope| {
+        let log_in = &log_in;
+        let crowd: Vec<_> = (0..40).map(|number| scope.spawn(move || log_in(number))).collect();
+        let answers: Vec<u16> = crowd.into_iter().map(|one| one.join().expect("it is answered")).collect();
+        assert!(answers.contains(&200) && answers.iter().all(|status| matches!(status, 200 | 503)), "{answers:?}");
+        let stored = answers.iter().filter(|&&status| status == 200).count();
+        assert_eq!(begun.load(SeqCst) - by_start, stored, "also where a session makes room");
+    });
+    assert_eq!(most.load(SeqCst), 1);
+}
+
+#[test]
+fn viewer_who_logs_in_again_and_again_ends_no_other_viewers_session() {
+    let house = House::new();
+    let app = house.network();
+    let other = log_in(&app, READ_TOKEN);
+    let with = |token| ask(&app, GUESSER, "POST", "/api/login", &[], &json!({ "token": token }).to_string());
+    let answers: Vec<u16> = (0..40).map(|_| with(READ_TOKEN).status_code).collect();
+    assert_eq!((answers[..30].to_vec(), answers[30..].to_vec()), (vec![200; 30], vec![429; 10]));
+    assert_eq!(status(&app, PHONE, "GET", "/api/pipeline", &other), 200);
+    let refused = with(READ_TOKEN);
+    assert_eq!(header(&refused, "Retry-After").as_deref(), Some("120"));
+    assert_eq!(read(refused)["error"], "too_many_tries");
+    assert_eq!(with(TOKEN).status_code, 200, "an operator is no viewer");
+    house.clock.forward(Duration::from_secs(120));
+    assert_eq!(with(READ_TOKEN).status_code, 200);
 }
