@@ -237,7 +237,9 @@ impl Authenticator {
             throttle.note_right(from);
             return Ok(role);
         }
-        note_wrong(&mut throttle, &from, now);
+        let told = note_wrong(&mut throttle, &from, now);
+        drop(throttle);
+        tell(&from, told);
         Err(ApiError::WrongToken)
     }
 
@@ -254,7 +256,9 @@ impl Authenticator {
         if !wait.length.is_zero() {
             return too_many_tries(&from, wait);
         }
-        note_wrong(&mut throttle, &from, now);
+        let told = note_wrong(&mut throttle, &from, now);
+        drop(throttle);
+        tell(&from, told);
         ApiError::InvalidCode
     }
 }
@@ -264,11 +268,16 @@ fn too_many_tries(from: &Source, wait: Wait) -> ApiError {
     ApiError::TooManyTries { from, wait_s: whole_seconds(wait.length) }
 }
 
-/// Counts a wrong try, and tells the log now and then.
-fn note_wrong(throttle: &mut Throttle, from: &Source, now: Duration) {
+/// Counts a wrong try. The wait that the log should be told of, now and then.
+fn note_wrong(throttle: &mut Throttle, from: &Source, now: Duration) -> Option<Wait> {
     throttle.note_wrong(from, now);
     let wait = throttle.wait(from, now);
-    if !wait.length.is_zero() && throttle.is_worth_a_line(now) {
+    (!wait.length.is_zero() && throttle.is_worth_a_line(now)).then_some(wait)
+}
+
+/// Tells the log, without the throttle's lock: on a slow disk everybody with a token would wait for the line.
+fn tell(from: &Source, wait: Option<Wait>) {
+    if let Some(wait) = wait {
         let wait_s = whole_seconds(wait.length);
         ::log::warn!("several wrong tokens or codes came from {from}; for {wait_s} s none from there is looked at");
     }

@@ -1,6 +1,7 @@
 //! Sessions, one-time codes, and who waits for whose guesses.
 
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::mpsc::{Receiver, Sender, channel};
 
 use super::*;
 
@@ -450,4 +451,44 @@ fn viewer_who_logs_in_again_and_again_ends_no_other_viewers_session() {
     assert_eq!(with(TOKEN).status_code, 200, "an operator is no viewer");
     house.clock.forward(Duration::from_secs(120));
     assert_eq!(with(READ_TOKEN).status_code, 200);
+}
+
+/// Where the log's lines about the guesser go: whoever takes them answers once it has asked the server.
+static TOLD: Mutex<Option<(Sender<()>, Receiver<()>)>> = Mutex::new(None);
+
+struct SlowLog;
+
+impl log::Log for SlowLog {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        if record.args().to_string().contains("203.0.113.7") {
+            let told = TOLD.lock().expect("never poisoned");
+            let (tell, asked) = told.as_ref().expect("it is set");
+            tell.send(()).expect("it waits");
+            asked.recv_timeout(Duration::from_secs(60)).expect("the log is written while others are checked");
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+#[test]
+fn line_about_a_guesser_holds_up_no_other_client() {
+    let house = House::new();
+    let app = house.network();
+    let ((tell, told), (asked, is_asked)) = (channel(), channel());
+    *TOLD.lock().expect("never poisoned") = Some((tell, is_asked));
+    log::set_logger(&SlowLog).expect("the only one");
+    log::set_max_level(log::LevelFilter::Warn);
+    std::thread::scope(|scope| {
+        let guesser =
+            scope.spawn(|| (0..5).map(|_| status(&app, GUESSER, "GET", "/api/pipeline", &bearer("no"))).collect::<Vec<_>>());
+        told.recv_timeout(Duration::from_secs(60)).expect("a line");
+        assert_eq!(status(&app, OTHER, "GET", "/api/pipeline", &bearer(TOKEN)), 200);
+        asked.send(()).expect("it waits");
+        assert_eq!(guesser.join().expect("it was told"), [401; 5]);
+    });
 }
