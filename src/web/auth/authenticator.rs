@@ -122,7 +122,9 @@ impl Authenticator {
                 let Some(code) = code.filter(|code| self.sessions.holds(&code.grant)) else {
                     return Err(self.refuse_code(request, client, replaced.as_deref()));
                 };
-                lock(&self.throttle).note_right(Source::of(request, client));
+                if code.role == Role::Operator {
+                    lock(&self.throttle).note_right(Source::of(request, client));
+                }
                 (code.role, Some(code))
             }
         };
@@ -216,16 +218,12 @@ impl Authenticator {
             (false, false) => None,
         };
         let now = self.clock.since_boot();
-        let from = match session.map(|session| (session.role(), session.id())) {
-            // It can do everything already.
-            Some((Role::Operator, _)) => return right.ok_or(ApiError::WrongToken),
-            Some((Role::Viewer, id)) => Source::Session(id.to_owned()),
-            // A right one costs no question to the kernel while nobody guesses.
-            None if right.is_some() && request.remote_addr().ip().is_loopback() && lock(&self.throttle).is_at_rest(now) => {
-                return right.ok_or(ApiError::WrongToken);
-            }
-            None => Source::of(request, client),
-        };
+        // It can do everything already.
+        if session.is_some_and(|session| session.role() == Role::Operator) {
+            return right.ok_or(ApiError::WrongToken);
+        }
+        // A viewer's session is no source of its own: each new one would bring new tries.
+        let from = Source::of(request, client);
         // Held from the look to the note: many tries at once are as many as one after another.
         // Nothing under this lock can panic half-way through a change.
         let mut throttle = lock(&self.throttle);
@@ -234,7 +232,9 @@ impl Authenticator {
             return Err(too_many_tries(&from, wait));
         }
         if let Some(role) = right {
-            throttle.note_right(from);
+            if role == Role::Operator {
+                throttle.note_right(from);
+            }
             return Ok(role);
         }
         let told = note_wrong(&mut throttle, &from, now);
@@ -245,11 +245,10 @@ impl Authenticator {
 
     /// The error for a code that is good for nothing. It is a wrong try, unless whoever sent it is signed in and may act anyway.
     fn refuse_code(&self, request: &Request, client: &Client<'_>, session: Option<&Session>) -> ApiError {
-        let from = match session.map(|session| (session.role(), session.id())) {
-            Some((Role::Operator, _)) => return ApiError::InvalidCode,
-            Some((Role::Viewer, id)) => Source::Session(id.to_owned()),
-            None => Source::of(request, client),
-        };
+        if session.is_some_and(|session| session.role() == Role::Operator) {
+            return ApiError::InvalidCode;
+        }
+        let from = Source::of(request, client);
         let now = self.clock.since_boot();
         let mut throttle = lock(&self.throttle);
         let wait = throttle.wait(&from, now);

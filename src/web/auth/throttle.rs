@@ -2,7 +2,7 @@
 //!
 //! Nobody sleeps here: who has to wait is told so at once, so that guessing holds no thread. There are two limits. Each source has its own
 //! wait, so that a neighbour's guesses cost only the neighbour. All sources together have a budget, because a network has more addresses than
-//! can be remembered; where it is spent, sources from which a right token came before do not wait for it. Requests with a session are not
+//! can be remembered; where it is spent, sources from which an operator's right token came before do not wait for it, nor does the server's own user. Requests with a session are not
 //! asked here.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -47,8 +47,6 @@ pub(super) enum Source {
     User(u32),
     /// Somebody on this machine whose user the kernel does not tell.
     Unidentified,
-    /// The holder of a session that may only look.
-    Session(String),
 }
 
 impl Source {
@@ -66,6 +64,13 @@ impl Source {
     }
 }
 
+impl Source {
+    /// Whether it is the server's own user on this machine.
+    fn is_own_user(&self) -> bool {
+        matches!(self, Self::Network(address) if address.is_loopback())
+    }
+}
+
 impl std::fmt::Display for Source {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -73,7 +78,6 @@ impl std::fmt::Display for Source {
             Self::Network(address) => write!(f, "{address}"),
             Self::User(uid) => write!(f, "user {uid} of this machine"),
             Self::Unidentified => f.write_str("an unknown user of this machine"),
-            Self::Session(id) => write!(f, "session {id}"),
         }
     }
 }
@@ -102,9 +106,7 @@ pub(super) struct Throttle {
     sources: BTreeMap<Source, Tries>,
     /// Until when the budget of all is spent, if all of it was unspent at first.
     spent_until: Duration,
-    /// When the last wrong one came, from anywhere.
-    last_wrong: Option<Duration>,
-    /// From where right ones came, the latest last.
+    /// From where operators' right ones came, the latest last.
     known: VecDeque<Source>,
     /// Until when a source's log-ins of viewers are spent, if all of them were unspent at first.
     log_ins: BTreeMap<Source, Duration>,
@@ -113,15 +115,10 @@ pub(super) struct Throttle {
 }
 
 impl Throttle {
-    /// Whether nobody has guessed lately, so that nobody has to wait, whoever it is.
-    pub(super) fn is_at_rest(&self, now: Duration) -> bool {
-        self.last_wrong.is_none_or(|last| now.saturating_sub(last) >= FORGET_AFTER)
-    }
-
     /// How long this source still has to wait; zero where what it sends may be looked at.
     pub(super) fn wait(&self, from: &Source, now: Duration) -> Wait {
         let own = self.sources.get(from).map_or(Duration::ZERO, |tries| tries.closed_until.saturating_sub(now));
-        if !own.is_zero() || self.known.contains(from) {
+        if !own.is_zero() || from.is_own_user() || self.known.contains(from) {
             return Wait { length: own, is_for_all: false };
         }
         // There is one left as long as less than all but one is spent.
@@ -129,7 +126,7 @@ impl Throttle {
         Wait { length, is_for_all: !length.is_zero() }
     }
 
-    /// A right one came. That does not open the way for guesses: whoever has the read-only token could guess the other.
+    /// A right one of an operator came: a viewer must not make others unknown. That does not open the way for guesses: whoever has the read-only token could guess the other.
     pub(super) fn note_right(&mut self, from: Source) {
         if self.known.back() == Some(&from) {
             return;
@@ -160,8 +157,7 @@ impl Throttle {
 
     /// A wrong one came.
     pub(super) fn note_wrong(&mut self, from: &Source, now: Duration) {
-        self.last_wrong = Some(now);
-        // Known sources and sessions guess from it too, and cannot spend more than there is.
+        // Known sources guess from it too, and cannot spend more than there is.
         self.spent_until = (self.spent_until.max(now) + BUDGET_EVERY).min(now + BUDGET_EVERY * BUDGET);
         if !self.sources.contains_key(from) && self.sources.len() >= SOURCES_MAX {
             self.sources.retain(|_, tries| now.saturating_sub(tries.last) < FORGET_AFTER);
@@ -228,7 +224,7 @@ mod tests {
     fn sources_do_not_wait_for_each_other() {
         let mut throttle = Throttle::default();
         let close = |throttle: &mut Throttle, from: &Source| (0..FREE_TRIES).for_each(|_| throttle.note_wrong(from, s(1)));
-        for from in [net("192.0.2.1"), net("2001:db8:0:1::1"), Source::User(1000), Source::Session("abcd-efgh".to_owned())] {
+        for from in [net("192.0.2.1"), net("2001:db8:0:1::1"), Source::User(1000)] {
             close(&mut throttle, &from);
         }
         let waits = |from: &Source| !throttle.wait(from, s(1)).length.is_zero();
@@ -239,7 +235,7 @@ mod tests {
         for other in ["192.0.2.2", "::ffff:192.0.2.2", "2001:db8:0:2::1", "::", "127.0.0.1"] {
             assert!(!waits(&net(other)), "{other}");
         }
-        for other in [Source::User(1001), Source::Unidentified, Source::Session("abcd-efgi".to_owned())] {
+        for other in [Source::User(1001), Source::Unidentified] {
             assert!(!waits(&other), "{other}");
         }
     }
@@ -260,6 +256,8 @@ mod tests {
         assert_eq!(looked_at.count(), usize::try_from(BUDGET).expect("small"));
         assert_eq!(throttle.wait(&stranger, now), Wait { length: BUDGET_EVERY, is_for_all: true });
         assert_eq!(throttle.wait(&owner, now), Wait::default(), "its right token came before");
+        assert_eq!(throttle.wait(&net("127.0.0.1"), now), Wait::default(), "the server's own user");
+        assert!(throttle.wait(&Source::User(1000), now).is_for_all && throttle.wait(&Source::Unidentified, now).is_for_all);
         assert_eq!(throttle.wait(&stranger, now + BUDGET_EVERY), Wait::default(), "one at a time");
         throttle.note_wrong(&stranger, now + BUDGET_EVERY);
         assert!(throttle.wait(&net("198.51.100.3"), now + BUDGET_EVERY).is_for_all);
