@@ -290,7 +290,9 @@ fn odd_file_in_a_live_run_keeps_nobody() {
             run_id += 1;
             let name = if name == "log" { log_file(&place, run_id) } else { format!("runs/{run_id}/{name}") };
             put(kind, &place.runtime().join(&name), &foreign);
-            for file in ["autoappdev.db-journal", "PAUSE", "server.json", "server.lock"] {
+            // Not SQLite's journal, which it opens itself, a moment after it was found missing: in that moment only the server's own user could make
+            // it a pipe. At a boot it is among the others.
+            for file in ["PAUSE", "server.json", "server.lock"] {
                 put(kind, &place.runtime().join(file), &foreign);
             }
             for path in [
@@ -317,7 +319,7 @@ fn odd_file_in_a_live_run_keeps_nobody() {
             server.end(&what);
             assert!(!server.said().contains("panicked"), "{what}: {}", server.said());
             assert_eq!(fs::read_to_string(&foreign).expect("there"), FOREIGN, "{what}");
-            for file in ["autoappdev.db-journal", "PAUSE", "server.json", "server.lock", &name] {
+            for file in ["PAUSE", "server.json", "server.lock", &name] {
                 let path = place.runtime().join(file);
                 let _there_or_not = fs::remove_file(&path).or_else(|_| fs::remove_dir_all(&path));
             }
