@@ -13,6 +13,7 @@ pub mod feed;
 pub mod file_id;
 pub mod health;
 pub mod held_dir;
+pub mod hex;
 pub mod kill_point;
 pub mod latest_run;
 pub mod lock;

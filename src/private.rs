@@ -1,8 +1,8 @@
 //! How the program's own files are opened, and how their names are made durable.
 //!
-//! Somebody may have put a link, a pipe or a folder where a file belongs, in a project that was cloned for example. None of these functions
-//! follows a link at the end of a path, waits for the other end of a pipe, or returns anything but a regular file. Every file of a runtime
-//! directory is opened by one of them.
+//! A cloned project, for example, can have a link, a pipe or a directory in the place of a file. These functions do not follow a link at the end
+//! of a path, do not wait for the other end of a pipe, and return regular files only. Every file of a runtime directory is opened by one of
+//! them.
 //!
 //! Level 0.
 
@@ -68,8 +68,12 @@ fn regular(opened: io::Result<File>) -> io::Result<File> {
 
 /// Reads a regular file of at most this many bytes; a longer one is [`io::ErrorKind::FileTooLarge`].
 pub fn read(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
+    read_open(open(path)?, bytes_max)
+}
+
+/// The same with a file that is open.
+pub fn read_open(file: File, bytes_max: u64) -> io::Result<Vec<u8>> {
     let too_large = || io::Error::new(io::ErrorKind::FileTooLarge, format!("it is larger than {bytes_max} bytes"));
-    let file = open(path)?;
     // A file of nothing but a hole is as large as somebody wants, and must not be read to find that out.
     if file.metadata()?.len() > bytes_max {
         return Err(too_large());
@@ -78,6 +82,11 @@ pub fn read(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
     // It may grow meanwhile.
     let count = file.take(bytes_max + 1).read_to_end(&mut bytes)?;
     if count as u64 > bytes_max { Err(too_large()) } else { Ok(bytes) }
+}
+
+/// Whether what a user owns can be believed: root's and one's own. Root could act as this user anyway.
+pub fn is_own_or_roots(owner: u32) -> bool {
+    owner == 0 || owner == rustix::process::geteuid().as_raw()
 }
 
 fn open_flags() -> i32 {

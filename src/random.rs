@@ -6,6 +6,11 @@ use std::io;
 
 use rustix::rand::GetRandomFlags;
 
+/// A random id: 32 lowercase hexadecimal digits.
+pub fn id() -> io::Result<String> {
+    Ok(format!("{:032x}", u128::from_ne_bytes(bytes()?)))
+}
+
 /// So many random bytes. Waits, early after a boot, until there is enough of it.
 pub fn bytes<const COUNT: usize>() -> io::Result<[u8; COUNT]> {
     let mut bytes = [0; COUNT];

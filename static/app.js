@@ -11,10 +11,11 @@ import { makeFeed } from './feed.js';
 import { searchHooks } from './find.js';
 import { attach } from './log.js';
 import { enterByLink, isLearned, learn, linkProof, lock, mayOnlyLook, proof } from './login.js';
+import { clearNotice, notify, showError } from './notice.js';
 import { showProgress, tick } from './progress.js';
 import { makeQuiet } from './quiet.js';
 import { OWN, identify, isOfThisProject, project, serverId, toThisServer, whatHasMoved } from './server.js';
-import { HINTS, TONES, ago, clock, localTime, look, sentence, title, visible } from './words.js';
+import { TONES, ago, clock, localTime, look, sentence, title, visible } from './words.js';
 
 const ACTIONS = ['start', 'pause', 'resume', 'stop', 'kill'];
 const TIMES = ['started_at', 'paused_at', 'resumed_at', 'stopped_at'];
@@ -234,28 +235,6 @@ function say(text) {
   said = text;
 }
 
-function showError(action, answer) {
-  const lines = [sentence(answer.detail), HINTS[answer.error] || 'The server’s log, backend.log, may say more.'];
-  tell(`${action.charAt(0).toUpperCase() + action.slice(1)} did not work.`, ...lines);
-}
-
-function tell(what, ...lines) {
-  $('trouble').hidden = false;
-  const title = document.createElement('strong');
-  title.textContent = what;
-  $('error').replaceChildren(title, ...lines.map((line) => {
-    const p = document.createElement('p');
-    p.textContent = visible(line);
-    return p;
-  }));
-}
-
-function clearError() {
-  if ($('trouble').contains(document.activeElement)) $('controls').focus();
-  $('error').replaceChildren();
-  $('trouble').hidden = true;
-}
-
 // ---- Asking the server -----------------------------------------------------------------------------------------------
 
 // One request. Resolves to `{ok, status, body}` for every answer in JSON; throws where there was none.
@@ -399,7 +378,7 @@ async function act(action) {
   asked.add(action);
   clicked = performance.now();
   awaited = pipeline.version + 1;
-  clearError();
+  clearNotice();
   showButtons();
   setTimeout(() => pipeline && showButtons(), SETTLE_MS + 20);
   try {
@@ -441,7 +420,7 @@ $('yes').addEventListener('click', () => {
 });
 $('no').addEventListener('click', () => $('sure').close());
 
-$('dismiss').addEventListener('click', clearError);
+$('dismiss').addEventListener('click', clearNotice);
 
 document.addEventListener('visibilitychange', () => {
   if (!document.hidden && Date.now() - heard > STALE_MS) connected = false;
@@ -499,7 +478,7 @@ const quiet = makeQuiet({
 });
 
 const moved = whatHasMoved();
-if (moved) tell(...moved);
-const entry = enterByLink(enter, tell);
+if (moved) notify(...moved);
+const entry = enterByLink(enter, notify);
 const kickState = loop(followState, true);
 const kickLog = loop(feed.follow);

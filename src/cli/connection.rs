@@ -126,7 +126,7 @@ fn connect_tcp(details: &ConnectionDetails<'_>) -> Result<TcpStream, Error> {
 /// Has the server prove that it owns the runtime directory, on the connection that the request will use: another process may get the address
 /// between two connections.
 fn challenge(connection: &mut Connection, prover: &Prover, reached: SocketAddr, timeout: NextTimeout) -> Result<(), Error> {
-    let challenge = format!("{:032x}", u128::from_ne_bytes(random::bytes()?));
+    let challenge = random::id()?;
     let url = Route::Version.url("", &VersionQuery { challenge: Some(challenge.clone()) });
     // A name that every server is called by, whatever else it is configured for.
     let request = format!("GET {url} HTTP/1.1\r\nHost: localhost\r\n\r\n");

@@ -40,7 +40,7 @@ impl Credentials {
         match tokens.token.as_ref().or(tokens.read_token.as_ref()) {
             None => named,
             Some(FoundToken { token, origin: Origin::Environment }) => Self { token: Some(token.clone()), ..named },
-            Some(FoundToken { token, origin: Origin::Dotenv | Origin::RuntimeDir }) => {
+            Some(FoundToken { token, origin: Origin::Dotenv }) => {
                 match tokens.runtime_dir.as_deref().and_then(|dir| proof_of(dir, way)) {
                     Some(proof) => Self { token: Some(token.clone()), proof, ..named },
                     None => Self::for_stranger(

@@ -225,7 +225,7 @@ pub enum ConfigError {
         names: String,
         /// The file.
         path: PathBuf,
-        /// Who else can have written it.
+        /// Why another user can have written it, as a clause that follows "because".
         problem: String,
     },
 }

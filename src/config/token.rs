@@ -88,8 +88,6 @@ pub enum Origin {
     Environment,
     /// In the `.env` file of the working directory.
     Dotenv,
-    /// In the runtime directory.
-    RuntimeDir,
 }
 
 /// A token that a client command can send, and which servers may get it.
@@ -104,9 +102,9 @@ pub struct FoundToken {
 /// The tokens that somebody set, for a client command.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FoundTokens {
-    /// Who has it may look and act.
+    /// The operators' token.
     pub token: Option<FoundToken>,
-    /// Who has it may look.
+    /// The viewers' token.
     pub read_token: Option<FoundToken>,
     /// The runtime directory of the folder: all of them may go to a server that proves that it owns this directory.
     pub runtime_dir: Option<PathBuf>,

@@ -143,7 +143,8 @@ enum Sequence {
 }
 
 impl Sequence {
-    /// The sequence with which a text begins. The 8-bit form of CSI is none: few terminals obey it, and it is shown.
+    /// The control sequence at the start of a text. The 8-bit form of CSI is not recognised, because few terminals obey it; it is shown as an
+    /// escape.
     fn at(text: &str) -> Option<Self> {
         let after = text.strip_prefix('\u{1b}')?;
         if after.is_empty() {

@@ -4,13 +4,13 @@
 //! with a key that only readers of the directory's session key have. A process at another address that passes the challenge on to the server
 //! gets an answer for the server's address, and not for its own.
 
-use std::fmt::Write as _;
 use std::net::SocketAddr;
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
 use crate::config::Token;
+use crate::hex::hex;
 
 /// How many hexadecimal digits a challenge has.
 pub const CHALLENGE_DIGITS: usize = 32;
@@ -36,10 +36,7 @@ impl Prover {
 
     /// The answer to a challenge, for a connection whose server's end has this address.
     pub fn proof(&self, challenge: &str, server: SocketAddr) -> String {
-        self.signed(challenge, server).finalize().into_bytes().iter().fold(String::new(), |mut text, byte| {
-            let _never_fails = write!(text, "{byte:02x}");
-            text
-        })
+        hex(&self.signed(challenge, server).finalize().into_bytes())
     }
 
     /// Whether a text is that answer.

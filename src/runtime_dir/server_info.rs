@@ -31,7 +31,7 @@ const BYTES_MAX: u64 = 64 * 1024;
 /// The identity of a server that starts now, which `GET /api/version` shows and with which the field `AutoAppDev-Server` of a request is
 /// compared.
 pub fn new_identity(runtime_dir: &Path) -> io::Result<Server> {
-    let id = format!("{:032x}", u128::from_ne_bytes(random::bytes()?));
+    let id = random::id()?;
     Ok(Server { id, runtime_dir: runtime_dir.to_string_lossy().into_owned() })
 }
 

@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::process::geteuid;
 
+use crate::private::is_own_or_roots;
+
 const WRITABLE_BY_OTHERS: u32 = 0o002;
 const WRITABLE_BY_GROUP: u32 = 0o020;
 const STICKY: u32 = 0o1000;
@@ -81,10 +83,6 @@ pub(super) fn check_for_client(runtime_dir: &Path) -> io::Result<()> {
 /// Whether the directory is this user's or root's, so that its server may get this user's tokens.
 pub fn is_own(runtime_dir: &Path) -> bool {
     fs::metadata(runtime_dir).is_ok_and(|found| is_own_or_roots(found.uid()))
-}
-
-fn is_own_or_roots(owner: u32) -> bool {
-    owner == geteuid().as_raw() || owner == 0
 }
 
 fn check(runtime_dir: &Path, is_right_owner: impl Fn(u32) -> bool) -> io::Result<()> {

@@ -2,7 +2,7 @@
 //!
 //! Only `web/auth` decides what holds; this file keeps it. A change is one transaction, so if killed here a session is there or not.
 
-use rusqlite::Row;
+use rusqlite::{Connection, Row};
 
 use super::connection::Store;
 use super::error::StoreError;
@@ -75,9 +75,7 @@ impl Store {
     /// Begins a session and ends those that make room for it.
     pub fn begin_session(&mut self, new: &SessionRow, ended: &[String]) -> Result<(), StoreError> {
         self.write(|tx| {
-            for id in ended {
-                tx.prepare_cached("DELETE FROM sessions WHERE id = ?1")?.execute([id])?;
-            }
+            delete(tx, ended)?;
             tx.prepare_cached(
                 "INSERT INTO sessions (id, secret, role, made_with, created_at, used_at, expires_at, ends_at, address, user_agent)
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
@@ -100,12 +98,7 @@ impl Store {
 
     /// Ends these; one that is not there has ended.
     pub fn end_sessions(&mut self, ids: &[String]) -> Result<(), StoreError> {
-        self.write(|tx| {
-            for id in ids {
-                tx.prepare_cached("DELETE FROM sessions WHERE id = ?1")?.execute([id])?;
-            }
-            Ok(())
-        })
+        self.write(|tx| Ok(delete(tx, ids)?))
     }
 
     /// Records that a session was used, and until when it holds at least: a renewal may have overtaken a note that was begun before it. One
@@ -117,6 +110,11 @@ impl Store {
             Ok(())
         })
     }
+}
+
+fn delete(tx: &Connection, ids: &[String]) -> rusqlite::Result<()> {
+    let mut statement = tx.prepare_cached("DELETE FROM sessions WHERE id = ?1")?;
+    ids.iter().try_for_each(|id| statement.execute([id]).map(drop))
 }
 
 #[cfg(test)]

@@ -134,6 +134,8 @@ pub(super) enum ApiError {
     Store(#[from] StoreError),
     #[error("the log could not be read; the server's log (backend.log) has the cause")]
     Log(#[from] std::io::Error),
+    #[error("the kernel gave no random bytes; try again, and see the server's log (backend.log) if that does not help")]
+    NoRandomBytes(std::io::Error),
 }
 
 impl ApiError {
@@ -204,7 +206,7 @@ impl ApiError {
                 ActionError::Io(error) => lack_of(error).map_or(ErrorCode::StorageFailed, of_lack),
             },
             Self::Store(error) => of_store(error),
-            Self::Log(_) => ErrorCode::StorageFailed,
+            Self::Log(_) | Self::NoRandomBytes(_) => ErrorCode::StorageFailed,
         }
     }
 
@@ -231,6 +233,7 @@ impl ApiError {
                 ::log::error!("a session's begin or end was not stored: failed to {cause}");
             }
             Self::Log(cause) => ::log::error!("failed to read a log: {cause}"),
+            Self::NoRandomBytes(cause) => ::log::error!("failed to get random bytes: {cause}"),
             Self::Action(cause @ (ActionError::Store(_) | ActionError::Io(_))) => ::log::error!("{cause}"),
             _ => {}
         }

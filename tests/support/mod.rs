@@ -20,6 +20,7 @@ pub mod network;
 pub mod past;
 mod processes;
 pub mod sse;
+mod tree;
 mod waiting;
 pub mod wire;
 mod witness;
@@ -344,34 +345,6 @@ impl Place {
         assert!(self.cgroup(run_id).is_none_or(|dir| !dir.exists()), "the control group is still there");
     }
 
-    /// A place with a server that may use control groups (`auto`) or not (`tree`).
-    pub fn serving_with(script: &str, containment: &str) -> Self {
-        let mut place = Self::new();
-        place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", script);
-        place.set_env("AUTOAPPDEV_CONTAINMENT", containment);
-        place.start_server();
-        place
-    }
-
-    /// Waits until the live run's `tree.sh` has all of its processes. Their number alone does not tell: there are some on the way that do not
-    /// stay, as many as may be missing yet.
-    pub fn until_tree(&self) {
-        let words = |pid: &u32| fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default().replace('\0', " ");
-        until_true("the whole tree is there", || {
-            let tree: Vec<String> = self.processes().iter().map(words).collect();
-            let is_there = |wanted: &str| tree.iter().any(|words| words.starts_with(wanted));
-            (601..=605).all(|n| is_there(&format!("sleep {n} "))) && is_there("bash -c trap")
-        });
-    }
-
-    /// While paused: every thread of every process is stopped. Returns the processes.
-    pub fn assert_all_stopped(&self) -> BTreeSet<u32> {
-        let processes = self.processes();
-        let awake: Vec<String> = processes.iter().filter(|pid| !is_stopped(**pid)).map(|pid| describe(*pid)).collect();
-        assert!(awake.is_empty(), "awake although paused: {awake:#?}");
-        processes
-    }
-
     pub fn pause_file(&self) -> PathBuf {
         self.runtime().join("PAUSE")
     }
@@ -404,12 +377,6 @@ impl Place {
         let text = fs::read_to_string(self.run_dir(run_id).join("journal.jsonl")).expect("a journal");
         let header: Value = serde_json::from_str(text.lines().next().expect("a line")).expect("JSON");
         header["shim_pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).expect("a pid")
-    }
-
-    /// Every live process that carries a run of this place in its environment.
-    pub fn processes(&self) -> BTreeSet<u32> {
-        let mark = format!("AUTOAPPDEV_RUNTIME_DIR={}", self.runtime().canonicalize().unwrap_or_default().display());
-        processes_with(&mark)
     }
 }
 

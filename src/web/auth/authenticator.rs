@@ -140,7 +140,7 @@ impl Authenticator {
                 BeginError::Store(error) => ApiError::SessionNotStored(error),
                 BeginError::Busy => ApiError::TooManyLogins,
                 BeginError::TakenBack => ApiError::InvalidCode,
-                BeginError::Random(error) => ApiError::Log(error),
+                BeginError::Random(error) => ApiError::NoRandomBytes(error),
             }
         })
     }
@@ -187,7 +187,8 @@ impl Authenticator {
     /// Makes a one-time code, and says until when it is good. `by` is the session that asks for it.
     pub(in crate::web) fn make_code(&self, role: Role, by: Option<Arc<Session>>) -> Result<(String, Timestamp), ApiError> {
         let grant = self.sessions.grant(by);
-        let code = lock(&self.codes).make(&self.keys, role, grant, self.clock.since_boot())?;
+        let code = lock(&self.codes).make(&self.keys, role, grant, self.clock.since_boot());
+        let code = code.map_err(ApiError::NoRandomBytes)?;
         Ok((code, self.clock.now().after(CODE_LIFETIME)))
     }
 

@@ -3,13 +3,12 @@
 //! A session's secret leaves the server once, in the cookie. What is stored is its digest, so that neither the database nor a backup of it
 //! logs anybody in. The key lies beside the database and not in it: guesses at a token cannot be tried on a fingerprint.
 
-use std::fmt::Write as _;
-
 use hmac::{Hmac, KeyInit, Mac};
 use rouille::Request;
 use sha2::Sha256;
 
 use crate::config::Token;
+use crate::hex::{hex, unhex};
 
 /// Longer than any value of a cookie of ours, in bytes: an id, a dot and a secret.
 const VALUE_BYTES_MAX: usize = 64;
@@ -52,8 +51,7 @@ impl Keys {
     pub(super) fn new(session_key: &Token) -> Self {
         let signer = Hmac::new_from_slice(session_key.expose().as_bytes()).expect("a key of any length will do (RFC 2104)");
         let mut this = Self { name: String::new(), signer };
-        let name: [u8; 32] = this.signed("name", "").finalize().into_bytes().into();
-        this.name = format!("autoappdev-{}", hex(&name[..4]));
+        this.name = format!("autoappdev-{}", &hex(&this.signed("name", "").finalize().into_bytes()[..4]));
         this
     }
 
@@ -97,20 +95,6 @@ impl Keys {
     pub(super) fn set_cookie(&self, value: &str, lifetime_s: u64) -> String {
         format!("{}={value}; Path=/; Max-Age={lifetime_s}; HttpOnly; SameSite=Strict", self.name)
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _never_fails = write!(text, "{byte:02x}");
-        text
-    })
-}
-
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    if !text.bytes().all(|byte| byte.is_ascii_hexdigit()) || !text.len().is_multiple_of(2) {
-        return None;
-    }
-    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).ok()).collect()
 }
 
 #[cfg(test)]

@@ -2,8 +2,8 @@
 //!
 //! Nobody sleeps here: who has to wait is told so at once, so that guessing holds no thread. There are two limits. Each source has its own
 //! wait, so that a neighbour's guesses cost only the neighbour. All sources together have a budget, because a network has more addresses than
-//! can be remembered; where it is spent, sources from which an operator's right token came before do not wait for it, nor does the server's own user. Requests with a session are not
-//! asked here.
+//! can be remembered; where it is spent, sources from which an operator's right token came before do not wait for it, nor does the server's own
+//! user. Requests with a session are not asked here.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
@@ -126,7 +126,8 @@ impl Throttle {
         Wait { length, is_for_all: !length.is_zero() }
     }
 
-    /// A right one of an operator came: a viewer must not make others unknown. That does not open the way for guesses: whoever has the read-only token could guess the other.
+    /// An operator's right token or code came. Viewers are not remembered: they could push the operators out, and could guess the operators'
+    /// token from a source that does not wait for the budget.
     pub(super) fn note_right(&mut self, from: Source) {
         if self.known.back() == Some(&from) {
             return;
@@ -143,13 +144,7 @@ impl Throttle {
         let spent_until = self.log_ins.get(from).map_or(now, |&spent_until| spent_until.max(now));
         let wait = spent_until.saturating_sub(now + LOG_IN_EVERY * (LOG_INS - 1));
         if wait.is_zero() {
-            if self.log_ins.len() >= SOURCES_MAX {
-                self.log_ins.retain(|_, spent_until| *spent_until > now);
-                let calmest = self.log_ins.iter().min_by_key(|(_, spent_until)| **spent_until).map(|(source, _)| source.clone());
-                if let Some(source) = calmest.filter(|_| self.log_ins.len() >= SOURCES_MAX) {
-                    self.log_ins.remove(&source);
-                }
-            }
+            make_room(&mut self.log_ins, from, |spent_until| *spent_until, now);
             self.log_ins.insert(from.clone(), spent_until + LOG_IN_EVERY);
         }
         wait
@@ -159,13 +154,7 @@ impl Throttle {
     pub(super) fn note_wrong(&mut self, from: &Source, now: Duration) {
         // Known sources guess from it too, and cannot spend more than there is.
         self.spent_until = (self.spent_until.max(now) + BUDGET_EVERY).min(now + BUDGET_EVERY * BUDGET);
-        if !self.sources.contains_key(from) && self.sources.len() >= SOURCES_MAX {
-            self.sources.retain(|_, tries| now.saturating_sub(tries.last) < FORGET_AFTER);
-            let quietest = self.sources.iter().min_by_key(|(_, tries)| tries.last).map(|(source, _)| source.clone());
-            if let Some(source) = quietest.filter(|_| self.sources.len() >= SOURCES_MAX) {
-                self.sources.remove(&source);
-            }
-        }
+        make_room(&mut self.sources, from, |tries| tries.last + FORGET_AFTER, now);
         let tries = self.sources.entry(from.clone()).or_insert(Tries { wrong: 0, last: now, closed_until: Duration::ZERO });
         if now.saturating_sub(tries.last) >= FORGET_AFTER {
             tries.wrong = 0;
@@ -185,6 +174,18 @@ impl Throttle {
             self.told = Some(now);
         }
         is_worth_it
+    }
+}
+
+/// Forgets what is out of date where there would be too many with this one, and if that is not enough, what is out of date first.
+fn make_room<T>(sources: &mut BTreeMap<Source, T>, new: &Source, until: impl Fn(&T) -> Duration, now: Duration) {
+    if sources.contains_key(new) || sources.len() < SOURCES_MAX {
+        return;
+    }
+    sources.retain(|_, it| until(it) > now);
+    let first = sources.iter().min_by_key(|(_, it)| until(it)).map(|(source, _)| source.clone());
+    if let Some(source) = first.filter(|_| sources.len() >= SOURCES_MAX) {
+        sources.remove(&source);
     }
 }
 

@@ -1,0 +1,179 @@
+//! Wrong tokens and codes, floods of right ones, and who waits for whose.
+
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use super::*;
+
+const OTHER: &str = "203.0.113.8:5000";
+
+/// Five wrong tokens, after which the source has to wait.
+fn guess(app: &App, from: &str, who: &Credentials) {
+    let with = [who.clone(), bearer("not-the-right-token")].concat();
+    for _ in 0..5 {
+        assert_eq!(status(app, from, "GET", "/api/pipeline", &with), 401);
+    }
+    assert_eq!(status(app, from, "GET", "/api/pipeline", &with), 429);
+}
+
+#[test]
+fn wrong_link_costs_a_stranger_and_nobody_who_is_signed_in() {
+    let house = House::new();
+    let app = house.network();
+    let (owner, viewer) = (log_in(&app, TOKEN), log_in(&app, READ_TOKEN));
+    for _ in 0..20 {
+        assert_eq!(use_code(&app, GUESSER, "never-made", &owner).status_code, 401);
+    }
+    assert_eq!(use_code(&app, GUESSER, "never-made", &vec![]).status_code, 401, "none of them was counted");
+    let answers: Vec<u16> = (0..8).map(|_| use_code(&app, GUESSER, "never-made", &vec![]).status_code).collect();
+    assert_eq!(answers, [401, 401, 401, 401, 429, 429, 429, 429]);
+    // A right one is let in all the same: that is the owner's way in, whatever the neighbours do.
+    assert_eq!(use_code(&app, GUESSER, &code(&app, PHONE, &bearer(TOKEN), "act"), &vec![]).status_code, 200);
+    // A viewer's guesses are counted like a stranger's, and cost nothing but guesses.
+    guess(&app, OTHER, &viewer);
+    assert_eq!(use_code(&app, OTHER, "never-made", &viewer).status_code, 429);
+    assert_eq!(status(&app, OTHER, "GET", "/api/pipeline", &viewer), 200);
+    for who in [vec![], log_in(&app, READ_TOKEN)] {
+        let with = [who, bearer(TOKEN)].concat();
+        assert_eq!(status(&app, OTHER, "GET", "/api/pipeline", &with), 429, "neither without the session nor with a new one");
+    }
+    assert_eq!(status(&app, PHONE, "GET", "/api/pipeline", &bearer(TOKEN)), 200, "another address never waits");
+}
+
+#[test]
+fn guesses_of_one_user_of_the_machine_cost_no_other() {
+    let house = House::new();
+    let app = house.app(Reach::at(address(LOOPBACK)), true);
+    let (own, stranger, third) = (own_uid(), own_uid() + 1, own_uid() + 2);
+    let look = |uid: Option<u32>, from: &str, token: &str| {
+        ask_as(uid, &app, from, "GET", "/api/pipeline", &[("Authorization", &format!("Bearer {token}"))], "").status_code
+    };
+    for number in 0..5 {
+        let from = format!("127.0.0.{}:5", 2 + number);
+        assert_eq!(look(Some(stranger), &from, "not-the-right-token"), 401);
+    }
+    assert_eq!(look(Some(stranger), "127.9.9.9:5", TOKEN), 429, "another address of loopback is no way out");
+    assert_eq!([own, third].map(|uid| look(Some(uid), "127.0.0.2:5", TOKEN)), [200, 200]);
+    for number in 0..5 {
+        assert_eq!(look(None, &format!("127.0.1.{number}:5"), "not-the-right-token"), 401);
+    }
+    assert_eq!((look(None, "127.0.2.1:5", TOKEN), look(Some(own), "127.0.0.1:5", TOKEN)), (429, 200));
+}
+
+#[test]
+fn guesses_of_a_whole_network_cost_neither_sessions_nor_known_addresses_nor_links() {
+    let house = House::new();
+    let app = house.network();
+    let owner = log_in(&app, TOKEN);
+    let home = "[2001:db8:0:1::5]:5";
+    assert_eq!(status(&app, home, "GET", "/api/pipeline", &bearer(TOKEN)), 200);
+    // Neighbours in the owner's /64, and as many other networks as there may be.
+    guess(&app, "[2001:db8:0:1::6]:5", &vec![]);
+    assert_eq!(status(&app, home, "GET", "/api/pipeline", &bearer(TOKEN)), 429, "a /64 is one household");
+    assert_eq!(status(&app, home, "GET", "/api/pipeline", &owner), 200, "whose owner's session is not asked");
+    let from = |number: u32| format!("[2001:db8:{number:x}::1]:5");
+    let spent =
+        (10..1000).find(|&number| status(&app, &from(number), "GET", "/api/pipeline", &bearer("not-the-right-token")) == 429);
+    assert_eq!(spent, Some(10 + 95), "a hundred in all");
+    let stranger = "198.51.100.1:5";
+    let refused = ask(&app, stranger, "GET", "/api/pipeline", &[("Authorization", &format!("Bearer {TOKEN}"))], "");
+    assert_eq!((refused.status_code, header(&refused, "Retry-After").as_deref()), (429, Some("6")));
+    assert!(
+        read(refused)["detail"].as_str().is_some_and(|text| text.contains("many addresses") && text.contains("autoappdev pair"))
+    );
+    assert_eq!(status(&app, "10.9.9.9:7", "GET", "/api/pipeline", &bearer(TOKEN)), 200, "the owner has logged in from there");
+    let made = code(&app, "10.9.9.9:7", &bearer(TOKEN), "act");
+    assert_eq!(use_code(&app, stranger, &made, &vec![]).status_code, 200);
+    assert_eq!(status(&app, stranger, "GET", "/api/pipeline", &bearer(TOKEN)), 200, "and so it is known");
+    house.clock.forward(Duration::from_secs(6));
+    assert_eq!(status(&app, "198.51.100.9:5", "GET", "/api/pipeline", &bearer(TOKEN)), 200, "the wait has an end");
+}
+
+#[test]
+fn viewer_who_logs_in_again_and_again_ends_no_other_viewers_session() {
+    let house = House::new();
+    let app = house.network();
+    let other = log_in(&app, READ_TOKEN);
+    let with = |token| ask(&app, GUESSER, "POST", "/api/login", &[], &json!({ "token": token }).to_string());
+    let answers: Vec<u16> = (0..40).map(|_| with(READ_TOKEN).status_code).collect();
+    assert_eq!((answers[..30].to_vec(), answers[30..].to_vec()), (vec![200; 30], vec![429; 10]));
+    assert_eq!(status(&app, PHONE, "GET", "/api/pipeline", &other), 200);
+    let refused = with(READ_TOKEN);
+    assert_eq!(header(&refused, "Retry-After").as_deref(), Some("120"));
+    assert_eq!(read(refused)["error"], "too_many_tries");
+    assert_eq!(with(TOKEN).status_code, 200, "an operator is no viewer");
+    house.clock.forward(Duration::from_secs(120));
+    assert_eq!(with(READ_TOKEN).status_code, 200);
+}
+
+/// An address of which no other test of this process tells the log, which all of them share.
+const TOLD_OF: &str = "203.0.113.99";
+
+/// Where the log's lines about it go: the test that takes them answers once it has asked the server.
+static TOLD: Mutex<Option<(Sender<()>, Receiver<()>)>> = Mutex::new(None);
+
+struct SlowLog;
+
+impl log::Log for SlowLog {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        if record.args().to_string().contains(TOLD_OF) {
+            let told = TOLD.lock().expect("never poisoned");
+            let (tell, asked) = told.as_ref().expect("it is set");
+            tell.send(()).expect("it waits");
+            asked.recv_timeout(Duration::from_secs(60)).expect("the log is written while others are checked");
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+#[test]
+fn line_about_a_guesser_holds_up_no_other_client() {
+    let house = House::new();
+    let app = house.network();
+    let ((tell, told), (asked, is_asked)) = (channel(), channel());
+    *TOLD.lock().expect("never poisoned") = Some((tell, is_asked));
+    log::set_logger(&SlowLog).expect("the only one");
+    log::set_max_level(log::LevelFilter::Warn);
+    std::thread::scope(|scope| {
+        let guesser = scope.spawn(|| {
+            (0..5).map(|_| status(&app, &format!("{TOLD_OF}:5000"), "GET", "/api/pipeline", &bearer("no"))).collect::<Vec<_>>()
+        });
+        told.recv_timeout(Duration::from_secs(60)).expect("a line");
+        assert_eq!(status(&app, OTHER, "GET", "/api/pipeline", &bearer(TOKEN)), 200);
+        asked.send(()).expect("it waits");
+        assert_eq!(guesser.join().expect("it was told"), [401; 5]);
+    });
+}
+
+#[test]
+fn viewers_and_guesses_of_many_addresses_do_not_make_the_owner_wait() {
+    let house = House::new();
+    let app = house.app(Reach::at(address("[::]:8788")), true);
+    let (home, another) = ("198.51.100.1:5", own_uid() + 1);
+    let at = |uid, from: &str, token| {
+        ask_as(Some(uid), &app, from, "GET", "/api/pipeline", &[("Authorization", &format!("Bearer {token}"))], "").status_code
+    };
+    // While nobody guesses, as it is nearly always. The second one is a relay to which the owner sends the token.
+    assert_eq!((at(own_uid(), home, TOKEN), at(another, "127.0.0.1:5", TOKEN)), (200, 200));
+    for number in 0..70 {
+        assert_eq!(at(own_uid(), &format!("203.0.113.{number}:5"), READ_TOKEN), 200);
+    }
+    let viewer = "203.0.113.70:5";
+    assert_eq!(use_code(&app, viewer, &code(&app, PHONE, &bearer(TOKEN), "look"), &vec![]).status_code, 200);
+    for number in 0..100 {
+        assert_eq!(at(own_uid(), &format!("192.0.2.{number}:5"), "not-the-right-token"), 401);
+    }
+    assert_eq!(at(own_uid(), "192.0.2.100:5", "not-the-right-token"), 429, "the budget is spent");
+    assert_eq!([home, "127.0.0.1:6", "127.0.0.9:6"].map(|from| at(own_uid(), from, TOKEN)), [200; 3]);
+    assert_eq!(at(another, "127.0.0.1:7", TOKEN), 200, "it has sent the right one");
+    assert_eq!((at(another + 1, "127.0.0.1:7", TOKEN), at(own_uid(), viewer, READ_TOKEN)), (429, 429));
+    // The own user's guesses are counted all the same.
+    for _ in 0..5 {
+        assert_eq!(at(own_uid(), "127.0.0.1:6", "not-the-right-token"), 401);
+    }
+    assert_eq!(at(own_uid(), "127.0.0.1:6", TOKEN), 429);
+}
