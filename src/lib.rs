@@ -35,4 +35,5 @@ pub mod socket_path;
 pub mod store;
 pub mod supervisor;
 pub mod transport;
+pub mod user;
 pub mod web;

@@ -84,11 +84,6 @@ pub fn read_open(file: File, bytes_max: u64) -> io::Result<Vec<u8>> {
     if count as u64 > bytes_max { Err(too_large()) } else { Ok(bytes) }
 }
 
-/// Whether what a user owns can be believed: root's and one's own. Root could act as this user anyway.
-pub fn is_own_or_roots(owner: u32) -> bool {
-    owner == 0 || owner == rustix::process::geteuid().as_raw()
-}
-
 fn open_flags() -> i32 {
     (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed()
 }

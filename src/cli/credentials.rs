@@ -7,12 +7,11 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use rustix::process::geteuid;
-
 use super::connection::Proof;
 use super::places::Way;
 use crate::config::{FoundToken, FoundTokens, Origin, Token};
 use crate::runtime_dir::{Prover, Secret, is_own};
+use crate::user;
 
 /// How to show who asks at a place.
 #[derive(Debug)]
@@ -92,7 +91,7 @@ impl Credentials {
 /// How the server of a runtime directory can prove that it owns it; `None` where this user cannot check that.
 fn proof_of(runtime_dir: &Path, way: &Way) -> Option<Proof> {
     match way {
-        Way::Socket(_) => Some(Proof::User(vec![geteuid().as_raw(), 0])),
+        Way::Socket(_) => Some(Proof::User(vec![user::own(), 0])),
         Way::Address(_) => Secret::SessionKey.find(runtime_dir).ok().flatten().map(|key| Proof::Key(Prover::new(&key))),
     }
 }

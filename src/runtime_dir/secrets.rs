@@ -13,6 +13,7 @@ use crate::config::{Token, Tokens};
 use crate::kill_point::KillPoint;
 use crate::private;
 use crate::random;
+use crate::user;
 
 /// The longest file that is read, in bytes.
 const BYTES_MAX: u64 = 4096;
@@ -122,7 +123,7 @@ fn read(path: &Path) -> io::Result<Result<Option<Token>, String>> {
     };
     let about = file.metadata()?;
     let owner = about.uid();
-    if !private::is_own_or_roots(owner) {
+    if !user::is_own_or_root(owner) {
         return wrong(&format!("belongs to another user (uid {owner}), who knows what is in it"));
     }
     if about.permissions().mode() & 0o077 != 0 {

@@ -8,9 +8,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use rustix::process::geteuid;
-
-use crate::private::is_own_or_roots;
+use crate::user;
 
 const WRITABLE_BY_OTHERS: u32 = 0o002;
 const WRITABLE_BY_GROUP: u32 = 0o020;
@@ -72,17 +70,17 @@ impl From<Distrust> for io::Error {
 
 /// Checks that a server of this user can use the directory. Root is no exception: the directory's owner would decide what root runs.
 pub fn check_for_server(runtime_dir: &Path) -> io::Result<()> {
-    check(runtime_dir, |owner| owner == geteuid().as_raw())
+    check(runtime_dir, |owner| owner == user::own())
 }
 
 /// Checks that a client of this user can believe what it reads there. Root may ask every user's server; it sends its own tokens to none of them.
 pub(super) fn check_for_client(runtime_dir: &Path) -> io::Result<()> {
-    check(runtime_dir, |owner| geteuid().is_root() || is_own_or_roots(owner))
+    check(runtime_dir, |owner| user::own() == 0 || user::is_own_or_root(owner))
 }
 
 /// Whether the directory is this user's or root's, so that its server may get this user's tokens.
 pub fn is_own(runtime_dir: &Path) -> bool {
-    fs::metadata(runtime_dir).is_ok_and(|found| is_own_or_roots(found.uid()))
+    fs::metadata(runtime_dir).is_ok_and(|found| user::is_own_or_root(found.uid()))
 }
 
 fn check(runtime_dir: &Path, is_right_owner: impl Fn(u32) -> bool) -> io::Result<()> {
@@ -99,7 +97,8 @@ fn check(runtime_dir: &Path, is_right_owner: impl Fn(u32) -> bool) -> io::Result
     for above in real.ancestors().skip(1) {
         let found = fs::metadata(above)?;
         let (mode, owner) = (found.mode(), found.uid());
-        if owner != 0 && !is_right_owner(owner) {
+        // A user outside of this user namespace has no number here. Above a container's directories that is the machine's root.
+        if owner != 0 && user::has_number(owner) && !is_right_owner(owner) {
             return Err(Distrust::OwnerAbove { path: above.to_owned(), owner }.into());
         }
         // In a sticky one only a file's owner can rename it. Groups are left out: many users' own folders can be written by a group of which they

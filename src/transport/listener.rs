@@ -18,8 +18,8 @@ use super::own_socket::{BACKLOG, OwnSocket};
 use super::peer_user::user_of_peer;
 use super::reach::{Reach, dialable};
 use crate::abstract_socket;
-use crate::private::is_own_or_roots;
 use crate::socket_path::SocketPath;
+use crate::user;
 
 /// What a client of a Unix socket has for an address: it has none, and comes from this machine.
 const NO_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
@@ -85,7 +85,7 @@ impl Listener {
         // Its file has the mode that the unit gave it, which is 0666 where that says nothing (`systemd.socket(5)`, `SocketMode=`).
         // One without a file, or whose file is out of sight, may be anybody's to open.
         let found = address.as_pathname().and_then(|path| fs::metadata(path).ok());
-        let is_private = found.is_some_and(|found| found.mode() & 0o022 == 0 && is_own_or_roots(found.uid()));
+        let is_private = found.is_some_and(|found| found.mode() & 0o022 == 0 && user::is_own_or_root(found.uid()));
         let reach = if is_private { Reach::Socket } else { Reach::Network };
         Ok(Self { socket: Socket::Lasting(Arc::new(listener.into())), way_in: WayIn::Inherited(address), reach })
     }

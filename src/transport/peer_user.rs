@@ -10,11 +10,12 @@ use std::fs;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::LazyLock;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, sockopt};
+
+use crate::user;
 
 /// `SOCK_DIAG_BY_FAMILY` (`include/uapi/linux/sock_diag.h`).
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
@@ -47,7 +48,7 @@ pub(super) fn user_of_peer(stream: &impl AsFd) -> io::Result<Option<u32>> {
     let [ours, theirs] = [ours, SocketAddr::try_from(theirs)?].map(|end| SocketAddr::new(end.ip().to_canonical(), end.port()));
     let uid = ask_kernel(theirs, ours).or_else(|_| find_in_table(theirs, ours))?;
     // As long as our end is connected, no other socket can have the same two addresses.
-    Ok(uid.filter(|uid| is_connected(stream) && !may_be_several(*uid)))
+    Ok(uid.filter(|uid| is_connected(stream) && user::has_number(*uid)))
 }
 
 fn is_connected(stream: &impl AsFd) -> bool {
@@ -154,20 +155,6 @@ fn end_in(text: &str) -> Option<SocketAddr> {
         Err(_) => <[u8; 16]>::try_from(&*bytes).ok()?.into(),
     };
     Some(SocketAddr::new(ip.to_canonical(), port))
-}
-
-/// Whether the number stands for each user that has none in this user namespace (`user_namespaces(7)`).
-fn may_be_several(uid: u32) -> bool {
-    static OVERFLOW_UID: LazyLock<Option<u32>> = LazyLock::new(|| {
-        // All users have their own numbers in the first namespace, the one with this single line.
-        let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-        if map.split_ascii_whitespace().eq(["0", "0", "4294967295"]) {
-            return None;
-        }
-        let configured = fs::read_to_string("/proc/sys/kernel/overflowuid").ok().and_then(|text| text.trim().parse().ok());
-        Some(configured.unwrap_or(65_534))
-    });
-    *OVERFLOW_UID == Some(uid)
 }
 
 #[cfg(test)]

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use rouille::Request;
 
-use super::trust::own_uid;
 use crate::transport::{Client, network_of};
+use crate::user;
 
 /// So many wrong ones cost nothing: a typing error is no attack.
 const FREE_TRIES: u32 = 5;
@@ -57,7 +57,7 @@ impl Source {
             return Self::Network(network_of(address));
         }
         match client.uid() {
-            Some(uid) if uid == own_uid() => Self::Network(address),
+            Some(uid) if uid == user::own() => Self::Network(address),
             Some(uid) => Self::User(uid),
             None => Self::Unidentified,
         }

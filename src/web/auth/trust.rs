@@ -3,11 +3,10 @@
 //! Everybody who may act can run any program as the server's user. A process of that user can do so anyway, so it gains nothing. Any other user
 //! of the machine would, and so would whoever reaches a proxy on it.
 
-use std::sync::OnceLock;
-
 use rouille::Request;
 
 use crate::transport::{Client, Reach};
+use crate::user;
 
 /// The request fields by which proxies name the client that they act for (RFC 7239, RFC 9110 section 7.6.3, and what came before them).
 const OF_PROXIES: [&str; 3] = ["Forwarded", "X-Real-IP", "Via"];
@@ -35,20 +34,14 @@ impl Trust {
     }
 
     pub(in crate::web) fn includes(self, request: &Request, client: &Client<'_>) -> bool {
-        let own = own_uid();
+        let own = user::own();
         // The kernel is asked last, and not at all where the answer cannot matter.
         match self {
             Self::Nobody => false,
             Self::OwnUser => !is_passed_on(request) && client.uid() == Some(own),
-            Self::OwnUserAndRoot => !is_passed_on(request) && client.uid().is_some_and(|uid| uid == own || uid == 0),
+            Self::OwnUserAndRoot => !is_passed_on(request) && client.uid().is_some_and(user::is_own_or_root),
         }
     }
-}
-
-/// The server's user. It never changes, and to ask for it is a system call, which no request should cost.
-pub(super) fn own_uid() -> u32 {
-    static OWN: OnceLock<u32> = OnceLock::new();
-    *OWN.get_or_init(|| rustix::process::geteuid().as_raw())
 }
 
 /// Whether a proxy says that it passes on the request of somebody else.
@@ -65,7 +58,7 @@ mod tests {
 
     #[test]
     fn only_processes_of_the_own_user_that_speak_for_themselves_are_trusted() {
-        let own = rustix::process::geteuid().as_raw();
+        let own = user::own();
         let (other, root) = (own + 1, 0);
         let trusts = |trust: Trust, uid, field: Option<&str>| {
             let fields = field.into_iter().map(|name| (name.to_owned(), "for=203.0.113.7".to_owned())).collect();

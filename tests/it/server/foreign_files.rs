@@ -204,6 +204,24 @@ fn runtime_directory_in_a_directory_of_another_user_is_refused() {
     }
 }
 
+/// In a user namespace, root's directories belong to a user without a number of its own there.
+#[test]
+fn server_in_a_user_namespace_serves_below_directories_of_the_machines_root() {
+    if !is_root() {
+        return;
+    }
+    let mut place = Place::new();
+    let binary = place.folder().join("autoappdev");
+    // By a process of its own: a file that is open for writing here cannot be executed.
+    assert!(Command::new("cp").arg(env!("CARGO_BIN_EXE_autoappdev")).arg(&binary).status().expect("cp is there").success());
+    let owned = Command::new("chown").args(["-R", &ANOTHER.to_string()]).arg(place.folder()).status();
+    assert!(owned.expect("chown is there").success());
+    let mut command = place.command_of(Path::new("setpriv"));
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "unshare", "--user", "--map-root-user"]).arg(&binary);
+    place.start_server_with(command);
+    assert_eq!(place.get("/api/health").status, 200);
+}
+
 #[test]
 fn runtime_directory_of_another_user_is_refused() {
     if !is_root() {

@@ -1,0 +1,31 @@
+//! Users by their numbers, as this process sees them.
+//!
+//! Level 0.
+
+use std::fs;
+use std::sync::LazyLock;
+
+/// The user of this process. It is looked up once, because it never changes and no request should cost a system call for it.
+pub fn own() -> u32 {
+    static OWN: LazyLock<u32> = LazyLock::new(|| rustix::process::geteuid().as_raw());
+    *OWN
+}
+
+/// Whether files of this owner can be believed: this user's own, and root's, who could act as this user anyway.
+pub fn is_own_or_root(uid: u32) -> bool {
+    uid == 0 || uid == own()
+}
+
+/// Whether a number stands for one user. In a user namespace the kernel gives all users outside of it the same number (`user_namespaces(7)`).
+pub fn has_number(uid: u32) -> bool {
+    static OVERFLOW: LazyLock<Option<u32>> = LazyLock::new(|| {
+        // All users have their own numbers in the first namespace, the one with this single line.
+        let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+        if map.split_ascii_whitespace().eq(["0", "0", "4294967295"]) {
+            return None;
+        }
+        let configured = fs::read_to_string("/proc/sys/kernel/overflowuid").ok().and_then(|text| text.trim().parse().ok());
+        Some(configured.unwrap_or(65_534))
+    });
+    *OVERFLOW != Some(uid)
+}
