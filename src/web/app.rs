@@ -40,11 +40,11 @@ pub struct App {
     pub database: DatabaseFile,
     /// Which pages and names may ask.
     pub guard: Guard,
-    /// Checks the tokens and sessions of clients that the listener does not trust without them.
+    /// Checks the tokens and sessions of clients that the listener does not trust.
     pub authenticator: Arc<Authenticator>,
     /// Proves to clients that this server owns its runtime directory.
     pub prover: Arc<Prover>,
-    /// Which clients need neither.
+    /// Which clients need neither a token nor a session.
     pub trust: Trust,
     /// Checks for problems on request.
     pub inspector: Inspector,
@@ -57,17 +57,17 @@ pub struct App {
 }
 
 impl App {
-    /// Whether a client needs neither a token nor a session.
+    /// True if a client needs neither a token nor a session.
     pub(in crate::web) fn trusts(&self, request: &Request, client: &Client<'_>) -> bool {
         self.trust.includes(request, client)
     }
 
-    /// Who sent the request: the owner, or a client that showed a token or a session.
+    /// Identifies the caller: a trusted client, or one that presents a token or a session.
     pub(in crate::web) fn caller(&self, request: &Request, client: &Client<'_>) -> Result<Caller, ApiError> {
         self.caller_by(request, client, None)
     }
 
-    /// The same for a route that a link leads to: the proof of a session may be in its query.
+    /// Like [`Self::caller`], for routes that links lead to: the proof of a session may be in the query.
     pub(in crate::web) fn caller_by(
         &self,
         request: &Request,

@@ -12,9 +12,10 @@ const FIELDS: [(&str, &str); COUNT] = [
     ("Referrer-Policy", "no-referrer"),
     // No page of another origin gets it as an image, a script or a frame.
     ("Cross-Origin-Resource-Policy", "same-origin"),
-    // What another site's page opened as a window of its own is none of ours.
+    // A window that a page of another site opens gets no reference to that page, nor that page to it.
     ("Cross-Origin-Opener-Policy", "same-origin"),
-    // What an answer is shown as, it may load and run nothing, is in no frame, and has no origin of its own: a log is a script's words.
+    // If an answer is shown as a document, it may not load or run anything or be framed, and it has an opaque origin: a log
+    // contains text written by a script.
     ("Content-Security-Policy", "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; sandbox"),
     ("Cache-Control", "no-store"),
 ];

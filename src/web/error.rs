@@ -21,7 +21,7 @@ const fn of_lack(lack: Lack) -> ErrorCode {
     }
 }
 
-/// The code for a database that does not do what it is asked.
+/// Returns the error code for a failure of the database.
 const fn of_store(error: &StoreError) -> ErrorCode {
     match error.kind {
         StoreErrorKind::Full => ErrorCode::DiskFull,
@@ -30,7 +30,7 @@ const fn of_store(error: &StoreError) -> ErrorCode {
     }
 }
 
-/// What keeps the database from taking something, without a path.
+/// Returns the reason why the database cannot store something, without a path.
 const fn obstacle(error: &WorkError) -> &'static str {
     match error {
         WorkError::Stopping => "the server is stopping",

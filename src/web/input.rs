@@ -44,7 +44,7 @@ pub(super) fn body<T: DeserializeOwned>(request: &Request) -> Result<T, ApiError
     })
 }
 
-/// What somebody logs in with: one of two, and not both.
+/// Reads the body of a login, which has exactly one of token and code.
 pub(super) fn log_in(request: &Request) -> Result<LoginRequest, ApiError> {
     let request: LoginRequest = body(request)?;
     if request.token.is_some() == request.code.is_some() {

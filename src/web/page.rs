@@ -19,8 +19,8 @@ static FILES: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/static");
 static PACKED: LazyLock<HashMap<&'static Path, Vec<u8>>> =
     LazyLock::new(|| FILES.files().map(|file| (file.path(), pack(file.contents()))).collect());
 
-/// Nothing but what this server itself serves as files, no frame around it, no form to elsewhere, and no text that becomes markup or a script: no
-/// policy for Trusted Types may be made, so the browser refuses each attempt.
+/// The page may use only files served by this server, may not be framed, and may not submit forms. Text cannot become markup or a
+/// script: no Trusted Types policy may be created, so the browser refuses each attempt.
 const CSP: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
                    base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
                    require-trusted-types-for 'script'; trusted-types 'none'";
@@ -34,7 +34,8 @@ pub(super) fn file(request: &Request, name: &str) -> Option<Response> {
         .with_additional_header("Vary", "Accept-Encoding")
         .with_unique_header("Content-Security-Policy", CSP)
         .with_unique_header("Cache-Control", caching(name))
-        // Its own requests name the page, so that browsers without Fetch Metadata show that too. No other server hears of it.
+        // The page's own requests carry a referrer, so that browsers without Fetch Metadata identify the page too. Other servers
+        // do not receive it.
         .with_unique_header("Referrer-Policy", "same-origin");
     let response = if packed.is_some() { response.with_unique_header("Content-Encoding", "gzip") } else { response };
     // Of the bytes that are sent: packed and not they are two things (RFC 9110, section 8.8.3.3).

@@ -36,7 +36,7 @@ pub struct ResponseBudget {
 #[derive(Debug, Default)]
 struct Makers {
     at_work: usize,
-    /// Who waits for a turn: whether it is no owner, and a number that grows.
+    /// The requests that wait for a turn, the owner's first, then by a growing number: `(is not the owner, number)`.
     waiting: BTreeSet<(bool, u64)>,
     next: u64,
 }
@@ -57,7 +57,8 @@ struct Answer {
 }
 
 impl ResponseBudget {
-    /// A place for a log that is sent as text, which is too long to be held at all: each keeps a thread, a descriptor, and some hundred KiB.
+    /// Reserves a place for a log sent as text, which is too long to be held in memory. Each one occupies a thread, a descriptor,
+    /// and several hundred KiB.
     pub(super) fn begin_download(&self, is_owner: bool) -> Result<Arc<()>, ApiError> {
         let most = LongRequests::now(is_owner).downloads;
         // The lock makes counting and taking one step, so that one of two concurrent requests gets the last place.
@@ -65,8 +66,8 @@ impl ResponseBudget {
         if Arc::strong_count(&places) > most { Err(ApiError::TooManyDownloads) } else { Ok(places.clone()) }
     }
 
-    /// Waits for a turn to make a long answer, and makes it. Refuses where many wait and this one has waited longest: who waits keeps a
-    /// connection from others. The owner at the Unix socket is next, however many wait.
+    /// Waits for a turn to make a long answer, and makes it. When too many requests wait, the one that has waited longest is
+    /// refused, because each occupies a connection. The owner at the Unix socket is always next.
     pub(super) fn make<T>(&self, is_owner: bool, make: impl FnOnce() -> Result<T, ApiError>) -> Result<T, ApiError> {
         let mut makers = lock(&self.makers);
         let number = (!is_owner, makers.next);
@@ -242,7 +243,7 @@ mod tests {
                 })
                 .collect();
             until(&|makers| makers.waiting.len() == WAITING_MAX);
-            // The owner comes last, is next, and is not the one that has waited longest.
+            // The owner arrives last and is served next. The request refused is another one, the longest waiting.
             let owner = scope.spawn(|| {
                 let first = || Ok(answers.makers.lock().expect("whole").waiting.len());
                 answers.make(true, first).expect("a turn")

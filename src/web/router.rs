@@ -81,8 +81,8 @@ impl App {
         Err(allow.map_or(ApiError::NotFound, ApiError::MethodNotAllowed))
     }
 
-    /// An answer that took its time, or still does, is given as long as the session that asked for it lasts. An action that was done is
-    /// answered in any case.
+    /// Delivers an answer only while the session that requested it lasts: checked when the answer is ready, and during a stream.
+    /// The answer to a completed action is always delivered.
     fn while_logged_in(
         &self,
         route: Route,
@@ -148,7 +148,7 @@ impl App {
     }
 }
 
-/// The proof of a session in the address of a link. It is hexadecimal, so nothing in it is escaped.
+/// Returns the proof of a session in the query of a link. It is hexadecimal, so it needs no unescaping.
 fn link_proof(request: &Request) -> Option<&str> {
     request.raw_query_string().split('&').find_map(|pair| pair.strip_prefix("proof="))
 }

@@ -98,7 +98,7 @@ impl House {
         Arc::new(Authenticator::start(&secrets, Box::new(self.clock.clone()), writer, || {}).expect("it reads"))
     }
 
-    /// A listener with the usual tokens.
+    /// Makes an app for a listener that uses the default tokens.
     fn app(&self, reach: Reach, needs_token: bool) -> App {
         self.app_with(reach, needs_token, TOKEN)
     }
@@ -148,7 +148,7 @@ fn ask(app: &App, from: &str, method: &str, path: &str, fields: &[(&str, &str)],
     ask_as(Some(own_uid()), app, from, method, path, fields, body)
 }
 
-/// Asks as a process of this user.
+/// Sends a request from a process of this user.
 fn ask_as(uid: Option<u32>, app: &App, from: &str, method: &str, path: &str, fields: &[(&str, &str)], body: &str) -> Response {
     let mut headers: Vec<(String, String)> =
         fields.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
@@ -176,7 +176,7 @@ fn read(response: Response) -> Value {
     serde_json::from_str(&text).unwrap_or(Value::String(text))
 }
 
-/// What a page sends once it has logged in: its cookie, and the proof that belongs to it.
+/// The header fields that a page sends once it is logged in: its cookie and the matching proof.
 type Credentials = Vec<(&'static str, String)>;
 
 fn credentials_of(response: Response) -> Credentials {
@@ -202,7 +202,7 @@ fn status(app: &App, from: &str, method: &str, path: &str, who: &Credentials) ->
     ask(app, from, method, path, &fields(who), if method == "POST" { "{}" } else { "" }).status_code
 }
 
-/// A one-time code that these credentials make.
+/// Makes a one-time code with these credentials.
 fn code(app: &App, from: &str, who: &Credentials, may: &str) -> String {
     let answer = read(ask(app, from, "POST", "/api/pair", &fields(who), &json!({ "may": may }).to_string()));
     assert_eq!((&answer["ok"], &answer["may"]), (&json!(true), &json!(may)));

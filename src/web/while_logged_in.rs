@@ -1,4 +1,4 @@
-//! Answers that end with the session that asked for them: a log-out and a revocation reach what is open, not only what is asked next.
+//! Ends open responses together with their session, so that logging out or ending a session also stops streams and downloads.
 
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -7,16 +7,16 @@ use rouille::{Response, ResponseBody};
 
 use super::auth::{Authenticator, Session};
 
-/// How a body ends before its time.
+/// How a body ends early.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
-    /// As one that has nothing more to say: for streams that never end by themselves.
+    /// Ends normally, for streams that never end by themselves.
     Clean,
-    /// Broken off, so that no client takes it for the whole.
+    /// Breaks off, so that no client takes the part for the whole.
     Broken,
 }
 
-/// A body that is read while its session lasts.
+/// A body that ends early if its session ends.
 struct Body {
     reader: Box<dyn Read + Send>,
     authenticator: Arc<Authenticator>,
@@ -36,7 +36,7 @@ impl Read for Body {
     }
 }
 
-/// The same answer, whose body ends when the session does.
+/// Returns the same response with a body that ends when the session does.
 pub(super) fn limit(response: Response, authenticator: Arc<Authenticator>, session: Arc<Session>, end: End) -> Response {
     let Response { status_code, headers, data, upgrade } = response;
     let (reader, size) = data.into_reader_and_size();

@@ -1,4 +1,4 @@
-//! Who sent a request, at listeners that ask: by a token or by a session, and what wrong tokens and codes cost.
+//! Authenticates requests by token or session at listeners that require it, and limits wrong tokens and codes.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -18,14 +18,14 @@ use crate::transport::Client;
 use crate::web::error::ApiError;
 use crate::web::guard::is_of_own_page;
 
-/// The request field with the proof that belongs to the cookie.
+/// The request header that carries the proof belonging to the cookie.
 const PROOF: &str = "X-AutoAppDev-Proof";
 
 /// Who was let in.
 #[derive(Clone, Debug)]
 pub(in crate::web) struct Caller {
     pub(in crate::web) role: Role,
-    /// The session that was shown, if it was one.
+    /// The session that the request presented, if any.
     pub(in crate::web) session: Option<Arc<Session>>,
 }
 
@@ -34,18 +34,18 @@ impl Caller {
     pub(in crate::web) const OWNER: Self = Self { role: Role::Operator, session: None };
 }
 
-/// What somebody logs in with.
+/// The credential that a client logs in with.
 #[derive(Clone, Copy)]
 pub(in crate::web) enum Shown<'a> {
     Token(&'a str),
     Code(&'a str),
 }
 
-/// Checks tokens, codes and sessions. One for all listeners that ask.
+/// Checks tokens, codes and sessions. All listeners that require authentication share one instance.
 pub struct Authenticator {
     keys: Keys,
-    /// The tokens' digests. They are compared by these, in constant time; what is compared has one length, so that the time tells not even
-    /// that of a token.
+    /// The tokens' digests. A presented token is compared by its digest, in constant time. All digests have the same length, so
+    /// the timing does not even reveal the length of a token.
     acts: String,
     looks: String,
     sessions: Sessions,
@@ -55,8 +55,8 @@ pub struct Authenticator {
 }
 
 impl Authenticator {
-    /// Checks by these secrets, and takes over the sessions that `writer` has. `wake` wakes whoever waits on behalf of a client, because a
-    /// session was ended.
+    /// Creates an authenticator that uses these secrets and loads the sessions stored by `writer`. `wake` is called when a
+    /// session has ended, to wake threads that wait on behalf of its client.
     ///
     /// # Errors
     /// The stored sessions could not be read.
@@ -80,8 +80,9 @@ impl Authenticator {
         })
     }
 
-    /// Who asks: by the token in `Authorization`, else by a session. `link_proof` is the proof in the address of a link. A session that does
-    /// not hold is nobody's, and no wrong try: a phone with an old one must not lock its owner out.
+    /// Identifies the caller by the token in `Authorization`, or else by a session. `link_proof` is the proof in the URL of a
+    /// link. An invalid session identifies no caller but does not count as a wrong try: a phone with an expired session must not
+    /// lock its owner out.
     pub(in crate::web) fn caller(
         &self,
         request: &Request,
@@ -93,25 +94,26 @@ impl Authenticator {
             let role = self.check_token(request, client, session.as_deref(), token)?;
             return Ok(Caller { role, session: None });
         }
-        // Never slowed down: nobody can guess a session.
+        // Not throttled: a session cannot be guessed.
         let session = session.ok_or(ApiError::TokenNeeded)?;
         self.sessions.note_use(&session, self.clock.now());
         Ok(Caller { role: session.role(), session: Some(session) })
     }
 
-    /// The session that the request shows, if it holds and a page of this server sent it.
+    /// Returns the session that the request presents, if it is valid and the request comes from a page of this server.
     fn session(&self, request: &Request, link_proof: Option<&str>) -> Option<Arc<Session>> {
         let proofs = Proofs { field: request.header(PROOF), link: link_proof };
         self.sessions.of(&self.keys, request, proofs, self.clock.now()).filter(|_| is_of_own_page(request))
     }
 
-    /// A log-in: what it may, its cookie and its proofs.
+    /// Logs a client in. Returns the session's role, cookie and proofs.
     pub(in crate::web) fn log_in(&self, request: &Request, client: &Client<'_>, shown: Shown<'_>) -> Result<Begun, ApiError> {
         let replaced = self.session(request, None);
         let (role, code) = match shown {
             Shown::Token(token) => {
                 let role = self.check_token(request, client, replaced.as_deref(), token)?;
-                // An operator need not flood, and a viewer's code is one that an operator made.
+                // Only viewers who present a token are limited: an operator has no reason to flood, and a viewer's code was made
+                // by an operator.
                 if role == Role::Viewer {
                     self.admit_viewer(&Source::of(request, client))?;
                 }
@@ -132,7 +134,7 @@ impl Authenticator {
         let user_agent = request.header("User-Agent").unwrap_or_default();
         let newcomer = Newcomer { role, address, user_agent, replaced, grant: code.as_ref().map(|code| code.grant.clone()) };
         self.sessions.begin(&self.keys, &newcomer, self.clock.now()).map_err(|error| {
-            // It was not used: the same link works once there is room.
+            // The code was not used: the same link works once the session can be stored.
             if let Some(code) = code {
                 lock(&self.codes).give_back(code);
             }
@@ -153,7 +155,8 @@ impl Authenticator {
         Err(ApiError::TooManyLoginsFrom { from: from.to_string(), wait_s: whole_seconds(wait) })
     }
 
-    /// Ends the session that the request shows, and gives the cookie that takes the browser's away in any case.
+    /// Ends the session that the request presents. Returns a cookie that removes the browser's cookie, even if ending the session
+    /// failed.
     pub(in crate::web) fn log_out(&self, request: &Request) -> (String, Result<(), ApiError>) {
         let ended = match self.session(request, None) {
             Some(session) => self.end(Some(session.id())).map(drop),
@@ -162,12 +165,12 @@ impl Authenticator {
         (self.keys.set_cookie("", 0), ended)
     }
 
-    /// The cookie by which the browser keeps the session for longer, if it is time for that.
+    /// Returns a cookie that extends the session in the browser, if it is due for renewal.
     pub(in crate::web) fn renew(&self, request: &Request, session: &Session) -> Option<String> {
         self.sessions.renew(&self.keys, request, session, self.clock.now())
     }
 
-    /// Every session; `own` is the one that asks.
+    /// Lists every session; `own` is the caller's session.
     pub(in crate::web) fn list(&self, own: Option<&Session>) -> Vec<ListedSession> {
         if let Err(error) = self.sessions.record_ends() {
             ::log::warn!("sessions that have ended are still stored: failed to {error}");
@@ -175,7 +178,7 @@ impl Authenticator {
         self.sessions.list(own.map(Session::id), self.clock.now())
     }
 
-    /// Ends the session with this id, or all of them; how many. None with that id is an error.
+    /// Ends the session with this id, or all sessions, and returns how many ended. An unknown id is an error.
     pub(in crate::web) fn end(&self, id: Option<&str>) -> Result<usize, ApiError> {
         let ended = self.sessions.end(id).map_err(ApiError::SessionEndNotStored)?;
         match id {
@@ -184,7 +187,7 @@ impl Authenticator {
         }
     }
 
-    /// Makes a one-time code, and says until when it is good. `by` is the session that asks for it.
+    /// Makes a one-time code and returns it with its expiry time. `by` is the session that requests it.
     pub(in crate::web) fn make_code(&self, role: Role, by: Option<Arc<Session>>) -> Result<(String, Timestamp), ApiError> {
         let grant = self.sessions.grant(by);
         let code = lock(&self.codes).make(&self.keys, role, grant, self.clock.since_boot());
@@ -192,18 +195,18 @@ impl Authenticator {
         Ok((code, self.clock.now().after(CODE_LIFETIME)))
     }
 
-    /// Whether a cookie, `name=value`, may be that of a session.
+    /// True if a cookie, `name=value`, may be a session cookie of this server.
     pub(in crate::web) fn takes_cookie(&self, cookie: &[u8]) -> bool {
         self.keys.takes_cookie(cookie)
     }
 
-    /// Whether a session is over by now.
+    /// True if the session has ended or expired.
     pub(in crate::web) fn is_over(&self, session: &Session) -> bool {
         session.is_over(self.clock.now())
     }
 
-    /// What a token may do. From a source that has to wait none is looked at, the right one neither: otherwise waiting would slow down
-    /// nobody who guesses.
+    /// Returns the role that a token grants. While a source has to wait, its tokens are not checked, not even the right one:
+    /// otherwise the wait would not slow down guessing.
     fn check_token(
         &self,
         request: &Request,
@@ -211,7 +214,7 @@ impl Authenticator {
         session: Option<&Session>,
         token: &str,
     ) -> Result<Role, ApiError> {
-        // Both are always compared.
+        // Both comparisons are always made.
         let (may_act, may_look) = (self.keys.is(Of::Token, token, &self.acts), self.keys.is(Of::Token, token, &self.looks));
         let right = match (may_act, may_look) {
             (true, _) => Some(Role::Operator),
@@ -219,11 +222,11 @@ impl Authenticator {
             (false, false) => None,
         };
         let now = self.clock.since_boot();
-        // It can do everything already.
+        // An operator's session has full control already, so a wrong token is not counted.
         if session.is_some_and(|session| session.role() == Role::Operator) {
             return right.ok_or(ApiError::WrongToken);
         }
-        // A viewer's session is no source of its own: each new one would bring new tries.
+        // A viewer's session does not count as a separate source: each new session would bring new tries.
         let from = Source::of(request, client);
         // Held from the look to the note: many tries at once are as many as one after another.
         // Nothing under this lock can panic half-way through a change.
@@ -244,7 +247,7 @@ impl Authenticator {
         Err(ApiError::WrongToken)
     }
 
-    /// The error for a code that is good for nothing. It is a wrong try, unless whoever sent it is signed in and may act anyway.
+    /// Returns the error for an invalid code. It counts as a wrong try unless the sender is logged in as an operator.
     fn refuse_code(&self, request: &Request, client: &Client<'_>, session: Option<&Session>) -> ApiError {
         if session.is_some_and(|session| session.role() == Role::Operator) {
             return ApiError::InvalidCode;
@@ -268,14 +271,14 @@ fn too_many_tries(from: &Source, wait: Wait) -> ApiError {
     ApiError::TooManyTries { from, wait_s: whole_seconds(wait.length) }
 }
 
-/// Counts a wrong try. The wait that the log should be told of, now and then.
+/// Counts a wrong try. Returns the wait to be logged, at most once per interval.
 fn note_wrong(throttle: &mut Throttle, from: &Source, now: Duration) -> Option<Wait> {
     throttle.note_wrong(from, now);
     let wait = throttle.wait(from, now);
     (!wait.length.is_zero() && throttle.is_worth_a_line(now)).then_some(wait)
 }
 
-/// Tells the log, without the throttle's lock: on a slow disk everybody with a token would wait for the line.
+/// Logs the wait. Called without the throttle's lock: on a slow disk, every client with a token would wait for the log line.
 fn tell(from: &Source, wait: Option<Wait>) {
     if let Some(wait) = wait {
         let wait_s = whole_seconds(wait.length);

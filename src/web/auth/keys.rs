@@ -1,7 +1,8 @@
-//! What is made with the session key: the cookie's name, and the digests by which cookies, proofs, tokens and codes are known again.
+//! The session key's uses: the cookie's name, and the digests that identify cookies, proofs, tokens and codes.
 //!
-//! A session's secret leaves the server once, in the cookie. What is stored is its digest, so that neither the database nor a backup of it
-//! logs anybody in. The key lies beside the database and not in it: guesses at a token cannot be tried on a fingerprint.
+//! A session's secret leaves the server once, in the cookie. Only its digest is stored, so neither the database nor a backup of
+//! it can be used to log in. The key is stored beside the database, not in it, so a token cannot be guessed offline from its
+//! fingerprint.
 
 use hmac::{Hmac, KeyInit, Mac};
 use rouille::Request;
@@ -10,19 +11,19 @@ use sha2::Sha256;
 use crate::config::Token;
 use crate::hex::{hex, unhex};
 
-/// Longer than any value of a cookie of ours, in bytes: an id, a dot and a secret.
+/// The longest accepted value of a session cookie, in bytes. A real value, an id, a dot and a secret, is shorter.
 const VALUE_BYTES_MAX: usize = 64;
 
-/// What a digest is of. Each has a word of its own, so that none can stand for another.
+/// The kind of text that a digest is made of. Each kind adds its own word, so that one kind's digest is never valid as another's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Of {
     /// A cookie's secret.
     Secret,
-    /// What a page sends with its cookie.
+    /// The proof that a page sends with its cookie.
     Proof,
-    /// The same in a link to a log.
+    /// The proof in a link to a log.
     DownloadProof,
-    /// A token that somebody may have.
+    /// A token that a client may present.
     Token,
     /// A one-time code.
     Code,
@@ -40,9 +41,10 @@ impl Of {
     }
 }
 
-/// Signs with the session key.
+/// Computes digests keyed with the session key.
 pub(super) struct Keys {
-    /// Cookies are a host's, whatever the port: each server's has a name of its own, or two on one machine would log each other out.
+    /// The cookie's name. Cookies are shared by all ports of a host, so each server uses a name of its own; otherwise two servers
+    /// on one machine would log each other's users out.
     name: String,
     signer: Hmac<Sha256>,
 }
@@ -55,14 +57,14 @@ impl Keys {
         this
     }
 
-    /// The digest of a text, 64 hexadecimal digits.
+    /// Returns the digest of a text, 64 hexadecimal digits.
     pub(super) fn digest(&self, of: Of, text: &str) -> String {
         hex(&self.signed(of.word(), text).finalize().into_bytes())
     }
 
-    /// Whether this is the digest of that text. The comparison takes the same time whatever differs.
+    /// True if `digest` is the digest of `text`. Compares in constant time.
     pub(super) fn is(&self, of: Of, text: &str, digest: &str) -> bool {
-        // What is malformed is compared as well.
+        // A malformed digest is compared as well.
         let bytes = unhex(digest).unwrap_or_default();
         self.signed(of.word(), text).verify_slice(&bytes).is_ok()
     }
@@ -75,13 +77,14 @@ impl Keys {
         signer
     }
 
-    /// Whether a cookie, `name=value`, has our name and is no longer than one of ours.
+    /// True if a cookie, `name=value`, has this server's cookie name and a value of acceptable length.
     pub(super) fn takes_cookie(&self, cookie: &[u8]) -> bool {
         cookie.strip_prefix(self.name.as_bytes()).is_some_and(|rest| rest.starts_with(b"=") && rest.len() <= VALUE_BYTES_MAX)
     }
 
-    /// The values of the cookies with our name, in the order in which they came. All of them are tried: any port of this host can set
-    /// cookies of that name, with a longer path too, which come first. The longest head bounds how many there are.
+    /// Returns the values of the cookies with this server's cookie name, in the order received. Callers try all of them: a server
+    /// on any port of this host can set cookies of that name, and those with a longer path come first. The limit on the head's
+    /// length bounds their number.
     pub(super) fn cookies<'r>(&'r self, request: &'r Request) -> impl Iterator<Item = &'r str> {
         let fields = request.headers().filter(|(name, _)| name.eq_ignore_ascii_case("Cookie"));
         fields.flat_map(|(_, cookies)| cookies.split(';')).filter_map(|cookie| {
@@ -90,8 +93,9 @@ impl Keys {
         })
     }
 
-    /// The `Set-Cookie` of a session; an empty value and no time remove it. No script reads it, no other site's page sends it, and a
-    /// browser forgets it in time. Not `Secure`: this server speaks no TLS.
+    /// Returns the `Set-Cookie` value of a session; an empty value with a lifetime of zero removes the cookie. Scripts cannot
+    /// read it, pages of other sites do not send it, and the browser drops it when it expires. It is not `Secure`, because this
+    /// server does not use TLS.
     pub(super) fn set_cookie(&self, value: &str, lifetime_s: u64) -> String {
         format!("{}={value}; Path=/; Max-Age={lifetime_s}; HttpOnly; SameSite=Strict", self.name)
     }

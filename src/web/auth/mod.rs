@@ -1,4 +1,4 @@
-//! Who sent a request, and what that client may do: roles, tokens, sessions, one-time codes, and a limit on wrong ones.
+//! Authentication and authorization: roles, tokens, sessions, one-time codes, and a limit on wrong tokens and codes.
 
 mod authenticator;
 mod keys;

@@ -1,7 +1,8 @@
-//! One-time codes: what `autoappdev pair` puts into a link in place of a token.
+//! One-time codes, which `autoappdev pair` puts into a link in place of a token.
 //!
-//! They are in memory only, so a restart of the server ends all of them. A browser keeps a link in its history; what is there logs nobody
-//! in any more. No rule here slows down guesses, because a code of 120 bits that is good for ten minutes cannot be guessed.
+//! Codes are kept in memory only, so a restart of the server invalidates all of them. Browsers keep links in their history, but a
+//! used code cannot log in again. This file does not limit guesses, because a code of 120 bits that is valid for ten minutes
+//! cannot be guessed.
 
 use std::io;
 use std::time::Duration;
@@ -12,27 +13,26 @@ use crate::api::session::Role;
 use crate::config::Token;
 use crate::random;
 
-/// How long a code is good, by the boot-time clock.
+/// How long a code is valid, by the boot-time clock.
 pub(super) const CODE_LIFETIME: Duration = Duration::from_mins(10);
-/// The most codes at once. Another one takes the place of the oldest.
+/// The maximum number of valid codes. A further code replaces the oldest.
 const CODES_MAX: usize = 8;
 
-/// A code that nobody has used.
+/// An unused code.
 #[derive(Clone, Debug)]
 pub(super) struct Code {
     digest: String,
     pub(super) role: Role,
-    /// It ends with what it was made by.
+    /// The code becomes invalid with the session that made it, or when all sessions are ended.
     pub(super) grant: Grant,
     good_until: Duration,
 }
 
-/// The codes that are good. Times are since boot.
+/// The valid codes, oldest first. Times are since boot.
 #[derive(Debug, Default)]
 pub(super) struct Codes(Vec<Code>);
 
 impl Codes {
-    /// Makes a code and returns it.
     pub(super) fn make(&mut self, keys: &Keys, role: Role, grant: Grant, now: Duration) -> io::Result<String> {
         let text = Token::made_of(random::bytes()?).expose().to_owned();
         self.0.retain(|code| now < code.good_until);
@@ -43,14 +43,14 @@ impl Codes {
         Ok(text)
     }
 
-    /// Takes the code with this text: of two that come with the same one, one gets it.
+    /// Removes and returns the code with this text. If two requests present the same code, only one gets it.
     pub(super) fn take(&mut self, keys: &Keys, text: &str, now: Duration) -> Option<Code> {
         self.0.retain(|code| now < code.good_until);
         let found = self.0.iter().position(|code| keys.is(Of::Code, text, &code.digest))?;
         Some(self.0.remove(found))
     }
 
-    /// Gives a code back that was not used after all.
+    /// Returns a code that was taken but not used, so that it can be used later.
     pub(super) fn give_back(&mut self, code: Code) {
         if self.0.len() < CODES_MAX {
             self.0.insert(0, code);

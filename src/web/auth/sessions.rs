@@ -1,11 +1,11 @@
-//! Who is logged in: the sessions, in memory for each request, and in the database for the next server.
+//! Login sessions, kept in memory for each request and in the database for the next start of the server.
 //!
-//! A cookie alone shows nothing. A browser sends it to every port of the host, and so to whoever serves another one; what only our page has
-//! is the proof, which stands in its storage, and that is bound to the port. Both are derived from the session's secret, of which only a
-//! digest is kept.
+//! A cookie alone does not authenticate a request. A browser sends it to every port of the host, and so also to other servers
+//! there. The proof, in contrast, is in the page's localStorage, which is separate for each port. Both are derived from the
+//! session's secret, of which only a digest is stored.
 //!
-//! A log-in is stored before it is answered. If killed there, the session is in the list and nobody has its cookie. A session that ends does so in memory
-//! first; where that cannot be stored, it is tried again with each later change.
+//! A login is stored before it is answered. If killed here, the session is listed but no client has its cookie. A session ends in
+//! memory first; if that cannot be stored, the write is retried with each later change.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -24,25 +24,26 @@ use crate::lock::lock;
 use crate::random;
 use crate::store::{SessionRow, WorkError, Writer};
 
-/// How long a session lasts that is not renewed.
+/// How long a session lasts without renewal.
 const LIFETIME: Duration = Duration::from_hours(30 * 24);
-/// How long one lasts at most, however often it is renewed.
+/// How long a session lasts at most, however often it is renewed.
 const AGE_MAX: Duration = Duration::from_hours(90 * 24);
-/// How often its use is stored: a board's flash wears.
+/// How often a session's last use is stored. Rare, because writing wears out a board's flash memory.
 const NOTE_EVERY: Duration = Duration::from_hours(1);
-/// The most sessions of each role. Another one takes the place of the one that was not used for longest; viewers take none from operators.
+/// The maximum number of sessions for each role. A further session replaces the one that has been unused longest; viewers never
+/// replace operators.
 const SESSIONS_MAX: usize = 32;
-/// How much of what a browser calls itself is kept, in bytes.
+/// The longest stored `User-Agent`, in bytes.
 const USER_AGENT_BYTES: usize = 200;
-/// How long a log-in waits for others that are being stored.
+/// How long a login waits for other logins to be stored.
 const TURN_MAX: Duration = Duration::from_secs(2);
-/// The letters of an id, with a dash in the middle.
+/// The length of an id in characters, including a dash in the middle.
 const ID_LETTERS: usize = 9;
 
 /// A session that was begun and not ended. It may have expired.
 #[derive(Debug)]
 pub(in crate::web) struct Session {
-    /// What was stored when it began. Times that change are beside it.
+    /// The row as it was stored at the start or loaded. The times that change are in the fields below.
     row: SessionRow,
     used_ms: AtomicI64,
     stored_ms: AtomicI64,
@@ -72,31 +73,31 @@ impl Session {
         Timestamp::from_unix_ms(self.used_ms.load(Ordering::Relaxed))
     }
 
-    /// Whether it was ended or has expired.
+    /// True if it was ended or has expired.
     pub(in crate::web) fn is_over(&self, now: Timestamp) -> bool {
         self.has_ended.load(Ordering::SeqCst) || now >= self.expires_at()
     }
 }
 
-/// By whom a one-time code was made. A session that is ended, and the end of all, take back what they could hand on.
+/// The origin of a one-time code. The code becomes invalid when the session that made it is ended, or when all sessions are.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Grant {
-    /// None where it was made with the token, or by a client that needs none.
+    /// `None` if the code was made with the token, or by a client that needs neither token nor session.
     session: Option<Arc<Session>>,
-    /// How often all sessions had been ended by then.
+    /// The value of `Sessions::all_ended` when the code was made.
     all_ended: u64,
 }
 
-/// Where a request may have its proof.
+/// The proofs that a request presents.
 #[derive(Clone, Copy, Debug, Default)]
 pub(in crate::web) struct Proofs<'r> {
-    /// In the header field of the page's own requests.
+    /// From the header field of the page's own requests.
     pub(in crate::web) field: Option<&'r str>,
-    /// In the query of a link to a log. Only routes that are links give it.
+    /// From the query of a link to a log. Set only for routes that links lead to.
     pub(in crate::web) link: Option<&'r str>,
 }
 
-/// What a log-in gives.
+/// The result of a login.
 pub(in crate::web) struct Begun {
     pub(in crate::web) role: Role,
     pub(in crate::web) set_cookie: String,
@@ -104,38 +105,39 @@ pub(in crate::web) struct Begun {
     pub(in crate::web) download_proof: String,
 }
 
-/// Who logs in.
+/// A client that logs in.
 #[derive(Clone, Debug)]
 pub(super) struct Newcomer<'a> {
     pub(super) role: Role,
     pub(super) address: String,
     pub(super) user_agent: &'a str,
-    /// The session of the same browser, which the new one replaces.
+    /// The session of the same browser, which the new session replaces.
     pub(super) replaced: Option<Arc<Session>>,
-    /// Of the one-time code, if there is one.
+    /// The grant of the one-time code, if the client logs in with one.
     pub(super) grant: Option<Grant>,
 }
 
-/// The sessions of a server.
 pub(super) struct Sessions {
     /// The fingerprints of the tokens.
     acts: String,
     looks: String,
     live: Mutex<Vec<Arc<Session>>>,
-    /// How often all were ended. It counts up before they are, so that what is added meanwhile is either seen there or not added.
+    /// How often all sessions were ended. Incremented before they are ended, so that a session added at the same time is either
+    /// ended too or not added.
     all_ended: AtomicU64,
-    /// Those that have ended but are still stored.
+    /// The ids of sessions that have ended but are still stored.
     unrecorded: Mutex<BTreeSet<String>>,
     writer: Writer,
-    /// The owner's actions wait behind what is being stored, so of each role one log-in is at a time, and operators wait for no viewer.
+    // The owner's actions queue behind database writes. So each role stores one login at a time, and operators do not wait for
+    // viewers.
     operators: Turnstile,
     viewers: Turnstile,
-    /// Called when a session was ended, so that whoever waits on its behalf looks.
+    /// Called when a session has ended, so that threads waiting on behalf of its client check it.
     wake: Box<dyn Fn() + Send + Sync>,
 }
 
 impl Sessions {
-    /// Takes over what is stored. What was made with another token ends here, and so does what has expired.
+    /// Loads the stored sessions. Ends those that were made with another token or have expired.
     pub(super) fn load(
         keys: &Keys,
         tokens: (&Token, &Token),
@@ -166,7 +168,7 @@ impl Sessions {
             lock(&this.unrecorded).extend(ended);
         }
         if let Err(error) = this.record_ends() {
-            // They are not let in, and are removed with the next change that is stored.
+            // These sessions are not accepted. Their rows are removed with the next change that is stored.
             ::log::warn!("sessions that have ended are still stored: failed to {error}");
         }
         Ok(this)
@@ -179,7 +181,7 @@ impl Sessions {
         }
     }
 
-    /// The session that a request shows: by a cookie and the proof that belongs to it.
+    /// Returns the session that a request presents with a cookie and the matching proof.
     pub(super) fn of(&self, keys: &Keys, request: &Request, proofs: Proofs<'_>, now: Timestamp) -> Option<Arc<Session>> {
         if proofs.field.is_none() && proofs.link.is_none() {
             return None;
@@ -195,18 +197,18 @@ impl Sessions {
         })
     }
 
-    /// What a code carries that this session makes now.
+    /// Returns the grant for a code that this session makes now.
     pub(super) fn grant(&self, session: Option<Arc<Session>>) -> Grant {
         Grant { session, all_ended: self.all_ended.load(Ordering::SeqCst) }
     }
 
-    /// Whether what was handed on has not been taken back.
+    /// True if the grant has not been revoked.
     pub(super) fn holds(&self, grant: &Grant) -> bool {
         grant.all_ended == self.all_ended.load(Ordering::SeqCst)
             && grant.session.as_ref().is_none_or(|session| !session.has_ended.load(Ordering::SeqCst))
     }
 
-    /// Begins a session. It is stored when this returns.
+    /// Begins a session. The session is stored when this returns.
     pub(super) fn begin(&self, keys: &Keys, who: &Newcomer<'_>, now: Timestamp) -> Result<Begun, BeginError> {
         let turnstile = match who.role {
             Role::Operator => &self.operators,
@@ -230,14 +232,15 @@ impl Sessions {
         let mut ended: Vec<String> = lock(&self.unrecorded).iter().cloned().collect();
         ended.extend(who.replaced.iter().map(|session| session.row.id.clone()));
         ended.extend(lock(&self.live).iter().filter(|session| session.is_over(now)).map(|session| session.row.id.clone()));
-        // Chosen before the write, so that a log-in is one transaction.
+        // Chosen before the write, so that a login is one transaction.
         ended.extend(self.too_many(who.role, SESSIONS_MAX - 1, &ended));
         let (new, old) = (row.clone(), ended.clone());
         self.writer.write(move |store| store.begin_session(&new, &old))?;
         lock(&self.unrecorded).retain(|id| !ended.contains(id));
         if !self.add(Session::of(row), who.grant.as_ref()) {
             lock(&self.unrecorded).insert(id);
-            // It is in nobody's hands, and is removed with the next change that is stored.
+            // No client has this session's cookie. If the row cannot be removed now, it is removed with the next change that is
+            // stored.
             let _tried_again = self.record_ends();
             return Err(BeginError::TakenBack);
         }
@@ -251,7 +254,7 @@ impl Sessions {
         })
     }
 
-    /// Lets a session in, unless its code was taken back while it was being stored.
+    /// Adds a session, unless its code was revoked while the session was being stored. True if it was added.
     fn add(&self, session: Session, grant: Option<&Grant>) -> bool {
         let mut live = lock(&self.live);
         let may = grant.is_none_or(|grant| self.holds(grant));
@@ -261,7 +264,7 @@ impl Sessions {
         may
     }
 
-    /// The sessions of a role beyond so many, those unused for longest, where these have ended already.
+    /// Returns the ids of a role's sessions in excess of `max`, the longest unused ones, not counting those in `ended`.
     fn too_many(&self, role: Role, max: usize, ended: &[String]) -> Vec<String> {
         let mut of_role: Vec<_> = lock(&self.live)
             .iter()
@@ -272,22 +275,22 @@ impl Sessions {
         of_role.into_iter().skip(max).map(|session| session.row.id.clone()).collect()
     }
 
-    /// Notes that a session is used, and stores that now and then.
+    /// Notes that a session is used, and stores that at most once in [`NOTE_EVERY`].
     pub(super) fn note_use(&self, session: &Session, now: Timestamp) {
         let (now_ms, note_every) = (now.unix_ms(), i64::try_from(NOTE_EVERY.as_millis()).unwrap_or(i64::MAX));
         session.used_ms.store(now_ms, Ordering::Relaxed);
         let stored_ms = session.stored_ms.load(Ordering::Relaxed);
-        // A clock that was set back is stored as well.
+        // The difference is absolute, so a clock that was set back is stored as well.
         let is_due = now_ms.abs_diff(stored_ms) >= note_every.unsigned_abs();
         if is_due && session.stored_ms.compare_exchange(stored_ms, now_ms, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
             let (id, expires_at) = (session.row.id.clone(), session.expires_at());
-            // Nobody waits for it, and the next hour brings it again.
+            // The result is not awaited: if the write fails, it is repeated an hour later.
             let _nobody_waits = self.writer.begin(move |store| store.note_session(&id, now, expires_at));
         }
     }
 
-    /// The cookie by which a browser keeps a session for longer, once half of its time is over; none before that, at the end of its age, and
-    /// where it cannot be stored.
+    /// Returns a cookie that extends the session in the browser once half of its lifetime has passed. Returns `None` before that,
+    /// at the session's maximum age, or if the extension cannot be stored.
     pub(super) fn renew(&self, keys: &Keys, request: &Request, session: &Session, now: Timestamp) -> Option<String> {
         let expires_at = now.after(LIFETIME).min(session.row.ends_at);
         let is_half_over = now.after(LIFETIME / 2) > session.expires_at();
@@ -310,7 +313,8 @@ impl Sessions {
         Some(keys.set_cookie(value, u64::try_from(lifetime_ms / 1000).unwrap_or(0)))
     }
 
-    /// Ends the one with this id, or all, at once, and the codes that they made; how many. An error means that they are over, and still stored.
+    /// Ends the session with this id, or all sessions, at once, and revokes the codes they made. Returns how many ended. On an
+    /// error they have ended but are still stored.
     pub(super) fn end(&self, id: Option<&str>) -> Result<usize, WorkError> {
         if id.is_none() {
             self.all_ended.fetch_add(1, Ordering::SeqCst);
@@ -322,7 +326,7 @@ impl Sessions {
         Ok(count)
     }
 
-    /// Removes what has ended from the database.
+    /// Removes ended sessions from the database.
     pub(super) fn record_ends(&self) -> Result<(), WorkError> {
         let ids: Vec<String> = lock(&self.unrecorded).iter().cloned().collect();
         if ids.is_empty() {
@@ -345,7 +349,7 @@ impl Sessions {
         ended.iter().map(|session| session.row.id.clone()).collect()
     }
 
-    /// Every session that holds, the latest used first.
+    /// Lists every valid session, most recently used first.
     pub(super) fn list(&self, own: Option<&str>, now: Timestamp) -> Vec<ListedSession> {
         let mut live: Vec<Arc<Session>> = lock(&self.live).iter().filter(|session| !session.is_over(now)).cloned().collect();
         live.sort_by_key(|session| std::cmp::Reverse(session.used_at()));
@@ -364,7 +368,7 @@ impl Sessions {
     }
 }
 
-/// Why a session was not begun. Nothing of it is kept.
+/// Why a session was not begun. No session remains.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum BeginError {
     #[error(transparent)]
@@ -377,7 +381,7 @@ pub(super) enum BeginError {
     Random(#[from] io::Error),
 }
 
-/// What a stranger's browser calls itself, for a terminal: printable ASCII, and not much of it.
+/// Returns a client's `User-Agent` as printable ASCII for a terminal, cut to [`USER_AGENT_BYTES`].
 fn printable(user_agent: &str) -> String {
     let readable = user_agent.chars().map(|letter| if letter.is_ascii_graphic() || letter == ' ' { letter } else { '?' });
     readable.take(USER_AGENT_BYTES).collect()

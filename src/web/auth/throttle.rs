@@ -1,9 +1,9 @@
-//! Wrong tokens and codes: how many came from where, and how long the next one has to wait.
+//! Counts wrong tokens and codes for each source, and decides how long a source has to wait before its next try.
 //!
-//! Nobody sleeps here: who has to wait is told so at once, so that guessing holds no thread. There are two limits. Each source has its own
-//! wait, so that a neighbour's guesses cost only the neighbour. All sources together have a budget, because a network has more addresses than
-//! can be remembered; where it is spent, sources from which an operator's right token came before do not wait for it, nor does the server's own
-//! user. Requests with a session are not asked here.
+//! No thread sleeps here: a client that has to wait gets that answer at once, so guessing does not occupy threads. There are two
+//! limits. Each source has its own wait, so that one client's guesses do not delay its neighbours. All sources together share a
+//! budget, because a network has more addresses than can be remembered. When the budget is spent, it does not delay the server's
+//! own user or sources that have sent an operator's right token or code before. Requests with a session are not throttled.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
@@ -20,37 +20,37 @@ const FREE_TRIES: u32 = 5;
 const WAIT_FIRST: Duration = Duration::from_secs(1);
 /// The longest wait: 288 tries a day.
 const WAIT_MAX: Duration = Duration::from_mins(5);
-/// A source from which no wrong one has come for so long begins anew. Longer than any wait.
+/// A source is forgotten if its last wrong try is this long ago. Longer than any wait.
 const FORGET_AFTER: Duration = Duration::from_hours(1);
-/// The most sources that are remembered; for another one the one that was quiet longest is forgotten.
+/// The maximum number of remembered sources. A further one replaces the source whose last try is oldest.
 const SOURCES_MAX: usize = 1024;
 /// How often the log may be told: guessing from many addresses must not push everything else out of it.
 const TELL_EVERY: Duration = Duration::from_mins(1);
 
-/// How many wrong ones all sources have together at first, and how long it takes until there is one more: 14,400 a day.
+/// The budget of wrong tries shared by all sources, and the time until one more is added: 14,400 a day.
 const BUDGET: u32 = 100;
 const BUDGET_EVERY: Duration = Duration::from_secs(6);
-/// The most sources of right tokens that are remembered.
+/// The maximum number of remembered sources of right tokens.
 const KNOWN_MAX: usize = 64;
 
-/// How many viewers may log in from one source at first, and how long it takes until there may be one more. Each log-in is a write, before
-/// which the owner's actions wait; fewer than there may be sessions, so that one source does not take all of them.
+/// How many viewers may log in from one source at first, and the time until one more may. Each login is a database write that
+/// delays the owner's actions. Less than the maximum number of sessions, so that one source cannot take all of them.
 const LOG_INS: u32 = 30;
 const LOG_IN_EVERY: Duration = Duration::from_mins(2);
 
-/// Who guesses, as far as that can be told.
+/// The source of a try, as far as it can be identified.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Source {
-    /// An address; for IPv6 its /64. On loopback, processes of the server's own user, which need not guess.
+    /// An address; for IPv6 its /64. On loopback: processes of the server's own user, which have no need to guess.
     Network(IpAddr),
-    /// Another user of this machine, from whatever address: one may take any of loopback's sixteen million.
+    /// Another user of this machine, whatever the address: a user can use any of loopback's sixteen million addresses.
     User(u32),
-    /// Somebody on this machine whose user the kernel does not tell.
+    /// A client on this machine whose user the kernel does not report.
     Unidentified,
 }
 
 impl Source {
-    /// Who sent the request. This can cost a question to the kernel.
+    /// Returns the source of a request. May make a system call to ask the kernel for the user.
     pub(super) fn of(request: &Request, client: &Client<'_>) -> Self {
         let address = request.remote_addr().ip().to_canonical();
         if !address.is_loopback() {
@@ -65,7 +65,7 @@ impl Source {
 }
 
 impl Source {
-    /// Whether it is the server's own user on this machine.
+    /// True if it is the server's own user on this machine.
     fn is_own_user(&self) -> bool {
         matches!(self, Self::Network(address) if address.is_loopback())
     }
@@ -82,7 +82,7 @@ impl std::fmt::Display for Source {
     }
 }
 
-/// What is remembered of a source.
+/// What is remembered about a source.
 #[derive(Clone, Copy, Debug)]
 struct Tries {
     wrong: u32,
@@ -92,42 +92,42 @@ struct Tries {
     closed_until: Duration,
 }
 
-/// How long to wait, and because of whom.
+/// How long a source has to wait, and for which limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Wait {
     pub(super) length: Duration,
-    /// Whether the budget of all is spent, and not the source's own.
+    /// True if the shared budget is spent, rather than the source's own limit.
     pub(super) is_for_all: bool,
 }
 
-/// The sources from which wrong ones came. Times are since some moment, the same for all calls.
+/// The sources of wrong tries. All times are measured from one common, arbitrary moment.
 #[derive(Debug, Default)]
 pub(super) struct Throttle {
     sources: BTreeMap<Source, Tries>,
-    /// Until when the budget of all is spent, if all of it was unspent at first.
+    /// When the shared budget will be full again.
     spent_until: Duration,
-    /// From where operators' right ones came, the latest last.
+    /// The sources that sent an operator's right token or code, the latest last.
     known: VecDeque<Source>,
-    /// Until when a source's log-ins of viewers are spent, if all of them were unspent at first.
+    /// When each source's allowance of viewer logins will be full again.
     log_ins: BTreeMap<Source, Duration>,
     /// When the log was last told of one that has to wait.
     told: Option<Duration>,
 }
 
 impl Throttle {
-    /// How long this source still has to wait; zero where what it sends may be looked at.
+    /// Returns how long this source still has to wait; zero if its next try may be checked.
     pub(super) fn wait(&self, from: &Source, now: Duration) -> Wait {
         let own = self.sources.get(from).map_or(Duration::ZERO, |tries| tries.closed_until.saturating_sub(now));
         if !own.is_zero() || from.is_own_user() || self.known.contains(from) {
             return Wait { length: own, is_for_all: false };
         }
-        // There is one left as long as less than all but one is spent.
+        // At least one try is left while at most `BUDGET - 1` are spent.
         let length = self.spent_until.saturating_sub(now + BUDGET_EVERY * (BUDGET - 1));
         Wait { length, is_for_all: !length.is_zero() }
     }
 
-    /// An operator's right token or code came. Viewers are not remembered: they could push the operators out, and could guess the operators'
-    /// token from a source that does not wait for the budget.
+    /// Notes that an operator's right token or code came from this source. Not called for viewers: they could displace the
+    /// operators, and could guess the operators' token from a source that is exempt from the shared budget.
     pub(super) fn note_right(&mut self, from: Source) {
         if self.known.back() == Some(&from) {
             return;
@@ -139,7 +139,7 @@ impl Throttle {
         self.known.push_back(from);
     }
 
-    /// A viewer logs in with the right token: how long that still has to wait, and where it need not, it is counted.
+    /// Returns how long a viewer with the right token still has to wait. If that is zero, counts the login.
     pub(super) fn admit_viewer(&mut self, from: &Source, now: Duration) -> Duration {
         let spent_until = self.log_ins.get(from).map_or(now, |&spent_until| spent_until.max(now));
         let wait = spent_until.saturating_sub(now + LOG_IN_EVERY * (LOG_INS - 1));
@@ -150,9 +150,9 @@ impl Throttle {
         wait
     }
 
-    /// A wrong one came.
+    /// Counts a wrong try.
     pub(super) fn note_wrong(&mut self, from: &Source, now: Duration) {
-        // Known sources guess from it too, and cannot spend more than there is.
+        // Known sources spend the shared budget too, and cannot overdraw it.
         self.spent_until = (self.spent_until.max(now) + BUDGET_EVERY).min(now + BUDGET_EVERY * BUDGET);
         make_room(&mut self.sources, from, |tries| tries.last + FORGET_AFTER, now);
         let tries = self.sources.entry(from.clone()).or_insert(Tries { wrong: 0, last: now, closed_until: Duration::ZERO });
@@ -177,7 +177,8 @@ impl Throttle {
     }
 }
 
-/// Forgets what is out of date where there would be too many with this one, and if that is not enough, what is out of date first.
+/// Makes room for `new` if the map is full: removes outdated entries, or if there are none, the entry that becomes outdated
+/// first.
 fn make_room<T>(sources: &mut BTreeMap<Source, T>, new: &Source, until: impl Fn(&T) -> Duration, now: Duration) {
     if sources.contains_key(new) || sources.len() < SOURCES_MAX {
         return;
@@ -262,7 +263,7 @@ mod tests {
         assert_eq!(throttle.wait(&stranger, now + BUDGET_EVERY), Wait::default(), "one at a time");
         throttle.note_wrong(&stranger, now + BUDGET_EVERY);
         assert!(throttle.wait(&net("198.51.100.3"), now + BUDGET_EVERY).is_for_all);
-        // What is known does not guess for nothing.
+        // A known source is still throttled for its own wrong tries.
         (0..FREE_TRIES).for_each(|_| throttle.note_wrong(&owner, now));
         assert_eq!(throttle.wait(&owner, now), Wait { length: WAIT_FIRST, is_for_all: false });
         let rested = now + BUDGET_EVERY * (BUDGET + 10);

@@ -1,30 +1,31 @@
-//! Which clients are the owner without a token: processes of the server's own user on this machine.
+//! Which clients have full control without a token: processes of the server's own user on this machine.
 //!
-//! Everybody who may act can run any program as the server's user. A process of that user can do so anyway, so it gains nothing. Any other user
-//! of the machine would, and so would whoever reaches a proxy on it.
+//! An operator can run any program as the server's user. A process of that user can do so anyway, so it gains nothing. Any other
+//! user of the machine would gain that access, and so would anyone who can reach a proxy on it.
 
 use rouille::Request;
 
 use crate::transport::{Client, Reach};
 use crate::user;
 
-/// The request fields by which proxies name the client that they act for (RFC 7239, RFC 9110 section 7.6.3, and what came before them).
+/// The request header fields in which proxies name the client that they act for (RFC 7239, RFC 9110 section 7.6.3, and their
+/// predecessors).
 const OF_PROXIES: [&str; 3] = ["Forwarded", "X-Real-IP", "Via"];
 const OF_PROXIES_PREFIX: &str = "X-Forwarded-";
 
 /// Which clients of a listener need no token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trust {
-    /// No one: a token is set, or other machines reach the server.
+    /// None: a token is set, or other machines can reach the server.
     Nobody,
     /// Processes of the server's user.
     OwnUser,
-    /// The same and root, who can open the server's Unix socket and read its token.
+    /// Processes of the server's user and of root, who can open the server's Unix socket and read its token.
     OwnUserAndRoot,
 }
 
 impl Trust {
-    /// Which clients a listener trusts. `needs_token` is whether every TCP listener asks for one.
+    /// Returns which clients a listener trusts. `needs_token` is true if every TCP listener requires a token.
     pub fn of(reach: Reach, needs_token: bool) -> Self {
         match reach {
             Reach::Socket => Self::OwnUserAndRoot,
@@ -35,7 +36,7 @@ impl Trust {
 
     pub(in crate::web) fn includes(self, request: &Request, client: &Client<'_>) -> bool {
         let own = user::own();
-        // The kernel is asked last, and not at all where the answer cannot matter.
+        // The kernel is asked last, and only if its answer matters.
         match self {
             Self::Nobody => false,
             Self::OwnUser => !is_passed_on(request) && client.uid() == Some(own),
@@ -44,7 +45,7 @@ impl Trust {
     }
 }
 
-/// Whether a proxy says that it passes on the request of somebody else.
+/// True if a proxy's header field shows that the request is forwarded for another client.
 fn is_passed_on(request: &Request) -> bool {
     request.headers().any(|(name, _)| {
         OF_PROXIES.iter().any(|of_proxies| name.eq_ignore_ascii_case(of_proxies))

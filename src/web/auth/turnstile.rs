@@ -1,11 +1,10 @@
-//! One at a time, for those who do not wait for ever.
+//! A mutex with a time limit on waiting.
 
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::lock::lock;
 
-/// Lets one thread pass at a time.
 #[derive(Debug, Default)]
 pub(super) struct Turnstile {
     is_taken: Mutex<bool>,
@@ -13,7 +12,7 @@ pub(super) struct Turnstile {
 }
 
 impl Turnstile {
-    /// Passes it, at the latest after `limit`; none where others took that long. It is free again once what this returns is dropped.
+    /// Waits for its turn, for `limit` at most. Returns `None` if the time runs out. Dropping the result frees the turnstile.
     pub(super) fn enter(&self, limit: Duration) -> Option<Passage<'_>> {
         let waited = self.freed.wait_timeout_while(lock(&self.is_taken), limit, |is_taken| *is_taken);
         let (mut is_taken, _) = waited.unwrap_or_else(PoisonError::into_inner);
@@ -21,7 +20,7 @@ impl Turnstile {
     }
 }
 
-/// Nobody else passes while it lives.
+/// While it exists, no other thread can pass.
 #[derive(Debug)]
 pub(super) struct Passage<'a>(&'a Turnstile);
 

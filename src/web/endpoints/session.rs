@@ -1,5 +1,5 @@
-//! Who the client is (`/api/session`, `/api/login`, `/api/logout`), who else is logged in (`/api/sessions`), and one-time codes
-//! (`/api/pair`).
+//! Endpoints for the client's own session (`/api/session`, `/api/login`, `/api/logout`), all sessions (`/api/sessions`) and
+//! one-time codes (`/api/pair`).
 
 use rouille::{Request, Response};
 
@@ -22,7 +22,7 @@ impl App {
             (Some(token), _) => Shown::Token(token),
             (None, code) => Shown::Code(code.as_deref().unwrap_or_default()),
         };
-        // A link for a phone also works for a client that needs none, which does not use it up.
+        // A login link also works for a client that needs no session. Its code is not used up.
         if self.trusts(request, client) {
             return Ok(json(&LoginResponse { ok: true, may: Role::Operator, proof: None, download_proof: None }));
         }
@@ -32,7 +32,7 @@ impl App {
         Ok(json(&answer).with_additional_header("Set-Cookie", begun.set_cookie))
     }
 
-    /// The browser forgets its cookie even where the end of the session cannot be stored.
+    /// Removes the browser's cookie even if the end of the session cannot be stored.
     pub(in crate::web) fn log_out(&self, request: &Request) -> Result<Response, ApiError> {
         let EmptyRequest {} = input::body(request)?;
         let (cookie, ended) = self.authenticator.log_out(request);
@@ -40,7 +40,7 @@ impl App {
         Ok(response.with_additional_header("Set-Cookie", cookie))
     }
 
-    /// A page that is open now and then stays logged in: it asks this.
+    /// Renews the session, if due: the page calls this when it is opened, so a page that is opened now and then stays logged in.
     pub(in crate::web) fn session(
         &self,
         request: &Request,

@@ -17,7 +17,7 @@ const NAME: &str = env!("CARGO_PKG_NAME");
 const BUILD: &str = concat!(env!("CARGO_PKG_VERSION"), " ", env!("BUILD_TARGET"));
 
 impl App {
-    /// A client that has a token asks for the proof before it sends that, so it gets an answer without one.
+    /// A client that has a token requests the proof before it sends the token, so a challenge is answered without authentication.
     pub(in crate::web) fn version(&self, request: &Request, client: &Client<'_>) -> Result<Response, ApiError> {
         let query = input::query(request);
         if let Ok(VersionQuery { challenge: Some(challenge) }) = &query {

@@ -1,25 +1,27 @@
-//! What a request says about the browser and the page that sent it.
+//! What a request reveals about the browser and the page that sent it.
 //!
-//! Browsers of today mark every request with `Origin` or `Sec-Fetch-Site`. Two kinds of GET come without either: those of older browsers
-//! (Chrome before 76, Firefox before 90, Safari before 16.4), and those of every browser to an address without TLS beyond loopback, which
-//! gets no Fetch Metadata. They count as the own page's only if they carry something that a page of another origin cannot send.
+//! Current browsers mark every request with `Origin` or `Sec-Fetch-Site`. Two kinds of GET have neither: those of older browsers
+//! (Chrome before 76, Firefox before 90, Safari before 16.4), and those of any browser to a non-loopback address without TLS, for
+//! which it sends no Fetch Metadata. They count as coming from this server's page only if they carry a field that a page of
+//! another origin cannot send.
 
 use rouille::Request;
 
-/// The request field of the page's own scripts. A page of another origin would have to ask for it by a preflight, which is refused; any
-/// value will do.
+/// The header field that the page's own scripts send, with any value. A page of another origin would need a preflight to send it,
+/// which is refused.
 pub(super) const CLIENT: &str = "AutoAppDev-Client";
 
-/// The request fields that a browser sends only for a page of this origin, or after a preflight (Fetch, section 4.10).
+/// The header fields that a browser sends only for a page of this origin, or after a preflight (Fetch, section 4.10).
 const OF_OWN_SCRIPTS: [&str; 2] = [CLIENT, "AutoAppDev-Server"];
 
-/// What a page's site is, as the browser sees it: `same-origin`, `same-site`, `cross-site`, or `none` for what the user did (Fetch Metadata).
+/// Returns the relation of the page's site to this server: `same-origin`, `same-site`, `cross-site`, or `none` if the user made
+/// the request (Fetch Metadata).
 pub(super) fn site(request: &Request) -> Option<&str> {
     request.header("Sec-Fetch-Site")
 }
 
-/// Whether a browser may have sent this. Every browser calls itself Mozilla, names its languages, or sends fields that no page can set
-/// (`Sec-…`); no page of another origin can leave all of these out.
+/// True if a browser may have sent this. Every browser has Mozilla in its `User-Agent`, names its languages, or sends fields that
+/// no page can set (`Sec-…`). A page of another origin cannot suppress all of these.
 pub(super) fn may_be_browser(request: &Request) -> bool {
     request.headers().any(|(name, value)| {
         let is = |other: &str| name.eq_ignore_ascii_case(other);
@@ -29,8 +31,9 @@ pub(super) fn may_be_browser(request: &Request) -> bool {
     })
 }
 
-/// Whether the request carries a field that no page of another origin can send. Credentials count only if a script has put them there: those of
-/// the scheme `Basic`, which a proxy may ask for, a browser adds to the requests of every page.
+/// True if the request carries a field that no page of another origin can send. `Authorization` counts only with the scheme
+/// `Bearer`, which a script must have set: credentials of the scheme `Basic`, which a proxy may ask for, are added by the browser
+/// to the requests of every page.
 pub(super) fn is_of_own_scripts(request: &Request) -> bool {
     let has_token = || {
         request
@@ -41,7 +44,7 @@ pub(super) fn is_of_own_scripts(request: &Request) -> bool {
     OF_OWN_SCRIPTS.iter().any(|name| request.header(name).is_some()) || has_token()
 }
 
-/// The origin of the page that a request names as its referrer.
+/// Returns the origin of the page named in `Referer`.
 pub(super) fn referring_origin(request: &Request) -> Option<&str> {
     let referrer = request.header("Referer")?;
     let authority_at = referrer.find("://")? + 3;
@@ -49,7 +52,8 @@ pub(super) fn referring_origin(request: &Request) -> Option<&str> {
     Some(&referrer[..end])
 }
 
-/// Whether the page comes from this server, by the name that it was asked for with; [`Guard::check`](super::Guard::check) has looked at that.
+/// True if the origin is this server's, under the name in the request's `Host`, which [`Guard::check`](super::Guard::check) has
+/// already checked.
 pub(super) fn is_own_origin(request: &Request, origin: &str) -> bool {
     let own = request.header("Host").map(|host| format!("http://{host}"));
     own.is_some_and(|own| own.eq_ignore_ascii_case(origin))

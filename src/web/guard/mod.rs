@@ -54,22 +54,24 @@ impl Guard {
         if has_body(request) {
             return Err(ApiError::NotSentAsJson);
         }
-        // A form or a beacon of any page can post without a body. It can name no such type or field without a preflight.
+        // A form or a beacon on any page can send a POST without a body, but without a preflight it can set neither this content
+        // type nor these fields.
         if may_be_browser(request) && !is_of_own_scripts(request) {
             return Err(ApiError::NotMarkedAsJson);
         }
         Ok(())
     }
 
-    /// Refuses what a page sends that is neither this server's nor allowed.
+    /// Refuses requests from pages that are neither this server's nor of an allowed origin.
     fn check_page(&self, request: &Request) -> Result<(), ApiError> {
         let is_good = |origin: &str| is_own_origin(request, origin) || self.allows(origin);
         if let Some(origin) = request.header("Origin") {
             return if is_good(origin) { Ok(()) } else { Err(ApiError::OriginNotAllowed(origin.to_owned())) };
         }
-        // Browsers leave the Origin out of a GET that the page cannot read, such as an image or a link, but then say this. `same-site` is
-        // another port of this host too, and its page's requests carry our cookie. `none` is the user's own doing: the address bar, a
-        // bookmark, a link in another program (Fetch Metadata, section 2.3).
+        // Browsers leave the Origin out of a GET whose answer the page cannot read, such as an image or a link, but then send
+        // this field. `same-site` includes other ports of this host, whose pages' requests carry this server's cookie. `none`
+        // means that the user made the request: from the address bar, a bookmark, or a link in another program (Fetch Metadata,
+        // section 2.3).
         if let Some(site) = site(request) {
             let is_good = ["same-origin", "none"].contains(&site);
             return if is_good { Ok(()) } else { Err(ApiError::OriginNotAllowed("another site".to_owned())) };
@@ -77,7 +79,8 @@ impl Guard {
         if !may_be_browser(request) || is_of_own_scripts(request) {
             return Ok(());
         }
-        // A page can leave its referrer out, but cannot name another one. So does who types an address, who cannot be told from a frame.
+        // A page can suppress its referrer but cannot forge another one. A typed address has no referrer either, and cannot be
+        // told apart from a frame.
         match referring_origin(request) {
             Some(origin) if is_own_origin(request, origin) => Ok(()),
             Some(origin) => Err(ApiError::OriginNotAllowed(origin.to_owned())),
@@ -390,7 +393,7 @@ mod tests {
         assert!(guard().check(&request("POST", &own[..1])).is_ok(), "a program");
     }
 
-    /// Old ones, and all at an address without TLS beyond loopback.
+    /// Covers old browsers, and all browsers at a non-loopback address without TLS.
     #[test]
     fn browser_that_does_not_say_where_a_request_comes_from_must_name_the_page_otherwise() {
         let agent = ("User-Agent", "Mozilla/5.0 (X11; Linux x86_64; rv:60.0) Gecko/20100101 Firefox/60.0");
@@ -410,7 +413,8 @@ mod tests {
             ] {
                 assert!(ask(method, path, &[own]).is_ok(), "{own:?}");
             }
-            // An allowed page's scripts send their Origin; its images could be those of any page on the same host.
+            // An allowed page's scripts send their Origin. An image request with this referrer could come from any page of the
+            // same host.
             assert!(ask(method, path, &[("Referer", "http://localhost:5173/")]).is_err());
         }
         for path in ["/", "/static/app.js"] {

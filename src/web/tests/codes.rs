@@ -1,4 +1,4 @@
-//! One-time codes: what logs in once, and what ends them before that.
+//! One-time codes: each logs in once, unless something invalidates it first.
 
 use super::*;
 
@@ -25,7 +25,7 @@ fn code_logs_in_once_and_a_wrong_one_has_one_error() {
     for body in ["{}", r#"{"token":"x","code":"y"}"#, r#"{"code":7}"#] {
         assert_eq!(ask(&app, PHONE, "POST", "/api/login", &[], body).status_code, 400, "{body}");
     }
-    // A client that is trusted does not use it up.
+    // A trusted client does not use the code up.
     let loopback = house.app(Reach::at(address(LOOPBACK)), false);
     let trusted = App { authenticator: app.authenticator.clone(), ..loopback };
     let third = code(&app, PHONE, &bearer(TOKEN), "act");
@@ -51,7 +51,7 @@ fn codes_end_with_the_session_that_made_them_and_with_all() {
     assert_eq!(at(&code(&app, PHONE, &bearer(TOKEN), "act")), 200, "a new one is good");
 }
 
-/// The usual writer, which calls this before it hands a change on.
+/// Returns the default writer, which calls `before` before it passes a change on.
 fn writer_with(house: &House, before: impl Fn() + Send + Sync + 'static) -> Writer {
     let writer = house.supervisor.as_ref().expect("it runs").handle().writer().clone();
     Writer::new(move |mut work| {
@@ -71,7 +71,7 @@ fn log_in_that_is_being_stored_while_all_are_ended_is_ended_too() {
     let (usual, ends_all) = (house.network(), Arc::new(Mutex::new(None::<Arc<Authenticator>>)));
     let writer = writer_with(&house, {
         let ends_all = ends_all.clone();
-        // Once: the end of all writes, too.
+        // Only once, because ending all sessions writes too.
         move || {
             let authenticator = ends_all.lock().expect("never poisoned").take();
             if let Some(authenticator) = authenticator {

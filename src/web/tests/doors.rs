@@ -1,10 +1,10 @@
-//! Which door opens for whom: each listener, with each thing that a client can show.
+//! The access table: each listener with each kind of credential.
 
 use std::fmt::Write as _;
 
 use super::*;
 
-/// One cell of the table: the status, and what tells more.
+/// Returns one cell of the table: the status and details.
 fn cell(uid: Option<u32>, app: &App, method: &str, path: &str, fields: &[(&str, String)]) -> String {
     let fields: Vec<(&str, &str)> = fields.iter().map(|(name, value)| (*name, value.as_str())).collect();
     let response = ask_as(uid, app, PHONE, method, path, &fields, if method == "POST" { "{}" } else { "" });
@@ -19,7 +19,7 @@ fn cell(uid: Option<u32>, app: &App, method: &str, path: &str, fields: &[(&str, 
     format!("{status}{more}")
 }
 
-/// A pause of what is stopped is a 409: that the rule was asked shows that the door was open.
+/// Pausing a stopped pipeline answers 409, which shows that the request passed authorization.
 #[test]
 fn each_door_and_credential_opens_what_it_should() {
     let house = House::new();
@@ -57,7 +57,7 @@ fn each_door_and_credential_opens_what_it_should() {
         String::from("door                 | with                | page file none | look act                | health  session\n");
     for (name, door, needs_token, uid) in doors {
         for (with, fields) in &credentials {
-            // Each cell has keys that know of no wrong tries.
+            // Each cell has its own authenticator, without previous wrong tries.
             let cell = |method: &str, path: &str| cell(uid, &house.app(door, needs_token), method, path, fields);
             let free = [cell("GET", "/"), cell("GET", "/static/app.js"), cell("GET", "/nothing")].join("  ");
             let (look, act) = (cell("GET", "/api/pipeline"), cell("POST", "/api/pipeline/pause"));
@@ -67,7 +67,7 @@ fn each_door_and_credential_opens_what_it_should() {
                 assert_eq!(cell(method, path), look, "{name}, {with}: {path} is read like the pipeline");
             }
             for path in ["/api/pipeline/start", "/api/pipeline/resume", "/api/pipeline/stop"] {
-                // A start has no script here.
+                // There is no script to start here, so a start answers 400.
                 let status = cell("POST", path).replace("400", "409");
                 assert_eq!(status, act, "{name}, {with}: {path} is acted on like a pause");
             }

@@ -1,4 +1,4 @@
-//! Wrong tokens and codes, floods of right ones, and who waits for whose.
+//! Wrong tokens and codes, floods of right ones, and which sources have to wait.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 
@@ -6,7 +6,7 @@ use super::*;
 
 const OTHER: &str = "203.0.113.8:5000";
 
-/// Five wrong tokens, after which the source has to wait.
+/// Sends five wrong tokens, after which the source has to wait.
 fn guess(app: &App, from: &str, who: &Credentials) {
     let with = [who.clone(), bearer("not-the-right-token")].concat();
     for _ in 0..5 {
@@ -26,9 +26,9 @@ fn wrong_link_costs_a_stranger_and_nobody_who_is_signed_in() {
     assert_eq!(use_code(&app, GUESSER, "never-made", &vec![]).status_code, 401, "none of them was counted");
     let answers: Vec<u16> = (0..8).map(|_| use_code(&app, GUESSER, "never-made", &vec![]).status_code).collect();
     assert_eq!(answers, [401, 401, 401, 401, 429, 429, 429, 429]);
-    // A right one is let in all the same: that is the owner's way in, whatever the neighbours do.
+    // A valid code works all the same, so neighbours cannot lock the owner out.
     assert_eq!(use_code(&app, GUESSER, &code(&app, PHONE, &bearer(TOKEN), "act"), &vec![]).status_code, 200);
-    // A viewer's guesses are counted like a stranger's, and cost nothing but guesses.
+    // A viewer's guesses are counted like those of any other client, and only its guesses have to wait.
     guess(&app, OTHER, &viewer);
     assert_eq!(use_code(&app, OTHER, "never-made", &viewer).status_code, 429);
     assert_eq!(status(&app, OTHER, "GET", "/api/pipeline", &viewer), 200);
@@ -66,7 +66,7 @@ fn guesses_of_a_whole_network_cost_neither_sessions_nor_known_addresses_nor_link
     let owner = log_in(&app, TOKEN);
     let home = "[2001:db8:0:1::5]:5";
     assert_eq!(status(&app, home, "GET", "/api/pipeline", &bearer(TOKEN)), 200);
-    // Neighbours in the owner's /64, and as many other networks as there may be.
+    // Neighbours in the owner's /64, and as many other networks as are remembered.
     guess(&app, "[2001:db8:0:1::6]:5", &vec![]);
     assert_eq!(status(&app, home, "GET", "/api/pipeline", &bearer(TOKEN)), 429, "a /64 is one household");
     assert_eq!(status(&app, home, "GET", "/api/pipeline", &owner), 200, "whose owner's session is not asked");
@@ -105,10 +105,10 @@ fn viewer_who_logs_in_again_and_again_ends_no_other_viewers_session() {
     assert_eq!(with(READ_TOKEN).status_code, 200);
 }
 
-/// An address of which no other test of this process tells the log, which all of them share.
+/// An address that no other test of this process causes log lines about. All tests share the log.
 const TOLD_OF: &str = "203.0.113.99";
 
-/// Where the log's lines about it go: the test that takes them answers once it has asked the server.
+/// Receives the log lines about that address. Each line blocks until the test has sent its request to the server.
 static TOLD: Mutex<Option<(Sender<()>, Receiver<()>)>> = Mutex::new(None);
 
 struct SlowLog;
@@ -157,7 +157,7 @@ fn viewers_and_guesses_of_many_addresses_do_not_make_the_owner_wait() {
     let at = |uid, from: &str, token| {
         ask_as(Some(uid), &app, from, "GET", "/api/pipeline", &[("Authorization", &format!("Bearer {token}"))], "").status_code
     };
-    // While nobody guesses, as it is nearly always. The second one is a relay to which the owner sends the token.
+    // Before anyone guesses, which is the usual case. The second client is a relay to which the owner sends the token.
     assert_eq!((at(own_uid(), home, TOKEN), at(another, "127.0.0.1:5", TOKEN)), (200, 200));
     for number in 0..70 {
         assert_eq!(at(own_uid(), &format!("203.0.113.{number}:5"), READ_TOKEN), 200);
@@ -171,7 +171,7 @@ fn viewers_and_guesses_of_many_addresses_do_not_make_the_owner_wait() {
     assert_eq!([home, "127.0.0.1:6", "127.0.0.9:6"].map(|from| at(own_uid(), from, TOKEN)), [200; 3]);
     assert_eq!(at(another, "127.0.0.1:7", TOKEN), 200, "it has sent the right one");
     assert_eq!((at(another + 1, "127.0.0.1:7", TOKEN), at(own_uid(), viewer, READ_TOKEN)), (429, 429));
-    // The own user's guesses are counted all the same.
+    // Guesses by the server's own user are counted as well.
     for _ in 0..5 {
         assert_eq!(at(own_uid(), "127.0.0.1:6", "not-the-right-token"), 401);
     }

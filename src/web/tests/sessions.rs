@@ -1,4 +1,4 @@
-//! Sessions: when they begin and end, and what shows one.
+//! Sessions: when they begin and end, and which credentials identify one.
 
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
@@ -32,7 +32,7 @@ fn page_that_is_open_now_and_then_stays_logged_in_until_its_age_ends() {
         );
     }
     assert_eq!(lifetimes, [Some(30), Some(30), Some(30), Some(26), None], "it cannot last longer than 90 days");
-    // The next server knows the same.
+    // The next server loads the same sessions.
     let next = house.network();
     house.clock.forward((10 * DAY).saturating_sub(Duration::from_secs(1)));
     assert_eq!(status(&next, PHONE, "GET", "/api/pipeline", &who), 200);
@@ -159,7 +159,7 @@ fn tossed_cookies_do_not_hide_the_right_one() {
     let who = log_in(&app, TOKEN);
     let (name, value) = who[0].1.split_once('=').expect("a pair");
     let (id, _) = value.split_once('.').expect("its id");
-    // A neighbour's server knows the id from the cookie that it was sent.
+    // A server on another port knows the id from the cookie that the browser sent it.
     let tossed: Vec<String> = (0..400).map(|number| format!("{name}={id}.{number}")).collect();
     let cookies = format!("{name}; {name}=; {name}=.; {}; {name}={value}; {name}=\u{e9}", tossed.join("; "));
     let all: Credentials = vec![("Cookie", cookies), who[1].clone()];
