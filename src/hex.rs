@@ -1,10 +1,10 @@
-//! Bytes as hexadecimal digits.
+//! Conversion between bytes and hexadecimal digits.
 //!
 //! Level 0.
 
 use std::fmt::Write as _;
 
-/// Two lowercase digits for each byte.
+/// Returns two lowercase digits for each byte.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
         let _never_fails = write!(text, "{byte:02x}");
@@ -12,7 +12,7 @@ pub fn hex(bytes: &[u8]) -> String {
     })
 }
 
-/// The bytes of such digits, in either case. `None` for any other text.
+/// Parses hexadecimal digits in either case. Returns `None` for any other text.
 pub fn unhex(text: &str) -> Option<Vec<u8>> {
     if !text.bytes().all(|byte| byte.is_ascii_hexdigit()) || !text.len().is_multiple_of(2) {
         return None;

@@ -1,8 +1,8 @@
-//! How the program's own files are opened, and how their names are made durable.
+//! Opens the program's own files, and makes their names durable.
 //!
-//! A cloned project, for example, can have a link, a pipe or a directory in the place of a file. These functions do not follow a link at the end
-//! of a path, do not wait for the other end of a pipe, and return regular files only. Every file of a runtime directory is opened by one of
-//! them.
+//! A cloned project, for example, can contain a link, a pipe or a directory in place of a file. These functions do not follow a
+//! link in the last component of a path, do not wait for the other end of a pipe, and return regular files only. Every file of a
+//! runtime directory is opened by one of them.
 //!
 //! Level 0.
 
@@ -14,8 +14,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-/// Opens or creates a file for writing, mode 0600 from its first moment. For `create_new`, which finds nothing: what may be there already is
-/// opened by [`writable`] or [`append`].
+/// Returns the options to open or create a file for writing, with mode 0600 from the start. Meant for `create_new`, which opens
+/// no existing file; use [`writable`] or [`append`] for a file that may exist.
 pub fn private_file() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.write(true).create(true).mode(0o600).custom_flags(open_flags());
@@ -32,12 +32,13 @@ pub fn writable(path: &Path) -> io::Result<File> {
     regular(private_file().read(true).open(path))
 }
 
-/// Opens or creates a regular file, to which is only added.
+/// Opens or creates a regular file for appending.
 pub fn append(path: &Path) -> io::Result<File> {
     regular(private_file().append(true).open(path))
 }
 
-/// Creates a file in the place of whatever has that name. What is there may be a link, or may have more names: it is not written to.
+/// Creates a file in place of any existing one with that name. The existing file is removed, not written to: it may be a link or
+/// have other names.
 pub fn create_anew(path: &Path) -> io::Result<File> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -46,12 +47,12 @@ pub fn create_anew(path: &Path) -> io::Result<File> {
     private_file().read(true).create_new(true).open(path)
 }
 
-/// Opens a directory. A link to one is followed: a user may keep large directories elsewhere.
+/// Opens a directory. Follows a link to it: a user may keep large directories elsewhere.
 pub fn open_dir(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(OFlags::DIRECTORY.bits().cast_signed()).open(path)
 }
 
-/// What was opened, if it is a regular file.
+/// Returns the opened file if it is a regular file.
 fn regular(opened: io::Result<File>) -> io::Result<File> {
     let wrong = |what| Err(io::Error::new(io::ErrorKind::InvalidInput, what));
     match opened {
@@ -59,27 +60,27 @@ fn regular(opened: io::Result<File>) -> io::Result<File> {
         Ok(_) => wrong("it is not a regular file"),
         Err(error) => match error.raw_os_error().map(Errno::from_raw_os_error) {
             Some(Errno::LOOP) => wrong("it is a symbolic link"),
-            // A socket, a pipe that nobody reads, or a folder.
+            // A socket, a pipe without a reader, or a directory.
             Some(Errno::NXIO | Errno::ISDIR) => wrong("it is not a regular file"),
             _ => Err(error),
         },
     }
 }
 
-/// Reads a regular file of at most this many bytes; a longer one is [`io::ErrorKind::FileTooLarge`].
+/// Reads a regular file of at most `bytes_max` bytes; a longer one is [`io::ErrorKind::FileTooLarge`].
 pub fn read(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
     read_open(open(path)?, bytes_max)
 }
 
-/// The same with a file that is open.
+/// Like [`read`], for an open file.
 pub fn read_open(file: File, bytes_max: u64) -> io::Result<Vec<u8>> {
     let too_large = || io::Error::new(io::ErrorKind::FileTooLarge, format!("it is larger than {bytes_max} bytes"));
-    // A file of nothing but a hole is as large as somebody wants, and must not be read to find that out.
+    // A sparse file can claim any size. Its size is checked first, so that it is not read only to find that out.
     if file.metadata()?.len() > bytes_max {
         return Err(too_large());
     }
     let mut bytes = Vec::new();
-    // It may grow meanwhile.
+    // The file may grow while it is read.
     let count = file.take(bytes_max + 1).read_to_end(&mut bytes)?;
     if count as u64 > bytes_max { Err(too_large()) } else { Ok(bytes) }
 }
@@ -172,7 +173,7 @@ mod tests {
             assert_eq!(fs::read_to_string(&path).expect("there"), text);
         }
         assert_eq!(fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o600);
-        // What stands where the text is written first is neither waited for nor followed.
+        // A pipe or link at the path of the temporary file is neither waited for nor followed.
         let beside = dir.path().join("a.json.new");
         rustix::fs::mkfifoat(rustix::fs::CWD, &beside, 0o600.into()).expect("makes");
         replace_file(&path, b"again", || ()).expect("writes");

@@ -6,7 +6,7 @@ use std::io;
 
 use rustix::rand::GetRandomFlags;
 
-/// A random id: 32 lowercase hexadecimal digits.
+/// Returns a random id: 32 lowercase hexadecimal digits.
 pub fn id() -> io::Result<String> {
     Ok(format!("{:032x}", u128::from_ne_bytes(bytes()?)))
 }

@@ -11,15 +11,15 @@ pub fn own() -> u32 {
     *OWN
 }
 
-/// Whether files of this owner can be believed: this user's own, and root's, who could act as this user anyway.
+/// True if a file of this owner can be trusted: the owner is this user or root, who could act as this user anyway.
 pub fn is_own_or_root(uid: u32) -> bool {
     uid == 0 || uid == own()
 }
 
-/// Whether a number stands for one user. In a user namespace the kernel gives all users outside of it the same number (`user_namespaces(7)`).
+/// True if this number stands for one user. In a user namespace, all users outside of it have the same number (`user_namespaces(7)`).
 pub fn has_number(uid: u32) -> bool {
     static OVERFLOW: LazyLock<Option<u32>> = LazyLock::new(|| {
-        // All users have their own numbers in the first namespace, the one with this single line.
+        // In the initial namespace, whose map is this single line, every user has a number.
         let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
         if map.split_ascii_whitespace().eq(["0", "0", "4294967295"]) {
             return None;

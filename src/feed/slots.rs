@@ -40,8 +40,8 @@ impl Slots {
         Self { waker, streams: Mutex::new(0), freed: Condvar::new(), waiting: Mutex::default(), checks: AtomicU64::new(0) }
     }
 
-    /// A slot for a stream; `None` if all are taken. If none is free, the other streams check first whether their clients have left. Some slots
-    /// are reserved for the owner at the Unix socket.
+    /// Takes a slot for a stream; `None` if all are taken. If none is free, the other streams check first whether their clients
+    /// have left. Some slots are reserved for the owner at the Unix socket.
     pub(super) fn take(self: &Arc<Self>, is_owner: bool) -> Option<StreamSlot> {
         let most = LongRequests::now(is_owner).streams;
         let mut streams = lock(&self.streams);

@@ -38,7 +38,8 @@ pub enum Begin {
 }
 
 impl Streams {
-    /// Opens a stream; `None` when there are as many as there may be, for the owner at the Unix socket or for everybody else.
+    /// Opens a stream; `None` if the maximum number of streams, for the owner at the Unix socket or for all other clients, is
+    /// reached.
     pub fn open(self: &Arc<Self>, begin: Begin, is_owner: bool) -> io::Result<Option<EventStream>> {
         let Some(slot) = self.slots.take(is_owner) else { return Ok(None) };
         let attendance = self.inspector.attend();

@@ -37,7 +37,7 @@ impl Streams {
         Self { supervisor, inspector, logs, database, log_watch, slots, waker }
     }
 
-    /// Has every stream's connection look whether it is to go on.
+    /// Makes every stream check whether it may continue.
     pub fn check(&self) {
         self.slots.ask_for_checks();
     }

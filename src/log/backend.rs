@@ -140,7 +140,7 @@ fn backend_segments(dir: &Path) -> io::Result<Vec<Segment>> {
         let path = entry?.path();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let start = name.strip_prefix("backend-").and_then(|rest| rest.strip_suffix(".log")).and_then(position);
-        // What is no file is not one of ours, whatever it is called.
+        // Only a regular file is a log file of this server, whatever its name.
         if let Some(start) = start
             && let Some(file) = if_there(fs::symlink_metadata(&path))?.filter(fs::Metadata::is_file)
         {

@@ -123,7 +123,7 @@ impl PackedFile {
     }
 
     fn read_table(&self) -> io::Result<Vec<u64>> {
-        // Its name says how long it is, and anybody may have given it that.
+        // The length comes from the file's name, which anyone may have chosen.
         let count = Some(self.len).filter(|&len| len <= TEXT_BYTES_MAX).map(|len| len.div_ceil(FRAME_BYTES));
         let count = count.and_then(|count| usize::try_from(count).ok()).ok_or_else(|| damaged("its name"))?;
         let last_len = HEAD_LEN + EXTRA_HEAD + 4 * count + EMPTY.len();

@@ -99,7 +99,7 @@ pub fn all_segments_in(dir: &Path, run_id: Option<i64>) -> io::Result<Vec<Segmen
     for entry in entries {
         let entry = entry?;
         let segment = Segment::of_file(entry.path(), run_id);
-        // What is no file is not one of ours, whatever it is called.
+        // Only a regular file is a segment, whatever its name.
         segments.extend(segment.filter(|_| entry.file_type().is_ok_and(|kind| kind.is_file())));
     }
     segments.sort_unstable_by_key(|segment| (segment.start, segment.packed_end));

@@ -7,8 +7,9 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::absent::if_there;
 
-/// The limit of core dumps at which there is none, in bytes. With 0 the kernel would still start the program of a `core_pattern` that is a pipe,
-/// such as systemd-coredump; 1 keeps it from that too (`do_coredump` in the kernel's `fs/coredump.c`), and is too little for a file.
+/// The core dump limit that prevents any dump, in bytes. With 0 the kernel would still start the program of a `core_pattern` that
+/// is a pipe, such as systemd-coredump. With 1 it does not (`do_coredump` in the kernel's `fs/coredump.c`), and a file of one
+/// byte is too small to be written.
 const NO_CORE_BYTES: u64 = 1;
 
 /// The value of [`boot_id`] if the id is unknown. It equals itself, so processes left behind by a run of an unknown boot are searched for.
@@ -21,11 +22,12 @@ pub fn boot_id() -> io::Result<String> {
     Ok(id.as_deref().map_or(UNKNOWN_BOOT, str::trim).to_owned())
 }
 
-/// Keeps a crash of this process from writing its memory, which holds tokens or a pipeline's environment, to a file. Returns the limit before, which
-/// is for pipelines: `None` if there was none.
+/// Prevents core dumps of this process, whose memory holds tokens or a pipeline's environment. Returns the previous soft limit in
+/// bytes, which pipelines get back; `None` means unlimited.
 ///
-/// Not by `PR_SET_DUMPABLE(2const)`, which also closes `/proc/<pid>`: a server of the same user looks there for the working directory of a shim that
-/// it lost, and the user for what a process has open. Only the soft limit changes, so that it can be given back.
+/// Does not use `PR_SET_DUMPABLE(2const)`, which also restricts `/proc/<pid>`: a server of the same user reads the working
+/// directory of a shim that it lost there, and the user may want to see a process's open files. Only the soft limit changes, so
+/// that it can be restored.
 pub fn forgo_core_dumps() -> io::Result<Option<u64>> {
     let before = getrlimit(Resource::Core);
     let current = Some(before.maximum.map_or(NO_CORE_BYTES, |most| most.min(NO_CORE_BYTES)));

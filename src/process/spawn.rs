@@ -45,7 +45,8 @@ pub struct Launch {
     pub environment: BTreeMap<OsString, OsString>,
     /// The working directory.
     pub cwd: PathBuf,
-    /// Its limit of core dumps, in bytes; `None` is no limit. This process has given up its own ([`super::forgo_core_dumps`]).
+    /// The core dump limit of the new process, in bytes; `None` means unlimited. This process has lowered its own
+    /// ([`super::forgo_core_dumps`]).
     pub core_bytes_max: Option<u64>,
     /// Its standard input, output and error.
     pub stdio: [OwnedFd; 3],

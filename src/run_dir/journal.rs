@@ -87,9 +87,9 @@ pub struct ReadJournal {
     pub damaged_lines: usize,
 }
 
-/// The longest journal that is read, in bytes: more than a million pauses.
+/// The largest journal that is read, in bytes: more than a million pauses.
 const JOURNAL_BYTES_MAX: u64 = 256 << 20;
-/// The longest first line, in bytes: several times what the kernel takes as arguments.
+/// The longest first line, in bytes: several times what the kernel accepts as arguments.
 const HEADER_BYTES_MAX: u64 = 32 << 20;
 
 /// Reads a journal that may still grow and may be torn.

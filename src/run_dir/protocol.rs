@@ -55,7 +55,8 @@ pub struct LaunchSpec {
     pub log_run_bytes: u64,
     /// Whether to make a control group for the run where this user may.
     pub uses_cgroups: bool,
-    /// The pipeline's limit of core dumps, in bytes; null is no limit. The server's own is lower, and the shim inherits that one.
+    /// The pipeline's core dump limit, in bytes; null means unlimited. The server's own limit is lower, and the shim inherits
+    /// that.
     pub core_bytes_max: Option<u64>,
 }
 

@@ -1,4 +1,4 @@
-//! The runtime directory: its secrets, `server.json`, `.gitignore`, and whether it is its user's own.
+//! The runtime directory: its secrets, `server.json`, `.gitignore`, and the check that other users cannot change it.
 //!
 //! Level 1.
 

@@ -1,8 +1,8 @@
-//! How a server proves to a client that it owns the runtime directory, so that no other process at its address gets a token.
+//! The server's proof to a client that it owns the runtime directory, so that no other process at its address gets a token.
 //!
-//! Level 1. The client makes up a challenge; the answer is an HMAC over that and over the address of the server's end of this very connection,
-//! with a key that only readers of the directory's session key have. A process at another address that passes the challenge on to the server
-//! gets an answer for the server's address, and not for its own.
+//! Level 1. The client generates a challenge. The answer is an HMAC over the challenge and the address of the server's end of
+//! this connection, keyed with a key that only readers of the directory's session key can derive. A process at another address
+//! that relays the challenge to the server gets an answer for the server's address, not for its own.
 
 use std::net::SocketAddr;
 
@@ -12,10 +12,10 @@ use sha2::Sha256;
 use crate::config::Token;
 use crate::hex::hex;
 
-/// How many hexadecimal digits a challenge has.
+/// The number of hexadecimal digits in a challenge.
 pub const CHALLENGE_DIGITS: usize = 32;
 
-/// What both sides make of the session key.
+/// Makes and checks proofs with a key derived from the session key.
 #[derive(Clone)]
 pub struct Prover(Hmac<Sha256>);
 
@@ -26,28 +26,28 @@ impl std::fmt::Debug for Prover {
 }
 
 impl Prover {
-    /// The one of the directory with this key.
+    /// Creates the prover of the directory with this session key.
     pub fn new(session_key: &Token) -> Self {
-        // A key of its own: what the session key signs elsewhere is no proof, and no proof is a session.
+        // A separate key, so that other digests made with the session key are not proofs, and a proof is not a session.
         let mut key = mac(session_key.expose().as_bytes());
         key.update(b"a server owns this runtime directory");
         Self(mac(&key.finalize().into_bytes()))
     }
 
-    /// The answer to a challenge, for a connection whose server's end has this address.
+    /// Returns the answer to a challenge on a connection whose server end has this address.
     pub fn proof(&self, challenge: &str, server: SocketAddr) -> String {
         hex(&self.signed(challenge, server).finalize().into_bytes())
     }
 
-    /// Whether a text is that answer.
+    /// True if `text` is that answer.
     pub fn is_proof(&self, text: &str, challenge: &str, server: SocketAddr) -> bool {
-        // Both are public once they were sent, and a challenge is used once: the time of a comparison tells nothing.
+        // Needs no constant time: once sent, both are public, and each challenge is used only once.
         self.proof(challenge, server) == text
     }
 
     fn signed(&self, challenge: &str, server: SocketAddr) -> Hmac<Sha256> {
         let mut signer = self.0.clone();
-        // An IPv4 connection of an IPv6 socket has another form on each side.
+        // An IPv4 connection of an IPv6 socket has a different address form on each side.
         let server = SocketAddr::new(server.ip().to_canonical(), server.port());
         signer.update(format!("{challenge} {server}").as_bytes());
         signer
@@ -58,7 +58,7 @@ fn mac(key: &[u8]) -> Hmac<Sha256> {
     Hmac::new_from_slice(key).expect("a key of any length will do (RFC 2104)")
 }
 
-/// Whether a text can be a challenge: as many digits as a client makes up, in lower case.
+/// True if a text has the form of a challenge: [`CHALLENGE_DIGITS`] lowercase hexadecimal digits.
 pub fn is_challenge(text: &str) -> bool {
     text.len() == CHALLENGE_DIGITS && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }

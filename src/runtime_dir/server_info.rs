@@ -56,7 +56,8 @@ pub struct ServerInfo {
     /// The runtime directory that the file was written into: a copy of the folder is another one. A
     /// live server keeps the directory open, so no other one has this meanwhile.
     pub dir: FileId,
-    /// The path by which the server was started, which may be a link. A client that comes by another link has not been sent there by the owner.
+    /// The path that the server was started with, which may be a link. A client that arrives by another link is not following one
+    /// that the owner chose.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "path_json::option")]
     pub path: Option<PathBuf>,
     /// Where it listens: the first of its addresses.
@@ -87,8 +88,8 @@ impl ServerInfo {
     /// Finds the live server of a runtime directory.
     ///
     /// # Errors
-    /// The directory, or a file that is needed from it, cannot be read, so the answer is unknown; or what it says is not to be believed, for the
-    /// reason that is the error's [`Distrust`].
+    /// The directory or a required file in it cannot be read, so the answer is unknown; or the directory cannot be trusted, for
+    /// the reason given by [`Distrust`] in the error.
     pub fn find(runtime_dir: &Path) -> io::Result<Found> {
         match check_for_client(runtime_dir) {
             Err(error) if is_absence(&error) => return Ok(Found::Nobody),

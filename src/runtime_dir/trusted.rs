@@ -1,7 +1,7 @@
-//! Whether a runtime directory is its user's own: nobody else can have put into it what a server or a client reads there.
+//! Checks that no other user can have changed a runtime directory that a server or a client of this user reads.
 //!
-//! Level 1. The tokens, the socket, the address of the server and the scripts' records all come from this directory, so whoever can change it
-//! acts as the user who serves from it.
+//! Level 1. The tokens, the socket, the address of the server and the runs' records all come from this directory, so anyone who
+//! can change it can act as the user who serves from it.
 
 use std::fs;
 use std::io;
@@ -14,49 +14,50 @@ const WRITABLE_BY_OTHERS: u32 = 0o002;
 const WRITABLE_BY_GROUP: u32 = 0o020;
 const STICKY: u32 = 0o1000;
 
-/// Why a runtime directory is not used. To be read after its path and a colon.
+/// Why a runtime directory is not used. Completes an error message after the directory's path and a colon.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Distrust {
-    /// Its owner can replace every file in it.
+    /// The directory's owner is another user, who can replace every file in it.
     #[error("it belongs to another user (uid {owner}), who could put anything into it")]
     Owner {
-        /// That user.
+        /// The owner.
         owner: u32,
     },
-    /// The owner of a directory above it can put another one in its place.
+    /// The owner of a parent directory is another user, who can replace the directory.
     #[error("{} above it belongs to another user (uid {owner}), who could put another directory in its place", path.display())]
     OwnerAbove {
-        /// The directory above.
+        /// The parent directory.
         path: PathBuf,
-        /// That user.
+        /// The owner of the parent directory.
         owner: u32,
     },
-    /// Others can create files in it, or put another directory in its place.
+    /// Other users can create files in the directory, or replace it.
     #[error("{by} can write to {} (mode {mode:03o}); `chmod {change} {}` prevents that", path.display(), path.display())]
     Writable {
-        /// The directory, or one that it lies in.
+        /// The directory or one of its parents.
         path: PathBuf,
         /// Its permissions.
         mode: u32,
         /// Who can write to it.
         by: &'static str,
-        /// What `chmod` has to change.
+        /// The mode change for `chmod`.
         change: &'static str,
     },
-    /// A link leads to it that its server was not started with. Projects can contain links to the directories of others.
+    /// The path contains a link, and the server was not started with this path. Projects can contain links to other users'
+    /// directories.
     #[error(
         "it is a link to {}, and the server there was not started with this path; if you trust the link, set AUTOAPPDEV_RUNTIME_DIR to {}",
         target.display(),
         target.display()
     )]
     Link {
-        /// Where the link leads.
+        /// The target of the link.
         target: PathBuf,
     },
 }
 
 impl Distrust {
-    /// The one that an error of [`super::ServerInfo::find`] holds.
+    /// Returns the reason in an error of [`super::ServerInfo::find`].
     pub fn of(error: &io::Error) -> Option<&Self> {
         error.get_ref()?.downcast_ref()
     }
@@ -68,17 +69,19 @@ impl From<Distrust> for io::Error {
     }
 }
 
-/// Checks that a server of this user can use the directory. Root is no exception: the directory's owner would decide what root runs.
+/// Checks that a server of this user can use the directory. Root has no exception: the directory's owner would decide what root
+/// runs.
 pub fn check_for_server(runtime_dir: &Path) -> io::Result<()> {
     check(runtime_dir, |owner| owner == user::own())
 }
 
-/// Checks that a client of this user can believe what it reads there. Root may ask every user's server; it sends its own tokens to none of them.
+/// Checks that a client of this user can trust what it reads there. Root may contact every user's server, but sends its own
+/// tokens to none of them.
 pub(super) fn check_for_client(runtime_dir: &Path) -> io::Result<()> {
     check(runtime_dir, |owner| user::own() == 0 || user::is_own_or_root(owner))
 }
 
-/// Whether the directory is this user's or root's, so that its server may get this user's tokens.
+/// True if the directory belongs to this user or root, so that its server may receive this user's tokens.
 pub fn is_own(runtime_dir: &Path) -> bool {
     fs::metadata(runtime_dir).is_ok_and(|found| user::is_own_or_root(found.uid()))
 }
@@ -101,8 +104,8 @@ fn check(runtime_dir: &Path, is_right_owner: impl Fn(u32) -> bool) -> io::Result
         if owner != 0 && user::has_number(owner) && !is_right_owner(owner) {
             return Err(Distrust::OwnerAbove { path: above.to_owned(), owner }.into());
         }
-        // In a sticky one only a file's owner can rename it. Groups are left out: many users' own folders can be written by a group of which they
-        // are the only member.
+        // In a sticky directory only a file's owner can rename it. Group permissions are not checked: many users' home
+        // directories are writable by a group of which they are the only member.
         if is_bad(mode, WRITABLE_BY_OTHERS) && !is_bad(mode, STICKY) {
             let path = above.to_owned();
             return Err(Distrust::Writable { path, mode: mode & 0o7777, by: "every user", change: "o-w" }.into());
@@ -111,7 +114,7 @@ fn check(runtime_dir: &Path, is_right_owner: impl Fn(u32) -> bool) -> io::Result
     Ok(())
 }
 
-/// Where a path leads if a part of it is a link.
+/// Returns the resolved path if any component of `path` is a link.
 pub fn target_of_link(path: &Path) -> io::Result<Option<PathBuf>> {
     let is_link = path.ancestors().any(|part| fs::symlink_metadata(part).is_ok_and(|found| found.is_symlink()));
     is_link.then(|| path.canonicalize()).transpose()

@@ -42,7 +42,8 @@ const OTHER_LANGUAGES: [(&str, &str); 9] = [
 /// What to execute.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Program {
-    /// The file, absolute and without links; or its interpreter: as the first line names it, or as it was found in the server's `PATH`.
+    /// The file, absolute and without links, or its interpreter: the one that the first line names, or one found in the server's
+    /// `PATH`.
     pub program: PathBuf,
     /// The arguments before the client's if the program is an interpreter: its own argument, if the first line has one, and
     /// the script.
@@ -58,14 +59,14 @@ pub struct Attempt<'a> {
     pub name: &'a str,
     /// Where it is to run.
     pub cwd: &'a Path,
-    /// The server's `PATH`, in which interpreters are searched for; `None` if it has none.
+    /// The server's `PATH`, in which interpreters are searched for; `None` if it is not set.
     pub search_path: Option<&'a OsStr>,
-    /// Whether the start sets variables that would make `env` run something else: [`decides_what_env_runs`].
+    /// True if the start sets variables that would make `env` run another program; see [`decides_what_env_runs`].
     pub has_own_path: bool,
 }
 
-/// Whether a variable decides which program `/usr/bin/env NAME` becomes: `PATH`, and what the loader reads before the first instruction of
-/// `env` (`ld.so(8)`). A run gets them, but not before its interpreter was found.
+/// True if a variable decides which program `/usr/bin/env NAME` becomes: `PATH`, and the variables that the dynamic loader reads
+/// before `env` runs (`ld.so(8)`). They are set for the run, but only after its interpreter has been found.
 pub fn decides_what_env_runs(variable: &str) -> bool {
     variable == "PATH" || variable == "GLIBC_TUNABLES" || variable.starts_with("LD_")
 }
@@ -210,14 +211,15 @@ impl Attempt<'_> {
         Ok(Program { program: shell, args: vec![self.file.to_owned()] })
     }
 
-    /// What `env` would run with the server's environment. It gets the run's, which would lead it elsewhere, so it is left out.
+    /// Returns the program that `env` would run in the server's environment. `env` itself is left out, because in the run's
+    /// environment it would find another one.
     fn in_place_of_env(&self, env: &[u8], argument: &[u8]) -> Result<Program, Unrunnable> {
         let argument = String::from_utf8_lossy(argument);
         let (words, splits) = match argument.strip_prefix("-S") {
             Some(rest) => (rest, true),
             None => (&*argument, false),
         };
-        // Everything else is an option, an assignment or a quoted word, which only `env` understands.
+        // Anything else is an option, an assignment or a quoted word, which only `env` can interpret.
         let is_plain = !words.trim_start().starts_with('-') && !words.contains(['=', '"', '\'', '\\', '$', '#']);
         let mut words = if splits { words.split_ascii_whitespace().collect() } else { vec![words] }.into_iter();
         let Some(name) = words.next().filter(|_| is_plain) else {
@@ -230,7 +232,7 @@ impl Attempt<'_> {
         let found = if name.contains('/') { Some(self.cwd.join(name)) } else { self.find_in_path(name) };
         Ok(match found {
             Some(program) => Program { program, args: words.map(PathBuf::from).chain([self.file.to_owned()]).collect() },
-            // It was there a moment ago. `env` finds it just as little.
+            // It existed a moment ago. `env` will not find it either.
             None => self.by(env, Some(argument.as_bytes())),
         })
     }
@@ -324,7 +326,7 @@ impl Attempt<'_> {
         self.find_in_path(name).is_some()
     }
 
-    /// The first executable of that name in a folder of `PATH`; without one, the first that cannot be checked.
+    /// Returns the first executable file of that name in a directory of `PATH`, or else the first that cannot be checked.
     fn find_in_path(&self, name: &str) -> Option<PathBuf> {
         let path = self.search_path.unwrap_or(OsStr::new(PATH_DEFAULT));
         let mut unchecked = None;
@@ -368,7 +370,7 @@ fn read_head(file: &File) -> io::Result<Vec<u8>> {
     Ok(head)
 }
 
-/// Whether an interpreter is the program that searches for another one.
+/// True if an interpreter is `env`, which searches for another program.
 fn is_env(interpreter: &[u8]) -> bool {
     Path::new(OsStr::from_bytes(interpreter)).file_name() == Some(OsStr::new("env"))
 }

@@ -266,7 +266,7 @@ fn variables_of_a_start_do_not_choose_the_interpreter() {
         assert!(said.contains("PATH of this start") && said.contains("with its path"), "{line}: {said}");
         assert!(look(false).is_ok(), "{line}");
     }
-    // With no search there is nothing to decide.
+    // Without a search, the start's variables make no difference.
     write(&root, "x.py", b"#!/bin/sh\n", 0o755);
     assert_eq!(look(true), look(false));
     for (name, decides) in [

@@ -20,7 +20,7 @@ pub(super) fn say_where(info: &ServerInfo) -> String {
     all
 }
 
-/// Says which settings were taken from where, without their values. A project that was cloned may have brought a `.env`.
+/// Reports which settings were taken from which source, without their values: a cloned project may contain a `.env` file.
 pub(super) fn say_taken(taken: &[String]) {
     for line in taken {
         ::log::info!("{line}");
@@ -28,7 +28,7 @@ pub(super) fn say_taken(taken: &[String]) {
     }
 }
 
-/// Says which directory the runtime directory is, if a link leads there.
+/// Reports the real path of the runtime directory if its path contains a link.
 pub(super) fn say_runtime_dir(path: &Path, real: &Path) {
     if let Ok(Some(_)) = target_of_link(path) {
         say(&format!("the runtime directory {} is a link to {}", path.display(), real.display()));

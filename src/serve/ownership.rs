@@ -45,7 +45,7 @@ pub(super) fn own(path: &Path, made: &mut Made) -> anyhow::Result<(PathBuf, [Fil
             let advice = "set AUTOAPPDEV_RUNTIME_DIR (or --runtime-dir) to a folder that this user can write";
             format!("cannot use {} as the runtime directory; {advice}", path.display())
         })?;
-        // Before a file in it is opened.
+        // Checked before any file in it is opened.
         if let Err(error) = check_for_server(&runtime_dir) {
             let advice = "serve as the user that owns it, or set AUTOAPPDEV_RUNTIME_DIR (or --runtime-dir) to a folder that belongs to this \
                           user and that no other user can write to";

@@ -161,7 +161,7 @@ impl Run {
 
     fn explain(&self, error: &io::Error) -> String {
         let spec = &self.spec;
-        // The server's own, which its shim has inherited.
+        // The server's `PATH`, which the shim has inherited.
         let search_path = std::env::var_os("PATH");
         let has_own_path = spec.env.keys().any(|name| decides_what_env_runs(name));
         // The script stands last where the program is its interpreter.

@@ -1,27 +1,27 @@
-//! What no connection may do, whatever a database file holds: somebody else may have written it, and a schema is program text.
+//! Restricts every database connection, because someone else may have written the file, and a schema can contain code.
 //!
-//! <https://www.sqlite.org/security.html>. Loading extensions needs nothing here: the SQL function is off unless it is switched on, and
-//! `.cargo/config.toml` leaves the C function out as well.
+//! <https://www.sqlite.org/security.html>. Loading extensions needs no setting: the SQL function is off by default, and
+//! `.cargo/config.toml` leaves the C function out.
 
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 
 use super::error::StoreErrorKind;
 
-/// What is off and what is on. No schema of ours has a view, and none quotes a text with double quotes.
+/// The settings and their values. This program's schemas use neither views nor double quotes around strings.
 const SETTINGS: [(DbConfig, bool); 6] = [
-    // Neither the schema's pages nor the journal can be changed by SQL.
+    // SQL cannot change the schema's pages or the journal.
     (DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true),
     (DbConfig::SQLITE_DBCONFIG_WRITABLE_SCHEMA, false),
-    // A schema may call no function with side effects.
+    // A schema may not call functions with side effects.
     (DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false),
     (DbConfig::SQLITE_DBCONFIG_ENABLE_VIEW, false),
-    // A misspelt column is an error, and no text.
+    // A misspelt column name is an error, not a string.
     (DbConfig::SQLITE_DBCONFIG_DQS_DML, false),
     (DbConfig::SQLITE_DBCONFIG_DQS_DDL, false),
 ];
 
-/// Applies all of this to a connection that was just opened. Reads nothing of the file.
+/// Applies all settings to a newly opened connection. Reads nothing from the file.
 ///
 /// # Errors
 /// `SQLite` does not know a setting, or ignores it.
@@ -31,7 +31,7 @@ pub(super) fn harden(conn: &Connection) -> Result<(), StoreErrorKind> {
             return Err(StoreErrorKind::Setting(format!("{setting:?}={is_on}")));
         }
     }
-    // Looks at each cell's size as a page is read: without it a damaged page is found out when something beyond its end was read.
+    // Checks each cell's size when a page is read. Otherwise a damaged page is noticed only after a read beyond its end.
     conn.pragma_update(None, "cell_size_check", 1)?;
     Ok(())
 }

@@ -103,7 +103,7 @@ fn look(path: &Path) -> Result<Look, StoreErrorKind> {
     Err(StoreErrorKind::Damaged(reason))
 }
 
-/// Refuses what is no file where `SQLite` keeps its other files: it would wait for somebody to write into a pipe, for example.
+/// Refuses anything but regular files at the paths of `SQLite`'s other files: `SQLite` would block on a pipe, for example.
 pub(super) fn files_beside(path: &Path) -> Result<(), StoreErrorKind> {
     for path in ["-journal", "-wal", "-shm"].map(|suffix| beside(path, suffix)) {
         match fs::symlink_metadata(&path) {

@@ -25,13 +25,13 @@ const PATIENCE: Duration = Duration::from_millis(500);
 /// The most events that are read at once.
 const EVENTS_MAX: u32 = 500;
 
-/// How many there may be at once in this process; others wait, for as long as a reading takes. Each keeps two descriptors, and whoever asks on
-/// hundreds of connections must not leave the writer and the start of a run without.
+/// The maximum number of readers in this process. Others wait until a reader is dropped. Each reader uses two descriptors, and
+/// clients with hundreds of connections must not leave the writer and new runs without any.
 const READERS_MAX: usize = 4;
 
 static READERS: (Mutex<usize>, Condvar) = (Mutex::new(0), Condvar::new());
 
-/// The turn of a reader. Who has one must not ask for another.
+/// A permit to read. A thread that holds one must not request another.
 #[derive(Debug)]
 struct Turn;
 
@@ -57,7 +57,7 @@ impl Drop for Turn {
 pub struct Reader {
     pub(super) conn: Connection,
     path: PathBuf,
-    /// After `conn`, because fields are dropped in their order.
+    /// Declared after `conn`, because fields are dropped in declaration order.
     _turn: Turn,
 }
 

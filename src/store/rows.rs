@@ -1,4 +1,4 @@
-//! The rows of the pipeline's three tables as values, and the texts of their columns.
+//! The rows of the pipeline's three tables as values, and the text forms of their columns.
 //!
 //! Reading only; what writes them is the parent module.
 

@@ -1,6 +1,7 @@
-//! The table of sessions: who is logged in, by digests that lead neither to a cookie nor to a token.
+//! The table of login sessions. It holds only digests, from which neither a cookie nor a token can be derived.
 //!
-//! Only `web/auth` decides what holds; this file keeps it. A change is one transaction, so if killed here a session is there or not.
+//! Only `web/auth` decides which sessions are valid; this file stores them. Each change is one transaction, so if killed here a
+//! session exists or does not.
 
 use rusqlite::{Connection, Row};
 
@@ -12,25 +13,25 @@ use crate::clock::Timestamp;
 /// A row of `sessions`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionRow {
-    /// By which it is listed and ended. No secret.
+    /// The id used to list and end it. Not secret.
     pub id: String,
     /// The digest of the cookie's secret, 64 hexadecimal digits.
     pub secret: String,
-    /// What it may do.
+    /// What the session may do.
     pub role: Role,
-    /// The fingerprint of the token that it came from, 64 hexadecimal digits.
+    /// The fingerprint of its role's token, 64 hexadecimal digits.
     pub made_with: String,
     /// When it began.
     pub created_at: Timestamp,
-    /// When it was last used, by the hour.
+    /// When it was last used, accurate to the hour.
     pub used_at: Timestamp,
     /// When it ends unless it is renewed.
     pub expires_at: Timestamp,
     /// When it ends in any case.
     pub ends_at: Timestamp,
-    /// The address that it came from.
+    /// The address of the client that began it.
     pub address: String,
-    /// What the browser calls itself.
+    /// The client's `User-Agent`.
     pub user_agent: String,
 }
 
@@ -52,8 +53,8 @@ impl SessionRow {
 }
 
 impl Store {
-    /// Every session that was not ended, the oldest first. Some may have expired. A row that this version cannot read lets nobody in and
-    /// stays where it is: it must not keep the server, and so the pipeline, from starting.
+    /// Returns every session that was not ended, oldest first. Some may have expired. A row that this version cannot read is
+    /// skipped and kept: it must not prevent the server, and so the pipeline, from starting.
     pub fn sessions(&self) -> Result<Vec<SessionRow>, StoreError> {
         self.read(|conn| {
             let mut statement = conn.prepare_cached("SELECT * FROM sessions ORDER BY created_at, id")?;
@@ -96,13 +97,13 @@ impl Store {
         })
     }
 
-    /// Ends these; one that is not there has ended.
+    /// Ends these sessions. Ids that do not exist are ignored.
     pub fn end_sessions(&mut self, ids: &[String]) -> Result<(), StoreError> {
         self.write(|tx| Ok(delete(tx, ids)?))
     }
 
-    /// Records that a session was used, and until when it holds at least: a renewal may have overtaken a note that was begun before it. One
-    /// that has ended stays so.
+    /// Records that a session was used, and extends its expiry, which never moves back: a renewal may have overtaken a note that
+    /// was begun before it. Does not restore an ended session.
     pub fn note_session(&mut self, id: &str, used_at: Timestamp, expires_at: Timestamp) -> Result<(), StoreError> {
         self.write(|tx| {
             tx.prepare_cached("UPDATE sessions SET used_at = ?2, expires_at = max(expires_at, ?3) WHERE id = ?1")?

@@ -16,7 +16,7 @@ pub struct Settings {
     pub grace: Duration,
     /// Whether a run gets a control group where one can be had.
     pub uses_cgroups: bool,
-    /// The limit of core dumps for pipelines, in bytes; `None` is no limit. The server's own and the shims' is lower.
+    /// The core dump limit for pipelines, in bytes; `None` means unlimited. The server's and the shims' own limit is lower.
     pub core_bytes_max: Option<u64>,
     /// The size at which a log segment is closed, in bytes.
     pub log_segment_bytes: u64,

@@ -23,7 +23,8 @@ const UNHEARD_LIMIT: Duration = Duration::from_secs(30);
 const SMALL_BODY_BYTES: usize = 16 * 1024;
 
 const READ_BYTES: usize = 4 * 1024;
-/// How much of a head is read whose length is the cookies of others. A browser keeps 180 of 4 KiB for a host.
+/// How much of a head is read while other servers' cookies account for its length. A browser keeps up to 180 cookies of 4 KiB for
+/// a host.
 const TAKEN_BYTES_MAX: usize = 1024 * 1024;
 /// An answer up to this size goes out in one write with its head; a longer one follows in pieces of this size.
 const ONE_WRITE_BYTES: usize = 16 * 1024;
@@ -138,7 +139,7 @@ pub(super) fn serve(stream: &Stream, from: SocketAddr, slot: &Slot, handler: &dy
 /// Calls the handler. A panic in it is an answer too, and the connection goes on.
 fn answer(handler: &dyn Handler, request: &Request, client: &Client<'_>) -> Response {
     catch_unwind(AssertUnwindSafe(|| handler.handle(request, client))).unwrap_or_else(|_| {
-        // Without its query, which may hold the proof of a session.
+        // Logged without the query, which may contain the proof of a session.
         ::log::error!(
             "a fault of ours: {} {} panicked",
             request.method(),

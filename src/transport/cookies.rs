@@ -1,15 +1,15 @@
-//! Cookies of others in a head that is long: they are taken out as it arrives, so that they cannot make it too long.
+//! Removes other servers' cookies from a long request head while it arrives, so that they do not push it over the limit.
 //!
-//! Any server on another port of this host can set cookies that a browser then sends here, 180 of 4 KiB each. A head over its limit is
-//! refused, and the owner's page could not be opened any more. Only the values of complete `Cookie` fields are shortened, so lines and framing stay
-//! as they were.
+//! Any server on another port of this host can set cookies that a browser then sends here, up to 180 of 4 KiB each. A head over
+//! the limit is refused, so the owner could no longer open the page. Only the values of complete `Cookie` fields are shortened,
+//! so lines and framing do not change.
 
-/// A shorter head is left alone: nearly every one is.
+/// Heads shorter than this are not changed. Nearly all heads are shorter.
 pub(super) const THIN_FROM: usize = 8 * 1024;
-/// How much of a cookie is kept whose end has not arrived. More than any that is wanted.
+/// How much is kept of a cookie whose end has not arrived, in bytes. Longer than any wanted cookie.
 const UNFINISHED_BYTES: usize = 256;
 
-/// Takes out of the head at the front of `bytes`, which may not be all there, each cookie that is not wanted.
+/// Removes unwanted cookies from the head at the start of `bytes`, which may be incomplete.
 pub(super) fn thin_out(bytes: &mut Vec<u8>, is_wanted: &dyn Fn(&[u8]) -> bool) {
     let mut thin = Vec::with_capacity(bytes.len());
     let mut rest = &bytes[..];
@@ -20,7 +20,7 @@ pub(super) fn thin_out(bytes: &mut Vec<u8>, is_wanted: &dyn Fn(&[u8]) -> bool) {
         if matches!(line, b"\r\n" | b"\n") {
             break;
         }
-        // The request's own line cannot be a field.
+        // The request line cannot be a field.
         match value_of_cookies(line).filter(|_| !is_first) {
             Some((name, value, line_end)) => {
                 thin.extend_from_slice(name);
@@ -35,8 +35,8 @@ pub(super) fn thin_out(bytes: &mut Vec<u8>, is_wanted: &dyn Fn(&[u8]) -> bool) {
     *bytes = thin;
 }
 
-/// A line's field name with the colon, the cookies, and the end of the line as far as it is there; none for another field, and for a value
-/// that no field has.
+/// Splits a `Cookie` line into its field name with the colon, the cookies, and the line ending as far as it has arrived. Returns
+/// `None` for another field and for an invalid value.
 fn value_of_cookies(line: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     const NAME: &[u8] = b"cookie:";
     let (name, value) = line.split_at_checked(NAME.len())?;
@@ -86,7 +86,7 @@ mod tests {
             (format!("cookie: a={long}; ours=1; ours={long};ours=2 ; b\r\n"), "cookie: ours=1; ours=2 \r\n"),
             ("COOKIE:ours=1\n".to_owned(), "COOKIE: ours=1\n"),
             ("Cookies: a=b\r\n".to_owned(), "Cookies: a=b\r\n"),
-            // What is refused anyway is left as it is.
+            // A head that is refused anyway stays as it is.
             ("Cookie: a=b\rc; d=e\r\n".to_owned(), "Cookie: a=b\rc; d=e\r\n"),
             ("Cookie: a=\0b\r\n".to_owned(), "Cookie: a=\0b\r\n"),
         ] {

@@ -13,7 +13,7 @@ use super::slots::Slot;
 pub trait Handler: Send + Sync + 'static {
     /// Answers a request. May wait, may panic. Long work can be abandoned when the client has left, or not be begun.
     fn handle(&self, request: &Request, client: &Client<'_>) -> Response;
-    /// Whether a cookie, `name=value`, may be one of this server's. Of a long head the others are dropped.
+    /// True if a cookie, `name=value`, may be one of this server's. The others are removed from a long head.
     fn takes_cookie(&self, _cookie: &[u8]) -> bool {
         true
     }
@@ -34,7 +34,7 @@ pub struct Client<'a> {
 }
 
 impl<'a> Client<'a> {
-    /// One of this user that never leaves, with a thread of its own.
+    /// Creates a client of this user that stays connected and has a thread of its own.
     pub const fn patient(uid: Option<u32>) -> Self {
         Self { connection: None, has_thread: true, uid }
     }
@@ -43,17 +43,17 @@ impl<'a> Client<'a> {
         Self { connection: Some((stream, slot)), has_thread, uid: None }
     }
 
-    /// The user whose process is at the other end, if that is on this machine and the kernel knows it.
+    /// The user whose process is at the other end, if it is on this machine and the kernel can identify it.
     pub fn uid(&self) -> Option<u32> {
         self.connection.map_or(self.uid, |(stream, _)| stream.uid())
     }
 
-    /// The address that it has connected to, the server's end of the connection; none on a Unix socket.
+    /// The address that the client has connected to, which is the server's end of the connection; `None` on a Unix socket.
     pub fn reached_address(&self) -> Option<SocketAddr> {
         self.connection.and_then(|(stream, _)| stream.local_address())
     }
 
-    /// Whether it came by the owner's Unix socket, which has slots of its own.
+    /// True if the client is connected through the owner's Unix socket, which has connection slots of its own.
     pub fn is_owner(&self) -> bool {
         self.connection.is_some_and(|(_, slot)| slot.is_owner())
     }

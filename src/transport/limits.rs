@@ -12,9 +12,9 @@ pub(super) const CONNECTIONS_MAX: usize = 512;
 pub(super) const CONNECTIONS_MIN: usize = 16;
 /// One in this many is kept for the owner's socket, one for this machine, and one for all others: no other kind of client can take those.
 const OWN_PLACE_IN: usize = 64;
-/// The fewest of these: an owner who follows the log at the Unix socket can still look and act there.
+/// The minimum number of each: an owner who follows the log at the Unix socket can still read and act there.
 const OWN_MIN: usize = 4;
-/// One descriptor in this many is for the files that clients read for long: of streams, of waits for lines, of downloads.
+/// One descriptor in this many is for files that clients read for a long time: for streams, waits for log lines, and downloads.
 const FILE_IN: usize = 5;
 const FILES_MIN: usize = 16;
 const FILES_MAX: usize = 160;
@@ -95,24 +95,26 @@ impl Limits {
     }
 }
 
-/// How many descriptors the files have that clients read for long.
+/// How many descriptors are for files that clients read for a long time.
 fn files_of(descriptors: u64) -> usize {
     usize::try_from(descriptors).unwrap_or(usize::MAX).div_euclid(FILE_IN).clamp(FILES_MIN, FILES_MAX)
 }
 
-/// How many requests there may be at once that keep a connection and a file for long, and give way to nobody.
+/// The maximum numbers of concurrent requests that occupy a connection and a file for a long time and give way to no other
+/// request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LongRequests {
     /// Event streams.
     pub streams: usize,
     /// Requests that wait for lines of the log.
     pub waits: usize,
-    /// Logs that are sent as text.
+    /// Logs sent as text.
     pub downloads: usize,
 }
 
 impl LongRequests {
-    /// For all clients together, or for the owner at the Unix socket, who finds a place when all others are taken.
+    /// Returns the limits for all clients together, or those for the owner at the Unix socket, which leave the owner some places
+    /// when all others are taken.
     pub fn now(is_owner: bool) -> Self {
         Self::of(getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX), is_owner)
     }
@@ -120,7 +122,8 @@ impl LongRequests {
     pub(super) fn of(descriptors: u64, is_owner: bool) -> Self {
         let files = files_of(descriptors);
         let Limits { shared, own, .. } = Limits::of(descriptors);
-        // What one kind of client can have. The other half is for requests that end: whoever comes new must find a slot that gives way.
+        // The slots available to one kind of client. Long requests get part of them, so that a new client finds a slot that gives
+        // way.
         let of_one_kind = shared + own;
         let part = |files: usize, slots: usize| {
             let all = files.min(slots).max(2);

@@ -171,7 +171,7 @@ impl WayIn {
 #[derive(Debug)]
 pub(super) struct Stream {
     socket: OwnedFd,
-    /// Looked up once: the kernel would have to search for it with each request.
+    /// Looked up once, because the lookup makes the kernel search for the socket.
     uid: OnceLock<Option<u32>>,
 }
 
@@ -213,7 +213,7 @@ impl Stream {
         Ok(sockopt::set_socket_linger(&self.socket, is_broken.then_some(Duration::ZERO))?)
     }
 
-    /// The user at the other end, if that is on this machine and can be known.
+    /// The user at the other end, if it is on this machine and can be identified.
     pub(super) fn uid(&self) -> Option<u32> {
         if let Some(known) = self.uid.get() {
             return *known;
@@ -225,11 +225,11 @@ impl Stream {
                 user_of_peer(&self.socket)
             }
         });
-        // A failure, as without a free descriptor, says nothing about the next request.
+        // A failed lookup, for example for lack of a descriptor, is not cached: the next request may succeed.
         found.ok().and_then(|found| *self.uid.get_or_init(|| found))
     }
 
-    /// The address of this end; none on a Unix socket.
+    /// The address of this end; `None` on a Unix socket.
     pub(super) fn local_address(&self) -> Option<SocketAddr> {
         SocketAddr::try_from(rustix::net::getsockname(&self.socket).ok()?).ok()
     }

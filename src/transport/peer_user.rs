@@ -1,10 +1,11 @@
-//! Which user of this machine is at the other end of a TCP connection.
+//! Identifies the user of this machine at the other end of a TCP connection.
 //!
-//! Both ends of a connection within one machine are sockets of one kernel, which records the user of each. The kernel is asked for that one
-//! socket (`sock_diag(7)`). Where it was built without that, its table of all sockets is read (`proc_net(5)`), which takes longer.
+//! Both ends of a connection within one machine are sockets of the same kernel, which records the user of each. The kernel is
+//! asked for the one socket (`sock_diag(7)`). If it was built without that, its table of all sockets is read (`proc_net(5)`),
+//! which takes longer.
 //!
-//! The kernel reports user 0 for a socket that its process has closed. So that a client cannot send a request and close in order to be taken for
-//! root, only a socket with an inode counts, which a closed one no longer has.
+//! The kernel reports user 0 for a socket that its process has closed. So that a client cannot pass for root by closing its
+//! socket after sending a request, only a socket with an inode counts; a closed socket has none.
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -23,41 +24,42 @@ const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const NLM_F_REQUEST: u16 = 1;
 /// `IPPROTO_TCP`.
 const TCP: u8 = 6;
-/// The bytes of `struct nlmsghdr`, before the content of a message.
+/// The size of `struct nlmsghdr`, which precedes the content of a message.
 const HEADER_BYTES: usize = 16;
-/// The bytes of a whole request: the header and `struct inet_diag_req_v2` (`include/uapi/linux/inet_diag.h`).
+/// The size of a whole request: the header and `struct inet_diag_req_v2` (`include/uapi/linux/inet_diag.h`).
 const REQUEST_BYTES: usize = HEADER_BYTES + 56;
-/// The bytes of both ports and both addresses at the beginning of `struct inet_diag_sockid`.
+/// The size of both ports and both addresses, with which `struct inet_diag_sockid` begins.
 const ENDS_BYTES: usize = 36;
-/// Where `struct inet_diag_msg` has the ends, the user and the inode.
+/// The offsets of the ends, the user and the inode in an answer with `struct inet_diag_msg`.
 const ENDS_AT: usize = HEADER_BYTES + 4;
 const UID_AT: usize = HEADER_BYTES + 64;
 const INODE_AT: usize = HEADER_BYTES + 68;
 const ANSWER_BYTES: usize = HEADER_BYTES + 72;
-/// The kernel answers within the call that asks; this only keeps a fault in it from holding a thread.
+/// The time limit for an answer. The kernel answers within the call that asks; this only keeps a kernel fault from blocking a
+/// thread.
 const ANSWER_LIMIT: Duration = Duration::from_secs(1);
 
-/// The user whose process holds the other end of an established TCP connection. `None` where that cannot be known: on another machine, for a
-/// process that has closed its end, and for a user who has no number in this server's user namespace.
+/// Returns the user whose process holds the other end of an established TCP connection. `None` if the user cannot be identified:
+/// on another machine, if the process has closed its end, or if the user has no number in this server's user namespace.
 ///
 /// # Errors
-/// The kernel could not be asked, for lack of descriptors for example; a later try may succeed.
+/// The kernel could not be asked, for example for lack of descriptors; a later try may succeed.
 pub(super) fn user_of_peer(stream: &impl AsFd) -> io::Result<Option<u32>> {
     let ours = SocketAddr::try_from(rustix::net::getsockname(stream)?)?;
     let Some(theirs) = rustix::net::getpeername(stream)? else { return Ok(None) };
     let [ours, theirs] = [ours, SocketAddr::try_from(theirs)?].map(|end| SocketAddr::new(end.ip().to_canonical(), end.port()));
     let uid = ask_kernel(theirs, ours).or_else(|_| find_in_table(theirs, ours))?;
-    // As long as our end is connected, no other socket can have the same two addresses.
+    // While this end is connected, no other socket can have the same pair of addresses.
     Ok(uid.filter(|uid| is_connected(stream) && user::has_number(*uid)))
 }
 
 fn is_connected(stream: &impl AsFd) -> bool {
     let mut fds = [PollFd::new(stream, PollFlags::empty())];
-    // Errors and the end of both directions are reported without being asked for.
+    // `poll` reports errors and the end of both directions without being asked for them.
     rustix::event::poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|count| count == 0)
 }
 
-/// Asks for the socket with these ends. An error where this kernel does not answer such questions, or has no such socket.
+/// Asks the kernel for the socket with these ends. Fails if the kernel does not support such queries or has no such socket.
 fn ask_kernel(local: SocketAddr, remote: SocketAddr) -> io::Result<Option<u32>> {
     let socket = netlink_socket()?;
     let mut request = [0; REQUEST_BYTES];
@@ -71,7 +73,7 @@ fn ask_kernel(local: SocketAddr, remote: SocketAddr) -> io::Result<Option<u32>> 
     request[HEADER_BYTES + 4..HEADER_BYTES + 8].fill(0xff);
     let wanted = ends(local, remote);
     request[HEADER_BYTES + 8..][..ENDS_BYTES].copy_from_slice(&wanted);
-    // Without a cookie (INET_DIAG_NOCOOKIE), which would name one socket for good.
+    // No cookie (INET_DIAG_NOCOOKIE), because a cookie would select one particular socket.
     request[REQUEST_BYTES - 8..].fill(0xff);
     rustix::net::send(&socket, &request, SendFlags::empty())?;
     let mut answer = [0; 512];
@@ -80,7 +82,7 @@ fn ask_kernel(local: SocketAddr, remote: SocketAddr) -> io::Result<Option<u32>> 
     if kind != SOCK_DIAG_BY_FAMILY || length < ANSWER_BYTES {
         return Err(ErrorKind::NotFound.into());
     }
-    // It is the listening socket of that port if there is no connection. An IPv6 socket may have an IPv4 connection.
+    // Without such a connection, the kernel answers with the port's listening socket. An IPv6 socket may have an IPv4 connection.
     let mapped = [local, remote].map(|end| match end.ip() {
         IpAddr::V4(ip) => SocketAddr::new(ip.to_ipv6_mapped().into(), end.port()),
         IpAddr::V6(_) => end,
@@ -96,12 +98,13 @@ fn netlink_socket() -> io::Result<OwnedFd> {
     let protocol = Some(netlink::SOCK_DIAG);
     let socket = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::DGRAM, SocketFlags::CLOEXEC, protocol)?;
     sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(ANSWER_LIMIT))?;
-    // To the kernel: only its messages arrive then.
+    // Connected to the kernel, so that only its messages arrive.
     rustix::net::connect(&socket, &netlink::SocketAddrNetlink::new(0, 0))?;
     Ok(socket)
 }
 
-/// Both ends of a socket as `struct inet_diag_sockid` begins: in network byte order, an IPv4 address in the first four bytes of its field.
+/// Returns both ends as in the first bytes of `struct inet_diag_sockid`: in network byte order, with an IPv4 address in the first
+/// four bytes of its field.
 fn ends(local: SocketAddr, remote: SocketAddr) -> [u8; ENDS_BYTES] {
     let mut ends = [0; ENDS_BYTES];
     ends[..2].copy_from_slice(&local.port().to_be_bytes());
@@ -115,7 +118,7 @@ fn ends(local: SocketAddr, remote: SocketAddr) -> [u8; ENDS_BYTES] {
     ends
 }
 
-/// Finds the socket in the tables. An IPv4 connection of an IPv6 socket is in the second one.
+/// Searches the kernel's tables for the socket. An IPv4 connection of an IPv6 socket is in the second table.
 fn find_in_table(local: SocketAddr, remote: SocketAddr) -> io::Result<Option<u32>> {
     let mut failed = None;
     for path in ["/proc/net/tcp", "/proc/net/tcp6"] {
@@ -131,7 +134,7 @@ fn find_in_table(local: SocketAddr, remote: SocketAddr) -> io::Result<Option<u32
     failed.map_or(Ok(None), Err)
 }
 
-/// User and inode of a line's socket, if the line is the wanted one's.
+/// Returns the user and the inode of a line's socket, if its ends match.
 fn owner_in(line: &str, local: SocketAddr, remote: SocketAddr) -> Option<(u32, u64)> {
     // sl local_address rem_address st tx_queue:rx_queue tr:tm->when retrnsmt uid timeout inode
     let mut fields = line.split_ascii_whitespace();
@@ -142,7 +145,7 @@ fn owner_in(line: &str, local: SocketAddr, remote: SocketAddr) -> Option<(u32, u
     Some((fields.nth(4)?.parse().ok()?, fields.nth(1)?.parse().ok()?))
 }
 
-/// `0100007F:2254`: the address in words of this machine's byte order, the port as a number.
+/// Parses an end such as `0100007F:2254`: the address in 32-bit words in native byte order, and the port as a hexadecimal number.
 fn end_in(text: &str) -> Option<SocketAddr> {
     let (address, port) = text.split_once(':')?;
     let port = u16::from_str_radix(port, 16).ok()?;
@@ -194,7 +197,7 @@ mod tests {
             assert_eq!(user_of_peer(&server).expect("asked"), Some(us), "{theirs} {ours}");
             assert_eq!(ask_kernel(theirs, ours).expect("this kernel answers"), Some(us), "{theirs} {ours}");
             assert_eq!(find_in_table(theirs, ours).expect("there is a table"), Some(us), "{theirs} {ours}");
-            // It has sent all that it will, and still has its socket.
+            // The client has sent everything and still holds its socket.
             client.shutdown(std::net::Shutdown::Write).expect("connected");
             assert_eq!(user_of_peer(&server).expect("asked"), Some(us), "{theirs} {ours}");
         }

@@ -298,7 +298,7 @@ pub(super) enum Works {
 }
 
 impl Slot {
-    /// Whether the client came by the owner's Unix socket.
+    /// True if the client is connected through the owner's Unix socket.
     pub(super) fn is_owner(&self) -> bool {
         self.is_owner
     }

@@ -213,7 +213,7 @@ fn long_requests_leave_slots_to_others_and_some_to_the_owner() {
     for descriptors in [0, 64, 80, 100, 128, 256, 400, 512, 1024, 4096, 1 << 40] {
         let Limits { shared, own, .. } = Limits::of(descriptors);
         let (all, of_owner) = (LongRequests::of(descriptors, false), LongRequests::of(descriptors, true));
-        // What one kind of client can have, and nobody else gets.
+        // The slots available to one kind of client.
         assert!(all.streams + all.downloads < shared + own, "{all:?} of {shared} and {own} with {descriptors}");
         for (all, of_owner) in [(all.streams, of_owner.streams), (all.waits, of_owner.waits), (all.downloads, of_owner.downloads)]
         {

@@ -66,7 +66,7 @@ fn guesses_of_a_whole_network_cost_neither_sessions_nor_known_addresses_nor_link
     let owner = log_in(&app, TOKEN);
     let home = "[2001:db8:0:1::5]:5";
     assert_eq!(status(&app, home, "GET", "/api/pipeline", &bearer(TOKEN)), 200);
-    // Neighbours in the owner's /64, and as many other networks as are remembered.
+    // Neighbours in the owner's /64, then other networks until the shared budget is spent.
     guess(&app, "[2001:db8:0:1::6]:5", &vec![]);
     assert_eq!(status(&app, home, "GET", "/api/pipeline", &bearer(TOKEN)), 429, "a /64 is one household");
     assert_eq!(status(&app, home, "GET", "/api/pipeline", &owner), 200, "whose owner's session is not asked");
