@@ -14,8 +14,9 @@ CARGO ?= cargo
 # set for the server of `make run`, because its pipelines would inherit it.
 $(filter-out run,$(or $(MAKECMDGOALS),help)) binary: export CARGO_FUTURE_INCOMPAT_REPORT_FREQUENCY ?= never
 BINARY := $(or $(CARGO_TARGET_DIR),target)/release/autoappdev
-# Panics name the files of dependencies. Without this they name them by their whole path on the machine of the builder, with the builder's home
-# directory. Cargo can do that by itself only with `trim-paths`, which is not stable; of several prefixes the last counts.
+# Panic messages contain the paths of dependencies' source files. Without this option they are absolute paths on the builder's
+# machine, including the builder's home directory. Cargo itself supports this only with `trim-paths`, which is not stable. If
+# several prefixes match, the last one applies.
 CARGO_DIR := $(or $(CARGO_HOME),$(HOME)/.cargo)
 REMAP := --config 'build.rustflags=["--remap-path-prefix=$(HOME)=/home", "--remap-path-prefix=$(CARGO_DIR)=/cargo", "--remap-path-prefix=$(CURDIR)=/src"]'
 # They need a binary that can be killed at named points, whose clocks can be set, and whose parsers are open.

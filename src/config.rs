@@ -75,7 +75,8 @@ pub struct Config {
     /// Environment variables with names that other programs share and from which a setting was taken: `PORT`, `DATABASE_URL`. They were
     /// meant for the server, so they are not for its pipelines.
     pub taken_vars: Vec<&'static str>,
-    /// Which settings were taken from where, one sentence each. Flags are not among them: they stand on the command line.
+    /// Which settings were taken from which source, one sentence each. Flags are not included: they are visible on the command
+    /// line.
     pub taken: Vec<String>,
     /// Settings that were found and ignored, one sentence each, for the server's log.
     pub notes: Vec<String>,

@@ -4,8 +4,8 @@
 //! wait for them, and with it whatever thread had something to say: no stop would end, and no action either. So what there is no room for
 //! is left out and counted. `backend.log` has the log in any case.
 //!
-//! What comes from elsewhere may be written to drive a terminal: everything here is made printable first, and so is everything that a client command
-//! prints, by the same functions.
+//! Text from outside may contain control sequences. Everything printed here is made printable first, and client commands use the
+//! same functions for everything that they print.
 
 mod printable;
 mod terminal_line;

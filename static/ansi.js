@@ -4,8 +4,8 @@
 // other escape and control character is left out. A tone lasts to the end of its line, however many records that came in, and no further:
 // a page that begins in the middle of a log could not know better. What an escape without an end would swallow is shown.
 //
-// A record can hold thousands of sequences that each erase or move over a whole line. So what one record may cost is limited, and further
-// sequences that cost more than a character are left out.
+// A record can contain thousands of sequences that each erase or move across a whole line. So the cost of one record is limited,
+// and once it is spent, further sequences that cost more than a character are ignored.
 
 const CHARS_MAX = 8000; // of one line shown
 const COST_MAX = 8 * CHARS_MAX; // of the sequences of one record, in characters
@@ -30,7 +30,7 @@ const units = new Uint16Array(CHARS_MAX), tones = new Uint16Array(CHARS_MAX);
 let length, column, tone, isCut, left;
 let count = 0;
 
-// How many steps all records have taken, for tests: time depends on the machine.
+// The number of steps taken for all records. Tests count steps, because time depends on the machine.
 export const steps = () => count;
 
 // A line without anything.
@@ -90,7 +90,7 @@ function put(text, from, to) {
   }
 }
 
-// Whether the record may still cost that much.
+// Charges a cost to the record. False if the record has exceeded its limit.
 function spend(cost) {
   left -= cost;
   return left >= 0;

@@ -359,7 +359,7 @@ async function followState(signal) {
   return pipeline.version === known && performance.now() - began < 200 ? 1000 : 0;
 }
 
-// After a log-in, which may be one of another role.
+// Called after a login, which may have a different role.
 function enter() {
   refresh();
   check();

@@ -31,7 +31,7 @@ let lastRun, lastDay = '';
 let lineHeight = 20, lastTop = 0, fills = 0;
 let isScheduled = false;
 let needle = null, current = null; // what to mark, and in which row one is
-const stale = new Set();      // rows to be painted with the next frame: once, however many records they got
+const stale = new Set();      // rows to repaint with the next frame: once each, however many records they received
 let hooks;
 
 const front = document.createElement('div'); // the text before the first line
@@ -360,7 +360,7 @@ function paint(row) {
   text.replaceChildren(...nodes);
 }
 
-// A line's text in pieces; what is beyond the limit is one.
+// Splits a line's text into DOM nodes. Text beyond the limit becomes one node.
 function pieces({ text, tones }, most) {
   const nodes = [];
   const hits = needle ? [...text.matchAll(needle)] : [];

@@ -33,7 +33,7 @@ function keep(proofs) {
     if (proofs.proof) localStorage.setItem(KEY, JSON.stringify(proofs));
     else localStorage.removeItem(KEY);
   } catch {
-    // As above.
+    // Storage is forbidden: see `stored`.
   }
 }
 

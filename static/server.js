@@ -4,8 +4,8 @@
 let server = null;        // the one of this project that answered last: its id, which changes with each start
 let home = null;          // the runtime directory of the project that is shown
 
-// Every request has this field. A page of another origin may not set it, so the server knows that a request is this page's, also in a browser that
-// does not say where requests come from.
+// Every request has this header field. A page of another origin cannot set it, so it identifies this page's requests even in
+// browsers that do not send the origin.
 export const OWN = { 'AutoAppDev-Client': 'page' };
 
 // Header fields by which another server knows that a request is not meant for it; it answers 421.

@@ -27,8 +27,8 @@ export function localTime(ms, now) {
   return (day === today ? '' : day + ', ') + clock(ms);
 }
 
-// For a name, or a sentence that contains names. Control characters, and characters that would change the reading direction of the text around
-// them, are shown as escapes, as on the command line.
+// Makes a name, or a sentence containing names, safe to display. Control characters, and characters that would change the reading
+// direction of the surrounding text, are shown as escapes, as on the command line.
 export function visible(text) {
   return text.replace(/[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]/g,
     (c) => ({ '\n': '\\n', '\r': '\\r', '\t': '\\t' })[c] ?? `\\u{${c.charCodeAt(0).toString(16)}}`);

@@ -118,7 +118,7 @@ mod tests {
     #[test]
     fn wrong_types_have_their_json_names_and_no_value() {
         use crate::api::pipeline::StartRequest;
-        // A body that cannot do without something; none of the contract's is one.
+        // A body with a required field. The contract has no such body.
         #[derive(Deserialize)]
         struct Needs {
             #[expect(dead_code, reason = "only whether it is there matters")]

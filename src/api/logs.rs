@@ -92,7 +92,7 @@ query! {
         stream: StreamName = STREAMS,
         /// Whether a browser is to save it as a file.
         download: bool = Kind::Switch,
-        /// What a page puts into the link in place of a header field; `download_proof` of its log-in.
+        /// The proof that a page puts into the link in place of a header field: the `download_proof` of its login.
         proof: String = Kind::Text(64),
     }
 }

@@ -1,4 +1,4 @@
-//! Sessions and pairing: what a client may do, and who is logged in.
+//! Sessions and pairing: logging in, listing and ending sessions, and one-time codes.
 
 use serde::{Deserialize, Serialize};
 
@@ -15,14 +15,14 @@ words! {
     }
 }
 
-/// The body of a log-in: a token, or the one-time code of a link.
+/// The body of a login: a token, or the one-time code of a link.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LoginRequest {
     /// The token.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token: Option<String>,
-    /// The code that `POST /api/pair` made.
+    /// The code made by `POST /api/pair`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub code: Option<String>,
 }
@@ -34,10 +34,10 @@ pub struct LoginResponse {
     pub ok: bool,
     /// What the client may do now.
     pub may: Role,
-    /// What the page sends with its cookie, as `X-AutoAppDev-Proof`; none for a client that needs no session.
+    /// The proof that the page sends with its cookie, as `X-AutoAppDev-Proof`; absent for a client that needs no session.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proof: Option<String>,
-    /// The same for a link to a run's log, in its query. It is good for nothing else, because a browser keeps links in its history.
+    /// The proof for the query of a link to a run's log. Valid for nothing else, because browsers keep links in their history.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub download_proof: Option<String>,
 }
@@ -63,9 +63,9 @@ pub struct Session {
     pub may: Role,
     /// Whether a token is needed here.
     pub token_needed: bool,
-    /// When the session ends unless it is renewed; none for a client without one.
+    /// When the session ends unless it is renewed; `None` for a client without a session.
     pub expires_at: Option<Timestamp>,
-    /// Its id in `GET /api/sessions`; none for a client without one.
+    /// The session's id in `GET /api/sessions`; `None` for a client without a session.
     #[serde(default)]
     pub id: Option<String>,
 }
@@ -73,16 +73,16 @@ pub struct Session {
 /// The answer of `GET /api/sessions`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionsResponse {
-    /// Every session, the latest used first.
+    /// Every session, most recently used first.
     pub sessions: Vec<ListedSession>,
 }
 
-/// A session as its owner sees it.
+/// A session as listed for an operator.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListedSession {
-    /// By which it can be ended. No secret.
+    /// The id used to end it. Not secret.
     pub id: String,
-    /// What it may do.
+    /// What the session may do.
     pub may: Role,
     /// When it began.
     pub created_at: Timestamp,
@@ -92,22 +92,22 @@ pub struct ListedSession {
     pub expires_at: Timestamp,
     /// When it ends in any case.
     pub ends_at: Timestamp,
-    /// The IP address that it came from; that of the proxy for a client behind one.
+    /// The IP address of the client that began it, or of the proxy in front of that client.
     pub address: String,
-    /// What its browser called itself.
+    /// The client's `User-Agent`.
     pub user_agent: String,
-    /// Whether it is the one that asks.
+    /// True for the session that made this request.
     pub is_own: bool,
 }
 
-/// The body of `POST /api/sessions/end`: one of the two.
+/// The body of `POST /api/sessions/end`. Exactly one field must be set.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct EndSessionsRequest {
     /// The session to end.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
-    /// True to end all of them, that of the client too.
+    /// True to end all sessions, including the caller's own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub all: Option<bool>,
 }
@@ -125,7 +125,7 @@ pub struct EndSessionsResponse {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PairRequest {
-    /// What the code's session may do; everything if it is left out.
+    /// What a session begun with the code may do; everything if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub may: Option<Role>,
 }
@@ -135,10 +135,10 @@ pub struct PairRequest {
 pub struct PairResponse {
     /// True.
     pub ok: bool,
-    /// What the code's session may do.
+    /// What a session begun with the code may do.
     pub may: Role,
-    /// The code. It logs in once.
+    /// The code, which logs in once.
     pub code: String,
-    /// When it is good for nothing any more.
+    /// When the code expires.
     pub expires_at: Timestamp,
 }

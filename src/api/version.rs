@@ -10,7 +10,7 @@ use super::query::query;
 query! {
     /// The query of `GET /api/version`.
     VersionQuery {
-        /// What the server is to sign, to prove that it owns its runtime directory: 32 hexadecimal digits in lower case.
+        /// The challenge that the server signs to prove that it owns its runtime directory: 32 lowercase hexadecimal digits.
         challenge: String = Kind::Text(CHALLENGE_BYTES_MAX),
     }
 }

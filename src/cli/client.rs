@@ -1,8 +1,8 @@
 //! The API from the outside: one request, its answer, and what can go wrong with it.
 //!
 //! It never follows a redirect, uses no proxy and keeps no connection. A request reaches only the intended server (`places`): it
-//! carries that server's id, and any other server refuses it. A token goes only to a server that may have it (`credentials`). This file does
-//! not interpret answers beyond success, refusal and failure.
+//! carries that server's id, and any other server refuses it. A token is sent only to a server that may receive it
+//! (`credentials`). This file does not interpret answers beyond success, refusal and failure.
 
 use std::io;
 use std::path::Path;
@@ -47,7 +47,7 @@ pub(super) enum ClientError {
     /// This runtime directory has no server, or it cannot be found; no request was sent.
     #[error("{0}")]
     NoServer(Box<Absence>),
-    /// The server there is not known to be the one of this folder; no request was sent.
+    /// The server there has not proved that it belongs to this folder; no request was sent.
     #[error("the server at {url} {cause}, so nothing was sent to it; to use it anyway, name it with --url")]
     Unproven { url: String, cause: String },
     /// The connection broke or the time ran out: what was asked may have been done or not.
@@ -79,7 +79,7 @@ impl ClientError {
         document.read().is_ok_and(|ErrorResponse { error, .. }| error == ErrorCode::OtherServer.as_str())
     }
 
-    /// Adds to a server's demand for a token why it was not sent one.
+    /// If the server requires a token, adds the reason why none was sent.
     fn with_reason(self, withheld: Option<&str>) -> Self {
         match (self, withheld) {
             (Self::Failed { status: 401, detail, document }, Some(reason)) => {
@@ -112,7 +112,7 @@ pub(super) struct Answer {
 }
 
 impl Answer {
-    /// The server's JSON on one line, which cannot drive a terminal.
+    /// Returns the server's JSON on one line, without characters that act on a terminal.
     pub(super) fn as_line(&self) -> String {
         json_line(&self.text)
     }
@@ -234,11 +234,11 @@ impl Client {
         Err(failure)
     }
 
-    /// Asks at one place; `None` if the server there is not the intended one.
+    /// Sends a request to one place. Returns `None` if the server there is not the intended one.
     fn ask_at(&self, way: &Way, meant: &Meant, question: &Question<'_>) -> Result<Option<Answer>, ClientError> {
         let Some(credentials) = self.credentials(way, meant)? else { return Ok(None) };
         match self.send(way, &credentials, question) {
-            // The user named it, so it is asked without the token. Nothing of the request was sent yet.
+            // The user named this server, so the request is sent without the token. None of it has been sent yet.
             Err(ClientError::Unproven { url, cause }) if credentials.is_named => {
                 let without = Credentials::for_stranger(&self.tokens, &format!("the server at {url} {cause}"));
                 self.send(way, &without, question)

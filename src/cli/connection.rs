@@ -1,5 +1,5 @@
-//! A connection to a server, as a transport of the HTTP client: over a Unix socket, or over TCP with a proof that the server owns the runtime
-//! directory. Nothing of a request is sent before the server is known.
+//! Connections to a server, as a transport of the HTTP client: over a Unix socket, or over TCP with a proof that the server owns
+//! the runtime directory. Nothing of a request is sent before the server is verified.
 
 use std::fmt;
 use std::io;
@@ -21,32 +21,33 @@ use crate::random;
 use crate::runtime_dir::Prover;
 use crate::socket_path::SocketPath;
 
-/// What stands in a URL for the server behind the socket: a number, so that nobody is asked for a name.
+/// The base URL for a server behind a Unix socket. It contains an IP address, so that no name is resolved.
 pub(super) const BASE: &str = "http://127.0.0.1";
 /// The longest answer to a challenge, head and body, in bytes.
 const ANSWER_BYTES_MAX: usize = 16 * 1024;
-/// How many fields its head can have.
+/// The maximum number of header fields in that answer.
 const FIELDS_MAX: usize = 64;
 
-/// What the server must show before anything is sent to it.
+/// The proof that a server must give before anything is sent to it.
 #[derive(Clone, Debug)]
 pub(super) enum Proof {
     /// Nothing.
     None,
-    /// That its process is one of these users: the kernel tells who listens on a Unix socket (`SO_PEERCRED`, `unix(7)`).
+    /// That its process belongs to one of these users: the kernel reports who listens on a Unix socket (`SO_PEERCRED`,
+    /// `unix(7)`).
     User(Vec<u32>),
     /// That it has the session key.
     Key(Prover),
 }
 
-/// Why a server is not known. To be read after its address.
+/// Why a server is not verified. Completes an error message after the server's address.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Unproven {
     #[error("belongs to another user (uid {0})")]
     User(u32),
     #[error("does not prove that it is the server of this folder")]
     Key,
-    /// It has proved who it is, and answers no second request on the connection.
+    /// The server has proved its identity, but will not answer another request on this connection.
     #[error("has no thread to spare, or is stopping; nothing was done")]
     Closing,
 }
@@ -57,12 +58,12 @@ impl From<Unproven> for Error {
     }
 }
 
-/// An agent whose every connection goes to the socket at `path`, which can be a link only if the user named it.
+/// Creates an agent that sends every request to the socket at `path`. Pass `may_be_link` only if the user named the path.
 pub(super) fn to_socket(settings: Config, path: &Path, proof: Proof, may_be_link: bool) -> Agent {
     Agent::with_parts(settings, ToServer { socket: Some((path.to_owned(), may_be_link)), proof }, DefaultResolver::default())
 }
 
-/// An agent that sends requests to an address only after the server there has shown its proof.
+/// Creates an agent that sends requests to an address only after the server there has given its proof.
 pub(super) fn to_address(settings: Config, proof: Proof) -> Agent {
     Agent::with_parts(settings, ToServer { socket: None, proof }, DefaultResolver::default())
 }
@@ -113,7 +114,7 @@ fn connect_tcp(details: &ConnectionDetails<'_>) -> Result<TcpStream, Error> {
         };
         match connected {
             Ok(stream) => {
-                // A request is one or two writes, which must not wait for one another.
+                // A request is one or two writes. The second must not be delayed until the first is acknowledged.
                 stream.set_nodelay(true)?;
                 return Ok(stream);
             }
@@ -123,12 +124,12 @@ fn connect_tcp(details: &ConnectionDetails<'_>) -> Result<TcpStream, Error> {
     Err(failed)
 }
 
-/// Has the server prove that it owns the runtime directory, on the connection that the request will use: another process may get the address
-/// between two connections.
+/// Makes the server prove that it owns the runtime directory, on the connection that the request will use: between two
+/// connections, another process could take over the address.
 fn challenge(connection: &mut Connection, prover: &Prover, reached: SocketAddr, timeout: NextTimeout) -> Result<(), Error> {
     let challenge = random::id()?;
     let url = Route::Version.url("", &VersionQuery { challenge: Some(challenge.clone()) });
-    // A name that every server is called by, whatever else it is configured for.
+    // Every server accepts this host name, whatever its configuration.
     let request = format!("GET {url} HTTP/1.1\r\nHost: localhost\r\n\r\n");
     connection.send(request.as_bytes(), timeout)?;
     let deadline = limit(timeout).map(|limit| Instant::now() + limit);
@@ -138,7 +139,7 @@ fn challenge(connection: &mut Connection, prover: &Prover, reached: SocketAddr, 
             break proof;
         }
         let mut part = [0; 4096];
-        // For the whole answer: a stranger may send it byte by byte.
+        // The deadline covers the whole answer, because an untrusted server may send it byte by byte.
         let after = match deadline {
             Some(deadline) => {
                 let left = deadline.saturating_duration_since(Instant::now());
@@ -161,15 +162,16 @@ fn challenge(connection: &mut Connection, prover: &Prover, reached: SocketAddr, 
     if proof.is_last { Err(Unproven::Closing.into()) } else { Ok(()) }
 }
 
-/// What a server answers to a challenge.
+/// A server's answer to a challenge.
 #[derive(Debug, PartialEq, Eq)]
 struct Answer {
     text: String,
-    /// Whether the server closes the connection after it.
+    /// True if the server closes the connection after this answer.
     is_last: bool,
 }
 
-/// The proof in an answer; `None` where more of it has to come. An error where it is another answer, or more follows it.
+/// Parses the proof in an answer. Returns `None` if the answer is incomplete, and an error if it is another answer or is followed
+/// by more bytes.
 fn proof_in(answer: &[u8]) -> Result<Option<Answer>, Unproven> {
     let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
     let mut head = httparse::Response::new(&mut fields);
@@ -186,7 +188,7 @@ fn proof_in(answer: &[u8]) -> Result<Option<Answer>, Unproven> {
     if body.len() < length {
         return Ok(None);
     }
-    // What follows would be taken for the answer to the request.
+    // Bytes after the body would be taken for the answer to the request.
     let ProofResponse { proof, .. } = serde_json::from_slice(body).ok().filter(|_| body.len() == length).ok_or(Unproven::Key)?;
     let is_last = head
         .headers
@@ -252,12 +254,12 @@ impl Transport for Connection {
     }
 
     fn is_open(&mut self) -> bool {
-        // No connection is kept for another request.
+        // Connections are not reused.
         false
     }
 }
 
-/// As the socket takes it: none at all, or more than nothing.
+/// Converts a timeout for a socket, which does not accept zero; `None` means no limit.
 fn limit(timeout: NextTimeout) -> Option<Duration> {
     timeout.not_zero().map(|left| *left)
 }
@@ -316,7 +318,7 @@ mod tests {
         thread::spawn(move || {
             let (mut stranger, _) = listener.accept().expect("somebody connects");
             let mut bytes = b"HTTP/1.1 200 OK\r\nx: ".to_vec();
-            // Ends with the connection.
+            // Ends when the connection does.
             while stranger.write_all(&bytes).is_ok() {
                 bytes = b"x".to_vec();
                 thread::sleep(limit / 4);

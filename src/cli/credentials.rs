@@ -1,7 +1,8 @@
-//! What a request carries to show who sends it, and what the server must show first.
+//! Decides which credentials a request carries, and what the server must prove first.
 //!
-//! A token goes to an address from the same source, or to a server that proves that it owns the runtime directory: by the user of its Unix socket,
-//! or by the directory's session key. It never goes to an address because that is the default or stands in a file of the project.
+//! A token is sent to an address from the same source, or to a server that proves that it owns the runtime directory: by the user
+//! of its Unix socket, or with the directory's session key. It is never sent to an address only because that is the default or is
+//! in a file of the project.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -13,27 +14,27 @@ use crate::config::{FoundToken, FoundTokens, Origin, Token};
 use crate::runtime_dir::{Prover, Secret, is_own};
 use crate::user;
 
-/// How to show who asks at a place.
+/// The credentials for one place, and the proof that the server there must give.
 #[derive(Debug)]
 pub(super) struct Credentials {
     /// The id of the intended server.
     pub(super) id: Option<String>,
     pub(super) token: Option<Token>,
     pub(super) proof: Proof,
-    /// Whether the user named the place; a link there is the user's.
+    /// True if the user named the place. A link there is then followed.
     pub(super) is_named: bool,
-    /// Why a token that is known was not sent, if one was not.
+    /// Why an available token was not sent, if that is the case.
     pub(super) withheld: Option<String>,
 }
 
 impl Credentials {
-    /// For a question that tells nothing.
+    /// For a request that reveals nothing.
     pub(super) fn none() -> Self {
         Self { id: None, token: None, proof: Proof::None, is_named: false, withheld: None }
     }
 
-    /// For a place that the user named. A token of the environment goes there as it is, and one of the `.env` file to a server that has shown
-    /// that it is the one of this folder.
+    /// For a place that the user named. A token from the environment is sent there unconditionally; one from `.env` only if the
+    /// server proves that it belongs to this folder.
     pub(super) fn for_named(tokens: &FoundTokens, way: &Way) -> Self {
         let named = Self { is_named: true, ..Self::none() };
         match tokens.token.as_ref().or(tokens.read_token.as_ref()) {
@@ -51,7 +52,7 @@ impl Credentials {
         }
     }
 
-    /// For the same place, after the server there has not shown that it is the one of this folder.
+    /// For a place that the user named, whose server has not proved that it belongs to this folder.
     pub(super) fn for_stranger(tokens: &FoundTokens, why: &str) -> Self {
         let of_environment =
             [&tokens.token, &tokens.read_token].into_iter().flatten().find(|found| found.origin == Origin::Environment);
@@ -64,12 +65,13 @@ impl Credentials {
         }
     }
 
-    /// For the server of a runtime directory, which proves that first. `None` if it cannot, and root's request would go wherever the directory's
-    /// owner says.
+    /// For the server of a runtime directory, which must prove that it owns the directory. If this user cannot verify that, no
+    /// token is sent. Returns `None` for root, at an address, if another user owns the directory: that user could direct root's
+    /// request anywhere.
     pub(super) fn for_own(tokens: &FoundTokens, runtime_dir: &Path, way: &Way, id: Option<String>) -> Option<Self> {
         let own = Self { id, ..Self::none() };
         if !is_own(runtime_dir) {
-            // Root asks the server of another user, which gets nothing of root's.
+            // Root contacts another user's server, which receives none of root's tokens.
             return matches!(way, Way::Socket(_)).then(|| Self { proof: Proof::User(owner_of(runtime_dir)), ..own });
         }
         let token = most_powerful(tokens, runtime_dir);
@@ -88,7 +90,7 @@ impl Credentials {
     }
 }
 
-/// How the server of a runtime directory can prove that it owns it; `None` where this user cannot check that.
+/// Returns how the server of a runtime directory can prove that it owns it; `None` if this user cannot verify that.
 fn proof_of(runtime_dir: &Path, way: &Way) -> Option<Proof> {
     match way {
         Way::Socket(_) => Some(Proof::User(vec![user::own(), 0])),
@@ -96,12 +98,12 @@ fn proof_of(runtime_dir: &Path, way: &Way) -> Option<Proof> {
     }
 }
 
-/// The owner of a directory, whose process its server must be.
+/// Returns the owner of a directory, the user that its server must run as.
 fn owner_of(runtime_dir: &Path) -> Vec<u32> {
     fs::metadata(runtime_dir).map(|found| found.uid()).into_iter().collect()
 }
 
-/// Of those that were set and those in the directory.
+/// Returns the most powerful token among those that were set and those in the directory.
 fn most_powerful(tokens: &FoundTokens, runtime_dir: &Path) -> Option<Token> {
     // An unusable token file is the server's concern: it reports the file, or requires no token.
     let kept = |secret: Secret| secret.find(runtime_dir).ok().flatten();

@@ -1,4 +1,5 @@
-//! The `.env` file of the working directory: read without waiting or following a link, with a check that no other user can have written it.
+//! The `.env` file of the working directory. Reads it without blocking or following a link, and checks whether another user can
+//! have written it.
 
 use std::ffi::OsString;
 use std::fs::Metadata;
@@ -20,13 +21,13 @@ pub(super) struct Dotenv {
 }
 
 impl Dotenv {
-    /// Reads the file, if there is one.
+    /// Reads the file; an absent one has no settings.
     pub(super) fn read(cwd: &Path) -> io::Result<Result<Self, ConfigError>> {
         let path = cwd.join(".env");
         let file = match private::open(&path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Ok(Self::default())),
-            // A folder named `.env` belongs to Python.
+            // A directory named `.env` is usually a Python virtual environment.
             Err(_) if path.is_dir() => return Ok(Ok(Self::default())),
             Err(error) => return Err(error),
         };

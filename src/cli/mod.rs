@@ -171,7 +171,7 @@ fn find_server(url: Option<String>) -> Result<(Endpoint, FoundTokens), Failure> 
     Ok((endpoint, tokens))
 }
 
-/// The settings of the `.env` file and the working directory.
+/// Returns the settings of the `.env` file and the working directory.
 fn surroundings(flags: &[Flag]) -> Result<(Vec<(String, OsString)>, PathBuf), Failure> {
     let cwd = std::env::current_dir().map_err(Failure::WorkingDirectory)?;
     let Dotenv { pairs, problem } = Dotenv::read(&cwd).map_err(Failure::Dotenv)??;
@@ -241,7 +241,7 @@ fn show<T: serde::de::DeserializeOwned>(
     if json { Ok(answer.as_line() + "\n") } else { answer.read().map(describe) }
 }
 
-/// Prints an answer. Its fields are printable already; what was forgotten does not drive a terminal either.
+/// Prints an answer. Its fields have been made printable already; this catches any that were missed.
 fn say(text: &str) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     for line in text.split_inclusive('\n') {

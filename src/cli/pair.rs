@@ -1,7 +1,7 @@
 //! `autoappdev pair`: a link, and a QR code of it, by which a phone logs in.
 //!
-//! The link has a one-time code of the server's and no token: browsers keep links in their history, and share that. The code stands in the
-//! link's fragment, which a browser sends to nobody: the page takes it from there and logs in with it.
+//! The link contains a one-time code made by the server, and no token: browsers keep links in their history, and may sync it. The
+//! code is in the link's fragment, which browsers send to no server; the page reads it there and logs in with it.
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
@@ -53,7 +53,7 @@ pub(super) fn pair(args: &PairArgs, endpoint: Endpoint, tokens: FoundTokens, jso
         Some(address) => with_host(address, port_of(url)),
         None => url.to_owned(),
     };
-    // No code is made for a link that would lead nowhere.
+    // Checked first, so that no code is made for a link that leads nowhere.
     let bases = match &endpoint {
         Endpoint::Url(url) => vec![at_url(url)],
         Endpoint::Folder(folder) => match (ServerInfo::read_live(&folder.runtime_dir), folder.named_address) {

@@ -1,4 +1,4 @@
-//! `autoappdev sessions`: who is logged in, and how to end that.
+//! `autoappdev sessions`: lists and ends login sessions.
 
 use std::fmt::Write as _;
 
@@ -13,7 +13,7 @@ use crate::api::session::{EndSessionsRequest, EndSessionsResponse, ListedSession
 use crate::clock::Timestamp;
 use crate::console::printable;
 
-/// Asks for what was typed; the text to print.
+/// Runs the command and returns the text to print.
 pub(super) fn sessions(client: &Client, args: &SessionsArgs, now: Timestamp, json: bool) -> Result<String, ClientError> {
     let Some(SessionsCommand::End(EndArgs { id, all })) = &args.command else {
         let answer = client.get(&Route::Sessions.path())?;
@@ -35,7 +35,7 @@ fn post(client: &Client, body: &impl Serialize) -> Result<super::client::Answer,
     client.post(&Route::EndSessions.path(), body, READ_TIMEOUT)
 }
 
-/// A table, its last column open.
+/// Formats the sessions as a table. The last column has no fixed width.
 fn list(sessions: &[ListedSession], now: Timestamp) -> String {
     if sessions.is_empty() {
         return "nobody is logged in\n".to_owned();

@@ -22,8 +22,8 @@ pub(crate) struct Setting {
     pub(crate) flag: Option<(&'static str, &'static str, &'static [&'static str])>,
     /// Whether a `.env` file may set it.
     pub(crate) is_in_dotenv: bool,
-    /// Whether it says who may act, where the server listens and writes, or what runs: it is taken only from a `.env` file that nobody else can
-    /// have written.
+    /// True for a setting that decides who may act, where the server listens or writes, or what runs. It is taken from a `.env`
+    /// file only if no other user can have written the file.
     pub(crate) is_guarded: bool,
     /// What is in force where it is not set.
     pub(crate) default: Default,
@@ -215,7 +215,7 @@ pub enum ConfigError {
         /// What is wrong with it, to be read after the line.
         problem: &'static str,
     },
-    /// The `.env` file has settings that count only if nobody else can have written them.
+    /// The `.env` file contains settings that are used only if no other user can have written it.
     #[error(
         "{names} in {} is not used, because {problem}; make the file one that only this user can write to (`chmod go-w .env` or `chown`), or \
          put these settings into the environment", path.display()

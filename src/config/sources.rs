@@ -104,16 +104,17 @@ impl FoundTokens {
             let is_in_dotenv = sources.found(setting).is_some_and(|given| given.source == Source::Dotenv);
             token.map(|token| FoundToken { token, origin: if is_in_dotenv { Origin::Dotenv } else { Origin::Environment } })
         };
-        // A wrong value is not in the way of a server that the user names.
+        // An invalid value must not prevent a command to a server that the user names.
         let runtime_dir = sources.runtime_dir(cwd).ok();
         Ok(Self { token: found(token, &TOKEN.setting), read_token: found(read_token, &READ_TOKEN.setting), runtime_dir })
     }
 }
 
-/// Refuses guarded settings that would be taken from a `.env` file at `path`, which others can have written, as `problem` says.
+/// Refuses guarded settings from a `.env` file at `path` that other users can have written, for the reason in `problem`.
 ///
 /// # Errors
-/// Names them. Other settings count: they say how the pipeline is run, and everybody who can write this file can usually write that, too.
+/// Names the settings. Other settings are accepted: they decide how the pipeline runs, and anyone who can write this file can
+/// usually change the pipeline too.
 pub fn refuse_guarded(
     flags: &[Flag],
     env: impl Fn(&str) -> Option<OsString>,
@@ -129,7 +130,7 @@ pub fn refuse_guarded(
     Err(ConfigError::UntrustedDotenv { names, path: path.to_owned(), problem: problem.to_owned() })
 }
 
-/// Which of the settings are from there, separated by commas.
+/// Returns the names of the settings from this source, separated by commas.
 pub(super) fn names_from(given: impl Iterator<Item = Given>, source: Source) -> String {
     let names: Vec<_> = given.filter(|given| given.source == source).map(|given| given.name).collect();
     names.join(", ")

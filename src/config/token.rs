@@ -84,29 +84,29 @@ impl Tokens {
 /// Where a client command found a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// In the environment of the user.
+    /// In the user's environment.
     Environment,
     /// In the `.env` file of the working directory.
     Dotenv,
 }
 
-/// A token that a client command can send, and which servers may get it.
+/// A token that a client command can send, with its source, which decides which servers may receive it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FoundToken {
     /// The token.
     pub token: Token,
-    /// Where it is from.
+    /// Its source.
     pub origin: Origin,
 }
 
-/// The tokens that somebody set, for a client command.
+/// The tokens available to a client command.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FoundTokens {
     /// The operators' token.
     pub token: Option<FoundToken>,
     /// The viewers' token.
     pub read_token: Option<FoundToken>,
-    /// The runtime directory of the folder: all of them may go to a server that proves that it owns this directory.
+    /// The runtime directory of the folder. A server that proves that it owns this directory may receive all of these tokens.
     pub runtime_dir: Option<PathBuf>,
 }
 

@@ -1,23 +1,24 @@
-//! Text from elsewhere, made safe to print: nothing in it can drive a terminal or change the order in which text is read.
+//! Makes text from outside safe to print: nothing in it can control a terminal or change the reading direction.
 //!
-//! Names, sentences and JSON take the functions here, and a line of output takes `terminal_line.rs`, which lets colours pass.
+//! Use these functions for names, sentences and JSON. For a script's output use `terminal_line.rs`, which keeps colours.
 
 use std::fmt::Write as _;
 
-/// `text` with every character that acts on a terminal written as an escape, such as `\u{1b}`; line breaks and tabs, too.
+/// Returns `text` with every character that acts on a terminal escaped, such as `\u{1b}`, including line breaks and tabs.
 pub fn printable(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     text.chars().for_each(|c| push_printable(&mut safe, c));
     safe
 }
 
-/// The same for a text that may have several lines.
+/// Like [`printable`], but keeps line breaks.
 pub fn printable_lines(text: &str) -> String {
     text.split('\n').map(printable).collect::<Vec<_>>().join("\n")
 }
 
-/// A JSON document on one line that means the same, without characters that act on a terminal. A line break in JSON is always between tokens,
-/// so that it can go; other characters that act can only be in strings, where an escape is the same character (RFC 8259, section 7).
+/// Returns an equivalent JSON document on one line, without characters that act on a terminal. Line breaks are removed, because
+/// in JSON they can only be between tokens. Other such characters can only be in strings, where an escape denotes the same
+/// character (RFC 8259, section 7).
 pub fn json_line(json: &str) -> String {
     let mut safe = String::with_capacity(json.len());
     for c in json.chars() {
@@ -31,8 +32,8 @@ pub fn json_line(json: &str) -> String {
     safe
 }
 
-/// Whether a terminal takes a character as a command: a control character (C0, DEL or C1), one that changes the reading direction
-/// (`UAX #9`), or one that begins another line.
+/// True if a character acts on a terminal: a control character (C0, DEL or C1), one that changes the reading direction (`UAX
+/// #9`), or one that begins a new line.
 pub(super) fn acts(c: char) -> bool {
     c.is_control() || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }

@@ -1,44 +1,45 @@
-//! A line of a script's output as a terminal may get it: text, tabs and colours.
+//! Makes a line of a script's output safe for a terminal: only text, tabs and colours remain.
 //!
-//! A terminal obeys what is written to it: it moves the cursor to lines that were printed earlier, sets its title or the clipboard, and answers
-//! as if the user had typed. So no sequence is passed on. Colours and styles (SGR of ECMA-48, 8.3.117) are understood and written anew, and
-//! end with each part of a line. A carriage return and an erasure of the line (EL) are carried out here, so that a progress bar is
-//! shown as it was last. Every other control character is shown as an escape, and what follows it is text.
+//! A terminal obeys control sequences: they can move the cursor to lines printed earlier, set the title or the clipboard, or make
+//! the terminal reply as if the user had typed. So no sequence is passed on. Colours and styles (SGR of ECMA-48, 8.3.117) are
+//! parsed and generated anew, and reset at the end of each part of a line. Carriage returns and line erasures (EL) are applied
+//! here, so that only the last state of a progress bar is shown. Every other control character is shown as an escape, and what
+//! follows it as text.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use super::printable::{acts, push_printable};
 
-/// The longest sequence that is understood, in bytes; a longer one is shown. Every colour and style at once needs less.
+/// The longest sequence that is parsed, in bytes; a longer one is shown as text. All colours and styles at once need less.
 const SEQUENCE_BYTES_MAX: usize = 96;
 
-/// One line, which may come in parts.
+/// The state of one line, which may arrive in parts.
 #[derive(Debug, Default)]
 pub struct TerminalLine {
     style: Style,
-    /// A sequence that the next part may end.
+    /// An incomplete sequence, which the next part may complete.
     unfinished: String,
-    /// Whether a part of it was shown.
+    /// True if a part of the line was shown.
     is_shown: bool,
-    /// Whether the cursor went back to the beginning, and the next character replaces what was shown.
+    /// True if the cursor has returned to the start of the line, so that the next character replaces what was shown.
     is_returned: bool,
 }
 
-/// What a part of a line adds.
+/// The output for one part of a line.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Shown<'a> {
-    /// Whether it replaces what was shown of the line before, and needs a row of its own.
+    /// True if it replaces the part of the line that was shown before, and needs a row of its own.
     pub replaces: bool,
-    /// Nothing but text, tabs and SGR.
+    /// The text, which contains no control characters except tabs and SGR sequences.
     pub text: Cow<'a, str>,
 }
 
-/// A character with its style.
+/// A character and its style.
 type Cell = (char, Style);
 
 impl TerminalLine {
-    /// The next part; `goes_on` if another one follows.
+    /// Converts the next part of the line; `goes_on` is true if another part follows.
     pub fn part<'a>(&mut self, text: &'a str, goes_on: bool) -> Shown<'a> {
         if self.unfinished.is_empty() && !self.is_returned && self.style == Style::default() && !text.chars().any(acts) {
             self.is_shown |= !text.is_empty();
@@ -88,13 +89,13 @@ impl TerminalLine {
         Shown { replaces: row.is_replaced && !is_empty, text: Cow::Owned(row.text()) }
     }
 
-    /// What is left to show if no other part comes.
+    /// Returns the remaining output if no other part follows.
     pub fn end(&mut self) -> String {
         self.part("", false).text.into_owned()
     }
 }
 
-/// What a part shows.
+/// The cells that a part shows.
 struct Row {
     cells: Vec<Cell>,
     column: usize,
@@ -130,21 +131,21 @@ impl Row {
     }
 }
 
-/// A sequence that is obeyed, and its length in bytes.
+/// A control sequence that is applied, with its length in bytes.
 enum Sequence {
     Sgr(usize),
-    /// To the end of the line, or the whole line.
+    /// Erases to the end of the line, or the whole line.
     Erase {
         len: usize,
         is_whole: bool,
     },
-    /// The text ends within it.
+    /// The text ends within a sequence.
     Unfinished,
 }
 
 impl Sequence {
-    /// The control sequence at the start of a text. The 8-bit form of CSI is not recognised, because few terminals obey it; it is shown as an
-    /// escape.
+    /// Parses the control sequence at the start of a text. The 8-bit form of CSI is not recognised, because few terminals obey
+    /// it; it is shown as an escape.
     fn at(text: &str) -> Option<Self> {
         let after = text.strip_prefix('\u{1b}')?;
         if after.is_empty() {
@@ -163,7 +164,8 @@ impl Sequence {
     }
 }
 
-/// How characters are shown. Nothing here can hide them: no conceal, no blinking, and a colour on itself is left out.
+/// How characters are shown. A style cannot hide text: conceal and blinking are not supported, and a background in the
+/// text's colour is dropped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Style {
     /// One bit for each of [`STYLES`].
@@ -178,7 +180,7 @@ enum Colour {
     Rgb(u8, u8, u8),
 }
 
-/// Bold, faint, italic, underlined, reversed, crossed out: the code that begins each, and the one that ends it.
+/// Bold, faint, italic, underlined, reversed, crossed out: the codes that turn each on and off.
 const STYLES: [(u32, u32); 6] = [(1, 22), (2, 22), (3, 23), (4, 24), (7, 27), (9, 29)];
 
 impl Style {
@@ -195,7 +197,7 @@ impl Style {
                     match (code, colour) {
                         (38, Some(_)) => self.ink = colour,
                         (48, Some(_)) => self.ground = colour,
-                        // The colour of an underline.
+                        // The underline colour is ignored.
                         _ => {}
                     }
                 }
@@ -222,7 +224,7 @@ impl Style {
         }
     }
 
-    /// What sets exactly this style.
+    /// Returns the sequence that sets exactly this style.
     fn sequence(self) -> String {
         let mut text = "\u{1b}[0".to_owned();
         let mut code = |code: std::fmt::Arguments<'_>| write!(text, ";{code}").expect("a String takes everything");
@@ -258,7 +260,7 @@ fn rgb(parts: &[Option<u32>]) -> Option<Colour> {
     Some(Colour::Rgb(part(0)?, part(1)?, part(2)?))
 }
 
-/// `5;N` or `2;R;G;B`.
+/// Parses `5;N` or `2;R;G;B`.
 fn semicolons<'a>(codes: &mut impl Iterator<Item = &'a str>) -> Option<Colour> {
     match number(codes.next()?)? {
         5 => indexed(number(codes.next()?)?),
@@ -267,7 +269,7 @@ fn semicolons<'a>(codes: &mut impl Iterator<Item = &'a str>) -> Option<Colour> {
     }
 }
 
-/// `5:N`, `2:R:G:B` or `2:SPACE:R:G:B`.
+/// Parses `5:N`, `2:R:G:B` or `2:SPACE:R:G:B`.
 fn colons(sub: &[Option<u32>]) -> Option<Colour> {
     match sub {
         [Some(5), Some(n), ..] => indexed(*n),
@@ -286,7 +288,7 @@ mod tests {
         shown.text.into_owned()
     }
 
-    /// Whether a text has no control character but tabs and SGR of digits and semicolons, which ends with a reset.
+    /// True if the only control characters are tabs and SGR sequences of digits and semicolons, the last of which is a reset.
     fn is_harmless(text: &str) -> bool {
         let (mut rest, mut is_styled) = (text, false);
         while let Some(c) = rest.chars().next() {
@@ -315,21 +317,21 @@ mod tests {
             ("\u{1b}[1;38;5;200mx\u{1b}[my", "\u{1b}[0;1;38;5;200mx\u{1b}[0my"),
             ("\u{1b}[38:2::1:2:3;48;2;4;5;6mx", "\u{1b}[0;38;2;1;2;3;48;2;4;5;6mx\u{1b}[0m"),
             ("\u{1b}[97;104;4:3mx\u{1b}[4:0;39;49my", "\u{1b}[0;4;97;104mx\u{1b}[0my"),
-            // The clipboard, the title, an answer as if typed, another line, another screen.
+            // Clipboard, title, replies as if typed, other lines, other screens.
             ("\u{1b}]52;c;cm0gLXJmIH4=\u{7}", r"\u{1b}]52;c;cm0gLXJmIH4=\u{7}"),
             ("\u{1b}]0;title\u{1b}\\", r"\u{1b}]0;title\u{1b}\"),
             ("\u{1b}[c\u{1b}[6n\u{1b}[21t\u{1b}P$qm\u{1b}\\", r"\u{1b}[c\u{1b}[6n\u{1b}[21t\u{1b}P$qm\u{1b}\"),
             ("\u{1b}[A\u{1b}[5;1H\u{1b}[2J\u{1b}[1K\u{8}\u{b}", r"\u{1b}[A\u{1b}[5;1H\u{1b}[2J\u{1b}[1K\u{8}\u{b}"),
             ("\u{1b}[?1049h\u{1b}c\u{1b}#8\u{1b}(0", r"\u{1b}[?1049h\u{1b}c\u{1b}#8\u{1b}(0"),
             ("\u{9b}31mx\u{9d}0;t\u{9c}\u{85}\u{90}", r"\u{9b}31mx\u{9d}0;t\u{9c}\u{85}\u{90}"),
-            // Not quite SGR.
+            // Almost SGR.
             ("\u{1b}[>4;1m\u{1b}[?1m\u{1b}[1 m", r"\u{1b}[>4;1m\u{1b}[?1m\u{1b}[1 m"),
             ("\u{1b}[31", r"\u{1b}[31"),
             ("x\u{1b}", r"x\u{1b}"),
-            // Nothing hides text: concealed, blinking, a colour on itself.
+            // Hidden text: concealed, blinking, text in the background's colour.
             ("\u{1b}[8;5mx\u{1b}[30;40my", "x\u{1b}[0;30my\u{1b}[0m"),
             ("\u{1b}[38;5;9;101mx", "\u{1b}[0;91mx\u{1b}[0m"),
-            // Its last state.
+            // Only the last state of a line is shown.
             ("10%\r50%", "50%"),
             ("long text\rshort", "shorttext"),
             ("long text\r\u{1b}[Kshort", "short"),
@@ -363,7 +365,7 @@ mod tests {
         );
         assert_eq!(parts(&[("a\u{1b}", true), ("]0;x", false)]), [same("a"), same(r"\u{1b}]0;x")]);
         assert_eq!(parts(&[("a\u{1b}[", true), ("", false)]), [same("a"), same(r"\u{1b}[")]);
-        // A state that replaces one that was shown gets a row of its own.
+        // A state that replaces a shown one gets a row of its own.
         assert_eq!(
             parts(&[("10%\r", true), ("20%", true), ("\r30%\r", true), ("", false)]),
             [same("10%"), other("20%"), other("30%"), same("")]
@@ -373,7 +375,7 @@ mod tests {
         assert_eq!(TerminalLine { unfinished: "\u{1b}[3".to_owned(), ..TerminalLine::default() }.end(), r"\u{1b}[3");
     }
 
-    /// Of random bytes, most of them from sequences, however they are cut into parts.
+    /// Uses random bytes, mostly pieces of sequences, cut into parts at random.
     #[test]
     fn no_bytes_drive_a_terminal() {
         const PIECES: [&[u8]; 22] = [

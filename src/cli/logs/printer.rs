@@ -1,4 +1,4 @@
-//! Lines on standard output: as they are, as `cat` would print them, or safe for a terminal; notes on standard error.
+//! Prints lines on standard output, either exactly as written or made safe for a terminal, and notes on standard error.
 
 use std::io::{self, Write};
 
@@ -13,7 +13,7 @@ pub(super) struct Printer<W> {
     joins: bool,
     /// Whose line is still unfinished: its run and stream.
     open: Option<(Option<i64>, Option<StreamName>)>,
-    /// That line for a terminal, if it is for one.
+    /// The state of the current line for a terminal; `None` if output is not for a terminal.
     screen: Option<TerminalLine>,
 }
 
@@ -23,7 +23,7 @@ impl<W: Write> Printer<W> {
         Self { out, timestamps, joins, open: None, screen: None }
     }
 
-    /// Lets only text and colours pass, because a terminal obeys everything else.
+    /// Removes everything but text and colours, because a terminal obeys any other control sequence.
     pub(super) fn for_terminal(self) -> Self {
         Self { screen: Some(TerminalLine::default()), ..self }
     }
@@ -46,7 +46,7 @@ impl<W: Write> Printer<W> {
             if let Some(screen) = &mut self.screen {
                 let shown = screen.part(&line.line, goes_on);
                 if shown.replaces {
-                    // What was shown stays: the cursor may be in another row by now.
+                    // The earlier text stays, because the cursor may be in another row by now.
                     self.out.write_all(b"\n")?;
                     self.head(line)?;
                 }

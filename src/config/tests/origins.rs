@@ -1,4 +1,4 @@
-//! Which settings are taken from where, and from a `.env` file that others can have written.
+//! Which source each setting may come from, in particular a `.env` file that other users can have written.
 
 use super::*;
 use crate::config::sources::refuse_guarded;
@@ -39,7 +39,7 @@ fn settings_that_open_doors_are_not_taken_from_a_file_that_others_can_write() {
     assert!(
         refused(&[], &[], &[(HOST, "::"), (TOKEN, good)]).expect_err("both").starts_with("AUTOAPPDEV_HOST, AUTOAPPDEV_TOKEN in")
     );
-    // How the pipeline is run, and what is another program's.
+    // Settings that decide how the pipeline runs, and variables of other programs.
     let free = [
         (SCRIPT, "a.sh"),
         (GRACE, "1"),
