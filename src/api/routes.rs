@@ -239,7 +239,7 @@ mod tests {
             assert_eq!(find(&spec.method.as_str().to_lowercase(), &path), Found::OtherMethod(route, parameter), "{path}");
             assert!(spec.path.starts_with('/') && spec.path.matches('<').count() <= 1, "{path}");
             assert_eq!(!spec.request.is_empty(), spec.method != Method::Get, "{path} acts only by what it is sent");
-            // Viewers must not see the addresses of others.
+            // Viewers must not see other clients' addresses.
             let is_for_operators = spec.method != Method::Get && spec.access != Access::Anyone || route == Route::Sessions;
             assert_eq!(spec.access == Access::Operator, is_for_operators, "{path}");
         }

@@ -1,10 +1,10 @@
-//! A page's log-in, made by hand: the cookie and the proof that belongs to it.
+//! Logs in as the page does: with the cookie and the matching proof.
 
 use serde_json::json;
 
 use super::{Answer, Place};
 
-/// What a browser keeps of a log-in.
+/// What a browser keeps after a login.
 #[derive(Clone, Debug)]
 pub struct LogIn {
     /// `name=value`.
@@ -14,7 +14,7 @@ pub struct LogIn {
 }
 
 impl LogIn {
-    /// Takes it from the answer of `POST /api/login`.
+    /// Takes the login from the answer of `POST /api/login`.
     pub fn of(answer: &Answer) -> Self {
         assert_eq!(answer.status, 200, "{}", answer.body);
         let cookie = answer.header("Set-Cookie").expect("a cookie");
@@ -26,14 +26,14 @@ impl LogIn {
         Self { cookie: cookie.split(';').next().expect("a pair").to_owned(), proof, download_proof }
     }
 
-    /// The header fields by which the page shows it.
+    /// Returns the header fields that the page sends once it is logged in.
     pub fn fields(&self) -> [(&str, &str); 2] {
         [("Cookie", &self.cookie), ("X-AutoAppDev-Proof", &self.proof)]
     }
 }
 
 impl Place {
-    /// A link that logs one browser in, by the address that the server listens on.
+    /// Returns a link that logs one browser in, at the address that the server listens on.
     pub fn login_link(&self) -> String {
         let code = self.post("/api/pair", json!({})).ok()["code"].as_str().expect("a code").to_owned();
         format!("http://127.0.0.1:{}/#code={code}", self.port())

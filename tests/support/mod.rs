@@ -96,7 +96,7 @@ impl Place {
         self.bring_token(token);
     }
 
-    /// The requests made here bring the token that the server made: a server of another user knows us by nothing else.
+    /// Makes requests carry the token that the server created: a server of another user cannot identify the test otherwise.
     pub fn bring_own_token(&mut self) {
         let token = fs::read_to_string(self.runtime().join("token")).expect("made at the first boot");
         self.bring_token(token.trim());
@@ -220,7 +220,7 @@ impl Place {
         self.crash_server("KILL");
     }
 
-    /// Any signal that ends it.
+    /// Ends the server with any signal.
     pub fn crash_server(&mut self, name: &str) -> ExitStatus {
         let mut server = self.server.take().expect("a server runs");
         signal(server.child.id(), name);
@@ -252,7 +252,7 @@ impl Place {
         let code = server.child.wait().expect("ours").code().expect("it ends by itself");
         let mut said = String::new();
         server.stdout.read_to_string(&mut said).expect("text");
-        // Every server here is set up by the environment, and says so.
+        // Every server here is configured through the environment, and reports that.
         let is_setup = |line: &&str| line.starts_with("settings from the environment: ");
         (code, said.split_inclusive('\n').filter(|line| !is_setup(line)).collect())
     }

@@ -1,4 +1,4 @@
-//! A run with many processes, `tree.sh`, and what the kernel says of all of them.
+//! A run with many processes, `tree.sh`, and what the kernel reports about them.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -16,8 +16,8 @@ impl Place {
         place
     }
 
-    /// Waits until the live run's `tree.sh` has all of its processes. Their number alone does not tell: there are some on the way that do not
-    /// stay, as many as may be missing yet.
+    /// Waits until the live run's `tree.sh` has started all of its processes. Their number alone is not enough: short-lived ones
+    /// can stand in for as many that are still missing.
     pub fn until_tree(&self) {
         let words = |pid: &u32| fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default().replace('\0', " ");
         until_true("the whole tree is there", || {
@@ -27,7 +27,7 @@ impl Place {
         });
     }
 
-    /// While paused: every thread of every process is stopped. Returns the processes.
+    /// Checks that, while paused, every thread of every process is stopped. Returns the processes.
     pub fn assert_all_stopped(&self) -> BTreeSet<u32> {
         let processes = self.processes();
         let awake: Vec<String> = processes.iter().filter(|pid| !is_stopped(**pid)).map(|pid| describe(*pid)).collect();
@@ -35,7 +35,7 @@ impl Place {
         processes
     }
 
-    /// Every live process that carries a run of this place in its environment.
+    /// Returns every live process that has a run of this place in its environment.
     pub fn processes(&self) -> BTreeSet<u32> {
         let mark = format!("AUTOAPPDEV_RUNTIME_DIR={}", self.runtime().canonicalize().unwrap_or_default().display());
         processes_with(&mark)

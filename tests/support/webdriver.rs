@@ -53,7 +53,7 @@ impl Browser {
         Self::fresh_with(&[])
     }
 
-    /// The same, started with more arguments.
+    /// Like [`Self::fresh`], with additional arguments.
     pub(crate) fn fresh_with(arguments: &[&str]) -> Option<Self> {
         Some(Self::launch(&Programs::find()?, Turn::wait(), false, arguments))
     }
@@ -179,8 +179,8 @@ impl Browser {
         self.script(&format!("return document.getElementById('{id}').checkVisibility()")) == true
     }
 
-    /// Clicks the middle of the element with this id once it is visible, as a mouse does: it must not be covered. The page shows some buttons
-    /// only when it has learned what it may do.
+    /// Clicks the middle of the element with this id once it is visible, as a mouse does: the element must not be covered. The
+    /// page shows some buttons only once it knows its role.
     pub(crate) fn click(&self, id: &str) {
         wait_until(&format!("{id} is visible"), PATIENCE, || self.shows(id));
         let element = self.command("element", &json!({"using": "css selector", "value": format!("#{id}")}));

@@ -37,10 +37,10 @@ impl Wire {
         Self::of(socket.into())
     }
 
-    /// One of another user's: the kernel records who created a socket. Takes root.
+    /// Opens a connection of another user: the kernel records who created the socket. Requires root.
     pub fn open_as(uid: u32, port: u16) -> Self {
         let open = move || {
-            // Counts for this thread alone, which ends with it.
+            // Affects only this thread, which ends afterwards.
             nix::unistd::setfsuid(uid.into());
             Self::open(port)
         };

@@ -37,7 +37,7 @@ fn connections(place: &Place) -> usize {
     names.filter(|name| name.starts_with("http-")).count()
 }
 
-/// How many connections to this port the client has closed and the server has not.
+/// Returns how many connections to this port were closed by the client but not by the server.
 fn left_by_their_clients(port: u16) -> usize {
     const CLOSE_WAIT: &str = "08";
     let table = fs::read_to_string("/proc/net/tcp").expect("Linux");
@@ -319,7 +319,7 @@ fn who_is_gone_keeps_no_place_among_those_who_wait() {
     let gone: Vec<Wire> = (0..64).map(|_| begin(&place, &path)).collect();
     until_true("all of them are served", || connections(&place) == 64);
     drop(gone);
-    // Sooner or later one is too many. It is answered at once, and by that those who are gone are found out.
+    // Eventually there is one request too many. It is answered at once, and the server then notices the closed connections.
     let mut here = Vec::new();
     until_true("they wait no more", || {
         if here.len() < 128 {

@@ -229,7 +229,7 @@ fn a_name_can_hold_anything_and_is_shown_fit_to_be_seen() {
 fn a_stored_progress_that_is_torn_or_hostile_is_none() {
     let (mut place, run_id) = walking();
     until_step(&place, "fetch");
-    // It comes on the other stream, and what was said later may be read before it.
+    // The step is on the other stream, so lines written later may be read before it.
     until_true("it is heard", || place.pipeline()["progress"]["text"] == "Fetching");
     for word in ["build", "test", "end"] {
         go(&place, word);

@@ -1,5 +1,5 @@
-//! Pages of other origins try to read in a real browser: from another host name, from another port of the same host with the owner's cookie, and
-//! where the browser says nothing of where a request comes from.
+//! In a real browser, pages of other origins try to read: from another host name, from another port of the same host with the
+//! owner's cookie, and from a page whose browser does not send the origin of a request.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
@@ -15,10 +15,11 @@ use crate::webdriver::{Browser, PATIENCE, wait_until};
 
 const TOKEN: &str = "test-token-of-a-board-7Qx";
 
-/// A name that leads here, as a router gives one to a board: no browser sends Fetch Metadata to an address without TLS beyond loopback.
+/// A host name for this server, such as a router gives to a board: browsers send no Fetch Metadata to a non-loopback address
+/// without TLS.
 const BOARD: &str = "board.test";
 
-/// Says a line on each stream, and then enough that no download of it ends before somebody reads it.
+/// Prints a line on each stream, and then enough output that no download of it ends unless it is read.
 const LONG: &str = "#!/bin/bash\necho 'the secret is x'\necho 'a warning' >&2\nhead -c 12000000 /dev/zero | tr '\\0' y | fold -w 1000\necho\necho ready\nexec sleep 600\n";
 
 fn place_with(token: Option<&str>) -> (Place, u64) {
@@ -37,8 +38,9 @@ fn place_with(token: Option<&str>) -> (Place, u64) {
     (place, end)
 }
 
-/// All ways in which a page asks for something of another origin's, to each of `hosts`, for answers that would keep a slot for a minute or for ever.
-/// Waits until each is refused; sixty times more requests than a browser sends at once would take an hour if one in six waited.
+/// Makes a page send requests to each of `hosts`, all of another origin, in every possible way, for answers that would occupy a
+/// slot for a minute or without end. Waits until each request is refused. There are sixty times more requests than a browser
+/// sends at once, so this would take an hour if one in six waited for its answer.
 fn read_in_every_way(browser: &Browser, place: &Place, hosts: &[&str], end: u64) {
     let version = place.pipeline()["version"].as_u64().expect("a number");
     let targets: Vec<String> = hosts.iter().map(|host| format!("http://{host}:{}", place.port())).collect();
@@ -70,7 +72,7 @@ fn read_in_every_way(browser: &Browser, place: &Place, hosts: &[&str], end: u64)
     ));
     wait_until("every request is refused at once", PATIENCE, || browser.script("return settled >= sent") == true);
     assert_eq!(browser.script("return [seen, sent >= 100]"), json!([[], true]), "nothing was read");
-    // Forms and links into a frame: the refusal is what loads, or a download begins.
+    // Forms and links that load into a frame: either the refusal loads or a download begins.
     browser.script(&format!(
         "window.settled = 0; window.sent = 0;
          for (const target of {targets}) for (const path of ['/api/events', '/api/runs/1/log', '/api/runs/1/log?download=1']) {{
@@ -88,7 +90,8 @@ fn read_in_every_way(browser: &Browser, place: &Place, hosts: &[&str], end: u64)
     wait_until("every frame is loaded", PATIENCE, || browser.script("return settled >= sent && sent > 0") == true);
 }
 
-/// From one host by another name and from another port, with more downloads than there are slots: a browser keeps six connections to each name.
+/// Requests come from the same host by another name and from another port, with more downloads than there are slots: a browser
+/// keeps six connections to each name.
 #[test]
 fn pages_of_other_origins_neither_read_nor_take_a_slot() {
     let Some(browser) = Browser::fresh() else { return };
@@ -96,7 +99,7 @@ fn pages_of_other_origins_neither_read_nor_take_a_slot() {
     let hosts = ["127.0.0.1", "localhost", "127.0.0.2", "127.0.0.3"];
     browser.open(&hostile_site());
     read_in_every_way(&browser, &place, &hosts, end);
-    // None of these is read, so each would keep its slot for as long as this page is open.
+    // The page reads none of these answers, so each would occupy its slot for as long as the page is open.
     browser.script(&format!(
         "window.settled = 0; window.sent = 0;
          for (const host of {hosts}) for (let n = 0; n < 6; n += 1) {{ sent += 1;
@@ -108,13 +111,13 @@ fn pages_of_other_origins_neither_read_nor_take_a_slot() {
     assert_slots_are_free(&place);
 }
 
-/// A server of the same host that keeps what it is sent. Returns its port.
+/// A server on the same host that records the requests it receives. Returns its port.
 fn witness() -> (u16, Arc<Mutex<Vec<String>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = listener.local_addr().expect("bound").port();
     let heads = Arc::<Mutex<Vec<String>>>::default();
     let kept = heads.clone();
-    // Ends with the test's process.
+    // Ends with the test process.
     thread::spawn(move || {
         for stream in listener.incoming().map_while(Result::ok) {
             let lines = BufReader::new(&stream).lines().map_while(Result::ok).take_while(|line| !line.is_empty());
@@ -125,8 +128,8 @@ fn witness() -> (u16, Arc<Mutex<Vec<String>>>) {
     (port, heads)
 }
 
-/// The owner is logged in at an address without TLS, and the hostile page is on another port of that host: the browser sends the cookie along and
-/// does not say where a GET comes from.
+/// The owner is logged in at an address without TLS, and the hostile page is on another port of that host: the browser sends the
+/// cookie but not the origin of a GET.
 #[test]
 fn page_on_a_neighbour_port_reads_nothing_where_the_browser_does_not_tell_it_apart() {
     let Some(browser) = Browser::fresh_with(&["--host-resolver-rules=MAP board.test 127.0.0.1"]) else { return };
@@ -153,7 +156,8 @@ fn page_on_a_neighbour_port_reads_nothing_where_the_browser_does_not_tell_it_apa
     assert_eq!(browser.cookies().as_array().map(Vec::len), Some(1), "it was logged in all the time");
     be_hostile(&browser, &place, BOARD);
 
-    // What the owner does from the page: a link to a log. An address that is typed is as good as a frame's, and opens the page's own only.
+    // The owner can follow a link to a log from the page. A typed address cannot be told apart from a frame's, so it opens only
+    // the page itself.
     let text = || browser.script("return document.body?.innerText ?? ''").as_str().unwrap_or_default().to_owned();
     browser.open(&target);
     wait_until("the page is logged in still", PATIENCE, || browser.state() == "running");

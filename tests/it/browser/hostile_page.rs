@@ -137,7 +137,7 @@ fn a_stolen_link_without_its_token_opens_nothing() {
     assert_eq!(place.footprint(), before);
 }
 
-/// Whatever a pipeline prints, a text in the page stays text, and an answer that is shown as a document has neither scripts nor an origin.
+/// Text printed by a pipeline stays text in the page, and an answer shown as a document has no scripts and an opaque origin.
 #[test]
 fn browser_refuses_markup_from_text_and_shows_answers_without_an_origin() {
     let Some(browser) = Browser::start() else { return };

@@ -1,11 +1,11 @@
-//! Text made to freeze the page, or to change the order in which the text around it is read.
+//! Text that tries to freeze the page, or to change the reading direction of the surrounding text.
 
 use serde_json::{Value, json};
 
 use super::log_page::{open, rows, set_up};
 use crate::webdriver::{Browser, PATIENCE, wait_until};
 
-/// A record of the longest kind, and what a page may do for each: counted, because time depends on the machine.
+/// The length of the longest record. The page's work for each is counted in steps, because time depends on the machine.
 const RECORD_CHARS: u64 = 65_536;
 const STEPS_MAX: u64 = 4 * RECORD_CHARS + 8 * 8000;
 
@@ -47,13 +47,13 @@ fn what_a_record_of_thousands_of_sequences_costs_is_limited() {
         let steps = steps.as_u64().expect("a number");
         assert!(steps > RECORD_CHARS / 2 && steps < STEPS_MAX, "{piece:?} takes {steps} steps");
     }
-    // A sequence of nothing but codes.
+    // A sequence that consists only of codes.
     let codes = browser.script(
         "return import('/static/ansi.js').then(({ blank, write, steps }) => { const before = steps();
            write(blank(), `\\x1b[${'38;2;1;2;3;'.repeat(6000)}mx`, false); return steps() - before; })",
     );
     assert!(codes.as_u64().is_some_and(|steps| steps < STEPS_MAX), "{codes}");
-    // What usual lines do is within the limit: a progress bar of a thousand states, which erases itself each time.
+    // Normal lines stay within the limit: a progress bar with a thousand states, each of which erases the previous one.
     let shown = browser.script(
         "return import('/static/ansi.js').then(({ blank, write }) => { const line = blank();
            for (let n = 0; n <= 1000; n++) write(line, `\\r\\x1b[2K\\x1b[32m${'#'.repeat(n / 10)}\\x1b[0m ${n}`, n < 1000); return line.text; })",
@@ -72,7 +72,7 @@ fn nodes_and_changes_of_a_colourful_log_are_limited() {
     wait_until("it is drawn", PATIENCE, || browser.script("return document.querySelectorAll('#log .row').length >= 100") == true);
     let nodes = browser.script("return document.querySelectorAll('#log *').length").as_u64().expect("a number");
     assert!((4_000..30_000).contains(&nodes), "{nodes} nodes");
-    // As colourful as usual lines are, none of them loses a colour.
+    // Lines that are normally colourful lose no colour.
     append(&browser, &vec![(colours(60), false); 400]);
     wait_until("the last line is in colour", PATIENCE, || {
         browser.script(
@@ -80,7 +80,7 @@ fn nodes_and_changes_of_a_colourful_log_are_limited() {
         ) == 60
     });
 
-    // A line that comes in thousands of parts is drawn once a frame.
+    // A line that arrives in thousands of parts is drawn once for each frame.
     browser.script(
         "window.changes = 0; new MutationObserver((list) => { window.changes += list.length; }).observe(document.getElementById('log'), { childList: true, subtree: true });",
     );
@@ -118,7 +118,7 @@ fn direction_in_a_name_is_shown_and_does_not_act() {
     assert!(browser.script("return document.title").as_str().is_some_and(|title| title.contains(shown)));
 }
 
-/// Each character of a line's text stands to the right of its time, and in its own row.
+/// Each character of a line's text is to the right of its time and in its own row.
 #[test]
 fn direction_in_a_line_turns_only_that_line() {
     let Some((browser, place)) = set_up("#!/bin/bash\n") else { return };

@@ -383,7 +383,7 @@ fn an_answer_without_a_state_is_none_and_ends_nothing() {
          window.fetch = (path, init) => /^api\\/pipeline(\\?|$)/.test(path) ? Promise.resolve(new Response('{}')) : window.real(path, init)",
     );
     wait_until("it shows", PATIENCE, || {
-        // A page that is asking at this moment does not ask again for it.
+        // A page that already has a request under way does not send another one for this event.
         browser.script("dispatchEvent(new Event('online'))");
         browser.text("state") == "Disconnected"
     });

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 const TOKEN: &str = "test-token-of-an-owner-7Q";
 
-/// A server that answers everything with an empty page and these `Set-Cookie` fields, and keeps the heads of requests.
+/// A server that answers every request with an empty page and these `Set-Cookie` fields, and records request heads.
 struct Neighbour {
     url: String,
     heads: Arc<Mutex<Vec<String>>>,
@@ -25,7 +25,7 @@ impl Neighbour {
         let url = format!("http://127.0.0.1:{}/", listener.local_addr().expect("bound").port());
         let (heads, set_cookies) = (Arc::<Mutex<Vec<String>>>::default(), Arc::<Mutex<Vec<String>>>::default());
         let (kept, set) = (heads.clone(), set_cookies.clone());
-        // Ends with the test's process.
+        // Ends with the test process.
         thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
                 let mut reader = BufReader::new(&stream);
@@ -43,7 +43,7 @@ impl Neighbour {
         Self { url, heads, set_cookies }
     }
 
-    /// Sets these cookies, in several answers: a browser takes 256 KB of header fields at once.
+    /// Sets these cookies in several answers, because a browser accepts 256 KB of header fields at once.
     fn toss(&self, browser: &Browser, cookies: &[String]) {
         for cookies in cookies.chunks(40) {
             *self.set_cookies.lock().expect("never poisoned") = cookies.to_vec();
@@ -51,7 +51,7 @@ impl Neighbour {
         }
     }
 
-    /// What the browser sends it as cookies.
+    /// Returns the cookies that the browser sends to it.
     fn receives(&self) -> Option<String> {
         let heads = self.heads.lock().expect("never poisoned");
         heads.iter().flat_map(|head| head.lines()).find_map(|line| Some(line.strip_prefix("Cookie: ")?.to_owned()))
@@ -83,7 +83,7 @@ fn neighbours_server_receives_the_cookie_and_cannot_use_it() {
     browser.open(&neighbour.url);
     let stolen = neighbour.receives().expect("a browser sends a host's cookies to each of its ports");
     assert!(stolen.starts_with("autoappdev-"), "{stolen}");
-    // What its page can read is not the proof.
+    // Its page cannot read the proof.
     assert_eq!(browser.script("return [JSON.stringify({ ...localStorage }), document.cookie]"), json!(["{}", ""]));
     let before = place.footprint();
     let ask = |method: &str, path: &str, more: &str| {
@@ -124,7 +124,7 @@ fn neighbour_that_tosses_cookies_does_not_lock_the_owner_out() {
     browser.open(&neighbour.url);
     let stolen = neighbour.receives().expect("the cookie");
     let (name, value) = stolen.split_once('=').expect("a pair");
-    // Longer paths come first, and 400 KB are more than any head may be.
+    // Cookies with longer paths come first, and 400 KB are more than any head may have.
     let same_name = ["/api", "/api/", "/api/pipeline", "/api/session", "/api/events", "/static"];
     let mut tossed: Vec<String> = same_name.iter().map(|path| format!("{name}={}; Path={path}", "0".repeat(4000))).collect();
     tossed.extend(same_name.iter().map(|path| format!("{name}={value}0; Path={path}/")));
@@ -135,7 +135,8 @@ fn neighbour_that_tosses_cookies_does_not_lock_the_owner_out() {
     wait_for_state(&browser, "stopped");
     browser.click("start");
     wait_for_state(&browser, "running");
-    // So many that the browser drops the owner's, and one in its place: the log-in is gone, and can be made anew.
+    // So many cookies that the browser drops the owner's, and one with its name: the login is lost, and the owner can log in
+    // again.
     let mut tossed: Vec<String> = (0..200).map(|number| format!("more-{number}={}; Path=/", "x".repeat(3500))).collect();
     tossed.push(format!("{name}=abcd-efgh.tossed; Path=/"));
     neighbour.toss(&browser, &tossed);
@@ -156,7 +157,7 @@ fn link_in_the_history_logs_nobody_in_and_costs_nobody_who_is() {
     browser.open(&link);
     wait_for_state(&browser, "stopped");
     assert_eq!(browser.script("return location.href"), address(&place));
-    // The owner opens it again, from the history, as often as there are free tries and more.
+    // The owner opens the link again from the history, more often than there are free tries.
     for _ in 0..8 {
         browser.open("about:blank");
         browser.open(&link);
@@ -165,7 +166,7 @@ fn link_in_the_history_logs_nobody_in_and_costs_nobody_who_is() {
         });
         wait_for_state(&browser, "stopped");
     }
-    // Whoever finds it there later is not let in, and is told why.
+    // Anyone who finds the link there later is not logged in, and the page says why.
     browser.script("localStorage.clear()");
     browser.forget_cookies();
     browser.open("about:blank");

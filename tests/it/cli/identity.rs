@@ -170,7 +170,7 @@ fn copied_or_linked_files_do_not_lead_to_the_server_of_another_project() {
     fs::copy(from.join("server.json"), to.join("server.json")).expect("copies");
     projects.assert_b_has_none("has not recorded its address");
     drop(lock);
-    // Nor does a link to the whole directory.
+    // A link to the whole directory is not followed either.
     fs::remove_dir_all(&to).expect("ours");
     symlink(&from, &to).expect("links");
     projects.assert_b_has_none(&format!("it is a link to {}", from.display()));

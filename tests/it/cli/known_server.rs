@@ -1,5 +1,6 @@
-//! A client sends a secret only to a server that it knows: one that the user named, or one that proves that it owns the runtime directory. Here others
-//! sit at every address that a client could be led to, and record what they hear.
+//! A client sends a secret only to a server that it has verified: one that the user named, or one that proves that it owns the
+//! runtime directory. In these tests other processes listen at every address that a client could be led to, and record what they
+//! receive.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -24,7 +25,7 @@ const IN_BODY: &str = "secret-of-the-request-body-3";
 /// Any user who is not root.
 const ANOTHER: u32 = 65_534;
 
-/// Every client command that could tell something.
+/// Every client command that could reveal something.
 const COMMANDS: &[&[&str]] = &[
     &["status"],
     &["start", "x.sh", "--env", "KEY=secret-of-the-request-body-3"],
@@ -35,10 +36,10 @@ const COMMANDS: &[&[&str]] = &[
     &["pair", "--address", "10.0.0.1"],
 ];
 
-/// A project in a folder of its own, in whose runtime directory a server has been.
+/// A project in its own folder. A server has run in its runtime directory.
 struct Project {
     place: Place,
-    /// The token of its runtime directory.
+    /// The token stored in its runtime directory.
     kept: String,
 }
 
@@ -52,7 +53,7 @@ impl Project {
         Self { place, kept }
     }
 
-    /// A command as a user types it in the folder, with these variables and no others of ours.
+    /// Returns a command as a user would type it in the folder, with these environment variables and none of the test's own.
     fn command(&self, args: &[&str], envs: &[(&str, &str)]) -> Command {
         let mut command = self.place.command();
         for name in ["HOST", "PORT", "RUNTIME_DIR", "PIPELINE_CWD", "PIPELINE_SCRIPT"] {
@@ -70,7 +71,7 @@ impl Project {
         fs::write(self.place.folder().join(".env"), text).expect("writes");
     }
 
-    /// What is told to nobody.
+    /// The secrets that no other process may receive.
     fn secrets(&self) -> [&str; 4] {
         [OF_ENVIRONMENT, OF_DOTENV, IN_BODY, &self.kept]
     }
@@ -82,7 +83,7 @@ impl Project {
     }
 }
 
-/// Ends within the deadline, whatever the command waits for.
+/// Runs a command, which must end before the deadline.
 fn finished(mut command: Command) -> (i32, String, String) {
     struct Killed(Child);
     impl Drop for Killed {
@@ -139,7 +140,8 @@ fn tokens_do_not_go_to_whoever_sits_at_the_usual_address() {
     project.assert_tells_nothing(&heard(&stranger), "the usual address");
 }
 
-/// Everything in the directory is right but the process at the address: it took that over, or the file was written by somebody.
+/// The directory is valid, but the process at its address is another one: it took the address over, or someone else wrote the
+/// file.
 #[test]
 fn server_that_cannot_prove_that_it_owns_the_directory_is_sent_nothing() {
     let project = Project::new();
@@ -159,7 +161,7 @@ fn server_that_cannot_prove_that_it_owns_the_directory_is_sent_nothing() {
             (format!("AUTOAPPDEV_TOKEN={OF_DOTENV}\nAUTOAPPDEV_PORT={}\n", stranger.address.port()), &[]),
         ] {
             project.write_dotenv(&dotenv);
-            // One that follows would go on asking.
+            // `-f` would keep following and not end.
             for args in COMMANDS.iter().filter(|args| !args.contains(&"-f")) {
                 let (code, _, err) = project.run(args, envs);
                 assert!(code == 4 && err.contains("does not prove that it is the server of this folder"), "{args:?}: {err}");
@@ -172,14 +174,14 @@ fn server_that_cannot_prove_that_it_owns_the_directory_is_sent_nothing() {
     }
 }
 
-/// Passes on what it hears to a server, and records it.
+/// Forwards everything it receives to a server, and records it.
 struct Relay {
     address: SocketAddr,
     heard: Arc<Mutex<Vec<u8>>>,
 }
 
 impl Relay {
-    /// Listens at `ip` and a port of the kernel's choice.
+    /// Listens at `ip`, on a port that the kernel picks.
     fn to(server: SocketAddr, ip: &str) -> Self {
         let listener = TcpListener::bind((ip, 0)).expect("loopback has this address");
         let address = listener.local_addr().expect("bound");
@@ -243,12 +245,12 @@ fn relay_in_front_of_the_right_server_does_not_get_its_token() {
         let heard = relay.heard();
         assert!(heard.contains("GET /api/version?challenge="), "it had the challenge to pass on: {heard}");
         project.assert_tells_nothing(&heard, "a relay");
-        // To the one that the user names it goes, whatever stands behind it.
+        // If the user names the address, the token is sent there, whatever process is behind it.
         let url = format!("http://{}", relay.address);
         assert_eq!(project.run(&["--url", &url, "status"], &server_envs).0, 0);
         assert!(relay.heard().contains(OF_ENVIRONMENT));
     }
-    // Without the relay the same server proves itself.
+    // Without the relay, the same server proves that it owns the directory.
     fs::write(&file, written).expect("writes");
     for args in [&["status"][..], &["start"], &["stop", "--now"]] {
         let (code, _, err) = project.run(args, &server_envs);
@@ -283,7 +285,7 @@ fn token_of_a_dotenv_goes_only_to_the_server_of_its_folder() {
     assert_eq!(project.place.stop_server(), 0);
     named(&project, &["status"], &[("AUTOAPPDEV_PORT", &port)]);
     project.assert_tells_nothing(&heard(&stranger), "a named address");
-    // What the environment says and the environment names go together.
+    // A token from the environment is sent to an address from the environment.
     let (code, _, err) = project.run(&["status"], &[("AUTOAPPDEV_URL", &url), ("AUTOAPPDEV_TOKEN", OF_ENVIRONMENT)]);
     assert_eq!((code, err.as_str()), (1, "autoappdev: a token is needed\n"));
     assert!(heard(&stranger).contains(OF_ENVIRONMENT) && !heard(&stranger).contains(OF_DOTENV));
@@ -316,12 +318,12 @@ fn without_the_session_key_no_token_is_sent_and_the_error_says_why() {
     assert_eq!(project.run(&["status"], &envs).0, 0);
 }
 
-/// A Unix socket that a process of another user listens on, and what it hears.
+/// Creates a Unix socket on which a process of another user listens, and records what it receives.
 fn socket_of_another(path: &Path) -> Arc<Mutex<Vec<u8>>> {
     let at = path.to_owned();
     let bind = move || {
         let another = Some(rustix::thread::Uid::from_raw(ANOTHER));
-        // Counts for this thread alone, which ends with it. The kernel remembers who called `listen(2)`.
+        // Affects only this thread, which ends afterwards. The kernel remembers which user called `listen(2)`.
         rustix::thread::set_thread_res_uid(another, another, another).expect("we are root");
         UnixListener::bind(at).expect("the folder is open to all")
     };
@@ -362,7 +364,7 @@ fn socket_of_another_user_gets_nothing() {
     let lock = hold(&runtime);
     let told = "belongs to another user (uid 65534), so nothing was sent to it";
     let dotenv = format!("AUTOAPPDEV_SOCKET={}\nAUTOAPPDEV_TOKEN={OF_DOTENV}\n", socket.display());
-    // As the project's `.env` names it while the server has not recorded where it listens, and as the server's own file does.
+    // The socket is named by the project's `.env` before the server has recorded its address, and then by `server.json`.
     for is_recorded in [false, true] {
         project.write_dotenv(&dotenv);
         if is_recorded {
@@ -378,7 +380,7 @@ fn socket_of_another_user_gets_nothing() {
         }
         assert_eq!(heard(), "", "not a byte");
     }
-    // If the user names it, it is asked, without the token of the project.
+    // If the user names the socket, the request is sent, but without the project's token.
     drop(lock);
     let (code, _, err) = project.run(&["status"], &[("AUTOAPPDEV_SOCKET", socket.to_str().expect("text"))]);
     assert!(code == 1 && err.contains("the token in .env was not sent"), "{err}");
@@ -408,7 +410,7 @@ fn links_in_a_cloned_project_do_not_lead_to_the_files_of_a_live_server() {
             assert!(code == 4 && out.is_empty() && err.contains(says), "{what}, {args:?}: {err}");
         }
     };
-    // Each alone, and all of them, beside a `server.json` that knows the directory.
+    // Each link alone, and all of them, beside a `server.json` for this directory.
     let stranger = FakeServer::canned(200, r#"{"ok":true}"#);
     let names = ["server.lock", "token", "read-token", "session-key", "server.sock"];
     for which in names.iter().map(std::slice::from_ref).chain([&names[..]]) {
@@ -418,7 +420,7 @@ fn links_in_a_cloned_project_do_not_lead_to_the_files_of_a_live_server() {
         write_server_json(&runtime, "x", &stranger);
         assert_none("no server is running for", &format!("{which:?}"));
         fs::remove_file(runtime.join("server.json")).expect("ours");
-        // As if a server of the clone were starting.
+        // As if a server were starting in the clone.
         let lock = hold(&runtime);
         assert_none("has not recorded its address", &format!("{which:?}"));
         drop(lock);
@@ -427,11 +429,11 @@ fn links_in_a_cloned_project_do_not_lead_to_the_files_of_a_live_server() {
         fs::remove_dir_all(&runtime).expect("ours");
         fs::create_dir(&runtime).expect("creates");
     }
-    // The token of the victim does not go to an address that the environment names.
+    // The victim's token is not sent to an address from the environment.
     symlink(from.join("token"), runtime.join("token")).expect("links");
     assert_eq!(run(&["--url", &stranger.url(), "stop"], &[]).0, 1);
     victim.assert_tells_nothing(&heard(&stranger), "a linked token");
-    // The whole directory.
+    // A link in place of the whole directory.
     fs::remove_dir_all(&runtime).expect("ours");
     symlink(&from, &runtime).expect("links");
     let real = from.canonicalize().expect("there");
@@ -466,7 +468,7 @@ fn link_that_the_owner_made_leads_to_the_server_that_was_started_by_it() {
     assert!(code == 0 && said.contains(&sentence), "{said}");
 }
 
-/// Makes a pipe that nobody writes to.
+/// Creates a pipe that has no writer.
 fn make_pipe(path: &PathBuf) {
     let _was_none = fs::remove_file(path);
     mknodat(CWD, path, FileType::Fifo, 0o600.into(), 0).expect("makes");
@@ -483,7 +485,7 @@ fn pipe_in_the_place_of_a_file_keeps_no_command_waiting() {
         assert!(code == 1 && err.contains("cannot read .env: it is not a regular file"), "{args:?}: {err}");
     }
     fs::remove_file(&dotenv).expect("ours");
-    // One after the other, beside a live server, which has its own open.
+    // One at a time, while a server runs that has its own files open.
     project.place.set_env("AUTOAPPDEV_SOCKET", "off");
     project.place.start_server();
     for name in ["token", "read-token", "session-key", "server.json"] {

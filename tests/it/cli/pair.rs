@@ -63,7 +63,7 @@ fn link_has_a_code_that_logs_in_once_and_no_token() {
     let output = command.env("LC_ALL", "C").output().expect("runs");
     assert!(output.stdout.is_ascii() && output.stdout.windows(4).any(|part| part == b"####"));
 
-    // By its address a server elsewhere is paired as well, by whoever may act there.
+    // A client with an operator's token can also pair with a remote server by its address.
     place.set_env("AUTOAPPDEV_SOCKET", "off");
     place.restart_server();
     let url = format!("http://127.0.0.1:{}", place.port());
@@ -71,7 +71,7 @@ fn link_has_a_code_that_logs_in_once_and_no_token() {
     place.set_env("AUTOAPPDEV_TOKEN", "another-token-of-a-pair");
     let (code, out, said) = place.client(&["pair", "--url", &url]);
     assert!(code == 1 && out.is_empty() && said.contains("not this server's"), "{said}");
-    // Whoever may only look makes no link, for lookers neither: it would outlive the read-only token's owner.
+    // A viewer cannot make a link, not even a read-only one: its session could outlast the viewer's own access.
     place.unset_env("AUTOAPPDEV_TOKEN");
     place.set_env("AUTOAPPDEV_READ_TOKEN", tokens[1].trim());
     let (code, out, said) = place.client(&["pair", "--url", &url, "--read-only"]);

@@ -1,4 +1,4 @@
-//! What a script, a name or a server says cannot drive the terminal on which a client command prints it.
+//! Text from a script, a name or a server cannot control the terminal on which a client command prints it.
 
 use std::fs::File;
 use std::io::Read;
@@ -11,8 +11,8 @@ use serde_json::json;
 use crate::fake_server::FakeServer;
 use crate::support::{Place, until};
 
-/// Sets the clipboard and the title, makes the terminal answer, writes over other lines, hides text, and turns the order of reading: in
-/// seven and in eight bits, cut off, and too long.
+/// Sequences that set the clipboard and the title, make the terminal reply, overwrite other lines, hide text, and change the
+/// reading direction: in 7-bit and 8-bit form, truncated, and too long.
 const ATTACKS: [&str; 24] = [
     "\u{1b}]52;c;cm0gLXJmIH4=\u{7}",
     "\u{1b}]52;c;cm0gLXJmIH4=\u{1b}\\",
@@ -40,14 +40,14 @@ const ATTACKS: [&str; 24] = [
     "at the end of a line \u{1b}",
 ];
 
-/// Bytes that are no UTF-8: eight-bit controls, an overlong escape, and a character that is cut off.
+/// Invalid UTF-8: 8-bit controls, an overlong escape, and a truncated character.
 const RAW_BYTES: &[u8] = b"raw \x9b2J \x9d0;t\x9c \xc0\x9b[2J \xe0\x80\x9b[2J \xf0\x80\x80\x9b[c \xe2\x80\n";
 
-/// What a command prints on a terminal, both of its streams, and its exit code.
+/// Runs a command on a terminal. Returns the output of both streams, and the exit code.
 fn on_a_terminal(mut command: Command, args: &[&str]) -> (String, Option<i32>) {
     let pair = openpty(None, None).expect("a terminal");
     let mut settings = tcgetattr(&pair.slave).expect("a terminal");
-    // The line discipline would change line breaks.
+    // Otherwise the line discipline would change line breaks.
     cfmakeraw(&mut settings);
     tcsetattr(&pair.slave, SetArg::TCSANOW, &settings).expect("a terminal");
     let [out, error] = [(); 2].map(|()| Stdio::from(pair.slave.try_clone().expect("a copy")));
@@ -56,7 +56,7 @@ fn on_a_terminal(mut command: Command, args: &[&str]) -> (String, Option<i32>) {
     let mut master = File::from(pair.master);
     let reader = std::thread::spawn(move || {
         let mut bytes = Vec::new();
-        // It ends with an error once nobody has the other end open (`pty(7)`).
+        // Reading fails once the other end is closed everywhere (`pty(7)`).
         let _hung_up = master.read_to_end(&mut bytes);
         bytes
     });
@@ -64,7 +64,7 @@ fn on_a_terminal(mut command: Command, args: &[&str]) -> (String, Option<i32>) {
     (String::from_utf8(reader.join().expect("reads")).expect("UTF-8"), code)
 }
 
-/// Takes the SGR sequences out of a line, whose last one must be a reset.
+/// Removes the SGR sequences from a line and checks that the last one is a reset.
 fn without_colours(line: &str) -> String {
     let (mut text, mut last, mut rest) = (String::new(), "0", line);
     while let Some((before, after)) = rest.split_once("\u{1b}[") {
@@ -90,7 +90,7 @@ fn assert_harmless(printed: &str, what: &str) {
     }
 }
 
-/// A place whose run wrote all of it, and ended.
+/// A place with a run that printed all of it and has ended.
 fn attacked() -> (Place, i64) {
     let place = Place::serving("attack.sh");
     let output = place.root().join("output");
@@ -98,7 +98,7 @@ fn attacked() -> (Place, i64) {
     let folder = "folder\u{1b}]0;t\u{7}\u{202e}";
     std::fs::create_dir(place.root().join(folder)).expect("creates");
     let name = "attack\u{1b}[2J\u{9b}c\u{202e}.sh";
-    // A program has no NUL in its text, nor in its arguments.
+    // Neither a program's text nor its arguments can contain NUL.
     let words = ATTACKS.map(|attack| attack.replace('\0', ""));
     let steps = words.clone().map(|word| format!("echo '::step {word}'; echo '::progress 50 {word}'\n")).concat();
     let cut = "printf 'half\\x1b]0;t'; sleep 0.6; printf 'le\\a\\n'";
@@ -141,7 +141,7 @@ fn nothing_that_a_run_says_or_is_called_drives_the_terminal() {
     ] {
         assert!(lines.lines().any(|shown| shown == line), "{line} is missing in {lines}");
     }
-    // On request, and where no terminal reads, lines are what the script wrote.
+    // With `--raw`, and when output is not a terminal, lines are printed as the script wrote them.
     let (raw, _) = on_a_terminal(place.command(), &["logs", "--raw", "--no-timestamps", "--lines", "all"]);
     let (_, piped, _) = place.client(&["logs", "--no-timestamps", "--lines", "all"]);
     assert_eq!(raw, piped);

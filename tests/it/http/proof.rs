@@ -1,4 +1,4 @@
-//! `GET /api/version?challenge=`: what a server proves, and to whom.
+//! `GET /api/version?challenge=`: what a server proves, and to which clients.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -22,7 +22,7 @@ fn server_proves_for_each_address_that_it_has_the_session_key() {
     let prover = Prover::new(&Token::new(key.trim()).expect("good"));
     for ip in ["127.0.0.1", "127.0.0.2"] {
         let address: SocketAddr = format!("{ip}:{}", place.port()).parse().expect("an address");
-        // Without a token: it is for clients that would send theirs afterwards, on the same connection.
+        // Sent without a token: clients verify the server before they send theirs on the same connection.
         let mut wire = Wire::of(std::net::TcpStream::connect(address).expect("it listens"));
         for challenge in [CHALLENGE, "ffffffffffffffffffffffffffffffff"] {
             let answer = wire.get(&format!("/api/version?challenge={challenge}")).ok();

@@ -1,5 +1,5 @@
-//! Reading is protected as acting is: what a page of another origin can make a browser ask for is refused before anything is done for it, at every
-//! listener, by every method, and in browsers that do not say where a request comes from.
+//! Reading is protected like acting: requests that a page of another origin can cause are refused before any work is done, at
+//! every listener, with every method, and from browsers that do not send the origin of a request.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -11,14 +11,14 @@ use serde_json::Value;
 use crate::support::sse::EventStream;
 use crate::support::{DEADLINE, Place, example};
 
-/// Without Fetch Metadata.
+/// A browser that sends no Fetch Metadata.
 const OLD_BROWSER: &str = "User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:60.0) Gecko/20100101 Firefox/60.0\r\n";
 
-/// As many as there may be.
+/// The maximum numbers of downloads and streams.
 const DOWNLOADS: usize = 16;
 const STREAMS: usize = 64;
 
-/// One request on a connection of its own: the status, and the code of an error.
+/// Sends one request on a new connection. Returns the status and the error code.
 fn ask(place: &Place, listener: &str, request: &str) -> (u16, String) {
     let request = format!("{request}Host: localhost\r\nConnection: close\r\n\r\n");
     let mut answer = Vec::new();
@@ -48,7 +48,7 @@ fn place() -> Place {
     place
 }
 
-/// Everything below `/api`, and more ways to write such a path; each would wait or stream if it were served.
+/// Returns every path below `/api`, and other spellings of such paths; each would wait or stream if it were served.
 fn targets(place: &Place) -> Vec<String> {
     let version = place.pipeline()["version"].as_u64().expect("a number");
     let end = place.get("/api/logs/tail?limit=1").ok()["next"].as_u64().expect("a position");
@@ -68,12 +68,12 @@ fn every_listener_and_method_refuses_to_read_for_a_page_of_another_origin() {
         "Sec-Fetch-Site: same-site\r\n".to_owned(),
         "Origin: http://localhost:3000\r\n".to_owned(),
         "Origin: null\r\n".to_owned(),
-        // What old browsers say: nothing, or the page that they are on.
+        // Old browsers send nothing, or the page that they show.
         OLD_BROWSER.to_owned(),
         format!("{OLD_BROWSER}Referer: http://localhost:3000/\r\n"),
         "Accept-Language: en\r\n".to_owned(),
         format!("{OLD_BROWSER}Cookie: autoappdev=x\r\nAccept: image/*\r\n"),
-        // As a browser adds it for any page once its user has typed a password.
+        // A browser adds this for any page once its user has entered a password.
         format!("{OLD_BROWSER}Authorization: Basic Og==\r\n"),
     ];
     for listener in ["127.0.0.1", "::1", "unix"] {
@@ -99,7 +99,8 @@ fn every_listener_and_method_refuses_to_read_for_a_page_of_another_origin() {
     assert_eq!(place.footprint(), before);
 }
 
-/// The documented uses: curl and other programs without any of a browser's fields, the page in an old browser, and what its user types.
+/// The documented uses: curl and other programs without any browser fields, the page in an old browser, and addresses that its
+/// user types.
 #[test]
 fn programs_and_the_own_page_of_an_old_browser_read_and_act() {
     let place = place();
@@ -132,7 +133,7 @@ fn programs_and_the_own_page_of_an_old_browser_read_and_act() {
     }
 }
 
-/// A form or a beacon can post nothing at all, and then has no content type that gives it away.
+/// A form or a beacon can send a POST without a body, which then has no content type to check.
 #[test]
 fn browser_posts_without_a_body_only_what_needs_a_preflight() {
     let place = place();
@@ -154,7 +155,7 @@ fn browser_posts_without_a_body_only_what_needs_a_preflight() {
     assert_eq!(place.footprint(), before);
 }
 
-/// Hundreds of refusals, on connections that stay open, take no slot of a stream or a download from the owner.
+/// Hundreds of refused requests on open connections occupy none of the owner's stream and download slots.
 #[test]
 fn refused_reads_leave_every_stream_and_download_slot_free() {
     let place = place();
@@ -172,7 +173,7 @@ fn refused_reads_leave_every_stream_and_download_slot_free() {
     assert_slots_are_free(&place);
 }
 
-/// The owner opens every stream and download that there may be.
+/// Checks that the owner can open the maximum number of streams and downloads.
 pub(crate) fn assert_slots_are_free(place: &Place) {
     let streams: Vec<_> = (0..STREAMS).map(|_| EventStream::open(place.port(), "", None)).collect();
     let downloads: Vec<_> = (0..DOWNLOADS)

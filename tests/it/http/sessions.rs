@@ -1,4 +1,4 @@
-//! Sessions on the real binary: how long they last, what ends them, and what a full disk and other users' guesses do to them.
+//! Sessions with the real binary: how long they last, what ends them, and how a full disk and other users' guesses affect them.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -30,7 +30,7 @@ fn closed_place() -> Place {
     place
 }
 
-/// Asks with these header fields, as the page does, and without a token.
+/// Sends a request with these header fields, as the page does, and without a token.
 fn ask_by(mut wire: Wire, method: &str, path: &str, fields: &[(&str, &str)], body: &str) -> Answer {
     let fields: Vec<String> = fields.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
     let fields = fields.concat();
@@ -74,7 +74,7 @@ fn session_outlives_a_killed_server_and_its_end_does_too() {
     let id = ends.cookie.split_once('=').and_then(|(_, value)| value.split_once('.')).expect("an id").0;
     place.post("/api/sessions/end", json!({ "id": id })).ok();
     ask(&place, "POST", "/api/logout", &leaves.fields(), "{}").ok();
-    // What was answered is on record: nothing of it comes back.
+    // The ended sessions are recorded and do not come back after a restart.
     place.kill_server();
     place.start_server();
     assert_eq!([&stays, &ends, &leaves].map(|it| status(&place, it)), [200, 401, 401]);
@@ -99,7 +99,7 @@ fn changed_token_ends_the_sessions_made_with_it_for_good() {
     assert_eq!(all(&place), [401, 401, 401]);
 }
 
-/// An event stream with these fields, read up to its first state.
+/// Opens an event stream with these credentials and reads up to its first state.
 fn stream(place: &Place, log_in: &LogIn) -> TcpStream {
     let mut stream = TcpStream::connect(("127.0.0.1", place.port())).expect("it accepts");
     stream.set_read_timeout(Some(DEADLINE)).expect("a limit");
@@ -128,7 +128,7 @@ fn end_of_a_session_ends_its_streams_and_no_others() {
         let (ends, stays) = (log_in(&place, TOKEN), log_in(&place, READ_TOKEN));
         let (mut ending, mut staying) = (stream(&place, &ends), stream(&place, &stays));
         how(&ends);
-        // In order, by the chunk without bytes.
+        // The stream ends normally, with a chunk of length zero.
         read_until(&mut ending, "0\r\n\r\n");
         place.start();
         read_until(&mut staying, "\"running\"");
@@ -146,7 +146,7 @@ fn end_of_a_session_ends_its_streams_and_no_others() {
 #[test]
 fn end_of_a_session_breaks_its_download_off() {
     let place = closed_place();
-    // More than the sockets between hold.
+    // More than the socket buffers hold.
     place.script("much.sh", "#!/bin/bash\nhead -c 48000000 /dev/zero | tr '\\0' 'x' | fold -w 1000\n");
     let (_, run_id) = place.start_with(json!({"script": "much.sh"}));
     place.until_settled(run_id);
@@ -158,7 +158,7 @@ fn end_of_a_session_breaks_its_download_off() {
     read_until(&mut stream, "xxx");
     ask(&place, "POST", "/api/logout", &log_in.fields(), "{}").ok();
     let mut rest = Vec::new();
-    // A broken connection is an error or an early end; neither is the whole.
+    // A broken connection is an error or an early end; either way the download is incomplete.
     let _may_break = stream.read_to_end(&mut rest);
     assert!(rest.len() < 40_000_000, "{} bytes came", rest.len());
 }
@@ -212,7 +212,7 @@ fn full_disk_refuses_a_log_in_and_keeps_no_session_alive() {
     let answer = ask(place, "POST", "/api/logout", &out.fields(), "{}");
     told(&answer);
     assert!(answer.header("Set-Cookie").is_some_and(|cookie| cookie.contains("Max-Age=0")));
-    // Not all of them: that would end the code, too.
+    // Not all sessions: that would revoke the code as well.
     let id = ended.cookie.split_once('=').and_then(|(_, value)| value.split_once('.')).expect("an id").0;
     told(&place.post("/api/sessions/end", json!({ "id": id })));
     assert_eq!([&out, &ended].map(|it| status(place, it)), [401, 401]);
@@ -234,7 +234,7 @@ fn guesses_of_another_user_do_not_slow_down_the_owner() {
         ask_by(wire, "GET", "/api/pipeline", &[("Authorization", &format!("Bearer {token}"))], "").status
     };
     let another = || Wire::open_as(ANOTHER, place.port());
-    // The machine may be so slow that a second's wait is over before the next guess: then the waits grow until one is seen.
+    // On a slow machine a wait of one second may be over before the next guess. The waits grow, so one is seen eventually.
     assert!((0..100).any(|_| guess(another(), "a-wrong-token-of-many") == 429));
     assert_eq!(guess(place.wire(), TOKEN), 200);
     assert_eq!(guess(Wire::open_from("127.0.0.7", place.port()), TOKEN), 200);
@@ -266,7 +266,7 @@ fn cookies_of_others_make_no_head_too_long() {
         assert_eq!((answer.status, &answer.body["session"]["may"]), (200, &json!("act")), "{}", answer.body);
         assert_eq!(ask(&place, "GET", "/", &[("Cookie", &cookies)], "").status, 200);
     }
-    // Other fields, and what no browser sends, are refused as before.
+    // Other long fields, and cookies that no browser sends, are still refused.
     let long = "z".repeat(20_000);
     for field in [("Cookies", long.as_str()), ("X", &format!("{long}; {}", log_in.cookie)), ("Cookie", &tossed(600))] {
         assert_eq!(ask(&place, "GET", "/api/session", &[field, proof], "").error(), "head_too_large", "{}", field.0);

@@ -178,7 +178,7 @@ fn a_neighbours_page_acts_with_its_own_token_or_not_at_all() {
     let log_in = log_in(&place, TOKEN);
     let (own, neighbour) = (log_in.fields(), ("Origin", "http://localhost:3000"));
     let before = place.footprint();
-    // Even if it knew the proof, which stands in the storage of another origin.
+    // Refused even with the right proof, which is in the storage of another origin.
     for fields in [[&own[..], &[neighbour]].concat(), [&own[..], &[neighbour, ("Sec-Fetch-Site", "same-site")]].concat()] {
         for (method, path, body) in
             [("POST", "/api/pipeline/start", "{}"), ("GET", "/api/pipeline", ""), ("GET", "/api/events", "")]
@@ -253,7 +253,7 @@ fn what_is_wrong_with_a_token_is_said_at_the_start_without_telling_it() {
         let said = place.refused_server(("AUTOAPPDEV_TOKEN", TOKEN));
         assert!(said.contains(advice) && said.contains("read-token") && !said.contains("SECRET"), "{said}");
     }
-    // Another user of the machine signs in at every server, so each needs what is there.
+    // Every server needs usable token files, because other users of the machine log in with a token at any of them.
     fs::remove_file(&file).expect("there");
     let mut place = place;
     place.start_server();
@@ -391,7 +391,7 @@ fn no_secret_is_in_a_log_a_record_an_answer_or_a_process() {
             ask_from("127.0.0.9", &place, "POST", "/api/login", &[], &json!({ "token": wrong }).to_string());
         }
         ask(&place, "GET", &format!("/api/pipeline?token={token}"), &log_in.fields(), "");
-        // A download brings its proof in the address.
+        // A download has its proof in the URL.
         let download = format!("/api/runs/{run_id}/log?download=1&proof={}", log_in.download_proof);
         assert_eq!(ask(&place, "GET", &download, &[("Cookie", &log_in.cookie)], "").status, 200);
         let code = place.post("/api/pair", json!({})).ok()["code"].as_str().expect("a code").to_owned();
@@ -406,7 +406,7 @@ fn no_secret_is_in_a_log_a_record_an_answer_or_a_process() {
         let shim = place.shim_pid(run_id);
 
         let of_log_ins = [&log_in, &reader].into_iter().flat_map(|it| [&it.cookie, &it.proof, &it.download_proof]);
-        // Of a cookie its secret: its id stands in the list of sessions.
+        // Only the secret of a cookie: its id appears in the list of sessions.
         let of_log_ins = of_log_ins.map(|text| text.rsplit('.').next().expect("a part"));
         let secrets: Vec<&str> = [token.as_str(), READ_TOKEN, &session_key, &code, wrong].into_iter().chain(of_log_ins).collect();
         let look = |what: &str, bytes: &[u8], own: &[&str]| {

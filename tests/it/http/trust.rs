@@ -1,4 +1,4 @@
-//! Who is the owner without a token: processes of the server's own user, and no others.
+//! Trust without a token: only processes of the server's own user have full control.
 
 use std::fs;
 use std::process::{Child, Command, Stdio};
@@ -48,7 +48,7 @@ fn another_user_of_the_machine_signs_in_and_the_servers_own_user_does_not() {
         assert_signs_in(&ask(Wire::open_as(ANOTHER, place.port()), request));
     }
     assert_nothing_was_started(&place);
-    // The connection is another user's for as long as it lasts.
+    // The connection belongs to the other user for as long as it lasts.
     let mut kept = Wire::open_as(ANOTHER, place.port());
     for _ in 0..3 {
         assert_signs_in(&kept.get("/api/pipeline"));
@@ -57,7 +57,7 @@ fn another_user_of_the_machine_signs_in_and_the_servers_own_user_does_not() {
     assert_eq!(ask(place.wire(), "POST /api/pipeline/stop HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n").status, 200);
 }
 
-/// How many connections to this port are not closed at the server's end, accepted or not.
+/// Returns how many connections to this port are still open at the server's end, accepted or not.
 fn connections_at(port: u16) -> usize {
     const LISTENING: &str = "0A";
     let table = fs::read_to_string("/proc/net/tcp").expect("Linux");
@@ -66,7 +66,7 @@ fn connections_at(port: u16) -> usize {
     ends.filter(|fields| fields[0].ends_with(&format!(":{port:04X}")) && fields[2] != LISTENING).count()
 }
 
-/// The kernel reports user 0 for a socket that nobody holds any more, and this server is root's.
+/// The kernel reports user 0 for a socket that no process holds any more, and this server runs as root.
 #[test]
 fn client_that_has_closed_before_it_is_served_is_nobody() {
     if !is_root() {
@@ -86,7 +86,7 @@ fn client_that_has_closed_before_it_is_served_is_nobody() {
     }
 }
 
-/// An nginx of its own, ended on drop.
+/// An nginx for one test, stopped on drop.
 struct Nginx {
     child: Child,
     port: u16,
@@ -94,19 +94,19 @@ struct Nginx {
 
 impl Drop for Nginx {
     fn drop(&mut self) {
-        // Its workers end with their master, if it is asked.
+        // After SIGTERM the workers end with their master.
         signal(self.child.id(), "TERM");
         let _ended = self.child.wait();
     }
 }
 
 impl Nginx {
-    /// Serves `location /` with these directives, with workers of this user.
+    /// Serves `location /` with these directives. The workers run as `user`.
     fn start(place: &Place, user: &str, directives: &str) -> Option<Self> {
         let dir = place.folder().join("nginx");
         fs::create_dir_all(&dir).expect("creates");
         for attempt in 0..20 {
-            // Taken and let go of: somebody may be quicker, and nginx then says so.
+            // The port is released again: if another process takes it first, nginx reports that.
             let port = std::net::TcpListener::bind("127.0.0.1:0").expect("binds").local_addr().expect("bound").port();
             let at = dir.display();
             let config = format!(
@@ -144,7 +144,7 @@ fn proxy_in_front_of_a_loopback_server_lets_nobody_in_without_a_token() {
     let socket = format!("proxy_pass http://unix:{}:;", place.runtime().join("server.sock").display());
     let usual = "proxy_set_header Host localhost; proxy_http_version 1.1;";
     for (user, directives) in [
-        // As in most manuals: nothing says that there is a proxy, but its user is another.
+        // As in most manuals: no header field shows the proxy, but it runs as another user.
         ("www-data", to.clone()),
         ("www-data", format!("{to} {usual}")),
         ("root", format!("{to} {usual} proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;")),
@@ -162,7 +162,7 @@ fn proxy_in_front_of_a_loopback_server_lets_nobody_in_without_a_token() {
     }
 }
 
-/// Names of proxies' fields cannot be hidden from us by their case, and a connection is judged anew with each request.
+/// The case of a proxy's header fields does not matter, and each request on a connection is checked anew.
 #[test]
 fn request_that_a_proxy_passed_on_is_told_apart_on_one_connection() {
     let place = Place::serving("sleep.sh");

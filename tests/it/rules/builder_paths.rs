@@ -1,12 +1,12 @@
-//! What `make build` makes does not name the directories of whoever built it. Played with a small package in place of this one, whose release build
-//! takes minutes.
+//! The output of `make build` does not contain the builder's directories. Tested with a small package instead of this one, whose
+//! release build takes minutes.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
-/// A package with a dependency below Cargo's directory, as one of a registry is, that can panic.
+/// Writes a package with a dependency that can panic, in Cargo's directory like one from a registry.
 fn write_packages(home: &Path) {
     let dependency = home.join(".cargo/registry/src/index/panics-1.0.0");
     let files = [
@@ -26,7 +26,7 @@ fn write_packages(home: &Path) {
             "version = 4\n[[package]]\nname = \"panics\"\nversion = \"1.0.0\"\n[[package]]\nname = \"small\"\nversion = \"1.0.0\"\ndependencies = [\"panics\"]\n"
                 .to_owned(),
         ),
-        // What make calls in place of Cargo.
+        // The program that make runs in place of Cargo.
         (home.join("cargo"), "#!/bin/sh\ncd \"$HOME/work\" && exec \"$REAL_CARGO\" \"$@\"\n".to_owned()),
     ];
     for (path, text) in files {
@@ -43,7 +43,7 @@ fn release_build_does_not_name_the_builders_directories() {
     fs::create_dir(&home).expect("creates");
     write_packages(&home);
     let cargo = std::env::var_os("CARGO").map_or_else(|| "cargo".into(), std::path::PathBuf::from);
-    // With another home, rustup would look for its toolchains there.
+    // `rustc` is set because, with another home, rustup would search for its toolchains there.
     let rustc = cargo.with_file_name("rustc");
     let build = |program: &Path, args: &[&str], target: &str| {
         let mut command = Command::new(program);

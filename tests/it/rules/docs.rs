@@ -37,7 +37,7 @@ struct Proved<'a> {
     kill_points: Vec<&'a str>,
 }
 
-/// The rows of the tables with the last column `proved by`. Each test that they name exists.
+/// Returns the rows of the tables whose last column is `proved by`, and checks that each named test exists.
 fn proved_rows<'a>(file: &str, text: &'a str) -> Vec<Proved<'a>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let code = sources(&root.join("tests")) + &sources(&root.join("src"));

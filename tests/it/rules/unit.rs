@@ -1,4 +1,4 @@
-//! The README's systemd unit, as systemd itself reads and judges it.
+//! The README's systemd unit, checked by systemd itself.
 
 use std::fs;
 use std::path::Path;
@@ -6,7 +6,8 @@ use std::process::Command;
 
 use crate::support::not_run;
 
-/// What `systemd-analyze security` calls "OK", times ten. Nothing that remains can be forbidden to every pipeline.
+/// The limit for `systemd-analyze security` to report "OK", times ten. None of the remaining permissions can be taken from every
+/// pipeline.
 const EXPOSURE_MAX: u32 = 49;
 
 fn unit() -> String {
@@ -16,11 +17,12 @@ fn unit() -> String {
     block.to_owned()
 }
 
-/// Runs `systemd-analyze` on the unit with `change` made to it: whether it is content, and what it said. `None` where it is not installed.
+/// Runs `systemd-analyze` on the unit with `change` applied. Returns whether it succeeded, and its output; `None` if it is not
+/// installed.
 fn analyze(arguments: &[&str], change: (&str, &str)) -> Option<(bool, String)> {
     let dir = tempfile::tempdir().expect("a temp folder");
     let path = dir.path().join("autoappdev.service");
-    // The program must exist for systemd, and need not be this one.
+    // systemd requires the program to exist, but it need not be this one.
     let text = unit().replace("/usr/local/bin/autoappdev", "/bin/true").replace(change.0, change.1);
     fs::write(&path, text).expect("writes");
     let Ok(output) = Command::new("systemd-analyze").args(arguments).arg(&path).output() else {

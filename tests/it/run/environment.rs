@@ -298,7 +298,7 @@ fn server_binary(place: &Place) -> PathBuf {
     command.get_program().into()
 }
 
-/// What runs is what the server's PATH names: the variables of a start are the run's, and do not choose its interpreter.
+/// The interpreter is found in the server's PATH: the variables of a start apply to the run but do not choose its interpreter.
 #[test]
 fn path_of_a_start_reaches_the_run_and_does_not_choose_its_interpreter() {
     let mut place = Place::new();
@@ -329,7 +329,7 @@ fn path_of_a_start_reaches_the_run_and_does_not_choose_its_interpreter() {
             assert_eq!(place.said(run_id, "stdout"), [said], "{name} {env}");
         }
     }
-    // What only `env` understands is refused, and leaves no run.
+    // An `env` line that only `env` can interpret is refused, and no run is created.
     place.script("e.x", "#!/usr/bin/env -i tool9\n");
     let before = place.footprint();
     for variable in ["PATH", "LD_PRELOAD", "GLIBC_TUNABLES"] {
@@ -339,7 +339,7 @@ fn path_of_a_start_reaches_the_run_and_does_not_choose_its_interpreter() {
     assert_eq!(place.footprint(), before);
 }
 
-/// A value on a command line is in the list of processes, which every user of the machine can read.
+/// A value on a command line appears in the process list, which every user of the machine can read.
 #[test]
 fn variable_without_a_value_comes_from_the_environment_of_the_client() {
     let place = Place::serving("sleep.sh");

@@ -231,7 +231,7 @@ fn unrunnable_script_is_refused_with_its_cause_before_a_run_begins() {
             assert!(answer.body["detail"].as_str().is_some_and(|detail| detail.contains(cause)), "{}", answer.body);
         }
     }
-    // The PATH of the start does not count.
+    // The start's PATH is not used.
     let answer = start(&place, json!({"script": "y.py", "env": {"PATH": "/nowhere"}}));
     assert!(answer.body["detail"].as_str().is_some_and(|detail| !detail.contains("/nowhere")), "{}", answer.body);
     fs::create_dir(place.root().join("folder")).expect("creates");

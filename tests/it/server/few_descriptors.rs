@@ -1,4 +1,5 @@
-//! A server with few descriptors (`ulimit -n`) and a client with a read-only token that opens all it can: the owner still looks and acts.
+//! A server with few descriptors (`ulimit -n`), and a client with a read-only token that opens as much as it can: the owner can
+//! still read and act.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -10,11 +11,11 @@ use crate::support::{DEADLINE, Place, until_true};
 const TOKEN: &str = "test-token-that-acts-7Qx";
 const READ_TOKEN: &str = "test-token-that-looks-9Zk";
 
-/// Says more than any socket holds, then a line now and then.
+/// Prints more than any socket buffer holds, then one line every 50 ms.
 const TALKS: &str = "#!/bin/bash\nhead -c 9000000 /dev/zero | tr '\\0' y | fold -w 1000\necho\necho ready\n\
                      n=0\nwhile :; do echo \"line $n\"; n=$((n + 1)); sleep 0.05; done\n";
 
-/// A server that can open this many files.
+/// A server with this descriptor limit.
 fn place_with(descriptors: u32) -> Place {
     let mut place = Place::new();
     place.script("talks.sh", TALKS);
@@ -30,7 +31,7 @@ fn place_with(descriptors: u32) -> Place {
     place
 }
 
-/// Connections of the viewer: each has asked, and none reads its answer.
+/// The viewer's connections: each has sent a request, and none reads its answer.
 struct Viewer(Vec<TcpStream>);
 
 impl Viewer {
@@ -50,7 +51,7 @@ impl Viewer {
         let mut connections = Vec::new();
         for _ in 0..60 {
             for target in &targets {
-                // One that finds no place is closed, and the next one tries.
+                // A connection without a slot is closed, and the next one is tried.
                 let Ok(mut stream) = TcpStream::connect(("127.0.0.1", place.port())) else { continue };
                 let head = format!("GET {target} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {READ_TOKEN}\r\n\r\n");
                 let _closed_already = stream.write_all(head.as_bytes());
@@ -60,7 +61,7 @@ impl Viewer {
         Self(connections)
     }
 
-    /// How many it holds: those that the server has not closed.
+    /// Returns how many connections the server has not closed.
     fn holds(&self) -> usize {
         let is_open = |stream: &&TcpStream| {
             stream.set_nonblocking(true).expect("an option");
@@ -72,7 +73,7 @@ impl Viewer {
     }
 }
 
-/// One request at the Unix socket, and the first line of its answer. The connection, for those that go on.
+/// Sends one request to the Unix socket. Returns the first line of the answer, and the connection, for requests that stay open.
 fn ask_at_socket(place: &Place, request: &str) -> (String, UnixStream) {
     let mut stream = UnixStream::connect(place.runtime().join("server.sock")).expect("it listens");
     stream.set_read_timeout(Some(DEADLINE)).expect("a limit");
@@ -99,7 +100,7 @@ fn viewer_that_takes_all_it_can_keeps_the_owner_from_nothing() {
         });
         let viewer = Viewer::besiege(&place);
         assert!(viewer.holds() > 4, "with {descriptors} descriptors the siege holds {} connections", viewer.holds());
-        // All that the owner may want at once, each on a connection of its own that stays open.
+        // Everything that the owner may want at once, each on its own connection, which stays open.
         let mut kept = Vec::new();
         for request in [
             "GET /api/events",
@@ -113,7 +114,7 @@ fn viewer_that_takes_all_it_can_keeps_the_owner_from_nothing() {
             kept.push(stream);
             kept.truncate(2);
         }
-        // The command line, which takes its way by itself.
+        // The command line, which finds its own way to the server.
         for command in [
             &["status"][..],
             &["pause"],
@@ -126,7 +127,7 @@ fn viewer_that_takes_all_it_can_keeps_the_owner_from_nothing() {
             let (code, out, said) = place.client(command);
             assert_eq!(code, 0, "{command:?} with {descriptors} descriptors: {out}{said}");
         }
-        // Another machine's operator, or one by TCP: finds a slot among those that only wait.
+        // An operator on another machine, or connected by TCP, gets the slot of a client that only waits.
         until_true("an operator by TCP acts", || {
             place.try_request("POST", "/api/pipeline/pause", &[], None).is_some_and(|answer| answer.status == 200)
         });

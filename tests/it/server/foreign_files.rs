@@ -1,4 +1,4 @@
-//! Files and directories that somebody else can have written: a server takes neither its doors nor its data from them.
+//! Files and directories that another user can have written: a server takes neither its listeners nor its data from them.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
@@ -29,7 +29,7 @@ fn set_mode(path: &Path, mode: u32) {
     fs::set_permissions(path, Permissions::from_mode(mode)).expect("ours");
 }
 
-/// A command in the folder of the place, with nothing of ours in its environment.
+/// Returns a command in the folder of the place, without the test's environment variables.
 fn bare(place: &Place, args: &[&str]) -> Command {
     let mut command = place.command();
     for name in ["HOST", "PORT", "RUNTIME_DIR", "PIPELINE_CWD", "DISK_FREE_MB"] {
@@ -39,7 +39,7 @@ fn bare(place: &Place, args: &[&str]) -> Command {
     command
 }
 
-/// Exit code and standard error of a command that ends by itself.
+/// Returns the exit code and standard error of a command that ends by itself.
 fn ended(mut command: Command) -> (i32, String) {
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("spawns");
     let mut stderr = child.stderr.take().expect("piped");
@@ -113,7 +113,7 @@ fn dotenv_of_anybody_may_say_how_the_pipeline_is_run() {
     )
     .expect("writes");
     set_mode(&dotenv, 0o666);
-    // What the environment says is not taken from the file.
+    // A setting from the environment takes precedence over the file.
     place.use_token("a-token-of-the-environment");
     place.start_server();
     assert_eq!(place.pipeline()["default_script"], "sleep.sh");
@@ -173,7 +173,7 @@ fn runtime_directory_that_others_can_change_is_refused() {
         ));
     }
     set_mode(&runtime, 0o700);
-    // Somebody could put another directory in its place, unless only owners can rename what is there.
+    // Any user could replace the directory, unless the sticky bit allows renaming only to owners.
     set_mode(place.folder(), 0o777);
     let above = place.folder().canonicalize().expect("there");
     refused(&format!("every user can write to {} (mode 777); `chmod o-w {}` prevents that", above.display(), above.display()));
@@ -183,7 +183,7 @@ fn runtime_directory_that_others_can_change_is_refused() {
     assert_eq!(place.client(&["status"]).0, 0);
 }
 
-/// Sticky or not, the owner of a directory can rename what is in it.
+/// The owner of a directory can rename its entries, with or without the sticky bit.
 #[test]
 fn runtime_directory_in_a_directory_of_another_user_is_refused() {
     if !is_root() {
@@ -232,12 +232,12 @@ fn runtime_directory_of_another_user_is_refused() {
     fs::create_dir(&runtime).expect("creates");
     set_mode(&runtime, 0o700);
     chown(&runtime, Some(ANOTHER), None).expect("we are root");
-    // Root is refused too: the owner could put in what root then runs or tells.
+    // Root is refused too: the directory's owner could add files that root then runs or reveals.
     let err = place.refused_server(("AUTOAPPDEV_PORT", "0"));
     assert!(err.contains("it belongs to another user (uid 65534)") && err.contains("serve as the user that owns it"), "{err}");
     assert_eq!(entries(&runtime), Vec::<PathBuf>::new(), "nothing was made in it");
 
-    // And a client of a third user, to whom that directory announces a server.
+    // So is a client of a third user, which finds a server's address in that directory.
     let stranger = FakeServer::canned(200, r#"{"ok":true}"#);
     let dir = autoappdev::file_id::FileId::of(&runtime).expect("there");
     let info = json!({"pid": 1, "id": "x", "dir": dir, "address": stranger.address});
@@ -258,7 +258,7 @@ fn runtime_directory_of_another_user_is_refused() {
         });
         assert!(code == 4 && err.contains("is not used: it belongs to another user (uid 65534)"), "{args:?}: {err}");
     }
-    // Root asks nobody at an address that another user has written down.
+    // Root sends no request to an address that another user has recorded.
     let mut command = place.command();
     command.env_remove("AUTOAPPDEV_PORT").env_remove("AUTOAPPDEV_HOST").env("AUTOAPPDEV_TOKEN", TOKEN).args(["start", "x.sh"]);
     assert_eq!(ended(command).0, 4);
@@ -286,7 +286,7 @@ fn root_asks_the_server_of_another_user_by_its_socket_and_tells_it_no_token() {
         command.env_remove("AUTOAPPDEV_PORT").env_remove("AUTOAPPDEV_HOST").env("AUTOAPPDEV_TOKEN", TOKEN).args(args);
         ended(command)
     };
-    // Its wrong token would be refused.
+    // If root's token were sent, it would be refused as wrong.
     for args in [&["start"][..], &["status"], &["stop", "--now"]] {
         let (code, err) = ask(args);
         assert_eq!(code, 0, "{args:?}: {err}");

@@ -1,4 +1,4 @@
-//! What a crash, a file or the binary itself gives away.
+//! What a crash, a file or the binary itself reveals.
 
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
@@ -8,21 +8,21 @@ use serde_json::json;
 
 use crate::support::{Place, is_alive, not_run, signal, until, until_true};
 
-/// The soft limit of a process, as `/proc` tells it (`proc_pid_limits(5)`).
+/// Returns a process's soft core dump limit from `/proc` (`proc_pid_limits(5)`).
 fn core_limit(pid: u32) -> String {
     let limits = fs::read_to_string(format!("/proc/{pid}/limits")).expect("it lives");
     let line = limits.lines().find_map(|line| line.strip_prefix("Max core file size")).expect("a limit");
     line.split_whitespace().next().expect("a number").to_owned()
 }
 
-/// Files that look like a core dump, in the folders in which the kernel would put them.
+/// Returns files that look like core dumps, in the directories where the kernel would write them.
 fn core_dumps(place: &Place) -> Vec<std::path::PathBuf> {
     let folders = [place.folder().to_owned(), place.root(), place.run_dir(1)];
     let files = folders.iter().filter_map(|folder| fs::read_dir(folder).ok()).flatten().flatten().map(|entry| entry.path());
     files.filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("core"))).collect()
 }
 
-/// Tokens are in the server's memory, and a start's environment in its shim's.
+/// The server's memory contains tokens, and the shim's the environment of a start.
 #[test]
 fn crash_of_server_or_shim_leaves_no_memory_behind_and_the_pipelines_does() {
     let mut place = Place::new();
@@ -35,7 +35,7 @@ fn crash_of_server_or_shim_leaves_no_memory_behind_and_the_pipelines_does() {
         return;
     }
     let control_dumps = core_dumps(&place);
-    // As where somebody has raised the limit for all of a session.
+    // As on a machine where the limit was raised for the whole session.
     let mut command = Command::new("bash");
     command.args(["-c", "ulimit -c unlimited && exec \"$@\"", "bash"]).arg(env!("CARGO_BIN_EXE_autoappdev"));
     let plain = place.command();
@@ -47,7 +47,7 @@ fn crash_of_server_or_shim_leaves_no_memory_behind_and_the_pipelines_does() {
     for (pid, limit) in [(server, "1"), (shim, "1"), (leader, "unlimited")] {
         assert_eq!(core_limit(pid), limit, "{pid} of server {server}, shim {shim}, leader {leader}");
     }
-    // The user of both may look at what they have open and where they are, as a server does that looks for a lost shim.
+    // Their user can still see their open files and working directories, which a server needs to find a lost shim.
     for pid in [server, shim] {
         fs::read_link(format!("/proc/{pid}/cwd")).expect("it is dumpable");
     }
@@ -57,7 +57,7 @@ fn crash_of_server_or_shim_leaves_no_memory_behind_and_the_pipelines_does() {
     let status = place.crash_server("ILL");
     assert!(status.signal() == Some(4) && !status.core_dumped(), "{status:?}");
     assert_eq!(core_dumps(&place), control_dumps);
-    // A pipeline's own crash is its user's business: what was set for it holds.
+    // A pipeline can still write core dumps: it gets the original limit.
     place.script("crash.sh", "#!/bin/bash\nulimit -Sc\nkill -SEGV $$\n");
     place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "crash.sh");
     place.start_server();
@@ -68,7 +68,7 @@ fn crash_of_server_or_shim_leaves_no_memory_behind_and_the_pipelines_does() {
     assert_eq!(inherited, String::from_utf8_lossy(&own.stdout).trim(), "as this test has it");
 }
 
-/// An overrun of an array in `SQLite`'s C code is noticed: the compiler was told to guard it (`.cargo/config.toml`).
+/// A write beyond an array in `SQLite`'s C code is detected: the compiler was told to guard it (`.cargo/config.toml`).
 #[test]
 fn bundled_c_code_has_stack_protection() {
     let binary = fs::read(env!("CARGO_BIN_EXE_autoappdev")).expect("it is there");

@@ -52,7 +52,7 @@ impl Limited {
         self.place.bring_own_token();
     }
 
-    /// A connection of the server's user.
+    /// Opens a connection as the server's user.
     fn wire(&self) -> Wire {
         if geteuid().is_root() { Wire::open_as(self.uid, self.place.port()) } else { self.place.wire() }
     }

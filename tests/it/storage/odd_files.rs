@@ -1,5 +1,5 @@
-//! Files of a runtime directory that are not what they should be: a pipe, a link, a folder, a socket, an endless file. Each is put in the place of each
-//! file, before a boot and during a run. Nothing waits for it, follows it or reads it without end.
+//! Unexpected kinds of files in a runtime directory: a pipe, a link, a directory, a socket, an endless file. Each replaces each
+//! file, before the server starts and during a run. No process blocks on it, follows it or reads it endlessly.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -16,26 +16,26 @@ use crate::support::{DEADLINE, Place, signal, until};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Pipe,
-    /// A link to `/dev/zero`, which has no end.
+    /// A link to `/dev/zero`, which never ends.
     Endless,
     /// A link to a file elsewhere.
     Foreign,
     Folder,
     Socket,
-    /// 400 GB that take no room.
+    /// A sparse file of 400 GiB that takes no space.
     Hole,
 }
 
-/// What a file elsewhere holds, before and after.
+/// The content of the file elsewhere, which must not change.
 const FOREIGN: &str = "{\"pid\":1,\"address\":\"127.0.0.1:1\"}\n";
 
-/// How much memory a server may have used, in kB. One that has read such a file has used more, if it lives.
+/// The maximum memory that a server may use, in kB. A server that reads such a file uses more, if it survives.
 const MEMORY_KB_MAX: u64 = 400_000;
 
-/// As much of an answer as is read.
+/// The maximum part of an answer that is read, in bytes.
 const ANSWER_BYTES_MAX: u64 = 8 << 20;
 
-/// Puts it in the place of whatever is there.
+/// Replaces the file at `path` with one of this kind.
 fn put(kind: Kind, path: &Path, foreign: &Path) {
     let _there_or_not = fs::remove_file(path).or_else(|_| fs::remove_dir_all(path));
     match kind {
@@ -43,13 +43,13 @@ fn put(kind: Kind, path: &Path, foreign: &Path) {
         Kind::Endless => symlink("/dev/zero", path).expect("links"),
         Kind::Foreign => symlink(foreign, path).expect("links"),
         Kind::Folder => fs::create_dir(path).expect("creates"),
-        // Its listener leaves, and the file stays.
+        // The listener is closed, but its file remains.
         Kind::Socket => drop(UnixListener::bind(path).expect("binds")),
         Kind::Hole => File::create(path).and_then(|file| file.set_len(400 << 30)).expect("a hole"),
     }
 }
 
-/// A server with its standard output in a file: to wait for a line of one that hangs would hang, too.
+/// A server whose standard output is a file: waiting for a line of a server that hangs would hang as well.
 struct Serving {
     child: Child,
     out: PathBuf,
@@ -60,7 +60,7 @@ impl Serving {
         let out = place.folder().join("serve.out");
         let file = File::create(&out).expect("creates");
         let error = file.try_clone().expect("a copy");
-        // One that read an endless file would otherwise take the machine's memory before the test sees it.
+        // A server that reads an endless file would otherwise use up the machine's memory before the test notices.
         let mut command = place.command_of(Path::new("bash"));
         command.args(["-c", "ulimit -v 12000000; exec \"$0\" serve", env!("CARGO_BIN_EXE_autoappdev")]);
         let child = command.stdin(Stdio::null()).stdout(file).stderr(error).spawn().expect("spawns");
@@ -71,7 +71,7 @@ impl Serving {
         String::from_utf8_lossy(&fs::read(&self.out).expect("there")).into_owned()
     }
 
-    /// Its port, once it serves; `None` once it has refused to.
+    /// Returns its port once it serves, or `None` if it refuses to start.
     fn port(&mut self, what: &str) -> Option<u16> {
         until(what, || {
             let said = self.said();
@@ -89,7 +89,7 @@ impl Serving {
         line.and_then(|line| line.trim().split(' ').next()?.parse().ok()).unwrap_or(0)
     }
 
-    /// Ends it in order.
+    /// Stops it in an orderly way.
     fn end(&mut self, what: &str) {
         if self.child.try_wait().expect("ours").is_none() {
             signal(self.child.id(), "TERM");
@@ -105,7 +105,7 @@ impl Drop for Serving {
     }
 }
 
-/// The status of an answer that has come whole, or as far as it is read.
+/// Returns the status of an answer once it has arrived completely, or up to the maximum that is read.
 fn get(port: u16, path: &str) -> String {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("connects");
     stream.set_read_timeout(Some(DEADLINE)).expect("a limit");
@@ -115,7 +115,7 @@ fn get(port: u16, path: &str) -> String {
     String::from_utf8_lossy(&answer).split(' ').nth(1).unwrap_or_default().to_owned()
 }
 
-/// Runs a command to its end; its exit code, and what it said on standard error.
+/// Runs a command to its end. Returns its exit code and standard error.
 fn run(place: &Place, args: &[&str], what: &str) -> (i32, String) {
     let mut child = spawn(place.command(), args);
     let code = until(&format!("{args:?} ends: {what}"), || child.try_wait().expect("ours")).code().expect("it ends by itself");
@@ -128,7 +128,7 @@ fn spawn(mut command: Command, args: &[&str]) -> Child {
     command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it runs")
 }
 
-/// Everything that reads or writes what is in a runtime directory.
+/// Uses everything that reads or writes the runtime directory.
 fn use_all(place: &Place, port: u16, what: &str) {
     for path in [
         "/api/health",
@@ -149,7 +149,7 @@ fn use_all(place: &Place, port: u16, what: &str) {
     }
 }
 
-/// A place whose server has ended after a run, with a packed and a plain segment, and its files.
+/// A place whose server has ended after a run, with a packed and a plain log segment, and the other files.
 fn used() -> Place {
     let mut place = Place::new();
     place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh");
@@ -173,7 +173,7 @@ fn boots_among(kind: Kind) {
     let aside = place.folder().join("aside");
     fs::rename(place.runtime(), &aside).expect("moves");
     let foreign = place.folder().join("foreign");
-    // Its name says how long the table at its end is: nearly 400 GB, which a hole of that size has.
+    // The file's name says how long the table at its end is: nearly 400 GB, which fits into a sparse file of that size.
     let packed = "runs/1/log/00000000000000100000-00013000000000000000.log.gz".to_owned();
     let segment = format!(
         "runs/1/log/{}",
@@ -220,7 +220,7 @@ fn boots_among(kind: Kind) {
         assert!(copied.success());
         fs::write(&foreign, FOREIGN).expect("writes");
         put(kind, &place.runtime().join(&name), &foreign);
-        // Without a server, too.
+        // Also without a server.
         run(&place, &["status"], &what);
         let mut server = Serving::start(&place);
         if let Some(port) = server.port(&what) {
@@ -271,7 +271,7 @@ fn boot_among_huge_holes_reads_none_to_its_end() {
     boots_among(Kind::Hole);
 }
 
-/// In the middle of a run, under the hands of server and shim.
+/// The file is replaced in the middle of a run, while the server and the shim use it.
 #[test]
 fn odd_file_in_a_live_run_keeps_nobody() {
     for kind in [Kind::Pipe, Kind::Endless, Kind::Foreign, Kind::Folder, Kind::Socket, Kind::Hole] {
@@ -290,8 +290,8 @@ fn odd_file_in_a_live_run_keeps_nobody() {
             run_id += 1;
             let name = if name == "log" { log_file(&place, run_id) } else { format!("runs/{run_id}/{name}") };
             put(kind, &place.runtime().join(&name), &foreign);
-            // Not SQLite's journal, which it opens itself, a moment after it was found missing: in that moment only the server's own user could make
-            // it a pipe. At a boot it is among the others.
+            // Except SQLite's journal. SQLite opens it a moment after finding it missing, and in that moment only the server's
+            // own user could replace it with a pipe. The tests before a start cover it.
             for file in ["PAUSE", "server.json", "server.lock"] {
                 put(kind, &place.runtime().join(file), &foreign);
             }

@@ -228,7 +228,7 @@ fn a_million_lines_come_back_byte_for_byte_through_three_killed_servers() {
     let (_, run_id) = place.start_with(json!({"args": ["1", total.to_string()]}));
     let (mut since, mut next) = (0, 1);
     let (mut kills, mut cursors) = (0, Vec::new());
-    // A line whose writer has to wait in the middle is recorded in parts, which is common on a busy machine.
+    // If a line's writer has to wait in the middle of it, the line is recorded in parts. This is common on a busy machine.
     let (mut begun, mut parts) = (String::new(), 0);
     loop {
         if next % 7 == 0 && next + 1 < total && begun.is_empty() {
