@@ -1,6 +1,6 @@
 // Logging in: by a link that `autoappdev pair` made, by the form, and again when the server asks for it in the middle.
 //
-// The page stores neither a token nor a code. A log-in leaves a cookie, which no script can read, and its proof, which this page keeps in
+// The page stores neither a token nor a code. A login leaves a cookie, which no script can read, and its proof, which this page keeps in
 // localStorage. A browser sends the cookie to every port of the host, and so to servers on other ports; the storage is separate for each port,
 // and neither is valid without the other. A link's code is in the fragment, which the browser sends to no server, and the page removes it from
 // the address bar before anything else.
@@ -12,13 +12,13 @@ const KEY = 'autoappdev-proof';
 
 const $ = (id) => document.getElementById(id);
 
-let entered = () => {};   // called after a log-in, here or in another window
+let entered = () => {};   // called after a login, here or in another window
 let tell = () => {};      // shows a notice
-let kept = stored();      // the proof of this browser's log-in
+let kept = stored();      // the proof of this browser's login
 export let mayOnlyLook = false;
 export let isLearned = false; // whether that was asked: until then nothing is offered
 
-// If the browser forbids storage, a log-in lasts only until the page is closed or reloaded.
+// If the browser forbids storage, a login lasts only until the page is closed or reloaded.
 function stored() {
   try {
     return JSON.parse(localStorage.getItem(KEY)) ?? {};
@@ -42,7 +42,7 @@ export const proof = () => (kept.proof ? { 'X-AutoAppDev-Proof': kept.proof } : 
 // The same for a link to a log. It is valid for nothing else, because browsers keep the addresses of downloads in their history.
 export const linkProof = () => (kept.download_proof ? `&proof=${kept.download_proof}` : '');
 
-// Logs in with the link's code, if there is one. `then` is called after this and each later log-in, and `say` shows a notice.
+// Logs in with the link's code, if there is one. `then` is called after this and each later login, and `say` shows a notice.
 export async function enterByLink(then = entered, say = tell) {
   [entered, tell] = [then, say];
   const link = new URLSearchParams(location.hash.slice(1));
@@ -84,7 +84,7 @@ export async function learn(ask) {
     if (!ok) return;
     mayOnlyLook = session.may === 'look';
     const isLoggedIn = session.expires_at !== null;
-    // If a browser has logged in more than once, the latest log-in applies in all of its windows.
+    // If a browser has logged in more than once, the latest login applies in all of its windows.
     $('may').textContent = mayOnlyLook ? 'Read-only access' : isLoggedIn ? 'Logged in, with full control' : '';
     $('log-out').hidden = !isLoggedIn;
     $('session').hidden = !mayOnlyLook && !isLoggedIn;
@@ -105,7 +105,7 @@ async function request(path, init) {
 const send = (path, body) =>
   request(path, { method: 'POST', headers: { 'Content-Type': 'application/json' }, body: JSON.stringify(body) });
 
-// The form stays open, with the server's error, until the log-in succeeds. Resolves to that error, or to an empty text.
+// The form stays open, with the server's error, until the login succeeds. Resolves to that error, or to an empty text.
 async function logIn(shown) {
   const button = $('log-in');
   button.disabled = true;

@@ -128,8 +128,8 @@ pub(super) struct Sessions {
     /// The ids of sessions that have ended but are still stored.
     unrecorded: Mutex<BTreeSet<String>>,
     writer: Writer,
-    // The owner's actions queue behind database writes. So each role stores one login at a time, and operators do not wait for
-    // viewers.
+    /// The owner's actions queue behind database writes. So each role stores one login at a time, and operators do not wait for
+    /// viewers.
     operators: Turnstile,
     viewers: Turnstile,
     /// Called when a session has ended, so that threads waiting on behalf of its client check it.
