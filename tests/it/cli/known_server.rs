@@ -1,6 +1,4 @@
-//! A client sends a secret only to a server that it has verified: one that the user named, or one that proves that it owns the
-//! runtime directory. In these tests other processes listen at every address that a client could be led to, and record what they
-//! receive.
+//! A client sends a secret only to a server that it has verified. Other processes listen at every address that it could be led to.
 
 use std::fs;
 use std::io::{Read, Write};
