@@ -77,7 +77,7 @@ fn serve_at(addresses: Vec<Listener>, config: Config, root_now: &Path, core_byte
     // The Unix socket is in the runtime directory, which must exist first and is removed last.
     let listeners: Vec<_> = addresses.into_iter().chain(listen_on_socket(&config)?).collect();
 
-    let secrets = [Secret::Token, Secret::ReadToken, Secret::SessionKey].map(|secret| secret.path(runtime_dir));
+    let secrets = Secret::ALL.map(|secret| secret.path(runtime_dir));
     let files = [BACKEND_LOG, GIT_IGNORE].map(|name| runtime_dir.join(name)).into_iter().chain(secrets);
     for file in files.chain(["", "-wal", "-shm"].map(|suffix| beside(&config.database, suffix))) {
         made.file(&file);
@@ -99,7 +99,14 @@ fn serve_at(addresses: Vec<Listener>, config: Config, root_now: &Path, core_byte
     // One listener that other machines reach, or a token that somebody set, and every TCP listener asks for it.
     let is_open = listeners.iter().any(|listener| listener.reach().is_open());
     let needs_token = is_open || config.tokens.is_set();
-    let secrets = Secrets::keep(&config.tokens, runtime_dir).map_err(|error| anyhow!("failed to {error}"))?;
+    let mut replaced = None;
+    let secrets = Secrets::keep(&config.tokens, runtime_dir, |foreign| {
+        let note = announcing::replaced_secrets(foreign, runtime_dir);
+        // Before, because a killed server would not say it afterwards.
+        ::log::warn!("{note}");
+        replaced = Some(note);
+    });
+    let secrets = secrets.map_err(|error| anyhow!("failed to {error}"))?;
     let prover = Arc::new(Prover::new(&secrets.session_key));
     let segment_bytes = retention::segment_bytes_on(runtime_dir, config.log_segment_bytes, config.disk_free_bytes);
     let limits = retention::Limits {
@@ -204,6 +211,9 @@ fn serve_at(addresses: Vec<Listener>, config: Config, root_now: &Path, core_byte
     announcing::say_taken(&config.taken);
     announcing::say_runtime_dir(&config.runtime_dir, runtime_dir);
     announcing::say_root(&config.pipeline_root, root_now);
+    if let Some(note) = &replaced {
+        say(note);
+    }
     if needs_token {
         announcing::say_token(&config.tokens, runtime_dir, is_open);
     }

@@ -2,6 +2,7 @@
 //!
 //! Level 1.
 
+mod birth;
 mod git_ignore;
 mod proof;
 mod secrets;

@@ -1,14 +1,17 @@
 //! The secrets in the runtime directory: the two tokens, and what sessions are signed with. Each is one line in a file of its own.
 //!
-//! Level 1. Read by the server at its start and by client commands of the same user. Made where there is none, of the kernel's
-//! randomness, written whole and renamed: if killed here, the file is not there and the next boot makes another, or it is there
-//! and whole. What somebody else may have read or written is refused, never used and never replaced.
+//! Level 1. Read by the server at its start and by client commands of the same user. The server makes a secret where there is none,
+//! from the kernel's randomness, and ties it to the directory (`birth`). Written whole and renamed: if killed here, the file is not
+//! there and the next boot makes another, or it is there and whole. A file that another user may have read or written is refused,
+//! never used and never replaced. A secret that was made for another directory came with a copy of that directory, or with an
+//! archive whose author knows it: it is never used, and replaced.
 
 use std::fs;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use super::birth::Birth;
 use crate::config::{Token, Tokens};
 use crate::kill_point::KillPoint;
 use crate::private;
@@ -30,34 +33,68 @@ pub enum Secret {
 }
 
 impl Secret {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Token, Self::ReadToken, Self::SessionKey];
+
     /// Its file in the runtime directory.
     pub fn path(self, runtime_dir: &Path) -> PathBuf {
-        runtime_dir.join(match self {
+        runtime_dir.join(self.name())
+    }
+
+    /// The name of its file.
+    pub fn name(self) -> &'static str {
+        match self {
             Self::Token => "token",
             Self::ReadToken => "read-token",
             Self::SessionKey => "session-key",
-        })
+        }
     }
 
     /// What is in its file, if there is one. An empty one counts as none: nobody can have been given what was in it.
+    ///
+    /// # Errors
+    /// The file cannot be read, may be known to another user, or was not made for this directory.
     pub fn find(self, runtime_dir: &Path) -> Result<Option<Token>, SecretError> {
+        match self.look(runtime_dir)? {
+            Look::Nothing => Ok(None),
+            Look::Made(token) => Ok(Some(token)),
+            Look::Foreign => Err(SecretError::Foreign { path: self.path(runtime_dir) }),
+        }
+    }
+
+    fn look(self, runtime_dir: &Path) -> Result<Look, SecretError> {
         let path = self.path(runtime_dir);
-        match read(&path) {
-            Ok(Ok(token)) => Ok(token),
-            Ok(Err(problem)) => Err(SecretError::Wrong { path, problem }),
-            Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(None),
+        let looked = Birth::of(runtime_dir).and_then(|birth| read(&path).map(|text| (birth, text)));
+        match looked {
+            Ok((birth, Ok(text))) => Ok(match str::from_utf8(&text).map(str::trim) {
+                Ok("") => Look::Nothing,
+                Ok(text) => birth.certified(self.name(), text).map_or(Look::Foreign, Look::Made),
+                Err(_) => Look::Foreign,
+            }),
+            Ok((_, Err(problem))) => Err(SecretError::Wrong { path, problem }),
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(Look::Nothing),
             Err(cause) => Err(SecretError::Io { path, cause }),
         }
     }
 
-    /// The same, and where there is none one is made.
-    fn keep(self, runtime_dir: &Path) -> Result<Token, SecretError> {
-        if let Some(found) = self.find(runtime_dir)? {
-            return Ok(found);
-        }
+    fn make(self, runtime_dir: &Path) -> Result<Token, SecretError> {
         let path = self.path(runtime_dir);
-        make(&path).map_err(|cause| SecretError::Io { path, cause })
+        let token = Birth::of(runtime_dir).and_then(|birth| {
+            let token = birth.certify(self.name(), &Token::made_of(random::bytes()?));
+            write(&path, &token).map(|()| token)
+        });
+        token.map_err(|cause| SecretError::Io { path, cause })
     }
+}
+
+/// What is in a secret's file.
+enum Look {
+    /// There is no file, or it is empty.
+    Nothing,
+    /// A secret that was made for this directory.
+    Made(Token),
+    /// Anything else.
+    Foreign,
 }
 
 /// All that a server with a door for strangers needs.
@@ -72,18 +109,39 @@ pub struct Secrets {
 }
 
 impl Secrets {
-    /// Those that were `given`, and the others from their files, which are made where they are not there.
-    pub fn keep(given: &Tokens, runtime_dir: &Path) -> Result<Self, SecretError> {
-        let keep = |given: &Option<Token>, secret: Secret| given.clone().map_or_else(|| secret.keep(runtime_dir), Ok);
-        let secrets = Self {
-            token: keep(&given.token, Secret::Token)?,
-            read_token: keep(&given.read_token, Secret::ReadToken)?,
-            session_key: Secret::SessionKey.keep(runtime_dir)?,
+    /// Those that were `given`, and the others from their files, which are made where they are not there. `before_replacing` is
+    /// called with those whose files were not made for this directory, if there are any, before they are replaced.
+    pub fn keep(given: &Tokens, runtime_dir: &Path, before_replacing: impl FnOnce(&[Secret])) -> Result<Self, SecretError> {
+        let mut foreign = Vec::new();
+        let mut look = |given: Option<&Token>, secret: Secret| {
+            if let Some(given) = given {
+                return Ok(Some(given.clone()));
+            }
+            Ok(match secret.look(runtime_dir)? {
+                Look::Nothing => None,
+                Look::Made(token) => Some(token),
+                Look::Foreign => {
+                    foreign.push(secret);
+                    None
+                }
+            })
         };
-        if secrets.token == secrets.read_token {
+        // All are checked before the first is made: a start that is refused changes nothing.
+        let token = look(given.token.as_ref(), Secret::Token)?;
+        let read_token = look(given.read_token.as_ref(), Secret::ReadToken)?;
+        let session_key = look(None, Secret::SessionKey)?;
+        if token.is_some() && token == read_token {
             return Err(SecretError::Same { runtime_dir: runtime_dir.to_owned() });
         }
-        Ok(secrets)
+        if !foreign.is_empty() {
+            before_replacing(&foreign);
+        }
+        let keep = |found: Option<Token>, secret: Secret| found.map_or_else(|| secret.make(runtime_dir), Ok);
+        Ok(Self {
+            token: keep(token, Secret::Token)?,
+            read_token: keep(read_token, Secret::ReadToken)?,
+            session_key: keep(session_key, Secret::SessionKey)?,
+        })
     }
 }
 
@@ -106,6 +164,16 @@ pub enum SecretError {
         /// What is wrong with it, to be read after "it".
         problem: String,
     },
+    /// Somebody else may know it: it came with a copy of another directory.
+    #[error(
+        "use {}: it was not made for this directory, which was copied or restored, or came with the folder; the next start of the server \
+         replaces it",
+        path.display()
+    )]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+    },
     /// A reader could act.
     #[error("tell the tokens apart: the read-only one is the same as the other; change one of AUTOAPPDEV_TOKEN, AUTOAPPDEV_READ_TOKEN and the files token and read-token in {}", runtime_dir.display())]
     Same {
@@ -114,8 +182,8 @@ pub enum SecretError {
     },
 }
 
-/// What is in a file that is its owner's alone, or what is wrong with it.
-fn read(path: &Path) -> io::Result<Result<Option<Token>, String>> {
+/// What is in a file that is its owner's alone, or what is wrong with the file.
+fn read(path: &Path) -> io::Result<Result<Vec<u8>, String>> {
     let wrong = |problem: &str| Ok(Err(problem.to_owned()));
     let file = match private::open(path) {
         Err(error) if error.kind() == io::ErrorKind::InvalidInput => return wrong("is not a regular file"),
@@ -131,15 +199,10 @@ fn read(path: &Path) -> io::Result<Result<Option<Token>, String>> {
     }
     let mut bytes = Vec::new();
     file.take(BYTES_MAX).read_to_end(&mut bytes)?;
-    let Ok(text) = String::from_utf8(bytes) else { return wrong("is not text") };
-    Ok(match text.trim() {
-        "" => Ok(None),
-        text => Token::new(text).map(Some).map_err(str::to_owned),
-    })
+    Ok(Ok(bytes))
 }
 
-fn make(path: &Path) -> io::Result<Token> {
-    let token = Token::made_of(random::bytes()?);
+fn write(path: &Path, token: &Token) -> io::Result<()> {
     let beside = path.with_extension("new");
     let mut file = private::create_anew(&beside)?;
     file.write_all(format!("{}\n", token.expose()).as_bytes())?;
@@ -151,7 +214,7 @@ fn make(path: &Path) -> io::Result<Token> {
         private::sync_dir(folder)?;
     }
     KillPoint::ServerSecretKept.reach();
-    Ok(token)
+    Ok(())
 }
 
 #[cfg(test)]
@@ -164,7 +227,13 @@ mod tests {
         tempfile::tempdir().expect("a temp folder")
     }
 
-    fn write(path: &Path, text: &str, mode: u32) {
+    /// The secrets of a server that starts here, and the files that it replaced.
+    fn kept(given: &Tokens, dir: &Path) -> Result<(Secrets, Vec<Secret>), SecretError> {
+        let mut replaced = Vec::new();
+        Ok((Secrets::keep(given, dir, |foreign| replaced = foreign.to_vec())?, replaced))
+    }
+
+    fn put(path: &Path, text: &str, mode: u32) {
         fs::write(path, text).expect("writes");
         fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("ours");
     }
@@ -173,59 +242,82 @@ mod tests {
     fn they_are_made_once_each_another_and_for_the_owner_alone() {
         let dir = folder();
         assert_eq!(Secret::Token.find(dir.path()).expect("no error"), None);
-        let first = Secrets::keep(&NONE, dir.path()).expect("made");
+        let (first, _) = kept(&NONE, dir.path()).expect("made");
         let texts = [&first.token, &first.read_token, &first.session_key].map(Token::expose);
         assert!(texts[0] != texts[1] && texts[1] != texts[2] && texts[0] != texts[2]);
-        for (secret, text) in [Secret::Token, Secret::ReadToken, Secret::SessionKey].into_iter().zip(texts) {
+        for (secret, text) in Secret::ALL.into_iter().zip(texts) {
             let path = secret.path(dir.path());
             assert_eq!(fs::read_to_string(&path).expect("there"), format!("{text}\n"));
             assert_eq!(fs::metadata(&path).expect("there").permissions().mode() & 0o7777, 0o600);
         }
         assert_eq!(fs::read_dir(dir.path()).expect("there").count(), 3, "nothing is left beside them");
-        let second = Secrets::keep(&NONE, dir.path()).expect("kept");
+        let (second, replaced) = kept(&NONE, dir.path()).expect("kept");
         assert_eq!([&second.token, &second.read_token, &second.session_key].map(Token::expose), texts);
+        assert_eq!(replaced, []);
     }
 
     #[test]
     fn one_that_is_given_goes_before_its_file_and_is_not_written_down() {
         let dir = folder();
-        let given = Tokens { token: Some(Token::new("given-by-the-owner-1").expect("good")), read_token: None };
-        assert_eq!(Secrets::keep(&given, dir.path()).expect("kept").token.expose(), "given-by-the-owner-1");
+        let given = |text| Tokens { token: Some(Token::new(text).expect("good")), read_token: None };
+        let (first, _) = kept(&given("given-by-the-owner-1"), dir.path()).expect("kept");
+        assert_eq!(first.token.expose(), "given-by-the-owner-1");
         assert!(!Secret::Token.path(dir.path()).exists());
-        write(&Secret::ReadToken.path(dir.path()), "given-by-the-owner-1\n", 0o600);
-        let error = Secrets::keep(&given, dir.path()).expect_err("the same").to_string();
-        assert!(error.contains("AUTOAPPDEV_READ_TOKEN") && !error.contains("given-by-the-owner"), "{error}");
+        let same = first.read_token.expose();
+        let error = kept(&given(same), dir.path()).expect_err("the same").to_string();
+        assert!(error.contains("AUTOAPPDEV_READ_TOKEN") && !error.contains(same), "{error}");
     }
 
     #[test]
-    fn what_others_may_know_or_nobody_can_have_meant_is_not_used() {
+    fn file_that_others_may_know_is_refused_and_nothing_is_changed() {
         let dir = folder();
-        let path = Secret::Token.path(dir.path());
-        for (text, mode, advice) in [
-            ("a-token-that-is-good", 0o640, "chmod 600"),
-            ("a-token-that-is-good", 0o604, "chmod 600"),
-            ("a-token-that-is-good", 0o620, "chmod 600"),
-            ("too-short", 0o600, "at least 16 characters"),
-            ("two words, long enough", 0o600, "blank"),
-        ] {
-            write(&path, text, mode);
-            let error = Secrets::keep(&NONE, dir.path()).expect_err(text).to_string();
-            assert!(error.contains(advice) && error.contains("remove the file") && !error.contains(text), "{error}");
-            assert_eq!(fs::read_to_string(&path).expect("there"), text, "it is not touched");
+        let path = Secret::SessionKey.path(dir.path());
+        // It would be replaced.
+        put(&Secret::Token.path(dir.path()), "a-token-of-somebody-else", 0o600);
+        for mode in [0o640, 0o604, 0o620] {
+            put(&path, "a-token-that-is-good", mode);
+            let error = kept(&NONE, dir.path()).expect_err("others can read it").to_string();
+            assert!(error.contains("chmod 600") && error.contains("remove the file") && !error.contains("is-good"), "{error}");
+            assert_eq!(fs::read_to_string(&path).expect("there"), "a-token-that-is-good", "it is not touched");
         }
         fs::remove_file(&path).expect("there");
         fs::create_dir(&path).expect("creates");
-        assert!(Secrets::keep(&NONE, dir.path()).expect_err("a folder").to_string().contains("is not a regular file"));
+        assert!(kept(&NONE, dir.path()).expect_err("a folder").to_string().contains("is not a regular file"));
+        assert_eq!(fs::read_to_string(Secret::Token.path(dir.path())).expect("there"), "a-token-of-somebody-else");
+        assert_eq!(fs::read_dir(dir.path()).expect("there").count(), 2, "no other one was made");
+    }
+
+    #[test]
+    fn secret_that_was_not_made_for_this_directory_is_not_used_and_replaced_once() {
+        let (dir, other) = (folder(), folder());
+        let (foreign, _) = kept(&NONE, other.path()).expect("made");
+        let foreign = foreign.token.expose();
+        for text in [foreign, "a-token-that-is-good", "too-short", "two words, long enough", "\0\u{1b}", &"x".repeat(5000)] {
+            let path = Secret::Token.path(dir.path());
+            put(&path, text, 0o600);
+            let error = Secret::Token.find(dir.path()).expect_err("foreign").to_string();
+            assert!(error.contains("was not made for this directory") && !error.contains(text), "{error}");
+            let (made, replaced) = kept(&NONE, dir.path()).expect("made anew");
+            assert!(made.token.expose() != text && replaced == [Secret::Token], "{text}");
+            assert_eq!(Secret::Token.find(dir.path()).expect("good").as_ref(), Some(&made.token));
+            assert_eq!(fs::metadata(&path).expect("there").permissions().mode() & 0o7777, 0o600);
+            let (again, replaced) = kept(&NONE, dir.path()).expect("kept");
+            assert_eq!((&again.token, replaced), (&made.token, vec![]));
+        }
+        // Neither is one that was made for another file here.
+        let (made, _) = kept(&NONE, dir.path()).expect("kept");
+        put(&Secret::Token.path(dir.path()), made.read_token.expose(), 0o600);
+        assert_eq!(kept(&NONE, dir.path()).expect("made anew").1, [Secret::Token]);
     }
 
     #[test]
     fn an_empty_file_holds_nothing_that_anybody_was_given() {
         let dir = folder();
         for empty in ["", "\n", "  \n"] {
-            write(&Secret::Token.path(dir.path()), empty, 0o600);
-            write(&dir.path().join("token.new"), "torn", 0o644);
-            let made = Secrets::keep(&NONE, dir.path()).expect("made anew");
-            assert_eq!(Secret::Token.find(dir.path()).expect("good"), Some(made.token));
+            put(&Secret::Token.path(dir.path()), empty, 0o600);
+            put(&dir.path().join("token.new"), "torn", 0o644);
+            let (made, replaced) = kept(&NONE, dir.path()).expect("made anew");
+            assert_eq!((Secret::Token.find(dir.path()).expect("good"), replaced), (Some(made.token), vec![]));
             assert_eq!(fs::metadata(Secret::Token.path(dir.path())).expect("there").permissions().mode() & 0o7777, 0o600);
         }
     }

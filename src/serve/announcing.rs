@@ -44,6 +44,17 @@ pub(super) fn say_root(root: &Path, root_now: &Path) {
     }
 }
 
+/// Describes which secrets were not made for the runtime directory, and what follows from that.
+pub(super) fn replaced_secrets(foreign: &[Secret], runtime_dir: &Path) -> String {
+    let names: Vec<_> = foreign.iter().map(|secret| secret.name()).collect();
+    format!(
+        "secrets that were not made for {} are replaced: {} (the directory was copied or restored, or came with the folder, so others may know \
+         them); log in or pair again; to choose a token yourself, set AUTOAPPDEV_TOKEN or AUTOAPPDEV_READ_TOKEN",
+        runtime_dir.display(),
+        names.join(", ")
+    )
+}
+
 /// Says where the token is that the server asks for.
 pub(super) fn say_token(tokens: &Tokens, runtime_dir: &Path, is_open: bool) {
     let place = match tokens.token {

@@ -22,7 +22,7 @@ const SLOW_DISK: Duration = Duration::from_secs(5);
 
 /// Looks for what is wrong, and publishes it.
 pub(super) fn inspector(supervisor: &Handle, runs: &Runs, database: &Path, upkeep: Upkeep) -> io::Result<Inspector> {
-    let secrets = [Secret::Token, Secret::ReadToken, Secret::SessionKey].map(|secret| secret.path(runs.runtime_dir()));
+    let secrets = Secret::ALL.map(|secret| secret.path(runs.runtime_dir()));
     let places = Places::new(runs.clone(), database.to_owned(), secrets.to_vec());
     let supervisor = supervisor.clone();
     let inspector = Inspector::start(move || {

@@ -177,7 +177,7 @@ pub(crate) fn be_rouille(dir: &Path) {
     let logs = RunLogs::new(runs.runtime_dir().to_owned());
     let inspector = Inspector::start(|| None).expect("a thread");
     let streams = Arc::new(Streams::new(supervisor.handle(), inspector.clone(), runs.clone(), logs.clone(), database.clone()));
-    let secrets = Secrets::keep(&Tokens::default(), runs.runtime_dir()).expect("a new folder");
+    let secrets = Secrets::keep(&Tokens::default(), runs.runtime_dir(), |_| ()).expect("a new folder");
     let writer = supervisor.handle().writer().clone();
     let authenticator = Authenticator::start(&secrets, Box::new(SystemClock), writer, || ()).expect("no sessions to read");
     let this_user = Client::patient(Some(rustix::process::geteuid().as_raw()));

@@ -94,6 +94,7 @@ mod server {
     mod few_descriptors;
     mod files;
     mod foreign_files;
+    mod foreign_secrets;
     mod hardening;
     mod process_limit;
     mod program;

@@ -138,7 +138,7 @@ fn failed_serve_leaves_no_files() {
     fs::create_dir_all(place.runtime()).expect("creates");
     fs::write(place.runtime().join("notes.txt"), "precious").expect("writes");
     reasons(&place);
-    // Late, after the database, the log and one secret were created: a secret that others can read is refused.
+    // Late, after the database and the log were created: a secret that others can read is refused.
     place.set_env("AUTOAPPDEV_TOKEN", "a-token-that-is-long-enough");
     let key = place.runtime().join("session-key");
     fs::write(&key, "a-key-that-is-long-enough\n").expect("writes");
