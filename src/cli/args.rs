@@ -20,7 +20,8 @@ A client command acts on the server of this folder: the one that owns the runtim
 its address in server.json there. To use another server, name it with --url, or in the environment with AUTOAPPDEV_URL or, if no server \
 of this folder runs, with AUTOAPPDEV_SOCKET, AUTOAPPDEV_PORT or AUTOAPPDEV_HOST. A .env file and the default port do not name a server. \
 A token from the environment (AUTOAPPDEV_TOKEN or AUTOAPPDEV_READ_TOKEN) is sent to a server that you named; the server of this folder is \
-also sent one from .env or the runtime directory, once it has proved that it owns that directory.";
+also sent one from .env or the runtime directory, once it has proved that it owns that directory. Before that it is sent nothing that \
+changes something.";
 
 const SETTINGS_FROM: &str = "\
 Settings come from flags, then the environment, then a .env file in this folder, in which other programs' lines are ignored. \

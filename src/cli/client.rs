@@ -14,7 +14,7 @@ use ureq::Agent;
 use ureq::http::Request;
 
 use super::connection::{self, Proof, Unproven};
-use super::credentials::Credentials;
+use super::credentials::{Credentials, NAME_IT};
 use super::places::{Absence, Meant, Neighbour, Place, Way, places_of};
 use crate::api::error::{ErrorCode, ErrorResponse};
 use crate::api::routes::Route;
@@ -48,7 +48,7 @@ pub(super) enum ClientError {
     #[error("{0}")]
     NoServer(Box<Absence>),
     /// The server there has not proved that it belongs to this folder; no request was sent.
-    #[error("the server at {url} {cause}, so nothing was sent to it; to use it anyway, name it with --url")]
+    #[error("the server at {url} {cause}, so nothing was sent to it; {NAME_IT}")]
     Unproven { url: String, cause: String },
     /// The connection broke or the time ran out: what was asked may have been done or not.
     #[error("the answer of the server at {url} was cut off ({cause}); `autoappdev status` shows the current state")]
@@ -154,6 +154,11 @@ impl<'a> Question<'a> {
     fn get(path: &'a str, timeout: Duration) -> Self {
         Self { path, body: None, timeout }
     }
+
+    /// Whether the request can change something. Its body can contain secrets, such as variables for a run.
+    fn acts(&self) -> bool {
+        self.body.is_some()
+    }
 }
 
 impl Client {
@@ -237,6 +242,10 @@ impl Client {
     /// Sends a request to one place. Returns `None` if the server there is not the intended one.
     fn ask_at(&self, way: &Way, meant: &Meant, question: &Question<'_>) -> Result<Option<Answer>, ClientError> {
         let Some(credentials) = self.credentials(way, meant)? else { return Ok(None) };
+        if let Some(why) = credentials.unverified.as_ref().filter(|_| question.acts()) {
+            let cause = format!("cannot be verified, because {why}");
+            return Err(ClientError::Unproven { url: way.to_string(), cause });
+        }
         match self.send(way, &credentials, question) {
             // The user named this server, so the request is sent without the token. None of it has been sent yet.
             Err(ClientError::Unproven { url, cause }) if credentials.is_named => {

@@ -2,7 +2,7 @@
 //!
 //! A token is sent to an address from the same source, or to a server that proves that it owns the runtime directory: by the user
 //! of its Unix socket, or with the directory's session key. It is never sent to an address only because that is the default or is
-//! in a file of the project.
+//! in a file of the project. A request that acts goes only to a server that has given its proof, or whose place the user named.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -11,8 +11,13 @@ use std::path::Path;
 use super::connection::Proof;
 use super::places::Way;
 use crate::config::{FoundToken, FoundTokens, Origin, Token};
-use crate::runtime_dir::{Prover, Secret, is_own};
+use crate::runtime_dir::{Prover, Secret, SecretError, is_own};
 use crate::user;
+
+/// How to use a server that cannot be verified. Follows a reason and a semicolon.
+pub(super) const NAME_IT: &str = "to use that server anyway, name it with --url and set the token in the environment";
+/// The reason for [`SecretError::Foreign`]. Follows the name of a file.
+const FOREIGN: &str = "was not made for this directory, which was copied or restored, or came with the folder";
 
 /// The credentials for one place, and the proof that the server there must give.
 #[derive(Debug)]
@@ -25,12 +30,15 @@ pub(super) struct Credentials {
     pub(super) is_named: bool,
     /// Why an available token was not sent, if that is the case.
     pub(super) withheld: Option<String>,
+    /// Why the server cannot be verified, as a clause that follows "because", if the user did not name its place either. It can
+    /// then be any process, and is sent no request that acts: the request's body can contain secrets.
+    pub(super) unverified: Option<String>,
 }
 
 impl Credentials {
     /// For a request that reveals nothing.
     pub(super) fn none() -> Self {
-        Self { id: None, token: None, proof: Proof::None, is_named: false, withheld: None }
+        Self { id: None, token: None, proof: Proof::None, is_named: false, withheld: None, unverified: None }
     }
 
     /// For a place that the user named. A token from the environment is sent there unconditionally; one from `.env` only if the
@@ -41,13 +49,11 @@ impl Credentials {
             None => named,
             Some(FoundToken { token, origin: Origin::Environment }) => Self { token: Some(token.clone()), ..named },
             Some(FoundToken { token, origin: Origin::Dotenv }) => {
-                match tokens.runtime_dir.as_deref().and_then(|dir| proof_of(dir, way)) {
-                    Some(proof) => Self { token: Some(token.clone()), proof, ..named },
-                    None => Self::for_stranger(
-                        tokens,
-                        "the session key of this folder, which is needed to verify the server, cannot be read",
-                    ),
+                if let Some(proof) = tokens.runtime_dir.as_deref().and_then(|dir| proof_of(dir, way)) {
+                    return Self { token: Some(token.clone()), proof, ..named };
                 }
+                let why = why_unverified(tokens.runtime_dir.as_deref());
+                Self::for_stranger(tokens, &format!("the server cannot be verified: {why}"))
             }
         }
     }
@@ -74,19 +80,13 @@ impl Credentials {
             // Root contacts another user's server, which receives none of root's tokens.
             return matches!(way, Way::Socket(_)).then(|| Self { proof: Proof::User(owner_of(runtime_dir)), ..own });
         }
-        let token = most_powerful(tokens, runtime_dir);
         if let Some(proof) = proof_of(runtime_dir, way) {
-            return Some(Self { token, proof, ..own });
+            let (token, withheld) = most_powerful(tokens, runtime_dir);
+            return Some(Self { token, proof, withheld, ..own });
         }
-        let why = || {
-            let key = Secret::SessionKey.path(runtime_dir);
-            format!(
-                "no token was sent, because {} cannot be read, which is needed to verify that the server owns that directory; to send the token \
-                 anyway, name the server with --url and set the token in the environment",
-                key.display()
-            )
-        };
-        Some(Self { withheld: token.map(|_| why()), ..own })
+        let why = why_unverified(Some(runtime_dir));
+        let withheld = format!("no token was sent, because the server cannot be verified: {why}; {NAME_IT}");
+        Some(Self { withheld: Some(withheld), unverified: Some(why), ..own })
     }
 }
 
@@ -98,15 +98,39 @@ fn proof_of(runtime_dir: &Path, way: &Way) -> Option<Proof> {
     }
 }
 
+/// Returns why [`proof_of`] found nothing for an address, as a clause that follows "because".
+fn why_unverified(runtime_dir: Option<&Path>) -> String {
+    let Some(dir) = runtime_dir else { return "no runtime directory is known".to_owned() };
+    let what = match Secret::SessionKey.find(dir) {
+        Err(SecretError::Foreign { .. }) => FOREIGN,
+        // The server and `ls` tell more.
+        Err(_) | Ok(_) => "cannot be read",
+    };
+    format!("{} {what}", Secret::SessionKey.path(dir).display())
+}
+
 /// Returns the owner of a directory, the user that its server must run as.
 fn owner_of(runtime_dir: &Path) -> Vec<u32> {
     fs::metadata(runtime_dir).map(|found| found.uid()).into_iter().collect()
 }
 
-/// Returns the most powerful token among those that were set and those in the directory.
-fn most_powerful(tokens: &FoundTokens, runtime_dir: &Path) -> Option<Token> {
-    // An unusable token file is the server's concern: it reports the file, or requires no token.
-    let kept = |secret: Secret| secret.find(runtime_dir).ok().flatten();
+/// Returns the most powerful token among those that were set and those in the directory, and otherwise why there is none, if that
+/// is because those in the directory were not made for it.
+fn most_powerful(tokens: &FoundTokens, runtime_dir: &Path) -> (Option<Token>, Option<String>) {
+    let mut foreign = None;
+    // A file that is unusable for another reason is the server's concern: it reports the file, or requires no token.
+    let mut kept = |secret: Secret| {
+        secret.find(runtime_dir).unwrap_or_else(|error| {
+            if let SecretError::Foreign { path } = error {
+                foreign.get_or_insert_with(|| format!("no token was sent, because {} {FOREIGN}; {NAME_IT}", path.display()));
+            }
+            None
+        })
+    };
     let set = |found: &Option<FoundToken>| found.as_ref().map(|found| found.token.clone());
-    set(&tokens.token).or_else(|| kept(Secret::Token)).or_else(|| set(&tokens.read_token)).or_else(|| kept(Secret::ReadToken))
+    let found = set(&tokens.token)
+        .or_else(|| kept(Secret::Token))
+        .or_else(|| set(&tokens.read_token))
+        .or_else(|| kept(Secret::ReadToken));
+    (found, foreign)
 }

@@ -48,7 +48,9 @@ mod cli {
     mod known_server;
     mod logs;
     mod pair;
+    mod relay;
     mod terminal;
+    mod unverified_server;
 }
 mod http {
     mod listeners;

@@ -338,9 +338,10 @@ fn only_a_live_server_json_or_the_user_names_a_server() {
     let (code, _, err) = run(&[]);
     assert_eq!((code, err), (4, format!("{none}/data; start one with `autoappdev serve`\n")), "it is stale");
     let lock = hold(&folder.path().join("data"));
-    assert_eq!(run(&[]).0, 0);
-    let asked = server.requests().pop().expect("the stop");
-    assert_eq!((asked.line.as_str(), header(&asked, "autoappdev-server").as_deref()), ("POST /api/pipeline/stop", Some("abc")));
+    let (code, _, err) = run_in(folder.path(), &["status"]);
+    assert!(code == 1 && err.contains("is not understood"), "{err}");
+    let asked = server.requests().pop().expect("the question");
+    assert_eq!((asked.line.as_str(), header(&asked, "autoappdev-server").as_deref()), ("GET /api/pipeline", Some("abc")));
     drop(lock);
 
     // The environment names an address, and nothing is known about the server there.
@@ -370,10 +371,10 @@ fn refusal_by_another_server_counts_as_no_server() {
     let folder = folder();
     fs::write(folder.path().join(".env"), "PORT=1\n").expect("written");
     let _lock = announce(folder.path(), &server);
-    let (code, out, err) = run_in(folder.path(), &["stop", "--json"]);
+    let (code, out, err) = run_in(folder.path(), &["status", "--json"]);
     assert!(code == 4 && out.is_empty() && err.contains("does not answer at its recorded address"), "{err}");
     // Only that error code means that nothing was done.
     let server = FakeServer::canned(421, &other.replace("other_server", "host_not_allowed"));
     let _lock = announce(folder.path(), &server);
-    assert_eq!(run_in(folder.path(), &["stop"]), (1, String::new(), "autoappdev: not this one\n".to_owned()));
+    assert_eq!(run_in(folder.path(), &["status"]), (1, String::new(), "autoappdev: not this one\n".to_owned()));
 }

@@ -188,7 +188,10 @@ fn request_to_an_address_taken_over_by_another_server_is_refused() {
     fs::write(to.join("server.json"), written.to_string()).expect("writes");
     let lock = fs::File::open(&to).expect("there");
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).expect("free");
-    projects.assert_none_of(&COMMANDS[..10], "does not answer at its recorded address");
+    // Without a session key in B there is no way to verify the server, so only reads are sent.
+    let (acts, reads) = COMMANDS[..10].split_at(4);
+    projects.assert_none_of(acts, "session-key cannot be read, so nothing was sent to it");
+    projects.assert_none_of(reads, "does not answer at its recorded address");
     // The comparison and the act are one request.
     let place = &projects.place;
     let before = place.footprint();

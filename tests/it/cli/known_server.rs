@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::SocketAddr;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -14,17 +14,18 @@ use rustix::fs::{CWD, FileType, mknodat};
 use serde_json::{Value, json};
 
 use super::command::{hold, write_server_json};
+use super::relay::Relay;
 use crate::fake_server::{FakeServer, Reply};
 use crate::support::{DEADLINE, Place, not_run, until};
 
-const OF_ENVIRONMENT: &str = "token-of-the-environment-1";
+pub(super) const OF_ENVIRONMENT: &str = "token-of-the-environment-1";
 const OF_DOTENV: &str = "token-of-the-dotenv-file-2";
 const IN_BODY: &str = "secret-of-the-request-body-3";
 /// Any user who is not root.
 const ANOTHER: u32 = 65_534;
 
 /// Every client command that could reveal something.
-const COMMANDS: &[&[&str]] = &[
+pub(super) const COMMANDS: &[&[&str]] = &[
     &["status"],
     &["start", "x.sh", "--env", "KEY=secret-of-the-request-body-3"],
     &["stop"],
@@ -35,14 +36,14 @@ const COMMANDS: &[&[&str]] = &[
 ];
 
 /// A project in its own folder. A server has run in its runtime directory.
-struct Project {
-    place: Place,
+pub(super) struct Project {
+    pub(super) place: Place,
     /// The token stored in its runtime directory.
     kept: String,
 }
 
 impl Project {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let mut place = Place::new();
         place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh");
         place.start_server();
@@ -52,7 +53,7 @@ impl Project {
     }
 
     /// Returns a command as a user would type it in the folder, with these environment variables and none of the test's own.
-    fn command(&self, args: &[&str], envs: &[(&str, &str)]) -> Command {
+    pub(super) fn command(&self, args: &[&str], envs: &[(&str, &str)]) -> Command {
         let mut command = self.place.command();
         for name in ["HOST", "PORT", "RUNTIME_DIR", "PIPELINE_CWD", "PIPELINE_SCRIPT"] {
             command.env_remove(format!("AUTOAPPDEV_{name}"));
@@ -61,11 +62,11 @@ impl Project {
         command
     }
 
-    fn run(&self, args: &[&str], envs: &[(&str, &str)]) -> (i32, String, String) {
+    pub(super) fn run(&self, args: &[&str], envs: &[(&str, &str)]) -> (i32, String, String) {
         finished(self.command(args, envs))
     }
 
-    fn write_dotenv(&self, text: &str) {
+    pub(super) fn write_dotenv(&self, text: &str) {
         fs::write(self.place.folder().join(".env"), text).expect("writes");
     }
 
@@ -74,7 +75,7 @@ impl Project {
         [OF_ENVIRONMENT, OF_DOTENV, IN_BODY, &self.kept]
     }
 
-    fn assert_tells_nothing(&self, heard: &str, what: &str) {
+    pub(super) fn assert_tells_nothing(&self, heard: &str, what: &str) {
         for secret in self.secrets() {
             assert!(!heard.contains(secret), "{what}: {heard}");
         }
@@ -82,7 +83,7 @@ impl Project {
 }
 
 /// Runs a command, which must end before the deadline.
-fn finished(mut command: Command) -> (i32, String, String) {
+pub(super) fn finished(mut command: Command) -> (i32, String, String) {
     struct Killed(Child);
     impl Drop for Killed {
         fn drop(&mut self) {
@@ -106,7 +107,7 @@ fn read_all(from: Option<impl Read + Send + 'static>) -> thread::JoinHandle<Stri
     })
 }
 
-fn heard(server: &FakeServer) -> String {
+pub(super) fn heard(server: &FakeServer) -> String {
     let requests = server.requests();
     let lines =
         requests.iter().flat_map(|asked| [asked.line.clone(), asked.headers.join("\n"), asked.body.clone(), String::new()]);
@@ -170,55 +171,6 @@ fn server_that_cannot_prove_that_it_owns_the_directory_is_sent_nothing() {
         project.assert_tells_nothing(&heard, "a recorded address");
         assert!(stranger.requests().iter().all(|asked| asked.line.starts_with("GET /api/version?challenge=")), "{heard}");
     }
-}
-
-/// Forwards everything it receives to a server, and records it.
-struct Relay {
-    address: SocketAddr,
-    heard: Arc<Mutex<Vec<u8>>>,
-}
-
-impl Relay {
-    /// Listens at `ip`, on a port that the kernel picks.
-    fn to(server: SocketAddr, ip: &str) -> Self {
-        let listener = TcpListener::bind((ip, 0)).expect("loopback has this address");
-        let address = listener.local_addr().expect("bound");
-        let heard = Arc::new(Mutex::new(Vec::new()));
-        thread::spawn({
-            let heard = Arc::clone(&heard);
-            move || {
-                for client in listener.incoming().flatten() {
-                    let heard = Arc::clone(&heard);
-                    thread::spawn(move || pass_on(&client, server, &heard));
-                }
-            }
-        });
-        Self { address, heard }
-    }
-
-    fn heard(&self) -> String {
-        String::from_utf8_lossy(&self.heard.lock().expect("never poisoned")).into_owned()
-    }
-}
-
-fn pass_on(client: &TcpStream, server: SocketAddr, heard: &Mutex<Vec<u8>>) {
-    let server = TcpStream::connect(server).expect("it listens");
-    let back = thread::spawn({
-        let (mut from, mut to) = (server.try_clone().expect("one more"), client.try_clone().expect("one more"));
-        move || {
-            let _ended = std::io::copy(&mut from, &mut to);
-            let _left = to.shutdown(Shutdown::Write);
-        }
-    });
-    let mut part = [0; 4096];
-    while let Ok(count @ 1..) = (&mut &*client).read(&mut part) {
-        heard.lock().expect("never poisoned").extend(&part[..count]);
-        if (&server).write_all(&part[..count]).is_err() {
-            break;
-        }
-    }
-    let _left = server.shutdown(Shutdown::Write);
-    let _ended = back.join();
 }
 
 #[test]
@@ -312,6 +264,11 @@ fn without_the_session_key_no_token_is_sent_and_the_error_says_why() {
     fs::copy(&elsewhere, &key).expect("copies");
     fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).expect("ours");
     is_refused("others can read it");
+    fs::write(&key, "session-key-of-an-archive").expect("writes");
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).expect("ours");
+    let (code, _, err) = project.run(&["status"], &envs);
+    assert!(code == 1 && err.contains("session-key was not made for this directory"), "{err}");
+    fs::copy(&elsewhere, &key).expect("copies");
     fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).expect("ours");
     assert_eq!(project.run(&["status"], &envs).0, 0);
 }

@@ -1,0 +1,90 @@
+//! What a client sends to a server that cannot be verified: no token, and no request that acts, since its body can hold secrets.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+
+use super::command::{hold, write_server_json};
+use super::known_server::{OF_ENVIRONMENT, Project, heard};
+use crate::fake_server::FakeServer;
+
+/// Client commands that act.
+const ACTS: &[&[&str]] = &[
+    &["start", "x.sh", "--env", "KEY=secret-of-the-request-body-3"],
+    &["pause"],
+    &["resume"],
+    &["stop"],
+    &["pair", "--address", "10.0.0.1"],
+    &["sessions", "end", "--all"],
+];
+const READS: &[&[&str]] = &[&["status"], &["logs"], &["runs", "1"], &["sessions"]];
+
+#[test]
+fn request_that_acts_is_not_sent_to_a_server_that_cannot_be_verified() {
+    let project = Project::new();
+    let runtime = project.place.runtime();
+    let key = runtime.join("session-key");
+    let aside = project.place.folder().join("key");
+    fs::rename(&key, &aside).expect("moves");
+    let put = |text: &str, mode: u32| {
+        let _was_none = fs::remove_file(&key);
+        fs::write(&key, text).expect("writes");
+        fs::set_permissions(&key, fs::Permissions::from_mode(mode)).expect("ours");
+    };
+    let made = fs::read_to_string(&aside).expect("text");
+    let keys: [(&str, &dyn Fn()); 4] = [
+        ("cannot be read", &|| ()),
+        ("cannot be read", &|| symlink(&aside, &key).expect("links")),
+        ("cannot be read", &|| put(&made, 0o644)),
+        ("was not made for this directory", &|| put("session-key-of-an-archive\n", 0o600)),
+    ];
+    for (why, make_key) in keys {
+        make_key();
+        let stranger = FakeServer::canned(200, r#"{"ok":true}"#);
+        write_server_json(&runtime, "x", &stranger);
+        let lock = hold(&runtime);
+        for envs in [&[][..], &[("AUTOAPPDEV_TOKEN", OF_ENVIRONMENT)]] {
+            for args in ACTS {
+                let (code, _, err) = project.run(args, envs);
+                let sentence = format!("cannot be verified, because {} {why}", key.display());
+                assert!(code == 4 && err.contains(&sentence) && err.contains("so nothing was sent to it"), "{args:?}: {err}");
+                assert!(err.contains("name it with --url and set the token in the environment"), "{err}");
+            }
+            assert!(stranger.requests().is_empty(), "{}", heard(&stranger));
+        }
+        // Reads are sent, without a token.
+        for args in READS {
+            let _whatever_it_understands = project.run(args, &[("AUTOAPPDEV_TOKEN", OF_ENVIRONMENT)]);
+        }
+        let heard_so_far = heard(&stranger);
+        assert!(heard_so_far.contains("GET /api/pipeline\n") && !heard_so_far.to_lowercase().contains("authorization"));
+        assert!(stranger.requests().iter().all(|asked| asked.line.starts_with("GET ")), "{heard_so_far}");
+        project.assert_tells_nothing(&heard_so_far, why);
+        // A `server.json` that no server holds, and an address that only `.env` names, lead nowhere at all.
+        drop(lock);
+        let before = stranger.requests().len();
+        let port = stranger.address.port();
+        for dotenv in [format!("AUTOAPPDEV_PORT={port}\n"), format!("AUTOAPPDEV_URL={}\n", stranger.url())] {
+            project.write_dotenv(&dotenv);
+            for args in ACTS {
+                let (code, _, err) = project.run(args, &[]);
+                assert!(code == 4 && err.contains("no server is running for"), "{args:?}: {err}");
+            }
+        }
+        project.write_dotenv("");
+        let asked = stranger.requests();
+        assert!(asked[before..].iter().all(|asked| asked.line == "GET /api/version"), "{}", heard(&stranger));
+        // The user can send it there by naming the address.
+        let named = [("AUTOAPPDEV_URL", &*stranger.url())];
+        assert_ne!(project.run(&["--url", &stranger.url(), "stop"], &[]).0, 4);
+        assert_ne!(project.run(ACTS[0], &named).0, 4);
+        assert!(
+            heard(&stranger).contains("POST /api/pipeline/stop") && heard(&stranger).contains("secret-of-the-request-body-3")
+        );
+    }
+    // With the key, the stranger has to prove that it is the right server.
+    put(&made, 0o600);
+    let stranger = FakeServer::canned(200, r#"{"ok":true}"#);
+    write_server_json(&runtime, "x", &stranger);
+    let _lock = hold(&runtime);
+    assert!(project.run(&["stop"], &[]).2.contains("does not prove that it is the server of this folder"));
+}
