@@ -45,7 +45,7 @@ pub(super) enum Proof {
 pub(super) enum Unproven {
     #[error("belongs to another user (uid {0})")]
     User(u32),
-    #[error("does not prove that it is the server of this folder")]
+    #[error("does not prove that it is the server of this folder and in the same network namespace as this command")]
     Key,
     /// The server has proved its identity, but will not answer another request on this connection.
     #[error("has no thread to spare, or is stopping; nothing was done")]

@@ -1,10 +1,15 @@
 //! The server's proof to a client that it owns the runtime directory, so that no other process at its address gets a token.
 //!
-//! Level 1. The client generates a challenge. The answer is an HMAC over the challenge and the address of the server's end of
-//! this connection, keyed with a key that only readers of the directory's session key can derive. A process at another address
-//! that relays the challenge to the server gets an answer for the server's address, not for its own.
+//! Level 1. The client generates a challenge. The answer is an HMAC over the challenge, the address of the server's end of this
+//! connection, and the network that the server is in; the key is derived from the directory's session key, which only the
+//! directory's owner can read. Each side uses the network that it is in itself. A process at another address that relays the
+//! challenge to the server gets an answer for the server's address, and a process at the same address in another network, on this
+//! machine or another one that shares the directory, gets an answer for the server's network.
 
+use std::fs;
+use std::io;
 use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt;
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
@@ -15,9 +20,30 @@ use crate::hex::hex;
 /// The number of hexadecimal digits in a challenge.
 pub const CHALLENGE_DIGITS: usize = 32;
 
+/// The network that a process is in: addresses mean the same to all processes in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Network {
+    /// The boot of the kernel (`random(4)`, `/proc/sys/kernel/random/boot_id`): two machines never have the same.
+    boot: String,
+    /// The network namespace on that kernel, as its inode number (`namespaces(7)`).
+    namespace: u64,
+}
+
+impl Network {
+    fn of_this_process() -> io::Result<Self> {
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned();
+        Ok(Self { boot, namespace: fs::metadata("/proc/self/ns/net")?.ino() })
+    }
+}
+
 /// Makes and checks proofs with a key derived from the session key.
 #[derive(Clone)]
-pub struct Prover(Hmac<Sha256>);
+pub struct Prover {
+    signer: Hmac<Sha256>,
+    /// `None` in a process whose `/proc` does not tell it. Such a server's proofs are valid for no client, and no proof is valid
+    /// for such a client.
+    network: Option<Network>,
+}
 
 impl std::fmt::Debug for Prover {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -26,12 +52,16 @@ impl std::fmt::Debug for Prover {
 }
 
 impl Prover {
-    /// Creates the prover of the directory with this session key.
+    /// Creates the prover of the directory with this session key, for the network of this process.
     pub fn new(session_key: &Token) -> Self {
+        Self::within(session_key, Network::of_this_process().ok())
+    }
+
+    fn within(session_key: &Token, network: Option<Network>) -> Self {
         // A separate key, so that other digests made with the session key are not proofs, and a proof is not a session.
         let mut key = mac(session_key.expose().as_bytes());
         key.update(b"a server owns this runtime directory");
-        Self(mac(&key.finalize().into_bytes()))
+        Self { signer: mac(&key.finalize().into_bytes()), network }
     }
 
     /// Returns the answer to a challenge on a connection whose server end has this address.
@@ -42,14 +72,17 @@ impl Prover {
     /// True if `text` is that answer.
     pub fn is_proof(&self, text: &str, challenge: &str, server: SocketAddr) -> bool {
         // Needs no constant time: once sent, both are public, and each challenge is used only once.
-        self.proof(challenge, server) == text
+        self.network.is_some() && self.proof(challenge, server) == text
     }
 
     fn signed(&self, challenge: &str, server: SocketAddr) -> Hmac<Sha256> {
-        let mut signer = self.0.clone();
+        let mut signer = self.signer.clone();
         // An IPv4 connection of an IPv6 socket has a different address form on each side.
         let server = SocketAddr::new(server.ip().to_canonical(), server.port());
         signer.update(format!("{challenge} {server}").as_bytes());
+        if let Some(Network { boot, namespace }) = &self.network {
+            signer.update(format!(" {boot} {namespace}").as_bytes());
+        }
         signer
     }
 }
@@ -87,6 +120,23 @@ mod tests {
             assert!(!ours.is_proof(wrong, challenge, at("127.0.0.1:8788")), "{wrong}");
         }
         assert_eq!(format!("{ours:?}"), "Prover(…)");
+    }
+
+    #[test]
+    fn proof_is_for_one_network_and_the_one_of_this_process_is_known() {
+        let network = |boot: &str, namespace| Some(Network { boot: boot.to_owned(), namespace });
+        let within = |network| Prover::within(&Token::new("the-key-of-sessions").expect("good"), network);
+        let (challenge, server) = ("0123456789abcdef0123456789abcdef", at("127.0.0.1:8788"));
+        let proof_in = |network| within(network).proof(challenge, server);
+        let here = within(network("b1", 7));
+        assert!(here.is_proof(&proof_in(network("b1", 7)), challenge, server));
+        for other in [network("b1", 8), network("b2", 7), None] {
+            assert!(!here.is_proof(&proof_in(other.clone()), challenge, server), "{other:?}");
+        }
+        assert!(!within(None).is_proof(&proof_in(None), challenge, server), "unknown networks are not the same one");
+        let found = Network::of_this_process().expect("/proc is mounted");
+        assert!(found.boot.len() == 36 && found.namespace > 0, "{found:?}");
+        assert_eq!(Prover::new(&Token::new("the-key-of-sessions").expect("good")).network, Some(found));
     }
 
     #[test]

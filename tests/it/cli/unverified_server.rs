@@ -1,11 +1,20 @@
 //! What a client sends to a server that cannot be verified: no token, and no request that acts, since its body can hold secrets.
 
-use std::fs;
+use std::fs::{self, File};
+use std::net::TcpStream;
+use std::os::fd::AsFd;
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+use std::process::Command;
+use std::thread;
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::command::{hold, write_server_json};
-use super::known_server::{OF_ENVIRONMENT, Project, heard};
+use super::known_server::{COMMANDS, OF_ENVIRONMENT, Project, heard};
+use super::relay::Relay;
 use crate::fake_server::FakeServer;
+use crate::support::network::is_within_own_network;
 
 /// Client commands that act.
 const ACTS: &[&[&str]] = &[
@@ -87,4 +96,69 @@ fn request_that_acts_is_not_sent_to_a_server_that_cannot_be_verified() {
     write_server_json(&runtime, "x", &stranger);
     let _lock = hold(&runtime);
     assert!(project.run(&["stop"], &[]).2.contains("does not prove that it is the server of this folder"));
+}
+
+/// Runs something in a thread that is in the network namespace of a process.
+fn within_network_of<T: Send>(namespace: &Path, act: impl FnOnce() -> T + Send) -> T {
+    thread::scope(|threads| {
+        let done = threads.spawn(|| {
+            let namespace = File::open(namespace).expect("the server is alive");
+            // Moves this thread, and the processes that it starts.
+            move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).expect("the test made it");
+            act()
+        });
+        done.join().expect("it does not panic")
+    })
+}
+
+/// Two network namespaces, as those of two containers, share a runtime directory: each has a loopback of its own.
+#[test]
+fn relay_at_the_same_address_in_another_network_gets_nothing() {
+    if !is_within_own_network("relay_at_the_same_address_in_another_network_gets_nothing") {
+        return;
+    }
+    let mut project = Project::new();
+    project.place.set_env("AUTOAPPDEV_SOCKET", "off");
+    project.place.use_token(OF_ENVIRONMENT);
+    let server = project.place.command();
+    let mut elsewhere = Command::new("unshare");
+    elsewhere.args(["-n", "bash", "-c", "ip link set lo up && exec \"$@\"", "bash"]).arg(server.get_program());
+    elsewhere.current_dir(project.place.folder());
+    for (name, value) in server.get_envs() {
+        match value {
+            Some(value) => elsewhere.env(name, value),
+            None => elsewhere.env_remove(name),
+        };
+    }
+    project.place.start_server_with(elsewhere);
+    let (port, pid) = (project.place.port(), project.place.server_pid());
+    let namespace = std::path::PathBuf::from(format!("/proc/{pid}/ns/net"));
+    let envs = [("AUTOAPPDEV_TOKEN", OF_ENVIRONMENT), ("AUTOAPPDEV_SOCKET", "off")];
+    // Where the server is, its address leads to it.
+    let works = || {
+        for args in [&["status"][..], &["start"], &["stop", "--now"]] {
+            let (code, _, err) = within_network_of(&namespace, || project.run(args, &envs));
+            assert_eq!(code, 0, "{args:?}: {err}");
+        }
+    };
+    works();
+    let relay = Relay::at(("127.0.0.1", port), {
+        let namespace = namespace.clone();
+        // A socket stays in the namespace in which it was created.
+        move || within_network_of(&namespace, || TcpStream::connect(("127.0.0.1", port)).expect("the server listens there"))
+    });
+    for args in COMMANDS.iter().filter(|args| !args.contains(&"-f")).chain(ACTS) {
+        let (code, _, err) = project.run(args, &envs);
+        let sentence = "does not prove that it is the server of this folder and in the same network namespace as this command";
+        assert!(code == 4 && err.contains(sentence) && err.contains("so nothing was sent to it"), "{args:?}: {err}");
+        assert!(err.contains("name it with --url and set the token in the environment"), "{err}");
+    }
+    let told = relay.heard();
+    project.assert_tells_nothing(&told, "a relay in another network");
+    let lines: Vec<&str> = told.lines().filter(|line| line.contains(" HTTP/1.1")).collect();
+    assert!(!lines.is_empty() && lines.iter().all(|line| line.starts_with("GET /api/version?challenge=")), "{told}");
+    // The way out that the error names.
+    let url = format!("http://{}", relay.address);
+    assert_eq!(project.run(&["--url", &url, "status"], &envs).0, 0);
+    works();
 }
