@@ -50,6 +50,9 @@ pub(super) enum ClientError {
     /// The server there has not proved that it belongs to this folder; no request was sent.
     #[error("the server at {url} {cause}, so nothing was sent to it; {NAME_IT}")]
     Unproven { url: String, cause: String },
+    /// The server there has proved that it belongs to this folder, and takes no request now; none was sent.
+    #[error("the server at {url} is stopping, or has too many connections, so nothing was sent to it; try again")]
+    Closing { url: String },
     /// The connection broke or the time ran out: what was asked may have been done or not.
     #[error("the answer of the server at {url} was cut off ({cause}); `autoappdev status` shows the current state")]
     NoAnswer { url: String, cause: String },
@@ -70,7 +73,7 @@ pub(super) enum ClientError {
 impl ClientError {
     /// Whether no server received the request.
     pub(super) fn is_unreached(&self) -> bool {
-        matches!(self, Self::Unreachable { .. } | Self::NoServer(_) | Self::Unproven { .. })
+        matches!(self, Self::Unreachable { .. } | Self::NoServer(_) | Self::Unproven { .. } | Self::Closing { .. })
     }
 
     /// Whether the server that answered is not the intended one.
@@ -92,7 +95,11 @@ impl ClientError {
     /// Whether asking again later may help.
     pub(super) fn may_pass(&self) -> bool {
         match self {
-            Self::Unreachable { .. } | Self::NoServer(_) | Self::Unproven { .. } | Self::NoAnswer { .. } => true,
+            Self::Unreachable { .. }
+            | Self::NoServer(_)
+            | Self::Unproven { .. }
+            | Self::Closing { .. }
+            | Self::NoAnswer { .. } => true,
             Self::Failed { status, .. } => *status >= 500,
             // What a proxy says whose server is away (RFC 9110, section 15.6).
             Self::Stranger { status, .. } => matches!(status, 502..=504),
@@ -231,7 +238,7 @@ impl Client {
             match self.ask_at(way, meant, question) {
                 Ok(None) | Err(ClientError::Unreachable { .. }) => {}
                 Err(error) if error.is_from_other_server() => {}
-                Err(error @ ClientError::Unproven { .. }) => failure = error,
+                Err(error @ (ClientError::Unproven { .. } | ClientError::Closing { .. })) => failure = error,
                 Ok(Some(answer)) => return Ok(answer),
                 Err(error) => return Err(error),
             }
@@ -283,7 +290,9 @@ impl Client {
         let document = match self.send(way, &credentials, &Question::get(&Route::Version.path(), READ_TIMEOUT)) {
             Ok(answer) => answer.read::<Introduction>().ok(),
             // The server is overloaded or shutting down: a follower of the log waits for it.
-            Err(error @ (ClientError::NoAnswer { .. } | ClientError::Unproven { .. })) => return Err(error),
+            Err(error @ (ClientError::NoAnswer { .. } | ClientError::Unproven { .. } | ClientError::Closing { .. })) => {
+                return Err(error);
+            }
             Err(_) => None,
         };
         let server = document.map(|document| document.server);
@@ -318,9 +327,10 @@ impl Client {
         let url = way.to_string();
         match run(Some(question.timeout)) {
             Ok(response) => read_answer(url, response).map_err(|error| error.with_reason(credentials.withheld.as_deref())),
-            Err(ureq::Error::Other(error)) if error.is::<Unproven>() => {
-                Err(ClientError::Unproven { url, cause: error.to_string() })
-            }
+            Err(ureq::Error::Other(error)) if error.is::<Unproven>() => Err(match error.downcast_ref() {
+                Some(Unproven::Closing) => ClientError::Closing { url },
+                _ => ClientError::Unproven { url, cause: error.to_string() },
+            }),
             Err(error) if is_unreached(&error) => Err(ClientError::Unreachable { url }),
             Err(error) => Err(ClientError::NoAnswer { url, cause: error.to_string() }),
         }

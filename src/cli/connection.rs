@@ -48,7 +48,7 @@ pub(super) enum Unproven {
     #[error("does not prove that it is the server of this folder and in the same network namespace as this command")]
     Key,
     /// The server has proved its identity, but will not answer another request on this connection.
-    #[error("has no thread to spare, or is stopping; nothing was done")]
+    #[error("closes the connection")]
     Closing,
 }
 

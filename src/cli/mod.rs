@@ -139,6 +139,7 @@ fn report(failure: &Failure, json: bool) -> ExitCode {
             ClientError::Unreachable { .. }
             | ClientError::NoServer(_)
             | ClientError::Unproven { .. }
+            | ClientError::Closing { .. }
             | ClientError::NoAnswer { .. } => (UNREACHABLE, None),
             ClientError::Stranger { .. } | ClientError::Output(_) => (FAILURE, None),
         },

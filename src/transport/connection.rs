@@ -3,6 +3,7 @@
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rouille::{Request, Response};
@@ -63,7 +64,7 @@ pub(super) struct Terms {
     pub(super) write: Duration,
     /// How long what a client still sends is read after its last answer.
     pub(super) linger: Duration,
-    /// The thread is one of few that serve everybody, and serves one request.
+    /// The thread is one of few that serve everybody, and serves one request, or one and the one that it announced.
     pub(super) is_lent: bool,
 }
 
@@ -92,6 +93,7 @@ pub(super) fn serve(stream: &Stream, from: SocketAddr, slot: &Slot, handler: &dy
     if stream.set_write_timeout(terms.write).is_err() {
         return;
     }
+    let mut is_first = true;
     loop {
         if !slot.waits() {
             return;
@@ -120,11 +122,14 @@ pub(super) fn serve(stream: &Stream, from: SocketAddr, slot: &Slot, handler: &dy
         };
         let (is_head, is_http_1_0, keep_alive) = (head.method == "HEAD", head.is_http_1_0, head.keep_alive);
         let request = head.into_request(from, body);
-        let response = answer(handler, &request, &Client::new(stream, slot, !terms.is_lent));
+        let announced = AtomicBool::new(false);
+        let response = answer(handler, &request, &Client::new(stream, slot, !terms.is_lent, &announced));
         // An answer that goes on for hours does not keep what was asked.
         drop(request);
         slot.has_no_body();
-        let keep_alive = keep_alive && works == Works::On && !slot.is_stopping() && !terms.is_lent && !slot.gives_way();
+        let keeps_thread = !terms.is_lent || is_first && announced.load(Ordering::Relaxed);
+        is_first = false;
+        let keep_alive = keep_alive && works == Works::On && !slot.is_stopping() && keeps_thread && !slot.gives_way();
         match wire.write(response, is_head, is_http_1_0, keep_alive) {
             Ok(true) => {}
             Ok(false) => {

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rouille::{Request, Response};
 
@@ -29,6 +30,8 @@ pub trait Handler: Send + Sync + 'static {
 pub struct Client<'a> {
     connection: Option<(&'a Stream, &'a Slot)>,
     has_thread: bool,
+    /// Set if another request is to follow on this connection.
+    announced: Option<&'a AtomicBool>,
     /// The user of a client without a connection.
     uid: Option<u32>,
 }
@@ -36,11 +39,11 @@ pub struct Client<'a> {
 impl<'a> Client<'a> {
     /// Creates a client of this user that stays connected and has a thread of its own.
     pub const fn patient(uid: Option<u32>) -> Self {
-        Self { connection: None, has_thread: true, uid }
+        Self { connection: None, has_thread: true, announced: None, uid }
     }
 
-    pub(super) fn new(stream: &'a Stream, slot: &'a Slot, has_thread: bool) -> Self {
-        Self { connection: Some((stream, slot)), has_thread, uid: None }
+    pub(super) fn new(stream: &'a Stream, slot: &'a Slot, has_thread: bool, announced: &'a AtomicBool) -> Self {
+        Self { connection: Some((stream, slot)), has_thread, announced: Some(announced), uid: None }
     }
 
     /// The user whose process is at the other end, if it is on this machine and the kernel can identify it.
@@ -81,6 +84,14 @@ impl<'a> Client<'a> {
     /// created, and must not wait for long.
     pub const fn has_thread(&self) -> bool {
         self.has_thread
+    }
+
+    /// Announces that this request only prepares another one on the same connection, which then stays open for that one even if
+    /// its thread is one of the reserve.
+    pub fn announce_request(&self) {
+        if let Some(announced) = self.announced {
+            announced.store(true, Ordering::Relaxed);
+        }
     }
 }
 

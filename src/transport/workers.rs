@@ -1,7 +1,7 @@
 //! Threads for connections: one for each, and a few that exist before they are needed.
 //!
 //! At the limit of processes (`ulimit -u`, `TasksMax=`), which the pipeline itself may have reached, no thread can be created. Then the
-//! reserve serves: one request at a time, for connections whose request has come, and nothing that waits for long ([`Terms::LENT`]). Nothing
+//! reserve serves: one request at a time, and the request that a proof was for, for connections whose request has come, and nothing that waits for long ([`Terms::LENT`]). Nothing
 //! waits here but the reserve for its work.
 
 use std::collections::VecDeque;

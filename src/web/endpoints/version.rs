@@ -47,6 +47,8 @@ impl App {
         let Some(address) = client.reached_address() else {
             return bad("challenge is answered over TCP; on a Unix socket the kernel tells the server's user");
         };
+        // What the client wants to ask must come on this connection: another one would need another proof.
+        client.announce_request();
         Ok(json(&ProofResponse { ok: true, proof: self.prover.proof(challenge, address) }))
     }
 }

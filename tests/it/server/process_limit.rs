@@ -179,6 +179,40 @@ fn server_at_its_process_limit_answers_and_carries_out_actions() {
     assert!(log.contains("no thread can be made for a connection") && !log.contains("panicked"), "{log}");
 }
 
+/// Over TCP a client command has the server prove itself first, and sends its request on the same connection.
+#[test]
+fn server_at_its_process_limit_proves_itself_and_takes_the_request_that_follows() {
+    const CHALLENGE: &str = "/api/version?challenge=0123456789abcdef0123456789abcdef";
+    let mut limited = Limited::new();
+    limited.place.set_env("AUTOAPPDEV_SOCKET", "off");
+    limited.start_server();
+    let (_, run_id) = limited.place.start();
+    until_true("no connection is open", || limited.place.server_threads() < 30);
+    let limit = limited.at_its_limit();
+    let before = limited.place.server_threads();
+    for args in [&["status"][..], &["pause"], &["resume"], &["stop", "--now"], &["runs", "1"]] {
+        let output = limited.command().args(args).stdin(Stdio::null()).output().expect("the binary runs");
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    limited.place.assert_nothing_left(run_id);
+    // One request follows a proof, and no more; nothing follows anything else, a second proof included.
+    let persistence = |wire: &mut Wire, path: &str| wire.get(path).header("Connection").map(str::to_owned);
+    let close = Some("close".to_owned());
+    for after in ["/api/pipeline", CHALLENGE] {
+        let mut wire = limited.wire();
+        assert_eq!((persistence(&mut wire, CHALLENGE), persistence(&mut wire, after)), (None, close.clone()), "{after}");
+    }
+    assert_eq!(persistence(&mut limited.wire(), "/api/pipeline"), close);
+    // Clients that leave it at the proof, more of them than threads in reserve, keep no other for long.
+    let mut silent: Vec<Wire> = (0..20).map(|_| limited.wire()).collect();
+    for wire in &mut silent {
+        wire.ask("GET", CHALLENGE);
+    }
+    until_true("another client is served", || limited.place.get("/api/pipeline").status == 200);
+    assert!(limited.place.server_threads() <= before, "no thread was made");
+    drop(limit);
+}
+
 #[test]
 fn server_set_to_stop_the_run_stops_it_at_its_limit_of_processes() {
     let mut limited = Limited::new();
