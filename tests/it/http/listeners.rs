@@ -362,9 +362,14 @@ fn long_polls_of_one_address_delay_no_other_client() {
     };
     // Long polls are answered early, unchanged, if others of their address need a slot.
     let mut polls = gather(&|_| ask_for(&format!("GET /api/pipeline?after={version}&wait=60")));
-    let mut neighbour = come();
-    neighbour.send(ask_for("GET /api/pipeline"));
-    assert_eq!(neighbour.answer().status, 200);
+    let neighbour = until("a neighbour gets the slot of a long poll", || {
+        let mut wire = come();
+        wire.send(ask_for("GET /api/pipeline"));
+        let answer = wire.answer();
+        // On a busy machine, the thread of the poll that gives way may not run in time.
+        assert!(answer.status == 200 || (answer.status, answer.error()) == (503, "too_many_connections"), "{answer:?}");
+        (answer.status == 200).then_some(wire)
+    });
     let early = polls.iter_mut().find_map(|wire| {
         wire.read_within(Duration::from_millis(5));
         wire.try_answer(false).ok().filter(|answer| answer.status == 200)
