@@ -34,7 +34,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         // In groups of four digits, as the lints want a long number.
         let [a, b, c, d] = [48, 32, 16, 0].map(|shift| migration.checksum() >> shift & 0xffff);
         let checksum = format!("0x{a:04x}_{b:04x}_{c:04x}_{d:04x}");
-        format!("    Known {{ version: {version}, name: {name:?}, checksum: {checksum} }},\n")
+        let sql = format!("include_str!(concat!(env!(\"CARGO_MANIFEST_DIR\"), \"/migrations/V{version}__{name}.sql\"))");
+        format!("    Known {{ version: {version}, name: {name:?}, checksum: {checksum}, sql: {sql} }},\n")
     });
     let known = format!("&[\n{}]\n", known.collect::<String>());
     Ok(fs::write(PathBuf::from(env::var("OUT_DIR")?).join("migrations.rs"), known)?)

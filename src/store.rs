@@ -18,6 +18,7 @@ mod known;
 mod open;
 mod reader;
 mod rows;
+mod schema;
 mod sessions;
 mod work;
 

@@ -5,21 +5,27 @@
 
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
+use rusqlite::limits::Limit;
 
 use super::error::StoreErrorKind;
 
-/// The settings and their values. This program's schemas use neither views nor double quotes around strings.
-const SETTINGS: [(DbConfig, bool); 6] = [
+/// The settings and their values. This program's schemas use no triggers, no views, and no double quotes around strings.
+const SETTINGS: [(DbConfig, bool); 7] = [
     // SQL cannot change the schema's pages or the journal.
     (DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true),
     (DbConfig::SQLITE_DBCONFIG_WRITABLE_SCHEMA, false),
     // A schema may not call functions with side effects.
     (DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false),
     (DbConfig::SQLITE_DBCONFIG_ENABLE_VIEW, false),
+    // Foreign-key actions are unaffected.
+    (DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false),
     // A misspelt column name is an error, not a string.
     (DbConfig::SQLITE_DBCONFIG_DQS_DML, false),
     (DbConfig::SQLITE_DBCONFIG_DQS_DDL, false),
 ];
+
+/// The longest row or value. Ours are shorter than two request bodies. A file of some megabytes can compute or claim a value of a gigabyte.
+const VALUE_BYTES_MAX: i32 = 16 * 1024 * 1024;
 
 /// Applies all settings to a newly opened connection. Reads nothing from the file.
 ///
@@ -31,6 +37,7 @@ pub(super) fn harden(conn: &Connection) -> Result<(), StoreErrorKind> {
             return Err(StoreErrorKind::Setting(format!("{setting:?}={is_on}")));
         }
     }
+    conn.set_limit(Limit::SQLITE_LIMIT_LENGTH, VALUE_BYTES_MAX)?;
     // Checks each cell's size when a page is read. Otherwise a damaged page is noticed only after a read beyond its end.
     conn.pragma_update(None, "cell_size_check", 1)?;
     Ok(())
@@ -62,6 +69,61 @@ mod tests {
         ] {
             let error = conn.execute_batch(sql).expect_err(sql).to_string();
             assert!(why.split('|').any(|why| error.contains(why)), "{sql}: {error}");
+        }
+    }
+
+    #[test]
+    fn triggers_of_a_file_do_not_run_and_its_constraints_hold() {
+        let conn = hardened();
+        conn.execute_batch(
+            "PRAGMA foreign_keys = 1;
+             CREATE TABLE runs (id INTEGER PRIMARY KEY, state TEXT CHECK (state IN ('stopped', 'running')));
+             CREATE TABLE events (run_id REFERENCES runs (id) ON DELETE CASCADE);
+             CREATE TABLE latest (run_id REFERENCES runs (id));
+             CREATE TRIGGER hide AFTER INSERT ON events BEGIN DELETE FROM events; END;
+             CREATE TRIGGER keep BEFORE DELETE ON runs BEGIN SELECT RAISE (IGNORE); END;
+             CREATE TRIGGER lie AFTER UPDATE ON runs BEGIN UPDATE runs SET state = 'running'; END;
+             INSERT INTO runs VALUES (1, 'running'), (2, 'running');
+             INSERT INTO events VALUES (1), (2);
+             INSERT INTO latest VALUES (2);
+             UPDATE runs SET state = 'stopped';
+             DELETE FROM runs WHERE id = 1",
+        )
+        .expect("it is plain SQL");
+        let count = |sql: &str| conn.query_row(sql, [], |row| row.get::<_, i64>(0)).expect(sql);
+        assert_eq!(count("SELECT count(*) FROM events"), 1, "the deletion of run 1 has deleted its event, and nothing else has");
+        assert_eq!(count("SELECT count(*) FROM runs WHERE state = 'stopped'"), 1);
+        for (sql, why) in [
+            ("UPDATE runs SET state = 'odd'", "CHECK constraint failed"),
+            ("DELETE FROM runs", "FOREIGN KEY constraint failed"),
+            ("INSERT INTO events VALUES (3)", "FOREIGN KEY constraint failed"),
+        ] {
+            assert!(conn.execute_batch(sql).expect_err(sql).to_string().contains(why), "{sql}");
+        }
+    }
+
+    #[test]
+    fn no_virtual_table_can_be_in_a_schema() {
+        let conn = hardened();
+        let modules: Vec<String> = conn
+            .prepare("SELECT name FROM pragma_module_list")
+            .expect("a pragma")
+            .query_map([], |row| row.get(0))
+            .and_then(Iterator::collect)
+            .expect("texts");
+        for module in modules {
+            let error = conn.execute_batch(&format!("CREATE VIRTUAL TABLE t USING {module}")).expect_err(&module).to_string();
+            assert!(error.contains("no such module"), "{module}: {error}");
+        }
+    }
+
+    #[test]
+    fn value_of_an_expression_has_a_limit() {
+        let conn = hardened();
+        conn.execute_batch("CREATE TABLE t (a, b AS (hex(zeroblob(400000000))))").expect("plain SQL");
+        for sql in ["INSERT INTO t (a) VALUES (1)", "SELECT hex(zeroblob(400000000))"] {
+            let error = conn.execute_batch(sql).expect_err("it would take 800 MB").to_string();
+            assert!(error.contains("too big"), "{sql}: {error}");
         }
     }
 

@@ -12,6 +12,7 @@ pub(super) struct Known {
     pub(super) name: &'static str,
     /// Of name, version and SQL.
     pub(super) checksum: u64,
+    pub(super) sql: &'static str,
 }
 
 /// Written by `build.rs`.
@@ -55,20 +56,33 @@ pub(super) mod later {
     /// Adds to each run what only the later version knows of it.
     const SQL: &str = "ALTER TABLE pipeline_runs ADD COLUMN mood TEXT; UPDATE pipeline_runs SET mood = status || '!'";
 
+    /// The same, and then a change that the schema forbids.
+    const FAULTY_SQL: &str =
+        "ALTER TABLE pipeline_runs ADD COLUMN mood TEXT; UPDATE pipeline_runs SET mood = status || '!', log_start = -1";
+
     thread_local! {
         /// The migrations of the later version, on this thread while it plays one.
         static LATER: Cell<Option<&'static [Known]>> = const { Cell::new(None) };
     }
 
-    fn migration() -> Migration {
-        Migration::unapplied(&format!("V{}__later", KNOWN.len() + 1), SQL).expect("a good name")
+    fn migration(sql: &str) -> Migration {
+        Migration::unapplied(&format!("V{}__later", KNOWN.len() + 1), sql).expect("a good name")
     }
 
     /// Runs `act` as the later version.
     pub(in crate::store) fn as_later_version<T>(act: impl FnOnce() -> T) -> T {
-        let later = migration();
+        as_version_with(SQL, act)
+    }
+
+    /// Runs `act` as a later version whose migration fails at its end, if the database has runs.
+    pub(in crate::store) fn as_faulty_version<T>(act: impl FnOnce() -> T) -> T {
+        as_version_with(FAULTY_SQL, act)
+    }
+
+    fn as_version_with<T>(sql: &'static str, act: impl FnOnce() -> T) -> T {
+        let later = migration(sql);
         let known = KNOWN.iter().map(|known| Known { ..*known });
-        let later = Known { version: later.version().into(), name: "later", checksum: later.checksum() };
+        let later = Known { version: later.version().into(), name: "later", checksum: later.checksum(), sql };
         LATER.set(Some(known.chain([later]).collect::<Vec<_>>().leak()));
         let done = act();
         LATER.set(None);
@@ -81,7 +95,7 @@ pub(super) mod later {
 
     pub(in crate::store) fn runner() -> Runner {
         let mut migrations = embedded::migrations::runner().get_migrations().clone();
-        migrations.extend(LATER.get().map(|_| migration()));
+        migrations.extend(LATER.get().and_then(<[_]>::last).map(|later| migration(later.sql)));
         Runner::new(&migrations).set_grouped(true)
     }
 }
@@ -97,10 +111,13 @@ mod tests {
         carried.sort();
         assert!(!carried.is_empty());
         assert_eq!(
-            KNOWN.iter().map(|known| (known.version, known.name, known.checksum, known.to_string())).collect::<Vec<_>>(),
+            KNOWN
+                .iter()
+                .map(|known| (known.version, known.name, known.checksum, known.to_string(), Some(known.sql)))
+                .collect::<Vec<_>>(),
             carried
                 .iter()
-                .map(|ours| (ours.version().into(), ours.name(), ours.checksum(), ours.to_string()))
+                .map(|ours| (ours.version().into(), ours.name(), ours.checksum(), ours.to_string(), ours.sql()))
                 .collect::<Vec<_>>()
         );
     }

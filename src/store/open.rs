@@ -1,6 +1,7 @@
 //! Opening the database in named phases: look at it without touching it, create it where there is none, connect, migrate.
 //!
 //! A file that is refused stays byte for byte as it was: everything that can refuse it looks through a connection that can't write.
+//! Somebody else may have written it, so a schema that is not ours is refused before any expression of it is evaluated.
 //! If killed here: a new file is empty, or has a header and no tables, or has all of V1 (each migration and its line in the history
 //! are one transaction). The next opening takes each of these further.
 
@@ -21,6 +22,7 @@ use time::format_description::well_known::Rfc3339;
 use super::error::StoreErrorKind;
 use super::hardening::harden;
 use super::known::{self, runner};
+use super::schema::{self, HISTORY_TABLE};
 use crate::kill_point::KillPoint;
 
 /// How long opening the database waits for a lock that another process holds. Our own locks last less than a millisecond, those of
@@ -29,9 +31,6 @@ pub const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The letters "`AADv`" in the file's header say whose it is. Set by V1; <https://www.sqlite.org/pragma.html#pragma_application_id>.
 pub(super) const APPLICATION_ID: i32 = 0x4141_4476;
-
-/// refinery's table: which migrations were applied.
-const HISTORY_TABLE: &str = "refinery_schema_history";
 
 /// A larger database is not checked completely at each opening, but only the parts that every server needs. A thousand runs
 /// take less.
@@ -70,6 +69,7 @@ pub(super) fn open(path: &Path) -> Result<(Connection, Vec<String>), StoreErrorK
     configure(&conn)?;
     let applied = migrate(&mut conn)?;
     KillPoint::ServerDatabaseMigrated.reach();
+    name_inert(&conn)?;
     prove_writable(&conn)?;
     Ok((conn, applied))
 }
@@ -219,21 +219,54 @@ fn inspection(path: &Path, has_wal: bool) -> Result<Connection, StoreErrorKind> 
 
 /// Refuses a file that is foreign, newer, divergent or damaged, in this order; gives the names of the migrations it lacks.
 fn pending(conn: &Connection, path: &Path) -> Result<Vec<String>, StoreErrorKind> {
-    let lacking = lacking(conn)?;
+    let (lacking, is_ours_alone) = {
+        let _moment = moment(conn)?;
+        let (version, lacking) = lacking(conn)?;
+        // Before the check below, which evaluates expressions of the schema.
+        (lacking, refuse_other_schema(conn, version)?)
+    };
     // Not `integrity_check`, which also compares every index with its table: that is for `autoappdev check`. Nor, where that takes longer
-    // with each run in the history, all tables: it took seconds for a hundred thousand runs.
+    // with each run in the history, all tables: it took seconds for a hundred thousand runs. Nor tables of others.
     let is_small = fs::metadata(path).is_ok_and(|meta| meta.len() <= CHECKED_BYTES_MAX);
-    let check = if is_small { "PRAGMA quick_check(1)" } else { "PRAGMA quick_check('pipeline_state')" };
+    let check = if is_small && is_ours_alone { "PRAGMA quick_check(1)" } else { "PRAGMA quick_check('pipeline_state')" };
     let verdict: String = conn.query_row(check, [], |row| row.get(0))?;
     if verdict == "ok" { Ok(lacking) } else { Err(StoreErrorKind::Damaged(verdict)) }
 }
 
-/// Whose file it is and which migrations it lacks.
+/// All that is read while the result exists is of one moment: another process may be migrating. There is nothing to commit.
+fn moment(conn: &Connection) -> rusqlite::Result<Transaction<'_>> {
+    Transaction::new_unchecked(conn, TransactionBehavior::Deferred)
+}
+
+/// Refuses a file whose tables and indexes are not those that its migrations make. Returns whether nothing else is in it.
+fn refuse_other_schema(conn: &Connection, version: i64) -> Result<bool, StoreErrorKind> {
+    // Before the first migration there is no table, see `lacking`.
+    if version == 0 {
+        return Ok(true);
+    }
+    let differences = schema::differences(conn, version)?;
+    if differences.effective.is_empty() {
+        return Ok(differences.inert.is_empty());
+    }
+    Err(StoreErrorKind::Damaged(format!(
+        "its schema is not the one that this program made: {}",
+        differences.effective.join("; ")
+    )))
+}
+
+/// Names in the log what somebody else has put into the database, and what does nothing.
+fn name_inert(conn: &Connection) -> rusqlite::Result<()> {
+    let inert = schema::differences(conn, schema_version())?.inert;
+    if !inert.is_empty() {
+        ::log::warn!("the database contains more than this program's tables, which is ignored: {:?}", inert.join("; "));
+    }
+    Ok(())
+}
+
+/// Whose file it is, its version (0 before the first migration), and which migrations it lacks. To be called within a [`moment`].
 ///
 /// refinery compares too, but panics on a history it can't parse, so it only ever gets one that went through here.
-fn lacking(conn: &Connection) -> Result<Vec<String>, StoreErrorKind> {
-    // All of one moment: another process may be migrating. Dropped at the end, for there is nothing to commit.
-    let _moment = Transaction::new_unchecked(conn, TransactionBehavior::Deferred)?;
+fn lacking(conn: &Connection) -> Result<(i64, Vec<String>), StoreErrorKind> {
     let foreign = |reason| Err(StoreErrorKind::Foreign(reason));
     let application_id: i32 = conn.query_row("PRAGMA application_id", [], |row| row.get(0))?;
     if application_id != 0 && application_id != APPLICATION_ID {
@@ -255,7 +288,8 @@ fn lacking(conn: &Connection) -> Result<Vec<String>, StoreErrorKind> {
     }
     compare(&history)?;
     let lacking = known::all().iter().filter(|ours| history.iter().all(|applied| applied.version != ours.version));
-    Ok(lacking.map(ToString::to_string).collect())
+    let version = history.iter().map(|applied| applied.version).max().unwrap_or(0);
+    Ok((version, lacking.map(ToString::to_string).collect()))
 }
 
 /// A line of the history.
@@ -273,6 +307,9 @@ fn history(conn: &Connection) -> Result<Vec<Applied>, StoreErrorKind> {
         })?;
     if !exists {
         return Ok(Vec::new());
+    }
+    if schema::history_is_computed(conn)? {
+        return Err(StoreErrorKind::Damaged("its schema history has computed columns".to_owned()));
     }
     let mut statement =
         conn.prepare(&format!("SELECT version, name, checksum, applied_on FROM {HISTORY_TABLE} ORDER BY version"))?;
@@ -352,14 +389,18 @@ fn configure(conn: &Connection) -> Result<(), StoreErrorKind> {
 
 /// Applies the migrations that are lacking, each with its line in the history, all in one transaction.
 fn migrate(conn: &mut Connection) -> Result<Vec<String>, StoreErrorKind> {
-    if lacking(conn)?.is_empty() {
+    let lacking_now = |conn: &Connection| {
+        let _moment = moment(conn)?;
+        lacking(conn).map(|(_, names)| names)
+    };
+    if lacking_now(conn)?.is_empty() {
         return Ok(Vec::new());
     }
     conn.set_transaction_behavior(TransactionBehavior::Immediate);
     match runner().run(conn) {
         Ok(report) => Ok(report.applied_migrations().iter().map(ToString::to_string).collect()),
         // refinery looks and writes in two steps. Where another process got in between and did the work, there is nothing left to do.
-        Err(_) if lacking(conn).is_ok_and(|left| left.is_empty()) => Ok(Vec::new()),
+        Err(_) if lacking_now(conn).is_ok_and(|left| left.is_empty()) => Ok(Vec::new()),
         Err(e) => Err(migration_failed(&e)),
     }
 }

@@ -321,6 +321,7 @@ fn try_boot(
     clock: &HandClock,
 ) -> Result<Conductor<Store, FakeShims, HandClock>, BootError> {
     let store = Store::open(&dir.path().join("db")).expect("opens").store;
+    store.let_triggers_run();
     Conductor::boot(store, world.clone(), clock.clone(), settings(dir))
 }
 

@@ -26,6 +26,11 @@ impl LogIn {
         Self { cookie: cookie.split(';').next().expect("a pair").to_owned(), proof, download_proof }
     }
 
+    /// Returns the session's id, as `GET /api/sessions` lists it.
+    pub fn id(&self) -> &str {
+        self.cookie.split_once('=').and_then(|(_, value)| value.split_once('.')).expect("an id").0
+    }
+
     /// Returns the header fields that the page sends once it is logged in.
     pub fn fields(&self) -> [(&str, &str); 2] {
         [("Cookie", &self.cookie), ("X-AutoAppDev-Proof", &self.proof)]

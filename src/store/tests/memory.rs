@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use rusqlite::Connection;
+use rusqlite::config::DbConfig;
 
 use crate::pipeline::{Entry, Transition};
 use crate::store::{DatabaseFile, PipelineRow, Store, StoreError, known};
@@ -39,6 +40,11 @@ impl Store {
         transition: Option<Transition>,
     ) -> Result<PipelineRow, StoreError> {
         self.record_all(run_id, &[(entry.clone(), transition)])
+    }
+
+    /// Lets triggers run on this connection: a test injects its faults with them, in the middle of a transaction.
+    pub(crate) fn let_triggers_run(&self) {
+        self.conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, true).expect("SQLite has triggers");
     }
 
     /// Runs SQL past all rules.

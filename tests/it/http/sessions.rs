@@ -71,8 +71,7 @@ fn session_outlives_a_killed_server_and_its_end_does_too() {
     assert_eq!([&stays, &ends, &leaves].map(|it| status(&place, it)), [200, 200, 200]);
     let by_code = json!({ "code": of_restart }).to_string();
     assert_eq!(ask(&place, "POST", "/api/login", &[], &by_code).error(), "invalid_code", "codes are in memory only");
-    let id = ends.cookie.split_once('=').and_then(|(_, value)| value.split_once('.')).expect("an id").0;
-    place.post("/api/sessions/end", json!({ "id": id })).ok();
+    place.post("/api/sessions/end", json!({ "id": ends.id() })).ok();
     ask(&place, "POST", "/api/logout", &leaves.fields(), "{}").ok();
     // The ended sessions are recorded and do not come back after a restart.
     place.kill_server();
@@ -137,8 +136,7 @@ fn end_of_a_session_ends_its_streams_and_no_others() {
     };
     end_of(&|log_in| drop(ask(&place, "POST", "/api/logout", &log_in.fields(), "{}").ok()));
     end_of(&|log_in| {
-        let id = log_in.cookie.split_once('=').and_then(|(_, value)| value.split_once('.')).expect("an id").0;
-        let (code, out, said) = place.client(&["sessions", "end", id]);
+        let (code, out, said) = place.client(&["sessions", "end", log_in.id()]);
         assert_eq!((code, out.as_str()), (0, "1 session has ended\n"), "{said}");
     });
 }
@@ -213,8 +211,7 @@ fn full_disk_refuses_a_log_in_and_keeps_no_session_alive() {
     told(&answer);
     assert!(answer.header("Set-Cookie").is_some_and(|cookie| cookie.contains("Max-Age=0")));
     // Not all sessions: that would revoke the code as well.
-    let id = ended.cookie.split_once('=').and_then(|(_, value)| value.split_once('.')).expect("an id").0;
-    told(&place.post("/api/sessions/end", json!({ "id": id })));
+    told(&place.post("/api/sessions/end", json!({ "id": ended.id() })));
     assert_eq!([&out, &ended].map(|it| status(place, it)), [401, 401]);
     small.disk.free();
     until_true("the code is good once there is room", || ask(place, "POST", "/api/login", &[], &link).status == 200);

@@ -6,6 +6,7 @@ use std::process::Command;
 
 use serde_json::json;
 
+use crate::support::login::LogIn;
 use crate::support::{Place, is_alive, not_run, signal, until, until_true};
 
 /// Returns a process's soft core dump limit from `/proc` (`proc_pid_limits(5)`).
@@ -66,6 +67,83 @@ fn crash_of_server_or_shim_leaves_no_memory_behind_and_the_pipelines_does() {
     let inherited = until("the limit is said", || place.said(run_id, "stdout").pop());
     let own = Command::new("bash").args(["-c", "ulimit -Sc"]).output().expect("it runs");
     assert_eq!(inherited, String::from_utf8_lossy(&own.stdout).trim(), "as this test has it");
+}
+
+/// refinery's table as it makes it, and a trigger that runs at the end of the first migration.
+const BEFORE_THE_FIRST_BOOT: &str = "
+    CREATE TABLE refinery_schema_history(version int4 PRIMARY KEY, name VARCHAR(255), applied_on VARCHAR(255), checksum VARCHAR(255));
+    CREATE TRIGGER first_boot AFTER INSERT ON refinery_schema_history BEGIN
+        UPDATE pipeline_state SET version = 4711;
+    END;";
+
+/// Hides events, reports another state, keeps sessions from ending, and makes more of them.
+const AFTERWARDS: &str = "
+    CREATE TRIGGER hide_events BEFORE INSERT ON pipeline_events BEGIN SELECT RAISE (IGNORE); END;
+    CREATE TRIGGER keep_sessions BEFORE DELETE ON sessions BEGIN SELECT RAISE (IGNORE); END;
+    CREATE TRIGGER add_sessions AFTER INSERT ON sessions WHEN new.id <> 'planted' BEGIN
+        INSERT INTO sessions SELECT 'planted', secret, 'act', made_with, created_at, used_at, expires_at, ends_at, address, user_agent
+            FROM sessions WHERE id = new.id;
+    END;
+    CREATE TRIGGER rewrite_state AFTER UPDATE ON pipeline_state BEGIN
+        UPDATE pipeline_state SET version = 4711;
+        DELETE FROM pipeline_events;
+    END;
+    CREATE VIEW planted AS SELECT * FROM sessions;";
+
+#[test]
+fn triggers_of_a_database_that_came_with_a_folder_do_nothing() {
+    let mut place = Place::new();
+    place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "exit.sh");
+    place.use_token("a-token-of-this-test");
+    fs::create_dir(place.runtime()).expect("creates");
+    place.edit_database(BEFORE_THE_FIRST_BOOT);
+    place.start_server();
+    assert_eq!(place.pipeline()["version"], 0, "first_boot has not run");
+    assert_eq!(place.stop_server(), 0);
+    place.edit_database(AFTERWARDS);
+    place.start_server();
+    let log_in = || LogIn::of(&place.post("/api/login", json!({"token": "a-token-of-this-test"})));
+    let (stays, ends) = (log_in(), log_in());
+    let is_let_in = |place: &Place, log_in: &LogIn| {
+        let fields = log_in.fields().map(|(name, value)| format!("{name}: {value}\r\n")).concat();
+        let mut wire = place.wire();
+        wire.send(format!("GET /api/session HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n"));
+        wire.answer().body["session"]["may"] == "act"
+    };
+    let sessions = |place: &Place| place.get("/api/sessions").ok()["sessions"].as_array().expect("a list").len();
+    assert_eq!((is_let_in(&place, &stays), is_let_in(&place, &ends), sessions(&place)), (true, true, 2));
+    place.post("/api/sessions/end", json!({"id": ends.id()})).ok();
+    let (_, run_id) = place.start();
+    let run = place.until_ended(run_id);
+    place.until_settled(run_id);
+    assert!(place.pipeline()["version"].as_u64().is_some_and(|version| version < 4711), "rewrite_state has not run");
+    let kinds = |place: &Place| place.events(run_id).iter().map(|event| event["kind"].clone()).collect::<Vec<_>>();
+    assert_eq!(kinds(&place), ["starting", "spawned", "exited", "usage"]);
+    place.kill_server();
+    place.start_server();
+    assert_eq!((is_let_in(&place, &stays), is_let_in(&place, &ends), sessions(&place)), (true, false, 1));
+    assert_eq!((kinds(&place).len(), &place.run(run_id)), (4, &run));
+    let (code, said, _) = place.client(&["check"]);
+    assert_eq!(code, 1, "{said}");
+    for name in ["first_boot", "hide_events", "keep_sessions", "add_sessions", "rewrite_state", "view planted"] {
+        assert!(said.contains(name), "check names {name}: {said}");
+        assert!(place.server_log().contains(name), "so does the server's log: {}", place.server_log());
+    }
+}
+
+#[test]
+fn database_with_a_changed_table_is_refused_untouched() {
+    let mut place = Place::serving("sleep.sh");
+    assert_eq!(place.stop_server(), 0);
+    // An address logs in once, and each further login is answered and silently not stored.
+    place.edit_database("CREATE UNIQUE INDEX once ON sessions (address)");
+    let before = fs::read(place.database()).expect("there");
+    for args in [&["serve"][..], &["check"], &["migrate"]] {
+        let (code, _, said) = place.client(args);
+        assert_ne!(code, 0);
+        assert!(said.contains("index once is not ours") && said.contains("move it aside"), "{said}");
+        assert!(fs::read(place.database()).expect("there") == before);
+    }
 }
 
 /// A write beyond an array in `SQLite`'s C code is detected: the compiler was told to guard it (`.cargo/config.toml`).

@@ -44,9 +44,8 @@ fn a_check_makes_no_database_and_migrates_none() {
 #[test]
 fn a_check_tells_what_opening_overlooks() {
     for (sql, step) in [
-        ("DROP INDEX pipeline_runs_one_live", "schema"),
         ("CREATE TRIGGER extra AFTER UPDATE ON pipeline_state BEGIN SELECT 1; END", "schema"),
-        ("ALTER TABLE pipeline_events ADD COLUMN extra TEXT", "schema"),
+        ("CREATE VIEW extra AS SELECT 1", "schema"),
         (
             "PRAGMA foreign_keys = 0; INSERT INTO pipeline_events (run_id, seq, at, kind) VALUES (99, 0, '2000-01-01T00:00:00.000Z', 'lost')",
             "foreign keys",

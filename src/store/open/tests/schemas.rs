@@ -1,0 +1,124 @@
+//! Schemas of older versions and of other authors: what is migrated, and what is refused.
+
+use super::*;
+
+#[test]
+fn database_with_tables_or_indexes_that_are_not_ours_is_refused() {
+    let redefined = |old: &str, new: &str| {
+        format!(
+            "PRAGMA writable_schema = 1;
+             UPDATE sqlite_schema SET sql = replace(sql, '{old}', '{new}') WHERE type = 'table' AND sql LIKE '%{old}%';
+             PRAGMA writable_schema = 0"
+        )
+    };
+    for sql in [
+        "DROP INDEX pipeline_runs_one_live".to_owned(),
+        "DROP TABLE sessions".to_owned(),
+        // Silently not stored, and silently replaced.
+        redefined("address    TEXT NOT NULL", "address    TEXT NOT NULL ON CONFLICT IGNORE"),
+        redefined("PRIMARY KEY (run_id, seq)", "PRIMARY KEY (run_id, seq) ON CONFLICT REPLACE"),
+        // Evaluated by the check of the file.
+        redefined("exit_code     INTEGER,", "exit_code     INTEGER CHECK (length(hex(zeroblob(7000000))) > 0),"),
+        "ALTER TABLE pipeline_events ADD COLUMN extra TEXT".to_owned(),
+        // Keeps a session from being deleted.
+        "CREATE TABLE extra (id REFERENCES sessions (id))".to_owned(),
+        "CREATE INDEX extra ON sessions (length(hex(zeroblob(7000000))))".to_owned(),
+        format!("ALTER TABLE {HISTORY_TABLE} ADD COLUMN extra TEXT AS (hex(zeroblob(7000000)))"),
+    ] {
+        for folder in [changed(&sql), changed_and_killed(&sql)] {
+            let error = refused(&folder);
+            assert!(
+                matches!(&error.kind, StoreErrorKind::Damaged(reason) if reason.starts_with("its schema ")),
+                "{sql}: {error}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_migration_without_its_line_in_the_history_is_undone() {
+    let folder = made_by(
+        "CREATE TABLE refinery_schema_history (version int4 PRIMARY KEY, name VARCHAR(255), applied_on VARCHAR(255),
+             checksum VARCHAR(255) CONSTRAINT cut_off CHECK (0))",
+    );
+    let path = folder.path().join(NAME);
+    let error = Store::open(&path).expect_err("the history takes no line");
+    assert!(matches!(&error.kind, StoreErrorKind::Migration(reason) if reason.contains("cut_off")), "{error}");
+    Connection::open(&path).and_then(|conn| conn.execute_batch("DROP TABLE refinery_schema_history")).expect("our own file");
+    assert_eq!(Store::open(&path).expect("nothing was left of it").applied, all_migrations());
+}
+
+/// A file that a version of this program left, from its dump.
+fn left_by(dump: &str) -> TempDir {
+    let dump = format!("{}/tests/fixtures/schema/{dump}.sql", env!("CARGO_MANIFEST_DIR"));
+    made_by(&fs::read_to_string(&dump).unwrap_or_else(|e| panic!("{dump}: {e}; each schema needs its fixture")))
+}
+
+/// Each schema that was ever released is a dump with runs in it: what is kept of it must survive every later migration. The later
+/// version of this program stands for those to come.
+#[test]
+fn older_schema_is_migrated_with_its_data() {
+    let newest = schema_version();
+    for version in 1..=newest {
+        let folder = left_by(&format!("V{version}"));
+        let path = folder.path().join(NAME);
+        let kept = |lacking: usize| {
+            let opened = Store::open(&path).expect("an older schema is no damage");
+            assert_eq!(opened.applied, all_migrations()[all_migrations().len() - lacking..], "V{version}");
+            let row = opened.store.row().expect("the row");
+            assert_eq!((row.run_id, row.version), (Some(2), 9), "V{version}");
+            let reader = Reader::open(&DatabaseFile::at(&path)).expect("a reader");
+            let runs = reader.runs(None, 10).expect("readable");
+            assert_eq!(runs.iter().map(|run| run.status.as_str()).collect::<Vec<_>>(), ["lost", "completed"], "V{version}");
+            let (_, events) = reader.run(2).expect("readable").expect("the run");
+            assert_eq!((events.len(), events[4].grace_ms), (6, Some(10_000)), "V{version}");
+            drop(opened);
+            assert!(is_good(&path), "V{version}");
+        };
+        let moods = || -> rusqlite::Result<Vec<String>> {
+            Connection::open(&path)?
+                .prepare("SELECT mood FROM pipeline_runs ORDER BY id")?
+                .query_map([], |row| row.get(0))?
+                .collect()
+        };
+        kept(usize::try_from(newest - version).expect("it is newer"));
+        assert!(moods().is_err(), "only the later version has this column");
+        known::later::as_later_version(|| {
+            let behind = check(&path).expect("it is only older");
+            assert_eq!(behind[1].result, Err(format!("it lacks V{}__later; run `autoappdev migrate`", newest + 1)));
+            kept(1);
+            kept(0);
+        });
+        assert_eq!(moods().expect("the column is there"), ["completed!", "lost!"]);
+        let before = contents(&folder);
+        let error = refused(&folder);
+        assert!(
+            matches!(&error.kind, StoreErrorKind::Newer { found, known } if (*found, *known) == (newest + 1, newest)),
+            "{error}"
+        );
+        assert!(contents(&folder) == before);
+    }
+}
+
+#[test]
+fn migration_that_fails_leaves_the_older_schema_as_it_was() {
+    let folder = filled();
+    let path = folder.path().join(NAME);
+    let rows = || Store::open(&path).and_then(|opened| opened.store.row()).expect("it opens");
+    let before = rows();
+    known::later::as_faulty_version(|| {
+        let error = Store::open(&path).expect_err("the migration cannot update the rows");
+        assert!(matches!(&error.kind, StoreErrorKind::Migration(reason) if reason.contains("log_start >= 0")), "{error}");
+    });
+    assert_eq!(rows(), before, "this version still opens it");
+    known::later::as_later_version(|| assert_eq!(Store::open(&path).expect("it goes through").applied.len(), 1));
+}
+
+#[test]
+fn database_of_a_development_version_is_refused_with_advice() {
+    let error = refused(&left_by("development"));
+    assert!(matches!(error.kind, StoreErrorKind::Divergent(_)), "{error}");
+    let text = error.to_string();
+    assert!(text.contains("a development version wrote it") && text.contains("its V1__pipeline is not"), "{text}");
+    assert!(text.contains("move it aside with its -wal and -shm files and start again"), "{text}");
+}
