@@ -24,15 +24,24 @@ struct Body {
     end: End,
 }
 
+impl Body {
+    /// Returns what a read gives once the session is over.
+    fn over(&self) -> Option<io::Result<usize>> {
+        self.authenticator.is_over(&self.session).then(|| match self.end {
+            End::Clean => Ok(0),
+            End::Broken => Err(io::Error::new(io::ErrorKind::PermissionDenied, "the session has ended")),
+        })
+    }
+}
+
 impl Read for Body {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.authenticator.is_over(&self.session) {
-            return match self.end {
-                End::Clean => Ok(0),
-                End::Broken => Err(io::Error::new(io::ErrorKind::PermissionDenied, "the session has ended")),
-            };
+        if let Some(over) = self.over() {
+            return over;
         }
-        self.reader.read(buffer)
+        let read = self.reader.read(buffer);
+        // A read can wait for news, and nothing wakes it when the session expires meanwhile.
+        self.over().unwrap_or(read)
     }
 }
 

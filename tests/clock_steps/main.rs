@@ -4,7 +4,10 @@
 //! With the feature `faults` the binary reads how far its clocks are from the machine's from a file. Awake time goes on as it is: a
 //! suspended machine has none.
 
+#[path = "../support/mod.rs"]
 mod support;
+
+mod sessions;
 
 use std::fs;
 use std::path::PathBuf;
