@@ -16,7 +16,8 @@ macro_rules! kill_points {
         /// far that step has come:
         ///
         /// - `Beside`: a file is written beside its place.
-        /// - `Heard`: a fact of the shim's has reached the server and is not committed. `Committed`: it is, and nobody is told.
+        /// - `Heard`: a fact of the shim's, or a client's wish about a session, has reached the server and is not committed. `Committed`:
+        ///   it is, and nobody is told.
         /// - `Written`, in the shim: a fact is in the journal and nobody is told. `Sent`: the other process is told.
         ///
         /// `docs/crash-matrix.md` says what each of them leaves, and what the next boot makes of it.
@@ -96,6 +97,15 @@ kill_points! {
     ServerStoppingCommitted = "server.stopping_committed",
     ServerExitedHeard = "server.exited_heard",
     ServerExitedCommitted = "server.exited_committed",
+
+    ServerLogInHeard = "server.log_in_heard",
+    ServerLogInCommitted = "server.log_in_committed",
+    ServerLogOutHeard = "server.log_out_heard",
+    ServerLogOutCommitted = "server.log_out_committed",
+    ServerEndAllHeard = "server.end_all_heard",
+    ServerEndAllCommitted = "server.end_all_committed",
+    ServerRenewalHeard = "server.renewal_heard",
+    ServerRenewalCommitted = "server.renewal_committed",
 
     /// A finished log segment is packed, under a name that no reader knows.
     ServerSegmentPacked = "server.segment_packed",

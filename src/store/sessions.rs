@@ -102,6 +102,23 @@ impl Store {
         self.write(|tx| Ok(delete(tx, ids)?))
     }
 
+    /// Ends these sessions, and removes every row that this version cannot read, so that the end of all sessions leaves none to a
+    /// later version.
+    pub fn end_all_sessions(&mut self, ids: &[String]) -> Result<(), StoreError> {
+        self.write(|tx| {
+            delete(tx, ids)?;
+            // By bytes, because an id may not be readable either. Rows of logins that are being stored now stay.
+            let mut all = tx.prepare_cached("SELECT *, CAST(id AS BLOB) AS id_bytes FROM sessions")?;
+            let unreadable = all
+                .query_map((), |row| Ok((row.get::<_, Vec<u8>>("id_bytes")?, SessionRow::of(row).is_err())))?
+                .filter_map(|row| row.map(|(id, is_unreadable)| is_unreadable.then_some(id)).transpose())
+                .collect::<Result<Vec<_>, _>>()?;
+            let mut one = tx.prepare_cached("DELETE FROM sessions WHERE CAST(id AS BLOB) = ?1")?;
+            unreadable.iter().try_for_each(|id| one.execute([id]).map(drop))?;
+            Ok(())
+        })
+    }
+
     /// Records that a session was used, and extends its expiry, which never moves back: a renewal may have overtaken a note that
     /// was begun before it. Does not restore an ended session.
     pub fn note_session(&mut self, id: &str, used_at: Timestamp, expires_at: Timestamp) -> Result<(), StoreError> {
@@ -165,6 +182,18 @@ mod tests {
         store.execute("UPDATE sessions SET created_at = '2026-99-31T10:00:00.000Z' WHERE id = 'two'");
         assert_eq!(store.sessions().expect("the others"), [row("three")]);
         assert!(store.begin_session(&row("one"), &[]).is_err(), "it is still there");
+    }
+
+    #[test]
+    fn end_of_all_sessions_removes_the_rows_that_cannot_be_read() {
+        let mut store = Store::in_memory();
+        for id in ["one", "two", "three", "four"] {
+            store.begin_session(&row(id), &[]).expect("kept");
+        }
+        store.execute("UPDATE sessions SET role = 'owner' WHERE id = 'one'");
+        store.execute("UPDATE sessions SET id = CAST(x'ff' AS TEXT) WHERE id = 'two'");
+        store.end_all_sessions(&["three".to_owned()]).expect("ended");
+        assert_eq!(store.dump("SELECT id FROM sessions"), ["four"], "one that began meanwhile is not among them");
     }
 
     #[test]

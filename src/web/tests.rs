@@ -4,6 +4,7 @@ mod codes;
 mod doors;
 mod guesses;
 mod sessions;
+mod steps;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -47,6 +48,11 @@ impl HandClock {
     fn forward(&self, by: Duration) {
         let mut time = self.0.lock().expect("never poisoned");
         *time = (time.0 + i64::try_from(by.as_millis()).expect("short"), time.1 + by);
+    }
+
+    /// Sets the wall clock, by so many days.
+    fn step(&self, days: i64) {
+        self.0.lock().expect("never poisoned").0 += days * 86_400_000;
     }
 }
 

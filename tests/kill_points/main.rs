@@ -7,6 +7,7 @@ mod support;
 
 mod dead_processes;
 mod plan;
+mod sessions;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -95,6 +96,8 @@ struct Case {
     run_id: Option<i64>,
     /// What asked for what leads to the point.
     asked: Option<TcpStream>,
+    /// Who is logged in, if that is what the point is about.
+    log_ins: Option<sessions::LogIns>,
     /// A server that was armed and may never say its address.
     booting: Option<Child>,
 }
@@ -108,7 +111,7 @@ impl Case {
         place.script("unrunnable.sh", "echo a text with an execute bit and nothing that runs it\n");
         place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "family.sh");
         let mark = place.folder().join("mark");
-        Self { point, plan: plan(point), place, mark, run_id: None, asked: None, booting: None }
+        Self { point, plan: plan(point), place, mark, run_id: None, asked: None, log_ins: None, booting: None }
     }
 
     /// `both`: the other process is killed right after the one that the point is in.
@@ -253,6 +256,7 @@ impl Case {
                 let leader = self.place.facts(run_id, "spawned")[0]["pid"].as_u64().expect("a pid");
                 signal(u32::try_from(leader).expect("a pid"), "KILL");
             }
+            Scene::LogIn | Scene::LogOut | Scene::EndAll | Scene::Renewal => self.lead_to_sessions(),
         }
     }
 
@@ -387,6 +391,7 @@ impl Case {
         let Some(run_id) = self.run_id else {
             assert_eq!(outcome, Outcome::Nothing);
             assert_eq!(place.until_all_agree(), "stopped");
+            self.compare_sessions();
             let latest = place.pipeline()["run_id"].as_i64().unwrap_or(0);
             return self.begin_anew(latest + 1);
         };

@@ -47,6 +47,14 @@ pub(crate) enum Scene {
     End,
     /// The leader of a paused run is killed from outside.
     EndPaused,
+    /// A login, where others are logged in.
+    LogIn,
+    /// The end of one of their sessions, by its own client.
+    LogOut,
+    /// The end of all sessions.
+    EndAll,
+    /// A renewal of one of them.
+    Renewal,
 }
 
 /// What must be so after the next boot, or, where the shim has died, what the server finds out by itself.
@@ -139,6 +147,11 @@ pub(crate) const fn plan(point: KillPoint) -> Plan {
         P::ServerResumeSent | P::ServerResumedHeard | P::ServerResumedCommitted => server(S::Resume, Running, Lost),
         P::ServerStopSent | P::ServerStoppingHeard | P::ServerStoppingCommitted => server(S::Stop, Stopping, Lost),
         P::ServerExitedHeard | P::ServerExitedCommitted => server(S::End, ENDED, ENDED),
+
+        P::ServerLogInHeard | P::ServerLogInCommitted => server(S::LogIn, Nothing, Nothing),
+        P::ServerLogOutHeard | P::ServerLogOutCommitted => server(S::LogOut, Nothing, Nothing),
+        P::ServerEndAllHeard | P::ServerEndAllCommitted => server(S::EndAll, Nothing, Nothing),
+        P::ServerRenewalHeard | P::ServerRenewalCommitted => server(S::Renewal, Nothing, Nothing),
 
         P::ShimBorn | P::ShimSpecRead | P::ShimCgroupMade | P::ShimSocketBound | P::ShimLogBegun => {
             shim(S::Start, NeverBegan, FAILED)

@@ -7,7 +7,7 @@ use rouille::Request;
 
 use super::keys::{Keys, Of};
 use super::pairing::{CODE_LIFETIME, Codes};
-use super::sessions::{BeginError, Begun, Newcomer, Proofs, Session, Sessions};
+use super::sessions::{BeginError, Begun, Moment, Newcomer, Proofs, Session, Sessions};
 use super::throttle::{Source, Throttle, Wait};
 use crate::api::session::{ListedSession, Role};
 use crate::clock::{Clock, Timestamp};
@@ -68,7 +68,8 @@ impl Authenticator {
     ) -> Result<Self, WorkError> {
         let keys = Keys::new(&secrets.session_key);
         let tokens = (&secrets.token, &secrets.read_token);
-        let sessions = Sessions::load(&keys, tokens, clock.now(), writer, Box::new(wake))?;
+        let now = Moment { wall: clock.now(), since_boot: clock.since_boot() };
+        let sessions = Sessions::load(&keys, tokens, now, writer, Box::new(wake))?;
         Ok(Self {
             acts: keys.digest(Of::Token, secrets.token.expose()),
             looks: keys.digest(Of::Token, secrets.read_token.expose()),
@@ -96,14 +97,14 @@ impl Authenticator {
         }
         // Not throttled: a session cannot be guessed.
         let session = session.ok_or(ApiError::TokenNeeded)?;
-        self.sessions.note_use(&session, self.clock.now());
+        self.sessions.note_use(&session, self.moment());
         Ok(Caller { role: session.role(), session: Some(session) })
     }
 
     /// Returns the session that the request presents, if it is valid and the request comes from a page of this server.
     fn session(&self, request: &Request, link_proof: Option<&str>) -> Option<Arc<Session>> {
         let proofs = Proofs { field: request.header(PROOF), link: link_proof };
-        self.sessions.of(&self.keys, request, proofs, self.clock.now()).filter(|_| is_of_own_page(request))
+        self.sessions.of(&self.keys, request, proofs, self.moment()).filter(|_| is_of_own_page(request))
     }
 
     /// Logs a client in. Returns the session's role, cookie and proofs.
@@ -133,7 +134,7 @@ impl Authenticator {
         let address = request.remote_addr().ip().to_canonical().to_string();
         let user_agent = request.header("User-Agent").unwrap_or_default();
         let newcomer = Newcomer { role, address, user_agent, replaced, grant: code.as_ref().map(|code| code.grant.clone()) };
-        self.sessions.begin(&self.keys, &newcomer, self.clock.now()).map_err(|error| {
+        self.sessions.begin(&self.keys, &newcomer, self.moment()).map_err(|error| {
             // The code was not used: the same link works once the session can be stored.
             if let Some(code) = code {
                 lock(&self.codes).give_back(code);
@@ -167,7 +168,7 @@ impl Authenticator {
 
     /// Returns a cookie that extends the session in the browser, if it is due for renewal.
     pub(in crate::web) fn renew(&self, request: &Request, session: &Session) -> Option<String> {
-        self.sessions.renew(&self.keys, request, session, self.clock.now())
+        self.sessions.renew(&self.keys, request, session, self.moment())
     }
 
     /// Lists every session; `own` is the caller's session.
@@ -175,7 +176,7 @@ impl Authenticator {
         if let Err(error) = self.sessions.record_ends() {
             ::log::warn!("sessions that have ended are still stored: failed to {error}");
         }
-        self.sessions.list(own.map(Session::id), self.clock.now())
+        self.sessions.list(own.map(Session::id), self.moment())
     }
 
     /// Ends the session with this id, or all sessions, and returns how many ended. An unknown id is an error.
@@ -200,9 +201,13 @@ impl Authenticator {
         self.keys.takes_cookie(cookie)
     }
 
+    fn moment(&self) -> Moment {
+        Moment { wall: self.clock.now(), since_boot: self.clock.since_boot() }
+    }
+
     /// True if the session has ended or expired.
     pub(in crate::web) fn is_over(&self, session: &Session) -> bool {
-        session.is_over(self.clock.now())
+        session.is_over(self.moment())
     }
 
     /// Returns the role that a token grants. While a source has to wait, its tokens are not checked, not even the right one:

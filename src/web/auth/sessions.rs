@@ -18,11 +18,12 @@ use rouille::Request;
 use super::keys::{Keys, Of};
 use super::turnstile::Turnstile;
 use crate::api::session::{ListedSession, Role};
-use crate::clock::Timestamp;
+use crate::clock::{Timestamp, whole_ms};
 use crate::config::Token;
+use crate::kill_point::KillPoint;
 use crate::lock::lock;
 use crate::random;
-use crate::store::{SessionRow, WorkError, Writer};
+use crate::store::{SessionRow, Store, StoreError, WorkError, Writer};
 
 /// How long a session lasts without renewal.
 const LIFETIME: Duration = Duration::from_hours(30 * 24);
@@ -40,6 +41,23 @@ const TURN_MAX: Duration = Duration::from_secs(2);
 /// The length of an id in characters, including a dash in the middle.
 const ID_LETTERS: usize = 9;
 
+/// A moment on two clocks. A session expires by the wall clock, which can be set; so that setting it back does not extend a session
+/// without end, the session also expires when the time that it had left has passed on the boot-time clock.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Moment {
+    pub(super) wall: Timestamp,
+    pub(super) since_boot: Duration,
+}
+
+impl Moment {
+    /// The value of `Session::lasts_ms` for a session that expires at `expires_at`. A clock that was set back before the server started
+    /// has made the difference too large.
+    fn lasts_ms(self, expires_at: Timestamp) -> u64 {
+        let left_ms = u64::try_from(expires_at.unix_ms().saturating_sub(self.wall.unix_ms())).unwrap_or(0);
+        whole_ms(self.since_boot).saturating_add(left_ms.min(whole_ms(LIFETIME)))
+    }
+}
+
 /// A session that was begun and not ended. It may have expired.
 #[derive(Debug)]
 pub(in crate::web) struct Session {
@@ -48,13 +66,26 @@ pub(in crate::web) struct Session {
     used_ms: AtomicI64,
     stored_ms: AtomicI64,
     expires_ms: AtomicI64,
+    /// When it expires on the boot-time clock.
+    lasts_ms: AtomicU64,
+    /// The value of `Sessions::uses` at its last use. Unlike `used_ms` this shows which of two sessions was used later even if the
+    /// clock was set in between.
+    last_use: AtomicU64,
     has_ended: AtomicBool,
 }
 
 impl Session {
-    fn of(row: SessionRow) -> Self {
+    fn of(row: SessionRow, now: Moment, last_use: u64) -> Self {
         let (used, expires) = (row.used_at.unix_ms(), row.expires_at.unix_ms());
-        Self { row, used_ms: used.into(), stored_ms: used.into(), expires_ms: expires.into(), has_ended: AtomicBool::new(false) }
+        Self {
+            used_ms: used.into(),
+            stored_ms: used.into(),
+            expires_ms: expires.into(),
+            lasts_ms: now.lasts_ms(row.expires_at).into(),
+            last_use: last_use.into(),
+            has_ended: AtomicBool::new(false),
+            row,
+        }
     }
 
     pub(in crate::web) fn id(&self) -> &str {
@@ -74,8 +105,19 @@ impl Session {
     }
 
     /// True if it was ended or has expired.
-    pub(in crate::web) fn is_over(&self, now: Timestamp) -> bool {
-        self.has_ended.load(Ordering::SeqCst) || now >= self.expires_at()
+    pub(super) fn is_over(&self, now: Moment) -> bool {
+        self.has_ended.load(Ordering::SeqCst)
+            || now.wall >= self.expires_at()
+            || whole_ms(now.since_boot) >= self.lasts_ms.load(Ordering::Relaxed)
+    }
+
+    /// True if the time that it had left has passed, and the wall clock does not show that.
+    fn has_outlasted_the_wall_clock(&self, now: Moment) -> bool {
+        now.wall < self.expires_at() && self.is_over(now)
+    }
+
+    fn last_use(&self) -> u64 {
+        self.last_use.load(Ordering::Relaxed)
     }
 }
 
@@ -125,6 +167,8 @@ pub(super) struct Sessions {
     /// How often all sessions were ended. Incremented before they are ended, so that a session added at the same time is either
     /// ended too or not added.
     all_ended: AtomicU64,
+    /// How often a session was used or begun, in this process.
+    uses: AtomicU64,
     /// The ids of sessions that have ended but are still stored.
     unrecorded: Mutex<BTreeSet<String>>,
     writer: Writer,
@@ -141,7 +185,7 @@ impl Sessions {
     pub(super) fn load(
         keys: &Keys,
         tokens: (&Token, &Token),
-        now: Timestamp,
+        now: Moment,
         writer: Writer,
         wake: Box<dyn Fn() + Send + Sync>,
     ) -> Result<Self, WorkError> {
@@ -152,15 +196,17 @@ impl Sessions {
             looks,
             live: Mutex::default(),
             all_ended: AtomicU64::new(0),
+            uses: AtomicU64::new(0),
             unrecorded: Mutex::default(),
             writer,
             operators: Turnstile::default(),
             viewers: Turnstile::default(),
             wake,
         };
-        let (kept, ended): (Vec<_>, Vec<_>) =
-            rows.into_iter().partition(|row| row.made_with == this.made_with(row.role) && now < row.expires_at);
-        *lock(&this.live) = kept.into_iter().map(|row| Arc::new(Session::of(row))).collect();
+        let (mut kept, ended): (Vec<_>, Vec<_>) =
+            rows.into_iter().partition(|row| row.made_with == this.made_with(row.role) && now.wall < row.expires_at);
+        kept.sort_by_key(|row| row.used_at);
+        *lock(&this.live) = kept.into_iter().map(|row| Arc::new(Session::of(row, now, this.next_use()))).collect();
         lock(&this.unrecorded).extend(ended.into_iter().map(|row| row.id));
         for role in Role::ALL {
             let ended = this.too_many(*role, SESSIONS_MAX, &[]);
@@ -174,6 +220,11 @@ impl Sessions {
         Ok(this)
     }
 
+    /// Numbers the uses, 1 first.
+    fn next_use(&self) -> u64 {
+        self.uses.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
     fn made_with(&self, role: Role) -> &str {
         match role {
             Role::Operator => &self.acts,
@@ -182,13 +233,16 @@ impl Sessions {
     }
 
     /// Returns the session that a request presents with a cookie and the matching proof.
-    pub(super) fn of(&self, keys: &Keys, request: &Request, proofs: Proofs<'_>, now: Timestamp) -> Option<Arc<Session>> {
+    pub(super) fn of(&self, keys: &Keys, request: &Request, proofs: Proofs<'_>, now: Moment) -> Option<Arc<Session>> {
         if proofs.field.is_none() && proofs.link.is_none() {
             return None;
         }
         keys.cookies(request).find_map(|value| {
             let (id, secret) = value.split_once('.')?;
             let session = lock(&self.live).iter().find(|session| session.row.id == id).cloned()?;
+            if session.has_outlasted_the_wall_clock(now) {
+                self.end_unasked(id);
+            }
             let holds = !session.is_over(now)
                 && keys.is(Of::Secret, secret, &session.row.secret)
                 && (proofs.field.is_some_and(|proof| keys.is(Of::Proof, value, proof))
@@ -209,7 +263,7 @@ impl Sessions {
     }
 
     /// Begins a session. The session is stored when this returns.
-    pub(super) fn begin(&self, keys: &Keys, who: &Newcomer<'_>, now: Timestamp) -> Result<Begun, BeginError> {
+    pub(super) fn begin(&self, keys: &Keys, who: &Newcomer<'_>, now: Moment) -> Result<Begun, BeginError> {
         let turnstile = match who.role {
             Role::Operator => &self.operators,
             Role::Viewer => &self.viewers,
@@ -221,10 +275,10 @@ impl Sessions {
             secret: keys.digest(Of::Secret, &secret),
             role: who.role,
             made_with: self.made_with(who.role).to_owned(),
-            created_at: now,
-            used_at: now,
-            expires_at: now.after(LIFETIME),
-            ends_at: now.after(AGE_MAX),
+            created_at: now.wall,
+            used_at: now.wall,
+            expires_at: now.wall.after(LIFETIME),
+            ends_at: now.wall.after(AGE_MAX),
             address: who.address.clone(),
             user_agent: printable(who.user_agent),
             id: id.clone(),
@@ -235,9 +289,13 @@ impl Sessions {
         // Chosen before the write, so that a login is one transaction.
         ended.extend(self.too_many(who.role, SESSIONS_MAX - 1, &ended));
         let (new, old) = (row.clone(), ended.clone());
-        self.writer.write(move |store| store.begin_session(&new, &old))?;
+        self.writer.write(move |store| {
+            KillPoint::ServerLogInHeard.reach();
+            store.begin_session(&new, &old)
+        })?;
+        KillPoint::ServerLogInCommitted.reach();
         lock(&self.unrecorded).retain(|id| !ended.contains(id));
-        if !self.add(Session::of(row), who.grant.as_ref()) {
+        if !self.add(Session::of(row, now, self.next_use()), who.grant.as_ref()) {
             lock(&self.unrecorded).insert(id);
             // No client has this session's cookie. If the row cannot be removed now, it is removed with the next change that is
             // stored.
@@ -271,29 +329,30 @@ impl Sessions {
             .filter(|session| session.row.role == role && !ended.contains(&session.row.id))
             .cloned()
             .collect();
-        of_role.sort_by_key(|session| std::cmp::Reverse(session.used_at()));
+        of_role.sort_by_key(|session| std::cmp::Reverse(session.last_use()));
         of_role.into_iter().skip(max).map(|session| session.row.id.clone()).collect()
     }
 
     /// Notes that a session is used, and stores that at most once in [`NOTE_EVERY`].
-    pub(super) fn note_use(&self, session: &Session, now: Timestamp) {
-        let (now_ms, note_every) = (now.unix_ms(), i64::try_from(NOTE_EVERY.as_millis()).unwrap_or(i64::MAX));
+    pub(super) fn note_use(&self, session: &Session, now: Moment) {
+        let (now_ms, note_every) = (now.wall.unix_ms(), i64::try_from(NOTE_EVERY.as_millis()).unwrap_or(i64::MAX));
         session.used_ms.store(now_ms, Ordering::Relaxed);
+        session.last_use.store(self.next_use(), Ordering::Relaxed);
         let stored_ms = session.stored_ms.load(Ordering::Relaxed);
         // The difference is absolute, so a clock that was set back is stored as well.
         let is_due = now_ms.abs_diff(stored_ms) >= note_every.unsigned_abs();
         if is_due && session.stored_ms.compare_exchange(stored_ms, now_ms, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
             let (id, expires_at) = (session.row.id.clone(), session.expires_at());
             // The result is not awaited: if the write fails, it is repeated an hour later.
-            let _nobody_waits = self.writer.begin(move |store| store.note_session(&id, now, expires_at));
+            let _nobody_waits = self.writer.begin(move |store| store.note_session(&id, now.wall, expires_at));
         }
     }
 
     /// Returns a cookie that extends the session in the browser once half of its lifetime has passed. Returns `None` before that,
     /// at the session's maximum age, or if the extension cannot be stored.
-    pub(super) fn renew(&self, keys: &Keys, request: &Request, session: &Session, now: Timestamp) -> Option<String> {
-        let expires_at = now.after(LIFETIME).min(session.row.ends_at);
-        let is_half_over = now.after(LIFETIME / 2) > session.expires_at();
+    pub(super) fn renew(&self, keys: &Keys, request: &Request, session: &Session, now: Moment) -> Option<String> {
+        let expires_at = now.wall.after(LIFETIME).min(session.row.ends_at);
+        let is_half_over = now.wall.after(LIFETIME / 2) > session.expires_at();
         if !is_half_over || expires_at <= session.expires_at() {
             return None;
         }
@@ -303,13 +362,19 @@ impl Sessions {
                 .is_some_and(|(id, secret)| id == session.row.id && keys.is(Of::Secret, secret, &session.row.secret))
         })?;
         let id = session.row.id.clone();
-        if let Err(error) = self.writer.write(move |store| store.note_session(&id, now, expires_at)) {
+        let stored = self.writer.write(move |store| {
+            KillPoint::ServerRenewalHeard.reach();
+            store.note_session(&id, now.wall, expires_at)
+        });
+        if let Err(error) = stored {
             ::log::warn!("a session was not renewed: failed to {error}");
             return None;
         }
+        KillPoint::ServerRenewalCommitted.reach();
         session.expires_ms.store(expires_at.unix_ms(), Ordering::Relaxed);
-        session.stored_ms.store(now.unix_ms(), Ordering::Relaxed);
-        let lifetime_ms = expires_at.unix_ms().saturating_sub(now.unix_ms());
+        session.lasts_ms.store(now.lasts_ms(expires_at), Ordering::Relaxed);
+        session.stored_ms.store(now.wall.unix_ms(), Ordering::Relaxed);
+        let lifetime_ms = expires_at.unix_ms().saturating_sub(now.wall.unix_ms());
         Some(keys.set_cookie(value, u64::try_from(lifetime_ms / 1000).unwrap_or(0)))
     }
 
@@ -322,20 +387,44 @@ impl Sessions {
         let ended = self.end_in_memory(|session| id.is_none_or(|id| session.id() == id));
         let count = ended.len();
         lock(&self.unrecorded).extend(ended);
-        self.record_ends()?;
+        if id.is_none() {
+            KillPoint::ServerEndAllHeard.reach();
+            self.record(Store::end_all_sessions)?;
+            KillPoint::ServerEndAllCommitted.reach();
+        } else {
+            KillPoint::ServerLogOutHeard.reach();
+            self.record_ends()?;
+            KillPoint::ServerLogOutCommitted.reach();
+        }
         Ok(count)
     }
 
     /// Removes ended sessions from the database.
     pub(super) fn record_ends(&self) -> Result<(), WorkError> {
-        let ids: Vec<String> = lock(&self.unrecorded).iter().cloned().collect();
-        if ids.is_empty() {
+        if lock(&self.unrecorded).is_empty() {
             return Ok(());
         }
+        self.record(Store::end_sessions)
+    }
+
+    /// Removes ended sessions from the database with `remove`, which gets their ids.
+    fn record(
+        &self,
+        remove: impl FnOnce(&mut Store, &[String]) -> Result<(), StoreError> + Send + 'static,
+    ) -> Result<(), WorkError> {
+        let ids: Vec<String> = lock(&self.unrecorded).iter().cloned().collect();
         let removed = ids.clone();
-        self.writer.write(move |store| store.end_sessions(&removed))?;
+        self.writer.write(move |store| remove(store, &removed))?;
         lock(&self.unrecorded).retain(|id| !ids.contains(id));
         Ok(())
+    }
+
+    /// Ends a session that the next server would take for a valid one, because the clock was set back.
+    fn end_unasked(&self, id: &str) {
+        let ended = self.end_in_memory(|session| session.row.id == id);
+        lock(&self.unrecorded).extend(ended.iter().cloned());
+        // The result is not awaited: if the write fails, the row is removed with the next change that is stored.
+        let _nobody_waits = self.writer.begin(move |store| store.end_sessions(&ended));
     }
 
     fn end_in_memory(&self, is_chosen: impl Fn(&Session) -> bool) -> Vec<String> {
@@ -350,9 +439,9 @@ impl Sessions {
     }
 
     /// Lists every valid session, most recently used first.
-    pub(super) fn list(&self, own: Option<&str>, now: Timestamp) -> Vec<ListedSession> {
+    pub(super) fn list(&self, own: Option<&str>, now: Moment) -> Vec<ListedSession> {
         let mut live: Vec<Arc<Session>> = lock(&self.live).iter().filter(|session| !session.is_over(now)).cloned().collect();
-        live.sort_by_key(|session| std::cmp::Reverse(session.used_at()));
+        live.sort_by_key(|session| std::cmp::Reverse(session.last_use()));
         let listed = |session: &Arc<Session>| ListedSession {
             id: session.row.id.clone(),
             may: session.row.role,

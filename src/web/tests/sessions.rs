@@ -127,6 +127,23 @@ fn operator_lists_and_ends_sessions_and_a_viewer_does_neither() {
 }
 
 #[test]
+fn end_of_all_sessions_leaves_no_row() {
+    let house = House::new();
+    let app = house.network();
+    let (_unreadable, who) = (log_in(&app, READ_TOKEN), log_in(&app, TOKEN));
+    let database = rusqlite::Connection::open(house.dir.path().join("autoappdev.db")).expect("opens");
+    // As a later version may write it.
+    database.execute_batch("UPDATE sessions SET role = 'owner' WHERE role = 'look'").expect("the form is no rule");
+    let next = house.network();
+    assert_eq!(sessions(&next).len(), 1);
+    assert_eq!(status(&next, PHONE, "GET", "/api/pipeline", &who), 200);
+    let end = ask(&next, PHONE, "POST", "/api/sessions/end", &fields(&who), r#"{"all":true}"#);
+    assert_eq!(read(end), json!({"ok": true, "ended": 1}));
+    let rows: i64 = database.query_row("SELECT count(*) FROM sessions", (), |row| row.get(0)).expect("reads");
+    assert_eq!(rows, 0);
+}
+
+#[test]
 fn sessions_have_a_bound_for_each_role_and_the_one_unused_longest_goes() {
     let house = House::new();
     let app = house.network();
