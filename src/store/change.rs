@@ -53,20 +53,28 @@ pub(super) fn begin(
     let row = PipelineRow::read(tx)?;
     let args = serde_json::to_string(&new.args).expect("a list of strings is JSON");
     // The unique index over live runs refuses a second one.
-    tx.prepare_cached(
-        "INSERT INTO pipeline_runs (id, status, script, cwd, args, created_at, log_start, started_by)
+    let inserted = tx
+        .prepare_cached(
+            "INSERT INTO pipeline_runs (id, status, script, cwd, args, created_at, log_start, started_by)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-    )?
-    .execute((
-        id,
-        RunStatus::Starting,
-        &new.script,
-        &new.cwd,
-        args,
-        at,
-        rows::stored(new.log_start),
-        rows::stored_origin(new.origin),
-    ))?;
+        )?
+        .execute((
+            id,
+            RunStatus::Starting,
+            &new.script,
+            &new.cwd,
+            args,
+            at,
+            rows::stored(new.log_start),
+            rows::stored_origin(new.origin),
+        ));
+    if inserted.is_err() && ids_are_used_up(tx)? {
+        // SQLite reports a full disk: https://www.sqlite.org/autoinc.html
+        return Err(StoreErrorKind::Conflict(
+            "no run can begin, because the database has given the highest possible run id".to_owned(),
+        ));
+    }
+    inserted?;
     let run_id = tx.last_insert_rowid();
     let detail = new.origin.map(|origin| format!("started {origin}"));
     let event = Event { cause: Some(cause.to_string()), origin: new.origin, detail, ..rows::event(0, at, KIND_STARTING) };
@@ -81,6 +89,13 @@ pub(super) fn begin(
         return Err(StoreErrorKind::Conflict(format!("no run can begin while the pipeline is {}", row.state)));
     }
     Ok(run_id)
+}
+
+/// Nobody starts that many runs, but a database or a run directory that came from elsewhere can claim any number.
+fn ids_are_used_up(tx: &Transaction<'_>) -> rusqlite::Result<bool> {
+    tx.query_row("SELECT coalesce(max(seq) = ?1, 0) FROM sqlite_sequence WHERE name = 'pipeline_runs'", [i64::MAX], |row| {
+        row.get(0)
+    })
 }
 
 /// Records one fact on top of `before`, which stays where the fact's number is there already.

@@ -438,6 +438,15 @@ fn times_do_not_go_back_within_a_run_when_the_clock_does() {
 }
 
 #[test]
+fn used_up_run_ids_are_no_full_disk() {
+    let mut bench = Bench::new();
+    bench.store.reserve_run_ids(i64::MAX).expect("as a run directory of that name asks for");
+    let refused = bench.store.begin_run(&new_run(), at(0)).expect_err("there is no next id");
+    assert!(refused.to_string().contains("the highest possible run id"), "{refused}");
+    assert!(is_conflict::<i64>(&Err(refused)));
+}
+
+#[test]
 fn version_grows_by_each_thing_newly_known_and_ids_are_not_used_twice() {
     let mut bench = Bench::new();
     bench.store.reserve_run_ids(0).expect("nothing to do");
