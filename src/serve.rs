@@ -156,8 +156,11 @@ fn serve_at(addresses: Vec<Listener>, config: Config, root_now: &Path, core_byte
     let streams =
         Arc::new(Streams::new(supervisor.handle(), inspector.clone(), runs.clone(), logs.clone(), database_file.clone()));
     let authenticator = Authenticator::start(&secrets, Box::new(SystemClock), supervisor.handle().writer().clone(), {
-        let streams = streams.clone();
-        move || streams.check()
+        let (streams, supervisor) = (streams.clone(), supervisor.handle());
+        move || {
+            streams.check();
+            supervisor.watch().hurry();
+        }
     });
     let authenticator = Arc::new(authenticator.map_err(|error| anyhow!("failed to {error}"))?);
     let (budget, health_budget) = (Arc::new(ResponseBudget::default()), Arc::new(ResponseBudget::default()));

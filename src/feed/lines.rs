@@ -17,12 +17,14 @@ pub enum Found {
 }
 
 impl Streams {
-    /// Waits until the log has what a request asks for, as `scan` tells, at most for `limit`. Where too many wait already it does not wait, and requests whose
-    /// clients are gone end their wait.
+    /// Waits until the log has what a request asks for, as `scan` tells, at most for `limit`, and not beyond [`Streams::check`] or
+    /// [`Streams::hurry`] where `ends` says so then. Where too many wait already it does not wait, and requests whose clients are gone end
+    /// their wait.
     pub fn wait_for_lines<E>(
         &self,
         limit: Duration,
         client: &Client<'_>,
+        ends: &dyn Fn() -> bool,
         mut scan: impl FnMut() -> Result<Found, E>,
     ) -> Result<(), E> {
         let deadline = Instant::now() + limit;
@@ -33,7 +35,7 @@ impl Streams {
             // Taken before the scan: what comes after it ends the wait.
             let seen = self.waker.seen();
             let is_left = self.slots.is_check_due(&mut checked) && client.is_left();
-            if is_left || client.gives_way() {
+            if is_left || ends() {
                 return Ok(());
             }
             let scan_again = follower.watch_run(self.supervisor.watch().get().snapshot.run_id);

@@ -1,7 +1,9 @@
-//! How long a request may wait for a change.
+//! How long a request may wait for a change, and what ends the wait early.
 
 use std::time::Duration;
 
+use super::app::App;
+use super::auth::Caller;
 use crate::transport::Client;
 
 /// The wait of a long poll that names none, in seconds.
@@ -9,8 +11,39 @@ pub(super) const WAIT_S_DEFAULT: u64 = 30;
 /// The longest wait if no thread can be created for the client. Not zero: a client that asks again at once would keep the thread from others.
 const WAIT_LENT_MAX: Duration = Duration::from_secs(1);
 
-/// How long a request may wait that asks for this many seconds: less if other connections wait for the thread that serves it.
-pub(super) fn wait_for(wait_s: u64, client: &Client<'_>) -> Duration {
-    let limit = if client.has_thread() { Duration::MAX } else { WAIT_LENT_MAX };
-    Duration::from_secs(wait_s).min(limit)
+/// The wait of one request. It ends early with the session that the request presents, or when a new connection needs the slot.
+pub(super) struct LongPoll<'a> {
+    app: &'a App,
+    caller: Option<&'a Caller>,
+    client: &'a Client<'a>,
+}
+
+impl<'a> LongPoll<'a> {
+    pub(super) fn new(app: &'a App, caller: Option<&'a Caller>, client: &'a Client<'a>) -> Self {
+        Self { app, caller, client }
+    }
+
+    /// How long a request may wait that asks for this many seconds: less if other connections wait for the thread that serves it,
+    /// or if its session expires before. Nothing else wakes the thread at the expiry.
+    pub(super) fn limit(&self, wait_s: u64) -> Duration {
+        let limit = if self.client.has_thread() { Duration::MAX } else { WAIT_LENT_MAX };
+        let session = self.caller.and_then(|caller| caller.session.as_deref());
+        let lasts = session.map_or(Duration::MAX, |session| self.app.authenticator.lasts(session));
+        Duration::from_secs(wait_s).min(limit).min(lasts)
+    }
+
+    /// True if the request must not wait any longer. The router then answers with 401 if the session is over.
+    pub(super) fn ends(&self) -> bool {
+        let session = self.caller.and_then(|caller| caller.session.as_deref());
+        self.client.gives_way() || session.is_some_and(|session| self.app.authenticator.is_over(session))
+    }
+
+    pub(super) fn client(&self) -> &Client<'a> {
+        self.client
+    }
+
+    /// Calls `wait`, which is to return soon after [`Self::ends`] is true and it was woken.
+    pub(super) fn idle<T>(&self, wait: impl FnOnce() -> T) -> T {
+        self.client.idle(wait)
+    }
 }

@@ -81,7 +81,8 @@ impl App {
         Err(allow.map_or(ApiError::NotFound, ApiError::MethodNotAllowed))
     }
 
-    /// Delivers an answer only while the session that requested it lasts: checked when the answer is ready, and during a stream.
+    /// Delivers an answer only while the session that requested it lasts: checked when the answer is ready, which ends a long poll too, and
+    /// during a stream.
     /// The answer to a completed action is always delivered.
     fn while_logged_in(
         &self,
@@ -113,13 +114,13 @@ impl App {
             let NoQuery {} = input::query(request)?;
         }
         match route {
-            Route::Pipeline => self.pipeline(request, client),
+            Route::Pipeline => self.pipeline(request, caller.as_ref(), client),
             Route::Status => Ok(self.status()),
             Route::Start => self.act(Action::Start, request, client),
             Route::Pause => self.act(Action::Pause, request, client),
             Route::Resume => self.act(Action::Resume, request, client),
             Route::Stop => self.act(Action::Stop, request, client),
-            Route::Logs => self.logs(request, client),
+            Route::Logs => self.logs(request, caller.as_ref(), client),
             Route::LogTail => self.budget.make(client.is_owner(), || self.tail(request)),
             Route::Events => self.events(request, client),
             Route::Runs => self.budget.make(client.is_owner(), || self.runs(request)),

@@ -79,6 +79,14 @@ impl Wire {
         self.answer()
     }
 
+    /// Whether something has come that is not read yet, or the end.
+    pub fn has_answer(&self) -> bool {
+        self.stream.set_nonblocking(true).expect("an option");
+        let has_come = self.stream.peek(&mut [0]).map_or_else(|error| error.kind() != io::ErrorKind::WouldBlock, |_| true);
+        self.stream.set_nonblocking(false).expect("an option");
+        has_come
+    }
+
     /// The next answer.
     pub fn answer(&mut self) -> Answer {
         self.try_answer(false).expect("an answer")

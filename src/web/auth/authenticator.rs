@@ -56,7 +56,7 @@ pub struct Authenticator {
 
 impl Authenticator {
     /// Creates an authenticator that uses these secrets and loads the sessions stored by `writer`. `wake` is called when a
-    /// session has ended, to wake threads that wait on behalf of its client.
+    /// session has ended, to wake the streams and long polls of its client.
     ///
     /// # Errors
     /// The stored sessions could not be read.
@@ -203,6 +203,11 @@ impl Authenticator {
 
     fn moment(&self) -> Moment {
         Moment { wall: self.clock.now(), since_boot: self.clock.since_boot() }
+    }
+
+    /// Returns how long it takes until the session expires, unless it is renewed or ended before, or the clock is set.
+    pub(in crate::web) fn lasts(&self, session: &Session) -> Duration {
+        session.left(self.moment())
     }
 
     /// True if the session has ended or expired.

@@ -104,11 +104,16 @@ impl Session {
         Timestamp::from_unix_ms(self.used_ms.load(Ordering::Relaxed))
     }
 
+    /// Returns how long it takes until it expires by one of the clocks.
+    pub(super) fn left(&self, now: Moment) -> Duration {
+        let by_wall_ms = self.expires_at().unix_ms().saturating_sub(now.wall.unix_ms());
+        let by_boot_ms = self.lasts_ms.load(Ordering::Relaxed).saturating_sub(whole_ms(now.since_boot));
+        Duration::from_millis(u64::try_from(by_wall_ms).unwrap_or(0).min(by_boot_ms))
+    }
+
     /// True if it was ended or has expired.
     pub(super) fn is_over(&self, now: Moment) -> bool {
-        self.has_ended.load(Ordering::SeqCst)
-            || now.wall >= self.expires_at()
-            || whole_ms(now.since_boot) >= self.lasts_ms.load(Ordering::Relaxed)
+        self.has_ended.load(Ordering::SeqCst) || self.left(now).is_zero()
     }
 
     /// True if the time that it had left has passed, and the wall clock does not show that.

@@ -13,10 +13,11 @@ use crate::run_dir::LockState;
 use crate::store::Reader;
 use crate::transport::Client;
 use crate::web::app::App;
+use crate::web::auth::Caller;
 use crate::web::error::ApiError;
 use crate::web::input;
 use crate::web::json::long_bytes;
-use crate::web::long_poll::wait_for;
+use crate::web::long_poll::LongPoll;
 
 /// How many lines a page and a tail have if no number is named.
 const LINES_DEFAULT: u64 = 500;
@@ -73,7 +74,12 @@ impl Asked {
 }
 
 impl App {
-    pub(in crate::web) fn logs(&self, request: &Request, client: &Client<'_>) -> Result<Response, ApiError> {
+    pub(in crate::web) fn logs(
+        &self,
+        request: &Request,
+        caller: Option<&Caller>,
+        client: &Client<'_>,
+    ) -> Result<Response, ApiError> {
         let LogsQuery { source, since, at, limit, wait, run, grep } = input::query(request)?;
         let (limit, wait) = (lines(limit.unwrap_or(LINES_DEFAULT)), wait.unwrap_or(0));
         if wait > 0 && source == Some(Source::Backend) {
@@ -95,7 +101,7 @@ impl App {
             Break(response) => return Ok(response),
             Continue(nothing_yet) => nothing_yet,
         };
-        let from = self.await_lines(&asked, end, wait_for(wait, client), client)?;
+        let from = self.await_lines(&asked, end, wait, &LongPoll::new(self, caller, client))?;
         // Whether it has ended is asked first: then nothing is added behind what is read.
         asked.run = asked.run.map(|run| self.run_span(run.run_id)).transpose()?;
         self.budget.make(client.is_owner(), || {
@@ -179,7 +185,7 @@ impl App {
     }
 
     /// Waits behind `from`, the end of what there is, for a line that is wanted, or for the run's end. Where to read on.
-    fn await_lines(&self, asked: &Asked, from: u64, limit: Duration, client: &Client<'_>) -> Result<u64, ApiError> {
+    fn await_lines(&self, asked: &Asked, from: u64, wait_s: u64, poll: &LongPoll<'_>) -> Result<u64, ApiError> {
         let log = self.log(asked);
         let mut cursor = Cursor::new(&*log, from);
         let mut searched = from;
@@ -198,7 +204,7 @@ impl App {
                 }
             }
         };
-        client.idle(|| self.streams.wait_for_lines(limit, client, scan))?;
+        poll.idle(|| self.streams.wait_for_lines(poll.limit(wait_s), poll.client(), &|| poll.ends(), scan))?;
         Ok(searched)
     }
 

@@ -7,10 +7,10 @@ use crate::pipeline::{Action, Origin, Peer, State};
 use crate::supervisor::Snapshot;
 use crate::transport::Client;
 use crate::web::app::App;
-use crate::web::auth::Trust;
+use crate::web::auth::{Caller, Trust};
 use crate::web::error::ApiError;
 use crate::web::json::json;
-use crate::web::long_poll::{WAIT_S_DEFAULT, wait_for};
+use crate::web::long_poll::{LongPoll, WAIT_S_DEFAULT};
 use crate::web::{common_fields, etag, input};
 
 impl App {
@@ -35,7 +35,12 @@ impl App {
         }))
     }
 
-    pub(in crate::web) fn pipeline(&self, request: &Request, client: &Client<'_>) -> Result<Response, ApiError> {
+    pub(in crate::web) fn pipeline(
+        &self,
+        request: &Request,
+        caller: Option<&Caller>,
+        client: &Client<'_>,
+    ) -> Result<Response, ApiError> {
         let PipelineQuery { after, wait } = input::query(request)?;
         let wait = wait.unwrap_or(WAIT_S_DEFAULT);
         let watch = self.supervisor.watch();
@@ -44,7 +49,8 @@ impl App {
         let published = match after {
             // A version that is not reached yet is one of another database: that client needs to see this one at once.
             Some(after) if after == now.snapshot.version => {
-                client.idle(|| watch.wait_newer(after, wait_for(wait, client), &|| client.gives_way()))
+                let poll = LongPoll::new(self, caller, client);
+                poll.idle(|| watch.wait_newer(after, poll.limit(wait), &|| poll.ends()))
             }
             Some(_) | None => now,
         };

@@ -4,13 +4,14 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Instant;
 
+use rusqlite::Connection;
 use rustix::process::geteuid;
 use serde_json::{Value, json};
 
 use crate::support::disk::SmallDisk;
 use crate::support::login::LogIn;
 use crate::support::wire::Wire;
-use crate::support::{Answer, DEADLINE, Place, not_run, until_true};
+use crate::support::{Answer, DEADLINE, Place, not_run, until, until_true};
 
 const TOKEN: &str = "test-token-that-acts-7Qx";
 const READ_TOKEN: &str = "test-token-that-looks-9Zk";
@@ -139,6 +140,101 @@ fn end_of_a_session_ends_its_streams_and_no_others() {
         let (code, out, said) = place.client(&["sessions", "end", log_in.id()]);
         assert_eq!((code, out.as_str()), (0, "1 session has ended\n"), "{said}");
     });
+}
+
+/// The most requests that may wait for log lines at once.
+const LINE_WAITS_MAX: usize = 64;
+
+/// Begins a long poll with these credentials and a wait of a minute.
+fn poll(place: &Place, log_in: &LogIn, target: &str) -> Wire {
+    let mut wire = place.wire();
+    let fields = log_in.fields().map(|(name, value)| format!("{name}: {value}\r\n")).concat();
+    wire.send(format!("GET {target}&wait=60 HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n"));
+    // Longer than the wait: a poll that its session does not end is answered as well, with what the assertions below do not accept.
+    wire.read_within(2 * DEADLINE);
+    wire
+}
+
+/// The targets of both long polls, at the end of what there is.
+fn poll_targets(place: &Place) -> [String; 2] {
+    let end = place.get("/api/logs/tail?limit=1").ok()["next"].as_u64().expect("a position");
+    let version = place.pipeline()["version"].as_u64().expect("a number");
+    [format!("/api/pipeline?after={version}"), format!("/api/logs?since={end}")]
+}
+
+#[test]
+fn end_of_a_session_answers_its_long_polls_and_no_others() {
+    let place = closed_place();
+    let end_of = |how: &dyn Fn(&LogIn)| {
+        let (ends, stays) = (log_in(&place, TOKEN), log_in(&place, READ_TOKEN));
+        let [state, lines] = poll_targets(&place);
+        let staying = [&state, &lines].map(|target| poll(&place, &stays, target));
+        let mut ending: Vec<Wire> = (0..LINE_WAITS_MAX).map(|_| poll(&place, &ends, &lines)).collect();
+        // One of them is one too many and is answered at once: then all the others wait.
+        let extra = until("every slot is taken", || ending.iter().position(Wire::has_answer));
+        assert_eq!(ending.remove(extra).answer().ok()["lines"], json!([]));
+        ending.push(poll(&place, &ends, &state));
+        how(&ends);
+        for mut wire in ending {
+            let answer = wire.answer();
+            assert_eq!((answer.status, answer.error()), (401, "unauthorized"), "{}", answer.body);
+        }
+        // Their slots are free, and the other session's polls still wait: all are answered only with what comes now.
+        let mut waiting: Vec<Wire> = staying.into_iter().collect();
+        waiting.extend((2..LINE_WAITS_MAX).map(|_| poll(&place, &stays, &lines)));
+        let (_, run_id) = place.start();
+        let changed = waiting.remove(0).answer().ok();
+        assert!(!state.ends_with(&format!("={}", changed["pipeline"]["version"])), "{changed}");
+        for mut wire in waiting {
+            let answer = wire.answer().ok();
+            assert_ne!(answer["lines"], json!([]), "{answer}");
+        }
+        place.act("stop").ok();
+        place.until_settled(run_id);
+    };
+    end_of(&|log_in| drop(ask(&place, "POST", "/api/logout", &log_in.fields(), "{}").ok()));
+    end_of(&|log_in| drop(place.post("/api/sessions/end", json!({ "id": log_in.id() })).ok()));
+    // A login in the same browser replaces its session.
+    end_of(&|log_in| {
+        let body = json!({ "token": TOKEN }).to_string();
+        assert_eq!(ask(&place, "POST", "/api/login", &log_in.fields(), &body).status, 200);
+    });
+}
+
+#[test]
+fn session_that_expires_answers_its_long_polls() {
+    let mut place = closed_place();
+    let stays = log_in(&place, READ_TOKEN);
+    // Twice as long if this machine takes too long until the polls wait.
+    let mut lasts_s = 2;
+    let (ending, staying) = loop {
+        let expires = log_in(&place, TOKEN);
+        place.stop_server();
+        let changed = Connection::open(place.database()).expect("opens").execute(
+            "UPDATE sessions SET expires_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now', ?1) WHERE id = ?2",
+            [format!("+{lasts_s} seconds"), expires.id().to_owned()],
+        );
+        assert_eq!(changed, Ok(1), "it is still stored");
+        place.start_server();
+        let [state, lines] = poll_targets(&place);
+        let ending = [&state, &lines].map(|target| poll(&place, &expires, target));
+        let staying = [&state, &lines].map(|target| poll(&place, &stays, target));
+        if status(&place, &expires) == 200 {
+            break (ending, staying);
+        }
+        lasts_s *= 2;
+        assert!(lasts_s < 60, "the server never serves before the session is over");
+    };
+    for mut wire in ending {
+        let answer = wire.answer();
+        assert_eq!((answer.status, answer.error()), (401, "unauthorized"), "{}", answer.body);
+    }
+    // Those began after them and wait as long, so they are not answered yet.
+    let version = place.pipeline()["version"].clone();
+    place.start();
+    let [state, lines] = staying.map(|mut wire| wire.answer().ok());
+    assert_ne!(state["pipeline"]["version"], version, "{state}");
+    assert_ne!(lines["lines"], json!([]), "{lines}");
 }
 
 #[test]
