@@ -51,6 +51,12 @@ impl<'a> Client<'a> {
         self.connection.map_or(self.uid, |(stream, _)| stream.uid())
     }
 
+    /// True if the client has an address of this machine's own, other than loopback's, and its socket is on this machine. Never a reason to trust
+    /// it. Asks the kernel at most once for each connection.
+    pub fn is_on_this_machine(&self) -> bool {
+        self.connection.is_some_and(|(stream, _)| stream.is_on_this_machine())
+    }
+
     /// The address that the client has connected to, which is the server's end of the connection; `None` on a Unix socket.
     pub fn reached_address(&self) -> Option<SocketAddr> {
         self.connection.and_then(|(stream, _)| stream.local_address())

@@ -15,7 +15,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, sockopt};
 
 use super::own_socket::{BACKLOG, OwnSocket};
-use super::peer_user::user_of_peer;
+use super::peer_user::{Holder, holder_of_peer, is_own_address};
 use super::reach::{Reach, dialable};
 use crate::abstract_socket;
 use crate::socket_path::SocketPath;
@@ -126,7 +126,8 @@ impl Listener {
         // An answer is one write; waiting for more to send would only delay it.
         // This fails if the client has reset the connection meanwhile; the next read reports that.
         let _already_gone = sockopt::set_tcp_nodelay(&stream, true);
-        Ok((stream.into(), SocketAddr::new(from.ip().to_canonical(), from.port())))
+        let stream = Stream { from: Some(from), ..stream.into() };
+        Ok((stream, SocketAddr::new(from.ip().to_canonical(), from.port())))
     }
 }
 
@@ -171,13 +172,16 @@ impl WayIn {
 #[derive(Debug)]
 pub(super) struct Stream {
     socket: OwnedFd,
+    /// Where an accepted TCP connection came from.
+    from: Option<SocketAddr>,
     /// Looked up once, because the lookup makes the kernel search for the socket.
-    uid: OnceLock<Option<u32>>,
+    holder: OnceLock<Holder>,
+    has_own_address: OnceLock<bool>,
 }
 
 impl From<OwnedFd> for Stream {
     fn from(socket: OwnedFd) -> Self {
-        Self { socket, uid: OnceLock::new() }
+        Self { socket, from: None, holder: OnceLock::new(), has_own_address: OnceLock::new() }
     }
 }
 
@@ -215,18 +219,36 @@ impl Stream {
 
     /// The user at the other end, if it is on this machine and can be identified.
     pub(super) fn uid(&self) -> Option<u32> {
-        if let Some(known) = self.uid.get() {
-            return *known;
+        match self.holder() {
+            Some(Holder::User(uid)) => Some(uid),
+            Some(Holder::Unknown | Holder::Elsewhere) | None => None,
+        }
+    }
+
+    /// Whether the other end has an address of this machine's own, by a socket of this machine. A client in a network namespace of its own can
+    /// have such an address too, if it is translated.
+    pub(super) fn is_on_this_machine(&self) -> bool {
+        let is_own = self.has_own_address.get().copied().or_else(|| {
+            let found = is_own_address(self.from?, &self.socket).ok()?;
+            Some(*self.has_own_address.get_or_init(|| found))
+        });
+        is_own == Some(true) && self.holder() != Some(Holder::Elsewhere)
+    }
+
+    fn holder(&self) -> Option<Holder> {
+        if let Some(known) = self.holder.get() {
+            return Some(*known);
         }
         let found = self.is_unix().and_then(|is_unix| {
             if is_unix {
-                Ok(abstract_socket::credentials(&self.socket).ok().map(|(uid, _)| uid))
+                let peer = abstract_socket::credentials(&self.socket);
+                Ok(peer.map_or(Holder::Unknown, |(uid, _)| Holder::User(uid)))
             } else {
-                user_of_peer(&self.socket)
+                holder_of_peer(&self.socket)
             }
         });
         // A failed lookup, for example for lack of a descriptor, is not cached: the next request may succeed.
-        found.ok().and_then(|found| *self.uid.get_or_init(|| found))
+        found.ok().map(|found| *self.holder.get_or_init(|| found))
     }
 
     /// The address of this end; `None` on a Unix socket.

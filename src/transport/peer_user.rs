@@ -2,18 +2,19 @@
 //!
 //! Both ends of a connection within one machine are sockets of the same kernel, which records the user of each. The kernel is
 //! asked for the one socket (`sock_diag(7)`). If it was built without that, its table of all sockets is read (`proc_net(5)`),
-//! which takes longer.
+//! which takes longer. This works at every address of the machine, not only on loopback.
 //!
 //! The kernel reports user 0 for a socket that its process has closed. So that a client cannot pass for root by closing its
 //! socket after sending a request, only a socket with an inode counts; a closed socket has none.
 
 use std::fs;
 use std::io::{self, ErrorKind};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, sockopt};
 
 use crate::user;
@@ -39,28 +40,78 @@ const ANSWER_BYTES: usize = HEADER_BYTES + 72;
 /// thread.
 const ANSWER_LIMIT: Duration = Duration::from_secs(1);
 
-/// Returns the user whose process holds the other end of an established TCP connection. `None` if the user cannot be identified:
-/// on another machine, if the process has closed its end, or if the user has no number in this server's user namespace.
+/// The holder of the other end of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Holder {
+    /// A process of this user of this machine.
+    User(u32),
+    /// A socket of this machine whose process has closed it, or whose user has no number in this server's user namespace.
+    Unknown,
+    /// No socket here: the client is on another machine, or in a network namespace of its own.
+    Elsewhere,
+}
+
+/// Returns who holds the other end of an established TCP connection.
 ///
 /// # Errors
 /// The kernel could not be asked, for example for lack of descriptors; a later try may succeed.
-pub(super) fn user_of_peer(stream: &impl AsFd) -> io::Result<Option<u32>> {
+pub(super) fn holder_of_peer(stream: &impl AsFd) -> io::Result<Holder> {
     let ours = SocketAddr::try_from(rustix::net::getsockname(stream)?)?;
-    let Some(theirs) = rustix::net::getpeername(stream)? else { return Ok(None) };
-    let [ours, theirs] = [ours, SocketAddr::try_from(theirs)?].map(|end| SocketAddr::new(end.ip().to_canonical(), end.port()));
-    let uid = ask_kernel(theirs, ours).or_else(|_| find_in_table(theirs, ours))?;
-    // While this end is connected, no other socket can have the same pair of addresses.
-    Ok(uid.filter(|uid| is_connected(stream) && user::has_number(*uid)))
+    let theirs = match rustix::net::getpeername(stream) {
+        Ok(Some(theirs)) => SocketAddr::try_from(theirs)?,
+        // The other end has reset the connection.
+        Ok(None) | Err(Errno::NOTCONN) => return Ok(Holder::Unknown),
+        Err(error) => return Err(error.into()),
+    };
+    let [ours, theirs] = [ours, theirs].map(|end| SocketAddr::new(end.ip().to_canonical(), end.port()));
+    let found = ask_kernel(theirs, ours).or_else(|_| find_in_table(theirs, ours))?;
+    Ok(match found {
+        // While this end is connected, no other socket can have the same pair of addresses.
+        Holder::User(uid) if is_connected(stream, PollFlags::empty()) && user::has_number(uid) => Holder::User(uid),
+        // A closed socket vanishes after a while, or at once after a reset. What has not said that it ends is not closed.
+        Holder::Elsewhere if is_connected(stream, PollFlags::RDHUP) => Holder::Elsewhere,
+        Holder::User(_) | Holder::Unknown | Holder::Elsewhere => Holder::Unknown,
+    })
 }
 
-fn is_connected(stream: &impl AsFd) -> bool {
-    let mut fds = [PollFd::new(stream, PollFlags::empty())];
+/// True if `theirs`, where a connection came from, is an address of this machine's own. Not asked of the socket: after a reset it no longer
+/// knows its other end.
+///
+/// # Errors
+/// The kernel could not be asked, for example for lack of descriptors; a later try may succeed.
+pub(super) fn is_own_address(theirs: SocketAddr, stream: &impl AsFd) -> io::Result<bool> {
+    let ours = SocketAddr::try_from(rustix::net::getsockname(stream)?)?;
+    // The usual case. The kernel takes no packet from another machine whose source is an address of this one.
+    if theirs.ip().to_canonical() == ours.ip().to_canonical() {
+        return Ok(true);
+    }
+    // One of several addresses. The kernel lets a socket have only an address of this machine, unless it was told otherwise.
+    let (at, lets_any) = match theirs {
+        SocketAddr::V6(six) if six.ip().to_canonical().is_ipv6() => {
+            (SocketAddrV6::new(*six.ip(), 0, 0, six.scope_id()).into(), "/proc/sys/net/ipv6/ip_nonlocal_bind")
+        }
+        SocketAddr::V4(_) | SocketAddr::V6(_) => {
+            (SocketAddr::new(theirs.ip().to_canonical(), 0), "/proc/sys/net/ipv4/ip_nonlocal_bind")
+        }
+    };
+    let family = if at.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket = rustix::net::socket_with(family, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+    match rustix::net::bind(&socket, &at) {
+        Ok(()) => Ok(fs::read_to_string(lets_any)?.trim() == "0"),
+        Err(Errno::ADDRNOTAVAIL) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// True if neither direction has failed and none of these events has come.
+fn is_connected(stream: &impl AsFd, events: PollFlags) -> bool {
+    let mut fds = [PollFd::new(stream, events)];
     // `poll` reports errors and the end of both directions without being asked for them.
     rustix::event::poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|count| count == 0)
 }
 
 /// Asks the kernel for the socket with these ends. Fails if the kernel does not support such queries or has no such socket.
-fn ask_kernel(local: SocketAddr, remote: SocketAddr) -> io::Result<Option<u32>> {
+fn ask_kernel(local: SocketAddr, remote: SocketAddr) -> io::Result<Holder> {
     let socket = netlink_socket()?;
     let mut request = [0; REQUEST_BYTES];
     request[..4].copy_from_slice(&u32::try_from(REQUEST_BYTES).map_err(io::Error::other)?.to_ne_bytes());
@@ -88,10 +139,10 @@ fn ask_kernel(local: SocketAddr, remote: SocketAddr) -> io::Result<Option<u32>> 
         IpAddr::V6(_) => end,
     });
     if ![wanted, ends(mapped[0], mapped[1])].iter().any(|ends| answer[ENDS_AT..].starts_with(ends)) {
-        return Ok(None);
+        return Ok(Holder::Elsewhere);
     }
     let number = |at: usize| u32::from_ne_bytes(answer[at..at + 4].try_into().expect("four bytes"));
-    Ok((number(INODE_AT) != 0).then(|| number(UID_AT)))
+    Ok(if number(INODE_AT) == 0 { Holder::Unknown } else { Holder::User(number(UID_AT)) })
 }
 
 fn netlink_socket() -> io::Result<OwnedFd> {
@@ -119,19 +170,19 @@ fn ends(local: SocketAddr, remote: SocketAddr) -> [u8; ENDS_BYTES] {
 }
 
 /// Searches the kernel's tables for the socket. An IPv4 connection of an IPv6 socket is in the second table.
-fn find_in_table(local: SocketAddr, remote: SocketAddr) -> io::Result<Option<u32>> {
+fn find_in_table(local: SocketAddr, remote: SocketAddr) -> io::Result<Holder> {
     let mut failed = None;
     for path in ["/proc/net/tcp", "/proc/net/tcp6"] {
         match fs::read_to_string(path) {
             Ok(table) => {
                 if let Some((uid, inode)) = table.lines().find_map(|line| owner_in(line, local, remote)) {
-                    return Ok((inode != 0).then_some(uid));
+                    return Ok(if inode == 0 { Holder::Unknown } else { Holder::User(uid) });
                 }
             }
             Err(error) => failed = Some(error),
         }
     }
-    failed.map_or(Ok(None), Err)
+    failed.map_or(Ok(Holder::Elsewhere), Err)
 }
 
 /// Returns the user and the inode of a line's socket, if its ends match.
@@ -172,7 +223,7 @@ mod tests {
         (listener.accept().expect("a connection").0, client)
     }
 
-    fn ends_of(server: &TcpStream) -> (SocketAddr, SocketAddr) {
+    fn canonical_ends_of(server: &TcpStream) -> (SocketAddr, SocketAddr) {
         let canonical = |end: SocketAddr| SocketAddr::new(end.ip().to_canonical(), end.port());
         (canonical(server.peer_addr().expect("connected")), canonical(server.local_addr().expect("bound")))
     }
@@ -193,23 +244,36 @@ mod tests {
                 continue;
             }
             let (server, client) = connected(listen, call);
-            let (theirs, ours) = ends_of(&server);
-            assert_eq!(user_of_peer(&server).expect("asked"), Some(us), "{theirs} {ours}");
-            assert_eq!(ask_kernel(theirs, ours).expect("this kernel answers"), Some(us), "{theirs} {ours}");
-            assert_eq!(find_in_table(theirs, ours).expect("there is a table"), Some(us), "{theirs} {ours}");
+            let (theirs, ours) = canonical_ends_of(&server);
+            assert_eq!(holder_of_peer(&server).expect("asked"), Holder::User(us), "{theirs} {ours}");
+            assert_eq!(ask_kernel(theirs, ours).expect("this kernel answers"), Holder::User(us), "{theirs} {ours}");
+            assert_eq!(find_in_table(theirs, ours).expect("there is a table"), Holder::User(us), "{theirs} {ours}");
+            let came_from = server.peer_addr().expect("connected");
+            assert!(is_own_address(came_from, &server).expect("asked"), "{theirs} {ours}");
             // The client has sent everything and still holds its socket.
             client.shutdown(std::net::Shutdown::Write).expect("connected");
-            assert_eq!(user_of_peer(&server).expect("asked"), Some(us), "{theirs} {ours}");
+            assert_eq!(holder_of_peer(&server).expect("asked"), Holder::User(us), "{theirs} {ours}");
         }
     }
 
     #[test]
     fn peer_that_has_closed_is_nobody() {
         let (server, client) = connected("127.0.0.1:0", |port| ([127, 0, 0, 1], port).into());
-        let (theirs, ours) = ends_of(&server);
+        let (theirs, ours) = canonical_ends_of(&server);
         drop(client);
-        assert_eq!(user_of_peer(&server).expect("asked"), None);
-        assert_eq!((ask_kernel(theirs, ours).ok().flatten(), find_in_table(theirs, ours).expect("a table")), (None, None));
+        assert_eq!(holder_of_peer(&server).expect("asked"), Holder::Unknown);
+        let found = [ask_kernel(theirs, ours).unwrap_or(Holder::Elsewhere), find_in_table(theirs, ours).expect("a table")];
+        assert!(!found.iter().any(|found| matches!(found, Holder::User(_))), "{found:?}");
+    }
+
+    #[test]
+    fn peer_that_has_reset_its_connection_is_not_taken_for_another_machines() {
+        let (server, client) = connected("127.0.0.1:0", |port| ([127, 0, 0, 1], port).into());
+        sockopt::set_socket_linger(&client, Some(Duration::ZERO)).expect("an option");
+        drop(client);
+        assert_eq!(holder_of_peer(&server).expect("asked"), Holder::Unknown);
+        assert!(is_own_address(([127, 0, 0, 2], 1).into(), &server).expect("asked"));
+        assert!(!is_own_address(([192, 0, 2, 1], 1).into(), &server).expect("asked"), "reserved for documents");
     }
 
     #[test]
@@ -217,7 +281,11 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").expect("binds");
         let listening = listener.local_addr().expect("bound");
         let nobody = SocketAddr::from(([127, 0, 0, 1], 9));
-        assert_eq!(ask_kernel(listening, nobody).ok().flatten(), None);
-        assert_eq!(find_in_table(listening, nobody).expect("a table"), None);
+        assert!(
+            ask_kernel(listening, nobody).is_err_and(|error| error.kind() == ErrorKind::NotFound) || {
+                ask_kernel(listening, nobody).is_ok_and(|found| found == Holder::Elsewhere)
+            }
+        );
+        assert_eq!(find_in_table(listening, nobody).expect("a table"), Holder::Elsewhere);
     }
 }

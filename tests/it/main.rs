@@ -54,6 +54,7 @@ mod cli {
 }
 mod http {
     mod listeners;
+    mod local_guesses;
     mod page_security;
     mod proof;
     pub(crate) mod reading;

@@ -41,23 +41,27 @@ const LOG_IN_EVERY: Duration = Duration::from_mins(2);
 /// The source of a try, as far as it can be identified.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Source {
-    /// An address; for IPv6 its /64. On loopback: processes of the server's own user, which have no need to guess.
+    /// An address of another machine; for IPv6 its /64.
     Network(IpAddr),
-    /// Another user of this machine, whatever the address: a user can use any of loopback's sixteen million addresses.
+    /// Processes of the server's own user at an address of this machine: they have no need to guess.
+    OwnUser(IpAddr),
+    /// Another user of this machine, whatever the address: a user can use each address of the machine, and loopback has sixteen
+    /// million.
     User(u32),
     /// A client on this machine whose user the kernel does not report.
     Unidentified,
 }
 
 impl Source {
-    /// Returns the source of a request. May make a system call to ask the kernel for the user.
+    /// Returns the source of a request. Asks the kernel for the user, at most once for each connection, if the client is on this
+    /// machine.
     pub(super) fn of(request: &Request, client: &Client<'_>) -> Self {
         let address = request.remote_addr().ip().to_canonical();
-        if !address.is_loopback() {
+        if !address.is_loopback() && !client.is_on_this_machine() {
             return Self::Network(network_of(address));
         }
         match client.uid() {
-            Some(uid) if uid == user::own() => Self::Network(address),
+            Some(uid) if uid == user::own() => Self::OwnUser(address),
             Some(uid) => Self::User(uid),
             None => Self::Unidentified,
         }
@@ -67,15 +71,15 @@ impl Source {
 impl Source {
     /// True if it is the server's own user on this machine.
     fn is_own_user(&self) -> bool {
-        matches!(self, Self::Network(address) if address.is_loopback())
+        matches!(self, Self::OwnUser(_))
     }
 }
 
 impl std::fmt::Display for Source {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Network(IpAddr::V6(network)) if !network.is_loopback() => write!(f, "{network}/64"),
-            Self::Network(address) => write!(f, "{address}"),
+            Self::Network(IpAddr::V6(network)) => write!(f, "{network}/64"),
+            Self::Network(address) | Self::OwnUser(address) => write!(f, "{address}"),
             Self::User(uid) => write!(f, "user {uid} of this machine"),
             Self::Unidentified => f.write_str("an unknown user of this machine"),
         }
@@ -258,7 +262,7 @@ mod tests {
         assert_eq!(looked_at.count(), usize::try_from(BUDGET).expect("small"));
         assert_eq!(throttle.wait(&stranger, now), Wait { length: BUDGET_EVERY, is_for_all: true });
         assert_eq!(throttle.wait(&owner, now), Wait::default(), "its right token came before");
-        assert_eq!(throttle.wait(&net("127.0.0.1"), now), Wait::default(), "the server's own user");
+        assert_eq!(throttle.wait(&Source::OwnUser([127, 0, 0, 1].into()), now), Wait::default(), "the server's own user");
         assert!(throttle.wait(&Source::User(1000), now).is_for_all && throttle.wait(&Source::Unidentified, now).is_for_all);
         assert_eq!(throttle.wait(&stranger, now + BUDGET_EVERY), Wait::default(), "one at a time");
         throttle.note_wrong(&stranger, now + BUDGET_EVERY);

@@ -17,10 +17,9 @@ impl App {
     /// Has the supervisor act for this client, whose role the router has checked.
     pub(in crate::web) fn act(&self, action: Action, request: &Request, client: &Client<'_>) -> Result<Response, ApiError> {
         let ask = input::ask(action, request)?;
-        let peer = match client.uid() {
-            Some(uid) if self.trust == Trust::OwnUserAndRoot => Peer::Uid(uid),
-            Some(_) | None => Peer::Address(request.remote_addr().ip()),
-        };
+        // Over TCP the kernel is not asked for the user, because nothing needs it.
+        let uid = if self.trust == Trust::OwnUserAndRoot { client.uid() } else { None };
+        let peer = uid.map_or_else(|| Peer::Address(request.remote_addr().ip()), Peer::Uid);
         let published = self.supervisor.act(ask, Origin::operator(peer))?;
         let Snapshot { pipeline, run_pid, .. } = &published.snapshot;
         let is_start = action == Action::Start;
