@@ -9,7 +9,9 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{CWD, Mode, mkfifoat};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::support::{DEADLINE, Place, signal, until};
 
@@ -93,8 +95,9 @@ impl Serving {
     fn end(&mut self, what: &str) {
         if self.child.try_wait().expect("ours").is_none() {
             signal(self.child.id(), "TERM");
+            until_ended(&self.child, what);
+            self.child.wait().expect("ours");
         }
-        until(what, || self.child.try_wait().expect("ours"));
     }
 }
 
@@ -105,20 +108,54 @@ impl Drop for Serving {
     }
 }
 
-/// Returns the status of an answer once it has arrived completely, or up to the maximum that is read.
-fn get(port: u16, path: &str) -> String {
+/// Returns the status and the text of an answer once it has arrived completely, or up to the maximum that is read.
+fn ask(port: u16, method: &str, path: &str) -> (String, String) {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("connects");
     stream.set_read_timeout(Some(DEADLINE)).expect("a limit");
-    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").as_bytes()).expect("writes");
+    // With no time between TERM and KILL, where that is asked for.
+    let body = match path.rsplit('/').next() {
+        Some("stop") => "Content-Type: application/json\r\nContent-Length: 13\r\n\r\n{\"grace_s\":0}",
+        _ if method == "POST" => "Content-Type: application/json\r\nContent-Length: 2\r\n\r\n{}",
+        _ => "\r\n",
+    };
+    let head = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n");
+    stream.write_all((head + body).as_bytes()).expect("writes");
     let mut answer = Vec::new();
     stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer).expect("it comes in time");
-    String::from_utf8_lossy(&answer).split(' ').nth(1).unwrap_or_default().to_owned()
+    let text = String::from_utf8_lossy(&answer).into_owned();
+    (text.split(' ').nth(1).unwrap_or_default().to_owned(), text)
+}
+
+fn get(port: u16, path: &str) -> String {
+    ask(port, "GET", path).0
+}
+
+/// Acts as a client command does, without a process for it. Returns whether it was done.
+fn act(port: u16, action: &str, what: &str) -> bool {
+    let (status, said) = ask(port, "POST", &format!("/api/pipeline/{action}"));
+    assert!(!status.is_empty(), "{action}: {what}");
+    if said.contains("\"still_under_way\"") {
+        until(&format!("{action} is done: {what}"), || {
+            ask(port, "GET", "/api/pipeline").1.contains("\"pending\":null").then_some(())
+        });
+        return true;
+    }
+    status == "200"
+}
+
+/// Waits in the kernel: hundreds of processes end here, and asking for each of them every few milliseconds costs more than they do.
+fn until_ended(child: &Child, what: &str) {
+    let process = pidfd_open(Pid::from_child(child), PidfdFlags::empty()).expect("it is not reaped yet");
+    let limit = Timespec::try_from(DEADLINE).expect("short");
+    let ended = poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&limit)).expect("polls");
+    assert_eq!(ended, 1, "never came true: {what}");
 }
 
 /// Runs a command to its end. Returns its exit code and standard error.
 fn run(place: &Place, args: &[&str], what: &str) -> (i32, String) {
     let mut child = spawn(place.command(), args);
-    let code = until(&format!("{args:?} ends: {what}"), || child.try_wait().expect("ours")).code().expect("it ends by itself");
+    until_ended(&child, &format!("{args:?} ends: {what}"));
+    let code = child.wait().expect("ours").code().expect("it ends by itself");
     let mut said = String::new();
     child.stderr.take().expect("piped").read_to_string(&mut said).expect("text");
     (code, said)
@@ -143,17 +180,23 @@ fn use_all(place: &Place, port: u16, what: &str) {
     ] {
         assert!(!get(port, path).is_empty(), "{path}: {what}");
     }
-    for args in [&["status"][..], &["runs", "1"], &["logs", "--run", "1", "--lines", "all"], &["pair"], &["check"]] {
+    for args in [&["status"][..], &["logs", "--run", "1", "--lines", "all"], &["pair"], &["check"]] {
         let (_, said) = run(place, args, what);
         assert!(!said.contains("panicked"), "{args:?}: {what}: {said}");
     }
 }
 
-/// A place whose server has ended after a run, with a packed and a plain log segment, and the other files.
-fn used() -> Place {
+fn place_to_run() -> Place {
     let mut place = Place::new();
     place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh");
+    // The time between TERM and KILL.
     place.set_env("AUTOAPPDEV_GRACE_S", "1");
+    place
+}
+
+/// A place whose server has ended after a run, with a log segment and the other files.
+fn used() -> Place {
+    let mut place = place_to_run();
     place.start_server();
     place.start();
     place.until_line("ready");
@@ -168,77 +211,86 @@ fn log_file(place: &Place, run_id: i64) -> String {
     format!("runs/{run_id}/log/{name}")
 }
 
+/// Each of these can make the server refuse to start, and would then hide the others: one at a time.
+const MAY_REFUSE: [&str; 11] = [
+    "server.lock",
+    "autoappdev.db",
+    "autoappdev.db-wal",
+    "autoappdev.db-shm",
+    "autoappdev.db-journal",
+    "autoappdev.db-server.lock",
+    "backend.log",
+    "token",
+    "read-token",
+    "session-key",
+    "runs/2",
+];
+
+/// The server starts with any of these. Those in a row are read by different parts of the program, none of which keeps another from
+/// its file, so they share a boot.
+const TOGETHER: [&[&str]; 6] = [
+    &["runs/1/lock", "server.json", "retention.json"],
+    &["runs/1/journal.jsonl", "server.json.new", "retention.json.new"],
+    &["runs/1/journal.new", "runs/1/log/packing.tmp", "server.sock", "latest-run"],
+    &["runs/1/progress.json", "backend-00000000000000000000.log", ".gitignore"],
+    &["runs/1/shim.log", "session-key.new", ".gitignore.new"],
+    &["runs/1/ctl.sock", "PAUSE"],
+];
+
+/// With these the log cannot be read, and `logs` asks again for five seconds.
+const NO_LOG: [&str; 3] = ["runs/1/log", "runs/1", "runs"];
+
+/// The file's name says how long the table at its end is: nearly 400 GB, which fits into a sparse file of that size.
+const PACKED: &str = "runs/1/log/00000000000000100000-00013000000000000000.log.gz";
+
 fn boots_among(kind: Kind) {
-    let place = used();
-    let aside = place.folder().join("aside");
-    fs::rename(place.runtime(), &aside).expect("moves");
-    let foreign = place.folder().join("foreign");
-    // The file's name says how long the table at its end is: nearly 400 GB, which fits into a sparse file of that size.
-    let packed = "runs/1/log/00000000000000100000-00013000000000000000.log.gz".to_owned();
-    let segment = format!(
-        "runs/1/log/{}",
-        fs::read_dir(aside.join("runs/1/log")).expect("there").next().expect("a segment").expect("there").file_name().display()
-    );
-    let names = [
-        "server.lock",
-        "server.json",
-        "server.json.new",
-        "server.sock",
-        "autoappdev.db",
-        "autoappdev.db-wal",
-        "autoappdev.db-shm",
-        "autoappdev.db-journal",
-        "autoappdev.db-server.lock",
-        "backend.log",
-        "backend-00000000000000000000.log",
-        "token",
-        "read-token",
-        "session-key",
-        "session-key.new",
-        "retention.json",
-        "retention.json.new",
-        "latest-run",
-        "PAUSE",
-        ".gitignore",
-        ".gitignore.new",
-        "runs/1/lock",
-        "runs/1/journal.jsonl",
-        "runs/1/journal.new",
-        "runs/1/progress.json",
-        "runs/1/shim.log",
-        "runs/1/ctl.sock",
-        "runs/1/log/packing.tmp",
-        "runs/1/log",
-        "runs/1",
-        "runs",
-        "runs/2",
-    ];
-    for name in names.into_iter().map(str::to_owned).chain([segment, packed]) {
-        let what = format!("{name} is {kind:?}");
-        let _was_none = fs::remove_dir_all(place.runtime());
-        let copied = Command::new("cp").arg("-a").arg(&aside).arg(place.runtime()).status().expect("cp is there");
-        assert!(copied.success());
-        fs::write(&foreign, FOREIGN).expect("writes");
-        put(kind, &place.runtime().join(&name), &foreign);
-        // Also without a server.
-        run(&place, &["status"], &what);
-        let mut server = Serving::start(&place);
-        if let Some(port) = server.port(&what) {
-            use_all(&place, port, &what);
-            let started = run(&place, &["start"], &what);
-            if started.0 == 0 {
-                let (code, said) = run(&place, &["stop", "--now"], &what);
-                assert_eq!(code, 0, "{what}: {said}");
-            }
-            assert!(server.memory_kb() < MEMORY_KB_MAX, "{what}: {} kB", server.memory_kb());
-        } else {
-            let said = server.said();
-            assert!(said.lines().any(|line| line.starts_with("autoappdev: ")), "{what}: it refuses with a sentence: {said}");
+    let origin = used();
+    let segment = log_file(&origin, 1);
+    let aside = origin.folder().join("aside");
+    fs::rename(origin.runtime(), &aside).expect("moves");
+    std::thread::scope(|scope| {
+        // They wait most of the time, so they wait together, each in a place of its own.
+        for name in NO_LOG {
+            let aside = &aside;
+            scope.spawn(move || boot_among(kind, &place_to_run(), aside, &[name]));
         }
-        server.end(&what);
-        assert!(!server.said().contains("panicked"), "{what}: {}", server.said());
-        assert_eq!(fs::read_to_string(&foreign).expect("there"), FOREIGN, "{what}");
+        for names in TOGETHER.into_iter().chain([&[&*segment][..], &[PACKED]]) {
+            boot_among(kind, &origin, &aside, names);
+        }
+        for name in MAY_REFUSE {
+            boot_among(kind, &origin, &aside, &[name]);
+        }
+    });
+}
+
+/// Boots on a copy of a runtime directory in which each of these names is one of this kind, and uses everything.
+fn boot_among(kind: Kind, place: &Place, aside: &Path, names: &[&str]) {
+    let what = format!("{} is {kind:?}", names.join(" and "));
+    let foreign = place.folder().join("foreign");
+    let _was_none = fs::remove_dir_all(place.runtime());
+    let copied = Command::new("cp").arg("-a").arg(aside).arg(place.runtime()).status().expect("cp is there");
+    assert!(copied.success());
+    fs::write(&foreign, FOREIGN).expect("writes");
+    for name in names {
+        put(kind, &place.runtime().join(name), &foreign);
     }
+    // Also without a server.
+    run(place, &["status"], &what);
+    let mut server = Serving::start(place);
+    if let Some(port) = server.port(&what) {
+        use_all(place, port, &what);
+        if act(port, "start", &what) {
+            assert!(act(port, "stop", &what), "{what}: it does not stop");
+        }
+        assert!(server.memory_kb() < MEMORY_KB_MAX, "{what}: {} kB", server.memory_kb());
+    } else {
+        let said = server.said();
+        assert!(said.lines().any(|line| line.starts_with("autoappdev: ")), "{what}: it refuses with a sentence: {said}");
+        assert_eq!(names.len(), 1, "{what}: a refusal hides the other names");
+    }
+    server.end(&what);
+    assert!(!server.said().contains("panicked"), "{what}: {}", server.said());
+    assert_eq!(fs::read_to_string(&foreign).expect("there"), FOREIGN, "{what}");
 }
 
 #[test]
@@ -275,9 +327,7 @@ fn boot_among_huge_holes_reads_none_to_its_end() {
 #[test]
 fn odd_file_in_a_live_run_keeps_nobody() {
     for kind in [Kind::Pipe, Kind::Endless, Kind::Foreign, Kind::Folder, Kind::Socket, Kind::Hole] {
-        let mut place = Place::new();
-        place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh");
-        place.set_env("AUTOAPPDEV_GRACE_S", "1");
+        let place = place_to_run();
         let foreign = place.folder().join("foreign");
         let mut run_id = 0;
         for name in ["lock", "journal.jsonl", "progress.json", "progress.new", "shim.log", "ctl.sock", "log"] {
@@ -285,8 +335,7 @@ fn odd_file_in_a_live_run_keeps_nobody() {
             fs::write(&foreign, FOREIGN).expect("writes");
             let mut server = Serving::start(&place);
             let port = server.port(&what).unwrap_or_else(|| panic!("{what}: {}", server.said()));
-            let (code, said) = run(&place, &["start"], &what);
-            assert_eq!(code, 0, "{what}: {said}");
+            assert!(act(port, "start", &what), "{what}: {}", server.said());
             run_id += 1;
             let name = if name == "log" { log_file(&place, run_id) } else { format!("runs/{run_id}/{name}") };
             put(kind, &place.runtime().join(&name), &foreign);
@@ -305,15 +354,11 @@ fn odd_file_in_a_live_run_keeps_nobody() {
             ] {
                 assert!(!get(port, path).is_empty(), "{path}: {what}");
             }
-            let url = format!("http://127.0.0.1:{port}");
-            for args in [
-                &["status"][..],
-                &["logs"],
-                &["pause", "--url", &url],
-                &["resume", "--url", &url],
-                &["stop", "--now", "--url", &url],
-            ] {
+            for args in [&["status"][..], &["logs"]] {
                 run(&place, args, &what);
+            }
+            for action in ["pause", "resume", "stop"] {
+                act(port, action, &what);
             }
             assert!(server.memory_kb() < MEMORY_KB_MAX, "{what}: {} kB", server.memory_kb());
             server.end(&what);
