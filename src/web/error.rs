@@ -82,6 +82,10 @@ pub(super) enum ApiError {
     )]
     PageUnknown,
     #[error(
+        "the browser loads this address in advance, which is refused because any page can ask for that; open the address instead"
+    )]
+    Prefetch,
+    #[error(
         "a browser must send this request with Content-Type: application/json or the header field AutoAppDev-Client; a body is not needed"
     )]
     NotMarkedAsJson,
@@ -167,7 +171,7 @@ impl ApiError {
             Self::OtherServer => ErrorCode::OtherServer,
             Self::TooManyStreams => ErrorCode::TooManyStreams,
             Self::TooManyDownloads => ErrorCode::TooManyDownloads,
-            Self::OriginNotAllowed(_) | Self::PageUnknown => ErrorCode::OriginNotAllowed,
+            Self::OriginNotAllowed(_) | Self::PageUnknown | Self::Prefetch => ErrorCode::OriginNotAllowed,
             Self::TokenNeeded | Self::WrongToken => ErrorCode::Unauthorized,
             Self::InvalidCode => ErrorCode::InvalidCode,
             Self::TooManyTries { .. } | Self::TooManyLoginsFrom { .. } => ErrorCode::TooManyTries,

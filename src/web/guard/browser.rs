@@ -20,6 +20,24 @@ pub(super) fn site(request: &Request) -> Option<&str> {
     request.header("Sec-Fetch-Site")
 }
 
+/// The header fields with which browsers mark what they load in advance: current ones, older ones, Safari and Firefox.
+const OF_PREFETCHES: [&str; 4] = ["Sec-Purpose", "Purpose", "X-Purpose", "X-Moz"];
+
+/// True if a browser loads this in advance, for its user or for any page (Nav Speculation, section "The `Sec-Purpose` HTTP request
+/// header"). The value does not matter: a kind of prefetch that is yet unknown is one as well.
+pub(super) fn is_prefetch(request: &Request) -> bool {
+    OF_PREFETCHES.iter().any(|name| request.header(name).is_some())
+}
+
+/// True if the fields do not contradict that a user opened this address: it is loaded into a window, and no page of another origin
+/// is named.
+pub(super) fn may_be_users_navigation(request: &Request) -> bool {
+    let is_unless_other = |name, value| request.header(name).is_none_or(|it| it == value);
+    is_unless_other("Sec-Fetch-Mode", "navigate")
+        && is_unless_other("Sec-Fetch-Dest", "document")
+        && (request.header("Referer").is_none() || referring_origin(request).is_some_and(|origin| is_own_origin(request, origin)))
+}
+
 /// True if a browser may have sent this. Every browser has Mozilla in its `User-Agent`, names its languages, or sends fields that
 /// no page can set (`Sec-…`). A page of another origin cannot suppress all of these.
 pub(super) fn may_be_browser(request: &Request) -> bool {

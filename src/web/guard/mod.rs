@@ -9,7 +9,9 @@ use std::net::IpAddr;
 
 use rouille::{Request, Response};
 
-use self::browser::{is_of_own_scripts, is_own_origin, may_be_browser, referring_origin, site};
+use self::browser::{
+    is_of_own_scripts, is_own_origin, is_prefetch, may_be_browser, may_be_users_navigation, referring_origin, site,
+};
 use super::error::ApiError;
 use crate::api::routes;
 use crate::transport::Reach;
@@ -44,6 +46,11 @@ impl Guard {
         {
             return Err(ApiError::HostNotAllowed(host.to_owned()));
         }
+        // A browser prefetches for any page, and does not say for which (`Sec-Fetch-Site: none`). The page itself is refused too, so
+        // that a prerendered copy neither asks for anything nor uses up a link's code; the browser then loads it on its opening.
+        if is_prefetch(request) && !is_static(path_of(request)) {
+            return Err(ApiError::Prefetch);
+        }
         if is_for_own_pages(request) {
             self.check_page(request)?;
         }
@@ -71,9 +78,13 @@ impl Guard {
         // Browsers leave the Origin out of a GET whose answer the page cannot read, such as an image or a link, but then send
         // this field. `same-site` includes other ports of this host, whose pages' requests carry this server's cookie. `none`
         // means that the user made the request: from the address bar, a bookmark, or a link in another program (Fetch Metadata,
-        // section 2.3).
+        // section 2.3). That is a navigation without a referrer; what else browsers mark so, they send on behalf of some page.
         if let Some(site) = site(request) {
-            let is_good = ["same-origin", "none"].contains(&site);
+            let is_good = match site {
+                "same-origin" => true,
+                "none" => may_be_users_navigation(request) || is_of_own_scripts(request),
+                _ => false,
+            };
             return if is_good { Ok(()) } else { Err(ApiError::OriginNotAllowed("another site".to_owned())) };
         }
         if !may_be_browser(request) || is_of_own_scripts(request) {
@@ -153,6 +164,11 @@ pub(super) fn path_of(request: &Request) -> &str {
 /// Whether a path is one of the API, known or not.
 pub(super) fn is_of_api(path: &str) -> bool {
     path.strip_prefix('/').unwrap_or(path).split('/').next() == Some("api")
+}
+
+/// Whether a path is one of the page's files, which any page may load in advance: they hold nothing about the pipeline.
+fn is_static(path: &str) -> bool {
+    path.starts_with("/static/")
 }
 
 /// Whether the method is one that only looks.
@@ -352,6 +368,58 @@ mod tests {
             for path in ["/", "/static/app.js", "/?next=/api/", "/apis"] {
                 assert!(guard().check(&of_path("GET", path, &from)).is_ok(), "{site} {path}");
             }
+        }
+    }
+
+    #[test]
+    fn prefetch_gets_static_files_only_whatever_else_it_says() {
+        let host = ("Host", "127.0.0.1:8788");
+        for mark in [
+            ("Sec-Purpose", "prefetch"),
+            ("Sec-Purpose", "prefetch;prerender"),
+            ("sec-purpose", "prefetch;anonymous-client-ip"),
+            ("Purpose", "prefetch"),
+            ("Purpose", "Preview"),
+            ("X-Purpose", "preview"),
+            ("X-Moz", "prefetch"),
+        ] {
+            for more in [
+                &[][..],
+                &[("Sec-Fetch-Site", "none"), ("Sec-Fetch-Mode", "navigate"), ("Sec-Fetch-Dest", "document")],
+                &[("Sec-Fetch-Site", "same-origin"), ("Origin", "http://127.0.0.1:8788")],
+                &[("Origin", "http://localhost:5173"), ("Sec-Fetch-Site", "cross-site")],
+                &[("AutoAppDev-Client", "page"), ("Authorization", "Bearer x")],
+            ] {
+                let check = |path| guard().check(&of_path("GET", path, &[&[host, mark], more].concat()));
+                for path in ["/api/logs?grep=x&wait=60", "/api/health", "/api", "/", "/?x=/static/", "/static"] {
+                    assert!(matches!(check(path), Err(ApiError::Prefetch)), "{mark:?} {more:?} {path}");
+                }
+                assert!(check("/static/app.js").is_ok(), "{mark:?} {more:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn request_of_no_site_is_the_users_only_if_it_opens_an_address() {
+        let host = ("Host", "127.0.0.1:8788");
+        let none = ("Sec-Fetch-Site", "none");
+        let get = |path, more: &[(&str, &str)]| guard().check(&of_path("GET", path, &[&[host, none], more].concat()));
+        let typed = [("Sec-Fetch-Mode", "navigate"), ("Sec-Fetch-Dest", "document"), ("Sec-Fetch-User", "?1")];
+        for good in [&[][..], &typed, &[typed[0]], &[("Referer", "http://127.0.0.1:8788/")]] {
+            assert!(get("/api/logs", good).is_ok(), "{good:?}");
+        }
+        for foreign in [
+            &[("Referer", "http://127.0.0.1:3000/")][..],
+            &[typed[0], typed[1], ("Referer", "https://evil.example/")],
+            &[("Referer", "http://localhost:5173/")],
+            &[("Referer", "about:client")],
+            &[("Sec-Fetch-Mode", "no-cors"), ("Sec-Fetch-Dest", "webidentity")],
+            &[("Sec-Fetch-Mode", "cors"), ("Sec-Fetch-Dest", "empty")],
+            &[typed[0], ("Sec-Fetch-Dest", "iframe")],
+        ] {
+            assert!(matches!(get("/api/logs", foreign), Err(ApiError::OriginNotAllowed(_))), "{foreign:?}");
+            assert!(get("/", foreign).is_ok(), "{foreign:?}");
+            assert!(get("/api/logs", &[foreign, &[("AutoAppDev-Client", "x")]].concat()).is_ok(), "a preflight came before");
         }
     }
 

@@ -1,8 +1,8 @@
 //! In a real browser, pages of other origins try to read: from another host name, from another port of the same host with the
 //! owner's cookie, and from a page whose browser does not send the origin of a request.
 
-use std::io::{BufRead, BufReader, Write};
-use std::net::TcpListener;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
@@ -172,4 +172,99 @@ fn page_on_a_neighbour_port_reads_nothing_where_the_browser_does_not_tell_it_apa
     browser.open("about:blank");
     browser.open(log.as_str().expect("an address"));
     assert!(text().contains("origin_not_allowed"), "{}", text());
+}
+
+/// The heads of requests, each with the status of its answer.
+type Noted = Arc<Mutex<Vec<(String, String)>>>;
+
+/// A relay in front of the server at `port` that notes the head of each request and the status of its answer. Returns its port.
+fn noting_relay(port: u16) -> (u16, Noted) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let own_port = listener.local_addr().expect("bound").port();
+    let noted = Noted::default();
+    let kept = noted.clone();
+    // Ends with the test process.
+    thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            let kept = kept.clone();
+            thread::spawn(move || {
+                let lines = BufReader::new(&stream).lines().map_while(Result::ok).take_while(|line| !line.is_empty());
+                let lines: Vec<String> = lines.filter(|line| !line.starts_with("Connection:")).collect();
+                let head = lines.join("\r\n");
+                let mut server = TcpStream::connect(("127.0.0.1", port)).expect("it listens");
+                server.write_all(format!("{head}\r\nConnection: close\r\n\r\n").as_bytes()).expect("sent");
+                let mut answer = Vec::new();
+                let _cut_short = server.read_to_end(&mut answer);
+                let status = String::from_utf8_lossy(&answer).split(' ').nth(1).unwrap_or_default().to_owned();
+                kept.lock().expect("whole").push((head, status));
+                let _left_already = (&stream).write_all(&answer);
+            });
+        }
+    });
+    (own_port, noted)
+}
+
+/// A browser prefetches and prerenders for any page, and marks these requests as the user's own: `Sec-Fetch-Site: none`, no Origin, and
+/// no referrer if the page wants none. Where they are followed, such a page reads the log by how long its own navigation to the same
+/// address takes.
+#[test]
+fn pages_of_other_origins_have_nothing_prefetched_or_prerendered() {
+    let Some(browser) = Browser::start() else { return };
+    let (place, _) = place_with(None);
+    let (port, noted) = noting_relay(place.port());
+    let mut urls = Vec::new();
+    for host in ["127.0.0.1", "localhost"] {
+        let site = hostile_site().replace("127.0.0.1", host);
+        browser.open(&site);
+        for kind in ["prefetch", "prerender"] {
+            for policy in ["no-referrer", "strict-origin-when-cross-origin", "redirected"] {
+                // With a match, and without one, which would wait for a minute.
+                for text in ["the%20secret", "no%20such%20text"] {
+                    let path = format!("/api/logs?grep={text}&wait=60&limit={}", 1 + urls.len());
+                    let mut url = format!("http://127.0.0.1:{port}{path}");
+                    let mut rule = json!({ "source": "list", "eagerness": "immediate" });
+                    if policy == "redirected" {
+                        // The browser follows no prefetch from one site to another.
+                        if host != "127.0.0.1" {
+                            continue;
+                        }
+                        url = format!("{site}/to?{url}");
+                    } else {
+                        rule["referrer_policy"] = policy.into();
+                    }
+                    rule["urls"] = json!([url]);
+                    browser.script(&format!(
+                        "const it = document.createElement('script'); it.type = 'speculationrules';
+                         it.textContent = JSON.stringify({{ '{kind}': [{rule}] }}); document.head.append(it);"
+                    ));
+                    urls.push(path);
+                    let is_answered = |(head, _): &(String, String)| head.starts_with(&format!("GET {} ", urls[urls.len() - 1]));
+                    wait_until(&format!("{kind} of {policy} from {host} is answered"), PATIENCE, || {
+                        noted.lock().expect("whole").iter().any(is_answered)
+                    });
+                }
+            }
+        }
+    }
+    for (head, status) in noted.lock().expect("whole").iter() {
+        assert!(
+            head.contains("\r\nSec-Purpose: prefetch") && head.contains("\r\nSec-Fetch-Site: none"),
+            "another attack: {head}"
+        );
+        assert_eq!(status, "403", "{head}");
+    }
+    assert_eq!(urls.len(), 20);
+    // What the user opens, works: the page with all that it loads in advance, and an address of the API.
+    browser.open(&format!("http://127.0.0.1:{port}/"));
+    wait_until("the page works", PATIENCE, || browser.state() == "running");
+    browser.open(&format!("http://127.0.0.1:{port}/api/runs/1/log?stream=stderr"));
+    assert!(browser.script("return document.body.innerText").as_str().is_some_and(|text| text.contains("a warning")));
+    let preloads = noted
+        .lock()
+        .expect("whole")
+        .iter()
+        .filter(|(head, _)| head.starts_with("GET /static/"))
+        .map(|it| it.1.clone())
+        .collect::<Vec<_>>();
+    assert!(preloads.len() > 9 && preloads.iter().all(|status| status == "200"), "{preloads:?}");
 }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 const TOKEN: &str = "test-token-of-a-page-7Qx";
 
-/// A page of another site: whatever is asked of it, this is what it answers. Returns its origin.
+/// A page of another site: whatever is asked of it, this is what it answers, except that `/to?URL` leads on to that URL. Returns its origin.
 pub(super) fn hostile_site() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let origin = format!("http://127.0.0.1:{}", listener.local_addr().expect("bound").port());
@@ -18,13 +18,16 @@ pub(super) fn hostile_site() -> String {
     thread::spawn(move || {
         for stream in listener.incoming().map_while(Result::ok) {
             let mut reader = BufReader::new(&stream);
-            let mut line = String::new();
+            let (mut first, mut line) = (String::new(), String::new());
+            let _left_already = reader.read_line(&mut first);
             while reader.read_line(&mut line).is_ok_and(|count| count > 2) {
                 line.clear();
             }
+            let to = first.strip_prefix("GET /to?").and_then(|rest| rest.split(' ').next());
+            let status = to.map_or_else(|| "200 OK".to_owned(), |to| format!("302 Found\r\nLocation: {to}"));
             let body = "<!doctype html><title>evil</title><body>";
             let head = format!(
-                "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+                "HTTP/1.1 {status}\r\nContent-Type: text/html\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
                 body.len()
             );
             let _left_already = (&stream).write_all((head + body).as_bytes());
