@@ -8,9 +8,13 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::time::Duration;
 
 use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::PeerCredentials;
+use rustix::net::SocketAddrUnix;
+
+use crate::unix_connect::connect_within;
 
 /// The flag of a socket that listens, in `/proc/net/unix` (`__SO_ACCEPTCON` of the kernel's `include/uapi/linux/net.h`).
 const LISTENS: u32 = 1 << 16;
@@ -23,8 +27,12 @@ pub fn bind(name: &str) -> io::Result<UnixListener> {
 }
 
 /// Connects to the socket of this user, or of root, that has the name. Also returns the process that listens, if it has a pid here.
-pub fn connect(name: &str) -> io::Result<(UnixStream, Option<u32>)> {
-    let stream = UnixStream::connect_addr(&SocketAddr::from_abstract_name(name)?)?;
+///
+/// # Errors
+/// [`io::ErrorKind::PermissionDenied`] if it belongs to another user, and [`io::ErrorKind::TimedOut`] if the process that listens, whose user
+/// is then unknown, accepts no connection within `limit`.
+pub fn connect(name: &str, limit: Duration) -> io::Result<(UnixStream, Option<u32>)> {
+    let stream = connect_within(&SocketAddrUnix::new_abstract_name(name.as_bytes())?, limit)?;
     let peer = peer(&stream)?;
     Ok((stream, peer))
 }
@@ -67,12 +75,12 @@ mod tests {
         assert!(listening(&prefix).expect("a list").is_empty());
         let listener = bind(&name).expect("binds");
         assert_eq!(listening(&prefix).expect("a list"), [name.as_str()]);
-        let (_stream, pid) = connect(&name).expect("connects");
+        let (_stream, pid) = connect(&name, Duration::ZERO).expect("connects");
         assert_eq!(pid, Some(std::process::id()));
         let (accepted, _) = listener.accept().expect("it is there");
         assert_eq!(peer(&accepted).expect("this user"), Some(std::process::id()));
         drop(listener);
-        assert_eq!(connect(&name).expect_err("nobody listens").kind(), io::ErrorKind::ConnectionRefused);
+        assert_eq!(connect(&name, Duration::ZERO).expect_err("nobody listens").kind(), io::ErrorKind::ConnectionRefused);
         assert!(listening(&prefix).expect("a list").is_empty());
     }
 }

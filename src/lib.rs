@@ -35,5 +35,6 @@ pub mod socket_path;
 pub mod store;
 pub mod supervisor;
 pub mod transport;
+pub mod unix_connect;
 pub mod user;
 pub mod web;

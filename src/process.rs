@@ -3,6 +3,7 @@
 //! Level 1. Never decides anything. Called by the shim (everything), the supervisor (recovery) and the tests.
 
 mod alive;
+mod by_arguments;
 mod carriers;
 mod cgroup;
 mod children;
@@ -16,6 +17,7 @@ mod stat;
 mod tree;
 
 pub use alive::{is_alive, is_there, lives, name_of};
+pub use by_arguments::with_arguments;
 pub use carriers::{carriers, environment_entry};
 pub use cgroup::{Cgroup, has_thawed};
 pub use children::{has_living_child, peek_exit, reap, reap_all_but, usage_of_children, wait_for_end, was_continued};

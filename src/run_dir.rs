@@ -18,6 +18,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::FlockOperation;
 use sha2::{Digest, Sha256};
@@ -199,7 +200,7 @@ impl RunDir {
     pub fn lock_state(&self) -> io::Result<LockState> {
         let Some(file) = if_there(private::open(&self.lock_path()))? else {
             // Somebody removed it, and with it the word of who holds it. The socket of a process that is gone takes nobody.
-            return Ok(if self.connect().is_ok() { LockState::Held } else { LockState::Free });
+            return Ok(if self.is_listened_to() { LockState::Held } else { LockState::Free });
         };
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared) {
             Ok(()) => Ok(LockState::Free),
@@ -222,9 +223,18 @@ impl RunDir {
         fs::remove_file(self.path.join(SOCKET))
     }
 
-    /// Connects to the shim's control socket.
-    pub fn connect(&self) -> io::Result<UnixStream> {
-        SocketPath::open(&self.path.join(SOCKET))?.connect()
+    /// Connects to the shim's control socket. A shim that does not accept within `limit` is [`io::ErrorKind::TimedOut`].
+    pub fn connect(&self, limit: Duration) -> io::Result<UnixStream> {
+        SocketPath::open(&self.path.join(SOCKET))?.connect(limit)
+    }
+
+    /// Whether a process listens at the control socket, and be it so busy that it accepts nothing. Only this user can: the directory is
+    /// private.
+    pub fn is_listened_to(&self) -> bool {
+        match self.connect(Duration::ZERO) {
+            Ok(_) => true,
+            Err(error) => error.kind() == io::ErrorKind::TimedOut,
+        }
     }
 }
 
@@ -234,7 +244,7 @@ const SOCKET: &str = "ctl.sock";
 mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
-    use std::time::{Duration, Instant};
+    use std::time::Instant;
 
     fn runs() -> (tempfile::TempDir, Runs) {
         let dir = tempfile::tempdir().expect("a temp folder");
@@ -298,7 +308,7 @@ mod tests {
         let deep = dir.path().join("d".repeat(120)).join("e".repeat(120));
         let (run, _lock) = Runs::new(deep).create(1).expect("creates");
         let listener = run.listen().expect("binds");
-        let _client = run.connect().expect("connects");
+        let _client = run.connect(Duration::ZERO).expect("connects");
         listener.accept().expect("is there");
     }
 }

@@ -16,6 +16,9 @@ const WATCHDOG_MIN: Duration = Duration::from_millis(100);
 /// The longest pause between two checks of which the first was not answered.
 const REST_MAX: Duration = Duration::from_millis(500);
 
+/// How long a service manager that receives nothing is waited for. One that is only busy must not miss that the server is ready.
+const TELL_LIMIT: Duration = Duration::from_secs(2);
+
 /// The server answers requests.
 pub fn tell_ready(status: &str) {
     tell(&format!("READY=1\nSTATUS={status}"));
@@ -32,7 +35,12 @@ fn tell(what: &str) {
         Some(name) => SocketAddr::from_abstract_name(name),
         None => SocketAddr::from_pathname(&path),
     };
-    let told = address.and_then(|address| UnixDatagram::unbound()?.send_to_addr(what.as_bytes(), &address));
+    let told = address.and_then(|address| {
+        let socket = UnixDatagram::unbound()?;
+        // `send(2)` waits while the receiver's queue is full.
+        socket.set_write_timeout(Some(TELL_LIMIT))?;
+        socket.send_to_addr(what.as_bytes(), &address)
+    });
     // It finds out by itself what it was not told: that a process ended, or that a watchdog was not fed.
     if let Err(error) = told {
         ::log::warn!("cannot tell the service manager: {error}");

@@ -8,8 +8,12 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
+use rustix::net::SocketAddrUnix;
+
+use crate::unix_connect::connect_within;
 
 /// A socket's place, whether there is one or not.
 #[derive(Debug)]
@@ -39,8 +43,8 @@ impl SocketPath {
         UnixListener::bind(self.address())
     }
 
-    /// Connects to who listens there.
-    pub fn connect(&self) -> io::Result<UnixStream> {
-        UnixStream::connect(self.address())
+    /// Connects to the process that listens there, which has `limit` for accepting: otherwise [`io::ErrorKind::TimedOut`].
+    pub fn connect(&self, limit: Duration) -> io::Result<UnixStream> {
+        connect_within(&SocketAddrUnix::new(self.address())?, limit)
     }
 }

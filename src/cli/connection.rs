@@ -23,6 +23,8 @@ use crate::socket_path::SocketPath;
 
 /// The base URL for a server behind a Unix socket. It contains an IP address, so that no name is resolved.
 pub(super) const BASE: &str = "http://127.0.0.1";
+/// How long a connection to a Unix socket may take where the request has no limit.
+const SOCKET_CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// The longest answer to a challenge, head and body, in bytes.
 const ANSWER_BYTES_MAX: usize = 16 * 1024;
 /// The maximum number of header fields in that answer.
@@ -82,7 +84,9 @@ impl Connector for ToServer {
             if !may_be_link && path.symlink_metadata()?.is_symlink() {
                 return Err(io::Error::from(io::ErrorKind::NotFound).into());
             }
-            (SocketPath::open(path)?.connect()?.into(), None)
+            let limit = limit(details.timeout).unwrap_or(SOCKET_CONNECT_LIMIT);
+            let connected = SocketPath::open(path)?.connect(limit);
+            (connected.map_err(|error| late(error, details.timeout))?.into(), None)
         } else {
             let stream = connect_tcp(details)?;
             let reached = stream.peer_addr()?;

@@ -12,6 +12,10 @@ use crate::run_dir::{Command, LineReader, Reply, ReplyError, from_line, to_line}
 /// More than this many at once are not servers of ours: the one that has been here longest goes.
 const CONNECTIONS_MAX: usize = 4;
 
+/// How many connections of a listener are accepted before the shim does something else: another user can connect to the second one
+/// without an end. The others keep waiting, and wake the shim at once.
+const ACCEPTED_MAX: usize = 64;
+
 /// The longest command, in bytes.
 const COMMAND_BYTES_MAX: usize = 4096;
 
@@ -71,10 +75,12 @@ impl Connections {
     /// Accepts, reads, sends and cleans up, without ever waiting. Returns the commands that came.
     pub(super) fn turn(&mut self) -> Vec<(ConnectionId, Command)> {
         // Out of descriptors or memory: the client tries again, and so do we with the next event.
-        while let Ok((stream, _)) = self.listener.accept() {
+        for _ in 0..ACCEPTED_MAX {
+            let Ok((stream, _)) = self.listener.accept() else { break };
             let _broken_at_once = self.add(stream);
         }
-        while let Some(Ok((stream, _))) = self.second.as_ref().map(UnixListener::accept) {
+        for _ in 0..ACCEPTED_MAX {
+            let Some(Ok((stream, _))) = self.second.as_ref().map(UnixListener::accept) else { break };
             let _strangers_are_hung_up = abstract_socket::peer(&stream).and_then(|_| self.add(stream));
         }
         let mut commands = Vec::new();

@@ -36,6 +36,10 @@ use crate::run_dir::{
 /// How long a shim may not read what it is told before it counts as silent.
 const SEND_LIMIT: Duration = Duration::from_secs(2);
 
+/// How long a shim may leave a connection unaccepted before it counts as silent. It accepts at once, unless it is stopped, or another user
+/// floods its abstract socket. The whole life cycle waits meanwhile, and connects again later.
+const CONNECT_LIMIT: Duration = Duration::from_millis(500);
+
 /// The longest line from a shim, in bytes. Its facts are a few hundred.
 const MESSAGE_BYTES_MAX: usize = 1024 * 1024;
 
@@ -73,7 +77,7 @@ impl RealShims {
         // Ends once no other stream can arrive.
         let read = move || streams.iter().for_each(|(stream, number)| read_messages(stream, number, &events));
         thread::Builder::new().name("shim-reader".to_owned()).spawn(read)?;
-        let strays = strays::all(&runs);
+        let strays = strays::all(&runs).unwrap_or_default();
         Ok(Self { runs, logs, stream: None, to_reader, next_number: 1, children: Vec::new(), taken, strays, pulse })
     }
 
@@ -146,10 +150,10 @@ impl Shims for RealShims {
 
     fn connect(&mut self, run_id: i64) -> io::Result<ConnectionNumber> {
         let dir = self.runs.run(run_id);
-        let stream = dir.connect().or_else(|error| {
+        let stream = dir.connect(CONNECT_LIMIT).or_else(|error| {
             let header = run_dir::read_header(&dir.journal_path()).ok();
             let socket = header.and_then(|header| header.socket).or_else(|| strays::socket_of(&self.runs, run_id).ok().flatten());
-            let (stream, _) = abstract_socket::connect(&socket.ok_or(error)?)?;
+            let (stream, _) = abstract_socket::connect(&socket.ok_or(error)?, CONNECT_LIMIT)?;
             Ok::<_, io::Error>(stream)
         })?;
         stream.set_write_timeout(Some(SEND_LIMIT))?;
@@ -200,7 +204,7 @@ impl Shims for RealShims {
             // The lock may be a copy, or have been recreated.
             (LockState::Free, Some(journal)) => match strays::whereabouts_of_shim(&journal.header, dir.path())? {
                 // The peer at the socket is the shim, in whatever namespace. A dying shim closes its lock before its socket.
-                Whereabouts::Unseen if dir.connect().is_ok() => Found::ShimAlive,
+                Whereabouts::Unseen if dir.is_listened_to() => Found::ShimAlive,
                 // A backup was put in the place of a later run with this number, whose directory was removed: that one lives.
                 Whereabouts::Dead | Whereabouts::Unseen
                     if strays::socket_of(&self.runs, run_id)?.is_some_and(|other| journal.header.socket != Some(other)) =>

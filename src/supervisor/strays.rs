@@ -2,10 +2,14 @@
 //!
 //! The working directory of a process shows its run directory, and its second control socket shows its runtime directory.
 
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs::{self, Metadata};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::abstract_socket;
 use crate::file_id::FileId;
@@ -40,27 +44,27 @@ pub(super) fn whereabouts_of_shim(header: &Header, dir: &Path) -> io::Result<Whe
     })
 }
 
+/// A socket that a process of this user or of root listens at, or seems to.
+struct Own {
+    name: String,
+    run_id: i64,
+    /// The process, if it has a pid here.
+    pid: Option<u32>,
+}
+
 /// The socket of the shim of run `run_id`, if that lives and its directory was removed.
 /// An error only for a shortage.
 pub(super) fn socket_of(runs: &Runs, run_id: i64) -> io::Result<Option<String>> {
-    for socket in sockets_of(runs, run_id)? {
-        if is_stray(&socket)? {
-            return Ok(Some(socket));
-        }
-    }
-    Ok(None)
-}
-
-fn sockets_of(runs: &Runs, run_id: i64) -> io::Result<Vec<String>> {
-    let all = abstract_socket::listening(&format!("{}{run_id}-", runs.socket_prefix()));
-    Ok(unless_short(all)?.unwrap_or_default())
+    // A shim whose directory is elsewhere belongs to the server there.
+    let is_stray = |own: &Own| own.pid.is_some_and(|pid| directory_of(pid).is_none());
+    Ok(own_sockets(runs, Some(run_id))?.into_iter().find(is_stray).map(|own| own.name))
 }
 
 /// Whether another run lives whose processes carry the cookie of run `run_id` of `runs`: the numbers began anew there since the journal
 /// that names `socket` was copied. An error only for a shortage.
 pub(super) fn has_namesake(runs: &Runs, run_id: i64, socket: Option<&str>) -> io::Result<bool> {
-    for other in sockets_of(runs, run_id)?.into_iter().filter(|other| socket != Some(other.as_str())) {
-        let Some((_, Some(pid))) = unless_short(abstract_socket::connect(&other))? else { continue };
+    for other in own_sockets(runs, Some(run_id))?.into_iter().filter(|other| socket != Some(other.name.as_str())) {
+        let Some(pid) = other.pid else { continue };
         // One that dies closes its sockets last.
         let Some(stat) = unless_short(process::read_stat(pid))? else { continue };
         if process::lives(stat.identity)? == Some(true) {
@@ -71,16 +75,49 @@ pub(super) fn has_namesake(runs: &Runs, run_id: i64, socket: Option<&str>) -> io
 }
 
 /// The runs that live and carry this runtime directory's path, wherever their directories are: no other run may carry the same cookie.
-pub(super) fn all(runs: &Runs) -> Vec<i64> {
-    let sockets = abstract_socket::listening(&runs.socket_prefix()).unwrap_or_default();
-    let ours = sockets.iter().filter(|socket| abstract_socket::connect(socket).is_ok());
-    ours.filter_map(|socket| runs.run_of_socket(socket)).collect()
+pub(super) fn all(runs: &Runs) -> io::Result<Vec<i64>> {
+    Ok(own_sockets(runs, None)?.into_iter().map(|own| own.run_id).collect())
 }
 
-/// Whether a shim of this user whose directory was removed listens there. A shim whose directory is elsewhere belongs to the server there.
-fn is_stray(socket: &str) -> io::Result<bool> {
-    let connected = unless_short(abstract_socket::connect(socket))?;
-    Ok(connected.and_then(|(_, pid)| pid).is_some_and(|pid| directory_of(pid).is_none()))
+/// The sockets of run `run_id`, or of all runs, that this user or root listens at. An error only for a shortage.
+///
+/// It never waits for a listener: every user can read the prefix, listen at such a name, and let connections queue up. Of a listener whose
+/// queue is full the user is unknown. It counts if a shim of that run lives, whose own queue another user may have filled.
+fn own_sockets(runs: &Runs, run_id: Option<i64>) -> io::Result<Vec<Own>> {
+    let prefix = runs.socket_prefix() + &run_id.map(|run_id| format!("{run_id}-")).unwrap_or_default();
+    let (mut own, mut busy) = (Vec::new(), Vec::new());
+    for name in unless_short(abstract_socket::listening(&prefix))?.unwrap_or_default() {
+        let Some(run_id) = runs.run_of_socket(&name) else { continue };
+        match abstract_socket::connect(&name, Duration::ZERO) {
+            Ok((_, pid)) => own.push(Own { name, run_id, pid }),
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => busy.push((name, run_id)),
+            Err(error) if process::is_shortage(&error) => return Err(error),
+            Err(_) => {}
+        }
+    }
+    if !busy.is_empty() {
+        // One look at the processes, however many such names there are.
+        let shims = live_shims(runs)?;
+        own.extend(busy.into_iter().filter_map(|(name, run_id)| {
+            let pid = Some(*shims.get(&run_id)?);
+            Some(Own { name, run_id, pid })
+        }));
+    }
+    Ok(own)
+}
+
+/// The shims of this user or root that were started for runs of this runtime directory's path, by their arguments.
+fn live_shims(runs: &Runs) -> io::Result<BTreeMap<i64, u32>> {
+    let run_of = |dir: &[u8]| {
+        let name = Path::new(OsStr::from_bytes(dir)).strip_prefix(runs.path()).ok()?.to_str()?;
+        name.parse::<i64>().ok().filter(|&run_id| run_id > 0)
+    };
+    Ok(process::with_arguments(|arguments| match arguments {
+        [_, mode, dir] if mode == b"shim" => run_of(dir),
+        _ => None,
+    })?
+    .into_iter()
+    .collect())
 }
 
 /// The result, if there is one.

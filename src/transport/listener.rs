@@ -5,20 +5,21 @@ use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use listenfd::ListenFd;
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::net::{AddressFamily, SendFlags, SocketFlags, sockopt};
+use rustix::net::{AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, sockopt};
 
 use super::own_socket::{BACKLOG, OwnSocket};
 use super::peer_user::{Holder, holder_of_peer, is_own_address};
 use super::reach::{Reach, dialable};
 use crate::abstract_socket;
 use crate::socket_path::SocketPath;
+use crate::unix_connect::connect_within;
 use crate::user;
 
 /// What a client of a Unix socket has for an address: it has none, and comes from this machine.
@@ -87,7 +88,8 @@ impl Listener {
         let found = address.as_pathname().and_then(|path| fs::metadata(path).ok());
         let is_private = found.is_some_and(|found| found.mode() & 0o022 == 0 && user::is_own_or_root(found.uid()));
         let reach = if is_private { Reach::Socket } else { Reach::Network };
-        Ok(Self { socket: Socket::Lasting(Arc::new(listener.into())), way_in: WayIn::Inherited(address), reach })
+        let way_in = WayIn::Inherited(rustix::net::getsockname(&listener)?.try_into()?);
+        Ok(Self { socket: Socket::Lasting(Arc::new(listener.into())), way_in, reach })
     }
 
     /// Who can reach it.
@@ -145,15 +147,15 @@ pub(super) enum WayIn {
     Tcp(SocketAddr),
     Unix(PathBuf),
     /// A Unix socket of the service manager's, with or without a file.
-    Inherited(std::os::unix::net::SocketAddr),
+    Inherited(SocketAddrUnix),
 }
 
 impl WayIn {
     pub(super) fn connect(&self, limit: Duration) -> io::Result<Stream> {
         let socket: OwnedFd = match self {
             Self::Tcp(address) => TcpStream::connect_timeout(&dialable(*address), limit)?.into(),
-            Self::Unix(path) => SocketPath::open(path)?.connect()?.into(),
-            Self::Inherited(address) => UnixStream::connect_addr(address)?.into(),
+            Self::Unix(path) => SocketPath::open(path)?.connect(limit)?.into(),
+            Self::Inherited(address) => connect_within(address, limit)?.into(),
         };
         Ok(socket.into())
     }

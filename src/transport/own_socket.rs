@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use rustix::fs::Mode;
 use rustix::net::{AddressFamily, Shutdown, SocketAddrUnix, SocketFlags, SocketType};
@@ -80,7 +81,9 @@ fn bind(path: &Path) -> io::Result<Bound> {
     let socket = match bind() {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
             let is_socket = fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
-            let is_left_over = is_socket && place.connect().is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
+            // A listener that accepts nothing is a listener all the same, of this user or another one.
+            let is_refused = |error: &io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
+            let is_left_over = is_socket && place.connect(Duration::ZERO).is_err_and(|error| is_refused(&error));
             if !is_left_over {
                 return Err(error);
             }
@@ -109,7 +112,7 @@ mod tests {
         let mut fds = [rustix::event::PollFd::new(&before, rustix::event::PollFlags::IN)];
         assert_eq!(rustix::event::poll(&mut fds, None), Ok(1));
         assert_eq!(Arc::strong_count(&before), 1, "its descriptor is closed once nobody waits for it");
-        let _client = SocketPath::open(&path).expect("the folder").connect().expect("it listens");
+        let _client = SocketPath::open(&path).expect("the folder").connect(Duration::ZERO).expect("it listens");
         rustix::net::accept(socket.latest()).expect("the client is there");
         socket.remove();
         assert!(!path.exists(), "it leaves with its listener");

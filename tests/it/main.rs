@@ -98,6 +98,7 @@ mod server {
     mod files;
     mod foreign_files;
     mod foreign_secrets;
+    mod foreign_sockets;
     mod hardening;
     mod process_limit;
     mod program;

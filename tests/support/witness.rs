@@ -82,7 +82,7 @@ impl Place {
 
     /// Says something to a run's shim, as a server does that is killed right after that.
     pub fn tell_shim(&self, run_id: i64, command: &Command) {
-        let mut stream = RunDir::at(self.run_dir(run_id)).connect().expect("the shim listens");
+        let mut stream = RunDir::at(self.run_dir(run_id)).connect(super::DEADLINE).expect("the shim listens");
         stream.write_all(&to_line(command)).expect("sends");
     }
 

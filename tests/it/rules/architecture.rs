@@ -4,8 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The imports between modules of the same level: the journal's words carry time stamps, and the contract carries both.
-const SAME_LEVEL: [(&str, &str); 3] = [("pipeline", "clock"), ("api", "pipeline"), ("api", "clock")];
+/// The imports between modules of the same level: the journal's words carry time stamps, the contract carries both, and every connection to a
+/// Unix socket is made in one place.
+const SAME_LEVEL: [(&str, &str); 5] = [
+    ("pipeline", "clock"),
+    ("api", "pipeline"),
+    ("api", "clock"),
+    ("abstract_socket", "unix_connect"),
+    ("socket_path", "unix_connect"),
+];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))

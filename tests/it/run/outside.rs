@@ -132,7 +132,7 @@ fn a_paused_leader_that_is_killed_was_not_resumed() {
         until_true("it is big", || place.said(run_id, "stdout").first().is_some_and(|line| line == "line 0"));
         place.act("pause").ok();
         // It takes a while to give back its memory, awake and not yet ended; meanwhile its shim has a reason to look.
-        let mut line = RunDir::at(place.run_dir(run_id)).connect().expect("the shim listens");
+        let mut line = RunDir::at(place.run_dir(run_id)).connect(crate::support::DEADLINE).expect("the shim listens");
         signal(pid, "KILL");
         // On a slow machine all of it can be over by now.
         let _gone = line.write_all(&to_line(&Command::Attach { tag: 0, after: 0 }));

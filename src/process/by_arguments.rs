@@ -1,0 +1,88 @@
+//! Processes by the arguments that they were started with.
+//!
+//! Any process can be started with any arguments, and can change them later, so only processes count that no other user can have started.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+
+use super::lack::is_shortage;
+use super::tree::all_pids;
+use crate::user;
+
+/// The longest arguments that are read, in bytes: more than a path (`PATH_MAX`) and some words have.
+const ARGUMENTS_BYTES_MAX: u64 = 8192;
+
+/// The live processes of this user or root for whose arguments, the program's name included, `pick` returns something; that and the pid.
+/// A shortage ([`is_shortage`]) is an error: the process that could not be looked at may be one.
+pub fn with_arguments<T>(pick: impl Fn(&[&[u8]]) -> Option<T>) -> io::Result<Vec<(T, u32)>> {
+    let mut found = Vec::new();
+    for pid in all_pids()? {
+        let look = || -> io::Result<Option<T>> {
+            let mut text = Vec::new();
+            File::open(format!("/proc/{pid}/cmdline"))?.take(ARGUMENTS_BYTES_MAX).read_to_end(&mut text)?;
+            // Each ends with a zero byte. A process that has died has none (`proc_pid_cmdline(5)`).
+            let Some(text) = text.strip_suffix(&[0]) else { return Ok(None) };
+            let arguments: Vec<&[u8]> = text.split(|&byte| byte == 0).collect();
+            let picked = pick(&arguments);
+            if picked.is_some() && !is_of_own_user_or_root(pid)? {
+                return Ok(None);
+            }
+            Ok(picked)
+        };
+        match look() {
+            Ok(Some(picked)) => found.push((picked, pid)),
+            Err(error) if is_shortage(&error) => return Err(error),
+            // A process can end at any point of this look.
+            Ok(None) | Err(_) => {}
+        }
+    }
+    Ok(found)
+}
+
+/// All four numbers count: another user can start a set-user-ID program of root with any arguments, and remains its real user
+/// (`proc_pid_status(5)`, `credentials(7)`).
+fn is_of_own_user_or_root(pid: u32) -> io::Result<bool> {
+    let status = fs::read(format!("/proc/{pid}/status"))?;
+    let status = String::from_utf8_lossy(&status);
+    let users = status.lines().find_map(|line| line.strip_prefix("Uid:"));
+    let is_trusted = |user: &str| user.parse().is_ok_and(user::is_own_or_root);
+    Ok(users.is_some_and(|users| users.split_ascii_whitespace().all(is_trusted)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::CommandExt;
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    #[test]
+    fn process_is_found_by_its_arguments_only_if_no_other_user_started_it() {
+        let mark = format!("autoappdev-test-{}", std::process::id());
+        let start = |user: Option<u32>| {
+            let mut command = Command::new("cat");
+            // It reads its standard input, which does not end before the test does.
+            command.args(["-u", "-", &mark]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+            if let Some(user) = user {
+                command.uid(user);
+            }
+            command.spawn().expect("there is a cat")
+        };
+        let pick = |arguments: &[&[u8]]| match arguments {
+            [_, b"-u", b"-", last] if *last == mark.as_bytes() => Some(()),
+            _ => None,
+        };
+        let mut children = vec![start(None)];
+        let own = children[0].id();
+        if rustix::process::geteuid().is_root() {
+            children.push(start(Some(65_534)));
+        }
+        assert_eq!(with_arguments(pick).expect("a list"), [((), own)]);
+        assert!(with_arguments(|arguments| (arguments.len() == 999).then_some(())).expect("a list").is_empty());
+        for mut child in children {
+            child.kill().expect("ours");
+            child.wait().expect("ours");
+        }
+        assert!(with_arguments(pick).expect("a list").is_empty());
+    }
+}

@@ -1,0 +1,99 @@
+//! Connecting to a Unix socket without waiting for longer than a limit.
+//!
+//! Level 0. `connect(2)` waits for as long as the listener's queue is full. Any user can listen at an abstract name or in a shared
+//! directory, and never accept, so every connection of this program to a Unix socket is made here.
+
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
+
+/// Connects to the socket at `address`. Only the connection has the limit, not what is sent and received later.
+///
+/// # Errors
+/// [`io::ErrorKind::TimedOut`] if somebody listens there and accepts no connection within `limit`; with a limit of zero this never
+/// waits.
+pub fn connect_within(address: &SocketAddrUnix, limit: Duration) -> io::Result<UnixStream> {
+    let deadline = Instant::now() + limit;
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    loop {
+        match rustix::net::connect(&socket, address) {
+            Ok(()) => break,
+            // The queue is full, or a signal has ended the wait: nothing has been connected, so that it can be tried again.
+            Err(Errno::AGAIN | Errno::INTR) => {
+                let left = deadline.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    // Without the number of the system's error, which for other calls means a lack of processes.
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, "the process that listens there accepts no connection"));
+                }
+                // The limit for sending also limits the wait of `connect(2)` (`socket(7)`), during which the kernel wakes this thread as
+                // soon as there is room.
+                sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, Some(left))?;
+                rustix::io::ioctl_fionbio(&socket, false)?;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, None)?;
+    let stream = UnixStream::from(socket);
+    stream.set_nonblocking(false)?;
+    Ok(stream)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::OwnedFd;
+    use std::sync::mpsc;
+    use std::thread;
+
+    use super::*;
+
+    /// Nothing waits that long unless it fails.
+    const DEADLINE: Duration = Duration::from_mins(1);
+
+    /// A listener whose queue is full, the connection in it, and the address.
+    fn full(name: &str) -> (OwnedFd, UnixStream, SocketAddrUnix) {
+        let name = format!("autoappdev-test-{name}-{}", std::process::id());
+        let address = SocketAddrUnix::new_abstract_name(name.as_bytes()).expect("short");
+        let socket = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None).expect("a socket");
+        rustix::net::bind(&socket, &address).expect("binds");
+        rustix::net::listen(&socket, 0).expect("listens");
+        let first = connect_within(&address, Duration::ZERO).expect("there is room for one");
+        (socket, first, address)
+    }
+
+    /// In a thread of its own, so that a wait without an end fails here.
+    fn connected(address: &SocketAddrUnix, limit: Duration) -> mpsc::Receiver<io::Result<UnixStream>> {
+        let (done, ends) = mpsc::channel();
+        let address = address.clone();
+        thread::spawn(move || {
+            let _test_has_ended = done.send(connect_within(&address, limit));
+        });
+        ends
+    }
+
+    #[test]
+    fn listener_with_a_full_queue_is_waited_for_until_the_limit() {
+        let (_listener, _first, address) = full("limit");
+        for limit in [Duration::ZERO, Duration::from_millis(20)] {
+            let began = Instant::now();
+            let error = connected(&address, limit).recv_timeout(DEADLINE).expect("it ends").expect_err("nobody accepts");
+            assert_eq!((error.kind(), error.raw_os_error()), (io::ErrorKind::TimedOut, None));
+            assert!(began.elapsed() >= limit, "it was tried again until then");
+        }
+    }
+
+    #[test]
+    fn listener_that_is_only_busy_is_connected_to_once_there_is_room() {
+        let (listener, _first, address) = full("busy");
+        let ends = connected(&address, DEADLINE);
+        rustix::net::accept(&listener).expect("the first");
+        let stream = ends.recv_timeout(DEADLINE).expect("it ends").expect("there is room");
+        assert_eq!(stream.write_timeout().expect("a socket"), None, "the limit was for the connection");
+        let flags = rustix::fs::fcntl_getfl(&stream).expect("a socket");
+        assert!(!flags.contains(rustix::fs::OFlags::NONBLOCK), "{flags:?}");
+    }
+}
