@@ -27,7 +27,8 @@ const ACCEPTED_IN_A_TURN: usize = 64;
 /// The longest wait of a new connection for a slot, or of a connection for a thread. Both usually come at once, but on a busy machine
 /// the threads that hold them may not run for a while, and waiting is better than a refusal.
 const WAIT_LIMIT: Duration = Duration::from_secs(2);
-const LOOK_EVERY: Duration = Duration::from_millis(2);
+/// Where all slots are taken, this bounds how many new connections can be served in a second.
+const LOOK_EVERY: Duration = Duration::from_millis(1);
 
 /// For how long nothing is accepted after accept(2) failed for lack of descriptors or memory. Doubles with each failure.
 const REST: Duration = Duration::from_millis(2);

@@ -315,6 +315,7 @@ impl Wire<'_> {
                 }
             }
         } else {
+            self.slot.set_stream(true);
             self.stream.end_when_unheard(UNHEARD_LIMIT)?;
             // Where no chunk tells the answer's end, the connection's end does: one that comes before that, of a killed server too, is no end.
             self.stream.set_broken_at_end(!is_chunked)?;
@@ -344,6 +345,7 @@ impl Wire<'_> {
                 }
             }
             self.stream.set_broken_at_end(false)?;
+            self.slot.set_stream(false);
         }
         Ok(keep_alive)
     }

@@ -67,6 +67,13 @@ impl<'a> Client<'a> {
         self.connection.is_some_and(|(_, slot)| slot.is_owner())
     }
 
+    /// Notes whether its latest request comes from an operator, whose connection does not give way to those of others.
+    pub fn set_operator(&self, is_operator: bool) {
+        if let Some((_, slot)) = self.connection {
+            slot.set_operator(is_operator);
+        }
+    }
+
     /// Whether it has gone.
     pub fn is_left(&self) -> bool {
         self.connection.is_some_and(|(stream, _)| stream.is_left())

@@ -2,7 +2,8 @@
 //!
 //! A connection that waits for its client gives its slot to a new one, the one that has waited longest first, and so does a connection with a
 //! long poll, which is answered early. A connection whose request is being answered never does. If a request had arrived unseen even so, it is
-//! answered, as the last one of its connection. Only a connection whose client did not take an answer is closed without a word, and does
+//! answered, as the last one of its connection. Operators keep their connections as long as they have no more than a quarter of the slots:
+//! a viewer must not take them by asking all the time. Only a connection whose client did not take an answer is closed without a word, and does
 //! nothing more: its client would not receive it.
 //!
 //! Nothing here waits for a slot: a new connection gets one at once or not at all, and `accept` tries again.
@@ -26,6 +27,17 @@ const WRITE_PATIENCE: Duration = Duration::from_millis(100);
 
 /// How long a long poll keeps its slot at least. A client whose wait ends early asks again at once, and would then displace another one.
 const NEWS_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Operators keep up to one in this many slots, even while they ask nothing.
+const KEPT_IN: usize = 4;
+
+/// One in this many slots, at least [`SPARE_MIN`], is left for new connections: where fewer are left, whoever is no operator has
+/// [`CROWDED_PATIENCE`], for only a connection that has been read can turn out to be an operator's.
+const SPARE_IN: usize = 8;
+const SPARE_MIN: usize = 2;
+
+/// How long a long poll, or a client that takes no answer, keeps its slot while few are left for new connections, unless it is an operator's.
+const CROWDED_PATIENCE: Duration = Duration::from_millis(10);
 
 /// What all requests together may hold of bodies, in bytes. When it is taken, the one whose body has been waited for longest gives way.
 const BODIES_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -63,6 +75,10 @@ struct Occupant {
 /// What a connection does, and what it holds.
 struct Activity {
     doing: Mutex<Doing>,
+    /// Its latest request came from an operator.
+    is_operator: AtomicBool,
+    /// The answer under way goes on until its client leaves.
+    is_stream: AtomicBool,
     /// How long the body is that is read or answered, in bytes.
     body_bytes: AtomicUsize,
 }
@@ -91,6 +107,10 @@ impl Doing {
 }
 
 impl Activity {
+    fn is_operator(&self) -> bool {
+        self.is_operator.load(Ordering::Relaxed)
+    }
+
     fn doing(&self) -> Doing {
         *lock(&self.doing)
     }
@@ -170,7 +190,12 @@ impl Slots {
         let mut open = lock(&self.open);
         make_way_for(peer, &open, Limits::now(), &self.is_hurried)?;
         let doing = Mutex::new(Doing::Waits(Instant::now()));
-        let activity = Arc::new(Activity { doing, body_bytes: AtomicUsize::new(0) });
+        let activity = Arc::new(Activity {
+            doing,
+            is_operator: AtomicBool::new(false),
+            is_stream: AtomicBool::new(false),
+            body_bytes: AtomicUsize::new(0),
+        });
         open.insert(number, Occupant { stream: stream.clone(), peer, activity: activity.clone() });
         Ok(Slot { number, is_owner: peer == Peer::Owner, slots: self.clone(), activity })
     }
@@ -201,9 +226,45 @@ impl Slots {
 
     pub(super) fn make_room(&self) {
         let open = lock(&self.open);
-        if let Some((seen, occupant)) = waits_longest(open.values()) {
+        let limits = Limits::now();
+        let order = Order::among(|| open.values(), limits.shared + KINDS * limits.own);
+        if let Some((seen, occupant)) = waits_longest(open.values(), order) {
             occupant.give_way(seen, &self.is_hurried);
         }
+    }
+}
+
+/// Which connections of a group may be asked to give way.
+#[derive(Clone, Copy, Debug)]
+struct Order {
+    /// Operators keep theirs, because they have no more than their part of the slots.
+    keeps_operators: bool,
+    /// The connections that are not an operator's must become free soon: too few are left for new ones, which may be an operator's.
+    is_crowded: bool,
+}
+
+impl Order {
+    /// Nobody comes before anybody else.
+    const EQUAL: Self = Self { keeps_operators: false, is_crowded: false };
+
+    fn among<'a, I: Iterator<Item = &'a Occupant>>(occupants: impl Fn() -> I, slots: usize) -> Self {
+        let operators = occupants().filter(|occupant| occupant.activity.is_operator()).count();
+        let keeps_operators = operators <= slots / KEPT_IN;
+        let is_busy = |occupant: &&Occupant| {
+            let doing = occupant.activity.doing();
+            !occupant.activity.is_operator() && matches!(doing, Doing::Works | Doing::Writes(_) | Doing::Idles(_))
+        };
+        let kept = operators.min(slots / KEPT_IN);
+        let is_crowded = occupants().filter(is_busy).count() + kept + (slots / SPARE_IN).max(SPARE_MIN) > slots;
+        Self { keeps_operators, is_crowded }
+    }
+
+    fn is_kept(self, occupant: &Occupant) -> bool {
+        self.keeps_operators && occupant.activity.is_operator()
+    }
+
+    fn hurries(self, occupant: &Occupant) -> bool {
+        self.is_crowded && !occupant.activity.is_operator()
     }
 }
 
@@ -240,10 +301,12 @@ fn make_way<'a, I: Iterator<Item = &'a Occupant>>(
     if count < limit {
         return Ok(());
     }
+    // The slots that a kind has of its own are not counted.
+    let order = Order::among(&occupants, limit + occupants().count() - count);
     let leaving = occupants().filter(|occupant| occupant.activity.doing().gives_way()).count();
     let mut gives_way = false;
     if leaving <= count - limit
-        && let Some((seen, occupant)) = waits_longest(occupants())
+        && let Some((seen, occupant)) = waits_longest(occupants(), order)
     {
         occupant.give_way(seen, is_hurried);
         gives_way = true;
@@ -251,15 +314,21 @@ fn make_way<'a, I: Iterator<Item = &'a Occupant>>(
     if count < limit + (limit / ONE_MORE_IN).max(1) {
         return Ok(());
     }
-    // One that waits and cannot give way has a request that lies there unread.
-    let waits = |occupant: &Occupant| matches!(occupant.activity.doing(), Doing::Waits(_));
-    Err(Full { is_passing: gives_way || leaving > 0 || occupants().any(waits) })
+    // One that waits and cannot give way has a request that lies there unread. One whose request is being answered waits after that.
+    let leaves_soon = |occupant: &Occupant| match occupant.activity.doing() {
+        Doing::Waits(_) => !order.is_kept(occupant),
+        Doing::Writes(_) | Doing::Idles(_) => order.hurries(occupant),
+        Doing::Works => !occupant.activity.is_stream.load(Ordering::Relaxed),
+        Doing::GivesWay | Doing::Leaves => false,
+    };
+    Err(Full { is_passing: gives_way || leaving > 0 || occupants().any(leaves_soon) })
 }
 
 /// The connection whose client has kept us waiting for longest, and what it does. Where a request lies there unread it is not the
 /// client's fault: its thread has not run yet.
-fn waits_longest<'a>(occupants: impl Iterator<Item = &'a Occupant>) -> Option<(Doing, &'a Occupant)> {
+fn waits_longest<'a>(occupants: impl Iterator<Item = &'a Occupant>, order: Order) -> Option<(Doing, &'a Occupant)> {
     let mut waiting: Vec<_> = occupants
+        .filter(|occupant| !order.is_kept(occupant))
         .filter_map(|occupant| {
             let doing = occupant.activity.doing();
             let (since, patience) = match doing {
@@ -268,6 +337,7 @@ fn waits_longest<'a>(occupants: impl Iterator<Item = &'a Occupant>) -> Option<(D
                 Doing::Idles(since) => (since, NEWS_PATIENCE),
                 Doing::Works | Doing::GivesWay | Doing::Leaves => return None,
             };
+            let patience = if order.hurries(occupant) { patience.min(CROWDED_PATIENCE) } else { patience };
             (since.elapsed() >= patience).then_some((since, doing, occupant))
         })
         .collect();
@@ -301,6 +371,16 @@ impl Slot {
     /// True if the client is connected through the owner's Unix socket.
     pub(super) fn is_owner(&self) -> bool {
         self.is_owner
+    }
+
+    /// The client's latest request comes from an operator, or does not.
+    pub(super) fn set_operator(&self, is_operator: bool) {
+        self.activity.is_operator.store(is_operator, Ordering::Relaxed);
+    }
+
+    /// An answer of unknown length begins, or is over.
+    pub(super) fn set_stream(&self, is_stream: bool) {
+        self.activity.is_stream.store(is_stream, Ordering::Relaxed);
     }
 
     /// Whether no further request is taken.
@@ -381,7 +461,7 @@ impl Slot {
                 .iter()
                 .filter(|(number, occupant)| **number != self.number && occupant.activity.body_bytes.load(Ordering::SeqCst) > 0)
                 .map(|(_, occupant)| occupant);
-            if let Some((seen, occupant)) = waits_longest(others) {
+            if let Some((seen, occupant)) = waits_longest(others, Order::EQUAL) {
                 occupant.give_way(seen, &self.slots.is_hurried);
             }
             let _looked_at_again = self.slots.closed.wait_timeout(open, BODY_ROOM_LOOK);

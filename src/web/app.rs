@@ -74,7 +74,11 @@ impl App {
         client: &Client<'_>,
         link_proof: Option<&str>,
     ) -> Result<Caller, ApiError> {
-        if self.trusts(request, client) { Ok(Caller::OWNER) } else { self.authenticator.caller(request, client, link_proof) }
+        let caller =
+            if self.trusts(request, client) { Ok(Caller::OWNER) } else { self.authenticator.caller(request, client, link_proof) };
+        // A proxy may send the requests of several clients on one connection: the latest counts.
+        client.set_operator(caller.as_ref().is_ok_and(|caller| caller.role == Role::Operator));
+        caller
     }
 
     /// The same, if that client may act.

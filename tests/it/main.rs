@@ -102,6 +102,7 @@ mod server {
     mod hardening;
     mod process_limit;
     mod program;
+    mod siege;
     mod starved;
 }
 mod storage {

@@ -39,7 +39,7 @@ fn client_that_does_not_read_is_closed_after_its_time() {
     let (began, patience) = (slot.writes(), WRITE_PATIENCE);
     let give_way = || {
         let open = lock(&slots.open);
-        if let Some((seen, occupant)) = waits_longest(open.values()) {
+        if let Some((seen, occupant)) = waits_longest(open.values(), Order::EQUAL) {
             occupant.give_way(seen, &slots.is_hurried);
         }
     };
@@ -104,9 +104,14 @@ fn remote_address_is_limited_to_its_share_of_slots() {
     drop((own, friend));
 }
 
-/// Takes slots for requests that are being answered, which never give way. As many as get a slot.
+/// Takes slots for requests that are being answered without an end, which never give way. As many as get a slot.
 fn long_polls(slots: &Arc<Slots>, first: u64, peer: Peer) -> Vec<(Slot, UnixStream)> {
-    let sit = |number| sit_as(slots, number, peer).ok().filter(|(slot, _)| slot.works() == Works::On);
+    let sit = |number| {
+        sit_as(slots, number, peer).ok().filter(|(slot, _)| {
+            slot.set_stream(true);
+            slot.works() == Works::On
+        })
+    };
     (first..first + 10_000).map_while(sit).collect()
 }
 
@@ -130,6 +135,7 @@ fn long_poll_gives_its_slot_to_the_same_address_and_is_answered_early() {
     let mut crowd = long_polls(&slots, 10_000, peer("10.0.0.6"));
     let began = Instant::now();
     for (slot, _) in &crowd {
+        slot.set_operator(true);
         slot.idles();
     }
     let gave_way = loop {
@@ -152,6 +158,60 @@ fn long_poll_gives_its_slot_to_the_same_address_and_is_answered_early() {
     }
     drop(slot);
     assert!(sit(&slots, 2, "10.0.0.6").is_some());
+}
+
+#[test]
+fn operators_connection_is_kept_and_those_of_others_give_way() {
+    let slots = Arc::<Slots>::default();
+    let (first, first_stream) = sit(&slots, 0, "10.0.0.6").expect("room");
+    first.set_operator(true);
+    // More than there are slots for that address, and each of them has waited less than the operator.
+    let crowd: Vec<_> = (1..).map_while(|number| sit(&slots, number, "10.0.0.6")).collect();
+    assert!(crowd.len() >= FROM_ONE_ADDRESS_MAX && takes_no_more(&crowd[0].1) && !takes_no_more(&first_stream));
+    // Neither does it give way where all others work.
+    for (slot, _) in &crowd {
+        let _works = slot.works();
+    }
+    assert!(sit(&slots, 1000, "10.0.0.6").is_none() && !takes_no_more(&first_stream));
+    // One whose latest request is no longer an operator's is as good as the others.
+    drop((first, crowd));
+    let (first, first_stream) = sit(&slots, 1001, "10.0.0.6").expect("room");
+    first.set_operator(true);
+    first.set_operator(false);
+    let crowd: Vec<_> = (2000..).map_while(|number| sit(&slots, number, "10.0.0.6")).collect();
+    assert!(crowd.len() >= FROM_ONE_ADDRESS_MAX && takes_no_more(&first_stream));
+}
+
+#[test]
+fn operators_that_have_more_than_their_part_give_way_to_each_other() {
+    let slots = Arc::<Slots>::default();
+    let sit_as_operator = |number| sit(&slots, number, "10.0.0.6").inspect(|(slot, _)| slot.set_operator(true));
+    let crowd: Vec<_> = (0..).map_while(sit_as_operator).collect();
+    assert!(crowd.len() > FROM_ONE_ADDRESS_MAX && takes_no_more(&crowd[0].1));
+    assert!(sit_as_operator(1000).is_none());
+}
+
+#[test]
+fn few_slots_are_left_where_long_polls_of_others_than_operators_have_the_rest() {
+    let slots = Arc::<Slots>::default();
+    let limit = FROM_ONE_ADDRESS_MAX;
+    let crowd: Vec<_> = (0..limit as u64).filter_map(|number| sit(&slots, number, "10.0.0.6")).collect();
+    let is_crowded = || {
+        let open = lock(&slots.open);
+        Order::among(|| open.values(), limit).is_crowded
+    };
+    for (slot, _) in &crowd[..limit - limit / SPARE_IN] {
+        slot.idles();
+    }
+    assert!(!is_crowded());
+    crowd[limit - 1].0.idles();
+    assert!(is_crowded());
+    // An operator's poll is none of those, but its slot is not left for new connections either.
+    crowd[0].0.set_operator(true);
+    assert!(is_crowded());
+    crowd[1].0.waits();
+    assert!(!is_crowded());
+    assert_eq!(sit_as(&slots, 1000, peer("10.0.0.6")).err(), None);
 }
 
 #[test]

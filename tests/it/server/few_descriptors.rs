@@ -8,15 +8,15 @@ use std::process::Command;
 
 use crate::support::{DEADLINE, Place, until_true};
 
-const TOKEN: &str = "test-token-that-acts-7Qx";
-const READ_TOKEN: &str = "test-token-that-looks-9Zk";
+pub(super) const TOKEN: &str = "test-token-that-acts-7Qx";
+pub(super) const READ_TOKEN: &str = "test-token-that-looks-9Zk";
 
 /// Prints more than any socket buffer holds, then one line every 50 ms.
 const TALKS: &str = "#!/bin/bash\nhead -c 9000000 /dev/zero | tr '\\0' y | fold -w 1000\necho\necho ready\n\
                      n=0\nwhile :; do echo \"line $n\"; n=$((n + 1)); sleep 0.05; done\n";
 
 /// A server with this descriptor limit.
-fn place_with(descriptors: u32) -> Place {
+pub(super) fn place_with(descriptors: u32) -> Place {
     let mut place = Place::new();
     place.script("talks.sh", TALKS);
     place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "talks.sh");
