@@ -195,7 +195,7 @@ impl Sessions {
         wake: Box<dyn Fn() + Send + Sync>,
     ) -> Result<Self, WorkError> {
         let [acts, looks] = [tokens.0, tokens.1].map(|token| keys.digest(Of::Token, token.expose()));
-        let rows = writer.write(|store| store.sessions())?;
+        let rows = writer.write(|store| store.sessions())?.into_iter().map(limited);
         let this = Self {
             acts,
             looks,
@@ -209,7 +209,7 @@ impl Sessions {
             wake,
         };
         let (mut kept, ended): (Vec<_>, Vec<_>) =
-            rows.into_iter().partition(|row| row.made_with == this.made_with(row.role) && now.wall < row.expires_at);
+            rows.partition(|row| row.made_with == this.made_with(row.role) && now.wall < row.expires_at);
         kept.sort_by_key(|row| row.used_at);
         *lock(&this.live) = kept.into_iter().map(|row| Arc::new(Session::of(row, now, this.next_use()))).collect();
         lock(&this.unrecorded).extend(ended.into_iter().map(|row| row.id));
@@ -460,6 +460,15 @@ impl Sessions {
         };
         live.iter().map(listed).collect()
     }
+}
+
+/// Limits a stored session to the times that a login and its renewals can have given it, in case the row was changed. The limits
+/// follow from the row's own times, not from the wall clock: a board without a battery starts with a clock that is years behind,
+/// which must end no session.
+fn limited(row: SessionRow) -> SessionRow {
+    let ends_at = row.ends_at.min(row.created_at.after(AGE_MAX));
+    let expires_at = row.expires_at.min(row.created_at.max(row.used_at).after(LIFETIME)).min(ends_at);
+    SessionRow { expires_at, ends_at, ..row }
 }
 
 /// Why a session was not begun. No session remains.

@@ -86,3 +86,24 @@ fn clock_that_is_set_changes_neither_the_life_of_a_code_nor_a_wait() {
         assert_eq!(use_code(&app, PHONE, &codes[1], &vec![]).status_code, 401, "{days} days: it has expired");
     }
 }
+
+#[test]
+fn session_whose_row_promises_more_than_a_login_can_give_gets_what_a_login_gives() {
+    let house = House::new();
+    let app = house.network();
+    let (one, two) = (log_in(&app, TOKEN), log_in(&app, READ_TOKEN));
+    let database = rusqlite::Connection::open(house.dir.path().join("autoappdev.db")).expect("opens");
+    let changed =
+        database.execute("UPDATE sessions SET expires_at = '9999-12-31T23:59:59.999Z', ends_at = '9999-12-31T23:59:59.999Z'", []);
+    assert_eq!(changed.expect("changed"), 2);
+    let next = house.network();
+    let listed = sessions(&next);
+    assert_eq!((listed.len(), listed.iter().any(|it| it.to_string().contains("9999"))), (2, false), "{listed:?}");
+    // A renewal stores what the login's age allows.
+    house.clock.forward(16 * DAY);
+    assert!(header(&ask(&next, PHONE, "GET", "/api/session", &fields(&one), ""), "Set-Cookie").is_some());
+    house.clock.forward(15 * DAY);
+    assert!(is_let_in(&house.network(), &one) && !is_let_in(&house.network(), &two), "30 days without a renewal");
+    house.clock.forward(60 * DAY);
+    assert!(!is_let_in(&house.network(), &one), "and 90 days in any case");
+}
