@@ -18,7 +18,7 @@ impl LogIn {
     pub fn of(answer: &Answer) -> Self {
         assert_eq!(answer.status, 200, "{}", answer.body);
         let cookie = answer.header("Set-Cookie").expect("a cookie");
-        for part in ["; HttpOnly", "; SameSite=Strict", "; Path=/", "; Max-Age=2592000"] {
+        for part in ["; HttpOnly", "; SameSite=Strict", "; Path=/", "; Max-Age=2592000", "; Priority=High"] {
             assert!(cookie.contains(part), "{cookie}");
         }
         let [proof, download_proof] =

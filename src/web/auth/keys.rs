@@ -95,9 +95,10 @@ impl Keys {
 
     /// Returns the `Set-Cookie` value of a session; an empty value with a lifetime of zero removes the cookie. Scripts cannot
     /// read it, pages of other sites do not send it, and the browser drops it when it expires. It is not `Secure`, because this
-    /// server does not use TLS.
+    /// server does not use TLS. A browser keeps about 180 cookies for all ports of a host; Chromium evicts those of a higher priority
+    /// last, and other browsers ignore the attribute.
     pub(super) fn set_cookie(&self, value: &str, lifetime_s: u64) -> String {
-        format!("{}={value}; Path=/; Max-Age={lifetime_s}; HttpOnly; SameSite=Strict", self.name)
+        format!("{}={value}; Path=/; Max-Age={lifetime_s}; HttpOnly; SameSite=Strict; Priority=High", self.name)
     }
 }
 

@@ -150,6 +150,22 @@ fn neighbour_that_tosses_cookies_does_not_lock_the_owner_out() {
     wait_for_state(&browser, "running");
 }
 
+/// A browser keeps about 180 cookies for all ports of a host.
+#[test]
+fn many_cookies_of_a_neighbour_do_not_evict_the_owners() {
+    let Some((browser, place, neighbour)) = set_up() else { return };
+    browser.open(&place.login_link());
+    wait_for_state(&browser, "stopped");
+    browser.open("about:blank");
+    let cookies: Vec<String> = (0..400).map(|number| format!("c{number}=1; Path=/")).collect();
+    neighbour.toss(&browser, &cookies);
+    let kept = browser.cookies();
+    assert!(!kept.to_string().contains("\"c0\"") && kept.to_string().contains("\"c399\""), "the browser evicts cookies: {kept}");
+    browser.open(&address(&place));
+    wait_for_state(&browser, "stopped");
+    assert!(!browser.shows("login"));
+}
+
 #[test]
 fn link_in_the_history_logs_nobody_in_and_costs_nobody_who_is() {
     let Some((browser, place, _)) = set_up() else { return };
