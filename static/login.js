@@ -9,6 +9,8 @@ import { OWN } from './server.js';
 
 const ANSWER_MS = 10000;
 const KEY = 'autoappdev-proof';
+// The form of a one-time code. Any page can lead here with another text, which is not sent.
+const CODE = /^[a-z2-9]{4}(-[a-z2-9]{4}){5}$/;
 
 const $ = (id) => document.getElementById(id);
 
@@ -55,8 +57,13 @@ export async function enterByLink(then = entered, say = tell) {
     tell('This browser has full control already.', 'The link was not used. You can still use it, once, in another browser.');
     return;
   }
-  const problem = await logIn({ code });
+  const problem = CODE.test(code) ? await logIn({ code }) : refuse('The link has no valid code. To make a new link, run `autoappdev pair` on the server’s machine.');
   if (problem && $('login').hidden) tell('The link could not be used.', problem);
+}
+
+function refuse(problem) {
+  $('login-error').textContent = problem;
+  return problem;
 }
 
 async function mayAct() {

@@ -56,7 +56,7 @@ error_codes! {
     HostNotAllowed = "host_not_allowed" 421, "The host is not a name of this server";
     OtherServer = "other_server" 421, "The request is meant for another server";
     SpawnFailed = "spawn_failed" 422, "The script could not be executed";
-    TooManyTries = "too_many_tries" 429 retry 60, "Too many wrong tokens or codes came from this source, or from all sources together, or too many logins of viewers from this source";
+    TooManyTries = "too_many_tries" 429 retry 60, "Too many wrong tokens came from this source, or from all sources together, or too many logins of viewers from this source";
     HeadTooLarge = "head_too_large" 431, "The request's head is too long";
     Internal = "internal" 500, "An internal error";
     NotImplemented = "not_implemented" 501, "The server does not implement what the request needs";

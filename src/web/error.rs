@@ -112,7 +112,7 @@ pub(super) enum ApiError {
     )]
     InvalidCode,
     #[error(
-        "too many wrong tokens or codes came from {from}; try again in {wait_s} s. Sessions and new links made by `autoappdev pair` are \
+        "too many wrong tokens came from {from}; try again in {wait_s} s. Sessions and new links made by `autoappdev pair` are \
          not affected"
     )]
     TooManyTries { from: String, wait_s: u64 },

@@ -1,4 +1,4 @@
-//! Authenticates requests by token or session at listeners that require it, and limits wrong tokens and codes.
+//! Authenticates requests by token or session at listeners that require it, and limits wrong tokens.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -123,7 +123,9 @@ impl Authenticator {
             Shown::Code(text) => {
                 let code = lock(&self.codes).take(&self.keys, text, self.clock.since_boot());
                 let Some(code) = code.filter(|code| self.sessions.holds(&code.grant)) else {
-                    return Err(self.refuse_code(request, client, replaced.as_deref()));
+                    // Not counted: no number of tries finds a code, and a try costs no more than any request that is refused. Any
+                    // page can lead the owner's browser to a link with a wrong code, which must not delay the right token.
+                    return Err(ApiError::InvalidCode);
                 };
                 if code.role == Role::Operator {
                     lock(&self.throttle).note_right(Source::of(request, client));
@@ -256,24 +258,6 @@ impl Authenticator {
         tell(&from, told);
         Err(ApiError::WrongToken)
     }
-
-    /// Returns the error for an invalid code. It counts as a wrong try unless the sender is logged in as an operator.
-    fn refuse_code(&self, request: &Request, client: &Client<'_>, session: Option<&Session>) -> ApiError {
-        if session.is_some_and(|session| session.role() == Role::Operator) {
-            return ApiError::InvalidCode;
-        }
-        let from = Source::of(request, client);
-        let now = self.clock.since_boot();
-        let mut throttle = lock(&self.throttle);
-        let wait = throttle.wait(&from, now);
-        if !wait.length.is_zero() {
-            return too_many_tries(&from, wait);
-        }
-        let told = note_wrong(&mut throttle, &from, now);
-        drop(throttle);
-        tell(&from, told);
-        ApiError::InvalidCode
-    }
 }
 
 fn too_many_tries(from: &Source, wait: Wait) -> ApiError {
@@ -292,7 +276,7 @@ fn note_wrong(throttle: &mut Throttle, from: &Source, now: Duration) -> Option<W
 fn tell(from: &Source, wait: Option<Wait>) {
     if let Some(wait) = wait {
         let wait_s = whole_seconds(wait.length);
-        ::log::warn!("several wrong tokens or codes came from {from}; for {wait_s} s none from there is looked at");
+        ::log::warn!("several wrong tokens came from {from}; for {wait_s} s none from there is looked at");
     }
 }
 

@@ -1,4 +1,4 @@
-//! Authentication and authorization: roles, tokens, sessions, one-time codes, and a limit on wrong tokens and codes.
+//! Authentication and authorization: roles, tokens, sessions, one-time codes, and a limit on wrong tokens.
 
 mod authenticator;
 mod keys;

@@ -1,8 +1,8 @@
 //! One-time codes, which `autoappdev pair` puts into a link in place of a token.
 //!
 //! Codes are kept in memory only, so a restart of the server invalidates all of them. Browsers keep links in their history, but a
-//! used code cannot log in again. This file does not limit guesses, because a code of 120 bits that is valid for ten minutes
-//! cannot be guessed.
+//! used code cannot log in again. Guesses are neither limited nor counted, because a code of 120 bits that is valid for ten minutes
+//! cannot be guessed, and because a link with a wrong code can come from anybody.
 
 use std::io;
 use std::time::Duration;

@@ -1,4 +1,5 @@
-//! Counts wrong tokens and codes for each source, and decides how long a source has to wait before its next try.
+//! Counts wrong tokens for each source, and decides how long a source has to wait before its next try. Wrong codes are not counted:
+//! see `pairing.rs`.
 //!
 //! No thread sleeps here: a client that has to wait gets that answer at once, so guessing does not occupy threads. There are two
 //! limits. Each source has its own wait, so that one client's guesses do not delay its neighbours. All sources together share a

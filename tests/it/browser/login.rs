@@ -223,3 +223,26 @@ fn page_notices_by_itself_that_its_log_in_has_ended() {
     browser.press(ENTER);
     wait_for_state(&browser, "running");
 }
+
+/// Any page can lead the owner's browser to links with wrong codes, before the owner has logged in.
+#[test]
+fn links_of_strangers_do_not_make_the_right_token_wait() {
+    let Some((browser, place)) = set_up() else { return };
+    for number in 0..9 {
+        let (code, problem, is_sent) = match number % 3 {
+            0 => ("junk", "has no valid code", false),
+            1 => ("abcd-efgh-ijkm-npqr-stuv-wxyz&token=x", "used, has expired or is wrong", true),
+            _ => ("abcd-efgh-ijkm-npqr-stuv-wxyz-abcd", "has no valid code", false),
+        };
+        browser.open("about:blank");
+        browser.open(&format!("{}#code={code}", address(&place)));
+        wait_for_form(&browser);
+        wait_until("the form says what is wrong", PATIENCE, || browser.text("login-error").contains(problem));
+        let sent =
+            browser.script("return performance.getEntriesByType('resource').some(({ name }) => name.endsWith('/api/login'))");
+        assert_eq!((sent, browser.script("return location.hash")), (is_sent.into(), "".into()), "{code}");
+    }
+    browser.type_into("token", TOKEN);
+    browser.press(ENTER);
+    wait_for_state(&browser, "stopped");
+}
