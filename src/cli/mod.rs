@@ -5,6 +5,7 @@
 
 mod args;
 mod client;
+mod columns;
 mod connection;
 mod credentials;
 mod dotenv;

@@ -6,6 +6,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use super::columns;
 use super::duration::{between, since, took};
 use super::progress;
 use crate::api::pipeline::{ActionResponse, Pipeline};
@@ -117,13 +118,7 @@ pub(super) fn runs(runs: &[Run], now: Timestamp) -> String {
             outcome(run.status, run.exit_code, run.signal, run.error.as_deref(), run.stopped_by),
         ]
     }));
-    let width = |column: usize| table.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let [id, started, took, script] = [width(0), width(1), width(2), width(3)];
-    table.iter().fold(String::new(), |mut text, row| {
-        writeln!(text, "{:>id$}  {:started$}  {:>took$}  {:script$}  {}", row[0], row[1], row[2], row[3], row[4])
-            .expect("a String takes everything");
-        text
-    })
+    columns::table(&table, &[0, 2])
 }
 
 /// `runs ID`: everything about one run, then its events.

@@ -5,6 +5,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use super::columns::padded;
 use super::duration::{between, since, took};
 use crate::clock::Timestamp;
 use crate::console::printable;
@@ -39,7 +40,7 @@ pub(super) fn describe(progress: &Progress, now: Timestamp) -> String {
             (None, None) => format!("since {}", since(between(step.started_at, now))),
             (Some(_), None) => "nobody saw its end".to_owned(),
         };
-        writeln!(text, "step      {name:width$}  {length}").expect("a String takes everything");
+        writeln!(text, "step      {}  {length}", padded(&name, width, false)).expect("a String takes everything");
     }
     text
 }

@@ -1,11 +1,10 @@
 //! `autoappdev sessions`: lists and ends login sessions.
 
-use std::fmt::Write as _;
-
 use serde::Serialize;
 
 use super::args::{EndArgs, SessionsArgs, SessionsCommand};
 use super::client::{Client, ClientError, READ_TIMEOUT};
+use super::columns;
 use super::duration::{between, since};
 use super::output::moment;
 use crate::api::routes::Route;
@@ -55,16 +54,7 @@ fn list(sessions: &[ListedSession], now: Timestamp) -> String {
             printable(&session.user_agent),
         ]
     }));
-    let width = |column: usize| table.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..5).map(width).collect();
-    table.iter().fold(String::new(), |mut text, row| {
-        for (cell, width) in row.iter().zip(&widths) {
-            let _never_fails = write!(text, "{cell:width$}  ");
-        }
-        text.push_str(&row[5]);
-        text.push('\n');
-        text
-    })
+    columns::table(&table, &[])
 }
 
 #[cfg(test)]
@@ -93,5 +83,7 @@ mod tests {
              x          viewer    2027-01-15 08:00:00 UTC  10 min 0 s ago  2001:db8::1  \n"
         );
         assert_eq!(list(&[], at(0)), "nobody is logged in\n");
+        let long = list(&[session(&"i".repeat(70_000), Role::Viewer, "")], at(60));
+        assert!(long.len() < 2_000 && long.contains("iii...  viewer"), "{}", long.len());
     }
 }

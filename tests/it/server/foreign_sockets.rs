@@ -27,8 +27,8 @@ struct Sockets {
 }
 
 impl Sockets {
-    /// `make` opens them as the other user. `None` if this test may not become one.
-    fn make(make: impl FnOnce() -> Vec<OwnedFd> + Send + 'static) -> Option<Self> {
+    /// `open` opens them as the other user. `None` if this test may not become one.
+    fn make(open: impl FnOnce() -> Vec<OwnedFd> + Send + 'static) -> Option<Self> {
         if !rustix::process::geteuid().is_root() {
             not_run("sockets of another user can only be made by root", "AUTOAPPDEV_REQUIRE_ROOT");
             return None;
@@ -39,7 +39,7 @@ impl Sockets {
             let another = Uid::from_raw(ANOTHER);
             set_thread_gid(Gid::from_raw(ANOTHER)).expect("we are root");
             set_thread_res_uid(another, another, another).expect("we are root");
-            let _sockets = make();
+            let _sockets = open();
             made.send(()).expect("it is waited for");
             left.recv_timeout(DEADLINE) != Err(RecvTimeoutError::Timeout)
         });
