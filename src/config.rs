@@ -139,6 +139,15 @@ impl Config {
                 .collect(),
         })
     }
+
+    /// Puts the runtime directory, and the files that are named below it, at its path without links. Returns the path before.
+    pub fn move_to(&mut self, runtime_dir: &Path) -> PathBuf {
+        let given = std::mem::replace(&mut self.runtime_dir, runtime_dir.to_owned());
+        let moved = |path: &Path| path.strip_prefix(&given).ok().map(|name| runtime_dir.join(name));
+        self.database = moved(&self.database).unwrap_or_else(|| self.database.clone());
+        self.socket = self.socket.take().map(|path| moved(&path).unwrap_or(path));
+        given
+    }
 }
 
 #[cfg(test)]

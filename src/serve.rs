@@ -62,13 +62,15 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
     serve_at(listeners, config, &root_now, core_bytes_max)
 }
 
-fn serve_at(addresses: Vec<Listener>, config: Config, root_now: &Path, core_bytes_max: Option<u64>) -> anyhow::Result<()> {
+fn serve_at(addresses: Vec<Listener>, mut config: Config, root_now: &Path, core_bytes_max: Option<u64>) -> anyhow::Result<()> {
     // Declared before the files that are removed after a failure, so that the locks outlive them.
     let (runtime_dir, _lock, database);
     let mut made = Made::default();
     made.folder(&config.runtime_dir);
     (runtime_dir, _lock) = own(&config.runtime_dir, &mut made)?;
     let runtime_dir = &*runtime_dir;
+    // Of the path as it was given, a link could lead elsewhere later.
+    let given_runtime_dir = config.move_to(runtime_dir);
     KillPoint::ServerDirectoryOwned.reach();
     database = OwnDatabase::take(&config.database, runtime_dir, &mut made)?;
     let (alarm, bell) = Alarm::set().map_err(cannot("catch signals"))?;
@@ -197,7 +199,7 @@ fn serve_at(addresses: Vec<Listener>, config: Config, root_now: &Path, core_byte
         pid: std::process::id(),
         id: identity.id.clone(),
         dir: FileId::of(runtime_dir).map_err(cannot("read the runtime directory"))?,
-        path: Some(config.runtime_dir.clone()),
+        path: Some(given_runtime_dir.clone()),
         address: addresses.first().copied(),
         more_addresses: addresses.iter().skip(1).copied().collect(),
         socket: config.socket.filter(|path| path.exists()),
@@ -212,7 +214,7 @@ fn serve_at(addresses: Vec<Listener>, config: Config, root_now: &Path, core_byte
     // So that the first client has no scan to wait for.
     inspector.begin_look();
     announcing::say_taken(&config.taken);
-    announcing::say_runtime_dir(&config.runtime_dir, runtime_dir);
+    announcing::say_runtime_dir(&given_runtime_dir, runtime_dir);
     announcing::say_root(&config.pipeline_root, root_now);
     if let Some(note) = &replaced {
         say(note);

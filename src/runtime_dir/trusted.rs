@@ -3,16 +3,21 @@
 //! Level 1. The tokens, the socket, the address of the server and the runs' records all come from this directory, so anyone who
 //! can change it can act as the user who serves from it.
 
+use std::collections::VecDeque;
+use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use crate::absent::if_there;
 use crate::user;
 
 const WRITABLE_BY_OTHERS: u32 = 0o002;
 const WRITABLE_BY_GROUP: u32 = 0o020;
 const STICKY: u32 = 0o1000;
+/// The number of links that the kernel follows on the way to a file (`path_resolution(7)`).
+const LINKS_MAX: usize = 40;
 
 /// Why a runtime directory is not used. Completes an error message after the directory's path and a colon.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -29,6 +34,14 @@ pub enum Distrust {
         /// The parent directory.
         path: PathBuf,
         /// The owner of the parent directory.
+        owner: u32,
+    },
+    /// A link on the way to the directory belongs to another user, who can make it lead elsewhere at any time.
+    #[error("the link {} belongs to another user (uid {owner}), who could make it lead elsewhere", path.display())]
+    LinkOwner {
+        /// The link.
+        path: PathBuf,
+        /// The owner of the link.
         owner: u32,
     },
     /// Other users can create files in the directory, or replace it.
@@ -73,6 +86,40 @@ impl From<Distrust> for io::Error {
 /// runs.
 pub fn check_for_server(runtime_dir: &Path) -> io::Result<()> {
     check(runtime_dir, |owner| owner == user::own())
+}
+
+/// Checks that no link on the way to `path`, which need not exist, belongs to another user. Links of this user and of root count as
+/// their decision.
+pub fn check_links(path: &Path) -> io::Result<()> {
+    let mut real = PathBuf::new();
+    let mut left: VecDeque<OsString> = path.components().map(|part| part.as_os_str().to_owned()).collect();
+    let mut links = 0;
+    while let Some(part) = left.pop_front() {
+        // An absolute target replaces the path, and `..` leaves the directory that the links have led to.
+        if part == ".." {
+            real.pop();
+            continue;
+        }
+        real.push(part);
+        let Some(found) = if_there(fs::symlink_metadata(&real))? else { return Ok(()) };
+        if !found.is_symlink() {
+            continue;
+        }
+        let owner = found.uid();
+        if !user::is_own_or_root(owner) && user::has_number(owner) {
+            return Err(Distrust::LinkOwner { path: real, owner }.into());
+        }
+        links += 1;
+        if links > LINKS_MAX {
+            return Err(rustix::io::Errno::LOOP.into());
+        }
+        let target = fs::read_link(&real)?;
+        real.pop();
+        for part in target.components().rev() {
+            left.push_front(part.as_os_str().to_owned());
+        }
+    }
+    Ok(())
 }
 
 /// Checks that a client of this user can trust what it reads there. Root may contact every user's server, but sends its own

@@ -19,7 +19,7 @@ use crate::made::Made;
 use crate::private::{self, beside, private_file};
 use crate::process::{self, ProcState};
 use crate::run_dir::{LockState, Runs, create_private_dir, read_header};
-use crate::runtime_dir::{LOCK_FILE, ServerInfo, check_for_server};
+use crate::runtime_dir::{LOCK_FILE, ServerInfo, check_for_server, check_links};
 
 /// Beside the database: held by the server that uses it, and names that server's runtime directory.
 pub(super) const DATABASE_LOCK_SUFFIX: &str = "-server.lock";
@@ -40,17 +40,20 @@ const OWN_TRIES: usize = 10;
 /// Creates and locks the runtime directory, or names its owner; returns its path without links. Locks both the directory, whose lock does not vanish
 /// with a file that looks like a leftover, and the file in it, because not every file system can lock directories.
 pub(super) fn own(path: &Path, made: &mut Made) -> anyhow::Result<(PathBuf, [File; 2])> {
+    let distrusted = |path: &Path, error: io::Error| {
+        let advice = "serve as the user that owns it, or set AUTOAPPDEV_RUNTIME_DIR (or --runtime-dir) to a folder that belongs to this \
+                      user and that no other user can write to";
+        anyhow!("cannot use {} as the runtime directory: {error}; {advice}", path.display())
+    };
     for _ in 0..OWN_TRIES {
+        // Before anything is created where a link leads to. From here on only the path without links is used.
+        check_links(path).map_err(|error| distrusted(path, error))?;
         let runtime_dir = create_private_dir(path).and_then(|()| path.canonicalize()).with_context(|| {
             let advice = "set AUTOAPPDEV_RUNTIME_DIR (or --runtime-dir) to a folder that this user can write";
             format!("cannot use {} as the runtime directory; {advice}", path.display())
         })?;
         // Checked before any file in it is opened.
-        if let Err(error) = check_for_server(&runtime_dir) {
-            let advice = "serve as the user that owns it, or set AUTOAPPDEV_RUNTIME_DIR (or --runtime-dir) to a folder that belongs to this \
-                          user and that no other user can write to";
-            bail!("cannot use {} as the runtime directory: {error}; {advice}", runtime_dir.display());
-        }
+        check_for_server(&runtime_dir).map_err(|error| distrusted(&runtime_dir, error))?;
         if let Some(locks) = own_existing(&runtime_dir, made)? {
             return Ok((runtime_dir, locks));
         }

@@ -204,6 +204,48 @@ fn runtime_directory_in_a_directory_of_another_user_is_refused() {
     }
 }
 
+/// Turning the link later would lead the server elsewhere.
+#[test]
+fn runtime_directory_by_a_link_of_another_user_is_refused() {
+    if !is_root() {
+        return;
+    }
+    let mut place = Place::new();
+    let (shared, own) = (place.folder().join("shared"), place.folder().join("own"));
+    for dir in [&shared, &own] {
+        fs::create_dir(dir).expect("creates");
+    }
+    set_mode(&own, 0o700);
+    set_mode(&shared, 0o1777);
+    let (theirs, by_own) = (shared.join("theirs"), place.folder().join("by-own"));
+    symlink(&own, &theirs).expect("links");
+    symlink(&theirs, &by_own).expect("links");
+    std::os::unix::fs::lchown(&theirs, Some(ANOTHER), Some(ANOTHER)).expect("we are root");
+    for path in [theirs.clone(), by_own.clone(), theirs.join("below"), by_own.join("../own")] {
+        let err = place.refused_server(("AUTOAPPDEV_RUNTIME_DIR", path.to_str().expect("text")));
+        assert!(err.contains("theirs belongs to another user (uid 65534), who could make it lead elsewhere"), "{path:?}: {err}");
+        assert_eq!(entries(&own), Vec::<PathBuf>::new(), "nothing was made in it");
+    }
+    // A link of the server's own user counts as its decision; what it puts there stays there when the link is turned.
+    fs::remove_file(&by_own).expect("ours");
+    symlink(&own, &by_own).expect("links");
+    place.set_env("AUTOAPPDEV_RUNTIME_DIR", by_own.to_str().expect("text"));
+    place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh");
+    place.start_server();
+    let real = own.canonicalize().expect("there");
+    let elsewhere = place.folder().join("elsewhere");
+    fs::create_dir(&elsewhere).expect("creates");
+    fs::remove_file(&by_own).expect("ours");
+    symlink(&elsewhere, &by_own).expect("links");
+    let info: serde_json::Value = serde_json::from_slice(&fs::read(real.join("server.json")).expect("there")).expect("JSON");
+    assert_eq!(info["socket"], json!(real.join("server.sock")), "{info}");
+    fs::remove_file(real.join("server.sock")).expect("there");
+    place.start();
+    until("the socket is recreated where it was", || real.join("server.sock").exists().then_some(()));
+    assert_eq!(place.stop_server(), 0);
+    assert_eq!(entries(&elsewhere), Vec::<PathBuf>::new(), "nothing followed the link");
+}
+
 /// In a user namespace, root's directories belong to a user without a number of its own there.
 #[test]
 fn server_in_a_user_namespace_serves_below_directories_of_the_machines_root() {
