@@ -208,3 +208,21 @@ fn first_lines_of_a_server_do_not_drive_the_terminal() {
         assert!(text.contains(r"link\u{1b}]0;t\u{7}"), "{text}");
     }
 }
+
+/// The formatter of the standard library panics at a width above 65,535.
+#[test]
+fn table_of_a_hostile_server_is_cut_and_does_not_panic() {
+    let at = "2026-01-31T10:03:20.000Z";
+    let session = serde_json::json!({
+        "id": "i".repeat(70_000), "may": "look", "created_at": at, "used_at": at, "expires_at": at, "ends_at": at,
+        "address": "a".repeat(70_000), "user_agent": "", "is_own": false,
+    });
+    let answer = serde_json::json!({"ok": true, "sessions": [session]}).to_string();
+    let server = crate::fake_server::FakeServer::canned(200, &answer);
+    let place = crate::support::Place::new();
+    let (code, out, err) = place.client(&["sessions", "--url", &server.url()]);
+    assert_eq!(code, 0, "{err}");
+    assert!(out.len() < 2_000 && out.contains("iii...  viewer") && out.contains("aaa..."), "{}", out.len());
+    let (code, out, err) = place.client(&["sessions", "--json", "--url", &server.url()]);
+    assert!(code == 0 && out.contains(&"i".repeat(70_000)), "{err}");
+}
