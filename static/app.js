@@ -11,6 +11,7 @@ import { makeFeed } from './feed.js';
 import { searchHooks } from './find.js';
 import { attach } from './log.js';
 import { enterByLink, isLearned, learn, linkProof, lock, mayOnlyLook, proof } from './login.js';
+import { isNew, onMeantClick, watchForFocus } from './meant.js';
 import { clearNotice, notify, showError } from './notice.js';
 import { showProgress, tick } from './progress.js';
 import { makeQuiet } from './quiet.js';
@@ -183,7 +184,7 @@ function showButtons() {
   document.body.toggleAttribute('data-look', mayOnlyLook);
   const isStopping = pipeline.pending === 'stop';
   const can = (action) => connected && pipeline.allowed.includes(action);
-  const ready = connected && isLearned && !mayOnlyLook && pipeline.version >= awaited && performance.now() - clicked >= SETTLE_MS;
+  const ready = connected && isLearned && !mayOnlyLook && pipeline.version >= awaited && !isNew() && performance.now() - clicked >= SETTLE_MS;
   const start = starts();
   set($('what'), start?.words ?? '');
   $('start').title = start ? visible(`Start ${start.words}`) : '';
@@ -411,10 +412,11 @@ function refresh() {
 
 // ---- Wiring ----------------------------------------------------------------------------------------------------------
 
-for (const action of ['start', 'pause', 'resume']) $(action).addEventListener('click', () => act(action));
-for (const action of ['stop', 'kill']) $(action).addEventListener('click', () => askWhether(action));
+for (const action of ['start', 'pause', 'resume']) onMeantClick($(action), () => act(action));
+for (const action of ['stop', 'kill']) onMeantClick($(action), () => askWhether(action));
+watchForFocus(() => pipeline && showButtons());
 
-$('yes').addEventListener('click', () => {
+onMeantClick($('yes'), () => {
   $('sure').close();
   act(question.action);
 });

@@ -26,6 +26,7 @@ mod browser {
     mod foreign_reads;
     mod hostile_page;
     mod hostile_text;
+    mod jacking;
     mod live_log;
     mod log_lines;
     mod log_page;

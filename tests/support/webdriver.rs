@@ -158,6 +158,14 @@ impl Browser {
         self.command("window", &json!({ "handle": window }));
     }
 
+    /// Presses and releases the mouse button at a point, `[x, y]`.
+    pub(crate) fn click_at(&self, at: &Value) {
+        for kind in ["mousePressed", "mouseReleased"] {
+            let params = json!({"type": kind, "x": at[0], "y": at[1], "button": "left", "clickCount": 1});
+            self.devtools("Input.dispatchMouseEvent", &params);
+        }
+    }
+
     /// Runs the body of a function in the page and gives what it returns, or what it promises.
     pub(crate) fn script(&self, body: &str) -> Value {
         self.command("execute/sync", &json!({"script": body, "args": []}))
@@ -179,14 +187,24 @@ impl Browser {
         self.script(&format!("return document.getElementById('{id}').checkVisibility()")) == true
     }
 
-    /// Clicks the middle of the element with this id once it is visible, as a mouse does: the element must not be covered. The
-    /// page shows some buttons only once it knows its role.
+    /// Clicks the middle of the element with this id once that counts, as a mouse does: the element must not be covered. The
+    /// page shows some buttons only once it knows its role, enables them a moment after it was loaded, and ignores presses right after
+    /// it got the focus.
     pub(crate) fn click(&self, id: &str) {
-        wait_until(&format!("{id} is visible"), PATIENCE, || self.shows(id));
+        self.wait_for_presses(id);
         let element = self.command("element", &json!({"using": "css selector", "value": format!("#{id}")}));
         let reference =
             element.as_object().and_then(|it| it.values().next()).and_then(Value::as_str).expect("an element has a reference");
         self.command(&format!("element/{reference}/click"), &json!({}));
+    }
+
+    /// Waits until a press of the element with this id counts.
+    pub(crate) fn wait_for_presses(&self, id: &str) {
+        let takes = format!(
+            "const it = document.getElementById('{id}');
+             return it.checkVisibility() && !it.disabled && !document.body.hasAttribute('data-settling')"
+        );
+        wait_until(&format!("{id} takes a press"), PATIENCE, || self.script(&takes) == true);
     }
 
     /// Clicks a button that asks for confirmation, and then confirms.

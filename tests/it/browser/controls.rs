@@ -390,9 +390,12 @@ fn pretend(browser: &Browser, changes: &Value) {
 
 /// Presses Tab until the element with this id has the focus; no page has a hundred stops.
 fn tab_to(browser: &Browser, id: &str) {
+    browser.wait_for_presses(id);
     for _ in 0..100 {
         browser.press(TAB);
         if browser.script("return document.activeElement.id") == id {
+            // The way around leads through the browser's own buttons, so the page gets the focus again.
+            browser.wait_for_presses(id);
             return;
         }
     }
