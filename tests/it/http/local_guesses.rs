@@ -132,7 +132,7 @@ fn guesser_who_leaves_at_once_closes_no_address_of_the_machine() {
             place.server_log().contains("several wrong tokens")
         });
         let log = place.server_log();
-        assert!(log.contains("codes came from an unknown user of this machine;"), "{log}");
+        assert!(log.contains("tokens came from an unknown user of this machine;"), "{log}");
         assert_eq!(ask(&place, THIRD, way, TOKEN), 200, "{log}");
     }
 }
