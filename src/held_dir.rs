@@ -1,4 +1,5 @@
-//! A directory that is held open, and reached through its descriptor even if it was moved and another directory now has its path.
+//! A directory that is held open, and reached through its descriptor even if it was moved and another directory now has its path; and
+//! whether a path is the directory that it seems to be.
 //!
 //! Level 0.
 
@@ -7,6 +8,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
+
+/// Where the kernel shows this process's descriptors, each as a link.
+const DESCRIPTORS: &str = "/proc/self/fd";
 
 /// The open directory.
 #[derive(Debug)]
@@ -19,7 +23,7 @@ impl HeldDir {
     /// Opens the directory that `path` leads to now.
     pub fn open(path: &Path) -> io::Result<Self> {
         let dir = rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-        Ok(Self { path: format!("/proc/self/fd/{}", dir.as_raw_fd()).into(), dir })
+        Ok(Self { path: Path::new(DESCRIPTORS).join(dir.as_raw_fd().to_string()), dir })
     }
 
     /// A path of this process that leads to it. Nothing can be created in a removed directory.
@@ -32,6 +36,17 @@ impl AsFd for HeldDir {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.dir.as_fd()
     }
+}
+
+/// True if a directory, or the one that it is in, is a symbolic link, unless that is the link of a descriptor. An error
+/// counts as no link: opening what is there reports it.
+pub fn leads_elsewhere(dir: &Path) -> bool {
+    [Some(dir), dir.parent()].into_iter().flatten().any(|dir| is_link(dir) && !dir.starts_with(DESCRIPTORS))
+}
+
+/// True if there is a symbolic link with this name.
+pub fn is_link(path: &Path) -> bool {
+    path.symlink_metadata().is_ok_and(|found| found.is_symlink())
 }
 
 #[cfg(test)]

@@ -24,7 +24,9 @@ use rustix::fs::FlockOperation;
 use sha2::{Digest, Sha256};
 
 use crate::absent::if_there;
+use crate::abstract_socket;
 use crate::file_id::FileId;
+use crate::held_dir::{is_link, leads_elsewhere};
 use crate::kill_point::KillPoint;
 use crate::latest_run::{RUNS_DIR, latest_run, run_ids, set_latest_run};
 use crate::private::{self, private_file};
@@ -197,7 +199,13 @@ impl RunDir {
 
     /// Looks who holds the lock. A shared lock is tried for a moment: it disturbs nobody, since a run's lock is taken once, at its
     /// creation, and never again.
+    ///
+    /// A run whose directory is reached by a link is not one of this runtime directory: a cloned project can contain a link to the
+    /// live run of another one.
     pub fn lock_state(&self) -> io::Result<LockState> {
+        if leads_elsewhere(&self.path) {
+            return Ok(LockState::Free);
+        }
         let Some(file) = if_there(private::open(&self.lock_path()))? else {
             // Somebody removed it, and with it the word of who holds it. The socket of a process that is gone takes nobody.
             return Ok(if self.is_listened_to() { LockState::Held } else { LockState::Free });
@@ -223,9 +231,16 @@ impl RunDir {
         fs::remove_file(self.path.join(SOCKET))
     }
 
-    /// Connects to the shim's control socket. A shim that does not accept within `limit` is [`io::ErrorKind::TimedOut`].
+    /// Connects to the shim's control socket. A shim that does not accept within `limit` is [`io::ErrorKind::TimedOut`], one of another
+    /// user [`io::ErrorKind::PermissionDenied`], and a link to a socket is [`io::ErrorKind::NotFound`].
     pub fn connect(&self, limit: Duration) -> io::Result<UnixStream> {
-        SocketPath::open(&self.path.join(SOCKET))?.connect(limit)
+        let path = self.path.join(SOCKET);
+        if leads_elsewhere(&self.path) || is_link(&path) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        let stream = SocketPath::open(&path)?.connect(limit)?;
+        abstract_socket::peer(&stream)?;
+        Ok(stream)
     }
 
     /// Whether a process listens at the control socket, and be it so busy that it accepts nothing. Only this user can: the directory is

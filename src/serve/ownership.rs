@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, anyhow, bail};
 
 use crate::file_id::FileId;
+use crate::held_dir::is_link;
 use crate::kill_point::KillPoint;
 use crate::made::Made;
 use crate::private::{self, beside, private_file};
@@ -54,6 +55,15 @@ pub(super) fn own(path: &Path, made: &mut Made) -> anyhow::Result<(PathBuf, [Fil
         })?;
         // Checked before any file in it is opened.
         check_for_server(&runtime_dir).map_err(|error| distrusted(&runtime_dir, error))?;
+        let runs = Runs::new(runtime_dir.clone()).path();
+        // Old runs are removed from there.
+        if is_link(&runs) {
+            bail!(
+                "cannot use {}: it is a symbolic link, and the server removes old runs from that directory; remove the link, or, to keep \
+                 everything elsewhere, set AUTOAPPDEV_RUNTIME_DIR (or --runtime-dir)",
+                runs.display()
+            );
+        }
         if let Some(locks) = own_existing(&runtime_dir, made)? {
             return Ok((runtime_dir, locks));
         }

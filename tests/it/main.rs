@@ -98,6 +98,7 @@ mod server {
     mod few_descriptors;
     mod files;
     mod foreign_files;
+    mod foreign_links;
     mod foreign_secrets;
     mod foreign_sockets;
     mod hardening;
