@@ -16,7 +16,7 @@ const WATCHDOG_MIN: Duration = Duration::from_millis(100);
 /// The longest pause between two checks of which the first was not answered.
 const REST_MAX: Duration = Duration::from_millis(500);
 
-/// How long a service manager that receives nothing is waited for. One that is only busy must not miss that the server is ready.
+/// The longest wait for a service manager that receives nothing. Long enough that a busy one still learns that the server is ready.
 const TELL_LIMIT: Duration = Duration::from_secs(2);
 
 /// The server answers requests.

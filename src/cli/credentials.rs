@@ -114,8 +114,8 @@ fn owner_of(runtime_dir: &Path) -> Vec<u32> {
     fs::metadata(runtime_dir).map(|found| found.uid()).into_iter().collect()
 }
 
-/// Returns the most powerful token among those that were set and those in the directory, and otherwise why there is none, if that
-/// is because those in the directory were not made for it.
+/// Returns the most powerful token from the settings and the directory. Without one, returns the reason if the directory's tokens
+/// were made for another directory.
 fn most_powerful(tokens: &FoundTokens, runtime_dir: &Path) -> (Option<Token>, Option<String>) {
     let mut foreign = None;
     // A file that is unusable for another reason is the server's concern: it reports the file, or requires no token.

@@ -1,7 +1,7 @@
 //! The secrets in the runtime directory: the two tokens, and what sessions are signed with. Each is one line in a file of its own.
 //!
-//! Level 1. Read by the server at its start and by client commands of the same user. The server makes a secret where there is none,
-//! from the kernel's randomness, and ties it to the directory (`birth`). Written whole and renamed: if killed here, the file is not
+//! Level 1. The server reads them at its start, and so do client commands of the same user. The server creates missing secrets
+//! from the kernel's randomness, and ties them to the directory (`birth`). Written whole and renamed: if killed here, the file is not
 //! there and the next boot makes another, or it is there and whole. A file that another user may have read or written is refused,
 //! never used and never replaced. A secret that was made for another directory came with a copy of that directory, or with an
 //! archive whose author knows it: it is never used, and replaced.
@@ -164,7 +164,7 @@ pub enum SecretError {
         /// What is wrong with it, to be read after "it".
         problem: String,
     },
-    /// Somebody else may know it: it came with a copy of another directory.
+    /// It came with a copy of another directory, so other people may know it.
     #[error(
         "use {}: it was not made for this directory, which was copied or restored, or came with the folder; the next start of the server \
          replaces it",

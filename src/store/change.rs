@@ -91,7 +91,7 @@ pub(super) fn begin(
     Ok(run_id)
 }
 
-/// Nobody starts that many runs, but a database or a run directory that came from elsewhere can claim any number.
+/// No machine starts that many runs, but a database or a run directory from another machine can claim any number.
 fn ids_are_used_up(tx: &Transaction<'_>) -> rusqlite::Result<bool> {
     tx.query_row("SELECT coalesce(max(seq) = ?1, 0) FROM sqlite_sequence WHERE name = 'pipeline_runs'", [i64::MAX], |row| {
         row.get(0)

@@ -1,7 +1,7 @@
 //! Opening the database in named phases: look at it without touching it, create it where there is none, connect, migrate.
 //!
 //! A file that is refused stays byte for byte as it was: everything that can refuse it looks through a connection that can't write.
-//! Somebody else may have written it, so a schema that is not ours is refused before any expression of it is evaluated.
+//! The file may come from an untrusted source, so a changed schema is refused before any of its expressions is evaluated.
 //! If killed here: a new file is empty, or has a header and no tables, or has all of V1 (each migration and its line in the history
 //! are one transaction). The next opening takes each of these further.
 

@@ -244,7 +244,7 @@ struct Order {
 }
 
 impl Order {
-    /// Nobody comes before anybody else.
+    /// All connections are treated alike.
     const EQUAL: Self = Self { keeps_operators: false, is_crowded: false };
 
     fn among<'a, I: Iterator<Item = &'a Occupant>>(occupants: impl Fn() -> I, slots: usize) -> Self {
