@@ -104,7 +104,6 @@ mod server {
     mod hardening;
     mod process_limit;
     mod program;
-    mod siege;
     mod starved;
 }
 mod storage {
