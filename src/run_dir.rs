@@ -12,6 +12,7 @@ mod progress;
 mod protocol;
 mod signs;
 
+use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -46,6 +47,9 @@ pub const RUN_ID_VAR: &str = "AUTOAPPDEV_RUN_ID";
 pub const RUNTIME_DIR_VAR: &str = "AUTOAPPDEV_RUNTIME_DIR";
 /// What stands in the runtime directory while the pipeline is paused, for programs that look.
 pub const PAUSE_FILE: &str = "PAUSE";
+
+/// How the names of the control groups of all runs begin.
+const CGROUP_PREFIX: &str = "autoappdev-";
 
 /// Creates a private directory (mode 0700) and its parents; one that is there is left as it is.
 pub fn create_private_dir(path: &Path) -> io::Result<()> {
@@ -119,7 +123,13 @@ impl Runs {
     /// The name of the control group of run `run_id`: of this folder, wherever it is mounted, and no other that is there.
     pub fn cgroup_name(&self, run_id: i64) -> io::Result<String> {
         let FileId { dev, ino } = FileId::of(&self.runtime_dir)?;
-        Ok(format!("autoappdev-{dev:x}-{ino:x}-{run_id}"))
+        Ok(format!("{CGROUP_PREFIX}{dev:x}-{ino:x}-{run_id}"))
+    }
+
+    /// Whether the last component of a path can be the name of a control group of run `run_id`, of this folder or of another one.
+    pub fn is_cgroup_name(dir: &Path, run_id: i64) -> bool {
+        let name = dir.file_name().map(OsStr::as_bytes).unwrap_or_default();
+        name.starts_with(CGROUP_PREFIX.as_bytes()) && name.ends_with(format!("-{run_id}").as_bytes())
     }
 
     /// A name for the second control socket of run `run_id`, which needs no directory: of this folder, and used once.

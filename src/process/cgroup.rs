@@ -7,10 +7,13 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use super::lack::is_shortage;
 use crate::absent::if_there;
+
+/// What is mounted where, as this process sees it.
+const MOUNTS: &str = "/proc/self/mountinfo";
 
 /// How many groups are listed in one look: a pipeline may make some of its own, within reason.
 const GROUPS_MAX: usize = 1000;
@@ -43,15 +46,17 @@ impl Cgroup {
 
     /// The group called `name` below this process's own, there or not. `None` where there is no version 2.
     pub fn below_own(name: &str) -> Option<Self> {
-        // A name that is not UTF-8 elsewhere in these files is harmless; in our own path it leads to no folder.
-        let read = |path| fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
-        let (mounts, groups) = (read("/proc/self/mountinfo").ok()?, read("/proc/self/cgroup").ok()?);
+        let (mounts, groups) = (read_lossy(MOUNTS).ok()?, read_lossy("/proc/self/cgroup").ok()?);
         Some(Self { dir: own_dir(&mounts, &groups)?.join(name) })
     }
 
-    /// The group in the folder `dir`, there or not.
-    pub fn at(dir: PathBuf) -> Self {
-        Self { dir }
+    /// The group in the folder `dir`, there or not. `None` where `dir` is outside of version 2: a journal that came with an archive can
+    /// name any path, and at most paths there are no groups but other directories, pipes and links.
+    ///
+    /// # Errors
+    /// The kernel's list of mounts cannot be read.
+    pub fn at(dir: PathBuf) -> io::Result<Option<Self>> {
+        Ok(is_in_version_2(&read_lossy(MOUNTS)?, &dir).then_some(Self { dir }))
     }
 
     /// Its folder.
@@ -150,21 +155,40 @@ fn has_event(events: &str, name: &str) -> bool {
     events.lines().any(|line| line.split_once(' ') == Some((name, "1")))
 }
 
+/// A name that is not UTF-8 elsewhere in these files is harmless; in the path of a group of ours it leads to no folder.
+fn read_lossy(path: &str) -> io::Result<String> {
+    fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+}
+
 /// This process's group as a folder, from the texts of `/proc/self/mountinfo` and `/proc/self/cgroup`.
 fn own_dir(mounts: &str, groups: &str) -> Option<PathBuf> {
     let group = Path::new(groups.lines().find_map(|line| line.strip_prefix("0::"))?);
-    mounts.lines().find_map(|line| {
+    // A path with `..` lies outside of what is mounted here.
+    version_2(mounts)
+        .find_map(|(root, point)| group.strip_prefix(root).ok().filter(|below| !climbs(below)).map(|below| point.join(below)))
+}
+
+/// Whether `dir` is below a place where version 2 is mounted. Only the paths are compared, so nothing outside of version 2 is touched;
+/// inside there are no symbolic links, and every file is the kernel's.
+fn is_in_version_2(mounts: &str, dir: &Path) -> bool {
+    !climbs(dir) && version_2(mounts).any(|(_, point)| dir.starts_with(point))
+}
+
+/// Where version 2 is mounted: which of its groups, and at which path. From the text of `/proc/self/mountinfo`.
+fn version_2(mounts: &str) -> impl Iterator<Item = (&str, PathBuf)> {
+    mounts.lines().filter_map(|line| {
         // `36 35 98:0 ROOT MOUNTPOINT options tags.. - TYPE ..`: proc_pid_mountinfo(5).
         let (mount, kind) = line.split_once(" - ")?;
         if kind.split(' ').next() != Some("cgroup2") {
             return None;
         }
         let mut fields = mount.split(' ').skip(3);
-        let (root, point) = (fields.next()?, fields.next()?);
-        // A path with `..` lies outside of what is mounted here.
-        let below = group.strip_prefix(root).ok().filter(|below| !below.components().any(|part| part.as_os_str() == ".."))?;
-        Some(Path::new(&unescape(point)).join(below))
+        Some((fields.next()?, unescape(fields.next()?).into()))
     })
+}
+
+fn climbs(path: &Path) -> bool {
+    path.components().any(|part| part == Component::ParentDir)
 }
 
 /// A blank or a backslash in a path is written as a backslash and three octal digits.
@@ -197,5 +221,27 @@ mod tests {
         assert_eq!(dir("31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n", "0::/\n"), None, "not mounted");
         let odd = "41 31 0:38 / /mnt/a\\040b rw - cgroup2 none rw\n";
         assert_eq!(dir(odd, "0::/x\n").as_deref(), Some("/mnt/a b/x"));
+    }
+
+    #[test]
+    fn only_a_path_in_version_2_names_a_group() {
+        let mounts = "31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755\n\
+                      37 31 0:34 / /sys/fs/cgroup/freezer rw - cgroup cgroup rw,freezer\n\
+                      41 31 0:38 / /sys/fs/cgroup/uni\\040fied rw,relatime shared:9 - cgroup2 cgroup2 rw\n\
+                      42 31 0:39 / /mnt rw - fuse.cgroup2 cgroup2 rw\n";
+        let is_in = |dir: &str| is_in_version_2(mounts, Path::new(dir));
+        assert!(is_in("/sys/fs/cgroup/uni fied/a/autoappdev-1-2-3"));
+        for dir in [
+            "/sys/fs/cgroup/autoappdev-1-2-3",
+            "/sys/fs/cgroup/freezer/autoappdev-1-2-3",
+            "/sys/fs/cgroup/uni fied-not/autoappdev-1-2-3",
+            "/sys/fs/cgroup/uni fied/../../../../home/autoappdev-1-2-3",
+            "/mnt/autoappdev-1-2-3",
+            "sys/fs/cgroup/uni fied/autoappdev-1-2-3",
+            "",
+        ] {
+            assert!(!is_in(dir), "{dir}");
+        }
+        assert!(!is_in_version_2("", Path::new("/")), "nothing is mounted");
     }
 }

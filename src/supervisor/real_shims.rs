@@ -93,18 +93,22 @@ impl RealShims {
 
     /// The run's control group, there or not, and the one that the journal names, if the directory has been replaced since. Another
     /// directory can now have the number that is in that one's name, so nothing in it is killed.
-    fn cgroups(&self, run_id: i64, header: Option<&Header>) -> (Option<Cgroup>, Option<Cgroup>) {
-        let Ok(name) = self.runs.cgroup_name(run_id) else { return (None, None) };
+    ///
+    /// The journal can have come with an archive, so a path in it counts only if it is that of a control group of such a run.
+    fn cgroups(&self, run_id: i64, header: Option<&Header>) -> io::Result<(Option<Cgroup>, Option<Cgroup>)> {
+        let Ok(name) = self.runs.cgroup_name(run_id) else { return Ok((None, None)) };
         // Without a journal it is looked for by its name, which no other has: it may have been made a moment before the shim was killed,
         // or somebody removed the run's directory.
-        let Some(header) = header else { return (Cgroup::below_own(&name), None) };
-        match &header.cgroup {
-            Some(dir) if dir.ends_with(&name) => (Some(Cgroup::at(dir.clone())), None),
-            Some(dir) if process::boot_id().is_ok_and(|boot_id| boot_id == header.boot_id) => {
-                (None, Some(Cgroup::at(dir.clone())))
+        let Some(header) = header else { return Ok((Cgroup::below_own(&name), None)) };
+        Ok(match &header.cgroup {
+            Some(dir) if dir.ends_with(&name) => (Cgroup::at(dir.clone())?, None),
+            Some(dir)
+                if Runs::is_cgroup_name(dir, run_id) && process::boot_id().is_ok_and(|boot_id| boot_id == header.boot_id) =>
+            {
+                (None, Cgroup::at(dir.clone())?)
             }
             Some(_) | None => (None, None),
-        }
+        })
     }
 
     /// Takes shims that have left out of the process table.
@@ -263,7 +267,7 @@ impl Shims for RealShims {
             return Err(io::Error::other(format!("a later run {run_id} of {given} lives, and its processes look the same")));
         }
         let cookie = given.cookie(run_id).map(|(name, value)| process::environment_entry(name, &value));
-        let (cgroup, former) = self.cgroups(run_id, header.as_ref());
+        let (cgroup, former) = self.cgroups(run_id, header.as_ref())?;
         let deadline = Instant::now() + KILL_LIMIT;
         let mut pause = Duration::from_micros(200);
         // In the order in which they were found, the first of them with their names.

@@ -101,6 +101,7 @@ mod server {
     mod foreign_links;
     mod foreign_secrets;
     mod foreign_sockets;
+    mod forged_journals;
     mod hardening;
     mod process_limit;
     mod program;
