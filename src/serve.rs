@@ -102,8 +102,8 @@ fn serve_at(addresses: Vec<Listener>, mut config: Config, root_now: &Path, core_
     let is_open = listeners.iter().any(|listener| listener.reach().is_open());
     let needs_token = is_open || config.tokens.is_set();
     let mut replaced = None;
-    let secrets = Secrets::keep(&config.tokens, runtime_dir, |foreign| {
-        let note = announcing::replaced_secrets(foreign, runtime_dir);
+    let secrets = Secrets::keep(&config.tokens, runtime_dir, |why| {
+        let note = announcing::replaced_secrets(why, runtime_dir);
         // Before, because a killed server would not say it afterwards.
         ::log::warn!("{note}");
         replaced = Some(note);

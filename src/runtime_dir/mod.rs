@@ -11,6 +11,6 @@ mod trusted;
 
 pub use git_ignore::{NAME as GIT_IGNORE, keep_out_of_git};
 pub use proof::{CHALLENGE_DIGITS, Prover, is_challenge};
-pub use secrets::{Secret, SecretError, Secrets};
+pub use secrets::{Replaced, Secret, SecretError, Secrets};
 pub use server_info::{Found, LOCK_FILE, NAME as SERVER_INFO, ServerInfo, new_identity};
 pub use trusted::{Distrust, check_for_server, check_links, is_own, target_of_link};

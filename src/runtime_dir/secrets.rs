@@ -97,6 +97,15 @@ enum Look {
     Foreign,
 }
 
+/// Why secrets are replaced.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Replaced {
+    /// The files of these were not made for this directory.
+    Foreign(Vec<Secret>),
+    /// The file system records nothing by which a server could tell for which directory they were made.
+    EachTime,
+}
+
 /// All that a server with a door for strangers needs.
 #[derive(Clone, Debug)]
 pub struct Secrets {
@@ -110,8 +119,9 @@ pub struct Secrets {
 
 impl Secrets {
     /// Those that were `given`, and the others from their files, which are made where they are not there. `before_replacing` is
-    /// called with those whose files were not made for this directory, if there are any, before they are replaced.
-    pub fn keep(given: &Tokens, runtime_dir: &Path, before_replacing: impl FnOnce(&[Secret])) -> Result<Self, SecretError> {
+    /// called with the reason before files are replaced, and on a file system that makes every later start replace them.
+    pub fn keep(given: &Tokens, runtime_dir: &Path, before_replacing: impl FnOnce(&Replaced)) -> Result<Self, SecretError> {
+        let birth = Birth::of(runtime_dir).map_err(|cause| SecretError::Io { path: runtime_dir.to_owned(), cause })?;
         let mut foreign = Vec::new();
         let mut look = |given: Option<&Token>, secret: Secret| {
             if let Some(given) = given {
@@ -119,8 +129,8 @@ impl Secrets {
             }
             Ok(match secret.look(runtime_dir)? {
                 Look::Nothing => None,
-                Look::Made(token) => Some(token),
-                Look::Foreign => {
+                Look::Made(token) if birth.is_lasting() => Some(token),
+                Look::Made(_) | Look::Foreign => {
                     foreign.push(secret);
                     None
                 }
@@ -133,8 +143,10 @@ impl Secrets {
         if token.is_some() && token == read_token {
             return Err(SecretError::Same { runtime_dir: runtime_dir.to_owned() });
         }
-        if !foreign.is_empty() {
-            before_replacing(&foreign);
+        if !birth.is_lasting() {
+            before_replacing(&Replaced::EachTime);
+        } else if !foreign.is_empty() {
+            before_replacing(&Replaced::Foreign(foreign));
         }
         let keep = |found: Option<Token>, secret: Secret| found.map_or_else(|| secret.make(runtime_dir), Ok);
         Ok(Self {
@@ -230,7 +242,11 @@ mod tests {
     /// The secrets of a server that starts here, and the files that it replaced.
     fn kept(given: &Tokens, dir: &Path) -> Result<(Secrets, Vec<Secret>), SecretError> {
         let mut replaced = Vec::new();
-        Ok((Secrets::keep(given, dir, |foreign| replaced = foreign.to_vec())?, replaced))
+        let note = |why: &Replaced| match why {
+            Replaced::Foreign(secrets) => replaced.clone_from(secrets),
+            Replaced::EachTime => panic!("the temp folder's file system records creation times"),
+        };
+        Ok((Secrets::keep(given, dir, note)?, replaced))
     }
 
     fn put(path: &Path, text: &str, mode: u32) {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::config::Tokens;
 use crate::console::say;
-use crate::runtime_dir::{Secret, ServerInfo, target_of_link};
+use crate::runtime_dir::{Replaced, Secret, ServerInfo, target_of_link};
 
 /// Says where it listens; returns that as a part of a sentence.
 pub(super) fn say_where(info: &ServerInfo) -> String {
@@ -44,15 +44,25 @@ pub(super) fn say_root(root: &Path, root_now: &Path) {
     }
 }
 
-/// Describes which secrets were not made for the runtime directory, and what follows from that.
-pub(super) fn replaced_secrets(foreign: &[Secret], runtime_dir: &Path) -> String {
-    let names: Vec<_> = foreign.iter().map(|secret| secret.name()).collect();
-    format!(
-        "secrets that were not made for {} are replaced: {} (the directory was copied or restored, or came with the folder, so others may know \
-         them); log in or pair again; to choose a token yourself, set AUTOAPPDEV_TOKEN or AUTOAPPDEV_READ_TOKEN",
-        runtime_dir.display(),
-        names.join(", ")
-    )
+/// Describes why secrets are replaced, and what follows from that.
+pub(super) fn replaced_secrets(why: &Replaced, runtime_dir: &Path) -> String {
+    let dir = runtime_dir.display();
+    let what = match why {
+        Replaced::Foreign(foreign) => {
+            let names: Vec<_> = foreign.iter().map(|secret| secret.name()).collect();
+            let names = names.join(", ");
+            format!(
+                "secrets that were not made for {dir} are replaced: {names} (the directory was copied or restored, or came with the folder, so \
+                 others may know them)"
+            )
+        }
+        Replaced::EachTime => format!(
+            "each start of the server makes new tokens and ends all logins, because the file system of {dir} does not record when \
+             directories are created, and tokens that came with an archive could not be told apart (AUTOAPPDEV_RUNTIME_DIR puts the \
+             directory on another file system)"
+        ),
+    };
+    format!("{what}; log in or pair again; to choose a token yourself, set AUTOAPPDEV_TOKEN or AUTOAPPDEV_READ_TOKEN")
 }
 
 /// Says where the token is that the server asks for.

@@ -106,6 +106,7 @@ mod server {
     mod process_limit;
     mod program;
     mod starved;
+    mod undated_secrets;
 }
 mod storage {
     mod directories;

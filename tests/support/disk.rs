@@ -34,8 +34,13 @@ impl SmallDisk {
 
     /// The same with these options of a tmpfs.
     pub fn with(options: &str, test: &str) -> Option<Self> {
+        Self::mounted(&["-t", "tmpfs", "-o", &format!("mode=700,{options}")], test)
+    }
+
+    /// The same on a file system that mount(8) makes of these arguments.
+    pub fn mounted(args: &[&str], test: &str) -> Option<Self> {
         let dir = tempfile::Builder::new().prefix("autoappdev-disk-").tempdir().expect("a temp folder");
-        if !mount(&["-t", "tmpfs", "-o", &format!("mode=700,{options}"), "autoappdev-test"], dir.path()) {
+        if !mount(&[args, &["autoappdev-test"]].concat(), dir.path()) {
             run_within_a_namespace(test);
             return None;
         }
