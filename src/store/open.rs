@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 use std::fs::{self, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -23,7 +23,9 @@ use super::error::StoreErrorKind;
 use super::hardening::harden;
 use super::known::{self, runner};
 use super::schema::{self, HISTORY_TABLE};
+use crate::absent::if_there;
 use crate::kill_point::KillPoint;
+use crate::private;
 
 /// How long opening the database waits for a lock that another process holds. Our own locks last less than a millisecond, those of
 /// `autoappdev migrate` and `check` little more.
@@ -112,6 +114,25 @@ pub(super) fn files_beside(path: &Path) -> Result<(), StoreErrorKind> {
             }
             Ok(_) | Err(_) => {}
         }
+    }
+    only_our_journal(&beside(path, "-journal"))
+}
+
+/// The end of a rollback journal that names a super-journal, and its beginning: <https://www.sqlite.org/fileformat2.html#the_rollback_journal>.
+const JOURNAL_MAGIC: [u8; 8] = [0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7];
+
+/// Refuses a rollback journal that names a super-journal: `SQLite` would wait for that file if it is a pipe, read it into memory
+/// whatever its size, and delete it. Only a transaction over several databases makes one, and this program has none.
+fn only_our_journal(journal: &Path) -> Result<(), StoreErrorKind> {
+    let Some(file) = if_there(private::open(journal))? else { return Ok(()) };
+    let mut end = [0; JOURNAL_MAGIC.len()];
+    // A shorter one is not read by `SQLite` either.
+    let Some(at) = file.metadata()?.len().checked_sub(end.len() as u64) else { return Ok(()) };
+    file.read_exact_at(&mut end, at)?;
+    if at > 0 && end == JOURNAL_MAGIC {
+        let reason =
+            format!("{} is part of a transaction over several databases, which this program never makes", journal.display());
+        return Err(StoreErrorKind::Foreign(reason));
     }
     Ok(())
 }
@@ -308,8 +329,8 @@ fn history(conn: &Connection) -> Result<Vec<Applied>, StoreErrorKind> {
     if !exists {
         return Ok(Vec::new());
     }
-    if schema::history_is_computed(conn)? {
-        return Err(StoreErrorKind::Damaged("its schema history has computed columns".to_owned()));
+    if schema::history_has_expressions(conn)? {
+        return Err(StoreErrorKind::Damaged("its schema history has computed columns or CHECK constraints".to_owned()));
     }
     let mut statement =
         conn.prepare(&format!("SELECT version, name, checksum, applied_on FROM {HISTORY_TABLE} ORDER BY version"))?;

@@ -71,10 +71,23 @@ fn digest(objects: &BTreeMap<String, Object>) -> String {
     hex(&digest.finalize())
 }
 
-/// True if the history's table computes columns: to read one can take any amount of time and memory.
-pub(super) fn history_is_computed(conn: &Connection) -> rusqlite::Result<bool> {
+/// True if the history's table has expressions in it: to read, check or write one can take any amount of time and memory.
+pub(super) fn history_has_expressions(conn: &Connection) -> rusqlite::Result<bool> {
     // 0 is an ordinary column: https://www.sqlite.org/pragma.html#pragma_table_xinfo
-    conn.query_row("SELECT count(*) FROM pragma_table_xinfo(?1) WHERE hidden <> 0", [HISTORY_TABLE], |row| row.get(0))
+    let computed: i64 =
+        conn.query_row("SELECT count(*) FROM pragma_table_xinfo(?1) WHERE hidden <> 0", [HISTORY_TABLE], |row| row.get(0))?;
+    let sql: String =
+        conn.query_row("SELECT sql FROM sqlite_schema WHERE type = 'table' AND name = ?1", [HISTORY_TABLE], |row| row.get(0))?;
+    let is_check = |word: &str| word.eq_ignore_ascii_case("check");
+    Ok(computed > 0 || sql.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_').any(is_check))
+}
+
+/// The tables of a version.
+pub(super) fn tables(version: i64) -> rusqlite::Result<Vec<String>> {
+    model(version)?
+        .prepare("SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT GLOB 'sqlite_*' ORDER BY name")?
+        .query_map([], |row| row.get(0))?
+        .collect()
 }
 
 /// The schema of a version, in memory. Without refinery, which compiles a regular expression first.

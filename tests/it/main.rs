@@ -103,6 +103,7 @@ mod server {
     mod foreign_sockets;
     mod forged_journals;
     mod hardening;
+    mod hostile_database;
     mod process_limit;
     mod program;
     mod starved;

@@ -41,6 +41,27 @@ fn a_check_makes_no_database_and_migrates_none() {
     assert_eq!(contents(&folder)[&OsString::from(NAME)], b"");
 }
 
+/// An expression that is evaluated makes an error here, because its value is too large. Others take hours and make none.
+#[test]
+fn a_check_evaluates_no_expression_of_a_table_that_is_not_ours() {
+    for table in [
+        "CREATE TABLE extra (a CHECK (length(hex(zeroblob(a))) > 0))",
+        "CREATE TABLE extra (a, b AS (hex(zeroblob(a))) REFERENCES extra (a))",
+        "CREATE TABLE extra (a); CREATE INDEX large ON extra (length(hex(zeroblob(a))))",
+    ] {
+        let sql = format!("PRAGMA foreign_keys = 0; {table}; INSERT INTO extra (a) VALUES (9000000)");
+        let report = check(&changed(&sql).path().join(NAME)).expect("it can be read");
+        let bad: Vec<_> = told(&report).into_iter().filter(|(_, good)| !good).collect();
+        assert!(bad == [("schema", false)] && report.len() == 5, "{table}: {report:?}");
+    }
+    // Ours are checked all the same.
+    let sql = "CREATE TABLE extra (a); PRAGMA foreign_keys = 0; PRAGMA ignore_check_constraints = 1;
+        INSERT INTO pipeline_events (run_id, seq, at, kind) VALUES (99, 0, 'no time', 'lost')";
+    let report = check(&changed(sql).path().join(NAME)).expect("it can be read");
+    let bad: Vec<_> = told(&report).into_iter().filter(|(_, good)| !good).collect();
+    assert_eq!(bad, [("schema", false), ("integrity", false), ("foreign keys", false)], "{report:?}");
+}
+
 #[test]
 fn a_check_tells_what_opening_overlooks() {
     for (sql, step) in [

@@ -1,0 +1,105 @@
+//! A database that comes with a folder: neither its side files nor the expressions in it hold up a command or reach other files.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::Path;
+use std::process::Stdio;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{CWD, Mode, mkfifoat};
+
+use crate::support::{DEADLINE, Place};
+
+/// Exit code and output of a command of the program that ends by itself.
+fn ended(place: &Place, mode: &str) -> (i32, String) {
+    // One that reads an endless file would otherwise use up the machine's memory before the test notices.
+    let mut command = place.command_of(Path::new("bash"));
+    command.args(["-c", "ulimit -v 12000000; exec \"$0\" \"$1\" 2>&1", env!("CARGO_BIN_EXE_autoappdev"), mode]);
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("spawns");
+    let mut stdout = child.stdout.take().expect("piped");
+    let said = thread::spawn(move || {
+        let mut said = String::new();
+        stdout.read_to_string(&mut said).map(|_| said).expect("text")
+    });
+    let deadline = Instant::now() + DEADLINE;
+    let status = loop {
+        match child.try_wait().expect("ours") {
+            Some(status) => break status,
+            None if Instant::now() > deadline => {
+                child.kill().and_then(|()| child.wait()).expect("ours");
+                panic!("{mode} does not end: {}", said.join().expect("text"));
+            }
+            None => thread::sleep(Duration::from_millis(2)),
+        }
+    };
+    (status.code().expect("an exit code"), said.join().expect("text"))
+}
+
+/// A place whose server has ended, and has left a database.
+fn used() -> Place {
+    let mut place = Place::serving("sleep.sh");
+    assert_eq!(place.stop_server(), 0);
+    place
+}
+
+/// A rollback journal to be played back, which names another file as the journal of a transaction over several databases.
+fn journal_naming(name: &Path) -> Vec<u8> {
+    const MAGIC: [u8; 8] = [0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7];
+    let name = name.to_str().expect("a temp folder has a plain name").as_bytes();
+    let sum: u32 = name.iter().map(|&byte| u32::from(byte)).sum();
+    let mut journal = MAGIC.to_vec();
+    // No page to restore, 1 page in the database, sectors of 512 bytes and pages of 4096.
+    for number in [0_u32, 0, 1, 512, 4096] {
+        journal.extend(number.to_be_bytes());
+    }
+    journal.resize(512, 0);
+    journal.extend(0_u32.to_be_bytes());
+    journal.extend(name);
+    journal.extend(u32::try_from(name.len()).expect("short").to_be_bytes());
+    journal.extend(sum.to_be_bytes());
+    journal.extend(MAGIC);
+    journal
+}
+
+#[test]
+fn journal_that_names_another_file_is_refused_and_that_file_is_not_opened() {
+    let place = used();
+    let journal = place.runtime().join("autoappdev.db-journal");
+    // SQLite takes only names of this form.
+    let named = place.folder().join("a-file-mj0123459AB");
+    for what in ["a pipe", "a hole", "a file"] {
+        match what {
+            "a pipe" => mkfifoat(CWD, &named, Mode::RUSR | Mode::WUSR).expect("makes"),
+            "a hole" => File::create(&named).and_then(|file| file.set_len(400 << 30)).expect("a hole"),
+            _ => fs::write(&named, "precious").expect("writes"),
+        }
+        fs::write(&journal, journal_naming(&named)).expect("writes");
+        let before = fs::read(place.database()).expect("there");
+        for mode in ["check", "serve", "migrate"] {
+            let (code, said) = ended(&place, mode);
+            assert!(
+                code != 0 && said.contains("is part of a transaction over several databases"),
+                "{mode}, {what}: {code} {said}"
+            );
+            assert!(said.contains(journal.canonicalize().expect("there").to_str().expect("text")), "{mode}, {what}: {said}");
+            assert!(named.exists() && fs::read(place.database()).expect("there") == before, "{mode}, {what}");
+        }
+        fs::remove_file(&named).expect("ours");
+    }
+    fs::remove_file(&journal).expect("it was not touched");
+    assert_eq!(ended(&place, "check").0, 0);
+}
+
+/// To compare these two texts takes many minutes.
+#[test]
+fn check_of_a_database_with_slow_expressions_ends() {
+    let place = used();
+    place.edit_database(
+        "PRAGMA ignore_check_constraints = 1;
+         CREATE TABLE extra (a TEXT, b TEXT, CHECK (instr(a, b) = 0));
+         INSERT INTO extra VALUES (hex(zeroblob(4000000)), hex(zeroblob(2000000)) || 'x')",
+    );
+    let (code, said) = ended(&place, "check");
+    assert!(code != 0 && said.contains("table extra is not ours"), "{code} {said}");
+}
