@@ -208,16 +208,17 @@ impl<'a> Acceptor<'a> {
                 self.hold_back(peer);
             }
         }
-        let mut is_busy = false;
+        // First come, first served, but the owner's need not wait for others.
+        let (mut is_busy, mut is_busy_for_owner) = (false, false);
         for (job, until) in std::mem::take(&mut self.parked) {
-            // First come, first served.
-            let job = if is_busy {
+            let is_busy = if job.slot.is_owner() { &mut is_busy_for_owner } else { &mut is_busy };
+            let job = if *is_busy {
                 job
             } else {
                 let Err(Task::Serve(job)) = self.workers.hand_over(Task::Serve(job)) else { continue };
                 job
             };
-            is_busy = true;
+            *is_busy = true;
             if until <= Instant::now() {
                 turn_away(&job.stream, &*job.handler, &Broken::NoThread);
             } else {

@@ -20,6 +20,8 @@ use crate::lock::lock;
 /// How many threads are kept in reserve: enough for a page, a client command and actions that wait for their end. One that sleeps takes a few
 /// pages of memory.
 const RESERVE: usize = 8;
+/// How many of them serve only the owner's Unix socket: strangers, who can keep the others busy with half requests, cannot reach it.
+const OWNER_RESERVE: usize = 2;
 
 /// The stack of a connection's thread, in bytes: what the deepest JSON and a page of log lines need, many times over.
 const STACK_BYTES: usize = 512 * 1024;
@@ -84,10 +86,14 @@ impl Workers {
             .map_err(|error| (spare, error))
     }
 
-    /// Gives a task to the reserve, or gives it back if all of it is busy.
+    /// Gives a task to the reserve, or gives it back if all threads that may do it are busy.
     pub(super) fn hand_over(&self, task: Task) -> Result<(), Task> {
+        let kept = match &task {
+            Task::Serve(job) if job.slot.is_owner() => 0,
+            Task::Serve(_) | Task::Warn(_) => OWNER_RESERVE,
+        };
         let mut tasks = lock(&self.tasks);
-        if tasks.queue.len() >= tasks.free {
+        if tasks.queue.len() + kept >= tasks.free {
             return Err(task);
         }
         tasks.queue.push_back(task);

@@ -5,12 +5,16 @@
 
 use std::fs;
 use std::hash::{BuildHasher, RandomState};
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use crate::support::wire::Wire;
-use crate::support::{Place, not_run, until, until_true};
+use crate::support::{DEADLINE, Place, not_run, until, until_true};
 use rustix::process::{Resource, geteuid, getrlimit};
 
 /// A place whose servers have a limit of processes that counts.
@@ -211,6 +215,56 @@ fn server_at_its_process_limit_proves_itself_and_takes_the_request_that_follows(
     until_true("another client is served", || limited.place.get("/api/pipeline").status == 200);
     assert!(limited.place.server_threads() <= before, "no thread was made");
     drop(limit);
+}
+
+/// They replace each connection that the server closes, so that no thread that they can reach is ever free.
+#[test]
+fn owner_at_the_socket_is_served_while_strangers_hold_half_requests_at_the_process_limit() {
+    const STRANGERS: usize = 60;
+    let limited = Limited::serving();
+    until_true("no connection is open", || limited.place.server_threads() < 30);
+    let _limit = limited.at_its_limit();
+    let before = limited.place.server_threads();
+    let (is_over, asked) = (AtomicBool::new(false), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let open = || {
+                let wire = Wire::try_open(limited.place.port()).ok()?;
+                asked.fetch_add(1, Ordering::SeqCst);
+                let mut writer = wire.writer();
+                writer.write_all(b"GET /api/pipeline HTTP/1.1\r\nHo").ok().map(|()| wire)
+            };
+            let mut held: Vec<Wire> = Vec::new();
+            while !is_over.load(Ordering::SeqCst) {
+                held.retain(|wire| !wire.has_answer());
+                held.extend((held.len()..STRANGERS).filter_map(|_| open()));
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        });
+        let _over = Over(&is_over);
+        until_true("every thread in reserve has had a half request", || asked.load(Ordering::SeqCst) > STRANGERS);
+        // No request of the owner waits behind one of those, each of which lasts a second.
+        let mut refused = 0;
+        for _ in 0..20 {
+            let mut owner = UnixStream::connect(limited.place.runtime().join("server.sock")).expect("it listens");
+            owner.set_read_timeout(Some(DEADLINE)).expect("a limit");
+            owner.write_all(b"GET /api/pipeline HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("sent");
+            let mut answer = String::new();
+            owner.read_to_string(&mut answer).expect("an answer");
+            refused += usize::from(!answer.starts_with("HTTP/1.1 200 "));
+        }
+        assert_eq!(refused, 0, "a request of the owner waited for longer than it may");
+    });
+    assert!(limited.place.server_threads() <= before, "no thread was made");
+}
+
+/// Ends the strangers also where the test fails.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
 }
 
 #[test]
