@@ -6,6 +6,7 @@
 
 use std::io;
 use std::path::Path;
+use std::sync::Once;
 use std::time::{Duration, UNIX_EPOCH};
 
 use serde::Serialize;
@@ -21,7 +22,7 @@ use crate::api::routes::Route;
 use crate::api::version::Introduction;
 use crate::clock::Timestamp;
 use crate::config::{Endpoint, Folder, FoundTokens};
-use crate::console::{json_line, printable};
+use crate::console::{complain, json_line, printable};
 use crate::file_id::FileId;
 
 pub(super) const READ_TIMEOUT: Duration = Duration::from_secs(10);
@@ -139,6 +140,8 @@ pub(super) struct Client {
     target: Target,
     /// Those that were set.
     tokens: FoundTokens,
+    /// Done once the user is warned of a server that cannot be verified.
+    warned: Once,
 }
 
 /// The server to ask.
@@ -187,7 +190,7 @@ impl Client {
             .timeout_connect(Some(CONNECT_TIMEOUT))
             .user_agent(concat!("autoappdev/", env!("CARGO_PKG_VERSION")))
             .build();
-        Self { agent: settings.into(), target, tokens }
+        Self { agent: settings.into(), target, tokens, warned: Once::new() }
     }
 
     pub(super) fn get(&self, path: &str) -> Result<Answer, ClientError> {
@@ -253,7 +256,14 @@ impl Client {
             let cause = format!("cannot be verified, because {why}");
             return Err(ClientError::Unproven { url: way.to_string(), cause });
         }
-        match self.send(way, &credentials, question) {
+        let answered = self.send(way, &credentials, question);
+        if let Some(why) = credentials.unverified.as_ref().filter(|_| answered.is_ok()) {
+            self.warned.call_once(|| {
+                let what = "could not be verified as the owner of this runtime directory";
+                complain(&format!("autoappdev: warning: the server at {way} {what}, because {why}; what it says may be wrong"));
+            });
+        }
+        match answered {
             // The user named this server, so the request is sent without the token. None of it has been sent yet.
             Err(ClientError::Unproven { url, cause }) if credentials.is_named => {
                 let without = Credentials::for_stranger(&self.tokens, &format!("the server at {url} {cause}"));

@@ -134,6 +134,9 @@ fn a_follower_survives_the_server_without_a_line_lost_or_repeated() {
     let _still_held = announce(folder.path(), &dying);
     drop(first);
     log.append(&["five"]);
+    // These servers have no session key to prove themselves with. That is said once.
+    let unverified = follower.warnings.recv_timeout(DEADLINE).expect("a warning");
+    assert!(unverified.contains("could not be verified"), "{unverified}");
     assert_eq!(follower.warnings.recv_timeout(DEADLINE).as_deref(), Ok("autoappdev: connection lost; trying again"));
     await_requests(&dying, dying.requests().len() + 2);
     drop(dying);
@@ -207,6 +210,7 @@ fn a_reader_that_leaves_ends_it_quietly() {
         let code = exit_code(&mut child);
         let mut warnings = String::new();
         child.stderr.take().expect("piped").read_to_string(&mut warnings).expect("text");
-        assert_eq!((code, warnings.as_str()), (Some(0), ""), "{args:?}");
+        let is_said = |line: &str| line.contains("could not be verified");
+        assert!(code == Some(0) && warnings.lines().all(is_said), "{args:?}: {code:?} {warnings}");
     }
 }

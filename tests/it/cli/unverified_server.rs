@@ -98,6 +98,40 @@ fn request_that_acts_is_not_sent_to_a_server_that_cannot_be_verified() {
     assert!(project.run(&["stop"], &[]).2.contains("does not prove that it is the server of this folder"));
 }
 
+/// The directory's session key is gone, so that no server can prove that it owns the directory, and another process answers at the recorded
+/// address as the server would.
+#[test]
+fn client_warns_that_what_an_unverified_server_says_may_be_wrong() {
+    let mut project = Project::new();
+    project.place.start_server();
+    let truth = project.place.get("/api/pipeline").body.to_string();
+    assert_eq!(project.place.stop_server(), 0);
+    let runtime = project.place.runtime();
+    fs::remove_file(runtime.join("session-key")).expect("there");
+    let stranger = FakeServer::canned(200, &truth);
+    write_server_json(&runtime, "x", &stranger);
+    let _lock = hold(&runtime);
+    let warning = format!("the server at {} could not be verified as the owner of this runtime directory", stranger.url());
+    for args in [&["status"][..], &["status", "--json"]] {
+        let (code, out, err) = project.run(args, &[]);
+        assert!(code == 0 && err.matches(&warning).count() == 1 && err.lines().count() == 1, "{args:?}: {out}{err}");
+        assert!(!out.contains("verified"), "{out}");
+        if args.contains(&"--json") {
+            assert_eq!(out.trim_end(), truth);
+        }
+    }
+    // A follower of the log asks again and again.
+    let (_, _, err) = project.run(&["logs", "--lines", "1"], &[]);
+    assert!(err.matches(&warning).count() <= 1, "{err}");
+    // Whoever names the address wants that server.
+    for (args, envs) in
+        [(&["--url", &*stranger.url(), "status"][..], &[][..]), (&["status"], &[("AUTOAPPDEV_URL", &*stranger.url())])]
+    {
+        let (code, _, err) = project.run(args, envs);
+        assert_eq!((code, &*err), (0, ""), "{args:?}");
+    }
+}
+
 /// Runs something in a thread that is in the network namespace of a process.
 fn within_network_of<T: Send>(namespace: &Path, act: impl FnOnce() -> T + Send) -> T {
     thread::scope(|threads| {
