@@ -26,8 +26,10 @@ use crate::process;
 use crate::run_dir::Runs;
 use crate::store::{DatabaseFile, Reader, Writer};
 
-/// How often what cannot be done yet is tried again: a shim that still has something to write, a disk that fails.
+/// The pause before what cannot be done yet is tried again: a shim that still has something to write, a disk that fails. It doubles each time
+/// up to a limit, because a pass reads the database and directories.
 const RETRY: Duration = Duration::from_secs(1);
+const RETRY_MAX: Duration = Duration::from_mins(1);
 
 /// It packs once no log has gone on to another segment for this long: a pipeline that pours out output has better use for the processor.
 const QUIET: Duration = Duration::from_secs(1);
@@ -118,6 +120,7 @@ impl Housekeeping {
     /// Passes until the server stops, each after a wake.
     pub(super) fn go_on(&mut self, wakes: &Receiver<()>) {
         let mut complaint = None;
+        let mut pause = RETRY;
         while !self.is_stopping() {
             let pass = self.pass(wakes).unwrap_or_else(|error| {
                 let error = error.to_string();
@@ -129,9 +132,13 @@ impl Housekeeping {
             });
             let woken = match pass {
                 Pass::Interrupted | Pass::More => Ok(()),
-                Pass::Again => wakes.recv_timeout(RETRY),
+                Pass::Again => {
+                    let woken = wakes.recv_timeout(pause);
+                    pause = if woken.is_ok() { RETRY } else { (pause * 2).min(RETRY_MAX) };
+                    woken
+                }
                 Pass::Done => {
-                    complaint = None;
+                    (complaint, pause) = (None, RETRY);
                     wakes.recv().map_err(|_| RecvTimeoutError::Disconnected)
                 }
             };

@@ -62,6 +62,8 @@ struct World {
     launch_fails: bool,
     connect_fails: bool,
     looks_fail: bool,
+    /// How often a run's directory was looked at.
+    looks: usize,
     lists_fail: bool,
     /// The latest run, where a link names it.
     link: Option<i64>,
@@ -105,6 +107,7 @@ impl Shims for FakeShims {
     fn disconnect(&mut self) {}
 
     fn find(&self, run_id: i64) -> io::Result<Finding> {
+        self.0.borrow_mut().looks += 1;
         if self.0.borrow().looks_fail {
             return Err(io::Error::other("too many open files"));
         }

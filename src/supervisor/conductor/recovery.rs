@@ -43,8 +43,10 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         let finding = match self.link.shims.find(run_id) {
             Ok(finding) => finding,
             Err(error) => {
-                ::log::error!("run {run_id}: failed to look at its directory: {error}");
-                self.fall_silent();
+                if self.link.look_again_later(self.clock.awake(), true) {
+                    ::log::error!("run {run_id}: failed to look at its directory: {error}; the server tries again");
+                }
+                self.show_conditions();
                 return Ok(());
             }
         };
@@ -215,8 +217,9 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
                 Ok(Some(found))
             }
             Err(error) => {
-                ::log::warn!("run {run_id}: failed to look at its directory: {error}");
-                self.link.await_leave(self.clock.awake());
+                if self.link.look_again_later(self.clock.awake(), false) {
+                    ::log::warn!("run {run_id}: failed to look at its directory: {error}; the server tries again");
+                }
                 Ok(None)
             }
         }

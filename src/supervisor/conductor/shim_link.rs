@@ -16,6 +16,9 @@ const SILENT_SHIM: &str = "the live run's own process (the shim) does not answer
 const RETRY_SOON: Duration = Duration::from_millis(5);
 const RETRY_LATER: Duration = Duration::from_secs(1);
 
+/// The longest pause before a run's directory that cannot be read is looked at again.
+const LOOK_AGAIN_MAX: Duration = Duration::from_mins(1);
+
 /// How the live run's shim is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Link {
@@ -132,15 +135,30 @@ impl<S: Shims> ShimLink<S> {
         self.link = Link::Silent { since, retry_at };
     }
 
+    fn silent_since(&self) -> Option<Duration> {
+        match self.link {
+            Link::Silent { since, .. } => Some(since),
+            Link::Idle | Link::Connected { .. } => None,
+        }
+    }
+
     /// The shim holds its lock and cannot be reached: tried again soon, and seldom later.
     pub(super) fn fall_silent(&mut self, now: Duration, is_live: bool) {
-        let since = match self.link {
-            Link::Silent { since, .. } => since,
-            Link::Idle | Link::Connected { .. } => now,
-        };
+        let since = self.silent_since().unwrap_or(now);
         let is_long = now.saturating_sub(since) >= SILENCE_LIMIT;
         self.be_silent(since, now + if is_long { RETRY_LATER } else { RETRY_SOON });
         self.is_called_silent |= is_long && is_live;
+    }
+
+    /// The run's directory cannot be read: it is looked at again after a pause, which grows with the time since the first failure. Returns
+    /// whether this is the first one.
+    pub(super) fn look_again_later(&mut self, now: Duration, is_live: bool) -> bool {
+        let before = self.silent_since();
+        self.fall_silent(now, is_live);
+        let failing_for = now.saturating_sub(before.unwrap_or(now));
+        self.be_silent(before.unwrap_or(now), now + (failing_for / 2).clamp(RETRY_LATER, LOOK_AGAIN_MAX));
+        self.is_awaited |= !is_live;
+        before.is_none()
     }
 
     /// The run has ended, and its shim holds the lock still: it is looked at again in a moment.

@@ -249,6 +249,29 @@ fn the_pause_file_of_a_run_that_has_ended_goes_once_it_can() {
     assert_eq!(stage.conductor.watch.degraded(), None, "it is not touched");
 }
 
+#[test]
+fn run_directory_that_cannot_be_read_is_looked_at_less_and_less_often() {
+    for has_ended in [false, true] {
+        let mut stage = Stage::running();
+        if has_ended {
+            stage.hear(&[(2, exited(0, true))]);
+        }
+        stage.finds(1, Found::Vanished { same_boot: true }, &[(1, spawned())]);
+        stage.world.0.borrow_mut().looks_fail = true;
+        stage.lose_shim();
+        let before = stage.world.0.borrow().looks;
+        for _ in 0..60 * 60 * 10 {
+            stage.pass(Duration::from_millis(100));
+        }
+        let looks = stage.world.0.borrow().looks - before;
+        assert!((60..90).contains(&looks), "{looks} looks in an hour");
+        stage.world.0.borrow_mut().looks_fail = false;
+        stage.pass(Duration::from_mins(1));
+        assert_eq!(stage.snapshot().state, State::Stopped);
+        assert_eq!(stage.conductor.deadline(), None, "nothing is left to be done");
+    }
+}
+
 /// A shim removes the PAUSE file that another run left, but only if it lives long enough.
 #[test]
 fn a_run_that_never_began_leaves_no_pause_file_of_the_run_before() {

@@ -25,6 +25,26 @@ fn is_root() -> bool {
     is_root
 }
 
+/// A file that takes the place of the directory with the runs makes every look at the latest run fail.
+#[test]
+fn runs_that_cannot_be_read_are_reported_once_and_keep_no_request_waiting() {
+    let mut place = Place::serving("sleep.sh");
+    let (_, run_id) = place.start();
+    place.act("stop").ok();
+    place.until_settled(run_id);
+    assert_eq!(place.stop_server(), 0);
+    let runs = place.runtime().join("runs");
+    fs::rename(&runs, place.folder().join("runs-of-before")).expect("moves");
+    mknodat(CWD, &runs, FileType::Fifo, rustix::fs::Mode::RWXU, 0).expect("makes a pipe");
+    place.start_server();
+    for _ in 0..100 {
+        place.get("/api/health").ok();
+        assert_eq!(place.state(), "stopped");
+    }
+    let reports = place.server_log().matches("failed to look at its directory").count();
+    assert_eq!(reports, 1, "{}", place.server_log());
+}
+
 fn set_mode(path: &Path, mode: u32) {
     fs::set_permissions(path, Permissions::from_mode(mode)).expect("ours");
 }
