@@ -214,6 +214,7 @@ fn serve_at(addresses: Vec<Listener>, mut config: Config, root_now: &Path, core_
     // So that the first client has no scan to wait for.
     inspector.begin_look();
     announcing::say_taken(&config.taken);
+    announcing::say_scarce_descriptors();
     announcing::say_runtime_dir(&given_runtime_dir, runtime_dir);
     announcing::say_root(&config.pipeline_root, root_now);
     if let Some(note) = &replaced {

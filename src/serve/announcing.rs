@@ -5,6 +5,7 @@ use std::path::Path;
 use crate::config::Tokens;
 use crate::console::say;
 use crate::runtime_dir::{Replaced, Secret, ServerInfo, target_of_link};
+use crate::transport::{DESCRIPTORS_MIN, scarce_descriptors};
 
 /// Says where it listens; returns that as a part of a sentence.
 pub(super) fn say_where(info: &ServerInfo) -> String {
@@ -25,6 +26,16 @@ pub(super) fn say_taken(taken: &[String]) {
     for line in taken {
         ::log::info!("{line}");
         say(line);
+    }
+}
+
+/// Warns if the limit of open files is too low for the limits of connections to hold.
+pub(super) fn say_scarce_descriptors() {
+    if let Some(limit) = scarce_descriptors() {
+        ::log::warn!(
+            "the limit of open files is {limit}, and the server needs {DESCRIPTORS_MIN}: with fewer, requests can fail while clients hold many \
+             connections; raise it (ulimit -n, LimitNOFILE=)"
+        );
     }
 }
 

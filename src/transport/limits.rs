@@ -20,6 +20,8 @@ const FILES_MIN: usize = 16;
 const FILES_MAX: usize = 160;
 /// The descriptors that are left for the rest of the server, which needs them to read logs and the database.
 pub(super) const OWN_DESCRIPTORS: u64 = 64;
+/// With fewer descriptors than this, the limits here do not hold: connections alone may take them all.
+pub const DESCRIPTORS_MIN: u64 = 128;
 /// One more for each this many connections is admitted while those that gave way are still ending, or all are being answered. Beyond that a
 /// new connection waits, and is refused in the end.
 pub(super) const ONE_MORE_IN: usize = 8;
@@ -95,13 +97,17 @@ impl Limits {
     }
 }
 
+/// The limit of descriptors, if it is below [`DESCRIPTORS_MIN`].
+pub fn scarce_descriptors() -> Option<u64> {
+    getrlimit(Resource::Nofile).current.filter(|limit| *limit < DESCRIPTORS_MIN)
+}
+
 /// How many descriptors are for files that clients read for a long time.
 fn files_of(descriptors: u64) -> usize {
     usize::try_from(descriptors).unwrap_or(usize::MAX).div_euclid(FILE_IN).clamp(FILES_MIN, FILES_MAX)
 }
 
-/// The maximum numbers of concurrent requests that occupy a connection and a file for a long time and give way to no other
-/// request.
+/// The maximum numbers of concurrent requests that occupy a connection and a file for a long time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LongRequests {
     /// Event streams.
@@ -113,13 +119,13 @@ pub struct LongRequests {
 }
 
 impl LongRequests {
-    /// Returns the limits for all clients together, or those for the owner at the Unix socket, which leave the owner some places
-    /// when all others are taken.
-    pub fn now(is_owner: bool) -> Self {
-        Self::of(getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX), is_owner)
+    /// Returns the limits for all clients together, or those for the owner at the Unix socket and for operators, which leave them some
+    /// places when viewers have taken all others.
+    pub fn now(is_preferred: bool) -> Self {
+        Self::of(getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX), is_preferred)
     }
 
-    pub(super) fn of(descriptors: u64, is_owner: bool) -> Self {
+    pub(super) fn of(descriptors: u64, is_preferred: bool) -> Self {
         let files = files_of(descriptors);
         let Limits { shared, own, .. } = Limits::of(descriptors);
         // The slots available to one kind of client. Long requests get part of them, so that a new client finds a slot that gives
@@ -127,7 +133,7 @@ impl LongRequests {
         let of_one_kind = shared + own;
         let part = |files: usize, slots: usize| {
             let all = files.min(slots).max(2);
-            if is_owner { all + (all / ONE_MORE_IN).max(1) } else { all }
+            if is_preferred { all + (all / ONE_MORE_IN).max(1) } else { all }
         };
         Self {
             streams: part(files * 2 / 5, of_one_kind / 2),
