@@ -29,7 +29,7 @@ impl Streams {
     ) -> Result<(), E> {
         let deadline = Instant::now() + limit;
         let follower = self.log_watch.follow();
-        let (_slot, is_crowded) = self.slots.begin_to_wait(client.is_owner());
+        let (_slot, is_crowded) = self.slots.begin_to_wait(client);
         let mut checked = self.slots.checked();
         loop {
             // Taken before the scan: what comes after it ends the wait.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::waker::Waker;
 use crate::lock::lock;
-use crate::transport::LongRequests;
+use crate::transport::{Client, LongRequests};
 
 /// How long a new stream waits for a slot when all are taken: until followers have checked their clients.
 const SLOT_LIMIT: Duration = Duration::from_millis(500);
@@ -41,14 +41,18 @@ impl Slots {
     }
 
     /// Takes a slot for a stream; `None` if all are taken. If none is free, the other streams check first whether their clients
-    /// have left. Some slots are reserved for the owner at the Unix socket.
-    pub(super) fn take(self: &Arc<Self>, is_owner: bool) -> Option<StreamSlot> {
-        let most = LongRequests::now(is_owner).streams;
+    /// have left. Some slots are reserved for operators. While a request waits, its connection gives way to new ones.
+    pub(super) fn take(self: &Arc<Self>, client: &Client<'_>) -> Option<StreamSlot> {
+        self.take_of(LongRequests::now(client.rank()).streams, client)
+    }
+
+    fn take_of(self: &Arc<Self>, most: usize, client: &Client<'_>) -> Option<StreamSlot> {
         let mut streams = lock(&self.streams);
         if *streams >= most {
             self.ask_for_checks();
-            let is_full = |streams: &mut usize| *streams >= most;
-            streams = self.freed.wait_timeout_while(streams, SLOT_LIMIT, is_full).unwrap_or_else(PoisonError::into_inner).0;
+            let awaits = |streams: &mut usize| *streams >= most && !client.gives_way();
+            let wait = || self.freed.wait_timeout_while(streams, SLOT_LIMIT, awaits).unwrap_or_else(PoisonError::into_inner).0;
+            streams = client.idle(wait);
         }
         if *streams >= most {
             return None;
@@ -58,11 +62,11 @@ impl Slots {
     }
 
     /// A slot for a request that waits, and whether there are more of those than may be.
-    pub(super) fn begin_to_wait(&self, is_owner: bool) -> (Arc<()>, bool) {
+    pub(super) fn begin_to_wait(&self, client: &Client<'_>) -> (Arc<()>, bool) {
         // Counted and taken under the lock: of two that come at once for the last slot, one gets it.
         let (slot, is_crowded) = {
             let waiting = lock(&self.waiting);
-            (waiting.clone(), Arc::strong_count(&waiting) > 1 + LongRequests::now(is_owner).waits)
+            (waiting.clone(), Arc::strong_count(&waiting) > 1 + LongRequests::now(client.rank()).waits)
         };
         if is_crowded {
             self.ask_for_checks();
@@ -81,6 +85,13 @@ impl Slots {
         std::mem::replace(&mut checked.0, now.0) != now.0
     }
 
+    /// Wakes the requests that wait for a slot, because a connection gives way.
+    pub(super) fn hurry(&self) {
+        // A waiter holds the lock from its check until it waits.
+        drop(lock(&self.streams));
+        self.freed.notify_all();
+    }
+
     pub(super) fn ask_for_checks(&self) {
         self.checks.fetch_add(1, Ordering::SeqCst);
         self.waker.wake();
@@ -97,19 +108,22 @@ impl Drop for StreamSlot {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::transport::Rank;
 
     #[test]
     fn stream_without_a_slot_wakes_the_others_to_check_their_clients() {
         let waker = Arc::new(Waker::default());
         let slots = Arc::new(Slots::new(waker.clone()));
-        let mut taken: Vec<_> =
-            (0..LongRequests::now(false).streams).map(|_| slots.take(false).expect("there are as many")).collect();
+        let mut taken: Vec<_> = (0..LongRequests::now(Rank::Viewer).streams)
+            .map(|_| slots.take(&Client::patient(None)).expect("there are as many"))
+            .collect();
         let (mut checked, seen) = (slots.checked(), waker.seen());
-        assert!(slots.take(false).is_none());
+        assert!(slots.take(&Client::patient(None)).is_none());
         assert!(slots.is_check_due(&mut checked) && !slots.is_check_due(&mut checked), "each follower checks once");
         assert_ne!(waker.seen(), seen, "or they would sleep on");
-        assert!(slots.take(true).is_some(), "some are the owner's alone");
+        let of_operators = LongRequests::now(Rank::Operator).streams;
+        assert!(slots.take_of(of_operators, &Client::patient(None)).is_some(), "some are operators' alone");
         taken.pop();
-        assert!(slots.take(false).is_some(), "a slot that became free");
+        assert!(slots.take(&Client::patient(None)).is_some(), "a slot that became free");
     }
 }

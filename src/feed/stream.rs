@@ -22,6 +22,7 @@ use crate::health::Attendance;
 use crate::log::{Cursor, Item, Listing, RunLogs};
 use crate::store::Reader;
 use crate::supervisor::Snapshot;
+use crate::transport::Client;
 
 /// How many log lines are handed out before the state is read again.
 const LINES_AT_ONCE: usize = 500;
@@ -38,10 +39,9 @@ pub enum Begin {
 }
 
 impl Streams {
-    /// Opens a stream; `None` if the maximum number of streams, for the owner at the Unix socket or for all other clients, is
-    /// reached.
-    pub fn open(self: &Arc<Self>, begin: Begin, is_owner: bool) -> io::Result<Option<EventStream>> {
-        let Some(slot) = self.slots.take(is_owner) else { return Ok(None) };
+    /// Opens a stream; `None` if the maximum number of streams, for operators or for all other clients, is reached.
+    pub fn open(self: &Arc<Self>, begin: Begin, client: &Client<'_>) -> io::Result<Option<EventStream>> {
+        let Some(slot) = self.slots.take(client) else { return Ok(None) };
         let attendance = self.inspector.attend();
         // The first state that is sent is current.
         self.inspector.refresh();
@@ -217,7 +217,7 @@ mod tests {
         let (handle, runs) = (supervisor.handle(), Runs::new(root.clone()));
         let database = DatabaseFile::at(&root.join("db"));
         let streams = Arc::new(Streams::new(handle.clone(), inspector, runs, supervisor.logs(), database));
-        let mut stream = streams.open(Begin::Now, false).expect("opens").expect("there is a slot");
+        let mut stream = streams.open(Begin::Now, &Client::patient(None)).expect("opens").expect("there is a slot");
         let mut text = EventText::default();
         stream.gather(&mut text).expect("reads");
         let began = Instant::now();

@@ -42,8 +42,9 @@ impl Streams {
         self.slots.ask_for_checks();
     }
 
-    /// Wakes all followers, to check whether to go on.
+    /// Wakes all followers and the requests that wait for a slot, to check whether to go on.
     pub fn hurry(&self) {
-        self.waker.wake();
+        self.slots.ask_for_checks();
+        self.slots.hurry();
     }
 }

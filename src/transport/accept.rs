@@ -84,13 +84,14 @@ pub(super) fn accept(slots: &Arc<Slots>, workers: &Workers, entrances: &[Entranc
     while !slots.is_stopping() {
         let idle = slots.close_idle(Instant::now(), idle_limit);
         acceptor.look();
-        for entrance in acceptor.poll(entrances, woken, idle) {
-            acceptor.accept_at(entrance);
-        }
+        // Before this thread sleeps: the next connection may be long in coming.
         if slots.has_hurried() {
             for entrance in entrances {
                 entrance.handler.hurry();
             }
+        }
+        for entrance in acceptor.poll(entrances, woken, idle) {
+            acceptor.accept_at(entrance);
         }
     }
 }

@@ -315,15 +315,15 @@ impl Wire<'_> {
                 }
             }
         } else {
-            self.slot.set_stream(true);
+            let began = Instant::now();
             self.stream.end_when_unheard(UNHEARD_LIMIT)?;
             // Where no chunk tells the answer's end, the connection's end does: one that comes before that, of a killed server too, is no end.
             self.stream.set_broken_at_end(!is_chunked)?;
             self.send(&out)?;
             let mut piece = vec![0; ONE_WRITE_BYTES];
             loop {
-                // Who is sent what happens waits for that, not for its client.
-                if self.slot.works() == Works::NoMore {
+                // A client that is sent what happens waits for that. The end is missing, so that no client takes a part for the whole.
+                if !self.slot.follows(began) {
                     return Ok(false);
                 }
                 let count = match reader.read(&mut piece) {
@@ -345,7 +345,6 @@ impl Wire<'_> {
                 }
             }
             self.stream.set_broken_at_end(false)?;
-            self.slot.set_stream(false);
         }
         Ok(keep_alive)
     }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rouille::{Request, Response};
 
 use super::head::Broken;
+use super::limits::Rank;
 use super::listener::{Listener, Stream};
 use super::slots::Slot;
 
@@ -18,7 +19,7 @@ pub trait Handler: Send + Sync + 'static {
     fn takes_cookie(&self, _cookie: &[u8]) -> bool {
         true
     }
-    /// Wakes the long polls, because one of them gives way ([`Client::gives_way`]). Never waits.
+    /// Wakes the requests that wait and the answers without an end, because one of them gives way ([`Client::gives_way`]). Never waits.
     fn hurry(&self) {}
     /// Answers what is no request that [`Handler::handle`] may see. `request` is its head if that could be read. Called on the accepting
     /// thread for [`Broken::TooManyConnections`] and [`Broken::NoThread`], so it must not wait.
@@ -62,9 +63,13 @@ impl<'a> Client<'a> {
         self.connection.and_then(|(stream, _)| stream.local_address())
     }
 
-    /// True if the client is connected through the owner's Unix socket, which has connection slots of its own.
-    pub fn is_owner(&self) -> bool {
-        self.connection.is_some_and(|(_, slot)| slot.is_owner())
+    /// Which places it gets where they are few.
+    pub fn rank(&self) -> Rank {
+        match self.connection {
+            Some((_, slot)) if slot.is_owner() => Rank::Owner,
+            Some((_, slot)) if slot.is_operator() => Rank::Operator,
+            Some(_) | None => Rank::Viewer,
+        }
     }
 
     /// Notes whether its latest request comes from an operator, whose connection does not give way to those of others.
@@ -79,7 +84,7 @@ impl<'a> Client<'a> {
         self.connection.is_some_and(|(stream, _)| stream.is_left())
     }
 
-    /// Waits for a change on its behalf, and lets it give way meanwhile: then [`Handler::hurry`] is called.
+    /// Waits for a change or a turn on its behalf, and lets it give way meanwhile: then [`Handler::hurry`] is called.
     pub fn idle<T>(&self, wait: impl FnOnce() -> T) -> T {
         let Some((_, slot)) = self.connection else { return wait() };
         slot.idles();
@@ -88,7 +93,7 @@ impl<'a> Client<'a> {
         outcome
     }
 
-    /// Whether a new connection needs its slot: it is then answered at once, unchanged.
+    /// Whether a new connection needs its slot: it is then answered at once.
     pub fn gives_way(&self) -> bool {
         self.connection.is_some_and(|(_, slot)| slot.gives_way())
     }

@@ -118,14 +118,25 @@ pub struct LongRequests {
     pub downloads: usize,
 }
 
+/// Whose request it is, where places are few.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rank {
+    /// A client that is no operator.
+    Viewer,
+    /// An operator.
+    Operator,
+    /// The owner at the Unix socket.
+    Owner,
+}
+
 impl LongRequests {
-    /// Returns the limits for all clients together, or those for the owner at the Unix socket and for operators, which leave them some
-    /// places when viewers have taken all others.
-    pub fn now(is_preferred: bool) -> Self {
-        Self::of(getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX), is_preferred)
+    /// Returns how many of all clients' requests there may be for one of this rank to be admitted: viewers leave operators some
+    /// places, and operators leave the owner some.
+    pub fn now(rank: Rank) -> Self {
+        Self::of(getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX), rank)
     }
 
-    pub(super) fn of(descriptors: u64, is_preferred: bool) -> Self {
+    pub(super) fn of(descriptors: u64, rank: Rank) -> Self {
         let files = files_of(descriptors);
         let Limits { shared, own, .. } = Limits::of(descriptors);
         // The slots available to one kind of client. Long requests get part of them, so that a new client finds a slot that gives
@@ -133,7 +144,12 @@ impl LongRequests {
         let of_one_kind = shared + own;
         let part = |files: usize, slots: usize| {
             let all = files.min(slots).max(2);
-            if is_preferred { all + (all / ONE_MORE_IN).max(1) } else { all }
+            let some = (all / ONE_MORE_IN).max(1);
+            match rank {
+                Rank::Viewer => all - some,
+                Rank::Operator => all,
+                Rank::Owner => all + some,
+            }
         };
         Self {
             streams: part(files * 2 / 5, of_one_kind / 2),

@@ -27,7 +27,7 @@ mod writer;
 
 pub use handler::{Client, Entrance, Handler};
 pub use head::{BODY_BYTES_MAX, Broken};
-pub use limits::{DESCRIPTORS_MIN, LongRequests, scarce_descriptors};
+pub use limits::{DESCRIPTORS_MIN, LongRequests, Rank, scarce_descriptors};
 pub use listener::Listener;
 pub use own_socket::OwnSocket;
 pub use reach::{Reach, dialable, network_of};

@@ -1,10 +1,11 @@
 //! Who is connected, what each of them does, and who gives way when there are too many.
 //!
-//! A connection that waits for its client gives its slot to a new one, the one that has waited longest first, and so does a connection with a
-//! long poll, which is answered early. A connection whose request is being answered never does. If a request had arrived unseen even so, it is
-//! answered, as the last one of its connection. Operators keep their connections as long as they have no more than a quarter of the slots:
-//! a viewer must not take them by asking all the time. Only a connection whose client did not take an answer is closed without a word, and does
-//! nothing more: its client would not receive it.
+//! A connection that waits for its client gives its slot to a new one, the one that has waited longest first, and so does a connection whose
+//! request waits, for news or for its turn: it is answered early. A connection whose request is being answered never does. If a request had
+//! arrived unseen even so, it is answered, as the last one of its connection. Where no other connection gives way, an answer without an end
+//! breaks off, unless it is an operator's. Operators keep up to half of the slots, and only what they have beyond that gives way: a
+//! viewer must not take their connections by asking all the time. Only a connection whose client did not take an answer is closed without a
+//! word, and does nothing more: its client would not receive it.
 //!
 //! Nothing here waits for a slot: a new connection gets one at once or not at all, and `accept` tries again.
 
@@ -25,18 +26,20 @@ use crate::lock::lock;
 /// thread does not run just now; to be cut off there would hide what was done.
 const WRITE_PATIENCE: Duration = Duration::from_millis(100);
 
-/// How long a long poll keeps its slot at least. A client whose wait ends early asks again at once, and would then displace another one.
+/// How long a request that waits keeps its slot at least. A client whose wait ends early asks again at once, and would then displace another
+/// one.
 const NEWS_PATIENCE: Duration = Duration::from_secs(1);
 
-/// Operators keep up to one in this many slots, even while they ask nothing.
-const KEPT_IN: usize = 4;
+/// Operators keep up to one in this many slots, even while they ask nothing. With few slots that must still suffice for a page in a browser,
+/// which uses several connections.
+const KEPT_IN: usize = 2;
 
 /// One in this many slots, at least [`SPARE_MIN`], is left for new connections: where fewer are left, whoever is no operator has
 /// [`CROWDED_PATIENCE`], for only a connection that has been read can turn out to be an operator's.
 const SPARE_IN: usize = 8;
 const SPARE_MIN: usize = 2;
 
-/// How long a long poll, or a client that takes no answer, keeps its slot while few are left for new connections, unless it is an operator's.
+/// How long a request that waits, or a client that takes no answer, keeps its slot while few are left for new connections, unless it is an operator's.
 const CROWDED_PATIENCE: Duration = Duration::from_millis(10);
 
 /// What all requests together may hold of bodies, in bytes. When it is taken, the one whose body has been waited for longest gives way.
@@ -57,7 +60,7 @@ pub(super) struct Full {
 #[derive(Default)]
 pub(super) struct Slots {
     is_stopping: AtomicBool,
-    /// A long poll gave way and has not been woken yet.
+    /// A connection whose thread must be woken gave way.
     is_hurried: AtomicBool,
     open: Mutex<BTreeMap<u64, Occupant>>,
     closed: Condvar,
@@ -77,8 +80,6 @@ struct Activity {
     doing: Mutex<Doing>,
     /// Its latest request came from an operator.
     is_operator: AtomicBool,
-    /// The answer under way goes on until its client leaves.
-    is_stream: AtomicBool,
     /// How long the body is that is read or answered, in bytes.
     body_bytes: AtomicUsize,
 }
@@ -96,8 +97,10 @@ enum Doing {
     GivesWay,
     /// It gave way while its client took no answer: nothing goes out any more.
     Leaves,
-    /// Its request is a long poll, and can be answered at any time with the unchanged state.
+    /// Its request waits, for news or for its turn, and can be answered at any time with the unchanged state or a refusal.
     Idles(Instant),
+    /// It sends an answer without an end since then, and waits for more to send.
+    Follows(Instant),
 }
 
 impl Doing {
@@ -120,7 +123,7 @@ impl Activity {
         let mut doing = lock(&self.doing);
         let before = *doing;
         let stays = match before {
-            Doing::Waits(_) | Doing::Works | Doing::Writes(_) | Doing::Idles(_) => false,
+            Doing::Waits(_) | Doing::Works | Doing::Writes(_) | Doing::Idles(_) | Doing::Follows(_) => false,
             Doing::GivesWay => new != Doing::Works,
             Doing::Leaves => true,
         };
@@ -132,12 +135,12 @@ impl Activity {
 }
 
 impl Occupant {
-    /// Ends the connection, if it still does what was `seen`. Its thread wakes up from reading or writing and ends; one
-    /// with a long poll must be woken ([`Slots::has_hurried`]).
+    /// Ends the connection, if it still does what was `seen`. Its thread wakes up from reading or writing and ends; one that
+    /// waits for something else must be woken ([`Slots::has_hurried`]).
     fn give_way(&self, seen: Doing, is_hurried: &AtomicBool) {
         // What came since it was looked at, or was read already, is answered.
         let (new, how) = match seen {
-            Doing::Waits(_) | Doing::Idles(_) => (Doing::GivesWay, Shutdown::Read),
+            Doing::Waits(_) | Doing::Idles(_) | Doing::Follows(_) => (Doing::GivesWay, Shutdown::Read),
             Doing::Works | Doing::Writes(_) | Doing::GivesWay | Doing::Leaves => (Doing::Leaves, Shutdown::Both),
         };
         let mut doing = lock(&self.activity.doing);
@@ -148,7 +151,7 @@ impl Occupant {
         drop(doing);
         // If the client has closed the connection meanwhile, nothing is left to do.
         let _closed = rustix::net::shutdown(&self.stream, how);
-        if matches!(seen, Doing::Idles(_)) {
+        if matches!(seen, Doing::Idles(_) | Doing::Follows(_)) {
             is_hurried.store(true, Ordering::SeqCst);
         }
     }
@@ -190,12 +193,7 @@ impl Slots {
         let mut open = lock(&self.open);
         make_way_for(peer, &open, Limits::now(), &self.is_hurried)?;
         let doing = Mutex::new(Doing::Waits(Instant::now()));
-        let activity = Arc::new(Activity {
-            doing,
-            is_operator: AtomicBool::new(false),
-            is_stream: AtomicBool::new(false),
-            body_bytes: AtomicUsize::new(0),
-        });
+        let activity = Arc::new(Activity { doing, is_operator: AtomicBool::new(false), body_bytes: AtomicUsize::new(0) });
         open.insert(number, Occupant { stream: stream.clone(), peer, activity: activity.clone() });
         Ok(Slot { number, is_owner: peer == Peer::Owner, slots: self.clone(), activity })
     }
@@ -219,7 +217,7 @@ impl Slots {
         Some(next)
     }
 
-    /// Whether a long poll gave way since the last call and must be woken.
+    /// Whether a connection gave way since the last call whose thread must be woken.
     pub(super) fn has_hurried(&self) -> bool {
         self.is_hurried.swap(false, Ordering::SeqCst)
     }
@@ -248,15 +246,17 @@ impl Order {
     const EQUAL: Self = Self { keeps_operators: false, is_crowded: false };
 
     fn among<'a, I: Iterator<Item = &'a Occupant>>(occupants: impl Fn() -> I, slots: usize) -> Self {
-        let operators = occupants().filter(|occupant| occupant.activity.is_operator()).count();
-        let keeps_operators = operators <= slots / KEPT_IN;
+        // Without those that have given way: else more would follow than the surplus.
+        let is_operators = |occupant: &&Occupant| occupant.activity.is_operator() && !occupant.activity.doing().gives_way();
+        let operators = occupants().filter(is_operators).count();
+        let kept = operators.min(slots / KEPT_IN);
         let is_busy = |occupant: &&Occupant| {
             let doing = occupant.activity.doing();
-            !occupant.activity.is_operator() && matches!(doing, Doing::Works | Doing::Writes(_) | Doing::Idles(_))
+            let is_busy = matches!(doing, Doing::Works | Doing::Writes(_) | Doing::Idles(_) | Doing::Follows(_));
+            is_busy && !occupant.activity.is_operator()
         };
-        let kept = operators.min(slots / KEPT_IN);
         let is_crowded = occupants().filter(is_busy).count() + kept + (slots / SPARE_IN).max(SPARE_MIN) > slots;
-        Self { keeps_operators, is_crowded }
+        Self { keeps_operators: operators == kept, is_crowded }
     }
 
     fn is_kept(self, occupant: &Occupant) -> bool {
@@ -317,15 +317,15 @@ fn make_way<'a, I: Iterator<Item = &'a Occupant>>(
     // One that waits and cannot give way has a request that lies there unread. One whose request is being answered waits after that.
     let leaves_soon = |occupant: &Occupant| match occupant.activity.doing() {
         Doing::Waits(_) => !order.is_kept(occupant),
-        Doing::Writes(_) | Doing::Idles(_) => order.hurries(occupant),
-        Doing::Works => !occupant.activity.is_stream.load(Ordering::Relaxed),
+        Doing::Writes(_) | Doing::Idles(_) | Doing::Follows(_) => order.hurries(occupant),
+        Doing::Works => true,
         Doing::GivesWay | Doing::Leaves => false,
     };
     Err(Full { is_passing: gives_way || leaving > 0 || occupants().any(leaves_soon) })
 }
 
-/// The connection whose client has kept us waiting for longest, and what it does. Where a request lies there unread it is not the
-/// client's fault: its thread has not run yet.
+/// The connection that has waited for longest, and what it does; answers without an end come last. If the next request of a client that
+/// is waited for lies there unread, its thread has not run yet. Behind a request that is being answered, it keeps no slot.
 fn waits_longest<'a>(occupants: impl Iterator<Item = &'a Occupant>, order: Order) -> Option<(Doing, &'a Occupant)> {
     let mut waiting: Vec<_> = occupants
         .filter(|occupant| !order.is_kept(occupant))
@@ -335,15 +335,16 @@ fn waits_longest<'a>(occupants: impl Iterator<Item = &'a Occupant>, order: Order
                 Doing::Waits(since) => (since, Duration::ZERO),
                 Doing::Writes(since) => (since, WRITE_PATIENCE),
                 Doing::Idles(since) => (since, NEWS_PATIENCE),
-                Doing::Works | Doing::GivesWay | Doing::Leaves => return None,
+                Doing::Follows(since) if !occupant.activity.is_operator() => (since, NEWS_PATIENCE),
+                Doing::Follows(_) | Doing::Works | Doing::GivesWay | Doing::Leaves => return None,
             };
             let patience = if order.hurries(occupant) { patience.min(CROWDED_PATIENCE) } else { patience };
             (since.elapsed() >= patience).then_some((since, doing, occupant))
         })
         .collect();
-    waiting.sort_unstable_by_key(|(since, ..)| *since);
+    waiting.sort_unstable_by_key(|(since, doing, _)| (matches!(doing, Doing::Follows(_)), *since));
     let (_, doing, occupant) = waiting.into_iter().find(|(_, doing, occupant)| {
-        matches!(doing, Doing::Writes(_)) || ioctl_fionread(&*occupant.stream).is_ok_and(|bytes| bytes == 0)
+        !matches!(doing, Doing::Waits(_)) || ioctl_fionread(&*occupant.stream).is_ok_and(|bytes| bytes == 0)
     })?;
     Some((doing, occupant))
 }
@@ -373,14 +374,14 @@ impl Slot {
         self.is_owner
     }
 
+    /// True if the client's latest request came from an operator.
+    pub(super) fn is_operator(&self) -> bool {
+        self.activity.is_operator()
+    }
+
     /// The client's latest request comes from an operator, or does not.
     pub(super) fn set_operator(&self, is_operator: bool) {
         self.activity.is_operator.store(is_operator, Ordering::Relaxed);
-    }
-
-    /// An answer of unknown length begins, or is over.
-    pub(super) fn set_stream(&self, is_stream: bool) {
-        self.activity.is_stream.store(is_stream, Ordering::Relaxed);
     }
 
     /// Whether no further request is taken.
@@ -403,13 +404,13 @@ impl Slot {
     /// A request has been read and is to be answered.
     pub(super) fn works(&self) -> Works {
         match self.activity.set(Doing::Works) {
-            Doing::Waits(_) | Doing::Works | Doing::Writes(_) | Doing::Idles(_) => Works::On,
+            Doing::Waits(_) | Doing::Works | Doing::Writes(_) | Doing::Idles(_) | Doing::Follows(_) => Works::On,
             Doing::GivesWay => Works::ForTheLastTime,
             Doing::Leaves => Works::NoMore,
         }
     }
 
-    /// The request that is being answered is a long poll.
+    /// The request that is being answered waits, for news or for its turn.
     pub(super) fn idles(&self) {
         self.activity.set(Doing::Idles(Instant::now()));
     }
@@ -420,6 +421,11 @@ impl Slot {
         if matches!(*doing, Doing::Idles(_)) {
             *doing = Doing::Works;
         }
+    }
+
+    /// More is to be sent of an answer without an end, which began at `since`. False if the connection gave way.
+    pub(super) fn follows(&self, since: Instant) -> bool {
+        !self.activity.set(Doing::Follows(since)).gives_way()
     }
 
     /// Whether it gave way: what is being answered is its last.

@@ -12,7 +12,7 @@ use rouille::{Response, ResponseBody};
 
 use super::error::ApiError;
 use crate::lock::lock;
-use crate::transport::LongRequests;
+use crate::transport::{Client, LongRequests, Rank};
 
 /// What all unread answers may hold, in bytes; one alone may hold more.
 const HELD_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -36,7 +36,7 @@ pub struct ResponseBudget {
 #[derive(Debug, Default)]
 struct Makers {
     at_work: usize,
-    /// The requests that wait for a turn, the owner's first, then by a growing number: `(is not the owner, number)`.
+    /// The requests that wait for a turn, operators' first, then by a growing number: `(is not an operator's, number)`.
     waiting: BTreeSet<(bool, u64)>,
     next: u64,
 }
@@ -59,18 +59,31 @@ struct Answer {
 impl ResponseBudget {
     /// Reserves a place for a log sent as text, which is too long to be held in memory. Each one occupies a thread, a descriptor,
     /// and several hundred KiB.
-    pub(super) fn begin_download(&self, is_owner: bool) -> Result<Arc<()>, ApiError> {
-        let most = LongRequests::now(is_owner).downloads;
+    pub(super) fn begin_download(&self, client: &Client<'_>) -> Result<Arc<()>, ApiError> {
+        let most = LongRequests::now(client.rank()).downloads;
         // The lock makes counting and taking one step, so that one of two concurrent requests gets the last place.
         let places = lock(&self.downloads);
         if Arc::strong_count(&places) > most { Err(ApiError::TooManyDownloads) } else { Ok(places.clone()) }
     }
 
     /// Waits for a turn to make a long answer, and makes it. When too many requests wait, the one that has waited longest is
-    /// refused, because each occupies a connection. The owner at the Unix socket is always next.
-    pub(super) fn make<T>(&self, is_owner: bool, make: impl FnOnce() -> Result<T, ApiError>) -> Result<T, ApiError> {
+    /// refused, because each occupies a connection. Operators are always next. While a request waits, its connection gives way to new
+    /// ones, and the request is then refused.
+    pub(super) fn make<T>(&self, client: &Client<'_>, make: impl FnOnce() -> Result<T, ApiError>) -> Result<T, ApiError> {
+        let _turn = client.idle(|| self.turn(client.rank() != Rank::Viewer, &|| client.gives_way()))?;
+        make()
+    }
+
+    /// Wakes the requests that wait for a turn, because a connection gives way.
+    pub(super) fn hurry(&self) {
+        // A waiter holds the lock from its check until it waits.
+        drop(lock(&self.makers));
+        self.made.notify_all();
+    }
+
+    fn turn(&self, is_preferred: bool, gives_way: &dyn Fn() -> bool) -> Result<Turn<'_>, ApiError> {
         let mut makers = lock(&self.makers);
-        let number = (!is_owner, makers.next);
+        let number = (!is_preferred, makers.next);
         makers.next += 1;
         makers.waiting.insert(number);
         if makers.waiting.len() > WAITING_MAX {
@@ -79,17 +92,18 @@ impl ResponseBudget {
             self.made.notify_all();
         }
         // In their order: without one, whoever comes new would overtake.
-        let awaits = |makers: &mut Makers| {
-            makers.waiting.contains(&number) && (makers.at_work >= MAKERS_MAX || makers.waiting.first() != Some(&number))
-        };
+        let is_next = |makers: &Makers| makers.at_work < MAKERS_MAX && makers.waiting.first() == Some(&number);
+        let awaits = |makers: &mut Makers| makers.waiting.contains(&number) && !is_next(makers) && !gives_way();
         makers = self.made.wait_while(makers, awaits).unwrap_or_else(PoisonError::into_inner);
-        if !makers.waiting.remove(&number) {
+        let is_turn = is_next(&makers);
+        makers.waiting.remove(&number);
+        if !is_turn {
+            // The one behind it may be next.
+            self.made.notify_all();
             return Err(ApiError::TooManyReads);
         }
         makers.at_work += 1;
-        drop(makers);
-        let _turn = Turn(self);
-        make()
+        Ok(Turn(self))
     }
 
     /// A JSON answer of these bytes.
@@ -172,6 +186,11 @@ impl Drop for Reader {
 mod tests {
     use super::*;
 
+    fn make<T>(answers: &ResponseBudget, is_preferred: bool, make: impl FnOnce() -> T) -> Result<T, ApiError> {
+        let _turn = answers.turn(is_preferred, &|| false)?;
+        Ok(make())
+    }
+
     fn body(response: Response) -> (Box<dyn Read + Send>, usize) {
         let (reader, length) = response.data.into_reader_and_size();
         (reader, length.expect("a length"))
@@ -203,6 +222,26 @@ mod tests {
     }
 
     #[test]
+    fn request_that_gives_way_while_it_waits_for_its_turn_is_refused_at_once() {
+        let answers = ResponseBudget::default();
+        let turns: Vec<_> = (0..MAKERS_MAX).map(|_| answers.turn(false, &|| false).expect("a turn")).collect();
+        let gives_way = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let is_refused = || answers.turn(false, &|| gives_way.load(std::sync::atomic::Ordering::SeqCst)).is_err();
+            let waits = scope.spawn(is_refused);
+            while lock(&answers.makers).waiting.is_empty() {
+                std::thread::yield_now();
+            }
+            gives_way.store(true, std::sync::atomic::Ordering::SeqCst);
+            answers.hurry();
+            assert!(waits.join().expect("no panic"), "no turn was free");
+        });
+        assert!(lock(&answers.makers).waiting.is_empty());
+        drop(turns);
+        assert!(answers.turn(false, &|| false).is_ok());
+    }
+
+    #[test]
     fn an_answer_longer_than_all_may_hold_is_still_given() {
         let answers = ResponseBudget::default();
         let (mut reader, length) = body(answers.json(vec![b'x'; HELD_BYTES_MAX + 1]));
@@ -214,17 +253,17 @@ mod tests {
     fn a_turn_ends_with_a_panic_too() {
         let answers = ResponseBudget::default();
         for _ in 0..=MAKERS_MAX {
-            let panics = std::panic::AssertUnwindSafe(|| answers.make::<()>(false, || panic!("on purpose")));
+            let panics = std::panic::AssertUnwindSafe(|| make::<()>(&answers, false, || panic!("on purpose")));
             assert!(std::panic::catch_unwind(panics).is_err());
         }
-        assert_eq!(answers.make(false, || Ok(1)).expect("a turn"), 1);
+        assert_eq!(make(&answers, false, || 1).expect("a turn"), 1);
     }
 
     #[test]
     fn turns_are_taken_in_order_and_too_many_that_wait_are_refused_oldest_first() {
         let answers = ResponseBudget::default();
         let (open, is_open) = (Mutex::new(false), Condvar::new());
-        let hold = || Ok(*is_open.wait_while(open.lock().expect("whole"), |open| !*open).expect("whole"));
+        let hold = || *is_open.wait_while(open.lock().expect("whole"), |open| !*open).expect("whole");
         let until = |what: &dyn Fn(&Makers) -> bool| {
             let deadline = std::time::Instant::now() + std::time::Duration::from_mins(1);
             while !what(&answers.makers.lock().expect("whole")) {
@@ -233,20 +272,20 @@ mod tests {
             }
         };
         std::thread::scope(|scope| {
-            let working: Vec<_> = (0..MAKERS_MAX).map(|_| scope.spawn(|| answers.make(false, hold).is_ok())).collect();
+            let working: Vec<_> = (0..MAKERS_MAX).map(|_| scope.spawn(|| make(&answers, false, hold).is_ok())).collect();
             until(&|makers| makers.at_work == MAKERS_MAX);
             let waiting: Vec<_> = (0..WAITING_MAX + 2)
                 .map(|n| {
-                    let waits = scope.spawn(|| answers.make(false, || Ok(())).is_ok());
+                    let waits = scope.spawn(|| make(&answers, false, || ()).is_ok());
                     until(&|makers| makers.next == (MAKERS_MAX + n + 1) as u64);
                     waits
                 })
                 .collect();
             until(&|makers| makers.waiting.len() == WAITING_MAX);
-            // The owner arrives last and is served next. The request refused is another one, the longest waiting.
-            let owner = scope.spawn(|| {
-                let first = || Ok(answers.makers.lock().expect("whole").waiting.len());
-                answers.make(true, first).expect("a turn")
+            // The operator arrives last and is served next. The request refused is another one, the longest waiting.
+            let operator = scope.spawn(|| {
+                let first = || answers.makers.lock().expect("whole").waiting.len();
+                make(&answers, true, first).expect("a turn")
             });
             until(&|makers| makers.waiting.first().is_some_and(|(is_other, _)| !is_other));
             *open.lock().expect("whole") = true;
@@ -254,8 +293,8 @@ mod tests {
             assert!(working.into_iter().all(|thread| thread.join().expect("no panic")));
             let served: Vec<bool> = waiting.into_iter().map(|thread| thread.join().expect("no panic")).collect();
             assert!(served[..3].iter().all(|&is| !is) && served[3..].iter().all(|&is| is), "{served:?}");
-            let waiting_behind = owner.join().expect("no panic");
-            assert!(waiting_behind >= WAITING_MAX - MAKERS_MAX, "{waiting_behind} waited behind the owner");
+            let waiting_behind = operator.join().expect("no panic");
+            assert!(waiting_behind >= WAITING_MAX - MAKERS_MAX, "{waiting_behind} waited behind the operator");
         });
     }
 }

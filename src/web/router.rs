@@ -31,6 +31,8 @@ impl Handler for App {
     fn hurry(&self) {
         self.supervisor.watch().hurry();
         self.streams.hurry();
+        self.budget.hurry();
+        self.health_budget.hurry();
     }
 
     fn refuse(&self, broken: &Broken, request: Option<&Request>) -> Response {
@@ -121,10 +123,10 @@ impl App {
             Route::Resume => self.act(Action::Resume, request, client),
             Route::Stop => self.act(Action::Stop, request, client),
             Route::Logs => self.logs(request, caller.as_ref(), client),
-            Route::LogTail => self.budget.make(client.is_owner(), || self.tail(request)),
+            Route::LogTail => self.budget.make(client, || self.tail(request)),
             Route::Events => self.events(request, client),
-            Route::Runs => self.budget.make(client.is_owner(), || self.runs(request)),
-            Route::Run => self.budget.make(client.is_owner(), || self.run(parameter)),
+            Route::Runs => self.budget.make(client, || self.runs(request)),
+            Route::Run => self.budget.make(client, || self.run(parameter)),
             Route::RunLog => self.log_text(request, parameter, client),
             Route::Health => self.health(request, client),
             Route::Session => self.session(request, caller, self.trusts(request, client)),

@@ -106,6 +106,7 @@ mod server {
     mod hostile_database;
     mod process_limit;
     mod program;
+    mod siege;
     mod starved;
     mod undated_secrets;
 }

@@ -32,7 +32,7 @@ impl App {
             })?,
             None => since.map_or(Begin::Now, Begin::Log),
         };
-        let stream = self.streams.open(begin, client.is_owner())?.ok_or(ApiError::TooManyStreams)?;
+        let stream = self.streams.open(begin, client)?.ok_or(ApiError::TooManyStreams)?;
         let response = Response::from_data("text/event-stream", Vec::new()).with_unique_header("X-Accel-Buffering", "no");
         let text = EventText(format!("retry: {RETRY_MS}\n\n").into_bytes());
         let body = Body { stream, text, read: 0, spoke_at: Instant::now(), is_over: false };
@@ -74,12 +74,13 @@ impl Read for Body {
             if self.is_over {
                 return Ok(0);
             }
-            if self.stream.is_check_due() {
-                return Err(io::ErrorKind::Interrupted.into());
-            }
             self.text.0.clear();
             self.read = 0;
             self.write_more()?;
+            // Only where nothing is new: checks that are asked for all the time must not keep back what happens.
+            if self.text.0.is_empty() && self.stream.is_check_due() {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
         }
         let count = (&self.text.0[self.read..]).read(buffer)?;
         self.read += count;

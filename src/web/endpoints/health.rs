@@ -20,8 +20,7 @@ impl App {
         self.inspector.look();
         let published = self.supervisor.watch().get();
         let conditions = &published.snapshot.conditions;
-        let time =
-            self.health_budget.make(client.is_owner(), || Ok(Reader::open(&self.database).and_then(|reader| reader.time())))?;
+        let time = self.health_budget.make(client, || Ok(Reader::open(&self.database).and_then(|reader| reader.time())))?;
         match &time {
             // A file that was removed or replaced is a condition: the log need not repeat it with each request.
             Ok(_) | Err(StoreError { kind: StoreErrorKind::Gone, .. }) => {}

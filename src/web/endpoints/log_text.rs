@@ -36,7 +36,7 @@ impl App {
     pub(in crate::web) fn log_text(&self, request: &Request, id: &str, client: &Client<'_>) -> Result<Response, ApiError> {
         let run_id = run_id_of(id)?;
         let LogTextQuery { timestamps, stream, download, proof: _ } = input::query(request)?;
-        let place = self.budget.begin_download(client.is_owner())?;
+        let place = self.budget.begin_download(client)?;
 
         let span = self.run_span(run_id)?;
         let text = RunText::look(&self.logs.of_run(run_id), span.begin, span.end)?;

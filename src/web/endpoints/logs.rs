@@ -92,7 +92,7 @@ impl App {
         // A page is written down in the turn in which it is read: to wait with it in hand would be memory that nobody counts.
         let answer =
             |asked: &Asked, since, page| self.budget.json(long_bytes(&LogsResponse { since: Some(since), ..asked.answer(page) }));
-        let (since, end) = match self.budget.make(client.is_owner(), || {
+        let (since, end) = match self.budget.make(client, || {
             let since = self.since(&asked, since.unwrap_or(0))?;
             let page = log::read_page(&*self.log(&asked), asked.part(since, u64::MAX), limit)?;
             let has_something = !page.is_at_end || !page.lines.is_empty() || page.gone > 0 || asked.part(0, 0).end.is_some();
@@ -104,7 +104,7 @@ impl App {
         let from = self.await_lines(&asked, end, wait, &LongPoll::new(self, caller, client))?;
         // Whether it has ended is asked first: then nothing is added behind what is read.
         asked.run = asked.run.map(|run| self.run_span(run.run_id)).transpose()?;
-        self.budget.make(client.is_owner(), || {
+        self.budget.make(client, || {
             let page = log::read_page(&*self.log(&asked), asked.part(from, u64::MAX), limit)?;
             Ok(answer(&asked, since, page))
         })

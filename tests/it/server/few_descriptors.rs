@@ -6,6 +6,7 @@ use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::process::Command;
 
+use crate::support::wire::Wire;
 use crate::support::{DEADLINE, Place, until_true};
 
 pub(super) const TOKEN: &str = "test-token-that-acts-7Qx";
@@ -87,6 +88,40 @@ fn ask_at_socket(place: &Place, request: &str) -> (String, UnixStream) {
         line.extend(byte);
     }
     (String::from_utf8_lossy(&line).trim_end().to_owned(), stream)
+}
+
+/// There are fewer connections than requests that may wait for a turn, so a search is refused only to make room for a new connection.
+#[test]
+fn search_that_waits_for_its_turn_gives_way_to_a_new_connection() {
+    let place = place_with(128);
+    place.start();
+    until_true("it talks", || {
+        let tail = place.get("/api/logs/tail?limit=1").ok();
+        tail["lines"][0]["line"].as_str().is_some_and(|line| line.starts_with("line "))
+    });
+    let search = format!(
+        "GET /api/logs/tail?limit=5000&grep=nothing HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {READ_TOKEN}\r\n\r\n"
+    );
+    until_true("a search gives way", || {
+        let mut searches: Vec<Wire> = (0..40).filter_map(|_| Wire::try_open(place.port()).ok()).collect();
+        for wire in &mut searches {
+            wire.send(&search);
+        }
+        // Some are closed without an answer.
+        let answers: Vec<_> = searches.iter_mut().filter_map(|wire| wire.try_answer(false).ok()).collect();
+        answers.iter().any(|answer| answer.error() == "too_many_reads")
+    });
+}
+
+#[test]
+fn server_says_at_its_start_that_it_has_too_few_descriptors() {
+    for (descriptors, is_said) in [(127, true), (128, false)] {
+        let mut place = place_with(descriptors);
+        assert_eq!(place.stop_server(), 0);
+        let log = place.server_log();
+        let said = log.contains(&format!("the limit of open files is {descriptors}, and the server needs 128"));
+        assert_eq!(said, is_said, "{log}");
+    }
 }
 
 #[test]

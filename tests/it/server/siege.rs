@@ -1,0 +1,224 @@
+//! A server with few descriptors, and a viewer with several times as many connections as there are slots, each of which is replaced as soon
+//! as the server closes it. An operator over TCP keeps an open connection, and is served on a new one that repeats what was turned away.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::few_descriptors::{READ_TOKEN, TOKEN, place_with};
+use crate::support::wire::Wire;
+use crate::support::{Answer, DEADLINE, Place, until, until_true};
+
+/// The attacker's threads.
+const BESIEGERS: usize = 4;
+/// How long each of them rests between two rounds: on two processors they must not keep the server itself from running.
+const REST: Duration = Duration::from_millis(2);
+/// How long it waits for the server to close a connection before it replaces the oldest.
+const CLOSED_WITHIN: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
+/// The descriptors of the server, and the slots that clients of this machine can take.
+const SERVERS: [(u32, usize); 3] = [(64, 8), (128, 18), (400, 163)];
+
+/// What the viewer sends on its connections. No answer is read.
+#[derive(Clone, Copy)]
+enum Means {
+    /// One of each kind of request that keeps a connection.
+    Everything,
+    /// Searches for a text that is not there, which wait for their turn.
+    Searches,
+}
+
+/// The viewer's side.
+struct Siege {
+    port: u16,
+    /// Connections that are open at the same time.
+    connections: usize,
+    /// They come from 250 addresses instead of the operator's own.
+    is_of_many: bool,
+    openings: Vec<String>,
+    opened: AtomicUsize,
+    is_over: AtomicBool,
+}
+
+/// Ends the siege also where the test fails.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+impl Siege {
+    fn new(place: &Place, connections: usize, is_of_many: bool, means: Means) -> Self {
+        let ask = |path: &str| request("GET", path, READ_TOKEN);
+        let openings = match means {
+            Means::Searches => vec![ask("/api/logs/tail?limit=5000&grep=nothing")],
+            Means::Everything => {
+                let end = place.get("/api/logs/tail?limit=1").ok()["next"].as_u64().expect("a position");
+                let version = place.pipeline()["version"].as_u64().expect("a number");
+                vec![
+                    ask("/api/events?since=0"),
+                    ask("/api/events"),
+                    ask("/api/runs/1/log"),
+                    ask("/api/runs/1/log?stream=stdout"),
+                    ask(&format!("/api/pipeline?after={version}&wait=60")),
+                    ask(&format!("/api/logs?since={end}&grep=nothing&wait=60&run=1")),
+                    // With a byte of a second request.
+                    ask(&format!("/api/pipeline?after={version}&wait=60")) + "G",
+                    ask("/api/logs?since=0&limit=5000"),
+                    ask("/api/logs/tail?limit=5000&grep=nothing"),
+                    ask("/api/pipeline"),
+                    // A head that never ends, and a client that never speaks.
+                    ask("/api/pipeline")[..40].to_owned(),
+                    String::new(),
+                ]
+            }
+        };
+        let (opened, is_over) = (AtomicUsize::new(0), AtomicBool::new(false));
+        Self { port: place.port(), connections, is_of_many, openings, opened, is_over }
+    }
+
+    /// Calls `act` under siege.
+    fn during(&self, act: impl FnOnce()) {
+        thread::scope(|scope| {
+            let _over = Over(&self.is_over);
+            for _ in 0..BESIEGERS {
+                scope.spawn(|| self.besiege());
+            }
+            until_true("the siege is complete", || self.opened.load(Ordering::SeqCst) > self.connections * 2);
+            act();
+        });
+    }
+
+    /// One thread's part: holds what the server lets it hold, and replaces what the server has closed, or else the oldest: behind an answer
+    /// that is not read the end does not arrive.
+    fn besiege(&self) {
+        let mut held: Vec<TcpStream> = Vec::new();
+        while !self.is_over.load(Ordering::SeqCst) {
+            for _ in held.len()..self.connections.div_ceil(BESIEGERS) {
+                // A connection that the server or the kernel refuses is tried again in the next round.
+                held.extend(self.open(self.opened.fetch_add(1, Ordering::SeqCst)));
+            }
+            thread::sleep(REST);
+            let mut fds: Vec<PollFd<'_>> = held.iter().map(|stream| PollFd::new(stream, PollFlags::RDHUP)).collect();
+            let ended = poll(&mut fds, Some(&CLOSED_WITHIN)).expect("it only waits");
+            let mut is_open = fds.iter().map(|fd| fd.revents().is_empty()).collect::<Vec<_>>().into_iter();
+            held.retain(|_| is_open.next() == Some(true));
+            if ended == 0 && !held.is_empty() {
+                held.remove(0);
+            }
+        }
+    }
+
+    fn open(&self, n: usize) -> io::Result<TcpStream> {
+        use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, socket_with};
+        let host = u8::try_from(1 + n % 250).expect("a byte");
+        let source = if self.is_of_many { [127, 0, 0, host] } else { [127, 0, 0, 1] };
+        let socket = socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+        bind(&socket, &SocketAddr::from((source, 0)))?;
+        connect(&socket, &SocketAddr::from(([127, 0, 0, 1], self.port)))?;
+        let mut stream = TcpStream::from(socket);
+        stream.write_all(self.openings[n % self.openings.len()].as_bytes())?;
+        Ok(stream)
+    }
+}
+
+fn request(method: &str, path: &str, token: &str) -> String {
+    format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\nContent-Length: 0\r\n\r\n")
+}
+
+/// Asks as an operator, on a new connection each time, until an answer comes that is not about the number of connections.
+fn ask_anew(port: u16, method: &str, path: &str) -> Answer {
+    until(&format!("{method} {path} is answered"), || {
+        let mut wire = Wire::try_open(port).ok()?;
+        wire.send(request(method, path, TOKEN));
+        wire.try_answer(false).ok().filter(|answer| answer.error() != "too_many_connections")
+    })
+}
+
+/// Opens an event stream as an operator, on a new connection each time. Returns it with what has come of it.
+fn follow_anew(port: u16) -> (TcpStream, Vec<u8>) {
+    until("an event stream is opened", || {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+        stream.set_read_timeout(Some(DEADLINE)).expect("a limit");
+        stream.write_all(request("GET", "/api/events", TOKEN).as_bytes()).ok()?;
+        let mut came = Vec::new();
+        while !came.ends_with(b"\n\n") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).ok()?;
+            came.extend(byte);
+            if came.len() == 12 && came != b"HTTP/1.1 200" {
+                return None;
+            }
+        }
+        Some((stream, came))
+    })
+}
+
+/// Reads a stream until `text` comes.
+fn follows_until(stream: &mut TcpStream, text: &str) {
+    let mut came: Vec<u8> = Vec::new();
+    while !came.windows(text.len()).any(|part| part == text.as_bytes()) {
+        let mut part = [0; 4096];
+        let count = stream.read(&mut part).unwrap_or_else(|error| panic!("no {text} in the stream: {error}"));
+        assert!(count > 0, "the stream ended without {text}");
+        came.extend(&part[..count]);
+    }
+}
+
+/// An operator who has a connection already, and one who opens a new one for each request.
+fn operator_acts_under_siege(is_of_many: bool, means: Means) {
+    for (descriptors, slots) in SERVERS {
+        let place = place_with(descriptors);
+        place.start();
+        until_true("it talks", || {
+            let tail = place.get("/api/logs/tail?limit=1").ok();
+            tail["lines"][0]["line"].as_str().is_some_and(|line| line.starts_with("line "))
+        });
+        let mut kept = Wire::open(place.port());
+        let mut ask_kept = || {
+            kept.send(request("GET", "/api/pipeline", TOKEN));
+            let answer = kept.try_answer(false).unwrap_or_else(|error| panic!("with {descriptors} descriptors: {error}"));
+            assert_eq!(answer.header("Connection"), None, "with {descriptors} descriptors it is to stay open");
+            answer.ok()["pipeline"]["state"].as_str().expect("a text").to_owned()
+        };
+        assert_eq!(ask_kept(), "running");
+        // The searches are no more than the adversary had; the first of them need their turn.
+        let siege = Siege::new(&place, (slots * 4).max(60), is_of_many, means);
+        siege.during(|| {
+            let began = siege.opened.load(Ordering::SeqCst);
+            let (mut stream, _) = follow_anew(siege.port);
+            for (action, state) in [("pause", "paused"), ("resume", "running"), ("stop", "stopped")] {
+                let answer = ask_anew(siege.port, "POST", &format!("/api/pipeline/{action}"));
+                // On a slow machine the action outlasts its answer.
+                assert!(answer.status == 200 || answer.error() == "still_under_way", "{descriptors}: {action}: {answer:?}");
+                until_true(&format!("{action} is done"), || ask_kept() == state);
+                follows_until(&mut stream, &format!(r#""state":"{state}""#));
+                let answer = ask_anew(siege.port, "GET", "/api/pipeline").ok();
+                assert_eq!(answer["pipeline"]["state"], state, "with {descriptors} descriptors");
+            }
+            // It goes on all the time.
+            until_true("more connections are replaced", || siege.opened.load(Ordering::SeqCst) > began + siege.connections);
+            assert_eq!(ask_kept(), "stopped");
+        });
+    }
+}
+
+#[test]
+fn operator_over_tcp_acts_while_a_viewer_replaces_connections_from_many_addresses() {
+    operator_acts_under_siege(true, Means::Everything);
+}
+
+#[test]
+fn operator_over_tcp_acts_while_a_viewer_replaces_connections_from_the_same_address() {
+    operator_acts_under_siege(false, Means::Everything);
+}
+
+#[test]
+fn operator_over_tcp_acts_while_a_viewer_searches_on_every_connection() {
+    operator_acts_under_siege(false, Means::Searches);
+}
