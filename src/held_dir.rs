@@ -1,13 +1,16 @@
 //! A directory that is held open, and reached through its descriptor even if it was moved and another directory now has its path; and
-//! whether a path is the directory that it seems to be.
+//! whether a path is the directory that it seems to be, and no other user's.
 //!
 //! Level 0.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
+
+use crate::user;
 
 /// Where the kernel shows this process's descriptors, each as a link.
 const DESCRIPTORS: &str = "/proc/self/fd";
@@ -38,10 +41,12 @@ impl AsFd for HeldDir {
     }
 }
 
-/// True if a directory, or the one that it is in, is a symbolic link, unless that is the link of a descriptor. An error
-/// counts as no link: opening what is there reports it.
-pub fn leads_elsewhere(dir: &Path) -> bool {
-    [Some(dir), dir.parent()].into_iter().flatten().any(|dir| is_link(dir) && !dir.starts_with(DESCRIPTORS))
+/// True if a directory, or the one that it is in, is a symbolic link, unless that is the link of a descriptor, or belongs to another
+/// user. An error counts as false: opening the directory reports it.
+pub fn is_foreign(dir: &Path) -> bool {
+    let is_foreign =
+        |dir: &Path| dir.symlink_metadata().is_ok_and(|found| found.is_symlink() || !user::is_trusted_owner(found.uid(), dir));
+    [Some(dir), dir.parent()].into_iter().flatten().any(|dir| !dir.starts_with(DESCRIPTORS) && is_foreign(dir))
 }
 
 /// True if there is a symbolic link with this name.

@@ -2,17 +2,20 @@
 //!
 //! A cloned project, for example, can contain a link, a pipe or a directory in place of a file. These functions do not follow a
 //! link in the last component of a path, do not wait for the other end of a pipe, and return regular files only. Every file of a
-//! runtime directory is opened by one of them.
+//! runtime directory, except for the database, is opened by one of them. A file of another user is refused: its owner could change
+//! it at any time, and could lock it.
 //!
 //! Level 0.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 use rustix::io::Errno;
+
+use crate::user;
 
 /// Returns the options to open or create a file for writing, with mode 0600 from the start. Meant for `create_new`, which opens
 /// no existing file; use [`writable`] or [`append`] for a file that may exist.
@@ -22,19 +25,63 @@ pub fn private_file() -> OpenOptions {
     options
 }
 
-/// Opens a regular file for reading; anything else is [`io::ErrorKind::InvalidInput`].
+/// Opens a regular file for reading; anything else is [`io::ErrorKind::InvalidInput`], and a file of another user
+/// [`io::ErrorKind::PermissionDenied`].
 pub fn open(path: &Path) -> io::Result<File> {
+    trusted(path, open_of_any_user(path)?)
+}
+
+/// Like [`open`], for a caller that checks the owner by a rule of its own.
+pub fn open_of_any_user(path: &Path) -> io::Result<File> {
     regular(OpenOptions::new().read(true).custom_flags(open_flags()).open(path))
 }
 
 /// Opens or creates a regular file for reading and writing.
 pub fn writable(path: &Path) -> io::Result<File> {
-    regular(private_file().read(true).open(path))
+    trusted(path, regular(private_file().read(true).open(path))?)
 }
 
 /// Opens or creates a regular file for appending.
 pub fn append(path: &Path) -> io::Result<File> {
-    regular(private_file().append(true).open(path))
+    trusted(path, regular(private_file().append(true).open(path))?)
+}
+
+/// Returns the opened file if no other user owns it.
+fn trusted(path: &Path, file: File) -> io::Result<File> {
+    let owner = file.metadata()?.uid();
+    if user::is_trusted_owner(owner, path) { Ok(file) } else { Err(belongs_to(owner)) }
+}
+
+fn belongs_to(owner: u32) -> io::Error {
+    let who = if owner == 0 { "root" } else { "another user" };
+    io::Error::new(io::ErrorKind::PermissionDenied, format!("it belongs to {who} (uid {owner})"))
+}
+
+/// The lower bits of a mode are the permissions of the group and of other users.
+const OWNER_BITS: u32 = 6;
+
+/// Takes a file or directory of this user away from all other users, who could otherwise read it, or lock it for ever (`flock(2)`
+/// needs no more than an open file). Returns the mode that it had if it was open to others. An absent file is none, and anything
+/// but a file or directory is left to the function that opens it.
+///
+/// # Errors
+/// A file of another user is [`io::ErrorKind::PermissionDenied`]. For a server that is not root this includes files of root, which it
+/// could not write.
+pub fn make_private(path: &Path) -> io::Result<Option<u32>> {
+    let found = match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        found => found?,
+    };
+    if found.uid() != user::own() {
+        return Err(belongs_to(found.uid()));
+    }
+    let mode = found.mode() & 0o7777;
+    if !(found.is_file() || found.is_dir()) || mode.trailing_zeros() >= OWNER_BITS {
+        return Ok(None);
+    }
+    // Only this user and root can have replaced it in between.
+    fs::set_permissions(path, fs::Permissions::from_mode(mode & 0o700))?;
+    Ok(Some(mode))
 }
 
 /// Creates a file in place of any existing one with that name. The existing file is removed, not written to: it may be a link or
@@ -117,8 +164,6 @@ pub fn replace_file(path: &Path, text: &[u8], before_rename: impl FnOnce()) -> i
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
 
     #[test]

@@ -27,7 +27,7 @@ use sha2::{Digest, Sha256};
 use crate::absent::if_there;
 use crate::abstract_socket;
 use crate::file_id::FileId;
-use crate::held_dir::{is_link, leads_elsewhere};
+use crate::held_dir::{is_foreign, is_link};
 use crate::kill_point::KillPoint;
 use crate::latest_run::{RUNS_DIR, latest_run, run_ids, set_latest_run};
 use crate::private::{self, private_file};
@@ -213,7 +213,7 @@ impl RunDir {
     /// A run whose directory is reached by a link is not one of this runtime directory: a cloned project can contain a link to the
     /// live run of another one.
     pub fn lock_state(&self) -> io::Result<LockState> {
-        if leads_elsewhere(&self.path) {
+        if is_foreign(&self.path) {
             return Ok(LockState::Free);
         }
         let Some(file) = if_there(private::open(&self.lock_path()))? else {
@@ -245,7 +245,7 @@ impl RunDir {
     /// user [`io::ErrorKind::PermissionDenied`], and a link to a socket is [`io::ErrorKind::NotFound`].
     pub fn connect(&self, limit: Duration) -> io::Result<UnixStream> {
         let path = self.path.join(SOCKET);
-        if leads_elsewhere(&self.path) || is_link(&path) {
+        if is_foreign(&self.path) || is_link(&path) {
             return Err(io::ErrorKind::NotFound.into());
         }
         let stream = SocketPath::open(&path)?.connect(limit)?;

@@ -3,6 +3,8 @@
 //! Level 0.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::sync::LazyLock;
 
 /// The user of this process. It is looked up once, because it never changes and no request should cost a system call for it.
@@ -14,6 +16,13 @@ pub fn own() -> u32 {
 /// True if a file of this owner can be trusted: the owner is this user or root, who could act as this user anyway.
 pub fn is_own_or_root(uid: u32) -> bool {
     uid == 0 || uid == own()
+}
+
+/// True if this user can trust a file or directory at `path` that has this owner. Root may also read a directory of another user,
+/// in which everything else must belong to that user too.
+pub fn is_trusted_owner(uid: u32, path: &Path) -> bool {
+    let is_owner_of_directory = || path.parent().and_then(|dir| fs::metadata(dir).ok()).is_some_and(|dir| dir.uid() == uid);
+    is_own_or_root(uid) || own() == 0 && is_owner_of_directory()
 }
 
 /// True if this number stands for one user. In a user namespace, all users outside of it have the same number (`user_namespaces(7)`).

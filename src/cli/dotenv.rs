@@ -24,7 +24,7 @@ impl Dotenv {
     /// Reads the file; an absent one has no settings.
     pub(super) fn read(cwd: &Path) -> io::Result<Result<Self, ConfigError>> {
         let path = cwd.join(".env");
-        let file = match private::open(&path) {
+        let file = match private::open_of_any_user(&path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Ok(Self::default())),
             // A directory named `.env` is usually a Python virtual environment.

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use super::packed::PackedFile;
 use crate::absent::if_there;
-use crate::held_dir::leads_elsewhere;
+use crate::held_dir::is_foreign;
 use crate::private;
 
 /// The place of a segment among all: its run, and where it begins. Of two that begin at the same position the first is empty: a shim was
@@ -96,7 +96,7 @@ pub fn segments_in(dir: &Path, run_id: Option<i64>) -> io::Result<Vec<Segment>> 
 /// The same; where one is there in both forms both are listed, the plain one first.
 pub fn all_segments_in(dir: &Path, run_id: Option<i64>) -> io::Result<Vec<Segment>> {
     // Files elsewhere are not ours to show, pack or remove, even if their names look like segments.
-    if leads_elsewhere(dir) {
+    if is_foreign(dir) {
         return Ok(Vec::new());
     }
     let Some(entries) = if_there(fs::read_dir(dir))? else { return Ok(Vec::new()) };

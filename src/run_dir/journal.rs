@@ -15,7 +15,7 @@ use super::format::{FORMAT, format_of};
 use super::lines::to_line;
 use crate::absent::if_there;
 use crate::clock::Timestamp;
-use crate::held_dir::leads_elsewhere;
+use crate::held_dir::is_foreign;
 use crate::path_json;
 use crate::pipeline::{Entry, Fact};
 use crate::private::{self, private_file, sync_dir};
@@ -96,7 +96,7 @@ const HEADER_BYTES_MAX: u64 = 32 << 20;
 /// Reads a journal that may still grow and may be torn.
 pub fn read_journal(path: &Path) -> Result<ReadJournal, JournalError> {
     // The journal of another runtime directory's run, which a link leads to, says nothing about this one's.
-    if path.parent().is_some_and(leads_elsewhere) {
+    if path.parent().is_some_and(is_foreign) {
         return Err(JournalError::Absent);
     }
     parse_journal(&if_there(private::read(path, JOURNAL_BYTES_MAX))?.ok_or(JournalError::Absent)?)
@@ -119,7 +119,7 @@ fn parse_journal(bytes: &[u8]) -> Result<ReadJournal, JournalError> {
 
 /// Reads only the first line of a journal.
 pub fn read_header(path: &Path) -> Result<Header, JournalError> {
-    if path.parent().is_some_and(leads_elsewhere) {
+    if path.parent().is_some_and(is_foreign) {
         return Err(JournalError::Absent);
     }
     let file = if_there(private::open(path))?.ok_or(JournalError::Absent)?.take(HEADER_BYTES_MAX);
