@@ -40,10 +40,16 @@ pub struct Config {
     pub port: u16,
     /// The Unix socket to listen on; `None` where it is switched off.
     pub socket: Option<PathBuf>,
+    /// The working directory, which contains the `.env` file.
+    pub folder: PathBuf,
     /// The folder of everything that is written at run time.
     pub runtime_dir: PathBuf,
+    /// True if a flag or the environment names it. Otherwise it must be inside [`Self::folder`].
+    pub is_runtime_dir_named: bool,
     /// The database file.
     pub database: PathBuf,
+    /// True if a flag or the environment names it. Otherwise it must be inside [`Self::folder`] or [`Self::runtime_dir`].
+    pub is_database_named: bool,
     /// The folder in which scripts and their working directories lie.
     pub pipeline_root: PathBuf,
     /// The script of a start that names none, relative to [`Self::pipeline_root`] or absolute.
@@ -111,7 +117,10 @@ impl Config {
                 Some(path) => in_folder(cwd, &path),
                 None => runtime_dir.join(DATABASE_DEFAULT),
             },
+            folder: in_folder(cwd, Path::new("")),
             runtime_dir,
+            is_runtime_dir_named: sources.is_named(&settings::RUNTIME_DIR.setting),
+            is_database_named: sources.is_named(&settings::DATABASE.setting),
             pipeline_root: in_folder(cwd, &sources.optional(&settings::ROOT)?.unwrap_or_default()),
             pipeline_script: sources.optional(&settings::SCRIPT)?,
             allow_origins: sources.optional(&settings::ALLOW_ORIGIN)?.unwrap_or_default(),

@@ -1,14 +1,17 @@
 //! The binary: hands the modes to the command line.
 
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, anyhow};
+use autoappdev::absent::if_there;
 use autoappdev::cli::{self, Modes};
 use autoappdev::config::Config;
 use autoappdev::console::{json_line, printable_lines};
 use autoappdev::made::Made;
-use autoappdev::{run_dir, serve, shim, store};
+use autoappdev::runtime_dir::{self, By};
+use autoappdev::{serve, shim, store};
 use serde::Serialize;
 
 /// What `migrate --json` prints.
@@ -51,14 +54,13 @@ fn exit_code(ended: anyhow::Result<ExitCode>) -> ExitCode {
     })
 }
 
-fn migrate(config: &Config, json: bool) -> anyhow::Result<ExitCode> {
+fn migrate(mut config: Config, json: bool) -> anyhow::Result<ExitCode> {
     // The database's usual place is the runtime directory, which a new installation does not have yet.
     let mut made = Made::default();
-    made.folder(&config.runtime_dir);
-    if config.database.parent() == Some(&*config.runtime_dir) {
-        run_dir::create_private_dir(&config.runtime_dir)
-            .with_context(|| format!("cannot create the runtime directory {}", config.runtime_dir.display()))?;
-    }
+    settle(&mut config, By::Server, |runtime_dir| {
+        made.folder(runtime_dir);
+        runtime_dir::create_dir(runtime_dir)
+    })?;
     let applied = store::migrate(&config.database).map_err(|error| anyhow!("failed to {error}"))?;
     made.keep();
     if json {
@@ -69,7 +71,26 @@ fn migrate(config: &Config, json: bool) -> anyhow::Result<ExitCode> {
     say(&format!("{lines}{nothing}{} has schema {}", config.database.display(), store::schema_version()))
 }
 
-fn check(config: &Config, json: bool) -> anyhow::Result<ExitCode> {
+/// Puts the database at its path without links, after `prepare` if it is in the runtime directory.
+fn settle(config: &mut Config, by: By, prepare: impl FnOnce(&Path) -> io::Result<()>) -> anyhow::Result<()> {
+    if config.database.starts_with(&config.runtime_dir) {
+        let given = &config.runtime_dir;
+        let folder = Some(&*config.folder).filter(|_| !config.is_runtime_dir_named);
+        let checked = runtime_dir::resolve_runtime_dir(given, by, folder).and_then(|real| {
+            prepare(&real)?;
+            if_there(runtime_dir::check_dir(&real, by))?;
+            Ok(real)
+        });
+        let real = checked.map_err(|error| anyhow!("cannot use {} as the runtime directory: {error}", given.display()))?;
+        config.move_to(&real);
+    }
+    let resolved = runtime_dir::resolve_database(config, by);
+    config.database = resolved.map_err(|error| anyhow!("cannot use {} as the database: {error}", config.database.display()))?;
+    Ok(())
+}
+
+fn check(mut config: Config, json: bool) -> anyhow::Result<ExitCode> {
+    settle(&mut config, By::Client, |_| Ok(()))?;
     let checked = store::check(&config.database).map_err(|error| anyhow!("failed to {error}"))?;
     let is_ok = checked.iter().all(|step| step.result.is_ok());
     let steps = checked.iter().map(|step| {

@@ -17,7 +17,7 @@ use anyhow::{Context, anyhow, bail};
 
 use self::ending::{Alarm, Rung, SUPERVISOR_ENDED, StopsRun};
 use self::listening::{listen, listen_on_socket};
-use self::ownership::{OwnDatabase, own};
+use self::ownership::{OwnDatabase, own, own_database};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::console::{self, say};
@@ -66,18 +66,18 @@ fn serve_at(addresses: Vec<Listener>, mut config: Config, root_now: &Path, core_
     // Declared before the files that are removed after a failure, so that the locks outlive them.
     let (runtime_dir, _lock, database);
     let mut made = Made::default();
-    made.folder(&config.runtime_dir);
-    (runtime_dir, _lock) = own(&config.runtime_dir, &mut made)?;
+    (runtime_dir, _lock) = own(&mut config, &mut made)?;
     let runtime_dir = &*runtime_dir;
     // Of the path as it was given, a link could lead elsewhere later.
     let given_runtime_dir = config.move_to(runtime_dir);
     KillPoint::ServerDirectoryOwned.reach();
+    own_database(&mut config)?;
     database = OwnDatabase::take(&config.database, runtime_dir, &mut made)?;
     let (alarm, bell) = Alarm::set().map_err(cannot("catch signals"))?;
     ending::reap_orphans().context("cannot reap orphans as process 1")?;
     let stops_run = StopsRun::of(config.on_term);
     // The Unix socket is in the runtime directory, which must exist first and is removed last.
-    let listeners: Vec<_> = addresses.into_iter().chain(listen_on_socket(&config)?).collect();
+    let listeners: Vec<_> = addresses.into_iter().chain(listen_on_socket(&mut config)?).collect();
 
     let secrets = Secret::ALL.map(|secret| secret.path(runtime_dir));
     let files = [BACKEND_LOG, GIT_IGNORE].map(|name| runtime_dir.join(name)).into_iter().chain(secrets);

@@ -53,9 +53,9 @@ pub struct Modes {
     /// `shim`: stands between the server and the run whose directory is given.
     pub shim: fn(&Path) -> ExitCode,
     /// `migrate`: brings the database's schema up to date and prints the result, as JSON on request.
-    pub migrate: fn(&Config, bool) -> ExitCode,
+    pub migrate: fn(Config, bool) -> ExitCode,
     /// `check`: checks the database and prints the result, as JSON on request.
-    pub check: fn(&Config, bool) -> ExitCode,
+    pub check: fn(Config, bool) -> ExitCode,
 }
 
 /// Why a command did not come to its end. The texts end up after `autoappdev: `.
@@ -109,8 +109,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>, modes: &Modes) -> ExitCode 
         }
         Some(Command::Shim { dir }) => Ok((modes.shim)(&dir)),
         Some(Command::Serve) => resolve(&flags).map(modes.serve),
-        Some(Command::Migrate) => resolve(&flags).map(|config| (modes.migrate)(&config, cli.json)),
-        Some(Command::Check) => resolve(&flags).map(|config| (modes.check)(&config, cli.json)),
+        Some(Command::Migrate) => resolve(&flags).map(|config| (modes.migrate)(config, cli.json)),
+        Some(Command::Check) => resolve(&flags).map(|config| (modes.check)(config, cli.json)),
         Some(Command::Ask(question)) => ask(&question, cli.url, cli.json).map(|()| ExitCode::SUCCESS),
         Some(Command::Pair(args)) => pair_phone(&args, cli.url, cli.json).map(|()| ExitCode::SUCCESS),
     };

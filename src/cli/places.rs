@@ -51,7 +51,7 @@ pub(super) struct Place {
 pub(super) fn places_of(folder: &Folder) -> (Vec<Place>, Absence) {
     let mut list = Vec::new();
     let mut add = |way, meant| list.push(Place { way, meant });
-    let own = ServerInfo::find(&folder.runtime_dir);
+    let own = ServerInfo::find(&folder.runtime_dir, folder.folder.as_deref());
     if let Ok(Found::Live(info)) = &own {
         info.socket.iter().for_each(|path| add(Way::Socket(path.clone()), Meant::Own(info.id.clone())));
         info.address.iter().for_each(|address| add(at(*address), Meant::Own(info.id.clone())));
@@ -178,6 +178,7 @@ mod tests {
         Folder {
             project: "/home/me/B".into(),
             runtime_dir: runtime_dir.to_owned(),
+            folder: None,
             socket: Some("/b/server.sock".into()),
             named_socket: None,
             named_address: None,

@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use super::setting::{ConfigError, Given, Source};
-use super::settings::{HOST, PORT, RUNTIME_DIR_DEFAULT, SOCKET, URL};
+use super::settings::{HOST, PORT, RUNTIME_DIR, RUNTIME_DIR_DEFAULT, SOCKET, URL};
 use super::sources::{Sources, in_folder};
 
 /// Where a client command looks for its server.
@@ -27,6 +27,9 @@ pub struct Folder {
     pub project: PathBuf,
     /// Where the server says that it runs.
     pub runtime_dir: PathBuf,
+    /// The folder that must contain the runtime directory, if a `.env` file names the directory. A link in place of the default is
+    /// followed to a server that was started with that path.
+    pub folder: Option<PathBuf>,
     /// The Unix socket of that directory's server, unless it is switched off or the environment names one.
     pub socket: Option<PathBuf>,
     /// The Unix socket that the environment names, of whatever server.
@@ -59,7 +62,9 @@ impl Endpoint {
         let socket = sources.socket(&runtime_dir, cwd)?;
         let is_named = sources.found(&SOCKET.setting).is_some_and(|given| given.source == Source::Environment);
         let (socket, named_socket) = if is_named { (None, socket) } else { (socket, None) };
+        let is_in_dotenv = sources.set(&RUNTIME_DIR.setting).is_some_and(|given| given.source == Source::Dotenv);
         Ok(Self::Folder(Folder {
+            folder: is_in_dotenv.then(|| in_folder(cwd, Path::new(""))),
             project: if is_usual { in_folder(cwd, Path::new("")) } else { runtime_dir.clone() },
             runtime_dir,
             socket,

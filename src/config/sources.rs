@@ -43,6 +43,11 @@ impl<E: Fn(&str) -> Option<OsString>> Sources<'_, E> {
         self.candidates(setting).find(|given| !given.is_foreign())
     }
 
+    /// True if a flag or the environment sets it, which a cloned project cannot.
+    pub(super) fn is_named(&self, setting: &'static Setting) -> bool {
+        self.set(setting).is_some_and(|given| matches!(given.source, Source::Flag | Source::Environment))
+    }
+
     /// The value in force; `None` if nobody set it and the default is no value.
     pub(super) fn found(&self, setting: &'static Setting) -> Option<Given> {
         self.set(setting).or_else(|| match setting.default {

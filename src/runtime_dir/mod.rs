@@ -7,10 +7,12 @@ mod git_ignore;
 mod proof;
 mod secrets;
 mod server_info;
+mod settled;
 mod trusted;
 
 pub use git_ignore::{NAME as GIT_IGNORE, keep_out_of_git};
 pub use proof::{CHALLENGE_DIGITS, Prover, is_challenge};
 pub use secrets::{Replaced, Secret, SecretError, Secrets};
 pub use server_info::{Found, LOCK_FILE, NAME as SERVER_INFO, ServerInfo, new_identity};
-pub use trusted::{Distrust, check_for_server, check_links, is_own, target_of_link};
+pub use settled::{DATABASE_SUFFIXES, resolve_database, resolve_runtime_dir};
+pub use trusted::{By, Distrust, check_dir, create_dir, is_own, resolve_new, target_of_link};

@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
-use super::trusted::{Distrust, check_for_client, target_of_link};
+use super::settled::resolve_runtime_dir;
+use super::trusted::{By, Distrust, check_dir, target_of_link};
 use crate::api::version::Server;
 use crate::file_id::FileId;
 use crate::kill_point::KillPoint;
@@ -79,26 +80,28 @@ impl ServerInfo {
 
     /// The same, if that server is alive. Another program may now use a killed server's address, so no secret must be sent there.
     pub fn read_live(runtime_dir: &Path) -> Option<Self> {
-        match Self::find(runtime_dir) {
+        match Self::find(runtime_dir, None) {
             Ok(Found::Live(info)) => Some(info),
             Ok(Found::Nobody | Found::Silent) | Err(_) => None,
         }
     }
 
-    /// Finds the live server of a runtime directory.
+    /// Finds the live server of a runtime directory, which must be inside `folder` if there is one.
     ///
     /// # Errors
     /// The directory or a required file in it cannot be read, so the answer is unknown; or the directory cannot be trusted, for
     /// the reason given by [`Distrust`] in the error.
-    pub fn find(runtime_dir: &Path) -> io::Result<Found> {
-        match check_for_client(runtime_dir) {
+    pub fn find(runtime_dir: &Path, folder: Option<&Path>) -> io::Result<Found> {
+        let checked =
+            resolve_runtime_dir(runtime_dir, By::Client, folder).and_then(|real| check_dir(&real, By::Client).map(|()| real));
+        let real = match checked {
             Err(error) if is_absence(&error) => return Ok(Found::Nobody),
             checked => checked?,
-        }
-        if !is_owned(runtime_dir)? {
+        };
+        if !is_owned(&real)? {
             return Ok(Found::Nobody);
         }
-        let info = Self::try_to_read(runtime_dir)?;
+        let info = Self::try_to_read(&real)?;
         if let Some(target) = target_of_link(runtime_dir)? {
             let path_of_server = info.as_ref().and_then(|info| info.path.as_deref());
             if path_of_server != Some(runtime_dir) {
@@ -207,7 +210,7 @@ mod tests {
     #[test]
     fn server_info_counts_only_while_its_directory_is_locked() {
         let dir = tempfile::tempdir().expect("a temp folder");
-        let find = || ServerInfo::find(dir.path()).expect("readable");
+        let find = || ServerInfo::find(dir.path(), None).expect("readable");
         for name in ["", LOCK_FILE] {
             assert_eq!(find(), Found::Nobody);
             let lock = own(dir.path(), name);
@@ -218,7 +221,7 @@ mod tests {
             assert_eq!(find(), Found::Nobody, "it is stale");
             ServerInfo::remove(dir.path()).expect("there");
         }
-        assert_eq!(ServerInfo::find(&dir.path().join("missing")).expect("nothing to read"), Found::Nobody);
+        assert_eq!(ServerInfo::find(&dir.path().join("missing"), None).expect("nothing to read"), Found::Nobody);
     }
 
     #[test]
@@ -229,7 +232,7 @@ mod tests {
         fs::copy(dir.path().join(NAME), copy.path().join(NAME)).expect("copies");
         let _locks = [own(dir.path(), ""), own(copy.path(), "")];
         assert_eq!(ServerInfo::read_live(dir.path()), Some(info));
-        assert_eq!(ServerInfo::find(copy.path()).expect("readable"), Found::Silent);
+        assert_eq!(ServerInfo::find(copy.path(), None).expect("readable"), Found::Silent);
     }
 
     #[test]

@@ -1,13 +1,14 @@
-//! Checks that no other user can have changed a runtime directory that a server or a client of this user reads.
+//! Checks that no other user can have changed a runtime directory that a server or a client of this user reads, or can lead a path to
+//! another place.
 //!
 //! Level 1. The tokens, the socket, the address of the server and the runs' records all come from this directory, so anyone who
 //! can change it can act as the user who serves from it.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
-use std::fs;
+use std::fs::{self, DirBuilder};
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use crate::absent::if_there;
@@ -56,6 +57,26 @@ pub enum Distrust {
         /// The mode change for `chmod`.
         change: &'static str,
     },
+    /// Neither the environment nor the command line names this place, and it is outside of the folder. A cloned project's links and
+    /// `.env` could lead to another project, whose history would then be under this folder's limits.
+    #[error(
+        "it leads to {}, and a project's .env and links are followed only inside its folder; if you trust this one, set {setting}{} in the \
+         environment", target.display(), target.display()
+    )]
+    Outside {
+        /// The path without links.
+        target: PathBuf,
+        /// The variable, up to the path in its value.
+        setting: &'static str,
+    },
+    /// A file belongs to another user, who can change it, or keep it locked.
+    #[error("{} belongs to another user (uid {owner}); remove it, or give it to this user with `chown`", path.display())]
+    FileOwner {
+        /// The file.
+        path: PathBuf,
+        /// The owner of the file.
+        owner: u32,
+    },
     /// The path contains a link, and the server was not started with this path. Projects can contain links to other users'
     /// directories.
     #[error(
@@ -82,32 +103,59 @@ impl From<Distrust> for io::Error {
     }
 }
 
-/// Checks that a server of this user can use the directory. Root has no exception: the directory's owner would decide what root
-/// runs.
-pub fn check_for_server(runtime_dir: &Path) -> io::Result<()> {
-    check(runtime_dir, |owner| owner == user::own())
+/// Who uses a path, which decides whose directories and links may be on the way to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum By {
+    /// A program of this user that writes there. Root has no exception: the owner of a directory or link would decide where root writes.
+    Server,
+    /// A program of this user that reads there. Root may read every user's directory, but sends its own tokens to no other user's server.
+    Client,
 }
 
-/// Checks that no link on the way to `path`, which need not exist, belongs to another user. Links of this user and of root count as
-/// their decision.
-pub fn check_links(path: &Path) -> io::Result<()> {
+impl By {
+    fn is_right_owner(self, owner: u32) -> bool {
+        match self {
+            Self::Server => owner == user::own(),
+            Self::Client => user::own() == 0 || user::is_own_or_root(owner),
+        }
+    }
+
+    /// The same for what is on the way. A user outside of this user namespace has no number here. Above a container's directories that is
+    /// the machine's root.
+    fn may_pass(self, owner: u32) -> bool {
+        owner == 0 || !user::has_number(owner) || self.is_right_owner(owner)
+    }
+}
+
+/// Follows the links in `path`, which need not exist, as the kernel does, and returns the path without them. Use only the result:
+/// each directory and link on the way is checked, from the root down, so no other user can make the result lead elsewhere.
+pub(super) fn resolve(path: &Path, by: By) -> io::Result<PathBuf> {
+    let path = std::path::absolute(path)?;
     let mut real = PathBuf::new();
     let mut left: VecDeque<OsString> = path.components().map(|part| part.as_os_str().to_owned()).collect();
     let mut links = 0;
     while let Some(part) = left.pop_front() {
-        // An absolute target replaces the path, and `..` leaves the directory that the links have led to.
+        if !real.as_os_str().is_empty() {
+            check_above(&real, by)?;
+        }
+        // The target of a link can be an absolute path, and `..` leaves the directory that the links have led to.
         if part == ".." {
             real.pop();
             continue;
         }
         real.push(part);
-        let Some(found) = if_there(fs::symlink_metadata(&real))? else { return Ok(()) };
+        let Some(found) = if_there(fs::symlink_metadata(&real))? else {
+            if left.iter().any(|part| part == "..") {
+                return Err(io::Error::new(io::ErrorKind::NotFound, format!("{} does not exist", real.display())));
+            }
+            real.extend(left);
+            return Ok(real);
+        };
         if !found.is_symlink() {
             continue;
         }
-        let owner = found.uid();
-        if !user::is_own_or_root(owner) && user::has_number(owner) {
-            return Err(Distrust::LinkOwner { path: real, owner }.into());
+        if !by.may_pass(found.uid()) {
+            return Err(Distrust::LinkOwner { path: real, owner: found.uid() }.into());
         }
         links += 1;
         if links > LINKS_MAX {
@@ -119,46 +167,60 @@ pub fn check_links(path: &Path) -> io::Result<()> {
             left.push_front(part.as_os_str().to_owned());
         }
     }
+    Ok(real)
+}
+
+/// Resolves the directory of a file that is created there. The file's own name can be anything, and is not followed.
+pub fn resolve_new(path: &Path, by: By) -> io::Result<PathBuf> {
+    let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else { return Err(io::ErrorKind::IsADirectory.into()) };
+    let dir = resolve(dir, by)?;
+    check_above(&dir, by)?;
+    Ok(dir.join(name))
+}
+
+/// Checks a directory on the way to a path.
+fn check_above(dir: &Path, by: By) -> io::Result<()> {
+    let found = fs::symlink_metadata(dir)?;
+    if !by.may_pass(found.uid()) {
+        return Err(Distrust::OwnerAbove { path: dir.to_owned(), owner: found.uid() }.into());
+    }
+    // In a sticky directory only a file's owner can rename it. Group permissions are not checked: many users' home directories are
+    // writable by a group of which they are the only member.
+    let mode = found.mode() & 0o7777;
+    if mode & WRITABLE_BY_OTHERS != 0 && mode & STICKY == 0 {
+        return Err(Distrust::Writable { path: dir.to_owned(), mode, by: "every user", change: "o-w" }.into());
+    }
     Ok(())
 }
 
-/// Checks that a client of this user can trust what it reads there. Root may contact every user's server, but sends its own
-/// tokens to none of them.
-pub(super) fn check_for_client(runtime_dir: &Path) -> io::Result<()> {
-    check(runtime_dir, |owner| user::own() == 0 || user::is_own_or_root(owner))
+/// Checks that no other user can change a runtime directory, at the path that `resolve` has returned.
+pub fn check_dir(real: &Path, by: By) -> io::Result<()> {
+    let found = fs::symlink_metadata(real)?;
+    if !found.is_dir() {
+        return Err(io::ErrorKind::NotADirectory.into());
+    }
+    if !by.is_right_owner(found.uid()) {
+        return Err(Distrust::Owner { owner: found.uid() }.into());
+    }
+    let mode = found.mode() & 0o7777;
+    if mode & (WRITABLE_BY_GROUP | WRITABLE_BY_OTHERS) != 0 {
+        let by = if mode & WRITABLE_BY_OTHERS != 0 { "every user" } else { "its group" };
+        return Err(Distrust::Writable { path: real.to_owned(), mode, by, change: "go-w" }.into());
+    }
+    Ok(())
+}
+
+/// Creates a runtime directory at the path that `resolve` has returned, and the missing directories above it, with mode 0700. If
+/// another process creates one of them meanwhile, that is [`io::ErrorKind::AlreadyExists`]: it can be a link, so the caller
+/// resolves the path again.
+pub fn create_dir(real: &Path) -> io::Result<()> {
+    let missing: Vec<&Path> = real.ancestors().take_while(|dir| matches!(if_there(dir.symlink_metadata()), Ok(None))).collect();
+    missing.iter().rev().try_for_each(|dir| DirBuilder::new().mode(0o700).create(dir))
 }
 
 /// True if the directory belongs to this user or root, so that its server may receive this user's tokens.
 pub fn is_own(runtime_dir: &Path) -> bool {
     fs::metadata(runtime_dir).is_ok_and(|found| user::is_own_or_root(found.uid()))
-}
-
-fn check(runtime_dir: &Path, is_right_owner: impl Fn(u32) -> bool) -> io::Result<()> {
-    let real = runtime_dir.canonicalize()?;
-    let found = fs::metadata(&real)?;
-    if !is_right_owner(found.uid()) {
-        return Err(Distrust::Owner { owner: found.uid() }.into());
-    }
-    let is_bad = |mode: u32, bits: u32| mode & bits != 0;
-    if is_bad(found.mode(), WRITABLE_BY_GROUP | WRITABLE_BY_OTHERS) {
-        let by = if is_bad(found.mode(), WRITABLE_BY_OTHERS) { "every user" } else { "its group" };
-        return Err(Distrust::Writable { path: real, mode: found.mode() & 0o7777, by, change: "go-w" }.into());
-    }
-    for above in real.ancestors().skip(1) {
-        let found = fs::metadata(above)?;
-        let (mode, owner) = (found.mode(), found.uid());
-        // A user outside of this user namespace has no number here. Above a container's directories that is the machine's root.
-        if owner != 0 && user::has_number(owner) && !is_right_owner(owner) {
-            return Err(Distrust::OwnerAbove { path: above.to_owned(), owner }.into());
-        }
-        // In a sticky directory only a file's owner can rename it. Group permissions are not checked: many users' home
-        // directories are writable by a group of which they are the only member.
-        if is_bad(mode, WRITABLE_BY_OTHERS) && !is_bad(mode, STICKY) {
-            let path = above.to_owned();
-            return Err(Distrust::Writable { path, mode: mode & 0o7777, by: "every user", change: "o-w" }.into());
-        }
-    }
-    Ok(())
 }
 
 /// Returns the resolved path if any component of `path` is a link.
@@ -192,15 +254,43 @@ mod tests {
             set_mode(&dir, mode);
             let change = "go-w";
             let expected = by.map(|by| Distrust::Writable { path: dir.clone(), mode, by, change });
-            assert_eq!(distrust(check_for_server(&dir)), expected, "{mode:o}");
-            assert_eq!(distrust(check_for_client(&dir)), expected, "{mode:o}");
+            for by in [By::Server, By::Client] {
+                assert_eq!(distrust(check_dir(&dir, by)), expected, "{mode:o}");
+            }
         }
         set_mode(&dir, 0o700);
         for (mode, is_trusted) in [(0o777, false), (0o1777, true), (0o775, true), (0o703, false)] {
             set_mode(above.path(), mode);
-            assert_eq!(distrust(check_for_server(&dir)).is_none(), is_trusted, "{mode:o}");
-            assert_eq!(distrust(check_for_client(&dir)).is_none(), is_trusted, "{mode:o}");
+            for by in [By::Server, By::Client] {
+                assert_eq!(distrust(resolve(&dir, by).map(drop)).is_none(), is_trusted, "{mode:o}");
+            }
         }
+    }
+
+    #[test]
+    fn path_is_resolved_as_the_kernel_resolves_it() {
+        let dir = tempfile::tempdir().expect("a temp folder");
+        let dir = dir.path().canonicalize().expect("there");
+        fs::create_dir_all(dir.join("a/b")).expect("creates");
+        for (target, link) in [("a/b", "relative"), ("relative", "a/../second"), ("loop", "loop"), ("missing/x", "dangling")] {
+            symlink(target, dir.join(link)).expect("links");
+        }
+        symlink(dir.join("a"), dir.join("absolute")).expect("links");
+        let resolved = |path: &str| resolve(&dir.join(path), By::Server).map_err(|error| error.kind());
+        for path in ["a/b", "relative", "second", "absolute/b", "second/../b", "absolute/../a/./b", "relative/../../absolute/b"] {
+            assert_eq!(resolved(path), Ok(dir.join(path).canonicalize().expect("there")), "{path}");
+        }
+        // The rest of a path that does not exist is kept, unless `..` would have to leave it: no link can be in it.
+        assert_eq!(resolved("absolute/new/dir"), Ok(dir.join("a/new/dir")));
+        assert_eq!(resolved("dangling"), Ok(dir.join("missing/x")));
+        for path in ["new/../absolute", "dangling/../../relative"] {
+            assert_eq!(resolved(path), Err(io::ErrorKind::NotFound), "{path}");
+        }
+        resolve(&dir.join("loop"), By::Server).expect_err("it never ends");
+        create_dir(&dir.join("a/new/dir")).expect("creates");
+        assert!(dir.join("a/new/dir").is_dir());
+        create_dir(&dir.join("dangling")).expect("nothing is missing");
+        assert!(!dir.join("missing").exists(), "no link is followed");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 
 use anyhow::{Context, anyhow, bail};
 
@@ -10,7 +11,7 @@ use crate::config::{Config, SOCKET_DEFAULT};
 use crate::console;
 use crate::kill_point::KillPoint;
 use crate::process;
-use crate::runtime_dir::ServerInfo;
+use crate::runtime_dir::{By, ServerInfo, resolve_new};
 use crate::transport::Listener;
 
 /// Every TCP socket to serve on: those that the service manager holds, else the addresses of the configuration.
@@ -45,10 +46,16 @@ pub(super) fn listen(config: &Config) -> anyhow::Result<Vec<Listener>> {
 }
 
 /// The Unix socket, if there is to be one.
-pub(super) fn listen_on_socket(config: &Config) -> anyhow::Result<Option<Listener>> {
+pub(super) fn listen_on_socket(config: &mut Config) -> anyhow::Result<Option<Listener>> {
     let Some(path) = &config.socket else { return Ok(None) };
-    let listener = match patiently(&config.runtime_dir, || Listener::unix(path), io::ErrorKind::AddrInUse) {
-        Ok(listener) => Some(listener),
+    let listen = |path: &Path| patiently(&config.runtime_dir, || Listener::unix(path), io::ErrorKind::AddrInUse);
+    // A killed server's socket is removed there, so no other user's link may lead to that place.
+    let resolved = resolve_new(path, By::Server);
+    let listener = match resolved.and_then(|path| listen(&path).map(|listener| (path, listener))) {
+        Ok((path, listener)) => {
+            config.socket = Some(path);
+            Some(listener)
+        }
         // The user did not request this socket by name, so a full file system, or one without sockets, is no reason to fail.
         Err(error) if *path == config.runtime_dir.join(SOCKET_DEFAULT) => {
             console::complain(&format!("autoappdev: no Unix socket at {}: {error}; clients use the address", path.display()));

@@ -13,14 +13,19 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
 
+use crate::config::Config;
 use crate::file_id::FileId;
 use crate::held_dir::is_link;
 use crate::kill_point::KillPoint;
+use crate::log::BACKEND_LOG;
 use crate::made::Made;
 use crate::private::{self, beside, private_file};
 use crate::process::{self, ProcState};
-use crate::run_dir::{LockState, Runs, create_private_dir, read_header};
-use crate::runtime_dir::{LOCK_FILE, ServerInfo, check_for_server, check_links};
+use crate::run_dir::{LockState, PAUSE_FILE, Runs, read_header};
+use crate::runtime_dir::{
+    By, DATABASE_SUFFIXES, Distrust, LOCK_FILE, ServerInfo, check_dir, create_dir, resolve_database, resolve_runtime_dir,
+};
+use crate::user;
 
 /// Beside the database: held by the server that uses it, and names that server's runtime directory.
 pub(super) const DATABASE_LOCK_SUFFIX: &str = "-server.lock";
@@ -40,21 +45,35 @@ const OWN_TRIES: usize = 10;
 
 /// Creates and locks the runtime directory, or names its owner; returns its path without links. Locks both the directory, whose lock does not vanish
 /// with a file that looks like a leftover, and the file in it, because not every file system can lock directories.
-pub(super) fn own(path: &Path, made: &mut Made) -> anyhow::Result<(PathBuf, [File; 2])> {
+pub(super) fn own(config: &mut Config, made: &mut Made) -> anyhow::Result<(PathBuf, [File; 2])> {
+    let folder = Some(&*config.folder).filter(|_| !config.is_runtime_dir_named);
+    let path = &config.runtime_dir;
     let distrusted = |path: &Path, error: io::Error| {
-        let advice = "serve as the user that owns it, or set AUTOAPPDEV_RUNTIME_DIR (or --runtime-dir) to a folder that belongs to this \
-                      user and that no other user can write to";
-        anyhow!("cannot use {} as the runtime directory: {error}; {advice}", path.display())
+        let advice = match Distrust::of(&error) {
+            Some(Distrust::Outside { .. }) => "",
+            _ => {
+                "; serve as the user that owns it, or set AUTOAPPDEV_RUNTIME_DIR (or --runtime-dir) to a folder that belongs to this user and \
+                 that no other user can write to"
+            }
+        };
+        anyhow!("cannot use {} as the runtime directory: {error}{advice}", path.display())
     };
     for _ in 0..OWN_TRIES {
         // Before anything is created where a link leads to. From here on only the path without links is used.
-        check_links(path).map_err(|error| distrusted(path, error))?;
-        let runtime_dir = create_private_dir(path).and_then(|()| path.canonicalize()).with_context(|| {
-            let advice = "set AUTOAPPDEV_RUNTIME_DIR (or --runtime-dir) to a folder that this user can write";
-            format!("cannot use {} as the runtime directory; {advice}", path.display())
-        })?;
+        let runtime_dir = resolve_runtime_dir(path, By::Server, folder).map_err(|error| distrusted(path, error))?;
+        made.folder(&runtime_dir);
+        match create_dir(&runtime_dir) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+            created => created.with_context(|| {
+                let advice = "set AUTOAPPDEV_RUNTIME_DIR (or --runtime-dir) to a folder that this user can write";
+                format!("cannot use {} as the runtime directory; {advice}", path.display())
+            })?,
+        }
         // Checked before any file in it is opened.
-        check_for_server(&runtime_dir).map_err(|error| distrusted(&runtime_dir, error))?;
+        match check_dir(&runtime_dir, By::Server) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            checked => checked.map_err(|error| distrusted(&runtime_dir, error))?,
+        }
         let runs = Runs::new(runtime_dir.clone()).path();
         // Old runs are removed from there.
         if is_link(&runs) {
@@ -64,11 +83,45 @@ pub(super) fn own(path: &Path, made: &mut Made) -> anyhow::Result<(PathBuf, [Fil
                 runs.display()
             );
         }
+        // Before the locks are taken: an open file is all that another user needs to keep the server from them.
+        let files = [LOCK_FILE, BACKEND_LOG, PAUSE_FILE].map(|name| runtime_dir.join(name));
+        for path in [runtime_dir.clone(), runs].into_iter().chain(files) {
+            take_for_this_user(&path, &mut config.notes)?;
+        }
         if let Some(locks) = own_existing(&runtime_dir, made)? {
             return Ok((runtime_dir, locks));
         }
     }
     bail!("cannot lock {}: it is removed repeatedly; stop whatever removes it", path.display())
+}
+
+/// Takes other users' access to one of the server's files or directories away, and notes that for the log.
+fn take_for_this_user(path: &Path, notes: &mut Vec<String>) -> anyhow::Result<()> {
+    let shown = path.display();
+    let had = private::make_private(path).map_err(|error| {
+        let advice = match error.kind() {
+            io::ErrorKind::PermissionDenied => {
+                format!("move it away, or give it to this user: `chown -R {} {shown}`", user::own())
+            }
+            _ => format!("other users can open it, and `chmod -R go= {shown}` prevents that"),
+        };
+        anyhow!("cannot use {shown}: {error}; {advice}")
+    })?;
+    if let Some(mode) = had {
+        notes.push(format!("{shown} had mode {mode:03o}; other users can no longer open it (mode {:03o})", mode & 0o700));
+    }
+    Ok(())
+}
+
+/// Puts the database at its path without links, and takes other users' access to its files away.
+pub(super) fn own_database(config: &mut Config) -> anyhow::Result<()> {
+    let path = config.database.display();
+    config.database =
+        resolve_database(config, By::Server).map_err(|error| anyhow!("cannot use {path} as the database: {error}"))?;
+    for suffix in DATABASE_SUFFIXES.into_iter().chain([DATABASE_LOCK_SUFFIX]) {
+        take_for_this_user(&beside(&config.database, suffix), &mut config.notes)?;
+    }
+    Ok(())
 }
 
 /// `None` if the directory was removed meanwhile, for example by a server that had created it and could not start.

@@ -99,6 +99,8 @@ mod server {
     mod files;
     mod foreign_files;
     mod foreign_links;
+    mod foreign_owners;
+    mod foreign_places;
     mod foreign_secrets;
     mod foreign_sockets;
     mod forged_journals;

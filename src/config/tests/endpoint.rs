@@ -15,6 +15,7 @@ fn a_client_reads_only_what_finds_the_server() {
     let usual = Folder {
         project: CWD.into(),
         runtime_dir: "/srv/box/runtime".into(),
+        folder: None,
         socket: Some("/srv/box/runtime/server.sock".into()),
         named_socket: None,
         named_address: None,

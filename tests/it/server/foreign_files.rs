@@ -13,11 +13,11 @@ use crate::fake_server::FakeServer;
 use crate::support::{Place, not_run, until};
 
 /// Any two users who are not root.
-const ANOTHER: u32 = 65_534;
-const THIRD: u32 = 65_533;
+pub(super) const ANOTHER: u32 = 65_534;
+pub(super) const THIRD: u32 = 65_533;
 const TOKEN: &str = "a-token-that-opens-the-door";
 
-fn is_root() -> bool {
+pub(super) fn is_root() -> bool {
     let is_root = rustix::process::geteuid().is_root();
     if !is_root {
         not_run("files of another user can only be made by root", "AUTOAPPDEV_REQUIRE_ROOT");
@@ -45,12 +45,12 @@ fn runs_that_cannot_be_read_are_reported_once_and_keep_no_request_waiting() {
     assert_eq!(reports, 1, "{}", place.server_log());
 }
 
-fn set_mode(path: &Path, mode: u32) {
+pub(super) fn set_mode(path: &Path, mode: u32) {
     fs::set_permissions(path, Permissions::from_mode(mode)).expect("ours");
 }
 
 /// Returns a command in the folder of the place, without the test's environment variables.
-fn bare(place: &Place, args: &[&str]) -> Command {
+pub(super) fn bare(place: &Place, args: &[&str]) -> Command {
     let mut command = place.command();
     for name in ["HOST", "PORT", "RUNTIME_DIR", "PIPELINE_CWD", "DISK_FREE_MB"] {
         command.env_remove(format!("AUTOAPPDEV_{name}"));
@@ -60,7 +60,7 @@ fn bare(place: &Place, args: &[&str]) -> Command {
 }
 
 /// Returns the exit code and standard error of a command that ends by itself.
-fn ended(mut command: Command) -> (i32, String) {
+pub(super) fn ended(mut command: Command) -> (i32, String) {
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("spawns");
     let mut stderr = child.stderr.take().expect("piped");
     let said = std::thread::spawn(move || std::io::read_to_string(&mut stderr).expect("text"));
@@ -78,7 +78,7 @@ fn ended(mut command: Command) -> (i32, String) {
     (status.code().expect("an exit code"), said.join().expect("text"))
 }
 
-fn entries(dir: &Path) -> Vec<PathBuf> {
+pub(super) fn entries(dir: &Path) -> Vec<PathBuf> {
     let mut entries: Vec<_> = fs::read_dir(dir).expect("there").flatten().map(|entry| entry.path()).collect();
     entries.sort();
     entries

@@ -8,7 +8,7 @@ use std::path::Path;
 use crate::support::{Place, is_alive, signal, until, until_true};
 
 /// A place whose server has ended after so many runs, and in which only the latest run is kept from now on.
-fn used(runs: usize) -> Place {
+pub(super) fn used(runs: usize) -> Place {
     let mut place = Place::new();
     place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "quick.sh");
     place.script("quick.sh", "#!/bin/sh\nseq 100000\n");

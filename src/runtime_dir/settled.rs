@@ -1,0 +1,48 @@
+//! The runtime directory and the database of the settings, at their paths without links.
+//!
+//! Level 1. The default and a `.env` file name places inside the folder only, with every link resolved. Both come with a cloned
+//! project, which could otherwise lead `serve` to another project of the user: the limits of this folder would remove that
+//! project's history. The environment and the command line are the user's own and can name any place.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use super::trusted::{By, Distrust, resolve};
+use crate::absent::if_there;
+use crate::config::Config;
+use crate::private::beside;
+use crate::user;
+
+/// The database's files.
+pub const DATABASE_SUFFIXES: [&str; 4] = ["", "-journal", "-wal", "-shm"];
+
+/// Resolves a path. If `inside` names folders, the path must be in one of them. `setting` names the place in the environment, up to the
+/// path in its value.
+fn resolve_inside(path: &Path, by: By, inside: &[&Path], setting: &'static str) -> io::Result<PathBuf> {
+    let real = resolve(path, by)?;
+    if inside.is_empty() || inside.iter().any(|folder| real.starts_with(folder)) {
+        return Ok(real);
+    }
+    Err(Distrust::Outside { target: real, setting }.into())
+}
+
+/// Resolves a runtime directory. If only a `.env` file or the default names it, it must be inside the folder.
+pub fn resolve_runtime_dir(runtime_dir: &Path, by: By, folder: Option<&Path>) -> io::Result<PathBuf> {
+    resolve_inside(runtime_dir, by, folder.as_slice(), "AUTOAPPDEV_RUNTIME_DIR=")
+}
+
+/// Resolves the database of a configuration whose runtime directory is resolved, and checks that no other user owns one of its files.
+pub fn resolve_database(config: &Config, by: By) -> io::Result<PathBuf> {
+    let inside: &[&Path] = if config.is_database_named { &[] } else { &[&config.folder, &config.runtime_dir] };
+    let real = resolve_inside(&config.database, by, inside, "DATABASE_URL=sqlite:")?;
+    for path in DATABASE_SUFFIXES.map(|suffix| beside(&real, suffix)) {
+        if let Some(found) = if_there(fs::symlink_metadata(&path))?
+            && !user::is_trusted_owner(found.uid(), &path)
+        {
+            return Err(Distrust::FileOwner { path, owner: found.uid() }.into());
+        }
+    }
+    Ok(real)
+}

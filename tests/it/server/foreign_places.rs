@@ -1,0 +1,200 @@
+//! Paths that lead a server of this user to a place that somebody else has chosen: by links of other users, or by the links and the
+//! `.env` of a cloned project.
+
+use std::fs;
+use std::os::unix::fs::{chown, lchown, symlink};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+
+use super::foreign_files::{ANOTHER, THIRD, bare, ended, entries, is_root, set_mode};
+use super::foreign_links::used;
+use crate::support::Place;
+
+/// Makes a link in a clone to a runtime directory.
+type Make = fn(&Path, &Path);
+
+/// A command in a folder that names no place of its own in the environment.
+fn in_folder(place: &Place, folder: &Path, args: &[&str]) -> Command {
+    let mut command = bare(place, args);
+    command.env("AUTOAPPDEV_PORT", "0").current_dir(folder);
+    command
+}
+
+fn ids(place: &Place) -> Vec<PathBuf> {
+    let rows: i64 = place.sql().query_row("SELECT count(*) FROM pipeline_runs", [], |row| row.get(0)).expect("a number");
+    assert_eq!(rows, 3, "no row was removed");
+    entries(&place.runtime().join("runs"))
+}
+
+#[test]
+fn links_and_dotenv_of_a_clone_do_not_lead_to_the_history_of_another_project() {
+    let other = used(3);
+    let theirs = other.runtime().canonicalize().expect("there");
+    let database = theirs.join("autoappdev.db");
+    let before = ids(&other);
+    let place = Place::new();
+    let by_dotenv = format!("AUTOAPPDEV_RUNTIME_DIR={}", theirs.display());
+    let database_by_dotenv = format!("DATABASE_URL=sqlite:{}", database.display());
+    let by_link_in_dotenv = "DATABASE_URL=sqlite:x.db".to_owned();
+    let cases: [(&str, Option<&str>, Make); 5] = [
+        ("AUTOAPPDEV_RUNTIME_DIR=", Some(&by_dotenv), |_, _| ()),
+        ("AUTOAPPDEV_RUNTIME_DIR=", None, |theirs, clone| symlink(theirs, clone.join("runtime")).expect("links")),
+        ("DATABASE_URL=sqlite:", Some(&database_by_dotenv), |_, _| ()),
+        ("DATABASE_URL=sqlite:", Some(&by_link_in_dotenv), |theirs, clone| {
+            symlink(theirs.join("autoappdev.db"), clone.join("x.db")).expect("links");
+        }),
+        ("DATABASE_URL=sqlite:", None, |theirs, clone| {
+            fs::create_dir(clone.join("runtime")).expect("creates");
+            set_mode(&clone.join("runtime"), 0o700);
+            symlink(theirs.join("autoappdev.db"), clone.join("runtime/autoappdev.db")).expect("links");
+        }),
+    ];
+    for (n, (setting, dotenv, make)) in cases.into_iter().enumerate() {
+        let clone = place.folder().join(format!("clone-{n}"));
+        fs::create_dir(&clone).expect("creates");
+        make(&theirs, &clone);
+        let dotenv = format!("AUTOAPPDEV_RUNS_KEEP=1\n{}\n", dotenv.unwrap_or_default());
+        fs::write(clone.join(".env"), &dotenv).expect("writes");
+        set_mode(&clone.join(".env"), 0o600);
+        let target = if setting.starts_with("DATABASE") { &database } else { &theirs };
+        let sentence = format!(
+            "it leads to {}, and a project's .env and links are followed only inside its folder; if you trust this one, set {setting}{} in \
+             the environment",
+            target.display(),
+            target.display()
+        );
+        for command in ["serve", "check", "migrate"] {
+            let (code, said) = ended(in_folder(&place, &clone, &[command]));
+            assert!(code == 1 && said.contains(&sentence), "{n}, {command}: {said}");
+        }
+        assert_eq!(ids(&other), before, "{n}");
+        // The user's own environment can name the place, as the sentence says.
+        let (name, value) = setting.split_once('=').expect("an assignment");
+        let mut command = in_folder(&place, &clone, &["check"]);
+        command.env(name, format!("{value}{}", target.display()));
+        let (code, said) = ended(command);
+        assert_eq!(code, 0, "{n}: {said}");
+    }
+}
+
+#[test]
+fn dotenv_of_a_clone_does_not_lead_client_commands_to_another_project() {
+    let other = Place::serving("sleep.sh");
+    other.start();
+    let place = Place::new();
+    let theirs = other.runtime().canonicalize().expect("there");
+    fs::write(place.folder().join(".env"), format!("AUTOAPPDEV_RUNTIME_DIR={}\n", theirs.display())).expect("writes");
+    set_mode(&place.folder().join(".env"), 0o600);
+    for args in [&["status"][..], &["stop", "--now"], &["logs"], &["pair", "--address", "x"]] {
+        let (code, said) = ended(in_folder(&place, place.folder(), args));
+        assert!(code == 4 && said.contains("is not used: it leads to"), "{args:?}: {said}");
+    }
+    assert_eq!(other.state(), "running");
+    let mut command = in_folder(&place, place.folder(), &["stop", "--now"]);
+    command.env("AUTOAPPDEV_RUNTIME_DIR", &theirs);
+    assert_eq!(ended(command).0, 0, "the user's own environment names it");
+}
+
+#[test]
+fn dotenv_and_links_are_followed_inside_the_folder() {
+    let mut place = Place::new();
+    fs::create_dir(place.folder().join("data")).expect("creates");
+    symlink("data", place.folder().join("link")).expect("links");
+    fs::write(place.folder().join(".env"), "AUTOAPPDEV_RUNTIME_DIR=link/run\nDATABASE_URL=sqlite:link/x.db\n").expect("writes");
+    set_mode(&place.folder().join(".env"), 0o600);
+    let command = in_folder(&place, place.folder(), &[]);
+    place.start_server_with(command);
+    assert!(place.folder().join("data/run/server.json").exists() && place.folder().join("data/x.db").exists());
+    let (code, said) = ended(in_folder(&place, place.folder(), &["status"]));
+    assert_eq!(code, 0, "{said}");
+    assert_eq!(place.stop_server(), 0);
+}
+
+/// A shared directory with a link of another user to an own directory, which is empty.
+fn shared(place: &Place) -> (PathBuf, PathBuf) {
+    let (shared, own) = (place.folder().join("shared"), place.folder().join("own"));
+    for dir in [&shared, &own] {
+        fs::create_dir(dir).expect("creates");
+    }
+    set_mode(&own, 0o700);
+    set_mode(&shared, 0o1777);
+    symlink(&own, shared.join("theirs")).expect("links");
+    lchown(shared.join("theirs"), Some(ANOTHER), Some(ANOTHER)).expect("we are root");
+    (shared, own)
+}
+
+#[test]
+fn database_or_socket_by_a_link_of_another_user_is_refused() {
+    if !is_root() {
+        return;
+    }
+    let place = Place::new();
+    set_mode(place.folder(), 0o755);
+    let binary = place.folder().join("autoappdev");
+    fs::copy(place.command().get_program(), &binary).expect("copies");
+    let (shared, own) = shared(&place);
+    let why = "theirs belongs to another user (uid 65534), who could make it lead elsewhere";
+    for path in ["theirs/x.db", "theirs/../own/x.db", "theirs"] {
+        let url = format!("sqlite:{}", shared.join(path).display());
+        let said = place.refused_server(("DATABASE_URL", &url));
+        assert!(said.contains("as the database") && said.contains(why), "{path}: {said}");
+        // Root may read where other users lead it, and a third user may not. Neither writes there.
+        for (command, user) in [("migrate", 0), ("check", THIRD)] {
+            let mut asked = place.command_of(&binary);
+            asked.args([command, "--database"]).arg(shared.join(path)).uid(user).gid(user);
+            let (code, said) = ended(asked);
+            assert!(code == 1 && said.contains("as the database") && said.contains(why), "{command} {path}: {said}");
+        }
+    }
+    let said = place.refused_server(("AUTOAPPDEV_SOCKET", shared.join("theirs/s.sock").to_str().expect("text")));
+    assert!(said.contains("cannot listen on") && said.contains(why), "{said}");
+    let runtime = shared.join("theirs/runtime");
+    let mut command = place.command();
+    command.arg("migrate").env("AUTOAPPDEV_RUNTIME_DIR", &runtime);
+    let (code, said) = ended(command);
+    assert!(code == 1 && said.contains(why), "{said}");
+    // The kernel does not follow what is behind a missing directory either.
+    let said = place.refused_server(("AUTOAPPDEV_RUNTIME_DIR", shared.join("x/../theirs/runtime").to_str().expect("text")));
+    assert!(said.contains("shared/x does not exist"), "{said}");
+    assert_eq!(entries(&own), Vec::<PathBuf>::new(), "nothing was made in it");
+    assert!(!shared.join("x").exists());
+    assert!(!place.runtime().exists(), "nor was the runtime directory left there");
+}
+
+/// The path is a directory while it is checked, and a link when it is used.
+#[test]
+fn directory_that_is_exchanged_for_a_link_while_a_server_starts_is_refused() {
+    if !is_root() {
+        return;
+    }
+    let place = Place::new();
+    let (shared, own) = shared(&place);
+    let (link, dir) = (shared.join("theirs"), shared.join("directory"));
+    fs::create_dir(&dir).expect("creates");
+    fs::create_dir(own.join("runtime")).expect("creates");
+    fs::create_dir(dir.join("runtime")).expect("creates");
+    chown(&dir, Some(ANOTHER), Some(ANOTHER)).expect("we are root");
+    let is_over = Arc::new(AtomicBool::new(false));
+    let exchanges = thread::spawn({
+        let is_over = is_over.clone();
+        move || {
+            while !is_over.load(Ordering::Relaxed) {
+                renameat_with(CWD, &link, CWD, &dir, RenameFlags::EXCHANGE).expect("exchanges");
+            }
+        }
+    });
+    let path = shared.join("theirs/runtime");
+    for _ in 0..20 {
+        let said = place.refused_server(("AUTOAPPDEV_RUNTIME_DIR", path.to_str().expect("text")));
+        assert!(said.contains("belongs to another user (uid 65534)"), "{said}");
+    }
+    is_over.store(true, Ordering::Relaxed);
+    exchanges.join().expect("no panic");
+    assert_eq!(entries(&own.join("runtime")), Vec::<PathBuf>::new(), "nothing was made in it");
+}
