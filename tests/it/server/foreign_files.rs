@@ -45,6 +45,14 @@ fn runs_that_cannot_be_read_are_reported_once_and_keep_no_request_waiting() {
     assert_eq!(reports, 1, "{}", place.server_log());
 }
 
+/// Returns a copy of the binary that other users can run, if they can reach the place's folder.
+pub(super) fn copied_binary(place: &Place) -> PathBuf {
+    let binary = place.folder().join("autoappdev");
+    // By a process of its own: a file that is open for writing here cannot be executed.
+    assert!(Command::new("cp").arg(env!("CARGO_BIN_EXE_autoappdev")).arg(&binary).status().expect("cp is there").success());
+    binary
+}
+
 pub(super) fn set_mode(path: &Path, mode: u32) {
     fs::set_permissions(path, Permissions::from_mode(mode)).expect("ours");
 }
@@ -273,9 +281,7 @@ fn server_in_a_user_namespace_serves_below_directories_of_the_machines_root() {
         return;
     }
     let mut place = Place::new();
-    let binary = place.folder().join("autoappdev");
-    // By a process of its own: a file that is open for writing here cannot be executed.
-    assert!(Command::new("cp").arg(env!("CARGO_BIN_EXE_autoappdev")).arg(&binary).status().expect("cp is there").success());
+    let binary = copied_binary(&place);
     let owned = Command::new("chown").args(["-R", &ANOTHER.to_string()]).arg(place.folder()).status();
     assert!(owned.expect("chown is there").success());
     let mut command = place.command_of(Path::new("setpriv"));

@@ -10,7 +10,7 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::thread::{Gid, Uid, set_thread_gid, set_thread_res_uid};
 use serde_json::json;
 
-use super::foreign_files::{ANOTHER, bare, ended, is_root, set_mode};
+use super::foreign_files::{ANOTHER, bare, copied_binary, ended, is_root, set_mode};
 use super::foreign_links::used;
 use crate::support::{Place, until_true};
 
@@ -76,8 +76,7 @@ fn files_of_root_in_the_runtime_directory_of_another_user_are_refused() {
     set_mode(place.folder(), 0o755);
     fs::create_dir(place.runtime()).expect("creates");
     chown(place.runtime(), Some(ANOTHER), Some(ANOTHER)).expect("we are root");
-    let binary = place.folder().join("autoappdev");
-    fs::copy(place.command().get_program(), &binary).expect("copies");
+    let binary = copied_binary(&place);
     let serve = |place: &Place| {
         use std::os::unix::process::CommandExt;
         let mut command = place.command_of(&binary);

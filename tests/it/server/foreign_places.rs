@@ -12,7 +12,7 @@ use std::thread;
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
-use super::foreign_files::{ANOTHER, THIRD, bare, ended, entries, is_root, set_mode};
+use super::foreign_files::{ANOTHER, THIRD, bare, copied_binary, ended, entries, is_root, set_mode};
 use super::foreign_links::used;
 use crate::support::Place;
 
@@ -136,8 +136,7 @@ fn database_or_socket_by_a_link_of_another_user_is_refused() {
     }
     let place = Place::new();
     set_mode(place.folder(), 0o755);
-    let binary = place.folder().join("autoappdev");
-    fs::copy(place.command().get_program(), &binary).expect("copies");
+    let binary = copied_binary(&place);
     let (shared, own) = shared(&place);
     let why = "theirs belongs to another user (uid 65534), who could make it lead elsewhere";
     for path in ["theirs/x.db", "theirs/../own/x.db", "theirs"] {
