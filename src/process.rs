@@ -10,6 +10,7 @@ mod children;
 mod lack;
 mod memory;
 mod own;
+mod owner;
 mod pages;
 mod signal;
 mod spawn;

@@ -2,12 +2,12 @@
 //!
 //! Any process can be started with any arguments, and can change them later, so only processes count that no other user can have started.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Read};
 
 use super::lack::is_shortage;
+use super::owner::other_user_of;
 use super::tree::all_pids;
-use crate::user;
 
 /// The longest arguments that are read, in bytes: more than a path (`PATH_MAX`) and some words have.
 const ARGUMENTS_BYTES_MAX: u64 = 8192;
@@ -18,16 +18,16 @@ pub fn with_arguments<T>(pick: impl Fn(&[&[u8]]) -> Option<T>) -> io::Result<Vec
     let mut found = Vec::new();
     for pid in all_pids()? {
         let look = || -> io::Result<Option<T>> {
+            // Before its arguments are opened: a process can keep whoever reads them waiting for as long as it likes.
+            if other_user_of(pid)?.is_some() {
+                return Ok(None);
+            }
             let mut text = Vec::new();
             File::open(format!("/proc/{pid}/cmdline"))?.take(ARGUMENTS_BYTES_MAX).read_to_end(&mut text)?;
             // Each ends with a zero byte. A process that has died has none (`proc_pid_cmdline(5)`).
             let Some(text) = text.strip_suffix(&[0]) else { return Ok(None) };
             let arguments: Vec<&[u8]> = text.split(|&byte| byte == 0).collect();
-            let picked = pick(&arguments);
-            if picked.is_some() && !is_of_own_user_or_root(pid)? {
-                return Ok(None);
-            }
-            Ok(picked)
+            Ok(pick(&arguments))
         };
         match look() {
             Ok(Some(picked)) => found.push((picked, pid)),
@@ -37,16 +37,6 @@ pub fn with_arguments<T>(pick: impl Fn(&[&[u8]]) -> Option<T>) -> io::Result<Vec
         }
     }
     Ok(found)
-}
-
-/// All four numbers count: another user can start a set-user-ID program of root with any arguments, and remains its real user
-/// (`proc_pid_status(5)`, `credentials(7)`).
-fn is_of_own_user_or_root(pid: u32) -> io::Result<bool> {
-    let status = fs::read(format!("/proc/{pid}/status"))?;
-    let status = String::from_utf8_lossy(&status);
-    let users = status.lines().find_map(|line| line.strip_prefix("Uid:"));
-    let is_trusted = |user: &str| user.parse().is_ok_and(user::is_own_or_root);
-    Ok(users.is_some_and(|users| users.split_ascii_whitespace().all(is_trusted)))
 }
 
 #[cfg(test)]

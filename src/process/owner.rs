@@ -1,0 +1,24 @@
+//! The users that a process runs as.
+
+use std::fs;
+use std::io;
+
+use crate::user;
+
+/// The real user of a process that another user than this one or root started or runs. `None` if only this user and root did.
+///
+/// All four numbers count: another user can start a set-user-ID program of root with any arguments, and remains its real user
+/// (`proc_pid_status(5)`, `credentials(7)`). The process cannot delay this look, as it can delay one at its arguments or environment:
+/// the kernel takes no lock of the process's memory for it.
+pub(super) fn other_user_of(pid: u32) -> io::Result<Option<u32>> {
+    let status = fs::read(format!("/proc/{pid}/status"))?;
+    let status = String::from_utf8_lossy(&status);
+    let users: Option<Vec<u32>> = status
+        .lines()
+        .find_map(|line| line.strip_prefix("Uid:"))
+        .and_then(|users| users.split_ascii_whitespace().map(|user| user.parse().ok()).collect());
+    match users.as_deref() {
+        Some(users @ [real, ..]) => Ok(users.iter().any(|&user| !user::is_own_or_root(user)).then_some(*real)),
+        Some([]) | None => Err(io::Error::new(io::ErrorKind::InvalidData, "unreadable /proc status")),
+    }
+}
