@@ -15,11 +15,12 @@ mod pages;
 mod signal;
 mod spawn;
 mod stat;
+mod strangers;
 mod tree;
 
 pub use alive::{is_alive, is_there, lives, name_of};
 pub use by_arguments::with_arguments;
-pub use carriers::{carriers, environment_entry};
+pub use carriers::{CarrierSearch, environment_entry};
 pub use cgroup::{Cgroup, has_thawed};
 pub use children::{has_living_child, peek_exit, reap, reap_all_but, usage_of_children, wait_for_end, was_continued};
 pub use lack::{advice_for, explain_lack, is_disk_full, is_shortage, lack_of};
@@ -57,6 +58,10 @@ mod tests {
         let words = ["-c", "printf %s \"$2\" >\"$1\" && chmod 755 \"$1\"", "sh"];
         let status = Command::new("/bin/sh").args(words).arg(path).arg(text).status();
         assert!(status.expect("sh is everywhere").success(), "writes");
+    }
+
+    fn carriers(cookie: &[Vec<u8>]) -> std::io::Result<Vec<Identity>> {
+        CarrierSearch::new(cookie.iter().cloned()).scan()
     }
 
     fn sleeper() -> (Child, Identity) {

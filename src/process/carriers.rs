@@ -5,44 +5,100 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::lack::is_shortage;
+use super::owner::other_user_of;
 use super::stat::{Identity, ProcState, is_in_execve, is_leaving, read_stat};
+use super::strangers::Strangers;
 use super::tree::all_pids;
+use crate::user;
 
-/// How long [`carriers`] may take on a machine where processes are born all the time, or stay in the middle of execve(2); how often one of
+/// How long a scan may take on a machine where processes are born all the time, or stay in the middle of execve(2); how often one of
 /// these is looked at; and how many more looks must agree.
 const CARRIERS_LIMIT: Duration = Duration::from_secs(1);
 const EXECVE_LOOK: Duration = Duration::from_micros(100);
 const AGREEING_LOOKS: u32 = 3;
-/// What is read of an environment at a time.
+/// Room for an environment, in bytes.
 const ENVIRONMENT_BYTES: usize = 32 * 1024;
+/// The most that is read of an environment, in bytes. execve(2) accepts no more of arguments and environment together, whatever the limit
+/// of the stack. A process can claim gigabytes of its memory as its environment later (`PR_SET_MM_MAP(2const)`).
+const ENVIRONMENT_BYTES_MAX: u64 = 6 * 1024 * 1024;
 
-/// Every live process, this one excepted, whose environment holds each of `cookie`'s `NAME=value` texts. Processes whose
-/// environment may not be read are not ours. One that is executing another program has none for a moment: that is waited for. So is one
-/// that has been killed, until it is dead: its memory goes first, and its locks and ports after that.
-/// A shortage ([`is_shortage`]) is an error: who could not be looked at may be one.
-pub fn carriers(cookie: &[Vec<u8>]) -> io::Result<Vec<Identity>> {
-    let deadline = Instant::now() + CARRIERS_LIMIT;
-    let mut seen = BTreeSet::from([std::process::id()]);
-    let mut found = Vec::new();
-    loop {
-        // A child is born before its parent is seen dead: who was missed because it has fled to a child is in a list that is made later.
-        let newcomers: Vec<u32> = all_pids()?.filter(|&pid| seen.insert(pid)).collect();
-        if newcomers.is_empty() || Instant::now() > deadline {
-            return Ok(found);
-        }
-        for pid in newcomers {
-            // A process can end at any point of this look: then it carries nothing.
-            let look = || carries(pid, cookie, deadline)?.then(|| read_stat(pid)).transpose();
-            match look() {
-                Ok(Some(stat)) if stat.state != ProcState::Dead => found.push(stat.identity),
-                Err(error) if is_shortage(&error) => return Err(error),
-                Ok(_) | Err(_) => {}
+/// The search for every live process, this one excepted, whose environment holds each of a cookie's `NAME=value` texts.
+pub struct CarrierSearch {
+    cookie: Arc<[Vec<u8>]>,
+    strangers: Strangers<io::Result<bool>>,
+    unread: usize,
+}
+
+impl CarrierSearch {
+    /// Searches for nothing yet.
+    pub fn new(cookie: impl IntoIterator<Item = Vec<u8>>) -> Self {
+        let cookie: Arc<[Vec<u8>]> = cookie.into_iter().collect();
+        let strangers = Strangers::new({
+            let cookie = cookie.clone();
+            move |pid, deadline| carries(pid, &cookie, deadline)
+        });
+        Self { cookie, strangers, unread: 0 }
+    }
+
+    /// One pass over all processes. One that is executing another program has no environment for a moment: that is waited for. So is one
+    /// that has been killed, until it is dead: its memory goes first, and its locks and ports after that.
+    ///
+    /// Processes of other users are examined only by root, which alone may read their environments, and after all others: a run of root
+    /// can have changed its user. How long they may take is limited ([`Strangers`]).
+    ///
+    /// # Errors
+    /// Only a shortage ([`is_shortage`]): a process that could not be looked at may be a carrier.
+    pub fn scan(&mut self) -> io::Result<Vec<Identity>> {
+        let begin = Instant::now();
+        let mut seen = BTreeSet::from([std::process::id()]);
+        let mut found = Vec::new();
+        self.strangers.begin_scan();
+        self.unread = 0;
+        loop {
+            // The time that strangers take is not taken from the search for the others.
+            let deadline = begin + CARRIERS_LIMIT + self.strangers.taken();
+            // A child is born before its parent is seen dead: who was missed because it has fled to a child is in a list that is made later.
+            let newcomers: Vec<u32> = all_pids()?.filter(|&pid| seen.insert(pid)).collect();
+            if newcomers.is_empty() || Instant::now() > deadline {
+                return Ok(found);
+            }
+            let mut strangers = Vec::new();
+            for pid in newcomers {
+                match other_user_of(pid) {
+                    Ok(None) => add_if(carries(pid, &self.cookie, deadline), pid, &mut found)?,
+                    Ok(Some(user)) if user::own() == 0 => strangers.push((pid, user)),
+                    Err(error) if is_shortage(&error) => return Err(error),
+                    // A process can end at any point of a look: then it carries nothing.
+                    Ok(Some(_)) | Err(_) => {}
+                }
+            }
+            for (pid, user) in strangers {
+                match self.strangers.look_at(pid, user) {
+                    Some(look) => add_if(look, pid, &mut found)?,
+                    None => self.unread += 1,
+                }
             }
         }
     }
+
+    /// How many processes of other users the latest scan left out, because they or others of the same user kept it waiting.
+    pub const fn unread(&self) -> usize {
+        self.unread
+    }
+}
+
+/// Adds a process that carries the cookie and is alive.
+fn add_if(carries: io::Result<bool>, pid: u32, found: &mut Vec<Identity>) -> io::Result<()> {
+    match carries.and_then(|carries| carries.then(|| read_stat(pid)).transpose()) {
+        Ok(Some(stat)) if stat.state != ProcState::Dead => found.push(stat.identity),
+        Err(error) if is_shortage(&error) => return Err(error),
+        Ok(_) | Err(_) => {}
+    }
+    Ok(())
 }
 
 /// Whether the process has each entry of `cookie` in its environment, as the kernel shows that. In the middle of execve(2) the old one is
@@ -53,7 +109,8 @@ fn carries(pid: u32, cookie: &[Vec<u8>], deadline: Instant) -> io::Result<bool> 
     let mut agreeing_looks = 0;
     loop {
         let mut environment = Vec::with_capacity(ENVIRONMENT_BYTES);
-        match File::open(format!("/proc/{pid}/environ")).and_then(|mut file| file.read_to_end(&mut environment)) {
+        let file = File::open(format!("/proc/{pid}/environ"));
+        match file.and_then(|file| read_environment(file, &mut environment)) {
             // By the kernel's version one that has no memory any more cannot be read, or is empty.
             Err(error) if error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) => environment.clear(),
             other => drop(other?),
@@ -79,7 +136,23 @@ fn carries(pid: u32, cookie: &[Vec<u8>], deadline: Instant) -> io::Result<bool> 
     }
 }
 
+fn read_environment(file: impl Read, environment: &mut Vec<u8>) -> io::Result<usize> {
+    file.take(ENVIRONMENT_BYTES_MAX).read_to_end(environment)
+}
+
 /// The `NAME=value` text of an environment entry, as bytes.
 pub fn environment_entry(name: &str, value: &Path) -> Vec<u8> {
     [name.as_bytes(), b"=", value.as_os_str().as_bytes()].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn environment_beyond_what_execve_accepts_is_not_read() {
+        let mut environment = Vec::new();
+        assert_eq!(read_environment(io::repeat(0), &mut environment).expect("it can be read"), 6 << 20);
+        assert_eq!(environment.len(), 6 << 20);
+    }
 }

@@ -27,7 +27,7 @@ use crate::kill_point::KillPoint;
 use crate::log::{Listing, RunLogs};
 use crate::pipeline::{Found, Killed};
 use crate::private;
-use crate::process::{self, Cgroup};
+use crate::process::{self, CarrierSearch, Cgroup};
 use crate::run_dir::{
     self, Command, Header, JournalError, LaunchSpec, LineReader, LockState, Message, NumberedProgress, PAUSE_FILE, ProgressError,
     Runs, to_line,
@@ -43,7 +43,7 @@ const CONNECT_LIMIT: Duration = Duration::from_millis(500);
 /// The longest line from a shim, in bytes. Its facts are a few hundred.
 const MESSAGE_BYTES_MAX: usize = 1024 * 1024;
 
-/// How long the leftovers of a run may take to die of SIGKILL before the search for them is given up and said so.
+/// How long the leftovers of a run may take to die, from the first SIGKILL on, before the search for them is given up and said so.
 const KILL_LIMIT: Duration = Duration::from_secs(5);
 
 /// Processes, sockets and files.
@@ -268,14 +268,15 @@ impl Shims for RealShims {
         }
         let cookie = given.cookie(run_id).map(|(name, value)| process::environment_entry(name, &value));
         let (cgroup, former) = self.cgroups(run_id, header.as_ref())?;
-        let deadline = Instant::now() + KILL_LIMIT;
+        let mut search = CarrierSearch::new(cookie);
+        let mut deadline = None;
         let mut pause = Duration::from_micros(200);
         // In the order in which they were found, the first of them with their names.
         let mut found: Vec<(u32, Option<String>)> = Vec::new();
         let mut known = BTreeSet::new();
         // A process that was found counts until it is dead, although its environment becomes unreadable before that.
         let mut carriers = BTreeSet::new();
-        let mut leftovers = loop {
+        let (alive, is_group_populated) = loop {
             // Before any signal: a dead process has no name.
             let mut name = |pid| {
                 if known.insert(pid) {
@@ -283,28 +284,20 @@ impl Shims for RealShims {
                     found.push((pid, name));
                 }
             };
-            let (members, is_populated) = match &cgroup {
+            let is_group_populated = match &cgroup {
                 Some(cgroup) if is_populated(cgroup)? => {
-                    let members = cgroup.members().unwrap_or_default();
-                    members.iter().copied().for_each(&mut name);
+                    cgroup.members().unwrap_or_default().into_iter().for_each(&mut name);
                     // Whoever may not be killed this way is a member still, and counted.
                     let _found_again = cgroup.kill();
-                    (members, true)
+                    true
                 }
-                Some(_) | None => (Vec::new(), false),
+                Some(_) | None => false,
             };
-            carriers.extend(process::carriers(&cookie)?);
+            carriers.extend(search.scan()?);
             carriers.retain(process::is_alive);
             carriers.iter().map(|carrier| carrier.pid).for_each(&mut name);
-            if (!is_populated && carriers.is_empty()) || Instant::now() > deadline {
-                let mut alive: BTreeSet<u32> = carriers.iter().map(|carrier| carrier.pid).collect();
-                alive.extend(&members);
-                let mut killed = Killed::default();
-                for (pid, name) in found.into_iter().filter(|(pid, _)| !alive.contains(pid)) {
-                    killed.add(pid, || name);
-                }
-                // Not every group below is listed; a process in none of these counts too.
-                break Leftovers { killed, alive: alive.len().max(usize::from(is_populated)) };
+            if !is_group_populated && carriers.is_empty() {
+                break (BTreeSet::new(), false);
             }
             // Stopped first, so that they bear no more children while the others are dealt with.
             for signal in [Signal::STOP, Signal::KILL] {
@@ -318,7 +311,25 @@ impl Shims for RealShims {
             }
             thread::sleep(pause);
             pause = (pause * 2).min(Duration::from_millis(50));
+            // From the first signal on, and looked at after each: however long a search takes, whatever it found has been signalled.
+            if Instant::now() > *deadline.get_or_insert_with(|| Instant::now() + KILL_LIMIT) {
+                let mut alive: BTreeSet<u32> =
+                    carriers.iter().filter(|carrier| process::is_alive(carrier)).map(|carrier| carrier.pid).collect();
+                let populated = match &cgroup {
+                    Some(cgroup) if is_populated(cgroup)? => Some(cgroup),
+                    Some(_) | None => None,
+                };
+                alive.extend(populated.and_then(|cgroup| cgroup.members().ok()).unwrap_or_default());
+                break (alive, populated.is_some());
+            }
         };
+        let mut killed = Killed::default();
+        for (pid, name) in found.into_iter().filter(|(pid, _)| !alive.contains(pid)) {
+            killed.add(pid, || name);
+        }
+        // Not every group below is listed; a process in none of these counts too.
+        let alive = alive.len().max(usize::from(is_group_populated));
+        let mut leftovers = Leftovers { killed, alive, unread: search.unread() };
         KillPoint::ServerLeftoversKilled.reach();
         if let (Some(cgroup), 0) = (cgroup, leftovers.alive)
             && let Err(error) = cgroup.remove()

@@ -26,6 +26,8 @@ pub(super) struct Leftovers {
     pub(super) killed: Killed,
     /// How many of them could not be killed.
     pub(super) alive: usize,
+    /// How many processes of other users kept the search waiting, and were not examined.
+    pub(super) unread: usize,
 }
 
 /// The world.

@@ -99,6 +99,7 @@ mod server {
     mod files;
     mod foreign_files;
     mod foreign_links;
+    mod foreign_memory;
     mod foreign_owners;
     mod foreign_places;
     mod foreign_secrets;

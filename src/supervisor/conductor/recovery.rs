@@ -128,11 +128,18 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
                     Ok(leftovers) => {
                         killed = leftovers.killed;
                         why.extend(killed.in_recovery().into_iter().flat_map(|told| ["; ".to_owned(), told]));
-                        match (leftovers.alive, self.ledger.run().and_then(|run| run.containment)) {
-                            (0, Some(Containment::Cgroup)) => why.push_str("; nothing of it is alive"),
+                        let containment = self.ledger.run().and_then(|run| run.containment);
+                        match (leftovers.alive, containment, leftovers.unread) {
+                            (0, Some(Containment::Cgroup), _) => why.push_str("; nothing of it is alive"),
                             // A process that cleared its environment cannot be recognised.
-                            (0, Some(Containment::Tree) | None) => why.push_str("; nothing that carries its id is alive"),
-                            (left, _) => why = format!("{why}; {left} of its processes could not be killed: end them by hand"),
+                            (0, Some(Containment::Tree) | None, 0) => why.push_str("; nothing that carries its id is alive"),
+                            (0, Some(Containment::Tree) | None, unread) => {
+                                why = format!(
+                                    "{why}; {unread} processes of other users could not be examined in time: if one of them belongs \
+                                     to this run, end it by hand"
+                                );
+                            }
+                            (left, ..) => why = format!("{why}; {left} of its processes could not be killed: end them by hand"),
                         }
                     }
                     Err(error) if is_shortage(&error) => {

@@ -21,7 +21,7 @@ use crate::support::{DEADLINE, Place, is_alive, is_stopped, letter, not_run, sig
 const ANOTHER: u32 = 65_534;
 
 /// Sockets of another user. They are closed after the deadline, so that a program which waits for them ends, and its test fails.
-struct Sockets {
+pub(super) struct Sockets {
     leave: Sender<()>,
     holder: JoinHandle<bool>,
 }
@@ -54,7 +54,7 @@ impl Sockets {
         })
     }
 
-    fn leave(self) {
+    pub(super) fn leave(self) {
         let _gave_up = self.leave.send(());
         assert!(self.holder.join().expect("no panic"), "something waited for the other user's sockets until they were closed");
     }
@@ -88,7 +88,7 @@ fn runs_of(place: &Place) -> Runs {
 }
 
 /// At the names that sockets of these runs could have: for each one whose queue is full, and one with room that says nothing.
-fn squat(place: &Place, run_ids: &[i64]) -> Option<Sockets> {
+pub(super) fn squat(place: &Place, run_ids: &[i64]) -> Option<Sockets> {
     let prefix = runs_of(place).socket_prefix();
     let names: Vec<[SocketAddrUnix; 2]> =
         run_ids.iter().map(|id| ["x", "y"].map(|last| named(&format!("{prefix}{id}-{last}")))).collect();

@@ -1,0 +1,169 @@
+//! Looks at processes of other users, which can keep a look waiting.
+//!
+//! To read a process's arguments or environment, the kernel takes a lock of that process's memory. A process can hold the lock for as long
+//! as it likes: one of its threads maps memory while another one waits for a file system that the user mounted and that never answers.
+//! The read cannot be interrupted. So each look is made by a thread that can be left behind: it ends with the process that it waits for,
+//! or with this one.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long the processes of one user may take in a scan. A user can only hide processes that it could end or change anyway: its own.
+const USER_LIMIT: Duration = Duration::from_secs(1);
+/// How long those of all other users may take in a scan: one person can have thousands of user numbers (`subuid(5)`).
+const ALL_LIMIT: Duration = Duration::from_secs(2);
+/// How many threads there may be, those included that were left behind.
+const THREADS_MAX: usize = 16;
+
+static THREADS: AtomicUsize = AtomicUsize::new(0);
+
+/// To a thread that looks at one process after the other, until it has nowhere to send an answer; and from it.
+type Looker<T> = (Sender<(u32, Instant)>, Receiver<T>);
+
+/// Looks at processes of other users, within limits. `T` is what a look returns.
+pub(super) struct Strangers<T> {
+    look: Arc<dyn Fn(u32, Instant) -> T + Send + Sync>,
+    looker: Option<Looker<T>>,
+    /// Users of whom a process kept a thread waiting. None of theirs is looked at again: each would cost a thread.
+    avoided: BTreeSet<u32>,
+    taken: BTreeMap<u32, Duration>,
+}
+
+impl<T: Send + 'static> Strangers<T> {
+    /// `look` gets a pid, and the time at which its answer is no longer waited for.
+    pub(super) fn new(look: impl Fn(u32, Instant) -> T + Send + Sync + 'static) -> Self {
+        Self { look: Arc::new(look), looker: None, avoided: BTreeSet::new(), taken: BTreeMap::new() }
+    }
+
+    /// From here on the users have their time again.
+    pub(super) fn begin_scan(&mut self) {
+        self.taken.clear();
+    }
+
+    /// How long this scan has waited for other users' processes.
+    pub(super) fn taken(&self) -> Duration {
+        self.taken.values().sum()
+    }
+
+    /// Looks at process `pid` of `user`. `None` if that was not possible in time, or no thread could be created.
+    pub(super) fn look_at(&mut self, pid: u32, user: u32) -> Option<T> {
+        let of_user = USER_LIMIT.saturating_sub(self.taken.get(&user).copied().unwrap_or_default());
+        let left = of_user.min(ALL_LIMIT.saturating_sub(self.taken()));
+        if left.is_zero() || self.avoided.contains(&user) {
+            return None;
+        }
+        let (ask, answers) = match self.looker.take() {
+            Some(looker) => looker,
+            None => self.start()?,
+        };
+        let begin = Instant::now();
+        ask.send((pid, begin + left)).ok()?;
+        let answer = answers.recv_timeout(left);
+        *self.taken.entry(user).or_default() += begin.elapsed();
+        match answer {
+            Ok(answer) => {
+                self.looker = Some((ask, answers));
+                Some(answer)
+            }
+            // Left behind. It ends when its look does.
+            Err(RecvTimeoutError::Timeout) => {
+                self.avoided.insert(user);
+                None
+            }
+            Err(RecvTimeoutError::Disconnected) => None,
+        }
+    }
+
+    fn start(&self) -> Option<Looker<T>> {
+        let counted = Counted::new()?;
+        let (ask, asked) = mpsc::channel();
+        let (answer, answers) = mpsc::channel();
+        let look = self.look.clone();
+        let work = move || {
+            let _counted = counted;
+            for (pid, deadline) in asked {
+                if answer.send(look(pid, deadline)).is_err() {
+                    break;
+                }
+            }
+        };
+        thread::Builder::new().name("strangers".to_owned()).spawn(work).ok()?;
+        Some((ask, answers))
+    }
+}
+
+/// One of the threads that there may be.
+struct Counted;
+
+impl Counted {
+    fn new() -> Option<Self> {
+        let more = |count| (count < THREADS_MAX).then_some(count + 1);
+        THREADS.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more).ok().map(|_| Self)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        THREADS.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    /// The number of threads is the process's, which may run several tests.
+    static ALONE: Mutex<()> = Mutex::new(());
+
+    #[test]
+    fn process_that_keeps_a_look_waiting_costs_its_user_the_others_and_nobody_else() {
+        const STUCK: u32 = 1;
+        let _alone = ALONE.lock();
+        let (leave, left) = mpsc::channel::<()>();
+        let (left, looked) = (Mutex::new(left), Arc::new(Mutex::new(Vec::new())));
+        let mut strangers = Strangers::new({
+            let looked = looked.clone();
+            move |pid, _| {
+                looked.lock().expect("no panic").push(pid);
+                if pid == STUCK {
+                    // As long as the test runs.
+                    let _ends = left.lock().expect("no panic").recv();
+                }
+                pid
+            }
+        });
+        assert_eq!(strangers.look_at(5, 1001), Some(5));
+        assert_eq!(strangers.look_at(STUCK, 1001), None);
+        assert_eq!(strangers.look_at(6, 1001), None, "it would cost another thread");
+        assert_eq!(strangers.look_at(7, 1002), Some(7), "by a thread that is not waiting");
+        strangers.begin_scan();
+        assert_eq!(strangers.look_at(STUCK, 1001), None);
+        assert_eq!(strangers.look_at(8, 1002), Some(8));
+        assert_eq!(*looked.lock().expect("no panic"), [5, STUCK, 7, 8]);
+        drop((leave, strangers));
+    }
+
+    #[test]
+    fn users_share_a_limited_time_and_a_limited_number_of_threads() {
+        let _alone = ALONE.lock();
+        let (leave, left) = mpsc::channel::<()>();
+        let left = Mutex::new(left);
+        let mut strangers = Strangers::new(move |_, _| drop(left.lock().map(|left| left.recv())));
+        for user in 0..100 {
+            assert_eq!(strangers.look_at(user, user), None);
+        }
+        assert!(strangers.avoided.len() <= 3, "{:?}", strangers.avoided);
+        // Whatever other tests of this process use.
+        let all: Vec<Counted> = std::iter::from_fn(Counted::new).take(THREADS_MAX).collect();
+        strangers.begin_scan();
+        assert_eq!(strangers.look_at(1000, 1000), None, "no thread is left");
+        assert!(!strangers.avoided.contains(&1000), "and it was not waited for");
+        drop((leave, all, strangers));
+    }
+}

@@ -1,0 +1,148 @@
+//! Processes of another user that keep or burden whoever reads their arguments or their environment. Every test here runs alone, because
+//! other servers and tests read those too.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::{MetadataExt, chown};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+
+use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
+use serde_json::json;
+
+use super::foreign_files::{ANOTHER, THIRD, is_root, set_mode};
+use super::foreign_sockets::squat;
+use crate::support::{Place, is_alive, letter, not_run, signal, until, until_true};
+
+/// A process of the other user that runs `tests/programs/holder.c`; killed when it goes out of scope.
+struct Holder {
+    child: Child,
+    /// The process that is hard to read.
+    pid: u32,
+}
+
+impl Holder {
+    /// `None` where the kernel does not let it.
+    fn start(place: &Place, args: &[&str]) -> Option<Self> {
+        if !place.root().join("holder").exists() {
+            place.compile("holder");
+        }
+        set_mode(place.folder(), 0o711);
+        let mut command = Command::new(place.root().join("holder"));
+        let command = command.args(args).uid(ANOTHER).gid(ANOTHER).env_clear().env("NAME", "value");
+        let mut child = command.stdout(Stdio::piped()).spawn().expect("it was compiled");
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("text");
+        let Ok(pid) = line.trim().parse() else {
+            let _ended = child.kill();
+            child.wait().expect("ours");
+            return None;
+        };
+        Some(Self { child, pid })
+    }
+
+    /// It holds the lock of its memory, so that every read of its arguments or environment waits.
+    fn stuck(place: &Place) -> Option<Self> {
+        let (device, dir) = (place.folder().join("fuse"), place.folder().join("mounted"));
+        if !device.exists() {
+            fs::create_dir(&dir).expect("creates");
+            chown(&dir, Some(ANOTHER), None).expect("we are root");
+            mknodat(CWD, &device, FileType::CharacterDevice, Mode::RUSR | Mode::WUSR, makedev(10, 229)).ok();
+            let _not_made = chown(&device, Some(ANOTHER), None);
+        }
+        let path = |path: &std::path::Path| path.to_str().expect("a temp folder has a plain name").to_owned();
+        let holder = Self::start(place, &["stuck", &path(&device), &path(&dir)]);
+        match &holder {
+            Some(holder) => until_true("it waits for the lock of its memory", || letter(holder.pid) == Some('D')),
+            None => not_run("a file system cannot be mounted by FUSE in a user namespace", "AUTOAPPDEV_REQUIRE_FUSE"),
+        }
+        holder
+    }
+
+    fn is_stuck(&self) -> bool {
+        letter(self.pid) == Some('D')
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        let _ended = self.child.kill();
+        let _ended = self.child.wait();
+        let pid = self.pid;
+        signal(pid, "KILL");
+        until_true("the other user's process has ended", || !is_alive(pid));
+    }
+}
+
+#[test]
+fn process_that_keeps_readers_of_its_environment_waiting_delays_no_recovery_and_no_end_of_the_server() {
+    if !is_root() {
+        return;
+    }
+    let mut place = Place::serving_with("drops.sh", "tree");
+    let drop = format!("setpriv --reuid={THIRD} --regid={THIRD} --clear-groups sleep 600");
+    place.script("drops.sh", &format!("#!/bin/sh\n{drop} &\necho $! >dropped.new\nmv dropped.new dropped\nexec sleep 600\n"));
+    // With a lower pid than the run's processes: it is come to first.
+    let Some(holder) = Holder::stuck(&place) else { return };
+    let (pid, run_id) = place.start();
+    let dropped: u32 = until("the run has a process of a third user", || {
+        let pid = fs::read_to_string(place.root().join("dropped")).ok()?.trim().parse().expect("a pid");
+        (fs::metadata(format!("/proc/{pid}")).ok()?.uid() == THIRD).then_some(pid)
+    });
+    signal(place.shim_pid(run_id), "KILL");
+    place.until_state("stopped");
+    assert!(holder.is_stuck() && !is_alive(pid) && !is_alive(dropped));
+    let run = place.run(run_id);
+    let why = run["error"].as_str().expect("a sentence");
+    assert!(why.contains("of other users could not be examined in time"), "{why}");
+    let (pid, next) = place.start_with(json!({"script": "sleep.sh"}));
+    assert_eq!(next, run_id + 1);
+    // A boot finds a lost run, and ends although a thread waits.
+    let shim = place.shim_pid(next);
+    place.kill_server();
+    signal(shim, "KILL");
+    place.start_server();
+    assert_eq!(place.state(), "stopped");
+    assert!(holder.is_stuck() && !is_alive(pid));
+    assert_eq!(place.stop_server(), 0);
+    assert!(holder.is_stuck());
+}
+
+#[test]
+fn process_that_keeps_readers_of_its_arguments_waiting_delays_no_boot_among_squatted_names() {
+    if !is_root() {
+        return;
+    }
+    let mut place = Place::serving("sleep.sh");
+    let (_, run_id) = place.start();
+    assert_eq!(place.stop_server(), 0);
+    let Some(sockets) = squat(&place, &[run_id, run_id + 1]) else { return };
+    let Some(holder) = Holder::stuck(&place) else { return sockets.leave() };
+    place.start_server();
+    assert_eq!(place.state(), "running", "the run goes on under this server");
+    place.act("stop").ok();
+    assert!(holder.is_stuck());
+    sockets.leave();
+}
+
+#[test]
+fn environments_of_gigabytes_take_no_memory_and_no_process_of_a_lost_run_outlives_them() {
+    if !is_root() {
+        return;
+    }
+    let place = Place::serving_with("sleep.sh", "tree");
+    let (pid, run_id) = place.start();
+    let holders: Vec<Holder> = (0..14).map_while(|_| Holder::start(&place, &["big", "1200"])).collect();
+    if holders.is_empty() {
+        return not_run("a process cannot say where its environment is (PR_SET_MM_MAP)", "AUTOAPPDEV_REQUIRE_MM_MAP");
+    }
+    signal(place.shim_pid(run_id), "KILL");
+    place.until_state("stopped");
+    assert!(!is_alive(pid), "the run is said to have ended");
+    let (_, next) = place.start_with(json!({"script": "sleep.sh"}));
+    assert_eq!(next, run_id + 1);
+    let status = fs::read_to_string(format!("/proc/{}/status", place.server_pid())).expect("it runs");
+    let peak_kb = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    assert!(peak_kb.expect("it has memory") < 200 * 1024, "{status}");
+    assert!(holders.iter().all(|holder| is_alive(holder.pid)));
+}
