@@ -15,6 +15,7 @@ use nix::sys::socket::sockopt::PeerCredentials;
 use rustix::net::SocketAddrUnix;
 
 use crate::unix_connect::connect_within;
+use crate::user;
 
 /// The flag of a socket that listens, in `/proc/net/unix` (`__SO_ACCEPTCON` of the kernel's `include/uapi/linux/net.h`).
 const LISTENS: u32 = 1 << 16;
@@ -40,7 +41,7 @@ pub fn connect(name: &str, limit: Duration) -> io::Result<(UnixStream, Option<u3
 /// The pid, if it has one here, of a peer that belongs to this user or root; otherwise [`io::ErrorKind::PermissionDenied`].
 pub fn peer(stream: &impl AsFd) -> io::Result<Option<u32>> {
     let (uid, pid) = credentials(stream)?;
-    if uid == rustix::process::geteuid().as_raw() || uid == 0 { Ok(pid) } else { Err(io::ErrorKind::PermissionDenied.into()) }
+    if user::is_own_or_root(uid) { Ok(pid) } else { Err(io::ErrorKind::PermissionDenied.into()) }
 }
 
 /// The user and the pid at the other end of a Unix socket (`SO_PEERCRED`, `unix(7)`). A process that cannot be seen from this PID namespace

@@ -53,8 +53,8 @@ fn trusted(path: &Path, file: File) -> io::Result<File> {
 }
 
 fn belongs_to(owner: u32) -> io::Error {
-    let who = if owner == 0 { "root" } else { "another user" };
-    io::Error::new(io::ErrorKind::PermissionDenied, format!("it belongs to {who} (uid {owner})"))
+    let who = if owner == 0 { "root (uid 0)".to_owned() } else { user::another(owner) };
+    io::Error::new(io::ErrorKind::PermissionDenied, format!("it belongs to {who}"))
 }
 
 /// The lower bits of a mode are the permissions of the group and of other users.
@@ -72,7 +72,7 @@ pub fn make_private(path: &Path) -> io::Result<Option<u32>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         found => found?,
     };
-    if found.uid() != user::own() {
+    if !user::is_own(found.uid()) {
         return Err(belongs_to(found.uid()));
     }
     let mode = found.mode() & 0o7777;

@@ -1,11 +1,15 @@
-//! Users by their numbers, as this process sees them.
+//! Users by their numbers, as this process sees them, and which of them it trusts.
 //!
-//! Level 0.
+//! Level 0. In a user namespace, all users outside of it have the same number (`user_namespaces(7)`), which can be the number of a user
+//! in it, too. Such a number identifies no user, so files, directories and peers that have it are never trusted for their number.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::LazyLock;
+
+/// The kernel's default for the number of users outside of a user namespace.
+const OVERFLOW_UID: u32 = 65_534;
 
 /// The user of this process. It is looked up once, because it never changes and no request should cost a system call for it.
 pub fn own() -> u32 {
@@ -13,28 +17,106 @@ pub fn own() -> u32 {
     *OWN
 }
 
+/// True if this is the user of this process, and only that user.
+pub fn is_own(uid: u32) -> bool {
+    uid == own() && has_number(uid)
+}
+
 /// True if a file of this owner can be trusted: the owner is this user or root, who could act as this user anyway.
 pub fn is_own_or_root(uid: u32) -> bool {
-    uid == 0 || uid == own()
+    (uid == 0 || uid == own()) && has_number(uid)
+}
+
+/// True if this user can read the directories of every user that has this number. Root of a user namespace can do so only for users
+/// that have a number there.
+pub fn is_readable_owner(uid: u32) -> bool {
+    is_own_or_root(uid) || own() == 0 && has_number(uid)
 }
 
 /// True if this user can trust a file or directory at `path` that has this owner. Root may also read a directory of another user,
 /// in which everything else must belong to that user too.
 pub fn is_trusted_owner(uid: u32, path: &Path) -> bool {
     let is_owner_of_directory = || path.parent().and_then(|dir| fs::metadata(dir).ok()).is_some_and(|dir| dir.uid() == uid);
-    is_own_or_root(uid) || own() == 0 && is_owner_of_directory()
+    is_own_or_root(uid) || is_readable_owner(uid) && is_owner_of_directory()
 }
 
-/// True if this number stands for one user. In a user namespace, all users outside of it have the same number (`user_namespaces(7)`).
-pub fn has_number(uid: u32) -> bool {
-    static OVERFLOW: LazyLock<Option<u32>> = LazyLock::new(|| {
-        // In the initial namespace, whose map is this single line, every user has a number.
-        let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-        if map.split_ascii_whitespace().eq(["0", "0", "4294967295"]) {
-            return None;
+/// Another user, as an error message names it after "belongs to".
+pub fn another(uid: u32) -> String {
+    if has_number(uid) {
+        format!("another user (uid {uid})")
+    } else {
+        format!("an unknown user (uid {uid}, which stands for every user without a number in this user namespace)")
+    }
+}
+
+/// What one number of this process's user namespace stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outside {
+    /// Every user has a number: this is the initial namespace.
+    Nobody,
+    /// The users outside of the namespace have this number.
+    Have(u32),
+    /// Users outside of the namespace, if there are any, have this number. `/proc` does not show whether there are.
+    MayHave(u32),
+}
+
+impl Outside {
+    /// Reads what `/proc` shows: the namespace's map, and the number that the kernel is configured to use.
+    fn of(map: Option<&str>, configured: Option<&str>) -> Self {
+        let number = configured.and_then(|text| text.trim().parse().ok()).unwrap_or(OVERFLOW_UID);
+        match map {
+            // The map of the initial namespace is this single line.
+            Some(map) if map.split_ascii_whitespace().eq(["0", "0", "4294967295"]) => Self::Nobody,
+            Some(_) => Self::Have(number),
+            None => Self::MayHave(number),
         }
-        let configured = fs::read_to_string("/proc/sys/kernel/overflowuid").ok().and_then(|text| text.trim().parse().ok());
-        Some(configured.unwrap_or(65_534))
-    });
-    *OVERFLOW != Some(uid)
+    }
+
+    fn here() -> Self {
+        static HERE: LazyLock<Outside> = LazyLock::new(|| {
+            let read = |path| fs::read_to_string(path).ok();
+            Outside::of(read("/proc/self/uid_map").as_deref(), read("/proc/sys/kernel/overflowuid").as_deref())
+        });
+        *HERE
+    }
+
+    fn has_number(self, uid: u32) -> bool {
+        match self {
+            Self::Nobody => true,
+            Self::Have(number) | Self::MayHave(number) => uid != number,
+        }
+    }
+}
+
+/// True if this number stands for one user.
+pub fn has_number(uid: u32) -> bool {
+    Outside::here().has_number(uid)
+}
+
+/// True if a directory that has this owner can belong to the machine's root, whose directories are above those of every user
+/// namespace. It can as well belong to any other user outside of the namespace.
+pub fn may_be_root_outside(uid: u32) -> bool {
+    Outside::here() == Outside::Have(uid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn number_of_users_outside_stands_for_none_of_them() {
+        let initial = "         0          0 4294967295\n";
+        assert_eq!(Outside::of(Some(initial), Some("65534\n")), Outside::Nobody);
+        for map in ["", "0 1000 1\n", "65534 1000 1\n", "0 100000 65536\n", "0 0 65536\n"] {
+            assert_eq!(Outside::of(Some(map), Some("65534\n")), Outside::Have(65_534), "{map}");
+        }
+        assert_eq!(Outside::of(Some(""), Some("99\n")), Outside::Have(99));
+        assert_eq!(Outside::of(Some(""), None), Outside::Have(OVERFLOW_UID));
+        // Neither trusted nor passed for root's.
+        assert_eq!(Outside::of(None, None), Outside::MayHave(OVERFLOW_UID));
+        for outside in [Outside::Have(65_534), Outside::MayHave(65_534)] {
+            assert!(!outside.has_number(65_534) && outside.has_number(0) && outside.has_number(1000));
+        }
+        assert!(Outside::Nobody.has_number(65_534));
+    }
 }

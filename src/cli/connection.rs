@@ -20,6 +20,7 @@ use crate::api::version::{ProofResponse, VersionQuery};
 use crate::random;
 use crate::runtime_dir::Prover;
 use crate::socket_path::SocketPath;
+use crate::user;
 
 /// The base URL for a server behind a Unix socket. It contains an IP address, so that no name is resolved.
 pub(super) const BASE: &str = "http://127.0.0.1";
@@ -45,7 +46,7 @@ pub(super) enum Proof {
 /// Why a server is not verified. Completes an error message after the server's address.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Unproven {
-    #[error("belongs to another user (uid {0})")]
+    #[error("belongs to {}", user::another(*.0))]
     User(u32),
     #[error("does not prove that it is the server of this folder and in the same network namespace as this command")]
     Key,
@@ -98,7 +99,7 @@ impl Connector for ToServer {
             (Proof::None, _) => {}
             (Proof::User(users), _) => {
                 let (uid, _) = abstract_socket::credentials(&connection.socket)?;
-                if !users.contains(&uid) {
+                if !users.contains(&uid) || !user::has_number(uid) {
                     return Err(Unproven::User(uid).into());
                 }
             }

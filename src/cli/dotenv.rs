@@ -39,7 +39,7 @@ impl Dotenv {
 fn problem(found: &Metadata) -> Option<String> {
     let (owner, mode) = (found.uid(), found.mode() & 0o7777);
     match () {
-        () if !user::is_own_or_root(owner) => Some(format!("it belongs to another user (uid {owner})")),
+        () if !user::is_own_or_root(owner) => Some(format!("it belongs to {}", user::another(owner))),
         () if mode & 0o002 != 0 => Some(format!("every user can write to it (mode {mode:03o})")),
         () if mode & 0o020 != 0 => Some(format!("its group can write to it (mode {mode:03o})")),
         () => None,

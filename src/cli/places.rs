@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use crate::config::Folder;
 use crate::runtime_dir::{Distrust, Found, ServerInfo};
 use crate::transport::dialable;
+use crate::user;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Way {
@@ -122,8 +123,10 @@ impl fmt::Display for Absence {
                 if error.kind() == io::ErrorKind::PermissionDenied {
                     // The directory may be in a folder that this user cannot search.
                     match std::fs::metadata(runtime_dir) {
-                        Ok(found) => write!(formatter, "run this as the user that owns it (uid {}), or ", found.uid())?,
-                        Err(_) => write!(formatter, "run this as the server's user, or ")?,
+                        Ok(found) if user::has_number(found.uid()) => {
+                            write!(formatter, "run this as the user that owns it (uid {}), or ", found.uid())?;
+                        }
+                        Ok(_) | Err(_) => write!(formatter, "run this as the server's user, or ")?,
                     }
                 }
                 write!(formatter, "name the server with --url")?;

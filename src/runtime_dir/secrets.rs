@@ -204,7 +204,7 @@ fn read(path: &Path) -> io::Result<Result<Vec<u8>, String>> {
     let about = file.metadata()?;
     let owner = about.uid();
     if !user::is_own_or_root(owner) {
-        return wrong(&format!("belongs to another user (uid {owner}), who knows what is in it"));
+        return wrong(&format!("belongs to {}, who knows what is in it", user::another(owner)));
     }
     if about.permissions().mode() & 0o077 != 0 {
         return wrong("can be read by others (`chmod 600` on it mends that, if nobody has)");

@@ -23,14 +23,23 @@ const LINKS_MAX: usize = 40;
 /// Why a runtime directory is not used. Completes an error message after the directory's path and a colon.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Distrust {
+    /// This process cannot tell its own files from those of users outside of its user namespace.
+    #[error(
+        "this process runs as uid {own}, which also stands for every user without a number in its user namespace, so it cannot tell its own \
+         files from theirs; run it as a user that has a number of its own (/proc/self/uid_map)"
+    )]
+    NoNumber {
+        /// The user of this process.
+        own: u32,
+    },
     /// The directory's owner is another user, who can replace every file in it.
-    #[error("it belongs to another user (uid {owner}), who could put anything into it")]
+    #[error("it belongs to {}, who could put anything into it", user::another(*owner))]
     Owner {
         /// The owner.
         owner: u32,
     },
     /// The owner of a parent directory is another user, who can replace the directory.
-    #[error("{} above it belongs to another user (uid {owner}), who could put another directory in its place", path.display())]
+    #[error("{} above it belongs to {}, who could put another directory in its place", path.display(), user::another(*owner))]
     OwnerAbove {
         /// The parent directory.
         path: PathBuf,
@@ -38,7 +47,7 @@ pub enum Distrust {
         owner: u32,
     },
     /// A link on the way to the directory belongs to another user, who can make it lead elsewhere at any time.
-    #[error("the link {} belongs to another user (uid {owner}), who could make it lead elsewhere", path.display())]
+    #[error("the link {} belongs to {}, who could make it lead elsewhere", path.display(), user::another(*owner))]
     LinkOwner {
         /// The link.
         path: PathBuf,
@@ -70,7 +79,7 @@ pub enum Distrust {
         setting: &'static str,
     },
     /// A file belongs to another user, who can change it, or keep it locked.
-    #[error("{} belongs to another user (uid {owner}); remove it, or give it to this user with `chown`", path.display())]
+    #[error("{} belongs to {}; remove it, or give it to this user with `chown`", path.display(), user::another(*owner))]
     FileOwner {
         /// The file.
         path: PathBuf,
@@ -115,21 +124,32 @@ pub enum By {
 impl By {
     fn is_right_owner(self, owner: u32) -> bool {
         match self {
-            Self::Server => owner == user::own(),
-            Self::Client => user::own() == 0 || user::is_own_or_root(owner),
+            Self::Server => user::is_own(owner),
+            Self::Client => user::is_readable_owner(owner),
         }
     }
 
-    /// The same for what is on the way. A user outside of this user namespace has no number here. Above a container's directories that is
-    /// the machine's root.
-    fn may_pass(self, owner: u32) -> bool {
-        owner == 0 || !user::has_number(owner) || self.is_right_owner(owner)
+    /// The same for a directory or link on the way. In a user namespace, the machine's root, to whom the directories above a container's
+    /// belong, and all other users outside of it have the same number. There the place decides: what is in a directory that only the
+    /// directory's owner can write to was put there by that owner, who has been checked before.
+    fn may_pass(self, path: &Path, owner: u32) -> io::Result<bool> {
+        if user::is_own_or_root(owner) || self.is_right_owner(owner) {
+            return Ok(true);
+        }
+        if !user::may_be_root_outside(owner) {
+            return Ok(false);
+        }
+        let Some(parent) = path.parent() else { return Ok(true) };
+        Ok(fs::symlink_metadata(parent)?.mode() & (WRITABLE_BY_GROUP | WRITABLE_BY_OTHERS) == 0)
     }
 }
 
 /// Follows the links in `path`, which need not exist, as the kernel does, and returns the path without them. Use only the result:
 /// each directory and link on the way is checked, from the root down, so no other user can make the result lead elsewhere.
 pub(super) fn resolve(path: &Path, by: By) -> io::Result<PathBuf> {
+    if !user::has_number(user::own()) {
+        return Err(Distrust::NoNumber { own: user::own() }.into());
+    }
     let path = std::path::absolute(path)?;
     let mut real = PathBuf::new();
     let mut left: VecDeque<OsString> = path.components().map(|part| part.as_os_str().to_owned()).collect();
@@ -154,7 +174,7 @@ pub(super) fn resolve(path: &Path, by: By) -> io::Result<PathBuf> {
         if !found.is_symlink() {
             continue;
         }
-        if !by.may_pass(found.uid()) {
+        if !by.may_pass(&real, found.uid())? {
             return Err(Distrust::LinkOwner { path: real, owner: found.uid() }.into());
         }
         links += 1;
@@ -181,7 +201,7 @@ pub fn resolve_new(path: &Path, by: By) -> io::Result<PathBuf> {
 /// Checks a directory on the way to a path.
 fn check_above(dir: &Path, by: By) -> io::Result<()> {
     let found = fs::symlink_metadata(dir)?;
-    if !by.may_pass(found.uid()) {
+    if !by.may_pass(dir, found.uid())? {
         return Err(Distrust::OwnerAbove { path: dir.to_owned(), owner: found.uid() }.into());
     }
     // In a sticky directory only a file's owner can rename it. Group permissions are not checked: many users' home directories are

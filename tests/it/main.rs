@@ -100,6 +100,7 @@ mod server {
     mod foreign_files;
     mod foreign_links;
     mod foreign_memory;
+    mod foreign_namespaces;
     mod foreign_owners;
     mod foreign_places;
     mod foreign_secrets;

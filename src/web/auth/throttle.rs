@@ -62,7 +62,7 @@ impl Source {
             return Self::Network(network_of(address));
         }
         match client.uid() {
-            Some(uid) if uid == user::own() => Self::OwnUser(address),
+            Some(uid) if user::is_own(uid) => Self::OwnUser(address),
             Some(uid) => Self::User(uid),
             None => Self::Unidentified,
         }

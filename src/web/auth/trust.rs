@@ -35,11 +35,10 @@ impl Trust {
     }
 
     pub(in crate::web) fn includes(self, request: &Request, client: &Client<'_>) -> bool {
-        let own = user::own();
         // The kernel is asked last, and only if its answer matters.
         match self {
             Self::Nobody => false,
-            Self::OwnUser => !is_passed_on(request) && client.uid() == Some(own),
+            Self::OwnUser => !is_passed_on(request) && client.uid().is_some_and(user::is_own),
             Self::OwnUserAndRoot => !is_passed_on(request) && client.uid().is_some_and(user::is_own_or_root),
         }
     }

@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 
 /// The imports between modules of the same level: the journal's words carry time stamps, the contract carries both, and every connection to a
 /// Unix socket is made in one place, and which owners are trusted is decided in one place.
-const SAME_LEVEL: [(&str, &str); 7] = [
+const SAME_LEVEL: [(&str, &str); 8] = [
     ("pipeline", "clock"),
     ("api", "pipeline"),
     ("api", "clock"),
     ("abstract_socket", "unix_connect"),
+    ("abstract_socket", "user"),
     ("socket_path", "unix_connect"),
     ("private", "user"),
     ("held_dir", "user"),

@@ -15,7 +15,7 @@ use super::foreign_links::used;
 use crate::support::{Place, until_true};
 
 /// Calls `act` as the other user.
-fn as_another<T: Send + 'static>(act: impl FnOnce() -> T + Send + 'static) -> T {
+pub(super) fn as_another<T: Send + 'static>(act: impl FnOnce() -> T + Send + 'static) -> T {
     let done = thread::spawn(move || {
         // Of this thread alone.
         let another = Uid::from_raw(ANOTHER);

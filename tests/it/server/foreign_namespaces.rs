@@ -1,0 +1,237 @@
+//! User namespaces, in which all users outside of the namespace have the same number: none of them is taken for the user of this process,
+//! and none for root.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::fs::{chown, lchown, symlink};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use autoappdev::file_id::FileId;
+use rustix::fs::{FlockOperation, flock};
+use serde_json::json;
+
+use super::foreign_files::{ANOTHER, THIRD, copied_binary, ended, entries, is_root, set_mode};
+use super::foreign_owners::as_another;
+use crate::support::{Place, not_run};
+
+/// Enters a namespace that has `/proc` hidden, which shows what the namespace's numbers stand for.
+const HIDE_PROC: &str = "mount -t tmpfs none /proc && exec \"$@\"";
+const AS_ROOT: &[&str] = &["unshare", "-U", "--map-root-user"];
+const AS_ITSELF: &[&str] = &["unshare", "-U", "--map-current-user"];
+/// As the number that the users outside have, too.
+const AS_NOBODY: &[&str] = &["unshare", "-U", "--map-user=65534", "--map-group=65534"];
+const WITHOUT_MAP: &[&str] = &["unshare", "-U"];
+const AS_ROOT_WITHOUT_PROC: &[&str] = &["unshare", "-U", "-m", "--map-root-user", "sh", "-c", HIDE_PROC, "sh"];
+
+const UNKNOWN: &str = "an unknown user (uid 65534, which stands for every user without a number in this user namespace)";
+const NO_NUMBER: &str = "this process runs as uid 65534, which also stands for every user without a number in its user namespace";
+
+/// A command of the third user that enters namespaces with `words`, without the test's own settings.
+fn of_third_user(place: &Place, words: &[&str], args: &[&str]) -> Command {
+    let mut command = place.command_of(Path::new("setpriv"));
+    command
+        .args(["--reuid=65533", "--regid=65533", "--clear-groups"])
+        .args(words)
+        .arg(place.folder().join("autoappdev"))
+        .args(args);
+    for name in ["HOST", "PORT", "RUNTIME_DIR", "PIPELINE_CWD", "DISK_FREE_MB"] {
+        command.env_remove(format!("AUTOAPPDEV_{name}"));
+    }
+    command
+}
+
+fn can_mount() -> bool {
+    let mounts = Command::new("unshare").args(["-m", "mount", "-t", "tmpfs", "none", "/mnt"]).status();
+    let can_mount = mounts.is_ok_and(|status| status.success());
+    if !can_mount {
+        not_run("nothing can be mounted here", "AUTOAPPDEV_REQUIRE_TMPFS");
+    }
+    can_mount
+}
+
+/// The error of a server of the third user.
+fn refused(place: &Place, words: &[&str], runtime: &OsStr, folder: &Path) -> String {
+    let mut command = of_third_user(place, words, &["serve"]);
+    command.current_dir(folder).env("AUTOAPPDEV_PORT", "0").env("AUTOAPPDEV_RUNTIME_DIR", runtime);
+    let (code, said) = ended(command);
+    assert!(code == 1 && said.contains("cannot use"), "{words:?}: {said}");
+    said
+}
+
+fn give(path: &Path, owner: u32, mode: u32) {
+    chown(path, Some(owner), Some(owner)).expect("we are root");
+    set_mode(path, mode);
+}
+
+/// The other user holds a runtime directory as its server would, and listens at its socket. Returns the bytes that come there.
+fn trap(folder: &Path) -> (Arc<Mutex<Vec<u8>>>, fs::File) {
+    let runtime = folder.join("runtime");
+    fs::create_dir(&runtime).expect("creates");
+    give(&runtime, ANOTHER, 0o755);
+    let (path, dir) = (runtime.join("server.sock"), FileId::of(&runtime).expect("there"));
+    let info = json!({"pid": 1, "id": "x", "dir": dir, "path": runtime, "socket": path});
+    let listener = as_another(move || {
+        let listener = UnixListener::bind(&path).expect("a free path");
+        set_mode(&path, 0o777);
+        fs::write(path.with_file_name("server.json"), info.to_string()).expect("writes");
+        set_mode(&path.with_file_name("server.json"), 0o644);
+        listener
+    });
+    let lock = fs::File::open(&runtime).expect("there");
+    flock(&lock, FlockOperation::NonBlockingLockExclusive).expect("free");
+    let received = Arc::new(Mutex::new(Vec::new()));
+    let kept = received.clone();
+    // Ends with the test's process.
+    thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let mut bytes = [0; 8192];
+            let count = stream.read(&mut bytes).unwrap_or_default();
+            kept.lock().expect("no panic").extend_from_slice(&bytes[..count]);
+            let _client_may_be_gone = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 11\r\n\r\n{\"ok\":true}");
+        }
+    });
+    (received, lock)
+}
+
+#[test]
+fn client_in_a_user_namespace_sends_nothing_to_a_server_of_a_user_outside() {
+    if !is_root() {
+        return;
+    }
+    let place = Place::new();
+    set_mode(place.folder(), 0o755);
+    copied_binary(&place);
+    let (folder, own) = (place.folder().join("theirs"), place.folder().join("own"));
+    for (dir, owner) in [(&folder, ANOTHER), (&own, THIRD)] {
+        fs::create_dir(dir).expect("creates");
+        give(dir, owner, 0o755);
+    }
+    give(place.folder(), THIRD, 0o755);
+    let (received, _lock) = trap(&folder);
+    let cases = [
+        (&[][..], "another user (uid 65534)"),
+        (AS_ROOT, UNKNOWN),
+        (AS_ITSELF, UNKNOWN),
+        (AS_NOBODY, NO_NUMBER),
+        (WITHOUT_MAP, NO_NUMBER),
+        (AS_ROOT_WITHOUT_PROC, UNKNOWN),
+    ];
+    for (words, why) in cases {
+        if words == AS_ROOT_WITHOUT_PROC && !can_mount() {
+            continue;
+        }
+        // In the other user's folder, and where a path leads there from the own one.
+        for (at, runtime) in [(&folder, None), (&own, Some(folder.join("runtime")))] {
+            for args in [&["start", "x", "--env", "SECRET"][..], &["status"], &["stop"]] {
+                let mut command = of_third_user(&place, words, args);
+                command.current_dir(at).envs([("AUTOAPPDEV_TOKEN", "a-token-for-the-own-server"), ("SECRET", "a secret")]);
+                command.envs(runtime.iter().map(|runtime| ("AUTOAPPDEV_RUNTIME_DIR", runtime)));
+                let (code, said) = ended(command);
+                let got = received.lock().expect("no panic").clone();
+                assert!(got.is_empty(), "{words:?} {args:?}: {}", String::from_utf8_lossy(&got));
+                assert!(code == 4 && said.contains("is not used: ") && said.contains(why), "{words:?} {args:?}: {said}");
+            }
+        }
+    }
+}
+
+#[test]
+fn server_whose_own_number_stands_for_every_user_outside_does_not_start() {
+    if !is_root() {
+        return;
+    }
+    let place = Place::new();
+    set_mode(place.folder(), 0o755);
+    copied_binary(&place);
+    let own = place.folder().join("own");
+    fs::create_dir(&own).expect("creates");
+    give(&own, THIRD, 0o755);
+    for words in [AS_NOBODY, WITHOUT_MAP] {
+        let said = refused(&place, words, own.join("runtime").as_os_str(), &own);
+        assert!(said.contains(NO_NUMBER) && said.contains("run it as a user that has a number of its own"), "{words:?}: {said}");
+        assert_eq!(entries(&own), Vec::<PathBuf>::new(), "{words:?}: nothing was made");
+    }
+}
+
+#[test]
+fn server_in_a_user_namespace_trusts_nothing_that_a_user_outside_can_have_put_on_the_way() {
+    if !is_root() {
+        return;
+    }
+    let mut place = Place::new();
+    copied_binary(&place);
+    let [shared, own] = ["shared", "own"].map(|name| place.folder().join(name));
+    let (above, mine, link) = (shared.join("above"), shared.join("above/mine"), shared.join("link"));
+    for (dir, owner) in [(&shared, THIRD), (&own, THIRD), (&above, ANOTHER), (&mine, THIRD)] {
+        fs::create_dir(dir).expect("creates");
+        give(dir, owner, 0o755);
+    }
+    symlink(&own, &link).expect("links");
+    lchown(&link, Some(ANOTHER), Some(ANOTHER)).expect("we are root");
+    give(place.folder(), THIRD, 0o755);
+    let outside = "another user (uid 65534)";
+    let cases = [(&[][..], outside), (AS_ROOT, UNKNOWN), (AS_ITSELF, UNKNOWN)];
+    // Every user, or a group, can have made the directory and the link in the shared one.
+    for mode in [0o1777, 0o775] {
+        set_mode(&shared, mode);
+        for (words, who) in cases {
+            let said = refused(&place, words, mine.join("runtime").as_os_str(), &own);
+            assert!(said.contains(&format!("above above it belongs to {who}")), "{words:?} {mode:o}: {said}");
+            let said = refused(&place, words, link.join("runtime").as_os_str(), &own);
+            assert!(
+                said.contains(&format!("link belongs to {who}, who could make it lead elsewhere")),
+                "{words:?} {mode:o}: {said}"
+            );
+            assert!(entries(&mine).is_empty() && entries(&own).is_empty(), "{words:?} {mode:o}: nothing was made");
+        }
+    }
+    // Only the owner of the directory can have put them there, as the machine's root has put `/bin` into its own.
+    set_mode(&shared, 0o755);
+    let real = own.canonicalize().expect("there");
+    let by_link_of_root = format!("/bin/../..{}", real.display());
+    for runtime in [mine.join("runtime"), link.join("runtime"), Path::new(&by_link_of_root).join("other")] {
+        for words in [AS_ROOT, AS_ITSELF] {
+            let mut command = of_third_user(&place, words, &[]);
+            command.env("AUTOAPPDEV_PORT", "0").env("AUTOAPPDEV_RUNTIME_DIR", &runtime).current_dir(&own);
+            place.start_server_with(command);
+            assert_eq!(place.get("/api/health").status, 200, "{words:?} {runtime:?}");
+            assert_eq!(place.stop_server(), 0);
+        }
+    }
+}
+
+/// Without `/proc`, a process cannot see whether the number of the users outside is that of `nobody`.
+#[test]
+fn directory_of_nobody_is_not_taken_for_roots_where_proc_is_hidden() {
+    if !is_root() || !can_mount() {
+        return;
+    }
+    let place = Place::new();
+    set_mode(place.folder(), 0o755);
+    copied_binary(&place);
+    let (above, mine) = (place.folder().join("above"), place.folder().join("above/mine"));
+    for (dir, owner) in [(&above, ANOTHER), (&mine, THIRD)] {
+        fs::create_dir(dir).expect("creates");
+        give(dir, owner, 0o755);
+    }
+    let mut command = Command::new("unshare");
+    let served = of_third_user(&place, &[], &["serve"]);
+    command.args(["-m", "sh", "-c", HIDE_PROC, "sh"]).arg(served.get_program()).args(served.get_args());
+    for (name, value) in served.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    command.current_dir(&mine).env("AUTOAPPDEV_PORT", "0");
+    let (code, said) = ended(command);
+    assert!(code == 1 && said.contains("above above it belongs to "), "{said}");
+    let said = refused(&place, AS_ROOT_WITHOUT_PROC, mine.join("runtime").as_os_str(), &mine);
+    assert!(said.contains(" above it belongs to "), "{said}");
+    assert!(entries(&mine).is_empty(), "nothing was made");
+}
