@@ -48,7 +48,7 @@ impl CarrierSearch {
     /// that has been killed, until it is dead: its memory goes first, and its locks and ports after that.
     ///
     /// Processes of other users are examined only by root, which alone may read their environments, and after all others: a run of root
-    /// can have changed its user. How long they may take is limited ([`Strangers`]).
+    /// can have changed its user. How long they may take is limited (`strangers.rs`).
     ///
     /// # Errors
     /// Only a shortage ([`is_shortage`]): a process that could not be looked at may be a carrier.
