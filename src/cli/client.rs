@@ -125,12 +125,18 @@ impl Answer {
         json_line(&self.text)
     }
 
+    /// Returns the length of the server's JSON.
+    pub(super) fn bytes(&self) -> usize {
+        self.text.len()
+    }
+
     pub(super) fn read<T: DeserializeOwned>(&self) -> Result<T, ClientError> {
-        serde_json::from_str(&self.text).map_err(|error| ClientError::Stranger {
-            url: self.url.clone(),
-            cause: printable(&error.to_string()),
-            status: self.status,
-        })
+        serde_json::from_str(&self.text).map_err(|error| self.not_understood(&error.to_string()))
+    }
+
+    /// Returns the error for an answer that is not this API's.
+    pub(super) fn not_understood(&self, cause: &str) -> ClientError {
+        ClientError::Stranger { url: self.url.clone(), cause: printable(cause), status: self.status }
     }
 }
 

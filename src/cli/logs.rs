@@ -39,6 +39,12 @@ const IDLE_MAX: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(5);
 /// The most text that is looked for further back; what one answer has of it, too.
 const LATEST_BYTES_MAX: usize = 1024 * 1024;
+/// The most JSON that is kept of the answers that look further back, in bytes: more than that much text takes with its escapes and fields.
+/// Only a server that adds something else reaches it.
+const ANSWERS_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// How many answers without a line, and with more to look through, are followed at once. A server of this version searches 8 MiB for each,
+/// so this many are 8 GiB of log.
+const EMPTY_MAX: u32 = 1000;
 /// How far ahead of the server's clock a moment may be: its `Date` has whole seconds.
 const DATE_STEP: Duration = Duration::from_secs(1);
 
@@ -83,7 +89,7 @@ pub(super) fn print_logs(client: &Client, args: &LogsArgs, json: bool) -> Result
     let printer = Printer::new(io::BufWriter::new(io::stdout().lock()), !args.no_timestamps, args.grep.is_none());
     let printer = if io::stdout().is_terminal() && !args.raw { printer.for_terminal() } else { printer };
     let link = Link::new(client, (!args.follow).then_some(PATIENCE));
-    let mut reading = Reading { wanted, link, printer, json, follow: args.follow };
+    let mut reading = Reading { wanted, link, printer, json, follow: args.follow, empty: 0 };
     reading.read(args)?;
     Ok(reading.printer.finish()?)
 }
@@ -95,6 +101,8 @@ struct Reading<'a> {
     printer: Printer<io::BufWriter<StdoutLock<'static>>>,
     json: bool,
     follow: bool,
+    /// How many answers in a row had no line, and more to look through.
+    empty: u32,
 }
 
 impl Reading<'_> {
@@ -132,19 +140,24 @@ impl Reading<'_> {
         // Newest first.
         let mut pages: Vec<(Answer, LogsResponse)> = Vec::new();
         // The API gives at least one line; its `next` is needed for none, too.
-        let (mut left, mut before, mut bytes) = (lines.max(1), None, 0);
+        let (mut left, mut before, mut bytes, mut answers_bytes) = (lines.max(1), None, 0, 0);
         loop {
             let answer = self.link.get(&self.wanted.tail(left, at, before))?;
             let page = self.understand(&answer)?;
             bytes += page.lines.iter().map(|line| line.line.len()).sum::<usize>();
             left = left.saturating_sub(u32::try_from(page.lines.len()).unwrap_or(u32::MAX));
             let went_back = before.is_none_or(|before| page.first < before);
-            let is_done = page.searched_all != Some(false) || !went_back || left == 0 || bytes >= LATEST_BYTES_MAX;
+            answers_bytes += answer.bytes();
+            let is_enough = left == 0 || bytes >= LATEST_BYTES_MAX || answers_bytes >= ANSWERS_BYTES_MAX;
+            let is_done = page.searched_all != Some(false) || !went_back || is_enough || lines == 0;
             before = Some(page.first);
+            if !is_done {
+                self.rest_after(&page);
+            }
             if pages.is_empty() || !page.lines.is_empty() || page.gone > 0 {
                 pages.push((answer, page));
             }
-            if is_done || lines == 0 {
+            if is_done {
                 break;
             }
         }
@@ -197,9 +210,19 @@ impl Reading<'_> {
                 continue;
             }
             idle = IDLE_MIN;
+            self.rest_after(&page);
             if self.follow && page.lines.len() < PAGE_LINES && page.searched_all != Some(false) {
                 thread::sleep(PACE.saturating_sub(asked_at.elapsed()));
             }
+        }
+    }
+
+    /// Waits before the next question if too many answers in a row had nothing: a server that always has more to look through would be asked
+    /// as fast as it answers.
+    fn rest_after(&mut self, page: &LogsResponse) {
+        self.empty = if page.lines.is_empty() && !is_at_end(page) { self.empty.saturating_add(1) } else { 0 };
+        if self.empty > EMPTY_MAX {
+            thread::sleep(IDLE_MIN);
         }
     }
 

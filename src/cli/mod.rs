@@ -234,13 +234,14 @@ fn act(client: &Client, route: Route, body: &impl Serialize, timeout: Duration, 
     show(&answer, json, |done| output::done(&done))
 }
 
-/// The answer's text: as JSON, or as `describe` puts it.
+/// The answer's text: as JSON, or as `describe` puts it. An answer that is not this API's is an error in both cases.
 fn show<T: serde::de::DeserializeOwned>(
     answer: &Answer,
     json: bool,
     describe: impl FnOnce(T) -> String,
 ) -> Result<String, ClientError> {
-    if json { Ok(answer.as_line() + "\n") } else { answer.read().map(describe) }
+    let understood = answer.read()?;
+    Ok(if json { answer.as_line() + "\n" } else { describe(understood) })
 }
 
 /// Prints an answer. Its fields have been made printable already; this catches any that were missed.

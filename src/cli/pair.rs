@@ -24,6 +24,9 @@ use crate::console::json_line;
 use crate::runtime_dir::ServerInfo;
 use crate::transport::{Reach, dialable};
 
+/// The longest code, in bytes. A longer link would not fit into a QR code on a screen.
+const CODE_BYTES_MAX: usize = 256;
+
 /// Why there is no link. The texts end up after `autoappdev: `.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum PairError {
@@ -72,7 +75,11 @@ pub(super) fn pair(args: &PairArgs, endpoint: Endpoint, tokens: FoundTokens, jso
     let may = if args.read_only { Role::Viewer } else { Role::Operator };
     let client = Client::new(endpoint, tokens);
     let made = client.post(&Route::Pair.path(), &PairRequest { may: Some(may) }, READ_TIMEOUT);
-    let PairResponse { may, code, expires_at, .. } = made.map_err(|error| client.explain(error))?.read()?;
+    let answer = made.map_err(|error| client.explain(error))?;
+    let PairResponse { may, code, expires_at, .. } = answer.read()?;
+    if !is_code(&code) {
+        return Err(answer.not_understood("its code is not made of letters, digits, - and _").into());
+    }
     let links: Vec<String> = bases.iter().map(|base| format!("{base}/#code={code}")).collect();
     if json {
         return Ok(json_line(&serde_json::to_string(&Pairing { may, links, expires_at }).expect("plain data")) + "\n");
@@ -80,6 +87,12 @@ pub(super) fn pair(args: &PairArgs, endpoint: Endpoint, tokens: FoundTokens, jso
     let env = |name: &str| std::env::var(name).ok();
     let screen = Screen { is_utf8: qr::is_utf8(env), is_terminal: std::io::stdout().is_terminal() };
     Ok(describe(&links, may, screen))
+}
+
+/// Whether a code is as every server makes it, and can neither be a second line or link nor lead to another address.
+fn is_code(text: &str) -> bool {
+    let is_usual = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    (1..=CODE_BYTES_MAX).contains(&text.len()) && text.bytes().all(is_usual)
 }
 
 fn describe(links: &[String], may: Role, screen: Screen) -> String {

@@ -16,15 +16,10 @@ use crate::console::printable;
 pub(super) fn sessions(client: &Client, args: &SessionsArgs, now: Timestamp, json: bool) -> Result<String, ClientError> {
     let Some(SessionsCommand::End(EndArgs { id, all })) = &args.command else {
         let answer = client.get(&Route::Sessions.path())?;
-        return if json { Ok(answer.as_line() + "\n") } else { Ok(list(&answer.read::<SessionsResponse>()?.sessions, now)) };
+        return super::show(&answer, json, |SessionsResponse { sessions, .. }| list(&sessions, now));
     };
     let body = EndSessionsRequest { id: id.clone(), all: all.then_some(true) };
-    let answer = post(client, &body)?;
-    if json {
-        return Ok(answer.as_line() + "\n");
-    }
-    let EndSessionsResponse { ended, .. } = answer.read()?;
-    Ok(match ended {
+    super::show(&post(client, &body)?, json, |EndSessionsResponse { ended, .. }| match ended {
         1 => "1 session has ended\n".to_owned(),
         ended => format!("{ended} sessions have ended\n"),
     })

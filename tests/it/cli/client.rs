@@ -176,6 +176,7 @@ fn no_command_takes_a_flag_that_it_ignores() {
         "GET /api/pipeline" => Reply::Json(200, RUNNING.to_owned()),
         line if line.starts_with("GET /api/logs") => Log::default().answer(request),
         line if line.starts_with("GET /api/runs") => Reply::Json(200, r#"{"runs":[],"next_before":null}"#.to_owned()),
+        "GET /api/sessions" => Reply::Json(200, r#"{"sessions":[]}"#.to_owned()),
         "POST /api/pair" => {
             Reply::Json(200, r#"{"ok":true,"may":"act","code":"x","expires_at":"2026-01-31T10:00:00.000Z"}"#.to_owned())
         }

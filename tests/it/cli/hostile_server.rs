@@ -1,0 +1,157 @@
+//! A server that answers whatever it likes: it costs the client no more than an answer, and its words are not taken for the API's.
+
+use std::process::{Child, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::command::{command, finished, folder, run_against};
+use crate::fake_server::{FakeServer, Reply, Request};
+use crate::support::until_true;
+
+/// More than what is followed without a pause.
+const MANY: usize = 1010;
+/// More padded answers than a client may ask for.
+const ENOUGH: usize = 20;
+/// The pause between two requests after that.
+const PAUSE: Duration = Duration::from_millis(300);
+
+#[test]
+fn answer_that_is_not_the_apis_is_an_error_with_json_too() {
+    for body in ["<html><p>welcome</p></html>", "", "\"ok\"", "[1]", "{", "null"] {
+        let server = FakeServer::canned(200, body);
+        for args in [
+            &["status"][..],
+            &["start", "x"],
+            &["pause"],
+            &["resume"],
+            &["stop"],
+            &["runs"],
+            &["runs", "1"],
+            &["sessions"],
+            &["sessions", "end", "--all"],
+            &["logs"],
+            &["pair"],
+        ] {
+            for args in [args, &[args, &["--json"]].concat()] {
+                let (code, out, err) = run_against(&server, args);
+                assert_eq!((code, out.as_str()), (1, ""), "{args:?} of {body:?}: {err}");
+                assert!(err.contains(&format!("what answers at {} is not understood", server.url())), "{args:?}: {err}");
+            }
+        }
+    }
+}
+
+#[test]
+fn code_of_a_server_cannot_forge_lines_or_links() {
+    let answer = |code: &str| {
+        let code = serde_json::to_string(code).expect("text");
+        FakeServer::canned(200, &format!(r#"{{"ok":true,"may":"act","code":{code},"expires_at":"2026-01-31T10:00:00.000Z"}}"#))
+    };
+    let (code, out, err) = run_against(&answer("Ab-9_"), &["pair"]);
+    assert!(code == 0 && out.contains("/#code=Ab-9_\n"), "{out}{err}");
+    let long = "a".repeat(300);
+    for forged in ["x\n\n  http://192.0.2.1/#code=y", "x\u{1b}[2J", "x\u{202e}", "x@192.0.2.1/", "x y", "", &long] {
+        for args in [&["pair"][..], &["pair", "--json"]] {
+            let (code, out, err) = run_against(&answer(forged), args);
+            assert_eq!((code, out.as_str()), (1, ""), "{forged:?}: {err}");
+            assert!(err.lines().count() == 1 && err.contains("is not understood (its code"), "{forged:?}: {err}");
+        }
+    }
+}
+
+/// The answer number `count`, without lines and with more to look through: forwards, or backwards from the end of a huge log.
+fn empty_page(request: &Request, count: usize, more: &str) -> Reply {
+    let end = 1_u64 << 50;
+    let count = count as u64;
+    let (next, first) = if request.line.contains("/tail?") { (end, end - count) } else { (count, 0) };
+    let page =
+        format!(r#"{{"source":"pipeline","since":0,"next":{next},"first":{first},"lines":[],"searched_all":false{more}}}"#);
+    Reply::Json(200, page)
+}
+
+#[test]
+fn padding_of_answers_that_go_on_for_ever_does_not_fill_the_clients_memory() {
+    let count = Arc::new(Mutex::new(0));
+    let padding = "x".repeat(8 << 20);
+    let server = FakeServer::start(move |request| {
+        let mut count = count.lock().unwrap_or_else(PoisonError::into_inner);
+        *count += 1;
+        if *count >= ENOUGH {
+            // A client that keeps everything must not fill this machine's memory.
+            return Reply::Nothing;
+        }
+        empty_page(request, *count, &format!(r#","gone":1,"padding":"{padding}""#))
+    });
+    let (folder, url) = (folder(), server.url());
+    for json in [&[][..], &["--json"]] {
+        let before = server.requests().len();
+        let args = [&["--url", &url, "logs", "--grep", "x", "-n", "100"], json].concat();
+        let output = command(folder.path(), &args).output().expect("the binary runs");
+        let (code, _, err) = finished(output);
+        assert!(code == 0 && err.contains("1 bytes of the log before this are gone"), "{err}");
+        let asked = server.requests().len() - before;
+        assert!(asked <= 3, "what is kept of {asked} answers is more than one answer may have");
+    }
+}
+
+/// A client that reads from a server of its own, which notes when it was asked.
+struct Endless {
+    client: Child,
+    times: Arc<Mutex<Vec<Instant>>>,
+    _server: FakeServer,
+    _folder: tempfile::TempDir,
+}
+
+impl Endless {
+    fn start(args: &[&str], more: &'static str) -> Self {
+        let times = Arc::new(Mutex::new(Vec::new()));
+        let server = FakeServer::start({
+            let times = times.clone();
+            move |request: &Request| {
+                let mut times = times.lock().unwrap_or_else(PoisonError::into_inner);
+                // Before the client has the answer, so that no gap is shorter than the client's pause.
+                times.push(Instant::now());
+                empty_page(request, times.len(), more)
+            }
+        });
+        let folder = folder();
+        let client = command(folder.path(), &[&["--url", &*server.url(), "logs"], args].concat())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the binary runs");
+        Self { client, times, _server: server, _folder: folder }
+    }
+
+    fn times(&self) -> Vec<Instant> {
+        self.times.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Drop for Endless {
+    fn drop(&mut self) {
+        let _may_have_ended = self.client.kill();
+        let _reaped = self.client.wait();
+    }
+}
+
+#[test]
+fn server_that_always_has_more_to_look_through_is_not_asked_without_a_pause() {
+    let cases = [
+        // Forwards, backwards, and for a follower.
+        (&["--grep", "x"][..], ""),
+        (&["--grep", "x", "-n", "5"], ""),
+        (&["-f", "--grep", "x", "-n", "all"], r#","gone":1"#),
+    ];
+    let readings = cases.map(|(args, more)| (args, Endless::start(args, more)));
+    for (args, mut reading) in readings {
+        until_true(&format!("{args:?} has asked {MANY} times"), || {
+            assert!(reading.client.try_wait().expect("ours").is_none(), "{args:?} has ended");
+            reading.times().len() >= MANY
+        });
+        let times = reading.times();
+        for pair in times[MANY - 4..MANY].windows(2) {
+            assert!(pair[1] - pair[0] >= PAUSE, "{args:?}: {:?}", pair[1] - pair[0]);
+        }
+    }
+}
