@@ -1,6 +1,7 @@
 //! Unix sockets by paths of any length.
 //!
-//! Level 0. An address holds at most 107 bytes (`unix(7)`) and a path can be longer, so that it goes by way of its open directory.
+//! Level 0. An address holds at most 107 bytes (`unix(7)`). A longer path goes by way of its open directory in `/proc`, which a chroot may
+//! not have, so a path that fits is used as it is.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -18,6 +19,7 @@ use crate::unix_connect::connect_within;
 /// A socket's place, whether there is one or not.
 #[derive(Debug)]
 pub struct SocketPath {
+    path: PathBuf,
     dir: File,
     name: OsString,
 }
@@ -28,6 +30,7 @@ impl SocketPath {
         let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_owned();
         let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
         Ok(Self {
+            path: path.to_owned(),
             dir: File::from(rustix::fs::open(dir, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?),
             name,
         })
@@ -35,6 +38,9 @@ impl SocketPath {
 
     /// A path for `bind(2)` and `connect(2)`, good for as long as this lives.
     pub fn address(&self) -> PathBuf {
+        if SocketAddrUnix::new(&self.path).is_ok() {
+            return self.path.clone();
+        }
         Path::new("/proc/self/fd").join(self.dir.as_raw_fd().to_string()).join(&self.name)
     }
 

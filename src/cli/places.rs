@@ -54,7 +54,9 @@ pub(super) fn places_of(folder: &Folder) -> (Vec<Place>, Absence) {
     let mut add = |way, meant| list.push(Place { way, meant });
     let own = ServerInfo::find(&folder.runtime_dir, folder.folder.as_deref());
     if let Ok(Found::Live(info)) = &own {
-        info.socket.iter().for_each(|path| add(Way::Socket(path.clone()), Meant::Own(info.id.clone())));
+        // The directory may be mounted elsewhere in another container, or moved, so that the recorded path leads nowhere.
+        let here = folder.socket.iter().filter(|path| info.socket.as_ref() != Some(path));
+        info.socket.iter().chain(here).for_each(|path| add(Way::Socket(path.clone()), Meant::Own(info.id.clone())));
         info.address.iter().for_each(|address| add(at(*address), Meant::Own(info.id.clone())));
     }
     // While a server starts, the file may still be the previous server's.
@@ -214,8 +216,9 @@ mod tests {
         assert_eq!((shown(&named), shown(&socket)), (vec!["http://127.0.0.1:9000".to_owned()], vec!["/n.sock".to_owned()]));
         let lock = File::open(dir.path()).expect("there");
         rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).expect("free");
-        assert_eq!(shown(&usual), ["/elsewhere abc", "http://[::1]:4000 abc", "/b/server.sock ?"]);
-        assert_eq!(shown(&named), ["/elsewhere abc", "http://[::1]:4000 abc", "/b/server.sock ?", "http://127.0.0.1:9000"]);
+        assert_eq!(shown(&usual), ["/elsewhere abc", "/b/server.sock abc", "http://[::1]:4000 abc", "/b/server.sock ?"]);
+        let both = ["/elsewhere abc", "/b/server.sock abc", "http://[::1]:4000 abc", "/b/server.sock ?", "http://127.0.0.1:9000"];
+        assert_eq!(shown(&named), both);
         assert_eq!(shown(&socket), ["/elsewhere abc", "http://[::1]:4000 abc", "/n.sock ?", "/n.sock"]);
         for torn in [r#"{"pid":1,"addr"#, "", "[]", r#"{"address":"example.org:80"}"#] {
             fs::write(&file, torn).expect("written");

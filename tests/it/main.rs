@@ -45,6 +45,7 @@ mod cli {
     mod command;
     mod commands;
     mod follow;
+    mod hidden_places;
     mod hostile_server;
     mod identity;
     mod known_server;

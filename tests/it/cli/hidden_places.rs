@@ -1,0 +1,45 @@
+//! A runtime directory that the client sees at another path than the server, and a client without `/proc`.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use super::command::finished;
+use crate::support::{Place, not_run};
+
+/// The client in a mount namespace of its own, after the shell commands `prepare`, or `None` where this user cannot make one.
+fn client_after(place: &Place, flags: &str, prepare: &str, args: &[&str]) -> Option<(i32, String, String)> {
+    let mut command = Command::new("unshare");
+    if !command.args([flags, "mount", "-t", "tmpfs", "none", "/mnt"]).status().is_ok_and(|status| status.success()) {
+        not_run("no mount namespace can be made here; it takes root and unshare(1)", "AUTOAPPDEV_REQUIRE_ROOT");
+        return None;
+    }
+    let mut command = place.command_of(Path::new("unshare"));
+    command.args([flags, "bash", "-c", &format!("{prepare} && exec \"$@\""), "bash"]).arg(env!("CARGO_BIN_EXE_autoappdev"));
+    Some(finished(command.args(args).stdin(Stdio::null()).output().expect("unshare is there")))
+}
+
+#[test]
+fn client_reaches_the_server_of_a_directory_that_is_mounted_elsewhere_in_another_network() {
+    let mut place = Place::serving("sleep.sh");
+    let seen = place.folder().join("elsewhere/runtime");
+    fs::create_dir_all(&seen).expect("creates");
+    // As in a container: the recorded path does not exist, and the recorded address is of another network.
+    let (seen, recorded) = (seen.display().to_string(), place.runtime().display().to_string());
+    let prepare = format!("mount --bind '{recorded}' '{seen}' && mount -t tmpfs none '{recorded}'");
+    place.set_env("AUTOAPPDEV_RUNTIME_DIR", &seen);
+    for (args, said) in [(&["status"][..], "stopped"), (&["start"], "running"), (&["stop", "--now"], "stopped")] {
+        let Some((code, out, err)) = client_after(&place, "-mn", &prepare, args) else { return };
+        assert!(code == 0 && out.contains(said) && err.is_empty(), "{args:?}: {out}{err}");
+    }
+}
+
+#[test]
+fn client_without_proc_reaches_the_server_by_its_unix_socket() {
+    let place = Place::serving("sleep.sh");
+    let prepare = "mount -t tmpfs none /proc";
+    for (args, said) in [(&["status"][..], "stopped"), (&["start"], "running"), (&["stop", "--now"], "stopped")] {
+        let Some((code, out, err)) = client_after(&place, "-m", prepare, args) else { return };
+        assert!(code == 0 && out.contains(said) && err.is_empty(), "{args:?}: {out}{err}");
+    }
+}
