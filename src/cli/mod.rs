@@ -102,11 +102,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>, modes: &Modes) -> ExitCode 
         return wrong_usage(&definition.error(ErrorKind::ArgumentConflict, sentence));
     }
     let done = match cli.command {
-        None => {
-            // As above: without a reader there is nobody to help.
-            let _ = args::definition().print_help();
-            Ok(ExitCode::SUCCESS)
-        }
+        None => written(args::definition().print_help()).map(|()| ExitCode::SUCCESS),
         Some(Command::Shim { dir }) => Ok((modes.shim)(&dir)),
         Some(Command::Serve) => resolve(&flags).map(modes.serve),
         Some(Command::Migrate) => resolve(&flags).map(|config| (modes.migrate)(config, cli.json)),
@@ -119,12 +115,12 @@ pub fn run(args: impl IntoIterator<Item = OsString>, modes: &Modes) -> ExitCode 
 
 /// Prints help, the version (both arrive here too) or a usage error, and returns the exit code.
 fn wrong_usage(error: &clap::Error) -> ExitCode {
-    // If neither stdout nor stderr can be written, the exit code still reports the result.
     if error.use_stderr() {
+        // If stderr cannot be written, the exit code still reports the result.
         let text = error.render().to_string();
         let _ = write!(io::stderr(), "autoappdev: {}", printable_lines(text.strip_prefix("error: ").unwrap_or(&text)));
-    } else {
-        let _ = error.print();
+    } else if let Err(failure) = written(error.print()) {
+        return report(&failure, false);
     }
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(WRONG_USAGE))
 }
@@ -155,6 +151,11 @@ fn report(failure: &Failure, json: bool) -> ExitCode {
     // If stderr cannot be written, the exit code still reports the failure.
     let _ = writeln!(io::stderr(), "autoappdev: {}", printable_lines(&failure.to_string()));
     ExitCode::from(code)
+}
+
+/// Finishes what was written to stdout.
+fn written(result: io::Result<()>) -> Result<(), Failure> {
+    Ok(result.and_then(|()| io::stdout().flush()).map_err(ClientError::Output)?)
 }
 
 fn resolve(flags: &[Flag]) -> Result<Config, Failure> {

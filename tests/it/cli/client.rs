@@ -284,6 +284,20 @@ fn an_answer_that_cannot_be_printed_is_a_failure() {
 }
 
 #[test]
+fn help_and_version_that_cannot_be_printed_are_a_failure() {
+    let folder = folder();
+    for args in [&[][..], &["--help"], &["-h"], &["help"], &["--version"], &["logs", "--help"]] {
+        let full = fs::File::options().write(true).open("/dev/full").expect("Linux has it");
+        let (code, _, err) = finished(command(folder.path(), args).stdout(full).output().expect("the binary runs"));
+        assert!(code == 1 && err.starts_with("autoappdev: cannot write the output: "), "{args:?}: {code} {err}");
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let output = command(folder.path(), args).stdout(writer).output().expect("the binary runs");
+        assert_eq!(finished(output), (0, String::new(), String::new()), "{args:?}: the reader has gone away");
+    }
+}
+
+#[test]
 fn runs_are_listed_and_shown() {
     let run = r#"{"id":7,"status":"failed","pid":4711,"script":"demo.sh","cwd":"/srv","args":[],"created_at":"2026-01-31T10:00:00.000Z",
         "started_at":"2026-01-31T10:00:00.000Z","stopped_at":"2026-01-31T10:00:09.000Z","exit_code":null,"signal":9,"paused_ms":0,
