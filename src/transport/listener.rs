@@ -72,8 +72,10 @@ impl Listener {
         for index in 0..held.len() {
             // A socket that is not TCP is asked for as the other kind, and refused there by name if it is neither.
             let listener = match held.take_tcp_listener(index) {
-                Ok(listener) => listener.map(Self::from_tcp),
-                Err(_) => held.take_unix_listener(index)?.map(Self::from_unix),
+                Ok(listener) => listener.map(|listener| check_listens(&listener, index).and_then(|()| Self::from_tcp(listener))),
+                Err(_) => held
+                    .take_unix_listener(index)?
+                    .map(|listener| check_listens(&listener, index).and_then(|()| Self::from_unix(listener))),
             };
             listeners.extend(listener.transpose()?);
         }
@@ -131,6 +133,16 @@ impl Listener {
         let stream = Stream { from: Some(from), ..stream.into() };
         Ok((stream, SocketAddr::new(from.ip().to_canonical(), from.port())))
     }
+}
+
+/// Checks that an inherited socket listens. Listening on one that is not bound would pick a port that clients do not know.
+fn check_listens(socket: impl AsFd, index: usize) -> io::Result<()> {
+    if sockopt::socket_acceptconn(socket)? {
+        return Ok(());
+    }
+    let number = 3 + index;
+    let advice = "pass a listening socket; in a socket unit of systemd, use ListenStream= without Accept=yes";
+    Err(io::Error::other(format!("descriptor {number} is a socket that does not listen; {advice}")))
 }
 
 impl Drop for Listener {

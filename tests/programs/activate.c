@@ -1,6 +1,8 @@
 /* Opens sockets and becomes another program that finds them as a service manager hands them over (sd_listen_fds(3)). For the tests.
  *
- *   activate [tcp | unix=PATH:MODE]... -- PROGRAM ARGS...
+ *   activate [tcp | unix=PATH:MODE | bound | fresh | fresh-unix]... -- PROGRAM ARGS...
+ *
+ * The last three do not listen; a fresh one is not even bound.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -41,8 +43,10 @@ int main(int argc, char **argv) {
     /* The numbers from 3 on are for the sockets; what is open there now is a stranger's. */
     for (int fd = 3; fd < 16; fd++) close(fd);
     for (; at < argc && strcmp(argv[at], "--"); at++) {
-        int fd = strncmp(argv[at], "unix=", 5) ? on_loopback() : on_path(argv[at] + 5);
-        if (fd != 3 + count || listen(fd, 16) < 0) die("listen");
+        int is_fresh = !strncmp(argv[at], "fresh", 5), listens = !is_fresh && strcmp(argv[at], "bound");
+        int fd = is_fresh ? socket(strcmp(argv[at], "fresh") ? AF_UNIX : AF_INET, SOCK_STREAM, 0)
+                          : strncmp(argv[at], "unix=", 5) ? on_loopback() : on_path(argv[at] + 5);
+        if (fd != 3 + count || (listens && listen(fd, 16) < 0)) die("listen");
         count++;
     }
     if (at + 1 >= argc) return 99;

@@ -172,6 +172,22 @@ fn the_service_managers_sockets_are_served_instead_of_the_configured_address() {
     assert!(own.exists(), "the service manager's file is not ours to remove");
 }
 
+#[test]
+fn inherited_socket_that_does_not_listen_is_refused() {
+    let place = Place::new();
+    place.compile("activate");
+    for idle in ["fresh", "bound", "fresh-unix"] {
+        let mut command = place.command_of(Path::new("timeout"));
+        // A server that used it would be ended.
+        command.arg("60").arg(place.root().join("activate")).args(["tcp", idle, "--", env!("CARGO_BIN_EXE_autoappdev"), "serve"]);
+        let output = command.output().expect("timeout runs");
+        let [out, err] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).expect("text"));
+        assert_eq!((output.status.code(), out.as_str()), (Some(1), ""), "{idle}: {err}");
+        assert!(err.contains("(LISTEN_FDS): descriptor 4 is a socket that does not listen"), "{idle}: {err}");
+        assert!(!place.runtime().exists(), "nothing was created");
+    }
+}
+
 /// What the service manager is told, as it hears it.
 struct Manager {
     socket: UnixDatagram,
