@@ -10,6 +10,7 @@ use autoappdev::cli::{self, Modes};
 use autoappdev::config::Config;
 use autoappdev::console::{json_line, printable_lines};
 use autoappdev::made::Made;
+use autoappdev::process;
 use autoappdev::runtime_dir::{self, By};
 use autoappdev::{serve, shim, store};
 use serde::Serialize;
@@ -55,6 +56,7 @@ fn exit_code(ended: anyhow::Result<ExitCode>) -> ExitCode {
 }
 
 fn migrate(mut config: Config, json: bool) -> anyhow::Result<ExitCode> {
+    process::survive_file_size_limit().context("cannot catch SIGXFSZ")?;
     // The database's usual place is the runtime directory, which a new installation does not have yet.
     let mut made = Made::default();
     settle(&mut config, By::Server, |runtime_dir| {

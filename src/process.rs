@@ -25,7 +25,9 @@ pub use cgroup::{Cgroup, has_thawed};
 pub use children::{has_living_child, peek_exit, reap, reap_all_but, usage_of_children, wait_for_end, was_continued};
 pub use lack::{advice_for, explain_lack, is_disk_full, is_shortage, lack_of};
 pub use memory::give_back_what_is_long;
-pub use own::{UNKNOWN_BOOT, adopt_orphans, begin_session, boot_id, forgo_core_dumps, is_ignored, unblock_signals};
+pub use own::{
+    UNKNOWN_BOOT, adopt_orphans, begin_session, boot_id, forgo_core_dumps, is_ignored, survive_file_size_limit, unblock_signals,
+};
 pub use pages::let_go_of_unchanged_pages;
 pub use signal::{signal, signal_child};
 pub use spawn::{Launch, spawn_in_session};

@@ -50,6 +50,7 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
     // The one that is there waits until somebody reads it.
     std::panic::set_hook(Box::new(|panic| console::complain(&format!("{panic}\n{}", Backtrace::capture()))));
     process::unblock_signals().context("cannot unblock signals")?;
+    process::survive_file_size_limit().context("cannot catch SIGXFSZ")?;
     // The server's memory holds the tokens. The shims inherit this limit and give their pipelines the server's original one.
     let core_bytes_max = process::forgo_core_dumps().context("cannot give up core dumps")?;
     // The checks that fail most often come before any file is created. The root is resolved again at each start of a run, because it may be a link.

@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -49,6 +51,15 @@ pub fn begin_session() -> io::Result<()> {
 /// Lets every signal through to this thread and to all that it starts: a mask outlives execve(2).
 pub fn unblock_signals() -> io::Result<()> {
     Ok(nix::sys::signal::SigSet::empty().thread_set_mask()?)
+}
+
+/// Turns a write beyond the limit of a file's size (`ulimit -f`, `LimitFSIZE=`) into an error. Otherwise `SIGXFSZ` ends this process
+/// (`setrlimit(2)`).
+///
+/// The signal is caught and not ignored, so that what this process executes has it at its default (`execve(2)`).
+pub fn survive_file_size_limit() -> io::Result<()> {
+    signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::new(AtomicBool::new(false)))?;
+    Ok(())
 }
 
 /// Whether this process ignores a signal, as set by the program that started it (`proc_pid_status(5)`, `SigIgn`).

@@ -120,6 +120,7 @@ mod storage {
     mod directories;
     mod disk;
     mod disk_control;
+    mod file_size_limit;
     mod full_disk;
     mod io_errors;
     mod odd_files;

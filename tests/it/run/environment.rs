@@ -271,7 +271,7 @@ fn a_server_that_was_born_deaf_has_pipelines_that_hear() {
     let mut deaf = place.command_of(&place.root().join("actor"));
     deaf.arg("deaf").arg(server_binary(&place));
     place.start_server_with(deaf);
-    assert_ne!(signal_set(place.server_pid(), "SigIgn") & bit(25), 0, "the server ignores SIGXFSZ");
+    assert_ne!(signal_set(place.server_pid(), "SigIgn") & bit(24), 0, "the server ignores SIGXCPU");
     let (pid, run_id) = start_sleep(&place);
     assert_eq!(signal_set(pid, "SigBlk"), 0);
     assert_eq!(signal_set(pid, "SigIgn") & ignorable(), 0, "ignored: {:x}", signal_set(pid, "SigIgn"));
