@@ -134,6 +134,17 @@ impl Answer {
         serde_json::from_str(&self.text).map_err(|error| self.not_understood(&error.to_string()))
     }
 
+    /// Returns the text to print: the server's JSON, or what `describe` makes of it. An answer that is not this API's is an error in both
+    /// cases.
+    pub(super) fn text<T: DeserializeOwned>(
+        &self,
+        json: bool,
+        describe: impl FnOnce(T) -> String,
+    ) -> Result<String, ClientError> {
+        let understood = self.read()?;
+        Ok(if json { self.as_line() + "\n" } else { describe(understood) })
+    }
+
     /// Returns the error for an answer that is not this API's.
     pub(super) fn not_understood(&self, cause: &str) -> ClientError {
         ClientError::Stranger { url: self.url.clone(), cause: printable(cause), status: self.status }

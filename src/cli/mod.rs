@@ -31,7 +31,7 @@ use clap::error::ErrorKind;
 use serde::Serialize;
 
 use self::args::{Ask, Command, PairArgs, StartArgs, StopArgs};
-use self::client::{ACTION_TIMEOUT, Answer, Client, ClientError, STOP_MARGIN};
+use self::client::{ACTION_TIMEOUT, Client, ClientError, STOP_MARGIN};
 use self::dotenv::Dotenv;
 pub use self::exit_code::EXIT_CODES;
 use self::exit_code::{FAILURE, REFUSED, UNREACHABLE, WRONG_USAGE};
@@ -197,9 +197,9 @@ fn ask_by(client: &Client, question: &Ask, json: bool) -> Result<(), Failure> {
     let now = || SystemClock.now();
     let text = match question {
         Ask::Logs(wanted) => return Ok(logs::print_logs(client, wanted, json)?),
-        Ask::Status => show(&client.get(&Route::Pipeline.path())?, json, |PipelineResponse::<Pipeline> { pipeline }| {
-            output::status(&pipeline, now())
-        }),
+        Ask::Status => client
+            .get(&Route::Pipeline.path())?
+            .text(json, |PipelineResponse::<Pipeline> { pipeline }| output::status(&pipeline, now())),
         Ask::Start(args) => act(client, Route::Start, &start_body(args), ACTION_TIMEOUT, json),
         Ask::Pause => act(client, Route::Pause, &EmptyRequest {}, ACTION_TIMEOUT, json),
         Ask::Resume => act(client, Route::Resume, &EmptyRequest {}, ACTION_TIMEOUT, json),
@@ -211,10 +211,10 @@ fn ask_by(client: &Client, question: &Ask, json: bool) -> Result<(), Failure> {
         Ask::Runs(args) => {
             if let Some(id) = args.id {
                 let answer = client.get(&Route::Run.url(&id.to_string(), &NoQuery {}))?;
-                show(&answer, json, |RunResponse { run }| output::run(&run, now()))
+                answer.text(json, |RunResponse { run }| output::run(&run, now()))
             } else {
                 let answer = client.get(&Route::Runs.url("", &RunsQuery { limit: Some(args.limit.into()), before: None }))?;
-                show(&answer, json, |RunsResponse { runs, .. }| output::runs(&runs, now()))
+                answer.text(json, |RunsResponse { runs, .. }| output::runs(&runs, now()))
             }
         }
     }?;
@@ -232,17 +232,7 @@ fn act(client: &Client, route: Route, body: &impl Serialize, timeout: Duration, 
     // Conditions are not part of the command's answer. If stderr cannot be written, `status` still shows them.
     let warnings = answer.read().map_or_else(|_| String::new(), |done: ActionResponse| output::warnings_of(&done.conditions));
     let _ = write!(io::stderr(), "{}", printable_lines(&warnings));
-    show(&answer, json, |done| output::done(&done))
-}
-
-/// The answer's text: as JSON, or as `describe` puts it. An answer that is not this API's is an error in both cases.
-fn show<T: serde::de::DeserializeOwned>(
-    answer: &Answer,
-    json: bool,
-    describe: impl FnOnce(T) -> String,
-) -> Result<String, ClientError> {
-    let understood = answer.read()?;
-    Ok(if json { answer.as_line() + "\n" } else { describe(understood) })
+    answer.text(json, |done| output::done(&done))
 }
 
 /// Prints an answer. Its fields have been made printable already; this catches any that were missed.

@@ -16,10 +16,10 @@ use crate::console::printable;
 pub(super) fn sessions(client: &Client, args: &SessionsArgs, now: Timestamp, json: bool) -> Result<String, ClientError> {
     let Some(SessionsCommand::End(EndArgs { id, all })) = &args.command else {
         let answer = client.get(&Route::Sessions.path())?;
-        return super::show(&answer, json, |SessionsResponse { sessions, .. }| list(&sessions, now));
+        return answer.text(json, |SessionsResponse { sessions, .. }| list(&sessions, now));
     };
     let body = EndSessionsRequest { id: id.clone(), all: all.then_some(true) };
-    super::show(&post(client, &body)?, json, |EndSessionsResponse { ended, .. }| match ended {
+    post(client, &body)?.text(json, |EndSessionsResponse { ended, .. }| match ended {
         1 => "1 session has ended\n".to_owned(),
         ended => format!("{ended} sessions have ended\n"),
     })
