@@ -13,6 +13,9 @@ use super::text::{RunText, missing_mark, removed};
 /// How much is put together at a time, in bytes.
 const PIECE_BYTES: usize = 16 * 1024;
 
+/// How much of the log is passed over at most in one call, in bytes: whoever reads checks in between whether anybody still wants it.
+const PASSED_BYTES_MAX: u64 = 1024 * 1024;
+
 /// How it is to look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Form {
@@ -22,7 +25,8 @@ pub struct Form {
     pub stream: Option<Stream>,
 }
 
-/// Reads what was said, from the beginning on.
+/// Reads what was said, from the beginning on. Reading is interrupted ([`io::ErrorKind::Interrupted`]) where nothing of a long part is wanted,
+/// and can go on.
 #[derive(Debug)]
 pub struct Said {
     cursor: Cursor<Box<RunLog>>,
@@ -53,7 +57,14 @@ impl Said {
     fn fill(&mut self) -> io::Result<()> {
         self.out.clear();
         self.out_at = 0;
+        let passed_to = self.cursor.position() + PASSED_BYTES_MAX;
         while self.out.len() < PIECE_BYTES && self.cursor.position() < self.up_to {
+            if self.cursor.position() >= passed_to {
+                if self.out.is_empty() {
+                    return Err(io::ErrorKind::Interrupted.into());
+                }
+                return Ok(());
+            }
             match self.cursor.next()? {
                 Some(Item::Line(line)) => {
                     let Some((at, stream)) = line.head else {

@@ -271,6 +271,33 @@ fn a_live_runs_text_is_whole_records_and_what_comes_later_is_not_in_it() {
 }
 
 #[test]
+fn text_of_a_stream_without_lines_is_interrupted_again_and_again_and_then_ends() {
+    const RECORDS: usize = 6_000;
+    let dir = tempfile::tempdir().expect("a temp folder");
+    let (log, log_dir) = run_log(dir.path());
+    let mut writer =
+        SegmentWriter::create(&log_dir, BEGIN, Limits { segment_bytes: 1 << 30, run_bytes: 1 << 40 }).expect("creates");
+    for _ in 0..RECORDS {
+        let mut out = Vec::new();
+        push_record(&mut out, AT, Stream::Stdout, false, &[b'x'; 1_000]);
+        writer.write(&out, AT).expect("writes");
+    }
+    let end = look(&log, None).version().0;
+    let mut said = Said::new(&look(&log, None), Form { has_heads: false, stream: Some(Stream::Stderr) });
+    let mut interruptions = 0;
+    loop {
+        match said.read(&mut [0; 100]) {
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => interruptions += 1,
+            other => break assert_eq!(other.expect("reads"), 0),
+        }
+    }
+    // One for each MiB that was passed over.
+    assert!((4..=6).contains(&interruptions), "{interruptions} in {} bytes", end - BEGIN);
+    let said = Said::new(&look(&log, None), Form { has_heads: false, stream: Some(Stream::Stdout) });
+    assert_eq!(read(said).len(), RECORDS * 1_001);
+}
+
+#[test]
 fn damage_takes_as_many_bytes_as_it_is_long_and_all_else_stays_where_it_was() {
     let dir = tempfile::tempdir().expect("a temp folder");
     let (log, log_dir) = run_log(dir.path());

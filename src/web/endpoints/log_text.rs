@@ -28,7 +28,11 @@ struct Body<R> {
 
 impl<R: Read> Read for Body<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.reader.read(buffer).inspect_err(|error| ::log::warn!("the text of run {}'s log ends early: {error}", self.run_id))
+        self.reader.read(buffer).inspect_err(|error| {
+            if error.kind() != io::ErrorKind::Interrupted {
+                ::log::warn!("the text of run {}'s log ends early: {error}", self.run_id);
+            }
+        })
     }
 }
 
