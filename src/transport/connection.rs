@@ -12,16 +12,13 @@ use rustix::net::Shutdown;
 use super::body::Chunks;
 use super::cookies;
 use super::handler::{Client, Handler};
-use super::head::{self, BODY_BYTES_MAX, Broken, Framing, Head};
+use super::head::{self, BODY_BYTES_MAX, Broken, Framing, Head, SMALL_BODY_BYTES};
 use super::listener::Stream;
 use super::slots::{Slot, Works};
 use super::writer;
 
 /// How long the machine of one that is sent what happens may be out of reach.
 const UNHEARD_LIMIT: Duration = Duration::from_secs(30);
-
-/// A body up to this size is not counted; a chunked one is counted anew each time that it has grown by so much.
-const SMALL_BODY_BYTES: usize = 16 * 1024;
 
 const READ_BYTES: usize = 4 * 1024;
 /// How much of a head is read while other servers' cookies account for its length. A browser keeps up to 180 cookies of 4 KiB for
@@ -40,6 +37,8 @@ enum End {
     Silent,
     /// The request was not one that can be answered; this can. With its head if only its body went wrong.
     Refused(Broken, Option<Box<Head>>),
+    /// The handler answered by the head alone, instead of having the body read.
+    Answered { response: Response, is_head: bool },
 }
 
 impl From<io::Error> for End {
@@ -62,6 +61,8 @@ pub(super) struct Terms {
     pub(super) body: Duration,
     /// How long a client may take to read what is written at once, a piece of an answer at most.
     pub(super) write: Duration,
+    /// How long the whole of an answer may take, unless it is an operator's.
+    pub(super) answer: Option<Duration>,
     /// How long what a client still sends is read after its last answer.
     pub(super) linger: Duration,
     /// The thread is one of few that serve everybody, and serves one request, or one and the one that it announced.
@@ -74,6 +75,7 @@ impl Terms {
         head: Duration::from_secs(10),
         body: Duration::from_secs(30),
         write: Duration::from_secs(15),
+        answer: None,
         linger: Duration::from_millis(500),
         is_lent: false,
     };
@@ -82,6 +84,7 @@ impl Terms {
         head: Duration::from_secs(1),
         body: Duration::from_secs(2),
         write: Duration::from_secs(2),
+        answer: Some(Duration::from_secs(5)),
         linger: Duration::from_millis(50),
         is_lent: true,
     };
@@ -89,7 +92,17 @@ impl Terms {
 
 /// Serves until either side ends it.
 pub(super) fn serve(stream: &Stream, from: SocketAddr, slot: &Slot, handler: &dyn Handler, terms: &Terms) {
-    let mut wire = Wire { stream, slot, handler, terms, unread: Vec::new(), limit: None, buffer: vec![0; READ_BYTES] };
+    let mut wire = Wire {
+        stream,
+        from,
+        slot,
+        handler,
+        terms,
+        unread: Vec::new(),
+        limit: None,
+        written_by: None,
+        buffer: vec![0; READ_BYTES],
+    };
     if stream.set_write_timeout(terms.write).is_err() {
         return;
     }
@@ -113,17 +126,19 @@ pub(super) fn serve(stream: &Stream, from: SocketAddr, slot: &Slot, handler: &dy
             Err(End::Refused(broken, head)) => {
                 let is_head = head.as_ref().is_some_and(|head| head.method == "HEAD");
                 let request = head.map(|head| head.into_request(from, Vec::new()));
-                let response = handler.refuse(&broken, request.as_ref());
-                if wire.write(response, is_head, false, false).is_ok() {
-                    wire.linger();
-                }
+                wire.write_last(handler.refuse(&broken, request.as_ref()), is_head);
+                return;
+            }
+            Err(End::Answered { response, is_head }) => {
+                wire.write_last(response, is_head);
                 return;
             }
         };
         let (is_head, is_http_1_0, keep_alive) = (head.method == "HEAD", head.is_http_1_0, head.keep_alive);
         let request = head.into_request(from, body);
         let announced = AtomicBool::new(false);
-        let response = answer(handler, &request, &Client::new(stream, slot, !terms.is_lent, &announced));
+        let client = Client::new(stream, slot, !terms.is_lent, &announced);
+        let response = caught(handler, &request, || handler.handle(&request, &client)).unwrap_or_else(|fault| fault);
         // An answer that goes on for hours does not keep what was asked.
         drop(request);
         slot.has_no_body();
@@ -141,9 +156,9 @@ pub(super) fn serve(stream: &Stream, from: SocketAddr, slot: &Slot, handler: &dy
     }
 }
 
-/// Calls the handler. A panic in it is an answer too, and the connection goes on.
-fn answer(handler: &dyn Handler, request: &Request, client: &Client<'_>) -> Response {
-    catch_unwind(AssertUnwindSafe(|| handler.handle(request, client))).unwrap_or_else(|_| {
+/// Calls the handler. A panic in it is an answer too, and does not end the thread.
+fn caught<T>(handler: &dyn Handler, request: &Request, call: impl FnOnce() -> T) -> Result<T, Response> {
+    catch_unwind(AssertUnwindSafe(call)).map_err(|_| {
         // Logged without the query, which may contain the proof of a session.
         ::log::error!(
             "a fault of ours: {} {} panicked",
@@ -157,6 +172,7 @@ fn answer(handler: &dyn Handler, request: &Request, client: &Client<'_>) -> Resp
 /// A stream with what was read from it too early.
 struct Wire<'a> {
     stream: &'a Stream,
+    from: SocketAddr,
     slot: &'a Slot,
     handler: &'a dyn Handler,
     terms: &'a Terms,
@@ -164,17 +180,20 @@ struct Wire<'a> {
     /// The read time-out that is set, so that it is set again only when another is wanted: it costs a system call. None while the next
     /// request is waited for, which the accepting thread bounds: a timer for each read costs a fourteenth of all that a small request does.
     limit: Option<Duration>,
+    /// When the answer must have been written, if there is a limit.
+    written_by: Option<Instant>,
     /// Where reading reads to. Kept, for to clear it anew for each read costs more than all else that is done for a small request.
     buffer: Vec<u8>,
 }
 
 impl Wire<'_> {
     fn read_request(&mut self) -> Result<(Head, Vec<u8>), End> {
+        self.written_by = None;
         let head = self.read_head()?;
         match self.read_body(&head) {
             Ok(body) => Ok((head, body)),
             Err(End::Refused(broken, _)) => Err(End::Refused(broken, Some(Box::new(head)))),
-            Err(End::Silent) => Err(End::Silent),
+            Err(end) => Err(end),
         }
     }
 
@@ -211,13 +230,27 @@ impl Wire<'_> {
         if framing == Framing::Length(0) {
             return Ok(Vec::new());
         }
+        if matches!(framing, Framing::Length(length) if length > SMALL_BODY_BYTES) {
+            self.admit_long_body(head)?;
+        }
         if head.expects_continue && self.unread.is_empty() {
             self.send(b"HTTP/1.1 100 Continue\r\n\r\n")?;
             self.slot.waits();
         }
         match framing {
             Framing::Length(length) => self.read_length(length),
-            Framing::Chunked => self.read_chunks(),
+            Framing::Chunked => self.read_chunks(head),
+        }
+    }
+
+    /// Has the handler decide by the head whether more of the body is read than is read of every client.
+    fn admit_long_body(&self, head: &Head) -> Result<(), End> {
+        let request = head.clone().into_request(self.from, Vec::new());
+        let announced = AtomicBool::new(false);
+        let client = Client::new(self.stream, self.slot, !self.terms.is_lent, &announced);
+        match caught(self.handler, &request, || self.handler.refuse_long_body(&request, &client)) {
+            Ok(None) => Ok(()),
+            Ok(Some(response)) | Err(response) => Err(End::Answered { response, is_head: head.method == "HEAD" }),
         }
     }
 
@@ -236,13 +269,16 @@ impl Wire<'_> {
         Ok(std::mem::replace(&mut self.unread, rest))
     }
 
-    fn read_chunks(&mut self) -> Result<Vec<u8>, End> {
+    fn read_chunks(&mut self, head: &Head) -> Result<Vec<u8>, End> {
         let deadline = Instant::now() + self.terms.body;
         let mut chunks = Chunks::default();
         let mut counted = SMALL_BODY_BYTES;
         loop {
             let (used, is_whole) = chunks.take(&self.unread)?;
             self.unread.drain(..used);
+            if chunks.body_bytes() > counted && counted == SMALL_BODY_BYTES {
+                self.admit_long_body(head)?;
+            }
             if is_whole {
                 self.unread.shrink_to(READ_BYTES);
                 return Ok(chunks.into_body());
@@ -278,8 +314,16 @@ impl Wire<'_> {
         }
     }
 
+    /// Writes the answer that ends the connection.
+    fn write_last(&mut self, response: Response, is_head: bool) {
+        if self.write(response, is_head, false, false).is_ok() {
+            self.linger();
+        }
+    }
+
     /// Writes an answer. Whether the connection can go on after it.
     fn write(&mut self, response: Response, is_head: bool, is_http_1_0: bool, keep_alive: bool) -> io::Result<bool> {
+        self.written_by = self.terms.answer.filter(|_| !self.slot.is_operator()).map(|limit| Instant::now() + limit);
         let Response { status_code, headers, data, .. } = response;
         let (mut reader, length) = data.into_reader_and_size();
         let has_body = !matches!(status_code, 100..=199 | 204 | 304);
@@ -351,7 +395,11 @@ impl Wire<'_> {
 
     /// Writes all of it, or fails once the client has not taken it in time.
     fn send(&self, mut bytes: &[u8]) -> io::Result<()> {
-        let deadline = self.slot.writes() + self.terms.write;
+        let now = self.slot.writes();
+        let deadline = self.written_by.map_or(now + self.terms.write, |by| by.min(now + self.terms.write));
+        if now >= deadline {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
         let mut stream = self.stream;
         let mut is_slow = false;
         while !bytes.is_empty() {
@@ -376,7 +424,7 @@ impl Wire<'_> {
 
     fn linger(&mut self) {
         // All of this is best effort: the answer is out, the rest is courtesy. It gives way like any other that nothing is done for.
-        if !self.slot.waits() || rustix::net::shutdown(self.stream, Shutdown::Write).is_err() {
+        if !self.slot.yields() || rustix::net::shutdown(self.stream, Shutdown::Write).is_err() {
             return;
         }
         let deadline = Instant::now() + self.terms.linger;
@@ -384,7 +432,10 @@ impl Wire<'_> {
         while let Ok(limit) = left_until(deadline) {
             self.unread.clear();
             match self.read_more(Some(limit)) {
-                Ok(count) if thrown_away < LINGER_BYTES => thrown_away += count,
+                // Where it gives way, what had come is discarded, and no more is waited for.
+                Ok(count) if thrown_away < if self.slot.gives_way() { SMALL_BODY_BYTES } else { LINGER_BYTES } => {
+                    thrown_away += count;
+                }
                 Ok(_) | Err(_) => return,
             }
         }

@@ -19,6 +19,11 @@ pub trait Handler: Send + Sync + 'static {
     fn takes_cookie(&self, _cookie: &[u8]) -> bool {
         true
     }
+    /// Answers a request with a body over [`SMALL_BODY_BYTES`](super::SMALL_BODY_BYTES) by its head alone, so that its body is not read. `None` if the body is to be
+    /// read: it then takes up memory that all clients share. May panic, must not wait.
+    fn refuse_long_body(&self, _request: &Request, _client: &Client<'_>) -> Option<Response> {
+        None
+    }
     /// Wakes the requests that wait and the answers without an end, because one of them gives way ([`Client::gives_way`]). Never waits.
     fn hurry(&self) {}
     /// Answers what is no request that [`Handler::handle`] may see. `request` is its head if that could be read. Called on the accepting

@@ -14,6 +14,9 @@ pub const TARGET_BYTES_MAX: usize = 8 * 1024;
 /// The longest body, in bytes.
 pub const BODY_BYTES_MAX: usize = 1024 * 1024;
 
+/// A body up to this size is read of every client, and is not counted; a chunked one is counted anew each time that it has grown by so much.
+pub const SMALL_BODY_BYTES: usize = 16 * 1024;
+
 /// Why a request never reaches the handler.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Broken {
@@ -29,6 +32,9 @@ pub enum Broken {
     /// Its body is too long. It was not read.
     #[error("the request's body is over 1 MiB")]
     BodyTooLarge,
+    /// Its body is longer than [`SMALL_BODY_BYTES`], and no request to this path needs that. It was not read.
+    #[error("the request's body is over 16 KiB, the limit for this path")]
+    LongBody,
     /// It did not arrive in time.
     #[error("the request did not arrive in time")]
     TimedOut,

@@ -26,7 +26,7 @@ mod workers;
 mod writer;
 
 pub use handler::{Client, Entrance, Handler};
-pub use head::{BODY_BYTES_MAX, Broken};
+pub use head::{BODY_BYTES_MAX, Broken, SMALL_BODY_BYTES};
 pub use limits::{DESCRIPTORS_MIN, LongRequests, Rank, scarce_descriptors};
 pub use listener::Listener;
 pub use own_socket::OwnSocket;

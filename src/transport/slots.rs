@@ -17,7 +17,6 @@ use std::time::{Duration, Instant};
 use rustix::io::ioctl_fionread;
 use rustix::net::Shutdown;
 
-use super::head::Broken;
 use super::limits::{KINDS, Limits, ONE_MORE_IN, Peer};
 use super::listener::Stream;
 use crate::lock::lock;
@@ -41,13 +40,6 @@ const SPARE_MIN: usize = 2;
 
 /// How long a request that waits, or a client that takes no answer, keeps its slot while few are left for new connections, unless it is an operator's.
 const CROWDED_PATIENCE: Duration = Duration::from_millis(10);
-
-/// What all requests together may hold of bodies, in bytes. When it is taken, the one whose body has been waited for longest gives way.
-const BODIES_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// How long a body waits at most for the memory that it needs.
-const BODY_ROOM_LIMIT: Duration = Duration::from_secs(2);
-
-const BODY_ROOM_LOOK: Duration = Duration::from_millis(2);
 
 /// There is no slot for a new connection now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,6 +93,8 @@ enum Doing {
     Idles(Instant),
     /// It sends an answer without an end since then, and waits for more to send.
     Follows(Instant),
+    /// It waits for memory for a body, or discards what follows its last answer. It gives way even if more has come from its client.
+    Yields(Instant),
 }
 
 impl Doing {
@@ -123,7 +117,7 @@ impl Activity {
         let mut doing = lock(&self.doing);
         let before = *doing;
         let stays = match before {
-            Doing::Waits(_) | Doing::Works | Doing::Writes(_) | Doing::Idles(_) | Doing::Follows(_) => false,
+            Doing::Waits(_) | Doing::Works | Doing::Writes(_) | Doing::Idles(_) | Doing::Follows(_) | Doing::Yields(_) => false,
             Doing::GivesWay => new != Doing::Works,
             Doing::Leaves => true,
         };
@@ -140,7 +134,7 @@ impl Occupant {
     fn give_way(&self, seen: Doing, is_hurried: &AtomicBool) {
         // What came since it was looked at, or was read already, is answered.
         let (new, how) = match seen {
-            Doing::Waits(_) | Doing::Idles(_) | Doing::Follows(_) => (Doing::GivesWay, Shutdown::Read),
+            Doing::Waits(_) | Doing::Idles(_) | Doing::Follows(_) | Doing::Yields(_) => (Doing::GivesWay, Shutdown::Read),
             Doing::Works | Doing::Writes(_) | Doing::GivesWay | Doing::Leaves => (Doing::Leaves, Shutdown::Both),
         };
         let mut doing = lock(&self.activity.doing);
@@ -172,7 +166,7 @@ impl Slots {
         self.begin_stop();
         let deadline = Instant::now() + limit;
         let mut open = lock(&self.open);
-        for occupant in open.values().filter(|occupant| matches!(occupant.activity.doing(), Doing::Waits(_))) {
+        for occupant in open.values().filter(|occupant| matches!(occupant.activity.doing(), Doing::Waits(_) | Doing::Yields(_))) {
             // Data that has arrived can still be read, and is answered. An error means that the connection is closed already.
             let _closed = rustix::net::shutdown(&occupant.stream, Shutdown::Read);
         }
@@ -316,7 +310,7 @@ fn make_way<'a, I: Iterator<Item = &'a Occupant>>(
     }
     // One that waits and cannot give way has a request that lies there unread. One whose request is being answered waits after that.
     let leaves_soon = |occupant: &Occupant| match occupant.activity.doing() {
-        Doing::Waits(_) => !order.is_kept(occupant),
+        Doing::Waits(_) | Doing::Yields(_) => !order.is_kept(occupant),
         Doing::Writes(_) | Doing::Idles(_) | Doing::Follows(_) => order.hurries(occupant),
         Doing::Works => true,
         Doing::GivesWay | Doing::Leaves => false,
@@ -332,7 +326,7 @@ fn waits_longest<'a>(occupants: impl Iterator<Item = &'a Occupant>, order: Order
         .filter_map(|occupant| {
             let doing = occupant.activity.doing();
             let (since, patience) = match doing {
-                Doing::Waits(since) => (since, Duration::ZERO),
+                Doing::Waits(since) | Doing::Yields(since) => (since, Duration::ZERO),
                 Doing::Writes(since) => (since, WRITE_PATIENCE),
                 Doing::Idles(since) => (since, NEWS_PATIENCE),
                 Doing::Follows(since) if !occupant.activity.is_operator() => (since, NEWS_PATIENCE),
@@ -396,6 +390,12 @@ impl Slot {
         self.activity.set(Doing::Waits(Instant::now())) != Doing::Leaves
     }
 
+    /// What its client sends is discarded from now on. False where the connection has been closed, since its client took no answer.
+    pub(super) fn yields(&self) -> bool {
+        self.has_no_body();
+        self.activity.set(Doing::Yields(Instant::now())) != Doing::Leaves
+    }
+
     /// The request's body is no longer held.
     pub(super) fn has_no_body(&self) {
         self.activity.body_bytes.store(0, Ordering::SeqCst);
@@ -404,7 +404,9 @@ impl Slot {
     /// A request has been read and is to be answered.
     pub(super) fn works(&self) -> Works {
         match self.activity.set(Doing::Works) {
-            Doing::Waits(_) | Doing::Works | Doing::Writes(_) | Doing::Idles(_) | Doing::Follows(_) => Works::On,
+            Doing::Waits(_) | Doing::Works | Doing::Writes(_) | Doing::Idles(_) | Doing::Follows(_) | Doing::Yields(_) => {
+                Works::On
+            }
             Doing::GivesWay => Works::ForTheLastTime,
             Doing::Leaves => Works::NoMore,
         }
@@ -440,39 +442,6 @@ impl Slot {
         let _has_given_way = self.activity.set(Doing::Writes(now));
         now
     }
-
-    /// The request that is being read has a body of so many bytes.
-    ///
-    /// # Errors
-    /// There is no room for that: all that is held belongs to requests that are being answered.
-    pub(super) fn takes(&self, body_bytes: usize) -> Result<(), Broken> {
-        let (activity, deadline) = (&self.activity, Instant::now() + BODY_ROOM_LIMIT);
-        // It is the newest of those that are waited for, unless it has given way already.
-        if activity.set(Doing::Waits(Instant::now())).gives_way() {
-            return Err(Broken::TooManyBodies);
-        }
-        // One at a time: those that wait for memory must not keep the accepting thread from its lock.
-        let _turn = lock(&self.slots.bodies);
-        loop {
-            let open = lock(&self.slots.open);
-            let held: usize = open.values().map(|occupant| occupant.activity.body_bytes.load(Ordering::SeqCst)).sum();
-            if held - activity.body_bytes.load(Ordering::SeqCst) + body_bytes <= BODIES_BYTES_MAX {
-                activity.body_bytes.store(body_bytes, Ordering::SeqCst);
-                return Ok(());
-            }
-            if Instant::now() >= deadline || activity.doing().gives_way() {
-                return Err(Broken::TooManyBodies);
-            }
-            let others = open
-                .iter()
-                .filter(|(number, occupant)| **number != self.number && occupant.activity.body_bytes.load(Ordering::SeqCst) > 0)
-                .map(|(_, occupant)| occupant);
-            if let Some((seen, occupant)) = waits_longest(others, Order::EQUAL) {
-                occupant.give_way(seen, &self.slots.is_hurried);
-            }
-            let _looked_at_again = self.slots.closed.wait_timeout(open, BODY_ROOM_LOOK);
-        }
-    }
 }
 
 impl Drop for Slot {
@@ -482,5 +451,6 @@ impl Drop for Slot {
     }
 }
 
+mod bodies;
 #[cfg(test)]
 mod tests;

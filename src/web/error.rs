@@ -150,7 +150,7 @@ impl ApiError {
                 Broken::Malformed(_) => ErrorCode::InvalidRequest,
                 Broken::HeadTooLarge => ErrorCode::HeadTooLarge,
                 Broken::TargetTooLong => ErrorCode::UriTooLong,
-                Broken::BodyTooLarge => ErrorCode::BodyTooLarge,
+                Broken::BodyTooLarge | Broken::LongBody => ErrorCode::BodyTooLarge,
                 Broken::TimedOut => ErrorCode::RequestTimeout,
                 Broken::TooManyBodies => ErrorCode::TooManyBodies,
                 Broken::TooManyConnections => ErrorCode::TooManyConnections,

@@ -28,6 +28,17 @@ impl Handler for App {
         self.authenticator.takes_cookie(cookie)
     }
 
+    /// Only an operator's request may have a long body, and only where operators act: no other request needs one, and strangers could use
+    /// up the memory for bodies.
+    fn refuse_long_body(&self, request: &Request, client: &Client<'_>) -> Option<Response> {
+        let checked = self.guard.check(request).and_then(|()| self.check_meant(request));
+        let admitted = checked.and_then(|()| match routes::find(request.method(), guard::path_of(request)) {
+            Found::Route(route, _) if route.spec().access == Access::Operator => self.operator(request, client).map(drop),
+            Found::Route(..) | Found::OtherMethod(..) | Found::Nothing => Err(Broken::LongBody.into()),
+        });
+        admitted.err().map(|error| self.finish(Some(request), error.into_response()))
+    }
+
     fn hurry(&self) {
         self.supervisor.watch().hurry();
         self.streams.hurry();

@@ -110,6 +110,7 @@ mod server {
     mod forged_journals;
     mod hardening;
     mod hostile_database;
+    mod long_bodies;
     mod process_limit;
     mod program;
     mod siege;

@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 
 use super::*;
+use crate::transport::head::Broken;
 use crate::transport::limits::{
     CONNECTIONS_MAX, CONNECTIONS_MIN, DESCRIPTORS_MIN, FROM_ONE_ADDRESS_MAX, LongRequests, OWN_DESCRIPTORS, Rank,
 };
@@ -329,4 +330,45 @@ fn long_requests_leave_slots_to_others_and_some_to_operators_and_the_owner() {
         }
     }
     assert_eq!(LongRequests::of(1024, Rank::Operator), LongRequests { streams: 64, waits: 64, downloads: 16 });
+}
+
+#[test]
+fn connection_that_discards_what_comes_or_waits_for_memory_gives_way_even_if_more_has_come() {
+    let slots = Arc::<Slots>::default();
+    let mut crowd = streams(&slots, 1, peer("10.0.0.6"));
+    (&crowd[5].1).write_all(b"more").expect("sent");
+    assert!(crowd[5].0.waits());
+    assert_eq!(sit_as(&slots, 1000, peer("10.0.0.6")).err(), Some(Full { is_passing: true }));
+    assert!(!takes_no_more(&crowd[5].1), "what has come of a request is read");
+    assert!(crowd[5].0.yields());
+    assert_eq!(sit_as(&slots, 1001, peer("10.0.0.6")).err(), Some(Full { is_passing: true }));
+    assert!(takes_no_more(&crowd[5].1));
+    crowd.remove(5);
+    assert!(sit(&slots, 1002, "10.0.0.6").is_some());
+}
+
+/// Another one has the turn all the time.
+#[test]
+fn body_that_waits_for_its_turn_gives_way_and_does_not_wait_for_longer_than_it_may() {
+    let slots = Arc::<Slots>::default();
+    let _turn = lock(&slots.bodies);
+    for gives_way in [true, false] {
+        let (slot, stream) = sit(&slots, 1, "127.0.0.1").expect("room");
+        (&stream).write_all(b"more").expect("sent");
+        let began = Instant::now();
+        std::thread::scope(|scope| {
+            let body = scope.spawn(|| slot.takes(1024 * 1024));
+            while gives_way && !body.is_finished() {
+                let open = lock(&slots.open);
+                if let Some((seen, occupant)) = waits_longest(open.values(), Order::EQUAL) {
+                    occupant.give_way(seen, &slots.is_hurried);
+                }
+                drop(open);
+                std::thread::yield_now();
+            }
+            assert_eq!(body.join().expect("no panic"), Err(Broken::TooManyBodies));
+        });
+        // On a machine that is slow enough its time is over first.
+        assert!(slot.gives_way() == gives_way || began.elapsed() >= Duration::from_secs(2));
+    }
 }
