@@ -60,6 +60,9 @@ impl ResponseBudget {
     /// Reserves a place for a log sent as text, which is too long to be held in memory. Each one occupies a thread, a descriptor,
     /// and several hundred KiB.
     pub(super) fn begin_download(&self, client: &Client<'_>) -> Result<Arc<()>, ApiError> {
+        if !keeps_thread(client) {
+            return Err(ApiError::TooManyDownloads);
+        }
         let most = LongRequests::now(client.rank()).downloads;
         // The lock makes counting and taking one step, so that one of two concurrent requests gets the last place.
         let places = lock(&self.downloads);
@@ -68,9 +71,10 @@ impl ResponseBudget {
 
     /// Waits for a turn to make a long answer, and makes it. When too many requests wait, the one that has waited longest is
     /// refused, because each occupies a connection. Operators are always next. While a request waits, its connection gives way to new
-    /// ones, and the request is then refused.
+    /// ones, and the request is then refused; so is a viewer's that would have to wait on a thread of the reserve.
     pub(super) fn make<T>(&self, client: &Client<'_>, make: impl FnOnce() -> Result<T, ApiError>) -> Result<T, ApiError> {
-        let _turn = client.idle(|| self.turn(client.rank() != Rank::Viewer, &|| client.gives_way()))?;
+        let ends = || client.gives_way() || !keeps_thread(client);
+        let _turn = client.idle(|| self.turn(client.rank() != Rank::Viewer, &ends))?;
         make()
     }
 
@@ -81,7 +85,7 @@ impl ResponseBudget {
         self.made.notify_all();
     }
 
-    fn turn(&self, is_preferred: bool, gives_way: &dyn Fn() -> bool) -> Result<Turn<'_>, ApiError> {
+    fn turn(&self, is_preferred: bool, ends: &dyn Fn() -> bool) -> Result<Turn<'_>, ApiError> {
         let mut makers = lock(&self.makers);
         let number = (!is_preferred, makers.next);
         makers.next += 1;
@@ -93,7 +97,7 @@ impl ResponseBudget {
         }
         // In their order: without one, whoever comes new would overtake.
         let is_next = |makers: &Makers| makers.at_work < MAKERS_MAX && makers.waiting.first() == Some(&number);
-        let awaits = |makers: &mut Makers| makers.waiting.contains(&number) && !is_next(makers) && !gives_way();
+        let awaits = |makers: &mut Makers| makers.waiting.contains(&number) && !is_next(makers) && !ends();
         makers = self.made.wait_while(makers, awaits).unwrap_or_else(PoisonError::into_inner);
         let is_turn = is_next(&makers);
         makers.waiting.remove(&number);
@@ -118,6 +122,11 @@ impl ResponseBudget {
         };
         Response { data, ..response }
     }
+}
+
+/// Whether the client may keep the thread that serves it for long: of the threads in reserve, which serve everybody, only operators may.
+fn keeps_thread(client: &Client<'_>) -> bool {
+    client.has_thread() || client.rank() != Rank::Viewer
 }
 
 /// Ends also where making it panics.

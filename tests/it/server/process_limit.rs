@@ -13,6 +13,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use super::few_descriptors::{READ_TOKEN, TOKEN};
 use crate::support::wire::Wire;
 use crate::support::{DEADLINE, Place, not_run, until, until_true};
 use rustix::process::{Resource, geteuid, getrlimit};
@@ -256,6 +257,69 @@ fn owner_at_the_socket_is_served_while_strangers_hold_half_requests_at_the_proce
         assert_eq!(refused, 0, "a request of the owner waited for longer than it may");
     });
     assert!(limited.place.server_threads() <= before, "no thread was made");
+}
+
+/// Downloads and searches on more connections than there are threads in reserve, none of which reads its answer.
+#[test]
+fn viewers_at_the_process_limit_keep_no_thread_for_downloads_and_searches() {
+    const ASKED: [&str; 3] = ["/api/runs/1/log", "/api/runs/1/log?stream=stdout", "/api/logs?since=0&limit=5000"];
+    let mut limited = Limited::new();
+    limited.place.set_env("AUTOAPPDEV_READ_TOKEN", READ_TOKEN);
+    limited.place.use_token(TOKEN);
+    // More than the buffers of a socket hold.
+    limited.place.script(
+        "talks.sh",
+        "#!/bin/bash\nhead -c 40000000 /dev/zero | tr '\\0' y | fold -w 1000\necho\necho ready\nexec sleep 600\n",
+    );
+    let command = limited.command();
+    limited.place.start_server_with(command);
+    let place = &limited.place;
+    place.start_with(serde_json::json!({"script": "talks.sh"}));
+    until_true("it has talked", || place.get("/api/logs/tail?limit=1").ok()["lines"][0]["line"] == "ready");
+    until_true("no connection is open", || place.server_threads() < 30);
+    let limit = limited.at_its_limit();
+    let ask = |path: &str, token: &str| {
+        format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n\r\n")
+    };
+    // An operator's download is served even so, and a viewer's is refused.
+    for (token, status) in [(TOKEN, 200), (READ_TOKEN, 503)] {
+        let mut stream = std::net::TcpStream::connect(("127.0.0.1", place.port())).expect("it accepts");
+        stream.set_read_timeout(Some(DEADLINE)).expect("a limit");
+        stream.write_all(ask(ASKED[0], token).as_bytes()).expect("sent");
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).expect("an answer");
+        assert!(answer.starts_with(format!("HTTP/1.1 {status} ").as_bytes()));
+        assert_eq!(answer.len() > 40_000_000, status == 200);
+        let text = String::from_utf8_lossy(&answer[..answer.len().min(2000)]).into_owned();
+        assert!(status == 200 || text.contains("too_many_downloads"), "{text}");
+    }
+    // Slow readers, who take a byte now and then, so that no single write fails.
+    let is_over = AtomicBool::new(false);
+    let mut slow: Vec<_> = (0..12)
+        .map(|n| {
+            let mut stream = std::net::TcpStream::connect(("127.0.0.1", place.port())).expect("it accepts");
+            stream.write_all(ask(ASKED[n % ASKED.len()], READ_TOKEN).as_bytes()).expect("sent");
+            stream.set_nonblocking(true).expect("an option");
+            stream
+        })
+        .collect();
+    std::thread::scope(|scope| {
+        let _over = Over(&is_over);
+        scope.spawn(|| {
+            while !is_over.load(Ordering::SeqCst) {
+                for stream in &mut slow {
+                    let _none_yet = stream.read(&mut [0; 16 * 1024]);
+                }
+                std::thread::sleep(Duration::from_millis(200));
+            }
+        });
+        until_true("an operator is served beside them", || {
+            let mut wire = place.wire();
+            wire.send(ask("/api/pipeline", TOKEN));
+            wire.try_answer(false).is_ok_and(|answer| answer.status == 200)
+        });
+    });
+    drop(limit);
 }
 
 /// Ends the strangers also where the test fails.
