@@ -3,7 +3,7 @@
 //! A change reads what is stored, works out what follows, and writes it under the guard that the stored state still is what it
 //! started from. Times are floored here: nothing in a run is earlier than what happened before it, whatever the clock says.
 
-use rusqlite::{OptionalExtension, Transaction};
+use rusqlite::{Connection, OptionalExtension, Transaction};
 
 use super::error::StoreErrorKind;
 use super::rows::{self, PipelineRow, RunRow};
@@ -68,13 +68,9 @@ pub(super) fn begin(
             rows::stored(new.log_start),
             rows::stored_origin(new.origin),
         ));
-    if inserted.is_err() && ids_are_used_up(tx)? {
-        // SQLite reports a full disk: https://www.sqlite.org/autoinc.html
-        return Err(StoreErrorKind::Conflict(
-            "no run can begin, because the database has given the highest possible run id".to_owned(),
-        ));
+    if let Err(error) = inserted {
+        return Err(why_no_run(tx, error)?);
     }
-    inserted?;
     let run_id = tx.last_insert_rowid();
     let detail = new.origin.map(|origin| format!("started {origin}"));
     let event = Event { cause: Some(cause.to_string()), origin: new.origin, detail, ..rows::event(0, at, KIND_STARTING) };
@@ -91,10 +87,15 @@ pub(super) fn begin(
     Ok(run_id)
 }
 
+/// Why a run could not be inserted. `SQLite` reports a full disk when there is no next id: <https://www.sqlite.org/autoinc.html>.
 /// No machine starts that many runs, but a database or a run directory from another machine can claim any number.
-fn ids_are_used_up(tx: &Transaction<'_>) -> rusqlite::Result<bool> {
-    tx.query_row("SELECT coalesce(max(seq) = ?1, 0) FROM sqlite_sequence WHERE name = 'pipeline_runs'", [i64::MAX], |row| {
-        row.get(0)
+pub(super) fn why_no_run(conn: &Connection, error: rusqlite::Error) -> rusqlite::Result<StoreErrorKind> {
+    let sql = "SELECT coalesce(max(seq) = ?1, 0) FROM sqlite_sequence WHERE name = 'pipeline_runs'";
+    let are_ids_used_up: bool = conn.query_row(sql, [i64::MAX], |row| row.get(0))?;
+    Ok(if are_ids_used_up {
+        StoreErrorKind::Conflict("no run can begin, because the database has given the highest possible run id".to_owned())
+    } else {
+        error.into()
     })
 }
 

@@ -4,11 +4,11 @@
 
 use std::path::Path;
 
-use rusqlite::{Connection, Transaction, TransactionBehavior};
+use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
 
 use super::error::{StoreError, StoreErrorKind};
 use super::rows::{PipelineRow, RunRow};
-use super::{open, schema};
+use super::{change, open, schema};
 
 /// One step of a check.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,14 +43,20 @@ fn steps(path: &Path) -> Result<Vec<CheckStep>, StoreErrorKind> {
     let tables = if inert.is_empty() { Vec::new() } else { schema::tables(open::schema_version())? };
     let schema = if inert.is_empty() { Ok(format!("version {}", open::schema_version())) } else { Err(inert.join("; ")) };
     steps.push(CheckStep { name: "schema", result: schema });
-    steps.push(CheckStep { name: "integrity", result: verdict(&conn, "integrity_check(5)", &tables, "ok")? });
+    let integrity = verdict(&conn, "integrity_check(5)", &tables, "ok")?;
+    let is_intact = integrity.is_ok();
+    steps.push(CheckStep { name: "integrity", result: integrity });
+    if !is_intact {
+        // The other steps read the tables, and that might not end.
+        return Ok(steps);
+    }
     steps.push(CheckStep { name: "foreign keys", result: verdict(&conn, "foreign_key_check", &tables, "")? });
     steps.push(CheckStep { name: "write", result: write_and_read_back(&mut conn, path)? });
     Ok(steps)
 }
 
-/// Runs a checking pragma on each of these tables, or on the whole file where none are named: good when all that it says, its first
-/// column joined, is `good`.
+/// Runs a checking pragma on each of these tables, or on the whole file where none are named: good when the first column of the first
+/// line that it gives is `good`. Reads the first line only: a damaged file's next one might take for ever, or there are millions.
 fn verdict(conn: &Connection, whole: &str, tables: &[String], good: &str) -> rusqlite::Result<Result<String, String>> {
     let (pragma, _) = whole.split_once('(').unwrap_or((whole, ""));
     let mut checks: Vec<String> = tables.iter().map(|table| format!("{pragma}('{table}')")).collect();
@@ -60,10 +66,9 @@ fn verdict(conn: &Connection, whole: &str, tables: &[String], good: &str) -> rus
     let mut bad = Vec::new();
     for check in checks {
         let mut statement = conn.prepare(&format!("PRAGMA {check}"))?;
-        let said: Vec<String> = statement.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
-        let said = said.join("; ");
-        if said != good {
-            bad.push(said);
+        let said: Option<String> = statement.query_row([], |row| row.get(0)).optional()?;
+        if said.as_deref().unwrap_or_default() != good {
+            bad.extend(said);
         }
     }
     Ok(if bad.is_empty() { Ok("ok".to_owned()) } else { Err(bad.join("; ")) })
@@ -74,7 +79,8 @@ fn write_and_read_back(conn: &mut Connection, path: &Path) -> rusqlite::Result<R
     let before = PipelineRow::read(conn)?;
     let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let read_back = try_writing(&tx);
-    tx.rollback()?;
+    // Not `rollback`, which fails where SQLite has done it already, as after SQLITE_FULL: https://www.sqlite.org/lang_transaction.html
+    tx.finish()?;
     let after = PipelineRow::read(conn)?;
     Ok(match read_back {
         // A live server may have gone on in the meantime; what must not be there is what was written here.
@@ -82,7 +88,7 @@ fn write_and_read_back(conn: &mut Connection, path: &Path) -> rusqlite::Result<R
             Err("what was written could not be undone".to_owned())
         }
         Ok(_) => Ok("written, read back and rolled back".to_owned()),
-        Err(e) => Err(StoreError::new(path, e).to_string()),
+        Err(e) => Err(StoreError::new(path, change::why_no_run(conn, e)?).to_string()),
     })
 }
 

@@ -76,6 +76,7 @@ impl Store {
     /// The number of the last fact of the run's journal that is recorded; 0 when none is. What the store itself added does not count.
     pub fn last_seq(&self, run_id: i64) -> Result<u64, StoreError> {
         let seq: Option<i64> = self.read(|conn| {
+            rows::events_in_order(conn, run_id)?;
             conn.prepare_cached(
                 "SELECT max(seq) FROM pipeline_events WHERE run_id = ?1 AND kind NOT IN (?2, ?3) AND NOT (kind = ?4 AND cause IS ?5)",
             )?
@@ -164,6 +165,7 @@ impl Store {
     pub fn forget_runs(&mut self, ids: &[i64]) -> Result<(), StoreError> {
         self.write(|tx| {
             for id in ids {
+                rows::events_in_order(tx, *id)?;
                 tx.prepare_cached(
                     "DELETE FROM pipeline_runs
                      WHERE id = ?1 AND stopped_at IS NOT NULL AND id <> (SELECT max(id) FROM pipeline_runs)",

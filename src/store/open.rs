@@ -38,6 +38,12 @@ pub(super) const APPLICATION_ID: i32 = 0x4141_4476;
 /// take less.
 const CHECKED_BYTES_MAX: u64 = 1024 * 1024;
 
+/// The maximum number of sessions in a file. The server stores at most 32 of each role.
+const SESSIONS_MAX: i64 = 4096;
+
+/// The maximum number of lines in the history, one for each migration.
+const HISTORY_LINES_MAX: usize = 1000;
+
 /// The head of a write-ahead log, before its first frame: <https://www.sqlite.org/fileformat2.html#walformat>.
 const WAL_HEADER_BYTES: u64 = 32;
 
@@ -244,14 +250,36 @@ fn pending(conn: &Connection, path: &Path) -> Result<Vec<String>, StoreErrorKind
         let _moment = moment(conn)?;
         let (version, lacking) = lacking(conn)?;
         // Before the check below, which evaluates expressions of the schema.
-        (lacking, refuse_other_schema(conn, version)?)
+        let is_ours_alone = refuse_other_schema(conn, version)?;
+        if version > 0 {
+            refuse_many_sessions(conn)?;
+        }
+        (lacking, is_ours_alone)
     };
     // Not `integrity_check`, which also compares every index with its table: that is for `autoappdev check`. Nor, where that takes longer
     // with each run in the history, all tables: it took seconds for a hundred thousand runs. Nor tables of others.
     let is_small = fs::metadata(path).is_ok_and(|meta| meta.len() <= CHECKED_BYTES_MAX);
-    let check = if is_small && is_ours_alone { "PRAGMA quick_check(1)" } else { "PRAGMA quick_check('pipeline_state')" };
-    let verdict: String = conn.query_row(check, [], |row| row.get(0))?;
-    if verdict == "ok" { Ok(lacking) } else { Err(StoreErrorKind::Damaged(verdict)) }
+    let checks = if is_small && is_ours_alone { &["1"][..] } else { &["'pipeline_state'", "'sessions'"] };
+    for checked in checks {
+        let verdict: String = conn.query_row(&format!("PRAGMA quick_check({checked})"), [], |row| row.get(0))?;
+        if verdict != "ok" {
+            return Err(StoreErrorKind::Damaged(verdict));
+        }
+    }
+    Ok(lacking)
+}
+
+/// Refuses a file with more sessions than this program ever stores. The server reads all of them when it starts, and pages of a file
+/// that refer to the same page again and again have more rows than can be read in a lifetime.
+fn refuse_many_sessions(conn: &Connection) -> Result<(), StoreErrorKind> {
+    let sql = "SELECT count(*) FROM (SELECT 1 FROM sessions LIMIT ?1)";
+    let count: i64 = conn.query_row(sql, [SESSIONS_MAX + 1], |row| row.get(0))?;
+    if count > SESSIONS_MAX {
+        return Err(StoreErrorKind::Damaged(format!(
+            "it has more than {SESSIONS_MAX} sessions, which this program never stores"
+        )));
+    }
+    Ok(())
 }
 
 /// All that is read while the result exists is of one moment: another process may be migrating. There is nothing to commit.
@@ -322,20 +350,22 @@ struct Applied {
 
 /// The migrations that were applied, as refinery wrote them; none where there is no such table.
 fn history(conn: &Connection) -> Result<Vec<Applied>, StoreErrorKind> {
-    let exists: bool =
-        conn.query_row("SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = ?1", [HISTORY_TABLE], |row| {
-            row.get(0)
-        })?;
-    if !exists {
-        return Ok(Vec::new());
+    match schema::is_history_of_refinery(conn)? {
+        Some(true) => {}
+        Some(false) => {
+            return Err(StoreErrorKind::Damaged("its schema history is not the table that this program makes".to_owned()));
+        }
+        None => return Ok(Vec::new()),
     }
-    if schema::history_has_expressions(conn)? {
-        return Err(StoreErrorKind::Damaged("its schema history has computed columns or CHECK constraints".to_owned()));
+    // Not in order: where the file has no index for the primary key, SQLite would read and sort all lines first.
+    let mut statement = conn.prepare(&format!("SELECT version, name, checksum, applied_on FROM {HISTORY_TABLE}"))?;
+    let lines: Vec<[Value; 4]> = statement
+        .query_map([], |row| Ok([row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?]))?
+        .take(HISTORY_LINES_MAX + 1)
+        .collect::<Result<_, _>>()?;
+    if lines.len() > HISTORY_LINES_MAX {
+        return Err(StoreErrorKind::Damaged(format!("its schema history has more than {HISTORY_LINES_MAX} lines")));
     }
-    let mut statement =
-        conn.prepare(&format!("SELECT version, name, checksum, applied_on FROM {HISTORY_TABLE} ORDER BY version"))?;
-    let lines: Vec<[Value; 4]> =
-        statement.query_map([], |row| Ok([row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?])).and_then(Iterator::collect)?;
     lines
         .into_iter()
         .map(|line| {

@@ -135,12 +135,12 @@ impl Reader {
 
     /// The ids of all runs, ascending.
     pub fn run_ids(&self) -> Result<Vec<i64>, StoreError> {
-        self.list("SELECT id FROM pipeline_runs ORDER BY id", (), |row| row.get(0))
+        self.read(|conn| rows::ascending(conn, "SELECT id FROM pipeline_runs ORDER BY id", ()))
     }
 
     /// The run that has not ended.
     pub fn live_run(&self) -> Result<Option<i64>, StoreError> {
-        Ok(self.list("SELECT id FROM pipeline_runs WHERE stopped_at IS NULL", (), |row| row.get(0))?.pop())
+        Ok(self.list("SELECT id FROM pipeline_runs WHERE stopped_at IS NULL LIMIT 1", (), |row| row.get(0))?.pop())
     }
 
     /// Where a run's log lies; `None` where there is no such run.

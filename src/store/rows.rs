@@ -5,7 +5,7 @@
 use std::ops::{Deref, DerefMut};
 
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
-use rusqlite::{Connection, OptionalExtension, Row};
+use rusqlite::{Connection, OptionalExtension, Params, Row, ffi};
 use serde::de::DeserializeOwned;
 
 use crate::api::runs::{Event, Run};
@@ -243,6 +243,7 @@ impl RunLogRow {
 impl StopRow {
     /// Those of a run.
     pub(super) fn read(conn: &Connection, run_id: i64) -> rusqlite::Result<Option<Self>> {
+        events_in_order(conn, run_id)?;
         let sql = "SELECT grace_ms, origin FROM pipeline_events WHERE run_id = ?1 AND kind = 'stopping' ORDER BY seq";
         let mut statement = conn.prepare_cached(sql)?;
         let mut stops = statement
@@ -253,6 +254,29 @@ impl StopRow {
             Ok(Some(Self { grace_ms, ..first.unwrap_or(next) }))
         })
     }
+}
+
+/// The numbers that a statement gives, which must be ascending.
+///
+/// Pages of a damaged file can refer to the same page again and again: a megabyte then has more rows than can be read in a lifetime.
+/// But the order of these rows is wrong, so a statement that reads all rows of a table in the order of its key ends here.
+pub(super) fn ascending(conn: &Connection, sql: &str, params: impl Params) -> rusqlite::Result<Vec<i64>> {
+    let mut statement = conn.prepare_cached(sql)?;
+    let mut rows = statement.query(params)?;
+    let mut numbers = Vec::new();
+    while let Some(row) = rows.next()? {
+        let number = row.get(0)?;
+        if numbers.last().is_some_and(|last| *last >= number) {
+            return Err(rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_CORRUPT), None));
+        }
+        numbers.push(number);
+    }
+    Ok(numbers)
+}
+
+/// Refuses a run whose events can't be read to their end, see [`ascending`].
+pub(super) fn events_in_order(conn: &Connection, run_id: i64) -> rusqlite::Result<()> {
+    ascending(conn, "SELECT seq FROM pipeline_events WHERE run_id = ?1 ORDER BY seq", [run_id]).map(drop)
 }
 
 /// An event of which nothing more is known.
@@ -278,6 +302,7 @@ pub(super) fn event(seq: u64, at: Timestamp, kind: &str) -> Event {
 
 /// Everything that happened in a run, oldest first.
 pub(super) fn events_of(conn: &Connection, run_id: i64) -> rusqlite::Result<Vec<Event>> {
+    events_in_order(conn, run_id)?;
     conn.prepare_cached("SELECT * FROM pipeline_events WHERE run_id = ?1 ORDER BY seq")?
         .query_map([run_id], event_of_row)?
         .collect()

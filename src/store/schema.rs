@@ -6,14 +6,21 @@
 
 use std::collections::BTreeMap;
 
-use rusqlite::Connection;
+use rusqlite::{Connection, OptionalExtension};
 use sha2::{Digest, Sha256};
 
 use super::known;
 use crate::hex::hex;
 
-/// refinery's table: which migrations were applied. Its text is refinery's, not ours.
+/// refinery's table: which migrations were applied.
 pub(super) const HISTORY_TABLE: &str = "refinery_schema_history";
+
+/// The tables that refinery and `SQLite`'s ANALYZE make, word by word. One with this name and another text may compute columns, check
+/// rows, or keep rows of our tables from being deleted.
+const TEXTS_OF_OTHERS: [&str; 3] =
+    [HISTORY_TEXT, "CREATE TABLE sqlite_stat1(tbl,idx,stat)", "CREATE TABLE sqlite_stat4(tbl,idx,neq,nlt,ndlt,sample)"];
+const HISTORY_TEXT: &str = "CREATE TABLE refinery_schema_history( version int4 PRIMARY KEY, name VARCHAR(255), applied_on VARCHAR(255), \
+     checksum VARCHAR(255))";
 
 /// The digests of our schemas, version 1 first. Comparing with a digest takes a tenth of the time that making the schema takes.
 const DIGESTS: &[&str] = &["d67bde37e37dffb54a9a9c7306ce357291c9a02c3447190add7b2468c6582176"];
@@ -47,7 +54,7 @@ pub(super) fn differences(conn: &Connection, version: i64) -> rusqlite::Result<D
     for (name, object) in found.iter().filter(|(name, _)| !ours.contains_key(*name)) {
         let is_effective = match name.split_once(' ') {
             Some(("trigger" | "view", _)) => false,
-            Some(("table", table)) => references(conn, table)?.iter().any(|referred| is_ours(referred)),
+            Some(("table", table)) => is_ours(table) || references(conn, table)?.iter().any(|referred| is_ours(referred)),
             _ => is_ours(&object.table),
         };
         let list = if is_effective { &mut differences.effective } else { &mut differences.inert };
@@ -71,15 +78,18 @@ fn digest(objects: &BTreeMap<String, Object>) -> String {
     hex(&digest.finalize())
 }
 
-/// True if the history's table has expressions in it: to read, check or write one can take any amount of time and memory.
-pub(super) fn history_has_expressions(conn: &Connection) -> rusqlite::Result<bool> {
-    // 0 is an ordinary column: https://www.sqlite.org/pragma.html#pragma_table_xinfo
-    let computed: i64 =
-        conn.query_row("SELECT count(*) FROM pragma_table_xinfo(?1) WHERE hidden <> 0", [HISTORY_TABLE], |row| row.get(0))?;
-    let sql: String =
-        conn.query_row("SELECT sql FROM sqlite_schema WHERE type = 'table' AND name = ?1", [HISTORY_TABLE], |row| row.get(0))?;
-    let is_check = |word: &str| word.eq_ignore_ascii_case("check");
-    Ok(computed > 0 || sql.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_').any(is_check))
+/// Whether the history's table is the one that refinery makes; none where it does not exist. To read another one can take any amount
+/// of time and memory.
+pub(super) fn is_history_of_refinery(conn: &Connection) -> rusqlite::Result<Option<bool>> {
+    conn.query_row("SELECT sql FROM sqlite_schema WHERE lower(type) = 'table' AND name = ?1", [HISTORY_TABLE], |row| {
+        row.get(0).map(|sql: String| in_one_line(&sql) == HISTORY_TEXT)
+    })
+    .optional()
+}
+
+/// refinery's text is indented, and another version of refinery may indent it differently.
+fn in_one_line(sql: &str) -> String {
+    sql.split_ascii_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// The tables of a version.
@@ -105,15 +115,18 @@ struct Object {
     sql: String,
 }
 
-/// All objects, by type and name. Left out are the history, what `SQLite` makes for constraints, which has no text, and the planner's
+/// All objects, by type and name. Left out are what `SQLite` makes for constraints, which has no text, the history, and the planner's
 /// statistics, which change no result.
+///
+/// The type is in lower case, because `SQLite` reads `Table` as `table`. An object's name alone says nothing: in a file, an index can have
+/// the name of any of these tables.
 fn objects(conn: &Connection) -> rusqlite::Result<BTreeMap<String, Object>> {
-    conn.prepare(
-        "SELECT type || ' ' || name, lower(tbl_name), sql FROM sqlite_schema
-         WHERE sql IS NOT NULL AND name <> ?1 AND name NOT GLOB 'sqlite_stat[1-4]'",
-    )?
-    .query_map([HISTORY_TABLE], |row| Ok((row.get(0)?, Object { table: row.get(1)?, sql: row.get(2)? })))?
-    .collect()
+    let mut objects: BTreeMap<String, Object> = conn
+        .prepare("SELECT lower(type) || ' ' || name, lower(tbl_name), sql FROM sqlite_schema WHERE sql IS NOT NULL")?
+        .query_map([], |row| Ok((row.get(0)?, Object { table: row.get(1)?, sql: row.get(2)? })))?
+        .collect::<Result<_, _>>()?;
+    objects.retain(|_, object| !TEXTS_OF_OTHERS.contains(&in_one_line(&object.sql).as_str()));
+    Ok(objects)
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 mod checking;
 mod schemas;
+mod trees;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -211,7 +212,7 @@ fn a_database_of_another_program_is_refused() {
         "CREATE VIEW one AS SELECT 1",
         "PRAGMA application_id = 7; CREATE TABLE recipes (name TEXT)",
         "PRAGMA application_id = 7",
-        "CREATE TABLE refinery_schema_history (version int4 PRIMARY KEY, name TEXT, applied_on TEXT, checksum TEXT); CREATE TABLE recipes (name TEXT)",
+        "CREATE TABLE refinery_schema_history( version int4 PRIMARY KEY, name VARCHAR(255), applied_on VARCHAR(255), checksum VARCHAR(255)); CREATE TABLE recipes (name TEXT)",
     ] {
         let error = refused(&made_by(sql));
         assert!(matches!(error.kind, StoreErrorKind::Foreign(_)), "{sql}: {error}");
@@ -340,7 +341,7 @@ fn the_settings_that_the_promises_stand_on_are_taken() {
 #[test]
 fn a_kill_while_the_database_is_made_does_no_harm() {
     // An empty file; a header; a header and an empty history.
-    let history = "CREATE TABLE refinery_schema_history (version int4 PRIMARY KEY, name VARCHAR(255), applied_on VARCHAR(255), checksum VARCHAR(255))";
+    let history = "CREATE TABLE refinery_schema_history( version int4 PRIMARY KEY, name VARCHAR(255), applied_on VARCHAR(255), checksum VARCHAR(255))";
     let mut images = vec![holding(b""), made_by("PRAGMA journal_mode = WAL"), made_by(history)];
     // The very first transaction cut off, with its rollback journal.
     let living = folder();

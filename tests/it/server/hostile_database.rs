@@ -103,3 +103,32 @@ fn check_of_a_database_with_slow_expressions_ends() {
     let (code, said) = ended(&place, "check");
     assert!(code != 0 && said.contains("table extra is not ours"), "{code} {said}");
 }
+
+#[test]
+fn database_with_an_index_named_like_the_history_is_refused() {
+    for (create, name, row_type) in [
+        ("CREATE UNIQUE INDEX extra ON pipeline_runs (script)", "refinery_schema_history", "index"),
+        // To compare these two texts takes many minutes.
+        (
+            "CREATE INDEX extra ON pipeline_state (instr(hex(zeroblob(4000000)), hex(zeroblob(2000000)) || state))",
+            "sqlite_stat1",
+            "index",
+        ),
+        ("CREATE TABLE extra (run_id REFERENCES pipeline_runs (id))", "extra", "Table"),
+    ] {
+        let place = used();
+        // An empty table: to fill the index would evaluate its expression.
+        place.edit_database(&format!(
+            "DELETE FROM pipeline_state; {create};
+             PRAGMA writable_schema = 1;
+             UPDATE sqlite_schema SET type = '{row_type}', name = '{name}', sql = replace(sql, 'extra', '{name}') WHERE name = 'extra';
+             PRAGMA writable_schema = 0"
+        ));
+        let before = fs::read(place.database()).expect("there");
+        for mode in ["check", "serve", "migrate"] {
+            let (code, said) = ended(&place, mode);
+            assert!(code != 0 && said.contains(&format!("{name} is not ours")), "{mode}, {name}: {code} {said}");
+            assert!(fs::read(place.database()).expect("there") == before, "{mode}, {name}");
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! Files whose pages refer to the same page again and again: more rows than can be read in a lifetime.
+
+use std::time::Instant;
+
+use super::*;
+
+const PAGE: usize = 4096;
+
+/// How long a test waits for what would otherwise not end.
+const DEADLINE: Duration = Duration::from_mins(2);
+
+/// The root page of a table or index.
+fn root_of(path: &Path, name: &str) -> usize {
+    let sql = "SELECT rootpage FROM sqlite_schema WHERE name = ?1";
+    let conn = Connection::open(path).expect("our own file");
+    let page: u32 = conn.query_row(sql, [name], |row| row.get(0)).expect("it is there");
+    page as usize
+}
+
+fn number(bytes: &[u8], at: usize) -> usize {
+    usize::from(u16::from_be_bytes([bytes[at], bytes[at + 1]]))
+}
+
+/// Puts pages above a table's only page, each of which refers to the one below as often as it has room
+/// (<https://www.sqlite.org/fileformat2.html#b_tree_pages>). Ten of them make more than 10^20 rows.
+fn multiply(path: &Path, table: &str) {
+    let root = root_of(path, table);
+    let mut bytes = fs::read(path).expect("our own file");
+    let leaf = bytes[(root - 1) * PAGE..root * PAGE].to_vec();
+    let is_of_rowids = match leaf[0] {
+        0x0d => true,
+        0x0a => false,
+        other => panic!("{table} has more than one page: {other:#x}"),
+    };
+    assert!(number(&leaf, 3) > 0, "{table} has a row");
+    // A cell of an index is its length, here in one byte or two, and its content. A cell above has the number of a page before that.
+    let cell = number(&leaf, 8);
+    let content = if leaf[cell] < 0x80 {
+        &leaf[cell..=cell + usize::from(leaf[cell])]
+    } else {
+        let bytes = (usize::from(leaf[cell] & 0x7f) << 7) | usize::from(leaf[cell + 1]);
+        &leaf[cell..cell + 2 + bytes]
+    };
+    let content = if is_of_rowids { &[1][..] } else { content };
+    let mut below = leaf.clone();
+    for _ in 0..10 {
+        bytes.extend(&below);
+        let child = u32::try_from(bytes.len() / PAGE).expect("few pages").to_be_bytes();
+        let mut page = vec![0; PAGE];
+        let mut start = PAGE;
+        let mut count = 0;
+        while start > 12 + 2 * (count + 1) + 4 + content.len() {
+            start -= 4 + content.len();
+            page[start..start + 4].copy_from_slice(&child);
+            page[start + 4..start + 4 + content.len()].copy_from_slice(content);
+            page[12 + 2 * count..14 + 2 * count].copy_from_slice(&u16::try_from(start).expect("small").to_be_bytes());
+            count += 1;
+        }
+        page[0] = if is_of_rowids { 0x05 } else { 0x02 };
+        page[3..5].copy_from_slice(&u16::try_from(count).expect("small").to_be_bytes());
+        page[5..7].copy_from_slice(&u16::try_from(start).expect("small").to_be_bytes());
+        page[8..12].copy_from_slice(&child);
+        below = page;
+    }
+    bytes[(root - 1) * PAGE..root * PAGE].copy_from_slice(&below);
+    let pages = u32::try_from(bytes.len() / PAGE).expect("few pages").to_be_bytes();
+    bytes[28..32].copy_from_slice(&pages);
+    fs::write(path, bytes).expect("our own file");
+}
+
+/// A database with a run, an event and a session, which is not checked completely at each opening, because there is another table.
+fn with_multiplied(table: &str) -> TempDir {
+    let folder = folder();
+    let path = folder.path().join(NAME);
+    let mut store = Store::open(&path).expect("a new database").store;
+    let new = NewRun { script: "demo.sh".to_owned(), cwd: "/srv".to_owned(), args: Vec::new(), log_start: 0, origin: None };
+    let at = Timestamp::from_unix_ms(0);
+    let id = store.begin_run(&new, at).expect("stopped");
+    store.end_run(id, UnseenEnd::Lost, at, "lost", &Killed::default()).expect("alive");
+    store.execute(
+        "INSERT INTO sessions SELECT 'one', hex(zeroblob(32)), 'viewer', hex(zeroblob(32)), at, at, at, at, '', ''
+         FROM (SELECT '2000-01-01T00:00:00.000Z' AS at); CREATE TABLE extra (a)",
+    );
+    drop(store);
+    multiply(&path, table);
+    folder
+}
+
+/// What `act` returns; it must end.
+fn ended<T: Send + 'static>(what: &str, act: impl FnOnce() -> T + Send + 'static) -> T {
+    let act = std::thread::spawn(act);
+    let deadline = Instant::now() + DEADLINE;
+    while !act.is_finished() {
+        assert!(Instant::now() < deadline, "{what} does not end");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    act.join().expect("no panic")
+}
+
+#[test]
+fn database_with_endless_sessions_or_an_endless_history_is_refused() {
+    for table in ["sessions", HISTORY_TABLE] {
+        let folder = with_multiplied(table);
+        ended(table, move || is_damaged(&folder));
+    }
+}
+
+#[test]
+fn endless_runs_and_events_are_errors() {
+    for table in ["pipeline_runs", "pipeline_events"] {
+        let folder = with_multiplied(table);
+        let path = folder.path().join(NAME);
+        let report = {
+            let path = path.clone();
+            ended(table, move || check(&path).expect("opening overlooks it"))
+        };
+        assert!(report.iter().any(|step| step.name == "integrity" && step.result.is_err()), "{table}: {report:?}");
+        let errors = ended(table, move || {
+            let mut store = Store::open(&path).expect("opening overlooks it").store;
+            let reader = Reader::open(&DatabaseFile::at(&path)).expect("a reader");
+            if table == "pipeline_runs" {
+                assert_eq!(reader.live_run().expect("an index has it"), None);
+                return vec![reader.run_ids().map(drop)];
+            }
+            let of_run = [reader.run(1).map(drop), store.last_seq(1).map(drop), store.stop_of(1).map(drop)];
+            of_run.into_iter().chain([store.forget_runs(&[1])]).collect()
+        });
+        for error in errors {
+            let error = error.expect_err(table).to_string();
+            assert!(error.contains("malformed") && error.contains("autoappdev check"), "{table}: {error}");
+        }
+    }
+}
+
+#[test]
+fn live_runs_are_not_counted_to_an_endless_end() {
+    let folder = folder();
+    let path = folder.path().join(NAME);
+    let mut store = Store::open(&path).expect("a new database").store;
+    let new = NewRun { script: "demo.sh".to_owned(), cwd: "/srv".to_owned(), args: Vec::new(), log_start: 0, origin: None };
+    store.begin_run(&new, Timestamp::from_unix_ms(0)).expect("stopped");
+    drop(store);
+    multiply(&path, "pipeline_runs_one_live");
+    let live = ended("live_run", move || Reader::open(&DatabaseFile::at(&path)).and_then(|reader| reader.live_run()));
+    assert_eq!(live.expect("readable"), Some(1));
+}
+
+#[test]
+fn database_with_thousands_of_sessions_is_refused() {
+    for (count, is_refused) in [(SESSIONS_MAX, false), (SESSIONS_MAX + 1, true)] {
+        let folder = changed(&format!(
+            "WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < {count})
+             INSERT INTO sessions SELECT n, hex(zeroblob(32)), 'viewer', hex(zeroblob(32)), at, at, at, at, '', ''
+             FROM numbers, (SELECT '2000-01-01T00:00:00.000Z' AS at)"
+        ));
+        if is_refused {
+            is_damaged(&folder);
+        } else {
+            assert!(is_good(&folder.path().join(NAME)));
+        }
+    }
+}
