@@ -29,9 +29,7 @@ pub fn check(path: &Path) -> Result<Vec<CheckStep>, StoreError> {
 fn steps(path: &Path) -> Result<Vec<CheckStep>, StoreErrorKind> {
     let lacking = open::look_over(path)?;
     let mut steps = vec![CheckStep { name: "file", result: Ok(format!("{} is ours and can be read", path.display())) }];
-    if let Some(lacking) = lacking
-        && !lacking.is_empty()
-    {
+    if !lacking.is_empty() {
         let behind = format!("it lacks {}; run `autoappdev migrate`", lacking.join(", "));
         steps.push(CheckStep { name: "schema", result: Err(behind) });
         return Ok(steps);

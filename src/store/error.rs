@@ -50,6 +50,9 @@ pub enum StoreErrorKind {
         "it belongs to another program: {0}; it has not been touched: name another file with DATABASE_URL, or move it aside and start again"
     )]
     Foreign(String),
+    /// The file was refused for one of the reasons above, after a transaction that was cut off in it had been undone.
+    #[error("a transaction that was cut off was undone from the rollback journal beside it; now {0}")]
+    RolledBack(String),
     /// The file or its folder can't be read or written.
     #[error("{0}; let this user write the file and its folder, or name another file with DATABASE_URL")]
     NotWritable(String),
@@ -110,7 +113,7 @@ impl StoreError {
         match self.kind {
             Kind::Full | Kind::Busy | Kind::NotWritable(_) | Kind::Gone | Kind::Missing | Kind::Sqlite(_) => true,
             Kind::Damaged(_) | Kind::Newer { .. } | Kind::Divergent(_) | Kind::Foreign(_) | Kind::Setting(_) => false,
-            Kind::Conflict(_) | Kind::UnknownWord(_) | Kind::Migration(_) => false,
+            Kind::Conflict(_) | Kind::UnknownWord(_) | Kind::Migration(_) | Kind::RolledBack(_) => false,
         }
     }
 }
@@ -124,6 +127,16 @@ impl StoreErrorKind {
             Some(ErrorCode::DatabaseCorrupt) => Self::Damaged(error.to_string()),
             Some(ErrorCode::CannotOpen) => Self::NotWritable(error.to_string()),
             _ => Self::Sqlite(error),
+        }
+    }
+
+    /// The same for a file that was changed by the rollback of a transaction before it was refused.
+    pub(super) fn after_rollback(self) -> Self {
+        match self {
+            Self::Damaged(_) | Self::Newer { .. } | Self::Divergent(_) | Self::Foreign(_) => {
+                Self::RolledBack(self.to_string().replace("it has not been touched", "nothing else in it was changed"))
+            }
+            other => other,
         }
     }
 }

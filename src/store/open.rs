@@ -72,7 +72,7 @@ pub(super) fn open(path: &Path) -> Result<(Connection, Vec<String>), StoreErrorK
     };
     let mut conn = connect(path)?;
     if !looked_through {
-        pending(&conn, path)?;
+        pending_after_rollback(&conn, path)?;
     }
     configure(&conn)?;
     let applied = migrate(&mut conn)?;
@@ -164,13 +164,22 @@ fn create(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Looks through a file without writing, as [`inspect`] does; an empty one lacks everything.
-pub(super) fn look_over(path: &Path) -> Result<Option<Vec<String>>, StoreErrorKind> {
+/// Looks through a file, without writing where [`inspect`] can, and gives the names of the migrations it lacks; an empty one lacks
+/// everything.
+pub(super) fn look_over(path: &Path) -> Result<Vec<String>, StoreErrorKind> {
     match look(path)? {
         Look::Absent => Err(StoreErrorKind::Missing),
-        Look::Empty => Ok(Some(known::all().iter().map(ToString::to_string).collect())),
-        Look::Filled => inspect(path),
+        Look::Empty => Ok(known::all().iter().map(ToString::to_string).collect()),
+        Look::Filled => match inspect(path)? {
+            Some(lacking) => Ok(lacking),
+            None => pending_after_rollback(&connect(path)?, path),
+        },
     }
+}
+
+/// As [`pending`] does, with the first statement of a connection that writes: it plays a rollback journal back, which changes the file.
+fn pending_after_rollback(conn: &Connection, path: &Path) -> Result<Vec<String>, StoreErrorKind> {
+    pending(conn, path).map_err(|kind| kind.found().after_rollback())
 }
 
 /// Looks through a file with something in it, without writing: whose it is, its schema's version, its integrity. Gives the names of the

@@ -137,3 +137,32 @@ fn database_of_a_development_version_is_refused_with_advice() {
     assert!(text.contains("a development version wrote it") && text.contains("its V1__pipeline is not"), "{text}");
     assert!(text.contains("move it aside with its -wal and -shm files and start again"), "{text}");
 }
+
+/// A file with a rollback journal can be looked at only by a writer, which plays the journal back first.
+#[test]
+fn file_that_is_refused_after_a_rollback_is_not_said_to_be_untouched() {
+    // An expression of this index that was evaluated would be another error.
+    let living = changed(
+        "PRAGMA journal_mode = DELETE; CREATE TABLE kept AS SELECT * FROM sessions;
+         CREATE INDEX extra ON sessions (length(hex(zeroblob(9000000))))",
+    );
+    let mut conn = Connection::open(living.path().join(NAME)).expect("our own file");
+    let tx = conn.transaction().expect("no other connection");
+    tx.execute_batch("INSERT INTO kept (id) VALUES ('cut off')").expect("valid SQL");
+    tx.cache_flush().expect("room");
+    for act in
+        [|path: &Path| Store::open(path).map(drop), |path: &Path| check(path).map(drop), |path: &Path| migrate(path).map(drop)]
+    {
+        let cut_off = folder();
+        for name in [NAME, "test.db-journal"] {
+            fs::copy(living.path().join(name), cut_off.path().join(name)).expect("it is there within the transaction");
+        }
+        let before = contents(&cut_off)[&OsString::from(NAME)].clone();
+        let error = act(&cut_off.path().join(NAME)).expect_err("its schema is not ours");
+        assert!(contents(&cut_off)[&OsString::from(NAME)] != before, "the transaction was undone");
+        assert!(matches!(error.kind, StoreErrorKind::RolledBack(_)), "{error}");
+        let text = error.to_string();
+        assert!(text.contains("index extra is not ours") && text.contains("nothing else in it was changed"), "{text}");
+        assert!(text.contains("undone from the rollback journal") && !text.contains("not been touched"), "{text}");
+    }
+}
