@@ -3,6 +3,7 @@
 //!
 //! Level 0.
 
+use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
@@ -33,6 +34,18 @@ impl HeldDir {
     pub fn path(&self) -> &Path {
         &self.path
     }
+
+    /// Refuses to continue if `path` no longer is this directory: it was moved, and a link or another directory can have its path.
+    pub fn check_is_at(&self, path: &Path) -> io::Result<()> {
+        let id = |found: fs::Metadata| (found.dev(), found.ino());
+        if id(fs::metadata(&self.path)?) == fs::symlink_metadata(path).map(id).unwrap_or_default() {
+            return Ok(());
+        }
+        let path = path.display();
+        Err(io::Error::other(format!(
+            "the directory {path} was removed or replaced while the server uses it; put it back, or stop the pipeline and restart the server"
+        )))
+    }
 }
 
 impl AsFd for HeldDir {
@@ -41,12 +54,14 @@ impl AsFd for HeldDir {
     }
 }
 
-/// True if a directory, or the one that it is in, is a symbolic link, unless that is the link of a descriptor, or belongs to another
-/// user. An error counts as false: opening the directory reports it.
+/// True if a directory, or the one that it is in, is a symbolic link or belongs to another user. The link of a descriptor does not count.
+/// An error counts as false: opening the directory reports it.
 pub fn is_foreign(dir: &Path) -> bool {
+    let descriptors = Path::new(DESCRIPTORS);
+    let is_descriptor = |dir: &Path| dir == descriptors || dir.parent() == Some(descriptors);
     let is_foreign =
         |dir: &Path| dir.symlink_metadata().is_ok_and(|found| found.is_symlink() || !user::is_trusted_owner(found.uid(), dir));
-    [Some(dir), dir.parent()].into_iter().flatten().any(|dir| !dir.starts_with(DESCRIPTORS) && is_foreign(dir))
+    [Some(dir), dir.parent()].into_iter().flatten().any(|dir| !is_descriptor(dir) && is_foreign(dir))
 }
 
 /// True if there is a symbolic link with this name.
@@ -56,7 +71,7 @@ pub fn is_link(path: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::os::unix::fs::symlink;
 
     use super::*;
 
@@ -70,7 +85,24 @@ mod tests {
         fs::create_dir(&dir).expect("creates");
         fs::write(held.path().join("note"), "text").expect("writes");
         assert!(aside.join("note").exists() && !dir.join("note").exists());
+        held.check_is_at(&aside).expect("it is there");
+        assert!(held.check_is_at(&dir).expect_err("another one").to_string().contains("was removed or replaced"));
+        fs::remove_dir(&dir).and_then(|()| symlink(&aside, &dir)).expect("links");
+        held.check_is_at(&dir).expect_err("a link");
         fs::remove_dir_all(&aside).expect("removes");
         fs::write(held.path().join("note"), "text").expect_err("it was removed");
+        held.check_is_at(&dir).expect_err("it was removed");
+    }
+
+    #[test]
+    fn link_in_a_held_directory_is_foreign_and_the_held_directory_is_not() {
+        let folder = tempfile::tempdir().expect("a temp folder");
+        fs::create_dir_all(folder.path().join("runs/1")).expect("creates");
+        symlink("runs", folder.path().join("link")).expect("links");
+        let held = HeldDir::open(folder.path()).expect("opens");
+        for (path, foreign) in [("runs", false), ("runs/1", false), ("link", true), ("link/1", true)] {
+            assert_eq!(is_foreign(&held.path().join(path)), foreign, "{path}");
+        }
+        assert!(!is_foreign(held.path()));
     }
 }

@@ -146,7 +146,7 @@ fn serve_at(addresses: Vec<Listener>, mut config: Config, root_now: &Path, core_
     // After the boot of the supervisor: what was found to have ended is recorded by then.
     let retention = Retention::start(
         (waker, queue),
-        runs.clone(),
+        runtime_dir,
         logs.clone(),
         database_file.clone(),
         limits,

@@ -10,6 +10,9 @@ pub(super) enum RetentionError {
     /// The database could not be read.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The runtime directory is no longer at its path.
+    #[error("remove old runs: {0}")]
+    Replaced(io::Error),
     /// The directories of the runs could not be read.
     #[error("look at the run directories: {0}")]
     Runs(#[from] io::Error),

@@ -3,11 +3,9 @@
 //! Runs are checked from the oldest to the first that stays. Their number is counted once, by the first
 //! pass; later passes count only new runs.
 
-use std::fs;
-use std::io;
-use std::path::Path;
-
 use super::error::RetentionError;
+use super::removal;
+use crate::held_dir::is_foreign;
 use crate::kill_point::KillPoint;
 use crate::run_dir::{self, LockState, Runs};
 use crate::store::{Reader, Writer};
@@ -43,8 +41,8 @@ pub(super) struct History {
 }
 
 impl History {
-    /// Adds new runs; the first time, all runs.
-    pub(super) fn refresh(&mut self, runs: &Runs, reader: &Reader) -> Result<(), RetentionError> {
+    /// Adds new runs; the first time, all runs. Once the server stops, no more journals are read.
+    pub(super) fn refresh(&mut self, runs: &Runs, reader: &Reader, goes_on: impl Fn() -> bool) -> Result<(), RetentionError> {
         if !self.is_counted {
             let rows = reader.run_ids()?;
             let dirs = runs.ids()?;
@@ -54,7 +52,7 @@ impl History {
             self.unknown = dirs
                 .into_iter()
                 .filter(|&id| rows.binary_search(&id).is_err() && !is_new(id))
-                .map(|id| (id, journal_has_end(runs, id)))
+                .map(|id| (id, goes_on() && journal_has_end(runs, id)))
                 .collect();
             (self.low, self.above_low, self.latest_row) = (0, rows.len() as u64, newest);
             self.is_counted = true;
@@ -129,7 +127,7 @@ impl History {
                     continue;
                 }
                 // A shim that still has facts to add holds its lock.
-                let removed = if is_left(runs, id) { remove_dir(runs.run(id).path()) } else { Ok(false) };
+                let removed = if is_left(runs, id) { removal::remove(runs.run(id).path(), &goes_on) } else { Ok(false) };
                 match removed {
                     Ok(true) => {
                         KillPoint::ServerRunDirRemoved.reach();
@@ -180,21 +178,12 @@ impl History {
     }
 }
 
-/// Whether no process writes into a run's directory any more.
+/// Whether no process writes into a run's directory any more. Of runs behind a link, or in a directory of another user, that is never known.
 pub(super) fn is_left(runs: &Runs, id: i64) -> bool {
-    runs.run(id).lock_state().is_ok_and(|lock| lock == LockState::Free)
+    !is_foreign(&runs.path()) && runs.run(id).lock_state().is_ok_and(|lock| lock == LockState::Free)
 }
 
 fn journal_has_end(runs: &Runs, id: i64) -> bool {
     let journal = run_dir::read_journal(&runs.run(id).journal_path());
     journal.is_ok_and(|journal| journal.entries.iter().any(|entry| entry.fact.is_end()))
-}
-
-/// Removes a run's directory; links in it are removed, never followed. Returns whether it no longer exists.
-fn remove_dir(dir: &Path) -> io::Result<bool> {
-    match fs::remove_dir_all(dir) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        // Its contents may have been removed first; then the next pass finds it again.
-        Ok(()) | Err(_) => Ok(!dir.exists()),
-    }
 }

@@ -7,6 +7,8 @@
 //!
 //! If killed between a run's directory and its row: the row is found again, and goes then.
 
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -74,9 +76,12 @@ enum Progress {
 }
 
 pub(super) struct Housekeeping {
+    /// The runs in `dir`.
     runs: Runs,
-    /// The runtime directory, for the notes: they must not get into another directory that now has its path.
-    dir: Option<HeldDir>,
+    /// The runtime directory, held open: nothing may be removed from, or written into, another directory that now has its path.
+    dir: HeldDir,
+    /// Where it was opened.
+    path: PathBuf,
     logs: RunLogs,
     database: DatabaseFile,
     limits: Limits,
@@ -92,20 +97,24 @@ pub(super) struct Housekeeping {
 }
 
 impl Housekeeping {
+    /// Of the runs in the runtime directory that is at `path` now.
     pub(super) fn new(
-        runs: Runs,
+        path: &Path,
         logs: RunLogs,
         database: DatabaseFile,
         limits: Limits,
         writer: Writer,
         is_stopping: Arc<AtomicBool>,
-    ) -> Self {
+    ) -> io::Result<Self> {
+        let dir = HeldDir::open(path)?;
+        let runs = Runs::new(dir.path().to_owned());
         let memory = Memory::load(runs.runtime_dir(), database.path(), &runs.path());
-        Self {
+        Ok(Self {
             stored: memory.clone(),
             cleaned_up_to: memory.settled,
             memory,
-            dir: HeldDir::open(runs.runtime_dir()).ok(),
+            dir,
+            path: path.to_owned(),
             runs,
             logs,
             database,
@@ -114,7 +123,7 @@ impl Housekeeping {
             is_stopping,
             history: History::default(),
             sizes: None,
-        }
+        })
     }
 
     /// Passes until the server stops, each after a wake.
@@ -150,13 +159,19 @@ impl Housekeeping {
         self.remember(true);
     }
 
+    /// A path in the held directory, for a message.
+    fn shown(&self, path: &Path) -> PathBuf {
+        path.strip_prefix(self.dir.path()).map_or_else(|_| path.to_owned(), |inner| self.path.join(inner))
+    }
+
     fn is_stopping(&self) -> bool {
         self.is_stopping.load(Ordering::Relaxed)
     }
 
     fn pass(&mut self, wakes: &Receiver<()>) -> Result<Pass, RetentionError> {
+        self.dir.check_is_at(&self.path).map_err(RetentionError::Replaced)?;
         let reader = Reader::open(&self.database)?;
-        self.history.refresh(&self.runs, &reader)?;
+        self.history.refresh(&self.runs, &reader, || !self.is_stopping.load(Ordering::Relaxed))?;
         let latest = self.history.latest();
         self.memory.keep_to(latest);
         self.logs.set_floor(self.memory.log_floor);
@@ -179,7 +194,7 @@ impl Housekeeping {
                 Ok(Packing::Done | Packing::Left) => has_packed = true,
                 Ok(Packing::GivenUp) => return Ok(Pass::Interrupted),
                 // The plain one is as good, it takes more room; the next pass tries again.
-                Err(error) => ::log::warn!("failed to pack {}: {error}", segment.path.display()),
+                Err(error) => ::log::warn!("failed to pack {}: {error}", self.shown(&segment.path).display()),
             }
         }
         Ok(match (progress, is_done) {
@@ -218,8 +233,8 @@ impl Housekeeping {
                 || new.log_floor.abs_diff(old.log_floor) >= STORED_RUNS.unsigned_abs()
                 || new.witness.is_ahead_of(&old.witness, STORED_EVERY)
         };
-        if let Some(dir) = self.dir.as_ref().filter(|_| has_changed) {
-            match self.memory.store(dir.path(), self.database.path(), &self.runs.path()) {
+        if has_changed {
+            match self.memory.store(self.dir.path(), self.database.path(), &self.runs.path()) {
                 Ok(()) => self.stored = self.memory.clone(),
                 // Tried again in the next pass; until then the previous file stays.
                 Err(error) => ::log::debug!("cannot write retention.json: {error}"),
@@ -262,12 +277,22 @@ impl Housekeeping {
     fn raise_floor(&mut self, reader: &Reader) -> Result<(), RetentionError> {
         let latest = self.history.latest();
         let first = self.logs.first_run()?.unwrap_or(latest).min(latest);
-        for id in self.memory.log_floor.max(1)..first {
-            let never_had_any = reader.run_log(id)?.is_none_or(|row| !row.was_seen);
-            if !never_had_any && !self.runs.run(id).log_dir().is_dir() {
-                break;
+        while self.memory.log_floor < first && !self.is_stopping() {
+            // Only runs with a row can have had a log. Their ids are listed, not counted through: the name of a directory can be any number.
+            let rows = reader.oldest_runs(self.memory.log_floor.max(1) - 1, SCANNED_AT_ONCE)?;
+            let is_last = rows.last().is_none_or(|&(id, _)| id >= first);
+            for (id, _) in rows.into_iter().take_while(|&(id, _)| id < first) {
+                let had_any = reader.run_log(id)?.is_some_and(|row| row.was_seen);
+                if had_any && !self.runs.run(id).log_dir().is_dir() {
+                    self.memory.log_floor = id;
+                    self.logs.set_floor(id);
+                    return Ok(());
+                }
+                self.memory.log_floor = id + 1;
             }
-            self.memory.log_floor = id + 1;
+            if is_last {
+                self.memory.log_floor = first;
+            }
         }
         self.logs.set_floor(self.memory.log_floor);
         Ok(())
@@ -286,7 +311,7 @@ impl Housekeeping {
             if id > self.cleaned_up_to {
                 let dir = self.runs.run(id).log_dir();
                 if let Err(error) = log::remove_unfinished(&dir) {
-                    ::log::warn!("failed to clean up {}: {error}", dir.display());
+                    ::log::warn!("failed to clean up {}: {error}", self.shown(&dir).display());
                 }
                 self.cleaned_up_to = id;
             }

@@ -41,8 +41,7 @@ impl Logs<'_> {
         let mut freed = 0;
         let is_done = self.remove_oldest(lacking, Some(first_kept.place()), true, &mut |_, bytes| freed += bytes)?;
         if freed > 0 {
-            let (kib, path) = (freed / 1024, self.runs.path());
-            ::log::info!("removed the oldest {kib} KiB of the logs to keep {} MiB free at {}", share >> 20, path.display());
+            ::log::info!("removed the oldest {} KiB of the logs to keep {} MiB of the disk free", freed / 1024, share >> 20);
         }
         Ok(is_done)
     }
@@ -143,7 +142,8 @@ impl Logs<'_> {
                 let bytes = segment.bytes_on_disk()?;
                 match fs::remove_file(&segment.path) {
                     Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                        ::log::warn!("failed to remove {}: {error}", segment.path.display());
+                        let name = segment.path.file_name().unwrap_or_default().display();
+                        ::log::warn!("run {id}: failed to remove {name} of its log: {error}");
                         is_done = false;
                     }
                     Ok(()) | Err(_) => {

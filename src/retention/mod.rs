@@ -11,6 +11,7 @@ mod housekeeping;
 mod limits;
 mod logs;
 mod memory;
+mod removal;
 mod thread;
 
 pub use limits::{Limits, segment_bytes_on};

@@ -1,6 +1,7 @@
 //! The thread that keeps what is on the disk within its limits, and how it is woken.
 
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, SyncSender};
@@ -9,7 +10,6 @@ use std::thread::{self, JoinHandle};
 use super::housekeeping::Housekeeping;
 use super::limits::Limits;
 use crate::log::RunLogs;
-use crate::run_dir::Runs;
 use crate::store::{DatabaseFile, Writer};
 
 /// The lowest priority (`setpriority(2)`): whoever has anything to do goes first.
@@ -46,14 +46,14 @@ impl Retention {
     /// Begins, with a pass at once. Rows of removed runs go to `writer`.
     pub fn start(
         (waker, queue): (Waker, Receiver<()>),
-        runs: Runs,
+        runtime_dir: &Path,
         logs: RunLogs,
         database: DatabaseFile,
         limits: Limits,
         writer: Writer,
     ) -> io::Result<Self> {
         let is_stopping = Arc::new(AtomicBool::new(false));
-        let mut housekeeping = Housekeeping::new(runs, logs, database, limits, writer, is_stopping.clone());
+        let mut housekeeping = Housekeeping::new(runtime_dir, logs, database, limits, writer, is_stopping.clone())?;
         let thread = thread::Builder::new().name("retention".to_owned()).spawn(move || {
             // Where that is not allowed it does its work all the same.
             let _only_politeness = rustix::process::setpriority_process(None, PRIORITY);

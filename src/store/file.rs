@@ -15,7 +15,7 @@ pub struct DatabaseFile {
 impl DatabaseFile {
     /// The file that is at `path` now.
     pub fn at(path: &Path) -> Self {
-        Self { path: path.to_owned(), id: FileId::of(path).ok() }
+        Self { path: path.to_owned(), id: FileId::of_name(path).ok() }
     }
 
     /// Where it is.
@@ -23,11 +23,11 @@ impl DatabaseFile {
         &self.path
     }
 
-    /// Refuses a file that was removed or replaced.
+    /// Refuses a file that was removed or replaced, if only by a link to itself: whoever made the link can make it lead elsewhere.
     pub(super) fn check(&self) -> Result<(), StoreErrorKind> {
         // SQLite continues to write to a removed file, and nobody finds the changes again. Opening a file that replaced it is worse: both
         // have the same -shm file, which SQLite truncates because locks do not exclude one another within a process
         // (https://www.sqlite.org/howtocorrupt.html, section 2.2). A thread that reads the first file at that moment gets SIGBUS.
-        if FileId::of(&self.path).ok() == self.id { Ok(()) } else { Err(StoreErrorKind::Gone) }
+        if FileId::of_name(&self.path).ok() == self.id { Ok(()) } else { Err(StoreErrorKind::Gone) }
     }
 }

@@ -23,6 +23,7 @@ use super::pulse::Pulse;
 use super::shims::{ConnectionNumber, Finding, Leftovers, Shims};
 use super::strays::{self, Whereabouts};
 use crate::abstract_socket;
+use crate::held_dir::HeldDir;
 use crate::kill_point::KillPoint;
 use crate::log::{Listing, RunLogs};
 use crate::pipeline::{Found, Killed};
@@ -50,6 +51,8 @@ const KILL_LIMIT: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(super) struct RealShims {
     runs: Runs,
+    /// The runtime directory, in which runs are created: another directory can have its path by then.
+    dir: HeldDir,
     logs: RunLogs,
     stream: Option<UnixStream>,
     /// To the thread that reads messages from shims. It exists from the start, because at the limit of processes it could not be created.
@@ -78,7 +81,8 @@ impl RealShims {
         let read = move || streams.iter().for_each(|(stream, number)| read_messages(stream, number, &events));
         thread::Builder::new().name("shim-reader".to_owned()).spawn(read)?;
         let strays = strays::all(&runs).unwrap_or_default();
-        Ok(Self { runs, logs, stream: None, to_reader, next_number: 1, children: Vec::new(), taken, strays, pulse })
+        let dir = HeldDir::open(runs.runtime_dir())?;
+        Ok(Self { runs, dir, logs, stream: None, to_reader, next_number: 1, children: Vec::new(), taken, strays, pulse })
     }
 
     /// Keeps `stream` for sending, and passes `reader`, the same stream, to the reading thread. Drops the previous one.
@@ -122,7 +126,9 @@ impl Shims for RealShims {
         let pulse = self.pulse.clone();
         let _noted = pulse.begin_storage();
         self.reap();
-        let (dir, lock) = self.runs.create(spec.run_id)?;
+        self.dir.check_is_at(self.runs.runtime_dir())?;
+        let held = Runs::new(self.dir.path().to_owned());
+        let (dir, lock) = held.create(spec.run_id)?;
         KillPoint::ServerRunDirMade.reach();
         // Our own resources are reserved before the shim is started.
         let (ours, its) = UnixStream::pair()?;
@@ -130,7 +136,7 @@ impl Shims for RealShims {
         let shim_log = private::append(&dir.shim_log_path())?;
         // The path that /proc/self/exe leads to may hold a newer binary by now; the link itself always starts this one.
         let mut command = std::process::Command::new("/proc/self/exe");
-        command.arg0("autoappdev").arg("shim").arg(dir.path());
+        command.arg0("autoappdev").arg("shim").arg(self.runs.run(spec.run_id).path());
         for name in inherited::not_for_pipelines(std::env::vars_os(), &self.taken) {
             command.env_remove(name);
         }
@@ -141,7 +147,7 @@ impl Shims for RealShims {
         self.children.push(child);
         KillPoint::ServerShimSpawned.reach();
         // While the shim is being loaded. It starts nothing before it has the specification.
-        self.runs.note_latest(spec.run_id);
+        held.note_latest(spec.run_id);
         let mut stream = ours;
         stream.set_write_timeout(Some(SEND_LIMIT))?;
         // A time-out has the same error number as a lack of processes.

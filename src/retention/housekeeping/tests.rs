@@ -33,13 +33,14 @@ impl World {
 
     fn housekeeping(&self, limits: Limits) -> Housekeeping {
         Housekeeping::new(
-            self.runs(),
+            self.dir.path(),
             RunLogs::new(self.dir.path().to_owned()),
             self.store.file().clone(),
             limits,
             self.writer.clone(),
             Arc::default(),
         )
+        .expect("opens")
     }
 
     /// A live run, with segments of these sizes. The lock is held for as long as the file is kept.
@@ -119,7 +120,7 @@ fn pass(housekeeping: &mut Housekeeping) -> Pass {
 /// Everything but the packing, on a disk of this size and with this much free.
 fn free_disk(housekeeping: &mut Housekeeping, disk: Disk) -> bool {
     let reader = Reader::open(&housekeeping.database).expect("opens");
-    housekeeping.history.refresh(&housekeeping.runs, &reader).expect("a scan");
+    housekeeping.history.refresh(&housekeeping.runs, &reader, || true).expect("a scan");
     let logs = Logs {
         runs: &housekeeping.runs,
         all: &housekeeping.logs,
@@ -201,6 +202,28 @@ fn run_directory_moved_away_and_back_is_read_again() {
     assert_eq!(housekeeping.logs.first_run().expect("a scan"), Some(2));
     fs::rename(&away, &dir).expect("moves");
     assert_eq!(housekeeping.logs.first_run().expect("a scan"), Some(1));
+}
+
+/// A directory in a clone can have any number as its name.
+#[test]
+fn pass_does_not_count_up_to_the_number_of_a_directory() {
+    let mut world = World::new();
+    for _ in 0..3 {
+        world.run(&[500]);
+    }
+    let far = i64::MAX - 1;
+    fs::create_dir_all(world.runs().run(far).log_dir()).expect("creates");
+    let mut housekeeping = world.housekeeping(Limits { log_bytes: 1000, ..ALL });
+    assert_eq!(pass(&mut housekeeping), Pass::Done);
+    assert_eq!((world.kept(1..=3), housekeeping.memory.log_floor), (vec![0, 1, 1], 2));
+    // Without any log it is the latest run.
+    for id in [2, 3] {
+        fs::remove_dir_all(world.runs().run(id).log_dir())
+            .and_then(|()| fs::create_dir(world.runs().run(id).log_dir()))
+            .expect("ours");
+    }
+    assert_eq!(pass(&mut housekeeping), Pass::Done);
+    assert_eq!(housekeeping.memory.log_floor, far);
 }
 
 #[test]
