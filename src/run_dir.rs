@@ -24,7 +24,6 @@ use std::time::Duration;
 use rustix::fs::FlockOperation;
 use sha2::{Digest, Sha256};
 
-use crate::absent::if_there;
 use crate::abstract_socket;
 use crate::file_id::FileId;
 use crate::held_dir::{is_foreign, is_link};
@@ -33,6 +32,7 @@ use crate::latest_run::{RUNS_DIR, latest_run, run_ids, set_latest_run};
 use crate::private::{self, private_file};
 use crate::random;
 use crate::socket_path::SocketPath;
+use crate::user;
 
 pub use format::FORMAT;
 pub use journal::{Header, Journal, JournalError, ReadJournal, read_header, read_journal};
@@ -112,6 +112,11 @@ impl Runs {
     pub fn create(&self, run_id: i64) -> io::Result<(RunDir, File)> {
         create_private_dir(&self.path())?;
         let run = self.run(run_id);
+        if is_foreign(&run.path) {
+            let path = self.path();
+            let error = format!("{} is a symbolic link or belongs to another user; remove it, or move it away", path.display());
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, error));
+        }
         DirBuilder::new().mode(0o700).create(&run.path)?;
         KillPoint::ServerRunDirUnlocked.reach();
         let lock = private_file().create_new(true).open(run.lock_path())?;
@@ -216,14 +221,37 @@ impl RunDir {
         if is_foreign(&self.path) {
             return Ok(LockState::Free);
         }
-        let Some(file) = if_there(private::open(&self.lock_path()))? else {
-            // Somebody removed it, and with it the word of who holds it. The socket of a process that is gone takes nobody.
-            return Ok(if self.is_listened_to() { LockState::Held } else { LockState::Free });
+        let path = self.lock_path();
+        let file = match private::open(&path) {
+            Ok(file) => file,
+            // The lock was removed or replaced, or this never was the directory of a run. The socket still tells whether the shim lives: only
+            // a live process listens at it.
+            Err(error) if self.is_no_lock(&error) => {
+                return Ok(if self.is_listened_to() { LockState::Held } else { LockState::Free });
+            }
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                let (path, dir) = (path.display(), self.path.display());
+                let advice = format!("give it to the user of the server (`chown -R {} {dir}`), or move it away", user::own());
+                return Err(io::Error::new(error.kind(), format!("cannot open {path}: {error}; {advice}")));
+            }
+            Err(error) => return Err(error),
         };
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared) {
             Ok(()) => Ok(LockState::Free),
             Err(rustix::io::Errno::WOULDBLOCK) => Ok(LockState::Held),
             Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Whether the error of opening the lock means that it is not the file that the server made for this run.
+    fn is_no_lock(&self, error: &io::Error) -> bool {
+        match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::InvalidInput => true,
+            // A file has the name of the run. If the directory of all runs cannot be read, nothing is known of this one.
+            io::ErrorKind::NotADirectory => self.path.symlink_metadata().is_ok(),
+            // A file of another user, which `private::open` refuses. An error of the kernel has a number.
+            io::ErrorKind::PermissionDenied => error.raw_os_error().is_none(),
+            _ => false,
         }
     }
 

@@ -13,8 +13,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use super::listing::{Listing, RunLog, SegmentList, holding};
-use super::segment::{Place, Segment, segments_in};
-use crate::absent::if_there;
+use super::segment::{Place, Segment, in_folder, segments_in};
 use crate::latest_run::{RUNS_DIR, latest_run, run_ids};
 use crate::lock::lock;
 
@@ -65,7 +64,7 @@ enum Stamp {
 
 impl Stamp {
     fn of(dir: &Path) -> io::Result<Self> {
-        let Some(metadata) = if_there(fs::metadata(dir))? else { return Ok(Self::Absent) };
+        let Some(metadata) = in_folder(dir, fs::metadata(dir))? else { return Ok(Self::Absent) };
         let at = metadata.modified()?;
         let is_old = SystemTime::now().duration_since(at).is_ok_and(|age| age > STAMP_TICK);
         Ok(if is_old { Self::At(at) } else { Self::Hot })

@@ -13,6 +13,7 @@ use super::packed::PackedFile;
 use crate::absent::if_there;
 use crate::held_dir::is_foreign;
 use crate::private;
+use crate::user;
 
 /// The place of a segment among all: its run, and where it begins. Of two that begin at the same position the first is empty: a shim was
 /// killed before it wrote anything there, and the next run began.
@@ -86,6 +87,20 @@ pub(super) fn packed_name(start: u64, end: u64) -> String {
     format!("{start:020}-{end:020}.log.gz")
 }
 
+/// The result of reading a log's folder. `None` if there is no such folder: a file can have its name, or that of its run's directory.
+pub(super) fn in_folder<T>(dir: &Path, result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        // If even the directory of all runs cannot be read, nothing is known of this folder.
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory && dir.parent().is_some_and(Path::exists) => Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            let (user, run, dir) = (user::own(), dir.parent().unwrap_or(dir).display(), dir.display());
+            let advice = format!("give it to the user of the server (`chown -R {user} {run}`), or move it away");
+            Err(io::Error::new(error.kind(), format!("cannot read {dir}: {error}; {advice}")))
+        }
+        other => if_there(other),
+    }
+}
+
 /// The segments in one folder, in order. None where there is no folder.
 pub fn segments_in(dir: &Path, run_id: Option<i64>) -> io::Result<Vec<Segment>> {
     let mut segments = all_segments_in(dir, run_id)?;
@@ -99,7 +114,7 @@ pub fn all_segments_in(dir: &Path, run_id: Option<i64>) -> io::Result<Vec<Segmen
     if is_foreign(dir) {
         return Ok(Vec::new());
     }
-    let Some(entries) = if_there(fs::read_dir(dir))? else { return Ok(Vec::new()) };
+    let Some(entries) = in_folder(dir, fs::read_dir(dir))? else { return Ok(Vec::new()) };
     let mut segments = Vec::new();
     for entry in entries {
         let entry = entry?;

@@ -105,6 +105,7 @@ mod server {
     mod foreign_namespaces;
     mod foreign_owners;
     mod foreign_places;
+    mod foreign_runs;
     mod foreign_secrets;
     mod foreign_sockets;
     mod forged_journals;

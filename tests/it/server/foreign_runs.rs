@@ -1,0 +1,197 @@
+//! Run directories that do not come from this server: behind a runtime directory that another user has exchanged, with any number as a
+//! name, of any depth, or in the form of other files.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use rustix::fs::{CWD, FileType, Mode, OFlags, mkdirat, mknodat, openat};
+use serde_json::json;
+
+use super::foreign_files::{ANOTHER, THIRD, copied_binary, ended, entries, is_root, set_mode};
+use super::foreign_links::used;
+use crate::support::{Place, until_true};
+
+/// A group of which the server's user is a member, like another user.
+const GROUP: u32 = 61_009;
+
+/// A member of the folder's group moves the runtime directory of a live server away, and puts one with links in its place.
+fn exchange_runtime(place: &Place, runs: &Path) {
+    let script = "mkdir evil && ln -s ../runtime.moved/autoappdev.db evil/autoappdev.db && ln -s \"$1\" evil/runs && \
+                  mv runtime runtime.moved && mv evil runtime";
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", script, "sh"]).arg(runs).current_dir(place.folder()).uid(ANOTHER).gid(GROUP);
+    assert!(command.status().expect("/bin/sh is there").success(), "a member of the group can do that");
+}
+
+/// Starts a run that cannot begin, and returns what the client reads.
+fn failed_start(place: &Place) -> String {
+    let answer = place.post("/api/pipeline/start", json!({}));
+    assert_ne!(answer.status, 200, "{}", answer.body);
+    answer.body.to_string()
+}
+
+#[test]
+fn runs_of_another_project_outlive_a_runtime_directory_that_a_group_member_exchanges() {
+    if !is_root() {
+        return;
+    }
+    let other = used(3);
+    let before = entries(&other.runtime().join("runs"));
+    // With the database in the runtime directory, and elsewhere.
+    for is_database_elsewhere in [false, true] {
+        let mut place = Place::new();
+        chown(place.folder(), None, Some(GROUP)).expect("we are root");
+        set_mode(place.folder(), 0o2775);
+        let elsewhere = place.folder().join("own");
+        fs::create_dir(&elsewhere).expect("creates");
+        set_mode(&elsewhere, 0o700);
+        if is_database_elsewhere {
+            place.set_env("DATABASE_URL", &format!("sqlite:{}", elsewhere.join("x.db").display()));
+        }
+        place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "exit.sh");
+        place.start_server();
+        for _ in 0..4 {
+            place.start();
+            place.until_state("stopped");
+        }
+        assert_eq!(place.stop_server(), 0);
+        place.set_env("AUTOAPPDEV_RUNS_KEEP", "1");
+        // The server's first pass removes the runs of before.
+        place.start_server();
+        let moved = place.folder().join("runtime.moved");
+        until_true("old runs are removed", || entries(&place.runtime().join("runs")).len() == 1);
+        exchange_runtime(&place, &other.runtime().canonicalize().expect("there").join("runs"));
+        for _ in 0..3 {
+            let said = failed_start(&place);
+            assert!(said.contains("removed or replaced") || said.contains("has the cause"), "{said}");
+        }
+        assert!(place.server_log().contains("removed or replaced"), "{}", place.server_log());
+        assert_eq!(place.stop_server(), 0);
+        assert_eq!(entries(&other.runtime().join("runs")), before, "nothing was removed or made there");
+        assert_eq!(entries(&place.folder().join("runtime")).len(), 2, "nothing was made in the other directory");
+        assert!(moved.join("runs").exists());
+    }
+}
+
+/// `runs/50000000/log`, for example.
+#[test]
+fn directory_with_the_number_of_a_far_run_keeps_no_server_from_ending() {
+    let mut place = used(2);
+    for segment in [1, 2].iter().flat_map(|&id| entries(&place.run_dir(id).join("log"))) {
+        fs::remove_file(segment).expect("ours");
+    }
+    fs::create_dir_all(place.run_dir(i64::MAX - 1).join("log")).expect("creates");
+    place.set_env("AUTOAPPDEV_RUNS_KEEP", "1");
+    place.start_server();
+    // The search for the first log follows in the same pass.
+    until_true("the oldest run is removed", || !place.run_dir(1).exists());
+    assert_eq!(place.stop_server(), 0);
+}
+
+#[test]
+fn old_run_with_thousands_of_nested_directories_is_removed() {
+    let mut place = used(2);
+    let deep = place.run_dir(1);
+    let mut dir = fs::File::open(&deep).expect("opens").into();
+    for _ in 0..3000 {
+        mkdirat(&dir, "a", Mode::RWXU).expect("creates");
+        dir = openat(&dir, "a", OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).expect("opens");
+    }
+    drop(dir);
+    place.set_env("AUTOAPPDEV_RUNS_KEEP", "1");
+    let mut command = place.command_of(Path::new("bash"));
+    // Too few for a descriptor for each level.
+    command.args(["-c", "ulimit -n 1024; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_autoappdev")]);
+    place.start_server_with(command);
+    until_true("it is removed", || !deep.exists());
+    until_true("it has left the history", || place.get("/api/runs").ok()["runs"].as_array().map(Vec::len) == Some(1));
+    assert_eq!(place.stop_server(), 0);
+}
+
+/// Makes something in the place of a run.
+type Make = fn(&Path);
+
+fn with_lock(run: &Path, make: impl FnOnce(&Path)) {
+    fs::create_dir(run).expect("creates");
+    make(&run.join("lock"));
+}
+
+#[test]
+fn odd_file_in_the_place_of_the_latest_run_or_its_lock_keeps_no_server_from_starting_runs() {
+    let cases: [(&str, Make); 5] = [
+        ("a file", |run| fs::write(run, "").expect("writes")),
+        ("a pipe", |run| mknodat(CWD, run, FileType::Fifo, Mode::RWXU, 0).expect("makes a pipe")),
+        ("a pipe as the lock", |run| {
+            with_lock(run, |lock| mknodat(CWD, lock, FileType::Fifo, Mode::RWXU, 0).expect("makes a pipe"));
+        }),
+        ("a folder as the lock", |run| with_lock(run, |lock| fs::create_dir(lock).expect("creates"))),
+        ("a link as the lock", |run| with_lock(run, |lock| symlink("/dev/zero", lock).expect("links"))),
+    ];
+    for (what, make) in cases {
+        let mut place = used(1);
+        make(&place.run_dir(2));
+        place.start_server();
+        let (_, run_id) = place.start();
+        assert_eq!(run_id, 3, "{what}");
+        place.until_state("stopped");
+        assert_eq!(place.stop_server(), 0, "{what}");
+    }
+}
+
+#[test]
+fn latest_run_or_lock_of_another_user_keeps_no_server_from_starting_runs() {
+    if !is_root() {
+        return;
+    }
+    for name in ["2", "2/lock"] {
+        let mut place = used(1);
+        let run = place.run_dir(2);
+        fs::create_dir(&run).and_then(|()| fs::write(run.join("lock"), "")).expect("creates");
+        chown(place.runtime().join("runs").join(name), Some(ANOTHER), None).expect("we are root");
+        place.start_server();
+        let (_, run_id) = place.start();
+        assert_eq!(run_id, 3, "{name}");
+        assert_eq!(place.stop_server(), 0, "{name}");
+    }
+}
+
+/// As `sudo` leaves it.
+#[test]
+fn latest_run_that_the_server_may_not_read_is_named_with_the_remedy() {
+    if !is_root() {
+        return;
+    }
+    let mut place = Place::new();
+    set_mode(place.folder(), 0o755);
+    for dir in [place.runtime(), place.runtime().join("runs")] {
+        fs::create_dir(&dir).expect("creates");
+        set_mode(&dir, 0o700);
+        chown(&dir, Some(THIRD), Some(THIRD)).expect("we are root");
+    }
+    let run = place.runtime().canonicalize().expect("there").join("runs/12");
+    fs::create_dir(&run).and_then(|()| fs::write(run.join("lock"), "")).expect("creates");
+    fs::set_permissions(&run, fs::Permissions::from_mode(0o700)).expect("ours");
+    let binary = copied_binary(&place);
+    let serve = |place: &Place| {
+        let mut command = place.command_of(&binary);
+        command.uid(THIRD).gid(THIRD);
+        command
+    };
+    let mut command = serve(&place);
+    command.arg("serve");
+    let (code, said) = ended(command);
+    let path = run.display();
+    let sentence = format!(
+        "cannot open {path}/lock: Permission denied (os error 13); give it to the user of the server (`chown -R {THIRD} {path}`)"
+    );
+    assert!(code == 1 && said.contains(&sentence), "{said}");
+    for path in [PathBuf::new(), "lock".into()] {
+        chown(run.join(path), Some(THIRD), Some(THIRD)).expect("as the sentence says");
+    }
+    let command = serve(&place);
+    place.start_server_with(command);
+    assert_eq!(place.stop_server(), 0);
+}
