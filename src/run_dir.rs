@@ -41,10 +41,12 @@ pub use progress::{NumberedProgress, ProgressError, parse_progress, read_progres
 pub use protocol::{Command, LaunchSpec, Message, Reply, ReplyError, Rotated};
 pub use signs::{NumberedSigns, Signs, Trouble};
 
-/// The environment variable that carries the run's id into the pipeline: half of the cookie.
+/// The environment variable that carries the run's id into the pipeline: part of the cookie.
 pub const RUN_ID_VAR: &str = "AUTOAPPDEV_RUN_ID";
-/// The environment variable that carries the runtime directory into the pipeline: the other half.
+/// The environment variable that carries the runtime directory into the pipeline: part of the cookie.
 pub const RUNTIME_DIR_VAR: &str = "AUTOAPPDEV_RUNTIME_DIR";
+/// The environment variable that carries the run's mark into the pipeline: the random part of the cookie.
+pub const RUN_MARK_VAR: &str = "AUTOAPPDEV_RUN_MARK";
 /// What stands in the runtime directory while the pipeline is paused, for programs that look.
 pub const PAUSE_FILE: &str = "PAUSE";
 
@@ -63,7 +65,7 @@ pub struct Runs {
 }
 
 impl Runs {
-    /// `runtime_dir` must be absolute: it is half of the cookie.
+    /// `runtime_dir` must be absolute: it is part of the cookie.
     pub fn new(runtime_dir: PathBuf) -> Self {
         Self { runtime_dir }
     }
@@ -155,9 +157,12 @@ impl Runs {
         run_id.parse().ok().filter(|&run_id| run_id > 0)
     }
 
-    /// The cookie that every process of run `run_id` carries in its environment, unless it threw it away.
-    pub fn cookie(&self, run_id: i64) -> [(&'static str, PathBuf); 2] {
-        [(RUN_ID_VAR, PathBuf::from(run_id.to_string())), (RUNTIME_DIR_VAR, self.runtime_dir.clone())]
+    /// The cookie that every process of run `run_id` carries in its environment, unless it threw it away. Without the `mark` it is the cookie
+    /// of every run with this number and this path, which a container can have as well.
+    pub fn cookie(&self, run_id: i64, mark: Option<&str>) -> Vec<(&'static str, PathBuf)> {
+        let mut cookie = vec![(RUN_ID_VAR, PathBuf::from(run_id.to_string())), (RUNTIME_DIR_VAR, self.runtime_dir.clone())];
+        cookie.extend(mark.map(|mark| (RUN_MARK_VAR, PathBuf::from(mark))));
+        cookie
     }
 }
 

@@ -53,11 +53,14 @@ impl CarrierSearch {
     /// # Errors
     /// Only a shortage ([`is_shortage`]): a process that could not be looked at may be a carrier.
     pub fn scan(&mut self) -> io::Result<Vec<Identity>> {
+        self.unread = 0;
+        if self.cookie.is_empty() {
+            return Ok(Vec::new());
+        }
         let begin = Instant::now();
         let mut seen = BTreeSet::from([std::process::id()]);
         let mut found = Vec::new();
         self.strangers.begin_scan();
-        self.unread = 0;
         loop {
             // The time that strangers take is not taken from the search for the others.
             let deadline = begin + CARRIERS_LIMIT + self.strangers.taken();

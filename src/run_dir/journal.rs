@@ -40,7 +40,11 @@ pub struct Header {
     /// of another run with the same number. Absent where none could be had.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub socket: Option<String>,
-    /// The runtime directory's path as it was then: half of the cookie that the run's processes carry.
+    /// The random part of the cookie that the run's processes carry. It is in no other file, and no other user can read it, so a journal
+    /// that names it is this run's or a copy of it. Absent in journals of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mark: Option<String>,
+    /// The runtime directory's path as it was then: part of the cookie that the run's processes carry.
     #[serde(with = "path_json")]
     pub runtime_dir: PathBuf,
     /// When the start was asked for.
@@ -276,6 +280,7 @@ mod tests {
             shim_start_ticks: 77,
             cgroup: Some("/sys/fs/cgroup/x".into()),
             socket: Some("autoappdev-0-7-0".into()),
+            mark: Some("0123456789abcdef".into()),
             runtime_dir: "/r".into(),
             created_at: Timestamp::from_unix_ms(1_000),
             script: "demo.sh".into(),

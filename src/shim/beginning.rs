@@ -30,7 +30,8 @@ use crate::log::Limits;
 use crate::pipeline::{Containment, Fact};
 use crate::private::sync_dir;
 use crate::process::{self, Cgroup, Identity, Launch};
-use crate::run_dir::{FORMAT, Header, Journal, LaunchSpec, RUN_ID_VAR, RUNTIME_DIR_VAR, RunDir, Runs};
+use crate::random;
+use crate::run_dir::{FORMAT, Header, Journal, LaunchSpec, RunDir, Runs};
 use crate::script::{Attempt, decides_what_env_runs};
 
 /// How long after the start its memory is freed: once the client has its answer and the pipeline has the processors.
@@ -55,6 +56,7 @@ impl Run {
         // Nor on the second socket, which is not needed as long as the directory stays where it is.
         let socket = runs.new_socket_name(spec.run_id).and_then(|name| Ok((abstract_socket::bind(&name)?, name))).ok();
         let (second, socket) = socket.unzip();
+        let mark = random::id().in_step("make the run's mark")?;
         let this_process = process::read_stat(std::process::id()).in_step("read when this process began")?;
         let header = Header {
             format: FORMAT,
@@ -64,6 +66,7 @@ impl Run {
             shim_start_ticks: this_process.identity.start_ticks,
             cgroup: cgroup.as_ref().map(|cgroup| cgroup.path().to_owned()),
             socket: socket.clone(),
+            mark: Some(mark.clone()),
             runtime_dir: spec.runtime_dir.clone(),
             created_at: spec.created_at,
             script: spec.script.clone(),
@@ -115,7 +118,7 @@ impl Run {
         run.pause_file.set(false);
         KillPoint::ShimOldPauseFileRemoved.reach();
         let stdio = File::open("/dev/null").map(|null| [null.into(), stdout_writer.into(), stderr_writer.into()]);
-        match stdio.and_then(|stdio| run.spawn(stdio, cgroup.as_ref())) {
+        match stdio.and_then(|stdio| run.spawn(stdio, cgroup.as_ref(), &mark)) {
             Ok((leader, containment)) => {
                 run.leader = leader;
                 KillPoint::ShimLeaderSpawned.reach();
@@ -140,14 +143,14 @@ impl Run {
         Ok(run)
     }
 
-    fn spawn(&self, stdio: [OwnedFd; 3], cgroup: Option<&Cgroup>) -> io::Result<(Identity, Containment)> {
+    fn spawn(&self, stdio: [OwnedFd; 3], cgroup: Option<&Cgroup>, mark: &str) -> io::Result<(Identity, Containment)> {
         let spec = &self.spec;
         let mut environment: BTreeMap<OsString, OsString> = std::env::vars_os().collect();
         // A shell exports its own directory; the inherited value is the server's.
         environment.insert("PWD".into(), spec.cwd.clone().into());
         environment.extend(spec.env.iter().map(|(name, value)| (name.into(), value.into())));
-        environment.insert(RUN_ID_VAR.into(), spec.run_id.to_string().into());
-        environment.insert(RUNTIME_DIR_VAR.into(), spec.runtime_dir.clone().into());
+        let cookie = Runs::new(spec.runtime_dir.clone()).cookie(spec.run_id, Some(mark));
+        environment.extend(cookie.into_iter().map(|(name, value)| (name.into(), value.into())));
         let launch = Launch {
             program: spec.program.clone(),
             args: spec.program_args.iter().map(Into::into).chain(spec.args.iter().map(Into::into)).collect(),

@@ -272,7 +272,7 @@ impl Shims for RealShims {
             let given = given.runtime_dir().display();
             return Err(io::Error::other(format!("a later run {run_id} of {given} lives, and its processes look the same")));
         }
-        let cookie = given.cookie(run_id).map(|(name, value)| process::environment_entry(name, &value));
+        let cookie = cookie(&given, run_id, header.as_ref(), is_elsewhere)?;
         let (cgroup, former) = self.cgroups(run_id, header.as_ref())?;
         let mut search = CarrierSearch::new(cookie);
         let mut deadline = None;
@@ -299,7 +299,7 @@ impl Shims for RealShims {
                 }
                 Some(_) | None => false,
             };
-            carriers.extend(search.scan()?);
+            carriers.extend(strays::carriers(&mut search, &given.run(run_id))?);
             carriers.retain(process::is_alive);
             carriers.iter().map(|carrier| carrier.pid).for_each(&mut name);
             if !is_group_populated && carriers.is_empty() {
@@ -363,6 +363,26 @@ impl Shims for RealShims {
             Ok(()) | Err(_) => Ok(()),
         }
     }
+}
+
+/// What the processes of a run have in their environment, as its journal says; nothing if none of them can be alive.
+///
+/// The journal can have come with an archive, and the path in it can be that of another server's run. Only the mark, which no author of an
+/// archive knows, proves that the run is meant. Earlier versions wrote none: then only this server's own path counts.
+fn cookie(given: &Runs, run_id: i64, header: Option<&Header>, is_elsewhere: bool) -> io::Result<Vec<Vec<u8>>> {
+    if let Some(header) = header
+        && header.boot_id != process::boot_id()?
+    {
+        return Ok(Vec::new());
+    }
+    let mark = header.and_then(|header| header.mark.as_deref());
+    if mark.is_none() && is_elsewhere {
+        let given = given.runtime_dir().display();
+        return Err(io::Error::other(format!(
+            "its journal names another runtime directory, {given}, and no mark, so that its processes cannot be told from those of other runs"
+        )));
+    }
+    Ok(given.cookie(run_id, mark).iter().map(|(name, value)| process::environment_entry(name, value)).collect())
 }
 
 /// A group that is not there, or not any more, has nobody in it; of one that could not be looked at nobody knows.

@@ -6,7 +6,7 @@ use std::time::Duration;
 /// What the life cycle needs to know of the configuration.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Holds `runs/` and the PAUSE file; absolute and without links, for it is half of the cookie.
+    /// Holds `runs/` and the PAUSE file; absolute and without links, for it is part of the cookie.
     pub runtime_dir: PathBuf,
     /// Scripts lie in here; absolute. It may be a link, which each start resolves again.
     pub root: PathBuf,

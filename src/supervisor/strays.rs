@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use crate::abstract_socket;
 use crate::file_id::FileId;
-use crate::process::{self, Identity};
-use crate::run_dir::{Header, Runs};
+use crate::process::{self, CarrierSearch, Identity};
+use crate::run_dir::{Header, LockState, RunDir, Runs};
 
 /// The location of the shim that a journal names.
 #[derive(Debug, PartialEq, Eq)]
@@ -104,6 +104,22 @@ fn own_sockets(runs: &Runs, run_id: Option<i64>) -> io::Result<Vec<Own>> {
         }));
     }
     Ok(own)
+}
+
+/// The processes that a search for the cookie of `run` finds, without those of a run that lives. An error only for a shortage.
+///
+/// A container can have another directory at the same path, and a run there the same number. The lock of its run is held in the file
+/// system that its processes see.
+pub(super) fn carriers(search: &mut CarrierSearch, run: &RunDir) -> io::Result<Vec<Identity>> {
+    let mut carriers = Vec::new();
+    for carrier in search.scan()? {
+        let root = format!("/proc/{}/root", carrier.pid);
+        let there = Path::new(&root).join(run.path().strip_prefix("/").unwrap_or(run.path()));
+        if unless_short(RunDir::at(there).lock_state())? != Some(LockState::Held) {
+            carriers.push(carrier);
+        }
+    }
+    Ok(carriers)
 }
 
 /// The shims of this user or root that were started for runs of this runtime directory's path, by their arguments.

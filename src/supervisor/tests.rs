@@ -351,6 +351,7 @@ fn header(run_id: i64) -> Header {
         shim_pid: 1,
         shim_start_ticks: 1,
         socket: None,
+        mark: None,
         runtime_dir: "/r".into(),
         cgroup: None,
         created_at: Timestamp::from_unix_ms(1_700_000_000_000),

@@ -97,6 +97,7 @@ mod run {
     mod tree;
 }
 mod server {
+    mod containers;
     mod few_descriptors;
     mod files;
     mod foreign_files;

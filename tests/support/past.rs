@@ -66,6 +66,8 @@ impl Place {
             shim_pid: 1,
             shim_start_ticks: u64::MAX,
             socket: None,
+            // As earlier versions wrote it.
+            mark: None,
             runtime_dir: self.runtime(),
             cgroup: None,
             created_at,
@@ -138,7 +140,7 @@ impl Place {
     }
 }
 
-/// The entries that every process of this run has in its environment.
+/// The entries that every process of this run has in its environment, without the mark, which journals made here do not name.
 pub fn cookie_of(runtime: &Path, run_id: i64) -> [(&'static str, String); 2] {
     let runtime = runtime.canonicalize().unwrap_or_else(|_| runtime.to_owned());
     [("AUTOAPPDEV_RUN_ID", run_id.to_string()), ("AUTOAPPDEV_RUNTIME_DIR", runtime.display().to_string())]

@@ -434,6 +434,7 @@ fn header(run: &Run) -> Header {
     Header {
         shim_start_ticks: 1,
         socket: None,
+        mark: None,
         runtime_dir: "/r".into(),
         cgroup: None,
         format: FORMAT,

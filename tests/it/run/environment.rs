@@ -136,7 +136,7 @@ fn script_does_not_get_settings_of_the_server() {
     let environment = environment(pid);
     let value = |name: &str| environment.get(name).map(String::as_str);
     let ours: Vec<&str> = environment.keys().map(String::as_str).filter(|name| name.starts_with("AUTOAPPDEV_")).collect();
-    assert_eq!(ours, ["AUTOAPPDEV_OF_MINE", "AUTOAPPDEV_RUNTIME_DIR", "AUTOAPPDEV_RUN_ID"]);
+    assert_eq!(ours, ["AUTOAPPDEV_OF_MINE", "AUTOAPPDEV_RUNTIME_DIR", "AUTOAPPDEV_RUN_ID", "AUTOAPPDEV_RUN_MARK"]);
     assert!(!environment.values().any(|value| value.contains("not-for-scripts")));
     assert_eq!((value("DATABASE_URL"), value("MAKEFLAGS")), (None, Some("-j8")));
     assert_eq!(value("PORT"), Some("4711"), "AUTOAPPDEV_PORT won, so this is somebody else's");
@@ -196,7 +196,8 @@ fn server_started_by_make_passes_no_make_variables_on() {
 #[test]
 fn a_request_cannot_set_what_is_ours() {
     let place = Place::serving("sleep.sh");
-    for name in ["AUTOAPPDEV_RUN_ID", "AUTOAPPDEV_RUNTIME_DIR", "AUTOAPPDEV_TOKEN", "AUTOAPPDEV_ANYTHING"] {
+    for name in ["AUTOAPPDEV_RUN_ID", "AUTOAPPDEV_RUNTIME_DIR", "AUTOAPPDEV_RUN_MARK", "AUTOAPPDEV_TOKEN", "AUTOAPPDEV_ANYTHING"]
+    {
         let answer = place.post("/api/pipeline/start", json!({"env": {name: "1"}}));
         assert_eq!((answer.status, answer.error()), (400, "invalid_body"), "{name}");
     }
