@@ -102,7 +102,9 @@ impl Drop for Container {
             if inside.is_empty() || Instant::now() > deadline {
                 break;
             }
-            inside.into_iter().for_each(|pid| signal(pid, "KILL"));
+            for pid in inside {
+                signal(pid, "KILL");
+            }
         }
         let _ended = self.child.kill();
         let _ended = self.child.wait();
@@ -128,12 +130,12 @@ fn journal_of_a_clone_that_names_a_containers_run_kills_nothing() {
         ("the path and another boot", |ours, _| ours["boot_id"] = json!("00000000-0000-0000-0000-000000000000")),
         ("the path", nothing_else),
         ("the path and the socket, which every user of the machine can see", |ours, theirs| {
-            ours["socket"] = theirs["socket"].clone()
+            ours["socket"] = theirs["socket"].clone();
         }),
         ("the path and a mark", |ours, _| ours["mark"] = json!("0".repeat(32))),
         ("the path and an empty mark", |ours, _| ours["mark"] = json!("")),
         ("a path behind the container's", |ours, theirs| {
-            ours["runtime_dir"] = json!(format!("{}/", theirs["runtime_dir"].as_str().expect("text")))
+            ours["runtime_dir"] = json!(format!("{}/", theirs["runtime_dir"].as_str().expect("text")));
         }),
         ("all of it, in a copy", |ours, theirs| *ours = theirs.clone()),
     ];
