@@ -68,11 +68,16 @@ impl<'a> Client<'a> {
         self.connection.and_then(|(stream, _)| stream.local_address())
     }
 
-    /// Which places it gets where they are few.
+    /// Which places it gets where they are few. A proxy at the Unix socket can pass on a viewer's requests.
     pub fn rank(&self) -> Rank {
         match self.connection {
-            Some((_, slot)) if slot.is_owner() => Rank::Owner,
-            Some((_, slot)) if slot.is_operator() => Rank::Operator,
+            Some((_, slot)) if slot.is_operator() => {
+                if slot.is_owner() {
+                    Rank::Owner
+                } else {
+                    Rank::Operator
+                }
+            }
             Some(_) | None => Rank::Viewer,
         }
     }

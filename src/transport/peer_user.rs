@@ -36,6 +36,10 @@ const ENDS_AT: usize = HEADER_BYTES + 4;
 const UID_AT: usize = HEADER_BYTES + 64;
 const INODE_AT: usize = HEADER_BYTES + 68;
 const ANSWER_BYTES: usize = HEADER_BYTES + 72;
+/// The offset of the state in an answer, and the state of a socket whose connection is not made yet (`TCP_SYN_SENT` in
+/// `include/net/tcp_states.h`).
+const STATE_AT: usize = HEADER_BYTES + 1;
+const SYN_SENT: u8 = 2;
 /// The time limit for an answer. The kernel answers within the call that asks; this only keeps a kernel fault from blocking a
 /// thread.
 const ANSWER_LIMIT: Duration = Duration::from_secs(1);
@@ -66,7 +70,7 @@ pub(super) fn holder_of_peer(stream: &impl AsFd) -> io::Result<Holder> {
     let [ours, theirs] = [ours, theirs].map(|end| SocketAddr::new(end.ip().to_canonical(), end.port()));
     let found = ask_kernel(theirs, ours).or_else(|_| find_in_table(theirs, ours))?;
     Ok(match found {
-        // While this end is connected, no other socket can have the same pair of addresses.
+        // While this end is connected, only a socket whose own connection cannot be made can have the same pair of addresses.
         Holder::User(uid) if is_connected(stream, PollFlags::empty()) && user::has_number(uid) => Holder::User(uid),
         // A closed socket vanishes after a while, or at once after a reset. What has not said that it ends is not closed.
         Holder::Elsewhere if is_connected(stream, PollFlags::RDHUP) => Holder::Elsewhere,
@@ -110,7 +114,11 @@ fn is_connected(stream: &impl AsFd, events: PollFlags) -> bool {
     rustix::event::poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|count| count == 0)
 }
 
-/// Asks the kernel for the socket with these ends. Fails if the kernel does not support such queries or has no such socket.
+/// Asks the kernel for the socket with these ends. Fails if the kernel does not support such queries, or names another socket: then its
+/// table has the answer.
+///
+/// A client that bound its socket to a device is not found this way, and does not keep the kernel from giving its port to a connection
+/// of another user. That one cannot be made while this end is connected, and is not the peer.
 fn ask_kernel(local: SocketAddr, remote: SocketAddr) -> io::Result<Holder> {
     let socket = netlink_socket()?;
     let mut request = [0; REQUEST_BYTES];
@@ -139,7 +147,10 @@ fn ask_kernel(local: SocketAddr, remote: SocketAddr) -> io::Result<Holder> {
         IpAddr::V6(_) => end,
     });
     if ![wanted, ends(mapped[0], mapped[1])].iter().any(|ends| answer[ENDS_AT..].starts_with(ends)) {
-        return Ok(Holder::Elsewhere);
+        return Err(ErrorKind::NotFound.into());
+    }
+    if answer[STATE_AT] == SYN_SENT {
+        return Err(ErrorKind::NotFound.into());
     }
     let number = |at: usize| u32::from_ne_bytes(answer[at..at + 4].try_into().expect("four bytes"));
     Ok(if number(INODE_AT) == 0 { Holder::Unknown } else { Holder::User(number(UID_AT)) })
@@ -172,28 +183,34 @@ fn ends(local: SocketAddr, remote: SocketAddr) -> [u8; ENDS_BYTES] {
 /// Searches the kernel's tables for the socket. An IPv4 connection of an IPv6 socket is in the second table.
 fn find_in_table(local: SocketAddr, remote: SocketAddr) -> io::Result<Holder> {
     let mut failed = None;
+    let mut found = Vec::new();
     for path in ["/proc/net/tcp", "/proc/net/tcp6"] {
         match fs::read_to_string(path) {
             Ok(table) => {
-                if let Some((uid, inode)) = table.lines().find_map(|line| owner_in(line, local, remote)) {
-                    return Ok(if inode == 0 { Holder::Unknown } else { Holder::User(uid) });
-                }
+                found.extend(table.lines().filter_map(|line| owner_in(line, local, remote)));
             }
             Err(error) => failed = Some(error),
         }
     }
-    failed.map_or(Ok(Holder::Elsewhere), Err)
+    match (found.first(), failed) {
+        (None, None) => Ok(Holder::Elsewhere),
+        (None, Some(error)) => Err(error),
+        // Sockets of two users: either can be the peer.
+        (Some(&(uid, _)), _) if found.iter().all(|&(other, inode)| other == uid && inode != 0) => Ok(Holder::User(uid)),
+        (Some(_), _) => Ok(Holder::Unknown),
+    }
 }
 
-/// Returns the user and the inode of a line's socket, if its ends match.
+/// Returns the user and the inode of a line's socket, if its ends match and its connection is made.
 fn owner_in(line: &str, local: SocketAddr, remote: SocketAddr) -> Option<(u32, u64)> {
     // sl local_address rem_address st tx_queue:rx_queue tr:tm->when retrnsmt uid timeout inode
     let mut fields = line.split_ascii_whitespace();
     let ends = (end_in(fields.nth(1)?)?, end_in(fields.next()?)?);
-    if ends != (local, remote) {
+    let state = u8::from_str_radix(fields.next()?, 16).ok()?;
+    if ends != (local, remote) || state == SYN_SENT {
         return None;
     }
-    Some((fields.nth(4)?.parse().ok()?, fields.nth(1)?.parse().ok()?))
+    Some((fields.nth(3)?.parse().ok()?, fields.nth(1)?.parse().ok()?))
 }
 
 /// Parses an end such as `0100007F:2254`: the address in 32-bit words in native byte order, and the port as a hexadecimal number.
@@ -214,6 +231,7 @@ fn end_in(text: &str) -> Option<SocketAddr> {
 #[cfg(test)]
 mod tests {
     use std::net::{Ipv6Addr, TcpListener, TcpStream};
+    use std::time::Instant;
 
     use super::*;
 
@@ -256,6 +274,68 @@ mod tests {
         }
     }
 
+    /// A TCP socket at this address, whose port others may have as well.
+    fn bound(at: SocketAddr) -> OwnedFd {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, flags, None).expect("a socket");
+        sockopt::set_socket_reuseaddr(&socket, true).expect("an option");
+        rustix::net::bind(&socket, &at).expect("binds");
+        socket
+    }
+
+    #[test]
+    fn connection_with_the_same_ends_that_cannot_be_made_is_not_the_peer() {
+        let us = rustix::process::geteuid().as_raw();
+        let listener = TcpListener::bind("127.0.0.1:0").expect("binds");
+        let listening = listener.local_addr().expect("bound");
+        let is_attempted = |theirs| {
+            let table = fs::read_to_string("/proc/net/tcp").expect("a table");
+            table.lines().any(|line| {
+                let fields: Vec<_> = line.split_ascii_whitespace().take(4).collect();
+                let ends = || Some((end_in(fields.get(1)?)?, end_in(fields.get(2)?)?));
+                fields.get(3) == Some(&"02") && ends() == Some((theirs, listening))
+            })
+        };
+        let deadline = Instant::now() + Duration::from_mins(1);
+        loop {
+            // Bound to a device, it does not keep others from the same pair of addresses.
+            let client = bound(([127, 0, 0, 1], 0).into());
+            nix::sys::socket::setsockopt(&client, nix::sys::socket::sockopt::BindToDevice, &"lo".into())
+                .expect("since Linux 5.7");
+            sockopt::set_socket_keepalive(&client, true).expect("an option");
+            sockopt::set_tcp_keepidle(&client, Duration::from_secs(1)).expect("an option");
+            sockopt::set_tcp_keepintvl(&client, Duration::from_secs(1)).expect("an option");
+            let _under_way = rustix::net::connect(&client, &listening);
+            let (server, theirs) = listener.accept().expect("a connection");
+            assert_eq!(holder_of_peer(&server).expect("asked"), Holder::User(us), "alone");
+            // For half a second after it was probed, the kernel does not answer an attempt with the same ends, and so keeps it alive.
+            std::thread::sleep(Duration::from_millis(1200));
+            let other = bound(theirs);
+            let _never_made = rustix::net::connect(&other, &listening);
+            let is_so = || is_attempted(theirs) && is_connected(&server, PollFlags::empty());
+            let was_so = is_so();
+            let (asked, holder) = (ask_kernel(theirs, listening), holder_of_peer(&server).expect("asked"));
+            if was_so && is_so() {
+                assert_eq!(asked.expect_err("not the peer").kind(), ErrorKind::NotFound);
+                assert_eq!(holder, Holder::User(us));
+                return;
+            }
+            assert!(Instant::now() < deadline, "the attempt was always answered");
+        }
+    }
+
+    #[test]
+    fn sockets_of_two_users_with_the_same_ends_are_told_apart_by_their_state() {
+        let ends = (SocketAddr::from(([127, 0, 0, 1], 40_000)), SocketAddr::from(([127, 0, 0, 1], 8788)));
+        let address = format!("{:08X}", u32::from_ne_bytes([127, 0, 0, 1]));
+        let line = |state| {
+            format!("   1: {address}:9C40 {address}:2254 {state} 00000000:00000000 00:00000000 00000000  1000        0 4711 1")
+        };
+        assert_eq!(owner_in(&line("01"), ends.0, ends.1), Some((1000, 4711)));
+        assert_eq!(owner_in(&line("02"), ends.0, ends.1), None, "its connection is not made");
+        assert_eq!(owner_in(&line("01"), ends.1, ends.0), None);
+    }
+
     #[test]
     fn peer_that_has_closed_is_nobody() {
         let (server, client) = connected("127.0.0.1:0", |port| ([127, 0, 0, 1], port).into());
@@ -281,11 +361,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").expect("binds");
         let listening = listener.local_addr().expect("bound");
         let nobody = SocketAddr::from(([127, 0, 0, 1], 9));
-        assert!(
-            ask_kernel(listening, nobody).is_err_and(|error| error.kind() == ErrorKind::NotFound) || {
-                ask_kernel(listening, nobody).is_ok_and(|found| found == Holder::Elsewhere)
-            }
-        );
+        assert_eq!(ask_kernel(listening, nobody).expect_err("no such socket").kind(), ErrorKind::NotFound);
         assert_eq!(find_in_table(listening, nobody).expect("a table"), Holder::Elsewhere);
     }
 }

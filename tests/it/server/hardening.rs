@@ -71,7 +71,7 @@ fn crash_of_server_or_shim_leaves_no_memory_behind_and_the_pipelines_does() {
 
 /// refinery's table as it makes it, and a trigger that runs at the end of the first migration.
 const BEFORE_THE_FIRST_BOOT: &str = "
-    CREATE TABLE refinery_schema_history(version int4 PRIMARY KEY, name VARCHAR(255), applied_on VARCHAR(255), checksum VARCHAR(255));
+    CREATE TABLE refinery_schema_history( version int4 PRIMARY KEY, name VARCHAR(255), applied_on VARCHAR(255), checksum VARCHAR(255));
     CREATE TRIGGER first_boot AFTER INSERT ON refinery_schema_history BEGIN
         UPDATE pipeline_state SET version = 4711;
     END;";
