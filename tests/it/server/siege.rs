@@ -161,15 +161,19 @@ fn follow_anew(port: u16) -> (TcpStream, Vec<u8>) {
     })
 }
 
-/// Reads a stream until `text` comes.
-fn follows_until(stream: &mut TcpStream, text: &str) {
+/// Reads a stream until `text` comes. One that the server cuts off, when operators have more than their part of the slots for a moment, is
+/// opened anew, as a page does: it begins with the state.
+fn follows_until(stream: &mut TcpStream, port: u16, text: &str) {
     let mut came: Vec<u8> = Vec::new();
-    while !came.windows(text.len()).any(|part| part == text.as_bytes()) {
-        let mut part = [0; 4096];
-        let count = stream.read(&mut part).unwrap_or_else(|error| panic!("no {text} in the stream: {error}"));
-        assert!(count > 0, "the stream ended without {text}");
-        came.extend(&part[..count]);
-    }
+    until_true(&format!("{text} comes in a stream"), || {
+        let mut bytes = [0; 4096];
+        match stream.read(&mut bytes) {
+            Err(error) if error.kind() != io::ErrorKind::ConnectionReset => panic!("no {text} in the stream: {error}"),
+            Ok(0) | Err(_) => (*stream, came) = follow_anew(port),
+            Ok(count) => came.extend(&bytes[..count]),
+        }
+        came.windows(text.len()).any(|window| window == text.as_bytes())
+    });
 }
 
 /// An operator who has a connection already, and one who opens a new one for each request.
@@ -199,7 +203,7 @@ fn operator_acts_under_siege(is_of_many: bool, means: Means) {
                 // On a slow machine the action outlasts its answer.
                 assert!(answer.status == 200 || answer.error() == "still_under_way", "{descriptors}: {action}: {answer:?}");
                 until_true(&format!("{action} is done"), || ask_kept() == state);
-                follows_until(&mut stream, &format!(r#""state":"{state}""#));
+                follows_until(&mut stream, siege.port, &format!(r#""state":"{state}""#));
                 let answer = ask_anew(siege.port, "GET", "/api/pipeline").ok();
                 assert_eq!(answer["pipeline"]["state"], state, "with {descriptors} descriptors");
             }
