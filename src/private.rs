@@ -60,9 +60,9 @@ fn belongs_to(owner: u32) -> io::Error {
 /// The lower bits of a mode are the permissions of the group and of other users.
 const OWNER_BITS: u32 = 6;
 
-/// Takes a file or directory of this user away from all other users, who could otherwise read it, or lock it for ever (`flock(2)`
-/// needs no more than an open file). Returns the mode that it had if it was open to others. An absent file is none, and anything
-/// but a file or directory is left to the function that opens it.
+/// Removes other users' permissions from a file or directory of this user. Otherwise they could read it, or lock it for ever: `flock(2)`
+/// needs only an open file. Returns the previous mode if other users had permissions, and `None` if nothing had to change. Does nothing if
+/// the file does not exist, or is neither a file nor a directory; the function that opens it reports that.
 ///
 /// # Errors
 /// A file of another user is [`io::ErrorKind::PermissionDenied`]. For a server that is not root this includes files of root, which it

@@ -52,8 +52,8 @@ pub fn another(uid: u32) -> String {
 /// What one number of this process's user namespace stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Outside {
-    /// Every user has a number: this is the initial namespace.
-    Nobody,
+    /// There are no users outside: this is the initial namespace, and every user has a number.
+    NoUsers,
     /// The users outside of the namespace have this number.
     Have(u32),
     /// Users outside of the namespace, if there are any, have this number. `/proc` does not show whether there are.
@@ -66,7 +66,7 @@ impl Outside {
         let number = configured.and_then(|text| text.trim().parse().ok()).unwrap_or(OVERFLOW_UID);
         match map {
             // The map of the initial namespace is this single line.
-            Some(map) if map.split_ascii_whitespace().eq(["0", "0", "4294967295"]) => Self::Nobody,
+            Some(map) if map.split_ascii_whitespace().eq(["0", "0", "4294967295"]) => Self::NoUsers,
             Some(_) => Self::Have(number),
             None => Self::MayHave(number),
         }
@@ -82,7 +82,7 @@ impl Outside {
 
     fn has_number(self, uid: u32) -> bool {
         match self {
-            Self::Nobody => true,
+            Self::NoUsers => true,
             Self::Have(number) | Self::MayHave(number) => uid != number,
         }
     }
@@ -106,7 +106,7 @@ mod tests {
     #[test]
     fn number_of_users_outside_stands_for_none_of_them() {
         let initial = "         0          0 4294967295\n";
-        assert_eq!(Outside::of(Some(initial), Some("65534\n")), Outside::Nobody);
+        assert_eq!(Outside::of(Some(initial), Some("65534\n")), Outside::NoUsers);
         for map in ["", "0 1000 1\n", "65534 1000 1\n", "0 100000 65536\n", "0 0 65536\n"] {
             assert_eq!(Outside::of(Some(map), Some("65534\n")), Outside::Have(65_534), "{map}");
         }
@@ -117,6 +117,6 @@ mod tests {
         for outside in [Outside::Have(65_534), Outside::MayHave(65_534)] {
             assert!(!outside.has_number(65_534) && outside.has_number(0) && outside.has_number(1000));
         }
-        assert!(Outside::Nobody.has_number(65_534));
+        assert!(Outside::NoUsers.has_number(65_534));
     }
 }

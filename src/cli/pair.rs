@@ -89,7 +89,7 @@ pub(super) fn pair(args: &PairArgs, endpoint: Endpoint, tokens: FoundTokens, jso
     Ok(describe(&links, may, screen))
 }
 
-/// Whether a code is as every server makes it, and can neither be a second line or link nor lead to another address.
+/// True if a code has the form that every server uses. Such a code cannot contain a second line or link, or lead to another address.
 fn is_code(text: &str) -> bool {
     let is_usual = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
     (1..=CODE_BYTES_MAX).contains(&text.len()) && text.bytes().all(is_usual)

@@ -20,7 +20,7 @@ use crate::user;
 const CARRIERS_LIMIT: Duration = Duration::from_secs(1);
 const EXECVE_LOOK: Duration = Duration::from_micros(100);
 const AGREEING_LOOKS: u32 = 3;
-/// Room for an environment, in bytes.
+/// The size of the buffer that an environment is read into at first, in bytes.
 const ENVIRONMENT_BYTES: usize = 32 * 1024;
 /// The most that is read of an environment, in bytes. execve(2) accepts no more of arguments and environment together, whatever the limit
 /// of the stack. A process can claim gigabytes of its memory as its environment later (`PR_SET_MM_MAP(2const)`).
@@ -34,7 +34,7 @@ pub struct CarrierSearch {
 }
 
 impl CarrierSearch {
-    /// Searches for nothing yet.
+    /// Prepares a search, without looking at any process yet.
     pub fn new(cookie: impl IntoIterator<Item = Vec<u8>>) -> Self {
         let cookie: Arc<[Vec<u8>]> = cookie.into_iter().collect();
         let strangers = Strangers::new({
@@ -44,8 +44,8 @@ impl CarrierSearch {
         Self { cookie, strangers, unread: 0 }
     }
 
-    /// One pass over all processes. One that is executing another program has no environment for a moment: that is waited for. So is one
-    /// that has been killed, until it is dead: its memory goes first, and its locks and ports after that.
+    /// Examines all processes once. Waits for a process that is executing another program, because it has no environment for a moment.
+    /// Also waits until a killed process is dead: the kernel releases its memory first, and its locks and ports later.
     ///
     /// Processes of other users are examined only by root, which alone may read their environments, and after all others: a run of root
     /// can have changed its user. How long they may take is limited (`strangers.rs`).

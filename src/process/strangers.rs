@@ -21,7 +21,7 @@ const THREADS_MAX: usize = 16;
 
 static THREADS: AtomicUsize = AtomicUsize::new(0);
 
-/// To a thread that looks at one process after the other, until it has nowhere to send an answer; and from it.
+/// The channels to and from a thread that looks at one process after the other. The thread ends when its answers have no receiver.
 type Looker<T> = (Sender<(u32, Instant)>, Receiver<T>);
 
 /// Looks at processes of other users, within limits. `T` is what a look returns.
@@ -39,7 +39,7 @@ impl<T: Send + 'static> Strangers<T> {
         Self { look: Arc::new(look), looker: None, avoided: BTreeSet::new(), taken: BTreeMap::new() }
     }
 
-    /// From here on the users have their time again.
+    /// Gives each user the full time limit again.
     pub(super) fn begin_scan(&mut self) {
         self.taken.clear();
     }

@@ -113,7 +113,8 @@ impl Mark {
     }
 }
 
-/// The file system's handle of a directory, in hexadecimal digits; `None` where there is none, or the kernel does not tell it.
+/// Returns the file system's handle of a directory, in hexadecimal digits, or `None` if the file system has no handles or the kernel
+/// does not show them.
 ///
 /// The kernel shows the handle of each watched directory (`proc_pid_fdinfo(5)`). Containers often refuse `name_to_handle_at(2)`, and
 /// that has no safe form.

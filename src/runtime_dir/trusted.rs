@@ -112,7 +112,7 @@ impl From<Distrust> for io::Error {
     }
 }
 
-/// Who uses a path, which decides whose directories and links may be on the way to it.
+/// The process that uses a path. It decides which users may own the directories and links on the way to that path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum By {
     /// A program of this user that writes there. Root has no exception: the owner of a directory or link would decide where root writes.

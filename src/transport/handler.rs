@@ -68,18 +68,9 @@ impl<'a> Client<'a> {
         self.connection.and_then(|(stream, _)| stream.local_address())
     }
 
-    /// Which places it gets where they are few. A proxy at the Unix socket can pass on a viewer's requests.
+    /// Which places it gets where they are few.
     pub fn rank(&self) -> Rank {
-        match self.connection {
-            Some((_, slot)) if slot.is_operator() => {
-                if slot.is_owner() {
-                    Rank::Owner
-                } else {
-                    Rank::Operator
-                }
-            }
-            Some(_) | None => Rank::Viewer,
-        }
+        self.connection.map_or(Rank::Viewer, |(_, slot)| slot.rank())
     }
 
     /// Notes whether its latest request comes from an operator, whose connection does not give way to those of others.

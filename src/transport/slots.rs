@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use rustix::io::ioctl_fionread;
 use rustix::net::Shutdown;
 
-use super::limits::{KINDS, Limits, ONE_MORE_IN, Peer};
+use super::limits::{KINDS, Limits, ONE_MORE_IN, Peer, Rank};
 use super::listener::Stream;
 use crate::lock::lock;
 
@@ -366,6 +366,15 @@ impl Slot {
     /// True if the client is connected through the owner's Unix socket.
     pub(super) fn is_owner(&self) -> bool {
         self.is_owner
+    }
+
+    /// Which places its latest request gets where they are few. A proxy at the Unix socket can pass on a viewer's requests.
+    pub(super) fn rank(&self) -> Rank {
+        match (self.is_operator(), self.is_owner) {
+            (false, _) => Rank::Viewer,
+            (true, false) => Rank::Operator,
+            (true, true) => Rank::Owner,
+        }
     }
 
     /// True if the client's latest request came from an operator.

@@ -184,6 +184,19 @@ fn operators_connection_is_kept_and_those_of_others_give_way() {
 }
 
 #[test]
+fn proxy_at_the_unix_socket_gives_viewers_no_place_of_the_owner() {
+    let slots = Arc::<Slots>::default();
+    for (number, peer, of_an_operator) in [(1, Peer::Owner, Rank::Owner), (2, Peer::Local, Rank::Operator)] {
+        let (slot, _stream) = sit_as(&slots, number, peer).expect("room");
+        assert_eq!(slot.rank(), Rank::Viewer, "nothing was asked yet");
+        slot.set_operator(true);
+        assert_eq!(slot.rank(), of_an_operator);
+        slot.set_operator(false);
+        assert_eq!(slot.rank(), Rank::Viewer, "the latest request counts");
+    }
+}
+
+#[test]
 fn operators_lose_what_they_have_beyond_their_part_and_no_more() {
     let slots = Arc::<Slots>::default();
     let Limits { shared, own, .. } = Limits::now();

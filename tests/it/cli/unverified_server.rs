@@ -123,7 +123,7 @@ fn client_warns_that_what_an_unverified_server_says_may_be_wrong() {
     // A follower of the log asks again and again.
     let (_, _, err) = project.run(&["logs", "--lines", "1"], &[]);
     assert!(err.matches(&warning).count() <= 1, "{err}");
-    // Whoever names the address wants that server.
+    // A user who names the address has chosen that server, so there is nothing to warn about.
     for (args, envs) in
         [(&["--url", &*stranger.url(), "status"][..], &[][..]), (&["status"], &[("AUTOAPPDEV_URL", &*stranger.url())])]
     {

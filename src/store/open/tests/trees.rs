@@ -86,7 +86,7 @@ fn with_multiplied(table: &str) -> TempDir {
     folder
 }
 
-/// What `act` returns; it must end.
+/// Returns the result of `act`, and fails the test if `act` does not end in time.
 fn ended<T: Send + 'static>(what: &str, act: impl FnOnce() -> T + Send + 'static) -> T {
     let act = std::thread::spawn(act);
     let deadline = Instant::now() + DEADLINE;
