@@ -23,8 +23,8 @@ pub use self::setting::{ConfigError, Flag};
 use self::setting::{Given, Source, is_shared};
 pub use self::settings::{DATABASE_DEFAULT, SOCKET_DEFAULT};
 pub(crate) use self::settings::{SETTINGS, URL_SETTING, is_for_server_only};
-pub use self::sources::refuse_guarded;
 use self::sources::{Sources, in_folder, names_from};
+pub use self::sources::{refuse_guarded, trusted_groups};
 pub use self::token::{FoundToken, FoundTokens, Origin, Token, Tokens};
 pub use self::values::{GRACE_S_MAX, OnTerm, grace_from_text, server_url};
 

@@ -1,15 +1,19 @@
-//! Users by their numbers, as this process sees them, and which of them it trusts.
+//! Users and groups by their numbers, as this process sees them, and which users it trusts.
 //!
 //! Level 0. In a user namespace, all users outside of it have the same number (`user_namespaces(7)`), which can be the number of a user
-//! in it, too. Such a number identifies no user, so files, directories and peers that have it are never trusted for their number.
+//! in it, too. Such a number identifies no user, so files, directories and peers that have it are never trusted for their number. The
+//! same holds for groups.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::LazyLock;
 
-/// The kernel's default for the number of users outside of a user namespace.
-const OVERFLOW_UID: u32 = 65_534;
+/// The kernel's default for the number of users outside of a user namespace, and for that of groups.
+const OVERFLOW_ID: u32 = 65_534;
+
+static USERS: LazyLock<Outside> = LazyLock::new(|| Outside::shown("/proc/self/uid_map", "/proc/sys/kernel/overflowuid"));
+static GROUPS: LazyLock<Outside> = LazyLock::new(|| Outside::shown("/proc/self/gid_map", "/proc/sys/kernel/overflowgid"));
 
 /// The user of this process. It is looked up once, because it never changes and no request should cost a system call for it.
 pub fn own() -> u32 {
@@ -63,7 +67,7 @@ enum Outside {
 impl Outside {
     /// Reads what `/proc` shows: the namespace's map, and the number that the kernel is configured to use.
     fn of(map: Option<&str>, configured: Option<&str>) -> Self {
-        let number = configured.and_then(|text| text.trim().parse().ok()).unwrap_or(OVERFLOW_UID);
+        let number = configured.and_then(|text| text.trim().parse().ok()).unwrap_or(OVERFLOW_ID);
         match map {
             // The map of the initial namespace is this single line.
             Some(map) if map.split_ascii_whitespace().eq(["0", "0", "4294967295"]) => Self::NoUsers,
@@ -72,31 +76,33 @@ impl Outside {
         }
     }
 
-    fn here() -> Self {
-        static HERE: LazyLock<Outside> = LazyLock::new(|| {
-            let read = |path| fs::read_to_string(path).ok();
-            Outside::of(read("/proc/self/uid_map").as_deref(), read("/proc/sys/kernel/overflowuid").as_deref())
-        });
-        *HERE
+    fn shown(map: &str, configured: &str) -> Self {
+        let read = |path| fs::read_to_string(path).ok();
+        Self::of(read(map).as_deref(), read(configured).as_deref())
     }
 
-    fn has_number(self, uid: u32) -> bool {
+    fn has_number(self, id: u32) -> bool {
         match self {
             Self::NoUsers => true,
-            Self::Have(number) | Self::MayHave(number) => uid != number,
+            Self::Have(number) | Self::MayHave(number) => id != number,
         }
     }
 }
 
 /// True if this number stands for one user.
 pub fn has_number(uid: u32) -> bool {
-    Outside::here().has_number(uid)
+    USERS.has_number(uid)
+}
+
+/// True if this number stands for one group.
+pub fn group_has_number(gid: u32) -> bool {
+    GROUPS.has_number(gid)
 }
 
 /// True if a directory that has this owner can belong to the machine's root, whose directories are above those of every user
 /// namespace. It can as well belong to any other user outside of the namespace.
 pub fn may_be_root_outside(uid: u32) -> bool {
-    Outside::here() == Outside::Have(uid)
+    *USERS == Outside::Have(uid)
 }
 
 #[cfg(test)]
@@ -111,9 +117,9 @@ mod tests {
             assert_eq!(Outside::of(Some(map), Some("65534\n")), Outside::Have(65_534), "{map}");
         }
         assert_eq!(Outside::of(Some(""), Some("99\n")), Outside::Have(99));
-        assert_eq!(Outside::of(Some(""), None), Outside::Have(OVERFLOW_UID));
+        assert_eq!(Outside::of(Some(""), None), Outside::Have(OVERFLOW_ID));
         // Neither trusted nor passed for root's.
-        assert_eq!(Outside::of(None, None), Outside::MayHave(OVERFLOW_UID));
+        assert_eq!(Outside::of(None, None), Outside::MayHave(OVERFLOW_ID));
         for outside in [Outside::Have(65_534), Outside::MayHave(65_534)] {
             assert!(!outside.has_number(65_534) && outside.has_number(0) && outside.has_number(1000));
         }

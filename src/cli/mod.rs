@@ -42,8 +42,9 @@ use crate::api::query::NoQuery;
 use crate::api::routes::Route;
 use crate::api::runs::{RunResponse, RunsQuery, RunsResponse};
 use crate::clock::{Clock, SystemClock};
-use crate::config::{Config, ConfigError, Endpoint, Flag, FoundTokens, GRACE_S_MAX, refuse_guarded};
+use crate::config::{Config, ConfigError, Endpoint, Flag, FoundTokens, GRACE_S_MAX, refuse_guarded, trusted_groups};
 use crate::console::{TerminalLine, printable_lines};
+use crate::runtime_dir::{group_number, trust_groups};
 
 /// What this binary does beside asking a server.
 #[derive(Clone, Copy, Debug)]
@@ -174,8 +175,9 @@ fn find_server(url: Option<String>) -> Result<(Endpoint, FoundTokens), Failure> 
     Ok((endpoint, tokens))
 }
 
-/// Returns the settings of the `.env` file and the working directory.
+/// Returns the settings of the `.env` file and the working directory. From here on, the groups of the environment are trusted.
 fn surroundings(flags: &[Flag]) -> Result<(Vec<(String, OsString)>, PathBuf), Failure> {
+    trust_groups(trusted_groups(|name| std::env::var_os(name), group_number)?);
     let cwd = std::env::current_dir().map_err(Failure::WorkingDirectory)?;
     let Dotenv { pairs, problem } = Dotenv::read(&cwd).map_err(Failure::Dotenv)??;
     if let Some(problem) = problem {

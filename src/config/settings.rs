@@ -78,6 +78,10 @@ settings! {
         "More names (comma-separated) by which requests may call this server. The names of loopback are always allowed; beyond loopback, \
          IP addresses and the names of this machine are allowed too",
         is_guarded: true;
+    TRUSTED_GROUPS: Vec<String> = |given| given.list(|name| Ok(name.to_owned())), ["AUTOAPPDEV_TRUSTED_GROUPS"], Words("none"),
+        "Groups (comma-separated, names from `/etc/group` or numbers) that may write to directories above the runtime directory, the \
+         database and the socket. Every member can then act as you. Server and client commands need the same value",
+        is_in_dotenv: false, is_for_pipelines: true;
     TOKEN: Token = Given::token, ["AUTOAPPDEV_TOKEN"], Words("`token` in the runtime directory, where clients need one"),
         "The token of operators, who can read and act: at least 16 characters without blanks. If it is set, loopback needs it too",
         is_secret: true, is_guarded: true;

@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use super::setting::{ConfigError, Default, Flag, Given, HIDDEN, Setting, Source, Typed};
-use super::settings::{READ_TOKEN, RUNTIME_DIR, SETTINGS, SOCKET, SOCKET_DEFAULT, TOKEN};
+use super::settings::{READ_TOKEN, RUNTIME_DIR, SETTINGS, SOCKET, SOCKET_DEFAULT, TOKEN, TRUSTED_GROUPS};
 use super::token::{FoundToken, FoundTokens, Origin, Token, Tokens};
 use super::values;
 
@@ -113,6 +113,22 @@ impl FoundTokens {
         let runtime_dir = sources.runtime_dir(cwd).ok();
         Ok(Self { token: found(token, &TOKEN.setting), read_token: found(read_token, &READ_TOKEN.setting), runtime_dir })
     }
+}
+
+/// Returns the numbers of the groups that may write to directories above the runtime directory. `number_of` looks a group's name up.
+pub fn trusted_groups(
+    env: impl Fn(&str) -> Option<OsString>,
+    number_of: impl Fn(&str) -> Option<u32>,
+) -> Result<Vec<u32>, ConfigError> {
+    let sources = Sources { flags: &[], env, dotenv: &[] };
+    let number_of = |group: String| {
+        group.parse().ok().or_else(|| number_of(&group)).ok_or_else(|| ConfigError::Value {
+            name: TRUSTED_GROUPS.setting.names[0],
+            value: group.escape_debug().to_string(),
+            problem: "is not a group of /etc/group; give the number of a group that is defined elsewhere".to_owned(),
+        })
+    };
+    sources.optional(&TRUSTED_GROUPS)?.unwrap_or_default().into_iter().map(number_of).collect()
 }
 
 /// Refuses guarded settings from a `.env` file at `path` that other users can have written, for the reason in `problem`.

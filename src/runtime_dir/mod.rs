@@ -4,6 +4,7 @@
 
 mod birth;
 mod git_ignore;
+mod groups;
 mod proof;
 mod secrets;
 mod server_info;
@@ -11,6 +12,7 @@ mod settled;
 mod trusted;
 
 pub use git_ignore::{NAME as GIT_IGNORE, keep_out_of_git};
+pub use groups::{group_number, trust_groups};
 pub use proof::{CHALLENGE_DIGITS, Prover, is_challenge};
 pub use secrets::{Replaced, Secret, SecretError, Secrets};
 pub use server_info::{Found, LOCK_FILE, NAME as SERVER_INFO, ServerInfo, new_identity};

@@ -11,6 +11,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use super::groups;
 use crate::absent::if_there;
 use crate::user;
 
@@ -65,6 +66,19 @@ pub enum Distrust {
         by: &'static str,
         /// The mode change for `chmod`.
         change: &'static str,
+    },
+    /// A group with members other than this user can replace what is in a parent directory.
+    #[error(
+        "{} can write to {} (mode {mode:03o}), so its members could put another directory in its place; `chmod g-w {}` prevents that{}",
+        groups::shown(*group), path.display(), path.display(), groups::advice(*group)
+    )]
+    GroupAbove {
+        /// The parent directory.
+        path: PathBuf,
+        /// Its permissions.
+        mode: u32,
+        /// Its group.
+        group: u32,
     },
     /// Neither the environment nor the command line names this place, and it is outside of the folder. A cloned project's links and
     /// `.env` could lead to another project, whose history would then be under this folder's limits.
@@ -198,19 +212,31 @@ pub fn resolve_new(path: &Path, by: By) -> io::Result<PathBuf> {
     Ok(dir.join(name))
 }
 
-/// Checks a directory on the way to a path.
+/// Checks a directory on the way to a path: only its owner and trusted users can rename what is in it.
 fn check_above(dir: &Path, by: By) -> io::Result<()> {
     let found = fs::symlink_metadata(dir)?;
     if !by.may_pass(dir, found.uid())? {
         return Err(Distrust::OwnerAbove { path: dir.to_owned(), owner: found.uid() }.into());
     }
-    // In a sticky directory only a file's owner can rename it. Group permissions are not checked: many users' home directories are
-    // writable by a group of which they are the only member.
-    let mode = found.mode() & 0o7777;
-    if mode & WRITABLE_BY_OTHERS != 0 && mode & STICKY == 0 {
-        return Err(Distrust::Writable { path: dir.to_owned(), mode, by: "every user", change: "o-w" }.into());
+    let (path, mode) = (dir.to_owned(), found.mode() & 0o7777);
+    // In a sticky directory only a file's owner can rename it.
+    if mode & STICKY != 0 {
+        return Ok(());
     }
-    Ok(())
+    if mode & WRITABLE_BY_OTHERS != 0 {
+        return Err(Distrust::Writable { path, mode, by: "every user", change: "o-w" }.into());
+    }
+    if mode & WRITABLE_BY_GROUP == 0 {
+        return Ok(());
+    }
+    if groups::has_access_list(dir)? {
+        return Err(Distrust::Writable { path, mode, by: "a user or group of its access control list", change: "g-w" }.into());
+    }
+    let is_trusted_user = |uid| user::is_own_or_root(uid) || uid == found.uid() && by.is_right_owner(uid);
+    if groups::is_harmless(found.gid(), is_trusted_user) {
+        return Ok(());
+    }
+    Err(Distrust::GroupAbove { path, mode, group: found.gid() }.into())
 }
 
 /// Checks that no other user can change a runtime directory, at the path that `resolve` has returned.
@@ -279,7 +305,7 @@ mod tests {
             }
         }
         set_mode(&dir, 0o700);
-        for (mode, is_trusted) in [(0o777, false), (0o1777, true), (0o775, true), (0o703, false)] {
+        for (mode, is_trusted) in [(0o777, false), (0o1777, true), (0o1775, true), (0o755, true), (0o703, false)] {
             set_mode(above.path(), mode);
             for by in [By::Server, By::Client] {
                 assert_eq!(distrust(resolve(&dir, by).map(drop)).is_none(), is_trusted, "{mode:o}");

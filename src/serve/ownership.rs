@@ -50,7 +50,7 @@ pub(super) fn own(config: &mut Config, made: &mut Made) -> anyhow::Result<(PathB
     let path = &config.runtime_dir;
     let distrusted = |path: &Path, error: io::Error| {
         let advice = match Distrust::of(&error) {
-            Some(Distrust::Outside { .. } | Distrust::NoNumber { .. }) => "",
+            Some(Distrust::Outside { .. } | Distrust::NoNumber { .. } | Distrust::GroupAbove { .. }) => "",
             _ => {
                 "; serve as the user that owns it, or set AUTOAPPDEV_RUNTIME_DIR (or --runtime-dir) to a folder that belongs to this user and \
                  that no other user can write to"

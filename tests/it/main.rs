@@ -101,6 +101,7 @@ mod server {
     mod few_descriptors;
     mod files;
     mod foreign_files;
+    mod foreign_groups;
     mod foreign_links;
     mod foreign_memory;
     mod foreign_namespaces;

@@ -249,3 +249,17 @@ fn at_least_one_run_is_kept_for_at_least_a_day() {
         assert_eq!(refusal(RUNS_KEEP_DAYS, text), "is not a number of days: a whole number from 1 to 36500", "{text}");
     }
 }
+
+#[test]
+fn trusted_groups_are_numbers_or_names_of_the_environment() {
+    let groups = |text: &str| {
+        let env = |name: &str| (name == TRUSTED_GROUPS).then(|| text.into());
+        trusted_groups(env, |name| (name == "team").then_some(50)).map_err(|error| error.to_string())
+    };
+    assert_eq!(groups("team, 1000,0"), Ok(vec![50, 1000, 0]));
+    assert_eq!(groups(""), Ok(vec![]));
+    for (text, shown) in [("teem", "teem"), ("0,-1", "-1"), ("4294967296", "4294967296"), ("a b", "a b"), ("\u{1b}", "\\u{1b}")] {
+        let sentence = "is not a group of /etc/group; give the number of a group that is defined elsewhere";
+        assert_eq!(groups(text), Err(format!("AUTOAPPDEV_TRUSTED_GROUPS={shown} {sentence}")));
+    }
+}

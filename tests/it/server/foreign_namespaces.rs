@@ -45,7 +45,7 @@ fn of_third_user(place: &Place, words: &[&str], args: &[&str]) -> Command {
     command
 }
 
-fn can_mount() -> bool {
+pub(super) fn can_mount() -> bool {
     let mounts = Command::new("unshare").args(["-m", "mount", "-t", "tmpfs", "none", "/mnt"]).status();
     let can_mount = mounts.is_ok_and(|status| status.success());
     if !can_mount {
@@ -176,6 +176,8 @@ fn server_in_a_user_namespace_trusts_nothing_that_a_user_outside_can_have_put_on
     give(place.folder(), THIRD, 0o755);
     let outside = "another user (uid 65534)";
     let cases = [(&[][..], outside), (AS_ROOT, UNKNOWN), (AS_ITSELF, UNKNOWN)];
+    // The groups of the shared directory, outside and inside.
+    place.set_env("AUTOAPPDEV_TRUSTED_GROUPS", "65533,0");
     // Every user, or a group, can have made the directory and the link in the shared one.
     for mode in [0o1777, 0o775] {
         set_mode(&shared, mode);

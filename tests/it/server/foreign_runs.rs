@@ -45,6 +45,7 @@ fn runs_of_another_project_outlive_a_runtime_directory_that_a_group_member_excha
         let mut place = Place::new();
         chown(place.folder(), None, Some(GROUP)).expect("we are root");
         set_mode(place.folder(), 0o2775);
+        place.set_env("AUTOAPPDEV_TRUSTED_GROUPS", &GROUP.to_string());
         let elsewhere = place.folder().join("own");
         fs::create_dir(&elsewhere).expect("creates");
         set_mode(&elsewhere, 0o700);
