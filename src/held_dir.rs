@@ -26,8 +26,12 @@ pub struct HeldDir {
 impl HeldDir {
     /// Opens the directory that `path` leads to now.
     pub fn open(path: &Path) -> io::Result<Self> {
-        let dir = rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-        Ok(Self { path: Path::new(DESCRIPTORS).join(dir.as_raw_fd().to_string()), dir })
+        Ok(Self::of(rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?))
+    }
+
+    /// Holds a directory that was opened before.
+    pub fn of(dir: OwnedFd) -> Self {
+        Self { path: Path::new(DESCRIPTORS).join(dir.as_raw_fd().to_string()), dir }
     }
 
     /// A path of this process that leads to it. Nothing can be created in a removed directory.

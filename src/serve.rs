@@ -65,9 +65,9 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
 
 fn serve_at(addresses: Vec<Listener>, mut config: Config, root_now: &Path, core_bytes_max: Option<u64>) -> anyhow::Result<()> {
     // Declared before the files that are removed after a failure, so that the locks outlive them.
-    let (runtime_dir, _lock, database);
+    let (runtime_dir, owned_dir, _lock, database);
     let mut made = Made::default();
-    (runtime_dir, _lock) = own(&mut config, &mut made)?;
+    (runtime_dir, owned_dir, _lock) = own(&mut config, &mut made)?;
     let runtime_dir = &*runtime_dir;
     // Of the path as it was given, a link could lead elsewhere later.
     let given_runtime_dir = config.move_to(runtime_dir);
@@ -86,7 +86,7 @@ fn serve_at(addresses: Vec<Listener>, mut config: Config, root_now: &Path, core_
         made.file(&file);
     }
     // A second logger in one process is only possible in tests; the first one serves.
-    let _first_one_serves = BackendLog::open(runtime_dir).context("cannot open backend.log")?.install();
+    let _first_one_serves = BackendLog::open(owned_dir.path()).context("cannot open backend.log")?.install();
     for note in &config.notes {
         ::log::info!("{note}");
     }
@@ -247,7 +247,7 @@ fn serve_at(addresses: Vec<Listener>, mut config: Config, root_now: &Path, core_
     server.stop();
     KillPoint::ServerSupervisorEnded.reach();
     // Best effort: a client that finds a stale one finds nobody at its address.
-    let _stale_is_harmless = ServerInfo::remove(runtime_dir);
+    let _stale_is_harmless = ServerInfo::remove(owned_dir.path());
     KillPoint::ServerInfoRemoved.reach();
     match (live?, stopped) {
         (None, Some((run_id, why))) => say(&format!("pipeline run {run_id} was stopped, because {why}")),

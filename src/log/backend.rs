@@ -15,6 +15,7 @@ use super::segment::{Segment, position};
 use crate::absent::if_there;
 use crate::clock::{Clock, SystemClock};
 use crate::console;
+use crate::held_dir::HeldDir;
 use crate::lock::lock;
 use crate::private;
 
@@ -27,7 +28,8 @@ pub const BACKEND_LOG: &str = "backend.log";
 /// The logger.
 #[derive(Debug)]
 pub struct BackendLog {
-    dir: PathBuf,
+    /// The runtime directory. If it is moved, the log goes on there.
+    dir: HeldDir,
     newest: Mutex<Newest>,
 }
 
@@ -43,11 +45,14 @@ struct Newest {
 impl BackendLog {
     /// Opens the log in the runtime directory; what is there is gone on with.
     pub fn open(dir: &Path) -> io::Result<Self> {
-        let start =
-            backend_segments(dir)?.iter().find(|segment| segment.path.ends_with(BACKEND_LOG)).map_or(0, |newest| newest.start);
-        let file = private::append(&dir.join(BACKEND_LOG))?;
+        let dir = HeldDir::open(dir)?;
+        let start = backend_segments(dir.path())?
+            .iter()
+            .find(|segment| segment.path.ends_with(BACKEND_LOG))
+            .map_or(0, |newest| newest.start);
+        let file = private::append(&dir.path().join(BACKEND_LOG))?;
         let len = file.metadata()?.len();
-        Ok(Self { dir: dir.to_owned(), newest: Mutex::new(Newest { file, start, len, lost: 0 }) })
+        Ok(Self { dir, newest: Mutex::new(Newest { file, start, len, lost: 0 }) })
     }
 
     /// Makes this the process's logger.
@@ -76,11 +81,12 @@ impl BackendLog {
 
     fn write(&self, newest: &mut Newest, records: &[u8]) -> io::Result<()> {
         if newest.len >= BACKEND_FILE_BYTES_MAX {
-            for old in backend_segments(&self.dir)?.iter().filter(|segment| !segment.path.ends_with(BACKEND_LOG)) {
+            let dir = self.dir.path();
+            for old in backend_segments(dir)?.iter().filter(|segment| !segment.path.ends_with(BACKEND_LOG)) {
                 fs::remove_file(&old.path)?;
             }
-            fs::rename(self.dir.join(BACKEND_LOG), self.dir.join(format!("backend-{:020}.log", newest.start)))?;
-            newest.file = private::append(&self.dir.join(BACKEND_LOG))?;
+            fs::rename(dir.join(BACKEND_LOG), dir.join(format!("backend-{:020}.log", newest.start)))?;
+            newest.file = private::append(&dir.join(BACKEND_LOG))?;
             newest.start += newest.len;
             newest.len = 0;
         }

@@ -15,7 +15,7 @@ use anyhow::{Context, anyhow, bail};
 
 use crate::config::Config;
 use crate::file_id::FileId;
-use crate::held_dir::is_link;
+use crate::held_dir::{HeldDir, is_link};
 use crate::kill_point::KillPoint;
 use crate::log::BACKEND_LOG;
 use crate::made::Made;
@@ -45,7 +45,7 @@ const OWN_TRIES: usize = 10;
 
 /// Creates and locks the runtime directory, or names its owner; returns its path without links. Locks both the directory, whose lock does not vanish
 /// with a file that looks like a leftover, and the file in it, because not every file system can lock directories.
-pub(super) fn own(config: &mut Config, made: &mut Made) -> anyhow::Result<(PathBuf, [File; 2])> {
+pub(super) fn own(config: &mut Config, made: &mut Made) -> anyhow::Result<(PathBuf, HeldDir, File)> {
     let folder = Some(&*config.folder).filter(|_| !config.is_runtime_dir_named);
     let path = &config.runtime_dir;
     let distrusted = |path: &Path, error: io::Error| {
@@ -88,8 +88,8 @@ pub(super) fn own(config: &mut Config, made: &mut Made) -> anyhow::Result<(PathB
         for path in [runtime_dir.clone(), runs].into_iter().chain(files) {
             take_for_this_user(&path, &mut config.notes)?;
         }
-        if let Some(locks) = own_existing(&runtime_dir, made)? {
-            return Ok((runtime_dir, locks));
+        if let Some((dir, lock)) = own_existing(&runtime_dir, made)? {
+            return Ok((runtime_dir, dir, lock));
         }
     }
     bail!("cannot lock {}: it is removed repeatedly; stop whatever removes it", path.display())
@@ -125,7 +125,7 @@ pub(super) fn own_database(config: &mut Config) -> anyhow::Result<()> {
 }
 
 /// `None` if the directory was removed meanwhile, for example by a server that had created it and could not start.
-fn own_existing(runtime_dir: &Path, made: &mut Made) -> anyhow::Result<Option<[File; 2]>> {
+fn own_existing(runtime_dir: &Path, made: &mut Made) -> anyhow::Result<Option<(HeldDir, File)>> {
     let take = |what: &File| patiently(runtime_dir, || Ok(what.try_lock()?), io::ErrorKind::WouldBlock);
     let refused = |path: &Path, error: io::Error| match error.kind() {
         io::ErrorKind::WouldBlock => owned_already(runtime_dir, ServerInfo::read(runtime_dir).as_ref()),
@@ -149,7 +149,7 @@ fn own_existing(runtime_dir: &Path, made: &mut Made) -> anyhow::Result<Option<[F
     if is_new {
         made.made_file(&path);
     }
-    Ok(Some([dir, lock]))
+    Ok(Some((HeldDir::of(dir.into()), lock)))
 }
 
 fn cannot_open(path: &Path, error: &io::Error) -> anyhow::Error {

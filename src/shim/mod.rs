@@ -25,6 +25,7 @@ mod steps;
 mod tree;
 mod trouble;
 
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -34,6 +35,7 @@ use std::time::Duration;
 
 use self::failure::{InStep, ShimError, complain};
 use self::signals::signals;
+use crate::file_id::FileId;
 use crate::kill_point::KillPoint;
 use crate::process::{self, is_disk_full};
 use crate::run_dir::{LaunchSpec, LineReader, NumberedSigns, RunDir, Signs, Trouble, from_line, to_line};
@@ -73,7 +75,8 @@ fn live(dir: &Path) -> Result<(), ShimError> {
 
     // One more descriptor of the lock, which execve(2) closes: the leader has it too from its fork on until it executes the script. If
     // this process is killed in between, nobody finds the lock free before the leader carries the run's cookie.
-    let _until_the_script_is_executed = io::stdout().as_fd().try_clone_to_owned().in_step("keep the lock")?;
+    let lock = File::from(io::stdout().as_fd().try_clone_to_owned().in_step("keep the lock")?);
+    check_place(&lock).in_step("find the run's lock")?;
     let stdin = io::stdin().as_fd().try_clone_to_owned().in_step("take over standard input")?;
     let (spec, server, early) = read_spec(stdin)?;
     KillPoint::ShimSpecRead.reach();
@@ -95,6 +98,14 @@ fn live(dir: &Path) -> Result<(), ShimError> {
             Err(error)
         }
     }
+}
+
+/// Refuses a directory that does not have the lock that the server has taken: another one was put in the place of the run's.
+fn check_place(lock: &File) -> io::Result<()> {
+    if FileId::of_name(&RunDir::at(".".into()).lock_path())? == FileId::from(&lock.metadata()?) {
+        return Ok(());
+    }
+    Err(io::Error::other("the run directory was replaced by another one; start the run again"))
 }
 
 /// Reads the first line, and hands back what followed it: commands.

@@ -66,7 +66,8 @@ mod tests {
         let environment = names.iter().map(|name| (*name, "x")).collect::<Vec<_>>();
         let removed = removed(&environment, &[]);
         for name in &names {
-            let is_kept = ["AUTOAPPDEV_RUNTIME_DIR", "AUTOAPPDEV_URL", "PORT", "DATABASE_URL"].contains(name);
+            let is_kept =
+                ["AUTOAPPDEV_RUNTIME_DIR", "AUTOAPPDEV_TRUSTED_GROUPS", "AUTOAPPDEV_URL", "PORT", "DATABASE_URL"].contains(name);
             assert_eq!(removed.iter().any(|removed| removed == name), !is_kept, "{name}");
         }
         assert_eq!(self::removed(&[("AUTOAPPDEV_OF_MINE", "1"), ("HOME", "/")], &[]), [""; 0]);

@@ -358,7 +358,7 @@ impl Shims for RealShims {
 
     fn remove_pause_file(&self) -> io::Result<()> {
         let _noted = self.pulse.begin_storage();
-        match std::fs::remove_file(self.runs.runtime_dir().join(PAUSE_FILE)) {
+        match std::fs::remove_file(self.dir.path().join(PAUSE_FILE)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             Ok(()) | Err(_) => Ok(()),
         }

@@ -4,6 +4,7 @@ use std::fs;
 use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::Stdio;
 
 use crate::support::past::{BEGAN, carrier, cookie_of};
@@ -72,12 +73,17 @@ fn killed_with_an_empty_run_directory_fails_the_run() {
 /// Starts a shim as a server does, with `line` as all that it is told. The server is dead for it once the stream is dropped.
 fn shim_of_a_dead_server(place: &Place, run_id: i64, line: &[u8]) -> (std::process::Child, UnixStream) {
     let (dir, lock) = place.past_dir(run_id);
+    shim_at(place, dir.path(), lock, line)
+}
+
+fn shim_at(place: &Place, dir: &Path, lock: fs::File, line: &[u8]) -> (std::process::Child, UnixStream) {
     let (mut ours, its) = UnixStream::pair().expect("a pair");
     let mut command = place.command();
-    command.env_remove("AUTOAPPDEV_PIPELINE_SCRIPT").arg("shim").arg(dir.path());
+    command.env_remove("AUTOAPPDEV_PIPELINE_SCRIPT").arg("shim").arg(dir);
     let shim = command.stdin(OwnedFd::from(its)).stdout(lock).stderr(Stdio::null()).spawn().expect("spawns");
     drop(command);
-    ours.write_all(line).expect("sends");
+    // It may have ended before.
+    let _is_read_or_not = ours.write_all(line);
     (shim, ours)
 }
 
@@ -103,11 +109,8 @@ fn server_killed_before_the_launch_line_starts_nothing() {
     }
 }
 
-#[test]
-fn server_killed_while_the_shim_begins_is_adopted() {
-    let mut place = Place::new();
-    let run_id = place.past_starting();
-    let spec = LaunchSpec {
+fn spec_of(place: &Place, run_id: i64) -> LaunchSpec {
+    LaunchSpec {
         format: FORMAT,
         run_id,
         runtime_dir: place.runtime().canonicalize().expect("there"),
@@ -125,7 +128,37 @@ fn server_killed_while_the_shim_begins_is_adopted() {
         log_run_bytes: 1 << 24,
         uses_cgroups: true,
         core_bytes_max: None,
-    };
+    }
+}
+
+/// The server creates and locks the run directory before it starts the shim, which enters the directory by its path.
+#[test]
+fn shim_starts_nothing_in_a_directory_that_was_put_in_place_of_the_run_directory() {
+    let place = Place::new();
+    let run_id = place.past_starting();
+    let (dir, lock) = place.past_dir(run_id);
+    let moved = dir.path().with_file_name("moved");
+    fs::rename(dir.path(), &moved).expect("moves");
+    for has_lock in [false, true] {
+        fs::create_dir_all(dir.path()).expect("creates");
+        if has_lock {
+            fs::write(dir.lock_path(), "").expect("writes");
+        }
+        let lock = lock.try_clone().expect("a descriptor");
+        let (mut shim, _stream) = shim_at(&place, dir.path(), lock, &to_line(&spec_of(&place, run_id)));
+        let status = shim.wait().expect("ours");
+        assert!(!status.success() && place.processes().is_empty(), "{status:?}");
+        for dir in [dir.path(), &moved] {
+            assert!(!dir.join("journal.jsonl").exists() && !dir.join("ctl.sock").exists(), "{} is used", dir.display());
+        }
+    }
+}
+
+#[test]
+fn server_killed_while_the_shim_begins_is_adopted() {
+    let mut place = Place::new();
+    let run_id = place.past_starting();
+    let spec = spec_of(&place, run_id);
     let (mut shim, stream) = shim_of_a_dead_server(&place, run_id, &to_line(&spec));
     drop(stream);
     place.start_server();

@@ -19,7 +19,7 @@ const GROUP: u32 = 61_009;
 
 /// A member of the folder's group moves the runtime directory of a live server away, and puts one with links in its place.
 fn exchange_runtime(place: &Place, runs: &Path) {
-    let script = "mkdir evil && ln -s ../runtime.moved/autoappdev.db evil/autoappdev.db && ln -s \"$1\" evil/runs && \
+    let script = "mkdir evil && touch evil/server.json && ln -s ../runtime.moved/autoappdev.db evil/autoappdev.db && ln -s \"$1\" evil/runs && \
                   mv runtime runtime.moved && mv evil runtime";
     let mut command = Command::new("/bin/sh");
     command.args(["-c", script, "sh"]).arg(runs).current_dir(place.folder()).uid(ANOTHER).gid(GROUP);
@@ -72,7 +72,8 @@ fn runs_of_another_project_outlive_a_runtime_directory_that_a_group_member_excha
         assert!(place.server_log().contains("removed or replaced"), "{}", place.server_log());
         assert_eq!(place.stop_server(), 0);
         assert_eq!(entries(&other.runtime().join("runs")), before, "nothing was removed or made there");
-        assert_eq!(entries(&place.folder().join("runtime")).len(), 2, "nothing was made in the other directory");
+        assert_eq!(entries(&place.folder().join("runtime")).len(), 3, "nothing was made or removed in the other directory");
+        assert!(!moved.join("server.json").exists(), "it is removed where the server put it");
         assert!(moved.join("runs").exists());
     }
 }

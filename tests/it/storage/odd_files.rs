@@ -377,3 +377,28 @@ fn odd_file_in_a_live_run_keeps_nobody() {
         }
     }
 }
+
+#[test]
+fn odd_file_in_place_of_the_database_of_a_live_server_is_neither_opened_nor_followed() {
+    for kind in [Kind::Pipe, Kind::Endless, Kind::Foreign, Kind::Folder, Kind::Socket, Kind::Hole] {
+        let place = place_to_run();
+        let [foreign, aside] = ["foreign", "aside"].map(|name| place.folder().join(name));
+        let what = format!("the database is {kind:?}");
+        fs::write(&foreign, FOREIGN).expect("writes");
+        let mut server = Serving::start(&place);
+        let port = server.port(&what).unwrap_or_else(|| panic!("{what}: {}", server.said()));
+        assert!(act(port, "start", &what) && act(port, "stop", &what), "{what}: {}", server.said());
+        fs::rename(place.database(), &aside).expect("moves");
+        put(kind, &place.database(), &foreign);
+        for path in ["/api/health", "/api/pipeline", "/api/runs", "/api/runs/1", "/api/logs/tail"] {
+            assert!(!get(port, path).is_empty(), "{path}: {what}");
+        }
+        assert!(get(port, "/api/runs").starts_with('5'), "{what}");
+        assert!(server.memory_kb() < MEMORY_KB_MAX, "{what}: {} kB", server.memory_kb());
+        assert_eq!(fs::read_to_string(&foreign).expect("there"), FOREIGN, "{what}");
+        let _file_or_folder = fs::remove_file(place.database()).or_else(|_| fs::remove_dir_all(place.database()));
+        fs::rename(&aside, place.database()).expect("moves");
+        assert_eq!(get(port, "/api/runs"), "200", "{what}");
+        server.end(&what);
+    }
+}
