@@ -363,6 +363,8 @@ impl Wire<'_> {
             self.stream.end_when_unheard(UNHEARD_LIMIT)?;
             // Where no chunk tells the answer's end, the connection's end does: one that comes before that, of a killed server too, is no end.
             self.stream.set_broken_at_end(!is_chunked)?;
+            // If it gave way, the head goes out all the same: so the client learns that the answer is not whole.
+            let _gave_way = self.slot.follows(began);
             self.send(&out)?;
             let mut piece = vec![0; ONE_WRITE_BYTES];
             loop {

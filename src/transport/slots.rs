@@ -129,6 +129,11 @@ impl Activity {
 }
 
 impl Occupant {
+    /// Its client has left, and its thread has nothing else to do than to notice that.
+    fn ends(&self) -> bool {
+        matches!(self.activity.doing(), Doing::Waits(_) | Doing::Yields(_)) && self.stream.is_left()
+    }
+
     /// Ends the connection, if it still does what was `seen`. Its thread wakes up from reading or writing and ends; one that
     /// waits for something else must be woken ([`Slots::has_hurried`]).
     fn give_way(&self, seen: Doing, is_hurried: &AtomicBool) {
@@ -242,8 +247,13 @@ impl Order {
     fn among<'a, I: Iterator<Item = &'a Occupant>>(occupants: impl Fn() -> I, slots: usize) -> Self {
         // Without those that have given way: else more would follow than the surplus.
         let is_operators = |occupant: &&Occupant| occupant.activity.is_operator() && !occupant.activity.doing().gives_way();
-        let operators = occupants().filter(is_operators).count();
-        let kept = operators.min(slots / KEPT_IN);
+        let mut operators = occupants().filter(is_operators).count();
+        let part = slots / KEPT_IN;
+        if operators > part {
+            // Without those that end as soon as their threads run, too. On a busy machine a few of them take up the part of a small server.
+            operators = occupants().filter(is_operators).filter(|occupant| !occupant.ends()).count();
+        }
+        let kept = operators.min(part);
         let is_busy = |occupant: &&Occupant| {
             let doing = occupant.activity.doing();
             let is_busy = matches!(doing, Doing::Works | Doing::Writes(_) | Doing::Idles(_) | Doing::Follows(_));
@@ -444,11 +454,16 @@ impl Slot {
         self.activity.doing().gives_way()
     }
 
-    /// The client is to take an answer, or its next piece, from now on.
+    /// The client is to take an answer, or its next piece, from now on. An operator's answer without an end keeps its slot meanwhile, too: on a
+    /// busy machine even a client that reads can take a piece late. The limit of a write ends one that does not.
     pub(super) fn writes(&self) -> Instant {
         let now = Instant::now();
+        let mut doing = lock(&self.activity.doing);
+        let keeps = matches!(*doing, Doing::Follows(_)) && self.is_operator();
         // One that has given way finds out when it writes.
-        let _has_given_way = self.activity.set(Doing::Writes(now));
+        if !keeps && !doing.gives_way() {
+            *doing = Doing::Writes(now);
+        }
         now
     }
 }

@@ -244,6 +244,47 @@ fn viewers_stream_gives_way_last_and_an_operators_does_not() {
 }
 
 #[test]
+fn operators_stream_does_not_give_way_while_its_client_takes_a_piece() {
+    for is_stream in [true, false] {
+        let slots = Arc::<Slots>::default();
+        let Limits { shared, own, .. } = Limits::now();
+        let crowd: Vec<_> = (0..=((shared + KINDS * own) / KEPT_IN) as u64)
+            .filter_map(|number| sit(&slots, number, "127.0.0.1"))
+            .inspect(|(slot, _)| slot.set_operator(true))
+            .collect();
+        let first = &crowd[0].0;
+        assert!(first.works() == Works::On && (!is_stream || first.follows(Instant::now())));
+        let writes_since = first.writes();
+        // The others have waited for less long.
+        for (slot, _) in &crowd[1..] {
+            slot.waits();
+        }
+        while writes_since.elapsed() < WRITE_PATIENCE {
+            std::thread::yield_now();
+        }
+        slots.make_room();
+        assert_eq!(first.gives_way(), !is_stream);
+        assert_eq!(crowd.iter().filter(|(slot, _)| slot.gives_way()).count(), 1, "they have one more than their part");
+    }
+}
+
+#[test]
+fn operators_connections_whose_clients_have_left_are_not_counted_to_their_part() {
+    let slots = Arc::<Slots>::default();
+    let Limits { shared, own, .. } = Limits::now();
+    let part = (shared + KINDS * own) / KEPT_IN;
+    let mut crowd: Vec<_> = (0..part as u64 + 10).filter_map(|number| sit(&slots, number, "127.0.0.1")).collect();
+    for (slot, _) in &crowd {
+        slot.set_operator(true);
+    }
+    // No thread runs meanwhile, so that those whose clients leave are still there.
+    let left: Vec<_> = crowd.drain(part..).map(|(slot, _left)| slot).collect();
+    slots.make_room();
+    assert!(crowd.iter().all(|(slot, _)| !slot.gives_way()));
+    drop(left);
+}
+
+#[test]
 fn operators_that_have_more_than_their_part_give_way_to_each_other() {
     let slots = Arc::<Slots>::default();
     let sit_as_operator = |number| sit(&slots, number, "10.0.0.6").inspect(|(slot, _)| slot.set_operator(true));

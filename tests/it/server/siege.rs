@@ -142,8 +142,8 @@ fn ask_anew(port: u16, method: &str, path: &str) -> Answer {
     })
 }
 
-/// Opens an event stream as an operator, on a new connection each time. Returns it with what has come of it.
-fn follow_anew(port: u16) -> (TcpStream, Vec<u8>) {
+/// Opens an event stream as an operator, on a new connection each time, until one has begun.
+fn follow_anew(port: u16) -> TcpStream {
     until("an event stream is opened", || {
         let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
         stream.set_read_timeout(Some(DEADLINE)).expect("a limit");
@@ -157,21 +157,18 @@ fn follow_anew(port: u16) -> (TcpStream, Vec<u8>) {
                 return None;
             }
         }
-        Some((stream, came))
+        Some(stream)
     })
 }
 
-/// Reads a stream until `text` comes. One that the server cuts off, when operators have more than their part of the slots for a moment, is
-/// opened anew, as a page does: it begins with the state.
-fn follows_until(stream: &mut TcpStream, port: u16, text: &str) {
+/// Reads a stream until `text` comes. It is never cut off.
+fn follows_until(stream: &mut TcpStream, text: &str) {
     let mut came: Vec<u8> = Vec::new();
     until_true(&format!("{text} comes in a stream"), || {
         let mut bytes = [0; 4096];
-        match stream.read(&mut bytes) {
-            Err(error) if error.kind() != io::ErrorKind::ConnectionReset => panic!("no {text} in the stream: {error}"),
-            Ok(0) | Err(_) => (*stream, came) = follow_anew(port),
-            Ok(count) => came.extend(&bytes[..count]),
-        }
+        let count = stream.read(&mut bytes).unwrap_or_else(|error| panic!("no {text} in the stream: {error}"));
+        assert_ne!(count, 0, "no {text} in the stream: it has ended");
+        came.extend(&bytes[..count]);
         came.windows(text.len()).any(|window| window == text.as_bytes())
     });
 }
@@ -197,13 +194,13 @@ fn operator_acts_under_siege(is_of_many: bool, means: Means) {
         let siege = Siege::new(&place, (slots * 4).max(60), is_of_many, means);
         siege.during(|| {
             let began = siege.opened.load(Ordering::SeqCst);
-            let (mut stream, _) = follow_anew(siege.port);
+            let mut stream = follow_anew(siege.port);
             for (action, state) in [("pause", "paused"), ("resume", "running"), ("stop", "stopped")] {
                 let answer = ask_anew(siege.port, "POST", &format!("/api/pipeline/{action}"));
                 // On a slow machine the action outlasts its answer.
                 assert!(answer.status == 200 || answer.error() == "still_under_way", "{descriptors}: {action}: {answer:?}");
                 until_true(&format!("{action} is done"), || ask_kept() == state);
-                follows_until(&mut stream, siege.port, &format!(r#""state":"{state}""#));
+                follows_until(&mut stream, &format!(r#""state":"{state}""#));
                 let answer = ask_anew(siege.port, "GET", "/api/pipeline").ok();
                 assert_eq!(answer["pipeline"]["state"], state, "with {descriptors} descriptors");
             }
