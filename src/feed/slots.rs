@@ -126,4 +126,25 @@ mod tests {
         taken.pop();
         assert!(slots.take(&Client::patient(None)).is_some(), "a slot that became free");
     }
+
+    #[test]
+    fn stream_gets_the_slot_that_becomes_free_while_it_waits() {
+        let slots = Arc::new(Slots::new(Arc::new(Waker::default())));
+        let take = || slots.take_of(1, &Client::patient(None));
+        let gets_it = || {
+            let taken = take().expect("none is taken");
+            let mut checked = slots.checked();
+            std::thread::scope(|scope| {
+                let waits = scope.spawn(take);
+                // Asked with the lock held, which is free once it waits.
+                while !slots.is_check_due(&mut checked) {
+                    std::thread::yield_now();
+                }
+                drop(taken);
+                waits.join().expect("it only waits").is_some()
+            })
+        };
+        // On a slow machine its time can be over first.
+        assert!((0..100).any(|_| gets_it()), "it does not wait");
+    }
 }

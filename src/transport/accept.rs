@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::io::Errno;
+use rustix::io::{Errno, ioctl_fionread};
 
 use super::handler::{Entrance, Handler};
 use super::head::Broken;
@@ -69,18 +69,7 @@ struct Acceptor<'a> {
 
 /// Accepts until the server stops. `woken` is readable then.
 pub(super) fn accept(slots: &Arc<Slots>, workers: &Workers, entrances: &[Entrance], woken: &UnixStream, idle_limit: Duration) {
-    let mut acceptor = Acceptor {
-        slots,
-        workers,
-        waiting: Vec::new(),
-        silent: Vec::new(),
-        parked: Vec::new(),
-        held_back: Vec::new(),
-        rest_until: None,
-        rest: REST,
-        warned: None,
-        number: 0,
-    };
+    let mut acceptor = Acceptor::new(slots, workers);
     while !slots.is_stopping() {
         let idle = slots.close_idle(Instant::now(), idle_limit);
         acceptor.look();
@@ -97,6 +86,21 @@ pub(super) fn accept(slots: &Arc<Slots>, workers: &Workers, entrances: &[Entranc
 }
 
 impl<'a> Acceptor<'a> {
+    fn new(slots: &'a Arc<Slots>, workers: &'a Workers) -> Self {
+        Self {
+            slots,
+            workers,
+            waiting: Vec::new(),
+            silent: Vec::new(),
+            parked: Vec::new(),
+            held_back: Vec::new(),
+            rest_until: None,
+            rest: REST,
+            warned: None,
+            number: 0,
+        }
+    }
+
     /// Waits for a new connection, at most until the next check. Returns the listeners that have one.
     fn poll<'e>(&mut self, entrances: &'e [Entrance], woken: &UnixStream, idle: Option<Duration>) -> Vec<&'e Entrance> {
         let now = Instant::now();
@@ -150,6 +154,9 @@ impl<'a> Acceptor<'a> {
 
     /// Finds a new connection a slot, or lets it wait behind those of its kind, or refuses it.
     fn take(&mut self, newcomer: Newcomer<'a>) {
+        if has_left_unheard(&newcomer.stream) {
+            return;
+        }
         let peer = newcomer.peer;
         // Other addresses of other machines can still get a slot.
         let is_behind = self.waiting.iter().any(|other| other.peer == peer);
@@ -189,7 +196,7 @@ impl<'a> Acceptor<'a> {
         self.held_back.clear();
         self.rest_until.take_if(|until| *until <= Instant::now());
         let mut still_full: Vec<(Peer, Full)> = Vec::new();
-        for newcomer in std::mem::take(&mut self.waiting) {
+        for newcomer in std::mem::take(&mut self.waiting).into_iter().filter(|newcomer| !has_left_unheard(&newcomer.stream)) {
             let peer = newcomer.peer;
             let newcomer = if still_full.iter().any(|(other, _)| *other == peer) {
                 newcomer
@@ -255,6 +262,12 @@ impl<'a> Acceptor<'a> {
     }
 }
 
+/// Whether the client has closed the connection without a request. A slot and a thread would be spent on nothing, and a flood of such connections
+/// would keep the others in the kernel's queue, or out of it.
+fn has_left_unheard(stream: &Stream) -> bool {
+    stream.is_left() && ioctl_fionread(stream).is_ok_and(|bytes| bytes == 0)
+}
+
 /// Whether it is for want of something of this machine's that nobody was accepted. A socket can lack buffers as well (`accept(2)`).
 fn is_shortage(error: &io::Error) -> bool {
     let shortages = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS];
@@ -268,5 +281,77 @@ fn turn_away(mut stream: &Stream, handler: &dyn Handler, broken: &Broken) {
         let _not_taken = last_answer(response).and_then(|answer| stream.write_all(&answer));
         let mut unread = [0; UNREAD_BYTES];
         let _thrown_away = stream.read(&mut unread);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Shutdown, TcpListener, TcpStream};
+
+    use rouille::{Request, Response};
+
+    use super::super::handler::Client;
+    use super::super::slots::Works;
+    use super::*;
+
+    struct Silent;
+
+    impl Handler for Silent {
+        fn handle(&self, _: &Request, _: &Client<'_>) -> Response {
+            Response::text("")
+        }
+
+        fn refuse(&self, _: &Broken, _: Option<&Request>) -> Response {
+            Response::text("")
+        }
+    }
+
+    /// A connection on loopback: the server's end of it, and the client's.
+    fn connection(listener: &TcpListener) -> (Arc<Stream>, TcpStream) {
+        let client = TcpStream::connect(listener.local_addr().expect("it is bound")).expect("it listens");
+        (Arc::new(OwnedFd::from(listener.accept().expect("a client has connected").0).into()), client)
+    }
+
+    #[test]
+    fn newcomer_that_has_left_without_a_request_takes_no_place_of_others() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let (slots, workers, handler) = (Arc::<Slots>::default(), Workers::default(), Arc::new(Silent) as Arc<dyn Handler>);
+        let (served, _client) = connection(&listener);
+        let take = |number| slots.take(number, &served, Peer::Local).ok().filter(|slot| slot.works() == Works::On);
+        let _all: Vec<_> = (0..).map_while(take).collect();
+        let mut acceptor = Acceptor::new(&slots, &workers);
+        let newcomer = |stream| {
+            let until = Instant::now() + Duration::from_hours(1);
+            Newcomer {
+                number: 1 << 40,
+                stream,
+                from: SocketAddr::from(([127, 0, 0, 1], 1)),
+                peer: Peer::Local,
+                handler: &handler,
+                until,
+            }
+        };
+        let leave = |client: TcpStream, server: &Stream| {
+            drop(client);
+            // The end arrives at once on loopback, but by another thread of the kernel.
+            while !server.is_left() {
+                std::thread::yield_now();
+            }
+        };
+        let (left, client) = connection(&listener);
+        leave(client, &left);
+        acceptor.take(newcomer(left));
+        assert_eq!(acceptor.waiting.len(), 0, "it has left before it was accepted");
+        let ((silent, silent_client), (asks, mut asking)) = (connection(&listener), connection(&listener));
+        asking.write_all(b"GET / HTTP/1.1\r\n\r\n").and_then(|()| asking.shutdown(Shutdown::Write)).expect("it is open");
+        while !asks.is_left() {
+            std::thread::yield_now();
+        }
+        acceptor.take(newcomer(silent.clone()));
+        acceptor.take(newcomer(asks.clone()));
+        assert_eq!(acceptor.waiting.len(), 2, "who has asked reads the answer, and who is silent can ask yet");
+        leave(silent_client, &silent);
+        acceptor.look();
+        assert!(matches!(&acceptor.waiting[..], [waits] if Arc::ptr_eq(&waits.stream, &asks)), "it has left while it waited");
     }
 }

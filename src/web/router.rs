@@ -44,6 +44,7 @@ impl Handler for App {
         self.streams.hurry();
         self.budget.hurry();
         self.health_budget.hurry();
+        self.authenticator.hurry();
     }
 
     fn refuse(&self, broken: &Broken, request: Option<&Request>) -> Response {

@@ -133,10 +133,12 @@ impl Authenticator {
                 (code.role, Some(code))
             }
         };
+        // While it waits, its connection is kept like one that is logged in.
+        client.set_operator(role == Role::Operator);
         let address = request.remote_addr().ip().to_canonical().to_string();
         let user_agent = request.header("User-Agent").unwrap_or_default();
         let newcomer = Newcomer { role, address, user_agent, replaced, grant: code.as_ref().map(|code| code.grant.clone()) };
-        self.sessions.begin(&self.keys, &newcomer, self.moment()).map_err(|error| {
+        self.sessions.begin(&self.keys, &newcomer, client, self.moment()).map_err(|error| {
             // The code was not used: the same link works once the session can be stored.
             if let Some(code) = code {
                 lock(&self.codes).give_back(code);
@@ -148,6 +150,11 @@ impl Authenticator {
                 BeginError::Random(error) => ApiError::NoRandomBytes(error),
             }
         })
+    }
+
+    /// Wakes the logins that wait, because a connection gives way.
+    pub(in crate::web) fn hurry(&self) {
+        self.sessions.hurry();
     }
 
     fn admit_viewer(&self, from: &Source) -> Result<(), ApiError> {

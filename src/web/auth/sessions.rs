@@ -24,6 +24,7 @@ use crate::kill_point::KillPoint;
 use crate::lock::lock;
 use crate::random;
 use crate::store::{SessionRow, Store, StoreError, WorkError, Writer};
+use crate::transport::Client;
 
 /// How long a session lasts without renewal.
 const LIFETIME: Duration = Duration::from_hours(30 * 24);
@@ -267,13 +268,19 @@ impl Sessions {
             && grant.session.as_ref().is_none_or(|session| !session.has_ended.load(Ordering::SeqCst))
     }
 
-    /// Begins a session. The session is stored when this returns.
-    pub(super) fn begin(&self, keys: &Keys, who: &Newcomer<'_>, now: Moment) -> Result<Begun, BeginError> {
+    /// Wakes the logins that wait for their turn, because a connection gives way.
+    pub(super) fn hurry(&self) {
+        self.operators.hurry();
+        self.viewers.hurry();
+    }
+
+    /// Begins a session. The session is stored when this returns. While it waits for its turn, the client's connection gives way to new ones.
+    pub(super) fn begin(&self, keys: &Keys, who: &Newcomer<'_>, client: &Client<'_>, now: Moment) -> Result<Begun, BeginError> {
         let turnstile = match who.role {
             Role::Operator => &self.operators,
             Role::Viewer => &self.viewers,
         };
-        let _passage = turnstile.enter(TURN_MAX).ok_or(BeginError::Busy)?;
+        let _passage = client.idle(|| turnstile.enter(TURN_MAX, &|| client.gives_way())).ok_or(BeginError::Busy)?;
         let text = || random::bytes().map(|bytes| Token::made_of(bytes).expose().to_owned());
         let (id, secret) = (text()?[..ID_LETTERS].to_owned(), text()?);
         let row = SessionRow {

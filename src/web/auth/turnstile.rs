@@ -12,11 +12,19 @@ pub(super) struct Turnstile {
 }
 
 impl Turnstile {
-    /// Waits for its turn, for `limit` at most. Returns `None` if the time runs out. Dropping the result frees the turnstile.
-    pub(super) fn enter(&self, limit: Duration) -> Option<Passage<'_>> {
-        let waited = self.freed.wait_timeout_while(lock(&self.is_taken), limit, |is_taken| *is_taken);
+    /// Waits for its turn, for `limit` at most, and no longer than until it `ends`. Returns `None` if there was no turn. Dropping the result frees
+    /// the turnstile.
+    pub(super) fn enter(&self, limit: Duration, ends: &dyn Fn() -> bool) -> Option<Passage<'_>> {
+        let waited = self.freed.wait_timeout_while(lock(&self.is_taken), limit, |is_taken| *is_taken && !ends());
         let (mut is_taken, _) = waited.unwrap_or_else(PoisonError::into_inner);
         (!std::mem::replace(&mut *is_taken, true)).then(|| Passage(self))
+    }
+
+    /// Wakes the threads that wait, because one of them ends its wait.
+    pub(super) fn hurry(&self) {
+        // A waiter holds the lock from its check until it waits.
+        drop(lock(&self.is_taken));
+        self.freed.notify_all();
     }
 }
 
@@ -33,19 +41,45 @@ impl Drop for Passage<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
 
     #[test]
     fn one_passes_at_a_time_and_the_next_one_once_it_has_left() {
         let turnstile = Turnstile::default();
-        let first = turnstile.enter(Duration::ZERO).expect("it is free");
-        assert!(turnstile.enter(Duration::ZERO).is_none());
-        assert!(turnstile.enter(Duration::from_millis(1)).is_none(), "whoever was refused has not taken it");
+        let first = turnstile.enter(Duration::ZERO, &|| false).expect("it is free");
+        assert!(turnstile.enter(Duration::ZERO, &|| false).is_none());
+        assert!(turnstile.enter(Duration::from_millis(1), &|| false).is_none(), "whoever was refused has not taken it");
         std::thread::scope(|scope| {
-            let next = scope.spawn(|| turnstile.enter(Duration::from_secs(60)).is_some());
+            let next = scope.spawn(|| turnstile.enter(Duration::from_secs(60), &|| false).is_some());
             drop(first);
             assert!(next.join().expect("it only waits"));
         });
-        assert!(turnstile.enter(Duration::ZERO).is_some());
+        assert!(turnstile.enter(Duration::ZERO, &|| false).is_some());
+    }
+
+    #[test]
+    fn log_in_that_gives_way_while_it_waits_for_its_turn_is_refused_at_once() {
+        let (turnstile, is_asked, gives_way) = (Turnstile::default(), AtomicBool::new(false), AtomicBool::new(false));
+        let first = turnstile.enter(Duration::ZERO, &|| false).expect("it is free");
+        // Asked with the lock held, which is free once it waits.
+        let ends = || {
+            is_asked.store(true, Ordering::SeqCst);
+            gives_way.load(Ordering::SeqCst)
+        };
+        let enter = || turnstile.enter(Duration::from_hours(1), &ends);
+        std::thread::scope(|scope| {
+            let next = scope.spawn(|| enter().is_none());
+            while !is_asked.load(Ordering::SeqCst) {
+                std::thread::yield_now();
+            }
+            drop(lock(&turnstile.is_taken));
+            gives_way.store(true, Ordering::SeqCst);
+            turnstile.hurry();
+            assert!(next.join().expect("it only waits"));
+        });
+        drop(first);
+        assert!(turnstile.enter(Duration::ZERO, &|| true).is_some(), "a turn that is free is not refused");
     }
 }
