@@ -7,6 +7,7 @@ use std::path::Path;
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
 
 use super::error::{StoreError, StoreErrorKind};
+use super::history::schema_version;
 use super::rows::{PipelineRow, RunRow};
 use super::{change, open, schema};
 
@@ -36,10 +37,10 @@ fn steps(path: &Path) -> Result<Vec<CheckStep>, StoreErrorKind> {
     }
     let mut conn = open::connect(path)?;
     // Other differences were refused above.
-    let inert = schema::differences(&conn, open::schema_version())?.inert;
+    let inert = schema::differences(&conn, schema_version())?.inert;
     // A table of others can have expressions in it that take hours, so only ours are looked over then.
-    let tables = if inert.is_empty() { Vec::new() } else { schema::tables(open::schema_version())? };
-    let schema = if inert.is_empty() { Ok(format!("version {}", open::schema_version())) } else { Err(inert.join("; ")) };
+    let tables = if inert.is_empty() { Vec::new() } else { schema::tables(schema_version())? };
+    let schema = if inert.is_empty() { Ok(format!("version {}", schema_version())) } else { Err(inert.join("; ")) };
     steps.push(CheckStep { name: "schema", result: schema });
     let integrity = verdict(&conn, "integrity_check(5)", &tables, "ok")?;
     let is_intact = integrity.is_ok();

@@ -9,6 +9,7 @@ use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
 use super::change::{self, KIND_LOST, KIND_SPAWN_FAILED, KIND_STARTING, NewRun, UnseenEnd};
 use super::error::{StoreError, StoreErrorKind};
 use super::file::DatabaseFile;
+use super::history;
 use super::open::{self, BUSY_TIMEOUT};
 use super::rows::{self, PipelineRow, RunRow, StopRow};
 use crate::clock::Timestamp;
@@ -196,7 +197,7 @@ impl Store {
         self.be_patient_for(self.patience.get().max(PATIENCE_OF_A_TRIAL));
         self.write(|tx| {
             // An UPDATE to the values that are there writes nothing; the header's page is written whatever it is set to.
-            Ok(tx.pragma_update(None, "application_id", open::APPLICATION_ID)?)
+            Ok(tx.pragma_update(None, "application_id", history::APPLICATION_ID)?)
         })
     }
 

@@ -3,9 +3,13 @@
 //! <https://www.sqlite.org/security.html>. Loading extensions needs no setting: the SQL function is off by default, and
 //! `.cargo/config.toml` leaves the C function out.
 
-use rusqlite::Connection;
+use std::ffi::c_int;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use rusqlite::config::DbConfig;
 use rusqlite::limits::Limit;
+use rusqlite::{Connection, ErrorCode};
 
 use super::error::StoreErrorKind;
 
@@ -27,6 +31,16 @@ const SETTINGS: [(DbConfig, bool); 7] = [
 /// The longest row or value. Ours are shorter than two request bodies. A file of some megabytes can compute or claim a value of a gigabyte.
 const VALUE_BYTES_MAX: i32 = 16 * 1024 * 1024;
 
+/// The longest pattern of `LIKE` and `GLOB`, whose time grows with the lengths of pattern and text. Ours have 24 characters.
+const PATTERN_BYTES_MAX: i32 = 100;
+
+/// The limits of [`with_limits`]: the longest row, value and statement; the length of a compiled statement; and how many instructions
+/// `SQLite` executes, in portions. Our schema needs less than a fourth of each.
+const SCHEMA_VALUE_BYTES_MAX: i32 = 16 * 1024;
+const SCHEMA_OPS_MAX: i32 = 1024;
+const PORTION: c_int = 500;
+const PORTIONS_MAX: u32 = 40;
+
 /// Applies all settings to a newly opened connection. Reads nothing from the file.
 ///
 /// # Errors
@@ -38,9 +52,56 @@ pub(super) fn harden(conn: &Connection) -> Result<(), StoreErrorKind> {
         }
     }
     conn.set_limit(Limit::SQLITE_LIMIT_LENGTH, VALUE_BYTES_MAX)?;
+    conn.set_limit(Limit::SQLITE_LIMIT_LIKE_PATTERN_LENGTH, PATTERN_BYTES_MAX)?;
     // Checks each cell's size when a page is read. Otherwise a damaged page is noticed only after a read beyond its end.
     conn.pragma_update(None, "cell_size_check", 1)?;
     Ok(())
+}
+
+/// Reads from a file whose schema is not known yet, with a limit on the number of steps and on what each can cost.
+///
+/// `SQLite` reads the whole schema and the planner's statistics before the first statement. Pages that refer to the same page again and
+/// again have endless rows, rows that share pages take gigabytes, and columns of the statistics can be computed.
+///
+/// # Errors
+/// The error of `read`; [`StoreErrorKind::Damaged`] if a limit was reached, even if `SQLite` ignored that.
+pub(super) fn with_limits<T>(
+    conn: &mut Connection,
+    read: impl FnOnce(&Connection) -> Result<T, StoreErrorKind>,
+) -> Result<T, StoreErrorKind> {
+    const LIMITS: [(Limit, i32); 3] = [
+        (Limit::SQLITE_LIMIT_LENGTH, SCHEMA_VALUE_BYTES_MAX),
+        (Limit::SQLITE_LIMIT_SQL_LENGTH, SCHEMA_VALUE_BYTES_MAX),
+        (Limit::SQLITE_LIMIT_VDBE_OP, SCHEMA_OPS_MAX),
+    ];
+    let damaged = |reason: String| Err(StoreErrorKind::Damaged(reason));
+    let mut before = [0; LIMITS.len()];
+    for ((limit, value), before) in LIMITS.into_iter().zip(&mut before) {
+        *before = conn.limit(limit)?;
+        conn.set_limit(limit, value)?;
+    }
+    let portions = Arc::new(AtomicU32::new(0));
+    let counted = portions.clone();
+    conn.progress_handler(PORTION, Some(move || counted.fetch_add(1, Ordering::Relaxed) >= PORTIONS_MAX))?;
+    let result = read(conn);
+    conn.progress_handler(0, None::<fn() -> bool>)?;
+    for ((limit, _), before) in LIMITS.into_iter().zip(before) {
+        conn.set_limit(limit, before)?;
+    }
+    if portions.load(Ordering::Relaxed) > PORTIONS_MAX {
+        return damaged("reading its schema takes too many steps".to_owned());
+    }
+    match result {
+        Err(StoreErrorKind::Sqlite(error)) => match error.sqlite_error_code() {
+            Some(ErrorCode::TooBig) => {
+                damaged(format!("its schema or its schema history has a row of more than {SCHEMA_VALUE_BYTES_MAX} bytes"))
+            }
+            // What SQLite reports for a statement that is too long.
+            Some(ErrorCode::OutOfMemory) => damaged("an expression in its schema takes too much memory".to_owned()),
+            _ => Err(StoreErrorKind::Sqlite(error)),
+        },
+        result => result,
+    }
 }
 
 #[cfg(test)]

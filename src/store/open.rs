@@ -14,15 +14,13 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rusqlite::types::Value;
-use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, TransactionBehavior};
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
+use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 
 use super::error::StoreErrorKind;
-use super::hardening::harden;
+use super::hardening::{harden, with_limits};
+use super::history::{lacking, schema_version};
 use super::known::{self, runner};
-use super::schema::{self, HISTORY_TABLE};
+use super::schema;
 use crate::absent::if_there;
 use crate::kill_point::KillPoint;
 use crate::private;
@@ -31,18 +29,12 @@ use crate::private;
 /// `autoappdev migrate` and `check` little more.
 pub const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The letters "`AADv`" in the file's header say whose it is. Set by V1; <https://www.sqlite.org/pragma.html#pragma_application_id>.
-pub(super) const APPLICATION_ID: i32 = 0x4141_4476;
-
 /// A larger database is not checked completely at each opening, but only the parts that every server needs. A thousand runs
 /// take less.
 const CHECKED_BYTES_MAX: u64 = 1024 * 1024;
 
 /// The maximum number of sessions in a file. The server stores at most 32 of each role.
 const SESSIONS_MAX: i64 = 4096;
-
-/// The maximum number of lines in the history, one for each migration.
-const HISTORY_LINES_MAX: usize = 1000;
 
 /// The head of a write-ahead log, before its first frame: <https://www.sqlite.org/fileformat2.html#walformat>.
 const WAL_HEADER_BYTES: u64 = 32;
@@ -52,11 +44,6 @@ enum Look {
     Absent,
     Empty,
     Filled,
-}
-
-/// The schema this program works with: its highest migration's number.
-pub fn schema_version() -> i64 {
-    known::all().last().map_or(0, |newest| newest.version)
 }
 
 /// Opens the database at `path` for writing, up to date; also says which migrations were applied.
@@ -72,7 +59,7 @@ pub(super) fn open(path: &Path) -> Result<(Connection, Vec<String>), StoreErrorK
     };
     let mut conn = connect(path)?;
     if !looked_through {
-        pending_after_rollback(&conn, path)?;
+        pending_after_rollback(&mut conn, path)?;
     }
     configure(&conn)?;
     let applied = migrate(&mut conn)?;
@@ -172,13 +159,13 @@ pub(super) fn look_over(path: &Path) -> Result<Vec<String>, StoreErrorKind> {
         Look::Empty => Ok(known::all().iter().map(ToString::to_string).collect()),
         Look::Filled => match inspect(path)? {
             Some(lacking) => Ok(lacking),
-            None => pending_after_rollback(&connect(path)?, path),
+            None => pending_after_rollback(&mut connect(path)?, path),
         },
     }
 }
 
 /// As [`pending`] does, with the first statement of a connection that writes: it plays a rollback journal back, which changes the file.
-fn pending_after_rollback(conn: &Connection, path: &Path) -> Result<Vec<String>, StoreErrorKind> {
+fn pending_after_rollback(conn: &mut Connection, path: &Path) -> Result<Vec<String>, StoreErrorKind> {
     pending(conn, path).map_err(|kind| kind.found().after_rollback())
 }
 
@@ -196,8 +183,8 @@ fn inspect(path: &Path) -> Result<Option<Vec<String>>, StoreErrorKind> {
     let mut attempts = 5;
     loop {
         let before = marks();
-        let found = inspection(path, before.1).and_then(|conn| {
-            let lacking = pending(&conn, path)?;
+        let found = inspection(path, before.1).and_then(|mut conn| {
+            let lacking = pending(&mut conn, path)?;
             if !before.1 {
                 whole_pages(&conn, path)?;
             }
@@ -254,17 +241,18 @@ fn inspection(path: &Path, has_wal: bool) -> Result<Connection, StoreErrorKind> 
 }
 
 /// Refuses a file that is foreign, newer, divergent or damaged, in this order; gives the names of the migrations it lacks.
-fn pending(conn: &Connection, path: &Path) -> Result<Vec<String>, StoreErrorKind> {
-    let (lacking, is_ours_alone) = {
+fn pending(conn: &mut Connection, path: &Path) -> Result<Vec<String>, StoreErrorKind> {
+    let (lacking, version, is_ours_alone) = with_limits(conn, |conn| {
         let _moment = moment(conn)?;
         let (version, lacking) = lacking(conn)?;
-        // Before the check below, which evaluates expressions of the schema.
+        // Before the checks below, which evaluate expressions of the schema.
         let is_ours_alone = refuse_other_schema(conn, version)?;
-        if version > 0 {
-            refuse_many_sessions(conn)?;
-        }
-        (lacking, is_ours_alone)
-    };
+        schema::read_tables_of_sqlite(conn)?;
+        Ok((lacking, version, is_ours_alone))
+    })?;
+    if version > 0 {
+        refuse_many_sessions(conn)?;
+    }
     // Not `integrity_check`, which also compares every index with its table: that is for `autoappdev check`. Nor, where that takes longer
     // with each run in the history, all tables: it took seconds for a hundred thousand runs. Nor tables of others.
     let is_small = fs::metadata(path).is_ok_and(|meta| meta.len() <= CHECKED_BYTES_MAX);
@@ -317,100 +305,6 @@ fn name_inert(conn: &Connection) -> rusqlite::Result<()> {
     let inert = schema::differences(conn, schema_version())?.inert;
     if !inert.is_empty() {
         ::log::warn!("the database contains more than this program's tables, which is ignored: {:?}", inert.join("; "));
-    }
-    Ok(())
-}
-
-/// Whose file it is, its version (0 before the first migration), and which migrations it lacks. To be called within a [`moment`].
-///
-/// refinery compares too, but panics on a history it can't parse, so it only ever gets one that went through here.
-fn lacking(conn: &Connection) -> Result<(i64, Vec<String>), StoreErrorKind> {
-    let foreign = |reason| Err(StoreErrorKind::Foreign(reason));
-    let application_id: i32 = conn.query_row("PRAGMA application_id", [], |row| row.get(0))?;
-    if application_id != 0 && application_id != APPLICATION_ID {
-        return foreign(format!("its application id is {application_id:#010x}"));
-    }
-    let history = history(conn)?;
-    if history.is_empty() {
-        let table: Option<String> = conn
-            .query_row(
-                "SELECT name FROM sqlite_schema WHERE name NOT LIKE 'sqlite\\_%' ESCAPE '\\' AND tbl_name <> ?1 LIMIT 1",
-                [HISTORY_TABLE],
-                |row| row.get(0),
-            )
-            .optional()?;
-        // Neither tables nor a history is what a kill between creating the file and its first migration leaves.
-        if let Some(name) = table {
-            return foreign(format!("it has {name:?} in it and no history of ours"));
-        }
-    }
-    compare(&history)?;
-    let lacking = known::all().iter().filter(|ours| history.iter().all(|applied| applied.version != ours.version));
-    let version = history.iter().map(|applied| applied.version).max().unwrap_or(0);
-    Ok((version, lacking.map(ToString::to_string).collect()))
-}
-
-/// A line of the history.
-struct Applied {
-    version: i64,
-    name: String,
-    checksum: u64,
-}
-
-/// The migrations that were applied, as refinery wrote them; none where there is no such table.
-fn history(conn: &Connection) -> Result<Vec<Applied>, StoreErrorKind> {
-    match schema::is_history_of_refinery(conn)? {
-        Some(true) => {}
-        Some(false) => {
-            return Err(StoreErrorKind::Damaged("its schema history is not the table that this program makes".to_owned()));
-        }
-        None => return Ok(Vec::new()),
-    }
-    // Not in order: where the file has no index for the primary key, SQLite would read and sort all lines first.
-    let mut statement = conn.prepare(&format!("SELECT version, name, checksum, applied_on FROM {HISTORY_TABLE}"))?;
-    let lines: Vec<[Value; 4]> = statement
-        .query_map([], |row| Ok([row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?]))?
-        .take(HISTORY_LINES_MAX + 1)
-        .collect::<Result<_, _>>()?;
-    if lines.len() > HISTORY_LINES_MAX {
-        return Err(StoreErrorKind::Damaged(format!("its schema history has more than {HISTORY_LINES_MAX} lines")));
-    }
-    lines
-        .into_iter()
-        .map(|line| {
-            if let [Value::Integer(version), Value::Text(name), Value::Text(checksum), Value::Text(applied_on)] = &line
-                && let Ok(checksum) = checksum.parse()
-                && OffsetDateTime::parse(applied_on, &Rfc3339).is_ok()
-            {
-                Ok(Applied { version: *version, name: name.clone(), checksum })
-            } else {
-                Err(StoreErrorKind::Damaged(format!("its schema history has a line that makes no sense: {line:?}")))
-            }
-        })
-        .collect()
-}
-
-/// Refuses a history that this program can't go on from.
-fn compare(history: &[Applied]) -> Result<(), StoreErrorKind> {
-    let newest_known = schema_version();
-    let newest_applied = history.iter().map(|applied| applied.version).max().unwrap_or(0);
-    let divergent = |reason| Err(StoreErrorKind::Divergent(reason));
-    // Before the versions: a history that does not begin as this one does is not a later part of it.
-    for applied in history.iter().filter(|applied| applied.version <= newest_known) {
-        let Some(ours) = known::all().iter().find(|ours| ours.version == applied.version) else {
-            return divergent(format!("it has V{}__{}, which this program never had", applied.version, applied.name));
-        };
-        if ours.name != applied.name || ours.checksum != applied.checksum {
-            return divergent(format!("its V{}__{} is not this program's {ours}", applied.version, applied.name));
-        }
-    }
-    if newest_applied > newest_known {
-        return Err(StoreErrorKind::Newer { found: newest_applied, known: newest_known });
-    }
-    for ours in known::all() {
-        if ours.version < newest_applied && history.iter().all(|applied| applied.version != ours.version) {
-            return divergent(format!("it lacks {ours} but has a later one"));
-        }
     }
     Ok(())
 }

@@ -54,6 +54,8 @@ pub(super) fn differences(conn: &Connection, version: i64) -> rusqlite::Result<D
     for (name, object) in found.iter().filter(|(name, _)| !ours.contains_key(*name)) {
         let is_effective = match name.split_once(' ') {
             Some(("trigger" | "view", _)) => false,
+            // Columns of the statistics that are computed are evaluated each time that the schema is read.
+            Some(("table", table)) if has_name_of_statistics(table) => true,
             Some(("table", table)) => is_ours(table) || references(conn, table)?.iter().any(|referred| is_ours(referred)),
             _ => is_ours(&object.table),
         };
@@ -61,6 +63,26 @@ pub(super) fn differences(conn: &Connection, version: i64) -> rusqlite::Result<D
         list.push(format!("{name} is not ours"));
     }
     Ok(differences)
+}
+
+/// Names are the same to `SQLite` in capital letters.
+fn has_name_of_statistics(table: &str) -> bool {
+    table.to_ascii_lowercase().starts_with("sqlite_stat")
+}
+
+/// Reads the tables that `SQLite` itself reads to their ends: the planner's statistics with each schema, the highest ids with each new run.
+/// To be called with limits, because it ignores those that it reached while it read the statistics. What they contain does not matter.
+pub(super) fn read_tables_of_sqlite(conn: &Connection) -> rusqlite::Result<()> {
+    let names: Vec<String> = conn
+        .prepare("SELECT name FROM sqlite_schema WHERE lower(type) = 'table' AND name LIKE 'sqlite!_%' ESCAPE '!'")?
+        .query_map([], |row| row.get(0))?
+        .collect::<Result<_, _>>()?;
+    for name in names {
+        let mut statement = conn.prepare(&format!("SELECT * FROM \"{}\"", name.replace('"', "\"\"")))?;
+        let mut rows = statement.query([])?;
+        while rows.next()?.is_some() {}
+    }
+    Ok(())
 }
 
 /// The tables that a table's foreign keys refer to, in lower case, as ours are.

@@ -1,6 +1,7 @@
 //! Files by kind of damage and kind of maker: what is opened, and what is refused and left as it is.
 
 mod checking;
+mod limits;
 mod schemas;
 mod trees;
 
@@ -8,9 +9,12 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
+use rusqlite::types::Value;
 use rustix::thread::CapabilitySet;
 use tempfile::TempDir;
 
+use super::super::history::APPLICATION_ID;
+use super::super::schema::HISTORY_TABLE;
 use super::super::{CheckStep, DatabaseFile, NewRun, PipelineRow, Reader, Store, StoreError, UnseenEnd, check, migrate};
 use super::*;
 use crate::clock::Timestamp;
@@ -213,6 +217,12 @@ fn a_database_of_another_program_is_refused() {
         "PRAGMA application_id = 7; CREATE TABLE recipes (name TEXT)",
         "PRAGMA application_id = 7",
         "CREATE TABLE refinery_schema_history( version int4 PRIMARY KEY, name VARCHAR(255), applied_on VARCHAR(255), checksum VARCHAR(255)); CREATE TABLE recipes (name TEXT)",
+        // Nothing but an empty history of refinery's is left by a kill.
+        "CREATE TABLE refinery_schema_history( version int4 PRIMARY KEY, name VARCHAR(255), applied_on VARCHAR(255), checksum VARCHAR(255)); CREATE INDEX recipes ON refinery_schema_history (name)",
+        "CREATE TABLE REFINERY_SCHEMA_HISTORY( version int4 PRIMARY KEY, name VARCHAR(255), applied_on VARCHAR(255), checksum VARCHAR(255))",
+        "CREATE TABLE Refinery_schema_history (version, name AS (hex(zeroblob(7000000))))",
+        "CREATE VIEW refinery_schema_history AS SELECT 1",
+        "CREATE TABLE recipes (id INTEGER PRIMARY KEY AUTOINCREMENT); DROP TABLE recipes",
     ] {
         let error = refused(&made_by(sql));
         assert!(matches!(error.kind, StoreErrorKind::Foreign(_)), "{sql}: {error}");

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::*;
 
-const PAGE: usize = 4096;
+pub(super) const PAGE: usize = 4096;
 
 /// How long a test waits for what would otherwise not end.
 const DEADLINE: Duration = Duration::from_mins(2);
@@ -17,13 +17,13 @@ fn root_of(path: &Path, name: &str) -> usize {
     page as usize
 }
 
-fn number(bytes: &[u8], at: usize) -> usize {
+pub(super) fn number(bytes: &[u8], at: usize) -> usize {
     usize::from(u16::from_be_bytes([bytes[at], bytes[at + 1]]))
 }
 
 /// Puts pages above a table's only page, each of which refers to the one below as often as it has room
 /// (<https://www.sqlite.org/fileformat2.html#b_tree_pages>). Ten of them make more than 10^20 rows.
-fn multiply(path: &Path, table: &str) {
+pub(super) fn multiply(path: &Path, table: &str) {
     let root = root_of(path, table);
     let mut bytes = fs::read(path).expect("our own file");
     let leaf = bytes[(root - 1) * PAGE..root * PAGE].to_vec();
@@ -35,34 +35,52 @@ fn multiply(path: &Path, table: &str) {
     assert!(number(&leaf, 3) > 0, "{table} has a row");
     // A cell of an index is its length, here in one byte or two, and its content. A cell above has the number of a page before that.
     let cell = number(&leaf, 8);
-    let content = if leaf[cell] < 0x80 {
+    let content = if is_of_rowids {
+        &[1][..]
+    } else if leaf[cell] < 0x80 {
         &leaf[cell..=cell + usize::from(leaf[cell])]
     } else {
         let bytes = (usize::from(leaf[cell] & 0x7f) << 7) | usize::from(leaf[cell + 1]);
         &leaf[cell..cell + 2 + bytes]
     };
-    let content = if is_of_rowids { &[1][..] } else { content };
-    let mut below = leaf.clone();
-    for _ in 0..10 {
-        bytes.extend(&below);
+    bytes.extend(&leaf);
+    let top = pages_above(&mut bytes, content, is_of_rowids, 0);
+    bytes[(root - 1) * PAGE..root * PAGE].copy_from_slice(&top);
+    store(path, bytes);
+}
+
+/// Adds nine pages above the last one, each of which refers to the one below as often as it has room, and returns a tenth, which is not added.
+/// `content` follows a page's number in each cell. The pages begin after `margin` bytes.
+pub(super) fn pages_above(bytes: &mut Vec<u8>, content: &[u8], is_of_rowids: bool, margin: usize) -> Vec<u8> {
+    let mut page = Vec::new();
+    for level in 0..10 {
+        if level > 0 {
+            bytes.extend(&page);
+        }
+        let margin = if level == 9 { margin } else { 0 };
         let child = u32::try_from(bytes.len() / PAGE).expect("few pages").to_be_bytes();
-        let mut page = vec![0; PAGE];
+        page = vec![0; PAGE];
         let mut start = PAGE;
         let mut count = 0;
-        while start > 12 + 2 * (count + 1) + 4 + content.len() {
+        while start > margin + 12 + 2 * (count + 1) + 4 + content.len() {
             start -= 4 + content.len();
             page[start..start + 4].copy_from_slice(&child);
             page[start + 4..start + 4 + content.len()].copy_from_slice(content);
-            page[12 + 2 * count..14 + 2 * count].copy_from_slice(&u16::try_from(start).expect("small").to_be_bytes());
+            let pointer = margin + 12 + 2 * count;
+            page[pointer..pointer + 2].copy_from_slice(&u16::try_from(start).expect("small").to_be_bytes());
             count += 1;
         }
-        page[0] = if is_of_rowids { 0x05 } else { 0x02 };
-        page[3..5].copy_from_slice(&u16::try_from(count).expect("small").to_be_bytes());
-        page[5..7].copy_from_slice(&u16::try_from(start).expect("small").to_be_bytes());
-        page[8..12].copy_from_slice(&child);
-        below = page;
+        let head = &mut page[margin..];
+        head[0] = if is_of_rowids { 0x05 } else { 0x02 };
+        head[3..5].copy_from_slice(&u16::try_from(count).expect("small").to_be_bytes());
+        head[5..7].copy_from_slice(&u16::try_from(start).expect("small").to_be_bytes());
+        head[8..12].copy_from_slice(&child);
     }
-    bytes[(root - 1) * PAGE..root * PAGE].copy_from_slice(&below);
+    page
+}
+
+/// Writes the file, and its number of pages into its header.
+pub(super) fn store(path: &Path, mut bytes: Vec<u8>) {
     let pages = u32::try_from(bytes.len() / PAGE).expect("few pages").to_be_bytes();
     bytes[28..32].copy_from_slice(&pages);
     fs::write(path, bytes).expect("our own file");
@@ -87,7 +105,7 @@ fn with_multiplied(table: &str) -> TempDir {
 }
 
 /// Returns the result of `act`, and fails the test if `act` does not end in time.
-fn ended<T: Send + 'static>(what: &str, act: impl FnOnce() -> T + Send + 'static) -> T {
+pub(super) fn ended<T: Send + 'static>(what: &str, act: impl FnOnce() -> T + Send + 'static) -> T {
     let act = std::thread::spawn(act);
     let deadline = Instant::now() + DEADLINE;
     while !act.is_finished() {
