@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, anyhow, bail};
 
-use self::ending::{Alarm, Rung, SUPERVISOR_ENDED, StopsRun};
+use self::ending::{Alarm, ENDED, Rung, StopsRun, unless_told_to_end};
 use self::listening::{listen, listen_on_socket};
 use self::ownership::{OwnDatabase, own, own_database};
 use crate::clock::{Clock, SystemClock};
@@ -90,7 +90,14 @@ fn serve_at(addresses: Vec<Listener>, mut config: Config, root_now: &Path, core_
     for note in &config.notes {
         ::log::info!("{note}");
     }
-    let opened = Store::open(&config.database).map_err(|error| anyhow!("failed to {error}"))?;
+    let path = config.database.clone();
+    let opened =
+        unless_told_to_end(&alarm, &bell, move || Store::open(&path)).map_err(cannot("start a thread to open the database"))?;
+    let Some(opened) = opened else {
+        say(&format!("autoappdev has stopped while it was opening {}", config.database.display()));
+        return Ok(());
+    };
+    let opened = opened.map_err(|error| anyhow!("failed to {error}"))?;
     KillPoint::ServerDatabaseOpened.reach();
     let database_file = opened.store.file().clone();
     for migration in &opened.applied {
@@ -138,7 +145,7 @@ fn serve_at(addresses: Vec<Listener>, mut config: Config, root_now: &Path, core_
     };
     let supervisor = Supervisor::start(opened.store, settings, wake_retention, move || {
         // Nobody reads it when the server is stopping anyway.
-        let _nobody_reads = (&bell).write_all(&[SUPERVISOR_ENDED]);
+        let _nobody_reads = (&bell).write_all(&[ENDED]);
     })
     .map_err(|error| anyhow!("failed to {error}"))?;
     let runs = Runs::new(runtime_dir.to_owned());

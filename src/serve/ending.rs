@@ -3,8 +3,9 @@
 //! When process 1 of a PID namespace ends, the kernel kills all others (`pid_namespaces(7)`); a small init as process 1 ends with its one
 //! child. There the run is stopped first, as by a client, while the server keeps serving.
 
-use std::io::{self, ErrorKind, Read};
+use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
+use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
 use std::sync::mpsc::TryRecvError;
 use std::thread;
@@ -31,15 +32,21 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Inits that start one program, pass signals on to it, and end when it does, as `ps` names them: those of Docker, Podman and others.
 const SMALL_INITS: [&str; 5] = ["tini", "tini-static", "docker-init", "dumb-init", "catatonit"];
 
-/// The byte that says that the supervisor has ended. A signal writes another.
-pub(super) const SUPERVISOR_ENDED: u8 = b'!';
+/// How long the opening of the database may go on after a signal.
+const OPENING_PATIENCE: Duration = Duration::from_secs(2);
+
+/// The byte that says that the supervisor, or before it the opening of the database, has ended. A signal writes another.
+pub(super) const ENDED: u8 = b'!';
+
+/// Any other byte stands for a signal; `signal-hook` writes this one.
+const SIGNALLED: u8 = b'X';
 
 /// What woke the alarm.
 pub(super) enum Rung {
     /// A signal asked the server to exit.
     Signal,
-    /// The supervisor has ended by itself.
-    SupervisorEnded,
+    /// The supervisor has ended by itself, or the database is open or refused.
+    Ended,
     /// Nothing, for as long as that was waited for.
     Nothing,
 }
@@ -67,10 +74,44 @@ impl Alarm {
         // The handlers of the signals hold the other end for as long as the process lives, so the pair does not break.
         match (&self.0).read_exact(&mut byte) {
             Err(error) if error.kind() == ErrorKind::WouldBlock => Rung::Nothing,
-            Ok(()) if byte != [SUPERVISOR_ENDED] => Rung::Signal,
-            Ok(()) | Err(_) => Rung::SupervisorEnded,
+            Ok(()) if byte != [ENDED] => Rung::Signal,
+            Ok(()) | Err(_) => Rung::Ended,
         }
     }
+}
+
+/// Opens the database in a thread, so that a signal ends the server even while that takes long, such as the rollback of a large
+/// transaction. Returns `None` then; the thread ends with the process, which does as little harm as a kill.
+///
+/// If the opening ends soon after the signal, its result counts, and the alarm rings for that signal again.
+pub(super) fn unless_told_to_end<T: Send + 'static>(
+    alarm: &Alarm,
+    bell: &UnixStream,
+    open: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<Option<T>> {
+    let ring = |bell: &UnixStream, byte| {
+        let mut bell = bell;
+        bell.write_all(&[byte]).expect("the alarm is the other end and lives");
+    };
+    let done = bell.try_clone()?;
+    let opener = thread::Builder::new().name("opener".to_owned()).spawn(move || {
+        let result = panic::catch_unwind(AssertUnwindSafe(open));
+        ring(&done, ENDED);
+        result
+    })?;
+    let mut is_told = false;
+    loop {
+        match alarm.wait(is_told.then_some(OPENING_PATIENCE)) {
+            Rung::Signal if !is_told => is_told = true,
+            Rung::Signal | Rung::Nothing => return Ok(None),
+            Rung::Ended => break,
+        }
+    }
+    if is_told {
+        ring(bell, SIGNALLED);
+    }
+    let result = opener.join().expect("its panic was caught");
+    Ok(Some(result.unwrap_or_else(|payload| panic::resume_unwind(payload))))
 }
 
 /// Why this server stops the run when it is asked to exit; `None` if the run keeps running.
@@ -117,7 +158,7 @@ impl StopsRun {
             } else if Instant::now() > until {
                 ::log::error!("the run could not be stopped in time");
                 return None;
-            } else if let Rung::SupervisorEnded = alarm.wait(Some(LOOK)) {
+            } else if let Rung::Ended = alarm.wait(Some(LOOK)) {
                 return None;
             }
         }
@@ -146,7 +187,7 @@ fn ask(alarm: &Alarm, supervisor: &Handle, grace: Option<Duration>) -> Result<()
             // The first request is answered when the run has ended, so nobody waits for this one.
             Rung::Signal => drop(begin(Some(Duration::ZERO))),
             Rung::Nothing => {}
-            Rung::SupervisorEnded => return Err(ActionError::Stopping),
+            Rung::Ended => return Err(ActionError::Stopping),
         }
     }
 }
@@ -172,4 +213,36 @@ pub(super) fn reap_orphans() -> io::Result<()> {
         }
     })?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[test]
+    fn signal_ends_the_opening_of_a_database_that_does_not_end() {
+        let (alarm, bell) = Alarm::set().expect("signals can be caught");
+        let (_keeps_it_open, never) = mpsc::channel::<()>();
+        signal_hook::low_level::raise(SIGTERM).expect("our own process");
+        let opened = unless_told_to_end(&alarm, &bell, move || never.recv()).expect("a thread");
+        assert!(opened.is_none());
+    }
+
+    #[test]
+    fn opening_that_ends_after_a_signal_counts_and_so_does_the_signal() {
+        let (alarm, bell) = Alarm::set().expect("signals can be caught");
+        signal_hook::low_level::raise(SIGTERM).expect("our own process");
+        let opened = unless_told_to_end(&alarm, &bell, || 7).expect("a thread");
+        assert_eq!(opened, Some(7));
+        assert!(matches!(alarm.wait(None), Rung::Signal));
+    }
+
+    #[test]
+    fn panic_while_opening_is_one_of_the_server() {
+        let (alarm, bell) = Alarm::set().expect("signals can be caught");
+        let opening = panic::catch_unwind(AssertUnwindSafe(|| unless_told_to_end(&alarm, &bell, || panic!("on purpose"))));
+        assert!(opening.is_err());
+    }
 }
