@@ -72,6 +72,9 @@ pub(super) fn begin(
         return Err(why_no_run(tx, error)?);
     }
     let run_id = tx.last_insert_rowid();
+    if run_id == i64::MAX {
+        return Err(no_next_id());
+    }
     let detail = new.origin.map(|origin| format!("started {origin}"));
     let event = Event { cause: Some(cause.to_string()), origin: new.origin, detail, ..rows::event(0, at, KIND_STARTING) };
     insert_event(tx, run_id, &event)?;
@@ -92,11 +95,12 @@ pub(super) fn begin(
 pub(super) fn why_no_run(conn: &Connection, error: rusqlite::Error) -> rusqlite::Result<StoreErrorKind> {
     let sql = "SELECT coalesce(max(seq) = ?1, 0) FROM sqlite_sequence WHERE name = 'pipeline_runs'";
     let are_ids_used_up: bool = conn.query_row(sql, [i64::MAX], |row| row.get(0))?;
-    Ok(if are_ids_used_up {
-        StoreErrorKind::Conflict("no run can begin, because the database has given the highest possible run id".to_owned())
-    } else {
-        error.into()
-    })
+    Ok(if are_ids_used_up { no_next_id() } else { error.into() })
+}
+
+/// The highest id itself is not given to a run, because much is looked up by the id after a run's.
+fn no_next_id() -> StoreErrorKind {
+    StoreErrorKind::Conflict("no run can begin, because the database has given the highest possible run id".to_owned())
 }
 
 /// Records one fact on top of `before`, which stays where the fact's number is there already.

@@ -37,7 +37,7 @@ const CHECKED_BYTES_MAX: u64 = 1024 * 1024;
 const SESSIONS_MAX: i64 = 4096;
 
 /// The head of a write-ahead log, before its first frame: <https://www.sqlite.org/fileformat2.html#walformat>.
-const WAL_HEADER_BYTES: u64 = 32;
+const WAL_HEADER_BYTES: usize = 32;
 
 /// What a path holds, as far as can be told without reading it.
 enum Look {
@@ -197,10 +197,31 @@ fn inspect(path: &Path) -> Result<Option<Vec<String>>, StoreErrorKind> {
     }
 }
 
-/// Whether there is a write-ahead log with something in it. One that a kill left with its header alone holds nothing, and `SQLite`, when it
-/// may not write, tries for ten seconds to read it and gives up with `SQLITE_PROTOCOL`.
+/// Whether there is a write-ahead log with something in it. One whose header is not valid holds nothing to `SQLite`: a kill can leave a log
+/// of a header alone, and a power cut one of zeros. When `SQLite` may not write, it tries for ten seconds to read such a log and gives up
+/// with `SQLITE_PROTOCOL`. There are no locks on this file that closing it could drop.
 fn has_log(path: &Path) -> bool {
-    fs::metadata(beside(path, "-wal")).is_ok_and(|meta| meta.len() > WAL_HEADER_BYTES)
+    let read = |file: fs::File| {
+        let mut header = [0; WAL_HEADER_BYTES];
+        file.read_exact_at(&mut header, 0)?;
+        Ok::<_, io::Error>(is_wal_header(&header) && file.metadata()?.len() > WAL_HEADER_BYTES as u64)
+    };
+    private::open(&beside(path, "-wal")).and_then(read).unwrap_or(false)
+}
+
+/// <https://www.sqlite.org/fileformat2.html#walformat>
+fn is_wal_header(header: &[u8; WAL_HEADER_BYTES]) -> bool {
+    let number = |at: usize| [header[at], header[at + 1], header[at + 2], header[at + 3]];
+    let word = match u32::from_be_bytes(number(0)) {
+        0x377f_0682 => u32::from_le_bytes,
+        0x377f_0683 => u32::from_be_bytes,
+        _ => return false,
+    };
+    let sums = (0..24).step_by(8).fold((0_u32, 0_u32), |(one, two), at| {
+        let one = one.wrapping_add(word(number(at))).wrapping_add(two);
+        (one, two.wrapping_add(word(number(at + 4))).wrapping_add(one))
+    });
+    sums == (u32::from_be_bytes(number(24)), u32::from_be_bytes(number(28)))
 }
 
 /// Refuses a file whose last page is cut off: `SQLite` reads what is missing of it as zeros. For a file without a write-ahead log; one

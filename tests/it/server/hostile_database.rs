@@ -132,3 +132,66 @@ fn database_with_an_index_named_like_the_history_is_refused() {
         }
     }
 }
+
+/// A checksum of the write-ahead log (<https://www.sqlite.org/fileformat2.html#walformat>), of numbers in big-endian order.
+fn wal_sum(bytes: &[u8]) -> [u32; 2] {
+    let number = |bytes: &[u8]| u32::from_be_bytes(bytes.try_into().expect("four bytes"));
+    bytes.chunks(8).fold([0_u32, 0], |[one, two], words| {
+        let one = one.wrapping_add(number(&words[..4])).wrapping_add(two);
+        [one, two.wrapping_add(number(&words[4..])).wrapping_add(one)]
+    })
+}
+
+/// A write-ahead log with a valid header and no valid frame.
+fn log_without_frames() -> Vec<u8> {
+    let mut log = Vec::new();
+    for number in [0x377f_0683_u32, 3_007_000, 4096, 0, 1, 2] {
+        log.extend(number.to_be_bytes());
+    }
+    for sum in wal_sum(&log) {
+        log.extend(sum.to_be_bytes());
+    }
+    log.resize(5000, 0);
+    log
+}
+
+/// A place with these files beside the database, where a kill would leave the log and its index.
+fn with_side_files(log: &[u8], index: Option<&[u8]>) -> Place {
+    let place = used();
+    place.edit_database("PRAGMA wal_checkpoint(TRUNCATE)");
+    let beside = |suffix| place.runtime().join(format!("autoappdev.db{suffix}"));
+    fs::write(beside("-wal"), log).expect("writes");
+    if let Some(index) = index {
+        fs::write(beside("-shm"), index).expect("writes");
+    }
+    place
+}
+
+#[test]
+fn log_without_a_valid_header_or_frame_keeps_no_command_waiting_and_no_server_from_serving() {
+    let mut damaged = log_without_frames();
+    damaged[20] ^= 1;
+    for log in [vec![0; 90_000], vec![0xa5; 90_000], log_without_frames(), damaged] {
+        for index in [None, Some(&[0_u8; 32_768][..]), Some(&[0xa5; 65_536])] {
+            let mut place = with_side_files(&log, index);
+            let (code, said) = ended(&place, "check");
+            assert_eq!(code, 0, "{said}");
+            place.start_server();
+            assert_eq!(place.stop_server(), 0);
+            assert_eq!(ended(&place, "check").0, 0);
+        }
+    }
+}
+
+#[test]
+fn run_with_the_highest_id_is_refused_and_leaves_no_row() {
+    let mut place = used();
+    place.edit_database(&format!("INSERT INTO sqlite_sequence VALUES ('pipeline_runs', {})", i64::MAX - 1));
+    place.start_server();
+    let (code, _, error) = place.client(&["start"]);
+    assert!(code != 0 && error.contains("the database did not take it"), "{code} {error}");
+    assert!(place.server_log().contains("the highest possible run id"), "{}", place.server_log());
+    assert_eq!(place.sql().query_row("SELECT count(*) FROM pipeline_runs", [], |row| row.get::<_, i64>(0)), Ok(0));
+    assert!(place.is_serving());
+    assert_eq!(place.stop_server(), 0);
+}
