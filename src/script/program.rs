@@ -26,6 +26,9 @@ const SHOWN_PATH_CHARS: usize = 300;
 /// What runs a text that names no interpreter.
 const SHELL: &str = "bash";
 
+/// How many scripts the kernel follows from one interpreter to the next (`execve(2)`: `ELOOP`).
+const SCRIPTS_MAX: usize = 5;
+
 /// File name endings of scripts that a shell cannot run, with their interpreters.
 const OTHER_LANGUAGES: [(&str, &str); 9] = [
     ("py", "python3"),
@@ -113,7 +116,11 @@ impl Attempt<'_> {
             )),
             Beginning::Interpreter { path, argument } => {
                 self.check_interpreter(path, argument)?;
-                Ok(match argument.filter(|_| self.has_own_path && is_env(path)) {
+                let is_env = is_env(&self.named(path));
+                if self.has_own_path && !is_env {
+                    self.check_searches_nothing(&self.named(path))?;
+                }
+                Ok(match argument.filter(|_| self.has_own_path && is_env) {
                     Some(argument) => self.in_place_of_env(path, argument)?,
                     None if has_execute_bit => self.as_it_is(),
                     None => self.by(path, argument),
@@ -230,11 +237,38 @@ impl Attempt<'_> {
             )));
         };
         let found = if name.contains('/') { Some(self.cwd.join(name)) } else { self.find_in_path(name) };
+        if let Some(program) = &found {
+            self.check_searches_nothing(program)?;
+        }
         Ok(match found {
             Some(program) => Program { program, args: words.map(PathBuf::from).chain([self.file.to_owned()]).collect() },
             // It existed a moment ago. `env` will not find it either.
             None => self.by(env, Some(argument.as_bytes())),
         })
+    }
+
+    /// Checks that an interpreter is not `env`, and is no script that `env` interprets: it would search in the `PATH` of this start.
+    fn check_searches_nothing(&self, interpreter: &Path) -> Result<(), Unrunnable> {
+        let mut program = interpreter.to_owned();
+        // Beyond that many scripts the kernel runs none of them.
+        for _ in 0..=SCRIPTS_MAX {
+            if is_env(&program) {
+                return Err(Unrunnable(format!(
+                    "the interpreter {} of {} leads to env, which would search for a program in the PATH of this start; name an interpreter that does not use env, or leave PATH and LD_… out of the start's variables",
+                    interpreter.display(),
+                    quoted(self.name)
+                )));
+            }
+            let head = open(&program).and_then(|file| read_head(&file)).unwrap_or_default();
+            let Beginning::Interpreter { path, .. } = beginning(&head) else { break };
+            program = self.named(path);
+        }
+        Ok(())
+    }
+
+    /// An interpreter as the kernel finds it: from the working directory, not in `PATH`.
+    fn named(&self, interpreter: &[u8]) -> PathBuf {
+        self.cwd.join(OsStr::from_bytes(interpreter))
     }
 
     /// The execute bit is set: checks whether it applies to this user and the file system honours it.
@@ -260,7 +294,7 @@ impl Attempt<'_> {
     }
 
     fn check_interpreter(&self, path: &[u8], argument: Option<&[u8]>) -> Result<(), Unrunnable> {
-        let named = self.cwd.join(OsStr::from_bytes(path));
+        let named = self.named(path);
         let unusable = |why| {
             let (interpreter, script) = (String::from_utf8_lossy(path), quoted(self.name));
             Err(Unrunnable(format!("{interpreter}, named in the first line of {script}, {why}")))
@@ -281,7 +315,7 @@ impl Attempt<'_> {
             },
         }
         match argument {
-            Some(argument) if is_env(path) => self.check_env(argument),
+            Some(argument) if is_env(&named) => self.check_env(argument),
             _ => Ok(()),
         }
     }
@@ -370,9 +404,11 @@ fn read_head(file: &File) -> io::Result<Vec<u8>> {
     Ok(head)
 }
 
-/// True if an interpreter is `env`, which searches for another program.
-fn is_env(interpreter: &[u8]) -> bool {
-    Path::new(OsStr::from_bytes(interpreter)).file_name() == Some(OsStr::new("env"))
+/// True if an interpreter is `env`, which searches for another program: by its name, or by the name of the file that a link leads to.
+/// A copy with another name is a program like any other that starts programs.
+fn is_env(interpreter: &Path) -> bool {
+    let is_named = |path: &Path| path.file_name() == Some(OsStr::new("env"));
+    is_named(interpreter) || interpreter.canonicalize().is_ok_and(|real| is_named(&real))
 }
 
 fn is_noexec(path: &Path) -> bool {

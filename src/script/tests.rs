@@ -266,6 +266,27 @@ fn variables_of_a_start_do_not_choose_the_interpreter() {
         assert!(said.contains("PATH of this start") && said.contains("with its path"), "{line}: {said}");
         assert!(look(false).is_ok(), "{line}");
     }
+    // `env` by a link, or behind a script that is the interpreter.
+    symlink("/usr/bin/env", root.join("finder")).expect("links");
+    for line in ["#!finder tool9", "#!sub/../finder tool9"] {
+        write(&root, "x.py", line.as_bytes(), 0o755);
+        assert_eq!(look(true), Ok(found("sub/tool9", &[])), "{line}");
+        assert!(look(false).is_ok(), "{line}");
+    }
+    write(&root, "sub/by-env", b"#!/usr/bin/env tool9\n", 0o755);
+    write(&root, "sub/by-link", b"#!finder tool9\n", 0o755);
+    write(&root, "sub/by-script", b"#!sub/by-link\n", 0o755);
+    for line in
+        ["#!sub/by-env", "#!sub/by-script x", "#!/usr/bin/env by-env", "#!/usr/bin/env -S env tool9", "#!finder by-script"]
+    {
+        write(&root, "x.py", line.as_bytes(), 0o755);
+        let said = look(true).expect_err(line).to_string();
+        assert!(said.contains("leads to env") && said.contains("PATH of this start"), "{line}: {said}");
+        assert!(look(false).is_ok(), "{line}");
+    }
+    write(&root, "sub/loop", b"#!sub/loop\n", 0o755);
+    write(&root, "x.py", b"#!sub/loop", 0o755);
+    assert!(look(true).is_ok(), "the kernel reports that");
     // Without a search, the start's variables make no difference.
     write(&root, "x.py", b"#!/bin/sh\n", 0o755);
     assert_eq!(look(true), look(false));

@@ -316,11 +316,13 @@ fn path_of_a_start_reaches_the_run_and_does_not_choose_its_interpreter() {
     let path = format!("{good}:/usr/bin:/bin");
     place.set_env("PATH", &path);
     place.start_server();
+    std::os::unix::fs::symlink("/usr/bin/env", place.root().join("finder")).expect("links");
     for (name, text, mode) in [
         ("a.x", "#!/usr/bin/env tool9\n", 0o755),
         ("b.x", "#!/usr/bin/env tool9\n", 0o644),
         ("c.x", "#!/usr/bin/env -S tool9 -v\n", 0o755),
         ("d.x", "no first line\n", 0o644),
+        ("f.x", "#!finder tool9\n", 0o755),
     ] {
         let script = place.script(name, text);
         fs::set_permissions(script, fs::Permissions::from_mode(mode)).expect("ours");
@@ -330,12 +332,15 @@ fn path_of_a_start_reaches_the_run_and_does_not_choose_its_interpreter() {
             assert_eq!(place.said(run_id, "stdout"), [said], "{name} {env}");
         }
     }
-    // An `env` line that only `env` can interpret is refused, and no run is created.
+    // An `env` line that only `env` can interpret is refused, and no run is created. The same applies to an interpreter that is a script
+    // of `env`.
     place.script("e.x", "#!/usr/bin/env -i tool9\n");
+    place.script("by-env", "#!/usr/bin/env tool9\n");
+    place.script("g.x", "#!./by-env\n");
     let before = place.footprint();
-    for variable in ["PATH", "LD_PRELOAD", "GLIBC_TUNABLES"] {
-        let answer = place.post("/api/pipeline/start", json!({"script": "e.x", "env": {variable: evil}}));
-        assert_eq!((answer.status, answer.error()), (400, "invalid_script"), "{}", answer.body);
+    for (script, variable) in [("e.x", "PATH"), ("e.x", "LD_PRELOAD"), ("e.x", "GLIBC_TUNABLES"), ("g.x", "PATH")] {
+        let answer = place.post("/api/pipeline/start", json!({"script": script, "env": {variable: evil}}));
+        assert_eq!((answer.status, answer.error()), (400, "invalid_script"), "{script}: {}", answer.body);
     }
     assert_eq!(place.footprint(), before);
 }
