@@ -97,9 +97,9 @@ pub struct Published {
     pub snapshot: Snapshot,
     /// The body of `GET /api/pipeline`, made once for all readers.
     pub body: String,
-    /// The version as an `ETag`, quotes and all; with the number of the progress if there is one, and with a digest of the conditions
-    /// if there are any.
-    pub etag: String,
+    /// What tells this text from the others of this server: the version, with the number of the progress if there is one, and with a
+    /// digest of the conditions if there are any.
+    pub tag: String,
     /// How many states were published before it, which a change of its progress or conditions does not count.
     pub number: u64,
 }
@@ -266,6 +266,6 @@ fn publish(snapshot: Snapshot, number: u64) -> Arc<Published> {
     let progress = snapshot.progress.as_ref().map_or_else(String::new, |_| format!(".{}", snapshot.progress_number));
     let conditions = &snapshot.conditions;
     let wrong = if conditions.is_empty() { String::new() } else { format!("-{:x}", conditions.digest()) };
-    let etag = format!("\"{}{progress}{wrong}\"", snapshot.version);
-    Arc::new(Published { snapshot, body, etag, number })
+    let tag = format!("{}{progress}{wrong}", snapshot.version);
+    Arc::new(Published { snapshot, body, tag, number })
 }

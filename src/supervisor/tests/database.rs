@@ -164,7 +164,7 @@ fn conditions_describe_an_unrecorded_end() {
         stage.hear(&[(2, exited(9, false))]);
         let now = stage.conductor.watch.get();
         assert_eq!((now.snapshot.state, now.snapshot.version), (State::Running, published.snapshot.version));
-        assert_ne!(now.etag, published.etag, "a request with the previous tag gets the new state");
+        assert_ne!(now.tag, published.tag, "a request with the previous tag gets the new state");
         assert!(notices.load(Ordering::SeqCst) > 0, "and so does a follower");
         assert_eq!(codes(&now.snapshot), [ConditionCode::NotRecorded, ConditionCode::DatabaseReplaced]);
         let condition = &now.snapshot.conditions.list()[0];

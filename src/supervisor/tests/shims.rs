@@ -217,11 +217,11 @@ fn progress_is_published_without_a_version_and_tells_its_tag_and_its_followers()
     let mut stage = Stage::running();
     let watch = stage.conductor.watch.clone();
     let (before, notices) = (watch.get(), watch.count_notices());
-    assert_eq!((before.snapshot.progress.as_ref(), before.etag.as_str()), (None, &*format!("\"{}\"", before.snapshot.version)));
+    assert_eq!((before.snapshot.progress.as_ref(), before.tag.as_str()), (None, &*before.snapshot.version.to_string()));
     stage.hear_progress("::progress 40 one", 7);
     let after = watch.get();
     assert_eq!(after.snapshot.version, before.snapshot.version);
-    assert_eq!(after.etag, format!("\"{}.7\"", after.snapshot.version));
+    assert_eq!(after.tag, format!("{}.7", after.snapshot.version));
     assert!(after.body.contains(r#""progress":{"percent":40,"text":"one","#), "{}", after.body);
     assert_eq!(after.number, before.number, "the history is not read again for it");
     assert_eq!(notices.load(Ordering::SeqCst), 1, "streams are woken");

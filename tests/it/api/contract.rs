@@ -158,7 +158,8 @@ fn a_known_version_is_not_sent_again() {
     let first = place.get("/api/pipeline");
     let tag = etag(&first);
     // RFC 9110, section 8.8.3: a tag is quoted; a proxy or a client library drops one that is not.
-    assert_eq!(tag, format!("\"{}\"", first.body["pipeline"]["version"]));
+    let id = place.get("/api/version").ok()["server"]["id"].as_str().expect("an id").to_owned();
+    assert_eq!(tag, format!("\"{}@{id}\"", first.body["pipeline"]["version"]));
     let unchanged = with("GET", &tag);
     assert_eq!((unchanged.status, &unchanged.body, etag(&unchanged)), (304, &json!(""), tag.clone()));
     assert_eq!(with("HEAD", &tag).status, 304);
@@ -167,6 +168,21 @@ fn a_known_version_is_not_sent_again() {
     let changed = with("GET", &tag);
     assert_eq!((changed.status, &changed.body["pipeline"]["state"]), (200, &json!("running")));
     assert_ne!(etag(&changed), tag);
+}
+
+/// Two databases can have the same version, with other contents.
+#[test]
+fn tag_of_a_server_with_another_database_does_not_match() {
+    let mut place = Place::serving("sleep.sh");
+    let before = place.get("/api/pipeline");
+    let tag = before.header("ETag").expect("an ETag").to_owned();
+    assert_eq!(place.stop_server(), 0);
+    place.set_env("DATABASE_URL", &format!("sqlite:{}", place.folder().join("other.db").display()));
+    place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "exit.sh");
+    place.start_server();
+    let now = place.request("GET", "/api/pipeline", &[("If-None-Match", &tag)], None);
+    assert_eq!((now.status, &now.body["pipeline"]["script"]), (200, &json!("exit.sh")));
+    assert_eq!(now.body["pipeline"]["version"], before.body["pipeline"]["version"], "otherwise this shows nothing");
 }
 
 #[test]
