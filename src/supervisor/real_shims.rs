@@ -163,8 +163,13 @@ impl Shims for RealShims {
         let stream = dir.connect(CONNECT_LIMIT).or_else(|error| {
             let header = run_dir::read_header(&dir.journal_path()).ok();
             let socket = header.and_then(|header| header.socket).or_else(|| strays::socket_of(&self.runs, run_id).ok().flatten());
-            let (stream, _) = abstract_socket::connect(&socket.ok_or(error)?, CONNECT_LIMIT)?;
-            Ok::<_, io::Error>(stream)
+            let socket = socket.ok_or(error)?;
+            let (stream, pid) = abstract_socket::connect(&socket, CONNECT_LIMIT)?;
+            if strays::can_be_shim(&self.runs, run_id, &socket, pid) {
+                Ok(stream)
+            } else {
+                Err(io::Error::other("the socket that its journal names is that of another process"))
+            }
         })?;
         stream.set_write_timeout(Some(SEND_LIMIT))?;
         let reader = stream.try_clone()?;

@@ -44,6 +44,16 @@ pub(super) fn whereabouts_of_shim(header: &Header, dir: &Path) -> io::Result<Whe
     })
 }
 
+/// Whether the process `pid` that listens at the abstract socket `name`, which a journal names, can be the shim of run `run_id`. The journal
+/// of a clone can name the socket of any process of this user, such as the shim of another project.
+pub(super) fn can_be_shim(runs: &Runs, run_id: i64, name: &str, pid: Option<u32>) -> bool {
+    match pid.and_then(directory_of) {
+        Some((_, directory)) => FileId::of(runs.run(run_id).path()).is_ok_and(|ours| ours == FileId::from(&directory)),
+        // Its directory was removed, or cannot be seen. Its name then shows the path of its runtime directory.
+        None => runs.run_of_socket(name) == Some(run_id),
+    }
+}
+
 /// A socket that a process of this user or of root listens at, or seems to.
 struct Own {
     name: String,

@@ -1,15 +1,39 @@
-//! Journals that come with an archive: the server believes no path in them that does not lie where the kernel keeps control groups.
+//! Journals that come with an archive: the server believes no path in them that does not lie where the kernel keeps control groups, and
+//! no socket of another project's run.
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use autoappdev::pipeline::{Containment, Fact};
 use autoappdev::process::boot_id;
 use rustix::fs::{CWD, Mode, mkfifoat};
 use serde_json::{Value, json};
 
-use crate::support::{Place, can_make_cgroups, not_run, own_cgroup};
+use crate::support::{Place, can_make_cgroups, is_alive, is_stopped, not_run, own_cgroup, until_true};
+
+/// The clone has a copy of the journal, and its author keeps the copy of the lock locked, so that the run seems to live there.
+#[test]
+fn journal_of_a_clone_that_names_the_socket_of_another_projects_run_does_not_control_it() {
+    let other = Place::serving("sleep.sh");
+    let (pid, run_id) = other.start();
+    let mut clone = Place::new();
+    let copied = Command::new("cp").arg("-a").args([other.runtime(), clone.runtime()]).status();
+    assert!(copied.expect("cp is there").success());
+    let lock = File::open(clone.run_dir(run_id).join("lock")).expect("there");
+    lock.try_lock().expect("only the other one is locked");
+    clone.start_server();
+    assert_eq!(clone.state(), "running", "as the lock says");
+    until_true("health says that its shim is not reached", || clone.degraded().is_some_and(|why| why.contains("shim")));
+    for action in ["pause", "stop"] {
+        clone.post(&format!("/api/pipeline/{action}"), json!({}));
+    }
+    assert!(is_alive(pid) && !is_stopped(pid));
+    assert_eq!((other.state(), other.degraded()), ("running".to_owned(), None));
+    other.act("pause").ok();
+    assert!(is_stopped(pid), "its own server controls it");
+}
 
 /// A run that looks as if its shim was killed, with a journal that names `group` as its control group.
 fn lost_run_in(place: &Place, group: &Path) -> i64 {
