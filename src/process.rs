@@ -12,6 +12,7 @@ mod memory;
 mod own;
 mod owner;
 mod pages;
+mod proc_mount;
 mod signal;
 mod spawn;
 mod stat;
@@ -29,6 +30,7 @@ pub use own::{
     UNKNOWN_BOOT, adopt_orphans, begin_session, boot_id, forgo_core_dumps, is_ignored, survive_file_size_limit, unblock_signals,
 };
 pub use pages::let_go_of_unchanged_pages;
+pub use proc_mount::check_proc;
 pub use signal::{signal, signal_child};
 pub use spawn::{Launch, spawn_in_session};
 pub use stat::{Identity, ProcState, Stat, read_stat};

@@ -54,6 +54,7 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
     // The server's memory holds the tokens. The shims inherit this limit and give their pipelines the server's original one.
     let core_bytes_max = process::forgo_core_dumps().context("cannot give up core dumps")?;
     // The checks that fail most often come before any file is created. The root is resolved again at each start of a run, because it may be a link.
+    process::check_proc().context("cannot serve")?;
     let root_now = config.pipeline_root.canonicalize().ok().filter(|root| root.is_dir());
     let Some(root_now) = root_now else {
         let advice = "it must be a folder that is there; set AUTOAPPDEV_PIPELINE_CWD (or --root)";

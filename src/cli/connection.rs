@@ -50,6 +50,10 @@ pub(super) enum Unproven {
     User(u32),
     #[error("does not prove that it is the server of this folder and in the same network namespace as this command")]
     Key,
+    #[error(
+        "cannot be verified, because /proc does not show the boot and the network namespace of this command; mount /proc, without subset=pid"
+    )]
+    NoNetwork,
     /// The server has proved its identity, but will not answer another request on this connection.
     #[error("closes the connection")]
     Closing,
@@ -103,6 +107,7 @@ impl Connector for ToServer {
                     return Err(Unproven::User(uid).into());
                 }
             }
+            (Proof::Key(prover), Some(_)) if !prover.knows_network() => return Err(Unproven::NoNetwork.into()),
             (Proof::Key(prover), Some(reached)) => challenge(&mut connection, prover, reached, details.timeout)?,
             (Proof::Key(_), None) => return Err(Unproven::Key.into()),
         }

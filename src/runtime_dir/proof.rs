@@ -64,6 +64,11 @@ impl Prover {
         Self { signer: mac(&key.finalize().into_bytes()), network }
     }
 
+    /// True if this process knows its network, and so can check proofs.
+    pub fn knows_network(&self) -> bool {
+        self.network.is_some()
+    }
+
     /// Returns the answer to a challenge on a connection whose server end has this address.
     pub fn proof(&self, challenge: &str, server: SocketAddr) -> String {
         hex(&self.signed(challenge, server).finalize().into_bytes())

@@ -114,6 +114,7 @@ mod server {
     mod hardening;
     mod hostile_database;
     mod long_bodies;
+    mod proc_of_others;
     mod process_limit;
     mod program;
     mod siege;

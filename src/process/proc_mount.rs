@@ -1,0 +1,49 @@
+//! Whether `/proc` shows the processes of this process's own PID namespace.
+
+use std::fs;
+use std::io;
+
+const ADVICE: &str = "the server finds processes there by their numbers; mount it in this namespace with `mount -t proc proc /proc` (with \
+                      unshare(1), --mount-proc)";
+
+/// Checks that the numbers in `/proc` are those that this process uses. In the `/proc` of another PID namespace, the numbers of this run's
+/// processes are other processes (`pid_namespaces(7)`).
+pub fn check_proc() -> io::Result<()> {
+    let problem = match fs::read_to_string("/proc/self/status") {
+        Ok(status) if is_of_own_namespace(&status, std::process::id()) => return Ok(()),
+        Ok(_) => "/proc is that of another PID namespace".to_owned(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            "/proc is not mounted, or is that of another PID namespace".to_owned()
+        }
+        Err(error) => format!("/proc/self/status cannot be read: {error}"),
+    };
+    Err(io::Error::other(format!("{problem}; {ADVICE}")))
+}
+
+/// `NSpid` lists the numbers of the process from the namespace of `/proc` down to its own (`proc_pid_status(5)`). A kernel without
+/// namespaces has no such line.
+fn is_of_own_namespace(status: &str, own: u32) -> bool {
+    let numbers = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::split_ascii_whitespace);
+    numbers("NSpid:").or_else(|| numbers("Pid:")).is_some_and(|numbers| numbers.eq([&*own.to_string()]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn proc_of_an_outer_namespace_is_told_by_the_numbers_of_this_process() {
+        check_proc().expect("tests run with their own");
+        for (status, is_own) in [
+            ("Name:\tx\nPid:\t7\nNSpid:\t7\n", true),
+            ("Name:\tx\nPid:\t7\n", true),
+            ("Name:\tx\nPid:\t8\n", false),
+            // The process has the same number in both.
+            ("Name:\tx\nPid:\t7\nNSpid:\t7\t7\n", false),
+            ("Name:\tx\nPid:\t4711\nNSpid:\t4711\t7\n", false),
+            ("", false),
+        ] {
+            assert_eq!(is_of_own_namespace(status, 7), is_own, "{status:?}");
+        }
+    }
+}
