@@ -33,6 +33,7 @@ const MIB: u64 = 1024 * 1024;
 
 /// Everything that can be set, checked. Relative paths were taken from the working directory: all are absolute where that is.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a setting, or where one comes from")]
 pub struct Config {
     /// The addresses to listen on, at least one.
     pub hosts: Vec<IpAddr>,
@@ -40,6 +41,8 @@ pub struct Config {
     pub port: u16,
     /// The Unix socket to listen on; `None` where it is switched off.
     pub socket: Option<PathBuf>,
+    /// True if a flag or the environment names it. Otherwise it must be inside [`Self::folder`] or [`Self::runtime_dir`].
+    pub is_socket_named: bool,
     /// The working directory, which contains the `.env` file.
     pub folder: PathBuf,
     /// The folder of everything that is written at run time.
@@ -113,6 +116,7 @@ impl Config {
             hosts,
             port,
             socket: sources.socket(&runtime_dir, cwd)?,
+            is_socket_named: sources.is_named(&settings::SOCKET.setting),
             database: match sources.optional(&settings::DATABASE)? {
                 Some(path) => in_folder(cwd, &path),
                 None => runtime_dir.join(DATABASE_DEFAULT),

@@ -45,6 +45,7 @@ fn nothing_set_is_the_documented_default() {
         runtime_dir: "/srv/box/runtime".into(),
         is_runtime_dir_named: false,
         database: "/srv/box/runtime/autoappdev.db".into(),
+        is_socket_named: false,
         is_database_named: false,
         pipeline_root: "/srv/box".into(),
         pipeline_script: None,

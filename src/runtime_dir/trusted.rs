@@ -84,9 +84,11 @@ pub enum Distrust {
     /// `.env` could lead to another project, whose history would then be under this folder's limits.
     #[error(
         "it leads to {}, and a project's .env and links are followed only inside its folder; if you trust this one, set {setting}{} in the \
-         environment", target.display(), target.display()
+         environment", target.display(), path.display()
     )]
     Outside {
+        /// The path. For a link, this and not its target is the advice: client commands find a server by the path that it was started with.
+        path: PathBuf,
         /// The path without links.
         target: PathBuf,
         /// The variable, up to the path in its value.
@@ -205,7 +207,7 @@ pub(super) fn resolve(path: &Path, by: By) -> io::Result<PathBuf> {
 }
 
 /// Resolves the directory of a file that is created there. The file's own name can be anything, and is not followed.
-pub fn resolve_new(path: &Path, by: By) -> io::Result<PathBuf> {
+pub(super) fn resolve_new(path: &Path, by: By) -> io::Result<PathBuf> {
     let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else { return Err(io::ErrorKind::IsADirectory.into()) };
     let dir = resolve(dir, by)?;
     check_above(&dir, by)?;

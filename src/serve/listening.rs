@@ -11,7 +11,7 @@ use crate::config::{Config, SOCKET_DEFAULT};
 use crate::console;
 use crate::kill_point::KillPoint;
 use crate::process;
-use crate::runtime_dir::{By, ServerInfo, resolve_new};
+use crate::runtime_dir::{Distrust, ServerInfo, resolve_socket};
 use crate::transport::Listener;
 
 /// Every TCP socket to serve on: those that the service manager holds, else the addresses of the configuration.
@@ -50,7 +50,7 @@ pub(super) fn listen_on_socket(config: &mut Config) -> anyhow::Result<Option<Lis
     let Some(path) = &config.socket else { return Ok(None) };
     let listen = |path: &Path| patiently(&config.runtime_dir, || Listener::unix(path), io::ErrorKind::AddrInUse);
     // A killed server's socket is removed there, so no other user's link may lead to that place.
-    let resolved = resolve_new(path, By::Server);
+    let resolved = resolve_socket(path, config);
     let listener = match resolved.and_then(|path| listen(&path).map(|listener| (path, listener))) {
         Ok((path, listener)) => {
             config.socket = Some(path);
@@ -62,8 +62,11 @@ pub(super) fn listen_on_socket(config: &mut Config) -> anyhow::Result<Option<Lis
             None
         }
         Err(error) => {
-            let advice = "set AUTOAPPDEV_SOCKET to a path that is free and that this user can write, or to off";
-            bail!("cannot listen on {}: {error}; {advice}", path.display());
+            let advice = match Distrust::of(&error) {
+                Some(Distrust::Outside { .. }) => "",
+                _ => "; set AUTOAPPDEV_SOCKET to a path that is free and that this user can write, or to off",
+            };
+            bail!("cannot listen on {}: {error}{advice}", path.display());
         }
     };
     KillPoint::ServerSocketBound.reach();

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -14,6 +14,7 @@ use rustix::net::{AddressFamily, Shutdown, SocketAddrUnix, SocketFlags, SocketTy
 use crate::file_id::FileId;
 use crate::lock::lock;
 use crate::socket_path::SocketPath;
+use crate::user;
 
 /// How many connections may wait while the accepting thread does not run. Beyond that the kernel lets a newcomer try again after a second.
 pub(super) const BACKLOG: i32 = 1024;
@@ -34,7 +35,7 @@ struct Bound {
 }
 
 impl OwnSocket {
-    /// Listens at `path`. A socket that a killed server left is removed.
+    /// Listens at `path`. A socket that a killed server of this user left is removed.
     pub(super) fn bind(path: &Path) -> io::Result<Self> {
         Ok(Self { path: path.to_owned(), latest: Mutex::new(bind(path)?) })
     }
@@ -80,7 +81,8 @@ fn bind(path: &Path) -> io::Result<Bound> {
     };
     let socket = match bind() {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-            let is_socket = fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
+            let found = fs::symlink_metadata(path);
+            let is_socket = found.is_ok_and(|found| found.file_type().is_socket() && user::is_own(found.uid()));
             // A listener that accepts nothing is a listener all the same, of this user or another one.
             let is_refused = |error: &io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
             let is_left_over = is_socket && place.connect(Duration::ZERO).is_err_and(|error| is_refused(&error));

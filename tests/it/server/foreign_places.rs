@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::os::unix::fs::{chown, lchown, symlink};
+use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
+use autoappdev::file_id::FileId;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use super::foreign_files::{ANOTHER, THIRD, bare, copied_binary, ended, entries, is_root, set_mode};
@@ -64,9 +66,7 @@ fn links_and_dotenv_of_a_clone_do_not_lead_to_the_history_of_another_project() {
         set_mode(&clone.join(".env"), 0o600);
         let target = if setting.starts_with("DATABASE") { &database } else { &theirs };
         let sentence = format!(
-            "it leads to {}, and a project's .env and links are followed only inside its folder; if you trust this one, set {setting}{} in \
-             the environment",
-            target.display(),
+            "it leads to {}, and a project's .env and links are followed only inside its folder; if you trust this one, set {setting}",
             target.display()
         );
         for command in ["serve", "check", "migrate"] {
@@ -113,6 +113,123 @@ fn dotenv_and_links_are_followed_inside_the_folder() {
     assert!(place.folder().join("data/run/server.json").exists() && place.folder().join("data/x.db").exists());
     let (code, said) = ended(in_folder(&place, place.folder(), &["status"]));
     assert_eq!(code, 0, "{said}");
+    assert_eq!(place.stop_server(), 0);
+}
+
+/// The server removes what a killed one left at the path of its socket.
+#[test]
+fn socket_of_another_program_is_not_removed_for_the_dotenv_of_a_clone() {
+    let place = Place::new();
+    let [clone, other] = ["clone", "other"].map(|name| place.folder().join(name));
+    for dir in [&clone, &other] {
+        fs::create_dir(dir).expect("creates");
+    }
+    let stale = other.canonicalize().expect("there").join("app.sock");
+    drop(UnixListener::bind(&stale).expect("binds"));
+    let before = FileId::of_name(&stale).expect("there");
+    symlink(&other, clone.join("link")).expect("links");
+    for (dotenv, named) in [
+        (stale.display().to_string(), stale.clone()),
+        ("../other/app.sock".to_owned(), clone.canonicalize().expect("there").join("../other/app.sock")),
+        ("link/app.sock".to_owned(), clone.canonicalize().expect("there").join("link/app.sock")),
+    ] {
+        fs::write(clone.join(".env"), format!("AUTOAPPDEV_SOCKET={dotenv}\n")).expect("writes");
+        set_mode(&clone.join(".env"), 0o600);
+        let (code, said) = ended(in_folder(&place, &clone, &["serve"]));
+        let sentence = format!(
+            "cannot listen on {}: it leads to {}, and a project's .env and links are followed only inside its folder; if you trust this one, \
+             set AUTOAPPDEV_SOCKET={} in the environment",
+            named.display(),
+            stale.display(),
+            named.display()
+        );
+        assert!(code == 1 && said.contains(&sentence), "{dotenv}: {said}");
+        assert_eq!(FileId::of_name(&stale).expect("there"), before, "{dotenv}");
+    }
+    fs::remove_file(clone.join(".env")).expect("there");
+    if is_root() {
+        // Nor is one of another user removed, even if the environment names it.
+        chown(&stale, Some(ANOTHER), None).expect("we are root");
+        let mut command = in_folder(&place, &clone, &["serve"]);
+        let (code, said) = ended({
+            command.env("AUTOAPPDEV_SOCKET", &stale);
+            command
+        });
+        assert!(code == 1 && said.contains("app.sock: Address already in use"), "{said}");
+        assert_eq!(FileId::of_name(&stale).expect("there"), before);
+        chown(&stale, Some(0), None).expect("we are root");
+    }
+    let mut place = place;
+    let mut command = in_folder(&place, &clone, &[]);
+    command.env("AUTOAPPDEV_SOCKET", &stale);
+    place.start_server_with(command);
+    assert_ne!(FileId::of_name(&stale).expect("there"), before, "the user's own environment can name any place");
+}
+
+/// The folder is missing while the path is checked, and exists when the database is opened.
+#[test]
+fn database_in_a_missing_folder_that_another_user_can_create_is_refused() {
+    if !is_root() {
+        return;
+    }
+    let place = Place::new();
+    let (shared, own) = shared(&place);
+    let missing = shared.canonicalize().expect("there").join("missing");
+    let url = format!("sqlite:{}", missing.join("x.db").display());
+    let said = place.refused_server(("DATABASE_URL", &url));
+    assert!(said.contains(&format!("as the database: its folder {} does not exist; create it", missing.display())), "{said}");
+    let is_over = Arc::new(AtomicBool::new(false));
+    let creates = thread::spawn({
+        let (is_over, missing, theirs) = (is_over.clone(), missing.clone(), shared.join("theirs"));
+        move || {
+            while !is_over.load(Ordering::Relaxed) {
+                fs::rename(&theirs, &missing).and_then(|()| fs::rename(&missing, &theirs)).expect("renames");
+            }
+        }
+    });
+    for _ in 0..20 {
+        let said = place.refused_server(("DATABASE_URL", &url));
+        assert!(said.contains("as the database: "), "{said}");
+    }
+    is_over.store(true, Ordering::Relaxed);
+    creates.join().expect("no panic");
+    assert_eq!(entries(&own), Vec::<PathBuf>::new(), "nothing was made in it");
+    // The same for `migrate`; a folder of the user's own is used.
+    let mut command = place.command();
+    command.arg("migrate").env("DATABASE_URL", &url);
+    assert_eq!(ended(command).0, 1);
+    fs::create_dir(&missing).expect("creates");
+    let mut command = place.command();
+    command.arg("migrate").env("DATABASE_URL", &url);
+    let (code, said) = ended(command);
+    assert_eq!(code, 0, "{said}");
+}
+
+/// Client commands of the folder then find the server at the default path, which is a link.
+#[test]
+fn advice_for_a_runtime_that_is_a_link_works_for_the_server_and_for_client_commands() {
+    let mut place = Place::new();
+    let [folder, other] = ["project", "elsewhere"].map(|name| place.folder().join(name));
+    for dir in [&folder, &other] {
+        fs::create_dir(dir).expect("creates");
+    }
+    set_mode(&other, 0o700);
+    let folder = folder.canonicalize().expect("there");
+    symlink(&other, folder.join("runtime")).expect("links");
+    let (code, said) = ended(in_folder(&place, &folder, &["serve"]));
+    let advised = said.split("set AUTOAPPDEV_RUNTIME_DIR=").nth(1).and_then(|rest| rest.split(" in the").next());
+    let advised = advised.unwrap_or_else(|| panic!("{code}: {said}")).to_owned();
+    let mut command = in_folder(&place, &folder, &[]);
+    command.env("AUTOAPPDEV_RUNTIME_DIR", &advised);
+    place.start_server_with(command);
+    for with_variable in [false, true] {
+        let mut command = in_folder(&place, &folder, &["status"]);
+        if with_variable {
+            command.env("AUTOAPPDEV_RUNTIME_DIR", &advised);
+        }
+        let (code, said) = ended(command);
+        assert_eq!(code, 0, "{said}");
+    }
     assert_eq!(place.stop_server(), 0);
 }
 
