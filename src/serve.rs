@@ -5,6 +5,7 @@
 mod announcing;
 mod ending;
 mod listening;
+mod lock_holder;
 mod ownership;
 mod upkeep;
 

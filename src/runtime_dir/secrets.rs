@@ -161,7 +161,7 @@ impl Secrets {
 #[derive(Debug, thiserror::Error)]
 pub enum SecretError {
     /// The file cannot be read or written.
-    #[error("keep a secret in {}: {cause}; that takes a little room on the disk, and a folder that this user may read and write", path.display())]
+    #[error("keep a secret in {}: {cause}; {}", path.display(), advice(path, cause))]
     Io {
         /// The file.
         path: PathBuf,
@@ -192,6 +192,18 @@ pub enum SecretError {
         /// The folder of the files.
         runtime_dir: PathBuf,
     },
+}
+
+/// What to do if a secret's file cannot be read or written.
+fn advice(path: &Path, cause: &io::Error) -> String {
+    let other_owner = fs::symlink_metadata(path).ok().map(|found| found.uid()).filter(|owner| !user::is_own(*owner));
+    match (cause.kind(), other_owner) {
+        (io::ErrorKind::PermissionDenied, Some(owner)) => {
+            let who = if owner == 0 { "root (uid 0)".to_owned() } else { user::another(owner) };
+            format!("the file belongs to {who}; remove it, or give it to this user: `chown {} {}`", user::own(), path.display())
+        }
+        _ => "that takes a little room on the disk, and a folder that this user may read and write".to_owned(),
+    }
 }
 
 /// What is in a file that is its owner's alone, or what is wrong with the file.

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
 
+use super::lock_holder::stranger_with_lock;
 use crate::config::Config;
 use crate::file_id::FileId;
 use crate::held_dir::{HeldDir, is_link};
@@ -100,6 +101,7 @@ fn take_for_this_user(path: &Path, notes: &mut Vec<String>) -> anyhow::Result<()
     let shown = path.display();
     let had = private::make_private(path).map_err(|error| {
         let advice = match error.kind() {
+            io::ErrorKind::PermissionDenied if error.raw_os_error().is_some() => let_use(path),
             io::ErrorKind::PermissionDenied => {
                 format!("move it away, or give it to this user: `chown -R {} {shown}`", user::own())
             }
@@ -127,8 +129,12 @@ pub(super) fn own_database(config: &mut Config) -> anyhow::Result<()> {
 /// `None` if the directory was removed meanwhile, for example by a server that had created it and could not start.
 fn own_existing(runtime_dir: &Path, made: &mut Made) -> anyhow::Result<Option<(HeldDir, File)>> {
     let take = |what: &File| patiently(runtime_dir, || Ok(what.try_lock()?), io::ErrorKind::WouldBlock);
-    let refused = |path: &Path, error: io::Error| match error.kind() {
-        io::ErrorKind::WouldBlock => owned_already(runtime_dir, ServerInfo::read(runtime_dir).as_ref()),
+    let refused = |path: &Path, file: &File, error: io::Error| match (error.kind(), stranger_with_lock(file)) {
+        (io::ErrorKind::WouldBlock, Some(stranger)) => {
+            let advice = "end that process, or set AUTOAPPDEV_RUNTIME_DIR to another folder";
+            anyhow!("cannot lock {}: {stranger} has locked it; {advice}", path.display())
+        }
+        (io::ErrorKind::WouldBlock, None) => owned_already(runtime_dir, ServerInfo::read(runtime_dir).as_ref()),
         _ => anyhow!("cannot lock {}: {error}", path.display()),
     };
     let dir = match private::open_dir(runtime_dir) {
@@ -138,14 +144,14 @@ fn own_existing(runtime_dir: &Path, made: &mut Made) -> anyhow::Result<Option<(H
     match take(&dir) {
         // Not every file system can lock folders: there the lock of the file must suffice.
         Err(error) if error.kind() != io::ErrorKind::WouldBlock => {}
-        taken => taken.map_err(|error| refused(runtime_dir, error))?,
+        taken => taken.map_err(|error| refused(runtime_dir, &dir, error))?,
     }
     if FileId::of(runtime_dir).ok() != dir.metadata().ok().as_ref().map(FileId::from) {
         return Ok(None);
     }
     let path = runtime_dir.join(LOCK_FILE);
     let (lock, is_new) = open_lock(&path).map_err(|error| cannot_open(&path, &error))?;
-    take(&lock).map_err(|error| refused(&path, error))?;
+    take(&lock).map_err(|error| refused(&path, &lock, error))?;
     if is_new {
         made.made_file(&path);
     }
@@ -154,10 +160,22 @@ fn own_existing(runtime_dir: &Path, made: &mut Made) -> anyhow::Result<Option<(H
 
 fn cannot_open(path: &Path, error: &io::Error) -> anyhow::Error {
     let advice = match error.kind() {
-        io::ErrorKind::PermissionDenied => "; serve as the user who owns it, or set AUTOAPPDEV_RUNTIME_DIR to another folder",
-        _ => "",
+        io::ErrorKind::PermissionDenied if error.raw_os_error().is_some() => format!("; {}", let_use(path)),
+        io::ErrorKind::PermissionDenied => {
+            "; serve as the user who owns it, or set AUTOAPPDEV_RUNTIME_DIR to another folder".to_owned()
+        }
+        _ => String::new(),
     };
     anyhow!("cannot open {}: {error}{advice}", path.display())
+}
+
+/// What to do if the kernel refuses this user a file or directory in a runtime directory of its own.
+fn let_use(path: &Path) -> String {
+    let dir = if path.is_dir() { None } else { path.parent() };
+    // A file that this user cannot see may not exist.
+    let file = Some(path).filter(|path| path.symlink_metadata().is_ok());
+    let paths: Vec<_> = dir.into_iter().chain(file).map(|path| path.display().to_string()).collect();
+    format!("let this user read and write it: `chmod u+rwX {}`", paths.join(" "))
 }
 
 pub(super) fn owned_already(runtime_dir: &Path, info: Option<&ServerInfo>) -> anyhow::Error {
@@ -196,8 +214,14 @@ impl OwnDatabase {
             format!("cannot open {}; let this user write that folder, or name another database with DATABASE_URL", path.display())
         })?;
         patiently(runtime_dir, || Ok(lock.try_lock()?), io::ErrorKind::WouldBlock).map_err(|error| {
-            let why = if error.kind() == io::ErrorKind::WouldBlock { "another server uses it" } else { &*error.to_string() };
-            anyhow!("cannot use {}: {why}; name another database with DATABASE_URL", database.display())
+            let why = match (error.kind(), stranger_with_lock(&lock)) {
+                (io::ErrorKind::WouldBlock, Some(stranger)) => {
+                    format!("{stranger} has locked {}; end that process, or", path.display())
+                }
+                (io::ErrorKind::WouldBlock, None) => "another server uses it;".to_owned(),
+                _ => format!("{error};"),
+            };
+            anyhow!("cannot use {}: {why} name another database with DATABASE_URL", database.display())
         })?;
         if is_new {
             made.made_file(&path);

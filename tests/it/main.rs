@@ -112,7 +112,9 @@ mod server {
     mod foreign_sockets;
     mod forged_journals;
     mod hardening;
+    mod held_locks;
     mod hostile_database;
+    mod inherited_socket;
     mod long_bodies;
     mod proc_of_others;
     mod process_limit;

@@ -112,6 +112,57 @@ fn files_of_root_in_the_runtime_directory_of_another_user_are_refused() {
     assert!(owners.into_iter().all(|owner| owner == ANOTHER));
 }
 
+/// The advice of each error is carried out, and the server starts.
+#[test]
+fn start_that_lacks_permission_says_what_gives_it() {
+    if !is_root() {
+        return;
+    }
+    let mut place = Place::new();
+    set_mode(place.folder(), 0o755);
+    fs::create_dir(place.runtime()).expect("creates");
+    chown(place.runtime(), Some(ANOTHER), Some(ANOTHER)).expect("we are root");
+    let binary = copied_binary(&place);
+    let serve = |place: &Place| {
+        use std::os::unix::process::CommandExt;
+        let mut command = place.command_of(&binary);
+        command.uid(ANOTHER).gid(ANOTHER);
+        command
+    };
+    let runtime = place.runtime().canonicalize().expect("there");
+    let command = serve(&place);
+    place.start_server_with(command);
+    assert_eq!(place.stop_server(), 0);
+    for (name, owner, mode) in [
+        ("", ANOTHER, 0o000),
+        ("", ANOTHER, 0o300),
+        ("", ANOTHER, 0o600),
+        ("server.lock", ANOTHER, 0o000),
+        ("token", 0, 0o600),
+        ("read-token", 0, 0o600),
+        ("session-key", 0, 0o600),
+    ] {
+        let path = if name.is_empty() { runtime.clone() } else { runtime.join(name) };
+        chown(&path, Some(owner), None).expect("we are root");
+        set_mode(&path, mode);
+        let (code, said) = ended({
+            let mut command = serve(&place);
+            command.arg("serve");
+            command
+        });
+        assert!(code == 1 && said.contains("Permission denied"), "{name} {mode:o}: {said}");
+        assert!(!said.contains("room on the disk"), "{name} {mode:o}: {said}");
+        // Only root can give a file to another user.
+        let advised = if owner == 0 { "chown " } else { "chmod " };
+        let advice = said.split('`').find(|text| text.starts_with(advised)).unwrap_or_else(|| panic!("{name} {mode:o}: {said}"));
+        let done = std::process::Command::new("sh").args(["-c", advice]).status().expect("sh is everywhere");
+        assert!(done.success(), "{name} {mode:o}: {said}");
+        let command = serve(&place);
+        place.start_server_with(command);
+        assert_eq!(place.stop_server(), 0, "{name} {mode:o}");
+    }
+}
+
 #[test]
 fn run_or_log_of_another_user_is_neither_shown_nor_packed() {
     if !is_root() {

@@ -1,0 +1,92 @@
+//! Locks that another process took before the server made its files private: the error names the process.
+
+use std::fs::{self, File};
+use std::os::unix::fs::chown;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use super::foreign_files::{ANOTHER, ended, is_root, set_mode};
+use crate::support::{Place, until_true};
+
+/// A process that has locked a file, and ends with the test.
+struct Holder(Child);
+
+impl Holder {
+    fn of(path: &Path, user: u32) -> Self {
+        let mut command = Command::new("setpriv");
+        command.args([
+            &format!("--reuid={user}"),
+            &format!("--regid={user}"),
+            "--clear-groups",
+            "flock",
+            "--shared",
+            "--no-fork",
+        ]);
+        let holder = Self(command.arg(path).args(["sleep", "600"]).stdin(Stdio::null()).spawn().expect("spawns"));
+        let file = File::open(path).expect("there");
+        until_true("it is locked", || match file.try_lock() {
+            Ok(()) => file.unlock().is_err(),
+            Err(_) => true,
+        });
+        holder
+    }
+
+    /// The process whose name is that of the program that was started with the lock.
+    fn sentence(&self, user: &str) -> String {
+        format!("process {} (sleep){user} has locked ", self.0.id())
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        let _ended = self.0.kill();
+        let _ended = self.0.wait();
+    }
+}
+
+#[test]
+fn process_that_keeps_a_start_from_a_lock_is_named() {
+    if !is_root() {
+        return;
+    }
+    let mut place = Place::new();
+    set_mode(place.folder(), 0o755);
+    fs::create_dir(place.runtime()).expect("creates");
+    for (user, named) in [(ANOTHER, " of another user (uid 65534)"), (0, "")] {
+        for (name, advice) in [
+            ("", "set AUTOAPPDEV_RUNTIME_DIR to another folder"),
+            ("server.lock", "set AUTOAPPDEV_RUNTIME_DIR to another folder"),
+            ("autoappdev.db-server.lock", "name another database with DATABASE_URL"),
+        ] {
+            // As an installation of before had them.
+            let path = if name.is_empty() { place.runtime() } else { place.runtime().join(name) };
+            if !name.is_empty() {
+                fs::write(&path, "").expect("writes");
+                set_mode(&path, 0o644);
+            }
+            set_mode(&place.runtime(), 0o755);
+            chown(&path, Some(0), Some(0)).expect("we are root");
+            let holder = Holder::of(&path, user);
+            until_true("its program runs", || {
+                fs::read_to_string(format!("/proc/{}/comm", holder.0.id())).is_ok_and(|name| name == "sleep\n")
+            });
+            let said = place.refused_server(("AUTOAPPDEV_PORT", "0"));
+            let real = path.canonicalize().expect("there");
+            let sentence = if name.starts_with("autoappdev") {
+                format!("{}{}; end that process, or {advice}", holder.sentence(named), real.display())
+            } else {
+                format!("cannot lock {}: {}it; end that process, or {advice}", real.display(), holder.sentence(named))
+            };
+            assert!(said.contains(&sentence), "{name:?}: {said}");
+        }
+    }
+    // A server is still named as such.
+    place.start_server();
+    let said = place.refused_server(("AUTOAPPDEV_PORT", "0"));
+    assert!(said.contains(&format!("the server with pid {} at ", place.server_pid())), "{said}");
+    let url = format!("sqlite:{}", place.database().display());
+    let mut command = place.command();
+    command.arg("serve").env("AUTOAPPDEV_RUNTIME_DIR", place.folder().join("other")).env("DATABASE_URL", url);
+    let (code, said) = ended(command);
+    assert!(code == 1 && said.contains("another server uses it; name another database with DATABASE_URL"), "{said}");
+}
