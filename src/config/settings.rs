@@ -55,7 +55,8 @@ settings! {
         is_foreign: |given| given.source == Source::Dotenv && given.parsed(values::port).is_err();
     SOCKET: Option<PathBuf> = |given| if given.value == "off" { Ok(None) } else { given.path().map(Some) },
         ["AUTOAPPDEV_SOCKET"], InRuntimeDir(SOCKET_DEFAULT),
-        "A Unix socket that only this user and root can reach, and that client commands use by themselves; `off`: none",
+        "A Unix socket that only this user and root can reach, and that client commands use by themselves; `off`: none. \
+         `.env` can name it only inside the folder or the runtime directory",
         is_guarded: true;
     RUNTIME_DIR: PathBuf = Given::path, ["AUTOAPPDEV_RUNTIME_DIR"], Value(RUNTIME_DIR_DEFAULT),
         "The directory of everything that is written at run time: database, logs, runs. Only its owner can read the files. One server at \
