@@ -209,6 +209,7 @@ fn has_log(path: &Path) -> bool {
     private::open(&beside(path, "-wal")).and_then(read).unwrap_or(false)
 }
 
+/// Whether `SQLite` takes this for the header of a write-ahead log: magic number, page size and checksum.
 /// <https://www.sqlite.org/fileformat2.html#walformat>
 fn is_wal_header(header: &[u8; WAL_HEADER_BYTES]) -> bool {
     let number = |at: usize| [header[at], header[at + 1], header[at + 2], header[at + 3]];
@@ -221,7 +222,9 @@ fn is_wal_header(header: &[u8; WAL_HEADER_BYTES]) -> bool {
         let one = one.wrapping_add(word(number(at))).wrapping_add(two);
         (one, two.wrapping_add(word(number(at + 4))).wrapping_add(one))
     });
-    sums == (u32::from_be_bytes(number(24)), u32::from_be_bytes(number(28)))
+    let page_bytes = u32::from_be_bytes(number(8));
+    let is_page_size = page_bytes.is_power_of_two() && (512..=65_536).contains(&page_bytes);
+    is_page_size && sums == (u32::from_be_bytes(number(24)), u32::from_be_bytes(number(28)))
 }
 
 /// Refuses a file whose last page is cut off: `SQLite` reads what is missing of it as zeros. For a file without a write-ahead log; one

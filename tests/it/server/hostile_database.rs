@@ -142,10 +142,10 @@ fn wal_sum(bytes: &[u8]) -> [u32; 2] {
     })
 }
 
-/// A write-ahead log with a valid header and no valid frame.
-fn log_without_frames() -> Vec<u8> {
+/// A write-ahead log with this page size, a valid checksum of the header, and no valid frame.
+fn log_without_frames(page_bytes: u32) -> Vec<u8> {
     let mut log = Vec::new();
-    for number in [0x377f_0683_u32, 3_007_000, 4096, 0, 1, 2] {
+    for number in [0x377f_0683_u32, 3_007_000, page_bytes, 0, 1, 2] {
         log.extend(number.to_be_bytes());
     }
     for sum in wal_sum(&log) {
@@ -169,9 +169,10 @@ fn with_side_files(log: &[u8], index: Option<&[u8]>) -> Place {
 
 #[test]
 fn log_without_a_valid_header_or_frame_keeps_no_command_waiting_and_no_server_from_serving() {
-    let mut damaged = log_without_frames();
+    let mut damaged = log_without_frames(4096);
     damaged[20] ^= 1;
-    for log in [vec![0; 90_000], vec![0xa5; 90_000], log_without_frames(), damaged] {
+    let odd_pages = [0, 256, 5000, 131_072].map(log_without_frames);
+    for log in [vec![0; 90_000], vec![0xa5; 90_000], log_without_frames(4096), damaged].into_iter().chain(odd_pages) {
         for index in [None, Some(&[0_u8; 32_768][..]), Some(&[0xa5; 65_536])] {
             let mut place = with_side_files(&log, index);
             let (code, said) = ended(&place, "check");
