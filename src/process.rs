@@ -12,6 +12,7 @@ mod memory;
 mod own;
 mod owner;
 mod pages;
+mod paths;
 mod proc_mount;
 mod signal;
 mod spawn;
@@ -29,7 +30,9 @@ pub use memory::give_back_what_is_long;
 pub use own::{
     UNKNOWN_BOOT, adopt_orphans, begin_session, boot_id, forgo_core_dumps, is_ignored, survive_file_size_limit, unblock_signals,
 };
+pub use owner::other_user_of;
 pub use pages::let_go_of_unchanged_pages;
+pub use paths::has_our_paths;
 pub use proc_mount::check_proc;
 pub use signal::{signal, signal_child};
 pub use spawn::{Launch, spawn_in_session};
@@ -65,7 +68,7 @@ mod tests {
     }
 
     fn carriers(cookie: &[Vec<u8>]) -> std::io::Result<Vec<Identity>> {
-        CarrierSearch::new(cookie.iter().cloned()).scan()
+        CarrierSearch::new(cookie.iter().cloned(), false, |_| false).scan()
     }
 
     fn sleeper() -> (Child, Identity) {

@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::lack::is_shortage;
 use super::owner::other_user_of;
+use super::paths::has_our_paths;
 use super::stat::{Identity, ProcState, is_in_execve, is_leaving, read_stat};
 use super::strangers::Strangers;
 use super::tree::all_pids;
@@ -29,19 +30,50 @@ const ENVIRONMENT_BYTES_MAX: u64 = 6 * 1024 * 1024;
 /// The search for every live process, this one excepted, whose environment holds each of a cookie's `NAME=value` texts.
 pub struct CarrierSearch {
     cookie: Arc<[Vec<u8>]>,
-    strangers: Strangers<io::Result<bool>>,
+    asks_always: bool,
+    strangers: Strangers<io::Result<Look>>,
     unread: usize,
+    spared: usize,
+}
+
+/// What a look at a process has shown.
+enum Look {
+    /// It does not carry the cookie.
+    NoCarrier,
+    /// It carries the cookie and belongs to the run.
+    Ours,
+    /// It carries the cookie and belongs to another run, as far as can be seen.
+    Spared,
 }
 
 impl CarrierSearch {
     /// Prepares a search, without looking at any process yet.
-    pub fn new(cookie: impl IntoIterator<Item = Vec<u8>>) -> Self {
+    ///
+    /// A path in a cookie means another directory to a process that has other paths than this one, such as that of a container. `is_ours`
+    /// decides whether such a carrier is of the run; with `asks_always` it is asked about every carrier. It gets the carrier's root
+    /// directory, or `None` if another user started or runs the carrier: a file system of that user could keep this process from ever
+    /// ending. It is called in a thread that can be left behind.
+    pub fn new(
+        cookie: impl IntoIterator<Item = Vec<u8>>,
+        asks_always: bool,
+        is_ours: impl Fn(Option<&Path>) -> bool + Send + Sync + 'static,
+    ) -> Self {
         let cookie: Arc<[Vec<u8>]> = cookie.into_iter().collect();
         let strangers = Strangers::new({
             let cookie = cookie.clone();
-            move |pid, deadline| carries(pid, &cookie, deadline)
+            move |pid, deadline| {
+                if !carries(pid, &cookie, deadline)? {
+                    return Ok(Look::NoCarrier);
+                }
+                let root = match other_user_of(pid)? {
+                    None => Some(PathBuf::from(format!("/proc/{pid}/root"))),
+                    Some(_) => None,
+                };
+                let is_ours = (!asks_always && has_our_paths(pid)) || is_ours(root.as_deref());
+                Ok(if is_ours { Look::Ours } else { Look::Spared })
+            }
         });
-        Self { cookie, strangers, unread: 0 }
+        Self { cookie, asks_always, strangers, unread: 0, spared: 0 }
     }
 
     /// Examines all processes once. Waits for a process that is executing another program, because it has no environment for a moment.
@@ -53,7 +85,7 @@ impl CarrierSearch {
     /// # Errors
     /// Only a shortage ([`is_shortage`]): a process that could not be looked at may be a carrier.
     pub fn scan(&mut self) -> io::Result<Vec<Identity>> {
-        self.unread = 0;
+        (self.unread, self.spared) = (0, 0);
         if self.cookie.is_empty() {
             return Ok(Vec::new());
         }
@@ -72,7 +104,11 @@ impl CarrierSearch {
             let mut strangers = Vec::new();
             for pid in newcomers {
                 match other_user_of(pid) {
-                    Ok(None) => add_if(carries(pid, &self.cookie, deadline), pid, &mut found)?,
+                    Ok(None) => match unless_ended(carries(pid, &self.cookie, deadline))? {
+                        Some(true) if self.asks_always || !has_our_paths(pid) => strangers.push((pid, user::own())),
+                        Some(true) => found.extend(living(pid)?),
+                        Some(false) | None => {}
+                    },
                     Ok(Some(user)) if user::own() == 0 => strangers.push((pid, user)),
                     Err(error) if is_shortage(&error) => return Err(error),
                     // A process can end at any point of a look: then it carries nothing.
@@ -81,27 +117,40 @@ impl CarrierSearch {
             }
             for (pid, user) in strangers {
                 match self.strangers.look_at(pid, user) {
-                    Some(look) => add_if(look, pid, &mut found)?,
+                    Some(look) => match unless_ended(look)? {
+                        Some(Look::Ours) => found.extend(living(pid)?),
+                        Some(Look::Spared) => self.spared += usize::from(living(pid)?.is_some()),
+                        Some(Look::NoCarrier) | None => {}
+                    },
                     None => self.unread += 1,
                 }
             }
         }
     }
 
-    /// How many processes of other users the latest scan left out, because they or others of the same user kept it waiting.
+    /// How many processes the latest scan left out, because they or others of the same user kept it waiting.
     pub const fn unread(&self) -> usize {
         self.unread
     }
+
+    /// How many live processes the latest scan left out although they carry the cookie, because they belong to another run, as far as can
+    /// be seen.
+    pub const fn spared(&self) -> usize {
+        self.spared
+    }
 }
 
-/// Adds a process that carries the cookie and is alive.
-fn add_if(carries: io::Result<bool>, pid: u32, found: &mut Vec<Identity>) -> io::Result<()> {
-    match carries.and_then(|carries| carries.then(|| read_stat(pid)).transpose()) {
-        Ok(Some(stat)) if stat.state != ProcState::Dead => found.push(stat.identity),
-        Err(error) if is_shortage(&error) => return Err(error),
-        Ok(_) | Err(_) => {}
+/// The process, if it is alive.
+fn living(pid: u32) -> io::Result<Option<Identity>> {
+    Ok(unless_ended(read_stat(pid))?.filter(|stat| stat.state != ProcState::Dead).map(|stat| stat.identity))
+}
+
+/// The result of a look at a process, which can end at any point of it. A shortage is an error.
+fn unless_ended<T>(look: io::Result<T>) -> io::Result<Option<T>> {
+    match look {
+        Err(error) if is_shortage(&error) => Err(error),
+        other => Ok(other.ok()),
     }
-    Ok(())
 }
 
 /// Whether the process has each entry of `cookie` in its environment, as the kernel shows that. In the middle of execve(2) the old one is

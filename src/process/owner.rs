@@ -10,7 +10,7 @@ use crate::user;
 /// All four numbers count: another user can start a set-user-ID program of root with any arguments, and remains its real user
 /// (`proc_pid_status(5)`, `credentials(7)`). The process cannot delay this look, as it can delay one at its arguments or environment:
 /// the kernel takes no lock of the process's memory for it.
-pub(super) fn other_user_of(pid: u32) -> io::Result<Option<u32>> {
+pub fn other_user_of(pid: u32) -> io::Result<Option<u32>> {
     let status = fs::read(format!("/proc/{pid}/status"))?;
     let status = String::from_utf8_lossy(&status);
     let users: Option<Vec<u32>> = status

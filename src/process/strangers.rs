@@ -6,11 +6,13 @@
 //! or with this one.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use crate::lock::lock;
 
 /// How long the processes of one user may take in a scan. A user can only hide processes that it could end or change anyway: its own.
 const USER_LIMIT: Duration = Duration::from_secs(1);
@@ -21,14 +23,23 @@ const THREADS_MAX: usize = 16;
 
 static THREADS: AtomicUsize = AtomicUsize::new(0);
 
-/// The channels to and from a thread that looks at one process after the other. The thread ends when its answers have no receiver.
-type Looker<T> = (Sender<(u32, Instant)>, Receiver<T>);
+/// The users that keep a thread waiting, each with that thread, in whatever search it was left behind. Of these users no process is
+/// examined: a process that is stuck for days would cost every search another thread.
+static STUCK: Mutex<Vec<(u32, Weak<Counted>)>> = Mutex::new(Vec::new());
+
+/// A thread that looks at one process after the other, with the channels to and from it. It ends when its answers have no receiver.
+struct Looker<T> {
+    ask: Sender<(u32, Instant)>,
+    answers: Receiver<T>,
+    thread: Weak<Counted>,
+}
 
 /// Looks at processes of other users, within limits. `T` is what a look returns.
 pub(super) struct Strangers<T> {
     look: Arc<dyn Fn(u32, Instant) -> T + Send + Sync>,
     looker: Option<Looker<T>>,
-    /// Users of whom a process kept a thread waiting. None of theirs is looked at again: each would cost a thread.
+    /// Users of whom a process kept a thread waiting in this search. None of theirs is looked at again, even if that thread has ended:
+    /// each would cost another second.
     avoided: BTreeSet<u32>,
     taken: BTreeMap<u32, Duration>,
 }
@@ -53,25 +64,26 @@ impl<T: Send + 'static> Strangers<T> {
     pub(super) fn look_at(&mut self, pid: u32, user: u32) -> Option<T> {
         let of_user = USER_LIMIT.saturating_sub(self.taken.get(&user).copied().unwrap_or_default());
         let left = of_user.min(ALL_LIMIT.saturating_sub(self.taken()));
-        if left.is_zero() || self.avoided.contains(&user) {
+        if left.is_zero() || self.avoided.contains(&user) || keeps_a_thread(user) {
             return None;
         }
-        let (ask, answers) = match self.looker.take() {
+        let looker = match self.looker.take() {
             Some(looker) => looker,
             None => self.start()?,
         };
         let begin = Instant::now();
-        ask.send((pid, begin + left)).ok()?;
-        let answer = answers.recv_timeout(left);
+        looker.ask.send((pid, begin + left)).ok()?;
+        let answer = looker.answers.recv_timeout(left);
         *self.taken.entry(user).or_default() += begin.elapsed();
         match answer {
             Ok(answer) => {
-                self.looker = Some((ask, answers));
+                self.looker = Some(looker);
                 Some(answer)
             }
             // Left behind. It ends when its look does.
             Err(RecvTimeoutError::Timeout) => {
                 self.avoided.insert(user);
+                lock(&STUCK).push((user, looker.thread));
                 None
             }
             Err(RecvTimeoutError::Disconnected) => None,
@@ -79,7 +91,8 @@ impl<T: Send + 'static> Strangers<T> {
     }
 
     fn start(&self) -> Option<Looker<T>> {
-        let counted = Counted::new()?;
+        let counted = Arc::new(Counted::new()?);
+        let thread = Arc::downgrade(&counted);
         let (ask, asked) = mpsc::channel();
         let (answer, answers) = mpsc::channel();
         let look = self.look.clone();
@@ -92,8 +105,15 @@ impl<T: Send + 'static> Strangers<T> {
             }
         };
         thread::Builder::new().name("strangers".to_owned()).spawn(work).ok()?;
-        Some((ask, answers))
+        Some(Looker { ask, answers, thread })
     }
+}
+
+/// Whether a thread still waits for a process of this user.
+fn keeps_a_thread(user: u32) -> bool {
+    let mut stuck = lock(&STUCK);
+    stuck.retain(|(_, thread)| thread.strong_count() > 0);
+    stuck.iter().any(|&(stuck, _)| stuck == user)
 }
 
 /// One of the threads that there may be.
@@ -147,6 +167,39 @@ mod tests {
         assert_eq!(strangers.look_at(8, 1002), Some(8));
         assert_eq!(*looked.lock().expect("no panic"), [5, STUCK, 7, 8]);
         drop((leave, strangers));
+    }
+
+    #[test]
+    fn process_that_is_stuck_costs_all_searches_one_thread_until_it_answers() {
+        let _alone = ALONE.lock();
+        let (leave, left) = mpsc::channel::<()>();
+        let left = Arc::new(Mutex::new(left));
+        let search = || {
+            let left = left.clone();
+            Strangers::new(move |pid, _| {
+                if pid == 1 {
+                    let _ends = left.lock().expect("no panic").recv();
+                }
+                pid
+            })
+        };
+        let before = THREADS.load(Ordering::SeqCst);
+        for _ in 0..2 * THREADS_MAX {
+            let mut strangers = search();
+            assert_eq!(strangers.look_at(1, 2001), None);
+            assert_eq!(strangers.look_at(2, 2002), Some(2), "there are threads for others");
+        }
+        let until = |what: &str, holds: &dyn Fn() -> bool| {
+            let deadline = Instant::now() + Duration::from_secs(60);
+            while !holds() {
+                assert!(Instant::now() < deadline, "never came true: {what}");
+                thread::yield_now();
+            }
+        };
+        until("one thread waits", &|| THREADS.load(Ordering::SeqCst) == before + 1);
+        drop(leave);
+        until("it has ended", &|| !keeps_a_thread(2001));
+        assert_eq!(search().look_at(3, 2001), Some(3), "the user's processes are examined again");
     }
 
     #[test]

@@ -28,7 +28,7 @@ use crate::kill_point::KillPoint;
 use crate::log::{Listing, RunLogs};
 use crate::pipeline::{Found, Killed};
 use crate::private;
-use crate::process::{self, CarrierSearch, Cgroup};
+use crate::process::{self, Cgroup};
 use crate::run_dir::{
     self, Command, Header, JournalError, LaunchSpec, LineReader, LockState, Message, NumberedProgress, PAUSE_FILE, ProgressError,
     Runs, to_line,
@@ -270,17 +270,17 @@ impl Shims for RealShims {
         let given = header.as_ref().map_or_else(|| self.runs.clone(), |header| Runs::new(header.runtime_dir.clone()));
         let socket = header.as_ref().and_then(|header| header.socket.as_deref());
         let is_elsewhere = given.runtime_dir() != self.runs.runtime_dir();
+        let has_mark = header.as_ref().is_some_and(|header| header.mark.is_some());
+        let cookie = cookie(&given, run_id, header.as_ref(), is_elsewhere)?;
         // The copy of a directory names the path of the original, where the numbers may have begun anew since.
-        if strays::has_namesake(&given, run_id, socket)?
-            || (is_elsewhere && given.run(run_id).lock_state().is_ok_and(|state| state == LockState::Held))
-        {
+        if !cookie.is_empty() && strays::has_namesake(&given, run_id, socket, has_mark)? {
             let given = given.runtime_dir().display();
             return Err(io::Error::other(format!("a later run {run_id} of {given} lives, and its processes look the same")));
         }
-        let cookie = cookie(&given, run_id, header.as_ref(), is_elsewhere)?;
         let (cgroup, former) = self.cgroups(run_id, header.as_ref())?;
-        let mut search = CarrierSearch::new(cookie);
+        let mut search = strays::search_for_run(cookie, &given, run_id, has_mark, is_elsewhere);
         let mut deadline = None;
+        let mut spared;
         let mut pause = Duration::from_micros(200);
         // In the order in which they were found, the first of them with their names.
         let mut found: Vec<(u32, Option<String>)> = Vec::new();
@@ -304,7 +304,14 @@ impl Shims for RealShims {
                 }
                 Some(_) | None => false,
             };
-            carriers.extend(strays::carriers(&mut search, &given.run(run_id))?);
+            let found_now = search.scan()?;
+            spared = search.spared();
+            // No two runs have the same mark. If one process sees that the run's lock is held, the run lives, and so do its other processes.
+            if has_mark && spared > 0 {
+                spared += found_now.len();
+            } else {
+                carriers.extend(found_now);
+            }
             carriers.retain(process::is_alive);
             carriers.iter().map(|carrier| carrier.pid).for_each(&mut name);
             if !is_group_populated && carriers.is_empty() {
@@ -340,7 +347,7 @@ impl Shims for RealShims {
         }
         // Not every group below is listed; a process in none of these counts too.
         let alive = alive.len().max(usize::from(is_group_populated));
-        let mut leftovers = Leftovers { killed, alive, unread: search.unread() };
+        let mut leftovers = Leftovers { killed, alive, unread: search.unread(), spared };
         KillPoint::ServerLeftoversKilled.reach();
         if let (Some(cgroup), 0) = (cgroup, leftovers.alive)
             && let Err(error) = cgroup.remove()

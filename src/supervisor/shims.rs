@@ -26,8 +26,10 @@ pub(super) struct Leftovers {
     pub(super) killed: Killed,
     /// How many of them could not be killed.
     pub(super) alive: usize,
-    /// How many processes of other users kept the search waiting, and were not examined.
+    /// How many processes kept the search waiting, and were not examined.
     pub(super) unread: usize,
+    /// How many processes carry the run's cookie and were left alone, because they see another directory at its path.
+    pub(super) spared: usize,
 }
 
 /// The world.

@@ -2,7 +2,6 @@
 //!
 //! The working directory of a process shows its run directory, and its second control socket shows its runtime directory.
 
-use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::{self, Metadata};
 use std::io;
@@ -32,6 +31,10 @@ pub(super) enum Whereabouts {
 /// Where the shim of this journal, which is in the run directory `dir`, is. An error only for a shortage, which leaves the answer open.
 pub(super) fn whereabouts_of_shim(header: &Header, dir: &Path) -> io::Result<Whereabouts> {
     let shim = Identity { pid: header.shim_pid, start_ticks: header.shim_start_ticks };
+    // No shim, which has this server's user. Its directory is not touched: the file system of another user could keep this thread waiting.
+    if matches!(unless_short(process::other_user_of(shim.pid))?, Some(Some(_))) {
+        return Ok(Whereabouts::Unseen);
+    }
     match process::lives(shim)? {
         Some(true) => {}
         Some(false) => return Ok(Whereabouts::Dead),
@@ -71,8 +74,12 @@ pub(super) fn socket_of(runs: &Runs, run_id: i64) -> io::Result<Option<String>> 
 }
 
 /// Whether another run lives whose processes carry the cookie of run `run_id` of `runs`: the numbers began anew there since the journal
-/// that names `socket` was copied. An error only for a shortage.
-pub(super) fn has_namesake(runs: &Runs, run_id: i64, socket: Option<&str>) -> io::Result<bool> {
+/// that names `socket` was copied. Without a mark, a shim counts as well that has its socket in another network namespace.
+/// An error only for a shortage.
+pub(super) fn has_namesake(runs: &Runs, run_id: i64, socket: Option<&str>, has_mark: bool) -> io::Result<bool> {
+    if !has_mark && live_shims(runs)?.into_iter().any(|(id, pid)| id == run_id && process::has_our_paths(pid)) {
+        return Ok(true);
+    }
     for other in own_sockets(runs, Some(run_id))?.into_iter().filter(|other| socket != Some(other.name.as_str())) {
         let Some(pid) = other.pid else { continue };
         // One that dies closes its sockets last.
@@ -109,41 +116,51 @@ fn own_sockets(runs: &Runs, run_id: Option<i64>) -> io::Result<Vec<Own>> {
         // One look at the processes, however many such names there are.
         let shims = live_shims(runs)?;
         own.extend(busy.into_iter().filter_map(|(name, run_id)| {
-            let pid = Some(*shims.get(&run_id)?);
-            Some(Own { name, run_id, pid })
+            let &(_, pid) = shims.iter().find(|&&(id, _)| id == run_id)?;
+            Some(Own { name, run_id, pid: Some(pid) })
         }));
     }
     Ok(own)
 }
 
-/// The processes that a search for the cookie of `run` finds, without those of a run that lives. An error only for a shortage.
+/// The search for the processes of run `run_id`, which is lost, by their cookie. `given` is the runtime directory as it was given to the run.
 ///
-/// A container can have another directory at the same path, and a run there the same number. The lock of its run is held in the file
-/// system that its processes see.
-pub(super) fn carriers(search: &mut CarrierSearch, run: &RunDir) -> io::Result<Vec<Identity>> {
-    let mut carriers = Vec::new();
-    for carrier in search.scan()? {
-        let root = format!("/proc/{}/root", carrier.pid);
-        let there = Path::new(&root).join(run.path().strip_prefix("/").unwrap_or(run.path()));
-        if unless_short(RunDir::at(there).lock_state())? != Some(LockState::Held) {
-            carriers.push(carrier);
+/// A container can have another directory at the same path, and a run there the same number. So a process with paths of its own belongs to
+/// the run only if its path leads to this server's directory. A mark is a better proof, but can be that of a copied journal whose run
+/// lives: then the lock of the run is held in the file system that its processes see. The same holds if the directory was moved.
+pub(super) fn search_for_run(
+    cookie: Vec<Vec<u8>>,
+    given: &Runs,
+    run_id: i64,
+    has_mark: bool,
+    is_elsewhere: bool,
+) -> CarrierSearch {
+    let (dir, run) = (given.runtime_dir().to_owned(), given.run(run_id));
+    let ours = if has_mark { None } else { FileId::of(&dir).ok() };
+    CarrierSearch::new(cookie, is_elsewhere, move |root| {
+        let Some(root) = root else { return has_mark };
+        let there = |path: &Path| root.join(path.strip_prefix("/").unwrap_or(path));
+        if !has_mark {
+            return ours.is_some() && FileId::of(&there(&dir)).ok() == ours;
         }
-    }
-    Ok(carriers)
+        match RunDir::at(there(run.path())).lock_state() {
+            Ok(state) => state == LockState::Free,
+            // The file system may say this to be searched again and again. A process that is spared is reported.
+            Err(error) => !process::is_shortage(&error),
+        }
+    })
 }
 
 /// The shims of this user or root that were started for runs of this runtime directory's path, by their arguments.
-fn live_shims(runs: &Runs) -> io::Result<BTreeMap<i64, u32>> {
+fn live_shims(runs: &Runs) -> io::Result<Vec<(i64, u32)>> {
     let run_of = |dir: &[u8]| {
         let name = Path::new(OsStr::from_bytes(dir)).strip_prefix(runs.path()).ok()?.to_str()?;
         name.parse::<i64>().ok().filter(|&run_id| run_id > 0)
     };
-    Ok(process::with_arguments(|arguments| match arguments {
+    process::with_arguments(|arguments| match arguments {
         [_, mode, dir] if mode == b"shim" => run_of(dir),
         _ => None,
-    })?
-    .into_iter()
-    .collect())
+    })
 }
 
 /// The result, if there is one.

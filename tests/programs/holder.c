@@ -4,6 +4,9 @@
  *   stuck DEVICE DIR   holds the lock of its memory for as long as it runs: mounts a file system at DIR in a user namespace of its own, by
  *                      DEVICE, a node of FUSE. One thread reads memory of a file there, which is never answered; the other waits for the lock
  *                      to map something, and every reader waits behind that one. Says the pid of the process
+ *   apart DEVICE DIR EMPTY TARGET ERROR
+ *                      sees an overlay of such a file system and the directory EMPTY at TARGET. A look for a file there is answered with the
+ *                      error of this number, or never, if it is 0. Says its pid
  *   big MB             claims MB megabytes, which are not there, as its environment. Says its pid
  */
 #define _GNU_SOURCE
@@ -61,7 +64,22 @@ static void hold(const char *dir, int go) {
     pause();
 }
 
-static void stuck(const char *device, const char *dir) {
+static void end(int unused) {
+    (void)unused;
+    _exit(1);
+}
+
+static void apart(const char *dir, const char *empty, const char *target) {
+    char options[8300];
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    snprintf(options, sizeof options, "lowerdir=%s:%s", dir, empty);
+    if (mount("test", target, "overlay", 0, options)) fail("mount");
+    printf("%d\n", (int)getpid());
+    fflush(stdout);
+    pause();
+}
+
+static void serve(const char *device, const char *dir, const char *empty, const char *target, int error) {
     static char request[1 << 17];
     char text[128];
     int ends[2], uid = (int)getuid(), gid = (int)getgid();
@@ -76,12 +94,14 @@ static void stuck(const char *device, const char *dir) {
     snprintf(text, sizeof text, "fd=%d,rootmode=40000,user_id=0,group_id=0", fuse);
     if (mount("test", dir, "fuse", 0, text)) fail("mount");
     if (pipe(ends)) fail("pipe");
+    signal(SIGCHLD, end);
     pid_t holder = fork();
     if (holder < 0) fail("fork");
     if (holder == 0) {
         close(fuse);
         close(ends[1]);
-        hold(dir, ends[0]);
+        if (target != NULL) apart(dir, empty, target);
+        else hold(dir, ends[0]);
         exit(0);
     }
     for (;;) {
@@ -96,12 +116,21 @@ static void stuck(const char *device, const char *dir) {
         struct fuse_entry_out entry = {.nodeid = 2, .attr = plain, .entry_valid = 1000, .attr_valid = 1000};
         struct fuse_attr_out attr = {.attr = in->nodeid == 1 ? folder : plain, .attr_valid = 1000};
         struct fuse_open_out opened = {0};
+        struct fuse_statfs_out room = {.st = {.bsize = 4096, .namelen = 255}};
         struct fuse_out_header out = {.unique = in->unique};
         struct iovec parts[2] = {{&out, sizeof out}, {NULL, 0}};
         switch (in->opcode) {
         case FUSE_INIT: parts[1] = (struct iovec){&init, sizeof init}; break;
-        case FUSE_LOOKUP: parts[1] = (struct iovec){&entry, sizeof entry}; break;
+        case FUSE_LOOKUP:
+            if (target != NULL && error == 0) continue;
+            if (target != NULL) {
+                out.error = -error;
+                break;
+            }
+            parts[1] = (struct iovec){&entry, sizeof entry}; break;
         case FUSE_GETATTR: parts[1] = (struct iovec){&attr, sizeof attr}; break;
+        case FUSE_STATFS: parts[1] = (struct iovec){&room, sizeof room}; break;
+        case FUSE_OPENDIR:
         case FUSE_OPEN: parts[1] = (struct iovec){&opened, sizeof opened}; break;
         case FUSE_READ:
             /* Never answered. */
@@ -146,7 +175,8 @@ static void big(size_t bytes) {
 int main(int count, char **args) {
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     alarm(SECONDS);
-    if (count == 4 && strcmp(args[1], "stuck") == 0) stuck(args[2], args[3]);
+    if (count == 4 && strcmp(args[1], "stuck") == 0) serve(args[2], args[3], NULL, NULL, 0);
+    if (count == 7 && strcmp(args[1], "apart") == 0) serve(args[2], args[3], args[4], args[5], atoi(args[6]));
     if (count == 3 && strcmp(args[1], "big") == 0) big((size_t)atol(args[2]) << 20);
     return 2;
 }

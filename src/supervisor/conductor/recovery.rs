@@ -132,14 +132,22 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
                         match (leftovers.alive, containment, leftovers.unread) {
                             (0, Some(Containment::Cgroup), _) => why.push_str("; nothing of it is alive"),
                             // A process that cleared its environment cannot be recognised.
+                            (0, Some(Containment::Tree) | None, 0) if leftovers.spared > 0 => {}
                             (0, Some(Containment::Tree) | None, 0) => why.push_str("; nothing that carries its id is alive"),
                             (0, Some(Containment::Tree) | None, unread) => {
                                 why = format!(
-                                    "{why}; {unread} processes of other users could not be examined in time: if one of them belongs \
-                                     to this run, end it by hand"
+                                    "{why}; {unread} processes of other users or in containers could not be examined in \
+                                     time: if one of them belongs to this run, end it by hand"
                                 );
                             }
                             (left, ..) => why = format!("{why}; {left} of its processes could not be killed: end them by hand"),
+                        }
+                        if leftovers.spared > 0 {
+                            why = format!(
+                                "{why}; {} that carry its id were left alone, because they have a mount namespace or a root directory of \
+                                 their own and may belong to the run of another server: if they belong to this run, end them by hand",
+                                leftovers.spared
+                            );
                         }
                     }
                     Err(error) if is_shortage(&error) => {

@@ -215,14 +215,14 @@ impl Shims for SimShims {
             if run.pipeline.is_alive() && run.pipeline.is_stuck {
                 world.env.cover("leftovers could not be killed");
                 run.pipeline.is_given_up = true;
-                Leftovers { killed: run.pipeline.living(), alive: 1, unread: 0 }
+                Leftovers { killed: run.pipeline.living(), alive: 1, unread: 0, spared: 0 }
             } else {
                 if run.pipeline.is_alive() {
                     world.env.cover("leftovers were killed");
                 }
                 let killed = run.pipeline.living();
                 run.pipeline.kill();
-                Leftovers { killed, alive: 0, unread: 0 }
+                Leftovers { killed, alive: 0, unread: 0, spared: 0 }
             }
         };
         moment(&self.world, "after", "a kill of leftovers");

@@ -17,9 +17,11 @@ use crate::support::{DEADLINE, Place, is_alive, not_run, pids, processes_with, s
 /// How a test enters namespaces of its own: as root, or as root of a user namespace. The second way has a PID namespace, too.
 const NAMESPACES: [&[&str]; 2] = [&["-n", "-m"], &["-n", "-m", "--pid", "--fork", "--mount-proc"]];
 
-/// An empty file system at the folder `$1`, and a server in it whose run 1 lives until it is killed.
+/// An empty file system at the folder `$1`, and a server in it whose run 1 lives until it is killed. One of its processes has a mount
+/// namespace of its own, in which the directory of the run is out of sight.
 const SET_UP: &str = r#"mount -t tmpfs -o mode=755 none "$1" && mkdir "$1/root" && cd "$1" && ip link set lo up || exit
-printf '#!/bin/sh\nexec sleep 600\n' >root/hold.sh && chmod 755 root/hold.sh
+printf '#!/bin/sh\nunshare -m --propagation private sh -c "mount -t tmpfs none %s; exec sleep 600" &\nexec sleep 600\n' "$1" >root/hold.sh
+chmod 755 root/hold.sh
 "$2" serve >/dev/null 2>&1 &
 until "$2" start hold.sh >/dev/null 2>&1; do sleep 0.1; done
 wait"#;
@@ -29,6 +31,7 @@ struct Container {
     child: Child,
     mark: String,
     leader: u32,
+    processes: BTreeSet<u32>,
 }
 
 impl Container {
@@ -62,8 +65,15 @@ impl Container {
         let (name, value) = mark.split_once('=').expect("as written above");
         command.env(name, value).env("AUTOAPPDEV_CONTAINMENT", "tree").env("AUTOAPPDEV_SOCKET", "off");
         let child = command.stdin(Stdio::null()).spawn().expect("it ran a moment ago");
-        let mut container = Self { child, mark, leader: 0 };
-        container.leader = until("its run lives", || container.pipeline().into_iter().next());
+        let mut container = Self { child, mark, leader: 0, processes: BTreeSet::new() };
+        let is_sleep = |pid: &u32| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "sleep\n");
+        container.processes = until("both processes of its run are there", || {
+            let processes = container.pipeline();
+            (processes.len() == 2 && processes.iter().all(is_sleep)).then_some(processes)
+        });
+        let sees_runs = |pid: &&u32| Path::new(&format!("/proc/{pid}/root{}", place.run_dir(1).display())).exists();
+        container.leader = *container.processes.iter().find(sees_runs).expect("one of them");
+        assert_eq!(container.processes.iter().filter(sees_runs).count(), 1);
         until_true("its journal is there", || container.journal(place).lines().count() > 1);
         Some(container)
     }
@@ -83,7 +93,7 @@ impl Container {
     }
 
     fn assert_untouched(&self, place: &Place, case: &str) {
-        assert_eq!(self.pipeline(), BTreeSet::from([self.leader]), "{case}");
+        assert_eq!(self.pipeline(), self.processes, "{case}");
         let journal = self.journal(place);
         assert!(journal.contains("\"spawned\"") && !journal.contains("\"exited\""), "{case}: {journal}");
     }
@@ -112,7 +122,7 @@ impl Drop for Container {
 }
 
 /// Replaces the first line of a journal.
-fn change_header(journal: &Path, change: impl FnOnce(&mut Value)) {
+pub(super) fn change_header(journal: &Path, change: impl FnOnce(&mut Value)) {
     let text = fs::read_to_string(journal).expect("a journal");
     let (first, rest) = text.split_once('\n').expect("a header");
     let mut header: Value = serde_json::from_str(first).expect("JSON");
@@ -168,23 +178,24 @@ fn journal_of_a_clone_that_names_a_containers_run_kills_nothing() {
 #[test]
 fn server_leaves_the_run_of_a_container_with_the_same_path_and_number_alone() {
     type Past = fn(&Path);
-    let pasts: &[(&str, Past)] = &[
-        ("a whole journal", |_| ()),
-        ("a journal of an earlier version", |run_dir| {
+    let alone = "2 that carry its id were left alone";
+    let pasts: &[(&str, &str, Past)] = &[
+        ("a whole journal", "nothing that carries its id is alive", |_| ()),
+        ("a journal of an earlier version", alone, |run_dir| {
             change_header(&run_dir.join("journal.jsonl"), |header| {
                 let mark = header.as_object_mut().expect("an object").remove("mark");
                 assert_eq!(mark.expect("it has one").as_str().map(str::len), Some(32));
             });
         }),
-        ("a damaged journal", |run_dir| fs::write(run_dir.join("journal.jsonl"), "{}\n").expect("writes")),
-        ("no run directory", |run_dir| fs::remove_dir_all(run_dir).expect("removes")),
+        ("a damaged journal", alone, |run_dir| fs::write(run_dir.join("journal.jsonl"), "{}\n").expect("writes")),
+        ("no run directory", alone, |run_dir| fs::remove_dir_all(run_dir).expect("removes")),
     ];
     for namespaces in NAMESPACES {
         let mut place = Place::new();
         let Some(container) = Container::at(&place, namespaces) else { return };
         place.set_env("AUTOAPPDEV_CONTAINMENT", "tree");
         place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh");
-        for (case, past) in pasts {
+        for (case, why, past) in pasts {
             place.start_server();
             let (leader, run_id) = place.start();
             assert_eq!(run_id, 1, "as the container's");
@@ -196,7 +207,8 @@ fn server_leaves_the_run_of_a_container_with_the_same_path_and_number_alone() {
             past(&place.run_dir(run_id));
             place.start_server();
             place.until_state("stopped");
-            assert_eq!(place.run(run_id)["status"], "lost", "{case}");
+            let run = place.run(run_id);
+            assert!(run["status"] == "lost" && run["error"].as_str().is_some_and(|error| error.contains(why)), "{case}: {run}");
             assert!(!is_alive(leader), "{case}: its own run is cleaned up");
             container.assert_untouched(&place, &format!("{case}, {namespaces:?}"));
             place.kill_server();
@@ -244,4 +256,56 @@ fn run_of_an_earlier_version_is_cleaned_up_in_its_own_directory_only() {
         let why = run["error"].as_str().expect("a sentence");
         assert_eq!(why.contains("names another runtime directory") && !why.contains("nothing"), is_moved, "{why}");
     }
+}
+
+/// A service manager can give a service a new mount namespace at each start. A path still leads to the same directory there.
+#[test]
+fn process_with_a_mount_namespace_of_its_own_is_of_an_unmarked_run_only_if_it_sees_the_same_directory() {
+    let enter = ["unshare", "-m", "--propagation", "private"];
+    if !Command::new(enter[0]).args(&enter[1..]).arg("true").output().is_ok_and(|tried| tried.status.success()) {
+        return not_run("no mount namespace can be made here; it takes unshare(1) and root", "AUTOAPPDEV_REQUIRE_NETNS");
+    }
+    let mut place = Place::new();
+    let run_id = place.past_run(&[Fact::Spawned { pid: 1, start_ticks: u64::MAX, containment: Containment::Tree }]);
+    change_header(&place.run_dir(run_id).join("journal.jsonl"), |header| assert_eq!(header.get("mark"), None));
+    let start = |words: &str| {
+        let mut command = Command::new(enter[0]);
+        command.args(&enter[1..]).args(["sh", "-c", words, "sh"]).arg(place.folder());
+        let child = command.envs(cookie_of(&place.runtime(), run_id)).spawn().expect("it ran a moment ago");
+        let name = format!("/proc/{}/comm", child.id());
+        until_true("it is there", || fs::read_to_string(&name).is_ok_and(|name| name == "sleep\n"));
+        child
+    };
+    let (mut same, mut other) = (start("exec sleep 600"), start("mount -t tmpfs none \"$1\"; exec sleep 600"));
+    let run = place.boot_on_it(run_id, "lost");
+    let alive = (is_alive(same.id()), is_alive(other.id()));
+    for child in [&mut same, &mut other] {
+        let _ended = child.kill();
+        child.wait().expect("ours");
+    }
+    assert_eq!(alive, (false, true), "{run}");
+    let why = run["error"].as_str().expect("a sentence");
+    assert!(why.contains("1 that carry its id were left alone") && !why.contains("nothing"), "{why}");
+}
+
+/// Its author knows the boot. The file system at the path that the journal names can belong to the author and never answer.
+#[test]
+fn directory_that_a_journal_names_is_not_looked_at() {
+    let mut place = Place::new();
+    let run_id = place.past_run(&[Fact::Spawned { pid: 1, start_ticks: u64::MAX, containment: Containment::Tree }]);
+    let elsewhere = place.folder().join("elsewhere");
+    let run_dir = elsewhere.join("runs").join(run_id.to_string());
+    fs::create_dir_all(&run_dir).and_then(|()| fs::write(run_dir.join("lock"), "")).expect("writes");
+    change_header(&place.run_dir(run_id).join("journal.jsonl"), |header| {
+        header["runtime_dir"] = json!(elsewhere);
+        header["mark"] = json!("0".repeat(32));
+    });
+    let watch = rustix::fs::inotify::init(rustix::fs::inotify::CreateFlags::NONBLOCK).expect("inotify");
+    let flags = rustix::fs::inotify::WatchFlags::OPEN | rustix::fs::inotify::WatchFlags::ACCESS;
+    for dir in [&elsewhere, &run_dir] {
+        rustix::fs::inotify::add_watch(&watch, dir, flags).expect("watches");
+    }
+    place.boot_on_it(run_id, "lost");
+    let mut buffer = [0; 4096];
+    assert_eq!(rustix::io::read(&watch, &mut buffer), Err(rustix::io::Errno::AGAIN), "nothing was opened there");
 }

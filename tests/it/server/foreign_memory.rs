@@ -5,13 +5,16 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{MetadataExt, chown};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
-use serde_json::json;
+use serde_json::{Value, json};
 
+use super::containers::change_header;
 use super::foreign_files::{ANOTHER, THIRD, is_root, set_mode};
 use super::foreign_sockets::squat;
+use crate::support::past::cookie_of;
 use crate::support::{Place, is_alive, letter, not_run, signal, until, until_true};
 
 /// A process of the other user that runs `tests/programs/holder.c`; killed when it goes out of scope.
@@ -24,12 +27,17 @@ struct Holder {
 impl Holder {
     /// `None` where the kernel does not let it.
     fn start(place: &Place, args: &[&str]) -> Option<Self> {
+        Self::start_with(place, args, &[])
+    }
+
+    fn start_with(place: &Place, args: &[&str], environment: &[(&str, String)]) -> Option<Self> {
         if !place.root().join("holder").exists() {
             place.compile("holder");
         }
         set_mode(place.folder(), 0o711);
         let mut command = Command::new(place.root().join("holder"));
         let command = command.args(args).uid(ANOTHER).gid(ANOTHER).env_clear().env("NAME", "value");
+        command.envs(environment.iter().map(|(name, value)| (name, value)));
         let mut child = command.stdout(Stdio::piped()).spawn().expect("it was compiled");
         let mut line = String::new();
         BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("text");
@@ -41,8 +49,8 @@ impl Holder {
         Some(Self { child, pid })
     }
 
-    /// It holds the lock of its memory, so that every read of its arguments or environment waits.
-    fn stuck(place: &Place) -> Option<Self> {
+    /// A node of FUSE and a directory to mount at, both the other user's.
+    fn mountable(place: &Place) -> [String; 2] {
         let (device, dir) = (place.folder().join("fuse"), place.folder().join("mounted"));
         if !device.exists() {
             fs::create_dir(&dir).expect("creates");
@@ -50,8 +58,29 @@ impl Holder {
             mknodat(CWD, &device, FileType::CharacterDevice, Mode::RUSR | Mode::WUSR, makedev(10, 229)).ok();
             let _not_made = chown(&device, Some(ANOTHER), None);
         }
-        let path = |path: &std::path::Path| path.to_str().expect("a temp folder has a plain name").to_owned();
-        let holder = Self::start(place, &["stuck", &path(&device), &path(&dir)]);
+        [text(&device), text(&dir)]
+    }
+
+    /// It carries the cookie of the run that has this journal. At the path of the place's folder, it sees a file system in which no look
+    /// for a file is answered, or each with this error.
+    fn apart(place: &Place, run_id: i64, header: &Value, error: i32) -> Option<Self> {
+        let [device, dir] = Self::mountable(place);
+        let empty = place.folder().join("empty");
+        fs::create_dir_all(&empty).expect("creates");
+        let mut cookie = cookie_of(&place.runtime(), run_id).to_vec();
+        cookie.extend(header["mark"].as_str().map(|mark| ("AUTOAPPDEV_RUN_MARK", mark.to_owned())));
+        let args = ["apart", &device, &dir, &text(&empty), &text(place.folder()), &error.to_string()];
+        let holder = Self::start_with(place, &args, &cookie);
+        if holder.is_none() {
+            not_run("an overlay of a file system of FUSE cannot be mounted in a user namespace", "AUTOAPPDEV_REQUIRE_FUSE");
+        }
+        holder
+    }
+
+    /// It holds the lock of its memory, so that every read of its arguments or environment waits.
+    fn stuck(place: &Place) -> Option<Self> {
+        let [device, dir] = Self::mountable(place);
+        let holder = Self::start(place, &["stuck", &device, &dir]);
         match &holder {
             Some(holder) => until_true("it waits for the lock of its memory", || letter(holder.pid) == Some('D')),
             None => not_run("a file system cannot be mounted by FUSE in a user namespace", "AUTOAPPDEV_REQUIRE_FUSE"),
@@ -62,6 +91,10 @@ impl Holder {
     fn is_stuck(&self) -> bool {
         letter(self.pid) == Some('D')
     }
+}
+
+fn text(path: &Path) -> String {
+    path.to_str().expect("a temp folder has a plain name").to_owned()
 }
 
 impl Drop for Holder {
@@ -94,7 +127,7 @@ fn process_that_keeps_readers_of_its_environment_waiting_delays_no_recovery_and_
     assert!(holder.is_stuck() && !is_alive(pid) && !is_alive(dropped));
     let run = place.run(run_id);
     let why = run["error"].as_str().expect("a sentence");
-    assert!(why.contains("of other users could not be examined in time"), "{why}");
+    assert!(why.contains("could not be examined in time"), "{why}");
     let (pid, next) = place.start_with(json!({"script": "sleep.sh"}));
     assert_eq!(next, run_id + 1);
     // A boot finds a lost run, and ends although a thread waits.
@@ -106,6 +139,39 @@ fn process_that_keeps_readers_of_its_environment_waiting_delays_no_recovery_and_
     assert!(holder.is_stuck() && !is_alive(pid));
     assert_eq!(place.stop_server(), 0);
     assert!(holder.is_stuck());
+}
+
+#[test]
+fn file_system_of_another_users_process_delays_no_recovery_and_is_no_shortage() {
+    const TOO_MANY_OPEN_FILES: i32 = 24;
+    if !is_root() {
+        return;
+    }
+    for (error, has_mark) in [(0, true), (0, false), (TOO_MANY_OPEN_FILES, true), (TOO_MANY_OPEN_FILES, false)] {
+        let mut place = Place::serving_with("sleep.sh", "tree");
+        let (pid, run_id) = place.start();
+        place.kill_server();
+        let journal = place.run_dir(run_id).join("journal.jsonl");
+        change_header(&journal, |header| {
+            if !has_mark {
+                header.as_object_mut().expect("an object").remove("mark");
+            }
+        });
+        let shim = place.shim_pid(run_id);
+        signal(shim, "KILL");
+        until_true("the shim has ended", || !is_alive(shim));
+        let header: Value =
+            serde_json::from_str(fs::read_to_string(&journal).expect("text").lines().next().expect("a header")).expect("JSON");
+        let Some(holder) = Holder::apart(&place, run_id, &header, error) else { return };
+        place.start_server();
+        place.until_state("stopped");
+        let run = place.run(run_id);
+        // Another user's process cannot know the mark, unless it is of the run.
+        let why = if has_mark { "nothing that carries its id is alive" } else { "2 that carry its id were left alone" };
+        assert!(run["error"].as_str().expect("a sentence").contains(why), "{error} {has_mark}: {run}");
+        assert_eq!((is_alive(pid), is_alive(holder.pid)), (false, !has_mark), "{error} {has_mark}: {run}");
+        assert_eq!(place.stop_server(), 0);
+    }
 }
 
 #[test]
