@@ -65,7 +65,14 @@ pub fn is_foreign(dir: &Path) -> bool {
     let is_descriptor = |dir: &Path| dir == descriptors || dir.parent() == Some(descriptors);
     let is_foreign =
         |dir: &Path| dir.symlink_metadata().is_ok_and(|found| found.is_symlink() || !user::is_trusted_owner(found.uid(), dir));
-    [Some(dir), dir.parent()].into_iter().flatten().any(|dir| !is_descriptor(dir) && is_foreign(dir))
+    // The outer one first: if that is a link, the look at the inner one would follow it.
+    [dir.parent(), Some(dir)].into_iter().flatten().any(|dir| !is_descriptor(dir) && is_foreign(dir))
+}
+
+/// True if there is an entry with this name. Unlike `Path::exists`, it does not follow a link, which a clone can contain and which can lead
+/// to a file system that never answers.
+pub fn has_entry(path: &Path) -> bool {
+    path.symlink_metadata().is_ok()
 }
 
 /// True if there is a symbolic link with this name.

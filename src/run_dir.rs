@@ -26,7 +26,7 @@ use sha2::{Digest, Sha256};
 
 use crate::abstract_socket;
 use crate::file_id::FileId;
-use crate::held_dir::{is_foreign, is_link};
+use crate::held_dir::{has_entry, is_foreign, is_link};
 use crate::kill_point::KillPoint;
 use crate::latest_run::{RUNS_DIR, latest_run, run_ids, set_latest_run};
 use crate::private::{self, private_file};
@@ -94,7 +94,7 @@ impl Runs {
     /// if there is no link, or if a server was killed before it could make the link name a directory that it had created.
     pub fn latest_id(&self) -> io::Result<Option<i64>> {
         match latest_run(&self.runtime_dir) {
-            Some(id) if !self.run(id.saturating_add(1)).path.exists() => Ok(Some(id)),
+            Some(id) if !has_entry(&self.run(id.saturating_add(1)).path) => Ok(Some(id)),
             Some(_) | None => Ok(self.ids()?.last().copied()),
         }
     }

@@ -25,6 +25,7 @@ use crate::console::{self, say};
 use crate::feed::Streams;
 use crate::file_id::FileId;
 use crate::health::Upkeep;
+use crate::held_dir::has_entry;
 use crate::kill_point::KillPoint;
 use crate::log::{BACKEND_LOG, BackendLog};
 use crate::made::Made;
@@ -212,7 +213,7 @@ fn serve_at(addresses: Vec<Listener>, mut config: Config, root_now: &Path, core_
         path: Some(given_runtime_dir.clone()),
         address: addresses.first().copied(),
         more_addresses: addresses.iter().skip(1).copied().collect(),
-        socket: config.socket.filter(|path| path.exists()),
+        socket: config.socket.filter(|path| has_entry(path)),
     };
     let written = info.write(runtime_dir);
     if let Err(error) = &written {

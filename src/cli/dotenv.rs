@@ -27,8 +27,9 @@ impl Dotenv {
         let file = match private::open_of_any_user(&path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Ok(Self::default())),
-            // A directory named `.env` is usually a Python virtual environment.
-            Err(_) if path.is_dir() => return Ok(Ok(Self::default())),
+            // A directory named `.env` is usually a Python virtual environment. A link is not followed: it can lead to a file system that
+            // never answers.
+            Err(_) if path.symlink_metadata().is_ok_and(|found| found.is_dir()) => return Ok(Ok(Self::default())),
             Err(error) => return Err(error),
         };
         let problem = problem(&file.metadata()?);

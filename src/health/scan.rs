@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::file_id::FileId;
+use crate::held_dir::has_entry;
 use crate::pipeline::ConditionCode;
 use crate::process::{self, Identity};
 use crate::run_dir::{self, Runs};
@@ -28,7 +29,7 @@ pub struct Places {
 impl Places {
     /// Remembers what is there now, which is what the server uses.
     pub fn new(runs: Runs, database: PathBuf, mut secrets: Vec<PathBuf>) -> Self {
-        secrets.retain(|path| path.exists());
+        secrets.retain(|path| has_entry(path));
         let (runtime_dir_id, database_id) = (FileId::of(runs.runtime_dir()).ok(), FileId::of(&database).ok());
         Self { runs, database, secrets, runtime_dir_id, database_id }
     }
@@ -62,7 +63,7 @@ impl Places {
 
     /// Not recreated: the user may have removed it so that the next start makes a new one.
     fn missing_secret(&self) -> Option<String> {
-        let missing = self.secrets.iter().find(|path| !path.exists())?;
+        let missing = self.secrets.iter().find(|path| !has_entry(path))?;
         Some(format!(
             "{} was removed; the server keeps using its contents until it is restarted, and then makes a new one",
             missing.display()

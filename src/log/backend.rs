@@ -15,7 +15,7 @@ use super::segment::{Segment, position};
 use crate::absent::if_there;
 use crate::clock::{Clock, SystemClock};
 use crate::console;
-use crate::held_dir::HeldDir;
+use crate::held_dir::{HeldDir, has_entry};
 use crate::lock::lock;
 use crate::private;
 
@@ -156,7 +156,7 @@ fn backend_segments(dir: &Path) -> io::Result<Vec<Segment>> {
     }
     segments.sort_unstable_by_key(|segment| segment.start);
     let path = dir.join(BACKEND_LOG);
-    if path.exists() {
+    if has_entry(&path) {
         segments.push(Segment { start: newest_start, packed_end: None, path, run_id: None });
     }
     Ok(segments)

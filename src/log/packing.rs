@@ -10,6 +10,7 @@ use std::path::Path;
 use super::packed::{TEXT_BYTES_MAX, write_packed};
 use super::segment::{Segment, packed_name};
 use crate::absent::if_there;
+use crate::held_dir::has_entry;
 use crate::kill_point::KillPoint;
 use crate::private::sync_dir;
 
@@ -37,7 +38,7 @@ pub fn pack(segment: &Segment, mut goes_on: impl FnMut() -> bool) -> io::Result<
     let unfinished = dir.join(UNFINISHED);
     let packed = dir.join(packed_name(segment.start, segment.start + len));
     // One that is there already got its name after it was on the disk: only the removal is left to do.
-    if !packed.exists() {
+    if !has_entry(&packed) {
         let written = write_packed(&segment.path, len, &unfinished, &mut goes_on);
         if !matches!(written, Ok(true)) {
             // A disk that is full must not keep what does not help it.

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use super::packed::PackedFile;
 use crate::absent::if_there;
-use crate::held_dir::is_foreign;
+use crate::held_dir::{has_entry, is_foreign};
 use crate::private;
 use crate::user;
 
@@ -91,7 +91,7 @@ pub(super) fn packed_name(start: u64, end: u64) -> String {
 pub(super) fn in_folder<T>(dir: &Path, result: io::Result<T>) -> io::Result<Option<T>> {
     match result {
         // If even the directory of all runs cannot be read, nothing is known of this folder.
-        Err(error) if error.kind() == io::ErrorKind::NotADirectory && dir.parent().is_some_and(Path::exists) => Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory && dir.parent().is_some_and(has_entry) => Ok(None),
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
             let (user, run, dir) = (user::own(), dir.parent().unwrap_or(dir).display(), dir.display());
             let advice = format!("give it to the user of the server (`chown -R {user} {run}`), or move it away");

@@ -22,7 +22,7 @@ use super::limits::Limits;
 use super::logs::{Logs, Sizes};
 use super::memory::Memory;
 use crate::clock::{Clock, SystemClock};
-use crate::held_dir::HeldDir;
+use crate::held_dir::{HeldDir, has_entry, is_foreign};
 use crate::log::{self, Packing, RunLogs, Segment};
 use crate::process;
 use crate::run_dir::Runs;
@@ -283,7 +283,8 @@ impl Housekeeping {
             let is_last = rows.last().is_none_or(|&(id, _)| id >= first);
             for (id, _) in rows.into_iter().take_while(|&(id, _)| id < first) {
                 let had_any = reader.run_log(id)?.is_some_and(|row| row.was_seen);
-                if had_any && !self.runs.run(id).log_dir().is_dir() {
+                let dir = self.runs.run(id).log_dir();
+                if had_any && (is_foreign(&dir) || !has_entry(&dir)) {
                     self.memory.log_floor = id;
                     self.logs.set_floor(id);
                     return Ok(());

@@ -98,3 +98,20 @@ fn links_to_a_live_run_of_another_project_do_not_give_control_over_it() {
         assert!(is_alive(leader) && other.pipeline()["state"] == "running", "{linked}");
     }
 }
+
+#[test]
+fn link_in_a_circle_in_place_of_a_run_or_its_log_keeps_no_run_from_starting() {
+    for name in ["runs/1", "runs/1/log", "runs/2"] {
+        let mut place = Place::new();
+        drop(place.store());
+        let link = place.runtime().join(name);
+        fs::create_dir_all(link.parent().expect("it has one")).expect("creates");
+        symlink(link.file_name().expect("it has one"), &link).expect("links");
+        symlink("runs/1", place.runtime().join("latest-run")).expect("links");
+        place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh");
+        place.start_server();
+        let answer = place.act("start");
+        assert_eq!(answer.status, 200, "{name}: {}", answer.body);
+        assert_eq!(place.get("/api/logs").status, 200, "{name}");
+    }
+}
