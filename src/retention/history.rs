@@ -3,6 +3,8 @@
 //! Runs are checked from the oldest to the first that stays. Their number is counted once, by the first
 //! pass; later passes count only new runs.
 
+use std::collections::BTreeSet;
+
 use super::error::RetentionError;
 use super::removal;
 use crate::held_dir::is_foreign;
@@ -38,6 +40,8 @@ pub(super) struct History {
     live: Option<i64>,
     /// Directories that the database does not know, ascending, and whether their runs have ended.
     unknown: Vec<(i64, bool)>,
+    /// Runs whose directories could not be removed, as was reported once.
+    reported: BTreeSet<i64>,
 }
 
 impl History {
@@ -131,6 +135,7 @@ impl History {
                 match removed {
                     Ok(true) => {
                         KillPoint::ServerRunDirRemoved.reach();
+                        self.reported.remove(&id);
                         gone = (gone.0.or(Some(id)), gone.1 + 1);
                         if is_row {
                             forgotten.push(id);
@@ -140,7 +145,12 @@ impl History {
                     }
                     Ok(false) => is_done = false,
                     Err(error) => {
-                        ::log::warn!("cannot remove the directory of run {id}, which has left the history: {error}");
+                        if self.reported.insert(id) {
+                            ::log::warn!(
+                                "cannot remove the directory of run {id}, which has left the history: {error}; the server tries again \
+                                 from time to time, or remove it by hand"
+                            );
+                        }
                         is_done = false;
                     }
                 }

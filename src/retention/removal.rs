@@ -1,18 +1,25 @@
 //! Removes a directory and everything in it, however deep it is.
 //!
 //! `std::fs::remove_dir_all` holds each level open and calls itself for the next one, so a few thousand levels use up the descriptors or
-//! the thread's stack. Here a directory that is not empty is first moved up, into the directory that is being removed. That takes four
+//! the thread's stack. Here a directory that is not empty is first moved up, into the directory that is being removed. That takes six
 //! descriptors at most, and no path becomes too long. Links are removed, never followed.
+//!
+//! On an overlay file system, directories of a lower layer cannot be moved (`EXDEV`). They are removed where they are, to a limited depth.
 //!
 //! If killed here: the directory is still there, with the rest of its contents, and is removed by the next call.
 
 use std::ffi::CStr;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, openat, renameat, unlinkat};
+use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, chmod, fstat, openat, renameat, unlinkat};
 use rustix::io::Errno;
+
+use crate::user;
+
+/// How deep directories that cannot be moved may be nested. Each level takes a descriptor.
+const UNMOVABLE_LEVELS_MAX: u32 = 64;
 
 /// Removes what is at `path`. Returns whether that was finished before `goes_on` became false.
 pub(super) fn remove(path: &Path, goes_on: impl Fn() -> bool) -> io::Result<bool> {
@@ -40,8 +47,16 @@ pub(super) fn remove(path: &Path, goes_on: impl Fn() -> bool) -> io::Result<bool
                 if !goes_on() {
                     return Ok(false);
                 }
-                if !is_removed(dir.as_fd(), entry.file_name())? {
-                    move_up(dir.as_fd(), entry.file_name(), top.as_fd(), &mut moved)?;
+                if is_removed(dir.as_fd(), entry.file_name())? {
+                    continue;
+                }
+                match move_up(dir.as_fd(), entry.file_name(), top.as_fd(), &mut moved) {
+                    Err(Errno::XDEV) => {
+                        if !remove_in_place(dir.as_fd(), entry.file_name(), UNMOVABLE_LEVELS_MAX, &goes_on)? {
+                            return Ok(false);
+                        }
+                    }
+                    moved => moved?,
                 }
             }
             unlinkat(&top, name, AtFlags::REMOVEDIR)?;
@@ -56,8 +71,39 @@ pub(super) fn remove(path: &Path, goes_on: impl Fn() -> bool) -> io::Result<bool
     Ok(true)
 }
 
-fn open<P: rustix::path::Arg>(dir: BorrowedFd<'_>, name: P) -> Result<OwnedFd, Errno> {
-    openat(dir, name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+/// Opens a directory. One of this user's that denies its owner something becomes accessible first.
+fn open<P: rustix::path::Arg + Copy>(dir: BorrowedFd<'_>, name: P) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let found = openat(dir, name, flags | OFlags::PATH, Mode::empty())?;
+    let about = fstat(&found)?;
+    let mode = Mode::from_raw_mode(about.st_mode);
+    if user::is_own(about.st_uid) && !mode.contains(Mode::RWXU) {
+        // By the descriptor: meanwhile a link can have the name. If it fails, the next call does, too.
+        let _shown_by_the_next = chmod(format!("/proc/self/fd/{}", found.as_raw_fd()), mode | Mode::RWXU);
+    }
+    openat(&found, c".", flags, Mode::empty())
+}
+
+/// Removes a directory that cannot be moved, on at most so many levels. Returns whether that was finished before `goes_on` became false.
+fn remove_in_place(dir: BorrowedFd<'_>, name: &CStr, levels: u32, goes_on: &impl Fn() -> bool) -> io::Result<bool> {
+    let Some(levels) = levels.checked_sub(1) else {
+        return Err(io::Error::other(
+            "directories are nested too deep on a file system that cannot move them; remove them by hand",
+        ));
+    };
+    let inner = open(dir, name)?;
+    for entry in Dir::read_from(&inner)? {
+        let entry = entry?;
+        if !goes_on() {
+            return Ok(false);
+        }
+        if !is_removed(inner.as_fd(), entry.file_name())? && !remove_in_place(inner.as_fd(), entry.file_name(), levels, goes_on)?
+        {
+            return Ok(false);
+        }
+    }
+    unlinkat(dir, name, AtFlags::REMOVEDIR)?;
+    Ok(true)
 }
 
 /// Removes an entry, unless it is a directory that is not empty.
@@ -77,12 +123,18 @@ fn is_removed(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<bool> {
 }
 
 /// Moves a directory into `top`, to the first name that is free; `moved` is the number in the last one.
-fn move_up(dir: BorrowedFd<'_>, name: &CStr, top: BorrowedFd<'_>, moved: &mut u64) -> io::Result<()> {
+fn move_up(dir: BorrowedFd<'_>, name: &CStr, top: BorrowedFd<'_>, moved: &mut u64) -> Result<(), Errno> {
+    let mut is_accessible = false;
     loop {
         *moved += 1;
         match renameat(dir, name, top, format!("removed-{moved}")) {
             Err(Errno::NOTEMPTY | Errno::EXIST | Errno::NOTDIR) => {}
-            renamed => return Ok(renamed?),
+            // A move changes a directory's entry for its parent, so its owner needs permission to write.
+            Err(Errno::ACCESS) if !is_accessible => {
+                open(dir, name)?;
+                is_accessible = true;
+            }
+            renamed => return renamed,
         }
     }
 }
@@ -133,6 +185,36 @@ mod tests {
         };
         assert!(removed.expect("no panic").expect("removes"));
         assert!(!path.exists() && photo.exists());
+    }
+
+    /// As for a server that is not root. A capability belongs to a thread.
+    #[test]
+    fn directories_that_deny_their_owner_everything_are_removed() {
+        use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
+        use std::os::unix::fs::PermissionsExt;
+
+        let (_folder, path, photo) = place();
+        for dir in ["a/b/c", "d/e"] {
+            fs::create_dir_all(path.join(dir)).and_then(|()| fs::write(path.join(dir).join("file"), "")).expect("writes");
+        }
+        symlink(photo.parent().expect("it has one"), path.join("a/b/link")).expect("links");
+        let kept = photo.parent().expect("it has one").to_owned();
+        fs::set_permissions(&kept, fs::Permissions::from_mode(0o500)).expect("ours");
+        for (dir, mode) in [("a/b/c", 0o000), ("a/b", 0o400), ("a", 0o500), ("d/e", 0o500), ("d", 0o000), ("", 0o500)] {
+            fs::set_permissions(path.join(dir), fs::Permissions::from_mode(mode)).expect("ours");
+        }
+        let removed = {
+            let path = path.clone();
+            let without_privilege = move || {
+                let mut sets = capabilities(None).expect("this thread's");
+                sets.effective -= CapabilitySet::DAC_OVERRIDE | CapabilitySet::DAC_READ_SEARCH;
+                set_capabilities(None, sets).expect("fewer");
+                remove(&path, || true)
+            };
+            thread::spawn(without_privilege).join().expect("no panic")
+        };
+        assert!(removed.expect("removes") && !path.exists() && photo.exists());
+        assert_eq!(fs::metadata(&kept).expect("there").permissions().mode() & 0o777, 0o500, "no link was followed");
     }
 
     #[test]

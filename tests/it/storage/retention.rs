@@ -2,10 +2,12 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::{Place, signal, until, until_true};
+use crate::support::disk::SmallDisk;
+use crate::support::{Place, not_run, signal, until, until_true};
 use serde_json::{Value, json};
 
 /// Prints that many lines of a hundred bytes, a number that goes on in each.
@@ -301,4 +303,45 @@ fn a_live_run_is_packed_behind_its_newest_segment_and_bounded_by_what_is_on_the_
     place.post("/api/pipeline/stop", json!({"grace_s": 0})).ok();
     until_packed(&place, run_id);
     assert_eq!(read_all(&place).0, lines);
+}
+
+/// A container image can contain runs in a lower layer, from which no directory can be moved.
+#[test]
+fn old_runs_of_a_lower_layer_are_removed_and_one_that_cannot_be_is_reported_once() {
+    let test = "old_runs_of_a_lower_layer_are_removed_and_one_that_cannot_be_is_reported_once";
+    let Some(SmallDisk { mut place, disk }) = SmallDisk::with("size=64m", test) else { return };
+    place.script("say.sh", SAY);
+    place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "say.sh");
+    place.start_server();
+    for n in 1..=3 {
+        assert_eq!(say(&place, 1, 2), n);
+    }
+    place.stop_server();
+    let run_dirs = |place: &Place| fs::read_dir(place.runtime().join("runs")).expect("there").count();
+    fs::create_dir_all(place.run_dir(2).join("x/y/z")).expect("creates");
+    fs::write(place.run_dir(2).join("x/y/z/file"), "text").expect("writes");
+    let layer = |name: &str| disk.path().join(name).display().to_string();
+    for name in ["upper", "work"] {
+        fs::create_dir(layer(name)).expect("creates");
+    }
+    fs::rename(place.runtime(), layer("lower")).and_then(|()| fs::create_dir(place.runtime())).expect("moves");
+    let layers = format!("redirect_dir=off,lowerdir={},upperdir={},workdir={}", layer("lower"), layer("upper"), layer("work"));
+    let mount = |args: &[&str], at: &Path| Command::new("mount").args(args).arg(at).status().is_ok_and(|status| status.success());
+    if !mount(&["-t", "overlay", "-o", &layers, "autoappdev-test"], &place.runtime()) {
+        return not_run("no overlay file system can be mounted here", "AUTOAPPDEV_REQUIRE_TMPFS");
+    }
+    let busy = place.run_dir(1).join("mounted");
+    fs::create_dir(&busy).expect("creates");
+    assert!(mount(&["-t", "tmpfs", "autoappdev-test"], &busy));
+    place.set_env("AUTOAPPDEV_RUNS_KEEP", "1");
+    place.start_server();
+    until_true("only the one that is busy and the latest are left", || run_dirs(&place) == 2);
+    for n in 4..=6 {
+        assert_eq!(say(&place, 1, 2), n);
+        until_true("another pass", || !place.run_dir(n - 1).exists());
+    }
+    let log = fs::read_to_string(place.runtime().join("backend.log")).expect("text");
+    assert_eq!(log.matches("cannot remove the directory of run 1,").count(), 1, "{log}");
+    assert!(Command::new("umount").arg(&busy).status().is_ok_and(|status| status.success()));
+    until_true("it is removed as well", || run_dirs(&place) == 1);
 }
