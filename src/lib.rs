@@ -24,6 +24,7 @@ pub mod pipeline;
 pub mod private;
 pub mod process;
 pub mod random;
+pub mod real_path;
 pub mod retention;
 pub mod run_dir;
 pub mod runtime_dir;

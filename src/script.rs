@@ -16,6 +16,7 @@ use rustix::fs::Access;
 use rustix::io::Errno;
 
 use self::shell_word::quoted;
+use crate::real_path::real_path;
 
 pub use program::{Attempt, Program, Unrunnable, decides_what_env_runs};
 
@@ -61,7 +62,7 @@ pub fn find_root(configured: &Path) -> Result<PathBuf, ScriptError> {
         let advice = "AUTOAPPDEV_PIPELINE_CWD (or --root) names it";
         ScriptError::NotFound(format!("the pipeline's root {root:?} cannot be used now: {reason}; {advice}"))
     };
-    let root = configured.canonicalize().map_err(|error| unusable(&error.to_string()))?;
+    let root = real_path(configured).map_err(|error| unusable(&error.to_string()))?;
     if root.is_dir() { Ok(root) } else { Err(unusable("it is not a folder")) }
 }
 
@@ -148,7 +149,7 @@ fn resolve(root: &Path, what: &str, name: &str) -> Result<Place, ScriptError> {
         return bad("is longer than a path can be");
     }
     let named = root.join(name);
-    match named.canonicalize() {
+    match real_path(&named) {
         Ok(path) if path.starts_with(root) => Ok(Place::Inside(path)),
         Ok(_) => Ok(Place::Outside),
         // What cannot be resolved must not tell what is there outside of the root.
@@ -162,7 +163,7 @@ fn resolve(root: &Path, what: &str, name: &str) -> Result<Place, ScriptError> {
 fn leaves(root: &Path, path: &Path) -> bool {
     let mut existing = path;
     while let Some(parent) = existing.parent() {
-        if let Ok(resolved) = existing.canonicalize() {
+        if let Ok(resolved) = real_path(existing) {
             let rest = path.strip_prefix(existing).unwrap_or(Path::new(""));
             let climbs = rest.components().any(|part| part == std::path::Component::ParentDir);
             return climbs || !resolved.starts_with(root);

@@ -31,6 +31,7 @@ use crate::log::{BACKEND_LOG, BackendLog};
 use crate::made::Made;
 use crate::private::beside;
 use crate::process;
+use crate::real_path::real_path;
 use crate::retention::{self, Retention};
 use crate::run_dir::Runs;
 use crate::runtime_dir::{GIT_IGNORE, Prover, Secret, Secrets, ServerInfo, keep_out_of_git, new_identity};
@@ -57,7 +58,7 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
     let core_bytes_max = process::forgo_core_dumps().context("cannot give up core dumps")?;
     // The checks that fail most often come before any file is created. The root is resolved again at each start of a run, because it may be a link.
     process::check_proc().context("cannot serve")?;
-    let root_now = config.pipeline_root.canonicalize().ok().filter(|root| root.is_dir());
+    let root_now = real_path(&config.pipeline_root).ok().filter(|root| root.is_dir());
     let Some(root_now) = root_now else {
         let advice = "it must be a folder that is there; set AUTOAPPDEV_PIPELINE_CWD (or --root)";
         bail!("cannot use {} as the root: {advice}", config.pipeline_root.display());

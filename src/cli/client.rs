@@ -24,6 +24,7 @@ use crate::clock::Timestamp;
 use crate::config::{Endpoint, Folder, FoundTokens};
 use crate::console::{complain, json_line, printable};
 use crate::file_id::FileId;
+use crate::runtime_dir::{By, resolve};
 
 pub(super) const READ_TIMEOUT: Duration = Duration::from_secs(10);
 /// For a start, a pause or a resume: the server itself bounds them, and this only has to be longer.
@@ -323,7 +324,8 @@ impl Client {
             Err(_) => None,
         };
         let server = document.map(|document| document.server);
-        let is_own = |told: &str| FileId::of(Path::new(told)).ok().is_some_and(|told| FileId::of(runtime_dir).ok() == Some(told));
+        let found = |told: &str| resolve(Path::new(told), By::Client).and_then(|real| FileId::of(&real)).ok();
+        let is_own = |told: &str| found(told).is_some_and(|told| FileId::of(runtime_dir).ok() == Some(told));
         Ok(server.filter(|server| is_own(&server.runtime_dir)).map(|server| server.id))
     }
 

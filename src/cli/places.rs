@@ -10,7 +10,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::config::Folder;
-use crate::runtime_dir::{Distrust, Found, ServerInfo};
+use crate::runtime_dir::{By, Distrust, Found, ServerInfo, resolve_parent};
 use crate::transport::dialable;
 use crate::user;
 
@@ -53,15 +53,19 @@ pub(super) fn places_of(folder: &Folder) -> (Vec<Place>, Absence) {
     let mut list = Vec::new();
     let mut add = |way, meant| list.push(Place { way, meant });
     let own = ServerInfo::find(&folder.runtime_dir, folder.folder.as_deref());
+    // A folder's files can name any path.
+    let checked = |path: &PathBuf| resolve_parent(path, By::Client).ok();
+    let usual = folder.socket.as_ref().and_then(checked);
     if let Ok(Found::Live(info)) = &own {
         // The directory may be mounted elsewhere in another container, or moved, so that the recorded path leads nowhere.
-        let here = folder.socket.iter().filter(|path| info.socket.as_ref() != Some(path));
-        info.socket.iter().chain(here).for_each(|path| add(Way::Socket(path.clone()), Meant::Own(info.id.clone())));
+        let recorded = info.socket.as_ref().and_then(checked);
+        let here = usual.iter().filter(|path| recorded.as_ref() != Some(path));
+        recorded.iter().chain(here).for_each(|path| add(Way::Socket(path.clone()), Meant::Own(info.id.clone())));
         info.address.iter().for_each(|address| add(at(*address), Meant::Own(info.id.clone())));
     }
     // While a server starts, the file may still be the previous server's.
     if matches!(own, Ok(Found::Live(_) | Found::Silent)) {
-        let sockets = folder.socket.iter().chain(&folder.named_socket);
+        let sockets = usual.iter().chain(&folder.named_socket);
         sockets.for_each(|path| add(Way::Socket(path.clone()), Meant::OwnIfItSaysSo));
     }
     folder.named_socket.iter().for_each(|path| add(Way::Socket(path.clone()), Meant::Any));

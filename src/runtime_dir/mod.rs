@@ -17,4 +17,4 @@ pub use proof::{CHALLENGE_DIGITS, Prover, is_challenge};
 pub use secrets::{Replaced, Secret, SecretError, Secrets};
 pub use server_info::{Found, LOCK_FILE, NAME as SERVER_INFO, ServerInfo, new_identity};
 pub use settled::{DATABASE_SUFFIXES, resolve_database, resolve_runtime_dir, resolve_socket};
-pub use trusted::{By, Distrust, check_dir, create_dir, is_own, target_of_link};
+pub use trusted::{By, Distrust, check_dir, create_dir, is_own, resolve, resolve_parent, target_of_link};

@@ -4,8 +4,6 @@
 //! Level 1. The tokens, the socket, the address of the server and the runs' records all come from this directory, so anyone who
 //! can change it can act as the user who serves from it.
 
-use std::collections::VecDeque;
-use std::ffi::OsString;
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -13,13 +11,12 @@ use std::path::{Path, PathBuf};
 
 use super::groups;
 use crate::absent::if_there;
+use crate::real_path::{self, Step, real_path};
 use crate::user;
 
 const WRITABLE_BY_OTHERS: u32 = 0o002;
 const WRITABLE_BY_GROUP: u32 = 0o020;
 const STICKY: u32 = 0o1000;
-/// The number of links that the kernel follows on the way to a file (`path_resolution(7)`).
-const LINKS_MAX: usize = 40;
 
 /// Why a runtime directory is not used. Completes an error message after the directory's path and a colon.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -160,58 +157,34 @@ impl By {
     }
 }
 
-/// Follows the links in `path`, which need not exist, as the kernel does, and returns the path without them. Use only the result:
-/// each directory and link on the way is checked, from the root down, so no other user can make the result lead elsewhere.
-pub(super) fn resolve(path: &Path, by: By) -> io::Result<PathBuf> {
+/// Follows the links in `path`, which need not exist, and returns the path without them. Use only the result: each directory and link on
+/// the way is checked, from the root down, so no other user can make the result lead elsewhere.
+///
+/// A path that a file or a server names goes through this function before anything else is done with it.
+pub fn resolve(path: &Path, by: By) -> io::Result<PathBuf> {
     if !user::has_number(user::own()) {
         return Err(Distrust::NoNumber { own: user::own() }.into());
     }
-    let path = std::path::absolute(path)?;
-    let mut real = PathBuf::new();
-    let mut left: VecDeque<OsString> = path.components().map(|part| part.as_os_str().to_owned()).collect();
-    let mut links = 0;
-    while let Some(part) = left.pop_front() {
-        if !real.as_os_str().is_empty() {
-            check_above(&real, by)?;
+    real_path::follow(path, |step| match step {
+        Step::Dir(dir) => check_above(dir, by),
+        Step::Link(path, found) if !by.may_pass(path, found.uid())? => {
+            Err(Distrust::LinkOwner { path: path.to_owned(), owner: found.uid() }.into())
         }
-        // The target of a link can be an absolute path, and `..` leaves the directory that the links have led to.
-        if part == ".." {
-            real.pop();
-            continue;
-        }
-        real.push(part);
-        let Some(found) = if_there(fs::symlink_metadata(&real))? else {
-            if left.iter().any(|part| part == "..") {
-                return Err(io::Error::new(io::ErrorKind::NotFound, format!("{} does not exist", real.display())));
-            }
-            real.extend(left);
-            return Ok(real);
-        };
-        if !found.is_symlink() {
-            continue;
-        }
-        if !by.may_pass(&real, found.uid())? {
-            return Err(Distrust::LinkOwner { path: real, owner: found.uid() }.into());
-        }
-        links += 1;
-        if links > LINKS_MAX {
-            return Err(rustix::io::Errno::LOOP.into());
-        }
-        let target = fs::read_link(&real)?;
-        real.pop();
-        for part in target.components().rev() {
-            left.push_front(part.as_os_str().to_owned());
-        }
-    }
-    Ok(real)
+        Step::Link(..) => Ok(()),
+    })
 }
 
-/// Resolves the directory of a file that is created there. The file's own name can be anything, and is not followed.
-pub(super) fn resolve_new(path: &Path, by: By) -> io::Result<PathBuf> {
+/// Resolves the directory of a file. The file's own name can be anything, and is not followed.
+pub fn resolve_parent(path: &Path, by: By) -> io::Result<PathBuf> {
     let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else { return Err(io::ErrorKind::IsADirectory.into()) };
-    let dir = resolve(dir, by)?;
-    check_above(&dir, by)?;
-    Ok(dir.join(name))
+    Ok(resolve(dir, by)?.join(name))
+}
+
+/// As [`resolve_parent`], for a file that is created there.
+pub(super) fn resolve_new(path: &Path, by: By) -> io::Result<PathBuf> {
+    let real = resolve_parent(path, by)?;
+    real.parent().map_or(Ok(()), |dir| check_above(dir, by))?;
+    Ok(real)
 }
 
 /// Checks a directory on the way to a path: only its owner and trusted users can rename what is in it.
@@ -274,7 +247,7 @@ pub fn is_own(runtime_dir: &Path) -> bool {
 /// Returns the resolved path if any component of `path` is a link.
 pub fn target_of_link(path: &Path) -> io::Result<Option<PathBuf>> {
     let is_link = path.ancestors().any(|part| fs::symlink_metadata(part).is_ok_and(|found| found.is_symlink()));
-    is_link.then(|| path.canonicalize()).transpose()
+    is_link.then(|| real_path(path)).transpose()
 }
 
 #[cfg(test)]

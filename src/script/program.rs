@@ -16,6 +16,7 @@ use rustix::io::Errno;
 use super::elf::Elf;
 use super::first_line::{Beginning, HEAD_BYTES, beginning};
 use super::shell_word::quoted;
+use crate::real_path::real_path;
 
 /// Where a program without a slash in its name is searched for if there is no `PATH`, as in `process/spawn.rs`.
 const PATH_DEFAULT: &str = "/bin:/usr/bin";
@@ -408,7 +409,7 @@ fn read_head(file: &File) -> io::Result<Vec<u8>> {
 /// A copy with another name is a program like any other that starts programs.
 fn is_env(interpreter: &Path) -> bool {
     let is_named = |path: &Path| path.file_name() == Some(OsStr::new("env"));
-    is_named(interpreter) || interpreter.canonicalize().is_ok_and(|real| is_named(&real))
+    is_named(interpreter) || real_path(interpreter).is_ok_and(|real| is_named(&real))
 }
 
 fn is_noexec(path: &Path) -> bool {

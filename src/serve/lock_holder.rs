@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 
+use crate::console::printable;
 use crate::process;
 use crate::user;
 
@@ -22,7 +23,7 @@ pub(super) fn stranger_with_lock(file: &File) -> Option<String> {
         if !process::is_there(pid) || owner.is_some_and(user::is_own) && name == own_name {
             return None;
         }
-        let name = name.map_or_else(String::new, |name| format!(" ({name})"));
+        let name = name.map_or_else(String::new, |name| format!(" ({})", printable(&name)));
         let of = match owner {
             Some(owner) if user::is_own(owner) => String::new(),
             Some(owner) => format!(" of {}", user::another(owner)),

@@ -24,7 +24,7 @@ use crate::private::{self, beside, private_file};
 use crate::process::{self, ProcState};
 use crate::run_dir::{LockState, PAUSE_FILE, Runs, read_header};
 use crate::runtime_dir::{
-    By, DATABASE_SUFFIXES, Distrust, LOCK_FILE, ServerInfo, check_dir, create_dir, resolve_database, resolve_runtime_dir,
+    By, DATABASE_SUFFIXES, Distrust, LOCK_FILE, ServerInfo, check_dir, create_dir, resolve, resolve_database, resolve_runtime_dir,
 };
 use crate::user;
 
@@ -229,8 +229,11 @@ impl OwnDatabase {
         let mut owner = Vec::new();
         (&mut lock).take(PATH_BYTES_MAX).read_to_end(&mut owner).with_context(|| format!("cannot read {}", path.display()))?;
         let owner = PathBuf::from(OsString::from_vec(owner));
-        if owner != runtime_dir && !owner.as_os_str().is_empty() {
-            let runs = Runs::new(owner.clone());
+        // The lock can come with a folder and name any directory. One that others can change is of no server of this user.
+        let other = Some(&owner).filter(|owner| *owner != runtime_dir && !owner.as_os_str().is_empty());
+        let checked = |dir: &PathBuf| resolve(dir, By::Server).and_then(|real| check_dir(&real, By::Server).map(|()| real));
+        if let Some(Ok(other)) = other.map(checked) {
+            let runs = Runs::new(other);
             let lives = |id: &i64| runs.run(*id).lock_state().is_ok_and(|state| state == LockState::Held);
             // A copy of the whole directory contains a copy of the database: it has the same runs, and no other server writes to it.
             let here = Runs::new(runtime_dir.to_owned());

@@ -136,7 +136,8 @@ pub(super) fn search_for_run(
     is_elsewhere: bool,
 ) -> CarrierSearch {
     let (dir, run) = (given.runtime_dir().to_owned(), given.run(run_id));
-    let ours = if has_mark { None } else { FileId::of(&dir).ok() };
+    // Another directory is not looked at without a mark: a journal can name any.
+    let ours = if has_mark || is_elsewhere { None } else { FileId::of(&dir).ok() };
     CarrierSearch::new(cookie, is_elsewhere, move |root| {
         let Some(root) = root else { return has_mark };
         let there = |path: &Path| root.join(path.strip_prefix("/").unwrap_or(path));

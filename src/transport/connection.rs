@@ -24,6 +24,8 @@ const READ_BYTES: usize = 4 * 1024;
 /// How much of a head is read while other servers' cookies account for its length. A browser keeps up to 180 cookies of 4 KiB for
 /// a host.
 const TAKEN_BYTES_MAX: usize = 1024 * 1024;
+/// How many bytes of empty lines can come before a head.
+const BLANK_BYTES_MAX: usize = 64;
 /// An answer up to this size goes out in one write with its head; a longer one follows in pieces of this size.
 const ONE_WRITE_BYTES: usize = 16 * 1024;
 
@@ -199,11 +201,14 @@ impl Wire<'_> {
 
     fn read_head(&mut self) -> Result<Head, End> {
         let mut deadline = self.terms.is_lent.then(|| Instant::now() + self.terms.head);
-        let mut taken = 0;
+        let (mut taken, mut blank) = (0, 0);
         loop {
-            // Some clients send an empty line after a body (RFC 9112, section 2.2).
-            while let Some(blank) = [&b"\r\n"[..], b"\n"].into_iter().find(|blank| self.unread.starts_with(blank)) {
-                self.unread.drain(..blank.len());
+            // Some clients send an empty line after a body (RFC 9112, section 2.2). With many, they would hold the slot without a request.
+            let lines = blank_lines(&self.unread);
+            self.unread.drain(..lines);
+            blank += lines;
+            if blank > BLANK_BYTES_MAX {
+                return Err(Broken::Malformed("empty lines come before it").into());
             }
             if self.unread.len() > cookies::THIN_FROM && taken <= TAKEN_BYTES_MAX {
                 let handler = self.handler;
@@ -442,6 +447,15 @@ impl Wire<'_> {
             }
         }
     }
+}
+
+/// The length of the empty lines at the beginning.
+fn blank_lines(bytes: &[u8]) -> usize {
+    let mut rest = bytes;
+    while let Some(after) = rest.strip_prefix(b"\r\n").or_else(|| rest.strip_prefix(b"\n")) {
+        rest = after;
+    }
+    bytes.len() - rest.len()
 }
 
 fn left_until(deadline: Instant) -> Result<Duration, Broken> {

@@ -173,8 +173,8 @@ fn log_without_a_valid_header_or_frame_keeps_no_command_waiting_and_no_server_fr
     damaged[20] ^= 1;
     let odd_pages = [0, 256, 5000, 131_072].map(log_without_frames);
     for log in [vec![0; 90_000], vec![0xa5; 90_000], log_without_frames(4096), damaged].into_iter().chain(odd_pages) {
-        for index in [None, Some(&[0_u8; 32_768][..]), Some(&[0xa5; 65_536])] {
-            let mut place = with_side_files(&log, index);
+        for index in [None, Some(vec![0_u8; 32_768]), Some(vec![0xa5; 65_536])] {
+            let mut place = with_side_files(&log, index.as_deref());
             let (code, said) = ended(&place, "check");
             assert_eq!(code, 0, "{said}");
             place.start_server();
