@@ -297,6 +297,8 @@ mod tests {
             })
         };
         let deadline = Instant::now() + Duration::from_mins(1);
+        // A closed socket still has its ends for a minute, and a new one could get the same port.
+        let mut open = Vec::new();
         loop {
             // Bound to a device, it does not keep others from the same pair of addresses.
             let client = bound(([127, 0, 0, 1], 0).into());
@@ -321,6 +323,7 @@ mod tests {
                 return;
             }
             assert!(Instant::now() < deadline, "the attempt was always answered");
+            open.push((client, other, server));
         }
     }
 

@@ -69,15 +69,8 @@ fn crash_of_server_or_shim_leaves_no_memory_behind_and_the_pipelines_does() {
     assert_eq!(inherited, String::from_utf8_lossy(&own.stdout).trim(), "as this test has it");
 }
 
-/// refinery's table as it makes it, and a trigger that runs at the end of the first migration.
-const BEFORE_THE_FIRST_BOOT: &str = "
-    CREATE TABLE refinery_schema_history( version int4 PRIMARY KEY, name VARCHAR(255), applied_on VARCHAR(255), checksum VARCHAR(255));
-    CREATE TRIGGER first_boot AFTER INSERT ON refinery_schema_history BEGIN
-        UPDATE pipeline_state SET version = 4711;
-    END;";
-
 /// Hides events, reports another state, keeps sessions from ending, and makes more of them.
-const AFTERWARDS: &str = "
+const TRIGGERS: &str = "
     CREATE TRIGGER hide_events BEFORE INSERT ON pipeline_events BEGIN SELECT RAISE (IGNORE); END;
     CREATE TRIGGER keep_sessions BEFORE DELETE ON sessions BEGIN SELECT RAISE (IGNORE); END;
     CREATE TRIGGER add_sessions AFTER INSERT ON sessions WHEN new.id <> 'planted' BEGIN
@@ -95,12 +88,9 @@ fn triggers_of_a_database_that_came_with_a_folder_do_nothing() {
     let mut place = Place::new();
     place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "exit.sh");
     place.use_token("a-token-of-this-test");
-    fs::create_dir(place.runtime()).expect("creates");
-    place.edit_database(BEFORE_THE_FIRST_BOOT);
     place.start_server();
-    assert_eq!(place.pipeline()["version"], 0, "first_boot has not run");
     assert_eq!(place.stop_server(), 0);
-    place.edit_database(AFTERWARDS);
+    place.edit_database(TRIGGERS);
     place.start_server();
     let log_in = || LogIn::of(&place.post("/api/login", json!({"token": "a-token-of-this-test"})));
     let (stays, ends) = (log_in(), log_in());
@@ -125,7 +115,7 @@ fn triggers_of_a_database_that_came_with_a_folder_do_nothing() {
     assert_eq!((kinds(&place).len(), &place.run(run_id)), (4, &run));
     let (code, said, _) = place.client(&["check"]);
     assert_eq!(code, 1, "{said}");
-    for name in ["first_boot", "hide_events", "keep_sessions", "add_sessions", "rewrite_state", "view planted"] {
+    for name in ["hide_events", "keep_sessions", "add_sessions", "rewrite_state", "view planted"] {
         assert!(said.contains(name), "check names {name}: {said}");
         assert!(place.server_log().contains(name), "so does the server's log: {}", place.server_log());
     }
