@@ -19,27 +19,27 @@ use crate::user;
 pub const DATABASE_SUFFIXES: [&str; 4] = ["", "-journal", "-wal", "-shm"];
 
 /// Resolves a path. If `inside` names folders, the path must be in one of them; nothing outside of them is looked at, because it can be a file
-/// system that never answers. `setting` names the place in the environment, up to the path in its value.
-fn resolve_inside(path: &Path, by: By, inside: &[&Path], setting: &'static str) -> io::Result<PathBuf> {
+/// system that never answers. `setting` names the place in the environment, up to the path in its value, which is `named`.
+fn resolve_inside(path: &Path, named: &Path, by: By, inside: &[&Path], setting: &'static str) -> io::Result<PathBuf> {
     resolve_within(path, by, &|target| {
         let is_on_the_way = |folder: &&Path| target.starts_with(folder) || folder.starts_with(&target);
         if inside.is_empty() || inside.iter().any(is_on_the_way) {
             return Ok(());
         }
-        Err(Distrust::Outside { path: path.to_owned(), target, setting })
+        Err(Distrust::Outside { path: named.to_owned(), target, setting })
     })
 }
 
 /// Resolves a runtime directory. If only a `.env` file or the default names it, it must be inside the folder.
 pub fn resolve_runtime_dir(runtime_dir: &Path, by: By, folder: Option<&Path>) -> io::Result<PathBuf> {
-    resolve_inside(runtime_dir, by, folder.as_slice(), "AUTOAPPDEV_RUNTIME_DIR=")
+    resolve_inside(runtime_dir, runtime_dir, by, folder.as_slice(), "AUTOAPPDEV_RUNTIME_DIR=")
 }
 
 /// Resolves the directory of the Unix socket at `path`, which a server listens at after it has removed the socket of a killed one.
 pub fn resolve_socket(path: &Path, config: &Config) -> io::Result<PathBuf> {
     let inside: &[&Path] = if config.is_socket_named { &[] } else { &[&config.folder, &config.runtime_dir] };
     let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else { return Err(io::ErrorKind::IsADirectory.into()) };
-    let real = resolve_inside(dir, By::Server, inside, "AUTOAPPDEV_SOCKET=")?.join(name);
+    let real = resolve_inside(dir, path, By::Server, inside, "AUTOAPPDEV_SOCKET=")?.join(name);
     check_new(&real, By::Server)?;
     Ok(real)
 }
@@ -47,7 +47,7 @@ pub fn resolve_socket(path: &Path, config: &Config) -> io::Result<PathBuf> {
 /// Resolves the database of a configuration whose runtime directory is resolved, and checks that no other user owns one of its files.
 pub fn resolve_database(config: &Config, by: By) -> io::Result<PathBuf> {
     let inside: &[&Path] = if config.is_database_named { &[] } else { &[&config.folder, &config.runtime_dir] };
-    let real = resolve_inside(&config.database, by, inside, "DATABASE_URL=sqlite:")?;
+    let real = resolve_inside(&config.database, &config.database, by, inside, "DATABASE_URL=sqlite:")?;
     if by == By::Server {
         // Another user could create a missing folder before the database is created in it.
         check_new(&real, by).map_err(|error| match (error.kind(), real.parent()) {

@@ -212,3 +212,62 @@ fn environments_of_gigabytes_take_no_memory_and_no_process_of_a_lost_run_outlive
     assert!(peak_kb.expect("it has memory") < 200 * 1024, "{status}");
     assert!(holders.iter().all(|holder| is_alive(holder.pid)));
 }
+
+/// A look at such a path never ends, and neither a signal nor a limit of ours can end it.
+#[test]
+fn path_that_a_folders_file_names_is_not_followed_to_a_file_system_that_never_answers() {
+    if !is_root() {
+        return;
+    }
+    let mut place = Place::serving_with("sleep.sh", "tree");
+    let (_, run_id) = place.start();
+    let journal = place.run_dir(run_id).join("journal.jsonl");
+    let first_line = fs::read_to_string(&journal).expect("text").lines().next().expect("a header").to_owned();
+    let Some(holder) = Holder::apart(&place, run_id, &serde_json::from_str(&first_line).expect("JSON"), 0) else { return };
+    let there = format!("/proc/{}/root{}/there", holder.pid, text(place.folder()));
+    let mut looks = Command::new("stat").arg(&there).stdin(Stdio::null()).stdout(Stdio::null()).spawn().expect("starts");
+
+    // The socket of a live server, as its folder's server.json names it.
+    let info = place.runtime().join("server.json");
+    let mut named: Value = serde_json::from_slice(&fs::read(&info).expect("there")).expect("JSON");
+    named["socket"] = json!(format!("{there}/s"));
+    fs::write(&info, named.to_string()).expect("ours");
+    let (code, said, error) = place.client(&["status"]);
+    assert!(code == 0 && said.contains("running"), "{said} {error}");
+
+    // The script of a start.
+    std::os::unix::fs::symlink(&there, place.root().join("linked.sh")).expect("links");
+    assert_eq!(place.post("/api/pipeline/stop", json!({"grace_s": 0})).status, 200);
+    let (code, _, error) = place.client(&["start", "linked.sh"]);
+    assert!(code != 0 && error.contains("linked.sh"), "{error}");
+
+    // The directories of a lost run of an earlier boot, and of the database's latest server.
+    let (_, run_id) = place.start();
+    place.kill_server();
+    let shim = place.shim_pid(run_id);
+    signal(shim, "KILL");
+    until_true("the shim has ended", || !is_alive(shim));
+    change_header(&place.run_dir(run_id).join("journal.jsonl"), |header| {
+        header.as_object_mut().expect("an object").remove("mark");
+        header["boot_id"] = json!("00000000-1111-2222-3333-444444444444");
+        header["runtime_dir"] = json!(there);
+    });
+    fs::write(place.runtime().join("autoappdev.db-server.lock"), &there).expect("ours");
+    place.start_server();
+    assert_eq!(place.run(run_id)["status"], "lost");
+    assert_eq!(place.stop_server(), 0);
+
+    // The runtime directory of a clone.
+    let clone = place.root().join("clone");
+    fs::create_dir(&clone).expect("creates");
+    std::os::unix::fs::symlink(&there, clone.join("runtime")).expect("links");
+    for args in [&["serve"][..], &["status"], &["check"]] {
+        let output =
+            place.command().args(args).current_dir(&clone).env_remove("AUTOAPPDEV_RUNTIME_DIR").output().expect("it runs");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && said.contains("autoappdev: "), "{args:?}: {said}");
+    }
+    assert!(looks.try_wait().expect("ours").is_none(), "the file system answers");
+    drop(holder);
+    looks.wait().expect("ours");
+}

@@ -140,7 +140,7 @@ fn socket_of_another_program_is_not_removed_for_the_dotenv_of_a_clone() {
             "cannot listen on {}: it leads to {}, and a project's .env and links are followed only inside its folder; if you trust this one, \
              set AUTOAPPDEV_SOCKET={} in the environment",
             named.display(),
-            stale.display(),
+            stale.parent().expect("a folder").display(),
             named.display()
         );
         assert!(code == 1 && said.contains(&sentence), "{dotenv}: {said}");
