@@ -146,7 +146,12 @@ pub(super) fn serve(stream: &Stream, from: SocketAddr, slot: &Slot, handler: &dy
         slot.has_no_body();
         let keeps_thread = !terms.is_lent || is_first && announced.load(Ordering::Relaxed);
         is_first = false;
-        let keep_alive = keep_alive && works == Works::On && !slot.is_stopping() && keeps_thread && !slot.gives_way();
+        let keep_alive = keep_alive
+            && works == Works::On
+            && !slot.is_stopping()
+            && keeps_thread
+            && !slot.gives_way()
+            && !slot.is_at_last_answer();
         match wire.write(response, is_head, is_http_1_0, keep_alive) {
             Ok(true) => {}
             Ok(false) => {

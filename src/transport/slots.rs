@@ -1,8 +1,8 @@
 //! Who is connected, what each of them does, and who gives way when there are too many.
 //!
 //! A connection that waits for its client gives its slot to a new one, the one that has waited longest first, and so does a connection whose
-//! request waits, for news or for its turn: it is answered early. A connection whose request is being answered never does. If a request had
-//! arrived unseen even so, it is answered, as the last one of its connection. Where no other connection gives way, an answer without an end
+//! request waits, for news or for its turn: it is answered early. A connection whose request is being answered never does; if none waits,
+//! that answer is its last. If a request had arrived unseen even so, it is answered, as the last one of its connection. Where no other connection gives way, an answer without an end
 //! breaks off, unless it is an operator's. Operators keep up to half of the slots, and only what they have beyond that gives way: a
 //! viewer must not take their connections by asking all the time. Only a connection whose client did not take an answer is closed without a
 //! word, and does nothing more: its client would not receive it.
@@ -74,6 +74,8 @@ struct Activity {
     is_operator: AtomicBool,
     /// How long the body is that is read or answered, in bytes.
     body_bytes: AtomicUsize,
+    /// The next answer that begins is its last, because others wait for a slot.
+    is_at_last_answer: AtomicBool,
 }
 
 /// What a connection does, and since when, where that matters.
@@ -110,6 +112,10 @@ impl Activity {
 
     fn doing(&self) -> Doing {
         *lock(&self.doing)
+    }
+
+    fn is_at_last_answer(&self) -> bool {
+        self.is_at_last_answer.load(Ordering::Relaxed)
     }
 
     /// What it did before. One that has given way stays so, with the exception of one that [`Doing::GivesWay`] and begins to work.
@@ -192,7 +198,12 @@ impl Slots {
         let mut open = lock(&self.open);
         make_way_for(peer, &open, Limits::now(), &self.is_hurried)?;
         let doing = Mutex::new(Doing::Waits(Instant::now()));
-        let activity = Arc::new(Activity { doing, is_operator: AtomicBool::new(false), body_bytes: AtomicUsize::new(0) });
+        let activity = Arc::new(Activity {
+            doing,
+            is_operator: AtomicBool::new(false),
+            body_bytes: AtomicUsize::new(0),
+            is_at_last_answer: AtomicBool::new(false),
+        });
         open.insert(number, Occupant { stream: stream.clone(), peer, activity: activity.clone() });
         Ok(Slot { number, is_owner: peer == Peer::Owner, slots: self.clone(), activity })
     }
@@ -225,9 +236,7 @@ impl Slots {
         let open = lock(&self.open);
         let limits = Limits::now();
         let order = Order::among(|| open.values(), limits.shared + KINDS * limits.own);
-        if let Some((seen, occupant)) = waits_longest(open.values(), order) {
-            occupant.give_way(seen, &self.is_hurried);
-        }
+        make_one_leave(|| open.values(), order, &self.is_hurried);
     }
 }
 
@@ -307,13 +316,15 @@ fn make_way<'a, I: Iterator<Item = &'a Occupant>>(
     }
     // The slots that a kind has of its own are not counted.
     let order = Order::among(&occupants, limit + occupants().count() - count);
-    let leaving = occupants().filter(|occupant| occupant.activity.doing().gives_way()).count();
-    let mut gives_way = false;
-    if leaving <= count - limit
-        && let Some((seen, occupant)) = waits_longest(occupants(), order)
-    {
-        occupant.give_way(seen, is_hurried);
-        gives_way = true;
+    let is_leaving = |occupant: &&Occupant| match occupant.activity.doing() {
+        Doing::GivesWay | Doing::Leaves => true,
+        Doing::Works | Doing::Waits(_) => occupant.activity.is_at_last_answer(),
+        // Its last answer can go on for hours.
+        Doing::Writes(_) | Doing::Idles(_) | Doing::Follows(_) | Doing::Yields(_) => false,
+    };
+    let leaving = occupants().filter(is_leaving).count();
+    if leaving <= count - limit {
+        make_one_leave(&occupants, order, is_hurried);
     }
     if count < limit + (limit / ONE_MORE_IN).max(1) {
         return Ok(());
@@ -325,7 +336,23 @@ fn make_way<'a, I: Iterator<Item = &'a Occupant>>(
         Doing::Works => true,
         Doing::GivesWay | Doing::Leaves => false,
     };
-    Err(Full { is_passing: gives_way || leaving > 0 || occupants().any(leaves_soon) })
+    Err(Full { is_passing: occupants().any(|occupant| is_leaving(&occupant) || leaves_soon(occupant)) })
+}
+
+/// Has the connection that has waited for longest give way. If none waits, the oldest one gets no more than one further answer: otherwise
+/// clients that always have another request under way would keep their slots for ever.
+fn make_one_leave<'a, I: Iterator<Item = &'a Occupant>>(occupants: impl Fn() -> I, order: Order, is_hurried: &AtomicBool) {
+    if let Some((seen, occupant)) = waits_longest(occupants(), order) {
+        occupant.give_way(seen, is_hurried);
+        return;
+    }
+    let goes_on = |occupant: &&Occupant| {
+        let is_busy = matches!(occupant.activity.doing(), Doing::Works | Doing::Waits(_));
+        is_busy && !order.is_kept(occupant) && !occupant.activity.is_at_last_answer()
+    };
+    if let Some(occupant) = occupants().find(goes_on) {
+        occupant.activity.is_at_last_answer.store(true, Ordering::Relaxed);
+    }
 }
 
 /// The connection that has waited for longest, and what it does; answers without an end come last. If the next request of a client that
@@ -447,6 +474,11 @@ impl Slot {
     /// More is to be sent of an answer without an end, which began at `since`. False if the connection gave way.
     pub(super) fn follows(&self, since: Instant) -> bool {
         !self.activity.set(Doing::Follows(since)).gives_way()
+    }
+
+    /// Whether the answer that is to begin is its last, because others wait for a slot.
+    pub(super) fn is_at_last_answer(&self) -> bool {
+        self.activity.is_at_last_answer()
     }
 
     /// Whether it gave way: what is being answered is its last.

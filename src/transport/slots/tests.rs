@@ -426,3 +426,31 @@ fn body_that_waits_for_its_turn_gives_way_and_does_not_wait_for_longer_than_it_m
         assert!(slot.gives_way() == gives_way || began.elapsed() >= Duration::from_secs(2));
     }
 }
+
+#[test]
+fn connections_that_always_have_a_request_under_way_get_their_last_answer_where_others_wait() {
+    let slots = Arc::<Slots>::default();
+    let sit_busy = |number| {
+        let (slot, stream) = sit(&slots, number, "127.0.0.1")?;
+        slot.set_operator(number % 4 == 0);
+        assert_eq!(slot.works(), Works::On);
+        Some((slot, stream))
+    };
+    let mut crowd: Vec<_> = (0..).map_while(sit_busy).collect();
+    let leaving = |crowd: &[(Slot, UnixStream)]| crowd.iter().filter(|(slot, _)| slot.is_at_last_answer()).count();
+    // However often one that waits for a slot looks, no more leave than are needed.
+    let before = leaving(&crowd);
+    for _ in 0..5 {
+        assert_eq!(sit_as(&slots, 1000, Peer::Local).err(), Some(Full { is_passing: true }));
+    }
+    assert!(before > 0 && leaving(&crowd) <= before + 1, "{before} {}", leaving(&crowd));
+    assert!(crowd[1].0.is_at_last_answer(), "the oldest that is not an operator's");
+    // Its last answer turns out to be one without an end, so another one leaves.
+    assert!(crowd[1].0.follows(Instant::now()));
+    let before = leaving(&crowd);
+    sit_as(&slots, 1000, Peer::Local).err().expect("full");
+    assert_eq!(leaving(&crowd), before + 1);
+    assert!(crowd.iter().all(|(slot, _)| !slot.is_operator() || !slot.is_at_last_answer()), "operators keep theirs");
+    crowd.retain(|(slot, _)| !slot.is_at_last_answer());
+    assert!(sit_as(&slots, 1000, Peer::Local).is_ok());
+}
