@@ -200,6 +200,7 @@ fn limits_of_a_head_have_their_own_answers() {
         ("a long field", head("/", &format!("X: {}\r\n", "y".repeat(17_000))), 431),
         ("a long target", head(&format!("/{}", "x".repeat(8_192)), ""), 414),
         ("an endless target", format!("GET /{}", "x".repeat(20_000)), 414),
+        ("empty lines", "\r\n".repeat(33), 400),
         ("endless fields", format!("GET / HTTP/1.1\r\n{}", "X: y\r\n".repeat(90)) + &"y".repeat(20_000), 431),
         (
             "an endless chunk",
