@@ -225,3 +225,46 @@ fn operator_over_tcp_acts_while_a_viewer_replaces_connections_from_the_same_addr
 fn operator_over_tcp_acts_while_a_viewer_searches_on_every_connection() {
     operator_acts_under_siege(false, Means::Searches);
 }
+
+/// Sends requests without end on one connection after the other and reads the answers, so that the server always has the next request.
+fn keep_busy(port: u16, is_over: &AtomicBool, ended: &AtomicUsize) {
+    let many = request("GET", "/api/pipeline", READ_TOKEN).repeat(200);
+    let mut answers = vec![0; 1 << 16];
+    while !is_over.load(Ordering::SeqCst) {
+        // A connection that is refused is tried again.
+        let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) else { continue };
+        stream.set_nonblocking(true).expect("ours");
+        let mut sent = 0;
+        while !is_over.load(Ordering::SeqCst) {
+            let [wrote, read] = [stream.write(&many.as_bytes()[sent..]), stream.read(&mut answers)];
+            sent = (sent + wrote.as_ref().map_or(0, |count| *count)) % many.len();
+            let has_ended = |result: &io::Result<usize>| match result {
+                Ok(count) => *count == 0,
+                Err(error) => error.kind() != io::ErrorKind::WouldBlock,
+            };
+            if has_ended(&wrote) || has_ended(&read) {
+                ended.fetch_add(1, Ordering::SeqCst);
+                break;
+            }
+            let mut fds = [PollFd::new(&stream, PollFlags::IN | PollFlags::OUT)];
+            poll(&mut fds, Some(&CLOSED_WITHIN)).expect("it only waits");
+        }
+    }
+}
+
+#[test]
+fn operator_over_tcp_is_served_while_a_viewer_has_requests_under_way_on_every_connection() {
+    let (descriptors, slots) = SERVERS[0];
+    let place = place_with(descriptors);
+    let (is_over, ended) = (AtomicBool::new(false), AtomicUsize::new(0));
+    thread::scope(|scope| {
+        let _over = Over(&is_over);
+        for _ in 0..2 * slots {
+            scope.spawn(|| keep_busy(place.port(), &is_over, &ended));
+        }
+        until_true("connections end", || ended.load(Ordering::SeqCst) > 2 * slots);
+        for _ in 0..5 {
+            assert_eq!(ask_anew(place.port(), "GET", "/api/pipeline").status, 200);
+        }
+    });
+}
