@@ -72,9 +72,7 @@ pub(super) fn begin(
         return Err(why_no_run(tx, error)?);
     }
     let run_id = tx.last_insert_rowid();
-    if run_id == i64::MAX {
-        return Err(no_next_id());
-    }
+    refuse_highest_id(run_id)?;
     let detail = new.origin.map(|origin| format!("started {origin}"));
     let event = Event { cause: Some(cause.to_string()), origin: new.origin, detail, ..rows::event(0, at, KIND_STARTING) };
     insert_event(tx, run_id, &event)?;
@@ -99,6 +97,10 @@ pub(super) fn why_no_run(conn: &Connection, error: rusqlite::Error) -> rusqlite:
 }
 
 /// The highest id itself is not given to a run, because much is looked up by the id after a run's.
+pub(super) fn refuse_highest_id(run_id: i64) -> Result<(), StoreErrorKind> {
+    if run_id == i64::MAX { Err(no_next_id()) } else { Ok(()) }
+}
+
 fn no_next_id() -> StoreErrorKind {
     StoreErrorKind::Conflict("no run can begin, because the database has given the highest possible run id".to_owned())
 }

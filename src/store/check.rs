@@ -87,21 +87,25 @@ fn write_and_read_back(conn: &mut Connection, path: &Path) -> rusqlite::Result<R
             Err("what was written could not be undone".to_owned())
         }
         Ok(_) => Ok("written, read back and rolled back".to_owned()),
-        Err(e) => Err(StoreError::new(path, change::why_no_run(conn, e)?).to_string()),
+        Err(kind) => Err(StoreError::new(path, kind).to_string()),
     })
 }
 
 /// Writes what a lost run leaves, which no rule of the schema forbids at any time.
-fn try_writing(tx: &Transaction<'_>) -> rusqlite::Result<PipelineRow> {
+fn try_writing(tx: &Transaction<'_>) -> Result<PipelineRow, StoreErrorKind> {
     const AT: &str = "2000-01-01T00:00:00.000Z";
-    tx.execute(
+    let inserted = tx.execute(
         "INSERT INTO pipeline_runs (status, script, cwd, args, created_at, stopped_at, error, log_start)
          VALUES ('lost', 'check', '/', '[]', ?1, ?1, 'check', 0)",
         [AT],
-    )?;
+    );
+    if let Err(error) = inserted {
+        return Err(change::why_no_run(tx, error)?);
+    }
     let id = tx.last_insert_rowid();
+    change::refuse_highest_id(id)?;
     tx.execute("INSERT INTO pipeline_events (run_id, seq, at, kind) VALUES (?1, 0, ?2, 'starting')", (id, AT))?;
     tx.execute("UPDATE pipeline_state SET version = version + 1, updated_at = ?1 WHERE id = 1", [AT])?;
     RunRow::read(tx, id)?.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
-    PipelineRow::read(tx)
+    Ok(PipelineRow::read(tx)?)
 }

@@ -314,6 +314,9 @@ fn refuse_other_schema(conn: &Connection, version: i64) -> Result<bool, StoreErr
     if version == 0 {
         return Ok(true);
     }
+    if let Some(name) = schema::without_own_page(conn)? {
+        return Err(StoreErrorKind::Damaged(format!("its schema gives {name} no page of its own")));
+    }
     let differences = schema::differences(conn, version)?;
     if differences.effective.is_empty() {
         return Ok(differences.inert.is_empty());

@@ -4,7 +4,7 @@
 //! Everything else makes the file unusable: a table that silently ignores or replaces rows, computes columns, or keeps rows of our
 //! tables from being deleted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rusqlite::{Connection, OptionalExtension};
 use sha2::{Digest, Sha256};
@@ -83,6 +83,23 @@ pub(super) fn read_tables_of_sqlite(conn: &Connection) -> rusqlite::Result<()> {
         while rows.next()?.is_some() {}
     }
     Ok(())
+}
+
+/// A table or index that begins at the page of another one, at the first page, which is the schema's, or at none. What is written to one of
+/// two would damage the other, and a check of single tables does not notice that. The tables of extensions have no pages.
+pub(super) fn without_own_page(conn: &Connection) -> rusqlite::Result<Option<String>> {
+    let mut statement = conn.prepare(
+        "SELECT rootpage, name FROM sqlite_schema
+         WHERE rootpage <> 0 OR lower(type) IN ('table', 'index') AND coalesce(sql, '') NOT LIKE 'CREATE VIRTUAL %'",
+    )?;
+    let mut rows = statement.query([])?;
+    let mut taken = BTreeSet::from([0, 1]);
+    while let Some(row) = rows.next()? {
+        if !taken.insert(row.get::<_, i64>(0)?) {
+            return row.get(1).map(Some);
+        }
+    }
+    Ok(None)
 }
 
 /// The tables that a table's foreign keys refer to, in lower case, as ours are.

@@ -1,6 +1,7 @@
 //! Files by kind of damage and kind of maker: what is opened, and what is refused and left as it is.
 
 mod checking;
+mod layouts;
 mod limits;
 mod schemas;
 mod trees;
