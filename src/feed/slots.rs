@@ -147,4 +147,25 @@ mod tests {
         // On a slow machine its time can be over first.
         assert!((0..100).any(|_| gets_it()), "it does not wait");
     }
+    #[test]
+    fn connection_of_a_stream_that_waits_for_its_slot_gives_way() {
+        let slots = Arc::new(Slots::new(Arc::new(Waker::default())));
+        let _taken = slots.take_of(1, &Client::patient(None)).expect("none is taken");
+        let gives_way = || {
+            Client::with_connection(|client, have_it_give_way| {
+                std::thread::scope(|scope| {
+                    let waits = scope.spawn(|| slots.take_of(1, client).is_none());
+                    while !waits.is_finished() {
+                        have_it_give_way();
+                        slots.hurry();
+                        std::thread::yield_now();
+                    }
+                    assert!(waits.join().expect("it only waits"), "it has no slot");
+                });
+                client.gives_way()
+            })
+        };
+        // On a slow machine its time can be over first.
+        assert!((0..20).any(|_| gives_way()), "it keeps its connection's slot");
+    }
 }

@@ -349,4 +349,26 @@ mod tests {
             assert_eq!(fs::metadata(Secret::Token.path(dir.path())).expect("there").permissions().mode() & 0o7777, 0o600);
         }
     }
+    /// As for a server that is not root. A capability belongs to a thread.
+    #[test]
+    fn advice_about_a_file_of_another_user_names_that_user_and_the_command() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let dir = folder();
+        let path = Secret::Token.path(dir.path());
+        put(&path, "a-token-that-is-good", 0o600);
+        std::os::unix::fs::chown(&path, Some(65_534), None).expect("we are root");
+        let find = || {
+            use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
+            let mut sets = capabilities(None).expect("this thread's");
+            sets.effective -= CapabilitySet::DAC_OVERRIDE | CapabilitySet::DAC_READ_SEARCH;
+            set_capabilities(None, sets).expect("fewer");
+            Secret::Token.find(dir.path()).expect_err("it cannot be read").to_string()
+        };
+        let error = std::thread::scope(|scope| scope.spawn(find).join().expect("no panic"));
+        let advice =
+            format!("belongs to another user (uid 65534); remove it, or give it to this user: `chown 0 {}`", path.display());
+        assert!(error.contains(&advice), "{error}");
+    }
 }

@@ -114,6 +114,19 @@ impl<'a> Client<'a> {
     }
 }
 
+#[cfg(test)]
+impl Client<'_> {
+    /// Calls `act` with a client on a connection, and with what makes that connection give way if its request waits.
+    pub fn with_connection<T>(act: impl FnOnce(&Client<'_>, &(dyn Fn() + Sync)) -> T) -> T {
+        let slots = Arc::<super::slots::Slots>::default();
+        let (ours, _theirs) = std::os::unix::net::UnixStream::pair().expect("a pair");
+        let stream = Arc::new(Stream::from(std::os::fd::OwnedFd::from(ours)));
+        let slot = slots.take(1, &stream, super::limits::Peer::Owner).expect("there is room");
+        assert_eq!(slot.works(), super::slots::Works::On);
+        act(&Client::new(&stream, &slot, true, &AtomicBool::new(false)), &|| slots.have_waiting_give_way())
+    }
+}
+
 /// A listener, and what answers the requests that arrive there: so the handler knows by which listener a request came.
 pub struct Entrance {
     /// Where clients connect.

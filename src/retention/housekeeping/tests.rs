@@ -1,7 +1,10 @@
 //! Passes over made histories, without a server around it.
 
 use std::fs::{self, File};
+use std::mem::MaybeUninit;
 use std::sync::mpsc;
+
+use rustix::fs::inotify;
 
 use super::*;
 use crate::clock::Timestamp;
@@ -303,4 +306,31 @@ fn live_run_loses_its_oldest_segments_only_after_all_ended_runs() {
     // And the newest of a smaller one still.
     assert!(free_disk(&mut housekeeping, Disk { bytes: MIB, free_bytes: 0 }));
     assert_eq!(world.kept(1..=2), [0, 1]);
+}
+
+#[test]
+fn pause_between_passes_that_leave_something_is_twice_as_long_each_time() {
+    let mut world = World::new();
+    let (first, _held) = world.begin(&[]);
+    world.end(first);
+    world.run(&[]);
+    let opened = inotify::init(inotify::CreateFlags::CLOEXEC).expect("the kernel has it");
+    inotify::add_watch(&opened, world.runs().run(first).lock_path(), inotify::WatchFlags::OPEN).expect("it is there");
+    let mut room = [MaybeUninit::uninit(); 4096];
+    let mut opened = inotify::Reader::new(opened, &mut room);
+    let mut housekeeping = world.housekeeping(Limits { runs: 1, ..ALL });
+    assert_eq!(pass(&mut housekeeping), Pass::Again, "a shim holds the run");
+    opened.next().expect("a pass looks at the lock");
+    assert!(opened.is_buffer_empty(), "it does so once");
+    let is_stopping = housekeeping.is_stopping.clone();
+    let (sender, wakes) = mpsc::sync_channel(1);
+    let began = Instant::now();
+    let passes = thread::spawn(move || housekeeping.go_on(&wakes));
+    for _ in 0..3 {
+        opened.next().expect("another pass");
+    }
+    assert!(began.elapsed() >= RETRY + 2 * RETRY, "{:?}", began.elapsed());
+    is_stopping.store(true, Ordering::Relaxed);
+    drop(sender);
+    passes.join().expect("no panic");
 }

@@ -1,0 +1,94 @@
+//! Connections that give way while they discard what their clients send, or hold memory for a body.
+
+use std::thread;
+
+use rouille::{Request, Response};
+
+use super::*;
+use crate::transport::connection::{self, Terms};
+use crate::transport::handler::{Client, Handler};
+use crate::transport::head::SMALL_BODY_BYTES;
+
+const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+const MIB: usize = 1024 * 1024;
+
+/// Answers all requests.
+struct Answers {
+    slots: Arc<Slots>,
+    /// The connection gives way while its request is answered.
+    gives_way: bool,
+}
+
+impl Handler for Answers {
+    fn handle(&self, _request: &Request, client: &Client<'_>) -> Response {
+        if self.gives_way {
+            client.idle(|| self.slots.have_waiting_give_way());
+        }
+        Response::text("the answer")
+    }
+
+    fn refuse(&self, broken: &Broken, _request: Option<&Request>) -> Response {
+        Response::text(format!("{broken:?}"))
+    }
+}
+
+/// Serves a connection on which `sent` has come, and discards what follows for an hour. Calls `act` with the client's end meanwhile.
+/// Returns how many bytes were not read.
+fn served<T>(sent: &[u8], gives_way: bool, act: impl FnOnce(&Slot, UnixStream) -> T) -> (T, u64) {
+    let slots = Arc::<Slots>::default();
+    let (ours, theirs) = UnixStream::pair().expect("a pair");
+    let stream = Arc::new(Stream::from(std::os::fd::OwnedFd::from(ours)));
+    let slot = slots.take(1, &stream, peer("127.0.0.1")).expect("room");
+    (&theirs).write_all(sent).expect("the kernel takes it");
+    let handler = Answers { slots: slots.clone(), gives_way };
+    let terms = Terms { linger: Duration::from_hours(1), ..Terms::OWN };
+    let from = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
+    thread::scope(|scope| {
+        let connection = scope.spawn(|| connection::serve(&stream, from, &slot, &handler, &terms));
+        let outcome = act(&slot, theirs);
+        slots.have_waiting_give_way();
+        connection.join().expect("no panic");
+        (outcome, ioctl_fionread(&*stream).expect("a socket"))
+    })
+}
+
+#[test]
+fn connection_yields_while_it_discards_what_follows_its_last_answer() {
+    let ((answer, doing), _) = served(REQUEST, false, |slot, mut client| {
+        let mut answer = String::new();
+        // The answer ends when the connection begins to discard.
+        client.read_to_string(&mut answer).expect("text");
+        (answer, slot.activity.doing())
+    });
+    assert!(answer.ends_with("the answer") && matches!(doing, Doing::Yields(_)), "{doing:?}: {answer}");
+}
+
+#[test]
+fn connection_that_gives_way_discards_only_a_little_of_what_has_come() {
+    let sent = [REQUEST, &vec![b'x'; 4 * SMALL_BODY_BYTES]].concat();
+    let (answer, unread) = served(&sent, true, |_, mut client| {
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).expect("text");
+        answer
+    });
+    assert!(answer.ends_with("the answer") && unread > 0, "{answer}");
+}
+
+#[test]
+fn body_that_needs_memory_gets_that_of_one_whose_client_is_waited_for() {
+    // On a slow machine its time can be over first.
+    let gets_it = || {
+        let slots = Arc::<Slots>::default();
+        let [(holder, _theirs), (other, _others)] = [1, 2].map(|number| sit(&slots, number, "127.0.0.1").expect("room"));
+        holder.takes(3 * MIB).expect("the memory is free");
+        thread::scope(|scope| {
+            let body = scope.spawn(|| other.takes(3 * MIB));
+            while !holder.gives_way() && !body.is_finished() {
+                thread::yield_now();
+            }
+            drop(holder);
+            body.join().expect("no panic").is_ok()
+        })
+    };
+    assert!((0..5).any(|_| gets_it()), "no body gives way");
+}
