@@ -147,6 +147,7 @@ mod tests {
         // On a slow machine its time can be over first.
         assert!((0..100).any(|_| gets_it()), "it does not wait");
     }
+
     #[test]
     fn connection_of_a_stream_that_waits_for_its_slot_gives_way() {
         let slots = Arc::new(Slots::new(Arc::new(Waker::default())));

@@ -349,6 +349,7 @@ mod tests {
             assert_eq!(fs::metadata(Secret::Token.path(dir.path())).expect("there").permissions().mode() & 0o7777, 0o600);
         }
     }
+
     /// As for a server that is not root. A capability belongs to a thread.
     #[test]
     fn advice_about_a_file_of_another_user_names_that_user_and_the_command() {
