@@ -17,8 +17,6 @@ const LINKS_MAX: usize = 40;
 pub enum Step<'p> {
     /// A directory in which the next name is looked up.
     Dir(&'p Path),
-    /// The path of that name, which nothing has looked at yet, and what follows it.
-    Name(&'p Path, &'p VecDeque<OsString>),
     /// A link that is followed.
     Link(&'p Path, &'p Metadata),
 }
@@ -42,7 +40,6 @@ pub fn follow(path: &Path, mut check: impl FnMut(Step<'_>) -> io::Result<()>) ->
             continue;
         }
         real.push(part);
-        check(Step::Name(&real, &left))?;
         let found = match fs::symlink_metadata(&real) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 if left.iter().any(|part| part == "..") {

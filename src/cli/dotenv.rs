@@ -8,6 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use crate::config::{ConfigError, parse_dotenv};
+use crate::real_path::real_path;
 use crate::{private, user};
 
 const BYTES_MAX: u64 = 1024 * 1024;
@@ -27,9 +28,8 @@ impl Dotenv {
         let file = match private::open_of_any_user(&path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Ok(Self::default())),
-            // A directory named `.env` is usually a Python virtual environment. A link is not followed: it can lead to a file system that
-            // never answers.
-            Err(_) if path.symlink_metadata().is_ok_and(|found| found.is_dir()) => return Ok(Ok(Self::default())),
+            // A directory named `.env`, or a link to one, is usually a Python virtual environment.
+            Err(_) if real_path(&path).is_ok_and(|real| real.is_dir()) => return Ok(Ok(Self::default())),
             Err(error) => return Err(error),
         };
         let problem = problem(&file.metadata()?);

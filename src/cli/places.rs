@@ -55,7 +55,8 @@ pub(super) fn places_of(folder: &Folder) -> (Vec<Place>, Absence) {
     let own = ServerInfo::find(&folder.runtime_dir, folder.folder.as_deref());
     // A folder's files can name any path.
     let checked = |path: &PathBuf| resolve_parent(path, By::Client).ok();
-    let usual = folder.socket.as_ref().and_then(checked);
+    let is_there = matches!(own, Ok(Found::Live(_) | Found::Silent));
+    let usual = folder.socket.as_ref().filter(|_| is_there).and_then(checked);
     if let Ok(Found::Live(info)) = &own {
         // The directory may be mounted elsewhere in another container, or moved, so that the recorded path leads nowhere.
         let recorded = info.socket.as_ref().and_then(checked);
@@ -64,7 +65,7 @@ pub(super) fn places_of(folder: &Folder) -> (Vec<Place>, Absence) {
         info.address.iter().for_each(|address| add(at(*address), Meant::Own(info.id.clone())));
     }
     // While a server starts, the file may still be the previous server's.
-    if matches!(own, Ok(Found::Live(_) | Found::Silent)) {
+    if is_there {
         let sockets = usual.iter().chain(&folder.named_socket);
         sockets.for_each(|path| add(Way::Socket(path.clone()), Meant::OwnIfItSaysSo));
     }

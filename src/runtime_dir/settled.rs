@@ -9,7 +9,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::trusted::{By, Distrust, check_new, resolve_within};
+use super::trusted::{By, Distrust, resolve, resolve_new};
 use crate::absent::if_there;
 use crate::config::Config;
 use crate::private::beside;
@@ -18,39 +18,33 @@ use crate::user;
 /// The database's files.
 pub const DATABASE_SUFFIXES: [&str; 4] = ["", "-journal", "-wal", "-shm"];
 
-/// Resolves a path. If `inside` names folders, the path must be in one of them; nothing outside of them is looked at, because it can be a file
-/// system that never answers. `setting` names the place in the environment, up to the path in its value, which is `named`.
-fn resolve_inside(path: &Path, named: &Path, by: By, inside: &[&Path], setting: &'static str) -> io::Result<PathBuf> {
-    resolve_within(path, by, &|target| {
-        let is_on_the_way = |folder: &&Path| target.starts_with(folder) || folder.starts_with(&target);
-        if inside.is_empty() || inside.iter().any(is_on_the_way) {
-            return Ok(());
-        }
-        Err(Distrust::Outside { path: named.to_owned(), target, setting })
-    })
+/// Checks where a path leads. If `inside` names folders, that must be in one of them. `setting` names the place in the environment, up
+/// to the path in its value.
+fn check_inside(path: &Path, real: PathBuf, inside: &[&Path], setting: &'static str) -> io::Result<PathBuf> {
+    if inside.is_empty() || inside.iter().any(|folder| real.starts_with(folder)) {
+        return Ok(real);
+    }
+    Err(Distrust::Outside { path: path.to_owned(), target: real, setting }.into())
 }
 
 /// Resolves a runtime directory. If only a `.env` file or the default names it, it must be inside the folder.
 pub fn resolve_runtime_dir(runtime_dir: &Path, by: By, folder: Option<&Path>) -> io::Result<PathBuf> {
-    resolve_inside(runtime_dir, runtime_dir, by, folder.as_slice(), "AUTOAPPDEV_RUNTIME_DIR=")
+    check_inside(runtime_dir, resolve(runtime_dir, by)?, folder.as_slice(), "AUTOAPPDEV_RUNTIME_DIR=")
 }
 
 /// Resolves the directory of the Unix socket at `path`, which a server listens at after it has removed the socket of a killed one.
 pub fn resolve_socket(path: &Path, config: &Config) -> io::Result<PathBuf> {
     let inside: &[&Path] = if config.is_socket_named { &[] } else { &[&config.folder, &config.runtime_dir] };
-    let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else { return Err(io::ErrorKind::IsADirectory.into()) };
-    let real = resolve_inside(dir, path, By::Server, inside, "AUTOAPPDEV_SOCKET=")?.join(name);
-    check_new(&real, By::Server)?;
-    Ok(real)
+    check_inside(path, resolve_new(path, By::Server)?, inside, "AUTOAPPDEV_SOCKET=")
 }
 
 /// Resolves the database of a configuration whose runtime directory is resolved, and checks that no other user owns one of its files.
 pub fn resolve_database(config: &Config, by: By) -> io::Result<PathBuf> {
     let inside: &[&Path] = if config.is_database_named { &[] } else { &[&config.folder, &config.runtime_dir] };
-    let real = resolve_inside(&config.database, &config.database, by, inside, "DATABASE_URL=sqlite:")?;
+    let mut real = check_inside(&config.database, resolve(&config.database, by)?, inside, "DATABASE_URL=sqlite:")?;
     if by == By::Server {
         // Another user could create a missing folder before the database is created in it.
-        check_new(&real, by).map_err(|error| match (error.kind(), real.parent()) {
+        real = resolve_new(&real, by).map_err(|error| match (error.kind(), real.parent()) {
             (io::ErrorKind::NotFound, Some(dir)) => {
                 io::Error::new(error.kind(), format!("its folder {} does not exist; create it", dir.display()))
             }

@@ -162,17 +162,11 @@ impl By {
 ///
 /// A path that a file or a server names goes through this function before anything else is done with it.
 pub fn resolve(path: &Path, by: By) -> io::Result<PathBuf> {
-    resolve_within(path, by, &|_| Ok(()))
-}
-
-/// As [`resolve`], for a path that may not lead everywhere: `check_target` gets each path that it leads to, whole, before anything looks at it.
-pub(super) fn resolve_within(path: &Path, by: By, check_target: &dyn Fn(PathBuf) -> Result<(), Distrust>) -> io::Result<PathBuf> {
     if !user::has_number(user::own()) {
         return Err(Distrust::NoNumber { own: user::own() }.into());
     }
     real_path::follow(path, |step| match step {
         Step::Dir(dir) => check_above(dir, by),
-        Step::Name(path, rest) => Ok(check_target(path.iter().chain(rest.iter().map(|part| &**part)).collect())?),
         Step::Link(path, found) if !by.may_pass(path, found.uid())? => {
             Err(Distrust::LinkOwner { path: path.to_owned(), owner: found.uid() }.into())
         }
@@ -186,9 +180,11 @@ pub fn resolve_parent(path: &Path, by: By) -> io::Result<PathBuf> {
     Ok(resolve(dir, by)?.join(name))
 }
 
-/// Checks the directory of a file that is created at a path that `resolve` has returned.
-pub(super) fn check_new(real: &Path, by: By) -> io::Result<()> {
-    real.parent().map_or(Ok(()), |dir| check_above(dir, by))
+/// As [`resolve_parent`], for a file that is created there.
+pub(super) fn resolve_new(path: &Path, by: By) -> io::Result<PathBuf> {
+    let real = resolve_parent(path, by)?;
+    real.parent().map_or(Ok(()), |dir| check_above(dir, by))?;
+    Ok(real)
 }
 
 /// Checks a directory on the way to a path: only its owner and trusted users can rename what is in it.

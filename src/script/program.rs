@@ -260,7 +260,7 @@ impl Attempt<'_> {
                     quoted(self.name)
                 )));
             }
-            let head = open(&program).and_then(|file| read_head(&file)).unwrap_or_default();
+            let head = real_path(&program).and_then(|real| read_head(&open(&real)?)).unwrap_or_default();
             let Beginning::Interpreter { path, .. } = beginning(&head) else { break };
             program = self.named(path);
         }
@@ -300,15 +300,15 @@ impl Attempt<'_> {
             let (interpreter, script) = (String::from_utf8_lossy(path), quoted(self.name));
             Err(Unrunnable(format!("{interpreter}, named in the first line of {script}, {why}")))
         };
-        match fs::metadata(&named) {
+        match real_path(&named).and_then(|real| Ok((fs::metadata(&real)?, real))) {
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
                 return unusable("does not exist; install it, or correct that line");
             }
             // The kernel may be able to use an interpreter that cannot be read here.
             Err(_) => {}
-            Ok(metadata) if !metadata.is_file() => return unusable("cannot be executed: it is not a program"),
-            Ok(_) => match rustix::fs::access(&named, Access::EXEC_OK) {
-                Err(Errno::ACCESS) if is_noexec(&named) => {
+            Ok((metadata, _)) if !metadata.is_file() => return unusable("cannot be executed: it is not a program"),
+            Ok((_, real)) => match rustix::fs::access(&real, Access::EXEC_OK) {
+                Err(Errno::ACCESS) if is_noexec(&real) => {
                     return unusable("cannot be executed: it is on a file system that is mounted noexec");
                 }
                 Err(Errno::ACCESS) => return unusable("cannot be executed: the server's user cannot execute it"),
@@ -346,7 +346,7 @@ impl Attempt<'_> {
 
     fn check_loader(&self, head: &[u8], file: &File) -> Result<(), Unrunnable> {
         match Elf::read(head, file).filter(Elf::is_native).and_then(|elf| elf.loader) {
-            Some(loader) if matches!(fs::metadata(self.cwd.join(&loader)), Err(error) if error.kind() == io::ErrorKind::NotFound) => {
+            Some(loader) if matches!(real_path(&self.cwd.join(&loader)), Err(error) if error.kind() == io::ErrorKind::NotFound) => {
                 Err(Unrunnable(format!(
                     "{} needs the loader {}, which does not exist: the program was built for another system or C library; build it for this one, or statically",
                     quoted(self.name),

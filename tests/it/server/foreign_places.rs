@@ -2,7 +2,7 @@
 //! `.env` of a cloned project.
 
 use std::fs;
-use std::os::unix::fs::{chown, lchown, symlink};
+use std::os::unix::fs::{MetadataExt, chown, lchown, symlink};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -116,6 +116,28 @@ fn dotenv_and_links_are_followed_inside_the_folder() {
     assert_eq!(place.stop_server(), 0);
 }
 
+#[test]
+fn folders_above_a_clone_are_not_its_runtime_directory() {
+    let place = Place::new();
+    let clone = place.folder().join("src/clone");
+    fs::create_dir_all(&clone).expect("creates");
+    let above = clone.parent().expect("it has one").canonicalize().expect("there");
+    fs::write(above.join("server.json"), "the user's own").expect("writes");
+    set_mode(&above, 0o755);
+    let absolute = format!("AUTOAPPDEV_RUNTIME_DIR={}", above.display());
+    for dotenv in ["AUTOAPPDEV_RUNTIME_DIR=..", "AUTOAPPDEV_RUNTIME_DIR=../..", "AUTOAPPDEV_SOCKET=../x.sock", &absolute, ""] {
+        fs::write(clone.join(".env"), format!("{dotenv}\n")).expect("writes");
+        set_mode(&clone.join(".env"), 0o600);
+        if dotenv.is_empty() {
+            symlink("..", clone.join("runtime")).expect("links");
+        }
+        let (code, said) = ended(in_folder(&place, &clone, &["serve"]));
+        assert!(code == 1 && said.contains("it leads to "), "{dotenv}: {said}");
+        assert_eq!(entries(&above), ["clone", "server.json"].map(|name| above.join(name)), "{dotenv}");
+        assert_eq!(above.metadata().expect("there").mode() & 0o777, 0o755, "{dotenv}");
+    }
+}
+
 /// The server removes what a killed one left at the path of its socket.
 #[test]
 fn socket_of_another_program_is_not_removed_for_the_dotenv_of_a_clone() {
@@ -140,7 +162,7 @@ fn socket_of_another_program_is_not_removed_for_the_dotenv_of_a_clone() {
             "cannot listen on {}: it leads to {}, and a project's .env and links are followed only inside its folder; if you trust this one, \
              set AUTOAPPDEV_SOCKET={} in the environment",
             named.display(),
-            stale.parent().expect("a folder").display(),
+            stale.display(),
             named.display()
         );
         assert!(code == 1 && said.contains(&sentence), "{dotenv}: {said}");
