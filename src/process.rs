@@ -8,6 +8,7 @@ mod carriers;
 mod cgroup;
 mod children;
 mod lack;
+mod lock_holders;
 mod memory;
 mod own;
 mod owner;
@@ -21,11 +22,12 @@ mod strangers;
 mod tree;
 
 pub use alive::{is_alive, is_there, lives, name_of};
-pub use by_arguments::with_arguments;
+pub use by_arguments::{is_shim, with_arguments};
 pub use carriers::{CarrierSearch, environment_entry};
 pub use cgroup::{Cgroup, has_thawed};
 pub use children::{has_living_child, peek_exit, reap, reap_all_but, usage_of_children, wait_for_end, was_continued};
 pub use lack::{advice_for, explain_lack, is_disk_full, is_shortage, lack_of};
+pub use lock_holders::{is_locked_by_other_user, lock_holders};
 pub use memory::give_back_what_is_long;
 pub use own::{
     UNKNOWN_BOOT, adopt_orphans, begin_session, boot_id, forgo_core_dumps, is_ignored, survive_file_size_limit, unblock_signals,

@@ -17,26 +17,35 @@ const ARGUMENTS_BYTES_MAX: u64 = 8192;
 pub fn with_arguments<T>(pick: impl Fn(&[&[u8]]) -> Option<T>) -> io::Result<Vec<(T, u32)>> {
     let mut found = Vec::new();
     for pid in all_pids()? {
-        let look = || -> io::Result<Option<T>> {
-            // Before its arguments are opened: a process can keep whoever reads them waiting for as long as it likes.
-            if other_user_of(pid)?.is_some() {
-                return Ok(None);
-            }
-            let mut text = Vec::new();
-            File::open(format!("/proc/{pid}/cmdline"))?.take(ARGUMENTS_BYTES_MAX).read_to_end(&mut text)?;
-            // Each ends with a zero byte. A process that has died has none (`proc_pid_cmdline(5)`).
-            let Some(text) = text.strip_suffix(&[0]) else { return Ok(None) };
-            let arguments: Vec<&[u8]> = text.split(|&byte| byte == 0).collect();
-            Ok(pick(&arguments))
-        };
-        match look() {
-            Ok(Some(picked)) => found.push((picked, pid)),
-            Err(error) if is_shortage(&error) => return Err(error),
-            // A process can end at any point of this look.
-            Ok(None) | Err(_) => {}
-        }
+        found.extend(look_at(pid, &pick)?.map(|picked| (picked, pid)));
     }
     Ok(found)
+}
+
+/// Whether the process was started as the shim of a run, of whichever directory, and not by another user. A shim keeps its arguments when
+/// the server is replaced and when its directory is moved. An error only for a shortage.
+pub fn is_shim(pid: u32) -> io::Result<bool> {
+    Ok(look_at(pid, |arguments| matches!(arguments, [_, b"shim", _]).then_some(()))?.is_some())
+}
+
+fn look_at<T>(pid: u32, pick: impl Fn(&[&[u8]]) -> Option<T>) -> io::Result<Option<T>> {
+    let look = || -> io::Result<Option<T>> {
+        // Before its arguments are opened: a process can keep whoever reads them waiting for as long as it likes.
+        if other_user_of(pid)?.is_some() {
+            return Ok(None);
+        }
+        let mut text = Vec::new();
+        File::open(format!("/proc/{pid}/cmdline"))?.take(ARGUMENTS_BYTES_MAX).read_to_end(&mut text)?;
+        // Each ends with a zero byte. A process that has died has none (`proc_pid_cmdline(5)`).
+        let Some(text) = text.strip_suffix(&[0]) else { return Ok(None) };
+        let arguments: Vec<&[u8]> = text.split(|&byte| byte == 0).collect();
+        Ok(pick(&arguments))
+    };
+    match look() {
+        Err(error) if is_shortage(&error) => Err(error),
+        // A process can end at any point of this look.
+        looked => Ok(looked.unwrap_or_default()),
+    }
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
 
-use super::lock_holder::stranger_with_lock;
+use super::lock_holder::{Holder, holder_of_lock, is_server};
 use crate::config::Config;
 use crate::file_id::FileId;
 use crate::held_dir::{HeldDir, is_link};
@@ -129,13 +129,21 @@ pub(super) fn own_database(config: &mut Config) -> anyhow::Result<()> {
 /// `None` if the directory was removed meanwhile, for example by a server that had created it and could not start.
 fn own_existing(runtime_dir: &Path, made: &mut Made) -> anyhow::Result<Option<(HeldDir, File)>> {
     let take = |what: &File| patiently(runtime_dir, || Ok(what.try_lock()?), io::ErrorKind::WouldBlock);
-    let refused = |path: &Path, file: &File, error: io::Error| match (error.kind(), stranger_with_lock(file)) {
-        (io::ErrorKind::WouldBlock, Some(stranger)) => {
-            let advice = "end that process, or set AUTOAPPDEV_RUNTIME_DIR to another folder";
-            anyhow!("cannot lock {}: {stranger} has locked it; {advice}", path.display())
+    let refused = |path: &Path, file: &File, error: io::Error| {
+        let shown = path.display();
+        if error.kind() != io::ErrorKind::WouldBlock {
+            return anyhow!("cannot lock {shown}: {error}");
         }
-        (io::ErrorKind::WouldBlock, None) => owned_already(runtime_dir, ServerInfo::read(runtime_dir).as_ref()),
-        _ => anyhow!("cannot lock {}: {error}", path.display()),
+        let recorded = ServerInfo::read(runtime_dir);
+        match holder_of_lock(file) {
+            Holder::Stranger(stranger) => anyhow!(
+                "cannot lock {shown}: {stranger} has locked it; end that process, or set AUTOAPPDEV_RUNTIME_DIR to another folder"
+            ),
+            Holder::Unknown if !recorded.as_ref().is_some_and(|info| is_server(info.pid)) => {
+                anyhow!("cannot lock {shown}: {}, or set AUTOAPPDEV_RUNTIME_DIR to another folder", unknown_has_locked(path))
+            }
+            Holder::Server | Holder::Unknown => owned_already(runtime_dir, recorded.as_ref()),
+        }
     };
     let dir = match private::open_dir(runtime_dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -156,6 +164,15 @@ fn own_existing(runtime_dir: &Path, made: &mut Made) -> anyhow::Result<Option<(H
         made.made_file(&path);
     }
     Ok(Some((HeldDir::of(dir.into()), lock)))
+}
+
+/// A lock whose holder cannot be named, and how to find it.
+fn unknown_has_locked(path: &Path) -> String {
+    let path = path.display();
+    format!(
+        "a process that cannot be named has locked {path}; it may belong to another user or a container; `fuser {path}` as root names it: \
+         end it"
+    )
 }
 
 fn cannot_open(path: &Path, error: &io::Error) -> anyhow::Error {
@@ -214,12 +231,11 @@ impl OwnDatabase {
             format!("cannot open {}; let this user write that folder, or name another database with DATABASE_URL", path.display())
         })?;
         patiently(runtime_dir, || Ok(lock.try_lock()?), io::ErrorKind::WouldBlock).map_err(|error| {
-            let why = match (error.kind(), stranger_with_lock(&lock)) {
-                (io::ErrorKind::WouldBlock, Some(stranger)) => {
-                    format!("{stranger} has locked {}; end that process, or", path.display())
-                }
-                (io::ErrorKind::WouldBlock, None) => "another server uses it;".to_owned(),
-                _ => format!("{error};"),
+            let why = match holder_of_lock(&lock) {
+                _ if error.kind() != io::ErrorKind::WouldBlock => format!("{error};"),
+                Holder::Stranger(stranger) => format!("{stranger} has locked {}; end that process, or", path.display()),
+                Holder::Server => "another server uses it;".to_owned(),
+                Holder::Unknown => format!("{}, or", unknown_has_locked(&path)),
             };
             anyhow!("cannot use {}: {why} name another database with DATABASE_URL", database.display())
         })?;
