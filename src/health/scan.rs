@@ -89,7 +89,8 @@ impl Places {
         let shim = header.shim_pid;
         let identity = Identity { pid: shim, start_ticks: header.shim_start_ticks };
         let is_stopped = process::read_stat(shim).is_ok_and(|stat| stat.state.is_stopped() && stat.identity == identity);
-        is_stopped.then(|| {
+        // A journal can name any process, and the advice is to resume it.
+        (is_stopped && process::is_shim(shim).unwrap_or_default()).then(|| {
             format!("the live run's own process (the shim) does not answer: a signal has stopped it; resume it with `kill -CONT {shim}`")
         })
     }

@@ -195,7 +195,11 @@ impl Shims for RealShims {
         let _noted = self.pulse.begin_storage();
         let dir = self.runs.run(run_id);
         // The lock first: a journal read after the lock was seen free will not grow any more.
-        let lock = dir.lock_state()?;
+        let lock = match dir.lock_state()? {
+            // Opened and locked before this server's user made the directory private. The shim has this server's user.
+            LockState::Held if process::is_locked_by_other_user(&dir.lock_path()) => LockState::Free,
+            state => state,
+        };
         let (journal, mut damage) = match run_dir::read_journal(&dir.journal_path()) {
             Ok(journal) => (Some(journal), None),
             Err(JournalError::Absent) => (None, None),
@@ -237,6 +241,23 @@ impl Shims for RealShims {
             },
         };
         Ok(Finding { found, journal, damage })
+    }
+
+    fn advice_on_silence(&self, run_id: i64) -> String {
+        let _noted = self.pulse.begin_storage();
+        let dir = self.runs.run(run_id);
+        let header = run_dir::read_header(&dir.journal_path()).ok();
+        // A journal can name any process, which must not be ended for that.
+        let seen = header.filter(|header| matches!(strays::whereabouts_of_shim(header, dir.path()), Ok(Whereabouts::Here)));
+        if let Some(header) = seen {
+            return format!("a TERM to the `shim_pid` in its journal.jsonl ({}) ends the run as a stop does", header.shim_pid);
+        }
+        let (lock, dir) = (dir.lock_path(), dir.path().display());
+        let lock = lock.display();
+        format!(
+            "no process here can be seen to be its shim: unless the run lives in a container, end the process that has locked {lock} \
+             (`fuser {lock}` as root names it), or move {dir} away; this server then records that the run has ended"
+        )
     }
 
     fn progress(&self, run_id: i64) -> Result<Option<NumberedProgress>, ProgressError> {

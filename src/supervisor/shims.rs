@@ -44,6 +44,8 @@ pub(super) trait Shims {
     fn disconnect(&mut self);
     /// Looks what there is of a run.
     fn find(&self, run_id: i64) -> io::Result<Finding>;
+    /// What a user can do about a run whose shim does not answer, for health to say.
+    fn advice_on_silence(&self, run_id: i64) -> String;
     /// How far a run is, as its shim stored it last.
     fn progress(&self, run_id: i64) -> Result<Option<NumberedProgress>, ProgressError>;
     /// The runs that have a directory, ascending.

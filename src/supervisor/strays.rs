@@ -20,7 +20,7 @@ use crate::run_dir::{Header, LockState, RunDir, Runs};
 pub(super) enum Whereabouts {
     /// It is dead or exiting.
     Dead,
-    /// There is no such process, as far as can be seen.
+    /// There is no such process, as far as can be seen, or it is no shim.
     Unseen,
     /// It belongs to the directory of the journal, to a removed directory, or to one that cannot be seen.
     Here,
@@ -39,6 +39,11 @@ pub(super) fn whereabouts_of_shim(header: &Header, dir: &Path) -> io::Result<Whe
         Some(true) => {}
         Some(false) => return Ok(Whereabouts::Dead),
         None => return Ok(Whereabouts::Unseen),
+    }
+    // The journal of a clone can name any process. Of one of root's, of one that is not dumpable, and of one whose directory was removed,
+    // the directory would not show that it is no shim.
+    if !process::is_shim(shim.pid)? {
+        return Ok(Whereabouts::Unseen);
     }
     Ok(match directory_of(shim.pid) {
         Some((_, directory)) if FileId::of(dir).is_ok_and(|ours| ours == FileId::from(&directory)) => Whereabouts::Here,

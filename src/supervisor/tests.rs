@@ -115,6 +115,10 @@ impl Shims for FakeShims {
         Ok(Finding { found, journal, damage: None })
     }
 
+    fn advice_on_silence(&self, _run_id: i64) -> String {
+        "advice".to_owned()
+    }
+
     fn progress(&self, run_id: i64) -> Result<Option<NumberedProgress>, ProgressError> {
         if self.0.borrow().progress_fails {
             return Err(io::Error::other("input/output error").into());

@@ -65,7 +65,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
     /// Publishes what the parts report as wrong.
     pub(super) fn show_conditions(&self) {
         let pause_file = self.pause_file.as_ref().map(|(_, obstacle)| obstacle.clone());
-        let own = [(ConditionCode::ShimSilent, self.link.silence()), (ConditionCode::PauseFileLeft, pause_file)];
+        let own = [(ConditionCode::ShimSilent, self.link.silence(self.live_run())), (ConditionCode::PauseFileLeft, pause_file)];
         let own = own.into_iter().filter_map(|(code, detail)| Some((code, detail?)));
         let told: Vec<_> = own.chain(self.signs.conditions(self.live_run().is_some())).chain(self.ledger.conditions()).collect();
         self.watch.set_told(&told, self.clock.now());

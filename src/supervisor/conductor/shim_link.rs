@@ -9,8 +9,8 @@ use crate::supervisor::shims::{ConnectionNumber, Shims};
 /// How long a shim may be silent, its lock held, before health says so.
 const SILENCE_LIMIT: Duration = Duration::from_secs(5);
 
-/// What health says then.
-const SILENT_SHIM: &str = "the live run's own process (the shim) does not answer; the state is what it last said, and no other run is started; look at shim.log in its run directory; a TERM to the `shim_pid` in its journal.jsonl ends the run as a stop does";
+/// What health says then, before the advice for that run.
+const SILENT_SHIM: &str = "the live run's own process (the shim) does not answer; the state is what it last said, and no other run is started; look at shim.log in its run directory";
 
 /// How often a shim that does not answer is tried again: often while it may just be leaving or beginning, seldom later.
 const RETRY_SOON: Duration = Duration::from_millis(5);
@@ -57,9 +57,10 @@ impl<S: Shims> ShimLink<S> {
         self.link == Link::Connected { number }
     }
 
-    /// What health says of it.
-    pub(super) fn silence(&self) -> Option<String> {
-        self.is_called_silent.then(|| SILENT_SHIM.to_owned())
+    /// What health says of it. `run_id` is the live run, if there is one.
+    pub(super) fn silence(&self, run_id: Option<i64>) -> Option<String> {
+        let advice = |run_id| format!("; {}", self.shims.advice_on_silence(run_id));
+        self.is_called_silent.then(|| format!("{SILENT_SHIM}{}", run_id.map(advice).unwrap_or_default()))
     }
 
     // ---- talking

@@ -118,6 +118,10 @@ impl Shims for SimShims {
         Ok(number)
     }
 
+    fn advice_on_silence(&self, _run_id: i64) -> String {
+        "advice".to_owned()
+    }
+
     fn connect(&mut self, run_id: i64) -> io::Result<ConnectionNumber> {
         moment(&self.world, "before", "a connect");
         self.stumble("connect")?;

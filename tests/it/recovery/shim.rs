@@ -311,9 +311,15 @@ fn shim_stopped_while_nothing_is_asked_degrades_health() {
 fn a_recycled_pid_in_the_journal_is_not_taken_for_the_shim() {
     let place = Place::serving("sleep.sh");
     let (_, run_id) = place.start();
-    let mut stranger = std::process::Command::new("sleep").arg("600").spawn().expect("spawns");
-    signal(stranger.id(), "STOP");
-    until_true("it is stopped", || letter(stranger.id()) == Some('T'));
+    // Another program, and one with the arguments of a shim, which waits for its standard input.
+    let strangers = [["-", "-"], ["shim", "-"]].map(|arguments| {
+        let mut command = std::process::Command::new("cat");
+        command.args(arguments).stdin(std::process::Stdio::piped()).stderr(std::process::Stdio::null());
+        let stranger = command.spawn().expect("spawns");
+        signal(stranger.id(), "STOP");
+        until_true("it is stopped", || letter(stranger.id()) == Some('T'));
+        stranger
+    });
     let journal = place.run_dir(run_id).join("journal.jsonl");
     let with_header = |change: &dyn Fn(&mut Value)| {
         let text = fs::read_to_string(&journal).expect("there");
@@ -322,12 +328,18 @@ fn a_recycled_pid_in_the_journal_is_not_taken_for_the_shim() {
         change(&mut header);
         fs::write(&journal, format!("{header}\n{facts}")).expect("writes");
     };
-    // As if the shim's number had been given to another process: that one started at another time.
-    with_header(&|header| header["shim_pid"] = stranger.id().into());
-    assert_eq!(place.degraded(), None);
-    let ticks = autoappdev::process::read_stat(stranger.id()).expect("it is there").identity.start_ticks;
-    with_header(&|header| header["shim_start_ticks"] = ticks.into());
-    assert!(place.degraded().expect("now it is the shim, and stopped").contains("kill -CONT"));
-    stranger.kill().expect("ours");
-    stranger.wait().expect("ours");
+    for (mut stranger, is_shim) in strangers.into_iter().zip([false, true]) {
+        // As if the shim's number had been given to another process: that one started at another time.
+        with_header(&|header| {
+            header["shim_pid"] = stranger.id().into();
+            header["shim_start_ticks"] = 1.into();
+        });
+        assert_eq!(place.degraded(), None);
+        let ticks = autoappdev::process::read_stat(stranger.id()).expect("it is there").identity.start_ticks;
+        with_header(&|header| header["shim_start_ticks"] = ticks.into());
+        let advice = place.degraded().unwrap_or_default();
+        assert_eq!(advice.contains("kill -CONT"), is_shim, "{advice:?}");
+        stranger.kill().expect("ours");
+        stranger.wait().expect("ours");
+    }
 }
