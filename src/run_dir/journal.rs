@@ -88,12 +88,16 @@ pub struct ReadJournal {
     pub header: Header,
     /// Its whole lines, in order.
     pub entries: Vec<Entry>,
-    /// Lines that were neither torn at the end nor readable: damage.
+    /// Lines that were neither torn at the end nor readable: damage. After many of them the rest is not read.
     pub damaged_lines: usize,
 }
 
 /// The largest journal that is read, in bytes: more than a million pauses.
 const JOURNAL_BYTES_MAX: u64 = 256 << 20;
+/// After this many damaged lines the rest of a journal is not read: a journal of such lines alone would take minutes.
+const DAMAGED_LINES_MAX: usize = 10_000;
+/// No entry has this number or a higher one: the history numbers what it adds after the last entry, and JSON has exact numbers below 2^53.
+const SEQ_END: u64 = 1 << 53;
 /// The longest first line, in bytes: several times what the kernel accepts as arguments.
 const HEADER_BYTES_MAX: u64 = 32 << 20;
 
@@ -114,8 +118,13 @@ fn parse_journal(bytes: &[u8]) -> Result<ReadJournal, JournalError> {
     let mut journal = ReadJournal { header: parse_header(first)?, entries: Vec::new(), damaged_lines: 0 };
     for line in lines {
         match serde_json::from_slice::<Entry>(line) {
-            Ok(entry) if journal.entries.last().is_none_or(|last| last.seq < entry.seq) => journal.entries.push(entry),
+            Ok(entry) if entry.seq < SEQ_END && journal.entries.last().is_none_or(|last| last.seq < entry.seq) => {
+                journal.entries.push(entry);
+            }
             Ok(_) | Err(_) => journal.damaged_lines += 1,
+        }
+        if journal.damaged_lines == DAMAGED_LINES_MAX {
+            break;
         }
     }
     Ok(journal)
@@ -378,6 +387,25 @@ mod tests {
         let read = read_journal(&path).expect("reads");
         assert_eq!(read.damaged_lines, 1);
         assert_eq!(read.entries.len(), entries.len() - 1);
+    }
+
+    #[test]
+    fn line_with_an_absurd_number_is_damaged_and_nothing_is_read_after_many_damaged_lines() {
+        let dir = tempfile::tempdir().expect("a temp folder");
+        let path = dir.path().join("journal.jsonl");
+        let entries = write(&path);
+        let text = fs::read_to_string(&path).expect("there");
+        let next = text.lines().last().expect("a line").replacen("\"seq\":6", "\"seq\":SEQ", 1);
+        let line = |seq: u64| next.replacen("SEQ", &seq.to_string(), 1) + "\n";
+        fs::write(&path, text.clone() + &line(u64::MAX) + &line(SEQ_END) + &line(SEQ_END - 1)).expect("writes");
+        let read = read_journal(&path).expect("reads");
+        assert_eq!((read.damaged_lines, read.entries.len()), (2, entries.len() + 1));
+        assert_eq!(read.entries.last().map(|entry| entry.seq), Some(SEQ_END - 1));
+        for (damaged, more) in [(DAMAGED_LINES_MAX - 1, 1), (DAMAGED_LINES_MAX, 0)] {
+            fs::write(&path, text.clone() + &"{}\n".repeat(damaged) + &line(7)).expect("writes");
+            let read = read_journal(&path).expect("reads");
+            assert_eq!((read.damaged_lines, read.entries.len()), (damaged, entries.len() + more));
+        }
     }
 
     #[test]

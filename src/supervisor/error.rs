@@ -113,7 +113,7 @@ impl From<StoreError> for ActionError {
 #[derive(Debug, thiserror::Error)]
 pub enum BootError {
     /// The database did not tell what is stored, or did not take what was found.
-    #[error(transparent)]
+    #[error("{}", told_at_boot(.0))]
     Store(#[from] StoreError),
     /// A thread that the life cycle needs could not be started.
     #[error("{}", process::explain_lack("start a thread", .0))]
@@ -121,4 +121,16 @@ pub enum BootError {
     /// It cannot be said whether a run lives that the database knows nothing of, and whose id it would give again.
     #[error("look at the run directories: {0}")]
     Runs(io::Error),
+}
+
+/// No client can look at a state before the server has begun.
+fn told_at_boot(error: &StoreError) -> String {
+    match &error.kind {
+        StoreErrorKind::Conflict(what) => format!(
+            "record in {} how the latest run ended: {what}; the database and the directory of that run do not fit together: restore a \
+             backup of the database, or move it away and start again",
+            error.path.display()
+        ),
+        _ => error.to_string(),
+    }
 }
