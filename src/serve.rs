@@ -147,11 +147,22 @@ fn serve_at(addresses: Vec<Listener>, mut config: Config, root_now: &Path, core_
         let waker = waker.clone();
         move || waker.wake()
     };
-    let supervisor = Supervisor::start(opened.store, settings, wake_retention, move || {
-        // Nobody reads it when the server is stopping anyway.
-        let _nobody_reads = (&bell).write_all(&[ENDED]);
-    })
-    .map_err(|error| anyhow!("failed to {error}"))?;
+    let supervisor = unless_told_to_end(&alarm, &bell, {
+        let bell = bell.try_clone().map_err(cannot("start the supervisor"))?;
+        move || {
+            Supervisor::start(opened.store, settings, wake_retention, move || {
+                // Nobody reads it when the server is stopping anyway.
+                let _nobody_reads = (&bell).write_all(&[ENDED]);
+            })
+        }
+    });
+    let Some(supervisor) = supervisor.map_err(cannot("start a thread for the recovery"))? else {
+        // Something may have been recorded. What was created stays, as after a kill.
+        made.keep();
+        say("autoappdev has stopped while it was recovering the latest run; the next start does that again");
+        return Ok(());
+    };
+    let supervisor = supervisor.map_err(|error| anyhow!("failed to {error}"))?;
     let runs = Runs::new(runtime_dir.to_owned());
     let logs = supervisor.logs();
     // After the boot of the supervisor: what was found to have ended is recorded by then.

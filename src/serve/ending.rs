@@ -32,10 +32,10 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Inits that start one program, pass signals on to it, and end when it does, as `ps` names them: those of Docker, Podman and others.
 const SMALL_INITS: [&str; 5] = ["tini", "tini-static", "docker-init", "dumb-init", "catatonit"];
 
-/// How long the opening of the database may go on after a signal.
-const OPENING_PATIENCE: Duration = Duration::from_secs(2);
+/// How long the opening of the database, or the recovery, may go on after a signal.
+const BOOT_PATIENCE: Duration = Duration::from_secs(2);
 
-/// The byte that says that the supervisor, or before it the opening of the database, has ended. A signal writes another.
+/// The byte that says that the supervisor, or before it a part of the start, has ended. A signal writes another.
 pub(super) const ENDED: u8 = b'!';
 
 /// Any other byte stands for a signal; `signal-hook` writes this one.
@@ -45,7 +45,7 @@ const SIGNALLED: u8 = b'X';
 pub(super) enum Rung {
     /// A signal asked the server to exit.
     Signal,
-    /// The supervisor has ended by itself, or the database is open or refused.
+    /// The supervisor has ended by itself, or a part of the start has ended.
     Ended,
     /// Nothing, for as long as that was waited for.
     Nothing,
@@ -80,28 +80,29 @@ impl Alarm {
     }
 }
 
-/// Opens the database in a thread, so that a signal ends the server even while that takes long, such as the rollback of a large
-/// transaction. Returns `None` then; the thread ends with the process, which does as little harm as a kill.
+/// Makes a part of the start in a thread, so that a signal ends the server even while that takes long, such as the rollback of a large
+/// transaction or a look at a long journal. Returns `None` then; the thread ends with the process, which does as little harm as a kill.
 ///
-/// If the opening ends soon after the signal, its result counts, and the alarm rings for that signal again.
+/// If the part ends soon after the signal, its result counts, and the alarm rings for that signal again. The supervisor's thread can end
+/// and ring before its start has returned: the alarm then rings twice, and this takes one of the two.
 pub(super) fn unless_told_to_end<T: Send + 'static>(
     alarm: &Alarm,
     bell: &UnixStream,
-    open: impl FnOnce() -> T + Send + 'static,
+    part: impl FnOnce() -> T + Send + 'static,
 ) -> io::Result<Option<T>> {
     let ring = |bell: &UnixStream, byte| {
         let mut bell = bell;
         bell.write_all(&[byte]).expect("the alarm is the other end and lives");
     };
     let done = bell.try_clone()?;
-    let opener = thread::Builder::new().name("opener".to_owned()).spawn(move || {
-        let result = panic::catch_unwind(AssertUnwindSafe(open));
+    let starter = thread::Builder::new().name("starter".to_owned()).spawn(move || {
+        let result = panic::catch_unwind(AssertUnwindSafe(part));
         ring(&done, ENDED);
         result
     })?;
     let mut is_told = false;
     loop {
-        match alarm.wait(is_told.then_some(OPENING_PATIENCE)) {
+        match alarm.wait(is_told.then_some(BOOT_PATIENCE)) {
             Rung::Signal if !is_told => is_told = true,
             Rung::Signal | Rung::Nothing => return Ok(None),
             Rung::Ended => break,
@@ -110,7 +111,7 @@ pub(super) fn unless_told_to_end<T: Send + 'static>(
     if is_told {
         ring(bell, SIGNALLED);
     }
-    let result = opener.join().expect("its panic was caught");
+    let result = starter.join().expect("its panic was caught");
     Ok(Some(result.unwrap_or_else(|payload| panic::resume_unwind(payload))))
 }
 

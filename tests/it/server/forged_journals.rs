@@ -2,16 +2,17 @@
 //! no socket of another project's run.
 
 use std::fs::{self, File};
+use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use autoappdev::pipeline::{Containment, Fact};
-use autoappdev::process::boot_id;
+use autoappdev::process::{boot_id, read_stat};
 use rustix::fs::{CWD, Mode, mkfifoat};
 use serde_json::{Value, json};
 
-use crate::support::{Place, can_make_cgroups, is_alive, is_stopped, not_run, own_cgroup, until_true};
+use crate::support::{Place, can_make_cgroups, is_alive, is_stopped, not_run, own_cgroup, signal, until_true};
 
 /// The clone has a copy of the journal, and its author keeps the copy of the lock locked, so that the run seems to live there.
 #[test]
@@ -35,17 +36,132 @@ fn journal_of_a_clone_that_names_the_socket_of_another_projects_run_does_not_con
     assert!(is_stopped(pid), "its own server controls it");
 }
 
-/// A run that looks as if its shim was killed, with a journal that names `group` as its control group.
-fn lost_run_in(place: &Place, group: &Path) -> i64 {
+/// A run that looks as if its shim was killed, with these values in the header of its journal.
+fn lost_run(place: &Place, values: &[(&str, Value)]) -> i64 {
     let run_id = place.past_run(&[Fact::Spawned { pid: 1, start_ticks: u64::MAX, containment: Containment::Cgroup }]);
     let path = place.run_dir(run_id).join("journal.jsonl");
     let text = fs::read_to_string(&path).expect("text");
     let (first, rest) = text.split_once('\n').expect("a header");
     let mut header: Value = serde_json::from_str(first).expect("JSON");
-    header["cgroup"] = json!(group);
+    for (name, value) in values {
+        header[*name] = value.clone();
+    }
     assert_eq!(header["boot_id"], boot_id().expect("/proc is mounted"), "an author on the same machine knows it");
     fs::write(&path, format!("{header}\n{rest}")).expect("writes");
     run_id
+}
+
+/// The same, with a journal that names `group` as its control group.
+fn lost_run_in(place: &Place, group: &Path) -> i64 {
+    lost_run(place, &[("cgroup", json!(group))])
+}
+
+/// A run that looks as if this process was its shim.
+fn lost_run_of(place: &Place, pid: u32) -> i64 {
+    let ticks = read_stat(pid).expect("it is there").identity.start_ticks;
+    lost_run(place, &[("shim_pid", json!(pid)), ("shim_start_ticks", json!(ticks))])
+}
+
+/// The directory of a process with a removed one, of process 1 and of one that is not dumpable shows nothing.
+#[test]
+fn process_that_is_no_shim_does_not_make_a_run_live_in_whatever_directory_it_is() {
+    for is_removed in [true, false] {
+        let mut place = Place::new();
+        let dir = place.folder().join("of-the-process");
+        fs::create_dir(&dir).expect("creates");
+        let process = Stranger(Command::new("sleep").arg("600").current_dir(&dir).spawn().expect("spawns"));
+        if is_removed {
+            fs::remove_dir(&dir).expect("empty");
+        }
+        let run_id = lost_run_of(&place, process.0.id());
+        let run = place.boot_on_it(run_id, "lost");
+        assert!(run["error"].as_str().expect("a sentence").ends_with("; nothing of it is alive"), "{run}");
+        assert!(is_alive(process.0.id()));
+        place.assert_startable(run_id);
+    }
+    let mut place = Place::new();
+    let run_id = lost_run_of(&place, 1);
+    place.boot_on_it(run_id, "lost");
+    place.assert_startable(run_id);
+}
+
+/// A process of the test's own.
+struct Stranger(std::process::Child);
+
+impl Drop for Stranger {
+    fn drop(&mut self) {
+        let _ended = self.0.kill();
+        let _ended = self.0.wait();
+    }
+}
+
+#[test]
+fn health_says_what_to_do_about_a_lock_that_no_shim_holds_and_names_no_other_process() {
+    let mut place = Place::new();
+    let process = Stranger(Command::new("sleep").arg("600").spawn().expect("spawns"));
+    let run_id = lost_run_of(&place, process.0.id());
+    let _lock = place.hold_lock(run_id);
+    place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh");
+    place.start_server();
+    assert_eq!(place.state(), "running", "as the lock says");
+    let dir = place.run_dir(run_id).canonicalize().expect("there");
+    let advice = format!("`fuser {}/lock` as root names it), or move {} away", dir.display(), dir.display());
+    until_true("health says what to do", || place.degraded().is_some_and(|why| why.contains(&advice) && !why.contains("TERM")));
+    fs::rename(&dir, place.folder().join("moved")).expect("moves");
+    place.until_state("stopped");
+    until_true("all is well again", || place.degraded().is_none());
+    assert!(is_alive(process.0.id()));
+    place.assert_startable(run_id);
+}
+
+/// Lines of entries like those of a shim, numbered from `first`.
+fn add_entries(place: &Place, run_id: i64, numbers: impl Iterator<Item = u64>) {
+    let path = place.run_dir(run_id).join("journal.jsonl");
+    let entry = |seq, fact| json!({"seq": seq, "at": "2026-01-31T10:00:00.123Z", "boot_ms": 5, "fact": fact, "cause": "request", "paused_ms": 0});
+    let mut file = io::BufWriter::new(File::options().append(true).open(path).expect("there"));
+    numbers.zip(["paused", "resumed"].into_iter().cycle()).for_each(|(seq, fact)| {
+        writeln!(file, "{}", entry(seq, fact)).expect("writes");
+    });
+    file.flush().expect("writes");
+}
+
+#[test]
+fn journal_with_the_highest_entry_number_does_not_keep_a_server_from_starting() {
+    for highest in [u64::MAX, i64::MAX.unsigned_abs(), 1 << 53] {
+        let mut place = Place::new();
+        let run_id = lost_run(&place, &[]);
+        add_entries(&place, run_id, [2, highest].into_iter());
+        let run = place.boot_on_it(run_id, "lost");
+        assert_eq!(run["events"].as_array().expect("a list").last().expect("its end")["seq"], 3, "{run}");
+        place.assert_startable(run_id);
+    }
+}
+
+#[test]
+fn database_with_the_highest_event_number_is_refused_with_what_to_do() {
+    let place = Place::new();
+    lost_run(&place, &[]);
+    place.edit_database(&format!("UPDATE pipeline_events SET seq = {} WHERE seq = 1", i64::MAX));
+    let said = place.refused_server(("AUTOAPPDEV_PORT", "0"));
+    assert!(said.contains("restore a backup of the database, or move it away and start again"), "{said}");
+    assert!(!said.contains("look at the state again"), "{said}");
+}
+
+/// To record a million facts takes longer than a signal waits for it.
+#[test]
+fn signal_ends_a_server_that_is_recovering_a_run_with_a_long_journal() {
+    let place = Place::new();
+    let run_id = lost_run(&place, &[]);
+    add_entries(&place, run_id, 2..1_000_000);
+    let mut command = place.command();
+    let server = command.arg("serve").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("spawns");
+    let mut server = Stranger(server);
+    // It is made after the signals are caught.
+    until_true("it starts", || place.runtime().join("server.sock").exists());
+    signal(server.0.id(), "TERM");
+    until_true("it ends", || server.0.try_wait().expect("ours").is_some_and(|status| status.success()));
+    let said = io::read_to_string(server.0.stdout.take().expect("piped")).expect("text");
+    assert!(said.contains("autoappdev has stopped while it was recovering the latest run"), "{said}");
 }
 
 /// The name that the control group of the first run has here, and one that it had in another directory.

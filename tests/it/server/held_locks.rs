@@ -5,6 +5,8 @@ use std::os::unix::fs::chown;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use autoappdev::pipeline::{Containment, Fact};
+
 use super::foreign_files::{ANOTHER, ended, is_root, set_mode};
 use crate::support::{Place, until_true};
 
@@ -13,16 +15,23 @@ struct Holder(Child);
 
 impl Holder {
     fn of(path: &Path, user: u32) -> Self {
+        // Shared or exclusive, it keeps a server away.
+        Self::start(path, user, &["flock", "--shared", "--no-fork"], &["sleep", "600"])
+    }
+
+    fn exclusive(path: &Path, user: u32) -> Self {
+        Self::start(path, user, &["flock", "--no-fork"], &["sleep", "600"])
+    }
+
+    /// The process that took the lock has ended; another one has the open file.
+    fn heir(path: &Path, user: u32) -> Self {
+        Self::start(path, user, &["sh", "-c", "exec 9<\"$0\"; flock 9; exec sleep 600"], &[])
+    }
+
+    fn start(path: &Path, user: u32, before: &[&str], after: &[&str]) -> Self {
         let mut command = Command::new("setpriv");
-        command.args([
-            &format!("--reuid={user}"),
-            &format!("--regid={user}"),
-            "--clear-groups",
-            "flock",
-            "--shared",
-            "--no-fork",
-        ]);
-        let holder = Self(command.arg(path).args(["sleep", "600"]).stdin(Stdio::null()).spawn().expect("spawns"));
+        command.args([&format!("--reuid={user}"), &format!("--regid={user}"), "--clear-groups"]);
+        let holder = Self(command.args(before).arg(path).args(after).stdin(Stdio::null()).spawn().expect("spawns"));
         let file = File::open(path).expect("there");
         until_true("it is locked", || match file.try_lock() {
             Ok(()) => file.unlock().is_err(),
@@ -89,4 +98,46 @@ fn process_that_keeps_a_start_from_a_lock_is_named() {
     command.arg("serve").env("AUTOAPPDEV_RUNTIME_DIR", place.folder().join("other")).env("DATABASE_URL", url);
     let (code, said) = ended(command);
     assert!(code == 1 && said.contains("another server uses it; name another database with DATABASE_URL"), "{said}");
+}
+
+#[test]
+fn lock_whose_holder_cannot_be_named_is_not_called_that_of_a_server() {
+    if !is_root() {
+        return;
+    }
+    let place = Place::new();
+    set_mode(place.folder(), 0o755);
+    fs::create_dir(place.runtime()).expect("creates");
+    for name in ["", "server.lock", "autoappdev.db-server.lock"] {
+        let path = if name.is_empty() { place.runtime() } else { place.runtime().join(name) };
+        if !name.is_empty() {
+            fs::write(&path, "").expect("writes");
+            set_mode(&path, 0o644);
+        }
+        set_mode(&place.runtime(), 0o755);
+        let _holder = Holder::heir(&path, ANOTHER);
+        let said = place.refused_server(("AUTOAPPDEV_PORT", "0"));
+        let real = path.canonicalize().expect("there");
+        let sentence = format!("a process that cannot be named has locked {}; ", real.display());
+        assert!(said.contains(&sentence) && said.contains("fuser") && !said.contains("another server"), "{name:?}: {said}");
+    }
+}
+
+/// A clone's database says that a run lives, and another user locked that run's lock before the server closed the directory to others.
+#[test]
+fn run_whose_lock_another_user_holds_is_lost_and_another_one_can_start() {
+    if !is_root() {
+        return;
+    }
+    let mut place = Place::new();
+    set_mode(place.folder(), 0o755);
+    let run_id = place.past_run(&[Fact::Spawned { pid: 1, start_ticks: u64::MAX, containment: Containment::Tree }]);
+    let run = place.run_dir(run_id);
+    for dir in [&place.runtime(), run.parent().expect("runs"), &run] {
+        set_mode(dir, 0o755);
+    }
+    set_mode(&run.join("lock"), 0o644);
+    let _holder = Holder::exclusive(&run.join("lock"), ANOTHER);
+    place.boot_on_it(run_id, "lost");
+    place.assert_startable(run_id);
 }
