@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use autoappdev::pipeline::{Containment, Fact};
 use autoappdev::process::{boot_id, read_stat};
@@ -67,12 +67,7 @@ fn lost_run_of(place: &Place, pid: u32) -> i64 {
 fn process_that_is_no_shim_does_not_make_a_run_live_in_whatever_directory_it_is() {
     for is_removed in [true, false] {
         let mut place = Place::new();
-        let dir = place.folder().join("of-the-process");
-        fs::create_dir(&dir).expect("creates");
-        let process = Stranger(Command::new("sleep").arg("600").current_dir(&dir).spawn().expect("spawns"));
-        if is_removed {
-            fs::remove_dir(&dir).expect("empty");
-        }
+        let process = Stranger::new(&place, is_removed);
         let run_id = lost_run_of(&place, process.0.id());
         let run = place.boot_on_it(run_id, "lost");
         assert!(run["error"].as_str().expect("a sentence").ends_with("; nothing of it is alive"), "{run}");
@@ -86,7 +81,20 @@ fn process_that_is_no_shim_does_not_make_a_run_live_in_whatever_directory_it_is(
 }
 
 /// A process of the test's own.
-struct Stranger(std::process::Child);
+struct Stranger(Child);
+
+impl Stranger {
+    /// One in a directory of its own, which is removed afterwards.
+    fn new(place: &Place, is_removed: bool) -> Self {
+        let dir = place.folder().join("of-the-process");
+        fs::create_dir(&dir).expect("creates");
+        let process = Self(Command::new("sleep").arg("600").current_dir(&dir).spawn().expect("spawns"));
+        if is_removed {
+            fs::remove_dir(&dir).expect("empty");
+        }
+        process
+    }
+}
 
 impl Drop for Stranger {
     fn drop(&mut self) {
@@ -98,7 +106,7 @@ impl Drop for Stranger {
 #[test]
 fn health_says_what_to_do_about_a_lock_that_no_shim_holds_and_names_no_other_process() {
     let mut place = Place::new();
-    let process = Stranger(Command::new("sleep").arg("600").spawn().expect("spawns"));
+    let process = Stranger::new(&place, true);
     let run_id = lost_run_of(&place, process.0.id());
     let _lock = place.hold_lock(run_id);
     place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "sleep.sh");
