@@ -125,11 +125,11 @@ fn health_says_what_to_do_about_a_lock_that_no_shim_holds_and_names_no_other_pro
 /// Lines of entries like those of a shim, numbered from `first`.
 fn add_entries(place: &Place, run_id: i64, numbers: impl Iterator<Item = u64>) {
     let path = place.run_dir(run_id).join("journal.jsonl");
-    let entry = |seq, fact| json!({"seq": seq, "at": "2026-01-31T10:00:00.123Z", "boot_ms": 5, "fact": fact, "cause": "request", "paused_ms": 0});
     let mut file = io::BufWriter::new(File::options().append(true).open(path).expect("there"));
-    numbers.zip(["paused", "resumed"].into_iter().cycle()).for_each(|(seq, fact)| {
-        writeln!(file, "{}", entry(seq, fact)).expect("writes");
-    });
+    let rest = "\"at\":\"2026-01-31T10:00:00.123Z\",\"boot_ms\":5,\"cause\":\"request\",\"paused_ms\":0";
+    for (seq, fact) in numbers.zip(["paused", "resumed"].into_iter().cycle()) {
+        writeln!(file, "{{\"seq\":{seq},\"fact\":\"{fact}\",{rest}}}").expect("writes");
+    }
     file.flush().expect("writes");
 }
 
@@ -155,12 +155,12 @@ fn database_with_the_highest_event_number_is_refused_with_what_to_do() {
     assert!(!said.contains("look at the state again"), "{said}");
 }
 
-/// To record a million facts takes longer than a signal waits for it.
+/// To record as many facts takes longer than a signal waits for it.
 #[test]
 fn signal_ends_a_server_that_is_recovering_a_run_with_a_long_journal() {
     let place = Place::new();
     let run_id = lost_run(&place, &[]);
-    add_entries(&place, run_id, 2..1_000_000);
+    add_entries(&place, run_id, 2..600_000);
     let mut command = place.command();
     let server = command.arg("serve").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("spawns");
     let mut server = Stranger(server);
