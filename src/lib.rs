@@ -31,6 +31,7 @@ pub mod runtime_dir;
 pub mod script;
 pub mod serve;
 pub mod service_manager;
+pub mod shell_word;
 pub mod shim;
 pub mod socket_path;
 pub mod store;

@@ -31,6 +31,7 @@ use crate::kill_point::KillPoint;
 use crate::latest_run::{RUNS_DIR, latest_run, run_ids, set_latest_run};
 use crate::private::{self, private_file};
 use crate::random;
+use crate::shell_word::quoted_path;
 use crate::socket_path::SocketPath;
 use crate::user;
 
@@ -235,7 +236,7 @@ impl RunDir {
                 return Ok(if self.is_listened_to() { LockState::Held } else { LockState::Free });
             }
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                let (path, dir) = (path.display(), self.path.display());
+                let (path, dir) = (path.display(), quoted_path(&self.path));
                 let advice = format!("give it to the user of the server (`chown -R {} {dir}`), or move it away", user::own());
                 return Err(io::Error::new(error.kind(), format!("cannot open {path}: {error}; {advice}")));
             }

@@ -6,7 +6,6 @@
 mod elf;
 mod first_line;
 mod program;
-mod shell_word;
 
 use std::fs;
 use std::io;
@@ -15,8 +14,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::Access;
 use rustix::io::Errno;
 
-use self::shell_word::quoted;
 use crate::real_path::real_path;
+use crate::shell_word::quoted;
 
 pub use program::{Attempt, Program, Unrunnable, decides_what_env_runs};
 

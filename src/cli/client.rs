@@ -298,6 +298,8 @@ impl Client {
             Target::Folder(folder) => Some(&*folder.runtime_dir),
             Target::Place(_) => self.tokens.runtime_dir.as_deref(),
         };
+        let resolved = runtime_dir.and_then(|dir| resolve(dir, By::Client).ok());
+        let runtime_dir = resolved.as_deref();
         let own = |id| runtime_dir.and_then(|dir| Credentials::for_own(&self.tokens, dir, way, id));
         match (meant, runtime_dir) {
             (Meant::Any, _) | (_, None) => Ok(Some(Credentials::for_named(&self.tokens, way))),

@@ -11,7 +11,7 @@ use std::path::Path;
 use super::connection::Proof;
 use super::places::Way;
 use crate::config::{FoundToken, FoundTokens, Origin, Token};
-use crate::runtime_dir::{Prover, Secret, SecretError, is_own};
+use crate::runtime_dir::{By, Prover, Secret, SecretError, is_own, resolve};
 use crate::user;
 
 /// How to use a server that cannot be verified. Follows a reason and a semicolon.
@@ -49,10 +49,11 @@ impl Credentials {
             None => named,
             Some(FoundToken { token, origin: Origin::Environment }) => Self { token: Some(token.clone()), ..named },
             Some(FoundToken { token, origin: Origin::Dotenv }) => {
-                if let Some(proof) = tokens.runtime_dir.as_deref().and_then(|dir| proof_of(dir, way)) {
+                let runtime_dir = tokens.runtime_dir.as_deref().and_then(|dir| resolve(dir, By::Client).ok());
+                if let Some(proof) = runtime_dir.as_deref().and_then(|dir| proof_of(dir, way)) {
                     return Self { token: Some(token.clone()), proof, ..named };
                 }
-                let why = why_unverified(tokens.runtime_dir.as_deref());
+                let why = why_unverified(runtime_dir.as_deref());
                 Self::for_stranger(tokens, &format!("the server cannot be verified: {why}"))
             }
         }

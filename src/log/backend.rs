@@ -14,7 +14,7 @@ use super::record::{Stream, TEXT_MAX, push_record};
 use super::segment::{Segment, position};
 use crate::absent::if_there;
 use crate::clock::{Clock, SystemClock};
-use crate::console;
+use crate::console::{self, printable};
 use crate::held_dir::{HeldDir, has_entry};
 use crate::lock::lock;
 use crate::private;
@@ -109,7 +109,8 @@ impl log::Log for BackendLog {
         if !self.enabled(record.metadata()) {
             return;
         }
-        let text = format!("{} {}", record.level(), record.args());
+        // One line, whatever names from a cloned folder or of another process are in it.
+        let text = format!("{} {}", record.level(), printable(&record.args().to_string()));
         let at = SystemClock.now().to_string();
         console::complain(&format!("{at} {text}"));
         // The disk can be full: a server that cannot log goes on serving.
@@ -183,6 +184,20 @@ mod tests {
         let lines: Vec<&str> = page.lines.iter().map(|line| line.line.as_str()).collect();
         let mark = "[autoappdev: 3 lines lost here: they could not be written to the disk]";
         assert_eq!(lines, ["before", mark, "after", "later"]);
+    }
+
+    #[test]
+    fn record_is_one_line_without_control_characters() {
+        let dir = tempfile::tempdir().expect("a temp folder");
+        let log = BackendLog::open(dir.path()).expect("opens");
+        let name = "a\n2026-11-30T00:00:00.000Z INFO forged\u{1b}[2J\u{202e}";
+        log::Log::log(
+            &log,
+            &log::Record::builder().target("autoappdev").level(log::Level::Info).args(format_args!("{name}")).build(),
+        );
+        let page = read_since(&BackendFiles::new(dir.path()), 0, 10).expect("reads");
+        let lines: Vec<_> = page.lines.iter().map(|line| &*line.line).collect();
+        assert_eq!(lines, [r"INFO a\n2026-11-30T00:00:00.000Z INFO forged\u{1b}[2J\u{202e}"]);
     }
 
     #[test]

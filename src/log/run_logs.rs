@@ -21,6 +21,8 @@ use crate::lock::lock;
 /// A folder that changed this recently may change again without a new time stamp: file systems count in ticks of up to ten
 /// milliseconds.
 const STAMP_TICK: Duration = Duration::from_millis(50);
+/// The same where times have no fraction of a second: ext4 with small inodes stores whole seconds, and FAT even ones.
+const STAMP_TICK_OF_SECONDS: Duration = Duration::from_millis(2_100);
 
 /// How many ids in a row are tried before all ids are listed.
 const MISSES_MAX: i64 = 64;
@@ -67,7 +69,10 @@ impl Stamp {
     fn of(dir: &Path) -> io::Result<Self> {
         let Some(metadata) = in_folder(dir, fs::symlink_metadata(dir))? else { return Ok(Self::Absent) };
         let at = metadata.modified()?;
-        let is_old = SystemTime::now().duration_since(at).is_ok_and(|age| age > STAMP_TICK);
+        // A file system that stores whole seconds, or every other one, has no fraction in any time.
+        let is_whole = at.duration_since(SystemTime::UNIX_EPOCH).is_ok_and(|at| at.subsec_nanos() == 0);
+        let tick = if is_whole { STAMP_TICK_OF_SECONDS } else { STAMP_TICK };
+        let is_old = SystemTime::now().duration_since(at).is_ok_and(|age| age > tick);
         Ok(if is_old { Self::At(at) } else { Self::Hot })
     }
 
@@ -399,5 +404,30 @@ mod tests {
         }
         assert_eq!(logs.oldest().expect("a look").map(|segment| segment.start), Some(10));
         assert!(lock(&logs.known).ids.is_none(), "they were listed");
+    }
+
+    #[test]
+    fn time_without_a_fraction_can_be_trusted_only_after_two_seconds() {
+        let dir = tempfile::tempdir().expect("a temp folder");
+        let opened = fs::File::open(dir.path()).expect("there");
+        let set = |at: SystemTime| opened.set_times(fs::FileTimes::new().set_modified(at)).expect("ours");
+        let whole = |at: SystemTime| {
+            let seconds = at.duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_secs();
+            SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+        };
+        // In the future it stays hot, however slow the machine is.
+        set(whole(SystemTime::now() + Duration::from_hours(1)));
+        assert_eq!(Stamp::of(dir.path()).expect("there"), Stamp::Hot);
+        set(whole(SystemTime::now() - Duration::from_secs(4)));
+        assert!(matches!(Stamp::of(dir.path()).expect("there"), Stamp::At(_)));
+        // A second ago it may still be given to another change, where times have no fraction.
+        let is_hot = |at| {
+            set(at);
+            Stamp::of(dir.path()).expect("there") == Stamp::Hot
+        };
+        let ago = || SystemTime::now() - Duration::from_secs(1);
+        assert!(!is_hot(whole(ago()) + Duration::from_nanos(1)));
+        // On a slow machine the look can come too late.
+        assert!((0..100).any(|_| is_hot(whole(ago()))));
     }
 }

@@ -13,6 +13,7 @@ use super::packed::PackedFile;
 use crate::absent::if_there;
 use crate::held_dir::{has_entry, is_foreign};
 use crate::private;
+use crate::shell_word::quoted_path;
 use crate::user;
 
 /// The place of a segment among all: its run, and where it begins. Of two that begin at the same position the first is empty: a shim was
@@ -93,7 +94,7 @@ pub(super) fn in_folder<T>(dir: &Path, result: io::Result<T>) -> io::Result<Opti
         // If even the directory of all runs cannot be read, nothing is known of this folder.
         Err(error) if error.kind() == io::ErrorKind::NotADirectory && dir.parent().is_some_and(has_entry) => Ok(None),
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            let (user, run, dir) = (user::own(), dir.parent().unwrap_or(dir).display(), dir.display());
+            let (user, run, dir) = (user::own(), quoted_path(dir.parent().unwrap_or(dir)), dir.display());
             let advice = format!("give it to the user of the server (`chown -R {user} {run}`), or move it away");
             Err(io::Error::new(error.kind(), format!("cannot read {dir}: {error}; {advice}")))
         }

@@ -16,6 +16,7 @@ use crate::config::{Token, Tokens};
 use crate::kill_point::KillPoint;
 use crate::private;
 use crate::random;
+use crate::shell_word::quoted_path;
 use crate::user;
 
 /// The longest file that is read, in bytes.
@@ -200,7 +201,11 @@ fn advice(path: &Path, cause: &io::Error) -> String {
     match (cause.kind(), other_owner) {
         (io::ErrorKind::PermissionDenied, Some(owner)) => {
             let who = if owner == 0 { "root (uid 0)".to_owned() } else { user::another(owner) };
-            format!("the file belongs to {who}; remove it, or give it to this user: `chown {} {}`", user::own(), path.display())
+            format!(
+                "the file belongs to {who}; remove it, or give it to this user: `chown {} {}`",
+                user::own(),
+                quoted_path(path)
+            )
         }
         _ => "that takes a little room on the disk, and a folder that this user may read and write".to_owned(),
     }

@@ -9,7 +9,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::trusted::{By, Distrust, resolve, resolve_new};
+use super::trusted::{By, Distrust, resolve, resolve_new, resolve_new_database};
 use crate::absent::if_there;
 use crate::config::Config;
 use crate::private::beside;
@@ -44,7 +44,7 @@ pub fn resolve_database(config: &Config, by: By) -> io::Result<PathBuf> {
     let mut real = check_inside(&config.database, resolve(&config.database, by)?, inside, "DATABASE_URL=sqlite:")?;
     if by == By::Server {
         // Another user could create a missing folder before the database is created in it.
-        real = resolve_new(&real, by).map_err(|error| match (error.kind(), real.parent()) {
+        real = resolve_new_database(&real, by).map_err(|error| match (error.kind(), real.parent()) {
             (io::ErrorKind::NotFound, Some(dir)) => {
                 io::Error::new(error.kind(), format!("its folder {} does not exist; create it", dir.display()))
             }

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use super::groups;
 use crate::absent::if_there;
 use crate::real_path::{self, Step, real_path};
+use crate::shell_word::quoted_path;
 use crate::user;
 
 const WRITABLE_BY_OTHERS: u32 = 0o002;
@@ -53,7 +54,7 @@ pub enum Distrust {
         owner: u32,
     },
     /// Other users can create files in the directory, or replace it.
-    #[error("{by} can write to {} (mode {mode:03o}); `chmod {change} {}` prevents that", path.display(), path.display())]
+    #[error("{by} can write to {} (mode {mode:03o}); `chmod {change} {}` prevents that", path.display(), quoted_path(path))]
     Writable {
         /// The directory or one of its parents.
         path: PathBuf,
@@ -64,10 +65,16 @@ pub enum Distrust {
         /// The mode change for `chmod`.
         change: &'static str,
     },
+    /// The directory of the database is sticky: other users can create files in it.
+    #[error("other users can create files in {}, where SQLite keeps files beside the database; use a folder that only this user can write to", path.display())]
+    Shared {
+        /// The directory.
+        path: PathBuf,
+    },
     /// A group with members other than this user can replace what is in a parent directory.
     #[error(
         "{} can write to {} (mode {mode:03o}), so its members could put another directory in its place; `chmod g-w {}` prevents that{}",
-        groups::shown(*group), path.display(), path.display(), groups::advice(*group)
+        groups::shown(*group), path.display(), quoted_path(path), groups::advice(*group)
     )]
     GroupAbove {
         /// The parent directory.
@@ -81,7 +88,7 @@ pub enum Distrust {
     /// `.env` could lead to another project, whose history would then be under this folder's limits.
     #[error(
         "it leads to {}, and a project's .env and links are followed only inside its folder; if you trust this one, set {setting}{} in the \
-         environment", target.display(), path.display()
+         environment", target.display(), quoted_path(path)
     )]
     Outside {
         /// The path. For a link, this and not its target is the advice: client commands find a server by the path that it was started with.
@@ -104,7 +111,7 @@ pub enum Distrust {
     #[error(
         "it is a link to {}, and the server there was not started with this path; if you trust the link, set AUTOAPPDEV_RUNTIME_DIR to {}",
         target.display(),
-        target.display()
+        quoted_path(target)
     )]
     Link {
         /// The target of the link.
@@ -178,6 +185,18 @@ pub fn resolve(path: &Path, by: By) -> io::Result<PathBuf> {
 pub fn resolve_parent(path: &Path, by: By) -> io::Result<PathBuf> {
     let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else { return Err(io::ErrorKind::IsADirectory.into()) };
     Ok(resolve(dir, by)?.join(name))
+}
+
+/// As [`resolve_new`], for a database. `SQLite` keeps files with names of their own beside it, so no other user may create files there, which
+/// a sticky directory permits.
+pub(super) fn resolve_new_database(path: &Path, by: By) -> io::Result<PathBuf> {
+    let real = resolve_new(path, by)?;
+    let Some(dir) = real.parent() else { return Ok(real) };
+    let mode = fs::symlink_metadata(dir)?.mode();
+    if mode & STICKY != 0 && mode & (WRITABLE_BY_GROUP | WRITABLE_BY_OTHERS) != 0 {
+        return Err(Distrust::Shared { path: dir.to_owned() }.into());
+    }
+    Ok(real)
 }
 
 /// As [`resolve_parent`], for a file that is created there.
@@ -312,6 +331,20 @@ mod tests {
         assert!(dir.join("a/new/dir").is_dir());
         create_dir(&dir.join("dangling")).expect("nothing is missing");
         assert!(!dir.join("missing").exists(), "no link is followed");
+    }
+
+    #[test]
+    fn names_in_advised_commands_are_quoted() {
+        let path = || PathBuf::from("/x; touch $(y)");
+        let errors = [
+            Distrust::Writable { path: path(), mode: 0o777, by: "its group", change: "go-w" },
+            Distrust::GroupAbove { path: path(), mode: 0o775, group: 7 },
+            Distrust::Outside { path: path(), target: "/y".into(), setting: "AUTOAPPDEV_RUNTIME_DIR=" },
+            Distrust::Link { target: path() },
+        ];
+        for error in errors {
+            assert!(error.to_string().contains("'/x; touch $(y)'"), "{error}");
+        }
     }
 
     #[test]

@@ -15,8 +15,8 @@ use rustix::io::Errno;
 
 use super::elf::Elf;
 use super::first_line::{Beginning, HEAD_BYTES, beginning};
-use super::shell_word::quoted;
 use crate::real_path::real_path;
+use crate::shell_word::quoted;
 
 /// Where a program without a slash in its name is searched for if there is no `PATH`, as in `process/spawn.rs`.
 const PATH_DEFAULT: &str = "/bin:/usr/bin";

@@ -26,6 +26,7 @@ use crate::run_dir::{LockState, PAUSE_FILE, Runs, read_header};
 use crate::runtime_dir::{
     By, DATABASE_SUFFIXES, Distrust, LOCK_FILE, ServerInfo, check_dir, create_dir, resolve, resolve_database, resolve_runtime_dir,
 };
+use crate::shell_word::quoted_path;
 use crate::user;
 
 /// Beside the database: held by the server that uses it, and names that server's runtime directory.
@@ -103,9 +104,9 @@ fn take_for_this_user(path: &Path, notes: &mut Vec<String>) -> anyhow::Result<()
         let advice = match error.kind() {
             io::ErrorKind::PermissionDenied if error.raw_os_error().is_some() => let_use(path),
             io::ErrorKind::PermissionDenied => {
-                format!("move it away, or give it to this user: `chown -R {} {shown}`", user::own())
+                format!("move it away, or give it to this user: `chown -R {} {}`", user::own(), quoted_path(path))
             }
-            _ => format!("other users can open it, and `chmod -R go= {shown}` prevents that"),
+            _ => format!("other users can open it, and `chmod -R go= {}` prevents that", quoted_path(path)),
         };
         anyhow!("cannot use {shown}: {error}; {advice}")
     })?;
@@ -168,10 +169,10 @@ fn own_existing(runtime_dir: &Path, made: &mut Made) -> anyhow::Result<Option<(H
 
 /// A lock whose holder cannot be named, and how to find it.
 fn unknown_has_locked(path: &Path) -> String {
-    let path = path.display();
     format!(
-        "a process that cannot be named has locked {path}; it may belong to another user or a container; `fuser {path}` as root names it: \
-         end it"
+        "a process that cannot be named has locked {}; it may belong to another user or a container; `fuser {}` as root names it: end it",
+        path.display(),
+        quoted_path(path)
     )
 }
 
@@ -191,7 +192,7 @@ fn let_use(path: &Path) -> String {
     let dir = if path.is_dir() { None } else { path.parent() };
     // A file that this user cannot see may not exist.
     let file = Some(path).filter(|path| path.symlink_metadata().is_ok());
-    let paths: Vec<_> = dir.into_iter().chain(file).map(|path| path.display().to_string()).collect();
+    let paths: Vec<_> = dir.into_iter().chain(file).map(quoted_path).collect();
     format!("let this user read and write it: `chmod u+rwX {}`", paths.join(" "))
 }
 
@@ -309,5 +310,6 @@ fn was_killed(runtime_dir: &Path) -> bool {
         Ok(stat) => stat.state == ProcState::Dead,
         Err(error) => error.kind() == io::ErrorKind::NotFound,
     };
-    ServerInfo::read(runtime_dir).is_some_and(is_dead)
+    // Also called before the directory was checked.
+    resolve(runtime_dir, By::Server).is_ok_and(|real| ServerInfo::read(&real).is_some_and(is_dead))
 }

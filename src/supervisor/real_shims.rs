@@ -33,6 +33,7 @@ use crate::run_dir::{
     self, Command, Header, JournalError, LaunchSpec, LineReader, LockState, Message, NumberedProgress, PAUSE_FILE, ProgressError,
     Runs, to_line,
 };
+use crate::shell_word::quoted_path;
 
 /// How long a shim may not read what it is told before it counts as silent.
 const SEND_LIMIT: Duration = Duration::from_secs(2);
@@ -252,11 +253,12 @@ impl Shims for RealShims {
         if let Some(header) = seen {
             return format!("a TERM to the `shim_pid` in its journal.jsonl ({}) ends the run as a stop does", header.shim_pid);
         }
-        let (lock, dir) = (dir.lock_path(), dir.path().display());
-        let lock = lock.display();
+        let (path, dir) = (dir.lock_path(), dir.path().display());
+        let lock = path.display();
         format!(
             "no process here can be seen to be its shim: unless the run lives in a container, end the process that has locked {lock} \
-             (`fuser {lock}` as root names it), or move {dir} away; this server then records that the run has ended"
+             (`fuser {}` as root names it), or move {dir} away; this server then records that the run has ended",
+            quoted_path(&path)
         )
     }
 

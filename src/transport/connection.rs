@@ -12,7 +12,7 @@ use rustix::net::Shutdown;
 use super::body::Chunks;
 use super::cookies;
 use super::handler::{Client, Handler};
-use super::head::{self, BODY_BYTES_MAX, Broken, Framing, Head, SMALL_BODY_BYTES};
+use super::head::{self, BODY_BYTES_MAX, Broken, Framing, HEAD_BYTES_MAX, Head, SMALL_BODY_BYTES};
 use super::listener::Stream;
 use super::slots::{Slot, Works};
 use super::writer;
@@ -229,6 +229,10 @@ impl Wire<'_> {
                     self.slot.waits();
                     deadline = Some(Instant::now() + self.terms.head);
                 }
+            }
+            // A head that other servers' cookies make long is read only while its slot is not wanted.
+            if taken > HEAD_BYTES_MAX && self.slot.is_at_last_answer() && !self.slot.is_operator() {
+                return Err(Broken::TooManyConnections.into());
             }
             let limit = deadline.map(left_until).transpose()?;
             taken += self.read_more(limit)?;

@@ -140,6 +140,11 @@ impl Occupant {
         matches!(self.activity.doing(), Doing::Waits(_) | Doing::Yields(_)) && self.stream.is_left()
     }
 
+    /// Bytes from its client wait to be read.
+    fn has_unread(&self) -> bool {
+        ioctl_fionread(&*self.stream).is_ok_and(|bytes| bytes > 0)
+    }
+
     /// Ends the connection, if it still does what was `seen`. Its thread wakes up from reading or writing and ends; one that
     /// waits for something else must be woken ([`Slots::has_hurried`]).
     fn give_way(&self, seen: Doing, is_hurried: &AtomicBool) {
@@ -318,7 +323,9 @@ fn make_way<'a, I: Iterator<Item = &'a Occupant>>(
     let order = Order::among(&occupants, limit + occupants().count() - count);
     let is_leaving = |occupant: &&Occupant| match occupant.activity.doing() {
         Doing::GivesWay | Doing::Leaves => true,
-        Doing::Works | Doing::Waits(_) => occupant.activity.is_at_last_answer(),
+        Doing::Works => occupant.activity.is_at_last_answer(),
+        // Without unread bytes it may wait for the rest of a request, and can give way instead.
+        Doing::Waits(_) => occupant.activity.is_at_last_answer() && occupant.has_unread(),
         // Its last answer can go on for hours.
         Doing::Writes(_) | Doing::Idles(_) | Doing::Follows(_) | Doing::Yields(_) => false,
     };
@@ -374,9 +381,8 @@ fn waits_longest<'a>(occupants: impl Iterator<Item = &'a Occupant>, order: Order
         })
         .collect();
     waiting.sort_unstable_by_key(|(since, doing, _)| (matches!(doing, Doing::Follows(_)), *since));
-    let (_, doing, occupant) = waiting.into_iter().find(|(_, doing, occupant)| {
-        !matches!(doing, Doing::Waits(_)) || ioctl_fionread(&*occupant.stream).is_ok_and(|bytes| bytes == 0)
-    })?;
+    let (_, doing, occupant) =
+        waiting.into_iter().find(|(_, doing, occupant)| !matches!(doing, Doing::Waits(_)) || !occupant.has_unread())?;
     Some((doing, occupant))
 }
 

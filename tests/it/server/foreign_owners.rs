@@ -229,7 +229,7 @@ fn runtime_directory_that_others_can_open_is_closed_to_them() {
     assert_eq!(place.stop_server(), 0);
     let shared = place.folder().join("shared");
     fs::create_dir(&shared).expect("creates");
-    set_mode(&shared, 0o1777);
+    set_mode(&shared, 0o755);
     let database = shared.join("x.db");
     fs::write(&database, "").expect("writes");
     place.set_env("DATABASE_URL", &format!("sqlite:{}", database.display()));

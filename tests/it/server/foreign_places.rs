@@ -138,6 +138,28 @@ fn folders_above_a_clone_are_not_its_runtime_directory() {
     }
 }
 
+/// `SQLite` creates files beside the database: another user could create them first.
+#[test]
+fn database_in_a_sticky_directory_of_all_users_is_refused() {
+    let place = Place::new();
+    let shared = place.folder().join("shared");
+    fs::create_dir(&shared).expect("creates");
+    for (mode, is_refused) in [(0o1777, true), (0o1770, true), (0o1755, false)] {
+        set_mode(&shared, mode);
+        for command in ["serve", "migrate"].into_iter().skip(usize::from(!is_refused)) {
+            let mut command = in_folder(&place, place.folder(), &[command]);
+            command.env("DATABASE_URL", format!("sqlite:{}", shared.join("x.db").display()));
+            let (code, said) = ended(command);
+            assert_eq!(
+                code == 1 && said.contains("where SQLite keeps files beside the database"),
+                is_refused,
+                "{mode:o}: {said}"
+            );
+            assert_eq!(entries(&shared).is_empty(), is_refused, "{mode:o}: {said}");
+        }
+    }
+}
+
 /// The server removes what a killed one left at the path of its socket.
 #[test]
 fn socket_of_another_program_is_not_removed_for_the_dotenv_of_a_clone() {
