@@ -302,7 +302,9 @@ impl Client {
         let runtime_dir = resolved.as_deref();
         let own = |id| runtime_dir.and_then(|dir| Credentials::for_own(&self.tokens, dir, way, id));
         match (meant, runtime_dir) {
-            (Meant::Any, _) | (_, None) => Ok(Some(Credentials::for_named(&self.tokens, way))),
+            (Meant::Any, _) => Ok(Some(Credentials::for_named(&self.tokens, way))),
+            // It was there, and no longer is, or is not trusted any more. Only a place that the user named gets a token without a proof.
+            (_, None) => Ok(None),
             (Meant::Own(id), Some(_)) => Ok(own(Some(id.clone()))),
             (Meant::OwnIfItSaysSo, Some(runtime_dir)) => {
                 let id = match own(None) {
@@ -429,6 +431,35 @@ mod tests {
 
     fn empty_answer() -> Answer {
         Answer { url: String::new(), status: 200, text: String::new(), date: None }
+    }
+
+    #[test]
+    fn token_of_the_environment_goes_to_no_recorded_place_once_its_folder_is_not_trusted() {
+        use std::os::unix::fs::PermissionsExt;
+        let above = tempfile::tempdir().expect("a temp folder");
+        let runtime_dir = above.path().canonicalize().expect("there").join("runtime");
+        std::fs::create_dir(&runtime_dir).expect("creates");
+        let secret = crate::config::Token::new("a-token-of-the-environment").expect("a good one");
+        let token = crate::config::FoundToken { token: secret, origin: crate::config::Origin::Environment };
+        let tokens = FoundTokens { token: Some(token), read_token: None, runtime_dir: None };
+        let folder = Folder {
+            project: runtime_dir.clone(),
+            runtime_dir,
+            folder: None,
+            socket: None,
+            named_socket: None,
+            named_address: None,
+            usual_address: None,
+            url_in_dotenv: None,
+        };
+        let client = Client::new(Endpoint::Folder(folder), tokens);
+        let way = Way::Address("http://127.0.0.1:1".to_owned());
+        let sends =
+            |meant: &Meant| client.credentials(&way, meant).expect("asks no server").is_some_and(|found| found.token.is_some());
+        assert!(sends(&Meant::Any), "the user named the place");
+        std::fs::set_permissions(above.path(), std::fs::Permissions::from_mode(0o777)).expect("ours");
+        assert!(sends(&Meant::Any));
+        assert!(!sends(&Meant::Own("x".to_owned())) && !sends(&Meant::OwnIfItSaysSo));
     }
 
     #[test]

@@ -6,13 +6,13 @@ use std::fs::File;
 use std::io::{self, Read};
 
 use super::lack::is_shortage;
-use super::owner::other_user_of;
+use super::owner::is_of_own_user;
 use super::tree::all_pids;
 
 /// The longest arguments that are read, in bytes: more than a path (`PATH_MAX`) and some words have.
 const ARGUMENTS_BYTES_MAX: u64 = 8192;
 
-/// The live processes of this user or root for whose arguments, the program's name included, `pick` returns something; that and the pid.
+/// The live processes of this user for whose arguments, the program's name included, `pick` returns something; that and the pid.
 /// A shortage ([`is_shortage`]) is an error: the process that could not be looked at may be one.
 pub fn with_arguments<T>(pick: impl Fn(&[&[u8]]) -> Option<T>) -> io::Result<Vec<(T, u32)>> {
     let mut found = Vec::new();
@@ -22,8 +22,8 @@ pub fn with_arguments<T>(pick: impl Fn(&[&[u8]]) -> Option<T>) -> io::Result<Vec
     Ok(found)
 }
 
-/// Whether the process was started as the shim of a run, of whichever directory, and not by another user. A shim keeps its arguments when
-/// the server is replaced and when its directory is moved. An error only for a shortage.
+/// Whether the process was started as the shim of a run, of whichever directory, by this user. A shim keeps its arguments when the server
+/// is replaced and when its directory is moved. An error only for a shortage.
 pub fn is_shim(pid: u32) -> io::Result<bool> {
     Ok(look_at(pid, |arguments| matches!(arguments, [_, b"shim", _]).then_some(()))?.is_some())
 }
@@ -31,7 +31,8 @@ pub fn is_shim(pid: u32) -> io::Result<bool> {
 fn look_at<T>(pid: u32, pick: impl Fn(&[&[u8]]) -> Option<T>) -> io::Result<Option<T>> {
     let look = || -> io::Result<Option<T>> {
         // Before its arguments are opened: a process can keep whoever reads them waiting for as long as it likes.
-        if other_user_of(pid)?.is_some() {
+        // Root's do not count either: another user can start a set-user-ID program that makes all of its users root.
+        if !is_of_own_user(pid)? {
             return Ok(None);
         }
         let mut text = Vec::new();

@@ -11,14 +11,24 @@ use crate::user;
 /// (`proc_pid_status(5)`, `credentials(7)`). The process cannot delay this look, as it can delay one at its arguments or environment:
 /// the kernel takes no lock of the process's memory for it.
 pub fn other_user_of(pid: u32) -> io::Result<Option<u32>> {
+    let users = users_of(pid)?;
+    Ok(users.iter().any(|&user| !user::is_own_or_root(user)).then_some(users[0]))
+}
+
+/// Whether a process has this user, and no other, in all four numbers.
+pub(super) fn is_of_own_user(pid: u32) -> io::Result<bool> {
+    Ok(users_of(pid)?.into_iter().all(user::is_own))
+}
+
+/// The real, the effective, the saved and the file system's user of a process.
+fn users_of(pid: u32) -> io::Result<[u32; 4]> {
     let status = fs::read(format!("/proc/{pid}/status"))?;
     let status = String::from_utf8_lossy(&status);
     let users: Option<Vec<u32>> = status
         .lines()
         .find_map(|line| line.strip_prefix("Uid:"))
         .and_then(|users| users.split_ascii_whitespace().map(|user| user.parse().ok()).collect());
-    match users.as_deref() {
-        Some(users @ [real, ..]) => Ok(users.iter().any(|&user| !user::is_own_or_root(user)).then_some(*real)),
-        Some([]) | None => Err(io::Error::new(io::ErrorKind::InvalidData, "unreadable /proc status")),
-    }
+    users
+        .and_then(|users| users.try_into().ok())
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "unreadable /proc status"))
 }

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use super::trusted::{By, Distrust, resolve, resolve_new, resolve_new_database};
 use crate::absent::if_there;
 use crate::config::Config;
+use crate::held_dir::has_entry;
 use crate::private::beside;
 use crate::user;
 
@@ -42,8 +43,8 @@ pub fn resolve_socket(path: &Path, config: &Config) -> io::Result<PathBuf> {
 pub fn resolve_database(config: &Config, by: By) -> io::Result<PathBuf> {
     let inside: &[&Path] = if config.is_database_named { &[] } else { &[&config.folder, &config.runtime_dir] };
     let mut real = check_inside(&config.database, resolve(&config.database, by)?, inside, "DATABASE_URL=sqlite:")?;
-    if by == By::Server {
-        // Another user could create a missing folder before the database is created in it.
+    // Another user could create a missing folder before the database is created in it. A client creates none.
+    if by == By::Server || real.parent().is_some_and(has_entry) {
         real = resolve_new_database(&real, by).map_err(|error| match (error.kind(), real.parent()) {
             (io::ErrorKind::NotFound, Some(dir)) => {
                 io::Error::new(error.kind(), format!("its folder {} does not exist; create it", dir.display()))

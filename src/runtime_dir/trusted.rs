@@ -192,8 +192,10 @@ pub fn resolve_parent(path: &Path, by: By) -> io::Result<PathBuf> {
 pub(super) fn resolve_new_database(path: &Path, by: By) -> io::Result<PathBuf> {
     let real = resolve_new(path, by)?;
     let Some(dir) = real.parent() else { return Ok(real) };
-    let mode = fs::symlink_metadata(dir)?.mode();
-    if mode & STICKY != 0 && mode & (WRITABLE_BY_GROUP | WRITABLE_BY_OTHERS) != 0 {
+    let found = fs::symlink_metadata(dir)?;
+    let is_harmless = |gid| groups::is_harmless(gid, user::is_own_or_root);
+    let is_groups = found.mode() & WRITABLE_BY_GROUP != 0 && !is_harmless(found.gid());
+    if found.mode() & STICKY != 0 && (found.mode() & WRITABLE_BY_OTHERS != 0 || is_groups) {
         return Err(Distrust::Shared { path: dir.to_owned() }.into());
     }
     Ok(real)

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 
 use crate::console::printable;
-use crate::process;
+use crate::process::{self, ProcState};
 use crate::user;
 
 /// The holder of a lock that a start needs.
@@ -23,7 +23,8 @@ pub(super) enum Holder {
 pub(super) fn holder_of_lock(file: &File) -> Holder {
     // Without the table, no process is known.
     let holders = process::lock_holders(file).unwrap_or_default();
-    let mut live = holders.into_iter().filter(|&pid| process::is_there(pid)).peekable();
+    let mut live =
+        holders.into_iter().filter(|&pid| process::read_stat(pid).is_ok_and(|stat| stat.state != ProcState::Dead)).peekable();
     if live.peek().is_none() {
         return Holder::Unknown;
     }

@@ -197,8 +197,8 @@ impl Shims for RealShims {
         let dir = self.runs.run(run_id);
         // The lock first: a journal read after the lock was seen free will not grow any more.
         let lock = match dir.lock_state()? {
-            // Opened and locked before this server's user made the directory private. The shim has this server's user.
-            LockState::Held if process::is_locked_by_other_user(&dir.lock_path()) => LockState::Free,
+            // Opened and locked before this server's user made the directory private. Only a live shim listens in the directory.
+            LockState::Held if process::is_locked_by_other_user(&dir.lock_path()) && !dir.is_listened_to() => LockState::Free,
             state => state,
         };
         let (journal, mut damage) = match run_dir::read_journal(&dir.journal_path()) {
