@@ -199,7 +199,7 @@ fn runtime_directory_that_others_can_open_is_closed_to_them() {
     let files = ["server.lock", "backend.log", "autoappdev.db", "autoappdev.db-server.lock"].map(|name| runtime.join(name));
     set_mode(&runtime, 0o755);
     set_mode(&runtime.join("runs"), 0o777);
-    fs::write(runtime.join("autoappdev.db-shm"), [0; 32_768]).expect("writes");
+    fs::write(runtime.join("autoappdev.db-shm"), vec![0; 32_768]).expect("writes");
     for path in &files {
         set_mode(path, 0o644);
     }
