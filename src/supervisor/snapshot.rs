@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::ops::Deref;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::api::pipeline::{Pipeline, PipelineResponse};
@@ -90,6 +90,9 @@ fn told_at_end(run: &RunRow) -> Option<String> {
 /// leaves without waiting for the answer must not fill the server with threads that do.
 const WAITERS_MAX: usize = 256;
 
+/// How many characters of the server's id are in an `ETag`: enough that two servers never have the same by accident.
+const SHOWN_ID_CHARS: usize = 8;
+
 /// A snapshot and its text.
 #[derive(Debug)]
 pub struct Published {
@@ -100,8 +103,17 @@ pub struct Published {
     /// What tells this text from the others of this server: the version, with the number of the progress if there is one, and with a
     /// digest of the conditions if there are any.
     pub tag: String,
+    /// The `ETag`, made for the first request that gets this text.
+    etag: OnceLock<String>,
     /// How many states were published before it, which a change of its progress or conditions does not count.
     pub number: u64,
+}
+
+impl Published {
+    /// The text's `ETag`, quotes and all. Another server, which can have another database with the same version, has another id.
+    pub fn etag(&self, server_id: &str) -> &str {
+        self.etag.get_or_init(|| format!("\"{}@{}\"", self.tag, server_id.get(..SHOWN_ID_CHARS).unwrap_or(server_id)))
+    }
 }
 
 type Follower = Box<dyn Fn(Notice) + Send + Sync>;
@@ -267,5 +279,5 @@ fn publish(snapshot: Snapshot, number: u64) -> Arc<Published> {
     let conditions = &snapshot.conditions;
     let wrong = if conditions.is_empty() { String::new() } else { format!("-{:x}", conditions.digest()) };
     let tag = format!("{}{progress}{wrong}", snapshot.version);
-    Arc::new(Published { snapshot, body, tag, number })
+    Arc::new(Published { snapshot, body, tag, etag: OnceLock::new(), number })
 }

@@ -58,9 +58,7 @@ impl App {
         headers.push(("Content-Type".into(), "application/json".into()));
         let data = ResponseBody::from_data(published.body.as_str());
         let response = Response { status_code: 200, headers, data, upgrade: None };
-        // Another server, which can have another database with the same version, has another id.
-        let tag = format!("\"{}@{}\"", published.tag, self.identity.id);
-        Ok(etag::with_tag(response, request, &tag))
+        Ok(etag::with_tag(response, request, published.etag(&self.identity.id)))
     }
 
     pub(in crate::web) fn status(&self) -> Response {
