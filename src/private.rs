@@ -8,7 +8,7 @@
 //! Level 0.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -16,9 +16,6 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use crate::user;
-
-/// How much of a file is copied at once.
-const COPY_BYTES: usize = 64 * 1024;
 
 /// Returns the options to open or create a file for writing, with mode 0600 from the start. Meant for `create_new`, which opens
 /// no existing file; use [`writable`] or [`append`] for a file that may exist.
@@ -71,29 +68,6 @@ const OWNER_BITS: u32 = 6;
 /// A file of another user is [`io::ErrorKind::PermissionDenied`]. For a server that is not root this includes files of root, which it
 /// could not write.
 pub fn make_private(path: &Path) -> io::Result<Option<u32>> {
-    let mode = mode_for_others(path)?;
-    // Only this user and root can have replaced it in between.
-    mode.map_or(Ok(()), |mode| fs::set_permissions(path, fs::Permissions::from_mode(mode & 0o700)))?;
-    Ok(mode)
-}
-
-/// As [`make_private`], by a new file with the same contents: those who have the file open no longer see, change or lock what has its name.
-/// Holes stay holes. If killed here: the file is there, as it was or private.
-pub fn renew_private(path: &Path) -> io::Result<Option<u32>> {
-    let mode = mode_for_others(path)?;
-    mode.map_or(Ok(()), |_| renew(path))?;
-    Ok(mode)
-}
-
-/// As [`make_private`], for a file whose contents are not needed: it is removed.
-pub fn remove_unless_private(path: &Path) -> io::Result<Option<u32>> {
-    let mode = mode_for_others(path)?;
-    mode.map_or(Ok(()), |_| fs::remove_file(path))?;
-    Ok(mode)
-}
-
-/// The mode of a file or directory of this user to which other users have access.
-fn mode_for_others(path: &Path) -> io::Result<Option<u32>> {
     let found = match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         found => found?,
@@ -105,6 +79,8 @@ fn mode_for_others(path: &Path) -> io::Result<Option<u32>> {
     if !(found.is_file() || found.is_dir()) || mode.trailing_zeros() >= OWNER_BITS {
         return Ok(None);
     }
+    // Only this user and root can have replaced it in between.
+    fs::set_permissions(path, fs::Permissions::from_mode(mode & 0o700))?;
     Ok(Some(mode))
 }
 
@@ -158,31 +134,6 @@ pub fn read_open(file: File, bytes_max: u64) -> io::Result<Vec<u8>> {
 
 fn open_flags() -> i32 {
     (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed()
-}
-
-fn renew(path: &Path) -> io::Result<()> {
-    let beside = beside(path, ".new");
-    let copy = || {
-        let mut file = open(path)?;
-        let mut copy = create_anew(&beside)?;
-        let mut buffer = vec![0; COPY_BYTES];
-        loop {
-            match file.read(&mut buffer)? {
-                0 => break,
-                count if buffer[..count].iter().all(|&byte| byte == 0) => {
-                    copy.seek_relative(i64::try_from(count).map_err(io::Error::other)?)?;
-                }
-                count => copy.write_all(&buffer[..count])?,
-            }
-        }
-        copy.set_len(file.metadata()?.len())?;
-        copy.sync_all()?;
-        fs::rename(&beside, path)
-    };
-    copy().inspect_err(|_| {
-        // Best effort: the error says more.
-        let _left_behind = fs::remove_file(&beside);
-    })
 }
 
 /// Makes entries of a directory durable (`fsync(2)`: syncing a file does not sync the entry that names it).

@@ -78,7 +78,6 @@ fn serve_at(addresses: Vec<Listener>, mut config: Config, root_now: &Path, core_
     KillPoint::ServerDirectoryOwned.reach();
     own_database(&mut config)?;
     database = OwnDatabase::take(&config.database, runtime_dir, &mut made)?;
-    database.take_files(&config.database, &mut config.notes)?;
     let (alarm, bell) = Alarm::set().map_err(cannot("catch signals"))?;
     ending::reap_orphans().context("cannot reap orphans as process 1")?;
     let stops_run = StopsRun::of(config.on_term);

@@ -86,26 +86,21 @@ pub(super) fn own(config: &mut Config, made: &mut Made) -> anyhow::Result<(PathB
             );
         }
         // Before the locks are taken: an open file is all that another user needs to keep the server from them.
-        let files = [LOCK_FILE, PAUSE_FILE].map(|name| runtime_dir.join(name));
+        let files = [LOCK_FILE, BACKEND_LOG, PAUSE_FILE].map(|name| runtime_dir.join(name));
         for path in [runtime_dir.clone(), runs].into_iter().chain(files) {
-            take_for_this_user(&path, private::make_private, &mut config.notes)?;
+            take_for_this_user(&path, &mut config.notes)?;
         }
         if let Some((dir, lock)) = own_existing(&runtime_dir, made)? {
-            take_for_this_user(&runtime_dir.join(BACKEND_LOG), private::renew_private, &mut config.notes)?;
             return Ok((runtime_dir, dir, lock));
         }
     }
     bail!("cannot lock {}: it is removed repeatedly; stop whatever removes it", path.display())
 }
 
-/// Takes other users' access to one of the server's files or directories away, in one of the ways of [`private`], and notes that for the log.
-fn take_for_this_user(
-    path: &Path,
-    take: impl Fn(&Path) -> io::Result<Option<u32>>,
-    notes: &mut Vec<String>,
-) -> anyhow::Result<()> {
+/// Takes other users' access to one of the server's files or directories away, and notes that for the log.
+fn take_for_this_user(path: &Path, notes: &mut Vec<String>) -> anyhow::Result<()> {
     let shown = path.display();
-    let had = take(path).map_err(|error| {
+    let had = private::make_private(path).map_err(|error| {
         let advice = match error.kind() {
             io::ErrorKind::PermissionDenied if error.raw_os_error().is_some() => let_use(path),
             io::ErrorKind::PermissionDenied => {
@@ -121,12 +116,15 @@ fn take_for_this_user(
     Ok(())
 }
 
-/// Puts the database at its path without links, and takes other users' access to its lock away.
+/// Puts the database at its path without links, and takes other users' access to its files away.
 pub(super) fn own_database(config: &mut Config) -> anyhow::Result<()> {
     let path = config.database.display();
     config.database =
         resolve_database(config, By::Server).map_err(|error| anyhow!("cannot use {path} as the database: {error}"))?;
-    take_for_this_user(&beside(&config.database, DATABASE_LOCK_SUFFIX), private::make_private, &mut config.notes)
+    for suffix in DATABASE_SUFFIXES.into_iter().chain([DATABASE_LOCK_SUFFIX]) {
+        take_for_this_user(&beside(&config.database, suffix), &mut config.notes)?;
+    }
+    Ok(())
 }
 
 /// `None` if the directory was removed meanwhile, for example by a server that had created it and could not start.
@@ -266,17 +264,6 @@ impl OwnDatabase {
             }
         }
         Ok(Self { lock, path, owner })
-    }
-
-    /// Takes other users' access to the database's files away, also from those who have the files open.
-    pub(super) fn take_files(&self, database: &Path, notes: &mut Vec<String>) -> anyhow::Result<()> {
-        debug_assert_eq!(self.path, database_lock_path(database), "only the owner replaces them");
-        for suffix in DATABASE_SUFFIXES {
-            // `SQLite` makes the index of its log anew.
-            let take = if suffix == "-shm" { private::remove_unless_private } else { private::renew_private };
-            take_for_this_user(&beside(database, suffix), take, notes)?;
-        }
-        Ok(())
     }
 
     /// Records the owner. Late, because a failed start must change nothing, but before anything of this runtime directory is recorded.

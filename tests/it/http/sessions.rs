@@ -170,10 +170,18 @@ fn end_of_a_session_answers_its_long_polls_and_no_others() {
     let end_of = |how: &dyn Fn(&LogIn)| {
         let (ends, stays) = (log_in(&place, TOKEN), log_in(&place, READ_TOKEN));
         let [state, lines] = poll_targets(&place);
-        let staying = [&state, &lines].map(|target| poll(&place, &stays, target));
+        let mut staying = [&state, &lines].map(|target| poll(&place, &stays, target));
         let mut ending: Vec<Wire> = (0..LINE_WAITS_MAX).map(|_| poll(&place, &ends, &lines)).collect();
         // One of them is one too many and is answered at once: then all the others wait.
-        let extra = until("every slot is taken", || ending.iter().position(Wire::has_answer));
+        let extra = until("every slot is taken", || {
+            // On a busy machine it is the one that was sent first.
+            if staying[1].has_answer() {
+                drop(ending.pop());
+                staying[1] = poll(&place, &stays, &lines);
+                ending.push(poll(&place, &ends, &lines));
+            }
+            ending.iter().position(Wire::has_answer)
+        });
         assert_eq!(ending.remove(extra).answer().ok()["lines"], json!([]));
         ending.push(poll(&place, &ends, &state));
         how(&ends);
