@@ -151,7 +151,7 @@ fn serve_at(addresses: Vec<Listener>, mut config: Config, root_now: &Path, core_
         let bell = bell.try_clone().map_err(cannot("start the supervisor"))?;
         move || {
             Supervisor::start(opened.store, settings, wake_retention, move || {
-                // Nobody reads it when the server is stopping anyway.
+                // While the server is stopping, no thread waits for it.
                 let _nobody_reads = (&bell).write_all(&[ENDED]);
             })
         }

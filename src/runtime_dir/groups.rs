@@ -50,7 +50,8 @@ pub(super) fn shown(gid: u32) -> String {
     found.map_or_else(|| format!("group {gid}"), |[name, ..]| format!("group {name} (gid {gid})"))
 }
 
-/// The advice to trust the group, as an error message appends it. Nobody can know the members of a number that stands for several groups.
+/// The advice to trust the group, as an error message appends it. There is none for a number that stands for several groups, because their
+/// members cannot be known.
 pub(super) fn advice(gid: u32) -> String {
     if !user::group_has_number(gid) {
         return String::new();

@@ -246,7 +246,7 @@ impl OwnDatabase {
         let mut owner = Vec::new();
         (&mut lock).take(PATH_BYTES_MAX).read_to_end(&mut owner).with_context(|| format!("cannot read {}", path.display()))?;
         let owner = PathBuf::from(OsString::from_vec(owner));
-        // The lock can come with a folder and name any directory. One that others can change is of no server of this user.
+        // The lock can come with a folder and name any directory. If others can change that directory, no server of this user has used it.
         let other = Some(&owner).filter(|owner| *owner != runtime_dir && !owner.as_os_str().is_empty());
         let checked = |dir: &PathBuf| resolve(dir, By::Server).and_then(|real| check_dir(&real, By::Server).map(|()| real));
         if let Some(Ok(other)) = other.map(checked) {
