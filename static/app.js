@@ -1,5 +1,6 @@
-// The status page's behaviour: follows the pipeline over the HTTP API, shows it, and sends the four actions. The log is feed.js (where it
-// comes from), log.js, find.js and ansi.js (what becomes of it).
+// The page's behaviour: it follows the pipeline over the HTTP API and hands what it learned to the parts of the page: head.js (state, banners,
+// progress), controls.js (the actions), rail.js (the history), feed.js and log.js (the log), and the panes that are loaded when they are
+// first shown.
 //
 // It holds no rule of the life cycle: which action is possible now is what the API lists in `allowed`. What it cannot know it
 // calls unknown: without a connection nothing old is shown as the present. Two loops run. One follows the event stream, which brings the
@@ -7,31 +8,23 @@
 // streams are not to be had. While the page is hidden there is no stream, and one of all hidden pages waits for the state (quiet.js). Of
 // two states from one server the one with the lower version is dropped. Text from outside is put in by textContent only.
 
+import { makeControls } from './controls.js';
 import { makeFeed } from './feed.js';
-import { searchHooks } from './find.js';
 import { attach } from './log.js';
-import { enterByLink, isLearned, learn, linkProof, lock, mayOnlyLook, proof } from './login.js';
-import { isNew, onMeantClick, watchForFocus } from './meant.js';
-import { clearNotice, notify, showError } from './notice.js';
-import { showProgress, tick } from './progress.js';
-import { makeQuiet } from './quiet.js';
+import { notify, showHead, tick } from './head.js';
+import { enterByLink, isLearned, learn, lock, mayOnlyLook, proof } from './login.js';
+import { makeRail } from './rail.js';
 import { OWN, identify, isOfThisProject, project, serverId, toThisServer, whatHasMoved } from './server.js';
-import { TONES, ago, clock, localTime, look, sentence, title, visible } from './words.js';
+import { T, clock, label, visible } from './words.js';
 
-const ACTIONS = ['start', 'pause', 'resume', 'stop', 'kill'];
-const TIMES = ['started_at', 'paused_at', 'resumed_at', 'stopped_at'];
 const WAIT_S = 25;           // one long poll
 const WAIT_PENDING_S = 1;    // while an action is under way: its end may change no version
 const ANSWER_MS = 5000;      // how much longer than asked an answer may take
 const BACKOFF_MS = [1000, 10000];
-const ACT_MS = 3700e3;       // an action's answer: a stop may wait for the longest grace
 const CHECK_MS = 25000;      // how often it is checked that the log-in is still good
 const STALE_MS = 40000;      // an older state is not shown as current when a hidden page becomes visible again
-const SETTLE_MS = 700;       // after a click no button works, so that a double click is not two actions
-const ASK_MS = 400;          // how long a confirmation is disabled, so that a double click does not confirm
-
-// All icons, loaded in advance: without a connection they cannot be fetched.
-const icons = Object.fromEntries(TONES.map((tone) => [tone, Object.assign(new Image(), { src: `static/icon-${tone}.svg` })]));
+const QUIET_MS = 3000;       // when a visible page begins to tell hidden ones
+const RUN_MS = 1000;         // how often the shown run is asked for at most
 
 const $ = (id) => document.getElementById(id);
 // Of two words on one run's progress: an answer and the stream may pass each other.
@@ -46,188 +39,120 @@ let locked = false;       // the server asks for its token
 let doubt = false;        // the state is to be asked for, with an answer at once
 let heard = Date.now();   // when the server last answered as it should, by this device's clock
 let skew = 0;             // the server's clock minus this device's, in ms
-let looks = null;         // the words, the icon and the title that are shown
-let latest = null;        // the latest run, where a start would start it again
-let asking = null;        // the run about which that is being asked
-let question = null;      // what the open question is about
-let answerable;           // the timer from which on it takes a yes
-let clicked = -Infinity;  // when an action was last sent, by performance.now()
-let awaited = 0;          // the version of the state from which on buttons work again after that
 let said;                 // what a screen reader was last told
-const asked = new Set();  // the actions sent and not yet answered
+let run = null;           // the run that is shown, as the history has it
+let runKey = '';          // for which run and state that was asked
+let isAskingRun = false;
+let quiet = { say() {}, pause: () => 0 };
 
-function set(element, text) {
-  const shown = visible(text);
-  if (element.textContent !== shown) element.textContent = shown;
+const now = () => Date.now() + skew;
+
+// ---- The address: #/runs/47?tab=steps&line=1205&find=loss. Without a run it is the latest one, whichever that is. -----------------------------
+
+export function readRoute(hash) {
+  const [, id, query] = /^#\/(?:runs\/(\d+))?(?:\?(.*))?$/.exec(hash) ?? [];
+  const params = new URLSearchParams(query ?? '');
+  return { run: id ? Number(id) : null, tab: params.get('tab') ?? 'log', line: Number(params.get('line')) || null, find: params.get('find') ?? '' };
+}
+
+export function address({ run = null, tab = 'log', line = null, find = '' }) {
+  const params = new URLSearchParams();
+  if (tab !== 'log') params.set('tab', tab);
+  if (line) params.set('line', line);
+  if (find) params.set('find', find);
+  return `#/${run === null ? '' : `runs/${run}`}${params.size ? `?${params}` : ''}`;
+}
+
+let route = readRoute(location.hash);
+
+// Changes a part of the address without a step in the history.
+export function adjust(changes) {
+  route = { ...route, ...changes };
+  history.replaceState(history.state, '', address(route));
 }
 
 // ---- The state -------------------------------------------------------------------------------------------------------
 
-const now = () => Date.now() + skew;
+// Everything that the parts of the page show or need.
+function context() {
+  const id = route.run ?? pipeline?.run_id ?? null;
+  const isLatest = id === pipeline?.run_id;
+  const shown = run?.id === id ? run : null;
+  return { pipeline, connected, locked, heard, failures, refusal, id, isLatest, run: shown, route, address,
+    progress: (isLatest ? pipeline?.progress : shown?.progress) ?? null, usage: (isLatest && pipeline?.usage) || null,
+    mayAct: isLearned && !mayOnlyLook, mayOnlyLook, isStreaming: feed.isStreaming(), now: now(), ask, act: controls.act, startForm, adjust };
+}
 
 function show() {
-  const p = pipeline;
   lock(locked);
   // Before the first log-in there is nothing else to show.
-  document.body.toggleAttribute('data-locked', locked && !p);
-  if (!p) return showConnection();
-  document.body.dataset.state = connected ? p.state : 'unknown';
-  showLook();
-  showConditions();
-  // A detail that is also a condition is shown only once.
-  const detail = connected && p.detail ? sentence(p.detail) : '';
-  set($('detail'), detail);
-  $('detail').hidden = !detail;
-  set($('script'), p.script || '');
-  $('script').title = visible(p.script || '');
-  set($('run-id'), String(p.run_id ?? '–'));
-  set($('pid'), String(p.pid ?? '–'));
-  showTimes();
-  showProgress(p.run_id, p.progress ?? null, p, now(), ask);
-  showDownloads();
-  learnLatest();
-  showButtons();
-  showConnection();
-  if (connected) say(`Pipeline: ${looks.word}${looks.how ? `, ${looks.how}` : ''}.`);
-  else if (locked) say('The server asks for its token.');
-  else if (failures) say('No connection to the server.');
+  document.body.toggleAttribute('data-locked', locked && !pipeline);
+  const c = context();
+  document.body.dataset.state = connected && pipeline ? pipeline.state : 'unknown';
+  document.body.dataset.view = route.tab;
+  document.body.toggleAttribute('data-look', mayOnlyLook);
+  const looks = showHead(c);
+  if (!pipeline) return;
+  controls.show(c);
+  const isFirst = pipeline.run_id === null && connected;
+  $('first').hidden = !isFirst;
+  $('body').hidden = $('progress').hidden = pipeline.run_id === null;
+  if (isFirst) part('start', (it) => it.showFirst($('first'), context()));
+  rail.show(c);
+  learnRun();
+  feed.show(c);
+  showPane(c);
+  if (connected) say(`Pipeline: ${looks.word}${looks.detail && looks.tone !== 'running' && looks.tone !== 'stopping' ? `, ${looks.detail}` : ''}.`);
+  else if (locked) say(T.serverAsks);
+  else if (failures) say(T.noConnection);
 }
 
-// The word, the details, the icon and the title, which agree with each other. The details change with time.
-function showLook() {
-  looks = look(pipeline, now(), connected ? null : heard);
-  document.body.dataset.tone = looks.tone;
-  set($('state'), looks.word);
-  set($('left'), looks.left ?? '');
-  set($('status'), looks.details);
-  const icon = icons[looks.tone].getAttribute('src');
-  for (const [element, key] of [[$('icon'), 'href'], [$('symbol'), 'src']]) {
-    if (element.getAttribute(key) !== icon) element.setAttribute(key, icon);
-  }
-  const words = locked && !connected ? `Log in · ${title(looks, pipeline)}` : title(looks, pipeline);
-  if (document.title !== words) document.title = words;
+// The panes beside the log are loaded when they are first shown.
+const loaded = {};
+function part(name, then) {
+  loaded[name] ??= import(`./${name}.js`);
+  loaded[name].then(then, (error) => {
+    // The next try loads it again.
+    delete loaded[name];
+    console.error(error);
+  });
+}
+const PANES = { steps: 'time', usage: 'time', details: 'details', more: 'details' };
+
+function showPane(c) {
+  for (const tab of ['log', ...Object.keys(PANES)]) $(`pane-${tab}`).hidden = tab !== route.tab && !(tab === 'log' && !PANES[route.tab]);
+  $('log-tools').classList.toggle('off', !!PANES[route.tab]);
+  if (PANES[route.tab]) part(PANES[route.tab], (it) => route.tab === c.route.tab && it.show($(`pane-${route.tab}`), context()));
 }
 
-// The conditions that the server reports. Without a connection they may be outdated.
-function showConditions() {
-  const shown = connected ? (pipeline.conditions ?? []).filter(({ code }) => !(code === 'pause_not_holding' && pipeline.detail)) : [];
-  const key = JSON.stringify(shown);
-  const list = $('conditions');
-  list.hidden = !shown.length;
-  if (list.dataset.key === key) return;
-  list.dataset.key = key;
-  list.replaceChildren(...shown.map(({ since, detail }) => {
-    const [item, time] = [document.createElement('li'), document.createElement('time')];
-    time.dateTime = time.title = since;
-    time.textContent = `Since ${localTime(Date.parse(since), now())}.`;
-    item.append(`${visible(sentence(detail))} `, time);
-    return item;
-  }));
+// The form for a start: `given` is a script, or a run to edit.
+function startForm(given) {
+  part('start', (it) => it.openForm($('form'), context(), given));
 }
 
-function showTimes() {
-  for (const key of TIMES) {
-    const at = pipeline[key], element = $(key.replace('_', '-'));
-    if (at) {
-      const ms = Date.parse(at);
-      set(element, `${localTime(ms, now())} (${ago(Math.max(0, now() - ms))})`);
-      element.dateTime = element.title = at;
-    } else {
-      set(element, '–');
-      element.removeAttribute('datetime');
-      element.removeAttribute('title');
-    }
-  }
-}
-
-// The whole log of the run: as it is kept, with times, and as the pipeline wrote it.
-function showDownloads() {
-  $('downloads').hidden = pipeline.run_id === null;
-  const log = `api/runs/${pipeline.run_id}/log?download=1`;
-  for (const [id, href] of [['download', log + linkProof()], ['download-plain', `${log}&timestamps=0${linkProof()}`]]) {
-    if ($(id).getAttribute('href') !== href) $(id).setAttribute('href', href);
-  }
-}
-
-// ---- The buttons -----------------------------------------------------------------------------------------------------
-
-// The script of the next start, which the button shows and sends: the configured script; else the latest run's, with its arguments and in
-// its folder. Null if there is neither, or if it is not known yet.
-function starts() {
-  const { default_script: script, run_id } = pipeline;
-  if (script === undefined) return { words: 'the pipeline', body: {} };
-  if (script !== null) return { words: script, body: { script } };
-  if (latest?.id !== run_id) return null;
-  return { words: [latest.script, ...latest.args.map((arg) => (/^[\w@%+=:,./-]+$/.test(arg) ? arg : JSON.stringify(arg)))].join(' '),
-    body: { script: latest.script, args: latest.args, cwd: latest.cwd } };
-}
-
-// Asks what ran last, where that is what could be started. After a failure it is asked again with the next word on the state.
-async function learnLatest() {
-  const { default_script, run_id, allowed } = pipeline;
-  if (!connected || default_script !== null || run_id === null || !allowed.includes('start')) return;
-  if (latest?.id === run_id || asking === run_id) return;
-  asking = run_id;
+// Asks for the run that is shown: again with each new state, if it is the latest one.
+async function learnRun() {
+  const id = route.run ?? pipeline?.run_id ?? null;
+  const key = `${id} ${id === pipeline?.run_id ? pipeline.version : ''}`;
+  if (id === null || !connected || isAskingRun || runKey === key) return;
+  isAskingRun = true;
+  runKey = key;
   try {
-    const { ok, body } = await ask(`api/runs/${run_id}`, null, ANSWER_MS);
-    if (ok) latest = body.run;
+    const { ok, status, body } = await ask(`api/runs/${id}`, null, ANSWER_MS);
+    if (ok) run = body.run;
+    else if (status === 404 && route.run === id) {
+      notify(T.gone);
+      location.hash = '#/';
+    }
   } catch {
     // The state's loop finds out what is wrong.
+    runKey = '';
   }
-  if (asking === run_id) asking = null;
-  showButtons();
-}
-
-// Enables what the API allows. A button that had the focus and is disabled hands it to the group around it: the next Tab goes
-// to the first button that works, and a repeated Enter does nothing. Each button has a fixed place: none turns into another.
-function showButtons() {
-  document.body.toggleAttribute('data-look', mayOnlyLook);
-  const isStopping = pipeline.pending === 'stop';
-  const can = (action) => connected && pipeline.allowed.includes(action);
-  const ready = connected && isLearned && !mayOnlyLook && pipeline.version >= awaited && !isNew() && performance.now() - clicked >= SETTLE_MS;
-  const start = starts();
-  set($('what'), start?.words ?? '');
-  $('start').title = start ? visible(`Start ${start.words}`) : '';
-  $('start').hidden = !start && connected && pipeline.allowed.includes('start');
-  $('no-script').hidden = !can('start') || !!start || mayOnlyLook || pipeline.run_id !== null && asking === pipeline.run_id;
-  $('kill').hidden = !(isStopping && can('stop'));
-  const works = { start: can('start') && !!start, pause: can('pause'), resume: can('resume'), stop: can('stop') && !isStopping,
-    kill: isStopping && can('stop') };
-  for (const action of ACTIONS) {
-    const button = $(action);
-    const enabled = ready && works[action] && !asked.has(action);
-    const focused = document.activeElement === button;
-    button.disabled = !enabled;
-    if (focused && (!enabled || button.hidden)) $('controls').focus({ preventScroll: true });
-  }
-  // The action is no longer needed or no longer possible.
-  if ($('sure').open && (!works[question.action] || pipeline.run_id !== question.run)) $('sure').close();
-}
-
-// Asks for confirmation before it ends a run. The confirming button works only after a moment, so that a double click does not confirm.
-function askWhether(action) {
-  question = { action, run: pipeline.run_id };
-  const isKill = action === 'kill';
-  const name = `run ${pipeline.run_id}${pipeline.script ? ` of ${pipeline.script}` : ''}`;
-  set($('sure-title'), isKill ? `Kill ${name} now?` : `Stop ${name}?`);
-  set($('sure-text'), isKill ? 'All its processes end at once (SIGKILL), without a chance to save anything.'
-    : 'All its processes are asked to end (SIGTERM). Any that are still there after the grace period are killed.');
-  set($('yes'), isKill ? 'Kill now' : 'Stop');
-  $('sure').classList.toggle('kill', isKill);
-  $('yes').disabled = true;
-  $('sure').showModal();
-  clearTimeout(answerable);
-  answerable = setTimeout(() => { $('yes').disabled = false; }, ASK_MS);
-}
-
-function showConnection() {
-  const banner = $('connection');
-  banner.hidden = connected || locked || !failures;
-  if (!banner.hidden) {
-    set(banner, (refusal ? `The server can’t tell the state: ${refusal}; trying again.`
-      : `No connection to the server since ${clock(heard)}; trying again.`)
-      + (pipeline ? ' Until then this page can’t tell what the pipeline is doing.' : ''));
-  }
+  setTimeout(() => {
+    isAskingRun = false;
+    learnRun();
+  }, RUN_MS);
+  show();
 }
 
 // Tells a screen reader, once for each change; the first state is on the page anyway.
@@ -293,9 +218,12 @@ function loop(step, isQuiet = false) {
 
 // Keeps a state of this server, unless a later one is there already.
 function keep(state, server) {
-  if (server !== source) awaited = 0;
+  if (server !== source) controls.forget();
   else if (state.version < pipeline?.version) return;
-  if (pipeline?.run_id === state.run_id) state.progress = later(pipeline.progress, state.progress);
+  if (pipeline?.run_id === state.run_id) {
+    state.progress = later(pipeline.progress, state.progress);
+    state.usage = state.state === 'running' ? later(pipeline.usage, state.usage) : null;
+  }
   [pipeline, source] = [state, server];
 }
 
@@ -317,7 +245,7 @@ async function followState(signal) {
   if (rest > 0) return rest;
   if (connected && !doubt && feed.isStreaming()) return Infinity;
   const began = performance.now();
-  const wait = pipeline?.pending || asked.size ? WAIT_PENDING_S : WAIT_S;
+  const wait = pipeline?.pending || controls.isBusy() ? WAIT_PENDING_S : WAIT_S;
   // A hidden page may have the state from another page, and not know the server yet.
   const isNew = !(connected && serverId());
   const known = connected && !doubt ? pipeline.version : null;
@@ -374,36 +302,6 @@ async function check() {
   if (pipeline) share();
 }
 
-async function act(action) {
-  const body = action === 'start' ? starts()?.body : action === 'kill' ? { grace_s: 0 } : {};
-  asked.add(action);
-  clicked = performance.now();
-  awaited = pipeline.version + 1;
-  clearNotice();
-  showButtons();
-  setTimeout(() => pipeline && showButtons(), SETTLE_MS + 20);
-  try {
-    const post = () => ask(`api/pipeline/${action === 'kill' ? 'stop' : action}`, null, ACT_MS, {
-      method: 'POST',
-      headers: { 'Content-Type': 'application/json' },
-      body: JSON.stringify(body),
-    });
-    let posted = await post();
-    if (posted.body.error === 'other_server' && await whoAnswers(null)) posted = await post();
-    const { ok, status, body: answer } = posted;
-    awaited = (ok && answer.version) || 0;
-    if (!ok) showError(action, { error: answer.error, detail: answer.detail || `the server answered ${status}` });
-  } catch {
-    awaited = 0;
-    doubt = true;
-    showError(action, { error: 'lost', detail: 'the connection broke before the server answered' });
-  }
-  asked.delete(action);
-  // The stream brings what the action led to.
-  if (doubt || locked || !feed.isStreaming()) refresh();
-  showButtons();
-}
-
 // Asks for the state now, without waiting for a change.
 function refresh() {
   doubt = true;
@@ -412,21 +310,19 @@ function refresh() {
 
 // ---- Wiring ----------------------------------------------------------------------------------------------------------
 
-for (const action of ['start', 'pause', 'resume']) onMeantClick($(action), () => act(action));
-for (const action of ['stop', 'kill']) onMeantClick($(action), () => askWhether(action));
-watchForFocus(() => pipeline && showButtons());
+label(document);
 
-onMeantClick($('yes'), () => {
-  $('sure').close();
-  act(question.action);
+addEventListener('hashchange', () => {
+  if (!/^#?(\/.*)?$/.test(location.hash)) return;
+  route = readRoute(location.hash);
+  document.body.classList.remove('show-rail');
+  if (pipeline) show();
 });
-$('no').addEventListener('click', () => $('sure').close());
-
-$('dismiss').addEventListener('click', clearNotice);
 
 document.addEventListener('visibilitychange', () => {
   if (!document.hidden && Date.now() - heard > STALE_MS) connected = false;
   if (pipeline) show();
+  if (document.hidden) beQuiet();
   refresh();
   kickLog();
 });
@@ -440,44 +336,58 @@ addEventListener('online', refresh);
 
 setInterval(() => {
   if (!pipeline || document.hidden) return;
-  showLook();
-  showTimes();
-  if (connected) tick(now());
+  const c = context();
+  tick(c);
+  controls.tick(c);
+  if (PANES[route.tab]) showPane(c);
 }, 1000);
 
 setInterval(() => { if (connected && !document.hidden) check(); }, CHECK_MS);
-// The browser does not say that a download was refused.
-$('downloads').addEventListener('click', check);
 
+const controls = makeControls({
+  ask, check, whoAnswers, show: () => pipeline && show(), startForm,
+  // The stream brings what an action led to, unless it is not known whether it did.
+  after(isInDoubt) { if (isInDoubt || locked || !feed.isStreaming()) refresh(); },
+});
+const rail = makeRail({ ask, address });
 const feed = makeFeed({
-  ask, refresh, isConnected: () => connected && serverId() !== null,
+  ask, refresh, adjust, isConnected: () => connected && serverId() !== null,
   // It ends a request for the state that is under way.
   take(state) { take(state); doubt = false; kickState(); },
   hear: () => { heard = Date.now(); },
-  showProgress({ run_id, progress }) {
+  restart: () => kickLog(),
+  showSign(name, { run_id, [name]: sign }) {
     if (pipeline?.run_id !== run_id) return;
-    pipeline.progress = later(pipeline.progress, progress);
-    showProgress(run_id, pipeline.progress, pipeline, now(), ask);
-    showLook();
+    pipeline[name] = later(pipeline[name], sign);
+    tick(context());
   },
 });
-attach({ ...searchHooks, earlier: feed.earlier, atEnd: () => { if (feed.isResting()) kickLog(); } });
 
-const quiet = makeQuiet({
-  kick: () => kickState(),
-  // Another page requests the state for all hidden ones.
-  take(message) {
-    if (locked) return;
-    // Another project's server has this address now: nobody answers for this project.
-    connected = isOfThisProject(message.project) && message.connected;
-    if (isOfThisProject(message.project)) {
-      ({ heard, skew } = message);
-      keep(message.pipeline, message.server);
-    }
-    if (connected) failures = 0;
-    show();
-  },
-});
+attach({ changed() {}, prepended() {}, trimmed() {}, earlier: feed.earlier, atEnd: () => { if (feed.isResting()) kickLog(); } });
+
+let isQuiet = false;
+async function beQuiet() {
+  if (isQuiet) return;
+  isQuiet = true;
+  const { makeQuiet } = await import('./quiet.js');
+  quiet = makeQuiet({
+    kick: () => kickState(),
+    // Another page requests the state for all hidden ones.
+    take(message) {
+      if (locked) return;
+      // Another project's server has this address now: nobody answers for this project.
+      connected = isOfThisProject(message.project) && message.connected;
+      if (isOfThisProject(message.project)) {
+        ({ heard, skew } = message);
+        keep(message.pipeline, message.server);
+      }
+      if (connected) failures = 0;
+      show();
+    },
+  });
+}
+if (document.hidden) beQuiet();
+else setTimeout(beQuiet, QUIET_MS);
 
 const moved = whatHasMoved();
 if (moved) notify(...moved);

@@ -9,6 +9,7 @@
 import * as view from './log.js';
 import { proof } from './login.js';
 import { toThisServer } from './server.js';
+import { bytes } from './words.js';
 
 const FIRST = 500;            // lines to begin with
 const BEHIND_MAX = 1 << 20;   // further behind than this many bytes it begins again with the last lines
@@ -29,7 +30,8 @@ const BUSY_MS = 12;           // as long as this the page may be kept from drawi
 
 // `ask` is a request as app.js makes it, and `refresh` has the state asked for. `take` receives the state, `showProgress` the data of a
 // progress event, and `hear` is called whenever the server says something.
-export function makeFeed({ ask, refresh, isConnected, take, showProgress, hear }) {
+export function makeFeed({ ask, refresh, isConnected, take, showSign, hear, restart }) {
+  let run = null;       // the run whose lines are shown; null: none
   let next = null;      // the cursor for the next lines; null: begin with the last ones
   let begin = null;     // the first line's id
   let pollUntil = 0;    // by performance.now()
@@ -43,7 +45,8 @@ export function makeFeed({ ask, refresh, isConnected, take, showProgress, hear }
     if (!isConnected() || resting) return Infinity;
     streaming = performance.now() >= pollUntil;
     try {
-      const { ok, status, body } = await ask(`api/logs/tail?source=pipeline&limit=${next === null ? FIRST : 1}`, signal, ANSWER_MS);
+      if (run === null) return streaming ? await stream(signal) : Infinity;
+      const { ok, status, body } = await ask(`api/logs/tail?source=pipeline&run=${run}&limit=${next === null ? FIRST : 1}`, signal, ANSWER_MS);
       if (!ok) {
         // A log-in that has ended and another server are for the state's loop to find.
         if (status === 401 || status === 421) refresh();
@@ -108,7 +111,7 @@ export function makeFeed({ ask, refresh, isConnected, take, showProgress, hear }
     if (signal.aborted) stop();
     try {
       expect(FIRST_WORD_MS);
-      const response = await fetch(`api/events?since=${next}`, { cache: 'no-store', headers: { ...toThisServer(), ...proof() }, signal: abort.signal });
+      const response = await fetch(`api/events${next === null ? '' : `?since=${next}`}`, { cache: 'no-store', headers: { ...toThisServer(), ...proof() }, signal: abort.signal });
       if (!response.ok) {
         // With too many streams, lines are polled.
         if (response.status !== 401 && response.status !== 421) pollUntil = performance.now() + POLLING_MS;
@@ -144,10 +147,11 @@ export function makeFeed({ ask, refresh, isConnected, take, showProgress, hear }
       const lines = [];
       for (const event of events) {
         const [, kind] = /^event: (.*)$/m.exec(event) ?? [];
-        if (!['state', 'progress', 'log', 'gap'].includes(kind)) continue;
+        if (!['state', 'progress', 'usage', 'log', 'gap'].includes(kind)) continue;
         const data = JSON.parse(event.slice(event.indexOf('data: ') + 6));
         if (kind === 'state') take(data);
-        else if (kind === 'progress') showProgress(data);
+        else if (kind === 'progress' || kind === 'usage') showSign(kind, data);
+        else if (kind === 'log' && data.run_id !== run) continue;
         else lines.push(kind === 'log' ? data : { gone: data.to - data.from, to: data.to });
       }
       if (lines.length) add(lines);
@@ -180,7 +184,7 @@ export function makeFeed({ ask, refresh, isConnected, take, showProgress, hear }
       for (let span = EARLIER_BYTES; !lines.length && !isFirst; span *= 2) {
         const from = Math.max(0, before - span);
         for (let since = from; ;) {
-          const { ok, body } = await ask(`api/logs?source=pipeline&since=${since}&limit=${PAGE_LINES}`, null, ANSWER_MS);
+          const { ok, body } = await ask(`api/logs?source=pipeline&run=${run}&since=${since}&limit=${PAGE_LINES}`, null, ANSWER_MS);
           if (!ok || begin !== before) return;
           first = body.first;
           const older = body.lines.filter((line) => line.id < before);
@@ -204,15 +208,23 @@ export function makeFeed({ ask, refresh, isConnected, take, showProgress, hear }
 
   // Fewer lines than asked for may be all, or what one answer holds, or what lies behind a hole.
   async function lookForFirst(signal) {
-    const { ok, body } = await ask('api/logs?source=pipeline&since=0&limit=1', signal, ANSWER_MS);
+    const { ok, body } = await ask(`api/logs?source=pipeline&run=${run}&since=0&limit=1`, signal, ANSWER_MS);
     if (ok && body.lines[0]?.id === begin) atFirst(body.first);
   }
 
   function atFirst(first) {
-    view.tellFront(first ? `The log begins here; ${view.bytes(first)} before are not kept any more.` : 'The log begins here.', false);
+    view.tellFront(first ? `The log begins here; ${bytes(first)} before are not kept any more.` : 'The log begins here.', false);
   }
 
-  return { follow, earlier, isStreaming: () => streaming, isResting: () => resting };
+  function show({ id }) {
+    if (id === run) return;
+    run = id;
+    next = begin = null;
+    view.clear();
+    restart();
+  }
+
+  return { show, follow, earlier, isStreaming: () => streaming, isResting: () => resting };
 }
 
 // What is wrong with the log, above it.

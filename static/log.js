@@ -5,7 +5,7 @@
 // what one reads stays where it is, whatever comes or goes above and below. Text gets in by textContent only.
 
 import { blank, classes, write } from './ansi.js';
-import { clock } from './words.js';
+import { bytes, clock } from './words.js';
 
 export const LINES_MAX = 100000;
 const CHARS_MAX = 32e6;       // of all lines
@@ -431,16 +431,9 @@ export function goToEnd() {
   hooks.atEnd();
 }
 
-// Bytes as a person says them.
-export function bytes(count) {
-  const power = Math.min(3, Math.floor(Math.log10(Math.max(1, count)) / 3));
-  const number = count / 1000 ** power;
-  return `${number.toFixed(number < 10 && power ? 1 : 0)} ${['bytes', 'kB', 'MB', 'GB'][power]}`;
-}
-
 function showWrap(wraps) {
   log.classList.toggle('nowrap', !wraps);
-  $('wrap').setAttribute('aria-pressed', wraps);
+  $('wrap')?.setAttribute('aria-pressed', wraps);
   remeasure();
 }
 
@@ -472,7 +465,7 @@ $('latest').addEventListener('click', () => {
   goToEnd();
 });
 
-$('wrap').addEventListener('click', () => {
+$('wrap')?.addEventListener('click', () => {
   const wraps = $('wrap').getAttribute('aria-pressed') !== 'true';
   showWrap(wraps);
   try {

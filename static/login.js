@@ -6,6 +6,7 @@
 // the address bar before anything else.
 
 import { OWN } from './server.js';
+import { T } from './words.js';
 
 const ANSWER_MS = 10000;
 const KEY = 'autoappdev-proof';
@@ -80,8 +81,7 @@ export function lock(isLocked) {
   const form = $('login');
   if (form.hidden !== isLocked) return;
   form.hidden = !isLocked;
-  if (isLocked) $('session').hidden = true;
-  else $('login-error').textContent = $('token').value = '';
+  if (!isLocked) $('login-error').textContent = $('token').value = '';
 }
 
 // Asks what this page may do here, by `ask` of app.js, which also learns of a log-in that has ended.
@@ -92,9 +92,8 @@ export async function learn(ask) {
     mayOnlyLook = session.may === 'look';
     const isLoggedIn = session.expires_at !== null;
     // If a browser has logged in more than once, the latest login applies in all of its windows.
-    $('may').textContent = mayOnlyLook ? 'Read-only access' : isLoggedIn ? 'Logged in, with full control' : '';
+    $('may').textContent = mayOnlyLook ? T.readOnly : isLoggedIn ? T.loggedIn : T.fullAccess;
     $('log-out').hidden = !isLoggedIn;
-    $('session').hidden = !mayOnlyLook && !isLoggedIn;
   } catch {
     // The state's loop finds out what is wrong, and this is asked again when that is over.
   } finally {

@@ -3,6 +3,7 @@
 
 let server = null;        // the one of this project that answered last: its id, which changes with each start
 let home = null;          // the runtime directory of the project that is shown
+let answer = null;        // what the server says about itself
 
 // Every request has this header field. A page of another origin cannot set it, so it identifies this page's requests even in
 // browsers that do not send the origin.
@@ -11,6 +12,11 @@ export const OWN = { 'AutoAppDev-Client': 'page' };
 // Header fields by which another server knows that a request is not meant for it; it answers 421.
 export const serverId = () => server?.id ?? null;
 export const toThisServer = () => (server ? { ...OWN, 'AutoAppDev-Server': server.id } : OWN);
+
+// The name of the server's machine, its version, and the folder of its project.
+export const host = () => server?.host ?? null;
+export const build = () => answer?.build ?? '';
+export const folder = () => (home ? home.replace(/\/runtime$/, '') : '');
 
 // Learns which server answers. Returns whether it serves the project that is shown. For another one the page is loaded again.
 // Until another server of this project is known, requests stay meant for the one before: a click may come at any time.
@@ -21,7 +27,7 @@ export async function identify(ask) {
   const found = ok && body.server;
   if (!found) return true;
   if (isOfThisProject(found.runtime_dir)) {
-    server = found;
+    [server, answer] = [found, body];
     return true;
   }
   // In the history, because a browser that may store nothing has that too.

@@ -1,31 +1,71 @@
-// The words that users see: the state of the pipeline or the end of its latest run, times, and what to do after an error. Pure: values in,
-// texts out.
+// Every word of the page, and what decides which of them to show: the state of the pipeline, how a run ended, times and durations, and what
+// to do after an error. Pure: values in, texts out.
 //
-// `look` decides the word, the tone (a colour and an icon of that name) and the details, for the page, its title and its icon alike. Green
+// `look` gives the word, the tone (a colour and an icon of that name) and the detail, for the page, its title and its icon alike. Green
 // means success and nothing else.
 
-// Names of the signals that end processes, by number, as on Linux for x86 and Arm.
-const SIGNALS = { 1: 'HUP', 2: 'INT', 3: 'QUIT', 4: 'ILL', 5: 'TRAP', 6: 'ABRT', 7: 'BUS', 8: 'FPE', 9: 'KILL', 10: 'USR1',
-  11: 'SEGV', 12: 'USR2', 13: 'PIPE', 14: 'ALRM', 15: 'TERM', 16: 'STKFLT', 24: 'XCPU', 25: 'XFSZ', 26: 'VTALRM', 27: 'PROF',
-  29: 'IO', 30: 'PWR', 31: 'SYS' };
-// Signals that a process causes itself, by a fault or by exceeding a limit. Any other signal counts as an end from outside.
-const OWN_SIGNALS = [4, 5, 6, 7, 8, 11, 13, 14, 24, 25, 26, 27, 31];
+// The texts that never change. index.html names them: `data-text` is content, `data-label` an accessible name, `data-hint` a placeholder.
+export const T = {
+  pause: 'Pause', resume: 'Resume', stopAsk: 'Stop…', longer: 'Give it 30 s more', hide: 'Hide', killAsk: 'Kill now…', killNow: 'Kill now',
+  cancel: 'Cancel', dismiss: 'Dismiss', menu: 'Menu', controls: 'Controls', conditions: 'What is wrong', progress: 'Progress', runs: 'Runs',
+  run: 'Run', log: 'Log', steps: 'Steps', usage: 'Usage', details: 'Details', runsTab: 'Runs', moreTab: 'More', all: 'All', failed: 'Failed',
+  filterRuns: 'Filter the runs', findRuns: 'Script, argument or error', choose: 'Choose a script', cpu: 'CPU', memory: 'Memory',
+  folder: 'Folder', server: 'Server', access: 'Access', keys: 'Keyboard shortcuts', logIn: 'Log in', logOut: 'Log out', stopping: 'Stopping',
+  loginTitle: 'This server asks for its token.', loginHint: 'On its own machine, autoappdev pair shows a link and a code to scan.',
+  graceLabel: 'Time to save its work', newRun: 'New run…', start: 'Start', startThe: (what) => `Start ${what}`, runAgain: 'Run again',
+  editAndRun: 'Edit and run…', live: 'live', polling: 'updating', retrying: 'retrying', readOnly: 'Read-only access',
+  fullAccess: 'Full control', loggedIn: 'Full control, logged in', noRuns: 'No run matches.', olderRuns: 'Older runs', asked: 'Asking the server.',
+  runName: (id) => `Run ${id}`, tabOf: (tab, id) => `${tab}, run ${id}`, lastRuns: (count) => `The last ${count} runs; a bar’s height is the duration`,
+  showIt: 'Show it', close: 'Close', notify: 'Notify me when a run ends', notifying: 'Stop notifying me', notGranted: 'Notices are blocked in this browser',
+  serverAsks: 'The server asks for its token.', noConnection: 'No connection to the server.', gone: 'That run is not in the history any more.',
+  elsewhere: (shown, latest, word) => `You are looking at run ${shown}. Run ${latest} is the latest: ${lower(word)}.`,
+  stopTitle: (name) => `Stop ${name}?`, killTitle: (name) => `Kill ${name} now?`,
+  stopText: (time) => (time === 0 ? 'It is killed at once, without a chance to save its work.' : `It gets SIGTERM and ${time === null ? 'its own time' : since(time * 1000)} to save its work. Then it is killed.`),
+  killText: 'All its processes end at once (SIGKILL), without a chance to save anything.', stop: 'Stop',
+  stoppingTitle: (name) => `Stopping ${name}`, sinceThen: (at) => `SIGTERM was sent. It may still be saving; what is left at ${at} is killed.`,
+  sinceUnknown: 'SIGTERM was sent. It may still be saving.', ownGrace: 'its own', left: (ms) => `about ${since(ms)} left`,
+  noPercent: 'Not told', usually: (ms) => `usually ${since(ms)}`, longerThanUsual: (ms) => `longer than the usual ${since(ms)}`, startedAt: (at) => `Started ${at}`,
+  endedAt: (at) => `ended ${at}`, asOf: (at) => `as of ${at}`, sinceAt: (at) => `since ${at}`, stepOf: (n, name) => `step ${n}, ${name}`,
+  since: (at) => `Since ${at}.`, noContact: (at) => `No answer since ${at}; trying again. If only the server is down, the run goes on. What you see is from then.`,
+  refused: (why) => `The server can’t tell the state: ${why}; trying again.`, never: 'No answer from the server; trying again.',
+};
 
-const GLYPHS = { idle: '○', running: '▶', paused: '⏸', stopping: '◼', succeeded: '✓', failed: '✕', stopped: '◼', killed: '⚡', lost: '?',
-  doubt: '?', disconnected: '⌁' };
+// Puts the texts that never change into `root`.
+export function label(root) {
+  for (const element of root.querySelectorAll('[data-text]')) element.append(T[element.dataset.text]);
+  for (const element of root.querySelectorAll('[data-label]')) element.setAttribute('aria-label', T[element.dataset.label]);
+  for (const element of root.querySelectorAll('[data-hint]')) element.placeholder = T[element.dataset.hint];
+  for (const element of root.querySelectorAll('button.ib[data-label]')) element.title = T[element.dataset.label];
+}
 
-export const TONES = Object.keys(GLYPHS);
+// ---- Times and durations -----------------------------------------------------------------------------------------------
 
-const clockFormat = new Intl.DateTimeFormat(undefined, { hour: '2-digit', minute: '2-digit', second: '2-digit', hourCycle: 'h23' });
-const dayFormat = new Intl.DateTimeFormat(undefined, { day: 'numeric', month: 'short', year: 'numeric' });
+const format = (options) => new Intl.DateTimeFormat(undefined, options);
+const clockFormat = format({ hour: '2-digit', minute: '2-digit', second: '2-digit', hourCycle: 'h23' });
+const minuteFormat = format({ hour: '2-digit', minute: '2-digit', hourCycle: 'h23' });
+const dayFormat = format({ day: 'numeric', month: 'short', year: 'numeric' });
+const weekdayFormat = format({ weekday: 'long', day: 'numeric', month: 'long' });
+const yearFormat = format({ day: 'numeric', month: 'long', year: 'numeric' });
 
 export const clock = (ms) => clockFormat.format(ms);
+export const minute = (ms) => minuteFormat.format(ms);
 
 // A time as this device's local time, with the day if that is not today.
 export function localTime(ms, now) {
   const [day, today] = [dayFormat.format(ms), dayFormat.format(now)];
   return (day === today ? '' : day + ', ') + clock(ms);
 }
+
+// The day of a time, as a heading.
+export function dayOf(ms, now) {
+  const days = Math.round((new Date(now).setHours(12, 0, 0, 0) - new Date(ms).setHours(12, 0, 0, 0)) / 864e5);
+  if (days === 0) return 'Today';
+  if (days === 1) return 'Yesterday';
+  return (days > 0 && days < 200 ? weekdayFormat : yearFormat).format(ms);
+}
+
+// A day and a time in a sentence.
+export const when = (ms, now) => `${dayOf(ms, now).replace(/^[TY](?=oday|esterday)/, (c) => c.toLowerCase())} ${minute(ms)}`;
 
 // Makes a name, or a sentence containing names, safe to display. Control characters, and characters that would change the reading
 // direction of the surrounding text, are shown as escapes, as on the command line.
@@ -34,8 +74,7 @@ export function visible(text) {
     (c) => ({ '\n': '\\n', '\r': '\\r', '\t': '\\t' })[c] ?? `\\u{${c.charCodeAt(0).toString(16)}}`);
 }
 
-// ---- Durations: the two largest units, rounded, as on the command line ------------------------------------------------------
-
+// Durations: the two largest units, rounded, as on the command line.
 const rounded = (ms, unit) => Math.floor((ms + unit / 2) / unit);
 
 // How long something took, with tenths of a second below ten seconds.
@@ -53,37 +92,80 @@ export function since(ms) {
   return `${Math.floor(hours / 24)} d ${hours % 24} h`;
 }
 
-// It is one word where lines are broken.
+// Bytes, in powers of 1000.
+export function bytes(count) {
+  const power = Math.min(4, Math.floor(Math.log10(Math.max(1, count)) / 3));
+  const number = count / 1000 ** power;
+  return `${number.toFixed(number < 10 && power ? 1 : 0)} ${['bytes', 'kB', 'MB', 'GB', 'TB'][power]}`;
+}
+
+// One unit where lines are broken.
 const solid = (text) => text.replaceAll(' ', '\u00a0');
+const lower = (word) => word.charAt(0).toLowerCase() + word.slice(1);
+const list = (...parts) => parts.filter(Boolean).join(' · ');
 
-export function ago(ms) {
-  return ms < 4500 ? 'just now' : `${since(ms)} ago`;
+export function sentence(text) {
+  return text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?…]$/.test(text) ? '' : '.');
 }
 
-// ---- The state -------------------------------------------------------------------------------------------------------
+// A command as a shell would read it.
+export const command = (script, args) => [script, ...args].map((word) => (/^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`)).join(' ');
 
-function signalName(number) {
-  return SIGNALS[number] ? `SIG${SIGNALS[number]}` : `signal ${number}`;
-}
+// ---- States and outcomes -------------------------------------------------------------------------------------------------
 
-// How a run ended: `word` and `tone`, `how` it ended, `short` for the title.
-function outcome(p) {
-  const { exit_code: code, signal, error } = p;
-  switch (p.status) {
-    case 'idle': return { word: 'No runs yet', tone: 'idle' };
-    case 'completed': return { word: 'Succeeded', tone: 'succeeded' };
-    case 'failed':
-      if (code !== null) return { word: 'Failed', tone: 'failed', how: `exit code ${code}`, short: code };
-      if (signal === null) return { word: 'Couldn’t start', tone: 'failed', how: error };
-      if (OWN_SIGNALS.includes(signal)) return { word: 'Failed', tone: 'failed', how: signalName(signal), short: signalName(signal) };
-      return { word: 'Killed', tone: 'killed', how: `${signalName(signal)}, not by a stop`, short: signalName(signal) };
-    case 'stopped': {
-      const how = signal !== null ? `ended by ${signalName(signal)}` : code === null ? '' : `exit code ${code}`;
-      return { word: 'Stopped', tone: 'stopped', how: how && `on request, ${how}` };
-    }
-    case 'lost': return { word: 'Lost', tone: 'lost', how: error || 'how it ended is not known' };
-    default: return { word: p.status, tone: 'doubt' };
+const GLYPHS = { idle: '○', running: '▶', waiting: '◷', asking: '?', paused: '⏸', stopping: '◼', succeeded: '✓', failed: '✕', stopped: '◼', killed: '⚡',
+  unstarted: '!', lost: '?', doubt: '?', disconnected: '⌁' };
+// The colour of each tone.
+export const HUES = { idle: 'idle', running: 'run', waiting: 'run', asking: 'hold', paused: 'hold', stopping: 'hold', succeeded: 'ok', failed: 'fail',
+  stopped: 'idle', killed: 'fail', unstarted: 'fail', lost: 'lost', doubt: 'hold', disconnected: 'idle' };
+
+export const TONES = Object.keys(GLYPHS);
+
+// Who wanted an action: an origin of the API.
+export function byWhom(origin) {
+  switch (origin?.by) {
+    case 'client': return 'by you';
+    case 'shutdown': return 'by the server’s shutdown';
+    case 'signal': return 'by a signal to its shim';
+    case 'schedule': return 'by the schedule';
+    case 'restart': return 'by the restart rule';
+    case 'autostart': return 'by the start of the server';
+    case 'limit': return 'by a limit';
+    case 'fleet': return 'by the fleet';
+    case 'pipeline': return 'by the run itself';
+    default: return '';
   }
+}
+
+// The same with where a client was.
+export function fromWhere(origin) {
+  if (origin?.address && !/^(127\.|::1$)/.test(origin.address)) return `${byWhom(origin)}, from ${origin.address}`;
+  return byWhom(origin);
+}
+
+// How a run ended: `word`, `tone`, `how` in short, and `sign` for the title. `outcome` is the API's.
+export function ending(outcome) {
+  const { kind, exit_code: code, signal_name: name, signal, by, forced } = outcome;
+  const sign = name ?? (signal === null ? null : `signal ${signal}`);
+  switch (kind) {
+    case 'completed': return { word: 'Succeeded', tone: 'succeeded', how: '' };
+    case 'failed': return { word: 'Failed', tone: 'failed', how: code === null ? sign : `exit ${code}`, sign: code ?? sign };
+    case 'killed': return { word: 'Killed', tone: 'killed', how: `${sign}, not by you`, sign };
+    case 'stopped': return { word: 'Stopped', tone: 'stopped', how: [byWhom(by), forced && 'then killed'].filter(Boolean).join(', ') };
+    case 'not_started': return { word: 'Couldn’t start', tone: 'unstarted', how: '' };
+    case 'lost': return { word: 'Lost', tone: 'lost', how: '' };
+    default: return { word: kind, tone: 'doubt', how: '' };
+  }
+}
+
+// What a row of the history shows: `tone`, and a `note` beside the name.
+export function row(run) {
+  if (run.outcome) {
+    const { tone, how, word } = ending(run.outcome);
+    return { tone, word, note: { lost: 'lost', unstarted: 'couldn’t start' }[tone] ?? how.replace(/, not by you$/, '') };
+  }
+  if (run.status === 'paused') return { tone: 'paused', word: 'Paused', note: 'paused' };
+  return { tone: 'running', word: run.status === 'starting' ? 'Starting' : 'Running', note: '' };
 }
 
 // The last known state, whether or not it is current.
@@ -93,57 +175,74 @@ function known(p, now) {
     case 'pause': return { word: 'Pausing', tone: 'paused' };
     case 'resume': return { word: 'Resuming', tone: 'running' };
     case 'stop': {
-      const left = p.kill_at ? Math.ceil((Date.parse(p.kill_at) - now) / 1000) : null;
-      return { word: 'Stopping', tone: 'stopping', left: left === null ? '' : left > 0 ? `${since(left * 1000)} left` : 'killing the rest' };
+      const left = p.kill_at ? Math.max(0, Math.ceil((Date.parse(p.kill_at) - now) / 1000)) : null;
+      return { word: 'Stopping', tone: 'stopping', left, how: left === null ? '' : left ? `${since(left * 1000)} left` : 'killing the rest' };
     }
     default:
   }
-  if (p.state === 'running') return { word: 'Running', tone: 'running', for: p.started_at };
-  if (p.state === 'paused') return { word: 'Paused', tone: 'paused', for: p.paused_at };
+  if (p.waiting?.for === 'person') return { word: 'Needs you', tone: 'asking', how: p.waiting.reason };
+  if (p.waiting) return { word: `Waiting until ${minute(Date.parse(p.waiting.until))}`, tone: 'waiting', how: p.waiting.reason };
+  if (p.state === 'running') return { word: 'Running', tone: 'running', since: p.started_at };
+  if (p.state === 'paused') return { word: 'Paused', tone: 'paused', since: p.paused_at };
   if (p.status === 'starting') return { word: 'Starting', tone: 'running' };
-  return outcome(p);
+  return p.outcome ? ending(p.outcome) : { word: 'No runs yet', tone: 'idle' };
 }
 
 // Whether the recorded state is outdated.
 export const isBehind = (p) => p.conditions?.some(({ code }) => code === 'not_recorded') ?? false;
 
-// What to show of the state `p` at the server's time `now`: `word`, `tone`, `details` and `left` (of a stop's grace). `heard`, if
-// the server does not answer, is when it last did.
-export function look(p, now, heard = null) {
+// What to show of the state `p` at the server's time `now`: `word`, `tone`, `detail`, and `left`, the seconds of a stop's grace. `heard`, if the
+// server does not answer, is when it last did. `pause` is the event of the pause, if it is known.
+export function look(p, now, heard = null, pause = null) {
   const state = known(p, now);
-  const run = p.run_id === null ? null : `run ${p.run_id}`;
-  const passed = (at) => at && solid(since(Math.max(0, now - Date.parse(at))));
-  const lasted = p.started_at && p.stopped_at && solid(took(Math.max(0, Date.parse(p.stopped_at) - Date.parse(p.started_at))));
-  const list = (...parts) => parts.filter(Boolean).join(' · ');
-  if (heard !== null) {
-    const ended = p.state === 'stopped' && state.how;
-    return { word: 'Disconnected', tone: 'disconnected', details: list(`last seen ${lower(state.word)} ${clock(heard)}`, run, ended) };
+  const passed = state.since && solid(since(Math.max(0, now - Date.parse(state.since))));
+  if (heard !== null) return { ...state, word: 'Disconnected', tone: 'disconnected', left: null, detail: `last seen ${lower(state.word)} ${minute(heard)}` };
+  if (isBehind(p)) return { ...state, word: 'Not recorded', tone: 'doubt', left: null, detail: `last recorded: ${lower(state.word)}` };
+  if (p.state === 'paused' && !p.pending) {
+    const who = pause?.cause === 'outside' ? 'from outside' : byWhom(pause?.origin);
+    return { ...state, detail: [who, passed].filter(Boolean).join(', ') };
   }
-  if (isBehind(p)) return { word: 'Not recorded', tone: 'doubt', details: list(`last recorded: ${lower(state.word)}`, run) };
-  const live = state.for && `${p.state === 'paused' ? 'for ' : ''}${passed(state.for)}`;
-  const ended = p.state === 'stopped' && !p.pending;
-  return { ...state, details: list(live, run, state.how, ended && lasted && `after ${lasted}`, ended && p.stopped_at && solid(ago(Math.max(0, now - Date.parse(p.stopped_at))))) };
+  const lasted = p.state === 'stopped' && !p.pending && p.outcome?.took_ms != null && `after ${solid(took(p.outcome.took_ms))}`;
+  return { ...state, detail: passed || [state.how, lasted].filter(Boolean).join(' ') };
 }
 
-const lower = (word) => word.charAt(0).toLowerCase() + word.slice(1);
+// What follows by itself.
+export function plan(next, now) {
+  if (!next) return '';
+  const at = Date.parse(next.at), left = at - now;
+  const time = left < 3600e3 ? `in ${since(Math.max(0, left))}` : `at ${minute(at)}`;
+  if (next.action === 'resume') return `Resumes ${time}`;
+  return `${next.because === 'restart' ? 'Restarts' : 'Starts'} ${time}${next.attempt ? ` (attempt ${next.attempt})` : ''}`;
+}
 
 // The title of the window, to be readable among many tabs.
-export function title({ word, tone, short, left }, p) {
+export function title({ word, tone, sign, detail }, p, host) {
   const name = (p.script ?? p.default_script)?.split('/').pop();
-  const percent = tone === 'running' && word === 'Running' ? p.progress?.percent ?? null : null;
-  const what = percent === null ? `${word}${short === undefined ? '' : ` (${short})`}` : `${percent} %`;
-  return visible([`${GLYPHS[tone]} ${what}`, left, name, 'AutoAppDev'].filter(Boolean).join(' · '));
+  const percent = word === 'Running' ? p.progress?.percent ?? null : null;
+  const what = percent === null ? `${GLYPHS[tone]} ${word}${sign == null ? '' : ` (${sign})`}` : `${Math.round(percent)}%`;
+  return visible(list([percent === null ? what : `${what} ${name ?? ''}`, tone === 'stopping' && detail].filter(Boolean).join(' · '), percent === null && name, host));
 }
 
-// ---- Errors ----------------------------------------------------------------------------------------------------------
+// How long the run still takes, from its percent, else from earlier runs of the same script: a text, or none. `active` is how long it has run
+// without pauses, and `told` the same at its last word on the percent.
+export function timeLeft({ percent, active, told, usual }) {
+  if (percent >= 100) return '';
+  if (percent >= 1 && told >= 3000) return T.left(Math.max(0, told * (100 - percent) / percent - (active - told)));
+  if (!usual) return '';
+  return active < usual ? T.left(usual - active) : T.longerThanUsual(usual);
+}
+
+// ---- Errors --------------------------------------------------------------------------------------------------------------
 
 // What to do next, by the API's stable error code.
 export const HINTS = {
   invalid_transition: 'The pipeline had changed already, by itself or through another client. The state above is up to date.',
-  script_not_found: 'Put the script back, or name another in AUTOAPPDEV_PIPELINE_SCRIPT and restart the server.',
-  invalid_script: 'Name a script file in AUTOAPPDEV_PIPELINE_SCRIPT and restart the server.',
+  run_changed: 'Another run has begun since this page showed that one. The state above is up to date.',
+  not_repeatable: 'Choose “Edit and run…” and give the values that were not kept.',
+  script_not_found: 'Put the script back, or start another one.',
+  invalid_script: 'Choose another script, or mend this one.',
   script_outside_root: 'Move the script into the root folder (AUTOAPPDEV_PIPELINE_CWD), or set another root and restart the server.',
-  spawn_failed: 'Check the script’s first line (#!…), its execute bit and the log, then press Start again.',
+  spawn_failed: 'Check the script’s first line (#!…) and its execute bit, then start it again.',
   still_under_way: 'The action may still be under way. Watch the state above before trying again.',
   too_many_waiting: 'The action is still under way. Watch the state above before trying again.',
   pause_timeout: 'The pause was undone. Try again in a moment: a process waiting for a disk or the network can’t be stopped.',
@@ -155,7 +254,33 @@ export const HINTS = {
   other_server: 'Nothing was done.',
   lost: 'The action may or may not have happened. The state above will tell as soon as the server answers.',
 };
+export const NO_HINT = 'The server’s log, backend.log, may say more.';
+export const DID_NOT_WORK = { start: 'The start did not work.', pause: 'The pause did not work.', resume: 'The resume did not work.', stop: 'The stop did not work.',
+  kill: 'The kill did not work.', longer: 'The stop was not put off.' };
+export const BROKE = 'the connection broke before the server answered';
+export const ANSWERED = (status) => `the server answered ${status}`;
 
-export function sentence(text) {
-  return text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?…]$/.test(text) ? '' : '.');
-}
+// ---- The log ---------------------------------------------------------------------------------------------------------------
+
+export const LOG = {
+};
+
+// ---- The search in the log -------------------------------------------------------------------------------------------------
+
+export const FIND = {
+};
+
+// ---- The form of a start, and the first visit ------------------------------------------------------------------------------
+
+export const START = {
+};
+
+// ---- Steps and usage over time -----------------------------------------------------------------------------------------------
+
+export const TIME = {
+};
+
+// ---- The details of a run, and the help ---------------------------------------------------------------------------------------
+
+export const DETAILS = {
+};

@@ -1,0 +1,268 @@
+// The buttons: which of them there are, what each sends, and the sheets that ask before a run is ended. A button exists only while the API
+// allows its action. After a click, and whenever the set of buttons changes, none works for a moment: a double click must not become
+// the press of another button in the same place.
+
+import { clearNotice, set, showError } from './head.js';
+import { toThisServer } from './server.js';
+import { ANSWERED, BROKE, DID_NOT_WORK, T, clock, look, since, visible } from './words.js';
+
+const ACTIONS = ['start', 'pause', 'resume', 'stop', 'longer', 'kill'];
+const ACT_MS = 3700e3;       // an action's answer: a stop may wait for the longest grace
+const SETTLE_MS = 700;       // no button works for this long after a click or a change of buttons
+const ASK_MS = 400;          // how long a confirmation is disabled, so that a double click does not confirm
+const LONGER_S = 30;
+const GRACES_S = [0, 5, 10, 30, 60, 300, 900, 3600];
+const APPEARED_MS = 1000;    // how long a page that was just loaded enables no button
+const SHOWN_MS = 600;        // how long presses are ignored after the window got the focus or its tab was shown
+const SAME_PRESS_MS = 50;    // the focus that a press on a button itself brings comes within this time
+
+const $ = (id) => document.getElementById(id);
+
+// ---- Whether a press was meant. A page of another origin can lie over this one, or lead here, in the middle of a double click or while
+// the user presses keys that it asked for, so that the rest falls on a button here. The server cannot tell such a press from a meant one.
+
+let loaded = performance.now();
+let shown = -Infinity;
+let focused = -Infinity;
+let timer;
+
+// True while the page is so new that its buttons are not enabled.
+const isNew = () => performance.now() - loaded < APPEARED_MS;
+
+const isSettled = (at) => at - Math.max(shown, focused) >= SHOWN_MS;
+
+function settle() {
+  document.body.setAttribute('data-settling', '');
+  clearTimeout(timer);
+  timer = setTimeout(() => document.body.removeAttribute('data-settling'), SHOWN_MS);
+}
+
+// Calls `changed` once buttons can be enabled.
+function watchForFocus(changed) {
+  const enable = () => setTimeout(changed, APPEARED_MS + 20);
+  enable();
+  // Also when the browser shows a page again that it has kept.
+  addEventListener('pageshow', ({ persisted, timeStamp }) => {
+    if (!persisted) return;
+    loaded = timeStamp;
+    changed();
+    enable();
+  });
+  addEventListener('focus', ({ timeStamp }) => { focused = timeStamp; settle(); });
+  document.addEventListener('visibilitychange', ({ timeStamp }) => {
+    if (document.hidden) return;
+    shown = timeStamp;
+    settle();
+  });
+}
+
+// Calls `then` for each click on a button that the user began while this page was before their eyes.
+export function onMeantClick(button, then) {
+  let isMeant = false;
+  button.addEventListener('pointerdown', ({ timeStamp }) => {
+    isMeant = isSettled(timeStamp) || (timeStamp - shown >= SHOWN_MS && timeStamp - focused < SAME_PRESS_MS);
+  });
+  button.addEventListener('click', ({ detail, timeStamp }) => {
+    // A key, or a screen reader, makes a click without a press before it.
+    if (detail === 0 ? isSettled(timeStamp) : isMeant) then();
+    isMeant = false;
+  });
+}
+
+// ---- The buttons -----------------------------------------------------------------------------------------------------
+
+// `ask` is a request as app.js makes it, `after(isInDoubt)` is called after each action, and `show` draws the page again.
+export function makeControls({ ask, whoAnswers, show: redraw, after, startForm }) {
+  let c = null;             // what is shown
+  let question = null;      // what the open sheet is about
+  let answerable;           // the timer from which on it takes a yes
+  let clicked = -Infinity;  // when an action was last sent, by performance.now()
+  let changed = -Infinity;  // when the set of buttons last changed
+  let lastSet = '';
+  let awaited = 0;          // the version of the state from which on buttons work again after an action
+  let hidden = null;        // the run whose stop goes on without its sheet
+  const asked = new Set();  // the actions sent and not yet answered
+
+  const scriptName = () => (c.pipeline.script ?? '').split('/').pop() || T.runName(c.pipeline.run_id);
+
+  // What the start button does: it repeats the latest run, or begins the configured script for the first time.
+  function starts() {
+    const { run_id, default_script } = c.pipeline;
+    if (run_id !== null) return { words: T.runAgain, icon: 'again', body: { again: run_id } };
+    return default_script ? { words: T.startThe(default_script), icon: 'play', body: { script: default_script } } : null;
+  }
+
+  function show(context) {
+    c = context;
+    const { pipeline: p } = c;
+    const isStopping = p.pending === 'stop';
+    const can = (action) => c.connected && !c.mayOnlyLook && p.allowed.includes(action);
+    const exists = { start: can('start') && !!starts(), pause: can('pause') && !isStopping, resume: can('resume') && !isStopping,
+      stop: can('stop') && !isStopping, longer: isStopping && can('stop') && !!p.kill_at, kill: isStopping && can('stop') };
+    const now = ACTIONS.filter((action) => exists[action]).join();
+    if (now !== lastSet) {
+      changed = performance.now();
+      lastSet = now;
+      setTimeout(redraw, SETTLE_MS + 20);
+    }
+    const begun = Math.max(clicked, changed);
+    const ready = c.connected && c.mayAct && p.version >= awaited && !isNew() && performance.now() - begun >= SETTLE_MS;
+    if (exists.start) {
+      set($('start').lastElementChild, starts().words);
+      $('start').querySelector('use').setAttribute('href', `#i-${starts().icon}`);
+    }
+    for (const action of ACTIONS) {
+      const button = $(action);
+      const enabled = ready && exists[action] && !asked.has(action);
+      const hadFocus = document.activeElement === button;
+      button.hidden = !exists[action];
+      button.disabled = !enabled;
+      // The next Tab goes to the first button that works, and a repeated Enter does nothing.
+      if (hadFocus && (!enabled || button.hidden)) $('controls').focus({ preventScroll: true });
+    }
+    $('look').hidden = !c.mayOnlyLook;
+    set($('look'), c.mayOnlyLook ? T.readOnly : '');
+    // The action is no longer needed or no longer possible.
+    if ($('sure').open && (!exists[question.action] || p.run_id !== question.run)) $('sure').close();
+    showStopping(exists.kill);
+    showStarter(can('start'), ready);
+  }
+
+  // The rail's button: it starts the configured script, or opens the form.
+  function showStarter(canStart, ready) {
+    const { default_script: script } = c.pipeline;
+    const named = canStart && !!script && c.pipeline.run_id !== null;
+    set($('new-run').lastElementChild, named ? T.startThe(script) : T.newRun);
+    $('new-run').title = named ? visible(T.startThe(script)) : '';
+    $('new-run').firstElementChild.toggleAttribute('hidden', !named);
+    $('starter').hidden = c.mayOnlyLook || !c.connected;
+    $('new-run').disabled = named && (!ready || asked.has('start'));
+    $('choose').hidden = !named;
+  }
+
+  function showStopping(isStopping) {
+    const { pipeline: p } = c;
+    const sheet = $('stopping');
+    sheet.hidden = !isStopping || hidden === p.run_id || $('sure').open;
+    if (!isStopping && p.pending !== 'stop') hidden = null;
+    if (sheet.hidden) return;
+    set(sheet.querySelector('h2'), T.stoppingTitle(scriptName()));
+    set(sheet.querySelector('p'), p.kill_at ? T.sinceThen(clock(Date.parse(p.kill_at))) : T.sinceUnknown);
+    tick(c);
+  }
+
+  // The seconds that are left of a stop's grace.
+  function tick(context) {
+    c = context;
+    if ($('stopping').hidden) return;
+    const { left } = look(c.pipeline, c.now);
+    set($('left'), left === null ? '…' : since(left * 1000));
+    const event = c.run?.events?.findLast(({ kind }) => kind === 'stopping');
+    const grace = event?.grace_ms ?? 10000;
+    $('stopping').querySelector('.left').style.strokeDasharray = `${left === null ? 0 : Math.min(100, left * 1e5 / grace)} 100`;
+  }
+
+  // Asks before it ends a run. The confirming button works only after a moment, so that a double click does not confirm.
+  function askWhether(action) {
+    question = { action, run: c.pipeline.run_id };
+    const isKill = action === 'kill';
+    set($('sure-title'), isKill ? T.killTitle(scriptName()) : T.stopTitle(scriptName()));
+    set($('yes'), isKill ? T.killNow : T.stop);
+    $('sure').classList.toggle('kill', isKill);
+    $('sure-choice').hidden = $('kill-now').hidden = isKill;
+    if (!isKill) offerGraces();
+    showGrace();
+    $('yes').disabled = $('kill-now').disabled = true;
+    $('stopping').hidden = true;
+    $('sure').showModal();
+    clearTimeout(answerable);
+    answerable = setTimeout(() => { $('yes').disabled = $('kill-now').disabled = false; }, ASK_MS);
+  }
+
+  const ownGrace = () => c.run?.grace_s ?? null;
+
+  function offerGraces() {
+    const own = ownGrace();
+    const option = (value, words, isChosen) => {
+      const element = document.createElement('option');
+      [element.value, element.textContent, element.selected] = [value, words, isChosen];
+      return element;
+    };
+    $('grace').replaceChildren(option('', own === null ? T.ownGrace : since(own * 1000), true),
+      ...GRACES_S.filter((s) => s > 0 && s !== own).map((s) => option(String(s), since(s * 1000), false)));
+  }
+
+  function showGrace() {
+    const chosen = $('grace').value === '' ? ownGrace() : Number($('grace').value);
+    const isKill = question.action === 'kill';
+    set($('sure-text'), isKill ? T.killText : T.stopText(chosen));
+    set($('sure-grace'), chosen === null ? '…' : since(chosen * 1000));
+    $('sure').querySelector('.left').style.strokeDasharray = '100 100';
+  }
+
+  // Sends an action. It acts on the run that the page shows as the latest, or on none.
+  async function act(action, given = {}) {
+    const path = { kill: 'stop', longer: 'stop' }[action] ?? action;
+    const own = { start: () => starts()?.body, kill: () => ({ grace_s: 0 }), longer: () => ({ grace_s: Math.ceil(secondsLeft()) + LONGER_S }) };
+    const body = { ...(Object.keys(given).length ? given : own[action]?.() ?? {}), if_run_id: question?.action === action ? question.run : c.pipeline.run_id };
+    question = null;
+    asked.add(action);
+    clicked = performance.now();
+    awaited = c.pipeline.version + 1;
+    clearNotice();
+    redraw();
+    setTimeout(redraw, SETTLE_MS + 20);
+    let isInDoubt = false, posted;
+    try {
+      const post = () => ask(`api/pipeline/${path}`, null, ACT_MS, {
+        method: 'POST',
+        headers: { 'Content-Type': 'application/json' },
+        body: JSON.stringify(body),
+      }, toThisServer());
+      posted = await post();
+      if (posted.body.error === 'other_server' && await whoAnswers(null)) posted = await post();
+      const { ok, status, body: answer } = posted;
+      awaited = (ok && answer.version) || 0;
+      if (!ok) showError(DID_NOT_WORK[action], { error: answer.error, detail: answer.detail || ANSWERED(status) });
+    } catch {
+      awaited = 0;
+      isInDoubt = true;
+      showError(DID_NOT_WORK[action], { error: 'lost', detail: BROKE });
+    }
+    asked.delete(action);
+    after(isInDoubt);
+    redraw();
+    return posted ?? null;
+  }
+
+  const secondsLeft = () => Math.max(0, (Date.parse(c.pipeline.kill_at) - c.now) / 1000);
+
+  for (const action of ['start', 'pause', 'resume', 'longer']) onMeantClick($(action), () => act(action));
+  for (const action of ['stop', 'kill']) onMeantClick($(action), () => askWhether(action));
+  watchForFocus(redraw);
+  onMeantClick($('yes'), () => {
+    const { action } = question, grace = $('grace').value;
+    $('sure').close();
+    act(action, action === 'stop' && grace !== '' ? { grace_s: Number(grace) } : {});
+  });
+  onMeantClick($('kill-now'), () => {
+    $('sure').close();
+    question = { ...question, action: 'kill' };
+    act('kill');
+  });
+  $('no').addEventListener('click', () => $('sure').close());
+  $('sure').addEventListener('close', redraw);
+  $('grace').addEventListener('change', showGrace);
+  $('hide').addEventListener('click', () => {
+    hidden = c.pipeline.run_id;
+    $('stopping').hidden = true;
+    $('controls').focus();
+  });
+  onMeantClick($('new-run'), () => {
+    if (c.pipeline.default_script && c.pipeline.allowed.includes('start')) act('start', { script: c.pipeline.default_script });
+    else startForm({});
+  });
+  $('choose').addEventListener('click', () => startForm({ script: c.pipeline.default_script }));
+
+  return { show, tick, act, isBusy: () => asked.size > 0, forget: () => { awaited = 0; } };
+}

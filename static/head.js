@@ -1,0 +1,212 @@
+// What stands above the log: the state of the pipeline, in the top bar, the title and the favicon; the banners; and the line of progress of the
+// run that is shown. Text from outside is put in by textContent only.
+
+import { build, folder, host } from './server.js';
+import { HINTS, HUES, NO_HINT, T, bytes, ending, isBehind, localTime, look, minute, plan, row, sentence, timeLeft, title, visible, when } from './words.js';
+
+const SPARK_MAX = 40;      // points of the small picture of the CPU's use
+const ICON_MS = 3000;      // when the icon of a lost connection is fetched: without one it cannot be
+
+const $ = (id) => document.getElementById(id);
+const hues = new Set(Object.values(HUES));
+let spark = [];            // [at, percent] of the run that is shown
+let sparkOf = null;
+
+export function set(element, text) {
+  const shown = visible(text);
+  if (element.textContent !== shown) element.textContent = shown;
+}
+
+// Gives an element the colour of a tone.
+export function tint(element, tone) {
+  for (const hue of hues) element.classList.toggle(hue, hue === HUES[tone]);
+}
+
+export function useIcon(svg, name) {
+  const use = svg.firstElementChild;
+  if (use.getAttribute('href') !== `#i-${name}`) use.setAttribute('href', `#i-${name}`);
+}
+
+// Shows all of it. Returns the words for the state.
+export function showHead(c) {
+  showConnection(c);
+  showServer();
+  if (!c.pipeline) return null;
+  const looks = tick(c);
+  const { pipeline: p } = c;
+  showConditions(c);
+  // A detail that is also a condition is shown only once.
+  const detail = c.connected && p.detail ? sentence(p.detail) : '';
+  set($('detail'), detail);
+  $('detail').hidden = !detail;
+  showScript(p);
+  $('elsewhere').hidden = c.isLatest || c.id === null;
+  if (!$('elsewhere').hidden) {
+    set($('elsewhere').firstElementChild, T.elsewhere(c.id, p.run_id, looks.word));
+    set($('elsewhere').lastElementChild, T.showIt);
+  }
+  set($('run-name'), c.id === null ? '' : T.runName(c.id));
+  for (const tab of $('tabs').children) {
+    tab.href = c.address({ run: c.route.run, tab: tab.dataset.tab });
+    if (tab.dataset.tab === c.route.tab) tab.setAttribute('aria-current', 'page');
+    else tab.removeAttribute('aria-current');
+  }
+  const count = (c.progress?.steps.length ?? 0) + (c.progress?.steps_before ?? 0);
+  set($('step-count'), count ? String(count) : '');
+  return looks;
+}
+
+// The script and its arguments of the latest run, or of the one that a start would run.
+function showScript(p) {
+  const script = p.script ?? '';
+  const name = document.createElement('b');
+  name.textContent = visible(script);
+  const args = (p.args ?? []).map((arg) => (/\s|^$/.test(arg) ? JSON.stringify(arg) : arg)).join(' ');
+  const words = visible(args ? `${script} ${args}` : script);
+  if ($('script').title === words) return;
+  $('script').title = words;
+  $('script').replaceChildren(name, args ? ` ${visible(args)}` : '');
+}
+
+// What changes by itself with time: durations, the title, the progress. Returns the words for the state.
+export function tick(c) {
+  const { pipeline: p, now } = c;
+  const pause = c.isLatest ? c.run?.events?.findLast(({ kind }) => kind === 'paused') : null;
+  const looks = look(p, now, c.connected ? null : c.heard, pause);
+  const { tone } = looks;
+  document.body.dataset.tone = tone;
+  set($('state'), looks.word);
+  set($('status'), looks.detail ?? '');
+  tint($('pill'), tone);
+  useIcon($('symbol'), tone);
+  const at = p.stopped_at ?? p.paused_at ?? p.started_at;
+  $('pill').title = at ? visible(localTime(Date.parse(at), now)) : '';
+  if (p.error && p.state === 'stopped') $('pill').title = visible(sentence(p.error));
+  const next = c.connected ? plan(p.next, now) : '';
+  set($('next'), next);
+  $('next').hidden = !next;
+  set($('live').lastElementChild, c.connected ? (c.isStreaming ? T.live : T.polling) : T.retrying);
+  const icon = `static/icon-${tone}.svg`;
+  if ($('icon').getAttribute('href') !== icon) $('icon').setAttribute('href', icon);
+  const words = title(looks, p, host());
+  const shown = c.locked && !c.connected ? `${T.logIn} · ${words}` : words;
+  if (document.title !== shown) document.title = shown;
+  showProgress(c, looks);
+  return looks;
+}
+
+function showServer() {
+  set($('host'), host() ?? 'AutoAppDev');
+  set($('folder'), folder());
+  set($('version'), build());
+  $('box').title = visible(folder());
+}
+
+function showConnection({ connected, locked, failures, refusal, pipeline, heard }) {
+  const banner = $('connection');
+  banner.hidden = connected || locked || !failures;
+  if (banner.hidden) return;
+  set(banner, refusal ? T.refused(refusal) : pipeline ? T.noContact(minute(heard)) : T.never);
+}
+
+// The conditions that the server reports. Without a connection they may be outdated.
+function showConditions({ connected, pipeline, now }) {
+  const shown = connected ? (pipeline.conditions ?? []).filter(({ code }) => !(code === 'pause_not_holding' && pipeline.detail)) : [];
+  const key = JSON.stringify(shown);
+  const box = $('conditions');
+  box.hidden = !shown.length;
+  if (box.dataset.key === key) return;
+  box.dataset.key = key;
+  tint(box, shown.some(({ code }) => /disk_full|dropped|failing|replaced|not_recorded/.test(code)) ? 'failed' : 'paused');
+  box.replaceChildren(...shown.map(({ since: at, detail }) => {
+    const [item, time] = [document.createElement('li'), document.createElement('time')];
+    time.dateTime = time.title = at;
+    time.textContent = T.since(localTime(Date.parse(at), now));
+    item.append(`${visible(sentence(detail))} `, time);
+    return item;
+  }));
+}
+
+// ---- The line of progress -------------------------------------------------------------------------------------------------
+
+// How long the run has been active by `at`, in ms.
+function activeMs(run, p, isLatest, at) {
+  const started = Date.parse(isLatest ? p.started_at : run.started_at);
+  let paused = run?.paused_ms ?? 0;
+  if (isLatest && p.state === 'paused') paused += Math.max(0, at - Date.parse(p.paused_at));
+  return Math.max(0, at - started - paused);
+}
+
+function showProgress(c, looks) {
+  const { pipeline: p, run, progress, isLatest, now } = c;
+  const line = $('progress');
+  if (c.id === null) return;
+  const isAlive = isLatest && p.state !== 'stopped';
+  const outcome = isLatest ? p.outcome : run?.outcome;
+  const end = outcome ? ending(outcome) : null;
+  const tone = isLatest ? looks.tone : run ? row(run).tone : 'idle';
+  tint(line, tone);
+  line.classList.toggle('ended', (!isAlive && tone !== 'succeeded') || tone === 'disconnected');
+  const percent = progress?.percent ?? (end?.tone === 'succeeded' ? 100 : null);
+  const bar = $('bar');
+  bar.classList.toggle('none', percent === null);
+  bar.setAttribute('aria-valuenow', percent ?? 0);
+  bar.setAttribute('aria-valuetext', visible(percent === null ? T.noPercent : `${percent} %${progress?.text ? `, ${progress.text}` : ''}`));
+  bar.firstElementChild.style.width = `${percent ?? 0}%`;
+  set($('percent'), percent === null ? '' : `${percent} %`);
+  const steps = progress?.steps ?? [];
+  const step = steps.length ? T.stepOf(steps.length + progress.steps_before, steps.at(-1).name) : '';
+  const started = isLatest ? p.started_at : run?.started_at;
+  set($('doing'), [progress?.text, step].filter(Boolean).join(' · ') || (started ? T.startedAt(when(Date.parse(started), now)) : run?.error ?? ''));
+  $('doing').title = $('doing').textContent;
+  set($('time-left'), timeWords(c, isAlive, percent));
+  showUsage(c, isAlive && c.connected);
+}
+
+function timeWords({ pipeline: p, run, progress, isLatest, connected, heard, now }, isAlive, percent) {
+  const ended = isLatest ? p.stopped_at : run?.stopped_at;
+  if (!connected && isAlive) return T.asOf(minute(heard));
+  if (!isAlive) return ended ? T.endedAt(when(Date.parse(ended), now)) : '';
+  if (p.state === 'paused') return T.sinceAt(minute(Date.parse(p.paused_at)));
+  if (p.pending === 'stop' || isBehind(p) || !p.started_at) return '';
+  const told = progress?.at ? activeMs(run, p, true, Date.parse(progress.at)) : 0;
+  return timeLeft({ percent, active: activeMs(run, p, true, now), told, usual: run?.usual_ms ?? null });
+}
+
+function showUsage({ id, usage }, isAlive) {
+  if (sparkOf !== id) [sparkOf, spark] = [id, []];
+  $('cpu').hidden = $('memory').hidden = !isAlive || !usage;
+  if (!usage || !isAlive) return;
+  if (spark.at(-1)?.[0] !== usage.at) spark = [...spark, [usage.at, usage.cpu_percent]].slice(-SPARK_MAX);
+  const top = Math.max(10, ...spark.map(([, percent]) => percent));
+  const points = spark.map(([, percent], n) => `${(44 - (spark.length - 1 - n) * 44 / (SPARK_MAX - 1)).toFixed(1)} ${(15 - 14 * percent / top).toFixed(1)}`);
+  $('spark').firstElementChild.setAttribute('d', points.length > 1 ? `M${points.join('L')}` : '');
+  set($('cpu').lastElementChild, `${Math.round(usage.cpu_percent)} %`);
+  set($('memory').lastElementChild, bytes(usage.memory_bytes));
+}
+
+// ---- Notices: what did not work and what to do, until it is dismissed or an action is sent -----------------------------------
+
+export function showError(what, answer) {
+  notify(what, sentence(answer.detail), HINTS[answer.error] || NO_HINT);
+}
+
+export function notify(what, ...lines) {
+  $('trouble').hidden = false;
+  const heading = document.createElement('strong');
+  heading.textContent = what;
+  $('error').replaceChildren(heading, ...lines.map((line) => {
+    const p = document.createElement('p');
+    p.textContent = visible(line);
+    return p;
+  }));
+}
+
+export function clearNotice() {
+  if ($('trouble').contains(document.activeElement)) $('controls').focus();
+  $('error').replaceChildren();
+  $('trouble').hidden = true;
+}
+
+$('dismiss').addEventListener('click', clearNotice);
+setTimeout(() => { new Image().src = 'static/icon-disconnected.svg'; }, ICON_MS);
