@@ -2,7 +2,7 @@
 // run that is shown. Text from outside is put in by textContent only.
 
 import { build, folder, host } from './server.js';
-import { HINTS, HUES, NO_HINT, T, bytes, ending, isBehind, localTime, look, minute, plan, row, sentence, timeLeft, title, visible, when } from './words.js';
+import { HINTS, HUES, NO_HINT, T, bytes, command, ending, isBehind, localTime, look, minute, plan, row, sentence, timeLeft, title, visible, when } from './words.js';
 
 const SPARK_MAX = 40;      // points of the small picture of the CPU's use
 const ICON_MS = 3000;      // when the icon of a lost connection is fetched: without one it cannot be
@@ -39,11 +39,11 @@ export function showHead(c) {
   const detail = c.connected && p.detail ? sentence(p.detail) : '';
   set($('detail'), detail);
   $('detail').hidden = !detail;
-  showScript(p);
+  showScript(c);
   $('elsewhere').hidden = c.isLatest || c.id === null;
   if (!$('elsewhere').hidden) {
     set($('elsewhere').firstElementChild, T.elsewhere(c.id, p.run_id, looks.word));
-    set($('elsewhere').lastElementChild, T.showIt);
+    set($('elsewhere').lastElementChild, T.showIt(p.run_id));
   }
   set($('run-name'), c.id === null ? '' : T.runName(c.id));
   for (const tab of $('tabs').children) {
@@ -57,11 +57,11 @@ export function showHead(c) {
 }
 
 // The script and its arguments of the latest run, or of the one that a start would run.
-function showScript(p) {
+function showScript({ pipeline: p, run }) {
   const script = p.script ?? '';
   const name = document.createElement('b');
   name.textContent = visible(script);
-  const args = (p.args ?? []).map((arg) => (/\s|^$/.test(arg) ? JSON.stringify(arg) : arg)).join(' ');
+  const args = run?.id === p.run_id && run.args.length ? command(script, run.args).slice(command(script, []).length + 1) : '';
   const words = visible(args ? `${script} ${args}` : script);
   if ($('script').title === words) return;
   $('script').title = words;
@@ -153,7 +153,7 @@ function showProgress(c, looks) {
   bar.setAttribute('aria-valuenow', percent ?? 0);
   bar.setAttribute('aria-valuetext', visible(percent === null ? T.noPercent : `${percent} %${progress?.text ? `, ${progress.text}` : ''}`));
   bar.firstElementChild.style.width = `${percent ?? 0}%`;
-  set($('percent'), percent === null ? '' : `${percent} %`);
+  set($('percent'), percent === null ? '' : `${Math.floor(percent)} %`);
   const steps = progress?.steps ?? [];
   const step = steps.length ? T.stepOf(steps.length + progress.steps_before, steps.at(-1).name) : '';
   const started = isLatest ? p.started_at : run?.started_at;

@@ -16,9 +16,9 @@ export const T = {
   editAndRun: 'Edit and run…', live: 'live', polling: 'updating', retrying: 'retrying', readOnly: 'Read-only access',
   fullAccess: 'Full control', loggedIn: 'Full control, logged in', noRuns: 'No run matches.', olderRuns: 'Older runs', asked: 'Asking the server.',
   runName: (id) => `Run ${id}`, tabOf: (tab, id) => `${tab}, run ${id}`, lastRuns: (count) => `The last ${count} runs; a bar’s height is the duration`,
-  showIt: 'Show it', close: 'Close', notify: 'Notify me when a run ends', notifying: 'Stop notifying me', notGranted: 'Notices are blocked in this browser',
+  showIt: (id) => `Show run ${id}`, close: 'Close', notify: 'Notify me when a run ends', notifying: 'Stop notifying me', notGranted: 'Notices are blocked in this browser',
   serverAsks: 'The server asks for its token.', noConnection: 'No connection to the server.', gone: 'That run is not in the history any more.',
-  elsewhere: (shown, latest, word) => `You are looking at run ${shown}. Run ${latest} is the latest: ${lower(word)}.`,
+  elsewhere: (shown, latest, word) => `This is run ${shown}. The latest, run ${latest}: ${lower(word)}.`,
   stopTitle: (name) => `Stop ${name}?`, killTitle: (name) => `Kill ${name} now?`,
   stopText: (time) => (time === 0 ? 'It is killed at once, without a chance to save its work.' : `It gets SIGTERM and ${time === null ? 'its own time' : since(time * 1000)} to save its work. Then it is killed.`),
   killText: 'All its processes end at once (SIGKILL), without a chance to save anything.', stop: 'Stop',
@@ -164,7 +164,7 @@ export function row(run) {
     const { tone, how, word } = ending(run.outcome);
     return { tone, word, note: { lost: 'lost', unstarted: 'couldn’t start' }[tone] ?? how.replace(/, not by you$/, '') };
   }
-  if (run.status === 'paused') return { tone: 'paused', word: 'Paused', note: 'paused' };
+  if (run.status === 'paused') return { tone: 'paused', word: 'Paused', note: '' };
   return { tone: 'running', word: run.status === 'starting' ? 'Starting' : 'Running', note: '' };
 }
 
@@ -219,7 +219,7 @@ export function plan(next, now) {
 export function title({ word, tone, sign, detail }, p, host) {
   const name = (p.script ?? p.default_script)?.split('/').pop();
   const percent = word === 'Running' ? p.progress?.percent ?? null : null;
-  const what = percent === null ? `${GLYPHS[tone]} ${word}${sign == null ? '' : ` (${sign})`}` : `${Math.round(percent)}%`;
+  const what = percent === null ? `${GLYPHS[tone]} ${word}${sign == null ? '' : ` (${sign})`}` : `${Math.floor(percent)}%`;
   return visible(list([percent === null ? what : `${what} ${name ?? ''}`, tone === 'stopping' && detail].filter(Boolean).join(' · '), percent === null && name, host));
 }
 
