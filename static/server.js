@@ -14,7 +14,7 @@ export const serverId = () => server?.id ?? null;
 export const toThisServer = () => (server ? { ...OWN, 'AutoAppDev-Server': server.id } : OWN);
 
 // The name of the server's machine, its version, and the folder of its project.
-export const host = () => server?.host ?? null;
+export const host = () => answer?.host || null;
 export const build = () => answer?.build ?? '';
 export const folder = () => (home ? home.replace(/\/runtime$/, '') : '');
 

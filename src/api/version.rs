@@ -51,6 +51,9 @@ pub struct VersionResponse {
     pub schema: i64,
     /// When the server started.
     pub started_at: Timestamp,
+    /// The name of its machine. Empty from a server that does not say it.
+    #[serde(default)]
+    pub host: String,
     /// Which server this is.
     pub server: Server,
 }

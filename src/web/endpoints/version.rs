@@ -35,6 +35,7 @@ impl App {
             api: API_VERSION,
             schema: schema_version(),
             started_at: self.started_at,
+            host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
             server: Server::clone(&self.identity),
         }))
     }
