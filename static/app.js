@@ -44,6 +44,7 @@ let run = null;           // the run that is shown, as the history has it
 let runKey = '';          // for which run and state that was asked
 let isAskingRun = false;
 let quiet = { say() {}, pause: () => 0 };
+let alerts = null;         // notices of the browser, once they are loaded
 
 const now = () => Date.now() + skew;
 
@@ -93,6 +94,7 @@ function show() {
   document.body.toggleAttribute('data-look', mayOnlyLook);
   const looks = showHead(c);
   if (!pipeline) return;
+  if (connected) alerts?.tell(pipeline, looks);
   controls.show(c);
   const isFirst = pipeline.run_id === null && connected;
   $('first').hidden = !isFirst;
@@ -334,6 +336,19 @@ document.addEventListener('freeze', () => {
 
 addEventListener('online', refresh);
 
+// Keys of the page itself; the log has its own. A key that is typed into a field, or with a modifier, is not one of these.
+export const isTyped = ({ target, ctrlKey, metaKey, altKey }) => ctrlKey || metaKey || altKey || !!target.closest?.('input, textarea, select, dialog[open]');
+
+addEventListener('keydown', (event) => {
+  if (isTyped(event) || event.repeat) return;
+  if (event.key === '?') part('details', (it) => it.showHelp($('help')));
+  else if (event.key === 'p') controls.press($('pause').hidden ? 'resume' : 'pause');
+});
+$('keys').addEventListener('click', () => {
+  $('menu').hidePopover();
+  part('details', (it) => it.showHelp($('help')));
+});
+
 setInterval(() => {
   if (!pipeline || document.hidden) return;
   const c = context();
@@ -369,6 +384,7 @@ let isQuiet = false;
 async function beQuiet() {
   if (isQuiet) return;
   isQuiet = true;
+  import('./alert.js').then((it) => { alerts = it; });
   const { makeQuiet } = await import('./quiet.js');
   quiet = makeQuiet({
     kick: () => kickState(),

@@ -264,5 +264,10 @@ export function makeControls({ ask, whoAnswers, show: redraw, after, startForm }
   });
   $('choose').addEventListener('click', () => startForm({ script: c.pipeline.default_script }));
 
-  return { show, tick, act, isBusy: () => asked.size > 0, forget: () => { awaited = 0; } };
+  // A key that stands for a button.
+  function press(action) {
+    if (!$(action).hidden && !$(action).disabled && isSettled(performance.now())) act(action);
+  }
+
+  return { show, tick, act, press, isBusy: () => asked.size > 0, forget: () => { awaited = 0; } };
 }

@@ -43,6 +43,10 @@ fn wait_for_state(browser: &Browser, state: &str) {
     wait_until(&format!("the page shows {state}"), PATIENCE, || browser.state() == state);
 }
 
+fn is_state(path: &str) -> bool {
+    path == "api/pipeline" || path.starts_with("api/pipeline?")
+}
+
 fn asked(browser: &Browser) -> Vec<(String, String, Option<String>)> {
     serde_json::from_value(browser.script("return window.asked")).expect("requests")
 }
@@ -80,7 +84,7 @@ fn page_takes_the_state_from_its_stream_and_asks_for_none() {
     wait_for_state(&browser, "running");
     let asked = asked(&browser);
     let state_requests: Vec<_> =
-        asked.iter().filter(|(method, path, _)| method == "GET" && path.starts_with("api/pipeline")).collect();
+        asked.iter().filter(|(method, path, _)| method == "GET" && is_state(path)).collect();
     assert!(state_requests.is_empty(), "{state_requests:?}");
     assert!(!asked.iter().any(|(_, path, _)| path.starts_with("api/events")), "it is one stream: {asked:?}");
     let posts: Vec<_> = asked.iter().filter(|(method, ..)| method == "POST").map(|(_, path, _)| path.as_str()).collect();
@@ -126,7 +130,7 @@ fn page_drops_an_older_state_of_the_same_server() {
     place.set_env("AUTOAPPDEV_PORT", &port.to_string());
     place.start_server();
     wait_for_state(&browser, "paused");
-    assert_eq!(browser.text("run-id"), run_id.to_string());
+    assert_eq!(browser.text("run-name"), format!("Run {run_id}"));
     wait_until("its buttons work", PATIENCE, || browser.script("return !document.getElementById('resume').disabled") == true);
     browser.click("resume");
     wait_for_state(&browser, "running");
