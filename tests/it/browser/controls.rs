@@ -168,7 +168,10 @@ fn start_starts_the_script_that_the_button_names() {
     agree(&browser, &place, "running");
     assert_eq!((browser.text("script").as_str(), &place.pipeline()["script"]), ("tree.sh", &"tree.sh".into()));
     assert_eq!(browser.text("new-run"), "New run…");
-    assert_eq!(browser.script("return window.posted"), json!([{"again": 1, "if_run_id": 1}, {"script": "tree.sh", "if_run_id": 2}]));
+    assert_eq!(
+        browser.script("return window.posted"),
+        json!([{"again": 1, "if_run_id": 1}, {"script": "tree.sh", "if_run_id": 2}])
+    );
 }
 
 #[test]

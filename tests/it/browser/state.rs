@@ -83,8 +83,7 @@ fn page_takes_the_state_from_its_stream_and_asks_for_none() {
     place.start();
     wait_for_state(&browser, "running");
     let asked = asked(&browser);
-    let state_requests: Vec<_> =
-        asked.iter().filter(|(method, path, _)| method == "GET" && is_state(path)).collect();
+    let state_requests: Vec<_> = asked.iter().filter(|(method, path, _)| method == "GET" && is_state(path)).collect();
     assert!(state_requests.is_empty(), "{state_requests:?}");
     assert!(!asked.iter().any(|(_, path, _)| path.starts_with("api/events")), "it is one stream: {asked:?}");
     let posts: Vec<_> = asked.iter().filter(|(method, ..)| method == "POST").map(|(_, path, _)| path.as_str()).collect();

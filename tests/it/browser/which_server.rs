@@ -15,7 +15,8 @@ fn a_killed_server_shows_and_the_page_recovers_by_itself() {
     let pid = agree(&browser, &place, "running");
     let title = titled(&place, "⌁ Disconnected · tree.sh");
     wait_until("the icon of a lost connection was fetched", PATIENCE, || {
-        browser.script("return performance.getEntriesByType('resource').some((it) => it.name.endsWith('icon-disconnected.svg'))") == true
+        browser.script("return performance.getEntriesByType('resource').some((it) => it.name.endsWith('icon-disconnected.svg'))")
+            == true
     });
 
     let port = place.port();
@@ -32,9 +33,8 @@ fn a_killed_server_shows_and_the_page_recovers_by_itself() {
     );
     assert_eq!(browser.script("return document.title"), title);
     assert_eq!(icon(&browser), "disconnected");
-    let is_there = browser.script(
-        "return fetch('static/icon-disconnected.svg', { cache: 'force-cache' }).then((answer) => answer.ok)",
-    );
+    let is_there =
+        browser.script("return fetch('static/icon-disconnected.svg', { cache: 'force-cache' }).then((answer) => answer.ok)");
     assert_eq!(is_there, true, "the icon for a server that is away does not come from it");
     assert_eq!(enabled(&browser), Vec::<String>::new());
 
