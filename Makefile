@@ -5,7 +5,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run test crowds bench bench-log simulate torture fuzz check build clean binary need-tools
+.PHONY: help run test crowds bench bench-log simulate torture fuzz screenshots check build clean binary need-tools
 # Two cargo commands at once would only wait for each other's lock.
 .NOTPARALLEL:
 
@@ -66,6 +66,10 @@ bench: need-tools ## Measure speed and memory in ROUNDS=20 rounds, and print the
 
 bench-log: need-tools ## Measure how fast output is taken in and found again, in ROUNDS=7 rounds, beside `cat > file`
 	BENCH_ROUNDS=$(or $(ROUNDS),7) $(CARGO) bench --locked $(REMAP) --bench log
+
+screenshots: export AUTOAPPDEV_SCREENSHOTS := $(abspath $(or $(DIR),target/screenshots))
+screenshots: need-tools ## Put pictures of the page in each of its states into DIR=target/screenshots
+	$(CARGO) test --locked --test it -- --ignored --nocapture browser::scenes::screenshots
 
 # The variables are always set: one that is left over in the environment would otherwise decide.
 torture: need-tools ## Kill and hurt the release build N=1000 times at random; SEED=<number> brings the decisions of another time back

@@ -48,7 +48,8 @@ export function showHead(c) {
   set($('run-name'), c.id === null ? '' : T.runName(c.id));
   for (const tab of $('tabs').children) {
     tab.href = c.address({ run: c.route.run, tab: tab.dataset.tab });
-    if (tab.dataset.tab === c.route.tab) tab.setAttribute('aria-current', 'page');
+    const isMore = tab.dataset.tab === 'more' && ['usage', 'details'].includes(c.route.tab);
+    if (tab.dataset.tab === c.route.tab || isMore && innerWidth <= 760) tab.setAttribute('aria-current', 'page');
     else tab.removeAttribute('aria-current');
   }
   const count = (c.progress?.steps.length ?? 0) + (c.progress?.steps_before ?? 0);

@@ -96,7 +96,7 @@ export function since(ms) {
 export function bytes(count) {
   const power = Math.min(4, Math.floor(Math.log10(Math.max(1, count)) / 3));
   const number = count / 1000 ** power;
-  return `${number.toFixed(number < 10 && power ? 1 : 0)} ${['bytes', 'kB', 'MB', 'GB', 'TB'][power]}`;
+  return `${number.toFixed(number < 10 && power ? 1 : 0)}\u00a0${['bytes', 'kB', 'MB', 'GB', 'TB'][power]}`;
 }
 
 // One unit where lines are broken.
@@ -278,9 +278,63 @@ export const START = {
 // ---- Steps and usage over time -----------------------------------------------------------------------------------------------
 
 export const TIME = {
+  running: 'running', paused: 'paused', active: (ms) => `${since(ms)} active`, pausedFor: (ms) => `${since(ms)} paused`, same: 'same as last time',
+  longer: (ms) => `${took(ms)} longer than last time`, shorter: (ms) => `${took(ms)} shorter than last time`,
+  earlier: (count) => `${count} earlier step${count === 1 ? '' : 's'} not listed`, cpu: 'CPU', memory: 'Memory', percent: (value) => `${Math.round(value)}\u00a0%`,
+  noSteps: 'This run told no steps. A line such as “::step build” in its output begins one.', noUsage: 'No usage was recorded.',
+  whyNoUsage: 'A run that ended within seconds has none, and neither has one with AUTOAPPDEV_USAGE_S=0.', now: (value) => `now ${value}`, mean: (value) => `mean ${value}`,
+  peak: (value) => `peak ${value}`, ofCores: (count) => `of\u00a0${count * 100}\u00a0%`, ofMemory: (value) => `of\u00a0${value}`, processes: (count) => `${count} process${count === 1 ? '' : 'es'}`,
+  oom: (count) => `${count} process${count === 1 ? ' was' : 'es were'} killed for want of memory.`, chart: (name, words) => `${name} over time: ${words}`,
+  at: (time, cpu, memory, count) => `${time}: CPU ${cpu}, memory ${memory}, ${count} process${count === 1 ? '' : 'es'}`, loading: 'Loading…',
 };
 
 // ---- The details of a run, and the help ---------------------------------------------------------------------------------------
 
 export const DETAILS = {
+  command: 'Command', copyLink: 'Copy link', copyCli: 'Copy as CLI', copyCurl: 'Copy as curl', copied: 'Copied', copy: 'Copy the command', process: 'Process',
+  folder: 'Folder', pid: 'Process', startedBy: 'Started by', started: 'Started', ended: 'Ended', active: 'Active', cpuTime: 'CPU time', memory: 'Memory',
+  exit: 'Exit', grace: 'Time to stop', error: 'Error', environment: 'Environment', show: 'Show', hidden: 'not shown', notKept: 'not kept',
+  log: 'Log', withTimes: 'With times', plain: 'As it was written', stdout: 'Only stdout', stderr: 'Only stderr', happened: 'What happened', unknown: 'unknown',
+  loading: 'Loading…', paused: (ms) => `paused ${since(ms)}`, soFar: (ms) => `${since(ms)} so far`, user: (ms) => `${took(ms)} in user mode`, system: (ms) => `${took(ms)} in the kernel`,
+  pidOf: (pid, containment) => `${pid}, ${containment === 'cgroup' ? 'in its own control group' : 'with its descendants'}`, largest: (count) => `largest process ${bytes(count)}`,
+  peak: (count) => `peak ${bytes(count)}`, oom: (count) => `${count} killed for want of memory`, seconds: (s) => since(s * 1000), serversGrace: 'the server’s default',
+  exitCode: (code) => `code ${code}`, noEnv: 'Nothing was added to the server’s own.', helpTitle: 'Keyboard shortcuts',
+  help: [['/', 'Search this run'], ['n N', 'Next, previous match'], ['g G', 'Beginning, end of the log'], ['f', 'Follow the end'], ['t', 'Times on or off'], ['w', 'Wrap long lines'],
+    ['e E', 'Next, previous error'], ['p', 'Pause or resume'], ['?', 'This list'], ['Esc', 'Close']],
 };
+
+// ---- The card of a run that has ended -----------------------------------------------------------------------------------------------
+
+export const CARD = { jump: 'Jump to the first error', lastLines: 'The last lines that look like errors' };
+
+// What the card says: a heading, and a sentence below it.
+export function verdict(run, progress, now) {
+  const { outcome, oom_kills: oom, previous } = run;
+  const { word, how, tone } = ending(outcome);
+  const lasted = outcome.took_ms === null ? '' : ` after ${took(outcome.took_ms)}`;
+  const steps = progress?.steps ?? [], before = progress?.steps_before ?? 0;
+  const where = steps.length && tone !== 'succeeded' ? `, in step ${before + steps.length}, ${steps.at(-1).name}` : '';
+  const heading = oom > 0 && tone !== 'succeeded' ? `Killed for want of memory${lasted}${where}`
+    : tone === 'failed' && outcome.exit_code !== null ? `Exit code ${outcome.exit_code}${lasted}${where}`
+    : `${word}${how ? ` ${tone === 'stopped' ? '' : '· '}${how}` : ''}${lasted}${tone === 'succeeded' ? '' : where}`;
+  const same = previous && tone !== 'succeeded' ? `The same script succeeded in ${took(previous.active_ms)} (run ${previous.id}).` : '';
+  return [heading, [run.error && sentence(run.error), same, run.stopped_at && sentence(`Ended ${when(Date.parse(run.stopped_at), now)}`)].filter(Boolean).join(' ')];
+}
+
+// What happened, by the kind of an event of the history: a word, an icon and the rest of the sentence.
+export function happening({ kind, cause, origin, exit_code: code, signal_name: sign, signal, grace_ms: grace, paused_ms: paused, killed, killed_count: count, detail }) {
+  const who = fromWhere(origin);
+  const dead = count ? `; killed: ${killed.map(({ pid, name }) => `${name || '?'} (${pid})`).join(', ')}${count > killed.length ? ` and ${count - killed.length} more` : ''}` : '';
+  switch (kind) {
+    case 'starting': return ['Requested', 'waiting', who];
+    case 'spawned': return ['Started', 'running', who];
+    case 'paused': return ['Paused', 'paused', cause === 'outside' ? 'by a signal from outside' : who];
+    case 'resumed': return ['Resumed', 'running', [cause === 'outside' ? 'by a signal from outside' : who, paused && `paused for ${since(paused)} in all`].filter(Boolean).join(', ')];
+    case 'stopping': return ['Stopping', 'stopping', [who, grace === 0 ? 'at once' : grace !== null && `with ${since(grace)} to save its work`].filter(Boolean).join(', ')];
+    case 'exited': return ['Ended', code === 0 ? 'succeeded' : 'stopped', `${code === null ? sign ?? `signal ${signal}` : `exit code ${code}`}${who && `, ${who}`}${dead}`];
+    case 'spawn_failed': return ['Couldn’t start', 'unstarted', detail ?? ''];
+    case 'lost': return ['Lost', 'lost', `${detail ?? ''}${dead}`];
+    case 'usage': return ['Usage counted', 'idle', detail ?? ''];
+    default: return [kind, 'idle', detail ?? ''];
+  }
+}

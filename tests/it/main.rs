@@ -36,6 +36,7 @@ mod browser {
     mod old_client;
     mod page;
     mod progress;
+    mod scenes;
     mod sharing;
     mod state;
     mod which_server;

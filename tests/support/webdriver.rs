@@ -248,6 +248,32 @@ impl Browser {
         self.devtools("Emulation.setDeviceMetricsOverride", &params);
     }
 
+    /// Makes the window a screen of this many CSS pixels; a phone's has two pixels for each of them.
+    pub(crate) fn be_a_screen(&self, width: u32, height: u32, is_phone: bool) {
+        let scale = if is_phone { 2 } else { 1 };
+        let params = json!({"width": width, "height": height, "deviceScaleFactor": scale, "mobile": is_phone});
+        self.devtools("Emulation.setDeviceMetricsOverride", &params);
+    }
+
+    /// Waits until two pictures of the page in a row are the same, a second apart at most: fonts and animations have come to rest.
+    pub(crate) fn settle(&self) {
+        let mut before = self.picture();
+        for _ in 0..10 {
+            thread::sleep(Duration::from_millis(300));
+            let now = self.picture();
+            if now == before {
+                return;
+            }
+            before = now;
+        }
+    }
+
+    /// What the window shows, as PNG.
+    pub(crate) fn picture(&self) -> Vec<u8> {
+        let shot = self.devtools("Page.captureScreenshot", &json!({"format": "png"}));
+        decode_base64(shot["data"].as_str().expect("text"))
+    }
+
     /// Lets the person prefer something, as a media feature and its value (Chrome `DevTools` protocol, `Emulation`).
     pub(crate) fn prefer(&self, feature: &str, value: &str) {
         let params = json!({"features": [{"name": feature, "value": value}]});
@@ -275,6 +301,23 @@ impl Browser {
     fn command(&self, path: &str, body: &Value) -> Value {
         self.session.post(path, body).unwrap_or_else(|error| panic!("the browser did not do {path}: {error}"))
     }
+}
+
+/// Decodes base64 (RFC 4648, section 4).
+fn decode_base64(text: &str) -> Vec<u8> {
+    let value = |byte: u8| match byte {
+        b'A'..=b'Z' => byte - b'A',
+        b'a'..=b'z' => byte - b'a' + 26,
+        b'0'..=b'9' => byte - b'0' + 52,
+        b'+' => 62,
+        _ => 63,
+    };
+    let mut bytes = Vec::with_capacity(text.len() / 4 * 3);
+    for four in text.trim_end_matches('=').as_bytes().chunks(4) {
+        let bits = four.iter().fold(0_u32, |bits, &byte| bits << 6 | u32::from(value(byte))) << (6 * (4 - four.len()));
+        bytes.extend_from_slice(&bits.to_be_bytes()[1..four.len()]);
+    }
+    bytes
 }
 
 impl Drop for Browser {
