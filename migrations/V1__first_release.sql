@@ -59,6 +59,9 @@ CREATE TABLE pipeline_runs (
 -- At most one run is alive. The expression is 1 for each row of the index.
 CREATE UNIQUE INDEX pipeline_runs_one_live ON pipeline_runs (stopped_at IS NULL) WHERE stopped_at IS NULL;
 
+-- How many runs failed, and how long the completed runs of a script took, without reading all runs.
+CREATE INDEX pipeline_runs_by_status ON pipeline_runs (status, script);
+
 -- What happened in a run. seq is the journal's number, so recording a fact twice is harmless; 0 is the commit before the start.
 -- What a program needs of a fact has a column; detail is a sentence for people, which no program reads.
 CREATE TABLE pipeline_events (

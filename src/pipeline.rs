@@ -8,7 +8,9 @@ mod exit;
 mod killed;
 mod lack;
 mod origin;
+mod outcome;
 mod progress;
+mod status;
 pub(crate) mod words;
 
 use std::time::Duration;
@@ -22,7 +24,9 @@ pub use exit::{Exit, signal_name};
 pub use killed::{Killed, KilledProcess};
 pub use lack::Lack;
 pub use origin::{Origin, Peer, Role};
+pub use outcome::{Ending, Outcome, OutcomeKind, took_ms, usual_ms};
 pub use progress::{Label, MARK_BYTES_MAX, Mark, Percent, Progress, WorkStep};
+pub use status::RunStatus;
 pub use words::UnknownWord;
 pub(crate) use words::words;
 
@@ -49,36 +53,6 @@ words! {
         Resume = "resume",
         /// End the run: TERM, grace, KILL.
         Stop = "stop",
-    }
-}
-
-words! {
-    /// How a run stands, or how it ended.
-    RunStatus {
-        /// Committed, not yet seen to run.
-        Starting = "starting",
-        /// Seen to run.
-        Running = "running",
-        /// Seen to be paused.
-        Paused = "paused",
-        /// Ended by itself with exit code 0.
-        Completed = "completed",
-        /// Ended by itself with another code or by a signal, or never came to life.
-        Failed = "failed",
-        /// Ended because it was asked to, whatever the exit.
-        Stopped = "stopped",
-        /// Nobody can know how it ended.
-        Lost = "lost",
-    }
-}
-
-impl RunStatus {
-    /// Whether the run has not ended as far as this status tells.
-    pub const fn is_live(self) -> bool {
-        match self {
-            Self::Starting | Self::Running | Self::Paused => true,
-            Self::Completed | Self::Failed | Self::Stopped | Self::Lost => false,
-        }
     }
 }
 

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::query::{Kind, query};
 use crate::clock::Timestamp;
-use crate::pipeline::{Action, Conditions, Containment, Origin, Progress, RunStatus, State};
+use crate::pipeline::{Action, Conditions, Containment, Origin, Outcome, Progress, RunStatus, State, words};
 
 /// The longest wait of an answer, in seconds.
 pub const WAIT_S_MAX: u64 = 60;
@@ -61,6 +61,12 @@ pub struct Pipeline {
     /// The latest run's status; none before the first run.
     #[serde(with = "or_idle")]
     pub status: Option<RunStatus>,
+    /// How the latest run ended; none before the first run and while a run is alive.
+    pub outcome: Option<Outcome>,
+    /// What a live run waits for. This version never sets it.
+    pub waiting: Option<Waiting>,
+    /// What will be done without a request. This version never sets it.
+    pub next: Option<Next>,
     /// The latest run's script, or the one that a start without a name takes.
     pub script: Option<String>,
     /// The script that a start without a name takes.
@@ -80,6 +86,51 @@ pub struct Pipeline {
     /// The current conditions. The version does not count them.
     #[serde(default)]
     pub conditions: Conditions,
+}
+
+/// What a live run waits for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "for", rename_all = "snake_case")]
+pub enum Waiting {
+    /// A time.
+    Time {
+        /// The time.
+        until: Timestamp,
+        /// Why, in the pipeline's words.
+        reason: Option<String>,
+    },
+    /// A person's answer.
+    Person {
+        /// The question.
+        ask_id: i64,
+        /// When the question ends without an answer.
+        until: Option<Timestamp>,
+        /// Why, in the pipeline's words.
+        reason: Option<String>,
+    },
+}
+
+/// What will be done without a request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Next {
+    /// What.
+    pub action: NextAction,
+    /// When.
+    pub at: Timestamp,
+    /// The rule that wants it.
+    pub because: String,
+    /// Which attempt it is, of a rule that counts them.
+    pub attempt: Option<u32>,
+}
+
+words! {
+    /// What can be done without a request.
+    NextAction {
+        /// Begin a run.
+        Start = "start",
+        /// Let the paused run go on.
+        Resume = "resume",
+    }
 }
 
 /// A status that is `idle` before the first run.
@@ -178,4 +229,30 @@ pub struct ActionResponse {
     /// The current conditions.
     #[serde(default)]
     pub conditions: Conditions,
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_a_later_version_says_of_waiting_and_next_can_be_read() {
+        let at = "2026-01-31T10:00:00.000Z";
+        for form in [
+            json!({"for": "time", "until": at, "reason": "usage limit"}),
+            json!({"for": "person", "ask_id": 3, "until": null, "reason": null}),
+        ] {
+            let waiting: Waiting = serde_json::from_value(form.clone()).expect("it reads");
+            assert_eq!(serde_json::to_value(waiting).expect("plain data"), form);
+        }
+        for form in [
+            json!({"action": "start", "at": at, "because": "restart", "attempt": 2}),
+            json!({"action": "resume", "at": at, "because": "schedule", "attempt": null}),
+        ] {
+            let next: Next = serde_json::from_value(form.clone()).expect("it reads");
+            assert_eq!(serde_json::to_value(next).expect("plain data"), form);
+        }
+    }
 }

@@ -29,6 +29,8 @@ pub enum Kind {
     Number(u64, u64),
     /// One of these words.
     Word(&'static [&'static str]),
+    /// One or more of these words, separated by commas.
+    Words(&'static [&'static str]),
     /// A text of 1 to so many bytes.
     Text(usize),
     /// An RFC 3339 time.
@@ -89,7 +91,7 @@ pub fn read<Q: Query>(raw: &str) -> Result<Q, BadQuery> {
             return Err(bad(unknown_key(name, &known)));
         };
         if !values.contains_key(name) {
-            let value = key.kind.read(text).ok_or_else(|| bad(format!("{name} must be {}", key.kind.wanted())))?;
+            let value = key.kind.read(text).ok_or_else(|| bad(key.kind.refusal(name, text)))?;
             values.insert(name.to_owned(), value);
         }
     }
@@ -108,6 +110,7 @@ pub fn write<Q: Query>(path: &mut String, query: &Q) {
             Value::Null => continue,
             Value::String(text) => text.clone(),
             Value::Bool(is_on) => u8::from(*is_on).to_string(),
+            Value::Array(words) => words.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(","),
             other => other.to_string(),
         };
         write!(path, "{separator}{}={}", key.name, utf8_percent_encode(&text, ENCODED)).expect("a string takes everything");
@@ -124,6 +127,12 @@ impl Kind {
                 text.bytes().all(|byte| byte.is_ascii_digit()).then_some(Value::from(number))
             }
             Self::Word(words) => words.contains(&text).then(|| Value::from(text)),
+            // A comma is sent as it is or in percent encoding.
+            Self::Words(known) => {
+                let text = decoded(text)?;
+                let words = text.split(',').map(|word| known.contains(&word).then(|| Value::from(word)));
+                words.collect::<Option<Vec<_>>>().map(Value::Array)
+            }
             // `+` is a blank, as a form sends it.
             Self::Text(bytes_max) => {
                 let text = decoded(&text.replace('+', " "))?;
@@ -135,11 +144,23 @@ impl Kind {
         }
     }
 
+    /// Why this text cannot be the value of the key, for people.
+    fn refusal(self, name: &str, text: &str) -> String {
+        if let Self::Words(known) = self
+            && let Some(text) = decoded(text)
+            && let Some(word) = text.split(',').find(|word| !word.is_empty() && !known.contains(word))
+        {
+            return format!("{name} has a word that is not known: {}", unknown_key(word, known));
+        }
+        format!("{name} must be {}", self.wanted())
+    }
+
     /// What a value must be, for people.
     pub fn wanted(self) -> String {
         match self {
             Self::Number(at_least, at_most) => format!("a whole number from {at_least} to {at_most}"),
             Self::Word(words) => words.join(" or "),
+            Self::Words(words) => format!("one or more of {}, separated by commas", words.join(", ")),
             Self::Text(bytes_max) => {
                 format!("a text of 1 to {bytes_max} bytes, UTF-8 in percent encoding (curl -G --data-urlencode)")
             }
@@ -161,6 +182,7 @@ fn decoded(text: &str) -> Option<String> {
 mod tests {
     use super::*;
     use crate::api::logs::{LogTextQuery, LogsQuery, Source, StreamName, TailQuery};
+    use crate::api::runs::{OutcomeFilter, RunsQuery};
 
     fn refusal(raw: &str) -> String {
         read::<LogsQuery>(raw).expect_err(raw).detail
@@ -220,6 +242,36 @@ mod tests {
             LogTextQuery { timestamps: Some(false), stream: Some(StreamName::Stderr), download: Some(true), proof: None }
         );
         assert!(read::<LogTextQuery>("download=yes").is_err() && read::<LogTextQuery>("stream=").is_err());
+    }
+
+    #[test]
+    fn query_lists_are_words_between_commas() {
+        let words = |raw: &str| read::<RunsQuery>(raw).map(|query| query.outcome);
+        let all = Some(OutcomeFilter::ALL.to_vec());
+        for raw in [
+            "outcome=live,completed,failed,stopped,killed,not_started,lost",
+            "outcome=live%2ccompleted%2Cfailed,stopped,killed,not%5fstarted,lost",
+        ] {
+            assert_eq!(words(raw), Ok(all.clone()), "{raw}");
+        }
+        let mut path = String::new();
+        write(&mut path, &RunsQuery { outcome: all.clone(), ..RunsQuery::default() });
+        assert_eq!(read(&path[1..]), Ok(RunsQuery { outcome: all, ..RunsQuery::default() }));
+        for (bad, detail) in [
+            (
+                "outcome=compleeted",
+                "outcome has a word that is not known: \"compleeted\" is not known here; did you mean \"completed\"?",
+            ),
+            ("outcome=live,x", "outcome has a word that is not known: \"x\" is not known here; this takes live, completed,"),
+            ("outcome=live;lost", "outcome has a word that is not known: \"live;lost\""),
+            ("outcome", "outcome must be one or more of live, completed,"),
+            ("outcome=,", "outcome must be one or more of"),
+            ("outcome=live,,lost", "outcome must be one or more of"),
+            ("outcome=%", "outcome must be one or more of"),
+        ] {
+            let refusal = words(bad).expect_err(bad).detail;
+            assert!(refusal.starts_with(detail), "{refusal}");
+        }
     }
 
     #[test]

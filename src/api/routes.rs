@@ -282,6 +282,6 @@ mod tests {
     fn url_has_the_parameter_and_the_query() {
         assert_eq!(Route::Pipeline.path(), "/api/pipeline");
         assert_eq!(Route::RunLog.url("7", &NoQuery {}), "/api/runs/7/log");
-        assert_eq!(Route::Runs.url("", &RunsQuery { limit: Some(20), before: None }), "/api/runs?limit=20");
+        assert_eq!(Route::Runs.url("", &RunsQuery { limit: Some(20), ..RunsQuery::default() }), "/api/runs?limit=20");
     }
 }

@@ -4,10 +4,64 @@ use serde::{Deserialize, Serialize};
 
 use super::query::{Kind, RUN_ID_MAX, query};
 use crate::clock::Timestamp;
-use crate::pipeline::{Containment, Killed, Origin, Progress, RunStatus, State};
+use crate::pipeline::{Containment, Killed, Origin, Outcome, OutcomeKind, Progress, RunStatus, State, words};
 
 /// The most runs of one answer.
 pub const RUNS_MAX: u64 = 500;
+
+/// The longest text to search for, in bytes.
+pub const FIND_BYTES_MAX: usize = 200;
+
+/// The most runs that a search examines for one answer.
+pub const RUNS_SEARCHED_MAX: usize = 20_000;
+
+/// The most runs that [`RunCounts`] counts: as many as the history can be set to keep.
+pub const RUNS_COUNTED_MAX: u32 = 1_000_000;
+
+words! {
+    /// How runs can be selected: by the kinds of their outcomes, and whether they are alive.
+    OutcomeFilter {
+        /// Alive.
+        Live = "live",
+        /// Ended by itself, with exit code 0.
+        Completed = "completed",
+        /// Ended by itself, with another exit code or a signal of its own.
+        Failed = "failed",
+        /// Ended on request.
+        Stopped = "stopped",
+        /// Ended by a signal from outside.
+        Killed = "killed",
+        /// Never came to life.
+        NotStarted = "not_started",
+        /// Nobody can know how it ended.
+        Lost = "lost",
+    }
+}
+
+impl OutcomeFilter {
+    /// The one word that selects a run with this kind of outcome; none is a live run's.
+    pub const fn that_selects(kind: Option<OutcomeKind>) -> Self {
+        match kind {
+            None => Self::Live,
+            Some(OutcomeKind::Completed) => Self::Completed,
+            Some(OutcomeKind::Failed) => Self::Failed,
+            Some(OutcomeKind::Stopped) => Self::Stopped,
+            Some(OutcomeKind::Killed) => Self::Killed,
+            Some(OutcomeKind::NotStarted) => Self::NotStarted,
+            Some(OutcomeKind::Lost) => Self::Lost,
+        }
+    }
+}
+
+const OUTCOMES: Kind = Kind::Words(&[
+    OutcomeFilter::Live.as_str(),
+    OutcomeFilter::Completed.as_str(),
+    OutcomeFilter::Failed.as_str(),
+    OutcomeFilter::Stopped.as_str(),
+    OutcomeFilter::Killed.as_str(),
+    OutcomeFilter::NotStarted.as_str(),
+    OutcomeFilter::Lost.as_str(),
+]);
 
 query! {
     /// The query of `GET /api/runs`.
@@ -16,6 +70,10 @@ query! {
         limit: u64 = Kind::Number(1, RUNS_MAX),
         /// Only runs with an id below this one.
         before: u64 = Kind::Number(1, RUN_ID_MAX),
+        /// Only runs that one of these words selects.
+        outcome: Vec<OutcomeFilter> = OUTCOMES,
+        /// Only runs with this text in their script, arguments, error or id. ASCII letters match in both cases.
+        find: String = Kind::Text(FIND_BYTES_MAX),
     }
 }
 
@@ -26,6 +84,19 @@ pub struct RunsResponse {
     pub runs: Vec<Run>,
     /// The `before` of the next page; none if this is the last one.
     pub next_before: Option<i64>,
+    /// False if the search ended at its limits; it goes on with `next_before`.
+    pub searched_all: bool,
+    /// How many runs there are, in an answer without `before`.
+    pub counts: Option<RunCounts>,
+}
+
+/// How many runs are kept, whatever the query selects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunCounts {
+    /// All of them.
+    pub all: u32,
+    /// Those with the outcomes `failed`, `killed`, `not_started` and `lost`.
+    pub failed: u32,
 }
 
 /// The answer of `GET /api/runs/<id>`.
@@ -43,9 +114,24 @@ pub struct WholeRun {
     pub run: Run,
     /// How far it is or came, as it says.
     pub progress: Option<Progress>,
+    /// The latest completed run of the same script before this one.
+    pub previous: Option<CompletedRun>,
+    /// The median of `active_ms` of the latest completed runs of the same script before this one, five at most.
+    pub usual_ms: Option<u64>,
     /// What happened in it, oldest first.
     #[serde(default)]
     pub events: Vec<Event>,
+}
+
+/// How long a completed run took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CompletedRun {
+    /// Its id.
+    pub id: i64,
+    /// Milliseconds from its start to its end.
+    pub took_ms: u64,
+    /// The same without its pauses.
+    pub active_ms: u64,
 }
 
 /// A run.
@@ -55,6 +141,8 @@ pub struct Run {
     pub id: i64,
     /// How it stands or how it ended.
     pub status: RunStatus,
+    /// How it ended; none while it is alive.
+    pub outcome: Option<Outcome>,
     /// The leader's process id, kept after the end.
     pub pid: Option<u32>,
     /// The script that a client named.

@@ -215,7 +215,8 @@ fn ask_by(client: &Client, question: &Ask, json: bool) -> Result<(), Failure> {
                 let answer = client.get(&Route::Run.url(&id.to_string(), &NoQuery {}))?;
                 answer.text(json, |RunResponse { run }| output::run(&run, now()))
             } else {
-                let answer = client.get(&Route::Runs.url("", &RunsQuery { limit: Some(args.limit.into()), before: None }))?;
+                let answer =
+                    client.get(&Route::Runs.url("", &RunsQuery { limit: Some(args.limit.into()), ..RunsQuery::default() }))?;
                 answer.text(json, |RunsResponse { runs, .. }| output::runs(&runs, now()))
             }
         }

@@ -123,7 +123,7 @@ pub(super) fn runs(runs: &[Run], now: Timestamp) -> String {
 
 /// `runs ID`: everything about one run, then its events.
 pub(super) fn run(whole: &WholeRun, now: Timestamp) -> String {
-    let WholeRun { run, progress, events } = whole;
+    let WholeRun { run, progress, events, .. } = whole;
     let script = printable(&run.script);
     let ended = outcome(run.status, run.exit_code, run.signal, run.error.as_deref(), run.stopped_by);
     let args = serde_json::to_string(&run.args).expect("texts are JSON");

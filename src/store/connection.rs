@@ -66,7 +66,7 @@ impl Store {
 
     /// The run with the highest id; none before the first.
     pub fn latest_run(&self) -> Result<Option<RunRow>, StoreError> {
-        self.read(|conn| RunRow::page(conn, i64::MAX, 1)).map(|mut page| page.pop())
+        self.read(RunRow::latest)
     }
 
     /// The run with this id.

@@ -13,8 +13,9 @@ use super::file::DatabaseFile;
 use super::hardening::harden;
 use super::open;
 use super::rows::{self, RunLogRow, RunRow};
+use super::runs::{self, RunFilter, RunsPage};
 use crate::api::events::RunEvent;
-use crate::api::runs::Event;
+use crate::api::runs::{CompletedRun, Event};
 use crate::clock::Timestamp;
 use crate::lock::lock;
 
@@ -90,9 +91,20 @@ impl Reader {
         })
     }
 
-    /// At most `limit` runs with ids below `before` (all, when none), newest first; fewer where they are large.
-    pub fn runs(&self, before: Option<i64>, limit: u32) -> Result<Vec<RunRow>, StoreError> {
-        self.read(|conn| RunRow::page(conn, before.unwrap_or(i64::MAX), limit))
+    /// At most `limit` of the selected runs, newest first, and fewer where they are large: those with ids below `before`; or, without one,
+    /// the newest and how many runs there are, both of one moment.
+    pub fn runs(&self, before: Option<i64>, limit: u32, filter: &RunFilter) -> Result<RunsPage, StoreError> {
+        self.read(|conn| {
+            let tx = conn.unchecked_transaction()?;
+            let mut page = RunsPage::read(&tx, before.unwrap_or(i64::MAX), limit, filter)?;
+            page.counts = if before.is_none() { Some(runs::count(&tx)?) } else { None };
+            Ok(page)
+        })
+    }
+
+    /// How long the latest completed runs of this script took before run `before`, the latest first; five at most.
+    pub fn completed_before(&self, script: &str, before: i64) -> Result<Vec<CompletedRun>, StoreError> {
+        self.read(|conn| runs::completed_before(conn, script, before))
     }
 
     /// The run with this id and everything that happened in it, oldest first, both of one moment.

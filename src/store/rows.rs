@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use crate::api::runs::{Event, Run};
 use crate::api::session::Role;
 use crate::clock::Timestamp;
-use crate::pipeline::{Cause, Containment, Killed, Origin, RunStatus, State, signal_name};
+use crate::pipeline::{Cause, Containment, Ending, Killed, Origin, Outcome, RunStatus, State, signal_name};
 
 /// Stores words and times as their one text. A text that is none is an error when read, never a default.
 macro_rules! stored_as_text {
@@ -106,9 +106,6 @@ pub struct StopRow {
     pub origin: Option<Origin>,
 }
 
-/// The most arguments that one page of runs carries, in bytes of JSON; the run that reaches it is the page's last.
-const PAGE_BYTES_MAX: usize = 1024 * 1024;
-
 /// A count as `SQLite` stores it: signed. What is larger than it can hold becomes the largest it can.
 pub(super) fn stored(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
@@ -117,6 +114,11 @@ pub(super) fn stored(count: u64) -> i64 {
 /// A count from a column whose CHECK keeps it from being negative.
 pub(super) fn count(row: &Row<'_>, column: &str) -> rusqlite::Result<u64> {
     Ok(optional_count(row, column)?.unwrap_or(0))
+}
+
+/// The same as a length in memory.
+pub(super) fn bytes(row: &Row<'_>, column: &str) -> rusqlite::Result<usize> {
+    Ok(usize::try_from(count(row, column)?).unwrap_or(usize::MAX))
 }
 
 fn optional_count(row: &Row<'_>, column: &str) -> rusqlite::Result<Option<u64>> {
@@ -139,6 +141,11 @@ fn json<T: DeserializeOwned>(row: &Row<'_>, column: &str) -> rusqlite::Result<Op
 fn origin(row: &Row<'_>, column: &str) -> rusqlite::Result<Option<Origin>> {
     let value: Option<serde_json::Value> = json(row, column)?;
     Ok(value.map(|value| Origin::read(value).unwrap_or_default()))
+}
+
+/// The arguments of a run.
+pub(super) fn args(row: &Row<'_>) -> rusqlite::Result<Vec<String>> {
+    Ok(json(row, "args")?.unwrap_or_default())
 }
 
 fn killed(row: &Row<'_>) -> rusqlite::Result<Killed> {
@@ -176,21 +183,31 @@ impl PipelineRow {
 }
 
 impl RunRow {
-    fn from_row(row: &Row<'_>) -> rusqlite::Result<Self> {
+    pub(super) fn from_row(row: &Row<'_>) -> rusqlite::Result<Self> {
+        let ending = Ending {
+            status: row.get("status")?,
+            exit_code: row.get("exit_code")?,
+            signal: row.get("signal")?,
+            stopped_by: origin(row, "stopped_by")?,
+            started_at: row.get("started_at")?,
+            stopped_at: row.get("stopped_at")?,
+        };
+        let Ending { status, exit_code, signal, stopped_by, started_at, stopped_at } = ending;
         let run = Run {
             id: row.get("id")?,
-            status: row.get("status")?,
+            status,
+            outcome: Outcome::of(ending),
             pid: row.get("pid")?,
             script: row.get("script")?,
             cwd: row.get("cwd")?,
-            args: json(row, "args")?.unwrap_or_default(),
+            args: args(row)?,
             created_at: row.get("created_at")?,
-            started_at: row.get("started_at")?,
-            stopped_at: row.get("stopped_at")?,
+            started_at,
+            stopped_at,
             started_by: origin(row, "started_by")?,
-            stopped_by: origin(row, "stopped_by")?,
-            exit_code: row.get("exit_code")?,
-            signal: row.get("signal")?,
+            stopped_by,
+            exit_code,
+            signal,
             paused_ms: count(row, "paused_ms")?,
             cpu_user_ms: optional_count(row, "cpu_user_ms")?,
             cpu_system_ms: optional_count(row, "cpu_system_ms")?,
@@ -206,18 +223,9 @@ impl RunRow {
         conn.prepare_cached("SELECT * FROM pipeline_runs WHERE id = ?1")?.query_row([id], Self::from_row).optional()
     }
 
-    /// At most `limit` runs with ids below `before`, newest first; fewer where their arguments are long.
-    pub(super) fn page(conn: &Connection, before: i64, limit: u32) -> rusqlite::Result<Vec<Self>> {
-        let mut statement = conn.prepare_cached("SELECT * FROM pipeline_runs WHERE id < ?1 ORDER BY id DESC LIMIT ?2")?;
-        let mut rows = statement.query((before, limit))?;
-        let (mut runs, mut bytes) = (Vec::new(), 0);
-        while bytes < PAGE_BYTES_MAX
-            && let Some(row) = rows.next()?
-        {
-            bytes += row.get_ref("args")?.as_str()?.len();
-            runs.push(Self::from_row(row)?);
-        }
-        Ok(runs)
+    /// The run with the highest id.
+    pub(super) fn latest(conn: &Connection) -> rusqlite::Result<Option<Self>> {
+        conn.prepare_cached("SELECT * FROM pipeline_runs ORDER BY id DESC LIMIT 1")?.query_row([], Self::from_row).optional()
     }
 }
 

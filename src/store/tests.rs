@@ -4,6 +4,7 @@ mod crashes;
 mod locked;
 mod memory;
 mod reading;
+mod runs;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -164,6 +165,10 @@ fn a_life_from_start_to_end_is_told_in_all_three_tables() {
             "created_at": at(0), "started_at": at(10), "stopped_at": at(70), "exit_code": null, "signal": 15, "paused_ms": 30,
             "cpu_user_ms": 5, "cpu_system_ms": 6, "max_rss_kb": 7, "error": null, "containment": "tree",
             "started_by": {"by": "client", "role": "operator", "uid": 1000}, "stopped_by": {"by": "signal"},
+            "outcome": {
+                "kind": "stopped", "exit_code": null, "signal": 15, "signal_name": "SIGTERM", "by": {"by": "signal"}, "forced": false,
+                "took_ms": 60,
+            },
         })
     );
     let told: Vec<String> = bench

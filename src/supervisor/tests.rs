@@ -23,7 +23,7 @@ use crate::run_dir::{
     Command, FORMAT, Header, LaunchSpec, NumberedProgress, NumberedSigns, ProgressError, ReadJournal, Reply, ReplyError, Signs,
     Trouble,
 };
-use crate::store::StoreError;
+use crate::store::{DatabaseFile, Reader, RunFilter, StoreError};
 
 impl Watch {
     /// Why not everything is well.
@@ -289,8 +289,9 @@ impl Stage {
 
     /// What a reader of the database sees: the state and the latest run's status.
     fn stored(&self) -> (State, String) {
-        let reader = crate::store::Reader::open(&crate::store::DatabaseFile::at(&self.dir.path().join("db"))).expect("opens");
-        let status = reader.runs(None, 1).expect("reads").first().map_or("none".into(), |run| run.status.to_string());
+        let reader = Reader::open(&DatabaseFile::at(&self.dir.path().join("db"))).expect("opens");
+        let page = reader.runs(None, 1, &RunFilter::default()).expect("reads");
+        let status = page.runs.first().map_or("none".into(), |run| run.status.to_string());
         (self.snapshot().state, status)
     }
 

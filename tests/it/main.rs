@@ -13,6 +13,7 @@ mod api {
     mod contract;
     mod events;
     mod figures;
+    mod history;
     mod log;
     mod log_parts;
     mod log_text;

@@ -16,7 +16,9 @@ use tempfile::TempDir;
 
 use super::super::history::APPLICATION_ID;
 use super::super::schema::HISTORY_TABLE;
-use super::super::{CheckStep, DatabaseFile, NewRun, PipelineRow, Reader, Store, StoreError, UnseenEnd, check, migrate};
+use super::super::{
+    CheckStep, DatabaseFile, NewRun, PipelineRow, Reader, RunFilter, Store, StoreError, UnseenEnd, check, migrate,
+};
 use super::*;
 use crate::clock::Timestamp;
 use crate::pipeline::Killed;

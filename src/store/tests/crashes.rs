@@ -112,7 +112,7 @@ fn assert_invariants(bench: &Bench, last: &PipelineRow) {
     let row = bench.row();
     assert_eq!(&row, last, "what a change returned is what is stored");
     assert_eq!(row.pid.is_some(), row.state != State::Stopped);
-    let runs = bench.reader().runs(None, 1000).expect("readable");
+    let runs = bench.reader().runs(None, 1000, &RunFilter::default()).expect("readable").runs;
     assert_eq!(row.run_id, runs.first().map(|run| run.id), "the row names the latest run");
     for (age, run) in runs.iter().enumerate() {
         assert!(age == 0 || !run.status.is_live(), "an older run is alive: {run:?}");

@@ -12,7 +12,10 @@ fn history_comes_newest_first_page_by_page() {
         bench.store.end_run(id, UnseenEnd::Lost, at(ms), "gone", &Killed::default()).expect("alive");
     }
     let reader = bench.reader();
-    let ids = |before, limit| -> Vec<i64> { reader.runs(before, limit).expect("readable").iter().map(|run| run.id).collect() };
+    let ids = |before, limit| -> Vec<i64> {
+        let page = reader.runs(before, limit, &RunFilter::default()).expect("readable");
+        page.runs.iter().map(|run| run.id).collect()
+    };
     assert_eq!(ids(None, 2), [5, 4]);
     assert_eq!(ids(Some(4), 2), [3, 2]);
     assert_eq!(ids(Some(2), 2), [1]);

@@ -5,9 +5,9 @@ use std::time::Duration;
 use rouille::{Request, Response};
 
 use crate::api::runs::{RunResponse, RunsQuery, RunsResponse, WholeRun};
-use crate::pipeline::Progress;
+use crate::pipeline::{Progress, usual_ms};
 use crate::run_dir;
-use crate::store::{Reader, RunRow};
+use crate::store::{Reader, RunFilter, RunRow, RunsPage};
 use crate::supervisor::Published;
 use crate::web::app::App;
 use crate::web::error::ApiError;
@@ -22,25 +22,25 @@ const PUBLICATION_LIMIT: Duration = Duration::from_secs(1);
 
 impl App {
     pub(in crate::web) fn runs(&self, request: &Request) -> Result<Response, ApiError> {
-        let RunsQuery { limit, before } = input::query(request)?;
+        let RunsQuery { limit, before, outcome, find } = input::query(request)?;
         let limit = u32::try_from(limit.unwrap_or(RUNS_DEFAULT)).expect("at most RUNS_MAX");
-        let reader = Reader::open(&self.database)?;
-        let runs = reader.runs(before.map(u64::cast_signed), limit)?;
-        // A page can be short without being the last one.
-        let next_before = match runs.last() {
-            Some(last) if !reader.runs(Some(last.id), 1)?.is_empty() => Some(last.id),
-            Some(_) | None => None,
-        };
+        let filter = RunFilter::new(outcome, find.as_deref());
+        let page = Reader::open(&self.database)?.runs(before.map(u64::cast_signed), limit, &filter)?;
+        let RunsPage { runs, next_before, searched_all, counts } = page;
         let runs = runs.into_iter().map(|row| row.run).collect();
-        Ok(self.budget.json(long_bytes(&RunsResponse { runs, next_before })))
+        Ok(self.budget.json(long_bytes(&RunsResponse { runs, next_before, searched_all, counts })))
     }
 
     pub(in crate::web) fn run(&self, id: &str) -> Result<Response, ApiError> {
         let number = run_id_of(id)?;
-        let found = Reader::open(&self.database)?.run(number)?;
-        let (run, events) = found.ok_or_else(|| ApiError::NoSuchRun(id.to_owned()))?;
+        let reader = Reader::open(&self.database)?;
+        let (run, events) = reader.run(number)?.ok_or_else(|| ApiError::NoSuchRun(id.to_owned()))?;
+        let completed = reader.completed_before(&run.script, number)?;
+        drop(reader);
         let progress = self.progress(&run);
-        Ok(json(&RunResponse { run: WholeRun { run: run.run, progress, events } }))
+        let usual_ms = usual_ms(completed.iter().map(|run| run.active_ms).collect());
+        let previous = completed.first().copied();
+        Ok(json(&RunResponse { run: WholeRun { run: run.run, progress, previous, usual_ms, events } }))
     }
 
     /// How far a run is or came: the latest one's is known, of the others there is what their shims stored.

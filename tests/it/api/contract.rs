@@ -47,6 +47,9 @@ fn look(place: &Place) -> Value {
             "updated_at",
             "version",
             "status",
+            "outcome",
+            "waiting",
+            "next",
             "script",
             "default_script",
             "exit_code",
@@ -234,7 +237,10 @@ fn two_hundred_long_polls_all_wake() {
 #[test]
 fn history_comes_in_pages_newest_first() {
     let place = Place::serving("sleep.sh");
-    assert_eq!(place.get("/api/runs").ok(), json!({"runs": [], "next_before": null}));
+    assert_eq!(
+        place.get("/api/runs").ok(),
+        json!({"runs": [], "next_before": null, "searched_all": true, "counts": {"all": 0, "failed": 0}})
+    );
     for n in 1..=7 {
         let (_, run_id) = place.start_with(json!({"script": "exit.sh", "args": ["0", format!("ä {n}\n")]}));
         assert_eq!(run_id, n);
@@ -242,7 +248,7 @@ fn history_comes_in_pages_newest_first() {
     }
     let page = |query: &str| {
         let page = place.get(&format!("/api/runs{query}")).ok();
-        assert_keys(&page, &["runs", "next_before"]);
+        assert_keys(&page, &["runs", "next_before", "searched_all", "counts"]);
         let ids = page["runs"].as_array().expect("a list").iter().map(|run| run["id"].as_i64().expect("an id"));
         (ids.collect::<Vec<_>>(), page["next_before"].as_i64())
     };
@@ -255,6 +261,7 @@ fn history_comes_in_pages_newest_first() {
     let run_keys = [
         "id",
         "status",
+        "outcome",
         "pid",
         "script",
         "cwd",
@@ -280,6 +287,10 @@ fn history_comes_in_pages_newest_first() {
     let mut run = answer["run"].clone();
     let events = run.as_object_mut().expect("an object").remove("events").expect("a run alone has its events");
     assert_eq!(run.as_object_mut().expect("an object").remove("progress"), Some(Value::Null), "it told of none");
+    let mut compared = ["previous", "usual_ms"].map(|key| run.as_object_mut().expect("an object").remove(key).expect(key));
+    assert_eq!(compared[0]["id"], 6);
+    assert_keys(&compared[0].take(), &["id", "took_ms", "active_ms"]);
+    assert!(compared[1].is_u64(), "{compared:?}");
     assert_eq!(run, listed);
     assert_eq!((&run["args"], &run["exit_code"], &run["paused_ms"]), (&json!(["0", "ä 7\n"]), &json!(0), &json!(0)));
     assert_eq!(run["cwd"], place.root().canonicalize().expect("there").to_str().expect("text"));

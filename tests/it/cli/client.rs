@@ -175,7 +175,9 @@ fn no_command_takes_a_flag_that_it_ignores() {
     let server = FakeServer::start(|request| match request.line.as_str() {
         "GET /api/pipeline" => Reply::Json(200, RUNNING.to_owned()),
         line if line.starts_with("GET /api/logs") => Log::default().answer(request),
-        line if line.starts_with("GET /api/runs") => Reply::Json(200, r#"{"runs":[],"next_before":null}"#.to_owned()),
+        line if line.starts_with("GET /api/runs") => {
+            Reply::Json(200, r#"{"runs":[],"next_before":null,"searched_all":true}"#.to_owned())
+        }
         "GET /api/sessions" => Reply::Json(200, r#"{"sessions":[]}"#.to_owned()),
         "POST /api/pair" => {
             Reply::Json(200, r#"{"ok":true,"may":"act","code":"x","expires_at":"2026-01-31T10:00:00.000Z"}"#.to_owned())
@@ -302,7 +304,7 @@ fn runs_are_listed_and_shown() {
     let run = r#"{"id":7,"status":"failed","pid":4711,"script":"demo.sh","cwd":"/srv","args":[],"created_at":"2026-01-31T10:00:00.000Z",
         "started_at":"2026-01-31T10:00:00.000Z","stopped_at":"2026-01-31T10:00:09.000Z","exit_code":null,"signal":9,"paused_ms":0,
         "cpu_user_ms":1,"cpu_system_ms":1,"max_rss_kb":1,"error":null}"#;
-    let server = FakeServer::canned(200, &format!(r#"{{"runs":[{run}],"next_before":null,"run":{run}}}"#));
+    let server = FakeServer::canned(200, &format!(r#"{{"runs":[{run}],"next_before":null,"searched_all":true,"run":{run}}}"#));
     let (code, out, _) = run_against(&server, &["runs", "--limit", "3"]);
     assert_eq!((code, out.lines().nth(1)), (0, Some("  7  2026-01-31 10:00:00 UTC  9.0 s  demo.sh  ended by SIGKILL")));
     let (code, out, _) = run_against(&server, &["runs", "7"]);

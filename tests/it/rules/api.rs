@@ -10,8 +10,10 @@ use autoappdev::api::logs::LogsResponse;
 use autoappdev::api::pipeline::{ActionResponse, PipelineResponse, StatusResponse};
 use autoappdev::api::query::Kind;
 use autoappdev::api::routes::Route;
+use autoappdev::api::runs::{CompletedRun, RunsResponse};
 use autoappdev::api::session::{LoginResponse, SessionResponse};
 use autoappdev::api::version::{ProofResponse, VersionResponse};
+use autoappdev::pipeline::Outcome;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -31,7 +33,9 @@ fn docs_list_every_route_as_the_code_has_it() {
     let mut wanted = String::new();
     for spec in Route::ALL.iter().map(|route| route.spec()) {
         let key = |key: &autoappdev::api::query::Key| match key.kind {
-            Kind::Number(_, u64::MAX) | Kind::Word(_) | Kind::Text(_) | Kind::Time | Kind::Switch => format!("`{}`", key.name),
+            Kind::Number(_, u64::MAX) | Kind::Word(_) | Kind::Words(_) | Kind::Text(_) | Kind::Time | Kind::Switch => {
+                format!("`{}`", key.name)
+            }
             Kind::Number(at_least, at_most) if at_most > 1 << 53 => format!("`{}` {at_least}–", key.name),
             Kind::Number(at_least, at_most) => format!("`{}` {at_least}–{at_most}", key.name),
         };
@@ -94,6 +98,9 @@ fn examples_in_the_docs_are_what_the_types_read_and_write() {
     is_example_of::<VersionResponse>(&example(&docs, "- `GET /api/version`:"));
     is_example_of::<ProofResponse>(&example(&docs, "- `GET /api/version?challenge="));
     is_example_of::<SessionResponse>(&example(&docs, "- `GET /api/session`: `"));
+    is_example_of::<RunsResponse>(&example(&docs, "- `GET /api/runs?"));
+    is_example_of::<Outcome>(&example(&docs, "### Outcome\n"));
+    is_example_of::<CompletedRun>(&example(&docs, "`previous` is the latest completed run"));
     let health = docs.find("- `GET /api/health`").expect("health");
     is_example_of::<HealthResponse>(&example(&docs[health..], "`200 "));
 }

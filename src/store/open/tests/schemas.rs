@@ -88,7 +88,7 @@ fn older_schema_is_migrated_with_its_data() {
             let row = opened.store.row().expect("the row");
             assert_eq!((row.run_id, row.version), (Some(2), 9), "V{version}");
             let reader = Reader::open(&DatabaseFile::at(&path)).expect("a reader");
-            let runs = reader.runs(None, 10).expect("readable");
+            let runs = reader.runs(None, 10, &RunFilter::default()).expect("readable").runs;
             assert_eq!(runs.iter().map(|run| run.status.as_str()).collect::<Vec<_>>(), ["lost", "completed"], "V{version}");
             let (_, events) = reader.run(2).expect("readable").expect("the run");
             assert_eq!((events.len(), events[4].grace_ms), (6, Some(10_000)), "V{version}");

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use super::*;
+use crate::api::runs::RUNS_COUNTED_MAX;
 
 pub(super) const PAGE: usize = 4096;
 
@@ -161,6 +162,24 @@ fn live_runs_are_not_counted_to_an_endless_end() {
     multiply(&path, "pipeline_runs_one_live");
     let live = ended("live_run", move || Reader::open(&DatabaseFile::at(&path)).and_then(|reader| reader.live_run()));
     assert_eq!(live.expect("readable"), Some(1));
+}
+
+/// The rows are counted by an index, and their texts are read from the table.
+#[test]
+fn runs_are_not_counted_or_searched_to_an_endless_end() {
+    for (endless, all, searched_all) in [("pipeline_runs", 1, false), ("pipeline_runs_by_status", RUNS_COUNTED_MAX, true)] {
+        let folder = with_multiplied(endless);
+        let path = folder.path().join(NAME);
+        let page = ended(endless, move || {
+            let reader = Reader::open(&DatabaseFile::at(&path)).expect("a reader");
+            reader.runs(None, 500, &RunFilter::new(None, Some("is nowhere"))).expect("it ends")
+        });
+        assert_eq!(
+            (page.runs.len(), page.searched_all, page.counts.map(|counts| counts.all)),
+            (0, searched_all, Some(all)),
+            "{endless}"
+        );
+    }
 }
 
 #[test]
