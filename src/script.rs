@@ -5,6 +5,7 @@
 
 mod elf;
 mod first_line;
+mod list;
 mod program;
 
 use std::fs;
@@ -17,6 +18,7 @@ use rustix::io::Errno;
 use crate::real_path::real_path;
 use crate::shell_word::quoted;
 
+pub use list::{LIST_LIMIT, Listed, Listing, Wanted};
 pub use program::{Attempt, Program, Unrunnable, decides_what_env_runs};
 
 /// The longest path, in bytes (`PATH_MAX`, `path_resolution(7)`), and the longest of its parts.
@@ -102,6 +104,14 @@ pub fn find_cwd(root: &Path, name: &str) -> Result<PathBuf, ScriptError> {
         }
         Err(error) => Err(error),
     }
+}
+
+/// Lists the scripts in `root`, which is absolute and without links, that a start takes without anything else in the request.
+pub fn list_scripts(root: &Path, wanted: &Wanted<'_>) -> Result<Listing, ScriptError> {
+    list::list(root, wanted, |name| find_script(root, name, &[]).ok()).map_err(|error| {
+        let root = root.display().to_string();
+        ScriptError::NotFound(format!("the pipeline's root {root:?} cannot be listed: {error}; let this user read it"))
+    })
 }
 
 /// The command that was probably meant: a script together with its arguments in one name, or the script's interpreter in its place.

@@ -188,7 +188,7 @@ fn serve_at(addresses: Vec<Listener>, mut config: Config, root_now: &Path, core_
         }
     });
     let authenticator = Arc::new(authenticator.map_err(|error| anyhow!("failed to {error}"))?);
-    let (budget, health_budget) = (Arc::new(ResponseBudget::default()), Arc::new(ResponseBudget::default()));
+    let [budget, health_budget, script_budget] = std::array::from_fn(|_| Arc::new(ResponseBudget::default()));
     let identity = Arc::new(new_identity(runtime_dir).context("cannot get random bytes from the kernel")?);
     let started_at = SystemClock.now();
     let app = |reach| App {
@@ -197,6 +197,7 @@ fn serve_at(addresses: Vec<Listener>, mut config: Config, root_now: &Path, core_
         supervisor: supervisor.handle(),
         runs: runs.clone(),
         logs: logs.clone(),
+        pipeline_root: config.pipeline_root.clone(),
         database: database_file.clone(),
         guard: Guard::new(reach, config.allow_hosts.clone(), config.allow_origins.clone()),
         authenticator: authenticator.clone(),
@@ -206,6 +207,7 @@ fn serve_at(addresses: Vec<Listener>, mut config: Config, root_now: &Path, core_
         streams: streams.clone(),
         budget: budget.clone(),
         health_budget: health_budget.clone(),
+        script_budget: script_budget.clone(),
     };
     let own_sockets: Vec<_> = listeners.iter().filter_map(Listener::own_socket).collect();
     let entrances =

@@ -35,7 +35,7 @@ pub use self::file::DatabaseFile;
 pub use self::history::schema_version;
 pub use self::open::BUSY_TIMEOUT;
 pub use self::reader::Reader;
-pub use self::rows::{PipelineRow, RunLogRow, RunRow, StopRow};
+pub use self::rows::{LatestRun, PipelineRow, RunLogRow, RunRow, StopRow};
 pub use self::runs::{RunFilter, RunsPage};
 pub use self::sessions::SessionRow;
 pub use self::work::{Work, WorkError, Writer};

@@ -13,5 +13,6 @@ pub mod pipeline;
 pub mod query;
 pub mod routes;
 pub mod runs;
+pub mod scripts;
 pub mod session;
 pub mod version;

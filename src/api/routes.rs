@@ -7,6 +7,7 @@ use super::logs::{LogTextQuery, LogsQuery, LogsResponse, TailQuery};
 use super::pipeline::{ActionResponse, EmptyRequest, PipelineQuery, PipelineResponse, StartRequest, StatusResponse, StopRequest};
 use super::query::{self, Key, NoQuery, Query};
 use super::runs::{RunResponse, RunsQuery, RunsResponse};
+use super::scripts::{ScriptsQuery, ScriptsResponse};
 use super::session::{
     EndSessionsRequest, EndSessionsResponse, LoginRequest, LoginResponse, OkResponse, PairRequest, PairResponse, SessionResponse,
     SessionsResponse,
@@ -135,6 +136,7 @@ routes! {
     Runs: Get "/api/runs" Viewer, RunsQuery, none => RunsResponse Long, "The history, newest run first";
     Run: Get "/api/runs/<id>" Viewer, NoQuery, none => RunResponse Long, "One run, with its events and its progress";
     RunLog: Get "/api/runs/<id>/log" Viewer, LogTextQuery, none => Text Stream, "The log of one run as text";
+    Scripts: Get "/api/pipeline/scripts" Operator, ScriptsQuery, none => ScriptsResponse Long, "The scripts that can be started";
     Health: Get "/api/health" Anyone, NoQuery, none => HealthResponse Short, "Whether the server works; without a token only that";
     Version: Get "/api/version" Anyone, VersionQuery, none => VersionResponse Short, "Which server this is, for viewers; with `challenge`, a proof, for anyone";
     Session: Get "/api/session" Viewer, NoQuery, none => SessionResponse Short, "What the client may do, and until when";
@@ -239,8 +241,11 @@ mod tests {
             assert_eq!(find(&spec.method.as_str().to_lowercase(), &path), Found::OtherMethod(route, parameter), "{path}");
             assert!(spec.path.starts_with('/') && spec.path.matches('<').count() <= 1, "{path}");
             assert_eq!(!spec.request.is_empty(), spec.method != Method::Get, "{path} acts only by what it is sent");
-            // Viewers must not see other clients' addresses.
-            let is_for_operators = spec.method != Method::Get && spec.access != Access::Anyone || route == Route::Sessions;
+            // Viewers must not see other clients' addresses, and need not know what they cannot start.
+            let is_for_operators = match spec.method {
+                Method::Get => matches!(route, Route::Sessions | Route::Scripts),
+                Method::Post => spec.access != Access::Anyone,
+            };
             assert_eq!(spec.access == Access::Operator, is_for_operators, "{path}");
         }
         assert_eq!(find("HEAD", "/api/runs/7"), Found::Route(Route::Run, "7"));

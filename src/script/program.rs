@@ -393,13 +393,13 @@ impl Attempt<'_> {
 }
 
 /// Opens a file that was regular a moment ago. If it is a pipe now, this does not wait for its other end.
-fn open(path: &Path) -> io::Result<File> {
+pub(super) fn open(path: &Path) -> io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
     if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("it is no longer a regular file")) }
 }
 
-fn read_head(file: &File) -> io::Result<Vec<u8>> {
+pub(super) fn read_head(file: &File) -> io::Result<Vec<u8>> {
     let mut head = Vec::with_capacity(HEAD_BYTES);
     file.take(HEAD_BYTES as u64).read_to_end(&mut head)?;
     Ok(head)
@@ -407,7 +407,7 @@ fn read_head(file: &File) -> io::Result<Vec<u8>> {
 
 /// True if an interpreter is `env`, which searches for another program: by its name, or by the name of the file that a link leads to.
 /// A copy with another name is a program like any other that starts programs.
-fn is_env(interpreter: &Path) -> bool {
+pub(super) fn is_env(interpreter: &Path) -> bool {
     let is_named = |path: &Path| path.file_name() == Some(OsStr::new("env"));
     is_named(interpreter) || real_path(interpreter).is_ok_and(|real| is_named(&real))
 }

@@ -12,7 +12,7 @@ use super::error::{StoreError, StoreErrorKind};
 use super::file::DatabaseFile;
 use super::hardening::harden;
 use super::open;
-use super::rows::{self, RunLogRow, RunRow};
+use super::rows::{self, LatestRun, RunLogRow, RunRow};
 use super::runs::{self, RunFilter, RunsPage};
 use crate::api::events::RunEvent;
 use crate::api::runs::{CompletedRun, Event};
@@ -105,6 +105,23 @@ impl Reader {
     /// How long the latest completed runs of this script took before run `before`, the latest first; five at most.
     pub fn completed_before(&self, script: &str, before: i64) -> Result<Vec<CompletedRun>, StoreError> {
         self.read(|conn| runs::completed_before(conn, script, before))
+    }
+
+    /// Shows the latest runs to `look`, at most `limit` of them, newest first.
+    pub fn latest_runs(
+        &self,
+        limit: u32,
+        mut look: impl FnMut(LatestRun<'_, '_>) -> rusqlite::Result<()>,
+    ) -> Result<(), StoreError> {
+        let sql = format!("SELECT {} FROM pipeline_runs ORDER BY id DESC LIMIT ?1", LatestRun::COLUMNS);
+        self.read(|conn| {
+            let mut statement = conn.prepare_cached(&sql)?;
+            let mut rows = statement.query([limit])?;
+            while let Some(row) = rows.next()? {
+                look(LatestRun::from_row(row)?)?;
+            }
+            Ok(())
+        })
     }
 
     /// The run with this id and everything that happened in it, oldest first, both of one moment.

@@ -97,6 +97,38 @@ pub struct RunLogRow {
     pub created_at: Timestamp,
 }
 
+/// A run as the list of scripts looks at it: what most of them do not need is not read.
+#[derive(Debug)]
+pub struct LatestRun<'r, 's> {
+    /// Its id.
+    pub id: i64,
+    /// The script that a client named.
+    pub script: &'r str,
+    row: &'r Row<'s>,
+}
+
+impl<'r, 's> LatestRun<'r, 's> {
+    /// The columns that it is read from.
+    pub(super) const COLUMNS: &'static str = "id, script, status, started_at, stopped_at, paused_ms";
+
+    pub(super) fn from_row(row: &'r Row<'s>) -> rusqlite::Result<Self> {
+        let script = row.get_ref("script")?.as_str().map_err(|_| rusqlite::Error::InvalidQuery)?;
+        Ok(Self { id: row.get("id")?, script, row })
+    }
+
+    /// How long it took without its pauses, in milliseconds; `None` unless it completed.
+    pub fn completed_in_ms(&self) -> rusqlite::Result<Option<u64>> {
+        let status: RunStatus = self.row.get("status")?;
+        let (started_at, stopped_at): (Option<Timestamp>, Option<Timestamp>) =
+            (self.row.get("started_at")?, self.row.get("stopped_at")?);
+        let (Some(started_at), Some(stopped_at)) = (started_at, stopped_at) else { return Ok(None) };
+        // The clock can have been set back meanwhile.
+        let took_ms = u64::try_from(stopped_at.unix_ms() - started_at.unix_ms()).unwrap_or(0);
+        let paused_ms = count(self.row, "paused_ms")?;
+        Ok((status == RunStatus::Completed).then(|| took_ms.saturating_sub(paused_ms)))
+    }
+}
+
 /// The stops of a run, put together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StopRow {

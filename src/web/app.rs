@@ -1,5 +1,6 @@
 //! What the endpoints work with. There is one for each listener, so that it knows by which one a request came.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use rouille::Request;
@@ -36,6 +37,8 @@ pub struct App {
     pub runs: Runs,
     /// What they said.
     pub logs: RunLogs,
+    /// Where scripts are looked for; it may be a link, which each look resolves again.
+    pub pipeline_root: PathBuf,
     /// The database, for history.
     pub database: DatabaseFile,
     /// Which pages and names may ask.
@@ -54,6 +57,8 @@ pub struct App {
     pub budget: Arc<ResponseBudget>,
     /// The same for `GET /api/health`. Strangers may ask for it: they neither wait for those above nor keep them waiting.
     pub health_budget: Arc<ResponseBudget>,
+    /// The same for `GET /api/pipeline/scripts`, which can wait for a slow file system in the root.
+    pub script_budget: Arc<ResponseBudget>,
 }
 
 impl App {

@@ -44,6 +44,7 @@ impl Handler for App {
         self.streams.hurry();
         self.budget.hurry();
         self.health_budget.hurry();
+        self.script_budget.hurry();
         self.authenticator.hurry();
     }
 
@@ -140,6 +141,7 @@ impl App {
             Route::Runs => self.budget.make(client, || self.runs(request)),
             Route::Run => self.budget.make(client, || self.run(parameter)),
             Route::RunLog => self.log_text(request, parameter, client),
+            Route::Scripts => self.script_budget.make(client, || self.scripts(request)),
             Route::Health => self.health(request, client),
             Route::Session => self.session(request, caller, self.trusts(request, client)),
             Route::Version => self.version(request, client),

@@ -116,6 +116,7 @@ impl House {
             supervisor: self.supervisor.as_ref().expect("it runs").handle(),
             runs: Runs::new(self.dir.path().to_owned()),
             logs: RunLogs::new(self.dir.path().to_owned()),
+            pipeline_root: self.dir.path().to_owned(),
             database: DatabaseFile::at(&self.dir.path().join("autoappdev.db")),
             guard: Guard::new(reach, vec![], vec![]),
             authenticator: self.authenticator(token),
@@ -123,6 +124,7 @@ impl House {
             trust: Trust::of(reach, needs_token),
             budget: Arc::default(),
             health_budget: Arc::default(),
+            script_budget: Arc::default(),
             inspector: self.inspector.clone(),
             streams: Arc::new(Streams::new(
                 self.supervisor.as_ref().expect("it runs").handle(),

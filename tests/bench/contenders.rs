@@ -181,12 +181,14 @@ pub(crate) fn be_rouille(dir: &Path) {
     let writer = supervisor.handle().writer().clone();
     let authenticator = Authenticator::start(&secrets, Box::new(SystemClock), writer, || ()).expect("no sessions to read");
     let this_user = Client::patient(Some(rustix::process::geteuid().as_raw()));
+    let runs_dir = runs.runtime_dir().to_owned();
     let app = App {
         identity: Arc::new(new_identity(runs.runtime_dir()).expect("random bytes")),
         started_at: SystemClock.now(),
         supervisor: supervisor.handle(),
         runs,
         logs,
+        pipeline_root: runs_dir,
         database,
         guard: Guard::new(Reach::Loopback, Vec::new(), Vec::new()),
         authenticator: Arc::new(authenticator),
@@ -194,6 +196,7 @@ pub(crate) fn be_rouille(dir: &Path) {
         trust: Trust::OwnUser,
         budget: Arc::default(),
         health_budget: Arc::default(),
+        script_budget: Arc::default(),
         inspector,
         streams,
     };

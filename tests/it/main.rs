@@ -21,6 +21,7 @@ mod api {
     mod progress;
     mod races;
     mod refusals;
+    mod scripts;
 }
 mod browser {
     mod controls;

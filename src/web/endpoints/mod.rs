@@ -6,5 +6,6 @@ mod log_text;
 mod logs;
 mod pipeline;
 mod runs;
+mod scripts;
 mod session;
 mod version;
