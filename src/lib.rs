@@ -11,6 +11,7 @@ pub mod config;
 pub mod console;
 pub mod feed;
 pub mod file_id;
+pub mod gzip;
 pub mod health;
 pub mod held_dir;
 pub mod hex;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::api::pipeline::{Pipeline, PipelineResponse};
 use crate::clock::Timestamp;
+use crate::gzip;
 use crate::lock::lock;
 use crate::pipeline::{ConditionCode, Conditions, RunStatus, allowed};
 use crate::run_dir::NumberedProgress;
@@ -108,6 +109,8 @@ pub struct Published {
     pub tag: String,
     /// The `ETag`, made for the first request that gets this text.
     etag: OnceLock<String>,
+    /// The body packed with gzip, made for the first client that takes it so.
+    packed: OnceLock<Vec<u8>>,
     /// How many states were published before it, which a change of its progress or conditions does not count.
     pub number: u64,
 }
@@ -116,6 +119,11 @@ impl Published {
     /// The text's `ETag`, quotes and all. Another server, which can have another database with the same version, has another id.
     pub fn etag(&self, server_id: &str) -> &str {
         self.etag.get_or_init(|| format!("\"{}@{}\"", self.tag, server_id.get(..SHOWN_ID_CHARS).unwrap_or(server_id)))
+    }
+
+    /// The text packed with gzip.
+    pub fn packed(&self) -> &[u8] {
+        self.packed.get_or_init(|| gzip::pack_fast(self.body.as_bytes()))
     }
 }
 
@@ -282,5 +290,5 @@ fn publish(snapshot: Snapshot, number: u64) -> Arc<Published> {
     let conditions = &snapshot.conditions;
     let wrong = if conditions.is_empty() { String::new() } else { format!("-{:x}", conditions.digest()) };
     let tag = format!("{}{progress}{wrong}", snapshot.version);
-    Arc::new(Published { snapshot, body, tag, etag: OnceLock::new(), number })
+    Arc::new(Published { snapshot, body, tag, etag: OnceLock::new(), packed: OnceLock::new(), number })
 }

@@ -2,9 +2,22 @@
 
 use rouille::{Request, Response, ResponseBody};
 
+/// The end of the tag of a body that is packed: packed and not they are two bodies, which need two tags (RFC 9110, section 8.8.3.3).
+const OF_PACKED: &str = "-gzip\"";
+
 /// Gives the answer its tag, quotes and all; where the client has this very one it becomes a 304 without a body.
 pub(super) fn with_tag(response: Response, request: &Request, tag: &str) -> Response {
-    let mut response = response.with_unique_header("ETag", tag.to_owned());
+    tagged(response, request, tag, tag.to_owned())
+}
+
+/// The same for an answer that is sent packed. Of what the tag stands for the client may have either body.
+pub(super) fn with_tag_of_packed(response: Response, request: &Request, tag: &str) -> Response {
+    let sent = format!("{}{OF_PACKED}", tag.strip_suffix('"').unwrap_or(tag));
+    tagged(response, request, tag, sent)
+}
+
+fn tagged(response: Response, request: &Request, tag: &str, sent: String) -> Response {
+    let mut response = response.with_unique_header("ETag", sent);
     let is_there = matches!(request.method(), "GET" | "HEAD")
         && request.headers().any(|(name, value)| name.eq_ignore_ascii_case("If-None-Match") && names(value, tag));
     if is_there {
@@ -14,7 +27,8 @@ pub(super) fn with_tag(response: Response, request: &Request, tag: &str) -> Resp
     response
 }
 
-/// Whether a field's value is `*` or a list that holds the tag, compared weakly (RFC 9110, section 8.8.3.2). What is no list of tags ends it.
+/// Whether a field's value is `*` or a list that holds the tag or that of its packed body, compared weakly (RFC 9110, section 8.8.3.2). What is no
+/// list of tags ends it.
 fn names(value: &str, tag: &str) -> bool {
     let mut rest = value.trim();
     if rest == "*" {
@@ -26,7 +40,9 @@ fn names(value: &str, tag: &str) -> bool {
         // A comma may stand within the quotes.
         let Some(end) = quoted.strip_prefix('"').and_then(|inner| inner.find('"')) else { return false };
         let (found, after) = quoted.split_at(end + 2);
-        if found == tag.strip_prefix("W/").unwrap_or(tag) {
+        let tag = tag.strip_prefix("W/").unwrap_or(tag);
+        let is_packed = || found.strip_suffix(OF_PACKED).is_some_and(|found| tag.strip_suffix('"') == Some(found));
+        if found == tag || is_packed() {
             return true;
         }
         rest = after;
@@ -49,12 +65,27 @@ mod tests {
             ",, \"a\"",
             "\"x,\", \"a\"",
             "W/\"x\" , \"a\",\"y\"",
+            "\"a-gzip\"",
+            "W/\"a-gzip\"",
         ] {
             assert!(names(value, "\"a\""), "{value}");
         }
-        for value in
-            ["", "a", "\"b\"", "\"a", "a\"", "w/\"a\"", "\"*\"", "\"x, \"a\"\"", "b, \"a\"", "\"A\"", "\"a \"", "*, \"b\""]
-        {
+        for value in [
+            "",
+            "a",
+            "\"b\"",
+            "\"a",
+            "a\"",
+            "w/\"a\"",
+            "\"*\"",
+            "\"x, \"a\"\"",
+            "b, \"a\"",
+            "\"A\"",
+            "\"a \"",
+            "*, \"b\"",
+            "\"a-gzip-gzip\"",
+            "\"-gzip\"",
+        ] {
             assert!(!names(value, "\"a\""), "{value}");
         }
         assert!(names("\"a\"", "W/\"a\""), "compared weakly");

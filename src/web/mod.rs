@@ -4,6 +4,7 @@
 
 mod app;
 mod auth;
+mod coding;
 mod common_fields;
 mod endpoints;
 mod error;

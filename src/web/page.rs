@@ -4,16 +4,15 @@
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io::Write;
 use std::path::Path;
 use std::sync::LazyLock;
 
-use flate2::Compression;
-use flate2::write::GzEncoder;
 use include_dir::{Dir, File, include_dir};
 use rouille::{Request, Response};
 
+use super::coding::takes_gzip;
 use super::etag;
+use crate::gzip;
 
 static FILES: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/static");
 
@@ -28,7 +27,7 @@ struct Sent {
 static SENT: LazyLock<HashMap<&'static Path, Sent>> = LazyLock::new(|| {
     let sent = |file: &'static File<'static>| {
         let plain = lean(file);
-        let packed = pack(&plain);
+        let packed = gzip::pack_small(&plain);
         (file.path(), Sent { plain, packed })
     };
     FILES.files().map(sent).collect()
@@ -103,25 +102,6 @@ fn without(text: &str, from: &str, to: &str) -> String {
         rest = comment.split_once(to).map_or("", |(_, after)| after);
     }
     kept + rest
-}
-
-fn pack(contents: &[u8]) -> Vec<u8> {
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
-    encoder.write_all(contents).and_then(|()| encoder.finish()).expect("memory takes what is written to it")
-}
-
-/// Whether a client says that it takes gzip (RFC 9110, section 12.5.3). Who says nothing of it gets the file as it is.
-fn takes_gzip(request: &Request) -> bool {
-    request
-        .headers()
-        .filter(|(name, _)| name.eq_ignore_ascii_case("Accept-Encoding"))
-        .flat_map(|(_, value)| value.split(','))
-        .any(|coding| {
-            let (name, weight) = coding.split_once(';').unwrap_or((coding, ""));
-            // There is no other parameter than `q`.
-            let weight = weight.split_once('=').and_then(|(_, weight)| weight.trim().parse::<f32>().ok());
-            name.trim().eq_ignore_ascii_case("gzip") && weight != Some(0.0)
-        })
 }
 
 fn content_type(name: &str) -> &'static str {

@@ -8,9 +8,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
-use rouille::{Response, ResponseBody};
+use rouille::{Request, Response, ResponseBody};
 
+use super::coding::Coding;
 use super::error::ApiError;
+use crate::gzip;
 use crate::lock::lock;
 use crate::transport::{Client, LongRequests, Rank};
 
@@ -110,9 +112,12 @@ impl ResponseBudget {
         Ok(Turn(self))
     }
 
-    /// A JSON answer of these bytes.
-    pub(super) fn json(&self, bytes: Vec<u8>) -> Response {
-        let response = Response::from_data("application/json", Vec::new());
+    /// A JSON answer of these bytes, which hold no secret: packed for a client that takes it, and only then counted.
+    pub(super) fn json(&self, request: &Request, bytes: Vec<u8>) -> Response {
+        let mut response = Response::from_data("application/json", Vec::new());
+        let coding = Coding::of(request, bytes.len());
+        response.headers.extend(coding.vary().into_iter().chain(coding.content_encoding()));
+        let bytes = if coding == Coding::Gzip { gzip::pack_fast(&bytes) } else { bytes };
         let length = bytes.len();
         let data = if length <= SHORT_BYTES_MAX {
             ResponseBody::from_data(bytes)
@@ -200,6 +205,10 @@ mod tests {
         Ok(make())
     }
 
+    fn json(answers: &ResponseBudget, bytes: Vec<u8>) -> Response {
+        answers.json(&Request::fake_http("GET", "/", vec![], vec![]), bytes)
+    }
+
     fn body(response: Response) -> (Box<dyn Read + Send>, usize) {
         let (reader, length) = response.data.into_reader_and_size();
         (reader, length.expect("a length"))
@@ -208,7 +217,7 @@ mod tests {
     #[test]
     fn what_nobody_reads_gives_way_and_what_is_read_stays() {
         let answers = ResponseBudget::default();
-        let long = |byte: u8| body(answers.json(vec![byte; HELD_BYTES_MAX / 4]));
+        let long = |byte: u8| body(json(&answers, vec![byte; HELD_BYTES_MAX / 4]));
         let (mut unread, _) = long(b'a');
         unread.read_exact(&mut [0]).expect("held");
         let (mut being_read, length) = long(b'b');
@@ -253,9 +262,25 @@ mod tests {
     #[test]
     fn an_answer_longer_than_all_may_hold_is_still_given() {
         let answers = ResponseBudget::default();
-        let (mut reader, length) = body(answers.json(vec![b'x'; HELD_BYTES_MAX + 1]));
+        let (mut reader, length) = body(json(&answers, vec![b'x'; HELD_BYTES_MAX + 1]));
         let mut whole = Vec::new();
         assert_eq!(reader.read_to_end(&mut whole).expect("held"), length);
+    }
+
+    #[test]
+    fn packed_answer_counts_with_the_bytes_that_are_sent() {
+        let answers = ResponseBudget::default();
+        let takes_gzip = Request::fake_http("GET", "/", vec![("Accept-Encoding".to_owned(), "gzip".to_owned())], vec![]);
+        // Digits of a simple generator: they shrink by half, and to more than a short answer.
+        let digits = std::iter::successors(Some(1_u32), |last| Some(last.wrapping_mul(1_664_525).wrapping_add(1_013_904_223)));
+        let text: Vec<u8> = digits.take(HELD_BYTES_MAX / 8).map(|digit| b'0' + (digit >> 28) as u8 % 10).collect();
+        let (mut reader, length) = body(answers.json(&takes_gzip, text.clone()));
+        assert!(length > SHORT_BYTES_MAX && length < text.len() * 3 / 4, "{length}");
+        assert_eq!(lock(&answers.held).bytes, length);
+        let (mut packed, mut unpacked) = (Vec::new(), Vec::new());
+        reader.read_to_end(&mut packed).expect("held");
+        flate2::read::GzDecoder::new(packed.as_slice()).read_to_end(&mut unpacked).expect("gzip");
+        assert!(unpacked == text);
     }
 
     #[test]

@@ -139,7 +139,7 @@ impl App {
             Route::LogTail => self.budget.make(client, || self.tail(request)),
             Route::Events => self.events(request, client),
             Route::Runs => self.budget.make(client, || self.runs(request)),
-            Route::Run => self.budget.make(client, || self.run(parameter)),
+            Route::Run => self.budget.make(client, || self.run(request, parameter)),
             Route::RunLog => self.log_text(request, parameter, client),
             Route::Scripts => self.script_budget.make(client, || self.scripts(request)),
             Route::Health => self.health(request, client),

@@ -61,6 +61,7 @@ mod cli {
 mod http {
     mod listeners;
     mod local_guesses;
+    mod packed;
     mod page_security;
     mod proof;
     pub(crate) mod reading;

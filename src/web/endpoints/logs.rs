@@ -90,8 +90,9 @@ impl App {
         }
         let mut asked = self.asked(source, run, grep, at)?;
         // A page is written down in the turn in which it is read: to wait with it in hand would be memory that nobody counts.
-        let answer =
-            |asked: &Asked, since, page| self.budget.json(long_bytes(&LogsResponse { since: Some(since), ..asked.answer(page) }));
+        let answer = |asked: &Asked, since, page| {
+            self.budget.json(request, long_bytes(&LogsResponse { since: Some(since), ..asked.answer(page) }))
+        };
         let (since, end) = match self.budget.make(client, || {
             let since = self.since(&asked, since.unwrap_or(0))?;
             let page = log::read_page(&*self.log(&asked), asked.part(since, u64::MAX), limit)?;
@@ -123,11 +124,12 @@ impl App {
         let log = self.log(&asked);
         let part = asked.part(self.since(&asked, 0)?, query.before.unwrap_or(u64::MAX));
         let page = log::read_last(&*log, part, asked.begin(), limit)?;
-        Ok(self.budget.json(if is_plain {
+        let bytes = if is_plain {
             long_bytes(&PlainTail { name: asked.source, lines: page.lines.into_iter().map(|line| line.line).collect() })
         } else {
             long_bytes(&asked.answer(page))
-        }))
+        };
+        Ok(self.budget.json(request, bytes))
     }
 
     /// What both endpoints take alike.

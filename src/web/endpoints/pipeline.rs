@@ -8,6 +8,7 @@ use crate::supervisor::Snapshot;
 use crate::transport::Client;
 use crate::web::app::App;
 use crate::web::auth::{Caller, Trust};
+use crate::web::coding::Coding;
 use crate::web::error::ApiError;
 use crate::web::json::json;
 use crate::web::long_poll::{LongPoll, WAIT_S_DEFAULT};
@@ -54,11 +55,20 @@ impl App {
             Some(_) | None => now,
         };
         // The one answer that is asked for all the time: put together at once, in a list that has room for what every answer carries.
-        let mut headers = Vec::with_capacity(2 + common_fields::COUNT);
+        let coding = Coding::of(request, published.body.len());
+        let mut headers = Vec::with_capacity(4 + common_fields::COUNT);
         headers.push(("Content-Type".into(), "application/json".into()));
-        let data = ResponseBody::from_data(published.body.as_str());
-        let response = Response { status_code: 200, headers, data, upgrade: None };
-        Ok(etag::with_tag(response, request, published.etag(&self.identity.id)))
+        headers.extend(coding.vary());
+        let (respond, tag) =
+            (|data| Response { status_code: 200, headers, data, upgrade: None }, published.etag(&self.identity.id));
+        if coding != Coding::Gzip {
+            return Ok(etag::with_tag(respond(ResponseBody::from_data(published.body.as_str())), request, tag));
+        }
+        let mut response = etag::with_tag_of_packed(respond(ResponseBody::from_data(published.packed())), request, tag);
+        if response.status_code == 200 {
+            response.headers.extend(coding.content_encoding());
+        }
+        Ok(response)
     }
 
     pub(in crate::web) fn status(&self) -> Response {

@@ -12,7 +12,7 @@ use crate::supervisor::Published;
 use crate::web::app::App;
 use crate::web::error::ApiError;
 use crate::web::input;
-use crate::web::json::{json, long_bytes};
+use crate::web::json::long_bytes;
 
 /// How many runs an answer has if no number is named.
 const RUNS_DEFAULT: u64 = 50;
@@ -28,10 +28,10 @@ impl App {
         let page = Reader::open(&self.database)?.runs(before.map(u64::cast_signed), limit, &filter)?;
         let RunsPage { runs, next_before, searched_all, counts } = page;
         let runs = runs.into_iter().map(|row| row.run).collect();
-        Ok(self.budget.json(long_bytes(&RunsResponse { runs, next_before, searched_all, counts })))
+        Ok(self.budget.json(request, long_bytes(&RunsResponse { runs, next_before, searched_all, counts })))
     }
 
-    pub(in crate::web) fn run(&self, id: &str) -> Result<Response, ApiError> {
+    pub(in crate::web) fn run(&self, request: &Request, id: &str) -> Result<Response, ApiError> {
         let number = run_id_of(id)?;
         let reader = Reader::open(&self.database)?;
         let (run, events) = reader.run(number)?.ok_or_else(|| ApiError::NoSuchRun(id.to_owned()))?;
@@ -40,7 +40,8 @@ impl App {
         let progress = self.progress(&run);
         let usual_ms = usual_ms(completed.iter().map(|run| run.active_ms).collect());
         let previous = completed.first().copied();
-        Ok(json(&RunResponse { run: WholeRun { run: run.run, progress, previous, usual_ms, events } }))
+        let run = WholeRun { run: run.run, progress, previous, usual_ms, events };
+        Ok(self.budget.json(request, long_bytes(&RunResponse { run })))
     }
 
     /// How far a run is or came: the latest one's is known, of the others there is what their shims stored.

@@ -56,7 +56,7 @@ impl App {
         let truncated = listing.is_cut || scripts.len() > SCRIPTS_MAX;
         scripts.truncate(SCRIPTS_MAX);
         let answer = ScriptsResponse { root: root.display().to_string(), scripts, truncated };
-        Ok(self.budget.json(long_bytes(&answer)))
+        Ok(self.budget.json(request, long_bytes(&answer)))
     }
 
     /// Adds what the history says of each script.

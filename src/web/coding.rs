@@ -1,0 +1,85 @@
+//! Which answers are packed, and for which clients: content codings (RFC 9110, sections 8.4 and 12.5.3).
+//!
+//! Only endpoints whose answers hold no secret use this, see `docs/security.md`: the length of a packed text says something about its contents.
+
+use std::borrow::Cow;
+
+use rouille::Request;
+
+/// Shorter JSON answers are sent as they are, in bytes: with its head such an answer fits into one packet either way.
+const PACKED_BYTES_MIN: usize = 1024;
+
+/// How the body of a JSON answer is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Coding {
+    /// As it is, to every client: it is short.
+    Only,
+    /// As it is, to a client that does not take gzip.
+    Plain,
+    /// Packed.
+    Gzip,
+}
+
+impl Coding {
+    /// The coding of an answer of this many bytes. The request is looked at only for a long one.
+    pub(super) fn of(request: &Request, byte_count: usize) -> Self {
+        if byte_count <= PACKED_BYTES_MIN {
+            Self::Only
+        } else if takes_gzip(request) {
+            Self::Gzip
+        } else {
+            Self::Plain
+        }
+    }
+
+    /// The field that says that other requests get another body.
+    pub(super) fn vary(self) -> Option<(Cow<'static, str>, Cow<'static, str>)> {
+        (self != Self::Only).then_some(("Vary".into(), "Accept-Encoding".into()))
+    }
+
+    /// The field that says how the body is to be read.
+    pub(super) fn content_encoding(self) -> Option<(Cow<'static, str>, Cow<'static, str>)> {
+        (self == Self::Gzip).then_some(("Content-Encoding".into(), "gzip".into()))
+    }
+}
+
+/// Whether a client says that it takes gzip. A client that does not mention it gets the body as it is.
+pub(super) fn takes_gzip(request: &Request) -> bool {
+    request
+        .headers()
+        .filter(|(name, _)| name.eq_ignore_ascii_case("Accept-Encoding"))
+        .flat_map(|(_, value)| value.split(','))
+        .any(|coding| {
+            let (name, weight) = coding.split_once(';').unwrap_or((coding, ""));
+            // There is no other parameter than `q`.
+            let weight = weight.split_once('=').and_then(|(_, weight)| weight.trim().parse::<f32>().ok());
+            name.trim().eq_ignore_ascii_case("gzip") && weight != Some(0.0)
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_long_answers_are_packed_and_only_for_clients_that_take_gzip() {
+        let ask = |accepted: Option<&str>| {
+            let headers = accepted.map(|value| ("accept-encoding".to_owned(), value.to_owned())).into_iter().collect();
+            Request::fake_http("GET", "/", headers, vec![])
+        };
+        for (accepted, coding) in [
+            (Some("gzip, deflate, br"), Coding::Gzip),
+            (Some("br;q=1.0, GZIP;q=0.8"), Coding::Gzip),
+            (Some("gzip;q=0"), Coding::Plain),
+            (Some("gzip; q=0.000"), Coding::Plain),
+            (Some("gzip;Q=0"), Coding::Plain),
+            (Some("deflate, xgzip"), Coding::Plain),
+            (Some("*"), Coding::Plain),
+            (Some(""), Coding::Plain),
+            (None, Coding::Plain),
+        ] {
+            assert_eq!(Coding::of(&ask(accepted), PACKED_BYTES_MIN + 1), coding, "{accepted:?}");
+            assert_eq!(Coding::of(&ask(accepted), PACKED_BYTES_MIN), Coding::Only, "{accepted:?}");
+        }
+    }
+}
