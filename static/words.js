@@ -273,7 +273,39 @@ export const FIND = {
 // ---- The form of a start, and the first visit ------------------------------------------------------------------------------
 
 export const START = {
+  newRun: 'New run', edit: 'Edit and run', from: (id) => `as run ${id}`, start: 'Start', startThe: (script) => `Start ${script.split('/').pop()}`,
+  starting: 'Starting…', scripts: 'Scripts', findScripts: (root) => (root ? `Scripts in ${root}` : 'Scripts'), reading: 'Looking for scripts…',
+  noScripts: (root) => `No scripts found in ${root}`, noMatch: 'No script has this in its name.', noList: 'The scripts could not be listed.',
+  whatIsOne: 'A script is an executable file, a file with a first line like #!/bin/bash, or a name that ends with .sh.',
+  cut: (count) => `Only ${count.toLocaleString()} are listed. Type a part of a name to find others.`,
+  tryAgain: 'Try again', use: (path) => `Use “${path}”`, notListed: 'not in the list', chooseOne: 'Choose a script.',
+  ran: (runs, usual) => (runs ? `ran ${runs === 1 ? 'once' : `${runs.toLocaleString()} times`}${usual === null ? '' : `, usually ${solid(since(usual))}`}` : 'never run'),
+  lastTime: (word) => ` · ${lower(word)} last time`,
+  args: 'Arguments', argsHint: 'Split as by a shell: quotes and backslashes work; $NAME and * stay as they are.', argList: 'The arguments, one by one',
+  unclosed: (quote) => `The quote ${quote} is not closed.`, loneBackslash: 'Nothing follows the backslash at the end.',
+  env: 'Environment', envName: 'NAME', envValue: 'value', valueOf: (name) => `Value of ${name || 'the new variable'}`, remove: (name) => `Remove ${name}`,
+  show: 'Show', hide: 'Hide', notKept: 'not kept; give it again', noName: 'This value has no name.', twice: (name) => `${name} is given twice.`,
+  notGiven: (name) => `The value of ${name} was not kept. Give it again, or remove the variable.`,
+  oneLine: 'This field takes one line. A value of several lines can be given on the command line: --env NAME takes it from your shell.',
+  secretsHint: 'Secrets are not in this command: --env NAME takes the value from your shell.', command: 'The same on the command line',
+  cwd: 'Folder', grace: 'Time to save its work, in seconds', graceHint: 'the server’s default', grace_s: 'It', noNumber: 'Give a number of seconds, or nothing.',
+  busy: (id, what) => `Run ${id} is ${what}; ${what === 'stopping' ? 'wait for its end' : 'stop it first'}.`, noStart: 'A start is not possible at the moment.',
+  noChoices: (id) => `What run ${id} was started with could not be read.`, copy: 'Copy', copied: 'Copied', notCopied: 'Could not copy',
+  choose: 'Choose a script', theseAreIn: 'These are in {}. A run goes on when you close this page.', withArgs: 'Start with arguments…',
+  more: (count, isCut) => `${count.toLocaleString()}${isCut ? ' or' : ''} more scripts…`, elsewhere: 'From a terminal, or from another machine', noRuns: 'No runs yet',
+  youLook: 'When a run starts, its log appears here. This access is read-only, so it can’t start one.',
+  example: 'An example that tells its step and its progress:', saveIt: (path) => `Save it as ${path}, then press “${START.tryAgain}”.`,
+  script: '#!/bin/bash\necho "::step count to ten"\nfor n in {1..10}; do echo "::progress $((n * 10)) $n of 10"; sleep 1; done\n',
+  // A day in few characters: there is little room beside a script.
+  day(ms, now) {
+    const days = Math.round((new Date(now).setHours(12, 0, 0, 0) - new Date(ms).setHours(12, 0, 0, 0)) / 864e5);
+    if (days === 0) return `today ${minute(ms)}`;
+    if (days === 1) return 'yesterday';
+    return (days > 0 && days < 7 ? shortWeekday : days > 0 && days < 200 ? shortDay : dayFormat).format(ms);
+  },
 };
+const shortWeekday = format({ weekday: 'long' });
+const shortDay = format({ day: 'numeric', month: 'long' });
 
 // ---- Steps and usage over time -----------------------------------------------------------------------------------------------
 
