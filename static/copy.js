@@ -75,7 +75,7 @@ async function write(text, button) {
 export function copyLine(shown, text, prompt = '$') {
   const copier = iconButton('copy', S.copy);
   copier.addEventListener('click', () => copy(text(), copier));
-  return el('div', { className: 'copyline' }, el('span', { 'aria-hidden': 'true' }, prompt), shown, copier);
+  return el('div', { className: 'copyline', dir: 'ltr' }, el('span', { 'aria-hidden': 'true' }, prompt), shown, copier);
 }
 
 // ---- Asking ----------------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ export { showFirst } from './first.js';
 const FIND_MS = 250;        // after the last key, if the server has to search
 const RECENT = 200;         // the runs that tell when a script was last run, and how that ended
 const AGAIN_MS = 700;       // a second press within this time is the rest of a double click
-const HEIGHT_MAX = 160;     // of the arguments, in px
+const ROWS_MAX = 8;         // of the arguments
 const CHIPS_MAX = 500;
 const SECRET = /KEY|TOKEN|SECRET|PASS|PWD|CREDENTIAL/i;
 
@@ -91,11 +91,11 @@ const labelled = (words, input, ...under) => el('div', {}, el('label', {}, words
 function make() {
   part = {
     title: el('h2', { id: 'form-title', tabIndex: -1 }), from: el('span', { className: 'from' }), close: iconButton('close', T.close),
-    find: field({ type: 'search', className: 'f' }), list: el('div', { className: 'list', role: 'radiogroup', 'aria-label': S.scripts }),
+    find: field({ type: 'search', className: 'f', dir: '' }), list: el('div', { className: 'list', role: 'radiogroup', 'aria-label': S.scripts }),
     note: el('p', { role: 'status' }), retry: button('b sm', S.tryAgain), use: button('b sm use', ''), fields: el('fieldset'),
     args: field({ rows: 1, 'aria-describedby': 'args-hint' }, 'textarea'), hint: el('p', { id: 'args-hint' }),
-    chips: el('ol', { dir: 'ltr', 'aria-label': S.argList }), env: el('div', { className: 'envs', role: 'group', 'aria-label': S.env }),
-    cwd: field(), grace: field({ className: 'f', inputMode: 'decimal', placeholder: S.graceHint }), command: el('code', { dir: 'ltr' }),
+    chips: el('ol', { dir: 'ltr', 'aria-label': S.argList }), env: el('div', { className: 'envs', dir: 'ltr', role: 'group', 'aria-label': S.env }),
+    cwd: field(), grace: field({ className: 'f', dir: '', inputMode: 'decimal', placeholder: S.graceHint }), command: el('code', { dir: 'ltr' }),
     why: el('p', { id: 'why-not' }), wrong: el('p', { id: 'wrong', role: 'alert' }), cancel: button('b quiet', T.cancel),
     go: button('b prime', '', icon('play'), el('span')), foot: el('footer'),
   };
@@ -128,6 +128,8 @@ function make() {
   });
   part.fields.addEventListener('input', () => {
     isTouched = true;
+    const { name, value } = rows.at(-1);
+    if (name.value || value.value) addVariable();
     tell();
     showCommand();
   });
@@ -148,14 +150,13 @@ export function openForm(element, context, given) {
   [all, found, latest, recent, isSending] = [null, null, null, new Map(), false];
   const from = given.run ?? (given.script ? null : pipeline.run_id);
   set(part.title, given.run ? S.edit : S.newRun);
-  set(part.from, '');
   part.find.value = '';
-  chosen = given.script ?? (from === null ? pipeline.default_script ?? '' : '');
+  chosen = given.script ?? (given.run ? '' : pipeline.script ?? pipeline.default_script ?? '');
   fill({});
   tell();
   dialog.showModal();
   // On a touch screen the keyboard would cover the form.
-  (matchMedia('(pointer: fine)').matches ? part.find : part.title).focus();
+  (matchMedia('(pointer: coarse)').matches ? part.title : part.find).focus();
   showState();
   list(mine);
   if (from !== null) learnChoices(mine, from, !given.run);
@@ -223,7 +224,7 @@ function drawScript({ path, runs, usual_ms: usual, last_run_id: last }) {
   const isBad = /failed|killed|unstarted|lost/.test(end?.tone);
   return el('label', {}, el('input', { type: 'radio', name: 'script', className: 'vh', value: path, checked: path === chosen }),
     el('span', { className: 'card' }, code(path), run ? el('time', { dateTime: run.created_at, title: localTime(at, c.now) }, S.day(at, c.now)) : '',
-      el('small', {}, runs === undefined ? S.notListed : S.ran(runs, usual) + (isBad ? S.lastTime(end.word) : ''))));
+      el('small', {}, runs === undefined ? S.notListed(all.problem) : S.ran(runs, usual) + (isBad ? S.lastTime(end.word) : ''))));
 }
 
 // Chooses a script. `isFound` is that the search has ended with it.
@@ -245,23 +246,24 @@ function choose(path, isFound) {
 
 // Fills in what run `id` was started with.
 async function learnChoices(mine, id, isNew) {
+  const before = chosen;
   part.fields.disabled = true;
   const { start: choices, problem } = await get(c.ask, `api/runs/${id}/start`);
   if (mine !== opening) return;
   part.fields.disabled = false;
   if (problem) tell(`${S.noChoices(id)} ${problem}`);
   else {
-    if (isNew) latest = choices;
-    chosen ||= choices.script;
+    if (isNew) latest = { ...choices, id };
     // Another script may have been chosen meanwhile.
-    if (chosen === choices.script || !isNew) fill(choices);
-    set(part.from, S.from(id));
+    if (chosen === before) chosen = choices.script;
+    if (chosen === choices.script || !isNew) fill({ ...choices, id });
   }
   drawScripts();
   showState();
 }
 
-function fill({ args = [], cwd, env = {}, grace_s: grace }) {
+function fill({ args = [], cwd, env = {}, grace_s: grace, id }) {
+  set(part.from, id ? S.from(id) : '');
   part.args.value = command(args[0] ?? '', args.slice(1)).replace(args.length ? '' : "''", '');
   filled = { text: part.args.value, args };
   part.cwd.value = cwd && cwd !== root ? cwd : '';
@@ -274,7 +276,7 @@ function fill({ args = [], cwd, env = {}, grace_s: grace }) {
   showCommand();
 }
 
-// A row of the environment. A value that is null was not kept.
+// Adds a row of the environment; the last one is for the next variable. A value that is null was not kept.
 function addVariable(name = '', kept = '') {
   const row = { kept, name: field({ value: name, placeholder: S.envName, 'aria-label': S.envName }), value: field({ value: kept ?? '' }),
     show: button('show', S.show), remove: iconButton('close', '') };
@@ -307,7 +309,7 @@ function addVariable(name = '', kept = '') {
   showVariable(row);
 }
 
-// What depends on a variable's name, and on whether there is a value. The last row is for the next variable.
+// What depends on a variable's name, and on whether its value was kept.
 function showVariable(row) {
   const name = visible(row.name.value), isSecret = SECRET.test(name);
   row.value.type = isSecret && !row.isShown ? 'password' : 'text';
@@ -315,11 +317,11 @@ function showVariable(row) {
   row.value.autocomplete = isSecret ? 'new-password' : 'off';
   row.value.placeholder = row.kept === null ? S.notKept : S.envValue;
   row.value.setAttribute('aria-label', S.valueOf(name));
-  row.show.hidden = !isSecret;
+  row.show.hidden = !isSecret || row.kept === null;
+  row.value.classList.toggle('hides', !row.show.hidden);
   row.show.textContent = row.isShown ? S.hide : S.show;
   row.remove.title = S.remove(name);
   row.remove.setAttribute('aria-label', row.remove.title);
-  if (row === rows.at(-1) && (name || row.value.value)) addVariable();
 }
 
 // ---- What the fields say -----------------------------------------------------------------------------------------------------
@@ -334,6 +336,7 @@ function tell(text = '', at = null) {
   set(part.wrong, text);
   at?.setAttribute('aria-invalid', 'true');
   at?.focus();
+  if (text) part.wrong.scrollIntoView({ block: 'nearest' });
 }
 
 // The start that the fields describe, as far as they do.
@@ -362,9 +365,8 @@ function isWhole() {
 
 function showCommand() {
   const { words, problem } = given();
-  part.args.style.height = '';
-  const { scrollHeight, offsetHeight, clientHeight } = part.args;
-  if (scrollHeight > clientHeight) part.args.style.height = `${Math.min(HEIGHT_MAX, scrollHeight + offsetHeight - clientHeight)}px`;
+  part.args.rows = 1;
+  while (part.args.scrollHeight > part.args.clientHeight && part.args.rows < ROWS_MAX) part.args.rows++;
   set(part.hint, problem || (words.length ? '' : S.argsHint));
   part.chips.hidden = !words.length;
   part.chips.replaceChildren(...words.slice(0, CHIPS_MAX).map((word) => el('li', {}, visible(word) || "''")));
