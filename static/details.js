@@ -4,7 +4,7 @@
 import { onMeantClick } from './controls.js';
 import { set, tint, useIcon } from './head.js';
 import { linkProof } from './login.js';
-import { copy } from './start.js';
+import { copy } from './copy.js';
 import { DETAILS as D, T, bytes, clock, command, fromWhere, happening, localTime, sentence, took, visible } from './words.js';
 
 const ANSWER_MS = 10000;
