@@ -13,7 +13,7 @@ pub const RUNS_MAX: u64 = 500;
 pub const FIND_BYTES_MAX: usize = 200;
 
 /// The most runs that a search examines for one answer.
-pub const RUNS_SEARCHED_MAX: usize = 20_000;
+pub const RUNS_SEARCHED_MAX: usize = 10_000;
 
 /// The most runs that [`RunCounts`] counts: as many as the history can be set to keep.
 pub const RUNS_COUNTED_MAX: u32 = 1_000_000;
