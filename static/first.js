@@ -95,7 +95,7 @@ function row({ path, size, modified_at: time }, n) {
     draw();
   });
   const changed = el('time', { dateTime: time, title: localTime(at, c.now) }, S.day(at, c.now));
-  return el('li', {}, icon('file'), code(path), el('span', {}, bytes(size)), changed, starter);
+  return el('li', {}, icon('file'), code(path), el('span', { dir: 'ltr' }, bytes(size)), changed, starter);
 }
 
 // The same from elsewhere. `curl --json` sends a POST.

@@ -85,7 +85,8 @@ function cli({ script, args, cwd, env, grace_s: grace }) {
 
 // ---- The form: made once -----------------------------------------------------------------------------------------------------
 
-const field = (props, tag = 'input') => el(tag, { className: 'f mono', dir: 'ltr', autocomplete: 'off', autocapitalize: 'none', spellcheck: false, ...props });
+const PLAIN = { className: 'f mono', dir: 'ltr', autocomplete: 'off', autocapitalize: 'none', spellcheck: false };
+const field = (props, tag = 'input') => el(tag, { ...PLAIN, ...props });
 const labelled = (words, input, ...under) => el('div', {}, el('label', {}, words, input), ...under);
 
 function make() {
@@ -373,7 +374,7 @@ function showCommand() {
   const start = choices(), text = cli({ ...start, script: chosen || 'SCRIPT' });
   part.command.dataset.text = text;
   set(part.command, text);
-  part.command.title = Object.keys(start.env).some((name) => SECRET.test(name)) ? S.secretsHint : visible(text);
+  part.command.title = visible(text) + (Object.keys(start.env).some((name) => SECRET.test(name)) ? `\n${S.secretsHint}` : '');
 }
 
 // ---- Starting ----------------------------------------------------------------------------------------------------------------
@@ -404,12 +405,12 @@ async function start() {
   [sent, isSending] = [now, true];
   showState();
   const answer = await c.act('start', choices());
+  if (answer?.ok) location.hash = '#/';
+  // It may have been closed, and opened again, meanwhile. The page's own notice then tells of a refusal.
+  if (mine !== opening) return;
   isSending = false;
-  if (answer?.ok) {
-    dialog.close();
-    location.hash = '#/';
-  } else if (mine === opening && dialog.open) {
-    // The form says it. Where it was closed meanwhile, the page's notice does.
+  if (answer?.ok) dialog.close();
+  else if (dialog.open) {
     clearNotice();
     showRefusal(answer);
     learnState();
