@@ -6,6 +6,11 @@
 //
 // A record can contain thousands of sequences that each erase or move across a whole line. So the cost of one record is limited,
 // and once it is spent, further sequences that cost more than a character are ignored.
+//
+// Below that: the DOM nodes of such a line, and what its words mean to the page: a step, progress, an error. All of it looks at a bounded part
+// of a line, and text gets into the document by textContent only.
+
+import { clock, visible } from './words.js';
 
 const CHARS_MAX = 8000; // of one line shown
 const COST_MAX = 8 * CHARS_MAX; // of the sequences of one record, in characters
@@ -170,4 +175,173 @@ export function classes(tone) {
   if (tone & 31) names.push(`fg${(tone & 31) - 1}`);
   if (tone >> 5 & 31) names.push(`bg${(tone >> 5 & 31) - 1}`);
   return names.join(' ');
+}
+
+// ---- The nodes of a line -----------------------------------------------------------------------------------------------
+
+const LINKS_MAX = 50; // of one line
+
+// What is drawn in a way of its own: addresses, the blocks of progress bars, and characters that change the reading direction.
+const SPECIAL = /\bhttps?:\/\/[^\s<>"'`\\^{|}\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\u2588-\u2593]{1,2000}|[\u2588-\u2593]+|[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/g;
+
+// Puts a line's text into `into`, with what `needle` matches as `mark` elements, and returns the number of nodes. Text behind the first
+// `most` nodes becomes one node.
+function fill(into, { text, tones }, most, needle) {
+  const hits = needle ? [...text.matchAll(needle)] : [];
+  let count = 0, hit = 0, links = 0, at = 0;
+  const put = (to, parent) => {
+    while (at < to) {
+      const from = at;
+      while (hits[hit] && hits[hit].index + hits[hit][0].length <= from) hit += 1;
+      const { index = Infinity, 0: { length } = '' } = hits[hit] ?? {};
+      const isHit = from >= index && count <= most;
+      const tone = tones.charCodeAt(from) || 0;
+      const limit = count > most ? to : Math.min(to, isHit ? index + length : index);
+      for (at = from + 1; at < limit && (count > most || (tones.charCodeAt(at) || 0) === tone);) at += 1;
+      let node = text.slice(from, at);
+      if (tone || isHit) {
+        node = document.createElement(isHit ? 'mark' : 'span');
+        node.className = classes(tone);
+        node.textContent = text.slice(from, at);
+      }
+      parent.append(node);
+      count += 1;
+    }
+  };
+  for (const { index, 0: found } of text.matchAll(SPECIAL)) {
+    if (count > most) break;
+    put(index, into);
+    const link = found.startsWith('http') && links < LINKS_MAX ? address(found) : '';
+    const element = document.createElement(link ? 'a' : 'span');
+    let end = index + found.length;
+    if (link) {
+      links += 1;
+      end = index + link.length;
+      Object.assign(element, { href: link, target: '_blank', rel: 'noopener noreferrer' });
+    } else if (found.startsWith('http')) continue;
+    else if (found >= '\u2588' && found <= '\u2594') element.className = 'blocks';
+    else {
+      // Shown in place of acting: nothing may turn a line round.
+      element.className = 'turn';
+      element.textContent = visible(found);
+      at = end;
+      count += 1;
+    }
+    put(end, element);
+    into.append(element);
+  }
+  if (count > most) into.append(visible(text.slice(at).replaceAll('\t', ' ')));
+  else put(text.length, into);
+  return count;
+}
+
+// An address without the punctuation of the sentence that it stands in; empty if it is none.
+function address(found) {
+  let link = found;
+  for (let round = 0; round < 9; round++) {
+    const last = link.at(-1), opens = { ')': '(', ']': '[' }[last];
+    if (!'.,;:!?*'.includes(last) && !(opens && link.split(last).length > link.split(opens).length)) break;
+    link = link.slice(0, -1);
+  }
+  try {
+    return new URL(link) && link;
+  } catch {
+    return '';
+  }
+}
+
+// ---- The elements of a row ------------------------------------------------------------------------------------------------
+
+const PIECES_MAX = 500; // of one line, each with its own looks
+
+// A div, not a paragraph, because copying would add an empty line after each.
+export function newElement(row) {
+  const element = document.createElement('div');
+  if (row.isMark) {
+    element.className = row.isGap ? 'mark gap' : 'mark';
+    element.textContent = row.text;
+    return element;
+  }
+  element.className = row.stream === 'stderr' ? 'row stderr' : 'row';
+  const time = document.createElement('time');
+  if (row.ts) {
+    time.textContent = `${clock(Date.parse(row.ts))} `;
+    time.dateTime = time.title = row.ts;
+  }
+  element.append(time, document.createElement('span'));
+  return element;
+}
+
+// Puts a row's text into its element. Returns the number of nodes, which is `most` at most and a few.
+export function paintRow(row, most, needle) {
+  const text = row.element.lastChild, progress = told(row);
+  text.className = progress ? 'dim' : row.isCut ? 'cut' : '';
+  text.replaceChildren();
+  return fill(text, progress ? { text: progress, tones: '' } : row, Math.min(PIECES_MAX, most), needle);
+}
+
+// The heading of a step, which folds it: signs of whether it is folded and how it went, its number, its name, and how long it took.
+export function newHeading(name) {
+  const [heading, button] = [document.createElement('h3'), document.createElement('button')];
+  heading.className = 'step';
+  button.type = 'button';
+  button.setAttribute('aria-expanded', true);
+  button.append(icon('down'), icon('idle'), ...['small', 'b', 'span'].map((tag) => document.createElement(tag)));
+  button.children[3].textContent = visible(name.slice(0, 200));
+  heading.append(button);
+  return heading;
+}
+
+export function icon(name) {
+  const [svg, use] = ['svg', 'use'].map((tag) => document.createElementNS('http://www.w3.org/2000/svg', tag));
+  svg.setAttribute('class', 'i');
+  svg.setAttribute('aria-hidden', true);
+  use.setAttribute('href', `#i-${name}`);
+  svg.append(use);
+  return svg;
+}
+
+// ---- What a line says ---------------------------------------------------------------------------------------------------
+
+// The name of the step that a line begins; empty if it begins none.
+export const stepName = ({ text }) => (text.startsWith('::step') ? /^::step[ \t]+(\S.*?)[ \t]*$/.exec(text)?.[1] ?? '' : '');
+
+// What a line tells of the progress, in words; empty if nothing.
+export function told({ text }) {
+  const found = text.startsWith('::progress') ? /^::progress[ \t]+(\d{1,3}(?:\.\d)?)%?(?:[ \t]+(\S.*?))?[ \t]*$/.exec(text) : null;
+  return found && Number(found[1]) <= 100 ? `${Number(found[1])} % ${found[2] ?? ''}` : '';
+}
+
+const LOOK_CHARS = 300;   // of a line, when errors are looked for
+const BLOCK_LINES = 200;  // of one traceback
+
+// Most lines fail this one, which is quick.
+const SUSPECT = /err|fatal|panic|exception|traceback|fail|critical|segmentation|core dumped/i;
+const ERRORS = [
+  // A level in capitals, wherever it stands.
+  /(?<![\w.=/-]|\b(?:no|0) )(?:ERROR|FATAL|PANIC|CRITICAL|FAILED|EXCEPTION)(?![\w=/-]|:? *0\b)/,
+  // A word at the beginning, or behind a bracket or a colon; but neither a number's name nor a part of another word.
+  /^\s*(?:fatal|panic|error|exception)(?=$|[:!\])\[(]|\s)(?!:?\s*[-\d.]+%?\s*(?:$|[,;|])|\s*=|\s(?:rates?|counts?|handl|log|margin|bars?|is|was|in)\b)/i,
+  /[\]\[:>|]\s*(?:fatal|panic|error|exception)(?=[:!\]\[]|\s\d+$)(?!:\s*[-\d.]+%?\s*(?:$|[,;|]))/i,
+  /(?:^|^E|[\]:>|])\s*(?:\w[\w$]*\.)*[A-Z]\w*(?:Error|Exception)(?=:|\s*$)/,
+  /\b(?:level|lvl|severity)"?\s*[=:]\s*"?(?:error|err|fatal|panic|critical)\b/i,
+  /\bthread '[^']*' (?:\(\d+\) )?panicked\b|\bSegmentation fault\b|\bcore dumped\b|\bnpm (?:ERR!|error\s)|\bUncaught \w*(?:Error|Exception)\b/,
+];
+
+// Whether a line looks like an error: 0: no, 2: it begins one, 1: it goes on with the one of the line before it. `state` is kept from one line
+// of a stream to the next.
+export function judge({ text }, state) {
+  const head = text.slice(0, LOOK_CHARS);
+  const { left = 0, wasBad = false } = state;
+  let isBad = true;
+  state.left = 0;
+  if (/^\s*Traceback \(/.test(head)) state.left = BLOCK_LINES;
+  else if (left && head.trim()) state.left = /^[\s|+]/.test(head) ? left - 1 : 0;
+  else {
+    isBad = SUSPECT.test(head) && ERRORS.some((error) => error.test(head));
+    // Its message is in the next line.
+    if (isBad && /panicked at \S+:\d+:$/.test(head)) state.left = 1;
+  }
+  state.wasBad = isBad;
+  return isBad ? 2 - wasBad : 0;
 }

@@ -1,230 +1,89 @@
-// The log on the page: what is loaded of it, what of that is in the document, and following the end.
+// The log on the page: what of its rows is in the document, following the end, and the headings of steps.
 //
-// All lines are kept as text, in chunks, each with its element. Only the chunks near the view hold elements for their lines; the others are as
-// high as they were or are thought to be. So a hundred thousand lines cost a page what a few hundred do. It is drawn once a frame, and
-// what one reads stays where it is, whatever comes or goes above and below. Text gets in by textContent only.
+// Only the chunks near the view hold elements for their lines; the others are as high as they were or are thought to be. So a hundred thousand
+// lines cost a page what a few hundred do. The heading of a step sticks to the top while its lines are in view, and folds them. All is drawn
+// once a frame, and what one reads stays where it is, whatever comes or goes above and below. Text gets in by textContent only.
 
-import { blank, classes, write } from './ansi.js';
-import { bytes, clock } from './words.js';
+import { icon, newElement, paintRow } from './ansi.js';
+import * as rows from './log-rows.js';
+import { HUES, LOG, since, took } from './words.js';
 
-export const LINES_MAX = 100000;
-const CHARS_MAX = 32e6;       // of all lines
-const CHUNK_LINES = 100;
-const PIECES_MAX = 500;       // of one line, each with its own looks
+export { append, attach, bounds, errorMarks, lastErrorLines, prepend, rowAt } from './log-rows.js';
+
 const CHUNK_PIECES_MAX = 8000;
-const RAW_CHARS_MAX = 65536;
 const END_PX = 40;            // this close to the end is at the end
 const FILLS_MAX = 5;          // how often a short log is made longer without being asked
+const LONG_LINES = 200;       // of a finished run, from which on what went well is folded
+const STEP_MS = 3000;         // how far a step's time may be from that of its line
 
 const $ = (id) => document.getElementById(id);
 const log = $('log');
 
-let chunks = [];              // in order: {element, rows, height, isDrawn, isNew}
-let first = 0, end = 0;       // rows are numbered without holes, and those put in front get smaller numbers
-let chars = 0;
-let isFull = false;           // whether lines had to go, or would have to go where somebody reads
 let following = true;         // whether the view stays at the end
 let fresh = 0;                // rows that came since it does not
-let open = {};                // by stream: the row that the next record continues
-let heads = {};               // by stream: the first row, whose line may have begun earlier
-let lastRun, lastDay = '';
-let lineHeight = 20, lastTop = 0, fills = 0;
+let lineHeight = 18, headHeight = 30, lastTop = 0, fills = 0;
 let isScheduled = false;
-let needle = null, current = null; // what to mark, and in which row one is
+let isRising = false;         // whether the reader went up last
+let isTouched = false;        // whether the reader, or a link, has chosen what is in view
+let needle = null, current = null, linked = null; // what to mark, in which row one is, and which one the address names
+let life = null;              // what is known of the run, as `setSteps` was told
+let isFolded = null;          // whether what went well was folded at first; null: that is not decided
+let caret = null, card = null, shown = null;
 const stale = new Set();      // rows to repaint with the next frame: once each, however many records they received
-let hooks;
+const owners = new WeakMap(); // of elements: their rows
+const watchers = [];
 
-const front = document.createElement('div'); // the text before the first line
-const more = document.createElement('button');
-more.type = 'button';
-more.textContent = 'Earlier lines';
-front.className = 'mark';
-front.append(document.createElement('span'), ' ', more);
+// The text before the first line, and the way on behind the last one where lines are left out there.
+const [front, more] = note(LOG.earlier, () => rows.hooks.earlier());
+const [back, further] = note(LOG.later, () => rows.hooks.later());
+front.prepend(document.createElement('span'));
+back.hidden = true;
+further.classList.add('later');
 
-// `earlier()` is to bring older lines, `atEnd()` to go on; the others tell the search what became of rows.
-export function attach(given) {
-  hooks = given;
-  more.addEventListener('click', () => hooks.earlier());
+function note(words, act) {
+  const [element, button] = [document.createElement('div'), document.createElement('button')];
+  element.className = 'mark gap';
+  button.type = 'button';
+  button.textContent = words;
+  button.addEventListener('click', act);
+  element.append(button);
+  return [element, button];
 }
+
+rows.drawBy({
+  lineHeight: () => lineHeight,
+  foldsOlder: () => !!isFolded && following,
+  counts(row) { if (!following && back.hidden && !row.isMark) fresh += 1; },
+  repaint: (row) => stale.add(row),
+  redraw: (row, element) => element.replaceWith(draw(row)),
+  showFold,
+  schedule,
+});
+
+// `watch` is called after each frame in which the log was drawn.
+export const whenDrawn = (watch) => watchers.push(watch);
 
 export const isFollowing = () => following;
 
 // Whether no line may come in now: one would go where somebody reads.
-export const takesNone = () => isFull && !following;
+export const takesNone = () => rows.isFull && !following;
 
-export const bounds = () => [first, end];
+// Whether all of the log is loaded.
+export const isWhole = () => more.hidden && back.hidden && !rows.isFull;
 
-// Whether the log's first line is loaded.
-export const isWhole = () => more.hidden && !isFull;
+// The row that an element belongs to.
+export const rowOf = (element) => owners.get(element?.closest?.('#log .row, #log .step'));
 
-// ---- What is loaded --------------------------------------------------------------------------------------------------
+export const shownRun = () => shown;
 
 export function clear() {
-  log.replaceChildren();
-  chunks = [];
-  first = end;
-  chars = fresh = fills = 0;
-  isFull = false;
-  following = true;
-  open = {};
-  heads = {};
-  lastRun = undefined;
-  lastDay = '';
+  rows.clear();
+  log.replaceChildren(...(card ? [card] : []));
+  fresh = fills = 0;
+  isFolded = caret = linked = null;
+  isTouched = isRising = false;
+  following = back.hidden = true;
   tellFront('', true);
-  hooks.trimmed();
-}
-
-// Adds what came: lines of the API, and `{gone}` where bytes are missing.
-export function append(lines) {
-  for (const line of lines) {
-    if (line.gone !== undefined || line.run_id !== lastRun) open = {};
-    let row = open[line.stream];
-    if (row?.isGone) row = null;
-    // What goes on in a row is of that row's day.
-    const day = row ? lastDay : dayOf(line.ts) || lastDay;
-    for (const mark of marks(line, lastRun, day, lastDay)) push(mark);
-    if (line.gone !== undefined) continue;
-    [lastRun, lastDay] = [line.run_id, day];
-    if (!row) push(row = newRow(line));
-    heads[line.stream] ??= row;
-    take(row, line);
-    hooks.changed(row);
-    if (row.element) stale.add(row);
-    open[line.stream] = line.partial ? row : null;
-  }
-  schedule();
-}
-
-// Puts older ones in front of what is there.
-export function prepend(lines) {
-  const rows = [], begun = {};
-  let run, day = '';
-  for (const line of lines) {
-    let row = line.run_id === run ? begun[line.stream] : null;
-    const before = day;
-    if (!row) day = dayOf(line.ts) || day;
-    rows.push(...marks(line, run, day, before));
-    if (line.gone !== undefined) continue;
-    if (!row) rows.push(row = newRow(line));
-    run = line.run_id;
-    take(row, line);
-    begun[line.stream] = line.partial ? row : null;
-  }
-  if (run !== undefined && chunks[0]?.rows[0].run === run) {
-    // This run has begun earlier than it seemed; a day begins here, or that, too.
-    const [mark] = chunks[0].rows;
-    if (mark.day && mark.day !== day) {
-      mark.text = mark.day;
-      if (mark.element) mark.element.textContent = mark.text;
-    } else {
-      chunks[0].rows.shift();
-      mark.element?.remove();
-      first += 1;
-      if (!chunks[0].rows.length) chunks.shift().element.remove();
-    }
-  }
-  for (const [stream, head] of Object.entries(heads)) {
-    const row = begun[stream];
-    // A line whose first records are among these and whose last were there already is one line, where its end is.
-    if (row && row.run === head.run && row.raw !== null && head.raw !== null) {
-      rows.splice(rows.indexOf(row), 1);
-      const { raw, number, element } = head;
-      chars -= head.text.length;
-      take(row, { line: raw, partial: open[stream] === head });
-      Object.assign(head, row, { number, element });
-      if (element) element.replaceWith(draw(head));
-    }
-    heads[stream] = rows.find((older) => older.stream === stream) ?? head;
-  }
-  first -= rows.length;
-  rows.forEach((row, n) => {
-    row.number = first + n;
-    if (heads[row.stream] !== row) row.raw = null;
-  });
-  const older = [];
-  for (let n = 0; n < rows.length; n += CHUNK_LINES) older.push(newChunk(rows.slice(n, n + CHUNK_LINES)));
-  chunks = older.concat(chunks);
-  hooks.prepended(rows);
-  schedule();
-}
-
-// What stands in front of a line that is the first of its run or its day, or behind something missing. `run` and `before` are those of
-// the line before it.
-function marks(line, run, day, before) {
-  if (line.gone !== undefined) return [{ ...blank(), text: `${line.gone ? bytes(line.gone) : 'Some lines'} not kept any more`, isMark: true }];
-  if (line.run_id === run && day === before) return [];
-  const words = line.run_id === run ? [day] : [`run ${line.run_id}`, ...(day ? [day] : [])];
-  return [{ ...blank(), text: words.join(' · '), run: line.run_id, day, isMark: true }];
-}
-
-// On which day, where this device is: a line's own time is only the clock's.
-const dayOf = (ts) => ts ? new Date(ts).toDateString() : '';
-
-function newRow(line) {
-  return { ...blank(), ts: line.ts, stream: line.stream, run: line.run_id, raw: '' };
-}
-
-function take(row, line) {
-  // Only first lines need it: to be put together with what came before.
-  const isHead = heads[row.stream] === row || row.number === undefined;
-  row.raw = isHead && row.raw !== null && row.raw.length < RAW_CHARS_MAX ? row.raw + line.line : null;
-  chars -= row.text.length;
-  write(row, line.line, line.partial);
-  chars += row.text.length;
-}
-
-function push(row) {
-  let chunk = chunks.at(-1);
-  if (!chunk || chunk.rows.length >= CHUNK_LINES) chunks.push(chunk = newChunk([]));
-  row.number = end++;
-  row.chunk = chunk;
-  chunk.rows.push(row);
-  chunk.height += lineHeight;
-  if (!following && !row.isMark) fresh += 1;
-}
-
-function newChunk(rows) {
-  const chunk = { element: document.createElement('div'), rows, height: rows.length * lineHeight, pieces: 0, isDrawn: false, isNew: true };
-  for (const row of rows) row.chunk = chunk;
-  return chunk;
-}
-
-// The oldest lines go, but none within a screen of where somebody reads.
-function trim() {
-  const limit = following ? Infinity : log.scrollTop - front.offsetHeight - log.clientHeight;
-  let count = 0, height = 0;
-  while (end - first > LINES_MAX || chars > CHARS_MAX) {
-    isFull = true;
-    const chunk = chunks[count];
-    if (height + chunk.height > limit || count === chunks.length - 1) break;
-    for (const row of chunk.rows) {
-      row.isGone = true;
-      chars -= row.text.length;
-    }
-    height += chunk.height;
-    first += chunk.rows.length;
-    chunk.element.remove();
-    count += 1;
-  }
-  if (isFull && !more.hidden) tellFront(`This page shows ${LINES_MAX.toLocaleString()} lines at most; the download has them all.`, false);
-  if (!count) return;
-  chunks = chunks.slice(count);
-  heads = {};
-  hooks.trimmed();
-}
-
-export function rowAt(number) {
-  return chunkOf(number).rows.at(number - chunkOf(number).rows[0].number);
-}
-
-function chunkOf(number) {
-  let [low, high] = [0, chunks.length - 1];
-  while (low < high) {
-    const middle = Math.ceil((low + high) / 2);
-    if (chunks[middle].rows[0].number <= number) low = middle;
-    else high = middle - 1;
-  }
-  return chunks[low];
 }
 
 // ---- What is drawn ---------------------------------------------------------------------------------------------------
@@ -236,34 +95,73 @@ function schedule() {
 
 function frame() {
   isScheduled = false;
-  for (const row of stale) if (row.element) paint(row);
+  for (const row of stale) if (row.element) repaint(row);
   stale.clear();
   const view = log.clientHeight;
-  if (!view || !chunks.length) return;
+  log.dataset.empty = life?.isAlive || !life || life.tone === 'idle' ? LOG.noneYet : LOG.none;
+  if (!view || !rows.chunks.length) return watchers.forEach((watch) => watch());
   const anchor = following ? null : anchorRow();
-  trim();
-  if (!front.isConnected) log.prepend(front);
-  for (let n = chunks.length - 1, next = null; n >= 0; next = chunks[n--].element) {
-    const chunk = chunks[n];
-    if (chunk.isNew) log.insertBefore(chunk.element, next);
-    if (chunk.isNew || n === chunks.length - 1 && !chunk.isDrawn) chunk.element.style.height = `${chunk.height}px`;
-    chunk.isNew = false;
-    // Only here, so that between two frames the end stays where the view is.
-    if (chunk.isDrawn) for (const row of chunk.rows.slice(chunk.element.children.length)) chunk.element.append(draw(row));
-  }
+  rows.trim(following ? Infinity : log.scrollTop - base() - view);
+  if (rows.isFull && !more.hidden) tellFront(LOG.full(rows.LINES_MAX), false);
+  foldAtFirst();
+  insert();
   // What is drawn has another height than was thought, so that more or less of it may be near.
   for (let round = 0; round < 4; round++) {
     if (!drawNear(view)) break;
     hold(anchor);
   }
   hold(anchor);
+  if (card && !following && !isTouched) log.scrollTop = 0;
   const isShort = log.scrollHeight <= view;
-  if (isShort) following = true;
+  if (isShort && back.hidden) following = true;
   lastTop = log.scrollTop;
-  if (!following) fresh = Math.min(fresh, end - first);
+  if (!following) fresh = Math.min(fresh, rows.end - rows.first);
+  showCaret();
   showEnd();
-  if (more.hidden || end - first > LINES_MAX - 5000) return;
-  if (isShort ? fills++ < FILLS_MAX : !following && lastTop < view) hooks.earlier();
+  watchers.forEach((watch) => watch());
+  if (!back.hidden && log.scrollHeight - lastTop < 3 * view) rows.hooks.later();
+  if (more.hidden || rows.end - rows.first > rows.LINES_MAX - 5000) return;
+  // Not where a card is read: it would be pushed away.
+  const isNearStart = !following && isRising && lastTop < view && !(card && lastTop < card.offsetHeight);
+  if (isShort ? !isFolded && fills++ < FILLS_MAX : isNearStart) rows.hooks.earlier();
+}
+
+// Brings new parts and chunks into the document.
+function insert() {
+  const { chunks } = rows;
+  if (!front.isConnected) card ? card.after(front) : log.prepend(front);
+  if (back.parentNode !== log) log.append(back);
+  for (let n = chunks.length - 1, next = back; n >= 0; n--) {
+    const chunk = chunks[n], { part } = chunk;
+    if (part.isNew) log.insertBefore(part.element, next);
+    if (part.isNew && part.head) own(part.heading, part.head);
+    part.isNew = false;
+    if (chunk.isNew) part.element.insertBefore(chunk.element, chunks[n + 1]?.part === part ? chunks[n + 1].element : null);
+    if (chunk.isNew || n === chunks.length - 1 && !chunk.isDrawn) chunk.element.style.height = chunk.isDrawn ? '' : `${chunk.height}px`;
+    chunk.isNew = false;
+    // Only here, so that between two frames the end stays where the view is.
+    if (chunk.isDrawn) for (const row of body(chunk).slice(chunk.element.children.length)) chunk.element.append(draw(row));
+    if (chunks[n - 1]?.part !== part) next = part.element;
+  }
+}
+
+// The rows of a chunk but a heading, which is not among its elements.
+const body = ({ rows: all }) => (all[0]?.isHead ? all.slice(1) : all);
+
+// Where the first row begins.
+const base = () => rows.chunks[0].part.element.offsetTop;
+
+// Calls `visit` with each chunk, where it is, and how high. Returns the height of all.
+function walk(visit) {
+  let y = 0, part = null;
+  for (const chunk of rows.chunks) {
+    if (chunk.part !== part && chunk.part.head) y += headHeight;
+    ({ part } = chunk);
+    const height = part.isFolded ? 0 : chunk.height;
+    visit(chunk, y, height);
+    y += height;
+  }
+  return y;
 }
 
 // Keeps the view at the end, or what is read where it was.
@@ -278,31 +176,29 @@ function hold(anchor) {
 
 // Gives the chunks near the view their lines and takes them from the others. Whether anything changed.
 function drawNear(view) {
-  const all = chunks.reduce((sum, chunk) => sum + chunk.height, 0);
-  const top = following ? all - view : log.scrollTop - front.offsetHeight;
-  let y = 0, changed = false;
-  for (const chunk of chunks) {
-    const near = y + chunk.height > top - view && y < top + 2 * view;
-    y += chunk.height;
-    if (near === chunk.isDrawn || !near && isSelected(chunk)) continue;
+  const top = following ? walk(() => {}) - view : log.scrollTop - base();
+  let changed = false;
+  walk((chunk, y, height) => {
+    const near = !chunk.part.isFolded && y + height > top - view && y < top + 2 * view;
+    if (near === chunk.isDrawn || !near && !chunk.part.isFolded && isSelected(chunk)) return;
     changed = true;
     chunk.isDrawn = near;
     chunk.element.style.height = near ? '' : `${chunk.height}px`;
-    if (near) chunk.element.replaceChildren(...chunk.rows.map(draw));
+    if (near) chunk.element.replaceChildren(...body(chunk).map(draw));
     else {
       chunk.element.replaceChildren();
       chunk.pieces = 0;
-      for (const row of chunk.rows) Object.assign(row, { element: null, pieces: 0 });
+      for (const row of body(chunk)) Object.assign(row, { element: null, pieces: 0 });
     }
-  }
+  });
   let height = 0, count = 0;
-  for (const chunk of chunks) {
+  for (const chunk of rows.chunks) {
     if (!chunk.isDrawn) continue;
     chunk.height = chunk.element.getBoundingClientRect().height;
     height += chunk.height;
     count += chunk.rows.length;
   }
-  if (count) lineHeight = height / count;
+  if (count && height) lineHeight = height / count;
   return changed;
 }
 
@@ -311,12 +207,18 @@ function isSelected(chunk) {
   return !selection.isCollapsed && selection.containsNode(chunk.element, true);
 }
 
-// The first row in view, and where it is.
+// What is first in view, and where it is: a row, or a folded step, whose heading may stick to the top in front of its place.
 function anchorRow() {
   const edge = log.getBoundingClientRect().top;
-  for (const chunk of chunks) {
+  let part = null;
+  for (const chunk of rows.chunks) {
+    if (chunk.part !== part && chunk.part.head) {
+      const { element, head } = chunk.part, box = element.getBoundingClientRect();
+      if (box.top >= edge - 1 || chunk.part.isFolded && box.bottom > edge) return { element, top: box.top, number: head.number };
+    }
+    ({ part } = chunk);
     if (!chunk.isDrawn || chunk.element.getBoundingClientRect().bottom <= edge) continue;
-    for (const row of chunk.rows) {
+    for (const row of body(chunk)) {
       const box = row.element.getBoundingClientRect();
       if (box.bottom > edge) return { element: row.element, top: box.top, number: row.number };
     }
@@ -324,129 +226,249 @@ function anchorRow() {
   return null;
 }
 
-// Not a paragraph, because copying would add an empty line after each.
-function draw(row) {
-  const element = row.element = document.createElement('div');
-  if (row.isMark) {
-    element.className = 'mark';
-    element.textContent = row.text;
-    return element;
-  }
-  element.className = 'row';
-  if (row.stream === 'stderr') {
-    element.classList.add('stderr');
-    element.title = 'stderr';
-  }
-  const time = document.createElement('time');
-  if (row.ts) {
-    time.textContent = `${clock(Date.parse(row.ts))} `;
-    time.dateTime = time.title = row.ts;
-  }
-  element.append(time, document.createElement('span'));
-  paint(row);
+function own(element, row) {
+  owners.set(element, row);
   return element;
 }
 
-function paint(row) {
-  if (row.isMark) return;
-  const text = row.element.lastChild;
-  text.classList.toggle('cut', row.isCut);
-  row.element.classList.toggle('current', row === current);
-  const { chunk } = row;
-  chunk.pieces -= row.pieces ?? 0;
-  const nodes = pieces(row, Math.min(PIECES_MAX, CHUNK_PIECES_MAX - chunk.pieces));
-  row.pieces = nodes.length;
-  chunk.pieces += nodes.length;
-  text.replaceChildren(...nodes);
+function draw(row) {
+  row.element = newElement(row);
+  if (row.isMark) return row.element;
+  repaint(row);
+  return own(row.element, row);
 }
 
-// Splits a line's text into DOM nodes. Text beyond the limit becomes one node.
-function pieces({ text, tones }, most) {
-  const nodes = [];
-  const hits = needle ? [...text.matchAll(needle)] : [];
-  for (let at = 0, to, hit = 0; at < text.length; at = to) {
-    const { index = text.length, 0: { length } = '' } = hits[hit] ?? {};
-    const isHit = at >= index && nodes.length <= most;
-    const tone = tones.charCodeAt(at) || 0;
-    const limit = nodes.length > most ? text.length : isHit ? index + length : index;
-    for (to = at + 1; to < limit && (nodes.length > most || (tones.charCodeAt(to) || 0) === tone);) to += 1;
-    if (isHit && to === limit) hit += 1;
-    let node = text.slice(at, to);
-    if (tone || isHit) {
-      node = document.createElement(isHit ? 'mark' : 'span');
-      node.className = classes(tone);
-      node.textContent = text.slice(at, to);
-    }
-    nodes.push(node);
-  }
-  return nodes;
+function repaint(row) {
+  if (row.isMark) return;
+  const { element, chunk } = row;
+  element.classList.toggle('current', row === current);
+  element.classList.toggle('to', row === linked);
+  if (row.isHead) return;
+  element.classList.toggle('error', !!row.bad);
+  chunk.pieces -= row.pieces ?? 0;
+  row.pieces = paintRow(row, CHUNK_PIECES_MAX - chunk.pieces, needle);
+  chunk.pieces += row.pieces;
+}
+
+// A line of a run that is alive, and that has no end yet.
+function showCaret() {
+  const last = rows.chunks.at(-1).rows.at(-1);
+  const now = life?.isAlive && back.hidden && last === rows.open[last.stream] ? last : null;
+  if (caret !== now) caret?.element?.classList.remove('caret');
+  now?.element?.classList.add('caret');
+  caret = now;
 }
 
 function showEnd() {
-  const button = $('latest');
-  const words = takesNone() ? 'New lines wait' : fresh ? `${fresh.toLocaleString()} new line${fresh === 1 ? '' : 's'}` : 'Jump to latest';
-  if (button.textContent !== words) button.textContent = words;
-  button.hidden = following;
+  const words = takesNone() ? LOG.linesWait : fresh ? LOG.newLines(fresh) : LOG.latest;
+  const text = $('latest').lastElementChild;
+  if (text.textContent !== words) text.textContent = words;
+  $('latest').hidden = following;
+}
+
+// ---- Steps -----------------------------------------------------------------------------------------------------------------
+
+// What went well is folded when a finished run is opened, if there is much of it.
+function foldAtFirst() {
+  if (isFolded !== null || !life) return;
+  isFolded = !life.isAlive && rows.end - rows.first > LONG_LINES && !isTouched;
+  if (!isFolded) return;
+  const last = rows.chunks.at(-1).part;
+  for (const { part } of rows.chunks) {
+    part.isFolded = !!part.head && (part !== last || life.tone === 'succeeded');
+    showFold(part);
+  }
+}
+
+function showFold(part) {
+  part.element.classList.toggle('folded', part.isFolded);
+  part.heading?.firstElementChild.setAttribute('aria-expanded', !part.isFolded);
+}
+
+// Folds or unfolds a step; its heading stays where it is.
+function fold(part, folds) {
+  const { top } = part.heading.getBoundingClientRect();
+  following = false;
+  isTouched = true;
+  part.isFolded = folds;
+  showFold(part);
+  for (let round = 0; round < 3; round++) {
+    const off = part.element.getBoundingClientRect().top - top;
+    if (Math.abs(off) >= 1) log.scrollTop += off;
+    drawNear(log.clientHeight);
+  }
+  following = log.scrollHeight - log.scrollTop - log.clientHeight < 2 && back.hidden;
+  schedule();
+}
+
+log.addEventListener('click', ({ target }) => {
+  const row = target.closest('.step button') && rowOf(target);
+  if (row) fold(row.chunk.part, !row.chunk.part.isFolded);
+});
+
+// Shows how the steps went: `progress` is the API's, `isAlive` and `tone` are the run's, and `now` is the server's time. Steps that it does
+// not list have the times of their lines.
+export function setSteps(progress, { isAlive, tone, now }) {
+  life = { isAlive, tone };
+  const parts = [...new Set(rows.chunks.map(({ part }) => part))].filter(({ head }) => head);
+  const before = progress?.steps_before ?? 0;
+  const steps = (progress?.steps ?? []).map((step, n) => ({ ...step, n: before + n + 1, at: Date.parse(step.started_at) }));
+  const end = isAlive ? now : Date.parse(rows.chunks.at(-1)?.rows.findLast(({ ts }) => ts)?.ts);
+  let number = null;
+  for (let n = parts.length - 1; n >= 0; n--) {
+    const { head, heading } = parts[n], at = Date.parse(head.ts);
+    const step = steps.findLast((it) => it.name.slice(0, 190) === head.step.slice(0, 190) && Math.abs(it.at - at) < STEP_MS);
+    if (step) steps.splice(steps.indexOf(step), 1);
+    number = step?.n ?? (number && number > 1 ? number - 1 : isWhole() ? n + 1 : null);
+    const isLast = n === parts.length - 1 && back.hidden;
+    const ms = step?.ms ?? Math.max(0, (isLast ? end : Date.parse(parts[n + 1]?.head.ts)) - at);
+    describe(heading, number, isLast ? tone : 'succeeded', Number.isNaN(ms) ? '' : isLast ? LOG.lasted(tone, isAlive ? since(ms) : took(ms), isAlive) : took(ms));
+  }
+  schedule();
+}
+
+function describe(heading, number, tone, words) {
+  const [, sign, count, , time] = heading.firstElementChild.children;
+  const use = sign.firstElementChild, name = `#i-${tone}`;
+  if (use.getAttribute('href') !== name) {
+    use.setAttribute('href', name);
+    sign.setAttribute('class', `i ${HUES[tone] ?? 'idle'}`);
+  }
+  for (const [element, text] of [[count, number ?? ''], [time, words]]) {
+    if (element.textContent !== String(text)) element.textContent = text;
+  }
 }
 
 // ---- What others ask for ---------------------------------------------------------------------------------------------
+
+// The run that is shown.
+export function setRun({ id }) {
+  shown = id;
+  schedule();
+}
+
+// Puts a card in front of the log, or takes it away. A finished run that was just opened is shown from its card on.
+export function setCard(element) {
+  if (element === card) return;
+  card?.remove();
+  card = element;
+  if (!card) return schedule();
+  log.prepend(card);
+  if (life && !life.isAlive && !isTouched) {
+    following = false;
+    log.scrollTop = 0;
+  }
+  schedule();
+}
 
 // What stands in front of the first line, and whether there may be earlier ones.
 export function tellFront(text, hasMore) {
   front.firstChild.textContent = text;
   more.hidden = !hasMore;
+  front.classList.toggle('quiet', !hasMore);
   schedule();
+}
+
+// Whether lines are left out between the last one and the log's end. Then the view doesn't follow the end.
+export function tellBack(hasMore) {
+  back.hidden = !hasMore;
+  if (hasMore) [following, fresh] = [false, 0];
+  schedule();
+}
+
+// Reveals the row that holds the record of this id, or else the first one behind it, as what the address names. Returns it.
+export function showLine(id) {
+  const [before, row] = [linked, rows.rowOfRecord(id)];
+  linked = row;
+  for (const it of [before, row]) if (it?.element) repaint(it);
+  if (row) reveal(row);
+  return row;
 }
 
 // Marks what matches in every line, and the row that one is in.
 export function mark(regex, row) {
   needle = regex;
   current = row;
-  for (const chunk of chunks) if (chunk.isDrawn) chunk.rows.forEach(paint);
+  for (const { isDrawn, part, rows: all } of rows.chunks) if (isDrawn || part.head === all[0]) (isDrawn ? all : [part.head]).forEach(repaint);
   schedule();
 }
 
+// The row that one is in.
+export const currentRow = () => current ?? linked;
+
 // The number of the first row in view.
 export function firstInView() {
-  return anchorRow()?.number ?? first;
+  return anchorRow()?.number ?? rows.first;
 }
 
-// Brings a row into the middle of the view, where it stays.
+// Where each of `list` is, in order, as parts of the height of the log; what is folded is at its heading.
+export function placesOf(list) {
+  if (!rows.chunks.length) return [];
+  const [height, top, places] = [log.scrollHeight, base(), []];
+  let n = 0;
+  walk((chunk, y, tall) => {
+    for (const begin = chunk.rows[0].number; n < list.length && list[n].number < begin + chunk.rows.length; n++) {
+      places.push((top + y + tall * Math.max(0, list[n].number - begin) / chunk.rows.length) / height);
+    }
+  });
+  return places;
+}
+
+// Brings a row into the middle of the view, where it stays, and opens its step.
 export function reveal(row) {
   following = false;
-  const chunk = chunkOf(row.number);
-  log.scrollTop = chunks.slice(0, chunks.indexOf(chunk)).reduce((sum, { height }) => sum + height, front.offsetHeight);
-  frame();
-  for (let round = 0; round < 2 && row.element; round++) {
-    const [box, view] = [row.element.getBoundingClientRect(), log.getBoundingClientRect()];
-    log.scrollTop += box.top - view.top - (view.height - box.height) / 2;
-    frame();
+  isTouched = true;
+  const { part } = row.chunk;
+  if (part.isFolded && !row.isHead) {
+    part.isFolded = false;
+    showFold(part);
   }
+  insert();
+  const element = () => (row.isHead ? part.element : row.element);
+  walk((chunk, y) => {
+    if (chunk === row.chunk) log.scrollTop = base() + y - log.clientHeight / 3;
+  });
+  drawNear(log.clientHeight);
+  for (let round = 0; round < 3 && element(); round++) {
+    const [box, view] = [element().getBoundingClientRect(), log.getBoundingClientRect()];
+    log.scrollTop += box.top - view.top - (view.height - (row.isHead ? headHeight : box.height)) / 2;
+    drawNear(log.clientHeight);
+  }
+  frame();
 }
 
 export function goToEnd() {
   following = true;
   fresh = 0;
   schedule();
-  hooks.atEnd();
+  rows.hooks.atEnd();
 }
 
-function showWrap(wraps) {
-  log.classList.toggle('nowrap', !wraps);
-  $('wrap')?.setAttribute('aria-pressed', wraps);
-  remeasure();
+export function goToTop() {
+  following = false;
+  log.scrollTop = 0;
+}
+
+export function stay() {
+  following = false;
+  isTouched = true;
+  schedule();
 }
 
 // Each line may have another height now.
-function remeasure() {
+export function remeasure() {
+  if (!rows.chunks.length) return;
   const anchor = following ? null : anchorRow();
+  const heading = log.querySelector('.step');
+  if (heading) headHeight = heading.getBoundingClientRect().height;
+  insert();
   drawNear(log.clientHeight);
-  for (const chunk of chunks) {
+  for (const chunk of rows.chunks) {
     if (chunk.isDrawn) continue;
-    chunk.height = chunk.rows.length * lineHeight;
+    chunk.height = body(chunk).length * lineHeight;
     chunk.element.style.height = `${chunk.height}px`;
   }
-  if (anchor?.element.isConnected) reveal(rowAt(anchor.number));
+  hold(anchor);
   schedule();
 }
 
@@ -454,31 +476,20 @@ log.addEventListener('scroll', () => {
   const top = log.scrollTop;
   const isAtEnd = log.scrollHeight - top - log.clientHeight < END_PX;
   // Only who goes down to the end or up from it; what comes and goes moves nobody.
-  if (top > lastTop && isAtEnd && !following) goToEnd();
+  if (top > lastTop && isAtEnd && !following && back.hidden) goToEnd();
   else if (top < lastTop - 1 && !isAtEnd) following = false;
+  if (Math.abs(top - lastTop) > 1) [isRising, isTouched] = [top < lastTop, true];
   lastTop = top;
   schedule();
 }, { passive: true });
 
+$('latest').append(icon('down'), document.createElement('span'));
 $('latest').addEventListener('click', () => {
   log.focus({ preventScroll: true });
   goToEnd();
 });
 
-$('wrap')?.addEventListener('click', () => {
-  const wraps = $('wrap').getAttribute('aria-pressed') !== 'true';
-  showWrap(wraps);
-  try {
-    localStorage.setItem('wrap', wraps);
-  } catch {
-    // Where nothing may be kept, it is for this time.
-  }
-});
-
-try {
-  showWrap(localStorage.getItem('wrap') !== 'false');
-} catch {
-  showWrap(true);
-}
-
 new ResizeObserver(remeasure).observe(log);
+
+// The tools, keys and the track come behind the lines.
+requestAnimationFrame(() => import('./log-tools.js').catch(console.error));

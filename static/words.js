@@ -262,7 +262,22 @@ export const ANSWERED = (status) => `the server answered ${status}`;
 
 // ---- The log ---------------------------------------------------------------------------------------------------------------
 
+const counted = (count, one, many) => `${count.toLocaleString()} ${count === 1 ? one : many}`;
+
 export const LOG = {
+  earlier: 'Earlier lines', later: 'Later lines', noneYet: 'No output yet.', none: 'No output.', latest: 'Jump to latest', linesWait: 'New lines wait',
+  newLines: (count) => counted(count, 'new line', 'new lines'), marks: (count) => counted(count, 'mark', 'marks'),
+  missing: (count) => `${bytes(count)} not kept any more`, someMissing: 'Some lines not kept any more', run: (id) => `run ${id}`,
+  full: (count) => `This page shows ${count.toLocaleString()} lines at most; the download has them all.`,
+  tools: 'Log', more: 'Tools of the log', nextError: 'Next line that looks like an error (e)', follow: 'Follow the end (f)', times: 'Times (t)', wrap: 'Wrap long lines (w)',
+  full1: 'Full screen', leaveFull: 'Leave full screen (Escape)', get: 'Download the log', copyLink: 'copy link', copied: 'copied', notCopied: 'not copied',
+  downloads: ['Download with times', 'Download as plain text', 'Download stdout', 'Download stderr'],
+  // How long the last step of a run has lasted.
+  lasted(tone, time, isAlive) {
+    if (isAlive) return `${time} so far`;
+    const word = { failed: 'failed', stopped: 'stopped', killed: 'killed' }[tone];
+    return tone === 'lost' ? 'lost' : word ? `${word} after ${time}` : time;
+  },
 };
 
 // ---- The search in the log -------------------------------------------------------------------------------------------------
