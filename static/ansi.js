@@ -10,7 +10,7 @@
 // Below that: the DOM nodes of such a line, and what its words mean to the page: a step, progress, an error. All of it looks at a bounded part
 // of a line, and text gets into the document by textContent only.
 
-import { clock, visible } from './words.js';
+import { HUES, clock, visible } from './words.js';
 
 const CHARS_MAX = 8000; // of one line shown
 const COST_MAX = 8 * CHARS_MAX; // of the sequences of one record, in characters
@@ -182,7 +182,8 @@ export function classes(tone) {
 const LINKS_MAX = 50; // of one line
 
 // What is drawn in a way of its own: addresses, the blocks of progress bars, and characters that change the reading direction.
-const SPECIAL = /\bhttps?:\/\/[^\s<>"'`\\^{|}\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\u2588-\u2593]{1,2000}|[\u2588-\u2593]+|[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/g;
+const TURNS = '\\u061c\\u200e\\u200f\\u202a-\\u202e\\u2066-\\u2069', BLOCKS = '\\u2588-\\u2593';
+const SPECIAL = new RegExp(`\\bhttps?://[^\\s<>"'\`\\\\^{|}${TURNS}${BLOCKS}]{1,2000}|[${BLOCKS}]+|[${TURNS}]`, 'g');
 
 // Puts a line's text into `into`, with what `needle` matches as `mark` elements, and returns the number of nodes. Text behind the first
 // `most` nodes becomes one node.
@@ -292,6 +293,19 @@ export function newHeading(name) {
   return heading;
 }
 
+// Shows a step's number, how it went, and how long it took.
+export function describe(heading, number, tone, words) {
+  const [, sign, count, , time] = heading.firstElementChild.children;
+  const use = sign.firstElementChild, name = `#i-${tone}`;
+  if (use.getAttribute('href') !== name) {
+    use.setAttribute('href', name);
+    sign.setAttribute('class', `i ${HUES[tone] ?? 'idle'}`);
+  }
+  for (const [element, text] of [[count, number ?? ''], [time, words]]) {
+    if (element.textContent !== String(text)) element.textContent = text;
+  }
+}
+
 export function icon(name) {
   const [svg, use] = ['svg', 'use'].map((tag) => document.createElementNS('http://www.w3.org/2000/svg', tag));
   svg.setAttribute('class', 'i');
@@ -321,7 +335,7 @@ const ERRORS = [
   // A level in capitals, wherever it stands.
   /(?<![\w.=/-]|\b(?:no|0) )(?:ERROR|FATAL|PANIC|CRITICAL|FAILED|EXCEPTION)(?![\w=/-]|:? *0\b)/,
   // A word at the beginning, or behind a bracket or a colon; but neither a number's name nor a part of another word.
-  /^\s*(?:fatal|panic|error|exception)(?=$|[:!\])\[(]|\s)(?!:?\s*[-\d.]+%?\s*(?:$|[,;|])|\s*=|\s(?:rates?|counts?|handl|log|margin|bars?|is|was|in)\b)/i,
+  /^\s*(?:fatal|panic|error|exception)(?=$|[:!\])\[(]|\s)(?!:?\s*[-\d.]+%?\s*(?:$|[,;|])|\s*=|\s(?:rates?|counts?|handl\w*|log|bars?|is|was)\b)/i,
   /[\]\[:>|]\s*(?:fatal|panic|error|exception)(?=[:!\]\[]|\s\d+$)(?!:\s*[-\d.]+%?\s*(?:$|[,;|]))/i,
   /(?:^|^E|[\]:>|])\s*(?:\w[\w$]*\.)*[A-Z]\w*(?:Error|Exception)(?=:|\s*$)/,
   /\b(?:level|lvl|severity)"?\s*[=:]\s*"?(?:error|err|fatal|panic|critical)\b/i,

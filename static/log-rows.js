@@ -42,10 +42,10 @@ export const bounds = () => [first, end];
 // The first rows of what looks like an error, in order.
 export const errorMarks = () => errors;
 
-// The text of the last `count` lines of the last error.
+// The text of the last `count` lines of the last error. Lines of the other stream may stand between them.
 export function lastErrorLines(count) {
-  const texts = [];
-  for (let n = errors.at(-1)?.number ?? end; n < end && rowAt(n).bad; n++) texts.push(rowAt(n).text);
+  const texts = [], from = errors.at(-1)?.number ?? end;
+  for (let n = from; n < Math.min(end, from + JOIN_LINES); n++) if (rowAt(n).bad) texts.push(rowAt(n).text);
   return texts.slice(-count);
 }
 

@@ -24,7 +24,8 @@ function element(name, given, ...children) {
 }
 
 function tool(id, sign, words, act) {
-  const button = element('button', { type: 'button', id, className: 'ib', title: words, onclick: act }, icon(sign), element('span', {}, words.replace(/ \(.*/, '')));
+  const label = element('span', {}, words.replace(/ \(.*/, ''));
+  const button = element('button', { type: 'button', id, className: 'ib', title: words, onclick: act }, icon(sign), label);
   button.setAttribute('aria-label', button.textContent);
   return button;
 }
@@ -36,8 +37,11 @@ times.classList.add('desk');
 const wrap = tool('wrap', 'wrap', LOG.wrap, () => toggle('wrap'));
 const full = tool('full', 'full', LOG.full1, () => fillWindow(!document.body.classList.contains('log-full')));
 const get = tool('get', 'get', LOG.get, () => open(get, downloads));
-const QUERIES = { download: '', 'download-plain': '&timestamps=0', 'download-stdout': '&timestamps=0&stream=stdout', 'download-stderr': '&timestamps=0&stream=stderr' };
-const downloads = element('div', { id: 'downloads' }, ...Object.keys(QUERIES).map((id, n) => element('a', { id, textContent: LOG.downloads[n], download: '' })));
+const QUERIES = {
+  download: '', 'download-plain': '&timestamps=0', 'download-stdout': '&timestamps=0&stream=stdout', 'download-stderr': '&timestamps=0&stream=stderr',
+};
+const downloads = element('div', { id: 'downloads' });
+downloads.append(...Object.keys(QUERIES).map((id, n) => element('a', { id, textContent: LOG.downloads[n], download: '' })));
 const actions = element('div', { id: 'log-actions', role: 'group' }, marks, element('hr'), follow, times, wrap, full, get, downloads);
 const more = tool('log-more', 'more', LOG.more, () => open(more, actions));
 more.classList.add('phone');
@@ -180,11 +184,9 @@ let hovered = null, selected = null, pointed = null, copiedUntil = 0;
 // The row that the button belongs to.
 function point() {
   const row = hovered ?? selected;
-  const before = pointed;
-  if (before !== row) before?.element?.classList.remove('at');
+  if (pointed !== row) pointed?.element?.classList.remove('at');
   pointed = row?.element?.isConnected && !row.isGone ? row : null;
   pointed?.element.classList.add('at');
-  if (pointed && pointed !== before) copyLink.style.backgroundColor = getComputedStyle(pointed.element).backgroundColor;
   const box = pointed?.element.getBoundingClientRect(), view = log.getBoundingClientRect();
   // A row that is higher than the view has its button at its first line that is in view.
   const top = box && Math.max(box.top, Math.min(view.top, box.bottom - 18)) - view.top;

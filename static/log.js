@@ -1,12 +1,11 @@
 // The log on the page: what of its rows is in the document, following the end, and the headings of steps.
 //
-// Only the chunks near the view hold elements for their lines; the others are as high as they were or are thought to be. So a hundred thousand
-// lines cost a page what a few hundred do. The heading of a step sticks to the top while its lines are in view, and folds them. All is drawn
-// once a frame, and what one reads stays where it is, whatever comes or goes above and below. Text gets in by textContent only.
+// Only the chunks near the view hold elements for their lines; the others are as high as they were or are thought to be. So 100,000 lines cost
+// a page what a few hundred do. All is drawn once a frame, and what one reads stays where it is, whatever comes or goes above and below.
 
-import { icon, newElement, paintRow } from './ansi.js';
+import { describe, icon, newElement, paintRow } from './ansi.js';
 import * as rows from './log-rows.js';
-import { HUES, LOG, since, took } from './words.js';
+import { LOG, since, took } from './words.js';
 
 export { append, attach, bounds, errorMarks, lastErrorLines, prepend, rowAt } from './log-rows.js';
 
@@ -129,12 +128,16 @@ function frame() {
 // Brings new parts and chunks into the document.
 function insert() {
   const { chunks } = rows;
+  let isNewStep = false;
   if (!front.isConnected) card ? card.after(front) : log.prepend(front);
   if (back.parentNode !== log) log.append(back);
   for (let n = chunks.length - 1, next = back; n >= 0; n--) {
     const chunk = chunks[n], { part } = chunk;
     if (part.isNew) log.insertBefore(part.element, next);
-    if (part.isNew && part.head) own(part.heading, part.head);
+    if (part.head && owners.get(part.heading) !== part.head) {
+      own(part.heading, part.head);
+      isNewStep = true;
+    }
     part.isNew = false;
     if (chunk.isNew) part.element.insertBefore(chunk.element, chunks[n + 1]?.part === part ? chunks[n + 1].element : null);
     if (chunk.isNew || n === chunks.length - 1 && !chunk.isDrawn) chunk.element.style.height = chunk.isDrawn ? '' : `${chunk.height}px`;
@@ -143,6 +146,7 @@ function insert() {
     if (chunk.isDrawn) for (const row of body(chunk).slice(chunk.element.children.length)) chunk.element.append(draw(row));
     if (chunks[n - 1]?.part !== part) next = part.element;
   }
+  if (isNewStep && life) showSteps();
 }
 
 // The rows of a chunk but a heading, which is not among its elements.
@@ -151,7 +155,7 @@ const body = ({ rows: all }) => (all[0]?.isHead ? all.slice(1) : all);
 // Where the first row begins.
 const base = () => rows.chunks[0].part.element.offsetTop;
 
-// Calls `visit` with each chunk, where it is, and how high. Returns the height of all.
+// Visits each chunk with its place and height. Returns the height of all.
 function walk(visit) {
   let y = 0, part = null;
   for (const chunk of rows.chunks) {
@@ -306,10 +310,16 @@ log.addEventListener('click', ({ target }) => {
   if (row) fold(row.chunk.part, !row.chunk.part.isFolded);
 });
 
-// Shows how the steps went: `progress` is the API's, `isAlive` and `tone` are the run's, and `now` is the server's time. Steps that it does
-// not list have the times of their lines.
+// Shows how the steps went: `progress` is the API's, `isAlive` and `tone` are the run's, `now` is the server's time. Steps that are not listed
+// have the times of their lines.
 export function setSteps(progress, { isAlive, tone, now }) {
-  life = { isAlive, tone };
+  life = { progress, isAlive, tone, now };
+  showSteps();
+  schedule();
+}
+
+function showSteps() {
+  const { progress, isAlive, tone, now } = life;
   const parts = [...new Set(rows.chunks.map(({ part }) => part))].filter(({ head }) => head);
   const before = progress?.steps_before ?? 0;
   const steps = (progress?.steps ?? []).map((step, n) => ({ ...step, n: before + n + 1, at: Date.parse(step.started_at) }));
@@ -322,20 +332,8 @@ export function setSteps(progress, { isAlive, tone, now }) {
     number = step?.n ?? (number && number > 1 ? number - 1 : isWhole() ? n + 1 : null);
     const isLast = n === parts.length - 1 && back.hidden;
     const ms = step?.ms ?? Math.max(0, (isLast ? end : Date.parse(parts[n + 1]?.head.ts)) - at);
-    describe(heading, number, isLast ? tone : 'succeeded', Number.isNaN(ms) ? '' : isLast ? LOG.lasted(tone, isAlive ? since(ms) : took(ms), isAlive) : took(ms));
-  }
-  schedule();
-}
-
-function describe(heading, number, tone, words) {
-  const [, sign, count, , time] = heading.firstElementChild.children;
-  const use = sign.firstElementChild, name = `#i-${tone}`;
-  if (use.getAttribute('href') !== name) {
-    use.setAttribute('href', name);
-    sign.setAttribute('class', `i ${HUES[tone] ?? 'idle'}`);
-  }
-  for (const [element, text] of [[count, number ?? ''], [time, words]]) {
-    if (element.textContent !== String(text)) element.textContent = text;
+    const time = Number.isNaN(ms) ? '' : isLast && isAlive ? since(ms) : took(ms);
+    describe(heading, number, isLast ? tone : 'succeeded', isLast && time ? LOG.lasted(tone, time, isAlive) : time);
   }
 }
 
