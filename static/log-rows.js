@@ -39,7 +39,6 @@ export function drawBy(given) {
 
 export const bounds = () => [first, end];
 
-// The first rows of what looks like an error, in order.
 export const errorMarks = () => errors;
 
 // The text of the last `count` lines of the last error. Lines of the other stream may stand between them.
@@ -49,7 +48,7 @@ export function lastErrorLines(count) {
   return texts.slice(-count);
 }
 
-// ---- What is loaded --------------------------------------------------------------------------------------------------
+// ---- What is loaded ----------------------------------------------------------
 
 export function clear() {
   chunks = [];
@@ -214,7 +213,6 @@ function push(row) {
   view.counts(row);
 }
 
-// Gives a row its place behind the last one of `list`.
 function place(row, list) {
   let chunk = list.at(-1);
   const isHead = !!row.step && partCount < PARTS_MAX;

@@ -15,7 +15,7 @@ const COPIED_MS = 1500;
 const $ = (id) => document.getElementById(id);
 const log = $('log');
 
-// ---- The tools -----------------------------------------------------------------------------------------------------------
+// ---- The tools ---------------------------------------------------------------
 
 function element(name, given, ...children) {
   const made = Object.assign(document.createElement(name), given);
@@ -109,7 +109,7 @@ function fillWindow(isFull) {
   if (isFull) log.focus({ preventScroll: true });
 }
 
-// ---- Errors ----------------------------------------------------------------------------------------------------------------
+// ---- Errors ------------------------------------------------------------------
 
 let visited = null; // the error that one went to last
 
@@ -125,7 +125,7 @@ function goToMark(step) {
   $('announce').textContent = `${errors.indexOf(visited) + 1} / ${LOG.marks(errors.length)}: ${visited.text.slice(0, 200)}`;
 }
 
-// ---- The scroll track -------------------------------------------------------------------------------------------------------
+// ---- The scroll track --------------------------------------------------------
 
 const thumb = element('b');
 const track = element('div', { id: 'log-track' }, thumb);
@@ -175,13 +175,13 @@ track.addEventListener('pointerdown', (event) => {
   track.addEventListener('lostpointercapture', () => track.removeEventListener('pointermove', move), { once: true });
 });
 
-// ---- Links to lines ----------------------------------------------------------------------------------------------------------
+// ---- Links to lines ----------------------------------------------------------
 
 const copyLink = element('button', { type: 'button', id: 'copy-link', textContent: LOG.copyLink, hidden: true });
-log.after(copyLink);
+// In front of the log, so that the headings in it, which scroll it when they get the focus, are not in between.
+log.before(copyLink);
 let hovered = null, selected = null, pointed = null, copiedUntil = 0;
 
-// The row that the button belongs to.
 function point() {
   const row = hovered ?? selected;
   if (pointed !== row) pointed?.element?.classList.remove('at');
@@ -207,6 +207,7 @@ log.addEventListener('pointerover', ({ target, pointerType }) => {
   hovered = row?.isHead ? null : row ?? null;
   point();
 });
+log.addEventListener('focusin', ({ target }) => { if (target.closest('.row a')) select(rowOf(target)); });
 $('log-box').addEventListener('pointerleave', () => {
   hovered = null;
   point();
@@ -244,7 +245,7 @@ async function copy(text) {
   }
 }
 
-// ---- Copying ------------------------------------------------------------------------------------------------------------------
+// ---- Copying -----------------------------------------------------------------
 
 // The lines as they are read: one each, without times. Lines that are selected without being in the document are copied, too.
 document.addEventListener('copy', (event) => {
@@ -263,7 +264,6 @@ document.addEventListener('copy', (event) => {
   event.preventDefault();
 });
 
-// The text of an element as far as it is selected.
 function within(range, text) {
   const part = document.createRange();
   part.selectNodeContents(text);
@@ -272,7 +272,7 @@ function within(range, text) {
   return part.toString();
 }
 
-// ---- Keys ------------------------------------------------------------------------------------------------------------------------
+// ---- Keys --------------------------------------------------------------------
 
 const KEYS = {
   g: goToTop, G: goToEnd, f: () => follow.click(), t: () => times.click(), w: () => wrap.click(), e: () => goToMark(1), E: () => goToMark(-1),
@@ -297,11 +297,11 @@ addEventListener('keydown', (event) => {
   KEYS[key]();
 });
 
-// ---- With each frame -----------------------------------------------------------------------------------------------------------
+// ---- With each frame ---------------------------------------------------------
 
 let linksOf = null, lastCurrent = null;
 
-function show1() {
+function showAll() {
   if (linksOf !== shownRun()) {
     linksOf = shownRun();
     hovered = selected = visited = null;
@@ -319,5 +319,5 @@ function show1() {
   point();
 }
 
-whenDrawn(show1);
-show1();
+whenDrawn(showAll);
+showAll();

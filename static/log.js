@@ -67,10 +67,8 @@ export const isFollowing = () => following;
 // Whether no line may come in now: one would go where somebody reads.
 export const takesNone = () => rows.isFull && !following;
 
-// Whether all of the log is loaded.
 export const isWhole = () => more.hidden && back.hidden && !rows.isFull;
 
-// The row that an element belongs to.
 export const rowOf = (element) => owners.get(element?.closest?.('#log .row, #log .step'));
 
 export const shownRun = () => shown;
@@ -85,7 +83,7 @@ export function clear() {
   tellFront('', true);
 }
 
-// ---- What is drawn ---------------------------------------------------------------------------------------------------
+// ---- What is drawn -----------------------------------------------------------
 
 function schedule() {
   if (!isScheduled) requestAnimationFrame(frame);
@@ -152,7 +150,6 @@ function insert() {
 // The rows of a chunk but a heading, which is not among its elements.
 const body = ({ rows: all }) => (all[0]?.isHead ? all.slice(1) : all);
 
-// Where the first row begins.
 const base = () => rows.chunks[0].part.element.offsetTop;
 
 // Visits each chunk with its place and height. Returns the height of all.
@@ -270,7 +267,7 @@ function showEnd() {
   $('latest').hidden = following;
 }
 
-// ---- Steps -----------------------------------------------------------------------------------------------------------------
+// ---- Steps -------------------------------------------------------------------
 
 // What went well is folded when a finished run is opened, if there is much of it.
 function foldAtFirst() {
@@ -337,9 +334,8 @@ function showSteps() {
   }
 }
 
-// ---- What others ask for ---------------------------------------------------------------------------------------------
+// ---- What others ask for -----------------------------------------------------
 
-// The run that is shown.
 export function setRun({ id }) {
   shown = id;
   schedule();
@@ -391,10 +387,8 @@ export function mark(regex, row) {
   schedule();
 }
 
-// The row that one is in.
 export const currentRow = () => current ?? linked;
 
-// The number of the first row in view.
 export function firstInView() {
   return anchorRow()?.number ?? rows.first;
 }
@@ -449,6 +443,7 @@ export function goToTop() {
 
 export function stay() {
   following = false;
+  lastTop = log.scrollTop;
   isTouched = true;
   schedule();
 }
