@@ -350,7 +350,7 @@ export function setCard(element) {
   log.prepend(card);
   if (life && !life.isAlive && !isTouched) {
     following = false;
-    log.scrollTop = 0;
+    log.scrollTop = lastTop = 0;
   }
   schedule();
 }
