@@ -283,6 +283,14 @@ export const LOG = {
 // ---- The search in the log -------------------------------------------------------------------------------------------------
 
 export const FIND = {
+  labels: { finder: 'Search', find: 'Search this run', 'find-regex': 'Regular expression', 'find-case': 'Match case', 'find-previous': 'Previous match',
+    'find-next': 'Next match', stream: 'Which output to show', 'find-open': 'Search this run' },
+  streams: { '': 'All output', stdout: 'stdout', stderr: 'stderr' },
+  count: (shown, isMore) => `${shown.toLocaleString()} line${shown === 1 && !isMore ? '' : 's'}${isMore ? '…' : ''}`,
+  place: (place, count, isMore) => `${place.toLocaleString()} of ${count.toLocaleString()}${isMore ? '…' : ''}`,
+  loadedOnly: (count) => `${count} · earlier ones not loaded`, at: (place, text) => `${place}: ${text}`,
+  unreadable: (why) => `The log can’t be read now (${why}); trying again.`, logGone: 'The log of this run is not kept any more.',
+  begins: 'The log begins here.', beginsBehind: (size) => `The log begins here; ${size} before are not kept any more.`,
 };
 
 // ---- The form of a start, and the first visit ------------------------------------------------------------------------------
