@@ -58,6 +58,8 @@ query! {
         run: u64 = RUN,
         /// Only lines that hold this text.
         grep: String = GREP,
+        /// Only lines of this stream.
+        stream: StreamName = STREAMS,
     }
 }
 
@@ -76,6 +78,8 @@ query! {
         run: u64 = RUN,
         /// Only lines that hold this text.
         grep: String = GREP,
+        /// Only lines of this stream.
+        stream: StreamName = STREAMS,
         /// An older word for `source`.
         name: Source = SOURCES,
         /// An older word for `limit`.
@@ -108,7 +112,7 @@ pub struct LogsResponse {
     /// Where a run's log ends; absent if the page is not of one run.
     #[serde(default, skip_serializing_if = "RunEnd::is_untold")]
     pub end: RunEnd,
-    /// Whether the page has as many lines as it may, or all that there are. Present only in answers to a search.
+    /// Whether the page has as many lines as it may, or all that there are. Present only where the query has `grep` or `stream`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub searched_all: Option<bool>,
     /// The `since` of the next page.

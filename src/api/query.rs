@@ -293,6 +293,7 @@ mod tests {
             at: Some(at),
             run: Some(7),
             grep: Some("50% & \u{e4}\n#a+b=c".to_owned()),
+            stream: Some(StreamName::Stderr),
             name: None,
             lines: None,
         };
@@ -301,7 +302,9 @@ mod tests {
         let grep = "50%25%20%26%20%C3%A4%0A%23a%2Bb%3Dc";
         assert_eq!(
             path,
-            format!("/api/logs/tail?source=pipeline&limit=2&at=2026-01-31T10:00:00.123Z&before=52&run=7&grep={grep}")
+            format!(
+                "/api/logs/tail?source=pipeline&limit=2&at=2026-01-31T10:00:00.123Z&before=52&run=7&grep={grep}&stream=stderr"
+            )
         );
         assert_eq!(read(path.split_once('?').expect("a query").1), Ok(all));
         let switches = LogTextQuery { timestamps: Some(false), stream: None, download: Some(true), proof: None };

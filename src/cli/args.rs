@@ -12,7 +12,7 @@ use clap::{Arg, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use super::exit_code::EXIT_CODES;
 use super::since::Since;
-use crate::api::logs::{GREP_BYTES_MAX, LINES_MAX, Source};
+use crate::api::logs::{GREP_BYTES_MAX, LINES_MAX, Source, StreamName};
 use crate::config::{Flag, SETTINGS, URL_SETTING, grace_from_text, server_url};
 
 const FINDING: &str = "\
@@ -212,6 +212,9 @@ pub(super) struct LogsArgs {
     /// Only lines with this text in them, as it stands here: no pattern, and capitals count
     #[arg(long, value_name = "TEXT", value_parser = search_text, allow_hyphen_values = true)]
     pub(super) grep: Option<String>,
+    /// Only lines of this stream
+    #[arg(long, value_name = "STREAM", value_parser = stream())]
+    pub(super) stream: Option<StreamName>,
     /// Leave out the time and the stream before each line
     #[arg(long, conflicts_with = "json")]
     pub(super) no_timestamps: bool,
@@ -270,6 +273,11 @@ pub(super) struct EndArgs {
 
 fn source() -> impl TypedValueParser<Value = Source> {
     let words = Source::ALL.iter().map(|source| source.as_str());
+    PossibleValuesParser::new(words).map(|word| word.parse().expect("one of the words"))
+}
+
+fn stream() -> impl TypedValueParser<Value = StreamName> {
+    let words = StreamName::ALL.iter().map(|stream| stream.as_str());
     PossibleValuesParser::new(words).map(|word| word.parse().expect("one of the words"))
 }
 
@@ -399,6 +407,7 @@ mod tests {
             "autoappdev logs --run x",
             "autoappdev logs --since 10",
             "autoappdev logs --grep ",
+            "autoappdev logs --stream both",
             "autoappdev logs --timestamps --no-timestamps",
             "autoappdev logs --no-timestamps --json",
             "autoappdev logs --raw --json",

@@ -51,8 +51,8 @@ const DATE_STEP: Duration = Duration::from_secs(1);
 /// Why lines could not be printed. The texts end up after `autoappdev: `.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LogsError {
-    #[error("--run is for the pipeline's lines; the server's own (--source backend) belong to no run")]
-    RunOfBackend,
+    #[error("{0} is for the pipeline's lines; the server's own (--source backend) belong to no run and no stream")]
+    PartOfBackend(&'static str),
     #[error("--since {at} is in the future: the server's clock shows {now}{}", if *is_today { "; for the previous day use `yesterday` and the time" } else { "" })]
     Ahead { at: Timestamp, now: Timestamp, is_today: bool },
     #[error("--since is outside the years that the time zone's data covers")]
@@ -77,9 +77,9 @@ impl From<io::Error> for LogsError {
 
 /// Prints what is there and, where asked, follows: until Ctrl-C, which ends the process with 0, or the run's end.
 pub(super) fn print_logs(client: &Client, args: &LogsArgs, json: bool) -> Result<(), LogsError> {
-    let wanted = Wanted { source: args.source, run: args.run, grep: args.grep.as_deref() };
-    if args.source == Source::Backend && args.run.is_some() {
-        return Err(LogsError::RunOfBackend);
+    let wanted = Wanted { source: args.source, run: args.run, grep: args.grep.as_deref(), stream: args.stream };
+    if args.source == Source::Backend && (args.run.is_some() || args.stream.is_some()) {
+        return Err(LogsError::PartOfBackend(if args.run.is_some() { "--run" } else { "--stream" }));
     }
     if args.follow {
         // The handler ends the process at once, wherever it is: waiting for an answer as well as between two.
@@ -119,7 +119,7 @@ impl Reading<'_> {
         let (mut at, mut end) = (None, 0);
         if amount == Amount::All || args.since.is_some() {
             // What time it is there, and how far the log goes now: one that grows as fast as it is read would never be read to its end.
-            let now = Wanted { grep: None, ..self.wanted };
+            let now = Wanted { grep: None, stream: None, ..self.wanted };
             let answer = self.link.get(&now.tail(1, None, None))?;
             at = args.since.map(|since| moment(since, &zone, &answer)).transpose()?;
             end = answer.read::<LogsResponse>()?.next;
@@ -229,7 +229,7 @@ impl Reading<'_> {
     /// Where to go on at a server that came back. Ids only grow; where the log ends before what was told it is another one, and
     /// whoever waited for the old ids would wait for ever.
     fn after_a_loss(&mut self, next: u64) -> Result<u64, LogsError> {
-        let all = Wanted { run: None, grep: None, ..self.wanted };
+        let all = Wanted { run: None, grep: None, stream: None, ..self.wanted };
         let end = self.link.get(&all.tail(1, None, None))?.read::<LogsResponse>()?.next;
         if end >= next {
             return Ok(next);
@@ -250,6 +250,9 @@ impl Reading<'_> {
         }
         if self.wanted.grep.is_some() && page.searched_all.is_none() {
             return Err(LogsError::OlderServer("--grep"));
+        }
+        if self.wanted.stream.is_some() && page.searched_all.is_none() {
+            return Err(LogsError::OlderServer("--stream"));
         }
         Ok(page)
     }

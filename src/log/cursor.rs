@@ -47,6 +47,13 @@ pub struct RawLine<'a> {
     pub text: &'a [u8],
 }
 
+impl RawLine<'_> {
+    /// Whether it may be of this stream. A damaged line may be of either.
+    pub(super) fn is_of(&self, wanted: Option<Stream>) -> bool {
+        self.head.is_none_or(|(_, stream)| wanted.is_none_or(|wanted| wanted == stream))
+    }
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Cursor<L> {

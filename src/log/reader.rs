@@ -7,7 +7,7 @@ use super::cursor::{Cursor, Item, RawLine};
 use super::listing::Listing;
 use super::needle::Needle;
 use super::record::{RECORD_MAX, Stream};
-use crate::api::logs::{Line, Source, StreamName};
+use crate::api::logs::{Line, Source};
 
 /// The most text that one page carries, in bytes: limits a reply, however long the lines are.
 pub(super) const PAGE_BYTES_MAX: usize = 1024 * 1024;
@@ -23,16 +23,11 @@ const LINE_BYTES_USUAL: u64 = 128;
 
 impl From<RawLine<'_>> for Line {
     fn from(raw: RawLine<'_>) -> Self {
-        let stream = raw.head.and_then(|(_, stream)| match stream {
-            Stream::Stdout => Some(StreamName::Stdout),
-            Stream::Stderr => Some(StreamName::Stderr),
-            Stream::Backend => None,
-        });
         Self {
             id: raw.id,
             at: raw.head.map(|(at, _)| at),
             source: if raw.run_id.is_some() { Source::Pipeline } else { Source::Backend },
-            stream,
+            stream: raw.head.and_then(|(_, stream)| stream.name()),
             run_id: raw.run_id,
             line: String::from_utf8_lossy(raw.text).into_owned(),
             partial: raw.goes_on,
@@ -68,6 +63,20 @@ pub struct Part<'n> {
     pub end: Option<u64>,
     /// Only lines that hold this.
     pub needle: Option<&'n Needle>,
+    /// Only lines of this stream.
+    pub stream: Option<Stream>,
+}
+
+impl Part<'_> {
+    /// Whether lines can be left out, so that a page may have to look through more than it carries.
+    pub fn is_searched(&self) -> bool {
+        self.needle.is_some() || self.stream.is_some()
+    }
+
+    /// Whether a line is one of those that are wanted.
+    pub fn wants(&self, line: &RawLine<'_>) -> bool {
+        line.is_of(self.stream) && self.needle.is_none_or(|needle| needle.is_in(line.text))
+    }
 }
 
 /// The first lines of a part, up to `limit`. Where it is searched, no more than [`SEARCH_BYTES_MAX`] of it.
@@ -78,7 +87,7 @@ pub fn read_page(log: &dyn Listing, part: Part<'_>, limit: usize) -> io::Result<
     // A hole counts for the page only in front of the first line that was looked at.
     let mut has_looked = false;
     while page.lines.len() < limit && bytes < PAGE_BYTES_MAX {
-        if part.needle.is_some() && has_looked && page.next.saturating_sub(part.since + page.gone) >= SEARCH_BYTES_MAX {
+        if part.is_searched() && has_looked && page.next.saturating_sub(part.since + page.gone) >= SEARCH_BYTES_MAX {
             break;
         }
         match cursor.next()? {
@@ -89,7 +98,7 @@ pub fn read_page(log: &dyn Listing, part: Part<'_>, limit: usize) -> io::Result<
             Some(Item::Line(line)) => {
                 has_looked = true;
                 page.next = line.id;
-                if part.needle.is_none_or(|needle| needle.is_in(line.text)) {
+                if part.wants(&line) {
                     bytes += line.text.len();
                     page.lines.push(line.into());
                 }
@@ -127,15 +136,15 @@ pub fn read_last(log: &dyn Listing, part: Part<'_>, begin: u64, limit: usize) ->
     let mut upper = page.next;
     // Without a search, about the size of that many lines: nearly everything that is read is returned.
     let few = (limit as u64).saturating_mul(LINE_BYTES_USUAL).clamp(RECORD_MAX as u64, SEARCH_BLOCK_BYTES);
-    let mut block_bytes = if part.needle.is_some() { SEARCH_BLOCK_BYTES } else { few };
+    let mut block_bytes = if part.is_searched() { SEARCH_BLOCK_BYTES } else { few };
     let (mut bytes, mut searched) = (0, 0);
     'blocks: while upper > floor && searched < SEARCH_BYTES_MAX {
         let mut lower = upper.saturating_sub(block_bytes).max(floor);
-        if part.needle.is_none() {
+        if !part.is_searched() {
             lower = begin_of_last(log, limit - found.len(), lower, upper)?;
         }
         block_bytes = (block_bytes * 2).min(SEARCH_BLOCK_BYTES);
-        searched += if part.needle.is_some() { upper - lower } else { 0 };
+        searched += if part.is_searched() { upper - lower } else { 0 };
         let mut cursor = Cursor::until(log, lower, part.end);
         let mut block: VecDeque<(u64, Line)> = VecDeque::new();
         let (mut hole, mut last) = (None, lower);
@@ -151,7 +160,7 @@ pub fn read_last(log: &dyn Listing, part: Part<'_>, begin: u64, limit: usize) ->
                 Some(Item::Gone { to, .. }) if to > upper || to == part.up_to => break,
                 Some(Item::Line(line)) => {
                     let line_begin = std::mem::replace(&mut last, line.id);
-                    if part.needle.is_none_or(|needle| needle.is_in(line.text)) {
+                    if part.wants(&line) {
                         block.push_back((line_begin, line.into()));
                     }
                     // More than can be wanted: the oldest.
@@ -191,10 +200,10 @@ pub fn read_last(log: &dyn Listing, part: Part<'_>, begin: u64, limit: usize) ->
         }
     }
     page.is_whole |= upper <= floor;
-    page.first = match part.needle {
-        None => first.unwrap_or(0),
-        Some(_) if upper <= floor => floor,
-        Some(_) => page.first,
+    page.first = match part.is_searched() {
+        false => first.unwrap_or(0),
+        true if upper <= floor => floor,
+        true => page.first,
     };
     page.lines = found.into();
     Ok(page)

@@ -14,7 +14,7 @@ const AT: &[u8] = b"2023-11-14T22:13:20.007Z";
 impl Part<'_> {
     /// Everything behind a position.
     pub(super) const fn since(since: u64) -> Self {
-        Self { since, up_to: u64::MAX, end: None, needle: None }
+        Self { since, up_to: u64::MAX, end: None, needle: None, stream: None }
     }
 }
 

@@ -1,5 +1,6 @@
 //! One record of a log: its parts, as bytes and taken apart.
 
+use crate::api::logs::StreamName;
 use crate::clock::{TIMESTAMP_LEN, Timestamp};
 
 /// The most text that one record holds, in bytes.
@@ -21,6 +22,26 @@ pub enum Stream {
     Stderr = b'e',
     /// The server itself.
     Backend = b'b',
+}
+
+impl Stream {
+    /// The name of a stream of the pipeline's.
+    pub(super) const fn name(self) -> Option<StreamName> {
+        match self {
+            Self::Stdout => Some(StreamName::Stdout),
+            Self::Stderr => Some(StreamName::Stderr),
+            Self::Backend => None,
+        }
+    }
+}
+
+impl From<StreamName> for Stream {
+    fn from(name: StreamName) -> Self {
+        match name {
+            StreamName::Stdout => Self::Stdout,
+            StreamName::Stderr => Self::Stderr,
+        }
+    }
 }
 
 /// Appends one record. `text` holds no newline and at most [`TEXT_MAX`] bytes; `at` is a [`Timestamp`] as text.

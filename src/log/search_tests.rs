@@ -7,18 +7,19 @@ use super::reader::SEARCH_BLOCK_BYTES;
 use super::reader_tests::read_since;
 use super::record::{HEAD_LEN, RECORD_MAX, push_record};
 use super::*;
-use crate::api::logs::Line;
+use crate::api::logs::{Line, StreamName};
 
 const AT: &[u8] = b"2023-11-14T22:13:20.007Z";
 
-/// A run from position 1,000 on, in segments of so many bytes; every seventh line holds "needle".
+/// A run from position 1,000 on, in segments of so many bytes; every seventh line holds "needle", every fifth is of stderr.
 fn a_run(dir: &Path, lines: usize, segment_bytes: u64) -> SegmentList {
     let limits = Limits { segment_bytes, run_bytes: 1 << 40 };
     let mut writer = SegmentWriter::create(dir, 1_000, limits).expect("creates");
     for n in 0..lines {
         let mut out = Vec::new();
         let text = if n % 7 == 0 { format!("a needle {n}") } else { format!("hay {n} {}", "x".repeat(n % 300)) };
-        push_record(&mut out, AT, Stream::Stdout, false, text.as_bytes());
+        let stream = if n % 5 == 0 { Stream::Stderr } else { Stream::Stdout };
+        push_record(&mut out, AT, stream, false, text.as_bytes());
         writer.write(&out, AT).expect("writes");
     }
     look(dir)
@@ -95,6 +96,41 @@ fn what_is_searched_for_is_found_each_time_and_once_in_pages_of_any_size_both_wa
 }
 
 #[test]
+fn one_streams_lines_are_read_each_once_in_pages_of_any_size_both_ways() {
+    for segment_bytes in [700, 1 << 30] {
+        let dir = tempfile::tempdir().expect("a temp folder");
+        let list = a_run(dir.path(), 300, segment_bytes);
+        let needle = needle();
+        for (stream, name) in [(Stream::Stdout, StreamName::Stdout), (Stream::Stderr, StreamName::Stderr)] {
+            for needle in [None, Some(&needle)] {
+                let is_wanted = |line: &Line| line.stream == Some(name) && (needle.is_none() || line.line.contains("needle"));
+                let wanted: Vec<Line> = all(&list).into_iter().filter(is_wanted).collect();
+                assert!(wanted.len() >= 9);
+                let part = Part { needle, stream: Some(stream), ..Part::since(1_000) };
+                for limit in [1, 2, 7, 500] {
+                    assert_eq!(forward(&list, part, limit).0, wanted, "forward by {limit}");
+                    assert_eq!(backward(&list, part, limit).0, wanted, "backward by {limit}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_damaged_line_is_read_with_either_stream() {
+    let dir = tempfile::tempdir().expect("a temp folder");
+    let list = a_run(dir.path(), 5, 1 << 30);
+    let mut bytes = fs::read(&list[0].path).expect("reads");
+    bytes.extend_from_slice(b"no record\n");
+    fs::write(&list[0].path, bytes).expect("writes");
+    for (stream, count) in [(Stream::Stdout, 5), (Stream::Stderr, 2)] {
+        let part = Part { stream: Some(stream), ..Part::since(1_000) };
+        let page = read_page(&look(dir.path()), part, 100).expect("reads");
+        assert_eq!((page.lines.len(), &*page.lines[count - 1].line), (count, "no record"));
+    }
+}
+
+#[test]
 fn a_search_is_bounded_and_goes_on_from_where_it_stopped() {
     let dir = tempfile::tempdir().expect("a temp folder");
     let limits = Limits { segment_bytes: 4 << 20, run_bytes: 1 << 40 };
@@ -135,7 +171,7 @@ fn a_tail_before_a_line_ends_there_and_one_from_a_line_on_begins_there() {
             for (lower, wanted) in [(0, 1), (0, 5), (0, 91), (upper.saturating_sub(3), 91), (upper, 5)] {
                 let since = lower.checked_sub(1).map_or(1_000, |last| lines[last].id);
                 for (needle, up_to) in [(None, up_to), (Some(&any), up_to), (None, up_to + 5)] {
-                    let part = Part { since, up_to, needle, end: None };
+                    let part = Part { up_to, needle, ..Part::since(since) };
                     let page = read_last(&list, part, 1_000, wanted).expect("reads");
                     let hits: Vec<&Line> =
                         lines[lower..upper].iter().filter(|line| needle.is_none() || line.line.contains("needle")).collect();

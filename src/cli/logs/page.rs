@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::api::logs::{LogsQuery, LogsResponse, RunEnd, Source, TailQuery};
+use crate::api::logs::{LogsQuery, LogsResponse, RunEnd, Source, StreamName, TailQuery};
 use crate::api::routes::Route;
 use crate::clock::Timestamp;
 
@@ -13,6 +13,7 @@ pub(super) struct Wanted<'a> {
     pub(super) source: Source,
     pub(super) run: Option<u64>,
     pub(super) grep: Option<&'a str>,
+    pub(super) stream: Option<StreamName>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,20 +27,20 @@ pub(super) enum Begin {
 impl Wanted<'_> {
     /// The path of the last lines: how many, of that moment or later ones, and from before the line behind which this position lies.
     pub(super) fn tail(&self, lines: u32, at: Option<Timestamp>, before: Option<u64>) -> String {
-        let Self { source, run, grep } = *self;
+        let Self { source, run, grep, stream } = *self;
         let (source, limit, grep) = (Some(source), Some(lines.into()), grep.map(str::to_owned));
-        Route::LogTail.url("", &TailQuery { source, limit, before, at, run, grep, name: None, lines: None })
+        Route::LogTail.url("", &TailQuery { source, limit, before, at, run, grep, stream, name: None, lines: None })
     }
 
     /// The path of a page, whose answer may wait so long for a line.
     pub(super) fn page(&self, begin: Begin, wait: Option<Duration>) -> String {
-        let Self { source, run, grep } = *self;
+        let Self { source, run, grep, stream } = *self;
         let (since, at) = match begin {
             Begin::Behind(id) => (Some(id), None),
             Begin::At(at) => (None, Some(at)),
         };
         let (source, limit, grep) = (Some(source), Some(PAGE_LINES as u64), grep.map(str::to_owned));
-        Route::Logs.url("", &LogsQuery { source, since, at, limit, wait: wait.map(|wait| wait.as_secs()), run, grep })
+        Route::Logs.url("", &LogsQuery { source, since, at, limit, wait: wait.map(|wait| wait.as_secs()), run, grep, stream })
     }
 }
 
@@ -59,12 +60,13 @@ mod tests {
 
     #[test]
     fn what_is_asked_for_stands_in_the_path() {
-        let all = Wanted { source: Source::Pipeline, run: None, grep: None };
+        let all = Wanted { source: Source::Pipeline, run: None, grep: None, stream: None };
         assert_eq!(all.tail(200, None, None), "/api/logs/tail?source=pipeline&limit=200");
         assert_eq!(all.page(Begin::Behind(7), None), "/api/logs?source=pipeline&since=7&limit=1000");
         let at = "2026-01-31T10:00:00.123Z".parse().expect("a time stamp");
-        let some = Wanted { source: Source::Pipeline, run: Some(7), grep: Some("50% & ä\n#a+b=c") };
-        let filters = "&run=7&grep=50%25%20%26%20%C3%A4%0A%23a%2Bb%3Dc";
+        let some =
+            Wanted { source: Source::Pipeline, run: Some(7), grep: Some("50% & ä\n#a+b=c"), stream: Some(StreamName::Stderr) };
+        let filters = "&run=7&grep=50%25%20%26%20%C3%A4%0A%23a%2Bb%3Dc&stream=stderr";
         assert_eq!(
             some.page(Begin::At(at), None),
             format!("/api/logs?source=pipeline&at=2026-01-31T10:00:00.123Z&limit=1000{filters}")

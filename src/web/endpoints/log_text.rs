@@ -9,8 +9,8 @@ use std::sync::Arc;
 use rouille::{Request, Response, ResponseBody};
 
 use super::runs::run_id_of;
-use crate::api::logs::{LogTextQuery, StreamName};
-use crate::log::{Form, RunText, Said, Stream};
+use crate::api::logs::LogTextQuery;
+use crate::log::{Form, RunText, Said};
 use crate::transport::Client;
 use crate::web::app::App;
 use crate::web::error::ApiError;
@@ -77,11 +77,8 @@ impl App {
             }
         } else {
             // Its length is known only after all of it was read.
-            let stream = stream.map(|stream| match stream {
-                StreamName::Stdout => Stream::Stdout,
-                StreamName::Stderr => Stream::Stderr,
-            });
-            ResponseBody::from_reader(Body { run_id, reader: Said::new(&text, Form { has_heads, stream }), _place: place })
+            let form = Form { has_heads, stream: stream.map(Into::into) };
+            ResponseBody::from_reader(Body { run_id, reader: Said::new(&text, form), _place: place })
         };
         Ok(Response { data, ..response })
     }

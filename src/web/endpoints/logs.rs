@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rouille::{Request, Response};
 
-use crate::api::logs::{LogsQuery, LogsResponse, PlainTail, RunEnd, Source, TailQuery};
+use crate::api::logs::{LogsQuery, LogsResponse, PlainTail, RunEnd, Source, StreamName, TailQuery};
 use crate::clock::Timestamp;
 use crate::feed::Found;
 use crate::log::{self, BackendFiles, Cursor, Item, Listing, Needle, Page, Part, SEARCH_BYTES_MAX};
@@ -44,6 +44,7 @@ struct Asked {
     source: Source,
     run: Option<RunSpan>,
     needle: Option<Needle>,
+    stream: Option<StreamName>,
     at: Option<Timestamp>,
 }
 
@@ -54,7 +55,13 @@ impl Asked {
     }
 
     fn part(&self, since: u64, up_to: u64) -> Part<'_> {
-        Part { since: since.max(self.begin()), up_to, end: self.run.and_then(|run| run.end), needle: self.needle.as_ref() }
+        Part {
+            since: since.max(self.begin()),
+            up_to,
+            end: self.run.and_then(|run| run.end),
+            needle: self.needle.as_ref(),
+            stream: self.stream.map(Into::into),
+        }
     }
 
     /// The answer, without `since`.
@@ -63,7 +70,7 @@ impl Asked {
             source: self.source,
             since: None,
             end: self.run.map_or(RunEnd::Untold, |run| run.end.map_or(RunEnd::Open, RunEnd::At)),
-            searched_all: self.needle.as_ref().map(|_| page.is_whole),
+            searched_all: self.part(0, 0).is_searched().then_some(page.is_whole),
             next: page.next,
             // Less where nothing of it is there yet.
             first: page.first.max(self.begin()),
@@ -80,7 +87,7 @@ impl App {
         caller: Option<&Caller>,
         client: &Client<'_>,
     ) -> Result<Response, ApiError> {
-        let LogsQuery { source, since, at, limit, wait, run, grep } = input::query(request)?;
+        let LogsQuery { source, since, at, limit, wait, run, grep, stream } = input::query(request)?;
         let (limit, wait) = (lines(limit.unwrap_or(LINES_DEFAULT)), wait.unwrap_or(0));
         if wait > 0 && source == Some(Source::Backend) {
             return Err(ApiError::BadQuery("wait is for the pipeline's log; leave it out for the server's own".to_owned()));
@@ -88,7 +95,7 @@ impl App {
         if since.is_some() && at.is_some() {
             return Err(ApiError::BadQuery("at stands in place of since; leave out one of them".to_owned()));
         }
-        let mut asked = self.asked(source, run, grep, at)?;
+        let mut asked = self.asked(source, run, grep, stream, at)?;
         // A page is written down in the turn in which it is read: to wait with it in hand would be memory that nobody counts.
         let answer = |asked: &Asked, since, page| {
             self.budget.json(request, long_bytes(&LogsResponse { since: Some(since), ..asked.answer(page) }))
@@ -119,7 +126,7 @@ impl App {
                 "name and lines ask for texts, source and limit for whole lines; use one pair".to_owned(),
             ));
         }
-        let asked = self.asked(query.source.or(query.name), query.run, query.grep, query.at)?;
+        let asked = self.asked(query.source.or(query.name), query.run, query.grep, query.stream, query.at)?;
         let limit = lines(query.limit.or(query.lines).unwrap_or(TAIL_DEFAULT));
         let log = self.log(&asked);
         let part = asked.part(self.since(&asked, 0)?, query.before.unwrap_or(u64::MAX));
@@ -138,17 +145,20 @@ impl App {
         source: Option<Source>,
         run: Option<u64>,
         grep: Option<String>,
+        stream: Option<StreamName>,
         at: Option<Timestamp>,
     ) -> Result<Asked, ApiError> {
         let source = source.unwrap_or(Source::Pipeline);
-        if run.is_some() && source == Source::Backend {
-            return Err(ApiError::BadQuery("run is for the pipeline's log; leave it out for the server's own".to_owned()));
+        for (key, is_there) in [("run", run.is_some()), ("stream", stream.is_some())] {
+            if is_there && source == Source::Backend {
+                return Err(ApiError::BadQuery(format!("{key} is for the pipeline's log; leave it out for the server's own")));
+            }
         }
         if grep.as_ref().is_some_and(|text| text.contains('\n')) {
             return Err(ApiError::BadQuery("grep is looked for in single lines; leave out the line break (%0A)".to_owned()));
         }
         let run = run.map(|id| self.run_span(id.cast_signed())).transpose()?;
-        Ok(Asked { source, run, needle: grep.map(Needle::new), at })
+        Ok(Asked { source, run, needle: grep.map(Needle::new), stream, at })
     }
 
     /// The run's place in the log. An unknown run is a refusal, one without a log is none.
@@ -188,13 +198,13 @@ impl App {
 
     /// Waits behind `from`, the end of what there is, for a line that is wanted, or for the run's end. Where to read on.
     fn await_lines(&self, asked: &Asked, from: u64, wait_s: u64, poll: &LongPoll<'_>) -> Result<u64, ApiError> {
-        let log = self.log(asked);
+        let (log, part) = (self.log(asked), asked.part(0, 0));
         let mut cursor = Cursor::new(&*log, from);
         let mut searched = from;
         let scan = || -> Result<Found, ApiError> {
             loop {
                 match cursor.next()? {
-                    Some(Item::Line(line)) if asked.needle.as_ref().is_some_and(|needle| !needle.is_in(line.text)) => {
+                    Some(Item::Line(line)) if !part.wants(&line) => {
                         searched = line.id;
                         // As much as one request may search.
                         if searched - from >= SEARCH_BYTES_MAX {

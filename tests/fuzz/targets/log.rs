@@ -22,7 +22,7 @@ const AT: &[u8] = b"2023-11-14T22:13:20.007Z";
 
 /// Everything behind a position.
 fn part_since(since: u64) -> Part<'static> {
-    Part { since, up_to: u64::MAX, end: None, needle: None }
+    Part { since, up_to: u64::MAX, end: None, needle: None, stream: None }
 }
 
 fn read_since(segments: &SegmentList, since: u64, limit: usize) -> io::Result<Page> {

@@ -1,5 +1,6 @@
 //! A request's target: its path and the numbers and texts in its query.
 
+use autoappdev::api::logs::StreamName;
 use autoappdev::web::fuzzing::{logs_query, route_path};
 
 pub fn run(bytes: &[u8]) {
@@ -12,7 +13,8 @@ pub fn run(bytes: &[u8]) {
     let query = target.split_once('?').map_or("", |(_, query)| query);
     let pairs = query.split('&').filter(|pair| !pair.is_empty()).map(|pair| pair.split_once('=').unwrap_or((pair, "")));
     let first = |name: &str| pairs.clone().find(|(key, _)| *key == name).map(|(_, value)| value);
-    let is_known = |name: &str| ["source", "since", "at", "limit", "wait", "run", "grep"].contains(&name);
+    let is_known = |name: &str| ["source", "since", "at", "limit", "wait", "run", "grep", "stream"].contains(&name);
+    let is_stream = |value: &str| ["stdout", "stderr"].contains(&value);
     match logs_query(&target) {
         Ok(read) => {
             assert!(pairs.clone().all(|(name, _)| is_known(name)), "{target} has an unknown key");
@@ -24,6 +26,7 @@ pub fn run(bytes: &[u8]) {
                 }
             }
             assert!(read.limit != Some(0), "{target}");
+            assert_eq!(read.stream.map(StreamName::as_str), first("stream"), "{target}");
             assert_eq!(read.grep, first("grep").map(|value| decoded(value).expect("it was read")), "{target}");
         }
         Err(refusal) => {
@@ -38,6 +41,7 @@ pub fn run(bytes: &[u8]) {
                 && is_number("limit", 1, 5000)
                 && is_number("since", 0, u64::MAX)
                 && is_number("wait", 0, 60)
+                && first("stream").is_none_or(is_stream)
                 && first("grep").is_none_or(|value| decoded(value).is_some());
             // What is left to be wrong with are the keys that are not read by hand here.
             assert!(!is_good || ["source", "at", "run"].iter().any(|name| first(name).is_some()), "{target} was refused");

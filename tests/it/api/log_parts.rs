@@ -99,6 +99,8 @@ fn what_cannot_be_asked_for_is_refused_with_a_word_on_what_can() {
         ("run=x", "run"),
         ("run=9223372036854775808", "run"),
         ("run=1&source=backend", "leave it out"),
+        ("stream=stderr&source=backend", "leave it out"),
+        ("stream=both", "stdout or stderr"),
         ("grep=", "grep"),
         ("grep=%ff", "UTF-8"),
         ("grep=a%0Ab", "line"),
@@ -115,6 +117,31 @@ fn what_cannot_be_asked_for_is_refused_with_a_word_on_what_can() {
     }
     assert_eq!(place.get("/api/logs?since=0&at=2026-01-31T10:00:00Z").error(), "invalid_query");
     assert_eq!(place.get("/api/logs/tail?before=x").error(), "invalid_query");
+}
+
+#[test]
+fn one_streams_lines_are_read_and_waited_for_alone() {
+    let place = Place::serving("both.sh");
+    place.script(
+        "both.sh",
+        "#!/bin/bash\nfor n in 1 2 3; do echo \"out $n\"; echo \"err $n\" >&2; done\n\
+         while [ ! -e go ]; do echo hay; sleep 0.01; done\necho 'err 4' >&2\nexec sleep 600\n",
+    );
+    place.start();
+    place.until_line("err 3");
+    let first = page(&place, "/api/logs?stream=stderr");
+    assert_keys(&first, &["source", "since", "searched_all", "next", "first", "gone", "lines"]);
+    assert_eq!((texts(&first), &first["searched_all"]), (vec!["err 1", "err 2", "err 3"], &json!(true)));
+    assert!(first["lines"].as_array().expect("a list").iter().all(|line| line["stream"] == "stderr"), "{first}");
+    assert_eq!(texts(&page(&place, "/api/logs?stream=stdout&grep=out"))[..2], ["out 1", "out 2"]);
+    let tail = page(&place, "/api/logs/tail?stream=stderr&limit=2&run=1");
+    assert_keys(&tail, &["source", "searched_all", "next", "first", "gone", "lines", "end"]);
+    assert_eq!(texts(&tail), ["err 2", "err 3"]);
+    let plain = page(&place, "/api/logs/tail?name=pipeline&lines=1&stream=stderr");
+    assert_eq!(plain, json!({"name": "pipeline", "lines": ["err 3"]}));
+    let mut waiting = begin(&place, &format!("/api/logs?stream=stderr&since={}&{WAIT}", number(&first["next"])));
+    fs::write(place.root().join("go"), "").expect("writes");
+    assert_eq!(texts(&waiting.answer().ok()), ["err 4"], "the other stream's lines end no wait");
 }
 
 #[test]

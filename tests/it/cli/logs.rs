@@ -159,6 +159,22 @@ fn a_search_goes_through_all_there_is() {
 }
 
 #[test]
+fn one_streams_lines_are_the_last_ones_or_all() {
+    let place = Place::serving("both.sh");
+    place.script(
+        "both.sh",
+        "#!/bin/bash\nfor n in {1..300}; do echo out; done\nprintf 'a part' >&2\nsleep 1\necho ' and the rest' >&2\necho out\n",
+    );
+    let (_, run_id) = place.start();
+    place.until_settled(run_id);
+    let shown = |args: &[&str]| place.client(&[&["logs", "--no-timestamps", "--stream"], args].concat());
+    assert_eq!(shown(&["stderr"]), (0, "a part and the rest\n".to_owned(), String::new()), "parts are put together");
+    assert_eq!(shown(&["stdout"]).1, "out\n".repeat(200));
+    assert_eq!(shown(&["stdout", "-n", "all", "--run", "1"]).1, "out\n".repeat(301));
+    assert_eq!(shown(&["stderr", "--grep", "out"]).1, "");
+}
+
+#[test]
 fn parts_of_lines_that_a_search_finds_are_not_put_together() {
     let place = Place::new();
     let server = FakeServer::start(|_| {
@@ -300,6 +316,8 @@ fn odd_arguments_have_a_sentence_and_exit_with_2() {
         (&["--run", "0"], "--run"),
         (&["--run", "latest"], "--run"),
         (&["--run", "1", "--source", "backend"], "--run is for the pipeline's lines"),
+        (&["--stream", "stderr", "--source", "backend"], "--stream is for the pipeline's lines"),
+        (&["--stream", "both"], "[possible values: stdout, stderr]"),
         (&["--timestamps", "--no-timestamps"], "cannot be used with"),
         (&["extra"], "unexpected argument"),
     ] {
@@ -325,6 +343,7 @@ fn a_server_that_does_not_know_a_word_of_the_question_is_told() {
         (&["--run", "7"][..], "--run"),
         (&["-f", "--run", "7"], "--run"),
         (&["--grep", "x"], "--grep"),
+        (&["--stream", "stderr"], "--stream"),
         (&["--since", "2026-01-31T10:00:01Z"], "--since"),
     ] {
         let (code, out, err) = against(&place, &server, &[&["logs"], args].concat());
