@@ -11,7 +11,12 @@ use crate::pipeline::words;
 /// The most lines of one answer.
 pub const LINES_MAX: u64 = 5000;
 
-/// The longest text to search for, in bytes.
+/// The most matches that one answer to a search lists, and how many if no number is named.
+pub const MATCHES_MAX: u64 = 1000;
+/// See [`MATCHES_MAX`].
+pub const MATCHES_DEFAULT: u64 = 200;
+
+/// The longest text or expression to search for, in bytes.
 pub const GREP_BYTES_MAX: usize = 200;
 
 words! {
@@ -99,6 +104,54 @@ query! {
         /// The proof that a page puts into the link in place of a header field: the `download_proof` of its login.
         proof: String = Kind::Text(64),
     }
+}
+
+query! {
+    /// The query of `GET /api/runs/<id>/log/search`, which has one of `text` and `regex`.
+    LogSearchQuery {
+        /// Lines that hold this text.
+        text: String = GREP,
+        /// Lines that match this regular expression.
+        regex: String = GREP,
+        /// Whether upper and lower case differ; they do not if not said otherwise.
+        case: bool = Kind::Switch,
+        /// Only lines of this stream.
+        stream: StreamName = STREAMS,
+        /// Only lines with an id above this one.
+        since: u64 = POSITION,
+        /// The most matches that are listed.
+        limit: u64 = Kind::Number(1, MATCHES_MAX),
+    }
+}
+
+/// The answer to one part of a search.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogSearchResponse {
+    /// The first lines of this part that match, oldest first.
+    pub matches: Vec<Match>,
+    /// How many lines of this part match, listed or not.
+    pub count: u64,
+    /// Whether the log was searched to its present end.
+    pub searched_all: bool,
+    /// The `since` of the next part.
+    pub next: u64,
+    /// How many lines were searched.
+    pub lines: u64,
+}
+
+/// A line that matches.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Match {
+    /// The line's id, as in [`Line`].
+    pub id: u64,
+    /// When it came; none for a line that was damaged on the disk.
+    pub at: Option<Timestamp>,
+    /// Where it came from; none for a line that was damaged on the disk.
+    pub stream: Option<StreamName>,
+    /// The text that was searched, without escape sequences; of a long one, the 500 characters around the first hit.
+    pub line: String,
+    /// Whether the text goes on in the next line of this stream.
+    pub partial: bool,
 }
 
 /// A page of a log.

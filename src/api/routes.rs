@@ -3,7 +3,7 @@
 
 use super::events::EventsQuery;
 use super::health::HealthResponse;
-use super::logs::{LogTextQuery, LogsQuery, LogsResponse, TailQuery};
+use super::logs::{LogSearchQuery, LogSearchResponse, LogTextQuery, LogsQuery, LogsResponse, TailQuery};
 use super::pipeline::{ActionResponse, EmptyRequest, PipelineQuery, PipelineResponse, StartRequest, StatusResponse, StopRequest};
 use super::query::{self, Key, NoQuery, Query};
 use super::runs::{RunResponse, RunsQuery, RunsResponse};
@@ -137,6 +137,7 @@ routes! {
     Run: Get "/api/runs/<id>" Viewer, NoQuery, none => RunResponse Long, "One run, with its events and its progress";
     RunLog: Get "/api/runs/<id>/log" Viewer, LogTextQuery, none => Text Stream, "The log of one run as text";
     Scripts: Get "/api/pipeline/scripts" Operator, ScriptsQuery, none => ScriptsResponse Long, "The scripts that can be started";
+    RunLogSearch: Get "/api/runs/<id>/log/search" Viewer, LogSearchQuery, none => LogSearchResponse Long, "Which lines of one run's log hold a text or match an expression";
     Health: Get "/api/health" Anyone, NoQuery, none => HealthResponse Short, "Whether the server works; without a token only that";
     Version: Get "/api/version" Anyone, VersionQuery, none => VersionResponse Short, "Which server this is, for viewers; with `challenge`, a proof, for anyone";
     Session: Get "/api/session" Viewer, NoQuery, none => SessionResponse Short, "What the client may do, and until when";
@@ -274,6 +275,7 @@ mod tests {
         assert_eq!(find("GET", "/api/runs/"), Found::Route(Route::Run, ""));
         assert_eq!(find("GET", "/api/runs/log"), Found::Route(Route::Run, "log"));
         assert_eq!(find("GET", "/api/runs//log"), Found::Route(Route::RunLog, ""));
+        assert_eq!(find("GET", "/api/runs/7/log/search"), Found::Route(Route::RunLogSearch, "7"));
     }
 
     #[test]

@@ -142,6 +142,7 @@ impl App {
             Route::Run => self.budget.make(client, || self.run(request, parameter)),
             Route::RunLog => self.log_text(request, parameter, client),
             Route::Scripts => self.script_budget.make(client, || self.scripts(request)),
+            Route::RunLogSearch => self.budget.make(client, || self.search_log(request, parameter)),
             Route::Health => self.health(request, client),
             Route::Session => self.session(request, caller, self.trusts(request, client)),
             Route::Version => self.version(request, client),

@@ -16,6 +16,7 @@ mod api {
     mod history;
     mod log;
     mod log_parts;
+    mod log_search;
     mod log_text;
     mod old_client;
     mod progress;

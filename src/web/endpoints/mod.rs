@@ -2,6 +2,7 @@
 
 mod events;
 mod health;
+mod log_search;
 mod log_text;
 mod logs;
 mod pipeline;

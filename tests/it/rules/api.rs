@@ -6,7 +6,7 @@ use std::path::Path;
 
 use autoappdev::api::error::ErrorCode;
 use autoappdev::api::health::HealthResponse;
-use autoappdev::api::logs::LogsResponse;
+use autoappdev::api::logs::{LogSearchResponse, LogsResponse};
 use autoappdev::api::pipeline::{ActionResponse, PipelineResponse, StatusResponse};
 use autoappdev::api::query::Kind;
 use autoappdev::api::routes::Route;
@@ -95,6 +95,7 @@ fn examples_in_the_docs_are_what_the_types_read_and_write() {
     }
     is_example_of::<LoginResponse>(&example(&docs, "for a one-time code: `200 "));
     is_example_of::<LogsResponse>(&example(&docs, "- `GET /api/logs?"));
+    is_example_of::<LogSearchResponse>(&example(&docs, "### `GET /api/runs/<id>/log/search`\n"));
     is_example_of::<VersionResponse>(&example(&docs, "- `GET /api/version`:"));
     is_example_of::<ProofResponse>(&example(&docs, "- `GET /api/version?challenge="));
     is_example_of::<SessionResponse>(&example(&docs, "- `GET /api/session`: `"));
