@@ -8,14 +8,15 @@
 // streams are not to be had. While the page is hidden there is no stream, and one of all hidden pages waits for the state (quiet.js). Of
 // two states from one server the one with the lower version is dropped. Text from outside is put in by textContent only.
 
+import { makeCard } from './card.js';
 import { makeControls } from './controls.js';
-import { makeFeed } from './feed.js';
-import { attach } from './log.js';
+import { isTyping, makeFeed } from './feed.js';
+import { attach, errorMarks, lastErrorLines, reveal, setCard, setRun, setSteps } from './log.js';
 import { notify, showHead, tick } from './head.js';
 import { enterByLink, isLearned, learn, lock, mayOnlyLook, proof } from './login.js';
 import { makeRail } from './rail.js';
 import { OWN, identify, isOfThisProject, project, serverId, toThisServer, whatHasMoved } from './server.js';
-import { T, clock, label, visible } from './words.js';
+import { T, clock, label, row, visible } from './words.js';
 
 const WAIT_S = 25;           // one long poll
 const WAIT_PENDING_S = 1;    // while an action is under way: its end may change no version
@@ -103,10 +104,20 @@ function show() {
   rail.show(c);
   learnRun();
   feed.show(c);
+  if (c.id !== null) setRun({ id: c.id });
+  showLog(c, looks);
   showPane(c);
   if (connected) say(`Pipeline: ${looks.word}${looks.detail && looks.tone !== 'running' && looks.tone !== 'stopping' ? `, ${looks.detail}` : ''}.`);
   else if (locked) say(T.serverAsks);
   else if (failures) say(T.noConnection);
+}
+
+// What the log shows of the run itself: its steps, and the card of one that has ended.
+function showLog(c, looks) {
+  if (!c.isLatest && !c.run || c.id === null) return;
+  const isAlive = c.isLatest && c.pipeline.state !== 'stopped';
+  setSteps(c.progress, { isAlive, tone: c.isLatest ? looks.tone : row(c.run).tone, now: c.now });
+  setCard(card.update(c));
 }
 
 // The panes beside the log are loaded when they are first shown.
@@ -336,11 +347,9 @@ document.addEventListener('freeze', () => {
 
 addEventListener('online', refresh);
 
-// Keys of the page itself; the log has its own. A key that is typed into a field, or with a modifier, is not one of these.
-export const isTyped = ({ target, ctrlKey, metaKey, altKey }) => ctrlKey || metaKey || altKey || !!target.closest?.('input, textarea, select, dialog[open]');
-
+// Keys of the page itself; the log has its own.
 addEventListener('keydown', (event) => {
-  if (isTyped(event) || event.repeat) return;
+  if (isTyping(event) || event.repeat) return;
   if (event.key === '?') part('details', (it) => it.showHelp($('help')));
   else if (event.key === 'p') controls.press($('pause').hidden ? 'resume' : 'pause');
 });
@@ -352,7 +361,7 @@ $('keys').addEventListener('click', () => {
 setInterval(() => {
   if (!pipeline || document.hidden) return;
   const c = context();
-  tick(c);
+  showLog(c, tick(c));
   controls.tick(c);
   if (PANES[route.tab]) showPane(c);
 }, 1000);
@@ -365,6 +374,7 @@ const controls = makeControls({
   after(isInDoubt) { if (isInDoubt || locked || !feed.isStreaming()) refresh(); },
 });
 const rail = makeRail({ ask, address });
+const card = makeCard({ errorMarks, lastErrorLines, goToMark: reveal });
 const feed = makeFeed({
   ask, refresh, adjust, isConnected: () => connected && serverId() !== null,
   // It ends a request for the state that is under way.
@@ -378,7 +388,7 @@ const feed = makeFeed({
   },
 });
 
-attach({ changed() {}, prepended() {}, trimmed() {}, earlier: feed.earlier, atEnd: () => { if (feed.isResting()) kickLog(); } });
+attach({ earlier: feed.earlier, atEnd: () => { if (feed.isResting()) kickLog(); } });
 
 let isQuiet = false;
 async function beQuiet() {

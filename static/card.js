@@ -28,7 +28,7 @@ export function makeCard(log) {
   let c = null;
   onMeantClick(again, () => c.act('start', { again: c.id }));
   onMeantClick(edit, () => c.startForm({ run: c.id }));
-  jump.addEventListener('click', () => log.goToFirstMark());
+  jump.addEventListener('click', () => log.goToMark(log.errorMarks()[0]));
 
   // Returns the element, or null where the run needs no card.
   function update(context) {
