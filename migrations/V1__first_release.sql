@@ -37,6 +37,11 @@ CREATE TABLE pipeline_runs (
     -- Positions in the pipeline's log: before the run's first byte, after its last.
     log_start     INTEGER NOT NULL CHECK (log_start >= 0),
     log_end       INTEGER CHECK (log_end >= log_start),
+    -- What its start took, so that it can be repeated: the folder as the start named it (null: the root), the names of the variables that it
+    -- added to the environment, as a JSON array, and the grace that it named (null: the server's).
+    start_cwd     TEXT,
+    env_names     TEXT    NOT NULL DEFAULT '[]' CHECK (json_valid(env_names) AND json_type(env_names) = 'array'),
+    grace_ms      INTEGER CHECK (grace_ms >= 0),
 
     -- A live run has no end, an ended one has.
     CHECK (status NOT IN ('starting', 'running', 'paused') OR stopped_at IS NULL),

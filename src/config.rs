@@ -65,6 +65,8 @@ pub struct Config {
     pub tokens: Tokens,
     /// Whether a run gets a control group of its own where this user may make one.
     pub uses_cgroups: bool,
+    /// Whether the values of a start's own variables are kept with the run, beside their names.
+    pub keeps_env_values: bool,
     /// What happens to the run when the server is asked to exit.
     pub on_term: OnTerm,
     /// From TERM to KILL for a start that names no other.
@@ -131,6 +133,7 @@ impl Config {
             allow_hosts: sources.optional(&settings::ALLOW_HOST)?.unwrap_or_default(),
             tokens: sources.tokens()?,
             uses_cgroups: sources.value(&settings::CONTAINMENT)?,
+            keeps_env_values: sources.value(&settings::KEEP_ENV)?,
             on_term: sources.optional(&settings::ON_TERM)?.unwrap_or(OnTerm::Auto),
             grace: sources.value(&settings::GRACE)?,
             log_segment_bytes: log_segment_mb * MIB,

@@ -78,6 +78,8 @@ kill_points! {
     ServerStartingCommitted = "server.starting_committed",
     ServerRunDirUnlocked = "server.run_dir_unlocked",
     ServerRunDirMade = "server.run_dir_made",
+    /// The values of the start's variables are kept, if they are to be.
+    ServerStartKept = "server.start_kept",
     ServerShimSpawned = "server.shim_spawned",
     ServerLaunchSent = "server.launch_sent",
     ServerSpawnedHeard = "server.spawned_heard",

@@ -7,6 +7,7 @@
 
 mod format;
 mod journal;
+mod kept_env;
 mod lines;
 mod progress;
 mod protocol;
@@ -37,6 +38,7 @@ use crate::user;
 
 pub use format::FORMAT;
 pub use journal::{Header, Journal, JournalError, ReadJournal, read_header, read_journal};
+pub use kept_env::{KeptEnvError, read_kept_env, write_kept_env};
 pub use lines::{LineReader, from_line, to_line};
 pub use progress::{NumberedProgress, ProgressError, parse_progress, read_progress, write_progress};
 pub use protocol::{Command, LaunchSpec, Message, Reply, ReplyError, Rotated};
@@ -206,6 +208,11 @@ impl RunDir {
     /// How far the pipeline says it is.
     pub fn progress_path(&self) -> PathBuf {
         self.path.join("progress.json")
+    }
+
+    /// The values of the variables that its start added to the environment, where they are kept.
+    pub fn start_path(&self) -> PathBuf {
+        self.path.join("start.json")
     }
 
     /// The output segments.

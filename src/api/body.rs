@@ -72,6 +72,7 @@ fn in_json_words(sentence: &str) -> String {
     };
     let expected = match expected {
         "f64" => "a number",
+        "i64" => "a whole number",
         "a map" => "an object of strings",
         other => other,
     };
@@ -135,6 +136,8 @@ mod tests {
             (r#"{"env":{"A":{}}}"#, "env: expected a string, not an object"),
             (r#"{"grace_s":"1, expected 2"}"#, "grace_s: expected a number, not a string"),
             (r#"{"grace_s":true}"#, "grace_s: expected a number, not a boolean"),
+            (r#"{"again":"7"}"#, "again: expected a whole number, not a string"),
+            (r#"{"if_run_id":[7]}"#, "if_run_id: expected a whole number, not a list"),
         ] {
             assert_eq!(sentence(read::<StartRequest>(text.as_bytes()).map(drop)), wanted, "{text}");
         }

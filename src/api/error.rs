@@ -49,6 +49,8 @@ error_codes! {
     MethodNotAllowed = "method_not_allowed" 405, "The route takes other methods";
     RequestTimeout = "request_timeout" 408, "The request did not arrive in time";
     InvalidTransition = "invalid_transition" 409, "The state does not allow the action";
+    RunChanged = "run_changed" 409, "Another run is the latest than the one that the action is meant for";
+    NotRepeatable = "not_repeatable" 409, "The run cannot be repeated without values that were not kept";
     BodyTooLarge = "body_too_large" 413, "The body is too long";
     UriTooLong = "uri_too_long" 414, "The request's first line is too long";
     UnsupportedMediaType = "unsupported_media_type" 415, "The body is not sent as JSON";
@@ -97,15 +99,18 @@ pub struct ErrorResponse {
     /// Of `invalid_transition`: what was refused.
     #[serde(flatten)]
     pub refused: Option<Refusal>,
-    /// The failed run, if a run was begun.
+    /// The failed run, if a run was begun; of `run_changed` the latest run, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run_id: Option<i64>,
+    /// Of `not_repeatable`: the names of the variables whose values are missing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<String>,
 }
 
 impl ErrorResponse {
     /// The answer with this code, and nothing more than a sentence.
     pub fn new(code: ErrorCode, detail: String) -> Self {
-        Self { ok: false, error: Cow::Borrowed(code.as_str()), detail, refused: None, run_id: None }
+        Self { ok: false, error: Cow::Borrowed(code.as_str()), detail, refused: None, run_id: None, missing: Vec::new() }
     }
 }
 
@@ -120,7 +125,11 @@ mod tests {
         let refused = Some(Refusal { from: State::Stopped, action: Action::Pause, pending: None });
         let all = ErrorResponse { refused, run_id: Some(7), ..plain.clone() };
         for (error, text) in [
-            (plain, r#"{"ok":false,"error":"not_found","detail":"no"}"#),
+            (plain.clone(), r#"{"ok":false,"error":"not_found","detail":"no"}"#),
+            (
+                ErrorResponse { missing: vec!["KEY".into()], ..plain.clone() },
+                r#"{"ok":false,"error":"not_found","detail":"no","missing":["KEY"]}"#,
+            ),
             (
                 all,
                 r#"{"ok":false,"error":"not_found","detail":"no","from":"stopped","action":"pause","pending":null,"run_id":7}"#,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::query::{Kind, query};
 use crate::clock::Timestamp;
@@ -174,6 +174,43 @@ pub struct Status {
     pub state: Option<RunStatus>,
 }
 
+/// The latest run that an action is meant for, as its client saw it: the action is done only if that is still so.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum IfRun {
+    /// Whatever the latest run is: the key is absent.
+    #[default]
+    Any,
+    /// This run; none is null, and means that there is no run yet.
+    Is(Option<i64>),
+}
+
+impl IfRun {
+    /// Whether the action is meant for whatever the latest run is.
+    fn is_any(&self) -> bool {
+        *self == Self::Any
+    }
+}
+
+impl Serialize for IfRun {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Any => serializer.serialize_none(),
+            Self::Is(run_id) => run_id.serialize(serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for IfRun {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Option::deserialize(deserializer).map(Self::Is)
+    }
+}
+
+/// Reads a value that can be absent, and is not null where it is there.
+fn not_null<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
+}
+
 /// The body of a start.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -181,9 +218,9 @@ pub struct StartRequest {
     /// The script, relative to the root or absolute.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub script: Option<String>,
-    /// Its arguments.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub args: Vec<String>,
+    /// Its arguments. Absent is none, or with `again` those of that run.
+    #[serde(deserialize_with = "not_null", skip_serializing_if = "Option::is_none")]
+    pub args: Option<Vec<String>>,
     /// The folder it runs in, in the root.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cwd: Option<String>,
@@ -193,6 +230,12 @@ pub struct StartRequest {
     /// Seconds from TERM to KILL for a stop that names none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grace_s: Option<f64>,
+    /// The run whose start is repeated, with what else is in this body in place of that start's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub again: Option<i64>,
+    /// The run that it is meant to follow.
+    #[serde(skip_serializing_if = "IfRun::is_any")]
+    pub if_run_id: IfRun,
 }
 
 /// The body of a stop.
@@ -202,9 +245,21 @@ pub struct StopRequest {
     /// Seconds from TERM to KILL.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grace_s: Option<f64>,
+    /// The run that is meant.
+    #[serde(skip_serializing_if = "IfRun::is_any")]
+    pub if_run_id: IfRun,
 }
 
-/// The body of an action that takes nothing.
+/// The body of a pause or a resume.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ActionRequest {
+    /// The run that is meant.
+    #[serde(skip_serializing_if = "IfRun::is_any")]
+    pub if_run_id: IfRun,
+}
+
+/// The body of a request that takes nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EmptyRequest {}

@@ -4,9 +4,11 @@
 use super::events::EventsQuery;
 use super::health::HealthResponse;
 use super::logs::{LogSearchQuery, LogSearchResponse, LogTextQuery, LogsQuery, LogsResponse, TailQuery};
-use super::pipeline::{ActionResponse, EmptyRequest, PipelineQuery, PipelineResponse, StartRequest, StatusResponse, StopRequest};
+use super::pipeline::{
+    ActionRequest, ActionResponse, EmptyRequest, PipelineQuery, PipelineResponse, StartRequest, StatusResponse, StopRequest,
+};
 use super::query::{self, Key, NoQuery, Query};
-use super::runs::{RunResponse, RunsQuery, RunsResponse};
+use super::runs::{RunResponse, RunStartResponse, RunsQuery, RunsResponse};
 use super::scripts::{ScriptsQuery, ScriptsResponse};
 use super::session::{
     EndSessionsRequest, EndSessionsResponse, LoginRequest, LoginResponse, OkResponse, PairRequest, PairResponse, SessionResponse,
@@ -127,14 +129,15 @@ routes! {
     Pipeline: Get "/api/pipeline" Viewer, PipelineQuery, none => PipelineResponse Waits, "The state; with `after`, once it has changed";
     Status: Get "/api/pipeline/status" Viewer, NoQuery, none => StatusResponse Short, "The state in short";
     Start: Post "/api/pipeline/start" Operator, NoQuery, StartRequest => ActionResponse Waits, "Begins a run";
-    Pause: Post "/api/pipeline/pause" Operator, NoQuery, EmptyRequest => ActionResponse Waits, "Stops every process of the run where it is";
-    Resume: Post "/api/pipeline/resume" Operator, NoQuery, EmptyRequest => ActionResponse Waits, "Lets a paused run go on";
+    Pause: Post "/api/pipeline/pause" Operator, NoQuery, ActionRequest => ActionResponse Waits, "Stops every process of the run where it is";
+    Resume: Post "/api/pipeline/resume" Operator, NoQuery, ActionRequest => ActionResponse Waits, "Lets a paused run go on";
     Stop: Post "/api/pipeline/stop" Operator, NoQuery, StopRequest => ActionResponse Waits, "Ends the run";
     Logs: Get "/api/logs" Viewer, LogsQuery, none => LogsResponse Waits, "Lines of a log from a position or a time on; with `wait`, once there are some";
     LogTail: Get "/api/logs/tail" Viewer, TailQuery, none => LogsResponse Long, "The last lines of a log";
     Events: Get "/api/events" Viewer, EventsQuery, none => EventStream Stream, "What happens, as it happens";
     Runs: Get "/api/runs" Viewer, RunsQuery, none => RunsResponse Long, "The history, newest run first";
     Run: Get "/api/runs/<id>" Viewer, NoQuery, none => RunResponse Long, "One run, with its events and its progress";
+    RunStart: Get "/api/runs/<id>/start" Operator, NoQuery, none => RunStartResponse Long, "What the start of one run took, to repeat it";
     RunLog: Get "/api/runs/<id>/log" Viewer, LogTextQuery, none => Text Stream, "The log of one run as text";
     Scripts: Get "/api/pipeline/scripts" Operator, ScriptsQuery, none => ScriptsResponse Long, "The scripts that can be started";
     RunLogSearch: Get "/api/runs/<id>/log/search" Viewer, LogSearchQuery, none => LogSearchResponse Long, "Which lines of one run's log hold a text or match an expression";
@@ -242,9 +245,10 @@ mod tests {
             assert_eq!(find(&spec.method.as_str().to_lowercase(), &path), Found::OtherMethod(route, parameter), "{path}");
             assert!(spec.path.starts_with('/') && spec.path.matches('<').count() <= 1, "{path}");
             assert_eq!(!spec.request.is_empty(), spec.method != Method::Get, "{path} acts only by what it is sent");
-            // Viewers must not see other clients' addresses, and need not know what they cannot start.
+            // Viewers must not see other clients' addresses, nor the values of a start's variables, which can be secrets, and need not know
+            // what they cannot start.
             let is_for_operators = match spec.method {
-                Method::Get => matches!(route, Route::Sessions | Route::Scripts),
+                Method::Get => matches!(route, Route::Sessions | Route::RunStart | Route::Scripts),
                 Method::Post => spec.access != Access::Anyone,
             };
             assert_eq!(spec.access == Access::Operator, is_for_operators, "{path}");

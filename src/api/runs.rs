@@ -1,5 +1,7 @@
 //! The history: runs and their events.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::query::{Kind, RUN_ID_MAX, query};
@@ -106,6 +108,40 @@ pub struct RunResponse {
     pub run: WholeRun,
 }
 
+words! {
+    /// What is kept of the variables that a start added to the environment.
+    Kept {
+        /// Their names.
+        Names = "names",
+        /// Their values, too.
+        Values = "values",
+    }
+}
+
+/// The answer of `GET /api/runs/<id>/start`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunStartResponse {
+    /// What the start took.
+    pub start: RunStart,
+    /// What is kept of its variables.
+    pub kept: Kept,
+}
+
+/// What a run's start took, as a body of a start has it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunStart {
+    /// The script as it was named; the default one if none was.
+    pub script: String,
+    /// Its arguments.
+    pub args: Vec<String>,
+    /// The folder as it was named; none means the root.
+    pub cwd: Option<String>,
+    /// What was added to the environment: a value that was not kept is null.
+    pub env: BTreeMap<String, Option<String>>,
+    /// The grace that was named, in seconds; none means the server's.
+    pub grace_s: Option<f64>,
+}
+
 /// A run with everything that is known of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WholeRun {
@@ -179,6 +215,32 @@ pub struct Run {
     pub error: Option<String>,
     /// What holds or held its processes together; known since it was seen to run.
     pub containment: Option<Containment>,
+    /// The names of the variables that its start added to the environment, sorted.
+    #[serde(default)]
+    pub env_names: Vec<String>,
+    /// From TERM to KILL for a stop that names none, as its start named it; none means the server's. In seconds on the wire.
+    #[serde(default, rename = "grace_s", with = "in_seconds")]
+    pub grace_ms: Option<u64>,
+}
+
+/// Milliseconds, as a number of seconds.
+mod in_seconds {
+    use std::time::Duration;
+
+    use serde::de::{Deserialize, Deserializer, Error as _};
+    use serde::ser::{Serialize, Serializer};
+
+    use crate::clock::whole_ms;
+
+    #[expect(clippy::ref_option, reason = "serde passes it so")]
+    pub(super) fn serialize<S: Serializer>(ms: &Option<u64>, serializer: S) -> Result<S::Ok, S::Error> {
+        ms.map(|ms| Duration::from_millis(ms).as_secs_f64()).serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+        let seconds = Option::<f64>::deserialize(deserializer)?;
+        seconds.map(|seconds| Duration::try_from_secs_f64(seconds).map(whole_ms)).transpose().map_err(D::Error::custom)
+    }
 }
 
 /// Something that happened in a run.

@@ -139,6 +139,8 @@ pub(super) enum Ask {
     Status,
     /// Start the pipeline
     Start(StartArgs),
+    /// Start again what a run was: its script, arguments, folder, variables and grace
+    Restart(RestartArgs),
     /// Stop every process of the pipeline where it stands
     Pause,
     /// Let a paused pipeline go on
@@ -170,6 +172,16 @@ pub(super) struct StartArgs {
     /// The script's arguments
     #[arg(last = true)]
     pub(super) args: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RestartArgs {
+    /// The run [default: the latest]
+    #[arg(value_parser = clap::value_parser!(i64).range(1..))]
+    pub(super) run: Option<i64>,
+    /// A variable whose value was not kept with the run, or that is to be another one; as for start
+    #[arg(long, value_name = "NAME[=VALUE]", value_parser = variable)]
+    pub(super) env: Vec<(String, String)>,
 }
 
 #[derive(Debug, Args)]
@@ -398,6 +410,9 @@ mod tests {
             "autoappdev start --grace 3601",
             "autoappdev stop --grace 1 --now",
             "autoappdev stop extra",
+            "autoappdev restart 0",
+            "autoappdev restart x",
+            "autoappdev restart 1 2",
             "autoappdev logs -n 5001",
             "autoappdev logs -n -1",
             "autoappdev logs -n +1",

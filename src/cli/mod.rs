@@ -30,14 +30,14 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use serde::Serialize;
 
-use self::args::{Ask, Command, PairArgs, StartArgs, StopArgs};
+use self::args::{Ask, Command, PairArgs, RestartArgs, StartArgs, StopArgs};
 use self::client::{ACTION_TIMEOUT, Client, ClientError, STOP_MARGIN};
 use self::dotenv::Dotenv;
 pub use self::exit_code::EXIT_CODES;
 use self::exit_code::{FAILURE, REFUSED, UNREACHABLE, WRONG_USAGE};
 use self::logs::LogsError;
 use self::pair::PairError;
-use crate::api::pipeline::{ActionResponse, EmptyRequest, Pipeline, PipelineResponse, StartRequest, StopRequest};
+use crate::api::pipeline::{ActionRequest, ActionResponse, IfRun, Pipeline, PipelineResponse, StartRequest, StopRequest};
 use crate::api::query::NoQuery;
 use crate::api::routes::Route;
 use crate::api::runs::{RunResponse, RunsQuery, RunsResponse};
@@ -74,6 +74,8 @@ enum Failure {
     Logs(#[from] LogsError),
     #[error(transparent)]
     Pair(#[from] PairError),
+    #[error("there is no run to start again; `autoappdev start` starts one")]
+    NoRun,
 }
 
 /// Does what the command line `args`, the program's name first, says.
@@ -143,6 +145,7 @@ fn report(failure: &Failure, json: bool) -> ExitCode {
         },
         Failure::Logs(LogsError::OlderServer(_) | LogsError::OtherLog(_)) => (FAILURE, None),
         Failure::Config(_) | Failure::Logs(_) => (WRONG_USAGE, None),
+        Failure::NoRun => (REFUSED, None),
         Failure::WorkingDirectory(_) | Failure::Dotenv(_) | Failure::Pair(_) => (FAILURE, None),
     };
     if let Some(document) = document.filter(|_| json) {
@@ -203,8 +206,13 @@ fn ask_by(client: &Client, question: &Ask, json: bool) -> Result<(), Failure> {
             .get(&Route::Pipeline.path())?
             .text(json, |PipelineResponse::<Pipeline> { pipeline }| output::status(&pipeline, now())),
         Ask::Start(args) => act(client, Route::Start, &start_body(args), ACTION_TIMEOUT, json),
-        Ask::Pause => act(client, Route::Pause, &EmptyRequest {}, ACTION_TIMEOUT, json),
-        Ask::Resume => act(client, Route::Resume, &EmptyRequest {}, ACTION_TIMEOUT, json),
+        Ask::Restart(args) => {
+            let body =
+                restart_body(args, || Ok(client.get(&Route::Pipeline.path())?.read::<PipelineResponse>()?.pipeline.run_id))?;
+            act(client, Route::Start, &body, ACTION_TIMEOUT, json)
+        }
+        Ask::Pause => act(client, Route::Pause, &ActionRequest::default(), ACTION_TIMEOUT, json),
+        Ask::Resume => act(client, Route::Resume, &ActionRequest::default(), ACTION_TIMEOUT, json),
         Ask::Stop(args) => {
             let (body, timeout) = stop_body(args);
             act(client, Route::Stop, &body, timeout, json)
@@ -253,18 +261,31 @@ fn say(text: &str) -> io::Result<()> {
 fn start_body(args: &StartArgs) -> StartRequest {
     StartRequest {
         script: args.script.clone(),
-        args: args.args.clone(),
+        args: (!args.args.is_empty()).then(|| args.args.clone()),
         cwd: args.cwd.clone(),
         env: args.env.iter().cloned().collect(),
         grace_s: args.grace.map(|grace| grace.as_secs_f64()),
+        ..StartRequest::default()
     }
+}
+
+/// The run that is named, or the latest one; if another run has begun since that was asked, the server refuses.
+fn restart_body(args: &RestartArgs, latest: impl FnOnce() -> Result<Option<i64>, ClientError>) -> Result<StartRequest, Failure> {
+    let env = args.env.iter().cloned().collect();
+    let (run_id, if_run_id) = if let Some(run_id) = args.run {
+        (run_id, IfRun::Any)
+    } else {
+        let run_id = latest()?.ok_or(Failure::NoRun)?;
+        (run_id, IfRun::Is(Some(run_id)))
+    };
+    Ok(StartRequest { again: Some(run_id), if_run_id, env, ..StartRequest::default() })
 }
 
 /// The body of a stop, and how long to wait for its answer: for the grace, or the longest one where the run's is not known here.
 fn stop_body(args: &StopArgs) -> (StopRequest, Duration) {
     let grace = if args.now { Some(Duration::ZERO) } else { args.grace };
     let wait = grace.unwrap_or(Duration::from_secs_f64(GRACE_S_MAX)) + STOP_MARGIN;
-    (StopRequest { grace_s: grace.map(|grace| grace.as_secs_f64()) }, wait)
+    (StopRequest { grace_s: grace.map(|grace| grace.as_secs_f64()), ..StopRequest::default() }, wait)
 }
 
 #[cfg(test)]
@@ -291,6 +312,18 @@ mod tests {
             body("autoappdev start a.sh --cwd d --env A=1 --env A=2 --env B= --grace 0.5 -- -v x"),
             json!({"script": "a.sh", "cwd": "d", "env": {"A": "2", "B": ""}, "grace_s": 0.5, "args": ["-v", "x"]})
         );
+    }
+
+    #[test]
+    fn restart_without_a_run_means_the_latest_and_no_later_one() {
+        let body = |line, latest: Option<i64>| {
+            let Ask::Restart(args) = question(line) else { panic!("{line}") };
+            restart_body(&args, || Ok(latest)).map(|body| serde_json::to_value(body).expect("plain data"))
+        };
+        assert_eq!(body("autoappdev restart", Some(7)).expect("a run"), json!({"again": 7, "if_run_id": 7}));
+        let named = body("autoappdev restart 3 --env A=1", Some(7)).expect("a run");
+        assert_eq!(named, json!({"again": 3, "env": {"A": "1"}}));
+        assert!(matches!(body("autoappdev restart", None), Err(Failure::NoRun)));
     }
 
     #[test]

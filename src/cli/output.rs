@@ -131,6 +131,8 @@ pub(super) fn run(whole: &WholeRun, now: Timestamp) -> String {
     let rows = [
         ("folder", Some(printable(&run.cwd))),
         ("arguments", (!run.args.is_empty()).then(|| printable(&args))),
+        ("variables", (!run.env_names.is_empty()).then(|| printable(&run.env_names.join(", ")))),
+        ("grace", run.grace_ms.map(|ms| took(Duration::from_millis(ms)))),
         ("pid", run.pid.map(|pid| pid.to_string())),
         ("created", Some(moment(run.created_at))),
         ("started", run.started_at.map(moment)),

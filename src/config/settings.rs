@@ -91,6 +91,10 @@ settings! {
         is_secret: true, is_guarded: true;
     CONTAINMENT: bool = |given| given.parsed(values::uses_cgroups), ["AUTOAPPDEV_CONTAINMENT"], Value("auto"),
         "`auto`: a run gets a control group of its own if this user can create one; `tree`: never";
+    KEEP_ENV: bool = |given| given.parsed(values::keeps_env_values), ["AUTOAPPDEV_KEEP_ENV"], Value("names"),
+        "What is kept of the variables that a start sets (`env`), so that it can be repeated. `names`: only their names; `values`: the values \
+         too, which can be secrets, in a file of the run that only its owner can read",
+        is_guarded: true;
     ON_TERM: OnTerm = |given| given.parsed(values::on_term),
         ["AUTOAPPDEV_ON_TERM"], Words("`leave`; `stop` if the server is process 1, or runs under tini or a similar init"),
         "What happens to the run when the server is asked to exit. `leave`: it keeps running; `stop`: the server first stops it, with the \

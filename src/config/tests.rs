@@ -53,6 +53,7 @@ fn nothing_set_is_the_documented_default() {
         allow_hosts: vec![],
         tokens: Tokens::default(),
         uses_cgroups: true,
+        keeps_env_values: false,
         on_term: OnTerm::Auto,
         grace: Duration::from_secs(10),
         log_segment_bytes: 16 << 20,

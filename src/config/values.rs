@@ -70,6 +70,14 @@ pub(super) fn uses_cgroups(text: &str) -> Result<bool, String> {
     }
 }
 
+pub(super) fn keeps_env_values(text: &str) -> Result<bool, String> {
+    match text {
+        "names" => Ok(false),
+        "values" => Ok(true),
+        _ => Err("is neither names (only the names of a start's variables are kept) nor values (their values too)".to_owned()),
+    }
+}
+
 /// What a size is, for [`number`].
 pub(super) const MEGABYTES: &str = "a size: a whole number of MiB";
 

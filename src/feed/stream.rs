@@ -207,6 +207,7 @@ mod tests {
             default_script: None,
             grace: Duration::ZERO,
             uses_cgroups: false,
+            keeps_env_values: false,
             core_bytes_max: None,
             log_segment_bytes: 1 << 20,
             log_run_bytes: 1 << 20,

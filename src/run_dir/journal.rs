@@ -55,6 +55,9 @@ pub struct Header {
     pub args: Vec<String>,
     /// Its working directory.
     pub cwd: String,
+    /// The names of the variables that its start added to the environment, sorted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub env_names: Vec<String>,
     /// The grace of a stop that names none, in milliseconds.
     pub grace_ms: u64,
     /// The log position at which this run begins.
@@ -295,6 +298,7 @@ mod tests {
             script: "demo.sh".into(),
             args: vec!["--fast".into()],
             cwd: "/srv".into(),
+            env_names: vec!["LEVEL".into()],
             grace_ms: 10_000,
             log_start: 99,
         }

@@ -15,7 +15,7 @@ use crate::clock::Timestamp;
 use crate::path_json;
 use crate::pipeline::{Entry, Origin};
 
-/// All that a shim needs to run a pipeline. It goes over the socket and never to the disk: `env` can hold secrets.
+/// All that a shim needs to run a pipeline. It goes over the socket and not to the disk: `env` can hold secrets.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LaunchSpec {
     /// [`super::FORMAT`] of the server.

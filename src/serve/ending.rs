@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Pid;
 use signal_hook::consts::signal::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
+use crate::api::pipeline::IfRun;
 use crate::config::OnTerm;
 use crate::pipeline::{Action, Origin, State};
 use crate::process;
@@ -176,7 +177,7 @@ impl StopsRun {
 
 /// Asks for the stop and waits for its answer. Needs no thread: the run may have left none to be had.
 fn ask(alarm: &Alarm, supervisor: &Handle, grace: Option<Duration>) -> Result<(), ActionError> {
-    let begin = |grace| supervisor.begin(Ask::Stop { grace }, Origin::Shutdown);
+    let begin = |grace| supervisor.begin(Ask::Stop { grace }, IfRun::Any, Origin::Shutdown);
     let answer = begin(grace)?;
     loop {
         match answer.try_recv() {

@@ -72,6 +72,7 @@ impl Run {
             script: spec.script.clone(),
             args: spec.args.clone(),
             cwd: spec.cwd.display().to_string(),
+            env_names: spec.env.keys().cloned().collect(),
             grace_ms: spec.grace_ms,
             log_start: spec.log_start,
         };

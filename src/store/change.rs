@@ -12,7 +12,7 @@ use crate::clock::Timestamp;
 use crate::pipeline::{Cause, Entry, Exit, Fact, Killed, Origin, RunStatus, State, Transition};
 
 /// What a run begins with.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NewRun {
     /// The script as it was asked for.
     pub script: String,
@@ -24,6 +24,12 @@ pub struct NewRun {
     pub log_start: u64,
     /// The origin of its start; none if it is unknown.
     pub origin: Option<Origin>,
+    /// The folder as the start named it; none means the root.
+    pub start_cwd: Option<String>,
+    /// The names of the variables that the start added to the environment, sorted.
+    pub env_names: Vec<String>,
+    /// The grace that the start named, in milliseconds; none means the server's.
+    pub grace_ms: Option<u64>,
 }
 
 /// How a run ends that nobody saw end.
@@ -51,22 +57,25 @@ pub(super) fn begin(
     cause: Cause,
 ) -> Result<i64, StoreErrorKind> {
     let row = PipelineRow::read(tx)?;
-    let args = serde_json::to_string(&new.args).expect("a list of strings is JSON");
+    let list = |texts: &[String]| serde_json::to_string(texts).expect("a list of strings is JSON");
     // The unique index over live runs refuses a second one.
     let inserted = tx
         .prepare_cached(
-            "INSERT INTO pipeline_runs (id, status, script, cwd, args, created_at, log_start, started_by)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+            "INSERT INTO pipeline_runs (id, status, script, cwd, args, created_at, log_start, started_by, start_cwd, env_names, grace_ms)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
         )?
         .execute((
             id,
             RunStatus::Starting,
             &new.script,
             &new.cwd,
-            args,
+            list(&new.args),
             at,
             rows::stored(new.log_start),
             rows::stored_origin(new.origin),
+            &new.start_cwd,
+            list(&new.env_names),
+            new.grace_ms.map(rows::stored),
         ));
     if let Err(error) = inserted {
         return Err(why_no_run(tx, error)?);

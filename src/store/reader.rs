@@ -134,6 +134,11 @@ impl Reader {
         })
     }
 
+    /// The run with this id, without its events.
+    pub fn run_alone(&self, id: i64) -> Result<Option<RunRow>, StoreError> {
+        self.read(|conn| RunRow::read(conn, id))
+    }
+
     /// What happened after event `seq` of run `run_id`, in order, a page of it at most.
     pub fn events_after(&self, run_id: i64, seq: u64) -> Result<Vec<RunEvent>, StoreError> {
         let sql = "SELECT * FROM pipeline_events WHERE (run_id, seq) > (?1, ?2) ORDER BY run_id, seq LIMIT ?3";

@@ -62,6 +62,8 @@ pub struct RunRow {
     pub run: Run,
     /// What was killed at its end. Clients see it in the event.
     pub killed: Killed,
+    /// The folder as its start named it; none means the root.
+    pub start_cwd: Option<String>,
     /// The position in the log before its first byte.
     pub log_start: u64,
     /// The position in the log after its last byte; known after an end that was seen.
@@ -246,8 +248,16 @@ impl RunRow {
             max_rss_kb: optional_count(row, "max_rss_kb")?,
             error: row.get("error")?,
             containment: row.get("containment")?,
+            env_names: json(row, "env_names")?.unwrap_or_default(),
+            grace_ms: optional_count(row, "grace_ms")?,
         };
-        Ok(Self { run, killed: killed(row)?, log_start: count(row, "log_start")?, log_end: optional_count(row, "log_end")? })
+        Ok(Self {
+            run,
+            killed: killed(row)?,
+            start_cwd: row.get("start_cwd")?,
+            log_start: count(row, "log_start")?,
+            log_end: optional_count(row, "log_end")?,
+        })
     }
 
     /// The run with this id.
@@ -379,8 +389,14 @@ mod tests {
     #[test]
     fn origin_that_only_a_newer_version_knows_leaves_its_row_readable() {
         let mut store = Store::in_memory();
-        let new =
-            NewRun { script: "a.sh".into(), cwd: "/".into(), args: Vec::new(), log_start: 0, origin: Some(Origin::Schedule) };
+        let new = NewRun {
+            script: "a.sh".into(),
+            cwd: "/".into(),
+            args: Vec::new(),
+            log_start: 0,
+            origin: Some(Origin::Schedule),
+            ..NewRun::default()
+        };
         let id = store.begin_run(&new, Timestamp::from_unix_ms(0)).expect("begins");
         assert_eq!(store.run(id).expect("readable").expect("there").started_by, Some(Origin::Schedule));
         for newer in

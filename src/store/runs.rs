@@ -10,7 +10,7 @@ use crate::api::runs::{CompletedRun, OutcomeFilter, RUNS_COUNTED_MAX, RUNS_SEARC
 use crate::clock::Timestamp;
 use crate::pipeline::{OutcomeKind, took_ms};
 
-/// The most arguments that one page of runs carries, in bytes of JSON; the run that reaches it is the page's last.
+/// The most arguments and names of variables that one page of runs carries, in bytes of JSON; the run that reaches it is the page's last.
 const PAGE_BYTES_MAX: usize = 1024 * 1024;
 
 /// The most text that a search examines for one answer, in bytes; the run that reaches it is the last one examined.
@@ -112,7 +112,7 @@ impl RunsPage {
                 page.next_before = page.runs.last().map(|run| run.id);
                 break;
             }
-            page_bytes += row.get_ref("args")?.as_str()?.len();
+            page_bytes += row.get_ref("args")?.as_str()?.len() + row.get_ref("env_names")?.as_str()?.len();
             page.runs.push(RunRow::from_row(row)?);
         }
         Ok(page)

@@ -85,6 +85,9 @@ fn new_run() -> NewRun {
         args: vec!["a b".to_owned(), "\"".to_owned()],
         log_start: 100,
         origin: Some(CLIENT),
+        start_cwd: Some("sub".to_owned()),
+        env_names: vec!["A".to_owned(), "B".to_owned()],
+        grace_ms: Some(2500),
     }
 }
 
@@ -163,7 +166,7 @@ fn a_life_from_start_to_end_is_told_in_all_three_tables() {
         json!({
             "id": 1, "status": "stopped", "pid": 4711, "script": "demo.sh", "cwd": "/srv", "args": ["a b", "\""],
             "created_at": at(0), "started_at": at(10), "stopped_at": at(70), "exit_code": null, "signal": 15, "paused_ms": 30,
-            "cpu_user_ms": 5, "cpu_system_ms": 6, "max_rss_kb": 7, "error": null, "containment": "tree",
+            "cpu_user_ms": 5, "cpu_system_ms": 6, "max_rss_kb": 7, "error": null, "containment": "tree", "env_names": ["A", "B"], "grace_s": 2.5,
             "started_by": {"by": "client", "role": "operator", "uid": 1000}, "stopped_by": {"by": "signal"},
             "outcome": {
                 "kind": "stopped", "exit_code": null, "signal": 15, "signal_name": "SIGTERM", "by": {"by": "signal"}, "forced": false,

@@ -13,6 +13,12 @@ pub enum ActionError {
     /// The state does not allow it, or another client was faster.
     #[error("{0}")]
     Refused(Refusal),
+    /// It is meant for another run than the latest one.
+    #[error("{}", run_changed(*.latest))]
+    RunChanged {
+        /// The latest run, if there is one.
+        latest: Option<i64>,
+    },
     /// The script or the working directory is no good.
     #[error(transparent)]
     Script(#[from] ScriptError),
@@ -67,6 +73,11 @@ pub enum ActionError {
     /// The server stops.
     #[error("the server is stopping; the pipeline goes on as it is")]
     Stopping,
+}
+
+fn run_changed(latest: Option<i64>) -> String {
+    let latest = latest.map_or_else(|| "there is no run yet".to_owned(), |run_id| format!("the latest run is run {run_id} now"));
+    format!("the action is meant for another run: {latest}; nothing was done")
 }
 
 /// The condition of a database that has refused a change.

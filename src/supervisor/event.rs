@@ -4,6 +4,7 @@ use std::sync::mpsc::SyncSender;
 
 use super::ask::{Ask, ReplyTo};
 use super::shims::ConnectionNumber;
+use crate::api::pipeline::IfRun;
 use crate::pipeline::Origin;
 use crate::run_dir::Message;
 use crate::store::Work;
@@ -12,6 +13,7 @@ use crate::store::Work;
 pub(super) enum Event {
     Act {
         ask: Ask,
+        if_run: IfRun,
         origin: Origin,
         reply_to: ReplyTo,
     },

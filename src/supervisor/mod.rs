@@ -26,6 +26,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use crate::api::pipeline::IfRun;
 use crate::clock::{Clock, SystemClock};
 use crate::log::RunLogs;
 use crate::pipeline::Origin;
@@ -63,8 +64,8 @@ impl Supervisor {
         let pulse = Arc::new(Pulse::default());
         let runs = Runs::new(settings.runtime_dir.clone());
         let logs = RunLogs::new(settings.runtime_dir.clone());
-        let shims = RealShims::start(runs.clone(), logs.clone(), settings.taken_vars.clone(), events.clone(), pulse.clone())
-            .map_err(BootError::Thread)?;
+        let shims =
+            RealShims::start(runs.clone(), logs.clone(), &settings, events.clone(), pulse.clone()).map_err(BootError::Thread)?;
         let store = NotedStore { store, pulse: pulse.clone() };
         let conductor = Conductor::boot(store, shims, SystemClock, settings)?;
         let watch = conductor.watch.clone();
@@ -129,15 +130,21 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// Asks for an action that `origin` wants, and waits until it is so or refused. The wait is bounded by the supervisor.
-    pub fn act(&self, ask: Ask, origin: Origin) -> Result<Arc<Published>, ActionError> {
-        self.begin(ask, origin)?.recv().unwrap_or(Err(ActionError::Stopping))
+    /// Asks for an action that `origin` wants if `if_run` is the latest run, and waits until it is so or refused. The wait is bounded by the
+    /// supervisor.
+    pub fn act(&self, ask: Ask, if_run: IfRun, origin: Origin) -> Result<Arc<Published>, ActionError> {
+        self.begin(ask, if_run, origin)?.recv().unwrap_or(Err(ActionError::Stopping))
     }
 
     /// Asks for an action. The answer comes where this returns; who does not want it drops that.
-    pub fn begin(&self, ask: Ask, origin: Origin) -> Result<Receiver<Result<Arc<Published>, ActionError>>, ActionError> {
+    pub fn begin(
+        &self,
+        ask: Ask,
+        if_run: IfRun,
+        origin: Origin,
+    ) -> Result<Receiver<Result<Arc<Published>, ActionError>>, ActionError> {
         let (reply_to, reply) = mpsc::sync_channel(1);
-        self.events.send(Event::Act { ask, origin, reply_to }).map_err(|_| ActionError::Stopping)?;
+        self.events.send(Event::Act { ask, if_run, origin, reply_to }).map_err(|_| ActionError::Stopping)?;
         Ok(reply)
     }
 
@@ -178,7 +185,7 @@ fn conduct(
             Some(at) => queue.recv_timeout(at.saturating_sub(SystemClock.awake())),
         };
         match event {
-            Ok(Event::Act { ask, origin, reply_to }) => conductor.act(ask, origin, &reply_to),
+            Ok(Event::Act { ask, if_run, origin, reply_to }) => conductor.act(ask, if_run, origin, &reply_to),
             Ok(Event::FromShim { number, messages }) => {
                 if messages.iter().any(|message| matches!(message, Message::Rotated(_))) {
                     wake_retention();

@@ -20,6 +20,7 @@ use rustix::process::Signal;
 use super::event::Event;
 use super::inherited;
 use super::pulse::Pulse;
+use super::settings::Settings;
 use super::shims::{ConnectionNumber, Finding, Leftovers, Shims};
 use super::strays::{self, Whereabouts};
 use crate::abstract_socket;
@@ -63,6 +64,7 @@ pub(super) struct RealShims {
     children: Vec<Child>,
     /// Variables of the environment from which this server took a setting.
     taken: Vec<&'static str>,
+    keeps_env_values: bool,
     /// Runs that lived at the start of this server and carry this runtime directory's path, wherever their directories are.
     strays: Vec<i64>,
     pulse: Arc<Pulse>,
@@ -73,7 +75,7 @@ impl RealShims {
     pub(super) fn start(
         runs: Runs,
         logs: RunLogs,
-        taken: Vec<&'static str>,
+        settings: &Settings,
         events: Sender<Event>,
         pulse: Arc<Pulse>,
     ) -> io::Result<Self> {
@@ -83,7 +85,20 @@ impl RealShims {
         thread::Builder::new().name("shim-reader".to_owned()).spawn(read)?;
         let strays = strays::all(&runs).unwrap_or_default();
         let dir = HeldDir::open(runs.runtime_dir())?;
-        Ok(Self { runs, dir, logs, stream: None, to_reader, next_number: 1, children: Vec::new(), taken, strays, pulse })
+        let (taken, keeps_env_values) = (settings.taken_vars.clone(), settings.keeps_env_values);
+        Ok(Self {
+            runs,
+            dir,
+            logs,
+            stream: None,
+            to_reader,
+            next_number: 1,
+            children: Vec::new(),
+            taken,
+            keeps_env_values,
+            strays,
+            pulse,
+        })
     }
 
     /// Keeps `stream` for sending, and passes `reader`, the same stream, to the reading thread. Drops the previous one.
@@ -131,6 +146,10 @@ impl Shims for RealShims {
         let held = Runs::new(self.dir.path().to_owned());
         let (dir, lock) = held.create(spec.run_id)?;
         KillPoint::ServerRunDirMade.reach();
+        if self.keeps_env_values {
+            run_dir::write_kept_env(&dir.start_path(), &spec.env)?;
+            KillPoint::ServerStartKept.reach();
+        }
         // Our own resources are reserved before the shim is started.
         let (ours, its) = UnixStream::pair()?;
         let reader = ours.try_clone()?;

@@ -17,6 +17,7 @@ use super::conductor::Conductor;
 use super::records::Records;
 use super::shims::{ConnectionNumber, Finding, Leftovers, Shims};
 use super::*;
+use crate::api::pipeline::IfRun;
 use crate::clock::Timestamp;
 use crate::pipeline::{Action, Cause, ConditionCode, Containment, Entry, Exit, Fact, Found, Killed, Origin, Peer, State};
 use crate::run_dir::{
@@ -231,8 +232,12 @@ impl Stage {
     }
 
     fn ask_as(&mut self, origin: Origin, ask: Ask) -> Waiting {
+        self.ask_if(IfRun::Any, origin, ask)
+    }
+
+    fn ask_if(&mut self, if_run: IfRun, origin: Origin, ask: Ask) -> Waiting {
         let (reply_to, waiting) = sync_channel(1);
-        self.conductor.act(ask, origin, &reply_to);
+        self.conductor.act(ask, if_run, origin, &reply_to);
         waiting
     }
 
@@ -341,6 +346,7 @@ fn settings(dir: &tempfile::TempDir) -> Settings {
         default_script: Some("a.sh".into()),
         grace: Duration::from_secs(10),
         uses_cgroups: true,
+        keeps_env_values: false,
         core_bytes_max: None,
         taken_vars: Vec::new(),
         log_segment_bytes: 1 << 20,
@@ -363,6 +369,7 @@ fn header(run_id: i64) -> Header {
         script: "a.sh".into(),
         args: vec![],
         cwd: "/".into(),
+        env_names: vec!["A".into()],
         grace_ms: 7_000,
         log_start: 0,
     }

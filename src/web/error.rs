@@ -42,6 +42,19 @@ const fn obstacle(error: &WorkError) -> &'static str {
     }
 }
 
+/// The most names of variables in a sentence. The answer has all of them.
+const NAMES_MAX: usize = 10;
+
+fn not_repeatable(run_id: i64, missing: &[String]) -> String {
+    let names = missing[..missing.len().min(NAMES_MAX)].join(", ");
+    let more = missing.len().saturating_sub(NAMES_MAX);
+    let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+    format!(
+        "the values of {names}{more} were not kept with run {run_id}; give them in env, or set AUTOAPPDEV_KEEP_ENV=values for the server, which \
+         keeps those of later runs"
+    )
+}
+
 /// Why a request was not served.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ApiError {
@@ -63,6 +76,8 @@ pub(super) enum ApiError {
     NotFound,
     #[error("there is no run {0}; GET /api/runs (`autoappdev runs`) lists those there are")]
     NoSuchRun(String),
+    #[error("{}", not_repeatable(*.run_id, .missing))]
+    NotRepeatable { run_id: i64, missing: Vec<String> },
     #[error("this is not a method for it; it takes {0}")]
     MethodNotAllowed(String),
     #[error("the body must be sent as Content-Type: application/json (curl --json)")]
@@ -165,6 +180,7 @@ impl ApiError {
             Self::BadQuery(_) => ErrorCode::InvalidQuery,
             Self::UnknownLog(_) => ErrorCode::UnknownLog,
             Self::NotFound | Self::NoSuchRun(_) | Self::NoSuchSession(_) => ErrorCode::NotFound,
+            Self::NotRepeatable { .. } => ErrorCode::NotRepeatable,
             Self::MethodNotAllowed(_) => ErrorCode::MethodNotAllowed,
             Self::NotSentAsJson | Self::NotMarkedAsJson => ErrorCode::UnsupportedMediaType,
             Self::HostNotAllowed(_) => ErrorCode::HostNotAllowed,
@@ -185,6 +201,7 @@ impl ApiError {
             Self::ReadOnly => ErrorCode::ReadOnly,
             Self::Action(error) => match error {
                 ActionError::Refused(_) => ErrorCode::InvalidTransition,
+                ActionError::RunChanged { .. } => ErrorCode::RunChanged,
                 ActionError::Script(error) => match error {
                     ScriptError::Unnamed | ScriptError::Unusable(_) | ScriptError::Unrunnable(_) => ErrorCode::InvalidScript,
                     ScriptError::BadName(_) => ErrorCode::InvalidBody,
@@ -246,6 +263,8 @@ impl ApiError {
         match &self {
             Self::Action(ActionError::Refused(refusal)) => body.refused = Some(*refusal),
             Self::Action(ActionError::SpawnFailed { run_id, .. }) => body.run_id = Some(*run_id),
+            Self::Action(ActionError::RunChanged { latest }) => body.run_id = *latest,
+            Self::NotRepeatable { missing, .. } => body.missing.clone_from(missing),
             _ => {}
         }
         let mut response = json(&body).with_status_code(code.status());

@@ -8,12 +8,14 @@ use serde::de::DeserializeOwned;
 
 use super::error::ApiError;
 use crate::api::body::{self, BadBody};
-use crate::api::pipeline::{EmptyRequest, StartRequest, StopRequest};
+use crate::api::pipeline::{ActionRequest, IfRun, StartRequest, StopRequest};
 use crate::api::query::{self, Query};
+use crate::api::runs::RunStart;
 use crate::api::session::LoginRequest;
 use crate::config::GRACE_S_MAX;
 use crate::pipeline::Action;
 use crate::supervisor::{self, Ask};
+use crate::transport::BODY_BYTES_MAX;
 
 /// The longest single argument or environment entry, in bytes (`MAX_ARG_STRLEN`, `execve(2)`).
 const ARG_BYTES_MAX: usize = 128 * 1024 - 1;
@@ -57,30 +59,84 @@ fn bad(why: impl Into<String>) -> ApiError {
     ApiError::BadBody(why.into())
 }
 
-/// What a client asks for by this action and the body of its request.
-pub(super) fn ask(action: Action, request: &Request) -> Result<Ask, ApiError> {
+/// What a client asks for by this action and the body of its request, and the run that it is meant for. `start_of` tells what the start
+/// of a run took.
+pub(super) fn ask(
+    action: Action,
+    request: &Request,
+    start_of: impl FnOnce(i64) -> Result<RunStart, ApiError>,
+) -> Result<(Ask, IfRun), ApiError> {
     Ok(match action {
-        Action::Start => Ask::Start(start_request(request)?),
-        Action::Pause => body(request).map(|EmptyRequest {}| Ask::Pause)?,
-        Action::Resume => body(request).map(|EmptyRequest {}| Ask::Resume)?,
+        Action::Start => {
+            let start: StartRequest = body(request)?;
+            let if_run = start.if_run_id;
+            (Ask::Start(start_request(start, start_of)?), if_run)
+        }
+        Action::Pause => body(request).map(|ActionRequest { if_run_id }| (Ask::Pause, if_run_id))?,
+        Action::Resume => body(request).map(|ActionRequest { if_run_id }| (Ask::Resume, if_run_id))?,
         Action::Stop => {
-            let StopRequest { grace_s } = body(request)?;
-            Ask::Stop { grace: grace(grace_s)? }
+            let StopRequest { grace_s, if_run_id } = body(request)?;
+            (Ask::Stop { grace: grace(grace_s)? }, if_run_id)
         }
     })
 }
 
-fn start_request(request: &Request) -> Result<supervisor::StartRequest, ApiError> {
-    let StartRequest { script, args, cwd, env, grace_s } = body(request)?;
+fn start_request(
+    start: StartRequest,
+    start_of: impl FnOnce(i64) -> Result<RunStart, ApiError>,
+) -> Result<supervisor::StartRequest, ApiError> {
+    // What is wrong in the body is told first. The whole is checked again: each part can have as many entries as there may be.
+    check_start(&start)?;
+    let start = match start.again {
+        Some(run_id) => repeated(run_id, start_of(run_id)?, start)?,
+        None => start,
+    };
+    check_start(&start)?;
+    let StartRequest { script, args, cwd, env, grace_s, .. } = start;
+    Ok(supervisor::StartRequest { script, args: args.unwrap_or_default(), cwd, env, grace: grace(grace_s)? })
+}
+
+/// The start of a run, with what a body says in place of what that start took. It must be no longer than a body, so that a start that
+/// repeats a repeated one, and so on, does not become longer and longer.
+fn repeated(run_id: i64, kept: RunStart, body: StartRequest) -> Result<StartRequest, ApiError> {
+    let mut env = body.env;
+    let mut missing = Vec::new();
+    for (name, value) in kept.env {
+        match (env.contains_key(&name), value) {
+            (true, _) => {}
+            (false, Some(value)) => drop(env.insert(name, value)),
+            (false, None) => missing.push(name),
+        }
+    }
+    if !missing.is_empty() {
+        return Err(ApiError::NotRepeatable { run_id, missing });
+    }
+    let start = StartRequest {
+        script: body.script.or(Some(kept.script)),
+        args: body.args.or(Some(kept.args)),
+        cwd: body.cwd.or(kept.cwd),
+        env,
+        grace_s: body.grace_s.or(kept.grace_s),
+        ..StartRequest::default()
+    };
+    if serde_json::to_vec(&start).expect("requests are plain data").len() > BODY_BYTES_MAX {
+        return Err(bad("the start that is repeated and the keys of the body are longer than 1 MiB together"));
+    }
+    Ok(start)
+}
+
+fn check_start(start: &StartRequest) -> Result<(), ApiError> {
+    let StartRequest { args, env, grace_s, .. } = start;
+    let args = args.as_deref().unwrap_or_default();
     for (key, entries) in [("args", args.len()), ("env", env.len())] {
         if entries > ARGS_MAX {
             return Err(bad(format!("{key} has more than {ARGS_MAX} entries")));
         }
     }
-    for arg in &args {
+    for arg in args {
         check_executable("args", arg)?;
     }
-    for (name, value) in &env {
+    for (name, value) in env {
         if name.is_empty() || name.contains(['=', '\0']) {
             return Err(bad(format!("env has a bad name: {name:?}")));
         }
@@ -93,7 +149,7 @@ fn start_request(request: &Request) -> Result<supervisor::StartRequest, ApiError
         }
         check_executable("env", value)?;
     }
-    Ok(supervisor::StartRequest { script, args, cwd, env, grace: grace(grace_s)? })
+    grace(*grace_s).map(drop)
 }
 
 /// Checks that a text can be handed to a program.
@@ -122,6 +178,17 @@ mod tests {
 
     fn post(body: &str) -> Request {
         Request::fake_http("POST", "/api/pipeline/start", vec![], body.as_bytes().to_vec())
+    }
+
+    fn asked(action: Action, request: &Request) -> Result<(Ask, IfRun), ApiError> {
+        ask(action, request, |run_id| Err(ApiError::NoSuchRun(run_id.to_string())))
+    }
+
+    fn start_request(request: &Request) -> Result<supervisor::StartRequest, ApiError> {
+        match asked(Action::Start, request)?.0 {
+            Ask::Start(start) => Ok(start),
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]
@@ -171,9 +238,62 @@ mod tests {
             assert!(matches!(start_request(&post(body)), Err(ApiError::BadArgs)), "{body}");
         }
         for action in [Action::Pause, Action::Resume] {
-            assert!(ask(action, &post(r#"{"grace_s":1}"#)).is_err());
+            assert!(asked(action, &post(r#"{"grace_s":1}"#)).is_err());
         }
-        assert!(ask(Action::Stop, &post(r#"{"script":"x"}"#)).is_err());
+        assert!(asked(Action::Stop, &post(r#"{"script":"x"}"#)).is_err());
+    }
+
+    #[test]
+    fn absent_null_and_a_number_are_three_wishes_about_the_latest_run() {
+        for action in [Action::Start, Action::Pause, Action::Resume, Action::Stop] {
+            let if_run = |body| asked(action, &post(body)).map(|(_, if_run)| if_run);
+            for (body, wanted) in [
+                ("", IfRun::Any),
+                ("{}", IfRun::Any),
+                (r#"{"if_run_id":null}"#, IfRun::Is(None)),
+                (r#"{"if_run_id":7}"#, IfRun::Is(Some(7))),
+            ] {
+                assert_eq!(if_run(body).expect(body), wanted, "{body}");
+            }
+            for body in [r#"{"if_run_id":"7"}"#, r#"{"if_run_id":1.5}"#, r#"{"if_run_id":[]}"#] {
+                assert!(matches!(if_run(body), Err(ApiError::BadBody(_))), "{body}");
+            }
+        }
+    }
+
+    #[test]
+    fn repeated_start_takes_what_the_body_says_and_the_rest_of_the_run() {
+        let kept = || RunStart {
+            script: "a.sh".into(),
+            args: vec!["x".into()],
+            cwd: Some("sub".into()),
+            env: [("A".to_owned(), Some("1".to_owned())), ("B".to_owned(), None)].into(),
+            grace_s: Some(2.0),
+        };
+        let again = |body: &str| match ask(Action::Start, &post(body), |_| Ok(kept()))? {
+            (Ask::Start(start), _) => Ok(start),
+            other => panic!("{other:?}"),
+        };
+        let start = again(r#"{"again":7,"env":{"B":"2"}}"#).expect("whole");
+        assert_eq!((start.script.as_deref(), start.cwd.as_deref()), (Some("a.sh"), Some("sub")));
+        assert_eq!((start.args, start.grace), (vec!["x".to_owned()], Some(Duration::from_secs(2))));
+        assert_eq!(start.env, [("A".to_owned(), "1".to_owned()), ("B".to_owned(), "2".to_owned())].into());
+        let body = r#"{"again":7,"script":"b.sh","args":[],"cwd":"other","env":{"A":"9","B":"","C":"3"},"grace_s":0}"#;
+        let start = again(body).expect("whole");
+        assert_eq!((start.script.as_deref(), start.cwd.as_deref()), (Some("b.sh"), Some("other")));
+        assert_eq!((start.args, start.grace), (Vec::new(), Some(Duration::ZERO)), "an empty list is not an absent one");
+        assert_eq!(start.env.into_values().collect::<Vec<_>>(), ["9", "", "3"]);
+        match again(r#"{"again":7}"#) {
+            Err(ApiError::NotRepeatable { run_id: 7, missing }) => assert_eq!(missing, ["B"]),
+            other => panic!("{other:?}"),
+        }
+        let long = format!(r#"{{"again":7,"env":{{"B":"2"}},"args":{:?}}}"#, vec!["x".repeat(100_000); 10]);
+        assert!(again(&long).is_ok());
+        let longer = |_| Ok(RunStart { env: (0..10).map(|n| (n.to_string(), Some("x".repeat(100_000)))).collect(), ..kept() });
+        match ask(Action::Start, &post(&long), longer) {
+            Err(ApiError::BadBody(detail)) => assert!(detail.contains("1 MiB together"), "{detail}"),
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]

@@ -118,14 +118,24 @@ impl ResponseBudget {
         let coding = Coding::of(request, bytes.len());
         response.headers.extend(coding.vary().into_iter().chain(coding.content_encoding()));
         let bytes = if coding == Coding::Gzip { gzip::pack_fast(&bytes) } else { bytes };
+        Response { data: self.hold(bytes), ..response }
+    }
+
+    /// A JSON answer of these bytes, which hold a secret: never packed, because the length of a packed answer tells of what is in it.
+    pub(super) fn secret_json(&self, bytes: Vec<u8>) -> Response {
+        let response = Response::from_data("application/json", Vec::new());
+        Response { data: self.hold(bytes), ..response }
+    }
+
+    /// A body of these bytes, which are counted while they wait to be read.
+    fn hold(&self, bytes: Vec<u8>) -> ResponseBody {
         let length = bytes.len();
-        let data = if length <= SHORT_BYTES_MAX {
+        if length <= SHORT_BYTES_MAX {
             ResponseBody::from_data(bytes)
         } else {
             let number = lock(&self.held).take_in(bytes);
             ResponseBody::from_reader_and_size(Reader { number, held: self.held.clone() }, length)
-        };
-        Response { data, ..response }
+        }
     }
 }
 

@@ -84,6 +84,7 @@ impl House {
             default_script: None,
             grace: Duration::ZERO,
             uses_cgroups: false,
+            keeps_env_values: false,
             core_bytes_max: None,
             taken_vars: Vec::new(),
             log_segment_bytes: 1 << 20,

@@ -165,6 +165,7 @@ pub(crate) fn be_rouille(dir: &Path) {
         default_script: None,
         grace: Duration::from_secs(10),
         uses_cgroups: false,
+        keeps_env_values: false,
         core_bytes_max: None,
         log_segment_bytes: 1 << 20,
         log_run_bytes: 1 << 24,

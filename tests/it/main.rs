@@ -9,6 +9,7 @@ mod support;
 mod webdriver;
 
 mod api {
+    mod again;
     mod answers;
     mod contract;
     mod events;

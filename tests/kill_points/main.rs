@@ -110,6 +110,7 @@ impl Case {
         place.script("talk-later.sh", TALK_LATER);
         place.script("unrunnable.sh", "echo a text with an execute bit and nothing that runs it\n");
         place.set_env("AUTOAPPDEV_PIPELINE_SCRIPT", "family.sh");
+        place.set_env("AUTOAPPDEV_KEEP_ENV", "values");
         let mark = place.folder().join("mark");
         Self { point, plan: plan(point), place, mark, run_id: None, asked: None, log_ins: None, booting: None }
     }

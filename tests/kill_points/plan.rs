@@ -138,7 +138,7 @@ pub(crate) const fn plan(point: KillPoint) -> Plan {
         P::ServerRunDirRemoved | P::ServerRunForgotten => server(S::BootOnMuch, Running, Lost),
 
         P::ServerStartingCommitted | P::ServerRunDirUnlocked => server(S::Start, NeverBegan, NeverBegan),
-        P::ServerRunDirMade | P::ServerShimSpawned => server(S::Start, NeverBegan, NeverBegan),
+        P::ServerRunDirMade | P::ServerStartKept | P::ServerShimSpawned => server(S::Start, NeverBegan, NeverBegan),
         P::ServerLaunchSent => server(S::Start, Running, Outcome::ByJournal),
         P::ServerSpawnedHeard | P::ServerSpawnedCommitted => server(S::Start, Running, Lost),
         P::ServerSpawnFailedHeard | P::ServerSpawnFailedCommitted => server(S::StartUnrunnable, SpawnFailed, SpawnFailed),

@@ -31,7 +31,7 @@ impl Place {
             cwd: self.root().display().to_string(),
             args: Vec::new(),
             log_start: 0,
-            origin: None,
+            ..NewRun::default()
         };
         self.store().begin_run(&new, Timestamp::from_unix_ms(BEGAN)).expect("begins")
     }
@@ -74,6 +74,7 @@ impl Place {
             script: "sleep.sh".to_owned(),
             args: Vec::new(),
             cwd: self.root().display().to_string(),
+            env_names: Vec::new(),
             grace_ms: 10_000,
             log_start: 0,
         };

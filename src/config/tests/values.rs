@@ -196,6 +196,16 @@ fn a_containment_is_auto_or_tree() {
 }
 
 #[test]
+fn names_or_values_of_a_starts_variables_are_kept() {
+    assert!(!resolve(&[], &[], &[]).expect("defaults").keeps_env_values);
+    assert!(!good(KEEP_ENV, "names").keeps_env_values);
+    assert!(good(KEEP_ENV, "values").keeps_env_values);
+    for text in ["all", "none", "VALUES", "1"] {
+        assert!(refusal(KEEP_ENV, text).starts_with("is neither names"), "{text}");
+    }
+}
+
+#[test]
 fn a_run_has_room_for_at_least_one_segment() {
     let both = |segment, run| resolve(&[], &[(LOG_SEGMENT, segment), (LOG_RUN, run)], &[]);
     assert_eq!(good(LOG_SEGMENT, "1").log_segment_bytes, 1 << 20);

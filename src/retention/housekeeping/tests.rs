@@ -49,8 +49,14 @@ impl World {
     /// A live run, with segments of these sizes. The lock is held for as long as the file is kept.
     fn begin(&mut self, segments: &[u64]) -> (i64, File) {
         let at = Timestamp::from_unix_ms(0);
-        let new =
-            NewRun { script: "s".to_owned(), cwd: "/".to_owned(), args: Vec::new(), log_start: self.position, origin: None };
+        let new = NewRun {
+            script: "s".to_owned(),
+            cwd: "/".to_owned(),
+            args: Vec::new(),
+            log_start: self.position,
+            origin: None,
+            ..NewRun::default()
+        };
         let id = self.store.begin_run(&new, at).expect("begins");
         let (run, lock) = self.runs().create(id).expect("creates");
         self.runs().note_latest(id);

@@ -33,8 +33,14 @@ fn folder() -> TempDir {
 fn filled() -> TempDir {
     let folder = folder();
     let mut store = Store::open(&folder.path().join(NAME)).expect("a new database").store;
-    let new =
-        NewRun { script: "demo.sh".to_owned(), cwd: "/srv".to_owned(), args: vec!["x".repeat(3000)], log_start: 0, origin: None };
+    let new = NewRun {
+        script: "demo.sh".to_owned(),
+        cwd: "/srv".to_owned(),
+        args: vec!["x".repeat(3000)],
+        log_start: 0,
+        origin: None,
+        ..NewRun::default()
+    };
     for ms in 0..20 {
         let run_id = store.begin_run(&new, Timestamp::from_unix_ms(ms)).expect("stopped");
         store.end_run(run_id, UnseenEnd::Lost, Timestamp::from_unix_ms(ms), "lost", &Killed::default()).expect("alive");

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::in_flight::Waiter;
 use super::parts::Conductor;
+use crate::api::pipeline::IfRun;
 use crate::clock::{Clock, Timestamp, whole_ms};
 use crate::pipeline::{Origin, Pending, Refusal, decide};
 use crate::process::{explain_lack, is_disk_full, lack_of};
@@ -27,8 +28,8 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 const STOP_ANSWER_LIMIT: Duration = Duration::from_secs(20);
 
 impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
-    /// Takes an action that `origin` wants. The answer comes when it is so, or at once when it cannot be.
-    pub(in crate::supervisor) fn act(&mut self, ask: Ask, origin: Origin, reply_to: &ReplyTo) {
+    /// Takes an action that `origin` wants if `if_run` is the latest run. The answer comes when it is so, or at once when it cannot be.
+    pub(in crate::supervisor) fn act(&mut self, ask: Ask, if_run: IfRun, origin: Origin, reply_to: &ReplyTo) {
         let now = self.clock.awake();
         let action = ask.action();
         let grace = match &ask {
@@ -41,6 +42,12 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         if let Err(error) = self.catch_up() {
             self.note_store_failure(&error);
             return answer(reply_to, Err(error.into()));
+        }
+        let latest = self.ledger.row.run_id;
+        if let IfRun::Is(meant) = if_run
+            && meant != latest
+        {
+            return answer(reply_to, Err(ActionError::RunChanged { latest }));
         }
         if let Err(refusal) = decide(self.ledger.known_state(), self.in_flight.pending(), action, now + grace) {
             return answer(reply_to, Err(ActionError::Refused(refusal)));
@@ -114,8 +121,16 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
             .map_err(ActionError::Io)?
             .max(self.ledger.store.read("log_position_max", Store::log_position_max)?);
         let at = self.clock.now();
-        let (cwd_text, args) = (cwd.display().to_string(), request.args.clone());
-        let new = NewRun { script: script_name, cwd: cwd_text, args, log_start, origin: Some(origin) };
+        let new = NewRun {
+            script: script_name,
+            cwd: cwd.display().to_string(),
+            args: request.args.clone(),
+            log_start,
+            origin: Some(origin),
+            start_cwd: request.cwd.clone(),
+            env_names: request.env.keys().cloned().collect(),
+            grace_ms: request.grace.map(whole_ms),
+        };
         let run_id = self.begin_run(&new, at).inspect_err(|error| self.forget_and_retry(error))?;
         Ok(LaunchSpec {
             format: FORMAT,

@@ -71,14 +71,20 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         };
         let (new, created_at) = if let Some(ReadJournal { header, .. }) = may_live {
             // The origin of its start comes with its first fact.
-            let (script, cwd, args, log_start) = (header.script, header.cwd, header.args, header.log_start);
-            let new = NewRun { script, cwd, args, log_start, origin: None };
+            let new = NewRun {
+                script: header.script,
+                start_cwd: Some(header.cwd.clone()),
+                cwd: header.cwd,
+                args: header.args,
+                log_start: header.log_start,
+                origin: None,
+                env_names: header.env_names,
+                grace_ms: Some(header.grace_ms),
+            };
             (new, header.created_at)
         } else {
             // Damaged, or of a newer version. Whatever it is, beside it no other may be started.
-            let script = "(unknown)".to_owned();
-            let new = NewRun { script, cwd: String::new(), args: Vec::new(), log_start: 0, origin: None };
-            (new, self.clock.now())
+            (NewRun { script: "(unknown)".to_owned(), ..NewRun::default() }, self.clock.now())
         };
         self.ledger.adopt_unknown_run(id, &new, created_at)?;
         self.in_flight.begin_run();

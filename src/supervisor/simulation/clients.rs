@@ -8,6 +8,7 @@ use super::env::SECOND;
 use super::rng::Rng;
 use super::shim::NOT_EXECUTABLE;
 use super::world::World;
+use crate::api::pipeline::IfRun;
 use crate::pipeline::{Action, State};
 use crate::supervisor::{ActionError, Ask, Published, Snapshot, StartRequest};
 
@@ -16,6 +17,8 @@ pub(super) type Answer = Result<Arc<Published>, ActionError>;
 /// An action that was asked for, and the world as it was then.
 pub(super) struct Asked {
     pub(super) action: Action,
+    /// Some clients mean the latest run that they were shown.
+    pub(super) if_run: IfRun,
     pub(super) waiting: Receiver<Answer>,
     /// How long it may wait, from the end of the turn that took it in; and since when it may be told that it waits in vain. In
     /// microseconds, on the boot-time clock.
@@ -63,6 +66,7 @@ pub(super) fn think_of(rng: &mut Rng, snapshot: &Snapshot) -> Ask {
 impl Asked {
     pub(super) fn new(ask: &Ask, waiting: Receiver<Answer>, before: Snapshot, was_well: bool, world: &mut World) -> Self {
         let history = world.env.history_before_now();
+        let if_run = if world.env.rng.chance(300) { IfRun::Is(before.run_id) } else { IfRun::Any };
         let run = world.runs.values().next_back();
         let wait = match ask {
             Ask::Start(_) | Ask::Pause | Ask::Resume => 10 * SECOND,
@@ -73,6 +77,7 @@ impl Asked {
         };
         Self {
             action: ask.action(),
+            if_run,
             waiting,
             wait,
             until: u64::MAX,
@@ -139,6 +144,14 @@ impl Asked {
                     refuse("nothing came between")
                 }
             }
+            Err(ActionError::RunChanged { latest }) if is_at_once => {
+                // A run that was committed and could not be begun is the latest, too.
+                let is_latest = *latest >= world.runs.keys().next_back().copied();
+                if self.if_run == IfRun::Any || self.if_run == IfRun::Is(*latest) || !is_latest {
+                    return refuse("the run that it means is the latest");
+                }
+                Ok(())
+            }
             Err(ActionError::ShimSilent) if is_at_once || world.env.wires_lost > self.wires_lost => Ok(()),
             Err(ActionError::Script(_)) if self.is_bad => Ok(()),
             Err(ActionError::SpawnFailed { run_id, .. }) if self.run_id.is_some_and(|before| *run_id <= before) => {
@@ -189,6 +202,7 @@ pub(super) fn brief(answer: &Answer) -> String {
 pub(super) fn kind(error: &ActionError) -> &'static str {
     match error {
         ActionError::Refused(_) => "refused",
+        ActionError::RunChanged { .. } => "run changed",
         ActionError::Script(_) => "bad script",
         ActionError::SpawnFailed { .. } => "spawn failed",
         ActionError::PauseTimeout(_) => "pause timeout",

@@ -89,6 +89,7 @@ impl Play {
             default_script: Some("a.sh".to_owned()),
             grace: Duration::from_secs(10),
             uses_cgroups: true,
+            keeps_env_values: false,
             core_bytes_max: None,
             taken_vars: Vec::new(),
             log_segment_bytes: 1 << 20,
@@ -258,16 +259,17 @@ impl Play {
         let Some((conductor, watch)) = &mut self.server else { return Ok(()) };
         let (before, was_well) = (watch.get().snapshot.clone(), what_is_wrong(watch).is_none());
         let mut asked = Asked::new(&ask, waiting, before, was_well, &mut self.world.borrow_mut());
+        let if_run = asked.if_run;
         let began = {
             let World { env, runs } = &mut *self.world.borrow_mut();
             if let (Action::Stop, Some(id)) = (asked.action, runs.keys().next_back()) {
                 env.happens(*id, "stop asked");
             }
-            env.note(|| format!("a client asks: {ask:?}, {origin}"));
+            env.note(|| format!("a client asks: {ask:?}, {if_run:?}, {origin}"));
             env.awake_us()
         };
         let done = catch_unwind(AssertUnwindSafe(|| {
-            conductor.act(ask, origin, &reply_to);
+            conductor.act(ask, if_run, origin, &reply_to);
             conductor.tick();
         }));
         drop(reply_to);

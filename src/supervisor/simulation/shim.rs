@@ -445,6 +445,7 @@ fn header(run: &Run) -> Header {
         script: run.spec.script.clone(),
         args: run.spec.args.clone(),
         cwd: run.spec.cwd.display().to_string(),
+        env_names: run.spec.env.keys().cloned().collect(),
         grace_ms: run.spec.grace_ms,
         log_start: run.spec.log_start,
     }

@@ -251,3 +251,27 @@ fn stop_that_reached_the_shim_first_names_who_wants_the_end() {
     stage.hear(&[(4, exited(0, true))]);
     assert!(got(&stopping).is_ok());
 }
+
+#[test]
+fn action_for_another_run_than_the_latest_is_not_done() {
+    let mut stage = Stage::new();
+    let changed = |waiting: &Waiting, latest: Option<i64>| match got(waiting) {
+        Err(ActionError::RunChanged { latest: told }) => assert_eq!(told, latest),
+        other => panic!("{other:?}"),
+    };
+    let start = || Ask::Start(StartRequest::default());
+    changed(&stage.ask_if(IfRun::Is(Some(1)), CLIENT, start()), None);
+    assert!(stage.world.0.borrow().launched.is_empty(), "nothing was done");
+    let waiting = stage.ask_if(IfRun::Is(None), CLIENT, start());
+    stage.hear(&[(1, spawned())]);
+    got(&waiting).expect("there was no run");
+    for meant in [None, Some(2)] {
+        for ask in [start(), Ask::Pause, Ask::Resume, stop(Duration::ZERO)] {
+            changed(&stage.ask_if(IfRun::Is(meant), CLIENT, ask), Some(1));
+        }
+    }
+    assert!(stage.world.0.borrow().sent.is_empty(), "nothing was done");
+    let waiting = stage.ask_if(IfRun::Is(Some(1)), CLIENT, Ask::Pause);
+    stage.hear(&[(2, Fact::Paused { cause: Cause::Request })]);
+    got(&waiting).expect("it is the latest");
+}

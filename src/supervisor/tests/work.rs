@@ -39,7 +39,14 @@ fn work_that_is_dropped_undone_is_refused() {
 }
 
 fn unknown_run() -> crate::store::NewRun {
-    crate::store::NewRun { script: "a.sh".into(), cwd: "/".into(), args: Vec::new(), log_start: 0, origin: None }
+    crate::store::NewRun {
+        script: "a.sh".into(),
+        cwd: "/".into(),
+        args: Vec::new(),
+        log_start: 0,
+        origin: None,
+        ..crate::store::NewRun::default()
+    }
 }
 
 /// The first that meets the lock waits for it for a moment, the next ones do not, until it is released.
@@ -57,9 +64,9 @@ fn handed_work_and_actions_do_not_wait_for_a_lock_held_by_another_process() {
         let work = handle.writer().write(|store| store.reserve_run_ids(41));
         assert!(matches!(work, Err(WorkError::Store(StoreError { kind: StoreErrorKind::Busy, .. }))), "{work:?}");
         assert!(handle.watch().degraded().is_some(), "also where no action meets the lock");
-        let start = handle.act(Ask::Start(StartRequest::default()), CLIENT);
+        let start = handle.act(Ask::Start(StartRequest::default()), IfRun::Any, CLIENT);
         assert!(matches!(start, Err(ActionError::DatabaseLocked)), "{start:?}");
-        let pause = handle.act(Ask::Pause, CLIENT);
+        let pause = handle.act(Ask::Pause, IfRun::Any, CLIENT);
         assert!(matches!(pause, Err(ActionError::Refused(_))), "{pause:?}");
     }
     let took = began.elapsed();

@@ -17,11 +17,11 @@ use crate::web::{common_fields, etag, input};
 impl App {
     /// Has the supervisor act for this client, whose role the router has checked.
     pub(in crate::web) fn act(&self, action: Action, request: &Request, client: &Client<'_>) -> Result<Response, ApiError> {
-        let ask = input::ask(action, request)?;
+        let (ask, if_run) = input::ask(action, request, |run_id| self.start_of(run_id).map(|start| start.start))?;
         // Over TCP the kernel is not asked for the user, because nothing needs it.
         let uid = if self.trust == Trust::OwnUserAndRoot { client.uid() } else { None };
         let peer = uid.map_or_else(|| Peer::Address(request.remote_addr().ip()), Peer::Uid);
-        let published = self.supervisor.act(ask, Origin::operator(peer))?;
+        let published = self.supervisor.act(ask, if_run, Origin::operator(peer))?;
         let Snapshot { pipeline, run_pid, .. } = &published.snapshot;
         let is_start = action == Action::Start;
         Ok(json(&ActionResponse {

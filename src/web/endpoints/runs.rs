@@ -1,10 +1,10 @@
-//! `GET /api/runs` and `GET /api/runs/<id>`: the history.
+//! `GET /api/runs`, `GET /api/runs/<id>` and `GET /api/runs/<id>/start`: the history, and what a start took.
 
 use std::time::Duration;
 
 use rouille::{Request, Response};
 
-use crate::api::runs::{RunResponse, RunsQuery, RunsResponse, WholeRun};
+use crate::api::runs::{Kept, Run, RunResponse, RunStart, RunStartResponse, RunsQuery, RunsResponse, WholeRun};
 use crate::pipeline::{Progress, usual_ms};
 use crate::run_dir;
 use crate::store::{Reader, RunFilter, RunRow, RunsPage};
@@ -42,6 +42,33 @@ impl App {
         let previous = completed.first().copied();
         let run = WholeRun { run: run.run, progress, previous, usual_ms, events };
         Ok(self.budget.json(request, long_bytes(&RunResponse { run })))
+    }
+
+    pub(in crate::web) fn run_start(&self, id: &str) -> Result<Response, ApiError> {
+        Ok(self.budget.secret_json(long_bytes(&self.start_of(run_id_of(id)?)?)))
+    }
+
+    /// What the start of a run took, as far as it was kept.
+    pub(super) fn start_of(&self, run_id: i64) -> Result<RunStartResponse, ApiError> {
+        let row = Reader::open(&self.database)?.run_alone(run_id)?.ok_or_else(|| ApiError::NoSuchRun(run_id.to_string()))?;
+        let values = run_dir::read_kept_env(&self.runs.run(run_id).start_path()).unwrap_or_else(|error| {
+            ::log::warn!("run {run_id}: the values of its start's variables are not known: failed to {error}");
+            None
+        });
+        let kept = if values.is_some() { Kept::Values } else { Kept::Names };
+        let mut values = values.unwrap_or_default();
+        let Run { script, args, env_names, grace_ms, .. } = row.run;
+        let start = RunStart {
+            script,
+            args,
+            cwd: row.start_cwd,
+            env: env_names
+                .into_iter()
+                .map(|name| (values.remove(&name)).map_or((name.clone(), None), |value| (name, Some(value))))
+                .collect(),
+            grace_s: grace_ms.map(|ms| Duration::from_millis(ms).as_secs_f64()),
+        };
+        Ok(RunStartResponse { start, kept })
     }
 
     /// How far a run is or came: the latest one's is known, of the others there is what their shims stored.

@@ -279,6 +279,8 @@ fn history_comes_in_pages_newest_first() {
         "max_rss_kb",
         "containment",
         "error",
+        "env_names",
+        "grace_s",
     ];
     let listed = place.get("/api/runs?limit=1").ok()["runs"][0].take();
     assert_keys(&listed, &run_keys);

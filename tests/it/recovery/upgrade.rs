@@ -74,6 +74,10 @@ fn runtime_directory_of_each_earlier_format_is_served_with_all_that_it_holds() {
             ]
         );
         assert_eq!(place.history(5)[2..], ["paused request paused", "lost recovery stopped"]);
+        assert_eq!(
+            place.get("/api/runs/1/start").ok(),
+            json!({"start": {"script": "build.sh", "args": ["all"], "cwd": null, "env": {"LEVEL": "3"}, "grace_s": null}, "kept": "values"})
+        );
         assert!(place.run(4)["error"].as_str().expect("a sentence").contains("could not be run"));
         assert_eq!(place.lines(), ["building all", "a warning", "building release", "a warning", "watching", "watching"]);
 

@@ -19,8 +19,14 @@ fn without_tables(pragmas: &str, reserved: u8) -> TempDir {
 /// Sees that so many runs are recorded in the file, and read again.
 fn records(folder: &TempDir, runs: i64, what: &str) {
     let path = folder.path().join(NAME);
-    let new =
-        NewRun { script: "é.sh".to_owned(), cwd: "/".to_owned(), args: vec!["x".repeat(3000)], log_start: 0, origin: None };
+    let new = NewRun {
+        script: "é.sh".to_owned(),
+        cwd: "/".to_owned(),
+        args: vec!["x".repeat(3000)],
+        log_start: 0,
+        origin: None,
+        ..NewRun::default()
+    };
     for ms in 0..runs {
         let mut store = Store::open(&path).unwrap_or_else(|error| panic!("{what}: {error}")).store;
         let run_id = store.begin_run(&new, Timestamp::from_unix_ms(ms)).expect("stopped");

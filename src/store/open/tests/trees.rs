@@ -92,7 +92,14 @@ fn with_multiplied(table: &str) -> TempDir {
     let folder = folder();
     let path = folder.path().join(NAME);
     let mut store = Store::open(&path).expect("a new database").store;
-    let new = NewRun { script: "demo.sh".to_owned(), cwd: "/srv".to_owned(), args: Vec::new(), log_start: 0, origin: None };
+    let new = NewRun {
+        script: "demo.sh".to_owned(),
+        cwd: "/srv".to_owned(),
+        args: Vec::new(),
+        log_start: 0,
+        origin: None,
+        ..NewRun::default()
+    };
     let at = Timestamp::from_unix_ms(0);
     let id = store.begin_run(&new, at).expect("stopped");
     store.end_run(id, UnseenEnd::Lost, at, "lost", &Killed::default()).expect("alive");
@@ -156,7 +163,14 @@ fn live_runs_are_not_counted_to_an_endless_end() {
     let folder = folder();
     let path = folder.path().join(NAME);
     let mut store = Store::open(&path).expect("a new database").store;
-    let new = NewRun { script: "demo.sh".to_owned(), cwd: "/srv".to_owned(), args: Vec::new(), log_start: 0, origin: None };
+    let new = NewRun {
+        script: "demo.sh".to_owned(),
+        cwd: "/srv".to_owned(),
+        args: Vec::new(),
+        log_start: 0,
+        origin: None,
+        ..NewRun::default()
+    };
     store.begin_run(&new, Timestamp::from_unix_ms(0)).expect("stopped");
     drop(store);
     multiply(&path, "pipeline_runs_one_live");
