@@ -243,8 +243,8 @@ impl std::fmt::Display for Refusal {
     }
 }
 
-/// Whether `action` may be taken. `kill_at` is when a stop asked for now would kill; no other action reads it. A stop gives up any other
-/// action that is pending; a second one only shortens the time of the first.
+/// Whether `action` may be taken. `kill_at` is when a stop asked for now would kill, or zero for one that may also kill later than the one
+/// under way ([`Origin::can_prolong`]); no other action reads it. A stop gives up any other action that is pending.
 pub fn decide(state: State, pending: Option<Pending>, action: Action, kill_at: Duration) -> Result<(), Refusal> {
     let is_allowed = match pending {
         None => match (state, action) {

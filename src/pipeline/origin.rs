@@ -58,6 +58,11 @@ pub enum Peer {
 }
 
 impl Origin {
+    /// Whether a stop that it wants can give a stop under way a longer grace. Others, such as the end of the machine, only hasten one.
+    pub const fn can_prolong(self) -> bool {
+        matches!(self, Self::Client { .. })
+    }
+
     /// A client that may act.
     pub const fn operator(peer: Peer) -> Self {
         Self::Client { role: Role::Operator, peer }

@@ -87,7 +87,7 @@ pub enum Command {
         #[serde(default, deserialize_with = "Origin::read")]
         origin: Origin,
     },
-    /// End the run. A second one can only shorten the grace. The reply comes at once; the end is a fact.
+    /// End the run. Of several, the latest grace counts, if its origin may prolong it or it is shorter. The reply comes at once; the end is a fact.
     Stop {
         /// Names the reply.
         tag: u64,

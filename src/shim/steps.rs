@@ -39,7 +39,7 @@ impl Run {
         self.look_at = Some(now);
     }
 
-    /// TERM to all, and KILL after the grace. Asked again it only gets shorter.
+    /// TERM to all, and KILL after the grace. Asked again, the latest grace counts, unless it would be longer and only a client may do that.
     pub(super) fn stop(&mut self, grace: Duration, origin: Origin, now: Duration) {
         // It may have ended by itself a moment ago.
         self.watch_leader(now);
@@ -47,7 +47,7 @@ impl Run {
         let is_first = !matches!(self.phase, Phase::Stopping { .. });
         match self.phase {
             Phase::Killing { .. } => return,
-            Phase::Stopping { kill_at: before } if before <= kill_at => return,
+            Phase::Stopping { kill_at: before } if before <= kill_at && !origin.can_prolong() => return,
             // Who asked for what is given up here learns it from the facts that follow.
             Phase::Stopping { .. } | Phase::Running | Phase::Paused | Phase::Freezing { .. } | Phase::Thawing { .. } => {}
         }

@@ -134,7 +134,7 @@ impl<'r, 's> LatestRun<'r, 's> {
 /// The stops of a run, put together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StopRow {
-    /// The shortest grace that any of them gave, in milliseconds.
+    /// The grace that the latest of them gave, in milliseconds.
     pub grace_ms: u64,
     /// Who asked first.
     pub origin: Option<Origin>,
@@ -300,8 +300,7 @@ impl StopRow {
             .query_map([run_id], |row| Ok(Self { grace_ms: count(row, "grace_ms")?, origin: origin(row, "origin")? }))?;
         stops.try_fold(None, |first: Option<Self>, next| {
             let next = next?;
-            let grace_ms = first.map_or(next.grace_ms, |first| first.grace_ms.min(next.grace_ms));
-            Ok(Some(Self { grace_ms, ..first.unwrap_or(next) }))
+            Ok(Some(Self { grace_ms: next.grace_ms, ..first.unwrap_or(next) }))
         })
     }
 }

@@ -222,7 +222,7 @@ fn event_has_the_values_of_its_fact_as_fields() {
         for (seq, grace_ms, origin) in [(4, 10_000, Origin::Limit), (5, 90, CLIENT), (6, 500, Origin::Shutdown)] {
             bench.see_by(Some(origin), id, seq, 4, Fact::Stopping { grace_ms });
         }
-        assert_eq!(bench.store.stop_of(id).expect("readable"), Some(StopRow { grace_ms: 90, origin: Some(Origin::Limit) }));
+        assert_eq!(bench.store.stop_of(id).expect("readable"), Some(StopRow { grace_ms: 500, origin: Some(Origin::Limit) }));
         bench.see(id, 7, 5, Fact::Exited { exit, asked: true, paused_ms: 8, log_end: 900, killed: killed() });
         let events = bench.events(id);
         assert_eq!(events.iter().filter_map(|event| event.pid).collect::<Vec<_>>(), [4711]);

@@ -43,13 +43,14 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
             self.note_store_failure(&error);
             return answer(reply_to, Err(error.into()));
         }
+        let kill_by = if origin.can_prolong() { Duration::ZERO } else { now + grace };
         let latest = self.ledger.row.run_id;
         if let IfRun::Is(meant) = if_run
             && meant != latest
         {
             return answer(reply_to, Err(ActionError::RunChanged { latest }));
         }
-        if let Err(refusal) = decide(self.ledger.known_state(), self.in_flight.pending(), action, now + grace) {
+        if let Err(refusal) = decide(self.ledger.known_state(), self.in_flight.pending(), action, kill_by) {
             return answer(reply_to, Err(ActionError::Refused(refusal)));
         }
         let waiter = |limit| Waiter { reply_to: reply_to.clone(), until: now + limit };
@@ -61,15 +62,15 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
                 Err(error) => answer(reply_to, Err(error.into())),
             },
             Ask::Pause => {
-                self.command(&Command::Pause { tag, origin }, (tag, origin), Pending::Pause, waiter(ANSWER_LIMIT));
+                self.command(Command::Pause { tag, origin }, (tag, origin), Pending::Pause, waiter(ANSWER_LIMIT));
             }
             Ask::Resume => {
-                self.command(&Command::Resume { tag, origin }, (tag, origin), Pending::Resume, waiter(ANSWER_LIMIT));
+                self.command(Command::Resume { tag, origin }, (tag, origin), Pending::Resume, waiter(ANSWER_LIMIT));
             }
             Ask::Stop { .. } => {
                 let command = Command::Stop { tag, grace_ms: Some(whole_ms(grace)), origin };
                 let pending = Pending::Stop { kill_at: now + grace };
-                self.command(&command, (tag, origin), pending, waiter(grace + STOP_ANSWER_LIMIT));
+                self.command(command, (tag, origin), pending, waiter(grace + STOP_ANSWER_LIMIT));
             }
         }
     }
@@ -165,9 +166,9 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
     }
 
     /// Sends a command down, and notes that its fact is awaited.
-    fn command(&mut self, command: &Command, (tag, origin): (u64, Origin), pending: Pending, waiter: Waiter) {
+    fn command(&mut self, command: Command, (tag, origin): (u64, Origin), pending: Pending, waiter: Waiter) {
         let asked_ms = whole_ms(self.clock.since_boot());
-        if !self.link.send(command, self.clock.awake()) {
+        if !self.link.send(&command, self.clock.awake()) {
             // It may have left after an end that is still on its way to us, and stands in its journal.
             if self.link.is_connected() {
                 self.let_go_and_look();
@@ -178,8 +179,8 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
             let error = if has_ended { ActionError::Refused(refusal) } else { ActionError::ShimSilent };
             return answer(&waiter.reply_to, Err(error));
         }
-        kill_points::sent(command);
-        self.in_flight.sent(pending, origin, (tag, asked_ms), waiter, self.ledger.known_state());
+        kill_points::sent(&command);
+        self.in_flight.sent(pending, origin, (tag, asked_ms, command), waiter, self.ledger.known_state());
         // The shim is at work already; who waits for news gets to know that something is under way.
         self.tell_that_something_changed();
     }

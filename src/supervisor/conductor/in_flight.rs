@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::pipeline::{Action, Entry, Fact, Origin, Pending, Refusal, State};
+use crate::run_dir::Command;
 use crate::supervisor::ask::{ReplyTo, answer};
 use crate::supervisor::error::ActionError;
 use crate::supervisor::snapshot::Published;
@@ -27,8 +28,8 @@ pub(super) struct UnderWay {
     origin: Option<Origin>,
     /// Whether a fact has told that.
     is_origin_told: bool,
-    /// The origin of the latest command.
-    commanded_by: Origin,
+    /// The latest command of this server, if there was one.
+    command: Option<Command>,
     /// The command's tag; 0 if this server did not send it.
     tag: u64,
     /// When it was asked for, on the boot-time clock in milliseconds: what the shim had seen before that is no answer to it.
@@ -75,17 +76,26 @@ impl InFlight {
         self.under_way.as_ref().and_then(|under_way| under_way.origin)
     }
 
-    /// The origin of the latest command: of several stops, the one with the shortest grace.
-    pub(super) fn commanded_by(&self) -> Origin {
-        self.under_way.as_ref().map(|under_way| under_way.commanded_by).unwrap_or_default()
-    }
-
     /// When the KILL of a stop follows that this server asked for, in awake time. Of another one only the latest possible moment is known.
     pub(super) fn own_kill_at(&self) -> Option<Duration> {
         match self.under_way {
             Some(UnderWay { pending: Pending::Stop { kill_at }, tag: 1.., .. }) => Some(kill_at),
             _ => None,
         }
+    }
+
+    /// The latest stop that this server asked for, if its fact is not among `entries`: its KILL in awake time, and its origin.
+    pub(super) fn untold_stop(&self, entries: &[Entry]) -> Option<(Duration, Origin)> {
+        let kill_at = self.own_kill_at()?;
+        let UnderWay { command: Some(Command::Stop { grace_ms, origin, .. }), asked_ms, .. } = self.under_way.as_ref()? else {
+            return None;
+        };
+        let is_its_fact = |entry: &Entry| {
+            matches!(entry.fact, Fact::Stopping { grace_ms: told } if Some(told) == *grace_ms)
+                && entry.origin == Some(*origin)
+                && entry.boot_ms >= *asked_ms
+        };
+        (!entries.iter().any(is_its_fact)).then_some((kill_at, *origin))
     }
 
     /// Names a command, so that its reply is known.
@@ -106,8 +116,7 @@ impl InFlight {
 
     /// An action is under way that no command of this server began: a start, or one from before. Returns the one that it ends.
     pub(super) fn take_over(&mut self, pending: Pending, origin: Option<Origin>, waiters: Vec<Waiter>) -> Option<UnderWay> {
-        let commanded_by = origin.unwrap_or_default();
-        let under_way = UnderWay { pending, origin, is_origin_told: true, commanded_by, tag: 0, asked_ms: 0, waiters };
+        let under_way = UnderWay { pending, origin, is_origin_told: true, command: None, tag: 0, asked_ms: 0, waiters };
         self.under_way.replace(under_way)
     }
 
@@ -122,10 +131,17 @@ impl InFlight {
     }
 
     /// A command went down in state `from`. Whoever waits for a stop waits for the same end as the next one; any other action is given up.
-    pub(super) fn sent(&mut self, pending: Pending, origin: Origin, (tag, asked_ms): (u64, u64), waiter: Waiter, from: State) {
+    pub(super) fn sent(
+        &mut self,
+        pending: Pending,
+        origin: Origin,
+        (tag, asked_ms, command): (u64, u64, Command),
+        waiter: Waiter,
+        from: State,
+    ) {
         match &mut self.under_way {
             Some(under_way) if pending.action() == under_way.pending.action() => {
-                (under_way.pending, under_way.commanded_by) = (pending, origin);
+                (under_way.pending, under_way.command, under_way.asked_ms) = (pending, Some(command), asked_ms);
                 under_way.waiters.push(waiter);
                 if under_way.waiters.len() > WAITERS_MAX {
                     let longest = under_way.waiters.remove(0);
@@ -133,8 +149,8 @@ impl InFlight {
                 }
             }
             Some(_) | None => {
-                let (commanded_by, origin, waiters) = (origin, Some(origin), vec![waiter]);
-                let under_way = UnderWay { pending, origin, is_origin_told: false, commanded_by, tag, asked_ms, waiters };
+                let (command, origin, waiters) = (Some(command), Some(origin), vec![waiter]);
+                let under_way = UnderWay { pending, origin, is_origin_told: false, command, tag, asked_ms, waiters };
                 let given_up = self.under_way.replace(under_way);
                 if let Some(given_up) = given_up {
                     let refusal = Refusal { from, action: given_up.pending.action(), pending: Some(pending.action()) };

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::parts::Conductor;
 use crate::clock::{Clock, Timestamp, whole_ms};
 use crate::kill_point::KillPoint;
-use crate::pipeline::{Containment, Entry, Fact, Found, Killed, Pending, Plan, Refusal, RunStatus, State, recover};
+use crate::pipeline::{Containment, Entry, Fact, Found, Killed, Origin, Pending, Plan, Refusal, RunStatus, State, recover};
 use crate::process::{UNKNOWN_BOOT, is_shortage};
 use crate::run_dir::Command;
 use crate::store::{StopRow, StoreError, UnseenEnd};
@@ -69,6 +69,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
             }
         }
         let stop = stop_under_way(&entries).or(recorded_stop);
+        let untold_stop = self.in_flight.untold_stop(&entries);
         if plan == Plan::Adopt {
             // A shim that lives is controlled although nothing can be recorded.
             self.record_or_keep(entries)?;
@@ -103,7 +104,7 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         let why = match plan {
             Plan::Nothing => return Ok(()),
             Plan::Adopt => {
-                self.adopt(run_id);
+                self.adopt(run_id, untold_stop);
                 return Ok(());
             }
             // An end without the beginning that it ends: the line between is damaged.
@@ -240,13 +241,12 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
         }
     }
 
-    fn adopt(&mut self, run_id: i64) {
+    fn adopt(&mut self, run_id: i64, untold_stop: Option<(Duration, Origin)>) {
         let mut commands = vec![Command::Attach { tag: 0, after: self.ledger.last_seq }];
-        if let Some(kill_at) = self.in_flight.own_kill_at() {
-            // Asked for by this server, and may have gone down with the connection before. A shim that has it takes nothing but a
-            // shorter grace. One that the journal tells of the shim has for certain.
+        if let Some((kill_at, origin)) = untold_stop {
+            // Asked for by this server, and may have gone down with the connection before. One that the journal tells of the shim has for
+            // certain: told again, it would be another event.
             let left = kill_at.saturating_sub(self.clock.awake());
-            let origin = self.in_flight.commanded_by();
             commands.push(Command::Stop { tag: 0, grace_ms: Some(whole_ms(left).saturating_add(2)), origin });
         }
         match self.link.attach(run_id, &commands) {
@@ -322,12 +322,11 @@ impl<R: Records, S: Shims, C: Clock> Conductor<R, S, C> {
 fn stop_under_way(entries: &[Entry]) -> Option<StopRow> {
     let stops = || {
         entries.iter().filter_map(|entry| match entry.fact {
-            // A damaged line can contain any number.
-            Fact::Stopping { grace_ms } => Some((entry.boot_ms.saturating_add(grace_ms), grace_ms, entry.origin)),
+            Fact::Stopping { grace_ms } => Some((grace_ms, entry.origin)),
             _ => None,
         })
     };
-    let (_, _, origin) = stops().next()?;
-    let (_, grace_ms, _) = stops().min_by_key(|(kill_ms, ..)| *kill_ms)?;
+    let (_, origin) = stops().next()?;
+    let (grace_ms, _) = stops().next_back()?;
     Some(StopRow { grace_ms, origin })
 }

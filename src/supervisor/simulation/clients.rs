@@ -162,6 +162,8 @@ impl Asked {
                 Some(run) if run.pipeline.is_alive() && !run.pipeline.is_given_up => refuse("it is alive"),
                 _ => Ok(()),
             },
+            // Each stop is accepted, and waits for the same end.
+            Err(ActionError::TooManyWaiting(Action::Stop)) if self.action == Action::Stop => Ok(()),
             Err(ActionError::PauseTimeout(_)) if self.run_id.is_some_and(|id| happened(id, "pause_timeout")) => Ok(()),
             Err(ActionError::ResumeFailed(_)) if self.run_id.is_some_and(|id| happened(id, "resume_failed")) => Ok(()),
             Err(ActionError::StillUnderWay(_)) if world.env.awake_us() >= self.not_before => Ok(()),

@@ -354,7 +354,7 @@ impl Shim {
         let is_first = !matches!(self.phase, Phase::Stopping { .. });
         match self.phase {
             Phase::Killing => return,
-            Phase::Stopping { kill_at: before } if before <= kill_at => return,
+            Phase::Stopping { kill_at: before } if before <= kill_at && !origin.can_prolong() => return,
             Phase::Stopping { .. } | Phase::Running | Phase::Paused | Phase::Freezing { .. } | Phase::Thawing { .. } => {}
         }
         if self.leader_end.is_some() && self.stopped_by.is_none() {

@@ -154,15 +154,18 @@ fn a_stop_wins_over_a_pending_pause() {
 }
 
 #[test]
-fn a_second_stop_hastens_and_both_get_their_answer() {
+fn a_second_stop_counts_anew_and_all_get_their_answer() {
     let mut stage = Stage::running();
     let first = stage.ask(stop(Duration::from_secs(60)));
     let longer = stage.ask(stop(Duration::from_secs(90)));
-    assert!(matches!(got(&longer), Err(ActionError::Refused(refusal)) if refusal.pending == Some(Action::Stop)));
+    assert!(matches!(stage.last_sent(), Command::Stop { grace_ms: Some(90_000), .. }));
+    assert_eq!(stage.snapshot().kill_at, Some(stage.clock.now().after(Duration::from_secs(90))));
+    let of_the_machine = stage.ask_as(Origin::Shutdown, stop(Duration::from_secs(100)));
+    assert!(matches!(got(&of_the_machine), Err(ActionError::Refused(refusal)) if refusal.pending == Some(Action::Stop)));
     let shorter = stage.ask(stop(Duration::ZERO));
     assert!(matches!(stage.last_sent(), Command::Stop { grace_ms: Some(0), .. }));
     stage.hear(&[(2, exited(137, true))]);
-    assert!(got(&first).is_ok() && got(&shorter).is_ok());
+    assert!(got(&first).is_ok() && got(&longer).is_ok() && got(&shorter).is_ok());
 }
 
 #[test]

@@ -156,7 +156,7 @@ fn a_stop_that_is_recorded_and_not_yet_in_the_journal_is_known_to_the_next_serve
     stage.finds(1, Found::ShimAlive, &[(1, spawned())]);
     let mut stage = stage.reboot();
     assert_eq!(stage.snapshot().pending, Some(Action::Stop));
-    let longer = stage.ask(stop(Duration::from_secs(55)));
+    let longer = stage.ask_as(Origin::Shutdown, stop(Duration::from_secs(55)));
     assert!(matches!(got(&longer), Err(ActionError::Refused(_))), "it has less time already");
     let shorter = stage.ask(stop(Duration::from_secs(5)));
     assert!(waits(&shorter));

@@ -447,16 +447,15 @@ fn what_the_state_does_not_allow_is_a_conflict_that_names_both() {
 }
 
 #[test]
-fn while_a_stop_takes_its_time_all_but_a_shorter_stop_is_a_conflict() {
+fn while_a_stop_takes_its_time_all_but_a_stop_is_a_conflict() {
     let place = Place::serving("stubborn.sh");
     place.start();
     place.until_line("ready");
     let mut stop = place.wire();
     stop.send("POST /api/pipeline/stop HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 15\r\n\r\n{\"grace_s\":600}");
     until_true("the stop is under way", || place.pipeline()["pending"] == "stop");
-    for (action, body) in [("start", json!({})), ("pause", json!({})), ("resume", json!({})), ("stop", json!({"grace_s": 3600}))]
-    {
-        let answer = place.post(&format!("/api/pipeline/{action}"), body);
+    for action in ["start", "pause", "resume"] {
+        let answer = place.act(action);
         assert_refused(action, &answer, 409, "invalid_transition");
         assert_eq!((&answer.body["pending"], &answer.body["from"]), (&json!("stop"), &json!("running")));
     }

@@ -399,7 +399,7 @@ fn long_polls_of_one_address_delay_no_other_client() {
     place.until_line("ready");
     until_true("nobody is served", || served() == 0);
 
-    // Streams and slow stops never give way. Each stop is for a shorter grace than the one before it, or it would be refused at once.
+    // Streams and slow stops never give way.
     let slow_stop = |n: usize| {
         let body = format!(r#"{{"grace_s":{}}}"#, 3_000 - n);
         ask_for("POST /api/pipeline/stop").replace("Content-Length: 0", &format!("Content-Length: {}", body.len())) + &body

@@ -284,7 +284,6 @@ fn who_asks_for_the_end_again_and_again_does_not_fill_the_server() {
     let place = Place::serving("stubborn.sh");
     place.start();
     place.until_line("ready");
-    // Each is shorter than the one before it.
     let version_of =
         |place: &Place, than: u64| until("it is taken", || place.pipeline()["version"].as_u64().filter(|it| *it > than));
     let mut version = version_of(&place, 0);

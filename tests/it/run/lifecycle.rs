@@ -165,7 +165,7 @@ fn without_grace_it_is_killed_and_never_asked() {
 }
 
 #[test]
-fn a_second_stop_only_shortens_the_first() {
+fn a_second_stop_counts_its_grace_anew_sooner_or_later() {
     let place = Place::serving("unmoved.sh");
     place.script("unmoved.sh", UNMOVED);
     let (pid, run_id) = place.start();
@@ -176,16 +176,21 @@ fn a_second_stop_only_shortens_the_first() {
         assert_eq!(place.pipeline()["allowed"], json!(["stop"]));
         // In a grace that no machine is too slow for.
         place.until_line("asked");
-        let longer = stop_within(&place, 1200.0);
-        assert_eq!((longer.status, longer.error(), &longer.body["pending"]), (409, "invalid_transition", &json!("stop")));
+        let before = place.pipeline()["kill_at"].clone();
+        let longer = scope.spawn(|| stop_within(&place, 1200.0));
+        until_true("the longer one counts", || place.pipeline()["kill_at"].as_str() > before.as_str());
+        until_true("it is on record", || place.facts(run_id, "stopping").len() == 2);
         assert_eq!(place.act("pause").status, 409);
         assert_eq!(place.act("start").status, 409);
-        assert!(is_alive(pid), "a refused stop kills nobody");
+        assert!(is_alive(pid));
         stop_within(&place, 0.1).ok();
         first.join().expect("no panic").ok();
+        longer.join().expect("no panic").ok();
     });
+    let graces: Vec<_> = place.facts(run_id, "stopping").iter().map(|fact| fact["grace_ms"].clone()).collect();
+    assert_eq!(graces, [600_000, 1_200_000, 100]);
     place.assert_nothing_left(run_id);
-    assert_eq!(place.said(run_id, "stdout"), ["ready", "asked"], "the second asks for nothing");
+    assert_eq!(place.said(run_id, "stdout"), ["ready", "asked"], "only the first asks");
     assert_eq!(place.until_ended(run_id)["status"], "stopped");
 }
 
