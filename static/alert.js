@@ -2,7 +2,7 @@
 // only: on this machine, or over HTTPS. Each hidden page of one server makes the same notice, with the same tag, so that one is shown.
 
 import { set } from './head.js';
-import { host } from './server.js';
+import { host } from './session.js';
 import { T, visible } from './words.js';
 
 const KEY = 'autoappdev-notify';

@@ -8,14 +8,14 @@
 // streams are not to be had. While the page is hidden there is no stream, and one of all hidden pages waits for the state (quiet.js). Of
 // two states from one server the one with the lower version is dropped. Text from outside is put in by textContent only.
 
-import { makeCard } from './card.js';
 import { makeControls } from './controls.js';
 import { isTyping, makeFeed } from './feed.js';
 import { attach, errorMarks, lastErrorLines, reveal, setCard, setRun, setSteps } from './log.js';
 import { notify, showHead, tick } from './head.js';
-import { enterByLink, isLearned, learn, lock, mayOnlyLook, proof } from './login.js';
 import { makeRail } from './rail.js';
-import { OWN, identify, isOfThisProject, project, serverId, toThisServer, whatHasMoved } from './server.js';
+import {
+  OWN, enterByLink, identify, isLearned, isOfThisProject, learn, lock, mayOnlyLook, project, proof, serverId, toThisServer, whatHasMoved,
+} from './session.js';
 import { T, clock, label, row, visible } from './words.js';
 
 const WAIT_S = 25;           // one long poll
@@ -44,6 +44,7 @@ let said;                 // what a screen reader was last told
 let run = null;           // the run that is shown, as the history has it
 let runKey = '';          // for which run and state that was asked
 let isAskingRun = false;
+let card = null;          // of a run that has ended, once that is loaded
 let quiet = { say() {}, pause: () => 0 };
 let alerts = null;         // notices of the browser, once they are loaded
 
@@ -117,7 +118,11 @@ function showLog(c, looks) {
   if (!c.isLatest && !c.run || c.id === null) return;
   const isAlive = c.isLatest && c.pipeline.state !== 'stopped';
   setSteps(c.progress, { isAlive, tone: c.isLatest ? looks.tone : row(c.run).tone, now: c.now });
-  setCard(card.update(c));
+  if (!c.run?.outcome) setCard(null);
+  else part('card', (it) => {
+    card ??= it.makeCard({ errorMarks, lastErrorLines, goToMark: reveal });
+    setCard(card.update(context()));
+  });
 }
 
 // The panes beside the log are loaded when they are first shown.
@@ -294,7 +299,7 @@ async function followState(signal) {
   locked = false;
   take(answer.body.pipeline);
   if (isNew) {
-    check();
+    if (!isLearned) check();
     kickLog();
   }
   // A server that does not wait must not be asked a thousand times a second.
@@ -374,7 +379,6 @@ const controls = makeControls({
   after(isInDoubt) { if (isInDoubt || locked || !feed.isStreaming()) refresh(); },
 });
 const rail = makeRail({ ask, address });
-const card = makeCard({ errorMarks, lastErrorLines, goToMark: reveal });
 const feed = makeFeed({
   ask, refresh, adjust, isConnected: () => connected && serverId() !== null,
   // It ends a request for the state that is under way.

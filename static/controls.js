@@ -3,7 +3,7 @@
 // the press of another button in the same place.
 
 import { clearNotice, set, showError } from './head.js';
-import { toThisServer } from './server.js';
+import { toThisServer } from './session.js';
 import { ANSWERED, BROKE, DID_NOT_WORK, T, clock, look, since, visible } from './words.js';
 
 const ACTIONS = ['start', 'pause', 'resume', 'stop', 'longer', 'kill'];

@@ -3,7 +3,7 @@
 
 import { onMeantClick } from './controls.js';
 import { set, tint, useIcon } from './head.js';
-import { linkProof } from './login.js';
+import { linkProof } from './session.js';
 import { copy } from './copy.js';
 import { DETAILS as D, T, bytes, clock, command, fromWhere, happening, localTime, sentence, took, visible } from './words.js';
 

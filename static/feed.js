@@ -5,8 +5,7 @@
 // refused nor that it has gone silent, takes in a flood faster than it can be shown, and can't name its server.
 
 import * as view from './log.js';
-import { proof } from './login.js';
-import { toThisServer } from './server.js';
+import { proof, toThisServer } from './session.js';
 import { FIND, bytes } from './words.js';
 
 const FIRST = 500;            // lines to begin with

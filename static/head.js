@@ -1,7 +1,7 @@
 // What stands above the log: the state of the pipeline, in the top bar, the title and the favicon; the banners; and the line of progress of the
 // run that is shown. Text from outside is put in by textContent only.
 
-import { build, folder, host } from './server.js';
+import { build, folder, host } from './session.js';
 import { HINTS, HUES, NO_HINT, T, bytes, command, ending, isBehind, localTime, look, minute, plan, row, sentence, timeLeft, title, visible, when } from './words.js';
 
 const SPARK_MAX = 40;      // points of the small picture of the CPU's use

@@ -4,7 +4,7 @@
 import { icon } from './ansi.js';
 import { chunks, errors } from './log-rows.js';
 import { currentRow, firstInView, goToEnd, goToTop, isFollowing, placesOf, remeasure, reveal, rowOf, shownRun, stay, whenDrawn } from './log.js';
-import { linkProof } from './login.js';
+import { linkProof } from './session.js';
 import { LOG } from './words.js';
 
 const MARKS_MS = 250;     // how often the marks of many errors are placed at most

@@ -228,7 +228,7 @@ export function title({ word, tone, sign, detail }, p, host) {
 export function timeLeft({ percent, active, told, usual }) {
   if (percent >= 100) return '';
   if (percent >= 1 && told >= 3000) return T.left(Math.max(0, told * (100 - percent) / percent - (active - told)));
-  if (!usual) return '';
+  if (!usual || percent !== null) return '';
   return active < usual ? T.left(usual - active) : T.longerThanUsual(usual);
 }
 

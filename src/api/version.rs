@@ -2,10 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::query::Kind;
+use super::query::{Kind, query};
+use super::session::Session;
 use crate::clock::Timestamp;
-
-use super::query::query;
 
 query! {
     /// The query of `GET /api/version`.
@@ -54,6 +53,9 @@ pub struct VersionResponse {
     /// The name of its machine. Empty from a server that does not say it.
     #[serde(default)]
     pub host: String,
+    /// What the client may do, as in `GET /api/session`, which also renews a session. None from a server that does not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<Session>,
     /// Which server this is.
     pub server: Server,
 }

@@ -32,6 +32,16 @@ pub(in crate::web) struct Caller {
 impl Caller {
     /// A client of a listener that requires no token.
     pub(in crate::web) const OWNER: Self = Self { role: Role::Operator, session: None };
+
+    /// What it learns about itself.
+    pub(in crate::web) fn shown(&self, token_needed: bool) -> crate::api::session::Session {
+        crate::api::session::Session {
+            may: self.role,
+            token_needed,
+            expires_at: self.session.as_deref().map(Session::expires_at),
+            id: self.session.as_deref().map(|session| session.id().to_owned()),
+        }
+    }
 }
 
 /// The credential that a client logs in with.

@@ -5,8 +5,8 @@ use rouille::{Request, Response};
 
 use crate::api::pipeline::EmptyRequest;
 use crate::api::session::{
-    EndSessionsRequest, EndSessionsResponse, LoginRequest, LoginResponse, OkResponse, PairRequest, PairResponse, Role, Session,
-    SessionResponse, SessionsResponse,
+    EndSessionsRequest, EndSessionsResponse, LoginRequest, LoginResponse, OkResponse, PairRequest, PairResponse, Role, SessionResponse,
+    SessionsResponse,
 };
 use crate::transport::Client;
 use crate::web::app::App;
@@ -47,17 +47,9 @@ impl App {
         caller: Option<Caller>,
         is_trusted: bool,
     ) -> Result<Response, ApiError> {
-        let Caller { role, session } = caller.ok_or(ApiError::TokenNeeded)?;
-        let session = session.as_deref();
-        let cookie = session.and_then(|session| self.authenticator.renew(request, session));
-        let response = json(&SessionResponse {
-            session: Session {
-                may: role,
-                token_needed: !is_trusted,
-                expires_at: session.map(crate::web::auth::Session::expires_at),
-                id: session.map(|session| session.id().to_owned()),
-            },
-        });
+        let caller = caller.ok_or(ApiError::TokenNeeded)?;
+        let cookie = caller.session.as_deref().and_then(|session| self.authenticator.renew(request, session));
+        let response = json(&SessionResponse { session: caller.shown(!is_trusted) });
         Ok(match cookie {
             Some(cookie) => response.with_additional_header("Set-Cookie", cookie),
             None => response,

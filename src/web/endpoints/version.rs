@@ -23,7 +23,7 @@ impl App {
         if let Ok(VersionQuery { challenge: Some(challenge) }) = &query {
             return self.proof(challenge, client);
         }
-        self.caller(request, client)?;
+        let caller = self.caller(request, client)?;
         query?;
         Ok(json(&VersionResponse {
             ok: true,
@@ -36,6 +36,7 @@ impl App {
             schema: schema_version(),
             started_at: self.started_at,
             host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+            session: Some(caller.shown(!self.trusts(request, client))),
             server: Server::clone(&self.identity),
         }))
     }

@@ -1,11 +1,13 @@
-// Logging in: by a link that `autoappdev pair` made, by the form, and again when the server asks for it in the middle.
+// Whose page this is: which server it shows, and who is logged in.
 //
-// The page stores neither a token nor a code. A login leaves a cookie, which no script can read, and its proof, which this page keeps in
-// localStorage. A browser sends the cookie to every port of the host, and so to servers on other ports; the storage is separate for each port,
-// and neither is valid without the other. A link's code is in the fragment, which the browser sends to no server, and the page removes it from
-// the address bar before anything else.
+// Another project's server may get this page's address: no button may act on that one, and what is shown must not be of two projects.
+//
+// Logging in happens by a link that `autoappdev pair` made, by the form, and again when the server asks for it in the middle. The page stores
+// neither a token nor a code. A login leaves a cookie, which no script can read, and its proof, which this page keeps in localStorage. A
+// browser sends the cookie to every port of the host, and so to servers on other ports; the storage is separate for each port, and neither is
+// valid without the other. A link's code is in the fragment, which the browser sends to no server, and the page removes it from the
+// address bar before anything else.
 
-import { OWN } from './server.js';
 import { T } from './words.js';
 
 const ANSWER_MS = 10000;
@@ -14,6 +16,61 @@ const KEY = 'autoappdev-proof';
 const CODE = /^[a-z2-9]{4}(-[a-z2-9]{4}){5}$/;
 
 const $ = (id) => document.getElementById(id);
+
+// ---- The server ------------------------------------------------------------------------------------------------------------------
+
+let server = null;        // the one of this project that answered last: its id, which changes with each start
+let home = null;          // the runtime directory of the project that is shown
+let answer = null;        // what the server says about itself
+
+// Every request has this header field. A page of another origin cannot set it, so it identifies this page's requests even in
+// browsers that do not send the origin.
+export const OWN = { 'AutoAppDev-Client': 'page' };
+
+// Header fields by which another server knows that a request is not meant for it; it answers 421.
+export const serverId = () => server?.id ?? null;
+export const toThisServer = () => (server ? { ...OWN, 'AutoAppDev-Server': server.id } : OWN);
+
+// The name of the server's machine, its version, and the folder of its project.
+export const host = () => answer?.host || null;
+export const build = () => answer?.build ?? '';
+export const folder = () => (home ? home.replace(/\/runtime$/, '') : '');
+
+// Learns which server answers. Returns whether it serves the project that is shown. For another one the page is loaded again.
+// Until another server of this project is known, requests stay meant for the one before: a click may come at any time.
+export async function identify(ask) {
+  const { ok, status, body } = await ask('api/version');
+  // It does nothing before a log-in, and that begins with its 401.
+  if (status === 401) server = null;
+  const found = ok && body.server;
+  if (!found) return true;
+  if (isOfThisProject(found.runtime_dir)) {
+    [server, answer] = [found, body];
+    if (body.session) takeRole(body.session);
+    return true;
+  }
+  // In the history, because a browser that may store nothing has that too.
+  history.replaceState({ moved: [home, found.runtime_dir] }, '');
+  location.reload();
+  return false;
+}
+
+// Whether this runtime directory is that of the project that is shown; the first one is.
+export function isOfThisProject(runtimeDir) {
+  home ??= runtimeDir ?? null;
+  return runtimeDir === home;
+}
+
+export const project = () => home;
+
+// After such a load: what to say about it, once.
+export function whatHasMoved() {
+  const [before, now] = history.state?.moved ?? [];
+  if (before) history.replaceState(null, '');
+  return before && ['Another server answers at this address now.', `This page showed ${before}.`, `It now shows ${now}.`];
+}
+
+// ---- The log-in ------------------------------------------------------------------------------------------------------------------
 
 let entered = () => {};   // called after a login, here or in another window
 let tell = () => {};      // shows a notice
@@ -84,16 +141,20 @@ export function lock(isLocked) {
   if (!isLocked) $('login-error').textContent = $('token').value = '';
 }
 
+// Shows what this page may do. If a browser has logged in more than once, the latest login applies in all of its windows.
+function takeRole({ may, expires_at: until }) {
+  isLearned = true;
+  mayOnlyLook = may === 'look';
+  $('may').textContent = mayOnlyLook ? T.readOnly : until === null ? T.fullAccess : T.loggedIn;
+  $('log-out').hidden = until === null;
+}
+
 // Asks what this page may do here, by `ask` of app.js, which also learns of a log-in that has ended.
 export async function learn(ask) {
   try {
     const { ok, body: { session } } = await ask('api/session', null, ANSWER_MS);
     if (!ok) return;
-    mayOnlyLook = session.may === 'look';
-    const isLoggedIn = session.expires_at !== null;
-    // If a browser has logged in more than once, the latest login applies in all of its windows.
-    $('may').textContent = mayOnlyLook ? T.readOnly : isLoggedIn ? T.loggedIn : T.fullAccess;
-    $('log-out').hidden = !isLoggedIn;
+    takeRole(session);
   } catch {
     // The state's loop finds out what is wrong, and this is asked again when that is over.
   } finally {
